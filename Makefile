@@ -37,7 +37,7 @@ help:
 	@echo 'make test-slow           the tests that take minutes: whole runs, killed processes, the steps of the Dockerfile'
 	@echo 'make test-install        the wheel, an editable installation and a Bento, each in an environment made for it'
 	@echo 'make test-patches        what kdc replaces in other libraries, with the lowest and highest versions that pyproject.toml allows'
-	@echo 'make check               lint, format, types, who imports whom, and deploy/k8s: rendered, and valid for Kubernetes'
+	@echo 'make check               lint, format, types, who imports whom, size beside its budgets, and deploy/k8s: rendered, and valid'
 	@echo 'make test-browser        the playground and the report in a headless Chromium or Chrome, which has to be installed'
 	@echo 'make test-ray            bulk scoring, and the grid of benchmarks/study.py, on a local Ray'
 	@echo 'make test-kserve         the service asked by the client of KServe, which has an environment of its own'
@@ -85,6 +85,7 @@ check: $(VENV)/.installed-test
 	@mkdir -p .typecheck && ln -sfn .. .typecheck/kdc
 	$(VENV)/bin/python -m mypy
 	$(VENV)/bin/lint-imports --no-cache
+	$(VENV)/bin/python benchmarks/budgets.py
 	$(OFFLINE) $(VENV)/bin/python -P -m pytest tests/deploy/test_manifests.py
 
 test-browser: $(VENV)/.installed-browser
@@ -97,7 +98,7 @@ test-kserve: $(VENV)/.installed-test $(VENV_KSERVE)/.installed
 	$(OFFLINE) $(VENV)/bin/python -P -m pytest -m kserve tests/deploy
 
 # What loads, trains or exports a model. The rest sees none of transformers: the service, the stores, splits and metrics.
-OF_MODELS := $(addprefix tests/pipeline/,graphs models rundir stages training test_*.py) tests/tools/test_bench.py
+OF_MODELS := $(addprefix tests/pipeline/,graphs models packaging rundir stages training test_*.py) tests/tools/test_bench.py
 # Whole runs of the slow tier that the oldest transformers has to train too.
 OF_OLDEST := $(addprefix tests/pipeline/,training/test_ensemble.py test_black_box.py test_narrow_run.py test_teacher_search.py)
 test-optimum: $(VENV_OPTIMUM)/.installed-test

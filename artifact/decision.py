@@ -5,75 +5,15 @@ on. Without an abstention every row is answered. Beside the one label a row can 
 one with a stated probability.
 """
 
-import re
-from typing import Annotated, NamedTuple
+from typing import Annotated
 
 from pydantic import Field
 
+from kdc.artifact.contract.rates import Rate
 from kdc.common.frozen import Frozen
 
 HALF = 0.5
 ABSTAINED = "abstained"  # what is said in place of a label where a row is not answered
-
-
-_BOUND = re.compile(
-    r"(?:(.+):)?\s*(?:(precision|recall|accuracy|coverage)\s*>=|(fpr)\s*<=)([^<>=:]{1,50})",
-    re.ASCII | re.DOTALL | re.IGNORECASE,
-)
-
-
-class Bound(NamedTuple):
-    """A bound on a share of rows: of those that get a label, or that are answered."""
-
-    label: str | None
-    # fpr is the false positive rate: of the rows without the label, the share that get it; accuracy is of the rows that
-    # are answered, and coverage is the share of these
-    measure: str
-    value: float
-
-    @property
-    def is_most(self) -> bool:
-        """Whether the share must be at most the value, and not at least."""
-        return self.measure == "fpr"
-
-    @property
-    def name(self) -> str:
-        """What is bounded, with its label."""
-        return self.measure if self.label is None else f"{self.label}:{self.measure}"
-
-
-def parse_bound(text: str) -> Bound | None:
-    """Read `LABEL:precision>=0.95`, `recall>=0.9`, `fpr<=0.01`, `accuracy>=0.98` or `coverage>=0.5`; None if it is none
-    of these, or its value is not within 0 and 1."""
-    match = _BOUND.fullmatch(text)
-    try:
-        value = float(match[4]) if match is not None else -1.0
-    except ValueError:
-        return None
-    if match is None or not 0 <= value <= 1:
-        return None
-    return Bound(match[1], (match[2] or match[3]).lower(), value)
-
-
-class Rate(Frozen):
-    """A share, counted: its exact 95 % interval is Clopper's and Pearson's (1934, Biometrika 26:404)."""
-
-    hits: int = Field(ge=0)
-    of: int = Field(ge=0)
-    low: float = Field(ge=0, le=1)
-    high: float = Field(ge=0, le=1)
-
-    @property
-    def value(self) -> float | None:
-        """The share; None of nothing."""
-        return self.hits / self.of if self.of else None
-
-    @property
-    def text(self) -> str:
-        """In percent, with its interval."""
-        if not self.of:
-            return "-"
-        return f"{100 * self.hits / self.of:.1f} ({100 * self.low:.1f} to {100 * self.high:.1f})"
 
 
 class Rates(Frozen):

@@ -73,17 +73,17 @@ MODULES = {
     "frontier": ("pipeline/quality/frontier.py", ["tests/pipeline/test_frontier.py"]),
     "latency": ("pipeline/quality/latency.py", [f"{_QUALITY}test_latency.py", f"{_QUALITY}test_judging.py"]),
     "decided": (
-        "pipeline/rundir/operating.py",
+        "pipeline/evaluation/thresholds.py",
         ["tests/pipeline/test_operating.py", "tests/pipeline/test_abstaining.py", "tests/pipeline/test_untouched.py"],
     ),
-    "second": ("pipeline/rundir/cascading.py", ["tests/pipeline/test_cascade.py"]),
+    "second": ("pipeline/evaluation/second_model.py", ["tests/pipeline/test_cascade.py"]),
     "cascade": ("pipeline/stages/cascade.py", ["tests/pipeline/test_cascade.py"]),
     "folders": ("pipeline/rundir/folders.py", ["tests/pipeline/rundir/test_folders.py", "tests/pipeline/test_run.py"]),
     "fingerprints": (
         "pipeline/rundir/fingerprints.py",
         ["tests/pipeline/rundir/test_folders.py", "tests/pipeline/test_run.py"],
     ),
-    "entries": ("pipeline/rundir/entries.py", ["tests/pipeline/test_run.py", "tests/pipeline/test_results.py"]),
+    "entries": ("pipeline/evaluation/entries.py", ["tests/pipeline/test_run.py", "tests/pipeline/test_results.py"]),
     "looks": ("pipeline/rundir/looks.py", ["tests/pipeline/rundir/test_looks.py"]),
     "finetuning": (
         "pipeline/training/finetuning.py",

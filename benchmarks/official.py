@@ -86,7 +86,7 @@ def _train(arm: str, options: argparse.Namespace) -> dict[str, Any]:
 def _run(recipe: str, options: argparse.Namespace) -> Any:
     """The run directory with rows, teacher and its logits; made by the first arm that needs it."""
     from kdc.common.progress import Reporter
-    from kdc.pipeline.compress import prepare_libraries
+    from kdc.pipeline.compress import is_local, prepare_libraries
     from kdc.pipeline.config.resolve import layer_of, resolve
     from kdc.pipeline.run import compress
     from kdc.pipeline.rundir.context import open_run
@@ -102,7 +102,7 @@ def _run(recipe: str, options: argparse.Namespace) -> Any:
         "run.precision": "fp32",
     }
     config = resolve(flags=layer_of(flags), sets={}, file={})
-    prepare_libraries(config)
+    prepare_libraries(offline=is_local(config))
     compress(config, reporter=Reporter(quiet=True), until="targets")
     return open_run(options.runs, config, Reporter(quiet=True))
 

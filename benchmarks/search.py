@@ -97,10 +97,11 @@ def _in_full(run: Any, student: str) -> Trained:
     from kdc.common.files import write_whole
     from kdc.pipeline.models import loading
     from kdc.pipeline.quality.metrics import compute
+    from kdc.pipeline.rundir.files import TEACHER_LOGITS
     from kdc.pipeline.rundir.fingerprints import as_json, fingerprint_of, training
     from kdc.pipeline.training.batches import Rows
     from kdc.pipeline.training.predict import predict
-    from kdc.pipeline.training.students import merged_student
+    from kdc.pipeline.training.students import distil, merged_student
 
     settings = run.settings_of(student)
     described = as_json(training(run.config, settings))
@@ -108,8 +109,9 @@ def _in_full(run: Any, student: str) -> Trained:
     record, work = run.root / _RANKS / f"{name}.json", run.root / _RANKS / f"{name}.work"
     if not record.exists():
         work.mkdir(parents=True, exist_ok=True)
-        result = run.distil(settings, work)
-        data, metric = run.data(), run.data().task.metrics[0]
+        data, metric, origin = run.data(), run.data().task.metrics[0], run.origin_of(settings)
+        teacher_logits = run.folder("targets") / TEACHER_LOGITS
+        result = distil(settings, origin, data, teacher_logits, work, run.environment, progress=run.progress)
         rows = Rows([data.tokens(run.role_of(settings), "eval")])
         pad_id = loading.load_tokenizer(str(work / "base")).pad_token_id
         logits = predict(merged_student(work), rows, pad_id=pad_id)

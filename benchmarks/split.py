@@ -41,7 +41,8 @@ from kdc.artifact.folder import load_manifest
 from kdc.common.errors import KdcError
 from kdc.serving.engine.engine import Engine, Text
 from kdc.serving.engine.long_texts import Encoded, Tokens, spread
-from kdc.serving.http.api import asking, replies, tei
+from kdc.serving.http import replies
+from kdc.serving.http.api import asking, tei
 from kdc.serving.http.batcher import Batcher
 from kdc.serving.http.registry import MAX_LANES
 from kdc.serving.http.settings import ServeSettings

@@ -53,7 +53,7 @@ def compress_for_people(
             note_command(result.out, command)
         if result.result is None:
             return result
-        report = _report(result.out, config, reporter, sha256=result.result.sha256)
+        report = _report(result.out, reporter, sha256=result.result.sha256, examples=config.report.examples)
         return result.model_copy(update={"report": report})
 
 
@@ -74,7 +74,7 @@ def frontier_for_people(
         if command:
             note_command(root, command)
         if facts.points[0].student == curve_of(config)[0]:  # else its run made nothing to report
-            _report(root, config, reporter, sha256=facts.points[0].sha256)
+            _report(root, reporter, sha256=facts.points[0].sha256, examples=config.report.examples)
         return FrontierResult(out=root, page=root / f"{FRONTIER}.html", facts=facts)
 
 
@@ -89,14 +89,14 @@ def _watched(config: Config, command: str | None) -> Iterator[Reporter]:
     """
     rank = ranks.rank()
     try:
-        task_of(config)
+        task_of(config.data)
         locate(config.data)
         with (
             _told_how_to_go_on(command),
             Reporter(quiet=rank > 0) as reporter,
             contextlib.redirect_stdout(sys.stderr),  # stdout is the result's alone
         ):
-            prepare_libraries(config)
+            prepare_libraries(offline=is_local(config))
             yield reporter
     except KdcError as error:
         if ranks.is_told_by_another(error, rank):
@@ -122,13 +122,13 @@ def _told_how_to_go_on(command: str | None) -> Iterator[None]:
         raise
 
 
-def _report(root: Path, config: Config, reporter: Reporter, *, sha256: str) -> Path:
+def _report(root: Path, reporter: Reporter, *, sha256: str, examples: bool) -> Path:
     """Write the report unless the one that is there is about this artifact; return its path."""
     from kdc.pipeline.report.page import reported_artifact, write_report
 
     if reported_artifact(root) != sha256:
         reporter.say("report: starts")
-        facts = write_report(root, examples=config.report.examples)
+        facts = write_report(root, examples=examples)
         reporter.say(f"report: {facts.verdict}")
     return root / "report.html"
 
@@ -170,9 +170,9 @@ def _here(model: str) -> bool:
     return Path(model).exists() or (model == "minilm" and find_minilm() != HUB_ID)
 
 
-def prepare_libraries(config: Config) -> None:
-    """Keep transformers and datasets quiet, and off the network for a run on local inputs. Call it before anything
-    imports them."""
+def prepare_libraries(*, offline: bool) -> None:
+    """Keep transformers and datasets quiet, and off the network for a run that needs nothing of it. Call it before
+    anything imports them."""
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
@@ -180,7 +180,7 @@ def prepare_libraries(config: Config) -> None:
         # Some architectures have weights that a step does not use, so DDP is told to look for them; where a model has
         # none, it warns in every process.
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-    if is_local(config):
+    if offline:
         os.environ["HF_HUB_OFFLINE"] = "1"
     import datasets
     import transformers

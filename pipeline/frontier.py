@@ -23,19 +23,21 @@ from kdc.common.errors import InputError, KdcError
 from kdc.common.files import disk_is_full
 from kdc.common.progress import Reporter
 from kdc.pipeline.config.aims import parse_abstain, parse_aim
+from kdc.pipeline.config.judging_settings import EvaluateSettings
 from kdc.pipeline.config.settings import Config
 from kdc.pipeline.config.student_names import UNCUT, is_shallow
+from kdc.pipeline.evaluation.answers import answers_of, look_of
+from kdc.pipeline.evaluation.baseline_comparison import better_baseline
 from kdc.pipeline.quality import metrics
 from kdc.pipeline.quality.frontier import FrontierFacts, Left, Point
 from kdc.pipeline.quality.intervals import difference, score_interval
 from kdc.pipeline.quality.judging import EvaluationAnswers, judged_device
 from kdc.pipeline.quality.latency import Timing, calls_and_batches, interval_of_median, time_in_turns
 from kdc.pipeline.report.frontier import read_facts, write_frontier
-from kdc.pipeline.results.training import StudentResult
+from kdc.pipeline.results.training import StudentResult, TargetsResult
 from kdc.pipeline.run import STAGES, compress
 from kdc.pipeline.rundir.context import Run, open_run
 from kdc.pipeline.rundir.directory import FRONTIER, locked, root_of
-from kdc.pipeline.rundir.evidence import answers_of, look_of
 from kdc.pipeline.rundir.folders import forget
 from kdc.pipeline.rundir.record import RECORD, read_record, read_result
 from kdc.pipeline.stages.candidates import curve_of
@@ -217,12 +219,19 @@ def _facts(root: Path, made: list[_Made], left: list[Left], reporter: Reporter) 
     if before is not None and before.is_of([each.sha256 for each in made], left, where):
         return before
     reporter.started(FRONTIER, f"{len(made)} artifacts are measured side by side")
-    answers = [answers_of(each.run) for each in made]
+    answers = [
+        answers_of(
+            each.run.data(),
+            each.run.folder("evaluate"),
+            better_baseline(each.run.result(TargetsResult).standing),
+        )
+        for each in made
+    ]
     with ExitStack() as stack:
         engines = {
             each.student: stack.enter_context(Engine.load(each.artifact, device=device, verify=False)) for each in made
         }
-        timings = _timed(first, engines, answers[0].texts)
+        timings = _timed(first.config.evaluate, engines, answers[0].texts)
         points = [
             _point(each, answered, engines[each.student], timings[each.student], root=root, points=len(made))
             for each, answered in zip(made, answers, strict=True)
@@ -246,8 +255,7 @@ def _facts(root: Path, made: list[_Made], left: list[Left], reporter: Reporter) 
     return facts
 
 
-def _timed(run: Run, engines: Mapping[str, Engine], texts: Sequence[Text]) -> dict[str, Timing]:
-    settings = run.config.evaluate
+def _timed(settings: EvaluateSettings, engines: Mapping[str, Engine], texts: Sequence[Text]) -> dict[str, Timing]:
     calls, batches = calls_and_batches(
         texts, latency_rows=settings.latency_rows, throughput_rows=settings.throughput_rows
     )
@@ -269,7 +277,7 @@ def _point(
     task, result = made.run.data().task, made.run.result(StudentResult)
     metric, confidence = task.metrics[0], 1 - (1 - _CONFIDENCE) / (2 * points)
     logits = answers.student(str(engine.variant), on_gpu=engine.provider != CPU_PROVIDER)
-    look_of(made.run, metrics.predictions(logits, task.kind), root=root)
+    look_of(made.run.data(), root, metrics.predictions(logits, task.kind))
     scored = (logits, answers.labels, task.kind, metric)
     gap = difference(
         logits, answers.teacher, answers.labels, task.kind, metric, groups=answers.groups, confidence=confidence

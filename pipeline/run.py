@@ -102,7 +102,7 @@ STAGES = (
     # through LoRA adapters, or in all its weights.
     Stage(StudentResult, student.run, student.depends_on, after=("targets",)),
     # What was trained beside the weights is merged into them.
-    Stage(MergeResult, merge.run, merge.depends_on, after=("student",)),
+    Stage(MergeResult, merge.run, lambda run: {}, after=("student",)),
     # The merged model becomes an ONNX graph, in fp32 and fp16.
     Stage(ExportResult, export.run, export.depends_on, after=("merge",)),
     # int8 candidates are made and judged, and the fastest good one is chosen.
@@ -176,7 +176,7 @@ def compress(
         return CompressResult(out=root)
     records: dict[str, StageRecord] = {}
     with ranks.leading(), locked(root, again=True):
-        claim(root, config, [stage.name for stage in STAGES])
+        claim(root, config.model_dump_json(indent=2), [stage.name for stage in STAGES])
         batches = {"teacher.batch_size": config.teacher.batch_size, "student.batch_size": config.student.batch_size}
         ranks.check_batches(batches, ranks.size())
         ranks.check_everywhere(check_same_run, config.model_dump_json())
@@ -190,7 +190,7 @@ def compress(
                 ranks.dismiss()
         if last < len(stages) - 1:
             return CompressResult(out=root, stages=records)
-        package.note_run(run)
+        package.note_run(run.folder(PackageResult.STAGE), config.model_dump_json(indent=2), run.fingerprints)
     result = run.result(PackageResult)
     artifact = root / (result.artifact if result.failed else "artifact")
     return CompressResult(out=root, stages=records, artifact=artifact, result=result)

@@ -36,10 +36,10 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from kdc.serving.http.accepting import Accepting, most_connections
 from kdc.serving.http.api.app import make_app
-from kdc.serving.http.api.replies import JsonResponse
 from kdc.serving.http.artifacts import local
 from kdc.serving.http.protocol import BoundedProtocol
 from kdc.serving.http.registry import Registry, verify
+from kdc.serving.http.replies import JsonResponse
 
 if runtime.directory() is not None:  # under `kdc serve`, which prints the same in fewer words
     logging.getLogger("bentoml").setLevel(logging.WARNING)

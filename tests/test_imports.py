@@ -82,3 +82,33 @@ def test_no_circle_of_files_through_a_package_file(graph: ImportGraph) -> None:
     """The contract on circles compares siblings; a package's `__init__.py` and a file below it are none."""
     imports = {module: graph.find_modules_directly_imported_by(module) for module in graph.modules}
     graphlib.TopologicalSorter(imports).prepare()
+
+
+def circles_of_folders(graph: ImportGraph) -> set[tuple[str, str]]:
+    """Each folder, and one in it, where files of the first import the second and the second imports such files."""
+    imports = {module: graph.find_modules_directly_imported_by(module) for module in graph.modules}
+    folders, circles = {module for module in imports if graph.find_children(module)}, set()
+    for inner in folders - {"kdc"}:
+        outer = inner.rpartition(".")[0]
+        files = {outer} | (graph.find_children(outer) - folders)
+        within = {inner} | graph.find_descendants(inner)
+        is_imported = any(imports[file] & within for file in files)
+        if is_imported and any(imports[module] & files for module in within):
+            circles.add((outer, inner))
+    return circles
+
+
+def test_no_circle_of_a_folder_and_one_in_it(graph: ImportGraph) -> None:
+    """The contract on circles compares a folder's files with the folder beside them one by one, and so sees none."""
+    assert circles_of_folders(graph) == set()
+
+
+@pytest.mark.parametrize("importer", ["kdc.artifact.contract.rates", "kdc.artifact.contract"])
+@pytest.mark.parametrize("imported", ["kdc.artifact.manifest", "kdc.artifact"])
+def test_a_circle_of_a_folder_and_one_in_it_is_found(graph: ImportGraph, importer: str, imported: str) -> None:
+    assert graph.find_modules_that_directly_import("kdc.artifact.contract.judgement") >= {"kdc.artifact.manifest"}
+    graph.add_import(importer=importer, imported=imported)
+    try:
+        assert circles_of_folders(graph) == {("kdc.artifact", "kdc.artifact.contract")}
+    finally:
+        graph.remove_import(importer=importer, imported=imported)

@@ -2,8 +2,8 @@
 
 from pydantic import Field
 
+from kdc.artifact.contract.rates import Bound, Rate, parse_bound
 from kdc.artifact.contract.terms import Evidence, Verdict
-from kdc.artifact.decision import Bound, Rate, parse_bound
 from kdc.common.frozen import Frozen
 
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, ValidationError, field_validator
 
-from kdc.artifact.decision import parse_bound
+from kdc.artifact.contract.rates import parse_bound
 from kdc.common.errors import InputError
 from kdc.common.frozen import Frozen
 

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from kdc.artifact.decision import ABSTAINED, parse_bound
+from kdc.artifact.contract.rates import parse_bound
+from kdc.artifact.decision import ABSTAINED
 from kdc.artifact.manifest import TaskBase
 from kdc.common.errors import InputError
 
@@ -28,7 +29,7 @@ class Aim:
     """An aim for one label, or for all."""
 
     label: str | None  # None: of each label of a multi-label task, or of the second of two classes
-    measure: Measure  # see `kdc.artifact.decision.Bound`
+    measure: Measure  # see `kdc.artifact.contract.rates.Bound`
     bound: (
         float | None
     )  # least precision, recall or accuracy, largest fpr, or the threshold itself; None for what is highest

@@ -8,7 +8,7 @@ from typing import Any
 from kdc.artifact.manifest import Kind, TaskBase, TaskInfo
 from kdc.common.errors import InputError
 from kdc.common.files import write_whole
-from kdc.pipeline.config.settings import Config
+from kdc.pipeline.config.data_settings import DataSettings
 
 METRICS_OF: dict[str, tuple[str, ...]] = {  # of each kind of task; the first is what decides people's own tasks
     "classification": ("macro_f1", "accuracy", "f1", "matthews"),
@@ -136,14 +136,13 @@ def decided_by(task: Task, metric: str | None) -> Task:
     return task.model_copy(update={"metrics": tuple(dict.fromkeys((metric, *task.metrics)))})
 
 
-def task_of(config: Config) -> Task:
-    """The task that the config describes. The label names of people's own tasks are filled in when the rows are read.
+def task_of(data: DataSettings) -> Task:
+    """The task that the settings describe. The label names of people's own tasks are filled in when the rows are read.
 
     Raises:
         InputError: neither a known task nor a training file is named, no text column, or a metric that the known task
             has not.
     """
-    data = config.data
     if data.task is not None:
         columns = data.model_dump(include={"text", "text_pair", "label"}, exclude_none=True)
         return decided_by(find_task(data.task).model_copy(update=columns), data.metric)

@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import binomtest, mannwhitneyu, norm, rankdata
 
+from kdc.artifact.contract.rates import Rate
 from kdc.artifact.contract.terms import Evidence
-from kdc.artifact.decision import HALF, Rate, Rates
+from kdc.artifact.decision import HALF, Rates
 from kdc.pipeline.config.aims import Aim
 from kdc.pipeline.quality.intervals import design_effect
 from kdc.pipeline.quality.metrics import Floats, Groups

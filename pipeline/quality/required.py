@@ -5,9 +5,9 @@ from numpy.typing import NDArray
 from scipy.stats import beta
 
 from kdc.artifact.contract.judgement import spent
+from kdc.artifact.contract.rates import Rate, parse_bound
 from kdc.artifact.contract.required import Found
 from kdc.artifact.contract.terms import Contract
-from kdc.artifact.decision import Rate, parse_bound
 from kdc.artifact.manifest import TaskInfo
 from kdc.pipeline.config.aims import required_label
 from kdc.pipeline.quality.metrics import Groups

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from kdc.artifact.contract.terms import Contract
 from kdc.artifact.folder import load_manifest
 from kdc.artifact.inspection import in_order, share
 from kdc.artifact.manifest import CPU_PROVIDER, Manifest
@@ -19,6 +20,10 @@ from kdc.common.errors import InputError
 from kdc.pipeline.config.settings import Config
 from kdc.pipeline.config.tasks import Task
 from kdc.pipeline.data.prepared import FEWER
+from kdc.pipeline.evaluation.answers import read_logits
+from kdc.pipeline.evaluation.second_model import scaled, second_model
+from kdc.pipeline.evaluation.variants import CASCADE
+from kdc.pipeline.packaging.card import UNCUT_NAME
 from kdc.pipeline.quality import metrics
 from kdc.pipeline.quality.calibration import reliability
 from kdc.pipeline.quality.cascading import curve
@@ -54,11 +59,9 @@ from kdc.pipeline.results.training import (
     TrainingSummary,
     Trial,
 )
-from kdc.pipeline.rundir.card import UNCUT_NAME
-from kdc.pipeline.rundir.cascading import CASCADE, scaled, second_model
 from kdc.pipeline.rundir.context import Run
 from kdc.pipeline.rundir.directory import read_commands
-from kdc.pipeline.rundir.files import ALL_LOGITS, CONTROLS, MADE_FROM, SETTINGS
+from kdc.pipeline.rundir.files import CONTROLS, MADE_FROM, SETTINGS
 from kdc.pipeline.rundir.record import RECORD, read_record
 from kdc.serving.engine.deciding import sureness
 from kdc.serving.engine.engine import activate
@@ -85,10 +88,13 @@ def gather(root: Path, *, examples: int) -> Facts:
     manifest = load_manifest(root / run.result(PackageResult).artifact)
     data = run.data()
     task, split = data.task, data.eval_splits[0]
-    logits = _logits(run, split)
+    kept = read_logits(run.folder("evaluate"), split)
+    logits = {name: kept[name] for name in in_order(kept)}
     labels = np.asarray(data.rows(split)["label"][:])
     served = str(manifest.providers[CPU_PROVIDER])
-    table, trainings = run.result(EvaluateResult).table, _trainings(run)
+    controls = run.result(ControlsResult) if run.config.run.controls else None
+    trainings = _trainings(run.result(TeacherResult), run.result(StudentResult), controls)
+    table = run.result(EvaluateResult).table
     tokens, role = run.result(DataResult), run.student_role
     train = (run.result(VocabularyResult).tokens if role == FEWER else tokens.tokens[role])["train"]
     calibration = None
@@ -118,7 +124,7 @@ def gather(root: Path, *, examples: int) -> Facts:
         decisions=_decisions(manifest, logits[served], labels),
         abstention=_abstention(manifest, logits["teacher"], logits[served], labels),
         sets=manifest.task.sets,
-        cascade=_cascade(run, manifest, logits, labels),
+        cascade=_cascade(run.result_or_none(CascadeResult), second_model(run).entry, manifest, logits, labels, task),
         lengths=LengthFacts(**dict(train.lengths), cut=manifest.tokenizer.longest, truncated=train.truncated),
         disagreements=disagreements(
             data.rows(split),
@@ -130,8 +136,12 @@ def gather(root: Path, *, examples: int) -> Facts:
             most=examples,
         ),
         contract=manifest.contract,
-        candidates=_candidates(run),
-        where=_origin(run, manifest),
+        candidates=_candidates(
+            run.result(CandidatesResult) if run.config.measures_first else None,
+            run.result(SearchResult) if run.config.searches else None,
+            run.config.contract.terms,
+        ),
+        where=_origin(root, manifest, tokens),
         notes=run.result(PackageResult).notes,
     )
     words = verdict(facts) + wide(logits[served], logits["teacher"], labels, task, data.groups(split))
@@ -191,15 +201,20 @@ def _abstention(
     return AbstentionFacts(abstain=task.abstain, teacher=curves[0], student=curves[1])
 
 
-def _cascade(run: Run, manifest: Manifest, logits: Logits, labels: NDArray[np.generic]) -> CascadeFacts | None:
-    """What a second model does with more rows or fewer; logits and labels are of the evaluation rows."""
-    if CASCADE not in run.fingerprints:
+def _cascade(
+    found: CascadeResult | None,
+    entry: str,
+    manifest: Manifest,
+    logits: Logits,
+    labels: NDArray[np.generic],
+    task: Task,
+) -> CascadeFacts | None:
+    """What a second model, whose rows of the table begin with `entry`, does with more rows or fewer; logits and labels
+    are of the evaluation rows."""
+    pair = None if found is None else found.best
+    if found is None or pair is None:
         return None
-    found, task = run.result(CascadeResult), run.data().task
-    pair = found.best
-    if pair is None:
-        return None
-    second = f"{second_model(run).entry}_{pair.second}"
+    second = f"{entry}_{pair.second}"
     if second not in logits:
         return None
     first = logits[pair.first]
@@ -274,21 +289,12 @@ def _open(root: Path) -> Run:
     return Run(root=root, config=settings, fingerprints=made_from)
 
 
-def _logits(run: Run, split: str) -> Logits:
-    """The logits of all models on one split, in the table's order."""
-    with np.load(run.folder("evaluate") / ALL_LOGITS) as file:
-        logits = {name.partition("/")[2]: file[name] for name in file.files if name.startswith(f"{split}/")}
-    return {name: logits[name] for name in in_order(logits)}
-
-
-def _trainings(run: Run) -> dict[str, TrainingSummary]:
+def _trainings(
+    teacher: TeacherResult, student: StudentResult, controls: ControlsResult | None
+) -> dict[str, TrainingSummary]:
     """What was trained, by model; nothing of a teacher that was brought along fine-tuned, or is a black box."""
-    models: dict[str, ModelResult | None] = {
-        "teacher": run.result(TeacherResult),
-        "student": run.result(StudentResult),
-    }
-    if run.config.run.controls:
-        controls = run.result(ControlsResult)
+    models: dict[str, ModelResult | None] = {"teacher": teacher, "student": student}
+    if controls is not None:
         models |= {name: getattr(controls, name) for name in CONTROLS}
     return {name: model.training for name, model in models.items() if model is not None and model.training is not None}
 
@@ -338,28 +344,29 @@ def _confusion(
     return counts
 
 
-def _candidates(run: Run) -> CandidateFacts | None:
-    if not run.config.measures_first:
+def _candidates(
+    found: CandidatesResult | None, search: SearchResult | None, terms: Contract | None
+) -> CandidateFacts | None:
+    if found is None:
         return None
-    measured, terms = run.result(CandidatesResult).candidates, run.config.contract.terms
+    measured = found.candidates
     assert terms is not None  # otherwise nothing is measured
     trials: tuple[Trial, ...] = ()
     chosen = next(iter(measured))  # without a search only one student is measured
-    if run.config.searches:
-        search = run.result(SearchResult)
+    if search is not None:
         trials, chosen = search.trials, search.student
     kept = tuple(fitting_students(measured, terms))
     stored = {name: as_stored(costs, terms).costs for name, costs in measured.items()}
     return CandidateFacts(measured=stored, kept=kept, trials=trials, chosen=chosen)
 
 
-def _origin(run: Run, manifest: Manifest) -> Origin:
-    files = sorted(run.root.glob(f"*/{RECORD}"), key=lambda path: path.stat().st_mtime)
+def _origin(root: Path, manifest: Manifest, rows: DataResult) -> Origin:
+    files = sorted(root.glob(f"*/{RECORD}"), key=lambda path: path.stat().st_mtime)
     records = {file.parent.name: read_record(file.parent) for file in files}
     return Origin(
         **manifest.lineage.model_dump(exclude={"packages", "label_share"}),
-        commands=tuple(read_commands(run.root)),
-        rows={name: split.rows for name, split in run.result(DataResult).tokens["student"].items()},
+        commands=tuple(read_commands(root)),
+        rows={name: split.rows for name, split in rows.tokens["student"].items()},
         packages={"kdc": manifest.kdc_version, **manifest.lineage.packages},
         created=manifest.created,
         artifact_sha256=manifest.sha256,

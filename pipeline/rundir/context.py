@@ -9,26 +9,25 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from kdc.artifact.manifest import Device, Join, LongTexts, TokenizerInfo
+from kdc.artifact.manifest import Device, Join, LongTexts
 from kdc.common.errors import InputError
 from kdc.common.progress import Progress, Reporter
 from kdc.pipeline.config.settings import Config
 from kdc.pipeline.config.student_names import UNCUT, is_of_teacher
 from kdc.pipeline.config.training_settings import StudentSettings
 from kdc.pipeline.data.prepared import FEWER, PreparedData, open_data
+from kdc.pipeline.graphs.files import TOKENIZER_JSON, read_tokenizer_info
 from kdc.pipeline.models.loading import load_config
 from kdc.pipeline.quality.feasibility import as_stored
 from kdc.pipeline.results.data import DataResult, VocabularyResult
-from kdc.pipeline.results.training import CandidatesResult, ModelResult, SearchResult, StudentCosts
-from kdc.pipeline.rundir.files import PIECES, TEACHER_LOGITS, TOKENIZER_INFO, TOKENIZER_JSON
+from kdc.pipeline.results.training import CandidatesResult, SearchResult, StudentCosts
+from kdc.pipeline.rundir.files import PIECES
 from kdc.pipeline.rundir.record import AnyResult, read_result
 from kdc.pipeline.training.environment import Environment
 from kdc.pipeline.training.joining import join_of
-from kdc.pipeline.training.students import distil
+from kdc.pipeline.training.students import StudentOrigin
 
 if TYPE_CHECKING:
-    from transformers import PretrainedConfig
-
     from kdc.pipeline.graphs.int8_storage import VectorBits
     from kdc.serving.engine.engine import Engine
 
@@ -54,9 +53,9 @@ class Run:
         """Where a finished stage keeps its files."""
         return self.root / stage
 
-    def long(self, max_length: int, config: PretrainedConfig) -> LongTexts | None:
-        """The windows of a model's rows, of so many tokens; None where rows are cut."""
-        return self.config.long.of(max_length, join_of(config))
+    def windows(self, role: str, model: Path) -> LongTexts | None:
+        """The windows of a saved model's rows, which are the role's tokens; None where rows are cut."""
+        return self.config.long.of(self.max_length(role), join_of(load_config(str(model))))
 
     def data(self) -> PreparedData:
         """The rows that stage `data` made."""
@@ -84,23 +83,17 @@ class Run:
         """What a finished stage handed on; see `read_result`."""
         return read_result(self.root, kind)
 
-    def distil(
-        self, student: StudentSettings, out: Path, *, labels_alone: bool = False, unlabeled: bool = True
-    ) -> ModelResult:
-        """Make and train a student in `out`, by the teacher's logits and the labels, or by the labels alone, with the
-        unlabelled rows or without; see `kdc.pipeline.training.students.distil`."""
-        return distil(
-            student,
-            self.data(),
-            None if labels_alone else self.folder("targets") / TEACHER_LOGITS,
-            out,
-            self.environment,
+    def result_or_none(self, kind: type[AnyResult]) -> AnyResult | None:
+        """As `result`; None of a stage that this run does without."""
+        return self.result(kind) if kind.STAGE in self.fingerprints else None
+
+    def origin_of(self, student: StudentSettings) -> StudentOrigin:
+        """What a student is made of, and whose tokens it takes."""
+        return StudentOrigin(
             cut_from=self.cut_from(student),
             vocabulary=self.vocabulary_of(student),
             role=self.role_of(student),
             join=self.join,
-            progress=self.progress,
-            unlabeled=unlabeled,
         )
 
     @property
@@ -190,11 +183,6 @@ class Run:
         # A teacher that was brought along fine-tuned has no pretrained form at hand: it is cut as it is.
         finetuned = teacher.scores is None and (student.cut_from == "finetuned" or teacher.finetuned)
         return str(self.folder("teacher") / "model") if finetuned else teacher.model
-
-
-def read_tokenizer_info(exported: Path) -> TokenizerInfo:
-    """How rows are cut and padded for a model that was exported into a folder."""
-    return TokenizerInfo.model_validate_json((exported / TOKENIZER_INFO).read_text(encoding="utf-8"))
 
 
 def open_run(root: Path, config: Config, reporter: Reporter, siblings: tuple[Path, ...] = ()) -> Run:

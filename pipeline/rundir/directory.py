@@ -26,7 +26,7 @@ def root_of(config: Config) -> Path:
     """The directory that a run works in."""
     if config.run.out is not None:
         return config.run.out
-    return Path("runs") / task_of(config).name
+    return Path("runs") / task_of(config.data).name
 
 
 @contextmanager
@@ -55,8 +55,8 @@ def locked(root: Path, *, again: bool = False) -> Iterator[None]:
         ) from None
 
 
-def claim(root: Path, config: Config, stages: Iterable[str]) -> None:
-    """Write the run's settings into its directory, which makes it a run directory.
+def claim(root: Path, settings: str, stages: Iterable[str]) -> None:
+    """Write the run's settings, as JSON, into its directory, which makes it a run directory.
 
     Stages replace the folders of their names, and a folder `data` or `export` may well be somebody's own. So a
     directory that is not a run's yet must hold no folder of a name in `stages`, unless a stage made it.
@@ -74,7 +74,7 @@ def claim(root: Path, config: Config, stages: Iterable[str]) -> None:
                 given=foreign[0],
                 remedy="name another --out",
             )
-    write_whole(root / _CONFIG, config.model_dump_json(indent=2))
+    write_whole(root / _CONFIG, settings)
 
 
 def note_command(root: Path, command: str) -> None:

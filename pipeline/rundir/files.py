@@ -1,14 +1,10 @@
 """Names of files that one stage writes into its folder and others read."""
 
-TOKENIZER_JSON = "tokenizer.json"
-FP32_ONNX, FP16_ONNX, INT8_ONNX = "model.onnx", "model.fp16.onnx", "model.int8.onnx"
-
 PIECES = "pieces"  # stage vocabulary: the tokenizer with a part of the teacher's pieces
 BASELINE_LOGITS = "logits.npz"  # stage baselines: "<split>/<baseline>", logits on the tuning and evaluation splits
 PROBE = "probe.npz"  # stage baselines: a linear head for the teacher's encoder, read by the mean of its token vectors
 SCORES = "scores.npy"  # stage teacher: a black box's answers as logits, (rows, outputs) float32, by row id
 TEACHER_LOGITS = "logits.npy"  # stage targets: (rows, outputs) float32, by row id
-TOKENIZER_INFO = "tokenizer_info.json"  # stage export: how the engine cuts and pads rows
 CONTROLS = {  # stage controls: folder, and whose tokens
     "student_without_kd": "student",
     "student_without_kd_by_score": "student",

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from kdc.common import machine
+from kdc.pipeline.config.graph_settings import QuantizeSettings
 from kdc.pipeline.config.settings import Config
 from kdc.pipeline.config.student_names import UNCUT, is_shallow
 from kdc.pipeline.config.tasks import task_of
@@ -44,7 +45,7 @@ def labelled_rows(config: Config) -> dict[str, Any]:
     paths = {"data", "train", "eval", "unlabeled", "max_unlabeled_rows"}
     return {
         **config.data.model_dump(mode="json", exclude=paths),
-        "task_name": task_of(config).name,
+        "task_name": task_of(config.data).name,
         "seed": config.run.seed,
         "rows": input_fingerprint(config.data.model_copy(update={"unlabeled": None})),
         "teacher_models": [loading.fingerprint(source) for source in config.teacher.sources],
@@ -63,9 +64,9 @@ def answered_rows(config: Config) -> dict[str, Any]:
     return labelled_rows(config) | rows | {"max_unlabeled_rows": config.data.max_unlabeled_rows}
 
 
-def quantising(config: Config, bits: "VectorBits") -> dict[str, Any]:
+def quantising(settings: QuantizeSettings, bits: "VectorBits") -> dict[str, Any]:
     """What int8 depends on, its token vectors in so many bits."""
-    return config.quantize.model_dump() | {"vector_bits": bits}
+    return settings.model_dump() | {"vector_bits": bits}
 
 
 def training(config: Config, settings: TeacherSettings | StudentSettings) -> dict[str, Any]:
@@ -75,14 +76,14 @@ def training(config: Config, settings: TeacherSettings | StudentSettings) -> dic
         unused.add("vocabulary")  # None and "all" train the same student
     return {
         **settings.model_dump(exclude=unused),
-        "model": _model_of(config, settings),
+        "model": _model_of(config.teacher.model, settings),
         "seed": config.run.seed,
         "precision": config.run.precision,
         **_long(config, set()),
     }
 
 
-def _model_of(config: Config, settings: TeacherSettings | StudentSettings) -> Any:
+def _model_of(teacher: str, settings: TeacherSettings | StudentSettings) -> Any:
     """What is trained: layers of the teacher, its token vectors, all of it, or a checkpoint by its contents."""
     source = settings.model
     if isinstance(settings, StudentSettings) and source == UNCUT:
@@ -90,7 +91,7 @@ def _model_of(config: Config, settings: TeacherSettings | StudentSettings) -> An
     if isinstance(settings, StudentSettings) and is_shallow(source):
         return asdict(parse_shape(source))
     if source.startswith("layers:"):
-        return asdict(parse_cut(source, loading.load_config(config.teacher.model)))
+        return asdict(parse_cut(source, loading.load_config(teacher)))
     return loading.fingerprint(source)
 
 

@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,7 +51,7 @@ def run_stage(run: Run, stage: Stage, reporter: Reporter) -> StageRecord:
         KdcError: its record is damaged; and what the stage says.
     """
     settings = as_json(stage.depends_on(run))
-    fingerprint = fingerprint_of(stage.name, settings, _fingerprints_before(run, stage))
+    fingerprint = fingerprint_of(stage.name, settings, _fingerprints_before(run.fingerprints, stage))
     run.fingerprints[stage.name] = fingerprint
     folder, partial = run.root / stage.name, run.root / f"{stage.name}.partial"
     record = read_record(folder)
@@ -61,7 +61,7 @@ def run_stage(run: Run, stage: Stage, reporter: Reporter) -> StageRecord:
         _publish(partial, folder)  # the process was killed between its last write and the rename
         record = finished
         why = _why_to_run(stage, record, fingerprint, run.root)
-    if why and _take_over(run, stage, fingerprint):
+    if why and _take_over(run.siblings, folder, fingerprint):
         record = read_record(folder)
         why = _why_to_run(stage, record, fingerprint, run.root)
     if record is not None and not why:
@@ -74,9 +74,9 @@ def run_stage(run: Run, stage: Stage, reporter: Reporter) -> StageRecord:
     return record
 
 
-def _fingerprints_before(run: Run, stage: Stage) -> list[str]:
+def _fingerprints_before(fingerprints: Mapping[str, str], stage: Stage) -> list[str]:
     """The fingerprints of the stages whose results it reads, less those that the settings do not ask for."""
-    return [run.fingerprints[name] for name in stage.after if name in run.fingerprints]
+    return [fingerprints[name] for name in stage.after if name in fingerprints]
 
 
 def _why_to_run(stage: Stage, record: StageRecord | None, fingerprint: str, root: Path) -> str:
@@ -87,19 +87,19 @@ def _why_to_run(stage: Stage, record: StageRecord | None, fingerprint: str, root
     return "" if is_same else "its settings or inputs changed"
 
 
-def _take_over(run: Run, stage: Stage, fingerprint: str) -> bool:
+def _take_over(siblings: Iterable[Path], folder: Path, fingerprint: str) -> bool:
     """Take a finished stage's folder from a run beside this one, as further names of the same files where the disk has
     such; False where none of them has it. No file of a finished folder is ever written again."""
-    for sibling in run.siblings:
-        record = read_record(sibling / stage.name)
+    for source in (sibling / folder.name for sibling in siblings):
+        record = read_record(source)
         if record is not None and record.fingerprint == fingerprint:
-            source, partial = sibling / stage.name, run.root / f"{stage.name}.partial"
+            partial = folder.with_name(f"{folder.name}.partial")
             _remove(partial)
             # What says that it is done comes last: the copying may be cut off.
             says_done = shutil.ignore_patterns(RECORD, _MARK)
             shutil.copytree(source, partial, symlinks=True, copy_function=_link, ignore=says_done)
             _link(str(source / RECORD), str(partial / RECORD))
-            _publish(partial, run.root / stage.name)
+            _publish(partial, folder)
             return True
     return False
 

@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from kdc.pipeline.config.tasks import Task
+from kdc.pipeline.config.training_settings import TeacherSettings
 from kdc.pipeline.quality import metrics
 from kdc.pipeline.results.data import DataResult
 from kdc.pipeline.results.training import BaselinesResult
@@ -22,7 +24,7 @@ _FORM_ROWS = 1000  # training rows of pairs by which it is chosen how the probe 
 
 def depends_on(run: Run) -> dict[str, Any]:
     """How many rows are fitted, and whether there is an encoder to probe."""
-    return {**run.config.baselines.model_dump(), "probed": _is_probed(run)}
+    return {**run.config.baselines.model_dump(), "probed": _is_probed(run.config.teacher)}
 
 
 def run(run: Run, out: Path) -> BaselinesResult:
@@ -35,8 +37,10 @@ def run(run: Run, out: Path) -> BaselinesResult:
     fitted: dict[str, Fitted] = {"tfidf": fit_tfidf(train, tune, task)}
     run.progress(1, 2)
     form = None
-    if _is_probed(run):
-        fitted["probe"], form = _probe(run, train, tune, out)
+    if _is_probed(run.config.teacher):
+        length = run.result(DataResult).max_length["teacher"]
+        encoder = Encoder(run.config.teacher.model, task, environment=run.environment, max_length=length)
+        fitted["probe"], form = _probe(encoder, train, tune, task, out / PROBE, seed=run.config.run.seed)
     run.progress(2, 2)
 
     answers: dict[str, Any] = {f"tune/{name}": each.tune for name, each in fitted.items()}
@@ -62,9 +66,9 @@ def run(run: Run, out: Path) -> BaselinesResult:
     )
 
 
-def _is_probed(run: Run) -> bool:
+def _is_probed(teacher: TeacherSettings) -> bool:
     """A teacher that came fine-tuned has no encoder from before its training at hand; a black box has none at all."""
-    return not run.config.teacher.finetuned and run.config.teacher.scores is None
+    return not teacher.finetuned and teacher.scores is None
 
 
 def _some(rows: int, most: int, seed: int) -> list[int] | None:
@@ -74,13 +78,10 @@ def _some(rows: int, most: int, seed: int) -> list[int] | None:
     return np.sort(np.random.default_rng(seed).choice(rows, most, replace=False)).tolist()
 
 
-def _probe(run: Run, train: Sample, tune: Sample, out: Path) -> tuple[Fitted, str]:
+def _probe(encoder: Encoder, train: Sample, tune: Sample, task: Task, file: Path, *, seed: int) -> tuple[Fitted, str]:
     """The linear probe, and how it takes a pair: "together" or "apart", whichever is better on the tuning slice when
-    fitted to some of the rows; "" where the rows are no pairs. The head of the first form is kept, since a classifier
-    can have it."""
-    task, source = run.data().task, run.config.teacher.model
-    length = run.result(DataResult).max_length["teacher"]
-    encoder = Encoder(source, task, environment=run.environment, max_length=length)
+    fitted to some of the rows; "" where the rows are no pairs. The head of the first form is kept in the file,
+    since a classifier can have it."""
     encoder.settle(train.tokens)
 
     def fitted(rows: Sample, *, apart: bool) -> Fitted:
@@ -90,12 +91,12 @@ def _probe(run: Run, train: Sample, tune: Sample, out: Path) -> tuple[Fitted, st
         probe = head = fitted(train, apart=False)
         form = ""
     else:
-        places = _some(len(train.labels), _FORM_ROWS, run.config.run.seed)
+        places = _some(len(train.labels), _FORM_ROWS, seed)
         few = Sample.of(train.rows, train.tokens, places)
         tried = {"together": fitted(few, apart=False), "apart": fitted(few, apart=True)}
         form = max(tried, key=lambda name: tried[name].score)
         probe = tried[form] if places is None else fitted(train, apart=form == "apart")
         head = probe if form == "together" else tried["together"]
     encoder.forget()
-    np.savez(out / PROBE, weight=head.model.weight, bias=head.model.bias)
+    np.savez(file, weight=head.model.weight, bias=head.model.bias)
     return probe, form

@@ -61,7 +61,7 @@ def depends_on(run: Run) -> dict[str, Any]:
     return {
         **config.contract.at.model_dump(),
         "students": students_of(config),
-        "precisions": precisions(run),
+        "precisions": _precisions(run.device, fp16=config.export.fp16, int8=config.quantize.enabled),
         "calibration_rows": config.quantize.calibration_rows,
         "exporter": config.export.exporter,
         "int8_bits": [8, 4] if bits == "auto" else [bits],
@@ -81,19 +81,22 @@ def run(run: Run, out: Path) -> CandidatesResult:
             settings = run.config.student.of(student)
             costs = _measure(run, settings, contract, out)
             if run.tries_fewer_pieces and is_of_teacher(student):
-                costs = costs.model_copy(update={"fewer_pieces": _with_fewer_pieces(run, settings, contract, out)})
+                fewer = _with_fewer_pieces(partial(_measure, run, contract=contract, scratch=out), settings, run.say)
+                costs = costs.model_copy(update={"fewer_pieces": fewer})
             write_whole(record, costs.model_dump_json(exclude_unset=True))
         measured[student] = StudentCosts.model_validate_json(record.read_text(encoding="utf-8"))
         run.progress(place + 1, len(students))
     return CandidatesResult(candidates=measured, headline=f"{len(measured)} students measured, none trained")
 
 
-def _with_fewer_pieces(run: Run, settings: StudentSettings, contract: Contract, scratch: Path) -> StudentCosts | None:
+def _with_fewer_pieces(
+    measure: Callable[[StudentSettings], StudentCosts], settings: StudentSettings, say: Callable[[str], None]
+) -> StudentCosts | None:
     """Measure a student with the smaller vocabulary; None where it cannot have one."""
     try:
-        return _measure(run, settings.model_copy(update={"vocabulary": "auto"}), contract, scratch)
+        return measure(settings.model_copy(update={"vocabulary": "auto"}))
     except (KdcError, StrictDataclassError) as error:  # the latter of a config that demands pieces which are gone
-        run.say(f"{settings.model} is not tried with fewer pieces: {str(error).splitlines()[0]}")
+        say(f"{settings.model} is not tried with fewer pieces: {str(error).splitlines()[0]}")
         return None
 
 
@@ -119,15 +122,16 @@ def is_intact(root: Path) -> bool:
 
 def students_of(config: Config) -> list[str]:
     """The students that could come out; the configured one alone where no search was asked for."""
-    own, layers = _canonical(config), loading.depth(config.teacher.model)
+    teacher, has_whole = config.teacher.model, config.has_one_teacher
+    own, layers = _canonical(config.student.model, teacher), loading.depth(teacher)
     if config.contract.search == "off":
         return [own]
     cuts: list[str] = []
     if not is_shallow(own):  # else the settings are for students without layers
         depths = [Cut(first_and_last(depth, layers)) for depth in range(layers, 0, -1)]
-        cuts = _possible([of_width(each) for of_width in _widths(config) for each in depths], config)
-    possible = [*([UNCUT] if config.has_one_teacher else []), *cuts, *SHALLOW]
-    return _with_graph(possible if own in possible else [own, *possible], config)
+        cuts = _possible([of_width(each) for of_width in _widths(teacher) for each in depths], teacher)
+    possible = [*([UNCUT] if has_whole else []), *cuts, *SHALLOW]
+    return _with_graph(possible if own in possible else [own, *possible], teacher)
 
 
 def curve_of(config: Config) -> list[str]:
@@ -135,58 +139,57 @@ def curve_of(config: Config) -> list[str]:
     teacher itself, half of its layers, two thirds, a half, a third and a sixth of them with half of their neurons, a
     half of them with half of their heads too, and its token vectors alone. A teacher that cannot be made narrower gives
     a half, a third and a sixth of its layers."""
-    own, layers = _canonical(config), loading.depth(config.teacher.model)
-    whole, *narrower = _widths(config)
+    teacher, has_whole = config.teacher.model, config.has_one_teacher
+    own, layers = _canonical(config.student.model, teacher), loading.depth(teacher)
+    whole, *narrower = _widths(teacher)
     steps = [(1, 2, whole), (1, 3, whole), (1, 6, whole)]
     if narrower:
         half, least = narrower[0], narrower[-1]
         steps = [(1, 2, whole), (2, 3, half), (1, 2, half), (1, 2, least), (1, 3, half), (1, 6, half)]
     cuts = [of_width(Cut(first_and_last(max(1, part * layers // of), layers))) for part, of, of_width in steps]
-    students = _possible(cuts, config)
-    every = dict.fromkeys([own, *([UNCUT] if config.has_one_teacher else []), *students, *SHALLOW])
-    return _with_graph(list(every), config)
+    students = _possible(cuts, teacher)
+    every = dict.fromkeys([own, *([UNCUT] if has_whole else []), *students, *SHALLOW])
+    return _with_graph(list(every), teacher)
 
 
-def _widths(config: Config) -> list[Callable[[Cut], Cut]]:
+def _widths(teacher: str) -> list[Callable[[Cut], Cut]]:
     """What makes layers as wide as students are tried: whole; with half of their neurons; with half of their heads too.
     A teacher whose layers can do without one of these alone has two, and one without any has the first."""
-    half = half_width(config.teacher.model)
+    half = half_width(teacher)
     found = dict.fromkeys([(None, None), (half.ffn, None), (half.ffn, half.heads)])
     return [partial(replace, ffn=ffn, heads=heads) for ffn, heads in found]
 
 
-def _with_graph(students: list[str], config: Config) -> list[str]:
+def _with_graph(students: list[str], teacher: str) -> list[str]:
     """Without the teacher and its layers, where its architecture cannot be exported."""
-    if has_graph(loading.load_config(config.teacher.model)):
+    if has_graph(loading.load_config(teacher)):
         return students
     return [student for student in students if is_shallow(student) or not is_of_teacher(student)]
 
 
-def _possible(cuts: list[Cut], config: Config) -> list[str]:
+def _possible(cuts: list[Cut], teacher: str) -> list[str]:
     """Those that are less than the whole teacher, and that it can be cut to."""
-    teacher = config.teacher.model
     whole = loading.depth(teacher)
     # That all layers can be so narrow is known, so that what is left to ask is the same for each width.
     opens = {layers: can_be_cut(teacher, Cut(layers)) for layers in {cut.layers for cut in cuts}}
     return [str(cut) for cut in cuts if (len(cut.layers) < whole or cut.is_narrow) and opens[cut.layers]]
 
 
-def _canonical(config: Config) -> str:
+def _canonical(own: str, teacher: str) -> str:
     """The configured student: layers by number, whatever name they were given, and a kind alone where its sizes are the
     kind's own."""
-    own = config.student.model
     if is_shallow(own) and parse_shape(own) == parse_shape(kind := own.partition(":")[0]):
         return kind
     if own.startswith("layers:"):
-        return str(parse_cut(own, loading.load_config(config.teacher.model)))
+        return str(parse_cut(own, loading.load_config(teacher)))
     return own
 
 
-def precisions(run: Run) -> tuple[str, ...]:
+def _precisions(training_device: str, *, fp16: bool, int8: bool) -> tuple[str, ...]:
     """The precisions that the run will make and this device loads."""
-    if judged_device(run.device) == "cuda":
-        return ("fp32", "fp16") if run.config.export.fp16 else ("fp32",)
-    return ("fp32", "int8") if run.config.quantize.enabled else ("fp32",)
+    if judged_device(training_device) == "cuda":
+        return ("fp32", "fp16") if fp16 else ("fp32",)
+    return ("fp32", "int8") if int8 else ("fp32",)
 
 
 def _measure(run: Run, settings: StudentSettings, contract: Contract, scratch: Path) -> StudentCosts:
@@ -204,12 +207,20 @@ def _measure(run: Run, settings: StudentSettings, contract: Contract, scratch: P
         info = _export(model, source, folder, max_length=max_length, exporter=config.export.exporter, long=long)
         rows, seed = config.quantize.calibration_rows, config.run.seed
         batches = partial(sample_batches, tokens, info.input_names, rows=rows, seed=seed)
+        open_engine = partial(
+            Engine.from_files,
+            tokenizer_json=folder / _TOKENIZER,
+            task=data.task.info(),
+            tokenizer_info=info,
+            device=judged_device(run.device),
+            threads=contract.at.threads,
+        )
         variants: dict[str, Costs | NotMeasured] = {}
         in_4_bits: Costs | None = None
-        for variant in precisions(run):
+        for variant in _precisions(run.device, fp16=config.export.fp16, int8=config.quantize.enabled):
             try:
                 files = _converted(folder, variant, batches, config.quantize.vector_bits)
-                found = [_costs_of(run, file, info, contract, texts) for file in files]
+                found = [_costs_of(open_engine(file), file, contract, texts) for file in files]
             except InputError:
                 raise
             except KdcError as error:
@@ -220,19 +231,10 @@ def _measure(run: Run, settings: StudentSettings, contract: Contract, scratch: P
     return StudentCosts(parameters=parameters, variants=variants, int8_4_bits=in_4_bits)
 
 
-def _costs_of(run: Run, file: Path, info: TokenizerInfo, contract: Contract, texts: Sequence[Text]) -> Costs:
-    """What a graph costs with the tokenizer that lies beside it, by the medians alone: a contract that nothing can keep
-    must not train for hours on a busy machine."""
-    tokenizer = file.parent / _TOKENIZER
-    engine = Engine.from_files(
-        file,
-        tokenizer,
-        task=run.data().task.info(),
-        tokenizer_info=info,
-        device=judged_device(run.device),
-        threads=contract.at.threads,
-    )
-    size = file.stat().st_size + tokenizer.stat().st_size
+def _costs_of(engine: Engine, file: Path, contract: Contract, texts: Sequence[Text]) -> Costs:
+    """What a graph costs, over which an engine is open, with the tokenizer that lies beside it, by the medians alone: a
+    contract that nothing can keep must not train for hours on a busy machine."""
+    size = file.stat().st_size + (file.parent / _TOKENIZER).stat().st_size
     timed = rows_to_time(engine, texts, contract.at)
     costs = measure_costs(engine, timed, contract, size_bytes=size, rounds=_ROUNDS)
     return costs.model_copy(update={"latency_interval": None, "rows_interval": None, "starved": 0.0})

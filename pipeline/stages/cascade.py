@@ -6,34 +6,29 @@ and `uncut/` or another run's artifact, of which it writes a copy.
 """
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from kdc.artifact.contract.terms import Contract
 from kdc.artifact.folder import load_manifest
-from kdc.pipeline.data.prepared import texts_of
+from kdc.pipeline.config.tasks import Task
+from kdc.pipeline.data.prepared import PreparedData, texts_of
+from kdc.pipeline.evaluation.baseline_comparison import score_to_keep
+from kdc.pipeline.evaluation.second_model import SecondModel, copy_second, files_in, other_tokens, scaled, second_model
+from kdc.pipeline.evaluation.variants import CASCADE, CASCADE_FP32, student_files
+from kdc.pipeline.graphs.files import TOKENIZER_JSON, read_tokenizer_info
+from kdc.pipeline.packaging.card import UNCUT_NAME
 from kdc.pipeline.quality import metrics
 from kdc.pipeline.quality.calibration import calibrate
 from kdc.pipeline.quality.cascading import curve, fewest
 from kdc.pipeline.quality.latency import compare_speeds
 from kdc.pipeline.results.artifact import CascadeResult, Pair, QuantizeResult
-from kdc.pipeline.rundir.card import UNCUT_NAME
-from kdc.pipeline.rundir.cascading import (
-    CASCADE,
-    CASCADE_FP32,
-    SecondModel,
-    copy_second,
-    files_in,
-    other_tokens,
-    scaled,
-    second_model,
-    student_files,
-)
-from kdc.pipeline.rundir.context import Run, read_tokenizer_info
-from kdc.pipeline.rundir.evidence import score_to_keep
-from kdc.pipeline.rundir.files import TOKENIZER_JSON
+from kdc.pipeline.results.training import TargetsResult, TeacherResult
+from kdc.pipeline.rundir.context import Run
 from kdc.pipeline.rundir.fingerprints import this_machine
 from kdc.serving.engine.deciding import sureness
 from kdc.serving.engine.engine import Engine, activate
@@ -68,19 +63,23 @@ def depends_on(run: Run) -> dict[str, Any]:
 
 def run(run: Run, out: Path) -> CascadeResult:
     """Find how many rows go on, and whether a second model is worth it."""
-    asked, second, source, name = run.config.cascade.second, second_model(run), "teacher", UNCUT_NAME
+    settings, data, contract = run.config.cascade, run.data(), run.config.contract.terms
+    asked, second, source, name = settings.second, second_model(run), "teacher", UNCUT_NAME
     if isinstance(asked, Path):
         manifest = load_manifest(asked)
         copy_second(manifest, asked, out)
         second, source, name = SecondModel(out, second.entry, files_in(out)), manifest.sha256, manifest.lineage.student
-    problem = _problem(run, second)
+    is_demanded = asked is not None and not run.config.searches
+    problem = _problem(data.task, run.folder("export"), second, f"--cascade {asked}" if is_demanded else None)
     if problem:
         return CascadeResult(second=name, source=source, note=problem, headline=problem)
     firsts, seconds = _answers(run, second)
     served = "int8" if "int8" in firsts else "fp32"
-    bar = _bar(run)
-    pairs = [_pair(run, (served, firsts[served]), each, bar) for each in seconds.items()]
-    best = max(pairs, key=lambda pair: (pair.score >= (bar or 0.0), pair.rows_per_second))
+    teacher, standing = run.result(TeacherResult).tune[data.task.metrics[0]], run.result(TargetsResult).standing
+    bar = None if contract is None else _bar(contract, score_to_keep(standing, teacher, contract.against))
+    pair = partial(_pair, data, max_drop=settings.max_drop, bar=bar)
+    pairs = [pair((served, firsts[served]), each) for each in seconds.items()]
+    best = max(pairs, key=lambda each: (each.score >= (bar or 0.0), each.rows_per_second))
     why_not = _why_not(best, max(each.rows_per_second for each in seconds.values()))
     note = why_not or (
         f"of the tuning slice's rows {100 * best.share:.0f} % go on from the student ({best.first}) to the second "
@@ -88,29 +87,29 @@ def run(run: Run, out: Path) -> CascadeResult:
     )
     variants = {} if why_not else {CASCADE: best}
     if variants and run.device == "cuda":
-        in_fp32 = _pair(run, ("fp32", firsts["fp32"]), ("fp32", seconds["fp32"]), bar)
+        in_fp32 = pair(("fp32", firsts["fp32"]), ("fp32", seconds["fp32"]))
         variants |= {} if _why_not(in_fp32, seconds["fp32"].rows_per_second) else {CASCADE_FP32: in_fp32}
     return CascadeResult(second=name, source=source, best=best, variants=variants, note=note, headline=note)
 
 
-def _problem(run: Run, second: SecondModel) -> str:
-    """Why there can be no second model; "" where there can.
+def _problem(task: Task, exported: Path, second: SecondModel, given: str | None) -> str:
+    """Why the student, whose graph was exported to a folder, can have no second model; "" where it can.
 
     Raises:
-        InputError: the one that was asked for reads other tokens than the student.
+        InputError: the one that was asked for, by the option `given`, reads other tokens than the student.
     """
-    if run.data().task.kind == "regression":
+    if task.kind == "regression":
         return "no second model is taken: a number says nothing of how sure it is"
     if not second.files:
         return "no second model is taken: there is no graph of the uncut teacher beside the student"
-    folders = run.folder("export"), second.folder
+    folders = exported, second.folder
     own, theirs = ((folder / TOKENIZER_JSON).read_bytes() for folder in folders)
     length, other = ((info.max_length, info.long) for info in map(read_tokenizer_info, folders))
     if (own, length) == (theirs, other):
         return ""
-    if run.config.cascade.second is None or run.config.searches:
+    if given is None:
         return "no second model is taken: the student has another tokenizer"
-    raise other_tokens(f"--cascade {run.config.cascade.second}")
+    raise other_tokens(given)
 
 
 def _answers(run: Run, second: SecondModel) -> tuple[dict[str, _Answers], dict[str, _Answers]]:
@@ -119,7 +118,8 @@ def _answers(run: Run, second: SecondModel) -> tuple[dict[str, _Answers], dict[s
     rows, task = data.rows("tune"), data.task
     texts, labels = texts_of(rows), np.asarray(rows["label"][:])
     engines: dict[tuple[str, str], Engine] = {}
-    for name, file in student_files(run).items():
+    with_int8 = run.result(QuantizeResult).chosen is not None
+    for name, file in student_files(run.folder("export"), run.folder("quantize"), with_int8=with_int8).items():
         engines["first", name] = run.open_engine(file)
     for name, file in second.files.items():
         engines["second", name] = run.open_engine(file, exported=second.folder)
@@ -149,23 +149,27 @@ def _answers(run: Run, second: SecondModel) -> tuple[dict[str, _Answers], dict[s
     return found["first"], found["second"]
 
 
-def _bar(run: Run) -> float | None:
+def _bar(contract: Contract, to_keep: float) -> float | None:
     """The score on the tuning slice that a contract is kept with: half of what may be lost is left for other rows. None
-    without one."""
-    contract = run.config.contract.terms
-    if contract is None or contract.limits.max_drop is None:
-        return None
-    return score_to_keep(run, contract) - contract.limits.max_drop / 2
+    if it limits no loss. `to_keep` is the score of what it compares with."""
+    return None if contract.limits.max_drop is None else to_keep - contract.limits.max_drop / 2
 
 
-def _pair(run: Run, first: tuple[str, _Answers], second: tuple[str, _Answers], bar: float | None) -> Pair:
+def _pair(
+    data: PreparedData,
+    first: tuple[str, _Answers],
+    second: tuple[str, _Answers],
+    *,
+    max_drop: float,
+    bar: float | None,
+) -> Pair:
     """Two models, each with the name of its number format, and the fewest rows that go on such that little is lost: all
-    rows, where no fewer do."""
-    data, (_, one), (_, other) = run.data(), first, second
+    rows, where no fewer do. Little is what a contract allows, by `bar`, or `max_drop` points of the second model."""
+    (_, one), (_, other) = first, second
     rows, task = data.rows("tune"), data.task
     sure = sureness(activate(one.logits, task.kind, one.temperature), task.info())
     logits = scaled(other.logits, other.temperature, one.temperature)
-    wanted = other.score - run.config.cascade.max_drop if bar is None else min(bar, other.score)
+    wanted = other.score - max_drop if bar is None else min(bar, other.score)
     going = fewest(curve(one.logits, logits, sure, np.asarray(rows["label"][:]), task), wanted)
     seconds = 1 / one.rows_per_second + going.share / other.rows_per_second
     return Pair(

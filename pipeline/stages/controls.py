@@ -14,20 +14,20 @@ from typing import Any, Literal
 
 from kdc.common.files import write_whole
 from kdc.pipeline.config.presets import method_rates
-from kdc.pipeline.config.training_settings import KeptStep
+from kdc.pipeline.config.training_settings import KeptStep, StudentSettings
 from kdc.pipeline.models import loading
 from kdc.pipeline.results.training import ControlsResult, ModelResult
 from kdc.pipeline.rundir.context import Run
-from kdc.pipeline.rundir.files import CONTROLS
+from kdc.pipeline.rundir.files import CONTROLS, TEACHER_LOGITS
 from kdc.pipeline.training.finetuning import plan_for, score_model
-from kdc.pipeline.training.students import merged_student
+from kdc.pipeline.training.students import distil, merged_student
 from kdc.pipeline.training.teachers import train_teacher
 
 
 def depends_on(run: Run) -> dict[str, Any]:
     """Whether they were asked for; else teacher and student."""
     asked = run.config.run.controls
-    without = {f"student_without_kd_by_{rule}" for rule in ("score", "loss") if rule != _other_rule(run)}
+    without = {f"student_without_kd_by_{rule}" for rule in ("score", "loss") if rule != _other_rule(run.student)}
     if not run.config.data.unlabeled:
         without.add("student_without_unlabeled")
     return {"controls": asked} | ({"models": [name for name in CONTROLS if name not in without]} if asked else {})
@@ -41,7 +41,7 @@ def run(run: Run, out: Path) -> ControlsResult:
     makers: dict[str, Callable[[Run, Path], ModelResult]] = {"teacher_lora": teacher_lora}
     if not run.is_uncut:  # otherwise nothing was distilled, and there is nothing to do without
         makers["student_without_kd"] = partial(student_without_kd, kept_step=run.student.kept_step)
-        rule = _other_rule(run)
+        rule = _other_rule(run.student)
         makers[f"student_without_kd_by_{rule}"] = partial(student_without_kd, kept_step=rule)
         if run.data().has("unlabeled"):
             makers["student_without_unlabeled"] = student_without_unlabeled
@@ -55,14 +55,15 @@ def run(run: Run, out: Path) -> ControlsResult:
     return ControlsResult(**results)
 
 
-def _other_rule(run: Run) -> Literal["score", "loss"]:
+def _other_rule(student: StudentSettings) -> Literal["score", "loss"]:
     """The rule by which the step of a second student without KD is kept: by its score, unless the student's own is."""
-    return "loss" if run.student.kept_step == "score" else "score"
+    return "loss" if student.kept_step == "score" else "score"
 
 
 def student_without_kd(run: Run, work: Path, *, kept_step: KeptStep) -> ModelResult:
     """Train the student on the labels alone; `work/model` is the merged model."""
-    result = run.distil(run.student.model_copy(update={"kept_step": kept_step}), work, labels_alone=True)
+    student = run.student.model_copy(update={"kept_step": kept_step})
+    result = distil(student, run.origin_of(student), run.data(), None, work, run.environment, progress=run.progress)
     _save_merged(work)
     return result
 
@@ -72,8 +73,9 @@ def student_without_unlabeled(run: Run, work: Path) -> ModelResult:
     merged model."""
     data, role = run.data(), run.student_role
     rows = sum(len(data.tokens(role, split)) for split in ("train", "unlabeled"))
-    steps = plan_for(run.student, rows, run.environment).steps
-    result = run.distil(run.student.model_copy(update={"min_steps": steps}), work, unlabeled=False)
+    student = run.student.model_copy(update={"min_steps": plan_for(run.student, rows, run.environment).steps})
+    origin, logits = run.origin_of(student), run.folder("targets") / TEACHER_LOGITS
+    result = distil(student, origin, data, logits, work, run.environment, progress=run.progress, unlabeled=False)
     _save_merged(work)
     return result
 

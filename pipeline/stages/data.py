@@ -13,11 +13,13 @@ from transformers import PretrainedConfig
 from kdc.artifact.manifest import LEAST_WINDOW, LongTexts, longest_row
 from kdc.common.errors import InputError, KdcError
 from kdc.pipeline.config.aims import abstain_of, aims_of, check_sets, required_label
-from kdc.pipeline.config.settings import Config
+from kdc.pipeline.config.data_settings import LongSettings
 from kdc.pipeline.config.student_names import UNCUT, is_of_teacher, is_shallow
 from kdc.pipeline.config.tasks import Task, task_of
+from kdc.pipeline.config.training_settings import StudentSettings, TeacherSettings
 from kdc.pipeline.data.prepared import open_data, prepare
 from kdc.pipeline.data.tokens import tokenise
+from kdc.pipeline.evaluation.second_model import check_second
 from kdc.pipeline.graphs.onnx_graph import choose_exporter
 from kdc.pipeline.models import loading
 from kdc.pipeline.models.architectures import check_student
@@ -28,7 +30,6 @@ from kdc.pipeline.quality.latency import check_length
 from kdc.pipeline.quality.metrics import Groups
 from kdc.pipeline.quality.shown import independent_rows
 from kdc.pipeline.results.data import DataResult, TokenCounts
-from kdc.pipeline.rundir.cascading import check_second
 from kdc.pipeline.rundir.context import Run
 from kdc.pipeline.rundir.fingerprints import answered_rows
 from kdc.pipeline.training import ensemble
@@ -45,14 +46,15 @@ def depends_on(run: Run) -> dict[str, Any]:
 def run(run: Run, out: Path) -> DataResult:
     """Make the rows and their tokens in `out`."""
     config = run.config
-    report = prepare(out, task_of(config), config.data, seed=config.run.seed)
+    report = prepare(out, task_of(config.data), config.data, seed=config.run.seed)
     for warning in report.warnings:
         run.say(f"warning: {warning}")
     if unused := report.unused_unlabeled_rows:
         taken = report.splits["unlabeled"].rows
         run.say(f"of the unlabelled texts {taken:,} are learned from, drawn at random; {unused:,} are not")
     task = open_data(out).task
-    _check_plan(config, task)
+    _check_plan(config.teacher, config.student, task)
+    choose_exporter(config.export.exporter)
 
     sources = {ensemble.role(place): source for place, source in enumerate(config.teacher.sources)}
     if not is_of_teacher(config.student.model):
@@ -63,7 +65,8 @@ def run(run: Run, out: Path) -> DataResult:
         tokenizer = loading.load_tokenizer(source)
         longest = loading.longest_input(loading.load_config(source), tokenizer)
         max_length[role] = min(config.data.max_length or task.max_length, longest)
-        long = _windows(config, max_length[role], tokenizer.num_special_tokens_to_add(pair=task.text_pair is not None))
+        special = tokenizer.num_special_tokens_to_add(pair=task.text_pair is not None)
+        long = _windows(config.long, max_length[role], special)
         if long is not None and long.keep and tokenizer.truncation_side == "left":
             raise InputError(
                 "the beginning of a text cannot be kept by a tokenizer that cuts it",
@@ -83,13 +86,13 @@ def run(run: Run, out: Path) -> DataResult:
     return DataResult(max_length=max_length, tokens=tokens, report=report, headline=headline)
 
 
-def _windows(config: Config, max_length: int, special: int) -> LongTexts | None:
+def _windows(settings: LongSettings, max_length: int, special: int) -> LongTexts | None:
     """The windows of rows of more than so many tokens, of which some are special; None where these are cut.
 
     Raises:
         InputError: the settings leave no room in a window.
     """
-    long = config.long.of(max_length)
+    long = settings.of(max_length)
     if long is None:
         return None
     problem, most = "", max_length - special
@@ -100,7 +103,7 @@ def _windows(config: Config, max_length: int, special: int) -> LongTexts | None:
     elif long.stride > most - long.keep:
         problem, remedy = "text between two windows would be left out", f"--set long.stride={most - long.keep} or less"
     if problem:
-        given = f"windows of {max_length} tokens, {config.long.model_dump(exclude={'mode'})}"
+        given = f"windows of {max_length} tokens, {settings.model_dump(exclude={'mode'})}"
         raise InputError(problem, given=given, remedy=remedy)
     return long
 
@@ -116,7 +119,8 @@ def check(run: Run) -> None:
     """
     student = run.config.student
     operating, task = run.config.operating, run.data().task
-    _check_windows(run.config, task)
+    _check_windows(run.config.long, task)
+    _check_window_losses(run.config.long, (run.config.teacher.window_loss, student.window_loss))
     aims_of(operating.aims, task)
     abstain_of(operating.abstain, operating.aims, task)
     check_sets(operating.sets, task)
@@ -124,18 +128,19 @@ def check(run: Run) -> None:
     check_second(run)
     for requirement in run.config.contract.require:
         required_label(requirement, task)
-    _check_shallow(run.config)
+    teacher = run.config.teacher.model
+    _check_shallow(student, teacher)
     if not (run.config.searches or is_shallow(student.model)):
-        _check_architecture(run.config)
+        _check_architecture(student, teacher)
     if student.model.startswith("layers:"):
-        check_cut(student.model, run.config.teacher.model)
-    if not run.config.student.has_all_pieces and not is_of_teacher(run.config.student.model):
+        check_cut(student.model, teacher)
+    if not student.has_all_pieces and not is_of_teacher(student.model):
         raise InputError(
             "only a student that is made of the teacher can have a part of its vocabulary",
-            given=f"student.vocabulary={run.config.student.vocabulary}, student.model={run.config.student.model}",
+            given=f"student.vocabulary={student.vocabulary}, student.model={student.model}",
             remedy="--student layers:first-and-last, conv, static or teacher; or drop student.vocabulary",
         )
-    if run.config.student.model == UNCUT and not run.config.has_one_teacher:
+    if student.model == UNCUT and not run.config.has_one_teacher:
         raise InputError(
             "the student can be the teacher itself only where there is one, with its weights",
             given=f"student.model={UNCUT}",
@@ -158,14 +163,17 @@ def _check_rows_for_sets(coverage: float | None, groups: Groups) -> None:
         )
 
 
-def _check_windows(config: Config, task: Task) -> None:
-    if task.kind == "regression" and config.long.join == "noisy-or":
+def _check_windows(long: LongSettings, task: Task) -> None:
+    if task.kind == "regression" and long.join == "noisy-or":
         raise InputError(
             "a window's number is no chance, of which noisy-or could be taken",
             given="data.kind=regression, long.join=noisy-or",
             remedy="--set long.join=mean, max or first",
         )
-    if config.long.mode == "cut" and "each" in (config.teacher.window_loss, config.student.window_loss):
+
+
+def _check_window_losses(long: LongSettings, losses: tuple[str, ...]) -> None:
+    if long.mode == "cut" and "each" in losses:
         raise InputError(
             "there are no windows that could have losses of their own",
             given="window_loss=each",
@@ -173,9 +181,8 @@ def _check_windows(config: Config, task: Task) -> None:
         )
 
 
-def _check_architecture(config: Config) -> None:
-    student = config.student
-    source = _config_at_hand(config.teacher.model if is_of_teacher(student.model) else student.model)
+def _check_architecture(student: StudentSettings, teacher: str) -> None:
+    source = _config_at_hand(teacher if is_of_teacher(student.model) else student.model)
     if source is None:
         return
     adapters = student.method == "lora" and student.model != UNCUT
@@ -191,12 +198,11 @@ def _config_at_hand(model: str) -> PretrainedConfig | None:
         return None
 
 
-def _check_shallow(config: Config) -> None:
+def _check_shallow(student: StudentSettings, teacher: str) -> None:
     """Also where the rows are there already: they are the same for all students that are made of the teacher."""
-    student = config.student
     if not is_shallow(student.model):
         return
-    check_shape(student.model, _config_at_hand(config.teacher.model))
+    check_shape(student.model, _config_at_hand(teacher))
     wrong = ["student.method=lora"] * (student.method == "lora")
     wrong += ["student.gradient_checkpointing=true"] * student.gradient_checkpointing
     if wrong:
@@ -207,18 +213,17 @@ def _check_shallow(config: Config) -> None:
         )
 
 
-def _check_plan(config: Config, task: Task) -> None:
+def _check_plan(teacher: TeacherSettings, student: StudentSettings, task: Task) -> None:
     """Refuse now what a later stage would refuse after hours of training.
 
     Raises:
-        InputError: weights of unknown classes, an exporter that is not there.
+        InputError: weights of unknown classes, or a black box beside other teachers.
     """
-    if config.teacher.scores is not None and config.teacher.more:
+    if teacher.scores is not None and teacher.more:
         raise InputError(
             "a black box cannot be averaged with a second teacher",
-            given=", ".join(config.teacher.more),
+            given=", ".join(teacher.more),
             remedy="drop teacher.scores, or all --teacher but the first",
         )
-    for settings in (config.teacher, config.student):
+    for settings in (teacher, student):
         check_class_weights(settings.class_weights, task)
-    choose_exporter(config.export.exporter)

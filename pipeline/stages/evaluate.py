@@ -5,7 +5,7 @@ Reads everything before it; reads the evaluation split for the first and only ti
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -13,21 +13,23 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from kdc.artifact.manifest import TaskInfo
 from kdc.common.errors import KdcError
 from kdc.pipeline.data.prepared import PreparedData, digest, texts_of
 from kdc.pipeline.data.report import OVERLAP_WORTH_TELLING
+from kdc.pipeline.evaluation.baseline_comparison import better_baseline
+from kdc.pipeline.evaluation.entries import Entry, Logits, entries_of
+from kdc.pipeline.evaluation.variants import CASCADE
 from kdc.pipeline.graphs.parity import check_equal
 from kdc.pipeline.models.vocabulary import read_kept
 from kdc.pipeline.quality import metrics
 from kdc.pipeline.quality.latency import Speed, compare_speeds
 from kdc.pipeline.quality.peak_memory import peak_memory_bytes
-from kdc.pipeline.results.artifact import CascadeResult, EvaluateResult, QuantizeResult
-from kdc.pipeline.rundir.cascading import CASCADE, pairs_of
+from kdc.pipeline.results.artifact import CascadeResult, EvaluateResult, Pair, QuantizeResult
+from kdc.pipeline.results.training import TargetsResult
 from kdc.pipeline.rundir.context import Run
-from kdc.pipeline.rundir.entries import Entry, Logits, entries_of
 from kdc.pipeline.rundir.files import ALL_LOGITS, BASELINE_SUFFIX, EVALUATION
 from kdc.pipeline.rundir.fingerprints import this_machine
-from kdc.pipeline.rundir.standing import better_baseline
 from kdc.serving.engine.deciding import sureness
 from kdc.serving.engine.engine import activate
 from kdc.serving.engine.tokenizing import Text
@@ -42,9 +44,10 @@ def depends_on(run: Run) -> dict[str, Any]:
     """What is timed, where, and on which machine."""
     settings: dict[str, Any] = run.config.evaluate.model_dump()
     settings |= {"device": run.config.run.device} | this_machine(run.device)
-    if pairs := pairs_of(run):  # and not what was asked of them: where there is none, nothing is measured again
-        found = {name: pair.model_dump(include=_OF_PAIR) for name, pair in pairs.items()}
-        settings |= {"cascade": found, "second": run.result(CascadeResult).source}
+    cascade = run.result_or_none(CascadeResult)
+    if cascade and cascade.variants:  # and not what was asked of them: without one, nothing is measured again
+        found = {name: pair.model_dump(include=_OF_PAIR) for name, pair in cascade.variants.items()}
+        settings |= {"cascade": found, "second": cascade.source}
     return settings | {"baselines": run.fingerprints.get("baselines")}
 
 
@@ -84,13 +87,17 @@ def run(run: Run, out: Path) -> EvaluateResult:
     (out / "table.json").write_text(json.dumps(table, indent=2), encoding="utf-8")
     labels = np.asarray(data.rows(first)["label"][:])
     kept = {name: entry.logits[first] for name, entry in entries.items()}
-    _save_evaluation(out / EVALUATION, texts, labels, data.groups(first), kept, better=better_baseline(run))
+    baseline = better_baseline(run.result(TargetsResult).standing)
+    _save_evaluation(out / EVALUATION, texts, labels, data.groups(first), kept, better=baseline)
     answers: dict[str, Any] = {
         f"{split}/{name}": entry.logits[split] for name, entry in entries.items() for split in data.eval_splits
     }
     np.savez_compressed(out / ALL_LOGITS, **answers)
     metric = data.task.metrics[0]
-    notes += _of_cascade(run, kept, speeds)
+    cascade = run.result_or_none(CascadeResult)
+    if cascade and CASCADE in cascade.variants and CASCADE in speeds:
+        temperature = run.result(QuantizeResult).temperature
+        notes.append(_of_cascade(cascade.variants[CASCADE], kept, speeds[CASCADE], data.task.info(), temperature))
     notes += _apart_from_training(data, first, kept)
     if run.vocabulary is not None:
         notes += _cut_otherwise(data, first, kept, read_kept(run.vocabulary), run.student_role)
@@ -102,17 +109,15 @@ def run(run: Run, out: Path) -> EvaluateResult:
     )
 
 
-def _of_cascade(run: Run, logits: Logits, speeds: Mapping[str, Speed]) -> list[str]:
-    """A sentence on how many evaluation rows a cascade's second model answers, and how long a row then takes."""
-    pair, task = pairs_of(run).get(CASCADE), run.data().task
-    if pair is None or CASCADE not in speeds:
-        return []
-    sure = sureness(activate(logits[pair.first], task.kind, run.result(QuantizeResult).temperature), task.info())
-    speed, share = speeds[CASCADE], (sure < np.float64(pair.answered_from)).mean()
-    return [
+def _of_cascade(pair: Pair, logits: Logits, speed: Speed, task: TaskInfo, temperature: float) -> str:
+    """How many evaluation rows a cascade's second model answers, and how long a row then takes, in a sentence. Logits
+    are of the evaluation rows, by model; the temperature is the student's."""
+    sure = sureness(activate(logits[pair.first], task.kind, temperature), task)
+    share = (sure < np.float64(pair.answered_from)).mean()
+    return (
         f"cascade: of the evaluation rows {100 * share:.0f} % go on to the second model; a row takes "
         f"{speed.latency_mean_ms:.2f} ms on average, 95 of 100 at most {speed.latency_p95_ms:.2f}"
-    ]
+    )
 
 
 def _apart_from_training(data: PreparedData, split: str, logits: Logits) -> list[str]:

@@ -9,12 +9,12 @@ from typing import Any
 
 from kdc.artifact.manifest import Kind
 from kdc.common.errors import KdcError
+from kdc.pipeline.graphs.exporting import export_model
+from kdc.pipeline.graphs.files import FP16_ONNX, FP32_ONNX
 from kdc.pipeline.graphs.fp16 import to_fp16
 from kdc.pipeline.graphs.parity import Feeds, LogitsFunction, check_parity, onnx_logits
 from kdc.pipeline.results.artifact import ExportResult
 from kdc.pipeline.rundir.context import Run
-from kdc.pipeline.rundir.exporting import export_model
-from kdc.pipeline.rundir.files import FP16_ONNX, FP32_ONNX
 from kdc.serving.engine.engine import activate
 
 _FP16_TOLERANCE = 1e-2  # difference of a probability; fp16 holds three digits
@@ -27,7 +27,16 @@ def depends_on(run: Run) -> dict[str, Any]:
 
 def run(run: Run, out: Path) -> ExportResult:
     """Make the graphs in `out`."""
-    exported = export_model(run, run.folder("merge") / "model", out, role=run.student_role)
+    model, role = run.folder("merge") / "model", run.student_role
+    exported = export_model(
+        model,
+        out,
+        run.data().tokens(role, "tune"),
+        exporter=run.config.export.exporter,
+        max_length=run.max_length(role),
+        long=run.windows(role, model),
+        seed=run.config.run.seed,
+    )
     result = ExportResult(
         exporter=exported.exporter,
         fp32_parity=exported.parity,

@@ -6,7 +6,6 @@ its tokenizer).
 """
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,11 +19,6 @@ from kdc.pipeline.training.predict import predict
 from kdc.pipeline.training.students import TRAINED_LOGITS, merged_student, probe_rows
 
 _TOLERANCE = 1e-5  # largest difference of a logit, see `check_equal`
-
-
-def depends_on(run: Run) -> dict[str, Any]:
-    """Nothing but the student."""
-    return {}
 
 
 def run(run: Run, out: Path) -> MergeResult:

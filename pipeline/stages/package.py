@@ -12,31 +12,35 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from kdc.artifact.contract.judgement import Judgement
 from kdc.artifact.folder import describe_files, load_manifest, write_manifest
 from kdc.artifact.manifest import CPU_PROVIDER, CUDA_PROVIDER, MANIFEST_NAME, Manifest, TaskInfo
 from kdc.common.files import write_whole
-from kdc.pipeline.quality.judging import judge_artifact, judged_device
-from kdc.pipeline.results.artifact import CascadeResult, EvaluateResult, PackageResult, QuantizeResult
-from kdc.pipeline.rundir.card import model_card
-from kdc.pipeline.rundir.cascading import CASCADE, CASCADE_FP32
-from kdc.pipeline.rundir.context import Run, read_tokenizer_info
-from kdc.pipeline.rundir.evidence import answers_of, look_of, tuning_of
-from kdc.pipeline.rundir.files import EVALUATION, MADE_FROM, SETTINGS, TOKENIZER_JSON
+from kdc.pipeline.evaluation.answers import answers_of, look_of, tuning_scores
+from kdc.pipeline.evaluation.baseline_comparison import better_baseline, score_to_keep, teacher_note
+from kdc.pipeline.evaluation.thresholds import decided_task
+from kdc.pipeline.evaluation.variants import CASCADE, CASCADE_FP32, Variants, variants_of
+from kdc.pipeline.graphs.files import TOKENIZER_JSON, read_tokenizer_info
+from kdc.pipeline.packaging.card import model_card
+from kdc.pipeline.packaging.hugging_face import add_hugging_face_files, card_metadata
+from kdc.pipeline.packaging.lineage import base_models, hub_dataset, lineage_of
+from kdc.pipeline.packaging.manifest import ONNX_FILES, manifest_of, without_unused_cascades
+from kdc.pipeline.quality.judging import Tuning, judge_artifact, judged_device
+from kdc.pipeline.results.artifact import CascadeResult, EvaluateResult, ExportResult, PackageResult, QuantizeResult
+from kdc.pipeline.results.training import StudentResult, TargetsResult, TeacherResult
+from kdc.pipeline.rundir.context import Run
+from kdc.pipeline.rundir.files import EVALUATION, MADE_FROM, SETTINGS
 from kdc.pipeline.rundir.fingerprints import this_machine
-from kdc.pipeline.rundir.hugging_face import add_hugging_face_files, card_metadata
-from kdc.pipeline.rundir.lineage import base_models, hub_dataset
-from kdc.pipeline.rundir.manifest import ONNX_FILES, manifest_of, without_unused_cascades
-from kdc.pipeline.rundir.operating import decided_task
 from kdc.pipeline.rundir.record import read_result
-from kdc.pipeline.rundir.standing import teacher_note
 
 
 def depends_on(run: Run) -> dict[str, Any]:
     """What the artifact holds and decides by; the contract, and the machine that it is judged on."""
     terms = run.config.contract.terms
     settings = {"formats": run.config.export.formats, **run.config.operating.model_dump()}
-    if CASCADE in run.fingerprints:
-        settings["cascade"] = run.result(CascadeResult).note
+    cascade = run.result_or_none(CascadeResult)
+    if cascade is not None:
+        settings["cascade"] = cascade.note
     if terms is not None:
         settings |= {"contract": terms.model_dump(), **this_machine(run.device)}
     return settings
@@ -54,31 +58,18 @@ def run(run: Run, out: Path) -> PackageResult:
     working = run.root / "artifacts" / f"{run.fingerprints['package'][:16]}.tmp"
     working.mkdir(parents=True)
     _copy_files(run, working, with_int8=quantized.int8)
-    manifest = manifest_of(run, working, evaluated.table, quantized)
-    judgement, contract = None, run.config.contract.terms
-    notes: list[str] = []  # on the decisions and the second model
-    with_decisions = partial(_with_decisions, run, notes)
-    if contract is None:
-        manifest = with_decisions(manifest)
-    else:
-        write_manifest(working, manifest)  # the engine loads only a folder that has one
-        manifest, judgement = judge_artifact(
-            working,
-            manifest,
-            contract,
-            answers_of(run),
-            tuning_of(run, contract),
-            device=judged_device(run.device),
-            int8_allowed=quantized.chosen is not None,
-            look=partial(look_of, run),
-            with_decisions=with_decisions,
-        )
+    variants, exported = variants_of(run), run.result(ExportResult)
+    manifest = manifest_of(working, evaluated.table, exported, quantized, variants, lineage_of(run))
+    manifest, judgement, notes = _judged(run, working, manifest, variants)
     manifest = without_unused_cascades(working, manifest)
-    notes.append(_cascade_note(run, manifest))
+    notes.append(_cascade_note(run.result_or_none(CascadeResult), manifest))
     example = _example(manifest.task)
+    attempts, task = run.result(TeacherResult).attempts, run.data().task
+    of_teacher = teacher_note(run.result(TargetsResult).standing, attempts, manifest.task.metric)
+    models = base_models(run.student.model, run.config.teacher.model)
     adapted = run.student.method == "lora"
-    card = card_metadata(manifest, models=base_models(run), dataset=hub_dataset(run))
-    card += model_card(manifest, quantized, judgement, example, teacher=teacher_note(run), adapted=adapted)
+    card = card_metadata(manifest, models=models, dataset=hub_dataset(task, run.config.data))
+    card += model_card(manifest, quantized, judgement, example, teacher=of_teacher, adapted=adapted)
     (working / "README.md").write_text(card, encoding="utf-8")
     files = manifest.files | describe_files(working, ["README.md"])
     manifest = write_manifest(working, manifest.model_copy(update={"files": files, "contract": judgement}))
@@ -99,18 +90,56 @@ def run(run: Run, out: Path) -> PackageResult:
         contract=judgement,
         sets=manifest.task.sets,
         notes=tuple(
-            note for note in (teacher_note(run), quantized.note, _fp16_note(manifest), *evaluated.notes, *notes) if note
+            note for note in (of_teacher, quantized.note, _fp16_note(manifest), *evaluated.notes, *notes) if note
         ),
         example=example,
         headline=f"{final.name}, sha256 {manifest.sha256[:16]}{verdict}",
     )
 
 
-def _with_decisions(run: Run, notes: list[str], manifest: Manifest) -> Manifest:
-    """The manifest with the thresholds of the variant that a CPU loads; what is to be said of them goes to `notes`."""
-    task, more = decided_task(run, manifest.providers[CPU_PROVIDER], manifest.temperature)
-    notes += more
-    return manifest.model_copy(update={"task": task})
+def _judged(
+    run: Run, folder: Path, manifest: Manifest, variants: Variants
+) -> tuple[Manifest, Judgement | None, list[str]]:
+    """The manifest with its decisions, how it keeps its contract, None without one, and what a person should know of
+    the decisions.
+
+    Raises:
+        InputError: the tuning slice shows no threshold that keeps what was asked of decisions.
+    """
+    data, contract, quantized = run.data(), run.config.contract.terms, run.result(QuantizeResult)
+    standing, metric = run.result(TargetsResult).standing, data.task.metrics[0]
+    answers = answers_of(data, run.folder("evaluate"), better_baseline(standing))
+    notes: list[str] = []
+
+    def with_decisions(manifest: Manifest) -> Manifest:
+        """With the thresholds of the variant that a CPU loads."""
+        variant, temperature = manifest.providers[CPU_PROVIDER], manifest.temperature
+        task, more = decided_task(
+            run.config.operating, data, variants, answers, variant=variant, temperature=temperature
+        )
+        notes.extend(more)
+        return manifest.model_copy(update={"task": task})
+
+    if contract is None:
+        return with_decisions(manifest), None, notes
+    write_manifest(folder, manifest)  # the engine loads only a folder that has one
+    student, teacher = run.result(StudentResult).tune[metric], run.result(TeacherResult).tune[metric]
+    tuning = Tuning(
+        scores=tuning_scores(student, quantized, variants.pairs, metric),
+        other=score_to_keep(standing, teacher, contract.against),
+    )
+    manifest, judgement = judge_artifact(
+        folder,
+        manifest,
+        contract,
+        answers,
+        tuning,
+        device=judged_device(run.device),
+        int8_allowed=quantized.chosen is not None,
+        look=partial(look_of, data, run.root),
+        with_decisions=with_decisions,
+    )
+    return manifest, judgement, notes
 
 
 def is_intact(root: Path) -> bool:
@@ -120,11 +149,11 @@ def is_intact(root: Path) -> bool:
     return all((place / MANIFEST_NAME).exists() for place in places)
 
 
-def note_run(run: Run) -> None:
-    """Keep the settings and fingerprints of a finished run, for its report: also where this stage was skipped, since
-    others may not have been (a search with more hours that found the same student)."""
-    write_whole(run.folder("package") / SETTINGS, run.config.model_dump_json(indent=2))
-    write_whole(run.folder("package") / MADE_FROM, json.dumps(run.fingerprints, indent=2))
+def note_run(folder: Path, settings: str, fingerprints: dict[str, str]) -> None:
+    """Keep the settings and fingerprints of a finished run in the stage's folder, for its report: also where this stage
+    was skipped, since others may not have been (a search with more hours that found the same student)."""
+    write_whole(folder / SETTINGS, settings)
+    write_whole(folder / MADE_FROM, json.dumps(fingerprints, indent=2))
 
 
 def _copy_files(run: Run, target: Path, *, with_int8: bool) -> None:
@@ -139,11 +168,10 @@ def _copy_files(run: Run, target: Path, *, with_int8: bool) -> None:
         add_hugging_face_files(run.folder("merge") / "model", target, read_tokenizer_info(export))
 
 
-def _cascade_note(run: Run, manifest: Manifest) -> str:
+def _cascade_note(found: CascadeResult | None, manifest: Manifest) -> str:
     """What came of looking for a second model; "" where nobody looked."""
-    if CASCADE not in run.fingerprints:
+    if found is None:
         return ""
-    found = run.result(CascadeResult)
     if not found.variants or CASCADE not in manifest.variants:
         left_out = "no second model is taken: with one the artifact would not keep its contract"
         return found.note if not found.variants else left_out

@@ -12,26 +12,28 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from kdc.pipeline.graphs.exporting import keep_winner, standard_of, tuning_slice
+from kdc.pipeline.graphs.files import FP32_ONNX
 from kdc.pipeline.graphs.int8 import worth_trying
 from kdc.pipeline.graphs.int8_choice import FP32, choose, choose_again, is_faster
+from kdc.pipeline.graphs.int8_trials import Trials
+from kdc.pipeline.graphs.ranges import sample_batches
 from kdc.pipeline.quality.calibration import calibrate
 from kdc.pipeline.results.artifact import QuantizeResult
 from kdc.pipeline.rundir.context import Run
-from kdc.pipeline.rundir.exporting import keep_winner, standard_of, trials_of, tuning_slice
-from kdc.pipeline.rundir.files import FP32_ONNX
 from kdc.pipeline.rundir.fingerprints import quantising, this_machine
 
 
 def depends_on(run: Run) -> dict[str, Any]:
     """How candidates are judged, and on which machine."""
-    return quantising(run.config, run.vector_bits) | this_machine(run.device)
+    return quantising(run.config.quantize, run.vector_bits) | this_machine(run.device)
 
 
 def run(run: Run, out: Path) -> QuantizeResult:
     """Make and judge the candidates in `out`."""
     settings, exported = run.config.quantize, run.folder("export")
     fp32 = run.open_engine(exported / FP32_ONNX)
-    rows = tuning_slice(run, fp32)
+    rows = tuning_slice(run.data(), fp32)
     temperature = calibrate(rows.logits, rows.labels, rows.task.kind, groups=run.data().groups("tune"))
     if not settings.enabled:
         return QuantizeResult(
@@ -46,15 +48,25 @@ def run(run: Run, out: Path) -> QuantizeResult:
     bits = run.vector_bits
     if bits != 8 and settings.vector_bits == "auto":
         run.say(f"token vectors are stored in {bits} bits, since the file would else miss the contract's max_size_mb")
-    trials = trials_of(
-        run, fp32, rows, exported=exported, out=out, role=run.student_role, bits=bits, temperature=temperature
+    tokens, seed = run.data().tokens(run.student_role, "train"), run.config.run.seed
+    trials = Trials(
+        folder=out,
+        fp32_file=exported / FP32_ONNX,
+        batches=sample_batches(tokens, fp32.tokenizer_info.input_names, rows=settings.calibration_rows, seed=seed),
+        rows=rows,
+        fp32=fp32,
+        open_engine=partial(run.open_engine, temperature=temperature),
+        invariance_rows=settings.invariance_rows,
+        rounds=settings.rounds,
+        seed=seed,
+        vector_bits=bits,
     )
     candidates = worth_trying()
     for place, candidate in enumerate(candidates):
         trials.judge(candidate)
         run.progress(place + 1, len(candidates))
     trials.time()
-    standard = standard_of(run, rows)
+    standard = standard_of(settings, rows)
     choice = trials.choose(partial(choose, standard=standard))
     if choice.winner is not None and not standard.is_free(trials.measured[choice.winner]):
         cost = standard.drop(trials.measured[choice.winner])

@@ -11,19 +11,23 @@ trained weights are not kept.
 
 import shutil
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from kdc.common.files import write_whole
+from kdc.common.progress import Progress
+from kdc.pipeline.config.judging_settings import ContractSettings
 from kdc.pipeline.config.student_names import UNCUT, is_shallow
+from kdc.pipeline.data.prepared import PreparedData
 from kdc.pipeline.quality.feasibility import fitting_students
 from kdc.pipeline.results.training import CandidatesResult, SearchResult, TeacherResult, Trial
 from kdc.pipeline.rundir import fingerprints
 from kdc.pipeline.rundir.context import Run
+from kdc.pipeline.rundir.files import TEACHER_LOGITS
 from kdc.pipeline.rundir.folders import kept_folder
 from kdc.pipeline.training.finetuning import plan_for
-from kdc.pipeline.training.students import score_uncut
+from kdc.pipeline.training.students import StudentOrigin, distil, score_uncut
 
 _FIRST_STEPS = 400  # fewer rank students by how fast they begin
 _QUICK_SURVIVORS = 3  # with layers, and as many without, whose trainings take a fraction
@@ -41,12 +45,23 @@ def depends_on(run: Run) -> dict[str, Any]:
 
 def run(run: Run, out: Path) -> SearchResult:
     """Find the student that gets the full training."""
-    survivors = _survivors(run)
-    cuts = [student for student in survivors if student != UNCUT]
-    winner, trials, stopped = _halve(run, out, cuts, scored=UNCUT in survivors) if cuts else (UNCUT, [], "")
+    survivors, settings = _survivors(run), run.config.contract
+    cuts = _first_tried([student for student in survivors if student != UNCUT], is_quick=settings.search == "quick")
+
+    def train(student: str, steps: int) -> Trial:
+        trial = short_training(run, out, student, steps)
+        run.say(f"search: {student}, {trial.steps} steps: tuning slice {trial.score:.1f}")
+        return trial
+
+    most = {student: steps_of_full_training(run, student) for student in cuts}
+    winner, trials, stopped = UNCUT, list[Trial](), ""
+    if cuts:
+        winner, trials, stopped = _halve(most, train, settings, scored=UNCUT in survivors, progress=run.progress)
     headline = f"after {len(trials)} short trainings{stopped}"
     if UNCUT in survivors:
-        uncut = _uncut(run)
+        teacher, origin = run.folder("teacher") / "model", run.origin_of(run.settings_of(UNCUT))
+        parameters = run.result(CandidatesResult).candidates[UNCUT].parameters
+        uncut = _uncut(teacher, run.result(TeacherResult).tune, parameters, run.data(), origin)
         run.say(f"search: the teacher itself: tuning slice {uncut.score:.1f}")
         longest = [trial for trial in trials if trial.student == winner][-1:]  # none where no cut can keep the contract
         if all(trial.score <= uncut.score for trial in longest):
@@ -55,20 +70,36 @@ def run(run: Run, out: Path) -> SearchResult:
     return SearchResult(student=winner, trials=tuple(trials), headline=f"{winner}, {headline}")
 
 
-def _halve(run: Run, out: Path, survivors: list[str], *, scored: bool) -> tuple[str, list[Trial], str]:
-    """Train the students for a part of their training, the better half for twice as long, and so on. With `scored` one
-    that stands alone is trained too, so that it has a score.
+def _first_tried(survivors: list[str], *, is_quick: bool) -> list[str]:
+    """The students that are trained first: all, or for a quick search a few of each kind."""
+    if not is_quick:
+        return survivors
+    kinds = ([student for student in survivors if is_shallow(student) == shallow] for shallow in (False, True))
+    return [student for kind in kinds for student in kind[:_QUICK_SURVIVORS]]
+
+
+def _halve(
+    most: Mapping[str, int],
+    train: Callable[[str, int], Trial],
+    settings: ContractSettings,
+    *,
+    scored: bool,
+    progress: Progress,
+) -> tuple[str, list[Trial], str]:
+    """Train the students for a part of their training, the better half for twice as long, and so on.
+
+    Args:
+        most: the steps of each student's full training, the largest student first.
+        train: trains a student for so many steps.
+        settings: how, and for how many hours, may be searched.
+        scored: whether a student that stands alone is trained too, so that it has a score.
+        progress: called with the trainings that are done, and one more.
 
     Returns:
         The winner, all trainings in order, and words on why they ended early; "" where they did not.
     """
-    settings = run.config.contract
-    is_quick = settings.search == "quick"
-    if is_quick:
-        kinds = ([student for student in survivors if is_shallow(student) == shallow] for shallow in (False, True))
-        survivors = [student for kind in kinds for student in kind[:_QUICK_SURVIVORS]]
     trials: list[Trial] = []
-    most = {student: steps_of_full_training(run, student) for student in survivors}
+    survivors, is_quick = list(most), settings.search == "quick"
     share = first_share(most.values())
     stopped = ""
     while (len(survivors) > 1 or (scored and not trials)) and not stopped:
@@ -77,11 +108,10 @@ def _halve(run: Run, out: Path, survivors: list[str], *, scored: bool) -> tuple[
             if trials and _is_out_of_time(trials, settings.max_hours):
                 stopped = f"; stopped after {settings.max_hours:g} hours"
                 break
-            trial = short_training(run, out, student, round(share * most[student]))
+            trial = train(student, round(share * most[student]))
             trials.append(trial)
             scores[student] = trial.score
-            run.progress(len(trials), len(trials) + 1)
-            run.say(f"search: {student}, {trial.steps} steps: tuning slice {trial.score:.1f}")
+            progress(len(trials), len(trials) + 1)
         # Of equal scores the larger student is the more promising one: it stands first, and sorting keeps the order.
         ranked = sorted(scores, key=lambda student: -scores[student]) or survivors
         survivors = ranked[: 1 if is_quick or 2 * share > 1 else len(ranked) // 2] or ranked[:1]
@@ -122,7 +152,8 @@ def short_training(run: Run, out: Path, student: str, steps: int) -> Trial:
         record.parent.mkdir(exist_ok=True)
         work.mkdir(exist_ok=True)
         began = time.monotonic()
-        result = run.distil(settings, work)
+        origin, logits = run.origin_of(settings), run.folder("targets") / TEACHER_LOGITS
+        result = distil(settings, origin, run.data(), logits, work, run.environment, progress=run.progress)
         assert result.training is not None
         assert result.parameters is not None
         trial = Trial(
@@ -137,14 +168,12 @@ def short_training(run: Run, out: Path, student: str, steps: int) -> Trial:
     return Trial.model_validate_json(record.read_text(encoding="utf-8"))
 
 
-def _uncut(run: Run) -> Trial:
-    """The teacher itself, which needs no training, as the tuning slice finds it."""
-    data, settings = run.data(), run.settings_of(UNCUT)
-    tune, parameters = run.result(TeacherResult).tune, run.result(CandidatesResult).candidates[UNCUT].parameters
-    vocabulary = run.vocabulary_of(settings)
-    if vocabulary is not None:
-        teacher, role = run.folder("teacher") / "model", run.role_of(settings)
-        result = score_uncut(teacher, data, vocabulary=vocabulary, role=role)
+def _uncut(
+    teacher: Path, tune: Mapping[str, float], parameters: int, data: PreparedData, origin: StudentOrigin
+) -> Trial:
+    """The teacher itself, which needs no training, on the tuning slice; `tune` is its score with its own vocabulary."""
+    if origin.vocabulary is not None:
+        result = score_uncut(teacher, data, vocabulary=origin.vocabulary, role=origin.role)
         tune, parameters = result.tune, result.parameters or parameters
     return Trial(
         student=UNCUT,

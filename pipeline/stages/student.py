@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from kdc.pipeline.config.student_names import UNCUT
+from kdc.pipeline.data.prepared import PreparedData
 from kdc.pipeline.results.training import StudentResult, TeacherResult
 from kdc.pipeline.rundir import fingerprints
 from kdc.pipeline.rundir.context import Run
+from kdc.pipeline.rundir.files import TEACHER_LOGITS
 from kdc.pipeline.training.finetuning import check_learned
-from kdc.pipeline.training.students import keep_smaller_teacher, keep_teacher
+from kdc.pipeline.training.students import StudentOrigin, distil, keep_smaller_teacher, keep_teacher
 
 _REMEDY = (
     "train longer (--epochs, --set student.min_steps=800), change --set student.learning_rate, take another "
@@ -33,22 +35,23 @@ def depends_on(run: Run) -> dict[str, Any]:
 
 def run(run: Run, out: Path) -> StudentResult:
     """Make the distilled student in `out`."""
-    settings = run.student
+    settings, origin = run.student, run.origin_of(run.student)
     if run.is_uncut:
-        return _teacher_itself(run, out)
-    result = run.distil(settings, out)
+        return _teacher_itself(run.folder("teacher") / "model", run.result(TeacherResult), run.data(), out, origin)
+    logits = run.folder("targets") / TEACHER_LOGITS
+    result = distil(settings, origin, run.data(), logits, out, run.environment, progress=run.progress)
     warning = check_learned(result, run.data().task, who="student", allow=settings.allow_majority, remedy=_REMEDY)
     if warning:
         run.say(f"warning: {warning}")
     return StudentResult(**result.to_json())
 
 
-def _teacher_itself(run: Run, out: Path) -> StudentResult:
-    folder = run.folder("teacher") / "model"
-    if run.vocabulary is None:
-        keep_teacher(folder, run.data(), out)
-        kept = run.result(TeacherResult).model_dump(include=_FOUND, exclude_unset=True)
+def _teacher_itself(
+    teacher: Path, found: TeacherResult, data: PreparedData, out: Path, origin: StudentOrigin
+) -> StudentResult:
+    if origin.vocabulary is None:
+        keep_teacher(teacher, data, out)
+        kept = found.model_dump(include=_FOUND, exclude_unset=True)
     else:
-        smaller = keep_smaller_teacher(folder, run.data(), out, vocabulary=run.vocabulary, role=run.student_role)
-        kept = smaller.to_json()
+        kept = keep_smaller_teacher(teacher, data, out, vocabulary=origin.vocabulary, role=origin.role).to_json()
     return StudentResult(**kept, headline="the teacher itself")

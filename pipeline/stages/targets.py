@@ -5,7 +5,9 @@ Goes on where it was cut off; with one teacher, memory does not grow with the ro
 portion, each into a file of its own, so that several processes can share the work.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +20,12 @@ from kdc.common.files import whole_file, write_whole
 from kdc.common.progress import Progress
 from kdc.pipeline.config.tasks import Task
 from kdc.pipeline.data.prepared import PreparedData
+from kdc.pipeline.evaluation.baseline_comparison import standing_of, worded
 from kdc.pipeline.models import loading
 from kdc.pipeline.quality.calibration import calibrate
 from kdc.pipeline.results.training import TargetsResult, TeacherResult
 from kdc.pipeline.rundir.context import Run
 from kdc.pipeline.rundir.files import SCORES, TEACHER_LOGITS
-from kdc.pipeline.rundir.standing import standing_of, worded
 from kdc.pipeline.training import ensemble, ranks
 from kdc.pipeline.training.batches import Rows
 from kdc.pipeline.training.environment import Environment, answering, settle
@@ -46,11 +48,17 @@ def run(run: Run, out: Path) -> TargetsResult:
         rows = _rows_to_learn_from(data)  # their ids come first
         np.save(path, np.load(run.folder("teacher") / SCORES)[:rows])
         result = TargetsResult(rows=rows)
-    elif len(run.config.teacher.sources) == 1:
-        answered = _answer(run, 0, path, answers)
-        result = TargetsResult(rows=_rows_to_learn_from(data), resumed_from=answered)
     else:
-        result = _average(run, path, answers)
+        answer = partial(_answer, run.folder("teacher"), data, answers, run.environment, run.progress)
+        places = range(len(run.config.teacher.sources))
+        if len(places) == 1:
+            result = TargetsResult(rows=_rows_to_learn_from(data), resumed_from=answer(0, path))
+        else:
+            files = [answers / f"{ensemble.folder(place)}.npy" for place in places]
+            for place, file in enumerate(files):
+                answer(place, file)
+            scores = run.result(TeacherResult).scores(data.task.metrics[0])
+            result = _average(files, ensemble.weights(scores, run.config.targets.weights), data, path)
     if run.config.targets.calibrate:
         result = result.model_copy(update={"temperature": _calibrate(data, path)})
     standing = standing_of(run, np.load(path, mmap_mode="r")[np.asarray(data.rows("tune")["row"][:])])
@@ -63,15 +71,10 @@ def _rows_to_learn_from(data: PreparedData) -> int:
     return sum(len(data.rows(split)) for split in _SPLITS if data.has(split))
 
 
-def _average(run: Run, path: Path, answers: Path) -> TargetsResult:
-    """Write several teachers' weighted mean."""
-    files = [answers / f"{ensemble.folder(place)}.npy" for place in range(len(run.config.teacher.sources))]
-    for place, file in enumerate(files):
-        _answer(run, place, file, answers)
-    scores = run.result(TeacherResult).scores(run.data().task.metrics[0])
-    shares = ensemble.weights(scores, run.config.targets.weights)
+def _average(files: Sequence[Path], shares: NDArray[np.float64], data: PreparedData, path: Path) -> TargetsResult:
+    """Write the mean of several teachers' logits, each in a file, by their shares."""
     answers_of_each = [np.load(file, mmap_mode="r") for file in files]
-    fitted = np.array([_temperature(run.data(), logits) for logits in answers_of_each])
+    fitted = np.array([_temperature(data, logits) for logits in answers_of_each])
     # Against each other alone: together they keep the sharpness that the student's own temperature is meant for.
     temperatures = tuple((fitted / np.exp(np.log(fitted).mean())).round(4).tolist())
     mean = ensemble.average(answers_of_each, shares, temperatures)
@@ -95,21 +98,29 @@ def _temperature(data: PreparedData, logits: NDArray[np.floating]) -> float:
     return calibrate(logits[rows], labels, data.task.kind, groups=data.groups("tune"))
 
 
-def _answer(run: Run, place: int, path: Path, answers: Path) -> int:
-    """Write one teacher's logits into a file, by way of its portions' files in a folder of `answers`.
+def _answer(
+    teachers: Path,
+    data: PreparedData,
+    answers: Path,
+    environment: Environment,
+    progress: Progress,
+    place: int,
+    path: Path,
+) -> int:
+    """Write one teacher's logits into a file, by way of its portions' files in a folder of `answers`. Its model is in a
+    folder of `teachers`; both are named by its place.
 
     Returns:
         How many rows were answered before the stage was cut off.
     """
-    data = run.data()
     total = _rows_to_learn_from(data)
     parts = answers / ensemble.folder(place)
     parts.mkdir(parents=True, exist_ok=True)
     missing = [start for start in portions(total) if not _part(parts, start).exists()]
     if missing:
         rows = Rows.read(data, ensemble.role(place), [split for split in _SPLITS if data.has(split)])
-        teacher = run.folder("teacher") / ensemble.folder(place)
-        answer_with(str(teacher), data.task, rows, missing, parts, environment=run.environment, progress=run.progress)
+        teacher = str(teachers / ensemble.folder(place))
+        answer_with(teacher, data.task, rows, missing, parts, environment=environment, progress=progress)
     join_parts(parts, path, rows=total, outputs=data.task.outputs)
     return total - sum(min(PORTION, total - start) for start in missing)
 

@@ -8,19 +8,24 @@ import hashlib
 import json
 import math
 import shutil
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from kdc.artifact.manifest import Join
 from kdc.common.errors import InputError
 from kdc.common.files import write_whole
 from kdc.pipeline.config.tasks import Task
 from kdc.pipeline.config.training_settings import TeacherSettings
+from kdc.pipeline.data.prepared import PreparedData
 from kdc.pipeline.data.report import rare_classes
 from kdc.pipeline.data.scores import scores_of_rows
 from kdc.pipeline.data.sources import input_fingerprint
+from kdc.pipeline.evaluation.baseline_comparison import standing_of, worded
 from kdc.pipeline.models import loading
 from kdc.pipeline.quality.metrics import predictions
 from kdc.pipeline.results.data import DataResult
@@ -28,7 +33,6 @@ from kdc.pipeline.results.training import Attempt, ModelResult, TeacherResult, T
 from kdc.pipeline.rundir import fingerprints
 from kdc.pipeline.rundir.context import Run
 from kdc.pipeline.rundir.files import PROBE, SCORES
-from kdc.pipeline.rundir.standing import standing_of, worded
 from kdc.pipeline.training import ensemble, ranks
 from kdc.pipeline.training.baselines import Linear, with_head
 from kdc.pipeline.training.batches import Rows
@@ -42,6 +46,9 @@ from kdc.pipeline.training.teachers import choose_join, load_finetuned, train_te
 _ATTEMPTS = "attempts.json"  # what was tried for the first teacher, where fine-tuning did not beat the baselines
 _PROBE_CHECKPOINTS = "checkpoints-probe"  # of the training that begins from the probe's head
 _RATES_CHECKPOINTS = "checkpoints-rates"  # of the short trainings by which rates are found
+Train = Callable[..., tuple[Any, TrainingSummary]]  # `train_teacher`, of which settings and checkpoints are left open
+Score = Callable[..., tuple[ModelResult, NDArray[np.float32]]]  # `_scored` of a model, and of how it was trained
+
 _REMEDY = (
     "try --set teacher.learning_rate=2e-5, more --epochs, or look at the labels; "
     "--set student.allow_majority=true goes on all the same"
@@ -62,8 +69,14 @@ def depends_on(run: Run) -> dict[str, Any]:
 def run(run: Run, out: Path) -> TeacherResult:
     """Make `out/model`, the fine-tuned teacher; `out/model-2` and so on where there are several."""
     if run.config.teacher.scores is not None:
-        return _keep_scores(run, run.config.teacher.scores, out)
-    _hint(run)
+        result, warning = _keep_scores(run.config.teacher.scores, run.data(), out)
+        _check(run, result)
+        if warning:
+            run.say(f"warning: {warning}")
+        return TeacherResult(**result.to_json())
+    hint = rare_classes(run.data().task, run.result(DataResult).report)
+    if hint is not None and run.config.teacher.class_weights == "none" and not run.config.teacher.finetuned:
+        run.say(f"teacher: {hint}")
     results = []
     for place in range(len(run.config.teacher.sources)):
         name = ensemble.folder(place)
@@ -84,80 +97,80 @@ def run(run: Run, out: Path) -> TeacherResult:
 def _make_teacher(run: Run, place: int, target: Path, checkpoints: Path) -> ModelResult:
     """Fine-tune or check one teacher, and save it."""
     settings, data, role = run.config.teacher, run.data(), ensemble.role(place)
-    source = settings.sources[place]
+    source, join = settings.sources[place], run.config.long.trained_join(data.task.kind)
     tokenizer = loading.load_tokenizer(source)
-    pad_id = tokenizer.pad_token_id
+    score = partial(
+        _scored,
+        data=data,
+        role=role,
+        pad_id=tokenizer.pad_token_id,
+        device=run.device,
+        chooses_join=join is not None and run.config.long.join == "auto",
+    )
     if settings.finetuned:
         model: Any = load_finetuned(source, data.task, settings.labels)
-        set_join(model, run.config.long.trained_join(data.task.kind))
-        result, _ = _scored(run, model, role, pad_id)
+        set_join(model, join)
+        result, _ = score(model)
     else:
-        if settings.search == "quick":
-            settings = _with_rates(run, source, role, target.with_name(f"rates-{role}.json"))
-        model, training = train_teacher(
-            source,
-            settings,
-            data,
-            run.environment,
-            role=role,
-            checkpoints=checkpoints,
-            progress=run.progress,
-            join=run.config.long.trained_join(data.task.kind),
+        environment = run.environment
+        train = partial(
+            train_teacher, source, data=data, environment=environment, role=role, progress=run.progress, join=join
         )
-        result, answers = _scored(run, model, role, pad_id, training)
-        if place == 0 and settings.from_probe == "auto" and (run.folder("baselines") / PROBE).exists():
+        if settings.search == "quick":
+            steps = plan_for(settings, len(data.tokens(role, "train")), environment).steps
+            settings = _with_rates(settings, steps, train, target.with_name(f"rates-{role}.json"), run.say)
+        model, training = train(settings, checkpoints=checkpoints)
+        result, answers = score(model, training)
+        probe = run.folder("baselines") / PROBE
+        if place == 0 and settings.from_probe == "auto" and probe.exists():
             standing = standing_of(run, answers)
             if standing is not None and not standing.is_shown:
                 run.say(f"teacher: {worded(standing, data.task.metrics[0])}; fine-tunes it from the probe's head too")
-                checkpoints = checkpoints.with_name(_PROBE_CHECKPOINTS)
-                model, result = _or_from_probe(run, settings, model, result, checkpoints)
-    _say_join(run, model)
+                checkpoints, tries = checkpoints.with_name(_PROBE_CHECKPOINTS), {"fine-tuned": (model, result)}
+                tries |= _from_probe(probe, settings, data.task, train, score, checkpoints, join)
+                model, result = _best_of(tries, data.task.metrics[0], target.with_name(_ATTEMPTS), run.say)
+    if join is not None:
+        run.say(f"teacher: the answers of a row's windows are joined {_joined_by(data.task, join_of(model.config))}")
     _check(run, result)
     model.save_pretrained(target)
     tokenizer.save_pretrained(target)
     return result.model_copy(update={"parameters": loading.count_parameters(model)})
 
 
-def _hint(run: Run) -> None:
-    """Tell of rare classes where all rows weigh alike."""
-    settings = run.config.teacher
-    hint = rare_classes(run.data().task, run.result(DataResult).report)
-    if hint is not None and settings.class_weights == "none" and not settings.finetuned:
-        run.say(f"teacher: {hint}")
-
-
 def _scored(
-    run: Run, model: Any, role: str, pad_id: int, training: TrainingSummary | None = None
+    model: Any,
+    training: TrainingSummary | None = None,
+    *,
+    data: PreparedData,
+    role: str,
+    pad_id: int,
+    device: str,
+    chooses_join: bool,
 ) -> tuple[ModelResult, NDArray[np.float32]]:
     """A teacher's result and its answers on the tuning slice, (rows, outputs), once it joins the windows of its rows by
     the way that is best there. It comes and goes back on the CPU."""
-    task, tokens = run.data().task, run.data().tokens(role, "tune")
-    tune = Rows([tokens])
-    model.to(run.device)
-    if run.config.long.mode != "cut" and run.config.long.join == "auto":
-        choose_join(model, tune, task, pad_id)
+    tune = Rows([data.tokens(role, "tune")])
+    model.to(device)
+    if chooses_join:
+        choose_join(model, tune, data.task, pad_id)
     answers = predict(model, tune, pad_id=pad_id)
     model.to("cpu")
-    result = score_logits(answers, run.data())
+    result = score_logits(answers, data)
     return result if training is None else result.model_copy(update={"training": training}), answers
 
 
-def _say_join(run: Run, model: Any) -> None:
-    """Tell how the windows of a teacher's rows are joined."""
-    if run.config.long.mode == "cut":
-        return
-    task, join = run.data().task, join_of(model.config)
+def _joined_by(task: Task, join: Sequence[Join]) -> str:
+    """How the windows of a teacher's rows are joined, in words."""
     by_label = dict(zip(task.labels, join, strict=True)) if len(join) > 1 else {}
-    chosen = ", ".join(f"{label} by {way}" for label, way in by_label.items()) or f"by {join[0]}"
-    run.say(f"teacher: the answers of a row's windows are joined {chosen}")
+    return ", ".join(f"{label} by {way}" for label, way in by_label.items()) or f"by {join[0]}"
 
 
-def _with_rates(run: Run, source: str, role: str, record: Path) -> TeacherSettings:
+def _with_rates(
+    settings: TeacherSettings, steps: int, train: Train, record: Path, say: Callable[[str], None]
+) -> TeacherSettings:
     """The settings of a teacher with the learning rates that short trainings find. Each of them is kept in `record`, so
-    that a stage that was cut off repeats none."""
-    settings, data = run.config.teacher, run.data()
+    that a stage that was cut off repeats none. A full training has so many steps."""
     default = Rates(settings.learning_rate, settings.new_modules_rate)
-    steps = plan_for(settings, len(data.tokens(role, "train")), run.environment).steps
     if ranks.size() > 1:  # a rate that ruins a training ends the processes that help with it
         raise InputError(
             "a search of rates does not run in several processes",
@@ -175,16 +188,7 @@ def _with_rates(run: Run, source: str, role: str, record: Path) -> TeacherSettin
             checkpoints = record.with_name(_RATES_CHECKPOINTS)
             shutil.rmtree(checkpoints, ignore_errors=True)
             try:
-                _, training = train_teacher(
-                    source,
-                    tried,
-                    data,
-                    run.environment,
-                    role=role,
-                    checkpoints=checkpoints,
-                    progress=run.progress,
-                    join=run.config.long.trained_join(run.data().task.kind),
-                )
+                _, training = train(tried, checkpoints=checkpoints)
                 losses[name] = training.history.tune_loss[-1][1]
             except Diverged:
                 losses[name] = math.inf
@@ -193,7 +197,7 @@ def _with_rates(run: Run, source: str, role: str, record: Path) -> TeacherSettin
 
     rates = search_rates(default, steps, trial)
     found = f"{rates.encoder:g} for the encoder and {rates.head:g} for its head, after {len(losses)} short trainings"
-    run.say(f"teacher: learning rates {found if losses else 'as set, as the training is too short for a search'}")
+    say(f"teacher: learning rates {found if losses else 'as set, as the training is too short for a search'}")
     return settings.model_copy(update=_rates_of(rates))
 
 
@@ -201,57 +205,57 @@ def _rates_of(rates: Rates) -> dict[str, float]:
     return {"learning_rate": rates.encoder, "head_learning_rate": rates.head}
 
 
-def _or_from_probe(
-    run: Run, settings: TeacherSettings, model: Any, result: ModelResult, checkpoints: Path
-) -> tuple[Any, ModelResult]:
-    """The best of the fine-tuned teacher, of a second one that is fine-tuned from the linear probe's head (LP-FT, Kumar
-    et al. 2022, arXiv 2202.10054), and of the probe itself. A tie is for the one that came first."""
-    data, metric = run.data(), run.data().task.metrics[0]
-    pad_id = loading.load_tokenizer(settings.model).pad_token_id
-    with np.load(run.folder("baselines") / PROBE) as probe:
-        head = Linear(probe["weight"], probe["bias"])
-    probing = with_head(loading.load_model(settings.model, data.task, pooling="mean").model, head)
-    set_join(probing, run.config.long.trained_join(data.task.kind))
-    second, training = train_teacher(
-        settings.model,
-        settings,
-        data,
-        run.environment,
-        role="teacher",
-        checkpoints=checkpoints,
-        progress=run.progress,
-        head=head,
-        join=run.config.long.trained_join(data.task.kind),
-    )
-    tries = {
-        "fine-tuned": (model, result),
-        "fine-tuned from the probe's head": (second, _scored(run, second, "teacher", pad_id, training)[0]),
-        "the probe": (probing, _scored(run, probing, "teacher", pad_id)[0]),
+def _from_probe(
+    probe: Path,
+    settings: TeacherSettings,
+    task: Task,
+    train: Train,
+    score: Score,
+    checkpoints: Path,
+    join: tuple[Join, ...] | None,
+) -> dict[str, tuple[Any, ModelResult]]:
+    """A second teacher that is fine-tuned from the linear probe's head (LP-FT, Kumar et al. 2022, arXiv 2202.10054),
+    and the probe itself, each with its result."""
+    with np.load(probe) as kept:
+        head = Linear(kept["weight"], kept["bias"])
+    probing = with_head(loading.load_model(settings.model, task, pooling="mean").model, head)
+    set_join(probing, join)
+    second, training = train(settings, checkpoints=checkpoints, head=head)
+    return {
+        "fine-tuned from the probe's head": (second, score(second, training)[0]),
+        "the probe": (probing, score(probing)[0]),
     }
+
+
+def _best_of(
+    tries: Mapping[str, tuple[Any, ModelResult]], metric: str, record: Path, say: Callable[[str], None]
+) -> tuple[Any, ModelResult]:
+    """The best of several teachers, which a record tells of. A tie is for the one that came first."""
     scores = {how: tried.tune[metric] for how, (_, tried) in tries.items()}
     best = max(scores, key=lambda how: scores[how])
-    attempts = [Attempt(how=how, score=score).to_json() for how, score in scores.items()]
-    write_whole(checkpoints.with_name(_ATTEMPTS), json.dumps(attempts))
+    write_whole(record, json.dumps([Attempt(how=how, score=score).to_json() for how, score in scores.items()]))
     listed = ", ".join(f"{how} {score:.1f}" for how, score in scores.items())
-    run.say(f"teacher: {listed} ({metric}, tuning slice); the teacher is {best}")
+    say(f"teacher: {listed} ({metric}, tuning slice); the teacher is {best}")
     return tries[best]
 
 
-def _keep_scores(run: Run, file: Path, out: Path) -> TeacherResult:
-    """Keep the answers that a black box gave, by row id."""
-    data = run.data()
+def _keep_scores(file: Path, data: PreparedData, out: Path) -> tuple[ModelResult, str]:
+    """Keep the answers that a black box gave, by row id.
+
+    Returns:
+        How good they are, and what looks wrong with them; "" where nothing does.
+    """
     scores = scores_of_rows(file, data)
     np.save(out / SCORES, scores)
     rows = data.rows("tune")
     logits, labels = scores[np.asarray(rows["row"][:])], np.asarray(rows["label"][:])
-    result = score_logits(logits, data)
-    _check(run, result)
+    warning = ""
     if are_the_labels(logits, labels, data.task):
-        run.say(
-            f"warning: {file.name} gives all {len(labels)} rows of the tuning slice their own label: is its column "
-            "the labels themselves, and not what the black box answered?"
+        warning = (
+            f"{file.name} gives all {len(labels)} rows of the tuning slice their own label: is its column the labels "
+            "themselves, and not what the black box answered?"
         )
-    return TeacherResult(**result.to_json())
+    return score_logits(logits, data), warning
 
 
 def are_the_labels(logits: NDArray[np.float32], labels: NDArray[np.generic], task: Task) -> bool:

@@ -10,13 +10,18 @@ from pathlib import Path
 from typing import Any
 
 from kdc.common.errors import KdcError
+from kdc.pipeline.config.graph_settings import QuantizeSettings
+from kdc.pipeline.config.student_names import UNCUT
+from kdc.pipeline.config.training_settings import StudentSettings
+from kdc.pipeline.graphs.exporting import export_model, keep_winner, standard_of, tuning_slice
+from kdc.pipeline.graphs.files import FP32_ONNX
 from kdc.pipeline.graphs.int8 import worth_trying
 from kdc.pipeline.graphs.int8_choice import choose
 from kdc.pipeline.graphs.int8_storage import VectorBits
+from kdc.pipeline.graphs.int8_trials import Trials
+from kdc.pipeline.graphs.ranges import sample_batches
 from kdc.pipeline.results.artifact import Int8Choice, UncutResult
 from kdc.pipeline.rundir.context import Run
-from kdc.pipeline.rundir.exporting import export_model, keep_winner, standard_of, trials_of, tuning_slice
-from kdc.pipeline.rundir.files import FP32_ONNX
 from kdc.pipeline.rundir.fingerprints import quantising, this_machine
 
 _ROWS = 300  # of the tuning slice: enough to tell whose answers differ least from fp32's
@@ -27,16 +32,26 @@ _CANDIDATES = ("channel-minmax", "channel-percentile", "channel-smooth", "channe
 
 def depends_on(run: Run) -> dict[str, Any]:
     """How graphs are made and judged, and on which machine; and whether the student is the teacher."""
-    settings = {"export": run.config.export.exporter, "quantize": quantising(run.config, _bits(run))}
-    return settings | {"is_student": _is_student(run)} | this_machine(run.device)
+    quantize = run.config.quantize
+    settings = {"export": run.config.export.exporter, "quantize": quantising(quantize, _bits(quantize))}
+    return settings | {"is_student": _is_student(run.student)} | this_machine(run.device)
 
 
 def run(run: Run, out: Path) -> UncutResult:
     """Make the graphs in `out`. A teacher that has no such graph only notes why: the student may well have one."""
-    if _is_student(run):
+    if _is_student(run.student):
         return UncutResult(headline="the student is the teacher itself")
     try:
-        exported = export_model(run, run.folder("teacher") / "model", out, role="teacher")
+        model = run.folder("teacher") / "model"
+        exported = export_model(
+            model,
+            out,
+            run.data().tokens("teacher", "tune"),
+            exporter=run.config.export.exporter,
+            max_length=run.max_length("teacher"),
+            long=run.windows("teacher", model),
+            seed=run.config.run.seed,
+        )
     except KdcError as error:
         (out / FP32_ONNX).unlink(missing_ok=True)
         note = f"the uncut teacher could not be exported: {error.what} ({error.given})"
@@ -54,23 +69,36 @@ def run(run: Run, out: Path) -> UncutResult:
     )
 
 
-def _bits(run: Run) -> VectorBits:
+def _bits(settings: QuantizeSettings) -> VectorBits:
     """Of the token vectors. A contract's size is of the student, and asks nothing of what it is compared with."""
-    asked = run.config.quantize.vector_bits
-    return 8 if asked == "auto" else asked
+    return 8 if settings.vector_bits == "auto" else settings.vector_bits
 
 
-def _is_student(run: Run) -> bool:
+def _is_student(student: StudentSettings) -> bool:
     """Whether the student is the teacher as it is; with a smaller vocabulary it is another model."""
-    return run.is_uncut and run.vocabulary is None
+    return student.model == UNCUT and student.has_all_pieces
 
 
 def _quantised(run: Run, out: Path) -> Int8Choice:
     """Keep the int8 candidate whose answers differ least from fp32's."""
-    fp32 = run.open_engine(out / FP32_ONNX, exported=out)
-    rows = tuning_slice(run, fp32, most=_ROWS)
-    trials = trials_of(run, fp32, rows, exported=out, out=out, role="teacher", bits=_bits(run))
-    standard = standard_of(run, rows)
+    settings, data = run.config.quantize, run.data()
+    open_engine = partial(run.open_engine, exported=out)
+    fp32 = open_engine(out / FP32_ONNX)
+    rows = tuning_slice(data, fp32, most=_ROWS)
+    tokens, seed = data.tokens("teacher", "train"), run.config.run.seed
+    trials = Trials(
+        folder=out,
+        fp32_file=out / FP32_ONNX,
+        batches=sample_batches(tokens, fp32.tokenizer_info.input_names, rows=settings.calibration_rows, seed=seed),
+        rows=rows,
+        fp32=fp32,
+        open_engine=open_engine,
+        invariance_rows=settings.invariance_rows,
+        rounds=settings.rounds,
+        seed=seed,
+        vector_bits=_bits(settings),
+    )
+    standard = standard_of(settings, rows)
     candidates = worth_trying(_CANDIDATES)
     for place, candidate in enumerate(candidates):
         trials.judge(candidate)

@@ -7,6 +7,7 @@ student is the teacher itself; and `trained_logits.npy`.
 
 import shutil
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -40,37 +41,40 @@ _PROBE_ROWS = 64
 _CHECKPOINTS = "checkpoints"
 
 
+@dataclass(frozen=True)
+class StudentOrigin:
+    """What a student is made of, and whose tokens it takes."""
+
+    cut_from: str  # the model that a student of "layers:...", "conv" or "static" is cut from
+    role: str  # whose tokens it takes: "teacher", "student" or "fewer"
+    # folder of a smaller vocabulary (`kdc.pipeline.models.vocabulary`); None keeps the model's
+    vocabulary: Path | None = None
+    join: tuple[Join, ...] | None = None  # how the windows of its rows are joined; None where rows are cut
+
+
 def distil(
     settings: StudentSettings,
+    origin: StudentOrigin,
     data: PreparedData,
     teacher_logits: Path | None,
     out: Path,
     environment: Environment,
     *,
-    cut_from: str,
-    vocabulary: Path | None = None,
-    role: str,
-    join: tuple[Join, ...] | None = None,
     progress: Progress,
     unlabeled: bool = True,
 ) -> ModelResult:
     """Make a student and train it into a folder.
 
     Args:
-        settings, data, environment: of the student, the rows, and seed, device and precision.
+        settings, origin, data, environment: the student, the rows, and seed, device and precision.
         teacher_logits: see `fine_tune`; None trains on the labels alone (a control).
         out: the folder.
-        cut_from: the model that a student of "layers:...", "conv" or "static" is cut from.
-        vocabulary: folder of a smaller one for it (`kdc.pipeline.models.vocabulary`); None keeps the model's.
-        role: whose tokens it takes: "teacher", "student" or "fewer".
-        join: how the windows of its rows are joined; None where rows are cut.
         progress: called with (step, steps).
         unlabeled: see `fine_tune`.
     """
     set_seed(environment.seed)
-    new_modules, pad_id = _make_base(
-        settings, data, out, environment, cut_from=cut_from, vocabulary=vocabulary, role=role, join=join
-    )
+    role = origin.role
+    new_modules, pad_id = _make_base(settings, origin, data, out, environment)
     # What is trained is what reading the file gives: an architecture may build a layer by its number.
     student: Any = loading.load_model(str(out / "base"), data.task, dropout=settings.dropout_rate).model
     parameters = loading.count_parameters(as_served(student))
@@ -101,25 +105,18 @@ def distil(
 
 
 def _make_base(
-    settings: StudentSettings,
-    data: PreparedData,
-    out: Path,
-    environment: Environment,
-    *,
-    cut_from: str,
-    vocabulary: Path | None,
-    role: str,
-    join: tuple[Join, ...] | None,
+    settings: StudentSettings, origin: StudentOrigin, data: PreparedData, out: Path, environment: Environment
 ) -> tuple[tuple[str, ...], int]:
     """Write the student before its training to `base/`, and return its modules that start at random and its padding
     id. A training that goes on keeps the base that it began with: another machine might choose other neurons."""
 
     def importance(model: Any, parts: Sequence[Part]) -> list[torch.Tensor]:
-        pad_id = loading.load_tokenizer(cut_from if vocabulary is None else str(vocabulary)).pad_token_id
+        source = origin.cut_from if origin.vocabulary is None else str(origin.vocabulary)
+        pad_id = loading.load_tokenizer(source).pad_token_id
         return unit_importance(
             model,
             parts,
-            Rows.read(data, role, ["train"]),
+            Rows.read(data, origin.role, ["train"]),
             pad_id=pad_id,
             device=environment.device,
             batch_size=settings.batch_size,
@@ -130,12 +127,12 @@ def _make_base(
     loaded, source = new_student(
         settings.model,
         data.task,
-        cut_from=cut_from,
-        vocabulary=vocabulary,
+        cut_from=origin.cut_from,
+        vocabulary=origin.vocabulary,
         importance=first_units if begun else importance,
     )
     tokenizer = loading.load_tokenizer(source)
-    set_join(loaded.model, join)
+    set_join(loaded.model, origin.join)
     if not begun:
         loaded.model.save_pretrained(out / "base")
         tokenizer.save_pretrained(out / "base")

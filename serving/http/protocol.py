@@ -22,8 +22,8 @@ from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from kdc.serving.http.accepting import Accepting, most_connections
-from kdc.serving.http.api.replies import error_response
 from kdc.serving.http.metrics import Metrics
+from kdc.serving.http.replies import error_response
 from kdc.serving.http.settings import ServeSettings
 
 MAX_HEAD_BYTES = 16 * 1024  # of a request's first line, headers and trailers together

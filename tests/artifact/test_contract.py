@@ -7,10 +7,10 @@ import pytest
 from pydantic import ValidationError
 
 from kdc.artifact.contract.judgement import Judgement, decide, judge_drop, missed_costs, spent
+from kdc.artifact.contract.rates import Rate
 from kdc.artifact.contract.required import Found
 from kdc.artifact.contract.terms import Contract, Costs, Limits, Quality, parse_conditions, replace
 from kdc.artifact.contract.text import advice, render
-from kdc.artifact.decision import Rate
 from kdc.common.errors import InputError
 from kdc.pipeline.quality.comparison import Other, compare
 

@@ -17,7 +17,7 @@ from kdc.artifact.folder import load_manifest, write_manifest
 from kdc.artifact.manifest import Kind, TaskInfo
 from kdc.common.errors import KdcError
 from kdc.pipeline.config.tasks import custom_task
-from kdc.pipeline.rundir.lineage import label_share
+from kdc.pipeline.packaging.lineage import label_share
 
 TAGS = TaskInfo(name="tags", kind="multilabel", labels=("x", "y", "z"))
 NUMBER = TaskInfo(name="stars", kind="regression")

@@ -336,12 +336,12 @@ def test_other_unlabelled_rows_are_not_given_the_answers_of_the_old_ones(
     assert record["metrics"]["train_rows"] == both  # a student learns from the unlabelled rows too
     # The control without them. The bugs to catch: it has them too, or learns from the labels alone.
     run = open_run(tmp_path / "run", config, Reporter())
-    with mock.patch("kdc.pipeline.rundir.context.distil", wraps=students.distil) as distil:
+    with mock.patch("kdc.pipeline.stages.controls.distil", wraps=students.distil) as distil:
         control = student_without_unlabeled(run, tmp_path / "control")
     assert control.training is not None
     assert control.training.train_rows == len(data.rows("train"))
     assert distil.call_args.args[0].min_steps == record["metrics"]["steps"]  # as many as with them
-    assert distil.call_args.args[2] == tmp_path / "run" / "targets" / "logits.npy"
+    assert distil.call_args.args[3] == tmp_path / "run" / "targets" / "logits.npy"
     assert (tmp_path / "control" / "model" / "tokenizer.json").exists()
 
 

@@ -19,12 +19,12 @@ from kdc.common.errors import InputError
 from kdc.pipeline.config.settings import Config
 from kdc.pipeline.config.tasks import custom_task
 from kdc.pipeline.data.prepared import open_data, texts_of
+from kdc.pipeline.evaluation.second_model import check_second, second_model
 from kdc.pipeline.quality.cascading import curve, fewest
 from kdc.pipeline.quality.latency import Speed
 from kdc.pipeline.report.page import write_report
 from kdc.pipeline.results.artifact import CascadeResult, EvaluateResult
 from kdc.pipeline.results.training import TeacherResult
-from kdc.pipeline.rundir.cascading import check_second, second_model
 from kdc.pipeline.rundir.context import Run
 from kdc.pipeline.rundir.record import CompressResult, read_result
 from kdc.pipeline.stages import cascade

@@ -21,8 +21,8 @@ from kdc.common.errors import InputError
 from kdc.pipeline.config.aims import Aim, aims_of, parse_aim
 from kdc.pipeline.config.resolve import layer_of, resolve
 from kdc.pipeline.data.prepared import open_data, texts_of
+from kdc.pipeline.evaluation.thresholds import _refuse_unshown, _ties
 from kdc.pipeline.quality.operating import Chosen, choose, rates
-from kdc.pipeline.rundir.operating import _refuse_unshown, _ties
 from kdc.pipeline.rundir.record import CompressResult
 from kdc.serving.engine.deciding import decided, in_words
 from kdc.serving.engine.engine import Engine

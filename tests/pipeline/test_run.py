@@ -21,13 +21,13 @@ from kdc.pipeline.data.prepared import PreparedData, open_data
 from kdc.pipeline.graphs import int8_trials
 from kdc.pipeline.graphs.int8 import CANDIDATES
 from kdc.pipeline.graphs.int8_choice import Standard
+from kdc.pipeline.packaging.manifest import on_cuda
 from kdc.pipeline.quality.peak_memory import ModelFiles, peak_memory_bytes
 from kdc.pipeline.results.training import ControlsResult, ModelResult
 from kdc.pipeline.rundir import folders
 from kdc.pipeline.rundir.context import Run, open_run
 from kdc.pipeline.rundir.files import CONTROLS
 from kdc.pipeline.rundir.folders import Stage
-from kdc.pipeline.rundir.manifest import on_cuda
 from kdc.pipeline.rundir.record import StageRecord, read_result
 from kdc.pipeline.stages import controls, evaluate, merge, uncut
 

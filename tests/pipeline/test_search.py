@@ -256,13 +256,10 @@ def short(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
     """Trials that train nothing, and a teacher that is worse than any student; what would be trained, in order."""
     monkeypatch.setattr(search, "_FIRST_STEPS", 8)
     uncut = Trial(student="teacher", steps=0, parameters=9, score=-1.0, seconds=0.0)
-    monkeypatch.setattr(search, "_uncut", lambda run: uncut)
+    monkeypatch.setattr(search, "_uncut", lambda *_: uncut)
     trained: list[tuple[str, int]] = []
-    distil = Run.distil
 
-    def noted(run: Run, student: StudentSettings, out: Path, **named: Any) -> ModelResult:
-        if out.parent.name != "search.partial":
-            return distil(run, student, out, **named)
+    def noted(student: StudentSettings, *_: Any, **__: Any) -> ModelResult:
         trained.append((student.model, student.min_steps))
         training = TrainingSummary(
             best_score=50.0,
@@ -279,7 +276,7 @@ def short(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
         scores = {"tune": {"macro_f1": 50.0}, "majority": {"macro_f1": 0.0}}
         return ModelResult(**scores, constant=False, chance=0.001, parameters=1, training=training)
 
-    monkeypatch.setattr(Run, "distil", noted)
+    monkeypatch.setattr(search, "distil", noted)
     return trained
 
 
@@ -299,15 +296,13 @@ def test_halving_trains_the_survivors_twice_as_long_and_the_winner_becomes_the_s
         (DEEP[2], 16): 85.0,
         (DEEP[0], 16): 75.0,
     }
-    distil = Run.distil
+    distil = vars(search)["distil"]
 
-    def scored(run: Run, student: StudentSettings, out: Path, **named: Any) -> ModelResult:
-        result = distil(run, student, out, **named)
-        if out.parent.name != "search.partial":
-            return result
-        return result.model_copy(update={"tune": {"macro_f1": scores[student.model, student.min_steps]}})
+    def scored(student: StudentSettings, *rest: Any, **named: Any) -> ModelResult:
+        score = scores[student.model, student.min_steps]
+        return distil(student, *rest, **named).model_copy(update={"tune": {"macro_f1": score}})
 
-    monkeypatch.setattr(Run, "distil", scored)
+    monkeypatch.setattr(search, "distil", scored)
     compress(rows.config(run, "contract.search=full", max_size_mb=100.0), until="student")
     assert short == list(scores)
     base = json.loads((run / "student" / "base" / "config.json").read_text())
@@ -326,13 +321,13 @@ def test_the_quick_search_tries_the_three_largest_with_layers_and_those_without(
 def test_the_best_of_a_quick_search_gets_the_full_training_whatever_its_kind(
     rows: Rows, run: Path, short: list[tuple[str, int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    distil = Run.distil
+    distil = vars(search)["distil"]
 
-    def scored(run: Run, student: StudentSettings, out: Path, **named: Any) -> ModelResult:
+    def scored(student: StudentSettings, *rest: Any, **named: Any) -> ModelResult:
         score = 90.0 if student.model == "static" else 80.0
-        return distil(run, student, out, **named).model_copy(update={"tune": {"macro_f1": score}})
+        return distil(student, *rest, **named).model_copy(update={"tune": {"macro_f1": score}})
 
-    monkeypatch.setattr(Run, "distil", scored)
+    monkeypatch.setattr(search, "distil", scored)
     compress(rows.config(run, max_size_mb=100.0), until="search")
     assert read_result(run, SearchResult).student == "static"
 
@@ -379,17 +374,17 @@ def test_a_search_that_is_cut_off_goes_on_where_it_was(
     rows: Rows, run: Path, short: list[tuple[str, int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = rows.config(run, max_size_mb=100.0)
-    noted = Run.distil
+    noted = vars(search)["distil"]
 
-    def killed_at_the_third(run: Run, student: StudentSettings, out: Path, **named: Any) -> ModelResult:
+    def killed_at_the_third(*rest: Any, **named: Any) -> ModelResult:
         if len(short) == 2:
             raise KeyboardInterrupt
-        return noted(run, student, out, **named)
+        return noted(*rest, **named)
 
-    monkeypatch.setattr(Run, "distil", killed_at_the_third)
+    monkeypatch.setattr(search, "distil", killed_at_the_third)
     with pytest.raises(KeyboardInterrupt):
         compress(config, until="search")
-    monkeypatch.setattr(Run, "distil", noted)
+    monkeypatch.setattr(search, "distil", noted)
     compress(config, until="search")
     assert [student for student, _ in short] == QUICK
 
@@ -398,13 +393,13 @@ def test_a_search_out_of_time_takes_the_best_so_far(
     rows: Rows, run: Path, short: list[tuple[str, int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scores = dict(zip(DEEP, (70.0, 90.0, 95.0), strict=False))
-    distil = Run.distil
+    distil = vars(search)["distil"]
 
-    def scored(run: Run, student: StudentSettings, out: Path, **named: Any) -> ModelResult:
+    def scored(student: StudentSettings, *rest: Any, **named: Any) -> ModelResult:
         tune = {"macro_f1": scores[student.model]}
-        return distil(run, student, out, **named).model_copy(update={"tune": tune})
+        return distil(student, *rest, **named).model_copy(update={"tune": tune})
 
-    monkeypatch.setattr(Run, "distil", scored)
+    monkeypatch.setattr(search, "distil", scored)
     monkeypatch.setattr(search, "_is_out_of_time", lambda trials, max_hours: len(trials) == 2)
     compress(rows.config(run, max_size_mb=100.0, max_hours=1.0), until="search")
     result = read_result(run, SearchResult)
@@ -483,7 +478,7 @@ def test_a_search_may_take_the_teacher_in_place_of_a_student_with_a_tokenizer_of
     config = config_for(rows.folder, rows.teacher, *sets, flags={"run.out": tmp_path / "run", **flags})
     monkeypatch.setattr(candidates, "students_of", lambda _: [str(student), "layers:0,ffn=9", "teacher"])
     uncut = Trial(student="teacher", steps=0, parameters=9, score=101.0, seconds=0.0)
-    monkeypatch.setattr(search, "_uncut", lambda run: uncut)
+    monkeypatch.setattr(search, "_uncut", lambda *_: uncut)
     result = compress(config)
     found = read_result(tmp_path / "run", SearchResult)
     assert found.student == "teacher"

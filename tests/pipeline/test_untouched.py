@@ -17,11 +17,13 @@ from kdc.artifact.folder import load_manifest
 from kdc.artifact.manifest import Manifest, TaskInfo
 from kdc.common.errors import InputError
 from kdc.pipeline.data.prepared import PreparedData
+from kdc.pipeline.evaluation.answers import answers_of
+from kdc.pipeline.evaluation.thresholds import decided_task
+from kdc.pipeline.evaluation.variants import variants_of
 from kdc.pipeline.graphs import int8_trials
 from kdc.pipeline.quality.latency import Speed
 from kdc.pipeline.results.artifact import CascadeResult, PackageResult, QuantizeResult
 from kdc.pipeline.rundir.context import Run
-from kdc.pipeline.rundir.operating import decided_task
 from kdc.pipeline.rundir.record import read_result
 from kdc.pipeline.stages import cascade
 
@@ -122,6 +124,12 @@ def test_the_evaluation_is_not_the_same(both: tuple[Path, Path]) -> None:
     assert tables[0]["teacher"]["accuracy"] > tables[1]["teacher"]["accuracy"] + 10
 
 
+def decided(run: Run) -> TaskInfo:
+    """The task of a finished run with its thresholds, by the fp32 graph."""
+    data, answers = run.data(), answers_of(run.data(), run.folder("evaluate"), None)
+    return decided_task(run.config.operating, data, variants_of(run), answers, variant="fp32", temperature=1.0)[0]
+
+
 @pytest.mark.parametrize("asked", ASKED)
 def test_thresholds_are_the_same_whatever_the_evaluation_rows_are(
     finished: Finished, monkeypatch: pytest.MonkeyPatch, asked: dict[str, Any]
@@ -135,9 +143,9 @@ def test_thresholds_are_the_same_whatever_the_evaluation_rows_are(
         rows = rows_of(data, split)
         return rows if split != "eval" else rows.map(lambda row: {"label": 1 - row["label"]})
 
-    before = decided_task(run, "fp32", 1.0)[0]
+    before = decided(run)
     monkeypatch.setattr(PreparedData, "rows", contrary)
-    after = decided_task(run, "fp32", 1.0)[0]
+    after = decided(run)
     assert chosen(before) == chosen(after)
     assert before != after  # what is told of the evaluation rows
 
@@ -151,4 +159,4 @@ def test_thresholds_know_the_groups_of_the_tuning_slice(
     run = Run(root=finished.folder / "run", config=finished.config.model_copy(update={"operating": operating}))
     monkeypatch.setattr(PreparedData, "groups", lambda data, split: np.arange(len(data.rows(split))) % 3)
     with pytest.raises((InputError, AssertionError), match=r"shows no threshold|too small"):
-        decided_task(run, "fp32", 1.0)
+        decided(run)

@@ -11,7 +11,8 @@ from bag_models import INFO, write_artifact
 from live import running
 from typer.testing import CliRunner
 
-from kdc.artifact.decision import Abstention, LabelSets, OperatingPoint, Rate, Rates
+from kdc.artifact.contract.rates import Rate
+from kdc.artifact.decision import Abstention, LabelSets, OperatingPoint, Rates
 from kdc.artifact.manifest import TaskInfo
 from kdc.cli import app
 from kdc.common.errors import InputError

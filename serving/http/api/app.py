@@ -11,8 +11,9 @@ from starlette.routing import Route
 from starlette.types import Lifespan
 
 from kdc.common.errors import KdcError
+from kdc.serving.http import replies
 from kdc.serving.http.admin import admin_port
-from kdc.serving.http.api import classify, moderations, pages, replies, tei, v2
+from kdc.serving.http.api import classify, moderations, pages, tei, v2
 from kdc.serving.http.api.gate import Gate
 from kdc.serving.http.metrics import CONTENT_TYPE, Metrics
 from kdc.serving.http.queue import BatchReport, Result, Row

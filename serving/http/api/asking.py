@@ -13,8 +13,8 @@ from kdc.serving.engine.deciding import answered
 from kdc.serving.engine.engine import Text
 from kdc.serving.engine.tokenizing import is_blank
 from kdc.serving.http.api.gate import Gate, wait_for_freed_memory
-from kdc.serving.http.api.replies import ABSTAINED, ARTIFACT, EMPTY, ApiError
 from kdc.serving.http.model import Answer, Model
+from kdc.serving.http.replies import ABSTAINED, ARTIFACT, EMPTY, ApiError
 from kdc.serving.http.settings import ServeSettings
 
 # Brackets, braces, commas and quotes of a JSON body: most around one row, which is two texts in lists of their own in

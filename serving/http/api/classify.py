@@ -20,8 +20,8 @@ from starlette.responses import Response
 from kdc.serving.engine.engine import activate
 from kdc.serving.http.api import tei
 from kdc.serving.http.api.asking import ask, model_asked, read_json
-from kdc.serving.http.api.replies import ApiError, JsonResponse, written
 from kdc.serving.http.model import Answer, Model
+from kdc.serving.http.replies import ApiError, JsonResponse, written
 
 # What requests may hold besides the texts. The last three are not used: whose request it is, which, and how urgent.
 _KEYS = {"texts": {"model"}, "input": {"model", "use_activation", "raw_scores", "user", "request_id", "priority"}}

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from kdc.serving.http.api.replies import ApiError, error_response, on_unexpected
 from kdc.serving.http.drain import Drain
 from kdc.serving.http.metrics import Metrics
+from kdc.serving.http.replies import ApiError, error_response, on_unexpected
 from kdc.serving.http.settings import ServeSettings
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from starlette.responses import Response
 from kdc.serving.engine.deciding import decided
 from kdc.serving.http.api import tei
 from kdc.serving.http.api.asking import ask, model_asked, read_json, within_limits
-from kdc.serving.http.api.replies import ApiError, JsonResponse, written
+from kdc.serving.http.replies import ApiError, JsonResponse, written
 
 _TIMES = 3  # each label is in three places of a result
 

@@ -4,8 +4,8 @@ import functools
 from typing import Any
 
 from kdc.common.version import __version__
-from kdc.serving.http.api.replies import EMPTY, ERRORS
 from kdc.serving.http.api.tei import FUNCTIONS
+from kdc.serving.http.replies import EMPTY, ERRORS
 
 Json = dict[str, Any]
 

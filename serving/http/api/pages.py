@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, RedirectResponse, Response
 
 from kdc.serving.http.api.openapi import describe
-from kdc.serving.http.api.replies import ApiError, JsonResponse
+from kdc.serving.http.replies import ApiError, JsonResponse
 
 # Read once, at the start, so that a worker needs no disk to answer.
 _PAGES = {path.name: path.read_bytes() for path in (Path(__file__).resolve().parent.parent / "pages").iterdir()}

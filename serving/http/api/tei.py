@@ -22,8 +22,8 @@ from kdc.artifact.manifest import Kind
 from kdc.common.version import __version__
 from kdc.serving.engine.engine import Engine, Text, activate
 from kdc.serving.http.api.asking import ask, model_asked, model_named, read_json, require_ready, within_limits
-from kdc.serving.http.api.replies import ApiError, JsonResponse, written
 from kdc.serving.http.model import Model
+from kdc.serving.http.replies import ApiError, JsonResponse, written
 from kdc.serving.http.settings import ServeSettings
 
 FUNCTIONS: dict[str, Kind] = {"softmax": "classification", "sigmoid": "multilabel", "none": "regression"}

@@ -26,8 +26,8 @@ from kdc.serving.http.api.asking import (
     turn_of,
     within_limits,
 )
-from kdc.serving.http.api.replies import ApiError, JsonResponse, written
 from kdc.serving.http.model import Model
+from kdc.serving.http.replies import ApiError, JsonResponse, written
 from kdc.serving.http.settings import ServeSettings
 
 _HEADER = "inference-header-content-length"

@@ -17,7 +17,7 @@ from kdc.common.protobuf import varint
 from kdc.common.version import __version__
 from kdc.serving.http.api import v2
 from kdc.serving.http.api.asking import ask, read_bytes
-from kdc.serving.http.api.replies import ApiError
+from kdc.serving.http.replies import ApiError
 
 SERVICE = "inference.GRPCInferenceService"
 HEALTH = "grpc.health.v1.Health"

@@ -40,4 +40,4 @@ def test_a_hub_that_cannot_be_reached_does_not_stop_a_run_that_needs_it_no_more(
     """Would stop a finished run on a machine that has not the student's checkpoint, since the check runs each time."""
     teacher = tiny_runs.base_model("bert", tmp_path / "teacher")
     config = tiny_runs.config_for(tmp_path, teacher, flags={"student.model": "nobody/has-such-a-model"})
-    data._check_architecture(config)
+    data._check_architecture(config.student, config.teacher.model)

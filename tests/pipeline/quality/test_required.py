@@ -7,10 +7,11 @@ import pytest
 from scipy.stats import binomtest
 
 from kdc.artifact.contract.judgement import Judgement, decide, spent
+from kdc.artifact.contract.rates import Rate, parse_bound
 from kdc.artifact.contract.required import Found, judge_found
 from kdc.artifact.contract.terms import Contract, Costs, Limits
 from kdc.artifact.contract.text import table
-from kdc.artifact.decision import Abstention, OperatingPoint, Rate, parse_bound
+from kdc.artifact.decision import Abstention, OperatingPoint
 from kdc.artifact.manifest import TaskInfo
 from kdc.common.errors import InputError
 from kdc.pipeline.config.aims import required_label

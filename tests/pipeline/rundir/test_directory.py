@@ -51,24 +51,24 @@ def test_a_directory_with_somebodys_own_files_is_refused_and_left_alone(
     write(tmp_path / "out" / theirs, '{"run": 1}')
     before = files(tmp_path)
     with pytest.raises(InputError, match="what no run made") as caught:
-        claim(tmp_path / "out", config, STAGES)
+        claim(tmp_path / "out", config.model_dump_json(indent=2), STAGES)
     assert str(tmp_path / "out" / theirs.split("/")[0]) in str(caught.value)
     assert files(tmp_path) == before
 
 
 def test_other_files_beside_a_run_are_no_hindrance(config: Config, tmp_path: Path) -> None:
     write(tmp_path / "notes.txt")
-    claim(tmp_path, config, STAGES)
+    claim(tmp_path, config.model_dump_json(indent=2), STAGES)
     assert json.loads((tmp_path / "config.json").read_text())["student"]
     assert (tmp_path / "notes.txt").read_text() == "mine"
 
 
 def test_a_run_goes_on_in_its_own_directory(config: Config, tmp_path: Path) -> None:
-    claim(tmp_path, config, STAGES)
+    claim(tmp_path, config.model_dump_json(indent=2), STAGES)
     for name in ("data/rows", "teacher.partial/model", "artifact", "report.html"):
         write(tmp_path / name)
     before = files(tmp_path)
-    claim(tmp_path, config, STAGES)
+    claim(tmp_path, config.model_dump_json(indent=2), STAGES)
     assert files(tmp_path) == before
 
 
@@ -76,16 +76,16 @@ def test_stages_that_were_copied_from_another_run_are_a_start(config: Config, tm
     write(tmp_path / "data" / "stage.json")
     write(tmp_path / "teacher.kept" / "0123.json")
     (tmp_path / "teacher.partial").mkdir()  # killed before its mark was written
-    claim(tmp_path, config, STAGES)
+    claim(tmp_path, config.model_dump_json(indent=2), STAGES)
     assert sorted(files(tmp_path)) == ["config.json", "data/stage.json", "teacher.kept/0123.json"]
 
 
 def test_a_run_whose_settings_were_cut_off_goes_on(config: Config, tmp_path: Path) -> None:
     write(tmp_path / "config.json", '{"run": {"ou')
     with pytest.raises(InputError, match="what no run made"):
-        claim(tmp_path, config, STAGES)
+        claim(tmp_path, config.model_dump_json(indent=2), STAGES)
     write(tmp_path / "data" / "stage.json")
-    claim(tmp_path, config, STAGES)
+    claim(tmp_path, config.model_dump_json(indent=2), STAGES)
     assert json.loads((tmp_path / "config.json").read_text())["student"]
 
 
@@ -103,7 +103,7 @@ def test_compress_does_not_replace_the_folder_that_its_rows_lie_in(tmp_path: Pat
 @pytest.mark.parametrize("folder", ["..", "."])
 def test_a_run_is_never_named_after_a_way_up(tmp_path: Path, folder: str) -> None:
     flags = {"data.train": None, "data.data": Path(folder), "run.out": None}
-    assert task_of(config_for(tmp_path, tmp_path, flags=flags)).name == "task"
+    assert task_of(config_for(tmp_path, tmp_path, flags=flags).data).name == "task"
 
 
 def test_a_run_by_another_metric_is_another_run(tmp_path: Path) -> None:

@@ -89,10 +89,11 @@ def test_a_student_is_trained_without_dropout_unless_it_is_asked_for(
         raise InterruptedError
 
     monkeypatch.setattr(students, "fine_tune", caught)
+    run = Run(root=finished.folder / "run", config=finished.config)
+    settings = finished.config.student.model_copy(update={"dropout": dropout})
+    origin, out = run.origin_of(settings), tmp_path / "student"
     with pytest.raises(InterruptedError):
-        Run(root=finished.folder / "run", config=finished.config).distil(
-            finished.config.student.model_copy(update={"dropout": dropout}), tmp_path / "student"
-        )
+        students.distil(settings, origin, run.data(), None, out, run.environment, progress=run.progress)
     ids = torch.arange(4, 12)[None]
     first, second = (trained[0].train()(input_ids=ids).logits for _ in range(2))
     assert torch.equal(first, second) is not drops

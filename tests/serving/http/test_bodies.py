@@ -29,9 +29,9 @@ from kdc.artifact.manifest import TaskInfo
 from kdc.serving.http.api import asking, v2_grpc
 from kdc.serving.http.api.asking import Marks, decoded
 from kdc.serving.http.api.gate import Gate
-from kdc.serving.http.api.replies import ApiError
 from kdc.serving.http.metrics import Metrics
 from kdc.serving.http.model import Model
+from kdc.serving.http.replies import ApiError
 from kdc.serving.http.settings import ServeSettings
 
 TAGS = TaskInfo(name="tags", kind="multilabel", labels=("x", "y", "z"))

@@ -16,7 +16,7 @@ import pytest
 from bag_models import many_labels, write_artifact
 from live import running
 
-import kdc.serving.http.api.replies as replies
+import kdc.serving.http.replies as replies
 from kdc.serving.engine.engine import Engine
 from kdc.serving.http.api.tei import labelled
 

@@ -15,8 +15,8 @@ from live import running
 
 from kdc.artifact.manifest import TaskInfo
 from kdc.serving.engine.engine import Engine
-from kdc.serving.http.api.replies import ApiError
 from kdc.serving.http.api.v2 import _read_bytes_tensor, _within, read_rows
+from kdc.serving.http.replies import ApiError
 from kdc.serving.http.settings import ServeSettings
 
 TEXTS = ["w1 w2", "w3", "w4 w5 w6"]

@@ -10,9 +10,9 @@ from markdown_it import MarkdownIt
 from kdc.artifact.folder import load_manifest
 from kdc.artifact.manifest import Manifest
 from kdc.common.tables import code, markdown, plain
+from kdc.pipeline.packaging.card import model_card
+from kdc.pipeline.packaging.hugging_face import card_metadata
 from kdc.pipeline.results.artifact import QuantizeResult
-from kdc.pipeline.rundir.card import model_card
-from kdc.pipeline.rundir.hugging_face import card_metadata
 
 HOSTILE = [
     "<script>alert(1)</script>",

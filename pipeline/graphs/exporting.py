@@ -1,4 +1,4 @@
-"""A model of the run as ONNX graphs: exported and proven equal, and its int8 candidates, ready to be judged.
+"""A model as ONNX graphs: exported and proven equal, and its int8 candidates, ready to be judged.
 
 Stages `export` and `quantize` do this for the student, stage `uncut` for the teacher.
 """
@@ -6,24 +6,26 @@ Stages `export` and `quantize` do this for the student, stage `uncut` for the te
 import json
 import shutil
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kdc.pipeline.data.prepared import texts_of
+from kdc.artifact.manifest import LongTexts
+from kdc.pipeline.config.graph_settings import QuantizeSettings
+from kdc.pipeline.data.prepared import PreparedData, texts_of
 from kdc.pipeline.data.tokens import apart, tokenizer_info
+from kdc.pipeline.graphs.files import FP32_ONNX, INT8_ONNX, TOKENIZER_INFO, TOKENIZER_JSON
 from kdc.pipeline.graphs.int8_choice import Standard
-from kdc.pipeline.graphs.int8_storage import VectorBits
 from kdc.pipeline.graphs.int8_trials import Trials, TuningSlice
-from kdc.pipeline.graphs.onnx_graph import export_onnx, graph_inputs
+from kdc.pipeline.graphs.onnx_graph import Exporter, export_onnx, graph_inputs
 from kdc.pipeline.graphs.parity import Feeds, LogitsFunction, check_parity, onnx_logits, parity_batches, torch_logits
-from kdc.pipeline.graphs.ranges import sample_batches
 from kdc.pipeline.models import loading
 from kdc.pipeline.quality import metrics
-from kdc.pipeline.rundir.context import Run
-from kdc.pipeline.rundir.files import FP32_ONNX, INT8_ONNX, TOKENIZER_INFO, TOKENIZER_JSON
 from kdc.serving.engine.engine import Engine
+
+if TYPE_CHECKING:
+    import datasets
 
 _ROWS = 64
 _LONGEST = 512  # a batch of 32 longer rows would take gigabytes in eager attention
@@ -39,39 +41,47 @@ class Exported:
     batches: list[Feeds]  # the rows that were compared
 
 
-def export_model(run: Run, model: Path, out: Path, *, role: str) -> Exported:
-    """Export a model of the run, and see that its graph answers as it does.
+def export_model(
+    model: Path,
+    out: Path,
+    tokens: "datasets.Dataset",
+    *,
+    exporter: Exporter,
+    max_length: int,
+    long: LongTexts | None,
+    seed: int,
+) -> Exported:
+    """Export a model, and see that its graph answers as it does.
 
     Args:
-        run: whose rows are compared.
         model: folder that `save_pretrained` wrote, with its tokenizer.
         out: folder for `model.onnx`, `tokenizer.json` and `tokenizer_info.json`.
-        role: whose tokens the model takes.
+        tokens: of the tuning slice, as the model takes them; some of the first rows are compared.
+        exporter: what makes the graph.
+        max_length: tokens after which a row is cut.
+        long: the windows of rows with more tokens; None where these are cut.
+        seed: draws these rows.
 
     Raises:
         KdcError: it cannot be exported, or the graph answers otherwise.
     """
     tokenizer = loading.load_tokenizer(str(model))
-    max_length = run.max_length(role)
-    tokens = run.data().tokens(role, "tune")
     typed = "token_type_ids" in tokens.column_names
-    exporter = export_onnx(model, out / FP32_ONNX, exporter=run.config.export.exporter, token_type_ids=typed)
+    made_by = export_onnx(model, out / FP32_ONNX, exporter=exporter, token_type_ids=typed)
     typed = "token_type_ids" in graph_inputs(out / FP32_ONNX)
-    long = run.long(max_length, loading.load_config(str(model)))
     info = tokenizer_info(tokenizer, max_length=max_length, token_type_ids=typed, long=long)
     (out / TOKENIZER_INFO).write_text(info.model_dump_json(indent=2), encoding="utf-8")
     tokenizer.backend_tokenizer.save(str(out / TOKENIZER_JSON), pretty=False)  # a third smaller
 
     rows = apart(tokens[index] for index in range(min(_ROWS, len(tokens))))
     longest = min(max_length, _LONGEST)
-    batches = list(parity_batches(rows, pad_id=info.pad_id, max_length=longest, seed=run.config.run.seed))
+    batches = list(parity_batches(rows, pad_id=info.pad_id, max_length=longest, seed=seed))
     answer = onnx_logits(out / FP32_ONNX)
-    return Exported(exporter, check_parity(answer, torch_logits(model), batches), answer, batches)
+    return Exported(made_by, check_parity(answer, torch_logits(model), batches), answer, batches)
 
 
-def tuning_slice(run: Run, fp32: Engine, *, most: int | None = None) -> TuningSlice:
+def tuning_slice(data: PreparedData, fp32: Engine, *, most: int | None = None) -> TuningSlice:
     """The tuning slice, or so many of its rows from all over it, and what fp32 answers to them."""
-    data = run.data()
     rows = data.rows("tune")
     count = min(most or len(rows), len(rows))
     rows = rows.select(np.arange(count) * len(rows) // count)  # a file may be sorted by label
@@ -79,51 +89,11 @@ def tuning_slice(run: Run, fp32: Engine, *, most: int | None = None) -> TuningSl
     return TuningSlice(texts, np.asarray(rows["label"][:]), fp32.logits(texts), data.task)
 
 
-def standard_of(run: Run, rows: TuningSlice) -> Standard:
+def standard_of(settings: QuantizeSettings, rows: TuningSlice) -> Standard:
     """What int8 is held to: fp32's score, and what may be lost of it."""
-    settings, task = run.config.quantize, rows.task
+    task = rows.task
     score = metrics.compute(rows.logits, rows.labels, task.kind, task.metrics)[task.metrics[0]]
     return Standard(task.metrics[0], score, len(rows.texts), settings.max_int8_drop, settings.free_drop)
-
-
-def trials_of(
-    run: Run,
-    fp32: Engine,
-    rows: TuningSlice,
-    *,
-    exported: Path,
-    out: Path,
-    role: str,
-    bits: VectorBits,
-    temperature: float = 1.0,
-) -> Trials:
-    """The run's settings as plain values, and no candidate tried yet.
-
-    Args:
-        run: whose training rows calibrate the ranges.
-        fp32: the engine over the graph.
-        rows: what candidates are judged on.
-        exported: the graph's folder, with its tokenizer.
-        out: folder for the candidates' files.
-        role: whose tokens the graph takes.
-        bits: of each number of a token's vector.
-        temperature: by which logits are divided.
-    """
-    settings, seed = run.config.quantize, run.config.run.seed
-    tokens = run.data().tokens(role, "train")
-    batches = sample_batches(tokens, fp32.tokenizer_info.input_names, rows=settings.calibration_rows, seed=seed)
-    return Trials(
-        folder=out,
-        fp32_file=exported / FP32_ONNX,
-        batches=batches,
-        rows=rows,
-        fp32=fp32,
-        open_engine=partial(run.open_engine, exported=exported, temperature=temperature),
-        invariance_rows=settings.invariance_rows,
-        rounds=settings.rounds,
-        seed=seed,
-        vector_bits=bits,
-    )
 
 
 def keep_winner(trials: Trials, winner: str | None, out: Path) -> None:

@@ -13,14 +13,15 @@ from kdc.artifact.decision import Abstention, LabelSets, OperatingPoint
 from kdc.artifact.manifest import TaskInfo
 from kdc.common.errors import InputError
 from kdc.pipeline.config.aims import Aim, abstain_of, aims_of
+from kdc.pipeline.config.judging_settings import OperatingSettings
+from kdc.pipeline.data.prepared import PreparedData
+from kdc.pipeline.evaluation.variants import CASCADE, CASCADE_FP32, Variants
+from kdc.pipeline.graphs.exporting import tuning_slice
 from kdc.pipeline.quality.abstaining import answered_rates, choose_answered
 from kdc.pipeline.quality.conformal import choose_at_least, covered_rates
+from kdc.pipeline.quality.judging import EvaluationAnswers
 from kdc.pipeline.quality.metrics import Groups
 from kdc.pipeline.quality.operating import Chosen, choose, having, rates
-from kdc.pipeline.rundir.cascading import CASCADE, CASCADE_FP32, open_variant
-from kdc.pipeline.rundir.context import Run
-from kdc.pipeline.rundir.evidence import answers_of
-from kdc.pipeline.rundir.exporting import tuning_slice
 from kdc.serving.engine.deciding import decided, given
 from kdc.serving.engine.engine import activate
 
@@ -30,24 +31,35 @@ _TIED, _FEWEST_TIED = 0.05, 10  # share and number of a slice's rows with one pr
 _Labelled = tuple[NDArray[np.floating], NDArray[np.generic]]  # probabilities (rows, outputs), and the rows' labels
 
 
-def decided_task(run: Run, variant: str, temperature: float) -> tuple[TaskInfo, list[str]]:
-    """The task with the thresholds and sets of labels that a run asks for, and what a person should know of them.
+def decided_task(
+    operating: OperatingSettings,
+    data: PreparedData,
+    variants: Variants,
+    answers: EvaluationAnswers,
+    *,
+    variant: str,
+    temperature: float,
+) -> tuple[TaskInfo, list[str]]:
+    """The task with the thresholds and sets of labels that are asked for, and what a person should know of them.
 
     Args:
-        run: whose evaluation is done.
+        operating: what is asked for.
+        data: the rows.
+        variants: the ONNX files.
+        answers: to the evaluation rows.
         variant: that a CPU loads: the thresholds are of its probabilities.
         temperature: by which its logits are divided.
 
     Raises:
         InputError: a bound was asked for, and the tuning slice shows no threshold that keeps it.
     """
-    task, operating = run.data().task.info(), run.config.operating
+    task = data.task.info()
     aims, abstain = aims_of(operating.aims, task), abstain_of(operating.abstain, operating.aims, task)
     if not aims and abstain is None and operating.sets is None:
         return task, []
-    with open_variant(run, variant, temperature=temperature) as engine:
-        held_out = tuning_slice(run, engine)
-    answers, groups = answers_of(run), run.data().groups("tune")
+    with variants.open(variant, temperature=temperature) as engine:
+        held_out = tuning_slice(data, engine)
+    groups = data.groups("tune")
     tuning = activate(held_out.logits, task.kind, temperature), held_out.labels
     evaluation = activate(answers.students[variant], task.kind, temperature), answers.labels
     notes: list[str] = []

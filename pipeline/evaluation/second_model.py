@@ -1,4 +1,4 @@
-"""A run's second model, beside its student: what it is, its files, and the engine of the two together."""
+"""A run's second model, beside its student: what it is, its files, and which artifact can be one."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,17 +8,15 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from kdc.artifact.folder import load_manifest
-from kdc.artifact.manifest import CPU_PROVIDER, Device, Manifest, Second
+from kdc.artifact.manifest import CPU_PROVIDER, LongTexts, Manifest
 from kdc.common.errors import InputError
 from kdc.pipeline.config.student_names import UNCUT, is_of_teacher
+from kdc.pipeline.config.tasks import Task
+from kdc.pipeline.graphs.files import FP32_ONNX, INT8_ONNX, TOKENIZER_INFO, TOKENIZER_JSON
 from kdc.pipeline.models import loading
-from kdc.pipeline.results.artifact import CascadeResult, Pair, QuantizeResult
 from kdc.pipeline.results.data import DataResult
-from kdc.pipeline.rundir.context import Run, read_tokenizer_info
-from kdc.pipeline.rundir.files import FP32_ONNX, INT8_ONNX, TOKENIZER_INFO, TOKENIZER_JSON
-from kdc.serving.engine.engine import Engine
+from kdc.pipeline.rundir.context import Run
 
-CASCADE, CASCADE_FP32 = "cascade", "cascade_fp32"  # variants of an artifact
 _FILES = {"fp32": FP32_ONNX, "int8": INT8_ONNX}
 
 
@@ -34,7 +32,7 @@ class SecondModel:
 def second_model(run: Run) -> SecondModel:
     """The teacher itself, or what stage `cascade` copied of another run's artifact."""
     is_artifact = isinstance(run.config.cascade.second, Path)
-    folder = run.folder(CASCADE if is_artifact else "uncut")
+    folder = run.folder("cascade" if is_artifact else "uncut")
     # A folder `uncut` may be there from a start before this one, which exports no teacher.
     known = is_artifact or "uncut" in run.fingerprints
     return SecondModel(folder, "second" if is_artifact else "teacher", files_in(folder) if known else {})
@@ -45,53 +43,9 @@ def files_in(folder: Path) -> dict[str, Path]:
     return {name: folder / file for name, file in _FILES.items() if (folder / file).exists()}
 
 
-def pairs_of(run: Run) -> dict[str, Pair]:
-    """The cascades that the artifact may have, by variant; none where no second model was looked for, or none gains."""
-    return run.result(CascadeResult).variants if CASCADE in run.fingerprints else {}
-
-
-def second_of(run: Run, pair: Pair, file: str) -> Second:
-    """A cascade's second model as the manifest tells of it, with the name of its ONNX file."""
-    folder = second_model(run).folder
-    return Second(
-        name=run.result(CascadeResult).second,
-        file=file,
-        token_type_ids=read_tokenizer_info(folder).token_type_ids,
-        temperature=pair.temperature,
-        answered_from=pair.answered_from,
-        share=pair.share,
-    )
-
-
-def student_files(run: Run) -> dict[str, Path]:
-    """The student's ONNX files by number format; int8 only where a CPU loads it."""
-    files = {"fp32": run.folder("export") / FP32_ONNX}
-    return files | ({"int8": run.folder("quantize") / INT8_ONNX} if run.result(QuantizeResult).chosen else {})
-
-
 def scaled(logits: NDArray[np.floating], temperature: float, wanted: float) -> NDArray[np.floating]:
     """Logits of one temperature as logits of another, see `kdc.serving.engine.engine.Engine.of_second`."""
     return logits * np.float32(wanted / temperature)
-
-
-def open_variant(run: Run, variant: str, *, temperature: float, device: Device = "cpu") -> Engine:
-    """The serving engine of a variant: of the student alone, or of it and the second model. The temperature is the
-    student's."""
-    pair = pairs_of(run).get(variant)
-    students = student_files(run)
-    if pair is None:
-        return run.open_engine(students[variant], temperature=temperature, device=device)
-    file = second_model(run).files[pair.second]
-    exported = run.folder("export")
-    return Engine.from_files(
-        students[pair.first],
-        exported / TOKENIZER_JSON,
-        task=run.data().task.info(),
-        tokenizer_info=read_tokenizer_info(exported),
-        temperature=temperature,
-        device=device,
-        second=(second_of(run, pair, file.name), file),
-    )
 
 
 def check_second(run: Run) -> None:
@@ -118,7 +72,18 @@ def check_second(run: Run) -> None:
             remedy="drop one of them",
         )
     if isinstance(asked, Path):
-        _check_artifact(run, asked, given)
+        student, length = config.student.model, run.result(DataResult).max_length["student"]
+        reads = config.teacher.model if is_of_teacher(student) else student
+        _check_artifact(
+            asked,
+            given,
+            task,
+            rows=run.fingerprints["data"],
+            # A search may find a student that reads the teacher's tokens.
+            tokenizer=None if config.searches and reads == student else reads,
+            max_length=length,
+            long=config.long.of(length),
+        )
     elif not config.has_one_teacher or not config.export.teacher or config.student.model == UNCUT:
         raise InputError(
             "there is no teacher, exported and uncut, that could be the second model beside the student",
@@ -127,33 +92,42 @@ def check_second(run: Run) -> None:
             "--cascade ARTIFACT",
         )
     elif not is_of_teacher(config.student.model) and not config.searches:
-        student, teacher = (loading.load_tokenizer(model) for model in (config.student.model, config.teacher.model))
-        if student.get_vocab() != teacher.get_vocab():
+        own, theirs = (loading.load_tokenizer(model) for model in (config.student.model, config.teacher.model))
+        if own.get_vocab() != theirs.get_vocab():
             raise other_tokens(f"{given} --student {config.student.model}")
 
 
-def _check_artifact(run: Run, folder: Path, given: str) -> None:
-    manifest, data = load_manifest(folder), run.data()
+def _check_artifact(
+    folder: Path,
+    given: str,
+    task: Task,
+    *,
+    rows: str,
+    tokenizer: str | None,
+    max_length: int,
+    long: LongTexts | None,
+) -> None:
+    """Refuse an artifact that cannot be the second model of a run with these rows, by their fingerprint, and a student
+    with this tokenizer; None where it is not known yet."""
+    manifest = load_manifest(folder)
     if any(variant.second is not None for variant in manifest.variants.values()):
         raise InputError("the second model is two models itself", given=given, remedy="name an artifact of one model")
     labels = list(manifest.task.labels)
-    if (manifest.task.kind, labels) != (data.task.kind, list(data.task.labels)):
+    if (manifest.task.kind, labels) != (task.kind, list(task.labels)):
         raise InputError(
             "the two models of a cascade have the same labels, in one order",
-            given=f"{given}, which has {', '.join(labels)}; the task has {', '.join(data.task.labels)}",
+            given=f"{given}, which has {', '.join(labels)}; the task has {', '.join(task.labels)}",
             remedy="name the artifact of another run on the same task",
         )
-    student = run.config.student.model
-    own = loading.load_tokenizer(run.config.teacher.model if is_of_teacher(student) else student)
-    theirs = Tokenizer.from_file(str(folder / TOKENIZER_JSON))
-    length = run.result(DataResult).max_length["student"]
-    searched = run.config.searches and not is_of_teacher(student)  # it may find one that reads the teacher's tokens
-    long = manifest.tokenizer.long
-    windows = None if long is None else long.model_copy(update={"join": ("mean",)})  # what it is here is chosen later
-    lengths_differ = (manifest.tokenizer.max_length, windows) != (length, run.config.long.of(length))
-    if not searched and (theirs.get_vocab() != own.get_vocab() or lengths_differ):
-        raise other_tokens(given)
-    if manifest.lineage.data_fingerprint != run.fingerprints["data"]:
+    if tokenizer is not None:
+        own, theirs = loading.load_tokenizer(tokenizer), Tokenizer.from_file(str(folder / TOKENIZER_JSON))
+        windows = manifest.tokenizer.long
+        if windows is not None:  # how they are joined is chosen later
+            windows = windows.model_copy(update={"join": ("mean",)})
+        lengths_differ = (manifest.tokenizer.max_length, windows) != (max_length, long)
+        if theirs.get_vocab() != own.get_vocab() or lengths_differ:
+            raise other_tokens(given)
+    if manifest.lineage.data_fingerprint != rows:
         raise InputError(
             "the second model was made of other rows, or by another teacher: it may know rows by which both are judged",
             given=given,

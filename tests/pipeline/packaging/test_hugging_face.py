@@ -20,7 +20,7 @@ from kdc.artifact.manifest import Manifest, TokenizerInfo
 from kdc.pipeline.models.cutting import Cut, cut
 from kdc.pipeline.models.pooling import MeanPooledClassifier
 from kdc.pipeline.models.units import first_units
-from kdc.pipeline.rundir.hugging_face import add_hugging_face_files, card_metadata
+from kdc.pipeline.packaging.hugging_face import add_hugging_face_files, card_metadata
 
 ROWS = [("w1 w5", "w7 w8 w9"), ("w2", "w3"), ("w1 " * 90, "w4 w5 " * 70)]  # the last one is cut
 

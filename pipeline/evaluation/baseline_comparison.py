@@ -1,11 +1,14 @@
 """Where a run's teacher stands beside the best of its baselines, by the deciding metric on the tuning slice."""
 
+from collections.abc import Sequence
+from typing import Literal
+
 import numpy as np
 from numpy.typing import NDArray
 
 from kdc.pipeline.quality import metrics
 from kdc.pipeline.quality.intervals import difference
-from kdc.pipeline.results.training import BaselinesResult, Standing, TargetsResult, TeacherResult
+from kdc.pipeline.results.training import Attempt, BaselinesResult, Standing
 from kdc.pipeline.rundir.context import Run
 from kdc.pipeline.rundir.files import BASELINE_LOGITS
 
@@ -24,9 +27,8 @@ def standing_of(run: Run, logits: NDArray[np.floating]) -> Standing | None:
     return Standing(baseline=best, teacher_score=score, baseline_score=floor, interval=seen.interval)
 
 
-def better_baseline(run: Run) -> str | None:
+def better_baseline(standing: Standing | None) -> str | None:
     """The baseline that is better than the teacher; None where none is."""
-    standing = run.result(TargetsResult).standing
     return standing.baseline if standing is not None and standing.baseline_score > standing.teacher_score else None
 
 
@@ -40,11 +42,17 @@ def worded(standing: Standing, metric: str) -> str:
     )
 
 
-def teacher_note(run: Run) -> str:
-    """What a person should know of a run's teacher: that it is no better than a baseline, or how it came about where
+def score_to_keep(standing: Standing | None, teacher: float, against: Literal["teacher", "best"]) -> float:
+    """The score on the tuning slice of what a contract compares with: the teacher, or the best baseline if that is
+    better."""
+    if standing is None:
+        return teacher
+    return max([standing.teacher_score] + [standing.baseline_score] * (against == "best"))
+
+
+def teacher_note(standing: Standing | None, attempts: Sequence[Attempt], metric: str) -> str:
+    """What a person should know of a teacher: that it is no better than a baseline, or how it came about where
     fine-tuning did not do; "" where all is well."""
-    standing, metric = run.result(TargetsResult).standing, run.data().task.metrics[0]
-    attempts = run.result(TeacherResult).attempts
     notes = []
     if attempts:
         best = max(attempts, key=lambda attempt: attempt.score)

@@ -6,8 +6,8 @@ from kdc.artifact.decision import decision_table, sets_table
 from kdc.artifact.inspection import cells
 from kdc.artifact.manifest import Manifest
 from kdc.common.tables import code, markdown, plain
+from kdc.pipeline.packaging.hugging_face import CONFIG, WEIGHTS
 from kdc.pipeline.results.artifact import QuantizeResult
-from kdc.pipeline.rundir.hugging_face import CONFIG, WEIGHTS
 
 UNCUT_NAME = "the teacher itself, uncut"  # in the lineage of an artifact whose student is that
 

@@ -8,15 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from kdc.artifact.folder import describe_files
-from kdc.artifact.manifest import CPU_PROVIDER, CUDA_PROVIDER, Manifest, Variant
+from kdc.artifact.manifest import CPU_PROVIDER, CUDA_PROVIDER, Lineage, Manifest, Variant
+from kdc.pipeline.evaluation.variants import CASCADE, CASCADE_FP32, Variants
+from kdc.pipeline.graphs.files import FP16_ONNX, FP32_ONNX, INT8_ONNX, read_tokenizer_info
 from kdc.pipeline.graphs.onnx_graph import versions_of
 from kdc.pipeline.quality.metrics import METRICS
 from kdc.pipeline.results.artifact import ExportResult, QuantizeResult
 from kdc.pipeline.results.base import Table
-from kdc.pipeline.rundir.cascading import CASCADE, CASCADE_FP32, pairs_of, second_model, second_of
-from kdc.pipeline.rundir.context import Run, read_tokenizer_info
-from kdc.pipeline.rundir.files import FP16_ONNX, FP32_ONNX, INT8_ONNX
-from kdc.pipeline.rundir.lineage import lineage_of
 
 # The artifact's ONNX files, by the names under which transformers.js finds them, and as earlier stages name them.
 ONNX_FILES = {
@@ -28,15 +26,25 @@ ONNX_FILES = {
 _SECOND_FILES = {"fp32": "second.onnx", "int8": "second_int8.onnx"}
 
 
-def manifest_of(run: Run, folder: Path, table: Table, quantized: QuantizeResult) -> Manifest:
-    """The manifest of the files that are in the folder so far."""
-    variants = _variants(folder, table, run.result(ExportResult), quantized)
-    variants |= _cascades(run, table, variants, folder)
-    info = read_tokenizer_info(run.folder("export"))
+def manifest_of(
+    folder: Path, table: Table, exported: ExportResult, quantized: QuantizeResult, made: Variants, lineage: Lineage
+) -> Manifest:
+    """The manifest of the files that are in the folder so far, which gets the files of second models.
+
+    Args:
+        folder: of the artifact.
+        table: what was measured of each model.
+        exported, quantized: how the student's graphs came about.
+        made: what the variants are made of.
+        lineage: where the artifact comes from.
+    """
+    variants = _variants(folder, table, exported, quantized)
+    variants |= _cascades(made, table, variants, folder)
+    info = read_tokenizer_info(made.exported)
     return Manifest(
         kdc_version=importlib.metadata.version("kdc"),
-        task=run.data().task.info(),
-        lineage=lineage_of(run),
+        task=made.task,
+        lineage=lineage,
         files=describe_files(folder, sorted(file.name for file in folder.iterdir())),
         tokenizer=info,
         input_names=info.input_names,
@@ -78,19 +86,19 @@ def _variants(folder: Path, table: Table, exported: ExportResult, quantized: Qua
     return variants
 
 
-def _cascades(run: Run, table: Table, variants: Mapping[str, Variant], folder: Path) -> dict[str, Variant]:
+def _cascades(made: Variants, table: Table, variants: Mapping[str, Variant], folder: Path) -> dict[str, Variant]:
     """What was measured of the student with a second model, whose files are put into the folder; the graph's versions
     are the newer ones of the two."""
     cascades = {}
-    for name, pair in pairs_of(run).items():
+    for name, pair in made.pairs.items():
         if name not in table or (name == CASCADE_FP32 and f"{name} (cuda)" not in table):  # it could not be run
             continue
-        first, second = variants[pair.first], second_model(run).files[pair.second]
+        first, second = variants[pair.first], made.second.files[pair.second]
         shutil.copyfile(second, folder / _SECOND_FILES[pair.second])
         opset, ir = versions_of(second)
         cascades[name] = Variant(
             file=first.file,
-            second=second_of(run, pair, _SECOND_FILES[pair.second]),
+            second=made.second_of(pair, _SECOND_FILES[pair.second]),
             opset=max(opset, first.opset),
             ir=max(ir, first.ir),
             **_measured(table.get(f"{name} (cuda)", table[name])),

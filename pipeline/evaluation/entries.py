@@ -1,7 +1,7 @@
 """The models of a run that stage `evaluate` compares, each as something that answers: teacher, student, controls and
 baselines as they are, and the ONNX variants in the serving engine, so that what is measured is what will serve."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -13,34 +13,21 @@ from numpy.typing import NDArray
 
 from kdc.artifact.manifest import Device, Scalar, Second
 from kdc.common.errors import KdcError
+from kdc.pipeline.config.data_settings import LongSettings
 from kdc.pipeline.data.prepared import PreparedData, texts_of
 from kdc.pipeline.data.tokens import tokenizer_info
+from kdc.pipeline.evaluation.variants import CASCADE_FP32, variants_of
+from kdc.pipeline.graphs.files import FP16_ONNX, FP32_ONNX, INT8_ONNX, TOKENIZER_JSON
 from kdc.pipeline.models import loading
 from kdc.pipeline.models.shallow import as_served
 from kdc.pipeline.quality.peak_memory import ModelFiles
 from kdc.pipeline.results.artifact import Pair, QuantizeResult, UncutResult
 from kdc.pipeline.results.training import BaselinesResult, ControlsResult, StudentResult, TargetsResult, TeacherResult
-from kdc.pipeline.rundir.cascading import (
-    CASCADE_FP32,
-    open_variant,
-    pairs_of,
-    second_model,
-    second_of,
-    student_files,
-)
 from kdc.pipeline.rundir.context import Run
-from kdc.pipeline.rundir.files import (
-    BASELINE_LOGITS,
-    CONTROLS,
-    FP16_ONNX,
-    FP32_ONNX,
-    INT8_ONNX,
-    SCORES,
-    TOKENIZER_JSON,
-)
+from kdc.pipeline.rundir.files import BASELINE_LOGITS, CONTROLS, SCORES
 from kdc.pipeline.training import ensemble
 from kdc.pipeline.training.batches import Rows
-from kdc.pipeline.training.joining import logits_of
+from kdc.pipeline.training.joining import join_of, logits_of
 from kdc.pipeline.training.predict import predict
 from kdc.pipeline.training.students import load_student
 from kdc.serving.engine.engine import Engine
@@ -66,15 +53,32 @@ class Entry:
 def entries_of(run: Run, notes: list[str]) -> dict[str, Entry]:
     """All of them by name, in the order of the table; to `notes` goes what is not there, and why."""
     onnx = _onnx_entries(run, notes)
-    return _torch_entries(run) | onnx | _cascade_entries(run, onnx, notes) | _baseline_entries(run)
+    baselines = run.result_or_none(BaselinesResult)
+    return (
+        _torch_entries(run)
+        | onnx
+        | _cascade_entries(run, onnx, notes)
+        | ({} if baselines is None else _baseline_entries(run.folder("baselines") / BASELINE_LOGITS, baselines.tune))
+    )
 
 
 def _torch_entries(run: Run) -> dict[str, Entry]:
     """Teacher, student with adapters, merged student, and the controls that there are."""
-    torch_entry = partial(_torch_entry, run, run.data())
-    merged, student, role = run.folder("merge") / "model", run.folder("student"), run.student_role
+    data, merged, student, role = run.data(), run.folder("merge") / "model", run.folder("student"), run.student_role
+    torch_entry = partial(_torch_entry, data, device=run.device, max_length=run.max_length, long=run.config.long)
+    teacher, folder = run.config.teacher, run.folder("teacher")
+    if teacher.scores is not None:
+        teacher_entry = _black_box(np.load(folder / SCORES), data)
+    elif len(teacher.sources) == 1:
+        teacher_entry = torch_entry(folder / ensemble.folder(0), ensemble.role(0))
+    else:
+        places = range(len(teacher.sources))
+        teachers = [torch_entry(folder / ensemble.folder(place), ensemble.role(place)) for place in places]
+        scores = run.result(TeacherResult).scores(data.task.metrics[0])
+        temperatures = run.result(TargetsResult).temperatures or (1.0,) * len(teachers)
+        teacher_entry = _as_one(teachers, ensemble.weights(scores, run.config.targets.weights), temperatures)
     entries = {
-        "teacher": _teacher_entry(run, torch_entry),
+        "teacher": teacher_entry,
         "student": torch_entry(student / "base", role, model=load_student(student), weights=merged),
         "merged": torch_entry(merged, role),
     }
@@ -89,31 +93,31 @@ def _torch_entries(run: Run) -> dict[str, Entry]:
 
 
 def _torch_entry(
-    run: Run,
     data: PreparedData,
     folder: Path,
     role: str,
     *,
+    device: str,
+    max_length: Callable[[str], int],
+    long: LongSettings,
     model: Any = None,
     weights: Path | None = None,
 ) -> Entry:
     """A torch model. Its folder holds tokenizer and weights; or it is given, and `weights` is the folder of a model of
-    its size. The role is whose tokens it takes, by which the longest rows are known too."""
+    its size. The role is whose tokens it takes; by it `max_length` tells the tokens of the longest rows."""
     if model is None:
         model = loading.load_model(str(folder), data.task).model
-    device = run.device
     model = model.to(device).eval()
     tokenizer = loading.load_tokenizer(str(folder))
     typed = "token_type_ids" in tokenizer.model_input_names
-    max_length = run.max_length(role)
-    long = run.long(max_length, model.config)
-    info = tokenizer_info(tokenizer, max_length=max_length, token_type_ids=typed, long=long)
+    windows = long.of(max_length(role), join_of(model.config))
+    info = tokenizer_info(tokenizer, max_length=max_length(role), token_type_ids=typed, long=windows)
     rows = RowTokenizer.read(folder / TOKENIZER_JSON, info)
 
     def answer(texts: list[Text]) -> NDArray[np.float32]:
         encodings = rows.encode(texts)
         batch = {name: torch.from_numpy(values) for name, values in pad(encodings, info).items()}
-        if long is not None:
+        if windows is not None:
             batch["windows"] = torch.tensor(spread(encodings)[1])
         with torch.inference_mode():
             return logits_of(model, batch).cpu().numpy()
@@ -137,25 +141,14 @@ def _torch_entry(
     )
 
 
-def _teacher_entry(run: Run, torch_entry: Callable[[Path, str], Entry]) -> Entry:
-    """The teacher, several as one, or a black box, of which there are only answers."""
-    data, settings = run.data(), run.config.teacher
-    if settings.scores is not None:
-        scores = np.load(run.folder("teacher") / SCORES)
-        return Entry(
-            answer=_never,
-            predict=lambda split: scores[np.asarray(data.rows(split)["row"][:])],
-            row={"runtime": "a black box"},
-            timed=False,
-        )
-    folder = run.folder("teacher")
-    places = range(len(settings.sources))
-    teachers = [torch_entry(folder / ensemble.folder(place), ensemble.role(place)) for place in places]
-    if len(teachers) == 1:
-        return teachers[0]
-    scores = run.result(TeacherResult).scores(data.task.metrics[0])
-    temperatures = run.result(TargetsResult).temperatures or (1.0,) * len(teachers)
-    return _as_one(teachers, ensemble.weights(scores, run.config.targets.weights), temperatures)
+def _black_box(scores: NDArray[np.float32], data: PreparedData) -> Entry:
+    """A black box, of which there are only answers, (rows, outputs) by row id."""
+    return Entry(
+        answer=_never,
+        predict=lambda split: scores[np.asarray(data.rows(split)["row"][:])],
+        row={"runtime": "a black box"},
+        timed=False,
+    )
 
 
 def _as_one(teachers: Sequence[Entry], shares: NDArray[np.float64], temperatures: Sequence[float]) -> Entry:
@@ -168,11 +161,9 @@ def _as_one(teachers: Sequence[Entry], shares: NDArray[np.float64], temperatures
     )
 
 
-def _baseline_entries(run: Run) -> dict[str, Entry]:
+def _baseline_entries(logits: Path, names: Iterable[str]) -> dict[str, Entry]:
     """What is cheap to beat. Its answers are there; what it costs is not measured, since nobody would serve it so."""
-    if not run.config.baselines.enabled:
-        return {}
-    with np.load(run.folder("baselines") / BASELINE_LOGITS) as file:
+    with np.load(logits) as file:
         answers = {name: file[name] for name in file.files}
     return {
         name: Entry(
@@ -181,7 +172,7 @@ def _baseline_entries(run: Run) -> dict[str, Entry]:
             row={"runtime": "a baseline"},
             timed=False,
         )
-        for name in run.result(BaselinesResult).tune
+        for name in names
     }
 
 
@@ -211,26 +202,27 @@ def _onnx_entries(run: Run, notes: list[str]) -> dict[str, Entry]:
         engine = run.open_engine(file, exported=exported, device=device)
         return _onnx_entry(engine, file, exported / TOKENIZER_JSON, run.data(), device, parameters[exported])
 
-    if "uncut" not in run.fingerprints:  # the folder may be there from a start before this one
+    uncut = run.result_or_none(UncutResult)
+    if uncut is None:  # the folder may be there from a start before this one
         del files["teacher_fp32"], files["teacher_int8"]
-    elif run.result(UncutResult).note:
-        notes.append(run.result(UncutResult).note)
-    entries = {}
+    elif uncut.note:
+        notes.append(uncut.note)
+    entries, is_asked = {}, run.config.run.device == "cuda"
     for name, (file, exported) in files.items():
         if not file.exists():
             continue
         entries[name] = entry(file, exported, "cpu")
         if run.device == "cuda" and file.name != INT8_ONNX:
-            entries |= _cuda_entry(run, name, partial(entry, file, exported), notes)
+            entries |= _cuda_entry(name, partial(entry, file, exported), notes, is_asked=is_asked)
     return entries
 
 
-def _cuda_entry(run: Run, name: str, entry: Callable[[Device], Entry], notes: list[str]) -> dict[str, Entry]:
-    """An entry on CUDA under its name; none, with a note why, where it does not start and nobody asked for it."""
+def _cuda_entry(name: str, entry: Callable[[Device], Entry], notes: list[str], *, is_asked: bool) -> dict[str, Entry]:
+    """An entry on CUDA under its name; none, with a note why, if it does not start and nobody asked for it."""
     try:
         return {f"{name} (cuda)": entry("cuda")}
     except KdcError as error:
-        if run.config.run.device == "cuda":
+        if is_asked:
             raise
         notes.append(f"{name} was not measured on CUDA: {error.what} ({error.given})")
         return {}
@@ -238,16 +230,17 @@ def _cuda_entry(run: Run, name: str, entry: Callable[[Device], Entry], notes: li
 
 def _cascade_entries(run: Run, entries: Mapping[str, Entry], notes: list[str]) -> dict[str, Entry]:
     """The cascades of the artifact, and their second model where that is another run's, beside the other entries."""
-    second, found, data = second_model(run), dict[str, Entry](), run.data()
-    tokenizer, temperature = run.folder("export") / TOKENIZER_JSON, run.result(QuantizeResult).temperature
+    variants, found, data = variants_of(run), dict[str, Entry](), run.data()
+    second, tokenizer = variants.second, variants.exported / TOKENIZER_JSON
+    temperature, is_asked = run.result(QuantizeResult).temperature, run.config.run.device == "cuda"
 
     def entry(name: str, pair: Pair, device: Device) -> Entry:
-        engine = open_variant(run, name, temperature=temperature, device=device)
-        first, file = student_files(run)[pair.first], second.files[pair.second]
-        pair_of_files = second_of(run, pair, file.name), file
+        engine = variants.open(name, temperature=temperature, device=device)
+        first, file = variants.students[pair.first], second.files[pair.second]
+        pair_of_files = variants.second_of(pair, file.name), file
         return _onnx_entry(engine, first, tokenizer, data, device, None, second=pair_of_files)
 
-    for name, pair in pairs_of(run).items():
+    for name, pair in variants.pairs.items():
         alone, file = f"{second.entry}_{pair.second}", second.files[pair.second]
         if alone not in entries:
             engine = run.open_engine(file, exported=second.folder)
@@ -255,7 +248,7 @@ def _cascade_entries(run: Run, entries: Mapping[str, Entry], notes: list[str]) -
         found[name] = entry(name, pair, "cpu")
         if name == CASCADE_FP32:  # which is for a GPU
             found[name].timed, found[name].memory = False, None
-            found |= _cuda_entry(run, name, partial(entry, name, pair), notes)
+            found |= _cuda_entry(name, partial(entry, name, pair), notes, is_asked=is_asked)
     return found
 
 

@@ -8,14 +8,15 @@ from numpy.typing import NDArray
 
 from kdc.artifact.manifest import Lineage
 from kdc.common import machine
+from kdc.pipeline.config.data_settings import DataSettings
 from kdc.pipeline.config.student_names import UNCUT, is_of_teacher
 from kdc.pipeline.config.tasks import Task
 from kdc.pipeline.config.training_settings import TeacherSettings
 from kdc.pipeline.data.sources import HUB_NAME
 from kdc.pipeline.models.minilm import HUB_ID
 from kdc.pipeline.models.vocabulary import read_kept
-from kdc.pipeline.results.training import StudentResult
-from kdc.pipeline.rundir.card import UNCUT_NAME
+from kdc.pipeline.packaging.card import UNCUT_NAME
+from kdc.pipeline.results.training import StudentResult, TrainingSummary
 from kdc.pipeline.rundir.context import Run
 from kdc.pipeline.rundir.fingerprints import gpu_name
 
@@ -44,21 +45,20 @@ def lineage_of(run: Run) -> Lineage:
         cut_from = "pretrained"
     return Lineage(
         teacher=_teacher_name(config.teacher),
-        student=_student_name(student, cut_from) + _vocabulary(run),
+        student=_student_name(student, cut_from) + _vocabulary(run.vocabulary),
         recipe=config.run.recipe,
         data_fingerprint=run.fingerprints["data"],
         seed=config.run.seed,
         packages=machine.versions(_PACKAGES),
         cpu=machine.cpu().model,
         gpu=gpu_name(run.device),
-        trained=_trained(run),
+        trained=_trained(run.result(StudentResult).training),
         label_share=label_share(np.asarray(data.rows("train")["label"][:]), data.task),
     )
 
 
-def _trained(run: Run) -> str:
+def _trained(training: TrainingSummary | None) -> str:
     """In what number format and with how many threads the student was trained."""
-    training = run.result(StudentResult).training
     if training is None:
         return ""
     threads = "" if training.threads is None else f", {training.threads} thread{'s' if training.threads > 1 else ''}"
@@ -81,9 +81,9 @@ def _student_name(student: str, cut_from: str) -> str:
     return f"{student} of the {cut_from} teacher" if is_of_teacher(student) else _public_name(student)
 
 
-def _vocabulary(run: Run) -> str:
+def _vocabulary(folder: Path | None) -> str:
     """How many pieces a smaller vocabulary has, in words; "" where the student has the teacher's."""
-    return "" if run.vocabulary is None else f", with {len(read_kept(run.vocabulary))} pieces of its vocabulary"
+    return "" if folder is None else f", with {len(read_kept(folder))} pieces of its vocabulary"
 
 
 def _teacher_name(settings: TeacherSettings) -> str:
@@ -92,18 +92,16 @@ def _teacher_name(settings: TeacherSettings) -> str:
     return " + ".join(_public_name(source) for source in settings.sources)
 
 
-def base_models(run: Run) -> list[str]:
+def base_models(student: str, teacher: str) -> list[str]:
     """Hub ids of the models whose weights the artifact's are made of; none of models that have no id."""
-    student = run.student.model
-    made_of = [run.config.teacher.model] if is_of_teacher(student) else [student]
+    made_of = [teacher] if is_of_teacher(student) else [student]
     names = [_public_name(name) for name in made_of if name == "minilm" or not Path(name).exists()]
     return [name for name in names if re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", name)]
 
 
-def hub_dataset(run: Run) -> tuple[str, str, str] | None:
+def hub_dataset(task: Task, source: DataSettings) -> tuple[str, str, str] | None:
     """Hub id, configuration and split of the evaluation rows, where they came from the hub itself."""
-    task, data = run.data().task, run.config.data
-    if not task.hub_config or data.data is not None or data.train is not None:
+    if not task.hub_config or source.data is not None or source.train is not None:
         return None
     return HUB_NAME, task.hub_config, task.eval_splits[0]
 

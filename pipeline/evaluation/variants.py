@@ -1,0 +1,70 @@
+"""The variants of a run's artifact: the student alone in each number format, and the student with a second model."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from kdc.artifact.manifest import Device, Second, TaskInfo
+from kdc.pipeline.evaluation.second_model import SecondModel, second_model
+from kdc.pipeline.graphs.files import FP32_ONNX, INT8_ONNX, TOKENIZER_JSON, read_tokenizer_info
+from kdc.pipeline.results.artifact import CascadeResult, Pair, QuantizeResult
+from kdc.pipeline.rundir.context import Run
+from kdc.serving.engine.engine import Engine
+
+CASCADE, CASCADE_FP32 = "cascade", "cascade_fp32"  # variants of two models
+
+
+@dataclass(frozen=True)
+class Variants:
+    """What the variants of an artifact are made of."""
+
+    exported: Path  # the folder of the student's fp32 graph, with its tokenizer
+    task: TaskInfo
+    students: Mapping[str, Path]  # the student's ONNX files by number format; int8 only where a CPU loads it
+    second: SecondModel
+    second_name: str  # what the second model is, in words
+    pairs: Mapping[str, Pair]  # the cascades by variant; none where no second model was looked for, or none gains
+
+    def second_of(self, pair: Pair, file: str) -> Second:
+        """A cascade's second model as the manifest tells of it, with the name of its ONNX file."""
+        return Second(
+            name=self.second_name,
+            file=file,
+            token_type_ids=read_tokenizer_info(self.second.folder).token_type_ids,
+            temperature=pair.temperature,
+            answered_from=pair.answered_from,
+            share=pair.share,
+        )
+
+    def open(self, variant: str, *, temperature: float, device: Device = "cpu") -> Engine:
+        """The serving engine of a variant; the temperature is the student's."""
+        pair = self.pairs.get(variant)
+        file = None if pair is None else self.second.files[pair.second]
+        return Engine.from_files(
+            self.students[variant if pair is None else pair.first],
+            self.exported / TOKENIZER_JSON,
+            task=self.task,
+            tokenizer_info=read_tokenizer_info(self.exported),
+            temperature=temperature,
+            device=device,
+            second=None if pair is None or file is None else (self.second_of(pair, file.name), file),
+        )
+
+
+def student_files(exported: Path, quantized: Path, *, with_int8: bool) -> dict[str, Path]:
+    """The student's ONNX files by number format, from the folders of its graphs."""
+    return {"fp32": exported / FP32_ONNX} | ({"int8": quantized / INT8_ONNX} if with_int8 else {})
+
+
+def variants_of(run: Run) -> Variants:
+    """The variants that the artifact of a run may have, once its second model was looked for."""
+    cascade, with_int8 = run.result_or_none(CascadeResult), run.result(QuantizeResult).chosen is not None
+    exported = run.folder("export")
+    return Variants(
+        exported=exported,
+        task=run.data().task.info(),
+        students=student_files(exported, run.folder("quantize"), with_int8=with_int8),
+        second=second_model(run),
+        second_name="" if cascade is None else cascade.second,
+        pairs={} if cascade is None else cascade.variants,
+    )
