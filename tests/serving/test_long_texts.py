@@ -73,6 +73,23 @@ def test_windows_hold_every_word_in_order_and_no_more_tokens_than_they_may(
         assert (slid[-1][-1] == words[-1]) if whole or from_left else (slid[0][0] == words[keep])
 
 
+@pytest.mark.parametrize("from_left", [False, True])
+@pytest.mark.parametrize("length", [3, 6, 7, 9])
+def test_the_shorter_text_of_a_pair_is_in_every_window_and_takes_half_of_it_at_most(
+    length: int, from_left: bool
+) -> None:
+    """16 tokens, three of them special: a text of more than six tokens is cut at the side that was asked for."""
+    shorter, longer = list(range(100, 100 + length)), list(range(200, 240))
+    ids = [1, *shorter, 2, *longer, 2]
+    owners = [None, *[0] * length, None, *[1] * 40, None]
+    row = windows_of(
+        ids, [0] * len(ids), owners, max_length=16, long=LongTexts(stride=4, windows=20), from_left=from_left
+    )
+    kept = shorter[-6:] if from_left else shorter[:6]
+    assert {tuple(each for each in part.ids if 100 <= each < 200) for part in row.parts} == {tuple(kept)}
+    assert row.overflowing is (length > 6)
+
+
 DENSE = {
     "no spaces": "abcde" * 60,
     "Chinese": "".join(chr(0x4E00 + place % 40) for place in range(300)),
