@@ -117,7 +117,7 @@ def test_a_contract_is_judged_on_the_gpu_that_trained_if_onnxruntime_has_it(
     assert judging.judged_device(training) == expected
 
 
-VARIANT = {name: Variant(file=f"{name}.onnx", size_bytes=1, opset=None, ir=None) for name in ("fp32", "int8", "fp16")}
+VARIANT = {name: Variant(file=f"{name}.onnx", size_bytes=1, opset=17, ir=8) for name in ("fp32", "int8", "fp16")}
 
 
 @pytest.mark.parametrize(
