@@ -104,12 +104,13 @@ def curve(facts: FrontierFacts) -> str:
         _draw(parts[name], facts, cost, words, numbers)
         parts[name].set_title(f"Against {name}")
     parts["names"].set_axis_off()
+    step = min(0.075, 0.97 / len(by_score))
     for point in by_score:
         number = numbers[point.student]
         for along, text in ((0.12, str(number)), (0.15, f"{short_name(point.student)}, {point.variant}")):
             side: Any = "right" if text == str(number) else "left"
             written = parts["names"].text(
-                along, 1 - 0.075 * number, text, ha=side, transform=parts["names"].transAxes, color=INK
+                along, 1 - step * number, text, ha=side, transform=parts["names"].transAxes, color=INK
             )
             written.set_in_layout(False)
     words = "; ".join(
