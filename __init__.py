@@ -21,13 +21,11 @@ from kdc.common.version import __version__
 if TYPE_CHECKING:
     from os import PathLike
 
-    from numpy.typing import ArrayLike
-
     from kdc.artifact.contract.judgement import Judgement
     from kdc.artifact.contract.terms import Contract
-    from kdc.artifact.manifest import Device, Kind
+    from kdc.artifact.manifest import Device
     from kdc.pipeline.config.settings import Config
-    from kdc.pipeline.quality.comparison import Shown
+    from kdc.pipeline.quality.comparison import judge
     from kdc.pipeline.rundir.record import CompressResult, FrontierResult
     from kdc.serving.engine.engine import Engine
 
@@ -212,56 +210,8 @@ def verify(
     return judgement
 
 
-def judge(
-    student: ArrayLike,
-    teacher: ArrayLike,
-    labels: ArrayLike,
-    *,
-    kind: Kind = "classification",
-    metric: str = "accuracy",
-    max_drop: float = 1.0,
-    confidence: float = 0.95,
-    groups: ArrayLike | None = None,
-) -> Shown:
-    """Whether rows show that a model loses at most `max_drop` points against another one. Any two models will do.
-
-    `pass` means that the whole confidence interval of the difference keeps to the limit, `fail` that the whole interval
-    lies beyond it, and `not shown` that the rows are too few to say. Contracts are judged by the same function;
-    docs/contract.md states the error rates that were measured of it.
-
-    Args:
-        student, teacher: (rows, outputs) logits or scores, of the same rows. Of multi-label answers, logits.
-        labels: (rows,) class numbers from 0, (rows, outputs) in {0, 1} for multi-label, or (rows,) numbers.
-        kind: "classification", "multilabel" or "regression".
-        metric: "accuracy", "f1" (of class 1), "macro_f1", "matthews", "pearson" or "spearman".
-        max_drop: points (0 to 100) of the metric that the student may be below the teacher.
-        confidence: of the two-sided interval, within (0.5, 0.99].
-        groups: (rows,) anything that is the same for rows which are not independent: a user, a document, a text that
-            they share. Without it every row counts as independent.
-
-    Returns:
-        `verdict`, and what it rests on: `difference` (student minus teacher, in points), `interval`, `rows_needed`
-        (about how many would show it), `groups` (how many there are).
-
-    Raises:
-        InputError: the arrays do not belong together, or a value is out of range.
-    """
-    from kdc.pipeline.quality import comparison
-
-    return comparison.judge(
-        student,
-        teacher,
-        labels,
-        kind=kind,
-        metric=metric,
-        max_drop=max_drop,
-        confidence=confidence,
-        groups=groups,
-    )
-
-
 def __getattr__(name: str) -> Any:
-    """`kdc.Contract` and `kdc.Engine`, imported when they are first asked for."""
+    """`kdc.Contract`, `kdc.Engine` and `kdc.judge`, imported when they are first asked for."""
     if name == "Contract":
         from kdc.artifact.contract.terms import Contract
 
@@ -270,4 +220,8 @@ def __getattr__(name: str) -> Any:
         from kdc.serving.engine.engine import Engine
 
         return Engine
+    if name == "judge":
+        from kdc.pipeline.quality.comparison import judge
+
+        return judge
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -16,8 +16,7 @@ from kdc.pipeline.data.tokens import tokenizer_info
 from kdc.pipeline.quality.comparison import Other
 from kdc.pipeline.rundir.files import BASELINE_SUFFIX, EVALUATION
 from kdc.serving.engine.engine import Engine
-from kdc.serving.engine.long_texts import joined, spread
-from kdc.serving.engine.tokenizing import RowTokenizer, Text, pad
+from kdc.serving.engine.tokenizing import RowTokenizer, Text
 from kdc.tools.answered import arrays_of
 
 _BATCH = 32
@@ -88,9 +87,9 @@ def refuse_better_baseline(artifact: Path, manifest: Manifest | None, contract: 
 def teacher_of(task: Task, teacher: str, like: TokenizerInfo) -> Callable[[Sequence[Text]], NDArray[np.float32]]:
     """Load a fine-tuned teacher: from rows, cut or divided as the artifact does it or to what it takes, to logits,
     (rows, outputs)."""
-    import torch
-
     from kdc.pipeline.models import loading
+    from kdc.pipeline.training.joining import set_join
+    from kdc.pipeline.training.predict import answer_texts
     from kdc.pipeline.training.teachers import load_finetuned
 
     model = load_finetuned(teacher, task, None).eval()
@@ -98,19 +97,12 @@ def teacher_of(task: Task, teacher: str, like: TokenizerInfo) -> Callable[[Seque
     longest = min(like.max_length, loading.longest_input(model.config, tokenizer))
     typed = "token_type_ids" in tokenizer.model_input_names
     info = tokenizer_info(tokenizer, max_length=longest, token_type_ids=typed, long=like.long)
-    join = getattr(model.config, "kdc_join", None) or (() if like.long is None else like.long.join)
+    if like.long is not None and not hasattr(model.config, "kdc_join"):
+        set_join(model, like.long.join)
     with tempfile.TemporaryDirectory(prefix="kdc-") as folder:  # a hub id has no folder on this machine
         tokenizer.backend_tokenizer.save(f"{folder}/tokenizer.json", pretty=False)
         rows = RowTokenizer.read(Path(folder) / "tokenizer.json", info)
 
-    def batch_logits(texts: Sequence[Text]) -> NDArray[np.float32]:
-        encodings, counts = spread(rows.encode(texts))
-        turns = [pad(encodings[at : at + _BATCH], info) for at in range(0, len(encodings), _BATCH)]
-        feeds = [{name: torch.from_numpy(values) for name, values in turn.items()} for turn in turns]
-        with torch.inference_mode():
-            logits = np.concatenate([model(**turn).logits.numpy() for turn in feeds])
-        return logits if like.long is None else joined(logits, counts, join, task.kind)
-
     return lambda texts: np.concatenate(
-        [batch_logits(texts[start : start + _BATCH]) for start in range(0, len(texts), _BATCH)]
+        [answer_texts(model, texts[start : start + _BATCH], rows, info) for start in range(0, len(texts), _BATCH)]
     )

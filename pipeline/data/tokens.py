@@ -18,8 +18,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from kdc.artifact.manifest import LongTexts, TokenizerInfo, longest_row
-from kdc.common.errors import KdcError
+from kdc.artifact.manifest import LEAST_WINDOW, LongTexts, TokenizerInfo, longest_row
+from kdc.common.errors import InputError, KdcError
+from kdc.pipeline.config.data_settings import LongSettings
 from kdc.pipeline.data.prepared import write_dataset
 from kdc.pipeline.data.sources import SPLITS
 from kdc.pipeline.results.data import Lengths, TokenCounts
@@ -105,6 +106,32 @@ def tokenise(
     shutil.rmtree(out, ignore_errors=True)
     os.replace(partial, out)
     return counts
+
+
+def windows_for(
+    tokenizer: PreTrainedTokenizerBase, settings: LongSettings, max_length: int, *, is_pair: bool
+) -> LongTexts | None:
+    """The windows of rows of more than `max_length` tokens; None if these are cut.
+
+    Raises:
+        InputError: the settings leave no room in a window, or keep what the tokenizer cuts.
+    """
+    long = settings.of(max_length)
+    if long is None:
+        return None
+    problem, most = "", max_length - tokenizer.num_special_tokens_to_add(pair=is_pair)
+    if max_length < LEAST_WINDOW:
+        problem, remedy = "windows of so few tokens hold too little", f"--set data.max_length={LEAST_WINDOW} or more"
+    elif 2 * long.keep > most:
+        problem, remedy = "what is kept leaves no room in a window", f"--set long.keep={most // 2} or less"
+    elif long.stride > most - long.keep:
+        problem, remedy = "text between two windows would be left out", f"--set long.stride={most - long.keep} or less"
+    elif long.keep and tokenizer.truncation_side == "left":
+        problem, remedy = "the beginning of a text cannot be kept by a tokenizer that cuts it", "--set long.keep=0"
+    if problem:
+        given = f"windows of {max_length} tokens, {settings.model_dump(exclude={'mode'})}"
+        raise InputError(problem, given=given, remedy=remedy)
+    return long
 
 
 def apart(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from kdc.artifact.manifest import Device, Scalar, Second
@@ -27,12 +26,11 @@ from kdc.pipeline.rundir.context import Run
 from kdc.pipeline.rundir.files import BASELINE_LOGITS, CONTROLS, SCORES
 from kdc.pipeline.training import ensemble
 from kdc.pipeline.training.batches import Rows
-from kdc.pipeline.training.joining import join_of, logits_of
-from kdc.pipeline.training.predict import predict
+from kdc.pipeline.training.joining import join_of
+from kdc.pipeline.training.predict import answer_texts, predict
 from kdc.pipeline.training.students import load_student
 from kdc.serving.engine.engine import Engine
-from kdc.serving.engine.long_texts import spread
-from kdc.serving.engine.tokenizing import RowTokenizer, Text, pad
+from kdc.serving.engine.tokenizing import RowTokenizer, Text
 
 Answer = Callable[[list[Text]], NDArray[np.float32]]
 Logits = dict[str, NDArray[np.float32]]  # (rows, outputs) by split, or by model
@@ -114,14 +112,6 @@ def _torch_entry(
     info = tokenizer_info(tokenizer, max_length=max_length(role), token_type_ids=typed, long=windows)
     rows = RowTokenizer.read(folder / TOKENIZER_JSON, info)
 
-    def answer(texts: list[Text]) -> NDArray[np.float32]:
-        encodings = rows.encode(texts)
-        batch = {name: torch.from_numpy(values) for name, values in pad(encodings, info).items()}
-        if windows is not None:
-            batch["windows"] = torch.tensor(spread(encodings)[1])
-        with torch.inference_mode():
-            return logits_of(model, batch).cpu().numpy()
-
     size = sum(file.stat().st_size for file in (weights or folder).glob("*.safetensors"))
     files = ModelFiles(
         model=folder.resolve(),
@@ -130,7 +120,7 @@ def _torch_entry(
         task=data.task.info(),
     )
     return Entry(
-        answer=answer,
+        answer=lambda texts: answer_texts(model, texts, rows, info),
         predict=lambda split: predict(model, Rows([data.tokens(role, split)]), pad_id=tokenizer.pad_token_id),
         row={
             "runtime": f"torch {device}",

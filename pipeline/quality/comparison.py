@@ -1,5 +1,7 @@
 """A student compared with its teacher, or a better baseline, on the same evaluation rows, as a contract judges it."""
 
+from __future__ import annotations
+
 import math
 from dataclasses import dataclass
 from statistics import NormalDist
@@ -46,10 +48,28 @@ def judge(
     confidence: float = 0.95,
     groups: ArrayLike | None = None,
 ) -> Shown:
-    """Whether rows show that one model loses at most `max_drop` points against another; see `kdc.judge`, which is this.
+    """Whether rows show that a model loses at most `max_drop` points against another one. Any two models will do.
+
+    `pass` means that the whole confidence interval of the difference keeps to the limit, `fail` that the whole interval
+    lies beyond it, and `not shown` that the rows are too few to say. Contracts are judged by the same function;
+    docs/contract.md states the error rates that were measured of it.
+
+    Args:
+        student, teacher: (rows, outputs) logits or scores, of the same rows. Of multi-label answers, logits.
+        labels: (rows,) class numbers from 0, (rows, outputs) in {0, 1} for multi-label, or (rows,) numbers.
+        kind: "classification", "multilabel" or "regression".
+        metric: "accuracy", "f1" (of class 1), "macro_f1", "matthews", "pearson" or "spearman".
+        max_drop: points (0 to 100) of the metric that the student may be below the teacher.
+        confidence: of the two-sided interval, within (0.5, 0.99].
+        groups: (rows,) anything that is the same for rows which are not independent: a user, a document, a text that
+            they share. Without it every row counts as independent.
+
+    Returns:
+        `verdict`, and what it rests on: `difference` (student minus teacher, in points), `interval`, `rows_needed`
+        (about how many would show it), `groups` (how many there are).
 
     Raises:
-        InputError: as it says.
+        InputError: the arrays do not belong together, or a value is out of range.
     """
     try:
         logits, others, truth = (np.asarray(each, dtype=np.float64) for each in (student, teacher, labels))

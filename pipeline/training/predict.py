@@ -1,14 +1,18 @@
 """Logits of a torch model over tokenised rows: padded no more than each batch needs, in constant memory."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from kdc.artifact.manifest import TokenizerInfo
 from kdc.pipeline.training.batches import Collator, Rows
 from kdc.pipeline.training.joining import logits_of, parts_of
 from kdc.pipeline.training.pace import pace
+from kdc.serving.engine.long_texts import spread
+from kdc.serving.engine.tokenizing import RowTokenizer, Text, pad
 
 # Rows that are sorted by length together: it bounds memory, and is the unit of work that is shared and resumed.
 PORTION = 2048
@@ -51,6 +55,18 @@ def predict_parts(model: Any, rows: Rows, *, pad_id: int) -> tuple[NDArray[np.fl
             parts.append(parts_of(model, batch).cpu().numpy())
             counts += batch["windows"].tolist() if "windows" in batch else [1] * len(batch["labels"])
     return np.concatenate(parts), counts
+
+
+def answer_texts(
+    model: Any, texts: Sequence[Text], tokenizer: RowTokenizer, info: TokenizerInfo
+) -> NDArray[np.float32]:
+    """Logits (rows, outputs) of texts, in one batch, tokenised and padded by the code that serves."""
+    encodings = tokenizer.encode(texts)
+    batch = {name: torch.from_numpy(values) for name, values in pad(encodings, info).items()}
+    if info.long is not None:
+        batch["windows"] = torch.tensor(spread(encodings)[1])
+    with torch.inference_mode():
+        return logits_of(model, batch).cpu().numpy()
 
 
 def portions(rows: int) -> range:

@@ -13,10 +13,11 @@ import torch
 from tiny_models import WORDS
 
 import kdc
+from kdc.artifact.folder import load_manifest
 from kdc.common.errors import InputError
 from kdc.pipeline.config.resolve import layer_of, resolve
 from kdc.pipeline.config.tasks import Task
-from kdc.pipeline.data.prepared import open_data
+from kdc.pipeline.data.prepared import open_data, texts_of
 from kdc.pipeline.models.loading import load_tokenizer
 from kdc.pipeline.models.opening import open_classifier
 from kdc.pipeline.rundir.fingerprints import labelled_rows, training
@@ -25,6 +26,7 @@ from kdc.pipeline.training.batches import Collator, Rows
 from kdc.pipeline.training.environment import Environment
 from kdc.pipeline.training.joining import joined, parts_of
 from kdc.serving.engine.long_texts import spread
+from kdc.tools.compared import teacher_of
 
 LENGTH = 24
 
@@ -99,6 +101,14 @@ def test_the_artifact_answers_as_the_trained_model_does_window_by_window(run: Pa
             answers.append(logits[0] if len(parts) == 1 else logits.log_softmax(1).mean(0))
         assert [len(spread([row])[0]) for row in engine.encode(texts)] == [1, 4, 5]
         np.testing.assert_allclose(engine.logits(texts), torch.stack(answers), atol=1e-3)
+
+
+def test_a_teacher_answers_texts_in_windows_as_it_answered_the_tokens_of_the_run(run: Path) -> None:
+    """`kdc verify --teacher` compares with these answers. Would catch texts whose windows are cut or not joined."""
+    data = open_data(run / "data")
+    answer = teacher_of(data.task, str(run / "teacher" / "model"), load_manifest(run / "artifact").tokenizer)
+    with np.load(run / "artifact" / "evaluation.npz") as kept:
+        np.testing.assert_allclose(answer(texts_of(data.rows("eval"))), kept["teacher_logits"], atol=1e-5)
 
 
 def test_rows_are_kept_in_windows_and_counted_as_rows(run: Path) -> None:

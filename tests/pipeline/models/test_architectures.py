@@ -8,8 +8,8 @@ import tiny_runs
 from kdc.common.errors import InputError
 from kdc.pipeline.models import loading
 from kdc.pipeline.models.architectures import check_student, has_graph
-from kdc.pipeline.stages import data
 from kdc.pipeline.stages.candidates import curve_of, students_of
+from kdc.pipeline.training.student_checks import check_student as check_settings
 
 
 def test_a_search_has_no_student_that_cannot_be_exported(tmp_path: Path) -> None:
@@ -40,4 +40,4 @@ def test_a_hub_that_cannot_be_reached_does_not_stop_a_run_that_needs_it_no_more(
     """Would stop a finished run on a machine that has not the student's checkpoint, since the check runs each time."""
     teacher = tiny_runs.base_model("bert", tmp_path / "teacher")
     config = tiny_runs.config_for(tmp_path, teacher, flags={"student.model": "nobody/has-such-a-model"})
-    data._check_architecture(config.student, config.teacher.model)
+    check_settings(config.student, config.teacher, is_searched=False)
