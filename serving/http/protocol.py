@@ -287,6 +287,18 @@ class BoundedProtocol(HttpToolsProtocol):
                 return each
         return None
 
+    def _make_room(self) -> bool:
+        """End the connection whose request has waited the longest for its rest; False if none has waited for long."""
+        before = self.loop.time() - IDLE_S
+        for each, since in self._idle.items():
+            if since > before:
+                return False
+            if each.cycle is not None and not each.cycle.response_complete:
+                each.give_way()
+                self._count(gave_way=True)
+                return True
+        return False
+
     def give_way(self) -> None:
         """End an idle connection at once, so that another can have its place."""
         self._idle.pop(self, None)
@@ -341,6 +353,7 @@ class BoundedProtocol(HttpToolsProtocol):
             if hosts > 1 or (not hosts and self.parser.get_http_version() == "1.1"):  # RFC 9112, section 3.2
                 self._break_off(400, f"the request has {hosts} Host headers; send one")
             self.scope["kdc_given_up"] = self._given_up  # type: ignore[typeddict-unknown-key]
+            self.scope["kdc_make_room"] = self._make_room  # type: ignore[typeddict-unknown-key]
             super().on_headers_complete()
             self.cycle.transport = _Transport(self)  # type: ignore[assignment]
 

@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import hmac
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -148,7 +148,7 @@ class Gate:
         elif method == "POST" and _may_be_cross_site(scope):
             why = "browsers may send this across sites; send Content-Type: application/json"
             refusal = error_response(415, why, path=path)
-        elif self._inside >= self._settings.max_requests:
+        elif not self._has_room(scope):
             refusal = error_response(
                 429, f"{self._inside} requests are in work; try again in 1 s", {"Retry-After": "1"}, path=path
             )
@@ -170,6 +170,13 @@ class Gate:
         finally:
             self._inside -= 1
             self._bytes -= scope.get("kdc_bytes", 0)
+
+    def _has_room(self, scope: Scope) -> bool:
+        """Whether one more request may be in work. A request whose body does not come gives way to it."""
+        if self._inside < self._settings.max_requests:
+            return True
+        make_room: Callable[[], bool] | None = scope.get("kdc_make_room")
+        return make_room is not None and make_room()
 
     def _is_allowed(self, scope: Scope) -> bool:
         if self._token is None:

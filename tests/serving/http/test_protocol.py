@@ -24,7 +24,7 @@ from uvicorn.server import ServerState
 from kdc.serving.http.accepting import Accepting
 from kdc.serving.http.api.gate import Gate
 from kdc.serving.http.metrics import Metrics
-from kdc.serving.http.protocol import LINGER_BYTES, WRITE_S, BoundedProtocol
+from kdc.serving.http.protocol import IDLE_S, LINGER_BYTES, WRITE_S, BoundedProtocol
 from kdc.serving.http.settings import ServeSettings
 
 KEY = {"api_key_env": "PROTOCOL_KEY"}
@@ -684,6 +684,28 @@ def test_a_connection_that_is_reset_is_forgotten_at_once() -> None:
         return kept
 
     assert asyncio.run(timer()).cancelled()
+
+
+def test_a_request_whose_body_does_not_come_gives_way_to_a_whole_one(artifact: Path) -> None:
+    """Would catch a client that keeps all places of requests by bodies that it does not send."""
+    begun = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\n"
+    with running(artifact, max_requests=2) as url, contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(connect(url)) for _ in range(4)]
+        clients[0].sendall(request())  # idle from now on: it has no request that could give way
+        assert replies(clients[0], 1)[0][0] == 200
+        for client in clients[1:3]:
+            client.sendall(begun)
+        clients[3].sendall(request())
+        assert replies(clients[3], 1)[0][0] == 429  # a body may be on its way
+        time.sleep(IDLE_S + 0.1)
+        for _ in range(3):
+            clients[3].sendall(request())
+            assert replies(clients[3], 1)[0][0] == 200
+        assert clients[1].recv(100) == b""  # the one that waited the longest
+        clients[2].sendall(b"12345")
+        assert replies(clients[2], 1)[0][0] == 422
+        clients[0].sendall(request())
+        assert replies(clients[0], 1)[0][0] == 200
 
 
 def test_a_request_that_waited_for_another_does_not_give_way() -> None:
