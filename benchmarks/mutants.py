@@ -50,7 +50,12 @@ MODULES = {
     "judgement": ("artifact/contract/judgement.py", ["tests/artifact/test_contract.py"]),
     "comparison": (
         "pipeline/quality/comparison.py",
-        [f"{_QUALITY}test_comparison.py", "tests/artifact/test_contract.py", f"{_QUALITY}test_verdicts.py"],
+        [
+            f"{_QUALITY}test_comparison.py",
+            "tests/test_python.py",
+            "tests/artifact/test_contract.py",
+            f"{_QUALITY}test_verdicts.py",
+        ],
     ),
     "calibration": (
         "pipeline/quality/calibration.py",
