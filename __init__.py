@@ -233,7 +233,7 @@ def judge(
         student, teacher: (rows, outputs) logits or scores, of the same rows. Of multi-label answers, logits.
         labels: (rows,) class numbers from 0, (rows, outputs) in {0, 1} for multi-label, or (rows,) numbers.
         kind: "classification", "multilabel" or "regression".
-        metric: "accuracy", "f1" (of class 1), "macro_f1", "matthews", "pearson" or "spearman".
+        metric: one that fits the kind, such as "accuracy", "macro_f1" or "pearson"; docs/data.md lists all.
         max_drop: points (0 to 100) of the metric that the student may be below the teacher.
         confidence: of the two-sided interval, within (0.5, 0.99].
         groups: (rows,) anything that is the same for rows which are not independent: a user, a document, a text that

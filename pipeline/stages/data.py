@@ -21,13 +21,13 @@ from kdc.pipeline.data.prepared import open_data, prepare
 from kdc.pipeline.data.tokens import tokenise
 from kdc.pipeline.evaluation.second_model import check_second
 from kdc.pipeline.graphs.onnx_graph import choose_exporter
+from kdc.pipeline.metrics import Groups
 from kdc.pipeline.models import loading
 from kdc.pipeline.models.architectures import check_student
 from kdc.pipeline.models.cutting import check_cut
 from kdc.pipeline.models.shallow import check_shape
 from kdc.pipeline.quality.conformal import fewest_rows
 from kdc.pipeline.quality.latency import check_length
-from kdc.pipeline.quality.metrics import Groups
 from kdc.pipeline.quality.shown import independent_rows
 from kdc.pipeline.results.data import DataResult, TokenCounts
 from kdc.pipeline.rundir.context import Run

@@ -26,8 +26,8 @@ from kdc.pipeline.data.report import rare_classes
 from kdc.pipeline.data.scores import scores_of_rows
 from kdc.pipeline.data.sources import input_fingerprint
 from kdc.pipeline.evaluation.baseline_comparison import standing_of, worded
+from kdc.pipeline.metrics import predictions
 from kdc.pipeline.models import loading
-from kdc.pipeline.quality.metrics import predictions
 from kdc.pipeline.results.data import DataResult
 from kdc.pipeline.results.training import Attempt, ModelResult, TeacherResult, TrainingSummary
 from kdc.pipeline.rundir import fingerprints
