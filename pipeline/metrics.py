@@ -6,6 +6,7 @@ number of weightings at a time. With all weights 1 that is the metric; the boots
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,21 +18,7 @@ _SHUFFLES = 199
 Floats = NDArray[np.float64]
 Groups = NDArray[np.integer]  # (rows,) a number for each row; rows of one group have the same
 Scorer = Callable[[Floats], Floats]  # (samples, rows) weights, none below 0, to (samples,) scores from -1 to 1
-
-
-@dataclass(frozen=True)
-class OfCounts:
-    """A score that the counts of `counts` give, of classes or of labels."""
-
-    # from (samples, classes) counts each to (samples,) scores
-    score: Callable[[Floats, Floats, Floats], Floats]
-    # whether rows say anything of the score, from (classes,) how many have each class
-    is_defined: Callable[[Floats], bool]
-
-    def scorer(self, truth: NDArray[np.generic], answers: NDArray[np.generic]) -> Scorer:
-        """Prepare the score for a model's answers."""
-        counted = counts(truth, answers)
-        return lambda weights: self.score(*counted(weights))
+OfCounts = Callable[[Floats, Floats, Floats], Floats]  # what `counts` gives to (samples,) scores
 
 
 @dataclass(frozen=True)
@@ -268,16 +255,19 @@ def _correlation(x_variance: Floats, y_variance: Floats, covariance: Floats, sma
     return np.divide(covariance, below, out=np.zeros_like(below), where=varies)
 
 
-_F1 = OfCounts(_f1, lambda actual: bool(actual[1] > 0))
-_MACRO_F1 = OfCounts(_macro_f1, lambda actual: bool(actual.any()))
-_MATTHEWS = OfCounts(_matthews, lambda actual: np.count_nonzero(actual) > 1)
+def _counted(score: OfCounts, truth: NDArray[np.generic], answers: NDArray[np.generic]) -> Scorer:
+    counted = counts(truth, answers)
+    return lambda weights: score(*counted(weights))
 
+
+_CLASSES: tuple[Kind, ...] = ("classification",)
+_LABELS: tuple[Kind, ...] = ("classification", "multilabel")
 # All metrics by name. The first one of a kind of task decides people's own tasks, which are told the second one too.
 METRICS: dict[str, Metric] = {
-    "macro_f1": Metric(("classification", "multilabel"), "f1", 0.0, _MACRO_F1.scorer, unseen_cost=_MACRO_F1),
-    "accuracy": Metric(("classification", "multilabel"), "accuracy", 0.0, _accuracy, unseen_cost=1.0),
-    "f1": Metric(("classification",), "f1", 0.0, _F1.scorer, unseen_cost=_F1, labels=2),
-    "matthews": Metric(("classification",), "matthews_correlation", -1.0, _MATTHEWS.scorer, unseen_cost=_MATTHEWS),
+    "macro_f1": Metric(_LABELS, "f1", 0.0, partial(_counted, _macro_f1), unseen_cost=_macro_f1),
+    "accuracy": Metric(_LABELS, "accuracy", 0.0, _accuracy, unseen_cost=1.0),
+    "f1": Metric(_CLASSES, "f1", 0.0, partial(_counted, _f1), unseen_cost=_f1, labels=2),
+    "matthews": Metric(_CLASSES, "matthews_correlation", -1.0, partial(_counted, _matthews), unseen_cost=_matthews),
     "pearson": Metric(("regression",), "pearsonr", -1.0, _pearson, unseen_cost=1.0),
     "spearman": Metric(("regression",), "spearmanr", -1.0, _spearman, unseen_cost=1.0),
 }

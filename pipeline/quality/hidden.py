@@ -33,15 +33,15 @@ def unseen(
         The points, from how many times the rows there would be.
     """
     unit, square = metrics.group_numbers(groups, len(truth)), quantile**2
-    cost = metrics.METRICS[metric].unseen_cost
-    if not isinstance(cost, metrics.OfCounts):
-        return lambda times: 100 * cost * float(square / (times * (unit.max() + 1) + square))
+    score = metrics.METRICS[metric].unseen_cost
+    if not callable(score):
+        return lambda times: 100 * score * float(square / (times * (unit.max() + 1) + square))
     both, answered, actual = (each[0] for each in metrics.counts(truth, answers)(np.ones((1, len(truth)))))
-    if not cost.is_defined(actual):
+    if score(actual[None], actual[None], actual[None])[0] < 1 - 1e-9:  # right answers to all rows do not score 1
         return lambda times: 100.0
     right = truth == answers if truth.ndim == 1 else np.logical_and(truth, answers)
     can_lose, can_win = (_parts(truth, actual, unit, each) for each in (right, ~right))
-    score, everywhere = cost.score, np.tile(actual, (len(can_lose.units), 1))
+    everywhere = np.tile(actual, (len(can_lose.units), 1))
     seen = score(both[None], answered[None], actual[None])[0]
 
     def points(times: float) -> float:

@@ -7,7 +7,7 @@ from scipy import stats
 from kdc.artifact.manifest import CPU_PROVIDER, Manifest, TaskInfo, Variant
 from kdc.pipeline.config.data_settings import DataSettings
 from kdc.pipeline.config.tasks import task_of
-from kdc.pipeline.metrics import METRICS, Metric, OfCounts, Scorer, compute, f1_by_class
+from kdc.pipeline.metrics import METRICS, Metric, Scorer, compute, counts, f1_by_class
 from kdc.pipeline.packaging.hugging_face import card_metadata
 from kdc.pipeline.quality.comparison import judge
 from kdc.pipeline.quality.intervals import score_interval
@@ -21,11 +21,20 @@ def near(truth: np.ndarray, answers: np.ndarray) -> Scorer:
     return lambda weights: weights @ is_near / weights.sum(axis=1)
 
 
+def of_counts(both: np.ndarray, answered: np.ndarray, actual: np.ndarray) -> np.ndarray:
+    """F1 of the class that has the least."""
+    return f1_by_class(both, answered, actual).min(axis=1)
+
+
+def worst_f1(truth: np.ndarray, answers: np.ndarray) -> Scorer:
+    counted = counts(truth, answers)
+    return lambda weights: of_counts(*counted(weights))
+
+
 @pytest.fixture(autouse=True)
 def registered(monkeypatch: pytest.MonkeyPatch) -> None:
-    worst = OfCounts(lambda *counts: f1_by_class(*counts).min(axis=1), lambda actual: bool(actual.all()))
     monkeypatch.setitem(METRICS, "near", Metric(("regression",), "nearness", 0.0, near, unseen_cost=1.0))
-    monkeypatch.setitem(METRICS, "worst_f1", Metric(("classification",), "worst", 0.0, worst.scorer, unseen_cost=worst))
+    monkeypatch.setitem(METRICS, "worst_f1", Metric(("classification",), "worst", 0.0, worst_f1, unseen_cost=of_counts))
 
 
 def numbers(near_ones: int, rows: int) -> np.ndarray:
@@ -84,7 +93,7 @@ def test_students_are_judged_by_it(student: int, verdict: str) -> None:
 
 
 def test_the_card_calls_it_by_the_name_of_the_hub() -> None:
-    manifest = Manifest.model_construct(
+    manifest = Manifest.model_construct(  # type: ignore[call-arg]
         task=TaskInfo(name="stsb", kind="regression", metric="near"),
         variants={"fp32": Variant(file="model.onnx", size_bytes=1, opset=17, ir=8, metrics={"near": 75.0})},
         providers={CPU_PROVIDER: "fp32"},
