@@ -171,8 +171,8 @@ def _check(
     Raises:
         InputError: a wrong shape, kind or metric, or a value that is no number.
     """
-    if not isinstance(kind, str) or kind not in (kinds := get_args(Kind)):
-        raise InputError("no such kind of task", given=kind, remedy=f"one of {', '.join(kinds)}")
+    if not isinstance(kind, str) or kind not in get_args(Kind):
+        raise InputError("no such kind of task", given=kind, remedy=f"one of {', '.join(get_args(Kind))}")
     if metric not in (known := metrics.fitting(kind)):
         raise InputError(f"no such metric of {kind}", given=metric, remedy=f"one of {', '.join(known)}")
     shapes = {"student": student.shape, "teacher": teacher.shape, "labels": labels.shape}
