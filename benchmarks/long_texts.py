@@ -24,7 +24,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from kdc.pipeline import metrics
+from kdc.pipeline.config import metrics
 from kdc.pipeline.data.prepared import open_data
 from kdc.pipeline.quality.intervals import difference
 

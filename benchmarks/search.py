@@ -95,7 +95,7 @@ def _briefly(run: Any, student: str, steps: int) -> Trained:
 def _in_full(run: Any, student: str) -> Trained:
     """A full training by the run's own settings, and its answers to the evaluation rows; or its record."""
     from kdc.common.files import write_whole
-    from kdc.pipeline.metrics import compute
+    from kdc.pipeline.config.metrics import compute
     from kdc.pipeline.models import loading
     from kdc.pipeline.rundir.files import TEACHER_LOGITS
     from kdc.pipeline.rundir.fingerprints import as_json, fingerprint_of, training

@@ -34,7 +34,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.worlds import World, source_of, worlds
 from kdc.artifact.contract.judgement import quantile_of
 from kdc.common.tables import aligned
-from kdc.pipeline import metrics
+from kdc.pipeline.config import metrics
 from kdc.pipeline.quality.comparison import judge
 from kdc.pipeline.quality.hidden import unseen
 from kdc.pipeline.quality.intervals import influences

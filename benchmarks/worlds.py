@@ -16,7 +16,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from kdc.pipeline import metrics
+from kdc.pipeline.config import metrics
 
 _TEACHER = 0.85  # share of rows that a teacher of classes has right
 _POPULATION = 200_000  # rows that evaluation sets of many classes are drawn from

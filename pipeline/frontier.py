@@ -22,7 +22,7 @@ from kdc.common import machine
 from kdc.common.errors import InputError, KdcError
 from kdc.common.files import disk_is_full
 from kdc.common.progress import Reporter
-from kdc.pipeline import metrics
+from kdc.pipeline.config import metrics
 from kdc.pipeline.config.aims import parse_abstain, parse_aim
 from kdc.pipeline.config.judging_settings import EvaluateSettings
 from kdc.pipeline.config.settings import Config

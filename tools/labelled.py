@@ -17,7 +17,7 @@ from kdc.artifact.manifest import Device, TaskInfo
 from kdc.common.errors import KdcError
 from kdc.common.frozen import Frozen
 from kdc.common.tables import aligned
-from kdc.pipeline import metrics
+from kdc.pipeline.config import metrics
 from kdc.pipeline.config.tasks import TASKS, Task, custom_task
 from kdc.pipeline.data.prepared import groups_of, read_labelled
 from kdc.pipeline.quality.abstaining import answered_rates

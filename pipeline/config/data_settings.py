@@ -6,8 +6,8 @@ from typing import Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from kdc.artifact.manifest import MOST_TOKENS, MOST_WINDOWS, Join, Kind, LongTexts
+from kdc.pipeline.config.metrics import METRICS
 from kdc.pipeline.config.section import Section
-from kdc.pipeline.metrics import METRICS
 
 _SPECIAL = 4  # tokens that belong to no text, at most: those of a pair in RoBERTa
 

@@ -9,7 +9,7 @@ from kdc.artifact.manifest import Kind, TaskBase, TaskInfo
 from kdc.common.errors import InputError
 from kdc.common.files import write_whole
 from kdc.pipeline.config.data_settings import DataSettings
-from kdc.pipeline.metrics import fitting
+from kdc.pipeline.config.metrics import fitting
 
 
 class Task(TaskBase):
@@ -19,7 +19,7 @@ class Task(TaskBase):
 
     Attributes:
         label: name of the label column.
-        metrics: names known to `kdc.pipeline.metrics`; the first is the one that decides.
+        metrics: names known to `kdc.pipeline.config.metrics`; the first is the one that decides.
         glue_folder: folder of the task in GLUE's own download, for example "SST-2"; "" outside GLUE.
         hub_config: configuration of `nyu-mll/glue` on the hub; "" outside GLUE.
         eval_splits: evaluation splits as the hub names them; the first decides.

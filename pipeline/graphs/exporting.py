@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from kdc.artifact.manifest import LongTexts
-from kdc.pipeline import metrics
+from kdc.pipeline.config import metrics
 from kdc.pipeline.config.graph_settings import QuantizeSettings
 from kdc.pipeline.data.prepared import PreparedData, texts_of
 from kdc.pipeline.data.tokens import apart, tokenizer_info

@@ -19,7 +19,7 @@ import onnx
 from numpy.typing import NDArray
 
 from kdc.common.errors import KdcError
-from kdc.pipeline import metrics
+from kdc.pipeline.config import metrics
 from kdc.pipeline.config.tasks import Task
 from kdc.pipeline.graphs.int8 import Candidate, quantise
 from kdc.pipeline.graphs.int8_choice import FP32, Standard

@@ -14,7 +14,7 @@ import torch
 
 from kdc.artifact.manifest import Kind
 from kdc.common.errors import KdcError
-from kdc.pipeline import metrics
+from kdc.pipeline.config import metrics
 from kdc.pipeline.graphs.onnx_graph import load_classifier
 from kdc.serving.engine.providers import open_session
 

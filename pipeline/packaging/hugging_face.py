@@ -13,7 +13,7 @@ from huggingface_hub import EvalResult, ModelCardData
 from transformers import AutoModelForSequenceClassification
 
 from kdc.artifact.manifest import CPU_PROVIDER, Manifest, TokenizerInfo
-from kdc.pipeline.metrics import METRICS
+from kdc.pipeline.config.metrics import METRICS
 from kdc.pipeline.models.configs import open_config
 from kdc.pipeline.models.opening import class_of
 

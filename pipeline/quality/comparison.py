@@ -12,8 +12,8 @@ from kdc.artifact.contract.judgement import judge_drop, quantile_of, spent
 from kdc.artifact.contract.terms import Contract, Quality, Verdict, replace
 from kdc.artifact.manifest import Kind
 from kdc.common.errors import InputError
-from kdc.pipeline import metrics
-from kdc.pipeline.metrics import Groups
+from kdc.pipeline.config import metrics
+from kdc.pipeline.config.metrics import Groups
 from kdc.pipeline.quality.intervals import Difference, difference
 
 _POWER = 0.8

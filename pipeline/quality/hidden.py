@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from kdc.pipeline import metrics
-from kdc.pipeline.metrics import Floats, Groups
+from kdc.pipeline.config import metrics
+from kdc.pipeline.config.metrics import Floats, Groups
 
 _STEPS = 64  # from the rarest class to all of them, at most
 

@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 
 from kdc.artifact.contract.judgement import quantile_of
 from kdc.artifact.manifest import Kind
-from kdc.pipeline import metrics
-from kdc.pipeline.metrics import Floats, Groups, Scorer
+from kdc.pipeline.config import metrics
+from kdc.pipeline.config.metrics import Floats, Groups, Scorer
 from kdc.pipeline.quality.bootstrap import bca
 from kdc.pipeline.quality.hidden import as_many, unseen
 

@@ -13,7 +13,7 @@ from kdc.artifact.contract.rates import Rate
 from kdc.artifact.contract.terms import Evidence
 from kdc.artifact.decision import HALF, Rates
 from kdc.pipeline.config.aims import Aim
-from kdc.pipeline.metrics import Floats, Groups
+from kdc.pipeline.config.metrics import Floats, Groups
 from kdc.pipeline.quality.intervals import design_effect
 from kdc.pipeline.quality.shown import ERROR, Surest, at_least, effect_of_least, floor4, surest_right
 

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import beta
 
-from kdc.pipeline.metrics import Floats, Groups, group_numbers
+from kdc.pipeline.config.metrics import Floats, Groups, group_numbers
 from kdc.pipeline.quality.hidden import as_many
 from kdc.pipeline.quality.intervals import design_effect
 

@@ -17,7 +17,7 @@ from kdc.artifact.folder import load_manifest
 from kdc.artifact.inspection import in_order, share
 from kdc.artifact.manifest import CPU_PROVIDER, Manifest
 from kdc.common.errors import InputError
-from kdc.pipeline import metrics
+from kdc.pipeline.config import metrics
 from kdc.pipeline.config.settings import Config
 from kdc.pipeline.config.tasks import Task
 from kdc.pipeline.data.prepared import FEWER

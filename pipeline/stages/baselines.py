@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from kdc.pipeline import metrics
+from kdc.pipeline.config import metrics
 from kdc.pipeline.config.tasks import Task
 from kdc.pipeline.config.training_settings import TeacherSettings
 from kdc.pipeline.results.data import DataResult

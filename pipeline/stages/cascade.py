@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from kdc.artifact.contract.terms import Contract
 from kdc.artifact.folder import load_manifest
-from kdc.pipeline import metrics
+from kdc.pipeline.config import metrics
 from kdc.pipeline.config.tasks import Task
 from kdc.pipeline.data.prepared import PreparedData, texts_of
 from kdc.pipeline.evaluation.baseline_comparison import score_to_keep

@@ -14,6 +14,7 @@ from kdc.artifact.manifest import LEAST_WINDOW, LongTexts, longest_row
 from kdc.common.errors import InputError, KdcError
 from kdc.pipeline.config.aims import abstain_of, aims_of, check_sets, required_label
 from kdc.pipeline.config.data_settings import LongSettings
+from kdc.pipeline.config.metrics import Groups
 from kdc.pipeline.config.student_names import UNCUT, is_of_teacher, is_shallow
 from kdc.pipeline.config.tasks import Task, task_of
 from kdc.pipeline.config.training_settings import StudentSettings, TeacherSettings
@@ -21,7 +22,6 @@ from kdc.pipeline.data.prepared import open_data, prepare
 from kdc.pipeline.data.tokens import tokenise
 from kdc.pipeline.evaluation.second_model import check_second
 from kdc.pipeline.graphs.onnx_graph import choose_exporter
-from kdc.pipeline.metrics import Groups
 from kdc.pipeline.models import loading
 from kdc.pipeline.models.architectures import check_student
 from kdc.pipeline.models.cutting import check_cut

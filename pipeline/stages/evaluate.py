@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from kdc.artifact.manifest import TaskInfo
 from kdc.common.errors import KdcError
-from kdc.pipeline import metrics
+from kdc.pipeline.config import metrics
 from kdc.pipeline.data.prepared import PreparedData, digest, texts_of
 from kdc.pipeline.data.report import OVERLAP_WORTH_TELLING
 from kdc.pipeline.evaluation.baseline_comparison import better_baseline

@@ -20,10 +20,10 @@ from torch.utils.data import Sampler
 from transformers import EarlyStoppingCallback, PrinterCallback, Trainer, TrainingArguments
 
 from kdc.common.progress import Progress
-from kdc.pipeline import metrics
+from kdc.pipeline.config import metrics
+from kdc.pipeline.config.metrics import Groups
 from kdc.pipeline.config.tasks import Task
 from kdc.pipeline.config.training_settings import TrainSettings
-from kdc.pipeline.metrics import Groups
 from kdc.pipeline.quality.intervals import score_interval
 from kdc.pipeline.results.training import History, TrainingSummary
 from kdc.pipeline.training import ranks

@@ -7,7 +7,7 @@ import pytest
 from scipy import optimize, stats
 from sklearn.metrics import f1_score, matthews_corrcoef
 
-from kdc.pipeline import metrics
+from kdc.pipeline.config import metrics
 from kdc.pipeline.quality import intervals
 from kdc.pipeline.quality.bootstrap import bca
 from kdc.pipeline.quality.comparison import Shown, judge

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from kdc.pipeline import metrics
+from kdc.pipeline.config import metrics
 
 # Answers 1 1 0 0 1 against truth 1 0 0 0 1: tp 2, fp 1, tn 2, fn 0.
 LOGITS = np.array([[0, 1], [0, 1], [1, 0], [1, 0], [0, 1]], dtype=float)

@@ -6,8 +6,8 @@ from scipy import stats
 
 from kdc.artifact.manifest import CPU_PROVIDER, Manifest, TaskInfo, Variant
 from kdc.pipeline.config.data_settings import DataSettings
+from kdc.pipeline.config.metrics import METRICS, Metric, Scorer, compute, counts, f1_by_class
 from kdc.pipeline.config.tasks import task_of
-from kdc.pipeline.metrics import METRICS, Metric, Scorer, compute, counts, f1_by_class
 from kdc.pipeline.packaging.hugging_face import card_metadata
 from kdc.pipeline.quality.comparison import judge
 from kdc.pipeline.quality.intervals import score_interval

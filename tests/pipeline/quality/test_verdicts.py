@@ -13,7 +13,7 @@ sys.path.insert(0, str(ROOT))
 from benchmarks import worlds
 from benchmarks.verdicts import clear_verdict, verdicts
 from benchmarks.worlds import Classes, Many, Numbers, World, zipf
-from kdc.pipeline import metrics
+from kdc.pipeline.config import metrics
 from kdc.pipeline.quality.comparison import judge
 from kdc.pipeline.quality.intervals import difference, score_interval
 
