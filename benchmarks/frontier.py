@@ -27,8 +27,8 @@ from numpy.typing import NDArray
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.peers.light import take_turn
+from kdc.pipeline.config import metrics
 from kdc.pipeline.data.prepared import open_data, texts_of
-from kdc.pipeline.quality import metrics
 from kdc.pipeline.quality.frontier import FrontierFacts, Point
 from kdc.pipeline.quality.intervals import difference, score_interval
 from kdc.pipeline.quality.latency import interval_of_median

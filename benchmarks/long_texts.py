@@ -24,8 +24,8 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from kdc.pipeline.config import metrics
 from kdc.pipeline.data.prepared import open_data
-from kdc.pipeline.quality import metrics
 from kdc.pipeline.quality.intervals import difference
 
 ROOT = Path(__file__).resolve().parent.parent

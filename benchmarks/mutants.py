@@ -34,7 +34,7 @@ _IN_GROUPS = "tests/pipeline/test_thresholds_in_groups.py"
 # What is changed, and the tests that should notice.
 MODULES = {
     "losses": ("pipeline/training/losses.py", ["tests/pipeline/training/test_losses.py"]),
-    "metrics": ("pipeline/quality/metrics.py", [f"{_QUALITY}test_metrics.py", f"{_QUALITY}test_intervals.py"]),
+    "metrics": ("pipeline/config/metrics.py", [f"{_QUALITY}test_metrics.py", f"{_QUALITY}test_intervals.py"]),
     "intervals": (
         "pipeline/quality/intervals.py",
         [f"{_QUALITY}test_intervals.py", "tests/artifact/test_contract.py", f"{_QUALITY}test_verdicts.py"],

@@ -61,7 +61,7 @@ def _train(arm: str, options: argparse.Namespace) -> dict[str, Any]:
     import numpy as np
 
     from kdc.common.memory import own_peak_memory_bytes, reset_peak_memory
-    from kdc.pipeline.quality import metrics
+    from kdc.pipeline.config import metrics
     from kdc.pipeline.training.batches import Rows
     from kdc.pipeline.training.predict import predict
 

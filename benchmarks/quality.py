@@ -239,8 +239,8 @@ def _cosine(run: Path) -> dict[str, Any]:
     """The metrics, as a row of the table, of the cosine of the frozen encoder's vectors of a run's pairs."""
     import numpy as np
 
+    from kdc.pipeline.config import metrics
     from kdc.pipeline.data.prepared import open_data
-    from kdc.pipeline.quality import metrics
     from kdc.pipeline.training.baselines import Encoder
     from kdc.pipeline.training.environment import Environment
 

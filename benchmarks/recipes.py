@@ -239,9 +239,9 @@ def _measure(call: dict[str, Any], is_teacher: bool) -> tuple[dict[str, Any], An
 def _by_threshold(run: dict[str, Any]) -> dict[str, Any]:
     """A teacher's result where its second class is given from the threshold on that `--aim matthews` chooses by the
     tuning slice: that moves the logits of this class."""
+    from kdc.pipeline.config import metrics
     from kdc.pipeline.config.aims import parse_aim
     from kdc.pipeline.data.prepared import open_data
-    from kdc.pipeline.quality import metrics
     from kdc.pipeline.quality.operating import choose
     from kdc.serving.engine.engine import activate
 

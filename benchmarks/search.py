@@ -95,8 +95,8 @@ def _briefly(run: Any, student: str, steps: int) -> Trained:
 def _in_full(run: Any, student: str) -> Trained:
     """A full training by the run's own settings, and its answers to the evaluation rows; or its record."""
     from kdc.common.files import write_whole
+    from kdc.pipeline.config.metrics import compute
     from kdc.pipeline.models import loading
-    from kdc.pipeline.quality.metrics import compute
     from kdc.pipeline.rundir.files import TEACHER_LOGITS
     from kdc.pipeline.rundir.fingerprints import as_json, fingerprint_of, training
     from kdc.pipeline.training.batches import Rows

@@ -34,7 +34,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.worlds import World, source_of, worlds
 from kdc.artifact.contract.judgement import quantile_of
 from kdc.common.tables import aligned
-from kdc.pipeline.quality import metrics
+from kdc.pipeline.config import metrics
 from kdc.pipeline.quality.comparison import judge
 from kdc.pipeline.quality.hidden import unseen
 from kdc.pipeline.quality.intervals import influences
@@ -111,7 +111,7 @@ def clear_verdict(
     if world.metric == "accuracy":
         return None
     answers = [metrics.predictions(each, world.kind) for each in (student, teacher)]  # type: ignore[arg-type]
-    scorers = [metrics.METRICS[world.metric](labels, each) for each in answers]
+    scorers = [metrics.METRICS[world.metric].scorer(labels, each) for each in answers]
     once = np.ones((1, len(labels)))
     gap = 100 * float((scorers[0](once) - scorers[1](once))[0])
     quantile = quantile_of(_CONFIDENCE)

@@ -16,7 +16,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from kdc.pipeline.quality import metrics
+from kdc.pipeline.config import metrics
 
 _TEACHER = 0.85  # share of rows that a teacher of classes has right
 _POPULATION = 200_000  # rows that evaluation sets of many classes are drawn from
@@ -128,7 +128,7 @@ class Classes:
 
     def _drop(self, probabilities: NDArray[np.float64]) -> float:
         scores = [
-            metrics.METRICS[self._world.metric](self.truth, each)(probabilities[None])[0]
+            metrics.METRICS[self._world.metric].scorer(self.truth, each)(probabilities[None])[0]
             for each in (self.teacher, self.student)
         ]
         return 100 * float(scores[0] - scores[1])
@@ -253,7 +253,9 @@ class Many:
     def _score(self, share: float) -> float:
         answers, labels = self._answered(share), self._labels
         counts = [each.sum(axis=0, dtype=np.float64)[None] for each in (answers & labels, answers, labels)]
-        return 100 * float(metrics.OF_COUNTS[self._world.metric](*counts)[0])
+        cost = metrics.METRICS[self._world.metric].unseen_cost
+        assert callable(cost)  # of macro F1
+        return 100 * float(cost(*counts)[0])
 
     def draw(self, random: np.random.Generator) -> Drawn:
         """Whole groups, until there are enough rows."""

@@ -22,13 +22,13 @@ from kdc.common import machine
 from kdc.common.errors import InputError, KdcError
 from kdc.common.files import disk_is_full
 from kdc.common.progress import Reporter
+from kdc.pipeline.config import metrics
 from kdc.pipeline.config.aims import parse_abstain, parse_aim
 from kdc.pipeline.config.judging_settings import EvaluateSettings
 from kdc.pipeline.config.settings import Config
 from kdc.pipeline.config.student_names import UNCUT, is_shallow
 from kdc.pipeline.evaluation.answers import answers_of, look_of
 from kdc.pipeline.evaluation.baseline_comparison import better_baseline
-from kdc.pipeline.quality import metrics
 from kdc.pipeline.quality.frontier import FrontierFacts, Left, Point
 from kdc.pipeline.quality.intervals import difference, score_interval
 from kdc.pipeline.quality.judging import EvaluationAnswers, judged_device

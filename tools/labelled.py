@@ -17,9 +17,9 @@ from kdc.artifact.manifest import Device, TaskInfo
 from kdc.common.errors import KdcError
 from kdc.common.frozen import Frozen
 from kdc.common.tables import aligned
+from kdc.pipeline.config import metrics
 from kdc.pipeline.config.tasks import TASKS, Task, custom_task
 from kdc.pipeline.data.prepared import groups_of, read_labelled
-from kdc.pipeline.quality import metrics
 from kdc.pipeline.quality.abstaining import answered_rates
 from kdc.pipeline.quality.comparison import Other, compare
 from kdc.pipeline.quality.conformal import covered_rates

@@ -3,9 +3,10 @@
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from kdc.artifact.manifest import MOST_TOKENS, MOST_WINDOWS, Join, Kind, LongTexts
+from kdc.pipeline.config.metrics import METRICS
 from kdc.pipeline.config.section import Section
 
 _SPECIAL = 4  # tokens that belong to no text, at most: those of a pair in RoBERTa
@@ -39,13 +40,20 @@ class DataSettings(Section):
     time: str | None = Field(
         None, description="column with the time of a row, a number or ISO 8601: the last rows are the evaluation"
     )
-    metric: Literal["accuracy", "f1", "macro_f1", "matthews", "pearson", "spearman"] | None = Field(
+    metric: str | None = Field(
         None, description="metric that decides; f1 for two classes (default: the task's; your own: macro_f1 or pearson)"
     )
     max_train_rows: int | None = Field(None, ge=20, description="rows to train on at most (default: all)")
     max_length: int | None = Field(
         None, ge=4, le=MOST_TOKENS, description="tokens after which a text is cut (default: the task's)"
     )
+
+    @field_validator("metric")
+    @classmethod
+    def _is_a_metric(cls, metric: str | None) -> str | None:
+        if metric is not None and metric not in METRICS:
+            raise ValueError(f"Input should be one of {', '.join(METRICS)}")
+        return metric
 
     @model_validator(mode="after")
     def _at_most_of_what_is_there(self) -> Self:

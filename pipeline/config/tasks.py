@@ -9,12 +9,7 @@ from kdc.artifact.manifest import Kind, TaskBase, TaskInfo
 from kdc.common.errors import InputError
 from kdc.common.files import write_whole
 from kdc.pipeline.config.data_settings import DataSettings
-
-METRICS_OF: dict[str, tuple[str, ...]] = {  # of each kind of task; the first is what decides people's own tasks
-    "classification": ("macro_f1", "accuracy", "f1", "matthews"),
-    "multilabel": ("macro_f1", "accuracy"),
-    "regression": ("pearson", "spearman"),
-}
+from kdc.pipeline.config.metrics import fitting
 
 
 class Task(TaskBase):
@@ -24,7 +19,7 @@ class Task(TaskBase):
 
     Attributes:
         label: name of the label column.
-        metrics: names known to `kdc.pipeline.quality.metrics`; the first is the one that decides.
+        metrics: names known to `kdc.pipeline.config.metrics`; the first is the one that decides.
         glue_folder: folder of the task in GLUE's own download, for example "SST-2"; "" outside GLUE.
         hub_config: configuration of `nyu-mll/glue` on the hub; "" outside GLUE.
         eval_splits: evaluation splits as the hub names them; the first decides.
@@ -116,7 +111,7 @@ def custom_task(
     name: str, text: str, text_pair: str | None, label: str, kind: Kind, labels: tuple[str, ...] = ()
 ) -> Task:
     """Make the task of a person's own files. Label names that are not given are learned from the training rows."""
-    metrics = METRICS_OF[kind][:2]
+    metrics = tuple(fitting(kind)[:2])
     return Task(name=name, text=text, text_pair=text_pair, label=label, kind=kind, labels=labels, metrics=metrics)
 
 
@@ -128,10 +123,10 @@ def decided_by(task: Task, metric: str | None) -> Task:
     """
     if metric is None:
         return task
-    fitting = [name for name in METRICS_OF[task.kind] if name != "f1" or len(task.labels) == 2]
-    if metric not in fitting:
+    known = fitting(task.kind, len(task.labels))
+    if metric not in known:
         labels = f" of {len(task.labels)} labels" if task.labels else ""
-        remedy = f"--metric {' or '.join(fitting)}"
+        remedy = f"--metric {' or '.join(known)}"
         raise InputError("the task has no such metric", given=f"{metric}, {task.kind}{labels}", remedy=remedy)
     return task.model_copy(update={"metrics": tuple(dict.fromkeys((metric, *task.metrics)))})
 

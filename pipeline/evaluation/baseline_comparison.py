@@ -6,7 +6,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from kdc.pipeline.quality import metrics
+from kdc.pipeline.config import metrics
 from kdc.pipeline.quality.intervals import difference
 from kdc.pipeline.results.training import Attempt, BaselinesResult, Standing
 from kdc.pipeline.rundir.context import Run

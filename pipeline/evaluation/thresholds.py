@@ -14,13 +14,13 @@ from kdc.artifact.manifest import TaskInfo
 from kdc.common.errors import InputError
 from kdc.pipeline.config.aims import Aim, abstain_of, aims_of
 from kdc.pipeline.config.judging_settings import OperatingSettings
+from kdc.pipeline.config.metrics import Groups
 from kdc.pipeline.data.prepared import PreparedData
 from kdc.pipeline.evaluation.variants import CASCADE, CASCADE_FP32, Variants
 from kdc.pipeline.graphs.exporting import tuning_slice
 from kdc.pipeline.quality.abstaining import answered_rates, choose_answered
 from kdc.pipeline.quality.conformal import choose_at_least, covered_rates
 from kdc.pipeline.quality.judging import EvaluationAnswers
-from kdc.pipeline.quality.metrics import Groups
 from kdc.pipeline.quality.operating import Chosen, choose, having, rates
 from kdc.serving.engine.deciding import decided, given
 from kdc.serving.engine.engine import activate

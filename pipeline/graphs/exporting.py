@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from kdc.artifact.manifest import LongTexts
+from kdc.pipeline.config import metrics
 from kdc.pipeline.config.graph_settings import QuantizeSettings
 from kdc.pipeline.data.prepared import PreparedData, texts_of
 from kdc.pipeline.data.tokens import apart, tokenizer_info
@@ -21,7 +22,6 @@ from kdc.pipeline.graphs.int8_trials import Trials, TuningSlice
 from kdc.pipeline.graphs.onnx_graph import Exporter, export_onnx, graph_inputs
 from kdc.pipeline.graphs.parity import Feeds, LogitsFunction, check_parity, onnx_logits, parity_batches, torch_logits
 from kdc.pipeline.models import loading
-from kdc.pipeline.quality import metrics
 from kdc.serving.engine.engine import Engine
 
 if TYPE_CHECKING:

@@ -19,6 +19,7 @@ import onnx
 from numpy.typing import NDArray
 
 from kdc.common.errors import KdcError
+from kdc.pipeline.config import metrics
 from kdc.pipeline.config.tasks import Task
 from kdc.pipeline.graphs.int8 import Candidate, quantise
 from kdc.pipeline.graphs.int8_choice import FP32, Standard
@@ -27,7 +28,6 @@ from kdc.pipeline.graphs.nodes import float_matrices, linear_layers, readers
 from kdc.pipeline.graphs.parity import Feeds, batch_invariance, onnx_logits
 from kdc.pipeline.graphs.ranges import Ranges
 from kdc.pipeline.graphs.smoothing import Source, make_source
-from kdc.pipeline.quality import metrics
 from kdc.pipeline.quality.latency import compare_speeds
 from kdc.pipeline.results.artifact import Int8Choice, Int8Measurement
 from kdc.serving.engine.engine import Engine, activate

@@ -14,8 +14,8 @@ import torch
 
 from kdc.artifact.manifest import Kind
 from kdc.common.errors import KdcError
+from kdc.pipeline.config import metrics
 from kdc.pipeline.graphs.onnx_graph import load_classifier
-from kdc.pipeline.quality import metrics
 from kdc.serving.engine.providers import open_session
 
 Feeds = dict[str, np.ndarray]  # int64 (batch, sequence) by the name of the graph's input

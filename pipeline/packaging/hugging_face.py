@@ -13,6 +13,7 @@ from huggingface_hub import EvalResult, ModelCardData
 from transformers import AutoModelForSequenceClassification
 
 from kdc.artifact.manifest import CPU_PROVIDER, Manifest, TokenizerInfo
+from kdc.pipeline.config.metrics import METRICS
 from kdc.pipeline.models.configs import open_config
 from kdc.pipeline.models.opening import class_of
 
@@ -20,14 +21,6 @@ CONFIG, TOKENIZER_CONFIG, WEIGHTS = "config.json", "tokenizer_config.json", "mod
 
 # What a saved tokenizer calls its special tokens.
 _SPECIAL = [f"{role}_token" for role in ("bos", "cls", "eos", "mask", "sep", "unk")]
-# The hub's names of metrics, where they are others than ours.
-_HUB_METRICS = {
-    "macro_f1": "f1",
-    "micro_f1": "f1",
-    "matthews": "matthews_correlation",
-    "pearson": "pearsonr",
-    "spearman": "spearmanr",
-}
 
 
 def add_hugging_face_files(model: Path, folder: Path, tokenizer: TokenizerInfo) -> None:
@@ -94,7 +87,7 @@ def card_metadata(manifest: Manifest, *, models: list[str], dataset: tuple[str, 
             dataset_name=task.name,
             dataset_config=configuration,
             dataset_split=split,
-            metric_type=_HUB_METRICS.get(metric, metric),
+            metric_type=METRICS[metric].hub_name,
             metric_name=f"{metric} ({variant})",
             metric_value=round(points / 100, 6),
         )

@@ -9,10 +9,10 @@ from typing import Any
 
 from kdc.artifact.folder import describe_files
 from kdc.artifact.manifest import CPU_PROVIDER, CUDA_PROVIDER, Lineage, Manifest, Variant
+from kdc.pipeline.config.metrics import METRICS
 from kdc.pipeline.evaluation.variants import CASCADE, CASCADE_FP32, Variants
 from kdc.pipeline.graphs.files import FP16_ONNX, FP32_ONNX, INT8_ONNX, read_tokenizer_info
 from kdc.pipeline.graphs.onnx_graph import versions_of
-from kdc.pipeline.quality.metrics import METRICS
 from kdc.pipeline.results.artifact import ExportResult, QuantizeResult
 from kdc.pipeline.results.base import Table
 

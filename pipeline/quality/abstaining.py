@@ -5,7 +5,7 @@ from numpy.typing import NDArray
 
 from kdc.artifact.decision import Abstention, Answered
 from kdc.pipeline.config.aims import Aim
-from kdc.pipeline.quality.metrics import Groups
+from kdc.pipeline.config.metrics import Groups
 from kdc.pipeline.quality.operating import Chosen, rate
 from kdc.pipeline.quality.shown import floor4, surest_right
 from kdc.serving.engine.deciding import answered

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from kdc.pipeline.quality.metrics import Floats, Scorer
+from kdc.pipeline.config.metrics import Floats, Scorer
 
 _SEED = 0  # the same units have the same interval, whoever asks
 _FEWEST_RESAMPLES, _MOST_RESAMPLES = 2000, 20_000

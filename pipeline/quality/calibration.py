@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdc.artifact.manifest import Kind
-from kdc.pipeline.quality.metrics import group_numbers
+from kdc.pipeline.config.metrics import group_numbers
 from kdc.serving.engine.engine import activate
 
 _BINS = 15

@@ -10,8 +10,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from kdc.pipeline.config import metrics
 from kdc.pipeline.config.tasks import Task
-from kdc.pipeline.quality import metrics
 
 _STEPS = 100  # of the share of rows that go on
 
@@ -46,7 +46,7 @@ def curve(
         first: (rows, outputs) logits of the first model.
         second: the same of the second one, in the first one's scale.
         sure: (rows,) how sure the first one is of each row, within [0, 1].
-        labels: of the rows, see `kdc.pipeline.quality.metrics.compute`.
+        labels: of the rows, see `kdc.pipeline.config.metrics.compute`.
         task: of both; its first metric counts.
         thresholds: from which sureness on the first model answers, ascending; None for about a hundred.
     """

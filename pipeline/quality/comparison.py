@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from statistics import NormalDist
+from typing import get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -13,10 +14,9 @@ from kdc.artifact.contract.judgement import judge_drop, quantile_of, spent
 from kdc.artifact.contract.terms import Contract, Quality, Verdict, replace
 from kdc.artifact.manifest import Kind
 from kdc.common.errors import InputError
-from kdc.pipeline.config.tasks import METRICS_OF
-from kdc.pipeline.quality import metrics
+from kdc.pipeline.config import metrics
+from kdc.pipeline.config.metrics import Groups
 from kdc.pipeline.quality.intervals import Difference, difference
-from kdc.pipeline.quality.metrics import Groups
 
 _POWER = 0.8
 _MOST_TIMES, _HALVINGS = 1e6, 30  # of the rows; of the range up to that
@@ -191,11 +191,10 @@ def _check(
     Raises:
         InputError: a wrong shape, kind or metric, or a value that is no number.
     """
-    fitting = METRICS_OF.get(kind) if isinstance(kind, str) else None
-    if fitting is None:
-        raise InputError("no such kind of task", given=kind, remedy=f"one of {', '.join(METRICS_OF)}")
-    if metric not in fitting:
-        raise InputError(f"no such metric of {kind}", given=metric, remedy=f"one of {', '.join(fitting)}")
+    if not isinstance(kind, str) or kind not in get_args(Kind):
+        raise InputError("no such kind of task", given=kind, remedy=f"one of {', '.join(get_args(Kind))}")
+    if metric not in (known := metrics.fitting(kind)):
+        raise InputError(f"no such metric of {kind}", given=metric, remedy=f"one of {', '.join(known)}")
     shapes = {"student": student.shape, "teacher": teacher.shape, "labels": labels.shape}
     shapes |= {} if groups is None else {"groups": groups.shape}
     given = ", ".join(f"{name} {shape}" for name, shape in shapes.items())

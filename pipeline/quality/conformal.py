@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdc.artifact.decision import Covered, LabelSets
-from kdc.pipeline.quality.metrics import Groups
+from kdc.pipeline.config.metrics import Groups
 from kdc.pipeline.quality.operating import rate
 from kdc.pipeline.quality.shown import effect_of_least, independent_rows
 from kdc.serving.engine.deciding import in_sets

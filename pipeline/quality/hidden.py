@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from kdc.pipeline.quality import metrics
-from kdc.pipeline.quality.metrics import Floats, Groups
+from kdc.pipeline.config import metrics
+from kdc.pipeline.config.metrics import Floats, Groups
 
 _STEPS = 64  # from the rarest class to all of them, at most
 
@@ -33,14 +33,15 @@ def unseen(
         The points, from how many times the rows there would be.
     """
     unit, square = metrics.group_numbers(groups, len(truth)), quantile**2
-    if metric not in metrics.OF_COUNTS:
-        return lambda times: 100 * float(square / (times * (unit.max() + 1) + square))
+    score = metrics.METRICS[metric].unseen_cost
+    if not callable(score):
+        return lambda times: 100 * score * float(square / (times * (unit.max() + 1) + square))
     both, answered, actual = (each[0] for each in metrics.counts(truth, answers)(np.ones((1, len(truth)))))
-    if not actual[1] if metric == "f1" else np.count_nonzero(actual) <= (metric == "matthews"):
+    if score(actual[None], actual[None], actual[None])[0] < 1 - 1e-9:  # right answers to all rows do not score 1
         return lambda times: 100.0
     right = truth == answers if truth.ndim == 1 else np.logical_and(truth, answers)
     can_lose, can_win = (_parts(truth, actual, unit, each) for each in (right, ~right))
-    score, everywhere = metrics.OF_COUNTS[metric], np.tile(actual, (len(can_lose.units), 1))
+    everywhere = np.tile(actual, (len(can_lose.units), 1))
     seen = score(both[None], answered[None], actual[None])[0]
 
     def points(times: float) -> float:

@@ -19,13 +19,12 @@ from numpy.typing import NDArray
 
 from kdc.artifact.contract.judgement import quantile_of
 from kdc.artifact.manifest import Kind
-from kdc.pipeline.quality import metrics
+from kdc.pipeline.config import metrics
+from kdc.pipeline.config.metrics import Floats, Groups, Scorer
 from kdc.pipeline.quality.bootstrap import bca
 from kdc.pipeline.quality.hidden import as_many, unseen
-from kdc.pipeline.quality.metrics import Floats, Groups, Scorer
 
 _UNSEEN_ROWS = 2  # rows whose groups share their fate wholly, which are counted beside those that were seen
-LOWEST = {"f1": 0.0, "macro_f1": 0.0, "matthews": -1.0, "pearson": -1.0, "spearman": -1.0}  # of 1 at the most
 _FEWEST_GROUPS = 8  # with fewer, nothing can be shown by drawing them
 
 Ends = tuple[float, float]  # of an interval: the lower and the upper one
@@ -80,12 +79,12 @@ def difference(
         error = float(np.std(won)) * math.sqrt(effect / len(won))
         return Difference((100 * low, 100 * high), 100 * error, count, hidden)
     units = _units(truth, (answers, other_answers), groups)
-    score, other_score = (metrics.METRICS[metric](units.truth, each) for each in units.answers)
+    score, other_score = (metrics.METRICS[metric].scorer(units.truth, each) for each in units.answers)
 
     def gap(weights: Floats) -> Floats:
         return score(weights) - other_score(weights)
 
-    scale = 100 * (1 - LOWEST[metric])  # points that one model may be above another
+    scale = 100 * (1 - metrics.METRICS[metric].lowest)  # points that one model may be above another
     interval, error, middle = (0.0, 0.0), 0.0, 0.0  # of two models that answer alike, in whatever sample
     if not np.array_equal(answers, other_answers):
         interval, error, middle = _resampled(gap, units, confidence)
@@ -113,9 +112,9 @@ def score_interval(
         low, high = wilson(float(right.sum()) / effect, len(right) / effect, quantile=quantile)
         return 100 * low, 100 * high
     units = _units(truth, (answers,), groups)
-    interval, _, middle = _resampled(metrics.METRICS[metric](units.truth, units.answers[0]), units, confidence)
+    interval, _, middle = _resampled(metrics.METRICS[metric].scorer(units.truth, units.answers[0]), units, confidence)
     hidden = unseen(truth, answers, metric, groups=groups, quantile=quantile_of(confidence))(1.0)
-    return _widened(interval, middle, hidden, count / effective, 100 * LOWEST[metric], 100.0)
+    return _widened(interval, middle, hidden, count / effective, 100 * metrics.METRICS[metric].lowest, 100.0)
 
 
 def _widened(interval: Ends, middle: float, hidden: float, unequal: float, lowest: float, highest: float) -> Ends:

@@ -15,10 +15,10 @@ from kdc.artifact.contract.required import Found
 from kdc.artifact.contract.terms import Contract, Costs, Quality
 from kdc.artifact.manifest import CPU_PROVIDER, CUDA_PROVIDER, Device, Manifest, TaskInfo
 from kdc.common import machine
-from kdc.pipeline.quality import metrics
+from kdc.pipeline.config import metrics
+from kdc.pipeline.config.metrics import Groups
 from kdc.pipeline.quality.comparison import Other, compare
 from kdc.pipeline.quality.latency import measure_costs, rows_to_time
-from kdc.pipeline.quality.metrics import Groups
 from kdc.pipeline.quality.required import found_rates
 from kdc.serving.engine.deciding import decided
 from kdc.serving.engine.engine import Engine

@@ -13,8 +13,8 @@ from kdc.artifact.contract.rates import Rate
 from kdc.artifact.contract.terms import Evidence
 from kdc.artifact.decision import HALF, Rates
 from kdc.pipeline.config.aims import Aim
+from kdc.pipeline.config.metrics import Floats, Groups
 from kdc.pipeline.quality.intervals import design_effect
-from kdc.pipeline.quality.metrics import Floats, Groups
 from kdc.pipeline.quality.shown import ERROR, Surest, at_least, effect_of_least, floor4, surest_right
 
 _FEWEST = 10  # rows with the label, and without it: of fewer a threshold says more about these rows than about others

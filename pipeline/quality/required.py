@@ -10,7 +10,7 @@ from kdc.artifact.contract.required import Found
 from kdc.artifact.contract.terms import Contract
 from kdc.artifact.manifest import TaskInfo
 from kdc.pipeline.config.aims import required_label
-from kdc.pipeline.quality.metrics import Groups
+from kdc.pipeline.config.metrics import Groups
 from kdc.pipeline.quality.operating import having, rate
 from kdc.pipeline.quality.shown import independent_rows
 from kdc.serving.engine.deciding import decided

@@ -7,9 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import beta
 
+from kdc.pipeline.config.metrics import Floats, Groups, group_numbers
 from kdc.pipeline.quality.hidden import as_many
 from kdc.pipeline.quality.intervals import design_effect
-from kdc.pipeline.quality.metrics import Floats, Groups, group_numbers
 
 ERROR = 0.05  # most often, of all choices, that a share does not keep its bound in truth
 _STEPS = 50  # numbers of rows that are tried: a fiftieth of the most, two fiftieths, ..., the most

@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from kdc.pipeline.config import metrics
 from kdc.pipeline.config.tasks import Task
-from kdc.pipeline.quality import metrics
 from kdc.pipeline.report.facts import Answer, Disagreements, QuotedRow
 from kdc.serving.engine.engine import activate
 

@@ -5,13 +5,12 @@ Scores and differences are points, times are seconds or milliseconds as their na
 
 from typing import Any
 
-from pydantic import Field, field_serializer
+from pydantic import Field
 
-from kdc.artifact.contract.judgement import Judgement
 from kdc.artifact.decision import Abstention, LabelSets, OperatingPoint
 from kdc.artifact.manifest import Kind, Lineage
 from kdc.pipeline.quality.calibration import Reliability
-from kdc.pipeline.results.artifact import Pair
+from kdc.pipeline.results.artifact import Pair, WholeJudgement
 from kdc.pipeline.results.base import Result, Scores
 from kdc.pipeline.results.data import Lengths
 from kdc.pipeline.results.training import History, StudentCosts, Trial
@@ -168,13 +167,9 @@ class Facts(Result):
     cascade: CascadeFacts | None = None  # None where no second model was looked for, or its answers are not kept
     lengths: LengthFacts  # how long the training rows are
     disagreements: Disagreements  # where the teacher and the served student differ
-    contract: Judgement | None  # the judgement of the artifact; None where no contract was asked for
+    contract: WholeJudgement | None  # the judgement of the artifact; None where no contract was asked for
     candidates: CandidateFacts | None  # None where no contract limits the costs
     where: Origin
-
-    @field_serializer("contract")
-    def _whole_contract(self, contract: Judgement | None) -> Any:
-        return None if contract is None else contract.model_dump(mode="json")  # as in the manifest: with its defaults
 
     def to_json(self) -> dict[str, Any]:
         """The fields that were set, as plain JSON values."""

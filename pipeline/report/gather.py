@@ -17,6 +17,7 @@ from kdc.artifact.folder import load_manifest
 from kdc.artifact.inspection import in_order, share
 from kdc.artifact.manifest import CPU_PROVIDER, Manifest
 from kdc.common.errors import InputError
+from kdc.pipeline.config import metrics
 from kdc.pipeline.config.settings import Config
 from kdc.pipeline.config.tasks import Task
 from kdc.pipeline.data.prepared import FEWER
@@ -24,7 +25,6 @@ from kdc.pipeline.evaluation.answers import read_logits
 from kdc.pipeline.evaluation.second_model import scaled, second_model
 from kdc.pipeline.evaluation.variants import CASCADE
 from kdc.pipeline.packaging.card import UNCUT_NAME
-from kdc.pipeline.quality import metrics
 from kdc.pipeline.quality.calibration import reliability
 from kdc.pipeline.quality.cascading import curve
 from kdc.pipeline.quality.feasibility import as_stored, fitting_students

@@ -1,12 +1,15 @@
 """What the stages hand on that make the artifact of the trained student: `export` to `package`."""
 
-from typing import Any
+from typing import Annotated
 
-from pydantic import Field, field_serializer
+from pydantic import Field, PlainSerializer
 
 from kdc.artifact.contract.judgement import Judgement
 from kdc.artifact.decision import LabelSets
 from kdc.pipeline.results.base import Result, Scores, StageResult, Table
+
+# As in the manifest: with its defaults.
+WholeJudgement = Annotated[Judgement, PlainSerializer(lambda judgement: judgement.model_dump(mode="json"))]
 
 
 class ExportResult(StageResult):
@@ -124,7 +127,7 @@ class PackageResult(StageResult):
     providers: dict[str, str]  # execution provider to the variant that it loads
     table: Table  # the table of stage `evaluate`
     metric: str  # the deciding one
-    contract: Judgement | None = None  # the contract, and how the artifact keeps it; None where nothing was asked
+    contract: WholeJudgement | None = None  # the contract, and how the artifact keeps it; None where nothing was asked
     sets: LabelSets | None = None  # sets of labels, with how they do on the evaluation rows; None where there are none
     notes: tuple[str, ...] = ()  # sentences for the person who watches
     example: str = ""  # arguments for `kdc try`, quoted for a shell
@@ -133,7 +136,3 @@ class PackageResult(StageResult):
     def failed(self) -> bool:
         """Whether the artifact does not keep its contract: it is then kept apart, and nothing points at it."""
         return self.contract is not None and self.contract.verdict == "fail"
-
-    @field_serializer("contract")
-    def _whole_contract(self, contract: Judgement | None) -> Any:
-        return None if contract is None else contract.model_dump(mode="json")  # as in the manifest: with its defaults

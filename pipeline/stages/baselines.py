@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from kdc.pipeline.config import metrics
 from kdc.pipeline.config.tasks import Task
 from kdc.pipeline.config.training_settings import TeacherSettings
-from kdc.pipeline.quality import metrics
 from kdc.pipeline.results.data import DataResult
 from kdc.pipeline.results.training import BaselinesResult
 from kdc.pipeline.rundir.context import Run

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from kdc.artifact.contract.terms import Contract
 from kdc.artifact.folder import load_manifest
+from kdc.pipeline.config import metrics
 from kdc.pipeline.config.tasks import Task
 from kdc.pipeline.data.prepared import PreparedData, texts_of
 from kdc.pipeline.evaluation.baseline_comparison import score_to_keep
@@ -22,7 +23,6 @@ from kdc.pipeline.evaluation.second_model import SecondModel, copy_second, files
 from kdc.pipeline.evaluation.variants import CASCADE, CASCADE_FP32, student_files
 from kdc.pipeline.graphs.files import TOKENIZER_JSON, read_tokenizer_info
 from kdc.pipeline.packaging.card import UNCUT_NAME
-from kdc.pipeline.quality import metrics
 from kdc.pipeline.quality.calibration import calibrate
 from kdc.pipeline.quality.cascading import curve, fewest
 from kdc.pipeline.quality.latency import compare_speeds

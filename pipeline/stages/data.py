@@ -14,6 +14,7 @@ from kdc.common.errors import InputError
 from kdc.common.progress import Progress
 from kdc.pipeline.config.aims import abstain_of, aims_of, check_sets, required_label
 from kdc.pipeline.config.data_settings import LongSettings
+from kdc.pipeline.config.metrics import Groups
 from kdc.pipeline.config.student_names import is_of_teacher
 from kdc.pipeline.config.tasks import Task, task_of
 from kdc.pipeline.data.prepared import open_data, prepare
@@ -23,7 +24,6 @@ from kdc.pipeline.graphs.onnx_graph import choose_exporter
 from kdc.pipeline.models import loading
 from kdc.pipeline.quality.conformal import fewest_rows
 from kdc.pipeline.quality.latency import check_length
-from kdc.pipeline.quality.metrics import Groups
 from kdc.pipeline.quality.shown import independent_rows
 from kdc.pipeline.results.data import DataReport, DataResult, TokenCounts
 from kdc.pipeline.rundir.context import Run

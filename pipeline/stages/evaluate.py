@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from kdc.artifact.manifest import TaskInfo
 from kdc.common.errors import KdcError
+from kdc.pipeline.config import metrics
 from kdc.pipeline.data.prepared import PreparedData, digest, texts_of
 from kdc.pipeline.data.report import OVERLAP_WORTH_TELLING
 from kdc.pipeline.evaluation.baseline_comparison import better_baseline
@@ -22,7 +23,6 @@ from kdc.pipeline.evaluation.entries import Entry, Logits, entries_of
 from kdc.pipeline.evaluation.variants import CASCADE
 from kdc.pipeline.graphs.parity import check_equal
 from kdc.pipeline.models.vocabulary import read_kept
-from kdc.pipeline.quality import metrics
 from kdc.pipeline.quality.latency import Speed, compare_speeds
 from kdc.pipeline.quality.peak_memory import peak_memory_bytes
 from kdc.pipeline.results.artifact import CascadeResult, EvaluateResult, Pair, QuantizeResult

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from kdc.artifact.manifest import Join
 from kdc.common.errors import InputError
 from kdc.common.files import write_whole
+from kdc.pipeline.config.metrics import predictions
 from kdc.pipeline.config.tasks import Task
 from kdc.pipeline.config.training_settings import TeacherSettings
 from kdc.pipeline.data.prepared import PreparedData
@@ -27,7 +28,6 @@ from kdc.pipeline.data.scores import scores_of_rows
 from kdc.pipeline.data.sources import input_fingerprint
 from kdc.pipeline.evaluation.baseline_comparison import standing_of, worded
 from kdc.pipeline.models import loading
-from kdc.pipeline.quality.metrics import predictions
 from kdc.pipeline.results.data import DataResult
 from kdc.pipeline.results.training import Attempt, ModelResult, TeacherResult, TrainingSummary
 from kdc.pipeline.rundir import fingerprints

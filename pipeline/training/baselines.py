@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from kdc.pipeline.config import metrics
 from kdc.pipeline.config.tasks import Task
 from kdc.pipeline.models import loading
-from kdc.pipeline.quality import metrics
 from kdc.pipeline.training.batches import Rows
 from kdc.pipeline.training.environment import Environment, answering, settle
 from kdc.pipeline.training.joining import set_join

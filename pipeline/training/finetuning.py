@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from kdc.common.errors import InputError, KdcError
 from kdc.common.files import write_whole
 from kdc.common.progress import Progress
+from kdc.pipeline.config import metrics
 from kdc.pipeline.config.tasks import Task
 from kdc.pipeline.config.training_settings import StudentSettings, TrainSettings
 from kdc.pipeline.data.prepared import PreparedData
-from kdc.pipeline.quality import metrics
 from kdc.pipeline.results.training import ModelResult, TrainingSummary
 from kdc.pipeline.training.batches import Rows
 from kdc.pipeline.training.checkpoints import last_checkpoint

@@ -20,11 +20,11 @@ from torch.utils.data import Sampler
 from transformers import EarlyStoppingCallback, PrinterCallback, Trainer, TrainingArguments
 
 from kdc.common.progress import Progress
+from kdc.pipeline.config import metrics
+from kdc.pipeline.config.metrics import Groups
 from kdc.pipeline.config.tasks import Task
 from kdc.pipeline.config.training_settings import TrainSettings
-from kdc.pipeline.quality import metrics
 from kdc.pipeline.quality.intervals import score_interval
-from kdc.pipeline.quality.metrics import Groups
 from kdc.pipeline.results.training import History, TrainingSummary
 from kdc.pipeline.training import ranks
 from kdc.pipeline.training.batches import Collator, LengthGroupedSampler, Rows

@@ -7,7 +7,8 @@ import pytest
 from scipy import optimize, stats
 from sklearn.metrics import f1_score, matthews_corrcoef
 
-from kdc.pipeline.quality import intervals, metrics
+from kdc.pipeline.config import metrics
+from kdc.pipeline.quality import intervals
 from kdc.pipeline.quality.bootstrap import bca
 from kdc.pipeline.quality.comparison import Shown, judge
 from kdc.pipeline.quality.hidden import unseen
@@ -90,8 +91,8 @@ def test_a_row_of_weight_three_counts_as_three_rows(name: str) -> None:
     weights = random.integers(0, 4, 30)
     truth, answers = random.integers(0, 3, (2, 30)).astype(int if name not in ("pearson", "spearman") else float)
     written = np.repeat(np.arange(30), weights)
-    expected = metrics.METRICS[name](truth[written], answers[written])(np.ones((1, len(written))))
-    found = metrics.METRICS[name](truth, answers)(np.stack([weights, np.ones(30)]).astype(float))
+    expected = metrics.METRICS[name].scorer(truth[written], answers[written])(np.ones((1, len(written))))
+    found = metrics.METRICS[name].scorer(truth, answers)(np.stack([weights, np.ones(30)]).astype(float))
     assert found[0] == pytest.approx(expected[0], abs=1e-12)
 
 
@@ -99,7 +100,7 @@ def test_ranks_with_ties_are_those_of_scipy() -> None:
     random = np.random.default_rng(1)
     truth, answers = random.integers(0, 5, 80).astype(float), random.normal(size=80).round(0)
     expected = stats.spearmanr(truth, answers).statistic
-    assert metrics.METRICS["spearman"](truth, answers)(np.ones((1, 80)))[0] == pytest.approx(expected, abs=1e-12)
+    assert metrics.METRICS["spearman"].scorer(truth, answers)(np.ones((1, 80)))[0] == pytest.approx(expected, abs=1e-12)
 
 
 def answers_of(right: np.ndarray) -> np.ndarray:

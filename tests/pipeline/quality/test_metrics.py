@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from kdc.pipeline.quality import metrics
+from kdc.pipeline.config import metrics
 
 # Answers 1 1 0 0 1 against truth 1 0 0 0 1: tp 2, fp 1, tn 2, fn 0.
 LOGITS = np.array([[0, 1], [0, 1], [1, 0], [1, 0], [0, 1]], dtype=float)
@@ -12,7 +12,7 @@ TRUTH = np.array([1, 0, 0, 0, 1])
 
 def score(name: str, truth: np.ndarray, answers: np.ndarray) -> float:
     """One metric of unweighted rows."""
-    return float(metrics.METRICS[name](truth, answers)(np.ones((1, len(truth))))[0])
+    return float(metrics.METRICS[name].scorer(truth, answers)(np.ones((1, len(truth))))[0])
 
 
 def test_accuracy_f1_and_matthews_equal_hand_derived_values() -> None:

@@ -13,7 +13,7 @@ sys.path.insert(0, str(ROOT))
 from benchmarks import worlds
 from benchmarks.verdicts import clear_verdict, verdicts
 from benchmarks.worlds import Classes, Many, Numbers, World, zipf
-from kdc.pipeline.quality import metrics
+from kdc.pipeline.config import metrics
 from kdc.pipeline.quality.comparison import judge
 from kdc.pipeline.quality.intervals import difference, score_interval
 
@@ -115,7 +115,7 @@ def test_an_interval_is_hardly_wider_than_a_bootstraps_and_within_the_range(
     kind: Any = world.kind
     units = np.arange(len(labels)) if groups is None else groups
     scores = [
-        metrics.METRICS["macro_f1"](metrics.truth_of(labels, kind), metrics.predictions(each, kind))
+        metrics.METRICS["macro_f1"].scorer(metrics.truth_of(labels, kind), metrics.predictions(each, kind))
         for each in (student, teacher)
     ]
     seen = difference(student, teacher, labels, kind, "macro_f1", groups=groups).interval

@@ -1,10 +1,12 @@
-"""Metrics as GLUE defines them, in points (0 to 100; correlations -100 to 100).
+"""Metrics as GLUE defines them, in points (0 to 100; correlations -100 to 100): `METRICS` holds all of them.
 
 A metric is written once, for weighted rows: `scorer` prepares it for a model's answers, and gives its value for any
 number of weightings at a time. With all weights 1 that is the metric; the bootstrap of `intervals.py` draws other ones.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +18,27 @@ _SHUFFLES = 199
 Floats = NDArray[np.float64]
 Groups = NDArray[np.integer]  # (rows,) a number for each row; rows of one group have the same
 Scorer = Callable[[Floats], Floats]  # (samples, rows) weights, none below 0, to (samples,) scores from -1 to 1
+OfCounts = Callable[[Floats, Floats, Floats], Floats]  # what `counts` gives to (samples,) scores
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric whose score is 1 at most, and greater for a better model. An error is registered with a minus sign."""
+
+    kinds: tuple[Kind, ...]  # of the tasks that it fits
+    hub_name: str  # its name on the Hugging Face hub
+    lowest: float  # the lowest score
+    scorer: Callable[[NDArray[np.generic], NDArray[np.generic]], Scorer]  # from labels and answers, as `truth_of` gives
+    # What errors that no row shows can cost (`kdc.pipeline.quality.hidden`): the score itself, if counts give it, or
+    # by how much it falls if all rows turn wrong; a part of them costs that part.
+    unseen_cost: OfCounts | float
+    labels: int | None = None  # how many labels a task must have; None: any number
+
+
+def fitting(kind: Kind, labels: int | None = None) -> list[str]:
+    """Names of the metrics that fit tasks of a kind, and with so many labels; the default comes first."""
+    fits = [name for name, metric in METRICS.items() if kind in metric.kinds]
+    return fits if labels is None else [name for name in fits if METRICS[name].labels in (None, labels)]
 
 
 def predictions(logits: NDArray[np.floating], kind: Kind) -> NDArray[np.generic]:
@@ -36,7 +59,7 @@ def compute(
     answers = predictions(np.asarray(logits, dtype=np.float64), kind)
     truth = truth_of(labels, kind)
     once = np.ones((1, len(truth)))
-    return {name: round(100 * float(METRICS[name](truth, answers)(once)[0]), 4) for name in names}
+    return {name: round(100 * float(METRICS[name].scorer(truth, answers)(once)[0]), 4) for name in names}
 
 
 def truth_of(labels: NDArray[np.generic], kind: Kind) -> NDArray[np.generic]:
@@ -90,7 +113,7 @@ def chance(
     """
     answers, truth = predictions(np.asarray(logits, dtype=np.float64), kind), truth_of(labels, kind)
     once, generator = np.ones((1, len(truth))), np.random.default_rng(0)
-    score = METRICS[name](truth, answers)(once)[0]
+    score = METRICS[name].scorer(truth, answers)(once)[0]
     number = group_numbers(groups, len(truth))
     group_by_group = np.argsort(number, kind="stable")  # places of the rows
     shuffled = []
@@ -98,7 +121,7 @@ def chance(
         other_order = np.lexsort((generator.random(len(truth)), generator.permutation(number.max() + 1)[number]))
         moved = truth.copy()
         moved[group_by_group] = truth[other_order]
-        shuffled.append(METRICS[name](moved, answers)(once)[0])
+        shuffled.append(METRICS[name].scorer(moved, answers)(once)[0])
     return float(1 + sum(each >= score - 1e-12 for each in shuffled)) / (1 + _SHUFFLES)
 
 
@@ -232,23 +255,19 @@ def _correlation(x_variance: Floats, y_variance: Floats, covariance: Floats, sma
     return np.divide(covariance, below, out=np.zeros_like(below), where=varies)
 
 
-def _counted(name: str) -> Callable[[NDArray[np.generic], NDArray[np.generic]], Scorer]:
-    def scorer(truth: NDArray[np.generic], answers: NDArray[np.generic]) -> Scorer:
-        counted = counts(truth, answers)
-        return lambda weights: OF_COUNTS[name](*counted(weights))
-
-    return scorer
+def _counted(score: OfCounts, truth: NDArray[np.generic], answers: NDArray[np.generic]) -> Scorer:
+    counted = counts(truth, answers)
+    return lambda weights: score(*counted(weights))
 
 
-# The metrics of what `counts` gives.
-OF_COUNTS: dict[str, Callable[[Floats, Floats, Floats], Floats]] = {
-    "f1": _f1,
-    "macro_f1": _macro_f1,
-    "matthews": _matthews,
-}
-METRICS: dict[str, Callable[[NDArray[np.generic], NDArray[np.generic]], Scorer]] = {
-    "accuracy": _accuracy,
-    **{name: _counted(name) for name in OF_COUNTS},
-    "pearson": _pearson,
-    "spearman": _spearman,
+_CLASSES: tuple[Kind, ...] = ("classification",)
+_LABELS: tuple[Kind, ...] = ("classification", "multilabel")
+# All metrics by name. The first one of a kind of task decides people's own tasks, which are told the second one too.
+METRICS: dict[str, Metric] = {
+    "macro_f1": Metric(_LABELS, "f1", 0.0, partial(_counted, _macro_f1), unseen_cost=_macro_f1),
+    "accuracy": Metric(_LABELS, "accuracy", 0.0, _accuracy, unseen_cost=1.0),
+    "f1": Metric(_CLASSES, "f1", 0.0, partial(_counted, _f1), unseen_cost=_f1, labels=2),
+    "matthews": Metric(_CLASSES, "matthews_correlation", -1.0, partial(_counted, _matthews), unseen_cost=_matthews),
+    "pearson": Metric(("regression",), "pearsonr", -1.0, _pearson, unseen_cost=1.0),
+    "spearman": Metric(("regression",), "spearmanr", -1.0, _spearman, unseen_cost=1.0),
 }
