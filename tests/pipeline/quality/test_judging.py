@@ -45,9 +45,8 @@ class Judged:
         tuning: dict[str, float] | None = None,
         answered_from: float | None = None,
     ) -> Any:
-        answers = EvaluationAnswers(
-            ["a text"] * 400, LABELS, RIGHT, {"fp32": RIGHT, "int8": HALF_WRONG}, np.arange(400)
-        )
+        students = {"fp32": RIGHT, "int8": HALF_WRONG, "fp32 (cuda)": HALF_WRONG, "int8 (cuda)": RIGHT}
+        answers = EvaluationAnswers(["a text"] * 400, LABELS, RIGHT, students, np.arange(400))
 
         def look(logits: np.ndarray) -> int:
             self.looks.append(logits)
