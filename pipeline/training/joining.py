@@ -16,7 +16,7 @@ from torch import Tensor
 from kdc.artifact.manifest import Join, Kind
 from kdc.pipeline.models.loading import PROBLEMS
 from kdc.serving.engine import long_texts
-from kdc.serving.engine.long_texts import join_windows
+from kdc.serving.engine.long_texts import HOPELESS, SURE
 
 _AT_ONCE = 64  # windows in one forward pass, where nothing is kept for gradients
 _NOT_INPUTS = ("labels", "labelled", "teacher_logits", "windows")
@@ -58,7 +58,24 @@ def joined(parts: Tensor, counts: Tensor, config: Any) -> Tensor:
     the model's config says; `counts`, (rows,), has how many windows each row has."""
     join, kind = join_of(config), _KINDS[config.problem_type]
     rows = parts.split(counts.tolist())
-    return torch.stack([part[0] if len(part) == 1 else join_windows(part, join, kind, torch) for part in rows])
+    return torch.stack([part[0] if len(part) == 1 else _joined(part, join, kind) for part in rows])
+
+
+def _joined(part: Tensor, join: Sequence[Join], kind: Kind) -> Tensor:
+    if kind == "classification":
+        part = F.log_softmax(part, dim=1)
+    answers = {way: _way(part, way, kind) for way in set(join)}
+    return torch.stack([answers[join[0 if len(join) == 1 else place]][place] for place in range(part.shape[1])])
+
+
+def _way(part: Tensor, way: Join, kind: Kind) -> Tensor:
+    if way == "noisy-or":
+        if kind == "classification":
+            none = torch.log1p(-part.clamp(min=HOPELESS).exp().clamp(max=SURE)).sum(0)
+        else:
+            none = -F.softplus(part.clamp(min=HOPELESS)).sum(0)
+        return torch.log(-torch.expm1(none)) - none
+    return part[0] if way == "first" else part.amax(0) if way == "max" else part.mean(0)
 
 
 def best_join(

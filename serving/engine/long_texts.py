@@ -1,11 +1,11 @@
 """Rows of more tokens than a model takes at once: windows over their tokens, and one answer made of the windows'.
 
-Needs numpy and the manifest's models alone. `kdc.pipeline.training.joining` joins torch's tensors with `join_windows`.
+Needs numpy and the manifest's models alone. `kdc.pipeline.training.joining` joins tensors by the same formulas.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +14,7 @@ from tokenizers import Encoding
 from kdc.artifact.manifest import Join, Kind, LongTexts
 
 # Bounds of a window's log-probability or log-odds where chances are multiplied: beyond them logarithms are infinite.
-_SURE, _HOPELESS = 1 - 1e-6, -60.0
+SURE, HOPELESS = 1 - 1e-6, -60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,26 +142,24 @@ def joined(
     rows = np.empty((len(counts), logits.shape[1]), dtype=np.float32)
     for place, (end, count) in enumerate(zip(ends, counts, strict=True)):
         part = logits[end - count : end]
-        rows[place] = part[0] if count == 1 else join_windows(part.astype(np.float64), join, kind, np)
+        rows[place] = part[0] if count == 1 else _joined(part.astype(np.float64), join, kind)
     return rows
 
 
-def join_windows(part: Any, join: Sequence[Join], kind: Kind, xp: Any) -> Any:
-    """The answer (outputs,) of one row, of its windows' logits (windows, outputs). Those are of the library `xp`, numpy
-    or torch, whose functions have the same names."""
+def _joined(part: NDArray[np.float64], join: Sequence[Join], kind: Kind) -> NDArray[np.float64]:
+    """The answer (outputs,) of one row, of its windows' logits (windows, outputs)."""
     if kind == "classification":
-        part = part - xp.amax(part, 1, keepdims=True)
-        part = part - xp.log(xp.exp(part).sum(1, keepdims=True))
-    answers = {way: _way(part, way, kind, xp) for way in set(join)}
-    return xp.stack([answers[join[0 if len(join) == 1 else place]][place] for place in range(part.shape[1])])
+        part = part - np.logaddexp.reduce(part, axis=1, keepdims=True)
+    answers = {way: _way(part, way, kind) for way in set(join)}
+    return np.stack([answers[join[0 if len(join) == 1 else place]][place] for place in range(part.shape[1])])
 
 
-def _way(part: Any, way: Join, kind: Kind, xp: Any) -> Any:
+def _way(part: NDArray[np.float64], way: Join, kind: Kind) -> NDArray[np.float64]:
     if way == "noisy-or":
-        part = part.clip(_HOPELESS)
         if kind == "classification":
-            none = xp.log1p(-xp.exp(part).clip(max=_SURE)).sum(0)  # the logarithm of the chance that no window has it
+            chances = np.exp(part.clip(HOPELESS)).clip(max=SURE)
+            none = np.log1p(-chances).sum(0)  # the logarithm of the chance that no window has it
         else:
-            none = -xp.logaddexp(xp.zeros_like(part), part).sum(0)
-        return xp.log(-xp.expm1(none)) - none
-    return part[0] if way == "first" else xp.amax(part, 0) if way == "max" else part.mean(0)
+            none = -np.logaddexp(0, part.clip(HOPELESS)).sum(0)
+        return np.log(-np.expm1(none)) - none
+    return part[0] if way == "first" else part.max(0) if way == "max" else part.mean(0)
