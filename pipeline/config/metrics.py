@@ -1,7 +1,8 @@
 """Metrics as GLUE defines them, in points (0 to 100; correlations -100 to 100): `METRICS` holds all of them.
 
 A metric is written once, for weighted rows: `scorer` prepares it for a model's answers, and gives its value for any
-number of weightings at a time. With all weights 1 that is the metric; the bootstrap of `intervals.py` draws other ones.
+number of weightings at a time. With all weights 1 that is the metric. The bootstrap of
+`kdc.pipeline.quality.intervals` draws other weights.
 """
 
 from collections.abc import Callable
@@ -29,8 +30,8 @@ class Metric:
     hub_name: str  # its name on the Hugging Face hub
     lowest: float  # the lowest score
     scorer: Callable[[NDArray[np.generic], NDArray[np.generic]], Scorer]  # from labels and answers, as `truth_of` gives
-    # What errors that no row shows can cost (`kdc.pipeline.quality.hidden`): the score itself, if counts give it, or
-    # by how much it falls if all rows turn wrong; a part of them costs that part.
+    # What errors that no row shows can cost, see `kdc.pipeline.quality.hidden`. A score of counts gives itself. Other
+    # scores give how far they fall if all rows turn wrong; half of the rows then cost half.
     unseen_cost: OfCounts | float
     labels: int | None = None  # how many labels a task must have; None: any number
 

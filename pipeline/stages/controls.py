@@ -1,8 +1,8 @@
 """Stage `controls`: what KD-LoRA is compared with, trained only when asked for (`run.controls`).
 
-The same student without KD (labels alone), its step kept as the student's own is and by another rule, since KD should
-not win by how a step is chosen; the student distilled in as many steps without the unlabelled texts, where there are
-some, which tells what these bought; and the teacher with LoRA in place of full fine-tuning.
+- The student without KD, once with its own rule for the step that is kept, and once with another rule.
+- If there are unlabelled texts: the student distilled in as many steps without them.
+- The teacher with LoRA instead of full fine-tuning.
 Reads `data/`, `teacher/`, and `vocabulary/` and `search/` where there are such. Writes one plain model a control.
 """
 

@@ -98,9 +98,8 @@ class BoundedProtocol(HttpToolsProtocol):
         self._unread: asyncio.TimerHandle | None = None  # the same of one that does not read
         self.running: Any = None  # the request in work; `cycle` is the newest one
         self._received = b""  # what is not parsed yet, because requests wait
-        self._in_head = self._is_between = (
-            False  # within a head; between two requests, and nothing is left of the first
-        )
+        self._in_head = False
+        self._is_between = False  # whether it waits for a request, and nothing is left of the last one
         self._head_bytes = self._fields = 0
         self._left = 0  # bytes of the body that are to come, as far as its head said
         self._chunks = self._chunked = 0  # of the body, and bytes in them

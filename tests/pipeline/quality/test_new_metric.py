@@ -70,8 +70,8 @@ def test_a_perfect_score_is_as_sure_as_what_one_error_may_cost(monkeypatch: pyte
 
 
 def test_a_perfect_score_of_counts_is_as_sure_as_the_counts_say() -> None:
-    """Would catch a cost of all rows for a score that only the rarest class decides: 10 rows have it. Of these up to
-    3.84 / (10 + 3.84) may be wrong, which takes F1 of the class to 2 p / (p + 1) for a share p of right ones."""
+    """Would catch a cost of all rows for a score that only the rarest class decides. That class has 10 rows. A share
+    of 3.84 / (10 + 3.84) may be wrong. If a share p is right, the class has an F1 of 2 p / (p + 1)."""
     labels = np.repeat([0, 1], [990, 10])
     low, _ = score_interval(np.eye(2)[labels], labels, "classification", "worst_f1")
     right = 10 / (10 + Z**2)
