@@ -48,8 +48,8 @@ class JsonResponse(Response):
     media_type = "application/json"
 
     def render(self, content: Any) -> bytes:
-        """The response's body."""
-        return orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY)
+        """The response's body: what is written already as it is, since a reply may have megabytes."""
+        return content if isinstance(content, bytes) else orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
 async def written(shape: tuple[int, ...], values: Callable[[slice], list[Any]]) -> bytes:
@@ -62,12 +62,13 @@ async def written(shape: tuple[int, ...], values: Callable[[slice], list[Any]]) 
     """
     rows, width = shape
     step = max(1, _AT_ONCE // width)
-    pieces = []
+    if rows <= step:
+        return orjson.dumps(values(slice(0, rows)))
+    pieces: list[bytes | memoryview] = [b"["]
     for start in range(0, rows, step):
-        if rows > step:
-            await asyncio.sleep(0)
-        pieces.append(orjson.dumps(values(slice(start, start + step)))[1:-1])
-    return b"[" + b",".join(pieces) + b"]"
+        await asyncio.sleep(0)
+        pieces += (memoryview(orjson.dumps(values(slice(start, start + step))))[1:-1], b",")
+    return b"".join([*pieces[:-1], b"]"])
 
 
 class ApiError(Exception):

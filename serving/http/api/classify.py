@@ -51,7 +51,7 @@ async def classify(request: Request) -> Response:
         def values(rows: slice) -> list[Any]:
             return tei.labelled(model.engine, answer.probabilities[rows])
 
-        return JsonResponse(orjson.Fragment(await written(answer.logits.shape, values)))
+        return JsonResponse(await written(answer.logits.shape, values))
     return JsonResponse(await _as_vllm(model, answer, is_raw=raw or not activated))
 
 

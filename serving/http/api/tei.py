@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -81,7 +80,7 @@ async def answer(request: Request, question: Question, model: Model) -> Response
         "x-truncated-texts": str(sum(found.truncated)),
         "x-model": model.name,
     }
-    return JsonResponse(orjson.Fragment(reply if question.batch else reply[1:-1]), headers=headers)
+    return JsonResponse(reply if question.batch else reply[1:-1], headers=headers)
 
 
 def _listed(engine: Engine, question: Question, logits: np.ndarray, probabilities: np.ndarray) -> list[Any]:
