@@ -1,17 +1,15 @@
-"""The whole curve of a task beside light classifiers by other packages: the picture in README, and its table.
+"""The whole curve of a task beside light classifiers by other packages, as a table. `picture.py` draws the table.
 
-Command: `python benchmarks/frontier.py RUN [--peers model2vec,fasttext,setfit] [--peer-python PYTHON] [--out FILE]`,
-after `kdc compress --frontier --out RUN` on single texts in classes. The peers are trained on the rows of the run
+Command: `python benchmarks/frontier.py RUN [--peers model2vec,fasttext,setfit] [--peer-python PYTHON]`, after
+`kdc compress --frontier --out RUN` on single texts in classes. The peers are trained on the rows of the run
 (`peers/light.py` says how) with PYTHON, an environment of `peers/requirements-light.txt`. Every artifact that serves in
 int8 gets a second row in fp32, beside the peers that are not quantised. Then everything is timed in turns on the same
 evaluation texts with one thread each; every peer is a process of its own. Training seconds are whole: a student's
-include the teacher's training and answers. Prints a Markdown table, and draws the page's picture with the peers in it,
-without the second rows, as SVG.
+include the teacher's training and answers. Prints a Markdown table.
 """
 
 import argparse
 import json
-import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -32,7 +30,7 @@ from kdc.pipeline.data.prepared import open_data, texts_of
 from kdc.pipeline.quality.frontier import FrontierFacts, Point
 from kdc.pipeline.quality.intervals import difference, score_interval
 from kdc.pipeline.quality.latency import interval_of_median
-from kdc.pipeline.report.frontier import curve, read_facts, table
+from kdc.pipeline.report.frontier import read_facts, table
 from kdc.pipeline.rundir.record import read_record
 from kdc.serving.engine.engine import Engine
 
@@ -87,13 +85,12 @@ class Peer:
 
 
 def main() -> None:
-    """Train the peers, time everything, print the table, draw the picture."""
+    """Train the peers, time everything, print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
     parser.add_argument("--peers", default=_PEERS)
     parser.add_argument("--peer-python", default=sys.executable)
     parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--out", type=Path, help="the picture, .svg")
     options = parser.parse_args()
     facts = read_facts(options.run)
     if facts is None:
@@ -115,11 +112,6 @@ def main() -> None:
     header, *rows = table(both)
     lines = [header, ["---"] + ["---:"] * (len(header) - 1), *rows]
     sys.stdout.write("".join(f"| {' | '.join(cells)} |\n" for cells in lines))
-    if options.out is not None:
-        served = {(point.student, point.variant) for point in facts.points}
-        drawn = [each for each in both.points if each.variant == "package" or (each.student, each.variant) in served]
-        picture = curve(both.model_copy(update={"points": tuple(drawn)}))
-        options.out.write_text(_standing_alone(picture), encoding="utf-8")
 
 
 def _ours(stack: ExitStack, run: Path, facts: FrontierFacts, texts: list[Any]) -> list[Entrant]:
@@ -194,15 +186,6 @@ def _timed(point: Point, turns: list[dict[str, float]]) -> Point:
         "rows_interval": interval_of_median(speed, _CONFIDENCE),
     }
     return point.model_copy(update=times)
-
-
-def _standing_alone(figure: str) -> str:
-    """A figure of the page with the page's colours, light and dark, so that it stands by itself."""
-    page = (ROOT / "pipeline" / "report" / "page.css").read_text(encoding="utf-8")
-    light, dark = re.findall(r"(--ink:.*?)\}", page, flags=re.DOTALL)[:2]
-    style = f"svg {{ background: var(--paper); {light} }} @media (prefers-color-scheme: dark) {{ svg {{ {dark} }} }}"
-    end = figure.index(">") + 1
-    return f"{figure[:end]}<style>{' '.join(style.split())}</style>{figure[end:]}"
 
 
 if __name__ == "__main__":
