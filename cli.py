@@ -307,12 +307,13 @@ def verify(
     os.environ["HF_HUB_OFFLINE"] = "1"
     from kdc.artifact.contract.terms import EXIT_CODES
     from kdc.artifact.contract.text import render
-    from kdc.tools.verify import texts_to_label, verify_artifact
+    from kdc.tools.verify import verify_artifact
 
     columns, how, labels = taken(given, COLUMNS), taken(given, VERIFY), taken(given, TO_LABEL)
     where, labelled = None if device is None else _device(device), given.pop("labelled", None)
     if labels:
         from kdc.tools.unlabelled import render as render_texts
+        from kdc.tools.unlabelled import texts_to_label
 
         written = texts_to_label(artifact, given=given, columns=columns, device=where, **how, **labels)
         _print(as_json, written, render_texts(written, artifact))
