@@ -6,14 +6,13 @@ specification 1.1 (image-layout.md, manifest.md); any tool that reads it pushes 
 
 import hashlib
 import json
-import os
 import tarfile
 from pathlib import Path
 from typing import Any
 
 from kdc.artifact.manifest import MANIFEST_NAME, Manifest
+from kdc.common.files import sha256_of
 
-_LAYOUT = {"imageLayoutVersion": "1.0.0"}
 _INDEX, _MANIFEST, _CONFIG, _LAYER = (
     f"application/vnd.oci.image.{kind}"
     for kind in ("index.v1+json", "manifest.v1+json", "config.v1+json", "layer.v1.tar")
@@ -32,12 +31,10 @@ def write_image(artifact: Path, manifest: Manifest, folder: Path, *, tag: str) -
         "dev.kdc.manifest.sha256": manifest.sha256,
     }
     images = [_add_image(name, layer, manifest.created, told, blobs) for name in _ARCHITECTURES]
-    index = _add_json(
-        {"schemaVersion": 2, "mediaType": _INDEX, "manifests": images, "annotations": told}, _INDEX, blobs
-    )
-    index["annotations"] = {"org.opencontainers.image.ref.name": tag}
-    _write_json({"schemaVersion": 2, "mediaType": _INDEX, "manifests": [index]}, folder / "index.json")
-    _write_json(_LAYOUT, folder / "oci-layout")
+    index = {"schemaVersion": 2, "mediaType": _INDEX, "manifests": images, "annotations": told}
+    named = _add_json(index, _INDEX, blobs) | {"annotations": {"org.opencontainers.image.ref.name": tag}}
+    (folder / "index.json").write_bytes(_bytes({"schemaVersion": 2, "mediaType": _INDEX, "manifests": [named]}))
+    (folder / "oci-layout").write_bytes(_bytes({"imageLayoutVersion": "1.0.0"}))
 
 
 def _add_image(
@@ -75,10 +72,9 @@ def _add_layer(artifact: Path, names: list[str], blobs: Path) -> dict[str, Any]:
             entry.size, entry.mode = (artifact / name).stat().st_size, 0o644
             with (artifact / name).open("rb") as file:
                 archive.addfile(entry, file)
-    with temporary.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    os.rename(temporary, blobs / digest)
-    return {"mediaType": _LAYER, "digest": f"sha256:{digest}", "size": (blobs / digest).stat().st_size}
+    digest = sha256_of(temporary)
+    layer = temporary.rename(blobs / digest)
+    return {"mediaType": _LAYER, "digest": f"sha256:{digest}", "size": layer.stat().st_size}
 
 
 def _add_json(document: dict[str, Any], media_type: str, blobs: Path) -> dict[str, Any]:
@@ -87,10 +83,6 @@ def _add_json(document: dict[str, Any], media_type: str, blobs: Path) -> dict[st
     digest = hashlib.sha256(content).hexdigest()
     (blobs / digest).write_bytes(content)
     return {"mediaType": media_type, "digest": f"sha256:{digest}", "size": len(content)}
-
-
-def _write_json(document: dict[str, Any], path: Path) -> None:
-    path.write_bytes(_bytes(document))
 
 
 def _bytes(document: dict[str, Any]) -> bytes:
