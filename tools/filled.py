@@ -29,6 +29,7 @@ from kdc.tools.reference import arrays_of
 
 Ints = NDArray[np.int64]
 ID, LABEL = "id", "label"  # columns of the file; the header of the second one also names the labels
+_COLUMNS = ("texts", "sides", "student", "teacher")  # of `Answered`
 _NO_LABEL = -1  # in place of a label's number
 _ALL_ROWS = "label all rows: --data FILE"
 
@@ -64,8 +65,7 @@ class Answered:
         if most is None or len(differing) <= most:
             return self
         kept = self.texts < differing[most]
-        columns = {name: getattr(self, name)[kept] for name in ("texts", "sides", "student", "teacher")}
-        return replace(self, **columns)
+        return replace(self, **{name: getattr(self, name)[kept] for name in _COLUMNS})
 
     def write(self, path: Path) -> None:
         """Write it beside the texts to label."""
@@ -76,24 +76,21 @@ class Answered:
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """Read what lies beside the texts to label.
+        """Read what is beside the texts to label.
 
         Raises:
-            InputError: nothing does.
+            InputError: nothing is.
             KdcError: it is damaged.
         """
         file = answers_beside(path)
-        try:
-            with arrays_of(file, "the models' answers", "write the texts to label again: --to-label") as kept:
-                texts, sides, student, teacher = (
-                    kept[name].astype(np.int64, casting="safe") for name in ("texts", "sides", "student", "teacher")
-                )
-                if not texts.shape == student.shape == teacher.shape == sides.shape[:1] or sides.shape[1] not in (0, 2):
-                    raise ValueError("columns that do not fit each other")
-                return cls(texts, sides, student, teacher, str(kept["artifact"]), str(kept["variant"]))
-        except FileNotFoundError as error:
+        if not file.exists():
             remedy = "the filled file needs the name and the folder that --to-label gave it"
-            raise InputError("the models' answers are not beside the labels", given=file, remedy=remedy) from error
+            raise InputError("the models' answers are not beside the labels", given=file, remedy=remedy)
+        with arrays_of(file, "the models' answers", "write the texts to label again: --to-label") as kept:
+            texts, sides, student, teacher = (kept[name].astype(np.int64, casting="safe") for name in _COLUMNS)
+            if not texts.shape == student.shape == teacher.shape == sides.shape[:1] or sides.shape[1] not in (0, 2):
+                raise ValueError("columns that do not fit each other")
+            return cls(texts, sides, student, teacher, str(kept["artifact"]), str(kept["variant"]))
 
 
 def answers_beside(path: Path) -> Path:
@@ -148,7 +145,7 @@ def judged_by_labels(path: Path, engine: Engine, contract: Contract) -> Quality:
             given=f"{path} is for {answers_of}, this is {engine.variant} of {manifest.sha256[:12]}",
             remedy="verify that artifact, or write the texts on which this one differs: --to-label",
         )
-    labels = read_labels(path, engine.task, answered)
+    labels = _read_labels(path, engine.task, answered)
     worst, best = (quality_by(answered, labels, contract, empty_is_won=is_won) for is_won in (False, True))
     verdicts = {judge_drop(contract, worst), judge_drop(contract, best)}
     missing = len(np.unique(answered.texts[answered.differs & (labels == _NO_LABEL)]))
@@ -166,12 +163,8 @@ def judged_by_labels(path: Path, engine: Engine, contract: Contract) -> Quality:
     return worst if is_lost else best
 
 
-def read_labels(path: Path, task: TaskInfo, answered: Answered) -> Ints:
-    """The labels of a filled file, (rows,): numbers of labels; -1 for rows whose text has none.
-
-    Raises:
-        InputError: the file cannot be read, or holds something that is no label of a differing text.
-    """
+def _read_labels(path: Path, task: TaskInfo, answered: Answered) -> Ints:
+    """The labels of a filled file, (rows,): numbers of labels; -1 for rows whose text has none."""
     classes = {label: number for number, label in enumerate(task.labels)}
     lower = {label.casefold(): number for label, number in classes.items()}
     if len(lower) == len(classes):
@@ -196,11 +189,7 @@ def read_labels(path: Path, task: TaskInfo, answered: Answered) -> Ints:
 
 
 def _cells(window: Window) -> list[tuple[int, str, str]]:
-    """Line, id and label of each row.
-
-    Raises:
-        InputError: a row cannot be read, or the columns are missing.
-    """
+    """Line, id and label of each row."""
     if window.bad:
         first = window.bad[0]
         raise InputError(first.problem, given=f"{first.file}, line {first.line}", remedy="mend the row")

@@ -148,17 +148,14 @@ def compare_again(
     columns: Mapping[str, str | None],
     teacher: str | None,
 ) -> tuple[list[Text], Answers]:
-    """Read a labelled file, compare the artifact with its teacher on its rows, and count its decisions.
-
-    The arguments are as in `kdc.tools.verify.verify_artifact`. Without a teacher, the logits that the artifact keeps
-    are taken.
+    """Read a labelled file, compare the artifact with its teacher on its rows, and count its decisions. Without a
+    teacher, the logits that the artifact keeps are taken; the other arguments are as in `verify_artifact`.
 
     Returns:
         The texts of the rows, the comparison (None without a `max_drop`), and the decisions.
 
     Raises:
-        InputError: the file does not fit the task, or holds rows whose logits the artifact does not keep and no
-            teacher is given.
+        InputError: the file does not fit the task, or has rows whose logits neither the artifact nor a teacher has.
     """
     info = engine.task
     task, texts, labels = read_rows_for(info, data, columns)
@@ -194,9 +191,6 @@ def read_rows_for(
     Returns:
         The artifact's task with the file's columns, the texts, and the labels: (rows,), or (rows, outputs) in {0, 1}
         for multi-label.
-
-    Raises:
-        InputError: the file does not fit the task.
     """
     task = task_with(info, columns)
     texts, labels = read_labelled(data, task, separator=columns.get("separator"))

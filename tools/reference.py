@@ -110,7 +110,6 @@ def arrays_of(path: Path, what: str, remedy: str) -> Iterator[Any]:
     """Open an .npz file that others may have written. Nothing in it is unpickled.
 
     Raises:
-        FileNotFoundError: it is not there.
         KdcError: it is more than 1 GiB once unpacked, or an error occurs within the block.
     """
     try:
@@ -119,8 +118,6 @@ def arrays_of(path: Path, what: str, remedy: str) -> Iterator[Any]:
                 raise ValueError(f"more than {_MOST_BYTES} bytes once unpacked")
         with np.load(path, allow_pickle=False) as arrays:
             yield arrays
-    except FileNotFoundError:
-        raise
     except Exception as error:  # numpy, zipfile and zlib raise many kinds
         raise KdcError(f"{what} cannot be read", given=f"{path}: {error}", remedy=remedy) from error
 

@@ -133,11 +133,7 @@ def rows_for(differing: float, *, max_drop: float, confidence: float) -> int | N
 
 
 def _request(source: str, out: Path, columns: Mapping[str, str | None]) -> PredictRequest:
-    """The file as `kdc predict` reads it: rows without a text are left out, and counted.
-
-    Raises:
-        InputError: there is something at `out` already, or it is no .csv file.
-    """
+    """The file as `kdc predict` reads it: rows without a text are left out, and counted. A file at `out` is refused."""
     for path in (out, answers_beside(out)):
         if path.exists():
             remedy = "another name: kdc replaces no file that may hold labels"
@@ -194,11 +190,7 @@ def _answers_in(column: str, task: TaskInfo) -> _Answer:
 
 
 def _read(job: Job, engine: Engine, teacher: _Answer) -> tuple[Answered, dict[int, Text], int]:
-    """Answer all rows, window by window.
-
-    Returns:
-        both models' answers, the differing texts by their numbers, and how many rows have no text.
-    """
+    """Both models' answers to all rows, the differing texts by their numbers, and how many rows have no text."""
     parts: list[tuple[Ints, Ints, Ints, Ints]] = []
     differing: dict[int, Text] = {}
     rows, skipped, began = 0, 0, time.perf_counter()

@@ -123,12 +123,8 @@ def verify_artifact(
 
 
 def _answers_of_before(contract: Contract, before: Judgement | None, variant: str) -> Answers:
-    """What the artifact's own judgement tells of the answers of the same variant for the same limits: without rows it
-    cannot be measured again.
-
-    Raises:
-        InputError: the artifact's own judgement is of other limits or another variant.
-    """
+    """The answers by which the artifact was judged, since they cannot be measured again without rows. A judgement of
+    other limits or another variant is refused."""
     limits, options = contract.limits, _limits_on_answers(contract)
     if not options:
         return None, ()

@@ -17,12 +17,7 @@ from kdc.serving.engine.engine import Engine
 
 
 def run(job: Job, engine: Engine, *, progress: Progress) -> Counts:
-    """Answer everything.
-
-    Args:
-        job: what to answer.
-        engine: the model.
-        progress: called after each window.
+    """Answer everything; `progress` is called after each window.
 
     Raises:
         InputError: the input cannot be used, a row is bad and bad rows stop the job, or the output exists.
@@ -68,14 +63,13 @@ def _answer_all(
         key = f"{number:09d}"
         writer.check(window)
         record = finished.find(key, window)
-        resumed = record is not None
         if record is None:
             answered = answer_window(finished.job, scorer, writer, window, columns_seen=counts.written > 0)
             record = finished.add(key, *answered)
         elif writer.needs_types:
             finished.check({key: record})
             writer.learn(finished.rows(key))
-        counts = counts.plus(record, resumed=resumed)
+        counts = counts.plus(record)
         records[key] = record
         progress(counts, done)
     return counts, records

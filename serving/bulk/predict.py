@@ -20,19 +20,12 @@ from kdc.serving.engine.engine import Engine
 
 
 class PredictResult(Counts):
-    """What came of it: the rows, with `read` those of the input and `written` those of the output.
+    """The counts of a finished job: `read` is all rows of the input, `written` all rows of the output."""
 
-    Attributes:
-        seconds: time that the job took.
-        rows_per_second: speed at the rows that were answered now, not resumed.
-        output: where the answers are.
-        actors: number of Ray's actors; None for the local engine.
-    """
-
-    seconds: float
-    rows_per_second: float
-    output: str
-    actors: int | None = None
+    seconds: float  # that the job took
+    rows_per_second: float  # at the rows that were answered now, not resumed
+    output: str  # where the answers are
+    actors: int | None = None  # number of Ray's actors; None for the local engine
 
     @property
     def summary(self) -> str:

@@ -19,16 +19,12 @@ from kdc.serving.engine.tokenizing import is_blank, is_utf8
 
 # Most padded tokens of one forward pass: measured for the service, see docs/serving.md.
 _CPU_TOKENS, _GPU_TOKENS = 256, 16_384
-_MANY_THREADS = 4  # so many of the tokenizers library's are as fast as one that looks words up
+_MANY_THREADS = 4  # of the tokenizers library, which are as fast as one thread that looks words up
 LANES = 64  # forward passes side by side; the engine takes no more than it has threads
 
 
 class Scorer:
-    """Turns texts into probabilities, with several forward passes side by side.
-
-    Args:
-        engine: loaded with `lanes=LANES`.
-    """
+    """Turns texts into probabilities by an engine with `lanes=LANES`, several forward passes side by side."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -69,55 +65,40 @@ def answer_window(
 ) -> tuple[Window, bytes]:
     """Answer one window.
 
-    Args:
-        job: what is asked.
-        scorer: with the model.
-        writer: writes the output.
-        window: as it was read.
-        columns_seen: whether an earlier row had the columns with the texts.
-
     Returns:
         the window with its bad rows apart, and its other rows with their answers, as they will be written.
 
     Raises:
-        InputError: the columns are missing, a row is bad and bad rows stop the job, or a value does not fit the
-            output's format.
+        InputError: as `split_bad`, or a value does not fit the output's format.
     """
-    is_jsonl = window.batch is None and not (job.files and job.files[0].format in ("csv", "tsv"))
-    good, texts = split_bad(window, job, columns_seen=columns_seen and is_jsonl)
+    good, texts = split_bad(window, job, columns_seen=columns_seen)
     return good, writer.piece(good, _answers(scorer(texts), job))
 
 
 def split_bad(window: Window, job: Job, *, columns_seen: bool) -> tuple[Window, list[Text]]:
-    """Move the rows that have no text to the window's bad ones.
+    """Move the rows that have no text to the window's bad ones. Returns the window, and the texts of its good rows.
 
     Args:
-        window: as it was read.
-        job: names the columns with the texts, and says whether bad rows are skipped.
-        columns_seen: whether earlier JSONL rows had the columns. Rows that lack them are then bad rows, and not
-            another table.
-
-    Returns:
-        the window, and the texts of its good rows.
+        columns_seen: whether an earlier row had the columns with the texts. JSONL rows that lack them are then bad
+            rows, and not another table.
 
     Raises:
         InputError: the columns are missing, or a row is bad and bad rows are not skipped.
     """
     names = job.text_columns
     absent = [name for name in names if name not in window.names]
-    if absent and not columns_seen and (window.names or not window.bad):
+    if absent and (window.is_table or not columns_seen) and (window.names or not window.bad):
         given = f"{window.file} has {', '.join(window.names[:20]) or 'none'}"
         remedy = "name the columns: --text COLUMN [--text-pair COLUMN]"
         raise InputError(f"no column {', '.join(absent)}", given=given, remedy=remedy)
-    nothing, most = [None] * len(window.lines), job.request.max_text_chars
-    parts = zip(*(window.column(name) if name in window.names else nothing for name in names), strict=True)
+    most = job.request.max_text_chars
+    parts = zip(*(window.column(name) for name in names), strict=True)
     bad: list[BadRow] = []
     texts: list[Text] = []
     for line, row in zip(window.lines, parts, strict=True):
-        problems = (_problem(name, value, most) for name, value in zip(names, row, strict=True))
-        problem = next(filter(None, problems), None)
-        if problem is not None:
-            bad.append(BadRow(window.file, line, problem))
+        problems = [_problem(name, value, most) for name, value in zip(names, row, strict=True)]
+        if any(problems):
+            bad.append(BadRow(window.file, line, next(filter(None, problems))))
         else:
             texts.append(row if len(row) == 2 else row[0])
     good = window.without(bad) if bad else window
@@ -152,5 +133,5 @@ def _answers(scores: NDArray[np.float32], job: Job) -> dict[str, list[Any]]:
     if job.task.sets is not None:
         values["set"] = sets_in_words(scores, job.task)
     if job.request.all_scores:
-        values |= {f"score_{label}": scores[:, place].tolist() for place, label in enumerate(labels)}
+        values |= {f"score_{label}": column.tolist() for label, column in zip(labels, scores.T, strict=True)}
     return {job.request.prefix + name: column for name, column in values.items()}

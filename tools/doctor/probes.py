@@ -8,8 +8,6 @@ import json
 import os
 import sys
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable
 from statistics import median
 from typing import Any
@@ -84,15 +82,14 @@ def _training_speeds() -> dict[str, float]:
 
 def probe_hub(url: str, timeout_s: str) -> dict[str, Any]:
     """Check whether anything answers at the hub's address."""
-    request = urllib.request.Request(url, method="HEAD", headers={"User-Agent": "kdc-doctor"})
+    import httpx
+
     try:
-        with urllib.request.urlopen(request, timeout=float(timeout_s)) as response:
-            return {"reachable": True, "detail": f"HTTP {response.status}"}
-    except urllib.error.HTTPError as error:
-        # Other answers come from a proxy that refuses, or from a gateway with nothing behind it.
-        return {"reachable": error.code < 500 and error.code not in (403, 407), "detail": f"HTTP {error.code}"}
-    except (OSError, ValueError) as error:
-        return {"reachable": False, "detail": str(getattr(error, "reason", error))}
+        status = httpx.head(url, timeout=float(timeout_s), follow_redirects=True).status_code
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        return {"reachable": False, "detail": str(error)}
+    # Other answers come from a proxy that refuses, or from a gateway with nothing behind it.
+    return {"reachable": status < 500 and status not in (403, 407), "detail": f"HTTP {status}"}
 
 
 if __name__ == "__main__":
