@@ -25,9 +25,8 @@ from kdc.common.progress import RowCounter
 from kdc.pipeline.data.fields import hash_of, sides_of
 from kdc.pipeline.quality.comparison import rows_needed
 from kdc.pipeline.quality.intervals import Difference
-from kdc.serving.bulk.inputs import Window
+from kdc.serving.bulk.inputs import Window, read_all
 from kdc.serving.bulk.job import Job
-from kdc.serving.bulk.local_job import windows_of
 from kdc.serving.bulk.request import PredictRequest
 from kdc.serving.bulk.windows import split_bad
 from kdc.serving.engine.engine import Engine
@@ -196,7 +195,7 @@ def _read(job: Job, engine: Engine, teacher: _Answer) -> tuple[Answered, dict[in
     rows, skipped, began = 0, 0, time.perf_counter()
     with RowCounter() as counter:
         counter.start(sum(file.size for file in job.files) or None)
-        for window, done in windows_of(job):
+        for window, done in read_all(job.files):
             good, texts = split_bad(window, job, columns_seen=False)
             rows, skipped = rows + len(texts), skipped + len(good.bad)
             if texts:

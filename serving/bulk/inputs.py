@@ -122,9 +122,17 @@ def read_windows(file: File) -> Iterator[Window]:
             raise InputError(f"cannot read the file: {error}", given=file.address, remedy="write it again") from error
 
 
-def read_standard_input() -> Iterator[Window]:
-    """Read JSONL on standard input in windows."""
-    yield from _read_text(sys.stdin.buffer, STANDARD, "jsonl")
+def read_all(files: list[File]) -> Iterator[tuple[Window, int]]:
+    """The windows of all files, or of JSONL on standard input if there are none; each with the bytes that have been
+    read by its end."""
+    if not files:
+        for window in _read_text(sys.stdin.buffer, STANDARD, "jsonl"):
+            yield window, 0
+    before = 0
+    for file in files:
+        for window in read_windows(file):
+            yield window, before + window.done
+        before += file.size
 
 
 def _read_text(raw: IO[bytes], name: str, kind: str) -> Iterator[Window]:

@@ -169,15 +169,11 @@ class FinishedWindows:
         return record
 
     def rows(self, key: str) -> bytes:
-        """A window's answered rows, as `check` has found them."""
+        """A window's answered rows."""
         return _read(self._rows, key + self._ending)
 
-    def check(self, records: Mapping[str, WindowRecord]) -> None:
-        """Check that this process sees the answered rows of all these windows as they were written.
-
-        Raises:
-            KdcError: rows are gone, or have another size.
-        """
+    def _check(self, records: Mapping[str, WindowRecord]) -> None:
+        """Check that this process sees the answered rows of all these windows as they were written."""
         sizes = self._rows.sizes()
         for key, record in records.items():
             name = key + self._ending
@@ -187,9 +183,14 @@ class FinishedWindows:
                 given = f"{name}: {sizes[name]} bytes, {record.bytes} were written"
                 raise KdcError("finished rows were changed", given=given, remedy=_START_OVER)
 
-    def name_errors(self, records: Mapping[str, WindowRecord]) -> None:
-        """Write the file that names the bad rows of these windows, if the request asks for one. Its address is kept
-        first: a job that is killed after this knows that the file is its own."""
+    def finish(self, records: Mapping[str, WindowRecord]) -> None:
+        """Check all windows, and write the file that names their bad rows if the request asks for one. Its address is
+        kept first: a job that is killed after this knows that the file is its own.
+
+        Raises:
+            KdcError: rows of a window are gone, or have another size.
+        """
+        self._check(records)
         if (address := self.job.request.errors) is None:
             return
         self.folder.write(_ERRORS, _absolute(address))

@@ -63,15 +63,8 @@ class Writer:
         """Whether the types of the columns are not known yet."""
         return self.kind == "parquet" and self._schema is None
 
-    def learn(self, piece: bytes) -> None:
-        """Take over the column types of a piece that an earlier run finished; a piece without rows has none."""
-        if piece:
-            import pyarrow.parquet as pq
-
-            self._schema = pq.read_schema(io.BytesIO(piece))
-
     def begin_with(self, window: Window) -> None:
-        """Take the column types from a window that is not answered yet, for several writers to have the same ones."""
+        """Take the column types from a window that this writer does not answer; its bad rows are apart."""
         if self.needs_types and (window.lines or window.batch is not None):
             with _refusing(window):
                 self._own_columns(window)

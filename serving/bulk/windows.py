@@ -121,17 +121,16 @@ def _problem(name: str, value: Any, most: int) -> str | None:
 
 def _answers(scores: NDArray[np.float32], job: Job) -> dict[str, list[Any]]:
     """The values of each new column by its name, from the scores (rows, outputs) that `Scorer` gives."""
-    kind, labels = job.task.kind, job.task.labels
-    values: dict[str, list[Any]] = {}
+    task, columns = job.task, []
     best = scores.max(axis=1) if len(scores) else scores[:, 0]
-    if kind != "regression":
-        gets = decided(scores, job.task)
-        values["label"] = in_words(gets, job.task)
-        if kind == "classification":  # of two classes a threshold may give the less probable one
+    if task.kind != "regression":
+        gets = decided(scores, task)
+        columns.append(in_words(gets, task))
+        if task.kind == "classification":  # of two classes a threshold may give the less probable one
             best = np.where(gets.any(axis=1), np.where(gets, scores, 0).max(axis=1), best)
-    values["score"] = best.tolist()
-    if job.task.sets is not None:
-        values["set"] = sets_in_words(scores, job.task)
+    columns.append(best.tolist())
+    if task.sets is not None:
+        columns.append(sets_in_words(scores, task))
     if job.request.all_scores:
-        values |= {f"score_{label}": column.tolist() for label, column in zip(labels, scores.T, strict=True)}
-    return {job.request.prefix + name: column for name, column in values.items()}
+        columns += scores.T.tolist()
+    return dict(zip(job.added_columns, columns, strict=True))
