@@ -457,7 +457,3 @@ def main() -> None:
         refused = KdcError(what, given=f"no module {error.name}", remedy=installing("compress"))
     sys.stderr.write(f"error: {printable(str(refused))}\n")
     sys.exit(refused.exit_code)
-
-
-if __name__ == "__main__":
-    main()

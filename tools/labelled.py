@@ -166,8 +166,8 @@ def compare_again(
         reference = reference_if_kept(artifact, engine, texts, contract)._replace(other=None)
         if contract.limits.max_drop is not None and teacher is not None:
             refuse_better_baseline(artifact, engine, contract)
-            other = Other("teacher", teacher_of(task, teacher, engine.tokenizer_info)(texts))
-            reference = reference._replace(other=other)
+            teacher_logits = teacher_of(task, teacher, engine.tokenizer_info)(texts)
+            reference = reference._replace(other=Other("teacher", teacher_logits))
     if reference.other is None and not contract.limits.require:
         return texts, (None, ())
     logits = engine.logits(texts)

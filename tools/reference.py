@@ -1,4 +1,4 @@
-"""What an artifact is compared with on labelled rows: answers that the artifact keeps, or those of its teacher."""
+"""The model that an artifact is compared with on labelled rows: its answers kept in the artifact, or the teacher."""
 
 import tempfile
 import zipfile

@@ -1,7 +1,7 @@
 """Rows without labels, for `kdc verify --unlabelled`: writes the texts that two models answer differently.
 
 A row that an artifact and its teacher answer alike adds nothing to the difference of their accuracies, whatever its
-label is. So a person labels the other rows alone. Writes OUT.csv, which does not say who answered what, and beside it
+label is. A person labels only the other rows. Writes OUT.csv, which does not say who answered what, and beside it
 OUT.csv.answers.npz, which does; `kdc.tools.filled` reads both.
 """
 

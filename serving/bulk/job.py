@@ -183,7 +183,7 @@ class FinishedWindows:
                 given = f"{name}: {sizes[name]} bytes, {record.bytes} were written"
                 raise KdcError("finished rows were changed", given=given, remedy=_START_OVER)
 
-    def finish(self, records: Mapping[str, WindowRecord]) -> None:
+    def conclude(self, records: Mapping[str, WindowRecord]) -> None:
         """Check all windows, and write the file that names their bad rows if the request asks for one. Its address is
         kept first: a job that is killed after this knows that the file is its own.
 

@@ -139,7 +139,7 @@ def _into_file(job: Job, scorer: Scorer, progress: Progress) -> Counts:
                 writer.begin_with(split_bad(window, job, columns_seen=columns_seen)[0])
             counts, records[key] = counts.plus(record), record
             progress(counts, done)
-        finished.finish(records)
+        finished.conclude(records)
         with whole_file_at(output) as stream:  # written last: once it exists, the job is done
             writer.join(map(finished.rows, records), stream)
         finished.folder.remove()

@@ -80,7 +80,7 @@ def run(ray: Any, job: Job, manifest: Manifest, actors: Actors, *, progress: Pro
         work = Work(finished, writer, _first_rows(job, writer), run=str(time.time_ns()))
         with _quiet(ray), _plain_errors(), closing(_rows(ray, work, actors, files)) as rows:
             counts, records = _gather(job, rows, progress)
-        finished.finish(records)
+        finished.conclude(records)
         shards.write(SUCCESS, b"")
         if not grows:
             shards.move(output)

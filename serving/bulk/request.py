@@ -82,10 +82,10 @@ class PredictRequest(Frozen):
 
     def _check_apart(self, files: list[File]) -> None:
         """Refuse an output that is one of the input's files, or the file of errors."""
-        places = [(file.system, file.path) for file in files]
+        paths = [(file.system, file.path) for file in files]
         outputs = [address for address in (self.output, self.errors) if address is not None and address != STANDARD]
-        places += map(file_system, outputs)
-        resolved = {(tuple(system.protocol), str(Path(path).resolve())) for system, path in places}
-        if len(resolved) < len(places):
+        paths += map(file_system, outputs)
+        resolved = {(tuple(system.protocol), str(Path(path).resolve())) for system, path in paths}
+        if len(resolved) < len(paths):
             what = "input, output and errors are not all different files"
             raise InputError(what, given=self.output, remedy="another name")

@@ -1,6 +1,5 @@
-"""What share of the CPU's peak a model reaches: the time of its matrix products at the speed of one large product,
-divided by the time of a pass. ONNX Runtime's profiler tells the shapes of all products.
-"""
+"""The share of the CPU's peak that a model reaches: the time of its matrix products at the speed of a large product,
+divided by the time of a pass. ONNX Runtime's profiler tells the shapes of all products."""
 
 import json
 import math

@@ -50,15 +50,15 @@ def parse_subject(text: str) -> Subject:
     Raises:
         InputError: there is no such folder.
     """
-    name, sign, place = text.partition("=")
+    name, sign, address = text.partition("=")
     if not sign or "/" in name:
-        name, place = "", text
+        name, address = "", text
     variant = ""
-    if not Path(place).exists() and "@" in place:
-        place, _, variant = place.rpartition("@")
-    path = Path(place)
+    if not Path(address).exists() and "@" in address:
+        address, _, variant = address.rpartition("@")
+    path = Path(address)
     if not path.is_dir():
-        raise InputError("there is no such folder", given=place, remedy="name an artifact or a Hugging Face model")
+        raise InputError("there is no such folder", given=address, remedy="name an artifact or a Hugging Face model")
     folder = path.absolute()
     own = folder.parent.name if folder.name in ("artifact", "model") else folder.name
     return Subject(name or (f"{own}@{variant}" if variant else own), path, variant or None)

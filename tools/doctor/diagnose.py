@@ -68,7 +68,7 @@ def installed_packages() -> dict[str, dict[str, str | None]]:
         group = extra.group(1) if extra else ""
         if group in packages:
             packages[group][name] = machine.versions([name]).get(name)
-    # The platform decides which of the two packages is right: if one is installed, the other is not missing.
+    # kdc needs one of the two packages, by platform. If one is installed, the other is not missing.
     if installed := machine.versions(_RUNTIMES):
         others = {name: version for name, version in packages[""].items() if name not in _RUNTIMES}
         packages[""] = {**others, **installed}

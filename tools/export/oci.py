@@ -25,20 +25,20 @@ def write_image(artifact: Path, manifest: Manifest, folder: Path, *, tag: str) -
     blobs = folder / "blobs" / "sha256"
     blobs.mkdir(parents=True)
     layer = _add_layer(artifact, sorted([*manifest.files, MANIFEST_NAME]), blobs)
-    told = {
+    annotations = {
         "org.opencontainers.image.title": manifest.task.name,
         "org.opencontainers.image.created": manifest.created,
         "dev.kdc.manifest.sha256": manifest.sha256,
     }
-    images = [_add_image(name, layer, manifest.created, told, blobs) for name in _ARCHITECTURES]
-    index = {"schemaVersion": 2, "mediaType": _INDEX, "manifests": images, "annotations": told}
+    images = [_add_image(name, layer, manifest.created, annotations, blobs) for name in _ARCHITECTURES]
+    index = {"schemaVersion": 2, "mediaType": _INDEX, "manifests": images, "annotations": annotations}
     named = _add_json(index, _INDEX, blobs) | {"annotations": {"org.opencontainers.image.ref.name": tag}}
     (folder / "index.json").write_bytes(_bytes({"schemaVersion": 2, "mediaType": _INDEX, "manifests": [named]}))
     (folder / "oci-layout").write_bytes(_bytes({"imageLayoutVersion": "1.0.0"}))
 
 
 def _add_image(
-    architecture: str, layer: dict[str, Any], created: str, told: dict[str, str], blobs: Path
+    architecture: str, layer: dict[str, Any], created: str, annotations: dict[str, str], blobs: Path
 ) -> dict[str, Any]:
     """Add configuration and manifest of one platform's image; returns the manifest's descriptor."""
     config = {
@@ -55,7 +55,7 @@ def _add_image(
         "mediaType": _MANIFEST,
         "config": _add_json(config, _CONFIG, blobs),
         "layers": [layer],
-        "annotations": told,
+        "annotations": annotations,
     }
     return _add_json(image, _MANIFEST, blobs) | {"platform": {"architecture": architecture, "os": "linux"}}
 
