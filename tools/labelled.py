@@ -149,7 +149,7 @@ def compare_again(
     teacher: str | None,
 ) -> tuple[list[Text], Answers]:
     """Read a labelled file, compare the artifact with its teacher on its rows, and count its decisions. Without a
-    teacher, the logits that the artifact keeps are taken; the other arguments are as in `verify_artifact`.
+    teacher, the logits that the artifact keeps are taken; the other arguments are as in `kdc.verify`.
 
     Returns:
         The texts of the rows, the comparison (None without a `max_drop`), and the decisions.

@@ -45,7 +45,7 @@ def open_artifact(
     device: Device | None,
     expect_sha256: str | None,
 ) -> Opened:
-    """Check the hashes of an artifact, and load it; the arguments are as in `verify_artifact`."""
+    """Check the hashes of an artifact, and load it. Without a device it runs where its contract was judged before."""
     folder = artifact.resolve()  # the same artifact throughout, though a link may be pointed at another meanwhile
     manifest = load_manifest(folder, expect_sha256=expect_sha256)
     before = manifest.contract
@@ -69,19 +69,13 @@ def verify_artifact(
     device: Device | None = None,
     expect_sha256: str | None = None,
 ) -> Verification:
-    """Check the hashes of an artifact, then judge it.
+    """Check the hashes of an artifact, then judge it. See also `kdc.verify`.
 
     Args:
-        artifact: its folder.
-        contract: judged in place of the artifact's own; None takes the artifact's own.
-        given: single limits and conditions that replace those of that contract, or that are one by themselves; see
+        given: single limits and conditions that replace those of the contract, or that are one by themselves; see
             `kdc.artifact.contract.terms.replace`.
-        data: file of labelled rows; those that the artifact was evaluated on need no teacher.
         labelled: file that `texts_to_label` wrote, with labels; in place of `data`.
         columns: of `data`, see `kdc.tools.labelled.read_rows_for`.
-        teacher: hub id or path of the teacher, for other rows.
-        device: "cpu", "cuda" or "auto"; None measures where the contract was judged before, else on the CPU.
-        expect_sha256: the SHA-256 that the manifest must have.
 
     Raises:
         InputError: there is no contract and no limit, the file does not fit the task, or its rows need a teacher.

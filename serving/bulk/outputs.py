@@ -30,6 +30,7 @@ class Writer:
     """
 
     def __init__(self, job: Job) -> None:
+        self.job = job
         self.kind = job.request.format  # csv, tsv, jsonl or parquet
         self._added = job.added_columns
         unclear = [label for label in job.task.labels if _SEPARATOR in label]

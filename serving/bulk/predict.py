@@ -134,7 +134,7 @@ def _into_file(job: Job, scorer: Scorer, progress: Progress) -> Counts:
             writer.check(window)
             record = finished.find(key, window)
             if record is None:
-                record = finished.add(key, *answer_window(job, scorer, writer, window, columns_seen=columns_seen))
+                record = finished.add(key, *answer_window(scorer, writer, window, columns_seen=columns_seen))
             elif writer.needs_types:
                 writer.begin_with(split_bad(window, job, columns_seen=columns_seen)[0])
             counts, records[key] = counts.plus(record), record
@@ -152,7 +152,7 @@ def _into_standard_output(job: Job, scorer: Scorer, progress: Progress) -> Count
     with nullcontext() if errors is None else whole_file_at(errors) as named:
         for window, done in read_all(job.files):
             writer.check(window)
-            good, rows = answer_window(job, scorer, writer, window, columns_seen=counts.written > 0)
+            good, rows = answer_window(scorer, writer, window, columns_seen=counts.written > 0)
             sys.stdout.buffer.write(rows)
             sys.stdout.buffer.flush()
             if named is not None:

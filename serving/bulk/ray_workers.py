@@ -105,7 +105,7 @@ class Answerer:
             count_try(work.finished.folder, f"{key}.{work.run}.tries", window)
         work.writer.check(window)
         seen = (file, number) > work.columns_seen_at
-        good, rows = answer_window(work.finished.job, self._scorer, work.writer, window, columns_seen=seen)
+        good, rows = answer_window(self._scorer, work.writer, window, columns_seen=seen)
         return work.finished.add(key, good, work.writer.file(rows))
 
 

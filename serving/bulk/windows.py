@@ -60,10 +60,8 @@ def _batches(encodings: Sequence[Part], most: int) -> Iterator[list[int]]:
         yield batch
 
 
-def answer_window(
-    job: Job, scorer: Scorer, writer: Writer, window: Window, *, columns_seen: bool
-) -> tuple[Window, bytes]:
-    """Answer one window.
+def answer_window(scorer: Scorer, writer: Writer, window: Window, *, columns_seen: bool) -> tuple[Window, bytes]:
+    """Answer one window of the writer's job.
 
     Returns:
         the window with its bad rows apart, and its other rows with their answers, as they will be written.
@@ -71,8 +69,8 @@ def answer_window(
     Raises:
         InputError: as `split_bad`, or a value does not fit the output's format.
     """
-    good, texts = split_bad(window, job, columns_seen=columns_seen)
-    return good, writer.piece(good, _answers(scorer(texts), job))
+    good, texts = split_bad(window, writer.job, columns_seen=columns_seen)
+    return good, writer.piece(good, _answers(scorer(texts), writer.job))
 
 
 def split_bad(window: Window, job: Job, *, columns_seen: bool) -> tuple[Window, list[Text]]:

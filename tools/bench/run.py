@@ -74,14 +74,11 @@ def run_bench(
     threads: Sequence[int] = (),
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> BenchResult:
-    """Measure all subjects at all cases.
+    """Measure all subjects at all cases, in turns of so many seconds; the others are compared with the first subject.
 
     Args:
-        subjects: the others are compared with the first.
         cases: those whose rows are longer than a subject takes are left out for it.
         rounds: in each, every subject has one turn at every case.
-        seconds: length of a turn.
-        device: "auto", "cpu" or "cuda".
         threads: of a forward pass. Several numbers make a subject of each number for every subject; none takes all
             cores that may be used.
         progress: called with turns done and turns in all.

@@ -42,16 +42,13 @@ def export_artifact(
     variant: str | None = None,
     allow_failed: bool = False,
 ) -> Exported:
-    """Write an artifact in another form, after every file's hash is checked.
+    """Write an artifact in one of `FORMS`, after every file's hash is checked.
 
     Args:
-        artifact: its folder.
         target: "triton": folder of the model repository, in which one named after the model is made; "oci": folder of
             the image layout, which must not be there yet; "mlflow": address of MLflow's tracking server or database.
-        form: one of `FORMS`.
         name: of the model, or the tag of the image; None for the task's name, or "latest".
         variant: "fp32", "int8" or "fp16" for a Triton model; None for the one that CPUs load. The others have all.
-        allow_failed: export an artifact that failed its contract too.
 
     Raises:
         InputError: there is no such form or variant, or the variant is two models, which a Triton model cannot be; the
