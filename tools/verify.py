@@ -86,7 +86,7 @@ def verify_artifact(
         raise InputError("the verdict is by one file of labels", given=both, remedy=remedy)
     given = given or {}
     folder, manifest, engine, contract = open_artifact(artifact, contract, given, device, expect_sha256)
-    if not contract.limits.any:
+    if not contract.limits.set_ones:
         raise InputError(
             "the artifact has no contract",
             given=folder,
