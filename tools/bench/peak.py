@@ -92,22 +92,19 @@ def speed(number_format: str, threads: int) -> float:
 @cache
 def _product(number_format: str, threads: int) -> tuple[onnxruntime.InferenceSession, np.ndarray]:
     """A session that multiplies square matrices, and its input; each thread has as many rows and columns to do."""
-    from onnx import TensorProto, helper, numpy_helper
+    from onnx import numpy_helper, parser
 
     size = round(_SIZE * math.sqrt(threads))
     random = np.random.default_rng(0)
     if number_format == "int8":
-        kind, types = "MatMulInteger", (TensorProto.UINT8, TensorProto.INT32)
+        graph = "(uint8[M, M] left) => (int32[M, M] out) { out = MatMulInteger(left, right) }"
         left = random.integers(0, 255, (size, size), dtype=np.uint8)
         right = random.integers(-127, 127, (size, size), dtype=np.int8)
     else:
-        kind, types = "MatMul", (TensorProto.FLOAT, TensorProto.FLOAT)
+        graph = "(float[M, M] left) => (float[M, M] out) { out = MatMul(left, right) }"
         left, right = random.random((2, size, size), dtype=np.float32)
-    start = helper.make_tensor_value_info("left", types[0], (size, size))
-    end = helper.make_tensor_value_info("out", types[1], (size, size))
-    node = helper.make_node(kind, ["left", "right"], ["out"])
-    graph = helper.make_graph([node], "product", [start], [end], [numpy_helper.from_array(right, "right")])
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    model = parser.parse_model(f'<ir_version: 8, opset_import: ["": 17]> product {graph}')
+    model.graph.initializer.append(numpy_helper.from_array(right, "right"))
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=[CPU_PROVIDER])
