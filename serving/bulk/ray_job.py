@@ -78,7 +78,7 @@ def run(ray: Any, job: Job, manifest: Manifest, actors: Actors, *, progress: Pro
         finished.resume_or_start(shards if grows else None)
         writer = Writer(job)
         work = Work(finished, writer, _first_rows(job, writer), run=str(time.time_ns()))
-        with _quiet(ray), _plain_errors(), closing(_rows(ray, work, actors, files)) as rows:
+        with _quiet(ray), closing(_rows(ray, work, actors, files)) as rows:
             counts, records = _gather(job, rows, progress)
         finished.conclude(records)
         shards.write(SUCCESS, b"")
@@ -103,7 +103,9 @@ def _first_rows(job: Job, writer: Writer) -> tuple[int, int]:
 
 
 def _rows(ray: Any, work: Work, actors: Actors, artifact: dict[str, bytes]) -> Generator[Row]:
-    """The record of each window, as the actors finish them."""
+    """The record of each window, as the actors finish them. What Ray raises becomes an error without its tracebacks."""
+    from ray.exceptions import RayError
+
     files = [{"file": number} for number in range(len(work.finished.job.files))]
     readers = max(1, min(len(files), actors.count // _ACTORS_A_READER))
     windows = ray.data.from_items(files, override_num_blocks=len(files)).flat_map(
@@ -117,7 +119,16 @@ def _rows(ray: Any, work: Work, actors: Actors, artifact: dict[str, bytes]) -> G
         num_cpus=actors.threads,
         num_gpus=None if actors.device == "cpu" else 1,
     )
-    yield from answered.iter_rows()
+    try:
+        yield from answered.iter_rows()
+    except RayError as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        raise KdcError(
+            "a worker of Ray failed",
+            given=lines[-1] if lines else type(error).__name__,
+            remedy="is this version of kdc installed on every node? else see Ray's logs, by default in "
+            "/tmp/ray/session_latest/logs",
+        ) from error
 
 
 @contextmanager
@@ -134,23 +145,6 @@ def _quiet(ray: Any) -> Iterator[None]:
             setattr(context, name, value)
         warnings.filterwarnings("ignore", module=r"ray\.")  # Ray warns that a small job leaves actors idle
         yield
-
-
-@contextmanager
-def _plain_errors() -> Iterator[None]:
-    """Turn what Ray raises into an error without its tracebacks."""
-    from ray.exceptions import RayError
-
-    try:
-        yield
-    except RayError as error:
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        raise KdcError(
-            "a worker of Ray failed",
-            given=lines[-1] if lines else type(error).__name__,
-            remedy="is this version of kdc installed on every node? else see Ray's logs, by default in "
-            "/tmp/ray/session_latest/logs",
-        ) from error
 
 
 def _gather(job: Job, rows: Iterator[Row], progress: Progress) -> tuple[Counts, dict[str, WindowRecord]]:
