@@ -2,7 +2,7 @@
 
     import kdc
 
-    result = kdc.compress(task="pydocs", family="minilm")  # minutes; the same call again goes on where it was cut off
+    result = kdc.compress(task="pydocs", family="minilm")  # takes minutes; the same call again resumes the run
     engine = kdc.load(result.artifact)
     engine.predict([("What does `shutil.copytree` do?", "Recursively copy a directory tree.")])
 
@@ -13,6 +13,7 @@ serving install.
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from kdc.common.errors import InputError, KdcError
@@ -41,6 +42,11 @@ __all__ = [
     "load",
     "verify",
 ]
+_MODULES = {
+    "Contract": "kdc.artifact.contract.terms",
+    "Engine": "kdc.serving.engine.engine",
+    "judge": "kdc.pipeline.quality.comparison",
+}
 
 
 def load(
@@ -129,19 +135,18 @@ def frontier(
     force: bool = False,
     **settings: Any,
 ) -> FrontierResult:
-    """The whole curve of a task, from the teacher itself to a student without any of its layers, as `kdc compress
-    --frontier` makes it: each an artifact, and all of them measured side by side.
+    """The whole curve of a task, from the teacher to a student without any of its layers, as `kdc compress --frontier`
+    makes it. Every point is an artifact, and all are measured side by side.
 
-    Args:
-        config, start_from, force, settings: as of `compress`, without limits. `student={"hours": 2}` bounds the
-            trainings of all students together.
+    The arguments are those of `compress`, without limits. `student={"hours": 2}` bounds the trainings of all students
+    together.
 
     Returns:
         The points with their scores, costs and intervals; `artifact(student)` is the folder of one.
 
     Raises:
         InputError: a setting, a file or a row is wrong.
-        KdcError: what all points have in common could not be made, or none of them.
+        KdcError: what all points have in common could not be made, or no point could.
     """
     resolved = _resolved(config, None, settings)
     from kdc.pipeline.compress import frontier_for_people
@@ -211,17 +216,7 @@ def verify(
 
 
 def __getattr__(name: str) -> Any:
-    """`kdc.Contract`, `kdc.Engine` and `kdc.judge`, imported when they are first asked for."""
-    if name == "Contract":
-        from kdc.artifact.contract.terms import Contract
-
-        return Contract
-    if name == "Engine":
-        from kdc.serving.engine.engine import Engine
-
-        return Engine
-    if name == "judge":
-        from kdc.pipeline.quality.comparison import judge
-
-        return judge
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    """`kdc.Contract`, `kdc.Engine` and `kdc.judge`, imported at their first use."""
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_MODULES[name]), name)

@@ -15,7 +15,7 @@ import typer
 
 from kdc.artifact.artifact_options import ALLOW_FAILED, COLUMNS, REPLACE, SHA256, VARIANT
 from kdc.artifact.contract.contract_options import LIMITS, TERMS
-from kdc.common.command_options import Setting, argument, option, taken, takes
+from kdc.common.command_options import Setting, argument, option, settings, taken, takes
 from kdc.common.errors import InputError, KdcError, installing, printable
 from kdc.pipeline.config.compress_options import COMPRESS
 from kdc.serving.bulk.predict_options import PREDICT
@@ -77,25 +77,19 @@ def compress(
         sets=resolve.parse_sets(set_ or []),
         file=resolve.read_file(config) if config else {},
     )
-    from kdc.pipeline.compress import (
-        command_to_go_on,
-        compress_for_people,
-        frontier_for_people,
-        render,
-        render_frontier,
-    )
+    from kdc.pipeline import compress as runs
 
-    command = command_to_go_on(sys.argv[1:])
+    command = runs.command_to_go_on(sys.argv[1:])
     if frontier:
         if until is not None:
             raise InputError("a frontier has no last stage", given=f"--until {until}", remedy="drop it, or --frontier")
-        made = frontier_for_people(resolved, start_from=from_, command=command)
-        _print(as_json, made.to_json(), render_frontier(made))
+        made = runs.frontier_for_people(resolved, start_from=from_, command=command)
+        _print(as_json, made.to_json(), runs.render_frontier(made))
         return
-    result = compress_for_people(resolved, start_from=from_, until=until, command=command)
+    result = runs.compress_for_people(resolved, start_from=from_, until=until, command=command)
     if not result.stages:  # a process that torchrun started beside the one that tells
         return
-    _print(as_json, result.to_json(), render(result))
+    _print(as_json, result.to_json(), runs.render(result))
     raise typer.Exit(EXIT_CODES[result.verdict or "pass"])
 
 
@@ -153,20 +147,20 @@ def bench(
         check_format(plot)
     cases = [Case(rows, tokens) for tokens in _numbers("--length", length) for rows in _numbers("--batch", batch)]
     parsed = [parse_subject(subject) for subject in subjects]
-    numbers = () if threads is None else _numbers("--threads", threads)
+    given["threads"] = () if threads is None else _numbers("--threads", threads)
     with Reporter() as reporter:
         reporter.started("bench", "loads every subject three times")
-        result = run_bench(parsed, cases, device=_device(device), threads=numbers, progress=reporter.progress, **given)
+        result = run_bench(parsed, cases, device=_device(device), progress=reporter.progress, **given)
     if plot is not None:
         draw(result, plot)
     _print(as_json, result, render(result))
 
 
-def _numbers(name: str, text: str) -> tuple[int, ...]:
-    parts = [part.strip() for part in text.split(",")]
-    if not all(part.isascii() and part.isdigit() and 1 <= int(part) <= 100_000 for part in parts):
+def _numbers(name: str, text: str) -> list[int]:
+    numbers = [int(part) if part.strip().isdecimal() else 0 for part in text.split(",")]
+    if not all(1 <= number <= 100_000 for number in numbers):
         raise InputError(f"{name} is not a list of whole numbers from 1 on", given=text, remedy="e.g. 1,8,32")
-    return tuple(int(part) for part in parts)
+    return numbers
 
 
 @app.command(name="try")
@@ -267,32 +261,24 @@ VERIFY = (
     SHA256,
 )
 _LABELS_PANEL = "Without a labelled file: label only what the two models answer differently"
-LABELLED = Setting(
-    "labelled", Path, "The file that --to-label wrote, with labels: gives the verdict.", panel=_LABELS_PANEL
-)
+_MOST_LABELS = "Write a random sample of so many texts at most (default: all)."
 TO_LABEL = (
-    Setting("unlabelled", str, "File, directory, pattern or URL with rows without labels.", panel=_LABELS_PANEL),
-    Setting(
-        "teacher-column",
-        str,
-        "Column of that file with the teacher's answers (instead of --teacher).",
-        panel=_LABELS_PANEL,
+    *settings(
+        "",
+        _LABELS_PANEL,
+        ("unlabelled", str, "File, directory, pattern or URL with rows without labels."),
+        ("teacher-column", str, "Column of that file with the teacher's answers (instead of --teacher)."),
+        ("to-label", Path, "The .csv file to write: the texts that the two answer differently."),
     ),
-    Setting(
-        "to-label", Path, "The .csv file to write: the texts that the two answer differently.", panel=_LABELS_PANEL
-    ),
-    Setting(
-        "most-labels",
-        int,
-        "Write a random sample of so many texts at most (default: all).",
-        panel=_LABELS_PANEL,
-        least=1,
-    ),
+    Setting("most-labels", int, _MOST_LABELS, panel=_LABELS_PANEL, least=1),
+)
+LABELLED = settings(
+    "", _LABELS_PANEL, ("labelled", Path, "The file that --to-label wrote, with labels: gives the verdict.")
 )
 
 
 @app.command()
-@takes(*TERMS, *COLUMNS, *VERIFY, *TO_LABEL, LABELLED)
+@takes(*TERMS, *COLUMNS, *VERIFY, *TO_LABEL, *LABELLED)
 def verify(
     given: dict[str, Any],
     artifact: Artifact,
@@ -307,17 +293,19 @@ def verify(
     os.environ["HF_HUB_OFFLINE"] = "1"
     from kdc.artifact.contract.terms import EXIT_CODES
     from kdc.artifact.contract.text import render
-    from kdc.tools.verify import texts_to_label, verify_artifact
+    from kdc.tools.verify import verify_artifact
 
-    columns, how, labels = taken(given, COLUMNS), taken(given, VERIFY), taken(given, TO_LABEL)
-    where, labelled = None if device is None else _device(device), given.pop("labelled", None)
-    if labels:
+    how = taken(given, VERIFY) | {"device": None if device is None else _device(device)}
+    how["columns"] = taken(given, COLUMNS)
+    texts, labelled = taken(given, TO_LABEL), taken(given, LABELLED)
+    if texts:
         from kdc.tools.unlabelled import render as render_texts
+        from kdc.tools.unlabelled import texts_to_label
 
-        written = texts_to_label(artifact, given=given, columns=columns, device=where, **how, **labels)
+        written = texts_to_label(artifact, given=given, **how, **texts)
         _print(as_json, written, render_texts(written, artifact))
         return
-    judgement, before = verify_artifact(artifact, given=given, columns=columns, device=where, labelled=labelled, **how)
+    judgement, before = verify_artifact(artifact, given=given, **how, **labelled)
     _print(as_json, judgement, render(judgement, before))
     raise typer.Exit(EXIT_CODES[judgement.verdict])
 
@@ -455,21 +443,17 @@ def main() -> None:
         app()
         return
     except KdcError as error:
-        told = error
+        refused = error
     except OSError as error:
         from kdc.common.files import refusal
 
-        if (refused := refusal(error)) is None:
+        if (of_files := refusal(error)) is None:
             raise
-        told = refused
+        refused = of_files
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] == "kdc":
             raise
         what = "this command needs more than the serving install"
-        told = KdcError(what, given=f"no module {error.name}", remedy=installing("compress"))
-    sys.stderr.write(f"error: {printable(str(told))}\n")
-    sys.exit(told.exit_code)
-
-
-if __name__ == "__main__":
-    main()
+        refused = KdcError(what, given=f"no module {error.name}", remedy=installing("compress"))
+    sys.stderr.write(f"error: {printable(str(refused))}\n")
+    sys.exit(refused.exit_code)

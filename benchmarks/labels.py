@@ -24,8 +24,7 @@ from kdc.artifact.contract.judgement import judge_drop, quantile_of
 from kdc.artifact.contract.terms import Contract, replace
 from kdc.common.tables import aligned
 from kdc.pipeline.quality.intervals import tango
-from kdc.tools.answered import Answered
-from kdc.tools.filled import quality_by
+from kdc.tools.filled import Answered, quality_by
 from kdc.tools.unlabelled import rows_for
 
 _ALLOWED = 3.0  # percent

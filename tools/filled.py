@@ -1,10 +1,14 @@
-"""The verdict on accuracy by labels of the rows that differ alone, for `kdc verify --labelled`.
+"""The verdict on accuracy from labels of the differing rows alone, for `kdc verify --labelled`.
 
 Reads the file that `kdc.tools.unlabelled` wrote and a person filled in, and the models' answers beside it. Labels of
 all rows would give the same verdict: rows that both models answer alike add nothing to the difference.
 """
 
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +17,7 @@ from kdc.artifact.contract.judgement import judge_drop
 from kdc.artifact.contract.terms import Contract, Quality
 from kdc.artifact.manifest import TaskInfo
 from kdc.common.errors import InputError
+from kdc.common.files import write_whole
 from kdc.common.places import find
 from kdc.common.progress import RowCounter
 from kdc.pipeline.data.problems import nearest_name, show
@@ -20,19 +25,110 @@ from kdc.pipeline.data.units import connect
 from kdc.pipeline.quality.comparison import Other, compare
 from kdc.serving.bulk.inputs import Window, read_windows
 from kdc.serving.engine.engine import Engine
-from kdc.tools.answered import Answered, Ints, id_of
-from kdc.tools.unlabelled import ID, LABEL
+from kdc.tools.reference import arrays_of
 
-_NO_LABEL = -1  # in place of a label's place
+Ints = NDArray[np.int64]
+ID, LABEL = "id", "label"  # columns of the file; the header of the second one also names the labels
+_COLUMNS = ("texts", "sides", "student", "teacher")  # of `Answered`
+_NO_LABEL = -1  # in place of a label's number
+_ALL_ROWS = "label all rows: --data FILE"
+
+
+@dataclass(frozen=True)
+class Answered:
+    """The rows that a verdict is about, and both models' answers to them."""
+
+    texts: Ints  # (rows,) a number for each text or pair: `fields.hash_of`
+    sides: Ints  # (rows, 2) a number for each text of a pair: `fields.sides_of`; (rows, 0) for single texts
+    student: Ints  # (rows,) numbers of labels
+    teacher: Ints  # (rows,) numbers of labels
+    artifact: str  # the student's SHA-256
+    variant: str  # of the student
+
+    @property
+    def differs(self) -> NDArray[np.bool_]:
+        """(rows,) whether the two models answer a row differently."""
+        return self.student != self.teacher
+
+    @property
+    def to_label(self) -> Ints:
+        """The numbers of the differing texts, in the order in which a person gets them: random, and always the same."""
+        return np.unique(self.texts[self.differs])
+
+    def sample(self, most: int | None) -> Self:
+        """A random sample of the rows, as large as it can be with `most` differing texts.
+
+        It takes the texts in the order of their numbers, which are hashes, and ends before the first differing text
+        that is one too many. So the share of differing texts in it is not biased (Haldane 1945, Biometrika 33:222).
+        """
+        differing = self.to_label
+        if most is None or len(differing) <= most:
+            return self
+        kept = self.texts < differing[most]
+        return replace(self, **{name: getattr(self, name)[kept] for name in _COLUMNS})
+
+    def write(self, path: Path) -> None:
+        """Write it beside the texts to label."""
+        stream = io.BytesIO()
+        columns: dict[str, Any] = {name: np.asarray(value) for name, value in vars(self).items()}
+        np.savez_compressed(stream, **columns)
+        write_whole(answers_beside(path), stream.getvalue())
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Read what is beside the texts to label.
+
+        Raises:
+            InputError: nothing is.
+            KdcError: it is damaged.
+        """
+        file = answers_beside(path)
+        if not file.exists():
+            remedy = "the filled file needs the name and the folder that --to-label gave it"
+            raise InputError("the models' answers are not beside the labels", given=file, remedy=remedy)
+        with arrays_of(file, "the models' answers", "write the texts to label again: --to-label") as kept:
+            texts, sides, student, teacher = (kept[name].astype(np.int64, casting="safe") for name in _COLUMNS)
+            if not texts.shape == student.shape == teacher.shape == sides.shape[:1] or sides.shape[1] not in (0, 2):
+                raise ValueError("columns that do not fit each other")
+            return cls(texts, sides, student, teacher, str(kept["artifact"]), str(kept["variant"]))
+
+
+def answers_beside(path: Path) -> Path:
+    """Where the models' answers to the texts of a file are kept."""
+    return path.with_name(f"{path.name}.answers.npz")
+
+
+def id_of(number: int) -> str:
+    """A text's number as the file has it: with a letter, which keeps spreadsheets from taking it for a number."""
+    return f"r{number & (2**64 - 1):016x}"
+
+
+def check_task(task: TaskInfo, contract: Contract, given: Mapping[str, Any]) -> None:
+    """Refuse what cannot be judged by the differing rows alone; `given` are the limits in place of the artifact's own.
+
+    Raises:
+        InputError: another kind of task, a share that needs all labels, or a limit of another metric than accuracy.
+    """
+    if task.kind != "classification":
+        raise InputError(
+            "only accuracy of single labels can be judged by the rows that differ; a row that both answer alike counts "
+            "in every other metric",
+            given=f"a {task.kind} task",
+            remedy=_ALL_ROWS,
+        )
+    if contract.limits.require:
+        required = f"--require {contract.limits.require[0]}"
+        raise InputError("a share of rows needs the labels of all rows", given=required, remedy=_ALL_ROWS)
+    if task.metric != "accuracy" and contract.limits.max_drop is not None and "max_drop" not in given:
+        raise InputError(
+            f"the artifact's limit is one of {task.metric or 'another metric'}, which needs the labels of all rows",
+            given=f"max_drop {contract.limits.max_drop:g}",
+            remedy=f"give a limit of accuracy: --max-drop POINTS; or {_ALL_ROWS}",
+        )
 
 
 def judged_by_labels(path: Path, engine: Engine, contract: Contract) -> Quality:
-    """The student beside its teacher, by a filled file.
-
-    Args:
-        path: the filled file.
-        engine: the artifact, loaded.
-        contract: what is asked, with a `max_drop`.
+    """The student beside its teacher, by a filled file and a contract with a `max_drop`.
 
     Raises:
         InputError: the file does not fit, or lacks labels that the verdict depends on.
@@ -40,17 +136,17 @@ def judged_by_labels(path: Path, engine: Engine, contract: Contract) -> Quality:
     """
     if contract.limits.max_drop is None:
         raise InputError("labels need a limit on the drop", given=path, remedy="say what must hold: --max-drop 1")
-    answered = Answered.read(path)
-    assert engine.manifest is not None
-    if (answered.artifact, answered.variant) != (engine.manifest.sha256, engine.variant):
+    answered, manifest = Answered.read(path), engine.manifest
+    assert manifest is not None
+    if (answered.artifact, answered.variant) != (manifest.sha256, engine.variant):
+        answers_of = f"{answered.variant} of {answered.artifact[:12]}"
         raise InputError(
             "the labels are for the answers of another artifact",
-            given=f"{path} is for {answered.variant} of {answered.artifact[:12]}, this is {engine.variant} of "
-            f"{engine.manifest.sha256[:12]}",
+            given=f"{path} is for {answers_of}, this is {engine.variant} of {manifest.sha256[:12]}",
             remedy="verify that artifact, or write the texts on which this one differs: --to-label",
         )
-    labels = read_labels(path, engine.task, answered)
-    worst, best = (quality_by(answered, labels, contract, empty_is_won=each) for each in (False, True))
+    labels = _read_labels(path, engine.task, answered)
+    worst, best = (quality_by(answered, labels, contract, empty_is_won=is_won) for is_won in (False, True))
     verdicts = {judge_drop(contract, worst), judge_drop(contract, best)}
     missing = len(np.unique(answered.texts[answered.differs & (labels == _NO_LABEL)]))
     if missing and verdicts not in ({"pass"}, {"fail"}):
@@ -67,64 +163,52 @@ def judged_by_labels(path: Path, engine: Engine, contract: Contract) -> Quality:
     return worst if is_lost else best
 
 
-def read_labels(path: Path, task: TaskInfo, answered: Answered) -> Ints:
-    """The labels of a filled file, (rows,): places of labels; -1 for rows whose text has none.
-
-    Raises:
-        InputError: the file cannot be read, or holds something that is no label of a differing text.
-    """
-    lower = [label.casefold() for label in task.labels]
-    places = dict(zip(lower, range(len(lower)), strict=True)) if len(set(lower)) == len(lower) else {}
-    places |= {label: place for place, label in enumerate(task.labels)}
-    numbers = answered.to_label
-    rows = {id_of(number): place for place, number in enumerate(numbers.tolist())}
-    found = np.full(len(numbers) + 1, _NO_LABEL)  # the last one is that of all other texts
+def _read_labels(path: Path, task: TaskInfo, answered: Answered) -> Ints:
+    """The labels of a filled file, (rows,): numbers of labels; -1 for rows whose text has none."""
+    classes = {label: number for number, label in enumerate(task.labels)}
+    lower = {label.casefold(): number for label, number in classes.items()}
+    if len(lower) == len(classes):
+        classes = lower | classes
+    numbers = {id_of(number): number for number in answered.to_label.tolist()}
+    labels: dict[int, int] = {}
     for window in (window for file in find(str(path)) for window in read_windows(file)):
         for line, name, label in _cells(window):
             where = f"{path}, line {line}"
-            row, place = rows.get(name), places.get(label, places.get(label.casefold()))
-            if row is None:
+            if name not in numbers:
                 remedy = "give back the file that --to-label wrote, with labels and nothing else changed"
                 raise InputError("the file has a row that was not to be labelled", given=where, remedy=remedy)
             if not label:
                 continue
-            if place is None:
+            number = classes.get(label, classes.get(label.casefold()))
+            if number is None:
                 remedy = f"one of {', '.join(task.labels[:20])}{nearest_name(label, task.labels)}"
                 raise InputError("no such label", given=f"{show(label)} ({where})", remedy=remedy)
-            if found[row] not in (_NO_LABEL, place):
+            if labels.setdefault(numbers[name], number) != number:
                 raise InputError("one text has two labels", given=where, remedy="keep one of them")
-            found[row] = place
-    if not len(numbers):
-        return np.full(len(answered.texts), _NO_LABEL)
-    row_of_text = np.minimum(np.searchsorted(numbers, answered.texts), len(numbers) - 1)
-    return np.where(numbers[row_of_text] == answered.texts, found[row_of_text], _NO_LABEL)
+    return np.array([labels.get(text, _NO_LABEL) for text in answered.texts.tolist()], dtype=np.int64)
 
 
 def _cells(window: Window) -> list[tuple[int, str, str]]:
-    """Line, id and label of each row.
-
-    Raises:
-        InputError: a row cannot be read, or the columns are missing.
-    """
+    """Line, id and label of each row."""
     if window.bad:
         first = window.bad[0]
         raise InputError(first.problem, given=f"{first.file}, line {first.line}", remedy="mend the row")
-    named = {name.strip().partition(":")[0].casefold(): name for name in window.names}  # "label: bad | good"
-    if not {ID, LABEL} <= set(named):
+    columns = {name.strip().partition(":")[0].casefold(): name for name in window.names}  # "label: bad | good"
+    if not {ID, LABEL} <= set(columns):
         given = f"{window.file} has {', '.join(map(show, window.names[:5])) or 'none'}"
         remedy = "save it as CSV in UTF-8, with commas between the columns and the header that --to-label wrote"
         raise InputError("there are no columns id and label", given=given, remedy=remedy)
-    ids, labels = ([str(value or "").strip() for value in window.column(named[name])] for name in (ID, LABEL))
+    ids, labels = ([str(value or "").strip() for value in window.column(columns[name])] for name in (ID, LABEL))
     return list(zip(window.lines, ids, labels, strict=True))
 
 
 def quality_by(answered: Answered, labels: Ints, contract: Contract, *, empty_is_won: bool) -> Quality:
-    """The difference, where of a differing row without a label the student is right, or the teacher is."""
+    """The difference, if the student is right in the differing rows without a label, or the teacher is."""
     empty, alike = answered.differs & (labels == _NO_LABEL), ~answered.differs
     student = alike | (answered.student == labels) | (empty & empty_is_won)
     teacher = alike | (answered.teacher == labels) | (empty & (not empty_is_won))
     groups = connect(answered.texts, answered.sides if answered.sides.shape[1] else None)
-    found = compare(
+    quality = compare(
         _as_logits(student),
         Other("teacher", _as_logits(teacher)),
         np.zeros(len(labels)),
@@ -133,8 +217,8 @@ def quality_by(answered: Answered, labels: Ints, contract: Contract, *, empty_is
         contract=contract,
         groups=groups,
     )
-    assert found is not None  # there is a limit
-    return found.model_copy(update={"student": None, "teacher": None})  # of rows that have no label
+    assert quality is not None  # there is a limit
+    return quality.model_copy(update={"student": None, "teacher": None})  # of rows that have no label
 
 
 def _as_logits(right: NDArray[np.bool_]) -> NDArray[np.float32]:

@@ -3,8 +3,7 @@
 Needs the compress extra. The rows of the artifact's own evaluation need no teacher: the artifact keeps its answers.
 """
 
-import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -13,13 +12,12 @@ from numpy.typing import NDArray
 from kdc.artifact.contract.judgement import judge_drop
 from kdc.artifact.contract.terms import Contract, Quality, Verdict, replace
 from kdc.artifact.decision import Abstention, LabelSets, OperatingPoint, decision_table, sets_table
-from kdc.artifact.manifest import Device, TaskInfo
-from kdc.common.errors import KdcError
+from kdc.artifact.manifest import Device, Manifest, TaskInfo
 from kdc.common.frozen import Frozen
 from kdc.common.tables import aligned
 from kdc.pipeline.config import metrics
 from kdc.pipeline.config.tasks import TASKS, Task, custom_task
-from kdc.pipeline.data.prepared import groups_of, read_labelled
+from kdc.pipeline.data.prepared import read_labelled
 from kdc.pipeline.quality.abstaining import answered_rates
 from kdc.pipeline.quality.comparison import Other, compare
 from kdc.pipeline.quality.conformal import covered_rates
@@ -29,9 +27,9 @@ from kdc.pipeline.quality.operating import having, rates
 from kdc.serving.engine.deciding import decided
 from kdc.serving.engine.engine import Engine
 from kdc.serving.engine.tokenizing import Text
-from kdc.tools.compared import kept_answers, look_of, refuse_better_baseline, teacher_of
+from kdc.tools.reference import kept_reference, reference_if_kept, refuse_better_baseline, teacher_of
 
-_MAX_DROP = 1.0  # points, where the artifact has no contract that says
+_MAX_DROP = 1.0  # points, if the artifact has no contract that says
 
 
 class Evaluation(Frozen):
@@ -44,14 +42,13 @@ class Evaluation(Frozen):
     metrics: dict[str, float]  # points by name of the metric
     interval: tuple[float, float]  # of the task's deciding metric, in points, with a confidence of 95 %
     groups: int  # how many groups the rows form, which the interval counts
-    # Beside what it is compared with in a contract, whose answers the artifact keeps; None on rows that it was not
-    # evaluated on.
+    # the difference from the model that its contract names; None on rows that the artifact was not evaluated on
     compared: Quality | None
     max_drop: float | None  # points that it may lose there: the contract's, or one
     verdict: Verdict | None  # whether it is shown to keep to that
     points: tuple[OperatingPoint, ...]  # the labels' thresholds, with how they do on these rows as `evaluation`
-    abstain: Abstention | None  # likewise, which rows are answered; None where all are
-    sets: LabelSets | None  # likewise, sets of labels; None where there are none
+    abstain: Abstention | None  # likewise, which rows are answered; None if all are
+    sets: LabelSets | None  # likewise, sets of labels; None if there are none
     promised: dict[str, float]  # what the artifact's manifest states for this variant, of its own evaluation split
 
 
@@ -63,26 +60,25 @@ def evaluate_artifact(
     variant: str | None = None,
     device: Device = "auto",
 ) -> Evaluation:
-    """Answer the rows of a file and compare the answers with the labels.
-
-    Args:
-        artifact: its folder.
-        data: the file.
-        columns: see `read_rows_for`.
-        variant: None takes the manifest's choice.
-        device: "auto", "cpu" or "cuda".
+    """Answer the rows of a file and compare the answers with the labels; `columns` are those of `read_rows_for`.
 
     Raises:
         InputError: the file does not fit the artifact's task.
     """
     engine = Engine.load(artifact, variant=variant, device=device)
-    task, texts, labels = read_rows_for(engine.task, data, columns)
-    known = TASKS.get(engine.task.name)
-    names = known.metrics if known is not None else task.metrics
-    promised = engine.manifest.variants[engine.variant].metrics if engine.manifest is not None else {}  # type: ignore[index]
-    logits, metric = engine.logits(texts), engine.task.metric or names[0]
-    compared, contract, groups = _compared(artifact, engine, texts, logits, labels, metric)
-    probabilities, abstain, sets = engine.activated(logits), engine.task.abstain, engine.task.sets
+    manifest, info = engine.manifest, engine.task
+    assert manifest is not None
+    task, texts, labels = read_rows_for(info, data, columns)
+    names = (TASKS.get(info.name) or task).metrics
+    metric, logits = info.metric or names[0], engine.logits(texts)
+    contract = _contract_of(manifest)
+    reference, compared = reference_if_kept(artifact, engine, texts, contract), None
+    groups = reference.groups
+    if reference.other is not None:
+        compared = compare(
+            logits, reference.other, labels, info.kind, metric, contract=contract, groups=groups, look=reference.look
+        )
+    probabilities, abstain, sets = engine.activated(logits), info.abstain, info.sets
     if abstain is not None:
         abstain = abstain.model_copy(update={"evaluation": answered_rates(probabilities, labels, abstain)})
     if sets is not None:
@@ -92,40 +88,23 @@ def evaluate_artifact(
         rows=len(texts),
         variant=engine.variant,
         provider=engine.provider,
-        metrics=metrics.compute(logits, labels, task.kind, names),
-        interval=score_interval(logits, labels, task.kind, metric, groups=groups),
+        metrics=metrics.compute(logits, labels, info.kind, names),
+        interval=score_interval(logits, labels, info.kind, metric, groups=groups),
         groups=len(np.unique(groups)),
         compared=compared,
         max_drop=None if compared is None else contract.limits.max_drop,
         verdict=None if compared is None else judge_drop(contract, compared),
-        points=_measured(engine.task, probabilities, labels),
+        points=_measured(info, probabilities, labels),
         abstain=abstain,
         sets=sets,
-        promised=promised,
+        promised=manifest.variants[engine.variant].metrics,  # type: ignore[index]
     )
 
 
-def _compared(
-    artifact: Path,
-    engine: Engine,
-    texts: Sequence[Text],
-    logits: NDArray[np.floating],
-    labels: NDArray[np.generic],
-    metric: str,
-) -> tuple[Quality | None, Contract, NDArray[np.integer]]:
-    """The artifact beside what its contract compares with, None where it keeps no answers to these rows; that contract,
-    or one about a point where it has none; and the rows' groups, (rows,)."""
-    task, judged = engine.task, None if engine.manifest is None else engine.manifest.contract
-    contract = Contract() if judged is None else judged.contract
-    if contract.limits.max_drop is None:
-        contract = replace(Contract(), {"max_drop": _MAX_DROP})
-    try:
-        other, groups = kept_answers(artifact, engine.manifest, texts, contract)
-    except KdcError:
-        return None, contract, groups_of(texts)
-    look = look_of(engine)
-    quality = compare(logits, other, labels, task.kind, metric, contract=contract, groups=groups, look=look)
-    return quality, contract, groups
+def _contract_of(manifest: Manifest) -> Contract:
+    """The artifact's contract; one about `_MAX_DROP` if the artifact's limits no drop."""
+    contract = Contract() if manifest.contract is None else manifest.contract.contract
+    return contract if contract.limits.max_drop is not None else replace(Contract(), {"max_drop": _MAX_DROP})
 
 
 def _measured(
@@ -136,8 +115,8 @@ def _measured(
         return ()
     gets, points = decided(probabilities, task), []
     for point in task.points:
-        place = task.labels.index(point.label)
-        points.append(point.model_copy(update={"evaluation": rates(gets[:, place], having(labels, place))}))
+        column = task.labels.index(point.label)
+        points.append(point.model_copy(update={"evaluation": rates(gets[:, column], having(labels, column))}))
     return tuple(points)
 
 
@@ -150,10 +129,10 @@ def render(evaluation: Evaluation) -> str:
         lines.append(f"{name:<12}{value:8.2f}{beside}")
     low, high = evaluation.interval
     lines.append(f"95 % interval, by {evaluation.groups} groups of rows: {low:.2f} to {high:.2f}")
-    if (found := evaluation.compared) is not None:
-        gap = f"{found.difference:+.2f} ({found.interval[0]:+.2f} to {found.interval[1]:+.2f})"
-        asked = f"at most {evaluation.max_drop:g} points below the {found.against}"
-        lines.append(f"{asked}: {gap}, {evaluation.verdict}")
+    if (quality := evaluation.compared) is not None:
+        gap = f"{quality.difference:+.2f} ({quality.interval[0]:+.2f} to {quality.interval[1]:+.2f})"
+        limit = f"at most {evaluation.max_drop:g} points below the {quality.against}"
+        lines.append(f"{limit}: {gap}, {evaluation.verdict}")
     if evaluation.points or evaluation.abstain is not None:
         lines.append("(of the most probable label, or of labels from one half on; decisions by thresholds are below)")
     for decisions in (decision_table(evaluation.points, evaluation.abstain), sets_table(evaluation.sets)):
@@ -169,44 +148,32 @@ def compare_again(
     columns: Mapping[str, str | None],
     teacher: str | None,
 ) -> tuple[list[Text], Answers]:
-    """Read a labelled file, compare the artifact with its teacher on its rows, and count its decisions.
-
-    Args:
-        artifact: its folder, whose `evaluation.npz` keeps the teacher's logits by the rows' fingerprints.
-        engine: the artifact, loaded.
-        contract: what is asked.
-        data: the labelled file.
-        columns: see `read_rows_for`.
-        teacher: path or hub id of a teacher that answers all rows; None takes the logits that the artifact keeps.
+    """Read a labelled file, compare the artifact with its teacher on its rows, and count its decisions. Without a
+    teacher, the logits that the artifact keeps are taken; the other arguments are as in `kdc.verify`.
 
     Returns:
-        The texts of the rows, the comparison, None where the contract asks for no `max_drop`, and the decisions.
+        The texts of the rows, the comparison (None without a `max_drop`), and the decisions.
 
     Raises:
-        InputError: the file does not fit the task, or holds rows whose logits the artifact does not keep and no
-            teacher is given.
+        InputError: the file does not fit the task, or has rows whose logits neither the artifact nor a teacher has.
     """
     info = engine.task
     task, texts, labels = read_rows_for(info, data, columns)
-    other: Other | None = None
-    groups: NDArray[np.integer] = groups_of(texts)
-    look = 1
     if contract.limits.max_drop is not None and teacher is None:
-        other, groups = kept_answers(artifact, engine.manifest, texts, contract)
-        look = look_of(engine)
+        reference = kept_reference(artifact, engine, texts, contract)
     else:
+        # The rows may be those of the evaluation all the same.
+        reference = reference_if_kept(artifact, engine, texts, contract)._replace(other=None)
         if contract.limits.max_drop is not None and teacher is not None:
-            refuse_better_baseline(artifact, engine.manifest, contract)
-            other = Other("teacher", teacher_of(task, teacher, engine.tokenizer_info)(texts))
-        with contextlib.suppress(KdcError):  # the rows may be those of the evaluation all the same
-            _, groups = kept_answers(artifact, engine.manifest, texts, contract)
-            look = look_of(engine)
-    if other is None and not contract.limits.require:
+            refuse_better_baseline(artifact, engine, contract)
+            teacher_logits = teacher_of(task, teacher, engine.tokenizer_info)(texts)
+            reference = reference._replace(other=Other("teacher", teacher_logits))
+    if reference.other is None and not contract.limits.require:
         return texts, (None, ())
     logits = engine.logits(texts)
-    probabilities = engine.activated(logits)
+    other, groups, look = reference
     return texts, judge_answers(
-        logits, probabilities, labels, info, contract=contract, other=other, groups=groups, look=look
+        logits, engine.activated(logits), labels, info, contract=contract, other=other, groups=groups, look=look
     )
 
 
@@ -224,9 +191,6 @@ def read_rows_for(
     Returns:
         The artifact's task with the file's columns, the texts, and the labels: (rows,), or (rows, outputs) in {0, 1}
         for multi-label.
-
-    Raises:
-        InputError: the file does not fit the task.
     """
     task = task_with(info, columns)
     texts, labels = read_labelled(data, task, separator=columns.get("separator"))
@@ -235,11 +199,5 @@ def read_rows_for(
 
 def task_with(info: TaskInfo, columns: Mapping[str, str | None]) -> Task:
     """An artifact's task with a file's columns, as in `read_rows_for`."""
-    return custom_task(
-        info.name,
-        columns.get("text") or info.text,
-        columns.get("text_pair") or info.text_pair,
-        columns.get("label") or "label",
-        info.kind,
-        info.labels,
-    )
+    text, pair = columns.get("text") or info.text, columns.get("text_pair") or info.text_pair
+    return custom_task(info.name, text, pair, columns.get("label") or "label", info.kind, info.labels)

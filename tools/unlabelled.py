@@ -1,7 +1,7 @@
 """Rows without labels, for `kdc verify --unlabelled`: writes the texts that two models answer differently.
 
 A row that an artifact and its teacher answer alike adds nothing to the difference of their accuracies, whatever its
-label is. So a person labels the other rows alone. Writes OUT.csv, which does not say who answered what, and beside it
+label is. A person labels only the other rows. Writes OUT.csv, which does not say who answered what, and beside it
 OUT.csv.answers.npz, which does; `kdc.tools.filled` reads both.
 """
 
@@ -12,13 +12,12 @@ import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from kdc.artifact.contract.judgement import quantile_of
-from kdc.artifact.contract.terms import Contract
-from kdc.artifact.manifest import MANIFEST_NAME, TaskInfo
+from kdc.artifact.manifest import MANIFEST_NAME, Device, TaskInfo
 from kdc.common.errors import InputError
 from kdc.common.files import write_whole
 from kdc.common.frozen import Frozen
@@ -26,21 +25,21 @@ from kdc.common.progress import RowCounter
 from kdc.pipeline.data.fields import hash_of, sides_of
 from kdc.pipeline.quality.comparison import rows_needed
 from kdc.pipeline.quality.intervals import Difference
-from kdc.serving.bulk.inputs import Window
+from kdc.serving.bulk.inputs import Window, read_all
 from kdc.serving.bulk.job import Job
-from kdc.serving.bulk.local_job import windows_of
 from kdc.serving.bulk.request import PredictRequest
 from kdc.serving.bulk.windows import split_bad
 from kdc.serving.engine.engine import Engine
 from kdc.serving.engine.tokenizing import Text
-from kdc.tools.answered import Answered, Ints, answers_beside, id_of
+from kdc.tools.filled import ID, LABEL, Answered, Ints, answers_beside, check_task, id_of
+from kdc.tools.reference import refuse_better_baseline
+from kdc.tools.verify import open_artifact
 
-_Answer = Callable[[Window, Sequence[Text]], Ints]  # from rows, and their texts, to places of labels
+_Answer = Callable[[Window, Sequence[Text]], Ints]  # from rows, and their texts, to numbers of labels
 
-ID, LABEL = "id", "label"  # columns of OUT.csv; the header of the second one also names the labels
 # Where a spreadsheet, whatever separates its columns, would take what follows for a formula.
 _FORMULA = re.compile(r"(?:^|(?<=[;\t\r\n]))(?=\s*[=+\-@])")
-_SHOWN = 20  # labels in a message
+_MOST_TOLD = 20  # labels in a message
 
 
 class ToLabel(Frozen):
@@ -60,90 +59,65 @@ class ToLabel(Frozen):
     labels_needed: int | None
 
 
-class _Read(NamedTuple):
-    """An unlabelled file, and both models' answers to it."""
-
-    answered: Answered
-    texts: dict[int, Text]  # by their numbers, of the differing rows that may have to be labelled
-    skipped: int  # rows without a text
-
-
-def check_task(task: TaskInfo, contract: Contract, given: Mapping[str, Any]) -> None:
-    """Refuse what cannot be judged by the differing rows alone.
-
-    Args:
-        task: the artifact's.
-        contract: what is asked.
-        given: the limits that were given now, in place of the artifact's own.
-
-    Raises:
-        InputError: another kind of task, a share that needs all labels, or a limit of another metric than accuracy.
-    """
-    if task.kind != "classification":
-        raise InputError(
-            "only accuracy of single labels can be judged by the rows that differ; a row that both answer alike counts "
-            "in every other metric",
-            given=f"a {task.kind} task",
-            remedy="label all rows: --data FILE",
-        )
-    if contract.limits.require:
-        what = "a share of rows needs the labels of all rows"
-        raise InputError(what, given=f"--require {contract.limits.require[0]}", remedy="label all rows: --data FILE")
-    if task.metric != "accuracy" and contract.limits.max_drop is not None and "max_drop" not in given:
-        raise InputError(
-            f"the artifact's limit is one of {task.metric or 'another metric'}, which needs the labels of all rows",
-            given=f"max_drop {contract.limits.max_drop:g}",
-            remedy="give a limit of accuracy: --max-drop POINTS; or label all rows: --data FILE",
-        )
-
-
-def write_texts_to_label(
-    engine: Engine,
-    contract: Contract,
-    source: str,
-    out: Path,
+def texts_to_label(
+    artifact: Path,
     *,
+    given: Mapping[str, Any],
     columns: Mapping[str, str | None],
+    unlabelled: str | None = None,
+    to_label: Path | None = None,
     teacher: str | None = None,
     teacher_column: str | None = None,
     most_labels: int | None = None,
+    device: Device | None = None,
+    expect_sha256: str | None = None,
 ) -> ToLabel:
-    """Have both models answer the rows of a file, and write the texts that they answer differently.
+    """Have an artifact and its teacher answer the rows of a file, and write the texts that they answer differently.
 
     Args:
-        engine: the artifact, loaded.
-        contract: its `max_drop`, if it has one, says how many labels are needed.
-        source: the unlabelled file, directory, pattern or URL.
-        out: the .csv file to write.
+        artifact, given, device, expect_sha256: as of `verify_artifact`; `max_drop` says how many labels are needed.
         columns: names of the file's columns `text` and `text_pair`; None, or left out, for the task's.
+        unlabelled: the file, directory, pattern or URL.
+        to_label: the .csv file to write.
         teacher: an artifact's folder, or the path or hub id of a checkpoint.
         teacher_column: column of the file with the teacher's answers, in place of `teacher`.
         most_labels: texts to write at most, those of a random sample; None writes all that differ.
 
     Raises:
-        InputError: the file, a row or an answer does not fit, there is no teacher, or `out` exists.
+        InputError: an option is missing; the artifact, the file, a row or an answer does not fit; there is no teacher;
+            or `to_label` exists.
+        KdcError: the artifact is damaged.
     """
-    request = _request(source, out, columns)
-    job = Job(request, request.check(), engine.task, {})
-    read = _read(job, engine, _teacher(teacher, teacher_column, engine, columns), most_labels)
-    answered, limit = read.answered, contract.limits.max_drop
-    kept, rows, differing = answered.sample(most_labels), len(answered.texts), len(answered.to_label)
-    kept.write(out)
-    write_whole(out, _csv(engine.task, [(number, read.texts[number]) for number in kept.to_label.tolist()]))
-    needed = None
+    if unlabelled is None or to_label is None:
+        raise InputError(
+            "rows without labels are read from one file, and the texts to label written into another",
+            given="one of --unlabelled and --to-label",
+            remedy="--unlabelled FILE --to-label OUT.csv; with labels in it, --labelled OUT.csv alone",
+        )
+    opened = open_artifact(artifact, None, given, device, expect_sha256)
+    engine, contract = opened.engine, opened.contract
+    check_task(engine.task, contract, given)
+    refuse_better_baseline(opened.folder, engine, contract)
+    request = _request(unlabelled, to_label, columns)
+    job = Job(request, request.check(), engine.task, {"artifact": opened.manifest.sha256})
+    answered, texts, skipped = _read(job, engine, _teacher(teacher, teacher_column, engine, columns))
+    limit, sample = contract.limits.max_drop, answered.sample(most_labels)
+    sample.write(to_label)
+    write_whole(to_label, _csv(engine.task, [(number, texts[number]) for number in sample.to_label.tolist()]))
+    needed, rows = None, len(answered.texts)
     if limit is not None:
         needed = rows_for(float(answered.differs.mean()), max_drop=limit, confidence=contract.confidence)
     return ToLabel(
-        file=str(out),
+        file=str(to_label),
         labels=engine.task.labels,
         rows=rows,
-        skipped=read.skipped,
-        differing=differing,
-        to_label=len(kept.to_label),
-        rows_judged=len(kept.texts),
+        skipped=skipped,
+        differing=len(texts),
+        to_label=len(sample.to_label),
+        rows_judged=len(sample.texts),
         max_drop=limit,
         rows_needed=needed,
-        labels_needed=None if needed is None else math.ceil(needed * differing / rows),
+        labels_needed=None if needed is None else math.ceil(needed * len(texts) / rows),
     )
 
 
@@ -158,11 +132,7 @@ def rows_for(differing: float, *, max_drop: float, confidence: float) -> int | N
 
 
 def _request(source: str, out: Path, columns: Mapping[str, str | None]) -> PredictRequest:
-    """The file as `kdc predict` reads it: rows without a text are left out, and counted.
-
-    Raises:
-        InputError: there is something at `out` already, or it is no .csv file.
-    """
+    """The file as `kdc predict` reads it: rows without a text are left out, and counted. A file at `out` is refused."""
     for path in (out, answers_beside(out)):
         if path.exists():
             remedy = "another name: kdc replaces no file that may hold labels"
@@ -175,15 +145,15 @@ def _request(source: str, out: Path, columns: Mapping[str, str | None]) -> Predi
 
 def _teacher(teacher: str | None, column: str | None, student: Engine, columns: Mapping[str, str | None]) -> _Answer:
     """What answers for the teacher: an artifact, a checkpoint, or a column of the file."""
-    if teacher is None and column is not None:
-        return _answers_in(column, student.task)
-    if teacher is None or column is not None:
-        given = "both" if column is not None else "neither"
+    if (teacher is None) == (column is None):
+        given = "neither" if column is None else "both"
         remedy = "--teacher PATH, or --teacher-column NAME if the file holds the teacher's answers"
         raise InputError("the teacher is a model or a column of the file", given=given, remedy=remedy)
+    if teacher is None:
+        return _answers_in(str(column), student.task)
     if not (Path(teacher) / MANIFEST_NAME).is_file():
-        from kdc.tools.compared import teacher_of
         from kdc.tools.labelled import task_with
+        from kdc.tools.reference import teacher_of
 
         logits = teacher_of(task_with(student.task, columns), teacher, student.tokenizer_info)
         return lambda _, texts: logits(texts).argmax(-1)
@@ -192,58 +162,54 @@ def _teacher(teacher: str | None, column: str | None, student: Engine, columns: 
     if set(task.labels) != set(own.labels) or (task.kind, task.is_pair) != (own.kind, own.is_pair):
         raise InputError(
             "the teacher is of another task",
-            given=f"{teacher}: {task.kind}{' of pairs' * task.is_pair}, {', '.join(task.labels[:_SHOWN])}",
-            remedy=f"a teacher of {own.kind}{' of pairs' * own.is_pair}, {', '.join(own.labels[:_SHOWN])}",
+            given=f"{teacher}: {task.kind}{' of pairs' * task.is_pair}, {', '.join(task.labels[:_MOST_TOLD])}",
+            remedy=f"a teacher of {own.kind}{' of pairs' * own.is_pair}, {', '.join(own.labels[:_MOST_TOLD])}",
         )
-    places = np.array([own.labels.index(label) for label in task.labels])
-    return lambda _, texts: places[engine.logits(texts).argmax(-1)]
+    numbers = np.array([own.labels.index(label) for label in task.labels])
+    return lambda _, texts: numbers[engine.logits(texts).argmax(-1)]
 
 
 def _answers_in(column: str, task: TaskInfo) -> _Answer:
     """The teacher's answers, which a column of the file has."""
-    places = {label: place for place, label in enumerate(task.labels)}
+    numbers = {label: number for number, label in enumerate(task.labels)}
 
     def answer(window: Window, _: Sequence[Text]) -> Ints:
         if column not in window.names:
-            given = f"{window.file} has {', '.join(window.names[:_SHOWN]) or 'none'}"
+            given = f"{window.file} has {', '.join(window.names[:_MOST_TOLD]) or 'none'}"
             raise InputError(f"no column {column} with the teacher's answers", given=given, remedy="name it")
-        found = [places.get(str(value), -1) for value in window.column(column)]
-        if -1 in found:
-            line = window.lines[found.index(-1)]
+        answers = [numbers.get(str(value), -1) for value in window.column(column)]
+        if -1 in answers:
+            line = window.lines[answers.index(-1)]
             what = f"column {column} does not hold a label of the task"
-            remedy = f"one of {', '.join(task.labels[:_SHOWN])}"
+            remedy = f"one of {', '.join(task.labels[:_MOST_TOLD])}"
             raise InputError(what, given=f"{window.file}, line {line}", remedy=remedy)
-        return np.array(found, dtype=np.int64)
+        return np.array(answers, dtype=np.int64)
 
     return answer
 
 
-def _read(job: Job, engine: Engine, teacher: _Answer, most: int | None) -> _Read:
-    """Answer all rows, window by window. Of each row some numbers are kept, and only of texts that may have to be
-    labelled the text."""
+def _read(job: Job, engine: Engine, teacher: _Answer) -> tuple[Answered, dict[int, Text], int]:
+    """Both models' answers to all rows, the differing texts by their numbers, and how many rows have no text."""
     parts: list[tuple[Ints, Ints, Ints, Ints]] = []
     differing: dict[int, Text] = {}
     rows, skipped, began = 0, 0, time.perf_counter()
     with RowCounter() as counter:
         counter.start(sum(file.size for file in job.files) or None)
-        for window, done in windows_of(job):
+        for window, done in read_all(job.files):
             good, texts = split_bad(window, job, columns_seen=False)
             rows, skipped = rows + len(texts), skipped + len(good.bad)
             if texts:
                 numbers, sides = _numbers(texts)
-                student = engine.logits(texts).argmax(-1).astype(np.int64)
-                parts.append((numbers, sides, student, teacher(good, texts)))
-                differing |= {int(numbers[row]): texts[row] for row in np.flatnonzero(student != parts[-1][3])}
-                if most is not None:  # the first ones of all rows are among the first ones of any of them
-                    differing = {number: differing[number] for number in sorted(differing)[:most]}
+                student, answers = engine.logits(texts).argmax(-1).astype(np.int64), teacher(good, texts)
+                parts.append((numbers, sides, student, answers))
+                differing |= {int(numbers[row]): texts[row] for row in np.flatnonzero(student != answers)}
             counter.update(done, rows, rows / max(time.perf_counter() - began, 1e-9))
     if not parts:
         remedy = "name the column: --text COLUMN"
         raise InputError("no row has a text", given=job.request.source, remedy=remedy)
-    assert engine.manifest is not None
     numbers, sides, student, answers = (np.concatenate(column) for column in zip(*parts, strict=True))
-    answered = Answered(numbers, sides, student, answers, engine.manifest.sha256, str(engine.variant))
-    return _Read(answered, differing, skipped)
+    answered = Answered(numbers, sides, student, answers, job.identity["artifact"], engine.variant)
+    return answered, differing, skipped
 
 
 def _numbers(texts: Sequence[Text]) -> tuple[Ints, Ints]:
@@ -265,7 +231,7 @@ def _csv(task: TaskInfo, rows: Sequence[tuple[int, Text]]) -> bytes:
 
 
 def render(written: ToLabel, artifact: Path) -> str:
-    """What was written, how many labels are needed, and what to do next."""
+    """For people: what was written, how many labels are needed, and what to do next."""
     without = f" ({written.skipped:,} more have no text)" * bool(written.skipped)
     lines = [
         f"{written.rows:,} rows{without}; the two models answer {written.differing:,} texts differently",
@@ -281,7 +247,7 @@ def render(written: ToLabel, artifact: Path) -> str:
         elif written.labels_needed < written.to_label:
             plan += f"; --most-labels {written.labels_needed} is enough"
         lines.append(plan)
-    labels = ", ".join(written.labels[:_SHOWN]) + ", ..." * (len(written.labels) > _SHOWN)
+    labels = ", ".join(written.labels[:_MOST_TOLD]) + ", ..." * (len(written.labels) > _MOST_TOLD)
     lines.append(f"next: write one of {labels} into the last column")
     limit = "" if written.max_drop is None else f" --max-drop {written.max_drop:g}"
     lines.append(f"then: kdc verify {artifact} --labelled {written.file}{limit}")

@@ -13,9 +13,13 @@ import lzma
 import sys
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
-from typing import IO, TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import compress
+from typing import IO, TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
 
 from kdc.common.errors import InputError
 from kdc.common.places import STANDARD, File, reaching_remote
@@ -41,32 +45,24 @@ class BadRow:
 
 @dataclass
 class Window:
-    """Rows that follow each other in one file.
+    """Rows that follow each other in one file."""
 
-    Attributes:
-        file: the file's name, for messages.
-        names: names of the columns.
-        rows: the values of each row by column; a row of JSONL holds only the columns that it names. Empty for Parquet.
-        batch: the rows of a Parquet file, as Arrow has them; None for the other formats.
-        lines: where each row begins: its line in a text file, its number (from 1) in Parquet.
-        bad: rows that cannot be read or answered.
-        done: bytes of the file that have been read so far, roughly.
-    """
-
-    file: str
-    names: list[str]
-    rows: list[dict[str, Any]] = field(default_factory=list)
-    batch: pa.RecordBatch | None = None
-    lines: list[int] = field(default_factory=list)
-    bad: list[BadRow] = field(default_factory=list)
-    done: int = 0
+    file: str  # the file's name, for messages
+    names: list[str]  # of the columns
+    # the values of each row by column; a row of JSONL holds only the columns that it names. Empty for Parquet
+    rows: list[dict[str, Any]]
+    batch: pa.RecordBatch | None  # the rows of a Parquet file; None for the other formats
+    lines: list[int]  # where each row begins: its line in a text file, its number (from 1) in Parquet
+    bad: list[BadRow] = field(default_factory=list)  # rows that cannot be read or answered
+    done: int = 0  # bytes of the file that have been read so far, roughly
+    is_table: bool = True  # whether all rows of the file have its columns, unlike those of JSONL
 
     def __len__(self) -> int:
         """The number of rows, bad ones included."""
         return len(self.lines) + len(self.bad)
 
     @property
-    def place(self) -> str:
+    def position(self) -> str:
         """Where its rows are, for messages."""
         return f"{self.file}, rows from line {self.lines[0]} on" if self.lines else self.file
 
@@ -96,17 +92,15 @@ class Window:
 
     def without(self, bad: list[BadRow]) -> Window:
         """The window with further rows moved to the bad ones."""
-        lines = {each.line for each in bad}
-        good = [place for place, line in enumerate(self.lines) if line not in lines]
-        kept = Window(self.file, self.names, lines=[self.lines[place] for place in good], done=self.done)
-        kept.bad = sorted([*self.bad, *bad], key=lambda each: each.line)
-        if self.batch is None:
-            kept.rows = [self.rows[place] for place in good]
-        else:
-            import pyarrow as pa
-
-            kept.batch = self.batch.take(pa.array(good, pa.int64()))  # an empty list alone would have no type
-        return kept
+        bad_lines = {row.line for row in bad}
+        is_good = [line not in bad_lines for line in self.lines]
+        return replace(
+            self,
+            rows=list(compress(self.rows, is_good)),
+            batch=None if self.batch is None else self.batch.filter(np.array(is_good, dtype=bool)),
+            lines=list(compress(self.lines, is_good)),
+            bad=sorted([*self.bad, *bad], key=lambda row: row.line),
+        )
 
 
 def read_windows(file: File) -> Iterator[Window]:
@@ -128,9 +122,17 @@ def read_windows(file: File) -> Iterator[Window]:
             raise InputError(f"cannot read the file: {error}", given=file.address, remedy="write it again") from error
 
 
-def read_standard_input() -> Iterator[Window]:
-    """Read JSONL on standard input in windows."""
-    yield from _read_text(sys.stdin.buffer, STANDARD, "jsonl")
+def read_all(files: list[File]) -> Iterator[tuple[Window, int]]:
+    """The windows of all files, or of JSONL on standard input if there are none; each with the bytes that have been
+    read by its end."""
+    if not files:
+        for window in _read_text(sys.stdin.buffer, STANDARD, "jsonl"):
+            yield window, 0
+    before = 0
+    for file in files:
+        for window in read_windows(file):
+            yield window, before + window.done
+        before += file.size
 
 
 def _read_text(raw: IO[bytes], name: str, kind: str) -> Iterator[Window]:
@@ -154,33 +156,38 @@ def _read_text(raw: IO[bytes], name: str, kind: str) -> Iterator[Window]:
         stream.detach()
 
 
-# A row on its way into a window: where it begins, its values or the problem with it, and its number of characters.
-_Row = tuple[int, dict[str, Any] | str, int]
+# A row on its way into a window: where it begins, its number of characters, and its values or the problem with it.
+_Row = tuple[int, int, dict[str, Any] | str]
+_Item = TypeVar("_Item")
 
 
 def _windows(rows: Iterable[_Row], name: str, header: list[str] | None, raw: IO[bytes]) -> Iterator[Window]:
     """Collect the rows of the file `name` into windows; without a header each row has column names of its own."""
-    window, characters, is_first = Window(name, header or []), 0, True
-    for line, row, size in rows:
-        if isinstance(row, str):
-            window.bad.append(BadRow(name, line, row))
-        else:
-            window.rows.append(row)
-            window.lines.append(line)
-            characters += size
-        if len(window) >= WINDOW_ROWS or characters >= WINDOW_BYTES:
-            yield _completed(window, header, raw)
-            window, characters, is_first = Window(name, header or []), 0, False
-    if len(window) or is_first:  # a file without rows has one empty window
-        yield _completed(window, header, raw)
+    for group in _grouped(rows, lambda row: (1, row[1])):
+        lines = [line for line, _, row in group if not isinstance(row, str)]
+        values = [row for _, _, row in group if not isinstance(row, str)]
+        bad = [BadRow(name, line, row) for line, _, row in group if isinstance(row, str)]
+        names = header if header is not None else list(dict.fromkeys(key for row in values for key in row))
+        window = Window(name, names, values, None, lines, bad, is_table=header is not None)
+        with contextlib.suppress(OSError, ValueError):  # a pipe has no position
+            window.done = raw.tell()
+        yield window
 
 
-def _completed(window: Window, header: list[str] | None, raw: IO[bytes]) -> Window:
-    if header is None:
-        window.names = list(dict.fromkeys(name for row in window.rows for name in row))
-    with contextlib.suppress(OSError, ValueError):  # a pipe has no position
-        window.done = raw.tell()
-    return window
+def _grouped(items: Iterable[_Item], sizes_of: Callable[[_Item], tuple[int, int]]) -> Iterator[list[_Item]]:
+    """Collect items into groups, each for a window, by the rows and bytes of each item. No items make an empty group:
+    a file without rows has one window."""
+    group: list[_Item] = []
+    rows, size, is_first = 0, 0, True
+    for item in items:
+        more_rows, more_bytes = sizes_of(item)
+        group.append(item)
+        rows, size = rows + more_rows, size + more_bytes
+        if rows >= WINDOW_ROWS or size >= WINDOW_BYTES:
+            yield group
+            group, rows, size, is_first = [], 0, 0, False
+    if group or is_first:
+        yield group
 
 
 def _rows_of_fields(records: Iterable[tuple[int, list[str]]], header: list[str]) -> Iterator[_Row]:
@@ -188,32 +195,26 @@ def _rows_of_fields(records: Iterable[tuple[int, list[str]]], header: list[str])
         if not fields:  # a blank line
             continue
         if len(fields) != len(header):
-            yield line, f"the row has {len(fields)} columns, the header {len(header)}", 0
+            yield line, 0, f"the row has {len(fields)} columns, the header {len(header)}"
         elif not is_utf8(whole := "".join(fields)):
-            yield line, "the row is not valid UTF-8", 0
+            yield line, 0, "the row is not valid UTF-8"
         else:
-            yield line, dict(zip(header, fields, strict=True)), len(whole)
+            yield line, len(whole), dict(zip(header, fields, strict=True))
 
 
 def _rows_of_jsonl(lines: Iterable[str]) -> Iterator[_Row]:
     for line, text, row in parse_jsonl(lines, finite=True):  # they are written again
         if not isinstance(row, dict):
-            yield line, f"the line is no JSON object{f': {row}' if isinstance(row, Exception) else ''}", 0
+            yield line, 0, f"the line is no JSON object{f': {row}' if isinstance(row, Exception) else ''}"
         elif not is_utf8(text) or ("\\ud" in text.lower() and not is_utf8(json.dumps(row, ensure_ascii=False))):
-            yield line, "the row is not valid UTF-8", 0
+            yield line, 0, "the row is not valid UTF-8"
         else:
-            yield line, row, len(text)
+            yield line, len(text), row
 
 
 def _lines(stream: IO[str], name: str) -> Iterator[str]:
-    """The lines of a text file.
-
-    Raises:
-        InputError: a line is too long to be a row.
-    """
-    number = 0
-    while line := stream.readline(LONGEST_LINE):
-        number += 1
+    """The lines of a text file; one that is too long to be a row is refused."""
+    for number, line in enumerate(iter(partial(stream.readline, LONGEST_LINE), ""), start=1):
         if len(line) == LONGEST_LINE and not line.endswith("\n"):
             what = f"a line is longer than {LONGEST_LINE >> 20} million characters"
             raise InputError(what, given=f"{name}, line {number}", remedy="one row a line: is this another format?")
@@ -226,35 +227,18 @@ def _read_parquet(raw: IO[bytes], file: File) -> Iterator[Window]:
 
     try:
         with pq.ParquetFile(raw, pre_buffer=False, buffer_size=1 << 20) as table:
-            names = table.schema_arrow.names
-            _check_names(names, file.address)
-            metadata, number = table.metadata, 0
-            total = max(1, metadata.num_rows)
-            for batch in _gathered(table.iter_batches(min(_ROWS_AT_ONCE, WINDOW_ROWS))):
+            schema, number, total = table.schema_arrow, 0, max(1, table.metadata.num_rows)
+            _check_names(schema.names, file.address)
+            # What their rows become is seen only in small batches: a file may have a text once for all rows, and 300
+            # bytes become gigabytes.
+            small = table.iter_batches(min(_ROWS_AT_ONCE, WINDOW_ROWS))
+            for group in _grouped(small, lambda batch: (batch.num_rows, batch.nbytes)):
+                batch = pa.concat_batches(group) if group else pa.RecordBatch.from_pylist([], schema=schema)
                 lines = list(range(number + 1, number + batch.num_rows + 1))
                 number += batch.num_rows
-                yield Window(file.address, names, [], batch, lines, [], round(file.size * number / total))
-            if not number:
-                empty = pa.RecordBatch.from_pylist([], schema=table.schema_arrow)
-                yield Window(file.address, names, [], empty, [], [], file.size)
+                yield Window(file.address, schema.names, [], batch, lines, done=round(file.size * number / total))
     except pa.ArrowException as error:
         raise InputError(f"not a readable Parquet file: {error}", given=file.address, remedy="write it again") from None
-
-
-def _gathered(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """Put small batches together. What their rows become is seen only then: a file may have a text once for all rows,
-    and 300 bytes become gigabytes."""
-    import pyarrow as pa
-
-    gathered: list[pa.RecordBatch] = []
-    rows = size = 0
-    for batch in batches:
-        gathered, rows, size = [*gathered, batch], rows + batch.num_rows, size + batch.nbytes
-        if rows >= WINDOW_ROWS or size >= WINDOW_BYTES:
-            yield pa.concat_batches(gathered)
-            gathered, rows, size = [], 0, 0
-    if gathered:
-        yield pa.concat_batches(gathered)
 
 
 def _check_names(names: list[str], file: str) -> None:

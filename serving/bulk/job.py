@@ -1,8 +1,8 @@
 """A job of answering a table, whichever engine does it: what is asked, how it begins, and its finished windows.
 
-While a job runs, the folder `OUTPUT.partial/` holds `job.json` (what is asked), for each finished window its bad rows
-and a small record that is written last, and at the end `errors` (where the bad rows are named). A job that was killed
-goes on with the windows that have no record.
+While a job runs, the folder `OUTPUT.partial/` holds `job.json` (what is asked). For each finished window it holds the
+bad rows, and a small record that is written last. At the end `errors` says where the bad rows are named. A job that was
+killed goes on with the windows that have no record.
 """
 
 import hashlib
@@ -19,29 +19,23 @@ from kdc.serving.bulk.inputs import WINDOW_BYTES, WINDOW_ROWS, Window
 from kdc.serving.bulk.request import PredictRequest
 
 _JOB = "job.json"
-_ERRORS_PLACE = "errors"  # holds where the file of bad rows is that this job writes
+_ERRORS = "errors"  # holds where the file of bad rows is that this job writes
 SUCCESS = "_SUCCESS"  # this file is in a directory of shards when all of them are
 _START_OVER = "does another process work there? then start over: --force"
 
 
 @dataclass(frozen=True)
 class Job:
-    """A request, with what was found for it.
-
-    Attributes:
-        request: what to answer, and where to write it.
-        files: the input in its order; an empty list stands for JSONL on standard input.
-        task: what the artifact answers.
-        identity: what else decides the answers (artifact, variant, provider), to tell this job from another.
+    """A request, with its input and the artifact's task.
 
     Raises:
         InputError: an option does not fit the task.
     """
 
     request: PredictRequest
-    files: list[File]
+    files: list[File]  # the input in its order; an empty list stands for JSONL on standard input
     task: TaskInfo
-    identity: dict[str, str]
+    identity: dict[str, str]  # what else decides the answers (artifact, variant, provider)
 
     def __post_init__(self) -> None:
         text_pair = self.request.text_pair
@@ -71,7 +65,7 @@ class Job:
         request, (text, text_pair) = self.request, (*self.text_columns, None)[:2]
         columns = {"text": text, "text_pair": text_pair, "prefix": request.prefix, "all_scores": request.all_scores}
         return {
-            "files": [[file.address, file.size, file.changed or _digest(file.path)] for file in self.files],
+            "files": [[file.address, file.size, _version(file)] for file in self.files],
             "kind": request.format,
             "columns": columns,
             "max_text_chars": request.max_text_chars,
@@ -80,33 +74,23 @@ class Job:
         }
 
 
-class Rows(Frozen):
-    """Rows: how many were read, were answered and written, and were skipped since they have no text."""
+class Counts(Frozen):
+    """Rows of a window, or of a job so far."""
 
     read: int = 0
-    written: int = 0
-    skipped: int = 0
+    written: int = 0  # answered and written
+    skipped: int = 0  # without a text
+    resumed: int = 0  # that an earlier, unfinished run of the job had read
 
-
-class WindowRecord(Rows):
-    """What is kept of a finished window, as `<key>.json`; `bytes` is the size of the answered rows, as written."""
-
-    bytes: int
-
-
-class Counts(Rows):
-    """The rows of a job so far; `resumed` are those that an earlier, unfinished run of the job had read."""
-
-    resumed: int = 0
-
-    def plus(self, record: WindowRecord, *, resumed: bool = False) -> "Counts":
+    def plus(self, more: "Counts") -> "Counts":
         """The counts with another window."""
-        return Counts(
-            read=self.read + record.read,
-            written=self.written + record.written,
-            skipped=self.skipped + record.skipped,
-            resumed=self.resumed + (record.read if resumed else 0),
-        )
+        return Counts(**{name: getattr(self, name) + getattr(more, name) for name in Counts.model_fields})
+
+
+class WindowRecord(Counts):
+    """What is kept of a finished window, as `<key>.json`."""
+
+    bytes: int  # size of the answered rows, as written
 
 
 Progress = Callable[[Counts, int], None]  # called with the counts, and the bytes of the input that have been read
@@ -115,22 +99,15 @@ Progress = Callable[[Counts, int], None]  # called with the counts, and the byte
 class FinishedWindows:
     """The finished windows of a job: their answered rows, the lines that name their bad rows, and their records.
 
-    Windows are found by keys, whose sorted order is the order of the input.
-
-    Args:
-        job: whose windows they are.
-        ending: ending of the names of files with answered rows.
-        rows: folder of the answered rows; None for the folder of the records.
-
-    Attributes:
-        goes_on: whether an unfinished job goes on, so that windows may have been finished before.
+    Windows have keys, whose sorted order is the order of the input. Files with answered rows have names with this
+    ending, and lie in the folder `rows`, or else in the folder of the records.
     """
 
     def __init__(self, job: Job, ending: str, rows: Folder | None = None) -> None:
         self.job, self._ending = job, ending
         self.folder = Folder(f"{job.request.output}.partial", first=_JOB)
         self._rows = self.folder if rows is None else rows
-        self.goes_on = False
+        self._goes_on = False  # whether windows may have been finished by an earlier run
 
     def resume_or_start(self, shards: Folder | None = None) -> None:
         """Go on with an unfinished job if it is the same one, or start anew.
@@ -144,23 +121,21 @@ class FinishedWindows:
         fingerprint = json.dumps(self.job.fingerprint(), sort_keys=True).encode()
         folder, output, errors = self.folder, self.job.request.output, self.job.request.errors
         # A job that reads standard input cannot go on, because that cannot be read again.
-        self.goes_on = bool(self.job.files) and _JOB in folder and folder.read(_JOB) == fingerprint
-        is_own_output = self.goes_on and shards is not None and SUCCESS not in shards
-        errors_place = folder.read(_ERRORS_PLACE) if self.goes_on and _ERRORS_PLACE in folder else None
+        self._goes_on = bool(self.job.files) and _JOB in folder and folder.read(_JOB) == fingerprint
+        is_own_output = self._goes_on and shards is not None and SUCCESS not in shards
+        own_errors = folder.read(_ERRORS) if self._goes_on and _ERRORS in folder else None
         outputs = [] if is_own_output else [output]
-        if errors is not None and errors_place != _place(errors):
+        if errors is not None and own_errors != _absolute(errors):
             outputs.append(errors)
         for address in outputs:
             if not self.job.request.force and exists(address):
                 raise InputError("the output is there already", given=address, remedy="another name, or --force")
-        if self.goes_on:
+        if self._goes_on:
             return
         if folder.exists() and not self.job.request.force:
-            raise InputError(
-                "another job with this output is unfinished: its input, artifact or options were others",
-                given=f"{output}.partial",
-                remedy="finish it by the same command as before, or drop it: --force",
-            )
+            what = "another job with this output is unfinished: its input, artifact or options were others"
+            remedy = "finish it by the same command as before, or drop it: --force"
+            raise InputError(what, given=f"{output}.partial", remedy=remedy)
         folder.remove()
         if shards is not None:
             shards.remove()
@@ -174,14 +149,15 @@ class FinishedWindows:
         Raises:
             KdcError: the window had another number of rows.
         """
-        if not self.goes_on or f"{key}.json" not in self.folder:
+        if not self._goes_on or f"{key}.json" not in self.folder:
             return None
         record = WindowRecord.model_validate_json(self.folder.read(f"{key}.json"))
         if record.read != len(window):
-            raise KdcError(
-                "the input changed while the job was stopped", given=window.file, remedy="start over: --force"
-            )
-        return None if record.skipped and self.job.request.on_error != "skip" else record
+            what = "the input changed while the job was stopped"
+            raise KdcError(what, given=window.file, remedy="start over: --force")
+        if record.skipped and self.job.request.on_error != "skip":
+            return None
+        return record.model_copy(update={"resumed": record.read})
 
     def add(self, key: str, good: Window, rows: bytes) -> WindowRecord:
         """Keep a window (its bad rows apart), and its answered rows as they will be written."""
@@ -189,42 +165,35 @@ class FinishedWindows:
         if good.bad:
             self.folder.write(f"{key}.errors", good.error_lines())
         record = record_of(good, rows)
-        self.folder.write(f"{key}.json", record.model_dump_json().encode())
+        self.folder.write(f"{key}.json", record.model_dump_json(exclude={"resumed"}).encode())
         return record
 
     def rows(self, key: str) -> bytes:
-        """A window's answered rows.
-
-        Raises:
-            KdcError: they are gone.
-        """
+        """A window's answered rows."""
         return _read(self._rows, key + self._ending)
 
-    def check(self, records: Mapping[str, WindowRecord]) -> None:
-        """Check that this process sees the answered rows of all these windows as they were written.
-
-        Raises:
-            KdcError: rows are gone, or have another size.
-        """
+    def _check(self, records: Mapping[str, WindowRecord]) -> None:
+        """Check that this process sees the answered rows of all these windows as they were written."""
         sizes = self._rows.sizes()
-        for name, size in ((key + self._ending, record.bytes) for key, record in records.items()):
+        for key, record in records.items():
+            name = key + self._ending
             if name not in sizes:
                 raise KdcError("finished rows are gone", given=name, remedy=_START_OVER)
-            if sizes[name] != size:
-                given = f"{name}: {sizes[name]} bytes, {size} were written"
+            if sizes[name] != record.bytes:
+                given = f"{name}: {sizes[name]} bytes, {record.bytes} were written"
                 raise KdcError("finished rows were changed", given=given, remedy=_START_OVER)
 
-    def name_errors(self, records: Mapping[str, WindowRecord]) -> None:
-        """Write the file that names the bad rows of these windows, if the request asks for one.
-
-        Its place is kept first. A job that is killed after this finds the file there, and knows that it is its own.
+    def conclude(self, records: Mapping[str, WindowRecord]) -> None:
+        """Check all windows, and write the file that names their bad rows if the request asks for one. Its address is
+        kept first: a job that is killed after this knows that the file is its own.
 
         Raises:
-            KdcError: the lines of a window are gone.
+            KdcError: rows of a window are gone, or have another size.
         """
+        self._check(records)
         if (address := self.job.request.errors) is None:
             return
-        self.folder.write(_ERRORS_PLACE, _place(address))
+        self.folder.write(_ERRORS, _absolute(address))
         with whole_file_at(address) as stream:
             for key in sorted(records):
                 if records[key].skipped:
@@ -243,12 +212,12 @@ def record_of(good: Window, rows: bytes) -> WindowRecord:
     return WindowRecord(read=len(good), written=len(good.lines), skipped=len(good.bad), bytes=len(rows))
 
 
-def _digest(path: str) -> str:
-    """Tells one source from another where a server says nothing of it, without what its address may hold of secrets."""
-    return hashlib.sha256(path.encode()).hexdigest()
+def _version(file: File) -> str:
+    """Tells one source from another: by a hash if a server says nothing of it, since its path may hold secrets."""
+    return file.changed or hashlib.sha256(file.path.encode()).hexdigest()
 
 
-def _place(address: str) -> bytes:
-    """The absolute place of an address, so that it is the same from every working directory."""
+def _absolute(address: str) -> bytes:
+    """An address that is the same from every working directory."""
     system, path = file_system(address)
     return f"{system.protocol}: {path}".encode()

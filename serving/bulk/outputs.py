@@ -30,15 +30,13 @@ class Writer:
     """
 
     def __init__(self, job: Job) -> None:
+        self.job = job
         self.kind = job.request.format  # csv, tsv, jsonl or parquet
         self._added = job.added_columns
         unclear = [label for label in job.task.labels if _SEPARATOR in label]
         if unclear and self.kind in DELIMITERS and "texts" in self._added.values():
-            raise InputError(
-                f"a cell holds several labels with {_SEPARATOR} between them, which stands in a label too",
-                given=unclear[0],
-                remedy="write .jsonl or .parquet",
-            )
+            what = f"a cell holds several labels with {_SEPARATOR} between them, which stands in a label too"
+            raise InputError(what, given=unclear[0], remedy="write .jsonl or .parquet")
         # Columns of the first window, which every row of a table has; the keys of a dict, since there may be 10,000.
         self._names: dict[str, None] | None = None
         self._schema: pa.Schema | None = None
@@ -66,19 +64,8 @@ class Writer:
         """Whether the types of the columns are not known yet."""
         return self.kind == "parquet" and self._schema is None
 
-    def learn(self, piece: bytes) -> None:
-        """Take over the column types of a piece that an earlier run finished; a piece without rows has none."""
-        if piece:
-            import pyarrow.parquet as pq
-
-            self._schema = pq.read_schema(io.BytesIO(piece))
-
     def begin_with(self, window: Window) -> None:
-        """Take the column types from a window that is not answered yet, so that several writers have the same ones.
-
-        Raises:
-            InputError: one column cannot hold its values.
-        """
+        """Take the column types from a window that this writer does not answer; its bad rows are apart."""
         if self.needs_types and (window.lines or window.batch is not None):
             with _refusing(window):
                 self._own_columns(window)
@@ -89,15 +76,16 @@ class Writer:
         Raises:
             InputError: the format cannot hold a value, or a value is not of the type that its column began with.
         """
-        if self.kind == "jsonl":
-            return b"".join(_json_lines(window, answers))
         if self.kind == "parquet":
             return self._table(window, answers)
+        answers_by_row = zip(*answers.values(), strict=True)
+        if self.kind == "jsonl":
+            rows = zip(window.dicts(), answers_by_row, strict=True)
+            return b"".join(_json_line(row | dict(zip(answers, added, strict=True))) for row, added in rows)
         stream = io.StringIO(newline="")
         plain, quoted = self._csv_writer(stream), self._csv_writer(stream, quoting=csv.QUOTE_ALL)
-        for place, row in enumerate(window.dicts()):
-            added = (_cell(values[place]) for values in answers.values())
-            cells = [*(_cell(row.get(name)) for name in self._names or []), *added]
+        for row, added in zip(window.dicts(), answers_by_row, strict=True):
+            cells = list(map(_cell, [*(row.get(name) for name in self._names or []), *added]))
             # Python's csv module leaves a lone carriage return unquoted, and readers take it for the end of the row.
             (quoted if any("\r" in cell for cell in cells) else plain).writerow(cells)
         return stream.getvalue().encode()
@@ -113,6 +101,14 @@ class Writer:
             stream.write(header.getvalue().encode())
         for piece in pieces:
             stream.write(piece)
+
+    def file(self, piece: bytes) -> bytes:
+        """A piece as a file of its own."""
+        if self.kind == "parquet" and piece:  # a piece of Parquet is a file already
+            return piece
+        stream = io.BytesIO()
+        self.join([piece], stream)
+        return stream.getvalue()
 
     def _csv_writer(self, stream: IO[str], quoting: int = csv.QUOTE_MINIMAL) -> Any:
         return csv.writer(stream, delimiter=DELIMITERS[self.kind], lineterminator="\n", quoting=quoting)  # type: ignore[arg-type]
@@ -131,14 +127,6 @@ class Writer:
             columns = [present[name] if name in present else pa.nulls(len(own)) for name in self._names or ()]
             columns += [pa.array(answers[name], self._schema.field(name).type) for name in self._added]
             pq.write_table(pa.table(columns, names=self._schema.names).cast(self._schema), stream)
-        return stream.getvalue()
-
-    def file(self, piece: bytes) -> bytes:
-        """A piece as a file of its own."""
-        if self.kind == "parquet" and piece:  # a piece of Parquet is a file already
-            return piece
-        stream = io.BytesIO()
-        self.join([piece], stream)
         return stream.getvalue()
 
     def _own_columns(self, window: Window) -> pa.Table:
@@ -194,16 +182,14 @@ def _refusing(window: Window) -> Iterator[None]:
         yield
     except (pa.ArrowException, OverflowError) as error:
         what = f"values that one Parquet column cannot hold: {error}"
-        raise InputError(what, given=window.place, remedy="write .jsonl") from None
+        raise InputError(what, given=window.position, remedy="write .jsonl") from None
 
 
-def _json_lines(window: Window, answers: Mapping[str, Sequence[Any]]) -> Iterable[bytes]:
-    for place, row in enumerate(window.dicts()):
-        whole = row | {name: values[place] for name, values in answers.items()}
-        try:
-            yield orjson.dumps(whole, default=str, option=orjson.OPT_APPEND_NEWLINE)
-        except orjson.JSONEncodeError:  # integers beyond 64 bits
-            yield json.dumps(whole, default=str).encode() + b"\n"
+def _json_line(row: dict[str, Any]) -> bytes:
+    try:
+        return orjson.dumps(row, default=str, option=orjson.OPT_APPEND_NEWLINE)
+    except orjson.JSONEncodeError:  # integers beyond 64 bits
+        return json.dumps(row, default=str).encode() + b"\n"
 
 
 def _cell(value: Any) -> str:
@@ -212,6 +198,6 @@ def _cell(value: Any) -> str:
         return ""
     if isinstance(value, str):
         return value
-    if isinstance(value, list) and all(isinstance(each, str) for each in value):
+    if isinstance(value, list) and all(isinstance(item, str) for item in value):
         return _SEPARATOR.join(value)
     return json.dumps(value, default=str) if isinstance(value, dict | list) else str(value)

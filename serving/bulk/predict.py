@@ -1,38 +1,37 @@
-"""`kdc predict`: answers a table, shows on standard error how far it is, and returns what came of it."""
+"""`kdc predict`: answers a table, shows on standard error how far it is, and returns what came of it.
+
+In this process (`--engine local`) it answers window after window, keeps each beside its record in `OUTPUT.partial/`,
+and joins them to one file at the end. `ray_job.py` does the same on a cluster.
+"""
 
 import os
 import sys
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 from kdc.artifact.contract.text import refuse_failed
 from kdc.artifact.folder import load_manifest
-from kdc.common.errors import without_secrets
-from kdc.common.places import STANDARD, File
+from kdc.common.errors import InputError, without_secrets
+from kdc.common.places import STANDARD, File, file_system, is_local, lock, whole_file_at
 from kdc.common.progress import RowCounter
 from kdc.common.ray import connected
-from kdc.serving.bulk import local_job
-from kdc.serving.bulk.job import Counts, Job, Progress
+from kdc.serving.bulk.inputs import read_all
+from kdc.serving.bulk.job import Counts, FinishedWindows, Job, Progress, WindowRecord, record_of
+from kdc.serving.bulk.outputs import Writer
 from kdc.serving.bulk.request import PredictRequest
-from kdc.serving.bulk.windows import LANES
+from kdc.serving.bulk.windows import LANES, Scorer, answer_window, split_bad
 from kdc.serving.engine.engine import Engine
 
 
 class PredictResult(Counts):
-    """What came of it: the rows, with `read` those of the input and `written` those of the output.
+    """The counts of a finished job: `read` is all rows of the input, `written` all rows of the output."""
 
-    Attributes:
-        seconds: time that the job took.
-        rows_per_second: speed at the rows that were answered now, not resumed.
-        output: where the answers are.
-        actors: number of Ray's actors; None for the local engine.
-    """
-
-    seconds: float
-    rows_per_second: float
-    output: str
-    actors: int | None = None
+    seconds: float  # that the job took
+    rows_per_second: float  # at the rows that were answered now, not resumed
+    output: str  # where the answers are
+    actors: int | None = None  # number of Ray's actors; None for the local engine
 
     @property
     def summary(self) -> str:
@@ -58,18 +57,6 @@ def predict(request: PredictRequest) -> PredictResult:
     return _on_ray(request, files) if request.engine == "ray" else _locally(request, files)
 
 
-def _locally(request: PredictRequest, files: list[File]) -> PredictResult:
-    engine = Engine.load(
-        request.artifact, variant=request.variant, device=request.device, threads=request.threads, lanes=LANES
-    )
-    assert engine.manifest is not None
-    refuse_failed(engine.manifest.contract, allow=request.allow_failed)
-    identity = {"artifact": engine.manifest.sha256, "variant": engine.variant, "provider": engine.provider}
-    job = Job(request, files, engine.task, identity)
-    where = f"{engine.variant} on {engine.provider}, {engine.threads} threads"
-    return _watched(job, where, lambda progress: local_job.run(job, engine, progress=progress))
-
-
 def _on_ray(request: PredictRequest, files: list[File]) -> PredictResult:
     from kdc.serving.bulk import ray_job
 
@@ -87,14 +74,26 @@ def _on_ray(request: PredictRequest, files: list[File]) -> PredictResult:
     return result.model_copy(update={"actors": actors.count})
 
 
+def _locally(request: PredictRequest, files: list[File]) -> PredictResult:
+    engine = Engine.load(
+        request.artifact, variant=request.variant, device=request.device, threads=request.threads, lanes=LANES
+    )
+    assert engine.manifest is not None
+    refuse_failed(engine.manifest.contract, allow=request.allow_failed)
+    identity = {"artifact": engine.manifest.sha256, "variant": engine.variant, "provider": engine.provider}
+    job, scorer = Job(request, files, engine.task, identity), Scorer(engine)
+    where = f"{engine.variant} on {engine.provider}, {engine.threads} threads"
+    answer = _into_standard_output if request.output == STANDARD else _into_file
+    return _watched(job, where, lambda progress: answer(job, scorer, progress))
+
+
 def _watched(job: Job, where: str, work: Callable[[Progress], Counts]) -> PredictResult:
     """Do the work with a progress bar; `where` says what does it."""
-    total, output = sum(file.size for file in job.files) or None, without_secrets(job.request.output)
-    began, speed = time.perf_counter(), Speed()
+    output, began, speed = without_secrets(job.request.output), time.perf_counter(), Speed()
     # On a terminal that shows the answers there is no bar.
     with RowCounter(draws=job.request.output != STANDARD or not sys.stdout.isatty()) as counter:
         counter.say(f"{job.task.name}: {where} -> {output}")
-        counter.start(total)
+        counter.start(sum(file.size for file in job.files) or None)
         counts = work(lambda counts, done: counter.update(done, counts.read, speed(counts)))
     seconds = time.perf_counter() - began
     return PredictResult(
@@ -118,3 +117,46 @@ class Speed:
             self._began = time.perf_counter()
             return 0.0
         return answered / max(time.perf_counter() - self._began, 1e-9)
+
+
+def _into_file(job: Job, scorer: Scorer, progress: Progress) -> Counts:
+    """Answer every window that is not finished, and join all to the output, which appears whole."""
+    writer, output = Writer(job), job.request.output
+    with lock(output):
+        system, path = file_system(output)
+        if is_local(system) and system.isdir(path):  # even with --force: it may hold more than kdc has written
+            raise InputError("the output is a directory", given=output, remedy="another name, or remove it first")
+        finished, counts = FinishedWindows(job, ".rows"), Counts()
+        finished.resume_or_start()
+        records: dict[str, WindowRecord] = {}
+        for number, (window, done) in enumerate(read_all(job.files)):
+            key, columns_seen = f"{number:09d}", counts.written > 0
+            writer.check(window)
+            record = finished.find(key, window)
+            if record is None:
+                record = finished.add(key, *answer_window(scorer, writer, window, columns_seen=columns_seen))
+            elif writer.needs_types:
+                writer.begin_with(split_bad(window, job, columns_seen=columns_seen)[0])
+            counts, records[key] = counts.plus(record), record
+            progress(counts, done)
+        finished.conclude(records)
+        with whole_file_at(output) as stream:  # written last: once it exists, the job is done
+            writer.join(map(finished.rows, records), stream)
+        finished.folder.remove()
+    return counts
+
+
+def _into_standard_output(job: Job, scorer: Scorer, progress: Progress) -> Counts:
+    """Write the answers as they come. Nothing is kept, so the job cannot go on after a kill."""
+    writer, counts, errors = Writer(job), Counts(), job.request.errors
+    with nullcontext() if errors is None else whole_file_at(errors) as named:
+        for window, done in read_all(job.files):
+            writer.check(window)
+            good, rows = answer_window(scorer, writer, window, columns_seen=counts.written > 0)
+            sys.stdout.buffer.write(rows)
+            sys.stdout.buffer.flush()
+            if named is not None:
+                named.write(good.error_lines())
+            counts = counts.plus(record_of(good, rows))
+            progress(counts, done)
+    return counts

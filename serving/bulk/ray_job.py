@@ -12,7 +12,7 @@ import pickle
 import time
 import warnings
 from collections.abc import Generator, Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from typing import Any
 
 from kdc.artifact.manifest import MANIFEST_NAME, Device, Manifest
@@ -60,14 +60,8 @@ def share_out(nodes: list[dict[str, float]], device: Device, count: int | None, 
 
 
 def run(ray: Any, job: Job, manifest: Manifest, actors: Actors, *, progress: Progress) -> Counts:
-    """Answer everything.
-
-    Args:
-        ray: the module, connected (`kdc.common.ray.connected`).
-        job: what to answer.
-        manifest: the manifest of the artifact.
-        actors: the plan that `share_out` made.
-        progress: called after each window.
+    """Answer everything by the connected module `ray`, with actors that `share_out` planned. `progress` is called after
+    each window.
 
     Raises:
         InputError: the input cannot be used, a row is bad and bad rows stop the job, or the output exists.
@@ -84,10 +78,9 @@ def run(ray: Any, job: Job, manifest: Manifest, actors: Actors, *, progress: Pro
         finished.resume_or_start(shards if grows else None)
         writer = Writer(job)
         work = Work(finished, writer, _first_rows(job, writer), run=str(time.time_ns()))
-        with _quiet(ray), _plain_errors(), closing(_rows(ray, work, actors, files)) as rows:
+        with _quiet(ray), closing(_rows(ray, work, actors, files)) as rows:
             counts, records = _gather(job, rows, progress)
-        finished.check(records)
-        finished.name_errors(records)
+        finished.conclude(records)
         shards.write(SUCCESS, b"")
         if not grows:
             shards.move(output)
@@ -96,25 +89,23 @@ def run(ray: Any, job: Job, manifest: Manifest, actors: Actors, *, progress: Pro
 
 
 def _first_rows(job: Job, writer: Writer) -> tuple[int, int]:
-    """Read up to the first good row, which settles the output's columns and types. Returns its file and window.
-
-    Raises:
-        InputError: the input cannot be used, as in a job that reads window after window.
-    """
-    place = (0, 0)
+    """Read up to the first good row, which settles the output's columns and types. Returns its file and window."""
+    position = (0, 0)
     for number, file in enumerate(job.files):
         for window_number, window in enumerate(read_windows(file)):
-            place = (number, window_number)
+            position = (number, window_number)
             writer.check(window)
             good, _ = split_bad(window, job, columns_seen=False)
             writer.begin_with(good)
             if good.lines:
-                return place
-    return place
+                return position
+    return position
 
 
 def _rows(ray: Any, work: Work, actors: Actors, artifact: dict[str, bytes]) -> Generator[Row]:
-    """The record of each window, as the actors finish them."""
+    """The record of each window, as the actors finish them. What Ray raises becomes an error without its tracebacks."""
+    from ray.exceptions import RayError
+
     files = [{"file": number} for number in range(len(work.finished.job.files))]
     readers = max(1, min(len(files), actors.count // _ACTORS_A_READER))
     windows = ray.data.from_items(files, override_num_blocks=len(files)).flat_map(
@@ -128,37 +119,8 @@ def _rows(ray: Any, work: Work, actors: Actors, artifact: dict[str, bytes]) -> G
         num_cpus=actors.threads,
         num_gpus=None if actors.device == "cpu" else 1,
     )
-    yield from answered.iter_rows()
-
-
-@contextmanager
-def _quiet(ray: Any) -> Iterator[None]:
-    """Silence Ray Data, and give each window a block of its own, so that none waits for others to be answered."""
-    context = ray.data.DataContext.get_current()
-    settings = {"enable_progress_bars": False, "print_on_execution_start": False, "target_max_block_size": 1}
-    before = {name: getattr(context, name) for name in settings}
-    logger = logging.getLogger("ray.data")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
     try:
-        for name, value in settings.items():
-            setattr(context, name, value)
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", module=r"ray\.")  # Ray warns that a small job leaves actors idle
-            yield
-    finally:
-        logger.setLevel(level)
-        for name, value in before.items():
-            setattr(context, name, value)
-
-
-@contextmanager
-def _plain_errors() -> Iterator[None]:
-    """Turn what Ray raises into an error without its tracebacks."""
-    from ray.exceptions import RayError
-
-    try:
-        yield
+        yield from answered.iter_rows()
     except RayError as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         raise KdcError(
@@ -169,27 +131,40 @@ def _plain_errors() -> Iterator[None]:
         ) from error
 
 
-def _gather(job: Job, rows: Iterator[Row], progress: Progress) -> tuple[Counts, dict[str, WindowRecord]]:
-    """Count the rows, and collect the record of each window by its key.
+@contextmanager
+def _quiet(ray: Any) -> Iterator[None]:
+    """Silence Ray Data, and give each window a block of its own, so that none waits for others to be answered."""
+    context = ray.data.DataContext.get_current()
+    settings = {"enable_progress_bars": False, "print_on_execution_start": False, "target_max_block_size": 1}
+    logger = logging.getLogger("ray.data")
+    with ExitStack() as restored, warnings.catch_warnings():
+        restored.callback(logger.setLevel, logger.level)
+        logger.setLevel(logging.CRITICAL)
+        for name, value in settings.items():
+            restored.callback(setattr, context, name, getattr(context, name))
+            setattr(context, name, value)
+        warnings.filterwarnings("ignore", module=r"ray\.")  # Ray warns that a small job leaves actors idle
+        yield
 
-    Raises:
-        KdcError: a worker reported an error, or windows did not come back.
-    """
+
+def _gather(job: Job, rows: Iterator[Row], progress: Progress) -> tuple[Counts, dict[str, WindowRecord]]:
+    """Count the rows, and collect the record of each window by its key."""
     counts, windows = Counts(), {}
     records: dict[str, WindowRecord] = {}
     read = [0] * len(job.files)
     for row in rows:
-        record, file, window = pickle.loads(row["data"]), int(row["file"]), int(row["window"])
-        if isinstance(record, KdcError):
-            raise record
-        if row["last"]:
-            windows[file] = window + 1
-        if (key := key_of(file, window)) not in records:
-            records[key] = record
-            counts = counts.plus(record, resumed=bool(row["resumed"]))
+        content, file, number = pickle.loads(row["data"]), int(row["file"]), int(row["window"])
+        if isinstance(content, KdcError):
+            raise content
+        if content is None:  # the end of a file
+            windows[file] = number
+            continue
+        if (key := key_of(file, number)) not in records:
+            records[key] = content
+            counts = counts.plus(content)
         read[file] = max(read[file], int(row["done"]))
         progress(counts, sum(read))
-    expected = {key_of(file, window) for file, many in windows.items() for window in range(many)}
+    expected = {key_of(file, number) for file, count in windows.items() for number in range(count)}
     if len(windows) < len(job.files) or expected != set(records):
         raise KdcError(
             "not every window came back",

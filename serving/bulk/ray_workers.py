@@ -27,34 +27,21 @@ _TRIES = 4  # after so many actors have died at a window, the job ends
 
 @dataclass(frozen=True)
 class Actors:
-    """How a job is shared out.
+    """How a job is shared out."""
 
-    Attributes:
-        count: number of actors, each with its own model.
-        threads: threads of each actor; Ray reserves as many cores for it.
-        device: what each actor runs on. It is never "auto", because all actors must give the same answers.
-    """
-
-    count: int
-    threads: int
-    device: Device
+    count: int  # each has its own model
+    threads: int  # of each actor; Ray reserves as many cores for it
+    device: Device  # what each actor runs on, never "auto": all actors must give the same answers
 
 
 @dataclass(frozen=True)
 class Work:
-    """What every node has to know.
-
-    Attributes:
-        finished: the job's finished windows.
-        writer: already knows the columns and their types, so that all shards have the same.
-        columns_seen_at: file and window of the first good row. All later windows come after a row with the columns.
-        run: tells the marks of this run from those of an earlier one.
-    """
+    """What every node has to know."""
 
     finished: FinishedWindows
-    writer: Writer
-    columns_seen_at: tuple[int, int]
-    run: str
+    writer: Writer  # already knows the columns and their types: all shards have the same
+    columns_seen_at: tuple[int, int]  # file and window of the first good row; later windows come after these columns
+    run: str  # tells the marks of this run from those of an earlier one
 
 
 def key_of(file: int, window: int) -> str:
@@ -66,42 +53,32 @@ def windows_of(row: Row, work: Work) -> Iterator[Row]:
     """Read the windows of a file.
 
     Yields:
-        a row for each window: its place, whether it is the last of the file, and pickled the window, or its record if
-        an earlier run has finished it. If the file cannot be read any further, the last row holds the error instead.
+        a row for each window: its numbers, and pickled the window, or its record if an earlier run has finished it.
+        Then a row with the number of windows, which holds None, or the error if the file cannot be read any further.
     """
-    file = row["file"]
-    number, waiting = 0, None
+    file, number, end = row["file"], 0, None
     try:
         for window in read_windows(work.finished.job.files[file]):
-            if waiting is not None:
-                yield _row(file, number, waiting, work, last=False)
-                number += 1
-            waiting = window
-        assert waiting is not None
-        yield _row(file, number, waiting, work, last=True)
+            data = pickle.dumps(work.finished.find(key_of(file, number), window) or window)
+            yield {"file": file, "window": number, "done": window.done, "data": data}
+            number += 1
     except (KdcError, OSError) as error:
-        yield {"file": file, "window": number, "last": False, "done": 0, "data": pickle.dumps(_portable(error))}
-
-
-def _row(file: int, number: int, window: Window, work: Work, *, last: bool) -> Row:
-    record = work.finished.find(key_of(file, number), window)
-    data = pickle.dumps(window if record is None else record)
-    return {"file": file, "window": number, "last": last, "done": window.done, "data": data}
+        end = _portable(error)
+    yield {"file": file, "window": number, "done": 0, "data": pickle.dumps(end)}
 
 
 class Answerer:
     """An actor: loads the model once, answers window after window, and writes the shard of each.
 
     Args:
-        task: a list with one reference to (`Work`, `Actors`, the artifact's files by name) in Ray's object store. It is
-            in a list so that Ray hands the reference itself on, and each actor fetches the content from its own node.
+        task: a list with one reference to (`Work`, `Actors`, the artifact's files by name) in Ray's object store. Ray
+            hands a reference in a list on as it is, and each actor fetches the content from its own node.
     """
-
-    _work: Work
 
     def __init__(self, task: list[Any]) -> None:
         import ray
 
+        self._work: Work
         self._work, actors, files = ray.get(task[0])
         self._restarted = bool(ray.get_runtime_context().was_current_actor_reconstructed)
         self._problem: KdcError | None = None
@@ -115,13 +92,12 @@ class Answerer:
     def __call__(self, row: Row) -> Row:
         """The row with the window's record in place of the window, or with the error."""
         content = pickle.loads(row["data"])
-        resumed = isinstance(content, WindowRecord)
         if isinstance(content, Window):
             try:
                 content = self._problem or self._answer(int(row["file"]), int(row["window"]), content)
             except (KdcError, OSError) as error:
                 content = _portable(error)
-        return {**row, "resumed": resumed, "data": pickle.dumps(content)}
+        return {**row, "data": pickle.dumps(content)}
 
     def _answer(self, file: int, number: int, window: Window) -> WindowRecord:
         work, key = self._work, key_of(file, number)
@@ -129,12 +105,12 @@ class Answerer:
             count_try(work.finished.folder, f"{key}.{work.run}.tries", window)
         work.writer.check(window)
         seen = (file, number) > work.columns_seen_at
-        good, rows = answer_window(work.finished.job, self._scorer, work.writer, window, columns_seen=seen)
+        good, rows = answer_window(self._scorer, work.writer, window, columns_seen=seen)
         return work.finished.add(key, good, work.writer.file(rows))
 
 
 def count_try(folder: Folder, mark: str, window: Window) -> None:
-    """Count the tries of a restarted actor at a window, in the file `mark`. Ray would let actors die there for ever.
+    """Count the tries of restarted actors at a window, in the file `mark`. Ray would let actors die there for ever.
 
     Raises:
         KdcError: actors died at it too often.
@@ -142,17 +118,17 @@ def count_try(folder: Folder, mark: str, window: Window) -> None:
     tries = int(folder.read(mark)) if mark in folder else 1  # the first actor that died left no mark
     if tries >= _TRIES:
         remedy = "did memory run out? fewer --actors; then the same command goes on"
-        raise KdcError(f"Ray's workers died at these rows, {tries} times", given=window.place, remedy=remedy)
+        raise KdcError(f"Ray's workers died at these rows, {tries} times", given=window.position, remedy=remedy)
     folder.write(mark, str(tries + 1).encode())
 
 
 def _load(job: Job, actors: Actors, files: Mapping[str, bytes]) -> Engine:
     """Load the engine, from files that are removed as soon as it is loaded."""
-    with tempfile.TemporaryDirectory(prefix="kdc-artifact-") as place:
+    with tempfile.TemporaryDirectory(prefix="kdc-artifact-") as folder:
         for name, content in files.items():
-            (Path(place) / name).write_bytes(content)
+            (Path(folder) / name).write_bytes(content)
         return Engine.load(
-            place,
+            folder,
             variant=job.request.variant,
             device=actors.device,
             threads=actors.threads,
@@ -162,10 +138,9 @@ def _load(job: Job, actors: Actors, files: Mapping[str, bytes]) -> Engine:
 
 
 def _portable(error: KdcError | OSError) -> KdcError:
-    """An error that can be pickled and has all its parts."""
+    """An error of kdc, which can be pickled with all its parts."""
     if isinstance(error, KdcError):
-        given = None if error.given is None else str(error.given)
-        return type(error)(error.what, given=given, remedy=error.remedy)
+        return error
     return KdcError(
         "a node cannot read or write",
         given=f"{platform.node()}: {error}",

@@ -14,35 +14,26 @@ from kdc.common.places import STANDARD, File, file_system, find, format_of, is_p
 class PredictRequest(Frozen):
     """One table to answer."""
 
-    artifact: Path = Field(description="folder of the artifact")
-    source: str = Field(description='table to read: a file, directory, pattern or URL; "-" is JSONL on standard input')
-    output: str = Field(
-        description='file or URL to write; "-" is JSONL on standard output. With Ray, a directory of shards'
-    )
-    text: str | None = Field(None, description="column with the (first) text (default: the name of the task's column)")
-    text_pair: str | None = Field(None, description="column with the second text of a pair (default: the task's)")
-    prefix: str = Field("", description="prefix for the names of the new columns")
-    all_scores: bool = Field(False, description="add a column with the score of each class")
-    on_error: str = Field("stop", description="what to do with a row that has no text: stop, or skip it")
-    errors: str | None = Field(None, description="file or URL for the list of skipped rows, in JSONL (default: none)")
-    max_text_chars: int = Field(
-        200_000, ge=1, description="characters of a text; a row with a longer one is a row that has no text"
-    )
-    variant: str | None = Field(None, description="fp32, int8, fp16 or cascade (default: the manifest's choice)")
-    device: Device = Field("auto", description="where to compute")
-    threads: int | None = Field(
-        None,
-        ge=1,
-        description="threads of all forward passes together (default: all usable cores); with Ray, of each actor "
-        "(default: 1 on a CPU, its share of the cores on a GPU)",
-    )
-    force: bool = Field(False, description="replace an existing output, and drop an unfinished job")
-    allow_failed: bool = Field(False, description="also use an artifact that failed its contract")
-    engine: str = Field("local", description='"local": in this process; "ray": in actors on a Ray cluster')
-    address: str | None = Field(
-        None, description="address of the Ray cluster (default: RAY_ADDRESS if set, or else Ray on this machine alone)"
-    )
-    actors: int | None = Field(None, ge=1, description="number of Ray actors (default: as many as there is room for)")
+    artifact: Path  # folder of the artifact
+    source: str  # table to read: a file, directory, pattern or URL; "-" is JSONL on standard input
+    output: str  # file or URL to write; "-" is JSONL on standard output. With Ray, a directory of shards
+    text: str | None = None  # column with the (first) text; None: the task's
+    text_pair: str | None = None  # column with the second text of a pair; None: the task's
+    prefix: str = ""  # for the names of the new columns
+    all_scores: bool = False  # add a column with the score of each class
+    on_error: str = "stop"  # what to do with a row that has no text: stop, or skip it
+    errors: str | None = None  # file or URL for the list of skipped rows, in JSONL
+    max_text_chars: int = Field(200_000, ge=1)  # a row with a longer text is a row that has no text
+    variant: str | None = None  # fp32, int8, fp16 or cascade; None: the manifest's choice
+    device: Device = "auto"
+    # of all forward passes together (None: all usable cores); with Ray, of each actor (None: 1 on a CPU, on a GPU its
+    # share of the cores)
+    threads: int | None = Field(None, ge=1)
+    force: bool = False  # replace an existing output, and drop an unfinished job
+    allow_failed: bool = False  # also use an artifact that failed its contract
+    engine: str = "local"  # "local": in this process; "ray": in actors on a Ray cluster
+    address: str | None = None  # of the Ray cluster; None: RAY_ADDRESS if set, or else Ray on this machine alone
+    actors: int | None = Field(None, ge=1)  # of Ray; None: as many as there is room for
 
     @property
     def format(self) -> str:
@@ -91,10 +82,10 @@ class PredictRequest(Frozen):
 
     def _check_apart(self, files: list[File]) -> None:
         """Refuse an output that is one of the input's files, or the file of errors."""
-        places = [(file.system, file.path) for file in files]
+        paths = [(file.system, file.path) for file in files]
         outputs = [address for address in (self.output, self.errors) if address is not None and address != STANDARD]
-        places += [file_system(address) for address in outputs]
-        resolved = [(tuple(system.protocol), str(Path(path).resolve())) for system, path in places]
-        if len(set(resolved)) < len(resolved):
+        paths += map(file_system, outputs)
+        resolved = {(tuple(system.protocol), str(Path(path).resolve())) for system, path in paths}
+        if len(resolved) < len(paths):
             what = "input, output and errors are not all different files"
             raise InputError(what, given=self.output, remedy="another name")

@@ -19,16 +19,12 @@ from kdc.serving.engine.tokenizing import is_blank, is_utf8
 
 # Most padded tokens of one forward pass: measured for the service, see docs/serving.md.
 _CPU_TOKENS, _GPU_TOKENS = 256, 16_384
-_MANY_THREADS = 4  # so many of the tokenizers library's are as fast as one that looks words up
+_MANY_THREADS = 4  # of the tokenizers library, which are as fast as one thread that looks words up
 LANES = 64  # forward passes side by side; the engine takes no more than it has threads
 
 
 class Scorer:
-    """Turns texts into probabilities, with several forward passes side by side.
-
-    Args:
-        engine: loaded with `lanes=LANES`.
-    """
+    """Turns texts into probabilities by an engine with `lanes=LANES`, several forward passes side by side."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -64,60 +60,43 @@ def _batches(encodings: Sequence[Part], most: int) -> Iterator[list[int]]:
         yield batch
 
 
-def answer_window(
-    job: Job, scorer: Scorer, writer: Writer, window: Window, *, columns_seen: bool
-) -> tuple[Window, bytes]:
-    """Answer one window.
-
-    Args:
-        job: what is asked.
-        scorer: with the model.
-        writer: writes the output.
-        window: as it was read.
-        columns_seen: whether an earlier row had the columns with the texts.
+def answer_window(scorer: Scorer, writer: Writer, window: Window, *, columns_seen: bool) -> tuple[Window, bytes]:
+    """Answer one window of the writer's job.
 
     Returns:
         the window with its bad rows apart, and its other rows with their answers, as they will be written.
 
     Raises:
-        InputError: the columns are missing, a row is bad and bad rows stop the job, or a value does not fit the
-            output's format.
+        InputError: as `split_bad`, or a value does not fit the output's format.
     """
-    is_jsonl = window.batch is None and not (job.files and job.files[0].format in ("csv", "tsv"))
-    good, texts = split_bad(window, job, columns_seen=columns_seen and is_jsonl)
-    return good, writer.piece(good, _answers(scorer(texts), job))
+    good, texts = split_bad(window, writer.job, columns_seen=columns_seen)
+    return good, writer.piece(good, _answers(scorer(texts), writer.job))
 
 
 def split_bad(window: Window, job: Job, *, columns_seen: bool) -> tuple[Window, list[Text]]:
-    """Move the rows that have no text to the window's bad ones.
+    """Move the rows that have no text to the window's bad ones. Returns the window, and the texts of its good rows.
 
     Args:
-        window: as it was read.
-        job: names the columns with the texts, and says whether bad rows are skipped.
-        columns_seen: whether earlier JSONL rows had the columns. Rows that lack them are then bad rows, and not
-            another table.
-
-    Returns:
-        the window, and the texts of its good rows.
+        columns_seen: whether an earlier row had the columns with the texts. JSONL rows that lack them are then bad
+            rows, and not another table.
 
     Raises:
         InputError: the columns are missing, or a row is bad and bad rows are not skipped.
     """
     names = job.text_columns
     absent = [name for name in names if name not in window.names]
-    if absent and not columns_seen and (window.names or not window.bad):
+    if absent and (window.is_table or not columns_seen) and (window.names or not window.bad):
         given = f"{window.file} has {', '.join(window.names[:20]) or 'none'}"
         remedy = "name the columns: --text COLUMN [--text-pair COLUMN]"
         raise InputError(f"no column {', '.join(absent)}", given=given, remedy=remedy)
-    nothing, most = [None] * len(window.lines), job.request.max_text_chars
-    parts = zip(*(window.column(name) if name in window.names else nothing for name in names), strict=True)
+    most = job.request.max_text_chars
+    parts = zip(*(window.column(name) for name in names), strict=True)
     bad: list[BadRow] = []
     texts: list[Text] = []
     for line, row in zip(window.lines, parts, strict=True):
-        problems = (_problem(name, value, most) for name, value in zip(names, row, strict=True))
-        problem = next(filter(None, problems), None)
-        if problem is not None:
-            bad.append(BadRow(window.file, line, problem))
+        problems = [_problem(name, value, most) for name, value in zip(names, row, strict=True)]
+        if any(problems):
+            bad.append(BadRow(window.file, line, next(filter(None, problems))))
         else:
             texts.append(row if len(row) == 2 else row[0])
     good = window.without(bad) if bad else window
@@ -140,17 +119,16 @@ def _problem(name: str, value: Any, most: int) -> str | None:
 
 def _answers(scores: NDArray[np.float32], job: Job) -> dict[str, list[Any]]:
     """The values of each new column by its name, from the scores (rows, outputs) that `Scorer` gives."""
-    kind, labels = job.task.kind, job.task.labels
-    values: dict[str, list[Any]] = {}
+    task, columns = job.task, []
     best = scores.max(axis=1) if len(scores) else scores[:, 0]
-    if kind != "regression":
-        gets = decided(scores, job.task)
-        values["label"] = in_words(gets, job.task)
-        if kind == "classification":  # of two classes a threshold may give the less probable one
+    if task.kind != "regression":
+        gets = decided(scores, task)
+        columns.append(in_words(gets, task))
+        if task.kind == "classification":  # of two classes a threshold may give the less probable one
             best = np.where(gets.any(axis=1), np.where(gets, scores, 0).max(axis=1), best)
-    values["score"] = best.tolist()
-    if job.task.sets is not None:
-        values["set"] = sets_in_words(scores, job.task)
+    columns.append(best.tolist())
+    if task.sets is not None:
+        columns.append(sets_in_words(scores, task))
     if job.request.all_scores:
-        values |= {f"score_{label}": scores[:, place].tolist() for place, label in enumerate(labels)}
-    return {job.request.prefix + name: column for name, column in values.items()}
+        columns += scores.T.tolist()
+    return dict(zip(job.added_columns, columns, strict=True))

@@ -26,7 +26,7 @@ from kdc.pipeline.training.batches import Collator, Rows
 from kdc.pipeline.training.environment import Environment
 from kdc.pipeline.training.joining import joined, parts_of
 from kdc.serving.engine.long_texts import spread
-from kdc.tools.compared import teacher_of
+from kdc.tools.reference import teacher_of
 
 LENGTH = 24
 

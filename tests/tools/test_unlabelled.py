@@ -19,8 +19,9 @@ from kdc.artifact.contract.judgement import Judgement
 from kdc.artifact.contract.terms import Contract, replace
 from kdc.cli import app
 from kdc.common.errors import InputError, KdcError
-from kdc.tools.unlabelled import ToLabel, check_task
-from kdc.tools.verify import texts_to_label, verify_artifact
+from kdc.tools.filled import check_task
+from kdc.tools.unlabelled import ToLabel, texts_to_label
+from kdc.tools.verify import verify_artifact
 
 TASK = bag_models.SINGLE.model_copy(update={"metric": "accuracy"})
 LABELS = TASK.labels
@@ -273,7 +274,7 @@ def test_labels_are_for_the_answers_beside_them_alone(
     beside.write_bytes(beside.read_bytes()[:-40])
     with pytest.raises(KdcError, match="cannot be read"):
         judged(artifact, filled)
-    monkeypatch.setattr("kdc.tools.answered._MOST_BYTES", 1 << 20)
+    monkeypatch.setattr("kdc.tools.reference._MOST_BYTES", 1 << 20)
     with zipfile.ZipFile(beside, "w", zipfile.ZIP_DEFLATED) as bomb:
         bomb.writestr("texts.npy", bytes(2 << 20))
     with pytest.raises(KdcError, match="once unpacked"):

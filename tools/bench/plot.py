@@ -8,20 +8,16 @@ from kdc.common.errors import InputError
 from kdc.tools.bench.result import BenchResult
 
 _MARKS = "os^Dv*"
-FORMATS = (".svg", ".png", ".pdf")
+_FORMATS = (".svg", ".png", ".pdf")
 
 
 def draw(result: BenchResult, path: Path) -> None:
-    """Draw the latency of the smallest batch and the throughput of the largest one, both by tokens a row.
-
-    Args:
-        result: what `run_bench` measured.
-        path: the picture's file; its ending is its format.
+    """Draw the latency of the smallest batch and the throughput of the largest one, both by tokens a row, in a file
+    that `check_format` has passed.
 
     Raises:
-        InputError: the ending is none of `FORMATS`, or the file cannot be written.
+        InputError: the file cannot be written.
     """
-    check_format(path)
     batches = sorted({case.batch for subject in result.subjects for case in subject.cases})
     figure = Figure(figsize=(10, 4.2), layout="constrained")
     left, right = figure.subplots(1, 2)
@@ -47,23 +43,19 @@ def draw(result: BenchResult, path: Path) -> None:
     try:
         figure.savefig(path, dpi=150)
     except OSError as error:
-        raise InputError(
-            f"the plot cannot be written ({error.strerror})", given=path, remedy="name another file"
-        ) from None
+        what = f"the plot cannot be written ({error.strerror})"
+        raise InputError(what, given=path, remedy="name another file") from None
 
 
 def check_format(path: Path) -> None:
     """Check, before anything is measured, that a plot can be written to this file.
 
     Raises:
-        InputError: the ending is none of `FORMATS`, or the folder does not exist.
+        InputError: the ending is unknown, or the folder does not exist.
     """
-    if path.suffix not in FORMATS or not path.parent.is_dir():
-        raise InputError(
-            "the plot has an unknown ending, or its folder does not exist",
-            given=path,
-            remedy=f"name a file that ends in one of {' '.join(FORMATS)}, in a folder that exists",
-        )
+    if path.suffix not in _FORMATS or not path.parent.is_dir():
+        remedy = f"name a file that ends in one of {' '.join(_FORMATS)}, in a folder that exists"
+        raise InputError("the plot has an unknown ending, or its folder does not exist", given=path, remedy=remedy)
 
 
 def _rows(count: int) -> str:

@@ -26,6 +26,7 @@ class Turn(Frozen):
 
     tokens: int  # tokens of each row, special tokens included
     ms: tuple[float, ...]  # milliseconds of every call that was timed
+    peak_share: float | None = None  # see `kdc.tools.bench.peak`; None if it cannot be told
 
     def rows_per_second(self, batch: int) -> float:
         """Throughput with `batch` rows a call."""
@@ -43,11 +44,9 @@ class CaseResult(Frozen):
     p95_ms: float  # 95th percentile of the calls' latencies
     p99_ms: float  # 99th percentile of the calls' latencies
     rows_per_second: float  # median of the rounds
-    # what share of the CPU's peak its matrix products reach, 0 to 1, see `kdc.tools.bench.peak`; the median of the
-    # turns, None where it cannot be told
-    peak_share: float | None
-    # rows a second divided by those of the first subject, the median of the ratios within each round; None where the
-    # first subject does not take rows of this length
+    peak_share: float | None  # median of the turns', 0 to 1
+    # rows a second divided by the first subject's, the median of the ratios within each round; None if the first
+    # subject does not take rows of this length
     against_first: float | None
 
 
@@ -64,8 +63,8 @@ class SubjectResult(Loaded):
 class BenchSettings(Frozen):
     """How it was measured."""
 
-    rounds: int  # how many there were; in each, every subject had one turn at every case
-    seconds: float  # length of a turn in seconds
+    rounds: int  # in each, every subject had one turn at every case
+    seconds: float  # of a turn
     device: str  # "auto", "cpu" or "cuda"
     starts: int  # how often each subject was started, for the cold start
 
@@ -82,9 +81,9 @@ class BenchMachine(Frozen):
 class BenchResult(Frozen):
     """The whole benchmark."""
 
-    machine: BenchMachine  # where it was measured
-    settings: BenchSettings  # how it was measured
-    subjects: tuple[SubjectResult, ...]  # in the order in which they were named; the others are compared with the first
+    machine: BenchMachine
+    settings: BenchSettings
+    subjects: tuple[SubjectResult, ...]  # as they were named; the others are compared with the first
 
 
 def render(result: BenchResult) -> str:
@@ -116,7 +115,7 @@ def render(result: BenchResult) -> str:
 
 
 def _case_rows(subjects: Sequence[SubjectResult]) -> list[tuple[str, ...]]:
-    """Rows of the second table, grouped by case, so that what is compared stands together."""
+    """Rows of the second table, grouped by case: subjects to compare are beside each other."""
     cases = [(case, subject.name) for subject in subjects for case in subject.cases]
     cases.sort(key=lambda entry: (entry[0].length, entry[0].batch))  # stable: subjects stay in their order
     return [

@@ -3,6 +3,7 @@ machine meets all of them alike.
 """
 
 import json
+import pickle
 import subprocess
 import sys
 import time
@@ -49,15 +50,15 @@ def parse_subject(text: str) -> Subject:
     Raises:
         InputError: there is no such folder.
     """
-    name, sign, place = text.partition("=")
+    name, sign, address = text.partition("=")
     if not sign or "/" in name:
-        name, place = "", text
-    place, sign, variant = place.rpartition("@")
-    if not sign or Path(f"{place}@{variant}").exists():
-        place, variant = (f"{place}@{variant}" if sign else variant), ""
-    path = Path(place)
+        name, address = "", text
+    variant = ""
+    if not Path(address).exists() and "@" in address:
+        address, _, variant = address.rpartition("@")
+    path = Path(address)
     if not path.is_dir():
-        raise InputError("there is no such folder", given=place, remedy="name an artifact or a Hugging Face model")
+        raise InputError("there is no such folder", given=address, remedy="name an artifact or a Hugging Face model")
     folder = path.absolute()
     own = folder.parent.name if folder.name in ("artifact", "model") else folder.name
     return Subject(name or (f"{own}@{variant}" if variant else own), path, variant or None)
@@ -73,30 +74,27 @@ def run_bench(
     threads: Sequence[int] = (),
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> BenchResult:
-    """Measure all subjects at all cases.
+    """Measure all subjects at all cases, in turns of so many seconds; the others are compared with the first subject.
 
     Args:
-        subjects: the others are compared with the first.
         cases: those whose rows are longer than a subject takes are left out for it.
         rounds: in each, every subject has one turn at every case.
-        seconds: length of a turn.
-        device: "auto", "cpu" or "cuda".
-        threads: of a forward pass. With several numbers every subject is measured with each of them, as if they were
-            subjects of their own; with none, with all cores that may be used.
+        threads: of a forward pass. Several numbers make a subject of each number for every subject; none takes all
+            cores that may be used.
         progress: called with turns done and turns in all.
 
     Raises:
         InputError: two subjects have one name, or one is neither an artifact nor a model.
         KdcError: a subject cannot be loaded, or fails.
     """
-    subjects = [each for subject in subjects for each in _with_threads(subject, threads)]
+    subjects = [with_threads for subject in subjects for with_threads in _with_threads(subject, threads)]
     names = [subject.name for subject in subjects]
     if len(set(names)) < len(names):
         raise InputError("two subjects have the same name", given=", ".join(names), remedy="name them: NAME=PATH")
     running: list[_Running] = []
     starts: dict[Subject, list[float]] = {subject: [] for subject in subjects}
     try:
-        for _ in range(STARTS):  # of the processes that are started, the last ones go on to measure
+        for _ in range(STARTS):  # the processes that are started last go on to measure
             for process in running:
                 process.stop()
             running.clear()
@@ -123,8 +121,7 @@ def run_bench(
                 cold_start_s=median(starts[process.subject]),
                 peak_memory_bytes=peak,
                 cases=tuple(
-                    _summary(case, turns, running[0].turns.get(case), process.peak_shares.get(case))
-                    for case, turns in process.turns.items()
+                    _summary(case, turns, running[0].turns.get(case, [])) for case, turns in process.turns.items()
                 ),
                 **process.loaded.model_dump(),
             )
@@ -134,7 +131,7 @@ def run_bench(
 
 
 def _with_threads(subject: Subject, threads: Sequence[int]) -> list[Subject]:
-    """A subject with each number of threads; its name says which, where there are several."""
+    """A subject with each number of threads; its name says which, if there are several."""
     if len(threads) < 2:
         return [replace(subject, threads=number) for number in threads] or [subject]
     named = {number: f"{subject.name}, {number} thread{'s' * (number > 1)}" for number in threads}
@@ -147,78 +144,64 @@ class _Running:
     def __init__(self, subject: Subject, device: str) -> None:
         self.subject = subject
         self.turns: dict[Case, list[Turn]] = {}
-        self.peak_shares: dict[Case, list[float]] = {}  # of each turn, where it can be told
+        self._device = device
         self._peak_share: Share | None = None
         self._began = time.perf_counter()
-        path = str(subject.path.absolute())
-        self._request = {
-            "path": path,
-            "variant": subject.variant,
-            "device": device,
-            "threads": subject.threads,
-        }
         self._process = subprocess.Popen(
             [sys.executable, "-P", "-m", "kdc.tools.bench.subject_process"],  # -P: no module of the caller's folder
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            text=True,
         )
 
     def start(self) -> float:
         """Wait for the first answer; seconds from the start of the process to it."""
-        self.loaded = Loaded.model_validate(self._ask(**self._request))
+        subject = self.subject
+        self.loaded: Loaded = self._ask(
+            path=str(subject.path.absolute()), variant=subject.variant, device=self._device, threads=subject.threads
+        )
         return time.perf_counter() - self._began
 
     def watch_peak(self) -> None:
-        """Tell from now on what share of the machine's peak each turn reaches, where that can be told."""
+        """From now on tell what share of the machine's peak each turn reaches, if it can be told."""
         from kdc.tools.bench.peak import peak_share
 
         self._peak_share = peak_share(self.subject.path.resolve(), self.loaded)
 
     def take_turn(self, case: Case, seconds: float) -> None:
         """Measure one case for that many seconds."""
-        reply = self._ask(batch=case.batch, length=case.length, seconds=seconds)
-        turn = Turn.model_validate(reply)
-        self.turns.setdefault(case, []).append(turn)
+        turn: Turn = self._ask(batch=case.batch, length=case.length, seconds=seconds)
         if self._peak_share is not None:
             share = self._peak_share(case.batch, turn.tokens, median(turn.ms) / 1000)
-            if share is not None:
-                self.peak_shares.setdefault(case, []).append(share)
+            turn = turn.model_copy(update={"peak_share": share})
+        self.turns.setdefault(case, []).append(turn)
 
     def finish(self) -> int:
         """End the process; the most memory that it held, in bytes."""
-        return self._ask()["peak_memory_bytes"]
+        return int(self._ask())
 
     def stop(self) -> None:
         """Kill the process, whatever it does."""
         self._process.kill()
         self._process.communicate()
 
-    def _ask(self, **request: Any) -> dict[str, Any]:
-        """Send a request, an empty line where there is none, and read the reply.
+    def _ask(self, **request: Any) -> Any:
+        """Send a request, an empty line if it has no values, and read the reply.
 
         Raises:
-            KdcError, InputError: as the subject's process reports it; KdcError also where the process has ended.
+            KdcError, InputError: as the subject's process reports it; KdcError also if the process has ended.
         """
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         try:
-            self._process.stdin.write((json.dumps(request) if request else "") + "\n")
+            self._process.stdin.write((json.dumps(request) if request else "").encode() + b"\n")
             self._process.stdin.flush()
-            answer = self._process.stdout.readline()
-        except BrokenPipeError:
-            answer = ""
-        if not answer.endswith("\n"):  # the process may have been killed in the middle of a reply
-            raise KdcError(
-                "a subject's process ended",
-                given=f"{self.subject.name}, exit {self._process.wait()}",
-                remedy="its last words are above",
-            )
-        reply = json.loads(answer)
-        if "error" in reply:
-            what, given, remedy = reply["error"]
-            kind = InputError if reply["exit_code"] == InputError.exit_code else KdcError
-            raise kind(f"{self.subject.name}: {what}", given=given, remedy=remedy)
+            reply = pickle.load(self._process.stdout)
+        except (BrokenPipeError, EOFError, pickle.UnpicklingError):  # it may be killed in the middle of a reply
+            code, remedy = self._process.wait(), "its last words are above"
+            given = f"{self.subject.name}, exit {code}"
+            raise KdcError("a subject's process ended", given=given, remedy=remedy) from None
+        if isinstance(reply, KdcError):
+            raise type(reply)(f"{self.subject.name}: {reply.what}", given=reply.given, remedy=reply.remedy)
         return reply
 
 
@@ -226,27 +209,23 @@ def _turns(
     running: Sequence[_Running], cases: Sequence[Case], rounds: int, progress: Callable[[int, int], None]
 ) -> Iterator[tuple[_Running, Case]]:
     """All turns, in order. Every round begins with another subject, because the first one meets colder caches."""
-    turns = [
-        (process, case)
-        for number in range(rounds)
-        for case in cases
-        for process in (running[(place + number) % len(running)] for place in range(len(running)))
-        if case.length <= process.loaded.longest
-    ]
+    turns = []
+    for first in (number % len(running) for number in range(rounds)):
+        in_order = [*running[first:], *running[:first]]
+        turns += [(process, case) for case in cases for process in in_order if case.length <= process.loaded.longest]
     for done, turn in enumerate(turns):
         progress(done, len(turns))
         yield turn
     progress(len(turns), len(turns))
 
 
-def _summary(
-    case: Case, turns: Sequence[Turn], first: Sequence[Turn] | None, peak_shares: Sequence[float] | None
-) -> CaseResult:
-    """One subject's turns at one case, beside those of the first subject, where that one takes such rows."""
+def _summary(case: Case, turns: Sequence[Turn], first: Sequence[Turn]) -> CaseResult:
+    """One subject's turns at one case, beside those of the first subject; it has none if the rows are too long."""
     calls = [milliseconds for turn in turns for milliseconds in turn.ms]
-    p50, p95, p99 = (float(value) for value in np.percentile(calls, (50, 95, 99)))
+    p50, p95, p99 = np.percentile(calls, (50, 95, 99)).tolist()
     speeds = [turn.rows_per_second(case.batch) for turn in turns]
-    ratios = [speed / turn.rows_per_second(case.batch) for speed, turn in zip(speeds, first or (), strict=False)]
+    ratios = [speed / turn.rows_per_second(case.batch) for speed, turn in zip(speeds, first, strict=False)]
+    peak_shares = [turn.peak_share for turn in turns if turn.peak_share is not None]
     return CaseResult(
         batch=case.batch,
         length=case.length,
@@ -256,6 +235,6 @@ def _summary(
         p95_ms=p95,
         p99_ms=p99,
         rows_per_second=median(speeds),
-        peak_share=None if peak_shares is None else median(peak_shares),
+        peak_share=median(peak_shares) if peak_shares else None,
         against_first=median(ratios) if ratios else None,
     )

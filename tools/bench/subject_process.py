@@ -1,12 +1,13 @@
 """The program that `kdc bench` starts for each subject: it loads one model, answers made-up rows, and times itself.
 
-It speaks JSON lines. The first line on stdin says what to load and is answered on stdout, once the model has answered
-one row, by what was loaded. Each further line asks for one turn and is answered by the milliseconds of its calls. An
-empty line ends the process and is answered by its peak memory.
+It reads JSON lines, and replies on stdout with pickled objects. The first line says what to load; the reply, once the
+model has answered one row, is `Loaded`. Each further line asks for one turn, and the reply is a `Turn`. An empty line
+ends the process, and the reply is its peak memory in bytes. An error of kdc is a reply too, the last one.
 """
 
 import json
 import os
+import pickle
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -52,27 +53,18 @@ class Model:
 def load(path: Path, *, variant: str | None, device: Any, threads: int | None) -> Model:
     """Load an artifact with the engine that serves, or a Hugging Face model with torch.
 
-    Args:
-        path: folder of either.
-        variant: of an artifact; None takes the manifest's choice.
-        device: "auto", "cpu" or "cuda".
-        threads: of a forward pass; None takes all cores that may be used.
-
     Raises:
         InputError: the folder holds neither, or a variant was named for a model in torch.
         KdcError: the model cannot be loaded.
     """
     if (path / MANIFEST_NAME).exists():
         return _load_artifact(path, variant, device, threads)
-    if (path / "config.json").exists():
-        if variant is not None:
-            raise InputError("a model in torch has no variants", given=variant, remedy=f"name it as {path}")
-        return _load_torch(path, device, threads)
-    raise InputError(
-        "neither an artifact nor a Hugging Face model",
-        given=path,
-        remedy="name a folder with manifest.json or config.json",
-    )
+    if not (path / "config.json").exists():
+        remedy = "name a folder with manifest.json or config.json"
+        raise InputError("neither an artifact nor a Hugging Face model", given=path, remedy=remedy)
+    if variant is not None:
+        raise InputError("a model in torch has no variants", given=variant, remedy=f"name it as {path}")
+    return _load_torch(path, device, threads)
 
 
 def _load_artifact(path: Path, variant: str | None, device: Any, threads: int | None) -> Model:
@@ -103,28 +95,26 @@ def _load_torch(path: Path, device: str, threads: int | None) -> Model:
 
         from kdc.pipeline.models.opening import open_classifier
     except ModuleNotFoundError as error:
-        remedy = installing("compress")
-        raise KdcError(
-            "a model in torch needs the compress extra", given=f"no module {error.name}", remedy=remedy
-        ) from None
+        what, missing = "a model in torch needs the compress extra", f"no module {error.name}"
+        raise KdcError(what, given=missing, remedy=installing("compress")) from None
 
     from kdc.common.cores import usable_cores
 
-    if device == "cuda" and not torch.cuda.is_available():
+    has_cuda = torch.cuda.is_available()
+    if device == "cuda" and not has_cuda:
         raise InputError("no CUDA device is available", given="--device cuda", remedy="`kdc doctor` says why")
-    place = "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
+    on = "cuda" if device != "cpu" and has_cuda else "cpu"
     torch.set_num_threads(threads or usable_cores())
     try:
-        model = open_classifier(path).to(place).eval()
+        model = open_classifier(path).to(on).eval()
         tokenizer = AutoTokenizer.from_pretrained(path)
     except (OSError, ValueError) as error:
-        raise InputError(
-            f"cannot load the model: {error}", given=path, remedy="name a folder of save_pretrained"
-        ) from error
+        remedy = "name a folder of save_pretrained"
+        raise InputError(f"cannot load the model: {error}", given=path, remedy=remedy) from error
     longest = min(int(tokenizer.model_max_length), int(getattr(model.config, "max_position_embeddings", 512)))
 
     def answer(rows: list[Text]) -> Any:
-        batch = tokenizer(rows, padding=True, truncation=True, max_length=longest, return_tensors="pt").to(place)
+        batch = tokenizer(rows, padding=True, truncation=True, max_length=longest, return_tensors="pt").to(on)
         with torch.inference_mode():
             return model(**batch).logits.softmax(-1).cpu()
 
@@ -135,7 +125,7 @@ def _load_torch(path: Path, device: str, threads: int | None) -> Model:
         about=Loaded(
             runtime="torch",
             variant=str(model.dtype).removeprefix("torch."),
-            on=place,
+            on=on,
             threads=torch.get_num_threads(),
             notes=(),
             longest=longest,
@@ -145,26 +135,26 @@ def _load_torch(path: Path, device: str, threads: int | None) -> Model:
 
 def main() -> None:
     """Load the model, answer every line, and report errors of ours as a last reply."""
-    replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    replies = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what libraries print on stdout is not a reply
 
-    def reply(value: dict[str, Any]) -> None:
-        replies.write(json.dumps(value) + "\n")
+    def reply(value: object) -> None:
+        pickle.dump(value, replies)
         replies.flush()
 
     os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_VERBOSITY="error")
     try:
-        asked = json.loads(sys.stdin.readline())
-        model = load(Path(asked["path"]), variant=asked["variant"], device=asked["device"], threads=asked["threads"])
+        request = json.loads(sys.stdin.readline())
+        model = load(Path(request.pop("path")), **request)
         model.answer([model.row(8)])
-        reply(model.about.model_dump())
+        reply(model.about)
         for line in iter(sys.stdin.readline, ""):
             if not line.strip():
                 break
-            reply(model.time(**json.loads(line)).model_dump())
-        reply({"peak_memory_bytes": own_peak_memory_bytes()})
+            reply(model.time(**json.loads(line)))
+        reply(own_peak_memory_bytes())
     except KdcError as error:
-        reply({"error": [error.what, str(error.given), error.remedy], "exit_code": error.exit_code})
+        reply(error)
 
 
 if __name__ == "__main__":

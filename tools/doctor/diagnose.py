@@ -18,7 +18,7 @@ from typing import Any
 from kdc.common import machine
 from kdc.common.errors import KdcError
 from kdc.pipeline.models.minilm import HUB_ID, find_minilm
-from kdc.tools.doctor.advice import advise
+from kdc.tools.doctor.advice import CPU, advise
 from kdc.tools.doctor.report import Hub, Minilm, Provider, Report, Torch
 
 HUB_TIMEOUT_S = 3.0
@@ -32,13 +32,9 @@ _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
 
 def diagnose(check_hub: bool = True) -> Report:
-    """Examine this machine and this install.
-
-    Args:
-        check_hub: ask whether the hub can be reached, for at most 3 seconds. HF_HUB_OFFLINE is honoured.
-    """
+    """Examine this machine and this install; ask whether the hub can be reached, unless HF_HUB_OFFLINE forbids it."""
     report = Report(
-        kdc=_version("kdc"),
+        kdc=machine.versions(["kdc"]).get("kdc"),
         python=platform.python_version(),
         system=f"{platform.system()} {platform.release()} {platform.machine()}",
         packages=installed_packages(),
@@ -58,8 +54,8 @@ def installed_packages() -> dict[str, dict[str, str | None]]:
     """Find the versions of kdc's dependencies; None for those that are not installed.
 
     Returns:
-        Versions by name, by extra: "" is the base install, "compress" the extra. Empty where kdc itself is not
-        installed, because its metadata is the only list of its dependencies.
+        Versions by name, by extra: "" is the base install, "compress" the extra. Empty if kdc itself is not installed,
+        because its metadata is the only list of its dependencies.
     """
     try:
         requirements = importlib.metadata.requires("kdc") or []
@@ -71,8 +67,8 @@ def installed_packages() -> dict[str, dict[str, str | None]]:
         extra = re.search(r"extra == ['\"]([^'\"]+)['\"]", requirement)
         group = extra.group(1) if extra else ""
         if group in packages:
-            packages[group][name] = _version(name)
-    # Which of the two packages is right depends on the platform: where one is installed, the other is not missing.
+            packages[group][name] = machine.versions([name]).get(name)
+    # kdc needs one of the two packages, by platform. If one is installed, the other is not missing.
     if installed := machine.versions(_RUNTIMES):
         others = {name: version for name, version in packages[""].items() if name not in _RUNTIMES}
         packages[""] = {**others, **installed}
@@ -80,19 +76,15 @@ def installed_packages() -> dict[str, dict[str, str | None]]:
 
 
 def providers() -> list[Provider]:
-    """Try every execution provider that ONNX Runtime lists; none where ONNX Runtime is not installed."""
+    """Try every execution provider that ONNX Runtime lists; none if ONNX Runtime is not installed."""
     if importlib.util.find_spec("onnxruntime") is None:
         return []
     listed = _probe("providers")
-    names = listed.get("providers", [])
-    if not names:
-        return [Provider(name="CPUExecutionProvider", starts=False, reason=_reason(listed))]
-    tried = []
-    for name in names:
-        answer = _probe("provider", name)
-        starts = bool(answer.get("starts"))
-        tried.append(Provider(name=name, starts=starts, reason="" if starts else _reason(answer)))
-    return tried
+    answers = {name: _probe("provider", name) for name in listed.get("providers", [])} or {CPU: listed}
+    return [
+        Provider(name=name, starts="starts" in answer, reason="" if "starts" in answer else _reason(answer))
+        for name, answer in answers.items()
+    ]
 
 
 def hub(*, check: bool = True) -> Hub:
@@ -111,7 +103,7 @@ def _probe(*question: str, timeout_s: float = _PROBE_TIMEOUT_S) -> dict[str, Any
     """Have `probes.py` answer a question.
 
     Returns:
-        The answer, with `words`, what was printed on stderr meanwhile. Where there is no answer, only `error`: why.
+        The answer, with `words`, what was printed on stderr meanwhile. If there is no answer, only `error`: why.
     """
     command = [sys.executable, "-P", "-W", "ignore", str(_PROBES), *question]
     try:
@@ -126,22 +118,18 @@ def _probe(*question: str, timeout_s: float = _PROBE_TIMEOUT_S) -> dict[str, Any
 
 
 def _reason(answer: dict[str, Any]) -> str:
-    """Why a provider does not start: what the probe saw, and the cause that ONNX Runtime's log names."""
-    seen = answer.get("error") or answer.get("reason", "")
+    """Why a provider does not start: what the probe says, and the cause that ONNX Runtime's log names."""
+    reason = answer.get("error") or answer.get("reason", "")
     for pattern in _CAUSES:
         if cause := pattern.search(answer.get("words", "")):
-            return f"{seen}; {cause.group(1).strip()}"
-    return seen
+            return f"{reason}; {cause.group(1).strip()}"
+    return reason
 
 
 def _minilm() -> Minilm:
     try:
-        place = find_minilm()
+        source = find_minilm()
     except KdcError as error:
         return Minilm(usable=False, from_package=True, detail=f"{error.what}; {error.remedy}")
-    from_package = place != HUB_ID
+    from_package = source != HUB_ID
     return Minilm(usable=True, from_package=from_package, detail="installed" if from_package else "from the hub")
-
-
-def _version(package: str) -> str | None:
-    return machine.versions([package]).get(package)

@@ -1,16 +1,15 @@
 """The script in which `kdc doctor` tries what may hang, crash or print: one process for each question.
 
-Reads the network (`hub`) or the GPU (`provider`, `torch`). Writes one JSON object as the last line of stdout.
-
-Command: `python tools/doctor/probes.py providers | provider NAME | torch | hub URL SECONDS`
+Command: `python tools/doctor/probes.py providers | provider NAME | torch | hub URL SECONDS`. Writes one JSON object as
+the last line of stdout.
 """
 
 import json
 import os
 import sys
-import urllib.error
-import urllib.request
+import time
 from collections.abc import Callable
+from statistics import median
 from typing import Any
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # ONNX Runtime reports its use unless it is told not to
@@ -39,13 +38,12 @@ def probe_provider(name: str) -> dict[str, Any]:
     if name == "CUDAExecutionProvider":
         onnxruntime.preload_dlls()  # finds CUDA libraries that pip installed; works only before the first session
     session = onnxruntime.InferenceSession(TINY_MODEL, providers=[name])
-    actual = session.get_providers()[0]
-    if actual != name:
-        return {"starts": False, "reason": f"fell back to {actual}"}
+    if (actual := session.get_providers()[0]) != name:
+        return {"reason": f"fell back to {actual}"}
     product = session.run(None, {"x": np.array([[1, 2], [3, 4]], dtype=np.float32)})[0].tolist()
     if product != [[7, 10], [15, 22]]:
-        return {"starts": False, "reason": f"computed {product} instead of [[7, 10], [15, 22]]"}
-    return {"starts": True, "reason": ""}
+        return {"reason": f"computed {product} instead of [[7, 10], [15, 22]]"}
+    return {"starts": True}
 
 
 def probe_torch() -> dict[str, Any]:
@@ -63,9 +61,6 @@ def probe_torch() -> dict[str, Any]:
 
 def _training_speeds() -> dict[str, float]:
     """Steps a second of training one layer of a small encoder on this CPU, by threads and number format."""
-    import time
-    from statistics import median
-
     import torch
 
     layer = torch.nn.TransformerEncoderLayer(384, 12, 1536, dropout=0.0, batch_first=True)
@@ -87,23 +82,17 @@ def _training_speeds() -> dict[str, float]:
 
 def probe_hub(url: str, timeout_s: str) -> dict[str, Any]:
     """Check whether anything answers at the hub's address."""
-    request = urllib.request.Request(url, method="HEAD", headers={"User-Agent": "kdc-doctor"})
+    import httpx
+
     try:
-        with urllib.request.urlopen(request, timeout=float(timeout_s)) as response:
-            return {"reachable": True, "detail": f"HTTP {response.status}"}
-    except urllib.error.HTTPError as error:
-        # Other answers come from a proxy that refuses, or from a gateway with nothing behind it.
-        return {"reachable": error.code < 500 and error.code not in (403, 407), "detail": f"HTTP {error.code}"}
-    except (OSError, ValueError) as error:
-        return {"reachable": False, "detail": str(getattr(error, "reason", error))}
+        status = httpx.head(url, timeout=float(timeout_s), follow_redirects=True).status_code
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        return {"reachable": False, "detail": str(error)}
+    # Other answers come from a proxy that refuses, or from a gateway with nothing behind it.
+    return {"reachable": status < 500 and status not in (403, 407), "detail": f"HTTP {status}"}
 
 
 if __name__ == "__main__":
     question, *details = sys.argv[1:]
-    probes: dict[str, Callable[..., dict[str, Any]]] = {
-        "providers": probe_providers,
-        "provider": probe_provider,
-        "torch": probe_torch,
-        "hub": probe_hub,
-    }
-    print("\n" + json.dumps(probes[question](*details)))
+    probe: Callable[..., dict[str, Any]] = globals()[f"probe_{question}"]
+    print("\n" + json.dumps(probe(*details)))

@@ -25,11 +25,11 @@ class Torch(Frozen):
     # steps a second of training one small layer on the CPU, by threads and number format; empty with a GPU
     training: dict[str, float] = Field(default_factory=dict)
     words: str = ""  # what it printed on stderr
-    error: str = ""  # why it could not be imported; "" where it could
+    error: str = ""  # why it could not be imported
 
 
 class Hub(Frozen):
-    """The hub's address, and whether it answers; None where it was not asked."""
+    """The hub's address, and whether it answers; None if it was not asked."""
 
     endpoint: str
     reachable: bool | None
@@ -55,13 +55,13 @@ class Advice(Frozen):
 class Report(Frozen):
     """This machine and this install."""
 
-    kdc: str | None  # version of kdc; None where it is not installed
+    kdc: str | None  # version of kdc; None if it is not installed
     python: str  # version of Python
     system: str  # name and version of the operating system, and the machine's architecture
     # versions of kdc's dependencies by name (None for those that are missing), by extra: "" is the base install
     packages: dict[str, dict[str, str | None]]
     providers: tuple[Provider, ...]
-    torch: Torch | None  # None where PyTorch is not installed
+    torch: Torch | None  # None if PyTorch is not installed
     nvidia: Nvidia
     cpu: Cpu
     cores: Cores
@@ -106,21 +106,18 @@ def _packages(packages: dict[str, dict[str, str | None]]) -> list[str]:
 def _devices(report: Report) -> list[str]:
     """ONNX Runtime's providers, PyTorch, and the GPU."""
     torch, nvidia = report.torch, report.nvidia
-    if torch is None:
-        pytorch = "not installed"
-    elif torch.error:
-        pytorch = f"broken: {torch.error}"
+    lines = [f"{one.name}: {'starts' if one.starts else f'does not start: {one.reason}'}" for one in report.providers]
+    if torch is None or torch.error:
+        lines.append(f"PyTorch: {'not installed' if torch is None else f'broken: {torch.error}'}")
     else:
         build = f"for CUDA {torch.cuda_build}" if torch.cuda_build else "for CPUs only"
-        pytorch = f"built {build}, {'sees a GPU' if torch.cuda else 'sees no GPU'}"
-    speeds = torch.training if torch is not None else {}
-    fastest = "; ".join(f"{name}: {speeds[name]:g}" for name in sorted(speeds, key=lambda each: -speeds[each]))
-    return [
-        *(f"{each.name}: {'starts' if each.starts else f'does not start: {each.reason}'}" for each in report.providers),
-        f"PyTorch: {pytorch}",
-        *(f"training on the CPU, steps of a layer a second: {listed}" for listed in [fastest] if listed),
-        f"NVIDIA: driver {nvidia.driver}, {', '.join(nvidia.devices)}" if nvidia.driver else f"NVIDIA: {nvidia.detail}",
-    ]
+        lines.append(f"PyTorch: built {build}, {'sees a GPU' if torch.cuda else 'sees no GPU'}")
+    if torch is not None and torch.training:
+        speeds = sorted(torch.training.items(), key=lambda item: -item[1])
+        fastest_first = "; ".join(f"{name}: {speed:g}" for name, speed in speeds)
+        lines.append(f"training on the CPU, steps of a layer a second: {fastest_first}")
+    gpu = f"driver {nvidia.driver}, {', '.join(nvidia.devices)}" if nvidia.driver else nvidia.detail
+    return [*lines, f"NVIDIA: {gpu}"]
 
 
 def _machine(report: Report) -> list[str]:
@@ -129,16 +126,16 @@ def _machine(report: Report) -> list[str]:
     instructions = "unknown"
     if cpu.instructions is not None:
         instructions = " ".join(name for name, present in cpu.instructions.items() if present) or "none"
-    affinity, usable = ("unknown" if count is None else count for count in (cores.affinity, cores.usable))
-    total, limit = (
-        none if size is None else f"{size / 1024**3:.1f} GiB"
-        for size, none in ((memory.total_bytes, "unknown"), (memory.limit_bytes, "none"))
-    )
+    affinity = "unknown" if cores.affinity is None else cores.affinity
     reach = {True: "reachable", False: "not reachable", None: "not known"}[hub.reachable]
     return [
         f"CPU: {cpu.model or 'unknown'} ({cpu.architecture}); instructions for int8: {instructions}",
-        f"cores: {cores.host} in the machine, {affinity} by affinity, {usable} usable under the quota",
-        f"memory: {total}, the container's limit: {limit}",
+        f"cores: {cores.host} in the machine, {affinity} by affinity, {cores.usable} usable under the quota",
+        f"memory: {_gib(memory.total_bytes, 'unknown')}, the container's limit: {_gib(memory.limit_bytes, 'none')}",
         f"hub: {hub.endpoint} {reach} ({hub.detail})",
         f"all-MiniLM-L6-v2: {report.minilm.detail}",
     ]
+
+
+def _gib(size: int | None, if_none: str) -> str:
+    return if_none if size is None else f"{size / 1024**3:.1f} GiB"

@@ -1,26 +1,26 @@
 """Exports an artifact: checks it, and puts the other form in place whole or not at all.
 
-Reads the artifact. Writes one folder, under its name when it is complete; or a run of MLflow, which has FAILED as its
-status where it is not.
+Writes one folder, under its name when it is complete; or a run of MLflow, whose status is FAILED if it is not.
 """
 
 import os
 import re
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from kdc.artifact.contract.text import refuse_failed
 from kdc.artifact.folder import load_manifest
-from kdc.artifact.manifest import CPU_PROVIDER
+from kdc.artifact.manifest import CPU_PROVIDER, Manifest
 from kdc.common.errors import InputError
 from kdc.tools.export.mlflow_run import log_run
 from kdc.tools.export.oci import write_image
 from kdc.tools.export.triton import model_name, write_model
 
-Form = Literal["triton", "oci", "mlflow"]
-FORMS: tuple[Form, ...] = ("triton", "oci", "mlflow")
+FORMS = ("triton", "oci", "mlflow")
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")  # of a tag in a registry; Triton's models can be called so too
 
 
@@ -42,16 +42,13 @@ def export_artifact(
     variant: str | None = None,
     allow_failed: bool = False,
 ) -> Exported:
-    """Write an artifact in another form.
+    """Write an artifact in one of `FORMS`, after every file's hash is checked.
 
     Args:
-        artifact: its folder; every file's hash is checked.
         target: "triton": folder of the model repository, in which one named after the model is made; "oci": folder of
             the image layout, which must not be there yet; "mlflow": address of MLflow's tracking server or database.
-        form: one of `FORMS`.
         name: of the model, or the tag of the image; None for the task's name, or "latest".
         variant: "fp32", "int8" or "fp16" for a Triton model; None for the one that CPUs load. The others have all.
-        allow_failed: export an artifact that failed its contract too.
 
     Raises:
         InputError: there is no such form or variant, or the variant is two models, which a Triton model cannot be; the
@@ -62,44 +59,54 @@ def export_artifact(
         raise InputError("no such form", given=form, remedy=f"--to {' or --to '.join(FORMS)}")
     manifest = load_manifest(artifact)
     refuse_failed(manifest.contract, allow=allow_failed)
-    chosen = {str(key): value for key, value in manifest.variants.items()}
     if variant is not None and form != "triton":
         raise InputError("only a Triton model is of one variant", given=f"--variant {variant}", remedy="drop it")
-    variant = variant or manifest.providers[CPU_PROVIDER]
-    if variant not in chosen:
-        raise InputError("the artifact has no such variant", given=variant, remedy=f"it has: {', '.join(chosen)}")
-    if form == "triton" and chosen[variant].second is not None:
-        alone = ", ".join(name for name, each in chosen.items() if each.second is None)
-        raise InputError(
-            "a Triton model is one graph, and this variant is two",
-            given=variant,
-            remedy=f"--variant with one of {alone}",
-        )
-    name = name or ("latest" if form == "oci" else model_name(manifest.task.name))
+    task_name = model_name(manifest.task.name)
+    name = name or ("latest" if form == "oci" else task_name)
     if not _NAME.fullmatch(name):
         raise InputError("this is no name of a model or a tag", given=name, remedy="letters, digits, and within it ._-")
     if form == "mlflow":
-        name = name.replace(".", "-")  # which MLflow does not allow
-        place = log_run(artifact, manifest, target, name)
-        use = f"mlflow.set_tracking_uri({target!r}); mlflow.pyfunc.load_model({place!r})"
-        return Exported(place, manifest.sha256, manifest.size_bytes, use)
-    folder = Path(target) / name if form == "triton" else Path(target)
+        address = log_run(artifact, manifest, target, name.replace(".", "-"))  # MLflow allows no dots
+        use = f"mlflow.set_tracking_uri({target!r}); mlflow.pyfunc.load_model({address!r})"
+        return Exported(address, manifest.sha256, manifest.size_bytes, use)
+    if form == "triton":
+        variant, folder = _one_graph(manifest, variant), Path(target) / name
+        with _whole_folder(folder, beside=Path(target)) as working:
+            write_model(artifact, manifest, working, name=name, variant=variant)
+        use = f"tritonserver --model-repository {target}"
+    else:
+        folder = Path(target)
+        with _whole_folder(folder, beside=folder) as working:
+            write_image(artifact, manifest, working, tag=name)
+        use = f"skopeo copy --all oci:{target}:{name} docker://REGISTRY/{task_name}:{name}"
+    size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    return Exported(str(folder), manifest.sha256, size, use)
+
+
+def _one_graph(manifest: Manifest, variant: str | None) -> str:
+    """The variant of a Triton model."""
+    variant = variant or manifest.providers[CPU_PROVIDER]
+    is_one = {str(name): value.second is None for name, value in manifest.variants.items()}
+    if variant not in is_one:
+        raise InputError("the artifact has no such variant", given=variant, remedy=f"it has: {', '.join(is_one)}")
+    if not is_one[variant]:
+        remedy = f"--variant with one of {', '.join(name for name, alone in is_one.items() if alone)}"
+        raise InputError("a Triton model is one graph, and this variant is two", given=variant, remedy=remedy)
+    return variant
+
+
+@contextmanager
+def _whole_folder(folder: Path, *, beside: Path) -> Iterator[Path]:
+    """A folder that takes its name at the end of the block, or is removed. Until then it is beside a model repository,
+    not in it: Triton would take a half-written model for one."""
     if os.path.lexists(folder):
         raise InputError("something is there already", given=folder, remedy="name another place, or remove it")
     folder.parent.mkdir(parents=True, exist_ok=True)
-    # Beside a model repository, not in it: Triton would take a half-written model for one.
-    working = Path(tempfile.mkdtemp(prefix=".kdc-export-", dir=Path(target).absolute().parent))
+    working = Path(tempfile.mkdtemp(prefix=".kdc-export-", dir=beside.absolute().parent))
     working.chmod(0o755)
     try:
-        if form == "triton":
-            write_model(artifact, manifest, working, name=name, variant=variant)
-            use = f"tritonserver --model-repository {target}"
-        else:
-            write_image(artifact, manifest, working, tag=name)
-            use = f"skopeo copy --all oci:{target}:{name} docker://REGISTRY/{model_name(manifest.task.name)}:{name}"
+        yield working
         os.rename(working, folder)
     except BaseException:
         shutil.rmtree(working, ignore_errors=True)
         raise
-    size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-    return Exported(str(folder), manifest.sha256, size, use)

@@ -14,28 +14,23 @@ class Classifier(PythonModel):
     """Answers rows of texts through the engine, as `kdc predict` does."""
 
     def load_context(self, context: Any) -> None:
-        """Load the artifact, whose hashes are checked; one that failed its contract is refused."""
+        """Load the artifact and check its hashes; refuse one that failed its contract."""
         self.engine = Engine.load(context.artifacts["artifact"])
-        if self.engine.manifest is not None:
-            refuse_failed(self.engine.manifest.contract, allow=False)
+        assert self.engine.manifest is not None
+        refuse_failed(self.engine.manifest.contract, allow=False)
 
     def predict(self, context: Any, model_input: pd.DataFrame, params: Any = None) -> pd.DataFrame:
-        """Of each row `label`, and as `score_LABEL` the probability of each; or regression's `number`.
-
-        Args:
-            context: MLflow's; not used.
-            model_input: a column for each text, named as in training.
-            params: none are known.
-        """
+        """Each row's `label`, and the probability of each label as `score_LABEL`; or a regression's `number`. The
+        input has a column for each text, named as in training; there are no parameters."""
         task = self.engine.task
-        columns = [task.text] + ([task.text_pair] if task.text_pair is not None else [])
+        columns = [name for name in (task.text, task.text_pair) if name is not None]
         rows = model_input[columns].itertuples(index=False, name=None)
         scores = self.engine.predict([row if len(row) == 2 else row[0] for row in rows])
         if task.kind == "regression":
             return pd.DataFrame({"number": scores[:, 0]})
         return pd.DataFrame(
             {"label": self.engine.decided(scores)}
-            | {f"score_{name}": scores[:, place] for place, name in enumerate(task.labels)}
+            | {f"score_{name}": column for name, column in zip(task.labels, scores.T, strict=True)}
         )
 
 

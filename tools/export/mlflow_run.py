@@ -14,20 +14,13 @@ from kdc.artifact.manifest import CPU_PROVIDER, Manifest
 from kdc.common.errors import KdcError
 
 _MODEL = Path(__file__).with_name("mlflow_model.py")
-_COSTS = ("size_bytes", "latency_p50_ms", "latency_p95_ms", "rows_per_second", "parity")
+_LINEAGE = {"teacher", "student", "recipe", "seed", "data_fingerprint", "cpu", "gpu", "trained"}
+_COSTS = {"size_bytes", "latency_p50_ms", "latency_p95_ms", "rows_per_second", "parity"}
 
 
 def log_run(artifact: Path, manifest: Manifest, tracking: str, name: str) -> str:
-    """Log a run, in the experiment named after the task.
-
-    Args:
-        artifact: its folder.
-        manifest: of the artifact.
-        tracking: address of MLflow's tracking server or database, for example "sqlite:///mlflow.db".
-        name: of the model.
-
-    Returns:
-        The model's address, for `mlflow.pyfunc.load_model`.
+    """Log a run, in the experiment named after the task, at an address such as "sqlite:///mlflow.db". Returns the
+    model's address, for `mlflow.pyfunc.load_model`.
 
     Raises:
         KdcError: MLflow is not installed, or refused.
@@ -41,22 +34,21 @@ def log_run(artifact: Path, manifest: Manifest, tracking: str, name: str) -> str
             mlflow.start_run(run_name=f"{name} {manifest.sha256[:12]}", tags=_tags(manifest)),
         ):
             warnings.filterwarnings("ignore", ".*An input example")  # the signature below says what it takes
-            mlflow.log_params(_parameters(manifest))
+            mlflow.log_params(manifest.lineage.model_dump(include=_LINEAGE) | {"temperature": manifest.temperature})
             mlflow.log_metrics(_metrics(manifest))
-            info = _log_model(mlflow, artifact, manifest, name)
+            return _log_model(mlflow, artifact, manifest, name)
     except mlflow.exceptions.MlflowException as error:
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         remedy = "an address is sqlite:///FILE.db, or http://... of a server; MLflow's words above say what else it was"
         raise KdcError("MLflow refused", given=first, remedy=remedy) from error
-    return str(info.model_uri)
 
 
-def _log_model(mlflow: Any, artifact: Path, manifest: Manifest, name: str) -> Any:
+def _log_model(mlflow: Any, artifact: Path, manifest: Manifest, name: str) -> str:
     """Log the model from a copy in a temporary folder: MLflow writes down where it was given files from."""
     with tempfile.TemporaryDirectory() as scratch:
         shutil.copytree(artifact, Path(scratch) / "artifact")
         code = shutil.copyfile(_MODEL, Path(scratch) / _MODEL.name)
-        return mlflow.pyfunc.log_model(
+        info = mlflow.pyfunc.log_model(
             name=name,
             python_model=str(code),
             artifacts={"artifact": f"{scratch}/artifact"},
@@ -64,6 +56,7 @@ def _log_model(mlflow: Any, artifact: Path, manifest: Manifest, name: str) -> An
             # kdc itself is in no registry: an environment that loads the model has to have it.
             pip_requirements=["pandas"],
         )
+    return str(info.model_uri)
 
 
 def _mlflow() -> Any:
@@ -83,20 +76,15 @@ def _mlflow() -> Any:
 
 def _tags(manifest: Manifest) -> dict[str, str]:
     tags = {"kdc.sha256": manifest.sha256, "kdc.version": manifest.kdc_version, "kdc.kind": manifest.task.kind}
-    return tags if manifest.contract is None else {**tags, "kdc.verdict": manifest.contract.verdict}
-
-
-def _parameters(manifest: Manifest) -> dict[str, Any]:
-    told = ("teacher", "student", "recipe", "seed", "data_fingerprint", "cpu", "gpu", "trained")
-    return {**manifest.lineage.model_dump(include=set(told)), "temperature": manifest.temperature}
+    return tags if manifest.contract is None else tags | {"kdc.verdict": manifest.contract.verdict}
 
 
 def _metrics(manifest: Manifest) -> dict[str, float]:
     """Each variant's metrics, latency, throughput and size, and the teacher's metrics, under "variant/metric"."""
     measured: dict[str, Any] = {}
     for name, variant in manifest.variants.items():
-        costs = variant.model_dump(include=set(_COSTS))
-        measured |= {f"{name}/{key}": value for key, value in (variant.metrics | costs).items()}
+        figures = variant.metrics | variant.model_dump(include=_COSTS)
+        measured |= {f"{name}/{key}": value for key, value in figures.items()}
     known = next(iter(manifest.variants.values())).metrics
     measured |= {f"teacher/{key}": manifest.metrics.get("teacher", {}).get(key) for key in known}
     served = manifest.providers[CPU_PROVIDER]
@@ -107,8 +95,7 @@ def _metrics(manifest: Manifest) -> dict[str, float]:
 def _signature(mlflow: Any, manifest: Manifest) -> Any:
     """What the model takes and gives, by column."""
     task, types = manifest.task, mlflow.types
-    texts = [task.text] + ([task.text_pair] if task.text_pair is not None else [])
-    inputs = [types.ColSpec("string", name) for name in texts]
+    inputs = [types.ColSpec("string", name) for name in (task.text, task.text_pair) if name is not None]
     label = types.schema.Array("string") if task.kind == "multilabel" else "string"
     outputs = [types.ColSpec(label, "label"), *(types.ColSpec("float", f"score_{name}") for name in task.labels)]
     if task.kind == "regression":

@@ -6,14 +6,13 @@ specification 1.1 (image-layout.md, manifest.md); any tool that reads it pushes 
 
 import hashlib
 import json
-import os
 import tarfile
 from pathlib import Path
 from typing import Any
 
 from kdc.artifact.manifest import MANIFEST_NAME, Manifest
+from kdc.common.files import sha256_of
 
-_LAYOUT = {"imageLayoutVersion": "1.0.0"}
 _INDEX, _MANIFEST, _CONFIG, _LAYER = (
     f"application/vnd.oci.image.{kind}"
     for kind in ("index.v1+json", "manifest.v1+json", "config.v1+json", "layer.v1.tar")
@@ -26,22 +25,20 @@ def write_image(artifact: Path, manifest: Manifest, folder: Path, *, tag: str) -
     blobs = folder / "blobs" / "sha256"
     blobs.mkdir(parents=True)
     layer = _add_layer(artifact, sorted([*manifest.files, MANIFEST_NAME]), blobs)
-    told = {
+    annotations = {
         "org.opencontainers.image.title": manifest.task.name,
         "org.opencontainers.image.created": manifest.created,
         "dev.kdc.manifest.sha256": manifest.sha256,
     }
-    images = [_add_image(name, layer, manifest.created, told, blobs) for name in _ARCHITECTURES]
-    index = _add_json(
-        {"schemaVersion": 2, "mediaType": _INDEX, "manifests": images, "annotations": told}, _INDEX, blobs
-    )
-    index["annotations"] = {"org.opencontainers.image.ref.name": tag}
-    _write_json({"schemaVersion": 2, "mediaType": _INDEX, "manifests": [index]}, folder / "index.json")
-    _write_json(_LAYOUT, folder / "oci-layout")
+    images = [_add_image(name, layer, manifest.created, annotations, blobs) for name in _ARCHITECTURES]
+    index = {"schemaVersion": 2, "mediaType": _INDEX, "manifests": images, "annotations": annotations}
+    named = _add_json(index, _INDEX, blobs) | {"annotations": {"org.opencontainers.image.ref.name": tag}}
+    (folder / "index.json").write_bytes(_bytes({"schemaVersion": 2, "mediaType": _INDEX, "manifests": [named]}))
+    (folder / "oci-layout").write_bytes(_bytes({"imageLayoutVersion": "1.0.0"}))
 
 
 def _add_image(
-    architecture: str, layer: dict[str, Any], created: str, told: dict[str, str], blobs: Path
+    architecture: str, layer: dict[str, Any], created: str, annotations: dict[str, str], blobs: Path
 ) -> dict[str, Any]:
     """Add configuration and manifest of one platform's image; returns the manifest's descriptor."""
     config = {
@@ -58,7 +55,7 @@ def _add_image(
         "mediaType": _MANIFEST,
         "config": _add_json(config, _CONFIG, blobs),
         "layers": [layer],
-        "annotations": told,
+        "annotations": annotations,
     }
     return _add_json(image, _MANIFEST, blobs) | {"platform": {"architecture": architecture, "os": "linux"}}
 
@@ -75,10 +72,9 @@ def _add_layer(artifact: Path, names: list[str], blobs: Path) -> dict[str, Any]:
             entry.size, entry.mode = (artifact / name).stat().st_size, 0o644
             with (artifact / name).open("rb") as file:
                 archive.addfile(entry, file)
-    with temporary.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    os.rename(temporary, blobs / digest)
-    return {"mediaType": _LAYER, "digest": f"sha256:{digest}", "size": (blobs / digest).stat().st_size}
+    digest = sha256_of(temporary)
+    layer = temporary.rename(blobs / digest)
+    return {"mediaType": _LAYER, "digest": f"sha256:{digest}", "size": layer.stat().st_size}
 
 
 def _add_json(document: dict[str, Any], media_type: str, blobs: Path) -> dict[str, Any]:
@@ -87,10 +83,6 @@ def _add_json(document: dict[str, Any], media_type: str, blobs: Path) -> dict[st
     digest = hashlib.sha256(content).hexdigest()
     (blobs / digest).write_bytes(content)
     return {"mediaType": media_type, "digest": f"sha256:{digest}", "size": len(content)}
-
-
-def _write_json(document: dict[str, Any], path: Path) -> None:
-    path.write_bytes(_bytes(document))
 
 
 def _bytes(document: dict[str, Any]) -> bytes:

@@ -17,43 +17,34 @@ _WAIT_US = 500  # longest time that a request waits for others of the same lengt
 
 
 def model_name(task: str) -> str:
-    """A task's name as models and images can be called."""
+    """A task's name as a name of models and images."""
     return re.sub(r"[^a-z0-9_.-]", "-", task.lower()).strip("._-") or "model"
 
 
 def write_model(artifact: Path, manifest: Manifest, folder: Path, *, name: str, variant: str) -> None:
     """Write a model's folder: `config.pbtxt`, `labels.txt`, `1/model.onnx`, and the tokenizer with its manifest."""
-    chosen = {str(key): value for key, value in manifest.variants.items()}[variant]
+    graph = manifest.variants[variant].file  # type: ignore[index]
     (folder / "1").mkdir()
-    shutil.copyfile(artifact / chosen.file, folder / "1" / "model.onnx")
+    shutil.copyfile(artifact / graph, folder / "1" / "model.onnx")
     for file in ("tokenizer.json", MANIFEST_NAME):
         shutil.copyfile(artifact / file, folder / file)
     if manifest.task.labels:  # a line for each; a label cannot hold a line's end here
-        lines = (" ".join(label.split()) for label in manifest.task.labels)
-        (folder / "labels.txt").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+        lines = (" ".join(label.split()) + "\n" for label in manifest.task.labels)
+        (folder / "labels.txt").write_text("".join(lines), encoding="utf-8")
     (folder / "config.pbtxt").write_text(_config(manifest, name, variant), encoding="utf-8")
-
-
-def _told(values: dict[str, Any]) -> dict[str, str]:
-    """What a parameter's text can say: a group of values is JSON."""
-    return {name: json.dumps(value) if isinstance(value, dict) else str(value) for name, value in values.items()}
 
 
 def _config(manifest: Manifest, name: str, variant: str) -> str:
     inputs = ",\n".join(
-        f"  {{ name: {_text(each)} data_type: TYPE_INT64 dims: [ -1 ] }}" for each in manifest.input_names
+        f"  {{ name: {_text(input)} data_type: TYPE_INT64 dims: [ -1 ] }}" for input in manifest.input_names
     )
-    labels = ' label_filename: "labels.txt"' if manifest.task.labels else ""
-    told = {
-        "kdc_sha256": manifest.sha256,
-        "kind": manifest.task.kind,
-        "temperature": repr(manifest.temperature),
-        "center": repr(manifest.task.center),
-        "spread": repr(manifest.task.spread),
-        **_told(manifest.tokenizer.model_dump(mode="json", exclude={"token_type_ids"}, exclude_none=True)),
-    }
+    task, labels = manifest.task, ' label_filename: "labels.txt"' if manifest.task.labels else ""
+    values = {"kdc_sha256": manifest.sha256, "kind": task.kind, "temperature": manifest.temperature}
+    values |= {"center": task.center, "spread": task.spread}
+    values |= manifest.tokenizer.model_dump(mode="json", exclude={"token_type_ids"}, exclude_none=True)
     parameters = "\n".join(
-        f"parameters {{ key: {_text(key)} value {{ string_value: {_text(value)} }} }}" for key, value in told.items()
+        f"parameters {{ key: {_text(name)} value {{ string_value: {_text(_value(value))} }} }}"
+        for name, value in values.items()
     )
     # An int8 graph has its fast products on CPUs alone.
     group = "instance_group [ { kind: KIND_CPU } ]\n" if variant == "int8" else ""
@@ -64,11 +55,16 @@ input [
 {inputs}
 ]
 output [
-  {{ name: "logits" data_type: TYPE_FP32 dims: [ {manifest.task.outputs} ]{labels} }}
+  {{ name: "logits" data_type: TYPE_FP32 dims: [ {task.outputs} ]{labels} }}
 ]
 {group}dynamic_batching {{ max_queue_delay_microseconds: {_WAIT_US} }}
 {parameters}
 """
+
+
+def _value(value: Any) -> str:
+    """A parameter's value; a group of values is JSON."""
+    return json.dumps(value) if isinstance(value, dict) else str(value)
 
 
 def _text(value: str) -> str:

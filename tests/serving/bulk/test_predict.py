@@ -395,6 +395,14 @@ def test_a_late_window_without_any_text_is_skipped_row_by_row(artifact: Path, tm
     assert (counts.written, counts.skipped) == (16, 2)
 
 
+def test_jsonl_without_any_text_after_a_csv_file_is_skipped_row_by_row(artifact: Path, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    write(tmp_path / "in" / "a.csv", make_rows(3))
+    write(tmp_path / "in" / "b.jsonl", [{"id": 3}])
+    counts = predict(artifact, tmp_path / "in", tmp_path / "out.jsonl", on_error="skip")
+    assert (counts.written, counts.skipped) == (3, 1)
+
+
 @pytest.mark.parametrize("out", [".csv", ".parquet"])
 @pytest.mark.parametrize("ending", [".csv", ".parquet"])
 def test_a_table_without_rows_keeps_its_columns(artifact: Path, tmp_path: Path, ending: str, out: str) -> None:

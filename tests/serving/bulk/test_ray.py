@@ -204,7 +204,7 @@ def test_a_dead_actor_is_replaced(ray: Any, artifact: Path, tmp_path: Path, monk
 
 def test_rows_at_which_actors_die_again_and_again_end_the_job(tmp_path: Path) -> None:
     folder = Folder(str(tmp_path / "records"), first="job.json")
-    window = Window("in.csv", ["sentence"], [{"sentence": "w1"}], lines=[2])
+    window = Window("in.csv", ["sentence"], [{"sentence": "w1"}], None, [2])
     for _ in range(3):
         count_try(folder, "part-000000-000000.1.tries", window)
     with pytest.raises(KdcError, match=r"died at these rows, 4 times(?s:.*)in.csv, rows from line 2 on"):
