@@ -1,7 +1,5 @@
-"""The worker processes of `kdc serve`. One that died is started again: at once, later if more die, and not for ever.
-
-A worker that cannot start, as when its artifact is gone, would otherwise be started as fast as the machine can, while
-clients wait for an answer that nobody will give.
+"""The worker processes of `kdc serve`. One that died is started again: at once, later if more die, and not for ever, as
+a worker whose artifact is gone will never start.
 """
 
 import logging
@@ -33,7 +31,7 @@ class Workers:
         listener: the socket; it listens already.
         folder: of the service. The workers run in it, since the current folder may hold files that hide modules, and
             note there that they are ready.
-        count: how many there should be.
+        count: number of processes.
         environment: variables beyond those of this process.
     """
 
@@ -71,10 +69,11 @@ class Workers:
             KdcError: no worker runs that was ever ready, and the last ones could not start.
         """
         now = time.monotonic() if now is None else now
-        for process in [process for process in self._processes if process.poll() is not None]:
-            self._processes.remove(process)
-            self._deaths.append(now)
-            self._failed = 0 if runtime.was_ready(self._folder, process.pid) else self._failed + 1
+        for process in self._processes:
+            if process.poll() is not None:
+                self._deaths.append(now)
+                self._failed = 0 if runtime.was_ready(self._folder, process.pid) else self._failed + 1
+        self._processes = [process for process in self._processes if process.poll() is None]
         serves = any(runtime.was_ready(self._folder, process.pid) for process in self._processes)
         if self._failed >= _FAILED_STARTS * self._count and not serves:
             raise KdcError(
