@@ -1,10 +1,9 @@
 """Continuous batching: rows of concurrent requests share forward passes, like lengths together, each request fairly.
 
-A row that waits alone gets a forward pass with all threads. Where more rows wait, several lanes run passes side by
-side, each with its share of the threads. That is faster than one pass with all threads: threads of one pass wait for
-each other, and so for the slowest, whose core reads and answers requests meanwhile. While the lanes run, new rows
-gather, and a lane that becomes free takes them at once. Each batch is built around the row whose turn it is and grows
-by the rows nearest to it in length, so the wait is bounded and little is computed on padding.
+A row that waits alone gets a forward pass with all threads. If more rows wait, several lanes run passes side by side,
+each with its share of the threads. Lanes are faster: the threads of one pass wait for the slowest, whose core reads and
+answers requests meanwhile. A lane that becomes free takes at once what has gathered. Each batch is built around the row
+whose turn it is and grows by the rows nearest to it in length, so the wait is bounded and little is padding.
 """
 
 import asyncio
@@ -26,13 +25,11 @@ log = logging.getLogger("kdc.serve")
 
 # After so many failed passes for one batch the fault is not in single rows, and the rest is not tried row by row.
 _MOST_FAILURES = 32
-
 _AVERAGED_S = 2.0  # seconds over which the number of waiting requests is averaged
 # Seconds that a pass may take for rows of a request that has had its turn for now: others wait as long for its end.
 _AHEAD_S = 0.0025
 
 Forward = Callable[[Sequence[Part]], np.ndarray]
-# Called in the event loop with the rows of every batch, their outputs or errors, and the report.
 OnBatch = Callable[[Sequence[Row], Sequence[Result], BatchReport], None]
 
 
@@ -41,25 +38,21 @@ class Batcher:
 
     Args:
         forward: turns one batch into (rows, outputs) with all threads; called while no other pass runs.
-        beside: the same with a share of the threads; several lanes call it at once. None where there is one lane.
-        lanes: how many passes may run at once. While at most half as many rows wait, each still gets a pass with all
-            threads.
+        beside: the same with a share of the threads; several lanes call it at once. None if there is one lane.
+        lanes: most passes at a time. While at most half as many rows wait, each still gets a pass with all threads.
         max_batch_tokens: most padded tokens (rows x longest) of a batch; one row alone may exceed it.
         max_batch_rows: most rows of a batch.
         ahead_tokens: most padded tokens of a batch with rows of a request that has had its turn for now; or as
-            many as a lane answers in `_AHEAD_S`, where these are more.
-        max_queue_tokens: most tokens that may wait before a request is answered; beyond that `submit` raises
-            `Overloaded`. Of another request at most as many count as of the new one, since they take turns.
-        max_queue_seconds: most seconds that these may take at the speed of the last batches; beyond that `submit`
-            raises `Overloaded` too, since a longer queue computes answers for clients that have given up.
+            many as a lane answers in `_AHEAD_S`, if that is more.
+        max_queue_tokens: most tokens that may wait before a request is answered. At most as many tokens count of
+            another request as of the new one, since they take turns.
+        max_queue_seconds: most seconds that these tokens may take at the speed of the last batches: a longer queue
+            computes answers for clients that have given up.
         max_seconds: most seconds that a request may take, at that speed, if as many others as waited lately go on to
-            take turns with it; beyond that it raises `Overloaded`, since its caller will have given up by then.
-        has_neighbour: whether passes of another batcher run now, so that no pass has all threads for itself.
-        on_batch: records every batch, for metrics and traces.
+            take turns with it.
+        has_neighbour: whether another batcher runs passes now; then no pass has all threads for itself.
+        on_batch: called in the event loop with the rows of every batch, their outputs or errors, and the report.
         on_left: called in the event loop with the tokens that still wait, after a caller has left with its rows.
-
-    Attributes:
-        queue: the rows that wait.
     """
 
     def __init__(
@@ -75,8 +68,8 @@ class Batcher:
         max_queue_seconds: float = 1.0,
         max_seconds: float = math.inf,
         has_neighbour: Callable[[], bool] = lambda: False,
-        on_batch: OnBatch | None = None,
-        on_left: Callable[[int], None] | None = None,
+        on_batch: OnBatch = lambda rows, results, report: None,
+        on_left: Callable[[int], None] = lambda queued: None,
     ) -> None:
         self._forward = forward
         self._beside = forward if beside is None else beside
@@ -110,9 +103,8 @@ class Batcher:
         return self._running > 0 or len(self.queue) > 0
 
     def check_room(self, tokens: int) -> None:
-        """Refuse tokens for which the queue has no room. An empty queue has room for any number.
-
-        A caller may ask before it tokenises its rows, with about as many tokens as they will have at least.
+        """Refuse tokens for which the queue has no room. An empty queue has room for any number. A caller may ask
+        before it tokenises its rows, with the fewest tokens that they will have.
 
         Raises:
             Overloaded: they do not fit.
@@ -134,8 +126,12 @@ class Batcher:
     async def submit(self, encodings: Sequence[Part], trace: object = None) -> np.ndarray:
         """Wait for the model's outputs of some rows, which may share batches with rows of other requests.
 
-        Takes at least one row, tokenised and not padded; returns float32 (rows, outputs), in order. `on_batch` will
-        find `trace` at the rows' request.
+        Args:
+            encodings: at least one row, tokenised and not padded.
+            trace: what `on_batch` finds at the rows' request.
+
+        Returns:
+            float32 (rows, outputs), in order.
 
         Raises:
             Overloaded: they do not fit into the queue.
@@ -143,8 +139,6 @@ class Batcher:
             Closed: `close` was called.
             KdcError: the forward pass failed.
         """
-        if not encodings:
-            raise ValueError("a request has at least one row")
         tokens = sum(map(len, encodings))
         if tokens > self._max_queue_tokens:
             raise InputError(
@@ -159,9 +153,9 @@ class Batcher:
             if self._closing:
                 raise Closed
             self.check_room(tokens)
-            for place, encoding in enumerate(encodings):
+            for index, encoding in enumerate(encodings):
                 self._arrivals += 1
-                row = Row(len(encoding), (len(encoding), self._arrivals), encoding, request, place, now)
+                row = Row(len(encoding), (len(encoding), self._arrivals), encoding, request, index, now)
                 self.queue.add(row)
                 rows.append(row)
             if not self._alone:  # otherwise the lane that runs alone wakes the others when it ends
@@ -173,8 +167,7 @@ class Batcher:
                 for row in rows:
                     self.queue.remove(row)
                 queued = self.queue.tokens
-            if self._on_left is not None:
-                self._on_left(queued)
+            self._on_left(queued)
             raise
 
     async def close(self) -> None:
@@ -254,10 +247,8 @@ class Batcher:
         """Answer the batch's requests, then report it. Runs in the event loop, while the lane takes its next batch."""
         _answer(batch, results)
         try:
-            if self._on_batch is not None:
-                self._on_batch(batch, results, report)
-        except Exception:
-            # Metrics that cannot be written, as on a full disk, must not end the service.
+            self._on_batch(batch, results, report)
+        except Exception:  # metrics that cannot be written, as on a full disk, must not end the service
             log.exception("the metrics or traces of a batch could not be written")
 
     def _learn_speed(self, tokens: int, seconds: float) -> None:
@@ -267,10 +258,8 @@ class Batcher:
             self._tokens_per_second = speed if known is None else known + 0.2 * (speed - known)
 
     def _answers(self, batch: list[Row], forward: Forward, failures: list[Exception] | None = None) -> list[Result]:
-        """Run a batch and return each row's outputs, or the error that it met.
-
-        One bad row may fail the whole batch, so a batch that failed is tried again in halves.
-        """
+        """Run a batch and return each row's outputs, or the error that it met. One bad row may fail the whole batch:
+        a batch that failed is tried again in halves."""
         failures = [] if failures is None else failures
         try:
             results = list(forward([row.encoding for row in batch]))
@@ -294,7 +283,7 @@ def _answer(batch: list[Row], results: list[Result]) -> None:
         if isinstance(result, Exception):
             request.future.set_exception(result)
             continue
-        request.answers[row.place] = result
+        request.answers[row.index] = result
         request.missing -= 1
         if not request.missing:
             request.future.set_result(np.stack(request.answers))  # type: ignore[arg-type]

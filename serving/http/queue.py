@@ -62,7 +62,7 @@ class Row:
     key: tuple[int, int]  # what the queue sorts by: length, then the number of its arrival
     encoding: Part  # the tokens
     request: Request  # the request that it belongs to
-    place: int  # index of the row within that request
+    index: int  # of the row within that request
     arrived: float  # when it came, in seconds of `time.perf_counter`
     turn: float = 0.0  # rows with lower numbers come first; given by the queue
     taken: bool = False  # whether it has left the queue

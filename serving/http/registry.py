@@ -13,7 +13,7 @@ import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from kdc.artifact.contract.judgement import Judgement
 from kdc.artifact.contract.text import refuse_failed, sentence
@@ -25,7 +25,7 @@ from kdc.common.errors import KdcError
 from kdc.common.memory import release_free_memory
 from kdc.serving.engine.engine import Engine
 from kdc.serving.http.artifacts import expected_sha256, paths_by_name
-from kdc.serving.http.model import Left, Model, Record, batch_tokens, check_queue
+from kdc.serving.http.model import SILENT, Listeners, Model, batch_tokens, check_queue
 from kdc.serving.http.settings import ServeSettings, trace_exporters
 
 log = logging.getLogger("kdc.serve")
@@ -33,12 +33,6 @@ log = logging.getLogger("kdc.serve")
 MAX_LANES = 4  # the threads of more lanes would wait for the interpreter's lock
 PATIENCE_S = 60.0  # seconds before a slow read is logged, and before another artifact is loaded beside it
 T = TypeVar("T")
-
-
-class Reloaded(Protocol):
-    """Called after each look at an artifact."""
-
-    def __call__(self, name: str, /, *, refused: bool) -> None: ...
 
 
 def verify(settings: ServeSettings, *, hashes: bool = True) -> None:
@@ -63,30 +57,19 @@ def verify(settings: ServeSettings, *, hashes: bool = True) -> None:
 class Registry:
     """All models of a worker.
 
-    Args:
-        settings: the service's.
-        record: called with a model's name and every batch that it ran.
-        left: called with a model's name and the tokens that wait for it, after a caller has left.
-        reloaded: called with a model's name and whether its new artifact is refused, gone, or cannot be read.
+    Attributes:
+        models: the loaded ones, by name; a reload replaces one.
     """
 
-    def __init__(
-        self,
-        settings: ServeSettings,
-        record: Record | None = None,
-        left: Left | None = None,
-        reloaded: Reloaded | None = None,
-    ) -> None:
-        self._settings = settings
-        self._record, self._left = record, left
-        self._reloaded: Reloaded = reloaded or (lambda name, *, refused: None)
+    def __init__(self, settings: ServeSettings, listeners: Listeners = SILENT) -> None:
+        self._settings, self._listeners = settings, listeners
         self._paths = paths_by_name(settings.artifact)
         self._expected = expected_sha256(settings.expect_sha256, self._paths)
         self._seen: dict[str, object] = {}
         self._closing: set[asyncio.Task[None]] = set()
         self._reads: set[asyncio.Future[Any]] = set()
         self._loading = asyncio.Lock()
-        self.models: dict[str, Model] = {}  # those that are loaded, by name; a reload replaces one
+        self.models: dict[str, Model] = {}
 
     @property
     def first(self) -> Model:
@@ -101,7 +84,7 @@ class Registry:
         """
         for name, path in self._paths.items():
             self._seen[name] = _signature(path)
-            self.models[name] = Model(name, self._open(name), self._settings, self._record, self._left)
+            self.models[name] = Model(name, self._open(name), self._settings, self._listeners)
 
     async def watch(self) -> None:
         """Look for changed artifacts and replace their models, until cancelled."""
@@ -116,7 +99,7 @@ class Registry:
             except Exception:  # whatever went wrong, the next change must still be looked at
                 log.exception("%s: the artifact cannot be looked at, the old one stays", name)
                 refused = True
-            self._reloaded(name, refused=refused)
+            self._listeners.reloaded(name, refused)
 
     async def _look(self, name: str, path: Path, *, refused: bool) -> bool:
         """Replace a model whose artifact changed; returns whether what lies there now is refused or gone."""
@@ -159,12 +142,12 @@ class Registry:
         _, late = await asyncio.wait([outcome], timeout=PATIENCE_S)
         if late:
             log.error("%s: the artifact could not be read within %g s, the old one stays until it is", name, PATIENCE_S)
-            self._reloaded(name, refused=True)
+            self._listeners.reloaded(name, True)
             await asyncio.wait(late)
         return outcome.result()
 
     def _replace(self, name: str, engine: Engine) -> None:
-        new = Model(name, engine, self._settings, self._record, self._left)
+        new = Model(name, engine, self._settings, self._listeners)
         old, self.models[name] = self.models[name], new
         task = asyncio.create_task(old.close())
         self._closing.add(task)
