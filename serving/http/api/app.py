@@ -37,10 +37,10 @@ def make_app(settings: ServeSettings) -> Starlette:
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         traces = None
-        if names := trace_exporters():
+        if exporters := trace_exporters():
             from kdc.serving.http.tracing import Tracing  # imports OpenTelemetry
 
-            traces = Tracing(names)
+            traces = Tracing(exporters.values())
 
         def record(model: str, rows: Sequence[Row], results: Sequence[Result], report: BatchReport) -> None:
             metrics.observe_batch(model, report)
