@@ -10,10 +10,11 @@ import pkgutil
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, Field, ValidationError
 
 from kdc.artifact.manifest import Device
 from kdc.common.errors import InputError, installing
+from kdc.common.frozen import Frozen
 
 PREFIX = "KDC_"
 _LAST_PORT = 65535
@@ -30,10 +31,8 @@ def _with_host(address: str) -> str:
     return f"{host or '127.0.0.1'}:{port}"
 
 
-class ServeSettings(BaseModel):
+class ServeSettings(Frozen):
     """Settings of one worker. Each can be set by an environment variable: `KDC_` and the name in capitals."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
     artifact: str = Field("", description="artifacts to serve: [NAME=]PATH or [NAME=]address, separated by commas")
     expect_sha256: str | None = Field(
