@@ -1,5 +1,5 @@
-"""Which artifacts are served: reads a list such as `stable=hf://me/one,canary=runs/two/artifact`, and makes local paths
-of it. The list is text, as workers get it in `KDC_ARTIFACT`.
+"""The artifacts to serve: reads a list such as `stable=hf://me/one,canary=runs/two/artifact`, and makes local paths of
+it. The list is text, as workers get it in `KDC_ARTIFACT`.
 """
 
 import os
@@ -81,11 +81,10 @@ def expected_sha256(given: str | None, names: Collection[str]) -> dict[str, str]
 
 def local(artifacts: str, *, allow_failed: bool = False, expect_sha256: str | None = None) -> str:
     """The list with absolute paths, since workers run in another folder. Artifacts at addresses are downloaded into the
-    cache. Links are not resolved.
+    cache, unless they failed their contract or have an unexpected SHA-256. Links are not resolved.
 
     Raises:
-        KdcError: an address has no artifact or cannot be reached; or what arrived is damaged, failed its contract
-            (unless `allow_failed`), or has another SHA-256 than `expect_sha256` says (see `expected_sha256`).
+        KdcError: an artifact is not there, cannot be reached, or is refused or damaged.
     """
     paths = places_by_name(artifacts)
     expected = expected_sha256(expect_sha256, paths)

@@ -2,8 +2,8 @@
 
 A row that waits alone gets a forward pass with all threads. If more rows wait, several lanes run passes side by side,
 each with its share of the threads. Lanes are faster: the threads of one pass wait for the slowest, whose core reads and
-answers requests meanwhile. A lane that becomes free takes at once what has gathered. Each batch is built around the row
-whose turn it is and grows by the rows nearest to it in length, so the wait is bounded and little is padding.
+answers requests meanwhile. A lane that becomes free takes at once what has gathered. A batch begins with the row whose
+turn it is, which bounds the wait, and grows by the rows nearest to it in length, which saves padding.
 """
 
 import asyncio

@@ -75,8 +75,8 @@ class Drain:
     async def _stop_listening(self, server: Any) -> None:
         """Refuse new connections, if the whole service stops and not this worker alone.
 
-        The socket is shared with the supervisor. If this process only closed it, it would still take connections that
-        nobody answers, so it is shut down for all processes, once each of them has stopped accepting.
+        The supervisor has the socket too. If this process only closed it, the socket would still take connections, and
+        nobody would answer them. So it is shut down for all processes, once no worker accepts.
         """
         folder = runtime.directory()
         if folder is None or not (folder / runtime.STOPPING).exists():

@@ -71,7 +71,7 @@ async def grpc_port(app: ASGIApp, methods: Collection[str], settings: ServeSetti
 
 
 def _options(settings: ServeSettings) -> dict[str, int]:
-    """What bounds the memory, descriptors and time that clients can take before the app hears of them."""
+    """Bounds on the memory, descriptors and time that clients can take before the app hears of them."""
     return {
         "grpc.so_reuseport": int(settings.workers > 1),
         "grpc.max_allowed_incoming_connections": most_grpc_connections(settings),

@@ -228,8 +228,8 @@ class Metrics(Collector):
 
 
 def _expected_shares(manifest: Manifest) -> dict[str, float]:
-    """How often each label should be given, if known: as in training; or as on the tuning slice, if the label has a
-    threshold or rows can be left unanswered, since these rules change the share."""
+    """How often each label should be given, if known: as in training. Thresholds and abstentions change the share; then
+    it is the one of the tuning slice."""
     labels, shares, abstain = manifest.task.labels, manifest.lineage.label_share, manifest.task.abstain
     if abstain is not None:
         known = dict(zip(labels, abstain.shares, strict=False))

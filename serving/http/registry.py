@@ -2,7 +2,7 @@
 
 Reads the artifacts' folders. A changed artifact is loaded, verified and warmed beside the old one. Then new requests go
 to it, and the old one is dropped once its last request is answered. If the new one cannot be loaded, the log tells it
-and the old one stays. A volume that hangs is logged and waited for, and the other artifacts are watched meanwhile.
+and the old one stays. The log tells of a volume that hangs, and the other artifacts are watched meanwhile.
 """
 
 import asyncio
@@ -211,8 +211,8 @@ def _warn_of_contract(engine: Engine, judged: Judgement | None) -> None:
 def _signature(path: Path) -> object:
     """A value that changes when the artifact does: where its link leads, and its files' identities. None: no artifact.
 
-    It covers all files, not the manifest alone. An artifact that is being copied into place may be seen, and refused,
-    while files are missing; when they arrive the value changes, and it is looked at again.
+    It covers all files, not the manifest alone: an artifact that is seen and refused while it is copied into place is
+    looked at again when its last file arrives.
     """
     try:
         with os.scandir(path) as entries:

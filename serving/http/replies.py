@@ -70,8 +70,8 @@ async def written(shape: tuple[int, ...], values: Callable[[slice], list[Any]]) 
 
 
 class ApiError(Exception):
-    """An error that a client gets: a status of `ERRORS`, a message that never holds a text of a client, headers, and
-    the `error_type` if it is not the one in `ERRORS`."""
+    """An error that a client gets. Its message never holds a client's text. `kind` is the `error_type`, by default that
+    of `ERRORS`."""
 
     def __init__(
         self, status: int, message: str, headers: dict[str, str] | None = None, *, kind: str | None = None

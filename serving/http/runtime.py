@@ -31,8 +31,8 @@ def directory() -> Path | None:
 
 @contextmanager
 def own_folder() -> Iterator[Path]:
-    """Make the folder of this process, which no other user can enter, and hold its lock for as long as the context
-    lasts; remove those of services that were killed, whose locks nobody holds."""
+    """Make this process's folder, which no other user can enter, and hold its lock while the context lasts. Folders of
+    services that were killed are removed: nobody holds their locks."""
     for left in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
         with suppress(OSError):  # another user's, or another service removes it now
             if left.lstat().st_uid == os.getuid() and not left.is_symlink():

@@ -17,7 +17,6 @@ from kdc.common.errors import InputError, installing
 from kdc.common.frozen import Frozen
 
 PREFIX = "KDC_"
-_LAST_PORT = 65535
 _EXPORTERS = {  # of traces; "console" comes with BentoML
     "otlp": "opentelemetry.exporter.otlp.proto.http.trace_exporter:OTLPSpanExporter",
     "console": "opentelemetry.sdk.trace.export:ConsoleSpanExporter",
@@ -26,8 +25,8 @@ _EXPORTERS = {  # of traces; "console" comes with BentoML
 
 def _with_host(address: str) -> str:
     host, _, port = address.rpartition(":")
-    if not 1 <= int(port) <= _LAST_PORT:
-        raise ValueError(f"the port is not between 1 and {_LAST_PORT}")
+    if not 1 <= int(port) <= 65535:
+        raise ValueError("the port is not between 1 and 65535")
     return f"{host or '127.0.0.1'}:{port}"
 
 
@@ -35,35 +34,25 @@ class ServeSettings(Frozen):
     """Settings of one worker. Each can be set by an environment variable: `KDC_` and the name in capitals."""
 
     artifact: str = Field("", description="artifacts to serve: [NAME=]PATH or [NAME=]address, separated by commas")
-    expect_sha256: str | None = Field(
-        None, description="SHA-256 that the manifest must have; of several artifacts NAME=SHA256, separated by commas"
-    )
-    device: Device = Field("auto", description="auto is CUDA where it starts, else the CPU; cuda; tensorrt; cpu")
+    expect_sha256: str | None = Field(None, description="SHA-256 of the manifest; of several artifacts NAME=SHA256,...")
+    device: Device = Field("auto", description="auto is CUDA if it starts, else the CPU; cuda; tensorrt; cpu")
     variant: str | None = Field(None, description="fp32, int8, fp16 or cascade; default: what the manifest names")
-    threads: int | None = Field(
-        None, ge=1, le=1024, description="of all forward passes together; default: the cores / workers"
-    )
+    threads: int | None = Field(None, ge=1, le=1024, description="of all forward passes; default: the cores / workers")
     workers: int = Field(1, ge=1, le=256, description="processes that share the port")
 
-    max_body_bytes: int = Field(2 * 1024 * 1024, ge=1024, description="bytes of a request's body")
+    max_body_bytes: int = Field(2 << 20, ge=1024, description="bytes of a request's body")
     max_text_chars: int = Field(200_000, ge=1, description="characters of a text, before tokenising")
-    max_bodies_bytes: int = Field(128 * 1024 * 1024, ge=1024, description="bytes of all bodies and replies in work")
-    max_reply_bytes: int = Field(16 * 1024 * 1024, ge=1024, description="bytes of a reply, by its number of scores")
-    max_unsent_bytes: int = Field(
-        16 * 1024 * 1024, ge=1024, description="bytes of all replies that clients have not read yet"
-    )
+    max_bodies_bytes: int = Field(128 << 20, ge=1024, description="bytes of all bodies and replies in work")
+    max_reply_bytes: int = Field(16 << 20, ge=1024, description="bytes of a reply, by its number of scores")
+    max_unsent_bytes: int = Field(16 << 20, ge=1024, description="bytes of all replies that clients have not read yet")
     max_texts: int = Field(1024, ge=1, description="texts (or pairs) of a request")
     max_queue_tokens: int = Field(65_536, ge=1, description="tokens that may wait for a forward pass")
     max_queue_s: float = Field(1.0, gt=0, description="seconds that the queue may take at the speed of the moment")
-    max_batch_tokens: int | None = Field(
-        None, ge=1, description="padded tokens of a forward pass; default: 256 on a CPU, 4096 on a GPU"
-    )
+    max_batch_tokens: int | None = Field(None, ge=1, description="tokens of a pass; default: 256 on a CPU, 4096 on GPU")
     max_requests: int = Field(1024, ge=1, description="requests in work at the same time")
     max_connections: int = Field(1024, ge=1, description="connections of a worker; open files may allow fewer")
     keep_alive_s: float = Field(75.0, gt=0, description="seconds that a connection may be idle between two requests")
-    admin_port: int | None = Field(
-        None, ge=1, le=_LAST_PORT, description="port of probes and metrics alone, at all addresses; default: none"
-    )
+    admin_port: int | None = Field(None, ge=1, le=65535, description="port of probes and metrics, at all addresses")
     grpc_address: Annotated[str, AfterValidator(_with_host)] | None = Field(
         None,
         pattern=r"^((\[[0-9A-Fa-f:.]+\]|[\w.-]+):)?[0-9]{1,5}$",

@@ -1,8 +1,8 @@
 """The spans of requests, by OpenTelemetry. Imported only if `kdc.serving.http.settings` says that they are wanted.
 
-    POST /predict           the request; child of the caller's span if it sent a `traceparent`
-      tokenise              of all its rows
-      queue, session        a pair for each forward pass that had rows of it
+    POST /predict           the request; child of the caller's span, which `traceparent` names
+      tokenise              all rows
+      queue, session        a pair for each forward pass that had rows of the request
 
 A pass has rows of several requests. Each request gets its own session span for it, with the same `kdc.batch.id`. No
 span holds a text, a token, a path or a header. `tracestate`, which may hold anything, is not read.
