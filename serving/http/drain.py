@@ -11,6 +11,7 @@ import signal
 import socket
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from kdc.serving.http import runtime
@@ -19,18 +20,14 @@ from kdc.serving.http.accepting import listeners_of, take_what_waits
 _FRESH_S = 0.5  # seconds that a new connection gets to send its first request
 
 
+@dataclass(eq=False)
 class Drain:
-    """Handles SIGTERM in place of the server.
+    """Handles SIGTERM in place of the server."""
 
-    Args:
-        delay_s: seconds of refusing requests before it stops listening.
-        bound_s: most seconds that admitted requests get after that.
-        workers: number of processes that share the listening socket.
-    """
-
-    def __init__(self, delay_s: float, bound_s: float, workers: int) -> None:
-        self._delay, self._bound, self._workers = delay_s, bound_s, workers
-        self._task: asyncio.Task[None] | None = None
+    delay_s: float  # seconds of refusing requests before it stops listening
+    bound_s: float  # most seconds that admitted requests get after that
+    workers: int  # processes that share the listening socket
+    _task: asyncio.Task[None] | None = None
 
     @property
     def draining(self) -> bool:
@@ -55,14 +52,14 @@ class Drain:
     async def _drain(self, busy: Callable[[], int], before: Any) -> None:
         server = getattr(before, "__self__", None)
         connections = getattr(getattr(server, "server_state", None), "connections", ())  # of uvicorn: its protocols
-        await asyncio.sleep(self._delay)
+        await asyncio.sleep(self.delay_s)
         await self._stop_listening(server)
         with contextlib.suppress(TimeoutError):  # a connection closed before its first request was refused is reset
             async with asyncio.timeout(_FRESH_S):
                 while any(getattr(connection, "cycle", True) is None for connection in connections):
                     await asyncio.sleep(0.01)
         try:
-            async with asyncio.timeout(self._bound):
+            async with asyncio.timeout(self.bound_s):
                 while busy() or any(connection.transport.get_write_buffer_size() for connection in connections):
                     await asyncio.sleep(0.01)
         except TimeoutError:  # a client that does not read: uvicorn would wait for it without an end
@@ -84,7 +81,7 @@ class Drain:
         copies = listeners_of(server)
         for listener in server.servers:
             listener.close()
-        if self._workers > 1:
+        if self.workers > 1:
             await asyncio.sleep(0.05)
         for copy in copies:
             # Those that wait get a 503; a shutdown alone would reset them. It follows at once: the refused ask again.
