@@ -131,9 +131,8 @@ def admin_port(port: int, *, is_ready: Callable[[], bool], metrics: Metrics, sha
     try:
         server = _Server(port, answers, shared=shared)
     except OSError as error:
-        raise InputError(
-            f"cannot listen for probes there: {error.strerror}", given=port, remedy="set KDC_ADMIN_PORT to another port"
-        ) from error
+        remedy = "set KDC_ADMIN_PORT to another port"
+        raise InputError(f"cannot listen for probes there: {error.strerror}", given=port, remedy=remedy) from error
     beating = asyncio.get_running_loop().create_task(beat())
     try:
         yield

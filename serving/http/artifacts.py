@@ -32,9 +32,8 @@ def places_by_name(artifacts: str) -> dict[str, str]:
         if not name:
             name = _NOT_IN_NAMES.sub("-", name_of(place)).strip("-") or "model"
         if _NOT_IN_NAMES.search(name):
-            raise InputError(
-                "a name has characters that a route cannot have", given=name, remedy="use letters, digits, . _ and -"
-            )
+            what = "a name has characters that a route cannot have"
+            raise InputError(what, given=name, remedy="use letters, digits, . _ and -")
         if name in places:
             raise InputError("two artifacts have the same name", given=name, remedy="name them: NAME=PATH")
         places[name] = place
@@ -64,18 +63,12 @@ def expected_sha256(given: str | None, names: Collection[str]) -> dict[str, str]
         if not name and len(names) == 1:
             (name,) = names
         if name not in names or not _SHA256.fullmatch(value.lower()):
-            raise InputError(
-                "no SHA-256 of an artifact that is served",
-                given=part,
-                remedy=f"64 hexadecimal digits, as `kdc inspect` prints them; NAME=SHA256 with {', '.join(names)}",
-            )
+            remedy = f"64 hexadecimal digits, as `kdc inspect` prints them; NAME=SHA256 with {', '.join(names)}"
+            raise InputError("no SHA-256 of an artifact that is served", given=part, remedy=remedy)
         expected[name] = value.lower()
     if given is not None and (missing := sorted(set(names) - set(expected))):
-        raise InputError(
-            "an artifact has no SHA-256, while others have one",
-            given=f"{given!r} with {', '.join(missing)}",
-            remedy="name one for each: NAME=SHA256,NAME=SHA256",
-        )
+        what, remedy = "an artifact has no SHA-256, while others have one", "one for each: NAME=SHA256,NAME=SHA256"
+        raise InputError(what, given=f"{given!r} with {', '.join(missing)}", remedy=remedy)
     return expected
 
 
@@ -106,9 +99,6 @@ def newest(runs: Path = Path("runs")) -> Path:
     """
     manifests = list(runs.glob(f"*/artifact/{MANIFEST_NAME}"))
     if not manifests:
-        raise InputError(
-            "there is no artifact to serve",
-            given=f"{runs}/*/artifact",
-            remedy="make one with `kdc compress --task pydocs --family minilm`, or name one: `kdc serve ARTIFACT`",
-        )
+        remedy = "make one with `kdc compress --task pydocs --family minilm`, or name one: `kdc serve ARTIFACT`"
+        raise InputError("there is no artifact to serve", given=f"{runs}/*/artifact", remedy=remedy)
     return max(manifests, key=lambda path: path.stat().st_mtime).parent

@@ -120,11 +120,8 @@ class Batcher:
         """
         tokens = sum(map(len, encodings))
         if tokens > self.max_queue_tokens:
-            raise InputError(
-                "the request has too many tokens",
-                given=f"{tokens}; at most {self.max_queue_tokens}",
-                remedy="send fewer texts a request",
-            )
+            given = f"{tokens}; at most {self.max_queue_tokens}"
+            raise InputError("the request has too many tokens", given=given, remedy="send fewer texts a request")
         request = Request(self._loop.create_future(), len(encodings), [None] * len(encodings), trace)
         now = time.perf_counter()
         rows: list[Row] = []

@@ -58,11 +58,8 @@ async def grpc_port(app: ASGIApp, methods: Collection[str], settings: ServeSetti
     try:
         server.add_insecure_port(settings.grpc_address)
     except RuntimeError:  # its words name no reason
-        raise InputError(
-            "cannot listen for gRPC there",
-            given=settings.grpc_address,
-            remedy="set KDC_GRPC_ADDRESS to an address of this machine with a free port, such as 127.0.0.1:9000",
-        ) from None
+        remedy = "set KDC_GRPC_ADDRESS to an address of this machine with a free port, such as 127.0.0.1:9000"
+        raise InputError("cannot listen for gRPC there", given=settings.grpc_address, remedy=remedy) from None
     await server.start()
     try:
         yield

@@ -35,21 +35,15 @@ SECOND = "/second"  # after a model's name: a cascade's second model, in metrics
 _SCORE_BYTES = 45  # of a score in a reply, without its label's name
 _INLINE_NUMBERS = 100_000  # logits of a request that the event loop turns into probabilities itself: a few ms
 _PASS_NUMBERS = 1 << 20  # most logits of a forward pass, if its rows are several
-_DIGITS = 16  # of a manifest's SHA-256: enough to tell artifacts apart
 
 
 @dataclass(frozen=True)
 class Listeners:
-    """What hears of a worker's models. Each is called in the event loop with a model's name first.
+    """What hears of a worker's models. Each is called in the event loop with a model's name first."""
 
-    Attributes:
-        batch: called with every batch that ran, as a batcher's `on_batch`.
-        left: called with the tokens that wait, after a caller has left.
-        reloaded: called after each look at an artifact with whether the new one is refused, gone, or cannot be read.
-    """
-
-    batch: Callable[[str, Sequence[Row], Sequence[Result], BatchReport], None] = lambda *_: None
-    left: Callable[[str, int], None] = lambda *_: None
+    batch: Callable[[str, Sequence[Row], Sequence[Result], BatchReport], None] = lambda *_: None  # as `on_batch`
+    left: Callable[[str, int], None] = lambda *_: None  # as a batcher's `on_left`
+    # Called after each look at an artifact with whether the new one is refused, gone, or cannot be read.
     reloaded: Callable[[str, bool], None] = lambda *_: None
 
 
@@ -79,7 +73,7 @@ class Model:
 
     def __init__(self, name: str, engine: Engine, settings: ServeSettings, listeners: Listeners = SILENT) -> None:
         self.name = name
-        self.artifact = "" if engine.manifest is None else engine.manifest.sha256[:_DIGITS]
+        self.artifact = "" if engine.manifest is None else engine.manifest.sha256[:16]
         self.engine = engine
         self.max_batch_tokens = batch_tokens(engine, settings)
         labels = engine.labels or ("score",)
@@ -178,11 +172,9 @@ async def _beside(function: Callable[[np.ndarray], np.ndarray], logits: np.ndarr
 def check_queue(info: TokenizerInfo, most: int) -> None:
     """Raise an `InputError` unless a queue of at most so many tokens takes all windows of the longest text."""
     if info.long is not None and (windows := info.long.windows) * info.max_length > most:
-        raise InputError(
-            "one text may have more tokens in its windows than the queue takes",
-            given=f"{windows} windows of {info.max_length} tokens, KDC_MAX_QUEUE_TOKENS={most}",
-            remedy=f"KDC_MAX_QUEUE_TOKENS={windows * info.max_length} or more",
-        )
+        what = "one text may have more tokens in its windows than the queue takes"
+        given = f"{windows} windows of {info.max_length} tokens, KDC_MAX_QUEUE_TOKENS={most}"
+        raise InputError(what, given=given, remedy=f"KDC_MAX_QUEUE_TOKENS={windows * info.max_length} or more")
 
 
 def batch_tokens(engine: Engine, settings: ServeSettings) -> int:
