@@ -12,7 +12,7 @@ from pathlib import Path
 
 from kdc.common.errors import InputError, KdcError
 from kdc.serving.http import runtime
-from kdc.serving.http.artifacts import local, paths_by_name
+from kdc.serving.http.artifacts import paths_by_name
 from kdc.serving.http.registry import verify
 from kdc.serving.http.settings import ServeSettings, check_grpc
 from kdc.serving.workers import Workers
@@ -58,9 +58,7 @@ def serve(settings: ServeSettings, host: str, port: int) -> None:
             check_grpc(settings)
             grpc_host, _, grpc_port = settings.grpc_address.rpartition(":")
             bound_socket(grpc_host.strip("[]"), int(grpc_port), "--grpc-address").close()
-        paths = local(settings.artifact, allow_failed=settings.allow_failed, expect_sha256=settings.expect_sha256)
-        settings = settings.model_copy(update={"artifact": paths})
-        verify(settings, hashes=False)  # a worker that finds a damaged file tells this process
+        settings = verify(settings, hashes=False)  # a worker that finds a damaged file tells this process
         stop = _noted_signals()
         with runtime.own_folder() as folder:
             _announce(settings, host, port)

@@ -29,7 +29,6 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from kdc.serving.http.accepting import Accepting, most_connections
 from kdc.serving.http.api.app import make_app
-from kdc.serving.http.artifacts import local
 from kdc.serving.http.protocol import BoundedProtocol
 from kdc.serving.http.registry import Registry, verify
 from kdc.serving.http.replies import JsonResponse
@@ -76,11 +75,8 @@ class Classifier:
     def before_workers() -> None:
         """Fetch and check the artifacts. `bentoml serve` calls this once, before any worker starts: it would start one
         that finds a damaged file again and again."""
-        artifacts = local(
-            _SETTINGS.artifact, allow_failed=_SETTINGS.allow_failed, expect_sha256=_SETTINGS.expect_sha256
-        )
+        artifacts = verify(_SETTINGS).artifact
         os.environ |= {"KDC_ARTIFACT": artifacts, runtime.SUPERVISOR: str(os.getpid())}  # workers inherit them
-        verify(_SETTINGS.model_copy(update={"artifact": artifacts}))
 
     @bentoml.on_startup
     async def start(self) -> None:

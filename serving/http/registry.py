@@ -24,7 +24,7 @@ from kdc.common.cores import usable_cores
 from kdc.common.errors import KdcError
 from kdc.common.memory import release_free_memory
 from kdc.serving.engine.engine import Engine
-from kdc.serving.http.artifacts import expected_sha256, paths_by_name
+from kdc.serving.http.artifacts import expected_sha256, local, paths_by_name
 from kdc.serving.http.model import SILENT, Listeners, Model, batch_tokens, check_queue
 from kdc.serving.http.settings import ServeSettings, trace_exporters
 
@@ -35,8 +35,9 @@ PATIENCE_S = 60.0  # seconds before a slow read is logged, and before another ar
 T = TypeVar("T")
 
 
-def verify(settings: ServeSettings, *, hashes: bool = True) -> None:
-    """Check all that can be checked before a worker starts: settings, artifacts, their contracts.
+def verify(settings: ServeSettings, *, hashes: bool = True) -> ServeSettings:
+    """Check all that can be checked before a worker starts: settings, artifacts, their contracts. Returns the settings
+    with the artifacts' local paths.
 
     Args:
         settings: the service's.
@@ -47,11 +48,14 @@ def verify(settings: ServeSettings, *, hashes: bool = True) -> None:
     """
     _ = settings.api_key
     trace_exporters()
-    paths = paths_by_name(settings.artifact)
-    expected = expected_sha256(settings.expect_sha256, paths)
+    allow, sha256 = settings.allow_failed, settings.expect_sha256
+    artifact = local(settings.artifact, allow_failed=allow, expect_sha256=sha256)
+    paths = paths_by_name(artifact)
+    expected = expected_sha256(sha256, paths)
     for name, path in paths.items():
         manifest = load_manifest(path, verify=hashes, expect_sha256=expected.get(name))
-        refuse_failed(manifest.contract, allow=settings.allow_failed)
+        refuse_failed(manifest.contract, allow=allow)
+    return settings.model_copy(update={"artifact": artifact})
 
 
 class Registry:
