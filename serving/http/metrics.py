@@ -18,7 +18,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric, generate_latest, multiprocess
 from prometheus_client.core import GaugeMetricFamily
@@ -40,6 +40,7 @@ _ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 # artifacts with the most labels in the largest manifest.
 _MOST_NAMES, _A_NAME = 4 << 20, 100  # characters, and what a name takes besides its own
 OTHER = "other"  # the label of the names beyond
+Ended = Literal["refused", "idle", "unread"]  # why the service ended a connection
 
 log = logging.getLogger("kdc.serve")
 
@@ -104,9 +105,11 @@ class Metrics(Collector):
         refused = "1 while a worker still has the old artifact, since the new one is refused, gone or not readable."
         self.refused = gauge("kdc_artifact_refused", refused, model, multiprocess_mode="livemax")
         self.connections = gauge("kdc_connections", "Connections that are open.")
-        self.refused_connections = counter("kdc_refused_connections", "Connections refused: there were too many.")
-        self.gave_way = counter("kdc_idle_connections_closed", "Idle connections closed, as another one came.")
-        self.unread = counter("kdc_unread_connections_closed", "Connections closed, as clients did not read replies.")
+        self.ended: dict[Ended, Counter] = {
+            "refused": counter("kdc_refused_connections", "Connections refused: there were too many."),
+            "idle": counter("kdc_idle_connections_closed", "Idle connections closed, as another one came."),
+            "unread": counter("kdc_unread_connections_closed", "Connections closed, as clients did not read replies."),
+        }
         self.truncated = counter("kdc_truncated_texts", "Texts that were cut.", model)
         self.rows = counter("kdc_rows", "Rows answered.", model)
         self.predictions = counter("kdc_predictions", "Rows by predicted label.", ["model", "label"])
@@ -118,15 +121,11 @@ class Metrics(Collector):
         self.seconds.labels(route).observe(seconds)
 
     @_counts
-    def connected(
-        self, connections: int, *, refused: bool = False, gave_way: bool = False, unread: bool = False
-    ) -> None:
-        """Note the number of connections, and whether one was refused, or closed: an idle one for another, or one whose
-        client does not read."""
+    def connected(self, connections: int, ended: Ended | None = None) -> None:
+        """Note the number of connections, and that the service ended one."""
         self.connections.set(connections)
-        self.refused_connections.inc(refused)
-        self.gave_way.inc(gave_way)
-        self.unread.inc(unread)
+        if ended is not None:
+            self.ended[ended].inc()
 
     @_counts
     def reloaded(self, model: str, refused: bool) -> None:

@@ -22,7 +22,7 @@ from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from kdc.serving.http.accepting import Accepting, most_connections
-from kdc.serving.http.metrics import Metrics
+from kdc.serving.http.metrics import Ended, Metrics
 from kdc.serving.http.replies import error_response
 from kdc.serving.http.settings import ServeSettings
 
@@ -136,7 +136,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self._count()
         else:
             self._ending = True
-            self._count(refused=True)
+            self._count("refused")
             self._write(503, "too many connections; try again in 1 s", {"Retry-After": "1"})
             transport.close()  # at once: those that are refused must not take the descriptors either
 
@@ -145,8 +145,8 @@ class BoundedProtocol(HttpToolsProtocol):
         self._idle.pop(self, None)
         self._unsent.pop(self, None)
         self._given_up.discard(self)
-        self._stop_clock()
-        self._stop_unread()
+        _stop(self._clock)
+        _stop(self._unread)
         self._unset_keepalive_if_required()  # uvicorn leaves it if the client reset the connection: 8 kB for 75 s
         if self.running is not None and not self.running.response_complete:
             self.running.disconnected = True
@@ -183,7 +183,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def _hold(self) -> None:
         """Pause reading, and the clock of the client's head: it cannot be late while we do not read."""
-        self._stop_clock()
+        _stop(self._clock)
         self.flow.held = True
         self.flow.pause_reading()
 
@@ -242,7 +242,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def _wait_for_reading(self, unread: float = math.inf) -> None:
         """End the connection unless its client has read enough of so many bytes by now; look again after a while."""
-        self._stop_unread()
+        _stop(self._unread)
         left = self.transport.get_write_buffer_size()
         if left > max(0, unread - LEAST_READ):
             self.give_up()
@@ -256,13 +256,13 @@ class BoundedProtocol(HttpToolsProtocol):
         if (connection := self.transport.get_extra_info("socket")) is not None:  # or the kernel would keep its part
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.transport.abort()
-        self._count(unread=True)
+        self._count("unread")
 
     def resume_writing(self) -> None:
         """It has read; of a connection that ends it has to read all."""
         self._unsent.pop(self, None)
         if not self._ending:
-            self._stop_unread()
+            _stop(self._unread)
         super().resume_writing()
         if self._is_unsent:
             self._is_unsent = False
@@ -297,7 +297,7 @@ class BoundedProtocol(HttpToolsProtocol):
             return False
         del self._idle[gives_way]
         gives_way.transport.abort()
-        self._count(gave_way=True)
+        self._count("idle")
         return True
 
     def timeout_keep_alive_handler(self) -> None:
@@ -338,7 +338,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """Stop the clock of the head. A request for another protocol will be read again."""
         self._in_head, self._stalled = False, 0
-        self._stop_clock()
+        _stop(self._clock)
         if not self.parser.should_upgrade():
             hosts = self._left = self._chunks = self._chunked = 0
             for name, value in self.headers:
@@ -373,7 +373,7 @@ class BoundedProtocol(HttpToolsProtocol):
         super().on_message_complete()
         self._idle.pop(self, None)
         if self.cycle.response_complete:  # the clock was that of the rest of this request
-            self._stop_clock()
+            _stop(self._clock)
             self._now_idle()
             self._forget_request()
 
@@ -426,7 +426,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._wait_for_reading()
         is_whole = self.cycle is not None and not self.cycle.more_body and not self._in_head
         if is_whole or self._is_between:
-            self._stop_clock()
+            _stop(self._clock)
             self.transport.close()
             return
         self._start_clock(LINGER_S)
@@ -450,7 +450,7 @@ class BoundedProtocol(HttpToolsProtocol):
         else:
             newest.keep_alive = False
             self._deaf = True
-            self._stop_clock()
+            _stop(self._clock)
             return
         self.close_gently()
 
@@ -460,22 +460,17 @@ class BoundedProtocol(HttpToolsProtocol):
         self.transport.write(STATUS_LINE[status] + lines + b"\r\n" + bytes(response.body))
 
     def _start_clock(self, seconds: float) -> None:
-        self._stop_clock()
+        _stop(self._clock)
         self._clock = self.loop.call_later(seconds, self.transport.abort)
 
-    def _stop_clock(self) -> None:
-        if self._clock is not None:
-            self._clock.cancel()
-            self._clock = None
-
-    def _stop_unread(self) -> None:
-        if self._unread is not None:
-            self._unread.cancel()
-            self._unread = None
-
-    def _count(self, *, refused: bool = False, gave_way: bool = False, unread: bool = False) -> None:
+    def _count(self, ended: Ended | None = None) -> None:
         if self.metrics is not None:
-            self.metrics.connected(len(self.connections), refused=refused, gave_way=gave_way, unread=unread)
+            self.metrics.connected(len(self.connections), ended)
+
+
+def _stop(clock: asyncio.TimerHandle | None) -> None:
+    if clock is not None:
+        clock.cancel()
 
 
 def _forget_body(cycle: Any) -> None:
