@@ -22,8 +22,7 @@ _BACKLOG = 2048  # connections that wait in the kernel, as BentoML has it
 
 
 def bound_socket(host: str, port: int, option: str | None = None) -> socket.socket:
-    """A socket at the host's address and the port, which does not listen yet. `option` set both; None is --host and
-    --port.
+    """A socket at an address, which does not listen yet. `option` set both parts; None is --host and --port.
 
     Raises:
         InputError: there is no such host, or the port is taken.

@@ -105,10 +105,8 @@ class Classifier:
 
     @bentoml.api(route="/classify")
     async def classify(self, texts: list[Any], model: str | None = None) -> list[list[dict[str, Any]]]:
-        """Labels and scores of each text or pair of texts, best first.
-
-        Over HTTP `kdc.serving.http.api.classify` answers this route. This method is for other services in the process.
-        """
+        """Labels and scores of each text or pair of texts, best first. For other services in the process: over HTTP
+        `kdc.serving.http.api.classify` answers this route."""
         from kdc.serving.http.api.tei import labelled, read_batch
 
         registry: Registry = _APP.state.registry

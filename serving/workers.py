@@ -25,13 +25,11 @@ _FAILED_STARTS = 5  # of each worker, in a row: then the service ends
 
 
 class Workers:
-    """Processes that accept connections on one socket.
+    """So many processes that accept connections on one socket, which listens already.
 
     Args:
-        listener: the socket; it listens already.
         folder: of the service. The workers run in it, since the current folder may hold files that hide modules, and
             note there that they are ready.
-        count: number of processes.
         environment: variables beyond those of this process.
     """
 
@@ -60,10 +58,7 @@ class Workers:
             )
 
     def restart(self, now: float | None = None) -> None:
-        """Start those that died, unless it is too early.
-
-        Args:
-            now: the time in seconds, of any clock that only goes forward; None asks `time.monotonic`.
+        """Start those that died, unless it is too early. `now` is in seconds, by default of `time.monotonic`.
 
         Raises:
             KdcError: no worker runs that was ever ready, and the last ones could not start.

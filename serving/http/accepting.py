@@ -22,16 +22,11 @@ _TO_REFUSE = 8  # connections beyond the most that there may be: each takes a de
 
 
 class Accepting:
-    """Takes further connections once the server has accepted one. For a process that listens alone: of several, one
-    would take what the others have time for.
+    """Takes further connections once the server has accepted one, up to so many. For a process that listens alone: of
+    several, one would take what the others have time for."""
 
-    Args:
-        server: uvicorn's, whose loop this runs in.
-        most: how many connections there may be.
-    """
-
-    def __init__(self, server: Any, most: int) -> None:
-        self._server, self._most_connections = server, most
+    def __init__(self, server: Any, most_connections: int) -> None:
+        self._server, self._most_connections = server, most_connections  # uvicorn's server, in this event loop
         self._listeners: list[socket.socket] = []  # copies of the server's own, which uvloop does not let others use
         self._has_taken = False  # in this turn
         self._handed: set[asyncio.Task[Any]] = set()  # connections that the protocol does not have yet

@@ -52,8 +52,7 @@ class _Server:
             self._runner.run(asyncio.wait([self._accepting]))
 
     async def _accept(self) -> None:
-        """Take one connection in a turn of the loop, after those that have asked. If there are too many, the oldest one
-        ends."""
+        """Take one connection in a turn of the loop. If there are too many, the oldest one ends."""
         while True:
             try:
                 connection, _ = await self._loop.sock_accept(self._listener)
@@ -100,14 +99,8 @@ class _Server:
 
 @contextlib.contextmanager
 def admin_port(port: int, *, is_ready: Callable[[], bool], metrics: Metrics, shared: bool) -> Iterator[None]:
-    """Answer `/livez`, `/readyz` and `/metrics` on a port for as long as the context lasts. To be used in the event
-    loop.
-
-    Args:
-        port: to listen on, at all addresses.
-        is_ready: what `/readyz` says.
-        metrics: what `/metrics` shows.
-        shared: whether other workers listen there too; each connection is then one of theirs or ours.
+    """Answer `/livez`, `/readyz` and `/metrics` on a port, at all addresses, for as long as the context lasts. To be
+    used in the event loop. If other workers share the port, a connection is one of theirs or ours.
 
     Raises:
         InputError: the port is taken.

@@ -35,10 +35,8 @@ class Drain:
         return self._task is not None
 
     def install(self, busy: Callable[[], int]) -> None:
-        """Replace the server's handler of SIGTERM; `busy` returns how many requests are in work.
-
-        To be called in the event loop, once the server has set its own handler.
-        """
+        """Replace the server's handler of SIGTERM, once the server has set it. `busy` returns how many requests are in
+        work. To be called in the event loop."""
         if threading.current_thread() is not threading.main_thread():
             return  # signals reach the main thread only; tests run servers in other threads
         loop, before = asyncio.get_running_loop(), signal.getsignal(signal.SIGTERM)

@@ -61,17 +61,12 @@ def _counts(method: Callable[..., None]) -> Callable[..., None]:
 
 
 class Metrics(Collector):
-    """Everything that the service counts and measures.
-
-    Attributes:
-        incomplete: whether a count could not be written, as on a full disk.
-        models: those whose series `exposition` shows, by name. They are read anew each time: a reload shows.
-    """
+    """Everything that the service counts and measures."""
 
     def __init__(self) -> None:
         patches.allocate_metrics()
-        self.incomplete = False
-        self.models: Mapping[str, Model] = {}
+        self.incomplete = False  # whether a count could not be written, as on a full disk
+        self.models: Mapping[str, Model] = {}  # whose series `exposition` has, by name; read anew each time
         self._labels: dict[str, tuple[set[str], int]] = {}  # those that have a series, and their size, by model
         self._told, self._told_at, self._fresh_s = b"", -math.inf, 0.0
         self._telling = threading.Lock()

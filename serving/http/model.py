@@ -61,22 +61,14 @@ class Answer:
 
 
 class Model:
-    """One loaded artifact behind its batcher. Created in the event loop.
-
-    Attributes:
-        name: its name in routes and metrics.
-        artifact: the first 16 hexadecimal digits of its manifest's SHA-256; "" without a manifest.
-        engine: runs the forward passes.
-        max_batch_tokens: most padded tokens of a forward pass.
-        score_bytes: of a label and its score in a reply in JSON, on average.
-    """
+    """One loaded artifact behind its batcher, by its name in routes and metrics. Created in the event loop."""
 
     def __init__(self, name: str, engine: Engine, settings: ServeSettings, listeners: Listeners = SILENT) -> None:
-        self.name = name
-        self.artifact = "" if engine.manifest is None else engine.manifest.sha256[:16]
-        self.engine = engine
+        self.name, self.engine = name, engine
+        self.artifact = "" if engine.manifest is None else engine.manifest.sha256[:16]  # enough to tell artifacts apart
         self.max_batch_tokens = batch_tokens(engine, settings)
         labels = engine.labels or ("score",)
+        # Of a label and its score in a reply in JSON, on average.
         self.score_bytes = _SCORE_BYTES + sum(len(label.encode()) for label in labels) // len(labels)
 
         def batcher(name: str, engine: Engine, has_neighbour: Callable[[], bool]) -> Batcher:

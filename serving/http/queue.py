@@ -81,18 +81,14 @@ class BatchReport:
 
 
 class Queue:
-    """Rows that wait, from which `take` makes batches.
-
-    Attributes:
-        tokens: how many tokens wait.
-    """
+    """Rows that wait, from which `take` makes batches."""
 
     def __init__(self) -> None:
         self._by_length: list[Row] = []
         self._by_turn: list[tuple[float, int, Row]] = []  # a heap, by turn and arrival; also of rows that were taken
         self._requests: set[Request] = set()  # those with rows that wait
         self._clock = 0.0  # of turns
-        self.tokens = 0
+        self.tokens = 0  # that wait
 
     def __len__(self) -> int:
         return len(self._by_length)
@@ -144,8 +140,7 @@ class Queue:
         in length. Returns rows by growing length.
 
         Args:
-            max_rows: most rows of the batch.
-            max_tokens: most tokens of the batch, padding included; one row alone may exceed it.
+            max_rows, max_tokens: of the batch, padding included; one row alone may exceed the tokens.
             ahead: tokens, padding included, up to which rows are taken whose turn is further off than that. More rows
                 of a large request would only make others wait for the end of the pass. If few requests wait, the pass
                 for a request that has no more tokens takes no rows of larger ones. (In a crowd it does: rows of a large

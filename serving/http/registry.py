@@ -37,11 +37,7 @@ T = TypeVar("T")
 
 def verify(settings: ServeSettings, *, hashes: bool = True) -> ServeSettings:
     """Check all that can be checked before a worker starts: settings, artifacts, their contracts. Returns the settings
-    with the artifacts' local paths.
-
-    Args:
-        settings: the service's.
-        hashes: also read every file and compare its SHA-256. Each worker does it for the files that it loads.
+    with the artifacts' local paths. `hashes` compares every file's SHA-256; a worker does it for those that it loads.
 
     Raises:
         KdcError: there is no artifact, one is damaged or failed its contract, or a setting is wrong.
@@ -59,11 +55,7 @@ def verify(settings: ServeSettings, *, hashes: bool = True) -> ServeSettings:
 
 
 class Registry:
-    """All models of a worker.
-
-    Attributes:
-        models: the loaded ones, by name; a reload replaces one.
-    """
+    """All models of a worker."""
 
     def __init__(self, settings: ServeSettings, listeners: Listeners = SILENT) -> None:
         self._settings, self._listeners = settings, listeners
@@ -73,7 +65,7 @@ class Registry:
         self._closing: set[asyncio.Task[None]] = set()
         self._reads: set[asyncio.Future[Any]] = set()
         self._loading = asyncio.Lock()
-        self.models: dict[str, Model] = {}
+        self.models: dict[str, Model] = {}  # by name; a reload replaces one
 
     @property
     def first(self) -> Model:
@@ -127,8 +119,7 @@ class Registry:
         return False
 
     async def _read(self, name: str, function: Callable[[], T]) -> T:
-        """Call a function in a thread which the end of the process does not wait for: the artifact's volume may
-        hang."""
+        """Call a function in a thread that may hang, as an artifact's volume may: the process can end all the same."""
         loop = asyncio.get_running_loop()
         outcome: asyncio.Future[T] = loop.create_future()
 
@@ -199,17 +190,15 @@ def _warn_of_contract(engine: Engine, judged: Judgement | None) -> None:
         return
     was, here = "its contract was judged", machine.cpu().model
     then, now = f"{judged.variant} on {judged.provider}", f"{engine.variant} on {engine.provider}"
-    warnings = []
-    if then != now:
-        warnings.append(f"{was} for {then}, and {now} serves")
-    if judged.verdict != "pass":
-        warnings.append(sentence(judged))
-    if engine.threads < judged.threads:
-        warnings.append(f"{was} with {judged.threads} threads, and {engine.threads} serve")
-    if judged.cpu != here:
-        warnings.append(f"{was} on another CPU ({judged.cpu}, this is {here}): `kdc verify` judges it here")
-    for warning in warnings:
-        log.warning("%s: %s", engine.task.name, warning)
+    warnings = {
+        f"{was} for {then}, and {now} serves": then != now,
+        sentence(judged): judged.verdict != "pass",
+        f"{was} with {judged.threads} threads, and {engine.threads} serve": engine.threads < judged.threads,
+        f"{was} on another CPU ({judged.cpu}, this is {here}): `kdc verify` judges it here": judged.cpu != here,
+    }
+    for warning, holds in warnings.items():
+        if holds:
+            log.warning("%s: %s", engine.task.name, warning)
 
 
 def _signature(path: Path) -> object:

@@ -51,10 +51,8 @@ class _Work:
 class TokenizerPool:
     """Tokenises the rows of one artifact's requests. Created and used in one event loop.
 
-    Args:
-        engine: tokenises.
-        max_queue_seconds: most seconds of tokenising that may come before a new request. At most as many count of
-            another request as of the new one, since they take turns.
+    At most `max_queue_seconds` of tokenising may come before a new request. At most as many seconds count of another
+    request as of the new one, since they take turns.
     """
 
     def __init__(self, engine: Engine, max_queue_seconds: float = math.inf) -> None:

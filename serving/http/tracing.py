@@ -41,16 +41,14 @@ class _Share:
     failure: Exception | None = None  # the error that one of these rows met, if any
 
 
+@dataclass(slots=True, eq=False)
 class Trace:
-    """The spans of one sampled request. `span`, that of the whole request, was begun already."""
+    """The spans of one sampled request."""
 
-    __slots__ = ("_inside", "_method", "_span", "_tracer")
-
-    def __init__(self, tracer: Tracer, span: Span, method: str) -> None:
-        self._tracer = tracer
-        self._span = span
-        self._method = method
-        self._inside = set_span_in_context(span, Context())
+    _tracer: Tracer
+    _method: str
+    _span: Span  # of the whole request
+    _inside: Context  # of its parts
 
     def asked(self, model: str, artifact: str, rows: int) -> None:
         """Record the model that the request asks, which artifact that is now, and the number of rows."""
@@ -110,7 +108,7 @@ class Tracing:
         span = self._tracer.start_span(
             method, context, kind=SpanKind.SERVER, attributes={"http.request.method": method}
         )
-        return Trace(self._tracer, span, method) if span.is_recording() else None
+        return Trace(self._tracer, method, span, set_span_in_context(span, Context())) if span.is_recording() else None
 
     def passed(self, model: str, rows: Sequence[Row], results: Sequence[Result], report: BatchReport) -> None:
         """Record one forward pass at each traced request that had rows in it; `results` are outputs or errors."""
