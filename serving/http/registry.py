@@ -204,8 +204,8 @@ def _warn_of_contract(engine: Engine, judged: Judgement | None) -> None:
 def _signature(path: Path) -> object:
     """A value that changes when the artifact does: where its link leads, and its files' identities. None: no artifact.
 
-    It covers all files, not the manifest alone: an artifact that is seen and refused while it is copied into place is
-    looked at again when its last file arrives.
+    It covers all files, not the manifest alone. A refused artifact, whose copy was not complete yet, is then looked at
+    again with each file that arrives.
     """
     try:
         with os.scandir(path) as entries:
