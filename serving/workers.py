@@ -64,11 +64,10 @@ class Workers:
             KdcError: no worker runs that was ever ready, and the last ones could not start.
         """
         now = time.monotonic() if now is None else now
-        for process in self._processes:
-            if process.poll() is not None:
-                self._deaths.append(now)
-                self._failed = 0 if runtime.was_ready(self._folder, process.pid) else self._failed + 1
-        self._processes = [process for process in self._processes if process.poll() is None]
+        for process in [process for process in self._processes if process.poll() is not None]:
+            self._processes.remove(process)
+            self._deaths.append(now)
+            self._failed = 0 if runtime.was_ready(self._folder, process.pid) else self._failed + 1
         serves = any(runtime.was_ready(self._folder, process.pid) for process in self._processes)
         if self._failed >= _FAILED_STARTS * self._count and not serves:
             raise KdcError(
