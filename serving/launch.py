@@ -8,14 +8,11 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 
 from kdc.common.errors import InputError, KdcError
 from kdc.serving.http import runtime
-from kdc.serving.http.artifacts import local, paths_by_name
+from kdc.serving.http.artifacts import paths_by_name
 from kdc.serving.http.registry import verify
 from kdc.serving.http.settings import ServeSettings, check_grpc
 from kdc.serving.workers import Workers
@@ -24,9 +21,8 @@ _LOOK_S = 0.2  # seconds between two looks at the workers
 _BACKLOG = 2048  # connections that wait in the kernel, as BentoML has it
 
 
-def bound_socket(host: str, port: int, host_option: str = "--host", option: str = "--port") -> socket.socket:
-    """A socket at the host's address and the port, which does not listen yet. The options are those by which the two
-    came.
+def bound_socket(host: str, port: int, option: str | None = None) -> socket.socket:
+    """A socket at an address, which does not listen yet. `option` set both parts; None is --host and --port.
 
     Raises:
         InputError: there is no such host, or the port is taken.
@@ -34,16 +30,15 @@ def bound_socket(host: str, port: int, host_option: str = "--host", option: str 
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     except (socket.gaierror, OverflowError, UnicodeError) as error:  # the last: what cannot be a name
-        raise InputError(
-            "there is no such host", given=f"{host}:{port}", remedy=f"use 0.0.0.0 or 127.0.0.1 in {host_option}"
-        ) from error
+        remedy = f"use 0.0.0.0 or 127.0.0.1 in {option or '--host'}"
+        raise InputError("there is no such host", given=f"{host}:{port}", remedy=remedy) from error
     bound = socket.socket(family)
     try:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.bind(address)
     except OSError as error:
         bound.close()
-        raise _cannot_listen(error, f"{host}:{port}", option) from error
+        raise _cannot_listen(error, f"{host}:{port}", option or "--port") from error
     return bound
 
 
@@ -61,12 +56,10 @@ def serve(settings: ServeSettings, host: str, port: int) -> None:
         if settings.grpc_address is not None:
             check_grpc(settings)
             grpc_host, _, grpc_port = settings.grpc_address.rpartition(":")
-            bound_socket(grpc_host.strip("[]"), int(grpc_port), *2 * ["--grpc-address"]).close()
-        paths = local(settings.artifact, allow_failed=settings.allow_failed, expect_sha256=settings.expect_sha256)
-        settings = settings.model_copy(update={"artifact": paths})
-        verify(settings, hashes=False)  # a worker that finds a damaged file tells this process
-        # Signals are only noted from here on: an exception that a handler raises could end the stopping of the workers.
-        with _signals() as stop, runtime.own_folder() as folder:
+            bound_socket(grpc_host.strip("[]"), int(grpc_port), "--grpc-address").close()
+        settings = verify(settings, hashes=False)  # a worker that finds a damaged file tells this process
+        stop = _noted_signals()
+        with runtime.own_folder() as folder:
             _announce(settings, host, port)
             if not stop:
                 _run(settings, listener, folder, stop)
@@ -92,27 +85,20 @@ def _run(settings: ServeSettings, listener: socket.socket, folder: Path, stop: l
         workers.stop(settings.drain_delay_s + 2 * settings.timeout_s + 2)
 
 
-@contextmanager
-def _signals() -> Iterator[list[int]]:
-    """While the block runs, SIGTERM and SIGINT are only noted in the list that it gets."""
+def _noted_signals() -> list[int]:
+    """A list in which SIGTERM and SIGINT are only noted from now on, until the process ends: an exception that a
+    handler raises could end the stopping of the workers, and a lock that it takes may be held."""
     stop: list[int] = []
-
-    def handler(number: int, _: FrameType | None) -> None:
-        stop.append(number)  # nothing that takes a lock, which the interrupted code may hold
-
-    before = {each: signal.signal(each, handler) for each in (signal.SIGTERM, signal.SIGINT)}
-    before[signal.SIGHUP] = signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    try:
-        yield stop
-    finally:
-        for each, old in before.items():
-            signal.signal(each, old)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda number, _: stop.append(number))
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    return stop
 
 
 def _announce(settings: ServeSettings, host: str, port: int) -> None:
     lines = [f"serving {name}: {path}" for name, path in paths_by_name(settings.artifact).items()]
-    shown = f"[{host}]" if ":" in host else host
-    lines.append(f"at http://{shown}:{port}, playground at /playground, API at /docs, metrics at /metrics")
+    address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    lines.append(f"at http://{address}, playground at /playground, API at /docs, metrics at /metrics")
     if settings.grpc_address is not None:
         lines.append(f"gRPC at {settings.grpc_address}, Open Inference Protocol")
     lines.append(

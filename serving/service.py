@@ -4,15 +4,8 @@ BentoML brings packaging, workers, lifecycle and clients. Requests reach our app
 handling, which would cost more than a small model's forward pass (docs/serving.md has the figures).
 """
 
-if not __name__.startswith("kdc."):  # before any other import of ours: those could fail with less clear errors
-    raise ImportError(
-        f"the service has another name now\n  given: {__name__}:Classifier\n"
-        "  remedy: bentoml serve kdc.serving.service:Classifier"
-    )
-
 import asyncio
 import contextlib
-import functools
 import gc
 import logging
 import os
@@ -36,7 +29,6 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from kdc.serving.http.accepting import Accepting, most_connections
 from kdc.serving.http.api.app import make_app
-from kdc.serving.http.artifacts import local
 from kdc.serving.http.protocol import BoundedProtocol
 from kdc.serving.http.registry import Registry, verify
 from kdc.serving.http.replies import JsonResponse
@@ -46,13 +38,13 @@ if runtime.directory() is not None:  # under `kdc serve`, which prints the same 
 
 _SETTINGS = resolve()
 _APP = make_app(_SETTINGS)
-# The process that started this worker: `kdc serve`, or by `before_workers`. Not asked of the system: it may be gone.
+# The process that started this worker: `kdc serve`, or the one of `before_workers`, which the system may not know now.
 _SUPERVISOR = int(os.environ.get(runtime.SUPERVISOR) or os.getppid())
 
 
 class FrontDoor:
-    """Sends all requests to our app. BentoML's middleware takes longer than all of our own work on one, and none of its
-    code sees what a client sends."""
+    """Sends all requests to our app. BentoML's middleware takes longer for one than our own work, and none of its code
+    sees what a client sends."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._bentoml = app
@@ -83,11 +75,8 @@ class Classifier:
     def before_workers() -> None:
         """Fetch and check the artifacts. `bentoml serve` calls this once, before any worker starts: it would start one
         that finds a damaged file again and again."""
-        artifacts = local(
-            _SETTINGS.artifact, allow_failed=_SETTINGS.allow_failed, expect_sha256=_SETTINGS.expect_sha256
-        )
+        artifacts = verify(_SETTINGS).artifact
         os.environ |= {"KDC_ARTIFACT": artifacts, runtime.SUPERVISOR: str(os.getpid())}  # workers inherit them
-        verify(_SETTINGS.model_copy(update={"artifact": artifacts}))
 
     @bentoml.on_startup
     async def start(self) -> None:
@@ -116,10 +105,8 @@ class Classifier:
 
     @bentoml.api(route="/classify")
     async def classify(self, texts: list[Any], model: str | None = None) -> list[list[dict[str, Any]]]:
-        """Labels and scores of each text or pair of texts, best first.
-
-        Over HTTP `kdc.serving.http.api.classify` answers this route. This method is for other services in the process.
-        """
+        """Labels and scores of each text or pair of texts, best first. For other services in the process: over HTTP
+        `kdc.serving.http.api.classify` answers this route."""
         from kdc.serving.http.api.tei import labelled, read_batch
 
         registry: Registry = _APP.state.registry
@@ -128,27 +115,24 @@ class Classifier:
         return labelled(chosen.engine, answer.probabilities)
 
 
+service: Any = Classifier  # the decorator makes it a bentoml.Service
+_SCHEMA = JsonResponse(service.schema())  # made once: it takes two milliseconds, and anyone may ask
+
+
 async def _schema(request: Request) -> Response:
     """`GET /schema.json`: what BentoML's own clients ask for first."""
     request.scope["kdc_route"] = "/schema.json"
-    return _described()
-
-
-@functools.cache  # making it takes two milliseconds, and anyone may ask
-def _described() -> Response:
-    return JsonResponse(service.schema())
+    return _SCHEMA
 
 
 _APP.router.routes.append(Route("/schema.json", _schema))
 patches.speak_http_by("kdc.serving.http.protocol:BoundedProtocol")
 BoundedProtocol.front, BoundedProtocol.settings, BoundedProtocol.metrics = FrontDoor, _SETTINGS, _APP.state.metrics
-service: Any = Classifier  # the decorator makes it a bentoml.Service
-# Under a server with another protocol the protocol puts no front door around the app; this one does then.
-service.add_asgi_middleware(FrontDoor)
+service.add_asgi_middleware(FrontDoor)  # for servers with another protocol
 
 
 async def _end_with_the_supervisor() -> None:
-    """Stop this worker once its supervisor is gone: a killed supervisor would leave workers that hold the port."""
+    """Stop this worker once its supervisor is gone: workers would hold the port without it."""
     while os.getppid() == _SUPERVISOR:
         await asyncio.sleep(1)
     logging.getLogger("kdc.serve").error("the supervisor is gone: stopping")
@@ -183,8 +167,8 @@ def _report_started(registry: Registry) -> None:
 
 
 def _report_failure(error: KdcError) -> None:
-    """Tell `kdc serve` why this worker cannot start, so that it stops and says so. After a first successful start, and
-    without `kdc serve`, the error is only logged."""
+    """Tell `kdc serve` why this worker cannot start: it stops and prints the reason. After a first successful start,
+    and without `kdc serve`, the error is only logged."""
     folder = runtime.directory()
     if folder is None or runtime.has_started(folder):
         logging.getLogger("kdc.serve").error("cannot start: %s", error)

@@ -1,7 +1,5 @@
-"""The worker processes of `kdc serve`. One that died is started again: at once, later if more die, and not for ever.
-
-A worker that cannot start, as when its artifact is gone, would otherwise be started as fast as the machine can, while
-clients wait for an answer that nobody will give.
+"""The worker processes of `kdc serve`. One that died is started again: at once, later if more die, and not for ever, as
+a worker whose artifact is gone will never start.
 """
 
 import logging
@@ -27,13 +25,11 @@ _FAILED_STARTS = 5  # of each worker, in a row: then the service ends
 
 
 class Workers:
-    """Processes that accept connections on one socket.
+    """So many processes that accept connections on one socket, which listens already.
 
     Args:
-        listener: the socket; it listens already.
         folder: of the service. The workers run in it, since the current folder may hold files that hide modules, and
             note there that they are ready.
-        count: how many there should be.
         environment: variables beyond those of this process.
     """
 
@@ -62,10 +58,7 @@ class Workers:
             )
 
     def restart(self, now: float | None = None) -> None:
-        """Start those that died, unless it is too early.
-
-        Args:
-            now: the time in seconds, of any clock that only goes forward; None asks `time.monotonic`.
+        """Start those that died, unless it is too early. `now` is in seconds, by default of `time.monotonic`.
 
         Raises:
             KdcError: no worker runs that was ever ready, and the last ones could not start.

@@ -1,13 +1,12 @@
-"""Accepts all connections that wait in the kernel, not one at a time.
+"""Accepts all connections that wait in the kernel, not one at a time; how many connections a process can have.
 
 uvloop 0.23 accepts one connection in each turn of its loop. With 900 clients that ask again and again a turn lasts a
-tenth of a second, so that new ones, and the probes among them, would wait for many seconds.
+tenth of a second, and new clients, probes among them, would wait for many seconds.
 """
 
 import asyncio
 import contextlib
 import math
-import os
 import resource
 import socket
 import sys
@@ -17,22 +16,17 @@ from kdc.serving.http.settings import ServeSettings
 
 _MOST = 64  # connections of a turn
 _SPARE_FILES = 64  # descriptors that are no connections
-_FEWEST_GRPC = 64  # connections: of fewer a neighbour's probe might get none
+_FEWEST_GRPC = 64  # connections: with fewer a neighbour's probe might get none
 _MOST_PROBES = 512
-_TO_REFUSE = 8  # of these beyond the most that there may be: each takes a descriptor until it is refused
+_TO_REFUSE = 8  # connections beyond the most that there may be: each takes a descriptor until it is refused
 
 
 class Accepting:
-    """Takes further connections once the server has accepted one. For a process that listens alone: of several, one
-    would take what the others have time for.
+    """Takes further connections once the server has accepted one, up to so many. For a process that listens alone: of
+    several, one would take what the others have time for."""
 
-    Args:
-        server: uvicorn's, whose loop this runs in.
-        most: how many connections there may be.
-    """
-
-    def __init__(self, server: Any, most: int) -> None:
-        self._server, self._most_connections = server, most
+    def __init__(self, server: Any, most_connections: int) -> None:
+        self._server, self._most_connections = server, most_connections  # uvicorn's server, in this event loop
         self._listeners: list[socket.socket] = []  # copies of the server's own, which uvloop does not let others use
         self._has_taken = False  # in this turn
         self._handed: set[asyncio.Task[Any]] = set()  # connections that the protocol does not have yet
@@ -58,34 +52,33 @@ class Accepting:
     def _ended(self, task: asyncio.Task[Any]) -> None:
         self._handed.discard(task)
         if not task.cancelled():
-            task.exception()  # its client has left already; asked for, so that it is not logged
+            task.exception()  # if the client has left already; without this call asyncio would log it
 
 
 def listeners_of(server: Any) -> list[socket.socket]:
     """Copies of the sockets on which a uvicorn server listens; to be closed by the caller."""
-    sockets = [each for listener in getattr(server, "servers", ()) for each in listener.sockets]
-    return [socket.socket(fileno=os.dup(each.fileno())) for each in sockets]
+    return [socket.fromfd(own.fileno(), own.family, own.type) for each in server.servers for own in each.sockets]
 
 
 def take_what_waits(listener: socket.socket, server: Any, most: float = math.inf) -> list[asyncio.Task[Any]]:
-    """Accept the connections that wait, at most so many, and hand them to the server's protocol, each by a task."""
+    """Accept at most so many of the connections that wait, and hand them to the server's protocol, each by a task."""
     loop, config = asyncio.get_running_loop(), server.config
     listener.setblocking(False)
-    taken: list[socket.socket] = []
+    connections: list[socket.socket] = []
     with contextlib.suppress(OSError):  # none is left, another worker shut it down, or there are no descriptors
-        while len(taken) < most:
-            taken.append(listener.accept()[0])
+        while len(connections) < most:
+            connections.append(listener.accept()[0])
 
     def protocol() -> Any:
         state, app_state = server.server_state, server.lifespan.state
         return config.http_protocol_class(config=config, server_state=state, app_state=app_state)
 
-    return [loop.create_task(loop.connect_accepted_socket(protocol, sock=each, ssl=config.ssl)) for each in taken]
+    return [loop.create_task(loop.connect_accepted_socket(protocol, sock=own, ssl=config.ssl)) for own in connections]
 
 
 def most_connections(settings: ServeSettings) -> int:
-    """How many HTTP connections this process can have: as many as asked for, or as its file descriptors allow, less
-    those of gRPC."""
+    """How many HTTP connections this process can have: the setting, or as many as its file descriptors allow beside
+    gRPC's."""
     grpc = 0 if settings.grpc_address is None else most_grpc_connections(settings)
     return max(1, min(settings.max_connections, _descriptors() - _SPARE_FILES - grpc))
 
@@ -100,8 +93,8 @@ def most_grpc_connections(settings: ServeSettings) -> int:
 
 
 def most_probes() -> int:
-    """How many connections the port for probes can have: few of those that this process has file descriptors for, and
-    so many that a probe has time to ask before others take its place."""
+    """How many connections the port for probes can have: few of this process's file descriptors, but enough to give a
+    probe time to ask before others take its place."""
     return max(_SPARE_FILES // 2, min(_MOST_PROBES, _descriptors() // 16))
 
 

@@ -8,12 +8,10 @@ no token, and should not be reachable from outside.
 import asyncio
 import contextlib
 import logging
-import selectors
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
 from http import HTTPStatus
 
 from kdc.common.errors import InputError
@@ -32,96 +30,60 @@ Answer = tuple[int, str, bytes]  # status, content type, body
 log = logging.getLogger("kdc.serve")
 
 
-@dataclass(slots=True, eq=False)
-class _Client:
-    connection: socket.socket
-    until: float
-    head: bytes = b""  # what came so far
-    unsent: bytes | memoryview = b""  # what is left of the answer
-    waits_for: int = 0  # events
-
-
 class _Server:
-    """Answers in one thread, which waits for no client. A thread for each would wait for the interpreter's lock many
-    times, and let its client hold one of a few places."""
+    """Answers in the event loop of one thread, where no client waits for another."""
 
-    def __init__(self, port: int, answers: dict[str, Callable[[], Answer]], *, shared: bool) -> None:
+    def __init__(self, port: int, answers: Mapping[str, Callable[[], Answer]], *, shared: bool) -> None:
         self._answers, self._most = answers, most_probes()
-        self._open: dict[_Client, None] = {}  # the oldest first
-        self._ended = threading.Event()
-        self._selector = selectors.DefaultSelector()
+        self._open: dict[asyncio.Task[None], None] = {}  # a task for each connection, the oldest first
         self._listener = socket.create_server(("", port), backlog=_WAITING, reuse_port=shared)
         self._listener.setblocking(False)
-        self._selector.register(self._listener, selectors.EVENT_READ)
-        threading.Thread(target=self._serve, name="kdc-admin", daemon=True).start()
+        self._runner = asyncio.Runner(loop_factory=asyncio.SelectorEventLoop)
+        self._loop = self._runner.get_loop()
+        self._accepting = self._loop.create_task(self._accept())
+        threading.Thread(target=self._run, name="kdc-admin", daemon=True).start()
 
     def close(self) -> None:
         """Listen no more."""
-        self._ended.set()
-        self._listener.close()
+        self._loop.call_soon_threadsafe(self._accepting.cancel)
 
-    def _serve(self) -> None:
-        while not self._ended.is_set():
-            ready = [key.data for key, _ in self._selector.select(_BEAT_S)]
-            for client in filter(None, ready):
-                self._turn(client)
-            if None in ready:  # last: nobody who has asked ends for another
-                self._accept()
-            while self._open and next(iter(self._open)).until < time.monotonic():
-                self._end(next(iter(self._open)))
-        for client in list(self._open):
-            self._end(client)
+    def _run(self) -> None:
+        with self._listener, self._runner:
+            self._runner.run(asyncio.wait([self._accepting]))
 
-    def _accept(self) -> None:
-        """Take connections that wait, and answer those that have asked. If there are too many, the oldest one ends."""
-        for _ in range(self._most):
+    async def _accept(self) -> None:
+        """Take one connection in a turn of the loop. If there are too many, the oldest one ends."""
+        while True:
             try:
-                connection, _ = self._listener.accept()
-            except BlockingIOError:
-                return
+                connection, _ = await self._loop.sock_accept(self._listener)
             except OSError:  # no descriptors are left
-                if self._open:
-                    self._end(next(iter(self._open)))
-                self._ended.wait(0.01)
-                return
-            connection.setblocking(False)
-            client = _Client(connection, time.monotonic() + _SECONDS)
-            self._open[client] = None
-            self._turn(client)
+                self._end_oldest()
+                await asyncio.sleep(0.01)
+                continue
+            task = self._loop.create_task(self._serve(connection))
+            self._open[task] = None
+            task.add_done_callback(self._open.pop)
+            await asyncio.sleep(0)
             if len(self._open) > self._most:
-                self._end(next(iter(self._open)))
+                self._end_oldest()
 
-    def _turn(self, client: _Client) -> None:
-        """Read what a client sent, or send what is left of its answer; then wait for more, or end."""
-        try:
-            is_ended = self._sends(client) if client.unsent else self._reads(client)
-        except BlockingIOError:
-            is_ended = False
-        except OSError:  # the client has left
-            is_ended = True
-        if is_ended:
-            self._end(client)
-            return
-        events = selectors.EVENT_WRITE if client.unsent else selectors.EVENT_READ
-        if not client.waits_for:
-            self._selector.register(client.connection, events, client)
-        elif client.waits_for != events:
-            self._selector.modify(client.connection, events, client)
-        client.waits_for = events
+    def _end_oldest(self) -> None:
+        if self._open:
+            next(iter(self._open)).cancel()
 
-    def _sends(self, client: _Client) -> bool:
-        client.unsent = client.unsent[client.connection.send(client.unsent) :]
-        return not client.unsent
-
-    def _reads(self, client: _Client) -> bool:
-        sent = client.connection.recv(_HEAD_BYTES)
-        client.head += sent
-        if b"\r\n\r\n" not in client.head:
-            return not sent or len(client.head) > _HEAD_BYTES
-        head, body = self._answer(client.head)
-        sent_of_body = client.connection.sendmsg([head, body]) - len(head)
-        client.unsent = memoryview(body)[max(0, sent_of_body) :]
-        return sent_of_body < 0 or not client.unsent  # who takes not even a head is no probe
+    async def _serve(self, connection: socket.socket) -> None:
+        with connection, contextlib.suppress(OSError):  # the client has left, or is late
+            async with asyncio.timeout(_SECONDS):
+                head = b""
+                while b"\r\n\r\n" not in head:
+                    piece = await self._loop.sock_recv(connection, _HEAD_BYTES)
+                    head += piece
+                    if not piece or len(head) > _HEAD_BYTES:
+                        return
+                head, body = self._answer(head)
+                sent_of_body = connection.sendmsg([head, body]) - len(head)
+                if sent_of_body >= 0:  # who takes not even a head is no probe
+                    await self._loop.sock_sendall(connection, memoryview(body)[sent_of_body:])
 
     def _answer(self, head: bytes) -> tuple[bytes, bytes]:
         path = head.split(b" ", 2)[1].partition(b"?")[0].decode("latin-1") if head.startswith(b"GET ") else ""
@@ -134,23 +96,11 @@ class _Server:
         lines = first, f"Content-Type: {kind}", f"Content-Length: {len(body)}", "Connection: close", "", ""
         return "\r\n".join(lines).encode(), body
 
-    def _end(self, client: _Client) -> None:
-        del self._open[client]
-        if client.waits_for:
-            self._selector.unregister(client.connection)
-        client.connection.close()
-
 
 @contextlib.contextmanager
 def admin_port(port: int, *, is_ready: Callable[[], bool], metrics: Metrics, shared: bool) -> Iterator[None]:
-    """Answer `/livez`, `/readyz` and `/metrics` on a port for as long as the context lasts. To be used in the event
-    loop.
-
-    Args:
-        port: to listen on, at all addresses.
-        is_ready: what `/readyz` says.
-        metrics: what `/metrics` shows.
-        shared: whether other workers listen there too; each connection is then one of theirs or ours.
+    """Answer `/livez`, `/readyz` and `/metrics` on a port, at all addresses, for as long as the context lasts. To be
+    used in the event loop. If other workers share the port, a connection is one of theirs or ours.
 
     Raises:
         InputError: the port is taken.
@@ -163,20 +113,19 @@ def admin_port(port: int, *, is_ready: Callable[[], bool], metrics: Metrics, sha
             turned = time.monotonic()
             await asyncio.sleep(_BEAT_S)
 
-    def said(holds: bool) -> Answer:
+    def yes_or_no(holds: bool) -> Answer:
         return (200, _TEXT, b"yes\n") if holds else (503, _TEXT, b"no\n")
 
     answers = {
-        "/livez": lambda: said(time.monotonic() - turned < _STUCK_S),
-        "/readyz": lambda: said(is_ready()),
+        "/livez": lambda: yes_or_no(time.monotonic() - turned < _STUCK_S),
+        "/readyz": lambda: yes_or_no(is_ready()),
         "/metrics": lambda: (200, CONTENT_TYPE, metrics.exposition()),
     }
     try:
         server = _Server(port, answers, shared=shared)
     except OSError as error:
-        raise InputError(
-            f"cannot listen for probes there: {error.strerror}", given=port, remedy="set KDC_ADMIN_PORT to another port"
-        ) from error
+        remedy = "set KDC_ADMIN_PORT to another port"
+        raise InputError(f"cannot listen for probes there: {error.strerror}", given=port, remedy=remedy) from error
     beating = asyncio.get_running_loop().create_task(beat())
     try:
         yield

@@ -1,7 +1,5 @@
-"""Which artifacts are served: reads `KDC_ARTIFACT`'s list of names and places, and makes local paths of it.
-
-A list is text such as `runs/qnli/artifact` or `stable=hf://me/one,canary=s3://bucket/two`. Workers get it in their
-environment, so the functions here take and return text.
+"""The artifacts to serve: reads a list such as `stable=hf://me/one,canary=runs/two/artifact`, and makes local paths of
+it. The list is text, as workers get it in `KDC_ARTIFACT`.
 """
 
 import os
@@ -21,29 +19,31 @@ def places_by_name(artifacts: str) -> dict[str, str]:
     """Split a list of `PLACE` or `NAME=PLACE`, separated by commas; a place is a path or an address.
 
     A place without a name is called by its task's run folder, its repository or its tag. Names appear in routes,
-    headers and metrics, so they consist of letters, digits, `.`, `_` and `-`; in derived names other characters become
-    `-`.
+    headers and metrics and consist of letters, digits, `.`, `_` and `-`.
 
     Raises:
         InputError: the list is empty, a given name has other characters, or two artifacts have the same name.
     """
     places: dict[str, str] = {}
-    for part in filter(None, (part.strip() for part in artifacts.split(","))):
+    for part in _parts(artifacts):
         name, sign, place = part.partition("=")
         if not sign or "/" in name:  # a path or an address that holds an equals sign
             name, place = "", part
         if not name:
             name = _NOT_IN_NAMES.sub("-", name_of(place)).strip("-") or "model"
         if _NOT_IN_NAMES.search(name):
-            raise InputError(
-                "a name has characters that a route cannot have", given=name, remedy="use letters, digits, . _ and -"
-            )
+            what = "a name has characters that a route cannot have"
+            raise InputError(what, given=name, remedy="use letters, digits, . _ and -")
         if name in places:
             raise InputError("two artifacts have the same name", given=name, remedy="name them: NAME=PATH")
         places[name] = place
     if not places:
         raise InputError("no artifact to serve", remedy="`kdc serve runs/TASK/artifact`, or set KDC_ARTIFACT")
     return places
+
+
+def _parts(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
 
 
 def paths_by_name(artifacts: str) -> dict[str, Path]:
@@ -58,34 +58,26 @@ def expected_sha256(given: str | None, names: Collection[str]) -> dict[str, str]
         InputError: an artifact of that name is not served, a value is no SHA-256, or an artifact has none.
     """
     expected: dict[str, str] = {}
-    for part in filter(None, (part.strip() for part in (given or "").split(","))):
+    for part in _parts(given or ""):
         name, _, value = part.rpartition("=")
         if not name and len(names) == 1:
             (name,) = names
         if name not in names or not _SHA256.fullmatch(value.lower()):
-            raise InputError(
-                "no SHA-256 of an artifact that is served",
-                given=part,
-                remedy=f"64 hexadecimal digits, as `kdc inspect` prints them; NAME=SHA256 with {', '.join(names)}",
-            )
+            remedy = f"64 hexadecimal digits, as `kdc inspect` prints them; NAME=SHA256 with {', '.join(names)}"
+            raise InputError("no SHA-256 of an artifact that is served", given=part, remedy=remedy)
         expected[name] = value.lower()
-    if given is not None and (left := sorted(set(names) - set(expected))):
-        raise InputError(
-            "an artifact has no SHA-256, where others are expected to have theirs",
-            given=f"{given!r} with {', '.join(left)}",
-            remedy="name one for each: NAME=SHA256,NAME=SHA256",
-        )
+    if given is not None and (missing := sorted(set(names) - set(expected))):
+        what, remedy = "an artifact has no SHA-256, while others have one", "one for each: NAME=SHA256,NAME=SHA256"
+        raise InputError(what, given=f"{given!r} with {', '.join(missing)}", remedy=remedy)
     return expected
 
 
 def local(artifacts: str, *, allow_failed: bool = False, expect_sha256: str | None = None) -> str:
-    """The list with absolute paths, since workers may run in another folder. Links are not resolved.
-
-    Artifacts at addresses are downloaded into the cache. Without `allow_failed` one that failed its contract is
-    refused, and so is one with another SHA-256 than `expect_sha256` tells (see `expected_sha256`).
+    """The list with absolute paths, since workers run in another folder. Artifacts at addresses are downloaded into the
+    cache, unless they failed their contract or have an unexpected SHA-256. Links are not resolved.
 
     Raises:
-        KdcError: there is no artifact at an address, it cannot be reached, or what arrived is damaged.
+        KdcError: an artifact is not there, cannot be reached, or is refused or damaged.
     """
     paths = places_by_name(artifacts)
     expected = expected_sha256(expect_sha256, paths)
@@ -107,9 +99,6 @@ def newest(runs: Path = Path("runs")) -> Path:
     """
     manifests = list(runs.glob(f"*/artifact/{MANIFEST_NAME}"))
     if not manifests:
-        raise InputError(
-            "there is no artifact to serve",
-            given=f"{runs}/*/artifact",
-            remedy="make one with `kdc compress --task pydocs --family minilm`, or name one: `kdc serve ARTIFACT`",
-        )
+        remedy = "make one with `kdc compress --task pydocs --family minilm`, or name one: `kdc serve ARTIFACT`"
+        raise InputError("there is no artifact to serve", given=f"{runs}/*/artifact", remedy=remedy)
     return max(manifests, key=lambda path: path.stat().st_mtime).parent

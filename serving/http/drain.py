@@ -1,6 +1,6 @@
 """A clean end: after SIGTERM the service says "not ready" for a while, answers what it admitted, and only then stops.
 
-Load balancers need that while to take the instance out. Meanwhile the server around the app (uvicorn, alone or under
+Load balancers need this time to take the instance out. Meanwhile the server around the app (uvicorn, alone or under
 BentoML) keeps listening, and new requests are refused with 503.
 """
 
@@ -10,7 +10,8 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Callable, Collection
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from kdc.serving.http import runtime
@@ -19,49 +20,48 @@ from kdc.serving.http.accepting import listeners_of, take_what_waits
 _FRESH_S = 0.5  # seconds that a new connection gets to send its first request
 
 
+@dataclass(eq=False)
 class Drain:
-    """Handles SIGTERM in place of the server.
+    """Handles SIGTERM in place of the server."""
 
-    Args:
-        delay_s: seconds of refusing requests before it stops listening.
-        bound_s: most seconds that admitted requests get after that.
-        workers: number of processes that share the listening socket.
-    """
+    delay_s: float  # seconds of refusing requests before it stops listening
+    bound_s: float  # most seconds that admitted requests get after that
+    workers: int  # processes that share the listening socket
+    _task: asyncio.Task[None] | None = None
 
-    def __init__(self, delay_s: float, bound_s: float, workers: int) -> None:
-        self.draining = False  # whether SIGTERM has come
-        self._delay = delay_s
-        self._bound = bound_s
-        self._workers = workers
-        self._task: asyncio.Task[None] | None = None
+    @property
+    def draining(self) -> bool:
+        """Whether SIGTERM has come."""
+        return self._task is not None
 
     def install(self, busy: Callable[[], int]) -> None:
-        """Replace the server's handler of SIGTERM; `busy` returns how many requests are in work.
-
-        To be called in the event loop, once the server has set its own handler.
-        """
+        """Replace the server's handler of SIGTERM, once the server has set it. `busy` returns how many requests are in
+        work. To be called in the event loop."""
         if threading.current_thread() is not threading.main_thread():
             return  # signals reach the main thread only; tests run servers in other threads
         loop, before = asyncio.get_running_loop(), signal.getsignal(signal.SIGTERM)
 
         def start() -> None:
             if self._task is None:
-                self.draining = True
                 self._task = loop.create_task(self._drain(busy, before))
 
         loop.add_signal_handler(signal.SIGTERM, start)
 
     async def _drain(self, busy: Callable[[], int], before: Any) -> None:
         server = getattr(before, "__self__", None)
-        await asyncio.sleep(self._delay)
+        connections = getattr(getattr(server, "server_state", None), "connections", ())  # of uvicorn: its protocols
+        await asyncio.sleep(self.delay_s)
         await self._stop_listening(server)
-        await _until_heard(server)
+        with contextlib.suppress(TimeoutError):  # a connection closed before its first request was refused is reset
+            async with asyncio.timeout(_FRESH_S):
+                while any(getattr(connection, "cycle", True) is None for connection in connections):
+                    await asyncio.sleep(0.01)
         try:
-            async with asyncio.timeout(self._bound):
-                while busy() or any(each.transport.get_write_buffer_size() for each in _connections(server)):
+            async with asyncio.timeout(self.bound_s):
+                while busy() or any(connection.transport.get_write_buffer_size() for connection in connections):
                     await asyncio.sleep(0.01)
         except TimeoutError:  # a client that does not read: uvicorn would wait for it without an end
-            for connection in list(_connections(server)):
+            for connection in list(connections):
                 connection.transport.abort()
         asyncio.get_running_loop().remove_signal_handler(signal.SIGTERM)
         signal.signal(signal.SIGTERM, before)
@@ -70,34 +70,21 @@ class Drain:
     async def _stop_listening(self, server: Any) -> None:
         """Refuse new connections, if the whole service stops and not this worker alone.
 
-        The socket is shared with the supervisor. If this process only closed it, it would still take connections that
-        nobody answers, so it is shut down for all processes, once each of them has stopped accepting.
+        The supervisor has the socket too. If this process only closed it, the socket would still take connections, and
+        nobody would answer them. So it is shut down for all processes, once no worker accepts.
         """
         folder = runtime.directory()
         if folder is None or not (folder / runtime.STOPPING).exists():
             return
         copies = listeners_of(server)
-        for listener in getattr(server, "servers", ()):
+        for listener in server.servers:
             listener.close()
-        if self._workers > 1:
+        if self.workers > 1:
             await asyncio.sleep(0.05)
         for copy in copies:
-            # So that they get a 503: a shutdown would reset them. It follows at once, since who is refused asks again.
+            # Those that wait get a 503; a shutdown alone would reset them. It follows at once: the refused ask again.
             taken = take_what_waits(copy, server)
             with contextlib.suppress(OSError):  # another worker was first
                 copy.shutdown(socket.SHUT_RD)
             copy.close()
             await asyncio.gather(*taken, return_exceptions=True)  # one may have left already
-
-
-async def _until_heard(server: Any) -> None:
-    """Wait until new connections have sent their request and were refused; closed now, they would be reset."""
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(_FRESH_S):
-            while any(getattr(connection, "cycle", True) is None for connection in _connections(server)):
-                await asyncio.sleep(0.01)
-
-
-def _connections(server: Any) -> Collection[Any]:
-    """The protocols of a uvicorn server's open connections."""
-    return getattr(getattr(server, "server_state", None), "connections", ())

@@ -1,8 +1,8 @@
-"""gRPC on a port of its own: each call becomes a request of an ASGI app, so that it meets the gate, limits and metrics
-of every other request. Imported only where `KDC_GRPC_ADDRESS` is set: grpcio is an extra.
+"""gRPC on a port of its own: each call becomes a request of an ASGI app, with the gate, limits and metrics of others.
+Imported only if `KDC_GRPC_ADDRESS` is set: grpcio is an extra.
 
-The path of a request is the call's method, as on the wire: `/inference.GRPCInferenceService/ModelInfer`. Its headers
-are the call's metadata, its body is the message. An error's status becomes gRPC's, and its words the details.
+A request's path is the call's method (`/inference.GRPCInferenceService/ModelInfer`), its headers are the metadata, its
+body is the message. An error's status becomes gRPC's, and its words the details.
 """
 
 import asyncio
@@ -27,20 +27,13 @@ _CODES = {
     503: grpc.StatusCode.UNAVAILABLE,
     504: grpc.StatusCode.DEADLINE_EXCEEDED,
 }
-_TOLD = ("x-artifact", "retry-after")  # headers of a reply that become trailing metadata
+_TRAILING = ("x-artifact", "retry-after")  # headers of a reply that become trailing metadata
 _READ_S, _HURRIED_S = 2.0, 0.1  # that a message may take to arrive; while all places to read are taken
-_AGE_S = 60  # of a connection: its client then makes a new one, which another worker may get
 _END_S = 0.5  # that calls get when the service ends; by then those that it took are answered
-_IDENTITY = 1  # the bit of "not compressed"
 _SPARE_CALLS = 128  # beyond those that may be in work: these the gate refuses, and counts
-_STREAMS = 16  # calls at a time of one connection
 _METADATA = 16 * 1024  # bytes of a call's metadata
-_WINDOW = 64 * 1024  # bytes that a client may send before they are read
-_SMALL_REPLIES = (
-    2048  # fit into the room for unread replies; no client has as many calls, so a small one is always sent
-)
-
-
+# Small replies that fit into the room for unread replies: more than a client has calls, so a small one is always sent.
+_SMALL_REPLIES = 2048
 _TOO_MUCH_UNREAD = b'{"error": "clients leave too many bytes of replies unread; try again in 1 s, or send fewer texts"}'
 
 
@@ -50,7 +43,7 @@ async def grpc_port(app: ASGIApp, methods: Collection[str], settings: ServeSetti
 
     Args:
         app: takes POST requests with the paths of `methods`; answers 200 with a message, or an error as `replies` has.
-        methods: that there are; other calls are UNIMPLEMENTED.
+        methods: other calls are UNIMPLEMENTED.
         settings: the address and the limits.
 
     Raises:
@@ -65,11 +58,8 @@ async def grpc_port(app: ASGIApp, methods: Collection[str], settings: ServeSetti
     try:
         server.add_insecure_port(settings.grpc_address)
     except RuntimeError:  # its words name no reason
-        raise InputError(
-            "cannot listen for gRPC there",
-            given=settings.grpc_address,
-            remedy="set KDC_GRPC_ADDRESS to an address of this machine with a free port, such as 127.0.0.1:9000",
-        ) from None
+        remedy = "set KDC_GRPC_ADDRESS to an address of this machine with a free port, such as 127.0.0.1:9000"
+        raise InputError("cannot listen for gRPC there", given=settings.grpc_address, remedy=remedy) from None
     await server.start()
     try:
         yield
@@ -78,24 +68,24 @@ async def grpc_port(app: ASGIApp, methods: Collection[str], settings: ServeSetti
 
 
 def _options(settings: ServeSettings) -> dict[str, int]:
-    """What bounds the memory, descriptors and time that clients can take before the app hears of them."""
+    """Bounds on the memory, descriptors and time that clients can take before the app hears of them."""
     return {
         "grpc.so_reuseport": int(settings.workers > 1),
         "grpc.max_allowed_incoming_connections": most_grpc_connections(settings),
         "grpc.max_receive_message_length": settings.max_body_bytes,
         # Compressed messages are refused, as HTTP's are: one of kilobytes could unpack to gigabytes.
-        "grpc.compression_enabled_algorithms_bitset": _IDENTITY,
+        "grpc.compression_enabled_algorithms_bitset": 1,  # none but "not compressed"
         "grpc.per_message_decompression": 0,
-        "grpc.max_connection_age_ms": 1000 * _AGE_S,
+        "grpc.max_connection_age_ms": 60_000,  # its client then makes a new one, which another worker may get
         "grpc.max_connection_age_grace_ms": round(1000 * settings.timeout_s),
         "grpc.max_connection_idle_ms": round(1000 * settings.keep_alive_s),
         "grpc.server_handshake_timeout_ms": round(1000 * settings.timeout_s),
-        "grpc.max_concurrent_streams": _STREAMS,
+        "grpc.max_concurrent_streams": 16,
         # grpc 1.85 counts calls that it is about to forget, and refuses others of a client that keeps to the number.
         "grpc.http.overload_protection": 0,
         "grpc.max_metadata_size": _METADATA,
         "grpc.absolute_max_metadata_size": _METADATA,
-        "grpc.http2.lookahead_bytes": _WINDOW,
+        "grpc.http2.lookahead_bytes": 64 * 1024,  # that a client may send before they are read
         "grpc.http2.bdp_probe": 0,  # it would widen the window
     }
 
@@ -103,23 +93,20 @@ def _options(settings: ServeSettings) -> dict[str, int]:
 class _Calls(grpc.GenericRpcHandler):
     """Hands calls to an app.
 
-    Each is taken as a stream of messages, of which the first counts: on the wire that is the same as one message, but
-    grpc reads a stream only when it is asked to, so that a call without a token is refused before its message is read.
+    A call is taken as a stream of messages, of which the first counts. On the wire that is the same as one message, but
+    grpc reads a stream only on request: a call without a token is refused before its message is read.
     """
 
     def __init__(self, app: ASGIApp, methods: Collection[str], settings: ServeSettings) -> None:
-        self._app = app
-        self._methods = frozenset(methods)
+        self._app, self._methods = app, methods
         # Messages that arrive at a time: each is whole before it is counted.
         self._reading = asyncio.Semaphore(max(1, settings.max_bodies_bytes // settings.max_body_bytes))
         self._most_unsent, self._unsent = settings.max_unsent_bytes, 0  # bytes of replies that clients have not read
 
     def service(self, handler_call_details: Any) -> Any:
-        """What handles a call; None for a method that there is not."""
-        method = handler_call_details.method
-        if method not in self._methods:
+        if handler_call_details.method not in self._methods:
             return None
-        return grpc.stream_unary_rpc_method_handler(functools.partial(self._answer, method))
+        return grpc.stream_unary_rpc_method_handler(functools.partial(self._answer, handler_call_details.method))
 
     async def _answer(self, method: str, messages: AsyncIterator[bytes], context: Any) -> bytes:
         status, headers, body = 500, {}, b""
@@ -132,9 +119,9 @@ class _Calls(grpc.GenericRpcHandler):
             unread = False
             async with self._reading:
                 seconds = _HURRIED_S if self._reading.locked() else _READ_S
-                async with asyncio.timeout(seconds):  # late is as any request that is late: 504
+                async with asyncio.timeout(seconds):  # a late one is 504, as any late request
                     message = await anext(messages, None)
-            if message is None:  # larger than it may be, which grpc has answered already; or the client left
+            if message is None:  # too large, which grpc has answered already; or the client left
                 unread = True
                 return {"type": "http.disconnect"}
             return {"type": "http.request", "body": message}
@@ -149,8 +136,8 @@ class _Calls(grpc.GenericRpcHandler):
         await self._app(_scope(method, context.invocation_metadata()), receive, send)
         if status == 200 and not self._keeps(len(body), context):
             status, headers, body = 429, {b"retry-after": b"1"}, _TOO_MUCH_UNREAD
-        told = ((name, headers.get(name.encode())) for name in _TOLD)
-        context.set_trailing_metadata(tuple((name, value.decode()) for name, value in told if value is not None))
+        trailing = ((name, headers.get(name.encode())) for name in _TRAILING)
+        context.set_trailing_metadata(tuple((name, value.decode()) for name, value in trailing if value is not None))
         if status != 200:
             code = _CODES.get(status, grpc.StatusCode.INVALID_ARGUMENT if status < 424 else grpc.StatusCode.INTERNAL)
             context.set_code(code)  # not `abort`, whose exception keeps the call in memory until garbage is collected
@@ -158,21 +145,21 @@ class _Calls(grpc.GenericRpcHandler):
         return body
 
     def _keeps(self, size: int, context: Any) -> bool:
-        """Count a reply until its client has read it; False if clients leave too much unread. A client's window of
-        HTTP/2 decides when that is. Half of the room is for small replies."""
+        """Count a reply until its client has read it, as its window of HTTP/2 tells; False if clients leave too much
+        unread. Half of the room is for small replies."""
         most = self._most_unsent if size <= self._most_unsent // _SMALL_REPLIES else self._most_unsent // 2
         if self._unsent and self._unsent + size > most:
             return False
         self._unsent += size
-        context.add_done_callback(functools.partial(self._sent, size))
-        return True
 
-    def _sent(self, size: int, _: Any) -> None:
-        self._unsent -= size
+        def sent(_: Any) -> None:
+            self._unsent -= size
+
+        context.add_done_callback(sent)
+        return True
 
 
 def _scope(method: str, metadata: Any) -> dict[str, Any]:
-    """The ASGI scope of a call."""
     pairs = ((name, value.encode() if isinstance(value, str) else value) for name, value in metadata or ())
     return {
         "type": "http",

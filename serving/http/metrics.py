@@ -3,12 +3,11 @@
 With more than one worker each process writes into the folder `PROMETHEUS_MULTIPROC_DIR`, and `exposition` adds them up.
 Labels take few values whatever clients send: route names, statuses, model names, the model's own labels.
 
-A cascade's second model has its own series of batches and of the queue, under the model's name with `/second` after it:
-`kdc_batch_rows_sum` of it by `kdc_rows` of the model is the share of rows that go on.
+A cascade's second model has series of batches and of the queue under the model's name with `/second` after it.
 
-`kdc_predictions` counts a row under the label that it gets by the artifact's operating points, or under `abstained`. A
-multi-label row counts under each that it gets, which may be none. `kdc_rows` counts the rows, so that for both kinds
-the quotient can be compared with `kdc_training_label_share`. Regression has neither labels nor shares.
+`kdc_predictions` counts a row under the label that it gets by the artifact's operating points, or under `abstained`, a
+multi-label row under all that it gets. Its quotient by `kdc_rows` compares with `kdc_training_label_share`. Regression
+has neither labels nor shares.
 """
 
 import functools
@@ -19,7 +18,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric, generate_latest, multiprocess
 from prometheus_client.core import GaugeMetricFamily
@@ -33,27 +32,27 @@ from kdc.serving.http.model import SECOND, Answer, Model
 from kdc.serving.http.queue import BatchReport
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-FRESH_S = 1.0  # seconds for which the exposition is told again: one takes milliseconds, and anyone may ask
+FRESH_S = 1.0  # seconds for which an exposition is kept: it takes milliseconds to make, and anyone may ask
 _SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _TOKENS = (16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
+_ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 # Memory for one model's label names, over all its reloads: a series stays until the worker ends. It is enough for two
 # artifacts with the most labels in the largest manifest.
 _MOST_NAMES, _A_NAME = 4 << 20, 100  # characters, and what a name takes besides its own
 OTHER = "other"  # the label of the names beyond
-_ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
-
+Ended = Literal["refused", "idle", "unread"]  # why the service ended a connection
 
 log = logging.getLogger("kdc.serve")
 
 
 def _counts(method: Callable[..., None]) -> Callable[..., None]:
-    """A method that counts, which must never be the end of a request: of an error the log tells once."""
+    """A method whose errors never end a request. The log has the first one."""
 
     @functools.wraps(method)
     def counting(self: "Metrics", *args: Any, **kwargs: Any) -> None:
         try:
             method(self, *args, **kwargs)
-        except (OSError, ValueError, IndexError) as error:  # the latter two of a file that could not grow
+        except (OSError, ValueError, IndexError) as error:  # the latter two if a file could not grow
             if not self.incomplete:
                 log.error("the metrics are incomplete from now on: %s", error)
             self.incomplete = True
@@ -62,17 +61,12 @@ def _counts(method: Callable[..., None]) -> Callable[..., None]:
 
 
 class Metrics(Collector):
-    """Everything that the service counts and measures.
-
-    Attributes:
-        incomplete: whether a count could not be written, as on a full disk.
-        models: those whose series `exposition` shows, by name. They are read anew each time: a reload shows.
-    """
+    """Everything that the service counts and measures."""
 
     def __init__(self) -> None:
         patches.allocate_metrics()
-        self.incomplete = False
-        self.models: Mapping[str, Model] = {}
+        self.incomplete = False  # whether a count could not be written, as on a full disk
+        self.models: Mapping[str, Model] = {}  # whose series `exposition` has, by name; read anew each time
         self._labels: dict[str, tuple[set[str], int]] = {}  # those that have a series, and their size, by model
         self._told, self._told_at, self._fresh_s = b"", -math.inf, 0.0
         self._telling = threading.Lock()
@@ -94,29 +88,23 @@ class Metrics(Collector):
         counter = functools.partial(Counter, registry=own)
         histogram = functools.partial(Histogram, registry=own)
         seconds = functools.partial(histogram, buckets=_SECONDS)
+        gauge = functools.partial(Gauge, registry=own, multiprocess_mode="livesum")
         model = ["model"]
         self.requests = counter("kdc_requests", "Requests answered.", ["route", "status"])
         self.seconds = seconds("kdc_request_seconds", "Seconds of a request.", ["route"])
         self.queued = seconds("kdc_queue_seconds", "Seconds that a batch's oldest row waited.", model)
         self.inference = seconds("kdc_inference_seconds", "Seconds of a forward pass.", model)
-        tokens, rows = "Tokens of a forward pass, padding included.", "Rows of a forward pass."
-        self.batch_tokens = histogram("kdc_batch_tokens", tokens, model, buckets=_TOKENS)
-        self.batch_rows = histogram("kdc_batch_rows", rows, model, buckets=_ROWS)
-        gauge = functools.partial(Gauge, registry=own, multiprocess_mode="livesum")
+        self.batch_tokens = histogram("kdc_batch_tokens", "Tokens of a pass, with padding.", model, buckets=_TOKENS)
+        self.batch_rows = histogram("kdc_batch_rows", "Rows of a forward pass.", model, buckets=_ROWS)
         self.queue_tokens = gauge("kdc_queue_tokens", "Tokens that wait for a forward pass.", model)
-        self.refused = Gauge(
-            "kdc_artifact_refused",
-            "1 while a worker answers with the artifact of before, since the new one is refused, gone or not readable.",
-            model,
-            registry=own,
-            multiprocess_mode="livemax",
-        )
+        refused = "1 while a worker still has the old artifact, since the new one is refused, gone or not readable."
+        self.refused = gauge("kdc_artifact_refused", refused, model, multiprocess_mode="livemax")
         self.connections = gauge("kdc_connections", "Connections that are open.")
-        self.refused_connections = counter("kdc_refused_connections", "Connections refused: there were too many.")
-        gave_way = "Idle connections closed: there were too many, and another came."
-        self.gave_way = counter("kdc_idle_connections_closed", gave_way)
-        unread = "Connections closed: their clients did not read the replies."
-        self.unread = counter("kdc_unread_connections_closed", unread)
+        self.ended: dict[Ended, Counter] = {
+            "refused": counter("kdc_refused_connections", "Connections refused: there were too many."),
+            "idle": counter("kdc_idle_connections_closed", "Idle connections closed, as another one came."),
+            "unread": counter("kdc_unread_connections_closed", "Connections closed, as clients did not read replies."),
+        }
         self.truncated = counter("kdc_truncated_texts", "Texts that were cut.", model)
         self.rows = counter("kdc_rows", "Rows answered.", model)
         self.predictions = counter("kdc_predictions", "Rows by predicted label.", ["model", "label"])
@@ -128,18 +116,14 @@ class Metrics(Collector):
         self.seconds.labels(route).observe(seconds)
 
     @_counts
-    def connected(
-        self, connections: int, *, refused: bool = False, gave_way: bool = False, unread: bool = False
-    ) -> None:
-        """Note how many connections there are, and whether one was refused, or closed: an idle one for another, or one
-        whose client does not read."""
+    def connected(self, connections: int, ended: Ended | None = None) -> None:
+        """Note the number of connections, and that the service ended one."""
         self.connections.set(connections)
-        self.refused_connections.inc(refused)
-        self.gave_way.inc(gave_way)
-        self.unread.inc(unread)
+        if ended is not None:
+            self.ended[ended].inc()
 
     @_counts
-    def reloaded(self, model: str, *, refused: bool) -> None:
+    def reloaded(self, model: str, refused: bool) -> None:
         """Note whether this worker took a model's new artifact, or refused it."""
         self.refused.labels(model).set(refused)
 
@@ -177,8 +161,7 @@ class Metrics(Collector):
         return self._told if time.monotonic() - self._told_at < self._fresh_s else None
 
     def _of_label(self, model: str, label: str) -> Counter:
-        """The series of a label. An artifact that is replaced by others with other labels makes no series without
-        end."""
+        """The series of a label. Reloads with new labels make no series without end."""
         known, size = self._labels.get(model, (set(), 0))
         if label not in known and (size := size + _A_NAME + len(label)) <= _MOST_NAMES:
             known.add(label)
@@ -186,8 +169,8 @@ class Metrics(Collector):
         return self.predictions.labels(model, label if label in known else OTHER)
 
     def exposition(self) -> bytes:
-        """All workers' metrics in Prometheus' text format, at most a second old, or ten times what they take to
-        make."""
+        """All workers' metrics in Prometheus' text format. They are made once a second, or less often if that takes
+        more than a tenth of a second."""
         with self._telling:
             if (told := self.told()) is None:
                 began = time.monotonic()
@@ -223,43 +206,36 @@ class Metrics(Collector):
     def collect(self) -> Iterator[Metric]:
         """Which artifacts answer, and how common each label was in training, by the models that are loaded now.
 
-        These are not gauges: with several workers a gauge is a file, and the labels of an artifact that was replaced
-        would stay in it. The worker that is asked answers for all: they read the same artifacts, if not at the same
-        moment.
+        These are not gauges: with several workers a gauge is a file, which would keep the labels of an artifact that
+        was replaced. The worker that is asked answers for all, as they read the same artifacts.
         """
-        answers = GaugeMetricFamily(
-            "kdc_artifact_info",
-            "1 for the artifact that answers: the beginning of its manifest's SHA-256.",
-            labels=["model", "artifact", "variant", "provider"],
-        )
-        family = GaugeMetricFamily(
-            "kdc_training_label_share",
-            "Share of the training rows that carry a label, or of held-out rows that get it where thresholds decide.",
-            labels=["model", "label"],
-        )
+        info = "1 for the artifact that answers: the beginning of its manifest's SHA-256."
+        answers = GaugeMetricFamily("kdc_artifact_info", info, labels=["model", "artifact", "variant", "provider"])
+        share = "Share of the training rows that carry a label, or of held-out rows that get it if thresholds decide."
+        family = GaugeMetricFamily("kdc_training_label_share", share, labels=["model", "label"])
         for name, model in list(self.models.items()):
             answers.add_metric([name, model.artifact, model.engine.variant, model.engine.provider], 1)
-            manifest = model.engine.manifest
-            for label, share in {} if manifest is None else _expected_shares(manifest).items():
-                family.add_metric([name, label], share)
+            if model.engine.manifest is not None:
+                for label, expected in _expected_shares(model.engine.manifest).items():
+                    family.add_metric([name, label], expected)
         yield from (answers, family)
 
 
 def _expected_shares(manifest: Manifest) -> dict[str, float]:
-    """How often each label should be given, as far as that is known: as it was in training, or, where it has a
-    threshold or rows are not answered, as on the tuning slice, since rows have it more or less often than that."""
+    """How often each label should be given, if known: as in training. Thresholds and abstentions change the share; then
+    it is the one of the tuning slice."""
     labels, shares, abstain = manifest.task.labels, manifest.lineage.label_share, manifest.task.abstain
     if abstain is not None:
         known = dict(zip(labels, abstain.shares, strict=False))
         return known and known | {ABSTAINED: max(0.0, 1 - sum(abstain.shares))}
     expected = {} if shares is None else dict(zip(labels, shares, strict=True))
     for point in manifest.task.points:
-        if point.tuning is None or not (of := point.tuning.recall.of + point.tuning.false_alarms.of):
+        if point.tuning is None or not (rows := point.tuning.recall.of + point.tuning.false_alarms.of):
             continue
-        given = point.tuning.precision.of / of
-        expected[point.label] = given
+        share = point.tuning.precision.of / rows
+        expected[point.label] = share
         if manifest.task.kind == "classification":
-            expected |= {label: 1 - given for label in labels if label != point.label}
+            expected |= {label: 1 - share for label in labels if label != point.label}
     return expected
 
 
@@ -271,5 +247,5 @@ def _forget_the_dead(folder: Path) -> None:
             os.kill(pid, 0)
         except ProcessLookupError:
             multiprocess.mark_process_dead(pid, str(folder))
-        except PermissionError:  # the process id is in use, by another user's process
+        except PermissionError:  # another user's process has this id now
             continue

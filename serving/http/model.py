@@ -28,17 +28,26 @@ if TYPE_CHECKING:
 # Padded tokens of a pass. On a CPU's lanes a token costs the same in passes of 64 to 512 tokens (benchmarks/split.py);
 # larger passes make other rows wait, smaller ones take more calls.
 _CPU_BATCH, _GPU_BATCH = 256, 4096
-SECOND = "/second"  # after a model's name, where metrics and traces tell of a cascade's second model
-_SCORE_BYTES = 45  # of a score in a reply, without its label's name
-_INLINE_NUMBERS = 100_000  # logits of a request that the event loop turns into probabilities itself: a few ms
-_PASS_NUMBERS = 1 << 20  # most logits of a forward pass, if its rows are several
-_DIGITS = 16  # of a manifest's SHA-256: enough to tell artifacts apart
 # Tokens of a pass with rows of a large request, while others wait for its end: at most so many, or more of a fast model
 # (see the batcher). A GPU's passes are short anyway.
 _CPU_AHEAD = 64
-# Called with a model's name and what `OnBatch` is called with.
-Record = Callable[[str, Sequence[Row], Sequence[Result], BatchReport], None]
-Left = Callable[[str, int], None]  # called with a model's name and what `on_left` of a batcher is called with
+SECOND = "/second"  # after a model's name: a cascade's second model, in metrics and traces
+_SCORE_BYTES = 45  # of a score in a reply, without its label's name
+_INLINE_NUMBERS = 100_000  # logits of a request that the event loop turns into probabilities itself: a few ms
+_PASS_NUMBERS = 1 << 20  # most logits of a forward pass, if its rows are several
+
+
+@dataclass(frozen=True)
+class Listeners:
+    """What hears of a worker's models. Each is called in the event loop with a model's name first."""
+
+    batch: Callable[[str, Sequence[Row], Sequence[Result], BatchReport], None] = lambda *_: None  # as `on_batch`
+    left: Callable[[str, int], None] = lambda *_: None  # as a batcher's `on_left`
+    # Called after each look at an artifact with whether the new one is refused, gone, or cannot be read.
+    reloaded: Callable[[str, bool], None] = lambda *_: None
+
+
+SILENT = Listeners()
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,32 +61,17 @@ class Answer:
 
 
 class Model:
-    """One loaded artifact behind its batcher. Created in the event loop.
+    """One loaded artifact behind its batcher, by its name in routes and metrics. Created in the event loop."""
 
-    Attributes:
-        name: its name in routes and metrics.
-        artifact: the first 16 hexadecimal digits of its manifest's SHA-256; "" without a manifest.
-        engine: runs the forward passes.
-        max_batch_tokens: most padded tokens of a forward pass.
-        score_bytes: of a label and its score in a reply in JSON, on average.
-    """
-
-    def __init__(
-        self,
-        name: str,
-        engine: Engine,
-        settings: ServeSettings,
-        record: Record | None = None,
-        left: Left | None = None,
-    ) -> None:
-        self.name = name
-        self.artifact = "" if engine.manifest is None else engine.manifest.sha256[:_DIGITS]
-        self.engine = engine
+    def __init__(self, name: str, engine: Engine, settings: ServeSettings, listeners: Listeners = SILENT) -> None:
+        self.name, self.engine = name, engine
+        self.artifact = "" if engine.manifest is None else engine.manifest.sha256[:16]  # enough to tell artifacts apart
         self.max_batch_tokens = batch_tokens(engine, settings)
         labels = engine.labels or ("score",)
+        # Of a label and its score in a reply in JSON, on average.
         self.score_bytes = _SCORE_BYTES + sum(len(label.encode()) for label in labels) // len(labels)
 
-        def batcher(engine: Engine, name: str, has_neighbour: Callable[[], bool]) -> Batcher:
+        def batcher(name: str, engine: Engine, has_neighbour: Callable[[], bool]) -> Batcher:
             return Batcher(
                 engine.run,
                 beside=engine.run_beside,
@@ -89,17 +83,17 @@ class Model:
                 max_queue_seconds=settings.max_queue_s,
                 max_seconds=settings.timeout_s,
                 has_neighbour=has_neighbour,
-                on_batch=None if record is None else functools.partial(record, name),
-                on_left=None if left is None else functools.partial(left, name),
+                on_batch=functools.partial(listeners.batch, name),
+                on_left=functools.partial(listeners.left, name),
             )
 
         # A cascade's second model has a queue and lanes of its own: rows that the first one answers do not wait for it.
         # They ask for each other by a weak reference: a cycle would keep the engine until a garbage collection.
         me = weakref.proxy(self)
         self._second: Batcher | None = None
-        self._batcher = batcher(engine, name, lambda: me._second is not None and me._second.is_busy)
+        self._batcher = batcher(name, engine, lambda: me._second is not None and me._second.is_busy)
         if engine.second is not None:
-            self._second = batcher(engine.second, f"{name}{SECOND}", lambda: me._batcher.is_busy)
+            self._second = batcher(name + SECOND, engine.second, lambda: me._batcher.is_busy)
         self._tokenizer_pool = TokenizerPool(engine, settings.max_queue_s)
         self._active = 0
 
@@ -112,11 +106,11 @@ class Model:
             rows: at least one.
             truncate: whether rows that are too long are cut.
             side: the side to cut, "left" or "right"; None cuts the side that the artifact names.
-            trace: the request's spans; None where it is not traced.
+            trace: the request's spans; None if it is not traced.
 
         Raises:
             InputError: a row is not what the task takes, or is too long and must not be cut; or the rows together have
-                more tokens than even an empty queue takes.
+                more tokens than an empty queue takes.
             Overloaded: the queue is full.
         """
         if trace is not None:
@@ -130,12 +124,12 @@ class Model:
             if trace is not None:
                 trace.tokenised(began, sum(map(len, encodings)), sum(truncated))
             if not truncate and any(truncated):
-                raise InputError(
-                    f"a text has more than {_room(self.engine.tokenizer_info)}",
-                    given=f"row {truncated.index(True)}",
-                    remedy="shorten it, or send truncate: true",
-                )
-            if self._second is not None:  # of these rows some will go on: better refused before they are answered once
+                info = self.engine.tokenizer_info
+                # Of a pair with windows there is no one length: its shorter text is in each window.
+                most = f"{info.longest} tokens" + (f", or its {info.long.windows} windows hold" if info.long else "")
+                remedy = "shorten it, or send truncate: true"
+                raise InputError(f"a text has more than {most}", given=f"row {truncated.index(True)}", remedy=remedy)
+            if self._second is not None:  # some of these rows will go on: better refused before they are answered once
                 self._second.check_room(round(sum(map(len, encodings)) * self.engine.share_that_goes_on))
             parts, counts = spread(encodings)
             logits = self.engine.joined(await self._batcher.submit(parts, trace), counts)
@@ -168,22 +162,11 @@ async def _beside(function: Callable[[np.ndarray], np.ndarray], logits: np.ndarr
 
 
 def check_queue(info: TokenizerInfo, most: int) -> None:
-    """See that a queue of at most so many tokens takes all windows of the longest text.
-
-    Raises:
-        InputError: it does not.
-    """
+    """Raise an `InputError` unless a queue of at most so many tokens takes all windows of the longest text."""
     if info.long is not None and (windows := info.long.windows) * info.max_length > most:
-        raise InputError(
-            "one text may have more tokens in its windows than the queue takes",
-            given=f"{windows} windows of {info.max_length} tokens, KDC_MAX_QUEUE_TOKENS={most}",
-            remedy=f"KDC_MAX_QUEUE_TOKENS={windows * info.max_length} or more",
-        )
-
-
-def _room(info: TokenizerInfo) -> str:
-    """What the longest row that is not cut fills; a pair has no one length, as its shorter text is in each window."""
-    return f"{info.longest} tokens" + ("" if info.long is None else f", or its {info.long.windows} windows hold")
+        what = "one text may have more tokens in its windows than the queue takes"
+        given = f"{windows} windows of {info.max_length} tokens, KDC_MAX_QUEUE_TOKENS={most}"
+        raise InputError(what, given=given, remedy=f"KDC_MAX_QUEUE_TOKENS={windows * info.max_length} or more")
 
 
 def batch_tokens(engine: Engine, settings: ServeSettings) -> int:

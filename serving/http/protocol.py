@@ -4,8 +4,8 @@ uvicorn 0.54 has none of these bounds, and our app sees a request only after its
 gigabytes, or all of the process's connections: by headers or trailers without end, by requests that it sends without
 waiting for answers, by heads that never end, by bodies that go on after their request was refused.
 
-httptools 0.9 leaves the body of a request with `Upgrade` to whoever takes the connection over, which nobody does here:
-a second request in that body would be read as one. Such a request is read again without that header.
+httptools 0.9 leaves the body of a request with `Upgrade` to a protocol that takes the connection over. There is none
+here, and a second request in that body would be read as one. The request is read again without that header.
 """
 
 import asyncio
@@ -13,7 +13,7 @@ import contextlib
 import math
 import socket
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, ClassVar, NoReturn
 
 import httptools
@@ -22,23 +22,24 @@ from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from kdc.serving.http.accepting import Accepting, most_connections
-from kdc.serving.http.metrics import Metrics
+from kdc.serving.http.metrics import Ended, Metrics
 from kdc.serving.http.replies import error_response
 from kdc.serving.http.settings import ServeSettings
 
 MAX_HEAD_BYTES = 16 * 1024  # of a request's first line, headers and trailers together
 MAX_FIELDS = 100  # headers and trailers
+_TOO_LARGE = f"the headers are too large; at most {MAX_FIELDS} of {MAX_HEAD_BYTES} bytes together"
 HEAD_S = 10.0  # seconds of a head: from the start of a connection, or from its first byte, to its end
-WRITE_S = 10.0  # seconds in which a client that has much to read must have read some of it:
-LEAST_READ = 64 * 1024  # so many bytes, or all
+WRITE_S = 10.0  # seconds in which a client that has much to read must read `LEAST_READ`, or all
+LEAST_READ = 64 * 1024  # bytes
 IDLE_S = 0.5  # seconds without a request after which a connection gives way to another
-LINGER_S = 2.0  # seconds in which a client may send what is left of a request that was answered already,
-LINGER_BYTES = 32 * 1024 * 1024  # and bytes, where the connection is to be closed then
-_LINGER_REFUSED = 256 * 1024  # the same of bytes that are not valid HTTP, or headers that are too large
+LINGER_S = 2.0  # seconds in which a client may send what is left of a request that was answered already
+LINGER_BYTES = 32 * 1024 * 1024  # the same in bytes, if the connection is then closed
+_LINGER_REFUSED = 256 * 1024  # bytes after what is not valid HTTP, or headers that are too large
 _MOST_IN_KERNEL = 64 * 1024  # bytes of answers that the kernel keeps for a connection; a container's limit counts them
-_PIECE = 4096  # bytes that are parsed at a time, beside those of a body, so that few requests come out of one read
-_CHUNK = 256  # bytes of a chunk: one costs as much as thousands of bytes. A body may have so many as large ones
-_MOST_TINY = 1000  # chunks would be, and so many more
+_PIECE = 4096  # bytes that are parsed at a time, beside those of a body: few requests come out of one read
+# A chunk costs as much as thousands of bytes. A body may have so many chunks more than it would have of `_CHUNK` bytes.
+_CHUNK, _MOST_TINY = 256, 1000
 _MOST_WAITING = 64 * 1024  # bytes of a connection that wait to be parsed, until requests before them are answered
 
 
@@ -53,7 +54,7 @@ class _Flow(FlowControl):
 
 
 class _Transport:
-    """What a request writes its answer to: the connection's transport, closed so that the client gets that answer."""
+    """Writes one request's answer to the connection's transport, and closes it gently: the client gets the answer."""
 
     def __init__(self, protocol: "BoundedProtocol") -> None:
         self._protocol = protocol
@@ -61,8 +62,8 @@ class _Transport:
         self.is_closing, self.close = protocol.transport.is_closing, protocol.close_gently
 
     def write(self, data: bytes) -> None:
-        """Write a part of the answer. Its head waits for the body's first part: if the head alone filled the transport,
-        the body would wait where nobody counts it."""
+        """Write a part of the answer. The head waits for the body's first part: if the head alone filled the transport,
+        the body would wait uncounted."""
         running = self._protocol.running  # no reference of our own: a cycle would stay until a garbage collection
         if self._head is None and running.response_started and running.scope["method"] != "HEAD":
             self._head = data
@@ -101,7 +102,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._in_head = False
         self._is_between = False  # whether it waits for a request, and nothing is left of the last one
         self._head_bytes = self._fields = 0
-        self._left = 0  # bytes of the body that are to come, as far as its head said
+        self._left = 0  # bytes of the body that are to come, if its head said how many
         self._chunks = self._chunked = 0  # of the body, and bytes in them
         self._stalled = 0  # bytes since a head ended or a piece of a body came
         self._refusal = (400, "this is not a valid HTTP request")
@@ -118,8 +119,8 @@ class BoundedProtocol(HttpToolsProtocol):
         self._given_up: set[BoundedProtocol] = vars(self.server_state).setdefault("kdc_given_up", set())
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Start the clock of the connection's first head. Where there are too many connections, the one that has been
-        idle the longest gives way, and where none is idle this one is refused."""
+        """Start the clock of the connection's first head. If there are too many connections, the one that has been idle
+        the longest gives way; if none is idle, this one is refused."""
         super().connection_made(transport)
         if BoundedProtocol.accepting is not None:
             BoundedProtocol.accepting.more()
@@ -129,16 +130,13 @@ class BoundedProtocol(HttpToolsProtocol):
             with contextlib.suppress(OSError, AttributeError):  # a Unix socket, or a system that cannot
                 connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _MOST_IN_KERNEL)
         self._start_clock(HEAD_S)
-        is_one_too_many = len(self.connections) > most_connections(self.settings)
-        gives_way = self._longest_idle() if is_one_too_many else None
-        is_refused = is_one_too_many and gives_way is None
-        self._count(refused=is_refused, gave_way=gives_way is not None)
-        if gives_way is not None:
-            gives_way.give_way()
-        if not is_refused:
+        has_place = len(self.connections) <= most_connections(self.settings) or self._takes_a_place()
+        if has_place:
             self._now_idle()
+            self._count()
         else:
             self._ending = True
+            self._count("refused")
             self._write(503, "too many connections; try again in 1 s", {"Retry-After": "1"})
             transport.close()  # at once: those that are refused must not take the descriptors either
 
@@ -147,8 +145,8 @@ class BoundedProtocol(HttpToolsProtocol):
         self._idle.pop(self, None)
         self._unsent.pop(self, None)
         self._given_up.discard(self)
-        self._stop_clock()
-        self._stop_unread()
+        _stop(self._clock)
+        _stop(self._unread)
         self._unset_keepalive_if_required()  # uvicorn leaves it if the client reset the connection: 8 kB for 75 s
         if self.running is not None and not self.running.response_complete:
             self.running.disconnected = True
@@ -184,8 +182,8 @@ class BoundedProtocol(HttpToolsProtocol):
         return bool(self.pipeline) or self._is_unsent
 
     def _hold(self) -> None:
-        """Pause reading, and stop the clock of the client's head: it cannot be late while we do not read."""
-        self._stop_clock()
+        """Pause reading, and the clock of the client's head: it cannot be late while we do not read."""
+        _stop(self._clock)
         self.flow.held = True
         self.flow.pause_reading()
 
@@ -236,15 +234,15 @@ class BoundedProtocol(HttpToolsProtocol):
         self._wait_for_reading()
         self._unsent[self] = self._written
         unsent = sum(self._unsent.values())
-        for each, size in list(self._unsent.items())[:-1]:
+        for other, size in list(self._unsent.items())[:-1]:
             if unsent <= self.settings.max_unsent_bytes:
                 break
             unsent -= size
-            each.give_up()
+            other.give_up()
 
     def _wait_for_reading(self, unread: float = math.inf) -> None:
         """End the connection unless its client has read enough of so many bytes by now; look again after a while."""
-        self._stop_unread()
+        _stop(self._unread)
         left = self.transport.get_write_buffer_size()
         if left > max(0, unread - LEAST_READ):
             self.give_up()
@@ -258,13 +256,13 @@ class BoundedProtocol(HttpToolsProtocol):
         if (connection := self.transport.get_extra_info("socket")) is not None:  # or the kernel would keep its part
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.transport.abort()
-        self._count(unread=True)
+        self._count("unread")
 
     def resume_writing(self) -> None:
         """It has read; of a connection that ends it has to read all."""
         self._unsent.pop(self, None)
         if not self._ending:
-            self._stop_unread()
+            _stop(self._unread)
         super().resume_writing()
         if self._is_unsent:
             self._is_unsent = False
@@ -275,41 +273,40 @@ class BoundedProtocol(HttpToolsProtocol):
         self._idle.pop(self, None)  # to be the last one again
         self._idle[self] = self.loop.time()
 
-    def _longest_idle(self) -> "BoundedProtocol | None":
-        """The connection that has been idle the longest, of those whose client has the last answer; None where none is
-        idle for a while: a request may be on its way."""
+    def _idle_for_long(self) -> "Iterator[BoundedProtocol]":
+        """Connections that gave no sign for a while, the longest idle one first. Of others a request may be on its
+        way."""
         before = self.loop.time() - IDLE_S
-        for each, since in self._idle.items():
+        for idle, since in self._idle.items():
             if since > before:
-                return None
-            if each.transport.get_write_buffer_size() == 0:
-                return each
-        return None
+                return
+            yield idle
+
+    def _takes_a_place(self) -> bool:
+        """End the longest idle connection of those whose client has the last answer; False if there is none."""
+        return self._end(idle for idle in self._idle_for_long() if not idle.transport.get_write_buffer_size())
 
     def _make_room(self) -> bool:
         """End the connection whose request has waited the longest for its rest; False if none has waited for long."""
-        before = self.loop.time() - IDLE_S
-        for each, since in self._idle.items():
-            if since > before:
-                return False
-            if each.cycle is not None and not each.cycle.response_complete:
-                each.give_way()
-                self._count(gave_way=True)
-                return True
-        return False
+        return self._end(idle for idle in self._idle_for_long() if idle.cycle and not idle.cycle.response_complete)
 
-    def give_way(self) -> None:
-        """End an idle connection at once, so that another can have its place."""
-        self._idle.pop(self, None)
-        self.transport.abort()
+    def _end(self, candidates: "Iterator[BoundedProtocol]") -> bool:
+        """End the first of these connections at once, if there is one."""
+        gives_way = next(candidates, None)
+        if gives_way is None:
+            return False
+        del self._idle[gives_way]
+        gives_way.transport.abort()
+        self._count("idle")
+        return True
 
     def timeout_keep_alive_handler(self) -> None:
         """End an idle connection, though its client may have left something unread."""
         self.close_gently()
 
     def on_message_begin(self) -> None:
-        """Begin to count, and start the clock of the head. An idle connection stays so until all of a request is there,
-        but begins anew with each part: or whoever begins requests and ends none could have all places."""
+        """Begin to count, and start the clock of the head. A connection is idle until all of a request is there, or
+        clients that begin requests and end none could have all places; but its time begins anew with each part."""
         if self in self._idle:
             self._now_idle()
         self._unset_keepalive_if_required()
@@ -318,7 +315,6 @@ class BoundedProtocol(HttpToolsProtocol):
         self._start_clock(HEAD_S)
 
     def on_url(self, url: bytes) -> None:
-        """Count it."""
         self._count_field(len(url))
         super().on_url(url)
 
@@ -340,9 +336,9 @@ class BoundedProtocol(HttpToolsProtocol):
         raise ValueError(message)
 
     def on_headers_complete(self) -> None:
-        """Stop the clock: the head is complete. A request for another protocol will be read again."""
+        """Stop the clock of the head. A request for another protocol will be read again."""
         self._in_head, self._stalled = False, 0
-        self._stop_clock()
+        _stop(self._clock)
         if not self.parser.should_upgrade():
             hosts = self._left = self._chunks = self._chunked = 0
             for name, value in self.headers:
@@ -357,7 +353,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self.cycle.transport = _Transport(self)  # type: ignore[assignment]
 
     def on_body(self, body: bytes) -> None:
-        """Note that the body goes on. Where it has no length, its chunks must not be tiny."""
+        """Note that the body goes on. If it has no length, its chunks must not be tiny."""
         self._stalled = 0
         if self in self._idle:
             self._now_idle()
@@ -370,7 +366,6 @@ class BoundedProtocol(HttpToolsProtocol):
         super().on_body(body)
 
     def on_message_complete(self) -> None:
-        """The next bytes are a head."""
         self._stalled = 0
         if self.parser.should_upgrade():
             return
@@ -378,13 +373,13 @@ class BoundedProtocol(HttpToolsProtocol):
         super().on_message_complete()
         self._idle.pop(self, None)
         if self.cycle.response_complete:  # the clock was that of the rest of this request
-            self._stop_clock()
+            _stop(self._clock)
             self._now_idle()
             self._forget_request()
 
     def on_response_complete(self) -> None:
-        """Go on with the requests that wait; or give a request that is answered already a while to end. All of the
-        answer is sent first, so that a connection holds one at a time."""
+        """Go on with the requests that wait, or give a request that is answered already a while to end; but first send
+        the whole answer: a connection holds one at a time."""
         _forget_body(self.running)
         if self._ending:
             self.server_state.total_requests += 1
@@ -421,8 +416,8 @@ class BoundedProtocol(HttpToolsProtocol):
         self.headers = None  # type: ignore[assignment]
 
     def close_gently(self) -> None:
-        """Close the connection after the last answer. Where the client still sends, that is read and dropped for a
-        while: bytes that nobody has read would have the kernel reset the connection, and the answer would be lost."""
+        """Close the connection after the last answer. What the client still sends is read and dropped for a while:
+        unread bytes would have the kernel reset the connection, and the answer would be lost."""
         if self.transport.is_closing():
             return
         self._ending = True
@@ -431,7 +426,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._wait_for_reading()
         is_whole = self.cycle is not None and not self.cycle.more_body and not self._in_head
         if is_whole or self._is_between:
-            self._stop_clock()
+            _stop(self._clock)
             self.transport.close()
             return
         self._start_clock(LINGER_S)
@@ -455,7 +450,7 @@ class BoundedProtocol(HttpToolsProtocol):
         else:
             newest.keep_alive = False
             self._deaf = True
-            self._stop_clock()
+            _stop(self._clock)
             return
         self.close_gently()
 
@@ -465,22 +460,17 @@ class BoundedProtocol(HttpToolsProtocol):
         self.transport.write(STATUS_LINE[status] + lines + b"\r\n" + bytes(response.body))
 
     def _start_clock(self, seconds: float) -> None:
-        self._stop_clock()
+        _stop(self._clock)
         self._clock = self.loop.call_later(seconds, self.transport.abort)
 
-    def _stop_clock(self) -> None:
-        if self._clock is not None:
-            self._clock.cancel()
-            self._clock = None
-
-    def _stop_unread(self) -> None:
-        if self._unread is not None:
-            self._unread.cancel()
-            self._unread = None
-
-    def _count(self, *, refused: bool = False, gave_way: bool = False, unread: bool = False) -> None:
+    def _count(self, ended: Ended | None = None) -> None:
         if self.metrics is not None:
-            self.metrics.connected(len(self.connections), refused=refused, gave_way=gave_way, unread=unread)
+            self.metrics.connected(len(self.connections), ended)
+
+
+def _stop(clock: asyncio.TimerHandle | None) -> None:
+    if clock is not None:
+        clock.cancel()
 
 
 def _forget_body(cycle: Any) -> None:
@@ -488,6 +478,3 @@ def _forget_body(cycle: Any) -> None:
     other, so that Python frees them only when it looks for such cycles, which can take minutes."""
     if cycle is not None:
         cycle.body = type(cycle.body)()
-
-
-_TOO_LARGE = f"the headers are too large; at most {MAX_FIELDS} of {MAX_HEAD_BYTES} bytes together"

@@ -1,11 +1,8 @@
 """The rows that wait for a forward pass, by length and by turn, the report of a pass, and refusals of rows.
 
-Requests share the passes fairly, whatever their number of rows: while a request of a thousand rows waits, one of a
-single row comes next. Each row has a turn: when its request came, plus the tokens of the request's rows before it, on a
-clock that moves by the tokens of a pass divided by the number of requests that wait (weighted fair queueing; Demers,
-Keshav and Shenker 1989).
-
-Its owner, the batcher, holds a lock around the queue.
+Requests share the passes fairly, whatever their number of rows. Each row has a turn: when its request came, plus the
+tokens of the request's rows before it, on a clock that moves by the tokens of a pass divided by the number of requests
+that wait (weighted fair queueing; Demers, Keshav and Shenker 1989). The batcher holds a lock around the queue.
 """
 
 import asyncio
@@ -21,7 +18,7 @@ from kdc.common.errors import KdcError
 from kdc.serving.engine.long_texts import Part
 
 Result = np.ndarray | Exception  # a row's outputs, or the error that it met
-_key = attrgetter("key")
+_KEY = attrgetter("key")
 _FEW = 64  # rows that have left and may stay in the heap
 _FEW_REQUESTS = 4  # that wait at a time; more are a crowd
 _MOST_PADDING = 0.25  # most padding of a batch, as a share of its real tokens
@@ -36,8 +33,6 @@ class Overloaded(KdcError):
 
 
 class Closed(KdcError):
-    """The batcher takes no more rows."""
-
     def __init__(self) -> None:
         super().__init__("the service is shutting down", remedy="send the request to another instance")
 
@@ -49,7 +44,7 @@ class Request:
     future: asyncio.Future[np.ndarray]  # gets float32 (rows, outputs) once every row has its answer
     missing: int  # how many rows have no answer yet
     answers: list[np.ndarray | None]  # each row's outputs, None while they are missing
-    trace: object = None  # whatever `submit` was given to find at the rows of a batch: the request's spans
+    trace: object = None  # the request's spans
     waiting: int = 0  # tokens of its rows that wait
     next_turn: float = 0.0  # of the next row that is added
 
@@ -60,9 +55,9 @@ class Row:
 
     length: int  # number of its tokens
     key: tuple[int, int]  # what the queue sorts by: length, then the number of its arrival
-    encoding: Part  # the tokens
-    request: Request  # the request that it belongs to
-    place: int  # index of the row within that request
+    encoding: Part
+    request: Request
+    index: int  # of the row within that request
     arrived: float  # when it came, in seconds of `time.perf_counter`
     turn: float = 0.0  # rows with lower numbers come first; given by the queue
     taken: bool = False  # whether it has left the queue
@@ -86,18 +81,14 @@ class BatchReport:
 
 
 class Queue:
-    """Rows that wait, from which `take` makes batches.
-
-    Attributes:
-        tokens: how many tokens wait.
-    """
+    """Rows that wait, from which `take` makes batches."""
 
     def __init__(self) -> None:
         self._by_length: list[Row] = []
         self._by_turn: list[tuple[float, int, Row]] = []  # a heap, by turn and arrival; also of rows that were taken
-        self._requests: set[Request] = set()  # those of which rows wait
+        self._requests: set[Request] = set()  # those with rows that wait
         self._clock = 0.0  # of turns
-        self.tokens = 0
+        self.tokens = 0  # that wait
 
     def __len__(self) -> int:
         return len(self._by_length)
@@ -108,8 +99,7 @@ class Queue:
         return len(self._requests)
 
     def before(self, tokens: int) -> int:
-        """How many tokens come before a new request of so many is answered: of each request that waits at most as many
-        as of the new one."""
+        """Tokens that come before a new request of so many is answered: of each request that waits at most as many."""
         requests = tuple(self._requests)  # at once: this one method is also called without the lock
         return sum(min(request.waiting, tokens) for request in requests)
 
@@ -121,19 +111,19 @@ class Queue:
         row.turn = max(self._clock, request.next_turn)
         request.next_turn = row.turn + row.length
         request.waiting += row.length
-        bisect.insort(self._by_length, row, key=_key)
+        bisect.insort(self._by_length, row, key=_KEY)
         heapq.heappush(self._by_turn, (row.turn, row.key[1], row))
         self.tokens += row.length
 
     def remove(self, row: Row) -> None:
-        """Remove a row that nobody waits for any longer. Does nothing if a batch has taken it already."""
+        """Remove a row whose caller has left. Does nothing if a batch has taken it already."""
         if not row.taken:
-            del self._by_length[bisect.bisect_left(self._by_length, row.key, key=_key)]
+            del self._by_length[bisect.bisect_left(self._by_length, row.key, key=_KEY)]
             self._leaves(row)
             self._forget()
 
     def _forget(self) -> None:
-        """Drop rows that have left out of the heap, where they are most of it."""
+        """Drop rows that have left from the heap, if they are most of it."""
         if len(self._by_turn) > 2 * len(self._by_length) + _FEW:
             self._by_turn = [entry for entry in self._by_turn if not entry[2].taken]
             heapq.heapify(self._by_turn)
@@ -146,25 +136,21 @@ class Queue:
             self._requests.discard(row.request)
 
     def take(self, *, max_rows: int, max_tokens: int, ahead: float = math.inf) -> list[Row]:
-        """Take a batch out of the queue, which must not be empty: the row whose turn it is, and those nearest to it in
-        length.
+        """Take a batch out of the queue, which must not be empty: the row whose turn it is, and the rows nearest to it
+        in length. Returns rows by growing length.
 
         Args:
-            max_rows: most rows of the batch.
-            max_tokens: most tokens of the batch, padding included; one row alone may exceed it.
+            max_rows, max_tokens: of the batch, padding included; one row alone may exceed the tokens.
             ahead: tokens, padding included, up to which rows are taken whose turn is further off than that. More rows
-                of a large request would only make others wait for the end of the pass. Where few requests wait, the
-                pass for the turn of one that has no more tokens takes none of the rows of larger ones. (In a crowd it
-                does: rows of a large request lie between the crowd's in length, and each pass would have one row.)
-
-        Returns:
-            rows by growing length.
+                of a large request would only make others wait for the end of the pass. If few requests wait, the pass
+                for a request that has no more tokens takes no rows of larger ones. (In a crowd it does: rows of a large
+                request lie between the crowd's in length, and each pass would have one row.)
         """
         while self._by_turn[0][2].taken:
             heapq.heappop(self._by_turn)
         turn, _, next_row = self._by_turn[0]
         rows = self._by_length
-        first = bisect.bisect_left(rows, next_row.key, key=_key)
+        first = bisect.bisect_left(rows, next_row.key, key=_KEY)
         last = first + 1  # rows[first:last] is the batch
         longest = real = rows[first].length
         without_large = len(self._requests) <= _FEW_REQUESTS and not _is_large(next_row, ahead)

@@ -1,9 +1,8 @@
 """The models that a worker serves, by name: loads and warms them, and replaces them without a pause.
 
 Reads the artifacts' folders. A changed artifact is loaded, verified and warmed beside the old one. Then new requests go
-to it, and the old one is dropped once its last request is answered. If the new one cannot be loaded, that is logged and
-the old one goes on. An artifact that cannot be read, as on a volume that hangs, is told and waited for, and the others
-are watched meanwhile.
+to it, and the old one is dropped once its last request is answered. If the new one cannot be loaded, the log tells it
+and the old one stays. The log tells of a volume that hangs, and the other artifacts are watched meanwhile.
 """
 
 import asyncio
@@ -11,9 +10,10 @@ import contextlib
 import functools
 import logging
 import os
-from collections.abc import AsyncIterator
+import threading
+from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
+from typing import Any, TypeVar
 
 from kdc.artifact.contract.judgement import Judgement
 from kdc.artifact.contract.text import refuse_failed, sentence
@@ -24,69 +24,48 @@ from kdc.common.cores import usable_cores
 from kdc.common.errors import KdcError
 from kdc.common.memory import release_free_memory
 from kdc.serving.engine.engine import Engine
-from kdc.serving.http.artifacts import expected_sha256, paths_by_name
-from kdc.serving.http.model import Left, Model, Record, batch_tokens, check_queue
-from kdc.serving.http.reading import PATIENCE_S, Reader
+from kdc.serving.http.artifacts import expected_sha256, local, paths_by_name
+from kdc.serving.http.model import SILENT, Listeners, Model, batch_tokens, check_queue
 from kdc.serving.http.settings import ServeSettings, trace_exporters
 
 log = logging.getLogger("kdc.serve")
 
-
 MAX_LANES = 4  # the threads of more lanes would wait for the interpreter's lock
+PATIENCE_S = 60.0  # seconds before a slow read is logged, and before another artifact is loaded beside it
+T = TypeVar("T")
 
 
-class Reloaded(Protocol):
-    """Called after each look at an artifact."""
-
-    def __call__(self, name: str, /, *, refused: bool) -> None: ...
-
-
-def verify(settings: ServeSettings, *, hashes: bool = True) -> None:
-    """Check all that can be checked before a worker starts: settings, artifacts, their contracts.
-
-    Args:
-        settings: the service's.
-        hashes: also read every file and compare its SHA-256. Each worker does it for the files that it loads.
+def verify(settings: ServeSettings, *, hashes: bool = True) -> ServeSettings:
+    """Check all that can be checked before a worker starts: settings, artifacts, their contracts. Returns the settings
+    with the artifacts' local paths. `hashes` compares every file's SHA-256; a worker does it for those that it loads.
 
     Raises:
         KdcError: there is no artifact, one is damaged or failed its contract, or a setting is wrong.
     """
     _ = settings.api_key
     trace_exporters()
-    paths = paths_by_name(settings.artifact)
-    expected = expected_sha256(settings.expect_sha256, paths)
+    allow, sha256 = settings.allow_failed, settings.expect_sha256
+    artifact = local(settings.artifact, allow_failed=allow, expect_sha256=sha256)
+    paths = paths_by_name(artifact)
+    expected = expected_sha256(sha256, paths)
     for name, path in paths.items():
         manifest = load_manifest(path, verify=hashes, expect_sha256=expected.get(name))
-        refuse_failed(manifest.contract, allow=settings.allow_failed)
+        refuse_failed(manifest.contract, allow=allow)
+    return settings.model_copy(update={"artifact": artifact})
 
 
 class Registry:
-    """All models of a worker.
+    """All models of a worker."""
 
-    Args:
-        settings: the service's.
-        record: called with a model's name and every batch that it ran.
-        left: called with a model's name and the tokens that wait for it, after a caller has left.
-        reloaded: called with a model's name and whether its new artifact is refused, gone, or cannot be read.
-    """
-
-    def __init__(
-        self,
-        settings: ServeSettings,
-        record: Record | None = None,
-        left: Left | None = None,
-        reloaded: Reloaded | None = None,
-    ) -> None:
-        self._settings = settings
-        self._record, self._left = record, left
-        self._reloaded: Reloaded = reloaded or (lambda name, *, refused: None)
+    def __init__(self, settings: ServeSettings, listeners: Listeners = SILENT) -> None:
+        self._settings, self._listeners = settings, listeners
         self._paths = paths_by_name(settings.artifact)
         self._expected = expected_sha256(settings.expect_sha256, self._paths)
         self._seen: dict[str, object] = {}
         self._closing: set[asyncio.Task[None]] = set()
-        self._readers: list[Reader] = []
+        self._reads: set[asyncio.Future[Any]] = set()
         self._loading = asyncio.Lock()
-        self.models: dict[str, Model] = {}  # those that are loaded, by name; a reload replaces one
+        self.models: dict[str, Model] = {}  # by name; a reload replaces one
 
     @property
     def first(self) -> Model:
@@ -101,74 +80,82 @@ class Registry:
         """
         for name, path in self._paths.items():
             self._seen[name] = _signature(path)
-            self.models[name] = Model(name, self._open(name), self._settings, self._record, self._left)
+            self.models[name] = Model(name, self._open(name), self._settings, self._listeners)
 
     async def watch(self) -> None:
         """Look for changed artifacts and replace their models, until cancelled."""
         await asyncio.gather(*(self._watch(name, path) for name, path in self._paths.items()))
 
     async def _watch(self, name: str, path: Path) -> None:
-        reader, refused = Reader(functools.partial(self._tell_slow, name)), False
-        self._readers.append(reader)
+        refused = False
         while True:
             await asyncio.sleep(self._settings.reload_s)
             try:
-                refused = await self._look(name, path, reader, refused=refused)
+                refused = await self._look(name, path, refused=refused)
             except Exception:  # whatever went wrong, the next change must still be looked at
                 log.exception("%s: the artifact cannot be looked at, the old one stays", name)
                 refused = True
-            self._reloaded(name, refused=refused)
+            self._listeners.reloaded(name, refused)
 
-    async def _look(self, name: str, path: Path, reader: Reader, *, refused: bool) -> bool:
+    async def _look(self, name: str, path: Path, *, refused: bool) -> bool:
         """Replace a model whose artifact changed; returns whether what lies there now is refused or gone."""
-        signature = await reader.read(functools.partial(_signature, path))
+        signature = await self._read(name, functools.partial(_signature, path))
         if signature == self._seen[name]:
             return refused
         self._seen[name] = signature
         if signature is None:
             log.error("%s: there is no artifact any more, the old one stays: %s", name, path)
             return True
-        async with self._alone():
-            return not await self._replace(name, path, reader)
-
-    @contextlib.asynccontextmanager
-    async def _alone(self) -> AsyncIterator[None]:
-        """Load one artifact at a time, since each takes memory and cores; but wait for one that hangs only so long."""
-        try:
-            await asyncio.wait_for(self._loading.acquire(), PATIENCE_S)
-        except TimeoutError:
-            yield
-            return
-        try:
-            yield
-        finally:
-            self._loading.release()
-
-    async def close(self) -> None:
-        """Answer what is queued at all models, and end their threads. Wait for artifacts that are being loaded."""
-        models = (model.close() for model in self.models.values())
-        readers = (reader.close() for reader in self._readers)
-        await asyncio.gather(*models, *readers, *self._closing)
-
-    def _tell_slow(self, name: str) -> None:
-        log.error("%s: the artifact could not be read within %g s, the old one stays until it is", name, PATIENCE_S)
-        self._reloaded(name, refused=True)
-
-    async def _replace(self, name: str, path: Path, reader: Reader) -> bool:
-        """Serve what is at the path now; False where that is refused."""
-        engine = await reader.read(functools.partial(self._open_or_tell, name))
+        async with contextlib.AsyncExitStack() as stack:
+            # One artifact at a time, since each takes memory and cores; but another one that hangs is not waited for.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(PATIENCE_S):
+                    await stack.enter_async_context(self._loading)
+            engine = await self._read(name, functools.partial(self._open_or_tell, name))
         if engine is None:
-            return False
-        new = Model(name, engine, self._settings, self._record, self._left)
-        old, self.models[name] = self.models[name], new
+            return True
+        self._replace(name, engine)
         log.info("%s: now serves %s", name, path.resolve())
+        return False
+
+    async def _read(self, name: str, function: Callable[[], T]) -> T:
+        """Call a function in a thread that may hang, as an artifact's volume may: the process can end all the same."""
+        loop = asyncio.get_running_loop()
+        outcome: asyncio.Future[T] = loop.create_future()
+
+        def run() -> None:
+            try:
+                deliver = functools.partial(outcome.set_result, function())
+            except Exception as error:  # noqa: BLE001 - raised by the one that waits
+                deliver = functools.partial(outcome.set_exception, error)
+            with contextlib.suppress(RuntimeError):  # the loop is closed
+                loop.call_soon_threadsafe(deliver)
+
+        self._reads.add(outcome)
+        outcome.add_done_callback(self._reads.discard)
+        threading.Thread(target=run, name="kdc-reader", daemon=True).start()
+        _, late = await asyncio.wait([outcome], timeout=PATIENCE_S)
+        if late:
+            log.error("%s: the artifact could not be read within %g s, the old one stays until it is", name, PATIENCE_S)
+            self._listeners.reloaded(name, True)
+            await asyncio.wait(late)
+        return outcome.result()
+
+    def _replace(self, name: str, engine: Engine) -> None:
+        new = Model(name, engine, self._settings, self._listeners)
+        old, self.models[name] = self.models[name], new
         task = asyncio.create_task(old.close())
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
-        return True
+
+    async def close(self) -> None:
+        """Answer what is queued at all models, and end their threads. Wait for artifacts that are being loaded."""
+        await asyncio.gather(*(model.close() for model in self.models.values()), *self._closing)
+        if self._reads:
+            await asyncio.wait(self._reads)
 
     def _open_or_tell(self, name: str) -> Engine | None:
-        """The artifact's engine; None, and a line in the log, where it is refused."""
+        """The artifact's engine; None, and a line in the log, if it is refused."""
         try:
             return self._open(name)
         except KdcError as error:
@@ -203,24 +190,22 @@ def _warn_of_contract(engine: Engine, judged: Judgement | None) -> None:
         return
     was, here = "its contract was judged", machine.cpu().model
     then, now = f"{judged.variant} on {judged.provider}", f"{engine.variant} on {engine.provider}"
-    warnings = []
-    if then != now:
-        warnings.append(f"{was} for {then}, and {now} serves")
-    if judged.verdict != "pass":
-        warnings.append(sentence(judged))
-    if engine.threads < judged.threads:
-        warnings.append(f"{was} with {judged.threads} threads, and {engine.threads} serve")
-    if judged.cpu != here:
-        warnings.append(f"{was} on another CPU ({judged.cpu}, this is {here}): `kdc verify` judges it here")
-    for warning in warnings:
-        log.warning("%s: %s", engine.task.name, warning)
+    warnings = {
+        f"{was} for {then}, and {now} serves": then != now,
+        sentence(judged): judged.verdict != "pass",
+        f"{was} with {judged.threads} threads, and {engine.threads} serve": engine.threads < judged.threads,
+        f"{was} on another CPU ({judged.cpu}, this is {here}): `kdc verify` judges it here": judged.cpu != here,
+    }
+    for warning, holds in warnings.items():
+        if holds:
+            log.warning("%s: %s", engine.task.name, warning)
 
 
 def _signature(path: Path) -> object:
     """A value that changes when the artifact does: where its link leads, and its files' identities. None: no artifact.
 
-    It covers all files, not the manifest alone. An artifact that is being copied into place may be seen, and refused,
-    while files are missing; when they arrive the value changes, and it is looked at again.
+    It covers all files, not the manifest alone. A refused artifact, whose copy was not complete yet, is then looked at
+    again with each file that arrives.
     """
     try:
         with os.scandir(path) as entries:

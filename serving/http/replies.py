@@ -34,8 +34,6 @@ ERRORS = {
     503: ("Unavailable", "Starting or draining: send it to another instance."),
     504: ("Timeout", "No answer within the time limit."),
 }
-
-
 EMPTY = "Empty"  # the `error_type` of a text that is empty or white space, whose status is 400 too
 # Keys of a request's scope: which artifact answers it, and how many of its rows are not answered, once that is known.
 ARTIFACT, ABSTAINED = "kdc_artifact", "kdc_abstained"
@@ -48,13 +46,13 @@ class JsonResponse(Response):
     media_type = "application/json"
 
     def render(self, content: Any) -> bytes:
-        """The response's body: what is written already as it is, since a reply may have megabytes."""
+        """The response's body. Bytes are written already, as replies of megabytes are."""
         return content if isinstance(content, bytes) else orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
 async def written(shape: tuple[int, ...], values: Callable[[slice], list[Any]]) -> bytes:
-    """Write a JSON array in pieces. Other requests have their turns between two pieces, and no more than a piece of a
-    large reply stands in memory as Python objects.
+    """Write a JSON array in pieces. Other requests have their turns between two pieces, and only a piece of a large
+    reply is in memory as Python objects.
 
     Args:
         shape: rows, at least one, and numbers of a row.
@@ -72,32 +70,28 @@ async def written(shape: tuple[int, ...], values: Callable[[slice], list[Any]]) 
 
 
 class ApiError(Exception):
-    """An error that a client gets: a status of `ERRORS`, a message that never holds a text of a client, headers, and
-    the `error_type` where it is not that of `ERRORS`."""
+    """An error that a client gets. Its message never holds a client's text. `kind` is the `error_type`, by default that
+    of `ERRORS`."""
 
     def __init__(
         self, status: int, message: str, headers: dict[str, str] | None = None, *, kind: str | None = None
     ) -> None:
         super().__init__(message)
-        self.status = status
-        self.message = message
-        self.headers = headers or {}
-        self.kind = kind
+        self.status, self.message, self.headers, self.kind = status, message, headers or {}, kind
 
 
 def error_response(
     status: int, message: str, headers: dict[str, str] | None = None, kind: str | None = None, *, path: str = ""
 ) -> JsonResponse:
-    """The response with the JSON object; `kind` is its `error_type`, by default that of the status; `path` is the
-    request's, of which some have another form."""
+    """The response with the JSON object. `kind` is its `error_type`, by default the status's; under some paths the
+    object has another form."""
     kind = kind or ERRORS[status][0]
     error = {"message": message, "type": kind, "param": None, "code": None} if path.startswith("/v1/") else message
     return JsonResponse({"error": error, "error_type": kind}, status_code=status, headers=headers)
 
 
 def tell_artifact(request: Request, response: Response) -> Response:
-    """Add the headers that tell which artifact answers the request, if one does, and how many rows it does not answer,
-    if it abstains."""
+    """Add the headers with the artifact that answers the request, and the number of rows that it does not answer."""
     if artifact := request.scope.get(ARTIFACT):
         response.headers["x-artifact"] = artifact
     if (abstained := request.scope.get(ABSTAINED)) is not None:
@@ -115,19 +109,17 @@ async def on_api_error(request: Request, error: Exception) -> Response:
 async def on_kdc_error(request: Request, error: Exception) -> Response:
     """Handler of errors out of the batcher and the engine: 422, 429 or 503 for refusals, 424 for all others."""
     assert isinstance(error, KdcError)
-    return tell_artifact(request, _refusal(error, request.scope["path"]))
-
-
-def _refusal(error: KdcError, path: str) -> Response:
-    message = "; ".join(filter(None, [error.what, f"given: {error.given}" if error.given else "", error.remedy]))
+    status, headers = 424, None
     if isinstance(error, Overloaded):
-        return error_response(429, message, {"Retry-After": str(error.retry_after)}, path=path)
-    if isinstance(error, InputError):
-        return error_response(422, message, path=path)
-    if isinstance(error, Closed):
-        return error_response(503, message, {"Connection": "close"}, path=path)
-    log.error("inference failed: %s", error.what)
-    return error_response(424, message, path=path)
+        status, headers = 429, {"Retry-After": str(error.retry_after)}
+    elif isinstance(error, InputError):
+        status = 422
+    elif isinstance(error, Closed):
+        status, headers = 503, {"Connection": "close"}
+    else:
+        log.error("inference failed: %s", error.what)
+    message = "; ".join(filter(None, [error.what, f"given: {error.given}" if error.given else "", error.remedy]))
+    return tell_artifact(request, error_response(status, message, headers, path=request.scope["path"]))
 
 
 def on_unexpected(error: Exception, path: str = "") -> Response:
@@ -140,8 +132,7 @@ def on_unexpected(error: Exception, path: str = "") -> Response:
 async def on_no_route(request: Request, error: Exception) -> Response:
     """404 and 405, naming the methods that the route takes. The path, which may hold anything, is not repeated."""
     assert isinstance(error, HTTPException)
-    if error.status_code == 404:
-        return error_response(404, "there is no such route; /docs lists them", path=request.scope["path"])
-    headers = dict(error.headers or {})
-    message = f"this route takes {headers.get('Allow', 'another method')}"
-    return error_response(405, message, headers, path=request.scope["path"])
+    message, headers = "there is no such route; /docs lists them", dict(error.headers or {})
+    if error.status_code == 405:
+        message = f"this route takes {headers.get('Allow', 'another method')}"
+    return error_response(error.status_code, message, headers, path=request.scope["path"])

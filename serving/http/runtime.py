@@ -17,7 +17,7 @@ from kdc.common.files import write_whole
 
 DIRECTORY = "KDC_RUNTIME_DIR"
 SUPERVISOR = "KDC_SUPERVISOR"  # the process id of what starts the workers: `kdc serve` or `bentoml serve`
-_STARTED = "started"  # is there once a worker has started successfully; with its process id, that this one has
+_STARTED = "started-"  # and a process id: is there once this worker has started successfully
 STOPPING = "stopping"  # is there once the whole service stops, not one worker alone
 _FAILED = "failed.json"
 _PREFIX, _LOCK = "kdc-serve-", "lock"
@@ -31,8 +31,8 @@ def directory() -> Path | None:
 
 @contextmanager
 def own_folder() -> Iterator[Path]:
-    """Make the folder of this process, which no other user can enter, and hold its lock for as long as the context
-    lasts; remove those of services that were killed, whose locks nobody holds."""
+    """Make this process's folder, which no other user can enter, and hold its lock while the context lasts. Folders of
+    services that were killed are removed: nobody holds their locks."""
     for left in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
         with suppress(OSError):  # another user's, or another service removes it now
             if left.lstat().st_uid == os.getuid() and not left.is_symlink():
@@ -49,23 +49,22 @@ def own_folder() -> Iterator[Path]:
 
 def report_ready(folder: Path) -> None:
     """Note that this worker has started successfully."""
-    for name in (_STARTED, f"{_STARTED}-{os.getpid()}"):
-        (folder / name).touch()
+    (folder / f"{_STARTED}{os.getpid()}").touch()
 
 
 def has_started(folder: Path) -> bool:
     """Whether any worker has ever started successfully."""
-    return (folder / _STARTED).exists()
+    return any(folder.glob(f"{_STARTED}*"))
 
 
 def was_ready(folder: Path, worker: int) -> bool:
     """Whether the worker of a process id has started successfully."""
-    return (folder / f"{_STARTED}-{worker}").exists()
+    return (folder / f"{_STARTED}{worker}").exists()
 
 
 def report_failure(folder: Path, error: KdcError) -> None:
     """Note why no worker can start."""
-    parts = {"what": error.what, "given": str(error.given or "") or None, "remedy": error.remedy}
+    parts = {"what": error.what, "given": None if error.given is None else str(error.given), "remedy": error.remedy}
     content = json.dumps({"exit_code": error.exit_code, "parts": parts})
     write_whole(folder / _FAILED, content, shared=True)  # all workers fail at the same moment
 

@@ -1,36 +1,25 @@
 """Options of `kdc serve` that set a setting of the service (`settings.py`)."""
 
 from kdc.artifact.artifact_options import ALLOW_FAILED, VARIANT
-from kdc.common.command_options import Setting, settings
-
-_LIMITS = "Limits"
+from kdc.common.command_options import settings
 
 SERVE = (
-    Setting("workers", int, "Worker processes, which share the port (default 1)."),
-    Setting("device", str, "Where to run: auto (default; CUDA where it starts, else the CPU), cpu, cuda or tensorrt."),
-    VARIANT,
-    Setting("threads", int, "Threads of a worker's forward passes together (default: usable cores / workers)."),
-    Setting("api-key-env", str, "Environment variable with the bearer token that requests must bring (default: none)."),
-    ALLOW_FAILED,
-    Setting(
-        "grpc-address",
-        str,
-        "[HOST:]PORT of the Open Inference Protocol over gRPC, such as 9000 (default: no gRPC).",
-    ),
-    Setting(
-        "expect-sha256",
-        str,
-        "SHA-256 that the manifest must have, of several artifacts NAME=SHA256,...; any other artifact is refused.",
-    ),
-    Setting(
-        "drain-delay",
-        float,
-        "Seconds for which SIGTERM is followed by 503 answers before the service stops listening (default 2).",
-        keys=("drain_delay_s",),
-    ),
     *settings(
         "",
-        _LIMITS,
+        None,
+        ("workers", int, "Worker processes, which share the port (default 1)."),
+        ("device", str, "Where to run: auto (default; CUDA if it starts, else the CPU), cpu, cuda or tensorrt."),
+        ("threads", int, "Threads of a worker's forward passes together (default: usable cores / workers)."),
+        ("api-key-env", str, "Environment variable with the bearer token that requests must bring (default: none)."),
+        ("grpc-address", str, "[HOST:]PORT of the Open Inference Protocol over gRPC, e.g. 9000 (default: no gRPC)."),
+        ("expect-sha256", str, "The manifest's SHA-256, of several artifacts NAME=SHA256,...; others are refused."),
+        ("drain-delay", float, "Seconds of 503 answers between SIGTERM and the end (default 2).", "drain_delay_s"),
+    ),
+    VARIANT,
+    ALLOW_FAILED,
+    *settings(
+        "",
+        "Limits",
         ("max-body-bytes", int, "Largest body of a request, in bytes (default 2 MiB)."),
         ("max-bodies-bytes", int, "Largest sum of the bodies held at one time, in bytes (default 128 MiB)."),
         ("max-unsent-bytes", int, "Largest sum of replies that clients have not read yet, in bytes (default 16 MiB)."),

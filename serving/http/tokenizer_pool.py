@@ -1,11 +1,10 @@
 """Tokenises the rows of requests: few characters at once, many in threads, in pieces that take turns.
 
-A word of a hundred characters costs twenty times what as many characters of short words do, so requests take turns by
-the seconds that their pieces took, and are refused if too many seconds come before them. Few threads tokenise, so that
-the forward passes keep their cores. They choose the next piece themselves: in a storm of requests that are refused, the
-event loop would leave them idle. A row is never divided, and one of two long texts may take a second: beside a piece
-that takes long another one begins, and the last free thread takes no long row. (The service switches off the tokenizers
-library's own threads.)
+A word of a hundred characters costs twenty times what as many characters of short words do. So requests take turns by
+the seconds that their pieces took, and are refused if too many seconds come before them. Few threads tokenise, and the
+forward passes keep their cores. The threads choose the next piece themselves: the event loop would leave them idle in a
+storm of requests that are refused. A row is never divided and may take a second: beside a piece that takes long another
+one begins, and the last free thread takes no long row. (The service switches off the tokenizers library's own threads.)
 """
 
 import asyncio
@@ -45,22 +44,19 @@ class _Work:
     encodings: list[Encoded] = field(default_factory=list)  # of the first rows
 
     def is_next_row_long(self) -> bool:
-        """Whether the next row may take long: all of a text without words has to be read."""
+        # In characters, not `sizes`: all of a text without words has to be read.
         return _characters(self.rows[len(self.encodings)]) > _MOST_CHARS
 
 
 class TokenizerPool:
     """Tokenises the rows of one artifact's requests. Created and used in one event loop.
 
-    Args:
-        engine: tokenises.
-        max_queue_seconds: most seconds of tokenising that may come before a new request; beyond that `encode` raises
-            `Overloaded`. Of another request at most as many count as of the new one, since they take turns.
+    At most `max_queue_seconds` of tokenising may come before a new request. At most as many seconds count of another
+    request as of the new one, since they take turns.
     """
 
     def __init__(self, engine: Engine, max_queue_seconds: float = math.inf) -> None:
-        self._engine = engine
-        self._max_queue_seconds = max_queue_seconds
+        self._engine, self._max_queue_seconds = engine, max_queue_seconds
         self._loop = asyncio.get_running_loop()
         self._count = max(1, min(_MOST_THREADS, engine.threads // 2))
         self._changed = threading.Condition()
@@ -75,8 +71,8 @@ class TokenizerPool:
             threading.Thread(target=self._tokenise, name=f"kdc-tokeniser-{thread}", daemon=True).start()
 
     def least_tokens(self, rows: Sequence[Text]) -> int:
-        """About the fewest tokens that rows of sentences have once they are cut, found without tokenising them. A
-        word without an end, or a text that is nearly all spaces, has fewer."""
+        """About the fewest tokens that rows of sentences have once they are cut, without tokenising them. A word
+        without an end, or a text that is nearly all spaces, has fewer."""
         most = self._engine.tokenizer_info.longest
         return sum(min(most, 1 + _characters(row) // _CHARS_A_TOKEN) for row in rows)
 
@@ -120,7 +116,7 @@ class TokenizerPool:
         self._changed.notify()
 
     def _tokenise(self) -> None:
-        """A thread: piece after piece. Between two of them it holds nothing of a request."""
+        """A thread: piece after piece. Between two pieces it holds nothing of a request."""
         while self._take_a_turn():
             pass
 

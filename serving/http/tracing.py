@@ -1,12 +1,11 @@
-"""The spans of requests, by OpenTelemetry. Imported only where `kdc.serving.http.settings` says that they are wanted.
+"""The spans of requests, by OpenTelemetry. Imported only if `kdc.serving.http.settings` says that they are wanted.
 
-    POST /predict           the request; child of the caller's span where it sent a `traceparent`
-      tokenise              of all its rows
-      queue, session        a pair for each forward pass that had rows of it
+    POST /predict           the request; child of the caller's span, which `traceparent` names
+      tokenise              all rows
+      queue, session        a pair for each forward pass that had rows of the request
 
-A request's rows may be spread over several passes, and a pass has rows of several requests. So each request gets its
-own session span for a pass, and `kdc.batch.id` is the same in all of them. No span holds a text, a token, a path or a
-header. Of `traceparent` only the ids are kept, and `tracestate`, which may hold anything, is not read.
+A pass has rows of several requests. Each request gets its own session span for it, with the same `kdc.batch.id`. No
+span holds a text, a token, a path or a header. `tracestate`, which may hold anything, is not read.
 """
 
 import asyncio
@@ -14,13 +13,13 @@ import itertools
 import threading
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from opentelemetry.context import Context
 from opentelemetry.sdk.resources import OTELResourceDetector, Resource
 from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import BatchSpanProcessor, ConsoleSpanExporter, SpanExporter
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
 from opentelemetry.trace import Span, SpanKind, StatusCode, Tracer, set_span_in_context
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from starlette.types import Scope
@@ -42,26 +41,22 @@ class _Share:
     failure: Exception | None = None  # the error that one of these rows met, if any
 
 
+@dataclass(slots=True, eq=False)
 class Trace:
-    """The spans of one sampled request. `span`, that of the whole request, was begun already."""
+    """The spans of one sampled request."""
 
-    __slots__ = ("_inside", "_method", "_span", "_tracer")
-
-    def __init__(self, tracer: Tracer, span: Span, method: str) -> None:
-        self._tracer = tracer
-        self._span = span
-        self._method = method
-        self._inside = set_span_in_context(span, Context())
+    _tracer: Tracer
+    _method: str
+    _span: Span  # of the whole request
+    _inside: Context  # of its parts
 
     def asked(self, model: str, artifact: str, rows: int) -> None:
         """Record the model that the request asks, which artifact that is now, and the number of rows."""
         self._span.set_attributes({"kdc.model": model, "kdc.artifact": artifact, "kdc.rows": rows})
 
     def tokenised(self, began: float, tokens: int, truncated: int) -> None:
-        """Record that its rows were tokenised just now: to so many tokens after the cut, with so many rows cut.
-
-        Tokenising began at `began`, in seconds of `time.perf_counter`.
-        """
+        """Record that its rows were tokenised from `began`, in seconds of `time.perf_counter`, until now: to so many
+        tokens after the cut, with so many rows cut."""
         counts = {"kdc.tokens": tokens, "kdc.truncated_rows": truncated}
         self._span.set_attributes(counts)
         start = _epoch_ns(began, _zero_ns())
@@ -69,22 +64,17 @@ class Trace:
 
     def passed(self, share: _Share, batch: dict[str, str | int], began: int, ended: int) -> None:
         """Record a forward pass that had rows of the request, from `began` to `ended` in nanoseconds of the epoch.
-
-        `batch` holds the attributes of the whole batch, `kdc.batch.id` among them.
-        """
+        `batch` holds the attributes of the whole batch."""
         own = {"kdc.rows": share.rows, "kdc.tokens": share.tokens, "kdc.batch.id": batch["kdc.batch.id"]}
-        queue = self._tracer.start_span("queue", self._inside, attributes=own, start_time=share.arrived)
-        queue.end(began)
+        self._tracer.start_span("queue", self._inside, attributes=own, start_time=share.arrived).end(began)
         session = self._tracer.start_span("session", self._inside, attributes={**own, **batch}, start_time=began)
         if share.failure is not None:  # its message may hold a text
             session.set_status(StatusCode.ERROR, type(share.failure).__name__)
         session.end(ended)
 
     def ended(self, route: str, status: int) -> None:
-        """Record that the request was answered, and end its span.
-
-        The route is "none", as in the metrics, if there was no such route or the gate refused the request.
-        """
+        """Record that the request was answered, and end its span. The route is "none", as in the metrics, if there was
+        no such route or the gate refused the request."""
         if route != "none":
             self._span.update_name(f"{self._method} {route}")
             self._span.set_attribute("http.route", route)
@@ -96,18 +86,16 @@ class Trace:
 
 class Tracing:
     """Makes the spans of requests and sends them from a thread of its own. What a collector is too slow for is dropped.
+    The process's global tracer provider, which is BentoML's, stays as it is."""
 
-    It does not touch the process's global tracer provider, which is BentoML's. Exporters are "otlp" and "console".
-    """
-
-    def __init__(self, exporters: Sequence[str]) -> None:
+    def __init__(self, exporters: Iterable[Callable[[], SpanExporter]]) -> None:
         instance = uuid.uuid4().hex
         named = {"service.name": "kdc", "service.version": __version__, "service.instance.id": instance}
         # Merged once more, since `create` would put our names before those in the environment.
         resource = Resource.create(named).merge(OTELResourceDetector().detect())
         self._provider = TracerProvider(resource=resource, shutdown_on_exit=False)
-        for name in exporters:
-            self._provider.add_span_processor(BatchSpanProcessor(_exporter(name)))
+        for exporter in exporters:
+            self._provider.add_span_processor(BatchSpanProcessor(exporter()))
         self._tracer = self._provider.get_tracer("kdc", __version__)
         self._instance = instance[:8]
         self._numbers = itertools.count(1)
@@ -120,21 +108,19 @@ class Tracing:
         span = self._tracer.start_span(
             method, context, kind=SpanKind.SERVER, attributes={"http.request.method": method}
         )
-        return Trace(self._tracer, span, method) if span.is_recording() else None
+        return Trace(self._tracer, method, span, set_span_in_context(span, Context())) if span.is_recording() else None
 
     def passed(self, model: str, rows: Sequence[Row], results: Sequence[Result], report: BatchReport) -> None:
         """Record one forward pass at each traced request that had rows in it; `results` are outputs or errors."""
         zero = _zero_ns()  # one for all spans of the pass: they keep their order and lengths, even if the clock is set
         shares: dict[Trace, _Share] = {}
         for row, result in zip(rows, results, strict=True):
-            trace = row.request.trace
-            if not isinstance(trace, Trace):  # the request is not traced
-                continue
-            share = shares.setdefault(trace, _Share(_epoch_ns(row.arrived, zero)))
-            share.rows += 1
-            share.tokens += row.length
-            if isinstance(result, Exception):
-                share.failure = result
+            if isinstance(row.request.trace, Trace):  # else the request is not traced
+                share = shares.setdefault(row.request.trace, _Share(_epoch_ns(row.arrived, zero)))
+                share.rows += 1
+                share.tokens += row.length
+                if isinstance(result, Exception):
+                    share.failure = result
         if not shares:
             return
         batch: dict[str, str | int] = {
@@ -153,14 +139,6 @@ class Tracing:
         thread.start()
         while thread.is_alive():  # polled, not joined: a collector that hangs must not hold up the loop
             await asyncio.sleep(0.005)
-
-
-def _exporter(name: str) -> SpanExporter:
-    if name == "console":
-        return ConsoleSpanExporter()
-    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-
-    return OTLPSpanExporter()
 
 
 def _zero_ns() -> int:

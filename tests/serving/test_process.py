@@ -23,7 +23,7 @@ import httpx
 import psutil
 import pytest
 from bag_models import SINGLE, write_artifact
-from live import ROOT, Process, connect, free_port, resident_bytes, served
+from live import Process, connect, free_port, resident_bytes, served
 
 from kdc.common.errors import InputError, KdcError
 from kdc.serving import launch
@@ -577,17 +577,3 @@ def test_a_device_that_does_not_take_effect_stops_the_start(artifact: Path, tmp_
         pytest.skip("there is a CUDA device")
     assert code == 1
     assert "CUDA did not take effect" in printed
-
-
-def test_the_services_old_name_is_refused_with_the_new_one(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [str(Path(sys.executable).with_name("bentoml")), "serve", "serving.service:Classifier"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-        env={**os.environ, "BENTOML_HOME": str(tmp_path)},
-    )
-    assert done.returncode != 0
-    assert "bentoml serve kdc.serving.service:Classifier" in done.stdout + done.stderr

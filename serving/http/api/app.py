@@ -16,6 +16,7 @@ from kdc.serving.http.admin import admin_port
 from kdc.serving.http.api import classify, moderations, pages, tei, v2
 from kdc.serving.http.api.gate import Gate
 from kdc.serving.http.metrics import CONTENT_TYPE, Metrics
+from kdc.serving.http.model import Listeners
 from kdc.serving.http.queue import BatchReport, Result, Row
 from kdc.serving.http.registry import Registry
 from kdc.serving.http.settings import ServeSettings, check_grpc, trace_exporters
@@ -36,17 +37,17 @@ def make_app(settings: ServeSettings) -> Starlette:
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         traces = None
-        if names := trace_exporters():
+        if exporters := trace_exporters():
             from kdc.serving.http.tracing import Tracing  # imports OpenTelemetry
 
-            traces = Tracing(names)
+            traces = Tracing(exporters.values())
 
         def record(model: str, rows: Sequence[Row], results: Sequence[Result], report: BatchReport) -> None:
             metrics.observe_batch(model, report)
             if traces is not None:
                 traces.passed(model, rows, results, report)
 
-        registry = Registry(settings, record, metrics.queue, metrics.reloaded)
+        registry = Registry(settings, Listeners(record, metrics.queue, metrics.reloaded))
         registry.load()
         app.state.registry = registry
         metrics.models = registry.models

@@ -404,7 +404,7 @@ def test_what_is_wrong_with_the_address_is_told(tmp_path: Path, monkeypatch: pyt
             resolve({"grpc_address": address})
     for name in ("no.such.host.invalid", "a..b"):
         with pytest.raises(InputError, match="in --grpc-address"):
-            bound_socket(name, 9000, "--grpc-address", "--grpc-address")
+            bound_socket(name, 9000, "--grpc-address")
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     with pytest.raises(InputError, match=r"pip install 'kdc\[grpc\]'"):
         check_grpc(ServeSettings(grpc_address="127.0.0.1:9000"))

@@ -621,7 +621,7 @@ def test_a_client_that_still_reads_keeps_its_connection(monkeypatch: pytest.Monk
             await asyncio.sleep(0)
         if not closing:
             protocol.pause_writing()  # as a transport does that has so much
-        found = [protocol._longest_idle() is None]
+        found = [not protocol._takes_a_place()]
         for _ in range(4):
             clock.advance(0.6 * WRITE_S)
             transport.unread -= piece

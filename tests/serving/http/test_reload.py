@@ -280,7 +280,7 @@ def test_a_volume_that_hangs_is_told_and_keeps_nobody_waiting(
         return f'kdc_artifact_refused{{model="a"}} {value}' in httpx.get(f"{url}/metrics", timeout=3).text
 
     monkeypatch.setattr(registry, "_signature", hanging)
-    monkeypatch.setattr("kdc.serving.http.reading.PATIENCE_S", 0.1)
+    monkeypatch.setattr("kdc.serving.http.registry.PATIENCE_S", 0.1)
     with caplog.at_level(logging.ERROR), running(f"a={places['a']},b={places['b']}", reload_s=0.05) as url:
         hangs.set()
         eventually(lambda: told(url, "1.0"))

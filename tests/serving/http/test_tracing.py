@@ -418,10 +418,11 @@ def test_a_setting_that_cannot_be_is_refused_before_the_start(environment: dict[
 
 
 def test_a_missing_exporter_names_its_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(settings._MODULES, "otlp", "opentelemetry.exporter.elsewhere.trace_exporter")
+    monkeypatch.setitem(settings._EXPORTERS, "otlp", "opentelemetry.exporter.elsewhere.trace_exporter:Exporter")
     with pytest.raises(InputError, match=r"pip install 'kdc\[otel\]'"):
         settings.trace_exporters({"OTEL_TRACES_EXPORTER": "otlp"})
 
 
 def test_both_exporters_may_be_asked_for() -> None:
-    assert settings.trace_exporters({"OTEL_TRACES_EXPORTER": " OTLP, console,otlp,none"}) == ("otlp", "console")
+    exporters = settings.trace_exporters({"OTEL_TRACES_EXPORTER": " OTLP, console,otlp,none"})
+    assert list(exporters) == ["otlp", "console"]
