@@ -7,7 +7,7 @@ Writes: `<split>.arrow` in a folder of the caller: an Arrow stream with text, te
 the hashes.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
@@ -22,20 +22,23 @@ import pyarrow.compute as pc
 from kdc.artifact.manifest import MAX_MANIFEST_BYTES, Kind
 from kdc.common.errors import InputError
 from kdc.pipeline.config.data_settings import DataSettings
-from kdc.pipeline.config.tasks import Task, custom_task
+from kdc.pipeline.config.metrics import fitting
+from kdc.pipeline.config.tasks import Task
 from kdc.pipeline.data.fields import check_text, group_of, hash_of, sides_of, time_of
-from kdc.pipeline.data.labels import LabelReader
+from kdc.pipeline.data.labels import NOT_TRAINED, LabelReader
 from kdc.pipeline.data.overlap import Runs, ShortTexts, near_rows, runs_of, short_texts
 from kdc.pipeline.data.problems import FileProblem, Problems, RowProblem
 from kdc.pipeline.data.readers import Row, read_rows
 from kdc.pipeline.data.sources import Columns, SplitSource, columns_of, is_glue, locate
 from kdc.pipeline.data.units import connect
+from kdc.serving.engine.tokenizing import Text
 
 Ints = npt.NDArray[np.int64]
 
 _MOST_BROKEN = 0.001  # share of rows that may be left out of a file known to be broken
 _BATCH_ROWS = 1024
 _BATCH_CHARACTERS = 4 << 20
+_NOTHING_MORE = DataSettings()  # neither groups nor times
 
 
 @dataclass(frozen=True)
@@ -55,18 +58,47 @@ class CheckedRows:
     skipped: int
 
     @cached_property
+    def table(self) -> pa.Table:
+        """The rows, in order and in batches of bounded size; memory-mapped."""
+        with pa.memory_map(str(self.path)) as stream:
+            return pa.ipc.open_stream(stream).read_all()
+
+    def __len__(self) -> int:
+        return self.table.num_rows
+
+    def text_at(self, row: int) -> str:
+        """The text of a row; " / " stands between the texts of a pair."""
+        (text,) = texts_in(self.table.slice(row, 1))
+        return text if isinstance(text, str) else " / ".join(text)
+
+    def _texts(self) -> Iterator[Text]:
+        return (text for batch in self.table.to_batches() for text in texts_in(batch))
+
+    def _numbers(self, name: str) -> npt.NDArray[Any] | None:
+        """(rows,) the numbers of a column; None if the file had no such column."""
+        is_there = name in self.table.column_names and not self.table[name].null_count
+        return self.table[name].to_numpy() if is_there else None
+
+    @cached_property
     def texts(self) -> Ints:
         """(rows,) hash of each row's text or pair."""
-        return np.concatenate([batch.column("text_hash").to_numpy() for batch in self.batches()])
+        return self.table["text_hash"].to_numpy()
 
     @cached_property
     def sides(self) -> Ints | None:
-        """(rows, 2) hash of each text of the rows' pairs; None where rows are no pairs."""
-        if "first_hash" not in next(self.batches()).schema.names:
-            return None
-        names = ("first_hash", "second_hash")
-        parts = [np.stack([batch.column(name).to_numpy() for name in names], axis=1) for batch in self.batches()]
-        return np.concatenate(parts)
+        """(rows, 2) hash of each text of the rows' pairs; None if rows are no pairs."""
+        first, second = self._numbers("first_hash"), self._numbers("second_hash")
+        return None if first is None or second is None else np.stack([first, second], axis=1)
+
+    @cached_property
+    def groups(self) -> Ints | None:
+        """(rows,) hash of each row's group; None without a group column, which an unlabelled file may lack."""
+        return self._numbers("group_hash")
+
+    @cached_property
+    def times(self) -> npt.NDArray[np.float64] | None:
+        """(rows,) time of each row; None without a column of times."""
+        return self._numbers("time")
 
     @cached_property
     def runs(self) -> Runs:
@@ -85,72 +117,34 @@ class CheckedRows:
             return self.runs
         return runs_of(self._texts(), others.short_texts)
 
-    def _texts(self) -> Iterator[tuple[str, ...]]:
-        return (texts for batch in self.batches() for texts in _texts_of(batch))
-
     @cached_property
     def units(self) -> Ints:
         """(rows,) unit of each row; see `units.connect`."""
         return connect(self.texts, self.sides, self.groups, near_rows(self.runs))
 
-    @cached_property
-    def groups(self) -> Ints | None:
-        """(rows,) hash of each row's group; None without a group column."""
-        parts = [batch.column("group_hash") for batch in self.batches() if "group_hash" in batch.schema.names]
-        if not parts or any(part.null_count for part in parts):  # an unlabelled file may lack the column
-            return None
-        return np.concatenate([part.to_numpy() for part in parts])
-
-    @cached_property
-    def times(self) -> npt.NDArray[np.float64] | None:
-        """(rows,) time of each row; None without a column of times."""
-        parts = [batch.column("time") for batch in self.batches() if "time" in batch.schema.names]
-        return np.concatenate([part.to_numpy() for part in parts]) if parts else None
-
-    def __len__(self) -> int:
-        return len(self.texts)
-
-    def texts_at(self, places: Sequence[int]) -> list[str]:
-        """The texts of some rows, those of a pair with " / " between them."""
-        wanted, start = set(places), 0
-        found: dict[int, str] = {}
-        for batch in self.batches():
-            inside = [place for place in wanted if start <= place < start + batch.num_rows]
-            rows = _texts_of(batch) if inside else []
-            found |= {place: " / ".join(rows[place - start]) for place in inside}
-            start += batch.num_rows
-        return [found[place] for place in places]
-
-    def batches(self) -> Iterator[pa.RecordBatch]:
-        """The rows again, in order."""
-        with pa.memory_map(str(self.path)) as stream, pa.ipc.open_stream(stream) as reader:
-            yield from reader
-
     def classes(self, task: Task) -> Ints:
         """What to stratify by.
 
         Returns:
-            (rows,) the place of each row's label among the task's labels; 0 for regression. For a multi-label row it is
-            the place of its rarest label, and the number of labels if it has none.
+            (rows,) the number of each row's label among the task's labels; 0 for regression. For a multi-label row it
+            is the number of its rarest label, and the count of labels if it has none.
         """
-        if task.kind == "regression":
+        if task.kind == "regression" or self.labels is None:
             return np.zeros(len(self), dtype=np.int64)
-        frequency = self.labels.counts if self.labels is not None else {}
-        parts = []
-        for batch in self.batches():
-            labels = batch.column("label")
-            if task.kind == "multilabel":
-                rows = labels.to_pylist()
-                rarest = [min(row, key=lambda name: (frequency[name], name), default=None) for row in rows]
-                labels = pa.array(rarest, pa.string())
-            places = pc.index_in(labels, value_set=pa.array(task.labels, pa.string()))
-            parts.append(pc.fill_null(places, len(task.labels)).to_numpy(zero_copy_only=False).astype(np.int64))
-        return np.concatenate(parts)
+        labels, frequency = self.table["label"], self.labels.counts
+        if task.kind == "multilabel":
+            rows = (row for batch in self.table.to_batches() for row in batch.column("label").to_pylist())
+            rarest = (min(row, key=lambda name: (frequency[name], name), default=None) for row in rows)
+            labels = pa.array(rarest, pa.string())
+        numbers = pc.index_in(labels, value_set=pa.array(task.labels, pa.string()))
+        return pc.fill_null(numbers, len(task.labels)).to_numpy().astype(np.int64)
 
 
-def _texts_of(batch: pa.RecordBatch) -> list[tuple[str, ...]]:
-    names = [name for name in ("text", "text_pair") if name in batch.schema.names]
-    return list(zip(*(batch.column(name).to_pylist() for name in names), strict=True))
+def texts_in(rows: pa.RecordBatch | pa.Table) -> list[Text]:
+    """The rows as the engine takes them: texts, or pairs of texts."""
+    first = rows.column("text").to_pylist()
+    is_pair = "text_pair" in rows.schema.names
+    return list(zip(first, rows.column("text_pair").to_pylist(), strict=True)) if is_pair else first
 
 
 def read_all(data: DataSettings, task: Task, folder: Path, seed: int) -> tuple[Task, dict[str, CheckedRows]]:
@@ -177,46 +171,32 @@ def read_all(data: DataSettings, task: Task, folder: Path, seed: int) -> tuple[T
         )
     kind: Kind | None = None if data.kind == "auto" and data.task is None else task.kind
     labels = LabelReader(kind, task.labels, data.separator, is_glue(task.name))
-    train = _check_split(train_source, task, labels, folder, problems, seed, data)
+    train = check_split(train_source, task, labels, folder, problems, data, seed)
     settled = _settle(task, labels, train, problems)
     splits = {"train": train}
     for source in others:
-        own, learned = None, settled.labels != task.labels
+        own = None
         if source.split != "unlabeled":
-            own = LabelReader(settled.kind, settled.labels, data.separator, is_glue(task.name), learned)
-        splits[source.split] = _check_split(source, settled, own, folder, problems, seed, data)
-        if own is not None and settled.kind != "regression" and labels.counts:
-            # The reader has refused names that were not learned; those that the task itself declares get this far.
-            for name in sorted(own.counts.keys() - labels.counts.keys()):
-                problem = RowProblem(
-                    "label is not in the training rows", repr(name), "add training rows of it, or remove these"
-                )
-                problems.add(source, None, problem, own.counts[name])
+            is_learned = settled.labels != task.labels
+            own = LabelReader(settled.kind, settled.labels, data.separator, is_glue(task.name), is_learned)
+        splits[source.split] = check_split(source, settled, own, folder, problems, data, seed)
+        # The reader has refused names that were not learned; names that the task itself declares get this far.
+        untrained = own.counts.keys() - labels.counts.keys() if own is not None and labels.counts else set()
+        for name in sorted(untrained):
+            problem = RowProblem(NOT_TRAINED, repr(name), "add training rows of it, or remove these")
+            problems.add(source, None, problem, own.counts[name])
     problems.raise_if_any()
     return settled, splits
 
 
-def read_split(source: SplitSource, task: Task, folder: Path, *, separator: str | None) -> CheckedRows:
-    """Read and check one labelled split of a task whose labels are known.
-
-    Raises:
-        InputError: lists the mistakes.
-    """
-    problems = Problems()
-    labels = LabelReader(task.kind, task.labels, separator, is_glue(task.name))
-    rows = _check_split(source, task, labels, folder, problems, 0, DataSettings())
-    problems.raise_if_any()
-    return rows
-
-
-def _check_split(
+def check_split(
     source: SplitSource,
     task: Task,
     labels: LabelReader | None,
     folder: Path,
     problems: Problems,
-    seed: int,
-    data: DataSettings,
+    data: DataSettings = _NOTHING_MORE,
+    seed: int = 0,
 ) -> CheckedRows:
     """Read a split, keep its good rows in a file of the folder, and report the others."""
     before = len(problems)
@@ -224,7 +204,6 @@ def _check_split(
         task,
         labeled=labels is not None,
         group="group" if source.format == "pydocs" else data.group,
-        group_is_optional=labels is None,
         time=data.time if source.split == "train" else None,
     )
     path = folder / f"{source.split}.arrow"
@@ -255,13 +234,13 @@ def _good_rows(
 
 def _check_row(row: Row, columns: Columns, labels: LabelReader | None) -> dict[str, Any]:
     """The columns of a good row; raises `RowProblem` for another one."""
-    # The label is read first, so that a row with a wrong text still tells that its label exists.
+    # The label is read first: a row with a wrong text still tells that its label exists.
     label = labels.read(row.label, row.line) if labels is not None else None
     text = check_text(row.text, columns.text[0])
     pair = check_text(row.text_pair, columns.text_pair[0]) if columns.text_pair else None
     good: dict[str, Any] = {"text": text, "text_pair": pair, "label": label, "text_hash": hash_of(text, pair)}
     if pair is not None:
-        good |= dict(zip(("first_hash", "second_hash"), sides_of(text, pair), strict=True))
+        good["first_hash"], good["second_hash"] = sides_of(text, pair)
     if columns.group and not (columns.group_is_optional and row.group is None):
         good["group_hash"] = hash_of(group_of(row.group, columns.group[0]), None)
     if columns.time:
@@ -269,7 +248,7 @@ def _check_row(row: Row, columns: Columns, labels: LabelReader | None) -> dict[s
     return good
 
 
-def _write_rows(path: Path, rows: Iterable[dict[str, Any]], columns: Columns, labels: LabelReader | None) -> None:
+def _write_rows(path: Path, rows: Iterator[dict[str, Any]], columns: Columns, labels: LabelReader | None) -> None:
     batches = _batches(rows)
     first = next(batches)  # once these rows are read, it is known whether labels are lists
     types = {"text": pa.string(), "text_hash": pa.int64()}
@@ -287,7 +266,7 @@ def _write_rows(path: Path, rows: Iterable[dict[str, Any]], columns: Columns, la
             writer.write_batch(pa.RecordBatch.from_pylist(batch, schema=schema))
 
 
-def _batches(rows: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+def _batches(rows: Iterator[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
     """Rows in batches of bounded size; the last batch may be empty."""
     batch: list[dict[str, Any]] = []
     characters = 0
@@ -301,19 +280,16 @@ def _batches(rows: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
 
 
 def _settle(task: Task, labels: LabelReader, train: CheckedRows, problems: Problems) -> Task:
-    """The task with the kind and the label names that its training rows show; reports what hinders training."""
+    """The task with the kind and the label names of its training rows; reports what hinders training."""
     kind = labels.settle(train.source, problems)
     if len(train) and not len(problems) and labels.is_constant:
         what = "all rows have the same label" if kind != "multilabel" else "fewer than two different labels"
         remedy = "training needs rows of at least two classes: check --label"
         problems.add(train.source, None, FileProblem(what, ", ".join(labels.counts), remedy))
-    length = sum(len(name.encode()) for name in labels.counts)
-    # Refused before training, because the artifact's manifest could not name them.
-    if kind != "regression" and length > MAX_MANIFEST_BYTES // 2:
-        problem = FileProblem("the label names are too long", f"{length:,} bytes in all", "shorten them")
-        problems.add(train.source, None, problem)
     names = () if kind == "regression" else task.labels or labels.sorted_names()
-    if kind == task.kind:
-        return task.model_copy(update={"labels": names})
-    settled = custom_task(task.name, task.text, task.text_pair, task.label, kind, names)
-    return settled.model_copy(update={"max_length": task.max_length})
+    size = 0 if kind == "regression" else sum(len(name.encode()) for name in labels.counts)
+    if size > MAX_MANIFEST_BYTES // 2:  # the artifact's manifest could not name them
+        problem = FileProblem("the label names are too long", f"{size:,} bytes in all", "shorten them")
+        problems.add(train.source, None, problem)
+    metrics = task.metrics if kind == task.kind else tuple(fitting(kind)[:2])
+    return task.model_copy(update={"kind": kind, "labels": names, "metrics": metrics})

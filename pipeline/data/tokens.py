@@ -10,7 +10,7 @@ import itertools
 import os
 import shutil
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,10 +22,11 @@ from kdc.artifact.manifest import LEAST_WINDOW, LongTexts, TokenizerInfo, longes
 from kdc.common.errors import InputError, KdcError
 from kdc.pipeline.config.data_settings import LongSettings
 from kdc.pipeline.data.prepared import write_dataset
+from kdc.pipeline.data.rows import texts_in
 from kdc.pipeline.data.sources import SPLITS
 from kdc.pipeline.results.data import Lengths, TokenCounts
-from kdc.serving.engine.long_texts import spread
-from kdc.serving.engine.tokenizing import RowTokenizer, Text
+from kdc.serving.engine.long_texts import Encoded, spread
+from kdc.serving.engine.tokenizing import RowTokenizer
 
 if TYPE_CHECKING:
     import datasets
@@ -68,40 +69,35 @@ def tokenise(
     from tokenizers import Tokenizer
 
     if not tokenizer.is_fast:
-        raise KdcError(
-            "this model has no fast tokenizer, which serving needs",
-            given=type(tokenizer).__name__,
-            remedy="use a model with a tokenizer.json, or install what converts it: pip install sentencepiece tiktoken",
-        )
+        what = "this model has no fast tokenizer, which serving needs"
+        remedy = "use a model with a tokenizer.json, or install what converts it: pip install sentencepiece tiktoken"
+        raise KdcError(what, given=type(tokenizer).__name__, remedy=remedy)
     own = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
     cutter = RowTokenizer(own, max_length, getattr(tokenizer, "truncation_side", "right"), long)
     with_types = "token_type_ids" in tokenizer.model_input_names
-    places = {name: folder / "rows" / name for name in SPLITS}
-    splits = {name: datasets.load_from_disk(str(place)) for name, place in places.items() if place.is_dir()}
-    truncated = 0
-    total, done = sum(len(rows) for rows in splits.values()), 0
+    folders = {name: folder / "rows" / name for name in SPLITS}
+    splits = {name: datasets.load_from_disk(str(path)) for name, path in folders.items() if path.is_dir()}
+    total, done, truncated = sum(map(len, splits.values())), 0, 0
     out = (out or folder) / f"tokens-{role}"
     partial = out.with_name(f"{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     counts = {}
 
-    def tokenised(schema: pa.Schema, cut: array[int], uncut: array[int]) -> Iterator[pa.RecordBatch]:
+    def tokenised(rows: datasets.Dataset, cut: array[int], uncut: array[int]) -> Iterator[pa.RecordBatch]:
         nonlocal done, truncated
         for batch in _batches(rows):
-            columns, lengths, overflowing = _encode(batch, cutter, in_windows=long is not None)
-            truncated += overflowing
-            cut.extend(columns["length"])
+            encodings, lengths = cutter.encode_and_measure(texts_in(batch))
+            truncated += sum(bool(encoding.overflowing) for encoding in encodings)
+            cut.extend(len(encoding) for encoding in encodings)
             uncut.extend(lengths)
-            arrays = [pa.array(columns[field.name], field.type) for field in schema]
-            yield pa.RecordBatch.from_arrays(arrays, schema=schema)
+            yield _columns(batch, encodings, with_types=with_types, in_windows=long is not None)
             done += batch.num_rows
             if on_rows is not None:
                 on_rows(done, total)
 
     for name, rows in splits.items():
-        schema = _schema(rows, with_types=with_types, in_windows=long is not None)
         cut, uncut, truncated = array("i"), array("i"), 0
-        write_dataset(partial / name, tokenised(schema, cut, uncut))
+        write_dataset(partial / name, tokenised(rows, cut, uncut))
         counts[name] = _count(cut, uncut, truncated, longest_row(max_length, long))
     shutil.rmtree(out, ignore_errors=True)
     os.replace(partial, out)
@@ -119,7 +115,7 @@ def windows_for(
     long = settings.of(max_length)
     if long is None:
         return None
-    problem, most = "", max_length - tokenizer.num_special_tokens_to_add(pair=is_pair)
+    most = max_length - tokenizer.num_special_tokens_to_add(pair=is_pair)
     if max_length < LEAST_WINDOW:
         problem, remedy = "windows of so few tokens hold too little", f"--set data.max_length={LEAST_WINDOW} or more"
     elif 2 * long.keep > most:
@@ -128,23 +124,21 @@ def windows_for(
         problem, remedy = "text between two windows would be left out", f"--set long.stride={most - long.keep} or less"
     elif long.keep and tokenizer.truncation_side == "left":
         problem, remedy = "the beginning of a text cannot be kept by a tokenizer that cuts it", "--set long.keep=0"
-    if problem:
-        given = f"windows of {max_length} tokens, {settings.model_dump(exclude={'mode'})}"
-        raise InputError(problem, given=given, remedy=remedy)
-    return long
+    else:
+        return long
+    given = f"windows of {max_length} tokens, {settings.model_dump(exclude={'mode'})}"
+    raise InputError(problem, given=given, remedy=remedy)
 
 
 def apart(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """The windows of tokenised rows, each as a row with the columns `input_ids` and maybe `token_type_ids`."""
-    found = []
+    windows = []
     for row in rows:
         tokens = {name: row[name] for name in ("input_ids", "token_type_ids") if name in row}
-        if "windows" not in row:
-            found.append(tokens)
-            continue
-        for start, end in itertools.pairwise([0, *np.cumsum(row["windows"]).tolist()]):
-            found.append({name: values[start:end] for name, values in tokens.items()})
-    return found
+        ends = np.cumsum(row.get("windows", [len(row["input_ids"])])).tolist()
+        for start, end in itertools.pairwise([0, *ends]):
+            windows.append({name: values[start:end] for name, values in tokens.items()})
+    return windows
 
 
 def tokenizer_info(
@@ -175,16 +169,6 @@ def _count(cut: array[int], uncut: array[int], truncated: int, longest: int) -> 
     )
 
 
-def _schema(rows: datasets.Dataset, *, with_types: bool, in_windows: bool) -> pa.Schema:
-    fields = [pa.field("row", pa.int64()), pa.field("input_ids", pa.list_(pa.int32()))]
-    fields += [pa.field("token_type_ids", pa.list_(pa.int8()))] if with_types else []
-    fields += [pa.field("length", pa.int32())]
-    fields += [pa.field("windows", pa.list_(pa.int32()))] if in_windows else []
-    if "label" in rows.column_names:
-        fields.append(rows.features.arrow_schema.field("label"))
-    return pa.schema(fields)
-
-
 def _batches(rows: datasets.Dataset) -> Iterator[pa.Table]:
     """At most 1,024 rows and about a million characters: a batch of long documents holds few of them."""
     for table in rows.with_format("arrow").iter(batch_size=_BATCH_ROWS):
@@ -197,16 +181,18 @@ def _batches(rows: datasets.Dataset) -> Iterator[pa.Table]:
             yield table.slice(start, end - start)
 
 
-def _encode(batch: pa.Table, cutter: RowTokenizer, *, in_windows: bool) -> tuple[dict[str, Any], list[int], int]:
-    """The columns of a batch of tokens, how long its rows were before the cut, and how many of them were cut."""
-    texts: list[Text] = batch["text"].to_pylist()
-    if "text_pair" in batch.column_names:
-        texts = list(zip(batch["text"].to_pylist(), batch["text_pair"].to_pylist(), strict=True))
-    encodings, lengths = cutter.encode_and_measure(texts)
-    columns: dict[str, Any] = {name: batch[name].combine_chunks() for name in batch.column_names}
-    columns["input_ids"] = [encoding.ids for encoding in encodings]
-    columns["token_type_ids"] = [encoding.type_ids for encoding in encodings]
-    columns["length"] = [len(encoding) for encoding in encodings]
+def _columns(batch: pa.Table, rows: Sequence[Encoded], *, with_types: bool, in_windows: bool) -> pa.RecordBatch:
+    """The columns of a batch of tokenised rows."""
+    columns = {
+        "row": batch["row"].combine_chunks(),
+        "input_ids": pa.array([row.ids for row in rows], pa.list_(pa.int32())),
+    }
+    if with_types:
+        columns["token_type_ids"] = pa.array([row.type_ids for row in rows], pa.list_(pa.int8()))
+    columns["length"] = pa.array([len(row) for row in rows], pa.int32())
     if in_windows:
-        columns["windows"] = [[len(part) for part in spread([encoding])[0]] for encoding in encodings]
-    return columns, lengths, sum(bool(encoding.overflowing) for encoding in encodings)
+        windows = [[len(part) for part in spread([row])[0]] for row in rows]
+        columns["windows"] = pa.array(windows, pa.list_(pa.int32()))
+    if "label" in batch.column_names:
+        columns["label"] = batch["label"].combine_chunks()
+    return pa.RecordBatch.from_pydict(columns)
