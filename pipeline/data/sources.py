@@ -15,7 +15,7 @@ import json
 import platform
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from kdc.common import records
 from kdc.common.errors import InputError
@@ -74,8 +74,7 @@ class SplitSource:
         return ":" if self.format in ("glue_tsv", "csv", "tsv", "jsonl") else " row "
 
 
-@dataclass(frozen=True)
-class Columns:
+class Columns(NamedTuple):
     """The columns to read: for each of them the names that it may have, best first; () if it is not read."""
 
     text: tuple[str, ...]
