@@ -123,7 +123,7 @@ def chance(
         moved = truth.copy()
         moved[group_by_group] = truth[other_order]
         shuffled.append(METRICS[name].scorer(moved, answers)(once)[0])
-    return float(1 + sum(each >= score - 1e-12 for each in shuffled)) / (1 + _SHUFFLES)
+    return float(1 + sum(other >= score - 1e-12 for other in shuffled)) / (1 + _SHUFFLES)
 
 
 def group_numbers(groups: Groups | None, rows: int) -> NDArray[np.intp]:
@@ -173,17 +173,12 @@ def counts(
     from scipy.sparse import csr_array
 
     if truth.ndim > 1:
-        right, given = truth.astype(np.float64), answers.astype(np.float64)
-        both, answered, actual = (csr_array(each) for each in (right * given, given, right))
+        actual, answered = csr_array(truth.astype(np.float64)), csr_array(answers.astype(np.float64))
     else:
-        classes, rows = max(2, int(truth.max(initial=0)) + 1, int(answers.max(initial=0)) + 1), np.arange(len(truth))
-
-        def indicator(which: NDArray[np.generic], chosen: NDArray[np.generic]) -> csr_array:
-            return csr_array((chosen.astype(np.float64), (rows, which)), shape=(len(truth), classes))
-
-        everywhere = np.ones(len(truth))
-        both = indicator(truth, truth == answers)
-        answered, actual = indicator(answers, everywhere), indicator(truth, everywhere)
+        rows, ones = np.arange(len(truth)), np.ones(len(truth))
+        shape = (len(truth), max(2, int(truth.max(initial=0)) + 1, int(answers.max(initial=0)) + 1))
+        actual, answered = (csr_array((ones, (rows, which)), shape=shape) for which in (truth, answers))
+    both = actual.multiply(answered).tocsr()
     return lambda weights: (weights @ both, weights @ answered, weights @ actual)
 
 
@@ -194,7 +189,7 @@ def f1_by_class(both: Floats, answered: Floats, actual: Floats) -> Floats:
 
 
 def _pearson(truth: NDArray[np.generic], answers: NDArray[np.generic]) -> Scorer:
-    x, y = (each / (np.abs(each).max() or 1.0) for each in (truth.astype(np.float64), answers.astype(np.float64)))
+    x, y = (side / (np.abs(side).max() or 1.0) for side in (truth.astype(np.float64), answers.astype(np.float64)))
     smallest = (1e-12 * np.abs(x).max(), 1e-12 * np.abs(y).max())
     x, y = x - x.mean(), y - y.mean()  # so that sums of squares lose no digits
     columns = np.stack([x, y, x * x, y * y, x * y], axis=1)
@@ -232,7 +227,7 @@ def _ranks(ascending: NDArray[np.generic]) -> Callable[[Floats], Floats]:
     """From weights to ranks less their mean, (rows, samples) of rows in the order of their values: a row of weight w
     ranks as w rows would."""
     is_first = np.append(True, ascending[1:] != ascending[:-1])
-    place = np.cumsum(is_first) - 1  # of each row's value among the distinct ones
+    value = np.cumsum(is_first) - 1  # the number of each row's value among the distinct ones
     last = np.append(np.flatnonzero(is_first)[1:], len(ascending)) - 1
 
     def ranks(weights: Floats) -> Floats:
@@ -244,7 +239,7 @@ def _ranks(ascending: NDArray[np.generic]) -> Callable[[Floats], Floats]:
             return until
         until = until[last]
         until -= (np.diff(until, axis=0, prepend=0.0) + rows) / 2
-        return until[place]
+        return until[value]
 
     return ranks
 
