@@ -19,7 +19,9 @@ from kdc.common.frozen import Frozen
 from kdc.common.tables import aligned
 from kdc.pipeline.config import metrics
 from kdc.pipeline.config.tasks import TASKS, Task, custom_task
-from kdc.pipeline.data.prepared import groups_of, read_labelled
+from kdc.pipeline.data.fields import hashes_of
+from kdc.pipeline.data.prepared import read_labelled
+from kdc.pipeline.data.units import connect
 from kdc.pipeline.quality.abstaining import answered_rates
 from kdc.pipeline.quality.comparison import Other, compare
 from kdc.pipeline.quality.conformal import covered_rates
@@ -122,7 +124,7 @@ def _compared(
     try:
         other, groups = kept_answers(artifact, engine.manifest, texts, contract)
     except KdcError:
-        return None, contract, groups_of(texts)
+        return None, contract, connect(*hashes_of(texts))
     look = look_of(engine)
     quality = compare(logits, other, labels, task.kind, metric, contract=contract, groups=groups, look=look)
     return quality, contract, groups
@@ -189,7 +191,7 @@ def compare_again(
     info = engine.task
     task, texts, labels = read_rows_for(info, data, columns)
     other: Other | None = None
-    groups: NDArray[np.integer] = groups_of(texts)
+    groups: NDArray[np.integer] = connect(*hashes_of(texts))
     look = 1
     if contract.limits.max_drop is not None and teacher is None:
         other, groups = kept_answers(artifact, engine.manifest, texts, contract)

@@ -23,7 +23,7 @@ from kdc.common.errors import InputError
 from kdc.common.files import write_whole
 from kdc.common.frozen import Frozen
 from kdc.common.progress import RowCounter
-from kdc.pipeline.data.fields import hash_of, sides_of
+from kdc.pipeline.data.fields import hashes_of
 from kdc.pipeline.quality.comparison import rows_needed
 from kdc.pipeline.quality.intervals import Difference
 from kdc.serving.bulk.inputs import Window
@@ -230,7 +230,7 @@ def _read(job: Job, engine: Engine, teacher: _Answer, most: int | None) -> _Read
             good, texts = split_bad(window, job, columns_seen=False)
             rows, skipped = rows + len(texts), skipped + len(good.bad)
             if texts:
-                numbers, sides = _numbers(texts)
+                numbers, sides = hashes_of(texts)
                 student = engine.logits(texts).argmax(-1).astype(np.int64)
                 parts.append((numbers, sides, student, teacher(good, texts)))
                 differing |= {int(numbers[row]): texts[row] for row in np.flatnonzero(student != parts[-1][3])}
@@ -244,13 +244,6 @@ def _read(job: Job, engine: Engine, teacher: _Answer, most: int | None) -> _Read
     numbers, sides, student, answers = (np.concatenate(column) for column in zip(*parts, strict=True))
     answered = Answered(numbers, sides, student, answers, engine.manifest.sha256, str(engine.variant))
     return _Read(answered, differing, skipped)
-
-
-def _numbers(texts: Sequence[Text]) -> tuple[Ints, Ints]:
-    """The columns `texts` and `sides` of `Answered`."""
-    if isinstance(texts[0], str):
-        return np.array([hash_of(str(text), None) for text in texts]), np.zeros((len(texts), 0), dtype=np.int64)
-    return np.array([hash_of(*pair) for pair in texts]), np.array([sides_of(*pair) for pair in texts])
 
 
 def _csv(task: TaskInfo, rows: Sequence[tuple[int, Text]]) -> bytes:

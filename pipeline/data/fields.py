@@ -2,11 +2,15 @@
 
 import hashlib
 import math
+from collections.abc import Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 
+import numpy as np
+
 from kdc.pipeline.data.problems import RowProblem, is_missing
-from kdc.serving.engine.tokenizing import is_blank
+from kdc.pipeline.data.units import Ints
+from kdc.serving.engine.tokenizing import Text, is_blank
 
 _TELLING = 20  # characters of a text that two pairs do not share by chance
 
@@ -53,6 +57,13 @@ def sides_of(text: str, pair: str) -> tuple[int, int]:
     whole = hash_of(text, pair)
     first, second = (hash_of(side, None) if len(side.strip()) >= _TELLING else whole for side in (text, pair))
     return first, second
+
+
+def hashes_of(texts: Sequence[Text]) -> tuple[Ints, Ints]:
+    """(rows,) `hash_of` each text or pair; and (rows, 2) `sides_of` each pair, (rows, 0) for single texts."""
+    if isinstance(texts[0], str):
+        return np.array([hash_of(str(text), None) for text in texts]), np.zeros((len(texts), 0), dtype=np.int64)
+    return np.array([hash_of(*pair) for pair in texts]), np.array([sides_of(*pair) for pair in texts])
 
 
 def group_of(value: object, column: str) -> str:

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from kdc.pipeline.data.units import Ints
 from kdc.serving.engine.tokenizing import Text
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
 
-Ints = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
 Hashes = npt.NDArray[np.uint64]
 ShortTexts = dict[int, Hashes]  # by how many words they have

@@ -20,7 +20,7 @@ import hashlib
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -34,14 +34,14 @@ from numpy.typing import NDArray
 from kdc.common.errors import KdcError
 from kdc.pipeline.config.data_settings import DataSettings
 from kdc.pipeline.config.tasks import Task, decided_by
-from kdc.pipeline.data.fields import hash_of, sides_of
 from kdc.pipeline.data.labels import LabelReader
+from kdc.pipeline.data.overlap import Mask
 from kdc.pipeline.data.problems import Problems
 from kdc.pipeline.data.report import make_report, near_train
-from kdc.pipeline.data.rows import CheckedRows, Ints, check_split, read_all, texts_in
+from kdc.pipeline.data.rows import CheckedRows, check_split, read_all, texts_in
 from kdc.pipeline.data.sources import file_source, is_glue
-from kdc.pipeline.data.splits import Mask, split_rows
-from kdc.pipeline.data.units import connect
+from kdc.pipeline.data.splits import split_rows
+from kdc.pipeline.data.units import Ints
 from kdc.pipeline.results.data import DataReport
 from kdc.serving.engine.tokenizing import Text
 
@@ -106,19 +106,16 @@ def _write_split(
 ) -> None:
     """Write the chosen rows, numbered from `first_row`, with further columns by name, (rows,), and with the labels as
     the model takes them."""
+    columns = {"row": first_row - 1 + np.cumsum(chosen), **further}
+    columns |= {name: rows.table[name] for name in ("text", "text_pair", "label") if name in rows.table.column_names}
+    table = pa.table(columns | {"chosen": chosen})
 
     def batches() -> Iterator[pa.RecordBatch]:
-        start, number = 0, first_row
-        for batch in rows.table.to_batches():
-            inside = slice(start, start + batch.num_rows)
-            picked = batch.filter(pa.array(chosen[inside]))
-            columns = {"row": pa.array(np.arange(number, number + picked.num_rows, dtype=np.int64))}
-            columns |= {name: pa.array(values[inside][chosen[inside]]) for name, values in further.items()}
-            columns |= {name: picked.column(name) for name in ("text", "text_pair") if name in picked.schema.names}
-            if rows.labels is not None:
-                columns["label"] = _stored_labels(picked.column("label"), task)
-            start, number = inside.stop, number + picked.num_rows
-            yield pa.RecordBatch.from_pydict(columns)
+        for batch in table.to_batches():
+            picked = dict(zip(columns, batch.filter(batch["chosen"]).columns, strict=False))
+            if "label" in picked:
+                picked["label"] = _stored_labels(picked["label"], task)
+            yield pa.RecordBatch.from_pydict(picked)
 
     write_dataset(folder, batches())
 
@@ -211,14 +208,6 @@ def texts_of(rows: Any) -> list[Text]:
     """The rows of a split as the engine takes them: texts, or pairs of texts."""
     first = rows["text"][:]
     return list(zip(first, rows["text_pair"][:], strict=True)) if "text_pair" in rows.column_names else list(first)
-
-
-def groups_of(texts: Sequence[Text]) -> Ints:
-    """Which rows belong together, (rows,), if only their texts are known; see `units.connect`."""
-    pairs = [text for text in texts if not isinstance(text, str)]
-    if not pairs:
-        return connect(np.array([hash_of(str(text), None) for text in texts]))
-    return connect(np.array([hash_of(*pair) for pair in pairs]), np.array([sides_of(*pair) for pair in pairs]))
 
 
 def digest(text: str | tuple[str, ...]) -> bytes:

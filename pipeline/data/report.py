@@ -4,8 +4,9 @@ import numpy as np
 
 from kdc.pipeline.config.tasks import Task
 from kdc.pipeline.data.overlap import WORDS_OF_A_RUN, Mask, nearest
-from kdc.pipeline.data.rows import CheckedRows, Ints
+from kdc.pipeline.data.rows import CheckedRows
 from kdc.pipeline.data.splits import Part, belongs
+from kdc.pipeline.data.units import Ints
 from kdc.pipeline.results.data import DataReport, SplitCounts
 
 OVERLAP_WORTH_TELLING = 0.1  # share of an evaluation split's rows that overlap with training rows

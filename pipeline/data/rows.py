@@ -3,8 +3,7 @@
 No more than one batch of texts is in memory. What stays there of every row are hashes: of its text, its group and,
 while rows are split, of its words and their runs.
 
-Writes: `<split>.arrow` in a folder of the caller: an Arrow stream with text, text_pair and label as strings, and with
-the hashes.
+Writes: `<split>.arrow` in a folder of the caller: an Arrow stream with text, text_pair, label, hashes and time.
 """
 
 from collections.abc import Iterator
@@ -30,38 +29,39 @@ from kdc.pipeline.data.overlap import Runs, ShortTexts, near_rows, runs_of, shor
 from kdc.pipeline.data.problems import FileProblem, Problems, RowProblem
 from kdc.pipeline.data.readers import Row, read_rows
 from kdc.pipeline.data.sources import Columns, SplitSource, columns_of, is_glue, locate
-from kdc.pipeline.data.units import connect
+from kdc.pipeline.data.units import Ints, connect
 from kdc.serving.engine.tokenizing import Text
-
-Ints = npt.NDArray[np.int64]
 
 _MOST_BROKEN = 0.001  # share of rows that may be left out of a file known to be broken
 _BATCH_ROWS = 1024
 _BATCH_CHARACTERS = 4 << 20
 _NOTHING_MORE = DataSettings()  # neither groups nor times
+_COLUMNS = {
+    "text": pa.string(),
+    "text_pair": pa.string(),
+    "text_hash": pa.int64(),
+    "first_hash": pa.int64(),
+    "second_hash": pa.int64(),
+    "group_hash": pa.int64(),
+    "time": pa.float64(),
+}
 
 
 @dataclass(frozen=True)
 class CheckedRows:
-    """The good rows of one split of the source.
+    """The good rows of one split of the source."""
 
-    Attributes:
-        source: where they come from.
-        path: the file that holds them.
-        labels: what the label column holds; None for unlabelled rows.
-        skipped: rows left out because the published file is known to be broken there.
-    """
-
-    source: SplitSource
-    path: Path
-    labels: LabelReader | None
-    skipped: int
+    source: SplitSource  # where they come from
+    path: Path  # the file that holds them
+    labels: LabelReader | None  # what the label column holds; None for unlabelled rows
+    skipped: int  # rows left out because the published file is known to be broken there
 
     @cached_property
     def table(self) -> pa.Table:
-        """The rows, in order and in batches of bounded size; memory-mapped."""
+        """The rows, in order and in batches of bounded size, with the columns that all rows have; memory-mapped."""
         with pa.memory_map(str(self.path)) as stream:
-            return pa.ipc.open_stream(stream).read_all()
+            table = pa.ipc.open_stream(stream).read_all()
+        return table.select([name for name in table.column_names if not table[name].null_count])
 
     def __len__(self) -> int:
         return self.table.num_rows
@@ -75,20 +75,12 @@ class CheckedRows:
         return (text for batch in self.table.to_batches() for text in texts_in(batch))
 
     def _numbers(self, name: str) -> npt.NDArray[Any] | None:
-        """(rows,) the numbers of a column; None if the file had no such column."""
-        is_there = name in self.table.column_names and not self.table[name].null_count
-        return self.table[name].to_numpy() if is_there else None
+        return self.table[name].to_numpy() if name in self.table.column_names else None
 
     @cached_property
     def texts(self) -> Ints:
         """(rows,) hash of each row's text or pair."""
         return self.table["text_hash"].to_numpy()
-
-    @cached_property
-    def sides(self) -> Ints | None:
-        """(rows, 2) hash of each text of the rows' pairs; None if rows are no pairs."""
-        first, second = self._numbers("first_hash"), self._numbers("second_hash")
-        return None if first is None or second is None else np.stack([first, second], axis=1)
 
     @cached_property
     def groups(self) -> Ints | None:
@@ -120,7 +112,9 @@ class CheckedRows:
     @cached_property
     def units(self) -> Ints:
         """(rows,) unit of each row; see `units.connect`."""
-        return connect(self.texts, self.sides, self.groups, near_rows(self.runs))
+        first, second = self._numbers("first_hash"), self._numbers("second_hash")
+        sides = None if first is None or second is None else np.stack([first, second], axis=1)
+        return connect(self.texts, sides, self.groups, near_rows(self.runs))
 
     def classes(self, task: Task) -> Ints:
         """What to stratify by.
@@ -207,7 +201,7 @@ def check_split(
         time=data.time if source.split == "train" else None,
     )
     path = folder / f"{source.split}.arrow"
-    _write_rows(path, _good_rows(source, columns, labels, problems, seed), columns, labels)
+    _write_rows(path, _good_rows(source, columns, labels, problems, seed), labels)
     rows = CheckedRows(source, path, labels, skipped=problems.skipped[source.split])
     if rows.skipped > max(_MOST_BROKEN * len(rows), 1):
         remedy = "the file is more broken than the published one: get it again"
@@ -248,19 +242,11 @@ def _check_row(row: Row, columns: Columns, labels: LabelReader | None) -> dict[s
     return good
 
 
-def _write_rows(path: Path, rows: Iterator[dict[str, Any]], columns: Columns, labels: LabelReader | None) -> None:
+def _write_rows(path: Path, rows: Iterator[dict[str, Any]], labels: LabelReader | None) -> None:
     batches = _batches(rows)
     first = next(batches)  # once these rows are read, it is known whether labels are lists
-    types = {"text": pa.string(), "text_hash": pa.int64()}
-    if columns.text_pair:
-        types |= {"text_pair": pa.string(), "first_hash": pa.int64(), "second_hash": pa.int64()}
-    if columns.group:
-        types["group_hash"] = pa.int64()
-    if columns.time:
-        types["time"] = pa.float64()
-    if labels is not None:
-        types["label"] = pa.list_(pa.string()) if labels.is_list else pa.string()
-    schema = pa.schema(types)
+    label = pa.list_(pa.string()) if labels is not None and labels.is_list else pa.string()
+    schema = pa.schema(_COLUMNS | {"label": label})
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
         for batch in chain([first], batches):
             writer.write_batch(pa.RecordBatch.from_pylist(batch, schema=schema))

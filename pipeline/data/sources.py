@@ -90,14 +90,8 @@ class Columns(NamedTuple):
 
 
 def columns_of(task: Task, *, labeled: bool, group: str | None = None, time: str | None = None) -> Columns:
-    """The columns of a task's files, also under the names that GLUE's own files use.
-
-    Args:
-        task: whose text, pair and label they are.
-        labeled: whether there is a label.
-        group: column whose rows of one value must not stand on both sides of a split.
-        time: column with the time of each row.
-    """
+    """The columns of a task's files, also under the names that GLUE's own files use; `group` and `time` are names of
+    further columns."""
     own = _GLUE_NAMES.get(task.name, {})
 
     def names(column: str) -> tuple[str, ...]:

@@ -10,11 +10,10 @@ import numpy.typing as npt
 
 from kdc.common.errors import InputError
 from kdc.pipeline.config.tasks import Task
-from kdc.pipeline.data.overlap import nearest
-from kdc.pipeline.data.rows import CheckedRows, Ints
+from kdc.pipeline.data.overlap import Mask, nearest
+from kdc.pipeline.data.rows import CheckedRows
 from kdc.pipeline.data.sources import SPLITS
-
-Mask = npt.NDArray[np.bool_]
+from kdc.pipeline.data.units import Ints
 
 TUNE_SHARE, TUNE_LEAST, TUNE_MOST = 0.1, 300, 2000
 TUNE_UNUSED = 600
@@ -86,18 +85,8 @@ def belongs(others: CheckedRows, rows: CheckedRows, chosen: Mask) -> Mask:
 
 
 def pick_texts(texts: Ints, allowed: Mask, known: Ints, size: int, seed: int) -> Mask:
-    """Choose at most `size` of the allowed unlabelled rows at random; exact repeats come last.
-
-    Args:
-        texts: (rows,) hash of each row's text or pair.
-        allowed: (rows,) which of them may be chosen.
-        known: hashes of texts that are learned from anyway.
-        size: rows to choose at most.
-        seed: of the choice.
-
-    Returns:
-        (rows,) True for the chosen rows.
-    """
+    """Choose at most `size` of the allowed unlabelled rows at random, (rows,); exact repeats come last, and so do texts
+    that are learned from anyway. `texts` and `known` are hashes."""
     candidates = np.random.default_rng([seed, len(SPLITS)]).permutation(np.flatnonzero(allowed))
     repeats = np.ones(len(candidates), dtype=np.bool_)
     repeats[np.unique(texts[candidates], return_index=True)[1]] = False
