@@ -1,7 +1,7 @@
-"""Tokenises all splits once: unpadded, cut, special tokens included. Of every row, two integers stay in memory.
+"""Tokenises all splits once, in constant memory: unpadded, cut, special tokens included.
 
-Reads `rows/<split>/` of the data stage and writes `tokens-<role>/<split>/`. Where long rows are answered in windows,
-`input_ids` has those of a row one after another, `length` is of all, and `windows` has the length of each.
+Reads `rows/<split>/` of the data stage and writes `tokens-<role>/<split>/`. If long rows are answered in windows,
+`input_ids` has a row's windows one after another, `length` is their sum, and `windows` has the length of each.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import os
 import shutil
-from array import array
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from kdc.artifact.manifest import LEAST_WINDOW, LongTexts, TokenizerInfo, longest_row
 from kdc.common.errors import InputError, KdcError
@@ -48,7 +49,7 @@ def tokenise(
 ) -> dict[str, TokenCounts]:
     """Tokenise the rows of every split, as `tokenizer(text, pair, truncation=True, max_length=max_length)` does.
 
-    The rows are cut by the code that cuts texts in serving, so that what is served sees the tokens of the training.
+    The rows are cut by the code that cuts texts in serving: the served model sees the tokens of the training.
 
     Args:
         folder: of the data stage.
@@ -60,7 +61,7 @@ def tokenise(
         out: folder for the tokens, if it is another one.
 
     Returns:
-        for each split how many rows and tokens there are, and how long the rows were.
+        the counts by split.
 
     Raises:
         KdcError: the tokenizer is not a fast one.
@@ -77,28 +78,32 @@ def tokenise(
     with_types = "token_type_ids" in tokenizer.model_input_names
     folders = {name: folder / "rows" / name for name in SPLITS}
     splits = {name: datasets.load_from_disk(str(path)) for name, path in folders.items() if path.is_dir()}
-    total, done, truncated = sum(map(len, splits.values())), 0, 0
+    total, done = sum(map(len, splits.values())), 0
+    width, last_bin = -(-longest_row(max_length, long) // _BINS_TO_THE_CUT), 2 * _BINS_TO_THE_CUT
     out = (out or folder) / f"tokens-{role}"
     partial = out.with_name(f"{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     counts = {}
 
-    def tokenised(rows: datasets.Dataset, cut: array[int], uncut: array[int]) -> Iterator[pa.RecordBatch]:
-        nonlocal done, truncated
+    def tokenised(rows: datasets.Dataset, counted: Counter[str], bins: NDArray[np.int64]) -> Iterator[pa.RecordBatch]:
+        nonlocal done
         for batch in _batches(rows):
             encodings, lengths = cutter.encode_and_measure(texts_in(batch))
-            truncated += sum(bool(encoding.overflowing) for encoding in encodings)
-            cut.extend(len(encoding) for encoding in encodings)
-            uncut.extend(lengths)
+            counted["tokens"] += sum(map(len, encodings))
+            counted["truncated"] += sum(bool(encoding.overflowing) for encoding in encodings)
+            bins += np.bincount(np.minimum(np.array(lengths) // width, last_bin), minlength=last_bin + 1)
             yield _columns(batch, encodings, with_types=with_types, in_windows=long is not None)
             done += batch.num_rows
             if on_rows is not None:
                 on_rows(done, total)
 
     for name, rows in splits.items():
-        cut, uncut, truncated = array("i"), array("i"), 0
-        write_dataset(partial / name, tokenised(rows, cut, uncut))
-        counts[name] = _count(cut, uncut, truncated, longest_row(max_length, long))
+        counted, bins = Counter[str](), np.zeros(last_bin + 1, dtype=np.int64)
+        write_dataset(partial / name, tokenised(rows, counted, bins))
+        histogram = Lengths(width=width, counts=tuple(bins.tolist()))
+        counts[name] = TokenCounts(
+            rows=len(rows), tokens=counted["tokens"], truncated=counted["truncated"], lengths=histogram
+        )
     shutil.rmtree(out, ignore_errors=True)
     os.replace(partial, out)
     return counts
@@ -153,19 +158,6 @@ def tokenizer_info(
         pad_side=tokenizer.padding_side,
         truncation_side=tokenizer.truncation_side,
         long=long,
-    )
-
-
-def _count(cut: array[int], uncut: array[int], truncated: int, longest: int) -> TokenCounts:
-    """Count the rows and tokens of a split, by the length of each row after and before the cut, of which there is none
-    up to `longest` tokens."""
-    width, lengths = -(-longest // _BINS_TO_THE_CUT), np.asarray(uncut)
-    bins = np.bincount(np.minimum(lengths // width, 2 * _BINS_TO_THE_CUT), minlength=2 * _BINS_TO_THE_CUT + 1)
-    return TokenCounts(
-        rows=len(uncut),
-        tokens=sum(cut),
-        truncated=truncated,
-        lengths=Lengths(width=width, counts=tuple(bins.tolist())),
     )
 
 
