@@ -8,7 +8,7 @@ in more than a hundred rows (a template's) is not compared, so that more than a 
 import hashlib
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -42,24 +42,20 @@ class Runs:
     rows: int  # how many rows there are
     row: Ints  # (pairs,)
     run: Hashes  # (pairs,) a hash of the words
+    short_texts: ShortTexts  # the texts of three or four words
     halvings: int = 0  # how often every second run was left out, by its hash, since there were too many
 
     def of(self, chosen: Mask) -> "Runs":
         """The same without the runs of rows that are not chosen; rows keep their numbers."""
         kept = chosen[self.row]
-        return Runs(self.rows, self.row[kept], self.run[kept], self.halvings)
+        return replace(self, row=self.row[kept], run=self.run[kept])
 
     def halved(self, halvings: int) -> "Runs":
         """The same with so many halvings, or as it is if it has more."""
         if halvings <= self.halvings:
             return self
         kept = self.run % np.uint64(2**halvings) == 0
-        return Runs(self.rows, self.row[kept], self.run[kept], halvings)
-
-
-def short_texts(rows: Iterable[Text]) -> ShortTexts:
-    """The texts of three or four words among those of rows."""
-    return _short_texts(list(_blocks(rows)))
+        return replace(self, row=self.row[kept], run=self.run[kept], halvings=halvings)
 
 
 def runs_of(rows: Iterable[Text], beside: ShortTexts | None = None) -> Runs:
@@ -73,15 +69,13 @@ def runs_of(rows: Iterable[Text], beside: ShortTexts | None = None) -> Runs:
         beside: short texts of other rows with which these are to be compared.
     """
     blocks = list(_blocks(rows))
-    short = _short_texts(blocks)
-    for length, others in (beside or {}).items():
-        short[length] = np.union1d(short[length], others)
-    runs = Runs(sum(block.rows for block in blocks), np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.uint64))
+    own = _short_texts(blocks)
+    short = {length: np.union1d(texts, beside[length]) if beside else texts for length, texts in own.items()}
+    runs = Runs(sum(block.rows for block in blocks), np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.uint64), own)
     for block in blocks:
         row, run = block.runs(short)
         kept = run % np.uint64(2**runs.halvings) == 0
-        row, run = np.concatenate([runs.row, row[kept]]), np.concatenate([runs.run, run[kept]])
-        runs = Runs(runs.rows, row, run, runs.halvings)
+        runs = replace(runs, row=np.append(runs.row, row[kept]), run=np.append(runs.run, run[kept]))
         while len(runs.run) > _MOST_RUNS:
             runs = runs.halved(runs.halvings + 1)
     return runs
@@ -125,9 +119,8 @@ def _tables(*several: Runs) -> list[_Table]:
 
     halvings = max(runs.halvings for runs in several)
     several = tuple(runs.halved(halvings) for runs in several)
-    names, column, counts = np.unique(
-        np.concatenate([runs.run for runs in several]), return_inverse=True, return_counts=True
-    )
+    every_run = np.concatenate([runs.run for runs in several])
+    names, column, counts = np.unique(every_run, return_inverse=True, return_counts=True)
     tables, start = [], 0
     for runs in several:
         columns = column[start : start + len(runs.run)]

@@ -22,7 +22,6 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,7 +37,7 @@ from kdc.pipeline.data.labels import LabelReader
 from kdc.pipeline.data.overlap import Mask
 from kdc.pipeline.data.problems import Problems
 from kdc.pipeline.data.report import make_report, near_train
-from kdc.pipeline.data.rows import CheckedRows, check_split, read_all, texts_in
+from kdc.pipeline.data.rows import CheckedRows, check_split, read_all, texts_in, write_stream
 from kdc.pipeline.data.sources import file_source, is_glue
 from kdc.pipeline.data.splits import split_rows
 from kdc.pipeline.data.units import Ints
@@ -72,11 +71,8 @@ def prepare(folder: Path, task: Task, data: DataSettings, *, seed: int) -> DataR
         KdcError: the hub cannot be reached.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    for path in [
-        *folder.glob("staging-*"),
-        *folder.glob("rows"),
-        *folder.glob("tokens-*"),
-    ]:  # of a run that was cut off
+    # What a run that was cut off left.
+    for path in (*folder.glob("staging-*"), *folder.glob("rows"), *folder.glob("tokens-*")):
         path.unlink() if path.is_symlink() else shutil.rmtree(path)
     with tempfile.TemporaryDirectory(dir=folder, prefix="staging-", ignore_cleanup_errors=True) as staging:
         task, rows = read_all(data, task, Path(staging), seed)
@@ -141,12 +137,8 @@ def write_dataset(folder: Path, batches: Iterator[pa.RecordBatch]) -> None:
 
     folder.parent.mkdir(parents=True, exist_ok=True)
     stream = folder.with_name(f"{folder.name}.arrow")
-    first = next(batches)
     try:
-        with pa.OSFile(str(stream), "wb") as sink, pa.ipc.new_stream(sink, first.schema) as writer:
-            for batch in chain([first], batches):
-                if batch.num_rows:
-                    writer.write_batch(batch)
+        write_stream(stream, batches)
         datasets.disable_progress_bars()
         datasets.Dataset.from_file(str(stream)).save_to_disk(str(folder))
     finally:
@@ -204,10 +196,9 @@ def open_data(folder: Path, vocabulary: Path | None = None) -> PreparedData:
         raise KdcError("the data stage is missing or damaged", given=folder, remedy=_AGAIN) from error
 
 
-def texts_of(rows: Any) -> list[Text]:
+def texts_of(rows: datasets.Dataset) -> list[Text]:
     """The rows of a split as the engine takes them: texts, or pairs of texts."""
-    first = rows["text"][:]
-    return list(zip(first, rows["text_pair"][:], strict=True)) if "text_pair" in rows.column_names else list(first)
+    return texts_in(rows.with_format("arrow")[:])
 
 
 def digest(text: str | tuple[str, ...]) -> bytes:
@@ -226,12 +217,8 @@ def _load(folder: Path) -> datasets.Dataset:
 
 
 def read_labelled(path: Path, task: Task, *, separator: str | None = None) -> tuple[list[Text], list[Any]]:
-    """Read and check the rows of one labelled file, all in memory.
-
-    Args:
-        path: .csv, .tsv, .jsonl, .parquet, or a `save_to_disk` folder of one split.
-        task: columns, kind and label names.
-        separator: between the labels of a multi-label cell.
+    """Read and check the rows of one labelled file or `save_to_disk` folder, all in memory; `separator` stands between
+    the labels of a multi-label cell.
 
     Returns:
         texts (or pairs of texts), and labels as `rows/` holds them: class numbers, multi-hot rows, or numbers.

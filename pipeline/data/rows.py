@@ -25,7 +25,7 @@ from kdc.pipeline.config.metrics import fitting
 from kdc.pipeline.config.tasks import Task
 from kdc.pipeline.data.fields import check_text, group_of, hash_of, sides_of, time_of
 from kdc.pipeline.data.labels import NOT_TRAINED, LabelReader
-from kdc.pipeline.data.overlap import Runs, ShortTexts, near_rows, runs_of, short_texts
+from kdc.pipeline.data.overlap import Runs, near_rows, runs_of
 from kdc.pipeline.data.problems import FileProblem, Problems, RowProblem
 from kdc.pipeline.data.readers import Row, read_rows
 from kdc.pipeline.data.sources import Columns, SplitSource, columns_of, is_glue, locate
@@ -52,16 +52,9 @@ class CheckedRows:
     """The good rows of one split of the source."""
 
     source: SplitSource  # where they come from
-    path: Path  # the file that holds them
+    table: pa.Table  # in order and in batches of bounded size, with the columns that all rows have; memory-mapped
     labels: LabelReader | None  # what the label column holds; None for unlabelled rows
     skipped: int  # rows left out because the published file is known to be broken there
-
-    @cached_property
-    def table(self) -> pa.Table:
-        """The rows, in order and in batches of bounded size, with the columns that all rows have; memory-mapped."""
-        with pa.memory_map(str(self.path)) as stream:
-            table = pa.ipc.open_stream(stream).read_all()
-        return table.select([name for name in table.column_names if not table[name].null_count])
 
     def __len__(self) -> int:
         return self.table.num_rows
@@ -97,17 +90,12 @@ class CheckedRows:
         """The runs of words of each row's text or pair."""
         return runs_of(self._texts())
 
-    @cached_property
-    def short_texts(self) -> ShortTexts:
-        """The texts of three or four words."""
-        return short_texts(self._texts())
-
     def runs_beside(self, others: "CheckedRows") -> Runs:
         """The runs for a comparison with other rows, whose short texts these may hold."""
-        known = self.short_texts
-        if all(np.isin(texts, known[length]).all() for length, texts in others.short_texts.items()):
+        known, short_texts = self.runs.short_texts, others.runs.short_texts
+        if all(np.isin(texts, known[length]).all() for length, texts in short_texts.items()):
             return self.runs
-        return runs_of(self._texts(), others.short_texts)
+        return runs_of(self._texts(), short_texts)
 
     @cached_property
     def units(self) -> Ints:
@@ -201,14 +189,17 @@ def check_split(
         time=data.time if source.split == "train" else None,
     )
     path = folder / f"{source.split}.arrow"
-    _write_rows(path, _good_rows(source, columns, labels, problems, seed), labels)
-    rows = CheckedRows(source, path, labels, skipped=problems.skipped[source.split])
-    if rows.skipped > max(_MOST_BROKEN * len(rows), 1):
+    write_stream(path, _batches(_good_rows(source, columns, labels, problems, seed), labels))
+    with pa.memory_map(str(path)) as stream:
+        table = pa.ipc.open_stream(stream).read_all()
+    table = table.select([name for name in table.column_names if not table[name].null_count])
+    skipped = problems.skipped[source.split]
+    if skipped > max(_MOST_BROKEN * len(table), 1):
         remedy = "the file is more broken than the published one: get it again"
-        problems.add(source, None, RowProblem("row has too few columns", remedy=remedy), rows.skipped)
-    if not len(rows) and len(problems) == before:
+        problems.add(source, None, RowProblem("row has too few columns", remedy=remedy), skipped)
+    if not len(table) and len(problems) == before:
         problems.add(source, None, FileProblem("no rows", remedy="the file has a header at most: check the path"))
-    return rows
+    return CheckedRows(source, table, labels, skipped)
 
 
 def _good_rows(
@@ -242,27 +233,32 @@ def _check_row(row: Row, columns: Columns, labels: LabelReader | None) -> dict[s
     return good
 
 
-def _write_rows(path: Path, rows: Iterator[dict[str, Any]], labels: LabelReader | None) -> None:
-    batches = _batches(rows)
-    first = next(batches)  # once these rows are read, it is known whether labels are lists
-    label = pa.list_(pa.string()) if labels is not None and labels.is_list else pa.string()
-    schema = pa.schema(_COLUMNS | {"label": label})
-    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
-        for batch in chain([first], batches):
-            writer.write_batch(pa.RecordBatch.from_pylist(batch, schema=schema))
-
-
-def _batches(rows: Iterator[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+def _batches(rows: Iterator[dict[str, Any]], labels: LabelReader | None) -> Iterator[pa.RecordBatch]:
     """Rows in batches of bounded size; the last batch may be empty."""
+
+    def made() -> pa.RecordBatch:
+        # Now that rows are read, it is known whether their labels are lists.
+        label = pa.list_(pa.string()) if labels is not None and labels.is_list else pa.string()
+        return pa.RecordBatch.from_pylist(batch, schema=pa.schema(_COLUMNS | {"label": label}))
+
     batch: list[dict[str, Any]] = []
     characters = 0
     for row in rows:
         batch.append(row)
         characters += len(row["text"]) + len(row["text_pair"] or "")
         if len(batch) >= _BATCH_ROWS or characters >= _BATCH_CHARACTERS:
-            yield batch
+            yield made()
             batch, characters = [], 0
-    yield batch
+    yield made()
+
+
+def write_stream(path: Path, batches: Iterator[pa.RecordBatch]) -> None:
+    """Write Arrow batches, at least one, as a stream."""
+    first = next(batches)
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, first.schema) as writer:
+        for batch in chain([first], batches):
+            if batch.num_rows:
+                writer.write_batch(batch)
 
 
 def _settle(task: Task, labels: LabelReader, train: CheckedRows, problems: Problems) -> Task:
