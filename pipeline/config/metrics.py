@@ -149,8 +149,8 @@ def _f1(both: Floats, answered: Floats, actual: Floats) -> Floats:
 def _macro_f1(both: Floats, answered: Floats, actual: Floats) -> Floats:
     """The mean F1 of the classes that the rows have.
 
-    With the classes that a model answers beside them, as scikit-learn takes them, two models would be averages over
-    different classes, and a single wrong answer could cost a third of the scale.
+    scikit-learn also takes the classes that a model answers. Two models would then be averages over different classes,
+    and a single wrong answer could cost a third of the scale.
     """
     present = actual > 0
     return (f1_by_class(both, answered, actual) * present).sum(axis=1) / np.maximum(present.sum(axis=1), 1)
@@ -168,8 +168,8 @@ def _matthews(both: Floats, answered: Floats, actual: Floats) -> Floats:
 def counts(
     truth: NDArray[np.generic], answers: NDArray[np.generic]
 ) -> Callable[[Floats], tuple[Floats, Floats, Floats]]:
-    """From weights to weighted counts, (samples, classes) each: of the rows where a class is answered and right, where
-    it is answered, and of those that have it."""
+    """Maps weights to weighted counts of rows, (samples, classes) each: the class is answered and right, it is
+    answered, and it is the label."""
     from scipy.sparse import csr_array
 
     if truth.ndim > 1:

@@ -1,8 +1,8 @@
 """Rows that say nearly the same, or of which one holds the other: found by the runs of words that they share.
 
 A random slice of such rows leaks: a model is then judged by texts that it was trained on. Two rows are near each other
-if at least half of the runs of one are runs of the other. Time and memory are linear in the words: a run that stands
-in more than a hundred rows (a template's) is not compared, so that more than a hundred edits of one text are not seen.
+if at least half of the runs of one are runs of the other. Time and memory are linear in the words. A run that stands in
+more than a hundred rows, such as a template's, is not compared: more than a hundred edits of one text are not seen.
 """
 
 import hashlib

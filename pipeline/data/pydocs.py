@@ -52,8 +52,8 @@ def make_pydocs(seed: int) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
         seed: decides the split, the negatives and the order.
 
     Returns:
-        Training rows and evaluation rows (about 15 % of the objects), each with the keys `question`, `sentence`,
-        `label` ("answers" or "does_not_answer", half and half) and `group` (the documented object).
+        Training rows and evaluation rows (about 15 % of the objects). A row has the keys `question`, `sentence`,
+        `label` (half "answers", half "does_not_answer") and `group`, the documented object.
 
     Raises:
         KdcError: the docstrings could not be collected, or this Python has too few of them.

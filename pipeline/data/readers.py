@@ -87,7 +87,8 @@ def _find_columns(header: Sequence[str], columns: Columns) -> list[int | None]:
     for names in columns:
         name = next((name for name in names if name in header), None)
         indices.append(None if name is None else header.index(name))
-        if names and name is None and not (names is columns.group and columns.group_is_optional):
+        is_optional = names is columns.group and not columns.label
+        if names and name is None and not is_optional:
             faults.append(f"no column {names[-1]!r}{nearest_name(names[-1], header)}")
         elif name is not None and header.count(name) > 1:
             faults.append(f"column {name!r} is there {header.count(name)} times")

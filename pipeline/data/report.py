@@ -65,8 +65,8 @@ def _duplicates(
 
 
 def near_train(rows: dict[str, CheckedRows], parts: dict[str, Part]) -> dict[str, Ints]:
-    """For each evaluation split that was given, by row: the number of a row that is trained or tuned on and has the
-    same text, or is near it, or is of the same group; -1 if none is."""
+    """For each row of each given evaluation split, the number of a row of the training or tuning split with the same
+    text, near it, or of its group; -1 if there is none."""
     train, near = rows["train"], {}
     used = parts["train"].chosen | parts["tune"].chosen
     for name in (name for name in rows if name.startswith("eval")):

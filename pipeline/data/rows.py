@@ -130,9 +130,7 @@ def texts_in(rows: pa.RecordBatch | pa.Table) -> list[Text]:
 
 
 def read_all(data: DataSettings, task: Task, folder: Path, seed: int) -> tuple[Task, dict[str, CheckedRows]]:
-    """Read and check every split.
-
-    Writes the checked rows into `folder`; `seed` is that of the built-in task `pydocs`.
+    """Read and check every split, and write the good rows into `folder`; `seed` decides the rows of `pydocs`.
 
     Returns:
         the task with kind and label names settled by the training rows, and the splits by name.
@@ -226,7 +224,7 @@ def _check_row(row: Row, columns: Columns, labels: LabelReader | None) -> dict[s
     good: dict[str, Any] = {"text": text, "text_pair": pair, "label": label, "text_hash": hash_of(text, pair)}
     if pair is not None:
         good["first_hash"], good["second_hash"] = sides_of(text, pair)
-    if columns.group and not (columns.group_is_optional and row.group is None):
+    if columns.group and (labels is not None or row.group is not None):
         good["group_hash"] = hash_of(group_of(row.group, columns.group[0]), None)
     if columns.time:
         good["time"] = time_of(row.time, columns.time[0])

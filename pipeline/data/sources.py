@@ -1,13 +1,7 @@
 """Where the rows of a run come from: finds the file of every split, and knows the names of its columns.
 
-Rows come from one of these sources:
-
-- a folder (`--data`): GLUE's root folder or the task's own folder with GLUE's TSV files, a `save_to_disk` folder, or a
-  folder with train and dev files in other formats;
-- single files (`--train`, `--eval`, `--unlabeled`);
-- the task's own source, if neither is given: the hub (`nyu-mll/glue`) or the built-in task `pydocs`.
-
-`readers.py` reads the splits that are found here.
+A folder (`--data`) has GLUE's TSV files, is a `save_to_disk` folder, or has train and dev files in other formats.
+Single files are `--train`, `--eval` and `--unlabeled`. Otherwise GLUE comes from the hub, and kdc makes `pydocs`.
 """
 
 import hashlib
@@ -80,13 +74,8 @@ class Columns(NamedTuple):
     text: tuple[str, ...]
     text_pair: tuple[str, ...] = ()
     label: tuple[str, ...] = ()
-    group: tuple[str, ...] = ()
+    group: tuple[str, ...] = ()  # which a file of unlabelled rows may lack
     time: tuple[str, ...] = ()
-
-    @property
-    def group_is_optional(self) -> bool:
-        """Whether a file without that column is read without it: a file of unlabelled rows."""
-        return not self.label
 
 
 def columns_of(task: Task, *, labeled: bool, group: str | None = None, time: str | None = None) -> Columns:
@@ -94,20 +83,14 @@ def columns_of(task: Task, *, labeled: bool, group: str | None = None, time: str
     further columns."""
     own = _GLUE_NAMES.get(task.name, {})
 
-    def names(column: str) -> tuple[str, ...]:
-        return (own[column], column) if column in own else (column,)
+    def names(column: str | None) -> tuple[str, ...]:
+        return tuple(name for name in (own.get(column or ""), column) if name)
 
-    return Columns(
-        text=names(task.text),
-        text_pair=names(task.text_pair) if task.text_pair else (),
-        label=names(task.label) if labeled else (),
-        group=(group,) if group else (),
-        time=(time,) if time else (),
-    )
+    return Columns(*map(names, (task.text, task.text_pair, task.label if labeled else None, group, time)))
 
 
 def locate(data: DataSettings) -> tuple[SplitSource, ...]:
-    """Find the rows of every split that there are: train first, then the evaluation splits, then unlabeled.
+    """Find the rows of every split: train first, then the evaluation splits, then unlabeled.
 
     Raises:
         InputError: the task is unknown, a folder or file is missing or of unknown format, or two sources contradict
@@ -150,12 +133,12 @@ def file_source(split: str, path: Path, task_name: str) -> SplitSource:
     if not path.is_file():
         what = "this folder is not one saved with `Dataset.save_to_disk`" if path.is_dir() else "no such file"
         raise InputError(what, given=path, remedy="name a .csv, .tsv, .jsonl or .parquet file")
-    kind = FORMATS.get(path.suffix.lower())
-    if kind is None:
+    format = FORMATS.get(path.suffix.lower())
+    if format is None:
         raise InputError("unknown file format", given=path, remedy=f"known endings: {', '.join(FORMATS)}")
-    if kind == "tsv" and is_glue(task_name):
+    if format == "tsv" and is_glue(task_name):
         return SplitSource(split, "glue_tsv", path, task=task_name)
-    return SplitSource(split, kind, path)
+    return SplitSource(split, format, path)
 
 
 def input_fingerprint(data: DataSettings) -> str:
@@ -184,7 +167,7 @@ def input_fingerprint(data: DataSettings) -> str:
 def _hub_splits(task: Task | None) -> dict[str, str]:
     """The hub's name of each of our splits."""
     evals = task.eval_splits if task is not None else ("validation",)
-    return {"train": "train", **dict(zip(("eval", "eval_mismatched"), evals, strict=False))}
+    return dict(zip(("train", "eval", "eval_mismatched"), ("train", *evals), strict=False))
 
 
 def _in_folder(folder: Path, task: Task | None) -> list[SplitSource]:

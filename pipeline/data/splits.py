@@ -76,7 +76,7 @@ def split_rows(
 
 
 def belongs(others: CheckedRows, rows: CheckedRows, chosen: Mask) -> Mask:
-    """Which of the other rows have the text or the group of a chosen row, or are near one: (others,)."""
+    """(others,) whether each of the other rows has the text or the group of a chosen row, or is near one."""
     near = nearest(others.runs_beside(rows), rows.runs_beside(others).of(chosen)) >= 0
     belong = near | np.isin(others.texts, rows.texts[chosen])
     if others.groups is not None and rows.groups is not None:
@@ -204,8 +204,8 @@ def pick_last(units: Ints, times: npt.NDArray[np.float64], size: int) -> tuple[M
     Args:
         units: (rows,) unit of each row.
         times: (rows,) time of each row.
-        size: rows to choose; a unit that would make more than that and a half again is left out, and fewer are chosen
-            if the units of the latest rows would leave less than half of all rows.
+        size: rows to choose. A unit that would make more than that and a half again is left out. Fewer rows are chosen
+            if the latest units would leave less than half of all rows.
 
     Returns:
         (rows,) True for the chosen rows; (rows,) True for the older ones.
