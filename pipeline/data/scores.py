@@ -83,7 +83,8 @@ class Scores:
     def by_key(self) -> tuple[dict[Any, NDArray[np.float64]], bool]:
         """Logits (outputs,) by the fingerprint of the text, or by the row's id; and whether they are by id."""
         if not any(self.table.values()):
-            raise self._error("the teacher's scores have no rows", remedy="an answer for every row of the run")
+            remedy = "an answer for every row of the run"
+            raise InputError("the teacher's scores have no rows", given=self.path, remedy=remedy)
         columns = [self.task.text] + ([self.task.text_pair] if self.task.text_pair else [])
         absent = [name for name in columns if name not in self.table]
         by_id = len(absent) == len(columns) and _ID in self.table
@@ -95,10 +96,10 @@ class Scores:
             texts = zip(*(map(str, self.table[name]) for name in columns), strict=True)
             keys = [digest(text) for text in texts]
         logits: dict[Any, NDArray[np.float64]] = {}
-        for number, (key, row) in enumerate(zip(keys, self._logits(), strict=True), 1):
-            if not np.array_equal(logits.setdefault(key, row), row):
-                what = f"the teacher's scores say two things of one {'row' if by_id else 'text'}"
-                raise self._error(what, f"row {number}", "keep one")
+        rows = zip(keys, self._logits(), strict=True)
+        differs = [not np.array_equal(logits.setdefault(key, row), row) for key, row in rows]
+        what = f"the teacher's scores say two things of one {'row' if by_id else 'text'}"
+        self._refuse_rows(differs, what, "keep one")
         return logits, by_id
 
     def _ids(self) -> list[int]:
@@ -129,8 +130,10 @@ class Scores:
         if unknown:
             what = f"the column {name} of the teacher's scores holds unknown labels"
             raise InputError(what, given=", ".join(unknown[:5]), remedy=f"one of {', '.join(task.labels)}")
-        is_answer = np.array(answers)[:, None] == np.array(task.labels)
-        return np.log(np.where(is_answer, _SURE, (1 - _SURE) / max(1, task.outputs - 1)))
+        classes = {label: number for number, label in enumerate(task.labels)}
+        probabilities = np.full((len(answers), len(classes)), (1 - _SURE) / max(1, len(classes) - 1))
+        probabilities[np.arange(len(answers)), [classes[answer] for answer in answers]] = _SURE
+        return np.log(probabilities)
 
     def _probability_columns(self) -> list[str]:
         """The column of each label, whatever its case; none if a label has no column, or two."""
@@ -194,10 +197,7 @@ class Scores:
         """Refuse the file by its first wrong row, if there is one; `wrong` is (rows,)."""
         rows = np.flatnonzero(wrong)
         if len(rows):
-            raise self._error(what, f"row {rows[0] + 1}{columns}", remedy)
-
-    def _error(self, what: str, where: str = "", remedy: str = "") -> InputError:
-        return InputError(what, given=f"{self.path}, {where}" if where else self.path, remedy=remedy)
+            raise InputError(what, given=f"{self.path}, row {rows[0] + 1}{columns}", remedy=remedy)
 
     def _wrong_columns(self, what: str) -> InputError:
         return InputError(
