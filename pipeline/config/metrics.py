@@ -57,8 +57,10 @@ def compute(
 ) -> dict[str, float]:
     """The named metrics, keys of `METRICS`, of logits (rows, outputs) against labels, in points. Labels are (rows,)
     class ids or numbers, or (rows, outputs) in {0, 1}."""
-    answers = predictions(np.asarray(logits, dtype=np.float64), kind)
-    truth = truth_of(labels, kind)
+    return _points(truth_of(labels, kind), predictions(np.asarray(logits, dtype=np.float64), kind), names)
+
+
+def _points(truth: NDArray[np.generic], answers: NDArray[np.generic], names: tuple[str, ...]) -> dict[str, float]:
     once = np.ones((1, len(truth)))
     return {name: round(100 * float(METRICS[name].scorer(truth, answers)(once)[0]), 4) for name in names}
 
@@ -80,21 +82,19 @@ def changed_labels(logits: NDArray[np.floating], others: NDArray[np.floating], k
     """Rows whose label differs between two models' logits, (rows, outputs) each; 0 for regression."""
     if kind == "regression":
         return 0
-    changed = predictions(logits, kind) != predictions(others, kind)
-    return int(changed.reshape(len(changed), -1).any(axis=1).sum())
+    return int((~is_right(predictions(logits, kind), predictions(others, kind))).sum())
 
 
 def majority(labels: NDArray[np.generic], kind: Kind, names: tuple[str, ...]) -> dict[str, float]:
     """The metrics of always giving the most frequent answer (the mean for regression), in points."""
-    truth = np.asarray(labels)
+    truth = truth_of(labels, kind)
     if kind == "regression":
-        answers = np.full((len(truth), 1), float(truth.mean()))
+        answers = np.full(len(truth), float(truth.mean()))
     elif kind == "multilabel":
-        answers = np.tile(np.where(truth.mean(0) >= 0.5, 1.0, -1.0), (len(truth), 1))
+        answers = np.tile((truth.mean(0) >= 0.5).astype(np.int64), (len(truth), 1))
     else:
-        counts = np.bincount(truth.astype(np.int64))
-        answers = np.tile((np.arange(len(counts)) == counts.argmax()).astype(float), (len(truth), 1))
-    return compute(answers, truth, kind, names)
+        answers = np.full(len(truth), np.bincount(truth).argmax())
+    return _points(truth, answers, names)
 
 
 def chance(
@@ -109,8 +109,8 @@ def chance(
 
     A permutation test (Ojala and Garriga 2010, Journal of Machine Learning Research 11:1833): the share of shuffled
     labels that the same answers fit as well. It holds for every metric, also for those by which a coin beats the
-    majority. Rows of a group may have labels, and answers, that hang together; so whole groups change places, and the
-    rows within each. The arguments are as in `compute`; `groups` are (rows,), None where each row stands alone.
+    majority. Rows of a group may have labels, and answers, that hang together: whole groups change places, and the rows
+    within each. The arguments are as in `compute`; `groups` are (rows,), None if each row stands alone.
     """
     answers, truth = predictions(np.asarray(logits, dtype=np.float64), kind), truth_of(labels, kind)
     once, generator = np.ones((1, len(truth))), np.random.default_rng(0)

@@ -25,25 +25,15 @@ def parse_number(text: str) -> float | None:
 
 @dataclass
 class LabelReader:
-    """Reads the labels of one split as strings (one a row, or a list for multi-label), and counts them.
+    """Reads the labels of one split as strings (one a row, or a list for multi-label), and counts them."""
 
-    Attributes:
-        kind: what the column holds; None until `settle` has inferred it.
-        names: the known labels; empty to learn them from this split.
-        separator: between the labels of a multi-label cell.
-        is_glue: whether "0", "1", ... stand for the known names in order, and -1 for no label, as in GLUE's files.
-        learned: whether `names` were learned from the training rows, which messages then say.
-        counts: rows by label; empty for regression.
-        is_list: whether a row has a list of labels; None until the kind or the first row tells.
-    """
-
-    kind: Kind | None
-    names: tuple[str, ...] = ()
-    separator: str | None = None
-    is_glue: bool = False
-    learned: bool = False
-    counts: Counter[str] = field(default_factory=Counter)
-    is_list: bool | None = None
+    kind: Kind | None  # what the column holds; None until `settle` has inferred it
+    names: tuple[str, ...] = ()  # the known labels; empty to learn them from this split
+    separator: str | None = None  # between the labels of a multi-label cell
+    is_glue: bool = False  # whether "0", "1", ... stand for the known names in order, and -1 for no label, as in GLUE
+    learned: bool = False  # whether `names` were learned from the training rows, which messages then say
+    counts: Counter[str] = field(default_factory=Counter)  # rows by label; empty for regression
+    is_list: bool | None = None  # whether a row has a list of labels; None until the kind or the first row tells
     # Of a column that may hold numbers: some of its numbers as they are written, and what tells its kind.
     _numbers: set[str] = field(default_factory=set)
     _rows: int = 0
@@ -64,7 +54,7 @@ class LabelReader:
 
         Raises:
             RowProblem: the label is missing, unknown, or not of the column's kind.
-            FileProblem: there are more different labels than classes can be.
+            FileProblem: there are too many different labels.
         """
         if self.is_list is None:
             self.is_list = isinstance(value, list)

@@ -84,7 +84,7 @@ def prepare(folder: Path, task: Task, data: DataSettings, *, seed: int) -> DataR
         for name, part in parts.items():
             if len(part):
                 origin = rows[part.origin]
-                further = {"group": origin.units} if origin.labels is not None else {}
+                further: dict[str, NDArray[Any]] = {"group": origin.units} if origin.labels is not None else {}
                 if part.origin in near:
                     further["overlaps"] = near[part.origin] >= 0
                 _write_split(origin, part.chosen, folder / "rows" / name, task, first_row, further)

@@ -155,14 +155,14 @@ def read_all(data: DataSettings, task: Task, folder: Path, seed: int) -> tuple[T
     settled = _settle(task, labels, train, problems)
     splits = {"train": train}
     for source in others:
-        own = None
-        if source.split != "unlabeled":
-            is_learned = settled.labels != task.labels
-            own = LabelReader(settled.kind, settled.labels, data.separator, is_glue(task.name), is_learned)
+        if source.split == "unlabeled":
+            splits[source.split] = check_split(source, settled, None, folder, problems, data, seed)
+            continue
+        is_learned = settled.labels != task.labels
+        own = LabelReader(settled.kind, settled.labels, data.separator, is_glue(task.name), is_learned)
         splits[source.split] = check_split(source, settled, own, folder, problems, data, seed)
         # The reader has refused names that were not learned; names that the task itself declares get this far.
-        untrained = own.counts.keys() - labels.counts.keys() if own is not None and labels.counts else set()
-        for name in sorted(untrained):
+        for name in sorted(own.counts.keys() - labels.counts.keys() if labels.counts else ()):
             problem = RowProblem(NOT_TRAINED, repr(name), "add training rows of it, or remove these")
             problems.add(source, None, problem, own.counts[name])
     problems.raise_if_any()
