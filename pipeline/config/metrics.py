@@ -158,7 +158,7 @@ def _macro_f1(both: Floats, answered: Floats, actual: Floats) -> Floats:
 
 def _matthews(both: Floats, answered: Floats, actual: Floats) -> Floats:
     """The correlation coefficient R_K of several classes (Gorodkin 2004, Computational Biology and Chemistry 28:367);
-    0 where one answer is given to all rows."""
+    0 if all rows get one answer."""
     rows = actual.sum(axis=1)
     above = both.sum(axis=1) * rows - (answered * actual).sum(axis=1)
     spread = (rows**2 - (answered**2).sum(axis=1)) * (rows**2 - (actual**2).sum(axis=1))
@@ -245,7 +245,7 @@ def _ranks(ascending: NDArray[np.generic]) -> Callable[[Floats], Floats]:
 
 
 def _correlation(x_variance: Floats, y_variance: Floats, covariance: Floats, smallest: tuple[float, float]) -> Floats:
-    """(samples,) correlations; 0 where one side is constant: its deviation is no more than rounding leaves of one."""
+    """(samples,) correlations; 0 if one side is constant: its deviation is no more than rounding leaves of one."""
     varies = (x_variance > smallest[0] ** 2) & (y_variance > smallest[1] ** 2)
     below = np.sqrt((x_variance * y_variance).clip(0))
     return np.divide(covariance, below, out=np.zeros_like(below), where=varies)

@@ -69,7 +69,7 @@ def read_file(path: Path) -> Layer:
 
 
 def layer_of(flags: Mapping[str, Any]) -> Layer:
-    """Make a layer of flags by dotted key. Flags that are None were not given, and are left out."""
+    """Make a layer of flags by dotted key; None stands for a flag that was not given."""
     layer: Layer = {}
     for key, value in flags.items():
         if value is not None:

@@ -54,17 +54,10 @@ _AGAIN = "run again with `--from data`"
 
 
 def prepare(folder: Path, task: Task, data: DataSettings, *, seed: int) -> DataReport:
-    """Read, check, split and write all rows.
+    """Read, check, split and write all rows, and count them.
 
-    Args:
-        folder: of the stage; made if it is missing.
-        task: what the rows hold. Missing label names are learned from the training rows, and so is the kind if `data`
-            names neither a task nor a kind.
-        data: where the rows come from, and how many to train on at most.
-        seed: of the slices, and of `pydocs`.
-
-    Returns:
-        what report.json holds.
+    Missing label names of the task are learned from the training rows, and so is the kind if `data` names neither a
+    task nor a kind. `seed` decides the slices, and the rows of `pydocs`.
 
     Raises:
         InputError: lists the mistakes in all files; or there are too few rows to split.

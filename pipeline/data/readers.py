@@ -35,9 +35,9 @@ _KNOWN_BROKEN = ("qqp",)
 class Record(NamedTuple):
     """All fields of one row as the file has them."""
 
-    line: int  # where it begins, from 1: a line in text files, a row elsewhere; 0 marks a table's header
+    line: int  # where it begins, from 1: a line in text files, a row elsewhere
     names: Sequence[str]  # of the columns; the same list object for all records of a table with a header
-    fields: Sequence[object] | None  # the values, one a column; None in the record that is a header alone
+    fields: Sequence[object]  # the values, one a column
 
 
 class Row(NamedTuple):
@@ -66,14 +66,9 @@ def read_rows(source: SplitSource, columns: Columns, problems: Problems, *, seed
         try:
             if record.names is not names:
                 indices, names = _find_columns(record.names, columns), record.names
+            yield Row(record.line, *[None if index is None else record.fields[index] for index in indices])
         except FileProblem as problem:
-            if record.line == 0:
-                raise
             problems.add(source, record.line, problem)  # in JSONL each record has its own columns
-            continue
-        if record.fields is not None:
-            fields = record.fields
-            yield Row(record.line, *[None if index is None else fields[index] for index in indices])
 
 
 def _find_columns(header: Sequence[str], columns: Columns) -> list[int | None]:
@@ -104,10 +99,8 @@ def _find_columns(header: Sequence[str], columns: Columns) -> list[int | None]:
 def read_records(
     source: SplitSource, problems: Problems, *, seed: int = 0, columns: Columns | None = None
 ) -> Iterator[Record]:
-    """Read all records of a split; a table with a header gives that first.
-
-    Formats that keep columns apart read only `columns`; None reads all. Raises as `read_rows`.
-    """
+    """Read all records of a split. A table that lacks one of the columns is refused; formats that keep columns apart
+    read no others. None reads all. Raises as `read_rows`."""
     path = source.path or Path()
     try:
         if source.format == "pydocs":
@@ -146,7 +139,7 @@ def _read_delimited(source: SplitSource, path: Path, problems: Problems, columns
     header = first[1]
     if source.task == "cola" and columns is not None and not set(columns.text) & set(header):
         header, records = _COLA_HEADER, chain([first], records)
-    yield Record(0, header, None)
+    _needed(header, columns)
     for line, fields in records:
         missing = len(header) - len(fields)
         if missing == 0:
@@ -227,13 +220,13 @@ def _read_dataset(dataset: datasets.Dataset, columns: Columns | None) -> Iterato
 
 
 def _needed(names: Sequence[str], columns: Columns | None) -> list[str]:
+    """The names of the columns to read; raises as `_find_columns`."""
     if columns is None:
         return list(names)
     return list(dict.fromkeys(names[index] for index in _find_columns(names, columns) if index is not None))
 
 
 def _read_batches(batches: Iterable[pa.RecordBatch | pa.Table], names: list[str], features: Any) -> Iterator[Record]:
-    yield Record(0, names, None)
     number = 0
     for batch in batches:
         values = [_with_class_names(batch.column(name).to_pylist(), features.get(name)) for name in names]
@@ -279,6 +272,5 @@ def _from_hub(source: SplitSource) -> datasets.Dataset:
 def _read_pydocs(split: str, seed: int) -> Iterator[Record]:
     train, evaluation = _pydocs(seed)
     names = list(train[0])
-    yield Record(0, names, None)
     for number, row in enumerate(train if split == "train" else evaluation, start=1):
         yield Record(number, names, list(row.values()))

@@ -65,8 +65,7 @@ def _read_table(path: Path) -> Table:
                 twice = next(name for name in record.names if record.names.count(name) > 1)
                 raise FileProblem("two columns have one name", repr(twice), "rename one")
             names.update(dict.fromkeys(record.names))  # JSONL may name a column late
-            if record.fields is not None:
-                rows.append(dict(zip(record.names, record.fields, strict=True)))
+            rows.append(dict(zip(record.names, record.fields, strict=True)))
     except FileProblem as problem:
         problems.add(source, problem.line, problem)
     problems.raise_if_any()
