@@ -95,8 +95,8 @@ class LongSettings(Section):
         return self
 
     def trained_join(self, kind: Kind) -> tuple[Join, ...] | None:
-        """How the windows of a teacher's rows are joined in its training; None if rows are cut. A row has one of several
-        labels if any window has it: with the mean, the windows without it would outvote that one."""
+        """How the windows of a teacher's rows are joined in its training; None if rows are cut. A multi-label row has a
+        label if any window has it: with the mean, the windows without it would outvote that one."""
         if self.mode == "cut":
             return None
         if self.join != "auto":
