@@ -42,14 +42,14 @@ def main() -> None:
     numbers = np.array(
         [int.from_bytes(hashlib.blake2b(text.strip().encode(), digest_size=7).digest(), "little") for text in texts]
     )
-    near = near_rows(runs_of((text,) for text in texts))
+    near = near_rows(runs_of(texts))
     table: list[tuple[str, ...]] = [("kept together", "near a row that is left, %", "TF-IDF on the slice", "on dev")]
     for name, units in (("equal texts", connect(numbers)), ("near ones too", connect(numbers, near=near))):
         held_out = pick_slice(units, labels, np.ones(len(texts), dtype=np.bool_), _HELD_OUT, options.seed)
         inside, left = ([texts[place] for place in np.flatnonzero(mask)] for mask in (held_out, ~held_out))
         words = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True).fit(left)
         model = LogisticRegression(C=10, max_iter=300).fit(words.transform(left), labels[~held_out])
-        leaks = nearest(runs_of((text,) for text in inside), runs_of((text,) for text in left)) >= 0
+        leaks = nearest(runs_of(inside), runs_of(left)) >= 0
         scores = [
             100 * model.score(words.transform(of), truth)
             for of, truth in ((inside, labels[held_out]), (dev, dev_labels))

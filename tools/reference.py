@@ -14,8 +14,10 @@ from kdc.artifact.contract.terms import Contract
 from kdc.artifact.manifest import TokenizerInfo
 from kdc.common.errors import InputError, KdcError
 from kdc.pipeline.config.tasks import Task
-from kdc.pipeline.data.prepared import digest, groups_of
+from kdc.pipeline.data.fields import hashes_of
+from kdc.pipeline.data.prepared import digest
 from kdc.pipeline.data.tokens import tokenizer_info
+from kdc.pipeline.data.units import connect
 from kdc.pipeline.quality.comparison import Other
 from kdc.pipeline.rundir.files import BASELINE_SUFFIX, EVALUATION
 from kdc.serving.engine.engine import Engine
@@ -72,7 +74,7 @@ def reference_if_kept(artifact: Path, engine: Engine, texts: Sequence[Text], con
     try:
         return kept_reference(artifact, engine, texts, contract)
     except KdcError:
-        return Reference(None, groups_of(texts), 1)
+        return Reference(None, connect(*hashes_of(texts)), 1)
 
 
 def refuse_better_baseline(artifact: Path, engine: Engine, contract: Contract) -> None:

@@ -22,7 +22,7 @@ from kdc.common.errors import InputError
 from kdc.common.files import write_whole
 from kdc.common.frozen import Frozen
 from kdc.common.progress import RowCounter
-from kdc.pipeline.data.fields import hash_of, sides_of
+from kdc.pipeline.data.fields import hashes_of
 from kdc.pipeline.quality.comparison import rows_needed
 from kdc.pipeline.quality.intervals import Difference
 from kdc.serving.bulk.inputs import Window, read_all
@@ -199,7 +199,7 @@ def _read(job: Job, engine: Engine, teacher: _Answer) -> tuple[Answered, dict[in
             good, texts = split_bad(window, job, columns_seen=False)
             rows, skipped = rows + len(texts), skipped + len(good.bad)
             if texts:
-                numbers, sides = _numbers(texts)
+                numbers, sides = hashes_of(texts)
                 student, answers = engine.logits(texts).argmax(-1).astype(np.int64), teacher(good, texts)
                 parts.append((numbers, sides, student, answers))
                 differing |= {int(numbers[row]): texts[row] for row in np.flatnonzero(student != answers)}
@@ -210,13 +210,6 @@ def _read(job: Job, engine: Engine, teacher: _Answer) -> tuple[Answered, dict[in
     numbers, sides, student, answers = (np.concatenate(column) for column in zip(*parts, strict=True))
     answered = Answered(numbers, sides, student, answers, job.identity["artifact"], engine.variant)
     return answered, differing, skipped
-
-
-def _numbers(texts: Sequence[Text]) -> tuple[Ints, Ints]:
-    """The columns `texts` and `sides` of `Answered`."""
-    if isinstance(texts[0], str):
-        return np.array([hash_of(str(text), None) for text in texts]), np.zeros((len(texts), 0), dtype=np.int64)
-    return np.array([hash_of(*pair) for pair in texts]), np.array([sides_of(*pair) for pair in texts])
 
 
 def _csv(task: TaskInfo, rows: Sequence[tuple[int, Text]]) -> bytes:

@@ -30,9 +30,8 @@ class Aim:
 
     label: str | None  # None: of each label of a multi-label task, or of the second of two classes
     measure: Measure  # see `kdc.artifact.contract.rates.Bound`
-    bound: (
-        float | None
-    )  # least precision, recall or accuracy, largest fpr, or the threshold itself; None for what is highest
+    # Least precision, recall or accuracy, largest fpr, or the threshold itself; None for what is highest.
+    bound: float | None
 
     @property
     def is_bound(self) -> bool:
@@ -42,13 +41,9 @@ class Aim:
     @property
     def text(self) -> str:
         """As it is written, without its label."""
-        if self.bound is None:
+        if self.bound is None or self.measure == "fixed":
             return self.measure
-        return (
-            "fixed"
-            if self.measure == "fixed"
-            else f"{self.measure}{'<=' if self.measure == 'fpr' else '>='}{self.bound}"
-        )
+        return f"{self.measure}{'<=' if self.measure == 'fpr' else '>='}{self.bound}"
 
 
 def parse_aim(text: str) -> Aim:
@@ -60,18 +55,14 @@ def parse_aim(text: str) -> Aim:
     bound = parse_bound(text)
     if bound is not None and bound.measure in _MEASURES_OF_LABELS:
         return Aim(bound.label, bound.measure, bound.value)  # type: ignore[arg-type]
-    label, _, asked = text.rpartition(":")
-    if (best := asked.strip().lower()) in ("f1", "matthews"):
+    label, _, threshold = text.rpartition(":")
+    if (best := threshold.strip().lower()) in ("f1", "matthews"):
         return Aim(label or None, best, None)  # type: ignore[arg-type]
-    return Aim(label or None, "fixed", _probability(asked, f"{text!r} is no aim within 0 and 1; {_HOW}"))
+    return Aim(label or None, "fixed", _probability(threshold, f"{text!r} is no aim within 0 and 1; {_HOW}"))
 
 
 def _probability(text: str, problem: str) -> float:
-    """Read a probability.
-
-    Raises:
-        ValueError: it is none, with the problem as its message.
-    """
+    """Read a probability; raises `ValueError` with the problem if it is none."""
     try:
         value = float(text)
     except ValueError:
@@ -82,38 +73,32 @@ def _probability(text: str, problem: str) -> float:
 
 
 def aims_of(texts: Sequence[str], task: TaskBase) -> dict[str, Aim]:
-    """The aim of each label that gets a threshold. The labels of a multi-label task have F1 without one, where there
-    are no more than `MOST_POINTS`.
+    """The aim of each label that gets a threshold. The labels of a multi-label task have F1 without one, if there are
+    no more than `MOST_POINTS`.
 
     Raises:
         InputError: the task can have no thresholds, has no such label, or a label has two aims.
     """
-    asked = [parse_aim(text) for text in texts]
     given = ", ".join(f"--aim {text}" for text in texts)
-    if asked and (task.kind == "regression" or (task.kind == "classification" and len(task.labels) != 2)):
-        raise InputError(
-            "only the labels of a multi-label task and one of two classes can have thresholds",
-            given=f"{given}; {task.name} is a {task.kind} task"
-            + (f" of {len(task.labels)} classes" if task.labels else ""),
-            remedy="drop --aim",
-        )
+    is_many, is_two = task.kind == "multilabel", task.kind == "classification" and len(task.labels) == 2
+    if texts and not is_many and not is_two:
+        what = "only the labels of a multi-label task and one of two classes can have thresholds"
+        raise InputError(what, given=f"{given}; {_described(task)}", remedy="drop --aim")
     aims: dict[str, Aim] = {}
-    for aim in sorted(asked, key=lambda each: each.label is not None):  # those for all first
-        labels = (
-            (aim.label,) if aim.label is not None else task.labels if task.kind == "multilabel" else task.labels[1:]
-        )
-        for label in labels:
+    for aim in sorted(map(parse_aim, texts), key=lambda aim: aim.label is not None):  # aims for all labels first
+        labels = task.labels if is_many else task.labels[1:]
+        for label in labels if aim.label is None else (aim.label,):
             if label not in task.labels:
                 raise InputError("there is no such label to aim at", given=given, remedy=_one_of(task.labels))
             if label in aims and aims[label].label == aim.label:
                 raise InputError("a label has two aims", given=given, remedy="one --aim for each label")
             aims[label] = aim
-    if task.kind == "classification" and len(aims) > 1:
-        named = [label for label, aim in aims.items() if aim.label is not None]
+    if is_two and len(aims) > 1:
+        named = {label: aim for label, aim in aims.items() if aim.label is not None}
         if len(named) > 1:
             raise InputError("of two classes one can have a threshold", given=given, remedy="aim at one label")
-        aims = {named[0]: aims[named[0]]}
-    if task.kind == "multilabel" and len(task.labels) <= MOST_POINTS:
+        aims = named
+    if is_many and len(task.labels) <= MOST_POINTS:
         aims = {label: aims.get(label, Aim(None, "f1", None)) for label in task.labels}
     if len(aims) > MOST_POINTS:
         raise InputError(
@@ -138,7 +123,7 @@ def parse_abstain(text: str) -> Aim:
 
 
 def abstain_of(text: str | None, aims: Sequence[str], task: TaskBase) -> Aim | None:
-    """When an artifact of a task abstains; None where it never does.
+    """When an artifact of a task abstains; None if it never does.
 
     Raises:
         InputError: the task is not one of several classes, one of them is called as the abstention, or there are aims.
@@ -147,21 +132,15 @@ def abstain_of(text: str | None, aims: Sequence[str], task: TaskBase) -> Aim | N
         return None
     given = f"--abstain {text}"
     if task.kind != "classification":
-        raise InputError(
-            "only a task that gives each row one of several classes can abstain",
-            given=f"{given}; {task.name} is a {task.kind} task",
-            remedy="drop --abstain" + ("; a multi-label row may get no label" if task.kind == "multilabel" else ""),
-        )
+        what = "only a task that gives each row one of several classes can abstain"
+        remedy = "drop --abstain" + ("; a multi-label row may get no label" if task.kind == "multilabel" else "")
+        raise InputError(what, given=f"{given}; {_described(task)}", remedy=remedy)
     if ABSTAINED in task.labels:
-        raise InputError(
-            f"a class has the name that stands for no answer: {ABSTAINED}", given=given, remedy="name the class anew"
-        )
+        what = f"a class has the name that stands for no answer: {ABSTAINED}"
+        raise InputError(what, given=given, remedy="name the class anew")
     if aims:
-        raise InputError(
-            "a threshold of one class and abstaining do not go together",
-            given=f"{given}, {', '.join(f'--aim {aim}' for aim in aims)}",
-            remedy="keep one of them",
-        )
+        what = "a threshold of one class and abstaining do not go together"
+        raise InputError(what, given=", ".join([given, *(f"--aim {aim}" for aim in aims)]), remedy="keep one of them")
     return parse_abstain(text)
 
 
@@ -172,40 +151,42 @@ def check_sets(coverage: float | None, task: TaskBase) -> None:
         InputError: it is not one of three classes or more.
     """
     if coverage is not None and not task.can_have_sets:
-        is_of_two = task.kind == "classification"
-        raise InputError(
-            "only a task that gives each row one of three classes or more can have sets of labels",
-            given=f"operating.sets={coverage}; {task.name} is a {task.kind} task"
-            + (f" of {len(task.labels)} classes" if is_of_two else ""),
-            remedy="drop operating.sets" + ("; --abstain tells the rows that could be either" if is_of_two else ""),
-        )
+        what = "only a task that gives each row one of three classes or more can have sets of labels"
+        remedy = "drop operating.sets"
+        if task.kind == "classification":
+            remedy += "; --abstain tells the rows that could be either"
+        raise InputError(what, given=f"operating.sets={coverage}; {_described(task)}", remedy=remedy)
 
 
 def required_label(requirement: str, task: TaskBase) -> str | None:
-    """The label that a requirement is about; None where it is about the rows that are answered.
+    """The label that a requirement is about; None if it is about the rows that are answered.
 
     Raises:
         InputError: the task cannot be asked for that, or has no such label.
     """
-    asked, given = parse_bound(requirement), f"--require {requirement}"
-    assert asked is not None
+    bound, given = parse_bound(requirement), f"--require {requirement}"
+    assert bound is not None
+    is_of_classes = task.kind == "classification"
     if task.kind == "regression":
-        raise InputError("a regression decides nothing", given=f"{given}; {task.name} is one", remedy="drop --require")
-    if asked.measure not in _MEASURES_OF_LABELS:
-        if task.kind != "classification" or asked.label is not None:
-            raise InputError(
-                f"{asked.measure} is of the rows that a task of several classes answers, and of no label",
-                given=f"{given}; {task.name} is a {task.kind} task",
-                remedy="precision>=0.95, recall>=0.9 or fpr<=0.01 of a label: --require LABEL:recall>=0.9",
-            )
+        raise InputError("a regression decides nothing", given=f"{given}; {_described(task)}", remedy="drop --require")
+    if bound.measure not in _MEASURES_OF_LABELS:
+        if not is_of_classes or bound.label is not None:
+            what = f"{bound.measure} is of the rows that a task of several classes answers, and of no label"
+            remedy = "precision>=0.95, recall>=0.9 or fpr<=0.01 of a label: --require LABEL:recall>=0.9"
+            raise InputError(what, given=f"{given}; {_described(task)}", remedy=remedy)
         return None
-    if asked.label is None and (task.kind != "classification" or len(task.labels) != 2):
+    if bound.label is None and not (is_of_classes and len(task.labels) == 2):
         example = shlex.quote(f"{task.labels[0]}:{requirement}")
-        raise InputError(f"{asked.measure} is of a label", given=given, remedy=f"name it: --require {example}")
-    label = task.labels[1] if asked.label is None else asked.label
+        raise InputError(f"{bound.measure} is of a label", given=given, remedy=f"name it: --require {example}")
+    label = task.labels[1] if bound.label is None else bound.label
     if label not in task.labels:
         raise InputError("there is no such label", given=given, remedy=_one_of(task.labels))
     return label
+
+
+def _described(task: TaskBase) -> str:
+    classes = f" of {len(task.labels)} classes" if task.kind == "classification" else ""
+    return f"{task.name} is a {task.kind} task{classes}"
 
 
 def _one_of(labels: Sequence[str]) -> str:

@@ -95,8 +95,8 @@ class LongSettings(Section):
         return self
 
     def trained_join(self, kind: Kind) -> tuple[Join, ...] | None:
-        """How the windows of a teacher's rows are joined in its training; None where rows are cut. A label of several
-        is there where any window has it: by the mean those without it would outvote that one."""
+        """How the windows of a teacher's rows are joined in its training; None if rows are cut. A multi-label row has a
+        label if any window has it: with the mean, the windows without it would outvote that one."""
         if self.mode == "cut":
             return None
         if self.join != "auto":
@@ -104,7 +104,7 @@ class LongSettings(Section):
         return ("max" if kind == "multilabel" else "mean",)
 
     def of(self, max_length: int, join: tuple[Join, ...] = ("mean",)) -> LongTexts | None:
-        """The windows of so many tokens; None where rows are cut."""
+        """The windows of so many tokens; None if rows are cut."""
         if self.mode == "cut":
             return None
         room = max_length - self.keep

@@ -1,10 +1,10 @@
 """Settings of the trained student's graphs: how they are written, and how int8 is made."""
 
-from typing import Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
-from kdc.pipeline.config.section import Section
+from kdc.pipeline.config.section import SPLIT, Section
 
 
 class ExportSettings(Section):
@@ -18,16 +18,11 @@ class ExportSettings(Section):
         True,
         description="also export the uncut teacher, in fp32 and int8, and put it beside the student in every table",
     )
-    formats: tuple[Literal["onnx", "hf"], ...] = Field(
+    formats: Annotated[tuple[Literal["onnx", "hf"], ...], SPLIT] = Field(
         ("onnx", "hf"),
         description="what the artifact is, separated by commas: onnx, which kdc serves, and hf, a Hugging Face folder "
         "besides, with config, tokenizer and weights for transformers, Optimum and transformers.js",
     )
-
-    @field_validator("formats", mode="before")
-    @classmethod
-    def _split_names(cls, value: Any) -> Any:
-        return tuple(name.strip() for name in value.split(",")) if isinstance(value, str) else value
 
     @field_validator("formats")
     @classmethod

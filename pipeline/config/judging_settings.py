@@ -96,7 +96,7 @@ class ContractSettings(Section, Proof, Limits):
 
     @property
     def terms(self) -> Contract | None:
-        """The contract as the artifact's manifest has it; None where no limit is set."""
+        """The contract as the artifact's manifest has it; None if no limit is set."""
         if not self.any:
             return None
         limits = Limits(**self.model_dump(include=set(Limits.model_fields)))

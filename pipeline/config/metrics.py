@@ -57,8 +57,10 @@ def compute(
 ) -> dict[str, float]:
     """The named metrics, keys of `METRICS`, of logits (rows, outputs) against labels, in points. Labels are (rows,)
     class ids or numbers, or (rows, outputs) in {0, 1}."""
-    answers = predictions(np.asarray(logits, dtype=np.float64), kind)
-    truth = truth_of(labels, kind)
+    return _points(truth_of(labels, kind), predictions(np.asarray(logits, dtype=np.float64), kind), names)
+
+
+def _points(truth: NDArray[np.generic], answers: NDArray[np.generic], names: tuple[str, ...]) -> dict[str, float]:
     once = np.ones((1, len(truth)))
     return {name: round(100 * float(METRICS[name].scorer(truth, answers)(once)[0]), 4) for name in names}
 
@@ -80,21 +82,19 @@ def changed_labels(logits: NDArray[np.floating], others: NDArray[np.floating], k
     """Rows whose label differs between two models' logits, (rows, outputs) each; 0 for regression."""
     if kind == "regression":
         return 0
-    changed = predictions(logits, kind) != predictions(others, kind)
-    return int(changed.reshape(len(changed), -1).any(axis=1).sum())
+    return int((~is_right(predictions(logits, kind), predictions(others, kind))).sum())
 
 
 def majority(labels: NDArray[np.generic], kind: Kind, names: tuple[str, ...]) -> dict[str, float]:
     """The metrics of always giving the most frequent answer (the mean for regression), in points."""
-    truth = np.asarray(labels)
+    truth = truth_of(labels, kind)
     if kind == "regression":
-        answers = np.full((len(truth), 1), float(truth.mean()))
+        answers = np.full(len(truth), float(truth.mean()))
     elif kind == "multilabel":
-        answers = np.tile(np.where(truth.mean(0) >= 0.5, 1.0, -1.0), (len(truth), 1))
+        answers = np.tile((truth.mean(0) >= 0.5).astype(np.int64), (len(truth), 1))
     else:
-        counts = np.bincount(truth.astype(np.int64))
-        answers = np.tile((np.arange(len(counts)) == counts.argmax()).astype(float), (len(truth), 1))
-    return compute(answers, truth, kind, names)
+        answers = np.full(len(truth), np.bincount(truth).argmax())
+    return _points(truth, answers, names)
 
 
 def chance(
@@ -109,8 +109,8 @@ def chance(
 
     A permutation test (Ojala and Garriga 2010, Journal of Machine Learning Research 11:1833): the share of shuffled
     labels that the same answers fit as well. It holds for every metric, also for those by which a coin beats the
-    majority. Rows of a group may have labels, and answers, that hang together; so whole groups change places, and the
-    rows within each. The arguments are as in `compute`; `groups` are (rows,), None where each row stands alone.
+    majority. Rows of a group may have labels, and answers, that hang together: whole groups change places, and the rows
+    within each. The arguments are as in `compute`; `groups` are (rows,), None if each row stands alone.
     """
     answers, truth = predictions(np.asarray(logits, dtype=np.float64), kind), truth_of(labels, kind)
     once, generator = np.ones((1, len(truth))), np.random.default_rng(0)
@@ -123,7 +123,7 @@ def chance(
         moved = truth.copy()
         moved[group_by_group] = truth[other_order]
         shuffled.append(METRICS[name].scorer(moved, answers)(once)[0])
-    return float(1 + sum(each >= score - 1e-12 for each in shuffled)) / (1 + _SHUFFLES)
+    return float(1 + sum(other >= score - 1e-12 for other in shuffled)) / (1 + _SHUFFLES)
 
 
 def group_numbers(groups: Groups | None, rows: int) -> NDArray[np.intp]:
@@ -149,8 +149,8 @@ def _f1(both: Floats, answered: Floats, actual: Floats) -> Floats:
 def _macro_f1(both: Floats, answered: Floats, actual: Floats) -> Floats:
     """The mean F1 of the classes that the rows have.
 
-    With the classes that a model answers beside them, as scikit-learn takes them, two models would be averages over
-    different classes, and a single wrong answer could cost a third of the scale.
+    scikit-learn also takes the classes that a model answers. Two models would then be averages over different classes,
+    and a single wrong answer could cost a third of the scale.
     """
     present = actual > 0
     return (f1_by_class(both, answered, actual) * present).sum(axis=1) / np.maximum(present.sum(axis=1), 1)
@@ -158,7 +158,7 @@ def _macro_f1(both: Floats, answered: Floats, actual: Floats) -> Floats:
 
 def _matthews(both: Floats, answered: Floats, actual: Floats) -> Floats:
     """The correlation coefficient R_K of several classes (Gorodkin 2004, Computational Biology and Chemistry 28:367);
-    0 where one answer is given to all rows."""
+    0 if all rows get one answer."""
     rows = actual.sum(axis=1)
     above = both.sum(axis=1) * rows - (answered * actual).sum(axis=1)
     spread = (rows**2 - (answered**2).sum(axis=1)) * (rows**2 - (actual**2).sum(axis=1))
@@ -168,22 +168,17 @@ def _matthews(both: Floats, answered: Floats, actual: Floats) -> Floats:
 def counts(
     truth: NDArray[np.generic], answers: NDArray[np.generic]
 ) -> Callable[[Floats], tuple[Floats, Floats, Floats]]:
-    """From weights to weighted counts, (samples, classes) each: of the rows where a class is answered and right, where
-    it is answered, and of those that have it."""
+    """Maps weights to weighted counts of rows, (samples, classes) each: the class is answered and right, it is
+    answered, and it is the label."""
     from scipy.sparse import csr_array
 
     if truth.ndim > 1:
-        right, given = truth.astype(np.float64), answers.astype(np.float64)
-        both, answered, actual = (csr_array(each) for each in (right * given, given, right))
+        actual, answered = csr_array(truth.astype(np.float64)), csr_array(answers.astype(np.float64))
     else:
-        classes, rows = max(2, int(truth.max(initial=0)) + 1, int(answers.max(initial=0)) + 1), np.arange(len(truth))
-
-        def indicator(which: NDArray[np.generic], chosen: NDArray[np.generic]) -> csr_array:
-            return csr_array((chosen.astype(np.float64), (rows, which)), shape=(len(truth), classes))
-
-        everywhere = np.ones(len(truth))
-        both = indicator(truth, truth == answers)
-        answered, actual = indicator(answers, everywhere), indicator(truth, everywhere)
+        rows, ones = np.arange(len(truth)), np.ones(len(truth))
+        shape = (len(truth), max(2, int(truth.max(initial=0)) + 1, int(answers.max(initial=0)) + 1))
+        actual, answered = (csr_array((ones, (rows, which)), shape=shape) for which in (truth, answers))
+    both = actual.multiply(answered).tocsr()
     return lambda weights: (weights @ both, weights @ answered, weights @ actual)
 
 
@@ -194,7 +189,7 @@ def f1_by_class(both: Floats, answered: Floats, actual: Floats) -> Floats:
 
 
 def _pearson(truth: NDArray[np.generic], answers: NDArray[np.generic]) -> Scorer:
-    x, y = (each / (np.abs(each).max() or 1.0) for each in (truth.astype(np.float64), answers.astype(np.float64)))
+    x, y = (side / (np.abs(side).max() or 1.0) for side in (truth.astype(np.float64), answers.astype(np.float64)))
     smallest = (1e-12 * np.abs(x).max(), 1e-12 * np.abs(y).max())
     x, y = x - x.mean(), y - y.mean()  # so that sums of squares lose no digits
     columns = np.stack([x, y, x * x, y * y, x * y], axis=1)
@@ -232,7 +227,7 @@ def _ranks(ascending: NDArray[np.generic]) -> Callable[[Floats], Floats]:
     """From weights to ranks less their mean, (rows, samples) of rows in the order of their values: a row of weight w
     ranks as w rows would."""
     is_first = np.append(True, ascending[1:] != ascending[:-1])
-    place = np.cumsum(is_first) - 1  # of each row's value among the distinct ones
+    value = np.cumsum(is_first) - 1  # the number of each row's value among the distinct ones
     last = np.append(np.flatnonzero(is_first)[1:], len(ascending)) - 1
 
     def ranks(weights: Floats) -> Floats:
@@ -244,13 +239,13 @@ def _ranks(ascending: NDArray[np.generic]) -> Callable[[Floats], Floats]:
             return until
         until = until[last]
         until -= (np.diff(until, axis=0, prepend=0.0) + rows) / 2
-        return until[place]
+        return until[value]
 
     return ranks
 
 
 def _correlation(x_variance: Floats, y_variance: Floats, covariance: Floats, smallest: tuple[float, float]) -> Floats:
-    """(samples,) correlations; 0 where one side is constant: its deviation is no more than rounding leaves of one."""
+    """(samples,) correlations; 0 if one side is constant: its deviation is no more than rounding leaves of one."""
     varies = (x_variance > smallest[0] ** 2) & (y_variance > smallest[1] ** 2)
     below = np.sqrt((x_variance * y_variance).clip(0))
     return np.divide(covariance, below, out=np.zeros_like(below), where=varies)

@@ -4,8 +4,8 @@ from typing import Any
 
 # `best`: what measured best here; which layers are kept matters more than anything else (docs/method.md).
 # `paper`: the authors' published script (github.com/rambodazimi/KD-LoRA, src/BERT_KD_LoRA.py), in which teacher and
-# student have the same rate, batch and schedule. `paper-as-described`: Azimi et al. 2024, section 4. What both of them
-# do otherwise than their source is listed in docs/method.md.
+# student have the same rate, batch and schedule. `paper-as-described`: Azimi et al. 2024, section 4. docs/method.md
+# lists where both differ from their source.
 _AS_PUBLISHED: dict[str, Any] = {"learning_rate": 5e-5, "batch_size": 16, "warmup": 0.0, "min_steps": 0, "epochs": 3}
 RECIPES: dict[str, dict[str, Any]] = {
     "best": {
@@ -76,8 +76,8 @@ _METHOD_RATES = {"best": _RATES, "paper": _RATES | {"student": {"full": 5e-5}}, 
 
 
 def method_rates(recipe: str, section: str, method: str) -> dict[str, float]:
-    """The rates, by the name of their setting, of a section ("teacher" or "student") that is trained by another method
-    than its own; none for its own method, or a recipe that is not known."""
+    """The rates, by the name of their setting, of a section ("teacher" or "student") with another method than its own.
+    Its own method, or an unknown recipe, has none."""
     rate = _METHOD_RATES.get(recipe, {}).get(section, {}).get(method)
     if rate is None:
         return {}

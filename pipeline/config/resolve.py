@@ -8,6 +8,7 @@ import difflib
 import json
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from kdc.common.errors import InputError
 from kdc.pipeline.config.presets import CUTS, FAMILIES, RECIPES, TASK_PRESETS, method_rates, without_layers
 from kdc.pipeline.config.settings import Config
 from kdc.pipeline.config.student_names import is_shallow
+from kdc.pipeline.config.tasks import task_key
 
 Layer = dict[str, Any]  # settings by name, nested by section
 
@@ -67,7 +69,7 @@ def read_file(path: Path) -> Layer:
 
 
 def layer_of(flags: Mapping[str, Any]) -> Layer:
-    """Make a layer of flags by dotted key. Flags that are None were not given, and are left out."""
+    """Make a layer of flags by dotted key; None stands for a flag that was not given."""
     layer: Layer = {}
     for key, value in flags.items():
         if value is not None:
@@ -85,22 +87,23 @@ def layer_of_keywords(keywords: Mapping[str, Any]) -> Layer:
         InputError: no setting has that name, or several sections have.
     """
     layer: Layer = {}
-    keys = [key for key, _, _ in settings_of()]
+    keys: dict[str, list[str]] = {}  # by the name of the setting
+    for key, _, _ in settings_of():
+        keys.setdefault(key.rpartition(".")[2], []).append(key)
     for name, value in keywords.items():
         if name in Config.model_fields and isinstance(value, Mapping):
             layer = _merge(layer, {name: dict(value)})
-            continue
-        homes = [key for key in keys if key.rpartition(".")[2] == name]
-        if len(homes) > 1:
-            given = f"{name}: {', '.join(homes)}"
-            remedy = f"name the section: {homes[0].partition('.')[0]}={{{name!r}: {value!r}}}"
-            raise InputError("several sections have a setting of this name", given=given, remedy=remedy)
-        if not homes:
-            nearest = difflib.get_close_matches(name, [key.rpartition(".")[2] for key in keys], n=1)
-            hint = f"did you mean {nearest[0]}? " if nearest else ""
-            remedy = f"{hint}`kdc config` prints them all"
+        elif name not in keys:
+            nearest = difflib.get_close_matches(name, keys, n=1)
+            remedy = f"did you mean {nearest[0]}? " if nearest else ""
+            remedy += "`kdc config` prints them all"
             raise InputError("there is no setting of this name", given=name, remedy=remedy)
-        _put(layer, homes[0], value)
+        elif len(keys[name]) > 1:
+            given = f"{name}: {', '.join(keys[name])}"
+            remedy = f"name the section: {keys[name][0].partition('.')[0]}={{{name!r}: {value!r}}}"
+            raise InputError("several sections have a setting of this name", given=given, remedy=remedy)
+        else:
+            _put(layer, keys[name][0], value)
     return layer
 
 
@@ -110,14 +113,14 @@ def resolve(*, flags: Layer, sets: Layer, file: Layer) -> Config:
     Raises:
         InputError: lists every unknown key and wrong value.
     """
-    asked = _merge(_merge(file, sets), flags)
+    asked = _merge(file, sets, flags)
     try:
         presets = _presets(asked)
         config = Config.model_validate(_merge(presets, asked))
         if is_shallow(config.student.model):
             student = config.student
             own = without_layers(student.model, student.epochs, student.min_steps, student.kept_step)
-            config = Config.model_validate(_merge(_merge(presets, {"student": own}), asked))
+            config = Config.model_validate(_merge(presets, {"student": own}, asked))
         return config
     except ValidationError as error:
         unknown_first = sorted(error.errors(), key=lambda item: item["type"] != "extra_forbidden")
@@ -130,31 +133,29 @@ def resolve(*, flags: Layer, sets: Layer, file: Layer) -> Config:
 
 def _presets(asked: Layer) -> Layer:
     """The layer of what recipe, family and task set unless the person does."""
-    run, data, teacher = (_section(asked, name) for name in ("run", "data", "teacher"))
+    names = ("run", "data", "teacher", "student")
+    run, data, teacher, student = (asked[name] if isinstance(asked.get(name), dict) else {} for name in names)
     family = run.get("family") or (None if teacher.get("model") else "bert")
     recipe = str(run.get("recipe") or "best")
-    task = str(data.get("task") or "").lower().replace("-", "").replace("_", "")
-    cut = {"student": {"model": CUTS[recipe]}} if recipe in CUTS else {}
-    layer = _merge(_merge(cut, FAMILIES.get(str(family), {})), RECIPES.get(recipe, {}))
-    for section in ("teacher", "student"):
-        layer = _merge(layer, {section: method_rates(recipe, section, str(_section(asked, section).get("method")))})
-    layer = _merge(layer, TASK_PRESETS.get(task, {}))
-    if _section(asked, "student").get("model"):  # a person who names a student wants that one
-        layer = _merge(layer, {"contract": {"search": "off"}})
-    return _merge(layer, {"run": {"family": family}} if family else {})
+    methods = {"teacher": str(teacher.get("method")), "student": str(student.get("method"))}
+    return _merge(
+        {"student": {"model": CUTS[recipe]}} if recipe in CUTS else {},
+        FAMILIES.get(str(family), {}),
+        RECIPES.get(recipe, {}),
+        {section: method_rates(recipe, section, method) for section, method in methods.items()},
+        TASK_PRESETS.get(task_key(str(data.get("task"))), {}),
+        {"contract": {"search": "off"}} if student.get("model") else {},  # a person who names a student wants that one
+        {"run": {"family": family}} if family else {},
+    )
 
 
-def _section(layer: Layer, name: str) -> Layer:
-    value = layer.get(name)
-    return value if isinstance(value, dict) else {}
-
-
-def _merge(below: Layer, above: Layer) -> Layer:
-    """A new layer with the keys of both; where both have one, `above` wins."""
-    merged = dict(below)
-    for key, value in above.items():
-        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
-        merged[key] = _merge(merged[key], value) if both else value
+def _merge(*layers: Layer) -> Layer:
+    """A new layer with the keys of all; the last layer that has a key wins."""
+    merged: Layer = {}
+    for layer in layers:
+        for key, value in layer.items():
+            below = merged.get(key)
+            merged[key] = _merge(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
     return merged
 
 
@@ -172,18 +173,18 @@ def _mistakes(item: ErrorDetails, every: Sequence[ErrorDetails]) -> list[str]:
     """One of pydantic's errors in words; an unknown section is one mistake for each of its keys. A setting that may be
     of several kinds has an error for each, and they are one mistake."""
     key = _key(item)
-    known = [other for other, _, _ in settings_of()]
+    known = [setting for setting, _, _ in settings_of()]
     if item["type"] != "extra_forbidden":
-        setting = next((other for other in known if f"{key}.".startswith(f"{other}.")), key)
-        same = [each for each in every if f"{_key(each)}.".startswith(f"{setting}.")]
-        messages = "; or: ".join(dict.fromkeys(each["msg"] for each in same))
-        given = min(same, key=lambda each: len(each["loc"]))["input"]
+        setting = next((name for name in known if f"{key}.".startswith(f"{name}.")), key)
+        same = [other for other in every if f"{_key(other)}.".startswith(f"{setting}.")]
+        messages = "; or: ".join(dict.fromkeys(error["msg"] for error in same))
+        given = min(same, key=lambda error: len(error["loc"]))["input"]
         return [f"{setting}: {messages} (given: {given!r})"]
     problems = []
-    for leaf in [f"{key}.{inner}" for inner in item["input"]] if isinstance(item["input"], dict) else [key]:
-        by_name = [other for other in known if other.rsplit(".", 1)[-1] == leaf.rsplit(".", 1)[-1]]
-        nearest = by_name or difflib.get_close_matches(leaf, known, n=1, cutoff=0.5)
-        problems.append(f"unknown setting {leaf}" + (f" (did you mean {nearest[0]}?)" if nearest else ""))
+    for unknown in [f"{key}.{inner}" for inner in item["input"]] if isinstance(item["input"], dict) else [key]:
+        by_name = [setting for setting in known if setting.rpartition(".")[2] == unknown.rpartition(".")[2]]
+        nearest = by_name or difflib.get_close_matches(unknown, known, n=1, cutoff=0.5)
+        problems.append(f"unknown setting {unknown}" + (f" (did you mean {nearest[0]}?)" if nearest else ""))
     return problems
 
 
@@ -194,12 +195,9 @@ def _key(item: ErrorDetails) -> str:
 def render_defaults() -> str:
     """Every setting with its default and meaning, as TOML. All lines are comments, because a file wins over presets."""
     lines: list[str] = []
-    section = ""
-    for key, default, meaning in settings_of():
-        head, _, name = key.rpartition(".")
-        if head != section:
-            lines += ["", f"[{head}]"]
-            section = head
-        shown = "" if default is None else f" {json.dumps(default)}"
-        lines.append(f"# {name} ={shown}  # {meaning}")
+    for section, settings in groupby(settings_of(), key=lambda setting: setting[0].rpartition(".")[0]):
+        lines += ["", f"[{section}]"]
+        for key, default, meaning in settings:
+            value = "" if default is None else f" {json.dumps(default)}"
+            lines.append(f"# {key.rpartition('.')[2]} ={value}  # {meaning}")
     return "\n".join(lines).strip()

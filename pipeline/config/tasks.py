@@ -13,25 +13,15 @@ from kdc.pipeline.config.metrics import fitting
 
 
 class Task(TaskBase):
-    """One text-classification task, as a run trains it.
+    """One text-classification task, as a run trains it. The labels of people's own tasks are empty until the training
+    rows are read."""
 
-    The labels are empty for people's own tasks until the training rows are read.
-
-    Attributes:
-        label: name of the label column.
-        metrics: names known to `kdc.pipeline.config.metrics`; the first is the one that decides.
-        glue_folder: folder of the task in GLUE's own download, for example "SST-2"; "" outside GLUE.
-        hub_config: configuration of `nyu-mll/glue` on the hub; "" outside GLUE.
-        eval_splits: evaluation splits as the hub names them; the first decides.
-        max_length: tokens after which a text is cut (both texts together for pairs).
-    """
-
-    label: str
-    metrics: tuple[str, ...]
-    glue_folder: str = ""
-    hub_config: str = ""
-    eval_splits: tuple[str, ...] = ("validation",)
-    max_length: int = 128
+    label: str  # name of the label column
+    metrics: tuple[str, ...]  # names known to `kdc.pipeline.config.metrics`; the first one decides
+    glue_folder: str = ""  # of the task in GLUE's own download, for example "SST-2"; "" outside GLUE
+    hub_config: str = ""  # configuration of `nyu-mll/glue` on the hub; "" outside GLUE
+    eval_splits: tuple[str, ...] = ("validation",)  # as the hub names them; the first one decides
+    max_length: int = 128  # tokens after which a text, or both texts of a pair together, are cut
 
     def info(self) -> TaskInfo:
         """The task as the artifact describes it."""
@@ -48,7 +38,7 @@ class Task(TaskBase):
 
 
 def _glue(name: str, folder: str, columns: tuple[str, str | None], labels: tuple[str, ...], **more: Any) -> Task:
-    """One of GLUE's tasks; `more` are fields in which it is not like the most of them."""
+    """One of GLUE's tasks; `more` are fields in which it is not like most of them."""
     fields = {"kind": "classification", "label": "label", "metrics": ("accuracy",), **more}
     text, text_pair = columns
     return Task(name=name, hub_config=name, glue_folder=folder, text=text, text_pair=text_pair, labels=labels, **fields)
@@ -94,17 +84,19 @@ def find_task(name: str) -> Task:
     Raises:
         InputError: there is no such task; names the nearest one.
     """
-    key = name.lower().replace("-", "").replace("_", "")
+    key = task_key(name)
     if key in TASKS:
         return TASKS[key]
     nearest = difflib.get_close_matches(key, TASKS, n=1)
-    hint = f"did you mean `--task {nearest[0]}`? " if nearest else ""
-    raise InputError(
-        "no such task",
-        given=name,
-        remedy=f"{hint}known: {', '.join(TASKS)}; for data of your own: "
-        "`kdc compress --train train.csv --text TEXT_COLUMN --label LABEL_COLUMN`",
-    )
+    remedy = f"did you mean `--task {nearest[0]}`? " if nearest else ""
+    remedy += f"known: {', '.join(TASKS)}; for data of your own: "
+    remedy += "`kdc compress --train train.csv --text TEXT_COLUMN --label LABEL_COLUMN`"
+    raise InputError("no such task", given=name, remedy=remedy)
+
+
+def task_key(name: str) -> str:
+    """A known task's key in `TASKS`, for any of the usual spellings of its name."""
+    return name.lower().replace("-", "").replace("_", "")
 
 
 def custom_task(
@@ -143,10 +135,8 @@ def task_of(data: DataSettings) -> Task:
         return decided_by(find_task(data.task).model_copy(update=columns), data.metric)
     source = data.train or data.data
     if source is None:
-        raise InputError(
-            "no task and no data were given",
-            remedy="kdc compress --task qnli, or --train train.csv --text COLUMN --label COLUMN; see `kdc tasks`",
-        )
+        remedy = "kdc compress --task qnli, or --train train.csv --text COLUMN --label COLUMN; see `kdc tasks`"
+        raise InputError("no task and no data were given", remedy=remedy)
     if data.text is None:
         raise InputError("which column holds the text?", given=source, remedy="add --text COLUMN")
     name = re.sub(r"[^A-Za-z0-9_.-]+", "-", source.stem).strip(".") or "task"  # names a folder, so not ".."

@@ -2,12 +2,12 @@
 
 import difflib
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from kdc.pipeline.config.presets import without_layers
-from kdc.pipeline.config.section import Section
+from kdc.pipeline.config.section import SPLIT, Section
 from kdc.pipeline.config.student_names import STUDENT_KINDS, UNCUT, is_shallow
 
 KeptStep = Literal["score", "loss", "last"]  # by what the step whose weights are kept is chosen
@@ -21,7 +21,7 @@ class LoraSettings(Section):
     dropout: float = Field(
         0.05, ge=0, lt=1, description="dropout rate before the adapters, 0 to 1 (a student of recipe best: 0)"
     )
-    targets: Literal["all-linear", "query-value"] | tuple[str, ...] = Field(
+    targets: Literal["all-linear", "query-value"] | Annotated[tuple[str, ...], SPLIT] = Field(
         "all-linear", description="linear layers of the encoder to adapt: all-linear, query-value, or their names"
     )
     rslora: bool = Field(False, description="use the rank-stabilised scale alpha / sqrt(r)")
@@ -29,13 +29,6 @@ class LoraSettings(Section):
     init: str = Field(
         "default", description="how adapters begin: default, gaussian, pissa, pissa_niter_N, olora, orthogonal, ..."
     )
-
-    @field_validator("targets", mode="before")
-    @classmethod
-    def _split_names(cls, value: Any) -> Any:
-        if isinstance(value, str) and value not in ("all-linear", "query-value"):
-            return tuple(name.strip() for name in value.split(",") if name.strip())
-        return value
 
 
 class TrainSettings(Section):
@@ -116,7 +109,7 @@ class TeacherSettings(TrainSettings):
     """Stage `teacher`: fine-tune a teacher, or check one that is fine-tuned already."""
 
     model: str = Field("google-bert/bert-base-uncased", description="teacher: hub id or path")
-    more: tuple[str, ...] | None = Field(
+    more: Annotated[tuple[str, ...], SPLIT] | None = Field(
         None, description="further teachers, separated by commas; the logits of all are averaged (default: none)"
     )
     scores: Path | None = Field(
@@ -139,7 +132,7 @@ class TeacherSettings(TrainSettings):
     )
     min_steps: int = Field(500, ge=0, description="steps to train at least, even if they are more than the epochs give")
     finetuned: bool = Field(False, description="the teacher is fine-tuned for this task already: only check it")
-    labels: tuple[str, ...] | None = Field(
+    labels: Annotated[tuple[str, ...], SPLIT] | None = Field(
         None, description="label names, in order, of a teacher that calls them LABEL_0, LABEL_1, ..."
     )
     method: Literal["full", "lora"] = Field("full", description="what to train: all weights (full) or adapters (lora)")
@@ -154,11 +147,6 @@ class TeacherSettings(TrainSettings):
     def sources(self) -> tuple[str, ...]:
         """All teachers. A student that is cut is cut from the first one."""
         return (self.model, *(self.more or ()))
-
-    @field_validator("labels", "more", mode="before")
-    @classmethod
-    def _split_names(cls, value: Any) -> Any:
-        return tuple(name.strip() for name in value.split(",")) if isinstance(value, str) else value
 
 
 class TargetsSettings(Section):

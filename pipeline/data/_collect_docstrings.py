@@ -3,7 +3,6 @@
 Importing the whole standard library has side effects (locks of threads, tables of signals, deprecated modules that
 warn), so this runs in an interpreter of its own, which is started with `-I -S` to see the standard library alone.
 
-Reads: nothing.
 Writes: one JSON object on standard output: `objects`, a list of [module, name, docstring] in a fixed order, and
     `unimportable`, {module: reason}. Whatever the imported modules print goes to the null device.
 
@@ -12,7 +11,6 @@ Command: `python -I -S -B -W ignore pipeline/data/_collect_docstrings.py`
 
 import importlib
 import importlib.util
-import inspect
 import json
 import os
 import pkgutil
@@ -25,22 +23,16 @@ _ACTING = {"antigravity", "this", "idlelib", "lib2to3", "turtle", "turtledemo", 
 _INTERNAL = {"test", "distutils", "ensurepip", "site", "encodings", "pydoc_data", "opcode", "stringprep"}
 _TWINS = {"msilib", "genericpath", "ntpath", "posixpath", "posix", "nt", "nturl2path"}
 SKIPPED = _ACTING | _INTERNAL | _TWINS
-# Parts of packages that run a program or tests when imported.
-SKIPPED_PARTS = frozenset({"__main__", "test", "tests", "_test"})
-# Importable by that name although no file is called so.
-EXTRA = ("os.path",)
+SKIPPED_PARTS = {"__main__", "test", "tests", "_test"}  # parts of packages that run a program or tests when imported
 
 FUNCTIONS = (
-    types.FunctionType,
-    types.BuiltinFunctionType,
-    types.MethodDescriptorType,
-    types.ClassMethodDescriptorType,
+    types.FunctionType | types.BuiltinFunctionType | types.MethodDescriptorType | types.ClassMethodDescriptorType
 )
 
 
 def module_names() -> list[str]:
-    """Public modules of the standard library, shallow ones first, so that an object gets its shortest name."""
-    names = set(EXTRA)
+    """Public modules of the standard library, shallow ones first: an object gets its shortest name."""
+    names = {"os.path"}  # which has no file of that name
     packages: list[tuple[str, list[str]]] = []
     for name in sorted(sys.stdlib_module_names - SKIPPED):
         if not name.startswith("_"):
@@ -62,13 +54,11 @@ def documented(module_name: str, module: types.ModuleType) -> list[list[str]]:
     exported = set(getattr(module, "__all__", ()))
     candidates: list[tuple[str, str | None]] = []
     for name, value in sorted(vars(module).items()):
-        is_class = inspect.isclass(value)
-        if name.startswith("_") or not (is_class or isinstance(value, FUNCTIONS)):
-            continue
-        if name not in exported and getattr(value, "__module__", None) != module.__name__:
+        is_own = name in exported or getattr(value, "__module__", None) == module.__name__
+        if name.startswith("_") or not is_own or not isinstance(value, type | FUNCTIONS):
             continue
         candidates.append((name, value.__doc__))
-        if is_class:
+        if isinstance(value, type):
             for member_name, member in sorted(vars(value).items()):
                 function = getattr(member, "__func__", member)  # what a staticmethod or classmethod wraps
                 if not member_name.startswith("_") and isinstance(function, FUNCTIONS):

@@ -2,10 +2,15 @@
 
 import hashlib
 import math
-from datetime import UTC, date, datetime
+from collections.abc import Sequence
+from contextlib import suppress
+from datetime import UTC, datetime
 
-from kdc.pipeline.data.problems import RowProblem, is_nan
-from kdc.serving.engine.tokenizing import is_blank
+import numpy as np
+
+from kdc.pipeline.data.problems import RowProblem, is_missing
+from kdc.pipeline.data.units import Ints
+from kdc.serving.engine.tokenizing import Text, is_blank
 
 _TELLING = 20  # characters of a text that two pairs do not share by chance
 
@@ -16,14 +21,16 @@ def check_text(value: object, column: str) -> str:
     Raises:
         RowProblem: it is not a string, NaN, or nothing but white space.
     """
-    if isinstance(value, str):
-        if not is_blank(value) and value.lower() != "nan":
-            return value
-        what = "text is NaN" if value.lower() == "nan" else "text is empty"
-    elif value is None or is_nan(value):
+    if is_missing(value):
         what = "text is missing"
-    else:
+    elif not isinstance(value, str):
         raise RowProblem("text is not a string", f"column {column!r} holds {type(value).__name__}", "check --text")
+    elif value.lower() == "nan":
+        what = "text is NaN"
+    elif is_blank(value):
+        what = "text is empty"
+    else:
+        return value
     raise RowProblem(what, f"column {column!r}", "fill in or remove these rows")
 
 
@@ -45,45 +52,44 @@ def hash_of(text: str, pair: str | None) -> int:
 
 
 def sides_of(text: str, pair: str) -> tuple[int, int]:
-    """64 bits of each text of a pair. A short one ("yes", a name) is in many pairs that have nothing to do with each
-    other: it has those of the pair."""
+    """64 bits of each text of a pair. A short text ("yes", a name) is in many unrelated pairs, so it gets the number of
+    the whole pair."""
     whole = hash_of(text, pair)
-    return tuple(hash_of(side, None) if len(side.strip()) >= _TELLING else whole for side in (text, pair))  # type: ignore[return-value]
+    first, second = (hash_of(side, None) if len(side.strip()) >= _TELLING else whole for side in (text, pair))
+    return first, second
+
+
+def hashes_of(texts: Sequence[Text]) -> tuple[Ints, Ints]:
+    """(rows,) `hash_of` each text or pair; and (rows, 2) `sides_of` each pair, (rows, 0) for single texts."""
+    if isinstance(texts[0], str):
+        return np.array([hash_of(str(text), None) for text in texts]), np.zeros((len(texts), 0), dtype=np.int64)
+    return np.array([hash_of(*pair) for pair in texts]), np.array([sides_of(*pair) for pair in texts])
 
 
 def group_of(value: object, column: str) -> str:
-    """A row's group as text; an empty one is none.
+    """A row's group as text.
 
     Raises:
-        RowProblem: it is missing.
+        RowProblem: it is missing or blank.
     """
-    if value is None or is_nan(value) or not str(value).strip():
+    group = "" if is_missing(value) else str(value).strip()
+    if not group:
         raise RowProblem("group is missing", f"column {column!r}", "give each row a group, one of its own if need be")
-    return str(value).strip()
+    return group
 
 
 def time_of(value: object, column: str) -> float:
-    """The time of a row: a number as it is, a date as seconds since 1970 (UTC where it names no zone).
+    """The time of a row: a number as it is, a date as seconds since 1970 (UTC if it names no zone).
 
     Raises:
         RowProblem: it is neither.
     """
-    number = _number(value)
-    if number is not None:
-        return number
+    with suppress(TypeError, ValueError, OverflowError):
+        if math.isfinite(number := float(value)):  # type: ignore[arg-type]
+            return number
     try:
-        if isinstance(value, date):  # a `datetime` is one too
-            value = value.isoformat()
-        moment = datetime.fromisoformat(str(value).strip())
+        moment = datetime.fromisoformat(str(value).strip())  # also of what a date or a `datetime` prints
         return (moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)).timestamp()
     except (ValueError, OverflowError):
         what = "time is neither a number nor a date as ISO 8601 writes it"
         raise RowProblem(what, f"column {column!r} holds {str(value)[:40]!r}", "such as 2026-11-27T12:00:00Z") from None
-
-
-def _number(value: object) -> float | None:
-    try:
-        number = float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
-        return None
-    return number if math.isfinite(number) else None

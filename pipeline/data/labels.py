@@ -5,13 +5,14 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from kdc.artifact.manifest import MOST_LABELS, Kind
-from kdc.pipeline.data.problems import MAX_SHOWN, FileProblem, Problems, RowProblem, is_nan, nearest_name, show
+from kdc.pipeline.data.problems import MAX_SHOWN, FileProblem, Problems, RowProblem, is_missing, nearest_name, show
 from kdc.pipeline.data.sources import SplitSource
 
 _FEW_NUMBERS = 20  # a column with more different numbers holds measurements, not class names
 _MOSTLY = 0.9  # if at least this share of a column are numbers, its other values are mistakes
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 _LARGEST = 3.4e38  # of float32, as labels are stored
+NOT_TRAINED = "label is not in the training rows"  # a kind of mistake
 
 
 def parse_number(text: str) -> float | None:
@@ -24,36 +25,25 @@ def parse_number(text: str) -> float | None:
 
 @dataclass
 class LabelReader:
-    """Reads the labels of one split as strings (one a row, or a list for multi-label), and counts them.
+    """Reads the labels of one split as strings (one a row, or a list for multi-label), and counts them."""
 
-    Attributes:
-        kind: what the column holds; None until `settle` has inferred it.
-        names: the known labels; empty to learn them from this split.
-        separator: between the labels of a multi-label cell.
-        is_glue: whether "0", "1", ... stand for the known names in order, and -1 for no label, as in GLUE's files.
-        learned: whether `names` were learned from the training rows. A message about another label then says so.
-        counts: rows by label; empty for regression.
-        is_list: whether a row has a list of labels; None until the kind or the first row tells.
-    """
-
-    kind: Kind | None
-    names: tuple[str, ...] = ()
-    separator: str | None = None
-    is_glue: bool = False
-    learned: bool = False
-    counts: Counter[str] = field(default_factory=Counter)
-    is_list: bool | None = None
-    _known: dict[str, str] = field(default_factory=dict)
-    _numbers: Counter[str] = field(default_factory=Counter)
+    kind: Kind | None  # what the column holds; None until `settle` has inferred it
+    names: tuple[str, ...] = ()  # the known labels; empty to learn them from this split
+    separator: str | None = None  # between the labels of a multi-label cell
+    is_glue: bool = False  # whether "0", "1", ... stand for the known names in order, and -1 for no label, as in GLUE
+    learned: bool = False  # whether `names` were learned from the training rows, which messages then say
+    counts: Counter[str] = field(default_factory=Counter)  # rows by label; empty for regression
+    is_list: bool | None = None  # whether a row has a list of labels; None until the kind or the first row tells
+    # Of a column that may hold numbers: some of its numbers as they are written, and what tells its kind.
+    _numbers: set[str] = field(default_factory=set)
     _rows: int = 0
     _numeric_rows: int = 0
     _has_point: bool = False
     _not_numbers: list[tuple[int, RowProblem]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        if self.is_glue:
-            self._known = {str(index): name for index, name in enumerate(self.names)}
-        self._known.update({name: name for name in self.names})
+        self._known = {str(index): name for index, name in enumerate(self.names)} if self.is_glue else {}
+        self._known |= {name: name for name in self.names}
         if self.kind is not None:
             self.is_list = self.kind == "multilabel"
         elif self.separator:
@@ -64,7 +54,7 @@ class LabelReader:
 
         Raises:
             RowProblem: the label is missing, unknown, or not of the column's kind.
-            FileProblem: there are more different labels than classes can be.
+            FileProblem: there are too many different labels.
         """
         if self.is_list is None:
             self.is_list = isinstance(value, list)
@@ -94,31 +84,34 @@ class LabelReader:
         If the kind was not given, lists or a separator mean multi-label; numbers with a decimal point, or more than 20
         different numbers, mean regression; everything else is classification.
         """
-        if self.kind is None and self.is_list:
-            self.kind = "multilabel"
-        elif self.kind is None:
-            measured = self._has_point or len(self._numbers) > _FEW_NUMBERS
-            self.kind = "classification"
-            if measured and self._numeric_rows >= _MOSTLY * self._rows:
+        if self.kind is None:
+            holds_measurements = self._has_point or len(self._numbers) > _FEW_NUMBERS
+            if self.is_list:
+                self.kind = "multilabel"
+            elif holds_measurements and self._numeric_rows >= _MOSTLY * self._rows:
                 self.kind = "regression"
-                unseen = self._rows - self._numeric_rows - len(self._not_numbers)
-                for place, (line, problem) in enumerate(self._not_numbers, start=1):
-                    problems.add(source, line, problem, count=1 + unseen if place == len(self._not_numbers) else 1)
+                counts = [1] * len(self._not_numbers)
+                if counts:  # the last one that was noted stands for those that were not
+                    counts[-1] = self._rows - self._numeric_rows - len(counts) + 1
+                for (line, problem), count in zip(self._not_numbers, counts, strict=True):
+                    problems.add(source, line, problem, count)
+            else:
+                self.kind = "classification"
         if self.kind != "regression" and len(self.counts) > MOST_LABELS:
             problems.add(source, None, _too_many_labels())
         return self.kind
 
     def sorted_names(self) -> tuple[str, ...]:
         """The labels in order: by value if all are whole numbers, otherwise by spelling."""
-        whole = all(re.fullmatch(r"-?\d{1,18}", name, re.ASCII) for name in self.counts)
-        return tuple(sorted(self.counts, key=(lambda name: (int(name), name)) if whole else (lambda name: (0, name))))
+        are_whole = all(re.fullmatch(r"-?\d{1,18}", name, re.ASCII) for name in self.counts)
+        return tuple(sorted(self.counts, key=lambda name: (int(name) if are_whole else 0, name)))
 
     def _items(self, value: object) -> list[object]:
         if isinstance(value, list):
             return value
         if isinstance(value, str) and self.separator:
             return [item for item in value.split(self.separator) if item.strip()]
-        if value is None or is_nan(value):
+        if is_missing(value):
             raise _missing()
         remedy = "write a list of labels, or name their separator: --set data.separator=|"
         raise RowProblem("label is not a list", show(value), remedy)
@@ -129,21 +122,20 @@ class LabelReader:
         name = self._known.get(label)
         if name is None:
             known = ", ".join(self.names[:20]) + (", ..." if len(self.names) > 20 else "")
-            hint = nearest_name(label, self.names)
-            what = "label is not in the training rows" if self.learned else "unknown label"
+            what = NOT_TRAINED if self.learned else "unknown label"
             remedy = f"the labels of {'the training rows' if self.learned else 'this task'} are: {known}"
-            raise RowProblem(what, f"{show(label)}{hint}", remedy)
+            raise RowProblem(what, f"{show(label)}{nearest_name(label, self.names)}", remedy)
         return name
 
     def _note_number(self, label: str, line: int) -> float | None:
-        """The number that a label says, if any. Notes what tells a column of numbers from one of class names."""
+        """The number that a label says, if any; notes what tells a column of numbers from one of class names."""
         self._rows += 1
         number = parse_number(label)
         if number is not None:
             self._numeric_rows += 1
             self._has_point = self._has_point or "." in label
             if len(self._numbers) <= _FEW_NUMBERS:
-                self._numbers[label] += 1
+                self._numbers.add(label)
         elif len(self._not_numbers) < MAX_SHOWN:
             self._not_numbers.append((line, _not_a_number(label)))
         return number
@@ -160,17 +152,13 @@ def _single(value: object) -> str:
     Raises:
         RowProblem: the label is missing, or neither a string nor a number.
     """
-    if isinstance(value, str):
-        label = value.strip()
-        if not label or (len(label) == 3 and label.lower() == "nan"):
-            raise _missing()
-        return label
-    if value is None or is_nan(value):
+    label = value.strip() if isinstance(value, str) else "" if is_missing(value) else str(value)
+    if not label or label.lower() == "nan":
         raise _missing()
     if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, int | float):
-        return str(value)
+        return label.lower()
+    if isinstance(value, str | int | float):
+        return label
     if isinstance(value, list):
         raise RowProblem("label is a list", show(value), "for several labels a row: --set data.kind=multilabel")
     raise RowProblem("label is neither a string nor a number", type(value).__name__, "check --label")

@@ -1,24 +1,26 @@
 """Rows that say nearly the same, or of which one holds the other: found by the runs of words that they share.
 
 A random slice of such rows leaks: a model is then judged by texts that it was trained on. Two rows are near each other
-where at least half of the runs of one are runs of the other. Time and memory are linear in the words: a run that stands
-in more than a hundred rows (a template's) is not compared, so that more than a hundred edits of one text are not seen.
+if at least half of the runs of one are runs of the other. Time and memory are linear in the words. A run that stands in
+more than a hundred rows, such as a template's, is not compared: more than a hundred edits of one text are not seen.
 """
 
 import hashlib
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
+from kdc.pipeline.data.units import Ints
+from kdc.serving.engine.tokenizing import Text
+
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
 
-Ints = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
 Hashes = npt.NDArray[np.uint64]
 ShortTexts = dict[int, Hashes]  # by how many words they have
@@ -40,112 +42,101 @@ class Runs:
     rows: int  # how many rows there are
     row: Ints  # (pairs,)
     run: Hashes  # (pairs,) a hash of the words
+    short_texts: ShortTexts  # the texts of three or four words
     halvings: int = 0  # how often every second run was left out, by its hash, since there were too many
 
     def of(self, chosen: Mask) -> "Runs":
         """The same without the runs of rows that are not chosen; rows keep their numbers."""
         kept = chosen[self.row]
-        return Runs(self.rows, self.row[kept], self.run[kept], self.halvings)
+        return replace(self, row=self.row[kept], run=self.run[kept])
 
     def halved(self, halvings: int) -> "Runs":
-        """The same with so many halvings, or as it is where it has more."""
+        """The same with so many halvings, or as it is if it has more."""
         if halvings <= self.halvings:
             return self
         kept = self.run % np.uint64(2**halvings) == 0
-        return Runs(self.rows, self.row[kept], self.run[kept], halvings)
+        return replace(self, row=self.row[kept], run=self.run[kept], halvings=halvings)
 
 
-def short_texts(rows: Iterable[tuple[str, ...]]) -> ShortTexts:
-    """The texts of three or four words among those of rows."""
-    return _short_texts([_words_of(start, block) for start, block in _blocks(rows)])
+def runs_of(rows: Iterable[Text], beside: ShortTexts | None = None) -> Runs:
+    """The runs of five words of rows. No run goes from one text of a pair to the other.
 
-
-def runs_of(rows: Iterable[tuple[str, ...]], beside: ShortTexts | None = None) -> Runs:
-    """The runs of five words of rows, which have one text or two each. No run goes from one text to the other.
-
-    A text of three or four words is a run by itself, which longer texts have too where they hold it; a shorter one says
+    A text of three or four words is a run by itself, and a run of each longer text that holds it. A shorter text says
     too little to have any.
 
     Args:
-        rows: their texts.
+        rows: their texts, or pairs of texts.
         beside: short texts of other rows with which these are to be compared.
     """
-    count, parts = 0, []
-    for start, block in _blocks(rows):
-        parts.append(_words_of(start, block))
-        count = start + len(block)
-    whole = _short_texts(parts)
-    for length, others in (beside or {}).items():
-        whole[length] = np.union1d(whole[length], others)
-    found = Runs(count, np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.uint64))
-    for part in parts:
-        row, run = part.runs(whole)
-        kept = run % np.uint64(2**found.halvings) == 0
-        row, run = np.concatenate([found.row, row[kept]]), np.concatenate([found.run, run[kept]])
-        found = Runs(count, row, run, found.halvings)
-        while len(found.run) > _MOST_RUNS:
-            found = found.halved(found.halvings + 1)
-    return found
+    blocks = list(_blocks(rows))
+    own = _short_texts(blocks)
+    short = {length: np.union1d(texts, beside[length]) if beside else texts for length, texts in own.items()}
+    runs = Runs(sum(block.rows for block in blocks), np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.uint64), own)
+    for block in blocks:
+        row, run = block.runs(short)
+        kept = run % np.uint64(2**runs.halvings) == 0
+        runs = replace(runs, row=np.append(runs.row, row[kept]), run=np.append(runs.run, run[kept]))
+        while len(runs.run) > _MOST_RUNS:
+            runs = runs.halved(runs.halvings + 1)
+    return runs
 
 
 def near_rows(runs: Runs) -> tuple[Ints, Ints]:
     """The pairs of rows that are near each other, as two arrays of row numbers."""
-    table, sizes = _tables(runs)[0]
-    found, transposed = [np.zeros((2, 0), dtype=np.int64)], table.T.tocsr()
-    for start in range(0, runs.rows, _ROWS_AT_A_TIME):
-        shared = (table[start : start + _ROWS_AT_A_TIME] @ transposed).tocoo()
-        first, second = shared.row.astype(np.int64) + start, shared.col.astype(np.int64)
-        is_near = (first < second) & (shared.data >= _NEAR * np.minimum(sizes[first], sizes[second]))
-        found.append(np.stack([first[is_near], second[is_near]]))
-    first, second = np.concatenate(found, axis=1)
+    (table,) = _tables(runs)
+    pairs = [np.zeros((2, 0), dtype=np.int64)]
+    for row, other in _near(table, table):
+        pairs.append(np.stack([row, other])[:, row < other])
+    first, second = np.concatenate(pairs, axis=1)
     return first, second
 
 
 def nearest(runs: Runs, others: Runs) -> Ints:
-    """For each row one of the other rows that is near it, by its number; -1 where none is."""
-    (table, sizes), (other, other_sizes) = _tables(runs, others)
-    transposed, found = other.T.tocsr(), np.full(runs.rows, -1, dtype=np.int64)
-    for start in range(0, runs.rows, _ROWS_AT_A_TIME):
+    """For each row one of the other rows that is near it, by its number; -1 if none is."""
+    numbers = np.full(runs.rows, -1, dtype=np.int64)
+    for row, other in _near(*_tables(runs, others)):
+        numbers[row] = other
+    return numbers
+
+
+_Table = tuple["csr_array", Ints]  # (rows, runs) ones, and how many runs each row has, common ones included
+
+
+def _near(one: _Table, others: _Table) -> Iterator[tuple[Ints, Ints]]:
+    """Rows, and other rows near them, (pairs,) each; one block of rows after another."""
+    (table, sizes), (other_table, other_sizes) = one, others
+    transposed = other_table.T.tocsr()
+    for start in range(0, len(sizes), _ROWS_AT_A_TIME):
         shared = (table[start : start + _ROWS_AT_A_TIME] @ transposed).tocoo()
-        first, second = shared.row.astype(np.int64) + start, shared.col.astype(np.int64)
-        is_near = shared.data >= _NEAR * np.minimum(sizes[first], other_sizes[second])
-        found[first[is_near]] = second[is_near]
-    return found
+        row, other = shared.row.astype(np.int64) + start, shared.col.astype(np.int64)
+        is_near = shared.data >= _NEAR * np.minimum(sizes[row], other_sizes[other])
+        yield row[is_near], other[is_near]
 
 
-def _tables(*both: Runs) -> list[tuple["csr_array", Ints]]:
-    """Each as a table of rows and runs, without the runs that stand in many rows, and how many runs each row has with
-    these."""
+def _tables(*several: Runs) -> list[_Table]:
+    """The tables, without the runs that stand in many rows."""
     from scipy.sparse import csr_array
 
-    halvings = max(each.halvings for each in both)
-    both = tuple(each.halved(halvings) for each in both)
-    runs = np.concatenate([each.run for each in both])
-    names, place, counts = np.unique(runs, return_inverse=True, return_counts=True)
-    telling = counts <= _COMMON
+    halvings = max(runs.halvings for runs in several)
+    several = tuple(runs.halved(halvings) for runs in several)
+    every_run = np.concatenate([runs.run for runs in several])
+    names, column, counts = np.unique(every_run, return_inverse=True, return_counts=True)
     tables, start = [], 0
-    for each in both:
-        columns = place[start : start + len(each.run)]
-        start += len(each.run)
-        kept = telling[columns]
+    for runs in several:
+        columns = column[start : start + len(runs.run)]
+        start += len(runs.run)
+        kept = counts[columns] <= _COMMON
         ones = np.ones(int(kept.sum()), dtype=np.int32)
-        table = csr_array((ones, (each.row[kept], columns[kept])), shape=(each.rows, len(names)))
-        tables.append((table, np.bincount(each.row, minlength=each.rows)))
+        table = csr_array((ones, (runs.row[kept], columns[kept])), shape=(runs.rows, len(names)))
+        tables.append((table, np.bincount(runs.row, minlength=runs.rows)))
     return tables
 
 
-def _blocks(rows: Iterable[tuple[str, ...]]) -> Iterator[tuple[int, list[tuple[str, ...]]]]:
-    """Rows in blocks, each with the number of its first one."""
-    iterator, start = iter(rows), 0
-    while block := list(islice(iterator, _ROWS_AT_A_TIME)):
-        yield start, block
-        start += len(block)
-
-
 @dataclass(frozen=True)
-class _Words:
-    """The words of the texts of some rows, one text after another."""
+class _Block:
+    """The words of the texts of some rows, one text after another; texts that are too short to have runs have none."""
 
+    rows: int
     words: Hashes  # (words,)
     lengths: Ints  # (texts,) words of each text
     row: Ints  # (texts,) the row of each text
@@ -156,26 +147,19 @@ class _Words:
         ends = np.cumsum(self.lengths)[text]
         begins = np.flatnonzero(np.arange(len(self.words)) + length <= ends)
         runs = np.full(len(begins), length, dtype=np.uint64)
-        for place in range(length):
-            runs = (runs ^ self.words[begins + place]) * _FACTOR
+        for offset in range(length):
+            runs = (runs ^ self.words[begins + offset]) * _FACTOR
         return text[begins], runs ^ (runs >> np.uint64(31))
 
-    def whole(self, length: int) -> Hashes:
-        """The runs that are a whole text of so many words."""
-        text, runs = self.hashed(length)
-        return runs[self.lengths[text] == length]
-
-    def runs(self, whole: dict[int, Hashes]) -> tuple[Ints, Hashes]:
+    def runs(self, short: ShortTexts) -> tuple[Ints, Hashes]:
         """The rows' runs, each once a row: those of five words, and shorter ones that are a whole text somewhere."""
-        rows, found = [], []
+        rows, hashes = [], []
         for length in range(_LEAST_WORDS, WORDS_OF_A_RUN + 1):
             text, runs = self.hashed(length)
-            if length < WORDS_OF_A_RUN:
-                is_held = np.isin(runs, whole[length])
-                text, runs = text[is_held], runs[is_held]
-            rows.append(self.row[text])
-            found.append(runs)
-        row, run = np.concatenate(rows), np.concatenate(found)
+            kept = np.isin(runs, short[length]) if length in short else np.ones(len(runs), dtype=np.bool_)
+            rows.append(self.row[text[kept]])
+            hashes.append(runs[kept])
+        row, run = np.concatenate(rows), np.concatenate(hashes)
         order = np.lexsort((run, row))
         row, run = row[order], run[order]
         first = np.ones(len(row), dtype=np.bool_)
@@ -183,28 +167,34 @@ class _Words:
         return row[first], run[first]
 
 
-def _short_texts(parts: Iterable[_Words]) -> ShortTexts:
-    parts = list(parts)
-    return {
-        length: np.unique(np.concatenate([np.zeros(0, dtype=np.uint64), *(part.whole(length) for part in parts)]))
-        for length in range(_LEAST_WORDS, WORDS_OF_A_RUN)
-    }
+def _short_texts(blocks: list[_Block]) -> ShortTexts:
+    short: ShortTexts = {}
+    for length in range(_LEAST_WORDS, WORDS_OF_A_RUN):
+        parts = [np.zeros(0, dtype=np.uint64)]
+        for block in blocks:
+            text, runs = block.hashed(length)
+            parts.append(runs[block.lengths[text] == length])
+        short[length] = np.unique(np.concatenate(parts))
+    return short
 
 
-def _words_of(start: int, rows: list[tuple[str, ...]]) -> _Words:
-    """The words of rows, of which the first has the number `start`; texts that are too short to have runs have none."""
-    hashes: dict[str, int] = {}
-    words: list[int] = []
-    lengths: list[int] = []
-    owners: list[int] = []
-    for row, texts in enumerate(rows, start):
-        for text in texts:
-            found = _WORD.findall(text.lower())
-            if len(found) >= _LEAST_WORDS:
-                words += [hashes[word] if word in hashes else hashes.setdefault(word, _hash(word)) for word in found]
-                lengths.append(len(found))
-                owners.append(row)
-    return _Words(np.array(words, dtype=np.uint64), np.array(lengths, dtype=np.int64), np.array(owners, dtype=np.int64))
+def _blocks(rows: Iterable[Text]) -> Iterator[_Block]:
+    numbered = enumerate(rows)
+    while block := list(islice(numbered, _ROWS_AT_A_TIME)):
+        hashes: dict[str, int] = {}
+        every_word: list[int] = []
+        lengths: list[int] = []
+        owners: list[int] = []
+        for number, row in block:
+            for text in (row,) if isinstance(row, str) else row:
+                words = _WORD.findall(text.lower())
+                if len(words) >= _LEAST_WORDS:
+                    hashes |= {word: _hash(word) for word in words if word not in hashes}
+                    every_word += [hashes[word] for word in words]
+                    lengths.append(len(words))
+                    owners.append(number)
+        arrays = np.array(every_word, dtype=np.uint64), np.array(lengths, dtype=np.int64), np.array(owners, np.int64)
+        yield _Block(len(block), *arrays)
 
 
 def _hash(word: str) -> int:

@@ -20,9 +20,8 @@ import hashlib
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,12 +33,14 @@ from numpy.typing import NDArray
 from kdc.common.errors import KdcError
 from kdc.pipeline.config.data_settings import DataSettings
 from kdc.pipeline.config.tasks import Task, decided_by
-from kdc.pipeline.data.fields import hash_of, sides_of
+from kdc.pipeline.data.labels import LabelReader
+from kdc.pipeline.data.overlap import Mask
+from kdc.pipeline.data.problems import Problems
 from kdc.pipeline.data.report import make_report, near_train
-from kdc.pipeline.data.rows import CheckedRows, Ints, read_all, read_split
-from kdc.pipeline.data.sources import SPLITS, file_source
-from kdc.pipeline.data.splits import Mask, split_rows
-from kdc.pipeline.data.units import connect
+from kdc.pipeline.data.rows import CheckedRows, check_split, read_all, texts_in, write_stream
+from kdc.pipeline.data.sources import file_source, is_glue
+from kdc.pipeline.data.splits import split_rows
+from kdc.pipeline.data.units import Ints
 from kdc.pipeline.results.data import DataReport
 from kdc.serving.engine.tokenizing import Text
 
@@ -48,28 +49,24 @@ if TYPE_CHECKING:
 
 FEWER = "fewer"  # the role of students with a smaller vocabulary than their teacher's
 _PIECES_ROWS = 4096  # whose pieces are looked at together
+_DAMAGED = (OSError, ValueError, KeyError, TypeError)  # what reading a damaged folder raises
+_AGAIN = "run again with `--from data`"
 
 
 def prepare(folder: Path, task: Task, data: DataSettings, *, seed: int) -> DataReport:
-    """Read, check, split and write all rows.
+    """Read, check, split and write all rows, and count them.
 
-    Args:
-        folder: of the stage; made if it is missing.
-        task: what the rows hold. Label names that are not given are learned from the training rows, and so is the kind
-            where `data` names neither a task nor a kind.
-        data: where the rows come from, and how many to train on at most.
-        seed: of the slices, and of `pydocs`.
-
-    Returns:
-        what report.json holds.
+    Missing label names of the task are learned from the training rows, and so is the kind if `data` names neither a
+    task nor a kind. `seed` decides the slices, and the rows of `pydocs`.
 
     Raises:
         InputError: lists the mistakes in all files; or there are too few rows to split.
         KdcError: the hub cannot be reached.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    for left in (path for pattern in ("staging-*", "rows", "tokens-*") for path in folder.glob(pattern)):
-        left.unlink() if left.is_symlink() else shutil.rmtree(left)  # of a run that was cut off
+    # What a run that was cut off left.
+    for path in (*folder.glob("staging-*"), *folder.glob("rows"), *folder.glob("tokens-*")):
+        path.unlink() if path.is_symlink() else shutil.rmtree(path)
     with tempfile.TemporaryDirectory(dir=folder, prefix="staging-", ignore_cleanup_errors=True) as staging:
         task, rows = read_all(data, task, Path(staging), seed)
         task = decided_by(task, data.metric)
@@ -77,14 +74,14 @@ def prepare(folder: Path, task: Task, data: DataSettings, *, seed: int) -> DataR
         near = near_train(rows, parts)
         report = make_report(task, rows, parts, near)
         first_row = 0
-        for name in (name for name in SPLITS if name in parts and len(parts[name])):
-            part = parts[name]
-            origin = rows[part.origin]
-            extra: dict[str, NDArray[Any]] = {"group": origin.units} if origin.labels is not None else {}
-            if part.origin.startswith("eval"):
-                extra["overlaps"] = near[part.origin] >= 0
-            _write_split(origin, part.chosen, folder / "rows" / name, task, first_row, extra)
-            first_row += len(part)
+        for name, part in parts.items():
+            if len(part):
+                origin = rows[part.origin]
+                further: dict[str, NDArray[Any]] = {"group": origin.units} if origin.labels is not None else {}
+                if part.origin in near:
+                    further["overlaps"] = near[part.origin] >= 0
+                _write_split(origin, part.chosen, folder / "rows" / name, task, first_row, further)
+                first_row += len(part)
     if task.kind == "regression":
         numbers = np.asarray(_load(folder / "rows" / "train")["label"][:], dtype=np.float64)
         task = task.model_copy(update={"center": float(numbers.mean()), "spread": float(numbers.std()) or 1.0})
@@ -94,23 +91,20 @@ def prepare(folder: Path, task: Task, data: DataSettings, *, seed: int) -> DataR
 
 
 def _write_split(
-    rows: CheckedRows, chosen: Mask, folder: Path, task: Task, first_row: int, extra: dict[str, NDArray[Any]]
+    rows: CheckedRows, chosen: Mask, folder: Path, task: Task, first_row: int, further: Mapping[str, NDArray[Any]]
 ) -> None:
     """Write the chosen rows, numbered from `first_row`, with further columns by name, (rows,), and with the labels as
     the model takes them."""
+    columns = {"row": first_row - 1 + np.cumsum(chosen), **further}
+    columns |= {name: rows.table[name] for name in ("text", "text_pair", "label") if name in rows.table.column_names}
+    table = pa.table(columns | {"chosen": chosen})
 
     def batches() -> Iterator[pa.RecordBatch]:
-        at, number = 0, first_row
-        for batch in rows.batches():
-            picked = batch.filter(pa.array(chosen[at : at + batch.num_rows]))
-            columns = {"row": pa.array(np.arange(number, number + picked.num_rows, dtype=np.int64))}
-            here = slice(at, at + batch.num_rows)
-            columns |= {name: pa.array(values[here][chosen[here]]) for name, values in extra.items()}
-            columns |= {name: picked.column(name) for name in ("text", "text_pair") if name in picked.schema.names}
-            if rows.labels is not None:
-                columns["label"] = _stored_labels(picked.column("label"), task)
-            at, number = at + batch.num_rows, number + picked.num_rows
-            yield pa.RecordBatch.from_pydict(columns)
+        for batch in table.to_batches():
+            picked = dict(zip(columns, batch.filter(batch["chosen"]).columns, strict=False))
+            if "label" in picked:
+                picked["label"] = _stored_labels(picked["label"], task)
+            yield pa.RecordBatch.from_pydict(picked)
 
     write_dataset(folder, batches())
 
@@ -124,8 +118,8 @@ def _stored_labels(labels: pa.Array, task: Task) -> pa.Array:
         return pc.index_in(labels, value_set=names).cast(pa.int64())
     hot = np.zeros((len(labels), len(task.labels)), dtype=np.float32)
     lengths = pc.fill_null(pc.list_value_length(labels), 0).to_numpy(zero_copy_only=False)
-    places = pc.index_in(pc.list_flatten(labels), value_set=names).to_numpy(zero_copy_only=False)
-    hot[np.repeat(np.arange(len(labels)), lengths), places.astype(np.int64)] = 1.0
+    columns = pc.index_in(pc.list_flatten(labels), value_set=names).to_numpy(zero_copy_only=False)
+    hot[np.repeat(np.arange(len(labels)), lengths), columns.astype(np.int64)] = 1.0
     offsets = np.arange(len(labels) + 1, dtype=np.int32) * len(task.labels)
     return pa.ListArray.from_arrays(pa.array(offsets), pa.array(hot.reshape(-1)))
 
@@ -136,12 +130,8 @@ def write_dataset(folder: Path, batches: Iterator[pa.RecordBatch]) -> None:
 
     folder.parent.mkdir(parents=True, exist_ok=True)
     stream = folder.with_name(f"{folder.name}.arrow")
-    first = next(batches)
     try:
-        with pa.OSFile(str(stream), "wb") as sink, pa.ipc.new_stream(sink, first.schema) as writer:
-            for batch in chain([first], batches):
-                if batch.num_rows:
-                    writer.write_batch(batch)
+        write_stream(stream, batches)
         datasets.disable_progress_bars()
         datasets.Dataset.from_file(str(stream)).save_to_disk(str(folder))
     finally:
@@ -157,29 +147,21 @@ class PreparedData:
     vocabulary: Path | None = None  # the folder of stage vocabulary, which has the tokens of the role "fewer"
 
     def rows(self, split: str) -> datasets.Dataset:
-        """The texts of a split, memory-mapped.
-
-        Raises:
-            KdcError: the split is not there.
-        """
+        """The texts of a split, memory-mapped; raises `KdcError` if it is not there."""
         return _load(self.folder / "rows" / split)
 
     def tokens(self, role: str, split: str) -> datasets.Dataset:
-        """The token ids of a split for "teacher", "student" or "fewer", memory-mapped.
-
-        Raises:
-            KdcError: the split is not there.
-        """
+        """The token ids of a split for "teacher", "student" or "fewer", as `rows`."""
         folder = self.vocabulary if role == FEWER and self.vocabulary is not None else self.folder
         return _load(folder / f"tokens-{role}" / split)
 
     def learned_pieces(self) -> set[int]:
         """The ids of the teacher's pieces that the rows to learn from are made of, with labels or without."""
-        found: set[int] = set()
+        pieces: set[int] = set()
         for split in filter(self.has, ("train", "unlabeled")):
             for batch in self.tokens("teacher", split).with_format("arrow").iter(batch_size=_PIECES_ROWS):
-                found.update(pc.unique(batch["input_ids"].combine_chunks().flatten()).to_pylist())
-        return found
+                pieces.update(pc.unique(batch["input_ids"].combine_chunks().flatten()).to_pylist())
+        return pieces
 
     def groups(self, split: str) -> Ints:
         """Which rows of a labelled split belong together, (rows,): rows of one group have the same number."""
@@ -196,31 +178,20 @@ class PreparedData:
 
 
 def open_data(folder: Path, vocabulary: Path | None = None) -> PreparedData:
-    """Open what `prepare` and `tokenise` wrote; `vocabulary` is that of `PreparedData`.
+    """Open what `prepare` and `tokenise` wrote; `vocabulary` is a field of `PreparedData`.
 
     Raises:
         KdcError: the folder is missing or damaged.
     """
     try:
         return PreparedData(folder, Task.load(folder / "task.json"), vocabulary)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        what = "the data stage is missing or damaged"
-        raise KdcError(what, given=folder, remedy="run again with `--from data`") from error
+    except _DAMAGED as error:
+        raise KdcError("the data stage is missing or damaged", given=folder, remedy=_AGAIN) from error
 
 
-def texts_of(rows: Any) -> list[Text]:
+def texts_of(rows: datasets.Dataset) -> list[Text]:
     """The rows of a split as the engine takes them: texts, or pairs of texts."""
-    first = rows["text"][:]
-    return list(zip(first, rows["text_pair"][:], strict=True)) if "text_pair" in rows.column_names else list(first)
-
-
-def groups_of(texts: Sequence[Text]) -> Ints:
-    """Which rows belong together, (rows,), where only their texts are known; see `units.connect`."""
-    pairs = [text for text in texts if not isinstance(text, str)]
-    if not pairs:
-        return connect(np.array([hash_of(str(text), None) for text in texts]))
-    whole = np.array([hash_of(*pair) for pair in pairs])
-    return connect(whole, np.array([sides_of(*pair) for pair in pairs]))
+    return texts_in(rows.with_format("arrow")[:])
 
 
 def digest(text: str | tuple[str, ...]) -> bytes:
@@ -233,18 +204,14 @@ def _load(folder: Path) -> datasets.Dataset:
 
     try:
         return datasets.Dataset.load_from_disk(str(folder))
-    except (OSError, ValueError, KeyError) as error:
+    except _DAMAGED as error:
         what = "rows of the run, or their tokens, are missing or damaged"
-        raise KdcError(what, given=folder, remedy="run again with `--from data`") from error
+        raise KdcError(what, given=folder, remedy=_AGAIN) from error
 
 
 def read_labelled(path: Path, task: Task, *, separator: str | None = None) -> tuple[list[Text], list[Any]]:
-    """Read and check the rows of one labelled file, all in memory.
-
-    Args:
-        path: .csv, .tsv, .jsonl, .parquet, or a `save_to_disk` folder of one split.
-        task: columns, kind and label names.
-        separator: between the labels of a multi-label cell.
+    """Read and check the rows of one labelled file or `save_to_disk` folder, all in memory; `separator` stands between
+    the labels of a multi-label cell.
 
     Returns:
         texts (or pairs of texts), and labels as `rows/` holds them: class numbers, multi-hot rows, or numbers.
@@ -252,8 +219,8 @@ def read_labelled(path: Path, task: Task, *, separator: str | None = None) -> tu
     Raises:
         InputError: lists the mistakes.
     """
+    problems, labels = Problems(), LabelReader(task.kind, task.labels, separator, is_glue(task.name))
     with tempfile.TemporaryDirectory(prefix="kdc-") as staging:
-        rows = read_split(file_source("eval", path, task.name), task, Path(staging), separator=separator)
-        _write_split(rows, np.ones(len(rows), dtype=np.bool_), Path(staging) / "rows", task, first_row=0, extra={})
-        written = _load(Path(staging) / "rows")
-        return texts_of(written), written["label"][:]
+        rows = check_split(file_source("eval", path, task.name), task, labels, Path(staging), problems)
+        problems.raise_if_any()
+        return texts_in(rows.table), _stored_labels(rows.table["label"].combine_chunks(), task).to_pylist()

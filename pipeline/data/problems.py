@@ -1,34 +1,30 @@
 """Mistakes in the rows that people bring: how one is reported, and the list of all of them.
 
 A reader or a check raises `RowProblem` (this row cannot be used) or `FileProblem` (the rest of the file cannot be
-read). `Problems` collects both over all files of a run, so that a person sees the first few of each file with their
-lines, and how many there are in all. Messages quote labels, numbers and column names; they never quote a text.
+read). `Problems` collects both over all files of a run. Messages quote labels, numbers and column names; they never
+quote a text.
 """
 
 import difflib
 import math
 from collections import Counter
 from collections.abc import Collection
+from dataclasses import dataclass
 
 from kdc.common.errors import InputError
 from kdc.pipeline.data.sources import SplitSource
 
-MAX_SHOWN = 5  # mistakes shown of each file
+MAX_SHOWN = 5  # mistakes listed of each file
 
 
+@dataclass(eq=False)
 class RowProblem(Exception):
-    """One row cannot be used.
+    """One row cannot be used."""
 
-    Args:
-        what: the kind of mistake, in the same words for every row that has it, because mistakes are counted by it.
-        detail: what stands in this row.
-        remedy: what the person can do.
-        line: of a `FileProblem`: where the part that cannot be read begins; None means the file as a whole.
-    """
-
-    def __init__(self, what: str, detail: str = "", remedy: str = "", line: int | None = None) -> None:
-        super().__init__(what, detail, remedy, line)
-        self.what, self.detail, self.remedy, self.line = what, detail, remedy, line
+    what: str  # the kind of mistake, in the same words for every row that has it: mistakes are counted by it
+    detail: str = ""  # what this row holds
+    remedy: str = ""
+    line: int | None = None  # of a `FileProblem`: where the unreadable part begins; None means the whole file
 
 
 class FileProblem(RowProblem):
@@ -44,9 +40,9 @@ class Problems:
 
     def __init__(self) -> None:
         self.skipped: Counter[str] = Counter()
-        self._counts: Counter[str] = Counter()
+        self._counts: Counter[str] = Counter()  # by kind of mistake
         self._of_file: Counter[str] = Counter()
-        self._shown: list[str] = []
+        self._listed: list[str] = []
         self._remedies: dict[str, None] = {}
 
     def __len__(self) -> int:
@@ -55,9 +51,9 @@ class Problems:
     def add(self, source: SplitSource, line: int | None, problem: RowProblem, count: int = 1) -> None:
         """Add a mistake at a line (from 1), or of the whole file (None); or the first of `count` equal ones."""
         if self._of_file[source.name] < MAX_SHOWN:
-            place = "" if line is None else f"{source.unit}{line}"
+            where = source.name if line is None else f"{source.name}{source.unit}{line}"
             detail = f" ({problem.detail})" if problem.detail else ""
-            self._shown.append(f"{source.name}{place}: {problem.what}{detail}")
+            self._listed.append(f"{where}: {problem.what}{detail}")
             if problem.remedy:
                 self._remedies[problem.remedy] = None
         self._counts[problem.what] += count
@@ -73,8 +69,8 @@ class Problems:
         if not total:
             return
         summary = ", ".join(f"{count:,} x {what}" for what, count in self._counts.most_common())
-        hidden = total - len(self._shown)
-        lines = self._shown + ([f"and {hidden:,} more"] if hidden else [])
+        more = total - len(self._listed)
+        lines = self._listed + ([f"and {more:,} more"] if more else [])
         raise InputError(
             f"the data cannot be used, {total:,} mistake{'s' * (total > 1)}: {summary}",
             given="\n    ".join(["", *lines]) if len(lines) > 1 else lines[0],
@@ -95,6 +91,6 @@ def show(value: object) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def is_nan(value: object) -> bool:
-    """Whether a value is the float NaN, which stands for a missing value in Parquet and JSON files."""
-    return isinstance(value, float) and math.isnan(value)
+def is_missing(value: object) -> bool:
+    """Whether a value is None, or the float NaN that stands for a missing value in Parquet and JSON files."""
+    return value is None or (isinstance(value, float) and math.isnan(value))

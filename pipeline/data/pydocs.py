@@ -6,12 +6,11 @@ Its pairs are made at run time from the docstrings of the Python that runs kdc, 
     "Remove any common leading whitespace from every line in `text`."  answers
     "Collapse and truncate the given text to fit in the given width."  does_not_answer
 
-Every sentence is used exactly twice, once as an answer and once as a non-answer, and so is every question, so that
-neither says anything alone. A non-answer comes from another object of the same module and the same split. The split is
-by documented object. The same Python and the same seed give the same rows.
+Every sentence and every question is used exactly twice, once with an answer and once with a non-answer: neither says
+anything alone. A non-answer comes from another object of the same module and the same split. The split is by documented
+object. The same Python and the same seed give the same rows.
 
 Reads: the standard library, imported in a subprocess (`_collect_docstrings.py`).
-Writes: nothing.
 """
 
 import json
@@ -19,19 +18,16 @@ import random
 import re
 import subprocess
 import sys
-from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
+from typing import NamedTuple
 
 from kdc.common.errors import KdcError
 
-ANSWERS = "answers"
-DOES_NOT_ANSWER = "does_not_answer"
+ANSWERS, DOES_NOT_ANSWER = "answers", "does_not_answer"
 EVAL_SHARE = 0.15
-# Enough for a student to find its way, few enough for minutes on two cores.
-MAX_OBJECTS = 2680
-# Below this the numbers of a run mean little: 15 % of it are 150 objects, 300 evaluation rows.
-MIN_OBJECTS = 1000
+MAX_OBJECTS = 2680  # enough for a student to find its way, few enough for minutes on two cores
+MIN_OBJECTS = 1000  # with fewer, the numbers of a run mean little: 15 % of it are 150 objects, 300 evaluation rows
 MIN_WORDS, MAX_WORDS = 4, 40
 COLLECT_TIMEOUT_S = 120
 
@@ -41,8 +37,7 @@ _SIGNATURE_LINE = re.compile(r"^[\w.]+\s*\([^\n]*$\n?", re.MULTILINE)
 _SENTENCE_END = re.compile(r"(?<!e\.g)(?<!i\.e)(?<!etc)(?<!vs)(?<!cf)[.!?](?=\s+[A-Z`'\"(*]|\s*$)")
 
 
-@dataclass(frozen=True)
-class Documented:
+class Documented(NamedTuple):
     """One object of the standard library and the sentence that says what it does."""
 
     module: str
@@ -57,8 +52,8 @@ def make_pydocs(seed: int) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
         seed: decides the split, the negatives and the order.
 
     Returns:
-        Training rows and evaluation rows (about 15 % of the objects), each with the keys `question`, `sentence`,
-        `label` ("answers" or "does_not_answer", half and half) and `group` (the documented object).
+        Training rows and evaluation rows (about 15 % of the objects). A row has the keys `question`, `sentence`,
+        `label` (half "answers", half "does_not_answer") and `group`, the documented object.
 
     Raises:
         KdcError: the docstrings could not be collected, or this Python has too few of them.
@@ -106,7 +101,7 @@ def collect_docstrings() -> list[tuple[str, str, str]]:
 
 
 def first_sentence(docstring: str) -> str:
-    """The first sentence of a docstring as one line; "" where there is none of a usable length."""
+    """The first sentence of a docstring as one line; "" if there is none of a usable length."""
     text = docstring.strip()
     while signature := _SIGNATURE_LINE.match(text):
         text = text[signature.end() :].strip()
@@ -132,33 +127,30 @@ def gives_name_away(name: str, sentence: str) -> bool:
 def usable_objects(docstrings: list[tuple[str, str, str]]) -> list[Documented]:
     """Choose of (module, name, docstring) the objects whose first sentence can be asked about, at most `MAX_OBJECTS`.
 
-    Each sentence is taken once.
+    Only the first object keeps a sentence that several have. The same words could otherwise be a false non-answer, and
+    carry an evaluation sentence into training.
     """
-    usable: list[Documented] = []
-    seen: set[str] = set()
+    usable: dict[str, Documented] = {}
     for module, name, docstring in docstrings:
         sentence = first_sentence(docstring)
-        key = sentence.casefold().rstrip(".!? ")
-        # Only the first object keeps a sentence that several have. The same words could otherwise be a false
-        # non-answer, and carry an evaluation sentence into training.
-        if sentence and key not in seen and not gives_name_away(name, sentence):
-            seen.add(key)
-            usable.append(Documented(module, name, sentence))
-    if len(usable) <= MAX_OBJECTS:
-        return usable
-    # The choice does not depend on the run's seed, so that runs with different seeds have the same task.
-    return sorted(random.Random(0).sample(usable, MAX_OBJECTS), key=lambda each: (each.module, each.name))
+        if sentence and not gives_name_away(name, sentence):
+            usable.setdefault(sentence.casefold().rstrip(".!? "), Documented(module, name, sentence))
+    objects = list(usable.values())
+    if len(objects) <= MAX_OBJECTS:
+        return objects
+    # Not by the run's seed: runs with different seeds have the same task.
+    return sorted(random.Random(0).sample(objects, MAX_OBJECTS))
 
 
 def _by_module(objects: list[Documented]) -> list[list[Documented]]:
-    """The objects of each module; those of one module stand together."""
-    return [list(members) for _, members in groupby(objects, key=lambda each: each.module)]
+    """The objects module by module; the objects of one module are neighbours."""
+    return [list(members) for _, members in groupby(objects, key=lambda documented: documented.module)]
 
 
 def split_by_object(objects: list[Documented], rng: random.Random) -> tuple[list[Documented], list[Documented]]:
     """Split into training and evaluation objects, module by module.
 
-    A module gives no object or at least two to each side, so that each has a partner to take a non-answer from. The
+    A module gives each side no object or at least two: an object needs another one to take a non-answer from. The
     remainder of rounding is carried to the next module, which keeps the share. Modules with one object are left out.
     """
     modules = [members for members in _by_module(objects) if len(members) > 1]
@@ -185,10 +177,10 @@ def make_rows(objects: list[Documented], rng: random.Random) -> list[dict[str, s
     rows: list[dict[str, str]] = []
     for members in _by_module(objects):
         rng.shuffle(members)
-        for each, neighbour in zip(members, [*members[1:], members[0]], strict=True):
-            group = f"{each.module}.{each.name}"
-            question = f"What does `{group}` do?"
-            for sentence, label in ((each.sentence, ANSWERS), (neighbour.sentence, DOES_NOT_ANSWER)):
+        for own, neighbour in zip(members, [*members[1:], members[0]], strict=True):
+            group = f"{own.module}.{own.name}"
+            for sentence, label in ((own.sentence, ANSWERS), (neighbour.sentence, DOES_NOT_ANSWER)):
+                question = f"What does `{group}` do?"
                 rows.append({"question": question, "sentence": sentence, "label": label, "group": group})
     rng.shuffle(rows)
     return rows

@@ -30,27 +30,20 @@ _BATCH_ROWS = 1024
 _COLA_HEADER = ["source", "label", "star", "sentence"]
 # Tasks whose published files have broken lines, which everybody leaves out: some questions of QQP hold line breaks.
 _KNOWN_BROKEN = ("qqp",)
-_UTF16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
 class Record(NamedTuple):
-    """All fields of one row as the file has them.
+    """All fields of one row as the file has them."""
 
-    Attributes:
-        line: where it begins, from 1: a line in text files, a row elsewhere. 0 marks a table's header.
-        names: of the columns; the same list object for all records of a table with a header.
-        fields: the values, one a column; None in the record that tells the header alone.
-    """
-
-    line: int
-    names: Sequence[str]
-    fields: Sequence[object] | None
+    line: int  # where it begins, from 1: a line in text files, a row elsewhere
+    names: Sequence[str]  # of the columns; the same list object for all records of a table with a header
+    fields: Sequence[object]  # the values, one a column
 
 
 class Row(NamedTuple):
-    """The columns of one record that a task uses, unchecked. `line` is where the record begins."""
+    """The columns of one record that a task uses, unchecked."""
 
-    line: int
+    line: int  # where the record begins
     text: object
     text_pair: object
     label: object
@@ -68,55 +61,46 @@ def read_rows(source: SplitSource, columns: Columns, problems: Problems, *, seed
         KdcError: the hub cannot be reached.
     """
     names: Sequence[str] = ()
-    places: list[int | None] = []
+    indices: list[int | None] = []
     for record in read_records(source, problems, seed=seed, columns=columns):
         try:
             if record.names is not names:
-                places, names = find_columns(record.names, columns), record.names
+                indices, names = _find_columns(record.names, columns), record.names
+            yield Row(record.line, *[None if index is None else record.fields[index] for index in indices])
         except FileProblem as problem:
-            if record.line == 0:
-                raise
             problems.add(source, record.line, problem)  # in JSONL each record has its own columns
-            continue
-        if record.fields is not None:
-            fields = record.fields
-            yield Row(record.line, *[None if place is None else fields[place] for place in places])
 
 
-def find_columns(header: Sequence[str], columns: Columns) -> list[int | None]:
-    """Find where text, second text, label, group and time stand; None for a column that is not read.
+def _find_columns(header: Sequence[str], columns: Columns) -> list[int | None]:
+    """The indices of text, second text, label, group and time; None for a column that is not read.
 
     Raises:
         FileProblem: one is missing or there twice; names all of them, with the nearest name.
     """
-    places: list[int | None] = []
+    indices: list[int | None] = []
     faults: list[str] = []
-    for names in (columns.text, columns.text_pair, columns.label, columns.group, columns.time):
+    for names in columns:
         name = next((name for name in names if name in header), None)
-        places.append(None if name is None else header.index(name))
-        if names and name is None and not (names is columns.group and columns.group_is_optional):
+        indices.append(None if name is None else header.index(name))
+        is_optional = names is columns.group and not columns.label
+        if names and name is None and not is_optional:
             faults.append(f"no column {names[-1]!r}{nearest_name(names[-1], header)}")
         elif name is not None and header.count(name) > 1:
             faults.append(f"column {name!r} is there {header.count(name)} times")
     if faults:
-        shown = ", ".join(show(name) for name in header[:20]) + (", ..." if len(header) > 20 else "")
+        there = ", ".join(show(name) for name in header[:20]) + (", ..." if len(header) > 20 else "")
         remedy = "name the columns: --text, --text-pair, --label, --set data.group=COLUMN, --set data.time=COLUMN"
         if len(header) == 1 and any(mark in header[0] for mark in ";\t,|"):
             remedy = "fields are separated by commas in .csv and by tabs in .tsv: rename or convert the file"
-        raise FileProblem("wrong columns", f"{'; '.join(faults)}; the file has: {shown}", remedy)
-    return places
+        raise FileProblem("wrong columns", f"{'; '.join(faults)}; the file has: {there}", remedy)
+    return indices
 
 
 def read_records(
     source: SplitSource, problems: Problems, *, seed: int = 0, columns: Columns | None = None
 ) -> Iterator[Record]:
-    """Read all records of a split; a table with a header gives that first.
-
-    Args as `read_rows`, but formats that keep columns apart read no others than `columns`; None reads all.
-
-    Raises:
-        FileProblem, KdcError: as `read_rows`.
-    """
+    """Read all records of a split. A table that lacks one of the columns is refused; formats that keep columns apart
+    read no others. None reads all. Raises as `read_rows`."""
     path = source.path or Path()
     try:
         if source.format == "pydocs":
@@ -131,6 +115,13 @@ def read_records(
             yield from _read_jsonl(source, path, problems)
         else:
             yield from _read_delimited(source, path, problems, columns)
+    except BrokenQuoting as error:
+        what, detail = "broken quoting", error.reason
+        remedy = 'a quote inside a quoted field is written twice (""), and every quote that opens a field is closed'
+        if "new-line character" in error.reason:
+            what, detail = "a carriage return inside a row", ""
+            remedy = f"end lines with line feeds: tr '\\r' '\\n' < {path} > {path.stem}.lf{path.suffix}"
+        raise FileProblem(what, detail, remedy, line=error.line) from None
     except OSError as error:
         if error.filename is None or str(error.filename) != str(source.path):
             raise
@@ -143,34 +134,22 @@ def _read_delimited(source: SplitSource, path: Path, problems: Problems, columns
         records: Iterator[tuple[int, list[str]]] = enumerate(lines, start=1)
         blank = [""]
     else:
-        records, blank = _quoted(path, DELIMITERS[source.format]), []
+        records, blank = parse_delimited(_lines(path), DELIMITERS[source.format]), []
     first = next(records)
     header = first[1]
     if source.task == "cola" and columns is not None and not set(columns.text) & set(header):
         header, records = _COLA_HEADER, chain([first], records)
-    yield Record(0, header, None)
+    _needed(header, columns)
     for line, fields in records:
-        if len(fields) == len(header):
+        missing = len(header) - len(fields)
+        if missing == 0:
             yield Record(line, header, fields)
-        elif len(fields) < len(header) and fields != blank and source.task in _KNOWN_BROKEN:
+        elif missing > 0 and fields != blank and source.task in _KNOWN_BROKEN:
             problems.skipped[source.split] += 1
         elif fields != blank:
-            is_short = len(fields) < len(header)
-            what = "row has too few columns" if is_short else "row has too many columns"
-            remedy = "complete or remove these rows" if is_short else "quote fields that hold the separator"
+            what = "row has too few columns" if missing > 0 else "row has too many columns"
+            remedy = "complete or remove these rows" if missing > 0 else "quote fields that hold the separator"
             problems.add(source, line, RowProblem(what, f"{len(fields)} instead of {len(header)}", remedy))
-
-
-def _quoted(path: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
-    """The records of a CSV or TSV file, each with the line on which it begins."""
-    try:
-        yield from parse_delimited(_lines(path), delimiter)
-    except BrokenQuoting as error:
-        if "new-line character" in error.reason:
-            remedy = f"end lines with line feeds: tr '\\r' '\\n' < {path} > {path.stem}.lf{path.suffix}"
-            raise FileProblem("a carriage return inside a row", remedy=remedy, line=error.line) from None
-        remedy = 'a quote inside a quoted field is written twice (""), and every quote that opens a field is closed'
-        raise FileProblem("broken quoting", error.reason, remedy, line=error.line) from None
 
 
 def _read_jsonl(source: SplitSource, path: Path, problems: Problems) -> Iterator[Record]:
@@ -197,9 +176,9 @@ def _lines(path: Path) -> Iterator[str]:
         while raw := stream.readline(LONGEST_LINE):
             number += 1
             if number == 1:
-                if raw.startswith(_UTF16_MARKS):
-                    raise _not_utf8(path, 1, "it begins with the mark of UTF-16", "UTF-16")
                 raw = raw.removeprefix(codecs.BOM_UTF8)
+                if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+                    raise _not_utf8(path, 1, "it begins with the mark of UTF-16", "UTF-16")
             if len(raw) == LONGEST_LINE:
                 raise FileProblem(f"a line longer than {LONGEST_LINE >> 20} MiB", line=number)
             if b"\0" in raw:
@@ -241,13 +220,13 @@ def _read_dataset(dataset: datasets.Dataset, columns: Columns | None) -> Iterato
 
 
 def _needed(names: Sequence[str], columns: Columns | None) -> list[str]:
+    """The names of the columns to read; raises as `_find_columns`."""
     if columns is None:
         return list(names)
-    return list(dict.fromkeys(names[place] for place in find_columns(names, columns) if place is not None))
+    return list(dict.fromkeys(names[index] for index in _find_columns(names, columns) if index is not None))
 
 
 def _read_batches(batches: Iterable[pa.RecordBatch | pa.Table], names: list[str], features: Any) -> Iterator[Record]:
-    yield Record(0, names, None)
     number = 0
     for batch in batches:
         values = [_with_class_names(batch.column(name).to_pylist(), features.get(name)) for name in names]
@@ -293,6 +272,5 @@ def _from_hub(source: SplitSource) -> datasets.Dataset:
 def _read_pydocs(split: str, seed: int) -> Iterator[Record]:
     train, evaluation = _pydocs(seed)
     names = list(train[0])
-    yield Record(0, names, None)
     for number, row in enumerate(train if split == "train" else evaluation, start=1):
         yield Record(number, names, list(row.values()))

@@ -3,9 +3,10 @@
 import numpy as np
 
 from kdc.pipeline.config.tasks import Task
-from kdc.pipeline.data.overlap import WORDS_OF_A_RUN, nearest
-from kdc.pipeline.data.rows import CheckedRows, Ints
+from kdc.pipeline.data.overlap import WORDS_OF_A_RUN, Mask, nearest
+from kdc.pipeline.data.rows import CheckedRows
 from kdc.pipeline.data.splits import Part, belongs
+from kdc.pipeline.data.units import Ints
 from kdc.pipeline.results.data import DataReport, SplitCounts
 
 OVERLAP_WORTH_TELLING = 0.1  # share of an evaluation split's rows that overlap with training rows
@@ -16,8 +17,8 @@ _SMALL_TUNE = 100  # with fewer rows than this, what the tuning slice decides is
 
 
 def make_report(task: Task, rows: dict[str, CheckedRows], parts: dict[str, Part], near: dict[str, Ints]) -> DataReport:
-    """Count the rows, labels and duplicates of every split, and warn of what may mislead; `near` is that of
-    `near_train`."""
+    """Count the rows, labels and duplicates of every split, and warn of what may mislead; `near` is what `near_train`
+    gives."""
     used = sum(len(part) for part in parts.values() if part.origin == "train")
     report = DataReport(
         kind=task.kind,
@@ -42,61 +43,58 @@ def _duplicates(
     task: Task, rows: dict[str, CheckedRows], parts: dict[str, Part], near: dict[str, Ints]
 ) -> dict[str, int]:
     """Count the rows whose text (or pair) stands elsewhere too."""
-    texts = rows["train"].texts
-    counts = {"within_train": len(texts) - len(np.unique(texts))}
+    train, used = rows["train"], parts["train"].chosen | parts["tune"].chosen
+    counts = {"within_train": len(train) - len(np.unique(train.texts))}
     if task.kind == "classification":
-        labelled = np.unique(np.stack([texts, rows["train"].classes(task)], axis=1), axis=0)
+        labelled = np.unique(np.stack([train.texts, train.classes(task)], axis=1), axis=0)
         counts["texts_with_different_labels"] = int((np.unique(labelled[:, 0], return_counts=True)[1] > 1).sum())
-    for name in (name for name in rows if name.startswith("eval")):
-        counts[f"{name}_rows_in_train"] = int(np.isin(rows[name].texts, texts).sum())
+    for name in near:
+        counts[f"{name}_rows_in_train"] = int(np.isin(rows[name].texts, train.texts).sum())
         counts[f"{name}_rows_near_train"] = int((near[name] >= 0).sum())
-        groups = (rows[name].groups, rows["train"].groups)
-        if groups[0] is not None and groups[1] is not None:
-            used = parts["train"].chosen | parts["tune"].chosen
-            counts[f"{name}_rows_of_groups_in_train"] = int(np.isin(groups[0], groups[1][used]).sum())
+        groups = rows[name].groups
+        if groups is not None and train.groups is not None:
+            counts[f"{name}_rows_of_groups_in_train"] = int(np.isin(groups, train.groups[used]).sum())
     if "unlabeled" in rows:
-        counts["unlabeled_rows_in_tune_left_out"] = int((~parts["unlabeled"].chosen).sum()) - parts["unlabeled"].unused
-        evaluated = [part for name, part in parts.items() if name.startswith("eval") and part.origin != "train"]
-        near_eval = [belongs(rows["unlabeled"], rows[part.origin], part.chosen) for part in evaluated]
-        used = parts["unlabeled"].chosen
-        counts["unlabeled_rows_in_eval"] = int((np.any(near_eval, axis=0) & used).sum()) if near_eval else 0
+        part = parts["unlabeled"]
+        counts["unlabeled_rows_in_tune_left_out"] = int((~part.chosen).sum()) - part.unused
+        evaluated = np.zeros(len(part.chosen), dtype=np.bool_)
+        for name in near:
+            evaluated |= belongs(rows["unlabeled"], rows[name], parts[name].chosen)
+        counts["unlabeled_rows_in_eval"] = int((evaluated & part.chosen).sum())
     return counts
 
 
 def near_train(rows: dict[str, CheckedRows], parts: dict[str, Part]) -> dict[str, Ints]:
-    """For each evaluation split that was given, by row: the number of a row that is trained or tuned on and has the
-    same text, or is near it, or is of the same group; -1 where none is."""
-    train, found = rows["train"], {}
+    """For each row of each given evaluation split, the number of a row of the training or tuning split with the same
+    text, near it, or of its group; -1 if there is none."""
+    train, near = rows["train"], {}
     used = parts["train"].chosen | parts["tune"].chosen
-    places = np.flatnonzero(used)
-    names, first = np.unique(train.texts[places], return_index=True)
     for name in (name for name in rows if name.startswith("eval")):
-        texts = rows[name].texts
-        place = np.searchsorted(names, texts).clip(max=len(names) - 1)
-        near = nearest(rows[name].runs_beside(train), train.runs_beside(rows[name]).of(used))
-        near = np.where(near < 0, _of_its_group(rows[name].groups, train.groups, places), near)
-        found[name] = np.where(names[place] == texts, places[first[place]], near)
-    return found
+        others = rows[name]
+        alike = nearest(others.runs_beside(train), train.runs_beside(others).of(used))
+        if others.groups is not None and train.groups is not None:
+            alike = np.where(alike < 0, _first_with(others.groups, train.groups, used), alike)
+        same = _first_with(others.texts, train.texts, used)
+        near[name] = np.where(same < 0, alike, same)
+    return near
 
 
-def _of_its_group(groups: Ints | None, train_groups: Ints | None, places: Ints) -> Ints:
-    """For each row one of the training rows at these places that is of its group; -1 where none is."""
-    if groups is None or train_groups is None:
-        return np.array(-1)
-    names, first = np.unique(train_groups[places], return_index=True)
-    place = np.searchsorted(names, groups).clip(max=len(names) - 1)
-    return np.where(names[place] == groups, places[first[place]], -1)
+def _first_with(hashes: Ints, train_hashes: Ints, used: Mask) -> Ints:
+    """For each hash the first used training row that has it; -1 if none has."""
+    train_rows = np.flatnonzero(used)
+    known, first = np.unique(train_hashes[train_rows], return_index=True)
+    index = np.searchsorted(known, hashes).clip(max=len(known) - 1)
+    return np.where(known[index] == hashes, train_rows[first[index]], -1)
 
 
 def _overlap_in_words(rows: dict[str, CheckedRows], name: str, near: Ints) -> str:
-    evaluated, places = rows[name], np.flatnonzero(near >= 0)
-    shown = places[:_EXAMPLES].tolist()
-    examples = zip(evaluated.texts_at(shown), rows["train"].texts_at(near[shown].tolist()), strict=True)
-    quoted = "; ".join(f"{_short(one)!r} and {_short(other)!r}" for one, other in examples)
+    evaluated, overlapping = rows[name], np.flatnonzero(near >= 0)
+    pairs = [(evaluated.text_at(row), rows["train"].text_at(near[row])) for row in overlapping[:_EXAMPLES]]
+    examples = "; ".join(f"{_short(text)!r} and {_short(other)!r}" for text, other in pairs)
+    count, percent = len(overlapping), 100 * len(overlapping) / len(evaluated)
     return (
-        f"{len(places):,} of {len(evaluated):,} {name} rows ({100 * len(places) / len(evaluated):.0f} %) have the text "
-        f"or the group of a training row, or share half of their runs of {WORDS_OF_A_RUN} words with one: the metric "
-        f"flatters; for example {quoted}"
+        f"{count:,} of {len(evaluated):,} {name} rows ({percent:.0f} %) have the text or the group of a training row, "
+        f"or share half of their runs of {WORDS_OF_A_RUN} words with one: the metric flatters; for example {examples}"
     )
 
 
@@ -105,7 +103,7 @@ def _short(text: str) -> str:
 
 
 def _warnings(task: Task, report: DataReport, rows: dict[str, CheckedRows], near: dict[str, Ints]) -> list[str]:
-    warnings = []
+    warnings, duplicates = [], report.duplicates
     if report.held_out:
         warnings.append(f"no evaluation rows were given: {report.held_out:,} training rows are held out for it")
     largest, count = int(np.bincount(rows["train"].units).max()), len(rows["train"])
@@ -114,32 +112,30 @@ def _warnings(task: Task, report: DataReport, rows: dict[str, CheckedRows], near
             f"{largest:,} of {count:,} training rows belong together, so that no slice holds them: what is measured is "
             'of the other rows (docs/data.md, "How rows are split")'
         )
-    for name, count in report.duplicates.items():
-        what = name.removesuffix("_rows_in_train").removesuffix("_rows_near_train")
-        if count and name.endswith("_rows_in_train"):
-            warnings.append(f"{count:,} {what} rows have the same text as a training row: the metric flatters")
-        elif count and name.endswith("_rows_of_groups_in_train"):
+    for name in near:
+        if count := duplicates[f"{name}_rows_in_train"]:
+            warnings.append(f"{count:,} {name} rows have the same text as a training row: the metric flatters")
+        if duplicates[f"{name}_rows_near_train"] >= OVERLAP_WORTH_TELLING * len(rows[name]):
+            warnings.append(_overlap_in_words(rows, name, near[name]))
+        if count := duplicates.get(f"{name}_rows_of_groups_in_train", 0):
             warnings.append(f"{count:,} evaluation rows are of a group that is trained on: the metric flatters")
-        elif name.endswith("_rows_near_train") and count >= OVERLAP_WORTH_TELLING * len(rows[what]):
-            warnings.append(_overlap_in_words(rows, what, near[what]))
-    if count := report.duplicates.get("unlabeled_rows_in_eval", 0):
+    if count := duplicates.get("unlabeled_rows_in_eval", 0):
         warnings.append(f"{count:,} unlabelled rows have the text of an eval row, or are near one")
-    if count := report.duplicates.get("texts_with_different_labels", 0):
+    if count := duplicates.get("texts_with_different_labels", 0):
         warnings.append(f"{count:,} training texts occur more than once, with different labels")
     for name, count in report.skipped.items():
         warnings.append(f"{count:,} broken rows of the published {name} file were left out")
     if (tune := report.splits["tune"].rows) < _SMALL_TUNE:
         warnings.append(f"the tuning slice has only {tune} rows: what it decides is mostly chance")
-    if task.kind == "classification":
-        absent = [name for name, count in (report.splits["train"].labels or {}).items() if not count]
-        if absent:
-            warnings.append(f"no training row has the label {', '.join(absent)}")
+    absent = [name for name, count in (report.splits["train"].labels or {}).items() if not count]
+    if absent:
+        warnings.append(f"no training row has the label {', '.join(absent)}")
     return warnings
 
 
 def rare_classes(task: Task, report: DataReport) -> str | None:
-    """A sentence where classes that count as much as any other have few training rows; None where there are none, with
-    two classes (where weights are not shown to gain anything), and where the deciding metric is not macro F1."""
+    """A sentence if macro F1 decides and some of three classes or more have few training rows; else None. Weights are
+    not shown to gain anything with two classes."""
     counts = {name: count for name, count in (report.splits["train"].labels or {}).items() if count}
     if task.metrics[0] != "macro_f1" or len(counts) < 3:
         return None

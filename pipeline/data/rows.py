@@ -3,11 +3,10 @@
 No more than one batch of texts is in memory. What stays there of every row are hashes: of its text, its group and,
 while rows are split, of its words and their runs.
 
-Writes: `<split>.arrow` in a folder of the caller: an Arrow stream with text, text_pair and label as strings, and with
-the hashes.
+Writes: `<split>.arrow` in a folder of the caller: an Arrow stream with text, text_pair, label, hashes and time.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
@@ -22,141 +21,116 @@ import pyarrow.compute as pc
 from kdc.artifact.manifest import MAX_MANIFEST_BYTES, Kind
 from kdc.common.errors import InputError
 from kdc.pipeline.config.data_settings import DataSettings
-from kdc.pipeline.config.tasks import Task, custom_task
+from kdc.pipeline.config.metrics import fitting
+from kdc.pipeline.config.tasks import Task
 from kdc.pipeline.data.fields import check_text, group_of, hash_of, sides_of, time_of
-from kdc.pipeline.data.labels import LabelReader
-from kdc.pipeline.data.overlap import Runs, ShortTexts, near_rows, runs_of, short_texts
+from kdc.pipeline.data.labels import NOT_TRAINED, LabelReader
+from kdc.pipeline.data.overlap import Runs, near_rows, runs_of
 from kdc.pipeline.data.problems import FileProblem, Problems, RowProblem
 from kdc.pipeline.data.readers import Row, read_rows
 from kdc.pipeline.data.sources import Columns, SplitSource, columns_of, is_glue, locate
-from kdc.pipeline.data.units import connect
-
-Ints = npt.NDArray[np.int64]
+from kdc.pipeline.data.units import Ints, connect
+from kdc.serving.engine.tokenizing import Text
 
 _MOST_BROKEN = 0.001  # share of rows that may be left out of a file known to be broken
 _BATCH_ROWS = 1024
 _BATCH_CHARACTERS = 4 << 20
+_NOTHING_MORE = DataSettings()  # neither groups nor times
+_COLUMNS = {
+    "text": pa.string(),
+    "text_pair": pa.string(),
+    "text_hash": pa.int64(),
+    "first_hash": pa.int64(),
+    "second_hash": pa.int64(),
+    "group_hash": pa.int64(),
+    "time": pa.float64(),
+}
 
 
 @dataclass(frozen=True)
 class CheckedRows:
-    """The good rows of one split of the source.
+    """The good rows of one split of the source."""
 
-    Attributes:
-        source: where they come from.
-        path: the file that holds them.
-        labels: what the label column holds; None for unlabelled rows.
-        skipped: rows left out because the published file is known to be broken there.
-    """
+    source: SplitSource  # where they come from
+    table: pa.Table  # in order and in batches of bounded size, with the columns that all rows have; memory-mapped
+    labels: LabelReader | None  # what the label column holds; None for unlabelled rows
+    skipped: int  # rows left out because the published file is known to be broken there
 
-    source: SplitSource
-    path: Path
-    labels: LabelReader | None
-    skipped: int
+    def __len__(self) -> int:
+        return self.table.num_rows
+
+    def text_at(self, row: int) -> str:
+        """The text of a row; " / " stands between the texts of a pair."""
+        (text,) = texts_in(self.table.slice(row, 1))
+        return text if isinstance(text, str) else " / ".join(text)
+
+    def _texts(self) -> Iterator[Text]:
+        return (text for batch in self.table.to_batches() for text in texts_in(batch))
+
+    def _numbers(self, name: str) -> npt.NDArray[Any] | None:
+        return self.table[name].to_numpy() if name in self.table.column_names else None
 
     @cached_property
     def texts(self) -> Ints:
         """(rows,) hash of each row's text or pair."""
-        return np.concatenate([batch.column("text_hash").to_numpy() for batch in self.batches()])
+        return self.table["text_hash"].to_numpy()
 
     @cached_property
-    def sides(self) -> Ints | None:
-        """(rows, 2) hash of each text of the rows' pairs; None where rows are no pairs."""
-        if "first_hash" not in next(self.batches()).schema.names:
-            return None
-        names = ("first_hash", "second_hash")
-        parts = [np.stack([batch.column(name).to_numpy() for name in names], axis=1) for batch in self.batches()]
-        return np.concatenate(parts)
+    def groups(self) -> Ints | None:
+        """(rows,) hash of each row's group; None without a group column, which an unlabelled file may lack."""
+        return self._numbers("group_hash")
+
+    @cached_property
+    def times(self) -> npt.NDArray[np.float64] | None:
+        """(rows,) time of each row; None without a column of times."""
+        return self._numbers("time")
 
     @cached_property
     def runs(self) -> Runs:
         """The runs of words of each row's text or pair."""
         return runs_of(self._texts())
 
-    @cached_property
-    def short_texts(self) -> ShortTexts:
-        """The texts of three or four words."""
-        return short_texts(self._texts())
-
     def runs_beside(self, others: "CheckedRows") -> Runs:
         """The runs for a comparison with other rows, whose short texts these may hold."""
-        known = self.short_texts
-        if all(np.isin(texts, known[length]).all() for length, texts in others.short_texts.items()):
+        known, short_texts = self.runs.short_texts, others.runs.short_texts
+        if all(np.isin(texts, known[length]).all() for length, texts in short_texts.items()):
             return self.runs
-        return runs_of(self._texts(), others.short_texts)
-
-    def _texts(self) -> Iterator[tuple[str, ...]]:
-        return (texts for batch in self.batches() for texts in _texts_of(batch))
+        return runs_of(self._texts(), short_texts)
 
     @cached_property
     def units(self) -> Ints:
         """(rows,) unit of each row; see `units.connect`."""
-        return connect(self.texts, self.sides, self.groups, near_rows(self.runs))
-
-    @cached_property
-    def groups(self) -> Ints | None:
-        """(rows,) hash of each row's group; None without a group column."""
-        parts = [batch.column("group_hash") for batch in self.batches() if "group_hash" in batch.schema.names]
-        if not parts or any(part.null_count for part in parts):  # an unlabelled file may lack the column
-            return None
-        return np.concatenate([part.to_numpy() for part in parts])
-
-    @cached_property
-    def times(self) -> npt.NDArray[np.float64] | None:
-        """(rows,) time of each row; None without a column of times."""
-        parts = [batch.column("time") for batch in self.batches() if "time" in batch.schema.names]
-        return np.concatenate([part.to_numpy() for part in parts]) if parts else None
-
-    def __len__(self) -> int:
-        return len(self.texts)
-
-    def texts_at(self, places: Sequence[int]) -> list[str]:
-        """The texts of some rows, those of a pair with " / " between them."""
-        wanted, start = set(places), 0
-        found: dict[int, str] = {}
-        for batch in self.batches():
-            inside = [place for place in wanted if start <= place < start + batch.num_rows]
-            rows = _texts_of(batch) if inside else []
-            found |= {place: " / ".join(rows[place - start]) for place in inside}
-            start += batch.num_rows
-        return [found[place] for place in places]
-
-    def batches(self) -> Iterator[pa.RecordBatch]:
-        """The rows again, in order."""
-        with pa.memory_map(str(self.path)) as stream, pa.ipc.open_stream(stream) as reader:
-            yield from reader
+        first, second = self._numbers("first_hash"), self._numbers("second_hash")
+        sides = None if first is None or second is None else np.stack([first, second], axis=1)
+        return connect(self.texts, sides, self.groups, near_rows(self.runs))
 
     def classes(self, task: Task) -> Ints:
         """What to stratify by.
 
         Returns:
-            (rows,) the place of each row's label among the task's labels; 0 for regression. For a multi-label row it is
-            the place of its rarest label, and the number of labels if it has none.
+            (rows,) the number of each row's label among the task's labels; 0 for regression. For a multi-label row it
+            is the number of its rarest label, and the count of labels if it has none.
         """
-        if task.kind == "regression":
+        if task.kind == "regression" or self.labels is None:
             return np.zeros(len(self), dtype=np.int64)
-        frequency = self.labels.counts if self.labels is not None else {}
-        parts = []
-        for batch in self.batches():
-            labels = batch.column("label")
-            if task.kind == "multilabel":
-                rows = labels.to_pylist()
-                rarest = [min(row, key=lambda name: (frequency[name], name), default=None) for row in rows]
-                labels = pa.array(rarest, pa.string())
-            places = pc.index_in(labels, value_set=pa.array(task.labels, pa.string()))
-            parts.append(pc.fill_null(places, len(task.labels)).to_numpy(zero_copy_only=False).astype(np.int64))
-        return np.concatenate(parts)
+        labels, frequency = self.table["label"], self.labels.counts
+        if task.kind == "multilabel":
+            rows = (row for batch in self.table.to_batches() for row in batch.column("label").to_pylist())
+            rarest = (min(row, key=lambda name: (frequency[name], name), default=None) for row in rows)
+            labels = pa.array(rarest, pa.string())
+        numbers = pc.index_in(labels, value_set=pa.array(task.labels, pa.string()))
+        return pc.fill_null(numbers, len(task.labels)).to_numpy().astype(np.int64)
 
 
-def _texts_of(batch: pa.RecordBatch) -> list[tuple[str, ...]]:
-    names = [name for name in ("text", "text_pair") if name in batch.schema.names]
-    return list(zip(*(batch.column(name).to_pylist() for name in names), strict=True))
+def texts_in(rows: pa.RecordBatch | pa.Table) -> list[Text]:
+    """The rows as the engine takes them: texts, or pairs of texts."""
+    first = rows.column("text").to_pylist()
+    is_pair = "text_pair" in rows.schema.names
+    return list(zip(first, rows.column("text_pair").to_pylist(), strict=True)) if is_pair else first
 
 
 def read_all(data: DataSettings, task: Task, folder: Path, seed: int) -> tuple[Task, dict[str, CheckedRows]]:
-    """Read and check every split.
-
-    Writes the checked rows into `folder`; `seed` is that of the built-in task `pydocs`.
+    """Read and check every split, and write the good rows into `folder`; `seed` decides the rows of `pydocs`.
 
     Returns:
         the task with kind and label names settled by the training rows, and the splits by name.
@@ -177,46 +151,32 @@ def read_all(data: DataSettings, task: Task, folder: Path, seed: int) -> tuple[T
         )
     kind: Kind | None = None if data.kind == "auto" and data.task is None else task.kind
     labels = LabelReader(kind, task.labels, data.separator, is_glue(task.name))
-    train = _check_split(train_source, task, labels, folder, problems, seed, data)
+    train = check_split(train_source, task, labels, folder, problems, data, seed)
     settled = _settle(task, labels, train, problems)
     splits = {"train": train}
     for source in others:
-        own, learned = None, settled.labels != task.labels
-        if source.split != "unlabeled":
-            own = LabelReader(settled.kind, settled.labels, data.separator, is_glue(task.name), learned)
-        splits[source.split] = _check_split(source, settled, own, folder, problems, seed, data)
-        if own is not None and settled.kind != "regression" and labels.counts:
-            # The reader has refused names that were not learned; those that the task itself declares get this far.
-            for name in sorted(own.counts.keys() - labels.counts.keys()):
-                problem = RowProblem(
-                    "label is not in the training rows", repr(name), "add training rows of it, or remove these"
-                )
-                problems.add(source, None, problem, own.counts[name])
+        if source.split == "unlabeled":
+            splits[source.split] = check_split(source, settled, None, folder, problems, data, seed)
+            continue
+        is_learned = settled.labels != task.labels
+        own = LabelReader(settled.kind, settled.labels, data.separator, is_glue(task.name), is_learned)
+        splits[source.split] = check_split(source, settled, own, folder, problems, data, seed)
+        # The reader has refused names that were not learned; names that the task itself declares get this far.
+        for name in sorted(own.counts.keys() - labels.counts.keys() if labels.counts else ()):
+            problem = RowProblem(NOT_TRAINED, repr(name), "add training rows of it, or remove these")
+            problems.add(source, None, problem, own.counts[name])
     problems.raise_if_any()
     return settled, splits
 
 
-def read_split(source: SplitSource, task: Task, folder: Path, *, separator: str | None) -> CheckedRows:
-    """Read and check one labelled split of a task whose labels are known.
-
-    Raises:
-        InputError: lists the mistakes.
-    """
-    problems = Problems()
-    labels = LabelReader(task.kind, task.labels, separator, is_glue(task.name))
-    rows = _check_split(source, task, labels, folder, problems, 0, DataSettings())
-    problems.raise_if_any()
-    return rows
-
-
-def _check_split(
+def check_split(
     source: SplitSource,
     task: Task,
     labels: LabelReader | None,
     folder: Path,
     problems: Problems,
-    seed: int,
-    data: DataSettings,
+    data: DataSettings = _NOTHING_MORE,
+    seed: int = 0,
 ) -> CheckedRows:
     """Read a split, keep its good rows in a file of the folder, and report the others."""
     before = len(problems)
@@ -224,18 +184,20 @@ def _check_split(
         task,
         labeled=labels is not None,
         group="group" if source.format == "pydocs" else data.group,
-        group_is_optional=labels is None,
         time=data.time if source.split == "train" else None,
     )
     path = folder / f"{source.split}.arrow"
-    _write_rows(path, _good_rows(source, columns, labels, problems, seed), columns, labels)
-    rows = CheckedRows(source, path, labels, skipped=problems.skipped[source.split])
-    if rows.skipped > max(_MOST_BROKEN * len(rows), 1):
+    write_stream(path, _batches(_good_rows(source, columns, labels, problems, seed), labels))
+    with pa.memory_map(str(path)) as stream:
+        table = pa.ipc.open_stream(stream).read_all()
+    table = table.select([name for name in table.column_names if not table[name].null_count])
+    skipped = problems.skipped[source.split]
+    if skipped > max(_MOST_BROKEN * len(table), 1):
         remedy = "the file is more broken than the published one: get it again"
-        problems.add(source, None, RowProblem("row has too few columns", remedy=remedy), rows.skipped)
-    if not len(rows) and len(problems) == before:
+        problems.add(source, None, RowProblem("row has too few columns", remedy=remedy), skipped)
+    if not len(table) and len(problems) == before:
         problems.add(source, None, FileProblem("no rows", remedy="the file has a header at most: check the path"))
-    return rows
+    return CheckedRows(source, table, labels, skipped)
 
 
 def _good_rows(
@@ -255,65 +217,59 @@ def _good_rows(
 
 def _check_row(row: Row, columns: Columns, labels: LabelReader | None) -> dict[str, Any]:
     """The columns of a good row; raises `RowProblem` for another one."""
-    # The label is read first, so that a row with a wrong text still tells that its label exists.
+    # The label is read first: a row with a wrong text still tells that its label exists.
     label = labels.read(row.label, row.line) if labels is not None else None
     text = check_text(row.text, columns.text[0])
     pair = check_text(row.text_pair, columns.text_pair[0]) if columns.text_pair else None
     good: dict[str, Any] = {"text": text, "text_pair": pair, "label": label, "text_hash": hash_of(text, pair)}
     if pair is not None:
-        good |= dict(zip(("first_hash", "second_hash"), sides_of(text, pair), strict=True))
-    if columns.group and not (columns.group_is_optional and row.group is None):
+        good["first_hash"], good["second_hash"] = sides_of(text, pair)
+    if columns.group and (labels is not None or row.group is not None):
         good["group_hash"] = hash_of(group_of(row.group, columns.group[0]), None)
     if columns.time:
         good["time"] = time_of(row.time, columns.time[0])
     return good
 
 
-def _write_rows(path: Path, rows: Iterable[dict[str, Any]], columns: Columns, labels: LabelReader | None) -> None:
-    batches = _batches(rows)
-    first = next(batches)  # once these rows are read, it is known whether labels are lists
-    types = {"text": pa.string(), "text_hash": pa.int64()}
-    if columns.text_pair:
-        types |= {"text_pair": pa.string(), "first_hash": pa.int64(), "second_hash": pa.int64()}
-    if columns.group:
-        types["group_hash"] = pa.int64()
-    if columns.time:
-        types["time"] = pa.float64()
-    if labels is not None:
-        types["label"] = pa.list_(pa.string()) if labels.is_list else pa.string()
-    schema = pa.schema(types)
-    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
-        for batch in chain([first], batches):
-            writer.write_batch(pa.RecordBatch.from_pylist(batch, schema=schema))
-
-
-def _batches(rows: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+def _batches(rows: Iterator[dict[str, Any]], labels: LabelReader | None) -> Iterator[pa.RecordBatch]:
     """Rows in batches of bounded size; the last batch may be empty."""
+
+    def made() -> pa.RecordBatch:
+        # Now that rows are read, it is known whether their labels are lists.
+        label = pa.list_(pa.string()) if labels is not None and labels.is_list else pa.string()
+        return pa.RecordBatch.from_pylist(batch, schema=pa.schema(_COLUMNS | {"label": label}))
+
     batch: list[dict[str, Any]] = []
     characters = 0
     for row in rows:
         batch.append(row)
         characters += len(row["text"]) + len(row["text_pair"] or "")
         if len(batch) >= _BATCH_ROWS or characters >= _BATCH_CHARACTERS:
-            yield batch
+            yield made()
             batch, characters = [], 0
-    yield batch
+    yield made()
+
+
+def write_stream(path: Path, batches: Iterator[pa.RecordBatch]) -> None:
+    """Write Arrow batches, at least one, as a stream."""
+    first = next(batches)
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, first.schema) as writer:
+        for batch in chain([first], batches):
+            if batch.num_rows:
+                writer.write_batch(batch)
 
 
 def _settle(task: Task, labels: LabelReader, train: CheckedRows, problems: Problems) -> Task:
-    """The task with the kind and the label names that its training rows show; reports what hinders training."""
+    """The task with the kind and the label names of its training rows; reports what hinders training."""
     kind = labels.settle(train.source, problems)
     if len(train) and not len(problems) and labels.is_constant:
         what = "all rows have the same label" if kind != "multilabel" else "fewer than two different labels"
         remedy = "training needs rows of at least two classes: check --label"
         problems.add(train.source, None, FileProblem(what, ", ".join(labels.counts), remedy))
-    length = sum(len(name.encode()) for name in labels.counts)
-    # Refused before training, because the artifact's manifest could not name them.
-    if kind != "regression" and length > MAX_MANIFEST_BYTES // 2:
-        problem = FileProblem("the label names are too long", f"{length:,} bytes in all", "shorten them")
-        problems.add(train.source, None, problem)
     names = () if kind == "regression" else task.labels or labels.sorted_names()
-    if kind == task.kind:
-        return task.model_copy(update={"labels": names})
-    settled = custom_task(task.name, task.text, task.text_pair, task.label, kind, names)
-    return settled.model_copy(update={"max_length": task.max_length})
+    size = 0 if kind == "regression" else sum(len(name.encode()) for name in labels.counts)
+    if size > MAX_MANIFEST_BYTES // 2:  # the artifact's manifest could not name them
+        problem = FileProblem("the label names are too long", f"{size:,} bytes in all", "shorten them")
+        problems.add(train.source, None, problem)
+    metrics = task.metrics if kind == task.kind else tuple(fitting(kind)[:2])
+    return task.model_copy(update={"kind": kind, "labels": names, "metrics": metrics})

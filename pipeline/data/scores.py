@@ -29,10 +29,6 @@ _SUM_TOLERANCE = 0.02
 def scores_of_rows(path: Path, data: PreparedData) -> NDArray[np.float32]:
     """Read the black box's answers as logits, in the order of the row ids over all splits.
 
-    Args:
-        path: the file.
-        data: the finished data stage.
-
     Returns:
         (rows, outputs) float32.
 
@@ -41,28 +37,25 @@ def scores_of_rows(path: Path, data: PreparedData) -> NDArray[np.float32]:
             row.
     """
     logits, by_id = Scores(path, data.task).by_key()
-    nothing = np.zeros(data.task.outputs)
-    parts, missing = [], {}
-    for split in SPLITS:
-        if not data.has(split):
-            continue
+    parts, missing = [], []
+    for split in filter(data.has, SPLITS):
         rows = data.rows(split)
         keys: list[Any] = rows["row"][:] if by_id else [digest(text) for text in texts_of(rows)]
-        absent = sum(key not in logits for key in keys)
-        if absent:
-            missing[split] = f"{absent} of {len(keys)} {split} rows"
-        parts += [logits.get(key, nothing) for key in keys]
+        answers = [logits[key] for key in keys if key in logits]
+        if len(answers) < len(keys):
+            missing.append(f"{len(keys) - len(answers)} of {len(keys)} {split} rows")
+        parts += answers
     if missing:
         raise InputError(
             "the teacher's scores do not cover all rows",
-            given=f"{path} lacks {', '.join(missing.values())}",
+            given=f"{path} lacks {', '.join(missing)}",
             remedy="add their ids" if by_id else "add those texts; a row is found by its text, letter by letter",
         )
     return np.asarray(parts, dtype=np.float32)
 
 
 def _read_table(path: Path) -> Table:
-    """Read all columns. Those of CSV and TSV are text, as the run's own rows are: "null" and "007" stay themselves."""
+    """Read all columns. Cells of CSV and TSV are text, as the run's own rows are: "null" and "007" stay themselves."""
     source, problems = file_source("scores", path, ""), Problems()
     rows: list[dict[str, Any]] = []
     names: dict[str, None] = {}
@@ -72,8 +65,7 @@ def _read_table(path: Path) -> Table:
                 twice = next(name for name in record.names if record.names.count(name) > 1)
                 raise FileProblem("two columns have one name", repr(twice), "rename one")
             names.update(dict.fromkeys(record.names))  # JSONL may name a column late
-            if record.fields is not None:
-                rows.append(dict(zip(record.names, record.fields, strict=True)))
+            rows.append(dict(zip(record.names, record.fields, strict=True)))
     except FileProblem as problem:
         problems.add(source, problem.line, problem)
     problems.raise_if_any()
@@ -90,26 +82,30 @@ class Scores:
     def by_key(self) -> tuple[dict[Any, NDArray[np.float64]], bool]:
         """Logits (outputs,) by the fingerprint of the text, or by the row's id; and whether they are by id."""
         if not any(self.table.values()):
-            raise self._error("the teacher's scores have no rows", remedy="an answer for every row of the run")
+            remedy = "an answer for every row of the run"
+            raise InputError("the teacher's scores have no rows", given=self.path, remedy=remedy)
         columns = [self.task.text] + ([self.task.text_pair] if self.task.text_pair else [])
         absent = [name for name in columns if name not in self.table]
         by_id = len(absent) == len(columns) and _ID in self.table
-        if absent and not by_id:
+        if by_id:
+            keys: list[Any] = self._ids()
+        elif absent:
             raise self._wrong_columns(f"no column {', '.join(absent)}")
-        texts = zip(*(map(str, self.table[name]) for name in columns if not by_id), strict=True)
-        keys: list[Any] = self._ids() if by_id else [digest(text) for text in texts]
+        else:
+            texts = zip(*(map(str, self.table[name]) for name in columns), strict=True)
+            keys = [digest(text) for text in texts]
         logits: dict[Any, NDArray[np.float64]] = {}
-        for number, (key, row) in enumerate(zip(keys, self._logits(), strict=True), 1):
-            if not np.array_equal(logits.setdefault(key, row), row):
-                what = f"the teacher's scores say two things of one {'row' if by_id else 'text'}"
-                raise self._error(what, f"row {number}", "keep one")
+        rows = zip(keys, self._logits(), strict=True)
+        differs = [not np.array_equal(logits.setdefault(key, row), row) for key, row in rows]
+        what = f"the teacher's scores say two things of one {'row' if by_id else 'text'}"
+        self._refuse_rows(differs, what, "keep one")
         return logits, by_id
 
     def _ids(self) -> list[int]:
         values = self._numbers([_ID])[:, 0]
-        if (values != values.astype(np.int64)).any() or (values < 0).any():
-            what = "the teacher's scores have ids that are no whole numbers"
-            raise self._error(what, f"column {_ID}", "the ids of the data stage, from 0")
+        wrong = (values != values.astype(np.int64)) | (values < 0)
+        what = "the teacher's scores have ids that are no whole numbers"
+        self._refuse_rows(wrong, what, "the ids of the data stage, from 0", f", column {_ID}")
         return values.astype(np.int64).tolist()
 
     def _logits(self) -> NDArray[np.float64]:
@@ -128,17 +124,14 @@ class Scores:
         self._check_left_over(name)
         if task.kind == "multilabel":
             raise self._wrong_columns(f"no column {', '.join(set(task.labels) - set(self.table))}")
-        places = {label: place for place, label in enumerate(task.labels)}
         answers = [str(answer) for answer in self.table[name]]
-        unknown = sorted(set(answers) - set(places))
+        unknown = sorted(set(answers) - set(task.labels))
         if unknown:
-            raise InputError(
-                f"the column {name} of the teacher's scores holds unknown labels",
-                given=", ".join(unknown[:5]),
-                remedy=f"one of {', '.join(task.labels)}",
-            )
-        probabilities = np.full((len(answers), len(places)), (1 - _SURE) / max(1, len(places) - 1))
-        probabilities[np.arange(len(answers)), [places[answer] for answer in answers]] = _SURE
+            what = f"the column {name} of the teacher's scores holds unknown labels"
+            raise InputError(what, given=", ".join(unknown[:5]), remedy=f"one of {', '.join(task.labels)}")
+        classes = {label: number for number, label in enumerate(task.labels)}
+        probabilities = np.full((len(answers), len(classes)), (1 - _SURE) / max(1, len(classes) - 1))
+        probabilities[np.arange(len(answers)), [classes[answer] for answer in answers]] = _SURE
         return np.log(probabilities)
 
     def _probability_columns(self) -> list[str]:
@@ -153,10 +146,8 @@ class Scores:
         return columns if len(set(columns)) == len(columns) else []
 
     def _check_left_over(self, answer: str) -> None:
-        """Refuse a column of answers beside columns that seem to hold each label's probability under another name.
-
-        Such a file is the data itself with scores added: its own label would be taken for the black box's answer.
-        """
+        """Refuse a column of answers beside columns that seem to hold each label's probability under another name: the
+        file is the data itself with scores added, and its own label would be taken for the black box's answer."""
         others = [name for name in self._others(answer) if 0 <= _as_numbers(self.table[name][:1])[0] <= 1]
         if all(any(label.casefold() in name.casefold() for name in others) for label in self.task.labels):
             raise self._wrong_columns(f"{answer}, and also what may be probabilities ({', '.join(others[:10])})")
@@ -205,10 +196,7 @@ class Scores:
         """Refuse the file by its first wrong row, if there is one; `wrong` is (rows,)."""
         rows = np.flatnonzero(wrong)
         if len(rows):
-            raise self._error(what, f"row {rows[0] + 1}{columns}", remedy)
-
-    def _error(self, what: str, where: str = "", remedy: str = "") -> InputError:
-        return InputError(what, given=f"{self.path}, {where}" if where else self.path, remedy=remedy)
+            raise InputError(what, given=f"{self.path}, row {rows[0] + 1}{columns}", remedy=remedy)
 
     def _wrong_columns(self, what: str) -> InputError:
         return InputError(

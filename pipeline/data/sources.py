@@ -1,13 +1,7 @@
 """Where the rows of a run come from: finds the file of every split, and knows the names of its columns.
 
-Rows come from one of these sources:
-
-- a folder (`--data`): GLUE's root folder or the task's own folder with GLUE's TSV files, a `save_to_disk` folder, or a
-  folder with train and dev files in other formats;
-- single files (`--train`, `--eval`, `--unlabeled`);
-- the task's own source, if neither is given: the hub (`nyu-mll/glue`) or the built-in task `pydocs`.
-
-`readers.py` reads the splits that are found here.
+A folder (`--data`) has GLUE's TSV files, is a `save_to_disk` folder, or has train and dev files in other formats.
+Single files are `--train`, `--eval` and `--unlabeled`. Otherwise GLUE comes from the hub, and kdc makes `pydocs`.
 """
 
 import hashlib
@@ -15,7 +9,7 @@ import json
 import platform
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from kdc.common import records
 from kdc.common.errors import InputError
@@ -45,21 +39,13 @@ _GLUE_NAMES: dict[str, dict[str, str]] = {
 
 @dataclass(frozen=True)
 class SplitSource:
-    """Where the rows of one split are.
+    """Where the rows of one split are."""
 
-    Attributes:
-        split: "train", "eval", "eval_mismatched", "unlabeled", or "scores" for a black box's answers.
-        format: how to read it.
-        path: file, or `save_to_disk` folder; None for the hub and the built-in task.
-        part: name of the split inside a `save_to_disk` folder or on the hub; "" where there is only one.
-        task: GLUE's task whose file this is, or whose configuration of the hub; "" for other rows.
-    """
-
-    split: str
+    split: str  # "train", "eval", "eval_mismatched", "unlabeled", or "scores" for a black box's answers
     format: Format
-    path: Path | None = None
-    part: str = ""
-    task: str = ""
+    path: Path | None = None  # file, or `save_to_disk` folder; None for the hub and the built-in task
+    part: str = ""  # name of the split inside a `save_to_disk` folder or on the hub; "" if there is only one
+    task: str = ""  # GLUE's task that an unquoted file, or the hub's configuration, belongs to; "" for other rows
 
     @property
     def name(self) -> str:
@@ -69,52 +55,42 @@ class SplitSource:
         return f"{HUB_NAME} {self.task} {self.part}" if self.format == "hub" else f"pydocs {self.split}"
 
     @property
+    def files(self) -> list[Path]:
+        """The files that hold it, in order; none for the hub and the built-in task."""
+        if self.path is None:
+            return []
+        root = self.path / self.part
+        return sorted(path for path in root.rglob("*") if path.is_file()) if root.is_dir() else [root]
+
+    @property
     def unit(self) -> str:
-        """What stands before a place in it in messages: ":" before a line of a text file, " row " elsewhere."""
+        """What messages put before the number of a line or row."""
         return ":" if self.format in ("glue_tsv", "csv", "tsv", "jsonl") else " row "
 
 
-@dataclass(frozen=True)
-class Columns:
+class Columns(NamedTuple):
     """The columns to read: for each of them the names that it may have, best first; () if it is not read."""
 
     text: tuple[str, ...]
     text_pair: tuple[str, ...] = ()
     label: tuple[str, ...] = ()
-    group: tuple[str, ...] = ()
+    group: tuple[str, ...] = ()  # which a file of unlabelled rows may lack
     time: tuple[str, ...] = ()
-    group_is_optional: bool = False  # whether a file without that column is read without it
 
 
-def columns_of(
-    task: Task, *, labeled: bool, group: str | None = None, time: str | None = None, group_is_optional: bool = False
-) -> Columns:
-    """The columns of a task's files, also under the names that GLUE's own files use.
-
-    Args:
-        task: whose text, pair and label they are.
-        labeled: whether there is a label.
-        group: column whose rows of one value must not stand on both sides of a split, such as that of `pydocs`.
-        time: column with the time of each row.
-        group_is_optional: whether a file may lack the group.
-    """
+def columns_of(task: Task, *, labeled: bool, group: str | None = None, time: str | None = None) -> Columns:
+    """The columns of a task's files, also under the names that GLUE's own files use; `group` and `time` are names of
+    further columns."""
     own = _GLUE_NAMES.get(task.name, {})
 
-    def names(column: str) -> tuple[str, ...]:
-        return (own[column], column) if column in own else (column,)
+    def names(column: str | None) -> tuple[str, ...]:
+        return tuple(name for name in (own.get(column or ""), column) if name)
 
-    return Columns(
-        text=names(task.text),
-        text_pair=names(task.text_pair) if task.text_pair else (),
-        label=names(task.label) if labeled else (),
-        group=(group,) if group else (),
-        time=(time,) if time else (),
-        group_is_optional=group_is_optional,
-    )
+    return Columns(*map(names, (task.text, task.text_pair, task.label if labeled else None, group, time)))
 
 
 def locate(data: DataSettings) -> tuple[SplitSource, ...]:
-    """Find the rows of every split that there are: train first, then the evaluation splits, then unlabeled.
+    """Find the rows of every split: train first, then the evaluation splits, then unlabeled.
 
     Raises:
         InputError: the task is unknown, a folder or file is missing or of unknown format, or two sources contradict
@@ -122,24 +98,23 @@ def locate(data: DataSettings) -> tuple[SplitSource, ...]:
     """
     task = find_task(data.task) if data.task is not None else None
     name = task.name if task is not None else ""
-    if data.data is not None and (data.train is not None or data.eval is not None):
+    files = {"train": data.train, "eval": data.eval, "unlabeled": data.unlabeled}
+    given = {split: path for split, path in files.items() if path is not None}
+    if data.data is not None and given.keys() & {"train", "eval"}:
         raise InputError("two sources of data", given="--data and --train / --eval", remedy="give one of them")
-    if data.eval is not None and data.train is None:
+    if "eval" in given and "train" not in given:
         raise InputError("an evaluation file without a training file", given=data.eval, remedy="add --train FILE")
-    if data.train is not None:
-        splits = [file_source("train", data.train, name)]
-        splits += [file_source("eval", data.eval, name)] if data.eval is not None else []
+    if "train" in given:
+        splits = []
     elif data.data is not None:
         splits = _in_folder(data.data, task)
-    elif task is not None and task.hub_config:
-        splits = [SplitSource(split, "hub", part=part, task=name) for split, part in _hub_splits(task).items()]
-    elif task is not None:
-        splits = [SplitSource("train", "pydocs"), SplitSource("eval", "pydocs")]
-    else:
+    elif task is None:
         raise InputError("no data was given", remedy="`kdc compress --train train.csv --text TEXT_COLUMN`")
-    if data.unlabeled is not None:
-        splits.append(file_source("unlabeled", data.unlabeled, name))
-    return tuple(splits)
+    elif task.hub_config:
+        splits = [SplitSource(split, "hub", part=part, task=name) for split, part in _hub_splits(task).items()]
+    else:
+        splits = [SplitSource("train", "pydocs"), SplitSource("eval", "pydocs")]
+    return (*splits, *(file_source(split, path, name) for split, path in given.items()))
 
 
 def is_glue(name: str) -> bool:
@@ -158,12 +133,12 @@ def file_source(split: str, path: Path, task_name: str) -> SplitSource:
     if not path.is_file():
         what = "this folder is not one saved with `Dataset.save_to_disk`" if path.is_dir() else "no such file"
         raise InputError(what, given=path, remedy="name a .csv, .tsv, .jsonl or .parquet file")
-    kind = FORMATS.get(path.suffix.lower())
-    if kind is None:
+    format = FORMATS.get(path.suffix.lower())
+    if format is None:
         raise InputError("unknown file format", given=path, remedy=f"known endings: {', '.join(FORMATS)}")
-    if kind == "tsv" and is_glue(task_name):
+    if format == "tsv" and is_glue(task_name):
         return SplitSource(split, "glue_tsv", path, task=task_name)
-    return SplitSource(split, kind, path)
+    return SplitSource(split, format, path)
 
 
 def input_fingerprint(data: DataSettings) -> str:
@@ -173,27 +148,26 @@ def input_fingerprint(data: DataSettings) -> str:
         InputError: as `locate`.
     """
     digest = hashlib.sha256()
+    origins = {"pydocs": platform.python_version(), "hub": HUB_NAME}
     for split in locate(data):
-        origin = platform.python_version() if split.format == "pydocs" else HUB_NAME if split.format == "hub" else ""
         hub_config = split.task if split.format == "hub" else ""
+        origin = origins.get(split.format, "")
         digest.update(json.dumps([split.split, split.format, split.part, hub_config, origin]).encode())
-        if split.path is not None:
-            root = split.path / split.part
-            for file in sorted(path for path in root.rglob("*") if path.is_file()) if root.is_dir() else [root]:
-                digest.update(f"\0{file.name}\0".encode())
-                try:
-                    with file.open("rb") as stream:
-                        hashlib.file_digest(stream, lambda: digest)
-                except OSError as error:
-                    what = f"cannot read the file ({error.strerror})"
-                    raise InputError(what, given=file, remedy="check its permissions") from None
+        for file in split.files:
+            digest.update(f"\0{file.name}\0".encode())
+            try:
+                with file.open("rb") as stream:
+                    hashlib.file_digest(stream, lambda: digest)
+            except OSError as error:
+                what = f"cannot read the file ({error.strerror})"
+                raise InputError(what, given=file, remedy="check its permissions") from None
     return digest.hexdigest()
 
 
 def _hub_splits(task: Task | None) -> dict[str, str]:
     """The hub's name of each of our splits."""
     evals = task.eval_splits if task is not None else ("validation",)
-    return {"train": "train", **dict(zip(("eval", "eval_mismatched"), evals, strict=False))}
+    return dict(zip(("train", "eval", "eval_mismatched"), ("train", *evals), strict=False))
 
 
 def _in_folder(folder: Path, task: Task | None) -> list[SplitSource]:
@@ -206,52 +180,55 @@ def _in_folder(folder: Path, task: Task | None) -> list[SplitSource]:
         raise InputError("--data wants a folder", given=folder, remedy=f"for a file: --train {folder}")
     if not folder.is_dir():
         raise InputError("no such folder", given=folder, remedy="check --data")
-    places = [folder]
-    if task is not None and task.glue_folder:
-        names = {task.glue_folder.lower(), task.name}
-        places = sorted(child for child in folder.iterdir() if child.is_dir() and child.name.lower() in names) + places
-    for place in places:
-        if (place / "state.json").is_file():
-            splits = {"train": SplitSource("train", "saved", place)}
-        elif (place / "dataset_dict.json").is_file():
-            splits = _saved(place, task)
+    folders, wanted = [folder], _hub_splits(task)
+    glue_folder = task.glue_folder if task is not None else ""
+    if task is not None and glue_folder:
+        names = {glue_folder.lower(), task.name}
+        folders = (
+            sorted(child for child in folder.iterdir() if child.is_dir() and child.name.lower() in names) + folders
+        )
+    for candidate in folders:
+        if (candidate / "state.json").is_file():
+            splits = {"train": SplitSource("train", "saved", candidate)}
+        elif (candidate / "dataset_dict.json").is_file():
+            splits = _saved(candidate, wanted)
         else:
-            splits = _files(place, task)
+            splits = _files(candidate, wanted, task.name if task is not None else "")
             if "train" not in splits:
                 continue
-        missing = [part for split, part in _hub_splits(task).items() if split not in splits]
+        missing = [part for split, part in wanted.items() if split not in splits]
         # Of a person's own rows, a part can be held out for the evaluation.
         if missing and (task is not None or "train" not in splits):
-            absent = [f"{_STEMS[part][0]}.tsv" if task is not None and task.glue_folder else part for part in missing]
+            absent = [f"{_STEMS[part][0]}.tsv" if glue_folder else part for part in missing]
             remedy = "add them, or name the files: --train FILE --eval FILE (without --eval a slice is held out)"
-            raise InputError(f"{' and '.join(absent)} missing", given=place, remedy=remedy)
+            raise InputError(f"{' and '.join(absent)} missing", given=candidate, remedy=remedy)
         return list(splits.values())
     remedy = "it wants train.tsv and dev.tsv (or .csv, .jsonl, .parquet), or a folder made by `save_to_disk`"
     raise InputError("no training rows in this folder", given=folder, remedy=remedy)
 
 
-def _saved(folder: Path, task: Task | None) -> dict[str, SplitSource]:
+def _saved(folder: Path, wanted: dict[str, str]) -> dict[str, SplitSource]:
     listing = folder / "dataset_dict.json"
     try:
         parts = set(json.loads(listing.read_text(encoding="utf-8"))["splits"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError("the save_to_disk folder is damaged", given=listing, remedy="save it again") from error
     splits = {}
-    for split, part in _hub_splits(task).items():
-        name = next((stem for stem in (part, *_STEMS[part]) if stem in parts), None)
-        if name is not None:
-            splits[split] = SplitSource(split, "saved", folder, part=name)
+    for split, part in wanted.items():
+        names = [stem for stem in (part, *_STEMS[part]) if stem in parts]
+        if names:
+            splits[split] = SplitSource(split, "saved", folder, part=names[0])
     return splits
 
 
-def _files(folder: Path, task: Task | None) -> dict[str, SplitSource]:
+def _files(folder: Path, wanted: dict[str, str], task_name: str) -> dict[str, SplitSource]:
     splits = {}
-    for split, part in _hub_splits(task).items():
+    for split, part in wanted.items():
         names = [f"{stem}{ending}" for stem in _STEMS[part] for ending in FORMATS]
         files = [folder / name for name in names if (folder / name).is_file()]
         if len(files) > 1:
-            given = ", ".join(str(file) for file in files)
+            given = ", ".join(map(str, files))
             raise InputError(f"more than one file for the {split} split", given=given, remedy="keep one of them")
         if files:
-            splits[split] = file_source(split, files[0], task.name if task is not None else "")
+            splits[split] = file_source(split, files[0], task_name)
     return splits

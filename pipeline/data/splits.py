@@ -10,11 +10,10 @@ import numpy.typing as npt
 
 from kdc.common.errors import InputError
 from kdc.pipeline.config.tasks import Task
-from kdc.pipeline.data.overlap import nearest
-from kdc.pipeline.data.rows import CheckedRows, Ints
+from kdc.pipeline.data.overlap import Mask, nearest
+from kdc.pipeline.data.rows import CheckedRows
 from kdc.pipeline.data.sources import SPLITS
-
-Mask = npt.NDArray[np.bool_]
+from kdc.pipeline.data.units import Ints
 
 TUNE_SHARE, TUNE_LEAST, TUNE_MOST = 0.1, 300, 2000
 TUNE_UNUSED = 600
@@ -51,7 +50,8 @@ def split_rows(
     train = rows["train"]
     classes, units = train.classes(task), train.units
     free = np.ones(len(train), dtype=np.bool_)
-    parts = {}
+    held_out = np.zeros(len(train), dtype=np.bool_)
+    parts = {name: Part(name, np.ones(len(others), dtype=np.bool_)) for name, others in rows.items()}
     if "eval" not in rows:
         size = max(round(len(train) * HELD_OUT_SHARE), 1)
         if train.times is None:
@@ -60,48 +60,33 @@ def split_rows(
         else:
             held_out, free = pick_last(units, train.times, size)
         parts["eval"] = Part("train", held_out)
-    size = tune_size(int(free.sum()), max_train_rows)
-    tune = pick_slice(units, classes, free, size, 3 * seed + 1)
-    free = free & ~tune
+    tune = pick_slice(units, classes, free, tune_size(int(free.sum()), max_train_rows), 3 * seed + 1)
     parts["tune"] = Part("train", tune)
-    parts["train"] = Part("train", sample(classes, free, max_train_rows or len(train), 3 * seed + 2))
-    for name, others in rows.items():
-        if name == "unlabeled":
-            # An unlabelled text that belongs to the tuning slice would be trained on, with the teacher's answer; so
-            # would one that belongs to rows that are held out for the evaluation.
-            held_out = tune | parts["eval"].chosen if parts["eval"].origin == "train" else tune
-            allowed = ~belongs(others, train, held_out)
-            size = len(others) if most_unlabeled is None else most_unlabeled
-            chosen = pick_texts(others.texts, allowed, train.texts[parts["train"].chosen], size, seed)
-            parts[name] = Part(name, chosen, unused=int((allowed & ~chosen).sum()))
-        elif name != "train":
-            parts[name] = Part(name, np.ones(len(others), dtype=np.bool_))
+    parts["train"] = Part("train", sample(classes, free & ~tune, max_train_rows or len(train), 3 * seed + 2))
+    if "unlabeled" in rows:
+        # An unlabelled text that belongs to the tuning slice, or to held-out evaluation rows, would be trained on with
+        # the teacher's answer.
+        others = rows["unlabeled"]
+        allowed = ~belongs(others, train, tune | held_out)
+        size = len(others) if most_unlabeled is None else most_unlabeled
+        chosen = pick_texts(others.texts, allowed, train.texts[parts["train"].chosen], size, seed)
+        parts["unlabeled"] = Part("unlabeled", chosen, unused=int((allowed & ~chosen).sum()))
     _check_parts(parts, classes, units)
     return {name: parts[name] for name in SPLITS if name in parts}
 
 
 def belongs(others: CheckedRows, rows: CheckedRows, chosen: Mask) -> Mask:
-    """Which of the other rows have the text or the group of a chosen row, or are near one: (others,)."""
-    near = nearest(others.runs_beside(rows), rows.runs_beside(others).of(chosen))
-    found = np.isin(others.texts, rows.texts[chosen]) | (near >= 0)
+    """(others,) whether each of the other rows has the text or the group of a chosen row, or is near one."""
+    near = nearest(others.runs_beside(rows), rows.runs_beside(others).of(chosen)) >= 0
+    belong = near | np.isin(others.texts, rows.texts[chosen])
     if others.groups is not None and rows.groups is not None:
-        found |= np.isin(others.groups, rows.groups[chosen])
-    return found
+        belong |= np.isin(others.groups, rows.groups[chosen])
+    return belong
 
 
 def pick_texts(texts: Ints, allowed: Mask, known: Ints, size: int, seed: int) -> Mask:
-    """Choose from unlabelled rows at random; exact repeats come last.
-
-    Args:
-        texts: (rows,) hash of each row's text or pair.
-        allowed: (rows,) which of them may be chosen.
-        known: hashes of texts that are learned from anyway.
-        size: rows to choose at most.
-        seed: of the choice.
-
-    Returns:
-        (rows,) True for the chosen rows.
-    """
+    """Choose at most `size` of the allowed unlabelled rows at random, (rows,); exact repeats come last, and so do texts
+    that are learned from anyway. `texts` and `known` are hashes."""
     candidates = np.random.default_rng([seed, len(SPLITS)]).permutation(np.flatnonzero(allowed))
     repeats = np.ones(len(candidates), dtype=np.bool_)
     repeats[np.unique(texts[candidates], return_index=True)[1]] = False
@@ -115,7 +100,7 @@ def _check_parts(parts: dict[str, Part], classes: Ints, units: Ints) -> None:
     """Every split must have rows, and every class some to train on."""
     rows = len(classes)
     for name, what in (("eval", "an evaluation slice"), ("tune", "the tuning slice")):
-        if name in parts and not len(parts[name]):
+        if not len(parts[name]):
             given = f"{rows} training rows with {len(np.unique(classes))} classes"
             remedy = "give more rows with different texts, at least two of some class (is --label the right column?)"
             largest = int(np.bincount(units).max())
@@ -132,7 +117,7 @@ def _check_parts(parts: dict[str, Part], classes: Ints, units: Ints) -> None:
 
 def tune_size(rows: int, max_train_rows: int | None = None) -> int:
     """Rows of the tuning slice: a tenth of the rows that are used, at least 300 and at most 2,000, and never more than
-    half of them. Where `max_train_rows` leaves rows unused, up to 600: more rows to decide by cost little."""
+    half of them. If `max_train_rows` leaves rows unused, at least up to 600: more rows to decide by cost little."""
     used = min(rows, max_train_rows or rows)
     least = max(TUNE_LEAST, min(rows - used, TUNE_UNUSED))
     return min(max(round(used * TUNE_SHARE), least), TUNE_MOST, used // 2)
@@ -148,7 +133,7 @@ def shares(counts: Ints, size: int, *, at_least: int = 0, leave: int = 0) -> Int
         leave: rows to leave of every class.
 
     Returns:
-        (classes,) rows to take; their sum is `size` where the limits allow it.
+        (classes,) rows to take; their sum is `size` if the limits allow it.
     """
     most = np.maximum(counts - leave, 0)
     least = np.minimum(at_least, most)
@@ -212,25 +197,25 @@ def pick_slice(units: Ints, classes: Ints, eligible: Mask, size: int, seed: int)
 
 
 def pick_last(units: Ints, times: npt.NDArray[np.float64], size: int) -> tuple[Mask, Mask]:
-    """Choose about `size` of the latest rows, and what is older and has nothing to do with them. Units are taken whole,
-    those with the latest row first, but for their rows that are older than the size-th latest one. These are in neither
-    part, nor are later rows for which there is no room: who trains on them knows what came after.
+    """Choose about `size` of the latest rows, and the older rows that have nothing to do with them. Units are taken
+    whole, the unit with the latest row first, except their rows older than the size-th latest one. Those rows are in
+    neither part, nor are later rows without room: who trains on them knows what came after.
 
     Args:
         units: (rows,) unit of each row.
         times: (rows,) time of each row.
-        size: rows to choose; a unit that would make more than that and a half again is left out, and fewer are chosen
-            where the units of the latest rows would leave less than half of all rows.
+        size: rows to choose. A unit that would make more than that and a half again is left out. Fewer rows are chosen
+            if the latest units would leave less than half of all rows.
 
     Returns:
-        (rows,) True for the chosen rows, and the same of the older ones.
+        (rows,) True for the chosen rows; (rows,) True for the older ones.
     """
-    place, counts = np.unique(units, return_inverse=True, return_counts=True)[1:]
+    units, counts = np.unique(units, return_inverse=True, return_counts=True)[1:]
     latest = np.full(len(counts), -np.inf)
-    np.maximum.at(latest, place, times)
-    fitting = np.sort(times[counts[place] <= 1.5 * size])
+    np.maximum.at(latest, units, times)
+    fitting = np.sort(times[counts[units] <= 1.5 * size])
     begins = fitting[-min(size, len(fitting))] if len(fitting) else -np.inf
-    late = np.bincount(place, weights=times >= begins)  # rows of each unit that can be chosen
+    late = np.bincount(units, weights=times >= begins)  # rows of each unit that can be chosen
     chosen, taken, whole = np.zeros(len(counts), dtype=np.bool_), 0, 0
     for unit in np.argsort(-latest, kind="stable"):
         if taken >= size or latest[unit] < begins:
@@ -240,7 +225,7 @@ def pick_last(units: Ints, times: npt.NDArray[np.float64], size: int) -> tuple[M
         if counts[unit] <= 1.5 * size and taken + late[unit] <= 1.5 * size and leaves_enough:
             chosen[unit] = True
             taken, whole = taken + int(late[unit]), whole + int(counts[unit])
-    return chosen[place] & (times >= begins), ~chosen[place] & (times <= begins)
+    return chosen[units] & (times >= begins), ~chosen[units] & (times <= begins)
 
 
 def sample(classes: Ints, eligible: Mask, size: int, seed: int) -> Mask:

@@ -1,7 +1,7 @@
-"""Tokenises all splits once: unpadded, cut, special tokens included. Of every row, two integers stay in memory.
+"""Tokenises all splits once, in constant memory: unpadded, cut, special tokens included.
 
-Reads `rows/<split>/` of the data stage and writes `tokens-<role>/<split>/`. Where long rows are answered in windows,
-`input_ids` has those of a row one after another, `length` is of all, and `windows` has the length of each.
+Reads `rows/<split>/` of the data stage and writes `tokens-<role>/<split>/`. If long rows are answered in windows,
+`input_ids` has a row's windows one after another, `length` is their sum, and `windows` has the length of each.
 """
 
 from __future__ import annotations
@@ -9,23 +9,25 @@ from __future__ import annotations
 import itertools
 import os
 import shutil
-from array import array
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from kdc.artifact.manifest import LEAST_WINDOW, LongTexts, TokenizerInfo, longest_row
 from kdc.common.errors import InputError, KdcError
 from kdc.pipeline.config.data_settings import LongSettings
 from kdc.pipeline.data.prepared import write_dataset
+from kdc.pipeline.data.rows import texts_in
 from kdc.pipeline.data.sources import SPLITS
 from kdc.pipeline.results.data import Lengths, TokenCounts
-from kdc.serving.engine.long_texts import spread
-from kdc.serving.engine.tokenizing import RowTokenizer, Text
+from kdc.serving.engine.long_texts import Encoded, spread
+from kdc.serving.engine.tokenizing import RowTokenizer
 
 if TYPE_CHECKING:
     import datasets
@@ -47,7 +49,7 @@ def tokenise(
 ) -> dict[str, TokenCounts]:
     """Tokenise the rows of every split, as `tokenizer(text, pair, truncation=True, max_length=max_length)` does.
 
-    The rows are cut by the code that cuts texts in serving, so that what is served sees the tokens of the training.
+    The rows are cut by the code that cuts texts in serving: the served model sees the tokens of the training.
 
     Args:
         folder: of the data stage.
@@ -59,7 +61,7 @@ def tokenise(
         out: folder for the tokens, if it is another one.
 
     Returns:
-        for each split how many rows and tokens there are, and how long the rows were.
+        the counts by split.
 
     Raises:
         KdcError: the tokenizer is not a fast one.
@@ -68,41 +70,40 @@ def tokenise(
     from tokenizers import Tokenizer
 
     if not tokenizer.is_fast:
-        raise KdcError(
-            "this model has no fast tokenizer, which serving needs",
-            given=type(tokenizer).__name__,
-            remedy="use a model with a tokenizer.json, or install what converts it: pip install sentencepiece tiktoken",
-        )
+        what = "this model has no fast tokenizer, which serving needs"
+        remedy = "use a model with a tokenizer.json, or install what converts it: pip install sentencepiece tiktoken"
+        raise KdcError(what, given=type(tokenizer).__name__, remedy=remedy)
     own = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
     cutter = RowTokenizer(own, max_length, getattr(tokenizer, "truncation_side", "right"), long)
     with_types = "token_type_ids" in tokenizer.model_input_names
-    places = {name: folder / "rows" / name for name in SPLITS}
-    splits = {name: datasets.load_from_disk(str(place)) for name, place in places.items() if place.is_dir()}
-    truncated = 0
-    total, done = sum(len(rows) for rows in splits.values()), 0
+    folders = {name: folder / "rows" / name for name in SPLITS}
+    splits = {name: datasets.load_from_disk(str(path)) for name, path in folders.items() if path.is_dir()}
+    total, done = sum(map(len, splits.values())), 0
+    width, last_bin = -(-longest_row(max_length, long) // _BINS_TO_THE_CUT), 2 * _BINS_TO_THE_CUT
     out = (out or folder) / f"tokens-{role}"
     partial = out.with_name(f"{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     counts = {}
 
-    def tokenised(schema: pa.Schema, cut: array[int], uncut: array[int]) -> Iterator[pa.RecordBatch]:
-        nonlocal done, truncated
+    def tokenised(rows: datasets.Dataset, counted: Counter[str], bins: NDArray[np.int64]) -> Iterator[pa.RecordBatch]:
+        nonlocal done
         for batch in _batches(rows):
-            columns, lengths, overflowing = _encode(batch, cutter, in_windows=long is not None)
-            truncated += overflowing
-            cut.extend(columns["length"])
-            uncut.extend(lengths)
-            arrays = [pa.array(columns[field.name], field.type) for field in schema]
-            yield pa.RecordBatch.from_arrays(arrays, schema=schema)
+            encodings, lengths = cutter.encode_and_measure(texts_in(batch))
+            counted["tokens"] += sum(map(len, encodings))
+            counted["truncated"] += sum(bool(encoding.overflowing) for encoding in encodings)
+            bins += np.bincount(np.minimum(np.array(lengths) // width, last_bin), minlength=last_bin + 1)
+            yield _columns(batch, encodings, with_types=with_types, in_windows=long is not None)
             done += batch.num_rows
             if on_rows is not None:
                 on_rows(done, total)
 
     for name, rows in splits.items():
-        schema = _schema(rows, with_types=with_types, in_windows=long is not None)
-        cut, uncut, truncated = array("i"), array("i"), 0
-        write_dataset(partial / name, tokenised(schema, cut, uncut))
-        counts[name] = _count(cut, uncut, truncated, longest_row(max_length, long))
+        counted, bins = Counter[str](), np.zeros(last_bin + 1, dtype=np.int64)
+        write_dataset(partial / name, tokenised(rows, counted, bins))
+        histogram = Lengths(width=width, counts=tuple(bins.tolist()))
+        counts[name] = TokenCounts(
+            rows=len(rows), tokens=counted["tokens"], truncated=counted["truncated"], lengths=histogram
+        )
     shutil.rmtree(out, ignore_errors=True)
     os.replace(partial, out)
     return counts
@@ -119,7 +120,7 @@ def windows_for(
     long = settings.of(max_length)
     if long is None:
         return None
-    problem, most = "", max_length - tokenizer.num_special_tokens_to_add(pair=is_pair)
+    most = max_length - tokenizer.num_special_tokens_to_add(pair=is_pair)
     if max_length < LEAST_WINDOW:
         problem, remedy = "windows of so few tokens hold too little", f"--set data.max_length={LEAST_WINDOW} or more"
     elif 2 * long.keep > most:
@@ -128,23 +129,21 @@ def windows_for(
         problem, remedy = "text between two windows would be left out", f"--set long.stride={most - long.keep} or less"
     elif long.keep and tokenizer.truncation_side == "left":
         problem, remedy = "the beginning of a text cannot be kept by a tokenizer that cuts it", "--set long.keep=0"
-    if problem:
-        given = f"windows of {max_length} tokens, {settings.model_dump(exclude={'mode'})}"
-        raise InputError(problem, given=given, remedy=remedy)
-    return long
+    else:
+        return long
+    given = f"windows of {max_length} tokens, {settings.model_dump(exclude={'mode'})}"
+    raise InputError(problem, given=given, remedy=remedy)
 
 
 def apart(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """The windows of tokenised rows, each as a row with the columns `input_ids` and maybe `token_type_ids`."""
-    found = []
+    windows = []
     for row in rows:
         tokens = {name: row[name] for name in ("input_ids", "token_type_ids") if name in row}
-        if "windows" not in row:
-            found.append(tokens)
-            continue
-        for start, end in itertools.pairwise([0, *np.cumsum(row["windows"]).tolist()]):
-            found.append({name: values[start:end] for name, values in tokens.items()})
-    return found
+        ends = np.cumsum(row.get("windows", [len(row["input_ids"])])).tolist()
+        for start, end in itertools.pairwise([0, *ends]):
+            windows.append({name: values[start:end] for name, values in tokens.items()})
+    return windows
 
 
 def tokenizer_info(
@@ -162,29 +161,6 @@ def tokenizer_info(
     )
 
 
-def _count(cut: array[int], uncut: array[int], truncated: int, longest: int) -> TokenCounts:
-    """Count the rows and tokens of a split, by the length of each row after and before the cut, of which there is none
-    up to `longest` tokens."""
-    width, lengths = -(-longest // _BINS_TO_THE_CUT), np.asarray(uncut)
-    bins = np.bincount(np.minimum(lengths // width, 2 * _BINS_TO_THE_CUT), minlength=2 * _BINS_TO_THE_CUT + 1)
-    return TokenCounts(
-        rows=len(uncut),
-        tokens=sum(cut),
-        truncated=truncated,
-        lengths=Lengths(width=width, counts=tuple(bins.tolist())),
-    )
-
-
-def _schema(rows: datasets.Dataset, *, with_types: bool, in_windows: bool) -> pa.Schema:
-    fields = [pa.field("row", pa.int64()), pa.field("input_ids", pa.list_(pa.int32()))]
-    fields += [pa.field("token_type_ids", pa.list_(pa.int8()))] if with_types else []
-    fields += [pa.field("length", pa.int32())]
-    fields += [pa.field("windows", pa.list_(pa.int32()))] if in_windows else []
-    if "label" in rows.column_names:
-        fields.append(rows.features.arrow_schema.field("label"))
-    return pa.schema(fields)
-
-
 def _batches(rows: datasets.Dataset) -> Iterator[pa.Table]:
     """At most 1,024 rows and about a million characters: a batch of long documents holds few of them."""
     for table in rows.with_format("arrow").iter(batch_size=_BATCH_ROWS):
@@ -197,16 +173,18 @@ def _batches(rows: datasets.Dataset) -> Iterator[pa.Table]:
             yield table.slice(start, end - start)
 
 
-def _encode(batch: pa.Table, cutter: RowTokenizer, *, in_windows: bool) -> tuple[dict[str, Any], list[int], int]:
-    """The columns of a batch of tokens, how long its rows were before the cut, and how many of them were cut."""
-    texts: list[Text] = batch["text"].to_pylist()
-    if "text_pair" in batch.column_names:
-        texts = list(zip(batch["text"].to_pylist(), batch["text_pair"].to_pylist(), strict=True))
-    encodings, lengths = cutter.encode_and_measure(texts)
-    columns: dict[str, Any] = {name: batch[name].combine_chunks() for name in batch.column_names}
-    columns["input_ids"] = [encoding.ids for encoding in encodings]
-    columns["token_type_ids"] = [encoding.type_ids for encoding in encodings]
-    columns["length"] = [len(encoding) for encoding in encodings]
+def _columns(batch: pa.Table, rows: Sequence[Encoded], *, with_types: bool, in_windows: bool) -> pa.RecordBatch:
+    """The columns of a batch of tokenised rows."""
+    columns = {
+        "row": batch["row"].combine_chunks(),
+        "input_ids": pa.array([row.ids for row in rows], pa.list_(pa.int32())),
+    }
+    if with_types:
+        columns["token_type_ids"] = pa.array([row.type_ids for row in rows], pa.list_(pa.int8()))
+    columns["length"] = pa.array([len(row) for row in rows], pa.int32())
     if in_windows:
-        columns["windows"] = [[len(part) for part in spread([encoding])[0]] for encoding in encodings]
-    return columns, lengths, sum(bool(encoding.overflowing) for encoding in encodings)
+        windows = [[len(part) for part in spread([row])[0]] for row in rows]
+        columns["windows"] = pa.array(windows, pa.list_(pa.int32()))
+    if "label" in batch.column_names:
+        columns["label"] = batch["label"].combine_chunks()
+    return pa.RecordBatch.from_pydict(columns)

@@ -27,7 +27,7 @@ TASK = custom_task("own", "text", None, "label", "classification", ())
 
 
 def near(*texts: str) -> set[tuple[int, int]]:
-    first, second = near_rows(runs_of((text,) for text in texts))
+    first, second = near_rows(runs_of(texts))
     return set(zip(first.tolist(), second.tolist(), strict=True))
 
 
@@ -74,16 +74,16 @@ def test_no_run_goes_from_one_text_of_a_pair_to_the_other() -> None:
 
 
 def test_the_nearest_of_other_rows_is_named() -> None:
-    train = runs_of([("nothing of the kind was ever said there",), (SENTENCE,)])
-    assert nearest(runs_of([(SENTENCE[4:50],), ("a text of its own, that is what it is",)]), train).tolist() == [1, -1]
+    train = runs_of(["nothing of the kind was ever said there", SENTENCE])
+    assert nearest(runs_of([SENTENCE[4:50], "a text of its own, that is what it is"]), train).tolist() == [1, -1]
 
 
 def test_two_files_are_compared_though_one_has_too_many_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     """Would catch: runs that are left out, or numbered, otherwise in one file than in the other."""
     monkeypatch.setattr("kdc.pipeline.data.overlap._MOST_RUNS", 2000)
     generator = random.Random(0)
-    train = [(" ".join(generator.choices([f"w{number}" for number in range(2000)], k=60)),) for _ in range(100)]
-    parts = [(" ".join(text.split()[:20]),) for (text,) in train[:3]]
+    train = [" ".join(generator.choices([f"w{number}" for number in range(2000)], k=60)) for _ in range(100)]
+    parts = [" ".join(text.split()[:20]) for text in train[:3]]
     few, many = runs_of(parts), runs_of(train)
     assert few.halvings < many.halvings
     assert nearest(few, many).tolist() == [0, 1, 2]
@@ -139,7 +139,7 @@ def test_a_run_is_compared_in_up_to_a_hundred_rows(rows: int, tied: bool) -> Non
 def test_of_too_many_runs_the_least_are_left_out_that_do_by_their_hash(monkeypatch: pytest.MonkeyPatch) -> None:
     """Against all runs, filtered by hand. Catches blocks that are thinned out otherwise than those before them."""
     generator = random.Random(1)
-    texts = [(" ".join(generator.choices([f"w{number}" for number in range(900)], k=30)),) for _ in range(40)]
+    texts = [" ".join(generator.choices([f"w{number}" for number in range(900)], k=30)) for _ in range(40)]
     whole = runs_of(texts)
     assert whole.halvings == 0
     monkeypatch.setattr("kdc.pipeline.data.overlap._ROWS_AT_A_TIME", 8)
@@ -159,7 +159,7 @@ def test_of_too_many_runs_the_least_are_left_out_that_do_by_their_hash(monkeypat
 
 def test_a_run_counts_once_a_row_and_the_order_of_its_words_counts() -> None:
     texts = ["x y z u v w", "a b c d e a b c d e a b c d e", "e d c b a", "a b c d e", "b a c d e"]
-    rows = runs_of((text,) for text in texts).row.tolist()
+    rows = runs_of(texts).row.tolist()
     assert rows == [0] * 2 + [1] * 5 + [2, 3, 4]
     assert near(*texts) == {(1, 3)}
 
@@ -169,8 +169,8 @@ def test_the_nearest_row_shares_half_of_the_runs_in_any_block(monkeypatch: pytes
     words = [f"w{number}" for number in range(40)]
     others = [" ".join(words[place : place + 8]) for place in range(0, 32, 4)]  # four runs each, none in two of them
     half, quarter = " ".join(words[3:9]), " ".join([*words[:5], "q", "r", "s", "t"])
-    asked = runs_of((text,) for text in (half, "q r s t u", quarter, " ".join(words[28:33])))
-    assert nearest(asked, runs_of((text,) for text in others)).tolist() == [1, -1, -1, 7]
+    asked = runs_of((half, "q r s t u", quarter, " ".join(words[28:33])))
+    assert nearest(asked, runs_of(others)).tolist() == [1, -1, -1, 7]
     many = [*(f"p{number} is a text of its own" for number in range(7)), SENTENCE, SENTENCE[:40], SENTENCE[:38]]
     assert near(*many) >= {(7, 8), (7, 9), (8, 9)}
     assert near(*many) == by_force(many)
