@@ -110,7 +110,8 @@ def test_the_documentation_says_why_each_dependency_is_there() -> None:
 
 
 def test_the_map_of_the_code_names_files_that_are_there() -> None:
-    section = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").partition("## Map of the code")[2].partition("\n## ")[0]
+    page = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    section = page.partition("## Map of the code")[2].partition("\n## ")[0]
     files = re.findall(r"`([a-z_]+/[a-z_/]+\.py)`", section)
     assert len(files) >= 15
     assert [file for file in files if not (ROOT / file).is_file()] == []
