@@ -10,6 +10,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from kdc.artifact.contract.judgement import Judgement
+from kdc.artifact.contract.terms import MOST_TOKENS, MOST_WINDOWS
 from kdc.artifact.decision import ABSTAINED, Abstention, LabelSets, OperatingPoint
 from kdc.common.frozen import Frozen
 
@@ -29,10 +30,8 @@ VariantName = Literal["fp32", "int8", "fp16", "cascade", "cascade_fp32"]
 Scalar = float | Annotated[int, Field(ge=-(2**63), lt=2**63)] | str | None
 Join = Literal["mean", "max", "first", "noisy-or"]  # how the answers of a row's windows become one
 MOST_LABELS = 10_000  # logits of 1,024 texts are then 41 MB; a column of data with more holds no classes
-MOST_TOKENS = 8192  # of a row or window: what encoders with long texts read, and what a start warms up with
 _MOST_ID = 2**31 - 1
 _MOST_CELLS = 200  # rows and columns of the evaluation table; a run has about thirty
-MOST_WINDOWS = 64
 LEAST_WINDOW = 16  # tokens of a window, of which special tokens and what is kept leave room for some of the text
 
 _SHA256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]

@@ -70,7 +70,7 @@ def verify_artifact(
         given_files, remedy = f"--data {data}, --labelled {labelled}", "leave one out"
         raise InputError("the verdict is by one file of labels", given=given_files, remedy=remedy)
     contract, before = _terms(artifact, contract, given or {}, expect_sha256)
-    if not contract.limits.any:
+    if not contract.limits.set_ones:
         raise InputError(
             "the artifact has no contract",
             given=artifact,
