@@ -30,12 +30,8 @@ def folder_of(tag: Tag) -> Path:
 
 
 def push_to_bento(tag: Tag, artifact: Outgoing, *, force: bool) -> tuple[int | None, str]:
-    """Add an artifact to the store: as the version of the tag, or as a new one unless it is there already.
-
-    Args:
-        tag: name and version of the model.
-        artifact: what to add.
-        force: replace another artifact of the same version.
+    """Add an artifact to the store: as the version of the tag, or as a new one unless it is there already. `force`
+    replaces another artifact of the same version.
 
     Returns:
         The number of bytes that were written (None: the artifact was there), and the address of this version.

@@ -83,12 +83,8 @@ def _telling_why(is_web: bool) -> Iterator[None]:
 
 
 def push_to_files(url: str, artifact: Outgoing, *, force: bool) -> tuple[int | None, str]:
-    """Send the files that are not there, and the manifest last.
-
-    Args:
-        url: of the folder.
-        artifact: what to send.
-        force: replace another artifact, or write into a folder of other things.
+    """Send the files that are not there, and the manifest last. `force` replaces another artifact, or writes into a
+    folder of other things.
 
     Returns:
         The number of bytes that were sent (None: all was there), and the address without secrets.

@@ -165,11 +165,6 @@ def _asking_hub(shown: str) -> Iterator[None]:
 def push_to_hub(repository: Repository, artifact: Outgoing, *, public: bool) -> tuple[int | None, str]:
     """Commit the files that differ, and remove the files of the artifact before. A missing repository is made.
 
-    Args:
-        repository: with the branch if it shall not be the default one.
-        artifact: what to commit.
-        public: make a new repository public.
-
     Returns:
         The size of the files that differ in bytes (None: all was there), and the address of the commit.
 

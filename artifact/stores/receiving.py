@@ -3,9 +3,8 @@
 An artifact is there whole or not at all. Size and SHA-256 of each file are checked. A file that an earlier pull left in
 the hidden folder is completed.
 
-A pull that is killed may leave folders beside a target `copy`: the files so far in `.copy.partial-*`, and the artifact
-before in `.copy.kdc-replaced`, while the new one takes the name, or in `.copy.kdc-removed-*`, while it is deleted. The
-next pull to the same target cleans up.
+A pull that is killed may leave two folders beside a target `copy`: `.copy.partial-*` with the files so far, and
+`.copy.kdc-replaced` with the artifact before, until the new one has the name. The next pull to the target cleans up.
 """
 
 import contextlib
@@ -14,7 +13,6 @@ import json
 import os
 import re
 import shutil
-import tempfile
 from pathlib import Path
 
 from kdc.artifact.folder import load_manifest
@@ -25,7 +23,6 @@ from kdc.common.files import sha256_of
 from kdc.common.progress import Meter
 
 _LEFT = re.compile(r"\.kdc-push\.json|\..+\.tmp")  # what a push into the folder, or a writer that was killed, has left
-_REMOVED = ".kdc-removed-"
 _SPARE_BYTES = 16 * 1024 * 1024  # bytes of the disk that stay free: file systems need some for themselves
 _PULL_AGAIN = "pull again; if it stays so, push the artifact again from a copy that `kdc inspect` finds whole"
 
@@ -91,10 +88,9 @@ def prepare(folder: Path, manifest: Manifest) -> Path:
         InputError: it belongs to somebody else, whose links in it could lead anywhere.
     """
     partial = folder.parent / f".{folder.name}.partial-{manifest.sha256[:16]}"
-    for kind in (_REMOVED, ".partial-"):
-        for old in folder.parent.glob(f".{glob.escape(folder.name)}{kind}*"):
-            if old != partial and old.is_dir() and not old.is_symlink():
-                shutil.rmtree(old, ignore_errors=True)
+    for old in folder.parent.glob(f".{glob.escape(folder.name)}.partial-*"):
+        if old != partial and old.is_dir() and not old.is_symlink():
+            shutil.rmtree(old, ignore_errors=True)
     partial.mkdir(mode=0o700, exist_ok=True)
     if partial.is_symlink() or (hasattr(os, "geteuid") and partial.lstat().st_uid != os.geteuid()):
         raise InputError("another user's folder is in the way", given=partial, remedy="remove it, or pull elsewhere")
@@ -191,12 +187,11 @@ def _check_size(source: Source, name: str, size: int | None, info: FileInfo) -> 
 def recover(folder: Path) -> None:
     """Recover from a pull that was killed half-way through: restore the old artifact if the new one never took its
     name, otherwise delete the old one."""
-    if not _replaced(folder).is_dir():
-        return
-    if os.path.lexists(folder):
-        _delete_replaced(folder)
+    old = _replaced(folder)
+    if os.path.lexists(folder) or not (old / MANIFEST_NAME).exists():
+        _delete(old)
     else:
-        os.rename(_replaced(folder), folder)
+        os.rename(old, folder)
 
 
 def publish(partial: Path, folder: Path) -> None:
@@ -204,16 +199,16 @@ def publish(partial: Path, folder: Path) -> None:
     partial.chmod(0o755)  # a server may run as another user
     if folder.exists() and not any(folder.iterdir()):
         folder.rmdir()
-    if not folder.exists():
+    old = _replaced(folder)
+    if folder.exists():
+        os.rename(folder, old)
+    try:
         os.rename(partial, folder)
-    else:
-        os.rename(folder, _replaced(folder))
-        try:
-            os.rename(partial, folder)
-        except BaseException:
-            os.rename(_replaced(folder), folder)
-            raise
-        _delete_replaced(folder)
+    except BaseException:
+        if old.exists():
+            os.rename(old, folder)
+        raise
+    _delete(old)
     if hasattr(os, "O_DIRECTORY"):  # the new name, too, must survive a power cut
         handle = os.open(folder.parent, os.O_DIRECTORY)
         try:
@@ -227,8 +222,8 @@ def _replaced(folder: Path) -> Path:
     return folder.parent / f".{folder.name}.kdc-replaced"
 
 
-def _delete_replaced(folder: Path) -> None:
-    """Delete the old artifact, under a name that `recover` never restores: half deleted it is no artifact any more."""
-    removed = tempfile.mkdtemp(prefix=f".{folder.name}{_REMOVED}", dir=folder.parent)
-    os.rename(_replaced(folder), removed)
-    shutil.rmtree(removed, ignore_errors=True)
+def _delete(folder: Path) -> None:
+    """Delete an old artifact, its manifest first: `recover` restores none without."""
+    if not folder.is_symlink():  # of another user
+        (folder / MANIFEST_NAME).unlink(missing_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)

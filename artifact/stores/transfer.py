@@ -50,11 +50,9 @@ class Pushed(Transfer):
 
 
 def pull_artifact(source: str, folder: Path, *, expect_sha256: str | None = None, force: bool = False) -> Pulled:
-    """Pull an artifact, with a progress bar on a terminal.
+    """Pull an artifact from an address or path into a new or empty folder, with a progress bar on a terminal.
 
     Args:
-        source: address or path.
-        folder: the artifact's new folder; an empty one may be there.
         expect_sha256: the manifest's SHA-256 as the artifact's maker told it.
         force: replace another artifact.
 
@@ -74,13 +72,8 @@ def pull_artifact(source: str, folder: Path, *, expect_sha256: str | None = None
 def cached(name: str, address: str, *, allow_failed: bool = False, expect_sha256: str | None = None) -> Path:
     """The folder in the cache that holds the artifact of an address; it is fetched if it is not there yet.
 
-    The cache is the folder of `KDC_CACHE`, or kdc's folder among this user's caches.
-
-    Args:
-        name: the artifact's name in the service, for the line that is printed.
-        address: see `kdc.artifact.stores.addresses`.
-        allow_failed: also accept an artifact that failed its contract.
-        expect_sha256: the manifest's SHA-256 as the artifact's maker told it.
+    The cache is the folder of `KDC_CACHE`, or kdc's folder among this user's caches. `name` is the artifact's name in
+    the service, for the line that is printed.
 
     Raises:
         InputError: there is no artifact, another one than was expected, or it failed its contract.
@@ -172,11 +165,9 @@ def fetch(
 def push_artifact(
     artifact: Path, target: str, *, force: bool = False, allow_failed: bool = False, public: bool = False
 ) -> Pushed:
-    """Push an artifact, with a progress bar on a terminal.
+    """Push the artifact of a folder to an address or path, with a progress bar on a terminal.
 
     Args:
-        artifact: its folder.
-        target: address or path.
         force: replace another artifact, if the store keeps no versions.
         allow_failed: also push an artifact that failed its contract.
         public: make a new hub repository public.

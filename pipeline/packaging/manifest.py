@@ -1,6 +1,5 @@
 """The manifest of a run's artifact: its variants, what was measured of each, and which of them a provider loads."""
 
-import importlib.metadata
 import shutil
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
@@ -9,6 +8,7 @@ from typing import Any
 
 from kdc.artifact.folder import describe_files
 from kdc.artifact.manifest import CPU_PROVIDER, CUDA_PROVIDER, Lineage, Manifest, Variant
+from kdc.common.version import __version__
 from kdc.pipeline.config.metrics import METRICS
 from kdc.pipeline.evaluation.variants import CASCADE, CASCADE_FP32, Variants
 from kdc.pipeline.graphs.files import FP16_ONNX, FP32_ONNX, INT8_ONNX, read_tokenizer_info
@@ -42,7 +42,7 @@ def manifest_of(
     variants |= _cascades(made, table, variants, folder)
     info = read_tokenizer_info(made.exported)
     return Manifest(
-        kdc_version=importlib.metadata.version("kdc"),
+        kdc_version=__version__,
         task=made.task,
         lineage=lineage,
         files=describe_files(folder, sorted(file.name for file in folder.iterdir())),
