@@ -20,7 +20,7 @@ CPU_PROVIDER = "CPUExecutionProvider"
 CUDA_PROVIDER = "CUDAExecutionProvider"
 TENSORRT_PROVIDER = "TensorrtExecutionProvider"
 
-# One of several classes (by softmax), any number of them (by sigmoid), a number.
+# One of several classes (softmax), any number of classes (sigmoid), a number.
 Kind = Literal["classification", "multilabel", "regression"]
 Device = Literal["auto", "cpu", "cuda", "tensorrt"]
 # The student by its number format; or a cascade of the student and a second model, as a CPU loads it, and in fp32.

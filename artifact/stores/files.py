@@ -27,12 +27,12 @@ _REMEDY = (
 
 
 class FileSource(Source):
-    """An artifact in the folder of a URL; `shown` is the address for people, if it is not the URL."""
+    """An artifact in the folder of a URL; `address` is the one for people, if it is not the URL."""
 
-    def __init__(self, url: str, shown: str | None = None) -> None:
-        self._address = shown or url
-        self.shown = without_secrets(self._address)
-        with reaching(self._address, _REMEDY):  # some packages connect here
+    def __init__(self, url: str, address: str | None = None) -> None:
+        self._whole_address = address or url
+        self.address = without_secrets(self._whole_address)
+        with reaching(self._whole_address, _REMEDY):  # some packages connect here
             self._system, path = file_system(url)
         self._path = path.rstrip("/")
         self._system.invalidate_cache()  # a long-running process must not see an old listing
@@ -66,7 +66,7 @@ class FileSource(Source):
         return f"{self._path}/{name}"
 
     def _reaching(self, name: str = "", passing: tuple[type[Exception], ...] = ()) -> AbstractContextManager[None]:
-        return reaching(f"{self._address}/{name}" if name else self._address, _REMEDY, passing)
+        return reaching(f"{self._whole_address}/{name}" if name else self._whole_address, _REMEDY, passing)
 
 
 @contextlib.contextmanager
@@ -95,7 +95,7 @@ def push_to_files(url: str, artifact: Outgoing, *, force: bool) -> tuple[int | N
     """
     target = FileTarget(url)
     with Meter() as meter, lock(url):  # two that write into one folder would leave the files of both
-        return target.send(artifact, force=force, meter=meter), target.shown
+        return target.send(artifact, force=force, meter=meter), target.address
 
 
 class FileTarget(FileSource):
@@ -113,7 +113,7 @@ class FileTarget(FileSource):
         present = {
             name: info for name, info in manifest.files.items() if stored.get(name) == info and self._has(name, info)
         }
-        meter.start(f"push {self.shown}", manifest.size_bytes)
+        meter.start(f"push {self.address}", manifest.size_bytes)
         meter.advance(sum(info.size for info in present.values()))
         if old is not None and old.sha256 == manifest.sha256 and len(present) == len(manifest.files):
             return None
@@ -138,12 +138,12 @@ class FileTarget(FileSource):
             if not self._is_occupied(error) or force:
                 return None
             raise InputError(
-                "something else is there", given=self.shown, remedy="another place, or --force to write into it"
+                "something else is there", given=self.address, remedy="another place, or --force to write into it"
             ) from error
         if old.sha256 != manifest.sha256 and not force:
             raise InputError(
                 "another artifact is there",
-                given=f"{self.shown}: {old.task.name}, SHA-256 {old.sha256}",
+                given=f"{self.address}: {old.task.name}, SHA-256 {old.sha256}",
                 remedy="another place, or --force to replace it",
             )
         return old

@@ -46,8 +46,8 @@ class HubSource(Source):
 
     def __init__(self, repository: Repository) -> None:
         self._name = repository.name
-        self.shown = str(repository)
-        with _asking_hub(self.shown):
+        self.address = str(repository)
+        with _asking_hub(self.address):
             api = _hub_api()
             self._commit = api.repo_info(self._name, revision=repository.revision, timeout=_TIMEOUT_S).sha
         self._endpoint = api.endpoint
@@ -72,23 +72,23 @@ class HubSource(Source):
         from huggingface_hub import hf_hub_url
         from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
 
-        shown = f"{self.shown}/{name}"
+        address = f"{self.address}/{name}"
         url = hf_hub_url(self._name, name, revision=self._commit, endpoint=self._endpoint)
         headers = {**build_hf_headers(), "accept-encoding": "identity"}
         position, extent, failures = offset, None, 0
-        with reaching(shown, _REMEDY, passing=(FileNotFoundError,)):
+        with reaching(address, _REMEDY, passing=(FileNotFoundError,)):
             while True:
                 span = {"range": f"bytes={position}-"} if position else {}
                 try:
                     with self._client.stream("GET", url, headers=headers | span) as response:
                         if response.status_code == 404:
                             raise FileNotFoundError(name)
-                        _refuse_failure(response, shown)
+                        _refuse_failure(response, address)
                         if extent is None:
                             extent = position, size = _extent(response)
                             yield extent
                         elif _extent(response) != (position, size):
-                            raise KdcError("the hub changed a file while it was read", given=shown, remedy=_REMEDY)
+                            raise KdcError("the hub changed a file while it was read", given=address, remedy=_REMEDY)
                         # Raw, because decompressed bytes could be more than the size that was checked.
                         for chunk in response.iter_raw(_CHUNK_BYTES):
                             position += len(chunk)
@@ -106,12 +106,12 @@ class _Busy(KdcError):
     """The hub could not answer just now."""
 
 
-def _refuse_failure(response: httpx.Response, shown: str) -> None:
+def _refuse_failure(response: httpx.Response, address: str) -> None:
     """Raise where the hub sends no bytes of a file: `_Busy` where another attempt may help."""
     status = response.status_code
     if status not in (200, 206):
         kind = _Busy if status == 429 or status >= 500 else KdcError
-        raise kind("the hub refused", given=f"{shown}: HTTP {status}", remedy=_REMEDY)
+        raise kind("the hub refused", given=f"{address}: HTTP {status}", remedy=_REMEDY)
 
 
 def _extent(response: httpx.Response) -> tuple[int, int | None]:
@@ -146,18 +146,20 @@ def _check_safe(url: str, endpoint: str) -> None:
 
 
 @contextmanager
-def _asking_hub(shown: str) -> Iterator[None]:
-    """Turn the errors of `huggingface_hub` within the block into errors of kdc; `shown` is the address for people."""
+def _asking_hub(address: str) -> Iterator[None]:
+    """Turn the errors of `huggingface_hub` within the block into errors of kdc."""
     from huggingface_hub.errors import OfflineModeIsEnabled, RepositoryNotFoundError, RevisionNotFoundError
 
     try:
-        with reaching(shown, _REMEDY, passing=(OfflineModeIsEnabled, RepositoryNotFoundError, RevisionNotFoundError)):
+        with reaching(address, _REMEDY, passing=(OfflineModeIsEnabled, RepositoryNotFoundError, RevisionNotFoundError)):
             yield
     except RevisionNotFoundError as error:
         remedy = "name a branch or tag it has"
-        raise InputError("the repository has no such revision", given=shown, remedy=remedy) from error
+        raise InputError("the repository has no such revision", given=address, remedy=remedy) from error
     except RepositoryNotFoundError as error:
-        raise InputError("the hub has no such repository, or does not show it", given=shown, remedy=_REMEDY) from error
+        raise InputError(
+            "the hub has no such repository, or does not show it", given=address, remedy=_REMEDY
+        ) from error
     except OfflineModeIsEnabled as error:
         raise InputError("the hub is switched off", given="HF_HUB_OFFLINE", remedy="unset it") from error
 

@@ -114,7 +114,7 @@ def receive_files(source: Source, manifest: Manifest, folder: Path, meter: Meter
             given=f"{folder.parent}: {free} bytes free, {needed} needed",
             remedy="free some, or pull elsewhere (`kdc serve`: set KDC_CACHE)",
         )
-    meter.start(f"pull {source.shown}", manifest.size_bytes)
+    meter.start(f"pull {source.address}", manifest.size_bytes)
     received = 0
     for name, info in sorted(manifest.files.items(), key=lambda item: (item[1].size, item[0])):
         received += _receive_file(source, name, info, folder / name, meter)
@@ -135,7 +135,7 @@ def _receive_file(source: Source, name: str, info: FileInfo, path: Path, meter: 
         meter.advance(-info.size)
     raise KdcError(
         "a file of the artifact was changed on the way, or in the store",
-        given=f"{source.shown}/{name}: SHA-256 {digest}, the manifest says {info.sha256}",
+        given=f"{source.address}/{name}: SHA-256 {digest}, the manifest says {info.sha256}",
         remedy=_PULL_AGAIN,
     )
 
@@ -154,7 +154,7 @@ def _receive_rest(source: Source, name: str, info: FileInfo, path: Path, meter: 
         except FileNotFoundError as error:
             raise KdcError(
                 "a file of the artifact is missing",
-                given=f"{source.shown}/{name}",
+                given=f"{source.address}/{name}",
                 remedy="push the artifact again: `kdc push` sends what is missing",
             ) from error
         with contextlib.closing(opened.chunks):
@@ -179,7 +179,7 @@ def _check_size(source: Source, name: str, size: int | None, info: FileInfo) -> 
     if size is not None and size != info.size:
         raise KdcError(
             f"the store has {'fewer' if size < info.size else 'more'} bytes of a file than the manifest says",
-            given=f"{source.shown}/{name}: {size} bytes, the manifest says {info.size}",
+            given=f"{source.address}/{name}: {size} bytes, the manifest says {info.size}",
             remedy=_PULL_AGAIN,
         )
 

@@ -32,7 +32,7 @@ class Opened:
 class Source(ABC):
     """A store that holds one artifact."""
 
-    shown: str  # the store's address without secrets
+    address: str  # without secrets
 
     @abstractmethod
     def open(self, name: str, offset: int = 0) -> Opened:
@@ -70,10 +70,10 @@ class Source(ABC):
             why = ": a push to it was not finished" if self.has_unfinished_push() else ""
             raise InputError(
                 f"there is no artifact here{why}",
-                given=self.shown,
-                remedy=f"give the place that holds {MANIFEST_NAME}; `kdc push ARTIFACT {self.shown}` puts one there",
+                given=self.address,
+                remedy=f"give the place that holds {MANIFEST_NAME}; `kdc push ARTIFACT {self.address}` puts one there",
             ) from None
-        return parse_manifest(content, f"{self.shown}/{MANIFEST_NAME}", expect_sha256=expect_sha256), content
+        return parse_manifest(content, f"{self.address}/{MANIFEST_NAME}", expect_sha256=expect_sha256), content
 
 
 def changed_meanwhile(path: Path) -> KdcError:

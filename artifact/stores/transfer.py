@@ -66,7 +66,7 @@ def pull_artifact(source: str, folder: Path, *, expect_sha256: str | None = None
     received = fetch(store, manifest, content, folder, force=force)
     received_bytes = (received or 0) + len(content)
     facts = _facts(manifest, content, began, changed=received is not None)
-    return Pulled(source=store.shown, folder=str(folder), received_bytes=received_bytes, **facts)
+    return Pulled(source=store.address, folder=str(folder), received_bytes=received_bytes, **facts)
 
 
 def cached(name: str, address: str, *, allow_failed: bool = False, expect_sha256: str | None = None) -> Path:
@@ -90,7 +90,7 @@ def cached(name: str, address: str, *, allow_failed: bool = False, expect_sha256
     # The folder is named by the hash: anything else in it is a damaged copy, which may be replaced.
     received = fetch(source, manifest, content, folder, force=True, is_cache=True)
     how = "in the cache already" if received is None else f"{received + len(content):,} bytes received"
-    sys.stderr.write(f"fetched {name}: {source.shown}, SHA-256 {manifest.sha256}, {how}\n")
+    sys.stderr.write(f"fetched {name}: {source.address}, SHA-256 {manifest.sha256}, {how}\n")
     sys.stderr.flush()
     return folder
 
@@ -112,7 +112,7 @@ def open_source(address: str) -> Source:
     if isinstance(store, Tag):
         from kdc.artifact.stores.bento import folder_of
 
-        return FileSource(str(folder_of(store)), shown=f"{BENTO}{store}")
+        return FileSource(str(folder_of(store)), address=f"{BENTO}{store}")
     return FileSource(store)
 
 
