@@ -49,8 +49,9 @@ class HubSource(Source):
         self.address = str(repository)
         with _asking_hub(self.address):
             api = _hub_api()
-            self._commit = api.repo_info(self._name, revision=repository.revision, timeout=_TIMEOUT_S).sha
-        self._endpoint = api.endpoint
+            info = api.repo_info(self._name, revision=repository.revision, files_metadata=True, timeout=_TIMEOUT_S)
+        self._commit, self._endpoint = info.sha, api.endpoint
+        self._sizes = {file.rfilename: file.size for file in info.siblings or ()}
         self._client = httpx.Client(
             follow_redirects=True,
             max_redirects=5,
@@ -60,12 +61,13 @@ class HubSource(Source):
 
     def open(self, name: str, offset: int = 0) -> Opened:
         """A file from a byte on; see `Source`."""
+        if name not in self._sizes:
+            raise FileNotFoundError(name)
         chunks = self._stream(name, offset)
-        start, size = next(chunks)
-        return Opened(start, size, chunks)
+        return Opened(next(chunks), self._sizes[name], chunks)
 
     def _stream(self, name: str, offset: int) -> Generator[Any, None, None]:
-        """The byte at which the answer begins and the size of the file, then the answer's bytes in chunks.
+        """The byte at which the answer begins, then the answer's bytes in chunks.
 
         If the connection breaks or the hub is busy, a new request resumes at the same position.
         """
@@ -75,20 +77,19 @@ class HubSource(Source):
         address = f"{self.address}/{name}"
         url = hf_hub_url(self._name, name, revision=self._commit, endpoint=self._endpoint)
         headers = {**build_hf_headers(), "accept-encoding": "identity"}
-        position, extent, failures = offset, None, 0
-        with reaching(address, _REMEDY, passing=(FileNotFoundError,)):
+        position, has_begun, failures = offset, False, 0
+        with reaching(address, _REMEDY):
             while True:
                 span = {"range": f"bytes={position}-"} if position else {}
                 try:
                     with self._client.stream("GET", url, headers=headers | span) as response:
-                        if response.status_code == 404:
-                            raise FileNotFoundError(name)
                         _refuse_failure(response, address)
-                        if extent is None:
-                            extent = position, size = _extent(response)
-                            yield extent
-                        elif _extent(response) != (position, size):
-                            raise KdcError("the hub changed a file while it was read", given=address, remedy=_REMEDY)
+                        begins = position if response.status_code == 206 else 0
+                        if not has_begun:
+                            has_begun, position = True, begins
+                            yield begins
+                        elif begins != position:
+                            raise KdcError("the hub cannot resume a file", given=address, remedy=_REMEDY)
                         # Raw, because decompressed bytes could be more than the size that was checked.
                         for chunk in response.iter_raw(_CHUNK_BYTES):
                             position += len(chunk)
@@ -107,23 +108,11 @@ class _Busy(KdcError):
 
 
 def _refuse_failure(response: httpx.Response, address: str) -> None:
-    """Raise where the hub sends no bytes of a file: `_Busy` where another attempt may help."""
+    """Raise if the hub sends no bytes of a file: `_Busy` if another attempt may help."""
     status = response.status_code
     if status not in (200, 206):
         kind = _Busy if status == 429 or status >= 500 else KdcError
         raise kind("the hub refused", given=f"{address}: HTTP {status}", remedy=_REMEDY)
-
-
-def _extent(response: httpx.Response) -> tuple[int, int | None]:
-    """The byte at which a response's body begins, and the size of the whole file (None: unknown), by its headers."""
-    if response.status_code == 206:
-        span, _, whole = response.headers.get("content-range", "").removeprefix("bytes ").partition("/")
-        start = span.partition("-")[0]
-        if not start.isdigit():
-            raise KdcError("the hub answered a range with none", given=span, remedy=_REMEDY)
-        return int(start), int(whole) if whole.isdigit() else None
-    length = response.headers.get("content-length", "")
-    return 0, int(length) if length.isdigit() else None
 
 
 def _hub_api() -> Any:
