@@ -1,8 +1,8 @@
-"""What a score means: from which probability on an artifact gives a label or an answer, and how often that is right.
+"""Decisions: from which probability on an artifact gives a label or an answer, and how often that is right.
 
-Without an operating point the most probable of several classes is given, and a label of a multi-label task from `HALF`
-on. Without an abstention every row is answered. Beside the one label a row can have a set of labels that holds the true
-one with a stated probability.
+Without an operating point a row gets the most probable of several classes, or each label of a multi-label task from
+`HALF` on. Without an abstention every row is answered. A row can also have a set of labels, which holds the true one
+with a stated probability.
 """
 
 from typing import Annotated
@@ -13,7 +13,7 @@ from kdc.artifact.contract.rates import Rate
 from kdc.common.frozen import Frozen
 
 HALF = 0.5
-ABSTAINED = "abstained"  # what is said in place of a label where a row is not answered
+ABSTAINED = "abstained"  # stands for a label if a row is not answered
 
 
 class Rates(Frozen):
@@ -76,11 +76,11 @@ class LabelSets(Frozen):
 
 
 def sets_table(sets: LabelSets | None) -> list[list[str]]:
-    """The sets of labels as text, header first, with how they do on the evaluation rows; empty where there are none."""
+    """The sets of labels as text, header first, with their rates on the evaluation rows; empty if there are none."""
     if sets is None:
         return []
-    found = sets.evaluation
-    shown = ["-"] * 3 if found is None else [found.coverage.text, f"{found.size:.2f}", found.single.text]
+    rates = sets.evaluation
+    cells = ["-"] * 3 if rates is None else [rates.coverage.text, f"{rates.size:.2f}", rates.single.text]
     titles = [
         "truth in the set, asked %",
         "in the set from probability",
@@ -88,33 +88,27 @@ def sets_table(sets: LabelSets | None) -> list[list[str]]:
         "labels in a set",
         "sets of one label %",
     ]
-    return [titles, [f"{100 * sets.coverage:g}", f"{sets.at_least:.4f}", *shown]]
+    return [titles, [f"{100 * sets.coverage:g}", f"{sets.at_least:.4f}", *cells]]
 
 
 def decision_table(points: tuple[OperatingPoint, ...], abstain: Abstention | None) -> list[list[str]]:
     """The operating points or the abstention as text, header first, with the rates on the evaluation rows in percent;
-    empty where there is none."""
+    empty if there is none."""
     if abstain is not None:
-        return _answers_table(abstain)
-    return _points_table(points) if points else []
-
-
-def _answers_table(abstain: Abstention) -> list[list[str]]:
-    rates, kept = abstain.evaluation, "shown" if abstain.reached else f"not shown: {abstain.note}"
-    shown = ["-"] * 2 if rates is None else [rates.coverage.text, rates.accuracy.text]
-    by_hand = "set by hand" if abstain.aim == "fixed" else kept
-    titles = ["aim", "answered from", "answered %", "right of these %", "on the tuning slice"]
-    return [titles, [abstain.aim, f"{abstain.threshold:.4f}", *shown, by_hand]]
-
-
-def _points_table(points: tuple[OperatingPoint, ...]) -> list[list[str]]:
+        answered = abstain.evaluation
+        cells = ["-"] * 2 if answered is None else [answered.coverage.text, answered.accuracy.text]
+        titles = ["aim", "answered from", "answered %", "right of these %", "on the tuning slice"]
+        return [titles, [abstain.aim, f"{abstain.threshold:.4f}", *cells, _on_tuning(abstain, "shown")]]
     titles = ["label", "aim", "from", "precision %", "recall %", "false alarms %", "on the tuning slice"]
     rows = []
     for point in points:
         rates = point.evaluation
-        shown = ["-"] * 3 if rates is None else [rates.precision.text, rates.recall.text, rates.false_alarms.text]
-        kept = "reached" if point.reached else f"not reached: {point.note}"
-        rows.append(
-            [point.label, point.aim, f"{point.threshold:.4f}", *shown, "set by hand" if point.aim == "fixed" else kept]
-        )
-    return [titles, *rows]
+        cells = ["-"] * 3 if rates is None else [rates.precision.text, rates.recall.text, rates.false_alarms.text]
+        rows.append([point.label, point.aim, f"{point.threshold:.4f}", *cells, _on_tuning(point, "reached")])
+    return [titles, *rows] if rows else []
+
+
+def _on_tuning(threshold: Threshold, kept: str) -> str:
+    if threshold.aim == "fixed":
+        return "set by hand"
+    return kept if threshold.reached else f"not {kept}: {threshold.note}"

@@ -28,11 +28,7 @@ def describe_files(folder: Path, names: Iterable[str]) -> dict[str, FileInfo]:
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> Manifest:
-    """Write `manifest.json`, which is then there whole or not at all.
-
-    Args:
-        folder: the artifact's folder, with all its other files.
-        manifest: what to write; its `sha256` is filled in here.
+    """Write `manifest.json`, which is then there whole or not at all, into the folder with all other files.
 
     Returns:
         The manifest with its `sha256`.
@@ -91,10 +87,6 @@ def load_manifest(folder: Path, *, verify: bool = True, expect_sha256: str | Non
 def check_contents(folder: Path, manifest: Manifest) -> None:
     """Compare the SHA-256 of all files with the manifest's, and refuse an ONNX file whose weights lie elsewhere.
 
-    Args:
-        folder: the artifact's folder.
-        manifest: as `load_manifest` returned it.
-
     Raises:
         KdcError: a file is damaged, or cannot be read.
     """
@@ -107,12 +99,8 @@ def check_contents(folder: Path, manifest: Manifest) -> None:
 
 
 def read_contents(path: Path, manifest: Manifest, *, verify: bool = True) -> bytes:
-    """Read a file of the artifact. What is checked is what is returned, whatever becomes of the file meanwhile.
-
-    Args:
-        path: of the file.
-        manifest: as `load_manifest` returned it.
-        verify: check it as `check_contents` does.
+    """Read a file of the artifact, checked as by `check_contents` if `verify` says so. The bytes that are checked are
+    returned, whatever becomes of the file meanwhile.
 
     Raises:
         KdcError: the file is damaged, or cannot be read.
@@ -125,7 +113,6 @@ def read_contents(path: Path, manifest: Manifest, *, verify: bool = True) -> byt
 
 
 def _check(content: bytes | mmap.mmap, digest: str, manifest: Manifest, path: Path) -> None:
-    """Compare a file with the manifest."""
     if digest != (expected := manifest.files[path.name].sha256):
         raise _damaged("a file of the artifact was changed", f"{path}: SHA-256 {digest}, the manifest says {expected}")
     if any(path.name in variant.graphs for variant in manifest.variants.values()) and not is_self_contained(content):
@@ -138,7 +125,7 @@ def _check(content: bytes | mmap.mmap, digest: str, manifest: Manifest, path: Pa
 
 @contextmanager
 def _opened(path: Path) -> Iterator[BufferedReader]:
-    """A file of the artifact to read. A named pipe is refused, where `open` would wait for somebody to write to it."""
+    """A file of the artifact to read. A named pipe is refused: `open` would wait for somebody to write to it."""
     with open(path, "rb", opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NONBLOCK", 0))) as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             raise _damaged("a file of the artifact is no regular file", path)
@@ -147,7 +134,7 @@ def _opened(path: Path) -> Iterator[BufferedReader]:
 
 @contextmanager
 def _reading() -> Iterator[None]:
-    """Turn what the file system says within the block into an error of kdc."""
+    """Turn errors of the file system within the block into an error of kdc."""
     try:
         yield
     except OSError as error:
@@ -159,12 +146,7 @@ def _reading() -> Iterator[None]:
 
 
 def parse_manifest(content: bytes, path: object, *, expect_sha256: str | None = None) -> Manifest:
-    """Parse the bytes of a manifest. The files that it names are not looked at.
-
-    Args:
-        content: of `manifest.json`.
-        path: where the bytes come from, for messages.
-        expect_sha256: as `load_manifest` takes it.
+    """Parse the bytes of a manifest; `path` says in messages where they come from. Its files are not looked at.
 
     Raises:
         InputError: the manifest is not the one that `expect_sha256` names.
@@ -189,7 +171,7 @@ def parse_manifest(content: bytes, path: object, *, expect_sha256: str | None = 
     try:
         manifest = Manifest.model_validate(document)
     except ValidationError as error:
-        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()[:5])
+        problems = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors()[:5])
         raise _damaged("the manifest does not follow its schema", f"{path}: {problems}") from error
     if expect_sha256 is not None and manifest.sha256 != expect_sha256.strip().lower():
         raise InputError(
@@ -220,12 +202,8 @@ def _check_sizes(folder: Path, manifest: Manifest) -> None:
         if not path.is_file():
             raise _damaged("a file of the artifact is missing", path)
         if not path.resolve().is_relative_to(root):
-            raise KdcError(
-                "a file of the artifact is a link that leaves it", given=path, remedy="replace it by a copy of the file"
-            )
-        size = path.stat().st_size
-        if size != expected.size:
-            raise _damaged(
-                "a file of the artifact has the wrong size",
-                f"{path}: {size} bytes, the manifest says {expected.size}",
-            )
+            remedy = "replace it by a copy of the file"
+            raise KdcError("a file of the artifact is a link that leaves it", given=path, remedy=remedy)
+        if (size := path.stat().st_size) != expected.size:
+            given = f"{path}: {size} bytes, the manifest says {expected.size}"
+            raise _damaged("a file of the artifact has the wrong size", given)

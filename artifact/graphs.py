@@ -1,8 +1,8 @@
-"""Whether an ONNX file is whole by itself, found without the `onnx` package, which the serving install lacks.
+"""Tells whether an ONNX file is whole by itself, without the `onnx` package, which the serving install lacks.
 
-A tensor of ONNX may keep its numbers in another file ("external data"). No manifest lists such a file, so that its
-content could be changed under every hash. The reader walks protobuf's encoding and skips the weights themselves. It is
-stricter than protobuf: it refuses what no exporter writes, and a reader may skip, such as groups.
+A tensor of ONNX may keep its numbers in another file ("external data"). No manifest lists this file: its content could
+change under every hash. The reader walks protobuf's encoding and skips the weights. It is stricter than protobuf: it
+refuses fields that no exporter writes and a reader may skip, such as groups.
 """
 
 import mmap
@@ -29,8 +29,8 @@ _VARINT, _EIGHT, _BYTES, _FOUR = 0, 1, 2, 5  # protobuf's wire types
 
 
 def is_self_contained(data: bytes | mmap.mmap) -> bool:
-    """Whether an ONNX file holds the numbers of all its tensors. False if a tensor keeps them in another file, if the
-    file is damaged or no ONNX file, and if it has millions of fields, which nobody reads to the end."""
+    """Whether an ONNX file holds the numbers of all its tensors. False for a damaged file, for no ONNX file, and for
+    one with millions of fields, which would take too long."""
     try:
         return _holds_all(data)
     except IndexError:

@@ -37,11 +37,10 @@ _COSTS = (
     ("rows_per_second", "rows/s", 1, 0),
     ("peak_memory_bytes", "peak MB", 1e-6, 0),
 )
-_TITLES = [title for _, title, _, _ in _COSTS]
 
 
 def render(manifest: Manifest) -> str:
-    """What the artifact is, where it comes from and what was measured, in lines for a person."""
+    """The artifact, its lineage and its measurements in lines for a person."""
     task, lineage, length = manifest.task, manifest.lineage, manifest.tokenizer.max_length
     columns = task.text if task.text_pair is None else f"{task.text} + {task.text_pair}"
     windows = "" if manifest.tokenizer.long is None else f" in a window; {manifest.tokenizer.long.text}"
@@ -77,39 +76,39 @@ def table(rows: Mapping[str, Mapping[str, Any]], metric: str) -> str:
 
 def in_order(names: Iterable[str]) -> list[str]:
     """Names of models in the order of the tables: teachers, students, what was made of the student, then baselines."""
-    places = {name: place for place, name in enumerate((*_ORDER, *(f"{name} (cuda)" for name in _ORDER), *_BASELINES))}
-    return sorted(names, key=lambda name: (places.get(name, len(places)), name))
+    order = [*_ORDER, *(f"{name} (cuda)" for name in _ORDER), *_BASELINES]
+    return sorted(names, key=lambda name: (order.index(name) if name in order else len(order), name))
 
 
 def cells(rows: Mapping[str, Mapping[str, Any]], metric: str) -> list[list[str]]:
-    """The evaluation table as text, header first: metrics, percent of the teacher's score, percent of what the teacher
-    scores above the majority where that was measured, then costs.
+    """The evaluation table as text, header first: metrics, percent of the teacher's score, percent of the teacher's
+    lead over the majority if that was measured, then costs. A value that was not measured becomes a dash.
 
     Args:
-        rows: model -> column -> value, as in `Manifest.metrics`. A value that was not measured becomes a dash.
+        rows: model -> column -> value, as in `Manifest.metrics`.
         metric: the task's deciding metric.
     """
     costs = {key for key, *_ in _COSTS} | {"runtime", "latency_mean_ms"}
     metrics = [key for key in next(iter(rows.values()), {}) if key not in costs]
     floor = rows.get("majority", {}).get(metric)
-    lines = [["model", *metrics, "kept %", *(["above chance %"] if floor is not None else []), *_TITLES]]
+    titles = [title for _, title, _, _ in _COSTS]
+    lines = [["model", *metrics, "kept %", *(["above chance %"] if floor is not None else []), *titles]]
     teacher = rows.get("teacher", {}).get(metric)
     for name in in_order(rows):
         row = rows[name]
         kept = [number(share(row.get(metric), teacher))]
         if floor is not None:
             kept.append(number(share(row.get(metric), teacher, floor)))
-        numbers = [number(row.get(key), 2) for key in metrics]
+        scores = [number(row.get(key), 2) for key in metrics]
         lines.append(
-            [name, *numbers, *kept, *(number(row.get(key), digits, scale) for key, _, scale, digits in _COSTS)]
+            [name, *scores, *kept, *(number(row.get(key), digits, factor) for key, _, factor, digits in _COSTS)]
         )
     return lines
 
 
 def share(score: float | None, teacher: float | None, floor: float = 0.0) -> float | None:
-    """Percent that a score is of the teacher's, both counted from `floor`: 56.0 of 80.7 is 69 %, but only 13 % of what
-    the teacher has above a majority of 52.3. None where one is not known, or the teacher's is no better than the floor.
-    """
+    """Percent that a score is of the teacher's, both counted from `floor`: 56.0 of 80.7 is 69 %, but only 13 % above a
+    majority of 52.3. None if one is not known, or the teacher's is no better than the floor."""
     if score is None or teacher is None or teacher <= floor:
         return None
     return 100 * (score - floor) / (teacher - floor)

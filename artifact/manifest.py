@@ -1,7 +1,6 @@
 """The manifest: what `manifest.json` in an artifact's folder says of the model, its files and what was measured.
 
-Only the models are here; `kdc.artifact.folder` reads and writes the file. Light on purpose (standard library and
-pydantic), because the serving half starts with it.
+`kdc.artifact.folder` reads and writes the file. The standard library and pydantic suffice: serving starts with it.
 """
 
 import re
@@ -10,6 +9,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from kdc.artifact.contract.judgement import Judgement
+from kdc.artifact.contract.terms import MOST_TOKENS, MOST_WINDOWS
 from kdc.artifact.decision import ABSTAINED, Abstention, LabelSets, OperatingPoint
 from kdc.common.frozen import Frozen
 
@@ -20,19 +20,16 @@ CPU_PROVIDER = "CPUExecutionProvider"
 CUDA_PROVIDER = "CUDAExecutionProvider"
 TENSORRT_PROVIDER = "TensorrtExecutionProvider"
 
-# One of several classes (by softmax), any number of them (by sigmoid), a number.
+# One of several classes (softmax), any number of classes (sigmoid), a number.
 Kind = Literal["classification", "multilabel", "regression"]
 Device = Literal["auto", "cpu", "cuda", "tensorrt"]
-# The student by its number format; or it and a second model for the rows that it is not sure of, which a CPU loads, and
-# the same two in fp32.
+# The student by its number format; or a cascade of the student and a second model, as a CPU loads it, and in fp32.
 VariantName = Literal["fp32", "int8", "fp16", "cascade", "cascade_fp32"]
 Scalar = float | Annotated[int, Field(ge=-(2**63), lt=2**63)] | str | None
 Join = Literal["mean", "max", "first", "noisy-or"]  # how the answers of a row's windows become one
 MOST_LABELS = 10_000  # logits of 1,024 texts are then 41 MB; a column of data with more holds no classes
-MOST_TOKENS = 8192  # of a row or window: what encoders with long texts read, and what a start warms up with
 _MOST_ID = 2**31 - 1
 _MOST_CELLS = 200  # rows and columns of the evaluation table; a run has about thirty
-MOST_WINDOWS = 64
 LEAST_WINDOW = 16  # tokens of a window, of which special tokens and what is kept leave room for some of the text
 
 _SHA256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -43,8 +40,7 @@ _PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,199}")
 class TaskBase(Frozen):
     """What a model reads and answers: the part of a task that training and serving share.
 
-    A regression model learns and answers (label - `center`) / `spread`, so that prices train as well as ratings; the
-    engine scales back.
+    A regression model answers (label - `center`) / `spread`: prices train as well as ratings. The engine scales back.
     """
 
     name: str  # in commands, in run directories and in the artifact, for example "sst2"
@@ -81,37 +77,25 @@ class TaskInfo(TaskBase):
     sets: LabelSets | None = None  # sets of labels that hold the true one
 
     @model_validator(mode="after")
-    def _points_fit_labels(self) -> Self:
+    def _parts_fit_together(self) -> Self:
+        is_classes, labels = self.kind == "classification", self.labels
+        fewest = {"classification": 2, "multilabel": 1, "regression": 0}[self.kind]
+        if len(labels) < fewest or (self.kind == "regression" and labels):
+            raise ValueError(f"a {self.kind} task cannot have {len(labels)} labels")
+        if len(set(labels)) != len(labels):
+            raise ValueError("two labels have the same name")
         named = [point.label for point in self.points]
-        if len(set(named)) != len(named) or not set(named) <= set(self.labels):
-            raise ValueError(f"operating points of {', '.join(named)} do not fit the labels {', '.join(self.labels)}")
-        if self.points and self.kind == "classification" and (len(self.points), len(self.labels)) != (1, 2):
+        if len(set(named)) != len(named) or not set(named) <= set(labels):
+            raise ValueError(f"operating points of {', '.join(named)} do not fit the labels {', '.join(labels)}")
+        if named and is_classes and (len(named), len(labels)) != (1, 2):
             raise ValueError("only one of two classes can have an operating point")
-        return self
-
-    @model_validator(mode="after")
-    def _abstention_fits(self) -> Self:
-        if self.abstain is None:
-            return self
-        if self.kind != "classification" or self.points or ABSTAINED in self.labels:
-            raise ValueError(f"only classes without operating points can abstain, of which none is called {ABSTAINED}")
-        if len(self.abstain.shares) not in (0, len(self.labels)):
-            raise ValueError("an abstention's shares do not fit the labels")
-        return self
-
-    @model_validator(mode="after")
-    def _sets_fit(self) -> Self:
+        if self.abstain is not None:
+            if not is_classes or named or ABSTAINED in labels:
+                raise ValueError(f"only classes without operating points, none called {ABSTAINED}, can abstain")
+            if len(self.abstain.shares) not in (0, len(labels)):
+                raise ValueError("an abstention's shares do not fit the labels")
         if self.sets is not None and not self.can_have_sets:
             raise ValueError("only one of three classes or more can have sets of labels")
-        return self
-
-    @model_validator(mode="after")
-    def _labels_fit_kind(self) -> Self:
-        fewest = {"classification": 2, "multilabel": 1, "regression": 0}[self.kind]
-        if len(self.labels) < fewest or (self.kind == "regression" and self.labels):
-            raise ValueError(f"a {self.kind} task cannot have {len(self.labels)} labels")
-        if len(set(self.labels)) != len(self.labels):
-            raise ValueError("two labels have the same name")
         return self
 
 
@@ -140,8 +124,8 @@ class FileInfo(Frozen):
 
 
 class LongTexts(Frozen):
-    """How a row is answered that has more tokens than `TokenizerInfo.max_length`: in windows of that length, each like
-    a row of its own, whose answers become one (`kdc.serving.engine.long_texts`)."""
+    """A row of more tokens than `TokenizerInfo.max_length` is answered in windows of that length, each like a row of
+    its own; their answers become one (`kdc.serving.engine.long_texts`)."""
 
     stride: int = Field(ge=1, le=MOST_TOKENS)  # tokens from the beginning of one window to that of the next
     windows: int = Field(ge=2, le=MOST_WINDOWS)  # of a row at most; what is longer is cut
@@ -151,13 +135,13 @@ class LongTexts(Frozen):
 
     @property
     def text(self) -> str:
-        """The same in words."""
+        """The windows in words."""
         kept = f", the first {self.keep} in each" if self.keep else ""
         return f"up to {self.windows} windows, {self.stride} tokens apart{kept}, joined by {', '.join(self.join)}"
 
 
 class TokenizerInfo(Frozen):
-    """How rows are cut and padded, which `tokenizer.json` alone does not say."""
+    """How rows are cut and padded; `tokenizer.json` alone does not say it."""
 
     # tokens after which a row is cut, special tokens and both texts of a pair included
     max_length: int = Field(ge=3, le=MOST_TOKENS)
@@ -171,13 +155,13 @@ class TokenizerInfo(Frozen):
 
     @property
     def longest(self) -> int:
-        """Tokens of the longest row that is not cut, special tokens and both texts of a pair included. Of pairs in
-        windows it is that of one with a short first text: the longer it is, the less there is room for the other."""
+        """Tokens of the longest row that is not cut, special tokens and both texts of a pair included. A pair in
+        windows has room for so many if its first text is short."""
         return longest_row(self.max_length, self.long)
 
     @property
     def input_names(self) -> tuple[str, ...]:
-        """Inputs of the graph that such a tokenizer feeds, in order."""
+        """Inputs of the graph that this tokenizer feeds, in order."""
         return ("input_ids", "attention_mask") + (("token_type_ids",) if self.token_type_ids else ())
 
     @model_validator(mode="after")
@@ -188,13 +172,13 @@ class TokenizerInfo(Frozen):
 
 
 def longest_row(max_length: int, long: LongTexts | None) -> int:
-    """Tokens of the longest row that is not cut, with windows of so many tokens."""
+    """Tokens of the longest row that is not cut."""
     return max_length if long is None else max_length + (long.windows - 1) * long.stride
 
 
 class Second(Frozen):
-    """The second model of a cascade, which answers the rows that the first one is not sure of. It reads the tokens of
-    the same `tokenizer.json`."""
+    """The second model of a cascade: it answers the rows that the first one is not sure of, by the same
+    `tokenizer.json`."""
 
     name: str  # what it is: the teacher itself, or another student
     file: str  # name of its ONNX file
@@ -206,7 +190,7 @@ class Second(Frozen):
 
     @property
     def text(self) -> str:
-        """What it is for, in words."""
+        """The second model in words."""
         return f"{self.name}, for rows below {self.answered_from:.4f} ({100 * self.share:.0f} % of the tuning slice)"
 
 
@@ -253,14 +237,15 @@ class Manifest(Frozen):
     metrics: dict[str, Annotated[dict[str, Scalar], Field(max_length=_MOST_CELLS)]] = Field(
         default_factory=dict, max_length=_MOST_CELLS
     )
-    contract: Judgement | None = None  # what was asked and whether it was kept; None where nothing was asked
+    contract: Judgement | None = None  # what was asked and whether it was kept; None if nothing was asked
     created: str  # time of making, UTC, ISO 8601
     sha256: str = ""  # SHA-256 of the canonical JSON without this field. It reveals corruption, not forgery
 
     @property
     def second(self) -> Second | None:
-        """The second model that a CPU asks; None where it loads one model."""
-        return next((each.second for name, each in self.variants.items() if name == self.providers[CPU_PROVIDER]), None)
+        """The second model that a CPU asks; None if it loads one model."""
+        loaded = self.providers[CPU_PROVIDER]
+        return next((variant.second for name, variant in self.variants.items() if name == loaded), None)
 
     @property
     def size_bytes(self) -> int:
@@ -273,9 +258,7 @@ class Manifest(Frozen):
             if not _PLAIN_NAME.fullmatch(name) or name == MANIFEST_NAME:
                 raise ValueError(f"file name {name!r} is not a plain name inside the artifact")
         if len({name.lower() for name in self.files}) < len(self.files):
-            raise ValueError(
-                "two files have names that differ by upper and lower case alone, which are one on some disks"
-            )
+            raise ValueError("two files have names that differ by upper and lower case alone: some disks have one")
         if "tokenizer.json" not in self.files:
             raise ValueError("files does not list tokenizer.json")
         for name, variant in self.variants.items():

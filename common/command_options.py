@@ -1,4 +1,4 @@
-"""Options of commands that set a setting: each is a row of a table (`Setting`), of which Typer's options are made."""
+"""Options of commands that set a setting: rows of a table (`Setting`), of which Typer's options are made."""
 
 import functools
 import inspect
@@ -11,25 +11,15 @@ import typer
 
 @dataclass(frozen=True)
 class Setting:
-    """An option of a command that sets a setting; where it is not given, it sets nothing.
+    """An option of a command that sets a setting; if it is not given, it sets nothing."""
 
-    Attributes:
-        name: of the option, e.g. "max-drop".
-        type: of its value; bool makes a flag.
-        help: what it does, its unit, its default.
-        section: of the setting, e.g. "contract"; "" for one that stands alone.
-        panel: heading under which `--help` lists it.
-        keys: the settings that it sets, where they are named otherwise than section and option.
-        least: smallest value, for a number.
-    """
-
-    name: str
-    type: Any
-    help: str
-    section: str = ""
-    panel: str | None = None
-    keys: tuple[str, ...] = ()
-    least: float | None = None
+    name: str  # of the option, e.g. "max-drop"
+    type: Any  # of its value; bool makes a flag
+    help: str  # what it does, its unit, its default
+    section: str = ""  # of the setting, e.g. "contract"; "" for one that stands alone
+    panel: str | None = None  # heading under which `--help` lists it
+    keys: tuple[str, ...] = ()  # the settings that it sets, if they are named otherwise than section and option
+    least: float | None = None  # smallest value, for a number
 
     @property
     def argument(self) -> str:
@@ -55,12 +45,12 @@ def settings(section: str, panel: str | None, *rows: tuple[Any, ...]) -> tuple[S
 
 
 def takes(*settings: Setting) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a command these options; its first argument receives the values that were given, by the settings' names."""
+    """Give a command these options; its first argument receives the given values by the settings' names."""
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         _, *own = inspect.signature(command).parameters.values()
         parameters = [setting.parameter for setting in settings]
-        parameters += [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in own]
+        parameters += [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own]
 
         @functools.wraps(command)
         def run(**values: Any) -> None:

@@ -1,5 +1,4 @@
-"""How many cores this process may really use, what others leave of them, and the control groups in which Linux writes a
-container's limits."""
+"""The cores that this process may really use, what others leave of them, and the control groups of a container."""
 
 import contextlib
 import os
@@ -11,12 +10,9 @@ from typing import Self
 
 def usable_cores(root: Path = Path("/")) -> int:
     """Cores that this process may use: the least of the machine's, its affinity's and its control groups' quotas.
+    A fraction of a core is rounded down, but the answer is at least 1.
 
-    ONNX Runtime sizes its thread pool by the machine's cores, which slows down a container that may use fewer. A
-    fraction of a core is rounded down, but the answer is at least 1.
-
-    Args:
-        root: where `/proc` and `/sys` are found.
+    ONNX Runtime sizes its thread pool by the machine's cores, which slows down a container that may use fewer.
     """
     try:
         cores = len(os.sched_getaffinity(0))
@@ -34,16 +30,15 @@ def usable_cores(root: Path = Path("/")) -> int:
 
 
 def cgroup_folders(controller: str, root: Path = Path("/")) -> Iterator[tuple[Path, int]]:
-    """The folders of this process's control group and of the groups above it, whose limits hold too.
-
-    A folder may be missing. There is none on macOS and Windows.
+    """The folders of this process's control group and of the groups above it, whose limits hold too; none on macOS and
+    Windows.
 
     Args:
         controller: "cpu" or "memory".
-        root: where `/proc` and `/sys` are found.
+        root: with `/proc` and `/sys`.
 
     Yields:
-        A folder, and the version (1 or 2) of control groups that says which files are in it.
+        A folder, which may be missing, and the version (1 or 2) of control groups: its files depend on it.
     """
     try:
         lines = (root / "proc/self/cgroup").read_text(encoding="utf-8").splitlines()
@@ -61,8 +56,8 @@ def cgroup_folders(controller: str, root: Path = Path("/")) -> Iterator[tuple[Pa
 
 
 class Neighbours:
-    """How many of this process's cores others took between its beginning and its end, other machines of the same host
-    among them, where the system tells of these."""
+    """How many of this process's cores others took during a block; other machines of the same host count if the system
+    tells of them."""
 
     def __enter__(self) -> Self:
         self._before = self._read()
@@ -84,11 +79,11 @@ class Neighbours:
         import psutil
 
         mine = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
-        cores = [each for place, each in enumerate(psutil.cpu_times(percpu=True)) if mine is None or place in mine]
-        # Linux counts what guests of this machine take as "user" too.
-        busy = sum(
-            sum(each) - each.idle - sum(getattr(each, name, 0.0) for name in ("iowait", "guest", "guest_nice"))
-            for each in cores
-        )
+        busy = 0.0
+        for core, times in enumerate(psutil.cpu_times(percpu=True)):
+            if mine is None or core in mine:
+                # Linux counts the time of guests of this machine as "user" too.
+                idle = sum(getattr(times, name, 0.0) for name in ("idle", "iowait", "guest", "guest_nice"))
+                busy += sum(times) - idle
         used = os.times()
         return time.monotonic(), busy, used.user + used.system

@@ -6,8 +6,8 @@ The command line prints them without a traceback and ends with their exit code. 
 
 import re
 
-# Users and passwords in addresses, also passwords that hold @ or / as they are; and what follows ? or #, if it holds
-# a value. A pattern such as part-?.csv holds none.
+# Users and passwords in addresses, also passwords with a bare @ or /; and the text after ? or #, if it holds a value. A
+# pattern such as part-?.csv holds none.
 _USER = re.compile(r"(?<=://)(?:[^/\s]*:\S*|[^/\s]*)@")
 _VALUES = re.compile(r"(:[^\s?#]*[?#])(?=\S*=)\S+")
 # Control characters but the line break and the tab, and the marks that turn the direction of writing.
@@ -15,18 +15,18 @@ _UNSEEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u20
 
 
 def printable(text: str) -> str:
-    """A text that a terminal shows as it is: what would move its cursor, or rename its window, is written as `\\x1b`.
-    Names and labels come from artifacts and tables that others have made."""
+    """A text that a terminal shows as it is: marks that would move its cursor, or rename its window, become `\\x1b`.
+    Names and labels come from artifacts and tables of others."""
     return _UNSEEN.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
 
 
 def without_secrets(text: str) -> str:
-    """A text whose addresses people and logs may see: users, passwords, queries and fragments are replaced by dots."""
+    """A text for people and logs: users, passwords, queries and fragments of its addresses are replaced by dots."""
     return _VALUES.sub(r"\1...", _USER.sub("...@", text))
 
 
 def installing(extra: str) -> str:
-    """The remedy where an extra of the package is missing."""
+    """The remedy if an extra of the package is missing."""
     return f"pip install 'kdc[{extra}]' (in a checkout: pip install '.[{extra}]')"
 
 

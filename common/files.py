@@ -47,16 +47,14 @@ def write_whole(path: Path, content: str | bytes, *, shared: bool = False) -> No
 
 @contextmanager
 def whole_file(path: Path, *, shared: bool = False) -> Iterator[IO[bytes]]:
-    """A binary stream whose content takes the name `path` when the block ends without an error; an error of the disk
-    names the file.
-
-    The content is on the disk before it takes the name, so that a power cut does not leave an empty file. After an
-    error the file named `path` is as it was before.
+    """A binary stream whose content takes the name `path` when the block ends. After an error the file is as it was
+    before; an error of the disk names it. The content is on the disk before it takes the name: a power cut leaves no
+    empty file.
 
     Args:
         path: the file; its folder exists.
-        shared: several processes may write the same file at once. Each then has a temporary file of its own; one whose
-            writer was killed stays, while otherwise the next writer overwrites it.
+        shared: several processes may write the same file at once. Each then has a temporary file of its own, which
+            stays if its writer is killed. Otherwise the next writer overwrites it.
     """
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex if shared else 'kdc'}.tmp")
     try:
@@ -74,8 +72,7 @@ def whole_file(path: Path, *, shared: bool = False) -> Iterator[IO[bytes]]:
 
 
 def disk_is_full(error: BaseException | None) -> bool:
-    """Whether an error, or one that it came from, says that there is no room. Libraries written in Rust and C++ say so
-    only in their message."""
+    """Whether an error, or its cause, says that there is no room. Libraries in Rust and C++ say it in the message."""
     while error is not None:
         if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in str(error):
             return True
@@ -84,9 +81,9 @@ def disk_is_full(error: BaseException | None) -> bool:
 
 
 def refusal(error: OSError) -> KdcError | None:
-    """What a person is told of an error that the disk or its rights caused; None for errors of another kind."""
+    """The error for a person if the disk or its rights caused an error; None for another kind."""
     remedy = _REFUSALS.get(error.errno or 0)
     if remedy is None:
         return None
-    place = "" if error.filename is None else f"{error.filename}: "
-    return KdcError("the file system refused", given=f"{place}{error.strerror}", remedy=remedy)
+    file = "" if error.filename is None else f"{error.filename}: "
+    return KdcError("the file system refused", given=f"{file}{error.strerror}", remedy=remedy)

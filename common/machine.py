@@ -57,7 +57,7 @@ class Cores(Frozen):
 class Memory(Frozen):
     """Memory, in bytes."""
 
-    total_bytes: int | None  # memory of the machine; None: unknown
+    total_bytes: int  # memory of the machine
     limit_bytes: int | None  # memory limit of the container; None: no limit
 
 
@@ -100,17 +100,17 @@ def cores() -> Cores:
 
 def memory(root: Path = Path("/")) -> Memory:
     """Read the machine's memory and the container's limit, the latter by `/proc` and `/sys` under `root`."""
-    total = None
-    with contextlib.suppress(AttributeError, ValueError, OSError):  # on Windows
-        total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    limits = []
+    import psutil
+
+    total = psutil.virtual_memory().total
+    limits: list[int] = []
     for folder, version in cgroup_folders("memory", root):
         # A missing file, or one that says "max", sets no limit.
         with contextlib.suppress(OSError, ValueError):
             file = folder / ("memory.max" if version == 2 else "memory.limit_in_bytes")
             limits.append(int(file.read_text(encoding="utf-8")))
-    below = [limit for limit in limits if total is None or limit < total]  # version 1 says a huge number for no limit
-    return Memory(total_bytes=total, limit_bytes=min(below, default=None))
+    # Version 1 says a huge number for no limit.
+    return Memory(total_bytes=total, limit_bytes=min((limit for limit in limits if limit < total), default=None))
 
 
 def versions(packages: Iterable[str]) -> dict[str, str]:

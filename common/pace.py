@@ -1,10 +1,10 @@
-"""At the speed of the machine: how many threads, and which of two ways, are fastest here, now, by measuring.
+"""The fastest number of threads, and the faster one of two ways, on this machine at this moment, by timing.
 
-Threads wait for each other many times in a step. On cores of their own, two are nearly twice as fast as one; where
+Threads wait for each other many times in a step. Two with cores of their own are nearly twice as fast as one. If
 another process shares the cores, each wait lasts until the thread that lost its core gets it back, and one thread is
-faster than two. So the steps of the work itself are timed with this number of threads, with half and with twice as
-many, at its beginning, once a minute, and when the speed falls by half. A look goes no further than that: with one
-thread of 64 a few steps would last as long as a minute's work.
+faster. The steps of the work itself are timed with the chosen number of threads, half and twice as many: at the
+beginning, once a minute, and when the speed falls by half. Numbers further away are not tried: with one thread of 64 a
+few steps would last as long as a minute's work.
 """
 
 import logging
@@ -32,8 +32,8 @@ class Pace:
         set_threads: has the next steps use so many.
         clock: seconds.
         turn: steps that are timed with each number in a turn.
-        alike: whether the steps are alike, as a training's are. A service's passes are not: they are compared one by
-            one in turns, those of about as many tokens with each other, and a speed that falls tells nothing.
+        alike: whether the steps are alike, as in a training. A service's passes are compared one by one in turns, by
+            their numbers of tokens, and a speed that falls tells nothing.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class Pace:
         self.threads = self.choices[0]  # chosen
         self._set, self._clock, self._turn, self._alike = set_threads, clock, turn, alike
         self._remembered = max(turn, _REMEMBERED)
-        self._speeds = self._nothing()
+        self._speeds = self._no_steps()
         self._plan: list[int] = []  # the threads of the next steps, while they are compared
         self._used = self.threads  # in the step that runs
         self._began = 0.0
@@ -59,14 +59,14 @@ class Pace:
         self._settled = 0.0  # speed after the last comparison
         self._wait = _LOOK_AGAIN_S  # until the next one
 
-    def _nothing(self) -> dict[int, deque[tuple[int, float]]]:
-        """No step is known: of each number of threads, the tokens and seconds of the last steps."""
+    def _no_steps(self) -> dict[int, deque[tuple[int, float]]]:
+        """Tokens and seconds of the last steps by number of threads: none yet."""
         return {threads: deque(maxlen=self._remembered) for threads in self.choices}
 
     @contextmanager
     def work(self) -> Iterator[None]:
         """Some work, whose steps are alike. Outside of it there are the most threads."""
-        self._speeds = self._nothing()
+        self._speeds = self._no_steps()
         self._plan, self._steps, self._settled = [], 0, 0.0
         self._used = self.threads
         self._set(self.threads)
@@ -115,8 +115,8 @@ class Pace:
 
     def _neighbours(self) -> list[int]:
         """The next more and the next fewer threads, as far as there are such choices."""
-        place = self.choices.index(self.threads)
-        return [*self.choices[max(0, place - 1) : place], *self.choices[place + 1 : place + 2]]
+        index = self.choices.index(self.threads)
+        return [*self.choices[max(0, index - 1) : index], *self.choices[index + 1 : index + 2]]
 
     def _use(self, threads: int) -> None:
         if threads != self._used:
@@ -159,12 +159,12 @@ class Pace:
         return sum(tokens for tokens, _ in steps) / sum(seconds for _, seconds in steps)
 
     def _times_as_fast(self, threads: int) -> float:
-        """How many times as fast as the chosen number another one is: the mean ratio (geometric) of their seconds a
+        """How many times as fast as the chosen number another one is: the geometric mean ratio of their seconds a
         token for steps of about as many tokens, since a long one has less to do for each."""
         by_size: dict[int, tuple[list[float], list[float]]] = {}
-        for place, each in enumerate((self.threads, threads)):
-            for tokens, seconds in self._speeds[each]:
-                by_size.setdefault(tokens.bit_length(), ([], []))[place].append(seconds / tokens)
+        for side, number in enumerate((self.threads, threads)):
+            for tokens, seconds in self._speeds[number]:
+                by_size.setdefault(tokens.bit_length(), ([], []))[side].append(seconds / tokens)
         both = [(min(len(now), len(then)), mean(now) / mean(then)) for now, then in by_size.values() if now and then]
         weights = sum(weight for weight, _ in both)
         return math.exp(sum(weight * math.log(ratio) for weight, ratio in both) / weights) if both else 1.0
@@ -179,14 +179,17 @@ def halvings(most: int) -> list[int]:
     return [most >> halving for halving in range(most.bit_length())]
 
 
-def least_seconds(steps: Sequence[Callable[[], object]], *, rounds: int = 2) -> list[float]:
-    """Seconds that each of some steps takes, in turns: the least of some rounds, since all that another process does to
-    a step makes it longer."""
-    seconds: list[list[float]] = [[] for _ in steps]
-    for round_ in range(rounds + 1):
-        for step, times in zip(steps, seconds, strict=True):
-            began = time.perf_counter()
-            step()
-            if round_:  # the first one allocates memory
-                times.append(time.perf_counter() - began)
-    return [min(times) for times in seconds]
+def seconds_of(call: Callable[[], object]) -> float:
+    """Wall-clock seconds that one call of `call` takes."""
+    began = time.perf_counter()
+    call()
+    return time.perf_counter() - began
+
+
+def least_seconds(steps: Sequence[Callable[[], object]]) -> list[float]:
+    """Seconds that each of some steps takes, in turns: the least of two rounds, since another process can only make a
+    step longer."""
+    for step in steps:
+        step()  # the first one allocates memory
+    rounds = [[seconds_of(step) for step in steps] for _ in range(2)]
+    return [min(seconds) for seconds in zip(*rounds, strict=True)]

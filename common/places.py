@@ -5,7 +5,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
@@ -41,20 +41,20 @@ def file_system(address: str) -> tuple[Any, str]:
 
 
 def _of_web(address: str) -> dict[str, Any]:
-    """What fsspec's package for HTTP gets, by scheme: sessions that do not follow every redirect, one for a server."""
+    """Options of fsspec's package for HTTP, by scheme: sessions that do not follow every redirect, one for a server."""
     servers = dict(_SERVER.findall(address))
     if not servers:
         return {}
     from kdc.common.web import session
 
-    return {scheme: {"get_client": session, "client_kwargs": {"server": each}} for scheme, each in servers.items()}
+    return {scheme: {"get_client": session, "client_kwargs": {"server": name}} for scheme, name in servers.items()}
 
 
 def _told(error: Exception, address: str) -> str:
-    """An error in a package's words; without them where they repeat what is hidden of an address."""
+    """An error in a package's words; its type alone if they repeat a secret of the address."""
     words = without_secrets(str(error))[:_LONGEST_DETAIL]
-    hidden = set(_WORDS.findall(address)) - set(_WORDS.findall(without_secrets(address)))
-    return type(error).__name__ + ("" if any(word in words for word in hidden) else f": {words}")
+    secrets = set(_WORDS.findall(address)) - set(_WORDS.findall(without_secrets(address)))
+    return type(error).__name__ + ("" if any(secret in words for secret in secrets) else f": {words}")
 
 
 def is_local(system: Any) -> bool:
@@ -64,16 +64,7 @@ def is_local(system: Any) -> bool:
 
 @contextmanager
 def reaching(address: str, remedy: str = _REMEDY, passing: tuple[type[Exception], ...] = ()) -> Iterator[None]:
-    """Turn whatever a store's package raises within the block into a `KdcError`.
-
-    Args:
-        address: of the store; its secrets are not shown.
-        remedy: what the person can do.
-        passing: errors that the caller handles itself.
-
-    Raises:
-        KdcError: the store refused, or did not answer.
-    """
+    """Turn whatever a store's package raises within the block into a `KdcError`, but for errors that are `passing`."""
     try:
         yield
     except Exception as error:  # each package has errors of its own, and they share no base
@@ -83,37 +74,25 @@ def reaching(address: str, remedy: str = _REMEDY, passing: tuple[type[Exception]
         raise KdcError("the store refused, or did not answer", given=given, remedy=remedy) from error
 
 
-@contextmanager
-def reaching_remote(system: Any, address: str) -> Iterator[None]:
-    """As `reaching`, but errors of this machine's own file system are raised as they are.
-
-    Raises:
-        KdcError: the store refused, or did not answer.
-    """
-    with reaching(address, passing=(Exception,) if is_local(system) else ()):
-        yield
+def reaching_remote(system: Any, address: str) -> AbstractContextManager[None]:
+    """As `reaching`, but errors of this machine's own file system are raised as they are."""
+    return reaching(address, passing=(Exception,) if is_local(system) else ())
 
 
 @dataclass(frozen=True)
 class File:
-    """One input file, at `path` on the fsspec file system `system`.
+    """One input file."""
 
-    Attributes:
-        address: as people are shown it.
-        size: in bytes.
-        changed: tells this version from another: the time of its last change, or an entity tag.
-    """
-
-    address: str
-    system: Any
-    path: str
-    size: int
-    changed: str
+    address: str  # without secrets
+    system: Any  # its fsspec file system
+    path: str  # on that system
+    size: int  # in bytes
+    changed: str  # tells this version from another: the time of its last change, or an entity tag
 
     @property
     def format(self) -> str:
-        """The format, by the ending: csv, tsv, jsonl or parquet."""
-        return format_of(self.path)  # the address as people see it may lack a query that names the file
+        """The format, by the ending."""
+        return format_of(self.path)  # the address may lack a query that names the file
 
     def open(self) -> IO[bytes]:
         """Open the file for reading; a compressed one is decompressed on the way.
@@ -131,7 +110,7 @@ class File:
 
 
 def format_of(address: str) -> str:
-    """The format of a file by its ending: csv, tsv, jsonl or parquet.
+    """The format of a file by its ending.
 
     Raises:
         InputError: another ending.
@@ -154,18 +133,14 @@ def is_packed(address: str) -> bool:
 
 
 def _named(address: str) -> str:
-    """What of an address names the file: its path, or all of it where a query does that, as in download?file=rows.csv.
+    """The part of an address that names the file: its path, or all of it if a query does, as in download?file=rows.csv.
     A local name may hold a question mark."""
     path = address.partition("?")[0] if "://" in address else address
-    return path if any(each in FORMATS for each in Path(path.lower()).suffixes[-2:]) else address
+    return path if any(ending in FORMATS for ending in Path(path.lower()).suffixes[-2:]) else address
 
 
 def exists(address: str) -> bool:
-    """Whether there is anything at an address.
-
-    Raises:
-        KdcError: the store refused, or did not answer.
-    """
+    """Whether there is anything at an address."""
     system, path = file_system(address)
     with reaching_remote(system, address):
         return bool(system.exists(path))
@@ -199,8 +174,8 @@ def _matches(system: Any, path: str, address: str) -> list[str]:
 def _describe(system: Any, path: str, address: str) -> File:
     info = system.info(path)
     changed = next((str(info[key]) for key in _CHANGED if key in info), "")
-    shown = path if is_local(system) or "://" in path else f"{address.partition('://')[0]}://{path}"
-    return File(without_secrets(shown), system, path, int(info.get("size") or 0), changed)
+    whole = path if is_local(system) or "://" in path else f"{address.partition('://')[0]}://{path}"
+    return File(without_secrets(whole), system, path, int(info.get("size") or 0), changed)
 
 
 def _is_hidden(path: str, root: str) -> bool:
@@ -247,8 +222,7 @@ class Folder:
             return
         os.makedirs(self._path, exist_ok=True)
         # Ray may start a task again while its first attempt still writes the same file.
-        with files.whole_file(Path(self._at(name)), shared=True) as stream:
-            stream.write(data)
+        files.write_whole(Path(self._at(name)), data, shared=True)
 
     def sizes(self) -> dict[str, int]:
         """The names of the files, with their sizes in bytes."""
@@ -280,7 +254,7 @@ class Folder:
 
 @contextmanager
 def whole_file_at(address: str) -> Iterator[IO[bytes]]:
-    """A binary stream whose content takes its name only when all of it is written; a local folder is made."""
+    """A binary stream; its content takes the name only when all of it is written. A local folder is made."""
     system, path = file_system(address)
     if is_local(system):
         Path(path).parent.mkdir(parents=True, exist_ok=True)
@@ -293,8 +267,7 @@ def whole_file_at(address: str) -> Iterator[IO[bytes]]:
 
 @contextmanager
 def lock(output: str) -> Iterator[None]:
-    """Keep other processes from writing the same output. Only local outputs are locked, in folders where this user may
-    write: object stores have no locks.
+    """Keep other processes from writing the same output, if it is local, in a folder where this user may write.
 
     Raises:
         InputError: another process writes it.
@@ -305,21 +278,19 @@ def lock(output: str) -> Iterator[None]:
     if not is_local(system):
         yield
         return
-    place = Path(path)
-    held = FileLock(place.with_name(f".{place.name}.lock"))
+    file = Path(path).with_name(f".{Path(path).name}.lock")
+    held = FileLock(file)
     try:
-        place.parent.mkdir(parents=True, exist_ok=True)
+        file.parent.mkdir(parents=True, exist_ok=True)
         held.acquire(timeout=0)
-        is_locked = True
     except Timeout:
         raise InputError("another process writes this output", given=output, remedy="wait for it") from None
-    except OSError as error:
+    except OSError as error:  # the output itself may be a folder in which this user may write, as a mounted volume
         if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise
-        is_locked = False  # the output itself may be a folder in which this user may write, as a mounted volume
     try:
         yield
     finally:
-        if is_locked:
-            Path(held.lock_file).unlink(missing_ok=True)
+        if held.is_locked:
+            file.unlink(missing_ok=True)
             held.release()

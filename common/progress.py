@@ -5,13 +5,13 @@
 
 import logging
 import threading
-import time
 from types import TracebackType
 from typing import Any, Protocol, Self
 
 from kdc.common.errors import printable
 
-_BEAT_S = 30.0  # seconds between two lines of a stage whose bar nobody sees
+_BEAT_S = 30.0  # seconds between two lines of a stage without a bar
+_SPEED_S = 120.0  # the speed is the mean of so many seconds
 
 
 class Progress(Protocol):
@@ -26,17 +26,14 @@ class _Bar:
 
     Args:
         quiet: print nothing at all.
-        draws: whether the bar is drawn, as far as somebody watches; lines are printed in any case.
-
-    Attributes:
-        is_shown: whether the bar is drawn, which needs stderr to be a terminal.
+        draws: whether the bar is drawn on a terminal; lines are printed in any case.
     """
 
     def __init__(self, *, quiet: bool = False, draws: bool = True) -> None:
-        from rich.console import Console  # here, so that importing this module costs nothing
+        from rich.console import Console  # here: importing this module costs nothing
 
         self.console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
-        self.is_shown = self.console.is_terminal and draws and not quiet
+        self._is_drawn = self.console.is_terminal and draws and not quiet
         self._progress: Any = None
         self._task: Any = None
 
@@ -57,18 +54,20 @@ class _Bar:
         self.stop()
 
     def _draw(self, columns: list[Any], title: str, total: float | None, **fields: Any) -> None:
-        """Begin a new bar of rich's columns."""
+        """Begin a new bar of rich's columns. Without a terminal it only counts."""
         from rich.progress import Progress
 
         self.stop()
-        if self.is_shown:
-            self._progress = Progress(*columns, console=self.console, transient=True)
-            self._task = self._progress.add_task(title, total=total, **fields)
-            self._progress.start()
+        self._progress = Progress(
+            *columns, console=self.console, transient=True, disable=not self._is_drawn, speed_estimate_period=_SPEED_S
+        )
+        self._progress.add_task(title, total=total, **fields)
+        self._task = self._progress.tasks[0]
+        self._progress.start()
 
     def _update(self, **values: Any) -> None:
         if self._progress is not None:
-            self._progress.update(self._task, **values)
+            self._progress.update(self._task.id, **values)
 
 
 class Reporter(_Bar):
@@ -84,8 +83,8 @@ class Reporter(_Bar):
         from rich.logging import RichHandler
 
         super().__init__(quiet=quiet)
-        self._beat_s = 0.0 if quiet or self.is_shown else beat_s
-        self._heart: _Heart | None = None
+        self._beat_s = beat_s
+        self._ended = threading.Event()
         handler = RichHandler(console=self.console, show_time=False, show_path=False, show_level=False)
         logging.getLogger("kdc").handlers = [handler]
         logging.getLogger("kdc").setLevel(logging.INFO)
@@ -96,22 +95,25 @@ class Reporter(_Bar):
 
         self.say(f"{stage}: starts ({why})")
         bar = [BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), "left", TimeRemainingColumn()]
-        self._draw(["  [bold]{task.description}", *bar], stage, None)
-        if self._beat_s:
-            self._heart = _Heart(self, stage, self._beat_s)
+        self._draw(["  [bold]{task.description}", *bar], stage, None, rows=0, loss=None)
+        if not self._is_drawn and not self.console.quiet:
+            self._ended = threading.Event()
+            threading.Thread(
+                target=self._beat, args=[self._task, self._ended], name="kdc-progress", daemon=True
+            ).start()
 
     def progress(self, done: int, total: int, /, *, rows: int = 0, loss: float | None = None) -> None:
-        """Move the current stage to `done` of `total` steps; see `Progress`."""
-        self._update(completed=done, total=total)
-        if self._heart is not None:
-            self._heart.note(done, total, rows, loss)
+        """Move the current stage to `done` of `total` steps; see `Progress`. A loss that is not told stays until
+        another piece of work begins."""
+        fields: dict[str, Any] = {"rows": rows}
+        if loss is not None or (self._task is not None and done < self._task.completed):
+            fields["loss"] = loss
+        self._update(completed=done, total=total, **fields)
 
     def stop(self) -> None:
         """Take the bar away, and end the lines of the stage."""
         super().stop()
-        if self._heart is not None:
-            self._heart.stop()
-            self._heart = None
+        self._ended.set()
 
     def finished(self, stage: str, seconds: float, headline: str) -> None:
         """Say that a stage is done, and in one line what came of it, if `headline` says anything."""
@@ -122,47 +124,23 @@ class Reporter(_Bar):
         """Say that a stage was done before."""
         self.say(f"{stage}: already done, nothing changed")
 
+    def _beat(self, task: Any, ended: threading.Event) -> None:
+        """Print every few seconds where a stage is, also while it tells nothing itself."""
+        while not ended.wait(self._beat_s):
+            self.say(_line(task))
 
-class _Heart:
-    """Prints where a stage is every few seconds, also while it tells nothing itself."""
 
-    def __init__(self, reporter: Reporter, stage: str, beat_s: float) -> None:
-        self._reporter, self._stage, self._beat_s = reporter, stage, beat_s
-        self._began = time.monotonic()
-        self._state: tuple[float, int, int, int, float | None] | None = None  # when, done, total, rows, loss
-        self._last: tuple[float, int] | None = None  # when, done: what the last line was of
-        self._ended = threading.Event()
-        threading.Thread(target=self._beat, name="kdc-progress", daemon=True).start()
-
-    def note(self, done: int, total: int, rows: int, loss: float | None) -> None:
-        """Where the stage is now. A loss that is not told stays."""
-        now, old = time.monotonic(), self._state
-        if old is None or done < old[1]:  # another piece of work of the same stage
-            self._last, old = (now, done), None
-        self._state = (now, done, total, rows, loss if loss is not None or old is None else old[4])
-
-    def stop(self) -> None:
-        """Print no more."""
-        self._ended.set()
-
-    def _beat(self) -> None:
-        while not self._ended.wait(self._beat_s):
-            self._reporter.say(self._line())
-
-    def _line(self) -> str:
-        """The stage and its seconds; step of steps, rows a second, loss and time left as far as they are known."""
-        parts = [f"{self._stage}: {time.monotonic() - self._began:.0f} s"]
-        state, last = self._state, self._last
-        if state is not None and last is not None:
-            when, done, total, rows, loss = state
-            parts.append(f"step {done} of {total}")
-            if done > last[1]:
-                rate = (done - last[1]) / (when - last[0])
-                parts += [f"{rate * rows:.0f} rows/s"] if rows else []
-                parts += [f"loss {loss:.3f}"] if loss is not None else []
-                parts.append(f"about {_duration((total - done) / rate)} left")
-                self._last = when, done
-        return ", ".join(parts)
+def _line(task: Any) -> str:
+    """A stage and its seconds; step of steps, rows a second, loss and time left as far as they are known."""
+    parts = [f"{task.description}: {task.elapsed:.0f} s"]
+    if task.total is not None:
+        parts.append(f"step {task.completed} of {task.total}")
+    if task.speed:
+        rows, loss = task.fields["rows"], task.fields["loss"]
+        parts += [f"{task.speed * rows:.0f} rows/s"] if rows else []
+        parts += [f"loss {loss:.3f}"] if loss is not None else []
+        parts.append(f"about {_duration(task.remaining / task.speed)} left")
+    return ", ".join(parts)
 
 
 def _duration(seconds: float) -> str:
@@ -184,8 +162,7 @@ class Meter(_Bar):
 
     def advance(self, count: int) -> None:
         """Move the bar by so many bytes; back where `count` is negative, since some have to be sent again."""
-        if self._progress is not None:
-            self._progress.advance(self._task, count)
+        self._update(advance=count)
 
 
 class RowCounter(_Bar):

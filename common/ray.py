@@ -1,4 +1,4 @@
-"""Ray, where it is asked for: joins a cluster, or starts Ray on this machine alone, quietly."""
+"""Ray: joins a cluster, or starts Ray on this machine alone, quietly."""
 
 import logging
 import os
@@ -16,15 +16,11 @@ _ANSWER_TIMEOUT_S = 10
 
 @contextmanager
 def connected(address: str | None, cores: int = 1) -> Iterator[Any]:
-    """Connect to Ray for the length of a block, unless the process is connected already.
+    """Connect to Ray for the length of a block, unless the process is connected already; yields the module `ray`.
 
     Args:
         address: of a cluster, or "auto" for the one that this machine is a node of; None: Ray on this machine alone.
-        cores: number of cores that Ray on this machine alone offers at the least, even where the machine has fewer:
-            so many were asked for.
-
-    Yields:
-        The module `ray`.
+        cores: number of cores that Ray on this machine alone offers at least, even if the machine has fewer.
 
     Raises:
         InputError: no cluster answers at the address.
@@ -67,7 +63,7 @@ def connected(address: str | None, cores: int = 1) -> Iterator[Any]:
 
 @contextmanager
 def _without_stderr() -> Iterator[None]:
-    """Discard stderr, also what C++ code writes to it past Python, such as a line on the log level set above."""
+    """Discard stderr, the lines of C++ code included."""
     sys.stderr.flush()
     stderr, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     try:
@@ -80,7 +76,7 @@ def _without_stderr() -> Iterator[None]:
 
 
 def _check_answers(address: str | None) -> None:
-    """See that something listens at an address, because Ray itself would try for a quarter of an hour."""
+    """Check that something listens at an address: Ray itself would try for a quarter of an hour."""
     if address == "auto":
         address = os.environ.get("RAY_ADDRESS")
     if address is None or address == "auto":

@@ -25,12 +25,7 @@ LONGEST_LINE = 64 << 20
 
 
 class BrokenQuoting(Exception):
-    """The rest of a CSV or TSV file cannot be parsed.
-
-    Args:
-        reason: what Python's csv module says.
-        line: where the record begins.
-    """
+    """The rest of a CSV or TSV file cannot be parsed, from the record on that begins at `line`."""
 
     def __init__(self, reason: str, line: int) -> None:
         super().__init__(reason, line)
@@ -38,11 +33,7 @@ class BrokenQuoting(Exception):
 
 
 def parse_delimited(lines: Iterable[str], delimiter: str) -> Iterator[tuple[int, list[str]]]:
-    """Parse lines by csv's quoting rules: a quoted field may hold delimiters and line breaks.
-
-    Args:
-        lines: with their line ends.
-        delimiter: one character.
+    """Parse lines, with their line ends, by csv's quoting rules: a quoted field may hold delimiters and line breaks.
 
     Yields:
         the line on which a record begins, and its fields. The header comes first; a blank line has no fields.
@@ -62,11 +53,7 @@ def parse_delimited(lines: Iterable[str], delimiter: str) -> Iterator[tuple[int,
 
 
 def _finite(text: str) -> float:
-    """A number of JSON as Python holds it.
-
-    Raises:
-        ValueError: it is none, or too large.
-    """
+    """A number of JSON as Python holds it; ValueError if it is none, or too large."""
     if not math.isfinite(number := float(text)):
         raise ValueError(f"{text[:40]} is no number that JSON can hold")
     return number
@@ -76,8 +63,8 @@ _FINITE = json.JSONDecoder(parse_float=_finite, parse_constant=_finite)
 
 
 def parse_jsonl(lines: Iterable[str], *, finite: bool = False) -> Iterator[tuple[int, str, Any]]:
-    """Parse one JSON value a line; blank lines are left out. With `finite` a number that JSON cannot hold (NaN, 1e999),
-    which Python reads and writes, is an error.
+    """Parse one JSON value a line; blank lines are left out. `finite` refuses numbers that JSON cannot hold (NaN,
+    1e999), which Python reads and writes.
 
     Yields:
         the line's number, its text, and its value. The value of a line that is no JSON is the error.

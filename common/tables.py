@@ -1,4 +1,4 @@
-"""Tables of text: their cells, aligned for a terminal, and in Markdown; and texts that Markdown shows as they are."""
+"""Tables of text, aligned for a terminal or in Markdown, and texts that Markdown shows as they are."""
 
 import re
 from collections.abc import Collection, Sequence

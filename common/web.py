@@ -1,7 +1,7 @@
 """Sessions for fsspec's package for HTTP that follow no redirect from https to http, or from outside to inside.
 
-Whoever runs a web server, or can change what it sends, names the targets of its redirects. Followed blindly these would
-reach what only this machine can reach: its own ports, its network, a cloud's metadata.
+A web server, or anybody who can change its answers, names the targets of its redirects. Followed blindly they would
+reach this machine's own ports, its network, a cloud's metadata.
 """
 
 import errno
@@ -17,28 +17,30 @@ _REMEDY = "give the address that it leads to, if you trust it"
 
 
 def is_inside(address: str) -> bool:
-    """Whether an IP address is of this machine, a private network or a link, and not of the internet."""
+    """Whether an IP address is not of the internet, but of this machine, a private network or a link."""
     return not ipaddress.ip_address(address.partition("%")[0]).is_global
 
 
 def leads_inside(server: str, target: str) -> bool:
-    """Whether the name of a server is of the internet, and another one of this machine or its networks. A name that
-    cannot be resolved here, as behind a proxy, is taken for one of the internet."""
+    """Whether the name of a server is of the internet, and the target of this machine or its networks. A name that
+    cannot be resolved here, as behind a proxy, counts as one of the internet."""
     return _resolves_inside(target) and not _resolves_inside(server)
 
 
 def _resolves_inside(name: str) -> bool:
     try:
-        return any(is_inside(str(place[0])) for *_, place in socket.getaddrinfo(name, None, type=socket.SOCK_STREAM))
+        return any(
+            is_inside(str(address[0])) for *_, address in socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)
+        )
     except OSError:
         return False
 
 
 async def session(*, server: str, **more: Any) -> "aiohttp.ClientSession":
-    """A session for requests to one server, whose name only keeps it apart from the sessions for others.
+    """A session for requests to one server; the name keeps it apart from the sessions for others.
 
-    Its first connection is to that server. If that is to an address of the internet, later ones, which redirects or
-    another answer of the DNS lead to, must be so too.
+    Its first connection is to that server. If it is to an address of the internet, later ones, by redirects or another
+    answer of the DNS, must be too.
     """
     import aiohttp
     import yarl
@@ -46,10 +48,10 @@ async def session(*, server: str, **more: Any) -> "aiohttp.ClientSession":
     inside: list[bool] = []  # of each connection
 
     def connected(to: Any) -> socket.socket:
-        family, kind, protocol, _, place = to
-        inside.append(is_inside(place[0]))
+        family, kind, protocol, _, address = to
+        inside.append(is_inside(address[0]))
         if inside[-1] and not inside[0]:
-            what = f"a server of the internet leads to {place[0]}, which is not of the internet; {_REMEDY}"
+            what = f"a server of the internet leads to {address[0]}, which is not of the internet; {_REMEDY}"
             raise OSError(errno.EACCES, what)
         return socket.socket(family, kind, protocol)
 
@@ -58,8 +60,8 @@ async def session(*, server: str, **more: Any) -> "aiohttp.ClientSession":
             raise OSError(f"a redirect leads from https to http; {_REMEDY}")
 
     class Bounded(aiohttp.ClientResponse):
-        """A response that is not read at once if it is larger than what was asked for: fsspec would take a range, or a
-        page that may list files, of any size into memory."""
+        """A response that is not read if it is larger than was asked for: fsspec would take a range, or a page that may
+        list files, of any size into memory."""
 
         async def read(self) -> bytes:
             start, _, end = self.request_info.headers.get("Range", "").removeprefix("bytes=").partition("-")

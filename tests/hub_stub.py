@@ -170,6 +170,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def _create(self, asked: dict[str, Any]) -> None:
         name = f"{asked['organization']}/{asked['name']}"
+        if name in self.stub.commits:
+            self._answer(409, {"error": "You already created this model repo", "url": f"{self.stub.url}/{name}"})
+            return
         self.stub.private[name] = asked.get("private", asked.get("visibility") == "private")  # version 0, version 1
         self.stub.commit(name, "main", {".gitattributes": b"*.onnx filter=lfs\n"})
         self._answer(200, {"url": f"{self.stub.url}/{name}"})

@@ -94,7 +94,7 @@ def test_no_index_and_no_local_version_is_named() -> None:
     assert "+cpu" not in text
 
 
-@pytest.mark.parametrize("folder", ["serving/http", "pipeline/report"])
+@pytest.mark.parametrize("folder", ["serving/http", "pipeline/packaging", "pipeline/report"])
 def test_the_pages_are_packaged(folder: str) -> None:
     patterns = SETUPTOOLS["package-data"][f"kdc.{folder.replace('/', '.')}"]
     packaged = {path for pattern in patterns for path in (ROOT / folder).glob(pattern)}

@@ -82,8 +82,8 @@ def verify_artifact(
         KdcError: the artifact is damaged.
     """
     if labelled is not None and data is not None:
-        both, remedy = f"--data {data}, --labelled {labelled}", "leave one out"
-        raise InputError("the verdict is by one file of labels", given=both, remedy=remedy)
+        given_files, remedy = f"--data {data}, --labelled {labelled}", "leave one out"
+        raise InputError("the verdict is by one file of labels", given=given_files, remedy=remedy)
     given = given or {}
     folder, manifest, engine, contract = open_artifact(artifact, contract, given, device, expect_sha256)
     if not contract.limits.set_ones:

@@ -2,15 +2,35 @@
 
 from collections.abc import Sequence
 from statistics import NormalDist
-from typing import Annotated, Self
+from typing import Annotated, NamedTuple, Self
 
 from pydantic import Field, model_validator
 
-from kdc.artifact.contract.required import Found, judge_found
-from kdc.artifact.contract.terms import MOST_TOKENS, Contract, Costs, Quality, Verdict
+from kdc.artifact.contract.terms import (
+    MOST_TOKENS,
+    MOST_WINDOWS,
+    Contract,
+    Costs,
+    Evidence,
+    Quality,
+    RequiredShare,
+    Verdict,
+)
 from kdc.common.frozen import Frozen
 
 _STARVED = 0.1  # share of a model's threads without a core, from which on a time that is missed may be the neighbours'
+_Length = Annotated[int, Field(ge=1, le=MOST_WINDOWS * MOST_TOKENS)]  # tokens of a row
+
+
+class Check(NamedTuple):
+    """One limit of a contract beside what was measured."""
+
+    limit: str  # its name in `Limits`
+    title: str  # what is limited
+    bound: str  # the limit with its sign and unit
+    measured: str  # the measurement with its interval and unit
+    verdict: Verdict
+    problem: str  # what is wrong, in one sentence
 
 
 class Judgement(Frozen):
@@ -21,11 +41,13 @@ class Judgement(Frozen):
     provider: str  # ONNX Runtime's execution provider that ran it
     cpu: str  # model name of the CPU. Another one has another latency, and can have other int8 arithmetic
     threads: int = Field(ge=1, le=1024)  # of a forward pass when it was timed
-    # tokens of the rows that were timed, so that other rows of these lengths can stand for them
-    lengths: tuple[Annotated[int, Field(ge=1, le=MOST_TOKENS)], ...] = Field(min_length=1, max_length=100)
+    # tokens of the rows that were timed: `kdc verify` times other rows of these lengths
+    lengths: tuple[Annotated[int, Field(ge=1, le=MOST_WINDOWS * MOST_TOKENS)], ...] = Field(
+        min_length=1, max_length=100
+    )
     costs: Costs  # measured under the contract's conditions
-    quality: Quality | None = None  # the student beside its teacher; None where `max_drop` was not asked for
-    required: tuple[Found, ...] = ()  # what was counted for each of the contract's requirements
+    quality: Quality | None = None  # the student beside its teacher; None if `max_drop` was not asked for
+    required: tuple[RequiredShare, ...] = ()  # what was counted for each of the contract's requirements
     # whether quality and requirements were measured for this judgement, and are not those of an earlier one
     compared: bool
     missed: tuple[str, ...] = ()  # one sentence for each limit that does not hold, or is not shown to
@@ -33,16 +55,21 @@ class Judgement(Frozen):
 
     @property
     def look(self) -> int | None:
-        """Which look at the evaluation rows the judgement was; None where it needed none."""
+        """Which look at the evaluation rows the judgement was; None if it needed none."""
         if self.quality is not None:
             return self.quality.look
         return self.required[0].look if self.required else None
+
+    @property
+    def checks(self) -> list[Check]:
+        """Every limit beside what was measured."""
+        return checks_of(self.contract, self.costs, self.quality, self.required)
 
     @model_validator(mode="after")
     def _verdict_follows(self) -> Self:
         if (self.quality is None) is not (self.contract.limits.max_drop is None):
             raise ValueError("quality belongs to a max_drop, and a max_drop to quality")
-        if tuple(each.requirement for each in self.required) != self.contract.limits.require:
+        if tuple(share.requirement for share in self.required) != self.contract.limits.require:
             raise ValueError("what was counted is not what the contract requires")
         verdict, _ = decide(self.contract, self.costs, self.quality, self.required)
         if verdict != self.verdict:
@@ -50,48 +77,81 @@ class Judgement(Frozen):
         return self
 
 
-def judge_costs(contract: Contract, costs: Costs) -> dict[str, tuple[Verdict, str]]:
-    """For each limit on costs, by the name of its field: the verdict, and what is wrong in one sentence ("" where it is
-    kept): the measurement, the limit, by how much.
+def decide(
+    contract: Contract, costs: Costs, quality: Quality | None, required: Sequence[RequiredShare] = ()
+) -> tuple[Verdict, tuple[str, ...]]:
+    """The verdict, and one sentence for each limit that is missed; if none is, for each that is not shown to hold."""
+    checks = checks_of(contract, costs, quality, required)
+    verdicts: tuple[Verdict, ...] = ("fail", "not shown")
+    for verdict in verdicts:
+        if problems := tuple(check.problem for check in checks if check.verdict == verdict):
+            return verdict, problems
+    return "pass", ()
 
-    A time is kept where its whole interval keeps to the limit, missed where the whole interval lies beyond it, and else
-    not shown. Nor is a miss shown where the model's threads were short of cores, and that explains it: it may have been
-    the neighbours.
-    """
-    limits = contract.limits
-    latency = f"p{contract.at.percentile:g} latency"
-    checks = (
-        ("max_latency_ms", latency, "ms", costs.latency_ms, costs.latency_interval, 1),
-        ("max_size_mb", "size", "MB", costs.size_mb, None, 1),
-        ("min_rows_per_s", "throughput", "rows/s", costs.rows_per_s, costs.rows_interval, -1),
-    )
-    verdicts: dict[str, tuple[Verdict, str]] = {}
-    for field, name, unit, cost, interval, sign in checks:
-        limit = getattr(limits, field)
-        if limit is None:
-            continue
-        low, high = interval or (cost, cost)
-        best, worst = (low, high) if sign > 0 else (high, low)
-        # What the best of the interval would be with all cores.
-        alone = best * (1 - costs.starved) if sign > 0 else best / max(1 - costs.starved, 1e-9)
-        busy = field != "max_size_mb" and costs.starved >= _STARVED and sign * alone <= sign * limit
-        seen = f"{name} is {cost:.4g} {unit}" + (f" ({low:.4g} to {high:.4g})" if interval else "")
-        if sign * worst <= sign * limit:
-            verdicts[field] = ("pass", "")
-        elif sign * best <= sign * limit:
-            verdicts[field] = ("not shown", f"{seen}, the limit {limit:g} lies within the interval")
-        elif busy:
-            why = f"other processes took {100 * costs.starved:.0f} % of the cores that it had threads for"
-            verdicts[field] = ("not shown", f"{seen}, the limit {limit:g}, but {why}")
-        else:
-            off = f"{_percent(cost / limit)} {'above' if sign > 0 else 'below'}"
-            verdicts[field] = ("fail", f"{seen}, the limit {limit:g}: {off}")
-    return verdicts
+
+def checks_of(
+    contract: Contract, costs: Costs, quality: Quality | None, required: Sequence[RequiredShare]
+) -> list[Check]:
+    """Check every limit of a contract, by what was measured under its conditions."""
+    checks = _cost_checks(contract, costs)
+    limit = contract.limits.max_drop
+    if quality is not None and limit is not None:
+        title, bound = f"{quality.metric} against {quality.other}", f">= -{limit:g} points"
+        low, high = quality.interval
+        measured = f"{quality.difference:+.2f} ({low:+.2f} to {high:+.2f})"
+        problem = _drop_in_words(contract, quality, limit)
+        checks.append(Check("max_drop", title, bound, measured, judge_drop(contract, quality), problem))
+    for share in required:
+        asked, verdict = share.asked, judge_share(share, contract.evidence)
+        bound = f"{'<=' if asked.is_most else '>='} {100 * asked.value:g} %"
+        measured = f"{share.rate.text} %" if share.rate.of else "no row"
+        checks.append(Check("require", asked.name, bound, measured, verdict, _share_in_words(share, verdict)))
+    return checks
 
 
 def missed_costs(contract: Contract, costs: Costs) -> list[str]:
     """One sentence for each limit on costs that a model does not keep."""
-    return [sentence for verdict, sentence in judge_costs(contract, costs).values() if verdict == "fail"]
+    return [check.problem for check in _cost_checks(contract, costs) if check.verdict == "fail"]
+
+
+def _cost_checks(contract: Contract, costs: Costs) -> list[Check]:
+    """Check the limits on costs. A miss is not shown if the model's threads were short of cores, and that explains it:
+    it may have been the neighbours."""
+    at, latency = contract.at, f"p{contract.at.percentile:g} latency"
+    length = "rows as they come" if at.length is None else f"{at.length} tokens"
+    measurements = (  # the limit, what it limits, under which conditions, unit, value, interval
+        ("max_latency_ms", latency, f", batch {at.batch}, {length}", "ms", costs.latency_ms, costs.latency_interval),
+        ("max_size_mb", "size", "", "MB", costs.size_mb, None),
+        ("min_rows_per_s", "throughput", ", batch 32", "rows/s", costs.rows_per_s, costs.rows_interval),
+    )
+    checks = []
+    for field, name, conditions, unit, cost, interval in measurements:
+        limit, at_most = getattr(contract.limits, field), field != "min_rows_per_s"
+        if limit is None:
+            continue
+        low, high = interval or (cost, cost)
+        verdict = _verdict(low, high, limit, at_most=at_most)
+        problem = f"{name} is {_measured(cost, interval, unit, '.4g')}, the limit {limit:g}"
+        if verdict == "not shown":
+            problem += " lies within the interval"
+        elif verdict == "fail" and field != "max_size_mb" and _is_neighbours(low, high, limit, costs.starved, at_most):
+            verdict = "not shown"
+            problem += f", but other processes took {100 * costs.starved:.0f} % of the cores that it had threads for"
+        elif verdict == "fail":
+            problem += f": {_percent(cost / limit)} {'above' if at_most else 'below'}"
+        sign, measured = "<=" if at_most else ">=", _measured(cost, interval, unit, ".2f" if at_most else ".0f")
+        checks.append(Check(field, name + conditions, f"{sign} {limit:g} {unit}", measured, verdict, problem))
+    return checks
+
+
+def _measured(cost: float, interval: tuple[float, float] | None, unit: str, form: str) -> str:
+    return f"{cost:{form}} {unit}" + (f" ({interval[0]:{form}} to {interval[1]:{form}})" if interval else "")
+
+
+def _is_neighbours(low: float, high: float, limit: float, starved: float, at_most: bool) -> bool:
+    """Whether the best of a time's interval would keep to the limit if the model's threads had all their cores."""
+    free = max(1 - starved, 1e-9)
+    return starved >= _STARVED and (low * free <= limit if at_most else high / free >= limit)
 
 
 def _percent(ratio: float) -> str:
@@ -100,42 +160,38 @@ def _percent(ratio: float) -> str:
     return f"{off:.0f} %" if off >= 1 else f"{off:.1g} %"
 
 
-def judge_drop(contract: Contract, quality: Quality | None) -> Verdict:
-    """The verdict on `max_drop` alone; it is kept where it was not asked for, or the metric is not judged.
+def _verdict(low: float, high: float, limit: float, *, at_most: bool = False) -> Verdict:
+    """Pass if the whole interval keeps to the limit, fail if none of it does, else not shown: neither error is more
+    likely than the confidence allows."""
+    worst, best, sign = (high, low, -1) if at_most else (low, high, 1)
+    if sign * worst >= sign * limit:
+        return "pass"
+    return "not shown" if sign * best >= sign * limit else "fail"
 
-    It passes where the whole interval of the difference keeps to the limit, fails where the whole interval lies beyond
-    it, and else is not shown: neither error is more likely than the confidence allows.
-    """
+
+def judge_drop(contract: Contract, quality: Quality | None) -> Verdict:
+    """The verdict on `max_drop` alone; it is kept if it was not asked for, or the metric is not judged."""
     limit = contract.limits.max_drop
     if quality is None or limit is None:
         return "pass"
     low, high = quality.interval if contract.evidence == "interval" else (quality.difference, quality.difference)
-    if high < -limit:
-        return "fail"
-    return "pass" if low >= -limit else "not shown"
+    return _verdict(low, high, -limit)
 
 
-def decide(
-    contract: Contract, costs: Costs, quality: Quality | None, required: Sequence[Found] = ()
-) -> tuple[Verdict, tuple[str, ...]]:
-    """The verdict, and one sentence for each limit that is missed; where none is, for each that is not shown to hold.
+def judge_share(share: RequiredShare, evidence: Evidence) -> Verdict:
+    """The verdict on one required share; not shown if there is no row of which it would be a share."""
+    rate = share.rate
+    if rate.value is None:
+        return "not shown"
+    low, high = (rate.low, rate.high) if evidence == "interval" else (rate.value, rate.value)
+    return _verdict(low, high, share.asked.value, at_most=share.asked.is_most)
 
-    Args:
-        contract: what was asked.
-        costs: measured under its conditions.
-        quality: None where the metric is not judged.
-        required: what was counted for each requirement.
-    """
-    verdicts = list(judge_costs(contract, costs).values())
-    limit = contract.limits.max_drop
-    if quality is not None and limit is not None:
-        verdicts.append((judge_drop(contract, quality), _drop_in_words(contract, quality, limit)))
-    verdicts += [judge_found(found, contract.evidence) for found in required]
-    for verdict in ("fail", "not shown"):
-        sentences = tuple(sentence for each, sentence in verdicts if each == verdict)
-        if sentences:
-            return verdict, sentences
-    return "pass", ()
+
+def _share_in_words(share: RequiredShare, verdict: Verdict) -> str:
+    if not share.rate.of:
+        return f"{share.requirement}: there is no such evaluation row, of which it would be a share"
+    counted = f"{share.requirement}: {share.rate.text} % of {share.rate.of} evaluation rows"
+    return f"{counted}, too few to say" if verdict == "not shown" else counted
 
 
 def _drop_in_words(contract: Contract, quality: Quality, limit: float) -> str:
@@ -164,8 +220,8 @@ def spent(confidence: float, look: int) -> float:
     """The confidence that is left for a look at rows that were judged by before.
 
     The first look has an error of 1 - confidence, look k after it a part of 1 / (k (k - 1)) of that. These parts sum to
-    1, so that however many models are judged by the rows, the chance that any of them passes wrongly is at most twice
-    that of the first look alone: the error rate of both ends of its interval together.
+    1. However many models are judged by the rows, the chance that any of them passes wrongly is at most twice the
+    chance of the first look alone.
     """
     return confidence if look == 1 else 1 - (1 - confidence) / (look * (look - 1))
 

@@ -14,12 +14,10 @@ _BOUND = re.compile(
 
 
 class Bound(NamedTuple):
-    """A bound on a share of rows: of those that get a label, or that are answered."""
+    """A bound on a share of rows."""
 
     label: str | None
-    # fpr is the false positive rate: of the rows without the label, the share that get it; accuracy is of the rows that
-    # are answered, and coverage is the share of these
-    measure: str
+    measure: str  # fpr: the share of the rows without the label that get it; coverage: the rows that are answered
     value: float
 
     @property
@@ -34,16 +32,16 @@ class Bound(NamedTuple):
 
 
 def parse_bound(text: str) -> Bound | None:
-    """Read `LABEL:precision>=0.95`, `recall>=0.9`, `fpr<=0.01`, `accuracy>=0.98` or `coverage>=0.5`; None if it is none
-    of these, or its value is not within 0 and 1."""
+    """Read `LABEL:precision>=0.95`, `recall>=0.9`, `fpr<=0.01`, `accuracy>=0.98` or `coverage>=0.5`; None for another
+    text, or a value outside 0 to 1."""
     match = _BOUND.fullmatch(text)
+    if match is None:
+        return None
     try:
-        value = float(match[4]) if match is not None else -1.0
+        value = float(match[4])
     except ValueError:
         return None
-    if match is None or not 0 <= value <= 1:
-        return None
-    return Bound(match[1], (match[2] or match[3]).lower(), value)
+    return Bound(match[1], (match[2] or match[3]).lower(), value) if 0 <= value <= 1 else None
 
 
 class Rate(Frozen):

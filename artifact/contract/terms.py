@@ -1,9 +1,6 @@
-"""The terms of a contract: what can be asked of an artifact, under which conditions, and what is measured of it.
+"""The terms of a contract: what people can ask of an artifact, the conditions, and the measurements.
 
-Also reads terms as people give them, and puts them in place of an artifact's own.
-
-The settings of a run (`[contract]`, in `kdc.pipeline.config.judging_settings`) are built from the same models, so that
-a field's type, range, default and description are written once.
+The settings of a run (`[contract]`, in `kdc.pipeline.config.judging_settings`) are built from the same models.
 """
 
 from collections.abc import Mapping
@@ -11,18 +8,17 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, ValidationError, field_validator
 
-from kdc.artifact.contract.rates import parse_bound
+from kdc.artifact.contract.rates import Bound, Rate, parse_bound
 from kdc.common.errors import InputError
 from kdc.common.frozen import Frozen
 
 Verdict = Literal["pass", "fail", "not shown"]
 Evidence = Literal["interval", "point"]
 Against = Literal["best", "teacher"]
-LONGEST = 8192  # tokens that a model takes at once
-MOST_TOKENS = 64 * LONGEST  # of a row in windows
+MOST_TOKENS = 8192  # of a row or window: what encoders with long texts read, and what a start warms up with
+MOST_WINDOWS = 64  # of a row
 _LONGEST_TEXT = 1000  # characters of a requirement
 EXIT_CODES: dict[str, int] = {"pass": 0, "fail": 3, "not shown": 4}
-
 
 # One text, or several.
 Texts = Annotated[
@@ -75,17 +71,12 @@ class Limits(Frozen):
         """The names of the limits that are set."""
         return [name for name in Limits.model_fields if getattr(self, name) not in (None, ())]
 
-    @property
-    def any(self) -> bool:
-        """Whether any limit is set."""
-        return bool(self.set_ones)
-
 
 class Conditions(Frozen):
     """The conditions under which latency and rows a second are measured."""
 
     length: int | None = Field(
-        None, ge=3, le=LONGEST, description="tokens of each row that is timed (default: the rows as they come)"
+        None, ge=3, le=MOST_TOKENS, description="tokens of each row that is timed (default: the rows as they come)"
     )
     batch: int = Field(1, ge=1, le=4096, description="rows of a call whose latency counts")
     percentile: float = Field(
@@ -125,7 +116,7 @@ class Costs(Frozen):
     latency_ms: float = Field(gt=0)
     rows_per_s: float = Field(gt=0)
     size_mb: float = Field(gt=0)
-    # intervals of the two, with the contract's confidence; None where the rounds were too few for any
+    # intervals of the two, with the contract's confidence; None if the rounds were too few
     latency_interval: tuple[float, float] | None = None
     rows_interval: tuple[float, float] | None = None
     starved: float = Field(0.0, ge=0, le=1)  # share of its threads for which other processes left no core
@@ -136,18 +127,17 @@ class Quality(Frozen):
 
     metric: str  # the task's deciding one
     against: str  # what it is compared with: "teacher", or the name of a baseline that is better
-    teacher: float | None  # the metric of that, in points; None if only differing rows have labels
-    student: float | None  # the student's metric, in points; likewise
-    difference: float  # student minus that, in points
+    teacher: float | None  # metric of the teacher or baseline, in points; None if only differing rows have labels
+    student: float | None  # metric of the student, in points; likewise
+    difference: float  # student minus teacher or baseline, in points
     # two-sided confidence interval of the difference (`kdc.pipeline.quality.intervals`); wider for each earlier look
     interval: tuple[float, float]
     rows: int  # rows that were compared
     groups: int  # groups of rows that are independent
-    # which judgement of another model by these rows this was in its run, the first one being 1: each one uses the rows
-    # up a little, so that later ones have wider intervals (`kdc.artifact.contract.judgement.spent`)
+    # number of this model among those that its run judged by these rows: later ones have wider intervals (`spent`)
     look: int = Field(1, ge=1)
     # about how many rows would show, with a power of 80 %, that the drop keeps to the limit, if the measured difference
-    # is the true one; None where no number would, or none is needed
+    # is the true one; None if no number would, or none is needed
     rows_needed: int | None = None
 
     @property
@@ -156,10 +146,25 @@ class Quality(Frozen):
         return "the teacher" if self.against == "teacher" else f"the baseline {self.against}"
 
 
-def parse_conditions(text: str | None) -> dict[str, str]:
-    """The conditions in a text such as `length=64,batch=1`, by name; none for None.
+class RequiredShare(Frozen):
+    """A share that a contract asks for, as it was counted on labelled rows, by the decisions of the artifact."""
 
-    Names and ranges are checked later, together with everything else.
+    requirement: str  # as the contract has it
+    # The interval is Clopper's and Pearson's. The end that shows that the share is kept has the contract's confidence;
+    # at the other end all shares of the contract together have the error of one.
+    rate: Rate
+    look: int = Field(1, ge=1)  # see `Quality`
+
+    @property
+    def asked(self) -> Bound:
+        """The requirement."""
+        bound = parse_bound(self.requirement)
+        assert bound is not None  # a contract cannot be made otherwise
+        return bound
+
+
+def parse_conditions(text: str | None) -> dict[str, str]:
+    """The conditions in a text such as `length=64,batch=1`, by name; none for None. Names are checked later.
 
     Raises:
         InputError: a part that is not `name=number`.

@@ -1,7 +1,6 @@
 """A judgement for people: a table of limits and measurements, the verdict in a sentence, and what to try."""
 
-from kdc.artifact.contract.judgement import Judgement, judge_costs, judge_drop
-from kdc.artifact.contract.required import judge_found
+from kdc.artifact.contract.judgement import Judgement
 from kdc.common.errors import InputError
 from kdc.common.tables import aligned
 
@@ -9,20 +8,23 @@ _FASTER = (
     "fewer layers (of six: --student layers:0,5) or none (--student conv), a smaller --set data.max_length, "
     "more threads"
 )
-_SMALLER = (
-    "fewer layers (of six: --student layers:0,5) or none (--student conv), token vectors in 4 bits (--set "
-    "quantize.vector_bits=4), or a teacher with smaller embeddings"
-)
-_BETTER = (
-    "more layers (of six: --student layers:0,1,2,5), texts without labels (--unlabeled FILE), longer training "
-    "(--set student.min_steps=3000)"
-)
-_OTHER_DECISIONS = (
-    "other decisions: an --abstain, or an --aim (of two classes or labels apart), that leaves more of what is "
-    "required; or a better student"
-)
 _MORE_ROWS = "more evaluation rows (--eval FILE), or --set contract.evidence=point to judge by what was measured alone"
 _QUIETER = "`kdc verify ARTIFACT` while nothing else runs on this machine, or a limit that leaves it some room"
+# What to try, by verdict and limit.
+_ADVICE = {
+    ("fail", "max_latency_ms"): _FASTER,
+    ("fail", "min_rows_per_s"): _FASTER,
+    ("fail", "max_size_mb"): "fewer layers (of six: --student layers:0,5) or none (--student conv), token vectors in 4 "
+    "bits (--set quantize.vector_bits=4), or a teacher with smaller embeddings",
+    ("fail", "max_drop"): "more layers (of six: --student layers:0,1,2,5), texts without labels (--unlabeled FILE), "
+    "longer training (--set student.min_steps=3000)",
+    ("fail", "require"): "other decisions: an --abstain, or an --aim (of two classes or labels apart), that leaves "
+    "more of what is required; or a better student",
+    ("not shown", "max_latency_ms"): _QUIETER,
+    ("not shown", "min_rows_per_s"): _QUIETER,
+    ("not shown", "max_drop"): _MORE_ROWS,
+    ("not shown", "require"): _MORE_ROWS,
+}
 _HOLDS = {"pass": "yes", "fail": "no", "not shown": "not shown"}
 
 
@@ -54,70 +56,25 @@ def render(judgement: Judgement, before: Judgement | None = None) -> str:
 
 def table(judgement: Judgement) -> list[list[str]]:
     """A header, then a line for each limit: what is limited, the limit, the measurement, whether it holds."""
-    limits, at, costs, quality = judgement.contract.limits, judgement.contract.at, judgement.costs, judgement.quality
-    length = "rows as they come" if at.length is None else f"{at.length} tokens"
-    latency = f"p{at.percentile:g} latency, batch {at.batch}, {length}"
-    # title, sign, measurement, its interval, digits, unit
-    shown = {
-        "max_latency_ms": (latency, "<=", costs.latency_ms, costs.latency_interval, 2, " ms"),
-        "min_rows_per_s": ("rows/s, batch 32", ">=", costs.rows_per_s, costs.rows_interval, 0, ""),
-        "max_size_mb": ("size", "<=", costs.size_mb, None, 2, " MB"),
-    }
     rows = [["contract", "limit", "found", "holds"]]
-    verdicts = judge_costs(judgement.contract, costs)
-    for field, (title, sign, cost, interval, digits, unit) in shown.items():
-        if field in verdicts:
-            found = f"{cost:.{digits}f}{unit}"
-            if interval is not None:
-                found += f" ({interval[0]:.{digits}f} to {interval[1]:.{digits}f})"
-            rows.append([title, f"{sign} {getattr(limits, field):g}{unit}", found, _HOLDS[verdicts[field][0]]])
-    if limits.max_drop is not None and quality is not None:  # a judgement has both or neither
-        low, high = quality.interval
-        origin = "" if judgement.compared else ", as made"
-        difference = f"{quality.difference:+.2f} ({low:+.2f} to {high:+.2f}){origin}"
-        answer = _HOLDS[judge_drop(judgement.contract, quality)]
-        rows.append(
-            [f"{quality.metric} against {quality.other}", f">= -{limits.max_drop:g} points", difference, answer]
-        )
-    for each in judgement.required:
-        counted = f"{each.rate.text} %" if each.rate.of else "no row"
-        counted += "" if judgement.compared else ", as made"
-        answer = _HOLDS[judge_found(each, judgement.contract.evidence)[0]]
-        limit = f"{'<=' if each.asked.is_most else '>='} {100 * each.asked.value:g} %"
-        rows.append([each.asked.name, limit, counted, answer])
+    for check in judgement.checks:
+        is_old = check.limit in ("max_drop", "require") and not judgement.compared
+        measured = f"{check.measured}, as made" if is_old else check.measured
+        rows.append([check.title, check.bound, measured, _HOLDS[check.verdict]])
     return rows
 
 
 def sentence(judgement: Judgement) -> str:
     """The verdict in one sentence."""
-    why = f": {'; '.join(judgement.missed)}" if judgement.missed else ""
-    look = "" if judgement.look in (None, 1) else f"; {_looks(judgement.look)}"
-    unchecked = "" if judgement.compared else "; quality was not checked again"
-    return f"contract: {judgement.verdict} ({judgement.variant} on {judgement.cpu}){why}{look}{unchecked}"
-
-
-def _looks(look: int | None) -> str:
-    return f"{look} models of this run were judged by these rows by now, and the interval is wider for it"
+    text = f"contract: {judgement.verdict} ({judgement.variant} on {judgement.cpu})"
+    if judgement.missed:
+        text += f": {'; '.join(judgement.missed)}"
+    if judgement.look not in (None, 1):
+        text += f"; {judgement.look} models of this run were judged by these rows, and the interval is wider for it"
+    return text if judgement.compared else f"{text}; quality was not checked again"
 
 
 def advice(judgement: Judgement) -> list[str]:
-    """What to try, one line for each kind of miss; none where the contract is kept."""
-    verdicts = {field: verdict for field, (verdict, _) in judge_costs(judgement.contract, judgement.costs).items()}
-    verdicts["max_drop"] = judge_drop(judgement.contract, judgement.quality)
-    shares = {judge_found(found, judgement.contract.evidence)[0] for found in judgement.required}
-    suggestions = []
-    if judgement.verdict == "not shown":
-        if "not shown" in (verdicts["max_drop"], *shares):
-            suggestions.append(_MORE_ROWS)
-        if "not shown" in (verdicts.get("max_latency_ms"), verdicts.get("min_rows_per_s")):
-            suggestions.append(_QUIETER)
-        return suggestions
-    if "fail" in (verdicts.get("max_latency_ms"), verdicts.get("min_rows_per_s")):
-        suggestions.append(_FASTER)
-    if verdicts.get("max_size_mb") == "fail":
-        suggestions.append(_SMALLER)
-    if verdicts["max_drop"] == "fail":
-        suggestions.append(_BETTER)
-    if "fail" in shares:
-        suggestions.append(_OTHER_DECISIONS)
-    return suggestions
+    """What to try, one line for each kind of miss; none if the contract is kept."""
+    misses = ((check.verdict, check.limit) for check in judgement.checks if check.verdict == judgement.verdict)
+    return list(dict.fromkeys(_ADVICE[miss] for miss in misses if miss in _ADVICE))

@@ -27,7 +27,7 @@ class Tag:
     """A model of BentoML's store."""
 
     name: str
-    version: str | None  # None stands for the newest version, and in a push for a new one
+    version: str | None  # None: the newest version, and in a push a new one
 
     def __str__(self) -> str:
         return self.name if self.version is None else f"{self.name}:{self.version}"
@@ -45,34 +45,28 @@ def parse_address(text: str) -> Repository | Tag | str:
         InputError: it is empty, or no possible hub address or tag.
     """
     if text.startswith(HUB):
-        match = _REPOSITORY.fullmatch(text.removeprefix(HUB))
-        if match is None:
-            raise InputError(
-                "this is no repository of the hub",
-                given=text,
-                remedy="hf://owner/name or hf://owner/name@branch",
-            )
-        return Repository(match[1], match[2])
+        if match := _REPOSITORY.fullmatch(text.removeprefix(HUB)):
+            return Repository(match[1], match[2])
+        remedy = "hf://owner/name or hf://owner/name@branch"
+        raise InputError("this is no repository of the hub", given=text, remedy=remedy)
     if text.startswith(BENTO):
-        match = _TAG.fullmatch(text.removeprefix(BENTO))
-        if match is None:
-            raise InputError("this is no tag of BentoML's store", given=text, remedy="bento:NAME or bento:NAME:VERSION")
-        return Tag(match[1], match[2])
+        if match := _TAG.fullmatch(text.removeprefix(BENTO)):
+            return Tag(match[1], match[2])
+        raise InputError("this is no tag of BentoML's store", given=text, remedy="bento:NAME or bento:NAME:VERSION")
     if not text.strip():
         raise InputError("the address is empty", remedy="a path, s3://bucket/path, hf://owner/name or bento:NAME")
     return text.rstrip("/") or "/"
 
 
 def name_of(text: str) -> str:
-    """The name that a service gives the artifact of an address or a path: the last part of it.
-
-    Where that is `artifact`, as in a run directory, it is the name of the folder around it.
+    """The name that a service gives the artifact of an address or a path: its last part, or the folder around an
+    `artifact`, as in a run directory.
 
     Raises:
         InputError: no possible hub address or tag.
     """
-    place = parse_address(text) if is_address(text) else text
-    if not isinstance(place, str):
-        return place.name.rpartition("/")[2]
-    path = PurePath(re.split("[?#]", without_secrets(place))[0].partition("://")[2] if is_address(text) else text)
+    address = parse_address(text) if is_address(text) else text
+    if not isinstance(address, str):
+        return address.name.rpartition("/")[2]
+    path = PurePath(re.split("[?#]", without_secrets(address))[0].partition("://")[2] if is_address(text) else text)
     return path.parent.name if path.name == "artifact" else path.name

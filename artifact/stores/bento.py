@@ -22,7 +22,6 @@ def folder_of(tag: Tag) -> Path:
 
     Raises:
         InputError: there is no such model.
-        KdcError: the store cannot be read.
     """
     model = _find(tag)
     if model is None:
@@ -31,12 +30,8 @@ def folder_of(tag: Tag) -> Path:
 
 
 def push_to_bento(tag: Tag, artifact: Outgoing, *, force: bool) -> tuple[int | None, str]:
-    """Add an artifact to the store: as the version that is named, or as a new one unless it is there already.
-
-    Args:
-        tag: name and version of the model.
-        artifact: what to add.
-        force: replace another artifact of the same version.
+    """Add an artifact to the store: as the version of the tag, or as a new one unless it is there already. `force`
+    replaces another artifact of the same version.
 
     Returns:
         The number of bytes that were written (None: the artifact was there), and the address of this version.
@@ -84,7 +79,7 @@ def _is_same(model: Any, manifest: Manifest) -> bool:
 
 
 def _find(tag: Tag) -> Any:
-    """BentoML's model of a tag; None where there is none."""
+    """BentoML's model of a tag; None if there is none."""
     bentoml = _bentoml()
     with reaching(f"{BENTO}{tag}", _REMEDY):
         try:

@@ -10,13 +10,12 @@ from typing import IO, Any
 
 from kdc.artifact.folder import describe_files
 from kdc.artifact.manifest import MANIFEST_NAME, FileInfo, Manifest
-from kdc.artifact.stores.sources import Opened, Outgoing, Source
+from kdc.artifact.stores.sources import Opened, Outgoing, Source, changed_meanwhile
 from kdc.common.errors import InputError, KdcError, without_secrets
-from kdc.common.places import file_system, is_local, reaching, whole_file_at
+from kdc.common.places import file_system, is_local, lock, reaching, whole_file_at
 from kdc.common.progress import Meter
 
-# In the target during a push, and after one that was cut off: which files are there whole.
-JOURNAL_NAME = ".kdc-push.json"
+JOURNAL_NAME = ".kdc-push.json"  # in the target during a push, or after one that was cut off: which files are whole
 _JOURNAL_BYTES = 1024 * 1024
 # Bytes of one range request: smaller ones cost more requests, larger ones more memory and more loss after a cut-off.
 _REQUEST_BYTES = 8 * 1024 * 1024
@@ -28,12 +27,12 @@ _REMEDY = (
 
 
 class FileSource(Source):
-    """An artifact in the folder of a URL; `shown` is the address that people see, where it is not the URL."""
+    """An artifact in the folder of a URL; `address` is the one for people, if it is not the URL."""
 
-    def __init__(self, url: str, shown: str | None = None) -> None:
-        self._address = shown or url
-        self.shown = without_secrets(self._address)
-        with reaching(self._address, _REMEDY):  # some packages connect here
+    def __init__(self, url: str, address: str | None = None) -> None:
+        self._whole_address = address or url
+        self.address = without_secrets(self._whole_address)
+        with reaching(self._whole_address, _REMEDY):  # some packages connect here
             self._system, path = file_system(url)
         self._path = path.rstrip("/")
         self._system.invalidate_cache()  # a long-running process must not see an old listing
@@ -41,23 +40,20 @@ class FileSource(Source):
     def open(self, name: str, offset: int = 0) -> Opened:
         """A file from a byte on; see `Source`."""
         is_web = "https" in self._system.protocol
-        try:
-            with self._reaching(name, passing=(FileNotFoundError, NotADirectoryError)), _telling_why(is_web):
-                block_size = _REQUEST_BYTES
-                if is_web and not self._system.info(self._at(name)).get("partial"):
-                    block_size = 0  # the web server answers no ranges; fsspec then reads one stream
-                stream = self._system.open(self._at(name), "rb", cache_type="none", block_size=block_size)
-                start = 0
-                if offset:  # a store that can only be read from its start raises
-                    with contextlib.suppress(ValueError, NotImplementedError, OSError):
-                        stream.seek(offset)
-                        start = offset
-        except NotADirectoryError as error:
-            raise FileNotFoundError(name) from error
+        with self._reaching(name, passing=(FileNotFoundError,)), _telling_why(is_web):
+            block_size = _REQUEST_BYTES
+            if is_web and not self._system.info(self._at(name)).get("partial"):
+                block_size = 0  # the web server answers no ranges; fsspec then reads one stream
+            stream = self._system.open(self._at(name), "rb", cache_type="none", block_size=block_size)
+            start = 0
+            if offset:  # a store that can only be read from its start raises
+                with contextlib.suppress(ValueError, NotImplementedError, OSError):
+                    stream.seek(offset)
+                    start = offset
         return Opened(start, getattr(stream, "size", None), self._chunks(stream, name))
 
     def has_unfinished_push(self) -> bool:
-        """Whether a journal says that a push to it was cut off."""
+        """Whether a push to it was cut off: its journal is there."""
         with self._reaching():
             return bool(self._system.exists(self._at(JOURNAL_NAME)))
 
@@ -70,7 +66,7 @@ class FileSource(Source):
         return f"{self._path}/{name}"
 
     def _reaching(self, name: str = "", passing: tuple[type[Exception], ...] = ()) -> AbstractContextManager[None]:
-        return reaching(f"{self._address}/{name}" if name else self._address, _REMEDY, passing)
+        return reaching(f"{self._whole_address}/{name}" if name else self._whole_address, _REMEDY, passing)
 
 
 @contextlib.contextmanager
@@ -78,72 +74,76 @@ def _telling_why(is_web: bool) -> Iterator[None]:
     """fsspec's package for HTTP says that a file is not there whatever went wrong: raise what did."""
     try:
         yield
+    except NotADirectoryError as error:
+        raise FileNotFoundError(error.filename) from error
     except FileNotFoundError as error:
         if is_web and error.__cause__ is not None and getattr(error.__cause__, "status", None) not in (404, 410):
             raise error.__cause__ from None
         raise
 
 
+def push_to_files(url: str, artifact: Outgoing, *, force: bool) -> tuple[int | None, str]:
+    """Send the files that are not there, and the manifest last. `force` replaces another artifact, or writes into a
+    folder of other things.
+
+    Returns:
+        The number of bytes that were sent (None: all was there), and the address without secrets.
+
+    Raises:
+        InputError: something else is there, and `force` was not given; or another process writes there.
+        KdcError: the store refused or did not answer, or a file changed while it was sent.
+    """
+    target = FileTarget(url)
+    with Meter() as meter, lock(url):  # two that write into one folder would leave the files of both
+        return target.send(artifact, force=force, meter=meter), target.address
+
+
 class FileTarget(FileSource):
     """A folder to push into.
 
-    During a push a journal in the folder lists the files that were sent whole, so that the next push after a cut-off
-    need not send them again.
+    During a push a journal in the folder lists the files that were sent whole. The next push after a cut-off does not
+    send them again.
     """
 
     def send(self, artifact: Outgoing, *, force: bool, meter: Meter) -> int | None:
-        """Send the files that are not there, and the manifest last.
-
-        Args:
-            artifact: what to send.
-            force: replace another artifact, or write into a folder of other things.
-            meter: shows the progress.
-
-        Returns:
-            The number of bytes that were sent; None where all was there already.
-
-        Raises:
-            InputError: something else is there, and `force` was not given.
-            KdcError: the store refused or did not answer, or a file changed while it was sent.
-        """
+        """See `push_to_files`."""
         manifest = artifact.manifest
         old = self._artifact_to_replace(manifest, force)
         stored = old.files if old is not None else self._read_journal()
         present = {
             name: info for name, info in manifest.files.items() if stored.get(name) == info and self._has(name, info)
         }
-        meter.start(f"push {self.shown}", manifest.size_bytes)
+        meter.start(f"push {self.address}", manifest.size_bytes)
         meter.advance(sum(info.size for info in present.values()))
         if old is not None and old.sha256 == manifest.sha256 and len(present) == len(manifest.files):
             return None
         self._write_journal(present)
         self._remove([MANIFEST_NAME])
-        sent = len(artifact.content)
-        for name in sorted(manifest.files.keys() - present.keys(), key=lambda name: manifest.files[name].size):
-            self._send_file(artifact.folder / name, name, manifest.files[name], meter)
-            sent += manifest.files[name].size
-            present[name] = manifest.files[name]
+        missing = {name: info for name, info in manifest.files.items() if name not in present}
+        for name, info in sorted(missing.items(), key=lambda item: item[1].size):
+            self._send_file(artifact.folder / name, name, info, meter)
+            present[name] = info
             self._write_journal(present)
         self._write(MANIFEST_NAME, artifact.content)
         # The names in a manifest are plain file names. Those in a journal were not checked and are never removed.
         outdated = set() if old is None else old.files.keys() - manifest.files.keys()
         self._remove([*sorted(outdated), JOURNAL_NAME])
-        return sent
+        return sum(info.size for info in missing.values()) + len(artifact.content)
 
     def _artifact_to_replace(self, manifest: Manifest, force: bool) -> Manifest | None:
-        """The artifact that is there, if it may be replaced; None where there is none."""
+        """The artifact that is there, if it may be replaced; None if there is none."""
         try:
             old, _ = self.read_manifest()
         except KdcError as error:
             if not self._is_occupied(error) or force:
                 return None
             raise InputError(
-                "something else is there", given=self.shown, remedy="another place, or --force to write into it"
+                "something else is there", given=self.address, remedy="another place, or --force to write into it"
             ) from error
         if old.sha256 != manifest.sha256 and not force:
             raise InputError(
                 "another artifact is there",
-                given=f"{self.shown}: {old.task.name}, SHA-256 {old.sha256}",
+                given=f"{self.address}: {old.task.name}, SHA-256 {old.sha256}",
                 remedy="another place, or --force to replace it",
             )
         return old
@@ -163,7 +163,7 @@ class FileTarget(FileSource):
         return JOURNAL_NAME not in names and bool(names - {self._path.rpartition("/")[2], ""})
 
     def _read_journal(self) -> dict[str, FileInfo]:
-        """The files that a push sent whole before it was cut off; none where the journal is missing or damaged."""
+        """The files that a push sent whole before it was cut off; none if the journal is missing or damaged."""
         try:
             files = json.loads(self.read(JOURNAL_NAME, _JOURNAL_BYTES))
             return {name: FileInfo.model_validate(info) for name, info in files.items()}
@@ -192,7 +192,7 @@ class FileTarget(FileSource):
                 stream.write(chunk)
                 meter.advance(len(chunk))
             if digest.hexdigest() != info.sha256:
-                raise KdcError("a file of the artifact changed while it was sent", given=path, remedy="push it again")
+                raise changed_meanwhile(path)
 
     def _write(self, name: str, content: bytes) -> None:
         with self._reaching(), self._writing(name) as stream:

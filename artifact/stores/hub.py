@@ -1,14 +1,16 @@
 """Artifacts in model repositories of the Hugging Face hub.
 
-Token, endpoint and API calls are those of `huggingface_hub`. The files are downloaded here, so that a server that sends
-too many bytes is stopped, and an interrupted download goes on by a range request. A push is one commit, which is there
-or not; the library does not send large files again that it uploaded before a push was cut off.
+`huggingface_hub` finds the token and calls the API. kdc downloads the files: a server that sends too many bytes is
+stopped, and an interrupted download resumes by a range request. A push is one commit; `huggingface_hub` does not send
+large files again that it uploaded before a push was cut off.
 """
 
 import hashlib
+import sys
 import time
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -17,11 +19,10 @@ import httpx
 
 from kdc.artifact.manifest import MANIFEST_NAME, Manifest
 from kdc.artifact.stores.addresses import HUB, Repository
-from kdc.artifact.stores.sources import Opened, Outgoing, Source
+from kdc.artifact.stores.sources import Opened, Outgoing, Source, changed_meanwhile
 from kdc.common.errors import InputError, KdcError
 from kdc.common.files import sha256_of
 from kdc.common.places import reaching
-from kdc.common.progress import Meter
 from kdc.common.web import leads_inside
 
 _TIMEOUT_S = 30.0
@@ -36,23 +37,21 @@ _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 class HubSource(Source):
-    """An artifact in a repository, at one commit, so that a push during the download changes nothing.
-
-    Args:
-        place: repository and revision.
+    """An artifact in a repository at one commit: a push during the download changes nothing.
 
     Raises:
         InputError: there is no such repository or revision.
         KdcError: the hub refused, or did not answer.
     """
 
-    def __init__(self, place: Repository) -> None:
-        self._name = place.name
-        self.shown = str(place)
-        with _asking_hub(self.shown):
+    def __init__(self, repository: Repository) -> None:
+        self._name = repository.name
+        self.address = str(repository)
+        with _asking_hub(self.address):
             api = _hub_api()
-            self._commit = api.repo_info(place.name, revision=place.revision, timeout=_TIMEOUT_S).sha
-        self._endpoint = api.endpoint
+            info = api.repo_info(self._name, revision=repository.revision, files_metadata=True, timeout=_TIMEOUT_S)
+        self._commit, self._endpoint = info.sha, api.endpoint
+        self._sizes = {file.rfilename: file.size for file in info.siblings or ()}
         self._client = httpx.Client(
             follow_redirects=True,
             max_redirects=5,
@@ -62,35 +61,35 @@ class HubSource(Source):
 
     def open(self, name: str, offset: int = 0) -> Opened:
         """A file from a byte on; see `Source`."""
+        if name not in self._sizes:
+            raise FileNotFoundError(name)
         chunks = self._stream(name, offset)
-        start, size = next(chunks)
-        return Opened(start, size, chunks)
+        return Opened(next(chunks), self._sizes[name], chunks)
 
     def _stream(self, name: str, offset: int) -> Generator[Any, None, None]:
-        """The byte at which the answer begins and the size of the file, then the answer's bytes in chunks.
+        """The byte at which the answer begins, then the answer's bytes in chunks.
 
-        Where the connection breaks or the hub is busy, a new request goes on at the same position.
+        If the connection breaks or the hub is busy, a new request resumes at the same position.
         """
         from huggingface_hub import hf_hub_url
         from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
 
-        shown = f"{self.shown}/{name}"
+        address = f"{self.address}/{name}"
         url = hf_hub_url(self._name, name, revision=self._commit, endpoint=self._endpoint)
         headers = {**build_hf_headers(), "accept-encoding": "identity"}
-        position, extent, failures = offset, None, 0
-        with reaching(shown, _REMEDY, passing=(FileNotFoundError,)):
+        position, has_begun, failures = offset, False, 0
+        with reaching(address, _REMEDY):
             while True:
-                rest = {"range": f"bytes={position}-"} if position else {}
+                span = {"range": f"bytes={position}-"} if position else {}
                 try:
-                    with self._client.stream("GET", url, headers=headers | rest) as response:
-                        if response.status_code == 404 and extent is None:
-                            raise FileNotFoundError(name)
-                        _refuse_failure(response, shown)
-                        if extent is None:
-                            extent = position, size = _extent(response)
-                            yield extent
-                        elif _extent(response) != (position, size):
-                            raise KdcError("the hub changed a file while it was read", given=shown, remedy=_REMEDY)
+                    with self._client.stream("GET", url, headers=headers | span) as response:
+                        _refuse_failure(response, address)
+                        begins = position if response.status_code == 206 else 0
+                        if not has_begun:
+                            has_begun, position = True, begins
+                            yield begins
+                        elif begins != position:
+                            raise KdcError("the hub cannot resume a file", given=address, remedy=_REMEDY)
                         # Raw, because decompressed bytes could be more than the size that was checked.
                         for chunk in response.iter_raw(_CHUNK_BYTES):
                             position += len(chunk)
@@ -108,28 +107,16 @@ class _Busy(KdcError):
     """The hub could not answer just now."""
 
 
-def _refuse_failure(response: httpx.Response, shown: str) -> None:
-    """Raise where the hub sends no bytes of a file: `_Busy` where another attempt may help."""
+def _refuse_failure(response: httpx.Response, address: str) -> None:
+    """Raise if the hub sends no bytes of a file: `_Busy` if another attempt may help."""
     status = response.status_code
     if status not in (200, 206):
         kind = _Busy if status == 429 or status >= 500 else KdcError
-        raise kind("the hub refused", given=f"{shown}: HTTP {status}", remedy=_REMEDY)
-
-
-def _extent(response: httpx.Response) -> tuple[int, int | None]:
-    """The byte at which a response's body begins, and the size of the whole file (None: unknown), by its headers."""
-    if response.status_code == 206:
-        span, _, whole = response.headers.get("content-range", "").removeprefix("bytes ").partition("/")
-        start = span.partition("-")[0]
-        if not start.isdigit():
-            raise KdcError("the hub answered a range with none", given=span, remedy=_REMEDY)
-        return int(start), int(whole) if whole.isdigit() else None
-    length = response.headers.get("content-length", "")
-    return 0, int(length) if length.isdigit() else None
+        raise kind("the hub refused", given=f"{address}: HTTP {status}", remedy=_REMEDY)
 
 
 def _hub_api() -> Any:
-    """The client of `huggingface_hub`, at the endpoint that the person's environment sets."""
+    """The client of `huggingface_hub`, at the endpoint of the person's environment."""
     from huggingface_hub import HfApi, constants
 
     _check_safe(constants.ENDPOINT, constants.ENDPOINT)
@@ -137,43 +124,37 @@ def _hub_api() -> Any:
 
 
 def _check_safe(url: str, endpoint: str) -> None:
-    """Refuse an address to which tokens and files would not go over https, except for a hub on this very machine; and
-    one of this machine or its networks that a hub of the internet leads to."""
-    is_on_this_machine = urlsplit(url).hostname in _LOOPBACK and urlsplit(endpoint).hostname in _LOOPBACK
-    host, hub = (urlsplit(each).netloc.rpartition("@")[2] for each in (url, endpoint))
-    if urlsplit(url).scheme != "https" and not is_on_this_machine:
+    """Refuse an address without https, except of a hub on this very machine; and an address of this machine or its
+    networks that a hub of the internet leads to."""
+    host, hub = str(urlsplit(url).hostname), str(urlsplit(endpoint).hostname)
+    if urlsplit(url).scheme != "https" and not (host in _LOOPBACK and hub in _LOOPBACK):
         raise InputError("the hub must be reached by https", given=host, remedy="set HF_ENDPOINT to an https address")
-    if host != hub and leads_inside(str(urlsplit(endpoint).hostname), str(urlsplit(url).hostname)):
+    if leads_inside(hub, host):
         remedy = "set HF_ENDPOINT to it, if you trust it"
         raise KdcError("the hub leads to an address that is not of the internet", given=host, remedy=remedy)
 
 
 @contextmanager
-def _asking_hub(shown: str) -> Iterator[None]:
-    """Turn what `huggingface_hub` raises within the block into errors of kdc; `shown` is what people may see."""
+def _asking_hub(address: str) -> Iterator[None]:
+    """Turn the errors of `huggingface_hub` within the block into errors of kdc."""
     from huggingface_hub.errors import OfflineModeIsEnabled, RepositoryNotFoundError, RevisionNotFoundError
 
-    known = (OfflineModeIsEnabled, RepositoryNotFoundError, RevisionNotFoundError)
     try:
-        with reaching(shown, _REMEDY, passing=known):
+        with reaching(address, _REMEDY, passing=(OfflineModeIsEnabled, RepositoryNotFoundError, RevisionNotFoundError)):
             yield
     except RevisionNotFoundError as error:
         remedy = "name a branch or tag it has"
-        raise InputError("the repository has no such revision", given=shown, remedy=remedy) from error
+        raise InputError("the repository has no such revision", given=address, remedy=remedy) from error
     except RepositoryNotFoundError as error:
-        raise InputError("the hub has no such repository, or does not show it", given=shown, remedy=_REMEDY) from error
+        raise InputError(
+            "the hub has no such repository, or does not show it", given=address, remedy=_REMEDY
+        ) from error
     except OfflineModeIsEnabled as error:
         raise InputError("the hub is switched off", given="HF_HUB_OFFLINE", remedy="unset it") from error
 
 
-def push_to_hub(place: Repository, artifact: Outgoing, *, public: bool, meter: Meter) -> tuple[int | None, str]:
-    """Commit the files that differ, and remove those of the artifact before. A missing repository is made.
-
-    Args:
-        place: repository, and the branch if it shall not be the default one.
-        artifact: what to commit.
-        public: make a new repository public.
-        meter: says whether somebody watches; the library then draws bars of its own.
+def push_to_hub(repository: Repository, artifact: Outgoing, *, public: bool) -> tuple[int | None, str]:
+    """Commit the files that differ, and remove the files of the artifact before. A missing repository is made.
 
     Returns:
         The size of the files that differ in bytes (None: all was there), and the address of the commit.
@@ -185,53 +166,47 @@ def push_to_hub(place: Repository, artifact: Outgoing, *, public: bool, meter: M
     from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined]
 
     manifest = artifact.manifest
-    with _asking_hub(str(place)):
+    with _asking_hub(str(repository)):
         api = _hub_api()
-        before = _repository(api, place, public)
-        stored = {file.rfilename for file in before.siblings or ()}
+        before = _branch(api, repository, public)
         differing = _differing(before, artifact)
         if not differing:
-            return None, f"{HUB}{place.name}@{before.sha}"
+            return None, f"{HUB}{repository.name}@{before.sha}"
         files = [name for name in differing if name != MANIFEST_NAME]
-        operations = _additions(artifact, files) + _removals(place, before.sha, manifest, stored)
-        if not meter.is_shown:
+        operations = _additions(artifact, files) + _removals(repository, before, manifest)
+        if not sys.stderr.isatty():
             disable_progress_bars()
         commit = api.create_commit(
-            place.name,
+            repository.name,
             operations,
-            revision=place.revision,
+            revision=repository.revision,
             parent_commit=before.sha,
             commit_message=f"{manifest.task.name}: artifact {manifest.sha256[:12]}",
         )
-        after = api.repo_info(place.name, revision=commit.oid, files_metadata=True, timeout=_TIMEOUT_S)
+        address = f"{HUB}{repository.name}@{commit.oid}"
+        after = api.repo_info(repository.name, revision=commit.oid, files_metadata=True, timeout=_TIMEOUT_S)
         # Because of a .gitignore, say, the hub leaves files out without an error.
         if lost := _differing(after, artifact):
             raise KdcError(
                 "the hub took the commit without some files",
-                given=f"{HUB}{place.name}: {', '.join(lost)}",
+                given=f"{address}: {', '.join(lost)}",
                 remedy="check the .gitignore of the repository, then push again",
             )
-    return sum(manifest.files[name].size for name in files) + len(artifact.content), f"{HUB}{place.name}@{commit.oid}"
+    return sum(manifest.files[name].size for name in files) + len(artifact.content), address
 
 
-def _repository(api: Any, place: Repository, public: bool) -> Any:
+def _branch(api: Any, repository: Repository, public: bool) -> Any:
     """The branch as it is, with its files. A repository or branch that is missing is made."""
-    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
+    from huggingface_hub.errors import RevisionNotFoundError
 
-    def ask(revision: str | None) -> Any:
-        return api.repo_info(place.name, revision=revision, files_metadata=True, timeout=_TIMEOUT_S)
-
+    name, branch = repository.name, repository.revision
+    api.create_repo(name, private=not public, exist_ok=True)
+    ask = partial(api.repo_info, name, revision=branch, files_metadata=True, timeout=_TIMEOUT_S)
     try:
-        return ask(place.revision)
-    except GatedRepoError:
-        raise
-    except RepositoryNotFoundError:
-        api.create_repo(place.name, private=not public)
+        return ask()
     except RevisionNotFoundError:
-        pass  # the repository is there, and the branch is made below
-    if place.revision is not None:
-        api.create_branch(place.name, branch=place.revision, exist_ok=True)
-    return ask(place.revision)
+        api.create_branch(name, branch=branch, exist_ok=True)
+    return ask()
 
 
 def _differing(commit: Any, artifact: Outgoing) -> list[str]:
@@ -255,22 +230,20 @@ def _additions(artifact: Outgoing, files: list[str]) -> list[Any]:
     from huggingface_hub import CommitOperationAdd
 
     additions = [CommitOperationAdd(name, str(artifact.folder / name)) for name in files]
-    for name, addition in zip(files, additions, strict=True):
+    for addition in additions:
+        name = addition.path_in_repo
         if addition.upload_info.sha256.hex() != artifact.manifest.files[name].sha256:
-            raise KdcError(
-                "a file of the artifact changed while it was read", given=artifact.folder / name, remedy="push again"
-            )
+            raise changed_meanwhile(artifact.folder / name)
     return [*additions, CommitOperationAdd(MANIFEST_NAME, artifact.content)]
 
 
-def _removals(place: Repository, commit: str, manifest: Manifest, stored: set[str]) -> list[Any]:
+def _removals(repository: Repository, before: Any, manifest: Manifest) -> list[Any]:
     """Remove the files that only the artifact before had. Whatever else is in the repository stays."""
     from huggingface_hub import CommitOperationDelete
 
-    if MANIFEST_NAME not in stored:
-        return []
     try:
-        old, _ = HubSource(Repository(place.name, commit)).read_manifest()
-    except KdcError:  # the old manifest is damaged, so that nobody knows its files
+        old, _ = HubSource(Repository(repository.name, before.sha)).read_manifest()
+    except KdcError:  # there is none, or it is damaged: nobody knows its files
         return []
-    return [CommitOperationDelete(name) for name in sorted(old.files.keys() - manifest.files.keys()) if name in stored]
+    stored = {file.rfilename for file in before.siblings or ()}
+    return [CommitOperationDelete(name) for name in sorted(stored & old.files.keys() - manifest.files.keys())]

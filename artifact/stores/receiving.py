@@ -1,38 +1,35 @@
 """Receiving: the files of an artifact arrive in a hidden folder, which then takes the name of the target.
 
-An artifact is there whole or not at all. Size and SHA-256 of each file are checked; one that is in the hidden folder
-already is used: as it is where its hash is right, and from where it ends where it is cut off.
+An artifact is there whole or not at all. Size and SHA-256 of each file are checked. A file that an earlier pull left in
+the hidden folder is completed.
 
-Beside a target `copy` a pull may leave, if it is killed, `.copy.partial-*` (what arrived so far), `.copy.kdc-replaced`
-(the artifact that was there before, while the new one takes the name) and `.copy.kdc-removed-*` (the old one, while it
-is deleted). The next pull to the same target cleans up.
+A pull that is killed may leave two folders beside a target `copy`: `.copy.partial-*` with the files so far, and
+`.copy.kdc-replaced` with the artifact before, until the new one has the name. The next pull to the target cleans up.
 """
 
 import contextlib
 import glob
-import hashlib
 import json
 import os
 import re
 import shutil
-import tempfile
 from pathlib import Path
 
 from kdc.artifact.folder import load_manifest
 from kdc.artifact.manifest import MANIFEST_NAME, FileInfo, Manifest
 from kdc.artifact.stores.sources import Source
 from kdc.common.errors import InputError, KdcError
+from kdc.common.files import sha256_of
 from kdc.common.progress import Meter
 
 _LEFT = re.compile(r"\.kdc-push\.json|\..+\.tmp")  # what a push into the folder, or a writer that was killed, has left
-_REMOVED = ".kdc-removed-"
 _SPARE_BYTES = 16 * 1024 * 1024  # bytes of the disk that stay free: file systems need some for themselves
 _PULL_AGAIN = "pull again; if it stays so, push the artifact again from a copy that `kdc inspect` finds whole"
 
 
 def holds(folder: Path, manifest: Manifest, *, force: bool, is_cache: bool = False) -> bool:
-    """Whether the folder holds the artifact already; False where the artifact may be placed there. Whatever else is in
-    a folder of the cache is a damaged copy, and may be replaced.
+    """Whether the folder holds the artifact already; False if the artifact may be placed there. Anything else in a
+    folder of the cache is a damaged copy, and may be replaced.
 
     Raises:
         InputError: something else is there, which must not be replaced.
@@ -59,45 +56,41 @@ def holds(folder: Path, manifest: Manifest, *, force: bool, is_cache: bool = Fal
 
 
 def _strangers(folder: Path, coming: Manifest) -> list[str]:
-    """Names of what is at a folder's place and belongs to no artifact, so that it must not be removed."""
+    """Names of a folder's entries that belong to no artifact: they must not be removed."""
     if not folder.is_dir():
         return [folder.name]
-    is_file = {path.name: path.is_file() for path in folder.iterdir()}
-    known = _files_of(folder / MANIFEST_NAME, coming) if is_file.get(MANIFEST_NAME) else set()
-    return sorted(
-        name for name in is_file if not is_file[name] or not (name in known or (known and _LEFT.fullmatch(name)))
-    )
+    manifest = folder / MANIFEST_NAME
+    known = _files_of(manifest, coming) if manifest.is_file() else set()
+    return sorted(path.name for path in folder.iterdir() if not (path.is_file() and _is_known(path.name, known)))
+
+
+def _is_known(name: str, known: set[str]) -> bool:
+    return name in known or (bool(known) and _LEFT.fullmatch(name) is not None)
 
 
 def _files_of(path: Path, coming: Manifest) -> set[str]:
-    """The files of the artifact whose manifest, maybe a damaged one, is at a path; none if it is another program's.
-
-    A manifest that is no JSON any more is taken for a damaged one of the artifact that is to come, if files of that
-    lie beside it.
-    """
+    """The files of the artifact whose manifest, maybe a damaged one, is at a path; none if it is another program's."""
     try:
-        document, is_json = json.loads(path.read_bytes()), True
-    except (ValueError, RecursionError):
-        document, is_json = None, False
-    if isinstance(document, dict) and {"schema_version", "kdc_version", "files"} <= document.keys():
-        return {MANIFEST_NAME, *document["files"]} if isinstance(document["files"], dict) else {MANIFEST_NAME}
-    beside = {name for name in coming.files if (path.parent / name).exists()}
-    return {MANIFEST_NAME, *beside} if beside and not is_json else set()
+        document = json.loads(path.read_bytes())
+    except (ValueError, RecursionError):  # a damaged one of the artifact that is to come, if its files lie beside it
+        beside = {name for name in coming.files if (path.parent / name).exists()}
+        return {MANIFEST_NAME, *beside} if beside else set()
+    if not isinstance(document, dict) or not {"schema_version", "kdc_version", "files"} <= document.keys():
+        return set()
+    return {MANIFEST_NAME, *document["files"]} if isinstance(document["files"], dict) else {MANIFEST_NAME}
 
 
 def prepare(folder: Path, manifest: Manifest) -> Path:
     """The hidden folder beside the target in which an artifact's files arrive: new, or as an earlier pull left it.
-
-    What pulls of other artifacts left is removed.
+    Hidden folders of other artifacts are removed.
 
     Raises:
         InputError: it belongs to somebody else, whose links in it could lead anywhere.
     """
     partial = folder.parent / f".{folder.name}.partial-{manifest.sha256[:16]}"
-    for kind in (_REMOVED, ".partial-"):
-        for old in folder.parent.glob(f".{glob.escape(folder.name)}{kind}*"):
-            if old != partial and old.is_dir() and not old.is_symlink():
-                shutil.rmtree(old, ignore_errors=True)
+    for old in folder.parent.glob(f".{glob.escape(folder.name)}.partial-*"):
+        if old != partial and old.is_dir() and not old.is_symlink():
+            shutil.rmtree(old, ignore_errors=True)
     partial.mkdir(mode=0o700, exist_ok=True)
     if partial.is_symlink() or (hasattr(os, "geteuid") and partial.lstat().st_uid != os.geteuid()):
         raise InputError("another user's folder is in the way", given=partial, remedy="remove it, or pull elsewhere")
@@ -121,7 +114,7 @@ def receive_files(source: Source, manifest: Manifest, folder: Path, meter: Meter
             given=f"{folder.parent}: {free} bytes free, {needed} needed",
             remedy="free some, or pull elsewhere (`kdc serve`: set KDC_CACHE)",
         )
-    meter.start(f"pull {source.shown}", manifest.size_bytes)
+    meter.start(f"pull {source.address}", manifest.size_bytes)
     received = 0
     for name, info in sorted(manifest.files.items(), key=lambda item: (item[1].size, item[0])):
         received += _receive_file(source, name, info, folder / name, meter)
@@ -131,70 +124,62 @@ def receive_files(source: Source, manifest: Manifest, folder: Path, meter: Meter
 def _receive_file(source: Source, name: str, info: FileInfo, path: Path, meter: Meter) -> int:
     """Complete one file, and fetch it once more from its start if its hash is wrong; return the bytes that came."""
     received = 0
-    for is_second_try in (False, True):
-        start, count, digest = _receive_rest(source, name, info, path, meter)
+    start: int | None = None
+    while start != 0:  # else all of it came just now, and the store itself is wrong
+        start, count = _receive_rest(source, name, info, path, meter)
         received += count
+        digest = sha256_of(path)
         if digest == info.sha256:
             return received
         path.unlink()
         meter.advance(-info.size)
-        # If all of it came just now, the store itself is wrong. Otherwise an earlier pull left a damaged beginning.
-        if is_second_try or not start:
-            break
     raise KdcError(
         "a file of the artifact was changed on the way, or in the store",
-        given=f"{source.shown}/{name}: SHA-256 {digest}, the manifest says {info.sha256}",
+        given=f"{source.address}/{name}: SHA-256 {digest}, the manifest says {info.sha256}",
         remedy=_PULL_AGAIN,
     )
 
 
-def _receive_rest(source: Source, name: str, info: FileInfo, path: Path, meter: Meter) -> tuple[int, int, str]:
-    """Append what is missing of a file; return where that began, how many bytes came, and the SHA-256 of it all."""
+def _receive_rest(source: Source, name: str, info: FileInfo, path: Path, meter: Meter) -> tuple[int, int]:
+    """Append the missing bytes of a file; return the first byte that was missing, and how many came."""
     # The hidden folder is ours but lies where others may write, so that no link in it is followed.
     flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
-    handle = os.open(path, flags, 0o644)
-    with os.fdopen(handle, "r+b") as file:
-        if os.fstat(handle).st_size > info.size:
-            file.truncate(0)
-        digest, start = hashlib.file_digest(file, "sha256"), file.tell()
-        meter.advance(start)
+    with os.fdopen(os.open(path, flags, 0o644), "r+b") as file:
+        start, count = os.fstat(file.fileno()).st_size, 0
         if start == info.size:
-            return start, 0, digest.hexdigest()
+            meter.advance(start)
+            return start, count
         try:
-            opened = source.open(name, start)
+            opened = source.open(name, start if start < info.size else 0)
         except FileNotFoundError as error:
             raise KdcError(
                 "a file of the artifact is missing",
-                given=f"{source.shown}/{name}",
+                given=f"{source.address}/{name}",
                 remedy="push the artifact again: `kdc push` sends what is missing",
             ) from error
         with contextlib.closing(opened.chunks):
             _check_size(source, name, opened.size, info)
-            if opened.start != start:  # the store can only begin at the file's first byte
-                meter.advance(-start)
-                digest, start = hashlib.sha256(), 0
-                file.seek(0)
-                file.truncate()
-            count = 0
+            start = file.seek(opened.start)
+            file.truncate()
+            meter.advance(start)
             for chunk in opened.chunks:
                 count += len(chunk)
                 if start + count > info.size:
                     break
                 file.write(chunk)
-                digest.update(chunk)
                 meter.advance(len(chunk))
         file.flush()
-        os.fsync(handle)
+        os.fsync(file.fileno())
     _check_size(source, name, start + count, info)
-    return start, count, digest.hexdigest()
+    return start, count
 
 
 def _check_size(source: Source, name: str, size: int | None, info: FileInfo) -> None:
-    """Refuse another number of bytes than the manifest says, where the store tells one."""
+    """Refuse another number of bytes than the manifest's, if the store tells one."""
     if size is not None and size != info.size:
         raise KdcError(
             f"the store has {'fewer' if size < info.size else 'more'} bytes of a file than the manifest says",
-            given=f"{source.shown}/{name}: {size} bytes, the manifest says {info.size}",
+            given=f"{source.address}/{name}: {size} bytes, the manifest says {info.size}",
             remedy=_PULL_AGAIN,
         )
 
@@ -202,12 +187,11 @@ def _check_size(source: Source, name: str, size: int | None, info: FileInfo) -> 
 def recover(folder: Path) -> None:
     """Recover from a pull that was killed half-way through: restore the old artifact if the new one never took its
     name, otherwise delete the old one."""
-    if not _replaced(folder).is_dir():
-        return
-    if os.path.lexists(folder):
-        _delete_replaced(folder)
+    old = _replaced(folder)
+    if os.path.lexists(folder) or not (old / MANIFEST_NAME).exists():
+        _delete(old)
     else:
-        os.rename(_replaced(folder), folder)
+        os.rename(old, folder)
 
 
 def publish(partial: Path, folder: Path) -> None:
@@ -215,16 +199,16 @@ def publish(partial: Path, folder: Path) -> None:
     partial.chmod(0o755)  # a server may run as another user
     if folder.exists() and not any(folder.iterdir()):
         folder.rmdir()
-    if not folder.exists():
+    old = _replaced(folder)
+    if folder.exists():
+        os.rename(folder, old)
+    try:
         os.rename(partial, folder)
-    else:
-        os.rename(folder, _replaced(folder))
-        try:
-            os.rename(partial, folder)
-        except BaseException:
-            os.rename(_replaced(folder), folder)
-            raise
-        _delete_replaced(folder)
+    except BaseException:
+        if old.exists():
+            os.rename(old, folder)
+        raise
+    _delete(old)
     if hasattr(os, "O_DIRECTORY"):  # the new name, too, must survive a power cut
         handle = os.open(folder.parent, os.O_DIRECTORY)
         try:
@@ -238,8 +222,8 @@ def _replaced(folder: Path) -> Path:
     return folder.parent / f".{folder.name}.kdc-replaced"
 
 
-def _delete_replaced(folder: Path) -> None:
-    """Delete the old artifact, under a name that `recover` never restores: half deleted it is no artifact any more."""
-    removed = tempfile.mkdtemp(prefix=f".{folder.name}{_REMOVED}", dir=folder.parent)
-    os.rename(_replaced(folder), removed)
-    shutil.rmtree(removed, ignore_errors=True)
+def _delete(folder: Path) -> None:
+    """Delete an old artifact, its manifest first: `recover` restores none without."""
+    if not folder.is_symlink():  # of another user
+        (folder / MANIFEST_NAME).unlink(missing_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)

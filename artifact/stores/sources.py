@@ -1,4 +1,4 @@
-"""What every store must answer so that an artifact can be pulled from it, and what is handed to a store in a push."""
+"""The interface of a store that an artifact is pulled from, and the artifact that is pushed to one."""
 
 import contextlib
 from abc import ABC, abstractmethod
@@ -8,47 +8,47 @@ from pathlib import Path
 
 from kdc.artifact.folder import parse_manifest
 from kdc.artifact.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, Manifest
-from kdc.common.errors import InputError
+from kdc.common.errors import InputError, KdcError
 
 
 @dataclass(frozen=True)
 class Outgoing:
-    """A verified artifact that is to be pushed."""
+    """A verified artifact to push."""
 
     folder: Path
     manifest: Manifest
-    content: bytes  # the bytes of `manifest.json`
+    content: bytes  # of `manifest.json`
 
 
 @dataclass(frozen=True)
 class Opened:
     """A file of a store that is being read."""
 
-    start: int  # the byte at which `chunks` begins: the one that was asked for, or 0 where the store cannot do that
-    size: int | None  # size of the whole file in bytes; None where the store does not say
+    start: int  # the byte at which `chunks` begins: the requested one, or 0 if the store reads whole files only
+    size: int | None  # size of the whole file in bytes; None if the store does not say
     chunks: Generator[bytes, None, None]  # the file's bytes from `start` on. Close the generator to end early
 
 
 class Source(ABC):
     """A store that holds one artifact."""
 
-    shown: str  # the address of the store, as people may see it
+    address: str  # without secrets
 
     @abstractmethod
     def open(self, name: str, offset: int = 0) -> Opened:
-        """A file from a byte on. Reading its chunks may raise KdcError too.
+        """A file from a byte on.
 
         Raises:
             FileNotFoundError: it is not there.
-            KdcError: the store refused, or did not answer.
+            KdcError: the store refused, or did not answer; reading the chunks raises it too.
         """
 
     def has_unfinished_push(self) -> bool:
-        """Whether a push to it was cut off, where the store can tell."""
+        """Whether a push to it was cut off, if the store can tell."""
         return False
 
     def read(self, name: str, limit: int) -> bytes:
-        """At most `limit` bytes of a file; raises what `open` does."""
+        """At most `limit` bytes of a file; raises the errors of `open`."""
         content = bytearray()
         with contextlib.closing(self.open(name).chunks) as chunks:
             for chunk in chunks:
@@ -70,7 +70,12 @@ class Source(ABC):
             why = ": a push to it was not finished" if self.has_unfinished_push() else ""
             raise InputError(
                 f"there is no artifact here{why}",
-                given=self.shown,
-                remedy=f"give the place that holds {MANIFEST_NAME}; `kdc push ARTIFACT {self.shown}` puts one there",
+                given=self.address,
+                remedy=f"give the place that holds {MANIFEST_NAME}; `kdc push ARTIFACT {self.address}` puts one there",
             ) from None
-        return parse_manifest(content, f"{self.shown}/{MANIFEST_NAME}", expect_sha256=expect_sha256), content
+        return parse_manifest(content, f"{self.address}/{MANIFEST_NAME}", expect_sha256=expect_sha256), content
+
+
+def changed_meanwhile(path: Path) -> KdcError:
+    """The error of a file that was written while it was pushed."""
+    return KdcError("a file of the artifact changed while it was read", given=path, remedy="push it again")

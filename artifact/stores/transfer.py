@@ -1,7 +1,6 @@
 """`kdc pull` and `kdc push`, and the cache of `kdc serve`: an artifact from a store into a folder, and back.
 
-A pull verifies the artifact, which is in the folder whole or not at all. Files arrive in a hidden folder beside the
-target; what a pull that was cut off left there is used by the next one. A push sends the manifest last: a half-sent
+A pull verifies the artifact, which is in the folder whole or not at all. A push sends the manifest last: a half-sent
 artifact is no artifact.
 """
 
@@ -16,20 +15,19 @@ from kdc.artifact.folder import load_manifest, parse_manifest
 from kdc.artifact.manifest import MANIFEST_NAME, Manifest
 from kdc.artifact.stores.addresses import BENTO, Repository, Tag, parse_address
 from kdc.artifact.stores.receiving import holds, prepare, publish, receive_files, recover
-from kdc.artifact.stores.sources import Outgoing, Source
+from kdc.artifact.stores.sources import Outgoing, Source, changed_meanwhile
 from kdc.common.errors import KdcError
 from kdc.common.files import write_whole
 from kdc.common.frozen import Frozen
-from kdc.common.places import lock
 from kdc.common.progress import Meter
 
 
 class Transfer(Frozen):
     """What a transfer moved."""
 
-    sha256: str  # SHA-256 of the manifest
+    sha256: str  # of the manifest
     task: str  # name of the artifact's task
-    changed: bool  # whether anything was moved; False where the same artifact was there already
+    changed: bool  # whether anything was moved; False if the same artifact was there already
     files: int  # number of files, the manifest included
     bytes: int  # size of all files together
     seconds: float  # wall-clock time
@@ -47,16 +45,14 @@ class Pushed(Transfer):
     """What `kdc push` did."""
 
     artifact: str  # the folder that was pushed
-    target: str  # the address of just this artifact: with the commit on the hub, with the version in BentoML's store
+    target: str  # the artifact's address, with its commit on the hub or its version in BentoML's store
     sent_bytes: int  # bytes that the store received
 
 
 def pull_artifact(source: str, folder: Path, *, expect_sha256: str | None = None, force: bool = False) -> Pulled:
-    """Pull an artifact, with a progress bar on a terminal.
+    """Pull an artifact from an address or path into a new or empty folder, with a progress bar on a terminal.
 
     Args:
-        source: address or path.
-        folder: where the artifact shall be; an empty folder may be there.
         expect_sha256: the manifest's SHA-256 as the artifact's maker told it.
         force: replace another artifact.
 
@@ -70,19 +66,14 @@ def pull_artifact(source: str, folder: Path, *, expect_sha256: str | None = None
     received = fetch(store, manifest, content, folder, force=force)
     received_bytes = (received or 0) + len(content)
     facts = _facts(manifest, content, began, changed=received is not None)
-    return Pulled(source=store.shown, folder=str(folder), received_bytes=received_bytes, **facts)
+    return Pulled(source=store.address, folder=str(folder), received_bytes=received_bytes, **facts)
 
 
 def cached(name: str, address: str, *, allow_failed: bool = False, expect_sha256: str | None = None) -> Path:
-    """The folder in the cache that holds the artifact of an address; what is there already is not fetched again.
+    """The folder in the cache that holds the artifact of an address; it is fetched if it is not there yet.
 
-    The cache is the folder that `KDC_CACHE` names, or kdc's folder among this user's caches.
-
-    Args:
-        name: the name that the artifact will have in the service, for the line that is printed.
-        address: see `kdc.artifact.stores.addresses`.
-        allow_failed: also accept an artifact that failed its contract.
-        expect_sha256: the manifest's SHA-256 as the artifact's maker told it.
+    The cache is the folder of `KDC_CACHE`, or kdc's folder among this user's caches. `name` is the artifact's name in
+    the service, for the line that is printed.
 
     Raises:
         InputError: there is no artifact, another one than was expected, or it failed its contract.
@@ -96,10 +87,10 @@ def cached(name: str, address: str, *, allow_failed: bool = False, expect_sha256
         caches = str(Path.home() / ".cache")  # raises where there is no home, and makes no folder named ~
     cache = os.path.abspath(os.environ.get("KDC_CACHE") or os.path.join(caches, "kdc"))
     folder = Path(cache, "artifacts", manifest.sha256)
-    # The folder is named by the hash, so that whatever else is there is a damaged copy, which may be replaced.
+    # The folder is named by the hash: anything else in it is a damaged copy, which may be replaced.
     received = fetch(source, manifest, content, folder, force=True, is_cache=True)
     how = "in the cache already" if received is None else f"{received + len(content):,} bytes received"
-    sys.stderr.write(f"fetched {name}: {source.shown}, SHA-256 {manifest.sha256}, {how}\n")
+    sys.stderr.write(f"fetched {name}: {source.address}, SHA-256 {manifest.sha256}, {how}\n")
     sys.stderr.flush()
     return folder
 
@@ -111,35 +102,34 @@ def open_source(address: str) -> Source:
         InputError: the address is not possible, or the package that reaches it is not installed.
         KdcError: the store refused, or did not answer.
     """
-    place = parse_address(address)
-    if isinstance(place, Repository):
+    store = parse_address(address)
+    if isinstance(store, Repository):
         from kdc.artifact.stores.hub import HubSource
 
-        return HubSource(place)
+        return HubSource(store)
     from kdc.artifact.stores.files import FileSource
 
-    if isinstance(place, Tag):
+    if isinstance(store, Tag):
         from kdc.artifact.stores.bento import folder_of
 
-        return FileSource(str(folder_of(place)), shown=f"{BENTO}{place}")
-    return FileSource(place)
+        return FileSource(str(folder_of(store)), address=f"{BENTO}{store}")
+    return FileSource(store)
 
 
 def fetch(
     source: Source, manifest: Manifest, content: bytes, folder: Path, *, force: bool, is_cache: bool = False
 ) -> int | None:
-    """Bring an artifact into a folder. Two processes that do so at once for the same folder take turns.
+    """Bring an artifact into a folder. Two processes with the same folder take turns.
 
     Args:
         source: the store.
-        manifest: the artifact's manifest, as read from the store.
-        content: the manifest's bytes.
-        folder: where the artifact shall be.
+        manifest, content: as `source.read_manifest` returned them.
+        folder: the artifact's new folder.
         force: replace another artifact, or a damaged one.
-        is_cache: whether the folder is kdc's own, in which whatever else is there may be replaced.
+        is_cache: the folder is kdc's own, and anything in it may be replaced.
 
     Returns:
-        The number of bytes that came from the store; None where the same artifact was in the folder already.
+        The number of bytes that came from the store; None if the same artifact was in the folder already.
 
     Raises:
         InputError: something else is at `folder`.
@@ -175,42 +165,36 @@ def fetch(
 def push_artifact(
     artifact: Path, target: str, *, force: bool = False, allow_failed: bool = False, public: bool = False
 ) -> Pushed:
-    """Push an artifact, with a progress bar on a terminal.
+    """Push the artifact of a folder to an address or path, with a progress bar on a terminal.
 
     Args:
-        artifact: its folder.
-        target: address or path.
-        force: replace another artifact, where the store keeps no versions.
+        force: replace another artifact, if the store keeps no versions.
         allow_failed: also push an artifact that failed its contract.
-        public: where a new hub repository is made, make it public.
+        public: make a new hub repository public.
 
     Raises:
         InputError: no artifact, one that failed its contract, a wrong address, or something else at the target.
         KdcError: the artifact is damaged, or the store refused or did not answer.
     """
     began = time.perf_counter()
-    place = parse_address(target)
+    store = parse_address(target)
     manifest = load_manifest(artifact)
     refuse_failed(manifest.contract, allow=allow_failed)
     outgoing = Outgoing(artifact, manifest, (artifact / MANIFEST_NAME).read_bytes())
     if parse_manifest(outgoing.content, artifact).sha256 != manifest.sha256:
-        raise KdcError("the artifact changed while it was read", given=artifact, remedy="push it again")
-    sent: int | None  # bytes; None: all was there
-    with Meter() as meter:
-        if isinstance(place, Repository):
-            from kdc.artifact.stores.hub import push_to_hub
+        raise changed_meanwhile(artifact / MANIFEST_NAME)
+    if isinstance(store, Repository):
+        from kdc.artifact.stores.hub import push_to_hub
 
-            sent, address = push_to_hub(place, outgoing, public=public, meter=meter)
-        elif isinstance(place, Tag):
-            from kdc.artifact.stores.bento import push_to_bento
+        sent, address = push_to_hub(store, outgoing, public=public)
+    elif isinstance(store, Tag):
+        from kdc.artifact.stores.bento import push_to_bento
 
-            sent, address = push_to_bento(place, outgoing, force=force)
-        else:
-            from kdc.artifact.stores.files import FileTarget
+        sent, address = push_to_bento(store, outgoing, force=force)
+    else:
+        from kdc.artifact.stores.files import push_to_files
 
-            store = FileTarget(place)
-            with lock(place):  # two that write into one folder would leave the files of both
-                sent, address = store.send(outgoing, force=force, meter=meter), store.shown
+        sent, address = push_to_files(store, outgoing, force=force)
     facts = _facts(manifest, outgoing.content, began, changed=sent is not None)
     return Pushed(artifact=str(artifact), target=address, sent_bytes=sent or 0, **facts)
 

@@ -5,7 +5,8 @@ from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from kdc.artifact.manifest import MOST_TOKENS, MOST_WINDOWS, Join, Kind, LongTexts
+from kdc.artifact.contract.terms import MOST_TOKENS, MOST_WINDOWS
+from kdc.artifact.manifest import Join, Kind, LongTexts
 from kdc.pipeline.config.metrics import METRICS
 from kdc.pipeline.config.section import Section
 

@@ -97,7 +97,7 @@ class ContractSettings(Section, Proof, Limits):
     @property
     def terms(self) -> Contract | None:
         """The contract as the artifact's manifest has it; None if no limit is set."""
-        if not self.any:
+        if not self.set_ones:
             return None
         limits = Limits(**self.model_dump(include=set(Limits.model_fields)))
         return Contract(limits=limits, at=self.at, **self.model_dump(include=set(Proof.model_fields)))

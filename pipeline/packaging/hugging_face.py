@@ -1,7 +1,7 @@
-"""What makes an artifact a Hugging Face folder too, and its model card one that the hub reads.
+"""Makes an artifact a Hugging Face folder too, with a model card that the hub reads.
 
-Transformers opens such a folder by its config and weights, Optimum's ORTModel and transformers.js by its config and
-ONNX files. Reads `model/` of stage `merge`; writes `config.json`, `tokenizer_config.json` and `model.safetensors`.
+Transformers opens the folder by its config and weights, Optimum's ORTModel and transformers.js by its config and ONNX
+files. Reads `model/` of stage `merge`; writes `config.json`, `tokenizer_config.json` and `model.safetensors`.
 """
 
 import json
@@ -26,22 +26,25 @@ _SPECIAL = [f"{role}_token" for role in ("bos", "cls", "eos", "mask", "sep", "un
 def add_hugging_face_files(model: Path, folder: Path, tokenizer: TokenizerInfo) -> None:
     """Put the config, the tokenizer's settings and the weights of a saved classifier beside an artifact's ONNX files.
 
-    Weights that no class of transformers can read (a head over the mean of the token vectors, layers with fewer
-    attention heads, a student without layers) are left out: with them `AutoModelForSequenceClassification` would
-    answer, from weights that it draws at random; without them it refuses.
+    Weights that no class of transformers can read are left out: a head over the mean of the token vectors, layers with
+    fewer attention heads, a student without layers. `AutoModelForSequenceClassification` would answer with them, by
+    weights that it draws at random; without them it refuses.
 
     Args:
         model: the classifier as `save_pretrained` wrote it, with its tokenizer.
         folder: the artifact's folder.
-        tokenizer: how the artifact cuts and pads rows, which the settings then say too.
+        tokenizer: how the artifact cuts and pads rows.
     """
     config = json.loads((model / CONFIG).read_text(encoding="utf-8"))
     config.pop("_name_or_path", None)
     _write(folder / CONFIG, config)
     saved = json.loads((model / TOKENIZER_CONFIG).read_text(encoding="utf-8"))
-    # The class that is `tokenizer.json` and nothing else. transformers 5 makes those of an architecture by rules of its
-    # own, and 4.57 cannot read all that 5 writes of them.
-    settings = {name: _text_of(saved[name]) for name in _SPECIAL if saved.get(name) is not None} | {
+    special = {name: saved[name] for name in _SPECIAL if saved.get(name) is not None}
+    settings = {
+        name: token["content"] if isinstance(token, dict) else str(token) for name, token in special.items()
+    } | {
+        # It reads `tokenizer.json` alone. transformers 5 has rules of its own for the class of an architecture, and
+        # 4.57 cannot read all of its files.
         "tokenizer_class": "PreTrainedTokenizerFast",
         "model_input_names": list(tokenizer.input_names),
         "model_max_length": tokenizer.max_length,
@@ -55,31 +58,24 @@ def add_hugging_face_files(model: Path, folder: Path, tokenizer: TokenizerInfo) 
         shutil.copyfile(model / WEIGHTS, folder / WEIGHTS)
 
 
-def _text_of(token: Any) -> str:
-    """A special token's text; some are saved with how they are matched."""
-    return str(token["content"] if isinstance(token, dict) else token)
-
-
 def _write(path: Path, content: dict[str, Any]) -> None:
     path.write_text(json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def card_metadata(manifest: Manifest, *, models: list[str], dataset: tuple[str, str, str] | None) -> str:
-    """The head of a model card in YAML: what the hub shows, filters by, and compares.
+    """The head of a model card in YAML, for the hub.
 
     Args:
         manifest: of the artifact.
         models: hub ids of the models whose weights the artifact's are made of.
-        dataset: hub id, configuration and split of the evaluation rows; None where they are not the hub's own.
+        dataset: hub id, configuration and split of the evaluation rows; None if they are not the hub's own.
     """
     task = manifest.task
     name, configuration, split = dataset or (task.name, None, None)
-    variants = {str(name): each for name, each in manifest.variants.items()}
+    variants = {str(name): variant for name, variant in manifest.variants.items()}
     file = variants[manifest.providers[CPU_PROVIDER]].file
     # Other libraries open one graph: of a cascade the student's.
-    variant, measured = next(
-        (name, each.metrics) for name, each in variants.items() if each.second is None and each.file == file
-    )
+    chosen = next(name for name, variant in variants.items() if variant.second is None and variant.file == file)
     results = [
         EvalResult(
             task_type="text-classification",
@@ -88,10 +84,10 @@ def card_metadata(manifest: Manifest, *, models: list[str], dataset: tuple[str, 
             dataset_config=configuration,
             dataset_split=split,
             metric_type=METRICS[metric].hub_name,
-            metric_name=f"{metric} ({variant})",
+            metric_name=f"{metric} ({chosen})",
             metric_value=round(points / 100, 6),
         )
-        for metric, points in measured.items()
+        for metric, points in variants[chosen].metrics.items()
         if not metric.endswith("_mismatched")  # of MNLI's second split
     ]
     data = ModelCardData(

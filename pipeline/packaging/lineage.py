@@ -1,4 +1,4 @@
-"""Where a run's artifact comes from: the lineage in its manifest, and the models and data that its card names."""
+"""The lineage of a run's artifact for its manifest, and the models and data that its card names."""
 
 import re
 from pathlib import Path
@@ -20,6 +20,7 @@ from kdc.pipeline.results.training import StudentResult, TrainingSummary
 from kdc.pipeline.rundir.context import Run
 from kdc.pipeline.rundir.fingerprints import gpu_name
 
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 # Packages whose versions the artifact names.
 _PACKAGES = (
     "torch",
@@ -58,7 +59,7 @@ def lineage_of(run: Run) -> Lineage:
 
 
 def _trained(training: TrainingSummary | None) -> str:
-    """In what number format and with how many threads the student was trained."""
+    """Number format and threads of the student's training."""
     if training is None:
         return ""
     threads = "" if training.threads is None else f", {training.threads} thread{'s' if training.threads > 1 else ''}"
@@ -66,7 +67,7 @@ def _trained(training: TrainingSummary | None) -> str:
 
 
 def label_share(labels: NDArray[np.generic], task: Task) -> tuple[float, ...] | None:
-    """The share of the training rows that carry each label, so that a service can tell when its answers drift; None
+    """The share of the training rows that carry each label, by which a service can tell when its answers drift; None
     for regression. Labels are (rows,), or (rows, outputs) for multi-label."""
     if task.kind == "regression":
         return None
@@ -82,7 +83,7 @@ def _student_name(student: str, cut_from: str) -> str:
 
 
 def _vocabulary(folder: Path | None) -> str:
-    """How many pieces a smaller vocabulary has, in words; "" where the student has the teacher's."""
+    """How many pieces a smaller vocabulary has, in words; "" if the student has the teacher's."""
     return "" if folder is None else f", with {len(read_kept(folder))} pieces of its vocabulary"
 
 
@@ -94,13 +95,13 @@ def _teacher_name(settings: TeacherSettings) -> str:
 
 def base_models(student: str, teacher: str) -> list[str]:
     """Hub ids of the models whose weights the artifact's are made of; none of models that have no id."""
-    made_of = [teacher] if is_of_teacher(student) else [student]
-    names = [_public_name(name) for name in made_of if name == "minilm" or not Path(name).exists()]
-    return [name for name in names if re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", name)]
+    name = teacher if is_of_teacher(student) else student
+    is_public = name == "minilm" or not Path(name).exists()
+    return [_public_name(name)] if is_public and _HUB_ID.fullmatch(_public_name(name)) else []
 
 
 def hub_dataset(task: Task, source: DataSettings) -> tuple[str, str, str] | None:
-    """Hub id, configuration and split of the evaluation rows, where they came from the hub itself."""
+    """Hub id, configuration and split of the evaluation rows; None if they are not the hub's own."""
     if not task.hub_config or source.data is not None or source.train is not None:
         return None
     return HUB_NAME, task.hub_config, task.eval_splits[0]

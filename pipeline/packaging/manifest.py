@@ -1,6 +1,5 @@
-"""The manifest of a run's artifact: its variants, what was measured of each, and which of them a provider loads."""
+"""The manifest of a run's artifact: its variants with their measurements, and which one a provider loads."""
 
-import importlib.metadata
 import shutil
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
@@ -9,6 +8,7 @@ from typing import Any
 
 from kdc.artifact.folder import describe_files
 from kdc.artifact.manifest import CPU_PROVIDER, CUDA_PROVIDER, Lineage, Manifest, Variant
+from kdc.common.version import __version__
 from kdc.pipeline.config.metrics import METRICS
 from kdc.pipeline.evaluation.variants import CASCADE, CASCADE_FP32, Variants
 from kdc.pipeline.graphs.files import FP16_ONNX, FP32_ONNX, INT8_ONNX, read_tokenizer_info
@@ -22,27 +22,19 @@ ONNX_FILES = {
     "int8": ("model_int8.onnx", INT8_ONNX),
     "fp16": ("model_fp16.onnx", FP16_ONNX),
 }
-# Those of a cascade's second model, by number format.
+# Files of a cascade's second model, by number format.
 _SECOND_FILES = {"fp32": "second.onnx", "int8": "second_int8.onnx"}
 
 
 def manifest_of(
     folder: Path, table: Table, exported: ExportResult, quantized: QuantizeResult, made: Variants, lineage: Lineage
 ) -> Manifest:
-    """The manifest of the files that are in the folder so far, which gets the files of second models.
-
-    Args:
-        folder: of the artifact.
-        table: what was measured of each model.
-        exported, quantized: how the student's graphs came about.
-        made: what the variants are made of.
-        lineage: where the artifact comes from.
-    """
+    """The manifest of the files that are in the artifact's folder so far, which gets the files of second models."""
     variants = _variants(folder, table, exported, quantized)
     variants |= _cascades(made, table, variants, folder)
     info = read_tokenizer_info(made.exported)
     return Manifest(
-        kdc_version=importlib.metadata.version("kdc"),
+        kdc_version=__version__,
         task=made.task,
         lineage=lineage,
         files=describe_files(folder, sorted(file.name for file in folder.iterdir())),
@@ -60,7 +52,7 @@ def manifest_of(
 
 
 def _variants(folder: Path, table: Table, exported: ExportResult, quantized: QuantizeResult) -> dict[str, Variant]:
-    """What was measured of each ONNX file; a file that was dropped when it was evaluated is removed."""
+    """The measurements of each ONNX file; a file that was dropped when it was evaluated is removed."""
     int8 = quantized.candidates[quantized.winner] if quantized.winner is not None else None
     parity = {
         "fp32": exported.fp32_parity,
@@ -87,8 +79,8 @@ def _variants(folder: Path, table: Table, exported: ExportResult, quantized: Qua
 
 
 def _cascades(made: Variants, table: Table, variants: Mapping[str, Variant], folder: Path) -> dict[str, Variant]:
-    """What was measured of the student with a second model, whose files are put into the folder; the graph's versions
-    are the newer ones of the two."""
+    """The measurements of the student with a second model, whose files are copied into the folder. The versions are the
+    newer ones of the two graphs."""
     cascades = {}
     for name, pair in made.pairs.items():
         if name not in table or (name == CASCADE_FP32 and f"{name} (cuda)" not in table):  # it could not be run
@@ -107,7 +99,7 @@ def _cascades(made: Variants, table: Table, variants: Mapping[str, Variant], fol
 
 
 def _measured(row: Mapping[str, Any]) -> dict[str, Any]:
-    """What the table tells of a variant."""
+    """The table's measurements of a variant."""
     memory = row.get("peak_memory_bytes")
     return {
         "size_bytes": row["size_bytes"],
@@ -120,8 +112,8 @@ def _measured(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def on_cuda(variants: Iterable[str], table: Table) -> str:
-    """The variant that a GPU loads: a cascade in fp32, else fp16 where it was run on one, else fp32.
-    fp16 may overflow on a GPU alone, since a CPU computes it in fp32."""
+    """The variant that a GPU loads: a cascade in fp32, else fp16 if it was run on one, else fp32. fp16 may overflow on
+    a GPU alone: a CPU computes it in fp32."""
     if CASCADE_FP32 in variants:
         return CASCADE_FP32
     return "fp16" if "fp16" in variants and "fp16 (cuda)" in table else "fp32"
@@ -130,8 +122,8 @@ def on_cuda(variants: Iterable[str], table: Table) -> str:
 def without_unused_cascades(folder: Path, manifest: Manifest) -> Manifest:
     """The manifest, and the folder, without second models that no provider loads, since the contract is not kept so."""
     loaded = set(manifest.providers.values())
-    variants = {name: each for name, each in manifest.variants.items() if each.second is None or name in loaded}
-    unused = set(_SECOND_FILES.values()) - {file for each in variants.values() for file in each.graphs}
+    variants = {name: made for name, made in manifest.variants.items() if made.second is None or name in loaded}
+    unused = set(_SECOND_FILES.values()).difference(*(variant.graphs for variant in variants.values()))
     for name in unused:
         (folder / name).unlink(missing_ok=True)
     files = {name: file for name, file in manifest.files.items() if name not in unused}

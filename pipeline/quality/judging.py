@@ -11,8 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdc.artifact.contract.judgement import Judgement, decide, missed_costs
-from kdc.artifact.contract.required import Found
-from kdc.artifact.contract.terms import Contract, Costs, Quality
+from kdc.artifact.contract.terms import Contract, Costs, Quality, RequiredShare
 from kdc.artifact.manifest import CPU_PROVIDER, CUDA_PROVIDER, Device, Manifest, TaskInfo
 from kdc.common import machine
 from kdc.pipeline.config import metrics
@@ -134,7 +133,8 @@ def judge_artifact(
     return manifest, _judgement(engine, contract, rows, measured, (quality, required), compared=True)
 
 
-Answers = tuple[Quality | None, tuple[Found, ...]]  # what the contract asks of answers: the metric, and decisions
+# What the contract asks of answers: the metric, and decisions.
+Answers = tuple[Quality | None, tuple[RequiredShare, ...]]
 
 
 def judge_answers(

@@ -17,7 +17,7 @@ from kdc.artifact.contract.terms import Conditions, Contract, Costs
 from kdc.common.cores import Neighbours
 from kdc.common.errors import InputError
 from kdc.common.frozen import Frozen
-from kdc.common.timing import seconds_of
+from kdc.common.pace import seconds_of
 from kdc.serving.engine.engine import Engine
 from kdc.serving.engine.long_texts import row_tokens
 from kdc.serving.engine.tokenizing import Text, row_of

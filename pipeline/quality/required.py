@@ -6,8 +6,7 @@ from scipy.stats import beta
 
 from kdc.artifact.contract.judgement import spent
 from kdc.artifact.contract.rates import Rate, parse_bound
-from kdc.artifact.contract.required import Found
-from kdc.artifact.contract.terms import Contract
+from kdc.artifact.contract.terms import Contract, RequiredShare
 from kdc.artifact.manifest import TaskInfo
 from kdc.pipeline.config.aims import required_label
 from kdc.pipeline.config.metrics import Groups
@@ -26,7 +25,7 @@ def found_rates(
     *,
     groups: Groups,
     look: int = 1,
-) -> tuple[Found, ...]:
+) -> tuple[RequiredShare, ...]:
     """Count what a contract requires.
 
     That a share is kept has the contract's confidence for each of them: all have to be shown. That one is missed would
@@ -56,7 +55,7 @@ def found_rates(
         counted = _rate(hits, rows, groups, *confidences)
         if asked.measure == "coverage" and (task.abstain is None or task.abstain.threshold == 0):
             counted = counted.model_copy(update={"low": 1.0})  # any row is answered
-        found.append(Found(requirement=requirement, rate=counted, look=look))
+        found.append(RequiredShare(requirement=requirement, rate=counted, look=look))
     return tuple(found)
 
 

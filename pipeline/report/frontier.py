@@ -13,9 +13,9 @@ from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 from kdc.artifact.inspection import share
 from kdc.common.files import write_whole
 from kdc.common.tables import number
+from kdc.pipeline.packaging.markup import render
 from kdc.pipeline.quality.frontier import COSTS, FrontierFacts, Point, front
 from kdc.pipeline.report.drawing import FIRST, INK, SECOND, SOFT, styled, svg, write
-from kdc.pipeline.report.markup import render
 from kdc.pipeline.report.plots import short_name
 from kdc.pipeline.rundir.directory import FRONTIER
 

@@ -11,10 +11,10 @@ from kdc.artifact.inspection import in_order
 from kdc.common.files import write_whole
 from kdc.common.tables import number
 from kdc.pipeline.packaging.card import UNCUT_NAME
+from kdc.pipeline.packaging.markup import render
 from kdc.pipeline.report import plots
 from kdc.pipeline.report.facts import Facts
 from kdc.pipeline.report.gather import gather
-from kdc.pipeline.report.markup import render
 
 MOST_EXAMPLES = 50
 _FACTS = "report.json"

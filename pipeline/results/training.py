@@ -169,7 +169,7 @@ class TargetsResult(StageResult):
     # rows that were answered before the stage was cut off; None with several teachers or a black box
     resumed_from: int | None = None
     weights: tuple[float, ...] | None = None  # shares of several teachers, in their order; their sum is 1
-    # what the logits of each of them are divided by before they are averaged; None with one teacher
+    # each teacher's logits are divided by its temperature, then averaged; None with one teacher
     temperatures: tuple[float, ...] | None = None
     temperature: float | None = None  # divisor of all logits; None where they were not calibrated
     standing: Standing | None = None  # the teacher beside the best baseline; None where there are no baselines

@@ -8,8 +8,7 @@ from pydantic import ValidationError
 
 from kdc.artifact.contract.judgement import Judgement, decide, judge_drop, missed_costs, spent
 from kdc.artifact.contract.rates import Rate
-from kdc.artifact.contract.required import Found
-from kdc.artifact.contract.terms import Contract, Costs, Limits, Quality, parse_conditions, replace
+from kdc.artifact.contract.terms import Contract, Costs, Limits, Quality, RequiredShare, parse_conditions, replace
 from kdc.artifact.contract.text import advice, render
 from kdc.common.errors import InputError
 from kdc.pipeline.quality.comparison import Other, compare
@@ -160,7 +159,7 @@ def test_a_cost_that_is_missed_fails_whatever_the_quality_is() -> None:
 
 def test_a_judgement_of_requirements_alone_is_a_look_too() -> None:
     asked = Contract(limits=Limits(require=("recall>=0.9",)))
-    found = Found(requirement="recall>=0.9", rate=Rate(hits=99, of=100, low=0.95, high=1.0), look=3)
+    found = RequiredShare(requirement="recall>=0.9", rate=Rate(hits=99, of=100, low=0.95, high=1.0), look=3)
     verdict, missed = decide(asked, COSTS, None, (found,))
     common = {"variant": "int8", "provider": "CPU", "cpu": "x", "threads": 2, "lengths": (8,), "costs": COSTS}
     common["compared"] = True

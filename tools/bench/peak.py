@@ -15,7 +15,7 @@ import onnxruntime
 
 from kdc.artifact.folder import load_manifest
 from kdc.artifact.manifest import CPU_PROVIDER
-from kdc.common.timing import seconds_of
+from kdc.common.pace import seconds_of
 from kdc.serving.engine.long_texts import Tokens
 from kdc.serving.engine.tokenizing import pad
 from kdc.tools.bench.result import Loaded

@@ -17,7 +17,7 @@ from typing import Any
 from kdc.artifact.manifest import MANIFEST_NAME
 from kdc.common.errors import InputError, KdcError, installing
 from kdc.common.memory import own_peak_memory_bytes
-from kdc.common.timing import seconds_of
+from kdc.common.pace import seconds_of
 from kdc.serving.engine.tokenizing import Text, row_of
 from kdc.tools.bench.result import Loaded, Turn
 

@@ -94,8 +94,7 @@ def killed_rename(source, target):
         os._exit(9)
     rename(source, target)
 def killed_remove(path, **named):
-    if "removed" in str(path) and Path(path).exists():
-        (Path(path) / "manifest.json").unlink()
+    if "replaced" in str(path) and Path(path).exists():
         os._exit(9)
     remove(path, **named)
 if moment == "renamed":

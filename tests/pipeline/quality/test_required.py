@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
-from kdc.artifact.contract.judgement import Judgement, decide, spent
+from kdc.artifact.contract.judgement import Judgement, decide, judge_share, spent
 from kdc.artifact.contract.rates import Rate, parse_bound
-from kdc.artifact.contract.required import Found, judge_found
-from kdc.artifact.contract.terms import Contract, Costs, Limits
+from kdc.artifact.contract.terms import Contract, Costs, Limits, RequiredShare
 from kdc.artifact.contract.text import table
 from kdc.artifact.decision import Abstention, OperatingPoint
 from kdc.artifact.manifest import TaskInfo
@@ -98,7 +97,7 @@ def test_rows_that_are_answered_alike_pass_no_more_often_than_is_said(sizes: lis
         is_right = np.repeat(np.random.default_rng(seed).random(len(sizes)) < 0.8, sizes)
         rows = np.where(is_right[:, None], [[0.9, 0.1]], [[0.1, 0.9]])
         (found,) = found_rates(contract("accuracy>=0.8"), MOOD, rows, np.zeros(len(groups), int), groups=groups)
-        passed += judge_found(found, "interval")[0] == "pass"
+        passed += judge_share(found, "interval") == "pass"
     assert passed <= 28
 
 
@@ -107,16 +106,16 @@ def test_a_model_that_answers_everything_has_its_coverage_by_construction() -> N
     every = MOOD.model_copy(update={"abstain": Abstention(threshold=0, aim="fixed")})
     for task in (MOOD, every):
         (found,) = found_rates(contract("coverage>=0.99"), task, rows, labels, groups=np.arange(5))
-        assert judge_found(found, "interval")[0] == "pass"
+        assert judge_share(found, "interval") == "pass"
     sure = MOOD.model_copy(update={"abstain": Abstention(threshold=0.5, aim="fixed")})
     (found,) = found_rates(contract("coverage>=0.99"), sure, rows, labels, groups=np.arange(5))
-    assert judge_found(found, "interval")[0] == "not shown"
+    assert judge_share(found, "interval") == "not shown"
 
 
 def test_of_no_rows_nothing_is_shown() -> None:
     rows, labels = np.array([[0.9, 0.1]] * 5), np.zeros(5, dtype=np.int64)
     (found,) = found_rates(contract("precision>=0.5"), MOOD, rows, labels, groups=np.arange(5))
-    assert (found.rate.of, judge_found(found, "interval")[0], judge_found(found, "point")[0]) == (
+    assert (found.rate.of, judge_share(found, "interval"), judge_share(found, "point")) == (
         0,
         "not shown",
         "not shown",
@@ -143,10 +142,9 @@ def test_of_no_rows_nothing_is_shown() -> None:
 def test_a_share_is_kept_where_its_whole_interval_is(
     requirement: str, interval: tuple[float, float], verdict: str, by_point: str
 ) -> None:
-    found = Found(requirement=requirement, rate=Rate(hits=92, of=100, low=interval[0], high=interval[1]))
-    assert judge_found(found, "interval")[0] == verdict
-    assert judge_found(found, "point")[0] == by_point
-    assert bool(judge_found(found, "interval")[1]) is (verdict != "pass")
+    found = RequiredShare(requirement=requirement, rate=Rate(hits=92, of=100, low=interval[0], high=interval[1]))
+    assert judge_share(found, "interval") == verdict
+    assert judge_share(found, "point") == by_point
 
 
 @pytest.mark.parametrize(
@@ -201,8 +199,8 @@ def test_a_hostile_requirement_takes_no_time() -> None:
 
 
 def test_a_label_that_looks_like_a_bound_is_told_as_it_is() -> None:
-    found = Found(requirement="age>=18:fpr<=0.01", rate=Rate(hits=1, of=200, low=0.0001, high=0.03))
-    nothing = Found(requirement="age>=18:recall>=0.5", rate=Rate(hits=0, of=0, low=0, high=1))
+    found = RequiredShare(requirement="age>=18:fpr<=0.01", rate=Rate(hits=1, of=200, low=0.0001, high=0.03))
+    nothing = RequiredShare(requirement="age>=18:recall>=0.5", rate=Rate(hits=0, of=0, low=0, high=1))
     terms = contract(found.requirement, nothing.requirement)
     verdict, missed = decide(terms, COSTS, None, (found, nothing))
     judgement = Judgement(

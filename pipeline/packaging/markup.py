@@ -6,16 +6,17 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 
-from kdc.common.tables import markdown, plain
+from kdc.common.tables import code, markdown, plain
 
 
 def render(template: Path, **values: Any) -> str:
-    """Fill a template, which may extend `layout.html` and import `table.html` of this folder.
+    """Fill a template, which may extend and import others of its folder.
 
-    Its filter `markdown` makes a table of rows of cells, header first, and takes the indent away that a cell may have.
+    Its filter `markdown` makes a table of rows of cells, header first, and takes the indent away that a cell may have;
+    its filter `code` shows a text as code in Markdown.
     """
     environment = Environment(
-        loader=FileSystemLoader([template.parent, Path(__file__).parent]),
+        loader=FileSystemLoader(template.parent),
         autoescape=select_autoescape(),
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -24,6 +25,7 @@ def render(template: Path, **values: Any) -> str:
         finalize=_as_it_is if template.suffix == ".md" else None,
     )
     environment.filters["markdown"] = lambda rows: Markup(markdown(rows))
+    environment.filters["code"] = lambda text: Markup(code(text))
     return environment.get_template(template.name).render(values)
 
 
