@@ -123,7 +123,7 @@ def _write_names(figure: Figure, axes: Axes, points: list[Point]) -> None:
     figure.draw_without_rendering()
     middles = axes.transData.transform([(point.latency, point.accuracy) for point in points])
     taken = [Bbox.from_bounds(x - 4, y - 4, 8, 8) for x, y in middles]
-    taken += [Bbox.from_bounds(x - 1, y - 1, 2, 2) for x, y in _along(axes.lines[0])]
+    taken += [Bbox.from_bounds(x - 1, y - 1, 2, 2) for x, y in _along(axes, axes.lines[0])]
     for number, point in sorted(enumerate(points), key=lambda pair: pair[1].accuracy):
         others = taken[:number] + taken[number + 1 :]
         places = _PLACES if not point.is_package else (_PLACES[1], _PLACES[0], *_PLACES[2:])
@@ -142,9 +142,9 @@ def _write_names(figure: Figure, axes: Axes, points: list[Point]) -> None:
             raise SystemExit(f"no free place for the name {point.name}: add one to _PLACES")
 
 
-def _along(line: Line2D) -> NDArray[np.float64]:
+def _along(axes: Axes, line: Line2D) -> NDArray[np.float64]:
     """Places on the line that joins the best students, in pixels, (places, 2)."""
-    corners = line.axes.transData.transform(line.get_xydata())
+    corners = axes.transData.transform(line.get_xydata())
     steps = np.linspace(0, 1, _STEPS)[:, None]
     return np.concatenate([start + (end - start) * steps for start, end in pairwise(corners)])
 
