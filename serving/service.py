@@ -120,11 +120,14 @@ class Classifier:
 
         Over HTTP `kdc.serving.http.api.classify` answers this route. This method is for other services in the process.
         """
-        from kdc.serving.http.api.tei import labelled, read_batch
+        from kdc.serving.http.api.classify import ClassifyRequest
+        from kdc.serving.http.api.request_body import checked, within_limits
+        from kdc.serving.http.api.tei import labelled
 
         registry: Registry = _APP.state.registry
         chosen = registry.first if model is None else registry.models[model]
-        answer = await chosen.answer(read_batch(texts, _SETTINGS, "texts"))
+        batch = checked(ClassifyRequest, {"texts": texts}).texts
+        answer = await chosen.answer(within_limits(batch, _SETTINGS))
         return labelled(chosen.engine, answer.probabilities)
 
 

@@ -5,34 +5,36 @@
 """
 
 import uuid
-from typing import Any
+from typing import Annotated, Any
 
 import orjson
+from pydantic import BeforeValidator
 from starlette.requests import Request
 from starlette.responses import Response
 
 from kdc.serving.engine.deciding import decided
-from kdc.serving.http.api import tei
-from kdc.serving.http.api.asking import ask, model_asked, read_json, within_limits
+from kdc.serving.http.api.inference import ask, model_named
+from kdc.serving.http.api.request_body import Body, ModelName, Texts, checked, in_a_list, read_json, within_limits
 from kdc.serving.http.replies import ApiError, JsonResponse, written
 
 _TIMES = 3  # each label is in three places of a result
 
 
+class ModerationRequest(Body):
+    """What to moderate: texts, no images."""
+
+    input: Annotated[Texts, BeforeValidator(in_a_list, str | Texts)]
+    model: ModelName = None
+
+
 async def moderate(request: Request) -> Response:
-    """`POST /v1/moderations`."""
-    body = await read_json(request)
-    if not isinstance(body, dict) or "input" not in body:
-        raise ApiError(422, 'the body has no `input`; send {"input": "a text"}')
-    tei.refuse_unknown(body, {"input", "model"}, "the body")
-    texts = [body["input"]] if isinstance(body["input"], str) else body["input"]
-    if not isinstance(texts, list) or not texts or not all(isinstance(text, str) for text in texts):
-        raise ApiError(422, "`input` is not a text or a list of texts, or is empty; images are not taken")
-    rows = within_limits([[text] for text in texts], request.app.state.settings)
-    model = model_asked(request, body)
+    """Which labels of a multi-label model each text has, as OpenAI's clients ask. Of any other model: 422."""
+    body = checked(ModerationRequest, await read_json(request))
+    rows = within_limits([[text] for text in body.input], request.app.state.settings)
+    model = model_named(request, body.model)
+    del body  # while the request waits nothing is kept of it
     if (kind := model.engine.task.kind) != "multilabel":
         raise ApiError(422, f"moderations are answered by a multilabel model; given: {model.name}, {kind}; /predict")
-    del body, texts  # while the request waits nothing is kept of them
     answer = await ask(request, model, rows, score_bytes=_TIMES * model.score_bytes)
 
     def values(rows: slice) -> list[Any]:

@@ -16,7 +16,8 @@ from tritonclient.grpc import service_pb2 as messages
 from kdc.common.protobuf import varint
 from kdc.common.version import __version__
 from kdc.serving.http.api import v2
-from kdc.serving.http.api.asking import ask, read_bytes
+from kdc.serving.http.api.inference import ask
+from kdc.serving.http.api.request_body import checked, read_bytes
 from kdc.serving.http.replies import ApiError
 
 SERVICE = "inference.GRPCInferenceService"
@@ -72,14 +73,12 @@ async def infer(request: Request) -> Response:
     asked = await _read(request, messages.ModelInferRequest)
     model = v2.model_of(request, asked.model_name, asked.model_version)
     settings = request.app.state.settings
-    header = {
-        "inputs": _inputs(asked, 2 * settings.max_texts),
-        "outputs": [{"name": output.name} for output in asked.outputs],
-    }
-    rows = v2.read_rows(header, b"".join(asked.raw_input_contents), settings)
-    outputs = v2.requested_outputs(header, has_labels=bool(model.engine.labels))
+    inputs = _inputs(asked, 2 * settings.max_texts)
+    body = checked(v2.InferRequest, {"inputs": inputs, "outputs": [{"name": output.name} for output in asked.outputs]})
+    rows = v2.read_rows(body, b"".join(asked.raw_input_contents), settings)
+    outputs = v2.requested_outputs(body, has_labels=bool(model.engine.labels))
     request_id, is_raw = v2.id_of(asked.id), bool(asked.raw_input_contents)
-    del asked, header  # while the request waits nothing else is kept of it
+    del asked, body, inputs  # while the request waits nothing else is kept of it
     has_scores = "probabilities" in outputs
     answer = await ask(
         request, model, rows, top_k=None if has_scores else 1, score_bytes=_SCORE_BYTES if has_scores else None

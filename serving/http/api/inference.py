@@ -1,0 +1,126 @@
+"""What all dialects share after a body is read: the model that is asked, the limits of its reply, and its answer."""
+
+import asyncio
+import contextlib
+import sys
+from collections.abc import Iterator
+
+from starlette.requests import Request
+
+from kdc.serving.engine.deciding import answered
+from kdc.serving.engine.engine import Text
+from kdc.serving.http.api.gate import wait_for_freed_memory
+from kdc.serving.http.api.request_body import SMALL_BYTES
+from kdc.serving.http.model import Answer, Model
+from kdc.serving.http.replies import ABSTAINED, ARTIFACT, ApiError
+
+_OUTPUT_BYTES = 12  # of each output of a row: two logits, while rows are put together, and its probability
+_WATCH_S = 0.05  # most answers take less: watching whether the client leaves costs a task
+
+
+def require_ready(request: Request) -> None:
+    """Refuse the request unless the service is ready.
+
+    Raises:
+        ApiError: 503.
+    """
+    if not request.app.state.gate.is_ready():
+        raise ApiError(503, "the service is starting or draining")
+
+
+def model_named(request: Request, name: object) -> Model:
+    """The model of that name; the first one for None.
+
+    Raises:
+        ApiError: 404, there is none.
+    """
+    registry = request.app.state.registry
+    models: dict[str, Model] = registry.models
+    if name is None:
+        first: Model = registry.first
+        return first
+    if not isinstance(name, str) or name not in models:
+        raise ApiError(404, f"there is no such model; it serves: {', '.join(models)}")
+    return models[name]
+
+
+async def ask(
+    request: Request,
+    model: Model,
+    rows: list[Text],
+    *,
+    truncate: bool | None = None,
+    side: str | None = None,
+    top_k: int | None = None,
+    score_bytes: int | None = None,
+) -> Answer:
+    """The model's answer to rows, counted in the metrics. It is no longer computed once the client has left.
+
+    Args:
+        rows, truncate, side: as of `Model.answer`; without `truncate` the setting says whether long rows are cut.
+        top_k: most scores of a row that the reply will have; None for all.
+        score_bytes: about how many bytes of the reply a score takes; None for a label and a number in JSON.
+
+    Raises:
+        ApiError: 413 if the reply would be too large, 429 if all replies in work together are.
+        KdcError: as `Model.answer`.
+    """
+    state = request.app.state
+    request.scope[ARTIFACT] = model.artifact
+    if (held := request.scope.get("kdc_bytes", 0)) > SMALL_BYTES:  # one emoji makes a text four times its bytes
+        texts = (text for row in rows for text in ([row] if isinstance(row, str) else row))
+        state.gate.hold(request.scope, max(0, sum(map(sys.getsizeof, texts)) - held))
+    _hold_reply(request, model, len(rows), top_k, model.score_bytes if score_bytes is None else score_bytes)
+    truncate = state.settings.auto_truncate if truncate is None else truncate
+    with _cancelled_when_gone(request):
+        answer = await model.answer(rows, truncate=truncate, side=side, trace=request.scope.get("kdc_trace"))
+    state.metrics.predicted(model, answer)
+    await wait_for_freed_memory(request.scope)
+    if (abstain := model.engine.task.abstain) is not None:
+        request.scope[ABSTAINED] = int((~answered(answer.probabilities, abstain)).sum())
+    return answer
+
+
+def _hold_reply(request: Request, model: Model, rows: int, top_k: int | None, score_bytes: int) -> None:
+    """Count a reply, and what is computed for it, before anything is computed.
+
+    Raises:
+        ApiError: 413, it is too large; 429, it is together with all others in work.
+    """
+    state, outputs = request.app.state, model.engine.task.outputs
+    per_row = min(top_k or outputs, outputs)
+    scores, most = rows * per_row, state.settings.max_reply_bytes // score_bytes
+    if scores > most:
+        raise ApiError(
+            413,
+            f"the reply is too large; given: {scores} scores, {rows} rows of {per_row}; at most {most}; "
+            "send fewer texts, or use /predict with a smaller top_k",
+        )
+    size = per_row * score_bytes + outputs * _OUTPUT_BYTES  # of a row
+    held = request.scope.get("kdc_bytes", 0)
+    if rows > (most := max(0, state.settings.max_bodies_bytes - held) // 2 // size):
+        raise ApiError(
+            413, f"too many texts for a model of {outputs} labels; given: {rows}; at most {most}; send fewer"
+        )
+    state.gate.hold(request.scope, rows * size, leave=rows * size)
+
+
+@contextlib.contextmanager
+def _cancelled_when_gone(request: Request) -> Iterator[None]:
+    """Cancel the code inside when the client closes its connection."""
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    watchers: list[asyncio.Task[None]] = []
+
+    async def watch() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+        if task is not None:
+            task.cancel()
+
+    timer = loop.call_later(_WATCH_S, lambda: watchers.append(loop.create_task(watch())))
+    try:
+        yield
+    finally:
+        timer.cancel()
+        for watcher in watchers:
+            watcher.cancel()
