@@ -47,6 +47,11 @@ def is_blank(text: str) -> bool:
     return not text or text.isspace()
 
 
+def as_row(texts: Sequence[str]) -> Text:
+    """One text, or two as a pair."""
+    return texts[0] if len(texts) == 1 else (texts[0], texts[1])
+
+
 def checked_rows(texts: Sequence[Text], task: TaskInfo, first: int = 0) -> list[Text]:
     """Check that rows are what the task takes; returns texts, or tuples of two texts. Messages count from `first`.
 
@@ -71,7 +76,7 @@ def checked_rows(texts: Sequence[Text], task: TaskInfo, first: int = 0) -> list[
             raise InputError("a text is not valid Unicode", given=f"row {number}", remedy="give str, UTF-8 encodable")
         if any(map(is_blank, parts)):
             raise InputError("a text is empty", given=f"row {number}", remedy="give more than white space")
-        rows.append((parts[0], parts[1]) if task.is_pair else parts[0])
+        rows.append(as_row(parts))
     return rows
 
 
@@ -169,63 +174,65 @@ class RowTokenizer:
         return encodings
 
     def _encode(self, rows: Sequence[Text], beside: bool) -> list[Encoded]:
-        words = None if beside else self._words
-        found = [
-            self._encode_long(row, self._words) if self._is_long(row) else None if words is None else words.encode(row)
-            for row in rows
-        ]
-        rest = [row for row, encoding in zip(rows, found, strict=True) if encoding is None]
+        def without_the_library(row: Text) -> Encoded | None:
+            if self._is_long(row):
+                return self._encode_long(row, self._words)
+            return None if beside or self._words is None else self._words.encode(row)
+
+        encodings = list(map(without_the_library, rows))
+        rest = [row for row, encoding in zip(rows, encodings, strict=True) if encoding is None]
         others = map(self._divided, self._cutting.encode_batch_fast(rest)) if rest else iter(())  # "fast": no offsets
-        return [next(others) if encoding is None else encoding for encoding in found]
+        return [next(others) if encoding is None else encoding for encoding in encodings]
 
     def _encode_long(self, row: Text, squeezing: WordPieces | None = None) -> Encoded:
-        """Tokenise only so much of a row's texts as is kept after the cut, and a margin. The text of a pair that has
-        more tokens is cut first, so two long texts are read whole, or squeezed if the tokenizer allows that."""
+        """Tokenise only as much of a row's texts as is kept after the cut, and a margin. If both texts of a pair are
+        long, they are read whole, or squeezed if the tokenizer allows that: the one with more tokens is cut first."""
         texts = (row,) if isinstance(row, str) else row
+        for parts, strays in self._attempts(texts, once=squeezing is not None):
+            (encoding,) = self._whole.encode_batch_fast([as_row(parts)])
+            if self._is_enough(encoding, parts, texts, strays):
+                return self._cut(encoding)
+        if squeezing is not None:
+            return self._encode_long(as_row([squeezing.squeezed(text) for text in texts]))
+        return self._cut(*self._whole.encode_batch_fast([row]))
+
+    def _attempts(self, texts: Sequence[str], *, once: bool) -> Iterator[tuple[Sequence[str], Sequence[int]]]:
+        """Parts of texts that may have all tokens that are kept, and `_part`'s number of strays for each: ever larger
+        parts while one text alone is cut between words, then parts of the most characters that are read. `once` leaves
+        it at the first part."""
         most = self._first_part
         while self._splits_words:
             parts, strays = zip(*(self._part(text, most) for text in texts), strict=True)
-            longer = sum(part is not text for part, text in zip(parts, texts, strict=True))
-            if longer != 1 or any(part is text and len(text) > most for part, text in zip(parts, texts, strict=True)):
+            uncut = [text for part, text in zip(parts, texts, strict=True) if part is text]
+            if len(uncut) != len(texts) - 1 or any(len(text) > most for text in uncut):
                 break  # nothing is saved
-            (encoding,) = self._whole.encode_batch_fast([parts[0] if len(parts) == 1 else parts])
-            if self._is_enough(encoding, parts, texts, strays):
-                return self._cut(encoding)
-            if squeezing is not None:
-                break
+            yield parts, strays
+            if once:
+                return
             most *= 4
-        if squeezing is not None:
-            left = [squeezing.squeezed(text) for text in texts]
-            return self._encode_long(left[0] if len(left) == 1 else (left[0], left[1]))
         # One character may become 33 tokens, and a word without an end takes seconds and gigabytes.
         parts = tuple(text[-self._most_read :] if self._side == "left" else text[: self._most_read] for text in texts)
-        if parts != texts:
-            (encoding,) = self._whole.encode_batch_fast([parts[0] if len(parts) == 1 else parts])
-            if self._is_enough(encoding, parts, texts, [_MARGIN + (self._word_tokens or 0)] * len(parts)):
-                return self._cut(encoding)
-        return self._cut(*self._whole.encode_batch_fast([row]))
+        if not once and parts != texts:
+            yield parts, [_MARGIN + (self._word_tokens or 0)] * len(parts)
 
     def _is_enough(self, encoding: Encoding, parts: Sequence[str], texts: Sequence[str], strays: Sequence[int]) -> bool:
         """Whether parts of texts have all tokens that are kept of the texts. A whole text beside a part is the shorter
         one."""
         owners = encoding.sequence_ids
         whole = [len(part) == len(text) for part, text in zip(parts, texts, strict=True)]
-        least = max([self._longest, *(owners.count(place) for place, is_whole in enumerate(whole) if is_whole)])
-        return all(is_whole or owners.count(place) - strays[place] >= least for place, is_whole in enumerate(whole))
+        least = max([self._longest, *(owners.count(text) for text, is_whole in enumerate(whole) if is_whole)])
+        return all(is_whole or owners.count(text) - strays[text] >= least for text, is_whole in enumerate(whole))
 
     def chars_read(self, rows: Sequence[Text]) -> list[int]:
         """How many characters of each row are tokenised, if the first part of a long text is enough."""
 
-        def of_text(text: str) -> int:
-            return min(len(text), self._first_part if self._splits_words else self._most_read)
+        def of_row(row: Text) -> int:
+            shorter, longer = ("", row) if isinstance(row, str) else sorted(row, key=len)
+            is_part_enough = self._splits_words and len(shorter) <= self._first_part
+            most = self._first_part if is_part_enough else self._most_read
+            return min(len(shorter), self._most_read) + min(len(longer), most)
 
-        def of_pair(shorter: str, longer: str) -> int:
-            whole = len(shorter) > self._first_part
-            return min(len(shorter), self._most_read) + (
-                min(len(longer), self._most_read) if whole else of_text(longer)
-            )
-
-        return [of_text(row) if isinstance(row, str) else of_pair(*sorted(row, key=len)) for row in rows]
+        return list(map(of_row, rows))
 
     def _part(self, text: str, most: int) -> tuple[str, int]:
         """The end of a text that is kept, of at most so many characters, and how many of its tokens, where it was cut,

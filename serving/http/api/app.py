@@ -53,9 +53,13 @@ def make_app(settings: ServeSettings) -> Starlette:
         gate.open(traces)
         watcher = asyncio.create_task(registry.watch()) if settings.reload_s else None
         try:
-            with _probed(settings, gate, metrics):
-                async with _called(app):
-                    yield
+            async with contextlib.AsyncExitStack() as ports:
+                if (port := settings.admin_port) is not None:
+                    shared = settings.workers > 1
+                    ports.enter_context(admin_port(port, is_ready=gate.is_ready, metrics=metrics, shared=shared))
+                if settings.grpc_address is not None:
+                    await ports.enter_async_context(_grpc(app))
+                yield
         finally:
             gate.close()
             if watcher is not None:
@@ -89,26 +93,15 @@ def _guarded(routes: list[Route], gate: Gate, lifespan: Lifespan[Starlette] | No
     return app
 
 
-def _probed(settings: ServeSettings, gate: Gate, metrics: Metrics) -> contextlib.AbstractContextManager[None]:
-    """The port of probes and metrics, where one is asked for."""
-    if settings.admin_port is None:
-        return contextlib.nullcontext()
-    return admin_port(settings.admin_port, is_ready=gate.is_ready, metrics=metrics, shared=settings.workers > 1)
-
-
 @contextlib.asynccontextmanager
-async def _called(app: Starlette) -> AsyncIterator[None]:
-    """gRPC beside an app, with the same models, gate and metrics, where it is asked for."""
-    settings: ServeSettings = app.state.settings
-    if settings.grpc_address is None:
-        yield
-        return
-    from kdc.serving.http.api.v2_grpc import METHODS
+async def _grpc(app: Starlette) -> AsyncIterator[None]:
+    """gRPC beside an app, with the same models, gate and metrics."""
+    from kdc.serving.http.api.v2_grpc import METHODS  # an extra
     from kdc.serving.http.grpc_port import grpc_port
 
     calls = _guarded([_route(method, handler, "POST") for method, handler in METHODS.items()], app.state.gate)
     calls.state = app.state
-    async with grpc_port(calls, METHODS, settings):
+    async with grpc_port(calls, METHODS, app.state.settings):
         yield
 
 

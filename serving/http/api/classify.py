@@ -9,7 +9,6 @@
 Under `texts` and `input` a list holds rows, each a text, [text] or [text, text]; `input` may be one text too.
 """
 
-import functools
 import time
 import uuid
 from typing import Annotated, Any
@@ -57,18 +56,20 @@ async def classify(request: Request) -> Response:
         return await tei.answer(request, *asked)
     if ("texts" in keys) == ("input" in keys):
         raise ApiError(422, "the body needs exactly one of `texts`, `input` and `inputs`")
-    body = checked(VllmRequest if "input" in keys else ClassifyRequest, document)
-    if isinstance(body, VllmRequest):
-        batch = body.input
-        write = functools.partial(_as_vllm, is_raw=bool(body.raw_scores) or body.use_activation is False)
+    is_vllm, is_raw = "input" in keys, False
+    body: ClassifyRequest | VllmRequest
+    if is_vllm:
+        body = checked(VllmRequest, document)
+        batch, is_raw = body.input, bool(body.raw_scores) or body.use_activation is False
     else:
-        batch, write = body.texts, _as_bentoml
+        body = checked(ClassifyRequest, document)
+        batch = body.texts
     rows, model = within_limits(batch, request.app.state.settings), model_named(request, body.model)
     del document, keys, body, batch
-    return await write(model, await ask(request, model, rows))
+    answer = await ask(request, model, rows)
+    if is_vllm:
+        return await _as_vllm(model, answer, is_raw=is_raw)
 
-
-async def _as_bentoml(model: Model, answer: Answer) -> Response:
     def values(rows: slice) -> list[Any]:
         return tei.labelled(model.engine, answer.probabilities[rows])
 

@@ -17,7 +17,7 @@ from pydantic_core import PydanticCustomError
 from starlette.requests import Request
 
 from kdc.serving.engine.engine import Text
-from kdc.serving.engine.tokenizing import is_blank
+from kdc.serving.engine.tokenizing import as_row, is_blank
 from kdc.serving.http.api.gate import Gate
 from kdc.serving.http.replies import EMPTY, ApiError
 from kdc.serving.http.settings import ServeSettings
@@ -100,7 +100,7 @@ def within_limits(rows: Sequence[Sequence[str]], settings: ServeSettings) -> lis
     for number, row in enumerate(rows):
         if any(map(is_blank, row)):
             raise ApiError(400, f"a text is empty; given: row {number}; send more than white space", kind=EMPTY)
-    return [row[0] if len(row) == 1 else (row[0], row[1]) for row in rows]
+    return list(map(as_row, rows))
 
 
 class Marks:

@@ -11,6 +11,7 @@ from kdc.serving.http.api.openapi import ANSWERED, COMPUTE, PAGE, PLAIN, Json, O
 from kdc.serving.http.metrics import CONTENT_TYPE
 from kdc.serving.http.replies import JsonResponse
 
+_V2 = "Open Inference Protocol"
 _GUARDED = (401, 429, 500, 503, 504)
 _INFERENCE = (400, 404, 413, 415, 422, 424, *_GUARDED)
 
@@ -58,6 +59,7 @@ _predict = functools.partial(
 _infer = functools.partial(
     _ask,
     handler=v2.infer,
+    tag=_V2,
     errors=tuple(error for error in _INFERENCE if error != 415),
     bodies=(v2.InferRequest,),
     reply=("InferReply",),
@@ -67,12 +69,11 @@ _infer = functools.partial(
 
 def _of_a_model(path: str, suffix: str) -> list[Operation]:
     """Operations of the Open Inference Protocol on the model at a path."""
-    of_v2 = {"tag": "Open Inference Protocol"}
-    model = functools.partial(Operation, errors=(404, *_GUARDED), **of_v2)
+    model = functools.partial(Operation, errors=(404, *_GUARDED), tag=_V2)
     return [
         model(path=path, handler=v2.model_metadata, name=f"Model{suffix}"),
         model(path=f"{path}/ready", handler=v2.model_ready, name=f"Model ready{suffix}"),
-        _infer(path=f"{path}/infer", name=f"Infer{suffix}", **of_v2),
+        _infer(path=f"{path}/infer", name=f"Infer{suffix}"),
     ]
 
 
