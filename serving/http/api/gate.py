@@ -76,8 +76,8 @@ class Gate:
 
     @contextlib.asynccontextmanager
     async def turn(self, is_large: bool) -> AsyncIterator[None]:
-        """Do a piece of work in the event loop. Large requests do one piece in a turn of the loop: small requests do not
-        wait for all of them."""
+        """Do a piece of work in the event loop. The pieces of large requests take turns of the loop, one in each: small
+        requests do not wait for all of them."""
         if not is_large:
             yield
             return
