@@ -181,7 +181,12 @@ def _parse(server: Server, rows: list[Text]) -> float:
     assert server.dialect is not None
     settings = ServeSettings()
     bodies = [replies.JsonResponse(server.dialect.body([row])).body for row in rows]
-    return _cpu_us(lambda: [tei.understand(request_body.decoded(bytes(body)), settings) for body in bodies], len(rows))
+
+    def parse(body: bytes) -> object:
+        question = request_body.checked(tei.PredictRequest, request_body.decoded(body))
+        return request_body.within_limits(question.rows, settings)
+
+    return _cpu_us(lambda: [parse(bytes(body)) for body in bodies], len(rows))
 
 
 def _serialise(engine: Engine, rows: list[Text]) -> float:

@@ -126,7 +126,7 @@ class Classifier:
 
         registry: Registry = _APP.state.registry
         chosen = registry.first if model is None else registry.models[model]
-        batch = checked(ClassifyRequest, {"texts": texts}).texts
+        batch = checked(ClassifyRequest, {"texts": texts}).rows
         answer = await chosen.answer(within_limits(batch, _SETTINGS))
         return labelled(chosen.engine, answer.probabilities)
 

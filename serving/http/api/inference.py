@@ -1,21 +1,83 @@
-"""What all dialects share after a body is read: the model that is asked, the limits of its reply, and its answer."""
+"""From a body to the reply: the model that is asked, the limits of its reply, and its answer.
+
+A dialect is a subclass of `Question`: a pydantic model of its body, which also writes its reply.
+"""
 
 import asyncio
 import contextlib
 import sys
+from abc import abstractmethod
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from starlette.requests import Request
+from starlette.responses import Response
 
 from kdc.serving.engine.deciding import answered
 from kdc.serving.engine.engine import Text
 from kdc.serving.http.api.gate import wait_for_freed_memory
-from kdc.serving.http.api.request_body import SMALL_BYTES
+from kdc.serving.http.api.request_body import SMALL_BYTES, Batch, Body, ModelName, checked, read_json, within_limits
 from kdc.serving.http.model import Answer, Model
 from kdc.serving.http.replies import ABSTAINED, ARTIFACT, ApiError
 
 _OUTPUT_BYTES = 12  # of each output of a row: two logits, while rows are put together, and its probability
 _WATCH_S = 0.05  # most answers take less: watching whether the client leaves costs a task
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What an answer has to be like."""
+
+    truncate: bool | None = None  # whether long rows are cut; None: as the setting says
+    side: str | None = None  # the side to cut, "left" or "right"; None for the artifact's own
+    top_k: int | None = None  # most scores of a row that the reply will have; None for all
+    score_bytes: int | None = None  # about how many a score takes in the reply; None: a label and a number in JSON
+
+
+class Question(Body):
+    """A body that asks a model for an answer to rows. A subclass gives `rows` the alias by which its dialect calls
+    them."""
+
+    rows: Batch
+    model: ModelName = None
+
+    def wanted(self, model: Model) -> Wanted:
+        """What the answer has to be like.
+
+        Raises:
+            ApiError: 422, this model cannot give it.
+        """
+        return Wanted()
+
+    @abstractmethod
+    async def reply(self, model: Model, answer: Answer) -> Response:
+        """Write the reply."""
+
+
+async def respond(request: Request, *kinds: type[Question]) -> Response:
+    """Answer a body of one of these kinds, told apart by the name of its rows.
+
+    Raises:
+        ApiError: what is wrong with it.
+        KdcError: as `Model.answer`.
+    """
+    name = request.path_params.get("name")
+    if name is not None:
+        model_named(request, name)  # 404 before the body is read
+    question = _understand(await read_json(request), kinds)
+    rows, question.rows = within_limits(question.rows, request.app.state.settings), []  # they are kept once
+    # Only now: a reload may have replaced it while the body was read.
+    model = model_named(request, question.model if name is None else name)
+    answer = await ask(request, model, rows, question.wanted(model))
+    return await question.reply(model, answer)
+
+
+def _understand(document: object, kinds: tuple[type[Question], ...]) -> Question:
+    names = [str(kind.model_fields["rows"].alias) for kind in kinds]
+    for kind, name in zip(kinds, names, strict=True):
+        if isinstance(document, dict) and name in document:
+            return checked(kind, document)
+    raise ApiError(422, f"the body has no `{'`, no `'.join(names)}`; see /docs")
 
 
 def require_ready(request: Request) -> None:
@@ -44,22 +106,8 @@ def model_named(request: Request, name: object) -> Model:
     return models[name]
 
 
-async def ask(
-    request: Request,
-    model: Model,
-    rows: list[Text],
-    *,
-    truncate: bool | None = None,
-    side: str | None = None,
-    top_k: int | None = None,
-    score_bytes: int | None = None,
-) -> Answer:
+async def ask(request: Request, model: Model, rows: list[Text], wanted: Wanted) -> Answer:
     """The model's answer to rows, counted in the metrics. It is no longer computed once the client has left.
-
-    Args:
-        rows, truncate, side: as of `Model.answer`; without `truncate` the setting says whether long rows are cut.
-        top_k: most scores of a row that the reply will have; None for all.
-        score_bytes: about how many bytes of the reply a score takes; None for a label and a number in JSON.
 
     Raises:
         ApiError: 413 if the reply would be too large, 429 if all replies in work together are.
@@ -70,10 +118,10 @@ async def ask(
     if (held := request.scope.get("kdc_bytes", 0)) > SMALL_BYTES:  # one emoji makes a text four times its bytes
         texts = (text for row in rows for text in ([row] if isinstance(row, str) else row))
         state.gate.hold(request.scope, max(0, sum(map(sys.getsizeof, texts)) - held))
-    _hold_reply(request, model, len(rows), top_k, model.score_bytes if score_bytes is None else score_bytes)
-    truncate = state.settings.auto_truncate if truncate is None else truncate
+    _hold_reply(request, model, len(rows), wanted)
+    truncate = state.settings.auto_truncate if wanted.truncate is None else wanted.truncate
     with _cancelled_when_gone(request):
-        answer = await model.answer(rows, truncate=truncate, side=side, trace=request.scope.get("kdc_trace"))
+        answer = await model.answer(rows, truncate=truncate, side=wanted.side, trace=request.scope.get("kdc_trace"))
     state.metrics.predicted(model, answer)
     await wait_for_freed_memory(request.scope)
     if (abstain := model.engine.task.abstain) is not None:
@@ -81,14 +129,15 @@ async def ask(
     return answer
 
 
-def _hold_reply(request: Request, model: Model, rows: int, top_k: int | None, score_bytes: int) -> None:
+def _hold_reply(request: Request, model: Model, rows: int, wanted: Wanted) -> None:
     """Count a reply, and what is computed for it, before anything is computed.
 
     Raises:
         ApiError: 413, it is too large; 429, it is together with all others in work.
     """
     state, outputs = request.app.state, model.engine.task.outputs
-    per_row = min(top_k or outputs, outputs)
+    score_bytes = wanted.score_bytes or model.score_bytes
+    per_row = min(wanted.top_k or outputs, outputs)
     scores, most = rows * per_row, state.settings.max_reply_bytes // score_bytes
     if scores > most:
         raise ApiError(

@@ -8,49 +8,57 @@ import uuid
 from typing import Annotated, Any
 
 import orjson
-from pydantic import BeforeValidator
+from pydantic import AfterValidator, BeforeValidator, Field
 from starlette.requests import Request
 from starlette.responses import Response
 
 from kdc.serving.engine.deciding import decided
-from kdc.serving.http.api.inference import ask, model_named
-from kdc.serving.http.api.request_body import Body, ModelName, Texts, checked, in_a_list, read_json, within_limits
+from kdc.serving.http.api.inference import Question, Wanted, respond
+from kdc.serving.http.api.request_body import in_a_list
+from kdc.serving.http.model import Answer, Model
 from kdc.serving.http.replies import ApiError, JsonResponse, written
 
 _TIMES = 3  # each label is in three places of a result
+_Texts = Annotated[list[str], Field(min_length=1, fail_fast=True)]
 
 
-class ModerationRequest(Body):
+def _in_rows(texts: list[str]) -> list[list[str]]:
+    return [[text] for text in texts]
+
+
+class ModerationRequest(Question):
     """What to moderate: texts, no images."""
 
-    input: Annotated[Texts, BeforeValidator(in_a_list, str | Texts)]
-    model: ModelName = None
+    rows: Annotated[_Texts, BeforeValidator(in_a_list, str | _Texts), AfterValidator(_in_rows)] = Field(alias="input")
+
+    def wanted(self, model: Model) -> Wanted:
+        if (kind := model.engine.task.kind) != "multilabel":
+            given = f"{model.name}, {kind}"
+            raise ApiError(422, f"moderations are answered by a multilabel model; given: {given}; /predict")
+        return Wanted(score_bytes=_TIMES * model.score_bytes)
+
+    async def reply(self, model: Model, answer: Answer) -> Response:
+        """A result for each text."""
+
+        def values(rows: slice) -> list[Any]:
+            scores = answer.probabilities[rows]
+            on = decided(scores, model.engine.task).tolist()
+            return [_result(model.engine.labels, *row) for row in zip(on, scores.tolist(), strict=True)]
+
+        results = orjson.Fragment(await written((len(answer.logits), _TIMES * len(model.engine.labels)), values))
+        return JsonResponse({"id": f"modr-{uuid.uuid4().hex}", "model": model.name, "results": results})
 
 
 async def moderate(request: Request) -> Response:
     """Which labels of a multi-label model each text has, as OpenAI's clients ask. Of any other model: 422."""
-    body = checked(ModerationRequest, await read_json(request))
-    rows = within_limits([[text] for text in body.input], request.app.state.settings)
-    model = model_named(request, body.model)
-    del body  # while the request waits nothing is kept of it
-    if (kind := model.engine.task.kind) != "multilabel":
-        raise ApiError(422, f"moderations are answered by a multilabel model; given: {model.name}, {kind}; /predict")
-    answer = await ask(request, model, rows, score_bytes=_TIMES * model.score_bytes)
-
-    def values(rows: slice) -> list[Any]:
-        scores = answer.probabilities[rows]
-        gets = decided(scores, model.engine.task).tolist()
-        return [_result(model.engine.labels, *row) for row in zip(gets, scores.tolist(), strict=True)]
-
-    results = orjson.Fragment(await written((len(answer.logits), _TIMES * len(model.engine.labels)), values))
-    return JsonResponse({"id": f"modr-{uuid.uuid4().hex}", "model": model.name, "results": results})
+    return await respond(request, ModerationRequest)
 
 
-def _result(names: tuple[str, ...], gets: list[bool], scores: list[float]) -> dict[str, Any]:
+def _result(names: tuple[str, ...], on: list[bool], scores: list[float]) -> dict[str, Any]:
     """The result for one text by whether it gets each label, and the label's probability."""
-    categories = dict(zip(names, gets, strict=True))
+    categories = dict(zip(names, on, strict=True))
     return {
-        "flagged": any(categories.values()),
+        "flagged": any(on),
         "categories": categories,
         "category_scores": dict(zip(names, scores, strict=True)),
         "category_applied_input_types": {name: ["text"] for name in names},

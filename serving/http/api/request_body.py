@@ -44,9 +44,10 @@ class Body(Part):
     @classmethod
     def _refuse_unknown_keys(cls, document: Any) -> Any:
         """Name the keys that there are. Pydantic would repeat the unknown one, which may be a client's text."""
-        if isinstance(document, dict) and document.keys() - cls.model_fields.keys():
-            known = ", ".join(sorted(cls.model_fields))
-            raise PydanticCustomError("keys", "Input has unknown keys; known: {known}", {"known": known})
+        known = {field.alias or name for name, field in cls.model_fields.items()}
+        if isinstance(document, dict) and document.keys() - known:
+            context = {"known": ", ".join(sorted(known))}
+            raise PydanticCustomError("keys", "Input has unknown keys; known: {known}", context)
         return document
 
 
@@ -62,7 +63,6 @@ def in_a_list(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
-Texts = Annotated[list[str], Field(min_length=1, fail_fast=True)]
 Pair = Annotated[list[str], Field(min_length=1, max_length=2)]
 Row = Annotated[list[str], PlainValidator(_row, str | Pair)]
 Batch = Annotated[list[Row], Field(min_length=1, fail_fast=True)]

@@ -10,21 +10,20 @@
 | the same, of a model with sets | its set of labels, too | {"decision", "scores", "set"} |
 """
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
-from pydantic import BeforeValidator, ConfigDict, Field
+from pydantic import BeforeValidator, ConfigDict, Field, ModelWrapValidatorHandler, model_validator
 from starlette.requests import Request
 from starlette.responses import Response
 
 from kdc.artifact.manifest import Kind
 from kdc.common.version import __version__
-from kdc.serving.engine.engine import Engine, Text, activate
-from kdc.serving.http.api.inference import ask, model_named, require_ready
-from kdc.serving.http.api.request_body import Batch, Body, ModelName, Pair, checked, read_json, within_limits
-from kdc.serving.http.model import Model
+from kdc.serving.engine.engine import Engine, activate
+from kdc.serving.http.api.inference import Question, Wanted, require_ready, respond
+from kdc.serving.http.api.request_body import Batch, Body, Pair
+from kdc.serving.http.model import Answer, Model
 from kdc.serving.http.replies import ApiError, JsonResponse, written
-from kdc.serving.http.settings import ServeSettings
 
 _KINDS: dict[str | None, Kind] = {"softmax": "classification", "sigmoid": "multilabel", "none": "regression"}
 _MANY_LABELS, _FEW_OF = 256, 16  # of so many labels one in sixteen, or fewer, are found without sorting all of them
@@ -65,7 +64,7 @@ class Parameters(Options):
     truncation: bool | None = None
 
 
-class PredictRequest(Options):
+class PredictRequest(Options, Question):
     """Rows and options. `inputs` is "a" or ["a"]: one text; ["a", "b"]: a pair; [["a"], ["b", "c"]]: a batch."""
 
     model_config = ConfigDict(
@@ -79,73 +78,50 @@ class PredictRequest(Options):
         }
     )
 
-    inputs: Annotated[Batch, BeforeValidator(_in_a_batch, Pair | str | Batch)]
-    model: ModelName = None
+    rows: Annotated[Batch, BeforeValidator(_in_a_batch, Pair | str | Batch)] = Field(alias="inputs")
     parameters: Parameters | None = None
     _is_batch: bool = False  # whether the reply is a list of rows
 
-    @property
-    def function(self) -> Kind | None:
-        """The kind of task whose function makes scores; None: the task's own; "regression": logits."""
-        return "regression" if self.raw_scores else _KINDS.get(self.function_to_apply)
+    @model_validator(mode="wrap")
+    @classmethod
+    def _complete(cls, document: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        """Note the form of `inputs`, and take over the options in `parameters`."""
+        body = handler(document)
+        body._is_batch = body.parameters is not None or not _is_row(document["inputs"])
+        if body.parameters is not None:
+            for name in body.parameters.model_fields_set & Options.model_fields.keys():
+                setattr(body, name, getattr(body.parameters, name))
+            body.truncate = body.parameters.truncation if body.truncate is None else body.truncate
+        return body
+
+    def wanted(self, model: Model) -> Wanted:
+        if self.decision and not model.engine.labels:
+            raise ApiError(422, "a regression has no labels to decide by; send no `decision`")
+        return Wanted(self.truncate, self.truncation_direction, self.top_k)
+
+    async def reply(self, model: Model, answer: Answer) -> Response:
+        """Lists of labels and scores."""
+
+        def values(rows: slice) -> list[Any]:
+            return _listed(model.engine, self, answer.logits[rows], answer.probabilities[rows])
+
+        reply = await written(answer.logits.shape, values)
+        headers = {
+            "x-compute-tokens": str(sum(answer.tokens)),
+            "x-truncated-texts": str(sum(answer.truncated)),
+            "x-model": model.name,
+        }
+        return JsonResponse(reply if self._is_batch else reply[1:-1], headers=headers)
 
 
 async def predict(request: Request) -> Response:
     """Labels and scores, best first. One text or pair gives one list, a batch gives a list of lists."""
-    if "name" in request.path_params:
-        model_named(request, request.path_params["name"])  # 404 before the body is read
-    return await answer(request, *asked(request, await read_json(request)))
-
-
-def asked(request: Request, document: Any) -> tuple[list[Text], PredictRequest, Model]:
-    """The rows in a body with `inputs`, the rest of it, and the model that is to answer.
-
-    Raises:
-        ApiError: 404, there is no such model; 422, with what is wrong.
-    """
-    rows, options = understand(document, request.app.state.settings)
-    # Only now: a reload may have replaced it while the body was read.
-    model = model_named(request, request.path_params.get("name", options.model))
-    if options.decision and not model.engine.labels:
-        raise ApiError(422, "a regression has no labels to decide by; send no `decision`")
-    return rows, options, model
-
-
-def understand(document: Any, settings: ServeSettings) -> tuple[list[Text], PredictRequest]:
-    """Check a body with `inputs`: its rows, and the rest of it with the options that are in force.
-
-    Raises:
-        ApiError: 422, with what is wrong; 400, a text is blank.
-    """
-    body = checked(PredictRequest, document)
-    body._is_batch = body.parameters is not None or not _is_row(document["inputs"])
-    rows, body.inputs = within_limits(body.inputs, settings), []  # while the request waits the texts are kept once
-    if (parameters := body.parameters) is not None:
-        body = body.model_copy(update=parameters.model_dump(exclude={"truncation"}, exclude_unset=True))
-        body.truncate = parameters.truncation if body.truncate is None else body.truncate
-    return rows, body
-
-
-async def answer(request: Request, rows: list[Text], options: PredictRequest, model: Model) -> Response:
-    """The reply to a body with `inputs`."""
-    side, top_k = options.truncation_direction, options.top_k
-    answer = await ask(request, model, rows, truncate=options.truncate, side=side, top_k=top_k)
-
-    def values(rows: slice) -> list[Any]:
-        return _listed(model.engine, options, answer.logits[rows], answer.probabilities[rows])
-
-    reply = await written(answer.logits.shape, values)
-    headers = {
-        "x-compute-tokens": str(sum(answer.tokens)),
-        "x-truncated-texts": str(sum(answer.truncated)),
-        "x-model": model.name,
-    }
-    return JsonResponse(reply if options._is_batch else reply[1:-1], headers=headers)
+    return await respond(request, PredictRequest)
 
 
 def _listed(engine: Engine, options: PredictRequest, logits: np.ndarray, probabilities: np.ndarray) -> list[Any]:
     """The reply's elements for some rows, from their logits and probabilities, (rows, outputs) each."""
-    function = options.function
+    function: Kind | None = "regression" if options.raw_scores else _KINDS.get(options.function_to_apply)
     if function is None or (engine.task.kind == "regression" and function != "regression"):
         scores = probabilities
     else:

@@ -18,7 +18,7 @@ from starlette.responses import Response
 
 from kdc.common.version import __version__
 from kdc.serving.engine.engine import Text
-from kdc.serving.http.api.inference import ask, model_named, require_ready
+from kdc.serving.http.api.inference import Wanted, ask, model_named, require_ready
 from kdc.serving.http.api.request_body import Part, checked, decode_in_turn, in_a_list, read_bytes, within_limits
 from kdc.serving.http.model import Model
 from kdc.serving.http.replies import ApiError, JsonResponse, written
@@ -111,13 +111,10 @@ async def infer(request: Request) -> Response:
     outputs, request_id = requested_outputs(body, has_labels=bool(model.engine.labels)), id_of(body.id)
     del body  # while the request waits nothing else is kept of it
     is_binary = outputs.get("probabilities")
-    answer = await ask(
-        request,
-        model,
-        rows,
-        top_k=1 if is_binary is None else None,
-        score_bytes=model.score_bytes if is_binary is None else 4 if is_binary else SCORE_BYTES,
-    )
+    wanted = Wanted(top_k=1)
+    if is_binary is not None:
+        wanted = Wanted(score_bytes=4 if is_binary else SCORE_BYTES)
+    answer = await ask(request, model, rows, wanted)
     return await _reply(model, outputs, request_id, answer.probabilities)
 
 

@@ -16,7 +16,7 @@ from tritonclient.grpc import service_pb2 as messages
 from kdc.common.protobuf import varint
 from kdc.common.version import __version__
 from kdc.serving.http.api import v2
-from kdc.serving.http.api.inference import ask
+from kdc.serving.http.api.inference import Wanted, ask
 from kdc.serving.http.api.request_body import checked, read_bytes
 from kdc.serving.http.replies import ApiError
 
@@ -79,10 +79,8 @@ async def infer(request: Request) -> Response:
     outputs = v2.requested_outputs(body, has_labels=bool(model.engine.labels))
     request_id, is_raw = v2.id_of(asked.id), bool(asked.raw_input_contents)
     del asked, body, inputs  # while the request waits nothing else is kept of it
-    has_scores = "probabilities" in outputs
-    answer = await ask(
-        request, model, rows, top_k=None if has_scores else 1, score_bytes=_SCORE_BYTES if has_scores else None
-    )
+    wanted = Wanted(score_bytes=_SCORE_BYTES) if "probabilities" in outputs else Wanted(top_k=1)
+    answer = await ask(request, model, rows, wanted)
     reply = messages.ModelInferResponse(model_name=model.name, model_version=model.artifact, id=request_id)
     for name in outputs:
         values = v2.output(model, name, answer.probabilities)

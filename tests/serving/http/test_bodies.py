@@ -19,7 +19,6 @@ from google.protobuf.message import DecodeError, Message
 from hypothesis import given
 from hypothesis import strategies as st
 from live import ROOT, free_port, running
-from pydantic import BaseModel
 from starlette.requests import Request
 from tritonclient.grpc import service_pb2 as messages
 
@@ -29,7 +28,7 @@ from benchmarks.serving.attacks import nested_bodies
 from kdc.artifact.manifest import TaskInfo
 from kdc.serving.http.api import request_body, v2_grpc
 from kdc.serving.http.api.gate import Gate
-from kdc.serving.http.api.request_body import Marks, decoded
+from kdc.serving.http.api.request_body import Marks, Part, decoded
 from kdc.serving.http.metrics import Metrics
 from kdc.serving.http.model import Model
 from kdc.serving.http.replies import ApiError
@@ -247,8 +246,8 @@ def test_while_a_request_waits_only_its_texts_are_kept(
 
 def is_needless(kept: Any) -> bool:
     """Whether a local variable is a whole document, a raw body, or a message."""
-    if isinstance(kept, BaseModel):
-        return any(getattr(kept, name, None) for name in ("inputs", "input", "texts"))
+    if isinstance(kept, Part):
+        return bool(getattr(kept, "rows", True))
     if isinstance(kept, dict):
         return bool({"inputs", "input", "parameters"} & set(kept))
     return isinstance(kept, Message) or (isinstance(kept, bytes) and b"w1" in kept)
