@@ -14,7 +14,7 @@ from tokenizers import Encoding, Tokenizer, models, pre_tokenizers
 
 from kdc.artifact.manifest import LongTexts, TaskInfo, TokenizerInfo, longest_row
 from kdc.common.errors import InputError, KdcError
-from kdc.serving.engine.long_texts import Encoded, Part, Tokens, spread, windows_of
+from kdc.serving.engine.long_texts import Encoded, Tokens, spread, windows_of
 from kdc.serving.engine.word_pieces import WordPieces
 
 Text = str | tuple[str, str]
@@ -23,17 +23,15 @@ Text = str | tuple[str, str]
 _FEW_PIECES = 4
 _MOST_TOKENS = 33  # of a character: NFKC makes 18 letters of U+FDFA, which have 33 bytes
 _SHORT_TEXT = 10  # words of a pair's first text, where a pair is made up
-# Of a longer one so many characters for each token that is kept are tokenised first, then four times as many, ...
+# Characters of a longer text that are tokenised first, for each token that is kept; then four times as many, ...
 _CHARACTERS = 8
 _MOST_READ = 4  # times as many of a text that cannot be cut between words, unless they have too few tokens
-# A part's tokens are those of the whole text, but for a few where it was cut out: more than this are never seen there.
+# Most tokens seen at the end of a part that the whole text does not have.
 _MARGIN = 32
 
 
 def is_utf8(text: str) -> bool:
     """Whether the text has a UTF-8 form. A lone surrogate has none; the tokenizer would fail without naming the row."""
-    if text.isascii():  # known without a look at the text
-        return True
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -42,8 +40,7 @@ def is_utf8(text: str) -> bool:
 
 
 def is_blank(text: str) -> bool:
-    """Whether a text is empty, or nothing but white space: no such row is trained on, so no answer would mean
-    anything."""
+    """Whether a text is empty or white space. No such row is trained on: no answer would mean anything."""
     return not text or text.isspace()
 
 
@@ -81,7 +78,7 @@ def checked_rows(texts: Sequence[Text], task: TaskInfo, first: int = 0) -> list[
 
 
 @contextmanager
-def _asking_the_library(what: str, path: Path | None = None) -> Iterator[None]:
+def _library_errors(what: str, path: Path | None = None) -> Iterator[None]:
     """Turn what the library raises within the block into an error of kdc. A panic of its Rust code is no `Exception`.
     Its words are told of a file alone, since of a row they may hold its text."""
     try:
@@ -98,9 +95,9 @@ class RowTokenizer:
     them later. Several threads may share one object.
 
     Both texts of a pair count towards the maximum length, special tokens included, and the longer text is cut first.
-    The result equals the library's own truncation (strategy "longest_first"), but where words are told apart it costs
-    what the tokens cost that are kept: the library tokenises all of a text and keeps every piece that it cuts off,
-    and for a pair every combination of pieces, which takes gigabytes for two texts of 10,000 words.
+    The result equals the library's own truncation (strategy "longest_first"). The library tokenises all of a text and
+    keeps every piece that it cuts off, and for a pair every combination of pieces: gigabytes for two texts of 10,000
+    words. Here no more is tokenised than is kept, if the tokenizer tells words apart.
 
     Args:
         tokenizer: this object changes its settings, so nobody else may use it.
@@ -134,7 +131,7 @@ class RowTokenizer:
             KdcError: it cannot be parsed; or whatever `read` raises.
         """
         content = read(path)
-        with _asking_the_library("tokenizer.json cannot be read", path):
+        with _library_errors("tokenizer.json cannot be read", path):
             return cls(Tokenizer.from_buffer(content), info.max_length, info.truncation_side, info.long)
 
     def cutting(self, side: str | None) -> "RowTokenizer":
@@ -164,7 +161,7 @@ class RowTokenizer:
             InputError: a row has no token: it is empty, and the tokenizer adds no special tokens.
             KdcError: the library failed, as with a tokenizer.json that names a token it lacks.
         """
-        with _asking_the_library("the tokenizer failed on these texts"):
+        with _library_errors("the tokenizer failed on these texts"):
             encodings = self._encode(rows, beside)
         if not all(map(len, encodings)):
             empty = next(number for number, encoding in enumerate(encodings) if not len(encoding))
@@ -181,7 +178,7 @@ class RowTokenizer:
 
         encodings = list(map(without_the_library, rows))
         rest = [row for row, encoding in zip(rows, encodings, strict=True) if encoding is None]
-        others = map(self._divided, self._cutting.encode_batch_fast(rest)) if rest else iter(())  # "fast": no offsets
+        others = map(self._cut, self._cutting.encode_batch_fast(rest)) if rest else iter(())  # "fast": no offsets
         return [next(others) if encoding is None else encoding for encoding in encodings]
 
     def _encode_long(self, row: Text, squeezing: WordPieces | None = None) -> Encoded:
@@ -235,17 +232,17 @@ class RowTokenizer:
         return list(map(of_row, rows))
 
     def _part(self, text: str, most: int) -> tuple[str, int]:
-        """The end of a text that is kept, of at most so many characters, and how many of its tokens, where it was cut,
-        may not be the whole text's. It is cut at a single space between two words. If there is none, it is cut
-        anywhere if words have few tokens, and otherwise not at all."""
+        """The part of a text to read, of at most so many characters, and the number of strays: tokens at the cut that
+        the whole text may not have. The cut is at a single space between two words. Without one it is anywhere if
+        words have few tokens, and otherwise nowhere."""
         if len(text) <= most:
             return text, 0
         left = self._side == "left"
         start, end = (len(text) - most, len(text) - most // 2) if left else (most // 2, most)
-        while (place := text.find(" ", start, end) if left else text.rfind(" ", start, end)) >= 0:
-            if not text[place - 1 : place].isspace() and not text[place + 1 : place + 2].isspace():
-                return (text[place:] if left else text[:place]), _MARGIN
-            start, end = (place + 1, end) if left else (start, place)
+        while (space := text.find(" ", start, end) if left else text.rfind(" ", start, end)) >= 0:
+            if not text[space - 1 : space].isspace() and not text[space + 1 : space + 2].isspace():
+                return (text[space:] if left else text[:space]), _MARGIN
+            start, end = (space + 1, end) if left else (start, space)
         if self._word_tokens is None:
             return text, 0
         return (text[-most:] if left else text[:most]), _MARGIN + self._word_tokens
@@ -292,28 +289,25 @@ class RowTokenizer:
     def _copy(self) -> Tokenizer:
         return Tokenizer.from_str(self._cutting.to_str())
 
-    def _cut(self, whole: Encoding) -> Encoded:
-        if len(whole) <= self._longest:
-            return self._divided(whole)
-        owners, ids, type_ids = whole.sequence_ids, whole.ids, whole.type_ids
-        places = kept_tokens(owners, self._longest, from_left=self._side == "left")
-        cut = Tokens([ids[place] for place in places], [type_ids[place] for place in places], overflowing=True)
-        return cut if self._long is None else self._windows(cut, [owners[place] for place in places])
-
-    def _divided(self, row: Encoding) -> Encoded:
-        """A row that was cut, in windows where it needs several."""
-        return row if len(row) <= self._max_length else self._windows(row, row.sequence_ids)
-
-    def _windows(self, row: Part, owners: Sequence[int | None]) -> Encoded:
-        assert self._long is not None  # else the row was cut to fewer tokens
+    def _cut(self, row: Encoding) -> Encoded:
+        """A row without the tokens that are too many, in windows if it needs several."""
+        if len(row) <= self._max_length:
+            return row
+        ids, type_ids, owners = row.ids, row.type_ids, row.sequence_ids
+        is_cut, from_left = bool(row.overflowing), self._side == "left"
+        if len(row) > self._longest:
+            kept, is_cut = kept_tokens(owners, self._longest, from_left=from_left), True
+            ids, type_ids, owners = ([values[index] for index in kept] for values in (ids, type_ids, owners))
+        if self._long is None:
+            return Tokens(ids, type_ids, overflowing=True)
         return windows_of(
-            row.ids,
-            row.type_ids,
+            ids,
+            type_ids,
             owners,
             max_length=self._max_length,
             long=self._long,
-            overflowing=bool(row.overflowing),
-            from_left=self._side == "left",
+            overflowing=is_cut,
+            from_left=from_left,
         )
 
 
@@ -326,7 +320,7 @@ def kept_tokens(owners: Sequence[int | None], max_length: int, *, from_left: boo
         from_left: whether the beginnings of the texts are cut instead of their ends.
 
     Returns:
-        places of the tokens that stay, ascending.
+        indices of the tokens that stay, ascending.
     """
     # A number for each owner: there may be 200,000 tokens, and no other thread runs while lists of them are made.
     numbers = np.array([-1 if owner is None else owner for owner in owners])
