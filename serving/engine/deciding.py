@@ -1,4 +1,4 @@
-"""From probabilities to labels: which labels a row gets, how sure a model is of it, and its set of labels.
+"""Probabilities to labels: the labels that a row gets, the sureness of a model, and sets of labels.
 
 Probabilities are (rows, outputs) as `Engine.predict` gives them, and of no regression.
 """
@@ -38,7 +38,7 @@ def sureness(probabilities: np.ndarray, task: TaskInfo) -> np.ndarray:
     return probabilities.max(axis=1)
 
 
-def given(probabilities: np.ndarray, task: TaskInfo) -> np.ndarray:
+def label_counts(probabilities: np.ndarray, task: TaskInfo) -> np.ndarray:
     """How many rows get each label, (outputs,)."""
     if task.kind == "multilabel" or task.abstain is not None:
         return decided(probabilities, task).sum(axis=0)

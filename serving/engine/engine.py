@@ -266,19 +266,13 @@ class Engine:
 
     def decided(self, probabilities: np.ndarray) -> list[Any]:
         """The label of each row by the artifact's operating points, or the list of a multi-label row's labels;
-        `kdc.artifact.decision.ABSTAINED` if the artifact does not answer the row.
-
-        Args:
-            probabilities: (rows, outputs) as `predict` gives them; not of a regression.
-        """
+        `kdc.artifact.decision.ABSTAINED` if the artifact does not answer the row. Probabilities are (rows, outputs) as
+        `predict` gives them, not of a regression."""
         return in_words(decided(probabilities, self.task), self.task)
 
     def label_sets(self, probabilities: np.ndarray) -> list[list[str]]:
         """The set of labels of each row, the most probable first, which holds the true one as often as the artifact's
-        manifest says (`task.sets`).
-
-        Args:
-            probabilities: (rows, outputs) as `predict` gives them.
+        manifest says (`task.sets`). Probabilities are (rows, outputs) as `predict` gives them.
 
         Raises:
             InputError: the artifact has no sets.
@@ -360,11 +354,8 @@ class Engine:
     ) -> list[Encoded]:
         """Tokenise rows and cut them to the maximum length, or divide them into windows of it, without padding.
 
-        Args:
-            texts: as of `predict`.
-            side: "left" or "right", where long texts are cut; None for the artifact's own side.
-            first: number of the first row, for messages.
-            beside: whether other threads are to run meanwhile, see `RowTokenizer.encode`.
+        `side` is where long texts are cut, "left" or "right"; None is the artifact's own side. Other arguments as of
+        `predict` and `RowTokenizer.encode`.
 
         Raises:
             InputError: a row is not what the task takes, or has no token.
@@ -407,16 +398,8 @@ class Engine:
 
 
 def activate(logits: np.ndarray, kind: Kind, temperature: float = 1.0) -> np.ndarray:
-    """Softmax (classification) or sigmoid (multi-label) of logits / temperature; regression stays as it is.
-
-    Args:
-        logits: (rows, outputs).
-        kind: the task's kind.
-        temperature: above 0; 1 changes nothing.
-
-    Returns:
-        float32 (rows, outputs).
-    """
+    """Softmax (classification) or sigmoid (multi-label) of logits (rows, outputs) / temperature, as float32; regression
+    stays as it is."""
     result = logits.astype(np.float32)
     if kind == "regression":
         return result

@@ -135,10 +135,8 @@ class RowTokenizer:
             return cls(Tokenizer.from_buffer(content), info.max_length, info.truncation_side, info.long)
 
     def cutting(self, side: str | None) -> "RowTokenizer":
-        """The same tokenizer, but cutting `side`: "left", "right", or None for its own.
-
-        The first call for the other side takes 60 ms, or 500 ms with a large vocabulary.
-        """
+        """The same tokenizer, but cutting `side`: "left", "right", or None for its own. The first call for the other
+        side takes 60 ms, or 500 ms with a large vocabulary."""
         return self if side in (None, self._side) else self._other_side
 
     def has_cut(self, side: str | None) -> bool:
@@ -146,16 +144,13 @@ class RowTokenizer:
         return side in (None, self._side) or "_other_side" in self.__dict__
 
     def encode(self, rows: Sequence[Text], first: int = 0, *, beside: bool = False) -> list[Encoded]:
-        """Tokenise rows, special tokens included, and cut them.
+        """Tokenise rows, special tokens included, and cut them. A row's `overflowing` is empty unless it was cut.
 
         Args:
-            rows: any number.
+            rows: texts or pairs.
             first: messages count the rows from this number.
-            beside: whether other threads are to run meanwhile: the library lets them, and a table of words, by which
-                plain rows are read faster, does not.
-
-        Returns:
-            one encoding a row, or its windows. Its `overflowing` is empty unless the row was cut.
+            beside: whether other threads are to run meanwhile: the library lets them, and the faster table of words for
+                plain rows does not.
 
         Raises:
             InputError: a row has no token: it is empty, and the tokenizer adds no special tokens.
@@ -194,9 +189,11 @@ class RowTokenizer:
         return self._cut(*self._whole.encode_batch_fast([row]))
 
     def _attempts(self, texts: Sequence[str], *, once: bool) -> Iterator[tuple[Sequence[str], Sequence[int]]]:
-        """Parts of texts that may have all tokens that are kept, and `_part`'s number of strays for each: ever larger
-        parts while one text alone is cut between words, then parts of the most characters that are read. `once` leaves
-        it at the first part."""
+        """Parts of texts that may have all tokens that are kept, and the strays of each part, as `_part` gives them.
+
+        Parts grow for as long as one text alone is cut between words. The last have as many characters as are ever
+        read. `once` ends after the first.
+        """
         most = self._first_part
         while self._splits_words:
             parts, strays = zip(*(self._part(text, most) for text in texts), strict=True)
@@ -261,11 +258,7 @@ class RowTokenizer:
         return before is not None and len(before.pre_tokenize_str("word word")) > 1
 
     def encode_and_measure(self, rows: Sequence[Text]) -> tuple[list[Encoded], list[int]]:
-        """The same tokens as `encode` gives, and how long each row was before the cut.
-
-        Returns:
-            one encoding a row; and each row's number of tokens before the cut, special tokens included.
-        """
+        """The same tokens as `encode` gives, and each row's number of tokens before the cut."""
         whole = self._whole.encode_batch_fast(rows)
         return [self._cut(encoding) for encoding in whole], [len(encoding) for encoding in whole]
 
@@ -300,15 +293,8 @@ class RowTokenizer:
             ids, type_ids, owners = ([values[index] for index in kept] for values in (ids, type_ids, owners))
         if self._long is None:
             return Tokens(ids, type_ids, overflowing=True)
-        return windows_of(
-            ids,
-            type_ids,
-            owners,
-            max_length=self._max_length,
-            long=self._long,
-            overflowing=is_cut,
-            from_left=from_left,
-        )
+        length, long = self._max_length, self._long
+        return windows_of(ids, type_ids, owners, max_length=length, long=long, overflowing=is_cut, from_left=from_left)
 
 
 def kept_tokens(owners: Sequence[int | None], max_length: int, *, from_left: bool = False) -> list[int]:
@@ -340,11 +326,9 @@ def kept_tokens(owners: Sequence[int | None], max_length: int, *, from_left: boo
 
 
 def row_of(length: int, tokens: Callable[[Text], int], *, is_pair: bool) -> Text:
-    """Make a row to measure with, of `length` tokens or as near to it as whole words come. `tokens` counts a row's.
-
-    Both numbers include special tokens. Latency depends on the number of tokens, not on what they say. A pair's first
-    text is short, as it is where pairs are long: so many tokens then have as many windows as real ones.
-    """
+    """Make a row of `length` tokens, or as near to it as whole words come, to measure latency with. `tokens` counts a
+    row's tokens. Both numbers include special tokens. A pair's first text is short, as in real pairs that are long: it
+    then has as many windows as they have."""
 
     def words(count: int) -> Text:
         if not is_pair:

@@ -26,7 +26,7 @@ from kdc.serving.http.model import Answer, Model
 from kdc.serving.http.replies import ApiError, JsonResponse, written
 
 _KINDS: dict[str | None, Kind] = {"softmax": "classification", "sigmoid": "multilabel", "none": "regression"}
-_MANY_LABELS, _FEW_OF = 256, 16  # of so many labels one in sixteen, or fewer, are found without sorting all of them
+_MANY_LABELS, _FEW_OF = 256, 16  # from so many labels, the best sixteenth or less is taken without sorting all of them
 
 
 def _lower(value: Any) -> Any:
@@ -46,8 +46,8 @@ class Options(Body):
     """Options of a prediction; `null` is as good as leaving one out, since clients send their defaults.
 
     `truncation_direction` is the side that is cut. `raw_scores` asks for logits instead of scores. `decision` makes
-    each row {"decision", "scores"}: the label that it gets, or the labels; with "set" the labels of which one is the
-    true one, if the model has sets.
+    each row {"decision", "scores"}: the label that it gets, or its labels. If the model has sets, "set" has the labels
+    that the true one is among.
     """
 
     truncate: bool | None = None
@@ -165,13 +165,16 @@ async def info(request: Request) -> Response:
     model: Model = registry.first
     engine, task = model.engine, model.engine.task
     columns = [task.text] + ([task.text_pair] if task.text_pair is not None else [])
-    places = {name: place for place, name in enumerate(task.labels)}
-    by_place = {str(place): name for name, place in places.items()}
     described = {
         "model_id": model.name,
         "model_sha": engine.manifest.sha256 if engine.manifest else None,
         "model_dtype": {"fp16": "float16", "int8": "int8"}.get(engine.variant, "float32"),
-        "model_type": {"classifier": {"id2label": by_place, "label2id": places}},
+        "model_type": {
+            "classifier": {
+                "id2label": {str(column): label for column, label in enumerate(task.labels)},
+                "label2id": {label: column for column, label in enumerate(task.labels)},
+            }
+        },
         "max_concurrent_requests": settings.max_requests,
         "max_input_length": engine.tokenizer_info.longest,
         "max_batch_tokens": model.max_batch_tokens,

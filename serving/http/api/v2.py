@@ -234,8 +234,7 @@ async def _reply(
     outputs: list[dict[str, Any]] = []
     tail = []
     for name, is_binary in requested.items():
-        values = output(model, name, probabilities)
-        described = describe(name, values)
+        described, values = output(model, name, probabilities)
         if is_binary:
             tail.append(raw(values))
             described["parameters"] = {"binary_data_size": len(tail[-1])}
@@ -281,18 +280,13 @@ def _flag(parameters: dict[str, Any] | None, name: str, default: bool = False) -
     return (parameters or {}).get(name, default) is True
 
 
-def output(model: Model, name: str, probabilities: np.ndarray) -> np.ndarray | list[str]:
-    """The values of an output: probabilities (rows, outputs), or each row's best label."""
+def output(model: Model, name: str, probabilities: np.ndarray) -> tuple[dict[str, Any], np.ndarray | list[str]]:
+    """An output as the JSON part describes it, without its data; and its values: probabilities (rows, outputs), or each
+    row's best label."""
     if name == "probabilities":
-        return probabilities
-    return [model.engine.labels[column] for column in probabilities.argmax(axis=1).tolist()]
-
-
-def describe(name: str, values: np.ndarray | list[str]) -> dict[str, Any]:
-    """An output as the JSON part describes it, without its data."""
-    if isinstance(values, list):
-        return {"name": name, "datatype": "BYTES", "shape": [len(values)]}
-    return {"name": name, "datatype": "FP32", "shape": list(values.shape)}
+        return {"name": name, "datatype": "FP32", "shape": list(probabilities.shape)}, probabilities
+    labels = [model.engine.labels[column] for column in probabilities.argmax(axis=1).tolist()]
+    return {"name": name, "datatype": "BYTES", "shape": [len(labels)]}, labels
 
 
 def raw(values: np.ndarray | list[str]) -> bytes:
