@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 import sys
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from starlette.requests import Request
@@ -16,7 +16,7 @@ from starlette.responses import Response
 from kdc.serving.engine.deciding import answered
 from kdc.serving.engine.engine import Text
 from kdc.serving.http.api.gate import wait_for_freed_memory
-from kdc.serving.http.api.request_body import SMALL_BYTES, Batch, Body, ModelName, checked, read_json, within_limits
+from kdc.serving.http.api.request_body import SMALL_BYTES, Body, ModelName, checked, read_json, within_limits
 from kdc.serving.http.model import Answer, Model
 from kdc.serving.http.replies import ABSTAINED, ARTIFACT, ApiError
 
@@ -38,7 +38,7 @@ class Question(Body):
     """A body that asks a model for an answer to rows. A subclass gives `rows` the alias by which its dialect calls
     them."""
 
-    rows: Batch
+    rows: Sequence[str | list[str]]
     model: ModelName = None
 
     def wanted(self, model: Model) -> Wanted:
@@ -65,7 +65,8 @@ async def respond(request: Request, *kinds: type[Question]) -> Response:
     if name is not None:
         model_named(request, name)  # 404 before the body is read
     question = _understand(await read_json(request), kinds)
-    rows, question.rows = within_limits(question.rows, request.app.state.settings), []  # they are kept once
+    rows = within_limits(question.rows, request.app.state.settings)
+    question.rows = question.rows[:0]  # while the request waits the texts are kept once
     # Only now: a reload may have replaced it while the body was read.
     model = model_named(request, question.model if name is None else name)
     answer = await ask(request, model, rows, question.wanted(model))

@@ -8,7 +8,7 @@ import uuid
 from typing import Annotated, Any
 
 import orjson
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import BeforeValidator, Field
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -22,14 +22,10 @@ _TIMES = 3  # each label is in three places of a result
 _Texts = Annotated[list[str], Field(min_length=1, fail_fast=True)]
 
 
-def _in_rows(texts: list[str]) -> list[list[str]]:
-    return [[text] for text in texts]
-
-
 class ModerationRequest(Question):
     """What to moderate: texts, no images."""
 
-    rows: Annotated[_Texts, BeforeValidator(in_a_list, str | _Texts), AfterValidator(_in_rows)] = Field(alias="input")
+    rows: Annotated[_Texts, BeforeValidator(in_a_list, str | _Texts)] = Field(alias="input")
 
     def wanted(self, model: Model) -> Wanted:
         if (kind := model.engine.task.kind) != "multilabel":

@@ -1,16 +1,15 @@
 """Request bodies: their bytes within the limits, their JSON, and what the models of all dialects' bodies share."""
 
-import functools
 from collections.abc import Sequence
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar, get_args
 
 import orjson
-from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationError, WithJsonSchema, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, ValidationError, WithJsonSchema
+from pydantic_core import CoreSchema, core_schema
 from starlette.requests import Request
 
 from kdc.serving.engine.engine import Text
-from kdc.serving.engine.tokenizing import as_row, is_blank
+from kdc.serving.engine.tokenizing import is_blank
 from kdc.serving.http.api.gate import Gate
 from kdc.serving.http.replies import EMPTY, ApiError
 from kdc.serving.http.settings import ServeSettings
@@ -33,26 +32,15 @@ class Body(Part):
 
     model_config = ConfigDict(extra="forbid")
 
-    @model_validator(mode="before")
-    @classmethod
-    def _refuse_unknown_keys(cls, document: Any) -> Any:
-        """Name the keys that there are. Pydantic would repeat the unknown one, which may be a client's text."""
-        if isinstance(document, dict) and not document.keys() <= cls._keys():
-            known = ", ".join(sorted(cls._keys()))
-            raise PydanticCustomError("keys", "Input has unknown keys; known: {known}", {"known": known})
-        return document
 
-    @classmethod
-    @functools.cache
-    def _keys(cls) -> set[str]:
-        return {field.alias or name for name, field in cls.model_fields.items()}
+class Otherwise:
+    """Says in its own words what an input should be."""
 
+    def __init__(self, message: str) -> None:
+        self._message = message
 
-def _row(value: Any) -> list[str]:
-    row = [value] if isinstance(value, str) else value
-    if not isinstance(row, list) or len(row) not in (1, 2) or not all(isinstance(text, str) for text in row):
-        raise PydanticCustomError("row", "Input should be a text, [text] or [text, text]; a batch: [[...], [...]]")
-    return row
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.custom_error_schema(handler(source), "input", custom_error_message=self._message)
 
 
 def in_a_list(value: Any) -> Any:
@@ -61,7 +49,7 @@ def in_a_list(value: Any) -> Any:
 
 
 Pair = Annotated[list[str], Field(min_length=1, max_length=2)]
-Row = Annotated[list[str], PlainValidator(_row, str | Pair)]
+Row = Annotated[str | Pair, Otherwise("Input should be a text, [text] or [text, text]; a batch: [[...], [...]]")]
 Batch = Annotated[list[Row], Field(min_length=1, fail_fast=True)]
 # Whatever a name is, no model has it unless it is a string: 404.
 ModelName = Annotated[Any, WithJsonSchema({"type": ["string", "null"]})]
@@ -78,26 +66,33 @@ def checked(kind: type[B], document: Any) -> B:
         return kind.model_validate(document)
     except ValidationError as error:
         wrong = error.errors(include_url=False, include_context=False, include_input=False)[0]
-    steps = (f"[{step}]" if isinstance(step, int) else f".{step}" for step in wrong["loc"])
-    where = "".join(steps).removeprefix(".")
-    raise ApiError(422, f"{f'`{where}`' if where else 'the body'}: {wrong['msg']}; see /docs")
+    steps, message = wrong["loc"], wrong["msg"]
+    if wrong["type"] == "extra_forbidden":
+        steps, owner = steps[:-1], kind  # not the key, which may be a client's text
+        for step in steps:
+            (owner, _) = get_args(owner.model_fields[str(step)].annotation)  # `Parameters | None`
+        known = (field.alias or name for name, field in owner.model_fields.items())
+        message = f"Input has unknown keys; known: {', '.join(sorted(known))}"
+    where = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in steps).removeprefix(".")
+    raise ApiError(422, f"{f'`{where}`' if where else 'the body'}: {message}; see /docs")
 
 
-def within_limits(rows: Sequence[Sequence[str]], settings: ServeSettings) -> list[Text]:
+def within_limits(batch: Sequence[str | list[str]], settings: ServeSettings) -> list[Text]:
     """Check how many rows of one or two texts there are, and how long the texts are; returns texts and pairs.
 
     Raises:
         ApiError: 422, too many rows, or a text that is too long; 400, a text is blank.
     """
-    if len(rows) > settings.max_texts:
-        raise ApiError(422, f"too many texts; given: {len(rows)}; at most {settings.max_texts} a request")
+    if len(batch) > settings.max_texts:
+        raise ApiError(422, f"too many texts; given: {len(batch)}; at most {settings.max_texts} a request")
+    rows = [[row] if isinstance(row, str) else row for row in batch]
     longest = max(len(text) for row in rows for text in row)
     if longest > settings.max_text_chars:
         raise ApiError(422, f"a text is too long; given: {longest} characters; at most {settings.max_text_chars}")
     for number, row in enumerate(rows):
         if any(map(is_blank, row)):
             raise ApiError(400, f"a text is empty; given: row {number}; send more than white space", kind=EMPTY)
-    return list(map(as_row, rows))
+    return [row[0] if len(row) == 1 else (row[0], row[1]) for row in rows]
 
 
 class Marks:

@@ -10,10 +10,11 @@
 | the same, of a model with sets | its set of labels, too | {"decision", "scores", "set"} |
 """
 
-from typing import Annotated, Any, Literal, Self
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import BeforeValidator, ConfigDict, Field, ModelWrapValidatorHandler, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, WrapValidator
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -38,8 +39,9 @@ def _is_row(value: Any) -> bool:
     return isinstance(value, str) or (isinstance(value, list) and all(isinstance(text, str) for text in value))
 
 
-def _in_a_batch(value: Any) -> Any:
-    return [value] if _is_row(value) else value
+def _told_apart(value: Any, validated: Callable[[Any], list[Any]]) -> Sequence[Any]:
+    """One text or one pair in a tuple, a batch in a list."""
+    return tuple(validated([value])) if _is_row(value) else validated(value)
 
 
 class Options(Body):
@@ -78,32 +80,22 @@ class PredictRequest(Options, Question):
         }
     )
 
-    rows: Annotated[Batch, BeforeValidator(_in_a_batch, Pair | str | Batch)] = Field(alias="inputs")
+    rows: Annotated[Batch, WrapValidator(_told_apart, Pair | str | Batch)] = Field(alias="inputs")
     parameters: Parameters | None = None
-    _is_batch: bool = False  # whether the reply is a list of rows
-
-    @model_validator(mode="wrap")
-    @classmethod
-    def _complete(cls, document: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
-        """Note the form of `inputs`, and take over the options in `parameters`."""
-        body = handler(document)
-        body._is_batch = body.parameters is not None or not _is_row(document["inputs"])
-        if body.parameters is not None:
-            for name in body.parameters.model_fields_set & Options.model_fields.keys():
-                setattr(body, name, getattr(body.parameters, name))
-            body.truncate = body.parameters.truncation if body.truncate is None else body.truncate
-        return body
 
     def wanted(self, model: Model) -> Wanted:
-        if self.decision and not model.engine.labels:
+        if self._option("decision") and not model.engine.labels:
             raise ApiError(422, "a regression has no labels to decide by; send no `decision`")
-        return Wanted(self.truncate, self.truncation_direction, self.top_k)
+        truncate = self._option("truncate")
+        if truncate is None and self.parameters is not None:
+            truncate = self.parameters.truncation
+        return Wanted(truncate, self._option("truncation_direction"), self._option("top_k"))
 
     async def reply(self, model: Model, answer: Answer) -> Response:
         """Lists of labels and scores."""
 
         def values(rows: slice) -> list[Any]:
-            return _listed(model.engine, self, answer.logits[rows], answer.probabilities[rows])
+            return self._listed(model.engine, answer.logits[rows], answer.probabilities[rows])
 
         reply = await written(answer.logits.shape, values)
         headers = {
@@ -111,29 +103,34 @@ class PredictRequest(Options, Question):
             "x-truncated-texts": str(sum(answer.truncated)),
             "x-model": model.name,
         }
-        return JsonResponse(reply if self._is_batch else reply[1:-1], headers=headers)
+        is_batch = isinstance(self.rows, list) or self.parameters is not None
+        return JsonResponse(reply if is_batch else reply[1:-1], headers=headers)
+
+    def _option(self, name: str) -> Any:
+        """An option. One in `parameters` stands before the body's own."""
+        in_parameters = self.parameters is not None and name in self.parameters.model_fields_set
+        return getattr(self.parameters if in_parameters else self, name)
+
+    def _listed(self, engine: Engine, logits: np.ndarray, probabilities: np.ndarray) -> list[Any]:
+        """The reply's elements for some rows, from their logits and probabilities, (rows, outputs) each."""
+        function = "regression" if self._option("raw_scores") else _KINDS.get(self._option("function_to_apply"))
+        if function is None or (engine.task.kind == "regression" and function != "regression"):
+            scores = probabilities
+        else:
+            scores = activate(logits, function, engine.temperature)
+        rows: list[Any] = labelled(engine, scores, self._option("top_k"))
+        if self._option("decision"):
+            decisions = engine.decided(probabilities)
+            rows = [{"decision": label, "scores": row} for label, row in zip(decisions, rows, strict=True)]
+            if engine.task.sets is not None:
+                sets = engine.label_sets(probabilities)
+                rows = [row | {"set": labels} for row, labels in zip(rows, sets, strict=True)]
+        return rows
 
 
 async def predict(request: Request) -> Response:
     """Labels and scores, best first. One text or pair gives one list, a batch gives a list of lists."""
     return await respond(request, PredictRequest)
-
-
-def _listed(engine: Engine, options: PredictRequest, logits: np.ndarray, probabilities: np.ndarray) -> list[Any]:
-    """The reply's elements for some rows, from their logits and probabilities, (rows, outputs) each."""
-    function: Kind | None = "regression" if options.raw_scores else _KINDS.get(options.function_to_apply)
-    if function is None or (engine.task.kind == "regression" and function != "regression"):
-        scores = probabilities
-    else:
-        scores = activate(logits, function, engine.temperature)
-    rows: list[Any] = labelled(engine, scores, options.top_k)
-    if options.decision:
-        decisions = engine.decided(probabilities)
-        rows = [{"decision": label, "scores": row} for label, row in zip(decisions, rows, strict=True)]
-        if engine.task.sets is not None:
-            sets = engine.label_sets(probabilities)
-            rows = [row | {"set": labels} for row, labels in zip(rows, sets, strict=True)]
-    return rows
 
 
 def labelled(engine: Engine, outputs: np.ndarray, top_k: int | None = None) -> list[list[dict[str, Any]]]:

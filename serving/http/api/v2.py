@@ -19,7 +19,15 @@ from starlette.responses import Response
 from kdc.common.version import __version__
 from kdc.serving.engine.engine import Text
 from kdc.serving.http.api.inference import Wanted, ask, model_named, require_ready
-from kdc.serving.http.api.request_body import Part, checked, decode_in_turn, in_a_list, read_bytes, within_limits
+from kdc.serving.http.api.request_body import (
+    Otherwise,
+    Part,
+    checked,
+    decode_in_turn,
+    in_a_list,
+    read_bytes,
+    within_limits,
+)
 from kdc.serving.http.model import Model
 from kdc.serving.http.replies import ApiError, JsonResponse, written
 from kdc.serving.http.settings import ServeSettings
@@ -32,13 +40,16 @@ SCORE_BYTES = 24  # of a probability in JSON
 _ANY_VERSION = "1"  # for clients that have to name one: whichever artifact is served
 
 
+_Value = Annotated[str | list[str], Otherwise("Input should be a text or a list of texts")]
+
+
 class Tensor(Part):
     """An input: its values are `data`, or bytes after the JSON, whose number is in `parameters.binary_data_size`."""
 
     name: Literal["text", "text_pair"]
     shape: Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1, max_length=2)]
     datatype: Literal["BYTES"]
-    data: Annotated[list[str | list[str]], Field(fail_fast=True)] | None = None
+    data: Annotated[list[_Value], Field(fail_fast=True)] | None = None
     parameters: dict[str, Any] | None = None
 
 
