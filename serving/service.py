@@ -120,15 +120,12 @@ class Classifier:
 
         Over HTTP `kdc.serving.http.api.classify` answers this route. This method is for other services in the process.
         """
-        from kdc.serving.http.api.classify import ClassifyRequest
-        from kdc.serving.http.api.request_body import checked, within_limits
-        from kdc.serving.http.api.tei import labelled
+        from kdc.serving.http.api import classify, tei
 
         registry: Registry = _APP.state.registry
         chosen = registry.first if model is None else registry.models[model]
-        batch = checked(ClassifyRequest, {"texts": texts}).rows
-        answer = await chosen.answer(within_limits(batch, _SETTINGS))
-        return labelled(chosen.engine, answer.probabilities)
+        answer = await chosen.answer(classify.rows_of(texts, _SETTINGS))
+        return tei.labelled(chosen.engine, answer.probabilities)
 
 
 async def _schema(request: Request) -> Response:

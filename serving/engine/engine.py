@@ -57,7 +57,6 @@ class Engine:
 
     Attributes:
         task: kind, labels, and whether a row is a pair.
-        tokenizer: tokenises and cuts rows.
         tokenizer_info: how rows are cut and padded.
         temperature: logits are divided by it before softmax or sigmoid.
         provider: the execution provider that took effect, e.g. "CPUExecutionProvider".
@@ -97,7 +96,7 @@ class Engine:
         self.share_that_goes_on = 0.0
         self._answered_from = np.float64(0)
         self._made_up: Iterator[bool] | None = None  # whether each made-up row goes on
-        self.tokenizer = tokenizer
+        self._tokenizer = tokenizer
         self._passes = Passes(opened, tokenizer_info, task.outputs, lanes=lanes, variant=variant)
 
     @classmethod
@@ -213,7 +212,7 @@ class Engine:
         self._answered_from, self.share_that_goes_on = np.float64(second.answered_from), second.share
         self.second = Engine(
             opened,
-            self.tokenizer,
+            self._tokenizer,
             self.task,
             self.tokenizer_info.model_copy(update={"token_type_ids": second.token_type_ids}),
             second.temperature,
@@ -360,7 +359,15 @@ class Engine:
         Raises:
             InputError: a row is not what the task takes, or has no token.
         """
-        return self.tokenizer.cutting(side).encode(checked_rows(texts, self.task, first), first, beside=beside)
+        return self._tokenizer.cutting(side).encode(checked_rows(texts, self.task, first), first, beside=beside)
+
+    def chars_read(self, rows: Sequence[Text]) -> list[int]:
+        """About how many characters of each row `encode` has to look at."""
+        return self._tokenizer.chars_read(rows)
+
+    def has_cut(self, side: str | None) -> bool:
+        """Whether `encode` with this side starts at once; the first one with the other side makes a tokenizer."""
+        return self._tokenizer.has_cut(side)
 
     def warm_up(self, max_batch_tokens: int = 1024) -> None:
         """Run inputs of all lengths once, so that the first requests do not wait for ONNX Runtime to allocate memory.

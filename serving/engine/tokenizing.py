@@ -290,7 +290,8 @@ class RowTokenizer:
         is_cut, from_left = bool(row.overflowing), self._side == "left"
         if len(row) > self._longest:
             kept, is_cut = kept_tokens(owners, self._longest, from_left=from_left), True
-            ids, type_ids, owners = ([values[index] for index in kept] for values in (ids, type_ids, owners))
+            ids, type_ids = [ids[index] for index in kept], [type_ids[index] for index in kept]
+            owners = [owners[index] for index in kept]
         if self._long is None:
             return Tokens(ids, type_ids, overflowing=True)
         length, long = self._max_length, self._long

@@ -88,13 +88,9 @@ class TokenizerPool:
             Overloaded: tokenising what comes before would take too long.
         """
         # The first row that is cut on the other side waits for another tokenizer, which takes 50 ms and more.
-        if (
-            sum(map(_characters, rows)) < _INLINE_CHARS
-            and self._engine.tokenizer.has_cut(side)
-            and not _has_a_long_word(rows)
-        ):
+        if sum(map(_characters, rows)) < _INLINE_CHARS and self._engine.has_cut(side) and not _has_a_long_word(rows):
             return self._engine.encode(rows, side=side)
-        sizes = self._engine.tokenizer.chars_read(rows)
+        sizes = self._engine.chars_read(rows)
         work = _Work(rows, sizes, side, self._loop.create_future(), sum(sizes))
         with self._changed:
             self._check_room(work)

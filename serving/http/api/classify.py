@@ -18,12 +18,13 @@ from pydantic import BeforeValidator, Field
 from starlette.requests import Request
 from starlette.responses import Response
 
-from kdc.serving.engine.engine import activate
+from kdc.serving.engine.engine import Text, activate
 from kdc.serving.http.api.inference import Question, respond
-from kdc.serving.http.api.request_body import Batch, in_a_list
+from kdc.serving.http.api.request_body import Batch, checked, in_a_list, within_limits
 from kdc.serving.http.api.tei import PredictRequest, labelled
 from kdc.serving.http.model import Answer, Model
 from kdc.serving.http.replies import JsonResponse, written
+from kdc.serving.http.settings import ServeSettings
 
 
 class ClassifyRequest(Question):
@@ -38,6 +39,15 @@ class ClassifyRequest(Question):
             return labelled(model.engine, answer.probabilities[rows])
 
         return JsonResponse(await written(answer.logits.shape, values))
+
+
+def rows_of(texts: list[Any], settings: ServeSettings) -> list[Text]:
+    """Check rows that are not from a body.
+
+    Raises:
+        ApiError: 422, with what is wrong; 400, a text is blank.
+    """
+    return within_limits(checked(ClassifyRequest, {"texts": texts}).rows, settings)
 
 
 class VllmRequest(Question):

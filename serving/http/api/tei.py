@@ -34,14 +34,10 @@ def _lower(value: Any) -> Any:
     return value.lower() if isinstance(value, str) else value
 
 
-def _is_row(value: Any) -> bool:
-    """Whether `inputs` is one text, or one pair."""
-    return isinstance(value, str) or (isinstance(value, list) and all(isinstance(text, str) for text in value))
-
-
 def _told_apart(value: Any, validated: Callable[[Any], list[Any]]) -> Sequence[Any]:
     """One text or one pair in a tuple, a batch in a list."""
-    return tuple(validated([value])) if _is_row(value) else validated(value)
+    is_row = isinstance(value, str) or (isinstance(value, list) and all(isinstance(text, str) for text in value))
+    return tuple(validated([value])) if is_row else validated(value)
 
 
 class Options(Body):
@@ -103,7 +99,7 @@ class PredictRequest(Options, Question):
             "x-truncated-texts": str(sum(answer.truncated)),
             "x-model": model.name,
         }
-        is_batch = isinstance(self.rows, list) or self.parameters is not None
+        is_batch = self.parameters is not None or isinstance(self.rows, list)
         return JsonResponse(reply if is_batch else reply[1:-1], headers=headers)
 
     def _option(self, name: str) -> Any:

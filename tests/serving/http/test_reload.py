@@ -354,7 +354,7 @@ def test_a_replaced_engine_is_gone_once_its_last_request_is_answered(
         watcher = asyncio.create_task(served.watch())
         await replaced_by("two", served)  # an engine that a reload made
         old, passes = served.first, served.first.engine._passes
-        parts = (old, old.engine, old.engine.tokenizer, passes, passes._session, passes._beside)
+        parts = (old, old.engine, old.engine._tokenizer, passes, passes._session, passes._beside)
         refs = [weakref.ref(part) for part in parts]
         answering = asyncio.create_task(old.answer(["w1 w2"]))
         await asyncio.to_thread(held.wait, 10)
