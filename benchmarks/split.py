@@ -42,7 +42,7 @@ from kdc.common.errors import KdcError
 from kdc.serving.engine.engine import Engine, Text
 from kdc.serving.engine.long_texts import Encoded, Tokens, spread
 from kdc.serving.http import replies
-from kdc.serving.http.api import asking, tei
+from kdc.serving.http.api import request_body, tei
 from kdc.serving.http.batcher import Batcher
 from kdc.serving.http.registry import MAX_LANES
 from kdc.serving.http.settings import ServeSettings
@@ -181,7 +181,12 @@ def _parse(server: Server, rows: list[Text]) -> float:
     assert server.dialect is not None
     settings = ServeSettings()
     bodies = [replies.JsonResponse(server.dialect.body([row])).body for row in rows]
-    return _cpu_us(lambda: [tei.understand(asking.decoded(bytes(body)), settings) for body in bodies], len(rows))
+
+    def parse(body: bytes) -> object:
+        question = request_body.checked(tei.PredictRequest, request_body.decoded(body))
+        return request_body.within_limits(question.rows, settings)
+
+    return _cpu_us(lambda: [parse(bytes(body)) for body in bodies], len(rows))
 
 
 def _serialise(engine: Engine, rows: list[Text]) -> float:

@@ -105,14 +105,16 @@ class Classifier:
 
     @bentoml.api(route="/classify")
     async def classify(self, texts: list[Any], model: str | None = None) -> list[list[dict[str, Any]]]:
-        """Labels and scores of each text or pair of texts, best first. For other services in the process: over HTTP
-        `kdc.serving.http.api.classify` answers this route."""
-        from kdc.serving.http.api.tei import labelled, read_batch
+        """Labels and scores of each text or pair of texts, best first.
+
+        Over HTTP `kdc.serving.http.api.classify` answers this route. This method is for other services in the process.
+        """
+        from kdc.serving.http.api import classify, tei
 
         registry: Registry = _APP.state.registry
         chosen = registry.first if model is None else registry.models[model]
-        answer = await chosen.answer(read_batch(texts, _SETTINGS, "texts"))
-        return labelled(chosen.engine, answer.probabilities)
+        answer = await chosen.answer(classify.rows_of(texts, _SETTINGS))
+        return tei.labelled(chosen.engine, answer.probabilities)
 
 
 service: Any = Classifier  # the decorator makes it a bentoml.Service

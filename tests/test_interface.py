@@ -19,7 +19,7 @@ from kdc.cli import app
 from kdc.common.errors import InputError, KdcError
 from kdc.pipeline.config.settings import Config
 from kdc.serving.http.api.app import make_app
-from kdc.serving.http.api.openapi import describe
+from kdc.serving.http.api.routes import describe
 from kdc.serving.http.metrics import Metrics
 from kdc.serving.http.settings import PREFIX, ServeSettings
 

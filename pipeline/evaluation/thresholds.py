@@ -22,7 +22,7 @@ from kdc.pipeline.quality.abstaining import answered_rates, choose_answered
 from kdc.pipeline.quality.conformal import choose_at_least, covered_rates
 from kdc.pipeline.quality.judging import EvaluationAnswers
 from kdc.pipeline.quality.operating import Chosen, choose, having, rates
-from kdc.serving.engine.deciding import decided, given
+from kdc.serving.engine.deciding import decided, label_counts
 from kdc.serving.engine.engine import activate
 
 _MOST_TOLD = 5  # labels of which something is told one by one
@@ -101,7 +101,7 @@ def _told(task: TaskInfo, point: OperatingPoint, tuning: _Labelled, evaluation: 
 def _abstention(task: TaskInfo, abstain: Abstention, tuning: _Labelled, evaluation: _Labelled) -> Abstention:
     """Which rows are answered, with what that does on the tuning slice and on the evaluation rows."""
     probabilities, labels = tuning
-    shares = given(probabilities, task.model_copy(update={"abstain": abstain})) / len(labels)
+    shares = label_counts(probabilities, task.model_copy(update={"abstain": abstain})) / len(labels)
     shown = {name: answered_rates(*rows, abstain) for name, rows in (("tuning", tuning), ("evaluation", evaluation))}
     return abstain.model_copy(update={"shares": tuple(shares.round(6).tolist()), **shown})
 

@@ -61,11 +61,10 @@ class Engine:
         temperature: logits are divided by it before softmax or sigmoid.
         provider: the execution provider that took effect, e.g. "CPUExecutionProvider".
         threads: size of ONNX Runtime's thread pool.
-        lanes: how many passes may run at once by `run_beside`, sharing the threads; where there are several, `run`
-            takes all threads or one share, whichever is faster now.
-        second: the engine of a cascade's second model, which answers the rows that this one is not sure of; None where
-            there is one model. `run` and `run_beside` are of the first one alone; `through` asks both.
-        share_that_goes_on: of the rows of the tuning slice, those that the second model answers.
+        lanes: how many passes may run at once by `run_beside`, sharing the threads.
+        second: the engine of a cascade's second model, which answers the rows that this one is not sure of; None if
+            there is one model. `run` and `run_beside` ask the first model alone, `through` asks both.
+        share_that_goes_on: share of the tuning slice's rows that the second model answers.
         notes: what a person should know about the start, such as a fallback to the CPU.
         variant: name of the variant; "" without an artifact.
         manifest: the artifact's manifest; None without an artifact.
@@ -94,8 +93,8 @@ class Engine:
         self.manifest = manifest
         self.lanes = lanes
         self.second: Engine | None = None
-        self._answered_from = np.float64(0)
         self.share_that_goes_on = 0.0
+        self._answered_from = np.float64(0)
         self._made_up: Iterator[bool] | None = None  # whether each made-up row goes on
         self._tokenizer = tokenizer
         self._passes = Passes(opened, tokenizer_info, task.outputs, lanes=lanes, variant=variant)
@@ -116,15 +115,15 @@ class Engine:
 
         Args:
             path: the artifact's folder.
-            variant: "fp32", "int8", "fp16" or, of two models, "cascade"; None takes the one that the manifest names for
-                the provider.
-            device: "auto" takes CUDA where it really starts, else the CPU, with a note; "cuda" and "tensorrt" fail
-                where they do not start; or "cpu".
+            variant: "fp32", "int8", "fp16" or, of two models, "cascade"; None takes the manifest's choice for the
+                provider.
+            device: "auto" takes CUDA if it really starts, else the CPU, with a note; "cuda" and "tensorrt" fail if they
+                do not start; or "cpu".
             threads: threads of one forward pass; None takes all cores that this process may use.
-            lanes: how many passes may run at once by `run_beside`, each with its share of the threads. More than one
-                takes a second session with the memory of its weights, and times whether a pass alone is faster with
-                all threads or with a share, as beside another process; on a GPU there is always one lane.
-            verify: check the SHA-256 of what is loaded. Each file is read once, and the artifact's others are not.
+            lanes: how many passes may run at once by `run_beside`, each with its share of the threads. Several lanes
+                take a second session with the memory of its weights, and `run` times whether all threads or one share
+                is faster, as beside another process. A GPU always has one lane.
+            verify: check the SHA-256 of each file that is loaded. It is read once.
             expect_sha256: refuse any artifact but the one whose manifest has this SHA-256.
 
         Raises:
@@ -148,11 +147,9 @@ class Engine:
         opened = open_session(
             lambda provider: folder / variants[variant_for(provider)].file, device=device, threads=threads, read=read
         )
-        at_once = min(lanes, opened.threads) if opened.provider == CPU_PROVIDER else 1
-        name = variant_for(opened.provider)
-        task = manifest.task
-        chosen_by = {each.variant for each in (*task.points, task.abstain, task.sets) if each is not None}
-        if others := sorted(chosen_by - {name, ""}):
+        name, task = variant_for(opened.provider), manifest.task
+        chosen_for = {choice.variant for choice in (*task.points, task.abstain, task.sets) if choice is not None}
+        if others := sorted(chosen_for - {name, ""}):
             note = f"the thresholds were chosen for {', '.join(others)} and are used for {name}"
             opened = replace(opened, notes=(*opened.notes, note))
         engine = cls(
@@ -163,7 +160,7 @@ class Engine:
             manifest.temperature,
             variant=name,
             manifest=manifest,
-            lanes=at_once,
+            lanes=min(lanes, opened.threads) if opened.provider == CPU_PROVIDER else 1,
         )
         if (second := variants[name].second) is not None:
             try:
@@ -197,8 +194,7 @@ class Engine:
         threads: int | None = None,
         second: tuple[Second, Path] | None = None,
     ) -> Self:
-        """Load a bare ONNX file, with a `second` one that of a cascade's second model, to measure it before there is an
-        artifact, by the code that will serve it.
+        """Load a bare ONNX file, and that of a cascade's `second` model, to measure before there is an artifact.
 
         Raises:
             KdcError: a file cannot be read, the graph does not fit the task or the tokenizer, or the device that was
@@ -211,7 +207,7 @@ class Engine:
         return engine
 
     def _add(self, second: Second, path: Path, read: Callable[[Path], bytes] = read_graph) -> None:
-        """Open a cascade's second model where the first one runs."""
+        """Open a cascade's second model on the first one's device."""
         opened = open_session(lambda _: path, device=device_of(self.provider), threads=self.threads, read=read)
         self._answered_from, self.share_that_goes_on = np.float64(second.answered_from), second.share
         self.second = Engine(
@@ -247,8 +243,8 @@ class Engine:
 
         Args:
             texts: any number of texts; for a pair task, of (text, text).
-            batch_size: rows in one forward pass, or windows of long ones. Where a row has more windows than that,
-                passes have as many as it has, up to 32.
+            batch_size: rows in one forward pass, or windows of long ones. If a row has more windows than that, passes
+                have as many as it has, up to 32.
 
         Returns:
             float32 (rows, outputs), in the order of `texts`. Rows of a classification sum to 1; each output of a
@@ -269,19 +265,13 @@ class Engine:
 
     def decided(self, probabilities: np.ndarray) -> list[Any]:
         """The label of each row by the artifact's operating points, or the list of a multi-label row's labels;
-        `kdc.artifact.decision.ABSTAINED` where the artifact does not answer a row.
-
-        Args:
-            probabilities: (rows, outputs) as `predict` gives them; not of a regression.
-        """
+        `kdc.artifact.decision.ABSTAINED` if the artifact does not answer the row. Probabilities are (rows, outputs) as
+        `predict` gives them, not of a regression."""
         return in_words(decided(probabilities, self.task), self.task)
 
     def label_sets(self, probabilities: np.ndarray) -> list[list[str]]:
         """The set of labels of each row, the most probable first, which holds the true one as often as the artifact's
-        manifest says (`task.sets`).
-
-        Args:
-            probabilities: (rows, outputs) as `predict` gives them.
+        manifest says (`task.sets`). Probabilities are (rows, outputs) as `predict` gives them.
 
         Raises:
             InputError: the artifact has no sets.
@@ -297,28 +287,27 @@ class Engine:
     def logits(self, texts: Sequence[Text], *, batch_size: int = 32) -> np.ndarray:
         """The model's raw outputs, before temperature and scale: float32 (rows, outputs). Those of a cascade's second
         model are in the first one's scale. Arguments as of `predict`."""
+        encodings = self.encode(texts)
+        most_windows = max(spread(encodings)[1], default=1)
+        at_once = max(batch_size, min(most_windows, _WINDOWS_AT_ONCE))
 
-        def in_batches(engine: Engine, encodings: Sequence[Part]) -> np.ndarray:
-            at_once = max(batch_size, min(most, _WINDOWS_AT_ONCE))
-            if 0 < len(encodings) <= at_once:
-                return engine.run(encodings)
-            result = np.zeros((len(encodings), engine.task.outputs), dtype=np.float32)
+        def in_batches(engine: Engine, parts: Sequence[Part]) -> np.ndarray:
+            if 0 < len(parts) <= at_once:
+                return engine.run(parts)
+            result = np.zeros((len(parts), engine.task.outputs), dtype=np.float32)
             # Rows of like length share a batch, so that little is computed on padding.
-            lengths = list(map(len, encodings))
-            order = sorted(range(len(encodings)), key=lengths.__getitem__)
+            order = np.argsort([len(part) for part in parts], kind="stable").tolist()
             for start in range(0, len(order), at_once):
                 rows = order[start : start + at_once]
-                result[rows] = engine.run([encodings[row] for row in rows])
+                result[rows] = engine.run([parts[row] for row in rows])
             return result
 
-        encodings = self.encode(texts)
-        most = max(spread(encodings)[1], default=1)
         return self.through(encodings, in_batches)
 
     def through(
         self, encodings: Sequence[Encoded], answer: Callable[["Engine", Sequence[Part]], np.ndarray]
     ) -> np.ndarray:
-        """Logits (rows, outputs) of rows; of a cascade those of the model that answers each row.
+        """Logits (rows, outputs) of rows; in a cascade each row's are from the model that answers it.
 
         Args:
             encodings: as `encode` gives them.
@@ -333,13 +322,14 @@ class Engine:
         return logits
 
     def joined(self, logits: np.ndarray, counts: Sequence[int]) -> np.ndarray:
-        """Logits (rows, outputs) of rows, of those of their windows, (parts, outputs); `counts` has each row's."""
+        """Join the logits of rows' windows (parts, outputs) into logits (rows, outputs). `counts` has each row's number
+        of parts."""
         long = self.tokenizer_info.long
         return logits if long is None else joined(logits, counts, long.join, self.task.kind)
 
     def unsure(self, logits: np.ndarray) -> np.ndarray:
-        """Places of the rows that go on to a cascade's second model, by the first one's logits (rows, outputs); none
-        where there is one model."""
+        """Indices of the rows that go on to a cascade's second model, by the first one's logits (rows, outputs); none
+        if there is one model."""
         if self.second is None:
             return np.zeros(0, dtype=np.int64)
         if self._made_up is not None:
@@ -348,8 +338,8 @@ class Engine:
         return np.flatnonzero(sure < self._answered_from)
 
     def expect_made_up_rows(self) -> None:
-        """From now on let that share of the rows go on, spread evenly, that went on of the tuning slice: rows that are
-        made up to be timed say nothing that a model could be sure of, and all would go on, or none."""
+        """From now on send on the tuning slice's share of rows, spread evenly. No model can be sure of rows that are
+        made up for timing: all would go on, or none."""
         share = self.share_that_goes_on
         self._made_up = (math.floor((row + 1) * share) > math.floor(row * share) for row in itertools.count())
 
@@ -363,11 +353,8 @@ class Engine:
     ) -> list[Encoded]:
         """Tokenise rows and cut them to the maximum length, or divide them into windows of it, without padding.
 
-        Args:
-            texts: as of `predict`.
-            side: "left" or "right", where long texts are cut; None for the artifact's own side.
-            first: number of the first row, for messages.
-            beside: whether other threads are to run meanwhile, see `RowTokenizer.encode`.
+        `side` is where long texts are cut, "left" or "right"; None is the artifact's own side. Other arguments as of
+        `predict` and `RowTokenizer.encode`.
 
         Raises:
             InputError: a row is not what the task takes, or has no token.
@@ -418,16 +405,8 @@ class Engine:
 
 
 def activate(logits: np.ndarray, kind: Kind, temperature: float = 1.0) -> np.ndarray:
-    """Softmax (classification) or sigmoid (multi-label) of logits / temperature; regression stays as it is.
-
-    Args:
-        logits: (rows, outputs).
-        kind: the task's kind.
-        temperature: above 0; 1 changes nothing.
-
-    Returns:
-        float32 (rows, outputs).
-    """
+    """Softmax (classification) or sigmoid (multi-label) of logits (rows, outputs) / temperature, as float32; regression
+    stays as it is."""
     result = logits.astype(np.float32)
     if kind == "regression":
         return result

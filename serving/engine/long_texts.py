@@ -87,8 +87,8 @@ def windows_of(
 ) -> Windows:
     """Divide a row of more than `max_length` tokens.
 
-    The special tokens stand in every window, and so does the shorter text of a pair (at most half of the room), and of
-    the other text the tokens that are to be kept (likewise). The last window ends where the text ends.
+    Every window has the special tokens, the shorter text of a pair, and the tokens of the other text that are to be
+    kept. Each of the latter two takes at most half of the room. The last window ends at the end of the text.
 
     Args:
         ids, type_ids: (tokens,) of the row, special tokens included.
@@ -113,19 +113,19 @@ def windows_of(
     if len(starts) > long.windows:
         overflowing = True
         starts = starts[-long.windows :] if from_left else starts[: long.windows]
-    places = (np.sort(np.concatenate([special, short, kept, rest[start : start + room]])) for start in starts)
-    parts = (Tokens([ids[at] for at in window], [type_ids[at] for at in window]) for window in places)
+    windows = (np.sort(np.concatenate([special, short, kept, rest[start : start + room]])) for start in starts)
+    parts = (Tokens([ids[index] for index in window], [type_ids[index] for index in window]) for window in windows)
     return Windows(tuple(parts), len(ids), overflowing)
 
 
 def joined(
     logits: NDArray[np.floating], counts: Sequence[int], join: Sequence[Join], kind: Kind
 ) -> NDArray[np.float32]:
-    """One answer for each row of those of its windows. A row of one window keeps its answer as it is.
+    """Make one answer for each row from its windows' answers. A row of one window keeps its answer as it is.
 
-    Of classes the answers of several windows are their log-probabilities, which no constant of a window moves, of
-    labels apart their log-odds: "mean" is their mean, "max" the highest of each label, "first" the first window's.
-    "noisy-or" is, of both, the log-odds that a label is in any window, were these independent (Pearl 1988).
+    A window's answers are log-probabilities of classes, which no constant moves, or log-odds of labels. "mean" is their
+    mean, "max" the highest for each label, "first" the first window's. "noisy-or" is the log-odds that a label is in
+    any window if windows are independent (Pearl 1988).
 
     Args:
         logits: (parts, outputs), the parts of a row one after another.
@@ -140,18 +140,19 @@ def joined(
         return np.asarray(logits, dtype=np.float32)
     ends = np.cumsum(counts)
     rows = np.empty((len(counts), logits.shape[1]), dtype=np.float32)
-    for place, (end, count) in enumerate(zip(ends, counts, strict=True)):
+    for row, (end, count) in enumerate(zip(ends, counts, strict=True)):
         part = logits[end - count : end]
-        rows[place] = part[0] if count == 1 else _joined(part.astype(np.float64), join, kind)
+        rows[row] = part[0] if count == 1 else _joined(part.astype(np.float64), join, kind)
     return rows
 
 
 def _joined(part: NDArray[np.float64], join: Sequence[Join], kind: Kind) -> NDArray[np.float64]:
-    """The answer (outputs,) of one row, of its windows' logits (windows, outputs)."""
+    """The answer (outputs,) of one row from its windows' logits (windows, outputs)."""
     if kind == "classification":
         part = part - np.logaddexp.reduce(part, axis=1, keepdims=True)
     answers = {way: _way(part, way, kind) for way in set(join)}
-    return np.stack([answers[join[0 if len(join) == 1 else place]][place] for place in range(part.shape[1])])
+    ways = join if len(join) > 1 else [join[0]] * part.shape[1]
+    return np.stack([answers[way][output] for output, way in enumerate(ways)])
 
 
 def _way(part: NDArray[np.float64], way: Join, kind: Kind) -> NDArray[np.float64]:

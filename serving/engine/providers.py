@@ -23,7 +23,6 @@ from kdc.common.errors import InputError, KdcError
 if TYPE_CHECKING:
     import onnxruntime
 
-_REMAKE = "make it again with `kdc compress`, or see `kdc doctor`"
 _CUDA_REMEDY = (
     "see `kdc doctor`; the libraries come with `pip install 'onnxruntime-gpu[cuda,cudnn]'`; or use `--device cpu`"
 )
@@ -53,8 +52,12 @@ def read_graph(path: Path) -> bytes:
         KdcError: there is none.
     """
     if not path.is_file():
-        raise KdcError("the ONNX file is missing", given=path, remedy=_REMAKE)
+        raise _unusable("the ONNX file is missing", path)
     return path.read_bytes()
+
+
+def _unusable(what: str, given: object) -> KdcError:
+    return KdcError(what, given=given, remedy="make it again with `kdc compress`, or see `kdc doctor`")
 
 
 def open_session(
@@ -65,7 +68,7 @@ def open_session(
     plan_memory: bool = True,
     read: Callable[[Path], bytes] = read_graph,
 ) -> OpenSession:
-    """Open the ONNX file that `file_for` names for the provider that takes effect.
+    """Open the ONNX file of the provider that takes effect.
 
     Args:
         file_for: returns the ONNX file for an execution provider (fp16 is for CUDA and TensorRT, int8 for the CPU).
@@ -115,19 +118,13 @@ def check_graph(session: onnxruntime.InferenceSession, task: TaskInfo, info: Tok
     """
     inputs = {value.name for value in session.get_inputs()}
     if inputs != set(info.input_names):
-        raise KdcError(
-            "the graph's inputs are not those that the tokenizer feeds",
-            given=f"graph {sorted(inputs)}, tokenizer {sorted(info.input_names)}",
-            remedy=_REMAKE,
-        )
+        given = f"graph {sorted(inputs)}, tokenizer {sorted(info.input_names)}"
+        raise _unusable("the graph's inputs are not those that the tokenizer feeds", given)
     outputs = {value.name: value.shape for value in session.get_outputs()}
     width = (outputs.get("logits") or [None])[-1]
     if "logits" not in outputs or (isinstance(width, int) and width != task.outputs):
-        raise KdcError(
-            "the graph's outputs do not fit the task",
-            given=f"graph {outputs}, the task needs logits of width {task.outputs}",
-            remedy=_REMAKE,
-        )
+        given = f"graph {outputs}, the task needs logits of width {task.outputs}"
+        raise _unusable("the graph's outputs do not fit the task", given)
 
 
 def run_bound(session: onnxruntime.InferenceSession, feeds: dict[str, np.ndarray]) -> np.ndarray:
@@ -178,7 +175,7 @@ def _create(
     try:
         session = onnxruntime.InferenceSession(content, options, providers=providers)
     except Exception as error:  # ONNX Runtime's exceptions share no narrower public base
-        raise KdcError("ONNX Runtime cannot load the model", given=f"{path}: {error}", remedy=_REMAKE) from error
+        raise _unusable("ONNX Runtime cannot load the model", f"{path}: {error}") from error
     session._model_bytes = None  # it would keep them as long as it lives, to start anew on another provider
     return session
 

@@ -14,7 +14,7 @@ from tokenizers import Encoding, Tokenizer, models, pre_tokenizers
 
 from kdc.artifact.manifest import LongTexts, TaskInfo, TokenizerInfo, longest_row
 from kdc.common.errors import InputError, KdcError
-from kdc.serving.engine.long_texts import Encoded, Part, Tokens, spread, windows_of
+from kdc.serving.engine.long_texts import Encoded, Tokens, spread, windows_of
 from kdc.serving.engine.word_pieces import WordPieces
 
 Text = str | tuple[str, str]
@@ -23,17 +23,15 @@ Text = str | tuple[str, str]
 _FEW_PIECES = 4
 _MOST_TOKENS = 33  # of a character: NFKC makes 18 letters of U+FDFA, which have 33 bytes
 _SHORT_TEXT = 10  # words of a pair's first text, where a pair is made up
-# Of a longer one so many characters for each token that is kept are tokenised first, then four times as many, ...
+# Characters of a longer text that are tokenised first, for each token that is kept; then four times as many, ...
 _CHARACTERS = 8
 _MOST_READ = 4  # times as many of a text that cannot be cut between words, unless they have too few tokens
-# A part's tokens are those of the whole text, but for a few where it was cut out: more than this are never seen there.
+# Most tokens seen at the end of a part that the whole text does not have.
 _MARGIN = 32
 
 
 def is_utf8(text: str) -> bool:
     """Whether the text has a UTF-8 form. A lone surrogate has none; the tokenizer would fail without naming the row."""
-    if text.isascii():  # known without a look at the text
-        return True
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -42,9 +40,13 @@ def is_utf8(text: str) -> bool:
 
 
 def is_blank(text: str) -> bool:
-    """Whether a text is empty, or nothing but white space: no such row is trained on, so no answer would mean
-    anything."""
+    """Whether a text is empty or white space. No such row is trained on: no answer would mean anything."""
     return not text or text.isspace()
+
+
+def as_row(texts: Sequence[str]) -> Text:
+    """One text, or two as a pair."""
+    return texts[0] if len(texts) == 1 else (texts[0], texts[1])
 
 
 def checked_rows(texts: Sequence[Text], task: TaskInfo, first: int = 0) -> list[Text]:
@@ -71,12 +73,12 @@ def checked_rows(texts: Sequence[Text], task: TaskInfo, first: int = 0) -> list[
             raise InputError("a text is not valid Unicode", given=f"row {number}", remedy="give str, UTF-8 encodable")
         if any(map(is_blank, parts)):
             raise InputError("a text is empty", given=f"row {number}", remedy="give more than white space")
-        rows.append((parts[0], parts[1]) if task.is_pair else parts[0])
+        rows.append(as_row(parts))
     return rows
 
 
 @contextmanager
-def _asking_the_library(what: str, path: Path | None = None) -> Iterator[None]:
+def _library_errors(what: str, path: Path | None = None) -> Iterator[None]:
     """Turn what the library raises within the block into an error of kdc. A panic of its Rust code is no `Exception`.
     Its words are told of a file alone, since of a row they may hold its text."""
     try:
@@ -93,9 +95,9 @@ class RowTokenizer:
     them later. Several threads may share one object.
 
     Both texts of a pair count towards the maximum length, special tokens included, and the longer text is cut first.
-    The result equals the library's own truncation (strategy "longest_first"), but where words are told apart it costs
-    what the tokens cost that are kept: the library tokenises all of a text and keeps every piece that it cuts off,
-    and for a pair every combination of pieces, which takes gigabytes for two texts of 10,000 words.
+    The result equals the library's own truncation (strategy "longest_first"). The library tokenises all of a text and
+    keeps every piece that it cuts off, and for a pair every combination of pieces: gigabytes for two texts of 10,000
+    words. Here no more is tokenised than is kept, if the tokenizer tells words apart.
 
     Args:
         tokenizer: this object changes its settings, so nobody else may use it.
@@ -129,14 +131,12 @@ class RowTokenizer:
             KdcError: it cannot be parsed; or whatever `read` raises.
         """
         content = read(path)
-        with _asking_the_library("tokenizer.json cannot be read", path):
+        with _library_errors("tokenizer.json cannot be read", path):
             return cls(Tokenizer.from_buffer(content), info.max_length, info.truncation_side, info.long)
 
     def cutting(self, side: str | None) -> "RowTokenizer":
-        """The same tokenizer, but cutting `side`: "left", "right", or None for its own.
-
-        The first call for the other side takes 60 ms, or 500 ms with a large vocabulary.
-        """
+        """The same tokenizer, but cutting `side`: "left", "right", or None for its own. The first call for the other
+        side takes 60 ms, or 500 ms with a large vocabulary."""
         return self if side in (None, self._side) else self._other_side
 
     def has_cut(self, side: str | None) -> bool:
@@ -144,22 +144,19 @@ class RowTokenizer:
         return side in (None, self._side) or "_other_side" in self.__dict__
 
     def encode(self, rows: Sequence[Text], first: int = 0, *, beside: bool = False) -> list[Encoded]:
-        """Tokenise rows, special tokens included, and cut them.
+        """Tokenise rows, special tokens included, and cut them. A row's `overflowing` is empty unless it was cut.
 
         Args:
-            rows: any number.
+            rows: texts or pairs.
             first: messages count the rows from this number.
-            beside: whether other threads are to run meanwhile: the library lets them, and a table of words, by which
-                plain rows are read faster, does not.
-
-        Returns:
-            one encoding a row, or its windows. Its `overflowing` is empty unless the row was cut.
+            beside: whether other threads are to run meanwhile: the library lets them, and the faster table of words for
+                plain rows does not.
 
         Raises:
             InputError: a row has no token: it is empty, and the tokenizer adds no special tokens.
             KdcError: the library failed, as with a tokenizer.json that names a token it lacks.
         """
-        with _asking_the_library("the tokenizer failed on these texts"):
+        with _library_errors("the tokenizer failed on these texts"):
             encodings = self._encode(rows, beside)
         if not all(map(len, encodings)):
             empty = next(number for number, encoding in enumerate(encodings) if not len(encoding))
@@ -169,76 +166,80 @@ class RowTokenizer:
         return encodings
 
     def _encode(self, rows: Sequence[Text], beside: bool) -> list[Encoded]:
-        words = None if beside else self._words
-        found = [
-            self._encode_long(row, self._words) if self._is_long(row) else None if words is None else words.encode(row)
-            for row in rows
-        ]
-        rest = [row for row, encoding in zip(rows, found, strict=True) if encoding is None]
-        others = map(self._divided, self._cutting.encode_batch_fast(rest)) if rest else iter(())  # "fast": no offsets
-        return [next(others) if encoding is None else encoding for encoding in found]
+        def without_the_library(row: Text) -> Encoded | None:
+            if self._is_long(row):
+                return self._encode_long(row, self._words)
+            return None if beside or self._words is None else self._words.encode(row)
+
+        encodings = list(map(without_the_library, rows))
+        rest = [row for row, encoding in zip(rows, encodings, strict=True) if encoding is None]
+        others = map(self._cut, self._cutting.encode_batch_fast(rest)) if rest else iter(())  # "fast": no offsets
+        return [next(others) if encoding is None else encoding for encoding in encodings]
 
     def _encode_long(self, row: Text, squeezing: WordPieces | None = None) -> Encoded:
-        """Tokenise only so much of a row's texts as is kept after the cut, and a margin. The text of a pair that has
-        more tokens is cut first, so two long texts are read whole, or squeezed if the tokenizer allows that."""
+        """Tokenise only as much of a row's texts as is kept after the cut, and a margin. If both texts of a pair are
+        long, they are read whole, or squeezed if the tokenizer allows that: the one with more tokens is cut first."""
         texts = (row,) if isinstance(row, str) else row
+        for parts, strays in self._attempts(texts, once=squeezing is not None):
+            (encoding,) = self._whole.encode_batch_fast([as_row(parts)])
+            if self._is_enough(encoding, parts, texts, strays):
+                return self._cut(encoding)
+        if squeezing is not None:
+            return self._encode_long(as_row([squeezing.squeezed(text) for text in texts]))
+        return self._cut(*self._whole.encode_batch_fast([row]))
+
+    def _attempts(self, texts: Sequence[str], *, once: bool) -> Iterator[tuple[Sequence[str], Sequence[int]]]:
+        """Parts of texts that may have all tokens that are kept, and the strays of each part, as `_part` gives them.
+
+        Parts grow for as long as one text alone is cut between words. The last have as many characters as are ever
+        read. `once` ends after the first.
+        """
         most = self._first_part
         while self._splits_words:
             parts, strays = zip(*(self._part(text, most) for text in texts), strict=True)
-            longer = sum(part is not text for part, text in zip(parts, texts, strict=True))
-            if longer != 1 or any(part is text and len(text) > most for part, text in zip(parts, texts, strict=True)):
+            uncut = [text for part, text in zip(parts, texts, strict=True) if part is text]
+            if len(uncut) != len(texts) - 1 or any(len(text) > most for text in uncut):
                 break  # nothing is saved
-            (encoding,) = self._whole.encode_batch_fast([parts[0] if len(parts) == 1 else parts])
-            if self._is_enough(encoding, parts, texts, strays):
-                return self._cut(encoding)
-            if squeezing is not None:
-                break
+            yield parts, strays
+            if once:
+                return
             most *= 4
-        if squeezing is not None:
-            left = [squeezing.squeezed(text) for text in texts]
-            return self._encode_long(left[0] if len(left) == 1 else (left[0], left[1]))
         # One character may become 33 tokens, and a word without an end takes seconds and gigabytes.
         parts = tuple(text[-self._most_read :] if self._side == "left" else text[: self._most_read] for text in texts)
-        if parts != texts:
-            (encoding,) = self._whole.encode_batch_fast([parts[0] if len(parts) == 1 else parts])
-            if self._is_enough(encoding, parts, texts, [_MARGIN + (self._word_tokens or 0)] * len(parts)):
-                return self._cut(encoding)
-        return self._cut(*self._whole.encode_batch_fast([row]))
+        if not once and parts != texts:
+            yield parts, [_MARGIN + (self._word_tokens or 0)] * len(parts)
 
     def _is_enough(self, encoding: Encoding, parts: Sequence[str], texts: Sequence[str], strays: Sequence[int]) -> bool:
         """Whether parts of texts have all tokens that are kept of the texts. A whole text beside a part is the shorter
         one."""
         owners = encoding.sequence_ids
         whole = [len(part) == len(text) for part, text in zip(parts, texts, strict=True)]
-        least = max([self._longest, *(owners.count(place) for place, is_whole in enumerate(whole) if is_whole)])
-        return all(is_whole or owners.count(place) - strays[place] >= least for place, is_whole in enumerate(whole))
+        least = max([self._longest, *(owners.count(text) for text, is_whole in enumerate(whole) if is_whole)])
+        return all(is_whole or owners.count(text) - strays[text] >= least for text, is_whole in enumerate(whole))
 
     def chars_read(self, rows: Sequence[Text]) -> list[int]:
         """How many characters of each row are tokenised, if the first part of a long text is enough."""
 
-        def of_text(text: str) -> int:
-            return min(len(text), self._first_part if self._splits_words else self._most_read)
+        def of_row(row: Text) -> int:
+            shorter, longer = ("", row) if isinstance(row, str) else sorted(row, key=len)
+            is_part_enough = self._splits_words and len(shorter) <= self._first_part
+            most = self._first_part if is_part_enough else self._most_read
+            return min(len(shorter), self._most_read) + min(len(longer), most)
 
-        def of_pair(shorter: str, longer: str) -> int:
-            whole = len(shorter) > self._first_part
-            return min(len(shorter), self._most_read) + (
-                min(len(longer), self._most_read) if whole else of_text(longer)
-            )
-
-        return [of_text(row) if isinstance(row, str) else of_pair(*sorted(row, key=len)) for row in rows]
+        return list(map(of_row, rows))
 
     def _part(self, text: str, most: int) -> tuple[str, int]:
-        """The end of a text that is kept, of at most so many characters, and how many of its tokens, where it was cut,
-        may not be the whole text's. It is cut at a single space between two words. If there is none, it is cut
-        anywhere if words have few tokens, and otherwise not at all."""
+        """The part of a text to read, of at most so many characters, and the number of strays: tokens at the cut that
+        the whole text may not have. The cut is at a single space between two words. Without one it is anywhere if
+        words have few tokens, and otherwise nowhere."""
         if len(text) <= most:
             return text, 0
         left = self._side == "left"
         start, end = (len(text) - most, len(text) - most // 2) if left else (most // 2, most)
-        while (place := text.find(" ", start, end) if left else text.rfind(" ", start, end)) >= 0:
-            if not text[place - 1 : place].isspace() and not text[place + 1 : place + 2].isspace():
-                return (text[place:] if left else text[:place]), _MARGIN
-            start, end = (place + 1, end) if left else (start, place)
+        while (space := text.find(" ", start, end) if left else text.rfind(" ", start, end)) >= 0:
+            if not text[space - 1 : space].isspace() and not text[space + 1 : space + 2].isspace():
+                return (text[space:] if left else text[:space]), _MARGIN
+            start, end = (space + 1, end) if left else (start, space)
         if self._word_tokens is None:
             return text, 0
         return (text[-most:] if left else text[:most]), _MARGIN + self._word_tokens
@@ -257,11 +258,7 @@ class RowTokenizer:
         return before is not None and len(before.pre_tokenize_str("word word")) > 1
 
     def encode_and_measure(self, rows: Sequence[Text]) -> tuple[list[Encoded], list[int]]:
-        """The same tokens as `encode` gives, and how long each row was before the cut.
-
-        Returns:
-            one encoding a row; and each row's number of tokens before the cut, special tokens included.
-        """
+        """The same tokens as `encode` gives, and each row's number of tokens before the cut."""
         whole = self._whole.encode_batch_fast(rows)
         return [self._cut(encoding) for encoding in whole], [len(encoding) for encoding in whole]
 
@@ -285,29 +282,20 @@ class RowTokenizer:
     def _copy(self) -> Tokenizer:
         return Tokenizer.from_str(self._cutting.to_str())
 
-    def _cut(self, whole: Encoding) -> Encoded:
-        if len(whole) <= self._longest:
-            return self._divided(whole)
-        owners, ids, type_ids = whole.sequence_ids, whole.ids, whole.type_ids
-        places = kept_tokens(owners, self._longest, from_left=self._side == "left")
-        cut = Tokens([ids[place] for place in places], [type_ids[place] for place in places], overflowing=True)
-        return cut if self._long is None else self._windows(cut, [owners[place] for place in places])
-
-    def _divided(self, row: Encoding) -> Encoded:
-        """A row that was cut, in windows where it needs several."""
-        return row if len(row) <= self._max_length else self._windows(row, row.sequence_ids)
-
-    def _windows(self, row: Part, owners: Sequence[int | None]) -> Encoded:
-        assert self._long is not None  # else the row was cut to fewer tokens
-        return windows_of(
-            row.ids,
-            row.type_ids,
-            owners,
-            max_length=self._max_length,
-            long=self._long,
-            overflowing=bool(row.overflowing),
-            from_left=self._side == "left",
-        )
+    def _cut(self, row: Encoding) -> Encoded:
+        """A row without the tokens that are too many, in windows if it needs several."""
+        if len(row) <= self._max_length:
+            return row
+        ids, type_ids, owners = row.ids, row.type_ids, row.sequence_ids
+        is_cut, from_left = bool(row.overflowing), self._side == "left"
+        if len(row) > self._longest:
+            kept, is_cut = kept_tokens(owners, self._longest, from_left=from_left), True
+            ids, type_ids = [ids[index] for index in kept], [type_ids[index] for index in kept]
+            owners = [owners[index] for index in kept]
+        if self._long is None:
+            return Tokens(ids, type_ids, overflowing=True)
+        length, long = self._max_length, self._long
+        return windows_of(ids, type_ids, owners, max_length=length, long=long, overflowing=is_cut, from_left=from_left)
 
 
 def kept_tokens(owners: Sequence[int | None], max_length: int, *, from_left: bool = False) -> list[int]:
@@ -319,7 +307,7 @@ def kept_tokens(owners: Sequence[int | None], max_length: int, *, from_left: boo
         from_left: whether the beginnings of the texts are cut instead of their ends.
 
     Returns:
-        places of the tokens that stay, ascending.
+        indices of the tokens that stay, ascending.
     """
     # A number for each owner: there may be 200,000 tokens, and no other thread runs while lists of them are made.
     numbers = np.array([-1 if owner is None else owner for owner in owners])
@@ -339,11 +327,9 @@ def kept_tokens(owners: Sequence[int | None], max_length: int, *, from_left: boo
 
 
 def row_of(length: int, tokens: Callable[[Text], int], *, is_pair: bool) -> Text:
-    """Make a row to measure with, of `length` tokens or as near to it as whole words come. `tokens` counts a row's.
-
-    Both numbers include special tokens. Latency depends on the number of tokens, not on what they say. A pair's first
-    text is short, as it is where pairs are long: so many tokens then have as many windows as real ones.
-    """
+    """Make a row of `length` tokens, or as near to it as whole words come, to measure latency with. `tokens` counts a
+    row's tokens. Both numbers include special tokens. A pair's first text is short, as in real pairs that are long: it
+    then has as many windows as they have."""
 
     def words(count: int) -> Text:
         if not is_pair:

@@ -66,7 +66,7 @@ class WordPieces:
 
     @classmethod
     def of(cls, tokenizer: Tokenizer, longest: int) -> Self | None:
-        """Of a tokenizer that neither cuts rows nor pads them; None where it is of another kind than BERT's."""
+        """The same for a tokenizer that neither cuts rows nor pads them; None if it is of another kind than BERT's."""
         normalizer, model = tokenizer.normalizer, tokenizer.model
         if not (
             isinstance(normalizer, normalizers.BertNormalizer | None)
@@ -89,24 +89,24 @@ class WordPieces:
         return cls(table, model, frames, longest=longest, added=added, lowercase=lowercase)
 
     def encode(self, row: str | tuple[str, str]) -> Tokens | None:
-        """The tokens of a row. None where they are left to the library: the row has characters that ASCII has not,
-        something that may be an added token, a long unknown word, or more tokens than are kept."""
+        """The tokens of a row; None leaves the row to the library. It has characters that ASCII has not, something that
+        may be an added token, a long unknown word, or more tokens than are kept."""
         texts = (row,) if isinstance(row, str) else row
         frame = self._frames[len(texts) - 1]
         ids, type_ids = frame.ids[0][:], frame.type_ids[0][:]
-        for place, text in enumerate(texts):
-            found = self._ids(text)
-            if found is None:
+        for number, text in enumerate(texts):
+            text_ids = self._ids(text)
+            if text_ids is None:
                 return None
-            ids += found
-            ids += frame.ids[place + 1]
-            type_ids += [frame.of_text[place]] * len(found)
-            type_ids += frame.type_ids[place + 1]
+            ids += text_ids
+            ids += frame.ids[number + 1]
+            type_ids += [frame.of_text[number]] * len(text_ids)
+            type_ids += frame.type_ids[number + 1]
         return Tokens(ids, type_ids) if len(ids) <= self._longest else None
 
     def squeezed(self, text: str) -> str:
-        """A text with the same tokens: of a word that is so long that it is unknown the beginning, and of spaces beside
-        each other the first."""
+        """A shorter text with the same tokens. It keeps the beginning of a word that is too long to be known, and the
+        first of several spaces."""
         text = self._long_word.sub(r"\1", text)
         return _SPACES.sub(r"\1", text) if self._squeezes_spaces else text
 
@@ -120,11 +120,11 @@ class WordPieces:
         if len(words) > self._longest:
             return None
         ids = list(map(self._table.get, words))
-        unknown = [place for place, token in enumerate(ids) if token is None] if None in ids else []
-        if any(len(words[place]) > _LONGEST_UNKNOWN for place in unknown):
+        unknown = [index for index, token in enumerate(ids) if token is None] if None in ids else []
+        if any(len(words[index]) > _LONGEST_UNKNOWN for index in unknown):
             return None
-        for place in reversed(unknown):
-            ids[place : place + 1] = [piece.id for piece in self._model.tokenize(words[place])]
+        for index in reversed(unknown):
+            ids[index : index + 1] = [piece.id for piece in self._model.tokenize(words[index])]
         return ids  # type: ignore[return-value]  # none is None any more
 
 
@@ -144,10 +144,10 @@ def _takes_each_text_once(processor: processors.PostProcessor | None) -> bool:
 def _frame(row: Encoding) -> _Frame:
     """The special tokens of a row whose texts have a token each."""
     ids, type_ids = row.ids, row.type_ids
-    places = [place for place, text in enumerate(row.sequence_ids) if text is not None]
-    starts, ends = [0, *(place + 1 for place in places)], [*places, len(ids)]
+    words = [index for index, text in enumerate(row.sequence_ids) if text is not None]
+    starts, ends = [0, *(index + 1 for index in words)], [*words, len(ids)]
     return _Frame(
         tuple(ids[start:end] for start, end in zip(starts, ends, strict=True)),
         tuple(type_ids[start:end] for start, end in zip(starts, ends, strict=True)),
-        tuple(type_ids[place] for place in places),
+        tuple(type_ids[index] for index in words),
     )

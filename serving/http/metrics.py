@@ -26,7 +26,7 @@ from prometheus_client.registry import Collector
 
 from kdc.artifact.decision import ABSTAINED
 from kdc.artifact.manifest import Manifest
-from kdc.serving.engine.deciding import given
+from kdc.serving.engine.deciding import label_counts
 from kdc.serving.http import patches
 from kdc.serving.http.model import SECOND, Answer, Model
 from kdc.serving.http.queue import BatchReport
@@ -147,7 +147,7 @@ class Metrics(Collector):
         labels = model.engine.labels
         self.rows.labels(model.name).inc(len(answer.logits))
         if labels:
-            counts = given(answer.probabilities, model.engine.task)
+            counts = label_counts(answer.probabilities, model.engine.task)
             for label, count in zip(labels, counts.tolist(), strict=True):
                 if count:
                     self._of_label(model.name, label).inc(count)

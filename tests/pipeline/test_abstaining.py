@@ -19,7 +19,7 @@ from kdc.pipeline.config.aims import abstain_of, parse_abstain
 from kdc.pipeline.data.prepared import open_data, texts_of
 from kdc.pipeline.quality.abstaining import answered_rates, choose_answered
 from kdc.pipeline.quality.shown import prefixes
-from kdc.serving.engine.deciding import decided, given, in_words
+from kdc.serving.engine.deciding import decided, in_words, label_counts
 from kdc.serving.engine.engine import Engine
 from kdc.tools.verify import verify_artifact
 
@@ -113,7 +113,7 @@ def test_rows_below_the_threshold_get_no_label() -> None:
     task = MOOD.model_copy(update={"abstain": abstain})
     probabilities = np.array([[0.7, 0.2, 0.1], [0.4, 0.59, 0.01], [0.2, 0.2, 0.6]])
     assert in_words(decided(probabilities, task), task) == ["bad", "abstained", "good"]
-    assert given(probabilities, task).tolist() == [1, 0, 1]
+    assert label_counts(probabilities, task).tolist() == [1, 0, 1]
     found = answered_rates(probabilities, np.array([0, 1, 1]), abstain)
     assert (found.coverage.hits, found.coverage.of, found.accuracy.hits, found.accuracy.of) == (2, 3, 1, 2)
 

@@ -19,7 +19,7 @@ from live import ROOT, free_port, served
 from transfers import Bomb
 
 from kdc.serving.engine.engine import Engine
-from kdc.serving.http.api.openapi import describe
+from kdc.serving.http.api.routes import describe
 
 # Asks the service, as BentoML knows it, what it has of what advisories name; and its front door, what it lets through.
 FACTS = """

@@ -2,26 +2,26 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 
 from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import PlainTextResponse, Response
+from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Lifespan
 
 from kdc.common.errors import KdcError
 from kdc.serving.http import replies
 from kdc.serving.http.admin import admin_port
-from kdc.serving.http.api import classify, moderations, pages, tei, v2
+from kdc.serving.http.api import pages
 from kdc.serving.http.api.gate import Gate
-from kdc.serving.http.metrics import CONTENT_TYPE, Metrics
+from kdc.serving.http.api.openapi import Handler
+from kdc.serving.http.api.routes import OPERATIONS
+from kdc.serving.http.metrics import Metrics
 from kdc.serving.http.model import Listeners
 from kdc.serving.http.queue import BatchReport, Result, Row
 from kdc.serving.http.registry import Registry
 from kdc.serving.http.settings import ServeSettings, check_grpc, trace_exporters
-
-Handler = Callable[[Request], Awaitable[Response]]
 
 
 def make_app(settings: ServeSettings) -> Starlette:
@@ -54,9 +54,13 @@ def make_app(settings: ServeSettings) -> Starlette:
         gate.open(traces)
         watcher = asyncio.create_task(registry.watch()) if settings.reload_s else None
         try:
-            with _probed(settings, gate, metrics):
-                async with _called(app):
-                    yield
+            async with contextlib.AsyncExitStack() as ports:
+                if (port := settings.admin_port) is not None:
+                    shared = settings.workers > 1
+                    ports.enter_context(admin_port(port, is_ready=gate.is_ready, metrics=metrics, shared=shared))
+                if settings.grpc_address is not None:
+                    await ports.enter_async_context(_grpc(app))
+                yield
         finally:
             gate.close()
             if watcher is not None:
@@ -67,7 +71,8 @@ def make_app(settings: ServeSettings) -> Starlette:
                     if traces is not None:
                         await traces.close()
 
-    app = _guarded(_routes(), gate, lifespan)
+    routes = [_route(operation.path, operation.handler, operation.method) for operation in OPERATIONS]
+    app = _guarded([*routes, _route("/docs/{asset}", pages.docs_asset, "GET")], gate, lifespan)
     app.state.settings, app.state.metrics, app.state.gate = settings, metrics, gate
     return app
 
@@ -89,68 +94,24 @@ def _guarded(routes: list[Route], gate: Gate, lifespan: Lifespan[Starlette] | No
     return app
 
 
-def _probed(settings: ServeSettings, gate: Gate, metrics: Metrics) -> contextlib.AbstractContextManager[None]:
-    """The port of probes and metrics, where one is asked for."""
-    if settings.admin_port is None:
-        return contextlib.nullcontext()
-    return admin_port(settings.admin_port, is_ready=gate.is_ready, metrics=metrics, shared=settings.workers > 1)
-
-
 @contextlib.asynccontextmanager
-async def _called(app: Starlette) -> AsyncIterator[None]:
-    """gRPC beside an app, with the same models, gate and metrics, where it is asked for."""
-    settings: ServeSettings = app.state.settings
-    if settings.grpc_address is None:
-        yield
-        return
-    from kdc.serving.http.api.v2_grpc import METHODS
+async def _grpc(app: Starlette) -> AsyncIterator[None]:
+    """gRPC beside an app, with the same models, gate and metrics."""
+    from kdc.serving.http.api.v2_grpc import METHODS  # an extra
     from kdc.serving.http.grpc_port import grpc_port
 
     calls = _guarded([_route(method, handler, "POST") for method, handler in METHODS.items()], app.state.gate)
     calls.state = app.state
-    async with grpc_port(calls, METHODS, settings):
+    async with grpc_port(calls, METHODS, app.state.settings):
         yield
 
 
-def _routes() -> list[Route]:
-    table: list[tuple[str, Handler, str]] = [
-        ("/", tei.predict, "POST"),
-        ("/", pages.home, "GET"),
-        ("/playground", pages.playground, "GET"),
-        ("/predict", tei.predict, "POST"),
-        ("/predict/{name}", tei.predict, "POST"),
-        ("/classify", classify.classify, "POST"),
-        ("/v1/moderations", moderations.moderate, "POST"),
-        ("/info", tei.info, "GET"),
-        ("/health", tei.health, "GET"),
-        ("/livez", _live, "GET"),
-        ("/healthz", _live, "GET"),
-        ("/readyz", _ready, "GET"),
-        ("/metrics", _metrics, "GET"),
-        ("/docs", pages.docs, "GET"),
-        ("/docs.json", pages.description, "GET"),
-        ("/docs/{asset}", pages.docs_asset, "GET"),
-        ("/v2", v2.server_metadata, "GET"),
-        ("/v2/health/live", v2.live, "GET"),
-        ("/v2/health/ready", v2.ready, "GET"),
-    ]
-    for model in ("/v2/models/{name}", "/v2/models/{name}/versions/{version}"):
-        table.append((model, v2.model_metadata, "GET"))
-        table.append((f"{model}/ready", v2.model_ready, "GET"))
-        table.append((f"{model}/infer", v2.infer, "POST"))
-    return [_route(path, handler, method) for path, handler, method in table]
-
-
 def _route(path: str, handler: Handler, method: str) -> Route:
-    return Route(path, _named(path, handler), methods=[method])
-
-
-def _named(route: str, handler: Handler) -> Handler:
-    """Wrap a handler: note the route's name for the metrics, tell which artifact answered, and end quietly when the
+    """A route whose handler notes its name for the metrics, tells which artifact answered, and ends quietly when the
     client has left."""
 
-    async def named(request: Request) -> Response:
-        request.scope["kdc_route"] = route
+    async def endpoint(request: Request) -> Response:
+        request.scope["kdc_route"] = path
         try:
             return replies.tell_artifact(request, await handler(request))
         except (asyncio.CancelledError, ClientDisconnect):
@@ -158,21 +119,4 @@ def _named(route: str, handler: Handler) -> Handler:
                 return Response(status_code=499)
             raise
 
-    return named
-
-
-async def _live(_: Request) -> Response:
-    """BentoML's liveness. Its own answer keeps a timer and 0.8 kB for eleven seconds."""
-    return PlainTextResponse("yes\n")
-
-
-async def _ready(request: Request) -> Response:
-    """BentoML's readiness."""
-    is_ready = request.app.state.gate.is_ready()
-    return PlainTextResponse("yes\n", 200) if is_ready else PlainTextResponse("no\n", 503)
-
-
-async def _metrics(request: Request) -> Response:
-    metrics = request.app.state.metrics
-    # In a thread: with thousands of labels the event loop would halt for a tenth of a second.
-    return Response(metrics.told() or await asyncio.to_thread(metrics.exposition), media_type=CONTENT_TYPE)
+    return Route(path, endpoint, methods=[method])

@@ -76,8 +76,8 @@ class Gate:
 
     @contextlib.asynccontextmanager
     async def turn(self, is_large: bool) -> AsyncIterator[None]:
-        """Do a piece of work in the event loop. Of pieces of large requests there is one in a turn of the loop, so that
-        small ones do not wait for all of them."""
+        """Do a piece of work in the event loop. The pieces of large requests take turns of the loop, one in each: small
+        requests do not wait for all of them."""
         if not is_large:
             yield
             return
@@ -122,6 +122,9 @@ class Gate:
             try:
                 await wait_for_freed_memory(scope)
                 await self._pass(app, scope, receive, send_noting_status)
+            except ApiError as refusal:
+                response = error_response(refusal.status, refusal.message, refusal.headers, path=scope["path"])
+                await response(scope, receive, send_noting_status)
             except Exception as error:  # noqa: BLE001 - the server around would log the message, which may hold a text
                 if "kdc_status" not in scope:
                     await on_unexpected(error, scope["path"])(scope, receive, send_noting_status)
@@ -134,30 +137,12 @@ class Gate:
         return guarded
 
     async def _pass(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
-        path, method = scope["path"], scope["method"]
-        if path in ALWAYS_OPEN or (path == "/" and method in ("GET", "HEAD")):  # "/" leads to the playground
+        if scope["path"] in ALWAYS_OPEN or (scope["path"] == "/" and scope["method"] in ("GET", "HEAD")):
             await app(scope, receive, send)
             return
         if self._traces is not None:
             scope["kdc_trace"] = self._traces.begin(scope)
-        if not self.is_ready():
-            refusal = error_response(503, "the service is starting or draining", {"Connection": "close"}, path=path)
-        elif not self._is_allowed(scope):
-            wrong = "the bearer token is missing or wrong"
-            refusal = error_response(401, wrong, {"WWW-Authenticate": "Bearer"}, path=path)
-        elif method == "POST" and _may_be_cross_site(scope):
-            why = "browsers may send this across sites; send Content-Type: application/json"
-            refusal = error_response(415, why, path=path)
-        elif not self._has_room(scope):
-            refusal = error_response(
-                429, f"{self._inside} requests are in work; try again in 1 s", {"Retry-After": "1"}, path=path
-            )
-        else:
-            await self._answer(app, scope, receive, send)
-            return
-        await refusal(scope, receive, send)
-
-    async def _answer(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+        self._check(scope)
         self._inside += 1
         try:
             async with asyncio.timeout(self._settings.timeout_s):
@@ -165,11 +150,25 @@ class Gate:
         except TimeoutError:
             if "kdc_status" not in scope:
                 late = f"no answer within {self._settings.timeout_s:g} s"
-                answer = error_response(504, late, {"Connection": "close"}, path=scope["path"])
-                await answer(scope, receive, send)
+                raise ApiError(504, late, {"Connection": "close"}) from None
         finally:
             self._inside -= 1
             self._bytes -= scope.get("kdc_bytes", 0)
+
+    def _check(self, scope: Scope) -> None:
+        """Refuse a request that may not pass now.
+
+        Raises:
+            ApiError: 401, 415, 429 or 503.
+        """
+        if not self.is_ready():
+            raise ApiError(503, "the service is starting or draining", {"Connection": "close"})
+        if not self._is_allowed(scope):
+            raise ApiError(401, "the bearer token is missing or wrong", {"WWW-Authenticate": "Bearer"})
+        if scope["method"] == "POST" and _may_be_cross_site(scope):
+            raise ApiError(415, "browsers may send this across sites; send Content-Type: application/json")
+        if not self._has_room(scope):
+            raise ApiError(429, f"{self._inside} requests are in work; try again in 1 s", {"Retry-After": "1"})
 
     def _has_room(self, scope: Scope) -> bool:
         """Whether one more request may be in work. A request whose body does not come gives way to it."""

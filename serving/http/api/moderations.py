@@ -5,50 +5,56 @@
 """
 
 import uuid
-from typing import Any
+from typing import Annotated, Any
 
 import orjson
+from pydantic import BeforeValidator, Field
 from starlette.requests import Request
 from starlette.responses import Response
 
 from kdc.serving.engine.deciding import decided
-from kdc.serving.http.api import tei
-from kdc.serving.http.api.asking import ask, model_asked, read_json, within_limits
+from kdc.serving.http.api.inference import Question, Wanted, respond
+from kdc.serving.http.api.request_body import in_a_list
+from kdc.serving.http.model import Answer, Model
 from kdc.serving.http.replies import ApiError, JsonResponse, written
 
 _TIMES = 3  # each label is in three places of a result
+_Texts = Annotated[list[str], Field(min_length=1, fail_fast=True)]
+
+
+class ModerationRequest(Question):
+    """What to moderate: texts, no images."""
+
+    rows: Annotated[_Texts, BeforeValidator(in_a_list, str | _Texts)] = Field(alias="input")
+
+    def wanted(self, model: Model) -> Wanted:
+        if (kind := model.engine.task.kind) != "multilabel":
+            given = f"{model.name}, {kind}"
+            raise ApiError(422, f"moderations are answered by a multilabel model; given: {given}; /predict")
+        return Wanted(score_bytes=_TIMES * model.score_bytes)
+
+    async def reply(self, model: Model, answer: Answer) -> Response:
+        """A result for each text."""
+
+        def values(rows: slice) -> list[Any]:
+            scores = answer.probabilities[rows]
+            on = decided(scores, model.engine.task).tolist()
+            return [_result(model.engine.labels, *row) for row in zip(on, scores.tolist(), strict=True)]
+
+        results = orjson.Fragment(await written((len(answer.logits), _TIMES * len(model.engine.labels)), values))
+        return JsonResponse({"id": f"modr-{uuid.uuid4().hex}", "model": model.name, "results": results})
 
 
 async def moderate(request: Request) -> Response:
-    """`POST /v1/moderations`."""
-    body = await read_json(request)
-    if not isinstance(body, dict) or "input" not in body:
-        raise ApiError(422, 'the body has no `input`; send {"input": "a text"}')
-    tei.refuse_unknown(body, {"input", "model"}, "the body")
-    texts = [body["input"]] if isinstance(body["input"], str) else body["input"]
-    if not isinstance(texts, list) or not texts or not all(isinstance(text, str) for text in texts):
-        raise ApiError(422, "`input` is not a text or a list of texts, or is empty; images are not taken")
-    rows = within_limits([[text] for text in texts], request.app.state.settings)
-    model = model_asked(request, body)
-    if (kind := model.engine.task.kind) != "multilabel":
-        raise ApiError(422, f"moderations are answered by a multilabel model; given: {model.name}, {kind}; /predict")
-    del body, texts  # while the request waits nothing is kept of them
-    answer = await ask(request, model, rows, score_bytes=_TIMES * model.score_bytes)
-
-    def values(rows: slice) -> list[Any]:
-        scores = answer.probabilities[rows]
-        gets = decided(scores, model.engine.task).tolist()
-        return [_result(model.engine.labels, *row) for row in zip(gets, scores.tolist(), strict=True)]
-
-    results = orjson.Fragment(await written((len(answer.logits), _TIMES * len(model.engine.labels)), values))
-    return JsonResponse({"id": f"modr-{uuid.uuid4().hex}", "model": model.name, "results": results})
+    """Which labels of a multi-label model each text has, as OpenAI's clients ask. Of any other model: 422."""
+    return await respond(request, ModerationRequest)
 
 
-def _result(names: tuple[str, ...], gets: list[bool], scores: list[float]) -> dict[str, Any]:
+def _result(names: tuple[str, ...], on: list[bool], scores: list[float]) -> dict[str, Any]:
     """The result for one text by whether it gets each label, and the label's probability."""
-    categories = dict(zip(names, gets, strict=True))
+    categories = dict(zip(names, on, strict=True))
     return {
-        "flagged": any(categories.values()),
+        "flagged": any(on),
         "categories": categories,
         "category_scores": dict(zip(names, scores, strict=True)),
         "category_applied_input_types": {name: ["text"] for name in names},

@@ -3,15 +3,13 @@
 `/docs` is Swagger UI, whose files BentoML ships, on the description at `/docs.json`.
 """
 
-import functools
 from importlib.util import find_spec
 from pathlib import Path
 
 from starlette.requests import Request
 from starlette.responses import FileResponse, RedirectResponse, Response
 
-from kdc.serving.http.api.openapi import describe
-from kdc.serving.http.replies import ApiError, JsonResponse
+from kdc.serving.http.replies import ApiError
 
 # Read once, at the start, so that a worker needs no disk to answer.
 _PAGES = {path.name: path.read_bytes() for path in (Path(__file__).resolve().parent.parent / "pages").iterdir()}
@@ -31,22 +29,22 @@ _ASSETS = {"swagger-ui-bundle.js": "text/javascript", "swagger-ui.css": "text/cs
 
 
 async def home(_: Request) -> Response:
-    """`GET /`: leads to the playground."""
+    """Leads to the playground."""
     return RedirectResponse("playground", status_code=307)  # relative, since a proxy may put a prefix before it
 
 
 async def playground(_: Request) -> Response:
-    """`GET /playground`."""
+    """A page to try the model on."""
     return Response(_PAGES["playground.html"], media_type="text/html; charset=utf-8", headers=_PLAYGROUND_HEADERS)
 
 
 async def docs(_: Request) -> Response:
-    """`GET /docs`."""
+    """This description, to browse."""
     return Response(_PAGES["docs.html"], media_type="text/html", headers=_DOCS_HEADERS)
 
 
 async def docs_asset(request: Request) -> Response:
-    """`GET /docs/{asset}`: a file of Swagger UI."""
+    """A file of Swagger UI."""
     name = request.path_params["asset"]
     if name not in _ASSETS:
         raise ApiError(404, "there is no such file")
@@ -56,13 +54,3 @@ async def docs_asset(request: Request) -> Response:
     roots = (spec.submodule_search_locations if spec else None) or ["."]
     file = Path(roots[0], "_internal", "server", "static_content", name)
     return FileResponse(file, media_type=_ASSETS[name], headers=_DOCS_HEADERS)
-
-
-async def description(_: Request) -> Response:
-    """`GET /docs.json`: the OpenAPI description."""
-    return _described()
-
-
-@functools.cache  # making it takes half a millisecond, and anyone may ask
-def _described() -> Response:
-    return JsonResponse(describe())

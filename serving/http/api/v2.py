@@ -7,23 +7,25 @@ Outputs: `label` (BYTES [N]) and `probabilities` (FP32 [N, outputs]); for regres
 
 import itertools
 import struct
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import orjson
+from pydantic import Field, WithJsonSchema
 from starlette.requests import Request
 from starlette.responses import Response
 
 from kdc.common.version import __version__
 from kdc.serving.engine.engine import Text
-from kdc.serving.http.api.asking import (
-    ask,
-    decoded,
-    model_named,
+from kdc.serving.http.api.inference import Wanted, ask, model_named, require_ready
+from kdc.serving.http.api.request_body import (
+    Otherwise,
+    Part,
+    checked,
+    decode_in_turn,
+    in_a_list,
     read_bytes,
-    require_ready,
-    turn_of,
     within_limits,
 )
 from kdc.serving.http.model import Model
@@ -38,31 +40,60 @@ SCORE_BYTES = 24  # of a probability in JSON
 _ANY_VERSION = "1"  # for clients that have to name one: whichever artifact is served
 
 
+_Value = Annotated[str | list[str], Otherwise("Input should be a text or a list of texts")]
+
+
+class Tensor(Part):
+    """An input: its values are `data`, or bytes after the JSON, whose number is in `parameters.binary_data_size`."""
+
+    name: Literal["text", "text_pair"]
+    shape: Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1, max_length=2)]
+    datatype: Literal["BYTES"]
+    data: Annotated[list[_Value], Field(fail_fast=True)] | None = None
+    parameters: dict[str, Any] | None = None
+
+
+class Output(Part):
+    """An output that the reply is to have, as raw bytes if `parameters.binary_data` is true."""
+
+    name: str
+    parameters: dict[str, Any] | None = None
+
+
+class InferRequest(Part):
+    """The JSON part of an inference request."""
+
+    inputs: Annotated[list[Tensor], Field(min_length=1, fail_fast=True)]
+    outputs: Annotated[list[Output], Field(fail_fast=True)] | None = None
+    id: Annotated[Any, WithJsonSchema({"type": "string"})] = None
+    parameters: dict[str, Any] | None = None
+
+
 async def server_metadata(_: Request) -> Response:
-    """`GET /v2`."""
+    """The server's name and extensions."""
     return JsonResponse({"name": "kdc", "version": __version__, "extensions": ["binary_tensor_data"]})
 
 
 async def live(_: Request) -> Response:
-    """`GET /v2/health/live`."""
+    """Whether the process lives."""
     return JsonResponse({"live": True})
 
 
 async def ready(request: Request) -> Response:
-    """`GET /v2/health/ready`."""
+    """Whether requests are taken."""
     require_ready(request)
     return JsonResponse({"ready": True})
 
 
 async def model_ready(request: Request) -> Response:
-    """`GET /v2/models/{name}/ready`, with or without a version."""
+    """Whether the model takes requests."""
     model = _model(request)
     require_ready(request)
     return JsonResponse({"name": model.name, "ready": True})
 
 
 async def model_metadata(request: Request) -> Response:
-    """`GET /v2/models/{name}`, with or without a version."""
+    """The model's inputs and outputs."""
     return JsonResponse(described(_model(request)))
 
 
@@ -83,20 +114,18 @@ def described(model: Model) -> dict[str, Any]:
 
 
 async def infer(request: Request) -> Response:
-    """`POST /v2/models/{name}/infer`, with or without a version."""
+    """Open Inference Protocol V2. BYTES input `text` of shape [N] or [N, 1]; pairs [N, 2], or `text` and `text_pair`.
+    Binary tensors follow the JSON, whose length is in Inference-Header-Content-Length."""
     _model(request)  # 404 before the body is read
-    header, rows = await _read(request)
+    body, rows = await _read(request)
     model = _model(request)  # again: a reload may have replaced it while the body was read
-    outputs, request_id = requested_outputs(header, has_labels=bool(model.engine.labels)), id_of(header.get("id"))
-    del header  # while the request waits nothing else is kept of it
+    outputs, request_id = requested_outputs(body, has_labels=bool(model.engine.labels)), id_of(body.id)
+    del body  # while the request waits nothing else is kept of it
     is_binary = outputs.get("probabilities")
-    answer = await ask(
-        request,
-        model,
-        rows,
-        top_k=1 if is_binary is None else None,
-        score_bytes=model.score_bytes if is_binary is None else 4 if is_binary else SCORE_BYTES,
-    )
+    wanted = Wanted(top_k=1)
+    if is_binary is not None:
+        wanted = Wanted(score_bytes=4 if is_binary else SCORE_BYTES)
+    answer = await ask(request, model, rows, wanted)
     return await _reply(model, outputs, request_id, answer.probabilities)
 
 
@@ -116,20 +145,17 @@ def model_of(request: Request, name: str, version: str) -> Model:
     return model
 
 
-async def _read(request: Request) -> tuple[dict[str, Any], list[Text]]:
+async def _read(request: Request) -> tuple[InferRequest, list[Text]]:
     """The JSON part of a body, and the rows in it and in the binary tensors after it."""
     length = request.headers.get(_HEADER)
     if length is not None and not (length.isascii() and length.isdigit() and len(length) <= 10):
         raise ApiError(400, _NO_LENGTH)
-    body = await read_bytes(request, None if length is None else int(length))
-    size = len(body) if length is None else int(length)
-    if size > len(body):
+    content = await read_bytes(request, None if length is None else int(length))
+    size = len(content) if length is None else int(length)
+    if size > len(content):
         raise ApiError(400, _NO_LENGTH)
-    async with turn_of(request, body):
-        header = decoded(body[:size])
-    if not isinstance(header, dict):
-        raise ApiError(422, "the body is not an object with `inputs`")
-    return header, read_rows(header, body[size:], request.app.state.settings)
+    body = checked(InferRequest, await decode_in_turn(request, content[:size]))
+    return body, read_rows(body, content[size:], request.app.state.settings)
 
 
 def id_of(value: object) -> str | None:
@@ -145,31 +171,27 @@ def id_of(value: object) -> str | None:
     return value
 
 
-def read_rows(header: dict[str, Any], tail: bytes, settings: ServeSettings) -> list[Text]:
-    """The texts or pairs of an inference request: of its JSON part, and of the binary tensors in `tail`, in order.
+def read_rows(body: InferRequest, tail: bytes, settings: ServeSettings) -> list[Text]:
+    """The texts or pairs in the JSON part of an inference request and in the binary tensors in `tail`, in order.
 
     Raises:
         ApiError: 422, with what is wrong.
     """
-    inputs = header.get("inputs")
-    if not isinstance(inputs, list) or not inputs or not all(isinstance(tensor, dict) for tensor in inputs):
-        raise ApiError(422, "`inputs` is not a list of tensors")
     columns: dict[str, list[list[str]]] = {}
     start = 0
-    for tensor in inputs:
-        name = tensor.get("name")
-        if name not in ("text", "text_pair") or name in columns:
-            raise ApiError(422, "an input is neither `text` nor `text_pair`, or is there twice")
-        parameters = tensor.get("parameters")
-        size = parameters.get("binary_data_size") if isinstance(parameters, dict) else None
-        if size is not None:
-            if not isinstance(size, int) or isinstance(size, bool) or not 0 <= size <= len(tail) - start:
-                raise ApiError(422, "binary_data_size is not within the body")
-            values = _within(_read_bytes_tensor(tail[start : start + size]), settings)
+    for tensor in body.inputs:
+        if tensor.name in columns:
+            raise ApiError(422, f"the input `{tensor.name}` is there twice")
+        size = (tensor.parameters or {}).get("binary_data_size")
+        values: Iterable[str]
+        if size is None:
+            values = itertools.chain.from_iterable(map(in_a_list, tensor.data or ()))
+        elif type(size) is int and 0 <= size <= len(tail) - start:
+            values = _read_bytes_tensor(tail[start : start + size])
             start += size
         else:
-            values = _within(_flat(tensor.get("data")), settings)
-        columns[name] = _shaped(values, tensor)
+            raise ApiError(422, "binary_data_size is not within the body")
+        columns[tensor.name] = _shaped(_within(values, settings), tensor.shape)
     if start != len(tail):
         raise ApiError(422, "the body has bytes that no input names")
     if "text" not in columns:
@@ -183,22 +205,17 @@ def read_rows(header: dict[str, Any], tail: bytes, settings: ServeSettings) -> l
     return within_limits(rows, settings)
 
 
-def _shaped(values: list[str], tensor: dict[str, Any]) -> list[list[str]]:
+def _shaped(values: list[str], shape: list[int]) -> list[list[str]]:
     """Arrange a tensor's values as rows of one or two texts."""
-    shape, kind = tensor.get("shape"), tensor.get("datatype")
-    if kind != "BYTES":
-        raise ApiError(422, "an input's datatype is not BYTES")
-    whole = isinstance(shape, list) and all(isinstance(size, int) and not isinstance(size, bool) for size in shape)
-    sizes: list[int] = shape if whole else []  # type: ignore[assignment]
-    if len(sizes) not in (1, 2) or sizes[1:] not in ([], [1], [2]):
-        raise ApiError(422, "an input's shape is not [N], [N, 1] or [N, 2]")
-    count, width = sizes[0], (sizes[1:] or [1])[0]
-    if count < 1 or count * width != len(values):
-        raise ApiError(422, f"an input has {len(values)} elements, which is not what its shape says")
-    return [values[at : at + width] for at in range(0, len(values), width)]
+    count, width = shape[0], shape[1] if len(shape) == 2 else 1
+    if width > 2 or count * width != len(values):
+        raise ApiError(
+            422, f"an input has {len(values)} elements, which is not what its shape says; send [N], [N, 1] or [N, 2]"
+        )
+    return [values[start : start + width] for start in range(0, len(values), width)]
 
 
-def _within(values: Iterator[str], settings: ServeSettings) -> list[str]:
+def _within(values: Iterable[str], settings: ServeSettings) -> list[str]:
     """The values of a tensor. A body may hold hundreds of thousands: no more are read than a request may have."""
     most = 2 * settings.max_texts  # pairs are two of them
     read = list(itertools.islice(values, most + 1))
@@ -207,37 +224,28 @@ def _within(values: Iterator[str], settings: ServeSettings) -> list[str]:
     return read
 
 
-def _flat(data: Any) -> Iterator[str]:
-    if not isinstance(data, list):
-        raise ApiError(422, "an input has no `data`")
-    for item in data:
-        for value in item if isinstance(item, list) else [item]:
-            if not isinstance(value, str):
-                raise ApiError(422, "an input's data holds something else than texts")
-            yield value
-
-
 def _read_bytes_tensor(raw: bytes) -> Iterator[str]:
     """Decode a BYTES tensor: each element is a little-endian uint32 length, then that many bytes of UTF-8."""
-    at = 0
-    while at < len(raw):
-        start = at + 4
-        at = start + int.from_bytes(raw[at:start], "little")
-        if at > len(raw):
+    end = 0
+    while end < len(raw):
+        start = end + 4
+        end = start + int.from_bytes(raw[end:start], "little")
+        if end > len(raw):
             raise ApiError(422, "a BYTES tensor ends within an element")
         try:
-            value = raw[start:at].decode()
+            value = raw[start:end].decode()
         except UnicodeDecodeError:
             raise ApiError(422, "a text is not valid UTF-8") from None
         yield value
 
 
-async def _reply(model: Model, asked: dict[str, bool], request_id: str | None, probabilities: np.ndarray) -> Response:
+async def _reply(
+    model: Model, requested: dict[str, bool], request_id: str | None, probabilities: np.ndarray
+) -> Response:
     outputs: list[dict[str, Any]] = []
     tail = []
-    for name, is_binary in asked.items():
-        values = output(model, name, probabilities)
-        described = describe(name, values)
+    for name, is_binary in requested.items():
+        described, values = output(model, name, probabilities)
         if is_binary:
             tail.append(raw(values))
             described["parameters"] = {"binary_data_size": len(tail[-1])}
@@ -261,39 +269,35 @@ async def _reply(model: Model, asked: dict[str, bool], request_id: str | None, p
     )
 
 
-def requested_outputs(header: dict[str, Any], *, has_labels: bool) -> dict[str, bool]:
-    """The outputs that the client asks for, in order, and whether each comes as raw bytes; all if it names none."""
+def requested_outputs(body: InferRequest, *, has_labels: bool) -> dict[str, bool]:
+    """The outputs that the client asks for, in order, and whether each comes as raw bytes; all if it names none.
+
+    Raises:
+        ApiError: 422, it names another, or one twice.
+    """
     known = _OUTPUTS if has_labels else _OUTPUTS[1:]
-    by_default = _parameter(header, "binary_data_output")
-    asked = header.get("outputs")
-    if asked is None or asked == []:
+    by_default = _flag(body.parameters, "binary_data_output")
+    if not body.outputs:
         return dict.fromkeys(known, by_default)
-    if not isinstance(asked, list) or not all(isinstance(item, dict) and item.get("name") in known for item in asked):
+    outputs = {output.name: _flag(output.parameters, "binary_data", by_default) for output in body.outputs}
+    if not outputs.keys() <= set(known):
         raise ApiError(422, f"`outputs` names something else than {', '.join(known)}")
-    outputs = {item["name"]: _parameter(item, "binary_data", by_default) for item in asked}
-    if len(outputs) < len(asked):  # a short request could ask for a huge reply
+    if len(outputs) < len(body.outputs):  # a short request could ask for a huge reply
         raise ApiError(422, "`outputs` names an output twice")
     return outputs
 
 
-def _parameter(holder: dict[str, Any], name: str, default: bool = False) -> bool:
-    parameters = holder.get("parameters")
-    value = parameters.get(name, default) if isinstance(parameters, dict) else default
-    return value is True
+def _flag(parameters: dict[str, Any] | None, name: str, default: bool = False) -> bool:
+    return (parameters or {}).get(name, default) is True
 
 
-def output(model: Model, name: str, probabilities: np.ndarray) -> np.ndarray | list[str]:
-    """The values of an output: probabilities (rows, outputs), or each row's best label."""
+def output(model: Model, name: str, probabilities: np.ndarray) -> tuple[dict[str, Any], np.ndarray | list[str]]:
+    """An output as the JSON part describes it, without its data; and its values: probabilities (rows, outputs), or each
+    row's best label."""
     if name == "probabilities":
-        return probabilities
-    return [model.engine.labels[place] for place in probabilities.argmax(axis=1).tolist()]
-
-
-def describe(name: str, values: np.ndarray | list[str]) -> dict[str, Any]:
-    """An output as the JSON part describes it, without its data."""
-    if isinstance(values, list):
-        return {"name": name, "datatype": "BYTES", "shape": [len(values)]}
-    return {"name": name, "datatype": "FP32", "shape": list(values.shape)}
+        return {"name": name, "datatype": "FP32", "shape": list(probabilities.shape)}, probabilities
+    labels = [model.engine.labels[column] for column in probabilities.argmax(axis=1).tolist()]
+    return {"name": name, "datatype": "BYTES", "shape": [len(labels)]}, labels
 
 
 def raw(values: np.ndarray | list[str]) -> bytes:

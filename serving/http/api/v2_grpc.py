@@ -16,7 +16,8 @@ from tritonclient.grpc import service_pb2 as messages
 from kdc.common.protobuf import varint
 from kdc.common.version import __version__
 from kdc.serving.http.api import v2
-from kdc.serving.http.api.asking import ask, read_bytes
+from kdc.serving.http.api.inference import Wanted, ask
+from kdc.serving.http.api.request_body import checked, read_bytes
 from kdc.serving.http.replies import ApiError
 
 SERVICE = "inference.GRPCInferenceService"
@@ -56,38 +57,37 @@ async def server_metadata(_: Request) -> Response:
 
 async def model_ready(request: Request) -> Response:
     """`ModelReady`."""
-    asked = await _read(request, messages.ModelReadyRequest)
-    v2.model_of(request, asked.name, asked.version)
+    message = await _read(request, messages.ModelReadyRequest)
+    v2.model_of(request, message.name, message.version)
     return _reply(messages.ModelReadyResponse(ready=request.app.state.gate.is_ready()))
 
 
 async def model_metadata(request: Request) -> Response:
     """`ModelMetadata`."""
-    asked = await _read(request, messages.ModelMetadataRequest)
-    return _reply(messages.ModelMetadataResponse(**v2.described(v2.model_of(request, asked.name, asked.version))))
+    message = await _read(request, messages.ModelMetadataRequest)
+    model = v2.model_of(request, message.name, message.version)
+    return _reply(messages.ModelMetadataResponse(**v2.described(model)))
 
 
 async def infer(request: Request) -> Response:
     """`ModelInfer`."""
-    asked = await _read(request, messages.ModelInferRequest)
-    model = v2.model_of(request, asked.model_name, asked.model_version)
+    message = await _read(request, messages.ModelInferRequest)
+    model = v2.model_of(request, message.model_name, message.model_version)
     settings = request.app.state.settings
-    header = {
-        "inputs": _inputs(asked, 2 * settings.max_texts),
-        "outputs": [{"name": output.name} for output in asked.outputs],
-    }
-    rows = v2.read_rows(header, b"".join(asked.raw_input_contents), settings)
-    outputs = v2.requested_outputs(header, has_labels=bool(model.engine.labels))
-    request_id, is_raw = v2.id_of(asked.id), bool(asked.raw_input_contents)
-    del asked, header  # while the request waits nothing else is kept of it
-    has_scores = "probabilities" in outputs
-    answer = await ask(
-        request, model, rows, top_k=None if has_scores else 1, score_bytes=_SCORE_BYTES if has_scores else None
+    inputs = _inputs(message, 2 * settings.max_texts)
+    body = checked(
+        v2.InferRequest, {"inputs": inputs, "outputs": [{"name": output.name} for output in message.outputs]}
     )
+    rows = v2.read_rows(body, b"".join(message.raw_input_contents), settings)
+    requested = v2.requested_outputs(body, has_labels=bool(model.engine.labels))
+    request_id, is_raw = v2.id_of(message.id), bool(message.raw_input_contents)
+    del message, body, inputs  # while the request waits nothing else is kept of it
+    wanted = Wanted(score_bytes=_SCORE_BYTES) if "probabilities" in requested else Wanted(top_k=1)
+    answer = await ask(request, model, rows, wanted)
     reply = messages.ModelInferResponse(model_name=model.name, model_version=model.artifact, id=request_id)
-    for name in outputs:
-        values = v2.output(model, name, answer.probabilities)
-        tensor = reply.outputs.add(**v2.describe(name, values))
+    for name in requested:
+        described, values = v2.output(model, name, answer.probabilities)
+        tensor = reply.outputs.add(**described)
         if is_raw:
             reply.raw_output_contents.append(v2.raw(values))
         elif isinstance(values, list):
@@ -151,27 +151,22 @@ def _require_few_fields(message: bytes, max_texts: int) -> None:
                 )
 
 
-def _inputs(asked: Any, most: int) -> list[dict[str, Any]]:
-    """The tensors of a request as its JSON form has them: with their data, of which no more than one element above the
-    most is read, or with the size of their raw bytes.
+def _inputs(message: Any, most: int) -> list[dict[str, Any]]:
+    """The tensors of a request in their JSON form, with the size of their raw bytes, or with their data: at most one
+    element above the most.
 
     Raises:
         ApiError: 422, there are too many tensors, or raw ones and others, or a text is not UTF-8.
     """
-    raw, inputs = asked.raw_input_contents, asked.inputs
-    if len(inputs) > _MOST_TENSORS or len(asked.outputs) > _MOST_TENSORS:
+    raw, inputs = message.raw_input_contents, []
+    if len(message.inputs) > _MOST_TENSORS or len(message.outputs) > _MOST_TENSORS:
         raise ApiError(422, f"a request has at most {_MOST_TENSORS} inputs and {_MOST_TENSORS} outputs")
-    if raw and len(raw) != len(inputs):
+    if raw and len(raw) != len(message.inputs):
         raise ApiError(422, "raw_input_contents has not one element for each of `inputs`")
-    return [
-        {
-            "name": tensor.name,
-            "datatype": tensor.datatype,
-            "shape": list(tensor.shape[:3]),
-            **({"parameters": {"binary_data_size": len(raw[place])}} if raw else {"data": _data(tensor, most)}),
-        }
-        for place, tensor in enumerate(inputs)
-    ]
+    for number, tensor in enumerate(message.inputs):
+        values = {"parameters": {"binary_data_size": len(raw[number])}} if raw else {"data": _data(tensor, most)}
+        inputs.append({"name": tensor.name, "datatype": tensor.datatype, "shape": list(tensor.shape[:3]), **values})
+    return inputs
 
 
 def _data(tensor: Any, most: int) -> list[str]:

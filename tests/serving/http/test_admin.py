@@ -20,7 +20,7 @@ def ports(
 ) -> Iterator[tuple[str, str, threading.Event]]:
     """The service's address, the other port's, and an event for which a request to `/classify` holds the event loop."""
     held = threading.Event()
-    monkeypatch.setattr("kdc.serving.http.api.tei.read_batch", lambda *_: held.wait(20))
+    monkeypatch.setattr("kdc.serving.http.api.inference.within_limits", lambda *_: held.wait(20))
     port = free_port()
     with running(write_artifact(tmp_path_factory.mktemp("artifact")), admin_port=port) as url:
         yield url, f"http://127.0.0.1:{port}", held

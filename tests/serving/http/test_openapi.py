@@ -18,7 +18,7 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from kdc.serving.http.api.app import make_app
-from kdc.serving.http.api.openapi import describe
+from kdc.serving.http.api.routes import describe
 from kdc.serving.http.settings import ServeSettings
 
 CHECKS = [

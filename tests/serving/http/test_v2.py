@@ -15,7 +15,7 @@ from live import running
 
 from kdc.artifact.manifest import TaskInfo
 from kdc.serving.engine.engine import Engine
-from kdc.serving.http.api.v2 import _read_bytes_tensor, _within, read_rows
+from kdc.serving.http.api.v2 import InferRequest, _read_bytes_tensor, _within, read_rows
 from kdc.serving.http.replies import ApiError
 from kdc.serving.http.settings import ServeSettings
 
@@ -95,7 +95,7 @@ def test_of_half_a_million_texts_no_more_are_read_than_a_request_may_have() -> N
 
     described = {"name": "text", "datatype": "BYTES", "shape": [count], "data": [""] * count}
     with pytest.raises(ApiError, match="too many texts"):
-        read_rows({"inputs": [described]}, b"", ServeSettings(max_texts=20))
+        read_rows(InferRequest.model_validate({"inputs": [described]}), b"", ServeSettings(max_texts=20))
     with pytest.raises(ApiError, match="too many texts"):
         _within(_read_bytes_tensor(Counted(4 * count)), ServeSettings(max_texts=20))
     assert len(decoded) < 100

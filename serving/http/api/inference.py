@@ -1,0 +1,176 @@
+"""From a body to the reply: the model that is asked, the limits of its reply, and its answer.
+
+A dialect is a subclass of `Question`: a pydantic model of its body, which also writes its reply.
+"""
+
+import asyncio
+import contextlib
+import sys
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from kdc.serving.engine.deciding import answered
+from kdc.serving.engine.engine import Text
+from kdc.serving.http.api.gate import wait_for_freed_memory
+from kdc.serving.http.api.request_body import SMALL_BYTES, Body, ModelName, checked, read_json, within_limits
+from kdc.serving.http.model import Answer, Model
+from kdc.serving.http.replies import ABSTAINED, ARTIFACT, ApiError
+
+_OUTPUT_BYTES = 12  # of each output of a row: two logits, while rows are put together, and its probability
+_WATCH_S = 0.05  # most answers take less: watching whether the client leaves costs a task
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What an answer has to be like."""
+
+    truncate: bool | None = None  # whether long rows are cut; None: as the setting says
+    side: str | None = None  # the side to cut, "left" or "right"; None for the artifact's own
+    top_k: int | None = None  # most scores of a row that the reply will have; None for all
+    score_bytes: int | None = None  # about how many a score takes in the reply; None: a label and a number in JSON
+
+
+class Question(Body):
+    """A body that asks a model for an answer to rows. A subclass gives `rows` the alias by which its dialect calls
+    them."""
+
+    rows: Sequence[str | list[str]]
+    model: ModelName = None
+
+    def wanted(self, model: Model) -> Wanted:
+        """What the answer has to be like.
+
+        Raises:
+            ApiError: 422, this model cannot give it.
+        """
+        return Wanted()
+
+    @abstractmethod
+    async def reply(self, model: Model, answer: Answer) -> Response:
+        """Write the reply."""
+
+
+async def respond(request: Request, *kinds: type[Question]) -> Response:
+    """Answer a body of one of these kinds, told apart by the name of its rows.
+
+    Raises:
+        ApiError: what is wrong with it.
+        KdcError: as `Model.answer`.
+    """
+    name = request.path_params.get("name")
+    if name is not None:
+        model_named(request, name)  # 404 before the body is read
+    question = _understand(await read_json(request), kinds)
+    rows = within_limits(question.rows, request.app.state.settings)
+    question.rows = question.rows[:0]  # while the request waits the texts are kept once
+    # Only now: a reload may have replaced it while the body was read.
+    model = model_named(request, question.model if name is None else name)
+    answer = await ask(request, model, rows, question.wanted(model))
+    return await question.reply(model, answer)
+
+
+def _understand(document: object, kinds: tuple[type[Question], ...]) -> Question:
+    names = [str(kind.model_fields["rows"].alias) for kind in kinds]
+    for kind, name in zip(kinds, names, strict=True):
+        if isinstance(document, dict) and name in document:
+            return checked(kind, document)
+    raise ApiError(422, f"the body has no `{'`, no `'.join(names)}`; see /docs")
+
+
+def require_ready(request: Request) -> None:
+    """Refuse the request unless the service is ready.
+
+    Raises:
+        ApiError: 503.
+    """
+    if not request.app.state.gate.is_ready():
+        raise ApiError(503, "the service is starting or draining")
+
+
+def model_named(request: Request, name: object) -> Model:
+    """The model of that name; the first one for None.
+
+    Raises:
+        ApiError: 404, there is none.
+    """
+    registry = request.app.state.registry
+    models: dict[str, Model] = registry.models
+    if name is None:
+        first: Model = registry.first
+        return first
+    if not isinstance(name, str) or name not in models:
+        raise ApiError(404, f"there is no such model; it serves: {', '.join(models)}")
+    return models[name]
+
+
+async def ask(request: Request, model: Model, rows: list[Text], wanted: Wanted) -> Answer:
+    """The model's answer to rows, counted in the metrics. It is no longer computed once the client has left.
+
+    Raises:
+        ApiError: 413 if the reply would be too large, 429 if all replies in work together are.
+        KdcError: as `Model.answer`.
+    """
+    state = request.app.state
+    request.scope[ARTIFACT] = model.artifact
+    if (held := request.scope.get("kdc_bytes", 0)) > SMALL_BYTES:  # one emoji makes a text four times its bytes
+        texts = (text for row in rows for text in ([row] if isinstance(row, str) else row))
+        state.gate.hold(request.scope, max(0, sum(map(sys.getsizeof, texts)) - held))
+    _hold_reply(request, model, len(rows), wanted)
+    truncate = state.settings.auto_truncate if wanted.truncate is None else wanted.truncate
+    with _cancelled_when_gone(request):
+        answer = await model.answer(rows, truncate=truncate, side=wanted.side, trace=request.scope.get("kdc_trace"))
+    state.metrics.predicted(model, answer)
+    await wait_for_freed_memory(request.scope)
+    if (abstain := model.engine.task.abstain) is not None:
+        request.scope[ABSTAINED] = int((~answered(answer.probabilities, abstain)).sum())
+    return answer
+
+
+def _hold_reply(request: Request, model: Model, rows: int, wanted: Wanted) -> None:
+    """Count a reply, and what is computed for it, before anything is computed.
+
+    Raises:
+        ApiError: 413, it is too large; 429, it is together with all others in work.
+    """
+    state, outputs = request.app.state, model.engine.task.outputs
+    score_bytes = wanted.score_bytes or model.score_bytes
+    per_row = min(wanted.top_k or outputs, outputs)
+    scores, most = rows * per_row, state.settings.max_reply_bytes // score_bytes
+    if scores > most:
+        raise ApiError(
+            413,
+            f"the reply is too large; given: {scores} scores, {rows} rows of {per_row}; at most {most}; "
+            "send fewer texts, or use /predict with a smaller top_k",
+        )
+    size = per_row * score_bytes + outputs * _OUTPUT_BYTES  # of a row
+    held = request.scope.get("kdc_bytes", 0)
+    if rows > (most := max(0, state.settings.max_bodies_bytes - held) // 2 // size):
+        raise ApiError(
+            413, f"too many texts for a model of {outputs} labels; given: {rows}; at most {most}; send fewer"
+        )
+    state.gate.hold(request.scope, rows * size, leave=rows * size)
+
+
+@contextlib.contextmanager
+def _cancelled_when_gone(request: Request) -> Iterator[None]:
+    """Cancel the code inside when the client closes its connection."""
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    watchers: list[asyncio.Task[None]] = []
+
+    async def watch() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+        if task is not None:
+            task.cancel()
+
+    timer = loop.call_later(_WATCH_S, lambda: watchers.append(loop.create_task(watch())))
+    try:
+        yield
+    finally:
+        timer.cancel()
+        for watcher in watchers:
+            watcher.cancel()

@@ -1,0 +1,202 @@
+"""Request bodies: their bytes within the limits, their JSON, and what the models of all dialects' bodies share."""
+
+from collections.abc import Sequence
+from typing import Annotated, Any, TypeVar, get_args
+
+import orjson
+from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, ValidationError, WithJsonSchema
+from pydantic_core import CoreSchema, core_schema
+from starlette.requests import Request
+
+from kdc.serving.engine.engine import Text
+from kdc.serving.engine.tokenizing import is_blank
+from kdc.serving.http.api.gate import Gate
+from kdc.serving.http.replies import EMPTY, ApiError
+from kdc.serving.http.settings import ServeSettings
+
+# Brackets, braces, commas and quotes of a JSON body: most around one row, which is two texts in lists of their own in
+# two tensors of V2, and most of everything else, such as options and V2's descriptions of tensors.
+_MARKS_A_ROW, _OTHER_MARKS = 8, 512
+SMALL_BYTES = 32 * 1024  # of a body, whose texts in memory are too few bytes to count
+_CLOSE = {"Connection": "close"}  # for replies to a body whose rest is not read
+
+
+class Part(BaseModel):
+    """An object in a request's body. Its class is both the check of it and its description in the OpenAPI document."""
+
+    model_config = ConfigDict(strict=True)
+
+
+class Body(Part):
+    """A whole body, or an object in it, that has no other keys than its class names."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class Otherwise:
+    """Says in its own words what an input should be."""
+
+    def __init__(self, message: str) -> None:
+        self._message = message
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.custom_error_schema(handler(source), "input", custom_error_message=self._message)
+
+
+def in_a_list(value: Any) -> Any:
+    """One text as a list of one."""
+    return [value] if isinstance(value, str) else value
+
+
+Pair = Annotated[list[str], Field(min_length=1, max_length=2)]
+Row = Annotated[str | Pair, Otherwise("Input should be a text, [text] or [text, text]; a batch: [[...], [...]]")]
+Batch = Annotated[list[Row], Field(min_length=1, fail_fast=True)]
+# Whatever a name is, no model has it unless it is a string: 404.
+ModelName = Annotated[Any, WithJsonSchema({"type": ["string", "null"]})]
+B = TypeVar("B", bound=Part)
+
+
+def checked(kind: type[B], document: Any) -> B:
+    """A document as the body that a dialect takes.
+
+    Raises:
+        ApiError: 422, the first field that is wrong, and what it should be. No text of the document is repeated.
+    """
+    try:
+        return kind.model_validate(document)
+    except ValidationError as error:
+        wrong = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    steps, message = wrong["loc"], wrong["msg"]
+    if wrong["type"] == "extra_forbidden":
+        steps, owner = steps[:-1], kind  # not the key, which may be a client's text
+        for step in steps:
+            (owner, _) = get_args(owner.model_fields[str(step)].annotation)  # `Parameters | None`
+        known = (field.alias or name for name, field in owner.model_fields.items())
+        message = f"Input has unknown keys; known: {', '.join(sorted(known))}"
+    where = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in steps).removeprefix(".")
+    raise ApiError(422, f"{f'`{where}`' if where else 'the body'}: {message}; see /docs")
+
+
+def within_limits(batch: Sequence[str | list[str]], settings: ServeSettings) -> list[Text]:
+    """Check how many rows of one or two texts there are, and how long the texts are; returns texts and pairs.
+
+    Raises:
+        ApiError: 422, too many rows, or a text that is too long; 400, a text is blank.
+    """
+    if len(batch) > settings.max_texts:
+        raise ApiError(422, f"too many texts; given: {len(batch)}; at most {settings.max_texts} a request")
+    rows = [[row] if isinstance(row, str) else row for row in batch]
+    longest = max(len(text) for row in rows for text in row)
+    if longest > settings.max_text_chars:
+        raise ApiError(422, f"a text is too long; given: {longest} characters; at most {settings.max_text_chars}")
+    for number, row in enumerate(rows):
+        if any(map(is_blank, row)):
+            raise ApiError(400, f"a text is empty; given: row {number}; send more than white space", kind=EMPTY)
+    return [row[0] if len(row) == 1 else (row[0], row[1]) for row in rows]
+
+
+class Marks:
+    """Counts the characters of a JSON document that make objects, so that its memory is bounded before it is decoded.
+
+    These are brackets, braces and commas outside of strings, and quotes. A decoder makes at most two objects for each.
+    Before the first byte that is not JSON it sees the same strings, so that this bounds the work of a document that it
+    refuses, too. It counts piece by piece.
+
+    Attributes:
+        count: of what was added so far.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._in_string = 0
+        self._rest = b""  # a backslash at the end of the last piece, whose next byte is in the next piece
+
+    def add(self, piece: bytes) -> None:
+        """Count the next piece."""
+        piece = (self._rest + piece).replace(b"\\\\", b"").replace(b'\\"', b"")  # from left to right: only escapes go
+        self._rest = b"\\" if piece.endswith(b"\\") else b""
+        parts = piece.split(b'"')
+        outside = b"".join(parts[self._in_string :: 2])
+        self.count += len(parts) - 1 + len(outside) - len(outside.translate(None, b"[{,"))
+        self._in_string ^= (len(parts) - 1) & 1
+
+
+async def read_bytes(request: Request, json_bytes: int | None = None) -> bytes:
+    """Read the whole body, of which so many bytes are JSON; None: all.
+
+    Raises:
+        ApiError: 413 if it is larger than the limit, 415 if it is compressed, 422 if it has more marks than a request's
+            texts need, 429 if all bodies in work together are too large.
+        ClientDisconnect: the client left before the body's end.
+    """
+    if request.headers.get("content-encoding", "identity").lower() != "identity":
+        raise ApiError(415, "the body is compressed; send it without Content-Encoding")
+    gate: Gate = request.app.state.gate
+    settings: ServeSettings = request.app.state.settings
+    most, most_marks = settings.max_body_bytes, _MARKS_A_ROW * settings.max_texts + _OTHER_MARKS
+    declared = request.headers.get("content-length", "")
+    if declared.isascii() and declared.isdigit() and int(declared) > most:
+        raise _too_large(most)
+    parts, size = list[bytes](), 0
+    marks: Marks | None = None
+    left = most if json_bytes is None else json_bytes
+    async for part in request.stream():
+        size += len(part)
+        if size > most:
+            raise _too_large(most)
+        try:
+            gate.hold(request.scope, len(part))
+        except ApiError as error:
+            error.headers |= _CLOSE
+            raise
+        parts.append(part)
+        if size > most_marks:  # fewer bytes have fewer marks
+            for counted in parts if marks is None else [part]:
+                marks = marks or Marks()
+                async with gate.turn(size > SMALL_BYTES):
+                    marks.add(counted[:left])
+                left = max(0, left - len(counted))
+        if marks is not None and marks.count > most_marks:
+            raise ApiError(
+                422,
+                f"the body has more than {most_marks} brackets, braces, commas and quotes; send at most "
+                f"{settings.max_texts} texts, and little besides",
+                _CLOSE,
+            )
+    return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def _too_large(most: int) -> ApiError:
+    return ApiError(413, f"the body is too large; at most {most} bytes", _CLOSE)
+
+
+async def read_json(request: Request) -> Any:
+    """Read the body as JSON.
+
+    Raises:
+        ApiError: 415 if it has another type, 400 if it is empty or not JSON; also as `read_bytes`.
+    """
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind not in ("application/json", "application/x-www-form-urlencoded", ""):  # `curl -d` names a form's type
+        raise ApiError(415, "the body is not application/json; send Content-Type: application/json")
+    return await decode_in_turn(request, await read_bytes(request))
+
+
+async def decode_in_turn(request: Request, body: bytes) -> Any:
+    """Decode JSON. Other requests have their turns of the event loop before more is done with a large body."""
+    gate: Gate = request.app.state.gate
+    async with gate.turn(len(body) > SMALL_BYTES):
+        return decoded(body)
+
+
+def decoded(body: bytes) -> Any:
+    """Decode JSON. The loop waits: the decoder keeps the interpreter's lock, and marks bound its work to 16 ms.
+
+    Raises:
+        ApiError: 400 if it is empty, not JSON, not UTF-8, or nested too deep.
+    """
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError:
+        wrong = "is not valid JSON in UTF-8" if body.strip() else 'is empty; send {"inputs": "a text"}'
+    raise ApiError(400, f"the body {wrong}")  # out here, since the decoder's error holds the document
