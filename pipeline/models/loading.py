@@ -102,6 +102,15 @@ def load_config(model: str) -> PretrainedConfig:
         return open_config(locate(model))
 
 
+def config_at_hand(model: str) -> PretrainedConfig | None:
+    """The model's config; None if it cannot be read. A finished run needs no hub, and any other one says what it lacks
+    when it loads the model."""
+    try:
+        return load_config(model)
+    except KdcError:
+        return None
+
+
 def depth(model: str) -> int:
     """How many layers a checkpoint has by its config; 0 where the config does not say. Raises as `load_config`."""
     return int(getattr(load_config(model), "num_hidden_layers", 0))

@@ -152,16 +152,6 @@ def _windows(states: torch.Tensor, window: int) -> torch.Tensor:
     return torch.cat([padded[:, place : place + states.shape[1]] for place in range(window)], dim=-1)
 
 
-def says_shallow(config: PretrainedConfig) -> bool:
-    """Whether the config is of a `ShallowClassifier`."""
-    return getattr(config, "kdc_shallow", None) is not None
-
-
-def as_served(model: Any) -> Any:
-    """A shallow classifier folded, any other model as it is."""
-    return model.folded() if isinstance(model, ShallowClassifier) else model
-
-
 def parse_shape(text: str) -> Shape:
     """The sizes that `conv`, `static` or `conv:channels=128,window=5` mean.
 

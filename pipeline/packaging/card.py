@@ -6,10 +6,9 @@ from kdc.artifact.decision import decision_table, sets_table
 from kdc.artifact.inspection import cells
 from kdc.artifact.manifest import Manifest
 from kdc.common.tables import code, markdown, plain
+from kdc.pipeline.config.student_kinds import UNCUT_NAME
 from kdc.pipeline.packaging.hugging_face import CONFIG, WEIGHTS
 from kdc.pipeline.results.artifact import QuantizeResult
-
-UNCUT_NAME = "the teacher itself, uncut"  # in the lineage of an artifact whose student is that
 
 
 def model_card(

@@ -10,7 +10,6 @@ Where a size is limited, they are measured with the pieces alone that the texts 
 import hashlib
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -23,7 +22,7 @@ from kdc.artifact.manifest import LongTexts, TokenizerInfo
 from kdc.common.errors import InputError, KdcError
 from kdc.common.files import write_whole
 from kdc.pipeline.config.settings import Config
-from kdc.pipeline.config.student_names import SHALLOW, UNCUT, is_of_teacher, is_shallow
+from kdc.pipeline.config.student_kinds import KINDS, StudentKind, kind_of
 from kdc.pipeline.config.training_settings import StudentSettings
 from kdc.pipeline.data.prepared import texts_of
 from kdc.pipeline.data.tokens import tokenizer_info
@@ -36,8 +35,7 @@ from kdc.pipeline.graphs.ranges import sample_batches
 from kdc.pipeline.graphs.smoothing import make_source
 from kdc.pipeline.models import loading
 from kdc.pipeline.models.architectures import has_graph
-from kdc.pipeline.models.cutting import Cut, can_be_cut, first_and_last, half_width, parse_cut
-from kdc.pipeline.models.shallow import as_served, parse_shape
+from kdc.pipeline.models.opening import as_served
 from kdc.pipeline.quality.feasibility import fitting_students, nothing_fits, table
 from kdc.pipeline.quality.judging import judged_device
 from kdc.pipeline.quality.latency import measure_costs, rows_to_time
@@ -80,7 +78,7 @@ def run(run: Run, out: Path) -> CandidatesResult:
         if not record.exists():
             settings = run.config.student.of(student)
             costs = _measure(run, settings, contract, out)
-            if run.tries_fewer_pieces and is_of_teacher(student):
+            if run.tries_fewer_pieces and settings.kind.is_of_teacher:
                 fewer = _with_fewer_pieces(partial(_measure, run, contract=contract, scratch=out), settings, run.say)
                 costs = costs.model_copy(update={"fewer_pieces": fewer})
             write_whole(record, costs.model_dump_json(exclude_unset=True))
@@ -121,68 +119,35 @@ def is_intact(root: Path) -> bool:
 
 
 def students_of(config: Config) -> list[str]:
-    """The students that could come out; the configured one alone where no search was asked for."""
-    teacher, has_whole = config.teacher.model, config.has_one_teacher
-    own, layers = _canonical(config.student.model, teacher), loading.depth(teacher)
+    """The students that could come out; the configured one alone if no search was asked for."""
+    own = config.student.kind.canonical(config.student.model, config.teacher.model)
     if config.contract.search == "off":
         return [own]
-    cuts: list[str] = []
-    if not is_shallow(own):  # else the settings are for students without layers
-        depths = [Cut(first_and_last(depth, layers)) for depth in range(layers, 0, -1)]
-        cuts = _possible([of_width(each) for of_width in _widths(teacher) for each in depths], teacher)
-    possible = [*([UNCUT] if has_whole else []), *cuts, *SHALLOW]
-    return _with_graph(possible if own in possible else [own, *possible], teacher)
+    kinds = _kinds_beside(config.student.kind, has_whole=config.has_one_teacher)
+    possible = [spec for kind in kinds for spec in kind.tried(config.teacher.model)]
+    return _with_graph(possible if own in possible else [own, *possible], config.teacher.model)
 
 
 def curve_of(config: Config) -> list[str]:
-    """Students along the whole curve from the teacher to one that has none of its layers: the configured one, the
-    teacher itself, half of its layers, two thirds, a half, a third and a sixth of them with half of their neurons, a
-    half of them with half of their heads too, and its token vectors alone. A teacher that cannot be made narrower gives
-    a half, a third and a sixth of its layers."""
-    teacher, has_whole = config.teacher.model, config.has_one_teacher
-    own, layers = _canonical(config.student.model, teacher), loading.depth(teacher)
-    whole, *narrower = _widths(teacher)
-    steps = [(1, 2, whole), (1, 3, whole), (1, 6, whole)]
-    if narrower:
-        half, least = narrower[0], narrower[-1]
-        steps = [(1, 2, whole), (2, 3, half), (1, 2, half), (1, 2, least), (1, 3, half), (1, 6, half)]
-    cuts = [of_width(Cut(first_and_last(max(1, part * layers // of), layers))) for part, of, of_width in steps]
-    students = _possible(cuts, teacher)
-    every = dict.fromkeys([own, *([UNCUT] if has_whole else []), *students, *SHALLOW])
-    return _with_graph(list(every), teacher)
+    """Students along the whole curve from the teacher to its token vectors alone, the configured one first."""
+    own = config.student.kind.canonical(config.student.model, config.teacher.model)
+    kinds = _kinds_beside(config.student.kind, has_whole=config.has_one_teacher)
+    curve = [spec for kind in kinds for spec in kind.curve(config.teacher.model)]
+    return _with_graph(list(dict.fromkeys([own, *curve])), config.teacher.model)
 
 
-def _widths(teacher: str) -> list[Callable[[Cut], Cut]]:
-    """What makes layers as wide as students are tried: whole; with half of their neurons; with half of their heads too.
-    A teacher whose layers can do without one of these alone has two, and one without any has the first."""
-    half = half_width(teacher)
-    found = dict.fromkeys([(None, None), (half.ffn, None), (half.ffn, half.heads)])
-    return [partial(replace, ffn=ffn, heads=heads) for ffn, heads in found]
+def _kinds_beside(own: StudentKind, *, has_whole: bool) -> list[StudentKind]:
+    """The kinds that are tried beside the configured one: not the teacher itself unless there is one, nor its layers if
+    the settings are for students without."""
+    kinds = [kind for kind in KINDS.values() if kind.is_trained or has_whole]
+    return [kind for kind in kinds if own.has_layers or not (kind.has_layers and kind.is_trained)]
 
 
 def _with_graph(students: list[str], teacher: str) -> list[str]:
-    """Without the teacher and its layers, where its architecture cannot be exported."""
+    """The students without the teacher and its layers, if its architecture cannot be exported."""
     if has_graph(loading.load_config(teacher)):
         return students
-    return [student for student in students if is_shallow(student) or not is_of_teacher(student)]
-
-
-def _possible(cuts: list[Cut], teacher: str) -> list[str]:
-    """Those that are less than the whole teacher, and that it can be cut to."""
-    whole = loading.depth(teacher)
-    # That all layers can be so narrow is known, so that what is left to ask is the same for each width.
-    opens = {layers: can_be_cut(teacher, Cut(layers)) for layers in {cut.layers for cut in cuts}}
-    return [str(cut) for cut in cuts if (len(cut.layers) < whole or cut.is_narrow) and opens[cut.layers]]
-
-
-def _canonical(own: str, teacher: str) -> str:
-    """The configured student: layers by number, whatever name they were given, and a kind alone where its sizes are the
-    kind's own."""
-    if is_shallow(own) and parse_shape(own) == parse_shape(kind := own.partition(":")[0]):
-        return kind
-    if own.startswith("layers:"):
-        return str(parse_cut(own, loading.load_config(teacher)))
-    return own
+    return [student for student in students if not (kind_of(student).has_layers and kind_of(student).is_of_teacher)]
 
 
 def _precisions(training_device: str, *, fp16: bool, int8: bool) -> tuple[str, ...]:

@@ -18,7 +18,7 @@ from typing import Any
 from kdc.common.files import write_whole
 from kdc.common.progress import Progress
 from kdc.pipeline.config.judging_settings import ContractSettings
-from kdc.pipeline.config.student_names import UNCUT, is_shallow
+from kdc.pipeline.config.student_kinds import UNCUT, kind_of
 from kdc.pipeline.data.prepared import PreparedData
 from kdc.pipeline.quality.feasibility import fitting_students
 from kdc.pipeline.results.training import CandidatesResult, SearchResult, TeacherResult, Trial
@@ -74,8 +74,9 @@ def _first_tried(survivors: list[str], *, is_quick: bool) -> list[str]:
     """The students that are trained first: all, or for a quick search a few of each kind."""
     if not is_quick:
         return survivors
-    kinds = ([student for student in survivors if is_shallow(student) == shallow] for shallow in (False, True))
-    return [student for kind in kinds for student in kind[:_QUICK_SURVIVORS]]
+    with_layers = [student for student in survivors if kind_of(student).has_layers]
+    without = [student for student in survivors if not kind_of(student).has_layers]
+    return with_layers[:_QUICK_SURVIVORS] + without[:_QUICK_SURVIVORS]
 
 
 def _halve(

@@ -8,7 +8,6 @@ as `training/students.py` describes it.
 from pathlib import Path
 from typing import Any
 
-from kdc.pipeline.config.student_names import UNCUT
 from kdc.pipeline.data.prepared import PreparedData
 from kdc.pipeline.results.training import StudentResult, TeacherResult
 from kdc.pipeline.rundir import fingerprints
@@ -30,7 +29,7 @@ def depends_on(run: Run) -> dict[str, Any]:
     """How the student is trained, if it is; where there was a search, the student that it found."""
     if not run.is_uncut:
         return fingerprints.training(run.config, run.student)
-    return {"model": UNCUT} | ({} if run.student.has_all_pieces else {"vocabulary": run.student.vocabulary})
+    return {"model": run.student.model} | ({} if run.student.has_all_pieces else {"vocabulary": run.student.vocabulary})
 
 
 def run(run: Run, out: Path) -> StudentResult:

@@ -11,7 +11,6 @@ from typing import Any
 
 from kdc.common.errors import KdcError
 from kdc.pipeline.config.graph_settings import QuantizeSettings
-from kdc.pipeline.config.student_names import UNCUT
 from kdc.pipeline.config.training_settings import StudentSettings
 from kdc.pipeline.graphs.exporting import export_model, keep_winner, standard_of, tuning_slice
 from kdc.pipeline.graphs.files import FP32_ONNX
@@ -76,7 +75,7 @@ def _bits(settings: QuantizeSettings) -> VectorBits:
 
 def _is_student(student: StudentSettings) -> bool:
     """Whether the student is the teacher as it is; with a smaller vocabulary it is another model."""
-    return student.model == UNCUT and student.has_all_pieces
+    return not student.kind.is_trained and student.has_all_pieces
 
 
 def _quantised(run: Run, out: Path) -> Int8Choice:

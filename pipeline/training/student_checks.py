@@ -1,16 +1,11 @@
 """Refuses students, teachers and windows that cannot be trained as the settings say, before anything is trained."""
 
-from transformers import PretrainedConfig
-
 from kdc.artifact.manifest import Kind
-from kdc.common.errors import InputError, KdcError
+from kdc.common.errors import InputError
 from kdc.pipeline.config.data_settings import LongSettings
-from kdc.pipeline.config.student_names import UNCUT, is_of_teacher, is_shallow
 from kdc.pipeline.config.tasks import Task
 from kdc.pipeline.config.training_settings import StudentSettings, TeacherSettings
 from kdc.pipeline.models import architectures, loading
-from kdc.pipeline.models.cutting import check_cut
-from kdc.pipeline.models.shallow import check_shape
 from kdc.pipeline.training.finetuning import check_class_weights
 
 
@@ -58,29 +53,27 @@ def check_student(student: StudentSettings, teacher: TeacherSettings, *, is_sear
             teacher itself if there are several or a black box; sizes or ways of training that a student without layers
             does not have.
     """
-    if is_shallow(student.model):
-        _check_shallow(student, teacher.model)
+    kind = student.kind
+    if not kind.has_layers:
+        _check_without_layers(student)
     elif not is_searched:
         _check_architecture(student, teacher.model)
-    if student.model.startswith("layers:"):
-        check_cut(student.model, teacher.model)
-    if not student.has_all_pieces and not is_of_teacher(student.model):
+    kind.check(student.model, teacher.model)
+    if not student.has_all_pieces and not kind.is_of_teacher:
         raise InputError(
             "only a student that is made of the teacher can have a part of its vocabulary",
             given=f"student.vocabulary={student.vocabulary}, student.model={student.model}",
             remedy="--student layers:first-and-last, conv, static or teacher; or drop student.vocabulary",
         )
-    if student.model == UNCUT and (teacher.scores is not None or teacher.more):
+    if not kind.is_trained and (teacher.scores is not None or teacher.more):
         raise InputError(
             "the student can be the teacher itself only where there is one, with its weights",
-            given=f"student.model={UNCUT}",
+            given=f"student.model={student.model}",
             remedy="drop teacher.scores and further teachers, or name another --student",
         )
 
 
-def _check_shallow(student: StudentSettings, teacher: str) -> None:
-    """Also where the rows are there already: they are the same for all students that are made of the teacher."""
-    check_shape(student.model, _config_at_hand(teacher))
+def _check_without_layers(student: StudentSettings) -> None:
     wrong = ["student.method=lora"] * (student.method == "lora")
     wrong += ["student.gradient_checkpointing=true"] * student.gradient_checkpointing
     if wrong:
@@ -92,16 +85,7 @@ def _check_shallow(student: StudentSettings, teacher: str) -> None:
 
 
 def _check_architecture(student: StudentSettings, teacher: str) -> None:
-    source = _config_at_hand(teacher if is_of_teacher(student.model) else student.model)
+    source = loading.config_at_hand(teacher if student.kind.is_of_teacher else student.model)
     if source is not None:
-        adapters = student.method == "lora" and student.model != UNCUT
+        adapters = student.method == "lora" and student.kind.is_trained
         architectures.check_student(source, f"--student {student.model}", adapters=adapters)
-
-
-def _config_at_hand(model: str) -> PretrainedConfig | None:
-    """A checkpoint's config. Without it nothing is checked: a run that is done needs no hub, and one that is not says
-    so."""
-    try:
-        return loading.load_config(model)
-    except KdcError:
-        return None

@@ -17,13 +17,12 @@ from transformers import set_seed
 
 from kdc.artifact.manifest import Join
 from kdc.common.progress import Progress
-from kdc.pipeline.config.student_names import UNCUT, is_of_teacher, is_shallow
+from kdc.pipeline.config.student_kinds import UNCUT, kind_of
 from kdc.pipeline.config.tasks import Task
 from kdc.pipeline.config.training_settings import StudentSettings
 from kdc.pipeline.data.prepared import PreparedData
 from kdc.pipeline.models import loading
-from kdc.pipeline.models.cutting import cut, parse_cut
-from kdc.pipeline.models.shallow import as_served, parse_shape, shallow_over
+from kdc.pipeline.models.opening import as_served
 from kdc.pipeline.models.units import Importance, Part, first_units
 from kdc.pipeline.models.vocabulary import cut_vectors
 from kdc.pipeline.results.training import ModelResult
@@ -45,7 +44,7 @@ _CHECKPOINTS = "checkpoints"
 class StudentOrigin:
     """What a student is made of, and whose tokens it takes."""
 
-    cut_from: str  # the model that a student of "layers:...", "conv" or "static" is cut from
+    cut_from: str  # the model that a student is made of, unless it is a checkpoint of its own
     role: str  # whose tokens it takes: "teacher", "student" or "fewer"
     # folder of a smaller vocabulary (`kdc.pipeline.models.vocabulary`); None keeps the model's
     vocabulary: Path | None = None
@@ -142,20 +141,17 @@ def _make_base(
 def new_student(
     model: str, task: Task, *, cut_from: str, vocabulary: Path | None = None, importance: Importance = first_units
 ) -> tuple[loading.Loaded, str]:
-    """The student before training, and where its tokenizer is. The model is a checkpoint of its own (id or path), or of
-    `cut_from` "layers:..." that are kept, token vectors ("conv", "static"), or all ("teacher"), with a smaller
-    vocabulary where one is given. `importance` chooses the neurons and heads of a narrower one, see `cut`."""
-    if not is_of_teacher(model):
+    """The student before training, and where its tokenizer is. A student that is made of the teacher is made of
+    `cut_from`, with a smaller vocabulary if one is given; `importance` chooses the neurons and heads of a narrower one,
+    see `cut`."""
+    kind = kind_of(model)
+    if not kind.is_of_teacher:
         return loading.load_model(model, task), model
     whole = loading.load_model(cut_from, task)
     if vocabulary is not None:
         cut_vectors(whole.model, vocabulary)
     source = cut_from if vocabulary is None else str(vocabulary)
-    if model == UNCUT:
-        return whole, source
-    if is_shallow(model):
-        return loading.Loaded(*shallow_over(whole.model, parse_shape(model))), source
-    return loading.Loaded(cut(whole.model, parse_cut(model, whole.model.config), importance), whole.new_modules), source
+    return loading.Loaded(*kind.make(model, whole, importance)), source
 
 
 def keep_teacher(teacher: Path, data: PreparedData, out: Path) -> None:
