@@ -1,4 +1,4 @@
-"""The kinds of students: what a spec such as `conv`, `layers:0,1,5` or an id names, and all that depends on its kind.
+"""The kinds of students, and all that depends on a student's kind.
 
 A new kind is a subclass of `StudentKind` and an entry in `KINDS`. Settings are read without torch, so a kind imports
 its code from `kdc.pipeline.models` only when it makes or checks a student.
@@ -29,12 +29,8 @@ class OwnTraining:
 
 
 class StudentKind:
-    """One kind of student. The methods here are those of a kind that has no sizes and is made of the teacher.
-
-    Arguments of its methods:
-        spec: the student, as `--student` names it.
-        teacher: the teacher, id or path.
-    """
+    """Students of one kind. Methods take a `spec`, the student as `--student` names it, and a `teacher`, id or path.
+    The methods here are right for a kind without sizes that is made of the teacher."""
 
     name = ""  # the spec, up to a colon
     is_of_teacher = True  # whether it reads the teacher's tokens, and may have a part of its vocabulary
@@ -59,25 +55,16 @@ class StudentKind:
         return spec
 
     def check(self, spec: str, teacher: str) -> None:
-        """Refuse, before anything is trained, what cannot be made of the teacher.
-
-        Raises:
-            InputError: the spec is wrong, or the teacher has not what it asks for.
-        """
+        """Raise `InputError`, before anything is trained, if the spec is wrong or cannot be made of the teacher."""
 
     def make(self, spec: str, whole: Any, importance: Callable[..., Any]) -> tuple[Any, tuple[str, ...]]:
-        """The student before training, and the names of its modules that start at random.
-
-        Args:
-            spec: the student.
-            whole: the teacher as `Loaded`.
-            importance: tells which neurons and heads matter, see `kdc.pipeline.models.units`.
-        """
+        """The student before training, and the names of its modules that start at random; of the whole teacher as
+        `Loaded`, and an `Importance` of its neurons and heads (`models/units.py`)."""
         raise NotImplementedError
 
     def model_class(self, config: Any) -> Any:
-        """The class whose `from_pretrained` opens a saved student of this config; None for a config of another kind, or
-        an architecture of transformers."""
+        """The class whose `from_pretrained` opens a saved student; None if the config is of another kind, or names an
+        architecture of transformers."""
         return None
 
     def tried(self, teacher: str) -> Sequence[str]:
@@ -89,12 +76,7 @@ class StudentKind:
         return self.tried(teacher)
 
     def training(self, epochs: float, min_steps: int, kept_step: str, *, beside: "StudentKind") -> dict[str, Any]:
-        """Settings in which this kind is trained otherwise than another; none if both are trained in the same way.
-
-        Args:
-            epochs, min_steps, kept_step: of the other kind's student.
-            beside: the other kind.
-        """
+        """Settings in which this kind is trained otherwise than another (`beside`), which is trained with these."""
         own, other = self.own_training, beside.own_training
         if own is None or own == other:
             return {}
@@ -113,11 +95,11 @@ class StudentKind:
 
     def short_name(self, spec: str) -> str:
         """The student in a plot."""
-        return spec
+        return spec.rsplit("/", 1)[-1]
 
     def title(self, spec: str, cut_from: str) -> str:
         """The student in its artifact's lineage, made of the "finetuned" or "pretrained" teacher."""
-        return f"{spec} of the {cut_from} teacher"
+        return f"{spec} of the {cut_from} teacher" if self.is_of_teacher else spec
 
 
 class _Checkpoint(StudentKind):
@@ -127,12 +109,6 @@ class _Checkpoint(StudentKind):
 
     def fingerprint(self, spec: str, teacher: str) -> Any:
         return _models("loading").fingerprint(spec)
-
-    def short_name(self, spec: str) -> str:
-        return spec.rsplit("/", 1)[-1]
-
-    def title(self, spec: str, cut_from: str) -> str:
-        return spec
 
 
 class _Uncut(StudentKind):

@@ -9,7 +9,7 @@ from pydantic import Field, field_validator, model_validator
 from kdc.pipeline.config.section import Section
 from kdc.pipeline.config.student_kinds import CHECKPOINT, KINDS, StudentKind, kind_of
 
-KeptStep = Literal["score", "loss", "last"]  # by what the step whose weights are kept is chosen
+KeptStep = Literal["score", "loss", "last"]  # the rule that chooses the step whose weights are kept
 
 
 class LoraSettings(Section):
@@ -233,8 +233,7 @@ class StudentSettings(TrainSettings):
         return self.vocabulary in (None, "all")
 
     def of(self, model: str) -> Self:
-        """These settings for another student, as a search tries it. One without layers is trained in its own way,
-        unless the configured one is trained in the same."""
+        """These settings for another student, as a search tries it, which its kind may train in its own way."""
         other = self.model_copy(update={"model": model})
         return other.model_copy(update=other.training_beside(self.kind))
 

@@ -1,8 +1,7 @@
-"""Cuts a student out of a teacher: some of its layers, and of each of these some of the neurons of its feed-forward
-part and some of the heads of its attention.
+"""Cuts a student out of a teacher: some of its layers, which may have fewer neurons and attention heads.
 
-A cut student is a model of the teacher's own architecture with other numbers in its config. It opens by `opening.py`,
-exports and serves as any other; with all its heads any program opens it.
+A cut student is a model of the teacher's own architecture with other numbers in its config. `opening.py` opens it; any
+program does if it has all its heads.
 """
 
 import copy
@@ -28,7 +27,7 @@ from kdc.pipeline.models.units import (
 )
 
 _PREFIX = "layers:"
-_LISTS = ("layer", "attention_window")  # parts of the names of what configs list for each layer
+_LISTS = ("layer", "attention_window")  # parts of the names of config fields with an entry for each layer
 _EXAMPLES = (
     "for example --student layers:0,1,2, layers:first-and-last, layers:every-second or layers:0,1,5,ffn=768,heads=6"
 )
@@ -54,12 +53,12 @@ class Cut:
 
 
 def parse_cut(text: str, config: PretrainedConfig) -> Cut:
-    """What `layers:0,1,5`, `layers:first-and-last`, `layers:first-half` or `layers:every-second` mean for a teacher of
-    this config, each maybe with `,ffn=768` or `,heads=6` at its end, or both.
+    """The cut of a teacher of this config that a spec names: `layers:0,1,5`, `layers:first-and-last`,
+    `layers:first-half` or `layers:every-second`, each maybe with `,ffn=768` or `,heads=6` at its end, or both.
 
     Raises:
-        InputError: these are not numbers, or none, or one is repeated or beyond the teacher's layers; or the neurons or
-            heads are no number from 1 to the teacher's.
+        InputError: the layers are no numbers, repeated, or beyond the teacher's; or the neurons or heads are no number
+            from 1 to the teacher's.
     """
     names, *widths = re.split(",(?=ffn=|heads=)", text.removeprefix(_PREFIX).replace(" ", ""))
     given = dict(width.split("=", 1) for width in widths)
@@ -86,20 +85,13 @@ def parse_cut(text: str, config: PretrainedConfig) -> Cut:
 
 
 def first_and_last(depth: int, total: int) -> tuple[int, ...]:
-    """Numbers of `depth` layers out of `total`: the first ones, and the last one, whose states the head knows how to
-    read."""
+    """Numbers of `depth` layers out of `total`: the first ones, and the last one, whose states the head can read."""
     return (*range(depth - 1), total - 1)
 
 
 def cut(model: PreTrainedModel, wanted: Cut, importance: Importance) -> PreTrainedModel:
-    """A copy of the model with these layers, in this order, and of their neurons and heads those that matter most; all
-    other weights are the same.
-
-    Args:
-        model: a classifier.
-        wanted: what to keep.
-        importance: tells how much the units of the copy, which has its layers by then, matter.
-    """
+    """A copy of the model with these layers, in this order, and their neurons and heads that matter most, by the
+    `importance` of the units of the copy."""
     small = copy.deepcopy(model)
     name, stack = encoder_layers(small)
     parent = small.get_submodule(name.rpartition(".")[0])
@@ -113,14 +105,14 @@ def cut(model: PreTrainedModel, wanted: Cut, importance: Importance) -> PreTrain
         narrower += [(part, wanted.heads) for part in attentions(small)]
         setattr(small.config, HEADS_FIELD, wanted.heads)
     if narrower:
-        for (part, count), each in zip(narrower, importance(small, [part for part, _ in narrower]), strict=True):
-            keep(part, each.topk(count).indices.sort().values)
+        for (part, count), units in zip(narrower, importance(small, [part for part, _ in narrower]), strict=True):
+            keep(part, units.topk(count).indices.sort().values)
     return small
 
 
 def keep_layers(config: PretrainedConfig, layers: Sequence[int]) -> None:
-    """Change a config to one of these layers, in place. What it lists for each layer, such as the kinds of attention in
-    `layer_types`, goes with the layer."""
+    """Change a config to one of these layers, in place. An entry for each layer, such as the kind of attention in
+    `layer_types`, goes with its layer."""
     whole = config.num_hidden_layers
     for name, listed in config.to_dict().items():
         if any(part in name for part in _LISTS) and isinstance(listed, (list, tuple)) and len(listed) == whole:
@@ -129,7 +121,7 @@ def keep_layers(config: PretrainedConfig, layers: Sequence[int]) -> None:
 
 
 def _layers(names: str, total: int, text: str) -> tuple[int, ...]:
-    """Layer numbers by their names, see `parse_cut`; `text` is what was given."""
+    """Layer numbers by their names, see `parse_cut`; `text` is the whole spec."""
     half = max(1, total // 2)
     if names == "first-and-last":
         return first_and_last(half, total)

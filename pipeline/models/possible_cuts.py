@@ -102,9 +102,9 @@ def cuts_of_search(teacher: str) -> list[str]:
 
 
 def cuts_of_curve(teacher: str) -> list[str]:
-    """Specs of half of the teacher's layers, of two thirds, a half, a third and a sixth of them with half of their
-    neurons, and of a half with half of their heads too. A teacher that cannot be made narrower gives a half, a third
-    and a sixth of its layers."""
+    """Specs of half of the teacher's layers, and of two thirds, a half, a third and a sixth of them with half of their
+    neurons; a half also loses half of its heads. A teacher that cannot be made narrower gives a half, a third and a
+    sixth of its layers."""
     total, (whole, *narrower) = depth(teacher), _widths(teacher)
     steps = [(1, 2, whole), (1, 3, whole), (1, 6, whole)]
     if narrower:

@@ -1,10 +1,9 @@
 """Stage `candidates`: what could keep the contract, measured before anything is trained.
 
-Latency and size do not depend on the weights' values, so every student that could come out (the family's own, the
-teacher itself, the teacher cut to each depth, whole, with half of its neurons, and with half of its heads too, its
-token vectors without its layers) is exported untrained, quantised on real rows, and timed by the engine that serves.
-Where a size is limited, they are measured with the pieces alone that the texts use, too. Reads `data/` and
-`vocabulary/`. Writes one record a student, so that a stage that is cut off goes on.
+Latency and size do not depend on the weights' values. Every student that could come out is exported untrained,
+quantised on real rows, and timed by the engine that serves. `StudentKind.tried` says which students these are. If a
+size is limited, they are measured with a smaller vocabulary too. Reads `data/` and `vocabulary/`. Writes one record a
+student, so a stage that was cut off resumes.
 """
 
 import hashlib
@@ -34,7 +33,6 @@ from kdc.pipeline.graphs.parity import Feeds
 from kdc.pipeline.graphs.ranges import sample_batches
 from kdc.pipeline.graphs.smoothing import make_source
 from kdc.pipeline.models import loading
-from kdc.pipeline.models.architectures import has_graph
 from kdc.pipeline.models.opening import as_served
 from kdc.pipeline.quality.feasibility import fitting_students, nothing_fits, table
 from kdc.pipeline.quality.judging import judged_device
@@ -42,6 +40,7 @@ from kdc.pipeline.quality.latency import measure_costs, rows_to_time
 from kdc.pipeline.results.training import CandidatesResult, NotMeasured, StudentCosts
 from kdc.pipeline.rundir.context import Run
 from kdc.pipeline.rundir.fingerprints import this_machine
+from kdc.pipeline.training.student_checks import has_graph
 from kdc.pipeline.training.students import new_student
 from kdc.serving.engine.engine import Engine
 from kdc.serving.engine.tokenizing import Text
@@ -73,24 +72,25 @@ def run(run: Run, out: Path) -> CandidatesResult:
     contract = run.config.contract.terms
     assert contract is not None  # else the stage does not run
     measured, students = {}, students_of(run.config)
-    for place, student in enumerate(students):
+    for number, student in enumerate(students, 1):
         record = out / f"{hashlib.sha256(student.encode()).hexdigest()[:16]}.json"
         if not record.exists():
             settings = run.config.student.of(student)
-            costs = _measure(run, settings, contract, out)
+            measure = partial(_measure, run, contract=contract, scratch=out)
+            costs = measure(settings)
             if run.tries_fewer_pieces and settings.kind.is_of_teacher:
-                fewer = _with_fewer_pieces(partial(_measure, run, contract=contract, scratch=out), settings, run.say)
+                fewer = _with_fewer_pieces(measure, settings, run.say)
                 costs = costs.model_copy(update={"fewer_pieces": fewer})
             write_whole(record, costs.model_dump_json(exclude_unset=True))
         measured[student] = StudentCosts.model_validate_json(record.read_text(encoding="utf-8"))
-        run.progress(place + 1, len(students))
+        run.progress(number, len(students))
     return CandidatesResult(candidates=measured, headline=f"{len(measured)} students measured, none trained")
 
 
 def _with_fewer_pieces(
     measure: Callable[[StudentSettings], StudentCosts], settings: StudentSettings, say: Callable[[str], None]
 ) -> StudentCosts | None:
-    """Measure a student with the smaller vocabulary; None where it cannot have one."""
+    """Measure a student with the smaller vocabulary; None if it cannot have one."""
     try:
         return measure(settings.model_copy(update={"vocabulary": "auto"}))
     except (KdcError, StrictDataclassError) as error:  # the latter of a config that demands pieces which are gone
@@ -99,7 +99,7 @@ def _with_fewer_pieces(
 
 
 def check(run: Run) -> None:
-    """Say what can keep the contract, and refuse a contract that no student can keep.
+    """Say what can keep the contract.
 
     Raises:
         InputError: no student can; it names the one that comes nearest.
@@ -160,17 +160,16 @@ def _precisions(training_device: str, *, fp16: bool, int8: bool) -> tuple[str, .
 def _measure(run: Run, settings: StudentSettings, contract: Contract, scratch: Path) -> StudentCosts:
     """Make a student untrained, export it, and measure it in each precision."""
     config, data, role, vocabulary = run.config, run.data(), run.role_of(settings), run.vocabulary_of(settings)
-    set_seed(config.run.seed)
+    seed, max_length = config.run.seed, run.max_length(role)
+    set_seed(seed)
     loaded, source = new_student(settings.model, data.task, cut_from=config.teacher.model, vocabulary=vocabulary)
     model = as_served(loaded.model)
-    parameters = loading.count_parameters(model)
     tokens, texts = data.tokens(role, "train"), texts_of(data.rows("tune"))
-    max_length = run.max_length(role)
     with tempfile.TemporaryDirectory(dir=scratch) as name:  # what a kill leaves goes with the run's own folder
         folder = Path(name)
         long = config.long.of(max_length)
         info = _export(model, source, folder, max_length=max_length, exporter=config.export.exporter, long=long)
-        rows, seed = config.quantize.calibration_rows, config.run.seed
+        rows = config.quantize.calibration_rows
         batches = partial(sample_batches, tokens, info.input_names, rows=rows, seed=seed)
         open_engine = partial(
             Engine.from_files,
@@ -185,20 +184,18 @@ def _measure(run: Run, settings: StudentSettings, contract: Contract, scratch: P
         for variant in _precisions(run.device, fp16=config.export.fp16, int8=config.quantize.enabled):
             try:
                 files = _converted(folder, variant, batches, config.quantize.vector_bits)
-                found = [_costs_of(open_engine(file), file, contract, texts) for file in files]
+                variants[variant], *smaller = [_costs_of(open_engine(file), file, contract, texts) for file in files]
+                in_4_bits = smaller[0] if smaller else in_4_bits
             except InputError:
                 raise
             except KdcError as error:
                 variants[variant] = NotMeasured(failed=f"{error.what} ({error.given})")
-            else:
-                variants[variant] = found[0]
-                in_4_bits = found[1] if len(found) > 1 else in_4_bits
-    return StudentCosts(parameters=parameters, variants=variants, int8_4_bits=in_4_bits)
+    return StudentCosts(parameters=loading.count_parameters(model), variants=variants, int8_4_bits=in_4_bits)
 
 
 def _costs_of(engine: Engine, file: Path, contract: Contract, texts: Sequence[Text]) -> Costs:
-    """What a graph costs, over which an engine is open, with the tokenizer that lies beside it, by the medians alone: a
-    contract that nothing can keep must not train for hours on a busy machine."""
+    """The costs of a graph, with the tokenizer beside it, by an engine over it. Medians alone count: a busy machine
+    must not let a contract through that nothing can keep."""
     size = file.stat().st_size + (file.parent / _TOKENIZER).stat().st_size
     timed = rows_to_time(engine, texts, contract.at)
     costs = measure_costs(engine, timed, contract, size_bytes=size, rounds=_ROUNDS)
@@ -208,7 +205,7 @@ def _costs_of(engine: Engine, file: Path, contract: Contract, texts: Sequence[Te
 def _export(
     model: Any, source: str, folder: Path, *, max_length: int, exporter: Exporter, long: LongTexts | None
 ) -> TokenizerInfo:
-    """Write `fp32.onnx` and `tokenizer.json` into the folder; the tokenizer is that of the source."""
+    """Write `fp32.onnx`, and the source's `tokenizer.json`, into the folder."""
     tokenizer = loading.load_tokenizer(source)
     model.save_pretrained(folder / "model")
     tokenizer.save_pretrained(folder / "model")
@@ -225,16 +222,16 @@ def _converted(
     calibration_batches: Callable[[], list[Feeds]],
     bits: VectorBits | Literal["auto"],
 ) -> list[Path]:
-    """The file of one precision in the folder, made of its `fp32.onnx`; of int8 also the one with token vectors of 4
-    bits, where the contract's size may ask for it."""
+    """The file of one precision, made of the folder's `fp32.onnx`. int8 has a second file with token vectors in 4 bits
+    if the contract's size may ask for it."""
     fp32, file = folder / "fp32.onnx", folder / f"{variant}.onnx"
     if variant == "int8":
         source = make_source(fp32, calibration_batches(), smoothed_file=folder / "smoothed.onnx")
         quantise(source.file, file, _INT8, source.ranges, vector_bits=8 if bits == "auto" else bits)
         if bits == "auto":
-            small = folder / "small.onnx"
-            quantise(source.file, small, _INT8, source.ranges, vector_bits=4)
-            return [file, small]
+            smaller = folder / "smaller.onnx"
+            quantise(source.file, smaller, _INT8, source.ranges, vector_bits=4)
+            return [file, smaller]
     elif variant == "fp16":
         to_fp16(fp32, file)
     return [file]

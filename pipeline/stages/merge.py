@@ -1,8 +1,8 @@
-"""Stage `merge`: adapters into the weights, or of a student without layers a projection into its token vectors, in
-fp32, and the proof that nothing was lost.
+"""Stage `merge`: merges adapters into the weights, or the projection of a student without layers into its token
+vectors, in fp32, and proves that nothing was lost.
 
-Reads `data/`, `student/`, and `vocabulary/` and `search/` where there are such. Writes `model/` (save_pretrained, with
-its tokenizer).
+Reads `data/`, `student/`, and `vocabulary/` and `search/` if they are there. Writes `model/` (save_pretrained, with its
+tokenizer).
 """
 
 from pathlib import Path

@@ -2,16 +2,15 @@
 
 Successive halving (Jamieson and Talwalkar 2016, arXiv 1502.07943): all survivors train for a part of their own full
 training, the better half for twice as long, until one is left; a quick search takes fewer, and the best at once. Each
-training has a schedule of its own, since one that was cut short ranks badly. They are ranked by the tuning slice, and
-share the teacher's logits. Where the teacher itself, uncut, can keep the contract, it is taken unless the best of them
-has a higher score. Reads `data/`, `vocabulary/`, `candidates/`, `teacher/`, `targets/`. Writes one record a trial to
-`search.kept/`, so that a search that was cut off goes on, and one with other limits or more time repeats nothing;
-trained weights are not kept.
+training has a schedule of its own, since one that was cut short ranks badly. The tuning slice ranks them. If the
+teacher itself, uncut, can keep the contract, it is taken unless the best student has a higher score. Reads `data/`,
+`vocabulary/`, `candidates/`, `teacher/`, `targets/`. Writes one record a trial to `search.kept/`: a search that was cut
+off, or has other limits or more time, repeats no trial. Trained weights are not kept.
 """
 
 import shutil
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -93,11 +92,11 @@ def _halve(
         most: the steps of each student's full training, the largest student first.
         train: trains a student for so many steps.
         settings: how, and for how many hours, may be searched.
-        scored: whether a student that stands alone is trained too, so that it has a score.
+        scored: whether a single student is trained too, for its score.
         progress: called with the trainings that are done, and one more.
 
     Returns:
-        The winner, all trainings in order, and words on why they ended early; "" where they did not.
+        The winner, all trainings in order, and why they ended early; "" if they did not.
     """
     trials: list[Trial] = []
     survivors, is_quick = list(most), settings.search == "quick"
@@ -106,7 +105,8 @@ def _halve(
     while (len(survivors) > 1 or (scored and not trials)) and not stopped:
         scores: dict[str, float] = {}
         for student in survivors:
-            if trials and _is_out_of_time(trials, settings.max_hours):
+            hours = sum(trial.seconds for trial in trials) / _SECONDS_OF_AN_HOUR
+            if trials and settings.max_hours is not None and hours >= settings.max_hours:
                 stopped = f"; stopped after {settings.max_hours:g} hours"
                 break
             trial = train(student, round(share * most[student]))
@@ -128,8 +128,7 @@ def _survivors(run: Run) -> list[str]:
 
 
 def first_share(steps: Iterable[int]) -> float:
-    """Which share of its own full training each student gets first, by the steps of all full trainings: kinds of
-    students differ in theirs."""
+    """The share of its full training that each student gets first, by the steps of all full trainings."""
     return min(1.0, _FIRST_STEPS / min(steps))
 
 
@@ -172,18 +171,8 @@ def short_training(run: Run, out: Path, student: str, steps: int) -> Trial:
 def _uncut(
     teacher: Path, tune: Mapping[str, float], parameters: int, data: PreparedData, origin: StudentOrigin
 ) -> Trial:
-    """The teacher itself, which needs no training, on the tuning slice; `tune` is its score with its own vocabulary."""
+    """The teacher itself, which needs no training, on the tuning slice; `tune` has its scores with all pieces."""
     if origin.vocabulary is not None:
-        result = score_uncut(teacher, data, vocabulary=origin.vocabulary, role=origin.role)
+        result = score_uncut(teacher, origin, data)
         tune, parameters = result.tune, result.parameters or parameters
-    return Trial(
-        student=UNCUT,
-        steps=0,
-        parameters=parameters,
-        score=tune[data.task.metrics[0]],
-        seconds=0.0,
-    )
-
-
-def _is_out_of_time(trials: Sequence[Trial], max_hours: float | None) -> bool:
-    return max_hours is not None and sum(trial.seconds for trial in trials) >= max_hours * _SECONDS_OF_AN_HOUR
+    return Trial(student=UNCUT, steps=0, parameters=parameters, score=tune[data.task.metrics[0]], seconds=0.0)

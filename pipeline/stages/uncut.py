@@ -2,7 +2,7 @@
 runtime, without a layer less.
 
 Reads `data/`, `teacher/`. Writes what stage `export` writes for the student, `model.int8.onnx` and `candidates.json`;
-nothing where the student is the teacher itself, whose graphs are in `export/` and `quantize/` already.
+nothing if the student is the teacher itself, whose graphs are in `export/` and `quantize/` already.
 """
 
 from functools import partial
@@ -69,7 +69,7 @@ def run(run: Run, out: Path) -> UncutResult:
 
 
 def _bits(settings: QuantizeSettings) -> VectorBits:
-    """Of the token vectors. A contract's size is of the student, and asks nothing of what it is compared with."""
+    """Bits of the token vectors. A contract limits the student's size, not the size of what it is compared with."""
     return 8 if settings.vector_bits == "auto" else settings.vector_bits
 
 
@@ -99,9 +99,9 @@ def _quantised(run: Run, out: Path) -> Int8Choice:
     )
     standard = standard_of(settings, rows)
     candidates = worth_trying(_CANDIDATES)
-    for place, candidate in enumerate(candidates):
+    for number, candidate in enumerate(candidates, 1):
         trials.judge(candidate)
-        run.progress(place + 1, len(candidates))
+        run.progress(number, len(candidates))
     choice = trials.choose(partial(choose, standard=standard))
     if choice.chosen is None:  # a fair competitor has what the student's int8 has
         trials.repair(standard)

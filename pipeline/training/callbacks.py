@@ -1,4 +1,4 @@
-"""What a training does beside its steps: it reports, times itself, and names the step whose weights are kept."""
+"""A training reports, times its steps, and names the step whose weights are kept."""
 
 import math
 from pathlib import Path
@@ -9,7 +9,7 @@ from transformers import TrainerCallback
 from kdc.common.errors import KdcError
 from kdc.common.progress import Progress
 from kdc.pipeline.config.training_settings import KeptStep
-from kdc.pipeline.training.pace import pace
+from kdc.pipeline.training.environment import pace
 
 
 class Diverged(KdcError):
@@ -72,11 +72,11 @@ def looks_of(history: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def kept_look(looks: list[dict[str, Any]], kept_step: KeptStep) -> dict[str, Any]:
-    """Of the looks at the tuning slice the one at the step whose weights are kept.
+    """The look at the tuning slice at the step whose weights are kept.
 
-    By the score it is the best look, or the last one where that is within a standard error of the best (Breiman et al.
-    1984, Classification and Regression Trees, section 3.4.3): the rate falls to the end, so that the last step is the
-    best one as far as the slice cannot tell.
+    The best score counts, or the last one within a standard error of it (Breiman et al. 1984, Classification and
+    Regression Trees, section 3.4.3). The rate falls to the end, so the last step is the better one if the slice cannot
+    tell.
     """
     if kept_step == "last":
         return looks[-1]

@@ -1,7 +1,7 @@
-"""How the learning rate rises and falls: over the steps of a training, or over its hours where those end first.
+"""How the learning rate rises and falls: over the steps of a training, or over its hours if they end first.
 
 A training that is cut off at the end of its time would end at a high rate, and its weights would be noisy. So the rate
-falls with the time that is spent as well as with the steps, and reaches 0 at whichever end comes first.
+falls with the steps and with the time spent, and reaches 0 at whichever end comes first.
 """
 
 import logging
@@ -21,12 +21,12 @@ _SECONDS_OF_AN_HOUR = 3600
 class Rate:
     """The learning rate as a factor of its highest value: rises linearly over the warm-up, then falls linearly to 0.
 
-    PyTorch keeps the attributes of this object in a checkpoint, so a training that goes on knows what time is spent.
-    `Deadline` says anew how much there is in all.
+    PyTorch keeps the attributes of this object in a checkpoint, so a resumed training knows the time spent. `Deadline`
+    sets the time in all again.
 
     Args:
         steps: updates of the weights in all.
-        warmup: those of them during which the rate rises.
+        warmup: updates during which the rate rises.
         hours: hours after which the training ends; None: only the steps count.
     """
 
@@ -44,8 +44,8 @@ class Rate:
 
 
 class Deadline(TrainerCallback):
-    """Tells a `Rate` of the time that passes, and ends the training with a last look at the tuning slice when all of it
-    is spent. With several processes the leader's clock counts, so that all of them end at the same step."""
+    """Tells a `Rate` of the time that passes, and ends the training with a last look at the tuning slice when the time
+    is over. With several processes the leader's clock counts, so all end at the same step."""
 
     def __init__(self, rate: Rate, clock: Callable[[], float] = time.monotonic) -> None:
         self.rate, self._clock, self._seconds = rate, clock, rate.seconds
