@@ -34,6 +34,7 @@ class StudentKind:
 
     name = ""  # the spec, up to a colon
     is_of_teacher = True  # whether it reads the teacher's tokens, and may have a part of its vocabulary
+    has_sizes: bool | None = None  # whether a spec has a colon and sizes after it; None: it may
     is_trained = True
     own_training: OwnTraining | None = None  # None for a kind with layers
 
@@ -44,7 +45,8 @@ class StudentKind:
 
     def is_named(self, spec: str) -> bool:
         """Whether a spec names a student of this kind."""
-        return spec.partition(":")[0] == self.name
+        name, colon, _ = spec.partition(":")
+        return name == self.name and self.has_sizes in (None, bool(colon))
 
     def canonical(self, spec: str, teacher: str) -> str:
         """The shortest of all specs that name the same student."""
@@ -115,10 +117,8 @@ class _Uncut(StudentKind):
     """The teacher itself."""
 
     name = UNCUT
+    has_sizes = False
     is_trained = False
-
-    def is_named(self, spec: str) -> bool:
-        return spec == UNCUT
 
     def make(self, spec: str, whole: Any, importance: Callable[..., Any]) -> tuple[Any, tuple[str, ...]]:
         return whole.model, whole.new_modules
@@ -134,9 +134,7 @@ class _Layers(StudentKind):
     """Some of the teacher's layers, which may be narrower."""
 
     name = "layers"
-
-    def is_named(self, spec: str) -> bool:
-        return spec.startswith("layers:")
+    has_sizes = True
 
     def canonical(self, spec: str, teacher: str) -> str:
         return str(self._cut(spec, teacher))

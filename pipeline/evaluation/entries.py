@@ -124,7 +124,7 @@ def _torch_entry(
         predict=lambda split: predict(model, Rows([data.tokens(role, split)]), pad_id=tokenizer.pad_token_id),
         row={
             "runtime": f"torch {device}",
-            "parameters": loading.count_parameters(as_served(model)),
+            "parameters": as_served(model).num_parameters(),
             "size_bytes": size + (folder / TOKENIZER_JSON).stat().st_size,
         },
         memory=files if weights is None and device == "cpu" else None,

@@ -7,13 +7,12 @@ import hashlib
 import inspect
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 from transformers import (
     MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
     AutoTokenizer,
@@ -105,10 +104,9 @@ def load_config(model: str) -> PretrainedConfig:
 def config_at_hand(model: str) -> PretrainedConfig | None:
     """The model's config; None if it cannot be read. A finished run needs no hub, and any other one says what it lacks
     when it loads the model."""
-    try:
+    with suppress(KdcError):
         return load_config(model)
-    except KdcError:
-        return None
+    return None
 
 
 def depth(model: str) -> int:
@@ -191,7 +189,7 @@ def _new_modules(model: PreTrainedModel, missing: set[str], source: str) -> tupl
     names = set()
     for key in missing:
         inner = key.removeprefix(prefix)
-        if key.startswith(prefix) and inner.startswith(body) and not inner.endswith("position_ids"):
+        if key != inner and inner.startswith(body) and not inner.endswith("position_ids"):
             raise KdcError(
                 "the checkpoint lacks weights of the encoder itself",
                 given=f"{source}: {key}",
@@ -216,8 +214,3 @@ def longest_input(config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase) 
 def load_plain(folder: Path) -> PreTrainedModel:
     """A classifier as it was saved, in evaluation mode, on the CPU, in fp32."""
     return open_classifier(folder, dtype=torch.float32).eval()
-
-
-def count_parameters(model: nn.Module) -> int:
-    """The number of all weights, whether they are trained or not."""
-    return sum(weight.numel() for weight in model.parameters())

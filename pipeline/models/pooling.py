@@ -33,7 +33,9 @@ class MeanPooledClassifier(PreTrainedModel):
     def __init__(self, config: PretrainedConfig, encoder: PreTrainedModel | None = None) -> None:
         encoder = encoder or with_its_heads(AutoModel.from_config(config))
         super().__init__(encoder.config)  # which says what form of attention the encoder can take
-        self.encoder = without_pooler(encoder)
+        if getattr(encoder, "pooler", None) is not None:
+            encoder.pooler = None  # of the first token; nobody reads it, so it must not be trained
+        self.encoder = encoder
         self.dropout = nn.Dropout(head_dropout(config))
         self.classifier = nn.Linear(config.hidden_size, cast(int, config.num_labels))
         self.post_init()
@@ -52,16 +54,9 @@ class MeanPooledClassifier(PreTrainedModel):
 
 
 def mean_of_tokens(states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """The mean (rows, width) of token vectors (rows, tokens, width) where the mask (rows, tokens) is 1."""
+    """The mean (rows, width) of the token vectors (rows, tokens, width) with a 1 in the mask (rows, tokens)."""
     weights = mask.unsqueeze(-1).to(states.dtype)
     return (states * weights).sum(1) / weights.sum(1).clamp(min=1)
-
-
-def without_pooler(encoder: Any) -> Any:
-    """The encoder without the pooler of its first token: nobody reads it, so it must not be trained."""
-    if getattr(encoder, "pooler", None) is not None:
-        encoder.pooler = None
-    return encoder
 
 
 def head_dropout(config: PretrainedConfig) -> float:

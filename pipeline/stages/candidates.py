@@ -190,7 +190,7 @@ def _measure(run: Run, settings: StudentSettings, contract: Contract, scratch: P
                 raise
             except KdcError as error:
                 variants[variant] = NotMeasured(failed=f"{error.what} ({error.given})")
-    return StudentCosts(parameters=loading.count_parameters(model), variants=variants, int8_4_bits=in_4_bits)
+    return StudentCosts(parameters=model.num_parameters(), variants=variants, int8_4_bits=in_4_bits)
 
 
 def _costs_of(engine: Engine, file: Path, contract: Contract, texts: Sequence[Text]) -> Costs:

@@ -99,9 +99,8 @@ def _halve(
         The winner, all trainings in order, and why they ended early; "" if they did not.
     """
     trials: list[Trial] = []
-    survivors, is_quick = list(most), settings.search == "quick"
+    survivors, is_quick, stopped = list(most), settings.search == "quick", ""
     share = first_share(most.values())
-    stopped = ""
     while (len(survivors) > 1 or (scored and not trials)) and not stopped:
         scores: dict[str, float] = {}
         for student in survivors:

@@ -28,14 +28,13 @@ from kdc.pipeline.quality.intervals import score_interval
 from kdc.pipeline.results.training import History, TrainingSummary
 from kdc.pipeline.training import ranks
 from kdc.pipeline.training.batches import Collator, LengthGroupedSampler, Rows
-from kdc.pipeline.training.callbacks import KeepStep, Paced, Report, kept_look, looks_of
+from kdc.pipeline.training.callbacks import Deadline, KeepStep, Paced, Rate, Report, kept_look, looks_of
 from kdc.pipeline.training.checkpoints import seal, step_of
 from kdc.pipeline.training.dropout import cheap_dropout
 from kdc.pipeline.training.embeddings import only_met_tokens
 from kdc.pipeline.training.environment import Environment, attention, pace
 from kdc.pipeline.training.joining import joined, parts_of
 from kdc.pipeline.training.losses import distillation_loss
-from kdc.pipeline.training.schedule import Deadline, Rate
 
 log = logging.getLogger("kdc")
 

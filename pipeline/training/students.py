@@ -67,7 +67,7 @@ def distil(
     new_modules, pad_id = _make_base(settings, origin, data, out, environment)
     # What is trained is what reading the file gives: an architecture may build a layer by its number.
     student: Any = loading.load_model(str(out / "base"), data.task, dropout=settings.dropout_rate).model
-    parameters = loading.count_parameters(as_served(student))
+    parameters = as_served(student).num_parameters()
     if settings.method == "lora":
         student = adapters.with_adapters(student, new_modules, settings.lora)
         adapters.save_rewritten(student, out / "base", out / "below")
@@ -163,7 +163,7 @@ def score_uncut(teacher: Path, origin: StudentOrigin, data: PreparedData) -> Mod
     loaded, source = new_student(UNCUT, data.task, cut_from=str(teacher), vocabulary=origin.vocabulary)
     model, pad_id = loaded.model.eval(), loading.load_tokenizer(source).pad_token_id
     result = score_model(model, data, origin.role, pad_id)
-    return result.model_copy(update={"parameters": loading.count_parameters(model)})
+    return result.model_copy(update={"parameters": model.num_parameters()})
 
 
 def load_student(folder: Path) -> Any:

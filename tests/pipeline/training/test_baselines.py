@@ -176,7 +176,7 @@ def test_a_feature_that_is_nearly_constant_gets_no_huge_weight() -> None:
     vectors[:, 3] = 1e-5 * (labels + RANDOM.normal(size=200))
 
     class Vectors:
-        def vectors(self, rows: Any, tokens: Any, *, keep: bool) -> np.ndarray:
+        def vectors(self, rows: Any, tokens: Any, **how: bool) -> np.ndarray:
             return vectors
 
     rows = sample([""] * 200, labels.tolist())
