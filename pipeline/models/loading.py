@@ -53,7 +53,7 @@ class Loaded:
 
 
 def locate(model: str) -> str:
-    """The path or hub id to load from: for `minilm` where its weights are, any other as it is."""
+    """The path or hub id to load from: the place of its weights for `minilm`, any other as it is."""
     return str(find_minilm()) if model == "minilm" else model
 
 

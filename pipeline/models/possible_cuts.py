@@ -91,8 +91,8 @@ def cuts_of_search(teacher: str) -> list[str]:
 
 def cuts_of_curve(teacher: str) -> list[str]:
     """Specs of half of the teacher's layers, and of two thirds, a half, a third and a sixth of them with half of their
-    neurons; a half also loses half of its heads. A teacher that cannot be made narrower gives a half, a third and a
-    sixth of its layers."""
+    neurons. A half of the layers also comes with half of its heads. A teacher that cannot be made narrower gives a
+    half, a third and a sixth of its layers."""
     total, (whole, *narrower) = depth(teacher), _widths(teacher)
     steps = [(1, 2, whole), (1, 3, whole), (1, 6, whole)]
     if narrower:

@@ -174,7 +174,7 @@ def parse_shape(spec: str) -> Shape:
             given = f"{part[:_QUOTED]} in {spec[:_QUOTED]}"
             raise InputError(problem, given=given, remedy=f"its sizes are {ranges}")
         sizes[name] = int(value)
-    return replace(SHAPES[kind], **sizes)
+    return Shape(**asdict(SHAPES[kind]) | sizes)
 
 
 def check_shape(spec: str, teacher: PretrainedConfig | None) -> None:

@@ -207,7 +207,7 @@ class _Pieces:
 
 
 def _wordpiece(model: dict[str, Any]) -> _Pieces:
-    """Pieces that begin a word, and pieces with a prefix that go on with it; their ids go by frequency."""
+    """Pieces that begin a word, and pieces with a prefix that continue it; their ids go by frequency."""
     prefix, vocabulary = model["continuing_subword_prefix"], model["vocab"]
     begins = {piece for piece in vocabulary if len(piece) == 1}
     goes_on = {

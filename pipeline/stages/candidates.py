@@ -53,7 +53,7 @@ _INT8 = next(candidate for candidate in CANDIDATES if candidate.name == "channel
 
 
 def depends_on(run: Run) -> dict[str, Any]:
-    """What measuring depends on: not the contract's limits, so that another limit does not measure again."""
+    """What measuring depends on: not the contract's limits, since another limit needs no new measurement."""
     config, bits = run.config, run.config.quantize.vector_bits
     return {
         **config.contract.at.model_dump(),

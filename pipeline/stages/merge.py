@@ -40,8 +40,8 @@ def check_merge(
     *,
     is_trained: bool = True,
 ) -> MergeResult:
-    """See that merged logits equal the adapter's, to 1e-5 x max(1, largest |logit|), and differ from the untrained
-    student's, so that the comparison cannot pass on a model that learned nothing.
+    """Check that merged logits equal the adapter's, to 1e-5 x max(1, largest |logit|), and differ from the untrained
+    student's: the comparison must not pass on a model that learned nothing.
 
     Args:
         untrained: (rows, outputs) of the student before training.

@@ -62,7 +62,7 @@ def run(run: Run, out: Path) -> SearchResult:
         parameters = run.result(CandidatesResult).candidates[UNCUT].parameters
         uncut = _uncut(teacher, run.result(TeacherResult).tune, parameters, run.data(), origin)
         run.say(f"search: the teacher itself: tuning slice {uncut.score:.1f}")
-        longest = [trial for trial in trials if trial.student == winner][-1:]  # none where no cut can keep the contract
+        longest = [trial for trial in trials if trial.student == winner][-1:]  # none if no cut can keep the contract
         if all(trial.score <= uncut.score for trial in longest):
             winner = UNCUT
         trials.append(uncut)

@@ -122,7 +122,7 @@ class Encoder:
         self._of_texts: dict[str, Logits] = {}  # and by text
 
     def settle(self, tokens: Any) -> None:
-        """Find out in which number format these tokens are encoded faster, where that is open."""
+        """Find out in which number format these tokens are encoded faster, if that is open."""
         pad_id = self.tokenizer.pad_token_id
         self.environment = settle(self.environment, self.model, Rows([tokens]), pad_id=pad_id, trains=False)
 

@@ -109,7 +109,7 @@ class Collator:
 
 @dataclass(eq=False)
 class LengthGroupedSampler(Sampler[int]):
-    """Shuffles the rows anew in each epoch, so that the rows of a batch have similar lengths.
+    """Shuffles the rows anew in each epoch; the rows of a batch have similar lengths.
 
     The rows of 50 batches at a time are drawn at random, sorted by length and cut into batches; then all batches are
     shuffled. The order depends on the seed and the epoch alone.
@@ -141,4 +141,4 @@ class LengthGroupedSampler(Sampler[int]):
         short = [batch for batch in batches if len(batch) < self.batch_size]
         full = [batch for batch in batches if len(batch) == self.batch_size]
         random.shuffle(full)
-        return iter(np.concatenate(full + short).tolist())  # the short batch comes last, so that all others stay whole
+        return iter(np.concatenate(full + short).tolist())  # the short batch comes last: all others stay whole

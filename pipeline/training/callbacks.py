@@ -1,4 +1,4 @@
-"""What a training does beside its steps: its learning rate, its reports, and the step whose weights are kept."""
+"""Callbacks of a training: its learning rate, its reports, and the step whose weights are kept."""
 
 import logging
 import math

@@ -1,4 +1,4 @@
-"""Checkpoints that count: sealed once they are complete, and checked before training goes on from them.
+"""Checkpoints that count: sealed once they are complete, and checked before training resumes from them.
 
 The Trainer writes a checkpoint file by file, and would resume from an incomplete one. Here a seal is written last, with
 the SHA-256 of every file. A checkpoint that is incomplete or damaged is dropped, and the one before it counts.

@@ -18,7 +18,7 @@ class CheapDropout(nn.Dropout):
     """`nn.Dropout` with the same statistics and other masks; a rate is rounded to a 65,536th."""
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
-        """Drop each value with probability `p` while training, and scale the others up, so that the mean stays."""
+        """Drop each value with probability `p` while training, and scale the others up, which keeps the mean."""
         dropped = round(self.p * _STEPS)
         if not self.training or not dropped:
             return input

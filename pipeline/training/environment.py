@@ -63,9 +63,9 @@ def answering(environment: Environment) -> Iterator[None]:
 
 
 def settle(environment: Environment, model: Any, rows: Rows, *, pad_id: int, trains: bool = True) -> Environment:
-    """The environment with the number format, where that is open, and the attention that are faster on a CPU, for the
-    model's own step on a few of the rows, or where it does not train for its answers to them. The model and the state
-    of the random numbers stay as they were."""
+    """The environment with the number format, if that is open, and the attention that are faster on a CPU: for a step
+    of the model on a few of the rows, or for its answers if it does not train. The model and the state of the random
+    numbers stay as they were."""
     if environment.device != "cpu" or environment.bf16 is False:
         return environment
     order = np.argsort(rows.lengths, kind="stable")[len(rows) // 2 :]

@@ -116,7 +116,7 @@ def check_class_weights(setting: str | dict[str, float], task: Task) -> None:
 
 
 def class_weights(setting: str | dict[str, float], data: PreparedData) -> tuple[float, ...] | None:
-    """Factors by label, in the order of the outputs, scaled so that the average training row weighs 1; None for none.
+    """Factors by label, in the order of the outputs; the average training row weighs 1. None for none.
     "balanced" weighs a class by the inverse of its share of the training rows; a label that is not named weighs 1.
 
     Raises:
@@ -138,7 +138,7 @@ def class_weights(setting: str | dict[str, float], data: PreparedData) -> tuple[
 def score_model(
     model: Any, data: PreparedData, role: str, pad_id: int, training: TrainingSummary | None = None
 ) -> ModelResult:
-    """The result of a model on the tuning slice, in the tokens of a role, on the device where it is."""
+    """The result of a model on the tuning slice, in the tokens of a role, on its own device."""
     result = score_logits(predict(model, Rows([data.tokens(role, "tune")]), pad_id=pad_id), data)
     return result if training is None else result.model_copy(update={"training": training})
 

@@ -18,7 +18,7 @@ from kdc.pipeline.models.loading import PROBLEMS
 from kdc.serving.engine import long_texts
 from kdc.serving.engine.long_texts import HOPELESS, SURE
 
-_AT_ONCE = 64  # windows in one forward pass, where nothing is kept for gradients
+_AT_ONCE = 64  # windows in one forward pass without gradients
 _NOT_INPUTS = ("labels", "labelled", "teacher_logits", "windows")
 _KINDS: dict[str, Kind] = {problem: kind for kind, problem in PROBLEMS.items()}
 

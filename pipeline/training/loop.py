@@ -173,7 +173,7 @@ def train(
         pad_id: the tokenizer's padding id.
         objective, plan: what to minimise, and how.
         folder: where checkpoints are written.
-        resume: the checkpoint to go on from, see `last_checkpoint`; None begins anew.
+        resume: the checkpoint to resume from, see `last_checkpoint`; None begins anew.
         progress: called with (step, steps).
         groups: (tuning rows,) rows of one group are not independent; None: all are.
 
@@ -252,7 +252,7 @@ def training_arguments(plan: Plan, folder: Path) -> TrainingArguments:
     """The plan in the Trainer's terms; checkpoints go to `folder`."""
     settings, environment = plan.settings, plan.environment
     by_loss = settings.kept_step == "loss"
-    # TrainingArguments sets this variable, and reads it where bf16 is off: the value of the last training would count.
+    # TrainingArguments sets this variable, and reads it if bf16 is off: the value of the last training would count.
     os.environ["ACCELERATE_MIXED_PRECISION"] = "bf16" if environment.bf16 else "no"
     arguments = TrainingArguments(
         output_dir=str(folder),

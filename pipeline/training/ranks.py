@@ -42,7 +42,7 @@ def rank() -> int:
 
 
 def size() -> int:
-    """How many processes work together; 1 where this one is alone, or the helpers have left."""
+    """How many processes work together; 1 if this one is alone, or the helpers have left."""
     return 1 if _group is None else int(os.environ["WORLD_SIZE"])
 
 
@@ -52,7 +52,7 @@ def is_launched() -> bool:
 
 
 def share_of(items: Sequence[T]) -> Sequence[T]:
-    """The part of the items that this process takes where all of them divide the work."""
+    """The part of the items that this process takes if all processes divide the work."""
     return items if _group is None else items[rank() :: size()]
 
 
@@ -114,7 +114,7 @@ def join(device: str) -> None:
     else:
         os.environ[_DEVICE] = "cpu"  # accelerate's own "cpu:0" is a place that torch.load does not know
     dist.init_process_group("cpu:gloo,cuda:nccl" if device == "cuda" else "gloo")
-    # Orders go by gloo on every device, so that a process that waits for one keeps no GPU busy.
+    # Orders go by gloo on every device: a process that waits for one keeps no GPU busy.
     _group = dist.new_group(backend="gloo", timeout=_PATIENCE)
 
 
@@ -221,7 +221,7 @@ def _loss_is_told() -> Iterator[None]:
 
 
 def _leave() -> None:
-    """Forget the group, so that later trainings of this process start none."""
+    """Forget the group: later trainings of this process start none."""
     import torch.distributed as dist
     from accelerate.state import AcceleratorState
 

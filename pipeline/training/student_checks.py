@@ -1,7 +1,6 @@
 """Refuses students, teachers and windows that cannot be trained as the settings say, before anything is trained.
 
-docs/architectures.md lists the architectures that were tried as students. Any other one is tried, and told where it
-fails.
+docs/architectures.md lists the architectures that were tried as students. Any other one is tried.
 """
 
 from transformers import PretrainedConfig
@@ -46,7 +45,7 @@ def check_windows(long: LongSettings, kind: Kind, losses: tuple[str, ...]) -> No
     """Refuse windows that cannot be joined so, or trained with these losses.
 
     Raises:
-        InputError: noisy-or of a regression, or losses of windows where rows are cut.
+        InputError: noisy-or of a regression, or losses of windows if rows are cut.
     """
     if kind == "regression" and long.join == "noisy-or":
         raise InputError(

@@ -131,7 +131,7 @@ def _make_base(
 def new_student(
     model: str, task: Task, *, cut_from: str, vocabulary: Path | None = None, importance: Importance = first_units
 ) -> tuple[loading.Loaded, str]:
-    """The student before training, and where its tokenizer is. A student that is made of the teacher is made of
+    """The student before training, and the place of its tokenizer. A student that is made of the teacher is made of
     `cut_from`, with a smaller vocabulary if one is given; `importance` chooses the neurons and heads of a narrower one,
     see `cut`."""
     kind = kind_of(model)
