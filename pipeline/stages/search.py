@@ -10,7 +10,7 @@ off, or has other limits or more time, repeats no trial. Trained weights are not
 
 import shutil
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -104,8 +104,7 @@ def _halve(
     while (len(survivors) > 1 or (scored and not trials)) and not stopped:
         scores: dict[str, float] = {}
         for student in survivors:
-            hours = sum(trial.seconds for trial in trials) / _SECONDS_OF_AN_HOUR
-            if trials and settings.max_hours is not None and hours >= settings.max_hours:
+            if trials and _is_out_of_time(trials, settings.max_hours):
                 stopped = f"; stopped after {settings.max_hours:g} hours"
                 break
             trial = train(student, round(share * most[student]))
@@ -175,3 +174,7 @@ def _uncut(
         result = score_uncut(teacher, origin, data)
         tune, parameters = result.tune, result.parameters or parameters
     return Trial(student=UNCUT, steps=0, parameters=parameters, score=tune[data.task.metrics[0]], seconds=0.0)
+
+
+def _is_out_of_time(trials: Sequence[Trial], max_hours: float | None) -> bool:
+    return max_hours is not None and sum(trial.seconds for trial in trials) >= max_hours * _SECONDS_OF_AN_HOUR

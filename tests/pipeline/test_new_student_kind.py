@@ -4,7 +4,7 @@ import copy
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import live
@@ -39,8 +39,8 @@ class MeanClassifier(PreTrainedModel):
 
     def __init__(self, config: PretrainedConfig) -> None:
         super().__init__(config)
-        self.vectors = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
+        self.vectors: Any = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.classifier = nn.Linear(config.hidden_size, cast(int, config.num_labels))
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
@@ -110,8 +110,9 @@ def test_it_ends_as_an_artifact_that_serves(begun: Callable[..., Config]) -> Non
     result = tiny_runs.compress(config)
     assert result.stages["teacher"].skipped
     assert result.artifact is not None
-    assert result.metrics["fp32"]["accuracy"] > 80
-    assert result.metrics["student"]["parameters"] == 100 * 16 + 2 * 16 + 2
+    table: dict[str, Any] = dict(result.metrics)
+    assert table["fp32"]["accuracy"] > 80
+    assert table["student"]["parameters"] == 100 * 16 + 2 * 16 + 2
     with np.load(result.out / "evaluate" / "logits.npz") as logits:
         assert np.abs(logits["eval/fp32"] - logits["eval/merged"]).max() < 1e-3
     assert load_manifest(result.artifact).lineage.student == "mean of the finetuned teacher"
