@@ -169,8 +169,7 @@ def _measure(run: Run, settings: StudentSettings, contract: Contract, scratch: P
         folder = Path(name)
         long = config.long.of(max_length)
         info = _export(model, source, folder, max_length=max_length, exporter=config.export.exporter, long=long)
-        rows = config.quantize.calibration_rows
-        batches = partial(sample_batches, tokens, info.input_names, rows=rows, seed=seed)
+        batches = partial(sample_batches, tokens, info.input_names, rows=config.quantize.calibration_rows, seed=seed)
         open_engine = partial(
             Engine.from_files,
             tokenizer_json=folder / _TOKENIZER,

@@ -35,8 +35,7 @@ _SECONDS_OF_AN_HOUR = 3600
 
 def depends_on(run: Run) -> dict[str, Any]:
     """How the student is trained, how long may be searched, and which students can keep the contract."""
-    contract = run.config.contract
-    kept = _survivors(run)
+    contract, kept = run.config.contract, _survivors(run)
     settings = {"search": contract.search, "max_hours": contract.max_hours, "kept": kept}
     fewer = [student for student in kept if not run.settings_of(student).has_all_pieces]
     return fingerprints.training(run.config, run.config.student) | settings | {"fewer_pieces": fewer}

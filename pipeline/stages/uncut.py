@@ -63,9 +63,8 @@ def run(run: Run, out: Path) -> UncutResult:
     except KdcError as error:
         return result.model_copy(update={"note": f"the uncut teacher has no int8: {error.what} ({error.given})"})
     note = f"of the uncut teacher: {choice.note}" if choice.note else ""
-    return result.model_copy(
-        update={"int8": choice.winner, "note": note, "headline": f"{result.headline}, int8 {choice.winner}"}
-    )
+    headline = f"{result.headline}, int8 {choice.winner}"
+    return result.model_copy(update={"int8": choice.winner, "note": note, "headline": headline})
 
 
 def _bits(settings: QuantizeSettings) -> VectorBits:
