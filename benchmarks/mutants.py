@@ -98,7 +98,7 @@ MODULES = {
     "loop": ("pipeline/training/loop.py", [f"{_TRAINING}test_loop.py", f"{_TRAINING}test_checkpoints.py"]),
     "dropout": ("pipeline/training/dropout.py", [f"{_TRAINING}test_dropout.py"]),
     "ensemble": ("pipeline/training/ensemble.py", [f"{_TRAINING}test_ensemble.py"]),
-    "schedule": ("pipeline/training/schedule.py", [f"{_TRAINING}test_schedule.py"]),
+    "schedule": ("pipeline/training/callbacks.py", [f"{_TRAINING}test_schedule.py", f"{_TRAINING}test_loop.py"]),
     "importance": ("pipeline/training/importance.py", ["tests/pipeline/models/test_cutting.py"]),
     "deciding": (
         "serving/engine/deciding.py",

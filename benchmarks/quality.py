@@ -246,8 +246,8 @@ def _cosine(run: Path) -> dict[str, Any]:
 
     data = open_data(run / "data")
     rows = data.rows("eval")
-    encoder = Encoder("minilm", data.task, environment=Environment(seed=0), max_length=128, apart=True)
-    vectors = encoder.vectors(rows, None)
+    encoder = Encoder("minilm", data.task, environment=Environment(seed=0), max_length=128)
+    vectors = encoder.vectors(rows, None, apart=True)
     first, second = vectors[:, : vectors.shape[1] // 4], vectors[:, vectors.shape[1] // 4 : vectors.shape[1] // 2]
     cosines = (first * second).sum(1) / np.linalg.norm(first, axis=1) / np.linalg.norm(second, axis=1)
     return metrics.compute(cosines[:, None], np.asarray(rows["label"][:]), data.task.kind, data.task.metrics)

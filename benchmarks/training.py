@@ -63,7 +63,7 @@ def main() -> None:
     """Time all settings in turns."""
     import torch
 
-    from kdc.pipeline.training import pace
+    from kdc.pipeline.training.environment import pace
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
@@ -72,7 +72,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=24, help="steps of each setting in a round; one more goes before")
     parser.add_argument("--peer", type=Path, help="Python with peers/requirements.txt: times sentence-transformers too")
     options = parser.parse_args()
-    pace.pace()  # knows now how many threads there are, before they are changed here
+    pace()  # knows now how many threads there are, before they are changed here
     most = torch.get_num_threads()
     fixed = [Case(f"{threads} threads", threads) for threads in (most, 1)]
     if _has_bf16():
@@ -203,9 +203,9 @@ def _speed(tokens: Any, who: str, case: Case, steps: int) -> float:
     from kdc.pipeline.models import loading
     from kdc.pipeline.models.cutting import Cut, cut
     from kdc.pipeline.models.units import first_units
-    from kdc.pipeline.training import adapters, dropout, loop, pace
+    from kdc.pipeline.training import adapters, dropout, loop
     from kdc.pipeline.training.batches import Rows
-    from kdc.pipeline.training.environment import Environment, attention, settle
+    from kdc.pipeline.training.environment import Environment, attention, pace, settle
 
     steps = PADDED_STEPS if case.pad_to else CHOSEN_STEPS * steps if case.threads is None else steps
     set_seed(0)
@@ -217,7 +217,7 @@ def _speed(tokens: Any, who: str, case: Case, steps: int) -> float:
         lora = LoraSettings(dropout=0.0 if without else 0.05)
         model = adapters.with_adapters(cut(model, Cut((0, 1, 2)), first_units), loaded.new_modules, lora)
     logits = np.random.default_rng(0).normal(size=(len(tokens), 2)).astype(np.float32)
-    chosen = Pace((case.threads,) if case.threads else pace.pace().choices, torch.set_num_threads)
+    chosen = Pace((case.threads,) if case.threads else pace().choices, torch.set_num_threads)
     clock = _Clock()
     with tempfile.TemporaryDirectory() as folder, mock.patch.object(loop, "pace", return_value=chosen):
         make = _plain if case.plain else _ours

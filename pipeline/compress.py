@@ -15,7 +15,6 @@ from kdc.common.files import disk_is_full
 from kdc.common.progress import Reporter
 from kdc.common.tables import aligned
 from kdc.pipeline.config.settings import Config
-from kdc.pipeline.config.student_names import is_of_teacher
 from kdc.pipeline.config.tasks import task_of
 from kdc.pipeline.data.sources import locate
 from kdc.pipeline.models.minilm import HUB_ID, find_minilm
@@ -162,8 +161,8 @@ def render_frontier(frontier: FrontierResult) -> str:
 def is_local(config: Config) -> bool:
     """Whether the run needs nothing from the hub."""
     rows = config.data.data or config.data.train or (config.data.task or "").lower() == "pydocs"
-    student = config.student.model
-    return bool(rows) and all(map(_here, config.teacher.sources)) and (is_of_teacher(student) or _here(student))
+    models = config.teacher.sources + (() if config.student.kind.is_of_teacher else (config.student.model,))
+    return bool(rows) and all(map(_here, models))
 
 
 def _here(model: str) -> bool:

@@ -26,7 +26,7 @@ from kdc.pipeline.config import metrics
 from kdc.pipeline.config.aims import parse_abstain, parse_aim
 from kdc.pipeline.config.judging_settings import EvaluateSettings
 from kdc.pipeline.config.settings import Config
-from kdc.pipeline.config.student_names import UNCUT, is_shallow
+from kdc.pipeline.config.student_kinds import KINDS, kind_of
 from kdc.pipeline.evaluation.answers import answers_of, look_of
 from kdc.pipeline.evaluation.baseline_comparison import better_baseline
 from kdc.pipeline.quality.frontier import FrontierFacts, Left, Point
@@ -143,11 +143,12 @@ def _check(config: Config) -> None:
             remedy="drop it here, and ask it of the student that you choose: the same command without --frontier, with "
             "that --student",
         )
-    if is_shallow(config.student.model):
+    if not config.student.kind.has_layers:
+        without = ", ".join(kind.name for kind in KINDS.values() if not kind.has_layers)
         raise InputError(
             "a frontier trains students with layers and without, and these settings are for one without",
             given=f"--student {config.student.model}",
-            remedy="drop --student: a frontier has conv, static and linear in any case",
+            remedy=f"drop --student: a frontier has {without} in any case",
         )
     if ranks.is_launched():
         raise InputError(
@@ -165,7 +166,7 @@ def _config_of(config: Config, student: str, place: int, hours: float | None) ->
         root = root_of(config) / FRONTIER / "".join(letter if letter.isalnum() else "-" for letter in student)
         run = run.model_copy(update={"out": root, "controls": False})
     changes: dict[str, Any] = {"student": settings.model_copy(update={"hours": hours}), "run": run}
-    if student == UNCUT:  # it is its own second model
+    if not kind_of(student).is_trained:  # it is its own second model
         changes["cascade"] = config.cascade.model_copy(update={"second": "off"})
     return config.model_copy(update=changes)
 

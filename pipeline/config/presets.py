@@ -85,34 +85,6 @@ def method_rates(recipe: str, section: str, method: str) -> dict[str, float]:
     return dict.fromkeys(["learning_rate", *one_for_all], rate)
 
 
-# Of students without layers: how many times the least steps of others they have, and their rates. Most of them begins
-# at random, and their steps cost little; a linear one knows its rows by heart soon.
-_BAG = (2, {"learning_rate": 1e-3, "head_learning_rate": 2e-3})
-_WITHOUT_LAYERS = {"conv": _BAG, "static": _BAG, "linear": (1, {"learning_rate": 3e-3, "head_learning_rate": 5e-3})}
-
-
-def without_layers(student: str, epochs: float, min_steps: int, kept_step: str, *, beside: str = "") -> dict[str, Any]:
-    """How a student without layers is trained, by another student's training.
-
-    Args:
-        student: its name.
-        epochs, min_steps, kept_step: of the other one.
-        beside: the other one's name; "" is one with layers.
-
-    Returns:
-        Settings; none where the other one is trained in the same way.
-    """
-    way, other = (_WITHOUT_LAYERS.get(name.partition(":")[0]) for name in (student, beside))
-    if way is None or way == other:
-        return {}
-    steps, rates = way
-    before = other[0] if other else 1
-    common = {"method": "full", "batch_size": 64, "gradient_checkpointing": False}
-    if other is None and kept_step == "score":  # the default; any other rule was asked for, or is the recipe's
-        common["kept_step"] = "loss"
-    return common | rates | {"epochs": epochs if other else 3 * epochs, "min_steps": steps * min_steps // before}
-
-
 # Small tasks need more passes; WNLI's dev set is adversarial to its train set, so nobody beats the majority there.
 _SMALL: dict[str, Any] = {"teacher": {"epochs": 5}, "student": {"epochs": 8}}
 TASK_PRESETS: dict[str, dict[str, Any]] = {

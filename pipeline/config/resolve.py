@@ -16,9 +16,9 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from kdc.common.errors import InputError
-from kdc.pipeline.config.presets import CUTS, FAMILIES, RECIPES, TASK_PRESETS, method_rates, without_layers
+from kdc.pipeline.config.presets import CUTS, FAMILIES, RECIPES, TASK_PRESETS, method_rates
 from kdc.pipeline.config.settings import Config
-from kdc.pipeline.config.student_names import is_shallow
+from kdc.pipeline.config.student_kinds import CHECKPOINT
 from kdc.pipeline.config.tasks import task_key
 
 Layer = dict[str, Any]  # settings by name, nested by section
@@ -117,9 +117,7 @@ def resolve(*, flags: Layer, sets: Layer, file: Layer) -> Config:
     try:
         presets = _presets(asked)
         config = Config.model_validate(_merge(presets, asked))
-        if is_shallow(config.student.model):
-            student = config.student
-            own = without_layers(student.model, student.epochs, student.min_steps, student.kept_step)
+        if own := config.student.training_beside(CHECKPOINT):  # the presets are for students with layers
             config = Config.model_validate(_merge(presets, {"student": own}, asked))
         return config
     except ValidationError as error:

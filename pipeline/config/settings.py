@@ -13,7 +13,6 @@ from kdc.pipeline.config.data_settings import DataSettings, LongSettings
 from kdc.pipeline.config.graph_settings import ExportSettings, QuantizeSettings
 from kdc.pipeline.config.judging_settings import CascadeSettings, ContractSettings, EvaluateSettings, OperatingSettings
 from kdc.pipeline.config.section import Section
-from kdc.pipeline.config.student_names import is_of_teacher
 from kdc.pipeline.config.training_settings import BaselinesSettings, StudentSettings, TargetsSettings, TeacherSettings
 
 
@@ -84,7 +83,7 @@ class Config(Section):
         """Whether students that are made of the teacher are measured with a smaller vocabulary too: a size is set, and
         nothing else says what they read."""
         is_left_open = self.student.vocabulary is None and self.cascade.second in (None, "off")
-        are_some = self.searches or is_of_teacher(self.student.model)
+        are_some = self.searches or self.student.kind.is_of_teacher
         return is_left_open and are_some and self.contract.max_size_mb is not None
 
     @property

@@ -2,15 +2,14 @@
 
 import difflib
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from kdc.pipeline.config.presets import without_layers
 from kdc.pipeline.config.section import SPLIT, Section
-from kdc.pipeline.config.student_names import STUDENT_KINDS, UNCUT, is_shallow
+from kdc.pipeline.config.student_kinds import CHECKPOINT, KINDS, StudentKind, kind_of
 
-KeptStep = Literal["score", "loss", "last"]  # by what the step whose weights are kept is chosen
+KeptStep = Literal["score", "loss", "last"]  # the rule that chooses the step whose weights are kept
 
 
 class LoraSettings(Section):
@@ -204,13 +203,17 @@ class StudentSettings(TrainSettings):
     @classmethod
     def _no_kind_that_is_misspelt(cls, value: str) -> str:
         """A name that is nearly a kind of student would be looked for on the hub."""
-        kind = value.partition(":")[0]
-        nearest = difflib.get_close_matches(kind.strip().lower(), STUDENT_KINDS, n=1, cutoff=0.75)
-        named = value == UNCUT or (kind in STUDENT_KINDS and kind != UNCUT and (":" in value or is_shallow(kind)))
-        if not nearest or named or "/" in value or Path(kind).exists():
+        name = value.partition(":")[0]
+        nearest = difflib.get_close_matches(name.strip().lower(), KINDS, n=1, cutoff=0.75)
+        if not nearest or kind_of(value) is not CHECKPOINT or "/" in value or Path(name).exists():
             return value
         examples = "layers:0,1,5, layers:first-and-last, conv, conv:channels=128, static, linear, teacher"
         raise ValueError(f"there is no such student, did you mean {nearest[0]}? For example {examples}")
+
+    @property
+    def kind(self) -> StudentKind:
+        """The kind of the student."""
+        return kind_of(self.model)
 
     @property
     def has_all_pieces(self) -> bool:
@@ -218,9 +221,10 @@ class StudentSettings(TrainSettings):
         return self.vocabulary in (None, "all")
 
     def of(self, model: str) -> Self:
-        """These settings for another student, as a search tries it. One without layers is trained in its own way,
-        unless the configured one is trained in the same."""
-        own = {}
-        if is_shallow(model):
-            own = without_layers(model, self.epochs, self.min_steps, self.kept_step, beside=self.model)
-        return self.model_copy(update=own | {"model": model})
+        """These settings for another student, as a search tries it, which its kind may train in its own way."""
+        other = self.model_copy(update={"model": model})
+        return other.model_copy(update=other.training_beside(self.kind))
+
+    def training_beside(self, other: StudentKind) -> dict[str, Any]:
+        """Settings in which the student is trained otherwise than one of another kind with these settings."""
+        return self.kind.training(self.epochs, self.min_steps, self.kept_step, beside=other)

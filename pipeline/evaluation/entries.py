@@ -18,7 +18,7 @@ from kdc.pipeline.data.tokens import tokenizer_info
 from kdc.pipeline.evaluation.variants import CASCADE_FP32, variants_of
 from kdc.pipeline.graphs.files import FP16_ONNX, FP32_ONNX, INT8_ONNX, TOKENIZER_JSON
 from kdc.pipeline.models import loading
-from kdc.pipeline.models.shallow import as_served
+from kdc.pipeline.models.opening import as_served
 from kdc.pipeline.quality.peak_memory import ModelFiles
 from kdc.pipeline.results.artifact import Pair, QuantizeResult, UncutResult
 from kdc.pipeline.results.training import BaselinesResult, ControlsResult, StudentResult, TargetsResult, TeacherResult
@@ -124,7 +124,7 @@ def _torch_entry(
         predict=lambda split: predict(model, Rows([data.tokens(role, split)]), pad_id=tokenizer.pad_token_id),
         row={
             "runtime": f"torch {device}",
-            "parameters": loading.count_parameters(as_served(model)),
+            "parameters": as_served(model).num_parameters(),
             "size_bytes": size + (folder / TOKENIZER_JSON).stat().st_size,
         },
         memory=files if weights is None and device == "cpu" else None,

@@ -10,7 +10,6 @@ from tokenizers import Tokenizer
 from kdc.artifact.folder import load_manifest
 from kdc.artifact.manifest import CPU_PROVIDER, LongTexts, Manifest
 from kdc.common.errors import InputError
-from kdc.pipeline.config.student_names import UNCUT, is_of_teacher
 from kdc.pipeline.config.tasks import Task
 from kdc.pipeline.graphs.files import FP32_ONNX, INT8_ONNX, TOKENIZER_INFO, TOKENIZER_JSON
 from kdc.pipeline.models import loading
@@ -73,7 +72,7 @@ def check_second(run: Run) -> None:
         )
     if isinstance(asked, Path):
         student, length = config.student.model, run.result(DataResult).max_length["student"]
-        reads = config.teacher.model if is_of_teacher(student) else student
+        reads = config.teacher.model if config.student.kind.is_of_teacher else student
         _check_artifact(
             asked,
             given,
@@ -84,14 +83,14 @@ def check_second(run: Run) -> None:
             max_length=length,
             long=config.long.of(length),
         )
-    elif not config.has_one_teacher or not config.export.teacher or config.student.model == UNCUT:
+    elif not config.has_one_teacher or not config.export.teacher or not config.student.kind.is_trained:
         raise InputError(
             "there is no teacher, exported and uncut, that could be the second model beside the student",
             given=given,
             remedy="one teacher with its weights, another --student than the teacher and export.teacher=true; or "
             "--cascade ARTIFACT",
         )
-    elif not is_of_teacher(config.student.model) and not config.searches:
+    elif not config.student.kind.is_of_teacher and not config.searches:
         own, theirs = (loading.load_tokenizer(model) for model in (config.student.model, config.teacher.model))
         if own.get_vocab() != theirs.get_vocab():
             raise other_tokens(f"{given} --student {config.student.model}")

@@ -16,17 +16,13 @@ from transformers.utils.peft_utils import find_adapter_config_file
 def open_config(place: str | Path, **options: Any) -> PretrainedConfig:
     """The config of a saved model, without its weights.
 
-    Only architectures of transformers' own classifiers are opened. All of these have their code in transformers, none
-    opens a second config of another place (LightGlue's does, CVE-2026-5241), and none can generate text, for which
-    transformers 4.57 runs code beside the weights (CVE-2026-80047).
-
-    Args:
-        place: a folder, or a hub id.
-        options: what to change of it, as `from_pretrained` takes them.
+    Only architectures of transformers' own classifiers are opened. Their code is in transformers. None opens a second
+    config of another place, as LightGlue's does (CVE-2026-5241). None can generate text, for which transformers 4.57
+    runs code beside the weights (CVE-2026-80047). The options are those of `from_pretrained`.
 
     Raises:
-        ValueError: the architecture is none of those; or the config names attention code that lies on a hub
-            (CVE-2026-4372); or there are adapters, for which transformers would open the model that they name.
+        ValueError: it is another architecture; or the config names attention code that lies on a hub (CVE-2026-4372);
+            or there are adapters, for which transformers would open the model that they name.
         Exception: of many kinds, since there is no such model, or its config.json is broken.
     """
     if find_adapter_config_file(str(place)) is not None:
@@ -50,11 +46,7 @@ def open_config(place: str | Path, **options: Any) -> PretrainedConfig:
 
 
 def check_tokenizer(place: str | Path, config: PretrainedConfig) -> None:
-    """Refuse a tokenizer of which AutoTokenizer would open something else.
-
-    Args:
-        place: a folder, or a hub id.
-        config: of the model, which may name the tokenizer's class too.
+    """Refuse a tokenizer for which AutoTokenizer would open something else; the model's config may name its class too.
 
     Raises:
         ValueError: its tokenizer_class names something else, and AutoTokenizer would open whatever transformers has
@@ -63,9 +55,9 @@ def check_tokenizer(place: str | Path, config: PretrainedConfig) -> None:
     """
     settings = get_tokenizer_config(place)
     for name in (settings.get("tokenizer_class"), getattr(config, "tokenizer_class", None)):
-        for each in (name, f"{name}Fast") if name is not None else ():
-            found = tokenizer_class_from_name(each)
-            if found is not None and not (isinstance(found, type) and issubclass(found, PreTrainedTokenizerBase)):
+        for variant in (name, f"{name}Fast") if name is not None else ():
+            kind = tokenizer_class_from_name(variant)
+            if kind is not None and not (isinstance(kind, type) and issubclass(kind, PreTrainedTokenizerBase)):
                 raise ValueError(f"its tokenizer_class is {name!r}, which is no tokenizer")
     for name, value in settings.items():
         if name.endswith("_file") and name != "special_tokens_map_file" and isinstance(value, str):  # that is not read

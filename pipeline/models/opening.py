@@ -5,19 +5,25 @@ from typing import Any
 
 from transformers import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING, AutoModelForSequenceClassification, PretrainedConfig
 
+from kdc.pipeline.config.student_kinds import KINDS
 from kdc.pipeline.models.configs import open_config
 from kdc.pipeline.models.pooling import MeanPooledClassifier, is_mean_pooled
-from kdc.pipeline.models.shallow import ShallowClassifier, says_shallow
 from kdc.pipeline.models.units import class_with_its_heads
 
 
 def class_of(config: PretrainedConfig) -> Any:
     """The class whose `from_pretrained` opens a classifier of this config."""
-    if says_shallow(config):
-        return ShallowClassifier
+    for kind in KINDS.values():
+        if (own := kind.model_class(config)) is not None:
+            return own
     if is_mean_pooled(config):
         return MeanPooledClassifier
     return class_with_its_heads(config, AutoModelForSequenceClassification, MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING)
+
+
+def as_served(model: Any) -> Any:
+    """The model as it is exported: one with a form for training folded, any other as it is."""
+    return model.folded() if hasattr(model, "folded") else model
 
 
 def open_classifier(place: str | Path, **options: Any) -> Any:

@@ -1,9 +1,8 @@
 """How a classifier reads its encoder: by the architecture's own head, or by the mean of its token vectors.
 
 The heads of transformers read the first token. An encoder that was trained to be read by the mean of its token vectors
-(Reimers and Gurevych 2019, arXiv 1908.10084), such as all-MiniLM, keeps little in its first token, and is read better
-by the mean. Such a classifier saves and loads like any other model of transformers, but is opened by `opening.py`: its
-config says `kdc_pooling: mean`.
+(Reimers and Gurevych 2019, arXiv 1908.10084), such as all-MiniLM, keeps little in its first token. A classifier over
+the mean is saved like any other model of transformers, and `opening.py` opens it: its config says `kdc_pooling: mean`.
 """
 
 import json
@@ -34,7 +33,9 @@ class MeanPooledClassifier(PreTrainedModel):
     def __init__(self, config: PretrainedConfig, encoder: PreTrainedModel | None = None) -> None:
         encoder = encoder or with_its_heads(AutoModel.from_config(config))
         super().__init__(encoder.config)  # which says what form of attention the encoder can take
-        self.encoder = without_pooler(encoder)
+        if getattr(encoder, "pooler", None) is not None:
+            encoder.pooler = None  # of the first token; nobody reads it, so it must not be trained
+        self.encoder = encoder
         self.dropout = nn.Dropout(head_dropout(config))
         self.classifier = nn.Linear(config.hidden_size, cast(int, config.num_labels))
         self.post_init()
@@ -53,16 +54,9 @@ class MeanPooledClassifier(PreTrainedModel):
 
 
 def mean_of_tokens(states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """The mean (rows, width) of token vectors (rows, tokens, width) where the mask (rows, tokens) is 1."""
+    """The mean (rows, width) of the token vectors (rows, tokens, width) with a 1 in the mask (rows, tokens)."""
     weights = mask.unsqueeze(-1).to(states.dtype)
     return (states * weights).sum(1) / weights.sum(1).clamp(min=1)
-
-
-def without_pooler(encoder: Any) -> Any:
-    """The encoder less the pooler of its first token, where it has one: nobody reads it, so it must not be trained."""
-    if getattr(encoder, "pooler", None) is not None:
-        encoder.pooler = None
-    return encoder
 
 
 def head_dropout(config: PretrainedConfig) -> float:
@@ -79,11 +73,8 @@ def is_mean_pooled(config: PretrainedConfig) -> bool:
 
 
 def reads_the_mean(place: str, pooling: Pooling) -> bool:
-    """Whether a classifier over this checkpoint, a path or hub id, shall read the mean.
-
-    "auto" does where the checkpoint says so itself: it is such a classifier already, or has the note that
-    sentence-transformers keeps beside an encoder.
-    """
+    """Whether a classifier over this checkpoint, a path or hub id, reads the mean. "auto" does if the checkpoint is a
+    classifier over the mean already, or has the note that sentence-transformers keeps beside an encoder."""
     if pooling != "auto":
         return pooling == "mean"
     if is_mean_pooled(open_config(place)):
@@ -98,7 +89,13 @@ def reads_the_mean(place: str, pooling: Pooling) -> bool:
     return note is not None and bool(json.loads(Path(note).read_text(encoding="utf-8")).get("pooling_mode_mean_tokens"))
 
 
-def mean_pooled_over(place: str, config: PretrainedConfig) -> tuple[MeanPooledClassifier, dict[str, Any]]:
+def unread(info: dict[str, Any]) -> set[str]:
+    """Names of the weights that a checkpoint lacks or has in another shape, by what `from_pretrained` says."""
+    mismatched = {key if isinstance(key, str) else key[0] for key in info["mismatched_keys"]}
+    return mismatched | set(info["missing_keys"])
+
+
+def mean_pooled_over(place: str, config: PretrainedConfig) -> tuple[MeanPooledClassifier, set[str]]:
     """A classifier that reads the mean of this checkpoint's encoder, in fp32.
 
     Args:
@@ -106,20 +103,17 @@ def mean_pooled_over(place: str, config: PretrainedConfig) -> tuple[MeanPooledCl
         config: the checkpoint's, with the labels filled in; it is changed to say how its classifier reads.
 
     Returns:
-        The model, and what `from_pretrained` says of its loading: "missing_keys" and "mismatched_keys".
+        The model, and the names of its weights that were not read, see `unread`.
     """
-    saved = is_mean_pooled(config)
+    is_saved = is_mean_pooled(config)
     config.kdc_pooling = "mean"
-    options: dict[str, Any] = {"dtype": torch.float32, "output_loading_info": True, "ignore_mismatched_sizes": True}
-    if saved:
-        loaded: Any = MeanPooledClassifier.from_pretrained(place, config=config, **options)  # typed without `options`
-        return loaded
-    opener = class_with_its_heads(config, AutoModel, MODEL_MAPPING)
-    encoder, info = opener.from_pretrained(place, config=config, **options)
-    model = MeanPooledClassifier(config, encoder)
-    missing, others = (
-        {f"{model.base_model_prefix}.{key}" for key in keys if not key.startswith("pooler.")}
-        for keys in (info["missing_keys"], [key if isinstance(key, str) else key[0] for key in info["mismatched_keys"]])
+    opener: Any = MeanPooledClassifier if is_saved else class_with_its_heads(config, AutoModel, MODEL_MAPPING)
+    model, info = opener.from_pretrained(
+        place, config=config, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True
     )
-    missing |= {"classifier.weight", "classifier.bias"}
-    return model, {**info, "missing_keys": missing, "mismatched_keys": others}
+    if is_saved:
+        return model, unread(info)
+    missing = {
+        f"{MeanPooledClassifier.base_model_prefix}.{key}" for key in unread(info) if not key.startswith("pooler.")
+    }
+    return MeanPooledClassifier(config, model), missing | {"classifier.weight", "classifier.bias"}

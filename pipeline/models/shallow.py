@@ -2,9 +2,9 @@
 
 `linear` adds up what each token and each pair of neighbouring tokens says (Joulin et al. 2016, arXiv 1607.01759);
 `static` reads the bag of a text's token vectors (Iyyer et al. 2015, "Deep Unordered Composition Rivals Syntactic
-Methods"); `conv` reads runs of neighbouring tokens first (Kim 2014, arXiv 1408.5882). They answer in microseconds and
-are distilled by the same loop and loss as any other student. A shallow classifier saves and loads like any other model
-of transformers, but is opened by `opening.py`: its config is the teacher's, and says `kdc_shallow` besides.
+Methods"); `conv` reads runs of neighbouring tokens first (Kim 2014, arXiv 1408.5882). They answer in microseconds. A
+shallow classifier is saved like any other model of transformers, and `opening.py` opens it: its config is the teacher's
+with a field `kdc_shallow`.
 """
 
 import copy
@@ -31,7 +31,7 @@ class Shape:
     window: int  # tokens that a convolution reads at each place
     depth: int  # convolutions, one over the other; 0 for a bag of tokens
     hidden: int  # of the layer under the head; 0 for none, and no maximum: what is left is linear in the tokens
-    trains_vectors: bool  # whether the token vectors are trained, or only what is made of them
+    trains_vectors: bool  # whether the token vectors are trained too
     pairs: int = 0  # vectors that pairs of neighbouring tokens share, by a hash of the two; 0 for none
 
 
@@ -47,7 +47,7 @@ _SIZES = {
     "conv": ("width", "channels", "window", "depth", "hidden"),
 }
 _MOST = {"width": 1024, "channels": 4096, "window": 9, "depth": 4, "hidden": 4096, "pairs": 1 << 20}
-_SHOWN = 100  # characters of a wrong name
+_QUOTED = 100  # characters of a wrong name
 _MOST_BYTES = 1 << 31  # of an ONNX file
 _FACTOR = 1_000_003  # of a pair's first token in its hash: a prime far above the numbers of vectors
 
@@ -87,7 +87,7 @@ class ShallowClassifier(PreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, *given: Any, **named: Any) -> Any:
-        """As of any model. Which weights are trained is said after they were read: transformers 5 makes them anew."""
+        """As of any model. The vectors are frozen after they were read: transformers 5 makes new parameters then."""
         loaded = super().from_pretrained(*given, **named)
         model = loaded[0] if isinstance(loaded, tuple) else loaded
         model.vectors.weight.requires_grad_(model.config.kdc_shallow["trains_vectors"])
@@ -146,82 +146,65 @@ class ShallowClassifier(PreTrainedModel):
 
 
 def _windows(states: torch.Tensor, window: int) -> torch.Tensor:
-    """Beside each token's vector those of its neighbours, zeros beyond the ends: (rows, tokens, window * width)."""
+    """Each token's vector beside its neighbours' vectors, zeros beyond the ends: (rows, tokens, window * width)."""
     before = (window - 1) // 2
     padded = functional.pad(states, (0, 0, before, window - 1 - before))
-    return torch.cat([padded[:, place : place + states.shape[1]] for place in range(window)], dim=-1)
+    return torch.cat([padded[:, start : start + states.shape[1]] for start in range(window)], dim=-1)
 
 
-def says_shallow(config: PretrainedConfig) -> bool:
-    """Whether the config is of a `ShallowClassifier`."""
-    return getattr(config, "kdc_shallow", None) is not None
-
-
-def as_served(model: Any) -> Any:
-    """A shallow classifier folded, any other model as it is."""
-    return model.folded() if isinstance(model, ShallowClassifier) else model
-
-
-def parse_shape(text: str) -> Shape:
+def parse_shape(spec: str) -> Shape:
     """The sizes that `conv`, `static` or `conv:channels=128,window=5` mean.
 
     Raises:
         InputError: there is no such size, it is named twice, or its value is no whole number within its range.
     """
-    kind, _, given = text.partition(":")
-    sizes, named = asdict(SHAPES[kind]), set()
-    for part in given.split(",") if given else ():
+    kind, _, parts = spec.partition(":")
+    sizes: dict[str, int] = {}
+    for part in parts.split(",") if parts else ():
         name, _, value = part.partition("=")
         problem = ""
         if name not in _SIZES[kind]:
             problem = f"the student {kind} has no such size"
-        elif name in named:
+        elif name in sizes:
             problem = f"the student {kind} has this size twice"
         elif not re.fullmatch("[0-9]{1,9}", value) or not 1 <= int(value) <= _MOST[name]:
             problem = f"a size of the student {kind} is no whole number within its range"
         if problem:
-            sizes_of_it = ", ".join(f"{size} (1 to {_MOST[size]})" for size in _SIZES[kind])
-            given = f"{part[:_SHOWN]} in {text[:_SHOWN]}"
-            raise InputError(problem, given=given, remedy=f"its sizes are {sizes_of_it}")
+            ranges = ", ".join(f"{size} (1 to {_MOST[size]})" for size in _SIZES[kind])
+            given = f"{part[:_QUOTED]} in {spec[:_QUOTED]}"
+            raise InputError(problem, given=given, remedy=f"its sizes are {ranges}")
         sizes[name] = int(value)
-        named.add(name)
-    return Shape(**sizes)
+    return Shape(**asdict(SHAPES[kind]) | sizes)
 
 
-def check_shape(text: str, teacher: PretrainedConfig | None) -> None:
+def check_shape(spec: str, teacher: PretrainedConfig | None) -> None:
     """Refuse, before anything is trained, sizes that a student cannot have.
 
     Args:
-        text: its name.
-        teacher: the config of the teacher whose token vectors it has; None where it is not at hand.
+        spec: the student.
+        teacher: the config of the teacher whose token vectors it has; None if it cannot be read.
 
     Raises:
         InputError: as `parse_shape`; or a width was named that is more than the vectors have, or the tables of vectors
             would not fit into an ONNX file.
     """
-    shape = parse_shape(text)
-    widest = None if teacher is None else _vector_width(teacher)
-    if teacher is None or widest is None:
+    shape = parse_shape(spec)
+    widest = getattr(teacher, "embedding_size", None) or getattr(teacher, "hidden_size", None)
+    if widest is None:
         return
-    if "width=" in text and shape.width > widest:
+    if "width=" in spec and shape.width > widest:
         raise InputError(
             f"a student over the teacher's token vectors is at most as wide as they are, {widest}",
-            given=text,
+            given=spec,
             remedy=f"width={widest} or less",
         )
     tables = 4 * (int(getattr(teacher, "vocab_size", 0)) + shape.pairs) * min(shape.width, widest)
     if tables >= _MOST_BYTES:
         raise InputError(
             "the student's vectors would be larger than an ONNX file can be",
-            given=f"{text}: {tables / 1e9:.1f} GB, the limit is 2 GB",
+            given=f"{spec}: {tables / 1e9:.1f} GB, the limit is 2 GB",
             remedy="a smaller width, or fewer pairs",
         )
-
-
-def _vector_width(config: PretrainedConfig) -> int | None:
-    """Numbers of a token's vector, by the names that configs have for it; None where the config does not say."""
-    found = getattr(config, "embedding_size", None) or getattr(config, "hidden_size", None)
-    return None if found is None else int(found)
 
 
 def shallow_over(teacher: Any, shape: Shape) -> tuple[ShallowClassifier, tuple[str, ...]]:

@@ -1,9 +1,8 @@
-"""What a layer can do without: the neurons of its feed-forward part, and the heads of its attention. Finds both, and
-leaves some of them out.
+"""The units that a layer can do without: the neurons of its feed-forward part, and the heads of its attention.
 
 Configs have a field for the number of neurons. Their field for the number of heads will not do: most architectures
-divide the hidden size by it, to find how wide a head is. So the config of a model with fewer heads of the same width
-says it in a field of our own, `kdc_heads`, and `opening.py` opens such a model.
+divide the hidden size by it, to find how wide a head is. So a model with fewer heads of the same width has a field of
+our own in its config, `kdc_heads`, and `opening.py` opens it.
 """
 
 from collections.abc import Callable, Sequence
@@ -28,8 +27,8 @@ _NOT_NARROWED = "name the layers alone, without ffn= and heads="
 class Part:
     """One layer's feed-forward part or attention, as units between linear layers."""
 
-    makers: tuple[nn.Linear, ...]  # whose outputs the units are made of: one, or those of queries, keys and values
-    reader: nn.Linear  # whose inputs are what the units give
+    makers: tuple[nn.Linear, ...]  # their outputs are the units: of one layer, or of queries, keys and values
+    reader: nn.Linear  # its inputs are what the units give
     width: int  # how many neighbouring numbers are of one unit: 1 for a neuron
     counts: nn.Module | None = None  # the module that says how many heads there are
 
@@ -39,8 +38,8 @@ class Part:
         return self.reader.in_features // self.width
 
 
-# Of a model and some of its parts: for each part (units,), how much each unit matters; see
-# `kdc.pipeline.training.importance`, and `first_units` for what is only measured.
+# A model and some of its parts -> for each part (units,), how much each unit matters: by
+# `kdc.pipeline.training.importance`, or by `first_units` for a model that is only measured.
 Importance = Callable[[Any, Sequence[Part]], Sequence[torch.Tensor]]
 
 
@@ -62,15 +61,15 @@ def feed_forwards(model: PreTrainedModel) -> list[Part]:
     """The feed-forward part of each layer, whose units are neurons.
 
     Raises:
-        InputError: they are not two linear layers each, as where neurons are gated.
+        InputError: they are not two linear layers each, as if neurons are gated.
     """
-    field = neurons_field(model.config)
-    width = None if field is None else getattr(model.config, field)
+    width = neurons_of(model.config)
     parts = []
     for layer in encoder_layers(model)[1]:
         others = [linear for part in _attentions(layer) for linear in (*part.makers, part.reader)]
-        linear = [each for each in layer.modules() if isinstance(each, nn.Linear) and each not in others]
-        up, down = ([each for each in linear if getattr(each, end) == width] for end in ("out_features", "in_features"))
+        own = [module for module in layer.modules() if isinstance(module, nn.Linear) and module not in others]
+        up = [linear for linear in own if linear.out_features == width]
+        down = [linear for linear in own if linear.in_features == width]
         if up == down and len(up) == 2:  # as many neurons as a token vector has numbers
             up, down = up[:1], up[1:]
         if len(up) != 1 or len(down) != 1:
@@ -91,14 +90,14 @@ def attentions(model: PreTrainedModel) -> list[Part]:
     """
     parts = []
     for layer in encoder_layers(model)[1]:
-        found = _attentions(layer)
-        if len(found) != 1:
+        of_layer = _attentions(layer)
+        if len(of_layer) != 1:
             raise InputError(
                 "the attention of this model cannot be made narrower",
-                given=f"{type(model).__name__}: {len(found)} modules with a query, a key and a value in a layer",
+                given=f"{type(model).__name__}: {len(of_layer)} modules with a query, a key and a value in a layer",
                 remedy=_NOT_NARROWED,
             )
-        parts.append(found[0])
+        parts += of_layer
     return parts
 
 
@@ -107,27 +106,27 @@ def _attentions(layer: nn.Module) -> list[Part]:
 
 
 def _attention(layer: nn.Module, module: nn.Module) -> Part | None:
-    """The attention whose queries, keys and values this module of the layer makes; None where it makes none. What reads
-    them is the first linear layer of that shape, since those of a feed-forward part as wide as that come later."""
-    linear = [(name, each) for name, each in module.named_children() if isinstance(each, nn.Linear)]
-    makers = tuple(each for letter in "qkv" for name, each in linear if name.startswith(letter))
+    """The attention whose queries, keys and values this module of the layer makes; None if it makes none. Its reader is
+    the first linear layer of that shape: a feed-forward part as wide as that comes later."""
+    linear = [(name, child) for name, child in module.named_children() if isinstance(child, nn.Linear)]
+    makers = tuple(child for letter in "qkv" for name, child in linear if name.startswith(letter))
     heads = next((count for name in _COUNTS if isinstance(count := getattr(module, name, None), int)), 0)
-    widths = {each.out_features for each in makers}
+    widths = {maker.out_features for maker in makers}
     if len(makers) != len("qkv") or len(widths) != 1 or not heads or (inner := widths.pop()) % heads:
         return None
-    others = [each for each in layer.modules() if isinstance(each, nn.Linear) and each not in makers]
+    others = [other for other in layer.modules() if isinstance(other, nn.Linear) and other not in makers]
     shape = (inner, makers[0].in_features)
-    reader = next((each for each in others if (each.in_features, each.out_features) == shape), None)
+    reader = next((other for other in others if (other.in_features, other.out_features) == shape), None)
     return None if reader is None else Part(makers, reader, inner // heads, module)
 
 
 def first_units(_: Any, parts: Sequence[Part]) -> list[torch.Tensor]:
-    """An importance by which the first units stay."""
+    """An `Importance` that keeps the first units."""
     return [-torch.arange(part.units, device="cpu") for part in parts]
 
 
 def keep(part: Part, units: torch.Tensor) -> None:
-    """Leave these units of a part, in place and in this order."""
+    """Keep only these units of a part, in place and in this order."""
     numbers = (units[:, None] * part.width + torch.arange(part.width, device=units.device)).flatten()
     for maker in part.makers:
         maker.weight = nn.Parameter(maker.weight.detach()[numbers])
@@ -143,7 +142,7 @@ def keep(part: Part, units: torch.Tensor) -> None:
 
 
 def with_its_heads(model: Any) -> Any:
-    """A model that was just made of its config, with as many heads in each layer as `kdc_heads` says; in place.
+    """Give a model that was just made of its config as many heads in each layer as `kdc_heads` says, in place.
 
     Raises:
         ValueError: there are not so many.
@@ -160,8 +159,8 @@ def with_its_heads(model: Any) -> Any:
 
 
 def class_with_its_heads(config: PretrainedConfig, auto: Any, classes: Any) -> Any:
-    """The class whose `from_pretrained` opens a model of this config: `auto`; or, where layers have fewer heads, the
-    architecture's own of `classes`, whose layers have their heads before the weights are read."""
+    """The class whose `from_pretrained` opens a model of this config: `auto`, or the architecture's own of `classes` if
+    layers have fewer heads, which it has before the weights are read."""
     if getattr(config, HEADS_FIELD, None) is None:
         return auto
     whole: Any = classes[type(config)]
@@ -174,17 +173,17 @@ def class_with_its_heads(config: PretrainedConfig, auto: Any, classes: Any) -> A
 
 
 def heads_of(config: PretrainedConfig) -> int:
-    """The number of heads in each layer; 0 where the config does not say."""
+    """The number of heads in each layer; 0 if the config does not say."""
     heads = getattr(config, HEADS_FIELD, None) or getattr(config, "num_attention_heads", None)
     return heads if isinstance(heads, int) else 0
 
 
 def neurons_field(config: PretrainedConfig) -> str | None:
-    """The config's field for the number of neurons; None where it has none."""
+    """The config's field for the number of neurons; None if it has none."""
     return next((name for name in WIDTH_FIELDS if isinstance(getattr(config, name, None), int)), None)
 
 
 def neurons_of(config: PretrainedConfig) -> int:
-    """The number of neurons in each layer's feed-forward part; 0 where the config does not say."""
+    """The number of neurons in each layer's feed-forward part; 0 if the config does not say."""
     field = neurons_field(config)
     return 0 if field is None else int(getattr(config, field))

@@ -2,18 +2,17 @@
 vectors.
 
 In small models most weights are vectors of pieces that the task never meets: 11.7 of the 17.4 million of a three-layer
-MiniLM, and nearly all of a multilingual one. Texts that used a piece which is gone are cut into smaller ones; what can
-be written with the characters of the old vocabulary can be written with the new one, unless it has a character that is
-no piece by itself: then all pieces with that character stay, but a word with it may be cut at other places before it,
-and become unknown. (Abdaoui et al. 2020, "Load What
-You Need", arXiv 2010.05609, does so for languages.)
+MiniLM, and nearly all of a multilingual one. A text with a piece that is gone is cut into smaller pieces. The new
+vocabulary writes every text that the old one writes, with one exception: a character that is no piece by itself. All
+pieces with that character stay, but a word with it may be cut at other places before it, and become unknown.
+(Abdaoui et al. 2020, "Load What You Need", arXiv 2010.05609, do so for languages.)
 """
 
 import copy
 import json
 import shutil
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -35,16 +34,16 @@ def save_smaller(source: str, used: Iterable[int], least: int, folder: Path) -> 
     Args:
         source: the model, id or path.
         used: ids of the pieces that texts of the task are made of.
-        least: pieces to keep at least; where fewer are used, the most frequent ones in general are kept besides, as far
-            as the tokenizer's own order tells.
+        least: pieces to keep at least; if fewer are used, the most frequent ones in general are kept besides, as far as
+            the tokenizer's own order tells.
         folder: is made anew.
 
     Returns:
         how many pieces it has.
 
     Raises:
-        InputError: the tokenizer is of a kind whose pieces are not made of smaller ones; or the model has no vectors
-            for some of its pieces, or counts positions by the id of padding, which would change.
+        InputError: the tokenizer's pieces are not made of smaller ones; or the model has no vectors for some of its
+            pieces, or counts positions by the id of padding, which would change.
     """
     tokenizer, config = loading.load_tokenizer(source), loading.load_config(source)
     whole = json.loads(tokenizer.backend_tokenizer.to_str())
@@ -59,7 +58,7 @@ def save_smaller(source: str, used: Iterable[int], least: int, folder: Path) -> 
     smaller = without_others(whole, kept)
     (folder / "tokenizer.json").write_text(json.dumps(smaller, ensure_ascii=False), encoding="utf-8")
     settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
-    new = {old: place for place, old in enumerate(kept)}
+    new = _new_ids(kept)
     added: dict[str, Any] = settings.get("added_tokens_decoder", {})
     settings |= {
         "tokenizer_class": "PreTrainedTokenizerFast",  # reads tokenizer.json as it is
@@ -72,23 +71,26 @@ def save_smaller(source: str, used: Iterable[int], least: int, folder: Path) -> 
 
 
 def _check_ids(kept: Sequence[int], config: Any, pad: int | None) -> None:
-    """See that the model can do without the other pieces.
-
-    Raises:
-        InputError: as `save_smaller`.
-    """
+    """See that the model can do without the other pieces. Raises as `save_smaller`."""
     if kept[-1] >= config.vocab_size:
-        raise InputError(
+        raise _needs_all(
             "the tokenizer has pieces that the model has no vectors for, so that its vocabulary cannot be made smaller",
-            given=f"piece {kept[-1]}, {config.vocab_size} vectors",
-            remedy="--set student.vocabulary=all",
+            f"piece {kept[-1]}, {config.vocab_size} vectors",
         )
-    if pad is not None and config.model_type in loading.COUNTS_FROM_PADDING and (pad >= len(kept) or kept[pad] != pad):
-        raise InputError(
+    if pad is not None and config.model_type in loading.COUNTS_FROM_PADDING and _new_ids(kept).get(pad) != pad:
+        raise _needs_all(
             "this architecture counts positions by the id of padding, which a smaller vocabulary would change",
-            given=f"{config.model_type}, padding {pad}",
-            remedy="--set student.vocabulary=all",
+            f"{config.model_type}, padding {pad}",
         )
+
+
+def _needs_all(problem: str, given: str | None) -> InputError:
+    return InputError(problem, given=given, remedy="--set student.vocabulary=all")
+
+
+def _new_ids(kept: Iterable[int]) -> dict[int, int]:
+    """The new id of each piece that is kept, by its old id."""
+    return {int(old): new for new, old in enumerate(kept)}
 
 
 def read_kept(folder: Path) -> NDArray[np.int64]:
@@ -97,21 +99,20 @@ def read_kept(folder: Path) -> NDArray[np.int64]:
 
 
 def cut_vectors(model: Any, folder: Path) -> None:
-    """Leave a model the vectors of the pieces alone that `save_smaller` kept, in place.
+    """Leave a model only the vectors of the pieces that `save_smaller` kept, in place.
 
     Raises:
-        InputError: they are in no plain table.
+        InputError: its vectors are in no plain table.
     """
     kept = read_kept(folder)
-    new = {int(old): place for place, old in enumerate(kept)}
+    new = _new_ids(kept)
     whole = model.get_input_embeddings().weight
     smaller = nn.Parameter(whole.detach()[torch.from_numpy(kept)].clone())
     tables = [table for table in model.modules() if isinstance(table, nn.Embedding) and table.weight is whole]
     if not tables:
-        raise InputError(
+        raise _needs_all(
             "this architecture's token vectors are in a layer of its own, which cannot be made smaller",
-            given=type(model.get_input_embeddings()).__name__,
-            remedy="--set student.vocabulary=all",
+            type(model.get_input_embeddings()).__name__,
         )
     for table in tables:  # an encoder and a decoder may share the vectors
         table.weight = smaller
@@ -136,25 +137,23 @@ def kept_pieces(tokenizer: dict[str, Any], used: Iterable[int], least: int) -> l
     model = tokenizer["model"]
     kinds = {"WordPiece": _wordpiece, "Unigram": _unigram, "BPE": _bpe}
     if model.get("type") not in kinds:
-        raise InputError(
-            "this tokenizer's pieces are not made of smaller ones, so that none can be left out",
-            given=model.get("type"),
-            remedy="--set student.vocabulary=all",
+        raise _needs_all(
+            "this tokenizer's pieces are not made of smaller ones, so that none can be left out", model.get("type")
         )
     pieces = kinds[model["type"]](model)
     kept = pieces.needed | {token["id"] for token in tokenizer["added_tokens"]}
     for piece in used:
-        _keep(piece, pieces.parents, kept)
+        pieces.keep(piece, kept)
     for piece in pieces.by_frequency:
         if len(kept) >= least:
             break
-        _keep(piece, pieces.parents, kept)
+        pieces.keep(piece, kept)
     return sorted(kept)
 
 
 def without_others(tokenizer: dict[str, Any], kept: Sequence[int]) -> dict[str, Any]:
     """The content of a `tokenizer.json` with these pieces alone, which have the ids 0, 1, ... in their order."""
-    new = {old: place for place, old in enumerate(kept)}
+    new = _new_ids(kept)
     smaller, model = copy.deepcopy(tokenizer), tokenizer["model"]
     if model["type"] == "Unigram":
         # Tokens that were added later may have ids beyond the list.
@@ -194,22 +193,21 @@ class _Pieces:
     """What must stay of a tokenizer's pieces, and in what order others may."""
 
     needed: set[int]  # ids without which a character could not be written, or is written otherwise
-    parents: dict[int, tuple[int, int]]  # the two pieces that one is merged of, where the tokenizer merges
     by_frequency: list[int]  # all ids, the most frequent in general first
+    parents: dict[int, tuple[int, int]] = field(default_factory=dict)  # the two pieces that a piece is merged of
 
-
-def _keep(piece: int, parents: dict[int, tuple[int, int]], kept: set[int]) -> None:
-    """Add a piece, and those that it is merged of."""
-    waiting = [piece]
-    while waiting:
-        one = waiting.pop()
-        if one not in kept:
-            kept.add(one)
-            waiting += parents.get(one, ())
+    def keep(self, piece: int, kept: set[int]) -> None:
+        """Add a piece, and all pieces that it is merged of."""
+        waiting = [piece]
+        while waiting:
+            one = waiting.pop()
+            if one not in kept:
+                kept.add(one)
+                waiting += self.parents.get(one, ())
 
 
 def _wordpiece(model: dict[str, Any]) -> _Pieces:
-    """Pieces that begin a word, and pieces with a prefix that go on with it; their ids go by frequency."""
+    """Pieces that begin a word, and pieces with a prefix that continue it; their ids go by frequency."""
     prefix, vocabulary = model["continuing_subword_prefix"], model["vocab"]
     begins = {piece for piece in vocabulary if len(piece) == 1}
     goes_on = {
@@ -226,7 +224,7 @@ def _wordpiece(model: dict[str, Any]) -> _Pieces:
 
     unknown = model["unk_token"]
     needed = {number for piece, number in vocabulary.items() if piece == unknown or is_needed(piece)}
-    return _Pieces(needed, {}, sorted(vocabulary.values()))
+    return _Pieces(needed, sorted(vocabulary.values()))
 
 
 def _unigram(model: dict[str, Any]) -> _Pieces:
@@ -240,19 +238,19 @@ def _unigram(model: dict[str, Any]) -> _Pieces:
     if model.get("unk_id") is not None:
         needed.add(model["unk_id"])
     shares = [share for _, share in model["vocab"]]
-    return _Pieces(needed, {}, sorted(range(len(pieces)), key=lambda number: -shares[number]))
+    return _Pieces(needed, sorted(range(len(pieces)), key=lambda number: -shares[number]))
 
 
 def _bpe(model: dict[str, Any]) -> _Pieces:
-    """Pieces that are merged of two others, the most frequent ones first; a piece stays with those that it is made of,
-    since otherwise it could not be reached."""
+    """Pieces that are merged of two others, the most frequent ones first. A piece stays with its parents: no other way
+    leads to it."""
     vocabulary: dict[str, int] = model["vocab"]
     parents: dict[int, tuple[int, int]] = {}
     for merge in model["merges"]:
         first, second, both = (vocabulary[piece] for piece in _merged(merge, model))
         parents.setdefault(both, (first, second))
     needed = {number for number in vocabulary.values() if number not in parents}
-    return _Pieces(needed, parents, sorted(vocabulary.values()))
+    return _Pieces(needed, sorted(vocabulary.values()), parents)
 
 
 def _merged(merge: Any, model: dict[str, Any]) -> tuple[str, str, str]:

@@ -7,11 +7,10 @@ from kdc.artifact.contract.text import sentence, table
 from kdc.artifact.decision import decision_table, sets_table
 from kdc.artifact.inspection import cells
 from kdc.artifact.manifest import Manifest
+from kdc.pipeline.config.student_kinds import UNCUT_NAME
 from kdc.pipeline.packaging.hugging_face import CONFIG, WEIGHTS
 from kdc.pipeline.packaging.markup import render
 from kdc.pipeline.results.artifact import QuantizeResult
-
-UNCUT_NAME = "the teacher itself, uncut"  # in the lineage of an artifact whose student is that
 
 
 def model_card(

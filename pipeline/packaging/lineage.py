@@ -9,13 +9,12 @@ from numpy.typing import NDArray
 from kdc.artifact.manifest import Lineage
 from kdc.common import machine
 from kdc.pipeline.config.data_settings import DataSettings
-from kdc.pipeline.config.student_names import UNCUT, is_of_teacher
+from kdc.pipeline.config.student_kinds import kind_of
 from kdc.pipeline.config.tasks import Task
 from kdc.pipeline.config.training_settings import TeacherSettings
 from kdc.pipeline.data.sources import HUB_NAME
 from kdc.pipeline.models.minilm import HUB_ID
 from kdc.pipeline.models.vocabulary import read_kept
-from kdc.pipeline.packaging.card import UNCUT_NAME
 from kdc.pipeline.results.training import StudentResult, TrainingSummary
 from kdc.pipeline.rundir.context import Run
 from kdc.pipeline.rundir.fingerprints import gpu_name
@@ -40,13 +39,12 @@ _PACKAGES = (
 def lineage_of(run: Run) -> Lineage:
     """Teacher, student, recipe, data, versions and machine of a run."""
     config, data = run.config, run.data()
-    student = run.student.model
     cut_from = "finetuned" if config.teacher.finetuned else config.student.cut_from
     if config.teacher.scores is not None:
         cut_from = "pretrained"
     return Lineage(
         teacher=_teacher_name(config.teacher),
-        student=_student_name(student, cut_from) + _vocabulary(run.vocabulary),
+        student=run.student.kind.title(_public_name(run.student.model), cut_from) + _vocabulary(run.vocabulary),
         recipe=config.run.recipe,
         data_fingerprint=run.fingerprints["data"],
         seed=config.run.seed,
@@ -76,12 +74,6 @@ def label_share(labels: NDArray[np.generic], task: Task) -> tuple[float, ...] | 
     return tuple(np.asarray(labels, dtype=np.float64).mean(axis=0).round(6).tolist())
 
 
-def _student_name(student: str, cut_from: str) -> str:
-    if student == UNCUT:
-        return UNCUT_NAME
-    return f"{student} of the {cut_from} teacher" if is_of_teacher(student) else _public_name(student)
-
-
 def _vocabulary(folder: Path | None) -> str:
     """How many pieces a smaller vocabulary has, in words; "" if the student has the teacher's."""
     return "" if folder is None else f", with {len(read_kept(folder))} pieces of its vocabulary"
@@ -95,7 +87,7 @@ def _teacher_name(settings: TeacherSettings) -> str:
 
 def base_models(student: str, teacher: str) -> list[str]:
     """Hub ids of the models whose weights the artifact's are made of; none of models that have no id."""
-    name = teacher if is_of_teacher(student) else student
+    name = teacher if kind_of(student).is_of_teacher else student
     is_public = name == "minilm" or not Path(name).exists()
     return [_public_name(name)] if is_public and _HUB_ID.fullmatch(_public_name(name)) else []
 

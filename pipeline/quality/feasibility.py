@@ -9,7 +9,7 @@ from kdc.artifact.contract.judgement import missed_costs
 from kdc.artifact.contract.terms import Contract, Costs
 from kdc.common.errors import InputError
 from kdc.common.tables import aligned
-from kdc.pipeline.config.student_names import is_shallow, kind_of
+from kdc.pipeline.config.student_kinds import kind_of
 from kdc.pipeline.results.training import NotMeasured, StudentCosts
 
 _SMALLER_FILES = "; --set student.vocabulary=auto makes files smaller"
@@ -21,7 +21,7 @@ def fitting_students(measured: Measured, contract: Contract) -> list[str]:
     without, then those with the most parameters; of as many, in the order of measuring."""
     # A dict keeps that order, which goes into fingerprints; a set's order differs between processes.
     fitting = {name: None for name, _, costs in _made(measured, contract) if not missed_costs(contract, costs)}
-    return sorted(fitting, key=lambda name: (is_shallow(name), -measured[name].parameters))
+    return sorted(fitting, key=lambda name: (not kind_of(name).has_layers, -measured[name].parameters))
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def nothing_fits(measured: Measured, contract: Contract, *, has_whole: bool = Fa
         return InputError("no candidate could be exported", given=", ".join(measured), remedy="see the lines above")
     nearest: dict[str, tuple[str, str, Costs]] = {}  # by kind, the nearest of all first
     for each in sorted(made, key=lambda each: _worst_miss(each[2], contract)):
-        nearest.setdefault(kind_of(each[0]), each)
+        nearest.setdefault(kind_of(each[0]).name or each[0], each)
     name, precision, costs = next(iter(nearest.values()))
     missed = [f"{other} in {form}: {'; '.join(missed_costs(contract, each))}" for other, form, each in nearest.values()]
     limits = contract.limits

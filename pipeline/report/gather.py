@@ -19,12 +19,12 @@ from kdc.artifact.manifest import CPU_PROVIDER, Manifest
 from kdc.common.errors import InputError
 from kdc.pipeline.config import metrics
 from kdc.pipeline.config.settings import Config
+from kdc.pipeline.config.student_kinds import UNCUT_NAME
 from kdc.pipeline.config.tasks import Task
 from kdc.pipeline.data.prepared import FEWER
 from kdc.pipeline.evaluation.answers import read_logits
 from kdc.pipeline.evaluation.second_model import scaled, second_model
 from kdc.pipeline.evaluation.variants import CASCADE
-from kdc.pipeline.packaging.card import UNCUT_NAME
 from kdc.pipeline.quality.calibration import reliability
 from kdc.pipeline.quality.cascading import curve
 from kdc.pipeline.quality.feasibility import as_stored, fitting_students

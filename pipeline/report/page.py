@@ -10,7 +10,7 @@ from kdc.artifact.decision import decision_table, sets_table
 from kdc.artifact.inspection import in_order
 from kdc.common.files import write_whole
 from kdc.common.tables import number
-from kdc.pipeline.packaging.card import UNCUT_NAME
+from kdc.pipeline.config.student_kinds import UNCUT_NAME
 from kdc.pipeline.packaging.markup import render
 from kdc.pipeline.report import plots
 from kdc.pipeline.report.facts import Facts

@@ -1,6 +1,5 @@
 """The report's plots: facts in, inline SVG out."""
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,7 +10,7 @@ from matplotlib.ticker import MaxNLocator, NullFormatter, StrMethodFormatter
 
 from kdc.artifact.contract.judgement import Judgement, missed_costs
 from kdc.artifact.contract.terms import Costs
-from kdc.pipeline.config.student_names import UNCUT, is_of_teacher, is_shallow
+from kdc.pipeline.config.student_kinds import kind_of
 from kdc.pipeline.report.drawing import FIRST, INK, PAPER, SECOND, SOFT, series, styled, svg, write
 from kdc.pipeline.report.facts import (
     AbstentionFacts,
@@ -341,24 +340,17 @@ def _draw_latency_limit(axes: Axes, limit: float, slowest: float) -> None:
 
 
 def short_name(student: str) -> str:
-    """A short name: depth or kind of a student that is made of the teacher, the last part of a checkpoint's name."""
-    if student == UNCUT:
-        return "teacher, uncut"
-    if not is_of_teacher(student):
-        return student.rsplit("/", 1)[-1]
-    if is_shallow(student):
-        return student
-    layers, *widths = re.split(",(?=ffn=|heads=)", student)
-    depth = layers.count(",") + 1
-    return f"{depth} layer{'s' * (depth > 1)}" + "".join(f", {width.replace('=', ' ')}" for width in widths)
+    """The student in a plot."""
+    return kind_of(student).short_name(student)
 
 
 def _words(
     points: Mapping[str, tuple[str, Costs]], tried: Mapping[str, float], chosen: str, judgement: Judgement
 ) -> str:
-    parts = [
-        f"{short_name(student)} in {name}: {costs.latency_ms:.2f} ms, {costs.size_mb:.1f} MB"
-        + (f", {tried[student]:.1f} points{' after a short training' * (student != UNCUT)}" if student in tried else "")
-        for student, (name, costs) in points.items()
-    ]
+    parts = []
+    for student, (name, costs) in points.items():
+        words = f"{short_name(student)} in {name}: {costs.latency_ms:.2f} ms, {costs.size_mb:.1f} MB"
+        if student in tried:
+            words += f", {tried[student]:.1f} points{' after a short training' * kind_of(student).is_trained}"
+        parts.append(words)
     return f"Candidates for the contract: {'; '.join(parts)}. Chosen: {short_name(chosen)}; {judgement.verdict}."

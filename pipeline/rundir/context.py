@@ -13,7 +13,6 @@ from kdc.artifact.manifest import Device, Join, LongTexts
 from kdc.common.errors import InputError
 from kdc.common.progress import Progress, Reporter
 from kdc.pipeline.config.settings import Config
-from kdc.pipeline.config.student_names import UNCUT, is_of_teacher
 from kdc.pipeline.config.training_settings import StudentSettings
 from kdc.pipeline.data.prepared import FEWER, PreparedData, open_data
 from kdc.pipeline.graphs.files import TOKENIZER_JSON, read_tokenizer_info
@@ -158,7 +157,7 @@ class Run:
     @property
     def is_uncut(self) -> bool:
         """Whether the student is the teacher itself."""
-        return self.student.model == UNCUT
+        return not self.student.kind.is_trained
 
     @property
     def student_role(self) -> str:
@@ -170,8 +169,8 @@ class Run:
         and "teacher" for one that is made of the teacher in its place."""
         if not student.has_all_pieces:
             return FEWER
-        configured = self.config.student.model
-        return "student" if student.model == configured or is_of_teacher(configured) else "teacher"
+        configured = self.config.student
+        return "student" if student.model == configured.model or configured.kind.is_of_teacher else "teacher"
 
     def max_length(self, role: str) -> int:
         """Tokens after which a role's rows are cut."""

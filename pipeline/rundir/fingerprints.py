@@ -6,7 +6,6 @@ that was moved, or a model under another name, is the same input.
 
 import hashlib
 import json
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,13 +13,10 @@ import torch
 from kdc.common import machine
 from kdc.pipeline.config.graph_settings import QuantizeSettings
 from kdc.pipeline.config.settings import Config
-from kdc.pipeline.config.student_names import UNCUT, is_shallow
 from kdc.pipeline.config.tasks import task_of
 from kdc.pipeline.config.training_settings import StudentSettings, TeacherSettings
 from kdc.pipeline.data.sources import input_fingerprint
 from kdc.pipeline.models import loading
-from kdc.pipeline.models.cutting import parse_cut
-from kdc.pipeline.models.shallow import parse_shape
 
 if TYPE_CHECKING:
     from kdc.pipeline.graphs.int8_storage import VectorBits
@@ -76,23 +72,13 @@ def training(config: Config, settings: TeacherSettings | StudentSettings) -> dic
         unused.add("vocabulary")  # None and "all" train the same student
     return {
         **settings.model_dump(exclude=unused),
-        "model": _model_of(config.teacher.model, settings),
+        "model": settings.kind.fingerprint(settings.model, config.teacher.model)
+        if isinstance(settings, StudentSettings)
+        else loading.fingerprint(settings.model),
         "seed": config.run.seed,
         "precision": config.run.precision,
         **_long(config, set()),
     }
-
-
-def _model_of(teacher: str, settings: TeacherSettings | StudentSettings) -> Any:
-    """What is trained: layers of the teacher, its token vectors, all of it, or a checkpoint by its contents."""
-    source = settings.model
-    if isinstance(settings, StudentSettings) and source == UNCUT:
-        return UNCUT
-    if isinstance(settings, StudentSettings) and is_shallow(source):
-        return asdict(parse_shape(source))
-    if source.startswith("layers:"):
-        return asdict(parse_cut(source, loading.load_config(teacher)))
-    return loading.fingerprint(source)
 
 
 def gpu_name(device: str) -> str | None:

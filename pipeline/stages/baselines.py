@@ -85,7 +85,7 @@ def _probe(encoder: Encoder, train: Sample, tune: Sample, task: Task, file: Path
     encoder.settle(train.tokens)
 
     def fitted(rows: Sample, *, apart: bool) -> Fitted:
-        return fit_probe(encoder.taking(apart=apart), rows, tune, task)
+        return fit_probe(encoder, rows, tune, task, apart=apart)
 
     if task.text_pair is None:
         probe = head = fitted(train, apart=False)

@@ -1,16 +1,14 @@
 """Stage `candidates`: what could keep the contract, measured before anything is trained.
 
-Latency and size do not depend on the weights' values, so every student that could come out (the family's own, the
-teacher itself, the teacher cut to each depth, whole, with half of its neurons, and with half of its heads too, its
-token vectors without its layers) is exported untrained, quantised on real rows, and timed by the engine that serves.
-Where a size is limited, they are measured with the pieces alone that the texts use, too. Reads `data/` and
-`vocabulary/`. Writes one record a student, so that a stage that is cut off goes on.
+Latency and size do not depend on the weights' values. Every student that could come out is exported untrained,
+quantised on real rows, and timed by the engine that serves. `StudentKind.tried` says which students these are. If a
+size is limited, they are measured with a smaller vocabulary too. Reads `data/` and `vocabulary/`. Writes one record a
+student, so a stage that was cut off resumes.
 """
 
 import hashlib
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -23,7 +21,7 @@ from kdc.artifact.manifest import LongTexts, TokenizerInfo
 from kdc.common.errors import InputError, KdcError
 from kdc.common.files import write_whole
 from kdc.pipeline.config.settings import Config
-from kdc.pipeline.config.student_names import SHALLOW, UNCUT, is_of_teacher, is_shallow
+from kdc.pipeline.config.student_kinds import KINDS, StudentKind, kind_of
 from kdc.pipeline.config.training_settings import StudentSettings
 from kdc.pipeline.data.prepared import texts_of
 from kdc.pipeline.data.tokens import tokenizer_info
@@ -35,15 +33,14 @@ from kdc.pipeline.graphs.parity import Feeds
 from kdc.pipeline.graphs.ranges import sample_batches
 from kdc.pipeline.graphs.smoothing import make_source
 from kdc.pipeline.models import loading
-from kdc.pipeline.models.architectures import has_graph
-from kdc.pipeline.models.cutting import Cut, can_be_cut, first_and_last, half_width, parse_cut
-from kdc.pipeline.models.shallow import as_served, parse_shape
+from kdc.pipeline.models.opening import as_served
 from kdc.pipeline.quality.feasibility import fitting_students, nothing_fits, table
 from kdc.pipeline.quality.judging import judged_device
 from kdc.pipeline.quality.latency import measure_costs, rows_to_time
 from kdc.pipeline.results.training import CandidatesResult, NotMeasured, StudentCosts
 from kdc.pipeline.rundir.context import Run
 from kdc.pipeline.rundir.fingerprints import this_machine
+from kdc.pipeline.training.student_checks import has_graph
 from kdc.pipeline.training.students import new_student
 from kdc.serving.engine.engine import Engine
 from kdc.serving.engine.tokenizing import Text
@@ -56,7 +53,7 @@ _INT8 = next(candidate for candidate in CANDIDATES if candidate.name == "channel
 
 
 def depends_on(run: Run) -> dict[str, Any]:
-    """What measuring depends on: not the contract's limits, so that another limit does not measure again."""
+    """What measuring depends on: not the contract's limits, since another limit needs no new measurement."""
     config, bits = run.config, run.config.quantize.vector_bits
     return {
         **config.contract.at.model_dump(),
@@ -75,24 +72,25 @@ def run(run: Run, out: Path) -> CandidatesResult:
     contract = run.config.contract.terms
     assert contract is not None  # else the stage does not run
     measured, students = {}, students_of(run.config)
-    for place, student in enumerate(students):
+    for number, student in enumerate(students, 1):
         record = out / f"{hashlib.sha256(student.encode()).hexdigest()[:16]}.json"
         if not record.exists():
             settings = run.config.student.of(student)
-            costs = _measure(run, settings, contract, out)
-            if run.tries_fewer_pieces and is_of_teacher(student):
-                fewer = _with_fewer_pieces(partial(_measure, run, contract=contract, scratch=out), settings, run.say)
+            measure = partial(_measure, run, contract=contract, scratch=out)
+            costs = measure(settings)
+            if run.tries_fewer_pieces and settings.kind.is_of_teacher:
+                fewer = _with_fewer_pieces(measure, settings, run.say)
                 costs = costs.model_copy(update={"fewer_pieces": fewer})
             write_whole(record, costs.model_dump_json(exclude_unset=True))
         measured[student] = StudentCosts.model_validate_json(record.read_text(encoding="utf-8"))
-        run.progress(place + 1, len(students))
+        run.progress(number, len(students))
     return CandidatesResult(candidates=measured, headline=f"{len(measured)} students measured, none trained")
 
 
 def _with_fewer_pieces(
     measure: Callable[[StudentSettings], StudentCosts], settings: StudentSettings, say: Callable[[str], None]
 ) -> StudentCosts | None:
-    """Measure a student with the smaller vocabulary; None where it cannot have one."""
+    """Measure a student with the smaller vocabulary; None if it cannot have one."""
     try:
         return measure(settings.model_copy(update={"vocabulary": "auto"}))
     except (KdcError, StrictDataclassError) as error:  # the latter of a config that demands pieces which are gone
@@ -101,7 +99,7 @@ def _with_fewer_pieces(
 
 
 def check(run: Run) -> None:
-    """Say what can keep the contract, and refuse a contract that no student can keep.
+    """Say what can keep the contract.
 
     Raises:
         InputError: no student can; it names the one that comes nearest.
@@ -121,68 +119,35 @@ def is_intact(root: Path) -> bool:
 
 
 def students_of(config: Config) -> list[str]:
-    """The students that could come out; the configured one alone where no search was asked for."""
-    teacher, has_whole = config.teacher.model, config.has_one_teacher
-    own, layers = _canonical(config.student.model, teacher), loading.depth(teacher)
+    """The students that could come out; the configured one alone if no search was asked for."""
+    own = config.student.kind.canonical(config.student.model, config.teacher.model)
     if config.contract.search == "off":
         return [own]
-    cuts: list[str] = []
-    if not is_shallow(own):  # else the settings are for students without layers
-        depths = [Cut(first_and_last(depth, layers)) for depth in range(layers, 0, -1)]
-        cuts = _possible([of_width(each) for of_width in _widths(teacher) for each in depths], teacher)
-    possible = [*([UNCUT] if has_whole else []), *cuts, *SHALLOW]
-    return _with_graph(possible if own in possible else [own, *possible], teacher)
+    kinds = _kinds_beside(config.student.kind, has_whole=config.has_one_teacher)
+    possible = [spec for kind in kinds for spec in kind.tried(config.teacher.model)]
+    return _with_graph(possible if own in possible else [own, *possible], config.teacher.model)
 
 
 def curve_of(config: Config) -> list[str]:
-    """Students along the whole curve from the teacher to one that has none of its layers: the configured one, the
-    teacher itself, half of its layers, two thirds, a half, a third and a sixth of them with half of their neurons, a
-    half of them with half of their heads too, and its token vectors alone. A teacher that cannot be made narrower gives
-    a half, a third and a sixth of its layers."""
-    teacher, has_whole = config.teacher.model, config.has_one_teacher
-    own, layers = _canonical(config.student.model, teacher), loading.depth(teacher)
-    whole, *narrower = _widths(teacher)
-    steps = [(1, 2, whole), (1, 3, whole), (1, 6, whole)]
-    if narrower:
-        half, least = narrower[0], narrower[-1]
-        steps = [(1, 2, whole), (2, 3, half), (1, 2, half), (1, 2, least), (1, 3, half), (1, 6, half)]
-    cuts = [of_width(Cut(first_and_last(max(1, part * layers // of), layers))) for part, of, of_width in steps]
-    students = _possible(cuts, teacher)
-    every = dict.fromkeys([own, *([UNCUT] if has_whole else []), *students, *SHALLOW])
-    return _with_graph(list(every), teacher)
+    """Students along the whole curve from the teacher to its token vectors alone, the configured one first."""
+    own = config.student.kind.canonical(config.student.model, config.teacher.model)
+    kinds = _kinds_beside(config.student.kind, has_whole=config.has_one_teacher)
+    curve = [spec for kind in kinds for spec in kind.curve(config.teacher.model)]
+    return _with_graph(list(dict.fromkeys([own, *curve])), config.teacher.model)
 
 
-def _widths(teacher: str) -> list[Callable[[Cut], Cut]]:
-    """What makes layers as wide as students are tried: whole; with half of their neurons; with half of their heads too.
-    A teacher whose layers can do without one of these alone has two, and one without any has the first."""
-    half = half_width(teacher)
-    found = dict.fromkeys([(None, None), (half.ffn, None), (half.ffn, half.heads)])
-    return [partial(replace, ffn=ffn, heads=heads) for ffn, heads in found]
+def _kinds_beside(own: StudentKind, *, has_whole: bool) -> list[StudentKind]:
+    """The kinds that are tried beside the configured one: not the teacher itself unless there is one, nor its layers if
+    the settings are for students without."""
+    kinds = [kind for kind in KINDS.values() if kind.is_trained or has_whole]
+    return [kind for kind in kinds if own.has_layers or not (kind.has_layers and kind.is_trained)]
 
 
 def _with_graph(students: list[str], teacher: str) -> list[str]:
-    """Without the teacher and its layers, where its architecture cannot be exported."""
+    """The students without the teacher and its layers, if its architecture cannot be exported."""
     if has_graph(loading.load_config(teacher)):
         return students
-    return [student for student in students if is_shallow(student) or not is_of_teacher(student)]
-
-
-def _possible(cuts: list[Cut], teacher: str) -> list[str]:
-    """Those that are less than the whole teacher, and that it can be cut to."""
-    whole = loading.depth(teacher)
-    # That all layers can be so narrow is known, so that what is left to ask is the same for each width.
-    opens = {layers: can_be_cut(teacher, Cut(layers)) for layers in {cut.layers for cut in cuts}}
-    return [str(cut) for cut in cuts if (len(cut.layers) < whole or cut.is_narrow) and opens[cut.layers]]
-
-
-def _canonical(own: str, teacher: str) -> str:
-    """The configured student: layers by number, whatever name they were given, and a kind alone where its sizes are the
-    kind's own."""
-    if is_shallow(own) and parse_shape(own) == parse_shape(kind := own.partition(":")[0]):
-        return kind
-    if own.startswith("layers:"):
-        return str(parse_cut(own, loading.load_config(teacher)))
-    return own
+    return [student for student in students if not (kind_of(student).has_layers and kind_of(student).is_of_teacher)]
 
 
 def _precisions(training_device: str, *, fp16: bool, int8: bool) -> tuple[str, ...]:
@@ -195,18 +160,16 @@ def _precisions(training_device: str, *, fp16: bool, int8: bool) -> tuple[str, .
 def _measure(run: Run, settings: StudentSettings, contract: Contract, scratch: Path) -> StudentCosts:
     """Make a student untrained, export it, and measure it in each precision."""
     config, data, role, vocabulary = run.config, run.data(), run.role_of(settings), run.vocabulary_of(settings)
-    set_seed(config.run.seed)
+    seed, max_length = config.run.seed, run.max_length(role)
+    set_seed(seed)
     loaded, source = new_student(settings.model, data.task, cut_from=config.teacher.model, vocabulary=vocabulary)
     model = as_served(loaded.model)
-    parameters = loading.count_parameters(model)
     tokens, texts = data.tokens(role, "train"), texts_of(data.rows("tune"))
-    max_length = run.max_length(role)
     with tempfile.TemporaryDirectory(dir=scratch) as name:  # what a kill leaves goes with the run's own folder
         folder = Path(name)
         long = config.long.of(max_length)
         info = _export(model, source, folder, max_length=max_length, exporter=config.export.exporter, long=long)
-        rows, seed = config.quantize.calibration_rows, config.run.seed
-        batches = partial(sample_batches, tokens, info.input_names, rows=rows, seed=seed)
+        batches = partial(sample_batches, tokens, info.input_names, rows=config.quantize.calibration_rows, seed=seed)
         open_engine = partial(
             Engine.from_files,
             tokenizer_json=folder / _TOKENIZER,
@@ -220,20 +183,18 @@ def _measure(run: Run, settings: StudentSettings, contract: Contract, scratch: P
         for variant in _precisions(run.device, fp16=config.export.fp16, int8=config.quantize.enabled):
             try:
                 files = _converted(folder, variant, batches, config.quantize.vector_bits)
-                found = [_costs_of(open_engine(file), file, contract, texts) for file in files]
+                variants[variant], *smaller = [_costs_of(open_engine(file), file, contract, texts) for file in files]
+                in_4_bits = smaller[0] if smaller else in_4_bits
             except InputError:
                 raise
             except KdcError as error:
                 variants[variant] = NotMeasured(failed=f"{error.what} ({error.given})")
-            else:
-                variants[variant] = found[0]
-                in_4_bits = found[1] if len(found) > 1 else in_4_bits
-    return StudentCosts(parameters=parameters, variants=variants, int8_4_bits=in_4_bits)
+    return StudentCosts(parameters=model.num_parameters(), variants=variants, int8_4_bits=in_4_bits)
 
 
 def _costs_of(engine: Engine, file: Path, contract: Contract, texts: Sequence[Text]) -> Costs:
-    """What a graph costs, over which an engine is open, with the tokenizer that lies beside it, by the medians alone: a
-    contract that nothing can keep must not train for hours on a busy machine."""
+    """The costs of a graph, with the tokenizer beside it, by an engine over it. Medians alone count: a busy machine
+    must not let a contract through that nothing can keep."""
     size = file.stat().st_size + (file.parent / _TOKENIZER).stat().st_size
     timed = rows_to_time(engine, texts, contract.at)
     costs = measure_costs(engine, timed, contract, size_bytes=size, rounds=_ROUNDS)
@@ -243,7 +204,7 @@ def _costs_of(engine: Engine, file: Path, contract: Contract, texts: Sequence[Te
 def _export(
     model: Any, source: str, folder: Path, *, max_length: int, exporter: Exporter, long: LongTexts | None
 ) -> TokenizerInfo:
-    """Write `fp32.onnx` and `tokenizer.json` into the folder; the tokenizer is that of the source."""
+    """Write `fp32.onnx`, and the source's `tokenizer.json`, into the folder."""
     tokenizer = loading.load_tokenizer(source)
     model.save_pretrained(folder / "model")
     tokenizer.save_pretrained(folder / "model")
@@ -260,16 +221,16 @@ def _converted(
     calibration_batches: Callable[[], list[Feeds]],
     bits: VectorBits | Literal["auto"],
 ) -> list[Path]:
-    """The file of one precision in the folder, made of its `fp32.onnx`; of int8 also the one with token vectors of 4
-    bits, where the contract's size may ask for it."""
+    """The file of one precision, made of the folder's `fp32.onnx`. int8 has a second file with token vectors in 4 bits
+    if the contract's size may ask for it."""
     fp32, file = folder / "fp32.onnx", folder / f"{variant}.onnx"
     if variant == "int8":
         source = make_source(fp32, calibration_batches(), smoothed_file=folder / "smoothed.onnx")
         quantise(source.file, file, _INT8, source.ranges, vector_bits=8 if bits == "auto" else bits)
         if bits == "auto":
-            small = folder / "small.onnx"
-            quantise(source.file, small, _INT8, source.ranges, vector_bits=4)
-            return [file, small]
+            smaller = folder / "smaller.onnx"
+            quantise(source.file, smaller, _INT8, source.ranges, vector_bits=4)
+            return [file, smaller]
     elif variant == "fp16":
         to_fp16(fp32, file)
     return [file]

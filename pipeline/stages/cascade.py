@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 from kdc.artifact.contract.terms import Contract
 from kdc.artifact.folder import load_manifest
 from kdc.pipeline.config import metrics
+from kdc.pipeline.config.student_kinds import UNCUT_NAME
 from kdc.pipeline.config.tasks import Task
 from kdc.pipeline.data.prepared import PreparedData, texts_of
 from kdc.pipeline.evaluation.baseline_comparison import score_to_keep
 from kdc.pipeline.evaluation.second_model import SecondModel, copy_second, files_in, other_tokens, scaled, second_model
 from kdc.pipeline.evaluation.variants import CASCADE, CASCADE_FP32, student_files
 from kdc.pipeline.graphs.files import TOKENIZER_JSON, read_tokenizer_info
-from kdc.pipeline.packaging.card import UNCUT_NAME
 from kdc.pipeline.quality.calibration import calibrate
 from kdc.pipeline.quality.cascading import curve, fewest
 from kdc.pipeline.quality.latency import compare_speeds

@@ -15,7 +15,6 @@ from kdc.common.progress import Progress
 from kdc.pipeline.config.aims import abstain_of, aims_of, check_sets, required_label
 from kdc.pipeline.config.data_settings import LongSettings
 from kdc.pipeline.config.metrics import Groups
-from kdc.pipeline.config.student_names import is_of_teacher
 from kdc.pipeline.config.tasks import Task, task_of
 from kdc.pipeline.data.prepared import open_data, prepare
 from kdc.pipeline.data.tokens import tokenise, windows_for
@@ -34,8 +33,8 @@ from kdc.pipeline.training.student_checks import check_plan, check_student, chec
 
 def depends_on(run: Run) -> dict[str, Any]:
     """What the rows and their tokens depend on: the contents of the files, not where they lie."""
-    student = run.config.student.model
-    own = {} if is_of_teacher(student) else {"student_model": loading.fingerprint(student)}
+    student = run.config.student
+    own = {} if student.kind.is_of_teacher else {"student_model": loading.fingerprint(student.model)}
     return answered_rows(run.config) | own
 
 
@@ -48,7 +47,7 @@ def run(run: Run, out: Path) -> DataResult:
     check_plan(config.teacher, config.student, task)
     choose_exporter(config.export.exporter)
     sources = {ensemble.role(place): source for place, source in enumerate(config.teacher.sources)}
-    if not is_of_teacher(config.student.model):
+    if not config.student.kind.is_of_teacher:
         sources["student"] = config.student.model
     max_length, tokens = _tokenised(out, task, sources, config.data.max_length, config.long, run.progress)
     headline = _headline(task.name, tokens["teacher"], max_length["teacher"], config.long.of(max_length["teacher"]))

@@ -1,8 +1,8 @@
-"""Stage `merge`: adapters into the weights, or of a student without layers a projection into its token vectors, in
-fp32, and the proof that nothing was lost.
+"""Stage `merge`: merges adapters into the weights, or the projection of a student without layers into its token
+vectors, in fp32, and proves that nothing was lost.
 
-Reads `data/`, `student/`, and `vocabulary/` and `search/` where there are such. Writes `model/` (save_pretrained, with
-its tokenizer).
+Reads `data/`, `student/`, and `vocabulary/` and `search/` if they are there. Writes `model/` (save_pretrained, with its
+tokenizer).
 """
 
 from pathlib import Path
@@ -40,8 +40,8 @@ def check_merge(
     *,
     is_trained: bool = True,
 ) -> MergeResult:
-    """See that merged logits equal the adapter's, to 1e-5 x max(1, largest |logit|), and differ from the untrained
-    student's, so that the comparison cannot pass on a model that learned nothing.
+    """Check that merged logits equal the adapter's, to 1e-5 x max(1, largest |logit|), and differ from the untrained
+    student's: the comparison must not pass on a model that learned nothing.
 
     Args:
         untrained: (rows, outputs) of the student before training.

@@ -2,11 +2,10 @@
 
 Successive halving (Jamieson and Talwalkar 2016, arXiv 1502.07943): all survivors train for a part of their own full
 training, the better half for twice as long, until one is left; a quick search takes fewer, and the best at once. Each
-training has a schedule of its own, since one that was cut short ranks badly. They are ranked by the tuning slice, and
-share the teacher's logits. Where the teacher itself, uncut, can keep the contract, it is taken unless the best of them
-has a higher score. Reads `data/`, `vocabulary/`, `candidates/`, `teacher/`, `targets/`. Writes one record a trial to
-`search.kept/`, so that a search that was cut off goes on, and one with other limits or more time repeats nothing;
-trained weights are not kept.
+training has a schedule of its own, since one that was cut short ranks badly. The tuning slice ranks them. If the
+teacher itself, uncut, can keep the contract, it is taken unless the best student has a higher score. Reads `data/`,
+`vocabulary/`, `candidates/`, `teacher/`, `targets/`. Writes one record a trial to `search.kept/`: a search that was cut
+off, or has other limits or more time, repeats no trial. Trained weights are not kept.
 """
 
 import shutil
@@ -18,7 +17,7 @@ from typing import Any
 from kdc.common.files import write_whole
 from kdc.common.progress import Progress
 from kdc.pipeline.config.judging_settings import ContractSettings
-from kdc.pipeline.config.student_names import UNCUT, is_shallow
+from kdc.pipeline.config.student_kinds import UNCUT, kind_of
 from kdc.pipeline.data.prepared import PreparedData
 from kdc.pipeline.quality.feasibility import fitting_students
 from kdc.pipeline.results.training import CandidatesResult, SearchResult, TeacherResult, Trial
@@ -36,8 +35,7 @@ _SECONDS_OF_AN_HOUR = 3600
 
 def depends_on(run: Run) -> dict[str, Any]:
     """How the student is trained, how long may be searched, and which students can keep the contract."""
-    contract = run.config.contract
-    kept = _survivors(run)
+    contract, kept = run.config.contract, _survivors(run)
     settings = {"search": contract.search, "max_hours": contract.max_hours, "kept": kept}
     fewer = [student for student in kept if not run.settings_of(student).has_all_pieces]
     return fingerprints.training(run.config, run.config.student) | settings | {"fewer_pieces": fewer}
@@ -63,7 +61,7 @@ def run(run: Run, out: Path) -> SearchResult:
         parameters = run.result(CandidatesResult).candidates[UNCUT].parameters
         uncut = _uncut(teacher, run.result(TeacherResult).tune, parameters, run.data(), origin)
         run.say(f"search: the teacher itself: tuning slice {uncut.score:.1f}")
-        longest = [trial for trial in trials if trial.student == winner][-1:]  # none where no cut can keep the contract
+        longest = [trial for trial in trials if trial.student == winner][-1:]  # none if no cut can keep the contract
         if all(trial.score <= uncut.score for trial in longest):
             winner = UNCUT
         trials.append(uncut)
@@ -74,8 +72,9 @@ def _first_tried(survivors: list[str], *, is_quick: bool) -> list[str]:
     """The students that are trained first: all, or for a quick search a few of each kind."""
     if not is_quick:
         return survivors
-    kinds = ([student for student in survivors if is_shallow(student) == shallow] for shallow in (False, True))
-    return [student for kind in kinds for student in kind[:_QUICK_SURVIVORS]]
+    with_layers = [student for student in survivors if kind_of(student).has_layers]
+    without = [student for student in survivors if not kind_of(student).has_layers]
+    return with_layers[:_QUICK_SURVIVORS] + without[:_QUICK_SURVIVORS]
 
 
 def _halve(
@@ -92,16 +91,15 @@ def _halve(
         most: the steps of each student's full training, the largest student first.
         train: trains a student for so many steps.
         settings: how, and for how many hours, may be searched.
-        scored: whether a student that stands alone is trained too, so that it has a score.
+        scored: whether a single student is trained too, for its score.
         progress: called with the trainings that are done, and one more.
 
     Returns:
-        The winner, all trainings in order, and words on why they ended early; "" where they did not.
+        The winner, all trainings in order, and why they ended early; "" if they did not.
     """
     trials: list[Trial] = []
-    survivors, is_quick = list(most), settings.search == "quick"
+    survivors, is_quick, stopped = list(most), settings.search == "quick", ""
     share = first_share(most.values())
-    stopped = ""
     while (len(survivors) > 1 or (scored and not trials)) and not stopped:
         scores: dict[str, float] = {}
         for student in survivors:
@@ -127,8 +125,7 @@ def _survivors(run: Run) -> list[str]:
 
 
 def first_share(steps: Iterable[int]) -> float:
-    """Which share of its own full training each student gets first, by the steps of all full trainings: kinds of
-    students differ in theirs."""
+    """The share of its full training that each student gets first, by the steps of all full trainings."""
     return min(1.0, _FIRST_STEPS / min(steps))
 
 
@@ -171,17 +168,11 @@ def short_training(run: Run, out: Path, student: str, steps: int) -> Trial:
 def _uncut(
     teacher: Path, tune: Mapping[str, float], parameters: int, data: PreparedData, origin: StudentOrigin
 ) -> Trial:
-    """The teacher itself, which needs no training, on the tuning slice; `tune` is its score with its own vocabulary."""
+    """The teacher itself, which needs no training, on the tuning slice; `tune` has its scores with all pieces."""
     if origin.vocabulary is not None:
-        result = score_uncut(teacher, data, vocabulary=origin.vocabulary, role=origin.role)
+        result = score_uncut(teacher, origin, data)
         tune, parameters = result.tune, result.parameters or parameters
-    return Trial(
-        student=UNCUT,
-        steps=0,
-        parameters=parameters,
-        score=tune[data.task.metrics[0]],
-        seconds=0.0,
-    )
+    return Trial(student=UNCUT, steps=0, parameters=parameters, score=tune[data.task.metrics[0]], seconds=0.0)
 
 
 def _is_out_of_time(trials: Sequence[Trial], max_hours: float | None) -> bool:

@@ -134,7 +134,7 @@ def _make_teacher(run: Run, place: int, target: Path, checkpoints: Path) -> Mode
     _check(run, result)
     model.save_pretrained(target)
     tokenizer.save_pretrained(target)
-    return result.model_copy(update={"parameters": loading.count_parameters(model)})
+    return result.model_copy(update={"parameters": model.num_parameters()})
 
 
 def _scored(

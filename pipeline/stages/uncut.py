@@ -2,7 +2,7 @@
 runtime, without a layer less.
 
 Reads `data/`, `teacher/`. Writes what stage `export` writes for the student, `model.int8.onnx` and `candidates.json`;
-nothing where the student is the teacher itself, whose graphs are in `export/` and `quantize/` already.
+nothing if the student is the teacher itself, whose graphs are in `export/` and `quantize/` already.
 """
 
 from functools import partial
@@ -11,7 +11,6 @@ from typing import Any
 
 from kdc.common.errors import KdcError
 from kdc.pipeline.config.graph_settings import QuantizeSettings
-from kdc.pipeline.config.student_names import UNCUT
 from kdc.pipeline.config.training_settings import StudentSettings
 from kdc.pipeline.graphs.exporting import export_model, keep_winner, standard_of, tuning_slice
 from kdc.pipeline.graphs.files import FP32_ONNX
@@ -64,19 +63,18 @@ def run(run: Run, out: Path) -> UncutResult:
     except KdcError as error:
         return result.model_copy(update={"note": f"the uncut teacher has no int8: {error.what} ({error.given})"})
     note = f"of the uncut teacher: {choice.note}" if choice.note else ""
-    return result.model_copy(
-        update={"int8": choice.winner, "note": note, "headline": f"{result.headline}, int8 {choice.winner}"}
-    )
+    headline = f"{result.headline}, int8 {choice.winner}"
+    return result.model_copy(update={"int8": choice.winner, "note": note, "headline": headline})
 
 
 def _bits(settings: QuantizeSettings) -> VectorBits:
-    """Of the token vectors. A contract's size is of the student, and asks nothing of what it is compared with."""
+    """Bits of the token vectors. A contract limits the student's size, not the size of what it is compared with."""
     return 8 if settings.vector_bits == "auto" else settings.vector_bits
 
 
 def _is_student(student: StudentSettings) -> bool:
     """Whether the student is the teacher as it is; with a smaller vocabulary it is another model."""
-    return student.model == UNCUT and student.has_all_pieces
+    return not student.kind.is_trained and student.has_all_pieces
 
 
 def _quantised(run: Run, out: Path) -> Int8Choice:
@@ -100,9 +98,9 @@ def _quantised(run: Run, out: Path) -> Int8Choice:
     )
     standard = standard_of(settings, rows)
     candidates = worth_trying(_CANDIDATES)
-    for place, candidate in enumerate(candidates):
+    for number, candidate in enumerate(candidates, 1):
         trials.judge(candidate)
-        run.progress(place + 1, len(candidates))
+        run.progress(number, len(candidates))
     choice = trials.choose(partial(choose, standard=standard))
     if choice.chosen is None:  # a fair competitor has what the student's int8 has
         trials.repair(standard)

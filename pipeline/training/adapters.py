@@ -19,8 +19,8 @@ _REWRITING_INITS = ("pissa", "olora")
 
 
 def lora_targets(model: PreTrainedModel, targets: str | tuple[str, ...]) -> list[str]:
-    """Full names of the linear layers of the encoder that get an adapter. `targets` is "all-linear", "query-value", or
-    the last part of their names, such as ("query", "dense").
+    """Full names of the encoder's linear layers that get an adapter. `targets` is "all-linear", "query-value", or the
+    last parts of their names, such as ("query", "dense").
 
     Raises:
         InputError: no linear layer of the encoder has that name.
@@ -42,12 +42,8 @@ def lora_targets(model: PreTrainedModel, targets: str | tuple[str, ...]) -> list
 
 
 def with_adapters(model: PreTrainedModel, new_modules: tuple[str, ...], settings: LoraSettings) -> Any:
-    """Put LoRA adapters on a model. They, the head and new modules are trainable, everything else is frozen.
-
-    Args:
-        model: a sequence classifier; changed in place. The PEFT model over it is returned.
-        new_modules: as in `Loaded`.
-        settings: of the adapters.
+    """Put LoRA adapters on a model, in place, and return the PEFT model over it. Adapters, the head and new modules (as
+    in `Loaded`) are trainable, everything else is frozen.
 
     Raises:
         InputError: PEFT refuses the settings, or the layers are not there.
@@ -95,7 +91,7 @@ def save_adapters(adapted: Any, folder: Path) -> None:
 
 def save_rewritten(adapted: Any, base: Path, folder: Path) -> None:
     """Save the weights below the adapters of a PEFT model before its training, if the adapters' initialisation changed
-    them (PiSSA, OLoRA); `base` is the folder of the model before `with_adapters`."""
+    them (PiSSA, OLoRA); `base` is the folder of the model without adapters."""
     if not str(adapted.peft_config["default"].init_lora_weights).startswith(_REWRITING_INITS):
         return
     below = {

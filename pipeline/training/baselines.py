@@ -1,10 +1,8 @@
 """What is cheap to beat: TF-IDF with a linear model, and a linear probe on the teacher's encoder before any training.
 
-A model that was trained for minutes or hours has to be better than these, or the hours were for nothing. Linear models
-are scikit-learn's; how strongly they are held back is chosen by the tuning slice, as a training's best step is.
+Linear models are scikit-learn's. The tuning slice chooses how strongly they are regularised.
 """
 
-import copy
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +18,7 @@ from kdc.pipeline.training.environment import Environment, answering, settle
 from kdc.pipeline.training.joining import set_join
 from kdc.pipeline.training.predict import predict
 
-# scikit-learn's C: the inverse of how strongly the weights are held back.
+# scikit-learn's C: the inverse of the regularisation's strength.
 _TFIDF_STRENGTHS = (1.0, 10.0)
 _PROBE_STRENGTHS = (0.01, 0.1, 1.0)
 _MOST_WORDS = 100_000  # words and pairs of words that TF-IDF tells apart
@@ -52,11 +50,10 @@ class Sample:
     labels: NDArray[np.generic]  # (rows,), or (rows, outputs) in {0, 1} for multi-label
 
     @classmethod
-    def of(cls, rows: Any, tokens: Any, places: Iterable[int] | None = None) -> "Sample":
-        """The rows at some places of a split, or all of them."""
-        if places is not None:
-            places = list(places)
-            rows, tokens = rows.select(places), tokens.select(places)
+    def of(cls, rows: Any, tokens: Any, positions: list[int] | None = None) -> "Sample":
+        """Some rows of a split, or all of them."""
+        if positions is not None:
+            rows, tokens = rows.select(positions), tokens.select(positions)
         return cls(rows, tokens, np.asarray(rows["label"][:]))
 
 
@@ -65,9 +62,9 @@ class Fitted:
     """A baseline that was fitted."""
 
     model: Linear
-    answer: Callable[[Any, Any], Logits]  # the logits of a split, given its rows and their tokens
+    answer: Callable[[Any, Any], Logits]  # rows of a split and their tokens -> logits
     tune: Logits  # its answers to the tuning slice
-    score: float  # the deciding metric of these
+    score: float  # its deciding metric there
 
 
 def fit_tfidf(train: Sample, tune: Sample, task: Task) -> Fitted:
@@ -75,31 +72,25 @@ def fit_tfidf(train: Sample, tune: Sample, task: Task) -> Fitted:
     from scipy.sparse import hstack
     from sklearn.feature_extraction.text import TfidfVectorizer
 
-    parts = _columns(train.rows)
-    vectorizers = [
-        TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, max_features=_MOST_WORDS, token_pattern=r"(?u)\b\w+\b")
-        for _ in parts
-    ]
+    vectorizers = []
+    for texts in _columns(train.rows):
+        vectorizer = TfidfVectorizer(
+            ngram_range=(1, 2), sublinear_tf=True, max_features=_MOST_WORDS, token_pattern=r"(?u)\b\w+\b"
+        )
+        try:
+            vectorizers.append(vectorizer.fit(texts))
+        except ValueError:  # scikit-learn's "empty vocabulary", of texts without a word, such as signs alone
+            vectorizers.append(vectorizer.fit(["none"]))
 
     def vectors(rows: Any) -> Any:
-        """(rows, words): of a pair each text has its own words."""
-        made = [each.transform(texts) for each, texts in zip(vectorizers, _columns(rows), strict=True)]
-        return hstack(made).tocsr() if len(made) > 1 else made[0]
+        """(rows, words); each text of a pair has its own words."""
+        of_texts = [words.transform(texts) for words, texts in zip(vectorizers, _columns(rows), strict=True)]
+        return hstack(of_texts).tocsr()
 
-    for vectorizer, texts in zip(vectorizers, parts, strict=True):
-        _learn_words(vectorizer, texts)
     model, answers, score = best_fit(
         vectors(train.rows), train.labels, vectors(tune.rows), tune.labels, task, _TFIDF_STRENGTHS
     )
     return Fitted(model, lambda rows, tokens: model(vectors(rows)), answers, score)
-
-
-def _learn_words(vectorizer: Any, texts: Sequence[str]) -> None:
-    """Learn the words of the training texts; texts without any, such as signs alone, have one that stands for that."""
-    try:
-        vectorizer.fit(texts)
-    except ValueError:  # scikit-learn's "empty vocabulary"
-        vectorizer.fit(["none"])
 
 
 def _columns(rows: Any) -> list[list[str]]:
@@ -115,49 +106,39 @@ class Encoder:
         task: the task, labels filled in.
         environment: device and number format; an open one is fp32 until `settle`.
         max_length: tokens after which a text is cut.
-        apart: whether the two texts of a pair are encoded by themselves, and not together.
     """
 
-    def __init__(
-        self, source: str, task: Task, *, environment: Environment, max_length: int, apart: bool = False
-    ) -> None:
+    def __init__(self, source: str, task: Task, *, environment: Environment, max_length: int) -> None:
         import torch
 
         self.environment = environment
         self.model = loading.load_model(source, task, pooling="mean").model.to(environment.device)
         self.model.classifier = torch.nn.Identity()
         self.model.config.problem_type = loading.PROBLEMS["regression"]
-        set_join(self.model, ("mean",))  # of a long row's windows the mean of their vectors
+        set_join(self.model, ("mean",))  # a long row has the mean of its windows' vectors
         self.tokenizer = loading.load_tokenizer(source)
         self.max_length = max_length
-        self.apart = apart
         self._of_rows: dict[int, Logits] = {}  # vectors that were kept, by row id
         self._of_texts: dict[str, Logits] = {}  # and by text
 
     def settle(self, tokens: Any) -> None:
-        """Find out in which number format these tokens are encoded faster, where that is open."""
+        """Find out in which number format these tokens are encoded faster, if that is open."""
         pad_id = self.tokenizer.pad_token_id
         self.environment = settle(self.environment, self.model, Rows([tokens]), pad_id=pad_id, trains=False)
 
-    def taking(self, *, apart: bool) -> "Encoder":
-        """The same encoder, which takes pairs apart or together."""
-        other = copy.copy(self)
-        other.apart = apart
-        return other
-
     def forget(self) -> None:
-        """Let go of all vectors that were kept."""
+        """Drop all vectors that were kept."""
         self._of_rows.clear()
         self._of_texts.clear()
 
-    def vectors(self, rows: Any, tokens: Any, *, keep: bool = False) -> NDArray[np.float32]:
-        """(rows, features). Of a pair that is encoded apart, they are both vectors, their product, and the distance in
-        each place (Conneau et al. 2017, arXiv 1705.02364, section 3.1). What was encoded with `keep` is not encoded
-        again; of pairs that are encoded apart no text is encoded twice in any case."""
-        if not self.apart:
+    def vectors(self, rows: Any, tokens: Any, *, apart: bool, keep: bool = False) -> NDArray[np.float32]:
+        """(rows, features): the mean of a row's token vectors. `apart` encodes the two texts of a pair by themselves,
+        each text once. The features are then both vectors, their product, and the distance of each number (Conneau et
+        al. 2017, arXiv 1705.02364, section 3.1). `keep` keeps the vectors, and does not compute them again."""
+        if not apart:
             if not keep:
                 return self._encode(tokens)
-            return _of_each(tokens["row"][:], self._of_rows, lambda _, places: self._encode(tokens.select(places)))
+            return _of_each(tokens["row"][:], self._of_rows, lambda _, new: self._encode(tokens.select(new)))
         of_texts = self._of_texts if keep else {}
         first, second = (
             _of_each(texts, of_texts, lambda new, _: self._encode(self._tokens(new))) for texts in _columns(rows)
@@ -177,30 +158,31 @@ class Encoder:
 
 
 def _of_each(keys: Sequence[Any], known: dict[Any, Logits], encode: Callable[[list[Any], list[int]], Logits]) -> Logits:
-    """The vectors of keys, (keys, width). Those that are not known yet are encoded, given keys and places, each once,
-    and are known from then on."""
-    places = {key: place for place, key in enumerate(keys) if key not in known}
-    if places:
-        known |= zip(places, encode(list(places), list(places.values())), strict=True)
+    """The vectors of keys, (keys, width). Unknown ones are encoded, given keys and positions, each once, and are known
+    from then on."""
+    positions = {key: position for position, key in enumerate(keys) if key not in known}
+    if positions:
+        known |= zip(positions, encode(list(positions), list(positions.values())), strict=True)
     return np.stack([known[key] for key in keys])
 
 
-def fit_probe(encoder: Encoder, train: Sample, tune: Sample, task: Task) -> Fitted:
-    """A linear model on the vectors of an encoder that is left as it is (Alain and Bengio 2016, arXiv 1610.01644).
+def fit_probe(encoder: Encoder, train: Sample, tune: Sample, task: Task, *, apart: bool = False) -> Fitted:
+    """A linear model on the vectors of an encoder that is left as it is (Alain and Bengio 2016, arXiv 1610.01644);
+    `apart` encodes the two texts of a pair by themselves.
 
-    It is fitted to features of like spread. One that is nearly constant stays small: else it would have weights a
-    thousand times as large as others, and int8, which has one step for a row of weights, would round these to nothing.
+    Features are scaled to a like spread. A nearly constant one stays small. Otherwise it would have weights a thousand
+    times as large as others, and int8, which has one step for a row of weights, would round the others to nothing.
     """
-    vectors = encoder.vectors(train.rows, train.tokens, keep=True)
+    vectors = encoder.vectors(train.rows, train.tokens, apart=apart, keep=True)
     mean, spread = vectors.mean(0), vectors.std(0)
     spread = np.maximum(spread, max(_LEAST_SPREAD * np.median(spread), 1e-6))
-    tuned = encoder.vectors(tune.rows, tune.tokens, keep=True)
+    tuned = encoder.vectors(tune.rows, tune.tokens, apart=apart, keep=True)
     scaled, _, score = best_fit(
         (vectors - mean) / spread, train.labels, (tuned - mean) / spread, tune.labels, task, _PROBE_STRENGTHS
     )
-    weight = scaled.weight / spread  # so that it takes the vectors as they are, like the head of a classifier
+    weight = scaled.weight / spread  # it takes the vectors as they are, like the head of a classifier
     model = Linear(weight, scaled.bias - weight @ mean)
-    return Fitted(model, lambda rows, tokens: model(encoder.vectors(rows, tokens)), model(tuned), score)
+    return Fitted(model, lambda rows, tokens: model(encoder.vectors(rows, tokens, apart=apart)), model(tuned), score)
 
 
 def with_head(model: Any, head: Linear) -> Any:
@@ -222,27 +204,17 @@ def best_fit(
     strengths: Iterable[float],
 ) -> tuple[Linear, Logits, float]:
     """The linear model whose deciding metric on the tuning slice is highest, its answers there, and that metric."""
-    metric = task.metrics[0]
-    best: tuple[Linear, Logits, float] | None = None
+    metric, tried = task.metrics[0], []
     for strength in strengths:
         model = fit(features, labels, task, strength)
         answers = model(tune_features)
-        score = metrics.compute(answers, tune_labels, task.kind, (metric,))[metric]
-        if best is None or score > best[2]:
-            best = model, answers, score
-    assert best is not None
-    return best
+        tried.append((model, answers, metrics.compute(answers, tune_labels, task.kind, (metric,))[metric]))
+    return max(tried, key=lambda fitted: fitted[2])
 
 
 def fit(features: Any, labels: NDArray[np.generic], task: Task, strength: float) -> Linear:
-    """A linear model: logistic regression (one for each label for multi-label), or ridge regression.
-
-    Args:
-        features: (rows, features), dense or sparse.
-        labels: as in `Sample`.
-        task: its kind and labels; for regression center and spread of the labels.
-        strength: scikit-learn's C.
-    """
+    """A linear model of features (rows, features), dense or sparse: logistic regression (one for each label for
+    multi-label), or ridge regression of standardised labels. `strength` is scikit-learn's C."""
     from sklearn.linear_model import LogisticRegression, Ridge
 
     if task.kind == "regression":
@@ -250,7 +222,7 @@ def fit(features: Any, labels: NDArray[np.generic], task: Task, strength: float)
         return Linear(ridge.coef_[None].astype(np.float32), np.array([ridge.intercept_], dtype=np.float32))
     if task.kind == "multilabel":
         two = task.model_copy(update={"kind": "classification", "labels": ("no", "yes")})
-        parts = [fit(features, labels[:, place].astype(np.int64), two, strength) for place in range(labels.shape[1])]
+        parts = [fit(features, column.astype(np.int64), two, strength) for column in labels.T]
         weights, biases = np.stack([part.weight for part in parts]), np.stack([part.bias for part in parts])
         return Linear(weights[:, 1] - weights[:, 0], biases[:, 1] - biases[:, 0])
     weight = np.zeros((task.outputs, features.shape[1]), dtype=np.float32)

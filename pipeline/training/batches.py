@@ -15,15 +15,14 @@ from kdc.pipeline.data.tokens import apart
 
 
 class Rows(Dataset):
-    """Tokenised rows by position, each joined by row id with the teacher's logits for it.
+    """Tokenised rows by position, each joined by row id with the teacher's logits for it. Another process is sent the
+    names of their files, if they were `read`.
 
     Args:
         parts: `datasets.Dataset`s with the columns `row` (the row id), `input_ids`, `length`, and maybe
             `token_type_ids`, `windows` (see `kdc.pipeline.data.tokens`) and `label`. The rows of a part without `label`
             are unlabelled.
         teacher_logits: (row ids, outputs), indexed by row id; may be memory-mapped.
-
-    Another process is sent rows that were `read` as the names of their files, which it opens itself.
     """
 
     _files: tuple[PreparedData, str, tuple[str, ...], Path | None] | None = None  # as given to `read`
@@ -38,13 +37,8 @@ class Rows(Dataset):
 
     @classmethod
     def read(cls, data: PreparedData, role: str, splits: Sequence[str], teacher_logits: Path | None = None) -> Self:
-        """Open tokenised splits of a run.
-
-        Args:
-            data: the run's rows.
-            role: whose tokens to take: "teacher", "teacher-2", ..., "student" or "fewer".
-            splits: which.
-            teacher_logits: file (.npy) with the teacher's logits by row id, which is memory-mapped; None for none.
+        """Open tokenised splits of a run, in the tokens of a role: "teacher", "teacher-2", ..., "student" or "fewer".
+        The file (.npy) of the teacher's logits, by row id, is memory-mapped.
 
         Raises:
             KdcError: a split is not there.
@@ -73,8 +67,8 @@ class Rows(Dataset):
             if not len(inside):
                 continue
             columns = part[(inside - start).tolist()]
-            for place, index in enumerate(inside.tolist()):
-                row = {name: values[place] for name, values in columns.items()}
+            for position, index in enumerate(inside.tolist()):
+                row = {name: values[position] for name, values in columns.items()}
                 row["labelled"] = "label" in row
                 row.setdefault("label", self.no_label)
                 if self.teacher_logits is not None:
@@ -86,8 +80,8 @@ class Rows(Dataset):
 @dataclass(frozen=True)
 class Collator:
     """Turns rows into padded tensors: input_ids, attention_mask, labels, labelled, and token_type_ids and
-    teacher_logits where the rows have them. Of rows in windows the inputs are of all windows, those of a row one after
-    another, and `windows` is how many each row has."""
+    teacher_logits if the rows have them. Rows in windows have the inputs of all windows, a row's one after another, and
+    `windows`, the number of each row."""
 
     pad_id: int  # the tokenizer's padding id
     pad_to: int | None = None  # length of every batch in tokens; None pads to the longest row of the batch
@@ -106,8 +100,8 @@ class Collator:
         for name, fill in (("input_ids", self.pad_id), ("token_type_ids", 0)):
             if name in parts[0]:
                 batch[name] = torch.full((len(parts), longest), fill, dtype=torch.long)
-                for place, part in enumerate(parts):
-                    batch[name][place, : len(part[name])] = torch.as_tensor(part[name])
+                for tensor, part in zip(batch[name], parts, strict=True):
+                    tensor[: len(part[name])] = torch.as_tensor(part[name])
         if "teacher_logits" in rows[0]:
             batch["teacher_logits"] = torch.from_numpy(np.stack([row["teacher_logits"] for row in rows]))
         return batch
@@ -115,7 +109,7 @@ class Collator:
 
 @dataclass(eq=False)
 class LengthGroupedSampler(Sampler[int]):
-    """Shuffles the rows anew in each epoch, so that the rows of a batch have similar lengths.
+    """Shuffles the rows anew in each epoch; the rows of a batch have similar lengths.
 
     The rows of 50 batches at a time are drawn at random, sorted by length and cut into batches; then all batches are
     shuffled. The order depends on the seed and the epoch alone.
@@ -147,4 +141,4 @@ class LengthGroupedSampler(Sampler[int]):
         short = [batch for batch in batches if len(batch) < self.batch_size]
         full = [batch for batch in batches if len(batch) == self.batch_size]
         random.shuffle(full)
-        return iter(np.concatenate(full + short).tolist())  # the short batch comes last, so that all others stay whole
+        return iter(np.concatenate(full + short).tolist())  # the short batch comes last: all others stay whole

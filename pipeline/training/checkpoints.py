@@ -1,7 +1,7 @@
-"""Checkpoints that count: sealed once they are complete, and checked before training goes on from them.
+"""Checkpoints that count: sealed once they are complete, and checked before training resumes from them.
 
-The Trainer writes a checkpoint file by file, and would go on from an incomplete one. Here a seal is written last. It
-holds the SHA-256 of every file, so that an incomplete or damaged checkpoint is dropped and the one before it is taken.
+The Trainer writes a checkpoint file by file, and would resume from an incomplete one. Here a seal is written last, with
+the SHA-256 of every file. A checkpoint that is incomplete or damaged is dropped, and the one before it counts.
 """
 
 import json
@@ -28,23 +28,17 @@ def seal(checkpoint: Path) -> None:
 def last_checkpoint(folder: Path) -> Path | None:
     """The newest checkpoint in `folder` whose seal fits its files; incomplete and damaged ones are removed."""
     for checkpoint in sorted(folder.glob("checkpoint-*"), key=step_of, reverse=True):
-        problem = _problem(checkpoint)
-        if not problem:
-            return checkpoint
+        try:
+            if json.loads((checkpoint / SEAL).read_text(encoding="utf-8")) == _hashes(checkpoint):
+                return checkpoint
+            problem = "its files were changed"
+        except FileNotFoundError:
+            problem = "it is incomplete"
+        except ValueError:
+            problem = "its seal is damaged"
         log.warning("dropped %s: %s", checkpoint.name, problem)
         shutil.rmtree(checkpoint)
     return None
-
-
-def _problem(checkpoint: Path) -> str:
-    """Why a checkpoint does not count; "" if it does."""
-    try:
-        expected = json.loads((checkpoint / SEAL).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return "it is incomplete"
-    except ValueError:
-        return "its seal is damaged"
-    return "" if expected == _hashes(checkpoint) else "its files were changed"
 
 
 def _hashes(checkpoint: Path) -> dict[str, str]:

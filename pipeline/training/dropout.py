@@ -1,7 +1,7 @@
 """Dropout on a CPU, whose masks cost an eighth of torch's: those were a third of a student's step.
 
-torch draws one Bernoulli number for each value, one after the other. Here a generator of 64 random bits (SFC64, seeded
-for each mask from torch's own generator, so that a resumed training draws the same) gives four values their 16 bits.
+torch draws one Bernoulli number for each value, one after the other. Here 64 random bits of SFC64 give four values
+their 16 bits. Torch's own generator seeds SFC64 for each mask, so a resumed training draws the same masks.
 """
 
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ class CheapDropout(nn.Dropout):
     """`nn.Dropout` with the same statistics and other masks; a rate is rounded to a 65,536th."""
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
-        """Drop each value with probability `p` while training, and scale the others up, so that the mean stays."""
+        """Drop each value with probability `p` while training, and scale the others up, which keeps the mean."""
         dropped = round(self.p * _STEPS)
         if not self.training or not dropped:
             return input

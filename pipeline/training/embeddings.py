@@ -1,9 +1,8 @@
 """Token embeddings of which only those are trained that the training rows hold.
 
-An encoder has vectors for 30,000 to 250,000 tokens, and a task's rows hold some thousand of them. All others get the
-gradient 0 at every step, and torch nevertheless writes it, adds it up for the clipping of gradients, and moves two
-moments and the weight by it. Here the vectors that are met are one weight, and all others stay as they are: what is
-trained is the same, but for the weight decay of tokens that no row holds.
+An encoder has vectors for 30,000 to 250,000 tokens, and a task's rows hold some thousand of them. Torch would compute a
+gradient of 0, two moments and an update for all others at every step. Here the vectors of the rows' tokens are one
+weight, and all others stay as they are. Only the weight decay of tokens that no row holds is left out.
 """
 
 from collections.abc import Iterator
@@ -23,12 +22,8 @@ _CHUNK = 10_000  # rows that are read at a time to see what tokens they hold
 
 
 class MetEmbedding(nn.Module):
-    """An embedding over an `nn.Embedding`, whose weight holds the vectors of some of its tokens alone.
-
-    Args:
-        whole: the embedding, whose weight is not changed before `put_back`.
-        met: (tokens,) the ids of the tokens whose vectors are trained.
-    """
+    """An embedding over a `whole` one, whose weight is not changed before `put_back`. It trains the vectors of some of
+    its tokens alone, `met` (tokens,)."""
 
     _whole: nn.Embedding
     _ids: torch.Tensor
@@ -57,8 +52,8 @@ class MetEmbedding(nn.Module):
 
 @contextmanager
 def only_met_tokens(model: Any, rows: Rows) -> Iterator[None]:
-    """Train only the vectors of tokens that the rows hold, for as long as the context lasts. A model whose embedding is
-    not trained, or is not torch's own, is left as it is."""
+    """Train only the vectors of tokens that the rows hold, while the context lasts. Nothing changes for a model with
+    frozen vectors, or an embedding that is not torch's own."""
     embedding = model.get_input_embeddings()
     if type(embedding) is not nn.Embedding or not embedding.weight.requires_grad:
         yield
@@ -72,7 +67,7 @@ def only_met_tokens(model: Any, rows: Rows) -> Iterator[None]:
 
 
 def tokens_of(rows: Rows, tokens: int) -> NDArray[np.integer]:
-    """The ids of the tokens, of so many that the embedding knows, that rows hold, in order."""
+    """The ids of the tokens that rows hold, in order, out of so many `tokens`."""
     seen = np.zeros(tokens, dtype=bool)
     for part in rows.parts:
         for chunk in part.with_format("arrow").iter(_CHUNK):

@@ -9,14 +9,14 @@ from numpy.typing import NDArray
 Weights = Literal["score", "equal"]
 
 
-def role(place: int) -> str:
-    """The role whose tokens the teacher at that place takes; 0 is the first teacher."""
-    return "teacher" if place == 0 else f"teacher-{place + 1}"
+def role(index: int) -> str:
+    """The role whose tokens the teacher of that index takes; 0 is the first teacher."""
+    return "teacher" if index == 0 else f"teacher-{index + 1}"
 
 
-def folder(place: int) -> str:
-    """The folder in which stage `teacher` keeps the teacher at that place."""
-    return "model" if place == 0 else f"model-{place + 1}"
+def folder(index: int) -> str:
+    """The folder in which stage `teacher` keeps the teacher of that index."""
+    return "model" if index == 0 else f"model-{index + 1}"
 
 
 def weights(scores: Sequence[float], how: Weights) -> NDArray[np.float64]:

@@ -46,15 +46,14 @@ def fine_tune(
 
     Args:
         model: a sequence classifier, or a PEFT model over one.
-        settings, data, environment: how to train it (a student's also say how it learns from the teacher's logits), the
-            rows, and seed, device and precision.
+        settings, data, environment: a student's settings also say how it learns from the teacher's logits.
         role: whose tokens the model takes: "teacher", "teacher-2", ..., "student" or "fewer".
         pad_id: the tokenizer's padding id.
-        checkpoints: folder for checkpoints; training goes on from the last one that is there.
+        checkpoints: folder for checkpoints; training resumes from the last one there.
         progress: called with (step, steps).
         new_modules: names of the modules that start at random, see `Loaded`.
-        teacher_logits: file (.npy) with the teacher's logits, (row ids, outputs), by row id; the unlabelled rows are
-            then trained on too. None trains on the labels alone.
+        teacher_logits: file (.npy) with the teacher's logits, (row ids, outputs), by row id; unlabelled rows are then
+            trained on too. None trains on the labels alone.
         unlabeled: False leaves the unlabelled rows out all the same (a control).
     """
     objective = Objective(
@@ -81,8 +80,7 @@ def fine_tune(
 
 
 def _note_precision(checkpoints: Path, precision: str) -> None:
-    """Say so where a training goes on in another number format than it began in: it is faster now, or the machine is
-    another one."""
+    """Warn of a training that resumes in another number format: it is faster now, or the machine is another one."""
     note = checkpoints / "precision"
     before = note.read_text(encoding="utf-8") if note.exists() else precision
     if before != precision:
@@ -92,8 +90,8 @@ def _note_precision(checkpoints: Path, precision: str) -> None:
 
 
 def plan_for(settings: TrainSettings, rows: int, environment: Environment) -> Plan:
-    """Epochs over so many rows as steps, at least `min_steps`; rounded up, so that the tuning slice is looked at after
-    the last step."""
+    """Epochs over so many rows as steps, at least `min_steps`; rounded up to a multiple of the steps between two looks
+    at the tuning slice."""
     rows_per_update = settings.batch_size * settings.accumulate
     least = max(math.ceil(settings.epochs * math.ceil(rows / rows_per_update)), settings.min_steps)
     every = math.ceil(least / settings.evaluations)
@@ -118,12 +116,8 @@ def check_class_weights(setting: str | dict[str, float], task: Task) -> None:
 
 
 def class_weights(setting: str | dict[str, float], data: PreparedData) -> tuple[float, ...] | None:
-    """Factors by label, in the order of the outputs, scaled so that the average training row weighs 1; None for none.
-
-    Args:
-        setting: "none"; "balanced", which weighs a class by the inverse of its share of the training rows; or factors
-            by label name, 1 for those not named.
-        data: the rows.
+    """Factors by label, in the order of the outputs; the average training row weighs 1. None for none.
+    "balanced" weighs a class by the inverse of its share of the training rows; a label that is not named weighs 1.
 
     Raises:
         InputError: as `check_class_weights`.
@@ -144,14 +138,13 @@ def class_weights(setting: str | dict[str, float], data: PreparedData) -> tuple[
 def score_model(
     model: Any, data: PreparedData, role: str, pad_id: int, training: TrainingSummary | None = None
 ) -> ModelResult:
-    """The metrics of a model, which answers on the device where it is, on the labelled rows of the tuning slice in the
-    tokens of a role, and how it was trained."""
+    """The result of a model on the tuning slice, in the tokens of a role, on its own device."""
     result = score_logits(predict(model, Rows([data.tokens(role, "tune")]), pad_id=pad_id), data)
     return result if training is None else result.model_copy(update={"training": training})
 
 
 def score_logits(logits: NDArray[np.floating], data: PreparedData) -> ModelResult:
-    """The same of logits (rows, outputs) on the tuning slice that are there already."""
+    """The result of logits (rows, outputs) on the tuning slice."""
     task, labels = data.task, np.asarray(data.rows("tune")["label"][:])
     return ModelResult(
         tune=metrics.compute(logits, labels, task.kind, task.metrics),
@@ -162,18 +155,17 @@ def score_logits(logits: NDArray[np.floating], data: PreparedData) -> ModelResul
 
 
 def check_learned(result: ModelResult, task: Task, *, who: str, allow: bool, remedy: str) -> str | None:
-    """Refuse a model that learned nothing, by what it answers on the tuning slice.
+    """Refuse a model that learned nothing, by its result on the tuning slice.
 
     Args:
-        result: of that model.
+        result: the model's.
         task: its first metric decides.
         who: "teacher" or "student".
-        allow: return a warning in place of the error; None is returned where all is well.
+        allow: return a warning instead of the error.
         remedy: what to try.
 
     Raises:
-        KdcError: the model gives one answer to all rows, does not beat the majority, or is not shown to know more than
-            nothing.
+        KdcError: the model gives one answer to all rows, does not beat the majority, or may be as good by chance.
     """
     name = task.metrics[0]
     score, floor = result.tune[name], result.majority[name]

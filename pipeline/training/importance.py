@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -27,11 +28,11 @@ def unit_importance(
     """How much the logits would change if a neuron or a head were taken out, to first order: for each part (units,),
     the absolute change summed over some rows.
 
-    The change is what the unit gives times the gradient of the logits by it, summed over the unit's numbers and the
-    tokens of a row: the criterion of Molchanov et al. 2017 (arXiv 1611.06440), and for heads of Michel et al. 2019
-    (arXiv 1905.10650), who take it of the loss. A copy of the teacher has no loss against its own answers, so it is of
-    the logits here. Of several classes one pass tells of all, by a random mixture of their logits for each row; what is
-    added to all of them alike counts for nothing, as in a softmax.
+    The change is the unit's output times the gradient of the logits by it, summed over the unit's numbers and the
+    tokens of a row. Molchanov et al. 2017 (arXiv 1611.06440), and Michel et al. 2019 (arXiv 1905.10650) for heads, take
+    the gradient of the loss. A copy of the teacher has no loss against its own answers, so the logits are taken here.
+    One pass serves all classes, by a random mixture of their logits for each row. As in a softmax, a change that all
+    logits share counts for nothing.
 
     Args:
         model: a classifier; it is put into evaluation mode, and is on the CPU afterwards.
@@ -53,10 +54,10 @@ def unit_importance(
                 pieces.clear()
             batch = collate(rows.__getitems__(chosen[start : start + batch_size].tolist()))
             logits = parts_of(model, batch)
-            told = _mixed(logits, mixtures, one_label=model.config.problem_type != "multi_label_classification")
-            gradients = iter(torch.autograd.grad(told.sum(), [each for pieces in activations for each in pieces]))
+            mixed = _mixed(logits, mixtures, one_label=model.config.problem_type != "multi_label_classification")
+            gradients = iter(torch.autograd.grad(mixed.sum(), [piece for pieces in activations for piece in pieces]))
             for total, part, pieces in zip(totals, parts, activations, strict=True):
-                changes = torch.stack([(each.detach() * next(gradients)).sum(1) for each in pieces]).sum(0)
+                changes = torch.stack([(piece.detach() * next(gradients)).sum(1) for piece in pieces]).sum(0)
                 total += changes.unflatten(1, (part.units, part.width)).sum(2).abs().sum(0).float().cpu()
     model.to("cpu")
     return totals
@@ -77,27 +78,24 @@ def _mixed(logits: torch.Tensor, mixtures: torch.Generator, *, one_label: bool) 
 
 @contextmanager
 def _activations(model: Any, parts: Sequence[Part]) -> Iterator[list[list[torch.Tensor]]]:
-    """For each part what its units gave in a forward pass, (rows, tokens, units * width), in pieces where the model
-    goes through the tokens in pieces. The weights have no gradients meanwhile, so that little is kept for them."""
+    """The units' outputs in a forward pass for each part, (rows, tokens, units * width); several pieces if the model
+    goes through the tokens in pieces. The weights have no gradients meanwhile, which saves their memory."""
     trained = [weight for weight in model.parameters() if weight.requires_grad]
-    found: list[list[torch.Tensor]] = []
-    hooks = []
+    activations: list[list[torch.Tensor]] = [[] for _ in parts]
 
-    def note(pieces: list[torch.Tensor]) -> Any:
-        def before(_: Any, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-            (given,) = inputs
-            pieces.append(given if given.requires_grad else given.detach().requires_grad_())
-            return (pieces[-1],)
-
-        return before
+    def note(pieces: list[torch.Tensor], _: Any, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        (units,) = inputs
+        pieces.append(units if units.requires_grad else units.detach().requires_grad_())
+        return (pieces[-1],)
 
     for weight in trained:
         weight.requires_grad_(False)
-    for part in parts:
-        found.append([])
-        hooks.append(part.reader.register_forward_pre_hook(note(found[-1])))
+    hooks = [
+        part.reader.register_forward_pre_hook(partial(note, pieces))
+        for part, pieces in zip(parts, activations, strict=True)
+    ]
     try:
-        yield found
+        yield activations
     finally:
         for hook in hooks:
             hook.remove()

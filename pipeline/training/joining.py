@@ -18,7 +18,7 @@ from kdc.pipeline.models.loading import PROBLEMS
 from kdc.serving.engine import long_texts
 from kdc.serving.engine.long_texts import HOPELESS, SURE
 
-_AT_ONCE = 64  # windows in one forward pass, where nothing is kept for gradients
+_AT_ONCE = 64  # windows in one forward pass without gradients
 _NOT_INPUTS = ("labels", "labelled", "teacher_logits", "windows")
 _KINDS: dict[str, Kind] = {problem: kind for kind, problem in PROBLEMS.items()}
 
@@ -54,8 +54,8 @@ def logits_of(model: Any, batch: Mapping[str, Tensor]) -> Tensor:
 
 
 def joined(parts: Tensor, counts: Tensor, config: Any) -> Tensor:
-    """Logits (rows, outputs) of those of the rows' windows, (windows, outputs), as `long_texts.joined` makes them and
-    the model's config says; `counts`, (rows,), has how many windows each row has."""
+    """Combine the logits (windows, outputs) of each row's windows into one row of logits, (rows, outputs), as the
+    config says; `counts`, (rows,), is how many windows each row has."""
     join, kind = join_of(config), _KINDS[config.problem_type]
     rows = parts.split(counts.tolist())
     return torch.stack([part[0] if len(part) == 1 else _joined(part, join, kind) for part in rows])
@@ -64,8 +64,9 @@ def joined(parts: Tensor, counts: Tensor, config: Any) -> Tensor:
 def _joined(part: Tensor, join: Sequence[Join], kind: Kind) -> Tensor:
     if kind == "classification":
         part = F.log_softmax(part, dim=1)
-    answers = {way: _way(part, way, kind) for way in set(join)}
-    return torch.stack([answers[join[0 if len(join) == 1 else place]][place] for place in range(part.shape[1])])
+    if len(join) == 1:
+        return _way(part, join[0], kind)
+    return torch.stack([_way(part, way, kind)[output] for output, way in enumerate(join)])
 
 
 def _way(part: Tensor, way: Join, kind: Kind) -> Tensor:
@@ -81,8 +82,8 @@ def _way(part: Tensor, way: Join, kind: Kind) -> Tensor:
 def best_join(
     parts: NDArray[np.float32], counts: Sequence[int], labels: NDArray[np.generic], kind: Kind
 ) -> tuple[Join, ...]:
-    """The way whose answers to labelled rows have the least loss, for each output of a multi-label task, and else one
-    for all. A tie is for the one that comes first.
+    """The way whose answers to labelled rows have the least loss: one for each output of a multi-label task, otherwise
+    one for all. A tie is for the way that comes first.
 
     Args:
         parts: (windows, outputs) logits of a model, the windows of a row one after another.
@@ -101,4 +102,4 @@ def best_join(
         way: F.binary_cross_entropy_with_logits(logits, truth.float(), reduction="none").mean(0).tolist()
         for way, logits in answers.items()
     }
-    return tuple(min(ways, key=lambda way: losses[way][place]) for place in range(parts.shape[1]))
+    return tuple(min(ways, key=lambda way: losses[way][output]) for output in range(parts.shape[1]))

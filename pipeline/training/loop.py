@@ -28,15 +28,13 @@ from kdc.pipeline.quality.intervals import score_interval
 from kdc.pipeline.results.training import History, TrainingSummary
 from kdc.pipeline.training import ranks
 from kdc.pipeline.training.batches import Collator, LengthGroupedSampler, Rows
-from kdc.pipeline.training.callbacks import KeepStep, Paced, Report, kept_look, looks_of
+from kdc.pipeline.training.callbacks import Deadline, KeepStep, Paced, Rate, Report, kept_look, looks_of
 from kdc.pipeline.training.checkpoints import seal, step_of
 from kdc.pipeline.training.dropout import cheap_dropout
 from kdc.pipeline.training.embeddings import only_met_tokens
-from kdc.pipeline.training.environment import Environment, attention
+from kdc.pipeline.training.environment import Environment, attention, pace
 from kdc.pipeline.training.joining import joined, parts_of
-from kdc.pipeline.training.losses import distillation_loss, factors_of, label_loss
-from kdc.pipeline.training.pace import pace
-from kdc.pipeline.training.schedule import Deadline, Rate
+from kdc.pipeline.training.losses import distillation_loss
 
 log = logging.getLogger("kdc")
 
@@ -115,11 +113,10 @@ class DistillationTrainer(Trainer):
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """The distillation loss if the batch has teacher logits, otherwise the loss against the labels."""
+        """The distillation loss, which is the labels' alone for a batch without teacher logits."""
         labels, labelled, teacher_logits = inputs["labels"], inputs["labelled"], inputs.get("teacher_logits")
         self.tokens += inputs["input_ids"].numel()
         goal, task = self.objective, self.objective.task
-        own: Any = self.model
         logits = parts_of(model, inputs)
         counts = inputs.get("windows")
         if counts is not None and goal.each_window and model.training:
@@ -127,23 +124,19 @@ class DistillationTrainer(Trainer):
             if teacher_logits is not None:
                 teacher_logits = teacher_logits.repeat_interleave(counts, 0)
         elif counts is not None:
-            logits = joined(logits, counts, own.config)
+            logits = joined(logits, counts, self.model.config)  # type: ignore[union-attr]
         if task.kind == "regression":
             labels = (labels - task.center) / task.spread
-        if teacher_logits is None:
-            factors = factors_of(self.class_weights, labels, task.kind)
-            loss = label_loss(logits, labels, task.kind, factors).mean()
-        else:
-            loss = distillation_loss(
-                logits,
-                teacher_logits,
-                labels,
-                labelled,
-                kind=task.kind,
-                alpha=goal.alpha,
-                temperature=goal.temperature,
-                class_weights=self.class_weights,
-            )
+        loss = distillation_loss(
+            logits,
+            teacher_logits,
+            labels,
+            labelled,
+            kind=task.kind,
+            alpha=goal.alpha,
+            temperature=goal.temperature,
+            class_weights=self.class_weights,
+        )
         return (loss, {"logits": logits}) if return_outputs else loss
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
@@ -180,7 +173,7 @@ def train(
         pad_id: the tokenizer's padding id.
         objective, plan: what to minimise, and how.
         folder: where checkpoints are written.
-        resume: the checkpoint to go on from, see `last_checkpoint`; None begins anew.
+        resume: the checkpoint to resume from, see `last_checkpoint`; None begins anew.
         progress: called with (step, steps).
         groups: (tuning rows,) rows of one group are not independent; None: all are.
 
@@ -207,8 +200,9 @@ def train(
     trainer.add_callback(KeepStep(plan.settings.kept_step))
     if device == "cpu":
         trainer.add_callback(Paced(trainer))
-    resumed_from = 0 if resume is None else step_of(resume)
+    resumed_from = 0
     if resume is not None:
+        resumed_from = step_of(resume)
         log.info("resumes from step %s", resumed_from)
     cheap = cheap_dropout(model) if device == "cpu" else nullcontext()
     with only_met_tokens(model, train_rows), pace().work(), cheap, attention(plan.environment):
@@ -258,7 +252,7 @@ def training_arguments(plan: Plan, folder: Path) -> TrainingArguments:
     """The plan in the Trainer's terms; checkpoints go to `folder`."""
     settings, environment = plan.settings, plan.environment
     by_loss = settings.kept_step == "loss"
-    # TrainingArguments sets this variable, and reads it where bf16 is off: the value of the last training would count.
+    # TrainingArguments sets this variable, and reads it if bf16 is off: the value of the last training would count.
     os.environ["ACCELERATE_MIXED_PRECISION"] = "bf16" if environment.bf16 else "no"
     arguments = TrainingArguments(
         output_dir=str(folder),

@@ -12,31 +12,28 @@ from kdc.artifact.manifest import Kind
 
 
 def label_loss(logits: Tensor, labels: Tensor, kind: Kind, factors: Tensor | None = None) -> Tensor:
-    """Loss of each row against its label.
+    """Loss of each row against its label, (batch,): cross-entropy, binary cross-entropy (mean over outputs) or squared
+    error, by the kind.
 
     Args:
         logits: (batch, outputs).
         labels: (batch,) class ids for classification; (batch, outputs) in {0, 1} for multi-label; (batch,) numbers
             for regression.
-        kind: decides cross-entropy, binary cross-entropy (mean over outputs) or squared error.
-        factors: what each row's loss, or each output's for multi-label, is multiplied by, see `factors_of`; None: 1.
-
-    Returns:
-        (batch,) losses, unreduced.
+        kind: of the task.
+        factors: of each row's loss, or each output's for multi-label, see `factors_of`; None: 1.
     """
     if kind == "regression":
         return F.mse_loss(logits.squeeze(-1), labels.to(logits.dtype), reduction="none")
     if kind == "multilabel":
-        each = F.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype), reduction="none")
-        return (each if factors is None else each * factors).mean(-1)
-    each = F.cross_entropy(logits, labels, reduction="none")
-    return each if factors is None else each * factors
+        loss = F.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype), reduction="none")
+        return _weighted(loss, factors).mean(-1)
+    return _weighted(F.cross_entropy(logits, labels, reduction="none"), factors)
 
 
 def teacher_loss(
     logits: Tensor, teacher_logits: Tensor, kind: Kind, temperature: float, factors: Tensor | None = None
 ) -> Tensor:
-    """Divergence of each row from the teacher's softened answer, times T^2 so that its gradient keeps its size.
+    """Divergence of each row from the teacher's softened answer, (batch,), times T^2, which keeps the gradient's size.
 
     Args:
         logits, teacher_logits: (batch, outputs).
@@ -44,9 +41,6 @@ def teacher_loss(
             error without temperature for regression.
         temperature: T > 0.
         factors: as in `label_loss`.
-
-    Returns:
-        (batch,) losses, unreduced; 0 where student and teacher agree.
     """
     if kind == "regression":
         return F.mse_loss(logits, teacher_logits, reduction="none").mean(-1)
@@ -54,12 +48,15 @@ def teacher_loss(
         target = torch.sigmoid(teacher_logits / temperature)
         cross = F.binary_cross_entropy_with_logits(logits / temperature, target, reduction="none")
         own = F.binary_cross_entropy_with_logits(teacher_logits / temperature, target, reduction="none")
-        each = cross - own
-        return (each if factors is None else each * factors).mean(-1) * temperature**2
+        return _weighted(cross - own, factors).mean(-1) * temperature**2
     student = F.log_softmax(logits / temperature, dim=-1)
     teacher = F.log_softmax(teacher_logits / temperature, dim=-1)
-    each = F.kl_div(student, teacher, reduction="none", log_target=True).sum(-1) * temperature**2
-    return each if factors is None else each * factors
+    loss = F.kl_div(student, teacher, reduction="none", log_target=True).sum(-1) * temperature**2
+    return _weighted(loss, factors)
+
+
+def _weighted(loss: Tensor, factors: Tensor | None) -> Tensor:
+    return loss if factors is None else loss * factors
 
 
 def factors_of(
@@ -70,16 +67,15 @@ def factors_of(
     labelled: Tensor | None = None,
     teacher_logits: Tensor | None = None,
 ) -> Tensor | None:
-    """What weights of classes make of each row: the weight of its label; of a row without a label, the one to be
-    expected by the teacher's probabilities. For multi-label they are of each output: its weight where the row has the
-    label, 1 where it has not.
+    """The factor of each row by weights of classes: the weight of its label; without a label, the expected weight by
+    the teacher's probabilities. Multi-label has a factor for each output: its weight if the row has the label, else 1.
 
     Args:
         class_weights: (outputs,) factor of each class; None gives None, as regression does.
         labels: as in `label_loss`; rows that are not labelled hold any valid value.
         kind: of the task.
-        labelled: (batch,) bool; None where all rows are.
-        teacher_logits: (batch, outputs); needed where some rows are not labelled.
+        labelled: (batch,) bool; None if all rows are.
+        teacher_logits: (batch, outputs); needed if some rows are not labelled.
 
     Returns:
         (batch,), or (batch, outputs) for multi-label.
@@ -100,7 +96,7 @@ def factors_of(
 
 def distillation_loss(
     logits: Tensor,
-    teacher_logits: Tensor,
+    teacher_logits: Tensor | None,
     labels: Tensor,
     labelled: Tensor,
     *,
@@ -112,7 +108,7 @@ def distillation_loss(
     """Mean over rows: `alpha * teacher + (1 - alpha) * label` for labelled ones, the teacher's term alone for others.
 
     Args:
-        logits, teacher_logits: (batch, outputs).
+        logits, teacher_logits: (batch, outputs); without a teacher the labels' term alone counts.
         labels: as in `label_loss`; rows that are not labelled hold any valid value.
         labelled: (batch,) bool.
         kind: of the task.
@@ -121,7 +117,9 @@ def distillation_loss(
         class_weights: (outputs,) factor of each class in both terms, see `factors_of`; None: 1.
     """
     factors = factors_of(class_weights, labels, kind, labelled=labelled, teacher_logits=teacher_logits)
-    from_teacher = teacher_loss(logits, teacher_logits, kind, temperature, factors)
     from_labels = label_loss(logits, labels, kind, factors)
+    if teacher_logits is None:
+        return from_labels.mean()
+    from_teacher = teacher_loss(logits, teacher_logits, kind, temperature, factors)
     weight = torch.ones_like(from_labels).masked_fill(labelled, alpha)
     return (weight * from_teacher + (1 - weight) * from_labels).mean()

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from kdc.artifact.manifest import TokenizerInfo
 from kdc.pipeline.training.batches import Collator, Rows
+from kdc.pipeline.training.environment import pace
 from kdc.pipeline.training.joining import logits_of, parts_of
-from kdc.pipeline.training.pace import pace
 from kdc.serving.engine.long_texts import spread
 from kdc.serving.engine.tokenizing import RowTokenizer, Text, pad
 
@@ -44,8 +44,8 @@ def predict(model: Any, rows: Rows, *, pad_id: int) -> NDArray[np.float32]:
 
 
 def predict_parts(model: Any, rows: Rows, *, pad_id: int) -> tuple[NDArray[np.float32], list[int]]:
-    """The same of each window of a row by itself: logits (windows, outputs), those of a row one after another, and how
-    many each row has, (rows,)."""
+    """Logits of each window by itself, (windows, outputs), a row's windows one after another, and how many windows each
+    row has."""
     model.eval()
     collate = Collator(pad_id)
     parts, counts = [], list[int]()

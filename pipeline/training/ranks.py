@@ -1,8 +1,8 @@
-"""The processes that `torchrun` starts for one run: rank 0 leads, the others help with what takes long.
+"""The processes that `torchrun` starts for one run: rank 0 leads, the others help.
 
-The leader runs the pipeline as if it were alone, and writes every file. A function marked `@on_all_ranks` (a training,
-the teacher's answers) it sends to the helpers with its arguments, and all of them run it at the same time. After the
-student's training the helpers leave.
+The leader runs the pipeline as if it were alone, and writes every file. It sends a function marked `@on_all_ranks` (a
+training, the teacher's answers) to the helpers with its arguments, and all run it at the same time. The helpers leave
+after the student's training.
 """
 
 import functools
@@ -24,8 +24,8 @@ _VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 # Helpers wait while the leader reads rows or measures. When another process dies they learn it at once.
 _PATIENCE = timedelta(days=7)
 
-_group: Any = None  # the processes that this one works with; None where it is alone
-_working = False  # whether all of them are in the midst of a function
+_group: Any = None  # the processes that this one works with; None if it is alone
+_working = False  # whether all of them are running a function
 
 
 class Stopped(KdcError):
@@ -42,7 +42,7 @@ def rank() -> int:
 
 
 def size() -> int:
-    """How many processes work together; 1 where this one is alone, or the helpers have left."""
+    """How many processes work together; 1 if this one is alone, or the helpers have left."""
     return 1 if _group is None else int(os.environ["WORLD_SIZE"])
 
 
@@ -52,25 +52,17 @@ def is_launched() -> bool:
 
 
 def share_of(items: Sequence[T]) -> Sequence[T]:
-    """The part of the items that this process takes where all of them divide the work."""
+    """The part of the items that this process takes if all processes divide the work."""
     return items if _group is None else items[rank() :: size()]
 
 
 def told_by_leader(number: float) -> float:
-    """The leader's number, in every process, while they do something together."""
-    if _group is None:
-        return number
-    import torch
-    import torch.distributed as dist
-
-    told = torch.tensor([number], dtype=torch.float64)
-    with _loss_is_told():
-        dist.broadcast(told, src=0, group=_group)
-    return float(told)
+    """The leader's number, in every process that works on the same function."""
+    return number if _group is None else float(_broadcast(number))
 
 
 def launcher() -> str:
-    """How the processes of this run were started, as a person types it; "kdc" where it is alone."""
+    """The command that started the processes of this run; "kdc" if it is alone."""
     if not is_launched():
         return "kdc"
     here, everywhere = os.environ.get("LOCAL_WORLD_SIZE", "?"), os.environ["WORLD_SIZE"]
@@ -79,11 +71,11 @@ def launcher() -> str:
 
 
 def on_all_ranks(function: Function) -> Function:
-    """Mark a function of a module that every process of a run does together.
+    """Mark a function of a module that all processes of a run do together.
 
-    Where the process is alone a call is an ordinary call. Where it leads, the helpers are sent copies of all arguments
-    but `progress`, which only the leader reports; the call returns when all are done, with the leader's result, and
-    raises `Lost` where another process is gone.
+    The leader sends the helpers copies of all arguments but `progress`, which only the leader reports. The call returns
+    the leader's result when all are done, and raises `Lost` if another process is gone. A process that is alone just
+    calls the function.
     """
 
     @functools.wraps(function)
@@ -97,10 +89,8 @@ def on_all_ranks(function: Function) -> Function:
 
 
 def join(device: str) -> None:
-    """Meet the other processes that were started with this one; does nothing where it is alone.
-
-    Args:
-        device: "cpu" or "cuda"; on CUDA each process of a machine takes the GPU of its own number.
+    """Meet the other processes that were started with this one, if there are any. On "cuda" each process of a machine
+    takes the GPU of its own number.
 
     Raises:
         InputError: there are more processes than GPUs.
@@ -124,12 +114,12 @@ def join(device: str) -> None:
     else:
         os.environ[_DEVICE] = "cpu"  # accelerate's own "cpu:0" is a place that torch.load does not know
     dist.init_process_group("cpu:gloo,cuda:nccl" if device == "cuda" else "gloo")
-    # Orders go by gloo on every device, so that a process that waits for one keeps no GPU busy.
+    # Orders go by gloo on every device: a process that waits for one keeps no GPU busy.
     _group = dist.new_group(backend="gloo", timeout=_PATIENCE)
 
 
 def help_leader(check: Callable[[str], None]) -> None:
-    """Do what the leader asks for, until it lets go; `check` is as in `check_everywhere`.
+    """Do what the leader asks for, until it lets go; `check` as in `check_everywhere`.
 
     Raises:
         Lost: another process is gone.
@@ -144,8 +134,8 @@ def help_leader(check: Callable[[str], None]) -> None:
 
 
 def check_everywhere(check: Callable[[str], None], settings: str) -> None:
-    """Have every process see that it was given the same as the leader: each calls its own `check`, a helper that of
-    `help_leader`, with the leader's settings as JSON."""
+    """Have every process compare what it was given with the leader's settings, as JSON: the leader by this `check`, a
+    helper by the one of `help_leader`."""
     if _group is None:
         check(settings)
     else:
@@ -155,7 +145,7 @@ def check_everywhere(check: Callable[[str], None], settings: str) -> None:
 
 @contextmanager
 def leading() -> Iterator[None]:
-    """Let the helpers go when the block ends, also where the leader fails: then it alone tells what went wrong."""
+    """Let the helpers go when the block ends, also if the leader fails: then it alone tells what went wrong."""
     try:
         yield
     except BaseException:
@@ -173,10 +163,10 @@ def dismiss() -> None:
 
 
 def check_batches(batch_sizes: dict[str, int], processes: int) -> None:
-    """See that so many processes can share every batch evenly; `batch_sizes` has its rows by the name of the setting.
+    """Refuse batch sizes, by the name of their setting, that so many processes cannot share evenly.
 
     Raises:
-        InputError: they cannot.
+        InputError: there is such a size.
     """
     for name, rows in batch_sizes.items():
         if rows % processes:
@@ -188,10 +178,8 @@ def check_batches(batch_sizes: dict[str, int], processes: int) -> None:
 
 
 def is_told_by_another(error: KdcError, rank: int) -> bool:
-    """Whether a person would read an error twice if this process told it too.
-
-    Every rank meets wrong input and Ctrl-C. Two ranks tell of a lost process, since one of them may be that process.
-    """
+    """Whether a person would read an error twice if this process told it too. Every rank meets wrong input and Ctrl-C.
+    Two ranks tell of a lost process, since one of them may be that process."""
     return rank > 0 and (isinstance(error, InputError | Stopped) or (isinstance(error, Lost) and rank > 1))
 
 
@@ -233,7 +221,7 @@ def _loss_is_told() -> Iterator[None]:
 
 
 def _leave() -> None:
-    """Forget the group, so that later trainings of this process start none."""
+    """Forget the group: later trainings of this process start none."""
     import torch.distributed as dist
     from accelerate.state import AcceleratorState
 

@@ -2,15 +2,16 @@
 
 Successive halving (Jamieson and Talwalkar 2016, arXiv 1502.07943) over half, once and twice the encoder's rate, and a
 quarter, once and four times the head's: all for a few steps, the best third for three times as many. Each training has
-a schedule of its own, since a schedule that was cut short ranks badly. They are ranked by the loss on the tuning slice,
-which tells more than the metric of some hundred rows. All of them together take at most a third of the steps of the
-training itself: a training that is too short for nine pairs tries the encoder's three rates.
+a schedule of its own, since a schedule that was cut short ranks badly. The loss on the tuning slice ranks them: it
+tells more than the metric of some hundred rows. The search takes at most a third of the training's steps. If that is
+too few for nine pairs, it tries the encoder's three rates.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
+# By how little they change a rate.
 _ENCODER_FACTORS = (1.0, 0.5, 2.0)
 _HEAD_FACTORS = (1.0, 0.25, 4.0)
 _KEPT = 3  # of nine pairs, for the second round
@@ -31,33 +32,20 @@ Trial = Callable[[Rates, int], float]  # trains with these rates for so many ste
 
 
 def search_rates(default: Rates, steps: int, trial: Trial) -> Rates:
-    """The rates with the least loss after short trainings; of equal ones, those nearer to the default.
-
-    Args:
-        default: the rates that are halved and doubled.
-        steps: of the training that the rates are for.
-        trial: does one short training.
-    """
-    pairs = [Rates(default.encoder * encoder, default.head * head) for encoder, head in _factors()]
-    rounds = _rounds(steps)
-    if not rounds:
-        return default
-    for kept, trained in rounds:
+    """The rates with the least loss after short trainings, for a training of so many steps; of equal ones, the rates
+    nearer to the default."""
+    pairs = [
+        Rates(default.encoder * encoder, default.head * head) for head in _HEAD_FACTORS for encoder in _ENCODER_FACTORS
+    ]
+    for kept, trained in _rounds(steps):
         losses = {rates: trial(rates, trained) for rates in pairs[:kept]}
         # Sorting keeps the order of equal ones. A loss that is no number is the worst of all.
         pairs = sorted(losses, key=lambda rates: math.inf if math.isnan(losses[rates]) else losses[rates])
     return pairs[0]
 
 
-def _factors() -> Iterator[tuple[float, float]]:
-    """Factors of both rates, by how little they change: the encoder's three alone come first."""
-    for head in _HEAD_FACTORS:
-        for encoder in _ENCODER_FACTORS:
-            yield encoder, head
-
-
 def _rounds(steps: int) -> list[tuple[int, int]]:
-    """How many pairs are trained in each round, and for how many steps."""
+    """How many pairs are trained in each round, and for how many steps; no round if there are too few steps."""
     budget, all_pairs = steps // SHARE, len(_ENCODER_FACTORS) * len(_HEAD_FACTORS)
     first = budget // (2 * all_pairs)
     if first >= _LEAST_STEPS:

@@ -1,8 +1,8 @@
 """A student: how it is made from a teacher or a checkpoint, trained through adapters, and loaded again.
 
-A student's folder holds `base/` (before training, with its tokenizer), `adapter/` (PEFT; beside it `below/`
-where the adapters' initialisation changed the weights), or `full/` where all weights are trained, or neither where the
-student is the teacher itself; and `trained_logits.npy`.
+A student's folder holds `base/`, the student before training, with its tokenizer, and `trained_logits.npy`. Training
+through adapters adds `adapter/` (PEFT), and `below/` if the adapters' initialisation changed the weights. Training all
+weights adds `full/`. The teacher itself is not trained, and has neither.
 """
 
 import shutil
@@ -17,13 +17,12 @@ from transformers import set_seed
 
 from kdc.artifact.manifest import Join
 from kdc.common.progress import Progress
-from kdc.pipeline.config.student_names import UNCUT, is_of_teacher, is_shallow
+from kdc.pipeline.config.student_kinds import UNCUT, kind_of
 from kdc.pipeline.config.tasks import Task
 from kdc.pipeline.config.training_settings import StudentSettings
 from kdc.pipeline.data.prepared import PreparedData
 from kdc.pipeline.models import loading
-from kdc.pipeline.models.cutting import cut, parse_cut
-from kdc.pipeline.models.shallow import as_served, parse_shape, shallow_over
+from kdc.pipeline.models.opening import as_served
 from kdc.pipeline.models.units import Importance, Part, first_units
 from kdc.pipeline.models.vocabulary import cut_vectors
 from kdc.pipeline.results.training import ModelResult
@@ -43,13 +42,12 @@ _CHECKPOINTS = "checkpoints"
 
 @dataclass(frozen=True)
 class StudentOrigin:
-    """What a student is made of, and whose tokens it takes."""
+    """The origin of a student's weights and tokens."""
 
-    cut_from: str  # the model that a student of "layers:...", "conv" or "static" is cut from
+    cut_from: str  # the model that a student is made of, unless it is a checkpoint of its own
     role: str  # whose tokens it takes: "teacher", "student" or "fewer"
-    # folder of a smaller vocabulary (`kdc.pipeline.models.vocabulary`); None keeps the model's
-    vocabulary: Path | None = None
-    join: tuple[Join, ...] | None = None  # how the windows of its rows are joined; None where rows are cut
+    vocabulary: Path | None = None  # folder of a smaller vocabulary, see `save_smaller`; None keeps the model's
+    join: tuple[Join, ...] | None = None  # how the windows of its rows are joined; None if rows are cut
 
 
 def distil(
@@ -63,21 +61,13 @@ def distil(
     progress: Progress,
     unlabeled: bool = True,
 ) -> ModelResult:
-    """Make a student and train it into a folder.
-
-    Args:
-        settings, origin, data, environment: the student, the rows, and seed, device and precision.
-        teacher_logits: see `fine_tune`; None trains on the labels alone (a control).
-        out: the folder.
-        progress: called with (step, steps).
-        unlabeled: see `fine_tune`.
-    """
+    """Make a student and train it into a folder, as `fine_tune` does; without `teacher_logits` on the labels alone (a
+    control)."""
     set_seed(environment.seed)
-    role = origin.role
     new_modules, pad_id = _make_base(settings, origin, data, out, environment)
     # What is trained is what reading the file gives: an architecture may build a layer by its number.
     student: Any = loading.load_model(str(out / "base"), data.task, dropout=settings.dropout_rate).model
-    parameters = loading.count_parameters(as_served(student))
+    parameters = as_served(student).num_parameters()
     if settings.method == "lora":
         student = adapters.with_adapters(student, new_modules, settings.lora)
         adapters.save_rewritten(student, out / "base", out / "below")
@@ -86,7 +76,7 @@ def distil(
         settings,
         data,
         environment,
-        role=role,
+        role=origin.role,
         pad_id=pad_id,
         checkpoints=out / _CHECKPOINTS,
         progress=progress,
@@ -94,13 +84,13 @@ def distil(
         teacher_logits=teacher_logits,
         unlabeled=unlabeled,
     )
-    result = score_model(student, data, role, pad_id, training)
+    result = score_model(student, data, origin.role, pad_id, training)
     student.to("cpu")
     if settings.method == "lora":
         adapters.save_adapters(student, out / "adapter")
     else:
         student.save_pretrained(out / "full")
-    np.save(out / TRAINED_LOGITS, predict(student, probe_rows(data, role), pad_id=pad_id))
+    np.save(out / TRAINED_LOGITS, predict(student, probe_rows(data, origin.role), pad_id=pad_id))
     return result.model_copy(update={"parameters": parameters})
 
 
@@ -108,16 +98,15 @@ def _make_base(
     settings: StudentSettings, origin: StudentOrigin, data: PreparedData, out: Path, environment: Environment
 ) -> tuple[tuple[str, ...], int]:
     """Write the student before its training to `base/`, and return its modules that start at random and its padding
-    id. A training that goes on keeps the base that it began with: another machine might choose other neurons."""
+    id. A training that resumes keeps its base: another machine might choose other neurons."""
 
     def importance(model: Any, parts: Sequence[Part]) -> list[torch.Tensor]:
         source = origin.cut_from if origin.vocabulary is None else str(origin.vocabulary)
-        pad_id = loading.load_tokenizer(source).pad_token_id
         return unit_importance(
             model,
             parts,
             Rows.read(data, origin.role, ["train"]),
-            pad_id=pad_id,
+            pad_id=loading.load_tokenizer(source).pad_token_id,
             device=environment.device,
             batch_size=settings.batch_size,
             seed=environment.seed,
@@ -142,59 +131,49 @@ def _make_base(
 def new_student(
     model: str, task: Task, *, cut_from: str, vocabulary: Path | None = None, importance: Importance = first_units
 ) -> tuple[loading.Loaded, str]:
-    """The student before training, and where its tokenizer is. The model is a checkpoint of its own (id or path), or of
-    `cut_from` "layers:..." that are kept, token vectors ("conv", "static"), or all ("teacher"), with a smaller
-    vocabulary where one is given. `importance` chooses the neurons and heads of a narrower one, see `cut`."""
-    if not is_of_teacher(model):
+    """The student before training, and the place of its tokenizer. A student that is made of the teacher is made of
+    `cut_from`, with a smaller vocabulary if one is given; `importance` chooses the neurons and heads of a narrower one,
+    see `cut`."""
+    kind = kind_of(model)
+    if not kind.is_of_teacher:
         return loading.load_model(model, task), model
     whole = loading.load_model(cut_from, task)
     if vocabulary is not None:
         cut_vectors(whole.model, vocabulary)
     source = cut_from if vocabulary is None else str(vocabulary)
-    if model == UNCUT:
-        return whole, source
-    if is_shallow(model):
-        return loading.Loaded(*shallow_over(whole.model, parse_shape(model))), source
-    return loading.Loaded(cut(whole.model, parse_cut(model, whole.model.config), importance), whole.new_modules), source
+    return loading.Loaded(*kind.make(model, whole, importance)), source
 
 
-def keep_teacher(teacher: Path, data: PreparedData, out: Path) -> None:
-    """Make a student's folder of the teacher itself, which `teacher` holds with its tokenizer."""
-    shutil.copytree(teacher, out / "base", dirs_exist_ok=True)
-    pad_id = loading.load_tokenizer(str(teacher)).pad_token_id
-    np.save(out / TRAINED_LOGITS, predict(loading.load_plain(teacher), probe_rows(data, "teacher"), pad_id=pad_id))
+def keep_teacher(teacher: Path, origin: StudentOrigin, data: PreparedData, out: Path) -> None:
+    """Make a student's folder of the teacher itself, which `teacher` holds with its tokenizer; with a smaller
+    vocabulary if the origin has one."""
+    base = out / "base"
+    if origin.vocabulary is None:
+        shutil.copytree(teacher, base, dirs_exist_ok=True)
+    else:
+        model = new_student(UNCUT, data.task, cut_from=str(teacher), vocabulary=origin.vocabulary)[0].model
+        model.save_pretrained(base)
+        loading.load_tokenizer(str(origin.vocabulary)).save_pretrained(base)
+    pad_id = loading.load_tokenizer(str(base)).pad_token_id
+    np.save(out / TRAINED_LOGITS, predict(loading.load_plain(base), probe_rows(data, origin.role), pad_id=pad_id))
 
 
-def keep_smaller_teacher(teacher: Path, data: PreparedData, out: Path, *, vocabulary: Path, role: str) -> ModelResult:
-    """Make a student's folder of the teacher with a smaller vocabulary, whose tokens are the role's; its result on the
-    tuning slice."""
-    loaded, source = new_student(UNCUT, data.task, cut_from=str(teacher), vocabulary=vocabulary)
-    tokenizer = loading.load_tokenizer(source)
-    loaded.model.save_pretrained(out / "base")
-    tokenizer.save_pretrained(out / "base")
-    answers = predict(loading.load_plain(out / "base"), probe_rows(data, role), pad_id=tokenizer.pad_token_id)
-    np.save(out / TRAINED_LOGITS, answers)
-    return score_uncut(teacher, data, vocabulary=vocabulary, role=role)
-
-
-def score_uncut(teacher: Path, data: PreparedData, *, vocabulary: Path, role: str) -> ModelResult:
-    """The teacher with a smaller vocabulary, whose tokens are the role's, as the tuning slice finds it."""
-    model = new_student(UNCUT, data.task, cut_from=str(teacher), vocabulary=vocabulary)[0].model.eval()
-    pad_id = loading.load_tokenizer(str(vocabulary)).pad_token_id
-    result = score_model(model, data, role, pad_id)
-    return result.model_copy(update={"parameters": loading.count_parameters(model)})
+def score_uncut(teacher: Path, origin: StudentOrigin, data: PreparedData) -> ModelResult:
+    """The teacher's result on the tuning slice with the origin's smaller vocabulary."""
+    loaded, source = new_student(UNCUT, data.task, cut_from=str(teacher), vocabulary=origin.vocabulary)
+    model, pad_id = loaded.model.eval(), loading.load_tokenizer(source).pad_token_id
+    result = score_model(model, data, origin.role, pad_id)
+    return result.model_copy(update={"parameters": model.num_parameters()})
 
 
 def load_student(folder: Path) -> Any:
     """The trained student: base and adapters, or all weights; in evaluation mode, on the CPU, in fp32."""
-    for whole in (folder / "full", folder / "base"):
-        if whole.exists() and not (folder / "adapter").exists():
-            return loading.load_plain(whole)
+    base, full, below, adapter = (folder / name for name in ("base", "full", "below", "adapter"))
+    if not adapter.exists():
+        return loading.load_plain(full if full.exists() else base)
     from peft import PeftModel
 
-    below = folder / "below"
-    base = loading.load_plain(below if below.exists() else folder / "base")
-    return PeftModel.from_pretrained(base, str(folder / "adapter")).eval()
+    return PeftModel.from_pretrained(loading.load_plain(below if below.exists() else base), str(adapter)).eval()
 
 
 def merged_student(folder: Path) -> Any:
@@ -205,7 +184,7 @@ def merged_student(folder: Path) -> Any:
 
 
 def probe_rows(data: PreparedData, role: str) -> Rows:
-    """The rows on which a student's answers are compared after every step of the way: the first of the tuning slice, as
-    tokens of `role` ("teacher", "student" or "fewer")."""
+    """The rows on which a student's answers are compared after each stage: the first of the tuning slice, in the tokens
+    of a role."""
     tokens = data.tokens(role, "tune")
     return Rows([tokens.select(range(min(_PROBE_ROWS, len(tokens))))])

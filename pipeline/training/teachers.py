@@ -40,18 +40,14 @@ def train_teacher(
 ) -> tuple[Any, TrainingSummary]:
     """Load a pretrained teacher (path or hub id) and fine-tune it: all weights, or through adapters, which are merged.
     With a linear probe's head it begins from that head, which reads the mean of the token vectors. The windows of its
-    rows are joined by `join`; None where rows are cut. For the other arguments see `fine_tune`.
-
-    Returns:
-        The model, on the CPU, and how it was trained.
-    """
+    rows are joined by `join`; None if rows are cut. For the other arguments see `fine_tune`. The model is on the CPU
+    afterwards."""
     set_seed(environment.seed)
     pooling = settings.pooling if head is None else "mean"
     loaded = loading.load_model(source, data.task, pooling=pooling, dropout=settings.dropout_rate)
-    set_join(loaded.model, join)
-    through_adapters = settings.method == "lora"
     model = loaded.model if head is None else with_head(loaded.model, head)
-    if through_adapters:
+    set_join(model, join)
+    if settings.method == "lora":
         model = adapters.with_adapters(model, loaded.new_modules, settings.lora)
     training = fine_tune(
         model,
@@ -65,7 +61,7 @@ def train_teacher(
         new_modules=loaded.new_modules if head is None else (),  # the head has been trained already
     )
     model = model.to("cpu")
-    return model.merge_and_unload() if through_adapters else model, training
+    return model.merge_and_unload() if settings.method == "lora" else model, training
 
 
 def choose_join(model: Any, tune: Rows, task: Task, pad_id: int) -> None:
@@ -78,13 +74,8 @@ def choose_join(model: Any, tune: Rows, task: Task, pad_id: int) -> None:
 
 
 def load_finetuned(source: str, task: Task, names: tuple[str, ...] | None) -> Any:
-    """Load a fine-tuned teacher so that its outputs stand in the order of the task's labels.
-
-    Args:
-        source: path or hub id.
-        task: the task, labels filled in.
-        names: label names of a model that only says LABEL_0, LABEL_1, ..., in its order; None reads them from the
-            model.
+    """Load a fine-tuned teacher (path or hub id), its outputs in the order of the task's labels. `names` are the labels
+    in its own order, for a model that only says LABEL_0, LABEL_1, ...
 
     Raises:
         InputError: the model is not there or not fine-tuned, or its labels are not the task's.
@@ -109,23 +100,17 @@ def load_finetuned(source: str, task: Task, names: tuple[str, ...] | None) -> An
         else:
             head.weight.copy_(head.weight[order])
             bias.copy_(bias[order])
-    model.config.problem_type = loading.PROBLEMS[task.kind]
-    model.config.id2label = dict(enumerate(task.labels or ("score",)))
-    model.config.label2id = {name: index for index, name in enumerate(task.labels or ("score",))}
+    model.config.update(loading.outputs_of(task))
     return model
 
 
 def label_order(config: Any, task: Task, names: tuple[str, ...] | None) -> list[int] | None:
-    """For each of the task's labels the teacher's output that means it; None for regression.
-
-    Args:
-        config: of the teacher's model: `num_labels` and `id2label`.
-        task: its labels filled in.
-        names: see `load_finetuned`.
+    """The number of the teacher's output for each of the task's labels, by the teacher's config and `names`; None for
+    regression.
 
     Raises:
         InputError: the teacher's outputs are not the task's, nobody says what they mean, or its own names and `names`
-            are the same in another order, so that one of the two is wrong.
+            are the same in another order.
     """
     if config.num_labels != task.outputs:
         raise InputError(
@@ -137,7 +122,7 @@ def label_order(config: Any, task: Task, names: tuple[str, ...] | None) -> list[
         return None
     own = tuple(config.id2label[index] for index in range(config.num_labels))
     outputs = names or own
-    lower, own_lower = ([name.lower() for name in each] for each in (outputs, own))
+    lower, own_lower = ([name.lower() for name in labels] for labels in (outputs, own))
     if lower != own_lower and sorted(lower) == sorted(own_lower):
         raise InputError(
             "the teacher says itself what its outputs mean, in another order than teacher.labels",
@@ -152,14 +137,13 @@ def label_order(config: Any, task: Task, names: tuple[str, ...] | None) -> list[
             remedy=f"name them in its order, for example --set teacher.labels={','.join(task.labels)}, or in its "
             "config.json (id2label)",
         )
-    place = {name: index for index, name in enumerate(lower)}
-    if sorted(place) != sorted(name.lower() for name in task.labels):
+    if sorted(set(lower)) != sorted(name.lower() for name in task.labels):
         raise InputError(
             "the teacher's labels are not the task's",
             given=f"teacher {', '.join(outputs)}; task {', '.join(task.labels)}",
             remedy="rename the labels in the data, or name the teacher's outputs with --set teacher.labels=NAMES",
         )
-    return [place[name.lower()] for name in task.labels]
+    return [lower.index(name.lower()) for name in task.labels]
 
 
 def _output_layer(model: PreTrainedModel, outputs: int) -> torch.nn.Linear:

@@ -133,15 +133,15 @@ def test_the_next_work_begins_with_what_the_last_one_chose() -> None:
 
 
 def test_where_the_environment_says_the_threads_nothing_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
-    from kdc.pipeline.training.pace import pace
+    from kdc.pipeline.training.environment import pace
 
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     assert len(pace.__wrapped__().choices) == 1
     monkeypatch.delenv("OMP_NUM_THREADS")
     monkeypatch.setattr("torch.get_num_threads", lambda: 8)
-    monkeypatch.setattr("kdc.pipeline.training.pace.usable_cores", lambda: 4)  # a container's quota
+    monkeypatch.setattr("kdc.pipeline.training.environment.usable_cores", lambda: 4)  # a container's quota
     assert pace.__wrapped__().choices == (4, 2, 1)
-    monkeypatch.setattr("kdc.pipeline.training.pace.usable_cores", lambda: 6)
+    monkeypatch.setattr("kdc.pipeline.training.environment.usable_cores", lambda: 6)
     assert pace.__wrapped__().choices == (6, 3, 1)
 
 

@@ -14,7 +14,7 @@ from kdc.artifact.folder import load_manifest
 from kdc.artifact.manifest import TaskInfo, TokenizerInfo
 from kdc.common.errors import InputError
 from kdc.pipeline.graphs.onnx_graph import export_onnx
-from kdc.pipeline.models.cutting import half_width
+from kdc.pipeline.models.possible_cuts import half_width
 from kdc.serving.engine.engine import Engine
 
 TABLE = Path(__file__).parents[2] / "docs" / "architectures.md"

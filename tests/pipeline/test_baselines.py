@@ -114,9 +114,9 @@ def test_the_form_is_chosen_by_some_rows_and_the_probe_is_fitted_to_all(
     # The bug to catch: what was fitted to some rows of the training split stands in the table as the baseline.
     config, fitted = config_of(tmp_path), []
 
-    def counted(encoder: Encoder, rows: Sample, tune: Sample, task: Task) -> Fitted:
-        fitted.append((encoder.apart, len(rows.labels)))
-        return replace(fit_probe(encoder, rows, tune, task), score=float(encoder.apart == (form == "apart")))
+    def counted(encoder: Encoder, rows: Sample, tune: Sample, task: Task, *, apart: bool) -> Fitted:
+        fitted.append((apart, len(rows.labels)))
+        return replace(fit_probe(encoder, rows, tune, task, apart=apart), score=float(apart == (form == "apart")))
 
     monkeypatch.setattr(stage, "fit_probe", counted)
     monkeypatch.setattr(stage, "_FORM_ROWS", 60)
@@ -126,10 +126,8 @@ def test_the_form_is_chosen_by_some_rows_and_the_probe_is_fitted_to_all(
     assert (result.probe_form, fitted) == (form, [(False, 60), (True, 60), (form == "apart", result.train_rows)])
     train, tune = (Sample.of(data.rows(split), data.tokens("teacher", split)) for split in ("train", "tune"))
     length = read_result(root, DataResult).max_length["teacher"]
-    encoder = Encoder(
-        str(tmp_path / "teacher"), data.task, environment=Environment(seed=0), max_length=length, apart=form == "apart"
-    )
-    oracle = fit_probe(encoder, train, tune, data.task)
+    encoder = Encoder(str(tmp_path / "teacher"), data.task, environment=Environment(seed=0), max_length=length)
+    oracle = fit_probe(encoder, train, tune, data.task, apart=form == "apart")
     with np.load(root / "baselines" / BASELINE_LOGITS) as kept:
         assert kept["tune/probe"] == pytest.approx(oracle.tune, abs=1e-4)
     with np.load(root / "baselines" / PROBE) as head:  # of the form that a classifier can have

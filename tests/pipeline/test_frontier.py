@@ -23,7 +23,6 @@ from kdc.common.progress import Reporter
 from kdc.pipeline import frontier as module
 from kdc.pipeline.compress import render_frontier
 from kdc.pipeline.config.settings import Config
-from kdc.pipeline.config.student_names import SHALLOW
 from kdc.pipeline.frontier import make_frontier
 from kdc.pipeline.models.loading import load_config
 from kdc.pipeline.quality.frontier import COSTS, FrontierFacts, Left, Point, front
@@ -90,9 +89,9 @@ def test_the_curve_goes_from_the_teacher_to_students_without_layers(finished: Fi
     student that stands there twice under two names, and a teacher that several teachers do not have."""
     config = config_of(finished, tmp_path, **{"student.model": "layers:first-and-last"})
     narrow = f"layers:1,ffn={load_config(str(finished.teacher)).intermediate_size // 2}"
-    assert curve_of(config) == ["layers:1", "teacher", narrow, f"{narrow},heads=1", *SHALLOW]
+    assert curve_of(config) == ["layers:1", "teacher", narrow, f"{narrow},heads=1", "conv", "static", "linear"]
     several = config_of(finished, tmp_path, **{"student.model": "layers:0", "teacher.more": str(finished.teacher)})
-    assert curve_of(several) == ["layers:0", "layers:1", narrow, f"{narrow},heads=1", *SHALLOW]
+    assert curve_of(several) == ["layers:0", "layers:1", narrow, f"{narrow},heads=1", "conv", "static", "linear"]
 
 
 @pytest.mark.parametrize(
@@ -133,7 +132,7 @@ def test_steps_of_the_curve_are_narrow_where_the_teacher_can_be(
     sizes: Any = {"num_hidden_layers": layers, "hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 24}
     getattr(transformers, kind)(vocab_size=50, pad_token_id=0, **sizes).save_pretrained(tmp_path / "teacher")
     config = tiny_runs.config_for(tmp_path, tmp_path / "teacher")
-    assert curve_of(config) == [cuts[0], "teacher", *cuts[1:], *SHALLOW]
+    assert curve_of(config) == [cuts[0], "teacher", *cuts[1:], "conv", "static", "linear"]
 
 
 @pytest.mark.slow

@@ -15,9 +15,10 @@ from kdc.artifact.folder import load_manifest
 from kdc.common import machine
 from kdc.common.errors import InputError
 from kdc.pipeline.config.settings import Config
-from kdc.pipeline.config.student_names import SHALLOW
+from kdc.pipeline.config.student_kinds import KINDS
 from kdc.pipeline.config.training_settings import StudentSettings
-from kdc.pipeline.models.cutting import Cut, half_width
+from kdc.pipeline.models import possible_cuts
+from kdc.pipeline.models.cutting import Cut
 from kdc.pipeline.models.loading import load_config
 from kdc.pipeline.quality.feasibility import fitting_students
 from kdc.pipeline.report.page import write_report
@@ -40,15 +41,18 @@ pytestmark = pytest.mark.slow
 
 # Sizes of a graph grow with its layers, so that a limit on the size cuts between depths.
 DEEP = ("layers:0,1,2,4", "layers:0,1,4", "layers:0,4", "layers:4")
-ALL = ("teacher", *DEEP, *SHALLOW)
+WITHOUT = ("conv", "static", "linear")
+ALL = ("teacher", *DEEP, *WITHOUT)
 QUICK = [*DEEP[:3], "linear", "conv", "static"]  # what a quick search tries, in order
+
+HALF_WIDTH = possible_cuts.half_width
 
 
 @pytest.fixture(scope="module", autouse=True)
 def whole_layers() -> Iterator[None]:
     """Narrower students would take twice as long again; one test has them."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(candidates, "half_width", lambda teacher: Cut(()))
+        patch.setattr(possible_cuts, "half_width", lambda teacher: Cut(()))
         yield
 
 
@@ -214,25 +218,25 @@ def test_a_cut_that_is_named_is_a_candidate_of_a_search_that_is_asked_for(rows: 
 
 
 def test_narrower_layers_are_candidates(rows: Rows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(candidates, "half_width", half_width)
+    monkeypatch.setattr(possible_cuts, "half_width", HALF_WIDTH)
     config = rows.config(tmp_path, max_size_mb=1.0)
     half = load_config(str(rows.teacher)).intermediate_size // 2
     depths = ("0,1,2,3,4", "0,1,2,4", "0,1,4", "0,4", "4")
     narrow = [f"layers:{layers},ffn={half}{heads}" for heads in ("", ",heads=1") for layers in depths]
-    assert candidates.students_of(config) == ["teacher", *DEEP, *narrow, *SHALLOW]
-    monkeypatch.setattr(candidates, "half_width", lambda teacher: Cut((), ffn=half))  # as MPNet
-    assert candidates.students_of(config) == ["teacher", *DEEP, *narrow[:5], *SHALLOW]
+    assert candidates.students_of(config) == ["teacher", *DEEP, *narrow, *WITHOUT]
+    monkeypatch.setattr(possible_cuts, "half_width", lambda teacher: Cut((), ffn=half))  # as MPNet
+    assert candidates.students_of(config) == ["teacher", *DEEP, *narrow[:5], *WITHOUT]
 
 
 def test_around_a_student_without_layers_others_without_are_searched(rows: Rows, run: Path) -> None:
     config = rows.config(run, "student.model=conv:window=5", "contract.search=full", max_size_mb=1.0)
-    assert candidates.students_of(config) == ["conv:window=5", "teacher", *SHALLOW]
+    assert candidates.students_of(config) == ["conv:window=5", "teacher", *WITHOUT]
 
 
 def test_a_teacher_of_one_layer_has_candidates(tmp_path: Path) -> None:
     base_model("bert", tmp_path / "teacher", num_hidden_layers=1)
     config = config_for(tmp_path, tmp_path / "teacher", flags={"contract.max_size_mb": 1.0})
-    assert candidates.students_of(config) == ["layers:0", "teacher", *SHALLOW]
+    assert candidates.students_of(config) == ["layers:0", "teacher", *WITHOUT]
 
 
 def test_rows_longer_than_the_students_take_are_refused_before_training(rows: Rows, tmp_path: Path) -> None:
@@ -438,7 +442,7 @@ def test_a_cut_that_stands_alone_beside_the_teacher_has_a_score(
     tmp_path: Path, short: list[tuple[str, int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Catches a teacher that is taken because nothing was compared with it."""
-    monkeypatch.setattr(candidates, "SHALLOW", ())
+    monkeypatch.setattr(candidates, "KINDS", {name: KINDS[name] for name in ("teacher", "layers")})
     base_model("bert", tmp_path / "teacher", num_hidden_layers=2)
     write_rows(tmp_path / "train.csv", 320, seed=1)
     write_rows(tmp_path / "eval.csv", 100, seed=2)

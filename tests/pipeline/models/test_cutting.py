@@ -15,15 +15,9 @@ from transformers import AutoModelForSequenceClassification, BertConfig
 
 from kdc.common.errors import InputError
 from kdc.pipeline.models import cutting
-from kdc.pipeline.models.cutting import (
-    Cut,
-    can_be_cut,
-    check_cut,
-    cut,
-    half_width,
-    parse_cut,
-)
+from kdc.pipeline.models.cutting import Cut, cut, parse_cut
 from kdc.pipeline.models.opening import open_classifier
+from kdc.pipeline.models.possible_cuts import can_be_cut, check_cut, half_width
 from kdc.pipeline.models.units import attentions, feed_forwards, first_units, keep
 from kdc.pipeline.training.batches import Rows
 from kdc.pipeline.training.importance import unit_importance

@@ -13,7 +13,7 @@ from tiers import others_slow
 from tiny_models import ARCHITECTURES
 
 from kdc.common.errors import InputError
-from kdc.pipeline.config.student_names import SHALLOW
+from kdc.pipeline.config.student_kinds import KINDS
 from kdc.pipeline.config.tasks import custom_task
 from kdc.pipeline.graphs.onnx_graph import export_onnx
 from kdc.pipeline.models import loading
@@ -146,7 +146,7 @@ def test_what_this_teacher_cannot_give_is_refused_and_the_kinds_own_sizes_never_
 
 
 def test_every_kind_has_a_shape() -> None:
-    assert set(SHAPES) == set(SHALLOW)
+    assert set(SHAPES) == {kind.name for kind in KINDS.values() if not kind.has_layers}
 
 
 def test_it_is_no_wider_than_the_teachers_vectors(tmp_path: Path) -> None:

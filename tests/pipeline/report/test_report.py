@@ -18,8 +18,8 @@ from sklearn.metrics import confusion_matrix
 from kdc.artifact.folder import load_manifest
 from kdc.common.errors import InputError
 from kdc.pipeline.compress import compress_for_people
+from kdc.pipeline.config.student_kinds import UNCUT_NAME
 from kdc.pipeline.config.tasks import custom_task, decided_by
-from kdc.pipeline.packaging.card import UNCUT_NAME
 from kdc.pipeline.report.facts import Facts
 from kdc.pipeline.report.gather import verdict, wide
 from kdc.pipeline.report.page import markdown, page, reported_artifact, table, write_report

@@ -113,7 +113,7 @@ def test_the_probe_reads_the_mean_of_the_token_vectors(tmp_path: Path, apart: bo
     tokens = datasets.Dataset.from_dict({**encoded, "row": list(range(60)), "length": lengths})
     train = sample(first, [place % 2 for place in range(60)], second, tokens)
     task = task_of("classification", "a", "b", pair=True)
-    probe = Encoder(str(source), task, environment=Environment(seed=0), max_length=64, apart=apart)
+    probe = Encoder(str(source), task, environment=Environment(seed=0), max_length=64)
 
     def mean(*texts: str) -> np.ndarray:
         with torch.inference_mode():
@@ -124,9 +124,9 @@ def test_the_probe_reads_the_mean_of_the_token_vectors(tmp_path: Path, apart: bo
         oracle = np.stack([np.concatenate([u, v, u * v, abs(u - v)]) for u, v in halves])
     else:
         oracle = np.stack([mean(one, other) for one, other in zip(first, second, strict=True)])
-    assert probe.vectors(train.rows, train.tokens) == pytest.approx(oracle, abs=1e-5)
+    assert probe.vectors(train.rows, train.tokens, apart=apart) == pytest.approx(oracle, abs=1e-5)
     # Its head takes the vectors as they are: what it scaled them by is in its weights.
-    fitted = fit_probe(probe, train, train, task)
+    fitted = fit_probe(probe, train, train, task, apart=apart)
     answers = torch.softmax(torch.from_numpy(fitted.tune), -1).numpy()
     by_sklearn = [
         make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=5000, tol=1e-8)).fit(
@@ -157,12 +157,12 @@ def test_rows_that_were_kept_are_not_encoded_again(
 
     monkeypatch.setattr("kdc.pipeline.training.baselines.predict", predict)
     task = task_of("classification", "a", "b", pair=True)
-    encoder = Encoder(str(source), task, environment=Environment(seed=0), max_length=64, apart=apart)
-    whole = encoder.vectors(rows, tokens)  # keeps nothing: an evaluation split may have millions of rows
+    encoder = Encoder(str(source), task, environment=Environment(seed=0), max_length=64)
+    whole = encoder.vectors(rows, tokens, apart=apart)  # keeps nothing: an evaluation split may have millions of rows
     some = [7, 2, 9]
-    encoder.vectors(rows.select(some), tokens.select(some), keep=True)
-    again = encoder.vectors(rows, tokens, keep=True)
-    assert encoder.vectors(rows, tokens, keep=True) == pytest.approx(again, abs=0)
+    encoder.vectors(rows.select(some), tokens.select(some), apart=apart, keep=True)
+    again = encoder.vectors(rows, tokens, apart=apart, keep=True)
+    assert encoder.vectors(rows, tokens, apart=apart, keep=True) == pytest.approx(again, abs=0)
     assert again == pytest.approx(whole, abs=1e-5)
     assert sum(counted) == (2 if apart else 1) * (12 + 12)
 
@@ -176,7 +176,7 @@ def test_a_feature_that_is_nearly_constant_gets_no_huge_weight() -> None:
     vectors[:, 3] = 1e-5 * (labels + RANDOM.normal(size=200))
 
     class Vectors:
-        def vectors(self, rows: Any, tokens: Any, *, keep: bool) -> np.ndarray:
+        def vectors(self, rows: Any, tokens: Any, **how: bool) -> np.ndarray:
             return vectors
 
     rows = sample([""] * 200, labels.tolist())

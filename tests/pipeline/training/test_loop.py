@@ -309,3 +309,14 @@ def test_batches_that_are_added_up_report_the_loss_of_their_mean(tmp_path: Path)
         summary = train(tiny(dropout=0.0), rows, rows, pad_id=0, objective=OBJECTIVE, plan=short, folder=folder)
         losses.append(summary.history.loss[0][1])
     assert losses[0] == pytest.approx(losses[1], rel=0.05)
+
+
+def test_the_rate_rises_over_a_share_of_the_steps(tmp_path: Path) -> None:
+    """Would catch a share that is taken for a number of steps, or the other way round."""
+    settings, rows = TrainSettings(batch_size=8, warmup=0.25), Rows([make_rows(8)])
+    plan = Plan(settings, Environment(seed=5), steps=40, evaluate_every=40)
+    arguments = training_arguments(plan, tmp_path)
+    trainer = loop.DistillationTrainer(
+        objective=OBJECTIVE, plan=plan, model=tiny(), args=arguments, train_dataset=rows, eval_dataset=rows
+    )
+    assert [trainer.rate(step) for step in (0, 5, 10, 25, 40)] == [0, 0.5, 1, 0.5, 0]

@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import get_linear_schedule_with_warmup
 
-from kdc.pipeline.training.schedule import Deadline, Rate
+from kdc.pipeline.training.callbacks import Deadline, Rate
 
 
 def adam() -> torch.optim.Optimizer:

@@ -1,0 +1,178 @@
+"""What can be cut out of a teacher, by its config alone, and which cuts searches and frontiers try."""
+
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoModel, PretrainedConfig, PreTrainedModel
+
+from kdc.common.errors import InputError
+from kdc.pipeline.models.cutting import Cut, cut, first_and_last, keep_layers, parse_cut
+from kdc.pipeline.models.loading import depth, load_config
+from kdc.pipeline.models.units import (
+    WIDTH_FIELDS,
+    attentions,
+    encoder_layers,
+    first_units,
+    heads_of,
+    neurons_of,
+    with_its_heads,
+)
+
+# Attributes that do not change what a layer computes: its number, by which BigBird draws too, and its width, which the
+# shapes of its weights show.
+_NOT_OF_FORM = ("layer_idx", "layer_id", "seed", *WIDTH_FIELDS)
+_SPECIAL = ("pad_token_id", "bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id")
+
+
+def check_cut(spec: str, teacher: str) -> None:
+    """Refuse, before anything is trained, what cannot be cut out of a teacher.
+
+    Raises:
+        InputError: as `parse_cut`; or it has no stack of layers; or these layers would do something else in their new
+            places, and the config cannot say it; or they cannot be made so narrow, see `feed_forwards` and
+            `attentions`.
+    """
+    config = load_config(teacher)
+    wanted = parse_cut(spec, config)
+    if (whole := _without_weights(config)) is not None:
+        encoder_layers(whole)
+    problem = remedy = ""
+    if not can_be_cut(teacher, Cut(wanted.layers)):
+        first = Cut(tuple(range(len(wanted.layers))))
+        problem = (
+            "these layers would not be what they were once the student is opened again: what a layer of this teacher "
+            "does depends on its place, and its config cannot say it otherwise"
+        )
+        remedy = f"--student {first} keeps each in its place" if can_be_cut(teacher, first) else "another --student"
+        if not hasattr(config, "layer_types"):
+            remedy += "; transformers 5 can say it of more encoders than 4.57"
+    elif wanted.ffn is not None and not _can_be_narrowed(config, Cut((), ffn=wanted.ffn)):
+        problem = (
+            "the feed-forward parts of this teacher cannot be made narrower: they are not two linear layers each, or "
+            "its config cannot say it"
+        )
+        remedy = "name the layers alone, without ffn="
+    elif wanted.heads is not None and not _can_be_narrowed(config, replace(wanted, layers=())):
+        problem = (
+            "this teacher's layers cannot do with fewer heads: their attention is not four linear layers, or more of "
+            "the model is made for all heads"
+        )
+        remedy = "name the layers without heads="
+    if problem:
+        raise InputError(problem, given=f"{spec} of a {config.model_type}", remedy=remedy)
+
+
+def can_be_cut(teacher: str, wanted: Cut) -> bool:
+    """Whether a student with these layers of a teacher opens as what it was cut as; True if only the teacher's weights
+    can tell."""
+    return _opens_as_it_was_cut(load_config(teacher), wanted) is not False
+
+
+def half_width(teacher: str) -> Cut:
+    """Half of a teacher's neurons and half of its heads, of no layer yet; None for what its layers cannot do with fewer
+    of."""
+    config = load_config(teacher)
+    ffn, heads = neurons_of(config) // 2, heads_of(config) // 2
+    half = Cut((), ffn=ffn) if ffn and _can_be_narrowed(config, Cut((), ffn=ffn)) else Cut(())
+    both = replace(half, heads=heads)
+    return both if heads and _can_be_narrowed(config, both) else half
+
+
+def cuts_of_search(teacher: str) -> list[str]:
+    """Specs of the teacher cut to each depth: whole, with half of its neurons, and with half of its heads too."""
+    total = depth(teacher)
+    depths = [first_and_last(count, total) for count in range(total, 0, -1)]
+    return _possible((replace(width, layers=layers) for width in _widths(teacher) for layers in depths), teacher)
+
+
+def cuts_of_curve(teacher: str) -> list[str]:
+    """Specs of half of the teacher's layers, and of two thirds, a half, a third and a sixth of them with half of their
+    neurons. A half of the layers also comes with half of its heads. A teacher that cannot be made narrower gives a
+    half, a third and a sixth of its layers."""
+    total, (whole, *narrower) = depth(teacher), _widths(teacher)
+    steps = [(1, 2, whole), (1, 3, whole), (1, 6, whole)]
+    if narrower:
+        half, least = narrower[0], narrower[-1]
+        steps = [(1, 2, whole), (2, 3, half), (1, 2, half), (1, 2, least), (1, 3, half), (1, 6, half)]
+    cuts = [replace(width, layers=first_and_last(max(1, part * total // of), total)) for part, of, width in steps]
+    return _possible(cuts, teacher)
+
+
+def _widths(teacher: str) -> list[Cut]:
+    """Widths of layers that are tried, of no layer yet: whole, with half of their neurons, with half of their heads
+    too. A teacher whose layers can do without one of the two has two widths, and one without any has the first."""
+    half = half_width(teacher)
+    return list(dict.fromkeys([Cut(()), Cut((), half.ffn), half]))
+
+
+def _possible(cuts: Iterable[Cut], teacher: str) -> list[str]:
+    """Specs of the cuts that are less than the whole teacher, and that it can be cut to."""
+    smaller = [each for each in cuts if len(each.layers) < depth(teacher) or each.is_narrow]
+    # `half_width` has checked the widths on all layers. What is left to check is the same for each width.
+    opens = {layers: can_be_cut(teacher, Cut(layers)) for layers in {each.layers for each in smaller}}
+    return [str(each) for each in smaller if opens[each.layers]]
+
+
+def _can_be_narrowed(config: PretrainedConfig, width: Cut) -> bool:
+    """Whether all layers of a model of the config can have so many neurons or heads."""
+    every = replace(width, layers=tuple(range(config.num_hidden_layers)))
+    return bool(_opens_as_it_was_cut(config, every)) and (width.heads is None or _does_without(config, width.heads))
+
+
+def _does_without(config: PretrainedConfig, heads: int) -> bool:
+    """Whether an encoder with fewer heads answers as a whole one whose other heads say nothing. Shapes do not show it
+    if something else counts the heads too, such as MPNet's biases of positions. One layer of random weights is tried,
+    under few token vectors."""
+    one = type(config).from_dict(config.to_dict())
+    keep_layers(one, (0,))
+    ids_of_special = [number for name in _SPECIAL if isinstance(number := getattr(one, name, None), int)]
+    one.vocab_size = 10 + max(ids_of_special, default=0)
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.default_generator.manual_seed(0)  # not the GPUs' generators, which nothing would give back
+        with suppress(Exception):  # architectures raise all kinds of errors at sizes that they cannot have
+            whole = with_its_heads(AutoModel.from_config(one)).float().eval()
+            for part in attentions(whole):
+                for linear in (*part.makers, part.reader):  # far from even attention, where a wrong head would not show
+                    nn.init.normal_(linear.weight, std=2 * linear.in_features**-0.5)
+                part.reader.weight[:, heads * part.width :] = 0
+            ids = torch.randint(one.vocab_size, (2, 12))
+            small = cut(whole, Cut((0,), heads=heads), first_units)
+            inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+            answers, expected = (model(**inputs).last_hidden_state for model in (small, whole))
+            return bool(torch.allclose(answers, expected, atol=1e-3))
+    return False
+
+
+def _opens_as_it_was_cut(config: PretrainedConfig, wanted: Cut) -> bool | None:
+    """Whether a model of the config, once cut, is the model of the config that the cut one has; None if no model can be
+    made of the config alone."""
+    whole = _without_weights(config)
+    if whole is None:
+        return None
+    with suppress(Exception):  # no stack of layers, neurons of another form, or a config that cannot be
+        small = cut(whole, wanted, first_units)
+        again = _without_weights(type(config).from_dict(small.config.to_dict()))  # as a file would be read
+        return again is not None and _form(small) == _form(again)
+    return False
+
+
+def _without_weights(config: PretrainedConfig) -> PreTrainedModel | None:
+    """The encoder of a config, whose weights have shapes and no numbers; None if it takes more than the config."""
+    with suppress(Exception), torch.device("meta"):
+        return with_its_heads(AutoModel.from_config(config))
+    return None
+
+
+def _form(model: PreTrainedModel) -> dict[str, Any]:
+    """The shapes of all weights, and the numbers, names and switches of each module of a layer, such as the width of
+    its attention's window; but for the layers' own numbers."""
+    form: dict[str, Any] = {name: weight.shape for name, weight in model.state_dict().items()}
+    for path, module in encoder_layers(model)[1].named_modules():
+        for name, value in vars(module).items():
+            if isinstance(value, (int, float, str, tuple)) and not name.startswith("_") and name not in _NOT_OF_FORM:
+                form[f"{path}:{name}"] = value
+    return form
