@@ -8,6 +8,7 @@ gives 5 to 12 % more rows a second, a good part of it since GELU is then compute
 
 import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, helper
+from onnxruntime.quantization.onnx_model import ONNXModel
 
 from kdc.pipeline.graphs.nodes import attribute, nested_graphs, replace_nodes
 
@@ -20,28 +21,23 @@ def join_biases(model: ModelProto) -> int:
     Returns:
         how many were replaced.
     """
-    graph = model.graph
-    makers = {name: node for node in graph.node for name in node.output}
-    readers: dict[str, list[NodeProto]] = {}
-    for node in graph.node:
-        for name in node.input:
-            readers.setdefault(name, []).append(node)
+    graph, wrapped = model.graph, ONNXModel(model)
+    makers, readers = wrapped.output_name_to_node(), wrapped.input_name_to_nodes()
     constants = {tensor.name: tensor for tensor in graph.initializer}
     _, *branches = nested_graphs(graph)
     outputs = {value.name for value in graph.output}
     outputs.update(name for branch in branches for node in branch.node for name in node.input)
-    joined: dict[str, NodeProto] = {}  # by the output of the Add, in whose place each stands
+    joined: dict[str, NodeProto] = {}  # by the output of the Add that each replaces
     products: set[str] = set()  # outputs that nobody reads any more
     for product in graph.node:
-        scaled = [makers.get(name) for name in product.input]
-        if product.op_type != "MatMul" or not all(_is_scaled(each) for each in scaled):
+        factors = [makers[name] for name in product.input if _is_scaled(makers.get(name))]
+        if product.op_type != "MatMul" or len(factors) != 2:
             continue
-        name = product.output[0]
+        name, (values, weights) = product.output[0], factors
         sums = readers.get(name, [])
         if name in outputs or len(sums) != 1 or sums[0].op_type != "Add":
             continue
-        values, weights = (each for each in scaled if each is not None)
-        bias = next(each for each in (*sums[0].input, "") if each != name)
+        bias = next((other for other in sums[0].input if other != name), "")
         if not _fit(constants, weights, bias):
             continue
         inputs = [name for both in zip(values.input, weights.input, strict=True) for name in both]
@@ -51,9 +47,9 @@ def join_biases(model: ModelProto) -> int:
         products.add(name)
     if joined:
         nodes = [joined.get(node.output[0], node) for node in graph.node if node.output[0] not in products]
-        replace_nodes(graph, _read(nodes, outputs))
-        if _DOMAIN not in {each.domain for each in model.opset_import}:
-            model.opset_import.append(helper.make_opsetid(_DOMAIN, 1))
+        read = outputs.union(*(node.input for node in nodes))
+        replace_nodes(graph, [node for node in nodes if not read.isdisjoint(node.output)])
+        wrapped.set_opset_import(_DOMAIN, 1)
     return len(joined)
 
 
@@ -63,20 +59,9 @@ def _is_scaled(node: NodeProto | None) -> bool:
 
 
 def _fit(constants: dict[str, TensorProto], weights: NodeProto, bias: str) -> bool:
-    """Whether the weights are a constant matrix with one scale, or one for each column, and the bias has a number for
-    each column."""
+    """Whether the weights are a constant matrix with one scale, or one a column, and the bias has a number a column."""
     matrix, scale, numbers = (constants.get(name) for name in (weights.input[0], weights.input[1], bias))
     if matrix is None or scale is None or numbers is None or len(matrix.dims) != 2:
         return False
     by_column = int(np.prod(scale.dims)) == 1 or attribute(weights, "axis", 1) in (1, -1)
     return by_column and list(numbers.dims) == [matrix.dims[1]]
-
-
-def _read(nodes: list[NodeProto], outputs: set[str]) -> list[NodeProto]:
-    """Without the nodes whose results nobody reads any more: the graph's outputs and its branches count as readers."""
-    while True:
-        read = outputs.union(*(node.input for node in nodes))
-        kept = [node for node in nodes if not read.isdisjoint(node.output)]
-        if len(kept) == len(nodes):
-            return kept
-        nodes = kept

@@ -25,6 +25,8 @@ Encoding = TypeVar("Encoding")  # a tokenised row, whatever its model takes
 
 BATCH_SIZES = (1, 2, 7, 32)
 SHORTEST_ROW = 3  # [CLS] word [SEP]
+_INVARIANCE_BATCH = 16  # rows
+_INVARIANCE_TOLERANCE = 1e-3  # of a probability
 _ROW_FIELDS = ("input_ids", "token_type_ids")
 
 
@@ -126,13 +128,13 @@ def check_equal(
 class BatchInvariance:
     """How far the answer to a row alone differs from the answer to it in a batch."""
 
-    max_difference: float  # the largest of a probability, or of regression's number
+    max_probability_difference: float  # the largest, or the largest of regression's number
     label_flips: int  # rows whose label differs between the two
-    rows: int  # rows that were compared
+    compared_rows: int
 
-    def passes(self, tolerance: float = 1e-3) -> bool:
-        """Whether a variant may serve: no label changes, and no number changes by more than the tolerance."""
-        return self.label_flips == 0 and self.max_difference <= tolerance
+    def passes(self) -> bool:
+        """Whether a variant may serve: no label changes, and no number changes by more than 1e-3."""
+        return self.label_flips == 0 and self.max_probability_difference <= _INVARIANCE_TOLERANCE
 
 
 def batch_invariance(
@@ -141,9 +143,8 @@ def batch_invariance(
     *,
     kind: Kind,
     seed: int = 0,
-    batch: int = 16,
 ) -> BatchInvariance:
-    """Compare the answer to every row alone with the answer to it among random others, in batches of `batch` rows.
+    """Compare the answer to every row alone with the answer to it among random others, in batches of 16 rows.
 
     Args:
         run: answers one batch of rows: probabilities (rows, outputs), or regression's numbers.
@@ -154,9 +155,8 @@ def batch_invariance(
     alone = np.concatenate([run([encoding]) for encoding in encodings])
     together = np.empty_like(alone)
     order = np.random.default_rng(seed).permutation(len(encodings))
-    for start in range(0, len(order), batch):
-        # The last batch is filled up from the start, so that every row has neighbours.
-        rows = np.resize(np.roll(order, -start), batch) if start + batch > len(order) else order[start : start + batch]
+    for start in range(0, len(order), _INVARIANCE_BATCH):
+        rows = np.resize(np.roll(order, -start), _INVARIANCE_BATCH)  # the last batch is filled up from the start
         together[rows] = run([encodings[row] for row in rows])
     # A probability of one half is a logit of zero, where a label of a multi-label task is on.
     flips = metrics.changed_labels(alone - 0.5, together - 0.5, kind)

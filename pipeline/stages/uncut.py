@@ -13,7 +13,7 @@ from kdc.common.errors import KdcError
 from kdc.pipeline.config.graph_settings import QuantizeSettings
 from kdc.pipeline.config.student_names import UNCUT
 from kdc.pipeline.config.training_settings import StudentSettings
-from kdc.pipeline.graphs.exporting import export_model, keep_winner, standard_of, tuning_slice
+from kdc.pipeline.graphs.exporting import export_model, tuning_slice
 from kdc.pipeline.graphs.files import FP32_ONNX
 from kdc.pipeline.graphs.int8 import worth_trying
 from kdc.pipeline.graphs.int8_choice import choose
@@ -93,19 +93,14 @@ def _quantised(run: Run, out: Path) -> Int8Choice:
         rows=rows,
         fp32=fp32,
         open_engine=open_engine,
-        invariance_rows=settings.invariance_rows,
-        rounds=settings.rounds,
+        settings=settings,
         seed=seed,
         vector_bits=_bits(settings),
     )
-    standard = standard_of(settings, rows)
-    candidates = worth_trying(_CANDIDATES)
-    for place, candidate in enumerate(candidates):
-        trials.judge(candidate)
-        run.progress(place + 1, len(candidates))
-    choice = trials.choose(partial(choose, standard=standard))
+    trials.judge_all(worth_trying(_CANDIDATES), run.progress)
+    choice = trials.choose(choose)
     if choice.chosen is None:  # a fair competitor has what the student's int8 has
-        trials.repair(standard)
-        choice = trials.choose(partial(choose, standard=standard))
-    keep_winner(trials, choice.winner, out)
+        trials.repair()
+        choice = trials.choose(choose)
+    trials.keep(choice.winner)
     return choice
