@@ -1,4 +1,4 @@
-"""SmoothQuant (Xiao et al. 2023, arXiv 2211.10438): outliers of activations move into the weights, and 8 bits lose less.
+"""SmoothQuant (Xiao et al. 2023, arXiv 2211.10438): outliers of activations move into the weights.
 
 Reads an fp32 graph; writes a graph that gives the same answers. The input of a group of linear layers is divided by one
 factor a channel, and the rows of the weights are multiplied by it. The division stays a node in fp32: after BERT's

@@ -45,7 +45,7 @@ def lineage_of(run: Run) -> Lineage:
         cut_from = "pretrained"
     return Lineage(
         teacher=_teacher_name(config.teacher),
-        student=_student_name(student, cut_from) + _vocabulary(run.vocabulary),
+        student=_student_name(student, cut_from) + _vocabulary(run.vocabulary_of(run.student)),
         recipe=config.run.recipe,
         data_fingerprint=run.fingerprints["data"],
         seed=config.run.seed,

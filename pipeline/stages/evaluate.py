@@ -99,8 +99,9 @@ def run(run: Run, out: Path) -> EvaluateResult:
         temperature = run.result(QuantizeResult).temperature
         notes.append(_of_cascade(cascade.variants[CASCADE], kept, speeds[CASCADE], data.task.info(), temperature))
     notes += _apart_from_training(data, first, kept)
-    if run.vocabulary is not None:
-        notes += _cut_otherwise(data, first, kept, read_kept(run.vocabulary), run.student_role)
+    vocabulary = run.vocabulary_of(run.student)
+    if vocabulary is not None:
+        notes += _cut_otherwise(data, first, kept, read_kept(vocabulary), run.student_role)
     return EvaluateResult(
         table=table,
         notes=tuple(notes),

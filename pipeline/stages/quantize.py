@@ -21,12 +21,12 @@ from kdc.pipeline.graphs.ranges import sample_batches
 from kdc.pipeline.quality.calibration import calibrate
 from kdc.pipeline.results.artifact import QuantizeResult
 from kdc.pipeline.rundir.context import Run
-from kdc.pipeline.rundir.fingerprints import quantising, this_machine
+from kdc.pipeline.rundir.fingerprints import this_machine
 
 
 def depends_on(run: Run) -> dict[str, Any]:
     """How candidates are judged, and on which machine."""
-    return quantising(run.config.quantize, run.vector_bits) | this_machine(run.device)
+    return run.config.quantize.model_dump() | {"vector_bits": run.vector_bits} | this_machine(run.device)
 
 
 def run(run: Run, out: Path) -> QuantizeResult:

@@ -22,7 +22,7 @@ from kdc.pipeline.graphs.int8_trials import Trials
 from kdc.pipeline.graphs.ranges import sample_batches
 from kdc.pipeline.results.artifact import Int8Choice, UncutResult
 from kdc.pipeline.rundir.context import Run
-from kdc.pipeline.rundir.fingerprints import quantising, this_machine
+from kdc.pipeline.rundir.fingerprints import this_machine
 
 _ROWS = 300  # of the tuning slice: enough to tell whose answers differ least from fp32's
 # Those that come out most often, and the one for CPUs whose 8-bit products saturate. A comparison has to be fair, but
@@ -33,7 +33,10 @@ _CANDIDATES = ("channel-minmax", "channel-percentile", "channel-smooth", "channe
 def depends_on(run: Run) -> dict[str, Any]:
     """How graphs are made and judged, and on which machine; and whether the student is the teacher."""
     quantize = run.config.quantize
-    settings = {"export": run.config.export.exporter, "quantize": quantising(quantize, _bits(quantize))}
+    settings = {
+        "export": run.config.export.exporter,
+        "quantize": quantize.model_dump() | {"vector_bits": _bits(quantize)},
+    }
     return settings | {"is_student": _is_student(run.student)} | this_machine(run.device)
 
 
