@@ -149,7 +149,7 @@ def render_frontier(frontier: FrontierResult) -> str:
     from kdc.pipeline.report.frontier import table as points
 
     lines = [aligned(points(frontier.facts)), ""]
-    lines += [f"left out: {student.student}: {student.why}" for student in frontier.facts.left]
+    lines += [f"left out: {left.student}: {left.why}" for left in frontier.facts.left]
     lines += [f"{point.student}: {frontier.out / point.artifact}" for point in frontier.facts.points]
     return "\n".join([*lines, "", f"frontier: {frontier.page}"])
 
