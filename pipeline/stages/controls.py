@@ -1,9 +1,8 @@
-"""Stage `controls`: what KD-LoRA is compared with, trained only when asked for (`run.controls`).
+"""Stage `controls`: models to compare KD-LoRA with, trained only on request (`run.controls`).
 
-- The student without KD, once with its own rule for the step that is kept, and once with another rule.
-- If there are unlabelled texts: the student distilled in as many steps without them.
-- The teacher with LoRA instead of full fine-tuning.
-Reads `data/`, `teacher/`, and `vocabulary/` and `search/` where there are such. Writes one plain model a control.
+The student is trained without KD, by two rules for the kept step, and distilled without the unlabelled texts, if there
+are any. The teacher is trained with LoRA instead of full fine-tuning. Reads `data/`, `teacher/`, and maybe
+`vocabulary/` and `search/`. Writes one plain model a control.
 """
 
 import shutil
@@ -25,12 +24,13 @@ from kdc.pipeline.training.teachers import train_teacher
 
 
 def depends_on(run: Run) -> dict[str, Any]:
-    """Whether they were asked for; else teacher and student."""
-    asked = run.config.run.controls
+    """The controls that were asked for."""
+    if not run.config.run.controls:
+        return {"controls": False}
     without = {f"student_without_kd_by_{rule}" for rule in ("score", "loss") if rule != _other_rule(run.student)}
     if not run.config.data.unlabeled:
         without.add("student_without_unlabeled")
-    return {"controls": asked} | ({"models": [name for name in CONTROLS if name not in without]} if asked else {})
+    return {"controls": True, "models": [name for name in CONTROLS if name not in without]}
 
 
 def run(run: Run, out: Path) -> ControlsResult:
