@@ -1,11 +1,10 @@
-"""Stage `quantize`: int8 candidates for CPUs, each judged on the tuning slice, and the fastest good one chosen.
+"""Stage `quantize`: int8 candidates for CPUs are judged on the tuning slice, and the fastest good one is chosen.
 
-Where that one costs more than `quantize.free_drop` points beyond noise, more is tried: other ranges, and the layers
-that lose most left in fp32, found by measuring.
+If it costs more than `quantize.free_drop` points beyond noise, kdc tries other ranges, and leaves the layers that lose
+most in fp32.
 
-Reads `data/`, `export/`, and `vocabulary/` and `search/` where there are such. Writes `model.int8.onnx` (the winner;
-where none passes, the most accurate batch-invariant one is kept for people who want it, but fp32 is what a CPU loads)
-and `candidates.json`.
+Reads `data/`, `export/`, and maybe `vocabulary/` and `search/`. Writes `candidates.json` and `model.int8.onnx`, the
+winner. If none passes, that is the most accurate batch-invariant candidate, and a CPU loads fp32.
 """
 
 from functools import partial
