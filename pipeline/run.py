@@ -83,7 +83,7 @@ STAGES = (
     # The student, after a search the chosen one, learns from the teacher's answers and from the labels, through LoRA
     # adapters or in all its weights.
     _stage(student, "targets"),
-    # What was trained beside the weights is merged into them.
+    # Adapters, or a projection of token vectors, are merged into the weights.
     Stage(MergeResult, merge.run, lambda run: {}, after=("student",)),
     # The merged model becomes an ONNX graph, in fp32 and fp16.
     _stage(export, "merge"),

@@ -1,4 +1,4 @@
-"""Which int8 candidate serves, by what was measured of them on the tuning slice."""
+"""The choice of an int8 candidate by its measurements on the tuning slice."""
 
 import math
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ _NOISE = 0.15  # speeds that differ by less than this are taken as equal: shared
 
 @dataclass(frozen=True)
 class Standard:
-    """What candidates are held to."""
+    """The limits for candidates."""
 
     metric: str  # the task's deciding one
     fp32_score: float  # of fp32 ONNX on the tuning slice, in points
@@ -85,8 +85,8 @@ def choose(measured: Mapping[str, Int8Measurement], standard: Standard) -> Int8C
 def choose_again(before: Int8Choice, measured: Mapping[str, Int8Measurement], standard: Standard) -> Int8Choice:
     """Choose once more among all candidates, after further ones were measured.
 
-    The choice `before` stays unless another candidate is more accurate. Of more accurate candidates, those whose cost
-    counts as nothing come first.
+    The choice `before` stays unless another candidate is more accurate. A more accurate candidate whose cost counts as
+    nothing comes first.
     """
     eligible = {name: each for name, each in measured.items() if is_eligible(each)}
     rivals: Mapping[str, Int8Measurement] = measured

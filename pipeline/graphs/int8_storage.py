@@ -96,8 +96,8 @@ def _restored_lookup(graph: GraphProto, table: TensorProto, node: NodeProto) -> 
 
 
 def _unpacked_lookup(graph: GraphProto, table: TensorProto, node: NodeProto) -> list[NodeProto]:
-    """A lookup (batch, sequence) of rows whose bytes hold a number of the row's first half in their lower bits, and a
-    number of its second half in their upper bits."""
+    """A lookup (batch, sequence) of packed rows. The lower bits of a byte hold a number of the row's first half, the
+    upper bits a number of its second half."""
     width, output = table.dims[1], node.output[0]
     numbers, scales = _four_bits(numpy_helper.to_array(table).tobytes(), width)
     first, second = np.split(numbers, 2, axis=1)
@@ -113,7 +113,7 @@ def _unpacked_lookup(graph: GraphProto, table: TensorProto, node: NodeProto) -> 
     graph.initializer.extend(
         numpy_helper.from_array(np.asarray(value), f"{output}_{part}") for part, value in constants.items()
     )
-    rows, product = node.input[1], [f"{output}_{part}" for part in ("blocked", "block_scale", "restored")]
+    rows, restored = node.input[1], f"{output}_restored"
 
     def step(operator: str, inputs: str, result: str, **attributes: Any) -> NodeProto:
         names = [rows if part == "rows" else f"{output}_{part}" for part in inputs.split()]
@@ -128,8 +128,8 @@ def _unpacked_lookup(graph: GraphProto, table: TensorProto, node: NodeProto) -> 
         step("Sub", "float middle", "centred"),
         step("Reshape", "centred blocks", "blocked"),
         step("Gather", "block_scales rows", "block_scale"),
-        *_product(*product, node.name),
-        helper.make_node("Reshape", [product[-1], f"{output}_row"], [output], name=f"{output}_step"),
+        *_product(f"{output}_blocked", f"{output}_block_scale", restored, node.name),
+        helper.make_node("Reshape", [restored, f"{output}_row"], [output], name=f"{output}_step"),
     ]
 
 

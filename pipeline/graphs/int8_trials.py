@@ -78,7 +78,7 @@ class Trials:
 
     @cached_property
     def standard(self) -> Standard:
-        """What candidates are held to: fp32's score, and what may be lost of it."""
+        """fp32's score on the tuning slice, and the loss that is allowed."""
         rows, metric = self.rows, self.rows.task.metrics[0]
         score = metrics.compute(rows.logits, rows.labels, rows.task.kind, (metric,))[metric]
         return Standard(metric, score, len(rows.texts), self.settings.max_int8_drop, self.settings.free_drop)

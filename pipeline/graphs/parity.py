@@ -156,7 +156,8 @@ def batch_invariance(
     together = np.empty_like(alone)
     order = np.random.default_rng(seed).permutation(len(encodings))
     for start in range(0, len(order), _INVARIANCE_BATCH):
-        rows = np.resize(np.roll(order, -start), _INVARIANCE_BATCH)  # the last batch is filled up from the start
+        # The last batch is filled up from the start: every row has neighbours.
+        rows = np.resize(np.roll(order, -start), _INVARIANCE_BATCH).tolist()
         together[rows] = run([encodings[row] for row in rows])
     # A probability of one half is a logit of zero, where a label of a multi-label task is on.
     flips = metrics.changed_labels(alone - 0.5, together - 0.5, kind)

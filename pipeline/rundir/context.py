@@ -32,10 +32,6 @@ if TYPE_CHECKING:
     from kdc.serving.engine.engine import Engine
 
 
-def _nobody(done: int, total: int, /, *, rows: int = 0, loss: float | None = None) -> None:
-    """Progress that nobody watches."""
-
-
 @dataclass(frozen=True)
 class Run:
     """One run in one directory."""
@@ -46,7 +42,7 @@ class Run:
     bf16: bool | None = False  # whether to train in bf16 autocast; None: in the faster format
     fingerprints: dict[str, str] = field(default_factory=dict)  # hashes of the stages so far, by name
     siblings: tuple[Path, ...] = ()  # run directories whose finished stages may be taken over
-    progress: Progress = _nobody  # called during long work of the current stage
+    progress: Progress = lambda done, total, /, *, rows=0, loss=None: None  # called during long work of a stage
     say: Callable[[str], None] = print  # prints one line for the person who watches
 
     def folder(self, stage: str) -> Path:
@@ -156,12 +152,12 @@ class Run:
 
     @property
     def student_role(self) -> str:
-        """Whose tokens the student takes, see `role_of`."""
+        """`role_of` the student."""
         return self.role_of(self.student)
 
     def role_of(self, student: StudentSettings) -> str:
-        """Whose tokens a student takes: "fewer" with a smaller vocabulary, "student" for the configured student, and
-        "teacher" for a student that the search makes of the teacher instead."""
+        """The role whose tokens a student takes: "fewer" with a smaller vocabulary, "student" for the configured
+        student, and "teacher" for a student that the search makes of the teacher instead."""
         if not student.has_all_pieces:
             return FEWER
         configured = self.config.student.model

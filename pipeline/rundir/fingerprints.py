@@ -1,4 +1,4 @@
-"""What a stage's result depends on, as plain settings whose hash is the stage's fingerprint.
+"""Fingerprints of stages: hashes of plain settings that a stage's result depends on.
 
 A finished stage is skipped while its fingerprint is the same. The settings name contents instead of places: a file that
 was moved, or a model under another name, is the same input.
@@ -36,7 +36,7 @@ def as_json(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def labelled_rows(config: Config) -> dict[str, Any]:
-    """What the teacher's rows depend on: not the unlabelled rows nor the student, whose change must not train the
+    """The settings of the teacher's rows, without unlabelled rows and student: changing these must not train the
     teacher again."""
     paths = {"data", "train", "eval", "unlabeled", "max_unlabeled_rows"}
     return {
@@ -55,7 +55,7 @@ def _long(config: Config, unused: set[str]) -> dict[str, Any]:
 
 
 def answered_rows(config: Config) -> dict[str, Any]:
-    """What the rows that the teacher answers depend on: not the student."""
+    """The settings of the rows that the teacher answers, without the student."""
     rows = {"rows": input_fingerprint(config.data), "student_model": "the teacher's"}
     return labelled_rows(config) | rows | {"max_unlabeled_rows": config.data.max_unlabeled_rows}
 
@@ -75,7 +75,7 @@ def training(config: Config, settings: TeacherSettings | StudentSettings) -> dic
 
 
 def _model_of(teacher: str, settings: TeacherSettings | StudentSettings) -> Any:
-    """What is trained: layers of the teacher, its token vectors, all of it, or a checkpoint by its contents."""
+    """The model to train: layers of the teacher, its token vectors, all of it, or a checkpoint by its contents."""
     source = settings.model
     if isinstance(settings, StudentSettings) and source == UNCUT:
         return UNCUT

@@ -72,9 +72,9 @@ def _is_done(stage: Stage, record: StageRecord | None, fingerprint: str, root: P
 
 
 def _reuse(folder: Path, siblings: tuple[Path, ...], fingerprint: str) -> bool:
-    """Publish a finished folder of the stage, if there is one: its own partial folder after a kill between the last
-    write and the rename, else a sibling's, whose files get further names if the disk has such. No file of a finished
-    folder is ever written again."""
+    """Publish a finished folder of the stage, if there is one. Its own partial folder is finished after a kill between
+    the last write and the rename. Files of a sibling's folder get further names if the disk allows it: no file of a
+    finished folder is ever written again."""
     partial = folder.with_name(f"{folder.name}.partial")
     for source in (partial, *(sibling / folder.name for sibling in siblings)):
         record = read_record(source)

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kdc.artifact.contract.terms import Contract
 from kdc.artifact.folder import load_manifest
 from kdc.pipeline.config import metrics
 from kdc.pipeline.config.tasks import Task
@@ -76,9 +75,11 @@ def run(run: Run, out: Path) -> CascadeResult:
     firsts, seconds = _answers(run, second)
     served = "int8" if "int8" in firsts else "fp32"
     teacher, standing = run.result(TeacherResult).tune[data.task.metrics[0]], run.result(TargetsResult).standing
-    bar = None if contract is None else _bar(contract, score_to_keep(standing, teacher, contract.against))
-    pair = partial(_pair, data, max_drop=settings.max_drop, bar=bar)
-    pairs = [pair((served, firsts[served]), candidate) for candidate in seconds.items()]
+    bar = None
+    if contract is not None and contract.limits.max_drop is not None:  # half of it is left for other rows
+        bar = score_to_keep(standing, teacher, contract.against) - contract.limits.max_drop / 2
+    paired = partial(_pair, data, max_drop=settings.max_drop, bar=bar)
+    pairs = [paired((served, firsts[served]), candidate) for candidate in seconds.items()]
     best = max(pairs, key=lambda pair: (pair.score >= (bar or 0.0), pair.rows_per_second))
     why_not = _why_not(best, max(answers.rows_per_second for answers in seconds.values()))
     note = why_not or (
@@ -87,7 +88,7 @@ def run(run: Run, out: Path) -> CascadeResult:
     )
     variants = {} if why_not else {CASCADE: best}
     if variants and run.device == "cuda":
-        in_fp32 = pair(("fp32", firsts["fp32"]), ("fp32", seconds["fp32"]))
+        in_fp32 = paired(("fp32", firsts["fp32"]), ("fp32", seconds["fp32"]))
         variants |= {} if _why_not(in_fp32, seconds["fp32"].rows_per_second) else {CASCADE_FP32: in_fp32}
     return CascadeResult(second=name, source=source, best=best, variants=variants, note=note, headline=note)
 
@@ -150,12 +151,6 @@ def _answers(run: Run, second: SecondModel) -> tuple[dict[str, _Answers], dict[s
         if drop > run.config.quantize.max_int8_drop:
             del answers["second"]["int8"]
     return answers["first"], answers["second"]
-
-
-def _bar(contract: Contract, to_keep: float) -> float | None:
-    """The score on the tuning slice that keeps a contract, with half of the allowed loss left for other rows. None if
-    it limits no loss. `to_keep` is the score that the contract compares with."""
-    return None if contract.limits.max_drop is None else to_keep - contract.limits.max_drop / 2
 
 
 def _pair(

@@ -110,8 +110,10 @@ def _judged(
 
     def with_decisions(manifest: Manifest) -> Manifest:
         """With the thresholds of the variant that a CPU loads."""
-        loaded = {"variant": manifest.providers[CPU_PROVIDER], "temperature": manifest.temperature}
-        task, more = decided_task(run.config.operating, data, variants, answers, **loaded)
+        variant, temperature = manifest.providers[CPU_PROVIDER], manifest.temperature
+        task, more = decided_task(
+            run.config.operating, data, variants, answers, variant=variant, temperature=temperature
+        )
         notes.extend(more)
         return manifest.model_copy(update={"task": task})
 

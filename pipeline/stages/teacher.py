@@ -69,10 +69,8 @@ def depends_on(run: Run) -> dict[str, Any]:
 def run(run: Run, out: Path) -> TeacherResult:
     """Make `out/model`, the fine-tuned teacher; `out/model-2` and so on where there are several."""
     if run.config.teacher.scores is not None:
-        result, warning = _keep_scores(run.config.teacher.scores, run.data(), out)
+        result = _keep_scores(run.config.teacher.scores, run.data(), out, run.say)
         _check(run, result)
-        if warning:
-            run.say(f"warning: {warning}")
         return TeacherResult(**result.to_json())
     hint = rare_classes(run.data().task, run.result(DataResult).report)
     if hint is not None and run.config.teacher.class_weights == "none" and not run.config.teacher.finetuned:
@@ -112,8 +110,9 @@ def _make_teacher(run: Run, number: int, target: Path, checkpoints: Path) -> Mod
         set_join(model, join)
         result, _ = score(model)
     else:
-        run_wide: dict[str, Any] = {"data": data, "environment": run.environment, "progress": run.progress}
-        train = partial(train_teacher, source, role=role, join=join, **run_wide)
+        train = partial(
+            train_teacher, source, data=data, environment=run.environment, role=role, progress=run.progress, join=join
+        )
         if settings.search == "quick":
             steps = plan_for(settings, len(data.tokens(role, "train")), run.environment).steps
             settings = _with_rates(settings, steps, train, target.with_name(f"rates-{role}.json"), run.say)
@@ -237,19 +236,18 @@ def _best_of(
     return tries[best]
 
 
-def _keep_scores(file: Path, data: PreparedData, out: Path) -> tuple[ModelResult, str]:
-    """Keep a black box's answers, by row id. Returns their scores, and a warning, "" without one."""
+def _keep_scores(file: Path, data: PreparedData, out: Path, say: Callable[[str], None]) -> ModelResult:
+    """Keep a black box's answers, by row id, and score them."""
     scores = scores_of_rows(file, data)
     np.save(out / SCORES, scores)
     rows = data.rows("tune")
     logits, labels = scores[np.asarray(rows["row"][:])], np.asarray(rows["label"][:])
-    warning = ""
     if are_the_labels(logits, labels, data.task):
-        warning = (
-            f"{file.name} gives all {len(labels)} rows of the tuning slice their own label: is its column the labels "
-            "themselves, and not what the black box answered?"
+        say(
+            f"warning: {file.name} gives all {len(labels)} rows of the tuning slice their own label: is its column the "
+            "labels themselves, and not what the black box answered?"
         )
-    return score_logits(logits, data), warning
+    return score_logits(logits, data)
 
 
 def are_the_labels(logits: NDArray[np.float32], labels: NDArray[np.generic], task: Task) -> bool:
