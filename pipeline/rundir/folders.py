@@ -62,6 +62,7 @@ def run_stage(run: Run, stage: Stage, reporter: Reporter) -> StageRecord:
     else:
         why = "new" if record is None else "its settings or inputs changed"
         record = _do(run, stage, settings, fingerprint, reporter, why)
+        _publish(run.root / f"{stage.name}.partial", folder)
         reporter.finished(stage.name, record.seconds, stage.result.model_validate(record.metrics).line)
     stage.check(run)
     return record
@@ -100,7 +101,7 @@ def _link(source: str, target: str) -> None:
 def _do(
     run: Run, stage: Stage, settings: dict[str, Any], fingerprint: str, reporter: Reporter, why: str
 ) -> StageRecord:
-    """Have the stage work in its partial folder, write its record there, and publish it."""
+    """Have the stage work in its partial folder, and write its record there."""
     partial = run.root / f"{stage.name}.partial"
     mark = partial / _MARK
     if mark.exists() and mark.read_text() == fingerprint:
@@ -123,7 +124,6 @@ def _do(
         peak_memory_bytes=own_peak_memory_bytes(),
     )
     write_whole(partial / RECORD, json.dumps(record.model_dump(exclude={"skipped"}), indent=2))
-    _publish(partial, run.root / stage.name)
     return record
 
 

@@ -1,6 +1,6 @@
 """Stage `evaluate`: teacher, student, merged model and ONNX variants side by side, on the evaluation split.
 
-Reads everything before it, and the evaluation split's labels for the first and only time. Writes `table.json`,
+Reads everything before it, and the evaluation split for the first and only time. Writes `table.json`,
 `evaluation.npz` (for the artifact) and `logits.npz` (of all models on all evaluation splits, for the report).
 """
 
