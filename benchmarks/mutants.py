@@ -89,7 +89,10 @@ MODULES = {
         ["tests/pipeline/rundir/test_folders.py", "tests/pipeline/test_run.py"],
     ),
     "entries": ("pipeline/evaluation/entries.py", ["tests/pipeline/test_run.py", "tests/pipeline/test_results.py"]),
-    "looks": ("pipeline/rundir/looks.py", ["tests/pipeline/rundir/test_looks.py"]),
+    "directory": (
+        "pipeline/rundir/directory.py",
+        ["tests/pipeline/rundir/test_looks.py", "tests/pipeline/rundir/test_directory.py"],
+    ),
     "finetuning": (
         "pipeline/training/finetuning.py",
         [f"{_TRAINING}test_finetuning.py", "tests/pipeline/test_collapse.py"],

@@ -1,6 +1,7 @@
-"""What `kdc compress` calls: one run, or with --frontier several, for a person who watches."""
+"""What `kdc compress` calls: one run, or several with --frontier, for a person who watches."""
 
 import contextlib
+import itertools
 import os
 import shlex
 import sys
@@ -34,15 +35,12 @@ def compress_for_people(
     """`kdc.pipeline.run.compress` with progress on stderr, quiet libraries, a report, and errors that say how to go on.
 
     Args:
-        config, start_from, until, force: see `kdc.pipeline.run.compress`.
-        command: with which a person goes on, see `command_to_go_on`; None where this is called from Python.
-
-    Returns:
-        What came of it; without stages in a process that only helped another one train.
+        config, start_from, until, force: see `kdc.pipeline.run.compress`, also for the result.
+        command: resumes the run, see `command_to_go_on`; None for a call from Python.
 
     Raises:
         KdcError: as the stages say; also for Ctrl-C and a full disk.
-        SystemExit: in a process that only helps, where the leading process tells of the error.
+        SystemExit: in a process that only helps; the leading process tells of the error.
     """
     with _watched(config, command) as reporter:
         from kdc.pipeline.run import compress
@@ -79,13 +77,8 @@ def frontier_for_people(
 
 @contextlib.contextmanager
 def _watched(config: Config, command: str | None) -> Iterator[Reporter]:
-    """Refuse what can be seen to be wrong without reading a row; then what is done within tells its progress on stderr,
-    and its errors say how to go on.
-
-    Raises:
-        KdcError: the request is wrong; or as what is done within says.
-        SystemExit: in a process that only helps, where the leading process tells of the error.
-    """
+    """Refuse settings that are wrong before a row is read. The block then tells its progress on stderr, and its errors
+    say how to go on. Raises as `compress_for_people`."""
     rank = ranks.rank()
     try:
         task_of(config.data)
@@ -105,7 +98,7 @@ def _watched(config: Config, command: str | None) -> Iterator[Reporter]:
 
 @contextlib.contextmanager
 def _told_how_to_go_on(command: str | None) -> Iterator[None]:
-    """Name the command in the errors of a run that is cut off: by Ctrl-C, a lost process, or a full disk."""
+    """Name the command in the errors of a run that is cut off by Ctrl-C, a lost process, or a full disk."""
     again = f"run the same command again to go on: {command}" if command else "call it again to go on"
     try:
         yield
@@ -122,7 +115,7 @@ def _told_how_to_go_on(command: str | None) -> Iterator[None]:
 
 
 def _report(root: Path, reporter: Reporter, *, sha256: str, examples: bool) -> Path:
-    """Write the report unless the one that is there is about this artifact; return its path."""
+    """Write the report unless it is about this artifact already; return its path."""
     from kdc.pipeline.report.page import reported_artifact, write_report
 
     if reported_artifact(root) != sha256:
@@ -133,7 +126,7 @@ def _report(root: Path, reporter: Reporter, *, sha256: str, examples: bool) -> P
 
 
 def render(compressed: CompressResult) -> str:
-    """The evaluation's table, what was decided, and where the artifact is; or where a run that was stopped lies."""
+    """The evaluation's table, the decisions, and where the artifact is; or where a stopped run is."""
     result = compressed.result
     if result is None:
         return f"stopped as asked; the run is in {compressed.out}"
@@ -142,18 +135,20 @@ def render(compressed: CompressResult) -> str:
     lines += [f"note: {note}" for note in result.notes]
     if result.contract is not None:
         lines += ["", render_contract(result.contract), ""]
-    lines.append(f"artifact: {compressed.artifact}")
-    lines.append(f"report:   {compressed.report}")
-    lines.append(f"try it:   kdc try {shlex.quote(str(compressed.artifact))} {result.example}")
+    lines += [
+        f"artifact: {compressed.artifact}",
+        f"report:   {compressed.report}",
+        f"try it:   kdc try {shlex.quote(str(compressed.artifact))} {result.example}",
+    ]
     return "\n".join(lines)
 
 
 def render_frontier(frontier: FrontierResult) -> str:
-    """The points as a table, what was left out, and where all of it is."""
+    """The points as a table, the students that were left out, and the paths."""
     from kdc.pipeline.report.frontier import table as points
 
     lines = [aligned(points(frontier.facts)), ""]
-    lines += [f"left out: {each.student}: {each.why}" for each in frontier.facts.left]
+    lines += [f"left out: {left.student}: {left.why}" for left in frontier.facts.left]
     lines += [f"{point.student}: {frontier.out / point.artifact}" for point in frontier.facts.points]
     return "\n".join([*lines, "", f"frontier: {frontier.page}"])
 
@@ -172,12 +167,11 @@ def _here(model: str) -> bool:
 def prepare_libraries(*, offline: bool) -> None:
     """Keep transformers and datasets quiet, and off the network for a run that needs nothing of it. Call it before
     anything imports them."""
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
+    for name in ("HF_HUB_DISABLE_TELEMETRY", "DISABLE_SAFETENSORS_CONVERSION"):
+        os.environ.setdefault(name, "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     if ranks.is_launched():
-        # Some architectures have weights that a step does not use, so DDP is told to look for them; where a model has
-        # none, it warns in every process.
+        # DDP looks for weights that a step does not use, as some architectures have. It warns if a model has none.
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     if offline:
         os.environ["HF_HUB_OFFLINE"] = "1"
@@ -186,18 +180,17 @@ def prepare_libraries(*, offline: bool) -> None:
 
     transformers.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
-    # These are for programmers: of 5's new names for settings, which 4.57 does not know, and of file systems' clocks.
+    # For programmers: transformers 5's new names of settings, which 4.57 does not know, and file systems' clocks.
     warnings.filterwarnings("ignore", module="transformers")
     datasets.logging.set_verbosity_error()
     datasets.disable_progress_bars()
 
 
 def command_to_go_on(arguments: Sequence[str]) -> str:
-    """The command line that goes on with a run: the arguments that were given to kdc, without those that would redo
-    finished stages."""
-    remaining, skip = [], False
-    for argument in arguments:
-        if not skip and not argument.startswith("--from"):
-            remaining.append(argument)
-        skip = argument == "--from"
+    """The command line that resumes a run: kdc's arguments without `--from`, which would redo finished stages."""
+    remaining = [
+        argument
+        for before, argument in itertools.pairwise(["", *arguments])
+        if before != "--from" and not argument.startswith("--from")
+    ]
     return f"{ranks.launcher()} {shlex.join(remaining)}"

@@ -1,14 +1,12 @@
-"""The whole curve of a task: students from the teacher itself to one without any of its layers, each a run of its own
-with an artifact that serves, and all of them measured side by side.
+"""The whole curve of a task: students from the teacher itself down to token vectors alone, measured side by side.
 
-The first point is the run directory's own run. The others lie below it, in `frontier/<student>/`, and take over what
-all have in common: rows, teacher and its answers. A student that learned nothing, or cannot be made of this teacher, is
-named with its reason and left out. Writes `frontier.html`, `frontier.json` and `frontier.md` beside the first run's
-report.
+Each student is a run of its own with an artifact that serves. The first point is the run directory's own run. The
+others are in `frontier/<student>/` below it, and take over its rows, teacher and answers. A student that learned
+nothing, or cannot be made of this teacher, is left out with a reason. Writes `frontier.html`, `frontier.json` and
+`frontier.md` beside the first run's report.
 """
 
 import time
-from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +22,6 @@ from kdc.common.files import disk_is_full
 from kdc.common.progress import Reporter
 from kdc.pipeline.config import metrics
 from kdc.pipeline.config.aims import parse_abstain, parse_aim
-from kdc.pipeline.config.judging_settings import EvaluateSettings
 from kdc.pipeline.config.settings import Config
 from kdc.pipeline.config.student_kinds import KINDS, kind_of
 from kdc.pipeline.evaluation.answers import answers_of, look_of
@@ -43,11 +40,9 @@ from kdc.pipeline.rundir.record import RECORD, read_record, read_result
 from kdc.pipeline.stages.candidates import curve_of
 from kdc.pipeline.training import ranks
 from kdc.serving.engine.engine import Engine
-from kdc.serving.engine.tokenizing import Text
 
-_CONFIDENCE = 0.95  # with which all intervals of scores hold at once, and each one of a time
+_CONFIDENCE = 0.95  # of all intervals of scores at once, and of each interval of a time
 _ROUNDS = 9  # see `interval_of_median`
-_WARM_UP_CALLS = 5
 _SHARED = ("data", "vocabulary", "baselines", "teacher", "targets", "uncut")  # stages that points have in common
 _LAST_SHARED, _FIRST_OWN = "targets", "student"
 _LEAST_HOURS = 1 / 60  # of a training, however late it is
@@ -63,6 +58,10 @@ class _Made:
     artifact: Path  # its folder
     sha256: str
 
+    def answers(self) -> EvaluationAnswers:
+        standing = self.run.result(TargetsResult).standing
+        return answers_of(self.run.data(), self.run.folder("evaluate"), better_baseline(standing))
+
 
 def make_frontier(
     config: Config,
@@ -74,14 +73,13 @@ def make_frontier(
     """Make all points that are not there yet, and measure them.
 
     Args:
-        config: resolved settings, of the first point. `student.hours` bounds the trainings of all students together.
+        config: resolved settings of the first point. `student.hours` bounds the trainings of all students together.
         reporter: whom to tell.
         start_from, force: what each point does again, see `kdc.pipeline.run.compress`.
 
     Raises:
-        InputError: a contract, a bound on decisions, a full search or a student without layers was asked for, or this
-            is one of several processes; or as the stages say that all points have in common.
-        KdcError: what all points have in common could not be made, or none of them.
+        InputError: the settings ask for something that a frontier cannot do; or as the shared stages say.
+        KdcError: a shared stage failed, or no point could be made.
     """
     _check(config)
     root, students = root_of(config), curve_of(config)
@@ -94,20 +92,22 @@ def make_frontier(
         left: list[Left] = []
         roots: list[Path] = []
         hours = config.student.hours
-        for place, student in enumerate(students):
-            reporter.say(f"frontier: {student}, {place + 1} of {len(students)}")
-            share = None if hours is None else max(hours / (len(students) - place), _LEAST_HOURS)
-            own = _config_of(config, student, place, share)
+        for index, student in enumerate(students):
+            reporter.say(f"frontier: {student}, {index + 1} of {len(students)}")
+            share = None if hours is None else max(hours / (len(students) - index), _LEAST_HOURS)
+            own = _config_of(config, student, share, is_first=index == 0)
             _forget_other_teachers(root, root_of(own))
             began = time.monotonic()
             try:
                 made.append(_make(student, own, tuple(roots), reporter, start_from))
                 hours = hours and hours - _hours_trained(root_of(own))
             except KdcError as error:
-                if disk_is_full(error) or (place == len(students) - 1 and not made):
+                if disk_is_full(error) or (index == len(students) - 1 and not made):
                     raise
-                left.append(Left(student=student, why=_in_one_line(error)))
-                reporter.say(f"frontier: {student} is left out: {left[-1].why}")
+                given = "" if error.given is None else f" ({error.given})"
+                why = f"{error.what}{given}" + (f"; {error.remedy}" if error.remedy else "")
+                left.append(Left(student=student, why=why))
+                reporter.say(f"frontier: {student} is left out: {why}")
                 spent = (time.monotonic() - began) / _SECONDS_OF_AN_HOUR
                 hours = hours and hours - min(share or 0.0, spent)
             roots.append(root_of(own))
@@ -115,11 +115,7 @@ def make_frontier(
 
 
 def _check(config: Config) -> None:
-    """Refuse what a frontier cannot be made of, before anything is done.
-
-    Raises:
-        InputError: see `make_frontier`.
-    """
+    """Refuse settings that no frontier can be made of, before anything is done."""
     if limits := config.contract.set_ones:
         raise InputError(
             "a frontier shows what each limit would cost, and takes none",
@@ -134,8 +130,7 @@ def _check(config: Config) -> None:
         )
     bounds = [f"--aim {text}" for text in config.operating.aims if parse_aim(text).is_bound]
     abstain = config.operating.abstain
-    if abstain is not None and parse_abstain(abstain).is_bound:
-        bounds.append(f"--abstain {abstain}")
+    bounds += [f"--abstain {abstain}"] if abstain is not None and parse_abstain(abstain).is_bound else []
     if bounds:
         raise InputError(
             "a frontier shows every student, and would lose those of which a bound on decisions is not shown",
@@ -158,13 +153,12 @@ def _check(config: Config) -> None:
         )
 
 
-def _config_of(config: Config, student: str, place: int, hours: float | None) -> Config:
+def _config_of(config: Config, student: str, hours: float | None, *, is_first: bool) -> Config:
     """The settings of a point. Controls are trained beside the first one alone."""
-    settings = config.student.of(student) if place else config.student
-    run = config.run
-    if place:
+    settings, run = config.student, config.run
+    if not is_first:
         root = root_of(config) / FRONTIER / "".join(letter if letter.isalnum() else "-" for letter in student)
-        run = run.model_copy(update={"out": root, "controls": False})
+        settings, run = settings.of(student), run.model_copy(update={"out": root, "controls": False})
     changes: dict[str, Any] = {"student": settings.model_copy(update={"hours": hours}), "run": run}
     if not kind_of(student).is_trained:  # it is its own second model
         changes["cascade"] = config.cascade.model_copy(update={"second": "off"})
@@ -172,24 +166,22 @@ def _config_of(config: Config, student: str, place: int, hours: float | None) ->
 
 
 def _forget_other_teachers(first: Path, root: Path) -> None:
-    """Let a point count nothing as done that was made from a shared stage which the first point's run has done again
-    since: the settings are the same, but it is another teacher."""
+    """Forget a point's stages from the first shared stage on that the first point's run has done again since: the
+    settings are the same, but it is another teacher."""
     names = [stage.name for stage in STAGES]
-    for place, name in enumerate(names):
-        ours, theirs = (folder / name / RECORD for folder in (root, first))
-        if name in _SHARED and root != first:
-            old, new = read_record(ours.parent), read_record(theirs.parent)
-            same_settings = old is not None and new is not None and old.fingerprint == new.fingerprint
-            if same_settings and ours.read_bytes() != theirs.read_bytes():
-                for later in names[place:]:
-                    forget(root, later)
-                return
+    for name in _SHARED:
+        old, new = read_record(root / name), read_record(first / name)
+        same_settings = old is not None and new is not None and old.fingerprint == new.fingerprint
+        if same_settings and (root / name / RECORD).read_bytes() != (first / name / RECORD).read_bytes():
+            for later in names[names.index(name) :]:
+                forget(root, later)
+            return
 
 
 def _make(
     student: str, config: Config, siblings: tuple[Path, ...], reporter: Reporter, start_from: str | None
 ) -> _Made:
-    """Run a point to its artifact, with what the points before it have of the same."""
+    """Run a point to its artifact; stages that an earlier point has done are taken over."""
     root = root_of(config)
     result = compress(config, reporter=reporter, start_from=start_from, siblings=siblings)
     assert result.artifact is not None  # without a contract none is rejected
@@ -197,13 +189,8 @@ def _make(
     return _Made(student, open_run(root, config, reporter), result.artifact, sha256)
 
 
-def _in_one_line(error: KdcError) -> str:
-    given = "" if error.given is None else f" ({error.given})"
-    return f"{error.what}{given}" + (f"; {error.remedy}" if error.remedy else "")
-
-
 def _hours_trained(root: Path) -> float:
-    """How long a point's student was trained; 0 for one that was not."""
+    """The hours of a point's training; 0 without one."""
     if read_record(root / StudentResult.STAGE) is None:
         return 0.0
     training = read_result(root, StudentResult).training
@@ -211,42 +198,46 @@ def _hours_trained(root: Path) -> float:
 
 
 def _facts(root: Path, made: list[_Made], left: list[Left], reporter: Reporter) -> FrontierFacts:
-    """Measure the points side by side, and write what they show; or read it, where the same artifacts were measured on
-    this machine before."""
-    first = made[0].run
+    """Measure the points side by side, and write the facts; or read them, if the same artifacts were measured on this
+    machine before."""
+    first, settings = made[0].run, made[0].run.config.evaluate
     device = judged_device(first.device)
     where = {"cpu": machine.cpu().model, "threads": machine.cores().usable, "device": device}
     before = read_facts(root)
-    if before is not None and before.is_of([each.sha256 for each in made], left, where):
+    if before is not None and before.is_of([point.sha256 for point in made], left, where):
         return before
     reporter.started(FRONTIER, f"{len(made)} artifacts are measured side by side")
-    answers = [
-        answers_of(
-            each.run.data(),
-            each.run.folder("evaluate"),
-            better_baseline(each.run.result(TargetsResult).standing),
-        )
-        for each in made
-    ]
+    answers = {point.student: point.answers() for point in made}
+    one = answers[made[0].student]
     with ExitStack() as stack:
         engines = {
-            each.student: stack.enter_context(Engine.load(each.artifact, device=device, verify=False)) for each in made
+            point.student: stack.enter_context(Engine.load(point.artifact, device=device, verify=False))
+            for point in made
         }
-        timings = _timed(first.config.evaluate, engines, answers[0].texts)
+        timings = time_in_turns(
+            {student: engine.predict for student, engine in engines.items()},
+            *calls_and_batches(one.texts, latency_rows=settings.latency_rows, throughput_rows=settings.throughput_rows),
+            percentiles=(50, 95),
+            rounds=_ROUNDS,
+            warm_up_calls=5,
+        )
         points = [
-            _point(each, answered, engines[each.student], timings[each.student], root=root, points=len(made))
-            for each, answered in zip(made, answers, strict=True)
+            _point(point, answers[name], engines[name], timings[name], root=root, points=len(made))
+            for name, point in zip(answers, made, strict=True)
         ]
-    task, labels = first.data().task, answers[0].labels
+    task = first.data().task
     metric = task.metrics[0]
-    told = {name: answers[0].students[name] for name in ("probe", "tfidf", "majority") if name in answers[0].students}
+    scores = {
+        name: metrics.compute(logits, one.labels, task.kind, (metric,))[metric]
+        for name, logits in {**one.students, "teacher": one.teacher}.items()
+    }
     facts = FrontierFacts(
         task=task.name,
         metric=metric,
-        rows=len(labels),
-        groups=len(np.unique(answers[0].groups)),
-        teacher=metrics.compute(answers[0].teacher, labels, task.kind, (metric,))[metric],
-        floors={name: metrics.compute(each, labels, task.kind, (metric,))[metric] for name, each in told.items()},
+        rows=len(one.labels),
+        groups=len(np.unique(one.groups)),
+        teacher=scores["teacher"],
+        floors={name: scores[name] for name in ("probe", "tfidf", "majority") if name in scores},
         points=tuple(points),
         left=tuple(left),
         **where,
@@ -256,37 +247,21 @@ def _facts(root: Path, made: list[_Made], left: list[Left], reporter: Reporter) 
     return facts
 
 
-def _timed(settings: EvaluateSettings, engines: Mapping[str, Engine], texts: Sequence[Text]) -> dict[str, Timing]:
-    calls, batches = calls_and_batches(
-        texts, latency_rows=settings.latency_rows, throughput_rows=settings.throughput_rows
-    )
-    return time_in_turns(
-        {student: engine.predict for student, engine in engines.items()},
-        calls,
-        batches,
-        percentiles=(50, 95),
-        rounds=_ROUNDS,
-        warm_up_calls=_WARM_UP_CALLS,
-    )
-
-
 def _point(
     made: _Made, answers: EvaluationAnswers, engine: Engine, timing: Timing, *, root: Path, points: int
 ) -> Point:
-    """What was measured of one artifact. Its two intervals have their share of the error that those of all points may
-    have; and it counts as a look at the evaluation rows, since a contract may be chosen by it."""
+    """One artifact's measurements. Its two intervals share the error that the intervals of all points may have. It
+    counts as a look at the evaluation rows, since a contract may be chosen by it."""
     task, result = made.run.data().task, made.run.result(StudentResult)
     metric, confidence = task.metrics[0], 1 - (1 - _CONFIDENCE) / (2 * points)
     logits = answers.student(str(engine.variant), on_gpu=engine.provider != CPU_PROVIDER)
     look_of(made.run.data(), root, metrics.predictions(logits, task.kind))
-    scored = (logits, answers.labels, task.kind, metric)
-    gap = difference(
-        logits, answers.teacher, answers.labels, task.kind, metric, groups=answers.groups, confidence=confidence
-    )
+    labels, groups = answers.labels, answers.groups
+    gap = difference(logits, answers.teacher, labels, task.kind, metric, groups=groups, confidence=confidence)
     score, teacher = (
-        metrics.compute(each, answers.labels, task.kind, (metric,))[metric] for each in (logits, answers.teacher)
+        metrics.compute(answered, labels, task.kind, (metric,))[metric] for answered in (logits, answers.teacher)
     )
-    times: Any = [interval_of_median(timing.rounds[:, place], _CONFIDENCE) for place in range(3)]
+    latency_interval, _, rows_interval = (interval_of_median(column, _CONFIDENCE) for column in timing.rounds.T)
     assert engine.manifest is not None
     return Point(
         student=made.student,
@@ -294,14 +269,14 @@ def _point(
         sha256=made.sha256,
         variant=str(engine.variant),
         score=score,
-        interval=score_interval(*scored, groups=answers.groups, confidence=confidence),
+        interval=score_interval(logits, labels, task.kind, metric, groups=groups, confidence=confidence),
         difference=score - teacher,
         difference_interval=gap.interval,
         latency_p50_ms=timing.percentiles_ms[0],
-        latency_interval=times[0],
+        latency_interval=latency_interval,
         latency_p95_ms=timing.percentiles_ms[1],
         rows_per_second=timing.rows_per_second,
-        rows_interval=times[2],
+        rows_interval=rows_interval,
         size_mb=engine.manifest.variants[engine.variant].size_bytes / 1e6,  # type: ignore[index]
         parameters=result.parameters,
         training_seconds=None if result.training is None else result.training.seconds,

@@ -1,35 +1,21 @@
 """The pipeline, top to bottom: from a labelled task to a verified artifact.
 
-A stage whose fingerprint (its settings, and everything before it) still matches is skipped; one that was cut off goes
-on from what its folder holds (`rundir/folders.py`, which says at `Stage` what `after`, `check` and the rest mean).
+A stage is skipped if its fingerprint (its settings, and everything before it) still matches. A stage that was cut off
+resumes from its folder. `Stage` in `rundir/folders.py` says what `after`, `check` and the rest mean.
 """
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any, Protocol, get_type_hints
 
 from kdc.common.errors import InputError
 from kdc.common.progress import Reporter
 from kdc.pipeline.config.settings import Config
-from kdc.pipeline.results.artifact import (
-    CascadeResult,
-    EvaluateResult,
-    ExportResult,
-    PackageResult,
-    QuantizeResult,
-    UncutResult,
-)
-from kdc.pipeline.results.data import DataResult, VocabularyResult
-from kdc.pipeline.results.training import (
-    BaselinesResult,
-    CandidatesResult,
-    ControlsResult,
-    MergeResult,
-    SearchResult,
-    StudentResult,
-    TargetsResult,
-    TeacherResult,
-)
-from kdc.pipeline.rundir.context import open_run
+from kdc.pipeline.results.artifact import PackageResult
+from kdc.pipeline.results.base import StageResult
+from kdc.pipeline.results.training import MergeResult
+from kdc.pipeline.rundir.context import Run, open_run
 from kdc.pipeline.rundir.directory import claim, locked, root_of
 from kdc.pipeline.rundir.fingerprints import answered_rows, as_json, fingerprint_of, labelled_rows
 from kdc.pipeline.rundir.folders import Stage, forget, run_stage
@@ -54,82 +40,66 @@ from kdc.pipeline.stages import (
 )
 from kdc.pipeline.training import ranks
 
+
+class _StageModule(Protocol):
+    """A file in `stages/`, with the two functions that every stage has, see `Stage`."""
+
+    @property
+    def run(self) -> Callable[[Run, Path], StageResult]: ...
+
+    @property
+    def depends_on(self) -> Callable[[Run], dict[str, Any]]: ...
+
+
+def _stage(module: _StageModule, *after: str, **more: Any) -> Stage:
+    """The stage of a file, after others; the annotation of `run` says what it returns."""
+    return Stage(get_type_hints(module.run)["return"], module.run, module.depends_on, after=after, **more)
+
+
 STAGES = (
     # Rows are read, checked, split into training, tuning and evaluation, and tokenised.
-    Stage(DataResult, data.run, data.depends_on, after=(), check=data.check),
-    # Where a student is to have a part of the teacher's vocabulary, or a contract's size may ask for that: the pieces
-    # that the texts use, and the rows as these cut them.
-    Stage(
-        VocabularyResult,
-        vocabulary.run,
-        vocabulary.depends_on,
-        after=("data",),
-        is_wanted=lambda config: config.makes_vocabulary,
-    ),
-    # Where a contract limits costs: students that could come out are exported untrained and timed.
-    Stage(
-        CandidatesResult,
-        candidates.run,
-        candidates.depends_on,
-        after=("data",),
+    _stage(data, check=data.check),
+    # The pieces that the texts use, and the rows cut into them, if a student is to have a part of the teacher's
+    # vocabulary, or a contract's size may ask for that.
+    _stage(vocabulary, "data", is_wanted=lambda config: config.makes_vocabulary),
+    # Every student that the search may choose is exported untrained and timed, if a contract limits costs.
+    _stage(
+        candidates,
+        "data",
         is_intact=candidates.is_intact,
         is_wanted=lambda config: config.measures_first,
         check=candidates.check,
     ),
-    # What is cheap to beat. "labelled" is stage `data` without its unlabelled rows and the student's tokens: changing
-    # those does not train the teacher again.
-    Stage(
-        BaselinesResult,
-        baselines.run,
-        baselines.depends_on,
-        after=("labelled",),
-        is_wanted=lambda config: config.baselines.enabled,
-    ),
-    # The teacher is fine-tuned, or one that was brought along is checked.
-    Stage(TeacherResult, teacher.run, teacher.depends_on, after=("labelled", "baselines")),
+    # Cheap models to beat. "labelled" is stage `data` without its unlabelled rows and the student's tokens: changing
+    # these does not train the teacher again.
+    _stage(baselines, "labelled", is_wanted=lambda config: config.baselines.enabled),
+    # The teacher is fine-tuned, or checked if it was brought along.
+    _stage(teacher, "labelled", "baselines"),
     # The teacher answers every row that the student learns from. "answered" is stage `data` without the student's
     # tokens: another tokenizer asks nothing again.
-    Stage(TargetsResult, targets.run, targets.depends_on, after=("answered", "baselines", "teacher")),
-    # Where a contract limits costs: short trainings say which student gets the full one.
-    Stage(
-        SearchResult,
-        search.run,
-        search.depends_on,
-        after=("targets",),
-        is_wanted=lambda config: config.searches,
-    ),
-    # The student, by `depends_on` the one that the search chose, learns from the teacher's answers and from the labels,
-    # through LoRA adapters, or in all its weights.
-    Stage(StudentResult, student.run, student.depends_on, after=("targets",)),
-    # What was trained beside the weights is merged into them.
+    _stage(targets, "answered", "baselines", "teacher"),
+    # Short trainings say which student gets the full training, if a contract limits costs.
+    _stage(search, "targets", is_wanted=lambda config: config.searches),
+    # The student, after a search the chosen one, learns from the teacher's answers and from the labels, through LoRA
+    # adapters or in all its weights.
+    _stage(student, "targets"),
+    # Adapters, or a projection of token vectors, are merged into the weights.
     Stage(MergeResult, merge.run, lambda run: {}, after=("student",)),
     # The merged model becomes an ONNX graph, in fp32 and fp16.
-    Stage(ExportResult, export.run, export.depends_on, after=("merge",)),
+    _stage(export, "merge"),
     # int8 candidates are made and judged, and the fastest good one is chosen.
-    Stage(QuantizeResult, quantize.run, quantize.depends_on, after=("export",)),
-    # The teacher itself becomes ONNX graphs too, in fp32 and int8: what every student is compared with.
-    Stage(
-        UncutResult,
-        uncut.run,
-        uncut.depends_on,
-        after=("teacher",),
-        is_wanted=lambda config: config.export.teacher and config.has_one_teacher,
-    ),
-    # On request, or where a contract's student is searched for: a second model for the rows that the student is not
-    # sure of, where the two together gain.
-    Stage(
-        CascadeResult,
-        cascade.run,
-        cascade.depends_on,
-        after=("targets", "quantize", "uncut"),
-        is_wanted=lambda config: config.cascades,
-    ),
-    # On request: what KD-LoRA is compared with is trained too.
-    Stage(ControlsResult, controls.run, controls.depends_on, after=("teacher", "student")),
+    _stage(quantize, "export"),
+    # The teacher itself becomes ONNX graphs too, in fp32 and int8, for comparison with every student.
+    _stage(uncut, "teacher", is_wanted=lambda config: config.export.teacher and config.has_one_teacher),
+    # A second model answers the rows that the student is not sure of, if the pair gains; on request, or if a contract's
+    # student is searched for.
+    _stage(cascade, "targets", "quantize", "uncut", is_wanted=lambda config: config.cascades),
+    # On request: models to compare KD-LoRA with are trained too.
+    _stage(controls, "teacher", "student"),
     # All models answer the evaluation split, and are timed side by side.
-    Stage(EvaluateResult, evaluate.run, evaluate.depends_on, after=("quantize", "uncut", "controls")),
+    _stage(evaluate, "quantize", "uncut", "controls"),
     # The artifact is put together, and judged against the contract.
-    Stage(PackageResult, package.run, package.depends_on, after=("evaluate",), is_intact=package.is_intact),
+    _stage(package, "evaluate", is_intact=package.is_intact),
 )
 
 _LAST_SHARED = "student"  # under torchrun all processes train; the stages after this one are the leader's alone
@@ -149,13 +119,13 @@ def compress(
     Args:
         config: resolved settings.
         reporter: whom to tell.
-        start_from: redo from that stage on, though its fingerprint matches.
-        until: stop after that stage.
+        start_from: redo this stage and later ones, though their fingerprints match.
+        until: stop after this stage.
         force: redo all.
-        siblings: run directories, in which nobody works, whose finished stages are taken over where they are the same.
+        siblings: run directories, in which nobody works, whose finished stages are taken over if they are the same.
 
     Returns:
-        What came of it; without stages in a process that only helped another one train.
+        The result, without stages in a process that only helped another one train.
 
     Raises:
         InputError, KdcError: as the stages say.
@@ -197,10 +167,10 @@ def compress(
 
 
 def _check_same_run(config: Config, root: Path, settings: str) -> None:
-    """See that this process has the leader's settings and run directory.
+    """Check that this process has the leader's settings and run directory.
 
     Raises:
-        InputError: it has not.
+        InputError: one of them differs.
     """
     file = root / "config.json"
     if config.model_dump_json() != settings:

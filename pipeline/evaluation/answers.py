@@ -12,8 +12,8 @@ from kdc.pipeline.data.prepared import PreparedData, digest, texts_of
 from kdc.pipeline.quality.comparison import Other
 from kdc.pipeline.quality.judging import EvaluationAnswers
 from kdc.pipeline.results.artifact import Pair, QuantizeResult
+from kdc.pipeline.rundir.directory import look_at
 from kdc.pipeline.rundir.files import ALL_LOGITS
-from kdc.pipeline.rundir.looks import look_at
 
 
 def answers_of(data: PreparedData, evaluated: Path, baseline: str | None) -> EvaluationAnswers:

@@ -3,8 +3,6 @@
 Stages `export` and `quantize` do this for the student, stage `uncut` for the teacher.
 """
 
-import json
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,13 +10,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from kdc.artifact.manifest import LongTexts
-from kdc.pipeline.config import metrics
-from kdc.pipeline.config.graph_settings import QuantizeSettings
 from kdc.pipeline.data.prepared import PreparedData, texts_of
 from kdc.pipeline.data.tokens import apart, tokenizer_info
-from kdc.pipeline.graphs.files import FP32_ONNX, INT8_ONNX, TOKENIZER_INFO, TOKENIZER_JSON
-from kdc.pipeline.graphs.int8_choice import Standard
-from kdc.pipeline.graphs.int8_trials import Trials, TuningSlice
+from kdc.pipeline.graphs.files import FP32_ONNX, TOKENIZER_INFO, TOKENIZER_JSON
+from kdc.pipeline.graphs.int8_trials import TuningSlice
 from kdc.pipeline.graphs.onnx_graph import Exporter, export_onnx, graph_inputs
 from kdc.pipeline.graphs.parity import Feeds, LogitsFunction, check_parity, onnx_logits, parity_batches, torch_logits
 from kdc.pipeline.models import loading
@@ -56,14 +51,14 @@ def export_model(
     Args:
         model: folder that `save_pretrained` wrote, with its tokenizer.
         out: folder for `model.onnx`, `tokenizer.json` and `tokenizer_info.json`.
-        tokens: of the tuning slice, as the model takes them; some of the first rows are compared.
+        tokens: of the tuning slice, as the model takes them; the first rows are compared.
         exporter: what makes the graph.
         max_length: tokens after which a row is cut.
-        long: the windows of rows with more tokens; None where these are cut.
-        seed: draws these rows.
+        long: the windows of rows with more tokens; None: such rows are cut.
+        seed: draws the compared batches.
 
     Raises:
-        KdcError: it cannot be exported, or the graph answers otherwise.
+        KdcError: the model cannot be exported, or the graph answers otherwise.
     """
     tokenizer = loading.load_tokenizer(str(model))
     typed = "token_type_ids" in tokens.column_names
@@ -81,26 +76,9 @@ def export_model(
 
 
 def tuning_slice(data: PreparedData, fp32: Engine, *, most: int | None = None) -> TuningSlice:
-    """The tuning slice, or so many of its rows from all over it, and what fp32 answers to them."""
+    """The tuning slice, or `most` rows from all over it, and what fp32 answers."""
     rows = data.rows("tune")
     count = min(most or len(rows), len(rows))
     rows = rows.select(np.arange(count) * len(rows) // count)  # a file may be sorted by label
     texts = texts_of(rows)
     return TuningSlice(texts, np.asarray(rows["label"][:]), fp32.logits(texts), data.task)
-
-
-def standard_of(settings: QuantizeSettings, rows: TuningSlice) -> Standard:
-    """What int8 is held to: fp32's score, and what may be lost of it."""
-    task = rows.task
-    score = metrics.compute(rows.logits, rows.labels, task.kind, task.metrics)[task.metrics[0]]
-    return Standard(task.metrics[0], score, len(rows.texts), settings.max_int8_drop, settings.free_drop)
-
-
-def keep_winner(trials: Trials, winner: str | None, out: Path) -> None:
-    """Leave the winner's file and the table; the other candidates' files are not needed again."""
-    table = {name: measurement.to_json() for name, measurement in trials.measured.items()}
-    (out / "candidates.json").write_text(json.dumps(table, indent=2), encoding="utf-8")
-    if winner is not None:
-        shutil.move(out / f"{winner}.onnx", out / INT8_ONNX)
-    for name in (*trials.measured, "smoothed"):
-        (out / f"{name}.onnx").unlink(missing_ok=True)

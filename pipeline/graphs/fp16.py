@@ -19,9 +19,9 @@ _INTEGERS = (TensorProto.INT64, TensorProto.INT32)
 def to_fp16(onnx_in: Path, onnx_out: Path) -> None:
     """Convert weights and arithmetic to fp16. Inputs stay int64, `logits` float32.
 
-    Constants are clipped to +-1e4, above all the -3.4e38 of the attention mask: as fp16 it would be minus infinity,
-    and a row with padding would come out as NaN. Arithmetic that ends in an integer stays fp32: DeBERTa and MPNet take
-    the logarithm of a distance to find its bucket, and in fp16 they would take a neighbouring bucket.
+    Constants are clipped to +-1e4: the attention mask's -3.4e38 would be minus infinity in fp16, and a row with padding
+    NaN. Arithmetic that ends in an integer stays fp32: DeBERTa and MPNet take the logarithm of a distance to find its
+    bucket, and in fp16 they would take a neighbouring bucket.
 
     Raises:
         KdcError: the converter failed, or left no fp16 weight.
@@ -59,8 +59,8 @@ def _clip_constants(model: onnx.ModelProto) -> None:
 
 
 def _integer_arithmetic(model: onnx.ModelProto) -> set[str]:
-    """Names of the nodes that compute an integer in floating point: all nodes upstream of a Cast to integers, as far
-    up as the Cast that turned integers into floats."""
+    """Names of the nodes that compute an integer in floating point: from a Cast to integers up to the Cast that turned
+    integers into floats."""
     producers = {name: node for graph in nested_graphs(model.graph) for node in graph.node for name in node.output}
     names: set[str] = set()
     waiting = [node for node in producers.values() if _casts_to(node) in _INTEGERS]
@@ -69,7 +69,7 @@ def _integer_arithmetic(model: onnx.ModelProto) -> set[str]:
         if node.name in names:
             continue
         names.add(node.name)
-        # Above a Cast to float the numbers are integers, and a shape does not depend on the numbers in its tensor.
+        # Above a Cast to float are integers, and a shape does not depend on the numbers in its tensor.
         if _casts_to(node) != TensorProto.FLOAT and node.op_type not in ("Shape", "Size"):
             waiting += [producers[name] for name in node.input if name in producers]
     # The converter loses track of an excluded node inside a branch, so exclude the branching node with all in it.

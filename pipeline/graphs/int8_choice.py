@@ -1,4 +1,4 @@
-"""Which int8 candidate serves: decided from what was measured of each on the tuning slice. No model is run here."""
+"""The choice of an int8 candidate by its measurements on the tuning slice."""
 
 import math
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ _NOISE = 0.15  # speeds that differ by less than this are taken as equal: shared
 
 @dataclass(frozen=True)
 class Standard:
-    """What candidates are held to."""
+    """The limits for candidates."""
 
     metric: str  # the task's deciding one
     fp32_score: float  # of fp32 ONNX on the tuning slice, in points
@@ -21,15 +21,15 @@ class Standard:
     free_drop: float  # points that count as nothing
 
     def drop(self, candidate: Int8Measurement) -> float:
-        """Points that a measured candidate costs against fp32."""
+        """Points that a candidate costs against fp32."""
         assert candidate.tune is not None
         return self.fp32_score - candidate.tune[self.metric]
 
     def is_free(self, candidate: Int8Measurement) -> bool:
         """Whether a candidate may serve and costs no more than `free_drop`, as far as the tuning slice can tell.
 
-        Each of the rows whose label changed may as well have changed for the better, so that the standard error of
-        the cost is the root of their number.
+        A changed label may as well have changed for the better: the standard error of the cost is the root of the
+        number of changed rows.
         """
         cost, noise = self.drop(candidate), 100 * math.sqrt(candidate.label_changes) / self.rows
         return is_eligible(candidate) and cost <= self.max_drop and cost - noise <= self.free_drop
@@ -48,13 +48,12 @@ def is_faster(candidate: Int8Measurement, fp32: Int8Measurement) -> bool:
 def choose(measured: Mapping[str, Int8Measurement], standard: Standard) -> Int8Choice:
     """Choose the fastest candidate that is eligible and costs at most `max_drop` points against fp32.
 
-    Among those whose speed differs by no more than noise, the one whose answers differ least from fp32's is taken:
-    over all rows, that says more than the few labels by which their metrics differ.
+    Candidates whose speed differs by no more than noise are as fast. Then the answers that differ least from fp32's
+    win: over all rows, their difference says more than the few labels by which metrics differ.
 
-    Speed is rows a second in batches of 32: the latency of single rows says the same, but there a busy machine can
-    turn a difference of two percent into one of twenty. Candidates of one graph do the same work with other numbers,
-    so the highest of their speeds counts for each: what noise alone tells apart must not decide, or another seed would
-    give another file.
+    Speed is rows a second in batches of 32. On a busy machine the latency of single rows can turn a difference of two
+    percent into twenty. Candidates of one graph do the same work with other numbers, and the highest of their speeds
+    counts for all: noise alone must not decide, or another seed would give another file.
 
     `measured` holds candidates by name, and "fp32", which has only timings.
     """
@@ -84,10 +83,10 @@ def choose(measured: Mapping[str, Int8Measurement], standard: Standard) -> Int8C
 
 
 def choose_again(before: Int8Choice, measured: Mapping[str, Int8Measurement], standard: Standard) -> Int8Choice:
-    """Choose once more, after further candidates were measured.
+    """Choose once more among all candidates, after further ones were measured.
 
-    A choice made before, among the first candidates, stays unless another candidate is more accurate. Among those that
-    are, the ones whose cost counts as nothing come first. `measured` holds all candidates, as in `choose`.
+    The choice `before` stays unless another candidate is more accurate. A more accurate candidate whose cost counts as
+    nothing comes first.
     """
     eligible = {name: each for name, each in measured.items() if is_eligible(each)}
     rivals: Mapping[str, Int8Measurement] = measured

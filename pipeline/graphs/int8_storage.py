@@ -1,9 +1,9 @@
 """Weights stored as int8 but computed in fp32: embedding tables, and linear layers that are not quantised.
 
-Changes a graph in place. Each row of a table, and each output channel of a matrix, is stored as int8 numbers with one
-scale, so that little is lost. A table's rows are restored after they are looked up; a matrix is restored once, when
-ONNX Runtime folds constants while it loads the graph. The tokens' vectors, most of a small model's file, can be stored
-as numbers of 4 bits, two in a byte, with a scale for each 32 of them.
+Changes a graph in place. A row of a table, or an output channel of a matrix, is int8 numbers with one scale. A table's
+rows are restored after the lookup; a matrix is restored once, when ONNX Runtime folds constants while it loads the
+graph. Token vectors, most of a small model's file, can be stored as numbers of 4 bits, two in a byte, with a scale for
+each 32 numbers.
 """
 
 from collections.abc import Container
@@ -21,20 +21,19 @@ VectorBits = Literal[8, 4]  # of each number of a token's vector
 _LARGEST = 127
 _BLOCK, _MIDDLE = 32, 8  # 4-bit numbers that share a scale, and the one of them that stands for 0
 _SHRUNK = (1.0, 0.9, 0.8, 0.7)  # tried scales of a block, as shares of what reaches its largest number
-_TOKENS = "input_ids"
 _SMALLEST_NORMAL_FP16 = 6.2e-5
 
 
 def store_tables(graph: GraphProto, vector_bits: VectorBits = 8) -> int:
-    """Store the tables of embedding lookups (Gather of rows of a float matrix) as int8; that of the tokens with so many
-    bits, if its width is a multiple of 32. Returns how many lookups."""
+    """Store the tables of embedding lookups (Gather of rows of a float matrix) as int8, and the table of tokens with
+    `vector_bits` if its width is a multiple of 32. Returns how many lookups."""
     matrices = float_matrices(graph)
     nodes: list[NodeProto] = []
     lookups = 0
     for node in graph.node:
         if node.op_type == "Gather" and node.input[0] in matrices and attribute(node, "axis", 0) == 0:
             table = matrices[node.input[0]]
-            halves = vector_bits == 4 and node.input[1] == _TOKENS and table.dims[1] % _BLOCK == 0
+            halves = vector_bits == 4 and node.input[1] == "input_ids" and table.dims[1] % _BLOCK == 0
             nodes += (_unpacked_lookup if halves else _restored_lookup)(graph, table, node)
             lookups += 1
         else:
@@ -51,8 +50,7 @@ def store_matrices(graph: GraphProto, except_for: Container[str]) -> int:
     layers = 0
     for node in graph.node:
         if node.op_type in ("MatMul", "Gemm") and node.input[1] in matrices and node.name not in except_for:
-            # One scale an output channel: the axis that is summed over in the product shares it.
-            axis = 1 if attribute(node, "transB", 0) else 0
+            axis = attribute(node, "transB", 0)  # the axis that the product sums over shares a scale
             numbers, scales = _add_int8(graph, matrices[node.input[1]], axis)
             node.input[1] = f"{node.name}_weight"
             nodes += _product(numbers, scales, node.input[1], node.name)
@@ -63,10 +61,10 @@ def store_matrices(graph: GraphProto, except_for: Container[str]) -> int:
 
 
 def share_with_quantised(graph: GraphProto) -> None:
-    """Let stored matrices read the quantised weight of the same matrix, where the quantiser made one.
+    """Let stored matrices read the quantised weight of the same matrix, if the quantiser made one.
 
     DeBERTa projects tokens and positions by the same weights: the first product is quantised, the second is stored, and
-    each would have its own copy of the weights.
+    each would have its own copy.
     """
     constants = {tensor.name: tensor for tensor in graph.initializer}
     shared: dict[str, str] = {}
@@ -80,8 +78,8 @@ def share_with_quantised(graph: GraphProto) -> None:
         if (not scale.dims or by_column) and (zero is None or not numpy_helper.to_array(zero).any()):
             shared |= {name: f"{source}_quantized", f"{source}_scale_{axis}": f"{source}_scale"}
     for node in graph.node:
-        for place, name in enumerate(node.input):
-            node.input[place] = shared.get(name, name)
+        for index, name in enumerate(node.input):
+            node.input[index] = shared.get(name, name)
     replace_nodes(graph, list(graph.node))
 
 
@@ -98,8 +96,8 @@ def _restored_lookup(graph: GraphProto, table: TensorProto, node: NodeProto) -> 
 
 
 def _unpacked_lookup(graph: GraphProto, table: TensorProto, node: NodeProto) -> list[NodeProto]:
-    """A lookup (batch, sequence) of rows whose bytes hold a number of the row's first half in their lower bits, and one
-    of its second half in their upper bits."""
+    """A lookup (batch, sequence) of packed rows. The lower bits of a byte hold a number of the row's first half, the
+    upper bits a number of its second half."""
     width, output = table.dims[1], node.output[0]
     numbers, scales = _four_bits(numpy_helper.to_array(table).tobytes(), width)
     first, second = np.split(numbers, 2, axis=1)
@@ -112,31 +110,33 @@ def _unpacked_lookup(graph: GraphProto, table: TensorProto, node: NodeProto) -> 
         "blocks": np.array([0, 0, width // _BLOCK, _BLOCK]),  # 0 keeps what is there
         "row": np.array([0, 0, width]),
     }
-    between = ("bytes", "first", "second", "numbers", "float", "centred", "blocked", "block_scale", "restored")
-    name = {part: f"{output}_{part}" for part in (*constants, *between)}
-    graph.initializer.extend(numpy_helper.from_array(np.asarray(constants[part]), name[part]) for part in constants)
+    graph.initializer.extend(
+        numpy_helper.from_array(np.asarray(value), f"{output}_{part}") for part, value in constants.items()
+    )
+    rows, restored = node.input[1], f"{output}_restored"
 
-    def step(operator: str, inputs: list[str], result: str, **attributes: Any) -> NodeProto:
-        return helper.make_node(operator, inputs, [result], name=f"{result}_step", **attributes)
+    def step(operator: str, inputs: str, result: str, **attributes: Any) -> NodeProto:
+        names = [rows if part == "rows" else f"{output}_{part}" for part in inputs.split()]
+        return helper.make_node(operator, names, [f"{output}_{result}"], name=f"{output}_{result}_step", **attributes)
 
     return [
-        step("Gather", [name["packed"], node.input[1]], name["bytes"]),
-        step("BitwiseAnd", [name["bytes"], name["lower"]], name["first"]),
-        step("BitShift", [name["bytes"], name["upper"]], name["second"], direction="RIGHT"),
-        step("Concat", [name["first"], name["second"]], name["numbers"], axis=-1),
-        step("Cast", [name["numbers"]], name["float"], to=TensorProto.FLOAT),
-        step("Sub", [name["float"], name["middle"]], name["centred"]),
-        step("Reshape", [name["centred"], name["blocks"]], name["blocked"]),
-        step("Gather", [name["block_scales"], node.input[1]], name["block_scale"]),
-        *_product(name["blocked"], name["block_scale"], name["restored"], node.name),
-        step("Reshape", [name["restored"], name["row"]], output),
+        step("Gather", "packed rows", "bytes"),
+        step("BitwiseAnd", "bytes lower", "first"),
+        step("BitShift", "bytes upper", "second", direction="RIGHT"),
+        step("Concat", "first second", "numbers", axis=-1),
+        step("Cast", "numbers", "float", to=TensorProto.FLOAT),
+        step("Sub", "float middle", "centred"),
+        step("Reshape", "centred blocks", "blocked"),
+        step("Gather", "block_scales rows", "block_scale"),
+        *_product(f"{output}_blocked", f"{output}_block_scale", restored, node.name),
+        helper.make_node("Reshape", [restored, f"{output}_row"], [output], name=f"{output}_step"),
     ]
 
 
 @lru_cache(maxsize=1)  # all candidates of a graph have the same table
 def _four_bits(table: bytes, width: int) -> tuple[NDArray[np.uint8], NDArray[np.float16]]:
-    """A table (rows, width) of fp32 as numbers of 0 to 15 of the same shape, and scales (rows, blocks, 1): of those
-    that are tried for a block the one with the least squared error."""
+    """A table (rows, width) of fp32 as numbers of 0 to 15 of the same shape, and scales (rows, blocks, 1). A block has
+    the scale with the least squared error among `_SHRUNK`."""
     blocks = np.frombuffer(table, dtype=np.float32).reshape(-1, width // _BLOCK, _BLOCK)
     reach = np.abs(blocks).max(axis=-1, keepdims=True) / (_MIDDLE - 0.5)
     best = np.full(reach.shape, np.inf, dtype=np.float32)
@@ -162,8 +162,8 @@ def _product(numbers: str, scales: str, output: str, name: str) -> list[NodeProt
 
 
 def _add_int8(graph: GraphProto, tensor: TensorProto, axis: int) -> tuple[str, str]:
-    """Add the int8 form of a matrix to the graph, unless it is there already: the numbers along an axis share a scale.
-    Returns the names of the numbers and of the scales."""
+    """Add the int8 form of a matrix to the graph, unless it is there: the numbers along an axis share a scale. Returns
+    the names of the numbers and of the scales."""
     names = (f"{tensor.name}_int8_{axis}", f"{tensor.name}_scale_{axis}")
     if any(known.name == names[0] for known in graph.initializer):
         return names

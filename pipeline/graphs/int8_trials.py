@@ -1,26 +1,32 @@
-"""int8 candidates tried one by one: made, judged against fp32 on the tuning slice, and timed beside each other; the one
-that is chosen is then shown to answer a row the same alone and in a batch.
+"""int8 candidates are made one by one, compared with fp32 on the tuning slice, and timed in turns. The chosen candidate
+must then answer a row the same alone and in a batch.
 
-Which layers lose most by 8 bits is found by measuring: each group of layers that reads the same tensor is taken back to
-fp32, and the accuracy that this gains is divided by the time that it costs.
+kdc measures which layers lose most by 8 bits: it takes each group of layers that read the same tensor back to fp32, and
+divides the gain in accuracy by the cost in time.
 
 Reads the fp32 graph and the tuning slice; writes one ONNX file a candidate.
 """
 
+import json
 import math
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 
 from kdc.common.errors import KdcError
+from kdc.common.progress import Progress
 from kdc.pipeline.config import metrics
+from kdc.pipeline.config.graph_settings import QuantizeSettings
 from kdc.pipeline.config.tasks import Task
+from kdc.pipeline.graphs.files import INT8_ONNX
 from kdc.pipeline.graphs.int8 import Candidate, quantise
 from kdc.pipeline.graphs.int8_choice import FP32, Standard
 from kdc.pipeline.graphs.int8_storage import VectorBits
@@ -62,104 +68,107 @@ class Trials:
     rows: TuningSlice  # what they are judged on
     fp32: Engine  # over the fp32 graph
     open_engine: Callable[[Path], Engine]  # an ONNX file to the engine over it
-    invariance_rows: int  # rows compared alone and in batches; at least 500
-    rounds: int  # of the comparison of speeds
-    seed: int  # chooses the neighbours in those batches
+    settings: QuantizeSettings
+    seed: int  # chooses the neighbours of a row in batches
     vector_bits: VectorBits = 8  # of each number of a token's vector
     measured: dict[str, Int8Measurement] = field(default_factory=dict)  # also "fp32", which has only timings
     engines: dict[str, Engine] = field(default_factory=dict)
     candidates: dict[str, Candidate] = field(default_factory=dict)
+    sources: dict[bool, Source] = field(default_factory=dict)  # by whether it is smoothed
+
+    @cached_property
+    def standard(self) -> Standard:
+        """fp32's score on the tuning slice, and the loss that is allowed."""
+        rows, metric = self.rows, self.rows.task.metrics[0]
+        score = metrics.compute(rows.logits, rows.labels, rows.task.kind, (metric,))[metric]
+        return Standard(metric, score, len(rows.texts), self.settings.max_int8_drop, self.settings.free_drop)
 
     def source_of(self, candidate: Candidate) -> Source:
-        """What a candidate is made from: the graph as exported, or smoothed; each is made for the first that asks."""
-        return self._smoothed if candidate.smooth else self._plain
+        """The graph that a candidate is made from, as exported or smoothed, made when first asked for."""
+        if candidate.smooth not in self.sources:
+            smoothed = self.folder / "smoothed.onnx" if candidate.smooth else None
+            self.sources[candidate.smooth] = make_source(self.fp32_file, self.batches, smoothed_file=smoothed)
+        return self.sources[candidate.smooth]
 
-    @cached_property
-    def _plain(self) -> Source:
-        return make_source(self.fp32_file, self.batches)
-
-    @cached_property
-    def _smoothed(self) -> Source:
-        return make_source(self.fp32_file, self.batches, smoothed_file=self.folder / "smoothed.onnx")
+    def judge_all(self, candidates: Sequence[Candidate], progress: Progress) -> None:
+        """Judge candidates one after another."""
+        for done, candidate in enumerate(candidates, 1):
+            self.judge(candidate)
+            progress(done, len(candidates))
 
     def judge(self, candidate: Candidate) -> Int8Measurement:
-        """Make a candidate and compare it with fp32; one that cannot be made or run only notes why."""
-        file = self.folder / f"{candidate.name}.onnx"
-        record = Int8Measurement(static=candidate.static, graph=candidate.graph)
+        """Make a candidate and compare it with fp32; a candidate that cannot be made or run only notes why."""
+        name, file = candidate.name, self.folder / f"{candidate.name}.onnx"
+        self.measured[name] = Int8Measurement(static=candidate.static, graph=candidate.graph)
         try:
             source = self.source_of(candidate)
-            nodes = quantise(source.file, file, candidate, source.ranges, vector_bits=self.vector_bits)
-            record = record.model_copy(update={"nodes": nodes})
+            self._note(name, nodes=quantise(source.file, file, candidate, source.ranges, vector_bits=self.vector_bits))
             engine = self.open_engine(file)
-            record = self._measure(engine, record)
+            self._compare(name, engine)
         except KdcError as error:
-            record = record.model_copy(update={"failed": f"{error.what} ({error.given})"})
+            self._note(name, failed=f"{error.what} ({error.given})")
         else:
-            self.engines[candidate.name], self.candidates[candidate.name] = engine, candidate
-        self.measured[candidate.name] = record
-        return record
+            self.engines[name], self.candidates[name] = engine, candidate
+        return self.measured[name]
 
-    def _measure(self, engine: Engine, record: Int8Measurement) -> Int8Measurement:
+    def _note(self, name: str, **fields: Any) -> None:
+        """Add to what was measured of a candidate."""
+        self.measured[name] = self.measured[name].model_copy(update=fields)
+
+    def _compare(self, name: str, engine: Engine) -> None:
         """Compare the engine over a candidate with fp32."""
         rows, kind = self.rows, self.rows.task.kind
         logits = engine.logits(rows.texts)
         difference = np.abs(
             activate(logits, kind, engine.temperature) - activate(rows.logits, kind, engine.temperature)
         )
-        measured = {
-            "tune": metrics.compute(logits, rows.labels, kind, rows.task.metrics),
-            "label_changes": metrics.changed_labels(logits, rows.logits, kind),
-            "parity": float(difference.max()),
-            "mean_difference": float(difference.mean()),
-        }
-        return record.model_copy(update=measured)
+        self._note(
+            name,
+            tune=metrics.compute(logits, rows.labels, kind, rows.task.metrics),
+            label_changes=metrics.changed_labels(logits, rows.logits, kind),
+            parity=float(difference.max()),
+            mean_difference=float(difference.mean()),
+        )
 
-    def choose(self, choice: Callable[[Mapping[str, Int8Measurement]], Int8Choice]) -> Int8Choice:
-        """Choose by what was measured, until the winner is one whose answers are the same alone and in a batch. Only
-        winners are compared so: the scales of a static candidate are fixed, so that hardly one will differ."""
+    def choose(self, choose: Callable[[Mapping[str, Int8Measurement], Standard], Int8Choice]) -> Int8Choice:
+        """Choose by what was measured, until the winner answers rows the same alone and in a batch. Only winners are
+        compared: the scales of a static candidate are fixed, and hardly one differs."""
         while True:
-            chosen = choice(self.measured)
-            if chosen.winner is None or self._is_invariant(chosen.winner):
-                return chosen
+            choice = choose(self.measured, self.standard)
+            if choice.winner is None or self._is_invariant(choice.winner):
+                return choice
 
     def _is_invariant(self, name: str) -> bool:
-        """Whether a candidate's answers to rows alone are those in batches; what is found is kept."""
+        """Whether a candidate answers rows alone as in batches; the comparison is kept."""
         if (known := self.measured[name].batch_invariant) is not None:
             return known
         engine, kind = self.engines[name], self.rows.task.kind
         try:
-            found = batch_invariance(
+            comparison = batch_invariance(
                 lambda encodings: activate(engine.run(encodings), kind, engine.temperature),
-                engine.encode(self.rows.texts[: max(_INVARIANCE_ROWS, self.invariance_rows)]),
+                engine.encode(self.rows.texts[: max(_INVARIANCE_ROWS, self.settings.invariance_rows)]),
                 kind=kind,
                 seed=self.seed,
             )
         except KdcError as error:
-            failed = {"failed": f"{error.what} ({error.given})", "batch_invariant": False}
-            self.measured[name] = self.measured[name].model_copy(update=failed)
+            self._note(name, failed=f"{error.what} ({error.given})", batch_invariant=False)
             return False
-        measured = {
-            "max_probability_difference": found.max_difference,
-            "label_flips": found.label_flips,
-            "compared_rows": found.rows,
-            "batch_invariant": found.passes(),
-        }
-        self.measured[name] = self.measured[name].model_copy(update=measured)
-        return found.passes()
+        self._note(name, **asdict(comparison), batch_invariant=comparison.passes())
+        return comparison.passes()
 
     def time(self) -> None:
-        """Time fp32 and all candidates in turns. Short turns, so that a slow second of the machine hits all alike."""
+        """Time fp32 and all candidates in short turns: a slow second of the machine then hits all alike."""
         answers = {FP32: self.fp32.logits} | {name: engine.logits for name, engine in self.engines.items()}
-        speeds = compare_speeds(answers, self.rows.texts, latency_rows=10, throughput_rows=32, rounds=self.rounds)
+        rounds = self.settings.rounds
+        speeds = compare_speeds(answers, self.rows.texts, latency_rows=10, throughput_rows=32, rounds=rounds)
         for name in self.engines:
             ratio = round(speeds[name].latency_p50_ms / speeds[FP32].latency_p50_ms, 3)
-            timings = speeds[name].model_dump() | {"latency_against_fp32": ratio}
-            self.measured[name] = self.measured[name].model_copy(update=timings)
+            self._note(name, **speeds[name].model_dump(), latency_against_fp32=ratio)
         self.measured[FP32] = Int8Measurement(**speeds[FP32].model_dump())
 
-    def repair(self, standard: Standard) -> None:
-        """Try more candidates, for a student that loses by those there are: other ranges of the activations, then the
-        most accurate whole candidate with its most sensitive layers left in fp32, until nothing is lost."""
+    def repair(self) -> None:
+        """Try more candidates if the first ones cost too much: other ranges of the activations, then the most accurate
+        whole candidate with its most sensitive layers left in fp32, until nothing is lost."""
         for candidate in _OTHER_RANGES:
             self.judge(candidate)
         whole = {name: each for name, each in self.candidates.items() if each.static and not each.exclude}
@@ -170,13 +179,21 @@ class Trials:
         worth = layers_by_worth(source.file, best, source.ranges, self.batches)
         for candidate in with_layers_kept(best, worth, most=_MOST_KEPT * self.measured[best.name].nodes["wanted"]):
             record = self.judge(candidate)
-            if record.failed is None and standard.is_free(record) and self._is_invariant(candidate.name):
+            if record.failed is None and self.standard.is_free(record) and self._is_invariant(candidate.name):
                 return
+
+    def keep(self, winner: str | None) -> None:
+        """Leave the winner's file and the table; the other candidates' files are not needed again."""
+        table = {name: measurement.to_json() for name, measurement in self.measured.items()}
+        (self.folder / "candidates.json").write_text(json.dumps(table, indent=2), encoding="utf-8")
+        if winner is not None:
+            shutil.move(self.folder / f"{winner}.onnx", self.folder / INT8_ONNX)
+        for name in (*self.measured, "smoothed"):
+            (self.folder / f"{name}.onnx").unlink(missing_ok=True)
 
 
 def with_layers_kept(candidate: Candidate, layers: Sequence[frozenset[str]], *, most: float) -> Iterator[Candidate]:
-    """The candidate with the first one, two, four, ... groups of layers left in fp32, `most` layers at the most; the
-    groups are those of `layers_by_worth`."""
+    """The candidate with the first one, two, four, ... groups of layers left in fp32, at most `most` layers."""
     count = 1
     while count <= len(layers):
         keep = frozenset().union(*layers[:count])
@@ -189,13 +206,12 @@ def with_layers_kept(candidate: Candidate, layers: Sequence[frozenset[str]], *, 
 def layers_by_worth(
     onnx_path: Path, candidate: Candidate, ranges: Ranges, batches: Sequence[Feeds]
 ) -> list[frozenset[str]]:
-    """Groups of linear layers that gain by fp32, the group first that removes most error for the time that it costs. A
-    group is the names of the nodes that read the same tensor.
+    """Groups of linear layers that gain by fp32, the most gain for its cost first. A group is the names of the nodes
+    that read the same tensor.
 
-    The error is the mean square of the change of the logits by quantising. A group's gain is the error of the candidate
-    minus the error of the same candidate with this group in fp32. Its cost is the number of its multiplications for
-    each token: the size of its weights. The candidate is made from the fp32 graph at `onnx_path`, whose activations
-    have these ranges.
+    A group's gain is the candidate's error minus the error with this group in fp32; the error is the mean square of the
+    change of the logits by quantising. Its cost is the size of its weights: the multiplications for a token. `ranges`
+    are of the fp32 graph at `onnx_path`.
     """
     graph = onnx.load(onnx_path).graph
     sizes = {name: math.prod(tensor.dims) for name, tensor in float_matrices(graph).items()}

@@ -1,7 +1,5 @@
-"""What several files here need of ONNX graphs: nodes, constants, and the linear layers that int8 variants quantise.
-
-`replace_nodes` changes its graph in place; all else only reads.
-"""
+"""Nodes, constants and linear layers of ONNX graphs, for the other files of this folder. Only `replace_nodes` changes a
+graph."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -16,9 +14,9 @@ def nested_graphs(graph: GraphProto) -> Iterator[GraphProto]:
     """The graph and, recursively, the branches inside its nodes."""
     yield graph
     for node in graph.node:
-        for each in node.attribute:
-            if each.type == onnx.AttributeProto.GRAPH:
-                yield from nested_graphs(each.g)
+        for part in node.attribute:
+            if part.type == onnx.AttributeProto.GRAPH:
+                yield from nested_graphs(part.g)
 
 
 def float_matrices(graph: GraphProto) -> dict[str, TensorProto]:
@@ -32,12 +30,12 @@ def float_matrices(graph: GraphProto) -> dict[str, TensorProto]:
 
 def attribute(node: NodeProto, name: str, default: int) -> int:
     """A whole number among a node's attributes."""
-    return next((each.i for each in node.attribute if each.name == name), default)
+    return next((part.i for part in node.attribute if part.name == name), default)
 
 
 def replace_nodes(graph: GraphProto, nodes: Sequence[NodeProto]) -> None:
     """Give the graph these nodes, and drop the constants that none of them reads."""
-    # Copies, because clearing the graph empties the nodes that it owns.
+    # Clearing the graph empties the nodes that it owns.
     copies = [NodeProto.FromString(node.SerializeToString()) for node in nodes]
     del graph.node[:]
     graph.node.extend(copies)
@@ -55,8 +53,7 @@ def activations(onnx_path: Path) -> tuple[str, ...]:
 
 def linear_layers(graph: GraphProto) -> list[NodeProto]:
     """MatMul and Gemm nodes that multiply something that depends on the input with a weight matrix."""
-    weights = float_matrices(graph)
-    varying = _varying(graph)
+    weights, varying = float_matrices(graph), _varying(graph)
     return [
         node
         for node in graph.node
@@ -66,7 +63,7 @@ def linear_layers(graph: GraphProto) -> list[NodeProto]:
 
 def readers(linear: Iterable[NodeProto]) -> dict[str, list[NodeProto]]:
     """Linear layers by the tensor that they read: query, key and value read the same one. A tensor is rounded for all
-    layers that read it, so these are quantised together."""
+    its readers, which are quantised together."""
     groups: dict[str, list[NodeProto]] = {}
     for node in linear:
         groups.setdefault(node.input[0], []).append(node)
@@ -77,11 +74,11 @@ def _varying(graph: GraphProto) -> set[str]:
     """Names of the tensors that depend on the graph's inputs.
 
     ONNX Runtime folds all others into constants when it loads the graph, for example DeBERTa's projections of its
-    relative positions. If those were quantised, they would be computed again for each batch.
+    relative positions. Quantised projections would be computed again for each batch.
     """
     varying = {value.name for value in graph.input}
     for node in graph.node:
-        # The inputs of a node do not list what its branches read from outside, so such a node is taken as varying.
+        # The inputs of a node do not list what its branches read from outside.
         has_branch = any(attribute.HasField("g") for attribute in node.attribute)
         if has_branch or any(name in varying for name in node.input):
             varying.update(node.output)

@@ -1,8 +1,8 @@
 """A saved classifier as an fp32 ONNX graph, exported by Optimum or by torch, and the checks of the graph's form.
 
-Reads a folder that `save_pretrained` wrote; writes one self-contained ONNX file.
-Every graph takes int64 `input_ids`, `attention_mask` and, where they matter, `token_type_ids`, all (batch, sequence),
-and gives float32 `logits` (batch, outputs).
+Reads a folder that `save_pretrained` wrote; writes one self-contained ONNX file. Every graph takes int64 `input_ids`,
+`attention_mask` and, if they matter, `token_type_ids`, all (batch, sequence), and gives float32 `logits` (batch,
+outputs).
 """
 
 import importlib.util
@@ -53,13 +53,11 @@ def export_onnx(
     model = load_classifier(model_dir)
     takes_types = "token_type_ids" in inspect.signature(model.forward).parameters
     typed = token_type_ids and takes_types and getattr(model.config, "type_vocab_size", 2) > 1
+    export = _export_with_optimum if used == "optimum" else _export_with_torch
     with tempfile.TemporaryDirectory(dir=out_file.parent) as scratch:
         try:
             with quiet():
-                if used == "optimum":
-                    _export_with_optimum(model, Path(scratch))
-                else:
-                    _export_with_torch(model, Path(scratch), typed)
+                export(model, Path(scratch) / "model.onnx", typed)
             graph = onnx.load(Path(scratch) / "model.onnx")
         except Exception as error:  # exporters raise exceptions of many kinds
             other = "torch" if used == "optimum" else "optimum"
@@ -85,16 +83,16 @@ def check_axes(path: Path) -> None:
     """Check the graph's form: known int64 inputs and float32 `logits`, with dynamic batch and sequence.
 
     Raises:
-        KdcError: it has another form.
+        KdcError: the graph has another form.
     """
     graph = onnx.load(path, load_external_data=False).graph
-    problems = [f"no input {name}" for name in INPUT_NAMES[:2] if name not in {value.name for value in graph.input}]
+    inputs, outputs = ([value.name for value in values] for values in (graph.input, graph.output))
+    problems = [f"no input {name}" for name in INPUT_NAMES[:2] if name not in inputs]
+    problems += [f"unknown input {name}" for name in inputs if name not in INPUT_NAMES]
+    if outputs != ["logits"]:
+        problems.append(f"outputs {outputs} instead of logits alone")
     for value in graph.input:
-        if value.name not in INPUT_NAMES:
-            problems.append(f"unknown input {value.name}")
         problems += _axis_problems(value, TensorProto.INT64, dynamic=(0, 1))
-    if [value.name for value in graph.output] != ["logits"]:
-        problems.append(f"outputs {[value.name for value in graph.output]} instead of logits alone")
     for value in graph.output:
         problems += _axis_problems(value, TensorProto.FLOAT, dynamic=(0,))
     if problems:
@@ -105,7 +103,7 @@ def save_graph(graph: onnx.ModelProto, path: Path) -> None:
     """Write one file, weights included, in the oldest version of the format that has its operators.
 
     Raises:
-        KdcError: it would exceed 2 GB, more than one ONNX file can hold.
+        KdcError: it would exceed 2 GB, the most that one ONNX file can hold.
     """
     if graph.ByteSize() >= onnx.checker.MAXIMUM_PROTOBUF:
         raise KdcError("the model is too large for one ONNX file", given=f"{graph.ByteSize()} bytes, the limit is 2 GB")
@@ -118,7 +116,7 @@ def save_graph(graph: onnx.ModelProto, path: Path) -> None:
 def versions_of(path: Path) -> tuple[int, int]:
     """Version of ONNX's operators that a file needs, and version of its format."""
     graph = onnx.load(path, load_external_data=False)
-    return next(each.version for each in graph.opset_import if each.domain in ("", "ai.onnx")), graph.ir_version
+    return next(opset.version for opset in graph.opset_import if opset.domain in ("", "ai.onnx")), graph.ir_version
 
 
 def load_classifier(model_dir: Path) -> PreTrainedModel:
@@ -131,7 +129,7 @@ def choose_exporter(exporter: Exporter) -> Literal["optimum", "torch"]:
     """The exporter to use.
 
     Raises:
-        InputError: it is not installed.
+        InputError: the exporter is not installed.
     """
     if exporter != "optimum" and _is_installed("onnxscript"):
         return "torch"
@@ -145,12 +143,12 @@ def choose_exporter(exporter: Exporter) -> Literal["optimum", "torch"]:
     )
 
 
-def _export_with_optimum(model: PreTrainedModel, folder: Path) -> None:
+def _export_with_optimum(model: PreTrainedModel, file: Path, typed: bool) -> None:
+    """Optimum gives BERT token types always; `_normalise` takes them away."""
     from optimum.exporters.onnx import export
     from optimum.exporters.tasks import TasksManager
 
-    # What Optimum does for a model by its architecture, asked for by name: it does not know classes other than the
-    # library's own, such as the one that reads the mean of the token vectors.
+    # The architecture is asked for by name: Optimum does not know kdc's own classes, such as `models/pooling.py`.
     architecture = TasksManager.get_exporter_config_constructor(
         "onnx",
         task="text-classification",
@@ -158,7 +156,7 @@ def _export_with_optimum(model: PreTrainedModel, folder: Path) -> None:
         library_name="transformers",
     )
     options = architecture(model.config, task="text-classification")
-    export(model, options, folder / "model.onnx", opset=_OPTIMUM_OPSET, do_constant_folding=True)
+    export(model, options, file, opset=_OPTIMUM_OPSET, do_constant_folding=True)
 
 
 class _LogitsOnly(torch.nn.Module):
@@ -175,18 +173,17 @@ class _LogitsOnly(torch.nn.Module):
         return self.model(input_ids=input_ids, attention_mask=attention_mask, **types).logits
 
 
-def _export_with_torch(model: PreTrainedModel, folder: Path, typed: bool) -> None:
-    # torch.export takes sizes of 0 and 1 for constants. One row is padded, so that no branch for a mask of ones alone
-    # is traced.
+def _export_with_torch(model: PreTrainedModel, file: Path, typed: bool) -> None:
+    # torch.export takes sizes of 0 and 1 for constants. One row is padded: else a branch for a mask of ones is traced.
     ids = torch.full((2, 7), (model.config.pad_token_id or 0) + 1, dtype=torch.int64)
     mask = torch.ones_like(ids)
     mask[1, 5:] = 0
     inputs = (ids, mask, torch.zeros_like(ids)) if typed else (ids, mask)
-    dynamic = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
+    dynamic = dict.fromkeys((0, 1), torch.export.Dim.DYNAMIC)
     torch.onnx.export(
         _LogitsOnly(model),
         inputs,
-        str(folder / "model.onnx"),
+        str(file),
         input_names=list(INPUT_NAMES[: len(inputs)]),
         output_names=["logits"],
         dynamic_shapes=tuple(dynamic for _ in inputs),
@@ -204,13 +201,11 @@ def _normalise(model: onnx.ModelProto, typed: bool) -> None:
     _inline_aliases(graph)
     for number, node in enumerate(graph.node):
         node.name = node.name or f"node_{number}"
-    for value in graph.input:
-        for axis, name in zip(value.type.tensor_type.shape.dim, ("batch", "sequence"), strict=False):
-            if axis.dim_param:
-                axis.dim_param = name
-    for value in graph.output:
-        if value.type.tensor_type.shape.dim[0].dim_param:
-            value.type.tensor_type.shape.dim[0].dim_param = "batch"
+    for values, names in ((graph.input, ("batch", "sequence")), (graph.output, ("batch",))):
+        for value in values:
+            for axis, name in zip(value.type.tensor_type.shape.dim, names, strict=False):
+                if axis.dim_param:
+                    axis.dim_param = name
     # Inferred shapes use the old axis names; torch writes stack traces with file paths into the metadata.
     del graph.value_info[:]
     for part in (model, graph, *graph.node, *graph.input, *graph.output, *graph.initializer):
@@ -219,8 +214,8 @@ def _normalise(model: onnx.ModelProto, typed: bool) -> None:
 
 
 def _fill_token_types_with_zeros(graph: onnx.GraphProto) -> None:
-    """Replace the input `token_type_ids`, which Optimum always adds for BERT, by zeros: where training gave no types,
-    zeros are what the model saw."""
+    """Replace the input `token_type_ids`, which Optimum always adds for BERT, by zeros, as the model saw them in
+    training."""
     others = [value for value in graph.input if value.name != "token_type_ids"]
     if len(others) == len(graph.input):
         return
@@ -266,8 +261,7 @@ def _is_installed(module: str) -> bool:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Silence the warnings of exporters and quantisers, which are about what our own checks test; errors still come
-    through."""
+    """Silence the warnings of exporters and quantisers, which our own checks make superfluous; errors come through."""
     previous = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

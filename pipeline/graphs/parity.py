@@ -11,6 +11,7 @@ from typing import TypeVar
 
 import numpy as np
 import torch
+from torch.nn.utils.rnn import pad_sequence
 
 from kdc.artifact.manifest import Kind
 from kdc.common.errors import KdcError
@@ -23,9 +24,9 @@ Row = Mapping[str, Sequence[int]]  # a tokenised row: "input_ids" and, if the to
 LogitsFunction = Callable[[Feeds], np.ndarray]
 Encoding = TypeVar("Encoding")  # a tokenised row, whatever its model takes
 
-BATCH_SIZES = (1, 2, 7, 32)
-SHORTEST_ROW = 3  # [CLS] word [SEP]
-_ROW_FIELDS = ("input_ids", "token_type_ids")
+_SHORTEST_ROW = 3  # [CLS] word [SEP]
+_INVARIANCE_BATCH = 16  # rows
+_INVARIANCE_TOLERANCE = 1e-3  # of a probability
 
 
 def torch_logits(model_dir: Path) -> LogitsFunction:
@@ -59,31 +60,32 @@ def parity_batches(rows: Sequence[Row], *, pad_id: int, max_length: int, seed: i
     `max_length` tokens. So a batch of one row has no padding, and every other batch has some.
     """
     generator = np.random.default_rng(seed)
-    for size in BATCH_SIZES:
-        for length in (SHORTEST_ROW, max_length):
-            chosen = [rows[index] for index in generator.integers(len(rows), size=size)]
-            first = {name: np.resize(ids, length).tolist() for name, ids in chosen[0].items() if name in _ROW_FIELDS}
-            yield _pad([first, *chosen[1:]], pad_id)
+    fillers = {"input_ids": pad_id, "token_type_ids": 0}
+    for size in (1, 2, 7, 32):
+        for length in (_SHORTEST_ROW, max_length):
+            first, *others = [rows[index] for index in generator.integers(len(rows), size=size)]
+            batch = [{name: np.resize(ids, length).tolist() for name, ids in first.items()}, *others]
+            feeds = {name: _padded([row[name] for row in batch], fillers[name]) for name in first if name in fillers}
+            yield feeds | {"attention_mask": _padded([[1] * len(row["input_ids"]) for row in batch], 0)}
+
+
+def _padded(rows: Sequence[Sequence[int]], filler: int) -> np.ndarray:
+    """Numbers (rows, longest row)."""
+    return pad_sequence([torch.tensor(row) for row in rows], batch_first=True, padding_value=filler).numpy()
 
 
 def check_parity(
     run: LogitsFunction, reference: LogitsFunction, batches: Iterable[Feeds], *, tolerance: float = 1e-4
 ) -> float:
-    """Compare two functions from feeds to logits (or to probabilities) on every batch.
-
-    Args:
-        run: the function that is checked.
-        reference: the function that it must equal.
-        batches: feeds, see `parity_batches`.
-        tolerance: see `check_equal`. The largest difference is returned.
+    """Compare two functions from feeds to logits (or to probabilities) on every batch of `parity_batches`, and return
+    the largest difference.
 
     Raises:
-        KdcError: a difference above the tolerance, a NaN, outputs of another shape, or no batch at all.
+        KdcError: a difference above the tolerance of `check_equal`, outputs of another shape, or no batch at all.
     """
-    worst, shapes = 0.0, []
+    differences = []
     for feeds in batches:
         expected, actual = reference(feeds), run(feeds)
-        shapes.append(feeds["input_ids"].shape)
         if actual.shape != expected.shape:
             raise KdcError(
                 "the graph gives outputs of another shape than the model",
@@ -94,13 +96,13 @@ def check_parity(
             expected,
             tolerance,
             problem="the graph does not compute what the model does",
-            where=f"(batch, sequence) {shapes[-1]}",
+            where=f"(batch, sequence) {feeds['input_ids'].shape}",
             remedy="try the other exporter: `--set export.exporter=torch` or `optimum`",
         )
-        worst = max(worst, difference)
-    if not shapes:
+        differences.append(difference)
+    if not differences:
         raise KdcError("parity was checked on no batch", remedy="give at least one tokenised row")
-    return worst
+    return max(differences)
 
 
 def check_equal(
@@ -109,11 +111,11 @@ def check_equal(
     """Compare the logits (or probabilities) of one model with those of another.
 
     Returns:
-        The largest absolute difference, and what was allowed: the tolerance, times the largest absolute expected value
-        where that exceeds 1.
+        The largest absolute difference, and the allowed one: the tolerance, times the largest absolute expected value
+        if that exceeds 1.
 
     Raises:
-        KdcError: the problem, where the difference is larger or is NaN.
+        KdcError: the difference is larger or NaN.
     """
     difference = float(np.abs(actual - expected).max())
     allowed = tolerance * max(1.0, float(np.abs(expected).max()))
@@ -126,13 +128,13 @@ def check_equal(
 class BatchInvariance:
     """How far the answer to a row alone differs from the answer to it in a batch."""
 
-    max_difference: float  # the largest of a probability, or of regression's number
+    max_probability_difference: float  # the largest, or the largest of regression's number
     label_flips: int  # rows whose label differs between the two
-    rows: int  # rows that were compared
+    compared_rows: int
 
-    def passes(self, tolerance: float = 1e-3) -> bool:
-        """Whether a variant may serve: no label changes, and no number changes by more than the tolerance."""
-        return self.label_flips == 0 and self.max_difference <= tolerance
+    def passes(self) -> bool:
+        """Whether a variant may serve: no label changes, and no number changes by more than 1e-3."""
+        return self.label_flips == 0 and self.max_probability_difference <= _INVARIANCE_TOLERANCE
 
 
 def batch_invariance(
@@ -141,9 +143,8 @@ def batch_invariance(
     *,
     kind: Kind,
     seed: int = 0,
-    batch: int = 16,
 ) -> BatchInvariance:
-    """Compare the answer to every row alone with the answer to it among random others, in batches of `batch` rows.
+    """Compare the answer to every row alone with the answer to it among random others, in batches of 16 rows.
 
     Args:
         run: answers one batch of rows: probabilities (rows, outputs), or regression's numbers.
@@ -154,23 +155,10 @@ def batch_invariance(
     alone = np.concatenate([run([encoding]) for encoding in encodings])
     together = np.empty_like(alone)
     order = np.random.default_rng(seed).permutation(len(encodings))
-    for start in range(0, len(order), batch):
-        # The last batch is filled up from the start, so that every row has neighbours.
-        rows = np.resize(np.roll(order, -start), batch) if start + batch > len(order) else order[start : start + batch]
+    for start in range(0, len(order), _INVARIANCE_BATCH):
+        # The last batch is filled up from the start: every row has neighbours.
+        rows = np.resize(np.roll(order, -start), _INVARIANCE_BATCH).tolist()
         together[rows] = run([encodings[row] for row in rows])
     # A probability of one half is a logit of zero, where a label of a multi-label task is on.
     flips = metrics.changed_labels(alone - 0.5, together - 0.5, kind)
     return BatchInvariance(float(np.abs(alone - together).max()), flips, len(encodings))
-
-
-def _pad(rows: Sequence[Row], pad_id: int) -> Feeds:
-    longest = max(len(row["input_ids"]) for row in rows)
-    fillers = {"input_ids": pad_id} | ({"token_type_ids": 0} if "token_type_ids" in rows[0] else {})
-    feeds = {name: np.full((len(rows), longest), filler, dtype=np.int64) for name, filler in fillers.items()}
-    feeds["attention_mask"] = np.zeros((len(rows), longest), dtype=np.int64)
-    for number, row in enumerate(rows):
-        length = len(row["input_ids"])
-        feeds["attention_mask"][number, :length] = 1
-        for name in fillers:
-            feeds[name][number, :length] = row[name]
-    return feeds

@@ -1,8 +1,7 @@
-"""Ranges of activations, collected in one pass with bounded memory: what static quantisation is calibrated with.
+"""Ranges of activations for static quantisation, collected in one pass with bounded memory.
 
-ONNX Runtime's own calibrators keep every intermediate tensor of every batch and need batches of one shape. Here each
-batch updates one histogram for each tensor and is then forgotten, so that any number of rows of any lengths will do.
-Reads the fp32 graph; writes nothing that stays.
+ONNX Runtime's own calibrators keep every intermediate tensor of every batch and need batches of one shape. Here a batch
+updates one histogram a tensor and is then forgotten: rows may be many and of any lengths. Reads the fp32 graph.
 """
 
 import tempfile
@@ -24,10 +23,9 @@ from kdc.serving.engine.providers import open_session
 RangeMethod = Literal["minmax", "percentile", "entropy"]
 
 PERCENTILE = 99.99  # of the values; half of the rest is cut off at each end
-_FIRST_BINS = 2048
-_MOST_BINS = 8 * _FIRST_BINS
+_FIRST_BINS, _MOST_BINS = 2048, 16384
 _STEPS = 255  # of an 8-bit number
-_THRESHOLDS = 128  # thresholds that the entropy method tries
+_THRESHOLDS = 128  # that the entropy method tries
 
 
 class Histogram:
@@ -44,8 +42,7 @@ class Histogram:
         """Count the values of one batch, of any shape."""
         low, high = float(values.min()), float(values.max())
         self.minimum, self.maximum = min(self.minimum, low), max(self.maximum, high)
-        if self._width == 0.0:
-            self._width = max(high - low, 1e-6) / _FIRST_BINS
+        self._width = self._width or max(high - low, 1e-6) / _FIRST_BINS
         while (self.maximum - self.minimum) / self._width > _MOST_BINS:
             self._widen()
         bins = np.floor(values.reshape(-1) / self._width).astype(np.int64)
@@ -57,8 +54,7 @@ class Histogram:
 
     def range(self, method: RangeMethod) -> tuple[float, float]:
         """Lowest and highest value to represent, with zero inside: "minmax" takes all values, "percentile" cuts the
-        outermost 0.01 % off, half at each end, "entropy" cuts at the threshold that leaves the distribution most like
-        itself."""
+        outermost 0.01 % off, half at each end, "entropy" see `_entropy_range`."""
         if method == "minmax" or self.minimum == self.maximum:
             return min(self.minimum, 0.0), max(self.maximum, 0.0)
         if method == "entropy":
@@ -70,10 +66,9 @@ class Histogram:
         return min(max(low, self.minimum), 0.0), max(min(high, self.maximum), 0.0)
 
     def _entropy_range(self) -> tuple[float, float]:
-        """The range, cut at the same distance from zero on both sides, in which 8 bits keep the distribution most like
-        itself: with the smallest Kullback-Leibler divergence between the distribution with its outliers moved to the
-        ends, and the same in 8 bits (Migacz 2017, 8-bit inference with TensorRT). ONNX Runtime has this for symmetric
-        ranges alone, in Python loops over all bins.
+        """The range, cut at the same distance from zero on both sides, with the smallest Kullback-Leibler divergence
+        between the distribution with its outliers moved to the ends, and the same in 8 bits (Migacz 2017, 8-bit
+        inference with TensorRT). ONNX Runtime has this for symmetric ranges alone, in Python loops over all bins.
         """
         largest = max(-self.minimum, self.maximum)
         smallest, best = np.inf, (min(self.minimum, 0.0), max(self.maximum, 0.0))
@@ -105,7 +100,7 @@ class Histogram:
         return float((self._counts * (values - restored) ** 2).sum() / (self._counts * values**2).sum())
 
     def _widen(self) -> None:
-        """Join neighbouring bins in pairs. Pairs start at even bins, so that zero stays the edge of a bin."""
+        """Join neighbouring bins in pairs. Pairs start at even bins: zero stays the edge of a bin."""
         if self._first % 2:
             self._cover(self._first - 1, self._first)
         if len(self._counts) % 2:
@@ -115,7 +110,7 @@ class Histogram:
         self._width *= 2
 
     def _cover(self, first: int, end: int) -> None:
-        """Add empty bins, so that the counts reach from bin `first` to before bin `end`."""
+        """Add empty bins: the counts then reach from bin `first` to before bin `end`."""
         if len(self._counts) == 0:
             self._first = first
         before = max(0, self._first - first)
@@ -125,7 +120,7 @@ class Histogram:
 
 
 def _in_steps(counts: np.ndarray, filled: np.ndarray) -> np.ndarray:
-    """The counts as 8-bit numbers keep them: those of each step are spread evenly over its bins that are filled."""
+    """The counts as 8-bit numbers keep them: a step's counts are spread evenly over its filled bins."""
     step = np.arange(len(counts)) * (_STEPS + 1) // len(counts)
     total, bins = np.bincount(step, counts), np.bincount(step, filled)
     return np.where(filled, (total / np.maximum(bins, 1))[step], 0.0)
@@ -135,24 +130,22 @@ Ranges = Mapping[str, Histogram]  # by tensor name
 
 
 def collect_ranges(onnx_path: Path, tensors: Sequence[str], batches: Iterable[Feeds]) -> Ranges:
-    """Run a graph on batches, and count the values of some float tensors inside it (`nodes.activations`). Batches may
-    have any shapes; without padding (`calibration_batches`) only real tokens are counted. Raises as `watch`."""
+    """Run a graph on batches without padding (`calibration_batches`), and count the values of some float tensors inside
+    it (`nodes.activations`). Raises as `watch`."""
     histograms = {name: Histogram() for name in tensors}
-    for _, activations in watch(onnx_path, tensors, batches):
+    for activations in watch(onnx_path, tensors, batches):
         for name, values in activations.items():
             histograms[name].add(values)
     return histograms
 
 
-def watch(
-    onnx_path: Path, tensors: Sequence[str], batches: Iterable[Feeds]
-) -> Iterator[tuple[Feeds, dict[str, np.ndarray]]]:
-    """Run a graph on batches, and yield each batch with the values of some tensors inside the graph, by name.
+def watch(onnx_path: Path, tensors: Sequence[str], batches: Iterable[Feeds]) -> Iterator[dict[str, np.ndarray]]:
+    """Run a graph on batches, and yield the values of some tensors inside the graph, by name, for every batch.
 
     Raises:
         KdcError: there is no batch, or a tensor takes a value that is not finite.
     """
-    empty = True
+    activations: dict[str, np.ndarray] | None = None
     with tempfile.TemporaryDirectory() as scratch:
         graph = onnx.load(onnx_path)
         graph.graph.output.extend(helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in tensors)
@@ -160,35 +153,32 @@ def watch(
         onnx.save(graph, watched)
         session = open_session(lambda _: watched, device="cpu").session
         for feeds in batches:
-            empty = False
             # A list without names would give all outputs of the graph.
             values_of = session.run(list(tensors), feeds) if tensors else []
             activations = dict(zip(tensors, values_of, strict=True))
             for name, values in activations.items():
                 if not np.isfinite(values).all():
                     raise KdcError("an activation is not finite during calibration", given=name)
-            yield feeds, activations
-    if empty:
+            yield activations
+    if activations is None:
         raise KdcError("there are no calibration rows", remedy="give rows of the training split")
 
 
 def sample_batches(tokens: Any, input_names: Sequence[str], *, rows: int, seed: int) -> list[Feeds]:
-    """Calibration batches of so many rows, or all where there are fewer, drawn at random from the tokenised training
-    split (a `datasets.Dataset`)."""
+    """Calibration batches of at most `rows` rows, drawn at random from the tokenised training split, a
+    `datasets.Dataset`."""
     chosen = np.random.default_rng(seed).permutation(len(tokens))[:rows]
     return list(calibration_batches(apart(tokens[int(index)] for index in chosen)[:rows], input_names))
 
 
 def calibration_batches(rows: Sequence[Row], input_names: Sequence[str], *, batch_size: int = 32) -> Iterator[Feeds]:
-    """Batches of rows of equal length, so that no padding is counted."""
+    """Batches of rows of equal length, without padding."""
     by_length: dict[int, list[Row]] = defaultdict(list)
     for row in rows:
         by_length[len(row["input_ids"])].append(row)
-    for length in sorted(by_length):
-        same = by_length[length]
+    for length, same in sorted(by_length.items()):
         for start in range(0, len(same), batch_size):
             batch = same[start : start + batch_size]
             columns = [name for name in input_names if name in batch[0]]
             feeds = {name: np.array([row[name] for row in batch], dtype=np.int64) for name in columns}
-            feeds["attention_mask"] = np.ones((len(batch), length), dtype=np.int64)
-            yield feeds
+            yield feeds | {"attention_mask": np.ones((len(batch), length), dtype=np.int64)}

@@ -1,9 +1,8 @@
-"""Outliers of activations moved into the weights that they are multiplied with, so that 8 bits lose less: SmoothQuant
-(Xiao et al. 2023, arXiv 2211.10438).
+"""SmoothQuant (Xiao et al. 2023, arXiv 2211.10438): outliers of activations move into the weights.
 
-Reads an fp32 graph; writes a graph that gives the same answers. The input of each group of linear layers is divided by
-one factor for each channel, and the rows of the weights are multiplied by it. The division stays a node of its own in
-fp32: after BERT's LayerNorm the residual connection reads the same tensor, so the factors cannot go into the LayerNorm.
+Reads an fp32 graph; writes a graph that gives the same answers. The input of a group of linear layers is divided by one
+factor a channel, and the rows of the weights are multiplied by it. The division stays a node in fp32: after BERT's
+LayerNorm the residual connection reads the same tensor, and the factors cannot go into the LayerNorm.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,9 +18,8 @@ from kdc.pipeline.graphs.onnx_graph import save_graph
 from kdc.pipeline.graphs.parity import Feeds
 from kdc.pipeline.graphs.ranges import Ranges, collect_ranges, watch
 
-# The paper's alpha: how much of an outlier goes into the weights. Mean square error of the logits, mean of six MiniLM
-# students of 3 layers with a weight scale an output channel: 0.0038 at 0.9, 0.0049 at 0.8, 0.015 without smoothing; at
-# 0.5 it was 0.05 and 0.08 on two of them.
+# The paper's alpha: how much of an outlier goes into the weights. Six MiniLM students of 3 layers, weight scales by
+# output channel, mean square error of the logits: 0.0038 at 0.9, 0.0049 at 0.8, 0.015 without smoothing.
 _STRENGTH = 0.9
 _LEAST = 1e-5
 
@@ -35,8 +33,8 @@ class Source:
 
 
 def make_source(fp32_file: Path, batches: Sequence[Feeds], *, smoothed_file: Path | None = None) -> Source:
-    """What int8 candidates are made from, calibrated on batches without padding (`ranges.sample_batches`): the graph as
-    exported, or the smoothed one, which is written to `smoothed_file`."""
+    """The graph as exported, or smoothed and written to `smoothed_file`, calibrated on batches without padding
+    (`ranges.sample_batches`)."""
     if smoothed_file is not None:
         smooth(fp32_file, smoothed_file, largest_by_channel(fp32_file, batches))
     file = smoothed_file or fp32_file
@@ -44,13 +42,13 @@ def make_source(fp32_file: Path, batches: Sequence[Feeds], *, smoothed_file: Pat
 
 
 def largest_by_channel(onnx_path: Path, batches: Iterable[Feeds]) -> dict[str, np.ndarray]:
-    """The largest absolute value of each channel in the inputs of the linear layers over all tokens: by tensor, float32
-    (channels). The batches are without padding, see `kdc.pipeline.graphs.ranges.calibration_batches`."""
+    """The largest absolute value of each channel in the inputs of the linear layers over all tokens of batches without
+    padding: by tensor, float32 (channels)."""
     largest: dict[str, np.ndarray] = {}
-    for _, values in watch(onnx_path, list(_groups(onnx.load(onnx_path).graph)), batches):
+    for values in watch(onnx_path, list(_groups(onnx.load(onnx_path).graph)), batches):
         for name, value in values.items():
             in_batch = np.abs(value).reshape(-1, value.shape[-1]).max(axis=0)
-            largest[name] = np.maximum(largest[name], in_batch) if name in largest else in_batch
+            largest[name] = np.maximum(largest.get(name, 0), in_batch)
     return largest
 
 
@@ -59,12 +57,11 @@ def smooth(onnx_in: Path, onnx_out: Path, largest: Mapping[str, np.ndarray]) -> 
     `largest_by_channel(onnx_in)` returned; returns how many tensors were smoothed."""
     model = onnx.load(onnx_in)
     matrices = {name: numpy_helper.to_array(tensor) for name, tensor in float_matrices(model.graph).items()}
-    divisions: dict[str, NodeProto] = {}  # by the name of the node that each goes before
+    divisions: dict[str, NodeProto] = {}  # by the name of the first node that reads the result
     groups = _groups(model.graph)
     for tensor, nodes in groups.items():
         weights = [matrices[node.input[1]] for node in nodes]
         factors = _factors(largest[tensor], weights)
-        # Divided before the first of them; the inverses of the factors become a constant of the graph.
         smoothed, inverses = f"{tensor}_smoothed", f"{tensor}_smoothed_by"
         model.graph.initializer.append(numpy_helper.from_array((1 / factors).astype(np.float32), inverses))
         divisions[nodes[0].name] = helper.make_node("Mul", [tensor, inverses], [smoothed], name=smoothed)
@@ -83,14 +80,14 @@ def smooth(onnx_in: Path, onnx_out: Path, largest: Mapping[str, np.ndarray]) -> 
 def _groups(graph: GraphProto) -> dict[str, list[NodeProto]]:
     """The linear layers over all tokens, by the tensor that they read.
 
-    A Gemm belongs to the head: it reads one vector for each row and costs next to nothing, and a node before it would
-    keep ONNX Runtime from computing it in 8 bits.
+    A Gemm belongs to the head: it reads one vector a row, and a node before it would keep ONNX Runtime from computing
+    it in 8 bits.
     """
     return readers(node for node in linear_layers(graph) if node.op_type == "MatMul")
 
 
 def _factors(activation: np.ndarray, weights: Sequence[np.ndarray]) -> np.ndarray:
     """Equation 4 of the paper, for each channel: max |X| ^ alpha / max |W| ^ (1 - alpha)."""
-    weight = np.max([np.abs(each).max(axis=1) for each in weights], axis=0)
+    weight = np.max([np.abs(matrix).max(axis=1) for matrix in weights], axis=0)
     factors = np.maximum(activation, _LEAST) ** _STRENGTH / np.maximum(weight, _LEAST) ** (1 - _STRENGTH)
     return np.maximum(factors, _LEAST).astype(np.float32)

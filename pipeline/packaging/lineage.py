@@ -44,7 +44,8 @@ def lineage_of(run: Run) -> Lineage:
         cut_from = "pretrained"
     return Lineage(
         teacher=_teacher_name(config.teacher),
-        student=run.student.kind.title(_public_name(run.student.model), cut_from) + _vocabulary(run.vocabulary),
+        student=run.student.kind.title(_public_name(run.student.model), cut_from)
+        + _vocabulary(run.vocabulary_of(run.student)),
         recipe=config.run.recipe,
         data_fingerprint=run.fingerprints["data"],
         seed=config.run.seed,

@@ -1,4 +1,4 @@
-"""What a stage is given: the run's folder, its settings, the device, and someone to tell about progress."""
+"""What a stage is given: the run's folder, its settings, the device, and whom to tell about progress."""
 
 from __future__ import annotations
 
@@ -31,10 +31,6 @@ if TYPE_CHECKING:
     from kdc.serving.engine.engine import Engine
 
 
-def _nobody(done: int, total: int, /, *, rows: int = 0, loss: float | None = None) -> None:
-    """Progress that nobody watches."""
-
-
 @dataclass(frozen=True)
 class Run:
     """One run in one directory."""
@@ -42,10 +38,10 @@ class Run:
     root: Path  # the run directory
     config: Config  # resolved settings
     device: str = "cpu"  # "cpu" or "cuda", decided
-    bf16: bool | None = False  # whether to train in bf16 autocast; None: by what is faster
+    bf16: bool | None = False  # whether to train in bf16 autocast; None: in the faster format
     fingerprints: dict[str, str] = field(default_factory=dict)  # hashes of the stages so far, by name
     siblings: tuple[Path, ...] = ()  # run directories whose finished stages may be taken over
-    progress: Progress = _nobody  # called during long work of the current stage
+    progress: Progress = lambda done, total, /, *, rows=0, loss=None: None  # called during long work of a stage
     say: Callable[[str], None] = print  # prints one line for the person who watches
 
     def folder(self, stage: str) -> Path:
@@ -53,7 +49,7 @@ class Run:
         return self.root / stage
 
     def windows(self, role: str, model: Path) -> LongTexts | None:
-        """The windows of a saved model's rows, which are the role's tokens; None where rows are cut."""
+        """The windows of a saved model's rows, of which it takes the role's tokens; None if rows are cut."""
         return self.config.long.of(self.max_length(role), join_of(load_config(str(model))))
 
     def data(self) -> PreparedData:
@@ -63,9 +59,8 @@ class Run:
     def open_engine(
         self, onnx_file: Path, *, exported: Path | None = None, temperature: float = 1.0, device: Device = "cpu"
     ) -> Engine:
-        """The serving engine over one of the run's ONNX files, so that what is measured is what will serve. Its
-        tokenizer is in the folder that was exported to, by default the student's; logits are divided by the
-        temperature."""
+        """The serving engine over one of the run's ONNX files: kdc measures what will serve. The tokenizer is in the
+        folder `exported`, by default the student's; logits are divided by the temperature."""
         from kdc.serving.engine.engine import Engine  # here: importing it would count in the peak memory of a training
 
         exported = exported or self.folder("export")
@@ -79,15 +74,15 @@ class Run:
         )
 
     def result(self, kind: type[AnyResult]) -> AnyResult:
-        """What a finished stage handed on; see `read_result`."""
+        """The result of a finished stage; see `read_result`."""
         return read_result(self.root, kind)
 
     def result_or_none(self, kind: type[AnyResult]) -> AnyResult | None:
-        """As `result`; None of a stage that this run does without."""
+        """As `result`; None for a stage that this run does without."""
         return self.result(kind) if kind.STAGE in self.fingerprints else None
 
     def origin_of(self, student: StudentSettings) -> StudentOrigin:
-        """What a student is made of, and whose tokens it takes."""
+        """The parts that a student is made of, and whose tokens it takes."""
         return StudentOrigin(
             cut_from=self.cut_from(student),
             vocabulary=self.vocabulary_of(student),
@@ -97,24 +92,24 @@ class Run:
 
     @property
     def join(self) -> tuple[Join, ...] | None:
-        """How the windows of a student's rows are joined: as the teacher's. None where rows are cut."""
+        """How the windows of a student's rows are joined: as the teacher's. None if rows are cut."""
         if self.config.long.mode == "cut" or self.config.teacher.scores is not None:
             return self.config.long.trained_join(self.data().task.kind)
         return join_of(load_config(str(self.folder("teacher") / "model")))
 
     @property
     def environment(self) -> Environment:
-        """What all trainings of the run have in common."""
+        """Seed, device and precision of all trainings."""
         return Environment(self.config.run.seed, self.device, self.bf16)
 
     @property
     def student(self) -> StudentSettings:
-        """The student's settings, with the model that the search found where there was one."""
+        """The student's settings, with the search's model if there was a search."""
         return self.settings_of(self.result(SearchResult).student if self.config.searches else None)
 
     def settings_of(self, student: str | None) -> StudentSettings:
-        """The settings of a student that the search tries, or of the configured one: with a smaller vocabulary where
-        the contract's size asks for that."""
+        """The settings of a student that the search tries, or of the configured one (None), with a smaller vocabulary
+        if the contract's size asks for one."""
         settings = self.config.student if student is None else self.config.student.of(student)
         contract = self.config.contract.terms
         if contract is None or not self.config.tries_fewer_pieces:
@@ -124,28 +119,23 @@ class Run:
         return settings.model_copy(update={"vocabulary": "auto"}) if is_smaller else settings
 
     def _costs_of(self, student: str | None) -> StudentCosts | None:
-        """What was measured of a student that could come out, or of the configured one; None of any other."""
+        """The measurements of a student that the search tries, or of the configured one (None)."""
         measured = self.result(CandidatesResult).candidates
         # Without a search one student was measured, under its own name.
         return next(iter(measured.values())) if student is None else measured.get(student)
 
     @property
     def tries_fewer_pieces(self) -> bool:
-        """Whether there is a smaller vocabulary that a contract's size may ask for."""
+        """Whether a contract's size may ask for a smaller vocabulary, and there is one."""
         return self.config.tries_fewer_pieces and self.result(VocabularyResult).pieces is not None
 
     def vocabulary_of(self, student: StudentSettings) -> Path | None:
-        """The folder of a student's smaller vocabulary; None where it has its model's own."""
+        """The folder of a student's smaller vocabulary; None if it has its model's own."""
         return None if student.has_all_pieces else self.folder("vocabulary") / PIECES
 
     @property
-    def vocabulary(self) -> Path | None:
-        """As `vocabulary_of`, of the run's student."""
-        return self.vocabulary_of(self.student)
-
-    @property
     def vector_bits(self) -> VectorBits:
-        """Of each number of a token's vector in int8: as it was set, else what the contract's size asks for."""
+        """Bits of a number of a token's vector in int8: as set, or as the contract's size asks for."""
         asked, contract = self.config.quantize.vector_bits, self.config.contract.terms
         if asked != "auto":
             return asked
@@ -161,12 +151,12 @@ class Run:
 
     @property
     def student_role(self) -> str:
-        """Whose tokens the student takes, see `role_of`."""
+        """`role_of` the student."""
         return self.role_of(self.student)
 
     def role_of(self, student: StudentSettings) -> str:
-        """Whose tokens a student takes: "fewer" for one with a smaller vocabulary, "student" for the configured one,
-        and "teacher" for one that is made of the teacher in its place."""
+        """The role whose tokens a student takes: "fewer" with a smaller vocabulary, "student" for the configured
+        student, and "teacher" for a student that the search makes of the teacher instead."""
         if not student.has_all_pieces:
             return FEWER
         configured = self.config.student
@@ -185,30 +175,22 @@ class Run:
 
 
 def open_run(root: Path, config: Config, reporter: Reporter, siblings: tuple[Path, ...] = ()) -> Run:
-    """A run directory as stages are given it, and others whose finished stages may be taken over.
+    """A run as stages are given it.
 
     Raises:
-        InputError: the device or the precision that was asked for is not there.
+        InputError: the device or the precision of the settings is not there.
     """
     has_cuda = torch.cuda.is_available()
     if config.run.device == "cuda" and not has_cuda:
         raise InputError("no CUDA device is available", given="run.device=cuda", remedy="`kdc doctor` says why")
     device = "cuda" if has_cuda and config.run.device != "cpu" else "cpu"
     bf16 = _is_bf16(device, config.run.precision)
-    return Run(
-        root=root,
-        config=config,
-        device=device,
-        bf16=bf16,
-        siblings=siblings,
-        progress=reporter.progress,
-        say=reporter.say,
-    )
+    return Run(root, config, device, bf16, siblings=siblings, progress=reporter.progress, say=reporter.say)
 
 
 def _is_bf16(device: str, precision: str) -> bool | None:
-    """Whether to train in bf16. "auto" is bf16 on a GPU that has it; None on a CPU with instructions for it, which are
-    slower than fp32 on some: the step of the model decides.
+    """Whether to train in bf16. "auto" is bf16 on a GPU that has it; None on a CPU with instructions for it: these are
+    slower than fp32 on some CPUs, and a step of the model decides.
 
     Raises:
         InputError: bf16 was asked for and the GPU has none.

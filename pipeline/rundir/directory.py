@@ -1,22 +1,29 @@
-"""The run directory: where it is, that nobody else works in it, that a run replaces nothing but a run's files, and the
-commands that made it, so that its report can name them."""
+"""The run directory: where it is, its lock, and what a run notes in it beside its stages.
 
+A run notes its settings, the commands that made it (for its report), and how often its evaluation rows judged a model:
+each look uses them up a little. These files outlive stages that are done again. A run replaces nothing but a run's
+files.
+"""
+
+import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from kdc.common.errors import InputError
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import TypeAdapter
+
+from kdc.common.errors import InputError, KdcError
 from kdc.common.files import write_whole
 from kdc.pipeline.config.settings import Config
 from kdc.pipeline.config.tasks import task_of
-from kdc.pipeline.rundir.looks import LOOKS
 
-_CONFIG = "config.json"
-_COMMANDS = "commands.json"
-_STAGE_FILES = ("stage.json", "fingerprint")  # one of them is in every stage's folder
-_ENDINGS = ("", ".partial", ".old", ".kept")  # endings of the names of a stage's folders
+_CONFIG, _COMMANDS, LOOKS = "config.json", "commands.json", "looks.json"
+_STAGE_FILES = ("stage.json", "fingerprint")  # every stage's folder has one of them
+_ENDINGS = ("", ".partial", ".old", ".kept")  # of the names of a stage's folders
 FRONTIER = "frontier"  # folder with the run directories of a frontier's further points
 _PAGES = tuple(f"{page}.{ending}" for page in ("report", FRONTIER) for ending in ("html", "json", "md"))
 _RESULTS = (_CONFIG, _COMMANDS, LOOKS, "artifact", "artifacts", "rejected", FRONTIER, *_PAGES)
@@ -31,8 +38,8 @@ def root_of(config: Config) -> Path:
 
 @contextmanager
 def locked(root: Path, *, again: bool = False) -> Iterator[None]:
-    """Make the directory, and let no other run work in it while the block lasts. With `again` a thread that has locked
-    it so may lock it so once more, for a part of its work.
+    """Make the directory, and let no other run work in it while the block lasts. With `again` a thread may lock it once
+    more for a part of its work.
 
     Raises:
         InputError: the directory cannot be made, or another run works in it.
@@ -58,11 +65,11 @@ def locked(root: Path, *, again: bool = False) -> Iterator[None]:
 def claim(root: Path, settings: str, stages: Iterable[str]) -> None:
     """Write the run's settings, as JSON, into its directory, which makes it a run directory.
 
-    Stages replace the folders of their names, and a folder `data` or `export` may well be somebody's own. So a
-    directory that is not a run's yet must hold no folder of a name in `stages`, unless a stage made it.
+    Stages replace the folders of their names, and a folder `data` or `export` may be somebody's own. A directory that
+    is not a run's yet must hold no folder of a name in `stages`, unless a stage made it.
 
     Raises:
-        InputError: it holds something that a run would replace and that no run made.
+        InputError: the directory holds something that a run would replace and that no run made.
     """
     folders = [root / f"{stage}{ending}" for stage in stages for ending in _ENDINGS]
     if not _is_run(root, folders):
@@ -78,20 +85,51 @@ def claim(root: Path, settings: str, stages: Iterable[str]) -> None:
 
 
 def note_command(root: Path, command: str) -> None:
-    """Add a command to a run directory, which exists; does nothing where it was the last one too."""
+    """Add a command to a run directory, which exists, unless it was the last one."""
     commands = read_commands(root)
     if commands[-1:] != [command]:
         write_whole(root / _COMMANDS, json.dumps([*commands, command], indent=2))
 
 
 def read_commands(root: Path) -> list[str]:
-    """The commands so far, the oldest first; none where nobody noted any (a run from Python)."""
+    """The commands so far, the oldest first; none for a run from Python."""
     file = root / _COMMANDS
     return json.loads(file.read_text(encoding="utf-8")) if file.exists() else []
 
 
+def look_at(root: Path, rows: bytes, answers: NDArray[np.generic]) -> int:
+    """Count the judgement of a model by evaluation rows. The same answers are the same look.
+
+    Args:
+        root: the run directory.
+        rows: a fingerprint of the evaluation rows and their labels.
+        answers: everything that the model is judged by on these rows, its decisions too if they are judged.
+
+    Returns:
+        Which look this is, from 1.
+
+    Raises:
+        KdcError: the file that counts them cannot be read.
+    """
+    file = root / LOOKS
+    try:
+        looks = TypeAdapter(dict[str, list[str]]).validate_json(file.read_bytes()) if file.exists() else {}
+    except ValueError:
+        raise KdcError(
+            "the count of looks at the evaluation rows is damaged",
+            given=file,
+            remedy="restore it, or name another --out",
+        ) from None
+    judged = looks.setdefault(rows.hex()[:16], [])
+    fingerprint = hashlib.sha256(np.ascontiguousarray(answers).tobytes()).hexdigest()[:16]
+    if fingerprint not in judged:
+        judged.append(fingerprint)
+        write_whole(file, json.dumps(looks, indent=2))
+    return judged.index(fingerprint) + 1
+
+
 def _is_run(root: Path, folders: Iterable[Path]) -> bool:
-    """Whether the directory is a run's: it holds settings of a run, or damaged settings beside a finished stage."""
+    """Whether the directory holds settings of a run, or damaged settings beside a finished stage."""
     try:
         settings = json.loads((root / _CONFIG).read_text(encoding="utf-8"))
     except OSError:
@@ -102,8 +140,7 @@ def _is_run(root: Path, folders: Iterable[Path]) -> bool:
 
 
 def _is_replaceable(path: Path) -> bool:
-    """Whether nothing of a person's is lost by replacing the path: it is not there, or it is a stage's folder, which
-    may have been copied from another run."""
+    """Whether the path is free, or a stage's folder, which may have been copied from another run."""
     if not os.path.lexists(path):
         return True
     if not path.is_dir():

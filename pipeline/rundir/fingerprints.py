@@ -1,42 +1,38 @@
-"""What a stage's result depends on, as plain settings whose hash is the stage's fingerprint.
+"""Fingerprints of stages: hashes of plain settings that a stage's result depends on.
 
-A finished stage is skipped while its fingerprint is the same. So these settings name contents and not places: a file
-that was moved, or a model under another name, is the same input.
+A finished stage is skipped while its fingerprint is the same. The settings name contents instead of places: a file that
+was moved, or a model under another name, is the same input.
 """
 
 import hashlib
 import json
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from kdc.common import machine
-from kdc.pipeline.config.graph_settings import QuantizeSettings
 from kdc.pipeline.config.settings import Config
 from kdc.pipeline.config.tasks import task_of
 from kdc.pipeline.config.training_settings import StudentSettings, TeacherSettings
 from kdc.pipeline.data.sources import input_fingerprint
 from kdc.pipeline.models import loading
 
-if TYPE_CHECKING:
-    from kdc.pipeline.graphs.int8_storage import VectorBits
-
 _LAYOUT = 2  # version of the stages' folders: raising it makes older ones stale
 
 
 def fingerprint_of(name: str, settings: dict[str, Any], before: list[str]) -> str:
-    """What tells a stage's result from another: its name, its settings, and the fingerprints that it builds on."""
+    """The hash of a stage's name, its settings, and the fingerprints of the stages before it."""
     text = json.dumps([_LAYOUT, name, settings, before], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def as_json(settings: dict[str, Any]) -> dict[str, Any]:
-    """Settings as JSON holds them, so that they compare equal after they were read from a file."""
+    """Settings as JSON holds them: they compare equal after they were read from a file."""
     return json.loads(json.dumps(settings, default=str))
 
 
 def labelled_rows(config: Config) -> dict[str, Any]:
-    """What the teacher's rows depend on: neither the unlabelled rows nor the student, whose change shall not train the
+    """The settings of the teacher's rows, without unlabelled rows and student: changing these must not train the
     teacher again."""
     paths = {"data", "train", "eval", "unlabeled", "max_unlabeled_rows"}
     return {
@@ -55,18 +51,13 @@ def _long(config: Config, unused: set[str]) -> dict[str, Any]:
 
 
 def answered_rows(config: Config) -> dict[str, Any]:
-    """What the rows depend on that the teacher answers: not the student."""
+    """The settings of the rows that the teacher answers, without the student."""
     rows = {"rows": input_fingerprint(config.data), "student_model": "the teacher's"}
     return labelled_rows(config) | rows | {"max_unlabeled_rows": config.data.max_unlabeled_rows}
 
 
-def quantising(settings: QuantizeSettings, bits: "VectorBits") -> dict[str, Any]:
-    """What int8 depends on, its token vectors in so many bits."""
-    return settings.model_dump() | {"vector_bits": bits}
-
-
 def training(config: Config, settings: TeacherSettings | StudentSettings) -> dict[str, Any]:
-    """What a training depends on: not how its result is judged, nor how long it might have taken at most."""
+    """What a training depends on: not how its result is judged, nor how long it may take."""
     unused = {"model", "more", "scores", "allow_majority", "hours"}
     if isinstance(settings, StudentSettings) and settings.has_all_pieces:
         unused.add("vocabulary")  # None and "all" train the same student
@@ -87,6 +78,5 @@ def gpu_name(device: str) -> str | None:
 
 
 def this_machine(device: str) -> dict[str, Any]:
-    """What latencies, and int8's and fp16's arithmetic, depend on: in a run directory that moved to another machine
-    they are measured again."""
+    """The machine, for what depends on it: latencies, and int8's and fp16's arithmetic."""
     return {"machine": [machine.cpu().model, machine.cores().usable, gpu_name(device)]}

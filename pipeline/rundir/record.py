@@ -1,4 +1,4 @@
-"""A stage's record (`stage.json` in its folder), how it is read, and what the records of a whole run come to."""
+"""A stage's record (`stage.json` in its folder), how it is read, and the results of a whole run and of a frontier."""
 
 import json
 from pathlib import Path
@@ -21,14 +21,14 @@ class StageRecord(Result):
     skipped: bool  # whether the stage was done before
     stage: str  # name of the stage
     fingerprint: str  # hash of its settings and of the stages that it builds on
-    settings: dict[str, Any] = Field(default_factory=dict)  # what it depends on, beside those stages
+    settings: dict[str, Any] = Field(default_factory=dict)  # what it depends on, beside the stages before it
     metrics: dict[str, Any]  # the JSON of its result; `Run.result` gives it typed
     seconds: float = 0.0  # seconds that the stage took when it was done
     peak_memory_bytes: int | None = None  # most resident bytes of the process during the stage
 
 
 class CompressResult(Result):
-    """What a whole run comes to: what `kdc compress --json` prints."""
+    """A whole run, as `kdc compress --json` prints it."""
 
     out: Path  # the run directory
     # the stages that were run or skipped, by name; empty in a process that only helped another one train
@@ -50,7 +50,7 @@ class CompressResult(Result):
 
 
 class FrontierResult(Result):
-    """What a frontier comes to: what `kdc compress --frontier --json` prints."""
+    """A frontier, as `kdc compress --frontier --json` prints it."""
 
     out: Path  # the first point's run directory
     page: Path
@@ -66,10 +66,10 @@ class FrontierResult(Result):
 
 
 def read_record(folder: Path) -> StageRecord | None:
-    """The record of a stage that was done before, or None where its folder is not complete.
+    """The record of a stage that was done before; None if its folder is not complete.
 
     Raises:
-        KdcError: it is there and damaged.
+        KdcError: the record is damaged.
     """
     file = folder / RECORD
     if not file.exists():
@@ -83,15 +83,18 @@ def read_record(folder: Path) -> StageRecord | None:
 
 
 def read_result(root: Path, kind: type[AnyResult]) -> AnyResult:
-    """What a finished stage of a run directory handed on, e.g. `read_result(root, StudentResult)`.
+    """The result of a finished stage of a run directory, e.g. `read_result(root, StudentResult)`.
 
     Raises:
-        KdcError: the stage's record is not there, is damaged, or is of another version.
+        KdcError: the stage's record is missing, damaged, or of another version.
     """
     record = read_record(root / kind.STAGE)
     if record is None:
-        what = f"stage {kind.STAGE} is not done in this run directory"
-        raise KdcError(what, given=root, remedy="run the same `kdc compress` again: it does what is missing")
+        raise KdcError(
+            f"stage {kind.STAGE} is not done in this run directory",
+            given=root,
+            remedy="run the same `kdc compress` again: it does what is missing",
+        )
     try:
         return kind.model_validate(record.metrics)
     except ValueError as error:

@@ -1,8 +1,8 @@
-"""Stage `baselines`: what is cheap to beat, which stands beside the models in every table.
+"""Stage `baselines`: cheap models that the teacher should beat.
 
 The majority, TF-IDF with a linear model, and a linear probe on the teacher's encoder before it is trained. Reads
-`data/`, of the evaluation split the texts alone. Writes `logits.npz`, the answers by "<split>/<baseline>", and
-`probe.npz`, a head for the encoder: weight (outputs, width) and bias.
+`data/`, only texts of the evaluation split. Writes `logits.npz`, the answers by "<split>/<baseline>", and `probe.npz`,
+a head for the encoder: weight (outputs, width) and bias.
 """
 
 from pathlib import Path
@@ -19,11 +19,11 @@ from kdc.pipeline.rundir.context import Run
 from kdc.pipeline.rundir.files import BASELINE_LOGITS, PROBE
 from kdc.pipeline.training.baselines import Encoder, Fitted, Sample, fit_probe, fit_tfidf, majority
 
-_FORM_ROWS = 1000  # training rows of pairs by which it is chosen how the probe takes them
+_FORM_ROWS = 1000  # training rows that choose how the probe takes pairs
 
 
 def depends_on(run: Run) -> dict[str, Any]:
-    """How many rows are fitted, and whether there is an encoder to probe."""
+    """The settings, and whether there is an encoder to probe."""
     return {**run.config.baselines.model_dump(), "probed": _is_probed(run.config.teacher)}
 
 
@@ -43,11 +43,11 @@ def run(run: Run, out: Path) -> BaselinesResult:
         fitted["probe"], form = _probe(encoder, train, tune, task, out / PROBE, seed=run.config.run.seed)
     run.progress(2, 2)
 
-    answers: dict[str, Any] = {f"tune/{name}": each.tune for name, each in fitted.items()}
+    answers: dict[str, Any] = {f"tune/{name}": baseline.tune for name, baseline in fitted.items()}
     answers["tune/majority"] = majority(train.labels, len(tune.labels), task)
     for split in data.eval_splits:
         texts, their_tokens = data.rows(split).remove_columns("label"), data.tokens("teacher", split)
-        answers |= {f"{split}/{name}": each.answer(texts, their_tokens) for name, each in fitted.items()}
+        answers |= {f"{split}/{name}": baseline.answer(texts, their_tokens) for name, baseline in fitted.items()}
         answers[f"{split}/majority"] = majority(train.labels, len(texts), task)
     np.savez_compressed(out / BASELINE_LOGITS, **{name: answers[name] for name in sorted(answers)})
 
@@ -67,21 +67,20 @@ def run(run: Run, out: Path) -> BaselinesResult:
 
 
 def _is_probed(teacher: TeacherSettings) -> bool:
-    """A teacher that came fine-tuned has no encoder from before its training at hand; a black box has none at all."""
+    """A teacher that was brought along fine-tuned has no untrained encoder; a black box has none at all."""
     return not teacher.finetuned and teacher.scores is None
 
 
 def _some(rows: int, most: int, seed: int) -> list[int] | None:
-    """Places of at most so many rows, drawn without order; None for all."""
+    """Positions of `most` random rows; None for all rows."""
     if rows <= most:
         return None
     return np.sort(np.random.default_rng(seed).choice(rows, most, replace=False)).tolist()
 
 
 def _probe(encoder: Encoder, train: Sample, tune: Sample, task: Task, file: Path, *, seed: int) -> tuple[Fitted, str]:
-    """The linear probe, and how it takes a pair: "together" or "apart", whichever is better on the tuning slice when
-    fitted to some of the rows; "" where the rows are no pairs. The head of the first form is kept in the file,
-    since a classifier can have it."""
+    """The linear probe, and how it takes a pair: "together" or "apart", whichever is better on the tuning slice, fitted
+    to some rows; "" for single texts. The file keeps the head for "together", which a classifier can have."""
     encoder.settle(train.tokens)
 
     def fitted(rows: Sample, *, apart: bool) -> Fitted:
@@ -91,11 +90,11 @@ def _probe(encoder: Encoder, train: Sample, tune: Sample, task: Task, file: Path
         probe = head = fitted(train, apart=False)
         form = ""
     else:
-        places = _some(len(train.labels), _FORM_ROWS, seed)
-        few = Sample.of(train.rows, train.tokens, places)
+        positions = _some(len(train.labels), _FORM_ROWS, seed)
+        few = Sample.of(train.rows, train.tokens, positions)
         tried = {"together": fitted(few, apart=False), "apart": fitted(few, apart=True)}
         form = max(tried, key=lambda name: tried[name].score)
-        probe = tried[form] if places is None else fitted(train, apart=form == "apart")
+        probe = tried[form] if positions is None else fitted(train, apart=form == "apart")
         head = probe if form == "together" else tried["together"]
     encoder.forget()
     np.savez(file, weight=head.model.weight, bias=head.model.bias)

@@ -1,8 +1,8 @@
-"""Stage `cascade`: a second model for the rows that the student is not sure of, where the two together gain.
+"""Stage `cascade`: a second model for the rows that the student is not sure of, if the pair gains.
 
-On the tuning slice the fewest rows go on to the second model such that the two lose little against it; they are taken
-if they then answer more rows a second than the second model alone. Reads `data/`, `targets/`, `export/`, `quantize/`,
-and `uncut/` or another run's artifact, of which it writes a copy.
+kdc sends as few rows of the tuning slice to the second model as the allowed loss permits. The pair is taken if it then
+answers more rows a second than the second model alone. Reads `data/`, `targets/`, `export/`, `quantize/`, and `uncut/`
+or another run's artifact, of which it writes a copy.
 """
 
 from dataclasses import dataclass
@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kdc.artifact.contract.terms import Contract
 from kdc.artifact.folder import load_manifest
 from kdc.pipeline.config import metrics
 from kdc.pipeline.config.student_kinds import UNCUT_NAME
@@ -31,10 +30,10 @@ from kdc.pipeline.results.training import TargetsResult, TeacherResult
 from kdc.pipeline.rundir.context import Run
 from kdc.pipeline.rundir.fingerprints import this_machine
 from kdc.serving.engine.deciding import sureness
-from kdc.serving.engine.engine import Engine, activate
+from kdc.serving.engine.engine import activate
 
 _LEAST_GAIN = 1.1  # of the second model's rows a second: less is not worth two models
-_TIMED_ONE_BY_ONE = 10  # rows: what counts here is how many a second are answered in batches
+_NO = "no second model is taken: "
 
 
 @dataclass(frozen=True)
@@ -48,7 +47,7 @@ class _Answers:
 
 
 def depends_on(run: Run) -> dict[str, Any]:
-    """What the second model is, what may be lost, how it is timed, and on which machine."""
+    """The second model, the allowed loss, and how and on which machine models are timed."""
     settings, contract = run.config.cascade, run.config.contract
     second = settings.second
     return {
@@ -62,7 +61,7 @@ def depends_on(run: Run) -> dict[str, Any]:
 
 
 def run(run: Run, out: Path) -> CascadeResult:
-    """Find how many rows go on, and whether a second model is worth it."""
+    """Find how many rows go to the second model, and whether it is worth its cost."""
     settings, data, contract = run.config.cascade, run.data(), run.config.contract.terms
     asked, second, source, name = settings.second, second_model(run), "teacher", UNCUT_NAME
     if isinstance(asked, Path):
@@ -76,83 +75,82 @@ def run(run: Run, out: Path) -> CascadeResult:
     firsts, seconds = _answers(run, second)
     served = "int8" if "int8" in firsts else "fp32"
     teacher, standing = run.result(TeacherResult).tune[data.task.metrics[0]], run.result(TargetsResult).standing
-    bar = None if contract is None else _bar(contract, score_to_keep(standing, teacher, contract.against))
-    pair = partial(_pair, data, max_drop=settings.max_drop, bar=bar)
-    pairs = [pair((served, firsts[served]), each) for each in seconds.items()]
-    best = max(pairs, key=lambda each: (each.score >= (bar or 0.0), each.rows_per_second))
-    why_not = _why_not(best, max(each.rows_per_second for each in seconds.values()))
+    bar = None
+    if contract is not None and contract.limits.max_drop is not None:  # half of it is left for other rows
+        bar = score_to_keep(standing, teacher, contract.against) - contract.limits.max_drop / 2
+    paired = partial(_pair, data, max_drop=settings.max_drop, bar=bar)
+    pairs = [paired((served, firsts[served]), candidate) for candidate in seconds.items()]
+    best = max(pairs, key=lambda pair: (pair.score >= (bar or 0.0), pair.rows_per_second))
+    why_not = _why_not(best, max(answers.rows_per_second for answers in seconds.values()))
     note = why_not or (
         f"of the tuning slice's rows {100 * best.share:.0f} % go on from the student ({best.first}) to the second "
         f"model, {name} ({best.second})"
     )
     variants = {} if why_not else {CASCADE: best}
     if variants and run.device == "cuda":
-        in_fp32 = pair(("fp32", firsts["fp32"]), ("fp32", seconds["fp32"]))
+        in_fp32 = paired(("fp32", firsts["fp32"]), ("fp32", seconds["fp32"]))
         variants |= {} if _why_not(in_fp32, seconds["fp32"].rows_per_second) else {CASCADE_FP32: in_fp32}
     return CascadeResult(second=name, source=source, best=best, variants=variants, note=note, headline=note)
 
 
 def _problem(task: Task, exported: Path, second: SecondModel, given: str | None) -> str:
-    """Why the student, whose graph was exported to a folder, can have no second model; "" where it can.
+    """Why the student, with its graph in the folder `exported`, can have no second model; "" if it can.
 
     Raises:
-        InputError: the one that was asked for, by the option `given`, reads other tokens than the student.
+        InputError: the second model of the option `given` reads other tokens than the student.
     """
     if task.kind == "regression":
-        return "no second model is taken: a number says nothing of how sure it is"
+        return f"{_NO}a number says nothing of how sure it is"
     if not second.files:
-        return "no second model is taken: there is no graph of the uncut teacher beside the student"
+        return f"{_NO}there is no graph of the uncut teacher beside the student"
     folders = exported, second.folder
+    infos = map(read_tokenizer_info, folders)
     own, theirs = ((folder / TOKENIZER_JSON).read_bytes() for folder in folders)
-    length, other = ((info.max_length, info.long) for info in map(read_tokenizer_info, folders))
+    length, other = ((info.max_length, info.long) for info in infos)
     if (own, length) == (theirs, other):
         return ""
     if given is None:
-        return "no second model is taken: the student has another tokenizer"
+        return f"{_NO}the student has another tokenizer"
     raise other_tokens(given)
 
 
 def _answers(run: Run, second: SecondModel) -> tuple[dict[str, _Answers], dict[str, _Answers]]:
-    """The student's answers by number format, and the second model's, timed in turns; int8 where a CPU loads it."""
-    data, settings, temperature = run.data(), run.config.evaluate, run.result(QuantizeResult).temperature
+    """The answers of student and second model by number format, timed in turns; int8 only if a CPU loads it."""
+    data, settings, quantized = run.data(), run.config.evaluate, run.result(QuantizeResult)
     rows, task = data.rows("tune"), data.task
     texts, labels = texts_of(rows), np.asarray(rows["label"][:])
-    engines: dict[tuple[str, str], Engine] = {}
-    with_int8 = run.result(QuantizeResult).chosen is not None
-    for name, file in student_files(run.folder("export"), run.folder("quantize"), with_int8=with_int8).items():
-        engines["first", name] = run.open_engine(file)
+    with_int8 = quantized.chosen is not None
+    firsts = student_files(run.folder("export"), run.folder("quantize"), with_int8=with_int8)
+    engines = {f"first {name}": run.open_engine(file) for name, file in firsts.items()}
     for name, file in second.files.items():
-        engines["second", name] = run.open_engine(file, exported=second.folder)
+        engines[f"second {name}"] = run.open_engine(file, exported=second.folder)
     logits = {}
-    for place, (key, engine) in enumerate(engines.items()):
-        logits[key] = engine.logits(texts)
-        run.progress(place + 1, len(engines))
+    for done, (name, engine) in enumerate(engines.items(), 1):
+        logits[name] = engine.logits(texts)
+        run.progress(done, len(engines))
     speeds = compare_speeds(
-        {f"{whose} {name}": engine.logits for (whose, name), engine in engines.items()},
+        {name: engine.logits for name, engine in engines.items()},
         texts,
-        latency_rows=_TIMED_ONE_BY_ONE,
+        latency_rows=10,  # the speed of batches counts here
         throughput_rows=settings.throughput_rows,
         rounds=settings.rounds,
     )
-    found: dict[str, dict[str, _Answers]] = {"first": {}, "second": {}}
-    for (whose, name), each in logits.items():
-        found[whose][name] = _Answers(
-            each,
-            metrics.compute(each, labels, task.kind, task.metrics)[task.metrics[0]],
-            temperature if whose == "first" else calibrate(each, labels, task.kind, groups=data.groups("tune")),
-            speeds[f"{whose} {name}"].rows_per_second,
+    answers: dict[str, dict[str, _Answers]] = {"first": {}, "second": {}}
+    for name, answered in logits.items():
+        whose, number_format = name.split()
+        answers[whose][number_format] = _Answers(
+            answered,
+            metrics.compute(answered, labels, task.kind, task.metrics)[task.metrics[0]],
+            quantized.temperature
+            if whose == "first"
+            else calibrate(answered, labels, task.kind, groups=data.groups("tune")),
+            speeds[name].rows_per_second,
         )
-    if "int8" in found["second"]:  # it is held to what a student's int8 is held to
-        drop = found["second"]["fp32"].score - found["second"]["int8"].score
+    if "int8" in answers["second"]:  # as for a student
+        drop = answers["second"]["fp32"].score - answers["second"]["int8"].score
         if drop > run.config.quantize.max_int8_drop:
-            del found["second"]["int8"]
-    return found["first"], found["second"]
-
-
-def _bar(contract: Contract, to_keep: float) -> float | None:
-    """The score on the tuning slice that a contract is kept with: half of what may be lost is left for other rows. None
-    if it limits no loss. `to_keep` is the score of what it compares with."""
-    return None if contract.limits.max_drop is None else to_keep - contract.limits.max_drop / 2
+            del answers["second"]["int8"]
+    return answers["first"], answers["second"]
 
 
 def _pair(
@@ -163,8 +161,8 @@ def _pair(
     max_drop: float,
     bar: float | None,
 ) -> Pair:
-    """Two models, each with the name of its number format, and the fewest rows that go on such that little is lost: all
-    rows, where no fewer do. Little is what a contract allows, by `bar`, or `max_drop` points of the second model."""
+    """Two models, with the names of their number formats, and the fewest rows for the second one that lose little: as
+    much as a contract allows, by `bar`, or `max_drop` points of the second model."""
     (_, one), (_, other) = first, second
     rows, task = data.rows("tune"), data.task
     sure = sureness(activate(one.logits, task.kind, one.temperature), task.info())
@@ -188,15 +186,15 @@ def _pair(
 
 
 def _why_not(pair: Pair, alone: float) -> str:
-    """Why the best pair is not taken, "" if it is; `alone` is how many rows a second the second model answers."""
+    """Why the best pair is not taken, "" if it is; `alone` is the second model's rows a second."""
     if not pair.share:
         return (
-            f"no second model is taken: the student alone scores {pair.first_score:.1f} on the tuning slice, of "
-            f"{pair.wanted:.1f} that are asked for (the second model {pair.second_score:.1f})"
+            f"{_NO}the student alone scores {pair.first_score:.1f} on the tuning slice, of {pair.wanted:.1f} that are "
+            f"asked for (the second model {pair.second_score:.1f})"
         )
     if pair.rows_per_second < _LEAST_GAIN * alone:
         return (
-            f"no second model is taken: {100 * pair.share:.0f} % of the rows would go on to it, and both would answer "
+            f"{_NO}{100 * pair.share:.0f} % of the rows would go on to it, and both would answer "
             f"{pair.rows_per_second:.0f} rows a second together, where it alone answers {alone:.0f}"
         )
     return ""

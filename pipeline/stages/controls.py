@@ -1,9 +1,8 @@
-"""Stage `controls`: what KD-LoRA is compared with, trained only when asked for (`run.controls`).
+"""Stage `controls`: models to compare KD-LoRA with, trained only on request (`run.controls`).
 
-- The student without KD, once with its own rule for the step that is kept, and once with another rule.
-- If there are unlabelled texts: the student distilled in as many steps without them.
-- The teacher with LoRA instead of full fine-tuning.
-Reads `data/`, `teacher/`, and `vocabulary/` and `search/` where there are such. Writes one plain model a control.
+The student is trained without KD, by two rules for the kept step, and distilled without the unlabelled texts, if there
+are any. The teacher is trained with LoRA instead of full fine-tuning. Reads `data/`, `teacher/`, and maybe
+`vocabulary/` and `search/`. Writes one plain model a control.
 """
 
 import shutil
@@ -25,12 +24,13 @@ from kdc.pipeline.training.teachers import train_teacher
 
 
 def depends_on(run: Run) -> dict[str, Any]:
-    """Whether they were asked for; else teacher and student."""
-    asked = run.config.run.controls
+    """The controls that were asked for."""
+    if not run.config.run.controls:
+        return {"controls": False}
     without = {f"student_without_kd_by_{rule}" for rule in ("score", "loss") if rule != _other_rule(run.student)}
     if not run.config.data.unlabeled:
         without.add("student_without_unlabeled")
-    return {"controls": asked} | ({"models": [name for name in CONTROLS if name not in without]} if asked else {})
+    return {"controls": True, "models": [name for name in CONTROLS if name not in without]}
 
 
 def run(run: Run, out: Path) -> ControlsResult:
@@ -56,7 +56,7 @@ def run(run: Run, out: Path) -> ControlsResult:
 
 
 def _other_rule(student: StudentSettings) -> Literal["score", "loss"]:
-    """The rule by which the step of a second student without KD is kept: by its score, unless the student's own is."""
+    """The rule for the kept step of a second student without KD: its score, unless that is the student's own rule."""
     return "loss" if student.kept_step == "score" else "score"
 
 
@@ -69,8 +69,8 @@ def student_without_kd(run: Run, work: Path, *, kept_step: KeptStep) -> ModelRes
 
 
 def student_without_unlabeled(run: Run, work: Path) -> ModelResult:
-    """Distil the student on the labelled rows alone, by a plan of as many steps as with the others; `work/model` is the
-    merged model."""
+    """Distil the student on the labelled rows alone, in as many steps as with all rows; `work/model` is the merged
+    model."""
     data, role = run.data(), run.student_role
     rows = sum(len(data.tokens(role, split)) for split in ("train", "unlabeled"))
     student = run.student.model_copy(update={"min_steps": plan_for(run.student, rows, run.environment).steps})
@@ -87,7 +87,7 @@ def _save_merged(work: Path) -> None:
 
 def teacher_lora(run: Run, work: Path) -> ModelResult:
     """Train the whole pretrained teacher with the student's adapters and learning rate; `work/model` is the merged
-    model. (The authors' script for adapters alone has another rate than theirs for KD-LoRA: so has recipe `paper`.)"""
+    model. Recipe `paper` has the rate of the authors' script for adapters alone."""
     teacher, recipe = run.config.teacher, run.config.run.recipe
     rates = {"learning_rate": run.student.learning_rate}
     if recipe == "paper":

@@ -65,7 +65,7 @@ def _tell(report: DataReport, say: Callable[[str], None]) -> None:
 def _tokenised(
     out: Path, task: Task, sources: Mapping[str, str], most: int | None, long: LongSettings, on_rows: Progress
 ) -> tuple[dict[str, int], dict[str, dict[str, TokenCounts]]]:
-    """Tokenise the rows for each role: after how many tokens a row is cut, and what was counted, by role."""
+    """Tokenise the rows for each role. Returns the tokens after which rows are cut, and counts, by role."""
     max_length: dict[str, int] = {}
     tokens: dict[str, dict[str, TokenCounts]] = {}
     for role, source in sources.items():
@@ -74,7 +74,7 @@ def _tokenised(
         max_length[role] = min(most or task.max_length, longest)
         windows = windows_for(tokenizer, long, max_length[role], is_pair=task.text_pair is not None)
         tokens[role] = tokenise(out, role, tokenizer, max_length[role], on_rows, windows)
-    if "student" not in sources:  # it is made of the teacher, and takes the same tokens
+    if "student" not in sources:  # a student that is made of the teacher takes the same tokens
         os.symlink("tokens-teacher", out / "tokens-student")
         max_length["student"], tokens["student"] = max_length["teacher"], tokens["teacher"]
     return max_length, tokens
@@ -88,11 +88,10 @@ def _headline(name: str, splits: Mapping[str, TokenCounts], length: int, long: L
 
 
 def check(run: Run) -> None:
-    """Refuse a student that cannot be, and a contract's conditions that the students cannot be timed under.
+    """Refuse settings that do not fit the task's rows and labels or the teacher.
 
     Raises:
-        InputError: as `check_student` and `check_windows` say; an aim that the task's labels cannot have; a second
-            model that cannot be; rows longer than the students take.
+        InputError: as the checks say.
     """
     config, data = run.config, run.data()
     operating, task = config.operating, data.task

@@ -1,6 +1,6 @@
 """Stage `evaluate`: teacher, student, merged model and ONNX variants side by side, on the evaluation split.
 
-Reads everything before it; reads the evaluation split for the first and only time. Writes `table.json`,
+Reads everything before it, and the evaluation split for the first and only time. Writes `table.json`,
 `evaluation.npz` (for the artifact) and `logits.npz` (of all models on all evaluation splits, for the report).
 """
 
@@ -34,10 +34,10 @@ from kdc.serving.engine.deciding import sureness
 from kdc.serving.engine.engine import activate
 from kdc.serving.engine.tokenizing import Text
 
-_NEEDED = ("teacher", "student", "merged", "fp32")  # without these there is nothing to compare
-_OF_PAIR = {"first", "second", "temperature", "answered_from"}  # what a cascade's answers depend on
+_NEEDED = ("teacher", "student", "merged", "fp32")  # without them there is nothing to compare
+_OF_PAIR = {"first", "second", "temperature", "answered_from"}  # fields that a cascade's answers depend on
 _MEMORY_ROWS = 64
-_MEMORY_PROCESSES = 2
+_SERVED_TOLERANCE = 1e-3  # largest difference of a logit, see `check_equal`
 
 
 def depends_on(run: Run) -> dict[str, Any]:
@@ -45,9 +45,9 @@ def depends_on(run: Run) -> dict[str, Any]:
     settings: dict[str, Any] = run.config.evaluate.model_dump()
     settings |= {"device": run.config.run.device} | this_machine(run.device)
     cascade = run.result_or_none(CascadeResult)
-    if cascade and cascade.variants:  # and not what was asked of them: without one, nothing is measured again
-        found = {name: pair.model_dump(include=_OF_PAIR) for name, pair in cascade.variants.items()}
-        settings |= {"cascade": found, "second": cascade.source}
+    if cascade and cascade.variants:  # without a cascade, nothing is measured again
+        pairs = {name: pair.model_dump(include=_OF_PAIR) for name, pair in cascade.variants.items()}
+        settings |= {"cascade": pairs, "second": cascade.source}
     return settings | {"baselines": run.fingerprints.get("baselines")}
 
 
@@ -56,7 +56,7 @@ def run(run: Run, out: Path) -> EvaluateResult:
     data, settings = run.data(), run.config.evaluate
     notes: list[str] = []
     entries = entries_of(run, notes)
-    for place, name in enumerate(list(entries)):
+    for done, name in enumerate(list(entries), 1):
         try:
             _answer_all(entries[name], data)
         except KdcError as error:
@@ -64,15 +64,13 @@ def run(run: Run, out: Path) -> EvaluateResult:
                 raise
             notes.append(f"{name} is left out: {error.what} ({error.given})")
             del entries[name]
-            continue
-        run.progress(place + 1, len(entries))
+        run.progress(done, len(entries))
     check_served(entries["merged"].logits, entries["fp32"].logits)
 
     first = data.eval_splits[0]
     texts = texts_of(data.rows(first))
-    timed = {name: entry.answer for name, entry in entries.items() if entry.timed}
     speeds = compare_speeds(
-        timed,
+        {name: entry.answer for name, entry in entries.items() if entry.timed},
         texts,
         latency_rows=settings.latency_rows,
         throughput_rows=settings.throughput_rows,
@@ -99,8 +97,9 @@ def run(run: Run, out: Path) -> EvaluateResult:
         temperature = run.result(QuantizeResult).temperature
         notes.append(_of_cascade(cascade.variants[CASCADE], kept, speeds[CASCADE], data.task.info(), temperature))
     notes += _apart_from_training(data, first, kept)
-    if run.vocabulary is not None:
-        notes += _cut_otherwise(data, first, kept, read_kept(run.vocabulary), run.student_role)
+    vocabulary = run.vocabulary_of(run.student)
+    if vocabulary is not None:
+        notes += _cut_otherwise(data, first, kept, read_kept(vocabulary), run.student_role)
     return EvaluateResult(
         table=table,
         notes=tuple(notes),
@@ -110,8 +109,8 @@ def run(run: Run, out: Path) -> EvaluateResult:
 
 
 def _of_cascade(pair: Pair, logits: Logits, speed: Speed, task: TaskInfo, temperature: float) -> str:
-    """How many evaluation rows a cascade's second model answers, and how long a row then takes, in a sentence. Logits
-    are of the evaluation rows, by model; the temperature is the student's."""
+    """A sentence on how many evaluation rows a cascade's second model answers, and how long a row then takes. `logits`
+    are of these rows, by model; the temperature is the student's."""
     sure = sureness(activate(logits[pair.first], task.kind, temperature), task)
     share = (sure < np.float64(pair.answered_from)).mean()
     return (
@@ -121,41 +120,41 @@ def _of_cascade(pair: Pair, logits: Logits, speed: Speed, task: TaskInfo, temper
 
 
 def _apart_from_training(data: PreparedData, split: str, logits: Logits) -> list[str]:
-    """A sentence on the metric of the rows that overlap with no training row, where many do."""
+    """A sentence on the metric of the rows that overlap with no training row, if many do."""
     rows = data.rows(split)
-    if "overlaps" not in rows.column_names:  # a part of the training rows, which was held out apart from the others
+    if "overlaps" not in rows.column_names:  # training rows that were held out apart from the others
         return []
     apart = ~np.asarray(rows["overlaps"][:])
     if not 0 < apart.sum() <= (1 - OVERLAP_WORTH_TELLING) * len(apart):
         return []
     return [
         f"{int((~apart).sum())} of {len(apart)} evaluation rows overlap with training rows; on the other "
-        f"{int(apart.sum())} {_told(data, split, logits, apart)}"
+        f"{int(apart.sum())} {_scores(data, split, logits, apart)}"
     ]
 
 
 def _cut_otherwise(data: PreparedData, split: str, logits: Logits, kept: NDArray[np.int64], role: str) -> list[str]:
     """A sentence on the metric of the rows that the student's smaller vocabulary cuts into other pieces."""
-    ids = (data.tokens(each, split).with_format("numpy")["input_ids"] for each in ("teacher", role))
+    ids = (data.tokens(reader, split).with_format("numpy")["input_ids"] for reader in ("teacher", role))
     touched = np.array([not np.array_equal(theirs, kept[own]) for theirs, own in zip(*ids, strict=True)])
     if not touched.any():
         return [f"the smaller vocabulary cuts all {len(touched)} evaluation rows into the same pieces"]
     return [
         f"the smaller vocabulary cuts {int(touched.sum())} of {len(touched)} evaluation rows into other pieces; on "
-        f"these {_told(data, split, logits, touched)}"
+        f"these {_scores(data, split, logits, touched)}"
     ]
 
 
-def _told(data: PreparedData, split: str, logits: Logits, chosen: NDArray[np.bool_]) -> str:
+def _scores(data: PreparedData, split: str, logits: Logits, chosen: NDArray[np.bool_]) -> str:
     """The deciding metric of each model on some of the rows, in words."""
     metric, kind = data.task.metrics[0], data.task.kind
     labels = np.asarray(data.rows(split)["label"][:])[chosen]
-    scores = {name: metrics.compute(each[chosen], labels, kind, (metric,))[metric] for name, each in logits.items()}
+    scores = {name: metrics.compute(part[chosen], labels, kind, (metric,))[metric] for name, part in logits.items()}
     return f"{metric}: " + ", ".join(f"{name} {score:.1f}" for name, score in scores.items())
 
 
 def _answer_all(entry: Entry, data: PreparedData) -> None:
-    """Ask a model on all evaluation splits, and note its metrics in the table."""
+    """Have a model answer all evaluation splits, and note its metrics in the table."""
     entry.logits = {split: entry.predict(split) for split in data.eval_splits}
     for split, logits in entry.logits.items():
         scores = metrics.compute(logits, np.asarray(data.rows(split)["label"][:]), data.task.kind, data.task.metrics)
@@ -164,30 +163,36 @@ def _answer_all(entry: Entry, data: PreparedData) -> None:
 
 
 def _note_memory(entries: Sequence[Entry], texts: list[Text]) -> None:
-    """Note each model's peak memory in the table. Two are measured at a time, since most of it is waiting for imports,
-    and the memory of one process does not depend on another."""
-    measured = [(entry, entry.memory) for entry in entries if entry.memory is not None]
-    with ThreadPoolExecutor(_MEMORY_PROCESSES) as pool:
-        peaks = pool.map(lambda files: peak_memory_bytes(files, texts), [files for _, files in measured])
-        for (entry, _), peak in zip(measured, peaks, strict=True):
-            entry.row["peak_memory_bytes"] = peak
+    """Note each model's peak memory in the table. Two are measured at a time: most of the time is imports, and the
+    memory of one process does not depend on another."""
+
+    def measure(entry: Entry) -> None:
+        if entry.memory is not None:
+            entry.row["peak_memory_bytes"] = peak_memory_bytes(entry.memory, texts)
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(measure, entries))
 
 
-def check_served(merged: Logits, served: Logits, tolerance: float = 1e-3) -> None:
-    """See that from raw text to logits, tokenizer and all, the engine answers as the merged model does.
+def check_served(merged: Logits, served: Logits) -> None:
+    """Check that from raw text to logits, tokenizer and all, the engine answers as the merged model does.
 
     Args:
         merged: split to (rows, outputs) of the torch model on the pipeline's tokens.
         served: the same of the fp32 ONNX model on texts.
-        tolerance: largest difference, times the largest |logit| where that exceeds 1.
 
     Raises:
         KdcError: it does not.
     """
-    problem = "the engine does not answer as the merged model does"
-    remedy = "run again with --from export; if it stays, report the model's tokenizer"
     for split, expected in merged.items():
-        check_equal(served[split], expected, tolerance, problem=problem, where=split, remedy=remedy)
+        check_equal(
+            served[split],
+            expected,
+            _SERVED_TOLERANCE,
+            problem="the engine does not answer as the merged model does",
+            where=split,
+            remedy="run again with --from export; if it stays, report the model's tokenizer",
+        )
 
 
 def _save_evaluation(
@@ -199,8 +204,8 @@ def _save_evaluation(
     *,
     better: str | None,
 ) -> None:
-    """Keep for each evaluation row the SHA-256 of its text, its label, its group and the logits of each model by name,
-    and of the baseline that is better than the teacher. No text."""
+    """Keep the SHA-256 of each evaluation row's text, its label, its group and the models' logits, also of the baseline
+    that is better than the teacher. No text is kept."""
     arrays: dict[str, Any] = {
         "text_sha256": np.frombuffer(b"".join(map(digest, texts)), dtype=np.uint8).reshape(-1, 32),
         "label": labels,

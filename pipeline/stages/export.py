@@ -1,6 +1,6 @@
 """Stage `export`: the merged student as ONNX, fp32 for every device and fp16 for CUDA, proven equal to it.
 
-Reads `data/`, `merge/`, and `vocabulary/` and `search/` where there are such. Writes `model.onnx`, `model.fp16.onnx`,
+Reads `data/`, `merge/`, and maybe `vocabulary/` and `search/`. Writes `model.onnx`, `model.fp16.onnx`,
 `tokenizer.json`, `tokenizer_info.json`.
 """
 
@@ -49,11 +49,7 @@ def run(run: Run, out: Path) -> ExportResult:
 
 
 def _make_fp16(out: Path, fp32: LogitsFunction, batches: list[Feeds], kind: Kind) -> float | str:
-    """Make the fp16 graph.
-
-    Returns:
-        Its largest difference in probability to fp32, or a sentence that says why this graph has no fp16 form.
-    """
+    """Make the fp16 graph. Returns its largest difference in probability to fp32, or why there is no fp16 graph."""
     target = out / FP16_ONNX
 
     def probabilities(logits: LogitsFunction) -> LogitsFunction:

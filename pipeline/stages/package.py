@@ -1,9 +1,10 @@
 """Stage `package`: the artifact, which is the product.
 
 Reads `data/`, `export/`, `quantize/`, `evaluate/`. Writes `artifacts/<fingerprint>/` whole or not at all, then points
-the symlink `artifact` at it. One that fails its contract goes to `rejected/<fingerprint>/`, and no link names it.
+the symlink `artifact` at it. An artifact that fails its contract goes to `rejected/<fingerprint>/` without a link.
 """
 
+import itertools
 import json
 import os
 import shlex
@@ -47,11 +48,8 @@ def depends_on(run: Run) -> dict[str, Any]:
 
 
 def run(run: Run, out: Path) -> PackageResult:
-    """Make the artifact, judge it if there is a contract, and point `artifact` at it unless it failed.
-
-    Raises:
-        InputError: the tuning slice shows no threshold that keeps what was asked of decisions.
-    """
+    """Make the artifact, judge it if there is a contract, and point `artifact` at it unless it failed. Raises as
+    `_judged`."""
     evaluated, quantized = run.result(EvaluateResult), run.result(QuantizeResult)
     for unfinished in (run.root / "artifacts").glob("*.tmp"):  # of a start that was cut off, or refused
         shutil.rmtree(unfinished, ignore_errors=True)
@@ -100,11 +98,10 @@ def run(run: Run, out: Path) -> PackageResult:
 def _judged(
     run: Run, folder: Path, manifest: Manifest, variants: Variants
 ) -> tuple[Manifest, Judgement | None, list[str]]:
-    """The manifest with its decisions, how it keeps its contract, None without one, and what a person should know of
-    the decisions.
+    """The manifest with its decisions, the judgement, None without a contract, and notes on the decisions.
 
     Raises:
-        InputError: the tuning slice shows no threshold that keeps what was asked of decisions.
+        InputError: the tuning slice shows no threshold that keeps the bounds on decisions.
     """
     data, contract, quantized = run.data(), run.config.contract.terms, run.result(QuantizeResult)
     standing, metric = run.result(TargetsResult).standing, data.task.metrics[0]
@@ -143,15 +140,15 @@ def _judged(
 
 
 def is_intact(root: Path) -> bool:
-    """Whether the artifact that was made is still there, and the link, unless it failed its contract."""
+    """Whether the artifact is still there, and the link, unless it failed its contract."""
     result = read_result(root, PackageResult)
-    places = [root / result.artifact] + ([] if result.failed else [root / "artifact"])
-    return all((place / MANIFEST_NAME).exists() for place in places)
+    folders = [root / result.artifact] + ([] if result.failed else [root / "artifact"])
+    return all((folder / MANIFEST_NAME).exists() for folder in folders)
 
 
 def note_run(folder: Path, settings: str, fingerprints: dict[str, str]) -> None:
-    """Keep the settings and fingerprints of a finished run in the stage's folder, for its report: also where this stage
-    was skipped, since others may not have been (a search with more hours that found the same student)."""
+    """Keep the settings and fingerprints of a finished run in the stage's folder, for its report. A run notes them also
+    if this stage was skipped: another stage may not have been."""
     write_whole(folder / SETTINGS, settings)
     write_whole(folder / MADE_FROM, json.dumps(fingerprints, indent=2))
 
@@ -168,36 +165,32 @@ def _copy_files(run: Run, target: Path, *, with_int8: bool) -> None:
         add_hugging_face_files(run.folder("merge") / "model", target, read_tokenizer_info(export))
 
 
-def _cascade_note(found: CascadeResult | None, manifest: Manifest) -> str:
-    """What came of looking for a second model; "" where nobody looked."""
-    if found is None:
+def _cascade_note(cascade: CascadeResult | None, manifest: Manifest) -> str:
+    """The result of looking for a second model; "" without a search for one."""
+    if cascade is None:
         return ""
-    if not found.variants or CASCADE not in manifest.variants:
-        left_out = "no second model is taken: with one the artifact would not keep its contract"
-        return found.note if not found.variants else left_out
-    if f"{CASCADE_FP32} (cuda)" in manifest.metrics:
-        return found.note
-    return f"{found.note}; a GPU loads the student alone, since none ran both here"
+    if cascade.variants and CASCADE not in manifest.variants:
+        return "no second model is taken: with one the artifact would not keep its contract"
+    if not cascade.variants or f"{CASCADE_FP32} (cuda)" in manifest.metrics:
+        return cascade.note
+    return f"{cascade.note}; a GPU loads the student alone, since none ran both here"
 
 
 def _fp16_note(manifest: Manifest) -> str:
-    """That fp16 is there and a GPU does not load it; "" where there is nothing to say."""
+    """A note on an fp16 variant that a GPU does not load; "" if there is none."""
     if "fp16" not in manifest.variants or manifest.providers[CUDA_PROVIDER] != "fp32":
         return ""
     return "fp16 was not run on a GPU here, so that a GPU loads fp32; KDC_VARIANT=fp16 takes it all the same"
 
 
 def _new_name(path: Path) -> Path:
-    """The path, or with a number where there is one already: an artifact that may be in use is never touched."""
-    number, candidate = 1, path
-    while candidate.exists():
-        number += 1
-        candidate = path.with_name(f"{path.name}-{number}")
-    return candidate
+    """The path, with a number if it exists: an artifact that may be in use is never touched."""
+    numbered = (path.with_name(f"{path.name}-{number}") for number in itertools.count(2))
+    return next(candidate for candidate in itertools.chain([path], numbered) if not candidate.exists())
 
 
 def _point(link: Path, target: Path) -> None:
-    """Make the symlink point at the new artifact in one step: a reader finds the old one or the new one."""
+    """Make the symlink point at the new artifact in one step: a reader finds the old artifact or the new one."""
     temporary = link.with_name(f".{link.name}.tmp")
     temporary.unlink(missing_ok=True)
     temporary.symlink_to(target.relative_to(link.parent), target_is_directory=True)
@@ -205,7 +198,7 @@ def _point(link: Path, target: Path) -> None:
 
 
 def _example(task: TaskInfo) -> str:
-    """Arguments for `kdc try`, quoted for a shell, on one line: the columns' names stand for texts."""
+    """Arguments for `kdc try`, quoted for a shell, on one line; the names of the columns stand for texts."""
     texts = [" ".join(name.split()) for name in (task.text, task.text_pair) if name is not None]
     if task.name == "pydocs":
         texts = [

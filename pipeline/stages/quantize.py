@@ -1,18 +1,17 @@
-"""Stage `quantize`: int8 candidates for CPUs, each judged on the tuning slice, and the fastest good one chosen.
+"""Stage `quantize`: int8 candidates for CPUs are judged on the tuning slice, and the fastest good one is chosen.
 
-Where that one costs more than `quantize.free_drop` points beyond noise, more is tried: other ranges, and the layers
-that lose most left in fp32, found by measuring.
+If it costs more than `quantize.free_drop` points beyond noise, kdc tries other ranges, and leaves the layers that lose
+most in fp32.
 
-Reads `data/`, `export/`, and `vocabulary/` and `search/` where there are such. Writes `model.int8.onnx` (the winner;
-where none passes, the most accurate batch-invariant one is kept for people who want it, but fp32 is what a CPU loads)
-and `candidates.json`.
+Reads `data/`, `export/`, and maybe `vocabulary/` and `search/`. Writes `candidates.json` and `model.int8.onnx`, the
+winner. If none passes, that is the most accurate batch-invariant candidate, and a CPU loads fp32.
 """
 
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from kdc.pipeline.graphs.exporting import keep_winner, standard_of, tuning_slice
+from kdc.pipeline.graphs.exporting import tuning_slice
 from kdc.pipeline.graphs.files import FP32_ONNX
 from kdc.pipeline.graphs.int8 import worth_trying
 from kdc.pipeline.graphs.int8_choice import FP32, choose, choose_again, is_faster
@@ -21,12 +20,12 @@ from kdc.pipeline.graphs.ranges import sample_batches
 from kdc.pipeline.quality.calibration import calibrate
 from kdc.pipeline.results.artifact import QuantizeResult
 from kdc.pipeline.rundir.context import Run
-from kdc.pipeline.rundir.fingerprints import quantising, this_machine
+from kdc.pipeline.rundir.fingerprints import this_machine
 
 
 def depends_on(run: Run) -> dict[str, Any]:
     """How candidates are judged, and on which machine."""
-    return quantising(run.config.quantize, run.vector_bits) | this_machine(run.device)
+    return run.config.quantize.model_dump() | {"vector_bits": run.vector_bits} | this_machine(run.device)
 
 
 def run(run: Run, out: Path) -> QuantizeResult:
@@ -56,27 +55,22 @@ def run(run: Run, out: Path) -> QuantizeResult:
         rows=rows,
         fp32=fp32,
         open_engine=partial(run.open_engine, temperature=temperature),
-        invariance_rows=settings.invariance_rows,
-        rounds=settings.rounds,
+        settings=settings,
         seed=seed,
         vector_bits=bits,
     )
-    candidates = worth_trying()
-    for place, candidate in enumerate(candidates):
-        trials.judge(candidate)
-        run.progress(place + 1, len(candidates))
+    trials.judge_all(worth_trying(), run.progress)
     trials.time()
-    standard = standard_of(settings, rows)
-    choice = trials.choose(partial(choose, standard=standard))
-    if choice.winner is not None and not standard.is_free(trials.measured[choice.winner]):
-        cost = standard.drop(trials.measured[choice.winner])
+    choice = trials.choose(choose)
+    if choice.winner is not None and not trials.standard.is_free(trials.measured[choice.winner]):
+        cost = trials.standard.drop(trials.measured[choice.winner])
         run.say(f"int8 costs {cost:.2f} points: more candidates are tried")
-        trials.repair(standard)
+        trials.repair()
         trials.time()
-        choice = trials.choose(partial(choose_again, choice, standard=standard))
+        choice = trials.choose(partial(choose_again, choice))
     result = QuantizeResult(temperature=temperature, candidates=trials.measured, **choice.to_json())
     if result.chosen is not None and not is_faster(trials.measured[result.chosen], trials.measured[FP32]):
         note = "int8 is not faster than fp32 on this CPU, only smaller; --set quantize.enabled=false is fp32"
         result = result.model_copy(update={"note": note})
-    keep_winner(trials, result.winner, out)
+    trials.keep(result.winner)
     return result

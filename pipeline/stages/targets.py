@@ -1,8 +1,8 @@
 """Stage `targets`: the teacher's logits for every row that a student learns from, computed once.
 
 Reads `data/`, `teacher/`. Writes `logits.npy`, (rows, outputs) float32 indexed by row id, memory-mapped by its readers.
-Goes on where it was cut off; with one teacher, memory does not grow with the rows. The rows are answered portion by
-portion, each into a file of its own, so that several processes can share the work.
+Every portion of rows is answered into a file of its own: several processes share the work, and the stage resumes. With
+one teacher, memory does not grow with the rows.
 """
 
 from collections.abc import Sequence
@@ -43,22 +43,20 @@ def depends_on(run: Run) -> dict[str, Any]:
 def run(run: Run, out: Path) -> TargetsResult:
     """Make `out/logits.npy`."""
     path, data = out / TEACHER_LOGITS, run.data()
-    answers = out / "checkpoints"  # there to go on from until the stage counts as done
+    total = sum(len(data.rows(split)) for split in _SPLITS if data.has(split))
+    answers = out / "checkpoints"  # kept until the stage is done
+    files = [answers / f"{ensemble.folder(number)}.npy" for number in range(len(run.config.teacher.sources))]
+    answer = partial(_answer, run.folder("teacher"), data, total, run.environment, run.progress)
     if run.config.teacher.scores is not None:
-        rows = _rows_to_learn_from(data)  # their ids come first
-        np.save(path, np.load(run.folder("teacher") / SCORES)[:rows])
-        result = TargetsResult(rows=rows)
+        np.save(path, np.load(run.folder("teacher") / SCORES)[:total])  # the ids of these rows come first
+        result = TargetsResult(rows=total)
+    elif len(files) == 1:
+        result = TargetsResult(rows=total, resumed_from=answer(0, answers, path))
     else:
-        answer = partial(_answer, run.folder("teacher"), data, answers, run.environment, run.progress)
-        places = range(len(run.config.teacher.sources))
-        if len(places) == 1:
-            result = TargetsResult(rows=_rows_to_learn_from(data), resumed_from=answer(0, path))
-        else:
-            files = [answers / f"{ensemble.folder(place)}.npy" for place in places]
-            for place, file in enumerate(files):
-                answer(place, file)
-            scores = run.result(TeacherResult).scores(data.task.metrics[0])
-            result = _average(files, ensemble.weights(scores, run.config.targets.weights), data, path)
+        for number, file in enumerate(files):
+            answer(number, answers, file)
+        scores = run.result(TeacherResult).scores(data.task.metrics[0])
+        result = _average(files, ensemble.weights(scores, run.config.targets.weights), data, path)
     if run.config.targets.calibrate:
         result = result.model_copy(update={"temperature": _calibrate(data, path)})
     standing = standing_of(run, np.load(path, mmap_mode="r")[np.asarray(data.rows("tune")["row"][:])])
@@ -67,23 +65,19 @@ def run(run: Run, out: Path) -> TargetsResult:
     return result.model_copy(update={"standing": standing})
 
 
-def _rows_to_learn_from(data: PreparedData) -> int:
-    return sum(len(data.rows(split)) for split in _SPLITS if data.has(split))
-
-
 def _average(files: Sequence[Path], shares: NDArray[np.float64], data: PreparedData, path: Path) -> TargetsResult:
     """Write the mean of several teachers' logits, each in a file, by their shares."""
-    answers_of_each = [np.load(file, mmap_mode="r") for file in files]
-    fitted = np.array([_temperature(data, logits) for logits in answers_of_each])
-    # Against each other alone: together they keep the sharpness that the student's own temperature is meant for.
+    logits = [np.load(file, mmap_mode="r") for file in files]
+    fitted = np.array([_temperature(data, answers) for answers in logits])
+    # Relative to each other: together they keep the sharpness that the student's own temperature is meant for.
     temperatures = tuple((fitted / np.exp(np.log(fitted).mean())).round(4).tolist())
-    mean = ensemble.average(answers_of_each, shares, temperatures)
+    mean = ensemble.average(logits, shares, temperatures)
     np.save(path, mean)
     return TargetsResult(rows=len(mean), weights=tuple(shares.tolist()), temperatures=temperatures)
 
 
 def _calibrate(data: PreparedData, path: Path) -> float:
-    """Divide all logits by the temperature under which the labels of the tuning slice are likeliest; return it."""
+    """Divide all logits by the temperature that makes the tuning slice's labels likeliest; return it."""
     logits = np.load(path)
     temperature = _temperature(data, logits)
     with whole_file(path) as stream:
@@ -92,7 +86,7 @@ def _calibrate(data: PreparedData, path: Path) -> float:
 
 
 def _temperature(data: PreparedData, logits: NDArray[np.floating]) -> float:
-    """The temperature of logits (rows, outputs), which are by row id, on the tuning slice."""
+    """The temperature, on the tuning slice, of logits (rows, outputs) by row id."""
     tune = data.rows("tune")
     rows, labels = (np.asarray(tune[name][:]) for name in ("row", "label"))
     return calibrate(logits[rows], labels, data.task.kind, groups=data.groups("tune"))
@@ -101,25 +95,25 @@ def _temperature(data: PreparedData, logits: NDArray[np.floating]) -> float:
 def _answer(
     teachers: Path,
     data: PreparedData,
-    answers: Path,
+    total: int,
     environment: Environment,
     progress: Progress,
-    place: int,
+    number: int,
+    answers: Path,
     path: Path,
 ) -> int:
-    """Write one teacher's logits into a file, by way of its portions' files in a folder of `answers`. Its model is in a
-    folder of `teachers`; both are named by its place.
+    """Write the logits (total, outputs) of the teacher with this number into a file, from the files of its portions in
+    `answers`.
 
     Returns:
         How many rows were answered before the stage was cut off.
     """
-    total = _rows_to_learn_from(data)
-    parts = answers / ensemble.folder(place)
+    parts = answers / ensemble.folder(number)
     parts.mkdir(parents=True, exist_ok=True)
     missing = [start for start in portions(total) if not _part(parts, start).exists()]
     if missing:
-        rows = Rows.read(data, ensemble.role(place), [split for split in _SPLITS if data.has(split)])
-        teacher = str(teachers / ensemble.folder(place))
+        rows = Rows.read(data, ensemble.role(number), [split for split in _SPLITS if data.has(split)])
+        teacher = str(teachers / ensemble.folder(number))
         answer_with(teacher, data.task, rows, missing, parts, environment=environment, progress=progress)
     join_parts(parts, path, rows=total, outputs=data.task.outputs)
     return total - sum(min(PORTION, total - start) for start in missing)
@@ -136,12 +130,11 @@ def answer_with(
     environment: Environment,
     progress: Progress | None,
 ) -> None:
-    """Load a teacher from its folder and have it answer, as `answer_portions` does; under torchrun each process answers
-    its share of the portions. On a CPU it answers in the number format that is faster, unless the run says which; one
-    that goes on answers in the format that it began in."""
+    """Load a teacher from its folder and call `answer_portions`; under torchrun a process answers its share. On a CPU
+    the faster number format is taken, unless the run says which. A resumed stage keeps its format."""
     model = loading.load_model(teacher, task).model.to(environment.device).eval()
     pad_id = loading.load_tokenizer(teacher).pad_token_id
-    if environment.bf16 is None and (kept := parts / _FORMAT).exists():  # the portions that are there are in this one
+    if environment.bf16 is None and (kept := parts / _FORMAT).exists():
         environment = replace(environment, bf16=kept.read_text() == "bf16")
     way = settle(environment, model, rows, pad_id=pad_id, trains=False)
     way = replace(way, bf16=bool(ranks.told_by_leader(float(bool(way.bf16)))))  # all processes in one format
@@ -160,16 +153,8 @@ def answer_portions(
     pad_id: int,
     progress: Progress | None = None,
 ) -> None:
-    """Write each portion's row ids and logits as a file of its own, whole or not at all.
-
-    Args:
-        model: a sequence classifier in evaluation mode.
-        rows: all rows.
-        starts: first rows of the portions.
-        parts: folder for the files.
-        pad_id: the tokenizer's padding id.
-        progress: called with portions done and portions in all.
-    """
+    """Have a classifier in evaluation mode answer the portions of `rows` that begin at `starts`. The row ids and logits
+    of a portion become a file in `parts`, whole or not at all."""
     for done, start in enumerate(starts, 1):
         logits = predict_portion(model, rows, start, pad_id=pad_id)
         ids = np.array([row["row"] for row in rows.__getitems__(list(range(start, start + len(logits))))])
@@ -180,7 +165,7 @@ def answer_portions(
 
 
 def join_parts(parts: Path, path: Path, *, rows: int, outputs: int) -> None:
-    """Make one file of all portions' answers, (rows, outputs) float32, every row under its id.
+    """Join all portions' answers into one file, (rows, outputs) float32, by row id.
 
     Raises:
         KdcError: a row has no answer, or two.

@@ -43,11 +43,11 @@ from kdc.pipeline.training.predict import predict
 from kdc.pipeline.training.rates import MOST_TRIALS, SHARE, Rates, search_rates
 from kdc.pipeline.training.teachers import choose_join, load_finetuned, train_teacher
 
-_ATTEMPTS = "attempts.json"  # what was tried for the first teacher, where fine-tuning did not beat the baselines
+_ATTEMPTS = "attempts.json"  # the first teacher's attempts, if fine-tuning did not beat the baselines
 _PROBE_CHECKPOINTS = "checkpoints-probe"  # of the training that begins from the probe's head
-_RATES_CHECKPOINTS = "checkpoints-rates"  # of the short trainings by which rates are found
-Train = Callable[..., tuple[Any, TrainingSummary]]  # `train_teacher`, of which settings and checkpoints are left open
-Score = Callable[..., tuple[ModelResult, NDArray[np.float32]]]  # `_scored` of a model, and of how it was trained
+_RATES_CHECKPOINTS = "checkpoints-rates"  # of the short trainings that find rates
+Train = Callable[..., tuple[Any, TrainingSummary]]  # `train_teacher` without settings and checkpoints
+Score = Callable[..., tuple[ModelResult, NDArray[np.float32]]]  # `_scored` of a model and its training
 
 _REMEDY = (
     "try --set teacher.learning_rate=2e-5, more --epochs, or look at the labels; "
@@ -59,7 +59,7 @@ def depends_on(run: Run) -> dict[str, Any]:
     """The first teacher's training, the other teachers' models, and a black box's answers."""
     settings, file = run.config.teacher, run.config.teacher.scores
     scores = None
-    if file is not None and file.is_file():  # its answers are kept by row id, those to unlabelled rows among them
+    if file is not None and file.is_file():  # answers are kept by row id, also to unlabelled rows
         data = run.config.data
         scores = [hashlib.sha256(file.read_bytes()).hexdigest(), input_fingerprint(data), data.max_unlabeled_rows]
     more = [loading.fingerprint(source) for source in settings.sources[1:]]
@@ -69,35 +69,33 @@ def depends_on(run: Run) -> dict[str, Any]:
 def run(run: Run, out: Path) -> TeacherResult:
     """Make `out/model`, the fine-tuned teacher; `out/model-2` and so on where there are several."""
     if run.config.teacher.scores is not None:
-        result, warning = _keep_scores(run.config.teacher.scores, run.data(), out)
+        result = _keep_scores(run.config.teacher.scores, run.data(), out, run.say)
         _check(run, result)
-        if warning:
-            run.say(f"warning: {warning}")
         return TeacherResult(**result.to_json())
     hint = rare_classes(run.data().task, run.result(DataResult).report)
     if hint is not None and run.config.teacher.class_weights == "none" and not run.config.teacher.finetuned:
         run.say(f"teacher: {hint}")
     results = []
-    for place in range(len(run.config.teacher.sources)):
-        name = ensemble.folder(place)
+    for number in range(len(run.config.teacher.sources)):
+        name = ensemble.folder(number)
         record, checkpoints = out / f"{name}.json", out / ("checkpoints" + name.removeprefix("model"))
-        if not record.exists():  # a teacher that has a record was finished before the stage was cut off
-            result = _make_teacher(run, place, out / name, checkpoints)
+        if not record.exists():  # else the teacher was finished before the stage was cut off
+            result = _make_teacher(run, number, out / name, checkpoints)
             write_whole(record, result.model_dump_json(exclude_unset=True))
         for done in (checkpoints, out / _PROBE_CHECKPOINTS, out / _RATES_CHECKPOINTS):
             shutil.rmtree(done, ignore_errors=True)
         results.append(ModelResult.model_validate_json(record.read_text(encoding="utf-8")))
     first, *others = results
-    attempts: dict[str, Any] = {}
+    more: dict[str, Any] = {"others": others} if others else {}
     if (out / _ATTEMPTS).exists():
-        attempts["attempts"] = json.loads((out / _ATTEMPTS).read_text(encoding="utf-8"))
-    return TeacherResult(**first.to_json(), **attempts, **({"others": others} if others else {}))
+        more["attempts"] = json.loads((out / _ATTEMPTS).read_text(encoding="utf-8"))
+    return TeacherResult(**first.to_json(), **more)
 
 
-def _make_teacher(run: Run, place: int, target: Path, checkpoints: Path) -> ModelResult:
+def _make_teacher(run: Run, number: int, target: Path, checkpoints: Path) -> ModelResult:
     """Fine-tune or check one teacher, and save it."""
-    settings, data, role = run.config.teacher, run.data(), ensemble.role(place)
-    source, join = settings.sources[place], run.config.long.trained_join(data.task.kind)
+    settings, data, role = run.config.teacher, run.data(), ensemble.role(number)
+    source, join = settings.sources[number], run.config.long.trained_join(data.task.kind)
     tokenizer = loading.load_tokenizer(source)
     score = partial(
         _scored,
@@ -112,23 +110,22 @@ def _make_teacher(run: Run, place: int, target: Path, checkpoints: Path) -> Mode
         set_join(model, join)
         result, _ = score(model)
     else:
-        environment = run.environment
         train = partial(
-            train_teacher, source, data=data, environment=environment, role=role, progress=run.progress, join=join
+            train_teacher, source, data=data, environment=run.environment, role=role, progress=run.progress, join=join
         )
         if settings.search == "quick":
-            steps = plan_for(settings, len(data.tokens(role, "train")), environment).steps
+            steps = plan_for(settings, len(data.tokens(role, "train")), run.environment).steps
             settings = _with_rates(settings, steps, train, target.with_name(f"rates-{role}.json"), run.say)
         model, training = train(settings, checkpoints=checkpoints)
         result, answers = score(model, training)
         probe = run.folder("baselines") / PROBE
-        if place == 0 and settings.from_probe == "auto" and probe.exists():
-            standing = standing_of(run, answers)
-            if standing is not None and not standing.is_shown:
-                run.say(f"teacher: {worded(standing, data.task.metrics[0])}; fine-tunes it from the probe's head too")
-                checkpoints, tries = checkpoints.with_name(_PROBE_CHECKPOINTS), {"fine-tuned": (model, result)}
-                tries |= _from_probe(probe, settings, data.task, train, score, checkpoints, join)
-                model, result = _best_of(tries, data.task.metrics[0], target.with_name(_ATTEMPTS), run.say)
+        tries_probe = number == 0 and settings.from_probe == "auto" and probe.exists()
+        standing = standing_of(run, answers) if tries_probe else None
+        if standing is not None and not standing.is_shown:
+            run.say(f"teacher: {worded(standing, data.task.metrics[0])}; fine-tunes it from the probe's head too")
+            checkpoints, tries = checkpoints.with_name(_PROBE_CHECKPOINTS), {"fine-tuned": (model, result)}
+            tries |= _from_probe(probe, settings, data.task, train, score, checkpoints, join)
+            model, result = _best_of(tries, data.task.metrics[0], target.with_name(_ATTEMPTS), run.say)
     if join is not None:
         run.say(f"teacher: the answers of a row's windows are joined {_joined_by(data.task, join_of(model.config))}")
     _check(run, result)
@@ -147,8 +144,8 @@ def _scored(
     device: str,
     chooses_join: bool,
 ) -> tuple[ModelResult, NDArray[np.float32]]:
-    """A teacher's result and its answers on the tuning slice, (rows, outputs), once it joins the windows of its rows by
-    the way that is best there. It comes and goes back on the CPU."""
+    """A teacher's result and its answers (rows, outputs) on the tuning slice. First it may choose how to join windows
+    there. The model is on the CPU before and after."""
     tune = Rows([data.tokens(role, "tune")])
     model.to(device)
     if chooses_join:
@@ -160,7 +157,7 @@ def _scored(
 
 
 def _joined_by(task: Task, join: Sequence[Join]) -> str:
-    """How the windows of a teacher's rows are joined, in words."""
+    """In words, how the windows of a teacher's rows are joined."""
     by_label = dict(zip(task.labels, join, strict=True)) if len(join) > 1 else {}
     return ", ".join(f"{label} by {way}" for label, way in by_label.items()) or f"by {join[0]}"
 
@@ -168,8 +165,8 @@ def _joined_by(task: Task, join: Sequence[Join]) -> str:
 def _with_rates(
     settings: TeacherSettings, steps: int, train: Train, record: Path, say: Callable[[str], None]
 ) -> TeacherSettings:
-    """The settings of a teacher with the learning rates that short trainings find. Each of them is kept in `record`, so
-    that a stage that was cut off repeats none. A full training has so many steps."""
+    """The settings of a teacher with the learning rates that short trainings find. `record` keeps their losses: a stage
+    that was cut off repeats none. `steps` are of a full training."""
     default = Rates(settings.learning_rate, settings.new_modules_rate)
     if ranks.size() > 1:  # a rate that ruins a training ends the processes that help with it
         raise InputError(
@@ -196,8 +193,8 @@ def _with_rates(
         return losses[name]
 
     rates = search_rates(default, steps, trial)
-    found = f"{rates.encoder:g} for the encoder and {rates.head:g} for its head, after {len(losses)} short trainings"
-    say(f"teacher: learning rates {found if losses else 'as set, as the training is too short for a search'}")
+    words = f"{rates.encoder:g} for the encoder and {rates.head:g} for its head, after {len(losses)} short trainings"
+    say(f"teacher: learning rates {words if losses else 'as set, as the training is too short for a search'}")
     return settings.model_copy(update=_rates_of(rates))
 
 
@@ -214,8 +211,8 @@ def _from_probe(
     checkpoints: Path,
     join: tuple[Join, ...] | None,
 ) -> dict[str, tuple[Any, ModelResult]]:
-    """A second teacher that is fine-tuned from the linear probe's head (LP-FT, Kumar et al. 2022, arXiv 2202.10054),
-    and the probe itself, each with its result."""
+    """A teacher that is fine-tuned from the linear probe's head (LP-FT, Kumar et al. 2022, arXiv 2202.10054), and the
+    probe itself, with their results."""
     with np.load(probe) as kept:
         head = Linear(kept["weight"], kept["bias"])
     probing = with_head(loading.load_model(settings.model, task, pooling="mean").model, head)
@@ -230,7 +227,7 @@ def _from_probe(
 def _best_of(
     tries: Mapping[str, tuple[Any, ModelResult]], metric: str, record: Path, say: Callable[[str], None]
 ) -> tuple[Any, ModelResult]:
-    """The best of several teachers, which a record tells of. A tie is for the one that came first."""
+    """The best of several teachers, the first one of a tie. `record` keeps all scores."""
     scores = {how: tried.tune[metric] for how, (_, tried) in tries.items()}
     best = max(scores, key=lambda how: scores[how])
     write_whole(record, json.dumps([Attempt(how=how, score=score).to_json() for how, score in scores.items()]))
@@ -239,23 +236,18 @@ def _best_of(
     return tries[best]
 
 
-def _keep_scores(file: Path, data: PreparedData, out: Path) -> tuple[ModelResult, str]:
-    """Keep the answers that a black box gave, by row id.
-
-    Returns:
-        How good they are, and what looks wrong with them; "" where nothing does.
-    """
+def _keep_scores(file: Path, data: PreparedData, out: Path, say: Callable[[str], None]) -> ModelResult:
+    """Keep a black box's answers, by row id, and score them."""
     scores = scores_of_rows(file, data)
     np.save(out / SCORES, scores)
     rows = data.rows("tune")
     logits, labels = scores[np.asarray(rows["row"][:])], np.asarray(rows["label"][:])
-    warning = ""
     if are_the_labels(logits, labels, data.task):
-        warning = (
-            f"{file.name} gives all {len(labels)} rows of the tuning slice their own label: is its column the labels "
-            "themselves, and not what the black box answered?"
+        say(
+            f"warning: {file.name} gives all {len(labels)} rows of the tuning slice their own label: is its column the "
+            "labels themselves, and not what the black box answered?"
         )
-    return score_logits(logits, data), warning
+    return score_logits(logits, data)
 
 
 def are_the_labels(logits: NDArray[np.float32], labels: NDArray[np.generic], task: Task) -> bool:
@@ -266,7 +258,7 @@ def are_the_labels(logits: NDArray[np.float32], labels: NDArray[np.generic], tas
 
 
 def _check(run: Run, result: ModelResult) -> None:
-    """Refuse a teacher that learned nothing, or only say so where the settings allow it."""
+    """Refuse a teacher that learned nothing, or only warn if the settings allow it."""
     allow = run.config.student.allow_majority
     warning = check_learned(result, run.data().task, who="teacher", allow=allow, remedy=_REMEDY)
     if warning:

@@ -12,7 +12,7 @@ from typing import Any
 from kdc.common.errors import KdcError
 from kdc.pipeline.config.graph_settings import QuantizeSettings
 from kdc.pipeline.config.training_settings import StudentSettings
-from kdc.pipeline.graphs.exporting import export_model, keep_winner, standard_of, tuning_slice
+from kdc.pipeline.graphs.exporting import export_model, tuning_slice
 from kdc.pipeline.graphs.files import FP32_ONNX
 from kdc.pipeline.graphs.int8 import worth_trying
 from kdc.pipeline.graphs.int8_choice import choose
@@ -21,7 +21,7 @@ from kdc.pipeline.graphs.int8_trials import Trials
 from kdc.pipeline.graphs.ranges import sample_batches
 from kdc.pipeline.results.artifact import Int8Choice, UncutResult
 from kdc.pipeline.rundir.context import Run
-from kdc.pipeline.rundir.fingerprints import quantising, this_machine
+from kdc.pipeline.rundir.fingerprints import this_machine
 
 _ROWS = 300  # of the tuning slice: enough to tell whose answers differ least from fp32's
 # Those that come out most often, and the one for CPUs whose 8-bit products saturate. A comparison has to be fair, but
@@ -32,7 +32,10 @@ _CANDIDATES = ("channel-minmax", "channel-percentile", "channel-smooth", "channe
 def depends_on(run: Run) -> dict[str, Any]:
     """How graphs are made and judged, and on which machine; and whether the student is the teacher."""
     quantize = run.config.quantize
-    settings = {"export": run.config.export.exporter, "quantize": quantising(quantize, _bits(quantize))}
+    settings = {
+        "export": run.config.export.exporter,
+        "quantize": quantize.model_dump() | {"vector_bits": _bits(quantize)},
+    }
     return settings | {"is_student": _is_student(run.student)} | this_machine(run.device)
 
 
@@ -91,19 +94,14 @@ def _quantised(run: Run, out: Path) -> Int8Choice:
         rows=rows,
         fp32=fp32,
         open_engine=open_engine,
-        invariance_rows=settings.invariance_rows,
-        rounds=settings.rounds,
+        settings=settings,
         seed=seed,
         vector_bits=_bits(settings),
     )
-    standard = standard_of(settings, rows)
-    candidates = worth_trying(_CANDIDATES)
-    for number, candidate in enumerate(candidates, 1):
-        trials.judge(candidate)
-        run.progress(number, len(candidates))
-    choice = trials.choose(partial(choose, standard=standard))
+    trials.judge_all(worth_trying(_CANDIDATES), run.progress)
+    choice = trials.choose(choose)
     if choice.chosen is None:  # a fair competitor has what the student's int8 has
-        trials.repair(standard)
-        choice = trials.choose(partial(choose, standard=standard))
-    keep_winner(trials, choice.winner, out)
+        trials.repair()
+        choice = trials.choose(choose)
+    trials.keep(choice.winner)
     return choice

@@ -1,7 +1,7 @@
-"""Stage `vocabulary`: the pieces that the texts use, and the rows as these cut them.
+"""Stage `vocabulary`: the pieces that the texts use, and the rows cut into them.
 
-It runs where a student is to have a part of its teacher's vocabulary, or where a contract limits the size and may ask
-for that. Reads `data/`. Writes the smaller tokenizer in `pieces/`, and `tokens-fewer/`.
+It runs if a student is to have a part of its teacher's vocabulary, or if a contract's size may ask for that. Reads
+`data/`. Writes the smaller tokenizer in `pieces/`, and `tokens-fewer/`.
 """
 
 import shutil
@@ -19,7 +19,7 @@ from kdc.pipeline.rundir.files import PIECES
 
 
 def depends_on(run: Run) -> dict[str, Any]:
-    """What the vocabulary depends on besides the rows: how many pieces were asked for, if any were."""
+    """How many pieces were asked for, if any were."""
     return {"vocabulary": run.config.student.vocabulary}
 
 

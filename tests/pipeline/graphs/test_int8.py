@@ -124,7 +124,7 @@ def test_every_candidate_is_quantised_and_near_fp32(made: Made, name: str) -> No
 def test_a_static_answer_does_not_depend_on_the_batch(made: Made, name: str) -> None:
     result = invariance(made.candidate(name)[0])
     assert result.passes()
-    assert result.rows == 60
+    assert result.compared_rows == 60
 
 
 def test_a_dynamic_answer_depends_on_the_batch(made: Made) -> None:
@@ -408,8 +408,8 @@ class CountedRows:
 def test_batch_invariance_finds_the_one_row_that_changes(change: float, flips: int, passes: bool) -> None:
     run = CountedRows(change)
     result = batch_invariance(run, [SimpleNamespace(number=n) for n in range(37)], kind="classification")
-    assert result.max_difference == pytest.approx(change, abs=1e-6)
-    assert (result.label_flips, result.passes(), result.rows) == (flips, passes, 37)
+    assert result.max_probability_difference == pytest.approx(change, abs=1e-6)
+    assert (result.label_flips, result.passes(), result.compared_rows) == (flips, passes, 37)
     assert run.seen == [1] * 37 + [16] * 3
 
 

@@ -8,7 +8,7 @@ import onnxruntime
 import pytest
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from kdc.pipeline.graphs.int8_bias import join_biases
+from kdc.pipeline.graphs.int8 import join_biases
 
 WIDTH, HIDDEN = 6, 4
 

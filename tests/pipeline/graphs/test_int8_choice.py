@@ -1,13 +1,13 @@
 """Which int8 candidate is chosen, and what more is tried where int8 costs something."""
 
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from kdc.pipeline.config.graph_settings import QuantizeSettings
 from kdc.pipeline.graphs import int8, int8_trials
 from kdc.pipeline.graphs.int8 import Candidate
 from kdc.pipeline.graphs.int8_choice import Standard, choose, choose_again, is_faster
@@ -171,7 +171,8 @@ def test_layers_are_kept_the_worthiest_first_until_half_of_them_are() -> None:
 def trials_of(monkeypatch: pytest.MonkeyPatch, *, free_at: int) -> tuple[Trials, list[Candidate]]:
     """Trials that run no model: a candidate with `free_at` layers in fp32 loses nothing, every other one a point."""
     unused: Any = None
-    trials = Trials(Path(), Path(), [], unused, unused, unused, invariance_rows=2, rounds=1, seed=0)
+    trials = Trials(Path(), Path(), [], unused, unused, unused, settings=QuantizeSettings(), seed=0)
+    trials.standard = standard()
     tried: list[Candidate] = []
 
     def judge(self: Trials, one: Candidate) -> Int8Measurement:
@@ -198,7 +199,7 @@ def test_other_ranges_are_tried_then_layers_in_fp32_until_nothing_is_lost(
     monkeypatch: pytest.MonkeyPatch, free_at: int, counts: list[int]
 ) -> None:
     trials, tried = trials_of(monkeypatch, free_at=free_at)
-    trials.repair(standard())
+    trials.repair()
     assert [each.name for each in tried[1:3]] == ["channel-entropy", "channel-smooth-percentile"]
     assert [len(each.keep) for each in tried[3:]] == counts
 
@@ -211,7 +212,8 @@ def test_a_winner_whose_answers_depend_on_the_batch_gives_way_and_no_loser_is_co
     unused: Any = None
     engines = {name: SimpleNamespace(encode=lambda texts, name=name: [name]) for name in ("best", "next", "last")}
     rows: Any = SimpleNamespace(texts=["a text"], task=SimpleNamespace(kind="classification"))
-    trials = Trials(Path(), Path(), [], rows, unused, unused, invariance_rows=2, rounds=1, seed=0)
+    trials = Trials(Path(), Path(), [], rows, unused, unused, settings=QuantizeSettings(), seed=0)
+    trials.standard = standard()
     trials.engines |= engines  # type: ignore[arg-type]
     for place, name in enumerate(engines):
         trials.measured[name] = candidate(90.0, 1.0, difference=0.1 * place, batch_invariant=None)
@@ -219,14 +221,13 @@ def test_a_winner_whose_answers_depend_on_the_batch_gives_way_and_no_loser_is_co
 
     def batch_invariance(run: Any, encodings: list[str], **more: Any) -> BatchInvariance:
         compared.extend(encodings)
-        return BatchInvariance(max_difference=0.5, label_flips=1 if encodings == ["best"] else 0, rows=500)
+        return BatchInvariance(0.5, label_flips=1 if encodings == ["best"] else 0, compared_rows=500)
 
     monkeypatch.setattr(BatchInvariance, "passes", lambda found: found.label_flips == 0)
     monkeypatch.setattr(int8_trials, "batch_invariance", batch_invariance)
-    choice = partial(choose, standard=standard())
-    assert trials.choose(choice).chosen == "next"
+    assert trials.choose(choose).chosen == "next"
     assert [trials.measured[name].batch_invariant for name in engines] == [False, True, None]
-    assert trials.choose(choice).chosen == "next"
+    assert trials.choose(choose).chosen == "next"
     assert compared == ["best", "next"]  # and none twice
 
 

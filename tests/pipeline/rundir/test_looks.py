@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from kdc.common.errors import KdcError
-from kdc.pipeline.rundir.looks import LOOKS, look_at
+from kdc.pipeline.rundir.directory import LOOKS, look_at
 
 ROWS, OTHERS = b"r" * 32, b"o" * 32
 
