@@ -25,14 +25,14 @@ from kdc.common.progress import Reporter
 from kdc.pipeline.config import metrics
 from kdc.pipeline.config.aims import parse_abstain, parse_aim
 from kdc.pipeline.config.judging_settings import EvaluateSettings
+from kdc.pipeline.config.metrics import Floats
 from kdc.pipeline.config.settings import Config
 from kdc.pipeline.config.student_names import UNCUT, is_shallow
-from kdc.pipeline.evaluation.answers import answers_of, look_of
-from kdc.pipeline.evaluation.baseline_comparison import better_baseline
+from kdc.pipeline.evaluation.evidence import answers_of, better_baseline, look_of
 from kdc.pipeline.quality.frontier import FrontierFacts, Left, Point
 from kdc.pipeline.quality.intervals import difference, score_interval
 from kdc.pipeline.quality.judging import EvaluationAnswers, judged_device
-from kdc.pipeline.quality.latency import Timing, calls_and_batches, interval_of_median, time_in_turns
+from kdc.pipeline.quality.latency import BATCH, in_pieces, interval_of_median, time_in_turns
 from kdc.pipeline.report.frontier import read_facts, write_frontier
 from kdc.pipeline.results.training import StudentResult, TargetsResult
 from kdc.pipeline.run import STAGES, compress
@@ -255,14 +255,11 @@ def _facts(root: Path, made: list[_Made], left: list[Left], reporter: Reporter) 
     return facts
 
 
-def _timed(settings: EvaluateSettings, engines: Mapping[str, Engine], texts: Sequence[Text]) -> dict[str, Timing]:
-    calls, batches = calls_and_batches(
-        texts, latency_rows=settings.latency_rows, throughput_rows=settings.throughput_rows
-    )
+def _timed(settings: EvaluateSettings, engines: Mapping[str, Engine], texts: Sequence[Text]) -> dict[str, Floats]:
     return time_in_turns(
         {student: engine.predict for student, engine in engines.items()},
-        calls,
-        batches,
+        in_pieces(texts, settings.latency_rows, 1),
+        in_pieces(texts, settings.throughput_rows, BATCH),
         percentiles=(50, 95),
         rounds=_ROUNDS,
         warm_up_calls=_WARM_UP_CALLS,
@@ -270,7 +267,7 @@ def _timed(settings: EvaluateSettings, engines: Mapping[str, Engine], texts: Seq
 
 
 def _point(
-    made: _Made, answers: EvaluationAnswers, engine: Engine, timing: Timing, *, root: Path, points: int
+    made: _Made, answers: EvaluationAnswers, engine: Engine, timing: Floats, *, root: Path, points: int
 ) -> Point:
     """What was measured of one artifact. Its two intervals have their share of the error that those of all points may
     have; and it counts as a look at the evaluation rows, since a contract may be chosen by it."""
@@ -285,7 +282,7 @@ def _point(
     score, teacher = (
         metrics.compute(each, answers.labels, task.kind, (metric,))[metric] for each in (logits, answers.teacher)
     )
-    times: Any = [interval_of_median(timing.rounds[:, place], _CONFIDENCE) for place in range(3)]
+    p50, p95, _, rows_per_second = np.median(timing, axis=0).tolist()
     assert engine.manifest is not None
     return Point(
         student=made.student,
@@ -296,11 +293,11 @@ def _point(
         interval=score_interval(*scored, groups=answers.groups, confidence=confidence),
         difference=score - teacher,
         difference_interval=gap.interval,
-        latency_p50_ms=timing.percentiles_ms[0],
-        latency_interval=times[0],
-        latency_p95_ms=timing.percentiles_ms[1],
-        rows_per_second=timing.rows_per_second,
-        rows_interval=times[2],
+        latency_p50_ms=p50,
+        latency_interval=interval_of_median(timing[:, 0], _CONFIDENCE),
+        latency_p95_ms=p95,
+        rows_per_second=rows_per_second,
+        rows_interval=interval_of_median(timing[:, -1], _CONFIDENCE),
         size_mb=engine.manifest.variants[engine.variant].size_bytes / 1e6,  # type: ignore[index]
         parameters=result.parameters,
         training_seconds=None if result.training is None else result.training.seconds,

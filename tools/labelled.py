@@ -20,13 +20,10 @@ from kdc.common.tables import aligned
 from kdc.pipeline.config import metrics
 from kdc.pipeline.config.tasks import TASKS, Task, custom_task
 from kdc.pipeline.data.prepared import groups_of, read_labelled
-from kdc.pipeline.quality.abstaining import answered_rates
 from kdc.pipeline.quality.comparison import Other, compare
-from kdc.pipeline.quality.conformal import covered_rates
 from kdc.pipeline.quality.intervals import score_interval
 from kdc.pipeline.quality.judging import Answers, judge_answers
-from kdc.pipeline.quality.operating import having, rates
-from kdc.serving.engine.deciding import decided
+from kdc.pipeline.quality.operating import measured
 from kdc.serving.engine.engine import Engine
 from kdc.serving.engine.tokenizing import Text
 from kdc.tools.compared import kept_answers, look_of, refuse_better_baseline, teacher_of
@@ -82,11 +79,7 @@ def evaluate_artifact(
     promised = engine.manifest.variants[engine.variant].metrics if engine.manifest is not None else {}  # type: ignore[index]
     logits, metric = engine.logits(texts), engine.task.metric or names[0]
     compared, contract, groups = _compared(artifact, engine, texts, logits, labels, metric)
-    probabilities, abstain, sets = engine.activated(logits), engine.task.abstain, engine.task.sets
-    if abstain is not None:
-        abstain = abstain.model_copy(update={"evaluation": answered_rates(probabilities, labels, abstain)})
-    if sets is not None:
-        sets = sets.model_copy(update={"evaluation": covered_rates(probabilities, labels, sets)})
+    decisions = measured(engine.task, "evaluation", engine.activated(logits), labels)
     return Evaluation(
         artifact=str(artifact),
         rows=len(texts),
@@ -98,9 +91,9 @@ def evaluate_artifact(
         compared=compared,
         max_drop=None if compared is None else contract.limits.max_drop,
         verdict=None if compared is None else judge_drop(contract, compared),
-        points=_measured(engine.task, probabilities, labels),
-        abstain=abstain,
-        sets=sets,
+        points=decisions.points,
+        abstain=decisions.abstain,
+        sets=decisions.sets,
         promised=promised,
     )
 
@@ -126,19 +119,6 @@ def _compared(
     look = look_of(engine)
     quality = compare(logits, other, labels, task.kind, metric, contract=contract, groups=groups, look=look)
     return quality, contract, groups
-
-
-def _measured(
-    task: TaskInfo, probabilities: NDArray[np.floating], labels: NDArray[np.generic]
-) -> tuple[OperatingPoint, ...]:
-    """The task's operating points with their rates on labelled rows."""
-    if not task.points:
-        return ()
-    gets, points = decided(probabilities, task), []
-    for point in task.points:
-        place = task.labels.index(point.label)
-        points.append(point.model_copy(update={"evaluation": rates(gets[:, place], having(labels, place))}))
-    return tuple(points)
 
 
 def render(evaluation: Evaluation) -> str:

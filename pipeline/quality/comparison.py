@@ -15,7 +15,7 @@ from kdc.artifact.contract.terms import Contract, Quality, Verdict, replace
 from kdc.artifact.manifest import Kind
 from kdc.common.errors import InputError
 from kdc.pipeline.config import metrics
-from kdc.pipeline.config.metrics import Groups
+from kdc.pipeline.config.metrics import Groups, Labels, Outputs
 from kdc.pipeline.quality.intervals import Difference, difference
 
 _POWER = 0.8
@@ -28,7 +28,7 @@ class Other:
     """What a student is compared with."""
 
     name: str  # "teacher", or that of a baseline
-    logits: NDArray[np.floating]  # (rows, outputs)
+    logits: Outputs
 
 
 class Shown(Quality):
@@ -96,9 +96,9 @@ def _numbered(groups: NDArray[np.generic]) -> Groups:
 
 
 def compare(
-    student: NDArray[np.floating],
+    student: Outputs,
     other: Other,
-    labels: NDArray[np.generic],
+    labels: Labels,
     kind: Kind,
     metric: str,
     *,
@@ -109,11 +109,8 @@ def compare(
     """Both scores, the interval of their difference, and how many rows would show that it keeps to the contract.
 
     Args:
-        student: (rows, outputs) logits.
+        student: logits.
         other: the teacher, or a better baseline.
-        labels: (rows,), or (rows, outputs) for multi-label.
-        kind: of the task.
-        metric: the deciding one.
         contract: its `max_drop` is the limit of the difference; without one None is returned.
         groups: which rows belong together; None where each stands alone.
         look: see `Quality`.
@@ -166,26 +163,19 @@ def rows_needed(gap: float, below: float, seen: Difference, *, max_drop: float, 
     room = gap + max_drop
     if room <= 0:
         return None
-    times, hidden = 0.0, seen.hidden(1.0)
+    times, unseen = 0.0, seen.unseen(1.0)
     if seen.standard_error:
         times = ((1 + NormalDist().inv_cdf(_POWER) / quantile_of(confidence)) * below / room) ** 2
-    elif hidden < below < _WHOLE:  # by a quantile for few groups
-        room *= hidden / below
+    elif unseen < below < _WHOLE:  # by a quantile for few groups
+        room *= unseen / below
     fewest, most = 0.0, math.log(_MOST_TIMES)
     for _ in range(_HALVINGS):
         middle = (fewest + most) / 2
-        fewest, most = (middle, most) if seen.hidden(math.exp(middle)) > room else (fewest, middle)
+        fewest, most = (middle, most) if seen.unseen(math.exp(middle)) > room else (fewest, middle)
     return max(times, math.exp(most))
 
 
-def _check(
-    student: NDArray[np.generic],
-    teacher: NDArray[np.generic],
-    labels: NDArray[np.generic],
-    groups: Groups | None,
-    kind: Kind,
-    metric: str,
-) -> None:
+def _check(student: Outputs, teacher: Outputs, labels: Labels, groups: Groups | None, kind: Kind, metric: str) -> None:
     """Refuse arrays that do not belong together.
 
     Raises:
@@ -195,25 +185,24 @@ def _check(
         raise InputError("no such kind of task", given=kind, remedy=f"one of {', '.join(get_args(Kind))}")
     if metric not in (known := metrics.fitting(kind)):
         raise InputError(f"no such metric of {kind}", given=metric, remedy=f"one of {', '.join(known)}")
-    shapes = {"student": student.shape, "teacher": teacher.shape, "labels": labels.shape}
-    shapes |= {} if groups is None else {"groups": groups.shape}
-    given = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
+    arrays = {"student": student, "teacher": teacher, "labels": labels} | ({} if groups is None else {"groups": groups})
+    given = ", ".join(f"{name} {array.shape}" for name, array in arrays.items())
     if student.ndim != 2 or student.shape != teacher.shape or not student.size:
         raise InputError("both models' answers must be (rows, outputs), of the same rows", given=given)
-    if kind == "regression" and student.shape[1] != 1:
+    rows, outputs = student.shape
+    if kind == "regression" and outputs != 1:
         raise InputError("a regression has one output", given=given, remedy="answers of shape (rows, 1)")
-    if labels.shape != (student.shape if kind == "multilabel" else student.shape[:1]):
-        raise InputError(
-            "the labels do not fit the answers", given=given, remedy="(rows,); multi-label (rows, outputs)"
-        )
-    if groups is not None and groups.shape != student.shape[:1]:
+    if labels.shape != (student.shape if kind == "multilabel" else (rows,)):
+        remedy = "(rows,); multi-label (rows, outputs)"
+        raise InputError("the labels do not fit the answers", given=given, remedy=remedy)
+    if groups is not None and groups.shape != (rows,):
         raise InputError("the groups do not fit the answers", given=given, remedy="(rows,)")
-    if not all(np.isfinite(each).all() for each in (student, teacher, labels)):
+    if not all(np.isfinite(array).all() for array in (student, teacher, labels)):
         raise InputError("not every value is a number", given="NaN or infinity", remedy="leave these rows out")
+    places = "labels are the places of the outputs, from 0"
     if kind == "classification" and not (labels % 1 == 0).all():
-        raise InputError("labels are the places of the outputs, from 0", given="a number that is not whole")
-    if kind == "classification" and (labels.min() < 0 or labels.max() >= student.shape[1]):
-        given = f"{labels.min():g} to {labels.max():g}, {student.shape[1]} outputs"
-        raise InputError("labels are the places of the outputs, from 0", given=given)
+        raise InputError(places, given="a number that is not whole")
+    if kind == "classification" and not 0 <= labels.min() <= labels.max() < outputs:
+        raise InputError(places, given=f"{labels.min():g} to {labels.max():g}, {outputs} outputs")
     if kind == "multilabel" and not np.isin(labels, (0, 1)).all():
         raise InputError("labels of multi-label rows are 0 or 1", given=f"{labels.min():g} to {labels.max():g}")

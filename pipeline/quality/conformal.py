@@ -1,4 +1,4 @@
-"""Sets of labels that hold the true one with a stated probability. Plain arrays and numbers."""
+"""Sets of labels that hold the true one with a stated probability."""
 
 import math
 from fractions import Fraction
@@ -7,9 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdc.artifact.decision import Covered, LabelSets
-from kdc.pipeline.config.metrics import Groups
-from kdc.pipeline.quality.operating import rate
-from kdc.pipeline.quality.shown import effect_of_least, independent_rows
+from kdc.pipeline.config.metrics import Groups, Labels, Outputs
+from kdc.pipeline.quality.intervals import independent_rows
+from kdc.pipeline.quality.shares import effect_of_least, rate
 from kdc.serving.engine.deciding import in_sets
 
 
@@ -26,14 +26,14 @@ def choose_at_least(of_truth: NDArray[np.floating], coverage: float, *, groups: 
     Args:
         of_truth: (rows,) the probability of each row's true label.
         coverage: share, 0 to 1.
-        groups: (rows,) which rows belong together; None where each stands alone.
+        groups: which rows belong together; None where each stands alone.
 
     Returns:
         None where there are fewer independent rows than `fewest_rows`: every label would be in every set.
     """
-    missed = _missed(coverage)
     if independent_rows(groups, len(of_truth)) < fewest_rows(coverage):
         return None
+    missed = _missed(coverage)
     alike = Fraction(effect_of_least(of_truth, float(missed), groups))
     place = math.floor((len(of_truth) + alike) * missed - alike + 1)
     return float(np.sort(of_truth)[max(1, place) - 1])
@@ -49,14 +49,9 @@ def _missed(coverage: float) -> Fraction:
     return 1 - Fraction(str(coverage))
 
 
-def covered_rates(probabilities: NDArray[np.floating], labels: NDArray[np.generic], sets: LabelSets) -> Covered:
-    """How often the sets of rows hold the true label, with exact intervals, and how large they are.
-
-    Args:
-        probabilities: (rows, outputs).
-        labels: (rows,) class ids.
-        sets: from which probability on a label is in a set.
-    """
+def covered_rates(probabilities: Outputs, labels: Labels, sets: LabelSets) -> Covered:
+    """How often the sets of rows of several classes hold the true label, with exact intervals, and how large they
+    are."""
     holds = in_sets(probabilities, sets)
     sizes, rows = holds.sum(axis=1), len(labels)
     return Covered(

@@ -17,8 +17,8 @@ from kdc.artifact.manifest import TaskInfo
 from kdc.common.errors import InputError
 from kdc.pipeline.config.aims import abstain_of, parse_abstain
 from kdc.pipeline.data.prepared import open_data, texts_of
-from kdc.pipeline.quality.abstaining import answered_rates, choose_answered
-from kdc.pipeline.quality.shown import prefixes
+from kdc.pipeline.quality.operating import answered_rates, choose_answered
+from kdc.pipeline.quality.shares import prefixes
 from kdc.serving.engine.deciding import decided, given, in_words
 from kdc.serving.engine.engine import Engine
 from kdc.tools.verify import verify_artifact

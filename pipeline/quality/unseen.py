@@ -7,13 +7,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdc.pipeline.config import metrics
-from kdc.pipeline.config.metrics import Floats, Groups
+from kdc.pipeline.config.metrics import Floats, Groups, Labels
 
 _STEPS = 64  # from the rarest class to all of them, at most
 
 
 def unseen(
-    truth: NDArray[np.generic], answers: NDArray[np.generic], metric: str, *, groups: Groups | None, quantile: float
+    truth: Labels, answers: Labels, metric: str, *, groups: Groups | None, quantile: float
 ) -> Callable[[float], float]:
     """Points by which a model's score may differ from the one that rows show, although no row shows the difference.
 
@@ -23,10 +23,6 @@ def unseen(
     the wrong ones right, and the largest change of the metric itself counts.
 
     Args:
-        truth: (rows,), or (rows, outputs) for multi-label.
-        answers: of the model, in the same shape.
-        metric: a key of `metrics.METRICS`.
-        groups: which rows belong together; None where each stands alone.
         quantile: of the normal distribution, z above.
 
     Returns:
@@ -67,7 +63,7 @@ class _Parts:
     wrong: float  # how often a row that fails is given a class that it has not
 
 
-def _parts(truth: NDArray[np.generic], actual: Floats, unit: NDArray[np.intp], chosen: NDArray[np.bool_]) -> _Parts:
+def _parts(truth: Labels, actual: Floats, unit: NDArray[np.intp], chosen: NDArray[np.bool_]) -> _Parts:
     """The parts of some rows, (rows,), or of some of their labels, (rows, outputs)."""
     present = np.flatnonzero(actual)
     rank = np.full(len(actual), len(present))  # of a class, from the rarest
@@ -83,10 +79,3 @@ def _parts(truth: NDArray[np.generic], actual: Floats, unit: NDArray[np.intp], c
     np.minimum.at(of_unit, unit, first)
     units, rows = (np.searchsorted(np.sort(each), last, side="right") for each in (of_unit, first))
     return _Parts(rank <= last, units, rows if truth.ndim > 1 else None, wrong)
-
-
-def as_many(weights: Floats) -> float:
-    """As how many equal ones weights count: the square of their sum by the sum of their squares (Kish 1965, section
-    11.7); 0 where all are 0."""
-    squares = float((weights**2).sum())
-    return float(weights.sum()) ** 2 / squares if squares else 0.0

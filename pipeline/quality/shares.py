@@ -1,4 +1,5 @@
-"""What rows show of a share: how large it is at least, also of rows in groups. Plain arrays in, plain numbers out."""
+"""Shares of rows, also of rows in groups: their exact intervals, and how large a share is at least of the rows that a
+model is surest of."""
 
 import math
 from typing import NamedTuple
@@ -7,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import beta
 
-from kdc.pipeline.config.metrics import Floats, Groups, group_numbers
-from kdc.pipeline.quality.hidden import as_many
-from kdc.pipeline.quality.intervals import design_effect
+from kdc.artifact.contract.rates import Rate
+from kdc.pipeline.config.metrics import Flags, Floats, Groups, group_numbers
+from kdc.pipeline.quality.intervals import Ends, design_effect, independent_rows
 
 ERROR = 0.05  # most often, of all choices, that a share does not keep its bound in truth
 _STEPS = 50  # numbers of rows that are tried: a fiftieth of the most, two fiftieths, ..., the most
@@ -20,8 +21,8 @@ class Prefixes(NamedTuple):
     """The surest rows of some, and how many of them are right; (counts,) each."""
 
     rows: NDArray[np.int64]  # how many
-    threshold: NDArray[np.float64]  # a row is one of them whose probability is at least this
-    right: NDArray[np.int64]
+    threshold: Floats  # a row is one of them whose probability is at least this
+    right: Floats
 
 
 class Surest(NamedTuple):
@@ -42,15 +43,25 @@ def floor4(share: float) -> str:
     return f"{math.floor(share * 1e4) / 1e4:.4f}"
 
 
-def at_least(error: Floats | float, right: Floats, wrong: Floats) -> Floats:
+def at_least(error: Floats | float, right: Floats | float, wrong: Floats | float) -> Floats:
     """The lower end of the interval of a share, above the true share with a chance of `error` (Clopper and Pearson
     1934, Biometrika 26:404). Neither number of rows needs to be whole: rows in groups count as fewer."""
-    return np.where(right > 0, beta.ppf(error, np.maximum(right, 1e-9), wrong + 1), 0.0)
+    return np.where(np.greater(right, 0), beta.ppf(error, np.maximum(right, 1e-9), np.add(wrong, 1)), 0.0)
 
 
-def independent_rows(groups: Groups | None, rows: int) -> float:
-    """As how many independent rows these count if the rows of each group are alike (Kish 1965, section 11.7)."""
-    return as_many(np.bincount(group_numbers(groups, rows)).astype(np.float64))
+def rate(hits: int, of: int, *, independent: float | None = None, confidences: Ends = (0.95, 0.95)) -> Rate:
+    """A share with its exact interval; of nothing the interval is everything.
+
+    Args:
+        independent: as how many independent rows `of` count; None: as so many.
+        confidences: of the two-sided intervals of which the lower and the upper end are taken.
+    """
+    if not of:
+        return Rate(hits=0, of=0, low=0.0, high=1.0)
+    right, wrong = (count * (independent or of) / of for count in (hits, of - hits))
+    below, above = ((1 - confidence) / 2 for confidence in confidences)
+    low, high = at_least(below, right, wrong), 1 - at_least(above, wrong, right)
+    return Rate(hits=hits, of=of, low=round(float(low), 6), high=round(float(high), 6))
 
 
 def effect_of_least(values: NDArray[np.floating], share: float, groups: Groups | None) -> float:
@@ -65,12 +76,7 @@ def effect_of_least(values: NDArray[np.floating], share: float, groups: Groups |
 
 
 def surest_right(
-    confidence: NDArray[np.floating],
-    right: NDArray[np.bool_],
-    bound: float,
-    *,
-    most: int,
-    groups: Groups | None = None,
+    confidence: NDArray[np.floating], right: Flags, bound: float, *, most: int, groups: Groups | None = None
 ) -> Surest:
     """As many of the surest rows as leave it shown that at least a share `bound` of such rows is right.
 
@@ -87,36 +93,37 @@ def surest_right(
 
     Args:
         confidence: (rows,) the probability of what is right or not.
-        right: (rows,) whether it is right.
+        right: whether it is right.
         bound: share, 0 to 1.
         most: rows, at least 1; it must not depend on which rows are right.
-        groups: (rows,) which rows belong together; None where each stands alone.
+        groups: which rows belong together; None where each stands alone.
     """
     steps = np.ceil(most * np.arange(1, _STEPS + 1) / _STEPS).astype(np.int64)
     tried = prefixes(confidence, right, steps)
-    own = np.zeros(len(tried.rows))  # steps that end at one probability are one hypothesis, with the error of all
+    errors = np.zeros(len(tried.rows))  # steps that end at one probability are one hypothesis, with the error of all
     starts = np.searchsorted(tried.rows, steps[_STARTS - 1])
-    np.add.at(own, starts, ERROR / len(_STARTS))
+    np.add.at(errors, starts, ERROR / len(_STARTS))
     effect = _effects(confidence, right, tried.rows, groups)
     hits, misses = tried.right / effect, (tried.rows - tried.right) / effect
     # The chance of so many right ones or more if the share were the bound, by the beta distribution.
-    chance = np.where(hits > 0, beta.cdf(bound, np.maximum(hits, 1e-9), misses + 1), 1.0)
-    carried, shown = 0.0, -1
-    for place in range(len(own)):
-        carried += own[place]
-        if chance[place] <= carried:
-            shown = place
+    chances = np.where(hits > 0, beta.cdf(bound, np.maximum(hits, 1e-9), misses + 1), 1.0)
+    carried, rejected = 0.0, []
+    for number, (chance, error) in enumerate(zip(chances, errors, strict=True)):
+        carried += error
+        if chance <= carried:
+            rejected.append(number)
         else:
             carried = 0.0
-    if shown >= 0:
-        return Surest(float(tried.threshold[shown]), int(tried.rows[shown]), None)
-    low = at_least(own, hits, misses)[starts]
+    if rejected:
+        largest = rejected[-1]
+        return Surest(float(tried.threshold[largest]), int(tried.rows[largest]), None)
+    low = at_least(errors, hits, misses)[starts]
     best = starts[low.argmax()]
     return Surest(float(tried.threshold[best]), int(tried.rows[best]), float(low.max()))
 
 
 def _effects(
-    confidence: NDArray[np.floating], right: NDArray[np.bool_], counts: NDArray[np.int64], groups: Groups | None
+    confidence: NDArray[np.floating], right: Flags, counts: NDArray[np.int64], groups: Groups | None
 ) -> Floats:
     """(counts,) the design effect of being right among so many of the surest rows."""
     if groups is None:
@@ -128,13 +135,19 @@ def _effects(
     return np.array([design_effect(hits[:count], group[:count], correlation=correlation) for count in counts])
 
 
-def prefixes(confidence: NDArray[np.floating], right: NDArray[np.bool_], counts: NDArray[np.int64]) -> Prefixes:
+def prefixes(confidence: NDArray[np.floating], right: Flags, counts: NDArray[np.int64]) -> Prefixes:
     """Of the surest rows so many, or as many more as have the last one's probability: rows of one probability are never
     parted. Counts are from 1 to the number of rows; of counts that end at one probability one is kept."""
-    values = np.asarray(confidence, dtype=np.float64)
-    falling, sizes = np.unique(-values, return_counts=True)
-    ends, falling = sizes.cumsum(), -falling
-    last = np.unique(np.searchsorted(ends, counts))
-    between = np.append((falling[:-1] + falling[1:]) / 2, 0.0)  # halfway to the next probability, so that none is near
-    hits = np.asarray(right)[np.argsort(-values, kind="stable")].cumsum()
-    return Prefixes(ends[last], between[last], hits[ends[last] - 1])
+    thresholds, hits, misses = by_threshold(confidence, right)
+    rows = (hits + misses).astype(np.int64)
+    last = np.unique(np.searchsorted(rows, counts))
+    return Prefixes(rows[last], thresholds[last], hits[last])
+
+
+def by_threshold(probabilities: NDArray[np.floating], right: Flags) -> tuple[Floats, Floats, Floats]:
+    """All thresholds that differ, falling, with the right and the wrong rows from each one on. A threshold is halfway
+    between two probabilities, so that rounding moves no row."""
+    distinct, place = np.unique(np.asarray(probabilities, dtype=np.float64), return_inverse=True)
+    hits, misses = (np.bincount(place, weights=each, minlength=len(distinct))[::-1] for each in (right, ~right))
+    falling = distinct[::-1]
+    return np.append((falling[:-1] + falling[1:]) / 2, 0.0), hits.cumsum(), misses.cumsum()
