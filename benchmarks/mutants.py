@@ -67,11 +67,23 @@ MODULES = {
     ),
     "operating": (
         "pipeline/quality/operating.py",
-        ["tests/pipeline/test_operating.py", "tests/pipeline/test_abstaining.py", _IN_GROUPS],
+        [
+            "tests/pipeline/test_operating.py",
+            "tests/pipeline/test_abstaining.py",
+            "tests/pipeline/test_label_sets.py",
+            _IN_GROUPS,
+        ],
     ),
-    "conformal": ("pipeline/quality/conformal.py", ["tests/pipeline/test_label_sets.py", _IN_GROUPS]),
     "cascading": ("pipeline/quality/cascading.py", ["tests/pipeline/test_cascade.py"]),
-    "required": ("pipeline/quality/required.py", [f"{_QUALITY}test_required.py"]),
+    "decision-rates": (
+        "pipeline/quality/decision_rates.py",
+        [
+            f"{_QUALITY}test_required.py",
+            "tests/pipeline/test_operating.py",
+            "tests/pipeline/test_abstaining.py",
+            "tests/pipeline/test_label_sets.py",
+        ],
+    ),
     "judging": (
         "pipeline/quality/judging.py",
         [f"{_QUALITY}test_judging.py", "tests/pipeline/test_contract_run.py"],

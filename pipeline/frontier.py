@@ -28,7 +28,7 @@ from kdc.pipeline.config.judging_settings import EvaluateSettings
 from kdc.pipeline.config.metrics import Floats
 from kdc.pipeline.config.settings import Config
 from kdc.pipeline.config.student_names import UNCUT, is_shallow
-from kdc.pipeline.evaluation.evidence import answers_of, better_baseline, look_of
+from kdc.pipeline.evaluation.evidence import answers_of, look_of
 from kdc.pipeline.quality.frontier import FrontierFacts, Left, Point
 from kdc.pipeline.quality.intervals import difference, score_interval
 from kdc.pipeline.quality.judging import EvaluationAnswers, judged_device
@@ -220,11 +220,7 @@ def _facts(root: Path, made: list[_Made], left: list[Left], reporter: Reporter) 
         return before
     reporter.started(FRONTIER, f"{len(made)} artifacts are measured side by side")
     answers = [
-        answers_of(
-            each.run.data(),
-            each.run.folder("evaluate"),
-            better_baseline(each.run.result(TargetsResult).standing),
-        )
+        answers_of(each.run.data(), each.run.folder("evaluate"), each.run.result(TargetsResult).standing)
         for each in made
     ]
     with ExitStack() as stack:

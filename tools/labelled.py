@@ -21,9 +21,9 @@ from kdc.pipeline.config import metrics
 from kdc.pipeline.config.tasks import TASKS, Task, custom_task
 from kdc.pipeline.data.prepared import groups_of, read_labelled
 from kdc.pipeline.quality.comparison import Other, compare
+from kdc.pipeline.quality.decision_rates import measured
 from kdc.pipeline.quality.intervals import score_interval
 from kdc.pipeline.quality.judging import Answers, judge_answers
-from kdc.pipeline.quality.operating import measured
 from kdc.serving.engine.engine import Engine
 from kdc.serving.engine.tokenizing import Text
 from kdc.tools.compared import kept_answers, look_of, refuse_better_baseline, teacher_of

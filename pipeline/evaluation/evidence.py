@@ -22,10 +22,10 @@ from kdc.pipeline.rundir.files import ALL_LOGITS, BASELINE_LOGITS
 from kdc.pipeline.rundir.looks import look_at
 
 
-def answers_of(data: PreparedData, evaluated: Path, baseline: str | None) -> EvaluationAnswers:
+def answers_of(data: PreparedData, evaluated: Path, standing: Standing | None) -> EvaluationAnswers:
     """What stage `evaluate` kept in its folder of all models on the evaluation split, and the baseline that is better
     than the teacher, if one is."""
-    split = data.eval_splits[0]
+    split, baseline = data.eval_splits[0], better_baseline(standing)
     rows, logits = data.rows(split), read_logits(evaluated, split)
     better = None if baseline is None else Other(baseline, logits[baseline])
     labels, groups = np.asarray(rows["label"][:]), data.groups(split)

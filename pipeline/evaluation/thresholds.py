@@ -18,9 +18,9 @@ from kdc.pipeline.config.metrics import Groups, Labels, Outputs
 from kdc.pipeline.data.prepared import PreparedData
 from kdc.pipeline.evaluation.variants import CASCADE, CASCADE_FP32, Variants
 from kdc.pipeline.graphs.exporting import tuning_slice
-from kdc.pipeline.quality.conformal import choose_at_least
+from kdc.pipeline.quality.decision_rates import having, measured
 from kdc.pipeline.quality.judging import EvaluationAnswers
-from kdc.pipeline.quality.operating import Chosen, choose, choose_answered, having, measured
+from kdc.pipeline.quality.operating import Chosen, choose, choose_answered, choose_at_least
 from kdc.serving.engine.deciding import decided, given
 from kdc.serving.engine.engine import activate
 

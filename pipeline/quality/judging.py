@@ -17,8 +17,8 @@ from kdc.common import machine
 from kdc.pipeline.config import metrics
 from kdc.pipeline.config.metrics import Groups, Labels, Outputs
 from kdc.pipeline.quality.comparison import Other, compare
+from kdc.pipeline.quality.decision_rates import found_rates
 from kdc.pipeline.quality.latency import measure_costs, rows_to_time
-from kdc.pipeline.quality.required import found_rates
 from kdc.serving.engine.deciding import decided
 from kdc.serving.engine.engine import Engine
 from kdc.serving.engine.long_texts import row_tokens

@@ -1,44 +1,27 @@
-"""Thresholds that keep an aim: from which probability on a label is given, or a row answered; and how they do."""
+"""The thresholds of decisions, chosen by rows whose labels are known: from which probability on a label is given, a row
+answered, or a label in a row's set."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import partial
-from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import mannwhitneyu, norm, rankdata
 
 from kdc.artifact.contract.terms import Evidence
-from kdc.artifact.decision import HALF, Abstention, Answered, Rates
-from kdc.artifact.manifest import TaskInfo
+from kdc.artifact.decision import HALF
 from kdc.pipeline.config.aims import Aim
-from kdc.pipeline.config.metrics import Flags, Floats, Groups, Labels, Outputs
-from kdc.pipeline.quality.conformal import covered_rates
-from kdc.pipeline.quality.intervals import design_effect
-from kdc.pipeline.quality.shares import (
-    ERROR,
-    Surest,
-    at_least,
-    by_threshold,
-    effect_of_least,
-    floor4,
-    rate,
-    surest_right,
-)
-from kdc.serving.engine.deciding import answered, decided
+from kdc.pipeline.config.metrics import Flags, Floats, Groups
+from kdc.pipeline.quality import shares
+from kdc.pipeline.quality.intervals import design_effect, independent_rows
+from kdc.pipeline.quality.shares import Surest, by_threshold, effect_of_least, floor4, surest_right
 
 _FEWEST = 10  # rows with the label, and without it: of fewer a threshold says more about these rows than about others
 _LEAST_GAIN = 0.02  # of F1, or of the correlation, over giving the label to every row
 _CHANCE = 0.05  # of models that know nothing of a label, one in twenty gets a threshold
-
-
-class Sweep(NamedTuple):
-    """How thresholds do, (thresholds,) each, 0 to 1."""
-
-    precision: Floats
-    recall: Floats
-    given: Floats  # share of all rows that get the label
 
 
 @dataclass(frozen=True)
@@ -59,7 +42,7 @@ def choose(
     *,
     groups: Groups | None = None,
 ) -> Chosen:
-    """The threshold for an aim, by rows whose labels are known.
+    """The threshold of a label for an aim.
 
     Of the thresholds that keep a bound it is the one with most of what the bound works against: the most recall for a
     precision or a false positive rate, the fewest false alarms for a recall; of equal ones that which keeps the bound
@@ -179,7 +162,7 @@ def _tolerated(
     wrong_first = probabilities if with_label else -probabilities
     effect = effect_of_least(wrong_first[side], 1 - bound, None if groups is None else groups[side])
     # A threshold that gives the label to no row keeps every bound, and is no use.
-    low = np.where(hits > 0, at_least(ERROR, right / effect, (rows - right) / effect), -1.0)
+    low = np.where(hits > 0, shares.at_least(shares.ERROR, right / effect, (rows - right) / effect), -1.0)
     if low.max() < bound:
         return Surest(HALF, rows, float(low.max()))
     best = (low >= bound) & (wins >= wins[low >= bound].max())
@@ -201,8 +184,8 @@ def _nearest_half(thresholds: Floats) -> float:
 def choose_answered(
     confidence: NDArray[np.floating], right: Flags, aim: Aim, *, groups: Groups | None = None
 ) -> Chosen:
-    """The least probability of an answer, such that the share of right answers is shown to keep an aim, by rows whose
-    labels are known: `surest_right` of all rows.
+    """The least probability of an answer, such that the share of right answers is shown to keep an aim: `surest_right`
+    of all rows.
 
     Args:
         confidence: (rows,) the probability of each row's label.
@@ -218,53 +201,37 @@ def choose_answered(
     return Chosen(best.threshold, reached=False, note=best.note(len(right)), shown=floor4(best.bound))
 
 
-def having(labels: Labels, place: int) -> Flags:
-    """Whether rows have the label at a place."""
-    labels = np.asarray(labels).astype(np.int64)
-    return labels == place if labels.ndim == 1 else labels[:, place] == 1
+def choose_at_least(of_truth: NDArray[np.floating], coverage: float, *, groups: Groups | None = None) -> float | None:
+    """The least probability of a label in a set, such that the set of another row like these holds its true label with
+    a probability of at least `coverage`: split conformal prediction (Papadopoulos et al. 2002, ECML), by the score with
+    which sets are smallest on average (Sadinle et al. 2019, J. Am. Stat. Assoc. 114:223).
+
+    Of n rows and the other one, each has any place among all of them with the same chance. So the other one's is below
+    that of the row in place k with a chance of at most k / (n + 1), and k is the largest for which that is no more than
+    1 - coverage. Of another group of d rows that are alike, all or none are below it, so that k + d - 1 of n + d rows
+    are; d is the design effect of being among the rows below.
+
+    Args:
+        of_truth: (rows,) the probability of each row's true label.
+        coverage: share, 0 to 1.
+        groups: which rows belong together; None where each stands alone.
+
+    Returns:
+        None where there are fewer independent rows than `fewest_rows`: every label would be in every set.
+    """
+    if independent_rows(groups, len(of_truth)) < fewest_rows(coverage):
+        return None
+    missed = _missed(coverage)
+    alike = Fraction(effect_of_least(of_truth, float(missed), groups))
+    place = math.floor((len(of_truth) + alike) * missed - alike + 1)
+    return float(np.sort(of_truth)[max(1, place) - 1])
 
 
-def measured(task: TaskInfo, slice_name: str, probabilities: Outputs, labels: Labels) -> TaskInfo:
-    """The task with what its thresholds do on labelled rows, "tuning" or "evaluation", and its sets of labels on the
-    latter; with exact intervals."""
-    changes: dict[str, Any] = {}
-    if task.points:
-        gets, points = decided(probabilities, task), []
-        for point in task.points:
-            place = task.labels.index(point.label)
-            counted = rates(gets[:, place], having(labels, place))
-            points.append(point.model_copy(update={slice_name: counted}))
-        changes["points"] = tuple(points)
-    if task.abstain is not None:
-        counted_answers = answered_rates(probabilities, labels, task.abstain)
-        changes["abstain"] = task.abstain.model_copy(update={slice_name: counted_answers})
-    if task.sets is not None and slice_name == "evaluation":
-        covered = covered_rates(probabilities, labels, task.sets)
-        changes["sets"] = task.sets.model_copy(update={"evaluation": covered})
-    return task.model_copy(update=changes)
+def fewest_rows(coverage: float) -> int:
+    """How many independent rows it takes to choose."""
+    return math.ceil(1 / _missed(coverage)) - 1
 
 
-def rates(gets_label: Flags, has_label: Flags) -> Rates:
-    """How rows that get a label compare with those that have it."""
-    hits = int((gets_label & has_label).sum())
-    return Rates(
-        precision=rate(hits, int(gets_label.sum())),
-        recall=rate(hits, int(has_label.sum())),
-        false_alarms=rate(int((gets_label & ~has_label).sum()), int((~has_label).sum())),
-    )
-
-
-def answered_rates(probabilities: Outputs, labels: Labels, abstain: Abstention) -> Answered:
-    """How many rows of several classes are answered, and how many of them rightly."""
-    is_answered = answered(probabilities, abstain)
-    hits = int((is_answered & (probabilities.argmax(axis=1) == labels)).sum())
-    count = int(is_answered.sum())
-    return Answered(coverage=rate(count, len(labels)), accuracy=rate(hits, count))
-
-
-def sweep(probabilities: NDArray[np.floating], has_label: Flags, thresholds: Floats) -> Sweep:
-    """How thresholds do on rows: the arguments as in `choose`; a precision of no rows is NaN."""
-    gets = probabilities[:, None] >= thresholds
-    hits, given = (gets & has_label[:, None]).sum(axis=0), gets.sum(axis=0)
-    with np.errstate(invalid="ignore"):
-        return Sweep(hits / given, hits / has_label.sum(), given / len(gets))
+def _missed(coverage: float) -> Fraction:
+    """As a person wrote it: in binary, 10 * (1 - 0.9) is less than 1."""
+    return 1 - Fraction(str(coverage))

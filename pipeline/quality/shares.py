@@ -17,12 +17,7 @@ _STEPS = 50  # numbers of rows that are tried: a fiftieth of the most, two fifti
 _STARTS = np.array([10, 20, 30, 40])  # steps with a part of the error of their own, so that a chain can begin there
 
 
-class Prefixes(NamedTuple):
-    """The surest rows of some, and how many of them are right; (counts,) each."""
-
-    rows: NDArray[np.int64]  # how many
-    threshold: Floats  # a row is one of them whose probability is at least this
-    right: Floats
+Count = int | np.integer
 
 
 class Surest(NamedTuple):
@@ -49,13 +44,14 @@ def at_least(error: Floats | float, right: Floats | float, wrong: Floats | float
     return np.where(np.greater(right, 0), beta.ppf(error, np.maximum(right, 1e-9), np.add(wrong, 1)), 0.0)
 
 
-def rate(hits: int, of: int, *, independent: float | None = None, confidences: Ends = (0.95, 0.95)) -> Rate:
+def rate(hits: Count, of: Count, *, independent: float | None = None, confidences: Ends = (0.95, 0.95)) -> Rate:
     """A share with its exact interval; of nothing the interval is everything.
 
     Args:
         independent: as how many independent rows `of` count; None: as so many.
         confidences: of the two-sided intervals of which the lower and the upper end are taken.
     """
+    hits, of = int(hits), int(of)
     if not of:
         return Rate(hits=0, of=0, low=0.0, high=1.0)
     right, wrong = (count * (independent or of) / of for count in (hits, of - hits))
@@ -99,12 +95,12 @@ def surest_right(
         groups: which rows belong together; None where each stands alone.
     """
     steps = np.ceil(most * np.arange(1, _STEPS + 1) / _STEPS).astype(np.int64)
-    tried = prefixes(confidence, right, steps)
-    errors = np.zeros(len(tried.rows))  # steps that end at one probability are one hypothesis, with the error of all
-    starts = np.searchsorted(tried.rows, steps[_STARTS - 1])
+    rows, thresholds, rights = prefixes(confidence, right, steps)
+    errors = np.zeros(len(rows))  # steps that end at one probability are one hypothesis, with the error of all
+    starts = np.searchsorted(rows, steps[_STARTS - 1])
     np.add.at(errors, starts, ERROR / len(_STARTS))
-    effect = _effects(confidence, right, tried.rows, groups)
-    hits, misses = tried.right / effect, (tried.rows - tried.right) / effect
+    effect = _effects(confidence, right, rows, groups)
+    hits, misses = rights / effect, (rows - rights) / effect
     # The chance of so many right ones or more if the share were the bound, by the beta distribution.
     chances = np.where(hits > 0, beta.cdf(bound, np.maximum(hits, 1e-9), misses + 1), 1.0)
     carried, rejected = 0.0, []
@@ -116,10 +112,10 @@ def surest_right(
             carried = 0.0
     if rejected:
         largest = rejected[-1]
-        return Surest(float(tried.threshold[largest]), int(tried.rows[largest]), None)
+        return Surest(float(thresholds[largest]), int(rows[largest]), None)
     low = at_least(errors, hits, misses)[starts]
     best = starts[low.argmax()]
-    return Surest(float(tried.threshold[best]), int(tried.rows[best]), float(low.max()))
+    return Surest(float(thresholds[best]), int(rows[best]), float(low.max()))
 
 
 def _effects(
@@ -135,13 +131,19 @@ def _effects(
     return np.array([design_effect(hits[:count], group[:count], correlation=correlation) for count in counts])
 
 
-def prefixes(confidence: NDArray[np.floating], right: Flags, counts: NDArray[np.int64]) -> Prefixes:
+def prefixes(
+    confidence: NDArray[np.floating], right: Flags, counts: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], Floats, Floats]:
     """Of the surest rows so many, or as many more as have the last one's probability: rows of one probability are never
-    parted. Counts are from 1 to the number of rows; of counts that end at one probability one is kept."""
+    parted. Counts are from 1 to the number of rows; of counts that end at one probability one is kept.
+
+    Returns:
+        How many rows, the threshold from which on a row is one of them, and how many of them are right.
+    """
     thresholds, hits, misses = by_threshold(confidence, right)
     rows = (hits + misses).astype(np.int64)
     last = np.unique(np.searchsorted(rows, counts))
-    return Prefixes(rows[last], thresholds[last], hits[last])
+    return rows[last], thresholds[last], hits[last]
 
 
 def by_threshold(probabilities: NDArray[np.floating], right: Flags) -> tuple[Floats, Floats, Floats]:

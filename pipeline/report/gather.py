@@ -29,11 +29,11 @@ from kdc.pipeline.evaluation.variants import CASCADE
 from kdc.pipeline.packaging.card import UNCUT_NAME
 from kdc.pipeline.quality.calibration import reliability
 from kdc.pipeline.quality.cascading import curve
+from kdc.pipeline.quality.decision_rates import having, sweep
 from kdc.pipeline.quality.feasibility import as_stored, fitting_students
 from kdc.pipeline.quality.intervals import difference, score_interval, widest
-from kdc.pipeline.quality.operating import having, sweep
 from kdc.pipeline.quality.shares import prefixes
-from kdc.pipeline.report import facts as of_run
+from kdc.pipeline.report import facts
 from kdc.pipeline.report.disagreements import disagreements
 from kdc.pipeline.report.facts import SCHEMA, Facts, ModelFacts
 from kdc.pipeline.results.artifact import CascadeResult, EvaluateResult, PackageResult
@@ -103,9 +103,9 @@ def gather(root: Path, *, examples: int) -> Facts:
     trainings = _trainings(run.result(TeacherResult), run.result(StudentResult), controls)
     tokens, role = run.result(DataResult), run.student_role
     train = (run.result(VocabularyResult).tokens if role == FEWER else tokens.tokens[role])["train"]
-    facts = Facts(
+    gathered = Facts(
         schema=SCHEMA,
-        task=of_run.TaskFacts(
+        task=facts.TaskFacts(
             name=task.name,
             kind=task.kind,
             labels=task.labels,
@@ -115,7 +115,7 @@ def gather(root: Path, *, examples: int) -> Facts:
         served=evaluation.served,
         models=_models(run.result(EvaluateResult).table, trainings, evaluation),
         training={
-            name: of_run.TrainingFacts(**dict(training.history), best_step=training.best_step, steps=training.steps)
+            name: facts.TrainingFacts(**dict(training.history), best_step=training.best_step, steps=training.steps)
             for name, training in trainings.items()
         },
         confusion=_confusion(evaluation),
@@ -124,7 +124,7 @@ def gather(root: Path, *, examples: int) -> Facts:
         abstention=_abstention(evaluation),
         sets=manifest.task.sets,
         cascade=_cascade(run.result_or_none(CascadeResult), second_model(run).entry, evaluation),
-        lengths=of_run.LengthFacts(**dict(train.lengths), cut=manifest.tokenizer.longest, truncated=train.truncated),
+        lengths=facts.LengthFacts(**dict(train.lengths), cut=manifest.tokenizer.longest, truncated=train.truncated),
         disagreements=disagreements(
             rows, teacher, student, evaluation.labels, task, temperature=manifest.temperature, most=examples
         ),
@@ -137,8 +137,8 @@ def gather(root: Path, *, examples: int) -> Facts:
         where=_origin(root, manifest, tokens),
         notes=run.result(PackageResult).notes,
     )
-    words = verdict(facts) + wide(student, teacher, evaluation.labels, task, evaluation.groups)
-    return facts.model_copy(update={"verdict": words})
+    words = verdict(gathered) + wide(student, teacher, evaluation.labels, task, evaluation.groups)
+    return gathered.model_copy(update={"verdict": words})
 
 
 def _open(root: Path) -> Run:
@@ -174,34 +174,29 @@ def wide(logits: Outputs, others: Outputs, labels: Labels, task: Task, groups: G
     return f" More rows of these labels would narrow the interval most: {', '.join(named)}." if named else ""
 
 
-def _calibration(evaluation: _Evaluation) -> of_run.CalibrationFacts | None:
+def _calibration(evaluation: _Evaluation) -> facts.CalibrationFacts | None:
     labels, kind = evaluation.labels, evaluation.task.kind
     if kind == "regression":
         return None
-    return of_run.CalibrationFacts(
+    return facts.CalibrationFacts(
         temperature=evaluation.manifest.temperature,
         before=reliability(evaluation.probabilities(evaluation.served, calibrated=False), labels, kind),
         after=reliability(evaluation.probabilities(evaluation.served, calibrated=True), labels, kind),
     )
 
 
-def _decisions(evaluation: _Evaluation) -> tuple[of_run.DecisionFacts, ...]:
+def _decisions(evaluation: _Evaluation) -> tuple[facts.DecisionFacts, ...]:
     """The operating points, and what thresholds beside them do."""
-    task, thresholds, facts = evaluation.manifest.task, np.linspace(0, 1, _THRESHOLDS), []
+    task, thresholds, decisions = evaluation.manifest.task, np.linspace(0, 1, _THRESHOLDS), []
     for point in task.points:
         place = task.labels.index(point.label)
         probabilities = evaluation.probabilities(evaluation.served, calibrated=True)[:, place]
         curves = sweep(probabilities, having(evaluation.labels, place), thresholds)
-        facts.append(
-            of_run.DecisionFacts(
-                point=point,
-                thresholds=tuple(thresholds.tolist()),
-                precision=_rounded(curves.precision),
-                recall=_rounded(curves.recall),
-                given=_rounded(curves.given),
-            )
-        )
-    return tuple(facts)
+        precision, recall, given = (_rounded(curve) for curve in curves)
+        at = tuple(thresholds.tolist())
+        decision = facts.DecisionFacts(point=point, thresholds=at, precision=precision, recall=recall, given=given)
+        decisions.append(decision)
+    return tuple(decisions)
 
 
 def _rounded(curve: Floats) -> Any:
@@ -209,7 +204,7 @@ def _rounded(curve: Floats) -> Any:
     return tuple(None if np.isnan(value) else round(float(value), 4) for value in curve)
 
 
-def _abstention(evaluation: _Evaluation) -> of_run.AbstentionFacts | None:
+def _abstention(evaluation: _Evaluation) -> facts.AbstentionFacts | None:
     """What answering fewer rows does for teacher and student."""
     abstain, labels = evaluation.manifest.task.abstain, evaluation.labels
     if abstain is None:
@@ -218,13 +213,13 @@ def _abstention(evaluation: _Evaluation) -> of_run.AbstentionFacts | None:
     curves = []
     for model, calibrated in (("teacher", False), (evaluation.served, True)):
         probabilities = evaluation.probabilities(model, calibrated=calibrated)
-        surest = prefixes(probabilities.max(axis=1), probabilities.argmax(axis=1) == labels, counts)
-        points = np.stack([surest.rows / len(labels), surest.right / surest.rows], axis=1).round(4)
-        curves.append(tuple((share, right) for share, right in points.tolist()))
-    return of_run.AbstentionFacts(abstain=abstain, teacher=curves[0], student=curves[1])
+        rows, _, right = prefixes(probabilities.max(axis=1), probabilities.argmax(axis=1) == labels, counts)
+        points = np.stack([rows / len(labels), right / rows], axis=1).round(4)
+        curves.append(tuple((share, accuracy) for share, accuracy in points.tolist()))
+    return facts.AbstentionFacts(abstain=abstain, teacher=curves[0], student=curves[1])
 
 
-def _cascade(found: CascadeResult | None, entry: str, evaluation: _Evaluation) -> of_run.CascadeFacts | None:
+def _cascade(found: CascadeResult | None, entry: str, evaluation: _Evaluation) -> facts.CascadeFacts | None:
     """What a second model, whose rows of the table begin with `entry`, does with more rows or fewer."""
     pair, manifest = None if found is None else found.best, evaluation.manifest
     if found is None or pair is None or f"{entry}_{pair.second}" not in evaluation.logits:
@@ -233,7 +228,7 @@ def _cascade(found: CascadeResult | None, entry: str, evaluation: _Evaluation) -
     sure = sureness(evaluation.probabilities(pair.first, calibrated=True), manifest.task)
     rows = first, scaled(second, pair.temperature, manifest.temperature), sure, evaluation.labels, evaluation.task
     (chosen,) = curve(*rows, thresholds=[pair.answered_from])
-    return of_run.CascadeFacts(
+    return facts.CascadeFacts(
         second=found.second,
         taken=CASCADE in manifest.variants,
         pair=pair,
@@ -243,30 +238,31 @@ def _cascade(found: CascadeResult | None, entry: str, evaluation: _Evaluation) -
     )
 
 
-def verdict(facts: Facts) -> str:
+def verdict(report: Facts) -> str:
     """What was compressed, what was kept, how much smaller and faster it is, and what the uncut teacher does."""
-    served, teacher = facts.models[facts.served], facts.models["teacher"]
-    metric = facts.task.metric
+    served, teacher, metric = report.models[report.served], report.models["teacher"], report.task.metric
     low, high = served.difference_interval
-    scores = f"{served.metrics[metric]:.1f} of {teacher.metrics[metric]:.1f} points"
     sentence = (
-        f"On {facts.task.name}, the student ({facts.where.student}, {facts.served}) keeps "
-        f"{served.kept_percent:.1f} % of its teacher's {metric.replace('_', ' ')} ({scores}; the difference is "
-        f"{served.difference:+.1f}, 95 % interval {low:+.1f} to {high:+.1f})"
+        f"On {report.task.name}, the student ({report.where.student}, {report.served}) keeps "
+        f"{served.kept_percent:.1f} % of its teacher's {metric.replace('_', ' ')} ({served.metrics[metric]:.1f} of "
+        f"{teacher.metrics[metric]:.1f} points; the difference is {served.difference:+.1f}, 95 % interval {low:+.1f} "
+        f"to {high:+.1f})"
     )
     if teacher.size_bytes and served.size_bytes:  # the size of a black box is not known
         ratio = teacher.size_bytes / served.size_bytes
         sentence += f", is {ratio:.1f} times smaller" if ratio >= 1 else f", is {1 / ratio:.1f} times larger"
-    is_uncut = facts.where.student == UNCUT_NAME
-    fp32, int8 = facts.models.get("fp32" if is_uncut else "teacher_fp32"), facts.models.get("teacher_int8")
+    is_uncut = report.where.student == UNCUT_NAME
+    fp32, int8 = report.models.get("fp32" if is_uncut else "teacher_fp32"), report.models.get("teacher_int8")
     # Of a cascade the median row may be one that the first model answers: there the mean tells more.
-    is_cascade = facts.cascade is not None and facts.cascade.taken
+    is_cascade = report.cascade is not None and report.cascade.taken
     latency = operator.attrgetter("latency_mean_ms" if is_cascade else "latency_p50_ms")
     own, on_average = latency(served), ", on average," if is_cascade else ""
-    against = [(model, latency(model)) for model in (fp32, teacher) if model is not None and latency(model)]
+    against = [model for model in (fp32, teacher) if model is not None and latency(model)]
     if own and against:
-        told = [f"{other / own:.1f} times faster than the teacher in {model.runtime}" for model, other in against]
-        sentence += f" and answers one row{on_average} {told[0]}" + "".join(f" ({more})" for more in told[1:])
+        first, *others = [
+            f"{latency(model) / own:.1f} times faster than the teacher in {model.runtime}" for model in against
+        ]
+        sentence += f" and answers one row{on_average} {first}" + "".join(f" ({other})" for other in others)
     sentence += "."
     if int8 is not None and latency(int8) and own:
         sentence += (
@@ -331,12 +327,12 @@ def _confusion(evaluation: _Evaluation) -> dict[str, Any] | None:
 
 def _candidates(
     found: CandidatesResult | None, search: SearchResult | None, terms: Contract | None
-) -> of_run.CandidateFacts | None:
+) -> facts.CandidateFacts | None:
     if found is None:
         return None
     assert terms is not None  # otherwise nothing is measured
     measured = found.candidates
-    return of_run.CandidateFacts(
+    return facts.CandidateFacts(
         measured={name: as_stored(costs, terms).costs for name, costs in measured.items()},
         kept=tuple(fitting_students(measured, terms)),
         trials=() if search is None else search.trials,
@@ -344,10 +340,10 @@ def _candidates(
     )
 
 
-def _origin(root: Path, manifest: Manifest, rows: DataResult) -> of_run.Origin:
+def _origin(root: Path, manifest: Manifest, rows: DataResult) -> facts.Origin:
     files = sorted(root.glob(f"*/{RECORD}"), key=lambda path: path.stat().st_mtime)
     records = {file.parent.name: read_record(file.parent) for file in files}
-    return of_run.Origin(
+    return facts.Origin(
         **manifest.lineage.model_dump(exclude={"packages", "label_share"}),
         commands=tuple(read_commands(root)),
         rows={name: split.rows for name, split in rows.tokens["student"].items()},

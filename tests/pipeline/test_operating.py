@@ -22,7 +22,8 @@ from kdc.pipeline.config.aims import Aim, aims_of, parse_aim
 from kdc.pipeline.config.resolve import layer_of, resolve
 from kdc.pipeline.data.prepared import open_data, texts_of
 from kdc.pipeline.evaluation.thresholds import _Choice, _refuse_unshown, _ties
-from kdc.pipeline.quality.operating import Chosen, choose, rates
+from kdc.pipeline.quality.decision_rates import rates
+from kdc.pipeline.quality.operating import Chosen, choose
 from kdc.pipeline.rundir.record import CompressResult
 from kdc.serving.engine.deciding import decided, in_words
 from kdc.serving.engine.engine import Engine

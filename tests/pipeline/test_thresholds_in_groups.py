@@ -11,8 +11,7 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks.thresholds import Slices, rates
 from kdc.pipeline.config.aims import parse_aim
-from kdc.pipeline.quality.conformal import choose_at_least
-from kdc.pipeline.quality.operating import choose
+from kdc.pipeline.quality.operating import choose, choose_at_least
 
 
 @pytest.mark.parametrize("aim", ["recall>=0.9", "fpr<=0.1", "accuracy>=0.9"])
