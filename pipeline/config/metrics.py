@@ -20,7 +20,7 @@ Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]  # (rows,)
 Labels = NDArray[np.generic]  # (rows,) class ids or numbers; (rows, outputs) in {0, 1} for multi-label, as answers are
 Outputs = NDArray[np.floating]  # (rows, outputs) logits or probabilities
-Groups = NDArray[np.integer]  # (rows,) a number for each row; rows of one group have the same
+Groups = NDArray[np.integer]  # (rows,) the same number for rows that belong together; None: each row stands alone
 Scorer = Callable[[Floats], Floats]  # (samples, rows) weights, none below 0, to (samples,) scores from -1 to 1
 OfCounts = Callable[[Floats, Floats, Floats], Floats]  # what `counts` gives to (samples,) scores
 

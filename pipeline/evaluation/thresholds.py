@@ -58,8 +58,6 @@ def decided_task(
     """The task with the thresholds and sets of labels that are asked for, and what a person should know of them.
 
     Args:
-        operating: what is asked for.
-        answers: to the evaluation rows.
         variant: that a CPU loads: the thresholds are of its probabilities.
         temperature: by which its logits are divided.
 
@@ -120,13 +118,8 @@ def _of_sets(sets: LabelSets | None) -> list[str]:
 
 
 def _refuse_unshown(option: str, choices: Mapping[str, _Choice], evidence: Evidence = "interval") -> None:
-    """End a run whose artifact would not decide as was asked. Of a bound for all labels some may miss it: rare ones
-    nearly always do.
-
-    Args:
-        option: by which the aims were given.
-        choices: by name, such as a label's.
-        evidence: by `point` nothing has to be shown.
+    """End a run whose artifact would not decide as was asked by an option. Of a bound for all labels some may miss it:
+    rare ones nearly always do. By the evidence `point` nothing has to be shown.
 
     Raises:
         InputError: a bound that was asked of a name is not shown to be kept, or one for all names by none of them.

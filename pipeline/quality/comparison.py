@@ -106,15 +106,8 @@ def compare(
     groups: Groups | None = None,
     look: int = 1,
 ) -> Quality | None:
-    """Both scores, the interval of their difference, and how many rows would show that it keeps to the contract.
-
-    Args:
-        student: logits.
-        other: the teacher, or a better baseline.
-        contract: its `max_drop` is the limit of the difference; without one None is returned.
-        groups: which rows belong together; None where each stands alone.
-        look: see `Quality`.
-    """
+    """Both scores, the interval of their difference, and how many rows would show that it keeps to the contract's
+    `max_drop`; None if it has none. See `Quality` for `look`."""
     max_drop = contract.limits.max_drop
     if max_drop is None:
         return None

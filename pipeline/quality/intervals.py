@@ -55,7 +55,6 @@ def difference(
 
     Args:
         metric: a key of `METRICS`.
-        groups: which rows belong together; None where each stands alone.
         confidence: of the two-sided interval, within (0, 1).
     """
     truth, groups = metrics.truth_of(labels, kind), _real(groups)
@@ -75,16 +74,16 @@ def difference(
         low, high = tango(*counts, quantile=_quantile(confidence, None if groups is None else effective))
         error = float(np.std(won)) * math.sqrt(effect / len(won))
         return Difference((100 * low, 100 * high), 100 * error, count, unseen_points)
-    units = _units(truth, (answers, other_answers), groups)
-    score, other_score = (METRICS[metric].scorer(units.truth, each) for each in units.answers)
+    scorer, lowest = METRICS[metric].scorer, METRICS[metric].lowest
 
-    def gap(weights: Floats) -> Floats:
-        return score(weights) - other_score(weights)
+    def gap(truth: Labels, answers: Labels, other_answers: Labels) -> Scorer:
+        score, other_score = scorer(truth, answers), scorer(truth, other_answers)
+        return lambda weights: score(weights) - other_score(weights)
 
-    scale = 100 * (1 - METRICS[metric].lowest)  # points that one model may be above another
+    scale = 100 * (1 - lowest)  # points that one model may be above another
     interval, error, middle = (0.0, 0.0), 0.0, 0.0  # of two models that answer alike, in whatever sample
     if not np.array_equal(answers, other_answers):
-        interval, error, middle = _resampled(gap, units, confidence)
+        interval, error, middle = _resampled(gap, truth, (answers, other_answers), groups, confidence)
     # So few groups can be drawn in too few ways.
     most = unseen_points(1.0) if groups is None or effective >= _FEWEST_GROUPS else scale
     ends = _widened(interval, middle, most, count / effective, -scale, scale)
@@ -109,8 +108,7 @@ def score_interval(
         effect = design_effect(right, groups)
         low, high = wilson(float(right.sum()) / effect, len(right) / effect, quantile=quantile)
         return 100 * low, 100 * high
-    units = _units(truth, (answers,), groups)
-    interval, _, middle = _resampled(METRICS[metric].scorer(units.truth, units.answers[0]), units, confidence)
+    interval, _, middle = _resampled(METRICS[metric].scorer, truth, (answers,), groups, confidence)
     most = unseen(truth, answers, metric, groups=groups, quantile=quantile_of(confidence))(1.0)
     count = len(truth) if groups is None else len(np.unique(groups))
     return _widened(interval, middle, most, count / effective, 100 * METRICS[metric].lowest, 100.0)
@@ -230,7 +228,6 @@ def design_effect(values: Floats, groups: Groups | None, *, correlation: float =
 
     Args:
         values: (rows,) -1, 0 or 1.
-        groups: which rows belong together; None where each stands alone.
         correlation: of two rows of one group, for the two that are counted beside; 1: they share their fate wholly.
     """
     if groups is None:
@@ -260,45 +257,32 @@ def _real(groups: Groups | None) -> Groups | None:
     return None if groups is None or len(np.unique(groups)) == len(groups) else groups
 
 
-@dataclass(frozen=True)
-class _Units:
-    """What is drawn: rows of which there are several alike, or groups of rows."""
-
-    truth: Labels
-    answers: tuple[Labels, ...]  # of each model
-    counts: Floats  # (units,) how many there are of each
-    unit_of_row: NDArray[np.integer] | None  # None: every unit is one row
-
-    @property
-    def width(self) -> int:
-        """Numbers that a score makes of each sample: a weight for each row, or a count for each class."""
-        if self.truth.dtype.kind == "f":  # regression
-            return len(self.truth)
-        classes = int(max(each.max() for each in (self.truth, *self.answers))) + 1
-        return max(len(self.truth), *self.truth.shape[1:], classes)
-
-    def rows_of(self, weights: Floats) -> Floats:
-        """From weights of units to weights of rows."""
-        return weights if self.unit_of_row is None else weights[:, self.unit_of_row]
-
-
-def _units(truth: Labels, answers: tuple[Labels, ...], groups: Groups | None) -> _Units:
-    if groups is not None:
+def _resampled(
+    score_of: Callable[..., Scorer],
+    truth: Labels,
+    answers: tuple[Labels, ...],
+    groups: Groups | None,
+    confidence: float,
+) -> tuple[Ends, float, float]:
+    """The bootstrap's interval of a score, its standard error, and the score itself, in points. It draws groups, or
+    rows of which several may be alike. `score_of` takes the labels, and the answers of each model."""
+    unit_of_row: Any = slice(None)  # every unit is one row
+    if groups is None:
+        table = np.column_stack([each.astype(np.float64) for each in (truth, *answers)])
+        _, first, counts = np.unique(table, axis=0, return_index=True, return_counts=True)
+        truth, answers = truth[first], tuple(each[first] for each in answers)
+    else:
         names, unit_of_row = np.unique(groups, return_inverse=True)
-        return _Units(truth, answers, np.ones(len(names)), unit_of_row)
-    table = np.column_stack([each.astype(np.float64) for each in (truth, *answers)])
-    _, first, counts = np.unique(table, axis=0, return_index=True, return_counts=True)
-    return _Units(truth[first], tuple(each[first] for each in answers), counts.astype(np.float64), None)
-
-
-def _resampled(score: Scorer, units: _Units, confidence: float) -> tuple[Ends, float, float]:
-    """The bootstrap's interval of a score, its standard error, and the score itself, in points."""
+        counts = np.ones(len(names))
+    score, units, width = score_of(truth, *answers), counts.astype(np.float64), len(truth)
+    if truth.dtype.kind != "f":  # a score counts rows by class, or by label
+        width = max(width, *truth.shape[1:], int(max(each.max() for each in (truth, *answers))) + 1)
 
     def points(weights: Floats) -> Floats:
-        return 100 * score(units.rows_of(weights))
+        return 100 * score(weights[:, unit_of_row])
 
-    interval, error = bca(points, units.counts, quantile=partial(_quantile, confidence), width=units.width)
-    return interval, error, float(points(units.counts[None])[0])
+    interval, error = bca(points, units, quantile=partial(_quantile, confidence), width=width)
+    return interval, error, float(points(units[None])[0])
 
 
 def _quantile(confidence: float, independent: float | None) -> float:

@@ -99,10 +99,7 @@ def judge_artifact(
     """Choose the variant by its costs and the tuning slice, and judge it by the evaluation rows.
 
     Args:
-        artifact: its folder.
-        manifest: the artifact's; the variant that it names for the provider is tried first.
-        answers: of all variants to the evaluation rows.
-        device: that of `judged_device`.
+        manifest: the variant that it names for the provider is tried first.
         int8_allowed: whether int8 may be tried unasked: one that cost more than `quantize.max_int8_drop` is in the
             artifact for people who ask for it.
         look: from the answers by which a model is judged, which look at the evaluation rows this is.
@@ -158,8 +155,7 @@ def judge_answers(
     """What a contract asks of a model's answers, measured on labelled rows.
 
     Args:
-        probabilities: by which the artifact decides.
-        task: with the artifact's thresholds.
+        probabilities: by which the artifact decides, by the thresholds of the task.
         other: what the metric is compared with; None where the contract asks for no `max_drop`.
         look: see `Quality`.
     """
@@ -181,7 +177,6 @@ def judge_again(
     """Decide whether an engine keeps its contract.
 
     Args:
-        engine: as `load` opens it.
         rows: the rows to time, see `kdc.pipeline.quality.latency.rows_to_time`.
         answers: the student beside its teacher, None where the contract asks for no `max_drop`, and its decisions.
         compared: whether these were measured now; otherwise they are those of an earlier judgement.

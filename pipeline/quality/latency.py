@@ -96,11 +96,9 @@ def compare_speeds(
     """Time several models beside each other.
 
     Args:
-        models: see `time_in_turns`.
         texts: at least one; repeated where there are too few.
         latency_rows: texts that are answered one by one in each round.
         throughput_rows: texts that are answered in batches of 32 in each round.
-        rounds: see `time_in_turns`.
     """
     calls, batches = in_pieces(texts, latency_rows, 1), in_pieces(texts, throughput_rows, BATCH)
     speeds = {}

@@ -58,7 +58,6 @@ def choose(
     Args:
         probabilities: (rows,) of the label.
         evidence: `interval`, or `point`: a bound is kept where the share of these rows keeps it.
-        groups: which rows belong together; None where each stands alone.
     """
     if aim.measure == "fixed":
         assert aim.bound is not None
@@ -190,7 +189,6 @@ def choose_answered(
     Args:
         confidence: (rows,) the probability of each row's label.
         right: whether that label is the row's.
-        groups: which rows belong together; None where each stands alone.
     """
     assert aim.bound is not None
     if aim.measure == "fixed":
@@ -214,7 +212,6 @@ def choose_at_least(of_truth: NDArray[np.floating], coverage: float, *, groups: 
     Args:
         of_truth: (rows,) the probability of each row's true label.
         coverage: share, 0 to 1.
-        groups: which rows belong together; None where each stands alone.
 
     Returns:
         None where there are fewer independent rows than `fewest_rows`: every label would be in every set.

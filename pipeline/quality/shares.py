@@ -89,10 +89,8 @@ def surest_right(
 
     Args:
         confidence: (rows,) the probability of what is right or not.
-        right: whether it is right.
         bound: share, 0 to 1.
         most: rows, at least 1; it must not depend on which rows are right.
-        groups: which rows belong together; None where each stands alone.
     """
     steps = np.ceil(most * np.arange(1, _STEPS + 1) / _STEPS).astype(np.int64)
     rows, thresholds, rights = prefixes(confidence, right, steps)

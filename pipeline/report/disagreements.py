@@ -21,8 +21,6 @@ def disagreements(
 
     Args:
         rows: the evaluation split, with `text` and `text_pair`.
-        teacher, student: logits.
-        task: names the labels.
         temperature: by which the student's logits are divided for its confidence.
         most: rows that are quoted at most.
     """

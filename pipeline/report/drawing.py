@@ -53,7 +53,6 @@ def svg(figure: Figure, name: str, words: str) -> str:
     """A figure as a part of a page; call it where the figure was made, under `styled`.
 
     Args:
-        figure: what was drawn.
         name: what the ids of its parts begin with, so that the ids of a page are unique.
         words: the text alternative.
     """

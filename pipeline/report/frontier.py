@@ -16,11 +16,11 @@ from kdc.common.tables import number
 from kdc.pipeline.quality.frontier import COSTS, FrontierFacts, Point, front
 from kdc.pipeline.report.drawing import FIRST, INK, SECOND, SOFT, styled, svg, write
 from kdc.pipeline.report.markup import render
+from kdc.pipeline.report.page import NAMES
 from kdc.pipeline.report.plots import short_name
 from kdc.pipeline.rundir.directory import FRONTIER
 
 _WIDE = 100  # costs whose range is more than that have ticks at powers of ten alone
-_FLOORS = {"probe": "linear probe", "tfidf": "TF-IDF", "majority": "majority"}
 
 
 def write_frontier(root: Path, facts: FrontierFacts) -> None:
@@ -72,7 +72,7 @@ def _by_score(facts: FrontierFacts) -> list[Point]:
 
 def _floors(facts: FrontierFacts) -> str:
     """The scores of the teacher and of what is cheap to beat, in words."""
-    told = [f"{_FLOORS[name]} {score:.1f}" for name, score in facts.floors.items()]
+    told = [f"{NAMES[name]} {score:.1f}" for name, score in facts.floors.items()]
     return ", ".join([f"teacher {facts.teacher:.1f}", *told])
 
 
@@ -121,7 +121,7 @@ def _draw(
         if name in scores:
             axes.axhline(scores[name], color=SOFT, linestyle=":")
             words_at: Any = {"xycoords": ("axes fraction", "data"), "va": "bottom", "color": SOFT, "fontsize": 8}
-            axes.annotate(_FLOORS.get(name, name), (along, scores[name]), **words_at)
+            axes.annotate(NAMES.get(name, name), (along, scores[name]), **words_at)
     axes.set_xscale("log")
     axes.margins(x=0.15, y=0.1)
     costs = [abs(cost(point)) for point in facts.points]

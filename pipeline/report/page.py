@@ -18,7 +18,7 @@ from kdc.pipeline.report.markup import render
 
 MOST_EXAMPLES = 50
 _FACTS = "report.json"
-_NAMES = {
+NAMES = {
     "teacher_fp32": "teacher, uncut, ONNX fp32",
     "teacher_int8": "teacher, uncut, ONNX int8",
     "teacher_lora": "LoRA teacher",
@@ -39,7 +39,7 @@ _NAMES = {
     "tfidf": "TF-IDF",
     "majority": "majority",
 }
-_UNCUT_NAMES = _NAMES | {"student": "teacher as the student", "merged": "teacher as the student, saved"}
+_UNCUT_NAMES = NAMES | {"student": "teacher as the student", "merged": "teacher as the student, saved"}
 # Field of `ModelFacts`, title, factor, digits.
 _COLUMNS = (
     ("trainable_parameters", "trainable, M", 1e-6, 2),
@@ -87,7 +87,7 @@ def table(facts: Facts) -> list[list[str]]:
     others = [name for name in facts.models["teacher"].metrics if name != metric]
     titles = [title for _, title, _, _ in _COLUMNS]
     lines = [["model", metric, "95 % interval", *others, "kept %", "above chance %", *titles]]
-    names = _UNCUT_NAMES if facts.where.student.startswith(UNCUT_NAME) else _NAMES
+    names = _UNCUT_NAMES if facts.where.student.startswith(UNCUT_NAME) else NAMES
     for name in in_order(facts.models):
         model = facts.models[name]
         low, high = model.interval

@@ -234,12 +234,7 @@ def pareto(candidates: facts.CandidateFacts, judgement: Judgement, *, teacher: f
 
     Students that were tried are hollow and at their score on the tuning slice after a short training, the teacher
     itself at its own; untrained ones are at the bottom, because their metric is not known. The artifact is filled and
-    at its score on the evaluation rows. The limits of the contract are lines.
-
-    Args:
-        candidates: the students.
-        judgement: of the artifact.
-        teacher, artifact: scores on the evaluation rows, in points.
+    at its score on the evaluation rows, in points as the teacher's. The limits of the contract are lines.
     """
     limits, points = judgement.contract.limits, _points(candidates, judgement)
     scores = {trial.student: trial.score for trial in candidates.trials}
