@@ -1,5 +1,5 @@
-"""What a run knows that its contract is judged by: its models' answers to the evaluation rows and how often these rows
-were looked at, scores on the tuning slice, and the teacher beside the best of the baselines."""
+"""The evidence that judges a run's contract: answers to the evaluation rows, the number of looks at these rows, scores
+on the tuning slice, and the teacher beside the best baseline."""
 
 import hashlib
 from collections.abc import Mapping, Sequence

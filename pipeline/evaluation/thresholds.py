@@ -36,7 +36,7 @@ class _Choice(NamedTuple):
     probabilities: NDArray[np.floating]
 
     def fields(self, variant: str) -> dict[str, Any]:
-        """Of a threshold of an artifact, whose `variant` gave the probabilities."""
+        """The fields of an artifact's threshold; its `variant` gave the probabilities."""
         return {
             "threshold": self.chosen.threshold,
             "aim": self.aim.text,
@@ -122,7 +122,7 @@ def _refuse_unshown(option: str, choices: Mapping[str, _Choice], evidence: Evide
     rare ones nearly always do. By the evidence `point` nothing has to be shown.
 
     Raises:
-        InputError: a bound that was asked of a name is not shown to be kept, or one for all names by none of them.
+        InputError: a bound for one name is not shown to be kept, or none of the names shows a bound for all.
     """
     asked: dict[str | None, list[str]] = {}  # by the label that an aim was given for; None: for all without their own
     for name, choice in choices.items():

@@ -55,12 +55,12 @@ def reliability(probabilities: Outputs, labels: Labels, kind: Kind) -> Reliabili
 def calibrate(logits: Outputs, labels: Labels, kind: Kind, *, groups: Groups | None = None) -> float:
     """The temperature under which the labels are most likely (Guo et al. 2017, arXiv 1706.04599, section 4.2).
 
-    It is taken only where it helps rows that it was not fitted to: five times it is fitted to four fifths of the rows,
-    and the labels of the last fifth have to be more likely with it than without, beyond the noise of so many rows.
-    Where rows form groups, these are fifths of the groups, and the noise is that of so many groups.
+    It must help rows that it was not fitted to. Five times it is fitted to four fifths of the rows, and has to make the
+    labels of the last fifth more likely, beyond the noise of so many rows. If rows form groups, the fifths are fifths
+    of the groups, and the noise is the noise of so many groups.
 
     Returns:
-        A temperature in [0.05, 20]; 1.0 where none is shown to help, and for regression, which has no probabilities.
+        A temperature in [0.05, 20]; 1.0 if none is shown to help, and for regression, which has no probabilities.
     """
     if kind == "regression":
         return 1.0

@@ -61,8 +61,8 @@ def _thresholds(sure: NDArray[np.floating]) -> list[float]:
 
 
 def fewest(points: list[Going], wanted: float) -> Going:
-    """The point with the fewest rows that go on such that it and all with more of them score at least `wanted`: a
-    single point may do so by luck. The last one, with all rows, where not even that one does."""
+    """The point with the fewest rows that go on, if it and all points with more rows score at least `wanted`: a single
+    point may do so by luck. If not even the last point does, with all rows, it is the last point."""
     chosen = points[-1]
     for point in reversed(points):
         if point.score < wanted:

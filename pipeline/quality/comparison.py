@@ -51,8 +51,8 @@ def judge(
     """Whether rows show that a model loses at most `max_drop` points against another one. Any two models will do.
 
     `pass` means that the whole confidence interval of the difference keeps to the limit, `fail` that the whole interval
-    lies beyond it, and `not shown` that the rows are too few to say. Contracts are judged by the same function;
-    docs/contract.md states the error rates that were measured of it.
+    lies beyond it, and `not shown` that the rows are too few to say. The same function judges contracts;
+    docs/contract.md states its measured error rates.
 
     Args:
         student, teacher: (rows, outputs) logits or scores, of the same rows. Of multi-label answers, logits.
@@ -138,10 +138,9 @@ def compare(
 def rows_needed(gap: float, below: float, seen: Difference, *, max_drop: float, confidence: float) -> float | None:
     """How many times the rows would show, with a power of 80 %, that a difference keeps to `max_drop`.
 
-    The lower end of the interval must lie above -max_drop. So (z_confidence + z_power) standard errors must not exceed
-    the distance from -max_drop to the difference, and a standard error falls with the root of the number of rows
-    (Lachin 1981, Controlled Clinical Trials 2:93-113, equation 3, for one sample of paired differences). Nor may what
-    no row shows exceed that distance.
+    The lower end of the interval must lie above -max_drop. The distance from -max_drop to the difference must hold
+    z_confidence + z_power standard errors, and a standard error falls with the root of the number of rows (Lachin 1981,
+    Controlled Clinical Trials 2:93-113, equation 3). Errors that no row shows must not cost more than this distance.
 
     Args:
         gap: student minus teacher, in points, taken for the true one.

@@ -53,7 +53,7 @@ def rates(gets_label: Flags, has_label: Flags) -> Rates:
 
 
 def _of_label(gets: Flags, has: Flags) -> dict[str, tuple[Flags, Flags]]:
-    """By measure, the rows that count and those of which they are a share."""
+    """The rows that count, and the rows that they are a share of, by measure."""
     return {"precision": (gets & has, gets), "recall": (gets & has, has), "fpr": (gets & ~has, ~has)}
 
 
@@ -89,8 +89,8 @@ def found_rates(
 ) -> tuple[Found, ...]:
     """Count what a contract requires.
 
-    That a share is kept has the contract's confidence for each of them: all have to be shown. That one is missed would
-    come by chance more often the more shares there are, so that these ends of the intervals divide one share's error.
+    The end of an interval that shows a kept share has the contract's confidence, since all shares have to be shown. A
+    miss by chance is likelier the more shares there are: the ends that show a miss divide one share's error.
 
     Args:
         task: with the artifact's thresholds.

@@ -1,4 +1,4 @@
-"""Which students can keep a contract, by the costs that were measured of them untrained."""
+"""The students that can keep a contract, by their costs, which were measured before training."""
 
 import math
 from collections.abc import Mapping
@@ -34,8 +34,8 @@ class Stored:
 
 def as_stored(student: StudentCosts, contract: Contract) -> Stored:
     """A student's own form, with all pieces in 8 bits, unless that is too large. Then the first other form that keeps
-    the contract: in 4 bits, with fewer pieces in 8, in 4, since each of these costs accuracy; where none does, the
-    smallest. So a student that is too slow is stored no other way."""
+    the contract, since each costs accuracy: in 4 bits, with fewer pieces in 8 bits, with fewer pieces in 4. If none
+    does, the smallest. A student that is too slow keeps its own form."""
     most, forms = contract.limits.max_size_mb, _forms(student)
     if most is None or min((costs.size_mb for costs in costs_of(student).values()), default=0.0) <= most:
         return forms[0]
@@ -81,9 +81,9 @@ def table(measured: Measured, contract: Contract) -> list[str]:
 
 
 def nothing_fits(measured: Measured, contract: Contract, *, has_whole: bool = False) -> InputError:
-    """The error where no student can keep the contract. It names the one that comes nearest, whose worst miss is the
-    smallest, and the nearest of each other kind; and, where students were to have the whole vocabulary (`has_whole`)
-    and files are too large, what makes them smaller."""
+    """The error if no student can keep the contract. It names the nearest student, whose worst miss is the smallest,
+    and the nearest of each other kind. If files are too large and students were to have the whole vocabulary
+    (`has_whole`), it says how to make them smaller."""
     made = sorted(_made(measured, contract), key=lambda each: _worst_miss(each[2], contract))
     if not made:
         return InputError("no candidate could be exported", given=", ".join(measured), remedy="see the lines above")

@@ -24,7 +24,7 @@ from kdc.pipeline.config.metrics import METRICS, Floats, Groups, Labels, Outputs
 from kdc.pipeline.quality.bootstrap import bca
 from kdc.pipeline.quality.unseen import unseen
 
-_UNSEEN_ROWS = 2  # rows whose groups share their fate wholly, which are counted beside those that were seen
+_UNSEEN_ROWS = 2  # rows that `design_effect` adds, whose groups share their fate wholly
 _FEWEST_GROUPS = 8  # with fewer, nothing can be shown by drawing them
 
 Ends = tuple[float, float]  # of an interval: the lower and the upper one
@@ -130,8 +130,8 @@ def _widened(interval: Ends, middle: float, unseen: float, unequal: float, lowes
 
 
 def widest(logits: Outputs, others: Outputs, labels: Labels, kind: Kind, *, groups: Groups | None = None) -> list[int]:
-    """The classes by which the interval of a difference of macro F1 is wide, those of most influence first: a class's
-    part of the variance is the covariance of its F1 with the mean."""
+    """The classes that make the interval of a difference of macro F1 wide, the widest first. A class's part of the
+    variance is the covariance of its F1 with the mean."""
     present, influence = influences(logits, others, labels, kind, groups=groups)
     part = influence.T @ influence.sum(axis=1)
     return [int(present[index]) for index in np.argsort(-part) if part[index] > 0]
@@ -142,8 +142,8 @@ def influences(
 ) -> tuple[NDArray[np.intp], Any]:
     """The classes that rows have, and how far each group moves the difference of their F1, (groups, classes), sparse.
 
-    By the delta method: a row moves F1, which is 2 TP / (answered + actual), by its own 2 TP - F1 (answered + actual),
-    divided by that sum.
+    The delta method: F1 is 2 TP / (answered + actual). A row moves F1 by its own 2 TP - F1 (answered + actual), divided
+    by the sum of all rows.
     """
     from scipy.sparse import csr_array
 
@@ -174,11 +174,11 @@ def wilson(right: float, rows: float, *, quantile: float) -> Ends:
 def tango(lost: float, won: float, rows: float, *, quantile: float) -> Ends:
     """The score interval of the difference of two paired proportions (Tango 1998, Statistics in Medicine 17:891).
 
-    The end that lies away from 0 is too near for few and one-sided differences: of students whose true drop is the
-    limit up to 5 % would fail. So each end is the farther one of Tango's and of the same corrected for the skewness of
-    the difference (by the Edgeworth expansion; Gart and Nam 1988, Biometrics 44:323). If nearly all rows that differ
-    are lost, 3.4 % would still fail, since rows are whole. So the end nearer to 0 is corrected for continuity too: by
-    half a row if all of these rows are lost (or all won), and by less the more the two are in balance.
+    Tango's end away from 0 is too near for few and one-sided differences: up to 5 % of students whose true drop is the
+    limit would fail. Each end is the farther one of Tango's and of Tango's corrected for the skewness of the difference
+    (by the Edgeworth expansion; Gart and Nam 1988, Biometrics 44:323). If nearly all differing rows are lost, 3.4 %
+    would still fail, since rows are whole. The end nearer to 0 is therefore corrected for continuity too: by half a row
+    if all differing rows are lost (or all won), and by less the more the two are in balance.
 
     Args:
         lost: rows that only the other model has right.
@@ -223,8 +223,8 @@ def design_effect(values: Floats, groups: Groups | None, *, correlation: float =
     """By how much more the mean of the rows' values varies than it would if all rows were independent; at least 1.
 
     The variance between groups divided by that between rows (Kish 1965, Survey Sampling, section 5.4). A few rows that
-    differ say little of it: two more are counted whose groups share their fate wholly, so that where no row differs the
-    rows of a group count as one.
+    differ say little of it: two more rows are counted whose groups share their fate wholly. If no row differs, the rows
+    of a group count as one.
 
     Args:
         values: (rows,) -1, 0 or 1.
@@ -244,8 +244,8 @@ def design_effect(values: Floats, groups: Groups | None, *, correlation: float =
 
 
 def independent_rows(groups: Groups | None, rows: int) -> float:
-    """As how many independent rows these count if the rows of each group are alike: the square of the sum of the
-    groups' sizes by the sum of their squares (Kish 1965, section 11.7); 0 of no rows."""
+    """The number of independent rows that these count for if the rows of each group are alike (Kish 1965, section
+    11.7): the square of the sum of the groups' sizes by the sum of their squares; 0 of no rows."""
     if groups is None:
         return float(rows)
     squares = float((np.unique(groups, return_counts=True)[1].astype(np.float64) ** 2).sum())

@@ -108,19 +108,16 @@ def judge_artifact(
     Returns:
         The manifest with its decisions, whose provider now loads the variant that was judged, and the judgement.
     """
-    timed: dict[str, tuple[Engine, list[Text], Costs]] = {}
+    tried = []
     for variant in _in_turn(manifest, device, int8_allowed=int8_allowed):
         engine = load(artifact, contract, device, variant=variant)
         rows = rows_to_time(engine, answers.texts, contract.at)
-        timed[variant] = (engine, rows, _costs(engine, contract, rows))
-        if not missed_costs(contract, timed[variant][2]) and not tuning.excess_drop(contract, variant):
+        costs = _costs(engine, contract, rows)
+        misses = (len(missed_costs(contract, costs)), tuning.excess_drop(contract, variant))
+        tried.append((misses, variant, engine, rows, costs))
+        if not any(misses):
             break
-
-    def misses(variant: str) -> tuple[int, float]:
-        return len(missed_costs(contract, timed[variant][2])), tuning.excess_drop(contract, variant)
-
-    variant = min(timed, key=misses)  # of equal ones the first
-    engine, rows, costs = timed[variant]
+    _, variant, engine, rows, costs = min(tried, key=lambda one: one[0])  # of equal ones the first
     providers = manifest.providers | {engine.provider: variant}
     manifest = with_decisions(manifest.model_copy(update={"providers": providers}))
     student = answers.student(variant, on_gpu=engine.provider == CUDA_PROVIDER)
@@ -205,7 +202,7 @@ def _in_turn(manifest: Manifest, device: Device, *, int8_allowed: bool) -> list[
     """The variants that may be taken, the one that the manifest names first; on a GPU that, of two also the first."""
     if device == "cuda":
         first = manifest.providers[CUDA_PROVIDER]
-        is_alone = all(each.second is None for name, each in manifest.variants.items() if name == first)
+        is_alone = all(variant.second is None for name, variant in manifest.variants.items() if name == first)
         has_fp16 = "fp16" in manifest.variants and "fp16 (cuda)" in manifest.metrics
         return [first] if is_alone else [first, "fp16" if has_fp16 else "fp32"]
     first = manifest.providers[CPU_PROVIDER]

@@ -1,7 +1,7 @@
 """How long a model takes to answer, in milliseconds a call and rows a second.
 
-One mechanism, `time_in_turns`, times every model: torch models and ONNX variants side by side in stage `evaluate`
-(`compare_speeds`), and the one engine that a contract limits (`measure_costs`).
+`time_in_turns` times every model. `compare_speeds` times torch models and ONNX variants side by side, for stage
+`evaluate`; `measure_costs` times the one engine that a contract limits.
 """
 
 import math
@@ -144,8 +144,8 @@ def measure_costs(
 
 
 def rows_to_time(engine: Engine, texts: Sequence[Text], conditions: Conditions) -> list[Text]:
-    """Choose the rows that a contract's costs are measured on: where its conditions name a length, rows of that length
-    are made up, otherwise a hundred of `texts` are taken, spread evenly.
+    """Choose the rows to measure a contract's costs on: made-up rows if its conditions name a length, otherwise a
+    hundred of `texts`, spread evenly.
 
     Raises:
         InputError: the length is more than the model takes.

@@ -1,5 +1,5 @@
-"""The thresholds of decisions, chosen by rows whose labels are known: from which probability on a label is given, a row
-answered, or a label in a row's set."""
+"""Chooses thresholds on labelled rows: the probabilities from which a label is given, a row answered, or a label added
+to a row's set."""
 
 import math
 from collections.abc import Callable
@@ -44,20 +44,19 @@ def choose(
 ) -> Chosen:
     """The threshold of a label for an aim.
 
-    Of the thresholds that keep a bound it is the one with most of what the bound works against: the most recall for a
-    precision or a false positive rate, the fewest false alarms for a recall; of equal ones that which keeps the bound
-    best. Where none keeps it, it is the nearest. Of a label that the model hardly knows the highest F1 is to give it to
-    nearly every row, which is not taken. Rows with one probability are never parted.
+    A bound on precision or on the false positive rate leaves the threshold with the highest recall, a bound on recall
+    the one with the fewest false alarms. Ties go to the threshold that keeps the bound best. If none keeps the bound,
+    the nearest one is chosen. If giving a label to nearly every row has the highest F1, the model hardly knows the
+    label, and one half is kept. Rows with equal probabilities are never parted.
 
-    By `interval` a bound is kept where these rows show, with an error of 5 %, that it is on other rows: a precision by
-    `surest_right`; a recall and a false positive rate by the tolerance limits of Wilks (1941, Ann. Math. Stat. 12:91),
-    by which the share of all rows beyond a row's probability has a beta distribution, whatever that of the
-    probabilities is. Rows in groups count as fewer, by the design effect of being on the wrong side. Where nothing is
-    shown, the choice is that by the share itself (`point`), and is not reached.
+    With `interval`, these rows must show with an error of 5 % that other rows keep the bound. A precision is shown by
+    `surest_right`. Recall and false positive rate are shown by the tolerance limits of Wilks (1941, Ann. Math. Stat.
+    12:91): the share of all rows beyond a row's probability has a beta distribution. Rows in groups count as fewer, by
+    the design effect of being on the wrong side. If nothing is shown, the threshold by `point` is not reached.
 
     Args:
         probabilities: (rows,) of the label.
-        evidence: `interval`, or `point`: a bound is kept where the share of these rows keeps it.
+        evidence: `interval`, or `point`: the share of these rows keeps the bound.
     """
     if aim.measure == "fixed":
         assert aim.bound is not None
@@ -122,8 +121,7 @@ def _by_interval(probabilities: NDArray[np.floating], has_label: Flags, aim: Aim
     best = surest(probabilities, has_label, 1 - aim.bound if is_most else aim.bound, groups)
     if best.bound is None:
         return Chosen(best.threshold)
-    # What rows show depends on the bound that is asked of them, so what these show may not be shown again if it is
-    # asked for. It is asked for here, until it is.
+    # The bound that rows show depends on the requested bound. Ask for the shown bound, until the rows show that too.
     while best.bound:
         again = surest(probabilities, has_label, float(floor4(best.bound)), groups)
         if again.bound is None:
@@ -152,8 +150,8 @@ def _surest_with_label(
 def _tolerated(
     probabilities: NDArray[np.floating], has_label: Flags, bound: float, groups: Groups | None, *, with_label: bool
 ) -> Surest:
-    """Of the thresholds that are shown to keep at least a share `bound` of the rows with the label above them, the one
-    with the fewest others there; or of those that keep the others below them, the one with most of the label above."""
+    """The threshold that is shown to keep a share `bound` of the rows with the label above it, with the fewest others
+    there. Without `with_label`, it keeps the share of others below it, with most rows of the label above it."""
     thresholds, hits, alarms = by_threshold(probabilities, has_label)
     side = has_label if with_label else ~has_label
     rows = int(side.sum())
@@ -204,10 +202,10 @@ def choose_at_least(of_truth: NDArray[np.floating], coverage: float, *, groups: 
     a probability of at least `coverage`: split conformal prediction (Papadopoulos et al. 2002, ECML), by the score with
     which sets are smallest on average (Sadinle et al. 2019, J. Am. Stat. Assoc. 114:223).
 
-    Of n rows and the other one, each has any place among all of them with the same chance. So the other one's is below
-    that of the row in place k with a chance of at most k / (n + 1), and k is the largest for which that is no more than
-    1 - coverage. Of another group of d rows that are alike, all or none are below it, so that k + d - 1 of n + d rows
-    are; d is the design effect of being among the rows below.
+    All n + 1 rows, the other one included, have the same chance of each place in the order of probabilities. The other
+    row lies below the row in place k with a chance of at most k / (n + 1). The choice is the largest k for which this
+    chance is at most 1 - coverage. If the other row comes in a group of d rows that are alike, all d or none lie below.
+    Their chance is (k + d - 1) / (n + d); d is the design effect of being among the rows below.
 
     Args:
         of_truth: (rows,) the probability of each row's true label.

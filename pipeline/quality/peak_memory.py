@@ -1,7 +1,7 @@
 """Peak memory of one model, measured in a process of its own.
 
-As a program (`python -m kdc.pipeline.quality.peak_memory`) it is that process: it reads a JSON request on stdin, loads
-one model, answers the texts, and prints its peak resident memory in bytes.
+`python -m kdc.pipeline.quality.peak_memory` is that process. It reads a JSON request on stdin, loads one model, answers
+the texts, and prints its peak resident memory in bytes.
 """
 
 from __future__ import annotations

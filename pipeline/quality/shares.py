@@ -28,7 +28,7 @@ class Surest(NamedTuple):
     bound: float | None  # the share that is shown to be right, where that is less than was asked for
 
     def note(self, rows: int) -> str:
-        """What is shown in place of what was asked for, of so many rows."""
+        """A sentence on the bound that `rows` rows show instead of the requested one."""
         assert self.bound is not None
         return f"{floor4(self.bound)} is shown, by the {self.rows} surest of {rows} rows"
 
@@ -76,16 +76,15 @@ def surest_right(
 ) -> Surest:
     """As many of the surest rows as leave it shown that at least a share `bound` of such rows is right.
 
-    The k surest rows are tried, for k up to `most` in fifty steps. That the rows above the probability of the next one
-    are right less often than the bound is a hypothesis for each k, tested exactly: given that probability, the k rows
-    above it are independent draws, of which a binomial number is right. Rows in groups count as fewer, by the design
-    effect of being right; what few rows do not show of it is taken from all that are tried.
+    The k surest rows are tried, for k up to `most` in fifty steps. Each k has a hypothesis: rows above the probability
+    of the next row are right less often than the bound. The test is exact, since given that probability the k rows are
+    independent draws, and the number of right rows is binomial. Rows in groups count as fewer, by the design effect of
+    being right. All rows that are tried tell how alike the rows of a group are, where the first few tell too little.
 
     The hypotheses share `ERROR` by the fallback procedure (Wiens 2003, Pharmaceutical Statistics 2:211; Wiens and
-    Dmitrienko 2005, J. Biopharm. Stat. 15:929): a quarter belongs to each of `_STARTS`, and a hypothesis that is
-    rejected leaves what it had to the next. So the chance that any is rejected wrongly, and with it that a threshold is
-    chosen which does not keep the bound on other rows, is at most `ERROR`. The choice is the largest k that is
-    rejected. Where none is, it is that start of which most is shown.
+    Dmitrienko 2005, J. Biopharm. Stat. 15:929): a quarter belongs to each of `_STARTS`, and a rejected hypothesis
+    leaves its share to the next. A wrong rejection would choose a threshold that does not keep the bound on other rows;
+    its chance is at most `ERROR`. The choice is the largest k that is rejected, else the start with the highest bound.
 
     Args:
         confidence: (rows,) the probability of what is right or not.

@@ -17,10 +17,10 @@ def unseen(
 ) -> Callable[[float], float]:
     """Points by which a model's score may differ from the one that rows show, although no row shows the difference.
 
-    Where n rows, or groups, show no change, up to a share of z^2 / (n + z^2) of all others may still change: the upper
-    end of the score interval (Wilson 1927) of no event in n trials. Classes may change apart or together. So for the
-    rarest class, the two rarest, and so on up to all rows, that share of the n right answers turns wrong here, or of
-    the wrong ones right, and the largest change of the metric itself counts.
+    If n rows, or groups, show no change, up to z^2 / (n + z^2) of all others may still change. This share is the upper
+    end of Wilson's score interval (1927) of no event in n trials. Classes may change apart or together. This share of
+    the n right answers turns wrong, or of the n wrong answers right: in the rarest class, in the two rarest, and so on
+    up to all rows. The largest change of the metric counts.
 
     Args:
         quantile: of the normal distribution, z above.

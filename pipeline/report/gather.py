@@ -220,7 +220,7 @@ def _abstention(evaluation: _Evaluation) -> facts.AbstentionFacts | None:
 
 
 def _cascade(found: CascadeResult | None, entry: str, evaluation: _Evaluation) -> facts.CascadeFacts | None:
-    """What a second model, whose rows of the table begin with `entry`, does with more rows or fewer."""
+    """The score with more or fewer rows for the second model; its rows of the table begin with `entry`."""
     pair, manifest = None if found is None else found.best, evaluation.manifest
     if found is None or pair is None or f"{entry}_{pair.second}" not in evaluation.logits:
         return None
@@ -239,7 +239,7 @@ def _cascade(found: CascadeResult | None, entry: str, evaluation: _Evaluation) -
 
 
 def verdict(report: Facts) -> str:
-    """What was compressed, what was kept, how much smaller and faster it is, and what the uncut teacher does."""
+    """Sentences on what a run kept, how much smaller and faster its student is, and how the uncut teacher does."""
     served, teacher, metric = report.models[report.served], report.models["teacher"], report.task.metric
     low, high = served.difference_interval
     sentence = (
@@ -275,7 +275,7 @@ def verdict(report: Facts) -> str:
 def _trainings(
     teacher: TeacherResult, student: StudentResult, controls: ControlsResult | None
 ) -> dict[str, TrainingSummary]:
-    """What was trained, by model; nothing of a teacher that was brought along fine-tuned, or is a black box."""
+    """The trainings by model. A teacher that came fine-tuned, or is a black box, has none."""
     models: dict[str, ModelResult | None] = {"teacher": teacher, "student": student}
     if controls is not None:
         models |= {name: getattr(controls, name) for name in CONTROLS}

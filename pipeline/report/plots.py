@@ -232,8 +232,8 @@ def lengths(lengths: facts.LengthFacts) -> str:
 def pareto(candidates: facts.CandidateFacts, judgement: Judgement, *, teacher: float, artifact: float) -> str:
     """Draw the candidates, the artifact and the contract.
 
-    Students that were tried are hollow and at their score on the tuning slice after a short training, the teacher
-    itself at its own; untrained ones are at the bottom, because their metric is not known. The artifact is filled and
+    Tried students are hollow and at their score on the tuning slice after a short training, the teacher itself at its
+    own. Untrained students are at the bottom, because their metric is not known. The artifact is filled and
     at its score on the evaluation rows, in points as the teacher's. The limits of the contract are lines.
     """
     limits, points = judgement.contract.limits, _points(candidates, judgement)
