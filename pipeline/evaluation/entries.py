@@ -67,8 +67,8 @@ def _torch_entries(run: Run) -> dict[str, Entry]:
         scores = np.load(folder / SCORES)  # (rows, outputs) by row id
         of_teacher = Entry(lambda split: scores[np.asarray(data.rows(split)["row"][:])], {"runtime": "a black box"})
     else:
-        places = range(len(teacher.sources))
-        teachers = [torch_entry(folder / ensemble.folder(place), ensemble.role(place)) for place in places]
+        numbers = range(len(teacher.sources))
+        teachers = [torch_entry(folder / ensemble.folder(number), ensemble.role(number)) for number in numbers]
         tuned = run.result(TeacherResult).scores(data.task.metrics[0])
         shares, temperatures = (
             ensemble.weights(tuned, run.config.targets.weights),

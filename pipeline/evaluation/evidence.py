@@ -66,7 +66,7 @@ def standing_of(run: Run, logits: Outputs) -> Standing | None:
     labels = np.asarray(data.rows("tune")["label"][:])
     with np.load(run.folder("baselines") / BASELINE_LOGITS) as answers:
         others = answers[f"tune/{best}"]
-    score, floor = (metrics.compute(each, labels, kind, (metric,))[metric] for each in (logits, others))
+    score, floor = (metrics.compute(model, labels, kind, (metric,))[metric] for model in (logits, others))
     interval = difference(logits, others, labels, kind, metric, groups=data.groups("tune")).interval
     return Standing(baseline=best, teacher_score=score, baseline_score=floor, interval=interval)
 

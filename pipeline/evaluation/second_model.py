@@ -56,10 +56,10 @@ def check_second(run: Run) -> None:
         InputError: a number has no sureness; the teacher itself is not there, or reads other tokens; or an artifact was
             made of other rows, for other labels, or reads other tokens.
     """
-    config, asked = run.config, run.config.cascade.second
-    if asked is None or asked == "off":
+    config, second = run.config, run.config.cascade.second
+    if second is None or second == "off":
         return
-    given, task = f"--cascade {asked}", run.data().task
+    given, task = f"--cascade {second}", run.data().task
     if task.kind == "regression":
         raise InputError(
             "a second model is asked where the first is not sure, and a number says nothing of that",
@@ -72,12 +72,12 @@ def check_second(run: Run) -> None:
             given=f"{given}, student.vocabulary={config.student.vocabulary}",
             remedy="drop one of them",
         )
-    if isinstance(asked, Path):
+    if isinstance(second, Path):
         student, length = config.student.model, run.result(DataResult).max_length["student"]
         reads = config.teacher.model if is_of_teacher(student) else student
         # A search may find a student that reads the teacher's tokens.
         tokenizer = None if config.searches and reads == student else reads
-        _check_artifact(asked, given, task, run.fingerprints["data"], tokenizer, length, config.long.of(length))
+        _check_artifact(second, given, task, run.fingerprints["data"], tokenizer, length, config.long.of(length))
     elif not config.has_one_teacher or not config.export.teacher or config.student.model == UNCUT:
         raise InputError(
             "there is no teacher, exported and uncut, that could be the second model beside the student",

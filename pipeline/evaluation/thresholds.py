@@ -86,9 +86,9 @@ def decided_task(
         task = task.model_copy(update={"abstain": decision})
     elif aims:
         for label, aim in aims.items():
-            place = task.labels.index(label)
-            chosen = choose(tuning[:, place], having(labels, place), aim, operating.evidence, groups=groups)
-            choices[label] = _Choice(aim, chosen, tuning[:, place])
+            column = task.labels.index(label)
+            chosen = choose(tuning[:, column], having(labels, column), aim, operating.evidence, groups=groups)
+            choices[label] = _Choice(aim, chosen, tuning[:, column])
         _refuse_unshown("--aim", choices, operating.evidence)
         points = [OperatingPoint(label=label, **choice.fields(variant)) for label, choice in choices.items()]
         task = task.model_copy(update={"points": tuple(points)})
@@ -124,12 +124,13 @@ def _refuse_unshown(option: str, choices: Mapping[str, _Choice], evidence: Evide
     Raises:
         InputError: a bound for one name is not shown to be kept, or none of the names shows a bound for all.
     """
-    asked: dict[str | None, list[str]] = {}  # by the label that an aim was given for; None: for all without their own
+    # By the label that an aim was given for; None: for all without their own.
+    names_by_aim: dict[str | None, list[str]] = {}
     for name, choice in choices.items():
         if choice.aim.is_bound:
-            asked.setdefault(choice.aim.label, []).append(name)
+            names_by_aim.setdefault(choice.aim.label, []).append(name)
     missed = []
-    for names in asked.values():
+    for names in names_by_aim.values():
         if not any(choices[name].chosen.reached for name in names):
             missed += names
     if not missed or evidence == "point":
@@ -138,20 +139,20 @@ def _refuse_unshown(option: str, choices: Mapping[str, _Choice], evidence: Evide
     def ask(name: str, value: str) -> str:
         return f"{option} {shlex.quote(value if option == '--abstain' else f'{name}:{value}')}"
 
-    told, more = {name: choices[name] for name in missed[:_MOST_TOLD]}, len(missed) - _MOST_TOLD
+    named, more = {name: choices[name] for name in missed[:_MOST_TOLD]}, len(missed) - _MOST_TOLD
     possible = [
-        ask(name, replace(aim, bound=float(chosen.shown)).text)
-        for name, (aim, chosen, _) in told.items()
-        if chosen.shown and 0 < float(chosen.shown) < 1
+        ask(name, replace(aim, bound=float(chosen.proven)).text)
+        for name, (aim, chosen, _) in named.items()
+        if chosen.proven and 0 < float(chosen.proven) < 1
     ]
-    nearest = [ask(name, repr(choice.chosen.threshold)) for name, choice in told.items()]
+    nearest = [ask(name, repr(choice.chosen.threshold)) for name, choice in named.items()]
     remedies = [f"ask for what is shown: {', '.join(possible)}" if possible else "more labelled rows"]
     remedies.append(f"or give a threshold yourself; the nearest is {', '.join(nearest)}")
     if possible and option == "--aim":
         remedies.append("or take what counts on these rows alone: --set operating.evidence=point")
     raise InputError(
         "the tuning slice shows no threshold that keeps what was asked",
-        given="; ".join(f"{name}: {aim.text}: {chosen.note}" for name, (aim, chosen, _) in told.items())
+        given="; ".join(f"{name}: {aim.text}: {chosen.note}" for name, (aim, chosen, _) in named.items())
         + (f"; and {more} more" if more > 0 else ""),
         remedy="; ".join(remedies) + " (nothing is trained again)",
     )

@@ -32,7 +32,7 @@ def bca(
     from scipy.special import ndtr, ndtri
 
     generator, width = np.random.default_rng(_SEED), max(len(counts), width)
-    found = float(statistic(counts[None])[0])
+    observed = float(statistic(counts[None])[0])
     block = max(1, _AT_A_TIME // width)
     acceleration, independent = _influence(statistic, counts, block)
     at_end = quantile(independent)
@@ -41,8 +41,8 @@ def bca(
     values = np.concatenate([statistic(_drawn(counts, size, generator)) for size in sizes])
     error = float(values.std())
     if error == 0:
-        return (found, found), 0.0
-    below = ((values < found).mean() + (values <= found).mean()) / 2
+        return (observed, observed), 0.0
+    below = ((values < observed).mean() + (values <= observed).mean()) / 2
     bias = ndtri(np.clip(below, 1 / resamples, 1 - 1 / resamples))
     pulled = bias + np.array([-at_end, at_end])
     room = 1 - acceleration * pulled

@@ -48,7 +48,7 @@ def reliability(probabilities: Outputs, labels: Labels, kind: Kind) -> Reliabili
     for number in np.unique(numbers):
         inside = numbers == number
         bins.append(Bin(int(inside.sum()), float(confidence[inside].mean()), float(right[inside].mean())))
-    ece = sum(each.rows * abs(each.confidence - each.accuracy) for each in bins) / len(confidence)
+    ece = sum(one.rows * abs(one.confidence - one.accuracy) for one in bins) / len(confidence)
     return Reliability(float(ece), tuple(bins))
 
 
@@ -75,8 +75,8 @@ def calibrate(logits: Outputs, labels: Labels, kind: Kind, *, groups: Groups | N
         if not inside.any() or not others.any():
             return 1.0
         fitted = _likeliest(logits[others], labels[others], kind)
-        without, with_it = (_surprise(logits[inside], labels[inside], kind, each) for each in (1.0, fitted))
-        gains[inside] = without - with_it
+        without = _surprise(logits[inside], labels[inside], kind, 1.0)
+        gains[inside] = without - _surprise(logits[inside], labels[inside], kind, fitted)
     by_group = np.bincount(group, weights=gains - gains.mean())
     noise = t.ppf(1 - _ERROR, count - 1) * math.sqrt(by_group @ by_group * count / (count - 1)) / len(gains)
     return round(_likeliest(logits, labels, kind), 4) if gains.mean() > noise else 1.0

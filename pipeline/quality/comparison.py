@@ -72,7 +72,7 @@ def judge(
         InputError: the arrays do not belong together, or a value is out of range.
     """
     try:
-        logits, others, truth = (np.asarray(each, dtype=np.float64) for each in (student, teacher, labels))
+        logits, others, truth = (np.asarray(array, dtype=np.float64) for array in (student, teacher, labels))
         members = None if groups is None else _numbered(np.asarray(groups))
     except (TypeError, ValueError) as error:
         raise InputError("the arrays do not hold numbers, in rows of one length", given=error) from None
@@ -115,11 +115,11 @@ def compare(
         metrics.compute(logits, labels, kind, (metric,))[metric] for logits in (student, other.logits)
     )
     confidence = spent(contract.confidence, look)
-    seen = difference(student, other.logits, labels, kind, metric, groups=groups, confidence=confidence)
+    observed = difference(student, other.logits, labels, kind, metric, groups=groups, confidence=confidence)
     gap, needed = round(score - other_score, 4), None
-    if seen.interval[0] < -max_drop:
+    if observed.interval[0] < -max_drop:
         # By what the interval really is: it may be wider than its standard error says, for few rows or groups.
-        more = rows_needed(gap, gap - seen.interval[0], seen, max_drop=max_drop, confidence=confidence)
+        more = rows_needed(gap, gap - observed.interval[0], observed, max_drop=max_drop, confidence=confidence)
         needed = None if more is None else max(math.ceil(len(labels) * more), len(labels) + 1)
     return Quality(
         metric=metric,
@@ -127,15 +127,15 @@ def compare(
         teacher=other_score,
         student=score,
         difference=gap,
-        interval=(round(seen.interval[0], 4), round(seen.interval[1], 4)),
+        interval=(round(observed.interval[0], 4), round(observed.interval[1], 4)),
         rows=len(labels),
-        groups=seen.groups,
+        groups=observed.groups,
         look=look,
         rows_needed=needed,
     )
 
 
-def rows_needed(gap: float, below: float, seen: Difference, *, max_drop: float, confidence: float) -> float | None:
+def rows_needed(gap: float, below: float, observed: Difference, *, max_drop: float, confidence: float) -> float | None:
     """How many times the rows would show, with a power of 80 %, that a difference keeps to `max_drop`.
 
     The lower end of the interval must lie above -max_drop. The distance from -max_drop to the difference must hold
@@ -145,7 +145,7 @@ def rows_needed(gap: float, below: float, seen: Difference, *, max_drop: float, 
     Args:
         gap: student minus teacher, in points, taken for the true one.
         below: points by which its interval ends below it.
-        seen: the difference, as the rows show it.
+        observed: the difference, as the rows show it.
         max_drop: points that the student may be below its teacher.
         confidence: of the two-sided interval.
 
@@ -155,15 +155,15 @@ def rows_needed(gap: float, below: float, seen: Difference, *, max_drop: float, 
     room = gap + max_drop
     if room <= 0:
         return None
-    times, unseen = 0.0, seen.unseen(1.0)
-    if seen.standard_error:
+    times, unseen = 0.0, observed.unseen(1.0)
+    if observed.standard_error:
         times = ((1 + NormalDist().inv_cdf(_POWER) / quantile_of(confidence)) * below / room) ** 2
     elif unseen < below < _WHOLE:  # by a quantile for few groups
         room *= unseen / below
     fewest, most = 0.0, math.log(_MOST_TIMES)
     for _ in range(_HALVINGS):
         middle = (fewest + most) / 2
-        fewest, most = (middle, most) if seen.unseen(math.exp(middle)) > room else (fewest, middle)
+        fewest, most = (middle, most) if observed.unseen(math.exp(middle)) > room else (fewest, middle)
     return max(times, math.exp(most))
 
 
@@ -191,10 +191,10 @@ def _check(student: Outputs, teacher: Outputs, labels: Labels, groups: Groups | 
         raise InputError("the groups do not fit the answers", given=given, remedy="(rows,)")
     if not all(np.isfinite(array).all() for array in (student, teacher, labels)):
         raise InputError("not every value is a number", given="NaN or infinity", remedy="leave these rows out")
-    places = "labels are the places of the outputs, from 0"
+    not_places = "labels are the places of the outputs, from 0"
     if kind == "classification" and not (labels % 1 == 0).all():
-        raise InputError(places, given="a number that is not whole")
+        raise InputError(not_places, given="a number that is not whole")
     if kind == "classification" and not 0 <= labels.min() <= labels.max() < outputs:
-        raise InputError(places, given=f"{labels.min():g} to {labels.max():g}, {outputs} outputs")
+        raise InputError(not_places, given=f"{labels.min():g} to {labels.max():g}, {outputs} outputs")
     if kind == "multilabel" and not np.isin(labels, (0, 1)).all():
         raise InputError("labels of multi-label rows are 0 or 1", given=f"{labels.min():g} to {labels.max():g}")

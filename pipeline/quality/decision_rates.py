@@ -26,8 +26,8 @@ def measured(task: TaskInfo, slice_name: str, probabilities: Outputs, labels: La
     if task.points:
         gets, points = decided(probabilities, task), []
         for point in task.points:
-            place = task.labels.index(point.label)
-            counted = rates(gets[:, place], having(labels, place))
+            column = task.labels.index(point.label)
+            counted = rates(gets[:, column], having(labels, column))
             points.append(point.model_copy(update={slice_name: counted}))
         changes["points"] = tuple(points)
     if task.abstain is not None:
@@ -39,10 +39,10 @@ def measured(task: TaskInfo, slice_name: str, probabilities: Outputs, labels: La
     return task.model_copy(update=changes)
 
 
-def having(labels: Labels, place: int) -> Flags:
-    """Whether rows have the label at a place."""
+def having(labels: Labels, column: int) -> Flags:
+    """Whether rows have the label at a column."""
     labels = np.asarray(labels).astype(np.int64)
-    return labels == place if labels.ndim == 1 else labels[:, place] == 1
+    return labels == column if labels.ndim == 1 else labels[:, column] == 1
 
 
 def rates(gets_label: Flags, has_label: Flags) -> Rates:
@@ -101,27 +101,26 @@ def found_rates(
     required = contract.limits.require
     if not required:
         return ()
-    gets, found = decided(probabilities, task), []
+    gets, shares = decided(probabilities, task), []
     kept = spent(contract.confidence, look)
     missed = 1 - (1 - kept) / len(required)
     for requirement in required:
-        asked, label = parse_bound(requirement), required_label(requirement, task)
-        assert asked is not None  # a contract cannot be made otherwise
+        bound, label = parse_bound(requirement), required_label(requirement, task)
+        assert bound is not None  # a contract cannot be made otherwise
         if label is None:
             is_answered, right = gets.any(axis=1), gets[np.arange(len(gets)), labels.astype(np.int64)]
-            hits, rows = {"coverage": (is_answered, np.ones_like(right)), "accuracy": (right, is_answered)}[
-                asked.measure
-            ]
+            counts = {"coverage": (is_answered, np.ones_like(right)), "accuracy": (right, is_answered)}
         else:
-            place = task.labels.index(label)
-            hits, rows = _of_label(gets[:, place], having(labels, place))[asked.measure]
+            column = task.labels.index(label)
+            counts = _of_label(gets[:, column], having(labels, column))
+        hits, rows = counts[bound.measure]
         counted = rate(
             hits.sum(),
             rows.sum(),
             independent=independent_rows(groups[rows], rows.sum()),
-            confidences=(missed, kept) if asked.is_most else (kept, missed),
+            confidences=(missed, kept) if bound.is_most else (kept, missed),
         )
-        if asked.measure == "coverage" and (task.abstain is None or task.abstain.threshold == 0):
+        if bound.measure == "coverage" and (task.abstain is None or task.abstain.threshold == 0):
             counted = counted.model_copy(update={"low": 1.0})  # any row is answered
-        found.append(Found(requirement=requirement, rate=counted, look=look))
-    return tuple(found)
+        shares.append(Found(requirement=requirement, rate=counted, look=look))
+    return tuple(shares)

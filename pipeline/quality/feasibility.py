@@ -84,13 +84,13 @@ def nothing_fits(measured: Measured, contract: Contract, *, has_whole: bool = Fa
     """The error if no student can keep the contract. It names the nearest student, whose worst miss is the smallest,
     and the nearest of each other kind. If files are too large and students were to have the whole vocabulary
     (`has_whole`), it says how to make them smaller."""
-    made = sorted(_made(measured, contract), key=lambda each: _worst_miss(each[2], contract))
+    made = sorted(_made(measured, contract), key=lambda form: _worst_miss(form[2], contract))
     if not made:
         return InputError("no candidate could be exported", given=", ".join(measured), remedy="see the lines above")
     by_kind: dict[str, tuple[str, str, Costs]] = {}
-    for each in made:
-        by_kind.setdefault(kind_of(each[0]), each)
-    missed = [f"{name} in {form}: {'; '.join(missed_costs(contract, costs))}" for name, form, costs in by_kind.values()]
+    for form in made:
+        by_kind.setdefault(kind_of(form[0]), form)
+    missed = [f"{name} in {kind}: {'; '.join(missed_costs(contract, costs))}" for name, kind, costs in by_kind.values()]
     (name, precision, costs), limits = made[0], contract.limits
     possible = (
         (limits.max_latency_ms, f"--max-latency-ms {1.1 * costs.latency_ms:.3g}"),

@@ -58,11 +58,11 @@ def difference(
         confidence: of the two-sided interval, within (0, 1).
     """
     truth, groups = metrics.truth_of(labels, kind), _real(groups)
-    answers, other_answers = (metrics.predictions(each, kind) for each in (logits, others))
+    answers, other_answers = (metrics.predictions(model, kind) for model in (logits, others))
     effective = independent_rows(groups, len(truth))
     count = len(truth) if groups is None else len(np.unique(groups))
     quantile = quantile_of(confidence)
-    bounds = [unseen(truth, each, metric, groups=groups, quantile=quantile) for each in (answers, other_answers)]
+    bounds = [unseen(truth, model, metric, groups=groups, quantile=quantile) for model in (answers, other_answers)]
 
     def unseen_points(times: float) -> float:
         return max(bound(times) for bound in bounds)
@@ -152,8 +152,8 @@ def influences(
     members = csr_array((np.ones(len(truth)), (unit, rows)))
     present = np.flatnonzero(truth.any(axis=0) if truth.ndim > 1 else np.bincount(truth))
     parts = []
-    for each in (logits, others):
-        counted: Any = metrics.counts(truth, metrics.predictions(each, kind))(members)
+    for model in (logits, others):
+        counted: Any = metrics.counts(truth, metrics.predictions(model, kind))(members)
         both, answered, actual = (count[:, present] for count in counted)
         total = (answered + actual).sum(axis=0)
         f1 = 2 * both.sum(axis=0) / total
@@ -215,8 +215,8 @@ def tango(lost: float, won: float, rows: float, *, quantile: float) -> Ends:
         return float(brentq(lambda gap: deviation(gap, corrected, shift) - target, -edge, edge, xtol=1e-9))
 
     low, high = min(0.0, half), max(0.0, half)
-    both = (False, True)
-    return min(end(quantile, each, low) for each in both), max(end(-quantile, each, high) for each in both)
+    ways = (False, True)  # corrected or not
+    return min(end(quantile, way, low) for way in ways), max(end(-quantile, way, high) for way in ways)
 
 
 def design_effect(values: Floats, groups: Groups | None, *, correlation: float = 1.0) -> float:
@@ -268,15 +268,15 @@ def _resampled(
     rows of which several may be alike. `score_of` takes the labels, and the answers of each model."""
     unit_of_row: Any = slice(None)  # every unit is one row
     if groups is None:
-        table = np.column_stack([each.astype(np.float64) for each in (truth, *answers)])
+        table = np.column_stack([labels.astype(np.float64) for labels in (truth, *answers)])
         _, first, counts = np.unique(table, axis=0, return_index=True, return_counts=True)
-        truth, answers = truth[first], tuple(each[first] for each in answers)
+        truth, answers = truth[first], tuple(model[first] for model in answers)
     else:
         names, unit_of_row = np.unique(groups, return_inverse=True)
         counts = np.ones(len(names))
     score, units, width = score_of(truth, *answers), counts.astype(np.float64), len(truth)
     if truth.dtype.kind != "f":  # a score counts rows by class, or by label
-        width = max(width, *truth.shape[1:], int(max(each.max() for each in (truth, *answers))) + 1)
+        width = max(width, *truth.shape[1:], int(max(labels.max() for labels in (truth, *answers))) + 1)
 
     def points(weights: Floats) -> Floats:
         return 100 * score(weights[:, unit_of_row])

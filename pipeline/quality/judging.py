@@ -121,10 +121,10 @@ def judge_artifact(
     providers = manifest.providers | {engine.provider: variant}
     manifest = with_decisions(manifest.model_copy(update={"providers": providers}))
     student = answers.student(variant, on_gpu=engine.provider == CUDA_PROVIDER)
-    probabilities, seen = engine.activated(student), metrics.predictions(student, manifest.task.kind)
+    probabilities, decisions = engine.activated(student), metrics.predictions(student, manifest.task.kind)
     has_thresholds = bool(manifest.task.points) or manifest.task.abstain is not None
     if contract.limits.require and has_thresholds:  # other thresholds are another model
-        seen = np.column_stack([seen, decided(probabilities, manifest.task)])
+        decisions = np.column_stack([decisions, decided(probabilities, manifest.task)])
     judged = judge_answers(
         student,
         probabilities,
@@ -133,7 +133,7 @@ def judge_artifact(
         contract=contract,
         other=answers.other(contract),
         groups=answers.groups,
-        look=look(seen) if contract.limits.max_drop is not None or contract.limits.require else 1,
+        look=look(decisions) if contract.limits.max_drop is not None or contract.limits.require else 1,
     )
     return manifest, judge_again(engine, contract, rows, judged, compared=True, costs=costs)
 

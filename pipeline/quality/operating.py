@@ -31,7 +31,7 @@ class Chosen:
     threshold: float
     reached: bool = True  # whether the rows reach the aim
     note: str = ""  # why they do not
-    shown: str = ""  # the bound that they show in its place; "" where nothing is known of that
+    proven: str = ""  # the bound that they show instead; "" where nothing is known of that
 
 
 def choose(
@@ -128,13 +128,13 @@ def _by_interval(probabilities: NDArray[np.floating], has_label: Flags, aim: Aim
             break
         best = again
     assert best.bound is not None
-    shown = f"{1 - float(floor4(best.bound)):.4f}" if is_most else floor4(best.bound)
+    proven = f"{1 - float(floor4(best.bound)):.4f}" if is_most else floor4(best.bound)
     side = "with" if aim.measure == "recall" else "without"
-    note = f"at best {shown} is shown, by {best.rows} rows {side} the label"
+    note = f"at best {proven} is shown, by {best.rows} rows {side} the label"
     if aim.measure == "precision":
         note = best.note(len(has_label))
     by_share = _by_share(probabilities, has_label, aim, aim.bound)
-    return Chosen(by_share.threshold, reached=False, note=note, shown=shown)
+    return Chosen(by_share.threshold, reached=False, note=note, proven=proven)
 
 
 def _surest_with_label(
@@ -194,7 +194,7 @@ def choose_answered(
     best = surest_right(confidence, right, aim.bound, most=len(right), groups=groups)
     if best.bound is None:
         return Chosen(best.threshold)
-    return Chosen(best.threshold, reached=False, note=best.note(len(right)), shown=floor4(best.bound))
+    return Chosen(best.threshold, reached=False, note=best.note(len(right)), proven=floor4(best.bound))
 
 
 def choose_at_least(of_truth: NDArray[np.floating], coverage: float, *, groups: Groups | None = None) -> float | None:

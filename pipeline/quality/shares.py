@@ -146,7 +146,7 @@ def prefixes(
 def by_threshold(probabilities: NDArray[np.floating], right: Flags) -> tuple[Floats, Floats, Floats]:
     """All thresholds that differ, falling, with the right and the wrong rows from each one on. A threshold is halfway
     between two probabilities, so that rounding moves no row."""
-    distinct, place = np.unique(np.asarray(probabilities, dtype=np.float64), return_inverse=True)
-    hits, misses = (np.bincount(place, weights=each, minlength=len(distinct))[::-1] for each in (right, ~right))
+    distinct, number = np.unique(np.asarray(probabilities, dtype=np.float64), return_inverse=True)
+    hits, misses = (np.bincount(number, weights=rows, minlength=len(distinct))[::-1] for rows in (right, ~right))
     falling = distinct[::-1]
     return np.append((falling[:-1] + falling[1:]) / 2, 0.0), hits.cumsum(), misses.cumsum()

@@ -38,7 +38,7 @@ def unseen(
     right = truth == answers if truth.ndim == 1 else np.logical_and(truth, answers)
     can_lose, can_win = (_parts(truth, actual, unit, each) for each in (right, ~right))
     everywhere = np.tile(actual, (len(can_lose.units), 1))
-    seen = score(both[None], answered[None], actual[None])[0]
+    observed = score(both[None], answered[None], actual[None])[0]
 
     def points(times: float) -> float:
         share = square / (times * can_lose.units + square)
@@ -48,7 +48,7 @@ def unseen(
         won = square / (times * can_win.units + square) * can_win.classes * (actual - both)
         false = (answered - both) * (1 - won.sum(axis=1, keepdims=True) / max(1.0, (actual - both).sum()))
         better = score(both + won, both + won + false, everywhere)
-        return 100 * float(np.abs(np.concatenate([worse, better]) - seen).max())
+        return 100 * float(np.abs(np.concatenate([worse, better]) - observed).max())
 
     return points
 

@@ -72,8 +72,8 @@ def _by_score(facts: FrontierFacts) -> list[Point]:
 
 def _floors(facts: FrontierFacts) -> str:
     """The scores of the teacher and of what is cheap to beat, in words."""
-    told = [f"{NAMES[name]} {score:.1f}" for name, score in facts.floors.items()]
-    return ", ".join([f"teacher {facts.teacher:.1f}", *told])
+    scores = [f"{NAMES[name]} {score:.1f}" for name, score in facts.floors.items()]
+    return ", ".join([f"teacher {facts.teacher:.1f}", *scores])
 
 
 @styled

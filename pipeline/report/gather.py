@@ -169,8 +169,8 @@ def wide(logits: Outputs, others: Outputs, labels: Labels, task: Task, groups: G
     """A sentence on the classes that make the interval of a macro F1 wide; "" if there are too few to tell apart."""
     if task.metrics[0] != "macro_f1" or len(task.labels) <= _NAMED_CLASSES:
         return ""
-    places = widest(logits, others, labels, task.kind, groups=groups)[:_NAMED_CLASSES]
-    named = [f"{task.labels[place]} ({having(labels, place).sum()} rows)" for place in places]
+    columns = widest(logits, others, labels, task.kind, groups=groups)[:_NAMED_CLASSES]
+    named = [f"{task.labels[column]} ({having(labels, column).sum()} rows)" for column in columns]
     return f" More rows of these labels would narrow the interval most: {', '.join(named)}." if named else ""
 
 
@@ -189,9 +189,9 @@ def _decisions(evaluation: _Evaluation) -> tuple[facts.DecisionFacts, ...]:
     """The operating points, and what thresholds beside them do."""
     task, thresholds, decisions = evaluation.manifest.task, np.linspace(0, 1, _THRESHOLDS), []
     for point in task.points:
-        place = task.labels.index(point.label)
-        probabilities = evaluation.probabilities(evaluation.served, calibrated=True)[:, place]
-        curves = sweep(probabilities, having(evaluation.labels, place), thresholds)
+        column = task.labels.index(point.label)
+        probabilities = evaluation.probabilities(evaluation.served, calibrated=True)[:, column]
+        curves = sweep(probabilities, having(evaluation.labels, column), thresholds)
         precision, recall, given = (_rounded(curve) for curve in curves)
         at = tuple(thresholds.tolist())
         decision = facts.DecisionFacts(point=point, thresholds=at, precision=precision, recall=recall, given=given)
@@ -219,17 +219,17 @@ def _abstention(evaluation: _Evaluation) -> facts.AbstentionFacts | None:
     return facts.AbstentionFacts(abstain=abstain, teacher=curves[0], student=curves[1])
 
 
-def _cascade(found: CascadeResult | None, entry: str, evaluation: _Evaluation) -> facts.CascadeFacts | None:
+def _cascade(cascade: CascadeResult | None, entry: str, evaluation: _Evaluation) -> facts.CascadeFacts | None:
     """The score with more or fewer rows for the second model; its rows of the table begin with `entry`."""
-    pair, manifest = None if found is None else found.best, evaluation.manifest
-    if found is None or pair is None or f"{entry}_{pair.second}" not in evaluation.logits:
+    pair, manifest = None if cascade is None else cascade.best, evaluation.manifest
+    if cascade is None or pair is None or f"{entry}_{pair.second}" not in evaluation.logits:
         return None
     first, second = evaluation.logits[pair.first], evaluation.logits[f"{entry}_{pair.second}"]
     sure = sureness(evaluation.probabilities(pair.first, calibrated=True), manifest.task)
     rows = first, scaled(second, pair.temperature, manifest.temperature), sure, evaluation.labels, evaluation.task
     (chosen,) = curve(*rows, thresholds=[pair.answered_from])
     return facts.CascadeFacts(
-        second=found.second,
+        second=cascade.second,
         taken=CASCADE in manifest.variants,
         pair=pair,
         share=chosen.share,
@@ -326,12 +326,12 @@ def _confusion(evaluation: _Evaluation) -> dict[str, Any] | None:
 
 
 def _candidates(
-    found: CandidatesResult | None, search: SearchResult | None, terms: Contract | None
+    candidates: CandidatesResult | None, search: SearchResult | None, terms: Contract | None
 ) -> facts.CandidateFacts | None:
-    if found is None:
+    if candidates is None:
         return None
     assert terms is not None  # otherwise nothing is measured
-    measured = found.candidates
+    measured = candidates.candidates
     return facts.CandidateFacts(
         measured={name: as_stored(costs, terms).costs for name, costs in measured.items()},
         kept=tuple(fitting_students(measured, terms)),

@@ -153,14 +153,14 @@ def test_who_asks_for_what_is_told_to_be_shown_gets_it(aim: str, rare: bool) -> 
         has = draw.random(len(probabilities)) < (0.6 * probabilities if rare else probabilities)
         missed = choose(probabilities, has, parse_aim(aim))
         assert not missed.reached
-        if not missed.shown:  # too few rows with the label
+        if not missed.proven:  # too few rows with the label
             assert rare
             continue
-        assert missed.shown in missed.note
+        assert missed.proven in missed.note
         kind, sign = re.findall("[a-z]+|[<>]=", aim)
-        assert choose(probabilities, has, parse_aim(f"{kind}{sign}{missed.shown}")).reached
+        assert choose(probabilities, has, parse_aim(f"{kind}{sign}{missed.proven}")).reached
         if not (rare and kind == "precision"):
-            more = float(missed.shown) + (2e-4 if sign == ">=" else -2e-4)
+            more = float(missed.proven) + (2e-4 if sign == ">=" else -2e-4)
             assert not choose(probabilities, has, parse_aim(f"{kind}{sign}{more:.5f}")).reached
 
 
@@ -436,7 +436,7 @@ def test_of_a_bound_for_all_labels_rare_ones_may_miss_it() -> None:
         assert refused.value.remedy.startswith("more labelled rows; or give a threshold yourself")
         assert "evidence=point" not in refused.value.remedy
         _refuse_unshown("--aim", choices_of(aims, chosen), "point")
-    sure = Chosen(0.99999043, reached=False, note="0.9 is shown", shown="0.9000")
+    sure = Chosen(0.99999043, reached=False, note="0.9 is shown", proven="0.9000")
     with pytest.raises(InputError) as refused:
         _refuse_unshown("--aim", choices_of(("rude:recall>=0.99",), {"rude": sure, "toxic": shown, "a:b": shown}))
     for advice in ("--aim 'rude:recall>=0.9'", "--aim rude:0.99999043", "operating.evidence=point"):

@@ -61,4 +61,4 @@ def test_what_is_told_to_be_shown_is_shown_if_it_is_asked_for() -> None:
         has_label = fates < probabilities
         missed = choose(probabilities, has_label, parse_aim(aim), groups=groups)
         assert not missed.reached
-        assert choose(probabilities, has_label, parse_aim(sign + missed.shown), groups=groups).reached
+        assert choose(probabilities, has_label, parse_aim(sign + missed.proven), groups=groups).reached
