@@ -102,13 +102,15 @@ def found_rates(
     if not required:
         return ()
     gets, shares = decided(probabilities, task), []
+    counts: dict[str, tuple[Flags, Flags]]
     kept = spent(contract.confidence, look)
     missed = 1 - (1 - kept) / len(required)
     for requirement in required:
         bound, label = parse_bound(requirement), required_label(requirement, task)
         assert bound is not None  # a contract cannot be made otherwise
         if label is None:
-            is_answered, right = gets.any(axis=1), gets[np.arange(len(gets)), labels.astype(np.int64)]
+            is_answered = np.asarray(gets.any(axis=1))
+            right: Flags = gets[np.arange(len(gets)), labels.astype(np.int64)]
             counts = {"coverage": (is_answered, np.ones_like(right)), "accuracy": (right, is_answered)}
         else:
             column = task.labels.index(label)

@@ -270,11 +270,11 @@ def _resampled(
     if groups is None:
         table = np.column_stack([labels.astype(np.float64) for labels in (truth, *answers)])
         _, first, counts = np.unique(table, axis=0, return_index=True, return_counts=True)
-        truth, answers = truth[first], tuple(model[first] for model in answers)
+        truth, answers, units = truth[first], tuple(model[first] for model in answers), counts.astype(np.float64)
     else:
         names, unit_of_row = np.unique(groups, return_inverse=True)
-        counts = np.ones(len(names))
-    score, units, width = score_of(truth, *answers), counts.astype(np.float64), len(truth)
+        units = np.ones(len(names))
+    score, width = score_of(truth, *answers), len(truth)
     if truth.dtype.kind != "f":  # a score counts rows by class, or by label
         width = max(width, *truth.shape[1:], int(max(labels.max() for labels in (truth, *answers))) + 1)
 

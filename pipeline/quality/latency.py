@@ -74,7 +74,7 @@ def time_in_turns(
         for name, answer in models.items():
             durations = [1e3 * seconds_of(partial(answer, call)) for call in calls]
             seconds = sum(seconds_of(partial(answer, batch)) for batch in batches)
-            measured[name].append([*np.percentile(durations, percentiles), np.mean(durations), rows / seconds])
+            measured[name].append([*np.percentile(durations, percentiles), float(np.mean(durations)), rows / seconds])
     return {name: np.array(of_rounds) for name, of_rounds in measured.items()}
 
 

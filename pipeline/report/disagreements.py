@@ -24,6 +24,8 @@ def disagreements(
         temperature: by which the student's logits are divided for its confidence.
         most: rows that are quoted at most.
     """
+    by_teacher: Labels
+    by_student: Labels
     counts: dict[str, Any] = {"count": None}
     confidence = None
     if task.kind == "regression":

@@ -109,7 +109,8 @@ def _values(facts: Facts) -> dict[str, Any]:
         "contract": judgement and contract_table(judgement),
         "judgement": judgement and sentence(judgement),
         "decisions": decision_table(
-            tuple(decision.point for decision in facts.decisions), facts.abstention and facts.abstention.abstain
+            tuple(decision.point for decision in facts.decisions),
+            None if facts.abstention is None else facts.abstention.abstain,
         ),
         "sets": sets_table(facts.sets),
         "models": table(facts),

@@ -172,8 +172,8 @@ def abstention(curves: facts.AbstentionFacts) -> str:
     words = "Share of right answers over the share of evaluation rows that are answered, the surest first."
     if chosen is not None and chosen.accuracy.value is not None and chosen.coverage.value is not None:
         share, accuracy, color = chosen.coverage, chosen.accuracy, series(1)[0]
-        axes.plot([share.value] * 2, [accuracy.low, accuracy.high], color=color, linewidth=3)
-        axes.plot([share.low, share.high], [accuracy.value] * 2, color=color, linewidth=3)
+        axes.plot([chosen.coverage.value] * 2, [accuracy.low, accuracy.high], color=color, linewidth=3)
+        axes.plot([share.low, share.high], [chosen.accuracy.value] * 2, color=color, linewidth=3)
         words += f" Chosen, {curves.abstain.aim}: {share.text} % are answered, {accuracy.text} % of these rightly."
     axes.set(xlabel="share of rows that are answered", ylabel="share of right answers", xlim=(0, 1.02))
     axes.legend(loc="lower left")
