@@ -39,8 +39,8 @@ MODULES = {
         "pipeline/quality/intervals.py",
         [f"{_QUALITY}test_intervals.py", "tests/artifact/test_contract.py", f"{_QUALITY}test_verdicts.py"],
     ),
-    "hidden": (
-        "pipeline/quality/hidden.py",
+    "unseen": (
+        "pipeline/quality/unseen.py",
         [f"{_QUALITY}test_intervals.py", "tests/artifact/test_contract.py"],
     ),
     "bootstrap": (
@@ -61,15 +61,29 @@ MODULES = {
         "pipeline/quality/calibration.py",
         [f"{_QUALITY}test_calibration.py"],
     ),
-    "shown": (
-        "pipeline/quality/shown.py",
+    "shares": (
+        "pipeline/quality/shares.py",
         ["tests/pipeline/test_abstaining.py", "tests/pipeline/test_operating.py", _IN_GROUPS],
     ),
-    "aims": ("pipeline/quality/operating.py", ["tests/pipeline/test_operating.py", _IN_GROUPS]),
-    "abstaining": ("pipeline/quality/abstaining.py", ["tests/pipeline/test_abstaining.py", _IN_GROUPS]),
-    "conformal": ("pipeline/quality/conformal.py", ["tests/pipeline/test_label_sets.py", _IN_GROUPS]),
+    "operating": (
+        "pipeline/quality/operating.py",
+        [
+            "tests/pipeline/test_operating.py",
+            "tests/pipeline/test_abstaining.py",
+            "tests/pipeline/test_label_sets.py",
+            _IN_GROUPS,
+        ],
+    ),
     "cascading": ("pipeline/quality/cascading.py", ["tests/pipeline/test_cascade.py"]),
-    "required": ("pipeline/quality/required.py", [f"{_QUALITY}test_required.py"]),
+    "decision-rates": (
+        "pipeline/quality/decision_rates.py",
+        [
+            f"{_QUALITY}test_required.py",
+            "tests/pipeline/test_operating.py",
+            "tests/pipeline/test_abstaining.py",
+            "tests/pipeline/test_label_sets.py",
+        ],
+    ),
     "judging": (
         "pipeline/quality/judging.py",
         [f"{_QUALITY}test_judging.py", "tests/pipeline/test_contract_run.py"],

@@ -25,9 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from kdc.common.tables import aligned
 from kdc.pipeline.config.aims import parse_abstain, parse_aim
-from kdc.pipeline.quality.abstaining import choose_answered
-from kdc.pipeline.quality.conformal import choose_at_least
-from kdc.pipeline.quality.operating import choose
+from kdc.pipeline.quality.operating import choose, choose_answered, choose_at_least
 
 _AIMS = ("precision>=0.8", "recall>=0.9", "fpr<=0.1", "accuracy>=0.9", "sets 0.95")
 _ALLOWED = 5.5  # percent

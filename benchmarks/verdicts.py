@@ -36,8 +36,8 @@ from kdc.artifact.contract.judgement import quantile_of
 from kdc.common.tables import aligned
 from kdc.pipeline.config import metrics
 from kdc.pipeline.quality.comparison import judge
-from kdc.pipeline.quality.hidden import unseen
 from kdc.pipeline.quality.intervals import influences
+from kdc.pipeline.quality.unseen import unseen
 
 _ALLOWED = 3.0  # percent
 _CONFIDENCE = 0.95

@@ -22,14 +22,14 @@ from kdc.common.files import disk_is_full
 from kdc.common.progress import Reporter
 from kdc.pipeline.config import metrics
 from kdc.pipeline.config.aims import parse_abstain, parse_aim
+from kdc.pipeline.config.metrics import Floats
 from kdc.pipeline.config.settings import Config
 from kdc.pipeline.config.student_kinds import KINDS, kind_of
-from kdc.pipeline.evaluation.answers import answers_of, look_of
-from kdc.pipeline.evaluation.baseline_comparison import better_baseline
+from kdc.pipeline.evaluation.evidence import answers_of, look_of
 from kdc.pipeline.quality.frontier import FrontierFacts, Left, Point
 from kdc.pipeline.quality.intervals import difference, score_interval
 from kdc.pipeline.quality.judging import EvaluationAnswers, judged_device
-from kdc.pipeline.quality.latency import Timing, calls_and_batches, interval_of_median, time_in_turns
+from kdc.pipeline.quality.latency import BATCH, in_pieces, interval_of_median, time_in_turns
 from kdc.pipeline.report.frontier import read_facts, write_frontier
 from kdc.pipeline.results.training import StudentResult, TargetsResult
 from kdc.pipeline.run import STAGES, compress
@@ -60,7 +60,7 @@ class _Made:
 
     def answers(self) -> EvaluationAnswers:
         standing = self.run.result(TargetsResult).standing
-        return answers_of(self.run.data(), self.run.folder("evaluate"), better_baseline(standing))
+        return answers_of(self.run.data(), self.run.folder("evaluate"), standing)
 
 
 def make_frontier(
@@ -216,7 +216,8 @@ def _facts(root: Path, made: list[_Made], left: list[Left], reporter: Reporter) 
         }
         timings = time_in_turns(
             {student: engine.predict for student, engine in engines.items()},
-            *calls_and_batches(one.texts, latency_rows=settings.latency_rows, throughput_rows=settings.throughput_rows),
+            in_pieces(one.texts, settings.latency_rows, 1),
+            in_pieces(one.texts, settings.throughput_rows, BATCH),
             percentiles=(50, 95),
             rounds=_ROUNDS,
             warm_up_calls=5,
@@ -248,7 +249,7 @@ def _facts(root: Path, made: list[_Made], left: list[Left], reporter: Reporter) 
 
 
 def _point(
-    made: _Made, answers: EvaluationAnswers, engine: Engine, timing: Timing, *, root: Path, points: int
+    made: _Made, answers: EvaluationAnswers, engine: Engine, timing: Floats, *, root: Path, points: int
 ) -> Point:
     """One artifact's measurements. Its two intervals share the error that the intervals of all points may have. It
     counts as a look at the evaluation rows, since a contract may be chosen by it."""
@@ -261,7 +262,7 @@ def _point(
     score, teacher = (
         metrics.compute(answered, labels, task.kind, (metric,))[metric] for answered in (logits, answers.teacher)
     )
-    latency_interval, _, rows_interval = (interval_of_median(column, _CONFIDENCE) for column in timing.rounds.T)
+    p50, p95, _, rows_per_second = np.median(timing, axis=0).tolist()
     assert engine.manifest is not None
     return Point(
         student=made.student,
@@ -272,11 +273,11 @@ def _point(
         interval=score_interval(logits, labels, task.kind, metric, groups=groups, confidence=confidence),
         difference=score - teacher,
         difference_interval=gap.interval,
-        latency_p50_ms=timing.percentiles_ms[0],
-        latency_interval=latency_interval,
-        latency_p95_ms=timing.percentiles_ms[1],
-        rows_per_second=timing.rows_per_second,
-        rows_interval=rows_interval,
+        latency_p50_ms=p50,
+        latency_interval=interval_of_median(timing[:, 0], _CONFIDENCE),
+        latency_p95_ms=p95,
+        rows_per_second=rows_per_second,
+        rows_interval=interval_of_median(timing[:, -1], _CONFIDENCE),
         size_mb=engine.manifest.variants[engine.variant].size_bytes / 1e6,  # type: ignore[index]
         parameters=result.parameters,
         training_seconds=None if result.training is None else result.training.seconds,

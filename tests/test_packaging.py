@@ -98,7 +98,7 @@ def test_no_index_and_no_local_version_is_named() -> None:
 def test_the_pages_are_packaged(folder: str) -> None:
     patterns = SETUPTOOLS["package-data"][f"kdc.{folder.replace('/', '.')}"]
     packaged = {path for pattern in patterns for path in (ROOT / folder).glob(pattern)}
-    pages = {path for ending in ("html", "css", "md") for path in (ROOT / folder).rglob(f"*.{ending}")}
+    pages = {path for ending in ("html", "css", "md", "mplstyle") for path in (ROOT / folder).rglob(f"*.{ending}")}
     assert pages
     assert pages <= packaged
 

@@ -18,13 +18,10 @@ from kdc.common.tables import aligned
 from kdc.pipeline.config import metrics
 from kdc.pipeline.config.tasks import TASKS, Task, custom_task
 from kdc.pipeline.data.prepared import read_labelled
-from kdc.pipeline.quality.abstaining import answered_rates
 from kdc.pipeline.quality.comparison import Other, compare
-from kdc.pipeline.quality.conformal import covered_rates
+from kdc.pipeline.quality.decision_rates import measured
 from kdc.pipeline.quality.intervals import score_interval
 from kdc.pipeline.quality.judging import Answers, judge_answers
-from kdc.pipeline.quality.operating import having, rates
-from kdc.serving.engine.deciding import decided
 from kdc.serving.engine.engine import Engine
 from kdc.serving.engine.tokenizing import Text
 from kdc.tools.reference import kept_reference, reference_if_kept, refuse_better_baseline, teacher_of
@@ -78,11 +75,7 @@ def evaluate_artifact(
         compared = compare(
             logits, reference.other, labels, info.kind, metric, contract=contract, groups=groups, look=reference.look
         )
-    probabilities, abstain, sets = engine.activated(logits), info.abstain, info.sets
-    if abstain is not None:
-        abstain = abstain.model_copy(update={"evaluation": answered_rates(probabilities, labels, abstain)})
-    if sets is not None:
-        sets = sets.model_copy(update={"evaluation": covered_rates(probabilities, labels, sets)})
+    decisions = measured(info, "evaluation", engine.activated(logits), labels)
     return Evaluation(
         artifact=str(artifact),
         rows=len(texts),
@@ -94,9 +87,9 @@ def evaluate_artifact(
         compared=compared,
         max_drop=None if compared is None else contract.limits.max_drop,
         verdict=None if compared is None else judge_drop(contract, compared),
-        points=_measured(info, probabilities, labels),
-        abstain=abstain,
-        sets=sets,
+        points=decisions.points,
+        abstain=decisions.abstain,
+        sets=decisions.sets,
         promised=manifest.variants[engine.variant].metrics,  # type: ignore[index]
     )
 
@@ -105,19 +98,6 @@ def _contract_of(manifest: Manifest) -> Contract:
     """The artifact's contract; one about `_MAX_DROP` if the artifact's limits no drop."""
     contract = Contract() if manifest.contract is None else manifest.contract.contract
     return contract if contract.limits.max_drop is not None else replace(Contract(), {"max_drop": _MAX_DROP})
-
-
-def _measured(
-    task: TaskInfo, probabilities: NDArray[np.floating], labels: NDArray[np.generic]
-) -> tuple[OperatingPoint, ...]:
-    """The task's operating points with their rates on labelled rows."""
-    if not task.points:
-        return ()
-    gets, points = decided(probabilities, task), []
-    for point in task.points:
-        column = task.labels.index(point.label)
-        points.append(point.model_copy(update={"evaluation": rates(gets[:, column], having(labels, column))}))
-    return tuple(points)
 
 
 def render(evaluation: Evaluation) -> str:

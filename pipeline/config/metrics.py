@@ -17,7 +17,10 @@ from kdc.artifact.manifest import Kind
 _SHUFFLES = 199
 
 Floats = NDArray[np.float64]
-Groups = NDArray[np.integer]  # (rows,) a number for each row; rows of one group have the same
+Flags = NDArray[np.bool_]  # (rows,)
+Labels = NDArray[np.generic]  # (rows,) class ids or numbers; (rows, outputs) in {0, 1} for multi-label, as answers are
+Outputs = NDArray[np.floating]  # (rows, outputs) logits or probabilities
+Groups = NDArray[np.integer]  # (rows,) the same number for rows that belong together; None: each row stands alone
 Scorer = Callable[[Floats], Floats]  # (samples, rows) weights, none below 0, to (samples,) scores from -1 to 1
 OfCounts = Callable[[Floats, Floats, Floats], Floats]  # what `counts` gives to (samples,) scores
 
@@ -30,7 +33,7 @@ class Metric:
     hub_name: str  # its name on the Hugging Face hub
     lowest: float  # the lowest score
     scorer: Callable[[NDArray[np.generic], NDArray[np.generic]], Scorer]  # from labels and answers, as `truth_of` gives
-    # What errors that no row shows can cost, see `kdc.pipeline.quality.hidden`. A score of counts gives itself. Other
+    # What errors that no row shows can cost, see `kdc.pipeline.quality.unseen`. A score of counts gives itself. Other
     # scores give how far they fall if all rows turn wrong; half of the rows then cost half.
     unseen_cost: OfCounts | float
     labels: int | None = None  # how many labels a task must have; None: any number

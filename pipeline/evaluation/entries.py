@@ -10,17 +10,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kdc.artifact.manifest import Device, Scalar, Second
+from kdc.artifact.manifest import Device, Scalar, TaskInfo
 from kdc.common.errors import KdcError
 from kdc.pipeline.config.data_settings import LongSettings
 from kdc.pipeline.data.prepared import PreparedData, texts_of
 from kdc.pipeline.data.tokens import tokenizer_info
 from kdc.pipeline.evaluation.variants import CASCADE_FP32, variants_of
-from kdc.pipeline.graphs.files import FP16_ONNX, FP32_ONNX, INT8_ONNX, TOKENIZER_JSON
+from kdc.pipeline.graphs.files import FP16_ONNX, FP32_ONNX, INT8_ONNX, TOKENIZER_JSON, read_tokenizer_info
 from kdc.pipeline.models import loading
 from kdc.pipeline.models.opening import as_served
 from kdc.pipeline.quality.peak_memory import ModelFiles
-from kdc.pipeline.results.artifact import Pair, QuantizeResult, UncutResult
+from kdc.pipeline.results.artifact import QuantizeResult, UncutResult
 from kdc.pipeline.results.training import BaselinesResult, ControlsResult, StudentResult, TargetsResult, TeacherResult
 from kdc.pipeline.rundir.context import Run
 from kdc.pipeline.rundir.files import BASELINE_LOGITS, CONTROLS, SCORES
@@ -29,7 +29,6 @@ from kdc.pipeline.training.batches import Rows
 from kdc.pipeline.training.joining import join_of
 from kdc.pipeline.training.predict import answer_texts, predict
 from kdc.pipeline.training.students import load_student
-from kdc.serving.engine.engine import Engine
 from kdc.serving.engine.tokenizing import RowTokenizer, Text
 
 Answer = Callable[[list[Text]], NDArray[np.float32]]
@@ -40,11 +39,10 @@ Logits = dict[str, NDArray[np.float32]]  # (rows, outputs) by split, or by model
 class Entry:
     """One model under evaluation."""
 
-    answer: Answer  # texts to logits, tokenising included
     predict: Callable[[str], NDArray[np.float32]]  # a split's name to logits of the whole split
     row: dict[str, Scalar]  # columns of the table, to which more are added
+    answer: Answer | None = None  # texts to logits, tokenising included; None: its latency says nothing here
     memory: ModelFiles | None = None  # what a process of its own loads to measure its memory; None: not measured
-    timed: bool = True  # whether its latency says anything here (fp16 on a CPU does not)
     logits: Logits = field(default_factory=dict)  # answers by split, once it was asked
 
 
@@ -66,28 +64,41 @@ def _torch_entries(run: Run) -> dict[str, Entry]:
     torch_entry = partial(_torch_entry, data, device=run.device, max_length=run.max_length, long=run.config.long)
     teacher, folder = run.config.teacher, run.folder("teacher")
     if teacher.scores is not None:
-        teacher_entry = _black_box(np.load(folder / SCORES), data)
-    elif len(teacher.sources) == 1:
-        teacher_entry = torch_entry(folder / ensemble.folder(0), ensemble.role(0))
+        scores = np.load(folder / SCORES)  # (rows, outputs) by row id
+        of_teacher = Entry(lambda split: scores[np.asarray(data.rows(split)["row"][:])], {"runtime": "a black box"})
     else:
-        places = range(len(teacher.sources))
-        teachers = [torch_entry(folder / ensemble.folder(place), ensemble.role(place)) for place in places]
-        scores = run.result(TeacherResult).scores(data.task.metrics[0])
-        temperatures = run.result(TargetsResult).temperatures or (1.0,) * len(teachers)
-        teacher_entry = _as_one(teachers, ensemble.weights(scores, run.config.targets.weights), temperatures)
+        numbers = range(len(teacher.sources))
+        teachers = [torch_entry(folder / ensemble.folder(number), ensemble.role(number)) for number in numbers]
+        tuned = run.result(TeacherResult).scores(data.task.metrics[0])
+        shares, temperatures = (
+            ensemble.weights(tuned, run.config.targets.weights),
+            run.result(TargetsResult).temperatures,
+        )
+        of_teacher = teachers[0] if len(teachers) == 1 else _as_one(teachers, shares, temperatures)
     entries = {
-        "teacher": teacher_entry,
+        "teacher": of_teacher,
         "student": torch_entry(student / "base", role, model=load_student(student), weights=merged),
         "merged": torch_entry(merged, role),
     }
-    entries["student"].timed = False  # with its adapters it is only trained; what could serve is the merged one
+    entries["student"].answer = None  # with its adapters it is only trained; what could serve is the merged one
     if run.config.run.controls:
         made = run.result(ControlsResult).to_json()
         for name, whose in CONTROLS.items():
-            if name not in made:
-                continue
-            entries[name] = torch_entry(run.folder("controls") / name, role if whose == "student" else whose)
+            if name in made:
+                entries[name] = torch_entry(run.folder("controls") / name, role if whose == "student" else whose)
     return entries
+
+
+def _as_one(teachers: Sequence[Entry], shares: NDArray[np.float64], temperatures: Sequence[float] | None) -> Entry:
+    """Several teachers as the student learned from them: one after another, their logits averaged."""
+    average = partial(ensemble.average, shares=shares, temperatures=temperatures or (1.0,) * len(teachers))
+    answers = [teacher.answer for teacher in teachers if teacher.answer is not None]  # each has one
+    sums: dict[str, Any] = {key: sum(teacher.row[key] for teacher in teachers) for key in ("parameters", "size_bytes")}
+    return Entry(
+        predict=lambda split: average([teacher.predict(split) for teacher in teachers]),
+        row={"runtime": teachers[0].row["runtime"]} | sums,
+        answer=lambda texts: average([answer(texts) for answer in answers]),
+    )
 
 
 def _torch_entry(
@@ -110,65 +121,27 @@ def _torch_entry(
     typed = "token_type_ids" in tokenizer.model_input_names
     windows = long.of(max_length(role), join_of(model.config))
     info = tokenizer_info(tokenizer, max_length=max_length(role), token_type_ids=typed, long=windows)
-    rows = RowTokenizer.read(folder / TOKENIZER_JSON, info)
-
-    size = sum(file.stat().st_size for file in (weights or folder).glob("*.safetensors"))
-    files = ModelFiles(
-        model=folder.resolve(),
-        tokenizer_json=(folder / TOKENIZER_JSON).resolve(),
-        tokenizer=info,
-        task=data.task.info(),
-    )
+    tokenizer_json = (folder / TOKENIZER_JSON).resolve()
+    rows = RowTokenizer.read(tokenizer_json, info)
+    files = ModelFiles(model=folder.resolve(), tokenizer_json=tokenizer_json, tokenizer=info, task=data.task.info())
+    measured = [*(weights or folder).glob("*.safetensors"), tokenizer_json]
     return Entry(
-        answer=lambda texts: answer_texts(model, texts, rows, info),
         predict=lambda split: predict(model, Rows([data.tokens(role, split)]), pad_id=tokenizer.pad_token_id),
         row={
             "runtime": f"torch {device}",
             "parameters": as_served(model).num_parameters(),
-            "size_bytes": size + (folder / TOKENIZER_JSON).stat().st_size,
+            "size_bytes": sum(file.stat().st_size for file in measured),
         },
+        answer=lambda texts: answer_texts(model, texts, rows, info),
         memory=files if weights is None and device == "cpu" else None,
-    )
-
-
-def _black_box(scores: NDArray[np.float32], data: PreparedData) -> Entry:
-    """A black box, of which there are only answers, (rows, outputs) by row id."""
-    return Entry(
-        answer=_never,
-        predict=lambda split: scores[np.asarray(data.rows(split)["row"][:])],
-        row={"runtime": "a black box"},
-        timed=False,
-    )
-
-
-def _as_one(teachers: Sequence[Entry], shares: NDArray[np.float64], temperatures: Sequence[float]) -> Entry:
-    """Several teachers as the student learned from them: one after another, their logits averaged."""
-    sums: dict[str, Any] = {key: sum(teacher.row[key] for teacher in teachers) for key in ("parameters", "size_bytes")}
-    return Entry(
-        answer=lambda texts: ensemble.average([teacher.answer(texts) for teacher in teachers], shares, temperatures),
-        predict=lambda split: ensemble.average([teacher.predict(split) for teacher in teachers], shares, temperatures),
-        row={"runtime": teachers[0].row["runtime"]} | sums,
     )
 
 
 def _baseline_entries(logits: Path, names: Iterable[str]) -> dict[str, Entry]:
     """What is cheap to beat. Its answers are there; what it costs is not measured, since nobody would serve it so."""
     with np.load(logits) as file:
-        answers = {name: file[name] for name in file.files}
-    return {
-        name: Entry(
-            answer=_never,
-            predict=partial(_kept, answers, name),
-            row={"runtime": "a baseline"},
-            timed=False,
-        )
-        for name in names
-    }
-
-
-def _never(texts: list[Text]) -> NDArray[np.float32]:
-    """For a model of which there are only answers: it is not timed."""
-    raise AssertionError("its answers were made before")
+        answers = dict(file)
+    return {name: Entry(partial(_kept, answers, name), {"runtime": "a baseline"}) for name in names}
 
 
 def _kept(answers: Logits, model: str, split: str) -> NDArray[np.float32]:
@@ -178,39 +151,49 @@ def _kept(answers: Logits, model: str, split: str) -> NDArray[np.float32]:
 def _onnx_entries(run: Run, notes: list[str]) -> dict[str, Entry]:
     """The variants of student and uncut teacher that were made, each on the CPU, and where the run trains on CUDA also
     there."""
-    student, teacher = run.folder("export"), run.folder("uncut")
-    files = {
-        "teacher_fp32": (teacher / FP32_ONNX, teacher),
-        "teacher_int8": (teacher / INT8_ONNX, teacher),
+    data, student, teacher = run.data(), run.folder("export"), run.folder("uncut")
+    parameters = {student: run.result(StudentResult).parameters, teacher: run.result(TeacherResult).parameters}
+    graphs = {
         "fp32": (student / FP32_ONNX, student),
         "int8": (run.folder("quantize") / INT8_ONNX, student),
         "fp16": (student / FP16_ONNX, student),
     }
-    parameters = {student: run.result(StudentResult).parameters, teacher: run.result(TeacherResult).parameters}
-
-    def entry(file: Path, exported: Path, device: Device) -> Entry:
-        engine = run.open_engine(file, exported=exported, device=device)
-        return _onnx_entry(engine, file, exported / TOKENIZER_JSON, run.data(), device, parameters[exported])
-
     uncut = run.result_or_none(UncutResult)
-    if uncut is None:  # the folder may be there from a start before this one
-        del files["teacher_fp32"], files["teacher_int8"]
-    elif uncut.note:
-        notes.append(uncut.note)
+    if uncut is not None:  # otherwise the folder may be there from a start before this one
+        notes += [uncut.note] if uncut.note else []
+        teachers = {"teacher_fp32": (teacher / FP32_ONNX, teacher), "teacher_int8": (teacher / INT8_ONNX, teacher)}
+        graphs = teachers | graphs
     entries, is_asked = {}, run.config.run.device == "cuda"
-    for name, (file, exported) in files.items():
-        if not file.exists():
-            continue
-        entries[name] = entry(file, exported, "cpu")
-        if run.device == "cuda" and file.name != INT8_ONNX:
-            entries |= _cuda_entry(name, partial(entry, file, exported), notes, is_asked=is_asked)
+    for name, (graph, exported) in graphs.items():
+        if graph.exists():
+            files = _files_of(graph, exported, data.task.info())
+            make = partial(_onnx_entry, files, data, parameters=parameters[exported])
+            entries[name] = make()
+            if run.device == "cuda" and graph.name != INT8_ONNX:
+                entries |= _cuda_entry(name, make, notes, is_asked=is_asked)
     return entries
 
 
-def _cuda_entry(name: str, entry: Callable[[Device], Entry], notes: list[str], *, is_asked: bool) -> dict[str, Entry]:
+def _cascade_entries(run: Run, others: Mapping[str, Entry], notes: list[str]) -> dict[str, Entry]:
+    """The cascades of the artifact, and their second model where that is another run's, beside the other entries."""
+    variants, data, entries = variants_of(run), run.data(), dict[str, Entry]()
+    second, temperature = variants.second, run.result(QuantizeResult).temperature
+    for name, pair in variants.pairs.items():
+        alone = f"{second.entry}_{pair.second}"
+        if alone not in others:
+            entries[alone] = _onnx_entry(_files_of(second.files[pair.second], second.folder, variants.task), data)
+        make = partial(_onnx_entry, variants.files(name), data, temperature=temperature)
+        entries[name] = make()
+        if name == CASCADE_FP32:  # which is for a GPU
+            entries[name].answer = entries[name].memory = None
+            entries |= _cuda_entry(name, make, notes, is_asked=run.config.run.device == "cuda")
+    return entries
+
+
+def _cuda_entry(name: str, make: Callable[..., Entry], notes: list[str], *, is_asked: bool) -> dict[str, Entry]:
     """An entry on CUDA under its name; none, with a note why, if it does not start and nobody asked for it."""
     try:
-        return {f"{name} (cuda)": entry("cuda")}
+        return {f"{name} (cuda)": make(device="cuda")}
     except KdcError as error:
         if is_asked:
             raise
@@ -218,58 +201,30 @@ def _cuda_entry(name: str, entry: Callable[[Device], Entry], notes: list[str], *
         return {}
 
 
-def _cascade_entries(run: Run, entries: Mapping[str, Entry], notes: list[str]) -> dict[str, Entry]:
-    """The cascades of the artifact, and their second model where that is another run's, beside the other entries."""
-    variants, found, data = variants_of(run), dict[str, Entry](), run.data()
-    second, tokenizer = variants.second, variants.exported / TOKENIZER_JSON
-    temperature, is_asked = run.result(QuantizeResult).temperature, run.config.run.device == "cuda"
-
-    def entry(name: str, pair: Pair, device: Device) -> Entry:
-        engine = variants.open(name, temperature=temperature, device=device)
-        first, file = variants.students[pair.first], second.files[pair.second]
-        pair_of_files = variants.second_of(pair, file.name), file
-        return _onnx_entry(engine, first, tokenizer, data, device, None, second=pair_of_files)
-
-    for name, pair in variants.pairs.items():
-        alone, file = f"{second.entry}_{pair.second}", second.files[pair.second]
-        if alone not in entries:
-            engine = run.open_engine(file, exported=second.folder)
-            found[alone] = _onnx_entry(engine, file, second.folder / TOKENIZER_JSON, data, "cpu", None)
-        found[name] = entry(name, pair, "cpu")
-        if name == CASCADE_FP32:  # which is for a GPU
-            found[name].timed, found[name].memory = False, None
-            found |= _cuda_entry(name, partial(entry, name, pair), notes, is_asked=is_asked)
-    return found
+def _files_of(graph: Path, exported: Path, task: TaskInfo) -> ModelFiles:
+    tokenizer = read_tokenizer_info(exported)
+    return ModelFiles(model=graph, tokenizer_json=exported / TOKENIZER_JSON, tokenizer=tokenizer, task=task)
 
 
 def _onnx_entry(
-    engine: Engine,
-    file: Path,
-    tokenizer: Path,
+    files: ModelFiles,
     data: PreparedData,
-    device: Device,
-    parameters: int | None,
-    second: tuple[Second, Path] | None = None,
+    *,
+    parameters: int | None = None,
+    temperature: float = 1.0,
+    device: Device = "cpu",
 ) -> Entry:
-    """An ONNX file, or the two of a cascade, in the engine that serves, which is open on the device. fp16 is not timed
-    on a CPU."""
-    timed = device == "cuda" or file.name != FP16_ONNX
-    files = ModelFiles(
-        model=file,
-        tokenizer_json=tokenizer,
-        tokenizer=engine.tokenizer_info,
-        task=engine.task,
-        second=second,
-    )
-    size = sum(each.stat().st_size for each in (file, tokenizer, *([] if second is None else [second[1]])))
+    """An ONNX file, or the two of a cascade, in the engine that serves. fp16 is not timed on a CPU."""
+    engine = files.engine(temperature=temperature, device=device)
+    is_timed = device == "cuda" or files.model.name != FP16_ONNX
+    measured = [files.model, files.tokenizer_json, *([] if files.second is None else [files.second[1]])]
     return Entry(
-        answer=engine.logits,
         predict=lambda split: engine.logits(texts_of(data.rows(split))),
         row={
             "runtime": f"onnxruntime {device}",
             "parameters": parameters,
-            "size_bytes": size,
+            "size_bytes": sum(file.stat().st_size for file in measured),
         },
-        memory=files if device == "cpu" and timed else None,
-        timed=timed,
+        answer=engine.logits if is_timed else None,
+        memory=files if is_timed and device == "cpu" else None,
     )

@@ -1,15 +1,16 @@
 """A run's second model, beside its student: what it is, its files, and which artifact can be one."""
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from kdc.artifact.folder import load_manifest
 from kdc.artifact.manifest import CPU_PROVIDER, LongTexts, Manifest
 from kdc.common.errors import InputError
+from kdc.pipeline.config.metrics import Outputs
 from kdc.pipeline.config.tasks import Task
 from kdc.pipeline.graphs.files import FP32_ONNX, INT8_ONNX, TOKENIZER_INFO, TOKENIZER_JSON
 from kdc.pipeline.models import loading
@@ -42,7 +43,7 @@ def files_in(folder: Path) -> dict[str, Path]:
     return {name: folder / file for name, file in _FILES.items() if (folder / file).exists()}
 
 
-def scaled(logits: NDArray[np.floating], temperature: float, wanted: float) -> NDArray[np.floating]:
+def scaled(logits: Outputs, temperature: float, wanted: float) -> Outputs:
     """Logits of one temperature as logits of another, see `kdc.serving.engine.engine.Engine.of_second`."""
     return logits * np.float32(wanted / temperature)
 
@@ -54,10 +55,10 @@ def check_second(run: Run) -> None:
         InputError: a number has no sureness; the teacher itself is not there, or reads other tokens; or an artifact was
             made of other rows, for other labels, or reads other tokens.
     """
-    config, asked = run.config, run.config.cascade.second
-    if asked is None or asked == "off":
+    config, second = run.config, run.config.cascade.second
+    if second is None or second == "off":
         return
-    given, task = f"--cascade {asked}", run.data().task
+    given, task = f"--cascade {second}", run.data().task
     if task.kind == "regression":
         raise InputError(
             "a second model is asked where the first is not sure, and a number says nothing of that",
@@ -70,19 +71,12 @@ def check_second(run: Run) -> None:
             given=f"{given}, student.vocabulary={config.student.vocabulary}",
             remedy="drop one of them",
         )
-    if isinstance(asked, Path):
+    if isinstance(second, Path):
         student, length = config.student.model, run.result(DataResult).max_length["student"]
         reads = config.teacher.model if config.student.kind.is_of_teacher else student
-        _check_artifact(
-            asked,
-            given,
-            task,
-            rows=run.fingerprints["data"],
-            # A search may find a student that reads the teacher's tokens.
-            tokenizer=None if config.searches and reads == student else reads,
-            max_length=length,
-            long=config.long.of(length),
-        )
+        # A search may find a student that reads the teacher's tokens.
+        tokenizer = None if config.searches and reads == student else reads
+        _check_artifact(second, given, task, run.fingerprints["data"], tokenizer, length, config.long.of(length))
     elif not config.has_one_teacher or not config.export.teacher or not config.student.kind.is_trained:
         raise InputError(
             "there is no teacher, exported and uncut, that could be the second model beside the student",
@@ -97,14 +91,7 @@ def check_second(run: Run) -> None:
 
 
 def _check_artifact(
-    folder: Path,
-    given: str,
-    task: Task,
-    *,
-    rows: str,
-    tokenizer: str | None,
-    max_length: int,
-    long: LongTexts | None,
+    folder: Path, given: str, task: Task, rows: str, tokenizer: str | None, max_length: int, long: LongTexts | None
 ) -> None:
     """Refuse an artifact that cannot be the second model of a run with these rows, by their fingerprint, and a student
     with this tokenizer; None where it is not known yet."""
@@ -146,10 +133,9 @@ def other_tokens(given: str) -> InputError:
 def copy_second(manifest: Manifest, artifact: Path, out: Path) -> None:
     """Copy of an artifact what a cascade needs of it: fp32, int8 where a CPU loads it, the tokenizer, and how that cuts
     and pads."""
-    variants = {str(name): each for name, each in manifest.variants.items()}
+    variants = {str(name): variant for name, variant in manifest.variants.items()}
     for name, file in _FILES.items():
-        variant = variants.get(name)
-        if variant is not None and name in ("fp32", manifest.providers[CPU_PROVIDER]):
-            (out / file).write_bytes((artifact / variant.file).read_bytes())
-    (out / TOKENIZER_JSON).write_bytes((artifact / TOKENIZER_JSON).read_bytes())
+        if name in variants and name in ("fp32", manifest.providers[CPU_PROVIDER]):
+            shutil.copyfile(artifact / variants[name].file, out / file)
+    shutil.copyfile(artifact / TOKENIZER_JSON, out / TOKENIZER_JSON)
     (out / TOKENIZER_INFO).write_text(manifest.tokenizer.model_dump_json(indent=2), encoding="utf-8")

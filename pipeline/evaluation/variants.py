@@ -4,12 +4,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from kdc.artifact.manifest import Device, Second, TaskInfo
+from kdc.artifact.manifest import Second, TaskInfo
 from kdc.pipeline.evaluation.second_model import SecondModel, second_model
 from kdc.pipeline.graphs.files import FP32_ONNX, INT8_ONNX, TOKENIZER_JSON, read_tokenizer_info
+from kdc.pipeline.quality.peak_memory import ModelFiles
 from kdc.pipeline.results.artifact import CascadeResult, Pair, QuantizeResult
 from kdc.pipeline.rundir.context import Run
-from kdc.serving.engine.engine import Engine
 
 CASCADE, CASCADE_FP32 = "cascade", "cascade_fp32"  # variants of two models
 
@@ -36,18 +36,18 @@ class Variants:
             share=pair.share,
         )
 
-    def open(self, variant: str, *, temperature: float, device: Device = "cpu") -> Engine:
-        """The serving engine of a variant; the temperature is the student's."""
-        pair = self.pairs.get(variant)
-        file = None if pair is None else self.second.files[pair.second]
-        return Engine.from_files(
-            self.students[variant if pair is None else pair.first],
-            self.exported / TOKENIZER_JSON,
+    def files(self, variant: str) -> ModelFiles:
+        """The files of a variant."""
+        pair, second = self.pairs.get(variant), None
+        if pair is not None:
+            file = self.second.files[pair.second]
+            second = self.second_of(pair, file.name), file
+        return ModelFiles(
+            model=self.students[variant if pair is None else pair.first],
+            tokenizer_json=self.exported / TOKENIZER_JSON,
+            tokenizer=read_tokenizer_info(self.exported),
             task=self.task,
-            tokenizer_info=read_tokenizer_info(self.exported),
-            temperature=temperature,
-            device=device,
-            second=None if pair is None or file is None else (self.second_of(pair, file.name), file),
+            second=second,
         )
 
 
@@ -59,11 +59,10 @@ def student_files(exported: Path, quantized: Path, *, with_int8: bool) -> dict[s
 def variants_of(run: Run) -> Variants:
     """The variants that the artifact of a run may have, once its second model was looked for."""
     cascade, with_int8 = run.result_or_none(CascadeResult), run.result(QuantizeResult).chosen is not None
-    exported = run.folder("export")
     return Variants(
-        exported=exported,
+        exported=run.folder("export"),
         task=run.data().task.info(),
-        students=student_files(exported, run.folder("quantize"), with_int8=with_int8),
+        students=student_files(run.folder("export"), run.folder("quantize"), with_int8=with_int8),
         second=second_model(run),
         second_name="" if cascade is None else cascade.second,
         pairs={} if cascade is None else cascade.variants,

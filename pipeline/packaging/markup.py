@@ -1,4 +1,4 @@
-"""Pages in HTML and Markdown from templates, which escape what they are given."""
+"""Pages in HTML and Markdown from the templates of this folder, which escape what they are given."""
 
 from pathlib import Path
 from typing import Any

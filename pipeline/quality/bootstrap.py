@@ -32,7 +32,7 @@ def bca(
     from scipy.special import ndtr, ndtri
 
     generator, width = np.random.default_rng(_SEED), max(len(counts), width)
-    found = float(statistic(counts[None])[0])
+    observed = float(statistic(counts[None])[0])
     block = max(1, _AT_A_TIME // width)
     acceleration, independent = _influence(statistic, counts, block)
     at_end = quantile(independent)
@@ -41,8 +41,8 @@ def bca(
     values = np.concatenate([statistic(_drawn(counts, size, generator)) for size in sizes])
     error = float(values.std())
     if error == 0:
-        return (found, found), 0.0
-    below = ((values < found).mean() + (values <= found).mean()) / 2
+        return (observed, observed), 0.0
+    below = ((values < observed).mean() + (values <= observed).mean()) / 2
     bias = ndtri(np.clip(below, 1 / resamples, 1 - 1 / resamples))
     pulled = bias + np.array([-at_end, at_end])
     room = 1 - acceleration * pulled
@@ -55,9 +55,9 @@ def bca(
 def _enough(tail: float, width: int) -> int:
     """How many resamples are drawn, for an interval with such a share of them beyond each end.
 
-    With one seed, samples of few units have about the same resamples, and so the same error of resampling: by 2,000 the
-    verdicts of one world then err in 2.3 or in 3.0 % of cases, as the seed will have it (of 5,000 rows, macro F1, where
-    2.5 % are stated). So where a resample is cheap more are drawn.
+    With one seed, samples of few units have about the same resamples, and the same error of resampling. With 2,000
+    resamples, verdicts on macro F1 of 5,000 rows err in 2.3 % or in 3.0 % of cases, depending on the seed; 2.5 % are
+    stated. More are drawn if a resample is cheap.
     """
     for_the_tail = math.ceil(min(_IN_A_TAIL / tail, _MOST_RESAMPLES)) if tail else _MOST_RESAMPLES
     return max(_FEWEST_RESAMPLES, for_the_tail, min(_NUMBERS // width, _MOST_RESAMPLES))
@@ -74,8 +74,8 @@ def _drawn(counts: Floats, size: int, generator: np.random.Generator) -> Floats:
 
 
 def _influence(statistic: Scorer, counts: Floats, block: int) -> tuple[float, float]:
-    """Of the jackknife's values, each of which lacks one unit, or a block of units if there are many: a sixth of their
-    skewness, and as how many of one influence the units count (Kish 1965, section 11.7)."""
+    """A sixth of the skewness of the jackknife's values, and the number of units of equal influence that the units
+    count for (Kish 1965, section 11.7). Each value leaves out one unit, or a block of units if there are many."""
     blocks = min(len(counts), _MOST_BLOCKS)
     part = np.arange(len(counts)) * blocks // len(counts)  # the block of each unit
     times = counts if blocks == len(counts) else np.ones(blocks)

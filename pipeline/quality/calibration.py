@@ -1,14 +1,12 @@
-"""How well probabilities are calibrated: the error, and the temperature that mends it. Plain arrays in, plain numbers
-out."""
+"""How well probabilities are calibrated: the error, and the temperature that mends it."""
 
 import math
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from kdc.artifact.manifest import Kind
-from kdc.pipeline.config.metrics import group_numbers
+from kdc.pipeline.config.metrics import Floats, Groups, Labels, Outputs, group_numbers
 from kdc.serving.engine.engine import activate
 
 _BINS = 15
@@ -33,14 +31,11 @@ class Reliability:
     bins: tuple[Bin, ...]  # those that hold rows, in the order of their confidence
 
 
-def reliability(probabilities: NDArray[np.floating], labels: NDArray[np.generic], kind: Kind) -> Reliability:
+def reliability(probabilities: Outputs, labels: Labels, kind: Kind) -> Reliability:
     """Expected calibration error over 15 bins of equal width (Guo et al. 2017, arXiv 1706.04599, equation 3).
 
-    Args:
-        probabilities: (rows, outputs).
-        labels: (rows,) class ids; (rows, outputs) in {0, 1} for multi-label, where every output of every row counts as
-            an answer of its own, with the confidence of its more probable side.
-        kind: classification or multi-label; regression has no probabilities.
+    Of multi-label rows every output is an answer of its own, with the confidence of its more probable side. Regression
+    has no probabilities.
     """
     if kind == "multilabel":
         confidence = np.maximum(probabilities, 1 - probabilities).ravel()
@@ -48,36 +43,24 @@ def reliability(probabilities: NDArray[np.floating], labels: NDArray[np.generic]
     else:
         confidence = probabilities.max(axis=1)
         right = probabilities.argmax(axis=1) == labels
-    places = np.minimum((confidence * _BINS).astype(np.int64), _BINS - 1)
+    numbers = np.minimum((confidence * _BINS).astype(np.int64), _BINS - 1)
     bins = []
-    for place in np.unique(places):
-        inside = places == place
+    for number in np.unique(numbers):
+        inside = numbers == number
         bins.append(Bin(int(inside.sum()), float(confidence[inside].mean()), float(right[inside].mean())))
-    ece = sum(each.rows * abs(each.confidence - each.accuracy) for each in bins) / len(confidence)
+    ece = sum(one.rows * abs(one.confidence - one.accuracy) for one in bins) / len(confidence)
     return Reliability(float(ece), tuple(bins))
 
 
-def calibrate(
-    logits: NDArray[np.float32],
-    labels: NDArray[np.generic],
-    kind: Kind,
-    *,
-    groups: NDArray[np.integer] | None = None,
-) -> float:
+def calibrate(logits: Outputs, labels: Labels, kind: Kind, *, groups: Groups | None = None) -> float:
     """The temperature under which the labels are most likely (Guo et al. 2017, arXiv 1706.04599, section 4.2).
 
-    It is taken only where it helps rows that it was not fitted to: five times it is fitted to four fifths of the rows,
-    and the labels of the last fifth have to be more likely with it than without, beyond the noise of so many rows.
-    Where rows form groups, these are fifths of the groups, and the noise is that of so many groups.
-
-    Args:
-        logits: (rows, outputs).
-        labels: (rows,) class ids, or (rows, outputs) in {0, 1}.
-        kind: of the task.
-        groups: (rows,) which rows belong together; None where each stands alone.
+    It must help rows that it was not fitted to. Five times it is fitted to four fifths of the rows, and has to make the
+    labels of the last fifth more likely, beyond the noise of so many rows. If rows form groups, the fifths are fifths
+    of the groups, and the noise is the noise of so many groups.
 
     Returns:
-        A temperature in [0.05, 20]; 1.0 where none is shown to help, and for regression, which has no probabilities.
+        A temperature in [0.05, 20]; 1.0 if none is shown to help, and for regression, which has no probabilities.
     """
     if kind == "regression":
         return 1.0
@@ -87,19 +70,19 @@ def calibrate(
     count = int(group.max(initial=-1)) + 1
     fold = (np.random.default_rng(0).permutation(count) % _FOLDS)[group]
     gains = np.zeros(len(labels))
-    for place in range(_FOLDS):
-        inside, others = fold == place, fold != place
+    for number in range(_FOLDS):
+        inside, others = fold == number, fold != number
         if not inside.any() or not others.any():
             return 1.0
         fitted = _likeliest(logits[others], labels[others], kind)
-        without, with_it = (_surprise(logits[inside], labels[inside], kind, each) for each in (1.0, fitted))
-        gains[inside] = without - with_it
+        without = _surprise(logits[inside], labels[inside], kind, 1.0)
+        gains[inside] = without - _surprise(logits[inside], labels[inside], kind, fitted)
     by_group = np.bincount(group, weights=gains - gains.mean())
     noise = t.ppf(1 - _ERROR, count - 1) * math.sqrt(by_group @ by_group * count / (count - 1)) / len(gains)
     return round(_likeliest(logits, labels, kind), 4) if gains.mean() > noise else 1.0
 
 
-def _likeliest(logits: NDArray[np.float32], labels: NDArray[np.generic], kind: Kind) -> float:
+def _likeliest(logits: Outputs, labels: Labels, kind: Kind) -> float:
     """The temperature under which the labels of these rows are most likely."""
     from scipy.optimize import minimize_scalar
 
@@ -109,9 +92,7 @@ def _likeliest(logits: NDArray[np.float32], labels: NDArray[np.generic], kind: K
     return float(np.exp(minimize_scalar(surprise, bounds=(np.log(0.05), np.log(20)), method="bounded").x))
 
 
-def _surprise(
-    logits: NDArray[np.float32], labels: NDArray[np.generic], kind: Kind, temperature: float
-) -> NDArray[np.float64]:
+def _surprise(logits: Outputs, labels: Labels, kind: Kind, temperature: float) -> Floats:
     """(rows,) negative logarithms of the probabilities that the labels have."""
     probabilities = activate(logits, kind, temperature).astype(np.float64)
     if kind == "classification":

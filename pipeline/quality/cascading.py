@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdc.pipeline.config import metrics
+from kdc.pipeline.config.metrics import Labels, Outputs
 from kdc.pipeline.config.tasks import Task
 
 _STEPS = 100  # of the share of rows that go on
@@ -24,18 +25,11 @@ class Going(NamedTuple):
     score: float  # of both models together, points of the metric
 
 
-def together(
-    first: NDArray[np.floating], second: NDArray[np.floating], sure: NDArray[np.floating], answered_from: float
-) -> NDArray[np.floating]:
-    """The logits (rows, outputs) of two models of one scale, by which each row is answered; `sure` is (rows,)."""
-    return np.where((sure < np.float64(answered_from))[:, None], second, first)
-
-
 def curve(
-    first: NDArray[np.floating],
-    second: NDArray[np.floating],
+    first: Outputs,
+    second: Outputs,
     sure: NDArray[np.floating],
-    labels: NDArray[np.generic],
+    labels: Labels,
     task: Task,
     *,
     thresholds: Sequence[float] | None = None,
@@ -43,19 +37,17 @@ def curve(
     """What the two models score by how many rows go on, from none to all.
 
     Args:
-        first: (rows, outputs) logits of the first model.
-        second: the same of the second one, in the first one's scale.
+        first, second: logits of the two models, in one scale.
         sure: (rows,) how sure the first one is of each row, within [0, 1].
-        labels: of the rows, see `kdc.pipeline.config.metrics.compute`.
         task: of both; its first metric counts.
         thresholds: from which sureness on the first model answers, ascending; None for about a hundred.
     """
-    if thresholds is None:
-        thresholds = _thresholds(sure)
     points, name = [], task.metrics[0]
-    for threshold in thresholds:
-        score = metrics.compute(together(first, second, sure, threshold), labels, task.kind, (name,))[name]
-        points.append(Going(threshold, float((sure < np.float64(threshold)).mean()), score))
+    for threshold in _thresholds(sure) if thresholds is None else thresholds:
+        goes_on = sure < np.float64(threshold)
+        together = np.where(goes_on[:, None], second, first)
+        score = metrics.compute(together, labels, task.kind, (name,))[name]
+        points.append(Going(threshold, float(goes_on.mean()), score))
     return points
 
 
@@ -69,8 +61,8 @@ def _thresholds(sure: NDArray[np.floating]) -> list[float]:
 
 
 def fewest(points: list[Going], wanted: float) -> Going:
-    """The point with the fewest rows that go on such that it and all with more of them score at least `wanted`: a
-    single point may do so by luck. The last one, with all rows, where not even that one does."""
+    """The point with the fewest rows that go on, if it and all points with more rows score at least `wanted`: a single
+    point may do so by luck. If not even the last point does, with all rows, it is the last point."""
     chosen = points[-1]
     for point in reversed(points):
         if point.score < wanted:

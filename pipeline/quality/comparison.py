@@ -15,7 +15,7 @@ from kdc.artifact.contract.terms import Contract, Quality, Verdict, replace
 from kdc.artifact.manifest import Kind
 from kdc.common.errors import InputError
 from kdc.pipeline.config import metrics
-from kdc.pipeline.config.metrics import Groups
+from kdc.pipeline.config.metrics import Groups, Labels, Outputs
 from kdc.pipeline.quality.intervals import Difference, difference
 
 _POWER = 0.8
@@ -28,7 +28,7 @@ class Other:
     """What a student is compared with."""
 
     name: str  # "teacher", or that of a baseline
-    logits: NDArray[np.floating]  # (rows, outputs)
+    logits: Outputs
 
 
 class Shown(Quality):
@@ -51,8 +51,8 @@ def judge(
     """Whether rows show that a model loses at most `max_drop` points against another one. Any two models will do.
 
     `pass` means that the whole confidence interval of the difference keeps to the limit, `fail` that the whole interval
-    lies beyond it, and `not shown` that the rows are too few to say. Contracts are judged by the same function;
-    docs/contract.md states the error rates that were measured of it.
+    lies beyond it, and `not shown` that the rows are too few to say. The same function judges contracts;
+    docs/contract.md states its measured error rates.
 
     Args:
         student, teacher: (rows, outputs) logits or scores, of the same rows. Of multi-label answers, logits.
@@ -72,7 +72,7 @@ def judge(
         InputError: the arrays do not belong together, or a value is out of range.
     """
     try:
-        logits, others, truth = (np.asarray(each, dtype=np.float64) for each in (student, teacher, labels))
+        logits, others, truth = (np.asarray(array, dtype=np.float64) for array in (student, teacher, labels))
         members = None if groups is None else _numbered(np.asarray(groups))
     except (TypeError, ValueError) as error:
         raise InputError("the arrays do not hold numbers, in rows of one length", given=error) from None
@@ -96,9 +96,9 @@ def _numbered(groups: NDArray[np.generic]) -> Groups:
 
 
 def compare(
-    student: NDArray[np.floating],
+    student: Outputs,
     other: Other,
-    labels: NDArray[np.generic],
+    labels: Labels,
     kind: Kind,
     metric: str,
     *,
@@ -106,18 +106,8 @@ def compare(
     groups: Groups | None = None,
     look: int = 1,
 ) -> Quality | None:
-    """Both scores, the interval of their difference, and how many rows would show that it keeps to the contract.
-
-    Args:
-        student: (rows, outputs) logits.
-        other: the teacher, or a better baseline.
-        labels: (rows,), or (rows, outputs) for multi-label.
-        kind: of the task.
-        metric: the deciding one.
-        contract: its `max_drop` is the limit of the difference; without one None is returned.
-        groups: which rows belong together; None where each stands alone.
-        look: see `Quality`.
-    """
+    """Both scores, the interval of their difference, and how many rows would show that it keeps to the contract's
+    `max_drop`; None if it has none. See `Quality` for `look`."""
     max_drop = contract.limits.max_drop
     if max_drop is None:
         return None
@@ -125,11 +115,11 @@ def compare(
         metrics.compute(logits, labels, kind, (metric,))[metric] for logits in (student, other.logits)
     )
     confidence = spent(contract.confidence, look)
-    seen = difference(student, other.logits, labels, kind, metric, groups=groups, confidence=confidence)
+    observed = difference(student, other.logits, labels, kind, metric, groups=groups, confidence=confidence)
     gap, needed = round(score - other_score, 4), None
-    if seen.interval[0] < -max_drop:
+    if observed.interval[0] < -max_drop:
         # By what the interval really is: it may be wider than its standard error says, for few rows or groups.
-        more = rows_needed(gap, gap - seen.interval[0], seen, max_drop=max_drop, confidence=confidence)
+        more = rows_needed(gap, gap - observed.interval[0], observed, max_drop=max_drop, confidence=confidence)
         needed = None if more is None else max(math.ceil(len(labels) * more), len(labels) + 1)
     return Quality(
         metric=metric,
@@ -137,26 +127,25 @@ def compare(
         teacher=other_score,
         student=score,
         difference=gap,
-        interval=(round(seen.interval[0], 4), round(seen.interval[1], 4)),
+        interval=(round(observed.interval[0], 4), round(observed.interval[1], 4)),
         rows=len(labels),
-        groups=seen.groups,
+        groups=observed.groups,
         look=look,
         rows_needed=needed,
     )
 
 
-def rows_needed(gap: float, below: float, seen: Difference, *, max_drop: float, confidence: float) -> float | None:
+def rows_needed(gap: float, below: float, observed: Difference, *, max_drop: float, confidence: float) -> float | None:
     """How many times the rows would show, with a power of 80 %, that a difference keeps to `max_drop`.
 
-    The lower end of the interval must lie above -max_drop. So (z_confidence + z_power) standard errors must not exceed
-    the distance from -max_drop to the difference, and a standard error falls with the root of the number of rows
-    (Lachin 1981, Controlled Clinical Trials 2:93-113, equation 3, for one sample of paired differences). Nor may what
-    no row shows exceed that distance.
+    The lower end of the interval must lie above -max_drop. The distance from -max_drop to the difference must hold
+    z_confidence + z_power standard errors, and a standard error falls with the root of the number of rows (Lachin 1981,
+    Controlled Clinical Trials 2:93-113, equation 3). Errors that no row shows must not cost more than this distance.
 
     Args:
         gap: student minus teacher, in points, taken for the true one.
         below: points by which its interval ends below it.
-        seen: the difference, as the rows show it.
+        observed: the difference, as the rows show it.
         max_drop: points that the student may be below its teacher.
         confidence: of the two-sided interval.
 
@@ -166,26 +155,19 @@ def rows_needed(gap: float, below: float, seen: Difference, *, max_drop: float, 
     room = gap + max_drop
     if room <= 0:
         return None
-    times, hidden = 0.0, seen.hidden(1.0)
-    if seen.standard_error:
+    times, unseen = 0.0, observed.unseen(1.0)
+    if observed.standard_error:
         times = ((1 + NormalDist().inv_cdf(_POWER) / quantile_of(confidence)) * below / room) ** 2
-    elif hidden < below < _WHOLE:  # by a quantile for few groups
-        room *= hidden / below
+    elif unseen < below < _WHOLE:  # by a quantile for few groups
+        room *= unseen / below
     fewest, most = 0.0, math.log(_MOST_TIMES)
     for _ in range(_HALVINGS):
         middle = (fewest + most) / 2
-        fewest, most = (middle, most) if seen.hidden(math.exp(middle)) > room else (fewest, middle)
+        fewest, most = (middle, most) if observed.unseen(math.exp(middle)) > room else (fewest, middle)
     return max(times, math.exp(most))
 
 
-def _check(
-    student: NDArray[np.generic],
-    teacher: NDArray[np.generic],
-    labels: NDArray[np.generic],
-    groups: Groups | None,
-    kind: Kind,
-    metric: str,
-) -> None:
+def _check(student: Outputs, teacher: Outputs, labels: Labels, groups: Groups | None, kind: Kind, metric: str) -> None:
     """Refuse arrays that do not belong together.
 
     Raises:
@@ -195,25 +177,24 @@ def _check(
         raise InputError("no such kind of task", given=kind, remedy=f"one of {', '.join(get_args(Kind))}")
     if metric not in (known := metrics.fitting(kind)):
         raise InputError(f"no such metric of {kind}", given=metric, remedy=f"one of {', '.join(known)}")
-    shapes = {"student": student.shape, "teacher": teacher.shape, "labels": labels.shape}
-    shapes |= {} if groups is None else {"groups": groups.shape}
-    given = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
+    arrays = {"student": student, "teacher": teacher, "labels": labels} | ({} if groups is None else {"groups": groups})
+    given = ", ".join(f"{name} {array.shape}" for name, array in arrays.items())
     if student.ndim != 2 or student.shape != teacher.shape or not student.size:
         raise InputError("both models' answers must be (rows, outputs), of the same rows", given=given)
-    if kind == "regression" and student.shape[1] != 1:
+    rows, outputs = student.shape
+    if kind == "regression" and outputs != 1:
         raise InputError("a regression has one output", given=given, remedy="answers of shape (rows, 1)")
-    if labels.shape != (student.shape if kind == "multilabel" else student.shape[:1]):
-        raise InputError(
-            "the labels do not fit the answers", given=given, remedy="(rows,); multi-label (rows, outputs)"
-        )
-    if groups is not None and groups.shape != student.shape[:1]:
+    if labels.shape != (student.shape if kind == "multilabel" else (rows,)):
+        remedy = "(rows,); multi-label (rows, outputs)"
+        raise InputError("the labels do not fit the answers", given=given, remedy=remedy)
+    if groups is not None and groups.shape != (rows,):
         raise InputError("the groups do not fit the answers", given=given, remedy="(rows,)")
-    if not all(np.isfinite(each).all() for each in (student, teacher, labels)):
+    if not all(np.isfinite(array).all() for array in (student, teacher, labels)):
         raise InputError("not every value is a number", given="NaN or infinity", remedy="leave these rows out")
+    not_places = "labels are the places of the outputs, from 0"
     if kind == "classification" and not (labels % 1 == 0).all():
-        raise InputError("labels are the places of the outputs, from 0", given="a number that is not whole")
-    if kind == "classification" and (labels.min() < 0 or labels.max() >= student.shape[1]):
-        given = f"{labels.min():g} to {labels.max():g}, {student.shape[1]} outputs"
-        raise InputError("labels are the places of the outputs, from 0", given=given)
+        raise InputError(not_places, given="a number that is not whole")
+    if kind == "classification" and not 0 <= labels.min() <= labels.max() < outputs:
+        raise InputError(not_places, given=f"{labels.min():g} to {labels.max():g}, {outputs} outputs")
     if kind == "multilabel" and not np.isin(labels, (0, 1)).all():
         raise InputError("labels of multi-label rows are 0 or 1", given=f"{labels.min():g} to {labels.max():g}")

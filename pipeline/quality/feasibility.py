@@ -1,4 +1,4 @@
-"""Which students can keep a contract, by the costs that were measured of them untrained. Plain values in and out."""
+"""The students that can keep a contract, by their costs, which were measured before training."""
 
 import math
 from collections.abc import Mapping
@@ -12,7 +12,6 @@ from kdc.common.tables import aligned
 from kdc.pipeline.config.student_kinds import kind_of
 from kdc.pipeline.results.training import NotMeasured, StudentCosts
 
-_SMALLER_FILES = "; --set student.vocabulary=auto makes files smaller"
 Measured = Mapping[str, StudentCosts]  # by student: an id, a path, "layers:0,1,2", "conv", "static" or "teacher"
 
 
@@ -35,13 +34,13 @@ class Stored:
 
 def as_stored(student: StudentCosts, contract: Contract) -> Stored:
     """A student's own form, with all pieces in 8 bits, unless that is too large. Then the first other form that keeps
-    the contract: in 4 bits, with fewer pieces in 8, in 4, since each of these costs accuracy; where none does, the
-    smallest. So a student that is too slow is stored no other way."""
+    the contract, since each costs accuracy: in 4 bits, with fewer pieces in 8 bits, with fewer pieces in 4. If none
+    does, the smallest. A student that is too slow keeps its own form."""
     most, forms = contract.limits.max_size_mb, _forms(student)
-    if most is None or _smallest_mb(student) <= most:
+    if most is None or min((costs.size_mb for costs in costs_of(student).values()), default=0.0) <= most:
         return forms[0]
     for form in forms:
-        if any(isinstance(each, Costs) and not missed_costs(contract, each) for each in form.costs.variants.values()):
+        if any(not missed_costs(contract, costs) for costs in costs_of(form.costs).values()):
             return form
     return forms[-1]
 
@@ -57,8 +56,9 @@ def _forms(student: StudentCosts) -> list[Stored]:
     return forms
 
 
-def _smallest_mb(student: StudentCosts) -> float:
-    return min((costs.size_mb for costs in student.variants.values() if isinstance(costs, Costs)), default=0.0)
+def costs_of(student: StudentCosts) -> dict[str, Costs]:
+    """What a student costs, by the precisions ("fp32", "int8", "fp16") that it could be made in."""
+    return {precision: costs for precision, costs in student.variants.items() if isinstance(costs, Costs)}
 
 
 def table(measured: Measured, contract: Contract) -> list[str]:
@@ -66,55 +66,55 @@ def table(measured: Measured, contract: Contract) -> list[str]:
     rows = [("student", "variant", "M params", "ms", "rows/s", "MB", "")]
     for name, student in measured.items():
         stored = as_stored(student, contract)
-        for precision, found in stored.costs.variants.items():
+        for precision, costs in stored.costs.variants.items():
             parameters = f"{stored.costs.parameters / 1e6:.1f}"
-            if isinstance(found, NotMeasured):
-                rows.append((name, precision, parameters, "-", "-", "-", f"dropped: {found.failed}"))
+            if isinstance(costs, NotMeasured):
+                rows.append((name, precision, parameters, "-", "-", "-", f"dropped: {costs.failed}"))
                 continue
-            missed = missed_costs(contract, found)
-            numbers = (f"{found.latency_ms:.2f}", f"{found.rows_per_s:.0f}", f"{found.size_mb:.1f}")
-            kept = "dropped: " + "; ".join(missed) if missed else "kept"
-            words = ", fewer pieces" if stored.has_fewer_pieces else ""
+            missed = missed_costs(contract, costs)
+            words = "dropped: " + "; ".join(missed) if missed else "kept"
+            words += ", fewer pieces" if stored.has_fewer_pieces else ""
             words += ", token vectors in 4 bits" if stored.bits == 4 and precision == "int8" else ""
-            rows.append((name, precision, parameters, *numbers, kept + words))
+            numbers = (f"{costs.latency_ms:.2f}", f"{costs.rows_per_s:.0f}", f"{costs.size_mb:.1f}")
+            rows.append((name, precision, parameters, *numbers, words))
     return [f"  {line}" for line in aligned(rows, left=(6,)).splitlines()]
 
 
 def nothing_fits(measured: Measured, contract: Contract, *, has_whole: bool = False) -> InputError:
-    """The error where no student can keep the contract. It names the one that comes nearest, whose worst miss is the
-    smallest, and the nearest of each other kind; and, where students were to have the whole vocabulary (`has_whole`)
-    and files are too large, what makes them smaller."""
-    made = _made(measured, contract)
+    """The error if no student can keep the contract. It names the nearest student, whose worst miss is the smallest,
+    and the nearest of each other kind. If files are too large and students were to have the whole vocabulary
+    (`has_whole`), it says how to make them smaller."""
+    made = sorted(_made(measured, contract), key=lambda form: _worst_miss(form[2], contract))
     if not made:
         return InputError("no candidate could be exported", given=", ".join(measured), remedy="see the lines above")
-    nearest: dict[str, tuple[str, str, Costs]] = {}  # by kind, the nearest of all first
-    for each in sorted(made, key=lambda each: _worst_miss(each[2], contract)):
-        nearest.setdefault(kind_of(each[0]).name or each[0], each)
-    name, precision, costs = next(iter(nearest.values()))
-    missed = [f"{other} in {form}: {'; '.join(missed_costs(contract, each))}" for other, form, each in nearest.values()]
-    limits = contract.limits
-    smaller = limits.max_size_mb is not None and has_whole
+    by_kind: dict[str, tuple[str, str, Costs]] = {}
+    for form in made:
+        by_kind.setdefault(kind_of(form[0]).name or form[0], form)
+    missed = [f"{name} in {kind}: {'; '.join(missed_costs(contract, costs))}" for name, kind, costs in by_kind.values()]
+    (name, precision, costs), limits = made[0], contract.limits
     possible = (
         (limits.max_latency_ms, f"--max-latency-ms {1.1 * costs.latency_ms:.3g}"),
         (limits.max_size_mb, f"--max-size-mb {costs.size_mb + 0.1:.1f}"),
         (limits.min_rows_per_s, f"--set contract.min_rows_per_s={0.9 * costs.rows_per_s:.0f}"),
     )
     reachable = " ".join(option for limit, option in possible if limit is not None)
+    remedy = f"ask for what {name} in {precision} keeps ({reachable}), for a smaller --student, or bring a smaller "
+    remedy += "teacher (--teacher)"
+    if limits.max_size_mb is not None and has_whole:
+        remedy += "; --set student.vocabulary=auto makes files smaller"
     return InputError(
         "no student that could come out keeps the contract, so nothing was trained",
         given="the nearest is " + "\n    then ".join(missed),
-        remedy=f"ask for what {name} in {precision} keeps ({reachable}), for a smaller --student, or bring a smaller "
-        f"teacher (--teacher){_SMALLER_FILES if smaller else ''}",
+        remedy=remedy,
     )
 
 
 def _made(measured: Measured, contract: Contract) -> list[tuple[str, str, Costs]]:
-    """Student, precision ("fp32", "int8", "fp16") and costs of all that could be made, as it would be stored."""
+    """Student, precision and costs of all that could be made, as it would be stored."""
     return [
         (name, precision, costs)
         for name, student in measured.items()
-        for precision, costs in as_stored(student, contract).costs.variants.items()
-        if isinstance(costs, Costs)
+        for precision, costs in costs_of(as_stored(student, contract).costs).items()
     ]
 
 

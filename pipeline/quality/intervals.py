@@ -5,7 +5,7 @@ bootstrap that corrects its bias and skewness (BCa), with Student's quantile for
 differently. Rows of one group (of one text, say) are not independent: formulas count fewer rows for it, by the design
 effect; resampling draws whole groups, and its quantile is for as many groups of one influence as move the difference.
 
-The error rates that were measured stand in docs/contract.md; `benchmarks/verdicts.py` measures them.
+docs/contract.md states the error rates that `benchmarks/verdicts.py` measured.
 """
 
 import math
@@ -20,11 +20,11 @@ from numpy.typing import NDArray
 from kdc.artifact.contract.judgement import quantile_of
 from kdc.artifact.manifest import Kind
 from kdc.pipeline.config import metrics
-from kdc.pipeline.config.metrics import Floats, Groups, Scorer
+from kdc.pipeline.config.metrics import METRICS, Floats, Groups, Labels, Outputs, Scorer
 from kdc.pipeline.quality.bootstrap import bca
-from kdc.pipeline.quality.hidden import as_many, unseen
+from kdc.pipeline.quality.unseen import unseen
 
-_UNSEEN_ROWS = 2  # rows whose groups share their fate wholly, which are counted beside those that were seen
+_UNSEEN_ROWS = 2  # rows that `design_effect` adds, whose groups share their fate wholly
 _FEWEST_GROUPS = 8  # with fewer, nothing can be shown by drawing them
 
 Ends = tuple[float, float]  # of an interval: the lower and the upper one
@@ -38,13 +38,13 @@ class Difference:
     standard_error: float  # in points
     groups: int  # how many groups the rows form; as many as rows where each stands alone
     # points that no row shows, from how many times the rows there would be
-    hidden: Callable[[float], float] = field(compare=False)
+    unseen: Callable[[float], float] = field(compare=False)
 
 
 def difference(
-    logits: NDArray[np.floating],
-    others: NDArray[np.floating],
-    labels: NDArray[np.generic],
+    logits: Outputs,
+    others: Outputs,
+    labels: Labels,
     kind: Kind,
     metric: str,
     *,
@@ -54,21 +54,17 @@ def difference(
     """The interval of the difference of two models' scores: of `logits` minus of `others`, on the same rows.
 
     Args:
-        logits, others: (rows, outputs).
-        labels: (rows,), or (rows, outputs) for multi-label.
-        kind: of the task.
-        metric: a key of `metrics.METRICS`.
-        groups: which rows belong together; None where each stands alone.
+        metric: a key of `METRICS`.
         confidence: of the two-sided interval, within (0, 1).
     """
     truth, groups = metrics.truth_of(labels, kind), _real(groups)
-    answers, other_answers = metrics.predictions(logits, kind), metrics.predictions(others, kind)
-    count, effective = _group_counts(len(truth), groups)
+    answers, other_answers = (metrics.predictions(model, kind) for model in (logits, others))
+    effective = independent_rows(groups, len(truth))
+    count = len(truth) if groups is None else len(np.unique(groups))
+    quantile = quantile_of(confidence)
+    bounds = [unseen(truth, model, metric, groups=groups, quantile=quantile) for model in (answers, other_answers)]
 
-    quantile, pair = quantile_of(confidence), (answers, other_answers)
-    bounds = [unseen(truth, each, metric, groups=groups, quantile=quantile) for each in pair]
-
-    def hidden(times: float) -> float:
+    def unseen_points(times: float) -> float:
         return max(bound(times) for bound in bounds)
 
     if metric == "accuracy":
@@ -77,25 +73,26 @@ def difference(
         counts = (int((won < 0).sum()) / effect, int((won > 0).sum()) / effect, len(won) / effect)
         low, high = tango(*counts, quantile=_quantile(confidence, None if groups is None else effective))
         error = float(np.std(won)) * math.sqrt(effect / len(won))
-        return Difference((100 * low, 100 * high), 100 * error, count, hidden)
-    units = _units(truth, (answers, other_answers), groups)
-    score, other_score = (metrics.METRICS[metric].scorer(units.truth, each) for each in units.answers)
+        return Difference((100 * low, 100 * high), 100 * error, count, unseen_points)
+    scorer, lowest = METRICS[metric].scorer, METRICS[metric].lowest
 
-    def gap(weights: Floats) -> Floats:
-        return score(weights) - other_score(weights)
+    def gap(truth: Labels, answers: Labels, other_answers: Labels) -> Scorer:
+        score, other_score = scorer(truth, answers), scorer(truth, other_answers)
+        return lambda weights: score(weights) - other_score(weights)
 
-    scale = 100 * (1 - metrics.METRICS[metric].lowest)  # points that one model may be above another
+    scale = 100 * (1 - lowest)  # points that one model may be above another
     interval, error, middle = (0.0, 0.0), 0.0, 0.0  # of two models that answer alike, in whatever sample
     if not np.array_equal(answers, other_answers):
-        interval, error, middle = _resampled(gap, units, confidence)
+        interval, error, middle = _resampled(gap, truth, (answers, other_answers), groups, confidence)
     # So few groups can be drawn in too few ways.
-    most = hidden(1.0) if groups is None or effective >= _FEWEST_GROUPS else scale
-    return Difference(_widened(interval, middle, most, count / effective, -scale, scale), error, count, hidden)
+    most = unseen_points(1.0) if groups is None or effective >= _FEWEST_GROUPS else scale
+    ends = _widened(interval, middle, most, count / effective, -scale, scale)
+    return Difference(ends, error, count, unseen_points)
 
 
 def score_interval(
-    logits: NDArray[np.floating],
-    labels: NDArray[np.generic],
+    logits: Outputs,
+    labels: Labels,
     kind: Kind,
     metric: str,
     *,
@@ -104,61 +101,49 @@ def score_interval(
 ) -> Ends:
     """The interval of one model's score, in points. The arguments are as in `difference`."""
     truth, answers, groups = metrics.truth_of(labels, kind), metrics.predictions(logits, kind), _real(groups)
-    count, effective = _group_counts(len(truth), groups)
+    effective = independent_rows(groups, len(truth))
     if metric == "accuracy":
         quantile = _quantile(confidence, None if groups is None else effective)
         right = metrics.is_right(truth, answers).astype(np.float64)
         effect = design_effect(right, groups)
         low, high = wilson(float(right.sum()) / effect, len(right) / effect, quantile=quantile)
         return 100 * low, 100 * high
-    units = _units(truth, (answers,), groups)
-    interval, _, middle = _resampled(metrics.METRICS[metric].scorer(units.truth, units.answers[0]), units, confidence)
-    hidden = unseen(truth, answers, metric, groups=groups, quantile=quantile_of(confidence))(1.0)
-    return _widened(interval, middle, hidden, count / effective, 100 * metrics.METRICS[metric].lowest, 100.0)
+    interval, _, middle = _resampled(METRICS[metric].scorer, truth, (answers,), groups, confidence)
+    most = unseen(truth, answers, metric, groups=groups, quantile=quantile_of(confidence))(1.0)
+    count = len(truth) if groups is None else len(np.unique(groups))
+    return _widened(interval, middle, most, count / effective, 100 * METRICS[metric].lowest, 100.0)
 
 
-def _widened(interval: Ends, middle: float, hidden: float, unequal: float, lowest: float, highest: float) -> Ends:
+def _widened(interval: Ends, middle: float, unseen: float, unequal: float, lowest: float, highest: float) -> Ends:
     """An interval with what no row shows to both sides of it, within the metric's range; in points.
 
     One event more than was seen joins the spread, as in Fay and Feuer (1997, Statistics in Medicine 16:791). It costs
-    about half of `hidden`, which is for 3.7 events, if its group has the root of the groups' mean square size. If
-    nothing was seen, the interval ends at `hidden`.
+    about half of `unseen`, which is for 3.7 events, if its group has the root of the groups' mean square size. If
+    nothing was seen, the interval ends at `unseen`.
 
     Args:
         unequal: by how much more the squares of the groups' sizes sum up to than if all had one size.
     """
-    event = hidden / 2 * math.sqrt(unequal)
-    low, high = (max(hidden, math.hypot(end - middle, event)) for end in interval)
+    event = unseen / 2 * math.sqrt(unequal)
+    low, high = (max(unseen, math.hypot(end - middle, event)) for end in interval)
     return max(middle - low, lowest), min(middle + high, highest)
 
 
-def widest(
-    logits: NDArray[np.floating],
-    others: NDArray[np.floating],
-    labels: NDArray[np.generic],
-    kind: Kind,
-    *,
-    groups: Groups | None = None,
-) -> list[int]:
-    """The classes by which the interval of a difference of macro F1 is wide, those of most influence first: a class's
-    part of the variance is the covariance of its F1 with the mean."""
+def widest(logits: Outputs, others: Outputs, labels: Labels, kind: Kind, *, groups: Groups | None = None) -> list[int]:
+    """The classes that make the interval of a difference of macro F1 wide, the widest first. A class's part of the
+    variance is the covariance of its F1 with the mean."""
     present, influence = influences(logits, others, labels, kind, groups=groups)
     part = influence.T @ influence.sum(axis=1)
-    return [int(present[place]) for place in np.argsort(-part) if part[place] > 0]
+    return [int(present[index]) for index in np.argsort(-part) if part[index] > 0]
 
 
 def influences(
-    logits: NDArray[np.floating],
-    others: NDArray[np.floating],
-    labels: NDArray[np.generic],
-    kind: Kind,
-    *,
-    groups: Groups | None = None,
+    logits: Outputs, others: Outputs, labels: Labels, kind: Kind, *, groups: Groups | None = None
 ) -> tuple[NDArray[np.intp], Any]:
     """The classes that rows have, and how far each group moves the difference of their F1, (groups, classes), sparse.
 
-    By the delta method: a row moves F1, which is 2 TP / (answered + actual), by its own 2 TP - F1 (answered + actual),
-    divided by that sum.
+    The delta method: F1 is 2 TP / (answered + actual). A row moves F1 by its own 2 TP - F1 (answered + actual), divided
+    by the sum of all rows.
     """
     from scipy.sparse import csr_array
 
@@ -167,8 +152,8 @@ def influences(
     members = csr_array((np.ones(len(truth)), (unit, rows)))
     present = np.flatnonzero(truth.any(axis=0) if truth.ndim > 1 else np.bincount(truth))
     parts = []
-    for each in (logits, others):
-        counted: Any = metrics.counts(truth, metrics.predictions(each, kind))(members)
+    for model in (logits, others):
+        counted: Any = metrics.counts(truth, metrics.predictions(model, kind))(members)
         both, answered, actual = (count[:, present] for count in counted)
         total = (answered + actual).sum(axis=0)
         f1 = 2 * both.sum(axis=0) / total
@@ -189,11 +174,11 @@ def wilson(right: float, rows: float, *, quantile: float) -> Ends:
 def tango(lost: float, won: float, rows: float, *, quantile: float) -> Ends:
     """The score interval of the difference of two paired proportions (Tango 1998, Statistics in Medicine 17:891).
 
-    The end that lies away from 0 is too near for few and one-sided differences: of students whose true drop is the
-    limit up to 5 % would fail. So each end is the farther one of Tango's and of the same corrected for the skewness of
-    the difference (by the Edgeworth expansion; Gart and Nam 1988, Biometrics 44:323). If nearly all rows that differ
-    are lost, 3.4 % would still fail, since rows are whole. So the end nearer to 0 is corrected for continuity too: by
-    half a row if all of these rows are lost (or all won), and by less the more the two are in balance.
+    Tango's end away from 0 is too near for few and one-sided differences: up to 5 % of students whose true drop is the
+    limit would fail. Each end is the farther one of Tango's and of Tango's corrected for the skewness of the difference
+    (by the Edgeworth expansion; Gart and Nam 1988, Biometrics 44:323). If nearly all differing rows are lost, 3.4 %
+    would still fail, since rows are whole. The end nearer to 0 is therefore corrected for continuity too: by half a row
+    if all differing rows are lost (or all won), and by less the more the two are in balance.
 
     Args:
         lost: rows that only the other model has right.
@@ -230,76 +215,41 @@ def tango(lost: float, won: float, rows: float, *, quantile: float) -> Ends:
         return float(brentq(lambda gap: deviation(gap, corrected, shift) - target, -edge, edge, xtol=1e-9))
 
     low, high = min(0.0, half), max(0.0, half)
-    both = (False, True)
-    return min(end(quantile, each, low) for each in both), max(end(-quantile, each, high) for each in both)
+    ways = (False, True)  # corrected or not
+    return min(end(quantile, way, low) for way in ways), max(end(-quantile, way, high) for way in ways)
 
 
 def design_effect(values: Floats, groups: Groups | None, *, correlation: float = 1.0) -> float:
     """By how much more the mean of the rows' values varies than it would if all rows were independent; at least 1.
 
     The variance between groups divided by that between rows (Kish 1965, Survey Sampling, section 5.4). A few rows that
-    differ say little of it: two more are counted whose groups share their fate wholly, so that where no row differs the
-    rows of a group count as one.
+    differ say little of it: two more rows are counted whose groups share their fate wholly. If no row differs, the rows
+    of a group count as one.
 
     Args:
         values: (rows,) -1, 0 or 1.
-        groups: which rows belong together; None where each stands alone.
         correlation: of two rows of one group, for the two that are counted beside; 1: they share their fate wholly.
     """
     if groups is None:
         return 1.0
-    place, sizes = np.unique(groups, return_inverse=True, return_counts=True)[1:]
+    group, sizes = np.unique(groups, return_inverse=True, return_counts=True)[1:]
     rows, count = len(values), len(sizes)
     if count == rows:
         return 1.0
     off = values - values.mean()
-    together = np.bincount(place, weights=off)
+    together = np.bincount(group, weights=off)
     between, alone = float(together @ together) * count / max(1, count - 1), float(off @ off)
     whole = 1 + correlation * (float((sizes**2).sum()) / rows - 1)
     return max(1.0, (between + _UNSEEN_ROWS * whole) / (alone + _UNSEEN_ROWS))
 
 
-@dataclass(frozen=True)
-class _Units:
-    """What is drawn: rows of which there are several alike, or groups of rows."""
-
-    truth: NDArray[np.generic]
-    answers: tuple[NDArray[np.generic], ...]  # of each model
-    counts: Floats  # (units,) how many there are of each
-    unit_of_row: NDArray[np.integer] | None  # None: every unit is one row
-
-    @property
-    def width(self) -> int:
-        """Numbers that a score makes of each sample: a weight for each row, or a count for each class."""
-        if self.truth.dtype.kind == "f":  # regression
-            return len(self.truth)
-        classes = int(max(each.max() for each in (self.truth, *self.answers))) + 1
-        return max(len(self.truth), *self.truth.shape[1:], classes)
-
-    def rows_of(self, weights: Floats) -> Floats:
-        """From weights of units to weights of rows."""
-        return weights if self.unit_of_row is None else weights[:, self.unit_of_row]
-
-
-def _units(truth: NDArray[np.generic], answers: tuple[NDArray[np.generic], ...], groups: Groups | None) -> _Units:
-    if groups is not None:
-        names, unit_of_row = np.unique(groups, return_inverse=True)
-        return _Units(truth, answers, np.ones(len(names)), unit_of_row)
-    columns = np.stack([each.reshape(len(truth), -1).astype(np.float64) for each in (truth, *answers)])
-    table = columns.transpose(1, 0, 2).reshape(len(truth), -1)
-    _, first, counts = np.unique(table, axis=0, return_index=True, return_counts=True)
-    return _Units(truth[first], tuple(each[first] for each in answers), counts.astype(np.float64), None)
-
-
-def _resampled(score: Scorer, units: _Units, confidence: float) -> tuple[Ends, float, float]:
-    """The bootstrap's interval of a score, its standard error, and the score itself, in points."""
-
-    def points(weights: Floats) -> Floats:
-        return 100 * score(units.rows_of(weights))
-
-    quantile = partial(_quantile, confidence)
-    interval, error = bca(points, units.counts, quantile=quantile, width=units.width)
-    return interval, error, float(points(units.counts[None])[0])
+def independent_rows(groups: Groups | None, rows: int) -> float:
+    """The number of independent rows that these count for if the rows of each group are alike (Kish 1965, section
+    11.7): the square of the sum of the groups' sizes by the sum of their squares; 0 of no rows."""
+    if groups is None:
+        return float(rows)
+    squares = float((np.unique(groups, return_counts=True)[1].astype(np.float64) ** 2).sum())
+    return float(rows) ** 2 / squares if squares else 0.0
 
 
 def _real(groups: Groups | None) -> Groups | None:
@@ -307,12 +257,32 @@ def _real(groups: Groups | None) -> Groups | None:
     return None if groups is None or len(np.unique(groups)) == len(groups) else groups
 
 
-def _group_counts(rows: int, groups: Groups | None) -> tuple[int, float]:
-    """How many groups there are, and as how many of one size they count where their sizes differ."""
+def _resampled(
+    score_of: Callable[..., Scorer],
+    truth: Labels,
+    answers: tuple[Labels, ...],
+    groups: Groups | None,
+    confidence: float,
+) -> tuple[Ends, float, float]:
+    """The bootstrap's interval of a score, its standard error, and the score itself, in points. It draws groups, or
+    rows of which several may be alike. `score_of` takes the labels, and the answers of each model."""
+    unit_of_row: Any = slice(None)  # every unit is one row
     if groups is None:
-        return rows, float(rows)
-    sizes = np.unique(groups, return_counts=True)[1]
-    return len(sizes), as_many(sizes.astype(np.float64))
+        table = np.column_stack([labels.astype(np.float64) for labels in (truth, *answers)])
+        _, first, counts = np.unique(table, axis=0, return_index=True, return_counts=True)
+        truth, answers, units = truth[first], tuple(model[first] for model in answers), counts.astype(np.float64)
+    else:
+        names, unit_of_row = np.unique(groups, return_inverse=True)
+        units = np.ones(len(names))
+    score, width = score_of(truth, *answers), len(truth)
+    if truth.dtype.kind != "f":  # a score counts rows by class, or by label
+        width = max(width, *truth.shape[1:], int(max(labels.max() for labels in (truth, *answers))) + 1)
+
+    def points(weights: Floats) -> Floats:
+        return 100 * score(weights[:, unit_of_row])
+
+    interval, error = bca(points, units, quantile=partial(_quantile, confidence), width=width)
+    return interval, error, float(points(units[None])[0])
 
 
 def _quantile(confidence: float, independent: float | None) -> float:

@@ -8,21 +8,23 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from kdc.artifact.contract.judgement import Judgement, decide, missed_costs
 from kdc.artifact.contract.terms import Contract, Costs, Quality, RequiredShare
 from kdc.artifact.manifest import CPU_PROVIDER, CUDA_PROVIDER, Device, Manifest, TaskInfo
 from kdc.common import machine
 from kdc.pipeline.config import metrics
-from kdc.pipeline.config.metrics import Groups
+from kdc.pipeline.config.metrics import Groups, Labels, Outputs
 from kdc.pipeline.quality.comparison import Other, compare
+from kdc.pipeline.quality.decision_rates import found_rates
 from kdc.pipeline.quality.latency import measure_costs, rows_to_time
-from kdc.pipeline.quality.required import found_rates
 from kdc.serving.engine.deciding import decided
 from kdc.serving.engine.engine import Engine
 from kdc.serving.engine.long_texts import row_tokens
 from kdc.serving.engine.tokenizing import Text
+
+# What the contract asks of answers: the metric, and decisions.
+Answers = tuple[Quality | None, tuple[RequiredShare, ...]]
 
 
 @dataclass(frozen=True)
@@ -34,13 +36,13 @@ class EvaluationAnswers:
     """
 
     texts: Sequence[Text]
-    labels: NDArray[np.generic]  # (rows,), or (rows, outputs) for multi-label
-    teacher: NDArray[np.floating]  # (rows, outputs) logits
-    students: Mapping[str, NDArray[np.floating]]
-    groups: Groups  # (rows,) rows of one group are not independent
+    labels: Labels
+    teacher: Outputs  # logits
+    students: Mapping[str, Outputs]
+    groups: Groups  # rows of one group are not independent
     better: Other | None = None  # the baseline that is better than the teacher on the tuning slice, if one is
 
-    def student(self, variant: str, *, on_gpu: bool) -> NDArray[np.floating]:
+    def student(self, variant: str, *, on_gpu: bool) -> Outputs:
         """The logits of a variant, those of the GPU where it runs on one and was evaluated there."""
         name = f"{variant} (cuda)"
         return self.students[name if on_gpu and name in self.students else variant]
@@ -50,6 +52,22 @@ class EvaluationAnswers:
         if contract.against == "best" and self.better is not None:
             return self.better
         return Other("teacher", self.teacher)
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """What the tuning slice says of the variants: by it the precision is chosen, so that the evaluation rows judge one
+    model alone."""
+
+    scores: Mapping[str, float]  # points of the deciding metric, by variant
+    other: float  # the same of what the contract compares with
+
+    def excess_drop(self, contract: Contract, variant: str) -> float:
+        """Points by which a variant loses more than `max_drop`; 0 where it does not."""
+        limit = contract.limits.max_drop
+        if limit is None or variant not in self.scores:
+            return 0.0
+        return max(0.0, self.other - self.scores[variant] - limit)
 
 
 def judged_device(training_device: str) -> Device:
@@ -66,15 +84,6 @@ def load(artifact: Path, contract: Contract, device: Device, *, variant: str | N
     return Engine.load(artifact, variant=variant, device=device, threads=contract.at.threads, verify=False)
 
 
-@dataclass(frozen=True)
-class Tuning:
-    """What the tuning slice says of the variants: by it the precision is chosen, so that the evaluation rows judge one
-    model alone."""
-
-    scores: Mapping[str, float]  # points of the deciding metric, by variant
-    other: float  # the same of what the contract compares with
-
-
 def judge_artifact(
     artifact: Path,
     manifest: Manifest,
@@ -84,18 +93,13 @@ def judge_artifact(
     *,
     device: Device,
     int8_allowed: bool,
-    look: Callable[[NDArray[np.generic]], int],
+    look: Callable[[Labels], int],
     with_decisions: Callable[[Manifest], Manifest],
 ) -> tuple[Manifest, Judgement]:
     """Choose the variant by its costs and the tuning slice, and judge it by the evaluation rows.
 
     Args:
-        artifact: its folder.
-        manifest: the artifact's; the variant that it names for the provider is tried first.
-        contract: what is asked.
-        answers: of all variants to the evaluation rows.
-        tuning: how good they are on the tuning slice.
-        device: that of `judged_device`.
+        manifest: the variant that it names for the provider is tried first.
         int8_allowed: whether int8 may be tried unasked: one that cost more than `quantize.max_int8_drop` is in the
             artifact for people who ask for it.
         look: from the answers by which a model is judged, which look at the evaluation rows this is.
@@ -104,23 +108,24 @@ def judge_artifact(
     Returns:
         The manifest with its decisions, whose provider now loads the variant that was judged, and the judgement.
     """
-    timed = {}
+    tried = []
     for variant in _in_turn(manifest, device, int8_allowed=int8_allowed):
         engine = load(artifact, contract, device, variant=variant)
         rows = rows_to_time(engine, answers.texts, contract.at)
-        timed[variant] = (engine, rows, _costs(engine, contract, rows))
-        if not missed_costs(contract, timed[variant][2]) and not _tuning_drop(contract, tuning, variant):
+        costs = _costs(engine, contract, rows)
+        misses = (len(missed_costs(contract, costs)), tuning.excess_drop(contract, variant))
+        tried.append((misses, variant, engine, rows, costs))
+        if not any(misses):
             break
-    variant = _best(contract, {name: costs for name, (_, _, costs) in timed.items()}, tuning)
-    engine, rows, measured = timed[variant]
+    _, variant, engine, rows, costs = min(tried, key=lambda one: one[0])  # of equal ones the first
     providers = manifest.providers | {engine.provider: variant}
     manifest = with_decisions(manifest.model_copy(update={"providers": providers}))
     student = answers.student(variant, on_gpu=engine.provider == CUDA_PROVIDER)
-    probabilities, seen = engine.activated(student), metrics.predictions(student, manifest.task.kind)
+    probabilities, decisions = engine.activated(student), metrics.predictions(student, manifest.task.kind)
     has_thresholds = bool(manifest.task.points) or manifest.task.abstain is not None
     if contract.limits.require and has_thresholds:  # other thresholds are another model
-        seen = np.column_stack([seen, decided(probabilities, manifest.task)])
-    quality, required = judge_answers(
+        decisions = np.column_stack([decisions, decided(probabilities, manifest.task)])
+    judged = judge_answers(
         student,
         probabilities,
         answers.labels,
@@ -128,19 +133,15 @@ def judge_artifact(
         contract=contract,
         other=answers.other(contract),
         groups=answers.groups,
-        look=look(seen) if contract.limits.max_drop is not None or contract.limits.require else 1,
+        look=look(decisions) if contract.limits.max_drop is not None or contract.limits.require else 1,
     )
-    return manifest, _judgement(engine, contract, rows, measured, (quality, required), compared=True)
-
-
-# What the contract asks of answers: the metric, and decisions.
-Answers = tuple[Quality | None, tuple[RequiredShare, ...]]
+    return manifest, judge_again(engine, contract, rows, judged, compared=True, costs=costs)
 
 
 def judge_answers(
-    logits: NDArray[np.floating],
-    probabilities: NDArray[np.floating],
-    labels: NDArray[np.generic],
+    logits: Outputs,
+    probabilities: Outputs,
+    labels: Labels,
     task: TaskInfo,
     *,
     contract: Contract,
@@ -151,13 +152,8 @@ def judge_answers(
     """What a contract asks of a model's answers, measured on labelled rows.
 
     Args:
-        logits: (rows, outputs).
-        probabilities: (rows, outputs), by which the artifact decides.
-        labels: (rows,), or (rows, outputs) for multi-label.
-        task: with the artifact's thresholds.
-        contract: what is asked.
+        probabilities: by which the artifact decides, by the thresholds of the task.
         other: what the metric is compared with; None where the contract asks for no `max_drop`.
-        groups: which rows belong together.
         look: see `Quality`.
     """
     quality = None
@@ -167,55 +163,23 @@ def judge_answers(
 
 
 def judge_again(
-    engine: Engine, contract: Contract, rows: Sequence[Text], answers: Answers, *, compared: bool
+    engine: Engine,
+    contract: Contract,
+    rows: Sequence[Text],
+    answers: Answers,
+    *,
+    compared: bool,
+    costs: Costs | None = None,
 ) -> Judgement:
-    """Measure the costs of an engine, and decide whether it keeps its contract.
+    """Decide whether an engine keeps its contract.
 
     Args:
-        engine: as `load` opens it.
-        contract: what is asked.
         rows: the rows to time, see `kdc.pipeline.quality.latency.rows_to_time`.
         answers: the student beside its teacher, None where the contract asks for no `max_drop`, and its decisions.
         compared: whether these were measured now; otherwise they are those of an earlier judgement.
+        costs: of the engine on these rows; None measures them.
     """
-    return _judgement(engine, contract, rows, _costs(engine, contract, rows), answers, compared=compared)
-
-
-def _in_turn(manifest: Manifest, device: Device, *, int8_allowed: bool) -> list[str]:
-    """The variants that may be taken, the one that the manifest names first; on a GPU that, of two also the first."""
-    if device == "cuda":
-        first = manifest.providers[CUDA_PROVIDER]
-        is_alone = all(each.second is None for name, each in manifest.variants.items() if name == first)
-        has_fp16 = "fp16" in manifest.variants and "fp16 (cuda)" in manifest.metrics
-        return [first] if is_alone else [first, "fp16" if has_fp16 else "fp32"]
-    first = manifest.providers[CPU_PROVIDER]
-    others = ("int8", "fp32") if int8_allowed else ("fp32",)
-    return [first, *(name for name in others if name in manifest.variants and name != first)]
-
-
-def _best(contract: Contract, costs: Mapping[str, Costs], tuning: Tuning) -> str:
-    """Of several variants the one that misses fewest limits on costs; among these, the one that is least beyond
-    `max_drop` on the tuning slice; among those, the first."""
-    return min(costs, key=lambda name: (len(missed_costs(contract, costs[name])), _tuning_drop(contract, tuning, name)))
-
-
-def _tuning_drop(contract: Contract, tuning: Tuning, variant: str) -> float:
-    """Points by which a variant loses more than `max_drop` on the tuning slice; 0 where it does not."""
-    limit = contract.limits.max_drop
-    if limit is None or variant not in tuning.scores:
-        return 0.0
-    return max(0.0, tuning.other - tuning.scores[variant] - limit)
-
-
-def _costs(engine: Engine, contract: Contract, rows: Sequence[Text]) -> Costs:
-    assert engine.manifest is not None
-    size_bytes = engine.manifest.variants[engine.variant].size_bytes  # type: ignore[index]
-    return measure_costs(engine, rows, contract, size_bytes=size_bytes)
-
-
-def _judgement(
-    engine: Engine, contract: Contract, rows: Sequence[Text], costs: Costs, answers: Answers, *, compared: bool
-) -> Judgement:
+    costs = costs or _costs(engine, contract, rows)
     quality, required = answers
     verdict, missed = decide(contract, costs, quality, required)
     return Judgement(
@@ -232,3 +196,21 @@ def _judgement(
         missed=missed,
         verdict=verdict,
     )
+
+
+def _in_turn(manifest: Manifest, device: Device, *, int8_allowed: bool) -> list[str]:
+    """The variants that may be taken, the one that the manifest names first; on a GPU that, of two also the first."""
+    if device == "cuda":
+        first = manifest.providers[CUDA_PROVIDER]
+        is_alone = all(variant.second is None for name, variant in manifest.variants.items() if name == first)
+        has_fp16 = "fp16" in manifest.variants and "fp16 (cuda)" in manifest.metrics
+        return [first] if is_alone else [first, "fp16" if has_fp16 else "fp32"]
+    first = manifest.providers[CPU_PROVIDER]
+    others = ("int8", "fp32") if int8_allowed else ("fp32",)
+    return [first, *(name for name in others if name in manifest.variants and name != first)]
+
+
+def _costs(engine: Engine, contract: Contract, rows: Sequence[Text]) -> Costs:
+    assert engine.manifest is not None
+    size_bytes = engine.manifest.variants[engine.variant].size_bytes  # type: ignore[index]
+    return measure_costs(engine, rows, contract, size_bytes=size_bytes)

@@ -1,34 +1,35 @@
 """How long a model takes to answer, in milliseconds a call and rows a second.
 
-One mechanism, `time_in_turns`, times every model: torch models and ONNX variants side by side in stage `evaluate`
-(`compare_speeds`), and the one engine that a contract limits (`measure_costs`).
+`time_in_turns` times every model. `compare_speeds` times torch models and ONNX variants side by side, for stage
+`evaluate`; `measure_costs` times the one engine that a contract limits.
 """
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from kdc.artifact.contract.terms import Conditions, Contract, Costs
 from kdc.common.cores import Neighbours
 from kdc.common.errors import InputError
 from kdc.common.frozen import Frozen
 from kdc.common.pace import seconds_of
+from kdc.pipeline.config.metrics import Floats
 from kdc.serving.engine.engine import Engine
 from kdc.serving.engine.long_texts import row_tokens
 from kdc.serving.engine.tokenizing import Text, row_of
 
-_BATCH = 32  # rows of a batch whose rows a second count
+BATCH = 32  # rows of a batch whose rows a second count
 _WARM_UP_CALLS = 5  # before a contract's costs are measured
 _CALLS = 100  # calls a round that a contract's latency is a percentile of, at least
 _CALLS_ABOVE = 5  # calls of a round that are slower than that percentile, at least
 _BATCHES = 8  # batches a round that a contract's rows a second are taken from
 _ROUNDS = 9  # of which an interval of the median leaves the two extreme ones out
 _TIMED_ROWS = 100
+
+Models = Mapping[str, Callable[[list[Any]], object]]  # functions that answer a list of rows, by name
 
 
 class Speed(Frozen):
@@ -40,40 +41,32 @@ class Speed(Frozen):
     latency_mean_ms: float  # mean of the calls with one row: of a cascade, whose rows take short or long, it tells most
 
 
-@dataclass(frozen=True)
-class Timing:
-    """What `time_in_turns` measured of one model, medians over the rounds."""
-
-    percentiles_ms: tuple[float, ...]  # of the calls' durations, in milliseconds, in the order asked for
-    rows_per_second: float  # of the batches
-    mean_ms: float  # of the calls' durations, in milliseconds
-    rounds: NDArray[np.float64]  # (rounds, percentiles + 1) the same figures of each round, rows a second last
-
-
 def time_in_turns(
-    models: Mapping[str, Callable[[list[Any]], object]],
+    models: Models,
     calls: Sequence[list[Any]],
     batches: Sequence[list[Any]],
     *,
     percentiles: Sequence[float],
     rounds: int,
     warm_up_calls: int = 0,
-) -> dict[str, Timing]:
+) -> dict[str, Floats]:
     """Time models on the same rows, one after the other in each round, so that noise of the machine hits all alike.
 
     Args:
-        models: functions that answer a list of rows, by name. Tokenising counts: a caller waits for it too.
+        models: tokenising counts: a caller waits for it too.
         calls: rows of each call whose latency counts.
         batches: rows of each batch whose rows a second count.
         percentiles: of the calls' latencies, within [0, 100].
-        rounds: how often everything is repeated; medians over the rounds are kept, so that one slow moment of the
-            machine does not decide.
+        rounds: how often everything is repeated. Their medians count, so that one slow moment of the machine does not
+            decide.
         warm_up_calls: how many calls each model answers before the rounds, beside one batch: the first ones allocate
             memory.
+
+    Returns:
+        By model (rounds, percentiles + 2): percentiles and mean of the calls' milliseconds, and rows a second.
     """
     rows = sum(len(batch) for batch in batches)
-    measured: dict[str, list[tuple[float, ...]]] = {name: [] for name in models}
-    means: dict[str, list[float]] = {name: [] for name in models}
+    measured: dict[str, list[list[float]]] = {name: [] for name in models}
     for answer in models.values():
         for warm_up in (*calls[:warm_up_calls], batches[0]):
             answer(warm_up)
@@ -81,16 +74,11 @@ def time_in_turns(
         for name, answer in models.items():
             durations = [1e3 * seconds_of(partial(answer, call)) for call in calls]
             seconds = sum(seconds_of(partial(answer, batch)) for batch in batches)
-            measured[name].append((*np.percentile(durations, percentiles), rows / seconds))
-            means[name].append(float(np.mean(durations)))
-    timings = {}
-    for name, each_round in measured.items():
-        *latencies, speed = np.median(each_round, axis=0).tolist()
-        timings[name] = Timing(tuple(latencies), speed, float(np.median(means[name])), np.array(each_round))
-    return timings
+            measured[name].append([*np.percentile(durations, percentiles), float(np.mean(durations)), rows / seconds])
+    return {name: np.array(of_rounds) for name, of_rounds in measured.items()}
 
 
-def interval_of_median(values: NDArray[np.float64], confidence: float) -> tuple[float, float] | None:
+def interval_of_median(values: Floats, confidence: float) -> tuple[float, float] | None:
     """The interval of a median by the order of the values, whatever their distribution is (Conover 1999, Practical
     Nonparametric Statistics, section 3.2); None where there are too few for so much confidence."""
     count = len(values)
@@ -103,87 +91,67 @@ def interval_of_median(values: NDArray[np.float64], confidence: float) -> tuple[
 
 
 def compare_speeds(
-    models: Mapping[str, Callable[[list[Any]], object]],
-    texts: Sequence[Text],
-    *,
-    latency_rows: int,
-    throughput_rows: int,
-    rounds: int,
+    models: Models, texts: Sequence[Text], *, latency_rows: int, throughput_rows: int, rounds: int
 ) -> dict[str, Speed]:
     """Time several models beside each other.
 
     Args:
-        models: functions that answer a list of texts, by name.
         texts: at least one; repeated where there are too few.
         latency_rows: texts that are answered one by one in each round.
         throughput_rows: texts that are answered in batches of 32 in each round.
-        rounds: see `time_in_turns`.
     """
-    calls, batches = calls_and_batches(texts, latency_rows=latency_rows, throughput_rows=throughput_rows)
+    calls, batches = in_pieces(texts, latency_rows, 1), in_pieces(texts, throughput_rows, BATCH)
     speeds = {}
     for name, timing in time_in_turns(models, calls, batches, percentiles=(50, 95), rounds=rounds).items():
-        figures = (*timing.percentiles_ms, timing.rows_per_second, timing.mean_ms)
-        p50, p95, rows_per_second, mean = (round(value, 3) for value in figures)
-        speeds[name] = Speed(
-            latency_p50_ms=p50, latency_p95_ms=p95, rows_per_second=rows_per_second, latency_mean_ms=mean
-        )
+        p50, p95, mean, speed = (round(value, 3) for value in np.median(timing, axis=0).tolist())
+        speeds[name] = Speed(latency_p50_ms=p50, latency_p95_ms=p95, rows_per_second=speed, latency_mean_ms=mean)
     return speeds
 
 
-def calls_and_batches(
-    texts: Sequence[Text], *, latency_rows: int, throughput_rows: int
-) -> tuple[list[list[Text]], list[list[Text]]]:
-    """Calls with one text each, and batches of 32 (the last may have fewer), see `compare_speeds`."""
-    calls = [_cyclic(texts, place, 1) for place in range(latency_rows)]
-    starts = range(0, throughput_rows, _BATCH)
-    return calls, [_cyclic(texts, start, min(_BATCH, throughput_rows - start)) for start in starts]
+def in_pieces(rows: Sequence[Text], count: int, size: int) -> list[list[Text]]:
+    """The first `count` rows, beginning again at the first one where they end, `size` at a time."""
+    repeated = [rows[number % len(rows)] for number in range(count)]
+    return [repeated[start : start + size] for start in range(0, count, size)]
 
 
 def measure_costs(
-    engine: Engine,
-    rows: Sequence[Text],
-    contract: Contract,
-    *,
-    size_bytes: int,
-    rounds: int = _ROUNDS,
+    engine: Engine, rows: Sequence[Text], contract: Contract, *, size_bytes: int, rounds: int = _ROUNDS
 ) -> Costs:
     """Time an engine, which was loaded with the contract's threads, under the contract's conditions on the rows that
     `rows_to_time` chose. The size is of the ONNX file and `tokenizer.json`; the rounds are as in `time_in_turns`."""
-    conditions = contract.at
+    batch, percentile = contract.at.batch, contract.at.percentile
     # So many calls that some of each round lie above the percentile: else it would be the slowest call alone.
-    count = max(_CALLS, math.ceil(_CALLS_ABOVE / (1 - conditions.percentile / 100) - 1e-6))
-    models = {"engine": lambda texts: engine.predict(texts, batch_size=len(texts))}
-    calls = [_cyclic(rows, place * conditions.batch, conditions.batch) for place in range(count)]
-    batches = [_cyclic(rows, place * _BATCH, _BATCH) for place in range(_BATCHES)]
+    calls = max(_CALLS, math.ceil(_CALLS_ABOVE / (1 - percentile / 100) - 1e-6))
     with Neighbours() as neighbours:
         timing = time_in_turns(
-            models,
-            calls,
-            batches,
-            percentiles=(conditions.percentile,),
+            {"engine": lambda texts: engine.predict(texts, batch_size=len(texts))},
+            in_pieces(rows, calls * batch, batch),
+            in_pieces(rows, _BATCHES * BATCH, BATCH),
+            percentiles=(percentile,),
             rounds=rounds,
             warm_up_calls=_WARM_UP_CALLS,
         )["engine"]
-    latency, speed = (interval_of_median(timing.rounds[:, place], contract.confidence) for place in (0, 1))
+    latency, _, speed = np.median(timing, axis=0).tolist()
+    latency_interval, speed_interval = (interval_of_median(timing[:, at], contract.confidence) for at in (0, -1))
     return Costs(
-        latency_ms=round(timing.percentiles_ms[0], 3),
-        rows_per_s=round(timing.rows_per_second, 1),
+        latency_ms=round(latency, 3),
+        rows_per_s=round(speed, 1),
         size_mb=size_bytes / 1e6,
-        latency_interval=latency and (round(latency[0], 3), round(latency[1], 3)),
-        rows_interval=speed and (round(speed[0], 1), round(speed[1], 1)),
+        latency_interval=latency_interval and (round(latency_interval[0], 3), round(latency_interval[1], 3)),
+        rows_interval=speed_interval and (round(speed_interval[0], 1), round(speed_interval[1], 1)),
         starved=round(min(1.0, neighbours.short_of(engine.threads) / engine.threads), 3),
     )
 
 
 def rows_to_time(engine: Engine, texts: Sequence[Text], conditions: Conditions) -> list[Text]:
-    """Choose the rows that a contract's costs are measured on: where its conditions name a length, rows of that length
-    are made up, otherwise a hundred of `texts` are taken, spread evenly.
+    """Choose the rows to measure a contract's costs on: made-up rows if its conditions name a length, otherwise a
+    hundred of `texts`, spread evenly.
 
     Raises:
         InputError: the length is more than the model takes.
     """
     if conditions.length is None:
-        return [texts[place * len(texts) // _TIMED_ROWS] for place in range(_TIMED_ROWS)]
+        return [texts[number * len(texts) // _TIMED_ROWS] for number in range(_TIMED_ROWS)]
     check_length(conditions, engine.tokenizer_info.longest)
     return rows_of([conditions.length], engine)
 
@@ -212,8 +180,3 @@ def rows_of(lengths: Sequence[int], engine: Engine) -> list[Text]:
         return row_tokens(engine.encode([row])[0])
 
     return [row_of(min(length, longest), tokens, is_pair=is_pair) for length in lengths]
-
-
-def _cyclic(rows: Sequence[Text], start: int, count: int) -> list[Text]:
-    """`count` rows from place `start` on, beginning again at the first one where they end."""
-    return [rows[(start + place) % len(rows)] for place in range(count)]

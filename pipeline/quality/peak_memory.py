@@ -1,22 +1,26 @@
 """Peak memory of one model, measured in a process of its own.
 
-As a program (`python -m kdc.pipeline.quality.peak_memory`) it is that process: it reads a JSON request on stdin, loads
-one model, answers the texts, and prints its peak resident memory in bytes.
+`python -m kdc.pipeline.quality.peak_memory` is that process. It reads a JSON request on stdin, loads one model, answers
+the texts, and prints its peak resident memory in bytes.
 """
 
-import json
+from __future__ import annotations
+
 import os
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-from kdc.artifact.manifest import Second, TaskInfo, TokenizerInfo
+from kdc.artifact.manifest import Device, Second, TaskInfo, TokenizerInfo
 from kdc.common.errors import KdcError
 from kdc.common.frozen import Frozen
 from kdc.common.memory import own_peak_memory_bytes
 from kdc.serving.engine.tokenizing import Text
+
+if TYPE_CHECKING:
+    from kdc.serving.engine.engine import Engine
 
 
 class ModelFiles(Frozen):
@@ -28,6 +32,25 @@ class ModelFiles(Frozen):
     task: TaskInfo
     second: tuple[Second, Path] | None = None  # of a cascade, with its ONNX file
 
+    def engine(self, *, temperature: float = 1.0, device: Device = "cpu") -> Engine:
+        """The serving engine over an ONNX file, so that what is measured is what will serve."""
+        from kdc.serving.engine.engine import Engine  # here: it would count in the peak memory of a torch model
+
+        return Engine.from_files(
+            self.model,
+            self.tokenizer_json,
+            task=self.task,
+            tokenizer_info=self.tokenizer,
+            temperature=temperature,
+            device=device,
+            second=self.second,
+        )
+
+
+class _Request(Frozen):
+    files: ModelFiles
+    texts: tuple[Text, ...]
+
 
 def peak_memory_bytes(files: ModelFiles, texts: Sequence[Text]) -> int:
     """Peak resident memory, in bytes, of a fresh process that loads a model and answers `texts` in one batch.
@@ -37,7 +60,7 @@ def peak_memory_bytes(files: ModelFiles, texts: Sequence[Text]) -> int:
     """
     done = subprocess.run(
         [sys.executable, "-P", "-m", "kdc.pipeline.quality.peak_memory"],  # -P: no module of the caller's folder
-        input=json.dumps({"files": files.model_dump(mode="json"), "texts": texts}),
+        input=_Request(files=files, texts=tuple(texts)).model_dump_json(),
         capture_output=True,
         text=True,
         env={**os.environ, "HF_HUB_OFFLINE": "1"},
@@ -49,26 +72,15 @@ def peak_memory_bytes(files: ModelFiles, texts: Sequence[Text]) -> int:
 
 
 def _main() -> None:
-    request = json.load(sys.stdin)
-    files = ModelFiles.model_validate(request["files"])
-    texts = [text if isinstance(text, str) else tuple(text) for text in request["texts"]]
-    if files.model.is_dir():
-        _answer_with_torch(files, texts)
+    request = _Request.model_validate_json(sys.stdin.read())
+    if request.files.model.is_dir():
+        _answer_with_torch(request.files, request.texts)
     else:
-        from kdc.serving.engine.engine import Engine
-
-        engine = Engine.from_files(
-            files.model,
-            files.tokenizer_json,
-            task=files.task,
-            tokenizer_info=files.tokenizer,
-            second=files.second,
-        )
-        engine.predict(texts, batch_size=len(texts))
+        request.files.engine().predict(request.texts, batch_size=len(request.texts))
     sys.stdout.write(f"{own_peak_memory_bytes()}\n")
 
 
-def _answer_with_torch(files: ModelFiles, texts: list[Any]) -> None:
+def _answer_with_torch(files: ModelFiles, texts: Sequence[Text]) -> None:
     import torch
 
     from kdc.pipeline.models.opening import open_classifier

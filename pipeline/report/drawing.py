@@ -5,7 +5,7 @@ texts stay texts, so that they can be read aloud, searched and copied.
 import html
 import io
 import re
-from typing import Any
+from pathlib import Path
 
 from matplotlib import rc_context
 from matplotlib.axes import Axes
@@ -17,43 +17,14 @@ _VARIABLES = {f"#0a0b{number:02x}": f"--{name}" for number, name in enumerate(_N
 INK, SOFT, PAPER, *SERIES = _VARIABLES
 FIRST, SECOND = SERIES[:2]
 _MARKS = "os^D"
-_STYLE: Any = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "kdc",
-    "font.family": "DejaVu Sans",
-    "font.size": 10,
-    "text.parse_math": False,
-    "text.color": INK,
-    "axes.labelcolor": INK,
-    "axes.edgecolor": SOFT,
-    "xtick.color": SOFT,
-    "ytick.color": SOFT,
-    "xtick.labelcolor": INK,
-    "ytick.labelcolor": INK,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.color": SOFT,
-    "grid.alpha": 0.25,
-    "axes.axisbelow": True,
-    "axes.titlesize": 11,
-    "axes.titlelocation": "left",
-    "figure.constrained_layout.use": True,
-    "figure.facecolor": "none",
-    "axes.facecolor": "none",
-    "savefig.facecolor": "none",
-    "legend.frameon": False,
-}
-
-
-styled = rc_context(_STYLE)  # decorates what draws: a figure takes some of its style when it is made, some when saved
+# Decorates what draws: a figure takes some of its style when it is made, some when it is saved.
+styled = rc_context(fname=Path(__file__).with_name("figures.mplstyle"))
 
 
 def svg(figure: Figure, name: str, words: str) -> str:
     """A figure as a part of a page; call it where the figure was made, under `styled`.
 
     Args:
-        figure: what was drawn.
         name: what the ids of its parts begin with, so that the ids of a page are unique.
         words: the text alternative.
     """
@@ -75,9 +46,9 @@ def svg(figure: Figure, name: str, words: str) -> str:
     return head + text[text.index(">") + 1 :]
 
 
-def series(place: int) -> tuple[str, str]:
+def series(number: int) -> tuple[str, str]:
     """The colour and the mark of a series that is the only one to have both."""
-    return SERIES[place % len(SERIES)], _MARKS[place // len(SERIES) % len(_MARKS)]
+    return SERIES[number % len(SERIES)], _MARKS[number // len(SERIES) % len(_MARKS)]
 
 
 def write(

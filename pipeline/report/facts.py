@@ -32,7 +32,7 @@ class TaskFacts(Result):
 
 
 class ModelFacts(Result):
-    """One model on the evaluation rows. What was not measured, or was not trained by itself, is None."""
+    """One model on the evaluation rows. A value is None without a measurement, or without a training of its own."""
 
     metrics: Scores  # points by name of the metric
     collapsed: bool  # whether it gives all rows one answer

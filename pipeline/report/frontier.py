@@ -16,11 +16,11 @@ from kdc.common.tables import number
 from kdc.pipeline.packaging.markup import render
 from kdc.pipeline.quality.frontier import COSTS, FrontierFacts, Point, front
 from kdc.pipeline.report.drawing import FIRST, INK, SECOND, SOFT, styled, svg, write
+from kdc.pipeline.report.page import NAMES
 from kdc.pipeline.report.plots import short_name
 from kdc.pipeline.rundir.directory import FRONTIER
 
 _WIDE = 100  # costs whose range is more than that have ticks at powers of ten alone
-_FLOORS = {"probe": "linear probe", "tfidf": "TF-IDF", "majority": "majority"}
 
 
 def write_frontier(root: Path, facts: FrontierFacts) -> None:
@@ -42,24 +42,11 @@ def read_facts(root: Path) -> FrontierFacts | None:
 
 
 def table(facts: FrontierFacts) -> list[list[str]]:
-    """The points as rows of text, header first, the most accurate first."""
+    """The points as rows of text, header first, then the most accurate."""
     fronts = {name: front(facts.points, cost) for name, (cost, _) in COSTS.items()}
-    lines = [
-        [
-            "student",
-            facts.metric,
-            "interval",
-            "kept %",
-            "to the teacher",
-            "p50 ms",
-            "p95 ms",
-            "rows/s",
-            "MB",
-            "training s",
-            "on the front of",
-        ]
-    ]
-    for point in sorted(facts.points, key=lambda point: (-point.score, point.latency_p50_ms)):
+    costs = ["p50 ms", "p95 ms", "rows/s", "MB", "training s"]
+    lines = [["student", facts.metric, "interval", "kept %", "to the teacher", *costs, "on the front of"]]
+    for point in _by_score(facts):
         low, high = point.difference_interval
         best = [name for name, members in fronts.items() if point in members]
         lines.append(
@@ -80,16 +67,14 @@ def table(facts: FrontierFacts) -> list[list[str]]:
     return lines
 
 
+def _by_score(facts: FrontierFacts) -> list[Point]:
+    return sorted(facts.points, key=lambda point: (-point.score, point.latency_p50_ms))
+
+
 def _floors(facts: FrontierFacts) -> str:
     """The scores of the teacher and of what is cheap to beat, in words."""
-    told = [f"{_FLOORS[name]} {score:.1f}" for name, score in facts.floors.items()]
-    return ", ".join([f"teacher {facts.teacher:.1f}", *told])
-
-
-def _floors_in_sight(facts: FrontierFacts) -> list[tuple[str, float, float]]:
-    """Name, score, and where along the axis the name stands: side by side, since they may be equal."""
-    told = (("tfidf", 0.0), ("probe", 0.3))
-    return [(name, facts.floors[name], along) for name, along in told if name in facts.floors]
+    scores = [f"{NAMES[name]} {score:.1f}" for name, score in facts.floors.items()]
+    return ", ".join([f"teacher {facts.teacher:.1f}", *scores])
 
 
 @styled
@@ -98,20 +83,18 @@ def curve(facts: FrontierFacts) -> str:
     their names stand beside the first panel."""
     figure = Figure(figsize=(9, 8.2))
     parts = figure.subplot_mosaic([["latency", "names"], ["throughput", "size"]], height_ratios=[1.15, 1])
-    by_score = sorted(facts.points, key=lambda point: (-point.score, point.latency_p50_ms))
-    numbers = {point.student: number for number, point in enumerate(by_score, 1)}
+    by_score = _by_score(facts)
+    ranks = {point.student: rank for rank, point in enumerate(by_score, 1)}
     for name, (cost, words) in COSTS.items():
-        _draw(parts[name], facts, cost, words, numbers)
+        _draw(parts[name], facts, cost, words, ranks)
         parts[name].set_title(f"Against {name}")
-    parts["names"].set_axis_off()
+    names = parts["names"]
+    names.set_axis_off()
     step = min(0.075, 0.97 / len(by_score))
-    for point in by_score:
-        number = numbers[point.student]
-        for along, text in ((0.12, str(number)), (0.15, f"{short_name(point.student)}, {point.variant}")):
-            side: Any = "right" if text == str(number) else "left"
-            written = parts["names"].text(
-                along, 1 - step * number, text, ha=side, transform=parts["names"].transAxes, color=INK
-            )
+    for rank, point in enumerate(by_score, 1):
+        name = f"{short_name(point.student)}, {point.variant}"
+        for along, side, text in ((0.12, "right", str(rank)), (0.15, "left", name)):
+            written = names.text(along, 1 - step * rank, text, ha=side, transform=names.transAxes, color=INK)
             written.set_in_layout(False)
     words = "; ".join(
         f"{short_name(point.student)} in {point.variant} {point.score:.1f} points, {point.latency_p50_ms:.2f} ms, "
@@ -122,22 +105,24 @@ def curve(facts: FrontierFacts) -> str:
 
 
 def _draw(
-    axes: Axes, facts: FrontierFacts, cost: Callable[[Point], float], words: str, numbers: Mapping[str, int]
+    axes: Axes, facts: FrontierFacts, cost: Callable[[Point], float], words: str, ranks: Mapping[str, int]
 ) -> None:
     best = front(facts.points, cost)
     axes.plot([abs(cost(point)) for point in best], [point.score for point in best], color=SECOND, alpha=0.5)
-    for rank, point in enumerate(sorted(facts.points, key=cost)):
+    for order, point in enumerate(sorted(facts.points, key=cost)):
         place = (abs(cost(point)), point.score)
         colour = SECOND if point in best else FIRST
         axes.plot([place[0]] * 2, point.interval, color=colour, alpha=0.6)
         axes.plot(*place, "o", color=colour)
-        aside = 10 if rank % 2 else -10  # neighbours would overlap
-        write(axes, str(numbers[point.student]), place, above=-4, aside=aside)
-    # The majority is far below all others: it is in the text.
-    for name, score, along in (("teacher", facts.teacher, 0.0), *_floors_in_sight(facts)):
-        axes.axhline(score, color=SOFT, linestyle=":")
-        told = _FLOORS.get(name, name)
-        axes.annotate(told, (along, score), xycoords=("axes fraction", "data"), va="bottom", color=SOFT, fontsize=8)
+        aside = 10 if order % 2 else -10  # neighbours would overlap
+        write(axes, str(ranks[point.student]), place, above=-4, aside=aside)
+    scores = {"teacher": facts.teacher} | facts.floors
+    # Names stand side by side, since scores may be equal. The majority is far below all others: it is in the text.
+    for name, along in (("teacher", 0.0), ("tfidf", 0.0), ("probe", 0.3)):
+        if name in scores:
+            axes.axhline(scores[name], color=SOFT, linestyle=":")
+            words_at: Any = {"xycoords": ("axes fraction", "data"), "va": "bottom", "color": SOFT, "fontsize": 8}
+            axes.annotate(NAMES.get(name, name), (along, scores[name]), **words_at)
     axes.set_xscale("log")
     axes.margins(x=0.15, y=0.1)
     costs = [abs(cost(point)) for point in facts.points]

@@ -6,6 +6,7 @@ Every figure is a stage's own, or is computed here from the logits that stage `e
 import json
 import operator
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,34 +19,23 @@ from kdc.artifact.inspection import in_order, share
 from kdc.artifact.manifest import CPU_PROVIDER, Manifest
 from kdc.common.errors import InputError
 from kdc.pipeline.config import metrics
+from kdc.pipeline.config.metrics import Floats, Groups, Labels, Outputs
 from kdc.pipeline.config.settings import Config
 from kdc.pipeline.config.student_kinds import UNCUT_NAME
 from kdc.pipeline.config.tasks import Task
 from kdc.pipeline.data.prepared import FEWER
-from kdc.pipeline.evaluation.answers import read_logits
+from kdc.pipeline.evaluation.evidence import read_logits
 from kdc.pipeline.evaluation.second_model import scaled, second_model
 from kdc.pipeline.evaluation.variants import CASCADE
 from kdc.pipeline.quality.calibration import reliability
 from kdc.pipeline.quality.cascading import curve
+from kdc.pipeline.quality.decision_rates import having, sweep
 from kdc.pipeline.quality.feasibility import as_stored, fitting_students
 from kdc.pipeline.quality.intervals import difference, score_interval, widest
-from kdc.pipeline.quality.operating import having, sweep
-from kdc.pipeline.quality.shown import prefixes
+from kdc.pipeline.quality.shares import prefixes
+from kdc.pipeline.report import facts
 from kdc.pipeline.report.disagreements import disagreements
-from kdc.pipeline.report.facts import (
-    SCHEMA,
-    AbstentionFacts,
-    CalibrationFacts,
-    CandidateFacts,
-    CascadeFacts,
-    DecisionFacts,
-    Facts,
-    LengthFacts,
-    ModelFacts,
-    Origin,
-    TaskFacts,
-    TrainingFacts,
-)
+from kdc.pipeline.report.facts import SCHEMA, Facts, ModelFacts
 from kdc.pipeline.results.artifact import CascadeResult, EvaluateResult, PackageResult
 from kdc.pipeline.results.base import Table
 from kdc.pipeline.results.data import DataResult, VocabularyResult
@@ -57,7 +47,6 @@ from kdc.pipeline.results.training import (
     StudentResult,
     TeacherResult,
     TrainingSummary,
-    Trial,
 )
 from kdc.pipeline.rundir.context import Run
 from kdc.pipeline.rundir.directory import read_commands
@@ -70,7 +59,25 @@ _THRESHOLDS = 101  # of a curve
 _NAMED_CLASSES = 3  # of those that make an interval wide
 _MOST_CLASSES = 40  # of a confusion matrix that can still be looked at
 
-Logits = Mapping[str, NDArray[np.float32]]  # (rows, outputs) by model
+
+@dataclass(frozen=True)
+class _Evaluation:
+    """The evaluation rows of a run, and how its models answered them."""
+
+    task: Task
+    manifest: Manifest  # of the artifact
+    labels: Labels
+    groups: Groups
+    logits: Mapping[str, NDArray[np.float32]]  # (rows, outputs) by model
+
+    @property
+    def served(self) -> str:
+        """The variant that a CPU loads."""
+        return str(self.manifest.providers[CPU_PROVIDER])
+
+    def probabilities(self, model: str, *, calibrated: bool) -> Outputs:
+        """What a model answers, by the manifest's temperature or without."""
+        return activate(self.logits[model], self.task.kind, self.manifest.temperature if calibrated else 1.0)
 
 
 def gather(root: Path, *, examples: int) -> Facts:
@@ -88,52 +95,38 @@ def gather(root: Path, *, examples: int) -> Facts:
     manifest = load_manifest(root / run.result(PackageResult).artifact)
     data = run.data()
     task, split = data.task, data.eval_splits[0]
-    kept = read_logits(run.folder("evaluate"), split)
+    rows, kept = data.rows(split), read_logits(run.folder("evaluate"), split)
     logits = {name: kept[name] for name in in_order(kept)}
-    labels = np.asarray(data.rows(split)["label"][:])
-    served = str(manifest.providers[CPU_PROVIDER])
+    evaluation = _Evaluation(task, manifest, np.asarray(rows["label"][:]), data.groups(split), logits)
+    teacher, student = logits["teacher"], logits[evaluation.served]
     controls = run.result(ControlsResult) if run.config.run.controls else None
     trainings = _trainings(run.result(TeacherResult), run.result(StudentResult), controls)
-    table = run.result(EvaluateResult).table
     tokens, role = run.result(DataResult), run.student_role
     train = (run.result(VocabularyResult).tokens if role == FEWER else tokens.tokens[role])["train"]
-    calibration = None
-    if task.kind != "regression":
-        calibration = CalibrationFacts(
-            temperature=manifest.temperature,
-            before=reliability(activate(logits[served], task.kind), labels, task.kind),
-            after=reliability(activate(logits[served], task.kind, manifest.temperature), labels, task.kind),
-        )
-    facts = Facts(
+    gathered = Facts(
         schema=SCHEMA,
-        task=TaskFacts(
+        task=facts.TaskFacts(
             name=task.name,
             kind=task.kind,
             labels=task.labels,
             metric=task.metrics[0],
             columns=(task.text, task.text_pair) if task.text_pair else (task.text,),
         ),
-        served=served,
-        models=_models(table, trainings, task, logits, labels, data.groups(split)),
+        served=evaluation.served,
+        models=_models(run.result(EvaluateResult).table, trainings, evaluation),
         training={
-            name: TrainingFacts(**dict(training.history), best_step=training.best_step, steps=training.steps)
+            name: facts.TrainingFacts(**dict(training.history), best_step=training.best_step, steps=training.steps)
             for name, training in trainings.items()
         },
-        confusion=_confusion(task, logits["teacher"], logits[served], labels),
-        calibration=calibration,
-        decisions=_decisions(manifest, logits[served], labels),
-        abstention=_abstention(manifest, logits["teacher"], logits[served], labels),
+        confusion=_confusion(evaluation),
+        calibration=_calibration(evaluation),
+        decisions=_decisions(evaluation),
+        abstention=_abstention(evaluation),
         sets=manifest.task.sets,
-        cascade=_cascade(run.result_or_none(CascadeResult), second_model(run).entry, manifest, logits, labels, task),
-        lengths=LengthFacts(**dict(train.lengths), cut=manifest.tokenizer.longest, truncated=train.truncated),
+        cascade=_cascade(run.result_or_none(CascadeResult), second_model(run).entry, evaluation),
+        lengths=facts.LengthFacts(**dict(train.lengths), cut=manifest.tokenizer.longest, truncated=train.truncated),
         disagreements=disagreements(
-            data.rows(split),
-            logits["teacher"],
-            logits[served],
-            labels,
-            task,
-            temperature=manifest.temperature,
-            most=examples,
+            rows, teacher, student, evaluation.labels, task, temperature=manifest.temperature, most=examples
         ),
         contract=manifest.contract,
         candidates=_candidates(
@@ -144,124 +137,8 @@ def gather(root: Path, *, examples: int) -> Facts:
         where=_origin(root, manifest, tokens),
         notes=run.result(PackageResult).notes,
     )
-    words = verdict(facts) + wide(logits[served], logits["teacher"], labels, task, data.groups(split))
-    return facts.model_copy(update={"verdict": words})
-
-
-def wide(
-    logits: NDArray[np.floating],
-    others: NDArray[np.floating],
-    labels: NDArray[np.generic],
-    task: Task,
-    groups: NDArray[np.integer],
-) -> str:
-    """A sentence on the classes that make the interval of a macro F1 wide; "" if there are too few to tell apart."""
-    if task.metrics[0] != "macro_f1" or len(task.labels) <= _NAMED_CLASSES:
-        return ""
-    places = widest(logits, others, labels, task.kind, groups=groups)[:_NAMED_CLASSES]
-    named = [f"{task.labels[place]} ({having(labels, place).sum()} rows)" for place in places]
-    return f" More rows of these labels would narrow the interval most: {', '.join(named)}." if named else ""
-
-
-def _decisions(
-    manifest: Manifest, logits: NDArray[np.floating], labels: NDArray[np.generic]
-) -> tuple[DecisionFacts, ...]:
-    """The operating points, and what thresholds beside them do; logits and labels are of the evaluation rows."""
-    task, thresholds = manifest.task, np.linspace(0, 1, _THRESHOLDS)
-    facts = []
-    for point in task.points:
-        place = task.labels.index(point.label)
-        found = sweep(activate(logits, task.kind, manifest.temperature)[:, place], having(labels, place), thresholds)
-        curves = (tuple(None if np.isnan(each) else round(float(each), 4) for each in curve) for curve in found)
-        precision, recall, given = curves
-        facts.append(
-            DecisionFacts(
-                point=point, thresholds=tuple(thresholds.tolist()), precision=precision, recall=recall, given=given
-            )
-        )
-    return tuple(facts)
-
-
-def _abstention(
-    manifest: Manifest,
-    teacher: NDArray[np.floating],
-    student: NDArray[np.floating],
-    labels: NDArray[np.generic],
-) -> AbstentionFacts | None:
-    """What answering fewer rows does for teacher and student; logits and labels are of the evaluation rows."""
-    task, counts = manifest.task, np.unique(np.ceil(np.linspace(0.05, 1, _THRESHOLDS) * len(labels)).astype(np.int64))
-    if task.abstain is None:
-        return None
-    curves = []
-    for logits, temperature in ((teacher, 1.0), (student, manifest.temperature)):
-        probabilities = activate(logits, task.kind, temperature)
-        surest = prefixes(probabilities.max(axis=1), probabilities.argmax(axis=1) == labels, counts)
-        points = np.stack([surest.rows / len(labels), surest.right / surest.rows], axis=1).round(4)
-        curves.append(tuple((share, right) for share, right in points.tolist()))
-    return AbstentionFacts(abstain=task.abstain, teacher=curves[0], student=curves[1])
-
-
-def _cascade(
-    found: CascadeResult | None,
-    entry: str,
-    manifest: Manifest,
-    logits: Logits,
-    labels: NDArray[np.generic],
-    task: Task,
-) -> CascadeFacts | None:
-    """What a second model, whose rows of the table begin with `entry`, does with more rows or fewer; logits and labels
-    are of the evaluation rows."""
-    pair = None if found is None else found.best
-    if found is None or pair is None:
-        return None
-    second = f"{entry}_{pair.second}"
-    if second not in logits:
-        return None
-    first = logits[pair.first]
-    sure = sureness(activate(first, task.kind, manifest.temperature), manifest.task)
-    rows = first, scaled(logits[second], pair.temperature, manifest.temperature), sure, labels, task
-    (chosen,) = curve(*rows, thresholds=[pair.answered_from])
-    return CascadeFacts(
-        second=found.second,
-        taken=CASCADE in manifest.variants,
-        pair=pair,
-        share=chosen.share,
-        score=chosen.score,
-        curve=tuple((point.share, point.score) for point in curve(*rows)),
-    )
-
-
-def verdict(facts: Facts) -> str:
-    """What was compressed, what was kept, how much smaller and faster it is, and what the uncut teacher does."""
-    served, teacher = facts.models[facts.served], facts.models["teacher"]
-    metric = facts.task.metric
-    low, high = served.difference_interval
-    scores = f"{served.metrics[metric]:.1f} of {teacher.metrics[metric]:.1f} points"
-    sentence = (
-        f"On {facts.task.name}, the student ({facts.where.student}, {facts.served}) keeps "
-        f"{served.kept_percent:.1f} % of its teacher's {metric.replace('_', ' ')} ({scores}; the difference is "
-        f"{served.difference:+.1f}, 95 % interval {low:+.1f} to {high:+.1f})"
-    )
-    if teacher.size_bytes and served.size_bytes:  # the size of a black box is not known
-        ratio = teacher.size_bytes / served.size_bytes
-        sentence += f", is {ratio:.1f} times smaller" if ratio >= 1 else f", is {1 / ratio:.1f} times larger"
-    is_uncut = facts.where.student == UNCUT_NAME
-    fp32, int8 = facts.models.get("fp32" if is_uncut else "teacher_fp32"), facts.models.get("teacher_int8")
-    # Of a cascade the median row may be one that the first model answers: there the mean tells more.
-    is_cascade = facts.cascade is not None and facts.cascade.taken
-    latency = operator.attrgetter("latency_mean_ms" if is_cascade else "latency_p50_ms")
-    own, on_average = latency(served), ", on average," if is_cascade else ""
-    against = [(model, latency(model)) for model in (fp32, teacher) if model is not None and latency(model)]
-    if own and against:
-        told = [f"{other / own:.1f} times faster than the teacher in {model.runtime}" for model, other in against]
-        sentence += f" and answers one row{on_average} {told[0]}" + "".join(f" ({more})" for more in told[1:])
-    sentence += "."
-    if int8 is not None and latency(int8) and own:
-        sentence += (
-            f" The teacher itself, uncut, in int8 has {int8.metrics[metric]:.1f} points and takes "
-            f"{latency(int8) / own:.1f} times as long."
-        )
-    return sentence
+    words = verdict(gathered) + wide(student, teacher, evaluation.labels, task, evaluation.groups)
+    return gathered.model_copy(update={"verdict": words})
 
 
 def _open(root: Path) -> Run:
@@ -284,86 +161,189 @@ def _open(root: Path) -> Run:
                 given=root / stage,
                 remedy="run `kdc compress` to its end; the report of before is still in the directory",
             )
-    config = root / "package" / SETTINGS
-    settings = Config.model_validate_json(config.read_text(encoding="utf-8"))
+    settings = Config.model_validate_json((root / "package" / SETTINGS).read_text(encoding="utf-8"))
     return Run(root=root, config=settings, fingerprints=made_from)
+
+
+def wide(logits: Outputs, others: Outputs, labels: Labels, task: Task, groups: Groups) -> str:
+    """A sentence on the classes that make the interval of a macro F1 wide; "" if there are too few to tell apart."""
+    if task.metrics[0] != "macro_f1" or len(task.labels) <= _NAMED_CLASSES:
+        return ""
+    columns = widest(logits, others, labels, task.kind, groups=groups)[:_NAMED_CLASSES]
+    named = [f"{task.labels[column]} ({having(labels, column).sum()} rows)" for column in columns]
+    return f" More rows of these labels would narrow the interval most: {', '.join(named)}." if named else ""
+
+
+def _calibration(evaluation: _Evaluation) -> facts.CalibrationFacts | None:
+    labels, kind = evaluation.labels, evaluation.task.kind
+    if kind == "regression":
+        return None
+    return facts.CalibrationFacts(
+        temperature=evaluation.manifest.temperature,
+        before=reliability(evaluation.probabilities(evaluation.served, calibrated=False), labels, kind),
+        after=reliability(evaluation.probabilities(evaluation.served, calibrated=True), labels, kind),
+    )
+
+
+def _decisions(evaluation: _Evaluation) -> tuple[facts.DecisionFacts, ...]:
+    """The operating points, and what thresholds beside them do."""
+    task, thresholds, decisions = evaluation.manifest.task, np.linspace(0, 1, _THRESHOLDS), []
+    for point in task.points:
+        column = task.labels.index(point.label)
+        probabilities = evaluation.probabilities(evaluation.served, calibrated=True)[:, column]
+        curves = sweep(probabilities, having(evaluation.labels, column), thresholds)
+        precision, recall, given = (_rounded(curve) for curve in curves)
+        at = tuple(thresholds.tolist())
+        decision = facts.DecisionFacts(point=point, thresholds=at, precision=precision, recall=recall, given=given)
+        decisions.append(decision)
+    return tuple(decisions)
+
+
+def _rounded(curve: Floats) -> Any:
+    """Its values with four digits, None for what is no number."""
+    return tuple(None if np.isnan(value) else round(float(value), 4) for value in curve)
+
+
+def _abstention(evaluation: _Evaluation) -> facts.AbstentionFacts | None:
+    """What answering fewer rows does for teacher and student."""
+    abstain, labels = evaluation.manifest.task.abstain, evaluation.labels
+    if abstain is None:
+        return None
+    counts = np.unique(np.ceil(np.linspace(0.05, 1, _THRESHOLDS) * len(labels)).astype(np.int64))
+    curves = []
+    for model, calibrated in (("teacher", False), (evaluation.served, True)):
+        probabilities = evaluation.probabilities(model, calibrated=calibrated)
+        rows, _, right = prefixes(probabilities.max(axis=1), probabilities.argmax(axis=1) == labels, counts)
+        points = np.stack([rows / len(labels), right / rows], axis=1).round(4)
+        curves.append(tuple((share, accuracy) for share, accuracy in points.tolist()))
+    return facts.AbstentionFacts(abstain=abstain, teacher=curves[0], student=curves[1])
+
+
+def _cascade(cascade: CascadeResult | None, entry: str, evaluation: _Evaluation) -> facts.CascadeFacts | None:
+    """The score with more or fewer rows for the second model; its rows of the table begin with `entry`."""
+    pair, manifest = None if cascade is None else cascade.best, evaluation.manifest
+    if cascade is None or pair is None or f"{entry}_{pair.second}" not in evaluation.logits:
+        return None
+    first, second = evaluation.logits[pair.first], evaluation.logits[f"{entry}_{pair.second}"]
+    sure = sureness(evaluation.probabilities(pair.first, calibrated=True), manifest.task)
+    rows = first, scaled(second, pair.temperature, manifest.temperature), sure, evaluation.labels, evaluation.task
+    (chosen,) = curve(*rows, thresholds=[pair.answered_from])
+    return facts.CascadeFacts(
+        second=cascade.second,
+        taken=CASCADE in manifest.variants,
+        pair=pair,
+        share=chosen.share,
+        score=chosen.score,
+        curve=tuple((point.share, point.score) for point in curve(*rows)),
+    )
+
+
+def verdict(report: Facts) -> str:
+    """Sentences on what a run kept, how much smaller and faster its student is, and how the uncut teacher does."""
+    served, teacher, metric = report.models[report.served], report.models["teacher"], report.task.metric
+    low, high = served.difference_interval
+    sentence = (
+        f"On {report.task.name}, the student ({report.where.student}, {report.served}) keeps "
+        f"{served.kept_percent:.1f} % of its teacher's {metric.replace('_', ' ')} ({served.metrics[metric]:.1f} of "
+        f"{teacher.metrics[metric]:.1f} points; the difference is {served.difference:+.1f}, 95 % interval {low:+.1f} "
+        f"to {high:+.1f})"
+    )
+    if teacher.size_bytes and served.size_bytes:  # the size of a black box is not known
+        ratio = teacher.size_bytes / served.size_bytes
+        sentence += f", is {ratio:.1f} times smaller" if ratio >= 1 else f", is {1 / ratio:.1f} times larger"
+    is_uncut = report.where.student == UNCUT_NAME
+    fp32, int8 = report.models.get("fp32" if is_uncut else "teacher_fp32"), report.models.get("teacher_int8")
+    # Of a cascade the median row may be one that the first model answers: there the mean tells more.
+    is_cascade = report.cascade is not None and report.cascade.taken
+    latency = operator.attrgetter("latency_mean_ms" if is_cascade else "latency_p50_ms")
+    own, on_average = latency(served), ", on average," if is_cascade else ""
+    against = [model for model in (fp32, teacher) if model is not None and latency(model)]
+    if own and against:
+        first, *others = [
+            f"{latency(model) / own:.1f} times faster than the teacher in {model.runtime}" for model in against
+        ]
+        sentence += f" and answers one row{on_average} {first}" + "".join(f" ({other})" for other in others)
+    sentence += "."
+    if int8 is not None and latency(int8) and own:
+        sentence += (
+            f" The teacher itself, uncut, in int8 has {int8.metrics[metric]:.1f} points and takes "
+            f"{latency(int8) / own:.1f} times as long."
+        )
+    return sentence
 
 
 def _trainings(
     teacher: TeacherResult, student: StudentResult, controls: ControlsResult | None
 ) -> dict[str, TrainingSummary]:
-    """What was trained, by model; nothing of a teacher that was brought along fine-tuned, or is a black box."""
+    """The trainings by model. A teacher that came fine-tuned, or is a black box, has none."""
     models: dict[str, ModelResult | None] = {"teacher": teacher, "student": student}
     if controls is not None:
         models |= {name: getattr(controls, name) for name in CONTROLS}
     return {name: model.training for name, model in models.items() if model is not None and model.training is not None}
 
 
-def _models(
-    table: Table,
-    trainings: Mapping[str, TrainingSummary],
-    task: Task,
-    logits: Logits,
-    labels: NDArray[np.generic],
-    groups: NDArray[np.integer],
-) -> dict[str, ModelFacts]:
-    metric = task.metrics[0]
-    floor = metrics.majority(labels, task.kind, (metric,))[metric]
+def _models(table: Table, trainings: Mapping[str, TrainingSummary], evaluation: _Evaluation) -> dict[str, ModelFacts]:
+    labels, kind, metric, groups = (
+        evaluation.labels,
+        evaluation.task.kind,
+        evaluation.task.metrics[0],
+        evaluation.groups,
+    )
+    floor = metrics.majority(labels, kind, (metric,))[metric]
+    teacher_score: Any = table["teacher"][metric]
     models = {}
-    for name, answers in logits.items():
+    for name, logits in evaluation.logits.items():
         row: dict[str, Any] = table[name]
-        teacher_score: Any = table["teacher"][metric]
-        costs = [key for key in row if key in ModelFacts.model_fields]
+        costs = {key: value for key, value in row.items() if key in ModelFacts.model_fields}
         training = trainings.get(name)
-        beside = difference(answers, logits["teacher"], labels, task.kind, metric, groups=groups)
+        beside = difference(logits, evaluation.logits["teacher"], labels, kind, metric, groups=groups)
         models[name] = ModelFacts(
             metrics={key: value for key, value in row.items() if key not in costs},
-            collapsed=metrics.is_constant(answers, task.kind),
-            interval=score_interval(answers, labels, task.kind, metric, groups=groups),
+            collapsed=metrics.is_constant(logits, kind),
+            interval=score_interval(logits, labels, kind, metric, groups=groups),
             kept_percent=share(row[metric], teacher_score),
             kept_above_chance_percent=share(row[metric], teacher_score, floor),
             difference=row[metric] - teacher_score,
             difference_interval=beside.interval,
             trainable_parameters=None if training is None else training.trainable_parameters,
             training_seconds=None if training is None else training.seconds,
-            **{key: row[key] for key in costs},
+            **costs,
         )
     return models
 
 
-def _confusion(
-    task: Task, teacher: NDArray[np.float32], student: NDArray[np.float32], labels: NDArray[np.generic]
-) -> dict[str, Any] | None:
-    if task.kind != "classification" or len(task.labels) > _MOST_CLASSES:
+def _confusion(evaluation: _Evaluation) -> dict[str, Any] | None:
+    from sklearn.metrics import confusion_matrix
+
+    task, classes = evaluation.task, np.arange(len(evaluation.task.labels))
+    if task.kind != "classification" or len(classes) > _MOST_CLASSES:
         return None
-    classes = len(task.labels)
-    counts = {}
-    for name, logits in (("teacher", teacher), ("student", student)):
-        pairs = labels.astype(np.int64) * classes + metrics.predictions(logits, task.kind).astype(np.int64)
-        counts[name] = np.bincount(pairs, minlength=classes * classes).reshape(classes, classes).tolist()
-    return counts
+    answers = {
+        name: metrics.predictions(evaluation.logits[model], task.kind)
+        for name, model in (("teacher", "teacher"), ("student", evaluation.served))
+    }
+    return {name: confusion_matrix(evaluation.labels, each, labels=classes).tolist() for name, each in answers.items()}
 
 
 def _candidates(
-    found: CandidatesResult | None, search: SearchResult | None, terms: Contract | None
-) -> CandidateFacts | None:
-    if found is None:
+    candidates: CandidatesResult | None, search: SearchResult | None, terms: Contract | None
+) -> facts.CandidateFacts | None:
+    if candidates is None:
         return None
-    measured = found.candidates
     assert terms is not None  # otherwise nothing is measured
-    trials: tuple[Trial, ...] = ()
-    chosen = next(iter(measured))  # without a search only one student is measured
-    if search is not None:
-        trials, chosen = search.trials, search.student
-    kept = tuple(fitting_students(measured, terms))
-    stored = {name: as_stored(costs, terms).costs for name, costs in measured.items()}
-    return CandidateFacts(measured=stored, kept=kept, trials=trials, chosen=chosen)
+    measured = candidates.candidates
+    return facts.CandidateFacts(
+        measured={name: as_stored(costs, terms).costs for name, costs in measured.items()},
+        kept=tuple(fitting_students(measured, terms)),
+        trials=() if search is None else search.trials,
+        chosen=next(iter(measured)) if search is None else search.student,  # without a search one is measured
+    )
 
 
-def _origin(root: Path, manifest: Manifest, rows: DataResult) -> Origin:
+def _origin(root: Path, manifest: Manifest, rows: DataResult) -> facts.Origin:
     files = sorted(root.glob(f"*/{RECORD}"), key=lambda path: path.stat().st_mtime)
     records = {file.parent.name: read_record(file.parent) for file in files}
-    return Origin(
+    return facts.Origin(
         **manifest.lineage.model_dump(exclude={"packages", "label_share"}),
         commands=tuple(read_commands(root)),
         rows={name: split.rows for name, split in rows.tokens["student"].items()},

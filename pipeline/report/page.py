@@ -18,7 +18,8 @@ from kdc.pipeline.report.gather import gather
 
 MOST_EXAMPLES = 50
 _FACTS = "report.json"
-_NAMES = {
+_FOLDER = Path(__file__).parent  # of the templates
+NAMES = {
     "teacher_fp32": "teacher, uncut, ONNX fp32",
     "teacher_int8": "teacher, uncut, ONNX int8",
     "teacher_lora": "LoRA teacher",
@@ -39,7 +40,7 @@ _NAMES = {
     "tfidf": "TF-IDF",
     "majority": "majority",
 }
-_UNCUT_NAMES = _NAMES | {"student": "teacher as the student", "merged": "teacher as the student, saved"}
+_UNCUT_NAMES = NAMES | {"student": "teacher as the student", "merged": "teacher as the student, saved"}
 # Field of `ModelFacts`, title, factor, digits.
 _COLUMNS = (
     ("trainable_parameters", "trainable, M", 1e-6, 2),
@@ -85,24 +86,17 @@ def table(facts: Facts) -> list[list[str]]:
     """The models as rows of text, header first."""
     metric = facts.task.metric
     others = [name for name in facts.models["teacher"].metrics if name != metric]
-    lines = [
-        ["model", metric, "95 % interval", *others, "kept %", "above chance %", *(title for _, title, _, _ in _COLUMNS)]
-    ]
-    names = _UNCUT_NAMES if facts.where.student.startswith(UNCUT_NAME) else _NAMES
+    titles = [title for _, title, _, _ in _COLUMNS]
+    lines = [["model", metric, "95 % interval", *others, "kept %", "above chance %", *titles]]
+    names = _UNCUT_NAMES if facts.where.student.startswith(UNCUT_NAME) else NAMES
     for name in in_order(facts.models):
         model = facts.models[name]
         low, high = model.interval
-        lines.append(
-            [
-                names.get(name, name) + (" (served)" if name == facts.served else "") + (" *" * model.collapsed),
-                number(model.metrics[metric]),
-                f"{low:.1f} to {high:.1f}",
-                *(number(model.metrics.get(other)) for other in others),
-                number(model.kept_percent),
-                number(model.kept_above_chance_percent),
-                *(number(getattr(model, field), digits, factor) for field, _, factor, digits in _COLUMNS),
-            ]
-        )
+        words = names.get(name, name) + (" (served)" if name == facts.served else "") + " *" * model.collapsed
+        scores = [number(model.metrics.get(other)) for other in others]
+        kept = [number(model.kept_percent), number(model.kept_above_chance_percent)]
+        costs = [number(getattr(model, field), digits, factor) for field, _, factor, digits in _COLUMNS]
+        lines.append([words, number(model.metrics[metric]), f"{low:.1f} to {high:.1f}", *scores, *kept, *costs])
     return lines
 
 
@@ -116,8 +110,8 @@ def _values(facts: Facts) -> dict[str, Any]:
         "contract": judgement and contract_table(judgement),
         "judgement": judgement and sentence(judgement),
         "decisions": decision_table(
-            tuple(each.point for each in facts.decisions),
-            facts.abstention.abstain if facts.abstention else None,
+            tuple(decision.point for decision in facts.decisions),
+            None if facts.abstention is None else facts.abstention.abstain,
         ),
         "sets": sets_table(facts.sets),
         "models": table(facts),
@@ -137,33 +131,29 @@ def _values(facts: Facts) -> dict[str, Any]:
 
 def markdown(facts: Facts) -> str:
     """The report in Markdown: verdict, contract, table and origin."""
-    return render(Path(__file__).with_name("report.md"), **_values(facts))
+    return render(_FOLDER / "report.md", **_values(facts))
 
 
 def page(facts: Facts) -> str:
     """The whole HTML page."""
-    judgement, pareto = facts.contract, None
+    judgement, metric, pareto = facts.contract, facts.task.metric, None
     if judgement is not None and facts.candidates is not None:
-        scores = {name: model.metrics[facts.task.metric] for name, model in facts.models.items()}
-        artifact = scores[judgement.variant]
-        pareto = plots.pareto(facts.candidates, judgement, teacher=scores["teacher"], artifact=artifact)
-    figures = [plots.trade_offs(facts.models, facts.task.metric)]
-    if facts.confusion is not None:
-        figures.append(plots.confusion(facts.confusion, facts.task.labels, facts.served))
-    if facts.calibration is not None:
-        figures.append(plots.reliability(facts.calibration))
-    if facts.decisions:
-        figures.append(plots.decisions(facts.decisions))
-    if facts.abstention is not None:
-        figures.append(plots.abstention(facts.abstention))
-    if facts.cascade is not None:
-        figures.append(plots.cascade(facts.cascade, facts.task.metric, teacher=facts.models["teacher"]))
-    if facts.training:
-        figures.append(plots.curves(facts.training, facts.task.metric))
+        teacher, artifact = (facts.models[name].metrics[metric] for name in ("teacher", judgement.variant))
+        pareto = plots.pareto(facts.candidates, judgement, teacher=teacher, artifact=artifact)
+    figures = [
+        plots.trade_offs(facts.models, metric),
+        facts.confusion and plots.confusion(facts.confusion, facts.task.labels, facts.served),
+        facts.calibration and plots.reliability(facts.calibration),
+        facts.decisions and plots.decisions(facts.decisions),
+        facts.abstention and plots.abstention(facts.abstention),
+        facts.cascade and plots.cascade(facts.cascade, metric, teacher=facts.models["teacher"]),
+        facts.training and plots.curves(facts.training, metric),
+        plots.lengths(facts.lengths),
+    ]
     return render(
-        Path(__file__).with_name("report.html"),
+        _FOLDER / "report.html",
         **_values(facts),
         pareto=pareto,
         marks=["served" if name == facts.served else "" for name in in_order(facts.models)],
-        figures=[*figures, plots.lengths(facts.lengths)],
+        figures=[figure for figure in figures if figure],
     )

@@ -18,7 +18,7 @@ from kdc.pipeline.config import metrics
 from kdc.pipeline.config.student_kinds import UNCUT_NAME
 from kdc.pipeline.config.tasks import Task
 from kdc.pipeline.data.prepared import PreparedData, texts_of
-from kdc.pipeline.evaluation.baseline_comparison import score_to_keep
+from kdc.pipeline.evaluation.evidence import score_to_keep
 from kdc.pipeline.evaluation.second_model import SecondModel, copy_second, files_in, other_tokens, scaled, second_model
 from kdc.pipeline.evaluation.variants import CASCADE, CASCADE_FP32, student_files
 from kdc.pipeline.graphs.files import TOKENIZER_JSON, read_tokenizer_info

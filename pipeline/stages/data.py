@@ -21,9 +21,9 @@ from kdc.pipeline.data.tokens import tokenise, windows_for
 from kdc.pipeline.evaluation.second_model import check_second
 from kdc.pipeline.graphs.onnx_graph import choose_exporter
 from kdc.pipeline.models import loading
-from kdc.pipeline.quality.conformal import fewest_rows
+from kdc.pipeline.quality.intervals import independent_rows
 from kdc.pipeline.quality.latency import check_length
-from kdc.pipeline.quality.shown import independent_rows
+from kdc.pipeline.quality.operating import fewest_rows
 from kdc.pipeline.results.data import DataReport, DataResult, TokenCounts
 from kdc.pipeline.rundir.context import Run
 from kdc.pipeline.rundir.fingerprints import answered_rows

@@ -18,8 +18,8 @@ from kdc.common.errors import KdcError
 from kdc.pipeline.config import metrics
 from kdc.pipeline.data.prepared import PreparedData, digest, texts_of
 from kdc.pipeline.data.report import OVERLAP_WORTH_TELLING
-from kdc.pipeline.evaluation.baseline_comparison import better_baseline
 from kdc.pipeline.evaluation.entries import Entry, Logits, entries_of
+from kdc.pipeline.evaluation.evidence import better_baseline
 from kdc.pipeline.evaluation.variants import CASCADE
 from kdc.pipeline.graphs.parity import check_equal
 from kdc.pipeline.models.vocabulary import read_kept
@@ -69,8 +69,9 @@ def run(run: Run, out: Path) -> EvaluateResult:
 
     first = data.eval_splits[0]
     texts = texts_of(data.rows(first))
+    timed = {name: entry.answer for name, entry in entries.items() if entry.answer is not None}
     speeds = compare_speeds(
-        {name: entry.answer for name, entry in entries.items() if entry.timed},
+        timed,
         texts,
         latency_rows=settings.latency_rows,
         throughput_rows=settings.throughput_rows,

@@ -17,8 +17,7 @@ from kdc.artifact.contract.judgement import Judgement
 from kdc.artifact.folder import describe_files, load_manifest, write_manifest
 from kdc.artifact.manifest import CPU_PROVIDER, CUDA_PROVIDER, MANIFEST_NAME, Manifest, TaskInfo
 from kdc.common.files import write_whole
-from kdc.pipeline.evaluation.answers import answers_of, look_of, tuning_scores
-from kdc.pipeline.evaluation.baseline_comparison import better_baseline, score_to_keep, teacher_note
+from kdc.pipeline.evaluation.evidence import answers_of, look_of, score_to_keep, teacher_note, tuning_scores
 from kdc.pipeline.evaluation.thresholds import decided_task
 from kdc.pipeline.evaluation.variants import CASCADE, CASCADE_FP32, Variants, variants_of
 from kdc.pipeline.graphs.files import TOKENIZER_JSON, read_tokenizer_info
@@ -105,7 +104,7 @@ def _judged(
     """
     data, contract, quantized = run.data(), run.config.contract.terms, run.result(QuantizeResult)
     standing, metric = run.result(TargetsResult).standing, data.task.metrics[0]
-    answers = answers_of(data, run.folder("evaluate"), better_baseline(standing))
+    answers = answers_of(data, run.folder("evaluate"), standing)
     notes: list[str] = []
 
     def with_decisions(manifest: Manifest) -> Manifest:

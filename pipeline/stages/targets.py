@@ -20,7 +20,7 @@ from kdc.common.files import whole_file, write_whole
 from kdc.common.progress import Progress
 from kdc.pipeline.config.tasks import Task
 from kdc.pipeline.data.prepared import PreparedData
-from kdc.pipeline.evaluation.baseline_comparison import standing_of, worded
+from kdc.pipeline.evaluation.evidence import standing_of, worded
 from kdc.pipeline.models import loading
 from kdc.pipeline.quality.calibration import calibrate
 from kdc.pipeline.results.training import TargetsResult, TeacherResult

@@ -26,7 +26,7 @@ from kdc.pipeline.data.prepared import PreparedData
 from kdc.pipeline.data.report import rare_classes
 from kdc.pipeline.data.scores import scores_of_rows
 from kdc.pipeline.data.sources import input_fingerprint
-from kdc.pipeline.evaluation.baseline_comparison import standing_of, worded
+from kdc.pipeline.evaluation.evidence import standing_of, worded
 from kdc.pipeline.models import loading
 from kdc.pipeline.results.data import DataResult
 from kdc.pipeline.results.training import Attempt, ModelResult, TeacherResult, TrainingSummary

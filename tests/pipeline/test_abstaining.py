@@ -17,8 +17,9 @@ from kdc.artifact.manifest import TaskInfo
 from kdc.common.errors import InputError
 from kdc.pipeline.config.aims import abstain_of, parse_abstain
 from kdc.pipeline.data.prepared import open_data, texts_of
-from kdc.pipeline.quality.abstaining import answered_rates, choose_answered
-from kdc.pipeline.quality.shown import prefixes
+from kdc.pipeline.quality.decision_rates import answered_rates
+from kdc.pipeline.quality.operating import choose_answered
+from kdc.pipeline.quality.shares import prefixes
 from kdc.serving.engine.deciding import decided, in_words, label_counts
 from kdc.serving.engine.engine import Engine
 from kdc.tools.verify import verify_artifact
@@ -102,10 +103,10 @@ def test_what_is_not_shown_is_told_with_what_is() -> None:
 
 def test_rows_of_one_probability_are_answered_together() -> None:
     confidence, right = np.array([0.9, 0.5, 0.5, 0.5, 0.2]), np.array([True, True, False, True, False])
-    found = prefixes(confidence, right, np.array([1, 2, 3, 5]))
-    assert found.rows.tolist() == [1, 4, 5]
-    assert found.right.tolist() == [1, 3, 3]
-    assert found.threshold.tolist() == pytest.approx([0.7, 0.35, 0.0])
+    rows, thresholds, hits = prefixes(confidence, right, np.array([1, 2, 3, 5]))
+    assert rows.tolist() == [1, 4, 5]
+    assert hits.tolist() == [1, 3, 3]
+    assert thresholds.tolist() == pytest.approx([0.7, 0.35, 0.0])
 
 
 def test_rows_below_the_threshold_get_no_label() -> None:

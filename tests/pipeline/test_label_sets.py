@@ -17,7 +17,8 @@ from kdc.common.errors import InputError
 from kdc.pipeline.config.aims import check_sets
 from kdc.pipeline.config.settings import Config
 from kdc.pipeline.data.prepared import open_data, texts_of
-from kdc.pipeline.quality.conformal import choose_at_least, covered_rates, fewest_rows
+from kdc.pipeline.quality.decision_rates import covered_rates
+from kdc.pipeline.quality.operating import choose_at_least, fewest_rows
 from kdc.pipeline.report.gather import gather
 from kdc.pipeline.report.page import markdown
 from kdc.serving.engine.deciding import in_sets, sets_in_words

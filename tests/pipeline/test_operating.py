@@ -21,8 +21,9 @@ from kdc.common.errors import InputError
 from kdc.pipeline.config.aims import Aim, aims_of, parse_aim
 from kdc.pipeline.config.resolve import layer_of, resolve
 from kdc.pipeline.data.prepared import open_data, texts_of
-from kdc.pipeline.evaluation.thresholds import _refuse_unshown, _ties
-from kdc.pipeline.quality.operating import Chosen, choose, rates
+from kdc.pipeline.evaluation.thresholds import _Choice, _refuse_unshown, _ties
+from kdc.pipeline.quality.decision_rates import rates
+from kdc.pipeline.quality.operating import Chosen, choose
 from kdc.pipeline.rundir.record import CompressResult
 from kdc.serving.engine.deciding import decided, in_words
 from kdc.serving.engine.engine import Engine
@@ -152,14 +153,14 @@ def test_who_asks_for_what_is_told_to_be_shown_gets_it(aim: str, rare: bool) -> 
         has = draw.random(len(probabilities)) < (0.6 * probabilities if rare else probabilities)
         missed = choose(probabilities, has, parse_aim(aim))
         assert not missed.reached
-        if not missed.shown:  # too few rows with the label
+        if not missed.proven:  # too few rows with the label
             assert rare
             continue
-        assert missed.shown in missed.note
+        assert missed.proven in missed.note
         kind, sign = re.findall("[a-z]+|[<>]=", aim)
-        assert choose(probabilities, has, parse_aim(f"{kind}{sign}{missed.shown}")).reached
+        assert choose(probabilities, has, parse_aim(f"{kind}{sign}{missed.proven}")).reached
         if not (rare and kind == "precision"):
-            more = float(missed.shown) + (2e-4 if sign == ">=" else -2e-4)
+            more = float(missed.proven) + (2e-4 if sign == ">=" else -2e-4)
             assert not choose(probabilities, has, parse_aim(f"{kind}{sign}{more:.5f}")).reached
 
 
@@ -414,6 +415,10 @@ def test_a_bound_that_is_not_shown_ends_the_run_and_the_remedy_is_one(finished: 
     assert again(aims=("yes:precision>=0.9999",), evidence="point").artifact is not None
 
 
+def choices_of(asked: tuple[str, ...], chosen: dict[str, Chosen]) -> dict[str, _Choice]:
+    return {label: _Choice(aim, chosen[label], np.zeros(0)) for label, aim in aims_of(asked, TOXIC).items()}
+
+
 def test_of_a_bound_for_all_labels_rare_ones_may_miss_it() -> None:
     """Would catch a run that ends for a rare label, for what is highest, or for a threshold that a person gave, and one
     that goes on where a label was named or none keeps the bound."""
@@ -421,23 +426,23 @@ def test_of_a_bound_for_all_labels_rare_ones_may_miss_it() -> None:
     chosen = dict.fromkeys(TOXIC.labels, unshown)
     none: tuple[tuple[str, ...], ...] = (("f1",), ("0.7",), ())
     for aims in none:
-        _refuse_unshown("--aim", aims_of(aims, TOXIC), chosen)
-    _refuse_unshown("--aim", aims_of(("recall>=0.9",), TOXIC), chosen | {"toxic": shown})
+        _refuse_unshown("--aim", choices_of(aims, chosen))
+    _refuse_unshown("--aim", choices_of(("recall>=0.9",), chosen | {"toxic": shown}))
     named: tuple[tuple[str, ...], ...] = (("recall>=0.9", "rude:recall>=0.8"), ("rude:recall>=0.8",))
     for aims in named:
         with pytest.raises(InputError, match=r"rude: recall>=0\.8: few rows") as refused:
-            _refuse_unshown("--aim", aims_of(aims, TOXIC), chosen | {"toxic": shown})
+            _refuse_unshown("--aim", choices_of(aims, chosen | {"toxic": shown}))
         assert "toxic" not in str(refused.value.given)
         assert refused.value.remedy.startswith("more labelled rows; or give a threshold yourself")
         assert "evidence=point" not in refused.value.remedy
-        _refuse_unshown("--aim", aims_of(aims, TOXIC), chosen, "point")
-    sure = Chosen(0.99999043, reached=False, note="0.9 is shown", shown="0.9000")
+        _refuse_unshown("--aim", choices_of(aims, chosen), "point")
+    sure = Chosen(0.99999043, reached=False, note="0.9 is shown", proven="0.9000")
     with pytest.raises(InputError) as refused:
-        _refuse_unshown("--aim", aims_of(("rude:recall>=0.99",), TOXIC), {"rude": sure, "toxic": shown, "a:b": shown})
+        _refuse_unshown("--aim", choices_of(("rude:recall>=0.99",), {"rude": sure, "toxic": shown, "a:b": shown}))
     for advice in ("--aim 'rude:recall>=0.9'", "--aim rude:0.99999043", "operating.evidence=point"):
         assert advice in refused.value.remedy
     with pytest.raises(InputError, match=r"toxic: .*; rude: "):
-        _refuse_unshown("--aim", aims_of(("recall>=0.9",), TOXIC), chosen)
+        _refuse_unshown("--aim", choices_of(("recall>=0.9",), chosen))
 
 
 def test_rows_with_one_probability_beside_a_threshold_are_told() -> None:
@@ -451,7 +456,7 @@ def test_rows_with_one_probability_beside_a_threshold_are_told() -> None:
         ("recall>=0.9", 0.4, False),
         ("0.4", 0.4, False),
     ):
-        told = _ties({"toxic": parse_aim(aim)}, {"toxic": Chosen(threshold)}, {"toxic": alike})
+        told = _ties({"toxic": _Choice(parse_aim(aim), Chosen(threshold), alike)})
         words = "toxic: 12 of 100 rows of the tuning slice have one probability, which no threshold parts"
         assert told == ([words] if is_told else [])
 

@@ -17,7 +17,7 @@ from kdc.artifact.folder import load_manifest
 from kdc.artifact.manifest import Manifest, TaskInfo
 from kdc.common.errors import InputError
 from kdc.pipeline.data.prepared import PreparedData
-from kdc.pipeline.evaluation.answers import answers_of
+from kdc.pipeline.evaluation.evidence import answers_of
 from kdc.pipeline.evaluation.thresholds import decided_task
 from kdc.pipeline.evaluation.variants import variants_of
 from kdc.pipeline.graphs import int8_trials

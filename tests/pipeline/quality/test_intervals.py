@@ -11,8 +11,8 @@ from kdc.pipeline.config import metrics
 from kdc.pipeline.quality import intervals
 from kdc.pipeline.quality.bootstrap import bca
 from kdc.pipeline.quality.comparison import Shown, judge
-from kdc.pipeline.quality.hidden import unseen
 from kdc.pipeline.quality.intervals import design_effect, difference, score_interval, tango, widest, wilson
+from kdc.pipeline.quality.unseen import unseen
 
 Z = 1.959964
 

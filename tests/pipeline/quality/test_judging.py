@@ -158,8 +158,8 @@ def test_what_a_variant_loses_beyond_the_limit_on_the_tuning_slice(
     limit: float | None, score: float, expected: float
 ) -> None:
     contract = Contract(limits=Limits(max_drop=limit, max_size_mb=1.0))
-    assert judging._tuning_drop(contract, Tuning({"int8": score}, other=90.0), "int8") == expected
-    assert judging._tuning_drop(contract, Tuning({}, other=90.0), "int8") == 0.0
+    assert Tuning({"int8": score}, other=90.0).excess_drop(contract, "int8") == expected
+    assert Tuning({}, other=90.0).excess_drop(contract, "int8") == 0.0
 
 
 def test_the_evaluation_rows_judge_one_variant_though_it_fails_and_another_would_pass(judged: Judged) -> None:

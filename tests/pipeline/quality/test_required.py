@@ -14,7 +14,7 @@ from kdc.artifact.decision import Abstention, OperatingPoint
 from kdc.artifact.manifest import TaskInfo
 from kdc.common.errors import InputError
 from kdc.pipeline.config.aims import required_label
-from kdc.pipeline.quality.required import found_rates
+from kdc.pipeline.quality.decision_rates import found_rates
 
 TAGS = TaskInfo(
     name="tags",

@@ -7,26 +7,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdc.pipeline.config import metrics
-from kdc.pipeline.config.metrics import Floats, Groups
+from kdc.pipeline.config.metrics import Floats, Groups, Labels
 
 _STEPS = 64  # from the rarest class to all of them, at most
 
 
 def unseen(
-    truth: NDArray[np.generic], answers: NDArray[np.generic], metric: str, *, groups: Groups | None, quantile: float
+    truth: Labels, answers: Labels, metric: str, *, groups: Groups | None, quantile: float
 ) -> Callable[[float], float]:
     """Points by which a model's score may differ from the one that rows show, although no row shows the difference.
 
-    Where n rows, or groups, show no change, up to a share of z^2 / (n + z^2) of all others may still change: the upper
-    end of the score interval (Wilson 1927) of no event in n trials. Classes may change apart or together. So for the
-    rarest class, the two rarest, and so on up to all rows, that share of the n right answers turns wrong here, or of
-    the wrong ones right, and the largest change of the metric itself counts.
+    If n rows, or groups, show no change, up to z^2 / (n + z^2) of all others may still change. This share is the upper
+    end of Wilson's score interval (1927) of no event in n trials. Classes may change apart or together. This share of
+    the n right answers turns wrong, or of the n wrong answers right: in the rarest class, in the two rarest, and so on
+    up to all rows. The largest change of the metric counts.
 
     Args:
-        truth: (rows,), or (rows, outputs) for multi-label.
-        answers: of the model, in the same shape.
-        metric: a key of `metrics.METRICS`.
-        groups: which rows belong together; None where each stands alone.
         quantile: of the normal distribution, z above.
 
     Returns:
@@ -42,7 +38,7 @@ def unseen(
     right = truth == answers if truth.ndim == 1 else np.logical_and(truth, answers)
     can_lose, can_win = (_parts(truth, actual, unit, each) for each in (right, ~right))
     everywhere = np.tile(actual, (len(can_lose.units), 1))
-    seen = score(both[None], answered[None], actual[None])[0]
+    observed = score(both[None], answered[None], actual[None])[0]
 
     def points(times: float) -> float:
         share = square / (times * can_lose.units + square)
@@ -52,7 +48,7 @@ def unseen(
         won = square / (times * can_win.units + square) * can_win.classes * (actual - both)
         false = (answered - both) * (1 - won.sum(axis=1, keepdims=True) / max(1.0, (actual - both).sum()))
         better = score(both + won, both + won + false, everywhere)
-        return 100 * float(np.abs(np.concatenate([worse, better]) - seen).max())
+        return 100 * float(np.abs(np.concatenate([worse, better]) - observed).max())
 
     return points
 
@@ -67,7 +63,7 @@ class _Parts:
     wrong: float  # how often a row that fails is given a class that it has not
 
 
-def _parts(truth: NDArray[np.generic], actual: Floats, unit: NDArray[np.intp], chosen: NDArray[np.bool_]) -> _Parts:
+def _parts(truth: Labels, actual: Floats, unit: NDArray[np.intp], chosen: NDArray[np.bool_]) -> _Parts:
     """The parts of some rows, (rows,), or of some of their labels, (rows, outputs)."""
     present = np.flatnonzero(actual)
     rank = np.full(len(actual), len(present))  # of a class, from the rarest
@@ -83,10 +79,3 @@ def _parts(truth: NDArray[np.generic], actual: Floats, unit: NDArray[np.intp], c
     np.minimum.at(of_unit, unit, first)
     units, rows = (np.searchsorted(np.sort(each), last, side="right") for each in (of_unit, first))
     return _Parts(rank <= last, units, rows if truth.ndim > 1 else None, wrong)
-
-
-def as_many(weights: Floats) -> float:
-    """As how many equal ones weights count: the square of their sum by the sum of their squares (Kish 1965, section
-    11.7); 0 where all are 0."""
-    squares = float((weights**2).sum())
-    return float(weights.sum()) ** 2 / squares if squares else 0.0

@@ -1,0 +1,107 @@
+"""The evidence that judges a run's contract: answers to the evaluation rows, the number of looks at these rows, scores
+on the tuning slice, and the teacher beside the best baseline."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kdc.pipeline.config import metrics
+from kdc.pipeline.config.metrics import Labels, Outputs
+from kdc.pipeline.data.prepared import PreparedData, digest, texts_of
+from kdc.pipeline.quality.comparison import Other
+from kdc.pipeline.quality.intervals import difference
+from kdc.pipeline.quality.judging import EvaluationAnswers
+from kdc.pipeline.results.artifact import Pair, QuantizeResult
+from kdc.pipeline.results.training import Attempt, BaselinesResult, Standing
+from kdc.pipeline.rundir.context import Run
+from kdc.pipeline.rundir.directory import look_at
+from kdc.pipeline.rundir.files import ALL_LOGITS, BASELINE_LOGITS
+
+
+def answers_of(data: PreparedData, evaluated: Path, standing: Standing | None) -> EvaluationAnswers:
+    """What stage `evaluate` kept in its folder of all models on the evaluation split, and the baseline that is better
+    than the teacher, if one is."""
+    split, baseline = data.eval_splits[0], better_baseline(standing)
+    rows, logits = data.rows(split), read_logits(evaluated, split)
+    better = None if baseline is None else Other(baseline, logits[baseline])
+    labels, groups = np.asarray(rows["label"][:]), data.groups(split)
+    return EvaluationAnswers(texts_of(rows), labels, logits["teacher"], logits, groups, better)
+
+
+def read_logits(evaluated: Path, split: str) -> dict[str, NDArray[np.float32]]:
+    """The logits (rows, outputs) of all models on a split, by model, from the folder of stage `evaluate`."""
+    with np.load(evaluated / ALL_LOGITS) as arrays:
+        return {name.removeprefix(f"{split}/"): arrays[name] for name in arrays if name.startswith(f"{split}/")}
+
+
+def look_of(data: PreparedData, root: Path, answers: Labels) -> int:
+    """Which look at the evaluation rows it is, to judge a model by its answers; counted in a run's directory."""
+    rows = data.rows(data.eval_splits[0])
+    fingerprint = hashlib.sha256(b"".join(map(digest, texts_of(rows))))
+    fingerprint.update(np.asarray(rows["label"][:]).tobytes())
+    return look_at(root, fingerprint.digest(), answers)
+
+
+def tuning_scores(
+    student: float, quantized: QuantizeResult, pairs: Mapping[str, Pair], metric: str
+) -> dict[str, float]:
+    """The scores of the variants on the tuning slice, of which the student's is known."""
+    scores = {"fp32": student, "fp16": student}  # which differs by rounding
+    int8 = quantized.candidates.get(quantized.winner or "")
+    if int8 is not None and int8.tune is not None:
+        scores["int8"] = int8.tune[metric]
+    return scores | {name: pair.score for name, pair in pairs.items()}
+
+
+def standing_of(run: Run, logits: Outputs) -> Standing | None:
+    """A teacher, by its logits on the tuning slice, beside the best baseline there; None without any."""
+    if not run.config.baselines.enabled:
+        return None
+    data, best = run.data(), run.result(BaselinesResult).best
+    kind, metric = data.task.kind, data.task.metrics[0]
+    labels = np.asarray(data.rows("tune")["label"][:])
+    with np.load(run.folder("baselines") / BASELINE_LOGITS) as answers:
+        others = answers[f"tune/{best}"]
+    score, floor = (metrics.compute(model, labels, kind, (metric,))[metric] for model in (logits, others))
+    interval = difference(logits, others, labels, kind, metric, groups=data.groups("tune")).interval
+    return Standing(baseline=best, teacher_score=score, baseline_score=floor, interval=interval)
+
+
+def better_baseline(standing: Standing | None) -> str | None:
+    """The baseline that is better than the teacher; None where none is."""
+    return standing.baseline if standing is not None and standing.baseline_score > standing.teacher_score else None
+
+
+def score_to_keep(standing: Standing | None, teacher: float, against: Literal["teacher", "best"]) -> float:
+    """The score on the tuning slice of what a contract compares with: the teacher, or the best baseline if that is
+    better."""
+    if standing is None:
+        return teacher
+    return max([standing.teacher_score] + [standing.baseline_score] * (against == "best"))
+
+
+def worded(standing: Standing, metric: str) -> str:
+    """A standing in words."""
+    low, high = standing.interval
+    return (
+        f"on the tuning slice the teacher is {'' if standing.is_shown else 'not shown to be '}better than the baseline "
+        f"{standing.baseline}: {metric} {standing.teacher_score:.1f} against {standing.baseline_score:.1f} (95 % "
+        f"interval of the difference {low:+.1f} to {high:+.1f})"
+    )
+
+
+def teacher_note(standing: Standing | None, attempts: Sequence[Attempt], metric: str) -> str:
+    """What a person should know of a teacher: that it is no better than a baseline, or how it came about where
+    fine-tuning did not do; "" where all is well."""
+    notes = []
+    if attempts:
+        best = max(attempts, key=lambda attempt: attempt.score)
+        listed = ", ".join(f"{attempt.how} {attempt.score:.1f}" for attempt in attempts)
+        notes.append(f"the teacher is {best.how} ({metric} on the tuning slice: {listed})")
+    if standing is not None and not standing.is_shown:
+        notes.append(worded(standing, metric))
+    return "; ".join(notes)

@@ -1,0 +1,127 @@
+"""How often decisions are right, counted on labelled rows with exact intervals: by thresholds and sets of labels, and
+the shares that a contract asks for."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kdc.artifact.contract.judgement import spent
+from kdc.artifact.contract.rates import parse_bound
+from kdc.artifact.contract.terms import Contract, RequiredShare
+from kdc.artifact.decision import Abstention, Answered, Covered, LabelSets, Rates
+from kdc.artifact.manifest import TaskInfo
+from kdc.pipeline.config.aims import required_label
+from kdc.pipeline.config.metrics import Flags, Floats, Groups, Labels, Outputs
+from kdc.pipeline.quality.intervals import independent_rows
+from kdc.pipeline.quality.shares import rate
+from kdc.serving.engine.deciding import answered, decided, in_sets
+
+
+def measured(task: TaskInfo, slice_name: str, probabilities: Outputs, labels: Labels) -> TaskInfo:
+    """The task with what its thresholds do on labelled rows, "tuning" or "evaluation", and its sets of labels on the
+    latter; with exact intervals."""
+    changes: dict[str, Any] = {}
+    if task.points:
+        gets, points = decided(probabilities, task), []
+        for point in task.points:
+            column = task.labels.index(point.label)
+            counted = rates(gets[:, column], having(labels, column))
+            points.append(point.model_copy(update={slice_name: counted}))
+        changes["points"] = tuple(points)
+    if task.abstain is not None:
+        counted_answers = answered_rates(probabilities, labels, task.abstain)
+        changes["abstain"] = task.abstain.model_copy(update={slice_name: counted_answers})
+    if task.sets is not None and slice_name == "evaluation":
+        covered = covered_rates(probabilities, labels, task.sets)
+        changes["sets"] = task.sets.model_copy(update={"evaluation": covered})
+    return task.model_copy(update=changes)
+
+
+def having(labels: Labels, column: int) -> Flags:
+    """Whether rows have the label at a column."""
+    labels = np.asarray(labels).astype(np.int64)
+    return labels == column if labels.ndim == 1 else labels[:, column] == 1
+
+
+def rates(gets_label: Flags, has_label: Flags) -> Rates:
+    """How rows that get a label compare with those that have it."""
+    counted = _of_label(gets_label, has_label)
+    precision, recall, fpr = (rate(hits.sum(), rows.sum()) for hits, rows in counted.values())
+    return Rates(precision=precision, recall=recall, false_alarms=fpr)
+
+
+def _of_label(gets: Flags, has: Flags) -> dict[str, tuple[Flags, Flags]]:
+    """The rows that count, and the rows that they are a share of, by measure."""
+    return {"precision": (gets & has, gets), "recall": (gets & has, has), "fpr": (gets & ~has, ~has)}
+
+
+def answered_rates(probabilities: Outputs, labels: Labels, abstain: Abstention) -> Answered:
+    """How many rows of several classes are answered, and how many of them rightly."""
+    is_answered = answered(probabilities, abstain)
+    hits = (is_answered & (probabilities.argmax(axis=1) == labels)).sum()
+    return Answered(coverage=rate(is_answered.sum(), len(labels)), accuracy=rate(hits, is_answered.sum()))
+
+
+def covered_rates(probabilities: Outputs, labels: Labels, sets: LabelSets) -> Covered:
+    """How often the sets of rows of several classes hold the true label, and how large they are."""
+    holds = in_sets(probabilities, sets)
+    sizes, rows = holds.sum(axis=1), len(labels)
+    return Covered(
+        coverage=rate(holds[np.arange(rows), labels.astype(np.int64)].sum(), rows),
+        single=rate((sizes == 1).sum(), rows),
+        size=round(float(sizes.mean()), 6),
+    )
+
+
+def sweep(probabilities: NDArray[np.floating], has_label: Flags, thresholds: Floats) -> tuple[Floats, Floats, Floats]:
+    """How thresholds do on rows, (thresholds,) each: precision, which is NaN of no rows, recall, and the share of all
+    rows that get the label."""
+    gets = probabilities[:, None] >= thresholds
+    hits, given = (gets & has_label[:, None]).sum(axis=0), gets.sum(axis=0)
+    with np.errstate(invalid="ignore"):
+        return hits / given, hits / has_label.sum(), given / len(gets)
+
+
+def found_rates(
+    contract: Contract, task: TaskInfo, probabilities: Outputs, labels: Labels, *, groups: Groups, look: int = 1
+) -> tuple[RequiredShare, ...]:
+    """Count what a contract requires.
+
+    The end of an interval that shows a kept share has the contract's confidence, since all shares have to be shown. A
+    miss by chance is likelier the more shares there are: the ends that show a miss divide one share's error.
+
+    Args:
+        task: with the artifact's thresholds.
+        groups: which rows belong together: they count as if those of each group were alike. The design effect that
+            these rows show counts more of them, but doubles the errors where few rows of few groups are wrong.
+        look: which look at these rows it is to judge by them.
+    """
+    required = contract.limits.require
+    if not required:
+        return ()
+    gets, shares = decided(probabilities, task), []
+    counts: dict[str, tuple[Flags, Flags]]
+    kept = spent(contract.confidence, look)
+    missed = 1 - (1 - kept) / len(required)
+    for requirement in required:
+        bound, label = parse_bound(requirement), required_label(requirement, task)
+        assert bound is not None  # a contract cannot be made otherwise
+        if label is None:
+            is_answered = np.asarray(gets.any(axis=1))
+            right: Flags = gets[np.arange(len(gets)), labels.astype(np.int64)]
+            counts = {"coverage": (is_answered, np.ones_like(right)), "accuracy": (right, is_answered)}
+        else:
+            column = task.labels.index(label)
+            counts = _of_label(gets[:, column], having(labels, column))
+        hits, rows = counts[bound.measure]
+        counted = rate(
+            hits.sum(),
+            rows.sum(),
+            independent=independent_rows(groups[rows], rows.sum()),
+            confidences=(missed, kept) if bound.is_most else (kept, missed),
+        )
+        if bound.measure == "coverage" and (task.abstain is None or task.abstain.threshold == 0):
+            counted = counted.model_copy(update={"low": 1.0})  # any row is answered
+        shares.append(RequiredShare(requirement=requirement, rate=counted, look=look))
+    return tuple(shares)
