@@ -112,11 +112,17 @@ def test_rows_of_one_probability_are_answered_together() -> None:
 def test_rows_below_the_threshold_get_no_label() -> None:
     abstain = Abstention(threshold=0.6, aim="fixed")
     task = MOOD.model_copy(update={"abstain": abstain})
-    probabilities = np.array([[0.7, 0.2, 0.1], [0.4, 0.59, 0.01], [0.2, 0.2, 0.6]])
-    assert in_words(decided(probabilities, task), task) == ["bad", "abstained", "good"]
-    assert label_counts(probabilities, task).tolist() == [1, 0, 1]
-    found = answered_rates(probabilities, np.array([0, 1, 1]), abstain)
-    assert (found.coverage.hits, found.coverage.of, found.accuracy.hits, found.accuracy.of) == (2, 3, 1, 2)
+    probabilities = np.array([[0.7, 0.2, 0.1], [0.4, 0.59, 0.01], [0.2, 0.2, 0.6], [0.8, 0.1, 0.1]])
+    assert in_words(decided(probabilities, task), task) == ["bad", "abstained", "good", "bad"]
+    assert label_counts(probabilities, task).tolist() == [2, 0, 1]
+    rates = answered_rates(probabilities, np.array([0, 1, 1, 0]), abstain)
+    assert (rates.coverage.hits, rates.coverage.of, rates.accuracy.hits, rates.accuracy.of) == (3, 4, 2, 3)
+
+
+def test_a_threshold_that_is_named_is_taken_whatever_the_rows_say() -> None:
+    confidence, right = draw(200, seed=0)
+    chosen = choose_answered(confidence, ~right, parse_abstain("0.37"))
+    assert (chosen.threshold, chosen.reached, chosen.note) == (0.37, True, "")
 
 
 def test_what_is_asked_is_read() -> None:
