@@ -135,11 +135,11 @@ def _line(task: Any) -> str:
     parts = [f"{task.description}: {task.elapsed:.0f} s"]
     if task.total is not None:
         parts.append(f"step {task.completed} of {task.total}")
-    if task.speed:
+    if speed := task.speed:  # read once: another thread may reset it
         rows, loss = task.fields["rows"], task.fields["loss"]
-        parts += [f"{task.speed * rows:.0f} rows/s"] if rows else []
+        parts += [f"{speed * rows:.0f} rows/s"] if rows else []
         parts += [f"loss {loss:.3f}"] if loss is not None else []
-        parts.append(f"about {_duration(task.remaining / task.speed)} left")
+        parts.append(f"about {_duration(task.remaining / speed)} left")
     return ", ".join(parts)
 
 

@@ -225,5 +225,6 @@ def _replaced(folder: Path) -> Path:
 def _delete(folder: Path) -> None:
     """Delete an old artifact, its manifest first: `recover` restores none without."""
     if not folder.is_symlink():  # of another user
-        (folder / MANIFEST_NAME).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # not ours to delete; or no folder
+            (folder / MANIFEST_NAME).unlink()
     shutil.rmtree(folder, ignore_errors=True)

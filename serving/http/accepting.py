@@ -57,7 +57,8 @@ class Accepting:
 
 def listeners_of(server: Any) -> list[socket.socket]:
     """Copies of the sockets on which a uvicorn server listens; to be closed by the caller."""
-    return [socket.fromfd(own.fileno(), own.family, own.type) for each in server.servers for own in each.sockets]
+    servers = getattr(server, "servers", ())  # it has none before its start
+    return [socket.fromfd(own.fileno(), own.family, own.type) for each in servers for own in each.sockets]
 
 
 def take_what_waits(listener: socket.socket, server: Any, most: float = math.inf) -> list[asyncio.Task[Any]]:

@@ -62,14 +62,16 @@ class _Server:
                 continue
             task = self._loop.create_task(self._serve(connection))
             self._open[task] = None
-            task.add_done_callback(self._open.pop)
+            task.add_done_callback(lambda task: self._open.pop(task, None))
             await asyncio.sleep(0)
             if len(self._open) > self._most:
                 self._end_oldest()
 
     def _end_oldest(self) -> None:
         if self._open:
-            next(iter(self._open)).cancel()
+            task = next(iter(self._open))
+            del self._open[task]  # now: a task that is cancelled ends two turns later
+            task.cancel()
 
     async def _serve(self, connection: socket.socket) -> None:
         with connection, contextlib.suppress(OSError):  # the client has left, or is late

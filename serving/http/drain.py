@@ -77,7 +77,7 @@ class Drain:
         if folder is None or not (folder / runtime.STOPPING).exists():
             return
         copies = listeners_of(server)
-        for listener in server.servers:
+        for listener in getattr(server, "servers", ()):  # it has none before its start
             listener.close()
         if self.workers > 1:
             await asyncio.sleep(0.05)

@@ -131,9 +131,9 @@ class Registry:
             with contextlib.suppress(RuntimeError):  # the loop is closed
                 loop.call_soon_threadsafe(deliver)
 
+        threading.Thread(target=run, name="kdc-reader", daemon=True).start()
         self._reads.add(outcome)
         outcome.add_done_callback(self._reads.discard)
-        threading.Thread(target=run, name="kdc-reader", daemon=True).start()
         _, late = await asyncio.wait([outcome], timeout=PATIENCE_S)
         if late:
             log.error("%s: the artifact could not be read within %g s, the old one stays until it is", name, PATIENCE_S)

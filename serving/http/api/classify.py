@@ -50,15 +50,18 @@ def rows_of(texts: list[Any], settings: ServeSettings) -> list[Text]:
     return within_limits(checked(ClassifyRequest, {"texts": texts}).rows, settings)
 
 
+_Unused = Annotated[Any, BeforeValidator(lambda _: None)]  # any JSON, which is not kept
+
+
 class VllmRequest(Question):
     """A body with `input`. The last three say whose request it is, which, and how urgent; they are not used."""
 
     rows: Annotated[Batch, BeforeValidator(in_a_list, str | Batch)] = Field(alias="input")
     use_activation: bool | None = None
     raw_scores: bool | None = None
-    user: Any = None
-    request_id: Any = None
-    priority: Any = None
+    user: _Unused = None
+    request_id: _Unused = None
+    priority: _Unused = None
 
     async def reply(self, model: Model, answer: Answer) -> Response:
         """Each row's best label, and all scores in the order of `/info`'s labels. Scores are probabilities or a

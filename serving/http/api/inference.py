@@ -69,6 +69,7 @@ async def respond(request: Request, *kinds: type[Question]) -> Response:
     question.rows = question.rows[:0]  # while the request waits the texts are kept once
     # Only now: a reload may have replaced it while the body was read.
     model = model_named(request, question.model if name is None else name)
+    question.model = None  # it may be any JSON
     answer = await ask(request, model, rows, question.wanted(model))
     return await question.reply(model, answer)
 

@@ -1,11 +1,20 @@
 """Request bodies: their bytes within the limits, their JSON, and what the models of all dialects' bodies share."""
 
+import functools
 from collections.abc import Sequence
-from typing import Annotated, Any, TypeVar, get_args
+from typing import Annotated, Any, TypeVar
 
 import orjson
-from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, ValidationError, WithJsonSchema
-from pydantic_core import CoreSchema, core_schema
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    ValidationError,
+    WithJsonSchema,
+    model_validator,
+)
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 from starlette.requests import Request
 
 from kdc.serving.engine.engine import Text
@@ -31,6 +40,20 @@ class Body(Part):
     """A whole body, or an object in it, that has no other keys than its class names."""
 
     model_config = ConfigDict(extra="forbid")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _has_known_keys(cls, values: Any) -> Any:
+        """Refuse unknown keys at once, without naming them: pydantic would make an error of each."""
+        if isinstance(values, dict) and not values.keys() <= (known := _keys_of(cls)):
+            names = ", ".join(sorted(known))
+            raise PydanticCustomError("unknown_keys", "Input has unknown keys; known: {names}", {"names": names})
+        return values
+
+
+@functools.cache
+def _keys_of(kind: type[Body]) -> frozenset[str]:
+    return frozenset(field.alias or name for name, field in kind.model_fields.items())
 
 
 class Otherwise:
@@ -66,15 +89,8 @@ def checked(kind: type[B], document: Any) -> B:
         return kind.model_validate(document)
     except ValidationError as error:
         wrong = error.errors(include_url=False, include_context=False, include_input=False)[0]
-    steps, message = wrong["loc"], wrong["msg"]
-    if wrong["type"] == "extra_forbidden":
-        steps, owner = steps[:-1], kind  # not the key, which may be a client's text
-        for step in steps:
-            (owner, _) = get_args(owner.model_fields[str(step)].annotation)  # `Parameters | None`
-        known = (field.alias or name for name, field in owner.model_fields.items())
-        message = f"Input has unknown keys; known: {', '.join(sorted(known))}"
-    where = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in steps).removeprefix(".")
-    raise ApiError(422, f"{f'`{where}`' if where else 'the body'}: {message}; see /docs")
+    where = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in wrong["loc"]).removeprefix(".")
+    raise ApiError(422, f"{f'`{where}`' if where else 'the body'}: {wrong['msg']}; see /docs")
 
 
 def within_limits(batch: Sequence[str | list[str]], settings: ServeSettings) -> list[Text]:

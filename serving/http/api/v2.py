@@ -40,13 +40,15 @@ SCORE_BYTES = 24  # of a probability in JSON
 _ANY_VERSION = "1"  # for clients that have to name one: whichever artifact is served
 
 
-_Value = Annotated[str | list[str], Otherwise("Input should be a text or a list of texts")]
+_Values = Annotated[list[str], Field(fail_fast=True)]
+_Value = Annotated[str | _Values, Otherwise("Input should be a text or a list of texts")]
+_Name = Annotated[Literal["text", "text_pair"], Otherwise("Input should be `text` or `text_pair`")]
 
 
 class Tensor(Part):
     """An input: its values are `data`, or bytes after the JSON, whose number is in `parameters.binary_data_size`."""
 
-    name: Literal["text", "text_pair"]
+    name: _Name
     shape: Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1, max_length=2)]
     datatype: Literal["BYTES"]
     data: Annotated[list[_Value], Field(fail_fast=True)] | None = None

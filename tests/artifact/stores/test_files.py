@@ -123,6 +123,12 @@ def test_a_pull_killed_before_it_renames_loses_neither_artifact(artifact: Path, 
     assert hidden(tmp_path) == []
 
 
+def test_a_file_by_the_name_of_an_old_artifact_stops_no_pull(artifact: Path, tmp_path: Path) -> None:
+    (tmp_path / ".copy.kdc-replaced").write_text("anyone may put it into a shared folder")
+    pull_artifact(str(artifact), tmp_path / "copy")
+    assert contents(tmp_path / "copy") == contents(artifact)
+
+
 def test_what_a_pull_killed_in_its_removal_left_is_cleaned_up(artifact: Path, other: Path, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     pull_artifact(str(artifact), copy)

@@ -80,6 +80,33 @@ def test_connections_that_say_little_do_not_hold_it(
         client.close()
 
 
+def test_no_burst_of_connections_stays_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Would catch connections that are ended later than others come: half of a burst stayed open."""
+    monkeypatch.setattr(admin, "most_probes", lambda: 8)
+    monkeypatch.setattr(admin, "_SECONDS", 60.0)
+    held = threading.Event()
+    port = free_port()
+    server = admin._Server(port, {"/wait": lambda: (200 if held.wait(20) else 500, "text/plain", b"")}, shared=False)
+    with contextlib.closing(server), contextlib.ExitStack() as stack:
+        first = stack.enter_context(socket.create_connection(("127.0.0.1", port)))
+        first.sendall(b"GET /wait HTTP/1.1\r\n\r\n")  # the loop accepts nothing, so that the others come at once
+        time.sleep(0.2)
+        burst = [stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=0.05)) for _ in range(200)]
+        held.set()
+        assert first.recv(12) == b"HTTP/1.1 200"
+        assert httpx.get(f"http://127.0.0.1:{port}/", timeout=20).status_code == 404  # it came last
+        assert sum(map(_is_open, burst)) <= 8
+
+
+def _is_open(client: socket.socket) -> bool:
+    try:
+        return client.recv(1) != b""
+    except TimeoutError:
+        return True
+    except ConnectionError:
+        return False
+
+
 def test_a_head_has_its_time_as_a_whole(
     ports: tuple[str, str, threading.Event], monkeypatch: pytest.MonkeyPatch
 ) -> None:
