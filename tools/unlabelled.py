@@ -100,11 +100,11 @@ def texts_to_label(
     refuse_better_baseline(opened.folder, engine, contract)
     request = _request(unlabelled, to_label, columns)
     job = Job(request, request.check(), engine.task, {"artifact": opened.manifest.sha256})
-    answered, texts, skipped = _read(job, engine, _teacher(teacher, teacher_column, engine, columns))
+    answered, texts, skipped = _read(job, engine, _teacher(teacher, teacher_column, engine, columns), most_labels)
     limit, sample = contract.limits.max_drop, answered.sample(most_labels)
     sample.write(to_label)
     write_whole(to_label, _csv(engine.task, [(number, texts[number]) for number in sample.to_label.tolist()]))
-    needed, rows = None, len(answered.texts)
+    needed, rows, differing = None, len(answered.texts), len(answered.to_label)
     if limit is not None:
         needed = rows_for(float(answered.differs.mean()), max_drop=limit, confidence=contract.confidence)
     return ToLabel(
@@ -112,12 +112,12 @@ def texts_to_label(
         labels=engine.task.labels,
         rows=rows,
         skipped=skipped,
-        differing=len(texts),
+        differing=differing,
         to_label=len(sample.to_label),
         rows_judged=len(sample.texts),
         max_drop=limit,
         rows_needed=needed,
-        labels_needed=None if needed is None else math.ceil(needed * len(texts) / rows),
+        labels_needed=None if needed is None else math.ceil(needed * differing / rows),
     )
 
 
@@ -188,8 +188,9 @@ def _answers_in(column: str, task: TaskInfo) -> _Answer:
     return answer
 
 
-def _read(job: Job, engine: Engine, teacher: _Answer) -> tuple[Answered, dict[int, Text], int]:
-    """Both models' answers to all rows, the differing texts by their numbers, and how many rows have no text."""
+def _read(job: Job, engine: Engine, teacher: _Answer, most: int | None) -> tuple[Answered, dict[int, Text], int]:
+    """Both models' answers to all rows, the differing texts by their numbers, at most so many with the least numbers,
+    and how many rows have no text."""
     parts: list[tuple[Ints, Ints, Ints, Ints]] = []
     differing: dict[int, Text] = {}
     rows, skipped, began = 0, 0, time.perf_counter()
@@ -203,6 +204,8 @@ def _read(job: Job, engine: Engine, teacher: _Answer) -> tuple[Answered, dict[in
                 student, answers = engine.logits(texts).argmax(-1).astype(np.int64), teacher(good, texts)
                 parts.append((numbers, sides, student, answers))
                 differing |= {int(numbers[row]): texts[row] for row in np.flatnonzero(student != answers)}
+                if most is not None:  # the least of all rows are among the least of any of them
+                    differing = {number: differing[number] for number in sorted(differing)[:most]}
             counter.update(done, rows, rows / max(time.perf_counter() - began, 1e-9))
     if not parts:
         remedy = "name the column: --text COLUMN"

@@ -16,7 +16,12 @@ class Section(Frozen):
 
 
 def _split(value: Any) -> Any:
-    return tuple(name.strip() for name in value.split(",") if name.strip()) if isinstance(value, str) else value
+    if not isinstance(value, str):
+        return value
+    names = tuple(name.strip() for name in value.split(","))
+    if not all(names):
+        raise ValueError("a name between the commas is empty")
+    return names
 
 
 SPLIT = BeforeValidator(_split)  # of a setting with several names, which a person may separate by commas

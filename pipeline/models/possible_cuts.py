@@ -111,7 +111,8 @@ def _widths(teacher: str) -> list[Cut]:
 
 def _possible(cuts: Iterable[Cut], teacher: str) -> list[str]:
     """Specs of the cuts that are less than the whole teacher, and that it can be cut to."""
-    smaller = [each for each in cuts if len(each.layers) < depth(teacher) or each.is_narrow]
+    total = depth(teacher)
+    smaller = [each for each in cuts if len(each.layers) < total or each.is_narrow]
     # `half_width` has checked the widths on all layers. What is left to check is the same for each width.
     opens = {layers: can_be_cut(teacher, Cut(layers)) for layers in {each.layers for each in smaller}}
     return [str(each) for each in smaller if opens[each.layers]]

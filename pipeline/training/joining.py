@@ -66,7 +66,8 @@ def _joined(part: Tensor, join: Sequence[Join], kind: Kind) -> Tensor:
         part = F.log_softmax(part, dim=1)
     if len(join) == 1:
         return _way(part, join[0], kind)
-    return torch.stack([_way(part, way, kind)[output] for output, way in enumerate(join)])
+    answers = {way: _way(part, way, kind) for way in set(join)}
+    return torch.stack([answers[way][output] for output, way in enumerate(join)])
 
 
 def _way(part: Tensor, way: Join, kind: Kind) -> Tensor:

@@ -198,6 +198,12 @@ def test_the_printed_defaults_are_a_valid_config_file(tmp_path: Path) -> None:
     assert make(file=read_file(path)).student.temperature == 3.0
 
 
+@pytest.mark.parametrize("setting", ["teacher.labels", "teacher.more", "student.lora.targets"])
+def test_a_name_that_is_left_out_between_commas_is_refused(setting: str) -> None:
+    with pytest.raises(InputError, match="a name between the commas is empty"):
+        make(sets=[f"{setting}=query,,dense"])
+
+
 def test_lora_targets_can_be_a_list_of_names() -> None:
     assert make(sets=["student.lora.targets=query,dense"]).student.lora.targets == ("query", "dense")
     assert make(sets=['student.lora.targets=["query"]']).student.lora.targets == ("query",)
