@@ -134,7 +134,7 @@ def test_a_refusal_leaves_the_run_before_it_whole_and_measures_again_the_next_ti
 ) -> None:
     count: list[str] = []
 
-    def counted(run: Run, settings: StudentSettings, *rest: Any) -> StudentCosts:
+    def counted(run: Run, settings: StudentSettings, **rest: Any) -> StudentCosts:
         count.append(settings.model)
         return StudentCosts(parameters=1, variants={"fp32": Costs(latency_ms=1, rows_per_s=1, size_mb=1)})
 
