@@ -17,7 +17,7 @@ from kdc.artifact.artifact_options import ALLOW_FAILED, COLUMNS, REPLACE, SHA256
 from kdc.artifact.contract.contract_options import LIMITS, TERMS
 from kdc.common.command_options import Setting, argument, option, settings, taken, takes
 from kdc.common.errors import InputError, KdcError, installing, printable
-from kdc.pipeline.config.compress_options import COMPRESS
+from kdc.pipeline.config.compress_options import COMPRESS, RUN
 from kdc.serving.bulk.predict_options import PREDICT
 from kdc.serving.http.serve_options import SERVE
 
@@ -28,7 +28,10 @@ app = typer.Typer(
     help="Make large text classifiers small, fast and provably good, and serve them.",
 )
 
-_FLOW = "Which stages run"
+_STAGES = (
+    "data, vocabulary, candidates, baselines, teacher, targets, search, student, merge, export, quantize, uncut, "
+    "cascade, controls, evaluate or package"
+)
 
 # What several commands take.
 Artifact = Annotated[Path, argument("Folder of an artifact, for example runs/qnli/artifact.")]
@@ -38,7 +41,8 @@ Json = Annotated[
 Device = Annotated[str, typer.Option(help="Where to run: auto (CUDA where it starts, else the CPU), cpu or cuda.")]
 Variant = Annotated[str | None, option(VARIANT.help)]
 Set = Annotated[
-    list[str] | None, option("One setting, section.key=value, as `kdc config` names it. Repeatable.", "--set")
+    list[str] | None,
+    option("One setting, section.key=value, as `kdc config` names it. Repeatable.", "--set", panel=RUN),
 ]
 
 
@@ -49,23 +53,28 @@ def compress(
     frontier: Annotated[
         bool,
         option(
-            "Make the whole curve in place of one artifact: the student, the teacher itself, fewer layers and none, "
-            "each with an artifact, and a page that compares them. --max-hours bounds all their trainings together.",
+            "Make ten or so students instead of one, from the teacher itself to no layers, each with an artifact, and "
+            "a page that compares them. --max-hours bounds all their trainings together.",
             "--frontier",
-            panel=_FLOW,
+            panel=RUN,
         ),
     ] = False,
-    config: Annotated[Path | None, option("TOML file with settings; `kdc config` prints one with all of them.")] = None,
-    set_: Set = None,
-    from_: Annotated[
-        str | None, option("Stage from which on all is done again; data redoes the whole run.", "--from", panel=_FLOW)
+    config: Annotated[
+        Path | None, option("TOML file with settings; `kdc config` prints one with all of them.", panel=RUN)
     ] = None,
-    until: Annotated[str | None, option("Stage to stop after.", panel=_FLOW)] = None,
+    set_: Set = None,
+    from_: Annotated[str | None, option(f"Redo this stage and all later ones: {_STAGES}.", "--from", panel=RUN)] = None,
+    until: Annotated[str | None, option("Stop after this stage (the same names).", panel=RUN)] = None,
     as_json: Json = False,
 ) -> None:
-    """From a labelled task to a verified ONNX artifact. The same command again goes on where it was cut off.
+    """Make a small ONNX model of a labelled task, and prove what it kept of its teacher.
 
-    `kdc config` prints all settings; --set takes any of them."""
+    \b
+    kdc compress --train mails.csv --text text --label category --max-drop 2
+    kdc compress --task pydocs --family minilm
+
+    The same command again resumes the run. Exit codes: 0 pass, 3 fail, 4 not shown;
+    2 wrong input, or a limit out of reach."""
     from kdc.artifact.contract.terms import EXIT_CODES
     from kdc.pipeline.config import resolve
 
@@ -289,7 +298,7 @@ def verify(
 ) -> None:
     """Judge an artifact's contract, or limits in its place, here: hashes, size, latency, and with --data the metric.
 
-    Without a labelled file: docs/verify-without-labels.md."""
+    Without a labelled file: docs/how-to/verify-without-labels.md."""
     os.environ["HF_HUB_OFFLINE"] = "1"
     from kdc.artifact.contract.terms import EXIT_CODES
     from kdc.artifact.contract.text import render
@@ -456,4 +465,8 @@ def main() -> None:
         what = "this command needs more than the serving install"
         refused = KdcError(what, given=f"no module {error.name}", remedy=installing("compress"))
     sys.stderr.write(f"error: {printable(str(refused))}\n")
+    if "--json" in sys.argv:
+        given = None if refused.given is None else str(refused.given)
+        document = {"code": refused.code, "what": refused.what, "given": given, "remedy": refused.remedy}
+        _print(True, {"error": document, "exit_code": refused.exit_code}, "")
     sys.exit(refused.exit_code)

@@ -42,6 +42,7 @@ class KdcError(Exception):
     """
 
     exit_code = 1
+    code = "failure"  # tells programs what happened: with --json it is printed with the message
 
     def __init__(self, what: str, *, given: object = None, remedy: str = "") -> None:
         self.what = without_secrets(what)
@@ -59,3 +60,16 @@ class InputError(KdcError):
     """The person's input is wrong: a flag, a setting, a file. Exit code 2."""
 
     exit_code = 2
+    code = "wrong_input"
+
+
+class OutOfReach(InputError):
+    """No student can keep a limit. The run ends before anything is trained."""
+
+    code = "limit_out_of_reach"
+
+
+class BoundNotShown(InputError):
+    """The tuning rows do not show a bound that `--aim` or `--abstain` asks for."""
+
+    code = "bound_not_shown"

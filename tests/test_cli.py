@@ -14,8 +14,10 @@ from conftest import Finished
 from tiny_runs import kdc
 
 import kdc as public
+from kdc import cli
 from kdc.artifact.contract.judgement import judge_drop
 from kdc.artifact.contract.terms import Limits
+from kdc.pipeline.run import STAGES
 from kdc.tools.labelled import evaluate_artifact
 
 
@@ -133,6 +135,20 @@ def test_inspect_of_no_artifact_is_wrong_input(tmp_path: Path) -> None:
     done = kdc("inspect", str(tmp_path))
     assert done.returncode == 2
     assert "there is no artifact here" in done.stderr
+
+
+def test_json_tells_a_program_what_was_refused(tmp_path: Path) -> None:
+    done = kdc("inspect", str(tmp_path), "--json")
+    refused = json.loads(done.stdout)
+    assert refused["exit_code"] == done.returncode == 2
+    assert refused["error"]["code"] == "wrong_input"
+    assert set(refused["error"]) == {"code", "what", "given", "remedy"}
+    assert f"error: {refused['error']['what']}" in done.stderr
+
+
+def test_help_of_from_names_every_stage_in_order() -> None:
+    names = cli._STAGES.replace(" or ", ", ").split(", ")
+    assert names == [stage.name for stage in STAGES]
 
 
 def test_json_is_the_only_thing_on_stdout(finished: Finished, tmp_path: Path) -> None:

@@ -8,106 +8,100 @@ from pathlib import Path
 from kdc.artifact.contract.contract_options import LIMITS
 from kdc.common.command_options import Setting, settings
 
-_OWN = "Data of your own"
+_DATA = "Data"
 _MODELS = "Models"
-_ANSWERS = "What the artifact answers"
+_DECISIONS = "Decisions"
+RUN = "Run"
 
 COMPRESS = (
     *settings(
         "data",
-        None,
-        ("task", str, "Name of a GLUE task, or pydocs, which needs no data: see `kdc tasks`."),
-        ("data", Path, "Folder with the data: GLUE's TSV files, `save_to_disk`, or files (default: the hub)."),
-    ),
-    *settings(
-        "data",
-        _OWN,
-        ("train", Path, "Labelled rows to train on: .csv, .tsv, .jsonl or .parquet."),
-        ("eval", Path, "Labelled rows to evaluate on (default: a tenth of the training rows)."),
-        ("unlabeled", Path, "Further texts, which the student learns by the teacher's answers to them."),
-        ("text", str, "Name of the column with the text."),
-        ("text-pair", str, "Name of the column with the second text of a pair."),
-        ("label", str, "Name of the column with the label (default label)."),
+        _DATA,
+        ("train", Path, "File with labelled rows to train on: .csv, .tsv, .jsonl or .parquet."),
+        ("text", str, "Column with the text."),
+        ("text-pair", str, "Column with the second text of a pair."),
+        ("label", str, "Column with the label (default label)."),
+        ("eval", Path, "File with labelled rows to evaluate on (default: a tenth of the training rows)."),
+        ("unlabeled", Path, "File with more texts, which only the teacher labels."),
         (
             "metric",
             str,
-            "Metric that decides: accuracy, macro_f1, matthews or, for two classes, f1; pearson or spearman for "
-            "numbers (default: the task's; macro_f1 or pearson for your own rows).",
+            "Deciding metric: accuracy, macro_f1, matthews, f1 (two classes), pearson or spearman (numbers). Default: "
+            "macro_f1 or pearson, or a GLUE task's own.",
         ),
+        ("max-train-rows", int, "Train on at most this many rows (default: all)."),
+        ("task", str, "A GLUE task instead of --train, or the built-in task pydocs; `kdc tasks` lists them."),
+        ("data", Path, "Folder with the task's data: GLUE's TSV files or `save_to_disk` (default: the hub)."),
     ),
     Setting(
         "family",
         str,
-        "Model family: bert (default), roberta, deberta, minilm, modernbert or ettin.",
+        "Family of teacher and student: bert (default), roberta, deberta, minilm, modernbert or ettin.",
         "run",
         panel=_MODELS,
     ),
     Setting(
         "teacher",
         list[str],
-        "Hub id or path. Repeated: several are averaged, and a student is cut from the first.",
+        "Hub id or path of the teacher. Repeat it to average several; the student is cut from the first.",
         "teacher",
         panel=_MODELS,
     ),
     Setting(
         "student",
         str,
-        "Hub id or path, or the teacher's layers to keep, counted from 0: layers:0,1,5, layers:first-and-last, "
-        "layers:first-half or layers:every-second, each with ,ffn=768 and ,heads=6 for so many neurons and "
-        "attention heads in each layer; conv, static or linear: its token vectors and none of its layers, which "
-        "answers in microseconds; or teacher, which is the teacher itself.",
+        "The teacher's layers to keep, counted from 0: layers:0,1,5 or layers:first-half; add ,ffn=768 and ,heads=6 "
+        "for fewer neurons and attention heads in each. Or conv, static or linear: the teacher's token embeddings "
+        "without layers. Or teacher: the teacher itself. Or a hub id or path.",
         panel=_MODELS,
         keys=("student.model",),
     ),
-    Setting("max-train-rows", int, "Largest number of rows to train on (default: all).", "data"),
     Setting(
-        "epochs",
-        float,
-        "Passes over the training rows, for teacher and student each (default: the recipe's).",
-        keys=("teacher.epochs", "student.epochs"),
+        "long",
+        str,
+        "Texts longer than the model takes: cut (default) or windows, whose answers are combined.",
+        panel=_MODELS,
+        keys=("long.mode",),
     ),
-    Setting(
-        "max-hours",
-        float,
-        "Longest time, in hours, of the teacher's training, of the student's, and of the search for a student, each. A "
-        "training's rate falls so that it is done by then (no default).",
-        keys=("teacher.hours", "student.hours", "contract.max_hours"),
-    ),
-    Setting("out", Path, "Run directory (default runs/<task>); the same one goes on where it was cut off.", "run"),
+    *LIMITS,
     Setting(
         "aim",
         list[str],
-        "What a label's threshold is chosen by, on rows held out of training: f1, matthews, precision>=0.95, "
-        "recall>=0.99, fpr<=0.01, or the threshold itself; for one label LABEL:recall>=0.9. A bound that is not shown "
-        "to be kept ends the run. Repeatable (default: f1 for each label of a multi-label task; else the most probable "
-        "class).",
-        panel=_ANSWERS,
+        "Choose a label's decision threshold on the tuning set: f1, matthews, precision>=0.95, recall>=0.99, "
+        "fpr<=0.01, or a number; LABEL:recall>=0.9 for one label. The run fails if the tuning set cannot confirm the "
+        "bound. Repeatable. Default: f1 for each label of a multi-label task, otherwise the most probable class.",
+        panel=_DECISIONS,
         keys=("operating.aims",),
     ),
     Setting(
         "abstain",
         str,
-        "Which rows of several classes are answered: accuracy>=0.98, the most of which that share is shown to be right "
-        "on rows held out of training, or the least probability of an answer, such as 0.9; a share that is "
-        "not shown ends the run (default: all).",
+        "Answer only if sure enough: accuracy>=0.98 of the answered rows, or a lowest probability such as 0.9. The run "
+        "fails if the tuning set cannot confirm it. Default: answer all rows.",
         "operating",
-        panel=_ANSWERS,
+        panel=_DECISIONS,
     ),
     Setting(
         "cascade",
         str,
-        "A second model for the rows that the student is not sure of, where that gains: auto, the teacher itself; or "
-        "the artifact of another run on the same rows (default: auto where a contract's student is searched for).",
-        panel=_ANSWERS,
+        "Second model for rows that the student is unsure of: auto (the teacher), off, or the artifact of another run "
+        "on the same rows. Default: auto if limits make kdc search for a student.",
+        panel=_DECISIONS,
         keys=("cascade.second",),
     ),
+    Setting("out", Path, "Run directory (default runs/<task>). The same one resumes the run.", "run", panel=RUN),
     Setting(
-        "long",
-        str,
-        "What becomes of texts with more tokens than the model takes at once: cut (default), or windows, whose answers "
-        "become one.",
-        panel=_ANSWERS,
-        keys=("long.mode",),
+        "epochs",
+        float,
+        "Passes over the training rows, for teacher and student each (default: the recipe's).",
+        panel=RUN,
+        keys=("teacher.epochs", "student.epochs"),
     ),
-    *LIMITS,
+    Setting(
+        "max-hours",
+        float,
+        "Longest time for the teacher's training, for the student's, and for the search, each (default: no limit).",
+        panel=RUN,
+        keys=("teacher.hours", "student.hours", "contract.max_hours"),
+    ),
 )

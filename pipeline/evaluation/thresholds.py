@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from kdc.artifact.contract.terms import Evidence
 from kdc.artifact.decision import Abstention, LabelSets, OperatingPoint
 from kdc.artifact.manifest import TaskInfo
-from kdc.common.errors import InputError
+from kdc.common.errors import BoundNotShown
 from kdc.pipeline.config.aims import Aim, abstain_of, aims_of
 from kdc.pipeline.config.judging_settings import OperatingSettings
 from kdc.pipeline.config.metrics import Groups, Labels, Outputs
@@ -62,7 +62,7 @@ def decided_task(
         temperature: by which its logits are divided.
 
     Raises:
-        InputError: a bound was asked for, and the tuning slice shows no threshold that keeps it.
+        BoundNotShown: a bound was asked for, and the tuning slice shows no threshold that keeps it.
     """
     task = data.task.info()
     aims, abstain = aims_of(operating.aims, task), abstain_of(operating.abstain, operating.aims, task)
@@ -122,7 +122,7 @@ def _refuse_unshown(option: str, choices: Mapping[str, _Choice], evidence: Evide
     rare ones nearly always do. By the evidence `point` nothing has to be shown.
 
     Raises:
-        InputError: a bound for one name is not shown to be kept, or none of the names shows a bound for all.
+        BoundNotShown: a bound for one name is not shown to be kept, or none of the names shows a bound for all.
     """
     # By the label that an aim was given for; None: for all without their own.
     names_by_aim: dict[str | None, list[str]] = {}
@@ -150,7 +150,7 @@ def _refuse_unshown(option: str, choices: Mapping[str, _Choice], evidence: Evide
     remedies.append(f"or give a threshold yourself; the nearest is {', '.join(nearest)}")
     if possible and option == "--aim":
         remedies.append("or take what counts on these rows alone: --set operating.evidence=point")
-    raise InputError(
+    raise BoundNotShown(
         "the tuning slice shows no threshold that keeps what was asked",
         given="; ".join(f"{name}: {aim.text}: {chosen.note}" for name, (aim, chosen, _) in named.items())
         + (f"; and {more} more" if more > 0 else ""),

@@ -7,7 +7,7 @@ from typing import Literal
 
 from kdc.artifact.contract.judgement import missed_costs
 from kdc.artifact.contract.terms import Contract, Costs
-from kdc.common.errors import InputError
+from kdc.common.errors import InputError, OutOfReach
 from kdc.common.tables import aligned
 from kdc.pipeline.config.student_kinds import kind_of
 from kdc.pipeline.results.training import NotMeasured, StudentCosts
@@ -102,7 +102,7 @@ def nothing_fits(measured: Measured, contract: Contract, *, has_whole: bool = Fa
     remedy += "teacher (--teacher)"
     if limits.max_size_mb is not None and has_whole:
         remedy += "; --set student.vocabulary=auto makes files smaller"
-    return InputError(
+    return OutOfReach(
         "no student that could come out keeps the contract, so nothing was trained",
         given="the nearest is " + "\n    then ".join(missed),
         remedy=remedy,

@@ -100,7 +100,7 @@ def _judged(
     """The manifest with its decisions, the judgement, None without a contract, and notes on the decisions.
 
     Raises:
-        InputError: the tuning slice shows no threshold that keeps the bounds on decisions.
+        BoundNotShown: the tuning slice shows no threshold that keeps the bounds on decisions.
     """
     data, contract, quantized = run.data(), run.config.contract.terms, run.result(QuantizeResult)
     standing, metric = run.result(TargetsResult).standing, data.task.metrics[0]

@@ -17,7 +17,7 @@ from tiers import others_slow
 from kdc.artifact.decision import OperatingPoint
 from kdc.artifact.folder import load_manifest
 from kdc.artifact.manifest import TaskInfo
-from kdc.common.errors import InputError
+from kdc.common.errors import BoundNotShown, InputError
 from kdc.pipeline.config.aims import Aim, aims_of, parse_aim
 from kdc.pipeline.config.resolve import layer_of, resolve
 from kdc.pipeline.data.prepared import open_data, texts_of
@@ -396,7 +396,7 @@ def test_a_bound_that_is_not_shown_ends_the_run_and_the_remedy_is_one(finished: 
         return made
 
     for key, option in (("aims", "--aim yes:precision>=0.9999"), ("abstain", "--abstain accuracy>=0.9999")):
-        with pytest.raises(InputError, match=r"0\.\d+ is shown") as refused:
+        with pytest.raises(BoundNotShown, match=r"0\.\d+ is shown") as refused:
             again(**{key: (option.partition(" ")[2],) if key == "aims" else option.partition(" ")[2]})
         assert (root / "artifact").resolve() == made_before
         shown, nearest = re.findall(rf"{option.partition(' ')[0]} ('[^']+'|[^ ;]+)", refused.value.remedy)

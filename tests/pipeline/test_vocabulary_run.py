@@ -15,7 +15,7 @@ from tokenizers import Tokenizer
 
 from kdc.artifact.contract.terms import Costs
 from kdc.artifact.folder import load_manifest
-from kdc.common.errors import InputError
+from kdc.common.errors import InputError, OutOfReach
 from kdc.pipeline.config.settings import Config
 from kdc.pipeline.models.vocabulary import read_kept
 from kdc.pipeline.results.data import VocabularyResult
@@ -171,7 +171,7 @@ def test_pieces_go_where_the_size_asks_for_it(teacher: Path, finished: Finished,
         shutil.rmtree(run / "student")
         assert made(100.0, **{"student.vocabulary": vocabulary})[0] == (pieces if vocabulary == "auto" else len(PIECES))
         np.testing.assert_allclose(np.load(run / "student" / "trained_logits.npy"), answers, atol=1e-4)
-    with pytest.raises(InputError, match="no student that could come out keeps the contract"):
+    with pytest.raises(OutOfReach, match="no student that could come out keeps the contract"):
         made(limit, **{"student.vocabulary": "all"})
 
 
