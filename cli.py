@@ -289,7 +289,7 @@ def verify(
 ) -> None:
     """Judge an artifact's contract, or limits in its place, here: hashes, size, latency, and with --data the metric.
 
-    Without a labelled file: docs/verify-without-labels.md."""
+    Without a labelled file: docs/how-to/verify-without-labels.md."""
     os.environ["HF_HUB_OFFLINE"] = "1"
     from kdc.artifact.contract.terms import EXIT_CODES
     from kdc.artifact.contract.text import render
