@@ -1,8 +1,9 @@
 """Draws README's picture, accuracy against latency, from a Markdown table that `frontier.py` printed.
 
-Command: `python benchmarks/picture.py docs/contract.md docs/frontier-sst2.svg --title TITLE`. It draws the first table
-with the columns `student`, `accuracy` and `p50 ms`. kdc's students are drawn as they are served (int8), the teacher in
-both precisions, packages in grey. The line joins the students that no other student beats in both figures.
+Command: `python benchmarks/picture.py docs/benchmarks/frontier.md docs/frontier-sst2.svg --title TITLE`. It draws
+the first table with the columns `student`, `accuracy` and `p50 ms`. kdc's students are drawn as they are served (int8),
+the teacher in both precisions, packages in grey. The line joins the students that no other student beats in both
+figures.
 """
 
 import argparse

@@ -147,5 +147,6 @@ def rare_classes(task: Task, report: DataReport) -> str | None:
     return (
         f"of {len(counts)} classes {len(rare)} have less than a fifth of the average class's {mean:,.0f} training rows "
         f"({named}); macro F1 counts each class alike: --set teacher.class_weights=balanced --set "
-        'student.class_weights=balanced may gain points of it, and cost accuracy (docs/decisions.md, "Rare classes")'
+        "student.class_weights=balanced may gain points of it, and cost accuracy (docs/how-to/thresholds.md, "
+        '"Rare classes")'
     )

@@ -52,7 +52,7 @@ def judge(
 
     `pass` means that the whole confidence interval of the difference keeps to the limit, `fail` that the whole interval
     lies beyond it, and `not shown` that the rows are too few to say. The same function judges contracts;
-    docs/contract.md states its measured error rates.
+    docs/benchmarks/verdicts.md states its measured error rates.
 
     Args:
         student, teacher: (rows, outputs) logits or scores, of the same rows. Of multi-label answers, logits.

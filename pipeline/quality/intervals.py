@@ -5,7 +5,7 @@ bootstrap that corrects its bias and skewness (BCa), with Student's quantile for
 differently. Rows of one group (of one text, say) are not independent: formulas count fewer rows for it, by the design
 effect; resampling draws whole groups, and its quantile is for as many groups of one influence as move the difference.
 
-docs/contract.md states the error rates that `benchmarks/verdicts.py` measured.
+docs/benchmarks/verdicts.md states the error rates that `benchmarks/verdicts.py` measured.
 """
 
 import math

@@ -21,8 +21,8 @@ def answers(rows: int, lost: int, won: int) -> dict[str, Any]:
 
 @pytest.mark.parametrize("confidence", [0.9, 0.95])
 def test_the_rows_that_are_needed_are_those_of_the_documented_formula(confidence: float) -> None:
-    """docs/contract.md: n (h z / z_c / (d + max drop))^2, z being the interval's quantile plus 0.8416 of a power of
-    80 %, and h the distance of the lower end. Would catch any other combination of these."""
+    """docs/explanation/verdicts.md: n (h z / z_c / (d + max drop))^2, z being the interval's quantile plus 0.8416 of a
+    power of 80 %, and h the distance of the lower end. Would catch any other combination of these."""
     judged = judge(**answers(800, 40, 36), max_drop=1.0, confidence=confidence)
     assert judged.verdict == "not shown"
     assert judged.difference == pytest.approx(-0.5)
