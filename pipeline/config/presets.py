@@ -2,10 +2,10 @@
 
 from typing import Any
 
-# `best`: what measured best here; which layers are kept matters more than anything else (docs/method.md).
+# `best`: what measured best here; which layers are kept matters more than anything else (docs/benchmarks/students.md).
 # `paper`: the authors' published script (github.com/rambodazimi/KD-LoRA, src/BERT_KD_LoRA.py), in which teacher and
-# student have the same rate, batch and schedule. `paper-as-described`: Azimi et al. 2024, section 4. docs/method.md
-# lists where both differ from their source.
+# student have the same rate, batch and schedule. `paper-as-described`: Azimi et al. 2024, section 4.
+# docs/explanation/distillation.md lists where both differ from their source.
 _AS_PUBLISHED: dict[str, Any] = {"learning_rate": 5e-5, "batch_size": 16, "warmup": 0.0, "min_steps": 0, "epochs": 3}
 RECIPES: dict[str, dict[str, Any]] = {
     "best": {

@@ -231,7 +231,8 @@ def join_biases(model: ModelProto) -> int:
 
     ONNX's quantised form has no product with a bias, and ONNX Runtime adds one in a pass of its own over the result.
     Its operator MatMulIntegerToFloat adds it while it scales the products, to the same numbers. On a three-layer MiniLM
-    that gives 5 to 12 % more rows a second, partly since GELU is then computed without its bias (docs/method.md).
+    that gives 5 to 12 % more rows a second, partly since GELU is then computed without its bias
+    (docs/benchmarks/int8.md).
     """
     graph, wrapped = model.graph, ONNXModel(model)
     makers, readers_of = wrapped.output_name_to_node(), wrapped.input_name_to_nodes()
