@@ -6,9 +6,9 @@
     engine = kdc.load(result.artifact)
     engine.predict([("What does `shutil.copytree` do?", "Recursively copy a directory tree.")])
 
-`docs/python.md` has an example of each. Importing this module loads nothing heavy: a function imports what it needs
-when it is called, and only `compress`, `frontier`, `judge`, and `verify` with a file of rows, need more than the
-serving install.
+`docs/how-to/use-from-python.md` has an example of each. Importing this module loads nothing heavy: a function imports
+what it needs when it is called, and only `compress`, `frontier`, `judge`, and `verify` with a file of rows, need more
+than the serving install.
 """
 
 from __future__ import annotations

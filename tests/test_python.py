@@ -1,4 +1,4 @@
-"""The public names of `import kdc`, and the examples of docs/python.md, run one after another."""
+"""The public names of `import kdc`, and the examples of docs/how-to/use-from-python.md, run one after another."""
 
 import csv
 import os
@@ -17,7 +17,7 @@ from tiny_models import WORDS
 
 import kdc
 
-PAGE = tiny_runs.ROOT / "docs" / "python.md"
+PAGE = tiny_runs.ROOT / "docs" / "how-to" / "use-from-python.md"
 
 
 def examples() -> dict[str, str]:
@@ -79,7 +79,7 @@ def test_a_loaded_artifact_answers_in_its_labels(names: dict[str, Any]) -> None:
 
 
 def test_verify_judges_the_contract_that_it_is_given(names: dict[str, Any]) -> None:
-    judgement = run("Hold it to a contract", names)["judgement"]
+    judgement = run("Check an artifact against limits", names)["judgement"]
     assert (judgement.verdict, judgement.missed) == ("pass", ())
     tight = kdc.verify("runs/reviews/artifact", contract=kdc.Contract(limits={"max_size_mb": 1e-6}))
     assert tight.verdict == "fail"

@@ -110,7 +110,7 @@ def _warnings(task: Task, report: DataReport, rows: dict[str, CheckedRows], near
     if largest > _LARGE_UNIT * count:
         warnings.append(
             f"{largest:,} of {count:,} training rows belong together, so that no slice holds them: what is measured is "
-            'of the other rows (docs/data.md, "How rows are split")'
+            'of the other rows (docs/how-to/prepare-data.md, "Keep related rows together")'
         )
     for name in near:
         if count := duplicates[f"{name}_rows_in_train"]:

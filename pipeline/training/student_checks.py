@@ -1,6 +1,6 @@
 """Refuses students, teachers and windows that cannot be trained as the settings say, before anything is trained.
 
-docs/architectures.md lists the architectures that were tried as students. Any other one is tried.
+docs/reference/architectures.md lists the architectures that were tried as students. Any other one is tried.
 """
 
 from transformers import PretrainedConfig

@@ -1,4 +1,4 @@
-"""The table of docs/architectures.md: each row is run, from a tiny model with random weights to an artifact."""
+"""The table of docs/reference/architectures.md: each row is run, from a tiny model of random weights to an artifact."""
 
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from kdc.pipeline.graphs.onnx_graph import export_onnx
 from kdc.pipeline.models.possible_cuts import half_width
 from kdc.serving.engine.engine import Engine
 
-TABLE = Path(__file__).parents[2] / "docs" / "architectures.md"
+TABLE = Path(__file__).parents[2] / "docs" / "reference" / "architectures.md"
 # Quantising is judged elsewhere: here there has to be such a graph.
 SETS = ("quantize.max_int8_drop=100", "student.allow_majority=true", "teacher.pooling=first")
 
