@@ -7,7 +7,7 @@ import numpy as np
 
 from kdc.pipeline.config.metrics import Floats, Scorer
 
-_SEED = 0  # fixed: the same units always give the same interval
+_SEED = 0  # the same units always have the same interval
 _FEWEST_RESAMPLES, _MOST_RESAMPLES = 2000, 20_000
 _NUMBERS = 1_600_000  # in all resamples together, about
 _IN_A_TAIL = 20  # resamples beyond each end, at least: a single one would be an extreme value
@@ -18,16 +18,15 @@ _AT_A_TIME = 250_000  # numbers in a block of weights: 2 MB fit a core's cache
 def bca(
     statistic: Scorer, counts: Floats, *, quantile: Callable[[float], float], width: int = 1
 ) -> tuple[tuple[float, float], float]:
-    """The BCa interval of a statistic, and the standard deviation of the resamples.
-
-    Efron 1987, Journal of the American Statistical Association 82:171.
+    """The BCa interval of a statistic (Efron 1987, Journal of the American Statistical Association 82:171), and its
+    standard error.
 
     Args:
-        statistic: maps how often each unit is drawn, (samples, units), to values, (samples,).
-        counts: (units,) how many identical rows each unit stands for.
-        quantile: maps the number of units with equal influence to the quantile of the interval's upper end. A few units
-            may make up most of the variance.
-        width: numbers that the statistic holds for each sample, if they are more than the units.
+        statistic: maps draws of each unit, (samples, units), to values, (samples,).
+        counts: (units,) identical rows that each unit stands for.
+        quantile: the interval's upper quantile, given the number of units with equal influence: a few units may make up
+            most of the variance.
+        width: numbers that the statistic holds for each sample, if more than units.
     """
     from scipy.special import ndtr, ndtri
 
@@ -53,28 +52,28 @@ def bca(
 
 
 def _enough(tail: float, width: int) -> int:
-    """Resamples to draw if a share `tail` lies beyond each end of the interval.
+    """Resamples for an interval with a share `tail` beyond each end.
 
     With 2,000 resamples, verdicts on macro F1 of 5,000 rows err in 2.3 % to 3.0 % of cases, depending on the seed; 2.5
-    % are stated. Cheap statistics therefore get more.
+    % are stated.
     """
     for_the_tail = math.ceil(min(_IN_A_TAIL / tail, _MOST_RESAMPLES)) if tail else _MOST_RESAMPLES
     return max(_FEWEST_RESAMPLES, for_the_tail, min(_NUMBERS // width, _MOST_RESAMPLES))
 
 
 def _drawn(counts: Floats, size: int, generator: np.random.Generator) -> Floats:
-    """How often each unit is drawn, (size, units), in `sum(counts)` draws."""
+    """How often each unit is drawn, (size, units)."""
     units, total = len(counts), int(counts.sum())
     if total > units:
         return generator.multinomial(total, counts / total, size=size).astype(np.float64)
-    # This is faster if every unit is a single row.
+    # Faster if every unit is a single row.
     drawn = generator.integers(0, units, (size, units)) + units * np.arange(size)[:, None]
     return np.bincount(drawn.ravel(), minlength=size * units).reshape(size, units).astype(np.float64)
 
 
 def _influence(statistic: Scorer, counts: Floats, block: int) -> tuple[float, float]:
     """The acceleration (a sixth of the jackknife's skewness), and the number of units with equal influence (Kish 1965,
-    section 11.7). The jackknife leaves out one unit, or one of 2,000 blocks."""
+    section 11.7)."""
     blocks = min(len(counts), _MOST_BLOCKS)
     part = np.arange(len(counts)) * blocks // len(counts)  # the block of each unit
     times = counts if blocks == len(counts) else np.ones(blocks)

@@ -1,4 +1,4 @@
-"""Calibration of probabilities: expected calibration error and temperature scaling."""
+"""Expected calibration error and temperature scaling."""
 
 import math
 from dataclasses import dataclass
@@ -25,17 +25,15 @@ class Bin:
 
 @dataclass(frozen=True)
 class Reliability:
-    """How far confidence is from accuracy."""
+    """Calibration of a model's confidence."""
 
     ece: float  # expected calibration error, 0 to 1
-    bins: tuple[Bin, ...]  # bins with rows, by rising confidence
+    bins: tuple[Bin, ...]  # without empty bins
 
 
 def reliability(probabilities: Outputs, labels: Labels, kind: Kind) -> Reliability:
-    """Expected calibration error over 15 bins of equal width (Guo et al. 2017, arXiv 1706.04599, equation 3).
-
-    Every multi-label output counts, with the confidence of its more probable side. Regression is not supported.
-    """
+    """Expected calibration error over 15 bins of equal width (Guo et al. 2017, arXiv 1706.04599, equation 3). Every
+    multi-label output counts, with the confidence of its more probable side. Not for regression."""
     if kind == "multilabel":
         confidence = np.maximum(probabilities, 1 - probabilities).ravel()
         right = ((probabilities >= 0.5) == labels.astype(bool)).ravel()
@@ -80,7 +78,7 @@ def calibrate(logits: Outputs, labels: Labels, kind: Kind, *, groups: Groups | N
 
 
 def _likeliest(logits: Outputs, labels: Labels, kind: Kind) -> float:
-    """The temperature with the highest likelihood on these rows."""
+    """The maximum-likelihood temperature."""
     from scipy.optimize import minimize_scalar
 
     def surprise(log_temperature: float) -> float:

@@ -1,4 +1,4 @@
-"""A cascade of two models: the first answers the rows it is sure of, the second the other rows.
+"""A cascade: the first model answers the rows it is sure of, the second model the others.
 
 Sources: Viola and Jones 2001 for detectors; Wang et al. 2011 (SIGIR) for ranking.
 """
@@ -13,15 +13,15 @@ from kdc.pipeline.config import metrics
 from kdc.pipeline.config.metrics import Labels, Outputs
 from kdc.pipeline.config.tasks import Task
 
-_STEPS = 100  # of the share of rows that the second model answers
+_STEPS = 100  # of the second model's share
 
 
 class Going(NamedTuple):
-    """A threshold of the cascade, and what it does."""
+    """A cascade's threshold."""
 
-    answered_from: float  # the first model answers rows from this confidence on
-    share: float  # of rows that the second model answers
-    score: float  # of both models together, in points
+    answered_from: float  # least confidence of the first model's answers
+    share: float  # of rows for the second model
+    score: float  # points of both models together
 
 
 def curve(
@@ -33,12 +33,12 @@ def curve(
     *,
     thresholds: Sequence[float] | None = None,
 ) -> list[Going]:
-    """Score the cascade at thresholds that send none to all of the rows to the second model.
+    """Scores of the cascade, from no rows to all rows for the second model.
 
     Args:
-        first, second: logits of the two models, in one scale.
+        first, second: logits in one scale.
         sure: (rows,) the first model's confidence, 0 to 1.
-        task: its first metric is the score.
+        task: its first metric counts.
         thresholds: ascending; None for about a hundred.
     """
     points, name = [], task.metrics[0]
@@ -51,17 +51,16 @@ def curve(
 
 
 def _thresholds(sure: NDArray[np.floating]) -> list[float]:
-    """About a hundred thresholds that send none to all of the rows on."""
     ordered = np.sort(sure).astype(np.float64)
     places = np.unique(np.linspace(0, len(sure), _STEPS + 1).round().astype(int))
-    # Halfway between two rows, so that rounding moves no row. The ends lie outside all rows.
+    # Halfway between two rows, so that rounding moves no row.
     between = np.concatenate([[0.0], (ordered[:-1] + ordered[1:]) / 2, [np.nextafter(ordered[-1], 2)]])
     return np.unique(between[places]).tolist()
 
 
 def fewest(points: list[Going], wanted: float) -> Going:
-    """The point that sends on the fewest rows, if it and all points with more rows score at least `wanted`: a single
-    point may be lucky. If even the last point scores less, it is the last point."""
+    """The point with the fewest rows for the second model from which on all points score `wanted`, else the last: a
+    single point may be lucky."""
     chosen = points[-1]
     for point in reversed(points):
         if point.score < wanted:

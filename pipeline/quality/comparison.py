@@ -1,4 +1,4 @@
-"""Compare a student with its teacher, or a better baseline, on the same evaluation rows."""
+"""Compare a student with its teacher, or a better baseline."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from kdc.pipeline.quality.intervals import Difference, difference
 
 _POWER = 0.8
 _MOST_TIMES, _HALVINGS = 1e6, 30  # times the rows, at most; bisection steps
-_WHOLE = 100.0  # points: how far the interval reaches if groups are too few to show anything
+_WHOLE = 100.0  # points: the interval's reach if groups are too few
 
 
 @dataclass(frozen=True)
@@ -32,9 +32,9 @@ class Other:
 
 
 class Shown(Quality):
-    """What the rows show about the difference of two models."""
+    """The difference of two models, with a verdict."""
 
-    verdict: Verdict  # "pass", "fail" or "not shown"
+    verdict: Verdict
 
 
 def judge(
@@ -50,21 +50,21 @@ def judge(
 ) -> Shown:
     """Whether rows show that a model loses at most `max_drop` points against another model.
 
-    `pass`: the whole confidence interval keeps to the limit. `fail`: the whole interval lies beyond it. `not shown`:
-    the rows are too few to say. Contracts are judged alike; docs/contract.md states the error rates.
+    `pass`: the whole confidence interval keeps to the limit. `fail`: the whole interval breaks it. `not shown`: the
+    rows are too few. docs/contract.md states the error rates.
 
     Args:
-        student, teacher: (rows, outputs) logits or scores of the same rows; multi-label needs logits.
+        student, teacher: (rows, outputs) logits or scores; multi-label needs logits.
         labels: (rows,) class numbers from 0, (rows, outputs) in {0, 1} for multi-label, or (rows,) numbers.
         kind: "classification", "multilabel" or "regression".
         metric: "accuracy", "f1" (of class 1), "macro_f1", "matthews", "pearson" or "spearman".
-        max_drop: points (0 to 100) that the student may lose.
+        max_drop: points, 0 to 100.
         confidence: of the two-sided interval, within (0.5, 0.99].
-        groups: (rows,) one value for rows that are not independent, such as a user; None: all rows are independent.
+        groups: (rows,) one value for rows that are not independent, such as a user.
 
     Returns:
         `verdict`, `difference` (student minus teacher, in points), `interval`, `groups` (their number) and
-        `rows_needed` (about how many rows would show a pass).
+        `rows_needed` (about how many would show a pass).
 
     Raises:
         InputError: the arrays do not fit together, or a value is out of range.
@@ -83,7 +83,7 @@ def judge(
 
 
 def _numbered(groups: NDArray[np.generic]) -> Groups:
-    """Number the groups, whose names may have any type. Refuses None and NaN."""
+    """Number groups of any type. Refuses None and NaN."""
     if any(name is None or name != name for name in groups.ravel().tolist()):  # NaN differs from itself
         raise InputError("a row has no group", given="None or NaN", remedy="give such a row a group of its own")
     return np.unique(groups.astype(str), return_inverse=True)[1].reshape(groups.shape)
@@ -100,8 +100,8 @@ def compare(
     groups: Groups | None = None,
     look: int = 1,
 ) -> Quality | None:
-    """The scores, the interval of their difference, and how many rows would show that it keeps to `max_drop`; None
-    without `max_drop`. `Quality` explains `look`."""
+    """Scores, interval of their difference, and rows that would show a pass; None without `max_drop`. `Quality`
+    explains `look`."""
     max_drop = contract.limits.max_drop
     if max_drop is None:
         return None
@@ -112,7 +112,7 @@ def compare(
     observed = difference(student, other.logits, labels, kind, metric, groups=groups, confidence=confidence)
     gap, needed = round(score - other_score, 4), None
     if observed.interval[0] < -max_drop:
-        # The interval itself counts: with few rows or groups it is wider than its standard error says.
+        # With few rows or groups the interval is wider than its standard error says.
         more = rows_needed(gap, gap - observed.interval[0], observed, max_drop=max_drop, confidence=confidence)
         needed = None if more is None else max(math.ceil(len(labels) * more), len(labels) + 1)
     return Quality(
@@ -132,16 +132,15 @@ def compare(
 def rows_needed(gap: float, below: float, observed: Difference, *, max_drop: float, confidence: float) -> float | None:
     """How many times the rows would show, with a power of 80 %, that a difference keeps to `max_drop`.
 
-    The distance from -max_drop to the difference must hold z_confidence + z_power standard errors, which fall with the
-    root of the rows (Lachin 1981, Controlled Clinical Trials 2:93-113, equation 3). It must also hold the errors that
-    no row shows.
+    The distance to -max_drop must hold z_confidence + z_power standard errors, which fall with the root of the rows
+    (Lachin 1981, Controlled Clinical Trials 2:93-113, equation 3), and the errors that no row shows.
 
     Args:
-        gap: student minus teacher, in points, taken as the true difference.
+        gap: student minus teacher, in points.
         below: points from the interval's lower end to `gap`.
 
     Returns:
-        None if the difference is at or beyond the limit.
+        None if the difference breaks the limit.
     """
     room = gap + max_drop
     if room <= 0:

@@ -1,5 +1,4 @@
-"""Count how often decisions are right, with exact intervals: thresholds, label sets, and shares that a contract
-requires."""
+"""Count how often decisions are right, with exact intervals."""
 
 from typing import Any
 
@@ -19,8 +18,8 @@ from kdc.serving.engine.deciding import answered, decided, in_sets
 
 
 def measured(task: TaskInfo, slice_name: str, probabilities: Outputs, labels: Labels) -> TaskInfo:
-    """The task with the rates of its thresholds and label sets. `slice_name` is "tuning" or "evaluation"; label sets
-    are measured on "evaluation" only."""
+    """The task with the rates of its decisions. `slice_name` is "tuning", or "evaluation", which measures label sets
+    too."""
     changes: dict[str, Any] = {}
     if task.points:
         gets, points = decided(probabilities, task), []
@@ -52,12 +51,12 @@ def rates(gets_label: Flags, has_label: Flags) -> Rates:
 
 
 def _of_label(gets: Flags, has: Flags) -> dict[str, tuple[Flags, Flags]]:
-    """The rows in the numerator and in the denominator, by measure."""
+    """Numerator and denominator rows by measure."""
     return {"precision": (gets & has, gets), "recall": (gets & has, has), "fpr": (gets & ~has, ~has)}
 
 
 def answered_rates(probabilities: Outputs, labels: Labels, abstain: Abstention) -> Answered:
-    """The share of answered rows, and the accuracy of the answers."""
+    """Share of answered rows, and accuracy of the answers."""
     is_answered = answered(probabilities, abstain)
     hits = (is_answered & (probabilities.argmax(axis=1) == labels)).sum()
     return Answered(coverage=rate(is_answered.sum(), len(labels)), accuracy=rate(hits, is_answered.sum()))
@@ -75,7 +74,7 @@ def covered_rates(probabilities: Outputs, labels: Labels, sets: LabelSets) -> Co
 
 
 def sweep(probabilities: NDArray[np.floating], has_label: Flags, thresholds: Floats) -> tuple[Floats, Floats, Floats]:
-    """Precision (NaN if no row gets the label), recall, and share of rows that get the label, (thresholds,) each."""
+    """Precision (NaN without rows), recall, and share of rows that get the label; (thresholds,) each."""
     gets = probabilities[:, None] >= thresholds
     hits, given = (gets & has_label[:, None]).sum(axis=0), gets.sum(axis=0)
     with np.errstate(invalid="ignore"):
@@ -87,13 +86,12 @@ def found_rates(
 ) -> tuple[RequiredShare, ...]:
     """Measure the shares that a contract requires.
 
-    All shares must be shown, so the interval's end that shows a kept share has the contract's confidence. A miss by
-    chance is likelier with more shares, so the ends that show a miss divide one share's error.
+    A contract needs all shares, so the interval's end that shows a kept share has the contract's confidence. More
+    shares miss more often by chance, so the ends that show a miss divide one share's error.
 
     Args:
-        task: with the artifact's thresholds.
-        groups: rows of one group count as identical. The measured design effect would count more rows, but doubles the
-            errors if few rows of few groups are wrong.
+        groups: rows of one group count as identical. The design effect would count more rows, but doubles the errors if
+            few rows of few groups are wrong.
         look: number of this look at the rows.
     """
     required = contract.limits.require
@@ -121,6 +119,6 @@ def found_rates(
             confidences=(missed, kept) if bound.is_most else (kept, missed),
         )
         if bound.measure == "coverage" and (task.abstain is None or task.abstain.threshold == 0):
-            counted = counted.model_copy(update={"low": 1.0})  # without a threshold every row is answered
+            counted = counted.model_copy(update={"low": 1.0})  # every row is answered
         shares.append(RequiredShare(requirement=requirement, rate=counted, look=look))
     return tuple(shares)

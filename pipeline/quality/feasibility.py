@@ -1,4 +1,4 @@
-"""Find the students that can keep a contract, from costs measured before training."""
+"""Find students that can keep a contract, from costs measured before training."""
 
 import math
 from collections.abc import Mapping
@@ -16,8 +16,7 @@ Measured = Mapping[str, StudentCosts]  # by student: an id, a path, "layers:0,1,
 
 
 def fitting_students(measured: Measured, contract: Contract) -> list[str]:
-    """Students that can keep the contract in some precision: with layers first, then by falling parameters. Ties keep
-    the order of measuring."""
+    """Students that can keep the contract in some precision: with layers first, then by falling parameters."""
     # Not a set: the order enters fingerprints, and a set's order differs between processes.
     fitting = {name: None for name, _, costs in _made(measured, contract) if not missed_costs(contract, costs)}
     return sorted(fitting, key=lambda name: (not kind_of(name).has_layers, -measured[name].parameters))
@@ -28,15 +27,15 @@ class Stored:
     """How a student is stored to keep the contract's size."""
 
     costs: StudentCosts  # with int8 in `bits`
-    bits: Literal[8, 4] = 8  # per number of a token embedding in int8
-    has_fewer_pieces: bool = False  # whether its vocabulary was made smaller
+    bits: Literal[8, 4] = 8  # of token embeddings in int8
+    has_fewer_pieces: bool = False
 
 
 def as_stored(student: StudentCosts, contract: Contract) -> Stored:
-    """The student's own form (8 bits, all pieces), unless it is too large.
+    """The student's own form, unless it is too large: then the first smaller form that keeps the contract, else the
+    smallest.
 
-    Other forms cost accuracy, so the first that keeps the contract counts: 4 bits, fewer pieces, fewer pieces in 4
-    bits. If none does, the last and smallest counts. A student that is only too slow keeps its own form.
+    Each smaller form costs accuracy. A student that is only too slow keeps its own form.
     """
     most, forms = contract.limits.max_size_mb, _forms(student)
     if most is None or min((costs.size_mb for costs in costs_of(student).values()), default=0.0) <= most:
@@ -59,12 +58,12 @@ def _forms(student: StudentCosts) -> list[Stored]:
 
 
 def costs_of(student: StudentCosts) -> dict[str, Costs]:
-    """Costs by precision ("fp32", "int8", "fp16"), of those that could be measured."""
+    """The measured costs by precision ("fp32", "int8", "fp16")."""
     return {precision: costs for precision, costs in student.variants.items() if isinstance(costs, Costs)}
 
 
 def table(measured: Measured, contract: Contract) -> list[str]:
-    """A line for each student and precision: costs, and why it is kept or dropped."""
+    """A line for each student and precision: costs, and why it was dropped."""
     rows = [("student", "variant", "M params", "ms", "rows/s", "MB", "")]
     for name, student in measured.items():
         stored = as_stored(student, contract)
@@ -83,11 +82,8 @@ def table(measured: Measured, contract: Contract) -> list[str]:
 
 
 def nothing_fits(measured: Measured, contract: Contract, *, has_whole: bool = False) -> InputError:
-    """The error if no student can keep the contract.
-
-    It names the student whose worst miss is smallest, and the nearest of each other kind. If size is limited and
-    students were to have the whole vocabulary (`has_whole`), it proposes a smaller vocabulary.
-    """
+    """The error if no student can keep the contract: it names the nearest student of each kind. It proposes a smaller
+    vocabulary if size is limited and students had the whole vocabulary (`has_whole`)."""
     made = sorted(_made(measured, contract), key=lambda form: _worst_miss(form[2], contract))
     if not made:
         return InputError("no candidate could be exported", given=", ".join(measured), remedy="see the lines above")
@@ -114,7 +110,6 @@ def nothing_fits(measured: Measured, contract: Contract, *, has_whole: bool = Fa
 
 
 def _made(measured: Measured, contract: Contract) -> list[tuple[str, str, Costs]]:
-    """Student, precision and costs of all that could be made, as stored."""
     return [
         (name, precision, costs)
         for name, student in measured.items()
@@ -123,7 +118,7 @@ def _made(measured: Measured, contract: Contract) -> list[tuple[str, str, Costs]
 
 
 def _worst_miss(costs: Costs, contract: Contract) -> float:
-    """The largest ratio of a cost to its limit; above 1 is a miss."""
+    """The largest ratio of a cost to its limit."""
     limits = contract.limits
     return max(
         costs.latency_ms / (limits.max_latency_ms or math.inf),

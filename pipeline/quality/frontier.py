@@ -1,4 +1,4 @@
-"""The frontier: scores and costs of several students, and which of them no other student beats."""
+"""The frontier: scores and costs of students, and which of them no other student beats."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
@@ -36,7 +36,7 @@ class Left(Result):
 
 
 class FrontierFacts(Result):
-    """The points, and what they are compared with. All score intervals hold at once with 95 %."""
+    """The frontier's points and conditions. All score intervals hold at once with 95 %."""
 
     schema_version: Literal[1] = 1
     task: str
@@ -52,12 +52,12 @@ class FrontierFacts(Result):
     device: str  # "cpu" or "cuda"
 
     def is_of(self, sha256s: Sequence[str], left: Sequence[Left], where: Mapping[str, Any]) -> bool:
-        """Whether these facts are of these artifacts, measured under the conditions `where`."""
+        """Whether the facts are of these artifacts, measured under the conditions `where`."""
         same_place = all(getattr(self, name) == value for name, value in where.items())
         return same_place and [point.sha256 for point in self.points] == list(sha256s) and self.left == tuple(left)
 
 
-# By title: a cost (less is better), and its description.
+# By title: a cost (less is better) and its description.
 COSTS: dict[str, tuple[Callable[[Point], float], str]] = {
     "latency": (lambda point: point.latency_p50_ms, "milliseconds for one row (p50)"),
     "throughput": (lambda point: -point.rows_per_second, "rows a second, in batches of 32"),
@@ -66,8 +66,8 @@ COSTS: dict[str, tuple[Callable[[Point], float], str]] = {
 
 
 def front(points: Sequence[Point], cost: Callable[[Point], float]) -> list[Point]:
-    """Points that no other point beats, cheapest first. A point is beaten by another that is no worse in score and
-    cost, and better in one."""
+    """Points that no other point beats, cheapest first. A better point is no worse in score and cost, and better in
+    one."""
 
     def is_beaten(point: Point) -> bool:
         return any(

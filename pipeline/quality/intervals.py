@@ -1,10 +1,8 @@
-"""Confidence intervals, in points, of one model's score and of the difference of two models' scores on the same rows.
+"""Confidence intervals, in points, of one model's score and of two models' difference on the same rows.
 
-Accuracy has formulas: Wilson's interval for one model, Tango's for two. Other metrics are resampled by the BCa
-bootstrap, with Student's quantile for as many rows or groups as move the score. Rows of one group are not independent:
-formulas divide the rows by the design effect, and resampling draws whole groups.
-
-docs/contract.md states the error rates that `benchmarks/verdicts.py` measured.
+Accuracy has formulas: Wilson's interval for one model, Tango's for two. Other metrics use the BCa bootstrap, with
+Student's quantile for as many rows or groups as move the score. For groups of rows, formulas divide the rows by the
+design effect, and the bootstrap draws whole groups. docs/contract.md states the measured error rates.
 """
 
 import math
@@ -23,7 +21,7 @@ from kdc.pipeline.config.metrics import METRICS, Floats, Groups, Labels, Outputs
 from kdc.pipeline.quality.bootstrap import bca
 from kdc.pipeline.quality.unseen import unseen
 
-_UNSEEN_ROWS = 2  # rows that `design_effect` adds, whose groups are wholly alike
+_UNSEEN_ROWS = 2  # rows with wholly alike groups that `design_effect` adds
 _FEWEST_GROUPS = 8  # fewer groups can show nothing
 
 Ends = tuple[float, float]  # lower and upper end of an interval
@@ -35,8 +33,8 @@ class Difference:
 
     interval: Ends  # in points
     standard_error: float  # in points
-    groups: int  # number of groups; of rows if all are independent
-    # points that no row shows, by how many times the rows there would be
+    groups: int  # of rows if all are independent
+    # points that no row shows, by how many times the rows
     unseen: Callable[[float], float] = field(compare=False)
 
 
@@ -50,7 +48,7 @@ def difference(
     groups: Groups | None = None,
     confidence: float = 0.95,
 ) -> Difference:
-    """The interval of the score of `logits` minus the score of `others`, on the same rows.
+    """The interval of the score of `logits` minus the score of `others`.
 
     Args:
         metric: a key of `METRICS`.
@@ -98,7 +96,7 @@ def score_interval(
     groups: Groups | None = None,
     confidence: float = 0.95,
 ) -> Ends:
-    """The interval of one model's score, in points. `difference` explains the arguments."""
+    """The interval of one model's score, in points; see `difference`."""
     truth, answers, groups = metrics.truth_of(labels, kind), metrics.predictions(logits, kind), _real(groups)
     effective = independent_rows(groups, len(truth))
     if metric == "accuracy":
@@ -116,12 +114,11 @@ def score_interval(
 def _widened(interval: Ends, middle: float, unseen: float, unequal: float, lowest: float, highest: float) -> Ends:
     """Widen an interval by changes that no row shows, within the metric's range; in points.
 
-    One event more than was seen joins the spread, as in Fay and Feuer (1997, Statistics in Medicine 16:791). It costs
-    about half of `unseen`, which stands for 3.7 events, if its group has the root mean square size. If nothing was
-    seen, the interval ends at `unseen`.
+    One unseen event joins the spread, as in Fay and Feuer (1997, Statistics in Medicine 16:791). It costs half of
+    `unseen`, which stands for 3.7 events, if its group has the root mean square size.
 
     Args:
-        unequal: sum of the groups' squared sizes, relative to groups of one size.
+        unequal: sum of squared group sizes, relative to equal groups.
     """
     event = unseen / 2 * math.sqrt(unequal)
     low, high = (max(unseen, math.hypot(end - middle, event)) for end in interval)
@@ -129,8 +126,8 @@ def _widened(interval: Ends, middle: float, unseen: float, unequal: float, lowes
 
 
 def widest(logits: Outputs, others: Outputs, labels: Labels, kind: Kind, *, groups: Groups | None = None) -> list[int]:
-    """The classes that most widen the interval of a macro F1 difference, widest first. A class's part of the variance
-    is the covariance of its F1 with the mean."""
+    """The classes that most widen a macro F1 difference's interval, widest first, by the covariance of their F1 with
+    the mean."""
     present, influence = influences(logits, others, labels, kind, groups=groups)
     part = influence.T @ influence.sum(axis=1)
     return [int(present[index]) for index in np.argsort(-part) if part[index] > 0]
@@ -141,8 +138,8 @@ def influences(
 ) -> tuple[NDArray[np.intp], Any]:
     """The classes that occur, and how far each group moves the difference of their F1, (groups, classes), sparse.
 
-    The delta method: F1 is 2 TP / (answered + actual). A row moves F1 by its own 2 TP - F1 (answered + actual), divided
-    by answered + actual of all rows.
+    The delta method: F1 is `2 TP / (answered + actual)`. A row moves it by its own `2 TP - F1 (answered + actual)`,
+    divided by `answered + actual` of all rows.
     """
     from scipy.sparse import csr_array
 
@@ -161,8 +158,8 @@ def influences(
 
 
 def wilson(right: float, rows: float, *, quantile: float) -> Ends:
-    """The score interval of `right` rows among `rows`, which may be fractions (Wilson 1927, Journal of the American
-    Statistical Association 22:209)."""
+    """The score interval of a proportion; counts may be fractions (Wilson 1927, Journal of the American Statistical
+    Association 22:209)."""
     square = quantile**2
     middle = (right + square / 2) / (rows + square)
     half = quantile * math.sqrt(right * (rows - right) / rows + square / 4) / (rows + square)
@@ -173,30 +170,29 @@ def wilson(right: float, rows: float, *, quantile: float) -> Ends:
 def tango(lost: float, won: float, rows: float, *, quantile: float) -> Ends:
     """The score interval of the difference of two paired proportions (Tango 1998, Statistics in Medicine 17:891).
 
-    If few rows differ and mostly one way, Tango's end away from 0 is too near: up to 5 % of students whose true drop is
-    the limit would fail. Each end is therefore the farther of Tango's end and the end corrected for skewness (Edgeworth
-    expansion; Gart and Nam 1988, Biometrics 44:323). Rows are whole, so 3.4 % would still fail if nearly all differing
-    rows are lost. The end nearer to 0 is therefore corrected for continuity: by half a row if all differing rows are
-    lost or all are won, by less the more balanced they are.
+    Tango's end away from 0 is too near if few rows differ, mostly one way. Up to 5 % of students whose true drop is the
+    limit would fail. Each end is the farther of Tango's end and the end corrected for skewness (Edgeworth expansion;
+    Gart and Nam 1988, Biometrics 44:323). If nearly all differing rows are lost, 3.4 % would still fail, since rows are
+    whole. The end nearer to 0 is therefore corrected for continuity, by up to half a row.
 
     Args:
-        lost: rows that only the other model has right.
+        lost: rows that only the other model has right. Counts may be fractions.
         won: rows that only this model has right.
-        rows: all rows. The three counts may be fractions.
+        rows: all rows.
         quantile: normal or Student's.
 
     Returns:
-        The interval of this model's share of right rows minus the other's, within [-1, 1].
+        The interval of this model's accuracy minus the other's, within [-1, 1].
     """
     from scipy.optimize import brentq
 
     half = (lost - won) / (lost + won) / 2 if lost + won else 0.0
 
     def deviation(gap: float, corrected: bool, shift: float) -> float:
-        """Standard errors from `gap` up to the observed difference, if `gap` were true."""
+        """Standard errors from a true `gap` up to the observed difference."""
         linear = (2 * rows - won + lost) * gap - won - lost
         root = math.sqrt(max(0.0, linear**2 + 8 * rows * lost * gap * (1 - gap)))
-        differing = (root - linear) / (2 * rows) + gap  # likeliest share of rows that one model alone has right
+        differing = (root - linear) / (2 * rows) + gap  # likeliest share that one model alone has right
         variance = max(differing - gap**2, 1e-15)
         above = (won - lost - rows * gap) / math.sqrt(rows * variance)
         if not corrected:
@@ -222,8 +218,7 @@ def design_effect(values: Floats, groups: Groups | None, *, correlation: float =
     """The variance of the rows' mean, relative to independent rows (Kish 1965, Survey Sampling, section 5.4); at least
     1.
 
-    A few differing rows say little about it, so two rows with wholly alike groups are added. If no row differs, the
-    rows of a group count as one.
+    A few differing rows say little about it, so two rows with wholly alike groups are added.
 
     Args:
         values: (rows,) of size about 1, such as -1, 0 or 1.
@@ -243,10 +238,7 @@ def design_effect(values: Floats, groups: Groups | None, *, correlation: float =
 
 
 def independent_rows(groups: Groups | None, rows: int) -> float:
-    """Independent rows that these rows count for if each group's rows are alike; 0 for no rows.
-
-    It is the squared sum of the group sizes, divided by the sum of their squares (Kish 1965, section 11.7).
-    """
+    """The number of independent rows that these count for if each group's rows are alike (Kish 1965, section 11.7)."""
     if groups is None:
         return float(rows)
     squares = float((np.unique(groups, return_counts=True)[1].astype(np.float64) ** 2).sum())
@@ -265,10 +257,8 @@ def _resampled(
     groups: Groups | None,
     confidence: float,
 ) -> tuple[Ends, float, float]:
-    """The bootstrap interval of a score, its standard error and the score, in points.
-
-    It draws groups, or distinct rows with their counts. `score_of` takes the labels and each model's answers.
-    """
+    """The bootstrap interval of a score, its standard error and the score, in points. It draws groups, or distinct rows
+    with their counts."""
     unit_of_row: Any = slice(None)  # every unit is one row
     if groups is None:
         table = np.column_stack([labels.astype(np.float64) for labels in (truth, *answers)])
@@ -289,7 +279,7 @@ def _resampled(
 
 
 def _quantile(confidence: float, independent: float | None) -> float:
-    """The two-sided quantile: Student's for so many independent rows or groups, normal for None."""
+    """The two-sided quantile: normal, or Student's for a number of independent rows."""
     from scipy import stats
 
     at = (1 + confidence) / 2

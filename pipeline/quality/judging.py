@@ -1,5 +1,4 @@
-"""Judge an artifact against its contract, by its costs on this machine and its answers. Reads the artifact's folder and
-writes nothing."""
+"""Judge an artifact against its contract, by its costs on this machine and its answers. Writes nothing."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,20 +26,17 @@ Answers = tuple[Quality | None, tuple[RequiredShare, ...]]
 
 @dataclass(frozen=True)
 class EvaluationAnswers:
-    """The evaluation rows and each model's answers.
-
-    `students` holds logits by variant ("fp32", "int8", ...); "fp32 (cuda)" is the variant on a GPU.
-    """
+    """The evaluation rows and each model's answers. `students` holds logits by variant ("int8", "fp32 (cuda)", ...)."""
 
     texts: Sequence[Text]
     labels: Labels
     teacher: Outputs  # logits
     students: Mapping[str, Outputs]
-    groups: Groups  # rows of one group are not independent
-    better: Other | None = None  # baseline that beats the teacher on the tuning set, if one does
+    groups: Groups
+    better: Other | None = None  # baseline that beats the teacher on the tuning set
 
     def student(self, variant: str, *, on_gpu: bool) -> Outputs:
-        """A variant's logits; with `on_gpu`, the GPU's logits if it was evaluated there."""
+        """A variant's logits: with `on_gpu` the GPU's, if evaluated there."""
         name = f"{variant} (cuda)"
         return self.students[name if on_gpu and name in self.students else variant]
 
@@ -56,7 +52,7 @@ class Tuning:
     """Scores on the tuning set. They choose the precision, so that the evaluation rows judge one model only."""
 
     scores: Mapping[str, float]  # points, by variant
-    other: float  # points of the model that the contract compares with
+    other: float  # points of the teacher or better baseline
 
     def excess_drop(self, contract: Contract, variant: str) -> float:
         """Points that a variant loses beyond `max_drop`, at least 0."""
@@ -75,8 +71,8 @@ def judged_device(training_device: str) -> Device:
 
 
 def load(artifact: Path, contract: Contract, device: Device, *, variant: str | None = None) -> Engine:
-    """Load an artifact to judge it: with the contract's threads, without checking hashes. `variant=None` loads the
-    device's."""
+    """Load an artifact with the contract's threads, without checking hashes. `variant=None` loads the device's
+    variant."""
     return Engine.load(artifact, variant=variant, device=device, threads=contract.at.threads, verify=False)
 
 
@@ -96,12 +92,13 @@ def judge_artifact(
 
     Args:
         manifest: its variant for the device is tried first.
-        int8_allowed: False if int8 lost more than `quantize.max_int8_drop`; the artifact keeps it for people who ask.
-        look: maps the judged model's answers to the number of this look at the evaluation rows.
-        with_decisions: adds decision thresholds to a manifest with chosen variants.
+        int8_allowed: False if int8 lost more than `quantize.max_int8_drop`; it stays in the artifact for people who
+            ask.
+        look: numbers the look at the evaluation rows, from the judged answers.
+        with_decisions: adds decision thresholds to the manifest.
 
     Returns:
-        The manifest, with its decisions and the judged variant as the device's, and the judgement.
+        The manifest, which names the judged variant, and the judgement.
     """
     tried = []
     for variant in _in_turn(manifest, device, int8_allowed=int8_allowed):
@@ -144,11 +141,11 @@ def judge_answers(
     groups: Groups,
     look: int,
 ) -> Answers:
-    """Measure what a contract asks of answers, on labelled rows.
+    """Measure what a contract asks of answers.
 
     Args:
-        probabilities: decided by the task's thresholds.
-        other: None if the contract has no `max_drop`.
+        probabilities: compared with the task's thresholds.
+        other: None without `max_drop`.
         look: see `Quality`.
     """
     quality = None
@@ -170,7 +167,6 @@ def judge_again(
 
     Args:
         rows: to time, from `rows_to_time`.
-        answers: the comparison with the teacher (None without `max_drop`), and the decisions.
         compared: False if the answers come from an earlier judgement.
         costs: on these rows; None measures them.
     """
@@ -194,7 +190,7 @@ def judge_again(
 
 
 def _in_turn(manifest: Manifest, device: Device, *, int8_allowed: bool) -> list[str]:
-    """The variants to try, the manifest's first. On a GPU a cascade's first model alone is tried too, nothing else."""
+    """The variants to try, the manifest's first. On a GPU the only other is a cascade's first model."""
     if device == "cuda":
         first = manifest.providers[CUDA_PROVIDER]
         is_alone = all(variant.second is None for name, variant in manifest.variants.items() if name == first)

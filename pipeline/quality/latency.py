@@ -1,4 +1,4 @@
-"""Measure the latency (milliseconds a call) and throughput (rows a second) of models."""
+"""Measure latency (milliseconds a call) and throughput (rows a second)."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -17,15 +17,15 @@ from kdc.serving.engine.engine import Engine
 from kdc.serving.engine.long_texts import row_tokens
 from kdc.serving.engine.tokenizing import Text, row_of
 
-BATCH = 32  # rows of a throughput batch
-_WARM_UP_CALLS = 5  # before measuring a contract's costs
-_CALLS = 100  # at least, in each round for the latency
-_CALLS_ABOVE = 5  # at least, slower than the latency's percentile in each round
-_BATCHES = 8  # in each round for the throughput
-_ROUNDS = 9  # an interval of their median leaves out the fastest and the slowest
+BATCH = 32  # of throughput
+_WARM_UP_CALLS = 5
+_CALLS = 100  # a round, at least
+_CALLS_ABOVE = 5  # a round, at least, above the latency's percentile
+_BATCHES = 8  # a round, for throughput
+_ROUNDS = 9  # their median's interval leaves out the fastest and the slowest
 _TIMED_ROWS = 100
 
-Models = Mapping[str, Callable[[list[Any]], object]]  # by name: functions that answer rows
+Models = Mapping[str, Callable[[list[Any]], object]]  # functions of rows, by name
 
 
 class Speed(Frozen):
@@ -34,7 +34,7 @@ class Speed(Frozen):
     latency_p50_ms: float  # of calls with one row
     latency_p95_ms: float
     rows_per_second: float  # in batches of 32 rows
-    latency_mean_ms: float  # of one row: it says most about a cascade, whose rows take short or long
+    latency_mean_ms: float  # best for a cascade, whose rows take short or long
 
 
 def time_in_turns(
@@ -53,11 +53,11 @@ def time_in_turns(
         calls: rows of each timed call.
         batches: rows of each throughput batch.
         percentiles: of the calls' latencies, 0 to 100.
-        rounds: repetitions. Use their medians, so that one slow moment does not decide.
-        warm_up_calls: untimed calls of each model, beside one batch: the first calls allocate memory.
+        rounds: use their medians, so that one slow moment does not decide.
+        warm_up_calls: untimed calls of each model, since the first calls allocate memory.
 
     Returns:
-        By model, (rounds, percentiles + 2): percentiles and mean of the calls' milliseconds, and rows a second.
+        By model, (rounds, percentiles + 2): percentiles and mean in milliseconds, and rows a second.
     """
     rows = sum(len(batch) for batch in batches)
     measured: dict[str, list[list[float]]] = {name: [] for name in models}
@@ -73,10 +73,8 @@ def time_in_turns(
 
 
 def interval_of_median(values: Floats, confidence: float) -> tuple[float, float] | None:
-    """A median's interval, whatever the values' distribution; None if there are too few values.
-
-    Conover 1999, Practical Nonparametric Statistics, section 3.2.
-    """
+    """The distribution-free interval of a median (Conover 1999, Practical Nonparametric Statistics, section 3.2); None
+    if there are too few values."""
     count = len(values)
     outside = [sum(math.comb(count, below) for below in range(cut)) / 2**count for cut in range(count // 2 + 1)]
     cut = max(cut for cut, share in enumerate(outside) if 2 * share <= 1 - confidence)
@@ -89,12 +87,11 @@ def interval_of_median(values: Floats, confidence: float) -> tuple[float, float]
 def compare_speeds(
     models: Models, texts: Sequence[Text], *, latency_rows: int, throughput_rows: int, rounds: int
 ) -> dict[str, Speed]:
-    """Time several models on the same texts.
+    """Time several models on the same texts, which repeat if there are too few.
 
     Args:
-        texts: at least one; repeated if there are too few.
-        latency_rows: texts answered one by one in each round.
-        throughput_rows: texts answered in batches of 32 in each round.
+        latency_rows: answered one by one in each round.
+        throughput_rows: answered in batches of 32 in each round.
     """
     calls, batches = in_pieces(texts, latency_rows, 1), in_pieces(texts, throughput_rows, BATCH)
     speeds = {}
@@ -105,7 +102,7 @@ def compare_speeds(
 
 
 def in_pieces(rows: Sequence[Text], count: int, size: int) -> list[list[Text]]:
-    """The first `count` rows in lists of `size`. Rows repeat if there are too few."""
+    """Lists of `size` rows. Rows repeat up to `count`."""
     repeated = [rows[number % len(rows)] for number in range(count)]
     return [repeated[start : start + size] for start in range(0, count, size)]
 
@@ -113,14 +110,14 @@ def in_pieces(rows: Sequence[Text], count: int, size: int) -> list[list[Text]]:
 def measure_costs(
     engine: Engine, rows: Sequence[Text], contract: Contract, *, size_bytes: int, rounds: int = _ROUNDS
 ) -> Costs:
-    """Time an engine, loaded with the contract's threads, under the contract's conditions.
+    """Time an engine under the contract's conditions; it must have the contract's threads.
 
     Args:
         rows: from `rows_to_time`.
         size_bytes: of the ONNX file and `tokenizer.json`.
     """
     batch, percentile = contract.at.batch, contract.at.percentile
-    # Some calls of each round must lie above the percentile, or it would be the slowest call alone.
+    # Some calls must lie above the percentile, or it is the slowest call alone.
     calls = max(_CALLS, math.ceil(_CALLS_ABOVE / (1 - percentile / 100) - 1e-6))
     with Neighbours() as neighbours:
         timing = time_in_turns(
@@ -144,7 +141,7 @@ def measure_costs(
 
 
 def rows_to_time(engine: Engine, texts: Sequence[Text], conditions: Conditions) -> list[Text]:
-    """Rows to measure costs on: made up if the conditions name a length, else a hundred of `texts`, spread evenly.
+    """A hundred of `texts`, spread evenly, or made-up rows if the conditions name a length.
 
     Raises:
         InputError: the length is more than the model takes.
@@ -166,7 +163,7 @@ def check_length(conditions: Conditions, longest: int) -> None:
 
 
 def rows_of(lengths: Sequence[int], engine: Engine) -> list[Text]:
-    """Make up one row of each length in tokens, and tell the engine so. Lengths are cut to the model's longest."""
+    """Make up one row of each length in tokens, cut to the model's longest, and tell the engine."""
     engine.expect_made_up_rows()
     is_pair, longest = engine.task.is_pair, engine.tokenizer_info.longest
 

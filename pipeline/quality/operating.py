@@ -1,4 +1,4 @@
-"""Choose decision thresholds on labelled rows: to give a label, to answer a row, or to add a label to a row's set."""
+"""Choose decision thresholds on labelled rows."""
 
 import math
 from collections.abc import Callable
@@ -18,19 +18,19 @@ from kdc.pipeline.quality import shares
 from kdc.pipeline.quality.intervals import design_effect, independent_rows
 from kdc.pipeline.quality.shares import Surest, by_threshold, effect_of_least, floor4, surest_right
 
-_FEWEST = 10  # rows with the label, and without it: fewer would overfit
-_LEAST_GAIN = 0.02  # of F1, or of the correlation, over giving the label to every row
+_FEWEST = 10  # rows with the label, and without it
+_LEAST_GAIN = 0.02  # of the score, over giving the label to every row
 _CHANCE = 0.05  # a model that knows nothing of a label gets a threshold once in twenty
 
 
 @dataclass(frozen=True)
 class Chosen:
-    """A threshold: rows from this probability on get the label, or are answered."""
+    """The probability from which rows get a label, or are answered."""
 
     threshold: float
-    reached: bool = True  # whether the rows reach the aim
+    reached: bool = True
     note: str = ""  # if not, why
-    proven: str = ""  # bound that the rows show instead; "" if unknown
+    proven: str = ""  # shown instead of the bound
 
 
 def choose(
@@ -45,17 +45,16 @@ def choose(
 
     A bound on precision or false positive rate takes the highest recall; a bound on recall takes the fewest false
     alarms. Ties go to the threshold that keeps the bound best. If none keeps it, the nearest is chosen. If giving the
-    label to nearly every row has the highest F1, the model hardly knows the label, and the threshold is one half. Rows
-    of equal probability stay together.
+    label to nearly every row is best, the model hardly knows the label, and the threshold is one half. Rows of equal
+    probability stay together.
 
-    With `interval`, the rows must show with an error of 5 % that other rows keep the bound. `surest_right` shows a
+    With `interval`, the rows must show with an error of 5 % that other rows keep the bound. `surest_right` shows
     precision. Wilks's tolerance limits (1941, Ann. Math. Stat. 12:91) show recall and false positive rate: the share of
     all rows beyond a row's probability has a beta distribution. Grouped rows count as fewer, by the design effect of
-    being on the wrong side. If nothing is shown, the threshold is `point`'s, not reached.
+    being on the wrong side. With `point`, the share of these rows keeps the bound.
 
     Args:
         probabilities: (rows,) of the label.
-        evidence: `interval`, or `point`: the share of these rows keeps the bound.
     """
     if aim.measure == "fixed":
         assert aim.bound is not None
@@ -76,7 +75,7 @@ def choose(
 def _knows(probabilities: NDArray[np.floating], has_label: Flags, groups: Groups | None) -> bool:
     """Whether rows with the label score higher, by a one-sided Mann-Whitney test."""
     chance = mannwhitneyu(probabilities[has_label], probabilities[~has_label], alternative="greater").pvalue
-    # Each row's part of the covariance of rank and label, which the test measures.
+    # Each row's part of the covariance of rank and label, which is tested.
     ranks = 2 * rankdata(probabilities) / len(probabilities) - 1
     effect = design_effect(2 * (has_label - has_label.mean()) * (ranks - ranks.mean()), groups)
     return bool(norm.isf(chance) > norm.isf(_CHANCE) * np.sqrt(effect))
@@ -97,12 +96,12 @@ def _highest(probabilities: NDArray[np.floating], has_label: Flags, aim: Aim) ->
 
 
 def _by_share(probabilities: NDArray[np.floating], has_label: Flags, aim: Aim, bound: float) -> Chosen:
-    """The threshold whose share of these rows keeps a bound, else the nearest."""
+    """The threshold that keeps a bound on these rows, else the nearest."""
     thresholds, hits, alarms = by_threshold(probabilities, has_label)
     precision = np.divide(hits, hits + alarms, out=np.ones_like(hits), where=hits + alarms > 0)
     recall, fpr = hits / has_label.sum(), alarms / (~has_label).sum()
     value, wins = {"precision": (precision, recall), "recall": (recall, -fpr), "fpr": (-fpr, recall)}[aim.measure]
-    value = np.where(hits > 0, value, -1.0)  # a label never given keeps any precision, but is useless
+    value = np.where(hits > 0, value, -1.0)  # a label never given is useless
     keeps = value >= (-bound if aim.measure == "fpr" else bound) - 1e-12
     if keeps.any():
         best = keeps & (wins >= wins[keeps].max() - 1e-12)
@@ -114,13 +113,13 @@ def _by_share(probabilities: NDArray[np.floating], has_label: Flags, aim: Aim, b
 
 
 def _by_interval(probabilities: NDArray[np.floating], has_label: Flags, aim: Aim, groups: Groups | None) -> Chosen:
-    """The threshold that is shown to keep a bound, else `_by_share`'s, not reached."""
+    """The threshold that is shown to keep a bound, else `_by_share`'s."""
     assert aim.bound is not None
     surest, is_most = _SUREST[aim.measure], aim.measure == "fpr"
     best = surest(probabilities, has_label, 1 - aim.bound if is_most else aim.bound, groups)
     if best.bound is None:
         return Chosen(best.threshold)
-    # The shown bound depends on the requested bound: request the shown bound until the rows show it.
+    # The shown bound depends on the requested one: request it until the rows show it.
     while best.bound:
         again = surest(probabilities, has_label, float(floor4(best.bound)), groups)
         if again.bound is None:
@@ -139,8 +138,7 @@ def _by_interval(probabilities: NDArray[np.floating], has_label: Flags, aim: Aim
 def _surest_with_label(
     probabilities: NDArray[np.floating], has_label: Flags, bound: float, groups: Groups | None
 ) -> Surest:
-    """`surest_right` of a label. Only its surest rows matter: below the bound a row is right less often than
-    required."""
+    """`surest_right` of a label's surest rows: below the bound, rows are right less often than required."""
     most = 2 * int((probabilities >= min(HALF, bound)).sum())
     most = min(max(most, _FEWEST), len(has_label))
     return surest_right(probabilities, has_label, bound, most=most, groups=groups)
@@ -149,10 +147,8 @@ def _surest_with_label(
 def _tolerated(
     probabilities: NDArray[np.floating], has_label: Flags, bound: float, groups: Groups | None, *, with_label: bool
 ) -> Surest:
-    """The threshold that is shown to keep a share `bound` of the label's rows above it, with the fewest others.
-
-    Without `with_label`, it keeps a share of the others below it, with most of the label's rows above.
-    """
+    """The threshold with the fewest others above it that is shown to keep a share `bound` of the label's rows there.
+    Without `with_label`, it keeps others below it."""
     thresholds, hits, alarms = by_threshold(probabilities, has_label)
     side = has_label if with_label else ~has_label
     rows = int(side.sum())
@@ -182,11 +178,11 @@ def _nearest_half(thresholds: Floats) -> float:
 def choose_answered(
     confidence: NDArray[np.floating], right: Flags, aim: Aim, *, groups: Groups | None = None
 ) -> Chosen:
-    """The least probability of an answer at which the share of right answers is shown to keep an aim.
+    """The least probability at which answers are shown to keep an aim.
 
     Args:
-        confidence: (rows,) the probability of each row's answer.
-        right: whether the answer is right.
+        confidence: (rows,) the answers' probabilities.
+        right: whether each answer is right.
     """
     assert aim.bound is not None
     if aim.measure == "fixed":
@@ -201,17 +197,16 @@ def choose_at_least(of_truth: NDArray[np.floating], coverage: float, *, groups: 
     """The least probability of a label in a set, so that a new row's set holds its true label with at least `coverage`.
 
     This is split conformal prediction (Papadopoulos et al. 2002, ECML), by the score with the smallest mean set
-    (Sadinle et al. 2019, J. Am. Stat. Assoc. 114:223). All n + 1 rows have the same chance of each place. The new row
-    lies below the row in place k with a chance of at most k / (n + 1): the largest k with a chance of at most 1 -
-    coverage is chosen. If the new row comes with a group of d alike rows, the chance is (k + d - 1) / (n + d); d is the
-    design effect of being among the rows below.
+    (Sadinle et al. 2019, J. Am. Stat. Assoc. 114:223). The new row lies below the row in place k with a chance of at
+    most `k / (n + 1)`. If it comes with a group of d alike rows, the chance is `(k + d - 1) / (n + d)`; d is the design
+    effect of being below. The largest k with a chance of at most `1 - coverage` is chosen.
 
     Args:
         of_truth: (rows,) the probability of each row's true label.
-        coverage: share, 0 to 1.
+        coverage: 0 to 1.
 
     Returns:
-        None with fewer independent rows than `fewest_rows`: every label would be in every set.
+        None with fewer independent rows than `fewest_rows`.
     """
     if independent_rows(groups, len(of_truth)) < fewest_rows(coverage):
         return None
@@ -227,5 +222,5 @@ def fewest_rows(coverage: float) -> int:
 
 
 def _missed(coverage: float) -> Fraction:
-    """1 - coverage as a decimal fraction: in binary, 10 * (1 - 0.9) is less than 1."""
+    """1 - coverage in decimals: in binary, 10 * (1 - 0.9) is less than 1."""
     return 1 - Fraction(str(coverage))

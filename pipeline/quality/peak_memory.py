@@ -1,7 +1,6 @@
-"""Peak memory of one model, measured in a process of its own.
+"""Peak memory of one model in a process of its own.
 
-`python -m kdc.pipeline.quality.peak_memory` reads a JSON request on stdin, answers its texts, and prints its peak
-resident memory in bytes.
+`python -m kdc.pipeline.quality.peak_memory` reads a JSON request on stdin and prints peak resident memory in bytes.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ class ModelFiles(Frozen):
 
     def engine(self, *, temperature: float = 1.0, device: Device = "cpu") -> Engine:
         """The serving engine of an ONNX file."""
-        from kdc.serving.engine.engine import Engine  # here, or it adds to the peak memory of a torch model
+        from kdc.serving.engine.engine import Engine  # its memory must not count for torch models
 
         return Engine.from_files(
             self.model,
@@ -53,7 +52,7 @@ class _Request(Frozen):
 
 
 def peak_memory_bytes(files: ModelFiles, texts: Sequence[Text]) -> int:
-    """Peak resident memory, in bytes, of a fresh process that loads a model and answers `texts` in one batch.
+    """Peak resident memory, in bytes, of a fresh process that answers `texts` in one batch.
 
     Raises:
         KdcError: the process failed.

@@ -1,4 +1,4 @@
-"""Exact intervals of shares of rows, and the surest rows that are shown to be right often enough."""
+"""Exact intervals of shares, and the surest rows that are shown to be right."""
 
 import math
 from typing import NamedTuple
@@ -11,8 +11,8 @@ from kdc.artifact.contract.rates import Rate
 from kdc.pipeline.config.metrics import Flags, Floats, Groups, group_numbers
 from kdc.pipeline.quality.intervals import Ends, design_effect, independent_rows
 
-ERROR = 0.05  # chance that a chosen share does not keep its bound, at most
-_STEPS = 50  # numbers of rows to try, evenly up to the most
+ERROR = 0.05  # chance that a chosen share breaks its bound
+_STEPS = 50  # numbers of rows to try
 _STARTS = np.array([10, 20, 30, 40])  # steps that begin with error of their own
 
 
@@ -24,10 +24,10 @@ class Surest(NamedTuple):
 
     threshold: float  # rows from this probability on
     rows: int
-    bound: float | None  # share shown to be right, if less than requested
+    bound: float | None  # shown share, if less than requested
 
     def note(self, rows: int) -> str:
-        """A sentence on the bound that these of `rows` rows show."""
+        """A sentence on the shown bound."""
         assert self.bound is not None
         return f"{floor4(self.bound)} is shown, by the {self.rows} surest of {rows} rows"
 
@@ -39,7 +39,7 @@ def floor4(share: float) -> str:
 
 def at_least(error: Floats | float, right: Floats | float, wrong: Floats | float) -> Floats:
     """The lower end of a share's interval, above the true share with a chance of `error` (Clopper and Pearson 1934,
-    Biometrika 26:404). Rows may be fractions."""
+    Biometrika 26:404). Counts may be fractions."""
     return np.where(np.greater(right, 0), beta.ppf(error, np.maximum(right, 1e-9), np.add(wrong, 1)), 0.0)
 
 
@@ -47,7 +47,7 @@ def rate(hits: Count, of: Count, *, independent: float | None = None, confidence
     """A share with its exact interval; [0, 1] if `of` is 0.
 
     Args:
-        independent: independent rows that `of` counts as; None: all.
+        independent: independent rows that `of` counts as.
         confidences: of the two-sided intervals that give the lower and the upper end.
     """
     hits, of = int(hits), int(of)
@@ -62,8 +62,8 @@ def rate(hits: Count, of: Count, *, independent: float | None = None, confidence
 def effect_of_least(values: NDArray[np.floating], share: float, groups: Groups | None) -> float:
     """The design effect of being among the `share` of rows with the least values.
 
-    `share` is what a bound allows, not what a threshold leaves. Fewer rows on the wrong side show less of how alike
-    grouped rows are, so a lucky set of rows would gain twice.
+    `share` is what a bound allows. What a threshold leaves is less and shows less of how alike grouped rows are, so
+    lucky rows would gain twice.
     """
     least = np.zeros(len(values))
     least[np.argsort(values, kind="stable")[: math.ceil(share * len(values) - 1e-9)]] = 1
@@ -75,29 +75,29 @@ def surest_right(
 ) -> Surest:
     """As many of the surest rows as show that at least a share `bound` is right.
 
-    Up to `most`, fifty numbers k of surest rows are tried. Each has a hypothesis: rows above the next row's probability
-    are right less often than the bound. The test is exact: given that probability, the k rows are independent draws,
-    and the number of right rows is binomial. Grouped rows count as fewer, by the design effect of being right. All
-    tried rows estimate the effect, since the first few tell too little.
+    Up to `most`, fifty numbers k of surest rows are tried. Each tests whether rows above the next row's probability are
+    right less often than the bound. The test is exact: given that probability, the number of right rows is binomial.
+    Grouped rows count as fewer, by the design effect of being right among all tried rows: the first few tell too
+    little.
 
     The fallback procedure divides `ERROR` (Wiens 2003, Pharmaceutical Statistics 2:211; Wiens and Dmitrienko 2005, J.
     Biopharm. Stat. 15:929): each of `_STARTS` has a quarter, and a rejected hypothesis leaves its error to the next. A
-    threshold misses the bound on other rows with a chance of at most `ERROR`. The largest rejected k is chosen, else
+    threshold breaks the bound on other rows with a chance of at most `ERROR`. The largest rejected k is chosen, else
     the start with the highest bound.
 
     Args:
         confidence: (rows,) the probability of being right.
-        bound: share, 0 to 1.
-        most: rows, at least 1; it must not depend on which rows are right.
+        bound: 0 to 1.
+        most: must not depend on which rows are right.
     """
     steps = np.ceil(most * np.arange(1, _STEPS + 1) / _STEPS).astype(np.int64)
     rows, thresholds, rights = prefixes(confidence, right, steps)
-    errors = np.zeros(len(rows))  # steps that end at one probability are one hypothesis, and add their errors
+    errors = np.zeros(len(rows))  # equal steps are one hypothesis, and add their errors
     starts = np.searchsorted(rows, steps[_STARTS - 1])
     np.add.at(errors, starts, ERROR / len(_STARTS))
     effect = _effects(confidence, right, rows, groups)
     hits, misses = rights / effect, (rows - rights) / effect
-    # P-values: the chance of at least so many right rows if the true share were `bound`.
+    # P-values: the chance of as many right rows if the true share were `bound`.
     chances = np.where(hits > 0, beta.cdf(bound, np.maximum(hits, 1e-9), misses + 1), 1.0)
     carried, rejected = 0.0, []
     for number, (chance, error) in enumerate(zip(chances, errors, strict=True)):
@@ -117,12 +117,12 @@ def surest_right(
 def _effects(
     confidence: NDArray[np.floating], right: Flags, counts: NDArray[np.int64], groups: Groups | None
 ) -> Floats:
-    """(counts,) design effects of being right among so many surest rows."""
+    """(counts,) design effects of being right among the surest rows."""
     if groups is None:
         return np.ones(len(counts))
     order = np.argsort(-np.asarray(confidence, dtype=np.float64), kind="stable")[: counts[-1]]
     hits, group = np.asarray(right, dtype=np.float64)[order], group_numbers(groups, len(right))[order]
-    alike = len(order) / independent_rows(group, len(order))  # the effect if grouped rows are alike
+    alike = len(order) / independent_rows(group, len(order))  # if grouped rows are alike
     correlation = min(1.0, (design_effect(hits, group) - 1) / (alike - 1)) if alike > 1 else 1.0
     return np.array([design_effect(hits[:count], group[:count], correlation=correlation) for count in counts])
 
@@ -130,13 +130,10 @@ def _effects(
 def prefixes(
     confidence: NDArray[np.floating], right: Flags, counts: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], Floats, Floats]:
-    """So many of the surest rows, and all with the last row's probability, without repeats.
-
-    Args:
-        counts: from 1 to the number of rows.
+    """So many of the surest rows, and all with the last row's probability.
 
     Returns:
-        For each: rows, threshold, and right rows.
+        Rows, thresholds and right rows, without repeats.
     """
     thresholds, hits, misses = by_threshold(confidence, right)
     rows = (hits + misses).astype(np.int64)
@@ -145,8 +142,8 @@ def prefixes(
 
 
 def by_threshold(probabilities: NDArray[np.floating], right: Flags) -> tuple[Floats, Floats, Floats]:
-    """The distinct thresholds, falling, with the right and wrong rows from each on. A threshold lies halfway between
-    two probabilities, so that rounding moves no row."""
+    """The distinct thresholds, falling, with the right and wrong rows above each. They lie halfway between
+    probabilities, so that rounding moves no row."""
     distinct, number = np.unique(np.asarray(probabilities, dtype=np.float64), return_inverse=True)
     hits, misses = (np.bincount(number, weights=rows, minlength=len(distinct))[::-1] for rows in (right, ~right))
     falling = distinct[::-1]

@@ -1,4 +1,4 @@
-"""Bound what no row shows: other rows may have kinds of errors that these rows lack."""
+"""Bound the errors that other rows may have although these rows show none."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,9 +17,9 @@ def unseen(
 ) -> Callable[[float], float]:
     """Points that a score may change by, although no row shows the change.
 
-    If n rows or groups show no change, up to z^2 / (n + z^2) of all others may still change: the upper end of Wilson's
-    interval (1927) for no event in n trials. This share of the right answers turns wrong, or of the wrong answers
-    right: in the rarest class, in the two rarest, and so on. The largest change counts.
+    If n rows or groups show no change, up to `z^2 / (n + z^2)` of others may still change: the upper end of Wilson's
+    interval (1927) for no event. This share of right answers turns wrong, or of wrong answers right: in the rarest
+    class, in the two rarest, and so on. The largest change counts.
 
     Args:
         quantile: z, of the normal distribution.
@@ -54,12 +54,12 @@ def unseen(
 
 @dataclass(frozen=True)
 class _Parts:
-    """Rows that may change together: of the rarest class, of the two rarest, and so on up to all."""
+    """Rows of the rarest class, of the two rarest, and so on: they may change together."""
 
     classes: NDArray[np.bool_]  # (parts, classes)
     units: NDArray[np.intp]  # (parts, 1) groups with rows of the part
     rows: NDArray[np.intp] | None  # (parts, 1) for multi-label; None if each row has one class
-    wrong: float  # how often a failing row gets a class that it lacks
+    wrong: float  # how often a failing row gets another class
 
 
 def _parts(truth: Labels, actual: Floats, unit: NDArray[np.intp], chosen: NDArray[np.bool_]) -> _Parts:
@@ -70,7 +70,7 @@ def _parts(truth: Labels, actual: Floats, unit: NDArray[np.intp], chosen: NDArra
     last = np.unique(np.geomspace(1, len(present), _STEPS).astype(int))[:, None] - 1
     if truth.ndim == 1:
         first, wrong = np.where(chosen, rank[truth], len(present)), 1 / max(1, len(present) - 1)
-    else:  # a failing row, also without labels, gets as many wrong labels as any row has
+    else:  # a failing row gets as many wrong labels as any row has
         first = np.where(chosen & truth.astype(np.bool_), rank, len(present) - 1).min(axis=1)
         labels = truth.sum(axis=1)
         wrong = min(1.0, float(labels.max() / max(1.0, len(present) - labels.mean())))
