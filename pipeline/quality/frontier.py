@@ -18,7 +18,7 @@ class Point(Result):
     interval: Ends  # of `score`
     difference: float  # points above the teacher
     difference_interval: Ends  # paired by row
-    latency_p50_ms: float  # of one row, tokenizing included
+    latency_p50_ms: float  # of one row, tokenising included
     latency_p95_ms: float
     latency_interval: Ends | None  # of the p50, by rounds
     rows_per_second: float  # in batches of 32

@@ -49,7 +49,7 @@ def time_in_turns(
     """Time models in turns in each round, so that the machine's noise hits all alike.
 
     Args:
-        models: include tokenizing, since a caller waits for it too.
+        models: include tokenising, since a caller waits for it too.
         calls: rows of each timed call.
         batches: rows of each throughput batch.
         percentiles: of the calls' latencies, 0 to 100.
