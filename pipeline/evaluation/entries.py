@@ -47,7 +47,7 @@ class Entry:
 
 
 def entries_of(run: Run, notes: list[str]) -> dict[str, Entry]:
-    """All entries by name, in the table's order. `notes` gets what is missing, and why."""
+    """Entries by name, in the table's order. `notes` gets what is missing."""
     onnx = _onnx_entries(run, notes)
     baselines = run.result_or_none(BaselinesResult)
     return (
@@ -59,7 +59,6 @@ def entries_of(run: Run, notes: list[str]) -> dict[str, Entry]:
 
 
 def _torch_entries(run: Run) -> dict[str, Entry]:
-    """Teacher, student with adapters, merged student, and controls."""
     data, merged, student, role = run.data(), run.folder("merge") / "model", run.folder("student"), run.student_role
     torch_entry = partial(_torch_entry, data, device=run.device, max_length=run.max_length, long=run.config.long)
     teacher, folder = run.config.teacher, run.folder("teacher")
@@ -90,7 +89,7 @@ def _torch_entries(run: Run) -> dict[str, Entry]:
 
 
 def _as_one(teachers: Sequence[Entry], shares: NDArray[np.float64], temperatures: Sequence[float] | None) -> Entry:
-    """Several teachers, run one after another, with their logits averaged."""
+    """Several teachers: run one after another, logits averaged."""
     average = partial(ensemble.average, shares=shares, temperatures=temperatures or (1.0,) * len(teachers))
     answers = [teacher.answer for teacher in teachers if teacher.answer is not None]  # each has one
     sums: dict[str, Any] = {key: sum(teacher.row[key] for teacher in teachers) for key in ("parameters", "size_bytes")}
@@ -112,13 +111,7 @@ def _torch_entry(
     model: Any = None,
     weights: Path | None = None,
 ) -> Entry:
-    """A torch model.
-
-    Args:
-        folder: holds the tokenizer, and the weights if `model` is None.
-        role: whose tokens it takes.
-        weights: folder of a model of its size, if `model` is given.
-    """
+    """A torch model. `weights` is a folder of its size if `model` is given; otherwise `folder` holds the weights."""
     if model is None:
         model = loading.load_model(str(folder), data.task).model
     model = model.to(device).eval()
@@ -143,7 +136,7 @@ def _torch_entry(
 
 
 def _baseline_entries(logits: Path, names: Iterable[str]) -> dict[str, Entry]:
-    """Baselines, from stored answers. Their costs are not measured, since nobody would serve them so."""
+    """Baselines from stored answers. Nobody would serve them, so their costs are not measured."""
     with np.load(logits) as file:
         answers = dict(file)
     return {name: Entry(partial(_kept, answers, name), {"runtime": "a baseline"}) for name in names}
@@ -154,7 +147,7 @@ def _kept(answers: Logits, model: str, split: str) -> NDArray[np.float32]:
 
 
 def _onnx_entries(run: Run, notes: list[str]) -> dict[str, Entry]:
-    """The variants of student and uncut teacher on the CPU, and on CUDA if the run trains there."""
+    """Student and uncut teacher on the CPU, and on CUDA if the run trains there."""
     data, student, teacher = run.data(), run.folder("export"), run.folder("uncut")
     parameters = {student: run.result(StudentResult).parameters, teacher: run.result(TeacherResult).parameters}
     graphs = {
@@ -163,7 +156,7 @@ def _onnx_entries(run: Run, notes: list[str]) -> dict[str, Entry]:
         "fp16": (student / FP16_ONNX, student),
     }
     uncut = run.result_or_none(UncutResult)
-    if uncut is not None:  # else the folder may be from an earlier start
+    if uncut is not None:  # else it may be from an earlier start
         notes += [uncut.note] if uncut.note else []
         teachers = {"teacher_fp32": (teacher / FP32_ONNX, teacher), "teacher_int8": (teacher / INT8_ONNX, teacher)}
         graphs = teachers | graphs
@@ -179,7 +172,7 @@ def _onnx_entries(run: Run, notes: list[str]) -> dict[str, Entry]:
 
 
 def _cascade_entries(run: Run, others: Mapping[str, Entry], notes: list[str]) -> dict[str, Entry]:
-    """The artifact's cascades, and the second model alone if another run made it."""
+    """The artifact's cascades, and a second model from another run."""
     variants, data, entries = variants_of(run), run.data(), dict[str, Entry]()
     second, temperature = variants.second, run.result(QuantizeResult).temperature
     for name, pair in variants.pairs.items():
@@ -195,7 +188,7 @@ def _cascade_entries(run: Run, others: Mapping[str, Entry], notes: list[str]) ->
 
 
 def _cuda_entry(name: str, make: Callable[..., Entry], notes: list[str], *, is_asked: bool) -> dict[str, Entry]:
-    """An entry on CUDA. If it does not start and nobody requested it, only a note."""
+    """An entry on CUDA, or only a note if it fails and was not requested."""
     try:
         return {f"{name} (cuda)": make(device="cuda")}
     except KdcError as error:
@@ -218,7 +211,7 @@ def _onnx_entry(
     temperature: float = 1.0,
     device: Device = "cpu",
 ) -> Entry:
-    """An ONNX file, or a cascade's two, in the serving engine. fp16 is not timed on a CPU."""
+    """An ONNX file, or a cascade's two. fp16 is not timed on a CPU."""
     engine = files.engine(temperature=temperature, device=device)
     is_timed = device == "cuda" or files.model.name != FP16_ONNX
     measured = [files.model, files.tokenizer_json, *([] if files.second is None else [files.second[1]])]

@@ -1,4 +1,4 @@
-"""The evidence that judges a contract: evaluation answers, looks at them, tuning scores, and the best baseline."""
+"""Evidence to judge a contract: answers, looks, tuning scores, and the best baseline."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -22,7 +22,7 @@ from kdc.pipeline.rundir.files import ALL_LOGITS, BASELINE_LOGITS
 
 
 def answers_of(data: PreparedData, evaluated: Path, standing: Standing | None) -> EvaluationAnswers:
-    """The models' answers to the evaluation rows, from stage `evaluate`, and the baseline that beats the teacher."""
+    """All models' answers to the evaluation rows, and the baseline that beats the teacher."""
     split, baseline = data.eval_splits[0], better_baseline(standing)
     rows, logits = data.rows(split), read_logits(evaluated, split)
     better = None if baseline is None else Other(baseline, logits[baseline])
@@ -37,7 +37,7 @@ def read_logits(evaluated: Path, split: str) -> dict[str, NDArray[np.float32]]:
 
 
 def look_of(data: PreparedData, root: Path, answers: Labels) -> int:
-    """The number of this look at the evaluation rows, counted in the run directory."""
+    """Count this look at the evaluation rows in the run directory."""
     rows = data.rows(data.eval_splits[0])
     fingerprint = hashlib.sha256(b"".join(map(digest, texts_of(rows))))
     fingerprint.update(np.asarray(rows["label"][:]).tobytes())
@@ -56,7 +56,7 @@ def tuning_scores(
 
 
 def standing_of(run: Run, logits: Outputs) -> Standing | None:
-    """Compare a teacher's logits on the tuning set with the best baseline; None without baselines."""
+    """A teacher's logits on the tuning set against the best baseline; None without baselines."""
     if not run.config.baselines.enabled:
         return None
     data, best = run.data(), run.result(BaselinesResult).best
@@ -75,7 +75,7 @@ def better_baseline(standing: Standing | None) -> str | None:
 
 
 def score_to_keep(standing: Standing | None, teacher: float, against: Literal["teacher", "best"]) -> float:
-    """The tuning score that a contract compares with: the teacher's, or a better baseline's."""
+    """The tuning score to compare with: the teacher's, or a better baseline's."""
     if standing is None:
         return teacher
     return max([standing.teacher_score] + [standing.baseline_score] * (against == "best"))
@@ -92,8 +92,7 @@ def worded(standing: Standing, metric: str) -> str:
 
 
 def teacher_note(standing: Standing | None, attempts: Sequence[Attempt], metric: str) -> str:
-    """What a person should know of a teacher: attempts beside plain fine-tuning, and a baseline that it does not
-    beat."""
+    """A note on the teacher: attempts beside plain fine-tuning, and a baseline that it does not beat."""
     notes = []
     if attempts:
         best = max(attempts, key=lambda attempt: attempt.score)

@@ -1,4 +1,4 @@
-"""The second model of a run's cascade: its files, and which artifacts can be it."""
+"""The second model of a run's cascade: its files and checks."""
 
 import shutil
 from dataclasses import dataclass
@@ -24,16 +24,16 @@ _FILES = {"fp32": FP32_ONNX, "int8": INT8_ONNX}
 class SecondModel:
     """The second model of a run."""
 
-    folder: Path  # with its tokenizer and that one's settings
+    folder: Path  # with the tokenizer
     entry: str  # prefix of its table rows: "teacher" or "second"
     files: dict[str, Path]  # existing ONNX files by number format
 
 
 def second_model(run: Run) -> SecondModel:
-    """The teacher itself, or the artifact that stage `cascade` copied."""
+    """The teacher itself, or stage `cascade`'s copy of an artifact."""
     is_artifact = isinstance(run.config.cascade.second, Path)
     folder = run.folder("cascade" if is_artifact else "uncut")
-    # A folder `uncut` may be from an earlier start, if this one exports no teacher.
+    # A folder `uncut` may be from an earlier start.
     known = is_artifact or "uncut" in run.fingerprints
     return SecondModel(folder, "second" if is_artifact else "teacher", files_in(folder) if known else {})
 
@@ -92,7 +92,7 @@ def check_second(run: Run) -> None:
 def _check_artifact(
     folder: Path, given: str, task: Task, rows: str, tokenizer: str | None, max_length: int, long: LongTexts | None
 ) -> None:
-    """Refuse an artifact with other labels, rows (by fingerprint) or tokens. `tokenizer` is None if not known yet."""
+    """Refuse an artifact with other labels, rows (by fingerprint) or tokens (None: not known yet)."""
     manifest = load_manifest(folder)
     if any(variant.second is not None for variant in manifest.variants.values()):
         raise InputError("the second model is two models itself", given=given, remedy="name an artifact of one model")
@@ -106,7 +106,7 @@ def _check_artifact(
     if tokenizer is not None:
         own, theirs = loading.load_tokenizer(tokenizer), Tokenizer.from_file(str(folder / TOKENIZER_JSON))
         windows = manifest.tokenizer.long
-        if windows is not None:  # how they are joined is chosen later
+        if windows is not None:  # their join is chosen later
             windows = windows.model_copy(update={"join": ("mean",)})
         lengths_differ = (manifest.tokenizer.max_length, windows) != (max_length, long)
         if theirs.get_vocab() != own.get_vocab() or lengths_differ:
@@ -120,7 +120,7 @@ def _check_artifact(
 
 
 def other_tokens(given: str) -> InputError:
-    """The error for a second model with another tokenizer."""
+    """The error for another tokenizer."""
     return InputError(
         "the two models of a cascade read the same tokens, and these have other tokenizers, lengths or windows",
         given=given,
@@ -129,7 +129,7 @@ def other_tokens(given: str) -> InputError:
 
 
 def copy_second(manifest: Manifest, artifact: Path, out: Path) -> None:
-    """Copy an artifact's fp32, int8 if a CPU loads it, and tokenizer with its settings."""
+    """Copy an artifact's fp32, its tokenizer, and int8 if a CPU loads it."""
     variants = {str(name): variant for name, variant in manifest.variants.items()}
     for name, file in _FILES.items():
         if name in variants and name in ("fp32", manifest.providers[CPU_PROVIDER]):

@@ -1,4 +1,4 @@
-"""Choose an artifact's decision thresholds on the tuning set, and measure them on the evaluation rows."""
+"""Choose decision thresholds on the tuning set, and measure them on the evaluation rows."""
 
 import shlex
 from collections.abc import Mapping, Sequence
@@ -25,7 +25,7 @@ from kdc.serving.engine.deciding import decided, label_counts
 from kdc.serving.engine.engine import activate
 
 _MOST_TOLD = 5  # labels named one by one
-_TIED, _FEWEST_TIED = 0.05, 10  # rows of one probability, as share and number, that deserve a note
+_TIED, _FEWEST_TIED = 0.05, 10  # share and number of tied rows that deserve a note
 
 
 class _Choice(NamedTuple):
@@ -58,7 +58,7 @@ def decided_task(
     """The task with the requested thresholds and label sets, and notes for a person.
 
     Args:
-        variant: that a CPU loads; its probabilities set the thresholds.
+        variant: its probabilities set the thresholds.
         temperature: divides its logits.
 
     Raises:
@@ -106,7 +106,6 @@ def _sets(coverage: float, tuning: Outputs, labels: Labels, groups: Groups, vari
 
 
 def _of_sets(sets: LabelSets | None) -> list[str]:
-    """A sentence on label sets on the evaluation rows."""
     counted = None if sets is None else sets.evaluation
     if sets is None or counted is None:
         return []
@@ -118,11 +117,11 @@ def _of_sets(sets: LabelSets | None) -> list[str]:
 
 
 def _refuse_unshown(option: str, choices: Mapping[str, _Choice], evidence: Evidence = "interval") -> None:
-    """Raise `InputError` if a bound for one name, or for all names, is not shown to be kept.
+    """Raise `InputError` if a bound for one name, or for all, is not shown to be kept.
 
-    Some labels may miss a bound for all: rare ones nearly always do. With evidence `point` nothing must be shown.
+    Some labels may miss a bound for all: rare labels nearly always do.
     """
-    # By the aim's label; None: labels without their own aim.
+    # By the aim's label; None: for all other labels.
     names_by_aim: dict[str | None, list[str]] = {}
     for name, choice in choices.items():
         if choice.aim.is_bound:
@@ -157,7 +156,7 @@ def _refuse_unshown(option: str, choices: Mapping[str, _Choice], evidence: Evide
 
 
 def _unreached(points: Sequence[OperatingPoint]) -> list[str]:
-    """The aims that the tuning set does not reach, and why."""
+    """Notes on aims that the tuning set does not reach."""
     missed = [point for point in points if not point.reached]
     if len(missed) > _MOST_TOLD:
         names = ", ".join(point.label for point in missed[:_MOST_TOLD])
@@ -166,8 +165,8 @@ def _unreached(points: Sequence[OperatingPoint]) -> list[str]:
 
 
 def _ties(choices: Mapping[str, _Choice]) -> list[str]:
-    """Notes on many rows of equal probability, which the next threshold would move at once: the next higher threshold
-    for a recall, else the next lower."""
+    """Notes on rows of equal probability, which the next threshold (higher for a recall, else lower) would move at
+    once."""
     notes = []
     for name, (aim, chosen, values) in choices.items():
         is_above = aim.measure == "recall"
@@ -183,7 +182,7 @@ def _ties(choices: Mapping[str, _Choice]) -> list[str]:
 
 
 def _flips(task: TaskInfo, logits: Mapping[str, Outputs], variant: str, temperature: float) -> list[str]:
-    """A sentence on what 8 bits change at the thresholds."""
+    """A note on rows that 8 bits decide otherwise."""
     fp32 = {"int8": "fp32", CASCADE: CASCADE_FP32}.get(variant, "")
     if fp32 not in logits:
         return []

@@ -1,4 +1,4 @@
-"""The variants of a run's artifact: the student in each number format, alone or with a second model."""
+"""The variants of a run's artifact: number formats of the student, alone or in a cascade."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ CASCADE, CASCADE_FP32 = "cascade", "cascade_fp32"  # variants of two models
 class Variants:
     """The parts of an artifact's variants."""
 
-    exported: Path  # folder of the student's fp32 graph and tokenizer
+    exported: Path  # the student's fp32 graph and tokenizer
     task: TaskInfo
     students: Mapping[str, Path]  # ONNX files by number format; int8 only if a CPU loads it
     second: SecondModel
@@ -57,7 +57,7 @@ def student_files(exported: Path, quantized: Path, *, with_int8: bool) -> dict[s
 
 
 def variants_of(run: Run) -> Variants:
-    """The variants that a run's artifact may have, after stage `cascade`."""
+    """The variants of a run's artifact, after stage `cascade`."""
     cascade, with_int8 = run.result_or_none(CascadeResult), run.result(QuantizeResult).chosen is not None
     return Variants(
         exported=run.folder("export"),
