@@ -1,7 +1,6 @@
-"""Makes an artifact a Hugging Face folder too, with a model card that the hub reads.
+"""Make an artifact a Hugging Face folder too, with a model card that the hub reads.
 
-Transformers opens the folder by its config and weights, Optimum's ORTModel and transformers.js by its config and ONNX
-files. Reads `model/` of stage `merge`; writes `config.json`, `tokenizer_config.json` and `model.safetensors`.
+Transformers opens config and weights; Optimum's ORTModel and transformers.js open config and ONNX files.
 """
 
 import json
@@ -19,20 +18,20 @@ from kdc.pipeline.models.opening import class_of
 
 CONFIG, TOKENIZER_CONFIG, WEIGHTS = "config.json", "tokenizer_config.json", "model.safetensors"
 
-# What a saved tokenizer calls its special tokens.
+# Names in a saved tokenizer's settings.
 _SPECIAL = [f"{role}_token" for role in ("bos", "cls", "eos", "mask", "sep", "unk")]
 
 
 def add_hugging_face_files(model: Path, folder: Path, tokenizer: TokenizerInfo) -> None:
-    """Put the config, the tokenizer's settings and the weights of a saved classifier beside an artifact's ONNX files.
+    """Put config, tokenizer settings and weights of a saved classifier beside an artifact's ONNX files.
 
-    Weights that no class of transformers can read are left out: a head over the mean of the token vectors, layers with
-    fewer attention heads, a student without layers. `AutoModelForSequenceClassification` would answer with them, by
-    weights that it draws at random; without them it refuses.
+    Weights that no class of transformers can read are left out: a head over the mean token vector, layers with fewer
+    attention heads, a student without layers. `AutoModelForSequenceClassification` would fill them with random weights
+    and answer; without the file it refuses.
 
     Args:
-        model: the classifier as `save_pretrained` wrote it, with its tokenizer.
-        folder: the artifact's folder.
+        model: folder of `save_pretrained`, with the tokenizer.
+        folder: the artifact's.
         tokenizer: how the artifact cuts and pads rows.
     """
     config = json.loads((model / CONFIG).read_text(encoding="utf-8"))
@@ -43,8 +42,8 @@ def add_hugging_face_files(model: Path, folder: Path, tokenizer: TokenizerInfo) 
     settings = {
         name: token["content"] if isinstance(token, dict) else str(token) for name, token in special.items()
     } | {
-        # It reads `tokenizer.json` alone. transformers 5 has rules of its own for the class of an architecture, and
-        # 4.57 cannot read all of its files.
+        # It reads `tokenizer.json` alone. transformers 5 has own rules for an architecture's class; 4.57 cannot read
+        # all of its files.
         "tokenizer_class": "PreTrainedTokenizerFast",
         "model_input_names": list(tokenizer.input_names),
         "model_max_length": tokenizer.max_length,
@@ -63,18 +62,17 @@ def _write(path: Path, content: dict[str, Any]) -> None:
 
 
 def card_metadata(manifest: Manifest, *, models: list[str], dataset: tuple[str, str, str] | None) -> str:
-    """The head of a model card in YAML, for the hub.
+    """The model card's YAML head, for the hub.
 
     Args:
-        manifest: of the artifact.
-        models: hub ids of the models whose weights the artifact's are made of.
-        dataset: hub id, configuration and split of the evaluation rows; None if they are not the hub's own.
+        models: hub ids of the models that gave the weights.
+        dataset: hub id, configuration and split of the evaluation rows, if the hub has them.
     """
     task = manifest.task
     name, configuration, split = dataset or (task.name, None, None)
     variants = {str(name): variant for name, variant in manifest.variants.items()}
     file = variants[manifest.providers[CPU_PROVIDER]].file
-    # Other libraries open one graph: of a cascade the student's.
+    # Other libraries open one graph: a cascade's student.
     chosen = next(name for name, variant in variants.items() if variant.second is None and variant.file == file)
     results = [
         EvalResult(
