@@ -16,14 +16,14 @@ from kdc.pipeline.results.artifact import QuantizeResult
 def model_card(
     manifest: Manifest, int8: QuantizeResult, judgement: Judgement | None, example: str, *, teacher: str, adapted: bool
 ) -> str:
-    """Render what the model answers, what was measured, how to use it, and its limits.
+    """Render the model's answers, measurements, use and limits.
 
     Args:
-        int8: with the measurements of each candidate.
+        int8: with each candidate's measurements.
         judgement: None without a contract.
         example: arguments for `kdc try`, shell-quoted.
         teacher: a note; "" if all is well.
-        adapted: whether the student was trained through adapters.
+        adapted: whether adapters trained the student.
     """
     task, lineage = manifest.task, manifest.lineage
     file = manifest.variants.get("int8", manifest.variants["fp32"]).file  # the smallest one
@@ -52,7 +52,7 @@ def model_card(
 
 
 def _candidates(int8: QuantizeResult, metric: str) -> list[list[str]]:
-    """The measured int8 candidates, header first; empty if there is none."""
+    """The measured int8 candidates, header first, if any."""
     rows = [["int8 candidates, on the tuning slice", metric, "batch-invariant", "latency against fp32"]]
     for name, candidate in int8.candidates.items():
         if candidate.tune is not None:

@@ -1,6 +1,6 @@
 """Make an artifact a Hugging Face folder too, with a model card that the hub reads.
 
-Transformers opens config and weights; Optimum's ORTModel and transformers.js open config and ONNX files.
+Transformers opens config and weights. Optimum's ORTModel and transformers.js open config and ONNX files.
 """
 
 import json
@@ -23,16 +23,11 @@ _SPECIAL = [f"{role}_token" for role in ("bos", "cls", "eos", "mask", "sep", "un
 
 
 def add_hugging_face_files(model: Path, folder: Path, tokenizer: TokenizerInfo) -> None:
-    """Put config, tokenizer settings and weights of a saved classifier beside an artifact's ONNX files.
+    """Put a saved classifier's config, tokenizer settings and weights beside an artifact's ONNX files.
 
     Weights that no class of transformers can read are left out: a head over the mean token vector, layers with fewer
-    attention heads, a student without layers. `AutoModelForSequenceClassification` would fill them with random weights
-    and answer; without the file it refuses.
-
-    Args:
-        model: folder of `save_pretrained`, with the tokenizer.
-        folder: the artifact's.
-        tokenizer: how the artifact cuts and pads rows.
+    attention heads, a student without layers. `AutoModelForSequenceClassification` would fill in random weights and
+    answer; without the file it refuses.
     """
     config = json.loads((model / CONFIG).read_text(encoding="utf-8"))
     config.pop("_name_or_path", None)
@@ -43,7 +38,7 @@ def add_hugging_face_files(model: Path, folder: Path, tokenizer: TokenizerInfo) 
         name: token["content"] if isinstance(token, dict) else str(token) for name, token in special.items()
     } | {
         # It reads `tokenizer.json` alone. transformers 5 has own rules for an architecture's class; 4.57 cannot read
-        # all of its files.
+        # all its files.
         "tokenizer_class": "PreTrainedTokenizerFast",
         "model_input_names": list(tokenizer.input_names),
         "model_max_length": tokenizer.max_length,
@@ -66,7 +61,7 @@ def card_metadata(manifest: Manifest, *, models: list[str], dataset: tuple[str, 
 
     Args:
         models: hub ids of the models that gave the weights.
-        dataset: hub id, configuration and split of the evaluation rows, if the hub has them.
+        dataset: hub id, configuration and split of the evaluation rows.
     """
     task = manifest.task
     name, configuration, split = dataset or (task.name, None, None)

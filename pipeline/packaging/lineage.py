@@ -1,4 +1,4 @@
-"""An artifact's lineage for its manifest, and the models and data for its card."""
+"""An artifact's lineage, and the models and data for its card."""
 
 import re
 from pathlib import Path
@@ -58,7 +58,7 @@ def lineage_of(run: Run) -> Lineage:
 
 
 def _trained(training: TrainingSummary | None) -> str:
-    """Number format and threads of the student's training."""
+    """The student's number format and threads in training."""
     if training is None:
         return ""
     threads = "" if training.threads is None else f", {training.threads} thread{'s' if training.threads > 1 else ''}"
@@ -89,21 +89,21 @@ def _teacher_name(settings: TeacherSettings) -> str:
 
 
 def base_models(student: str, teacher: str) -> list[str]:
-    """The hub id of the model that gave the weights, if it has one."""
+    """The hub id of the model that gave the weights, if any."""
     name = teacher if kind_of(student).is_of_teacher else student
     is_public = name == "minilm" or not Path(name).exists()
     return [_public_name(name)] if is_public and _HUB_ID.fullmatch(_public_name(name)) else []
 
 
 def hub_dataset(task: Task, source: DataSettings) -> tuple[str, str, str] | None:
-    """Hub id, configuration and split of the evaluation rows, if the hub has them."""
+    """Hub id, configuration and split of the evaluation rows, if on the hub."""
     if not task.hub_config or source.data is not None or source.train is not None:
         return None
     return HUB_NAME, task.hub_config, task.eval_splits[0]
 
 
 def _public_name(model: str) -> str:
-    """A hub id, or a path's last part: the artifact says nothing of the machine's folders."""
+    """A hub id, or a path's last part, which hides the machine's folders."""
     if model == "minilm":
         return HUB_ID
     return Path(model).name if Path(model).exists() else model

@@ -1,4 +1,4 @@
-"""The manifest of a run's artifact: variants, measurements, and which variant a provider loads."""
+"""The manifest of a run's artifact: its variants, and which one a provider loads."""
 
 import shutil
 from collections.abc import Iterable, Mapping
@@ -29,7 +29,7 @@ _SECOND_FILES = {"fp32": "second.onnx", "int8": "second_int8.onnx"}
 def manifest_of(
     folder: Path, table: Table, exported: ExportResult, quantized: QuantizeResult, made: Variants, lineage: Lineage
 ) -> Manifest:
-    """The manifest of an artifact's folder, which also gets the files of second models."""
+    """The manifest of an artifact's folder. Copies second models there."""
     variants = _variants(folder, table, exported, quantized)
     variants |= _cascades(made, table, variants, folder)
     info = read_tokenizer_info(made.exported)
@@ -79,7 +79,7 @@ def _variants(folder: Path, table: Table, exported: ExportResult, quantized: Qua
 
 
 def _cascades(made: Variants, table: Table, variants: Mapping[str, Variant], folder: Path) -> dict[str, Variant]:
-    """Measurements of each cascade, whose second model is copied. The newer graph gives the versions."""
+    """Measurements of each cascade. Copies its second model; the newer graph gives the versions."""
     cascades = {}
     for name, pair in made.pairs.items():
         if name not in table or (name == CASCADE_FP32 and f"{name} (cuda)" not in table):  # it could not be run
@@ -110,15 +110,15 @@ def _measured(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def on_cuda(variants: Iterable[str], table: Table) -> str:
-    """The variant that a GPU loads: a cascade, else fp16 if it ran on a GPU, else fp32. Only a GPU can overflow in
-    fp16: a CPU computes it in fp32."""
+    """The variant that a GPU loads: a cascade, else fp16 if it ran on a GPU, else fp32. fp16 overflows on a GPU alone:
+    a CPU computes in fp32."""
     if CASCADE_FP32 in variants:
         return CASCADE_FP32
     return "fp16" if "fp16" in variants and "fp16 (cuda)" in table else "fp32"
 
 
 def without_unused_cascades(folder: Path, manifest: Manifest) -> Manifest:
-    """Remove second models that no provider loads, since they break the contract, from manifest and folder."""
+    """Remove second models that no provider loads, from manifest and folder."""
     loaded = set(manifest.providers.values())
     variants = {name: made for name, made in manifest.variants.items() if made.second is None or name in loaded}
     unused = set(_SECOND_FILES.values()).difference(*(variant.graphs for variant in variants.values()))

@@ -12,7 +12,7 @@ from kdc.common.tables import code, markdown, plain
 def render(template: Path, **values: Any) -> str:
     """Fill a template, which may extend and import others of its folder.
 
-    Filter `markdown` makes a table of rows, header first, and drops a cell's indent. Filter `code` shows text as code.
+    Filter `markdown` makes a table of rows, header first, without a cell's indent. Filter `code` shows text as code.
     """
     environment = Environment(
         loader=FileSystemLoader(template.parent),
