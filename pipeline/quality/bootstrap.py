@@ -22,11 +22,11 @@ def bca(
     standard error.
 
     Args:
-        statistic: maps draws of each unit, (samples, units), to values, (samples,).
-        counts: (units,) identical rows that each unit stands for.
-        quantile: the interval's upper quantile, given the number of units with equal influence: a few units may make up
-            most of the variance.
-        width: numbers that the statistic holds for each sample, if more than units.
+        statistic: maps draws of units, (samples, units), to values, (samples,).
+        counts: (units,) identical rows in each unit.
+        quantile: the upper quantile, given the number of units with equal influence: a few units may make up most of
+            the variance.
+        width: numbers that the statistic holds for each sample.
     """
     from scipy.special import ndtr, ndtri
 
@@ -75,7 +75,7 @@ def _influence(statistic: Scorer, counts: Floats, block: int) -> tuple[float, fl
     """The acceleration (a sixth of the jackknife's skewness), and the number of units with equal influence (Kish 1965,
     section 11.7)."""
     blocks = min(len(counts), _MOST_BLOCKS)
-    part = np.arange(len(counts)) * blocks // len(counts)  # the block of each unit
+    part = np.arange(len(counts)) * blocks // len(counts)
     times = counts if blocks == len(counts) else np.ones(blocks)
     parts = []
     for start in range(0, blocks, block):

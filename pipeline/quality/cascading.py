@@ -1,6 +1,6 @@
 """A cascade: the first model answers the rows it is sure of, the second model the others.
 
-Sources: Viola and Jones 2001 for detectors; Wang et al. 2011 (SIGIR) for ranking.
+Viola and Jones 2001 for detectors; Wang et al. 2011 (SIGIR) for ranking.
 """
 
 from collections.abc import Sequence
@@ -38,7 +38,6 @@ def curve(
     Args:
         first, second: logits in one scale.
         sure: (rows,) the first model's confidence, 0 to 1.
-        task: its first metric counts.
         thresholds: ascending; None for about a hundred.
     """
     points, name = [], task.metrics[0]
@@ -59,8 +58,8 @@ def _thresholds(sure: NDArray[np.floating]) -> list[float]:
 
 
 def fewest(points: list[Going], wanted: float) -> Going:
-    """The point with the fewest rows for the second model from which on all points score `wanted`, else the last: a
-    single point may be lucky."""
+    """The point with the fewest rows for the second model. It and all points with more rows must score `wanted`, since
+    a single point may be lucky; otherwise it is the last point."""
     chosen = points[-1]
     for point in reversed(points):
         if point.score < wanted:

@@ -83,7 +83,7 @@ def judge(
 
 
 def _numbered(groups: NDArray[np.generic]) -> Groups:
-    """Number groups of any type. Refuses None and NaN."""
+    """Number groups of any type; refuse None and NaN."""
     if any(name is None or name != name for name in groups.ravel().tolist()):  # NaN differs from itself
         raise InputError("a row has no group", given="None or NaN", remedy="give such a row a group of its own")
     return np.unique(groups.astype(str), return_inverse=True)[1].reshape(groups.shape)
@@ -100,8 +100,7 @@ def compare(
     groups: Groups | None = None,
     look: int = 1,
 ) -> Quality | None:
-    """Scores, interval of their difference, and rows that would show a pass; None without `max_drop`. `Quality`
-    explains `look`."""
+    """Scores, interval of their difference, and rows that would show a pass; None without `max_drop`."""
     max_drop = contract.limits.max_drop
     if max_drop is None:
         return None
@@ -158,7 +157,6 @@ def rows_needed(gap: float, below: float, observed: Difference, *, max_drop: flo
 
 
 def _check(student: Outputs, teacher: Outputs, labels: Labels, groups: Groups | None, kind: Kind, metric: str) -> None:
-    """Refuse arrays that do not fit together."""
     if not isinstance(kind, str) or kind not in get_args(Kind):
         raise InputError("no such kind of task", given=kind, remedy=f"one of {', '.join(get_args(Kind))}")
     if metric not in (known := metrics.fitting(kind)):

@@ -51,12 +51,11 @@ def rates(gets_label: Flags, has_label: Flags) -> Rates:
 
 
 def _of_label(gets: Flags, has: Flags) -> dict[str, tuple[Flags, Flags]]:
-    """Numerator and denominator rows by measure."""
     return {"precision": (gets & has, gets), "recall": (gets & has, has), "fpr": (gets & ~has, ~has)}
 
 
 def answered_rates(probabilities: Outputs, labels: Labels, abstain: Abstention) -> Answered:
-    """Share of answered rows, and accuracy of the answers."""
+    """Share of answered rows, and their accuracy."""
     is_answered = answered(probabilities, abstain)
     hits = (is_answered & (probabilities.argmax(axis=1) == labels)).sum()
     return Answered(coverage=rate(is_answered.sum(), len(labels)), accuracy=rate(hits, is_answered.sum()))

@@ -82,8 +82,8 @@ def table(measured: Measured, contract: Contract) -> list[str]:
 
 
 def nothing_fits(measured: Measured, contract: Contract, *, has_whole: bool = False) -> InputError:
-    """The error if no student can keep the contract: it names the nearest student of each kind. It proposes a smaller
-    vocabulary if size is limited and students had the whole vocabulary (`has_whole`)."""
+    """The error if no student can keep the contract. It names the nearest student of each kind, and a smaller
+    vocabulary if students had the whole one (`has_whole`) and size is limited."""
     made = sorted(_made(measured, contract), key=lambda form: _worst_miss(form[2], contract))
     if not made:
         return InputError("no candidate could be exported", given=", ".join(measured), remedy="see the lines above")
@@ -118,7 +118,6 @@ def _made(measured: Measured, contract: Contract) -> list[tuple[str, str, Costs]
 
 
 def _worst_miss(costs: Costs, contract: Contract) -> float:
-    """The largest ratio of a cost to its limit."""
     limits = contract.limits
     return max(
         costs.latency_ms / (limits.max_latency_ms or math.inf),

@@ -34,8 +34,7 @@ class Difference:
     interval: Ends  # in points
     standard_error: float  # in points
     groups: int  # of rows if all are independent
-    # points that no row shows, by how many times the rows
-    unseen: Callable[[float], float] = field(compare=False)
+    unseen: Callable[[float], float] = field(compare=False)  # points that no row shows, at a multiple of the rows
 
 
 def difference(
@@ -52,7 +51,7 @@ def difference(
 
     Args:
         metric: a key of `METRICS`.
-        confidence: of the two-sided interval, within (0, 1).
+        confidence: two-sided, within (0, 1).
     """
     truth, groups = metrics.truth_of(labels, kind), _real(groups)
     answers, other_answers = (metrics.predictions(model, kind) for model in (logits, others))
@@ -96,7 +95,7 @@ def score_interval(
     groups: Groups | None = None,
     confidence: float = 0.95,
 ) -> Ends:
-    """The interval of one model's score, in points; see `difference`."""
+    """The interval of one model's score, in points."""
     truth, answers, groups = metrics.truth_of(labels, kind), metrics.predictions(logits, kind), _real(groups)
     effective = independent_rows(groups, len(truth))
     if metric == "accuracy":
@@ -170,15 +169,14 @@ def wilson(right: float, rows: float, *, quantile: float) -> Ends:
 def tango(lost: float, won: float, rows: float, *, quantile: float) -> Ends:
     """The score interval of the difference of two paired proportions (Tango 1998, Statistics in Medicine 17:891).
 
-    Tango's end away from 0 is too near if few rows differ, mostly one way. Up to 5 % of students whose true drop is the
-    limit would fail. Each end is the farther of Tango's end and the end corrected for skewness (Edgeworth expansion;
-    Gart and Nam 1988, Biometrics 44:323). If nearly all differing rows are lost, 3.4 % would still fail, since rows are
-    whole. The end nearer to 0 is therefore corrected for continuity, by up to half a row.
+    Tango's end away from 0 is too near if few rows differ, mostly one way: up to 5 % of students at the limit would
+    fail. Each end is the farther of Tango's end and the end corrected for skewness (Edgeworth expansion; Gart and Nam
+    1988, Biometrics 44:323). Rows are whole, so 3.4 % would still fail if nearly all differing rows are lost. The end
+    nearer to 0 is therefore corrected for continuity, by up to half a row.
 
     Args:
         lost: rows that only the other model has right. Counts may be fractions.
         won: rows that only this model has right.
-        rows: all rows.
         quantile: normal or Student's.
 
     Returns:
@@ -221,7 +219,7 @@ def design_effect(values: Floats, groups: Groups | None, *, correlation: float =
     A few differing rows say little about it, so two rows with wholly alike groups are added.
 
     Args:
-        values: (rows,) of size about 1, such as -1, 0 or 1.
+        values: (rows,) of size about 1.
         correlation: of rows within a group, for the two added rows.
     """
     if groups is None:
@@ -246,7 +244,7 @@ def independent_rows(groups: Groups | None, rows: int) -> float:
 
 
 def _real(groups: Groups | None) -> Groups | None:
-    """The groups, or None if every row is a group by itself."""
+    """None if every row is a group by itself."""
     return None if groups is None or len(np.unique(groups)) == len(groups) else groups
 
 
@@ -257,8 +255,7 @@ def _resampled(
     groups: Groups | None,
     confidence: float,
 ) -> tuple[Ends, float, float]:
-    """The bootstrap interval of a score, its standard error and the score, in points. It draws groups, or distinct rows
-    with their counts."""
+    """The bootstrap interval of a score, its standard error and the score, in points."""
     unit_of_row: Any = slice(None)  # every unit is one row
     if groups is None:
         table = np.column_stack([labels.astype(np.float64) for labels in (truth, *answers)])

@@ -92,8 +92,7 @@ def judge_artifact(
 
     Args:
         manifest: its variant for the device is tried first.
-        int8_allowed: False if int8 lost more than `quantize.max_int8_drop`; it stays in the artifact for people who
-            ask.
+        int8_allowed: False if int8 lost more than `quantize.max_int8_drop`; the artifact still has it on request.
         look: numbers the look at the evaluation rows, from the judged answers.
         with_decisions: adds decision thresholds to the manifest.
 

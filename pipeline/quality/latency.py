@@ -87,11 +87,11 @@ def interval_of_median(values: Floats, confidence: float) -> tuple[float, float]
 def compare_speeds(
     models: Models, texts: Sequence[Text], *, latency_rows: int, throughput_rows: int, rounds: int
 ) -> dict[str, Speed]:
-    """Time several models on the same texts, which repeat if there are too few.
+    """Time several models on the same texts, which repeat if too few.
 
     Args:
-        latency_rows: answered one by one in each round.
-        throughput_rows: answered in batches of 32 in each round.
+        latency_rows: one by one in each round.
+        throughput_rows: in batches of 32 in each round.
     """
     calls, batches = in_pieces(texts, latency_rows, 1), in_pieces(texts, throughput_rows, BATCH)
     speeds = {}

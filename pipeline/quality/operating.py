@@ -45,8 +45,7 @@ def choose(
 
     A bound on precision or false positive rate takes the highest recall; a bound on recall takes the fewest false
     alarms. Ties go to the threshold that keeps the bound best. If none keeps it, the nearest is chosen. If giving the
-    label to nearly every row is best, the model hardly knows the label, and the threshold is one half. Rows of equal
-    probability stay together.
+    label to nearly every row is best, the model hardly knows the label, and the threshold is one half.
 
     With `interval`, the rows must show with an error of 5 % that other rows keep the bound. `surest_right` shows
     precision. Wilks's tolerance limits (1941, Ann. Math. Stat. 12:91) show recall and false positive rate: the share of
@@ -147,8 +146,8 @@ def _surest_with_label(
 def _tolerated(
     probabilities: NDArray[np.floating], has_label: Flags, bound: float, groups: Groups | None, *, with_label: bool
 ) -> Surest:
-    """The threshold with the fewest others above it that is shown to keep a share `bound` of the label's rows there.
-    Without `with_label`, it keeps others below it."""
+    """The threshold shown to keep a share `bound` of the label's rows above it, with the fewest other rows there.
+    Without `with_label`, it keeps other rows below it."""
     thresholds, hits, alarms = by_threshold(probabilities, has_label)
     side = has_label if with_label else ~has_label
     rows = int(side.sum())

@@ -20,7 +20,7 @@ Count = int | np.integer
 
 
 class Surest(NamedTuple):
-    """Some of the surest rows, and what they show."""
+    """The surest rows."""
 
     threshold: float  # rows from this probability on
     rows: int
@@ -130,7 +130,7 @@ def _effects(
 def prefixes(
     confidence: NDArray[np.floating], right: Flags, counts: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], Floats, Floats]:
-    """So many of the surest rows, and all with the last row's probability.
+    """So many surest rows, and all with the last row's probability.
 
     Returns:
         Rows, thresholds and right rows, without repeats.

@@ -25,7 +25,7 @@ def unseen(
         quantile: z, of the normal distribution.
 
     Returns:
-        The points, by how many times the rows there would be.
+        A function from a multiple of the row count to points.
     """
     unit, square = metrics.group_numbers(groups, len(truth)), quantile**2
     score = metrics.METRICS[metric].unseen_cost
@@ -63,7 +63,6 @@ class _Parts:
 
 
 def _parts(truth: Labels, actual: Floats, unit: NDArray[np.intp], chosen: NDArray[np.bool_]) -> _Parts:
-    """The parts of `chosen` rows, (rows,), or labels, (rows, outputs)."""
     present = np.flatnonzero(actual)
     rank = np.full(len(actual), len(present))
     rank[present[np.argsort(actual[present], kind="stable")]] = np.arange(len(present))

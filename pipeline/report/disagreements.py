@@ -22,7 +22,7 @@ def disagreements(
     Args:
         rows: with `text` and `text_pair`.
         temperature: divides the student's logits.
-        most: quoted rows at most.
+        most: most rows to quote.
     """
     by_teacher: Labels
     by_student: Labels
@@ -65,7 +65,6 @@ def _confidence(probabilities: Outputs, by_teacher: Labels, by_student: Labels, 
 
 
 def _in_words(answer: Any, task: Task) -> Answer:
-    """A label's name, or all names; a number for regression."""
     if task.kind == "regression":
         return float(answer)
     if task.kind == "multilabel":

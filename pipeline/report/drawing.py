@@ -1,4 +1,4 @@
-"""Figures as inline SVG. Colours are variables of the page, for light and dark mode; text stays text."""
+"""Figures as inline SVG. Colours are variables of the page; text stays text."""
 
 import html
 import io
@@ -15,7 +15,7 @@ _VARIABLES = {f"#0a0b{number:02x}": f"--{name}" for number, name in enumerate(_N
 INK, SOFT, PAPER, *SERIES = _VARIABLES
 FIRST, SECOND = SERIES[:2]
 _MARKS = "os^D"
-# A decorator: figures take style both when made and when saved.
+# A decorator: figures take style when made and when saved.
 styled = rc_context(fname=Path(__file__).with_name("figures.mplstyle"))
 
 
@@ -23,7 +23,7 @@ def svg(figure: Figure, name: str, words: str) -> str:
     """A figure as a part of a page; call it under `styled`.
 
     Args:
-        name: prefix of ids, unique on a page.
+        name: prefix that makes ids unique.
         words: the text alternative.
     """
     stream = io.StringIO()
@@ -45,12 +45,12 @@ def svg(figure: Figure, name: str, words: str) -> str:
 
 
 def series(number: int) -> tuple[str, str]:
-    """The colour and mark of a series, a unique pair."""
+    """A series' own colour and mark."""
     return SERIES[number % len(SERIES)], _MARKS[number // len(SERIES) % len(_MARKS)]
 
 
 def write(
     axes: Axes, text: str, place: tuple[float, float], *, above: float, aside: float = 0.0, colour: str = INK
 ) -> None:
-    """Write centred text at a place in the axes' data, with an offset in points."""
+    """Write centred text at a place in the data, with an offset in points."""
     axes.annotate(text, place, xytext=(aside, above), textcoords="offset points", ha="center", color=colour)

@@ -18,33 +18,32 @@ from kdc.pipeline.results.training import History, StudentCosts, Trial
 SCHEMA = 1
 Interval = tuple[float, float]  # lower and upper end
 Matrix = tuple[tuple[int, ...], ...]
-Answer = str | float  # names of labels, or a number
+Answer = str | float
 
 
 class TaskFacts(Result):
-    """The task, as in the manifest."""
+    """The task."""
 
     name: str
     kind: Kind
     labels: tuple[str, ...]
     metric: str  # that decides
-    columns: tuple[str, ...]  # of the text, or both texts
+    columns: tuple[str, ...]  # text columns
 
 
 class ModelFacts(Result):
     """One model on the evaluation rows. None means not measured, or not trained."""
 
     metrics: Scores  # points by metric
-    collapsed: bool  # whether all rows get one answer
-    interval: Interval  # 95 %, of the deciding metric
+    collapsed: bool  # gives one answer
+    interval: Interval  # 95 %
     kept_percent: float | None  # percent of the teacher's metric; None if that is 0
-    # the same above the majority's score; None if the teacher is not above
-    kept_above_chance_percent: float | None = None
+    kept_above_chance_percent: float | None = None  # the same above the majority; None if the teacher is not above
     difference: float  # deciding metric minus the teacher's
     difference_interval: Interval  # 95 %, paired by row
     trainable_parameters: int | None
     training_seconds: float | None
-    runtime: str | None = None  # what ran it, and the device
+    runtime: str | None = None  # with the device
     parameters: int | None = None
     size_bytes: int | None = None  # model file and tokenizer.json
     latency_p50_ms: float | None = None  # for one row, tokenising included
@@ -70,22 +69,21 @@ class CalibrationFacts(Result):
 
 
 class DecisionFacts(Result):
-    """A label's operating point, and curves over other thresholds on the evaluation rows."""
+    """A label's operating point, and curves over thresholds from 0 to 1 on the evaluation rows."""
 
     point: OperatingPoint
-    thresholds: tuple[float, ...]  # for the three curves, 0 to 1
-    precision: tuple[float | None, ...]  # None if no row gets the label
-    recall: tuple[float | None, ...]  # None if no row has the label
-    given: tuple[float, ...]  # share of rows that get the label
+    thresholds: tuple[float, ...]
+    precision: tuple[float | None, ...]  # None without rows
+    recall: tuple[float | None, ...]  # None without rows
+    given: tuple[float, ...]  # share of all rows
 
 
 class AbstentionFacts(Result):
     """Which rows the artifact answers, and accuracy at other shares of evaluation rows."""
 
     abstain: Abstention
-    # (share of surest rows, accuracy), of the teacher
-    teacher: tuple[tuple[float, float], ...]
-    student: tuple[tuple[float, float], ...]  # the same of the served student
+    teacher: tuple[tuple[float, float], ...]  # (share of surest rows, accuracy), of the teacher
+    student: tuple[tuple[float, float], ...]  # of the served student
 
 
 class CascadeFacts(Result):
@@ -94,7 +92,7 @@ class CascadeFacts(Result):
     second: str
     taken: bool  # whether the artifact has it
     pair: Pair  # on the tuning set
-    share: float  # of evaluation rows for the second model
+    share: float  # of rows for the second model
     score: float  # of both models
     curve: tuple[tuple[float, float], ...]  # (share of rows for the second model, score)
 
@@ -107,7 +105,7 @@ class LengthFacts(Lengths):
 
 
 class QuotedRow(Result):
-    """A row on which teacher and student differ, maybe shortened."""
+    """A row on which teacher and student differ. Long texts are shortened."""
 
     text: str
     text_pair: str | None
@@ -123,8 +121,7 @@ class Disagreements(Result):
     count: int | None  # None for regression, where answers always differ
     teacher_right: int | None = None
     student_right: int | None = None
-    # the most confident; for regression, the largest differences
-    rows: tuple[QuotedRow, ...]
+    rows: tuple[QuotedRow, ...]  # the most confident; for regression, the largest differences
 
 
 class CandidateFacts(Result):
@@ -149,9 +146,8 @@ class Origin(Lineage):
 class Facts(Result):
     """All facts of a run."""
 
-    # what was compressed and kept, how much smaller and faster it is
-    verdict: str = ""
-    notes: tuple[str, ...] = ()  # on the teacher, int8, and failed measurements
+    verdict: str = ""  # what was kept, and how much smaller and faster it is
+    notes: tuple[str, ...] = ()
     schema_number: int = Field(alias="schema")  # "schema" in JSON, a name that BaseModel uses
     task: TaskFacts
     served: str  # that a CPU loads ("fp32" or "int8")
@@ -160,13 +156,13 @@ class Facts(Result):
     # rows by true label (down) and answer (across), of "teacher" and served "student"; None unless classes are few
     confusion: dict[str, Matrix] | None
     calibration: CalibrationFacts | None  # None for regression
-    decisions: tuple[DecisionFacts, ...] = ()  # of labels with a threshold
+    decisions: tuple[DecisionFacts, ...] = ()
     abstention: AbstentionFacts | None = None  # None if all rows are answered
-    sets: LabelSets | None = None  # None without label sets
+    sets: LabelSets | None = None
     cascade: CascadeFacts | None = None  # None without a second model or its answers
     lengths: LengthFacts  # of training rows
-    disagreements: Disagreements  # of teacher and served student
-    contract: WholeJudgement | None  # None without a contract
+    disagreements: Disagreements
+    contract: WholeJudgement | None
     candidates: CandidateFacts | None  # None if no contract limits costs
     where: Origin
 

@@ -138,7 +138,7 @@ def gather(root: Path, *, examples: int) -> Facts:
 
 
 def _open(root: Path) -> Run:
-    """The run as its artifact was made. Raises `InputError` if it is not finished, or was changed since."""
+    """The run as its artifact was made. Raises `InputError` if unfinished, or changed since."""
     if not (root / "package" / MADE_FROM).exists():
         raise InputError("no finished run there", given=root, remedy="name the directory of a finished `kdc compress`")
     # After a later, unfinished start, old answers would stand beside new rows.
@@ -158,7 +158,7 @@ def _open(root: Path) -> Run:
 
 
 def wide(logits: Outputs, others: Outputs, labels: Labels, task: Task, groups: Groups) -> str:
-    """A sentence on the classes that most widen a macro F1 interval; "" with few classes."""
+    """A sentence on the classes that most widen a macro F1 interval, if any."""
     if task.metrics[0] != "macro_f1" or len(task.labels) <= _NAMED_CLASSES:
         return ""
     columns = widest(logits, others, labels, task.kind, groups=groups)[:_NAMED_CLASSES]
@@ -178,7 +178,6 @@ def _calibration(evaluation: _Evaluation) -> facts.CalibrationFacts | None:
 
 
 def _decisions(evaluation: _Evaluation) -> tuple[facts.DecisionFacts, ...]:
-    """The operating points, and curves over other thresholds."""
     task, thresholds, decisions = evaluation.manifest.task, np.linspace(0, 1, _THRESHOLDS), []
     for point in task.points:
         column = task.labels.index(point.label)
@@ -196,7 +195,6 @@ def _rounded(curve: Floats) -> Any:
 
 
 def _abstention(evaluation: _Evaluation) -> facts.AbstentionFacts | None:
-    """Accuracy over the share of answered rows, for teacher and student."""
     abstain, labels = evaluation.manifest.task.abstain, evaluation.labels
     if abstain is None:
         return None
@@ -211,7 +209,7 @@ def _abstention(evaluation: _Evaluation) -> facts.AbstentionFacts | None:
 
 
 def _cascade(cascade: CascadeResult | None, entry: str, evaluation: _Evaluation) -> facts.CascadeFacts | None:
-    """The score over the share of rows for the second model. `entry` begins its table rows."""
+    """The score over the share of rows for the second model, whose table rows begin with `entry`."""
     pair, manifest = None if cascade is None else cascade.best, evaluation.manifest
     if cascade is None or pair is None or f"{entry}_{pair.second}" not in evaluation.logits:
         return None
@@ -230,7 +228,7 @@ def _cascade(cascade: CascadeResult | None, entry: str, evaluation: _Evaluation)
 
 
 def verdict(report: Facts) -> str:
-    """Sentences on what a run kept, and how its student and the uncut teacher compare."""
+    """Sentences that compare a run's student with its teacher, cut and uncut."""
     served, teacher, metric = report.models[report.served], report.models["teacher"], report.task.metric
     low, high = served.difference_interval
     sentence = (
@@ -244,7 +242,7 @@ def verdict(report: Facts) -> str:
         sentence += f", is {ratio:.1f} times smaller" if ratio >= 1 else f", is {1 / ratio:.1f} times larger"
     is_uncut = report.where.student == UNCUT_NAME
     fp32, int8 = report.models.get("fp32" if is_uncut else "teacher_fp32"), report.models.get("teacher_int8")
-    # A cascade's median row may use the first model only: the mean tells more.
+    # A cascade's median row may use one model only: the mean tells more.
     is_cascade = report.cascade is not None and report.cascade.taken
     latency = operator.attrgetter("latency_mean_ms" if is_cascade else "latency_p50_ms")
     own, on_average = latency(served), ", on average," if is_cascade else ""
@@ -266,7 +264,7 @@ def verdict(report: Facts) -> str:
 def _trainings(
     teacher: TeacherResult, student: StudentResult, controls: ControlsResult | None
 ) -> dict[str, TrainingSummary]:
-    """The trainings by model; none for a teacher that came fine-tuned, or a black box."""
+    """The trainings by model. A teacher that came fine-tuned or a black box has none."""
     models: dict[str, ModelResult | None] = {"teacher": teacher, "student": student}
     if controls is not None:
         models |= {name: getattr(controls, name) for name in CONTROLS}

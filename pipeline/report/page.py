@@ -61,19 +61,19 @@ def write_report(root: Path, *, examples: bool = True) -> Facts:
         examples: quote rows on which teacher and student differ.
 
     Raises:
-        InputError: this is not the directory of a finished run.
+        InputError: the run is not finished.
         KdcError: the run's artifact is damaged.
     """
     facts = gather(root, examples=MOST_EXAMPLES if examples else 0)
     write_whole(root / "report.md", markdown(facts))
     write_whole(root / "report.html", page(facts))
-    # The facts come last: `reported_artifact` takes them as the sign that all is there.
+    # Last: `reported_artifact` takes the facts as the sign that all is there.
     write_whole(root / _FACTS, json.dumps(facts.to_json(), indent=2, ensure_ascii=False))
     return facts
 
 
 def reported_artifact(root: Path) -> str | None:
-    """The SHA-256 of the artifact in a run's report; None without a whole report."""
+    """The SHA-256 of the reported artifact; None without a whole report."""
     try:
         facts = json.loads((root / _FACTS).read_text(encoding="utf-8"))
         return str(facts["where"]["artifact_sha256"]) if (root / "report.html").exists() else None

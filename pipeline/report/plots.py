@@ -26,16 +26,16 @@ _NAMES = {  # others keep their names
     "student_without_unlabeled": "without unlabelled texts",
 }
 _MOST_LABELS = 9  # with drawn thresholds
-_MOST_NUMBERS = 12  # classes, at most, for a confusion matrix with counts
+_MOST_NUMBERS = 12  # most classes of a matrix with counts
 _AREA = 12.0  # points squared per MB
 _LEAST_AREA = 30.0
-_FAR = 4.0  # times the slowest latency: limits beyond are written, not drawn
+_FAR = 4.0  # times the slowest latency: farther limits are written, not drawn
 _MANY = 12  # untrained candidates whose names fit four lines
 
 
 @styled
 def curves(training: Mapping[str, facts.TrainingFacts], metric: str) -> str:
-    """Loss and tuning score over each training's steps; a mark shows the kept step."""
+    """Loss and tuning score over each training's steps; marks show kept steps."""
     figure, words = Figure(figsize=(9, 3.4)), []
     left, right = figure.subplots(1, 2)
     for number, (name, curve) in enumerate(training.items()):
@@ -77,7 +77,7 @@ def trade_offs(models: Mapping[str, facts.ModelFacts], metric: str) -> str:
 
 @styled
 def confusion(counts: Mapping[str, facts.Matrix], labels: Sequence[str], served: str) -> str:
-    """Confusion matrices of teacher and student, shaded by share of the true label."""
+    """Confusion matrices of teacher and student, shaded by row share."""
     teacher, student = counts["teacher"], counts["student"]
     width = 4.5 if len(labels) <= _MOST_NUMBERS else 5.5
     figure = Figure(figsize=(2 * width, width * 0.85))
@@ -111,7 +111,7 @@ def _draw_confusion(axes: Axes, matrix: facts.Matrix, labels: Sequence[str], col
 
 @styled
 def reliability(calibration: facts.CalibrationFacts) -> str:
-    """Accuracy by confidence, without and with the temperature. The diagonal is perfect calibration."""
+    """Accuracy by confidence, without and with the temperature."""
     before, after = calibration.before, calibration.after
     figure = Figure(figsize=(9, 3.6))
     left, right = figure.subplots(1, 2, sharey=True)
@@ -133,7 +133,7 @@ def reliability(calibration: facts.CalibrationFacts) -> str:
 
 @styled
 def decisions(labels: Sequence[facts.DecisionFacts]) -> str:
-    """Precision, recall and share of rows over the threshold; a line at the chosen one."""
+    """Precision, recall and share of rows over the threshold."""
     drawn, more = labels[:_MOST_LABELS], len(labels) - _MOST_LABELS
     columns = min(3, len(drawn))
     down = -(-len(drawn) // columns)
@@ -162,7 +162,7 @@ def decisions(labels: Sequence[facts.DecisionFacts]) -> str:
 
 @styled
 def abstention(curves: facts.AbstentionFacts) -> str:
-    """Accuracy over the share of answered rows; a cross at the choice."""
+    """Accuracy over the share of answered rows."""
     figure = Figure(figsize=(9, 3.2))
     axes = figure.subplots()
     for number, (name, curve) in enumerate((("teacher", curves.teacher), ("student, as served", curves.student))):
@@ -181,7 +181,7 @@ def abstention(curves: facts.AbstentionFacts) -> str:
 
 @styled
 def cascade(both: facts.CascadeFacts, metric: str, *, teacher: facts.ModelFacts) -> str:
-    """Score and speed over the share of rows for the second model; a line at the choice."""
+    """Score and speed over the share of rows for the second model."""
     figure = Figure(figsize=(9, 3.4))
     left, right = figure.subplots(1, 2)
     pair, shares = both.pair, [share for share, _ in both.curve]
@@ -229,17 +229,17 @@ def lengths(lengths: facts.LengthFacts) -> str:
 
 @styled
 def pareto(candidates: facts.CandidateFacts, judgement: Judgement, *, teacher: float, artifact: float) -> str:
-    """Draw the candidates, the artifact and the contract.
+    """Draw the candidates, the artifact and the contract's limits.
 
-    Tried students are hollow, at their tuning scores. Untrained students are at the bottom. The artifact is filled, at
-    its evaluation score. Lines are the contract's limits.
+    Tried students are hollow, at their tuning scores; untrained students are at the bottom. The artifact is filled, at
+    its evaluation score.
     """
     limits, points = judgement.contract.limits, _points(candidates, judgement)
     scores = {trial.student: trial.score for trial in candidates.trials}
     tried, untried = points.keys() & scores.keys(), points.keys() - scores.keys()
     slowest = max([judgement.costs.latency_ms, *(costs.latency_ms for _, costs in points.values())])
     heights = [*scores.values(), teacher, artifact, teacher - (limits.max_drop or 0.0)]
-    lines = 7 if len(untried) > _MANY else 4  # since names of untried students overlap
+    lines = 7 if len(untried) > _MANY else 4  # their names overlap
     floor = min(heights) - 0.09 * lines * max(1.0, max(heights) - min(heights))
     figure = Figure(figsize=(9, 5))
     axes = figure.subplots()

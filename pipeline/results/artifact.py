@@ -26,11 +26,9 @@ class ExportResult(StageResult):
 class Int8Measurement(Result):
     """One int8 candidate on the tuning set. The entry "fp32" has only timings."""
 
-    # fixed activation ranges: dynamic ones make a row's answer depend on its neighbours
-    static: bool = False
+    static: bool = False  # fixed activation ranges: dynamic ones make a row's answer depend on its neighbours
     graph: str = ""  # candidates with the same text do the same work
-    # layer counts, from `kdc.pipeline.graphs.int8.quantise`
-    nodes: dict[str, int] = Field(default_factory=dict)
+    nodes: dict[str, int] = Field(default_factory=dict)  # layer counts, from `kdc.pipeline.graphs.int8.quantise`
     failed: str | None = None  # why nothing was measured
     tune: Scores | None = None
     label_changes: int = 0  # rows with another label than fp32
@@ -52,8 +50,7 @@ class Int8Choice(StageResult):
     """The int8 candidate to keep."""
 
     chosen: str | None = None  # that a CPU loads; None: fp32
-    # whose file is kept, chosen or not
-    winner: str | None = None
+    winner: str | None = None  # candidate whose file is kept, chosen or not
     int8: bool  # whether a file is kept
     note: str = ""  # "" if all is well
 
@@ -64,8 +61,7 @@ class QuantizeResult(Int8Choice):
     STAGE = "quantize"
 
     temperature: float  # divides logits before softmax or sigmoid; fitted on the tuning set
-    # by name, with the timings of "fp32"; empty without int8
-    candidates: dict[str, Int8Measurement] = Field(default_factory=dict)
+    candidates: dict[str, Int8Measurement] = Field(default_factory=dict)  # by name, also "fp32"; empty without int8
 
 
 class UncutResult(StageResult):

@@ -9,8 +9,7 @@ class Lengths(Result):
     """A histogram of row lengths in tokens, before the cut."""
 
     width: int  # tokens in a bin
-    # rows by bin; the last bin has all longer rows too
-    counts: tuple[int, ...]
+    counts: tuple[int, ...]  # rows by bin; the last bin has all longer rows too
 
 
 class TokenCounts(Result):
@@ -38,8 +37,7 @@ class DataReport(Result):
     unused_train_rows: int = 0  # beyond `data.max_train_rows`
     unused_unlabeled_rows: int = 0  # beyond `data.max_unlabeled_rows`
     duplicates: dict[str, int] = Field(default_factory=dict)  # rows whose text is elsewhere too, by where
-    # rows that are broken in the published file, by split
-    skipped: dict[str, int] = Field(default_factory=dict)
+    skipped: dict[str, int] = Field(default_factory=dict)  # rows that are broken in the published file, by split
     warnings: tuple[str, ...] = ()
 
 

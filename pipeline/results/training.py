@@ -19,8 +19,7 @@ class StudentCosts(Result):
     """One untrained student."""
 
     parameters: int
-    # by precision ("fp32", "int8", "fp16")
-    variants: dict[str, Costs | NotMeasured]
+    variants: dict[str, Costs | NotMeasured]  # by precision ("fp32", "int8", "fp16")
     int8_4_bits: Costs | None = None  # with token embeddings in 4 bits, unless bits are set
     fewer_pieces: "StudentCosts | None" = None  # with a smaller vocabulary, if the contract limits size
 
@@ -30,8 +29,7 @@ class CandidatesResult(StageResult):
 
     STAGE = "candidates"
 
-    # by student, in the order of measuring
-    candidates: dict[str, StudentCosts]
+    candidates: dict[str, StudentCosts]  # by student, in the order of measuring
 
 
 class Trial(Result):
@@ -88,8 +86,7 @@ class ModelResult(StageResult):
     constant: bool  # whether all rows get the same answer
     chance: float  # chance of this score without knowing the labels, within (0, 1]
     parameters: int | None = None  # with merged adapters; None: not counted
-    # None for a teacher that came fine-tuned, or a black box
-    training: TrainingSummary | None = None
+    training: TrainingSummary | None = None  # None for a teacher that came fine-tuned, or a black box
 
     @property
     def line(self) -> str:
@@ -119,8 +116,7 @@ class BaselinesResult(StageResult):
     tune: dict[str, Scores]  # by baseline, on the tuning set
     best: str  # by the deciding metric
     train_rows: int  # used, at most `baselines.max_rows`
-    # of pairs: "together" or "apart"; "" without pairs, None without a probe
-    probe_form: str | None = None
+    probe_form: str | None = None  # of pairs: "together" or "apart"; "" without pairs, None without a probe
 
 
 class Standing(Result):
@@ -164,11 +160,9 @@ class TargetsResult(StageResult):
     STAGE = "targets"
 
     rows: int  # with logits
-    # rows answered before an interruption; None with several teachers or a black box
-    resumed_from: int | None = None
+    resumed_from: int | None = None  # rows answered before an interruption; None with several teachers or a black box
     weights: tuple[float, ...] | None = None  # of several teachers; their sum is 1
-    # divide each teacher's logits before averaging; None with one teacher
-    temperatures: tuple[float, ...] | None = None
+    temperatures: tuple[float, ...] | None = None  # divide each teacher's logits before averaging; None: one teacher
     temperature: float | None = None  # divides all logits; None: not calibrated
     standing: Standing | None = None  # None without baselines
 

@@ -31,8 +31,7 @@ class CompressResult(Result):
     """A whole run, as `kdc compress --json` prints it."""
 
     out: Path  # the run directory
-    # by name; empty in a process that only helped another one train
-    stages: dict[str, StageRecord] = Field(default_factory=dict)
+    stages: dict[str, StageRecord] = Field(default_factory=dict)  # by name; empty in a process that helped to train
     artifact: Path | None = None  # None if the run stopped early
     result: PackageResult | None = None  # of stage `package`; None likewise
     report: Path | None = None  # None likewise, or if not written
