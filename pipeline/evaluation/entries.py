@@ -156,7 +156,7 @@ def _onnx_entries(run: Run, notes: list[str]) -> dict[str, Entry]:
         "fp16": (student / FP16_ONNX, student),
     }
     uncut = run.result_or_none(UncutResult)
-    if uncut is not None:  # else it may be from an earlier start
+    if uncut is not None:  # else the folder may be from an earlier start
         notes += [uncut.note] if uncut.note else []
         teachers = {"teacher_fp32": (teacher / FP32_ONNX, teacher), "teacher_int8": (teacher / INT8_ONNX, teacher)}
         graphs = teachers | graphs

@@ -37,7 +37,7 @@ def read_logits(evaluated: Path, split: str) -> dict[str, NDArray[np.float32]]:
 
 
 def look_of(data: PreparedData, root: Path, answers: Labels) -> int:
-    """Count this look at the evaluation rows in the run directory."""
+    """The number of this look at the evaluation rows; `look_at` counts it in the run directory."""
     rows = data.rows(data.eval_splits[0])
     fingerprint = hashlib.sha256(b"".join(map(digest, texts_of(rows))))
     fingerprint.update(np.asarray(rows["label"][:]).tobytes())

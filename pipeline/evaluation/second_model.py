@@ -106,7 +106,7 @@ def _check_artifact(
     if tokenizer is not None:
         own, theirs = loading.load_tokenizer(tokenizer), Tokenizer.from_file(str(folder / TOKENIZER_JSON))
         windows = manifest.tokenizer.long
-        if windows is not None:  # their join is chosen later
+        if windows is not None:  # how they are joined is chosen later
             windows = windows.model_copy(update={"join": ("mean",)})
         lengths_differ = (manifest.tokenizer.max_length, windows) != (max_length, long)
         if theirs.get_vocab() != own.get_vocab() or lengths_differ:

@@ -165,8 +165,8 @@ def _unreached(points: Sequence[OperatingPoint]) -> list[str]:
 
 
 def _ties(choices: Mapping[str, _Choice]) -> list[str]:
-    """Notes on rows of equal probability, which the next threshold (higher for a recall, else lower) would move at
-    once."""
+    """Notes on rows of equal probability, which the next threshold would move at once. The next threshold is higher for
+    a recall, else lower."""
     notes = []
     for name, (aim, chosen, values) in choices.items():
         is_above = aim.measure == "recall"

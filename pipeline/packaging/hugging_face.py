@@ -18,7 +18,7 @@ from kdc.pipeline.models.opening import class_of
 
 CONFIG, TOKENIZER_CONFIG, WEIGHTS = "config.json", "tokenizer_config.json", "model.safetensors"
 
-# Names in a saved tokenizer's settings.
+# Special tokens in a saved tokenizer's settings.
 _SPECIAL = [f"{role}_token" for role in ("bos", "cls", "eos", "mask", "sep", "unk")]
 
 
@@ -37,8 +37,8 @@ def add_hugging_face_files(model: Path, folder: Path, tokenizer: TokenizerInfo) 
     settings = {
         name: token["content"] if isinstance(token, dict) else str(token) for name, token in special.items()
     } | {
-        # It reads `tokenizer.json` alone. transformers 5 has own rules for an architecture's class; 4.57 cannot read
-        # all its files.
+        # This class reads `tokenizer.json` alone. transformers 5 has its own rules for an architecture's class, and
+        # 4.57 cannot read all its files.
         "tokenizer_class": "PreTrainedTokenizerFast",
         "model_input_names": list(tokenizer.input_names),
         "model_max_length": tokenizer.max_length,

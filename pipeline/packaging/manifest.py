@@ -16,7 +16,7 @@ from kdc.pipeline.graphs.onnx_graph import versions_of
 from kdc.pipeline.results.artifact import ExportResult, QuantizeResult
 from kdc.pipeline.results.base import Table
 
-# File names as transformers.js finds them, and in earlier stages.
+# Names that transformers.js expects, and names in earlier stages.
 ONNX_FILES = {
     "fp32": ("model.onnx", FP32_ONNX),
     "int8": ("model_int8.onnx", INT8_ONNX),
@@ -79,7 +79,7 @@ def _variants(folder: Path, table: Table, exported: ExportResult, quantized: Qua
 
 
 def _cascades(made: Variants, table: Table, variants: Mapping[str, Variant], folder: Path) -> dict[str, Variant]:
-    """Measurements of each cascade. Copies its second model; the newer graph gives the versions."""
+    """Measurements of each cascade. Copies its second model; the versions are the newer graph's."""
     cascades = {}
     for name, pair in made.pairs.items():
         if name not in table or (name == CASCADE_FP32 and f"{name} (cuda)" not in table):  # it could not be run
@@ -110,8 +110,8 @@ def _measured(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def on_cuda(variants: Iterable[str], table: Table) -> str:
-    """The variant that a GPU loads: a cascade, else fp16 if it ran on a GPU, else fp32. fp16 overflows on a GPU alone:
-    a CPU computes in fp32."""
+    """The variant that a GPU loads: a cascade, else fp16 if it ran on a GPU, else fp32. fp16 can overflow only on a
+    GPU: a CPU computes it in fp32."""
     if CASCADE_FP32 in variants:
         return CASCADE_FP32
     return "fp16" if "fp16" in variants and "fp16 (cuda)" in table else "fp32"

@@ -28,7 +28,7 @@ class Reliability:
     """Calibration of a model's confidence."""
 
     ece: float  # expected calibration error, 0 to 1
-    bins: tuple[Bin, ...]  # without empty bins
+    bins: tuple[Bin, ...]  # by rising confidence, without empty bins
 
 
 def reliability(probabilities: Outputs, labels: Labels, kind: Kind) -> Reliability:

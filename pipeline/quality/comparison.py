@@ -60,7 +60,7 @@ def judge(
         metric: "accuracy", "f1" (of class 1), "macro_f1", "matthews", "pearson" or "spearman".
         max_drop: points, 0 to 100.
         confidence: of the two-sided interval, within (0.5, 0.99].
-        groups: (rows,) one value for rows that are not independent, such as a user.
+        groups: (rows,) one value for rows that are not independent, such as a user's; None: all rows are independent.
 
     Returns:
         `verdict`, `difference` (student minus teacher, in points), `interval`, `groups` (their number) and
@@ -132,14 +132,14 @@ def rows_needed(gap: float, below: float, observed: Difference, *, max_drop: flo
     """How many times the rows would show, with a power of 80 %, that a difference keeps to `max_drop`.
 
     The distance to -max_drop must hold z_confidence + z_power standard errors, which fall with the root of the rows
-    (Lachin 1981, Controlled Clinical Trials 2:93-113, equation 3), and the errors that no row shows.
+    (Lachin 1981, Controlled Clinical Trials 2:93-113, equation 3). It must also hold the errors that no row shows.
 
     Args:
         gap: student minus teacher, in points.
         below: points from the interval's lower end to `gap`.
 
     Returns:
-        None if the difference breaks the limit.
+        None if the difference is at or beyond the limit.
     """
     room = gap + max_drop
     if room <= 0:

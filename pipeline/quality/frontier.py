@@ -66,8 +66,8 @@ COSTS: dict[str, tuple[Callable[[Point], float], str]] = {
 
 
 def front(points: Sequence[Point], cost: Callable[[Point], float]) -> list[Point]:
-    """Points that no other point beats, cheapest first. A better point is no worse in score and cost, and better in
-    one."""
+    """Points that no other point beats, cheapest first. A point beats another if it is no worse in score and cost, and
+    better in one."""
 
     def is_beaten(point: Point) -> bool:
         return any(

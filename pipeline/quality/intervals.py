@@ -34,7 +34,7 @@ class Difference:
     interval: Ends  # in points
     standard_error: float  # in points
     groups: int  # of rows if all are independent
-    unseen: Callable[[float], float] = field(compare=False)  # points that no row shows, at a multiple of the rows
+    unseen: Callable[[float], float] = field(compare=False)  # points that no row shows, with so many times the rows
 
 
 def difference(
@@ -169,10 +169,10 @@ def wilson(right: float, rows: float, *, quantile: float) -> Ends:
 def tango(lost: float, won: float, rows: float, *, quantile: float) -> Ends:
     """The score interval of the difference of two paired proportions (Tango 1998, Statistics in Medicine 17:891).
 
-    Tango's end away from 0 is too near if few rows differ, mostly one way: up to 5 % of students at the limit would
-    fail. Each end is the farther of Tango's end and the end corrected for skewness (Edgeworth expansion; Gart and Nam
-    1988, Biometrics 44:323). Rows are whole, so 3.4 % would still fail if nearly all differing rows are lost. The end
-    nearer to 0 is therefore corrected for continuity, by up to half a row.
+    Tango's end away from 0 is too near if few rows differ, mostly one way: up to 5 % of students whose true drop is the
+    limit would fail. Each end is the farther of Tango's end and the end corrected for skewness (Edgeworth expansion;
+    Gart and Nam 1988, Biometrics 44:323). Rows are whole, so 3.4 % would still fail if nearly all differing rows are
+    lost. The end nearer to 0 is therefore corrected for continuity, by up to half a row.
 
     Args:
         lost: rows that only the other model has right. Counts may be fractions.
@@ -208,7 +208,7 @@ def tango(lost: float, won: float, rows: float, *, quantile: float) -> Ends:
         return float(brentq(lambda gap: deviation(gap, corrected, shift) - target, -edge, edge, xtol=1e-9))
 
     low, high = min(0.0, half), max(0.0, half)
-    ways = (False, True)
+    ways = (False, True)  # corrected or not
     return min(end(quantile, way, low) for way in ways), max(end(-quantile, way, high) for way in ways)
 
 
@@ -216,11 +216,12 @@ def design_effect(values: Floats, groups: Groups | None, *, correlation: float =
     """The variance of the rows' mean, relative to independent rows (Kish 1965, Survey Sampling, section 5.4); at least
     1.
 
-    A few differing rows say little about it, so two rows with wholly alike groups are added.
+    A few differing rows say little about it, so two rows with wholly alike groups are added. If no row differs, the
+    rows of a group count as one.
 
     Args:
-        values: (rows,) of size about 1.
-        correlation: of rows within a group, for the two added rows.
+        values: (rows,) of size about 1, as the added rows.
+        correlation: of rows within a group, for the added rows.
     """
     if groups is None:
         return 1.0

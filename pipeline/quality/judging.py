@@ -114,7 +114,7 @@ def judge_artifact(
     student = answers.student(variant, on_gpu=engine.provider == CUDA_PROVIDER)
     probabilities, decisions = engine.activated(student), metrics.predictions(student, manifest.task.kind)
     has_thresholds = bool(manifest.task.points) or manifest.task.abstain is not None
-    if contract.limits.require and has_thresholds:
+    if contract.limits.require and has_thresholds:  # other thresholds are another model
         decisions = np.column_stack([decisions, decided(probabilities, manifest.task)])
     judged = judge_answers(
         student,

@@ -17,12 +17,12 @@ from kdc.serving.engine.engine import Engine
 from kdc.serving.engine.long_texts import row_tokens
 from kdc.serving.engine.tokenizing import Text, row_of
 
-BATCH = 32  # of throughput
+BATCH = 32  # rows of a throughput batch
 _WARM_UP_CALLS = 5
-_CALLS = 100  # a round, at least
-_CALLS_ABOVE = 5  # a round, at least, above the latency's percentile
-_BATCHES = 8  # a round, for throughput
-_ROUNDS = 9  # their median's interval leaves out the fastest and the slowest
+_CALLS = 100  # least calls a round
+_CALLS_ABOVE = 5  # least calls a round above the latency's percentile
+_BATCHES = 8  # throughput batches a round
+_ROUNDS = 9  # the median's interval leaves out the fastest and the slowest round
 _TIMED_ROWS = 100
 
 Models = Mapping[str, Callable[[list[Any]], object]]  # functions of rows, by name

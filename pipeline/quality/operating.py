@@ -18,7 +18,7 @@ from kdc.pipeline.quality import shares
 from kdc.pipeline.quality.intervals import design_effect, independent_rows
 from kdc.pipeline.quality.shares import Surest, by_threshold, effect_of_least, floor4, surest_right
 
-_FEWEST = 10  # rows with the label, and without it
+_FEWEST = 10  # rows with the label, and without it: fewer would overfit
 _LEAST_GAIN = 0.02  # of the score, over giving the label to every row
 _CHANCE = 0.05  # a model that knows nothing of a label gets a threshold once in twenty
 
@@ -28,9 +28,9 @@ class Chosen:
     """The probability from which rows get a label, or are answered."""
 
     threshold: float
-    reached: bool = True
+    reached: bool = True  # whether the rows reach the aim
     note: str = ""  # if not, why
-    proven: str = ""  # shown instead of the bound
+    proven: str = ""  # bound shown instead; "" if unknown
 
 
 def choose(

@@ -38,8 +38,8 @@ def floor4(share: float) -> str:
 
 
 def at_least(error: Floats | float, right: Floats | float, wrong: Floats | float) -> Floats:
-    """The lower end of a share's interval, above the true share with a chance of `error` (Clopper and Pearson 1934,
-    Biometrika 26:404). Counts may be fractions."""
+    """The lower end of a share's interval. It is above the true share with a chance of `error` (Clopper and Pearson
+    1934, Biometrika 26:404). Counts may be fractions."""
     return np.where(np.greater(right, 0), beta.ppf(error, np.maximum(right, 1e-9), np.add(wrong, 1)), 0.0)
 
 
@@ -62,8 +62,8 @@ def rate(hits: Count, of: Count, *, independent: float | None = None, confidence
 def effect_of_least(values: NDArray[np.floating], share: float, groups: Groups | None) -> float:
     """The design effect of being among the `share` of rows with the least values.
 
-    `share` is what a bound allows. What a threshold leaves is less and shows less of how alike grouped rows are, so
-    lucky rows would gain twice.
+    `share` is what a bound allows. A threshold leaves fewer rows on the wrong side, and fewer rows show less of how
+    alike grouped rows are: lucky rows would gain twice.
     """
     least = np.zeros(len(values))
     least[np.argsort(values, kind="stable")[: math.ceil(share * len(values) - 1e-9)]] = 1
@@ -73,7 +73,7 @@ def effect_of_least(values: NDArray[np.floating], share: float, groups: Groups |
 def surest_right(
     confidence: NDArray[np.floating], right: Flags, bound: float, *, most: int, groups: Groups | None = None
 ) -> Surest:
-    """As many of the surest rows as show that at least a share `bound` is right.
+    """The largest set of surest rows whose share of right rows is shown to be at least `bound`.
 
     Up to `most`, fifty numbers k of surest rows are tried. Each tests whether rows above the next row's probability are
     right less often than the bound. The test is exact: given that probability, the number of right rows is binomial.

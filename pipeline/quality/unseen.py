@@ -64,7 +64,7 @@ class _Parts:
 
 def _parts(truth: Labels, actual: Floats, unit: NDArray[np.intp], chosen: NDArray[np.bool_]) -> _Parts:
     present = np.flatnonzero(actual)
-    rank = np.full(len(actual), len(present))
+    rank = np.full(len(actual), len(present))  # of a class, from the rarest
     rank[present[np.argsort(actual[present], kind="stable")]] = np.arange(len(present))
     last = np.unique(np.geomspace(1, len(present), _STEPS).astype(int))[:, None] - 1
     if truth.ndim == 1:

@@ -94,7 +94,7 @@ def read_commands(root: Path) -> list[str]:
 
 
 def look_at(root: Path, rows: bytes, answers: NDArray[np.generic]) -> int:
-    """Count a look at the evaluation rows. The same answers are the same look.
+    """Count a look: a judgement by the evaluation rows. The same answers are the same look.
 
     Args:
         rows: fingerprint of the rows and labels.
