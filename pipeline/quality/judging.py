@@ -20,7 +20,7 @@ from kdc.serving.engine.engine import Engine
 from kdc.serving.engine.long_texts import row_tokens
 from kdc.serving.engine.tokenizing import Text
 
-# The metric, and the shares of right decisions.
+# The compared metric, and the shares that a contract requires.
 Answers = tuple[Quality | None, tuple[RequiredShare, ...]]
 
 

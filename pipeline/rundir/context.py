@@ -38,7 +38,7 @@ class Run:
     root: Path
     config: Config  # resolved
     device: str = "cpu"  # "cpu" or "cuda"
-    bf16: bool | None = False  # None: the faster format
+    bf16: bool | None = False  # train in bf16 autocast; None: in the faster format
     fingerprints: dict[str, str] = field(default_factory=dict)  # of the stages so far, by name
     siblings: tuple[Path, ...] = ()  # run directories whose finished stages may be reused
     progress: Progress = lambda done, total, /, *, rows=0, loss=None: None  # called during long work
@@ -77,7 +77,7 @@ class Run:
         return read_result(self.root, kind)
 
     def result_or_none(self, kind: type[AnyResult]) -> AnyResult | None:
-        """As `result`; None for a stage that this run skips."""
+        """As `result`; None for a stage that this run does not have."""
         return self.result(kind) if kind.STAGE in self.fingerprints else None
 
     def origin_of(self, student: StudentSettings) -> StudentOrigin:

@@ -124,7 +124,7 @@ def look_at(root: Path, rows: bytes, answers: NDArray[np.generic]) -> int:
 
 
 def _is_run(root: Path, folders: Iterable[Path]) -> bool:
-    """Whether the directory holds a run's settings, maybe damaged, beside a finished stage."""
+    """Whether the directory holds a run's settings, or damaged settings beside a finished stage."""
     try:
         settings = json.loads((root / _CONFIG).read_text(encoding="utf-8"))
     except OSError:

@@ -31,7 +31,7 @@ class Stage:
     result: type[StageResult]  # names the stage and its folder
     run: Callable[[Run, Path], StageResult]  # works in a folder
     depends_on: Callable[[Run], dict[str, Any]]  # settings that the result depends on
-    after: tuple[str, ...]  # whose results it reads
+    after: tuple[str, ...]  # stages whose results it reads
     is_intact: Callable[[Path], bool] = lambda root: True  # whether its files outside its folder are still there
     is_wanted: Callable[[Config], bool] = lambda config: True  # by the settings
     check: Callable[[Run], None] = lambda run: None  # after it is done or skipped; may refuse to continue
