@@ -169,10 +169,10 @@ def wilson(right: float, rows: float, *, quantile: float) -> Ends:
 def tango(lost: float, won: float, rows: float, *, quantile: float) -> Ends:
     """The score interval of the difference of two paired proportions (Tango 1998, Statistics in Medicine 17:891).
 
-    Tango's end away from 0 is too near if few rows differ, mostly one way: up to 5 % of students whose true drop is the
-    limit would fail. Each end is the farther of Tango's end and the end corrected for skewness (Edgeworth expansion;
-    Gart and Nam 1988, Biometrics 44:323). Rows are whole, so 3.4 % would still fail if nearly all differing rows are
-    lost. The end nearer to 0 is therefore corrected for continuity, by up to half a row.
+    Tango's end away from 0 is too near if few rows differ, mostly one way. If their true drop is the limit, up to 5 %
+    of students would fail. Each end is therefore the farther of Tango's end and the end corrected for skewness
+    (Edgeworth expansion; Gart and Nam 1988, Biometrics 44:323). Rows are whole, so 3.4 % would still fail if nearly all
+    differing rows are lost. The end nearer to 0 is therefore corrected for continuity, by up to half a row.
 
     Args:
         lost: rows that only the other model has right. Counts may be fractions.

@@ -150,7 +150,7 @@ class Facts(Result):
     notes: tuple[str, ...] = ()
     schema_number: int = Field(alias="schema")  # "schema" in JSON, a name that BaseModel uses
     task: TaskFacts
-    served: str  # that a CPU loads ("fp32" or "int8")
+    served: str  # variant that a CPU loads ("fp32", "int8" or "cascade")
     models: dict[str, ModelFacts]  # in the table's order
     training: dict[str, TrainingFacts]  # by model; none for a teacher that came fine-tuned
     # rows by true label (down) and answer (across), of "teacher" and served "student"; None unless classes are few
