@@ -1,2 +1,1 @@
-"""The models of a run under evaluation: what each answers, beside which baseline and second model, and from which
-probability on."""
+"""Evaluate a run's models: answers, baselines, second models and thresholds."""

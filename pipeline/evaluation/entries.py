@@ -1,5 +1,5 @@
-"""The models of a run that stage `evaluate` compares, each as something that answers: teacher, student, controls and
-baselines as they are, and the ONNX variants in the serving engine, so that what is measured is what will serve."""
+"""The models that stage `evaluate` compares. ONNX variants run in the serving engine, so kdc measures what will
+serve."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -32,22 +32,22 @@ from kdc.pipeline.training.students import load_student
 from kdc.serving.engine.tokenizing import RowTokenizer, Text
 
 Answer = Callable[[list[Text]], NDArray[np.float32]]
-Logits = dict[str, NDArray[np.float32]]  # (rows, outputs) by split, or by model
+Logits = dict[str, NDArray[np.float32]]  # (rows, outputs) by split or model
 
 
 @dataclass
 class Entry:
     """One model under evaluation."""
 
-    predict: Callable[[str], NDArray[np.float32]]  # a split's name to logits of the whole split
-    row: dict[str, Scalar]  # columns of the table, to which more are added
-    answer: Answer | None = None  # texts to logits, tokenising included; None: its latency says nothing here
-    memory: ModelFiles | None = None  # what a process of its own loads to measure its memory; None: not measured
-    logits: Logits = field(default_factory=dict)  # answers by split, once it was asked
+    predict: Callable[[str], NDArray[np.float32]]  # a split's name to its logits
+    row: dict[str, Scalar]  # first columns of the table
+    answer: Answer | None = None  # texts to logits, tokenising included; None: not timed
+    memory: ModelFiles | None = None  # what a process loads to measure memory; None: not measured
+    logits: Logits = field(default_factory=dict)  # cached logits by split
 
 
 def entries_of(run: Run, notes: list[str]) -> dict[str, Entry]:
-    """All of them by name, in the order of the table; to `notes` goes what is not there, and why."""
+    """Entries by name, in the table's order. `notes` gets what is missing."""
     onnx = _onnx_entries(run, notes)
     baselines = run.result_or_none(BaselinesResult)
     return (
@@ -59,7 +59,6 @@ def entries_of(run: Run, notes: list[str]) -> dict[str, Entry]:
 
 
 def _torch_entries(run: Run) -> dict[str, Entry]:
-    """Teacher, student with adapters, merged student, and the controls that there are."""
     data, merged, student, role = run.data(), run.folder("merge") / "model", run.folder("student"), run.student_role
     torch_entry = partial(_torch_entry, data, device=run.device, max_length=run.max_length, long=run.config.long)
     teacher, folder = run.config.teacher, run.folder("teacher")
@@ -80,7 +79,7 @@ def _torch_entries(run: Run) -> dict[str, Entry]:
         "student": torch_entry(student / "base", role, model=load_student(student), weights=merged),
         "merged": torch_entry(merged, role),
     }
-    entries["student"].answer = None  # with its adapters it is only trained; what could serve is the merged one
+    entries["student"].answer = None  # not timed: the merged model is what could serve
     if run.config.run.controls:
         made = run.result(ControlsResult).to_json()
         for name, whose in CONTROLS.items():
@@ -90,7 +89,7 @@ def _torch_entries(run: Run) -> dict[str, Entry]:
 
 
 def _as_one(teachers: Sequence[Entry], shares: NDArray[np.float64], temperatures: Sequence[float] | None) -> Entry:
-    """Several teachers as the student learned from them: one after another, their logits averaged."""
+    """Several teachers: run one after another, logits averaged."""
     average = partial(ensemble.average, shares=shares, temperatures=temperatures or (1.0,) * len(teachers))
     answers = [teacher.answer for teacher in teachers if teacher.answer is not None]  # each has one
     sums: dict[str, Any] = {key: sum(teacher.row[key] for teacher in teachers) for key in ("parameters", "size_bytes")}
@@ -112,8 +111,7 @@ def _torch_entry(
     model: Any = None,
     weights: Path | None = None,
 ) -> Entry:
-    """A torch model. Its folder holds tokenizer and weights; or it is given, and `weights` is the folder of a model of
-    its size. The role is whose tokens it takes; by it `max_length` tells the tokens of the longest rows."""
+    """A torch model. `weights` is a folder of its size if `model` is given; otherwise `folder` holds the weights."""
     if model is None:
         model = loading.load_model(str(folder), data.task).model
     model = model.to(device).eval()
@@ -138,7 +136,7 @@ def _torch_entry(
 
 
 def _baseline_entries(logits: Path, names: Iterable[str]) -> dict[str, Entry]:
-    """What is cheap to beat. Its answers are there; what it costs is not measured, since nobody would serve it so."""
+    """Baselines from stored answers. Nobody would serve them, so their costs are not measured."""
     with np.load(logits) as file:
         answers = dict(file)
     return {name: Entry(partial(_kept, answers, name), {"runtime": "a baseline"}) for name in names}
@@ -149,8 +147,7 @@ def _kept(answers: Logits, model: str, split: str) -> NDArray[np.float32]:
 
 
 def _onnx_entries(run: Run, notes: list[str]) -> dict[str, Entry]:
-    """The variants of student and uncut teacher that were made, each on the CPU, and where the run trains on CUDA also
-    there."""
+    """Student and uncut teacher on the CPU, and on CUDA if the run trains there."""
     data, student, teacher = run.data(), run.folder("export"), run.folder("uncut")
     parameters = {student: run.result(StudentResult).parameters, teacher: run.result(TeacherResult).parameters}
     graphs = {
@@ -159,7 +156,7 @@ def _onnx_entries(run: Run, notes: list[str]) -> dict[str, Entry]:
         "fp16": (student / FP16_ONNX, student),
     }
     uncut = run.result_or_none(UncutResult)
-    if uncut is not None:  # otherwise the folder may be there from a start before this one
+    if uncut is not None:  # else the folder may be from an earlier start
         notes += [uncut.note] if uncut.note else []
         teachers = {"teacher_fp32": (teacher / FP32_ONNX, teacher), "teacher_int8": (teacher / INT8_ONNX, teacher)}
         graphs = teachers | graphs
@@ -175,7 +172,7 @@ def _onnx_entries(run: Run, notes: list[str]) -> dict[str, Entry]:
 
 
 def _cascade_entries(run: Run, others: Mapping[str, Entry], notes: list[str]) -> dict[str, Entry]:
-    """The cascades of the artifact, and their second model where that is another run's, beside the other entries."""
+    """The artifact's cascades, and a second model from another run."""
     variants, data, entries = variants_of(run), run.data(), dict[str, Entry]()
     second, temperature = variants.second, run.result(QuantizeResult).temperature
     for name, pair in variants.pairs.items():
@@ -184,14 +181,14 @@ def _cascade_entries(run: Run, others: Mapping[str, Entry], notes: list[str]) ->
             entries[alone] = _onnx_entry(_files_of(second.files[pair.second], second.folder, variants.task), data)
         make = partial(_onnx_entry, variants.files(name), data, temperature=temperature)
         entries[name] = make()
-        if name == CASCADE_FP32:  # which is for a GPU
+        if name == CASCADE_FP32:  # for a GPU only
             entries[name].answer = entries[name].memory = None
             entries |= _cuda_entry(name, make, notes, is_asked=run.config.run.device == "cuda")
     return entries
 
 
 def _cuda_entry(name: str, make: Callable[..., Entry], notes: list[str], *, is_asked: bool) -> dict[str, Entry]:
-    """An entry on CUDA under its name; none, with a note why, if it does not start and nobody asked for it."""
+    """An entry on CUDA, or only a note if it fails and was not requested."""
     try:
         return {f"{name} (cuda)": make(device="cuda")}
     except KdcError as error:
@@ -214,7 +211,7 @@ def _onnx_entry(
     temperature: float = 1.0,
     device: Device = "cpu",
 ) -> Entry:
-    """An ONNX file, or the two of a cascade, in the engine that serves. fp16 is not timed on a CPU."""
+    """An ONNX file, or a cascade's two. fp16 is not timed on a CPU."""
     engine = files.engine(temperature=temperature, device=device)
     is_timed = device == "cuda" or files.model.name != FP16_ONNX
     measured = [files.model, files.tokenizer_json, *([] if files.second is None else [files.second[1]])]

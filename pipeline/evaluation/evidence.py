@@ -1,5 +1,4 @@
-"""The evidence that judges a run's contract: answers to the evaluation rows, the number of looks at these rows, scores
-on the tuning slice, and the teacher beside the best baseline."""
+"""Evidence to judge a contract: answers, looks, tuning scores, and the best baseline."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -23,8 +22,7 @@ from kdc.pipeline.rundir.files import ALL_LOGITS, BASELINE_LOGITS
 
 
 def answers_of(data: PreparedData, evaluated: Path, standing: Standing | None) -> EvaluationAnswers:
-    """What stage `evaluate` kept in its folder of all models on the evaluation split, and the baseline that is better
-    than the teacher, if one is."""
+    """All models' answers to the evaluation rows, and the baseline that beats the teacher."""
     split, baseline = data.eval_splits[0], better_baseline(standing)
     rows, logits = data.rows(split), read_logits(evaluated, split)
     better = None if baseline is None else Other(baseline, logits[baseline])
@@ -33,13 +31,13 @@ def answers_of(data: PreparedData, evaluated: Path, standing: Standing | None) -
 
 
 def read_logits(evaluated: Path, split: str) -> dict[str, NDArray[np.float32]]:
-    """The logits (rows, outputs) of all models on a split, by model, from the folder of stage `evaluate`."""
+    """Logits (rows, outputs) on a split by model, from stage `evaluate`'s folder."""
     with np.load(evaluated / ALL_LOGITS) as arrays:
         return {name.removeprefix(f"{split}/"): arrays[name] for name in arrays if name.startswith(f"{split}/")}
 
 
 def look_of(data: PreparedData, root: Path, answers: Labels) -> int:
-    """Which look at the evaluation rows it is, to judge a model by its answers; counted in a run's directory."""
+    """The number of this look at the evaluation rows; `look_at` counts it in the run directory."""
     rows = data.rows(data.eval_splits[0])
     fingerprint = hashlib.sha256(b"".join(map(digest, texts_of(rows))))
     fingerprint.update(np.asarray(rows["label"][:]).tobytes())
@@ -49,8 +47,8 @@ def look_of(data: PreparedData, root: Path, answers: Labels) -> int:
 def tuning_scores(
     student: float, quantized: QuantizeResult, pairs: Mapping[str, Pair], metric: str
 ) -> dict[str, float]:
-    """The scores of the variants on the tuning slice, of which the student's is known."""
-    scores = {"fp32": student, "fp16": student}  # which differs by rounding
+    """The variants' scores on the tuning set."""
+    scores = {"fp32": student, "fp16": student}  # fp16 differs by rounding
     int8 = quantized.candidates.get(quantized.winner or "")
     if int8 is not None and int8.tune is not None:
         scores["int8"] = int8.tune[metric]
@@ -58,7 +56,7 @@ def tuning_scores(
 
 
 def standing_of(run: Run, logits: Outputs) -> Standing | None:
-    """A teacher, by its logits on the tuning slice, beside the best baseline there; None without any."""
+    """A teacher's logits on the tuning set against the best baseline; None without baselines."""
     if not run.config.baselines.enabled:
         return None
     data, best = run.data(), run.result(BaselinesResult).best
@@ -72,13 +70,12 @@ def standing_of(run: Run, logits: Outputs) -> Standing | None:
 
 
 def better_baseline(standing: Standing | None) -> str | None:
-    """The baseline that is better than the teacher; None where none is."""
+    """The baseline that beats the teacher, if any."""
     return standing.baseline if standing is not None and standing.baseline_score > standing.teacher_score else None
 
 
 def score_to_keep(standing: Standing | None, teacher: float, against: Literal["teacher", "best"]) -> float:
-    """The score on the tuning slice of what a contract compares with: the teacher, or the best baseline if that is
-    better."""
+    """The tuning score to compare with: the teacher's, or a better baseline's."""
     if standing is None:
         return teacher
     return max([standing.teacher_score] + [standing.baseline_score] * (against == "best"))
@@ -95,8 +92,7 @@ def worded(standing: Standing, metric: str) -> str:
 
 
 def teacher_note(standing: Standing | None, attempts: Sequence[Attempt], metric: str) -> str:
-    """What a person should know of a teacher: that it is no better than a baseline, or how it came about where
-    fine-tuning did not do; "" where all is well."""
+    """A note on the teacher: attempts beside plain fine-tuning, and a baseline that it does not beat."""
     notes = []
     if attempts:
         best = max(attempts, key=lambda attempt: attempt.score)

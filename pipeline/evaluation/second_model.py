@@ -1,4 +1,4 @@
-"""A run's second model, beside its student: what it is, its files, and which artifact can be one."""
+"""The second model of a run's cascade: its files and checks."""
 
 import shutil
 from dataclasses import dataclass
@@ -24,36 +24,35 @@ _FILES = {"fp32": FP32_ONNX, "int8": INT8_ONNX}
 class SecondModel:
     """The second model of a run."""
 
-    folder: Path  # with its tokenizer, and how that cuts and pads rows
-    entry: str  # what its rows of the table begin with: "teacher" or "second"
-    files: dict[str, Path]  # its ONNX files by number format, those that there are
+    folder: Path  # with the tokenizer
+    entry: str  # prefix of its table rows: "teacher" or "second"
+    files: dict[str, Path]  # existing ONNX files by number format
 
 
 def second_model(run: Run) -> SecondModel:
-    """The teacher itself, or what stage `cascade` copied of another run's artifact."""
+    """The teacher itself, or stage `cascade`'s copy of an artifact."""
     is_artifact = isinstance(run.config.cascade.second, Path)
     folder = run.folder("cascade" if is_artifact else "uncut")
-    # A folder `uncut` may be there from a start before this one, which exports no teacher.
+    # A folder `uncut` may be from an earlier start.
     known = is_artifact or "uncut" in run.fingerprints
     return SecondModel(folder, "second" if is_artifact else "teacher", files_in(folder) if known else {})
 
 
 def files_in(folder: Path) -> dict[str, Path]:
-    """The ONNX files of a folder by number format."""
+    """A folder's ONNX files by number format."""
     return {name: folder / file for name, file in _FILES.items() if (folder / file).exists()}
 
 
 def scaled(logits: Outputs, temperature: float, wanted: float) -> Outputs:
-    """Logits of one temperature as logits of another, see `kdc.serving.engine.engine.Engine.of_second`."""
+    """Logits of one temperature, rescaled to another; see `kdc.serving.engine.engine.Engine.of_second`."""
     return logits * np.float32(wanted / temperature)
 
 
 def check_second(run: Run) -> None:
-    """Refuse a second model that cannot be, before anything is trained.
+    """Refuse an impossible second model before anything is trained.
 
     Raises:
-        InputError: a number has no sureness; the teacher itself is not there, or reads other tokens; or an artifact was
-            made of other rows, for other labels, or reads other tokens.
+        InputError: the task is a regression, the teacher is not exported, or rows, labels or tokens differ.
     """
     config, second = run.config, run.config.cascade.second
     if second is None or second == "off":
@@ -93,8 +92,7 @@ def check_second(run: Run) -> None:
 def _check_artifact(
     folder: Path, given: str, task: Task, rows: str, tokenizer: str | None, max_length: int, long: LongTexts | None
 ) -> None:
-    """Refuse an artifact that cannot be the second model of a run with these rows, by their fingerprint, and a student
-    with this tokenizer; None where it is not known yet."""
+    """Refuse an artifact with other labels, rows (by fingerprint) or tokens (None: not known yet)."""
     manifest = load_manifest(folder)
     if any(variant.second is not None for variant in manifest.variants.values()):
         raise InputError("the second model is two models itself", given=given, remedy="name an artifact of one model")
@@ -122,7 +120,7 @@ def _check_artifact(
 
 
 def other_tokens(given: str) -> InputError:
-    """The refusal of a second model with another tokenizer."""
+    """The error for another tokenizer."""
     return InputError(
         "the two models of a cascade read the same tokens, and these have other tokenizers, lengths or windows",
         given=given,
@@ -131,8 +129,7 @@ def other_tokens(given: str) -> InputError:
 
 
 def copy_second(manifest: Manifest, artifact: Path, out: Path) -> None:
-    """Copy of an artifact what a cascade needs of it: fp32, int8 where a CPU loads it, the tokenizer, and how that cuts
-    and pads."""
+    """Copy an artifact's fp32, its tokenizer, and int8 if a CPU loads it."""
     variants = {str(name): variant for name, variant in manifest.variants.items()}
     for name, file in _FILES.items():
         if name in variants and name in ("fp32", manifest.providers[CPU_PROVIDER]):

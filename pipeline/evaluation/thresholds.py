@@ -1,4 +1,4 @@
-"""What a run's artifact decides: thresholds chosen on the tuning slice, told on the evaluation rows."""
+"""Choose decision thresholds on the tuning set, and measure them on the evaluation rows."""
 
 import shlex
 from collections.abc import Mapping, Sequence
@@ -24,19 +24,19 @@ from kdc.pipeline.quality.operating import Chosen, choose, choose_answered, choo
 from kdc.serving.engine.deciding import decided, label_counts
 from kdc.serving.engine.engine import activate
 
-_MOST_TOLD = 5  # labels of which something is told one by one
-_TIED, _FEWEST_TIED = 0.05, 10  # share and number of a slice's rows with one probability, from which on that is told
+_MOST_TOLD = 5  # labels named one by one
+_TIED, _FEWEST_TIED = 0.05, 10  # share and number of tied rows that deserve a note
 
 
 class _Choice(NamedTuple):
-    """A threshold, what it was chosen by, and the probabilities (rows,) of the tuning slice."""
+    """A threshold, its aim, and the tuning set's probabilities (rows,)."""
 
     aim: Aim
     chosen: Chosen
     probabilities: NDArray[np.floating]
 
     def fields(self, variant: str) -> dict[str, Any]:
-        """The fields of an artifact's threshold; its `variant` gave the probabilities."""
+        """An artifact's fields for the threshold; `variant` gave the probabilities."""
         return {
             "threshold": self.chosen.threshold,
             "aim": self.aim.text,
@@ -55,14 +55,14 @@ def decided_task(
     variant: str,
     temperature: float,
 ) -> tuple[TaskInfo, list[str]]:
-    """The task with the thresholds and sets of labels that are asked for, and what a person should know of them.
+    """The task with the requested thresholds and label sets, and notes for a person.
 
     Args:
-        variant: that a CPU loads: the thresholds are of its probabilities.
-        temperature: by which its logits are divided.
+        variant: its probabilities set the thresholds.
+        temperature: divides its logits.
 
     Raises:
-        BoundNotShown: a bound was asked for, and the tuning slice shows no threshold that keeps it.
+        BoundNotShown: no threshold is shown to keep a requested bound.
     """
     task = data.task.info()
     aims, abstain = aims_of(operating.aims, task), abstain_of(operating.abstain, operating.aims, task)
@@ -106,7 +106,6 @@ def _sets(coverage: float, tuning: Outputs, labels: Labels, groups: Groups, vari
 
 
 def _of_sets(sets: LabelSets | None) -> list[str]:
-    """How sets of labels do on the evaluation rows, in a sentence."""
     counted = None if sets is None else sets.evaluation
     if sets is None or counted is None:
         return []
@@ -118,13 +117,11 @@ def _of_sets(sets: LabelSets | None) -> list[str]:
 
 
 def _refuse_unshown(option: str, choices: Mapping[str, _Choice], evidence: Evidence = "interval") -> None:
-    """End a run whose artifact would not decide as was asked by an option. Of a bound for all labels some may miss it:
-    rare ones nearly always do. By the evidence `point` nothing has to be shown.
+    """Raise `BoundNotShown` if a bound for one name, or for all, is not shown to be kept.
 
-    Raises:
-        BoundNotShown: a bound for one name is not shown to be kept, or none of the names shows a bound for all.
+    Some labels may miss a bound for all: rare labels nearly always do.
     """
-    # By the label that an aim was given for; None: for all without their own.
+    # By the aim's label; None: for all other labels.
     names_by_aim: dict[str | None, list[str]] = {}
     for name, choice in choices.items():
         if choice.aim.is_bound:
@@ -159,7 +156,7 @@ def _refuse_unshown(option: str, choices: Mapping[str, _Choice], evidence: Evide
 
 
 def _unreached(points: Sequence[OperatingPoint]) -> list[str]:
-    """Which aims the tuning slice does not reach, and why; of many labels the number."""
+    """Notes on aims that the tuning set does not reach."""
     missed = [point for point in points if not point.reached]
     if len(missed) > _MOST_TOLD:
         names = ", ".join(point.label for point in missed[:_MOST_TOLD])
@@ -168,8 +165,8 @@ def _unreached(points: Sequence[OperatingPoint]) -> list[str]:
 
 
 def _ties(choices: Mapping[str, _Choice]) -> list[str]:
-    """Where the next threshold would move many rows at once, since they have one probability: of a recall the next
-    higher one, else the next lower one."""
+    """Notes on rows of equal probability, which the next threshold would move at once. The next threshold is higher for
+    a recall, else lower."""
     notes = []
     for name, (aim, chosen, values) in choices.items():
         is_above = aim.measure == "recall"
@@ -185,7 +182,7 @@ def _ties(choices: Mapping[str, _Choice]) -> list[str]:
 
 
 def _flips(task: TaskInfo, logits: Mapping[str, Outputs], variant: str, temperature: float) -> list[str]:
-    """What 8 bits change at the thresholds, in a sentence."""
+    """A note on rows that 8 bits decide otherwise."""
     fp32 = {"int8": "fp32", CASCADE: CASCADE_FP32}.get(variant, "")
     if fp32 not in logits:
         return []

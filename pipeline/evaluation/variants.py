@@ -1,4 +1,4 @@
-"""The variants of a run's artifact: the student alone in each number format, and the student with a second model."""
+"""The variants of a run's artifact: number formats of the student, alone or in a cascade."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,17 +16,17 @@ CASCADE, CASCADE_FP32 = "cascade", "cascade_fp32"  # variants of two models
 
 @dataclass(frozen=True)
 class Variants:
-    """What the variants of an artifact are made of."""
+    """The parts of an artifact's variants."""
 
-    exported: Path  # the folder of the student's fp32 graph, with its tokenizer
+    exported: Path  # the student's fp32 graph and tokenizer
     task: TaskInfo
-    students: Mapping[str, Path]  # the student's ONNX files by number format; int8 only where a CPU loads it
+    students: Mapping[str, Path]  # ONNX files by number format; int8 only if a CPU loads it
     second: SecondModel
-    second_name: str  # what the second model is, in words
-    pairs: Mapping[str, Pair]  # the cascades by variant; none where no second model was looked for, or none gains
+    second_name: str  # in words
+    pairs: Mapping[str, Pair]  # cascades by variant; empty if none gains
 
     def second_of(self, pair: Pair, file: str) -> Second:
-        """A cascade's second model as the manifest tells of it, with the name of its ONNX file."""
+        """The manifest's entry of a cascade's second model."""
         return Second(
             name=self.second_name,
             file=file,
@@ -52,12 +52,12 @@ class Variants:
 
 
 def student_files(exported: Path, quantized: Path, *, with_int8: bool) -> dict[str, Path]:
-    """The student's ONNX files by number format, from the folders of its graphs."""
+    """The student's ONNX files by number format."""
     return {"fp32": exported / FP32_ONNX} | ({"int8": quantized / INT8_ONNX} if with_int8 else {})
 
 
 def variants_of(run: Run) -> Variants:
-    """The variants that the artifact of a run may have, once its second model was looked for."""
+    """The variants of a run's artifact, after stage `cascade`."""
     cascade, with_int8 = run.result_or_none(CascadeResult), run.result(QuantizeResult).chosen is not None
     return Variants(
         exported=run.folder("export"),

@@ -1,1 +1,1 @@
-"""What an artifact says of its run: manifest, lineage, model card, and the files of a Hugging Face folder."""
+"""An artifact's manifest, lineage, model card and Hugging Face files."""

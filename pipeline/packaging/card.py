@@ -1,4 +1,4 @@
-"""The model card: the results of a run as the artifact's README.md, in Markdown."""
+"""The model card: the artifact's README.md."""
 
 from pathlib import Path
 
@@ -16,14 +16,13 @@ from kdc.pipeline.results.artifact import QuantizeResult
 def model_card(
     manifest: Manifest, int8: QuantizeResult, judgement: Judgement | None, example: str, *, teacher: str, adapted: bool
 ) -> str:
-    """The card: what the model answers, what was measured, how to use it, and its limits.
+    """Render the model's answers, measurements, use and limits.
 
     Args:
-        manifest: of the artifact.
-        int8: how its int8 variant came about, and what was measured of each candidate.
-        judgement: how it kept its contract; None if nothing was asked of it.
-        example: arguments for `kdc try`, quoted for a shell.
-        teacher: what a person should know of the teacher; "" if all is well.
+        int8: with each candidate's measurements.
+        judgement: None without a contract.
+        example: arguments for `kdc try`, shell-quoted.
+        teacher: a note; "" if all is well.
         adapted: whether the student was trained through adapters.
     """
     task, lineage = manifest.task, manifest.lineage
@@ -53,7 +52,7 @@ def model_card(
 
 
 def _candidates(int8: QuantizeResult, metric: str) -> list[list[str]]:
-    """The int8 candidates that could be measured, header first; empty if there is none."""
+    """The measured int8 candidates, header first, if any."""
     rows = [["int8 candidates, on the tuning slice", metric, "batch-invariant", "latency against fp32"]]
     for name, candidate in int8.candidates.items():
         if candidate.tune is not None:

@@ -1,7 +1,6 @@
-"""Makes an artifact a Hugging Face folder too, with a model card that the hub reads.
+"""Make an artifact a Hugging Face folder too, with a model card that the hub reads.
 
-Transformers opens the folder by its config and weights, Optimum's ORTModel and transformers.js by its config and ONNX
-files. Reads `model/` of stage `merge`; writes `config.json`, `tokenizer_config.json` and `model.safetensors`.
+Transformers opens config and weights. Optimum's ORTModel and transformers.js open config and ONNX files.
 """
 
 import json
@@ -19,21 +18,16 @@ from kdc.pipeline.models.opening import class_of
 
 CONFIG, TOKENIZER_CONFIG, WEIGHTS = "config.json", "tokenizer_config.json", "model.safetensors"
 
-# What a saved tokenizer calls its special tokens.
+# Special tokens in a saved tokenizer's settings.
 _SPECIAL = [f"{role}_token" for role in ("bos", "cls", "eos", "mask", "sep", "unk")]
 
 
 def add_hugging_face_files(model: Path, folder: Path, tokenizer: TokenizerInfo) -> None:
-    """Put the config, the tokenizer's settings and the weights of a saved classifier beside an artifact's ONNX files.
+    """Put a saved classifier's config, tokenizer settings and weights beside an artifact's ONNX files.
 
-    Weights that no class of transformers can read are left out: a head over the mean of the token vectors, layers with
-    fewer attention heads, a student without layers. `AutoModelForSequenceClassification` would answer with them, by
-    weights that it draws at random; without them it refuses.
-
-    Args:
-        model: the classifier as `save_pretrained` wrote it, with its tokenizer.
-        folder: the artifact's folder.
-        tokenizer: how the artifact cuts and pads rows.
+    Weights that no class of transformers can read are left out: a head over the mean token vector, layers with fewer
+    attention heads, a student without layers. `AutoModelForSequenceClassification` would fill in random weights and
+    answer; without the file it refuses.
     """
     config = json.loads((model / CONFIG).read_text(encoding="utf-8"))
     config.pop("_name_or_path", None)
@@ -43,8 +37,8 @@ def add_hugging_face_files(model: Path, folder: Path, tokenizer: TokenizerInfo) 
     settings = {
         name: token["content"] if isinstance(token, dict) else str(token) for name, token in special.items()
     } | {
-        # It reads `tokenizer.json` alone. transformers 5 has rules of its own for the class of an architecture, and
-        # 4.57 cannot read all of its files.
+        # This class reads `tokenizer.json` alone. transformers 5 has its own rules for an architecture's class, and
+        # 4.57 cannot read all its files.
         "tokenizer_class": "PreTrainedTokenizerFast",
         "model_input_names": list(tokenizer.input_names),
         "model_max_length": tokenizer.max_length,
@@ -63,18 +57,17 @@ def _write(path: Path, content: dict[str, Any]) -> None:
 
 
 def card_metadata(manifest: Manifest, *, models: list[str], dataset: tuple[str, str, str] | None) -> str:
-    """The head of a model card in YAML, for the hub.
+    """The model card's YAML head, for the hub.
 
     Args:
-        manifest: of the artifact.
-        models: hub ids of the models whose weights the artifact's are made of.
-        dataset: hub id, configuration and split of the evaluation rows; None if they are not the hub's own.
+        models: hub ids of the models that gave the weights.
+        dataset: hub id, configuration and split of the evaluation rows.
     """
     task = manifest.task
     name, configuration, split = dataset or (task.name, None, None)
     variants = {str(name): variant for name, variant in manifest.variants.items()}
     file = variants[manifest.providers[CPU_PROVIDER]].file
-    # Other libraries open one graph: of a cascade the student's.
+    # Other libraries open one graph: a cascade's student.
     chosen = next(name for name, variant in variants.items() if variant.second is None and variant.file == file)
     results = [
         EvalResult(

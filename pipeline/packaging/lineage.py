@@ -1,4 +1,4 @@
-"""The lineage of a run's artifact for its manifest, and the models and data that its card names."""
+"""An artifact's lineage, and the models and data for its card."""
 
 import re
 from pathlib import Path
@@ -20,7 +20,7 @@ from kdc.pipeline.rundir.context import Run
 from kdc.pipeline.rundir.fingerprints import gpu_name
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-# Packages whose versions the artifact names.
+# Their versions go into the artifact.
 _PACKAGES = (
     "torch",
     "transformers",
@@ -58,7 +58,7 @@ def lineage_of(run: Run) -> Lineage:
 
 
 def _trained(training: TrainingSummary | None) -> str:
-    """Number format and threads of the student's training."""
+    """The student's number format and threads in training."""
     if training is None:
         return ""
     threads = "" if training.threads is None else f", {training.threads} thread{'s' if training.threads > 1 else ''}"
@@ -66,8 +66,10 @@ def _trained(training: TrainingSummary | None) -> str:
 
 
 def label_share(labels: NDArray[np.generic], task: Task) -> tuple[float, ...] | None:
-    """The share of the training rows that carry each label, by which a service can tell when its answers drift; None
-    for regression. Labels are (rows,), or (rows, outputs) for multi-label."""
+    """The share of training rows with each label, by which a service notices drift; None for regression.
+
+    Labels are (rows,), or (rows, outputs) for multi-label.
+    """
     if task.kind == "regression":
         return None
     if task.kind == "classification":
@@ -76,7 +78,7 @@ def label_share(labels: NDArray[np.generic], task: Task) -> tuple[float, ...] | 
 
 
 def _vocabulary(folder: Path | None) -> str:
-    """How many pieces a smaller vocabulary has, in words; "" if the student has the teacher's."""
+    """A smaller vocabulary's pieces, in words."""
     return "" if folder is None else f", with {len(read_kept(folder))} pieces of its vocabulary"
 
 
@@ -87,21 +89,21 @@ def _teacher_name(settings: TeacherSettings) -> str:
 
 
 def base_models(student: str, teacher: str) -> list[str]:
-    """Hub ids of the models whose weights the artifact's are made of; none of models that have no id."""
+    """The hub id of the model that gave the weights, if any."""
     name = teacher if kind_of(student).is_of_teacher else student
     is_public = name == "minilm" or not Path(name).exists()
     return [_public_name(name)] if is_public and _HUB_ID.fullmatch(_public_name(name)) else []
 
 
 def hub_dataset(task: Task, source: DataSettings) -> tuple[str, str, str] | None:
-    """Hub id, configuration and split of the evaluation rows; None if they are not the hub's own."""
+    """Hub id, configuration and split of the evaluation rows, if on the hub."""
     if not task.hub_config or source.data is not None or source.train is not None:
         return None
     return HUB_NAME, task.hub_config, task.eval_splits[0]
 
 
 def _public_name(model: str) -> str:
-    """An id as it is, a local path as its last part: the artifact says nothing of the machine's folders."""
+    """A hub id, or a path's last part, which hides the machine's folders."""
     if model == "minilm":
         return HUB_ID
     return Path(model).name if Path(model).exists() else model

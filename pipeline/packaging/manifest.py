@@ -1,4 +1,4 @@
-"""The manifest of a run's artifact: its variants with their measurements, and which one a provider loads."""
+"""The manifest of a run's artifact: its variants, and which one a provider loads."""
 
 import shutil
 from collections.abc import Iterable, Mapping
@@ -16,20 +16,20 @@ from kdc.pipeline.graphs.onnx_graph import versions_of
 from kdc.pipeline.results.artifact import ExportResult, QuantizeResult
 from kdc.pipeline.results.base import Table
 
-# The artifact's ONNX files, by the names under which transformers.js finds them, and as earlier stages name them.
+# Names that transformers.js expects, and names in earlier stages.
 ONNX_FILES = {
     "fp32": ("model.onnx", FP32_ONNX),
     "int8": ("model_int8.onnx", INT8_ONNX),
     "fp16": ("model_fp16.onnx", FP16_ONNX),
 }
-# Files of a cascade's second model, by number format.
+# A cascade's second model, by number format.
 _SECOND_FILES = {"fp32": "second.onnx", "int8": "second_int8.onnx"}
 
 
 def manifest_of(
     folder: Path, table: Table, exported: ExportResult, quantized: QuantizeResult, made: Variants, lineage: Lineage
 ) -> Manifest:
-    """The manifest of the files that are in the artifact's folder so far, which gets the files of second models."""
+    """The manifest of an artifact's folder. Copies second models there."""
     variants = _variants(folder, table, exported, quantized)
     variants |= _cascades(made, table, variants, folder)
     info = read_tokenizer_info(made.exported)
@@ -52,7 +52,7 @@ def manifest_of(
 
 
 def _variants(folder: Path, table: Table, exported: ExportResult, quantized: QuantizeResult) -> dict[str, Variant]:
-    """The measurements of each ONNX file; a file that was dropped when it was evaluated is removed."""
+    """Measurements of each ONNX file. Files that the evaluation dropped are removed."""
     int8 = quantized.candidates[quantized.winner] if quantized.winner is not None else None
     parity = {
         "fp32": exported.fp32_parity,
@@ -79,8 +79,7 @@ def _variants(folder: Path, table: Table, exported: ExportResult, quantized: Qua
 
 
 def _cascades(made: Variants, table: Table, variants: Mapping[str, Variant], folder: Path) -> dict[str, Variant]:
-    """The measurements of the student with a second model, whose files are copied into the folder. The versions are the
-    newer ones of the two graphs."""
+    """Measurements of each cascade. Copies its second model; the versions are the newer graph's."""
     cascades = {}
     for name, pair in made.pairs.items():
         if name not in table or (name == CASCADE_FP32 and f"{name} (cuda)" not in table):  # it could not be run
@@ -99,7 +98,6 @@ def _cascades(made: Variants, table: Table, variants: Mapping[str, Variant], fol
 
 
 def _measured(row: Mapping[str, Any]) -> dict[str, Any]:
-    """The table's measurements of a variant."""
     memory = row.get("peak_memory_bytes")
     return {
         "size_bytes": row["size_bytes"],
@@ -112,15 +110,15 @@ def _measured(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def on_cuda(variants: Iterable[str], table: Table) -> str:
-    """The variant that a GPU loads: a cascade in fp32, else fp16 if it was run on one, else fp32. fp16 may overflow on
-    a GPU alone: a CPU computes it in fp32."""
+    """The variant that a GPU loads: a cascade, else fp16 if it ran on a GPU, else fp32. fp16 can overflow only on a
+    GPU: a CPU computes it in fp32."""
     if CASCADE_FP32 in variants:
         return CASCADE_FP32
     return "fp16" if "fp16" in variants and "fp16 (cuda)" in table else "fp32"
 
 
 def without_unused_cascades(folder: Path, manifest: Manifest) -> Manifest:
-    """The manifest, and the folder, without second models that no provider loads, since the contract is not kept so."""
+    """Remove second models that no provider loads, from manifest and folder."""
     loaded = set(manifest.providers.values())
     variants = {name: made for name, made in manifest.variants.items() if made.second is None or name in loaded}
     unused = set(_SECOND_FILES.values()).difference(*(variant.graphs for variant in variants.values()))

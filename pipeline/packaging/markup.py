@@ -1,4 +1,4 @@
-"""Pages in HTML and Markdown from the templates of this folder, which escape what they are given."""
+"""Render HTML and Markdown from templates, which escape their values."""
 
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,7 @@ from kdc.common.tables import code, markdown, plain
 def render(template: Path, **values: Any) -> str:
     """Fill a template, which may extend and import others of its folder.
 
-    Its filter `markdown` makes a table of rows of cells, header first, and takes the indent away that a cell may have;
-    its filter `code` shows a text as code in Markdown.
+    Filter `markdown` makes a table of rows, header first, without a cell's indent. Filter `code` shows text as code.
     """
     environment = Environment(
         loader=FileSystemLoader(template.parent),
@@ -30,5 +29,5 @@ def render(template: Path, **values: Any) -> str:
 
 
 def _as_it_is(value: Any) -> str:
-    """A value as Markdown shows it as it is; a table is Markdown already."""
+    """A value as Markdown shows it; tables are Markdown already."""
     return value if isinstance(value, Markup) else plain(str(value))

@@ -1,1 +1,1 @@
-"""What a model is worth: metrics, intervals, comparisons, costs."""
+"""The quality of models: confidence intervals, calibration, thresholds, comparisons and costs."""

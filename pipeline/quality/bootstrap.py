@@ -1,4 +1,4 @@
-"""The bootstrap of a statistic that is computed of weighted units, many weightings at a time."""
+"""The bias-corrected and accelerated (BCa) bootstrap of a statistic of weighted units."""
 
 import math
 from collections.abc import Callable
@@ -7,27 +7,26 @@ import numpy as np
 
 from kdc.pipeline.config.metrics import Floats, Scorer
 
-_SEED = 0  # the same units have the same interval, whoever asks
+_SEED = 0  # the same units always have the same interval
 _FEWEST_RESAMPLES, _MOST_RESAMPLES = 2000, 20_000
-_NUMBERS = 1_600_000  # of all resamples together, about
-_IN_A_TAIL = 20  # resamples beyond each end of an interval, at least: with one, the end would be an extreme value
+_NUMBERS = 1_600_000  # in all resamples together, about
+_IN_A_TAIL = 20  # resamples beyond each end, at least: a single one would be an extreme value
 _MOST_BLOCKS = 2000  # of the jackknife
-_AT_A_TIME = 250_000  # numbers of a block of weights that is computed at once: 2 MB, which a core's cache holds
+_AT_A_TIME = 250_000  # numbers in a block of weights: 2 MB fit a core's cache
 
 
 def bca(
     statistic: Scorer, counts: Floats, *, quantile: Callable[[float], float], width: int = 1
 ) -> tuple[tuple[float, float], float]:
-    """The bootstrap that corrects bias and skewness (Efron 1987, Journal of the American Statistical Association
-    82:171), and the standard deviation over the resamples.
+    """The BCa interval of a statistic (Efron 1987, Journal of the American Statistical Association 82:171), and its
+    standard error.
 
     Args:
-        statistic: from how often each unit is drawn, (samples, units), to the number of interest, (samples,).
-        counts: (units,) how many there are of each unit: what is alike is counted, and drawn together.
-        quantile: at the upper end of the two-sided interval, from as how many units of one influence those count that
-            move the statistic. The spread is estimated from the square of what each unit moves it by, of which a few
-            large ones may make up most.
-        width: numbers that the statistic makes of each sample meanwhile, where these are more than the units.
+        statistic: maps draws of units, (samples, units), to values, (samples,).
+        counts: (units,) identical rows in each unit.
+        quantile: the upper quantile, given the number of units with equal influence: a few units may make up most of
+            the variance.
+        width: numbers that the statistic holds for each sample.
     """
     from scipy.special import ndtr, ndtri
 
@@ -46,38 +45,37 @@ def bca(
     bias = ndtri(np.clip(below, 1 / resamples, 1 - 1 / resamples))
     pulled = bias + np.array([-at_end, at_end])
     room = 1 - acceleration * pulled
-    # Beyond a pole the formula would come back from the other side: there the end is the most extreme value.
+    # Past its pole the formula turns back: the end is then the most extreme value.
     at = np.where(room > 0, ndtr(bias + pulled / np.where(room > 0, room, 1)), pulled > 0)
     low, high = np.quantile(values, at)
     return (float(low), float(high)), error
 
 
 def _enough(tail: float, width: int) -> int:
-    """How many resamples are drawn, for an interval with such a share of them beyond each end.
+    """Resamples for an interval with a share `tail` beyond each end.
 
-    With one seed, samples of few units have about the same resamples, and the same error of resampling. With 2,000
-    resamples, verdicts on macro F1 of 5,000 rows err in 2.3 % or in 3.0 % of cases, depending on the seed; 2.5 % are
-    stated. More are drawn if a resample is cheap.
+    With 2,000 resamples, verdicts on macro F1 of 5,000 rows err in 2.3 % to 3.0 % of cases, depending on the seed; 2.5
+    % are stated.
     """
     for_the_tail = math.ceil(min(_IN_A_TAIL / tail, _MOST_RESAMPLES)) if tail else _MOST_RESAMPLES
     return max(_FEWEST_RESAMPLES, for_the_tail, min(_NUMBERS // width, _MOST_RESAMPLES))
 
 
 def _drawn(counts: Floats, size: int, generator: np.random.Generator) -> Floats:
-    """How often each unit is drawn, (size, units), in as many draws as there are units in all."""
+    """How often each unit is drawn, (size, units)."""
     units, total = len(counts), int(counts.sum())
     if total > units:
         return generator.multinomial(total, counts / total, size=size).astype(np.float64)
-    # Where all are single, that many numbers are drawn faster.
+    # Faster if every unit is a single row.
     drawn = generator.integers(0, units, (size, units)) + units * np.arange(size)[:, None]
     return np.bincount(drawn.ravel(), minlength=size * units).reshape(size, units).astype(np.float64)
 
 
 def _influence(statistic: Scorer, counts: Floats, block: int) -> tuple[float, float]:
-    """A sixth of the skewness of the jackknife's values, and the number of units of equal influence that the units
-    count for (Kish 1965, section 11.7). Each value leaves out one unit, or a block of units if there are many."""
+    """The acceleration (a sixth of the jackknife's skewness), and the number of units with equal influence (Kish 1965,
+    section 11.7)."""
     blocks = min(len(counts), _MOST_BLOCKS)
-    part = np.arange(len(counts)) * blocks // len(counts)  # the block of each unit
+    part = np.arange(len(counts)) * blocks // len(counts)
     times = counts if blocks == len(counts) else np.ones(blocks)
     parts = []
     for start in range(0, blocks, block):

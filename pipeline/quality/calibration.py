@@ -1,4 +1,4 @@
-"""How well probabilities are calibrated: the error, and the temperature that mends it."""
+"""Expected calibration error and temperature scaling."""
 
 import math
 from dataclasses import dataclass
@@ -11,32 +11,29 @@ from kdc.serving.engine.engine import activate
 
 _BINS = 15
 _FOLDS = 5
-_ERROR = 0.05  # share of temperatures that do not help and are taken all the same
+_ERROR = 0.05  # chance of keeping a temperature that does not help
 
 
 @dataclass(frozen=True)
 class Bin:
-    """Rows of like confidence."""
+    """Rows of similar confidence."""
 
-    rows: int  # how many
-    confidence: float  # on average, 0 to 1
-    accuracy: float  # share of them that are right, 0 to 1
+    rows: int
+    confidence: float  # mean, 0 to 1
+    accuracy: float  # share of right rows, 0 to 1
 
 
 @dataclass(frozen=True)
 class Reliability:
-    """How far confidence is from accuracy, over all rows."""
+    """Calibration of a model's confidence."""
 
-    ece: float  # expected calibration error, within [0, 1]
-    bins: tuple[Bin, ...]  # those that hold rows, in the order of their confidence
+    ece: float  # expected calibration error, 0 to 1
+    bins: tuple[Bin, ...]  # by rising confidence, without empty bins
 
 
 def reliability(probabilities: Outputs, labels: Labels, kind: Kind) -> Reliability:
-    """Expected calibration error over 15 bins of equal width (Guo et al. 2017, arXiv 1706.04599, equation 3).
-
-    Of multi-label rows every output is an answer of its own, with the confidence of its more probable side. Regression
-    has no probabilities.
-    """
+    """Expected calibration error over 15 bins of equal width (Guo et al. 2017, arXiv 1706.04599, equation 3). Every
+    multi-label output counts, with the confidence of its more probable side. Not for regression."""
     if kind == "multilabel":
         confidence = np.maximum(probabilities, 1 - probabilities).ravel()
         right = ((probabilities >= 0.5) == labels.astype(bool)).ravel()
@@ -53,14 +50,12 @@ def reliability(probabilities: Outputs, labels: Labels, kind: Kind) -> Reliabili
 
 
 def calibrate(logits: Outputs, labels: Labels, kind: Kind, *, groups: Groups | None = None) -> float:
-    """The temperature under which the labels are most likely (Guo et al. 2017, arXiv 1706.04599, section 4.2).
+    """The temperature with the highest likelihood (Guo et al. 2017, arXiv 1706.04599, section 4.2).
 
-    It must help rows that it was not fitted to. Five times it is fitted to four fifths of the rows, and has to make the
-    labels of the last fifth more likely, beyond the noise of so many rows. If rows form groups, the fifths are fifths
-    of the groups, and the noise is the noise of so many groups.
+    Five-fold cross-validation must show a gain in log-likelihood, by a one-sided t-test over groups at 5 %.
 
     Returns:
-        A temperature in [0.05, 20]; 1.0 if none is shown to help, and for regression, which has no probabilities.
+        A temperature in [0.05, 20]; 1.0 if none helps, and for regression.
     """
     if kind == "regression":
         return 1.0
@@ -83,7 +78,7 @@ def calibrate(logits: Outputs, labels: Labels, kind: Kind, *, groups: Groups | N
 
 
 def _likeliest(logits: Outputs, labels: Labels, kind: Kind) -> float:
-    """The temperature under which the labels of these rows are most likely."""
+    """The maximum-likelihood temperature."""
     from scipy.optimize import minimize_scalar
 
     def surprise(log_temperature: float) -> float:
@@ -93,7 +88,7 @@ def _likeliest(logits: Outputs, labels: Labels, kind: Kind) -> float:
 
 
 def _surprise(logits: Outputs, labels: Labels, kind: Kind, temperature: float) -> Floats:
-    """(rows,) negative logarithms of the probabilities that the labels have."""
+    """(rows,) negative log-likelihoods of the labels."""
     probabilities = activate(logits, kind, temperature).astype(np.float64)
     if kind == "classification":
         likely = probabilities[np.arange(len(labels)), labels.astype(np.int64)]

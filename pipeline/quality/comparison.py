@@ -1,4 +1,4 @@
-"""A student compared with its teacher, or a better baseline, on the same evaluation rows, as a contract judges it."""
+"""Compare a student with its teacher, or a better baseline."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from kdc.pipeline.config.metrics import Groups, Labels, Outputs
 from kdc.pipeline.quality.intervals import Difference, difference
 
 _POWER = 0.8
-_MOST_TIMES, _HALVINGS = 1e6, 30  # of the rows; of the range up to that
-_WHOLE = 100.0  # points that may differ where groups are too few to show anything
+_MOST_TIMES, _HALVINGS = 1e6, 30  # times the rows, at most; bisection steps
+_WHOLE = 100.0  # points: the interval's reach if groups are too few
 
 
 @dataclass(frozen=True)
 class Other:
     """What a student is compared with."""
 
-    name: str  # "teacher", or that of a baseline
+    name: str  # "teacher" or a baseline
     logits: Outputs
 
 
 class Shown(Quality):
-    """What the rows show of the difference of two models."""
+    """The difference of two models, with a verdict."""
 
-    verdict: Verdict  # "pass", "fail", or "not shown" where the interval holds the limit
+    verdict: Verdict
 
 
 def judge(
@@ -48,28 +48,26 @@ def judge(
     confidence: float = 0.95,
     groups: ArrayLike | None = None,
 ) -> Shown:
-    """Whether rows show that a model loses at most `max_drop` points against another one. Any two models will do.
+    """Whether rows show that a model loses at most `max_drop` points against another model.
 
-    `pass` means that the whole confidence interval of the difference keeps to the limit, `fail` that the whole interval
-    lies beyond it, and `not shown` that the rows are too few to say. The same function judges contracts;
-    docs/benchmarks/verdicts.md states its measured error rates.
+    `pass`: the whole confidence interval keeps to the limit. `fail`: the whole interval breaks it. `not shown`: the
+    rows are too few. docs/benchmarks/verdicts.md states the error rates.
 
     Args:
-        student, teacher: (rows, outputs) logits or scores, of the same rows. Of multi-label answers, logits.
+        student, teacher: (rows, outputs) logits or scores; multi-label needs logits.
         labels: (rows,) class numbers from 0, (rows, outputs) in {0, 1} for multi-label, or (rows,) numbers.
         kind: "classification", "multilabel" or "regression".
         metric: "accuracy", "f1" (of class 1), "macro_f1", "matthews", "pearson" or "spearman".
-        max_drop: points (0 to 100) of the metric that the student may be below the teacher.
+        max_drop: points, 0 to 100.
         confidence: of the two-sided interval, within (0.5, 0.99].
-        groups: (rows,) anything that is the same for rows which are not independent: a user, a document, a text that
-            they share. Without it every row counts as independent.
+        groups: (rows,) one value for rows that are not independent, such as a user's; None: all rows are independent.
 
     Returns:
-        `verdict`, and what it rests on: `difference` (student minus teacher, in points), `interval`, `rows_needed`
-        (about how many would show it), `groups` (how many there are).
+        `verdict`, `difference` (student minus teacher, in points), `interval`, `groups` (their number) and
+        `rows_needed` (about how many would show a pass).
 
     Raises:
-        InputError: the arrays do not belong together, or a value is out of range.
+        InputError: the arrays do not fit together, or a value is out of range.
     """
     try:
         logits, others, truth = (np.asarray(array, dtype=np.float64) for array in (student, teacher, labels))
@@ -85,11 +83,7 @@ def judge(
 
 
 def _numbered(groups: NDArray[np.generic]) -> Groups:
-    """A number for each group, of names of any kind.
-
-    Raises:
-        InputError: a row has none.
-    """
+    """Number groups of any type; refuse None and NaN."""
     if any(name is None or name != name for name in groups.ravel().tolist()):  # NaN differs from itself
         raise InputError("a row has no group", given="None or NaN", remedy="give such a row a group of its own")
     return np.unique(groups.astype(str), return_inverse=True)[1].reshape(groups.shape)
@@ -106,8 +100,7 @@ def compare(
     groups: Groups | None = None,
     look: int = 1,
 ) -> Quality | None:
-    """Both scores, the interval of their difference, and how many rows would show that it keeps to the contract's
-    `max_drop`; None if it has none. See `Quality` for `look`."""
+    """Scores, interval of their difference, and rows that would show a pass; None without `max_drop`."""
     max_drop = contract.limits.max_drop
     if max_drop is None:
         return None
@@ -118,7 +111,7 @@ def compare(
     observed = difference(student, other.logits, labels, kind, metric, groups=groups, confidence=confidence)
     gap, needed = round(score - other_score, 4), None
     if observed.interval[0] < -max_drop:
-        # By what the interval really is: it may be wider than its standard error says, for few rows or groups.
+        # With few rows or groups the interval is wider than its standard error says.
         more = rows_needed(gap, gap - observed.interval[0], observed, max_drop=max_drop, confidence=confidence)
         needed = None if more is None else max(math.ceil(len(labels) * more), len(labels) + 1)
     return Quality(
@@ -138,19 +131,15 @@ def compare(
 def rows_needed(gap: float, below: float, observed: Difference, *, max_drop: float, confidence: float) -> float | None:
     """How many times the rows would show, with a power of 80 %, that a difference keeps to `max_drop`.
 
-    The lower end of the interval must lie above -max_drop. The distance from -max_drop to the difference must hold
-    z_confidence + z_power standard errors, and a standard error falls with the root of the number of rows (Lachin 1981,
-    Controlled Clinical Trials 2:93-113, equation 3). Errors that no row shows must not cost more than this distance.
+    The distance to -max_drop must hold z_confidence + z_power standard errors, which fall with the root of the rows
+    (Lachin 1981, Controlled Clinical Trials 2:93-113, equation 3). It must also hold the errors that no row shows.
 
     Args:
-        gap: student minus teacher, in points, taken for the true one.
-        below: points by which its interval ends below it.
-        observed: the difference, as the rows show it.
-        max_drop: points that the student may be below its teacher.
-        confidence: of the two-sided interval.
+        gap: student minus teacher, in points.
+        below: points from the interval's lower end to `gap`.
 
     Returns:
-        None if the difference is at the limit or beyond it, so that no number of rows would do.
+        None if the difference is at or beyond the limit.
     """
     room = gap + max_drop
     if room <= 0:
@@ -158,7 +147,7 @@ def rows_needed(gap: float, below: float, observed: Difference, *, max_drop: flo
     times, unseen = 0.0, observed.unseen(1.0)
     if observed.standard_error:
         times = ((1 + NormalDist().inv_cdf(_POWER) / quantile_of(confidence)) * below / room) ** 2
-    elif unseen < below < _WHOLE:  # by a quantile for few groups
+    elif unseen < below < _WHOLE:  # the quantile for few groups widened it
         room *= unseen / below
     fewest, most = 0.0, math.log(_MOST_TIMES)
     for _ in range(_HALVINGS):
@@ -168,11 +157,6 @@ def rows_needed(gap: float, below: float, observed: Difference, *, max_drop: flo
 
 
 def _check(student: Outputs, teacher: Outputs, labels: Labels, groups: Groups | None, kind: Kind, metric: str) -> None:
-    """Refuse arrays that do not belong together.
-
-    Raises:
-        InputError: a wrong shape, kind or metric, or a value that is no number.
-    """
     if not isinstance(kind, str) or kind not in get_args(Kind):
         raise InputError("no such kind of task", given=kind, remedy=f"one of {', '.join(get_args(Kind))}")
     if metric not in (known := metrics.fitting(kind)):

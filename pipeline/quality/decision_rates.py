@@ -1,5 +1,4 @@
-"""How often decisions are right, counted on labelled rows with exact intervals: by thresholds and sets of labels, and
-the shares that a contract asks for."""
+"""Count how often decisions are right, with exact intervals."""
 
 from typing import Any
 
@@ -19,8 +18,8 @@ from kdc.serving.engine.deciding import answered, decided, in_sets
 
 
 def measured(task: TaskInfo, slice_name: str, probabilities: Outputs, labels: Labels) -> TaskInfo:
-    """The task with what its thresholds do on labelled rows, "tuning" or "evaluation", and its sets of labels on the
-    latter; with exact intervals."""
+    """The task with the rates of its decisions. `slice_name` is "tuning", or "evaluation", which measures label sets
+    too."""
     changes: dict[str, Any] = {}
     if task.points:
         gets, points = decided(probabilities, task), []
@@ -39,32 +38,31 @@ def measured(task: TaskInfo, slice_name: str, probabilities: Outputs, labels: La
 
 
 def having(labels: Labels, column: int) -> Flags:
-    """Whether rows have the label at a column."""
+    """(rows,) whether each row has a column's label."""
     labels = np.asarray(labels).astype(np.int64)
     return labels == column if labels.ndim == 1 else labels[:, column] == 1
 
 
 def rates(gets_label: Flags, has_label: Flags) -> Rates:
-    """How rows that get a label compare with those that have it."""
+    """Precision, recall and false alarms of one label."""
     counted = _of_label(gets_label, has_label)
     precision, recall, fpr = (rate(hits.sum(), rows.sum()) for hits, rows in counted.values())
     return Rates(precision=precision, recall=recall, false_alarms=fpr)
 
 
 def _of_label(gets: Flags, has: Flags) -> dict[str, tuple[Flags, Flags]]:
-    """The rows that count, and the rows that they are a share of, by measure."""
     return {"precision": (gets & has, gets), "recall": (gets & has, has), "fpr": (gets & ~has, ~has)}
 
 
 def answered_rates(probabilities: Outputs, labels: Labels, abstain: Abstention) -> Answered:
-    """How many rows of several classes are answered, and how many of them rightly."""
+    """Share of answered rows, and their accuracy."""
     is_answered = answered(probabilities, abstain)
     hits = (is_answered & (probabilities.argmax(axis=1) == labels)).sum()
     return Answered(coverage=rate(is_answered.sum(), len(labels)), accuracy=rate(hits, is_answered.sum()))
 
 
 def covered_rates(probabilities: Outputs, labels: Labels, sets: LabelSets) -> Covered:
-    """How often the sets of rows of several classes hold the true label, and how large they are."""
+    """How often label sets hold the true label, and their sizes."""
     holds = in_sets(probabilities, sets)
     sizes, rows = holds.sum(axis=1), len(labels)
     return Covered(
@@ -75,8 +73,7 @@ def covered_rates(probabilities: Outputs, labels: Labels, sets: LabelSets) -> Co
 
 
 def sweep(probabilities: NDArray[np.floating], has_label: Flags, thresholds: Floats) -> tuple[Floats, Floats, Floats]:
-    """How thresholds do on rows, (thresholds,) each: precision, which is NaN of no rows, recall, and the share of all
-    rows that get the label."""
+    """Precision (NaN without rows), recall, and share of rows that get the label; (thresholds,) each."""
     gets = probabilities[:, None] >= thresholds
     hits, given = (gets & has_label[:, None]).sum(axis=0), gets.sum(axis=0)
     with np.errstate(invalid="ignore"):
@@ -86,16 +83,15 @@ def sweep(probabilities: NDArray[np.floating], has_label: Flags, thresholds: Flo
 def found_rates(
     contract: Contract, task: TaskInfo, probabilities: Outputs, labels: Labels, *, groups: Groups, look: int = 1
 ) -> tuple[RequiredShare, ...]:
-    """Count what a contract requires.
+    """Measure the shares that a contract requires.
 
-    The end of an interval that shows a kept share has the contract's confidence, since all shares have to be shown. A
-    miss by chance is likelier the more shares there are: the ends that show a miss divide one share's error.
+    A contract needs all shares, so the interval's end that shows a kept share has the contract's confidence. More
+    shares miss more often by chance, so the ends that show a miss divide one share's error.
 
     Args:
-        task: with the artifact's thresholds.
-        groups: which rows belong together: they count as if those of each group were alike. The design effect that
-            these rows show counts more of them, but doubles the errors where few rows of few groups are wrong.
-        look: which look at these rows it is to judge by them.
+        groups: rows of one group count as identical. The design effect would count more rows, but doubles the errors if
+            few rows of few groups are wrong.
+        look: number of this look at the rows.
     """
     required = contract.limits.require
     if not required:
@@ -106,7 +102,7 @@ def found_rates(
     missed = 1 - (1 - kept) / len(required)
     for requirement in required:
         bound, label = parse_bound(requirement), required_label(requirement, task)
-        assert bound is not None  # a contract cannot be made otherwise
+        assert bound is not None  # the contract checked it
         if label is None:
             is_answered = np.asarray(gets.any(axis=1))
             right: Flags = gets[np.arange(len(gets)), labels.astype(np.int64)]
@@ -122,6 +118,6 @@ def found_rates(
             confidences=(missed, kept) if bound.is_most else (kept, missed),
         )
         if bound.measure == "coverage" and (task.abstain is None or task.abstain.threshold == 0):
-            counted = counted.model_copy(update={"low": 1.0})  # any row is answered
+            counted = counted.model_copy(update={"low": 1.0})  # every row is answered
         shares.append(RequiredShare(requirement=requirement, rate=counted, look=look))
     return tuple(shares)

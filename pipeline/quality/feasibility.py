@@ -1,4 +1,4 @@
-"""The students that can keep a contract, by their costs, which were measured before training."""
+"""Find students that can keep a contract, from costs measured before training."""
 
 import math
 from collections.abc import Mapping
@@ -16,26 +16,27 @@ Measured = Mapping[str, StudentCosts]  # by student: an id, a path, "layers:0,1,
 
 
 def fitting_students(measured: Measured, contract: Contract) -> list[str]:
-    """Students that can keep the contract in some precision, the most promising first: those with layers before those
-    without, then those with the most parameters; of as many, in the order of measuring."""
-    # A dict keeps that order, which goes into fingerprints; a set's order differs between processes.
+    """Students that can keep the contract in some precision: with layers first, then by falling parameters."""
+    # Not a set: the order enters fingerprints, and a set's order differs between processes.
     fitting = {name: None for name, _, costs in _made(measured, contract) if not missed_costs(contract, costs)}
     return sorted(fitting, key=lambda name: (not kind_of(name).has_layers, -measured[name].parameters))
 
 
 @dataclass(frozen=True)
 class Stored:
-    """How a student would be stored, where that is left to the contract's size, and what it then costs."""
+    """How a student is stored to keep the contract's size."""
 
-    costs: StudentCosts  # of int8 in so many bits
-    bits: Literal[8, 4] = 8  # of each number of a token's vector in int8
-    has_fewer_pieces: bool = False  # whether its vocabulary is a smaller one
+    costs: StudentCosts  # with int8 in `bits`
+    bits: Literal[8, 4] = 8  # of token embeddings in int8
+    has_fewer_pieces: bool = False
 
 
 def as_stored(student: StudentCosts, contract: Contract) -> Stored:
-    """A student's own form, with all pieces in 8 bits, unless that is too large. Then the first other form that keeps
-    the contract, since each costs accuracy: in 4 bits, with fewer pieces in 8 bits, with fewer pieces in 4. If none
-    does, the smallest. A student that is too slow keeps its own form."""
+    """The student's own form, unless it is too large: then the first smaller form that keeps the contract, else the
+    smallest.
+
+    Each smaller form costs accuracy. A student that is only too slow keeps its own form.
+    """
     most, forms = contract.limits.max_size_mb, _forms(student)
     if most is None or min((costs.size_mb for costs in costs_of(student).values()), default=0.0) <= most:
         return forms[0]
@@ -57,12 +58,12 @@ def _forms(student: StudentCosts) -> list[Stored]:
 
 
 def costs_of(student: StudentCosts) -> dict[str, Costs]:
-    """What a student costs, by the precisions ("fp32", "int8", "fp16") that it could be made in."""
+    """The measured costs by precision ("fp32", "int8", "fp16")."""
     return {precision: costs for precision, costs in student.variants.items() if isinstance(costs, Costs)}
 
 
 def table(measured: Measured, contract: Contract) -> list[str]:
-    """A line for each student and precision: what was measured, and whether it is kept or why not."""
+    """A line for each student and precision: costs, and why it was dropped."""
     rows = [("student", "variant", "M params", "ms", "rows/s", "MB", "")]
     for name, student in measured.items():
         stored = as_stored(student, contract)
@@ -81,9 +82,8 @@ def table(measured: Measured, contract: Contract) -> list[str]:
 
 
 def nothing_fits(measured: Measured, contract: Contract, *, has_whole: bool = False) -> InputError:
-    """The error if no student can keep the contract. It names the nearest student, whose worst miss is the smallest,
-    and the nearest of each other kind. If files are too large and students were to have the whole vocabulary
-    (`has_whole`), it says how to make them smaller."""
+    """The error if no student can keep the contract. It names the nearest student of each kind, and a smaller
+    vocabulary if students had the whole one (`has_whole`) and size is limited."""
     made = sorted(_made(measured, contract), key=lambda form: _worst_miss(form[2], contract))
     if not made:
         return InputError("no candidate could be exported", given=", ".join(measured), remedy="see the lines above")
@@ -110,7 +110,6 @@ def nothing_fits(measured: Measured, contract: Contract, *, has_whole: bool = Fa
 
 
 def _made(measured: Measured, contract: Contract) -> list[tuple[str, str, Costs]]:
-    """Student, precision and costs of all that could be made, as it would be stored."""
     return [
         (name, precision, costs)
         for name, student in measured.items()
@@ -119,7 +118,6 @@ def _made(measured: Measured, contract: Contract) -> list[tuple[str, str, Costs]
 
 
 def _worst_miss(costs: Costs, contract: Contract) -> float:
-    """The largest ratio of a cost to its limit; above 1 where the limit is missed."""
     limits = contract.limits
     return max(
         costs.latency_ms / (limits.max_latency_ms or math.inf),

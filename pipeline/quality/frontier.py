@@ -1,4 +1,4 @@
-"""A frontier: what each of several students keeps and what it costs, and which of them no other one beats."""
+"""The frontier: scores and costs of students, and which of them no other student beats."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
@@ -8,24 +8,24 @@ from kdc.pipeline.results.base import Result
 
 
 class Point(Result):
-    """One artifact on the curve, in the precision that it serves in."""
+    """One artifact, in the precision it serves in."""
 
     student: str  # as --student names it
-    artifact: str  # its folder, relative to the first run directory
+    artifact: str  # folder, relative to the first run directory
     sha256: str  # of its manifest
     variant: str  # "fp32", "int8", "cascade", ...
-    score: float  # points of the deciding metric on the evaluation rows
-    interval: Ends  # of that
+    score: float  # points on the evaluation rows
+    interval: Ends  # of `score`
     difference: float  # points above the teacher
-    difference_interval: Ends  # of that, paired by row
-    latency_p50_ms: float  # milliseconds of a call with one row, tokenising included
+    difference_interval: Ends  # paired by row
+    latency_p50_ms: float  # of one row, tokenising included
     latency_p95_ms: float
     latency_interval: Ends | None  # of the p50, by rounds
     rows_per_second: float  # in batches of 32
-    rows_interval: Ends | None  # of that, by rounds
-    size_mb: float  # of the ONNX file and tokenizer.json, in MB
+    rows_interval: Ends | None  # by rounds
+    size_mb: float  # ONNX file and tokenizer.json
     parameters: int | None
-    training_seconds: float | None  # None for what was not trained
+    training_seconds: float | None  # None if not trained
 
 
 class Left(Result):
@@ -36,15 +36,15 @@ class Left(Result):
 
 
 class FrontierFacts(Result):
-    """The points, and what they are compared with. All intervals of scores hold at once with 95 %."""
+    """The frontier's points and conditions. All score intervals hold at once with 95 %."""
 
     schema_version: Literal[1] = 1
     task: str
-    metric: str  # the one that decides
-    rows: int  # of the evaluation
-    groups: int  # that are independent
-    teacher: float  # points of the fine-tuned teacher in torch
-    floors: dict[str, float]  # points of the baselines, by name
+    metric: str  # that decides
+    rows: int  # evaluation rows
+    groups: int  # independent groups of rows
+    teacher: float  # points, in torch
+    floors: dict[str, float]  # points of baselines, by name
     points: tuple[Point, ...]
     left: tuple[Left, ...]
     cpu: str
@@ -52,12 +52,12 @@ class FrontierFacts(Result):
     device: str  # "cpu" or "cuda"
 
     def is_of(self, sha256s: Sequence[str], left: Sequence[Left], where: Mapping[str, Any]) -> bool:
-        """Whether these are the facts of these artifacts, measured there."""
+        """Whether the facts are of these artifacts, measured under the conditions `where`."""
         same_place = all(getattr(self, name) == value for name, value in where.items())
         return same_place and [point.sha256 for point in self.points] == list(sha256s) and self.left == tuple(left)
 
 
-# What a point may be the best at: title, its cost (less is better), and how the cost is written.
+# By title: a cost (less is better) and its description.
 COSTS: dict[str, tuple[Callable[[Point], float], str]] = {
     "latency": (lambda point: point.latency_p50_ms, "milliseconds for one row (p50)"),
     "throughput": (lambda point: -point.rows_per_second, "rows a second, in batches of 32"),
@@ -66,8 +66,8 @@ COSTS: dict[str, tuple[Callable[[Point], float], str]] = {
 
 
 def front(points: Sequence[Point], cost: Callable[[Point], float]) -> list[Point]:
-    """The points that no other one beats: none has at least their score at no more cost, and is better in one of the
-    two. The cheapest stands first."""
+    """Points that no other point beats, cheapest first. A point beats another if it is no worse in score and cost, and
+    better in one."""
 
     def is_beaten(point: Point) -> bool:
         return any(

@@ -1,11 +1,9 @@
-"""How sure a score is, and the difference of two models' scores on the same rows: confidence intervals, in points.
+"""Confidence intervals, in points, of one model's score and of two models' difference on the same rows.
 
-Accuracy has formulas: Wilson's interval of one model, Tango's of two. Every other metric is resampled, by the
-bootstrap that corrects its bias and skewness (BCa), with Student's quantile for as many rows as the two models answer
-differently. Rows of one group (of one text, say) are not independent: formulas count fewer rows for it, by the design
-effect; resampling draws whole groups, and its quantile is for as many groups of one influence as move the difference.
-
-docs/benchmarks/verdicts.md states the error rates that `benchmarks/verdicts.py` measured.
+Accuracy has formulas: Wilson's interval for one model, Tango's for two. Other metrics use the BCa bootstrap, with
+Student's quantile for as many rows or groups as move the score. For groups of rows, formulas divide the rows by the
+design effect, and the bootstrap draws whole groups. docs/benchmarks/verdicts.md states
+the measured error rates.
 """
 
 import math
@@ -24,10 +22,10 @@ from kdc.pipeline.config.metrics import METRICS, Floats, Groups, Labels, Outputs
 from kdc.pipeline.quality.bootstrap import bca
 from kdc.pipeline.quality.unseen import unseen
 
-_UNSEEN_ROWS = 2  # rows that `design_effect` adds, whose groups share their fate wholly
-_FEWEST_GROUPS = 8  # with fewer, nothing can be shown by drawing them
+_UNSEEN_ROWS = 2  # rows with wholly alike groups that `design_effect` adds
+_FEWEST_GROUPS = 8  # fewer groups can show nothing
 
-Ends = tuple[float, float]  # of an interval: the lower and the upper one
+Ends = tuple[float, float]  # lower and upper end of an interval
 
 
 @dataclass(frozen=True)
@@ -36,9 +34,8 @@ class Difference:
 
     interval: Ends  # in points
     standard_error: float  # in points
-    groups: int  # how many groups the rows form; as many as rows where each stands alone
-    # points that no row shows, from how many times the rows there would be
-    unseen: Callable[[float], float] = field(compare=False)
+    groups: int  # of rows if all are independent
+    unseen: Callable[[float], float] = field(compare=False)  # points that no row shows, with so many times the rows
 
 
 def difference(
@@ -51,11 +48,11 @@ def difference(
     groups: Groups | None = None,
     confidence: float = 0.95,
 ) -> Difference:
-    """The interval of the difference of two models' scores: of `logits` minus of `others`, on the same rows.
+    """The interval of the score of `logits` minus the score of `others`.
 
     Args:
         metric: a key of `METRICS`.
-        confidence: of the two-sided interval, within (0, 1).
+        confidence: two-sided, within (0, 1).
     """
     truth, groups = metrics.truth_of(labels, kind), _real(groups)
     answers, other_answers = (metrics.predictions(model, kind) for model in (logits, others))
@@ -80,11 +77,11 @@ def difference(
         score, other_score = scorer(truth, answers), scorer(truth, other_answers)
         return lambda weights: score(weights) - other_score(weights)
 
-    scale = 100 * (1 - lowest)  # points that one model may be above another
-    interval, error, middle = (0.0, 0.0), 0.0, 0.0  # of two models that answer alike, in whatever sample
+    scale = 100 * (1 - lowest)  # largest possible difference, in points
+    interval, error, middle = (0.0, 0.0), 0.0, 0.0  # if both models answer alike
     if not np.array_equal(answers, other_answers):
         interval, error, middle = _resampled(gap, truth, (answers, other_answers), groups, confidence)
-    # So few groups can be drawn in too few ways.
+    # Few groups have too few different resamples.
     most = unseen_points(1.0) if groups is None or effective >= _FEWEST_GROUPS else scale
     ends = _widened(interval, middle, most, count / effective, -scale, scale)
     return Difference(ends, error, count, unseen_points)
@@ -99,7 +96,7 @@ def score_interval(
     groups: Groups | None = None,
     confidence: float = 0.95,
 ) -> Ends:
-    """The interval of one model's score, in points. The arguments are as in `difference`."""
+    """The interval of one model's score, in points."""
     truth, answers, groups = metrics.truth_of(labels, kind), metrics.predictions(logits, kind), _real(groups)
     effective = independent_rows(groups, len(truth))
     if metric == "accuracy":
@@ -115,14 +112,13 @@ def score_interval(
 
 
 def _widened(interval: Ends, middle: float, unseen: float, unequal: float, lowest: float, highest: float) -> Ends:
-    """An interval with what no row shows to both sides of it, within the metric's range; in points.
+    """Widen an interval by changes that no row shows, within the metric's range; in points.
 
-    One event more than was seen joins the spread, as in Fay and Feuer (1997, Statistics in Medicine 16:791). It costs
-    about half of `unseen`, which is for 3.7 events, if its group has the root of the groups' mean square size. If
-    nothing was seen, the interval ends at `unseen`.
+    One unseen event joins the spread, as in Fay and Feuer (1997, Statistics in Medicine 16:791). It costs half of
+    `unseen`, which stands for 3.7 events, if its group has the root mean square size.
 
     Args:
-        unequal: by how much more the squares of the groups' sizes sum up to than if all had one size.
+        unequal: sum of squared group sizes, relative to equal groups.
     """
     event = unseen / 2 * math.sqrt(unequal)
     low, high = (max(unseen, math.hypot(end - middle, event)) for end in interval)
@@ -130,8 +126,8 @@ def _widened(interval: Ends, middle: float, unseen: float, unequal: float, lowes
 
 
 def widest(logits: Outputs, others: Outputs, labels: Labels, kind: Kind, *, groups: Groups | None = None) -> list[int]:
-    """The classes that make the interval of a difference of macro F1 wide, the widest first. A class's part of the
-    variance is the covariance of its F1 with the mean."""
+    """The classes that most widen a macro F1 difference's interval, widest first, by the covariance of their F1 with
+    the mean."""
     present, influence = influences(logits, others, labels, kind, groups=groups)
     part = influence.T @ influence.sum(axis=1)
     return [int(present[index]) for index in np.argsort(-part) if part[index] > 0]
@@ -140,10 +136,10 @@ def widest(logits: Outputs, others: Outputs, labels: Labels, kind: Kind, *, grou
 def influences(
     logits: Outputs, others: Outputs, labels: Labels, kind: Kind, *, groups: Groups | None = None
 ) -> tuple[NDArray[np.intp], Any]:
-    """The classes that rows have, and how far each group moves the difference of their F1, (groups, classes), sparse.
+    """The classes that occur, and how far each group moves the difference of their F1, (groups, classes), sparse.
 
-    The delta method: F1 is 2 TP / (answered + actual). A row moves F1 by its own 2 TP - F1 (answered + actual), divided
-    by the sum of all rows.
+    The delta method: F1 is `2 TP / (answered + actual)`. A row moves it by its own `2 TP - F1 (answered + actual)`,
+    divided by `answered + actual` of all rows.
     """
     from scipy.sparse import csr_array
 
@@ -162,8 +158,8 @@ def influences(
 
 
 def wilson(right: float, rows: float, *, quantile: float) -> Ends:
-    """The score interval of a proportion (Wilson 1927, Journal of the American Statistical Association 22:209), of
-    `right` rows among `rows`; neither needs to be whole."""
+    """The score interval of a proportion; counts may be fractions (Wilson 1927, Journal of the American Statistical
+    Association 22:209)."""
     square = quantile**2
     middle = (right + square / 2) / (rows + square)
     half = quantile * math.sqrt(right * (rows - right) / rows + square / 4) / (rows + square)
@@ -174,30 +170,28 @@ def wilson(right: float, rows: float, *, quantile: float) -> Ends:
 def tango(lost: float, won: float, rows: float, *, quantile: float) -> Ends:
     """The score interval of the difference of two paired proportions (Tango 1998, Statistics in Medicine 17:891).
 
-    Tango's end away from 0 is too near for few and one-sided differences: up to 5 % of students whose true drop is the
-    limit would fail. Each end is the farther one of Tango's and of Tango's corrected for the skewness of the difference
-    (by the Edgeworth expansion; Gart and Nam 1988, Biometrics 44:323). If nearly all differing rows are lost, 3.4 %
-    would still fail, since rows are whole. The end nearer to 0 is therefore corrected for continuity too: by half a row
-    if all differing rows are lost (or all won), and by less the more the two are in balance.
+    Tango's end away from 0 is too near if few rows differ, mostly one way. If their true drop is the limit, up to 5 %
+    of students would fail. Each end is therefore the farther of Tango's end and the end corrected for skewness
+    (Edgeworth expansion; Gart and Nam 1988, Biometrics 44:323). Rows are whole, so 3.4 % would still fail if nearly all
+    differing rows are lost. The end nearer to 0 is therefore corrected for continuity, by up to half a row.
 
     Args:
-        lost: rows that only the other model has right.
+        lost: rows that only the other model has right. Counts may be fractions.
         won: rows that only this model has right.
-        rows: all rows. None of the three needs to be whole: fewer are counted where rows are not independent.
-        quantile: of the normal distribution, or of Student's.
+        quantile: normal or Student's.
 
     Returns:
-        The ends of the interval of this model's share of right rows minus the other's, within [-1, 1].
+        The interval of this model's accuracy minus the other's, within [-1, 1].
     """
     from scipy.optimize import brentq
 
     half = (lost - won) / (lost + won) / 2 if lost + won else 0.0
 
     def deviation(gap: float, corrected: bool, shift: float) -> float:
-        """How many standard errors the observed difference lies above `gap`, if that were the true one."""
+        """Standard errors from a true `gap` up to the observed difference."""
         linear = (2 * rows - won + lost) * gap - won - lost
         root = math.sqrt(max(0.0, linear**2 + 8 * rows * lost * gap * (1 - gap)))
-        differing = (root - linear) / (2 * rows) + gap  # share of the rows of which one model is right, as is likeliest
+        differing = (root - linear) / (2 * rows) + gap  # likeliest share that one model alone has right
         variance = max(differing - gap**2, 1e-15)
         above = (won - lost - rows * gap) / math.sqrt(rows * variance)
         if not corrected:
@@ -220,15 +214,15 @@ def tango(lost: float, won: float, rows: float, *, quantile: float) -> Ends:
 
 
 def design_effect(values: Floats, groups: Groups | None, *, correlation: float = 1.0) -> float:
-    """By how much more the mean of the rows' values varies than it would if all rows were independent; at least 1.
+    """The variance of the rows' mean, relative to independent rows (Kish 1965, Survey Sampling, section 5.4); at least
+    1.
 
-    The variance between groups divided by that between rows (Kish 1965, Survey Sampling, section 5.4). A few rows that
-    differ say little of it: two more rows are counted whose groups share their fate wholly. If no row differs, the rows
-    of a group count as one.
+    A few differing rows say little about it, so two rows with wholly alike groups are added. If no row differs, the
+    rows of a group count as one.
 
     Args:
-        values: (rows,) -1, 0 or 1.
-        correlation: of two rows of one group, for the two that are counted beside; 1: they share their fate wholly.
+        values: (rows,) of size about 1, as the added rows.
+        correlation: of rows within a group, for the added rows.
     """
     if groups is None:
         return 1.0
@@ -244,8 +238,7 @@ def design_effect(values: Floats, groups: Groups | None, *, correlation: float =
 
 
 def independent_rows(groups: Groups | None, rows: int) -> float:
-    """The number of independent rows that these count for if the rows of each group are alike (Kish 1965, section
-    11.7): the square of the sum of the groups' sizes by the sum of their squares; 0 of no rows."""
+    """The number of independent rows that these count for if each group's rows are alike (Kish 1965, section 11.7)."""
     if groups is None:
         return float(rows)
     squares = float((np.unique(groups, return_counts=True)[1].astype(np.float64) ** 2).sum())
@@ -253,7 +246,7 @@ def independent_rows(groups: Groups | None, rows: int) -> float:
 
 
 def _real(groups: Groups | None) -> Groups | None:
-    """Groups, or None where every row is one by itself."""
+    """None if every row is a group by itself."""
     return None if groups is None or len(np.unique(groups)) == len(groups) else groups
 
 
@@ -264,8 +257,7 @@ def _resampled(
     groups: Groups | None,
     confidence: float,
 ) -> tuple[Ends, float, float]:
-    """The bootstrap's interval of a score, its standard error, and the score itself, in points. It draws groups, or
-    rows of which several may be alike. `score_of` takes the labels, and the answers of each model."""
+    """The bootstrap interval of a score, its standard error and the score, in points."""
     unit_of_row: Any = slice(None)  # every unit is one row
     if groups is None:
         table = np.column_stack([labels.astype(np.float64) for labels in (truth, *answers)])
@@ -275,7 +267,7 @@ def _resampled(
         names, unit_of_row = np.unique(groups, return_inverse=True)
         units = np.ones(len(names))
     score, width = score_of(truth, *answers), len(truth)
-    if truth.dtype.kind != "f":  # a score counts rows by class, or by label
+    if truth.dtype.kind != "f":  # the scorer counts rows by class or label
         width = max(width, *truth.shape[1:], int(max(labels.max() for labels in (truth, *answers))) + 1)
 
     def points(weights: Floats) -> Floats:
@@ -286,7 +278,7 @@ def _resampled(
 
 
 def _quantile(confidence: float, independent: float | None) -> float:
-    """Of the two-sided interval; Student's where the spread was estimated from so many rows, or groups of rows."""
+    """The two-sided quantile: normal, or Student's for a number of independent rows."""
     from scipy import stats
 
     at = (1 + confidence) / 2

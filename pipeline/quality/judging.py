@@ -1,7 +1,4 @@
-"""Judge an artifact against its contract: measure its costs on this machine, compare it with its teacher, and decide.
-
-Reads an artifact's folder; writes nothing.
-"""
+"""Judge an artifact against its contract, by its costs on this machine and its answers. Writes nothing."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,27 +20,23 @@ from kdc.serving.engine.engine import Engine
 from kdc.serving.engine.long_texts import row_tokens
 from kdc.serving.engine.tokenizing import Text
 
-# What the contract asks of answers: the metric, and decisions.
+# The compared metric, and the shares that a contract requires.
 Answers = tuple[Quality | None, tuple[RequiredShare, ...]]
 
 
 @dataclass(frozen=True)
 class EvaluationAnswers:
-    """The rows of the evaluation split and what each model answered.
-
-    The students' logits are by variant ("fp32", "int8", ...), and "fp32 (cuda)" and the like where the same variant was
-    also run on a GPU.
-    """
+    """The evaluation rows and each model's answers. `students` holds logits by variant ("int8", "fp32 (cuda)", ...)."""
 
     texts: Sequence[Text]
     labels: Labels
     teacher: Outputs  # logits
     students: Mapping[str, Outputs]
-    groups: Groups  # rows of one group are not independent
-    better: Other | None = None  # the baseline that is better than the teacher on the tuning slice, if one is
+    groups: Groups
+    better: Other | None = None  # baseline that beats the teacher on the tuning set
 
     def student(self, variant: str, *, on_gpu: bool) -> Outputs:
-        """The logits of a variant, those of the GPU where it runs on one and was evaluated there."""
+        """A variant's logits: with `on_gpu` the GPU's, if evaluated there."""
         name = f"{variant} (cuda)"
         return self.students[name if on_gpu and name in self.students else variant]
 
@@ -56,14 +49,13 @@ class EvaluationAnswers:
 
 @dataclass(frozen=True)
 class Tuning:
-    """What the tuning slice says of the variants: by it the precision is chosen, so that the evaluation rows judge one
-    model alone."""
+    """Scores on the tuning set. They choose the precision, so that the evaluation rows judge one model only."""
 
-    scores: Mapping[str, float]  # points of the deciding metric, by variant
-    other: float  # the same of what the contract compares with
+    scores: Mapping[str, float]  # points, by variant
+    other: float  # points of the teacher or better baseline
 
     def excess_drop(self, contract: Contract, variant: str) -> float:
-        """Points by which a variant loses more than `max_drop`; 0 where it does not."""
+        """Points that a variant loses beyond `max_drop`, at least 0."""
         limit = contract.limits.max_drop
         if limit is None or variant not in self.scores:
             return 0.0
@@ -71,7 +63,7 @@ class Tuning:
 
 
 def judged_device(training_device: str) -> Device:
-    """Where a contract is judged: on CUDA where the run trains there and ONNX Runtime has it, else on the CPU."""
+    """CUDA if the run trains there and ONNX Runtime has it, else the CPU."""
     import onnxruntime
 
     available = onnxruntime.get_available_providers()
@@ -79,8 +71,8 @@ def judged_device(training_device: str) -> Device:
 
 
 def load(artifact: Path, contract: Contract, device: Device, *, variant: str | None = None) -> Engine:
-    """Load an artifact's folder as it is judged: with the contract's threads, and without checking hashes. Without
-    `variant` it is the one that the manifest names for the device."""
+    """Load an artifact with the contract's threads, without checking hashes. `variant=None` loads the device's
+    variant."""
     return Engine.load(artifact, variant=variant, device=device, threads=contract.at.threads, verify=False)
 
 
@@ -96,17 +88,16 @@ def judge_artifact(
     look: Callable[[Labels], int],
     with_decisions: Callable[[Manifest], Manifest],
 ) -> tuple[Manifest, Judgement]:
-    """Choose the variant by its costs and the tuning slice, and judge it by the evaluation rows.
+    """Choose the variant by its costs and the tuning set, and judge it by the evaluation rows.
 
     Args:
-        manifest: the variant that it names for the provider is tried first.
-        int8_allowed: whether int8 may be tried unasked: one that cost more than `quantize.max_int8_drop` is in the
-            artifact for people who ask for it.
-        look: from the answers by which a model is judged, which look at the evaluation rows this is.
-        with_decisions: gives the manifest, whose variants are chosen, the thresholds of its decisions.
+        manifest: its variant for the device is tried first.
+        int8_allowed: False if int8 lost more than `quantize.max_int8_drop`; the artifact still has it on request.
+        look: numbers the look at the evaluation rows, from the judged answers.
+        with_decisions: adds decision thresholds to the manifest.
 
     Returns:
-        The manifest with its decisions, whose provider now loads the variant that was judged, and the judgement.
+        The manifest, which names the judged variant, and the judgement.
     """
     tried = []
     for variant in _in_turn(manifest, device, int8_allowed=int8_allowed):
@@ -117,7 +108,7 @@ def judge_artifact(
         tried.append((misses, variant, engine, rows, costs))
         if not any(misses):
             break
-    _, variant, engine, rows, costs = min(tried, key=lambda one: one[0])  # of equal ones the first
+    _, variant, engine, rows, costs = min(tried, key=lambda one: one[0])  # ties: the first
     providers = manifest.providers | {engine.provider: variant}
     manifest = with_decisions(manifest.model_copy(update={"providers": providers}))
     student = answers.student(variant, on_gpu=engine.provider == CUDA_PROVIDER)
@@ -149,11 +140,11 @@ def judge_answers(
     groups: Groups,
     look: int,
 ) -> Answers:
-    """What a contract asks of a model's answers, measured on labelled rows.
+    """Measure what a contract asks of answers.
 
     Args:
-        probabilities: by which the artifact decides, by the thresholds of the task.
-        other: what the metric is compared with; None where the contract asks for no `max_drop`.
+        probabilities: compared with the task's thresholds.
+        other: None without `max_drop`.
         look: see `Quality`.
     """
     quality = None
@@ -174,10 +165,9 @@ def judge_again(
     """Decide whether an engine keeps its contract.
 
     Args:
-        rows: the rows to time, see `kdc.pipeline.quality.latency.rows_to_time`.
-        answers: the student beside its teacher, None where the contract asks for no `max_drop`, and its decisions.
-        compared: whether these were measured now; otherwise they are those of an earlier judgement.
-        costs: of the engine on these rows; None measures them.
+        rows: to time, from `rows_to_time`.
+        compared: False if the answers come from an earlier judgement.
+        costs: on these rows; None measures them.
     """
     costs = costs or _costs(engine, contract, rows)
     quality, required = answers
@@ -199,7 +189,7 @@ def judge_again(
 
 
 def _in_turn(manifest: Manifest, device: Device, *, int8_allowed: bool) -> list[str]:
-    """The variants that may be taken, the one that the manifest names first; on a GPU that, of two also the first."""
+    """The variants to try, the manifest's first. On a GPU the only other is a cascade's first model."""
     if device == "cuda":
         first = manifest.providers[CUDA_PROVIDER]
         is_alone = all(variant.second is None for name, variant in manifest.variants.items() if name == first)

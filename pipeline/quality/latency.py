@@ -1,8 +1,4 @@
-"""How long a model takes to answer, in milliseconds a call and rows a second.
-
-`time_in_turns` times every model. `compare_speeds` times torch models and ONNX variants side by side, for stage
-`evaluate`; `measure_costs` times the one engine that a contract limits.
-"""
+"""Measure latency (milliseconds a call) and throughput (rows a second)."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -21,24 +17,24 @@ from kdc.serving.engine.engine import Engine
 from kdc.serving.engine.long_texts import row_tokens
 from kdc.serving.engine.tokenizing import Text, row_of
 
-BATCH = 32  # rows of a batch whose rows a second count
-_WARM_UP_CALLS = 5  # before a contract's costs are measured
-_CALLS = 100  # calls a round that a contract's latency is a percentile of, at least
-_CALLS_ABOVE = 5  # calls of a round that are slower than that percentile, at least
-_BATCHES = 8  # batches a round that a contract's rows a second are taken from
-_ROUNDS = 9  # of which an interval of the median leaves the two extreme ones out
+BATCH = 32  # rows of a throughput batch
+_WARM_UP_CALLS = 5
+_CALLS = 100  # least calls a round
+_CALLS_ABOVE = 5  # least calls a round above the latency's percentile
+_BATCHES = 8  # throughput batches a round
+_ROUNDS = 9  # the median's interval leaves out the fastest and the slowest round
 _TIMED_ROWS = 100
 
-Models = Mapping[str, Callable[[list[Any]], object]]  # functions that answer a list of rows, by name
+Models = Mapping[str, Callable[[list[Any]], object]]  # functions of rows, by name
 
 
 class Speed(Frozen):
     """How fast one model answers."""
 
-    latency_p50_ms: float  # percentiles of calls with one row, in milliseconds
+    latency_p50_ms: float  # of calls with one row
     latency_p95_ms: float
     rows_per_second: float  # in batches of 32 rows
-    latency_mean_ms: float  # mean of the calls with one row: of a cascade, whose rows take short or long, it tells most
+    latency_mean_ms: float  # best for a cascade, whose rows take short or long
 
 
 def time_in_turns(
@@ -50,20 +46,18 @@ def time_in_turns(
     rounds: int,
     warm_up_calls: int = 0,
 ) -> dict[str, Floats]:
-    """Time models on the same rows, one after the other in each round, so that noise of the machine hits all alike.
+    """Time models in turns in each round, so that the machine's noise hits all alike.
 
     Args:
-        models: tokenising counts: a caller waits for it too.
-        calls: rows of each call whose latency counts.
-        batches: rows of each batch whose rows a second count.
-        percentiles: of the calls' latencies, within [0, 100].
-        rounds: how often everything is repeated. Their medians count, so that one slow moment of the machine does not
-            decide.
-        warm_up_calls: how many calls each model answers before the rounds, beside one batch: the first ones allocate
-            memory.
+        models: include tokenising, since a caller waits for it too.
+        calls: rows of each timed call.
+        batches: rows of each throughput batch.
+        percentiles: of the calls' latencies, 0 to 100.
+        rounds: use their medians, so that one slow moment does not decide.
+        warm_up_calls: untimed calls of each model, since the first calls allocate memory.
 
     Returns:
-        By model (rounds, percentiles + 2): percentiles and mean of the calls' milliseconds, and rows a second.
+        By model, (rounds, percentiles + 2): percentiles and mean in milliseconds, and rows a second.
     """
     rows = sum(len(batch) for batch in batches)
     measured: dict[str, list[list[float]]] = {name: [] for name in models}
@@ -79,8 +73,8 @@ def time_in_turns(
 
 
 def interval_of_median(values: Floats, confidence: float) -> tuple[float, float] | None:
-    """The interval of a median by the order of the values, whatever their distribution is (Conover 1999, Practical
-    Nonparametric Statistics, section 3.2); None where there are too few for so much confidence."""
+    """The distribution-free interval of a median (Conover 1999, Practical Nonparametric Statistics, section 3.2); None
+    if there are too few values."""
     count = len(values)
     outside = [sum(math.comb(count, below) for below in range(cut)) / 2**count for cut in range(count // 2 + 1)]
     cut = max(cut for cut, share in enumerate(outside) if 2 * share <= 1 - confidence)
@@ -93,12 +87,11 @@ def interval_of_median(values: Floats, confidence: float) -> tuple[float, float]
 def compare_speeds(
     models: Models, texts: Sequence[Text], *, latency_rows: int, throughput_rows: int, rounds: int
 ) -> dict[str, Speed]:
-    """Time several models beside each other.
+    """Time several models on the same texts, which repeat if too few.
 
     Args:
-        texts: at least one; repeated where there are too few.
-        latency_rows: texts that are answered one by one in each round.
-        throughput_rows: texts that are answered in batches of 32 in each round.
+        latency_rows: one by one in each round.
+        throughput_rows: in batches of 32 in each round.
     """
     calls, batches = in_pieces(texts, latency_rows, 1), in_pieces(texts, throughput_rows, BATCH)
     speeds = {}
@@ -109,7 +102,7 @@ def compare_speeds(
 
 
 def in_pieces(rows: Sequence[Text], count: int, size: int) -> list[list[Text]]:
-    """The first `count` rows, beginning again at the first one where they end, `size` at a time."""
+    """Lists of `size` rows. Rows repeat up to `count`."""
     repeated = [rows[number % len(rows)] for number in range(count)]
     return [repeated[start : start + size] for start in range(0, count, size)]
 
@@ -117,10 +110,14 @@ def in_pieces(rows: Sequence[Text], count: int, size: int) -> list[list[Text]]:
 def measure_costs(
     engine: Engine, rows: Sequence[Text], contract: Contract, *, size_bytes: int, rounds: int = _ROUNDS
 ) -> Costs:
-    """Time an engine, which was loaded with the contract's threads, under the contract's conditions on the rows that
-    `rows_to_time` chose. The size is of the ONNX file and `tokenizer.json`; the rounds are as in `time_in_turns`."""
+    """Time an engine under the contract's conditions; it must have the contract's threads.
+
+    Args:
+        rows: from `rows_to_time`.
+        size_bytes: of the ONNX file and `tokenizer.json`.
+    """
     batch, percentile = contract.at.batch, contract.at.percentile
-    # So many calls that some of each round lie above the percentile: else it would be the slowest call alone.
+    # Some calls must lie above the percentile, or it is the slowest call alone.
     calls = max(_CALLS, math.ceil(_CALLS_ABOVE / (1 - percentile / 100) - 1e-6))
     with Neighbours() as neighbours:
         timing = time_in_turns(
@@ -144,8 +141,7 @@ def measure_costs(
 
 
 def rows_to_time(engine: Engine, texts: Sequence[Text], conditions: Conditions) -> list[Text]:
-    """Choose the rows to measure a contract's costs on: made-up rows if its conditions name a length, otherwise a
-    hundred of `texts`, spread evenly.
+    """A hundred of `texts`, spread evenly, or made-up rows if the conditions name a length.
 
     Raises:
         InputError: the length is more than the model takes.
@@ -157,11 +153,7 @@ def rows_to_time(engine: Engine, texts: Sequence[Text], conditions: Conditions) 
 
 
 def check_length(conditions: Conditions, longest: int) -> None:
-    """Refuse a contract's conditions whose rows are longer than the `longest` number of tokens that the model takes.
-
-    Raises:
-        InputError: the rows are longer.
-    """
+    """Raise `InputError` if the conditions name a length above `longest` tokens."""
     if conditions.length is not None and conditions.length > longest:
         raise InputError(
             "the contract's length is more than the model takes",
@@ -171,8 +163,7 @@ def check_length(conditions: Conditions, longest: int) -> None:
 
 
 def rows_of(lengths: Sequence[int], engine: Engine) -> list[Text]:
-    """Make up one row of each length in tokens, and tell the engine that such rows come; a length that the model does
-    not take is cut to the longest it does."""
+    """Make up one row of each length in tokens, cut to the model's longest, and tell the engine."""
     engine.expect_made_up_rows()
     is_pair, longest = engine.task.is_pair, engine.tokenizer_info.longest
 

@@ -1,7 +1,6 @@
-"""Peak memory of one model, measured in a process of its own.
+"""Peak memory of one model in a process of its own.
 
-`python -m kdc.pipeline.quality.peak_memory` is that process. It reads a JSON request on stdin, loads one model, answers
-the texts, and prints its peak resident memory in bytes.
+`python -m kdc.pipeline.quality.peak_memory` reads a JSON request on stdin and prints peak resident memory in bytes.
 """
 
 from __future__ import annotations
@@ -26,15 +25,15 @@ if TYPE_CHECKING:
 class ModelFiles(Frozen):
     """One model on the disk."""
 
-    model: Path  # an ONNX file, or a folder that `save_pretrained` wrote
+    model: Path  # ONNX file, or folder of `save_pretrained`
     tokenizer_json: Path
     tokenizer: TokenizerInfo
     task: TaskInfo
     second: tuple[Second, Path] | None = None  # of a cascade, with its ONNX file
 
     def engine(self, *, temperature: float = 1.0, device: Device = "cpu") -> Engine:
-        """The serving engine over an ONNX file, so that what is measured is what will serve."""
-        from kdc.serving.engine.engine import Engine  # here: it would count in the peak memory of a torch model
+        """The serving engine of an ONNX file."""
+        from kdc.serving.engine.engine import Engine  # its memory must not count for torch models
 
         return Engine.from_files(
             self.model,
@@ -53,7 +52,7 @@ class _Request(Frozen):
 
 
 def peak_memory_bytes(files: ModelFiles, texts: Sequence[Text]) -> int:
-    """Peak resident memory, in bytes, of a fresh process that loads a model and answers `texts` in one batch.
+    """Peak resident memory, in bytes, of a fresh process that answers `texts` in one batch.
 
     Raises:
         KdcError: the process failed.
@@ -89,7 +88,7 @@ def _answer_with_torch(files: ModelFiles, texts: Sequence[Text]) -> None:
 
     model = open_classifier(files.model).eval()
     parts, _ = spread(RowTokenizer.read(files.tokenizer_json, files.tokenizer).encode(texts))
-    for start in range(0, len(parts), len(texts)):  # windows take as many passes
+    for start in range(0, len(parts), len(texts)):  # windows need several passes
         feeds = pad(parts[start : start + len(texts)], files.tokenizer)
         with torch.inference_mode():
             model(**{name: torch.from_numpy(values) for name, values in feeds.items()})

@@ -1,4 +1,4 @@
-"""What no row shows: errors of a kind that none of the rows has may still be made on others, and cost a metric."""
+"""Bound the errors that other rows may have although these rows show none."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,31 +9,30 @@ from numpy.typing import NDArray
 from kdc.pipeline.config import metrics
 from kdc.pipeline.config.metrics import Floats, Groups, Labels
 
-_STEPS = 64  # from the rarest class to all of them, at most
+_STEPS = 64  # parts of the rows, at most
 
 
 def unseen(
     truth: Labels, answers: Labels, metric: str, *, groups: Groups | None, quantile: float
 ) -> Callable[[float], float]:
-    """Points by which a model's score may differ from the one that rows show, although no row shows the difference.
+    """Points that a score may change by, although no row shows the change.
 
-    If n rows, or groups, show no change, up to z^2 / (n + z^2) of all others may still change. This share is the upper
-    end of Wilson's score interval (1927) of no event in n trials. Classes may change apart or together. This share of
-    the n right answers turns wrong, or of the n wrong answers right: in the rarest class, in the two rarest, and so on
-    up to all rows. The largest change of the metric counts.
+    If n rows or groups show no change, up to `z^2 / (n + z^2)` of others may still change: the upper end of Wilson's
+    interval (1927) for no event. This share of right answers turns wrong, or of wrong answers right: in the rarest
+    class, in the two rarest, and so on. The largest change counts.
 
     Args:
-        quantile: of the normal distribution, z above.
+        quantile: z, of the normal distribution.
 
     Returns:
-        The points, from how many times the rows there would be.
+        A function from a multiple of the row count to points.
     """
     unit, square = metrics.group_numbers(groups, len(truth)), quantile**2
     score = metrics.METRICS[metric].unseen_cost
     if not callable(score):
         return lambda times: 100 * score * float(square / (times * (unit.max() + 1) + square))
     both, answered, actual = (each[0] for each in metrics.counts(truth, answers)(np.ones((1, len(truth)))))
-    if score(actual[None], actual[None], actual[None])[0] < 1 - 1e-9:  # right answers to all rows do not score 1
+    if score(actual[None], actual[None], actual[None])[0] < 1 - 1e-9:  # even right answers do not score 1
         return lambda times: 100.0
     right = truth == answers if truth.ndim == 1 else np.logical_and(truth, answers)
     can_lose, can_win = (_parts(truth, actual, unit, each) for each in (right, ~right))
@@ -55,23 +54,22 @@ def unseen(
 
 @dataclass(frozen=True)
 class _Parts:
-    """Parts of the rows that may change by themselves: of the rarest class, of the two rarest, and so on up to all."""
+    """Rows of the rarest class, of the two rarest, and so on: they may change together."""
 
     classes: NDArray[np.bool_]  # (parts, classes)
-    units: NDArray[np.intp]  # (parts, 1) groups that have rows of it
-    rows: NDArray[np.intp] | None  # (parts, 1) of multi-label; None where each row has one class
-    wrong: float  # how often a row that fails is given a class that it has not
+    units: NDArray[np.intp]  # (parts, 1) groups with rows of the part
+    rows: NDArray[np.intp] | None  # (parts, 1) for multi-label; None if each row has one class
+    wrong: float  # how often a failing row gets another class
 
 
 def _parts(truth: Labels, actual: Floats, unit: NDArray[np.intp], chosen: NDArray[np.bool_]) -> _Parts:
-    """The parts of some rows, (rows,), or of some of their labels, (rows, outputs)."""
     present = np.flatnonzero(actual)
     rank = np.full(len(actual), len(present))  # of a class, from the rarest
     rank[present[np.argsort(actual[present], kind="stable")]] = np.arange(len(present))
     last = np.unique(np.geomspace(1, len(present), _STEPS).astype(int))[:, None] - 1
     if truth.ndim == 1:
         first, wrong = np.where(chosen, rank[truth], len(present)), 1 / max(1, len(present) - 1)
-    else:  # a row that fails gets as many wrong labels as rows have at the most, also one without labels
+    else:  # a failing row gets as many wrong labels as any row has
         first = np.where(chosen & truth.astype(np.bool_), rank, len(present) - 1).min(axis=1)
         labels = truth.sum(axis=1)
         wrong = min(1.0, float(labels.max() / max(1.0, len(present) - labels.mean())))

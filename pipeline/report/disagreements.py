@@ -1,4 +1,4 @@
-"""What compression cost, in examples: the rows on which student and teacher answer differently."""
+"""The rows on which student and teacher answer differently."""
 
 from typing import Any
 
@@ -11,25 +11,25 @@ from kdc.pipeline.config.tasks import Task
 from kdc.pipeline.report.facts import Answer, Disagreements, QuotedRow
 from kdc.serving.engine.engine import activate
 
-_MOST_CHARACTERS = 1000  # of a text that is quoted
+_MOST_CHARACTERS = 1000  # of a quoted text
 
 
 def disagreements(
     rows: Any, teacher: Outputs, student: Outputs, labels: Labels, task: Task, *, temperature: float, most: int
 ) -> Disagreements:
-    """Find the rows whose answers differ, and quote those first of which the student is most confident.
+    """Count the rows whose answers differ, and quote those with the most confident student.
 
     Args:
-        rows: the evaluation split, with `text` and `text_pair`.
-        temperature: by which the student's logits are divided for its confidence.
-        most: rows that are quoted at most.
+        rows: with `text` and `text_pair`.
+        temperature: divides the student's logits.
+        most: most rows to quote.
     """
     by_teacher: Labels
     by_student: Labels
     counts: dict[str, Any] = {"count": None}
     confidence = None
     if task.kind == "regression":
-        # Its answers always differ: quote the rows on which they differ most, in the labels' unit.
+        # Answers always differ: quote the largest differences, in the labels' unit.
         by_teacher, by_student = (task.center + task.spread * logits[:, 0] for logits in (teacher, student))
         order = np.argsort(-np.abs(teacher[:, 0] - student[:, 0]), kind="stable")[:most]
     else:
@@ -57,7 +57,7 @@ def disagreements(
 
 
 def _confidence(probabilities: Outputs, by_teacher: Labels, by_student: Labels, task: Task) -> NDArray[np.floating]:
-    """The student's confidence in its answers, (rows,); for multi-label the highest among the outputs that differ."""
+    """(rows,) the student's confidence; for multi-label, the highest of outputs that differ."""
     if task.kind == "classification":
         return probabilities.max(axis=1)
     surer = np.maximum(probabilities, 1 - probabilities)
@@ -65,7 +65,6 @@ def _confidence(probabilities: Outputs, by_teacher: Labels, by_student: Labels, 
 
 
 def _in_words(answer: Any, task: Task) -> Answer:
-    """The name of a label, or of all labels that are on; a number for regression."""
     if task.kind == "regression":
         return float(answer)
     if task.kind == "multilabel":

@@ -1,6 +1,4 @@
-"""Figures as inline SVG. Their colours are variables of the page, so that they follow its light and dark form. Their
-texts stay texts, so that they can be read aloud, searched and copied.
-"""
+"""Figures as inline SVG. Colours are variables of the page; text stays text."""
 
 import html
 import io
@@ -11,21 +9,21 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-# The colours that matplotlib draws with are stand-ins for variables of the page.
+# matplotlib's colours stand for variables of the page.
 _NAMES = ("ink", "soft", "paper", "first", "second", "third", "fourth")
 _VARIABLES = {f"#0a0b{number:02x}": f"--{name}" for number, name in enumerate(_NAMES, start=16)}
 INK, SOFT, PAPER, *SERIES = _VARIABLES
 FIRST, SECOND = SERIES[:2]
 _MARKS = "os^D"
-# Decorates what draws: a figure takes some of its style when it is made, some when it is saved.
+# A decorator: figures take style when made and when saved.
 styled = rc_context(fname=Path(__file__).with_name("figures.mplstyle"))
 
 
 def svg(figure: Figure, name: str, words: str) -> str:
-    """A figure as a part of a page; call it where the figure was made, under `styled`.
+    """A figure as a part of a page; call it under `styled`.
 
     Args:
-        name: what the ids of its parts begin with, so that the ids of a page are unique.
+        name: prefix that makes ids unique.
         words: the text alternative.
     """
     stream = io.StringIO()
@@ -47,12 +45,12 @@ def svg(figure: Figure, name: str, words: str) -> str:
 
 
 def series(number: int) -> tuple[str, str]:
-    """The colour and the mark of a series that is the only one to have both."""
+    """A series' own colour and mark."""
     return SERIES[number % len(SERIES)], _MARKS[number // len(SERIES) % len(_MARKS)]
 
 
 def write(
     axes: Axes, text: str, place: tuple[float, float], *, above: float, aside: float = 0.0, colour: str = INK
 ) -> None:
-    """Write a text, centred, `above` points above a place in the axes' data and `aside` points to its right."""
+    """Write centred text at a place in the data, with an offset in points."""
     axes.annotate(text, place, xytext=(aside, above), textcoords="offset points", ha="center", color=colour)

@@ -1,5 +1,4 @@
-"""The page about a frontier: what each student on the curve keeps, and what it costs, as `frontier.html` (one file, no
-outside request), `frontier.json` and `frontier.md`."""
+"""The page of a frontier: `frontier.html` (one file, no outside requests), `frontier.json` and `frontier.md`."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -20,11 +19,11 @@ from kdc.pipeline.report.page import NAMES
 from kdc.pipeline.report.plots import short_name
 from kdc.pipeline.rundir.directory import FRONTIER
 
-_WIDE = 100  # costs whose range is more than that have ticks at powers of ten alone
+_WIDE = 100  # a cost's range, above which ticks are powers of ten
 
 
 def write_frontier(root: Path, facts: FrontierFacts) -> None:
-    """Write the three files into the first run directory; the facts last, as the sign that all are there."""
+    """Write the three files, the facts last as the sign that all are there."""
     folder = Path(__file__).parent
     values = {"facts": facts, "title": f"{facts.task}: the whole curve", "rows": table(facts), "floors": _floors(facts)}
     write_whole(root / f"{FRONTIER}.md", render(folder / f"{FRONTIER}.md", **values))
@@ -33,7 +32,7 @@ def write_frontier(root: Path, facts: FrontierFacts) -> None:
 
 
 def read_facts(root: Path) -> FrontierFacts | None:
-    """The facts in a run directory; None if there are none."""
+    """The facts in a run directory; None without a page."""
     try:
         facts = FrontierFacts.model_validate_json((root / f"{FRONTIER}.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -42,7 +41,7 @@ def read_facts(root: Path) -> FrontierFacts | None:
 
 
 def table(facts: FrontierFacts) -> list[list[str]]:
-    """The points as rows of text, header first, then the most accurate."""
+    """The points as rows of text, header first, best first."""
     fronts = {name: front(facts.points, cost) for name, (cost, _) in COSTS.items()}
     costs = ["p50 ms", "p95 ms", "rows/s", "MB", "training s"]
     lines = [["student", facts.metric, "interval", "kept %", "to the teacher", *costs, "on the front of"]]
@@ -72,15 +71,13 @@ def _by_score(facts: FrontierFacts) -> list[Point]:
 
 
 def _floors(facts: FrontierFacts) -> str:
-    """The scores of the teacher and of what is cheap to beat, in words."""
     scores = [f"{NAMES[name]} {score:.1f}" for name, score in facts.floors.items()]
     return ", ".join([f"teacher {facts.teacher:.1f}", *scores])
 
 
 @styled
 def curve(facts: FrontierFacts) -> str:
-    """The score against each cost, on logarithmic axes, with intervals; lines join the front. Points have numbers, and
-    their names stand beside the first panel."""
+    """The score against each cost, on logarithmic axes. Lines join the front."""
     figure = Figure(figsize=(9, 8.2))
     parts = figure.subplot_mosaic([["latency", "names"], ["throughput", "size"]], height_ratios=[1.15, 1])
     by_score = _by_score(facts)
@@ -117,7 +114,7 @@ def _draw(
         aside = 10 if order % 2 else -10  # neighbours would overlap
         write(axes, str(ranks[point.student]), place, above=-4, aside=aside)
     scores = {"teacher": facts.teacher} | facts.floors
-    # Names stand side by side, since scores may be equal. The majority is far below all others: it is in the text.
+    # Side by side, since scores may be equal. The majority is too far below.
     for name, along in (("teacher", 0.0), ("tfidf", 0.0), ("probe", 0.3)):
         if name in scores:
             axes.axhline(scores[name], color=SOFT, linestyle=":")

@@ -1,7 +1,4 @@
-"""Gathers the facts of a finished run from the folders of its stages; runs no model.
-
-Every figure is a stage's own, or is computed here from the logits that stage `evaluate` kept.
-"""
+"""Gather the facts of a finished run from its stages' folders. Runs no model."""
 
 import json
 import operator
@@ -56,16 +53,16 @@ from kdc.serving.engine.deciding import sureness
 from kdc.serving.engine.engine import activate
 
 _THRESHOLDS = 101  # of a curve
-_NAMED_CLASSES = 3  # of those that make an interval wide
-_MOST_CLASSES = 40  # of a confusion matrix that can still be looked at
+_NAMED_CLASSES = 3  # that widen an interval
+_MOST_CLASSES = 40  # of a readable confusion matrix
 
 
 @dataclass(frozen=True)
 class _Evaluation:
-    """The evaluation rows of a run, and how its models answered them."""
+    """The evaluation rows and the models' answers."""
 
     task: Task
-    manifest: Manifest  # of the artifact
+    manifest: Manifest
     labels: Labels
     groups: Groups
     logits: Mapping[str, NDArray[np.float32]]  # (rows, outputs) by model
@@ -76,7 +73,7 @@ class _Evaluation:
         return str(self.manifest.providers[CPU_PROVIDER])
 
     def probabilities(self, model: str, *, calibrated: bool) -> Outputs:
-        """What a model answers, by the manifest's temperature or without."""
+        """A model's probabilities, with the manifest's temperature or without."""
         return activate(self.logits[model], self.task.kind, self.manifest.temperature if calibrated else 1.0)
 
 
@@ -84,8 +81,7 @@ def gather(root: Path, *, examples: int) -> Facts:
     """Gather all facts of a run.
 
     Args:
-        root: the run directory.
-        examples: most rows that are quoted; 0 quotes none.
+        examples: most rows to quote.
 
     Raises:
         InputError: this is not the directory of a finished run.
@@ -142,14 +138,10 @@ def gather(root: Path, *, examples: int) -> Facts:
 
 
 def _open(root: Path) -> Run:
-    """The run as it was when its artifact was made.
-
-    Raises:
-        InputError: the run is not finished, or was changed since.
-    """
+    """The run as its artifact was made. Raises `InputError` if unfinished, or changed since."""
     if not (root / "package" / MADE_FROM).exists():
         raise InputError("no finished run there", given=root, remedy="name the directory of a finished `kdc compress`")
-    # Where a later, unfinished start has redone stages, old answers would stand beside new rows.
+    # After a later, unfinished start, old answers would stand beside new rows.
     made_from = json.loads((root / "package" / MADE_FROM).read_text(encoding="utf-8"))
     for stage, fingerprint in made_from.items():
         if stage in ("labelled", "answered"):  # parts of `data`, without a folder
@@ -166,7 +158,7 @@ def _open(root: Path) -> Run:
 
 
 def wide(logits: Outputs, others: Outputs, labels: Labels, task: Task, groups: Groups) -> str:
-    """A sentence on the classes that make the interval of a macro F1 wide; "" if there are too few to tell apart."""
+    """A sentence on the classes that most widen a macro F1 interval, if any."""
     if task.metrics[0] != "macro_f1" or len(task.labels) <= _NAMED_CLASSES:
         return ""
     columns = widest(logits, others, labels, task.kind, groups=groups)[:_NAMED_CLASSES]
@@ -186,7 +178,6 @@ def _calibration(evaluation: _Evaluation) -> facts.CalibrationFacts | None:
 
 
 def _decisions(evaluation: _Evaluation) -> tuple[facts.DecisionFacts, ...]:
-    """The operating points, and what thresholds beside them do."""
     task, thresholds, decisions = evaluation.manifest.task, np.linspace(0, 1, _THRESHOLDS), []
     for point in task.points:
         column = task.labels.index(point.label)
@@ -200,12 +191,10 @@ def _decisions(evaluation: _Evaluation) -> tuple[facts.DecisionFacts, ...]:
 
 
 def _rounded(curve: Floats) -> Any:
-    """Its values with four digits, None for what is no number."""
     return tuple(None if np.isnan(value) else round(float(value), 4) for value in curve)
 
 
 def _abstention(evaluation: _Evaluation) -> facts.AbstentionFacts | None:
-    """What answering fewer rows does for teacher and student."""
     abstain, labels = evaluation.manifest.task.abstain, evaluation.labels
     if abstain is None:
         return None
@@ -220,7 +209,7 @@ def _abstention(evaluation: _Evaluation) -> facts.AbstentionFacts | None:
 
 
 def _cascade(cascade: CascadeResult | None, entry: str, evaluation: _Evaluation) -> facts.CascadeFacts | None:
-    """The score with more or fewer rows for the second model; its rows of the table begin with `entry`."""
+    """The score over the share of rows for the second model, whose table rows begin with `entry`."""
     pair, manifest = None if cascade is None else cascade.best, evaluation.manifest
     if cascade is None or pair is None or f"{entry}_{pair.second}" not in evaluation.logits:
         return None
@@ -239,7 +228,7 @@ def _cascade(cascade: CascadeResult | None, entry: str, evaluation: _Evaluation)
 
 
 def verdict(report: Facts) -> str:
-    """Sentences on what a run kept, how much smaller and faster its student is, and how the uncut teacher does."""
+    """Sentences that compare a run's student with its teacher, cut and uncut."""
     served, teacher, metric = report.models[report.served], report.models["teacher"], report.task.metric
     low, high = served.difference_interval
     sentence = (
@@ -253,7 +242,7 @@ def verdict(report: Facts) -> str:
         sentence += f", is {ratio:.1f} times smaller" if ratio >= 1 else f", is {1 / ratio:.1f} times larger"
     is_uncut = report.where.student == UNCUT_NAME
     fp32, int8 = report.models.get("fp32" if is_uncut else "teacher_fp32"), report.models.get("teacher_int8")
-    # Of a cascade the median row may be one that the first model answers: there the mean tells more.
+    # A cascade's median row may use one model only: the mean tells more.
     is_cascade = report.cascade is not None and report.cascade.taken
     latency = operator.attrgetter("latency_mean_ms" if is_cascade else "latency_p50_ms")
     own, on_average = latency(served), ", on average," if is_cascade else ""
@@ -275,7 +264,7 @@ def verdict(report: Facts) -> str:
 def _trainings(
     teacher: TeacherResult, student: StudentResult, controls: ControlsResult | None
 ) -> dict[str, TrainingSummary]:
-    """The trainings by model. A teacher that came fine-tuned, or is a black box, has none."""
+    """The trainings by model. A teacher that came fine-tuned or a black box has none."""
     models: dict[str, ModelResult | None] = {"teacher": teacher, "student": student}
     if controls is not None:
         models |= {name: getattr(controls, name) for name in CONTROLS}

@@ -1,4 +1,4 @@
-"""Writes the facts of a run as `report.html` (one file, no outside request), `report.json` and `report.md`."""
+"""Write a run's facts as `report.html` (one file, no outside requests), `report.json` and `report.md`."""
 
 import json
 from pathlib import Path
@@ -18,7 +18,7 @@ from kdc.pipeline.report.gather import gather
 
 MOST_EXAMPLES = 50
 _FACTS = "report.json"
-_FOLDER = Path(__file__).parent  # of the templates
+_FOLDER = Path(__file__).parent
 NAMES = {
     "teacher_fp32": "teacher, uncut, ONNX fp32",
     "teacher_int8": "teacher, uncut, ONNX int8",
@@ -58,23 +58,22 @@ def write_report(root: Path, *, examples: bool = True) -> Facts:
     """Write the report of a finished run into its directory.
 
     Args:
-        root: the run directory.
-        examples: quote rows on which teacher and student disagree.
+        examples: quote rows on which teacher and student differ.
 
     Raises:
-        InputError: this is not the directory of a finished run.
+        InputError: the run is not finished.
         KdcError: the run's artifact is damaged.
     """
     facts = gather(root, examples=MOST_EXAMPLES if examples else 0)
     write_whole(root / "report.md", markdown(facts))
     write_whole(root / "report.html", page(facts))
-    # The facts come last: `reported_artifact` takes them as the sign that all files are there.
+    # Last: `reported_artifact` takes the facts as the sign that all is there.
     write_whole(root / _FACTS, json.dumps(facts.to_json(), indent=2, ensure_ascii=False))
     return facts
 
 
 def reported_artifact(root: Path) -> str | None:
-    """The SHA-256 of the artifact that a run's report is about; None where there is no whole report."""
+    """The SHA-256 of the reported artifact; None without a whole report."""
     try:
         facts = json.loads((root / _FACTS).read_text(encoding="utf-8"))
         return str(facts["where"]["artifact_sha256"]) if (root / "report.html").exists() else None
@@ -101,7 +100,7 @@ def table(facts: Facts) -> list[list[str]]:
 
 
 def _values(facts: Facts) -> dict[str, Any]:
-    """What both templates show; `origin` says where and how the artifact was made, as title and text."""
+    """What both templates show."""
     judgement, where = facts.contract, facts.where
     trained = f", trained in {where.trained}" if where.trained else ""
     return {
@@ -130,12 +129,12 @@ def _values(facts: Facts) -> dict[str, Any]:
 
 
 def markdown(facts: Facts) -> str:
-    """The report in Markdown: verdict, contract, table and origin."""
+    """The report in Markdown."""
     return render(_FOLDER / "report.md", **_values(facts))
 
 
 def page(facts: Facts) -> str:
-    """The whole HTML page."""
+    """The report in HTML."""
     judgement, metric, pareto = facts.contract, facts.task.metric, None
     if judgement is not None and facts.candidates is not None:
         teacher, artifact = (facts.models[name].metrics[metric] for name in ("teacher", judgement.variant))

@@ -16,7 +16,7 @@ from kdc.pipeline.quality.feasibility import costs_of
 from kdc.pipeline.report import facts
 from kdc.pipeline.report.drawing import FIRST, INK, PAPER, SECOND, SOFT, series, styled, svg, write
 
-_NAMES = {  # other models are called as they are
+_NAMES = {  # others keep their names
     "teacher_fp32": "teacher fp32",
     "teacher_int8": "teacher int8",
     "teacher_lora": "LoRA teacher",
@@ -25,17 +25,17 @@ _NAMES = {  # other models are called as they are
     "student_without_kd_by_loss": "without KD, by loss",
     "student_without_unlabeled": "without unlabelled texts",
 }
-_MOST_LABELS = 9  # whose thresholds are drawn
-_MOST_NUMBERS = 12  # classes up to which a confusion matrix shows its counts
-_AREA = 12.0  # points squared a MB
+_MOST_LABELS = 9  # with drawn thresholds
+_MOST_NUMBERS = 12  # most classes of a matrix with counts
+_AREA = 12.0  # points squared per MB
 _LEAST_AREA = 30.0
-_FAR = 4.0  # a limit of more than so many times the slowest candidate's latency is written, not drawn
-_MANY = 12  # untrained candidates whose names four rows of text hold
+_FAR = 4.0  # times the slowest latency: farther limits are written, not drawn
+_MANY = 12  # untrained candidates whose names fit four lines
 
 
 @styled
 def curves(training: Mapping[str, facts.TrainingFacts], metric: str) -> str:
-    """Loss and the tuning slice's metric over the steps of each training; a mark shows the step that was kept."""
+    """Loss and tuning score over each training's steps; marks show kept steps."""
     figure, words = Figure(figsize=(9, 3.4)), []
     left, right = figure.subplots(1, 2)
     for number, (name, curve) in enumerate(training.items()):
@@ -53,11 +53,11 @@ def curves(training: Mapping[str, facts.TrainingFacts], metric: str) -> str:
 
 @styled
 def trade_offs(models: Mapping[str, facts.ModelFacts], metric: str) -> str:
-    """The metric with its interval against latency, and against size."""
+    """The metric with its interval, against latency and size."""
     figure, words = Figure(figsize=(9, 3.8)), list[str]()
     left, right = figure.subplots(1, 2)
     for name, model in models.items():
-        if name == "student" or model.size_bytes is None:  # its adapters answer as the merged weights do
+        if name == "student" or model.size_bytes is None:  # answers as the merged model does
             continue
         (colour, mark), label, score = series(len(words)), _NAMES.get(name, name), model.metrics[metric]
         latency, size_mb = model.latency_p50_ms, model.size_bytes / 1e6
@@ -77,7 +77,7 @@ def trade_offs(models: Mapping[str, facts.ModelFacts], metric: str) -> str:
 
 @styled
 def confusion(counts: Mapping[str, facts.Matrix], labels: Sequence[str], served: str) -> str:
-    """Confusion matrices of teacher and student side by side; shade is the share of the true label's rows."""
+    """Confusion matrices of teacher and student, shaded by row share."""
     teacher, student = counts["teacher"], counts["student"]
     width = 4.5 if len(labels) <= _MOST_NUMBERS else 5.5
     figure = Figure(figsize=(2 * width, width * 0.85))
@@ -111,7 +111,7 @@ def _draw_confusion(axes: Axes, matrix: facts.Matrix, labels: Sequence[str], col
 
 @styled
 def reliability(calibration: facts.CalibrationFacts) -> str:
-    """Accuracy by confidence, without and with the temperature; the diagonal is where confidence is honest."""
+    """Accuracy by confidence, without and with the temperature."""
     before, after = calibration.before, calibration.after
     figure = Figure(figsize=(9, 3.6))
     left, right = figure.subplots(1, 2, sharey=True)
@@ -133,7 +133,7 @@ def reliability(calibration: facts.CalibrationFacts) -> str:
 
 @styled
 def decisions(labels: Sequence[facts.DecisionFacts]) -> str:
-    """Precision, recall and share of rows over the threshold; a line at the chosen one, with intervals."""
+    """Precision, recall and share of rows over the threshold."""
     drawn, more = labels[:_MOST_LABELS], len(labels) - _MOST_LABELS
     columns = min(3, len(drawn))
     down = -(-len(drawn) // columns)
@@ -162,7 +162,7 @@ def decisions(labels: Sequence[facts.DecisionFacts]) -> str:
 
 @styled
 def abstention(curves: facts.AbstentionFacts) -> str:
-    """Share of right answers over the share of rows that are answered, of two models; a cross at the choice."""
+    """Accuracy over the share of answered rows."""
     figure = Figure(figsize=(9, 3.2))
     axes = figure.subplots()
     for number, (name, curve) in enumerate((("teacher", curves.teacher), ("student, as served", curves.student))):
@@ -181,7 +181,7 @@ def abstention(curves: facts.AbstentionFacts) -> str:
 
 @styled
 def cascade(both: facts.CascadeFacts, metric: str, *, teacher: facts.ModelFacts) -> str:
-    """Score and speed of two models over the share of rows that go on to the second one; a line at the choice."""
+    """Score and speed over the share of rows for the second model."""
     figure = Figure(figsize=(9, 3.4))
     left, right = figure.subplots(1, 2)
     pair, shares = both.pair, [share for share, _ in both.curve]
@@ -210,7 +210,7 @@ def cascade(both: facts.CascadeFacts, metric: str, *, teacher: facts.ModelFacts)
 
 @styled
 def lengths(lengths: facts.LengthFacts) -> str:
-    """Training rows by tokens before the cut, and the cut."""
+    """Training rows by tokens, and the cut."""
     width, counts, cut = lengths.width, lengths.counts, lengths.cut
     figure = Figure(figsize=(9, 2.8))
     axes = figure.subplots()
@@ -229,18 +229,17 @@ def lengths(lengths: facts.LengthFacts) -> str:
 
 @styled
 def pareto(candidates: facts.CandidateFacts, judgement: Judgement, *, teacher: float, artifact: float) -> str:
-    """Draw the candidates, the artifact and the contract.
+    """Draw the candidates, the artifact and the contract's limits.
 
-    Tried students are hollow and at their score on the tuning slice after a short training, the teacher itself at its
-    own. Untrained students are at the bottom, because their metric is not known. The artifact is filled and
-    at its score on the evaluation rows, in points as the teacher's. The limits of the contract are lines.
+    Tried students are hollow, at their tuning scores; untrained students are at the bottom. The artifact is filled, at
+    its evaluation score.
     """
     limits, points = judgement.contract.limits, _points(candidates, judgement)
     scores = {trial.student: trial.score for trial in candidates.trials}
     tried, untried = points.keys() & scores.keys(), points.keys() - scores.keys()
     slowest = max([judgement.costs.latency_ms, *(costs.latency_ms for _, costs in points.values())])
     heights = [*scores.values(), teacher, artifact, teacher - (limits.max_drop or 0.0)]
-    lines = 7 if len(untried) > _MANY else 4  # of text, since names of untried students overlap
+    lines = 7 if len(untried) > _MANY else 4  # their names overlap
     floor = min(heights) - 0.09 * lines * max(1.0, max(heights) - min(heights))
     figure = Figure(figsize=(9, 5))
     axes = figure.subplots()
@@ -253,7 +252,7 @@ def pareto(candidates: facts.CandidateFacts, judgement: Judgement, *, teacher: f
             write(axes, short_name(student), place, above=9 + 13 * (rank % most_lines), colour=ink)
     place = (judgement.costs.latency_ms, artifact)
     axes.scatter(*place, s=_area(judgement.costs), color=SECOND)
-    write(axes, f"the artifact, {judgement.variant}", place, above=-22)  # the names of students stand above
+    write(axes, f"the artifact, {judgement.variant}", place, above=-22)  # students' names are above
     axes.axhline(teacher, color=SOFT, linestyle=":")
     axes.annotate("teacher", (1, teacher), xycoords=("axes fraction", "data"), ha="right", va="bottom", color=SOFT)
     if limits.max_latency_ms is not None:
@@ -272,7 +271,7 @@ def pareto(candidates: facts.CandidateFacts, judgement: Judgement, *, teacher: f
 
 
 def _points(candidates: facts.CandidateFacts, judgement: Judgement) -> dict[str, tuple[str, Costs]]:
-    """By student the precision with the fewest missed limits, of these the fastest, with its costs."""
+    """Each student's precision with the fewest missed limits, then the lowest latency."""
 
     def rank(measured: tuple[str, Costs]) -> tuple[int, float]:
         return len(missed_costs(judgement.contract, measured[1])), measured[1].latency_ms
@@ -289,13 +288,13 @@ def _draw_latency_limit(axes: Axes, limit: float, slowest: float) -> None:
     if limit <= _FAR * slowest:
         axes.axvline(limit, color=SECOND, linestyle="--")
         return
-    axes.set_xlim(right=1.25 * slowest)  # a line far away would press all points against the axis
+    axes.set_xlim(right=1.25 * slowest)  # a line far away would press points against the axis
     corner: Any = {"xycoords": "axes fraction", "xytext": (-4, 4), "textcoords": "offset points"}
     axes.annotate(f"the limit is at {limit:g} ms", (1, 0), **corner, ha="right", va="bottom", color=SECOND)
 
 
 def short_name(student: str) -> str:
-    """The student in a plot."""
+    """A student's name in a plot."""
     return kind_of(student).short_name(student)
 
 

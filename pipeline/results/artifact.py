@@ -1,4 +1,4 @@
-"""What the stages hand on that make the artifact of the trained student: `export` to `package`."""
+"""Results of the stages `export` to `package`."""
 
 from typing import Annotated
 
@@ -8,7 +8,7 @@ from kdc.artifact.contract.judgement import Judgement
 from kdc.artifact.decision import LabelSets
 from kdc.pipeline.results.base import Result, Scores, StageResult, Table
 
-# As in the manifest: with its defaults.
+# Defaults are written too, as in the manifest.
 WholeJudgement = Annotated[Judgement, PlainSerializer(lambda judgement: judgement.model_dump(mode="json"))]
 
 
@@ -17,46 +17,42 @@ class ExportResult(StageResult):
 
     STAGE = "export"
 
-    exporter: str  # what made the graph
-    fp32_parity: float  # largest difference of a logit to the merged model
-    # largest difference of a probability to fp32; a sentence that says why there is no fp16 graph; None where none was
-    # asked for
+    exporter: str
+    fp32_parity: float  # largest logit difference to the merged model
+    # largest probability difference to fp32; text: why there is no graph; None: not requested
     fp16_parity: float | str | None = None
 
 
 class Int8Measurement(Result):
-    """One int8 candidate on the tuning slice. fp32, to which they are compared, has only the timings."""
+    """One int8 candidate on the tuning set. The entry "fp32" has only timings."""
 
-    # whether its activation ranges are fixed; dynamic ones make a row's answer depend on its neighbours
-    static: bool = False
-    graph: str = ""  # which layers are computed how; candidates with the same text do the same work
-    # counts of layers, as `kdc.pipeline.graphs.int8.quantise` returns them
-    nodes: dict[str, int] = Field(default_factory=dict)
-    failed: str | None = None  # why it could not be made or run; then nothing else was measured
-    tune: Scores | None = None  # metrics on the tuning slice
-    label_changes: int = 0  # rows whose label is not fp32's
-    parity: float | None = None  # largest difference of a probability to fp32
-    mean_difference: float = 0.0  # mean difference of a probability to fp32
-    # Rows alone and in batches of 16 are compared for the candidate that is to be kept; of others these four are unset.
-    max_probability_difference: float | None = None  # the largest difference of a row's probability between the two
-    label_flips: int = 0  # rows whose label differs between the two
-    compared_rows: int = 0  # rows that were compared
-    batch_invariant: bool | None = None  # whether these differences count as none
-    latency_p50_ms: float | None = None  # median of calls with one row
-    latency_p95_ms: float | None = None  # 95th percentile of calls with one row
-    latency_mean_ms: float | None = None  # mean of the same
-    rows_per_second: float = 0.0  # rows a second in batches of 32
-    latency_against_fp32: float = 0.0  # median latency divided by that of fp32
+    static: bool = False  # fixed activation ranges: dynamic ones make a row's answer depend on its neighbours
+    graph: str = ""  # candidates with the same text do the same work
+    nodes: dict[str, int] = Field(default_factory=dict)  # layer counts, from `kdc.pipeline.graphs.int8.quantise`
+    failed: str | None = None  # why nothing was measured
+    tune: Scores | None = None
+    label_changes: int = 0  # rows with another label than fp32
+    parity: float | None = None  # largest probability difference to fp32
+    mean_difference: float = 0.0  # mean probability difference to fp32
+    # Rows alone against batches of 16, for the candidate to keep only.
+    max_probability_difference: float | None = None
+    label_flips: int = 0  # rows with another label
+    compared_rows: int = 0
+    batch_invariant: bool | None = None  # whether differences are negligible
+    latency_p50_ms: float | None = None  # of one row
+    latency_p95_ms: float | None = None
+    latency_mean_ms: float | None = None
+    rows_per_second: float = 0.0  # in batches of 32
+    latency_against_fp32: float = 0.0  # ratio of median latencies
 
 
 class Int8Choice(StageResult):
-    """Which int8 candidate is kept."""
+    """The int8 candidate to keep."""
 
-    chosen: str | None = None  # the candidate that a CPU loads; None: it loads fp32
-    # the candidate whose file is kept for people who want it, chosen or not; None: there is none
-    winner: str | None = None
-    int8: bool  # whether there is such a file
-    note: str = ""  # what a person should know of the choice; "" where all is well
+    chosen: str | None = None  # that a CPU loads; None: fp32
+    winner: str | None = None  # candidate whose file is kept, chosen or not
+    int8: bool  # whether a file is kept
+    note: str = ""  # "" if all is well
 
 
 class QuantizeResult(Int8Choice):
@@ -64,47 +60,46 @@ class QuantizeResult(Int8Choice):
 
     STAGE = "quantize"
 
-    temperature: float  # logits are divided by it before softmax or sigmoid; fitted on the tuning slice
-    # measurements by name, and the timings of "fp32"; empty where int8 was not asked for
-    candidates: dict[str, Int8Measurement] = Field(default_factory=dict)
+    temperature: float  # divides logits before softmax or sigmoid; fitted on the tuning set
+    candidates: dict[str, Int8Measurement] = Field(default_factory=dict)  # by name, also "fp32"; empty without int8
 
 
 class UncutResult(StageResult):
-    """Stage `uncut`; empty where the student is the teacher itself."""
+    """Stage `uncut`; empty if the student is the teacher itself."""
 
     STAGE = "uncut"
 
-    fp32_parity: float | None = None  # largest difference of a logit to the teacher in torch; None: there is no graph
-    int8: str | None = None  # the candidate whose file is kept; None: there is none
-    note: str = ""  # why there is no graph, or no int8 that loses little enough
+    fp32_parity: float | None = None  # largest logit difference to torch; None: no graph
+    int8: str | None = None  # candidate whose file is kept
+    note: str = ""  # why there is no graph, or no good int8
 
 
 class Pair(Result):
-    """A cascade as the tuning slice finds it."""
+    """A cascade on the tuning set."""
 
-    first: str  # variant of the student
-    second: str  # number format of the second model
-    temperature: float  # the second model's logits are divided by it
-    answered_from: float  # the student answers a row from this sureness on
-    share: float  # of the rows, those that go on to the second model
-    score: float  # of both together, points of the deciding metric
-    first_score: float  # the student's alone
-    second_score: float  # the second model's alone
-    wanted: float  # the least score that was asked for
-    rows_per_second: float  # of both together, by what each of them takes alone
-    second_rows_per_second: float  # of the second model alone
+    first: str  # student's variant
+    second: str  # second model's number format
+    temperature: float  # divides the second model's logits
+    answered_from: float  # the student's least confidence to answer
+    share: float  # of rows for the second model
+    score: float  # of both together
+    first_score: float
+    second_score: float
+    wanted: float  # least score requested
+    rows_per_second: float  # estimated from each model alone
+    second_rows_per_second: float
 
 
 class CascadeResult(StageResult):
-    """Stage `cascade`; without variants where no second model gains anything."""
+    """Stage `cascade`; without variants if no second model gains."""
 
     STAGE = "cascade"
 
-    second: str = ""  # what the second model is
-    source: str = ""  # "teacher", or the SHA-256 of its artifact's manifest
-    best: Pair | None = None  # what was found; None where there can be no second model
-    variants: dict[str, Pair] = Field(default_factory=dict)  # by name, those that the artifact may have
-    note: str = ""  # what came of it, for the person who watches
+    second: str = ""
+    source: str = ""  # "teacher", or SHA-256 of an artifact's manifest
+    best: Pair | None = None  # None without a second model
+    variants: dict[str, Pair] = Field(default_factory=dict)  # that the artifact may have
+    note: str = ""
 
 
 class EvaluateResult(StageResult):
@@ -112,9 +107,9 @@ class EvaluateResult(StageResult):
 
     STAGE = "evaluate"
 
-    table: Table  # model ("teacher", "student", "merged", "fp32", "int8", ...) to its metrics and costs
-    notes: tuple[str, ...] = ()  # sentences on what could not be measured
-    rows: dict[str, int] = Field(default_factory=dict)  # number of rows, by evaluation split
+    table: Table  # metrics and costs by model ("teacher", "int8", ...)
+    notes: tuple[str, ...] = ()  # what could not be measured
+    rows: dict[str, int] = Field(default_factory=dict)  # by evaluation split
 
 
 class PackageResult(StageResult):
@@ -122,17 +117,17 @@ class PackageResult(StageResult):
 
     STAGE = "package"
 
-    artifact: str  # the artifact's folder, seen from the run directory
-    sha256: str  # the manifest's
-    providers: dict[str, str]  # execution provider to the variant that it loads
-    table: Table  # the table of stage `evaluate`
-    metric: str  # the deciding one
-    contract: WholeJudgement | None = None  # the contract, and how the artifact keeps it; None where nothing was asked
-    sets: LabelSets | None = None  # sets of labels, with how they do on the evaluation rows; None where there are none
-    notes: tuple[str, ...] = ()  # sentences for the person who watches
-    example: str = ""  # arguments for `kdc try`, quoted for a shell
+    artifact: str  # folder, relative to the run directory
+    sha256: str  # of the manifest
+    providers: dict[str, str]  # variant by execution provider
+    table: Table  # from stage `evaluate`
+    metric: str  # that decides
+    contract: WholeJudgement | None = None  # None: not requested
+    sets: LabelSets | None = None  # with evaluation results; None: no label sets
+    notes: tuple[str, ...] = ()
+    example: str = ""  # arguments for `kdc try`, shell-quoted
 
     @property
     def failed(self) -> bool:
-        """Whether the artifact does not keep its contract: it is then kept apart, and nothing points at it."""
+        """Whether the artifact breaks its contract. It is then kept apart, and nothing points at it."""
         return self.contract is not None and self.contract.verdict == "fail"

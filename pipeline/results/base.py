@@ -1,4 +1,4 @@
-"""What all results of stages have in common, and the forms of scores, tables and curves in them."""
+"""What results of stages share."""
 
 from typing import Any, ClassVar
 
@@ -7,29 +7,29 @@ from pydantic import BaseModel, ConfigDict
 from kdc.artifact.manifest import Scalar
 
 Scores = dict[str, float]
-Table = dict[str, dict[str, Scalar]]  # evaluation: model -> column -> value, as in the manifest
-Points = list[tuple[int, float]]  # points of a curve: the step, and the value there
+Table = dict[str, dict[str, Scalar]]  # model -> column -> value, as in the manifest
+Points = list[tuple[int, float]]  # (step, value) of a curve
 
 
 class Result(BaseModel):
-    """A part of what a stage hands on. Its JSON holds the fields that were set."""
+    """A part of a stage's result."""
 
-    # A metric or a loss may be NaN; in JSON it stays one, since null could not be read as a number again.
+    # NaN stays NaN in JSON: null could not be read as a number again.
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), ser_json_inf_nan="constants")
 
     def to_json(self) -> dict[str, Any]:
-        """The fields that were set, as plain JSON values."""
+        """The fields that were set, as JSON values."""
         return self.model_dump(mode="json", exclude_unset=True)
 
 
 class StageResult(Result):
-    """What one stage hands on."""
+    """The result of one stage."""
 
-    STAGE: ClassVar[str]  # the stage that returns it, whose folder holds it
+    STAGE: ClassVar[str]  # name of the stage and its folder
 
-    headline: str = ""  # one line for the person who watches
+    headline: str = ""  # for the progress output
 
     @property
     def line(self) -> str:
-        """What the progress output says of the finished stage; "" where there is nothing to say."""
+        """The progress output's line; "" for none."""
         return self.headline

@@ -1,4 +1,4 @@
-"""What the stages hand on that choose, train and merge the models: `candidates` to `merge`, and `controls`."""
+"""Results of the stages `candidates` to `merge`, and of `controls`."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,19 +10,18 @@ from kdc.pipeline.results.base import Points, Result, Scores, StageResult
 
 
 class NotMeasured(Result):
-    """A precision of an untrained student that could not be had."""
+    """A precision of a student that could not be measured."""
 
-    failed: str  # why
+    failed: str
 
 
 class StudentCosts(Result):
-    """One student that could come out, measured untrained."""
+    """One untrained student."""
 
-    parameters: int  # weights of its model
-    # precision ("fp32", "int8", "fp16") to what it costs, or why that is not known
-    variants: dict[str, Costs | NotMeasured]
-    int8_4_bits: Costs | None = None  # int8 with token vectors of 4 bits, where the bits were not chosen by hand
-    fewer_pieces: "StudentCosts | None" = None  # with a smaller vocabulary, where a contract's size may ask for it
+    parameters: int
+    variants: dict[str, Costs | NotMeasured]  # by precision ("fp32", "int8", "fp16")
+    int8_4_bits: Costs | None = None  # with token embeddings in 4 bits, unless bits are set
+    fewer_pieces: "StudentCosts | None" = None  # with a smaller vocabulary, if the contract limits size
 
 
 class CandidatesResult(StageResult):
@@ -30,18 +29,17 @@ class CandidatesResult(StageResult):
 
     STAGE = "candidates"
 
-    # student (an id, a path, "layers:0,1,2", or "teacher") to what it costs, in the order of measuring
-    candidates: dict[str, StudentCosts]
+    candidates: dict[str, StudentCosts]  # by student, in the order of measuring
 
 
 class Trial(Result):
     """One short training of the search."""
 
-    student: str  # what was trained: an id, a path, or "layers:0,1,2"; or "teacher", which needs no training
-    steps: int  # updates of the weights
-    parameters: int  # weights of its model
-    score: float  # the deciding metric on the tuning slice
-    seconds: float  # seconds that the training took
+    student: str  # id, path, "layers:0,1,2", or "teacher", which is not trained
+    steps: int  # weight updates
+    parameters: int
+    score: float  # on the tuning set
+    seconds: float
 
 
 class SearchResult(StageResult):
@@ -49,52 +47,50 @@ class SearchResult(StageResult):
 
     STAGE = "search"
 
-    student: str  # what gets the full training, or "teacher", which needs none
-    trials: tuple[Trial, ...] = ()  # the short trainings, in order
+    student: str  # to train fully, or "teacher", which is not trained
+    trials: tuple[Trial, ...] = ()
 
 
 class History(Result):
     """The curves of one training."""
 
-    loss: Points  # mean training loss since the point before
-    score: Points  # the deciding metric on the tuning slice, at each look at it
-    tune_loss: Points  # the loss on the tuning slice, at each look at it
+    loss: Points  # mean since the last point
+    score: Points  # on the tuning set
+    tune_loss: Points
 
 
 class TrainingSummary(Result):
-    """What one training reports."""
+    """One training."""
 
-    best_score: float  # the deciding metric on the tuning slice, at `best_step`
-    best_step: int  # the step whose weights were kept, see `TrainSettings.kept_step`
-    steps: int  # updates in all
-    resumed_from: int = 0  # the step that the training went on from; 0 where it began anew
-    train_rows: int = 0  # rows that were trained on
-    rows_per_second: float  # rows a second while training
-    seconds: float  # seconds since the training began, or went on
-    trainable_parameters: int  # weights that were trained
-    history: History  # curves of the training
-    learning_rate: float  # the highest one
-    head_learning_rate: float  # the highest one of what starts at random
-    precision: str  # number format: "fp32" or "bf16"
-    threads: int | None = None  # threads at its end; None on CUDA
-    peak_memory_bytes: int | None = None  # most bytes taken on the device; None without CUDA
+    best_score: float  # on the tuning set
+    best_step: int  # whose weights were kept; see `TrainSettings.kept_step`
+    steps: int
+    resumed_from: int = 0  # 0: not resumed
+    train_rows: int = 0
+    rows_per_second: float
+    seconds: float  # since it began or resumed
+    trainable_parameters: int
+    history: History
+    learning_rate: float  # highest
+    head_learning_rate: float  # highest, of randomly initialised weights
+    precision: str  # "fp32" or "bf16"
+    threads: int | None = None  # at the end; None on CUDA
+    peak_memory_bytes: int | None = None  # on the device; None without CUDA
 
 
 class ModelResult(StageResult):
-    """One model as the tuning slice finds it, and how it was trained. In JSON the training's fields stand beside the
-    others."""
+    """One model on the tuning set, and its training. In JSON the training's fields stand beside the others."""
 
-    tune: Scores  # metrics on the tuning slice; the first one decides
-    majority: Scores  # the same of the answer that is right most often (for regression: the mean)
-    constant: bool  # whether the model gives every row the same answer
-    chance: float  # how likely such a score is for answers that know nothing of the labels, within (0, 1]
-    parameters: int | None = None  # weights of the model that is kept, adapters merged; None: not counted
-    # None where nothing was trained: a teacher that came fine-tuned, or a black box
-    training: TrainingSummary | None = None
+    tune: Scores  # the first metric decides
+    majority: Scores  # of the most frequent answer; for regression, the mean
+    constant: bool  # whether all rows get the same answer
+    chance: float  # chance of this score without knowing the labels, within (0, 1]
+    parameters: int | None = None  # with merged adapters; None: not counted
+    training: TrainingSummary | None = None  # None for a teacher that came fine-tuned, or a black box
 
     @property
     def line(self) -> str:
-        """The metrics of the tuning slice."""
+        """The metrics of the tuning set."""
         return "tuning slice " + ", ".join(f"{name} {value:.1f}" for name, value in self.tune.items())
 
     @model_validator(mode="before")
@@ -113,36 +109,35 @@ class ModelResult(StageResult):
 
 
 class BaselinesResult(StageResult):
-    """Stage `baselines`. Their names: "majority", "tfidf", and "probe" where there is an encoder to probe."""
+    """Stage `baselines`: "majority", "tfidf", and "probe" if there is an encoder."""
 
     STAGE = "baselines"
 
-    tune: dict[str, Scores]  # metrics on the tuning slice, by baseline
-    best: str  # the one whose deciding metric is highest there
-    train_rows: int  # training rows that they were fitted to, at most `baselines.max_rows`
-    # how the probe takes a pair: "together", or "apart"; "" where the rows are no pairs, None without a probe
-    probe_form: str | None = None
+    tune: dict[str, Scores]  # by baseline, on the tuning set
+    best: str  # by the deciding metric
+    train_rows: int  # used, at most `baselines.max_rows`
+    probe_form: str | None = None  # of pairs: "together" or "apart"; "" without pairs, None without a probe
 
 
 class Standing(Result):
-    """A teacher beside the best baseline, by the deciding metric on the tuning slice."""
+    """The teacher beside the best baseline on the tuning set, in points."""
 
-    baseline: str  # name of the baseline
-    teacher_score: float  # points of the teacher
-    baseline_score: float  # points of the baseline
-    interval: tuple[float, float]  # 95 % interval of the teacher's minus the baseline's, paired by row
+    baseline: str
+    teacher_score: float
+    baseline_score: float
+    interval: tuple[float, float]  # 95 %, teacher minus baseline, paired by row
 
     @property
     def is_shown(self) -> bool:
-        """Whether the teacher is better beyond the interval."""
+        """Whether the whole interval has the teacher better."""
         return self.interval[0] > 0
 
 
 class Attempt(Result):
-    """One way to make a teacher, and what came of it."""
+    """One way to make a teacher."""
 
     how: str  # "fine-tuned", "fine-tuned from the probe's head", or "the probe"
-    score: float  # the deciding metric on the tuning slice
+    score: float  # on the tuning set
 
 
 class TeacherResult(ModelResult):
@@ -150,13 +145,12 @@ class TeacherResult(ModelResult):
 
     STAGE = "teacher"
 
-    others: tuple[ModelResult, ...] = ()  # further teachers, whose logits are averaged with its own
-    # what was tried for the first teacher, in order, where fine-tuning alone did not beat the baselines; the best of
-    # these is the teacher
+    others: tuple[ModelResult, ...] = ()  # their logits are averaged with the first teacher's
+    # tried in order if fine-tuning alone did not beat the baselines; the best is the teacher
     attempts: tuple[Attempt, ...] = ()
 
     def scores(self, metric: str) -> list[float]:
-        """A metric of every teacher on the tuning slice, the first teacher's first."""
+        """Every teacher's metric on the tuning set, the first teacher's first."""
         return [teacher.tune[metric] for teacher in (self, *self.others)]
 
 
@@ -165,14 +159,12 @@ class TargetsResult(StageResult):
 
     STAGE = "targets"
 
-    rows: int  # rows that have logits
-    # rows that were answered before the stage was cut off; None with several teachers or a black box
-    resumed_from: int | None = None
-    weights: tuple[float, ...] | None = None  # shares of several teachers, in their order; their sum is 1
-    # each teacher's logits are divided by its temperature, then averaged; None with one teacher
-    temperatures: tuple[float, ...] | None = None
-    temperature: float | None = None  # divisor of all logits; None where they were not calibrated
-    standing: Standing | None = None  # the teacher beside the best baseline; None where there are no baselines
+    rows: int  # with logits
+    resumed_from: int | None = None  # rows answered before an interruption; None with several teachers or a black box
+    weights: tuple[float, ...] | None = None  # of several teachers; their sum is 1
+    temperatures: tuple[float, ...] | None = None  # divide each teacher's logits before averaging; None: one teacher
+    temperature: float | None = None  # divides all logits; None: not calibrated
+    standing: Standing | None = None  # None without baselines
 
 
 class StudentResult(ModelResult):
@@ -182,23 +174,23 @@ class StudentResult(ModelResult):
 
 
 class MergeResult(StageResult):
-    """Stage `merge`. Differences are the largest of any logit on the compared rows."""
+    """Stage `merge`. Differences are the largest of any logit."""
 
     STAGE = "merge"
 
-    max_difference: float  # between the merged model and the one with adapters
-    tolerance: float  # largest difference that was allowed between these two
-    difference_from_untrained: float  # between the merged model and the student before training
+    max_difference: float  # from the model with adapters
+    tolerance: float  # of `max_difference`
+    difference_from_untrained: float  # from the untrained student
 
 
 class ControlsResult(StageResult):
-    """Stage `controls`; no model where they were not asked for."""
+    """Stage `controls`; empty if not requested."""
 
     STAGE = "controls"
 
-    student_without_kd: ModelResult | None = None  # the same student trained on the labels alone
-    # the same, its step kept by the metric; or by its loss, where the student's own is kept by the metric
+    student_without_kd: ModelResult | None = None  # trained on labels only
+    # the step is kept by score, or by loss if the student's own is kept by score
     student_without_kd_by_score: ModelResult | None = None
     student_without_kd_by_loss: ModelResult | None = None
-    student_without_unlabeled: ModelResult | None = None  # the same student, distilled on the labelled rows alone
-    teacher_lora: ModelResult | None = None  # the teacher fine-tuned through adapters
+    student_without_unlabeled: ModelResult | None = None  # distilled on labelled rows only
+    teacher_lora: ModelResult | None = None  # fine-tuned through adapters

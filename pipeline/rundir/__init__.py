@@ -1,1 +1,1 @@
-"""A run's directory: its lock, its stages' folders and fingerprints, names of files, and what a stage is given."""
+"""A run's directory: lock, stage folders, fingerprints and records."""

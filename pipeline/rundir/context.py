@@ -1,4 +1,4 @@
-"""What a stage is given: the run's folder, its settings, the device, and whom to tell about progress."""
+"""What a stage gets: the run's folder, settings, device and progress."""
 
 from __future__ import annotations
 
@@ -35,33 +35,32 @@ if TYPE_CHECKING:
 class Run:
     """One run in one directory."""
 
-    root: Path  # the run directory
-    config: Config  # resolved settings
-    device: str = "cpu"  # "cpu" or "cuda", decided
-    bf16: bool | None = False  # whether to train in bf16 autocast; None: in the faster format
-    fingerprints: dict[str, str] = field(default_factory=dict)  # hashes of the stages so far, by name
-    siblings: tuple[Path, ...] = ()  # run directories whose finished stages may be taken over
-    progress: Progress = lambda done, total, /, *, rows=0, loss=None: None  # called during long work of a stage
-    say: Callable[[str], None] = print  # prints one line for the person who watches
+    root: Path
+    config: Config  # resolved
+    device: str = "cpu"  # "cpu" or "cuda"
+    bf16: bool | None = False  # train in bf16 autocast; None: in the faster format
+    fingerprints: dict[str, str] = field(default_factory=dict)  # of the stages so far, by name
+    siblings: tuple[Path, ...] = ()  # run directories whose finished stages may be reused
+    progress: Progress = lambda done, total, /, *, rows=0, loss=None: None  # called during long work
+    say: Callable[[str], None] = print  # prints a progress line
 
     def folder(self, stage: str) -> Path:
-        """Where a finished stage keeps its files."""
+        """The folder of a finished stage."""
         return self.root / stage
 
     def windows(self, role: str, model: Path) -> LongTexts | None:
-        """The windows of a saved model's rows, of which it takes the role's tokens; None if rows are cut."""
+        """Windows of a saved model's rows with a role's tokens; None if rows are truncated."""
         return self.config.long.of(self.max_length(role), join_of(load_config(str(model))))
 
     def data(self) -> PreparedData:
-        """The rows that stage `data` made."""
+        """The rows of stage `data`."""
         return open_data(self.folder("data"), self.folder("vocabulary"))
 
     def open_engine(
         self, onnx_file: Path, *, exported: Path | None = None, temperature: float = 1.0, device: Device = "cpu"
     ) -> Engine:
-        """The serving engine over one of the run's ONNX files: kdc measures what will serve. The tokenizer is in the
-        folder `exported`, by default the student's; logits are divided by the temperature."""
-        from kdc.serving.engine.engine import Engine  # here: importing it would count in the peak memory of a training
+        """The serving engine over an ONNX file. The tokenizer is in `exported`, by default the student's."""
+        from kdc.serving.engine.engine import Engine  # here, or it adds to a training's peak memory
 
         exported = exported or self.folder("export")
         return Engine.from_files(
@@ -78,11 +77,11 @@ class Run:
         return read_result(self.root, kind)
 
     def result_or_none(self, kind: type[AnyResult]) -> AnyResult | None:
-        """As `result`; None for a stage that this run does without."""
+        """As `result`; None for a stage that this run does not have."""
         return self.result(kind) if kind.STAGE in self.fingerprints else None
 
     def origin_of(self, student: StudentSettings) -> StudentOrigin:
-        """The parts that a student is made of, and whose tokens it takes."""
+        """A student's parts, and whose tokens it takes."""
         return StudentOrigin(
             cut_from=self.cut_from(student),
             vocabulary=self.vocabulary_of(student),
@@ -92,7 +91,7 @@ class Run:
 
     @property
     def join(self) -> tuple[Join, ...] | None:
-        """How the windows of a student's rows are joined: as the teacher's. None if rows are cut."""
+        """How windows of a student's rows are joined: like the teacher's."""
         if self.config.long.mode == "cut" or self.config.teacher.scores is not None:
             return self.config.long.trained_join(self.data().task.kind)
         return join_of(load_config(str(self.folder("teacher") / "model")))
@@ -104,12 +103,12 @@ class Run:
 
     @property
     def student(self) -> StudentSettings:
-        """The student's settings, with the search's model if there was a search."""
+        """The student's settings; with a search, of the model found."""
         return self.settings_of(self.result(SearchResult).student if self.config.searches else None)
 
     def settings_of(self, student: str | None) -> StudentSettings:
-        """The settings of a student that the search tries, or of the configured one (None), with a smaller vocabulary
-        if the contract's size asks for one."""
+        """Settings of a searched student (None: the configured one), with a smaller vocabulary if the contract's size
+        needs it."""
         settings = self.config.student if student is None else self.config.student.of(student)
         contract = self.config.contract.terms
         if contract is None or not self.config.tries_fewer_pieces:
@@ -119,23 +118,22 @@ class Run:
         return settings.model_copy(update={"vocabulary": "auto"}) if is_smaller else settings
 
     def _costs_of(self, student: str | None) -> StudentCosts | None:
-        """The measurements of a student that the search tries, or of the configured one (None)."""
         measured = self.result(CandidatesResult).candidates
-        # Without a search one student was measured, under its own name.
+        # Without a search one student was measured.
         return next(iter(measured.values())) if student is None else measured.get(student)
 
     @property
     def tries_fewer_pieces(self) -> bool:
-        """Whether a contract's size may ask for a smaller vocabulary, and there is one."""
+        """Whether a contract's size may need a smaller vocabulary that exists."""
         return self.config.tries_fewer_pieces and self.result(VocabularyResult).pieces is not None
 
     def vocabulary_of(self, student: StudentSettings) -> Path | None:
-        """The folder of a student's smaller vocabulary; None if it has its model's own."""
+        """The folder of a student's smaller vocabulary."""
         return None if student.has_all_pieces else self.folder("vocabulary") / PIECES
 
     @property
     def vector_bits(self) -> VectorBits:
-        """Bits of a number of a token's vector in int8: as set, or as the contract's size asks for."""
+        """Bits per number of an int8 token embedding: as set, or as the contract's size needs."""
         asked, contract = self.config.quantize.vector_bits, self.config.contract.terms
         if asked != "auto":
             return asked
@@ -155,8 +153,8 @@ class Run:
         return self.role_of(self.student)
 
     def role_of(self, student: StudentSettings) -> str:
-        """The role whose tokens a student takes: "fewer" with a smaller vocabulary, "student" for the configured
-        student, and "teacher" for a student that the search makes of the teacher instead."""
+        """The role whose tokens a student takes: "fewer" with a smaller vocabulary, "student" if configured, "teacher"
+        if the search makes it of the teacher instead."""
         if not student.has_all_pieces:
             return FEWER
         configured = self.config.student
@@ -167,18 +165,18 @@ class Run:
         return self.result(DataResult).max_length["teacher" if role == FEWER else role]
 
     def cut_from(self, student: StudentSettings) -> str:
-        """The model that a student of "layers:..." is cut from: the fine-tuned teacher, or the pretrained one."""
+        """The model that "layers:..." is cut from: the fine-tuned or the pretrained teacher."""
         teacher = self.config.teacher
-        # A teacher that was brought along fine-tuned has no pretrained form at hand: it is cut as it is.
+        # A teacher that came fine-tuned has no pretrained form.
         finetuned = teacher.scores is None and (student.cut_from == "finetuned" or teacher.finetuned)
         return str(self.folder("teacher") / "model") if finetuned else teacher.model
 
 
 def open_run(root: Path, config: Config, reporter: Reporter, siblings: tuple[Path, ...] = ()) -> Run:
-    """A run as stages are given it.
+    """Open a run for its stages.
 
     Raises:
-        InputError: the device or the precision of the settings is not there.
+        InputError: the requested device or precision is not available.
     """
     has_cuda = torch.cuda.is_available()
     if config.run.device == "cuda" and not has_cuda:
@@ -189,12 +187,8 @@ def open_run(root: Path, config: Config, reporter: Reporter, siblings: tuple[Pat
 
 
 def _is_bf16(device: str, precision: str) -> bool | None:
-    """Whether to train in bf16. "auto" is bf16 on a GPU that has it; None on a CPU with instructions for it: these are
-    slower than fp32 on some CPUs, and a step of the model decides.
-
-    Raises:
-        InputError: bf16 was asked for and the GPU has none.
-    """
+    """Whether to train in bf16; None on a CPU with bf16 instructions. They can be slower than fp32: a timed step
+    decides."""
     if device == "cuda" and precision != "fp32":
         has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
         if precision == "bf16" and not has_bf16:

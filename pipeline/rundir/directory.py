@@ -1,8 +1,6 @@
-"""The run directory: where it is, its lock, and what a run notes in it beside its stages.
+"""The run directory: lock, settings, commands, and count of looks at the evaluation rows.
 
-A run notes its settings, the commands that made it (for its report), and how often its evaluation rows judged a model:
-each look uses them up a little. These files outlive stages that are done again. A run replaces nothing but a run's
-files.
+These files outlive stages that run again. A run replaces only files that a run made.
 """
 
 import hashlib
@@ -22,15 +20,15 @@ from kdc.pipeline.config.settings import Config
 from kdc.pipeline.config.tasks import task_of
 
 _CONFIG, _COMMANDS, LOOKS = "config.json", "commands.json", "looks.json"
-_STAGE_FILES = ("stage.json", "fingerprint")  # every stage's folder has one of them
-_ENDINGS = ("", ".partial", ".old", ".kept")  # of the names of a stage's folders
-FRONTIER = "frontier"  # folder with the run directories of a frontier's further points
+_STAGE_FILES = ("stage.json", "fingerprint")  # every stage's folder has one
+_ENDINGS = ("", ".partial", ".old", ".kept")  # of a stage's folders
+FRONTIER = "frontier"  # folder for a frontier's other run directories
 _PAGES = tuple(f"{page}.{ending}" for page in ("report", FRONTIER) for ending in ("html", "json", "md"))
 _RESULTS = (_CONFIG, _COMMANDS, LOOKS, "artifact", "artifacts", "rejected", FRONTIER, *_PAGES)
 
 
 def root_of(config: Config) -> Path:
-    """The directory that a run works in."""
+    """The directory of a run."""
     if config.run.out is not None:
         return config.run.out
     return Path("runs") / task_of(config.data).name
@@ -38,8 +36,7 @@ def root_of(config: Config) -> Path:
 
 @contextmanager
 def locked(root: Path, *, again: bool = False) -> Iterator[None]:
-    """Make the directory, and let no other run work in it while the block lasts. With `again` a thread may lock it once
-    more for a part of its work.
+    """Make the directory and lock it. With `again` a thread may lock it once more.
 
     Raises:
         InputError: the directory cannot be made, or another run works in it.
@@ -63,13 +60,12 @@ def locked(root: Path, *, again: bool = False) -> Iterator[None]:
 
 
 def claim(root: Path, settings: str, stages: Iterable[str]) -> None:
-    """Write the run's settings, as JSON, into its directory, which makes it a run directory.
+    """Write the settings, as JSON, into the run directory.
 
-    Stages replace the folders of their names, and a folder `data` or `export` may be somebody's own. A directory that
-    is not a run's yet must hold no folder of a name in `stages`, unless a stage made it.
+    Stages replace folders of their names, so a new run directory must hold no such folder that no stage made.
 
     Raises:
-        InputError: the directory holds something that a run would replace and that no run made.
+        InputError: a run would replace something that no run made.
     """
     folders = [root / f"{stage}{ending}" for stage in stages for ending in _ENDINGS]
     if not _is_run(root, folders):
@@ -85,31 +81,30 @@ def claim(root: Path, settings: str, stages: Iterable[str]) -> None:
 
 
 def note_command(root: Path, command: str) -> None:
-    """Add a command to a run directory, which exists, unless it was the last one."""
+    """Append a command, unless it was the last one."""
     commands = read_commands(root)
     if commands[-1:] != [command]:
         write_whole(root / _COMMANDS, json.dumps([*commands, command], indent=2))
 
 
 def read_commands(root: Path) -> list[str]:
-    """The commands so far, the oldest first; none for a run from Python."""
+    """The commands, oldest first; none for a run from Python."""
     file = root / _COMMANDS
     return json.loads(file.read_text(encoding="utf-8")) if file.exists() else []
 
 
 def look_at(root: Path, rows: bytes, answers: NDArray[np.generic]) -> int:
-    """Count the judgement of a model by evaluation rows. The same answers are the same look.
+    """Count a look: a judgement by the evaluation rows. The same answers are the same look.
 
     Args:
-        root: the run directory.
-        rows: a fingerprint of the evaluation rows and their labels.
-        answers: everything that the model is judged by on these rows, its decisions too if they are judged.
+        rows: fingerprint of the rows and labels.
+        answers: everything that judges the model, including decisions.
 
     Returns:
-        Which look this is, from 1.
+        The look's number, from 1.
 
     Raises:
-        KdcError: the file that counts them cannot be read.
+        KdcError: the count is damaged.
     """
     file = root / LOOKS
     try:
@@ -129,7 +124,7 @@ def look_at(root: Path, rows: bytes, answers: NDArray[np.generic]) -> int:
 
 
 def _is_run(root: Path, folders: Iterable[Path]) -> bool:
-    """Whether the directory holds settings of a run, or damaged settings beside a finished stage."""
+    """Whether the directory holds a run's settings, or damaged settings beside a finished stage."""
     try:
         settings = json.loads((root / _CONFIG).read_text(encoding="utf-8"))
     except OSError:
@@ -140,7 +135,7 @@ def _is_run(root: Path, folders: Iterable[Path]) -> bool:
 
 
 def _is_replaceable(path: Path) -> bool:
-    """Whether the path is free, or a stage's folder, which may have been copied from another run."""
+    """Whether the path is free or a stage's folder."""
     if not os.path.lexists(path):
         return True
     if not path.is_dir():

@@ -1,7 +1,6 @@
-"""Fingerprints of stages: hashes of plain settings that a stage's result depends on.
+"""Fingerprints of stages: hashes of settings that a result depends on.
 
-A finished stage is skipped while its fingerprint is the same. The settings name contents instead of places: a file that
-was moved, or a model under another name, is the same input.
+Settings name contents, not paths: a moved file or renamed model is the same input.
 """
 
 import hashlib
@@ -17,23 +16,22 @@ from kdc.pipeline.config.training_settings import StudentSettings, TeacherSettin
 from kdc.pipeline.data.sources import input_fingerprint
 from kdc.pipeline.models import loading
 
-_LAYOUT = 2  # version of the stages' folders: raising it makes older ones stale
+_LAYOUT = 2  # of stage folders: raising it makes older ones stale
 
 
 def fingerprint_of(name: str, settings: dict[str, Any], before: list[str]) -> str:
-    """The hash of a stage's name, its settings, and the fingerprints of the stages before it."""
+    """The hash of a stage's name, its settings, and earlier fingerprints."""
     text = json.dumps([_LAYOUT, name, settings, before], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def as_json(settings: dict[str, Any]) -> dict[str, Any]:
-    """Settings as JSON holds them: they compare equal after they were read from a file."""
+    """Settings as JSON, which compare equal after a round trip."""
     return json.loads(json.dumps(settings, default=str))
 
 
 def labelled_rows(config: Config) -> dict[str, Any]:
-    """The settings of the teacher's rows, without unlabelled rows and student: changing these must not train the
-    teacher again."""
+    """Settings of the teacher's rows. Unlabelled rows and the student must not train the teacher again."""
     paths = {"data", "train", "eval", "unlabeled", "max_unlabeled_rows"}
     return {
         **config.data.model_dump(mode="json", exclude=paths),
@@ -46,18 +44,17 @@ def labelled_rows(config: Config) -> dict[str, Any]:
 
 
 def _long(config: Config, unused: set[str]) -> dict[str, Any]:
-    """The windows of long rows, if rows are not cut."""
     return {} if config.long.mode == "cut" else {"long": config.long.model_dump(exclude=unused)}
 
 
 def answered_rows(config: Config) -> dict[str, Any]:
-    """The settings of the rows that the teacher answers, without the student."""
+    """Settings of the rows that the teacher answers."""
     rows = {"rows": input_fingerprint(config.data), "student_model": "the teacher's"}
     return labelled_rows(config) | rows | {"max_unlabeled_rows": config.data.max_unlabeled_rows}
 
 
 def training(config: Config, settings: TeacherSettings | StudentSettings) -> dict[str, Any]:
-    """What a training depends on: not how its result is judged, nor how long it may take."""
+    """Settings of a training, without its judgement and time limit."""
     unused = {"model", "more", "scores", "allow_majority", "hours"}
     if isinstance(settings, StudentSettings) and settings.has_all_pieces:
         unused.add("vocabulary")  # None and "all" train the same student
@@ -73,10 +70,10 @@ def training(config: Config, settings: TeacherSettings | StudentSettings) -> dic
 
 
 def gpu_name(device: str) -> str | None:
-    """The name of the GPU that a run trains on; None on a CPU."""
+    """The run's GPU; None on a CPU."""
     return str(torch.cuda.get_device_name()) if device == "cuda" else None
 
 
 def this_machine(device: str) -> dict[str, Any]:
-    """The machine, for what depends on it: latencies, and int8's and fp16's arithmetic."""
+    """The machine: latencies, int8 and fp16 depend on it."""
     return {"machine": [machine.cpu().model, machine.cores().usable, gpu_name(device)]}

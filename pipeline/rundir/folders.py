@@ -1,7 +1,6 @@
-"""One stage's folder. A stage is done whole or not at all, skipped while nothing changed, and resumed if cut off.
+"""Run one stage in its folder: whole or not at all, skipped if unchanged, resumed if interrupted.
 
-A stage works in `<stage>.partial/`, which is renamed to `<stage>/` at its end: a folder that exists is complete. A
-folder that a sibling run finished by the same fingerprint is taken over instead.
+It works in `<stage>.partial/`, renamed at the end, so an existing `<stage>/` is complete.
 """
 
 import json
@@ -22,36 +21,35 @@ from kdc.pipeline.rundir.context import Run
 from kdc.pipeline.rundir.fingerprints import as_json, fingerprint_of
 from kdc.pipeline.rundir.record import RECORD, StageRecord, read_record
 
-_MARK = "fingerprint"  # file in a partial folder that says whose work it is
+_MARK = "fingerprint"  # fingerprint of a partial folder's work
 
 
 @dataclass(frozen=True)
 class Stage:
     """One step of the pipeline."""
 
-    result: type[StageResult]  # the model of its result, which also names the stage and its folder
-    run: Callable[[Run, Path], StageResult]  # does the work in a folder
-    depends_on: Callable[[Run], dict[str, Any]]  # settings that its result depends on, beside the stages before it
-    after: tuple[str, ...]  # stages whose results it reads: their fingerprints, with the settings, make its own
-    # whether everything that the stage keeps outside its folder is still in the run directory
-    is_intact: Callable[[Path], bool] = lambda root: True
-    is_wanted: Callable[[Config], bool] = lambda config: True  # whether the settings ask for it
-    check: Callable[[Run], None] = lambda run: None  # called when it is done or skipped; may refuse to go on
+    result: type[StageResult]  # names the stage and its folder
+    run: Callable[[Run, Path], StageResult]  # works in a folder
+    depends_on: Callable[[Run], dict[str, Any]]  # settings that the result depends on
+    after: tuple[str, ...]  # stages whose results it reads
+    is_intact: Callable[[Path], bool] = lambda root: True  # whether its files outside its folder are still there
+    is_wanted: Callable[[Config], bool] = lambda config: True  # by the settings
+    check: Callable[[Run], None] = lambda run: None  # after it is done or skipped; may refuse to continue
 
     @property
     def name(self) -> str:
-        """The stage's name, which is also its folder's."""
+        """The name of the stage and its folder."""
         return self.result.STAGE
 
 
 def run_stage(run: Run, stage: Stage, reporter: Reporter) -> StageRecord:
-    """Do one stage, resume it, or skip it; then call its check. Notes its fingerprint in the run.
+    """Run, resume or skip a stage, then call its check. Adds its fingerprint to the run.
 
     Raises:
-        KdcError: its record is damaged; or as the stage says.
+        KdcError: the record is damaged, or the stage fails.
     """
     settings = as_json(stage.depends_on(run))
-    before = [run.fingerprints[name] for name in stage.after if name in run.fingerprints]  # the others are not wanted
+    before = [run.fingerprints[name] for name in stage.after if name in run.fingerprints]  # others are not wanted
     run.fingerprints[stage.name] = fingerprint = fingerprint_of(stage.name, settings, before)
     folder = run.root / stage.name
     record = read_record(folder)
@@ -73,16 +71,17 @@ def _is_done(stage: Stage, record: StageRecord | None, fingerprint: str, root: P
 
 
 def _reuse(folder: Path, siblings: tuple[Path, ...], fingerprint: str) -> bool:
-    """Publish a finished folder of the stage, if there is one. Its own partial folder is finished after a kill between
-    the last write and the rename. Files of a sibling's folder get further names if the disk allows it: no file of a
-    finished folder is ever written again."""
+    """Publish a finished folder with the fingerprint: its own, if killed before the rename, or a sibling's.
+
+    A sibling's files are hard-linked, since finished files are never written again.
+    """
     partial = folder.with_name(f"{folder.name}.partial")
     for source in (partial, *(sibling / folder.name for sibling in siblings)):
         record = read_record(source)
         if record is not None and record.fingerprint == fingerprint:
             if source != partial:
                 _remove(partial)
-                # The record comes last: the copying may be cut off.
+                # The record comes last: copying may be interrupted.
                 ignored = shutil.ignore_patterns(RECORD, _MARK)
                 shutil.copytree(source, partial, symlinks=True, copy_function=_link, ignore=ignored)
                 _link(str(source / RECORD), str(partial / RECORD))
@@ -94,14 +93,14 @@ def _reuse(folder: Path, siblings: tuple[Path, ...], fingerprint: str) -> bool:
 def _link(source: str, target: str) -> None:
     try:
         os.link(source, target)
-    except OSError:  # another disk, or one without such names
+    except OSError:  # another disk, or no hard links
         shutil.copy2(source, target)
 
 
 def _do(
     run: Run, stage: Stage, settings: dict[str, Any], fingerprint: str, reporter: Reporter, why: str
 ) -> StageRecord:
-    """Have the stage work in its partial folder, and write its record there."""
+    """Run the stage in its partial folder, and write its record."""
     partial = run.root / f"{stage.name}.partial"
     mark = partial / _MARK
     if mark.exists() and mark.read_text() == fingerprint:
@@ -128,30 +127,28 @@ def _do(
 
 
 def kept_folder(root: Path, name: str) -> Path:
-    """The folder of files that a stage keeps for its next start with other settings. A file's name says what it depends
-    on."""
+    """Files kept for starts with other settings. Their names say what they depend on."""
     return root / f"{name}.kept"
 
 
 def forget(root: Path, name: str) -> None:
-    """Make a stage count as not done, on disk, before anything is redone. Otherwise a run that is cut off would leave
-    later stages that look finished but were made from other results."""
+    """Mark a stage as not done, before anything is redone. Otherwise an interrupted run leaves stages that look
+    finished but used old results."""
     _remove(root / f"{name}.partial")
     shutil.rmtree(kept_folder(root, name), ignore_errors=True)
     (root / name / RECORD).unlink(missing_ok=True)
 
 
 def _remove(partial: Path) -> None:
-    """Remove a working folder. Record and mark go first: if the process is killed in between, the rest must not count
-    as the beginning of anything."""
+    """Remove a working folder, record and mark first: if killed, the rest must not count as work."""
     for name in (RECORD, _MARK):
         (partial / name).unlink(missing_ok=True)
     shutil.rmtree(partial, ignore_errors=True)
 
 
 def _publish(partial: Path, folder: Path) -> None:
-    """Give the finished work its name. An older folder steps aside first: a kill in between loses neither."""
-    shutil.rmtree(partial / "checkpoints", ignore_errors=True)  # not needed once the stage counts as done
+    """Rename finished work. An older folder steps aside first, so a kill loses neither."""
+    shutil.rmtree(partial / "checkpoints", ignore_errors=True)  # not needed once done
     old = folder.with_name(f"{folder.name}.old")
     shutil.rmtree(old, ignore_errors=True)
     if folder.exists():

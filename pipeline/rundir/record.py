@@ -1,4 +1,4 @@
-"""A stage's record (`stage.json` in its folder), how it is read, and the results of a whole run and of a frontier."""
+"""A stage's record, and the results of a run and a frontier."""
 
 import json
 from pathlib import Path
@@ -11,40 +11,39 @@ from kdc.pipeline.quality.frontier import FrontierFacts
 from kdc.pipeline.results.artifact import PackageResult
 from kdc.pipeline.results.base import Result, StageResult, Table
 
-RECORD = "stage.json"  # file in the folder of a stage that is done
+RECORD = "stage.json"  # in a finished stage's folder
 AnyResult = TypeVar("AnyResult", bound=StageResult)
 
 
 class StageRecord(Result):
-    """A stage's `stage.json`, and whether it was skipped this time."""
+    """A stage's `stage.json`, and whether it was skipped now."""
 
-    skipped: bool  # whether the stage was done before
-    stage: str  # name of the stage
-    fingerprint: str  # hash of its settings and of the stages that it builds on
-    settings: dict[str, Any] = Field(default_factory=dict)  # what it depends on, beside the stages before it
-    metrics: dict[str, Any]  # the JSON of its result; `Run.result` gives it typed
-    seconds: float = 0.0  # seconds that the stage took when it was done
-    peak_memory_bytes: int | None = None  # most resident bytes of the process during the stage
+    skipped: bool
+    stage: str
+    fingerprint: str  # of settings and earlier stages
+    settings: dict[str, Any] = Field(default_factory=dict)  # that the result depends on
+    metrics: dict[str, Any]  # its result as JSON; typed by `Run.result`
+    seconds: float = 0.0  # when it was done
+    peak_memory_bytes: int | None = None  # resident, of the process
 
 
 class CompressResult(Result):
     """A whole run, as `kdc compress --json` prints it."""
 
     out: Path  # the run directory
-    # the stages that were run or skipped, by name; empty in a process that only helped another one train
-    stages: dict[str, StageRecord] = Field(default_factory=dict)
-    artifact: Path | None = None  # the artifact's folder; None where the run stopped before the last stage
-    result: PackageResult | None = None  # what the last stage handed on: metrics, contract, notes; None likewise
-    report: Path | None = None  # the page about the run; None likewise, and where none was written
+    stages: dict[str, StageRecord] = Field(default_factory=dict)  # by name; empty in a process that helped to train
+    artifact: Path | None = None  # None if the run stopped early
+    result: PackageResult | None = None  # of stage `package`; None likewise
+    report: Path | None = None  # None likewise, or if not written
 
     @property
     def metrics(self) -> Table:
-        """The evaluation's table, model -> column -> value; empty where the run stopped before the last stage."""
+        """The evaluation table, model -> column -> value; empty if the run stopped early."""
         return {} if self.result is None else self.result.table
 
     @property
     def verdict(self) -> Literal["pass", "fail", "not shown"] | None:
-        """Whether the contract is kept; None where there is none, or the run stopped before it was judged."""
+        """The contract's verdict; None if not judged."""
         contract = None if self.result is None else self.result.contract
         return None if contract is None else contract.verdict
 
@@ -57,16 +56,12 @@ class FrontierResult(Result):
     facts: FrontierFacts
 
     def artifact(self, student: str) -> Path:
-        """The folder of a point's artifact.
-
-        Raises:
-            KeyError: no point is of this student.
-        """
+        """The artifact's folder; `KeyError` if no point is of this student."""
         return self.out / {point.student: point.artifact for point in self.facts.points}[student]
 
 
 def read_record(folder: Path) -> StageRecord | None:
-    """The record of a stage that was done before; None if its folder is not complete.
+    """A finished stage's record; None if its folder is not complete.
 
     Raises:
         KdcError: the record is damaged.
@@ -83,10 +78,10 @@ def read_record(folder: Path) -> StageRecord | None:
 
 
 def read_result(root: Path, kind: type[AnyResult]) -> AnyResult:
-    """The result of a finished stage of a run directory, e.g. `read_result(root, StudentResult)`.
+    """The result of a finished stage, e.g. `read_result(root, StudentResult)`.
 
     Raises:
-        KdcError: the stage's record is missing, damaged, or of another version.
+        KdcError: the record is missing, damaged, or of another version.
     """
     record = read_record(root / kind.STAGE)
     if record is None:
