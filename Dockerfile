@@ -1,4 +1,4 @@
-# The service in a container: no torch, no transformers. How to build and run it: docs/deploy.md.
+# The service in a container: no torch, no transformers. How to build and run it: docs/how-to/deploy-docker.md.
 # `make lock` renews the versions and hashes of what is installed and, where there is Docker, the digest of this image.
 ARG BASE=python:3.12-slim
 

@@ -104,7 +104,8 @@ def test_the_pages_are_packaged(folder: str) -> None:
 
 
 def test_the_documentation_says_why_each_dependency_is_there() -> None:
-    section = (ROOT / "docs" / "deploy.md").read_text(encoding="utf-8").partition("## What is installed")[2]
+    page = (ROOT / "docs" / "reference" / "support.md").read_text(encoding="utf-8")
+    section = page.partition("## What is installed")[2]
     explained = re.findall(r"^\| `([A-Za-z0-9-]+)` \| .", section.partition("These bring")[0], re.MULTILINE)
     assert sorted(explained) == sorted(_names(PROJECT["project"]["dependencies"]))
 

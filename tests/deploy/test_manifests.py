@@ -171,7 +171,7 @@ def test_the_artifact_is_pulled_to_where_the_service_looks(tmp_path: Path) -> No
 
 
 def test_the_kustomization_of_the_documentation_renders(tmp_path: Path) -> None:
-    text = (ROOT / "docs" / "deploy.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs" / "how-to" / "deploy-kubernetes.md").read_text(encoding="utf-8")
     (block,) = re.findall(r"```yaml\n(# mine/kustomization.yaml.*?)```", text, re.DOTALL)
     folder = tmp_path / "mine"
     folder.mkdir()
