@@ -148,7 +148,7 @@ def test_labels_of_the_training_mix_are_those_of_the_predictions(series: dict[st
 
 
 def test_every_alert_has_a_section_for_who_is_woken() -> None:
-    text = (DEPLOY.parent / "docs" / "deploy.md").read_text(encoding="utf-8")
+    text = (DEPLOY.parent / "docs" / "how-to" / "monitor.md").read_text(encoding="utf-8")
     assert [rule.name for rule in rules() if rule.is_alert and f"`{rule.name}`" not in text] == []
 
 
