@@ -18,7 +18,7 @@ VENV_PATCHES := .venv-patches
 LOCK := $(VENV_LOCK)/bin/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
 	--no-annotate --custom-compile-command 'make lock'
 # An environment that has 4.57 already would keep it.
-# 5.10 is the oldest without known vulnerabilities, see docs/vulnerabilities.md.
+# 5.10 is the oldest without known vulnerabilities, see docs/reference/vulnerabilities.md.
 NEWEST := 'transformers>=5.10'
 # One thread a process: threads of several processes that wait for the same cores take several times as long.
 OFFLINE := HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 OMP_NUM_THREADS=1
@@ -46,7 +46,7 @@ help:
 	@echo 'make mutants             small changes of the code that decides, of which its tests have to notice 95 %'
 	@echo 'make lock                deploy/lock: the newest versions for the image, with hashes; with Docker the digest of its base'
 	@echo 'make sbom                dist/sbom.cdx.json, the bill of materials of the serving install (CycloneDX)'
-	@echo 'make test-audit          whether an audit looks at every install, and fails for what docs/vulnerabilities.md does not name'
+	@echo 'make test-audit          whether an audit looks at every install, and fails for what docs/reference/vulnerabilities.md does not name'
 	@echo 'make audit               known vulnerabilities of what is installed: to serve, to compress, with Optimum (asks osv.dev)'
 	@echo 'make clean               remove environments and caches; runs/ stays'
 
@@ -144,7 +144,7 @@ sbom: $(VENV_SBOM)/.installed
 OSV := https://api.osv.dev/v1/query
 AUDIT := $(VENV_AUDIT)/bin/pip-audit --vulnerability-service osv --osv-url $(OSV) --progress-spinner off
 # What the page names for these installs, with why it does not reach kdc.
-NAMED = $(shell sed -n 's/^| \(PYSEC-[0-9-]*\) | \($(1)\) |.*/--ignore-vuln \1/p' docs/vulnerabilities.md)
+NAMED = $(shell sed -n 's/^| \(PYSEC-[0-9-]*\) | \($(1)\) |.*/--ignore-vuln \1/p' docs/reference/vulnerabilities.md)
 PURELIB := -c 'import sysconfig; print(sysconfig.get_path("purelib"))'
 audit: audit-serving audit-compress audit-optimum
 

@@ -1,4 +1,4 @@
-"""`make audit`: pip-audit looks at every install, and passes over what docs/vulnerabilities.md names, and nothing else.
+"""`make audit`: pip-audit looks at every install, and ignores what docs/reference/vulnerabilities.md names, no more.
 
 A server here stands in for osv.dev: it knows the page's vulnerabilities, and one more that a test gives it.
 """
@@ -24,7 +24,7 @@ pytestmark = [
 ]
 # ID, install, package, and the version that mends it, or the last one known to have it.
 ROW = re.compile(r"^\| (PYSEC-\S+) \| (compress|optimum) \| CVE-\S+ \| (\S+), (after )?(\S+) \|", re.MULTILINE)
-PAGE = (ROOT / "docs" / "vulnerabilities.md").read_text(encoding="utf-8")
+PAGE = (ROOT / "docs" / "reference" / "vulnerabilities.md").read_text(encoding="utf-8")
 
 
 class Advisories(ThreadingHTTPServer):

@@ -25,7 +25,7 @@ COMBINED: tuple[tuple[str, tuple[str, ...]], ...] = (
 VERSIONS = ("1.27", kubernetes_validate.latest_version())
 # Schemas of its own that only a cluster with the operator has.
 OPERATORS = {"ServiceMonitor"}
-CLOSES_S = 3  # what docs/serving.md adds to drain delay and time limit
+CLOSES_S = 3  # what docs/explanation/scheduling.md adds to drain delay and time limit
 MARGIN_S = 5
 
 

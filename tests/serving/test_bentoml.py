@@ -1,4 +1,4 @@
-"""What BentoML's code gets of what clients send: nothing. docs/vulnerabilities.md names these tests."""
+"""What BentoML's code gets of what clients send: nothing. docs/reference/vulnerabilities.md names these tests."""
 
 import contextlib
 import json
@@ -151,7 +151,7 @@ def test_bentoml_would_still_unpickle_a_body(tmp_path: Path) -> None:
     from _bentoml_impl.serde import ALL_SERDE, PickleSerde
     from _bentoml_impl.serde import Payload as Body
 
-    assert ALL_SERDE[PICKLES[0]] is PickleSerde, "take the advisory out of docs/vulnerabilities.md"
+    assert ALL_SERDE[PICKLES[0]] is PickleSerde, "take the advisory out of docs/reference/vulnerabilities.md"
     PickleSerde().deserialize_value(Body((pickle.dumps(Bomb(tmp_path / "mark")),)))
     assert (tmp_path / "mark").exists()
 

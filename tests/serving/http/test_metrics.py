@@ -1,5 +1,7 @@
 """Metrics on a disk that is full: the service goes on without them."""
 
+import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -7,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from live import ROOT
 
 from kdc.serving.http import metrics
 
@@ -148,3 +151,10 @@ def test_thresholds_by_no_rows_leave_the_metrics_whole() -> None:
     told = metrics.Metrics()
     told.models = {"mood": model_of(["a", "b"], points=(point,))}
     assert b"kdc_artifact_info{" in told.exposition()
+
+
+def test_the_manual_lists_every_metric_with_its_type_and_labels() -> None:
+    page = (ROOT / "docs" / "reference" / "metrics.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(kdc_\w+)` \| (\w+) \|(.*?)\|", page, re.MULTILINE)
+    listed = {name: [kind, *re.findall(r"`(\w+)`", labels)] for name, kind, labels in rows}
+    assert listed == json.loads((ROOT / "tests" / "interface" / "metrics.json").read_text(encoding="utf-8"))

@@ -1,5 +1,6 @@
 """The description at `/docs.json` is true: generated requests meet no 5xx, no undocumented status or body."""
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -8,7 +9,7 @@ import pytest
 import schemathesis
 from bag_models import PAIR, TYPED, write_artifact
 from hypothesis import HealthCheck, Phase, settings
-from live import running
+from live import ROOT, running
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import (
     content_type_conformance,
@@ -18,7 +19,8 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from kdc.serving.http.api.app import make_app
-from kdc.serving.http.api.routes import describe
+from kdc.serving.http.api.routes import OPERATIONS, describe
+from kdc.serving.http.replies import EMPTY, ERRORS
 from kdc.serving.http.settings import ServeSettings
 
 CHECKS = [
@@ -90,3 +92,15 @@ def test_the_page_works_without_another_host(urls: list[str]) -> None:
         assert len(reply.content) >= least
     assert httpx.get(f"{urls[0]}/docs/../service.py").status_code == 404
     assert httpx.get(f"{urls[0]}/docs.json").json() == describe()
+
+
+def test_the_manual_lists_every_error() -> None:
+    page = (ROOT / "docs" / "reference" / "http.md").read_text(encoding="utf-8")
+    listed = re.findall(r"^\| (\d{3}) \| `(\w+)` \|", page, re.MULTILINE)
+    assert sorted(listed) == sorted([*((str(status), kind) for status, (kind, _) in ERRORS.items()), ("400", EMPTY)])
+
+
+def test_the_manual_names_every_route() -> None:
+    page = (ROOT / "docs" / "reference" / "http.md").read_text(encoding="utf-8").replace("`...", "`/v2/models/NAME")
+    named = {re.sub(r"\{(\w+)\}", lambda part: part[1].upper(), operation.path) for operation in OPERATIONS}
+    assert named - set(re.findall(r"`(?:GET |POST )?(/[^`]*)`", page)) == set()

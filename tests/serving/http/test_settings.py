@@ -3,26 +3,47 @@
 import re
 
 import pytest
+import typer
 from live import ROOT
+from pydantic.fields import FieldInfo
 
+from kdc.cli import app
 from kdc.common.errors import InputError
 from kdc.serving.http.settings import ServeSettings, resolve
 
-MANUAL = ROOT / "docs" / "serving.md"
+MANUAL = ROOT / "docs" / "reference" / "service-settings.md"
 
 
-def test_the_manual_lists_every_setting_with_its_default() -> None:
-    rows = re.findall(r"^\| `KDC_(\w+)` \| (.*?) ?\| (.+) \|$", MANUAL.read_text(encoding="utf-8"), re.MULTILINE)
-    listed = {name.lower(): (default.strip(), meaning) for name, default, meaning in rows}
-    assert listed == {
-        name: (
-            ""
-            if field.default in (None, "")
-            else f"{field.default:g}"
-            if isinstance(field.default, float)
-            else str(field.default).lower(),
+def default_of(field: FieldInfo) -> str:
+    if field.default in (None, ""):
+        return ""
+    return f"{field.default:g}" if isinstance(field.default, float) else str(field.default).lower()
+
+
+def range_of(field: FieldInfo) -> str:
+    bounds: dict[str, object] = {}
+    for each in field.metadata:
+        bounds |= {kind: getattr(each, kind) for kind in ("ge", "gt", "le") if hasattr(each, kind)}
+    if "le" in bounds:
+        return f"{bounds['ge']} to {bounds['le']}"
+    if "ge" in bounds:
+        return f"at least {bounds['ge']}"
+    return f"more than {bounds['gt']}" if "gt" in bounds else ""
+
+
+def test_the_manual_lists_every_setting_with_its_flag_default_and_range() -> None:
+    rows = re.findall(
+        r"^\| `KDC_(\w+)` \| (.*?) ?\| (.*?) ?\| (.*?) ?\| (.+) \|$", MANUAL.read_text(encoding="utf-8"), re.MULTILINE
+    )
+    command = typer.main.get_command(app).commands["serve"]  # type: ignore[attr-defined]
+    flags = {option.name: f"`{option.opts[0]}`" for option in command.params if option.opts[0].startswith("--")}
+    assert {name.lower(): row for name, *row in rows} == {
+        name: [
+            flags.get(name) or flags.get(name.removesuffix("_s"), ""),
+            default_of(field),
+            range_of(field),
             field.description,
-        )
+        ]
         for name, field in ServeSettings.model_fields.items()
     }
 
