@@ -129,8 +129,8 @@ def looks_of(history: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def kept_look(looks: list[dict[str, Any]], kept_step: KeptStep) -> dict[str, Any]:
     """The evaluation of the step whose weights are kept.
 
-    By score, a last step within one standard error of the best wins (Breiman et al. 1984, Classification and Regression
-    Trees, section 3.4.3), since its learning rate has decayed.
+    A last step within one standard error of the best score wins, since its learning rate has decayed (Breiman et al.
+    1984, Classification and Regression Trees, section 3.4.3).
     """
     if kept_step == "last":
         return looks[-1]
