@@ -136,7 +136,7 @@ def curve_of(config: Config) -> list[str]:
 
 
 def _kinds_beside(own: StudentKind, *, has_whole: bool) -> list[StudentKind]:
-    """Excludes the teacher unless there is one, and its layers if the configured kind has none."""
+    """Excludes the teacher itself unless there is exactly one, and its layers if the configured kind has none."""
     kinds = [kind for kind in KINDS.values() if kind.is_trained or has_whole]
     return [kind for kind in kinds if own.has_layers or not (kind.has_layers and kind.is_trained)]
 
