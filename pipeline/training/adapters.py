@@ -16,8 +16,7 @@ _REWRITING_INITS = ("pissa", "olora")
 
 
 def lora_targets(model: PreTrainedModel, targets: str | tuple[str, ...]) -> list[str]:
-    """Full names of the encoder's linear layers that `targets` selects: "all-linear", "query-value", or last parts of
-    names.
+    """Full names of the encoder's linear layers in `targets`: "all-linear", "query-value", or last parts of names.
 
     Raises:
         InputError: the encoder has no such layer.
@@ -42,13 +41,13 @@ def with_adapters(model: PreTrainedModel, new_modules: tuple[str, ...], settings
     """Put LoRA adapters on a model, in place. Adapters, head and new modules train; the rest is frozen.
 
     Raises:
-        InputError: PEFT refuses the settings or layers.
+        InputError: PEFT refuses the settings.
         KdcError: a layer got no adapter, or a head is frozen.
     """
     from peft import LoraConfig, TaskType, get_peft_model
 
     targets = lora_targets(model, settings.targets)
-    # Fully trained: all modules outside the base model, and new ones.
+    # Trained whole: new modules and all outside the base model.
     outside = [name for name, module in model.named_children() if module is not model.base_model]
     heads = [name for name in outside if any(True for _ in model.get_submodule(name).parameters())]
     heads += [name for name in new_modules if name not in heads]
@@ -86,7 +85,7 @@ def save_adapters(adapted: Any, folder: Path) -> None:
 
 
 def save_rewritten(adapted: Any, base: Path, folder: Path) -> None:
-    """Save the untrained base weights if PiSSA or OLoRA changed them; `base` is the folder without adapters."""
+    """Save the untrained base weights if PiSSA or OLoRA changed them; `base` holds the original."""
     if not str(adapted.peft_config["default"].init_lora_weights).startswith(_REWRITING_INITS):
         return
     below = {

@@ -28,7 +28,7 @@ Logits = NDArray[np.float32]  # (rows, outputs)
 
 @dataclass(frozen=True)
 class Linear:
-    """A linear model; for regression it gives (answer - center) / spread."""
+    """A linear model. For regression it gives (answer - center) / spread."""
 
     weight: NDArray[np.float32]  # (outputs, features)
     bias: NDArray[np.float32]  # (outputs,)
@@ -48,7 +48,7 @@ class Sample:
 
     @classmethod
     def of(cls, rows: Any, tokens: Any, positions: list[int] | None = None) -> "Sample":
-        """Select rows by position; None: all."""
+        """Rows at positions; None: all."""
         if positions is not None:
             rows, tokens = rows.select(positions), tokens.select(positions)
         return cls(rows, tokens, np.asarray(rows["label"][:]))
@@ -65,7 +65,7 @@ class Fitted:
 
 
 def fit_tfidf(train: Sample, tune: Sample, task: Task) -> Fitted:
-    """TF-IDF of words and word pairs, under a linear model."""
+    """TF-IDF of words and word pairs."""
     from scipy.sparse import hstack
     from sklearn.feature_extraction.text import TfidfVectorizer
 
@@ -80,7 +80,7 @@ def fit_tfidf(train: Sample, tune: Sample, task: Task) -> Fitted:
             vectorizers.append(vectorizer.fit(["none"]))
 
     def vectors(rows: Any) -> Any:
-        """(rows, words); each text of a pair has its own words."""
+        """(rows, words). Texts of a pair have words of their own."""
         of_texts = [words.transform(texts) for words, texts in zip(vectorizers, _columns(rows), strict=True)]
         return hstack(of_texts).tocsr()
 
@@ -117,7 +117,7 @@ class Encoder:
         self._of_texts: dict[str, Logits] = {}  # by text
 
     def settle(self, tokens: Any) -> None:
-        """Choose precision and attention by timing these tokens."""
+        """Time these tokens for the fastest precision."""
         pad_id = self.tokenizer.pad_token_id
         self.environment = settle(self.environment, self.model, Rows([tokens]), pad_id=pad_id, trains=False)
 
@@ -155,7 +155,7 @@ class Encoder:
 
 
 def _of_each(keys: Sequence[Any], known: dict[Any, Logits], encode: Callable[[list[Any], list[int]], Logits]) -> Logits:
-    """Vectors (keys, width), encoding each unknown key once."""
+    """Encode each unknown key once; return (keys, width)."""
     positions = {key: position for position, key in enumerate(keys) if key not in known}
     if positions:
         known |= zip(positions, encode(list(positions), list(positions.values())), strict=True)
@@ -165,8 +165,8 @@ def _of_each(keys: Sequence[Any], known: dict[Any, Logits], encode: Callable[[li
 def fit_probe(encoder: Encoder, train: Sample, tune: Sample, task: Task, *, apart: bool = False) -> Fitted:
     """A linear model on a frozen encoder (Alain and Bengio 2016, arXiv 1610.01644); for `apart` see `Encoder.vectors`.
 
-    Nearly constant features stay small. Scaled to full spread, their weights would be a thousand times larger, and
-    int8, with one scale for a row of weights, would round the others to zero.
+    Nearly constant features stay small: their weights would otherwise be a thousand times larger, and int8, with one
+    scale per row of weights, would round the others to zero.
     """
     vectors = encoder.vectors(train.rows, train.tokens, apart=apart, keep=True)
     mean, spread = vectors.mean(0), vectors.std(0)
@@ -181,7 +181,7 @@ def fit_probe(encoder: Encoder, train: Sample, tune: Sample, task: Task, *, apar
 
 
 def with_head(model: Any, head: Linear) -> Any:
-    """Copy a linear probe's head into a mean-pooling classifier."""
+    """Give a mean-pooling classifier a probe's head."""
     import torch
 
     with torch.no_grad():
@@ -198,7 +198,7 @@ def best_fit(
     task: Task,
     strengths: Iterable[float],
 ) -> tuple[Linear, Logits, float]:
-    """The model with the best first metric on the tuning set, its logits there, and the metric."""
+    """The model with the best first metric on the tuning set, its logits, and the metric."""
     metric, tried = task.metrics[0], []
     for strength in strengths:
         model = fit(features, labels, task, strength)
@@ -240,7 +240,7 @@ def fit(features: Any, labels: NDArray[np.generic], task: Task, strength: float)
 
 
 def majority(labels: NDArray[np.generic], rows: int, task: Task) -> Logits:
-    """Logits (rows, outputs) of the most frequent training label, or the mean."""
+    """Logits (rows, outputs) of the most frequent label, or the mean."""
     if task.kind == "regression":
         return np.zeros((rows, 1), dtype=np.float32)
     if task.kind == "multilabel":

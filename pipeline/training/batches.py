@@ -15,11 +15,11 @@ from kdc.pipeline.data.tokens import apart
 
 
 class Rows(Dataset):
-    """Tokenised rows by position, with the teacher's logits. Rows from `read` pickle as file names.
+    """Tokenised rows with the teacher's logits. Rows from `read` pickle as file names.
 
     Args:
         parts: `datasets.Dataset`s with `row` (the row id), `input_ids`, `length`, maybe `token_type_ids`, `windows`
-            (see `kdc.pipeline.data.tokens`) and `label`; a part without `label` is unlabelled.
+            (see `kdc.pipeline.data.tokens`) and, if labelled, `label`.
         teacher_logits: (row ids, outputs), may be memory-mapped.
     """
 
@@ -39,7 +39,7 @@ class Rows(Dataset):
 
         Args:
             role: whose tokens: "teacher", "teacher-2", ..., "student" or "fewer".
-            teacher_logits: .npy file, indexed by row id.
+            teacher_logits: .npy file, by row id.
 
         Raises:
             KdcError: a split is missing.
@@ -60,7 +60,7 @@ class Rows(Dataset):
         return self.__getitems__([index])[0]
 
     def __getitems__(self, indices: list[int]) -> list[dict[str, Any]]:
-        """Several rows, with one read of each part."""
+        """Reads each part once."""
         rows: dict[int, dict[str, Any]] = {}
         positions = np.asarray(indices)
         for start, end, part in zip(self.starts[:-1], self.starts[1:], self.parts, strict=True):
@@ -83,7 +83,7 @@ class Collator:
     """Pads rows into tensors: input_ids, attention_mask, labels, labelled, and token_type_ids and teacher_logits if
     present.
 
-    Rows in windows give one input for each window, in order; `windows` (rows,) counts them.
+    Rows in windows give one input per window; `windows` (rows,) counts them.
     """
 
     pad_id: int
@@ -93,7 +93,7 @@ class Collator:
         parts = apart(rows)
         lengths = torch.tensor([len(part["input_ids"]) for part in parts])
         longest = self.pad_to or int(lengths.max())
-        batch = {  # labels first: the Trainer takes the batch size from the first tensor
+        batch = {  # labels first: they give the Trainer the batch size
             "labels": torch.tensor([row["label"] for row in rows]),
             "labelled": torch.tensor([row["labelled"] for row in rows]),
             "attention_mask": (torch.arange(longest) < lengths[:, None]).long(),
@@ -143,4 +143,4 @@ class LengthGroupedSampler(Sampler[int]):
         short = [batch for batch in batches if len(batch) < self.batch_size]
         full = [batch for batch in batches if len(batch) == self.batch_size]
         random.shuffle(full)
-        return iter(np.concatenate(full + short).tolist())  # short batches elsewhere would misalign later ones
+        return iter(np.concatenate(full + short).tolist())  # a short batch elsewhere would misalign the next

@@ -23,8 +23,8 @@ _SECONDS_OF_AN_HOUR = 3600
 class Rate:
     """Learning rate factor: linear warm-up, then linear decay to 0 by steps or time, whichever ends first.
 
-    Decay by time avoids stopping at a high rate, which leaves noisy weights. PyTorch keeps these attributes in
-    checkpoints, so a resumed training knows the time spent.
+    Stopping at a high rate would leave noisy weights. PyTorch keeps these attributes in checkpoints, so a resumed
+    training knows the time spent.
 
     Args:
         steps, warmup: in updates.
@@ -45,18 +45,18 @@ class Rate:
 
 
 class Deadline(TrainerCallback):
-    """Feeds wall time to a `Rate`, and stops at its limit after a last evaluation. Rank 0's clock decides for all."""
+    """Feeds wall time to a `Rate` and stops at its limit, after a last evaluation. Rank 0's clock decides for all."""
 
     def __init__(self, rate: Rate, clock: Callable[[], float] = time.monotonic) -> None:
         self.rate, self._clock, self._seconds = rate, clock, rate.seconds
         self._before = 0.0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Start the clock. Time between sittings does not count; this sitting's limit replaces the checkpoint's."""
+        """Start the clock, without the time between sittings. This sitting's limit replaces the checkpoint's."""
         self._before, self.rate.seconds = self._clock(), self._seconds
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Add the time since the last step, evaluations and checkpoints included."""
+        """Add the step's time, with evaluations and checkpoints."""
         if self.rate.seconds is None:
             return
         now = self._clock()
@@ -122,7 +122,7 @@ class Paced(TrainerCallback):
 
 
 def looks_of(history: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The evaluations in a log, in order."""
+    """The evaluations in a log."""
     return [entry for entry in history if "eval_score" in entry]
 
 

@@ -1,5 +1,5 @@
-"""Sealed checkpoints. The Trainer writes file by file and would resume from an incomplete one, so a seal with every
-file's SHA-256 is written last."""
+"""Sealed checkpoints: the Trainer would resume from an incomplete one, so a seal with every file's SHA-256 is written
+last."""
 
 import json
 import logging
@@ -15,7 +15,7 @@ SEAL = "complete.json"
 
 
 def seal(checkpoint: Path) -> None:
-    """Flush all files to disk, then write the seal."""
+    """Sync all files, then write the seal."""
     for file in _files(checkpoint):
         with file.open("rb") as stream:
             os.fsync(stream.fileno())
@@ -23,7 +23,7 @@ def seal(checkpoint: Path) -> None:
 
 
 def last_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint with a valid seal; newer ones are deleted."""
+    """The newest sealed checkpoint; deletes newer ones."""
     for checkpoint in sorted(folder.glob("checkpoint-*"), key=step_of, reverse=True):
         try:
             if json.loads((checkpoint / SEAL).read_text(encoding="utf-8")) == _hashes(checkpoint):

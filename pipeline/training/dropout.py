@@ -1,7 +1,6 @@
 """CPU dropout at an eighth of torch's cost, which was a third of a student's step.
 
-Four values share 64 random bits of SFC64, instead of one Bernoulli draw each. Torch's generator seeds each mask, so a
-resumed training repeats them.
+64 random bits of SFC64 serve four values. Torch's generator seeds each mask, so a resumed training repeats them.
 """
 
 from collections.abc import Iterator
@@ -18,7 +17,7 @@ class CheapDropout(nn.Dropout):
     """`nn.Dropout` with its rate rounded to 1/65,536."""
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
-        """Drop values and rescale the rest while training."""
+        """Drop and rescale while training."""
         dropped = round(self.p * _STEPS)
         if not self.training or not dropped:
             return input
@@ -34,7 +33,7 @@ def keep_mask(shape: torch.Size, dropped: int) -> torch.Tensor:
 
 @contextmanager
 def cheap_dropout(model: nn.Module) -> Iterator[None]:
-    """Use `CheapDropout` in a CPU model within the context."""
+    """Use `CheapDropout` in a CPU model."""
     modules = [module for module in model.modules() if type(module) is nn.Dropout and 0 < module.p < 1]
     for module in modules:
         module.__class__ = CheapDropout

@@ -1,7 +1,6 @@
-"""Train only token embeddings that occur in the training rows.
+"""Train only token embeddings that the training rows use: a few thousand of 30,000 to 250,000.
 
-Rows hold a few thousand of 30,000 to 250,000 tokens, but torch would update all. Only absent tokens' weight decay is
-lost.
+Torch would update all. Only the others' weight decay is lost.
 """
 
 from collections.abc import Iterator
@@ -42,7 +41,7 @@ class MetEmbedding(nn.Module):
         return torch.where((places >= 0).unsqueeze(-1), vectors, self._whole.weight.detach()[input])
 
     def put_back(self) -> nn.Embedding:
-        """Write the trained vectors back into the whole embedding."""
+        """Write the trained vectors back."""
         with torch.no_grad():
             self._whole.weight[self._ids] = self.weight
         return self._whole
@@ -50,7 +49,7 @@ class MetEmbedding(nn.Module):
 
 @contextmanager
 def only_met_tokens(model: Any, rows: Rows) -> Iterator[None]:
-    """Train only the rows' token embeddings within the context. Frozen or custom embeddings stay as they are."""
+    """Train only the rows' token embeddings. Frozen or custom embeddings stay as they are."""
     embedding = model.get_input_embeddings()
     if type(embedding) is not nn.Embedding or not embedding.weight.requires_grad:
         yield

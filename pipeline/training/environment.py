@@ -23,7 +23,7 @@ from kdc.pipeline.training.joining import parts_of
 
 log = logging.getLogger("kdc")
 
-# Timed rows. With fewer, a step's fixed costs dominate.
+# With fewer rows, a step's fixed costs dominate.
 _PROBED_TOKENS, _PROBED_ROWS = 1024, 32
 _CLEARLY = 0.9  # time ratio of a faster way
 
@@ -56,7 +56,7 @@ def attention(environment: Environment) -> Iterator[None]:
 
 @contextmanager
 def answering(environment: Environment) -> Iterator[None]:
-    """Infer in the environment's precision and attention; on a GPU, in the model's own precision."""
+    """Infer in the environment's precision (on a GPU, the model's own) and attention."""
     bf16 = environment.device == "cpu" and bool(environment.bf16)
     with attention(environment), torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
         yield
@@ -65,7 +65,7 @@ def answering(environment: Environment) -> Iterator[None]:
 def settle(environment: Environment, model: Any, rows: Rows, *, pad_id: int, trains: bool = True) -> Environment:
     """The environment with the faster precision (if open) and attention, timed on a CPU.
 
-    It times a training step on a few rows, or inference if not `trains`. Weights and random state stay unchanged.
+    It times a training step, or inference if not `trains`. Weights and random state stay unchanged.
     """
     if environment.device != "cpu" or environment.bf16 is False:
         return environment

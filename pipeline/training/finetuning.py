@@ -45,10 +45,9 @@ def fine_tune(
     """Train a model in place; it stays on the environment's device.
 
     Args:
-        model: a sequence classifier, or a PEFT model over one.
-        role: whose tokens: "teacher", "teacher-2", ..., "student" or "fewer".
+        model, progress: see `train`.
+        role: see `Rows.read`.
         checkpoints: folder; training resumes from its newest.
-        progress: called with (step, steps).
         new_modules: randomly initialised, see `Loaded`.
         teacher_logits: .npy file, (row ids, outputs); None trains on labels only.
         unlabeled: use the unlabelled rows, if there are teacher logits.
@@ -77,7 +76,7 @@ def fine_tune(
 
 
 def _note_precision(checkpoints: Path, precision: str) -> None:
-    """Warn if a resumed training changes precision, by timing or machine."""
+    """Warn if a resumed training changes precision."""
     note = checkpoints / "precision"
     before = note.read_text(encoding="utf-8") if note.exists() else precision
     if before != precision:
@@ -87,7 +86,7 @@ def _note_precision(checkpoints: Path, precision: str) -> None:
 
 
 def plan_for(settings: TrainSettings, rows: int, environment: Environment) -> Plan:
-    """Epochs as steps: at least `min_steps`, rounded up to whole evaluation intervals."""
+    """Epochs as steps: at least `min_steps`, and whole evaluation intervals."""
     rows_per_update = settings.batch_size * settings.accumulate
     least = max(math.ceil(settings.epochs * math.ceil(rows / rows_per_update)), settings.min_steps)
     every = math.ceil(least / settings.evaluations)
@@ -95,7 +94,7 @@ def plan_for(settings: TrainSettings, rows: int, environment: Environment) -> Pl
 
 
 def check_class_weights(setting: str | dict[str, float], task: Task) -> None:
-    """Check class weights against the task.
+    """Check class weights.
 
     Raises:
         InputError: unknown labels, or regression.
@@ -112,7 +111,7 @@ def check_class_weights(setting: str | dict[str, float], task: Task) -> None:
 
 
 def class_weights(setting: str | dict[str, float], data: PreparedData) -> tuple[float, ...] | None:
-    """Factors in output order, scaled so that the average training row weighs 1; None without weights.
+    """Factors in output order, or None; the average training row weighs 1.
 
     "balanced" means inverse class shares. Unnamed labels get 1 before scaling.
 

@@ -1,4 +1,4 @@
-"""Importance of a model's neurons and attention heads."""
+"""Importance of neurons and attention heads."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -72,8 +72,8 @@ def _mixed(logits: torch.Tensor, mixtures: torch.Generator, *, one_label: bool) 
 
 @contextmanager
 def _activations(model: Any, parts: Sequence[Part]) -> Iterator[list[list[torch.Tensor]]]:
-    """Each part's unit outputs, (rows, tokens, units * width), in pieces if the model splits the tokens. Weight
-    gradients are off meanwhile, to save memory."""
+    """Each part's unit outputs, (rows, tokens, units * width), in pieces if the model splits tokens. Weight gradients
+    are off, to save memory."""
     trained = [weight for weight in model.parameters() if weight.requires_grad]
     activations: list[list[torch.Tensor]] = [[] for _ in parts]
 

@@ -28,7 +28,7 @@ def join_of(config: Any) -> tuple[Join, ...]:
 
 
 def set_join(model: Any, join: tuple[Join, ...] | None) -> None:
-    """Set a model's ways to join; None removes them, for rows that are cut."""
+    """Set a model's ways to join; None, for cut rows, removes them."""
     if join is not None:
         model.config.kdc_join = list(join)
     elif hasattr(model.config, "kdc_join"):
@@ -36,7 +36,7 @@ def set_join(model: Any, join: tuple[Join, ...] | None) -> None:
 
 
 def parts_of(model: Any, batch: Mapping[str, Tensor]) -> Tensor:
-    """Logits (windows, outputs) of a `Collator` batch, a row's windows in order."""
+    """Logits (windows, outputs) of a `Collator` batch."""
     device = next(model.parameters()).device
     inputs = {name: value.to(device) for name, value in batch.items() if name not in _NOT_INPUTS}
     count = len(inputs["input_ids"])
@@ -47,13 +47,13 @@ def parts_of(model: Any, batch: Mapping[str, Tensor]) -> Tensor:
 
 
 def logits_of(model: Any, batch: Mapping[str, Tensor]) -> Tensor:
-    """Logits (rows, outputs) of a `Collator` batch, on the model's device."""
+    """Logits (rows, outputs) of a `Collator` batch."""
     parts = parts_of(model, batch)
     return joined(parts, batch["windows"], model.config) if "windows" in batch else parts
 
 
 def joined(parts: Tensor, counts: Tensor, config: Any) -> Tensor:
-    """Join windows' logits (windows, outputs) into (rows, outputs); `counts` (rows,): windows of each row."""
+    """Join logits (windows, outputs) into (rows, outputs); `counts` (rows,): windows of each row."""
     join, kind = join_of(config), _KINDS[config.problem_type]
     rows = parts.split(counts.tolist())
     return torch.stack([part[0] if len(part) == 1 else _joined(part, join, kind) for part in rows])

@@ -45,7 +45,7 @@ class Plan:
     settings: TrainSettings
     environment: Environment
     steps: int  # total updates
-    evaluate_every: int  # updates between evaluations, each with a checkpoint
+    evaluate_every: int  # updates; each evaluation has a checkpoint
     new_modules: tuple[str, ...] = ()  # modules with their own rate
     pad_to: int | None = None  # tokens, for benchmarks; None groups by length
 
@@ -62,7 +62,7 @@ class Objective:
 
 
 class DistillationTrainer(Trainer):
-    """A `Trainer` with distillation loss, length-grouped batches and sealed checkpoints."""
+    """A `Trainer` with distillation loss and sealed checkpoints."""
 
     def __init__(self, *, objective: Objective, plan: Plan, **trainer: Any) -> None:
         super().__init__(**trainer)

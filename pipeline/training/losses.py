@@ -33,7 +33,7 @@ def teacher_loss(
 
     Args:
         logits, teacher_logits: (batch, outputs).
-        kind: softmax for classification, mean over sigmoids for multi-label, squared error without T for regression.
+        kind: softmax, mean over sigmoids for multi-label, or squared error without T for regression.
         factors: see `factors_of`.
     """
     if kind == "regression":

@@ -20,7 +20,7 @@ _BATCH_SIZE = 64
 
 
 def predict_portion(model: Any, rows: Rows, start: int, *, pad_id: int) -> NDArray[np.float32]:
-    """Logits (rows, outputs) float32 of `PORTION` rows from `start`, in row order."""
+    """Logits (rows, outputs) float32 of `PORTION` rows from `start`."""
     collate = Collator(pad_id)
     portion = np.arange(start, min(start + PORTION, len(rows)))
     order = portion[np.argsort(rows.lengths[portion], kind="stable")]
@@ -37,13 +37,13 @@ def predict_portion(model: Any, rows: Rows, start: int, *, pad_id: int) -> NDArr
 
 
 def predict(model: Any, rows: Rows, *, pad_id: int) -> NDArray[np.float32]:
-    """Logits (rows, outputs) float32 in row order; sets evaluation mode."""
+    """Logits (rows, outputs) float32; sets evaluation mode."""
     model.eval()
     return np.concatenate([predict_portion(model, rows, start, pad_id=pad_id) for start in portions(len(rows))])
 
 
 def predict_parts(model: Any, rows: Rows, *, pad_id: int) -> tuple[NDArray[np.float32], list[int]]:
-    """Logits (windows, outputs), a row's windows in order, and each row's count."""
+    """Logits (windows, outputs), and each row's number of windows."""
     model.eval()
     collate = Collator(pad_id)
     parts, counts = [], list[int]()
@@ -58,7 +58,7 @@ def predict_parts(model: Any, rows: Rows, *, pad_id: int) -> tuple[NDArray[np.fl
 def answer_texts(
     model: Any, texts: Sequence[Text], tokenizer: RowTokenizer, info: TokenizerInfo
 ) -> NDArray[np.float32]:
-    """Logits (rows, outputs) of one batch, with the serving code's tokenising and padding."""
+    """Logits (rows, outputs) of one batch, tokenised and padded by the serving code."""
     encodings = tokenizer.encode(texts)
     batch = {name: torch.from_numpy(values) for name, values in pad(encodings, info).items()}
     if info.long is not None:

@@ -36,7 +36,7 @@ class Lost(KdcError):
 
 
 def rank() -> int:
-    """This process's rank; 0 leads or is alone."""
+    """0 leads or is alone."""
     return int(os.environ["RANK"]) if is_launched() else 0
 
 
@@ -72,8 +72,8 @@ def launcher() -> str:
 def on_all_ranks(function: Function) -> Function:
     """Mark a module-level function for all ranks to run together.
 
-    Helpers get copies of the arguments except `progress`. It returns the leader's result once all are done, or raises
-    `Lost`.
+    Helpers get copies of the arguments except `progress`. The call returns the leader's result once all are done, or
+    raises `Lost`.
     """
 
     @functools.wraps(function)
@@ -87,7 +87,7 @@ def on_all_ranks(function: Function) -> Function:
 
 
 def join(device: str) -> None:
-    """Join the launched processes, if any; on "cuda" take the local rank's GPU.
+    """Join the launched processes; on "cuda" take the local rank's GPU.
 
     Raises:
         InputError: more processes than GPUs.
@@ -131,7 +131,7 @@ def help_leader(check: Callable[[str], None]) -> None:
 
 
 def check_everywhere(check: Callable[[str], None], settings: str) -> None:
-    """Have each rank compare its settings with the leader's, as JSON; helpers use `help_leader`'s check."""
+    """Compare all ranks' settings with the leader's, as JSON; helpers use `help_leader`'s check."""
     if _group is None:
         check(settings)
     else:
@@ -141,7 +141,7 @@ def check_everywhere(check: Callable[[str], None], settings: str) -> None:
 
 @contextmanager
 def leading() -> Iterator[None]:
-    """Dismiss the helpers at the end, also on failure, so only the leader reports it."""
+    """Dismiss the helpers at the end, also on failure: only the leader reports it."""
     try:
         yield
     except BaseException:
@@ -159,7 +159,7 @@ def dismiss() -> None:
 
 
 def check_batches(batch_sizes: dict[str, int], processes: int) -> None:
-    """Check that the processes can split each batch size, by setting name.
+    """Check that ranks can split batches; keys are setting names.
 
     Raises:
         InputError: a size does not divide evenly.
@@ -180,7 +180,7 @@ def is_told_by_another(error: KdcError, rank: int) -> bool:
 
 
 def _do(work: Callable[[], Any]) -> Any:
-    """Run with all ranks, then wait."""
+    """Run, then wait for all ranks."""
     import torch.distributed as dist
 
     global _working
@@ -193,7 +193,7 @@ def _do(work: Callable[[], Any]) -> Any:
 
 
 def _broadcast(order: Any = None) -> Any:
-    """Send an order, or receive it on a helper."""
+    """Send an order; helpers receive it."""
     import torch.distributed as dist
 
     orders = [order]
@@ -236,5 +236,5 @@ def _lost(how: object) -> Lost:
 
 
 def _stopped(*_: object) -> None:
-    """The launcher stops all ranks after one failed."""
+    """The launcher stops all after a failure."""
     raise _lost("the launcher stops all others")

@@ -31,7 +31,7 @@ Trial = Callable[[Rates, int], float]  # (rates, steps) -> tuning loss
 
 
 def search_rates(default: Rates, steps: int, trial: Trial) -> Rates:
-    """The rates with the least trial loss for a training of `steps`; ties go to those nearer the default."""
+    """The rates with the least trial loss for a training of `steps`. Ties go to rates nearer the default."""
     pairs = [
         Rates(default.encoder * encoder, default.head * head) for head in _HEAD_FACTORS for encoder in _ENCODER_FACTORS
     ]
@@ -43,7 +43,7 @@ def search_rates(default: Rates, steps: int, trial: Trial) -> Rates:
 
 
 def _rounds(steps: int) -> list[tuple[int, int]]:
-    """(pairs, steps each) of each round; none if steps are too few."""
+    """(pairs, steps each) per round; empty for too few steps."""
     budget, all_pairs = steps // SHARE, len(_ENCODER_FACTORS) * len(_HEAD_FACTORS)
     first = budget // (2 * all_pairs)
     if first >= _LEAST_STEPS:

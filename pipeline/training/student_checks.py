@@ -17,7 +17,7 @@ _WITHOUT_ADAPTERS = ("albert", "gpt2")
 
 
 def has_graph(config: PretrainedConfig) -> bool:
-    """Whether a classifier of this config can be exported; True if untested."""
+    """Whether this classifier can be exported; True if untested."""
     # Encoder-decoders answer at the last end token, and fail on check rows without one.
     return config.model_type not in _WITHOUT_GRAPH and not getattr(config, "is_encoder_decoder", False)
 
@@ -26,7 +26,7 @@ def check_plan(teacher: TeacherSettings, student: StudentSettings, task: Task) -
     """Refuse early what later stages refuse.
 
     Raises:
-        InputError: unknown classes' weights, or a black box plus other teachers.
+        InputError: weights of unknown classes, or a black box among several teachers.
     """
     if teacher.scores is not None and teacher.more:
         raise InputError(

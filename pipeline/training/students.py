@@ -41,7 +41,7 @@ _CHECKPOINTS = "checkpoints"
 
 @dataclass(frozen=True)
 class StudentOrigin:
-    """Where a student's weights and tokens come from."""
+    """Origin of weights and tokens."""
 
     cut_from: str  # source model, unless it is a checkpoint
     role: str  # "teacher", "student" or "fewer"
@@ -60,7 +60,7 @@ def distil(
     progress: Progress,
     unlabeled: bool = True,
 ) -> ModelResult:
-    """Make and train a student into a folder. Without `teacher_logits` it is a control on labels only."""
+    """Make and train a student into a folder; without `teacher_logits` a control on labels only."""
     set_seed(environment.seed)
     new_modules, pad_id = _make_base(settings, origin, data, out, environment)
     # Reload: some architectures build a layer by its number.
@@ -144,7 +144,7 @@ def new_student(
 
 
 def keep_teacher(teacher: Path, origin: StudentOrigin, data: PreparedData, out: Path) -> None:
-    """Write a student's folder with the uncut teacher from folder `teacher`, in the origin's vocabulary."""
+    """Write the uncut teacher in folder `teacher` as a student, in the origin's vocabulary."""
     base = out / "base"
     if origin.vocabulary is None:
         shutil.copytree(teacher, base, dirs_exist_ok=True)
@@ -157,7 +157,7 @@ def keep_teacher(teacher: Path, origin: StudentOrigin, data: PreparedData, out: 
 
 
 def score_uncut(teacher: Path, origin: StudentOrigin, data: PreparedData) -> ModelResult:
-    """The teacher's tuning set result in the origin's vocabulary."""
+    """The teacher's tuning result in the origin's vocabulary."""
     loaded, source = new_student(UNCUT, data.task, cut_from=str(teacher), vocabulary=origin.vocabulary)
     model, pad_id = loaded.model.eval(), loading.load_tokenizer(source).pad_token_id
     result = score_model(model, data, origin.role, pad_id)
@@ -175,12 +175,12 @@ def load_student(folder: Path) -> Any:
 
 
 def merged_student(folder: Path) -> Any:
-    """The trained student as one fp32 model, adapters or projection merged."""
+    """The trained student as one fp32 model."""
     student = load_student(folder)
     return student.merge_and_unload(safe_merge=True) if (folder / "adapter").exists() else as_served(student)
 
 
 def probe_rows(data: PreparedData, role: str) -> Rows:
-    """The first tuning rows. Each stage compares a student's answers on them."""
+    """The first tuning rows, which stages compare a student's answers on."""
     tokens = data.tokens(role, "tune")
     return Rows([tokens.select(range(min(_PROBE_ROWS, len(tokens))))])

@@ -68,7 +68,7 @@ def train_teacher(
 
 
 def choose_join(model: Any, tune: Rows, task: Task, pad_id: int) -> None:
-    """Set the way to join windows with the least label loss on the tuning set."""
+    """Set the way to join windows with the least tuning loss."""
     parts, counts = predict_parts(model, tune, pad_id=pad_id)
     labels = np.concatenate([np.asarray(part["label"][:]) for part in tune.parts])
     if task.kind == "regression":
@@ -150,7 +150,7 @@ def label_order(config: Any, task: Task, names: tuple[str, ...] | None) -> list[
 
 
 def _output_layer(model: PreTrainedModel, outputs: int) -> torch.nn.Linear:
-    """The last linear layer outside the encoder with so many outputs."""
+    """The last linear layer of this width outside the encoder."""
     heads = [
         module
         for name, module in model.named_modules()
