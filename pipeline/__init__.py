@@ -1,4 +1,4 @@
 import os
 
-# Otherwise ONNX Runtime reports its use.
+# Set before its import, or ONNX Runtime reports its use.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")

@@ -177,7 +177,7 @@ def _forget_other_teachers(first: Path, root: Path) -> None:
 def _make(
     student: str, config: Config, siblings: tuple[Path, ...], reporter: Reporter, start_from: str | None
 ) -> _Made:
-    """Run a point, reusing the siblings' stages."""
+    """Reuses the siblings' stages."""
     root = root_of(config)
     result = compress(config, reporter=reporter, start_from=start_from, siblings=siblings)
     assert result.artifact is not None  # without a contract none is rejected

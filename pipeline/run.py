@@ -52,7 +52,7 @@ class _StageModule(Protocol):
 
 
 def _stage(module: _StageModule, *after: str, **more: Any) -> Stage:
-    """A file's stage; `run`'s annotation gives its result type."""
+    """The stage of a file; `run`'s annotation gives its result type."""
     return Stage(get_type_hints(module.run)["return"], module.run, module.depends_on, after=after, **more)
 
 

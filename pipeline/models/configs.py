@@ -45,11 +45,11 @@ def open_config(place: str | Path, **options: Any) -> PretrainedConfig:
 
 
 def check_tokenizer(place: str | Path, config: PretrainedConfig) -> None:
-    """Refuse a tokenizer for which AutoTokenizer would open something else. The model's config can name its class too.
+    """Refuse a tokenizer for which AutoTokenizer would open something else; the model's config can name its class too.
 
     Raises:
-        ValueError: tokenizer_class names another class of transformers; or the vocabulary is a file elsewhere, which
-            the run would copy.
+        ValueError: tokenizer_class is another class of transformers; or the vocabulary is a file elsewhere, which the
+            run would copy.
         Exception: of many kinds, if tokenizer_config.json is broken.
     """
     settings = get_tokenizer_config(place)

@@ -34,9 +34,9 @@ _EXAMPLES = (
 
 @dataclass(frozen=True)
 class Cut:
-    """What a student keeps of its teacher."""
+    """A student's share of its teacher."""
 
-    layers: tuple[int, ...]  # from 0, in the student's order
+    layers: tuple[int, ...]  # from 0, in order
     ffn: int | None = None  # feed-forward neurons per layer; None: all
     heads: int | None = None  # per layer; None: all
 
@@ -83,7 +83,7 @@ def parse_cut(text: str, config: PretrainedConfig) -> Cut:
 
 
 def first_and_last(depth: int, total: int) -> tuple[int, ...]:
-    """The first `depth` - 1 of `total` layers and the last, whose states the head can read."""
+    """The first `depth` - 1 layers and the last, whose states the head can read."""
     return (*range(depth - 1), total - 1)
 
 
@@ -108,7 +108,7 @@ def cut(model: PreTrainedModel, wanted: Cut, importance: Importance) -> PreTrain
 
 
 def keep_layers(config: PretrainedConfig, layers: Sequence[int]) -> None:
-    """Keep only these layers in a config, in place, also in lists such as `layer_types`."""
+    """Keep only these layers in a config, also in lists such as `layer_types`."""
     whole = config.num_hidden_layers
     for name, listed in config.to_dict().items():
         if any(part in name for part in _LISTS) and isinstance(listed, (list, tuple)) and len(listed) == whole:

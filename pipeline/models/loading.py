@@ -1,4 +1,4 @@
-"""Load teachers and students, by no list of architectures."""
+"""Load teachers and students of any architecture."""
 
 import hashlib
 import inspect
@@ -53,12 +53,12 @@ class Loaded:
 
 
 def locate(model: str) -> str:
-    """The path or hub id of a model, also of `minilm`."""
+    """Path or hub id, also of `minilm`."""
     return str(find_minilm()) if model == "minilm" else model
 
 
 def fingerprint(model: str) -> str:
-    """The hash of a folder's model files, or the hub id."""
+    """Hash of a folder's model files, or the hub id."""
     folder = Path(model)
     if not folder.is_dir():
         return model
@@ -75,13 +75,13 @@ def load_tokenizer(model: str) -> PreTrainedTokenizerBase:
     Raises:
         InputError: no such model, or no fast tokenizer.
     """
-    config = load_config(model)  # checks it before AutoTokenizer opens it
+    config = load_config(model)  # checked before AutoTokenizer opens it
     with _reading("tokenizer", model):
         check_tokenizer(locate(model), config)
         tokenizer = AutoTokenizer.from_pretrained(locate(model), config=config, use_fast=True, trust_remote_code=False)
     # The tokenizer's own __setattr__ would instead set a special token of this name.
     object.__setattr__(tokenizer, "chat_template", None)
-    # Some models do not take their tokenizer's token types.
+    # Some models take no token types.
     classifier: Any = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING.get(type(config), None)
     if classifier and "token_type_ids" not in inspect.signature(classifier.forward).parameters:
         tokenizer.model_input_names = [name for name in tokenizer.model_input_names if name != "token_type_ids"]
@@ -102,7 +102,7 @@ def load_config(model: str) -> PretrainedConfig:
 
 
 def config_at_hand(model: str) -> PretrainedConfig | None:
-    """The model's config, or None if unreadable: a finished run needs no hub."""
+    """The config, or None if unreadable: finished runs need no hub."""
     with suppress(KdcError):
         return load_config(model)
     return None
@@ -196,7 +196,7 @@ def _new_modules(model: PreTrainedModel, missing: set[str], source: str) -> tupl
 
 
 def longest_input(config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase) -> int:
-    """Most tokens a model takes, special tokens included."""
+    """Most tokens of an input, special ones included."""
     limit = int(getattr(config, "max_position_embeddings", None) or 0)
     if limit <= 0:  # XLNet says -1: no limit
         limit = 10**9

@@ -23,7 +23,7 @@ def find_minilm() -> Path | str:
     Raises:
         KdcError: the installed weights are missing or not the original's.
     """
-    spec = importlib.util.find_spec(PACKAGE)  # imports nothing for a top-level name
+    spec = importlib.util.find_spec(PACKAGE)  # imports no top-level package
     locations = list(spec.submodule_search_locations or []) if spec else []
     if not locations:
         return HUB_ID
@@ -46,5 +46,5 @@ def find_minilm() -> Path | str:
 
 @lru_cache(maxsize=1)
 def _digest(weights: Path, changed: int) -> str:
-    """SHA-256, cached by mtime (`changed`, nanoseconds)."""
+    """Cached by mtime (`changed`, nanoseconds)."""
     return sha256_of(weights)

@@ -23,7 +23,7 @@ SENTENCE_POOLING = "1_Pooling/config.json"  # sentence-transformers' note on poo
 
 
 class MeanPooledClassifier(PreTrainedModel):
-    """An encoder, mean pooling, dropout and a linear layer."""
+    """An encoder under mean pooling, dropout and a linear layer."""
 
     base_model_prefix = "encoder"
     supports_gradient_checkpointing = True
@@ -53,13 +53,13 @@ class MeanPooledClassifier(PreTrainedModel):
 
 
 def mean_of_tokens(states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Masked mean (rows, width) of token vectors (rows, tokens, width)."""
+    """Masked mean (rows, width) of (rows, tokens, width)."""
     weights = mask.unsqueeze(-1).to(states.dtype)
     return (states * weights).sum(1) / weights.sum(1).clamp(min=1)
 
 
 def head_dropout(config: PretrainedConfig) -> float:
-    """The dropout rate of the architecture's head."""
+    """The architecture's own head dropout."""
     for name in ("classifier_dropout", "seq_classif_dropout", "hidden_dropout_prob"):
         if getattr(config, name, None) is not None:
             return float(getattr(config, name))
@@ -89,7 +89,7 @@ def reads_the_mean(place: str, pooling: Pooling) -> bool:
 
 
 def unread(info: dict[str, Any]) -> set[str]:
-    """Weights that a checkpoint lacks or has in another shape, by `from_pretrained`."""
+    """Weights missing in a checkpoint, or of another shape there."""
     mismatched = {key if isinstance(key, str) else key[0] for key in info["mismatched_keys"]}
     return mismatched | set(info["missing_keys"])
 

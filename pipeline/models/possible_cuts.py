@@ -1,4 +1,4 @@
-"""Which cuts a teacher allows, by its config alone, and which are tried."""
+"""Which cuts a teacher's config allows, and which are tried."""
 
 from collections.abc import Iterable
 from contextlib import suppress
@@ -70,7 +70,7 @@ def can_be_cut(teacher: str, wanted: Cut) -> bool:
 
 
 def half_width(teacher: str) -> Cut:
-    """Half of the neurons and heads, without layers; None for what cannot shrink."""
+    """Half of the neurons and heads; None for what cannot shrink."""
     config = load_config(teacher)
     ffn, heads = neurons_of(config) // 2, heads_of(config) // 2
     half = Cut((), ffn=ffn) if ffn and _can_be_narrowed(config, Cut((), ffn=ffn)) else Cut(())
@@ -145,7 +145,7 @@ def _does_without(config: PretrainedConfig, heads: int) -> bool:
 
 
 def _opens_as_it_was_cut(config: PretrainedConfig, wanted: Cut) -> bool | None:
-    """Whether the cut model equals a new one of its config; None if a config alone makes none."""
+    """Whether the cut model equals a new one of its config; None if a config makes none."""
     whole = _without_weights(config)
     if whole is None:
         return None
@@ -157,7 +157,7 @@ def _opens_as_it_was_cut(config: PretrainedConfig, wanted: Cut) -> bool | None:
 
 
 def _without_weights(config: PretrainedConfig) -> PreTrainedModel | None:
-    """The encoder with shapes only; None if it needs more than the config."""
+    """The encoder, shapes only; None if it needs more than the config."""
     with suppress(Exception), torch.device("meta"):
         return with_its_heads(AutoModel.from_config(config))
     return None

@@ -1,7 +1,7 @@
 """Shallow classifiers over a teacher's token vectors, without attention. They answer in microseconds.
 
-`linear` adds up tokens and pairs of neighbours (Joulin et al. 2016, arXiv 1607.01759), `static` reads a bag of tokens
-(Iyyer et al. 2015, "Deep Unordered Composition Rivals Syntactic Methods"), `conv` adds convolutions (Kim 2014, arXiv
+`linear` adds up tokens and pairs of neighbours (Joulin et al. 2016, arXiv 1607.01759). `static` reads a bag of tokens
+(Iyyer et al. 2015, "Deep Unordered Composition Rivals Syntactic Methods"). `conv` adds convolutions (Kim 2014, arXiv
 1408.5882). The config is the teacher's plus `kdc_shallow`.
 """
 
@@ -51,8 +51,8 @@ _FACTOR = 1_000_003  # prime above the bucket counts
 
 
 class ShallowClassifier(PreTrainedModel):
-    """Token vectors, convolutions, weighted mean and maximum, hidden layer, head; or, without hidden layer, plain mean
-    of tokens and pairs, and head.
+    """Token vectors, convolutions, weighted mean and maximum, hidden layer, head. Without a hidden layer: the plain
+    mean of tokens and pairs.
 
     In training, a projection narrows vectors of the teacher's width; `folded` merges them.
     """
@@ -142,14 +142,14 @@ class ShallowClassifier(PreTrainedModel):
 
 
 def _windows(states: torch.Tensor, window: int) -> torch.Tensor:
-    """Each vector beside its neighbours, zero-padded: (rows, tokens, window * width)."""
+    """Neighbours' vectors, zero-padded: (rows, tokens, window * width)."""
     before = (window - 1) // 2
     padded = functional.pad(states, (0, 0, before, window - 1 - before))
     return torch.cat([padded[:, start : start + states.shape[1]] for start in range(window)], dim=-1)
 
 
 def parse_shape(spec: str) -> Shape:
-    """The sizes in a spec such as `static` or `conv:channels=128,window=5`.
+    """Parse a spec such as `static` or `conv:channels=128,window=5`.
 
     Raises:
         InputError: an unknown, repeated or out-of-range size.
@@ -174,7 +174,7 @@ def parse_shape(spec: str) -> Shape:
 
 
 def check_shape(spec: str, teacher: PretrainedConfig | None) -> None:
-    """Check sizes before training, with the teacher's config if readable.
+    """Check sizes before training.
 
     Raises:
         InputError: as `parse_shape`; wider than the teacher's vectors; or too large for an ONNX file.

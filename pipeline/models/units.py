@@ -1,7 +1,7 @@
 """A layer's removable units: feed-forward neurons and attention heads.
 
-Most architectures divide the hidden size by the config's number of heads, so that must not change. A model with fewer
-heads has the field `kdc_heads`, and only `opening.py` opens it.
+Most architectures divide the hidden size by the config's number of heads, so it must stay. A model with fewer heads has
+the field `kdc_heads`; only `opening.py` opens it.
 """
 
 from collections.abc import Callable, Sequence
@@ -42,7 +42,7 @@ Importance = Callable[[Any, Sequence[Part]], Sequence[torch.Tensor]]
 
 
 def encoder_layers(model: PreTrainedModel) -> tuple[str, nn.ModuleList]:
-    """The name and the stack of the encoder's layers.
+    """Name and stack of the encoder's layers.
 
     Raises:
         InputError: layers share weights (ALBERT), or it is no encoder.
@@ -104,8 +104,7 @@ def _attentions(layer: nn.Module) -> list[Part]:
 
 
 def _attention(layer: nn.Module, module: nn.Module) -> Part | None:
-    """The attention of this module, or None. The reader is the first layer of its shape: feed-forward parts come
-    later."""
+    """The reader is the first layer of its shape: feed-forward parts come later."""
     linear = [(name, child) for name, child in module.named_children() if isinstance(child, nn.Linear)]
     makers = tuple(child for letter in "qkv" for name, child in linear if name.startswith(letter))
     heads = next((count for name in _COUNTS if isinstance(count := getattr(module, name, None), int)), 0)
@@ -124,7 +123,7 @@ def first_units(_: Any, parts: Sequence[Part]) -> list[torch.Tensor]:
 
 
 def keep(part: Part, units: torch.Tensor) -> None:
-    """Keep these units, in place, in this order."""
+    """Keep these units, in this order."""
     numbers = (units[:, None] * part.width + torch.arange(part.width, device=units.device)).flatten()
     for maker in part.makers:
         maker.weight = nn.Parameter(maker.weight.detach()[numbers])
@@ -140,7 +139,7 @@ def keep(part: Part, units: torch.Tensor) -> None:
 
 
 def with_its_heads(model: Any) -> Any:
-    """Reduce a new model to its config's `kdc_heads`, in place.
+    """Reduce a new model to its config's `kdc_heads`.
 
     Raises:
         ValueError: there are not so many.
@@ -157,8 +156,7 @@ def with_its_heads(model: Any) -> Any:
 
 
 def class_with_its_heads(config: PretrainedConfig, auto: Any, classes: Any) -> Any:
-    """The class that opens this config: `auto`, or the architecture's own of `classes`, narrowed before weights
-    load."""
+    """The class that opens this config: `auto`, or one of `classes`, narrowed before weights load."""
     if getattr(config, HEADS_FIELD, None) is None:
         return auto
     whole: Any = classes[type(config)]

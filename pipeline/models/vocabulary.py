@@ -1,8 +1,8 @@
-"""A smaller vocabulary: tokenizer and model lose the pieces that a task's texts do not use (Abdaoui et al. 2020, "Load
-What You Need", arXiv 2010.05609, for languages).
+"""A smaller vocabulary, with only the pieces that a task's texts use (Abdaoui et al. 2020, "Load What You Need", arXiv
+2010.05609, for languages).
 
 Most weights of small models are unused vectors: 11.7 of the 17.4 million of a three-layer MiniLM, nearly all of a
-multilingual one. Smaller pieces then write every text. The exception is a character that is no piece by itself: its
+multilingual one. Smaller pieces still write every text. The exception is a character that is no piece by itself: its
 pieces all stay, but its word may be cut differently before it and become unknown.
 """
 
@@ -93,7 +93,7 @@ def read_kept(folder: Path) -> NDArray[np.int64]:
 
 
 def cut_vectors(model: Any, folder: Path) -> None:
-    """Keep only a smaller vocabulary's vectors, in place.
+    """Keep only a smaller vocabulary's vectors.
 
     Raises:
         InputError: they are in no plain table.
@@ -119,10 +119,7 @@ def cut_vectors(model: Any, folder: Path) -> None:
 
 
 def kept_pieces(tokenizer: dict[str, Any], used: Iterable[int], least: int) -> list[int]:
-    """Ascending old ids of the pieces that stay.
-
-    Args:
-        tokenizer: content of `tokenizer.json`.
+    """Ascending old ids of the pieces that stay in a `tokenizer.json`.
 
     Raises:
         InputError: as `save_smaller`.
@@ -145,7 +142,7 @@ def kept_pieces(tokenizer: dict[str, Any], used: Iterable[int], least: int) -> l
 
 
 def without_others(tokenizer: dict[str, Any], kept: Sequence[int]) -> dict[str, Any]:
-    """A `tokenizer.json` with only these pieces, numbered in order."""
+    """A `tokenizer.json` with only these pieces, renumbered."""
     new = _new_ids(kept)
     smaller, model = copy.deepcopy(tokenizer), tokenizer["model"]
     if model["type"] == "Unigram":
@@ -168,7 +165,7 @@ def without_others(tokenizer: dict[str, Any], kept: Sequence[int]) -> dict[str, 
 
 
 def _renumber(processor: dict[str, Any] | None, new: dict[int, int]) -> None:
-    """Renumber a post-processor's special tokens, in place."""
+    """Renumber a post-processor's special tokens."""
     if processor is None:
         return
     for part in processor.get("processors", ()):  # a sequence

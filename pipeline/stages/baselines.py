@@ -1,7 +1,7 @@
 """Stage `baselines`: cheap models that the teacher should beat.
 
-Reads `data/`, but no evaluation labels. Writes `logits.npz`, keyed by "<split>/<baseline>", and `probe.npz`, a head for
-the encoder: weight (outputs, width) and bias.
+Reads `data/`, but no evaluation labels. Writes `logits.npz`, by "<split>/<baseline>", and `probe.npz`, a head for the
+encoder: weight (outputs, width) and bias.
 """
 
 from pathlib import Path
@@ -22,7 +22,7 @@ _FORM_ROWS = 1000  # rows to choose `probe_form`
 
 
 def depends_on(run: Run) -> dict[str, Any]:
-    """Settings and probe."""
+    """The settings, and whether an encoder is probed."""
     return {**run.config.baselines.model_dump(), "probed": _is_probed(run.config.teacher)}
 
 
@@ -71,14 +71,14 @@ def _is_probed(teacher: TeacherSettings) -> bool:
 
 
 def _some(rows: int, most: int, seed: int) -> list[int] | None:
-    """Positions of `most` random rows; None for all."""
+    """`most` random positions; None for all."""
     if rows <= most:
         return None
     return np.sort(np.random.default_rng(seed).choice(rows, most, replace=False)).tolist()
 
 
 def _probe(encoder: Encoder, train: Sample, tune: Sample, task: Task, file: Path, *, seed: int) -> tuple[Fitted, str]:
-    """The linear probe, and its form on the tuning set: "together" or "apart" for pairs, "" for single texts.
+    """The linear probe, and its better form on the tuning set: "together" or "apart" for pairs, "" for single texts.
 
     The file keeps the head for "together", which a classifier can have.
     """

@@ -52,7 +52,7 @@ _INT8 = next(candidate for candidate in CANDIDATES if candidate.name == "channel
 
 
 def depends_on(run: Run) -> dict[str, Any]:
-    """Not the contract's limits: new limits need no new measurement."""
+    """What measurements depend on. New limits need no new ones."""
     config, bits = run.config, run.config.quantize.vector_bits
     return {
         **config.contract.at.model_dump(),
@@ -89,7 +89,7 @@ def run(run: Run, out: Path) -> CandidatesResult:
 def _with_fewer_pieces(
     measure: Callable[[StudentSettings], StudentCosts], settings: StudentSettings, say: Callable[[str], None]
 ) -> StudentCosts | None:
-    """With the smaller vocabulary; None if impossible."""
+    """None if its vocabulary cannot shrink."""
     try:
         return measure(settings.model_copy(update={"vocabulary": "auto"}))
     except (KdcError, StrictDataclassError) as error:  # a config may demand lost pieces
@@ -101,7 +101,7 @@ def check(run: Run) -> None:
     """Report what keeps the contract.
 
     Raises:
-        InputError: no student does; names the nearest.
+        InputError: no student does.
     """
     contract, measured = run.config.contract.terms, run.result(CandidatesResult).candidates
     assert contract is not None
@@ -142,7 +142,7 @@ def _kinds_beside(own: StudentKind, *, has_whole: bool) -> list[StudentKind]:
 
 
 def _with_graph(students: list[str], teacher: str) -> list[str]:
-    """Without the teacher and its layers if they cannot be exported."""
+    """Without the teacher and its layers, if not exportable."""
     if has_graph(loading.load_config(teacher)):
         return students
     return [student for student in students if not (kind_of(student).has_layers and kind_of(student).is_of_teacher)]
@@ -215,7 +215,7 @@ def _converted(
     calibration_batches: Callable[[], list[Feeds]],
     bits: VectorBits | Literal["auto"],
 ) -> list[Path]:
-    """Files of one precision; int8 also with 4-bit token vectors if the size may need it."""
+    """int8 also has 4-bit token vectors, if the size may need them."""
     fp32, file = folder / "fp32.onnx", folder / f"{variant}.onnx"
     if variant == "int8":
         source = make_source(fp32, calibration_batches(), smoothed_file=folder / "smoothed.onnx")

@@ -46,7 +46,7 @@ class _Answers:
 
 
 def depends_on(run: Run) -> dict[str, Any]:
-    """Second model, allowed loss, timing."""
+    """The second model, the allowed loss and the timing."""
     settings, contract = run.config.cascade, run.config.contract
     second = settings.second
     return {
@@ -60,7 +60,7 @@ def depends_on(run: Run) -> dict[str, Any]:
 
 
 def run(run: Run, out: Path) -> CascadeResult:
-    """Choose the second model's rows, and whether it pays."""
+    """Choose the rows for the second model, and whether to take it."""
     settings, data, contract = run.config.cascade, run.data(), run.config.contract.terms
     asked, second, source, name = settings.second, second_model(run), "teacher", UNCUT_NAME
     if isinstance(asked, Path):
@@ -118,7 +118,7 @@ def _problem(task: Task, exported: Path, second: SecondModel, given: str | None)
 
 
 def _answers(run: Run, second: SecondModel) -> tuple[dict[str, _Answers], dict[str, _Answers]]:
-    """Answers of student and second model by precision, timed in turns."""
+    """Both models' answers by precision, timed in turns."""
     data, settings, quantized = run.data(), run.config.evaluate, run.result(QuantizeResult)
     rows, task = data.rows("tune"), data.task
     texts, labels = texts_of(rows), np.asarray(rows["label"][:])
@@ -164,7 +164,7 @@ def _pair(
     max_drop: float,
     bar: float | None,
 ) -> Pair:
-    """The pair, each model with its precision, that sends on the fewest rows: within `bar` of a contract, else
+    """The pair (precision and answers of each) that sends on the fewest rows, within a contract's `bar` or else
     `max_drop` points."""
     (_, one), (_, other) = first, second
     rows, task = data.rows("tune"), data.task

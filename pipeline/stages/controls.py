@@ -59,7 +59,7 @@ def _other_rule(student: StudentSettings) -> Literal["score", "loss"]:
 
 
 def student_without_kd(run: Run, work: Path, *, kept_step: KeptStep) -> ModelResult:
-    """Train on labels alone; `work/model` is merged."""
+    """Train on labels alone, merged into `work/model`."""
     student = run.student.model_copy(update={"kept_step": kept_step})
     result = distil(student, run.origin_of(student), run.data(), None, work, run.environment, progress=run.progress)
     _save_merged(work)
@@ -67,7 +67,7 @@ def student_without_kd(run: Run, work: Path, *, kept_step: KeptStep) -> ModelRes
 
 
 def student_without_unlabeled(run: Run, work: Path) -> ModelResult:
-    """Distil on labelled rows, in as many steps as with all rows; `work/model` is merged."""
+    """Distil on labelled rows, in as many steps as with all rows, merged."""
     data, role = run.data(), run.student_role
     rows = sum(len(data.tokens(role, split)) for split in ("train", "unlabeled"))
     student = run.student.model_copy(update={"min_steps": plan_for(run.student, rows, run.environment).steps})
@@ -83,8 +83,7 @@ def _save_merged(work: Path) -> None:
 
 
 def teacher_lora(run: Run, work: Path) -> ModelResult:
-    """Train the whole teacher with the student's adapters and rate (recipe `paper`: the authors' rate); `work/model` is
-    merged."""
+    """Train the whole teacher with the student's adapters and rate (recipe `paper`: the authors' rate), merged."""
     teacher, recipe = run.config.teacher, run.config.run.recipe
     rates = {"learning_rate": run.student.learning_rate}
     if recipe == "paper":

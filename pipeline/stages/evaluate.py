@@ -34,8 +34,8 @@ from kdc.serving.engine.deciding import sureness
 from kdc.serving.engine.engine import activate
 from kdc.serving.engine.tokenizing import Text
 
-_NEEDED = ("teacher", "student", "merged", "fp32")  # indispensable
-_OF_PAIR = {"first", "second", "temperature", "answered_from"}  # its answers depend on them
+_NEEDED = ("teacher", "student", "merged", "fp32")  # the comparison needs them
+_OF_PAIR = {"first", "second", "temperature", "answered_from"}  # fields that change a cascade's answers
 _MEMORY_ROWS = 64
 _SERVED_TOLERANCE = 1e-3  # largest logit difference, see `check_equal`
 
@@ -45,7 +45,7 @@ def depends_on(run: Run) -> dict[str, Any]:
     settings: dict[str, Any] = run.config.evaluate.model_dump()
     settings |= {"device": run.config.run.device} | this_machine(run.device)
     cascade = run.result_or_none(CascadeResult)
-    if cascade and cascade.variants:  # else nothing is measured again
+    if cascade and cascade.variants:  # else earlier measurements hold
         pairs = {name: pair.model_dump(include=_OF_PAIR) for name, pair in cascade.variants.items()}
         settings |= {"cascade": pairs, "second": cascade.source}
     return settings | {"baselines": run.fingerprints.get("baselines")}
@@ -110,7 +110,7 @@ def run(run: Run, out: Path) -> EvaluateResult:
 
 
 def _of_cascade(pair: Pair, logits: Logits, speed: Speed, task: TaskInfo, temperature: float) -> str:
-    """A note on the share of evaluation rows that go on, and the latency."""
+    """The share of evaluation rows that go on, and the latency."""
     sure = sureness(activate(logits[pair.first], task.kind, temperature), task)
     share = (sure < np.float64(pair.answered_from)).mean()
     return (
@@ -120,9 +120,9 @@ def _of_cascade(pair: Pair, logits: Logits, speed: Speed, task: TaskInfo, temper
 
 
 def _apart_from_training(data: PreparedData, split: str, logits: Logits) -> list[str]:
-    """A note on rows without overlap with training rows, if many overlap."""
+    """Scores of rows without overlap with training rows, if many overlap."""
     rows = data.rows(split)
-    if "overlaps" not in rows.column_names:  # already held out
+    if "overlaps" not in rows.column_names:  # held out without overlap
         return []
     apart = ~np.asarray(rows["overlaps"][:])
     if not 0 < apart.sum() <= (1 - OVERLAP_WORTH_TELLING) * len(apart):
@@ -134,7 +134,7 @@ def _apart_from_training(data: PreparedData, split: str, logits: Logits) -> list
 
 
 def _cut_otherwise(data: PreparedData, split: str, logits: Logits, kept: NDArray[np.int64], role: str) -> list[str]:
-    """A note on rows that the smaller vocabulary tokenises differently."""
+    """Scores of rows that the smaller vocabulary tokenises differently."""
     ids = (data.tokens(reader, split).with_format("numpy")["input_ids"] for reader in ("teacher", role))
     touched = np.array([not np.array_equal(theirs, kept[own]) for theirs, own in zip(*ids, strict=True)])
     if not touched.any():
@@ -161,8 +161,7 @@ def _answer_all(entry: Entry, data: PreparedData) -> None:
 
 
 def _note_memory(entries: Sequence[Entry], texts: list[Text]) -> None:
-    """Add peak memory to the table. Two at a time: most of the time is imports, and processes do not affect each
-    other's memory."""
+    """Two at a time: most of the time is imports, and processes do not affect each other's memory."""
 
     def measure(entry: Entry) -> None:
         if entry.memory is not None:

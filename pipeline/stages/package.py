@@ -35,7 +35,7 @@ from kdc.pipeline.rundir.record import read_result
 
 
 def depends_on(run: Run) -> dict[str, Any]:
-    """Contents, decisions, contract."""
+    """The artifact's contents, its decisions and its contract."""
     terms = run.config.contract.terms
     settings = {"formats": run.config.export.formats, **run.config.operating.model_dump()}
     cascade = run.result_or_none(CascadeResult)
@@ -145,7 +145,7 @@ def is_intact(root: Path) -> bool:
 
 
 def note_run(folder: Path, settings: str, fingerprints: dict[str, str]) -> None:
-    """Save a run's settings and fingerprints for its report; also after a skip, since other stages may have run."""
+    """Save settings and fingerprints for the report; also after a skip, since other stages may have run."""
     write_whole(folder / SETTINGS, settings)
     write_whole(folder / MADE_FROM, json.dumps(fingerprints, indent=2))
 
@@ -193,7 +193,7 @@ def _point(link: Path, target: Path) -> None:
 
 
 def _example(task: TaskInfo) -> str:
-    """Shell-quoted arguments for `kdc try`; column names stand for texts."""
+    """Shell-quoted arguments for `kdc try`."""
     texts = [" ".join(name.split()) for name in (task.text, task.text_pair) if name is not None]
     if task.name == "pydocs":
         texts = [

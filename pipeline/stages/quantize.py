@@ -22,7 +22,7 @@ from kdc.pipeline.rundir.fingerprints import this_machine
 
 
 def depends_on(run: Run) -> dict[str, Any]:
-    """Settings and machine."""
+    """The settings and the machine."""
     return run.config.quantize.model_dump() | {"vector_bits": run.vector_bits} | this_machine(run.device)
 
 

@@ -35,7 +35,7 @@ _SECONDS_OF_AN_HOUR = 3600
 
 
 def depends_on(run: Run) -> dict[str, Any]:
-    """Training, time limit and survivors."""
+    """Training settings, time limit and surviving students."""
     contract, kept = run.config.contract, _survivors(run)
     settings = {"search": contract.search, "max_hours": contract.max_hours, "kept": kept}
     fewer = [student for student in kept if not run.settings_of(student).has_all_pieces]
@@ -166,7 +166,7 @@ def short_training(run: Run, out: Path, student: str, steps: int) -> Trial:
 def _uncut(
     teacher: Path, tune: Mapping[str, float], parameters: int, data: PreparedData, origin: StudentOrigin
 ) -> Trial:
-    """The uncut teacher as a trial; `tune` has its scores with all pieces."""
+    """The uncut teacher; `tune` has its scores with all pieces."""
     if origin.vocabulary is not None:
         result = score_uncut(teacher, origin, data)
         tune, parameters = result.tune, result.parameters or parameters

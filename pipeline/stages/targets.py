@@ -1,7 +1,7 @@
 """Stage `targets`: the teacher's logits for every row that a student learns from.
 
 Reads `data/`, `teacher/`. Writes `logits.npy`, (rows, outputs) float32 by row id. Portions have files of their own, so
-ranks share the work and the stage resumes. With one teacher, memory does not grow with the rows.
+ranks share them and the stage resumes. With one teacher, memory does not grow with the rows.
 """
 
 from collections.abc import Sequence
@@ -35,7 +35,7 @@ _SPLITS = ("train", "tune", "unlabeled")  # lowest row ids, in this order
 
 
 def depends_on(run: Run) -> dict[str, Any]:
-    """Averaging and calibration."""
+    """How teachers are averaged and calibrated."""
     return run.config.targets.model_dump()
 
 
@@ -76,7 +76,7 @@ def _average(files: Sequence[Path], shares: NDArray[np.float64], data: PreparedD
 
 
 def _calibrate(data: PreparedData, path: Path) -> float:
-    """Divide all logits by their temperature; return it."""
+    """Divide logits by their temperature; return it."""
     logits = np.load(path)
     temperature = _temperature(data, logits)
     with whole_file(path) as stream:
@@ -101,7 +101,7 @@ def _answer(
     answers: Path,
     path: Path,
 ) -> int:
-    """Write one teacher's logits (total, outputs); return the rows done before a resume."""
+    """Write logits (total, outputs); return rows done before a resume."""
     parts = answers / ensemble.folder(number)
     parts.mkdir(parents=True, exist_ok=True)
     missing = [start for start in portions(total) if not _part(parts, start).exists()]

@@ -43,7 +43,7 @@ from kdc.pipeline.training.predict import predict
 from kdc.pipeline.training.rates import MOST_TRIALS, SHARE, Rates, search_rates
 from kdc.pipeline.training.teachers import choose_join, load_finetuned, train_teacher
 
-_ATTEMPTS = "attempts.json"  # written if fine-tuning misses the baselines
+_ATTEMPTS = "attempts.json"  # written if fine-tuning does not beat the baselines
 _PROBE_CHECKPOINTS = "checkpoints-probe"  # training from the probe's head
 _RATES_CHECKPOINTS = "checkpoints-rates"  # rate search
 Train = Callable[..., tuple[Any, TrainingSummary]]  # partial `train_teacher`
@@ -56,7 +56,7 @@ _REMEDY = (
 
 
 def depends_on(run: Run) -> dict[str, Any]:
-    """First training, other teachers, black box answers."""
+    """The training, further teachers and a black box's answers."""
     settings, file = run.config.teacher, run.config.teacher.scores
     scores = None
     if file is not None and file.is_file():  # they include unlabelled rows
@@ -143,8 +143,8 @@ def _scored(
     device: str,
     chooses_join: bool,
 ) -> tuple[ModelResult, NDArray[np.float32]]:
-    """Result and logits (rows, outputs) on the tuning set, after choosing how to join windows there if asked. The model
-    is on the CPU before and after."""
+    """Result and logits (rows, outputs) on the tuning set, after choosing how to join windows if asked. The model
+    starts and ends on the CPU."""
     tune = Rows([data.tokens(role, "tune")])
     model.to(device)
     if chooses_join:
@@ -224,7 +224,7 @@ def _from_probe(
 def _best_of(
     tries: Mapping[str, tuple[Any, ModelResult]], metric: str, record: Path, say: Callable[[str], None]
 ) -> tuple[Any, ModelResult]:
-    """The best teacher; `record` keeps all scores."""
+    """`record` keeps all scores."""
     scores = {how: tried.tune[metric] for how, (_, tried) in tries.items()}
     best = max(scores, key=lambda how: scores[how])
     write_whole(record, json.dumps([Attempt(how=how, score=score).to_json() for how, score in scores.items()]))

@@ -29,7 +29,7 @@ _CANDIDATES = ("channel-minmax", "channel-percentile", "channel-smooth", "channe
 
 
 def depends_on(run: Run) -> dict[str, Any]:
-    """Graph settings and machine."""
+    """Graph settings and the machine."""
     quantize = run.config.quantize
     settings = {
         "export": run.config.export.exporter,
@@ -39,7 +39,7 @@ def depends_on(run: Run) -> dict[str, Any]:
 
 
 def run(run: Run, out: Path) -> UncutResult:
-    """Export the teacher, or note why it has no graph: students may have one."""
+    """Export the teacher, or note why it has no graph."""
     if _is_student(run.student):
         return UncutResult(headline="the student is the teacher itself")
     try:
@@ -70,12 +70,12 @@ def run(run: Run, out: Path) -> UncutResult:
 
 
 def _bits(settings: QuantizeSettings) -> VectorBits:
-    """Bits of the token vectors. The contract limits only the student's size."""
+    """The contract limits only the student's size."""
     return 8 if settings.vector_bits == "auto" else settings.vector_bits
 
 
 def _is_student(student: StudentSettings) -> bool:
-    """With a smaller vocabulary, the student is another model."""
+    """Another vocabulary makes another model."""
     return not student.kind.is_trained and student.has_all_pieces
 
 

@@ -26,7 +26,7 @@ def run(run: Run, out: Path) -> VocabularyResult:
     """Make the vocabulary.
 
     Raises:
-        InputError: the requested reduction is impossible.
+        InputError: a requested reduction is impossible.
     """
     data, asked, length = run.data(), run.config.student.vocabulary, run.max_length(FEWER)
     used, long = data.learned_pieces(), run.config.long.of(length)

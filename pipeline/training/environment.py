@@ -25,7 +25,7 @@ log = logging.getLogger("kdc")
 
 # With fewer rows, a step's fixed costs dominate.
 _PROBED_TOKENS, _PROBED_ROWS = 1024, 32
-_CLEARLY = 0.9  # time ratio of a faster way
+_CLEARLY = 0.9  # share of the time that counts as clearly faster
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def settle(environment: Environment, model: Any, rows: Rows, *, pad_id: int, tra
     is_open = environment.bf16 is None
     fused = replace(environment, bf16=True, stepwise=False)
     ways = [fused, replace(fused, stepwise=True), *([replace(fused, bf16=False)] if is_open else [])]
-    with pace().work(), torch.random.fork_rng(devices=[]):  # fastest threads so far
+    with pace().work(), torch.random.fork_rng(devices=[]):  # with the fastest thread count so far
         seconds = least_seconds([functools.partial(step, way) for way in ways])
     by_time = dict(zip(ways, seconds, strict=True))
     chosen = ways[-1 if is_open else 0]  # unless another is clearly faster

@@ -36,7 +36,7 @@ def set_join(model: Any, join: tuple[Join, ...] | None) -> None:
 
 
 def parts_of(model: Any, batch: Mapping[str, Tensor]) -> Tensor:
-    """Logits (windows, outputs) of a `Collator` batch."""
+    """Logits (windows, outputs) of a `Collator` batch, a row's windows in order."""
     device = next(model.parameters()).device
     inputs = {name: value.to(device) for name, value in batch.items() if name not in _NOT_INPUTS}
     count = len(inputs["input_ids"])

@@ -41,7 +41,7 @@ _CHECKPOINTS = "checkpoints"
 
 @dataclass(frozen=True)
 class StudentOrigin:
-    """Origin of weights and tokens."""
+    """Where a student's weights and tokens come from."""
 
     cut_from: str  # source model, unless it is a checkpoint
     role: str  # "teacher", "student" or "fewer"
@@ -175,7 +175,7 @@ def load_student(folder: Path) -> Any:
 
 
 def merged_student(folder: Path) -> Any:
-    """The trained student as one fp32 model."""
+    """The trained student as one fp32 model, adapters or projection merged."""
     student = load_student(folder)
     return student.merge_and_unload(safe_merge=True) if (folder / "adapter").exists() else as_served(student)
 
