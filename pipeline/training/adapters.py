@@ -38,10 +38,11 @@ def lora_targets(model: PreTrainedModel, targets: str | tuple[str, ...]) -> list
 
 
 def with_adapters(model: PreTrainedModel, new_modules: tuple[str, ...], settings: LoraSettings) -> Any:
-    """Put LoRA adapters on a model, in place. Adapters, head and new modules train; the rest is frozen.
+    """Put LoRA adapters on a model, in place, and return the PEFT model. Adapters, head and new modules train; the rest
+    is frozen.
 
     Raises:
-        InputError: PEFT refuses the settings.
+        InputError: PEFT refuses the settings, or the layers are missing.
         KdcError: a layer got no adapter, or a head is frozen.
     """
     from peft import LoraConfig, TaskType, get_peft_model

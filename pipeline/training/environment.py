@@ -32,7 +32,7 @@ _CLEARLY = 0.9  # share of the time that counts as clearly faster
 class Environment:
     """What all trainings share."""
 
-    seed: int  # initialisation, row order, dropout
+    seed: int  # seeds initialisation, row order and dropout
     device: str = "cpu"
     bf16: bool | None = False  # None: the faster, see `settle`
     stepwise: bool = False  # unfused attention

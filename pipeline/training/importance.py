@@ -25,7 +25,7 @@ def unit_importance(
     batch_size: int = 32,
     seed: int = 0,
 ) -> list[torch.Tensor]:
-    """How much the logits change without each unit, to first order, summed over rows: for each part (units,).
+    """Absolute first-order change of the logits without each unit, summed over rows: for each part (units,).
 
     It is a unit's output times the gradient of the logits, summed over its width and a row's tokens (Molchanov et al.
     2017, arXiv 1611.06440; Michel et al. 2019, arXiv 1905.10650, for heads). The papers use the loss, but a copy of the
