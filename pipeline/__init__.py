@@ -1,4 +1,4 @@
 import os
 
-# ONNX Runtime reports its use unless it is told not to, before it is imported.
+# Set before its import, or ONNX Runtime reports its use.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")

@@ -1,4 +1,4 @@
-"""What `kdc compress` calls: one run, or several with --frontier, for a person who watches."""
+"""`kdc compress` for a person who watches: one run, or several with --frontier."""
 
 import contextlib
 import itertools
@@ -32,15 +32,14 @@ def compress_for_people(
     force: bool = False,
     command: str | None = None,
 ) -> CompressResult:
-    """`kdc.pipeline.run.compress` with progress on stderr, quiet libraries, a report, and errors that say how to go on.
+    """`kdc.pipeline.run.compress` with progress on stderr, a report, and errors that say how to resume.
 
     Args:
-        config, start_from, until, force: see `kdc.pipeline.run.compress`, also for the result.
-        command: resumes the run, see `command_to_go_on`; None for a call from Python.
+        command: resumes the run; None if called from Python.
 
     Raises:
         KdcError: as the stages say; also for Ctrl-C and a full disk.
-        SystemExit: in a process that only helps; the leading process tells of the error.
+        SystemExit: on a helper rank, if another rank reports the error.
     """
     with _watched(config, command) as reporter:
         from kdc.pipeline.run import compress
@@ -57,10 +56,10 @@ def compress_for_people(
 def frontier_for_people(
     config: Config, *, start_from: str | None = None, force: bool = False, command: str | None = None
 ) -> FrontierResult:
-    """`kdc.pipeline.frontier.make_frontier` likewise; the arguments are those of `compress_for_people`.
+    """`kdc.pipeline.frontier.make_frontier`, likewise.
 
     Raises:
-        KdcError: as `make_frontier` says; also for Ctrl-C and a full disk.
+        KdcError: as `make_frontier`; also for Ctrl-C and a full disk.
     """
     with _watched(config, command) as reporter:
         from kdc.pipeline.frontier import make_frontier
@@ -70,15 +69,14 @@ def frontier_for_people(
         root = root_of(config)
         if command:
             note_command(root, command)
-        if facts.points[0].student == curve_of(config)[0]:  # else its run made nothing to report
+        if facts.points[0].student == curve_of(config)[0]:  # else the first run has no report
             _report(root, reporter, sha256=facts.points[0].sha256, examples=config.report.examples)
         return FrontierResult(out=root, page=root / f"{FRONTIER}.html", facts=facts)
 
 
 @contextlib.contextmanager
 def _watched(config: Config, command: str | None) -> Iterator[Reporter]:
-    """Refuse settings that are wrong before a row is read. The block then tells its progress on stderr, and its errors
-    say how to go on. Raises as `compress_for_people`."""
+    """Check the settings first. Raises as `compress_for_people`."""
     rank = ranks.rank()
     try:
         task_of(config.data)
@@ -86,7 +84,7 @@ def _watched(config: Config, command: str | None) -> Iterator[Reporter]:
         with (
             _told_how_to_go_on(command),
             Reporter(quiet=rank > 0) as reporter,
-            contextlib.redirect_stdout(sys.stderr),  # stdout is the result's alone
+            contextlib.redirect_stdout(sys.stderr),  # stdout is for the result
         ):
             prepare_libraries(offline=is_local(config))
             yield reporter
@@ -98,7 +96,7 @@ def _watched(config: Config, command: str | None) -> Iterator[Reporter]:
 
 @contextlib.contextmanager
 def _told_how_to_go_on(command: str | None) -> Iterator[None]:
-    """Name the command in the errors of a run that is cut off by Ctrl-C, a lost process, or a full disk."""
+    """Name the resuming command in errors of interrupted runs."""
     again = f"run the same command again to go on: {command}" if command else "call it again to go on"
     try:
         yield
@@ -115,7 +113,7 @@ def _told_how_to_go_on(command: str | None) -> Iterator[None]:
 
 
 def _report(root: Path, reporter: Reporter, *, sha256: str, examples: bool) -> Path:
-    """Write the report unless it is about this artifact already; return its path."""
+    """Write the report unless this artifact's exists."""
     from kdc.pipeline.report.page import reported_artifact, write_report
 
     if reported_artifact(root) != sha256:
@@ -126,7 +124,7 @@ def _report(root: Path, reporter: Reporter, *, sha256: str, examples: bool) -> P
 
 
 def render(compressed: CompressResult) -> str:
-    """The evaluation's table, the decisions, and where the artifact is; or where a stopped run is."""
+    """The result as text."""
     result = compressed.result
     if result is None:
         return f"stopped as asked; the run is in {compressed.out}"
@@ -144,7 +142,7 @@ def render(compressed: CompressResult) -> str:
 
 
 def render_frontier(frontier: FrontierResult) -> str:
-    """The points as a table, the students that were left out, and the paths."""
+    """The frontier as text."""
     from kdc.pipeline.report.frontier import table as points
 
     lines = [aligned(points(frontier.facts)), ""]
@@ -154,7 +152,7 @@ def render_frontier(frontier: FrontierResult) -> str:
 
 
 def is_local(config: Config) -> bool:
-    """Whether the run needs nothing from the hub."""
+    """Whether the run needs no hub."""
     rows = config.data.data or config.data.train or (config.data.task or "").lower() == "pydocs"
     models = config.teacher.sources + (() if config.student.kind.is_of_teacher else (config.student.model,))
     return bool(rows) and all(map(_here, models))
@@ -165,13 +163,12 @@ def _here(model: str) -> bool:
 
 
 def prepare_libraries(*, offline: bool) -> None:
-    """Keep transformers and datasets quiet, and off the network for a run that needs nothing of it. Call it before
-    anything imports them."""
+    """Quiet transformers and datasets, and take them off the network if `offline`. Call it before they are imported."""
     for name in ("HF_HUB_DISABLE_TELEMETRY", "DISABLE_SAFETENSORS_CONVERSION"):
         os.environ.setdefault(name, "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     if ranks.is_launched():
-        # DDP looks for weights that a step does not use, as some architectures have. It warns if a model has none.
+        # DDP's search for unused weights, which some architectures have, warns if there are none.
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     if offline:
         os.environ["HF_HUB_OFFLINE"] = "1"
@@ -180,14 +177,14 @@ def prepare_libraries(*, offline: bool) -> None:
 
     transformers.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
-    # For programmers: transformers 5's new names of settings, which 4.57 does not know, and file systems' clocks.
+    # transformers 5's renamed settings, unknown to 4.57, and file systems' clocks.
     warnings.filterwarnings("ignore", module="transformers")
     datasets.logging.set_verbosity_error()
     datasets.disable_progress_bars()
 
 
 def command_to_go_on(arguments: Sequence[str]) -> str:
-    """The command line that resumes a run: kdc's arguments without `--from`, which would redo finished stages."""
+    """The command that resumes a run: without `--from`, which would redo finished stages."""
     remaining = [
         argument
         for before, argument in itertools.pairwise(["", *arguments])

@@ -1,9 +1,8 @@
-"""The whole curve of a task: students from the teacher itself down to token vectors alone, measured side by side.
+"""Students from the teacher itself down to token vectors alone, measured side by side.
 
-Each student is a run of its own with an artifact that serves. The first point is the run directory's own run. The
-others are in `frontier/<student>/` below it, and take over its rows, teacher and answers. A student that learned
-nothing, or cannot be made of this teacher, is left out with a reason. Writes `frontier.html`, `frontier.json` and
-`frontier.md` beside the first run's report.
+Each is a run with its own artifact: the first in the run directory, others in `frontier/<student>/`, which reuse its
+rows, teacher and logits. Students that fail are left out with a reason. Writes `frontier.html`, `frontier.json` and
+`frontier.md`.
 """
 
 import time
@@ -41,21 +40,21 @@ from kdc.pipeline.stages.candidates import curve_of
 from kdc.pipeline.training import ranks
 from kdc.serving.engine.engine import Engine
 
-_CONFIDENCE = 0.95  # of all intervals of scores at once, and of each interval of a time
+_CONFIDENCE = 0.95  # of all score intervals together, of each time interval alone
 _ROUNDS = 9  # see `interval_of_median`
-_SHARED = ("data", "vocabulary", "baselines", "teacher", "targets", "uncut")  # stages that points have in common
+_SHARED = ("data", "vocabulary", "baselines", "teacher", "targets", "uncut")
 _LAST_SHARED, _FIRST_OWN = "targets", "student"
-_LEAST_HOURS = 1 / 60  # of a training, however late it is
+_LEAST_HOURS = 1 / 60  # per training
 _SECONDS_OF_AN_HOUR = 3600.0
 
 
 @dataclass(frozen=True)
 class _Made:
-    """A point's run, finished."""
+    """A finished point."""
 
     student: str
     run: Run
-    artifact: Path  # its folder
+    artifact: Path
     sha256: str
 
     def answers(self) -> EvaluationAnswers:
@@ -70,20 +69,19 @@ def make_frontier(
     start_from: str | None = None,
     force: bool = False,
 ) -> FrontierFacts:
-    """Make all points that are not there yet, and measure them.
+    """Make all missing points and measure them.
 
     Args:
-        config: resolved settings of the first point. `student.hours` bounds the trainings of all students together.
-        reporter: whom to tell.
-        start_from, force: what each point does again, see `kdc.pipeline.run.compress`.
+        config: of the first point. `student.hours` bounds all students' trainings together.
+        start_from, force: for each point, see `kdc.pipeline.run.compress`.
 
     Raises:
-        InputError: the settings ask for something that a frontier cannot do; or as the shared stages say.
+        InputError: unsuitable settings; or as the shared stages say.
         KdcError: a shared stage failed, or no point could be made.
     """
     _check(config)
     root, students = root_of(config), curve_of(config)
-    with locked(root, again=True):  # from the first stage to the page, so that all points are of one teacher
+    with locked(root, again=True):  # one lock: all points need the same teacher
         compress(config, reporter=reporter, start_from=start_from, until=_LAST_SHARED, force=force)
         names = [stage.name for stage in STAGES]
         if force or (start_from is not None and names.index(start_from) <= names.index(_LAST_SHARED)):
@@ -115,7 +113,6 @@ def make_frontier(
 
 
 def _check(config: Config) -> None:
-    """Refuse settings that no frontier can be made of, before anything is done."""
     if limits := config.contract.set_ones:
         raise InputError(
             "a frontier shows what each limit would cost, and takes none",
@@ -154,20 +151,19 @@ def _check(config: Config) -> None:
 
 
 def _config_of(config: Config, student: str, hours: float | None, *, is_first: bool) -> Config:
-    """The settings of a point. Controls are trained beside the first one alone."""
+    """Only the first point trains controls."""
     settings, run = config.student, config.run
     if not is_first:
         root = root_of(config) / FRONTIER / "".join(letter if letter.isalnum() else "-" for letter in student)
         settings, run = settings.of(student), run.model_copy(update={"out": root, "controls": False})
     changes: dict[str, Any] = {"student": settings.model_copy(update={"hours": hours}), "run": run}
-    if not kind_of(student).is_trained:  # it is its own second model
+    if not kind_of(student).is_trained:  # it would be its own second model
         changes["cascade"] = config.cascade.model_copy(update={"second": "off"})
     return config.model_copy(update=changes)
 
 
 def _forget_other_teachers(first: Path, root: Path) -> None:
-    """Forget a point's stages from the first shared stage on that the first point's run has done again since: the
-    settings are the same, but it is another teacher."""
+    """Forget a point's stages if the first point redid a shared stage: settings match, but the teacher is another."""
     names = [stage.name for stage in STAGES]
     for name in _SHARED:
         old, new = read_record(root / name), read_record(first / name)
@@ -181,7 +177,7 @@ def _forget_other_teachers(first: Path, root: Path) -> None:
 def _make(
     student: str, config: Config, siblings: tuple[Path, ...], reporter: Reporter, start_from: str | None
 ) -> _Made:
-    """Run a point to its artifact; stages that an earlier point has done are taken over."""
+    """Reuses the siblings' stages."""
     root = root_of(config)
     result = compress(config, reporter=reporter, start_from=start_from, siblings=siblings)
     assert result.artifact is not None  # without a contract none is rejected
@@ -190,7 +186,6 @@ def _make(
 
 
 def _hours_trained(root: Path) -> float:
-    """The hours of a point's training; 0 without one."""
     if read_record(root / StudentResult.STAGE) is None:
         return 0.0
     training = read_result(root, StudentResult).training
@@ -198,8 +193,7 @@ def _hours_trained(root: Path) -> float:
 
 
 def _facts(root: Path, made: list[_Made], left: list[Left], reporter: Reporter) -> FrontierFacts:
-    """Measure the points side by side, and write the facts; or read them, if the same artifacts were measured on this
-    machine before."""
+    """Measure the points side by side, or read the facts if these artifacts were measured on this machine."""
     first, settings = made[0].run, made[0].run.config.evaluate
     device = judged_device(first.device)
     where = {"cpu": machine.cpu().model, "threads": machine.cores().usable, "device": device}
@@ -251,8 +245,8 @@ def _facts(root: Path, made: list[_Made], left: list[Left], reporter: Reporter) 
 def _point(
     made: _Made, answers: EvaluationAnswers, engine: Engine, timing: Floats, *, root: Path, points: int
 ) -> Point:
-    """One artifact's measurements. Its two intervals share the error that the intervals of all points may have. It
-    counts as a look at the evaluation rows, since a contract may be chosen by it."""
+    """Measure one artifact. Intervals of all points share one error rate. It counts as a look at the evaluation rows,
+    since a contract may be chosen by it."""
     task, result = made.run.data().task, made.run.result(StudentResult)
     metric, confidence = task.metrics[0], 1 - (1 - _CONFIDENCE) / (2 * points)
     logits = answers.student(str(engine.variant), on_gpu=engine.provider != CPU_PROVIDER)

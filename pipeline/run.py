@@ -1,7 +1,7 @@
 """The pipeline, top to bottom: from a labelled task to a verified artifact.
 
-A stage is skipped if its fingerprint (its settings, and everything before it) still matches. A stage that was cut off
-resumes from its folder. `Stage` in `rundir/folders.py` says what `after`, `check` and the rest mean.
+A stage is skipped if its fingerprint (its settings, and everything before it) matches, and resumes if interrupted. See
+`Stage` in `rundir/folders.py`.
 """
 
 from collections.abc import Callable
@@ -42,7 +42,7 @@ from kdc.pipeline.training import ranks
 
 
 class _StageModule(Protocol):
-    """A file in `stages/`, with the two functions that every stage has, see `Stage`."""
+    """A file in `stages/`."""
 
     @property
     def run(self) -> Callable[[Run, Path], StageResult]: ...
@@ -52,17 +52,16 @@ class _StageModule(Protocol):
 
 
 def _stage(module: _StageModule, *after: str, **more: Any) -> Stage:
-    """The stage of a file, after others; the annotation of `run` says what it returns."""
+    """The stage of a file; `run`'s annotation gives its result type."""
     return Stage(get_type_hints(module.run)["return"], module.run, module.depends_on, after=after, **more)
 
 
 STAGES = (
-    # Rows are read, checked, split into training, tuning and evaluation, and tokenised.
+    # Read, check, split (training, tuning, evaluation) and tokenise the rows.
     _stage(data, check=data.check),
-    # The pieces that the texts use, and the rows cut into them, if a student is to have a part of the teacher's
-    # vocabulary, or a contract's size may ask for that.
+    # A smaller vocabulary, if a student asks for it or a contract's size may.
     _stage(vocabulary, "data", is_wanted=lambda config: config.makes_vocabulary),
-    # Every student that the search may choose is exported untrained and timed, if a contract limits costs.
+    # Export and time all students untrained, if a contract limits costs.
     _stage(
         candidates,
         "data",
@@ -70,39 +69,36 @@ STAGES = (
         is_wanted=lambda config: config.measures_first,
         check=candidates.check,
     ),
-    # Cheap models to beat. "labelled" is stage `data` without its unlabelled rows and the student's tokens: changing
-    # these does not train the teacher again.
+    # Cheap models to beat. "labelled" leaves out unlabelled rows and the student's tokens, which do not affect the
+    # teacher.
     _stage(baselines, "labelled", is_wanted=lambda config: config.baselines.enabled),
-    # The teacher is fine-tuned, or checked if it was brought along.
+    # Fine-tune or check the teacher.
     _stage(teacher, "labelled", "baselines"),
-    # The teacher answers every row that the student learns from. "answered" is stage `data` without the student's
-    # tokens: another tokenizer asks nothing again.
+    # The teacher's logits. "answered" leaves out the student's tokens, which do not affect them.
     _stage(targets, "answered", "baselines", "teacher"),
-    # Short trainings say which student gets the full training, if a contract limits costs.
+    # Short trainings choose the student, if a contract limits costs.
     _stage(search, "targets", is_wanted=lambda config: config.searches),
-    # The student, after a search the chosen one, learns from the teacher's answers and from the labels, through LoRA
-    # adapters or in all its weights.
+    # Distil the student.
     _stage(student, "targets"),
-    # Adapters, or a projection of token vectors, are merged into the weights.
+    # Merge its adapters or projection.
     Stage(MergeResult, merge.run, lambda run: {}, after=("student",)),
-    # The merged model becomes an ONNX graph, in fp32 and fp16.
+    # ONNX graphs in fp32 and fp16.
     _stage(export, "merge"),
-    # int8 candidates are made and judged, and the fastest good one is chosen.
+    # Choose the fastest good int8 model.
     _stage(quantize, "export"),
-    # The teacher itself becomes ONNX graphs too, in fp32 and int8, for comparison with every student.
+    # The teacher as ONNX too, to compare students with.
     _stage(uncut, "teacher", is_wanted=lambda config: config.export.teacher and config.has_one_teacher),
-    # A second model answers the rows that the student is not sure of, if the pair gains; on request, or if a contract's
-    # student is searched for.
+    # A second model for rows that the student is unsure of, on request or with a search.
     _stage(cascade, "targets", "quantize", "uncut", is_wanted=lambda config: config.cascades),
-    # On request: models to compare KD-LoRA with are trained too.
+    # Models to compare KD-LoRA with, on request.
     _stage(controls, "teacher", "student"),
-    # All models answer the evaluation split, and are timed side by side.
+    # All models on the evaluation split, timed side by side.
     _stage(evaluate, "quantize", "uncut", "controls"),
-    # The artifact is put together, and judged against the contract.
+    # Build the artifact and judge it against the contract.
     _stage(package, "evaluate", is_intact=package.is_intact),
 )
 
-_LAST_SHARED = "student"  # under torchrun all processes train; the stages after this one are the leader's alone
+_LAST_SHARED = "student"  # the last stage of all ranks under torchrun
 
 
 def compress(
@@ -117,15 +113,12 @@ def compress(
     """Run all stages that are not done yet.
 
     Args:
-        config: resolved settings.
-        reporter: whom to tell.
-        start_from: redo this stage and later ones, though their fingerprints match.
-        until: stop after this stage.
+        start_from, until: first stage to redo, and last stage.
         force: redo all.
-        siblings: run directories, in which nobody works, whose finished stages are taken over if they are the same.
+        siblings: idle run directories whose identical finished stages are reused.
 
     Returns:
-        The result, without stages in a process that only helped another one train.
+        The result, without stages on a helper rank.
 
     Raises:
         InputError, KdcError: as the stages say.
@@ -167,11 +160,7 @@ def compress(
 
 
 def _check_same_run(config: Config, root: Path, settings: str) -> None:
-    """Check that this process has the leader's settings and run directory.
-
-    Raises:
-        InputError: one of them differs.
-    """
+    """Raises InputError if this rank has other settings or another run directory."""
     file = root / "config.json"
     if config.model_dump_json() != settings:
         raise InputError("the processes were given different settings", remedy="the same command for all of them")

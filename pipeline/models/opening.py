@@ -1,4 +1,4 @@
-"""Opens a classifier that was saved, of whatever class its config says."""
+"""Open saved classifiers of any class."""
 
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from kdc.pipeline.models.units import class_with_its_heads
 
 
 def class_of(config: PretrainedConfig) -> Any:
-    """The class whose `from_pretrained` opens a classifier of this config."""
+    """The class that opens this config."""
     for kind in KINDS.values():
         if (own := kind.model_class(config)) is not None:
             return own
@@ -22,11 +22,11 @@ def class_of(config: PretrainedConfig) -> Any:
 
 
 def as_served(model: Any) -> Any:
-    """The model as it is exported: one with a form for training folded, any other as it is."""
+    """The model as exported, folded."""
     return model.folded() if hasattr(model, "folded") else model
 
 
 def open_classifier(place: str | Path, **options: Any) -> Any:
-    """Open a classifier that `save_pretrained` wrote, of any form; the options are those of `from_pretrained`."""
+    """Open a saved classifier; `options` as for `from_pretrained`."""
     config = open_config(place)
     return class_of(config).from_pretrained(place, config=config, **options)

@@ -1,8 +1,7 @@
-"""How a classifier reads its encoder: by the architecture's own head, or by the mean of its token vectors.
+"""Classifiers that read their encoder by the mean of its token vectors.
 
-The heads of transformers read the first token. An encoder that was trained to be read by the mean of its token vectors
-(Reimers and Gurevych 2019, arXiv 1908.10084), such as all-MiniLM, keeps little in its first token. A classifier over
-the mean is saved like any other model of transformers, and `opening.py` opens it: its config says `kdc_pooling: mean`.
+Transformers' heads read the first token. Encoders trained for the mean, such as all-MiniLM, keep little there (Reimers
+and Gurevych 2019, arXiv 1908.10084). The config says `kdc_pooling: mean`.
 """
 
 import json
@@ -20,11 +19,11 @@ from kdc.pipeline.models.units import class_with_its_heads, with_its_heads
 
 Pooling = Literal["auto", "first", "mean"]
 
-SENTENCE_POOLING = "1_Pooling/config.json"  # sentence-transformers' note of how an encoder was trained to be read
+SENTENCE_POOLING = "1_Pooling/config.json"  # sentence-transformers' note on pooling
 
 
 class MeanPooledClassifier(PreTrainedModel):
-    """An encoder, the mean of its last token vectors, dropout, and one linear layer."""
+    """An encoder under mean pooling, dropout and a linear layer."""
 
     base_model_prefix = "encoder"
     supports_gradient_checkpointing = True
@@ -32,9 +31,9 @@ class MeanPooledClassifier(PreTrainedModel):
 
     def __init__(self, config: PretrainedConfig, encoder: PreTrainedModel | None = None) -> None:
         encoder = encoder or with_its_heads(AutoModel.from_config(config))
-        super().__init__(encoder.config)  # which says what form of attention the encoder can take
+        super().__init__(encoder.config)  # has the encoder's attention
         if getattr(encoder, "pooler", None) is not None:
-            encoder.pooler = None  # of the first token; nobody reads it, so it must not be trained
+            encoder.pooler = None  # unread, so it must not train
         self.encoder = encoder
         self.dropout = nn.Dropout(head_dropout(config))
         self.classifier = nn.Linear(config.hidden_size, cast(int, config.num_labels))
@@ -47,20 +46,20 @@ class MeanPooledClassifier(PreTrainedModel):
         token_type_ids: torch.Tensor | None = None,
         **_: Any,
     ) -> SequenceClassifierOutput:
-        """Logits (rows, outputs) of token ids (rows, tokens); the mask is 1 for a token and 0 for padding."""
+        """Logits (rows, outputs) of ids (rows, tokens); the mask is 0 for padding."""
         types = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
         states = self.encoder(input_ids=input_ids, attention_mask=attention_mask, **types).last_hidden_state
         return SequenceClassifierOutput(logits=self.classifier(self.dropout(mean_of_tokens(states, attention_mask))))
 
 
 def mean_of_tokens(states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """The mean (rows, width) of the token vectors (rows, tokens, width) with a 1 in the mask (rows, tokens)."""
+    """Masked mean (rows, width) of (rows, tokens, width)."""
     weights = mask.unsqueeze(-1).to(states.dtype)
     return (states * weights).sum(1) / weights.sum(1).clamp(min=1)
 
 
 def head_dropout(config: PretrainedConfig) -> float:
-    """The dropout rate that the architecture's own head would have."""
+    """The architecture's own head dropout."""
     for name in ("classifier_dropout", "seq_classif_dropout", "hidden_dropout_prob"):
         if getattr(config, name, None) is not None:
             return float(getattr(config, name))
@@ -68,13 +67,13 @@ def head_dropout(config: PretrainedConfig) -> float:
 
 
 def is_mean_pooled(config: PretrainedConfig) -> bool:
-    """Whether the config is of a `MeanPooledClassifier`."""
+    """Whether the config says so."""
     return getattr(config, "kdc_pooling", None) == "mean"
 
 
 def reads_the_mean(place: str, pooling: Pooling) -> bool:
-    """Whether a classifier over this checkpoint, a path or hub id, reads the mean. "auto" does if the checkpoint is a
-    classifier over the mean already, or has the note that sentence-transformers keeps beside an encoder."""
+    """Whether a classifier over this checkpoint reads the mean; "auto" follows its config or sentence-transformers'
+    note."""
     if pooling != "auto":
         return pooling == "mean"
     if is_mean_pooled(open_config(place)):
@@ -90,20 +89,17 @@ def reads_the_mean(place: str, pooling: Pooling) -> bool:
 
 
 def unread(info: dict[str, Any]) -> set[str]:
-    """Names of the weights that a checkpoint lacks or has in another shape, by what `from_pretrained` says."""
+    """Weights missing in a checkpoint, or of another shape there."""
     mismatched = {key if isinstance(key, str) else key[0] for key in info["mismatched_keys"]}
     return mismatched | set(info["missing_keys"])
 
 
 def mean_pooled_over(place: str, config: PretrainedConfig) -> tuple[MeanPooledClassifier, set[str]]:
-    """A classifier that reads the mean of this checkpoint's encoder, in fp32.
+    """A mean-pooled classifier in fp32, and its `unread` weights.
 
     Args:
-        place: a path or hub id, of an encoder alone or under any head, or of a classifier that reads the mean already.
-        config: the checkpoint's, with the labels filled in; it is changed to say how its classifier reads.
-
-    Returns:
-        The model, and the names of its weights that were not read, see `unread`.
+        place: path or hub id of an encoder or any classifier.
+        config: with labels; gets `kdc_pooling`.
     """
     is_saved = is_mean_pooled(config)
     config.kdc_pooling = "mean"

@@ -1,4 +1,4 @@
-"""What can be cut out of a teacher, by its config alone, and which cuts searches and frontiers try."""
+"""Which cuts a teacher's config allows, and which are tried."""
 
 from collections.abc import Iterable
 from contextlib import suppress
@@ -22,19 +22,17 @@ from kdc.pipeline.models.units import (
     with_its_heads,
 )
 
-# Attributes that do not change what a layer computes: its number, by which BigBird draws too, and its width, which the
-# shapes of its weights show.
+# They do not change what a layer computes: its number, also as BigBird's seed, and widths that weights show.
 _NOT_OF_FORM = ("layer_idx", "layer_id", "seed", *WIDTH_FIELDS)
 _SPECIAL = ("pad_token_id", "bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id")
 
 
 def check_cut(spec: str, teacher: str) -> None:
-    """Refuse, before anything is trained, what cannot be cut out of a teacher.
+    """Check a cut before training.
 
     Raises:
-        InputError: as `parse_cut`; or it has no stack of layers; or these layers would do something else in their new
-            places, and the config cannot say it; or they cannot be made so narrow, see `feed_forwards` and
-            `attentions`.
+        InputError: as `parse_cut`; no stack of layers; layers that depend on their place, if the config cannot say so;
+            or widths that cannot shrink, see `feed_forwards` and `attentions`.
     """
     config = load_config(teacher)
     wanted = parse_cut(spec, config)
@@ -67,14 +65,12 @@ def check_cut(spec: str, teacher: str) -> None:
 
 
 def can_be_cut(teacher: str, wanted: Cut) -> bool:
-    """Whether a student with these layers of a teacher opens as what it was cut as; True if only the teacher's weights
-    can tell."""
+    """Whether a student with these layers reopens unchanged; True if only weights can tell."""
     return _opens_as_it_was_cut(load_config(teacher), wanted) is not False
 
 
 def half_width(teacher: str) -> Cut:
-    """Half of a teacher's neurons and half of its heads, of no layer yet; None for what its layers cannot do with fewer
-    of."""
+    """Half of the neurons and heads; None for what cannot shrink."""
     config = load_config(teacher)
     ffn, heads = neurons_of(config) // 2, heads_of(config) // 2
     half = Cut((), ffn=ffn) if ffn and _can_be_narrowed(config, Cut((), ffn=ffn)) else Cut(())
@@ -83,16 +79,17 @@ def half_width(teacher: str) -> Cut:
 
 
 def cuts_of_search(teacher: str) -> list[str]:
-    """Specs of the teacher cut to each depth: whole, with half of its neurons, and with half of its heads too."""
+    """Specs of each depth: whole, with half the neurons, and with half the heads too."""
     total = depth(teacher)
     depths = [first_and_last(count, total) for count in range(total, 0, -1)]
     return _possible((replace(width, layers=layers) for width in _widths(teacher) for layers in depths), teacher)
 
 
 def cuts_of_curve(teacher: str) -> list[str]:
-    """Specs of half of the teacher's layers, and of two thirds, a half, a third and a sixth of them with half of their
-    neurons. A half of the layers also comes with half of its heads. A teacher that cannot be made narrower gives a
-    half, a third and a sixth of its layers."""
+    """Specs for the frontier: half of the layers, then two thirds to a sixth with half of their neurons or heads.
+
+    Teachers that cannot be narrowed give a half, a third and a sixth.
+    """
     total, (whole, *narrower) = depth(teacher), _widths(teacher)
     steps = [(1, 2, whole), (1, 3, whole), (1, 6, whole)]
     if narrower:
@@ -103,41 +100,40 @@ def cuts_of_curve(teacher: str) -> list[str]:
 
 
 def _widths(teacher: str) -> list[Cut]:
-    """Widths of layers that are tried, of no layer yet: whole, with half of their neurons, with half of their heads
-    too. A teacher whose layers can do without one of the two has two widths, and one without any has the first."""
+    """Widths to try, without layers."""
     half = half_width(teacher)
     return list(dict.fromkeys([Cut(()), Cut((), half.ffn), half]))
 
 
 def _possible(cuts: Iterable[Cut], teacher: str) -> list[str]:
-    """Specs of the cuts that are less than the whole teacher, and that it can be cut to."""
+    """Specs of possible cuts smaller than the teacher."""
     total = depth(teacher)
     smaller = [each for each in cuts if len(each.layers) < total or each.is_narrow]
-    # `half_width` has checked the widths on all layers. What is left to check is the same for each width.
+    # `half_width` checked the widths on all layers.
     opens = {layers: can_be_cut(teacher, Cut(layers)) for layers in {each.layers for each in smaller}}
     return [str(each) for each in smaller if opens[each.layers]]
 
 
 def _can_be_narrowed(config: PretrainedConfig, width: Cut) -> bool:
-    """Whether all layers of a model of the config can have so many neurons or heads."""
     every = replace(width, layers=tuple(range(config.num_hidden_layers)))
     return bool(_opens_as_it_was_cut(config, every)) and (width.heads is None or _does_without(config, width.heads))
 
 
 def _does_without(config: PretrainedConfig, heads: int) -> bool:
-    """Whether an encoder with fewer heads answers as a whole one whose other heads say nothing. Shapes do not show it
-    if something else counts the heads too, such as MPNet's biases of positions. One layer of random weights is tried,
-    under few token vectors."""
+    """Whether fewer heads answer like all heads with the others silenced.
+
+    Shapes hide other things made for all heads, such as MPNet's position biases, so one random layer is tried.
+    """
     one = type(config).from_dict(config.to_dict())
     keep_layers(one, (0,))
     ids_of_special = [number for name in _SPECIAL if isinstance(number := getattr(one, name, None), int)]
     one.vocab_size = 10 + max(ids_of_special, default=0)
     with torch.random.fork_rng(devices=[]), torch.no_grad():
-        torch.default_generator.manual_seed(0)  # not the GPUs' generators, which nothing would give back
-        with suppress(Exception):  # architectures raise all kinds of errors at sizes that they cannot have
+        torch.default_generator.manual_seed(0)  # not the GPUs', which nothing restores
+        with suppress(Exception):  # impossible sizes raise anything
             whole = with_its_heads(AutoModel.from_config(one)).float().eval()
             for part in attentions(whole):
-                for linear in (*part.makers, part.reader):  # far from even attention, where a wrong head would not show
+                for linear in (*part.makers, part.reader):  # even attention would hide wrong heads
                     nn.init.normal_(linear.weight, std=2 * linear.in_features**-0.5)
                 part.reader.weight[:, heads * part.width :] = 0
             ids = torch.randint(one.vocab_size, (2, 12))
@@ -149,28 +145,26 @@ def _does_without(config: PretrainedConfig, heads: int) -> bool:
 
 
 def _opens_as_it_was_cut(config: PretrainedConfig, wanted: Cut) -> bool | None:
-    """Whether a model of the config, once cut, is the model of the config that the cut one has; None if no model can be
-    made of the config alone."""
+    """Whether the cut model equals a new one of its config; None if a config makes none."""
     whole = _without_weights(config)
     if whole is None:
         return None
-    with suppress(Exception):  # no stack of layers, neurons of another form, or a config that cannot be
+    with suppress(Exception):  # no layers, other neurons, or an impossible config
         small = cut(whole, wanted, first_units)
-        again = _without_weights(type(config).from_dict(small.config.to_dict()))  # as a file would be read
+        again = _without_weights(type(config).from_dict(small.config.to_dict()))  # as from a file
         return again is not None and _form(small) == _form(again)
     return False
 
 
 def _without_weights(config: PretrainedConfig) -> PreTrainedModel | None:
-    """The encoder of a config, whose weights have shapes and no numbers; None if it takes more than the config."""
+    """The encoder, shapes only; None if it needs more than the config."""
     with suppress(Exception), torch.device("meta"):
         return with_its_heads(AutoModel.from_config(config))
     return None
 
 
 def _form(model: PreTrainedModel) -> dict[str, Any]:
-    """The shapes of all weights, and the numbers, names and switches of each module of a layer, such as the width of
-    its attention's window; but for the layers' own numbers."""
+    """Weights' shapes, and layers' settings such as attention windows."""
     form: dict[str, Any] = {name: weight.shape for name, weight in model.state_dict().items()}
     for path, module in encoder_layers(model)[1].named_modules():
         for name, value in vars(module).items():

@@ -1,10 +1,8 @@
-"""Shallow classifiers: a teacher's token vectors under at most a few convolutions, without attention.
+"""Shallow classifiers over a teacher's token vectors, without attention. They answer in microseconds.
 
-`linear` adds up what each token and each pair of neighbouring tokens says (Joulin et al. 2016, arXiv 1607.01759);
-`static` reads the bag of a text's token vectors (Iyyer et al. 2015, "Deep Unordered Composition Rivals Syntactic
-Methods"); `conv` reads runs of neighbouring tokens first (Kim 2014, arXiv 1408.5882). They answer in microseconds. A
-shallow classifier is saved like any other model of transformers, and `opening.py` opens it: its config is the teacher's
-with a field `kdc_shallow`.
+`linear` adds up tokens and pairs of neighbours (Joulin et al. 2016, arXiv 1607.01759). `static` reads a bag of tokens
+(Iyyer et al. 2015, "Deep Unordered Composition Rivals Syntactic Methods"). `conv` adds convolutions (Kim 2014, arXiv
+1408.5882). The config is the teacher's plus `kdc_shallow`.
 """
 
 import copy
@@ -24,15 +22,15 @@ from kdc.pipeline.models.pooling import head_dropout
 
 @dataclass(frozen=True)
 class Shape:
-    """The sizes of a shallow classifier."""
+    """A shallow classifier's sizes."""
 
-    width: int  # of a token's vector
-    channels: int  # of each convolution
-    window: int  # tokens that a convolution reads at each place
-    depth: int  # convolutions, one over the other; 0 for a bag of tokens
-    hidden: int  # of the layer under the head; 0 for none, and no maximum: what is left is linear in the tokens
-    trains_vectors: bool  # whether the token vectors are trained too
-    pairs: int = 0  # vectors that pairs of neighbouring tokens share, by a hash of the two; 0 for none
+    width: int
+    channels: int
+    window: int  # tokens per convolution
+    depth: int  # 0: bag of tokens
+    hidden: int  # under the head; 0: none, nor a maximum: a linear model
+    trains_vectors: bool
+    pairs: int = 0  # hash buckets for token pairs; 0: none
 
 
 SHAPES = {
@@ -40,28 +38,27 @@ SHAPES = {
     "static": Shape(width=256, channels=0, window=1, depth=0, hidden=256, trains_vectors=True),
     "conv": Shape(width=128, channels=256, window=3, depth=1, hidden=256, trains_vectors=False),
 }
-# The sizes that each kind has, and the most of each; the least is 1.
+# Sizes of each kind, from 1 to `_MOST`.
 _SIZES = {
     "linear": ("width", "pairs"),
     "static": ("width", "hidden"),
     "conv": ("width", "channels", "window", "depth", "hidden"),
 }
 _MOST = {"width": 1024, "channels": 4096, "window": 9, "depth": 4, "hidden": 4096, "pairs": 1 << 20}
-_QUOTED = 100  # characters of a wrong name
-_MOST_BYTES = 1 << 31  # of an ONNX file
-_FACTOR = 1_000_003  # of a pair's first token in its hash: a prime far above the numbers of vectors
+_QUOTED = 100  # characters in errors
+_MOST_BYTES = 1 << 31  # ONNX's limit
+_FACTOR = 1_000_003  # prime above the bucket counts
 
 
 class ShallowClassifier(PreTrainedModel):
-    """Token vectors, convolutions, a weighted mean and a maximum over the tokens, a hidden layer, and the head; without
-    a hidden layer the plain mean of the vectors of tokens and pairs, and the head.
+    """Token vectors, convolutions, weighted mean and maximum, hidden layer, head. Without a hidden layer: the plain
+    mean of tokens and pairs.
 
-    While it is trained the vectors have the teacher's width, and a projection makes them narrower; `folded` makes one
-    table of the two.
+    In training, a projection narrows vectors of the teacher's width; `folded` merges them.
     """
 
     base_model_prefix = "shallow"
-    _supports_sdpa = True  # it has no attention, of which a teacher's config may ask for any form
+    _supports_sdpa = True  # a teacher's config may ask for any attention
     vectors: Any
     projection: Any
     pairs: Any
@@ -87,7 +84,7 @@ class ShallowClassifier(PreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, *given: Any, **named: Any) -> Any:
-        """As of any model. The vectors are frozen after they were read: transformers 5 makes new parameters then."""
+        """Freezes untrained vectors after reading, when transformers 5 has made its new parameters."""
         loaded = super().from_pretrained(*given, **named)
         model = loaded[0] if isinstance(loaded, tuple) else loaded
         model.vectors.weight.requires_grad_(model.config.kdc_shallow["trains_vectors"])
@@ -106,8 +103,7 @@ class ShallowClassifier(PreTrainedModel):
         token_type_ids: torch.Tensor | None = None,
         **_: Any,
     ) -> SequenceClassifierOutput:
-        """Logits (rows, outputs) of token ids (rows, tokens); the mask is 1 for a token and 0 for padding. The types of
-        tokens are not read."""
+        """Logits (rows, outputs) of ids (rows, tokens); the mask is 0 for padding."""
         states = self.vectors(input_ids)
         if self.projection is not None:
             states = self.projection(states)
@@ -119,20 +115,20 @@ class ShallowClassifier(PreTrainedModel):
             if self.pairs is not None:
                 pooled = pooled + self._mean_of_pairs(input_ids, mask)
         else:
-            far_below = (1 - mask) * -1e4  # in fp16 too
+            far_below = (1 - mask) * -1e4  # fits fp16
             shares = functional.softmax(self.share(states) + far_below, dim=1)
             pooled = torch.cat([(states * shares).sum(1), (states + far_below).amax(1)], dim=-1)
             pooled = functional.relu(self.hidden(pooled))
         return SequenceClassifierOutput(logits=self.classifier(self.dropout(pooled)))
 
     def _mean_of_pairs(self, input_ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """The mean over the pairs of neighbouring tokens of the vectors that they share, (rows, width)."""
+        """Mean vector of neighbouring pairs, (rows, width)."""
         hashes = (input_ids[:, :-1] * _FACTOR + input_ids[:, 1:]) % self.pairs.num_embeddings
         both = mask[:, 1:] * mask[:, :-1]
         return (self.pairs(hashes) * both).sum(1) / both.sum(1).clamp(min=1)
 
     def folded(self) -> "ShallowClassifier":
-        """The same classifier with the projection in its table of vectors."""
+        """The same classifier without projection."""
         if self.projection is None:
             return self
         config = copy.deepcopy(self.config)
@@ -146,17 +142,17 @@ class ShallowClassifier(PreTrainedModel):
 
 
 def _windows(states: torch.Tensor, window: int) -> torch.Tensor:
-    """Each token's vector beside its neighbours' vectors, zeros beyond the ends: (rows, tokens, window * width)."""
+    """Neighbours' vectors, zero-padded: (rows, tokens, window * width)."""
     before = (window - 1) // 2
     padded = functional.pad(states, (0, 0, before, window - 1 - before))
     return torch.cat([padded[:, start : start + states.shape[1]] for start in range(window)], dim=-1)
 
 
 def parse_shape(spec: str) -> Shape:
-    """The sizes that `conv`, `static` or `conv:channels=128,window=5` mean.
+    """Parse a spec such as `static` or `conv:channels=128,window=5`.
 
     Raises:
-        InputError: there is no such size, it is named twice, or its value is no whole number within its range.
+        InputError: an unknown, repeated or out-of-range size.
     """
     kind, _, parts = spec.partition(":")
     sizes: dict[str, int] = {}
@@ -178,15 +174,10 @@ def parse_shape(spec: str) -> Shape:
 
 
 def check_shape(spec: str, teacher: PretrainedConfig | None) -> None:
-    """Refuse, before anything is trained, sizes that a student cannot have.
-
-    Args:
-        spec: the student.
-        teacher: the config of the teacher whose token vectors it has; None if it cannot be read.
+    """Check sizes before training.
 
     Raises:
-        InputError: as `parse_shape`; or a width was named that is more than the vectors have, or the tables of vectors
-            would not fit into an ONNX file.
+        InputError: as `parse_shape`; wider than the teacher's vectors; or too large for an ONNX file.
     """
     shape = parse_shape(spec)
     widest = getattr(teacher, "embedding_size", None) or getattr(teacher, "hidden_size", None)
@@ -208,10 +199,9 @@ def check_shape(spec: str, teacher: PretrainedConfig | None) -> None:
 
 
 def shallow_over(teacher: Any, shape: Shape) -> tuple[ShallowClassifier, tuple[str, ...]]:
-    """A shallow classifier over a teacher's token vectors, at most as wide as they are, and the names of its modules
-    that start at random.
+    """A shallow classifier, at most as wide as the teacher's token vectors, and its random modules.
 
-    The vectors are scaled to a mean square of 1: an encoder's own are scaled by the norm that reads them.
+    The vectors are scaled to a mean square of 1, since an encoder leaves their scale to a norm.
     """
     config = copy.deepcopy(teacher.config)
     table = teacher.get_input_embeddings().weight.detach()
@@ -219,10 +209,10 @@ def shallow_over(teacher: Any, shape: Shape) -> tuple[ShallowClassifier, tuple[s
     shape = replace(shape, width=min(shape.width, table.shape[1]))
     config.kdc_shallow = asdict(shape) | {"unfolded_width": table.shape[1]}
     config.vocab_size = table.shape[0]
-    config.type_vocab_size = 1  # the types of tokens are not read
+    config.type_vocab_size = 1  # token types are not read
     model = ShallowClassifier(config)
     with torch.no_grad():
         model.vectors.weight.copy_(table / table.square().mean().sqrt())
         if model.pairs is not None:
-            model.pairs.weight.zero_()  # a pair that is never met says nothing
+            model.pairs.weight.zero_()  # unseen pairs stay zero
     return model, tuple(name for name, _ in model.named_children() if name != "vectors")

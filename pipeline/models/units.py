@@ -1,8 +1,7 @@
-"""The units that a layer can do without: the neurons of its feed-forward part, and the heads of its attention.
+"""A layer's removable units: feed-forward neurons and attention heads.
 
-Configs have a field for the number of neurons. Their field for the number of heads will not do: most architectures
-divide the hidden size by it, to find how wide a head is. So a model with fewer heads of the same width has a field of
-our own in its config, `kdc_heads`, and `opening.py` opens it.
+Most architectures divide the hidden size by the config's number of heads, so it must stay. A model with fewer heads has
+the field `kdc_heads`; only `opening.py` opens it.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,8 +15,8 @@ from transformers import PretrainedConfig, PreTrainedModel
 from kdc.common.errors import InputError
 
 HEADS_FIELD = "kdc_heads"
-WIDTH_FIELDS = ("intermediate_size", "hidden_dim")  # what configs call the number of a feed-forward part's neurons
-# What attention modules call the number of their heads, and the width of all heads together.
+WIDTH_FIELDS = ("intermediate_size", "hidden_dim")  # feed-forward neurons
+# Attention modules' names for the number of heads and their total width.
 _COUNTS = ("num_attention_heads", "num_heads", "n_heads")
 _WIDTHS = ("all_head_size", "embed_dim", "dim")
 _NOT_NARROWED = "name the layers alone, without ffn= and heads="
@@ -25,29 +24,28 @@ _NOT_NARROWED = "name the layers alone, without ffn= and heads="
 
 @dataclass(frozen=True)
 class Part:
-    """One layer's feed-forward part or attention, as units between linear layers."""
+    """One layer's feed-forward part or attention."""
 
-    makers: tuple[nn.Linear, ...]  # their outputs are the units: of one layer, or of queries, keys and values
-    reader: nn.Linear  # its inputs are what the units give
-    width: int  # how many neighbouring numbers are of one unit: 1 for a neuron
-    counts: nn.Module | None = None  # the module that says how many heads there are
+    makers: tuple[nn.Linear, ...]  # outputs are units; attention has three
+    reader: nn.Linear  # inputs are the units
+    width: int  # numbers per unit; 1 for neurons
+    counts: nn.Module | None = None  # module with the count of heads
 
     @property
     def units(self) -> int:
-        """The number of neurons or heads."""
+        """The number of units."""
         return self.reader.in_features // self.width
 
 
-# A model and some of its parts -> for each part (units,), how much each unit matters: by
-# `kdc.pipeline.training.importance`, or by `first_units` for a model that is only measured.
+# (model, parts) -> importance (units,) of each part's units.
 Importance = Callable[[Any, Sequence[Part]], Sequence[torch.Tensor]]
 
 
 def encoder_layers(model: PreTrainedModel) -> tuple[str, nn.ModuleList]:
-    """The dotted name of the stack of the encoder's layers, and the stack.
+    """Name and stack of the encoder's layers.
 
     Raises:
-        InputError: there is none: its layers share their weights (ALBERT), or it is no encoder.
+        InputError: layers share weights (ALBERT), or it is no encoder.
     """
     count = getattr(model.config, "num_hidden_layers", None)
     for name, module in model.named_modules():
@@ -58,10 +56,10 @@ def encoder_layers(model: PreTrainedModel) -> tuple[str, nn.ModuleList]:
 
 
 def feed_forwards(model: PreTrainedModel) -> list[Part]:
-    """The feed-forward part of each layer, whose units are neurons.
+    """Each layer's feed-forward part.
 
     Raises:
-        InputError: they are not two linear layers each, as if neurons are gated.
+        InputError: not two linear layers, such as gated ones.
     """
     width = neurons_of(model.config)
     parts = []
@@ -70,7 +68,7 @@ def feed_forwards(model: PreTrainedModel) -> list[Part]:
         own = [module for module in layer.modules() if isinstance(module, nn.Linear) and module not in others]
         up = [linear for linear in own if linear.out_features == width]
         down = [linear for linear in own if linear.in_features == width]
-        if up == down and len(up) == 2:  # as many neurons as a token vector has numbers
+        if up == down and len(up) == 2:  # neurons equal the hidden size
             up, down = up[:1], up[1:]
         if len(up) != 1 or len(down) != 1:
             raise InputError(
@@ -83,10 +81,10 @@ def feed_forwards(model: PreTrainedModel) -> list[Part]:
 
 
 def attentions(model: PreTrainedModel) -> list[Part]:
-    """The attention of each layer, whose units are heads.
+    """Each layer's attention.
 
     Raises:
-        InputError: it is not three linear layers for queries, keys and values, and one that reads what comes of them.
+        InputError: not linear queries, keys and values, and a linear reader.
     """
     parts = []
     for layer in encoder_layers(model)[1]:
@@ -106,8 +104,7 @@ def _attentions(layer: nn.Module) -> list[Part]:
 
 
 def _attention(layer: nn.Module, module: nn.Module) -> Part | None:
-    """The attention whose queries, keys and values this module of the layer makes; None if it makes none. Its reader is
-    the first linear layer of that shape: a feed-forward part as wide as that comes later."""
+    """The reader is the first layer of its shape: feed-forward parts come later."""
     linear = [(name, child) for name, child in module.named_children() if isinstance(child, nn.Linear)]
     makers = tuple(child for letter in "qkv" for name, child in linear if name.startswith(letter))
     heads = next((count for name in _COUNTS if isinstance(count := getattr(module, name, None), int)), 0)
@@ -121,12 +118,12 @@ def _attention(layer: nn.Module, module: nn.Module) -> Part | None:
 
 
 def first_units(_: Any, parts: Sequence[Part]) -> list[torch.Tensor]:
-    """An `Importance` that keeps the first units."""
+    """An `Importance` that prefers first units, for models that are only measured."""
     return [-torch.arange(part.units, device="cpu") for part in parts]
 
 
 def keep(part: Part, units: torch.Tensor) -> None:
-    """Keep only these units of a part, in place and in this order."""
+    """Keep these units, in this order."""
     numbers = (units[:, None] * part.width + torch.arange(part.width, device=units.device)).flatten()
     for maker in part.makers:
         maker.weight = nn.Parameter(maker.weight.detach()[numbers])
@@ -142,7 +139,7 @@ def keep(part: Part, units: torch.Tensor) -> None:
 
 
 def with_its_heads(model: Any) -> Any:
-    """Give a model that was just made of its config as many heads in each layer as `kdc_heads` says, in place.
+    """Reduce a new model to its config's `kdc_heads`.
 
     Raises:
         ValueError: there are not so many.
@@ -159,8 +156,7 @@ def with_its_heads(model: Any) -> Any:
 
 
 def class_with_its_heads(config: PretrainedConfig, auto: Any, classes: Any) -> Any:
-    """The class whose `from_pretrained` opens a model of this config: `auto`, or the architecture's own of `classes` if
-    layers have fewer heads, which it has before the weights are read."""
+    """The class that opens this config: `auto`, or one of `classes`, narrowed before weights load."""
     if getattr(config, HEADS_FIELD, None) is None:
         return auto
     whole: Any = classes[type(config)]
@@ -173,17 +169,17 @@ def class_with_its_heads(config: PretrainedConfig, auto: Any, classes: Any) -> A
 
 
 def heads_of(config: PretrainedConfig) -> int:
-    """The number of heads in each layer; 0 if the config does not say."""
+    """Heads per layer; 0 if unknown."""
     heads = getattr(config, HEADS_FIELD, None) or getattr(config, "num_attention_heads", None)
     return heads if isinstance(heads, int) else 0
 
 
 def neurons_field(config: PretrainedConfig) -> str | None:
-    """The config's field for the number of neurons; None if it has none."""
+    """The config field for neurons."""
     return next((name for name in WIDTH_FIELDS if isinstance(getattr(config, name, None), int)), None)
 
 
 def neurons_of(config: PretrainedConfig) -> int:
-    """The number of neurons in each layer's feed-forward part; 0 if the config does not say."""
+    """Neurons per layer; 0 if unknown."""
     field = neurons_field(config)
     return 0 if field is None else int(getattr(config, field))

@@ -1,11 +1,9 @@
-"""A smaller vocabulary: a tokenizer without the pieces that a task's texts do not use, and a model without their
-vectors.
+"""A smaller vocabulary, with only the pieces that a task's texts use (Abdaoui et al. 2020, "Load What You Need", arXiv
+2010.05609, for languages).
 
-In small models most weights are vectors of pieces that the task never meets: 11.7 of the 17.4 million of a three-layer
-MiniLM, and nearly all of a multilingual one. A text with a piece that is gone is cut into smaller pieces. The new
-vocabulary writes every text that the old one writes, with one exception: a character that is no piece by itself. All
-pieces with that character stay, but a word with it may be cut at other places before it, and become unknown.
-(Abdaoui et al. 2020, "Load What You Need", arXiv 2010.05609, do so for languages.)
+Most weights of small models are unused vectors: 11.7 of the 17.4 million of a three-layer MiniLM, nearly all of a
+multilingual one. Smaller pieces still write every text. The exception is a character that is no piece by itself: its
+pieces all stay, but its word may be cut differently before it and become unknown.
 """
 
 import copy
@@ -24,32 +22,28 @@ from torch import nn
 from kdc.common.errors import InputError
 from kdc.pipeline.models import loading
 
-_KEPT = "kept.npy"  # in the folder of a smaller vocabulary: the old ids of its pieces, by new id
+_KEPT = "kept.npy"  # old ids of the pieces, by new id
 _FOR_SLOW_TOKENIZERS = ("vocab.txt", "vocab.json", "merges.txt", "spiece.model", "sentencepiece.bpe.model", "spm.model")
 
 
 def save_smaller(source: str, used: Iterable[int], least: int, folder: Path) -> int:
-    """Write a model's tokenizer with a smaller vocabulary, and the model's config, which a tokenizer is opened with.
+    """Write a tokenizer with a smaller vocabulary and its model's config; return the number of pieces.
 
     Args:
-        source: the model, id or path.
-        used: ids of the pieces that texts of the task are made of.
-        least: pieces to keep at least; if fewer are used, the most frequent ones in general are kept besides, as far as
-            the tokenizer's own order tells.
-        folder: is made anew.
-
-    Returns:
-        how many pieces it has.
+        source: id or path of the model.
+        used: ids of pieces in the task's texts.
+        least: the most frequent others, by the tokenizer's order, fill up to this number.
+        folder: is replaced.
 
     Raises:
-        InputError: the tokenizer's pieces are not made of smaller ones; or the model has no vectors for some of its
-            pieces, or counts positions by the id of padding, which would change.
+        InputError: pieces are not made of smaller ones; or the model lacks vectors for some, or counts positions by a
+            padding id that would change.
     """
     tokenizer, config = loading.load_tokenizer(source), loading.load_config(source)
     whole = json.loads(tokenizer.backend_tokenizer.to_str())
     kept = kept_pieces(whole, used, least)
     _check_ids(kept, config, tokenizer.pad_token_id)
-    shutil.rmtree(folder, ignore_errors=True)  # of a start that was cut off
+    shutil.rmtree(folder, ignore_errors=True)  # from an interrupted start
     folder.mkdir(parents=True)
     tokenizer.save_pretrained(folder)
     config.save_pretrained(folder)
@@ -61,7 +55,7 @@ def save_smaller(source: str, used: Iterable[int], least: int, folder: Path) -> 
     new = _new_ids(kept)
     added: dict[str, Any] = settings.get("added_tokens_decoder", {})
     settings |= {
-        "tokenizer_class": "PreTrainedTokenizerFast",  # reads tokenizer.json as it is
+        "tokenizer_class": "PreTrainedTokenizerFast",  # reads tokenizer.json unchanged
         "model_input_names": list(tokenizer.model_input_names),
         "added_tokens_decoder": {str(new[int(old)]): token for old, token in added.items()},
     }
@@ -71,7 +65,7 @@ def save_smaller(source: str, used: Iterable[int], least: int, folder: Path) -> 
 
 
 def _check_ids(kept: Sequence[int], config: Any, pad: int | None) -> None:
-    """See that the model can do without the other pieces. Raises as `save_smaller`."""
+    """Raises as `save_smaller`."""
     if kept[-1] >= config.vocab_size:
         raise _needs_all(
             "the tokenizer has pieces that the model has no vectors for, so that its vocabulary cannot be made smaller",
@@ -89,20 +83,20 @@ def _needs_all(problem: str, given: str | None) -> InputError:
 
 
 def _new_ids(kept: Iterable[int]) -> dict[int, int]:
-    """The new id of each piece that is kept, by its old id."""
+    """New ids by old ids."""
     return {int(old): new for new, old in enumerate(kept)}
 
 
 def read_kept(folder: Path) -> NDArray[np.int64]:
-    """The old id of each piece that `save_smaller` kept, by its new id."""
+    """Old ids by new id."""
     return np.load(folder / _KEPT)
 
 
 def cut_vectors(model: Any, folder: Path) -> None:
-    """Leave a model only the vectors of the pieces that `save_smaller` kept, in place.
+    """Keep only a smaller vocabulary's vectors.
 
     Raises:
-        InputError: its vectors are in no plain table.
+        InputError: they are in no plain table.
     """
     kept = read_kept(folder)
     new = _new_ids(kept)
@@ -114,7 +108,7 @@ def cut_vectors(model: Any, folder: Path) -> None:
             "this architecture's token vectors are in a layer of its own, which cannot be made smaller",
             type(model.get_input_embeddings()).__name__,
         )
-    for table in tables:  # an encoder and a decoder may share the vectors
+    for table in tables:  # encoder and decoder may share them
         table.weight = smaller
         table.num_embeddings = len(kept)
         table.padding_idx = None if table.padding_idx is None else new.get(table.padding_idx)
@@ -125,14 +119,10 @@ def cut_vectors(model: Any, folder: Path) -> None:
 
 
 def kept_pieces(tokenizer: dict[str, Any], used: Iterable[int], least: int) -> list[int]:
-    """Old ids of the pieces that stay, ascending.
-
-    Args:
-        tokenizer: the content of a `tokenizer.json`.
-        used, least: as in `save_smaller`.
+    """Ascending old ids of the pieces that stay in a `tokenizer.json`.
 
     Raises:
-        InputError: as in `save_smaller`.
+        InputError: as `save_smaller`.
     """
     model = tokenizer["model"]
     kinds = {"WordPiece": _wordpiece, "Unigram": _unigram, "BPE": _bpe}
@@ -152,11 +142,11 @@ def kept_pieces(tokenizer: dict[str, Any], used: Iterable[int], least: int) -> l
 
 
 def without_others(tokenizer: dict[str, Any], kept: Sequence[int]) -> dict[str, Any]:
-    """The content of a `tokenizer.json` with these pieces alone, which have the ids 0, 1, ... in their order."""
+    """A `tokenizer.json` with only these pieces, renumbered."""
     new = _new_ids(kept)
     smaller, model = copy.deepcopy(tokenizer), tokenizer["model"]
     if model["type"] == "Unigram":
-        # Tokens that were added later may have ids beyond the list.
+        # Added tokens may have ids beyond the list.
         smaller["model"]["vocab"] = [model["vocab"][old] for old in kept if old < len(model["vocab"])]
         smaller["model"]["unk_id"] = new.get(model.get("unk_id"))
     else:
@@ -175,29 +165,29 @@ def without_others(tokenizer: dict[str, Any], kept: Sequence[int]) -> dict[str, 
 
 
 def _renumber(processor: dict[str, Any] | None, new: dict[int, int]) -> None:
-    """Give the special tokens that a post-processor adds their new ids, in place."""
+    """Renumber a post-processor's special tokens."""
     if processor is None:
         return
-    for part in processor.get("processors", ()):  # a sequence of them
+    for part in processor.get("processors", ()):  # a sequence
         _renumber(part, new)
     special = processor.get("special_tokens", {})
     for token in special.values():
         token["ids"] = [new[old] for old in token["ids"]]
-    for name in ("cls", "sep"):  # those of BERT and RoBERTa hold (token, id)
+    for name in ("cls", "sep"):  # BERT and RoBERTa: (token, id)
         if name in processor:
             processor[name][1] = new[processor[name][1]]
 
 
 @dataclass(frozen=True)
 class _Pieces:
-    """What must stay of a tokenizer's pieces, and in what order others may."""
+    """Which pieces stay, and which others first."""
 
-    needed: set[int]  # ids without which a character could not be written, or is written otherwise
-    by_frequency: list[int]  # all ids, the most frequent in general first
-    parents: dict[int, tuple[int, int]] = field(default_factory=dict)  # the two pieces that a piece is merged of
+    needed: set[int]  # else characters are lost or written otherwise
+    by_frequency: list[int]  # most frequent first
+    parents: dict[int, tuple[int, int]] = field(default_factory=dict)  # merged pieces
 
     def keep(self, piece: int, kept: set[int]) -> None:
-        """Add a piece, and all pieces that it is merged of."""
+        """Keep a piece with its parents."""
         waiting = [piece]
         while waiting:
             one = waiting.pop()
@@ -207,7 +197,7 @@ class _Pieces:
 
 
 def _wordpiece(model: dict[str, Any]) -> _Pieces:
-    """Pieces that begin a word, and pieces with a prefix that continue it; their ids go by frequency."""
+    """Pieces that begin or (with prefix) continue words; ids go by frequency."""
     prefix, vocabulary = model["continuing_subword_prefix"], model["vocab"]
     begins = {piece for piece in vocabulary if len(piece) == 1}
     goes_on = {
@@ -228,7 +218,6 @@ def _wordpiece(model: dict[str, Any]) -> _Pieces:
 
 
 def _unigram(model: dict[str, Any]) -> _Pieces:
-    """Pieces with the logarithms of their shares."""
     pieces = [piece for piece, _ in model["vocab"]]
     singles = {piece for piece in pieces if len(piece) == 1}
     bytes_ = {f"<0x{byte:02X}>" for byte in range(256)}
@@ -242,8 +231,7 @@ def _unigram(model: dict[str, Any]) -> _Pieces:
 
 
 def _bpe(model: dict[str, Any]) -> _Pieces:
-    """Pieces that are merged of two others, the most frequent ones first. A piece stays with its parents: no other way
-    leads to it."""
+    """Merged pieces, most frequent first. Parents stay: nothing else leads to a piece."""
     vocabulary: dict[str, int] = model["vocab"]
     parents: dict[int, tuple[int, int]] = {}
     for merge in model["merges"]:
@@ -254,6 +242,6 @@ def _bpe(model: dict[str, Any]) -> _Pieces:
 
 
 def _merged(merge: Any, model: dict[str, Any]) -> tuple[str, str, str]:
-    """The two pieces of a merge, which older files hold as one text, and what they become."""
+    """The two pieces of a merge, one text in older files, and the result."""
     first, second = merge.split(" ") if isinstance(merge, str) else merge
     return first, second, first + second.removeprefix(model.get("continuing_subword_prefix") or "")

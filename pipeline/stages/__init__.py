@@ -1,1 +1,1 @@
-"""The stages of `pipeline/run.py`, one file each, named for what it does. No stage imports another."""
+"""The stages of `pipeline/run.py`. No stage imports another."""

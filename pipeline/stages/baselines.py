@@ -1,8 +1,7 @@
 """Stage `baselines`: cheap models that the teacher should beat.
 
-The majority, TF-IDF with a linear model, and a linear probe on the teacher's encoder before it is trained. Reads
-`data/`, only texts of the evaluation split. Writes `logits.npz`, the answers by "<split>/<baseline>", and `probe.npz`,
-a head for the encoder: weight (outputs, width) and bias.
+Reads `data/`, but no evaluation labels. Writes `logits.npz`, by "<split>/<baseline>", and `probe.npz`, a head for the
+encoder: weight (outputs, width) and bias.
 """
 
 from pathlib import Path
@@ -19,16 +18,16 @@ from kdc.pipeline.rundir.context import Run
 from kdc.pipeline.rundir.files import BASELINE_LOGITS, PROBE
 from kdc.pipeline.training.baselines import Encoder, Fitted, Sample, fit_probe, fit_tfidf, majority
 
-_FORM_ROWS = 1000  # training rows that choose how the probe takes pairs
+_FORM_ROWS = 1000  # rows to choose `probe_form`
 
 
 def depends_on(run: Run) -> dict[str, Any]:
-    """The settings, and whether there is an encoder to probe."""
+    """The settings, and whether an encoder is probed."""
     return {**run.config.baselines.model_dump(), "probed": _is_probed(run.config.teacher)}
 
 
 def run(run: Run, out: Path) -> BaselinesResult:
-    """Fit the baselines, and keep their answers in `out`."""
+    """Fit the baselines."""
     data, task, most = run.data(), run.data().task, run.config.baselines.max_rows
     rows, tokens = data.rows("train"), data.tokens("teacher", "train")
     train = Sample.of(rows, tokens, _some(len(rows), most, run.config.run.seed))
@@ -67,20 +66,22 @@ def run(run: Run, out: Path) -> BaselinesResult:
 
 
 def _is_probed(teacher: TeacherSettings) -> bool:
-    """A teacher that was brought along fine-tuned has no untrained encoder; a black box has none at all."""
+    """Fine-tuned teachers have no untrained encoder, black boxes none."""
     return not teacher.finetuned and teacher.scores is None
 
 
 def _some(rows: int, most: int, seed: int) -> list[int] | None:
-    """Positions of `most` random rows; None for all rows."""
+    """`most` random positions; None for all."""
     if rows <= most:
         return None
     return np.sort(np.random.default_rng(seed).choice(rows, most, replace=False)).tolist()
 
 
 def _probe(encoder: Encoder, train: Sample, tune: Sample, task: Task, file: Path, *, seed: int) -> tuple[Fitted, str]:
-    """The linear probe, and how it takes a pair: "together" or "apart", whichever is better on the tuning slice, fitted
-    to some rows; "" for single texts. The file keeps the head for "together", which a classifier can have."""
+    """The linear probe, and its better form on the tuning set: "together" or "apart" for pairs, "" for single texts.
+
+    The file keeps the head for "together", which a classifier can have.
+    """
     encoder.settle(train.tokens)
 
     def fitted(rows: Sample, *, apart: bool) -> Fitted:

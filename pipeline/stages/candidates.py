@@ -1,9 +1,8 @@
-"""Stage `candidates`: what could keep the contract, measured before anything is trained.
+"""Stage `candidates`: which students can keep the contract, before any training.
 
-Latency and size do not depend on the weights' values. Every student that could come out is exported untrained,
-quantised on real rows, and timed by the engine that serves. `StudentKind.tried` says which students these are. If a
-size is limited, they are measured with a smaller vocabulary too. Reads `data/` and `vocabulary/`. Writes one record a
-student, so a stage that was cut off resumes.
+Latency and size do not depend on weights, so untrained students are exported, quantised and timed, with a smaller
+vocabulary too if size is limited. Reads `data/` and `vocabulary/`. Writes one record per student, from which the stage
+resumes.
 """
 
 import hashlib
@@ -47,13 +46,13 @@ from kdc.serving.engine.tokenizing import Text
 
 _ROUNDS = 3
 _TOKENIZER = "tokenizer.json"
-_REFUSED = "refused"  # a file: the contract was refused, so the next run measures again; the machine may have been busy
-# The graph that comes out most often; the fastest takes some percent less, all are of the same size.
+_REFUSED = "refused"  # marks a refusal: the next run measures again, as the machine may have been busy
+# The usual winner: some percent from the fastest, of the same size.
 _INT8 = next(candidate for candidate in CANDIDATES if candidate.name == "channel-smooth")
 
 
 def depends_on(run: Run) -> dict[str, Any]:
-    """What measuring depends on: not the contract's limits, since another limit needs no new measurement."""
+    """What measurements depend on. New limits need no new ones."""
     config, bits = run.config, run.config.quantize.vector_bits
     return {
         **config.contract.at.model_dump(),
@@ -68,7 +67,7 @@ def depends_on(run: Run) -> dict[str, Any]:
 
 
 def run(run: Run, out: Path) -> CandidatesResult:
-    """Measure all students in `out`."""
+    """Measure all students."""
     contract = run.config.contract.terms
     assert contract is not None  # else the stage does not run
     measured, students = {}, students_of(run.config)
@@ -90,19 +89,19 @@ def run(run: Run, out: Path) -> CandidatesResult:
 def _with_fewer_pieces(
     measure: Callable[[StudentSettings], StudentCosts], settings: StudentSettings, say: Callable[[str], None]
 ) -> StudentCosts | None:
-    """Measure a student with the smaller vocabulary; None if it cannot have one."""
+    """None if its vocabulary cannot shrink."""
     try:
         return measure(settings.model_copy(update={"vocabulary": "auto"}))
-    except (KdcError, StrictDataclassError) as error:  # the latter of a config that demands pieces which are gone
+    except (KdcError, StrictDataclassError) as error:  # a config may demand lost pieces
         say(f"{settings.model} is not tried with fewer pieces: {str(error).splitlines()[0]}")
         return None
 
 
 def check(run: Run) -> None:
-    """Say what can keep the contract.
+    """Report what keeps the contract.
 
     Raises:
-        InputError: no student can; it names the one that comes nearest.
+        InputError: no student does.
     """
     contract, measured = run.config.contract.terms, run.result(CandidatesResult).candidates
     assert contract is not None
@@ -114,12 +113,12 @@ def check(run: Run) -> None:
 
 
 def is_intact(root: Path) -> bool:
-    """Whether the contract was not refused after the stage was done."""
+    """Whether no contract was refused."""
     return not (root / "candidates" / _REFUSED).exists()
 
 
 def students_of(config: Config) -> list[str]:
-    """The students that could come out; the configured one alone if no search was asked for."""
+    """Students to measure; only the configured one without a search."""
     own = config.student.kind.canonical(config.student.model, config.teacher.model)
     if config.contract.search == "off":
         return [own]
@@ -129,7 +128,7 @@ def students_of(config: Config) -> list[str]:
 
 
 def curve_of(config: Config) -> list[str]:
-    """Students along the whole curve from the teacher to its token vectors alone, the configured one first."""
+    """Students from the teacher down to token vectors alone, the configured one first."""
     own = config.student.kind.canonical(config.student.model, config.teacher.model)
     kinds = _kinds_beside(config.student.kind, has_whole=config.has_one_teacher)
     curve = [spec for kind in kinds for spec in kind.curve(config.teacher.model)]
@@ -137,35 +136,32 @@ def curve_of(config: Config) -> list[str]:
 
 
 def _kinds_beside(own: StudentKind, *, has_whole: bool) -> list[StudentKind]:
-    """The kinds that are tried beside the configured one: not the teacher itself unless there is one, nor its layers if
-    the settings are for students without."""
+    """Excludes the teacher itself unless there is exactly one, and its layers if the configured kind has none."""
     kinds = [kind for kind in KINDS.values() if kind.is_trained or has_whole]
     return [kind for kind in kinds if own.has_layers or not (kind.has_layers and kind.is_trained)]
 
 
 def _with_graph(students: list[str], teacher: str) -> list[str]:
-    """The students without the teacher and its layers, if its architecture cannot be exported."""
+    """Without the teacher and its layers, if not exportable."""
     if has_graph(loading.load_config(teacher)):
         return students
     return [student for student in students if not (kind_of(student).has_layers and kind_of(student).is_of_teacher)]
 
 
 def _precisions(training_device: str, *, fp16: bool, int8: bool) -> tuple[str, ...]:
-    """The precisions that the run will make and this device loads."""
     if judged_device(training_device) == "cuda":
         return ("fp32", "fp16") if fp16 else ("fp32",)
     return ("fp32", "int8") if int8 else ("fp32",)
 
 
 def _measure(run: Run, settings: StudentSettings, contract: Contract, scratch: Path) -> StudentCosts:
-    """Make a student untrained, export it, and measure it in each precision."""
     config, data, role, vocabulary = run.config, run.data(), run.role_of(settings), run.vocabulary_of(settings)
     seed, max_length = config.run.seed, run.max_length(role)
     set_seed(seed)
     loaded, source = new_student(settings.model, data.task, cut_from=config.teacher.model, vocabulary=vocabulary)
     model = as_served(loaded.model)
     tokens, texts = data.tokens(role, "train"), texts_of(data.rows("tune"))
-    with tempfile.TemporaryDirectory(dir=scratch) as name:  # what a kill leaves goes with the run's own folder
+    with tempfile.TemporaryDirectory(dir=scratch) as name:  # leftovers of a kill go with the run
         folder = Path(name)
         long = config.long.of(max_length)
         info = _export(model, source, folder, max_length=max_length, exporter=config.export.exporter, long=long)
@@ -193,8 +189,7 @@ def _measure(run: Run, settings: StudentSettings, contract: Contract, scratch: P
 
 
 def _costs_of(engine: Engine, file: Path, contract: Contract, texts: Sequence[Text]) -> Costs:
-    """The costs of a graph, with the tokenizer beside it, by an engine over it. Medians alone count: a busy machine
-    must not let a contract through that nothing can keep."""
+    """Only medians count: a busy machine must not let an impossible contract through."""
     size = file.stat().st_size + (file.parent / _TOKENIZER).stat().st_size
     timed = rows_to_time(engine, texts, contract.at)
     costs = measure_costs(engine, timed, contract, size_bytes=size, rounds=_ROUNDS)
@@ -204,7 +199,6 @@ def _costs_of(engine: Engine, file: Path, contract: Contract, texts: Sequence[Te
 def _export(
     model: Any, source: str, folder: Path, *, max_length: int, exporter: Exporter, long: LongTexts | None
 ) -> TokenizerInfo:
-    """Write `fp32.onnx`, and the source's `tokenizer.json`, into the folder."""
     tokenizer = loading.load_tokenizer(source)
     model.save_pretrained(folder / "model")
     tokenizer.save_pretrained(folder / "model")
@@ -221,8 +215,7 @@ def _converted(
     calibration_batches: Callable[[], list[Feeds]],
     bits: VectorBits | Literal["auto"],
 ) -> list[Path]:
-    """The file of one precision, made of the folder's `fp32.onnx`. int8 has a second file with token vectors in 4 bits
-    if the contract's size may ask for it."""
+    """int8 also has 4-bit token vectors, if the size may need them."""
     fp32, file = folder / "fp32.onnx", folder / f"{variant}.onnx"
     if variant == "int8":
         source = make_source(fp32, calibration_batches(), smoothed_file=folder / "smoothed.onnx")

@@ -1,8 +1,7 @@
-"""Stage `cascade`: a second model for the rows that the student is not sure of, if the pair gains.
+"""Stage `cascade`: a second model for rows that the student is unsure of, if the pair gains.
 
-kdc sends as few rows of the tuning slice to the second model as the allowed loss permits. The pair is taken if it then
-answers more rows a second than the second model alone. Reads `data/`, `targets/`, `export/`, `quantize/`, and `uncut/`
-or another run's artifact, of which it writes a copy.
+As few tuning rows as the allowed loss permits go to it. The pair must answer more rows per second than it does alone.
+Reads `data/`, `targets/`, `export/`, `quantize/`, and `uncut/` or another run's artifact, which it copies.
 """
 
 from dataclasses import dataclass
@@ -32,22 +31,22 @@ from kdc.pipeline.rundir.fingerprints import this_machine
 from kdc.serving.engine.deciding import sureness
 from kdc.serving.engine.engine import activate
 
-_LEAST_GAIN = 1.1  # of the second model's rows a second: less is not worth two models
+_LEAST_GAIN = 1.1  # throughput gain worth two models
 _NO = "no second model is taken: "
 
 
 @dataclass(frozen=True)
 class _Answers:
-    """One model in one number format, on the tuning slice."""
+    """One model's answers."""
 
     logits: NDArray[np.floating]  # (rows, outputs)
-    score: float  # points of the deciding metric
+    score: float  # in points
     temperature: float
     rows_per_second: float
 
 
 def depends_on(run: Run) -> dict[str, Any]:
-    """The second model, the allowed loss, and how and on which machine models are timed."""
+    """The second model, the allowed loss and the timing."""
     settings, contract = run.config.cascade, run.config.contract
     second = settings.second
     return {
@@ -61,7 +60,7 @@ def depends_on(run: Run) -> dict[str, Any]:
 
 
 def run(run: Run, out: Path) -> CascadeResult:
-    """Find how many rows go to the second model, and whether it is worth its cost."""
+    """Choose the rows for the second model, and whether to take it."""
     settings, data, contract = run.config.cascade, run.data(), run.config.contract.terms
     asked, second, source, name = settings.second, second_model(run), "teacher", UNCUT_NAME
     if isinstance(asked, Path):
@@ -76,7 +75,7 @@ def run(run: Run, out: Path) -> CascadeResult:
     served = "int8" if "int8" in firsts else "fp32"
     teacher, standing = run.result(TeacherResult).tune[data.task.metrics[0]], run.result(TargetsResult).standing
     bar = None
-    if contract is not None and contract.limits.max_drop is not None:  # half of it is left for other rows
+    if contract is not None and contract.limits.max_drop is not None:  # half is left for unseen rows
         bar = score_to_keep(standing, teacher, contract.against) - contract.limits.max_drop / 2
     paired = partial(_pair, data, max_drop=settings.max_drop, bar=bar)
     pairs = [paired((served, firsts[served]), candidate) for candidate in seconds.items()]
@@ -94,10 +93,14 @@ def run(run: Run, out: Path) -> CascadeResult:
 
 
 def _problem(task: Task, exported: Path, second: SecondModel, given: str | None) -> str:
-    """Why the student, with its graph in the folder `exported`, can have no second model; "" if it can.
+    """Why the student can have no second model, or "".
+
+    Args:
+        exported: the student's graph.
+        given: the option that demands a second model.
 
     Raises:
-        InputError: the second model of the option `given` reads other tokens than the student.
+        InputError: the demanded model reads other tokens.
     """
     if task.kind == "regression":
         return f"{_NO}a number says nothing of how sure it is"
@@ -115,7 +118,7 @@ def _problem(task: Task, exported: Path, second: SecondModel, given: str | None)
 
 
 def _answers(run: Run, second: SecondModel) -> tuple[dict[str, _Answers], dict[str, _Answers]]:
-    """The answers of student and second model by number format, timed in turns; int8 only if a CPU loads it."""
+    """Both models' answers by precision, timed in turns."""
     data, settings, quantized = run.data(), run.config.evaluate, run.result(QuantizeResult)
     rows, task = data.rows("tune"), data.task
     texts, labels = texts_of(rows), np.asarray(rows["label"][:])
@@ -131,7 +134,7 @@ def _answers(run: Run, second: SecondModel) -> tuple[dict[str, _Answers], dict[s
     speeds = compare_speeds(
         {name: engine.logits for name, engine in engines.items()},
         texts,
-        latency_rows=10,  # the speed of batches counts here
+        latency_rows=10,  # batch speed counts here
         throughput_rows=settings.throughput_rows,
         rounds=settings.rounds,
     )
@@ -146,7 +149,7 @@ def _answers(run: Run, second: SecondModel) -> tuple[dict[str, _Answers], dict[s
             else calibrate(answered, labels, task.kind, groups=data.groups("tune")),
             speeds[name].rows_per_second,
         )
-    if "int8" in answers["second"]:  # as for a student
+    if "int8" in answers["second"]:  # as for students
         drop = answers["second"]["fp32"].score - answers["second"]["int8"].score
         if drop > run.config.quantize.max_int8_drop:
             del answers["second"]["int8"]
@@ -161,8 +164,8 @@ def _pair(
     max_drop: float,
     bar: float | None,
 ) -> Pair:
-    """Two models, with the names of their number formats, and the fewest rows for the second one that lose little: as
-    much as a contract allows, by `bar`, or `max_drop` points of the second model."""
+    """The pair (precision and answers of each) that sends on the fewest rows, within a contract's `bar` or else
+    `max_drop` points."""
     (_, one), (_, other) = first, second
     rows, task = data.rows("tune"), data.task
     sure = sureness(activate(one.logits, task.kind, one.temperature), task.info())
@@ -186,7 +189,7 @@ def _pair(
 
 
 def _why_not(pair: Pair, alone: float) -> str:
-    """Why the best pair is not taken, "" if it is; `alone` is the second model's rows a second."""
+    """Why the pair is refused, or ""; `alone`: the second model's throughput."""
     if not pair.share:
         return (
             f"{_NO}the student alone scores {pair.first_score:.1f} on the tuning slice, of {pair.wanted:.1f} that are "

@@ -1,8 +1,7 @@
-"""Stage `controls`: models to compare KD-LoRA with, trained only on request (`run.controls`).
+"""Stage `controls`: models to compare KD-LoRA with, on request (`run.controls`).
 
-The student is trained without KD, by two rules for the kept step, and distilled without the unlabelled texts, if there
-are any. The teacher is trained with LoRA instead of full fine-tuning. Reads `data/`, `teacher/`, and maybe
-`vocabulary/` and `search/`. Writes one plain model a control.
+Students without KD, by two rules for the kept step; one without unlabelled texts; a teacher trained with LoRA. Reads
+`data/`, `teacher/`, and maybe `vocabulary/` and `search/`. Writes one plain model per control.
 """
 
 import shutil
@@ -24,7 +23,7 @@ from kdc.pipeline.training.teachers import train_teacher
 
 
 def depends_on(run: Run) -> dict[str, Any]:
-    """The controls that were asked for."""
+    """The requested controls."""
     if not run.config.run.controls:
         return {"controls": False}
     without = {f"student_without_kd_by_{rule}" for rule in ("score", "loss") if rule != _other_rule(run.student)}
@@ -34,12 +33,12 @@ def depends_on(run: Run) -> dict[str, Any]:
 
 
 def run(run: Run, out: Path) -> ControlsResult:
-    """Train the controls into `out`; nothing where they are not asked for."""
+    """Train the controls."""
     if not run.config.run.controls:
         return ControlsResult(headline="not asked for")
     results = {}
     makers: dict[str, Callable[[Run, Path], ModelResult]] = {"teacher_lora": teacher_lora}
-    if not run.is_uncut:  # otherwise nothing was distilled, and there is nothing to do without
+    if not run.is_uncut:  # an uncut teacher is not distilled
         makers["student_without_kd"] = partial(student_without_kd, kept_step=run.student.kept_step)
         rule = _other_rule(run.student)
         makers[f"student_without_kd_by_{rule}"] = partial(student_without_kd, kept_step=rule)
@@ -47,7 +46,7 @@ def run(run: Run, out: Path) -> ControlsResult:
             makers["student_without_unlabeled"] = student_without_unlabeled
     for name, make in makers.items():
         record, work = out / f"{name}.json", out / f"{name}.work"
-        if not (out / name).exists():  # a control that has its folder was finished before the stage was cut off
+        if not (out / name).exists():  # it was finished before
             write_whole(record, make(run, work).model_dump_json(exclude_unset=True))
             (work / "model").rename(out / name)
             shutil.rmtree(work, ignore_errors=True)
@@ -56,12 +55,11 @@ def run(run: Run, out: Path) -> ControlsResult:
 
 
 def _other_rule(student: StudentSettings) -> Literal["score", "loss"]:
-    """The rule for the kept step of a second student without KD: its score, unless that is the student's own rule."""
     return "loss" if student.kept_step == "score" else "score"
 
 
 def student_without_kd(run: Run, work: Path, *, kept_step: KeptStep) -> ModelResult:
-    """Train the student on the labels alone; `work/model` is the merged model."""
+    """Train on labels alone, merged into `work/model`."""
     student = run.student.model_copy(update={"kept_step": kept_step})
     result = distil(student, run.origin_of(student), run.data(), None, work, run.environment, progress=run.progress)
     _save_merged(work)
@@ -69,8 +67,7 @@ def student_without_kd(run: Run, work: Path, *, kept_step: KeptStep) -> ModelRes
 
 
 def student_without_unlabeled(run: Run, work: Path) -> ModelResult:
-    """Distil the student on the labelled rows alone, in as many steps as with all rows; `work/model` is the merged
-    model."""
+    """Distil on labelled rows, in as many steps as with all rows, merged."""
     data, role = run.data(), run.student_role
     rows = sum(len(data.tokens(role, split)) for split in ("train", "unlabeled"))
     student = run.student.model_copy(update={"min_steps": plan_for(run.student, rows, run.environment).steps})
@@ -86,8 +83,7 @@ def _save_merged(work: Path) -> None:
 
 
 def teacher_lora(run: Run, work: Path) -> ModelResult:
-    """Train the whole pretrained teacher with the student's adapters and learning rate; `work/model` is the merged
-    model. Recipe `paper` has the rate of the authors' script for adapters alone."""
+    """Train the whole teacher with the student's adapters and rate (recipe `paper`: the authors' rate), merged."""
     teacher, recipe = run.config.teacher, run.config.run.recipe
     rates = {"learning_rate": run.student.learning_rate}
     if recipe == "paper":

@@ -1,6 +1,6 @@
-"""Stage `data`: rows read, checked, split and tokenised, once.
+"""Stage `data`: read, check, split and tokenise rows.
 
-Reads what the settings' section `data` names. Writes `rows/`, `tokens-<role>/`, `task.json` and `report.json`.
+Reads the sources in the settings. Writes `rows/`, `tokens-<role>/`, `task.json` and `report.json`.
 """
 
 import math
@@ -32,16 +32,16 @@ from kdc.pipeline.training.student_checks import check_plan, check_student, chec
 
 
 def depends_on(run: Run) -> dict[str, Any]:
-    """What the rows and their tokens depend on: the contents of the files, not where they lie."""
+    """The contents of the files, not their paths."""
     student = run.config.student
     own = {} if student.kind.is_of_teacher else {"student_model": loading.fingerprint(student.model)}
     return answered_rows(run.config) | own
 
 
 def run(run: Run, out: Path) -> DataResult:
-    """Make the rows and their tokens in `out`."""
+    """Make the rows."""
     config = run.config
-    report = prepare(out, task_of(config.data), config.data, seed=config.run.seed)  # locates, reads, checks and splits
+    report = prepare(out, task_of(config.data), config.data, seed=config.run.seed)
     _tell(report, run.say)
     task = open_data(out).task
     check_plan(config.teacher, config.student, task)
@@ -65,7 +65,7 @@ def _tell(report: DataReport, say: Callable[[str], None]) -> None:
 def _tokenised(
     out: Path, task: Task, sources: Mapping[str, str], most: int | None, long: LongSettings, on_rows: Progress
 ) -> tuple[dict[str, int], dict[str, dict[str, TokenCounts]]]:
-    """Tokenise the rows for each role. Returns the tokens after which rows are cut, and counts, by role."""
+    """Tokenise the rows; return maximum lengths in tokens, and counts, by role."""
     max_length: dict[str, int] = {}
     tokens: dict[str, dict[str, TokenCounts]] = {}
     for role, source in sources.items():
@@ -74,7 +74,7 @@ def _tokenised(
         max_length[role] = min(most or task.max_length, longest)
         windows = windows_for(tokenizer, long, max_length[role], is_pair=task.text_pair is not None)
         tokens[role] = tokenise(out, role, tokenizer, max_length[role], on_rows, windows)
-    if "student" not in sources:  # a student that is made of the teacher takes the same tokens
+    if "student" not in sources:  # made of the teacher
         os.symlink("tokens-teacher", out / "tokens-student")
         max_length["student"], tokens["student"] = max_length["teacher"], tokens["teacher"]
     return max_length, tokens
@@ -88,10 +88,10 @@ def _headline(name: str, splits: Mapping[str, TokenCounts], length: int, long: L
 
 
 def check(run: Run) -> None:
-    """Refuse settings that do not fit the task's rows and labels or the teacher.
+    """Check settings against the task.
 
     Raises:
-        InputError: as the checks say.
+        InputError: they do not fit.
     """
     config, data = run.config, run.data()
     operating, task = config.operating, data.task

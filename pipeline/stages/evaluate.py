@@ -1,7 +1,7 @@
-"""Stage `evaluate`: teacher, student, merged model and ONNX variants side by side, on the evaluation split.
+"""Stage `evaluate`: all models side by side on the evaluation split.
 
-Reads everything before it, and the evaluation split for the first and only time. Writes `table.json`,
-`evaluation.npz` (for the artifact) and `logits.npz` (of all models on all evaluation splits, for the report).
+Reads all earlier stages, and the evaluation split for the only time. Writes `table.json`, `evaluation.npz` (for the
+artifact) and `logits.npz` (all models and splits, for the report).
 """
 
 import json
@@ -34,25 +34,25 @@ from kdc.serving.engine.deciding import sureness
 from kdc.serving.engine.engine import activate
 from kdc.serving.engine.tokenizing import Text
 
-_NEEDED = ("teacher", "student", "merged", "fp32")  # without them there is nothing to compare
-_OF_PAIR = {"first", "second", "temperature", "answered_from"}  # fields that a cascade's answers depend on
+_NEEDED = ("teacher", "student", "merged", "fp32")  # the comparison needs them
+_OF_PAIR = {"first", "second", "temperature", "answered_from"}  # fields that change a cascade's answers
 _MEMORY_ROWS = 64
-_SERVED_TOLERANCE = 1e-3  # largest difference of a logit, see `check_equal`
+_SERVED_TOLERANCE = 1e-3  # largest logit difference, see `check_equal`
 
 
 def depends_on(run: Run) -> dict[str, Any]:
-    """What is timed, where, and on which machine."""
+    """What is timed, and where."""
     settings: dict[str, Any] = run.config.evaluate.model_dump()
     settings |= {"device": run.config.run.device} | this_machine(run.device)
     cascade = run.result_or_none(CascadeResult)
-    if cascade and cascade.variants:  # without a cascade, nothing is measured again
+    if cascade and cascade.variants:  # else earlier measurements hold
         pairs = {name: pair.model_dump(include=_OF_PAIR) for name, pair in cascade.variants.items()}
         settings |= {"cascade": pairs, "second": cascade.source}
     return settings | {"baselines": run.fingerprints.get("baselines")}
 
 
 def run(run: Run, out: Path) -> EvaluateResult:
-    """Make the table in `out`."""
+    """Write the table."""
     data, settings = run.data(), run.config.evaluate
     notes: list[str] = []
     entries = entries_of(run, notes)
@@ -110,8 +110,7 @@ def run(run: Run, out: Path) -> EvaluateResult:
 
 
 def _of_cascade(pair: Pair, logits: Logits, speed: Speed, task: TaskInfo, temperature: float) -> str:
-    """A sentence on how many evaluation rows a cascade's second model answers, and how long a row then takes. `logits`
-    are of these rows, by model; the temperature is the student's."""
+    """The share of evaluation rows that go on, and the latency."""
     sure = sureness(activate(logits[pair.first], task.kind, temperature), task)
     share = (sure < np.float64(pair.answered_from)).mean()
     return (
@@ -121,9 +120,9 @@ def _of_cascade(pair: Pair, logits: Logits, speed: Speed, task: TaskInfo, temper
 
 
 def _apart_from_training(data: PreparedData, split: str, logits: Logits) -> list[str]:
-    """A sentence on the metric of the rows that overlap with no training row, if many do."""
+    """Scores of rows without overlap with training rows, if many overlap."""
     rows = data.rows(split)
-    if "overlaps" not in rows.column_names:  # training rows that were held out apart from the others
+    if "overlaps" not in rows.column_names:  # held out without overlap
         return []
     apart = ~np.asarray(rows["overlaps"][:])
     if not 0 < apart.sum() <= (1 - OVERLAP_WORTH_TELLING) * len(apart):
@@ -135,7 +134,7 @@ def _apart_from_training(data: PreparedData, split: str, logits: Logits) -> list
 
 
 def _cut_otherwise(data: PreparedData, split: str, logits: Logits, kept: NDArray[np.int64], role: str) -> list[str]:
-    """A sentence on the metric of the rows that the student's smaller vocabulary cuts into other pieces."""
+    """Scores of rows that the smaller vocabulary tokenises differently."""
     ids = (data.tokens(reader, split).with_format("numpy")["input_ids"] for reader in ("teacher", role))
     touched = np.array([not np.array_equal(theirs, kept[own]) for theirs, own in zip(*ids, strict=True)])
     if not touched.any():
@@ -147,7 +146,6 @@ def _cut_otherwise(data: PreparedData, split: str, logits: Logits, kept: NDArray
 
 
 def _scores(data: PreparedData, split: str, logits: Logits, chosen: NDArray[np.bool_]) -> str:
-    """The deciding metric of each model on some of the rows, in words."""
     metric, kind = data.task.metrics[0], data.task.kind
     labels = np.asarray(data.rows(split)["label"][:])[chosen]
     scores = {name: metrics.compute(part[chosen], labels, kind, (metric,))[metric] for name, part in logits.items()}
@@ -155,7 +153,6 @@ def _scores(data: PreparedData, split: str, logits: Logits, chosen: NDArray[np.b
 
 
 def _answer_all(entry: Entry, data: PreparedData) -> None:
-    """Have a model answer all evaluation splits, and note its metrics in the table."""
     entry.logits = {split: entry.predict(split) for split in data.eval_splits}
     for split, logits in entry.logits.items():
         scores = metrics.compute(logits, np.asarray(data.rows(split)["label"][:]), data.task.kind, data.task.metrics)
@@ -164,8 +161,7 @@ def _answer_all(entry: Entry, data: PreparedData) -> None:
 
 
 def _note_memory(entries: Sequence[Entry], texts: list[Text]) -> None:
-    """Note each model's peak memory in the table. Two are measured at a time: most of the time is imports, and the
-    memory of one process does not depend on another."""
+    """Two at a time: most of the time is imports, and processes do not affect each other's memory."""
 
     def measure(entry: Entry) -> None:
         if entry.memory is not None:
@@ -176,11 +172,11 @@ def _note_memory(entries: Sequence[Entry], texts: list[Text]) -> None:
 
 
 def check_served(merged: Logits, served: Logits) -> None:
-    """Check that from raw text to logits, tokenizer and all, the engine answers as the merged model does.
+    """Check that the engine, from raw text on, answers as the merged model.
 
     Args:
-        merged: split to (rows, outputs) of the torch model on the pipeline's tokens.
-        served: the same of the fp32 ONNX model on texts.
+        merged: split to logits (rows, outputs) of the torch model.
+        served: likewise of the fp32 graph.
 
     Raises:
         KdcError: it does not.
@@ -205,8 +201,8 @@ def _save_evaluation(
     *,
     better: str | None,
 ) -> None:
-    """Keep the SHA-256 of each evaluation row's text, its label, its group and the models' logits, also of the baseline
-    that is better than the teacher. No text is kept."""
+    """Save each row's SHA-256 (never its text), label, group and logits, also of a baseline `better` than the
+    teacher."""
     arrays: dict[str, Any] = {
         "text_sha256": np.frombuffer(b"".join(map(digest, texts)), dtype=np.uint8).reshape(-1, 32),
         "label": labels,

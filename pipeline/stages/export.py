@@ -1,4 +1,4 @@
-"""Stage `export`: the merged student as ONNX, fp32 for every device and fp16 for CUDA, proven equal to it.
+"""Stage `export`: the merged student as ONNX graphs that equal it: fp32, and fp16 for CUDA.
 
 Reads `data/`, `merge/`, and maybe `vocabulary/` and `search/`. Writes `model.onnx`, `model.fp16.onnx`,
 `tokenizer.json`, `tokenizer_info.json`.
@@ -17,16 +17,16 @@ from kdc.pipeline.results.artifact import ExportResult
 from kdc.pipeline.rundir.context import Run
 from kdc.serving.engine.engine import activate
 
-_FP16_TOLERANCE = 1e-2  # difference of a probability; fp16 holds three digits
+_FP16_TOLERANCE = 1e-2  # of probabilities; fp16 holds three digits
 
 
 def depends_on(run: Run) -> dict[str, Any]:
-    """How the student's graphs are made."""
+    """Export settings."""
     return run.config.export.model_dump(exclude={"teacher", "formats"})
 
 
 def run(run: Run, out: Path) -> ExportResult:
-    """Make the graphs in `out`."""
+    """Export the graphs."""
     model, role = run.folder("merge") / "model", run.student_role
     exported = export_model(
         model,
@@ -49,7 +49,7 @@ def run(run: Run, out: Path) -> ExportResult:
 
 
 def _make_fp16(out: Path, fp32: LogitsFunction, batches: list[Feeds], kind: Kind) -> float | str:
-    """Make the fp16 graph. Returns its largest difference in probability to fp32, or why there is no fp16 graph."""
+    """Returns the largest probability difference from fp32, or why there is no fp16 graph."""
     target = out / FP16_ONNX
 
     def probabilities(logits: LogitsFunction) -> LogitsFunction:

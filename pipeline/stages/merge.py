@@ -1,8 +1,6 @@
-"""Stage `merge`: merges adapters into the weights, or the projection of a student without layers into its token
-vectors, in fp32, and proves that nothing was lost.
+"""Stage `merge`: fold adapters, or a shallow student's projection, into the weights.
 
-Reads `data/`, `student/`, and `vocabulary/` and `search/` if they are there. Writes `model/` (save_pretrained, with its
-tokenizer).
+Reads `data/`, `student/`, and maybe `vocabulary/` and `search/`. Writes `model/` (save_pretrained, with tokenizer).
 """
 
 from pathlib import Path
@@ -18,11 +16,11 @@ from kdc.pipeline.rundir.context import Run
 from kdc.pipeline.training.predict import predict
 from kdc.pipeline.training.students import TRAINED_LOGITS, merged_student, probe_rows
 
-_TOLERANCE = 1e-5  # largest difference of a logit, see `check_equal`
+_TOLERANCE = 1e-5  # largest logit difference, see `check_equal`
 
 
 def run(run: Run, out: Path) -> MergeResult:
-    """Make `out/model`, the student as one plain model."""
+    """Write `out/model`."""
     student = run.folder("student")
     tokenizer = loading.load_tokenizer(str(student / "base"))
     rows = probe_rows(run.data(), run.student_role)
@@ -40,17 +38,18 @@ def check_merge(
     *,
     is_trained: bool = True,
 ) -> MergeResult:
-    """Check that merged logits equal the adapter's, to 1e-5 x max(1, largest |logit|), and differ from the untrained
-    student's: the comparison must not pass on a model that learned nothing.
+    """Check that merged logits equal the adapters', to 1e-5 x max(1, largest |logit|), and that training changed them.
+
+    Without the second check, a model that learned nothing would pass.
 
     Args:
-        untrained: (rows, outputs) of the student before training.
-        adapted: (rows, outputs) with adapters, in the process that trained them.
-        merged: (rows, outputs) of the merged model, reloaded from disk.
-        is_trained: whether the student was trained: the teacher itself may answer as before.
+        untrained: (rows, outputs) before training.
+        adapted: (rows, outputs), in the training process.
+        merged: (rows, outputs), reloaded from disk.
+        is_trained: False for the teacher itself.
 
     Raises:
-        KdcError: they do not.
+        KdcError: a check fails.
     """
     difference, tolerance = check_equal(
         merged,

@@ -1,7 +1,7 @@
-"""Stage `package`: the artifact, which is the product.
+"""Stage `package`: build the artifact and judge it.
 
-Reads `data/`, `export/`, `quantize/`, `evaluate/`. Writes `artifacts/<fingerprint>/` whole or not at all, then points
-the symlink `artifact` at it. An artifact that fails its contract goes to `rejected/<fingerprint>/` without a link.
+Reads `data/`, `export/`, `quantize/`, `evaluate/`. Writes `artifacts/<fingerprint>/` atomically and links `artifact` to
+it, or `rejected/<fingerprint>/` if it fails its contract.
 """
 
 import itertools
@@ -35,7 +35,7 @@ from kdc.pipeline.rundir.record import read_result
 
 
 def depends_on(run: Run) -> dict[str, Any]:
-    """What the artifact holds and decides by; the contract, and the machine that it is judged on."""
+    """The artifact's contents, its decisions and its contract."""
     terms = run.config.contract.terms
     settings = {"formats": run.config.export.formats, **run.config.operating.model_dump()}
     cascade = run.result_or_none(CascadeResult)
@@ -47,10 +47,9 @@ def depends_on(run: Run) -> dict[str, Any]:
 
 
 def run(run: Run, out: Path) -> PackageResult:
-    """Make the artifact, judge it if there is a contract, and point `artifact` at it unless it failed. Raises as
-    `_judged`."""
+    """Build and judge the artifact. Raises as `_judged`."""
     evaluated, quantized = run.result(EvaluateResult), run.result(QuantizeResult)
-    for unfinished in (run.root / "artifacts").glob("*.tmp"):  # of a start that was cut off, or refused
+    for unfinished in (run.root / "artifacts").glob("*.tmp"):  # interrupted or refused
         shutil.rmtree(unfinished, ignore_errors=True)
     working = run.root / "artifacts" / f"{run.fingerprints['package'][:16]}.tmp"
     working.mkdir(parents=True)
@@ -97,10 +96,10 @@ def run(run: Run, out: Path) -> PackageResult:
 def _judged(
     run: Run, folder: Path, manifest: Manifest, variants: Variants
 ) -> tuple[Manifest, Judgement | None, list[str]]:
-    """The manifest with its decisions, the judgement, None without a contract, and notes on the decisions.
+    """The manifest with thresholds, the judgement (None without a contract), and notes.
 
     Raises:
-        BoundNotShown: the tuning slice shows no threshold that keeps the bounds on decisions.
+        BoundNotShown: no threshold keeps the bounds on the tuning set.
     """
     data, contract, quantized = run.data(), run.config.contract.terms, run.result(QuantizeResult)
     standing, metric = run.result(TargetsResult).standing, data.task.metrics[0]
@@ -108,7 +107,7 @@ def _judged(
     notes: list[str] = []
 
     def with_decisions(manifest: Manifest) -> Manifest:
-        """With the thresholds of the variant that a CPU loads."""
+        """Thresholds for the CPU's variant."""
         variant, temperature = manifest.providers[CPU_PROVIDER], manifest.temperature
         task, more = decided_task(
             run.config.operating, data, variants, answers, variant=variant, temperature=temperature
@@ -118,7 +117,7 @@ def _judged(
 
     if contract is None:
         return with_decisions(manifest), None, notes
-    write_manifest(folder, manifest)  # the engine loads only a folder that has one
+    write_manifest(folder, manifest)  # the engine needs a manifest
     student, teacher = run.result(StudentResult).tune[metric], run.result(TeacherResult).tune[metric]
     tuning = Tuning(
         scores=tuning_scores(student, quantized, variants.pairs, metric),
@@ -139,15 +138,14 @@ def _judged(
 
 
 def is_intact(root: Path) -> bool:
-    """Whether the artifact is still there, and the link, unless it failed its contract."""
+    """Whether the artifact exists, and its link unless it failed."""
     result = read_result(root, PackageResult)
     folders = [root / result.artifact] + ([] if result.failed else [root / "artifact"])
     return all((folder / MANIFEST_NAME).exists() for folder in folders)
 
 
 def note_run(folder: Path, settings: str, fingerprints: dict[str, str]) -> None:
-    """Keep the settings and fingerprints of a finished run in the stage's folder, for its report. A run notes them also
-    if this stage was skipped: another stage may not have been."""
+    """Save settings and fingerprints for the report; also after a skip, since other stages may have run."""
     write_whole(folder / SETTINGS, settings)
     write_whole(folder / MADE_FROM, json.dumps(fingerprints, indent=2))
 
@@ -165,7 +163,6 @@ def _copy_files(run: Run, target: Path, *, with_int8: bool) -> None:
 
 
 def _cascade_note(cascade: CascadeResult | None, manifest: Manifest) -> str:
-    """The result of looking for a second model; "" without a search for one."""
     if cascade is None:
         return ""
     if cascade.variants and CASCADE not in manifest.variants:
@@ -176,20 +173,19 @@ def _cascade_note(cascade: CascadeResult | None, manifest: Manifest) -> str:
 
 
 def _fp16_note(manifest: Manifest) -> str:
-    """A note on an fp16 variant that a GPU does not load; "" if there is none."""
     if "fp16" not in manifest.variants or manifest.providers[CUDA_PROVIDER] != "fp32":
         return ""
     return "fp16 was not run on a GPU here, so that a GPU loads fp32; KDC_VARIANT=fp16 takes it all the same"
 
 
 def _new_name(path: Path) -> Path:
-    """The path, with a number if it exists: an artifact that may be in use is never touched."""
+    """The path, numbered if taken: an artifact may be in use."""
     numbered = (path.with_name(f"{path.name}-{number}") for number in itertools.count(2))
     return next(candidate for candidate in itertools.chain([path], numbered) if not candidate.exists())
 
 
 def _point(link: Path, target: Path) -> None:
-    """Make the symlink point at the new artifact in one step: a reader finds the old artifact or the new one."""
+    """Replace the symlink atomically."""
     temporary = link.with_name(f".{link.name}.tmp")
     temporary.unlink(missing_ok=True)
     temporary.symlink_to(target.relative_to(link.parent), target_is_directory=True)
@@ -197,7 +193,7 @@ def _point(link: Path, target: Path) -> None:
 
 
 def _example(task: TaskInfo) -> str:
-    """Arguments for `kdc try`, quoted for a shell, on one line; the names of the columns stand for texts."""
+    """Shell-quoted arguments for `kdc try`."""
     texts = [" ".join(name.split()) for name in (task.text, task.text_pair) if name is not None]
     if task.name == "pydocs":
         texts = [

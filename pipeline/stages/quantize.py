@@ -1,10 +1,8 @@
-"""Stage `quantize`: int8 candidates for CPUs are judged on the tuning slice, and the fastest good one is chosen.
+"""Stage `quantize`: choose the fastest int8 model for CPUs that keeps its score on the tuning set.
 
-If it costs more than `quantize.free_drop` points beyond noise, kdc tries other ranges, and leaves the layers that lose
-most in fp32.
-
-Reads `data/`, `export/`, and maybe `vocabulary/` and `search/`. Writes `candidates.json` and `model.int8.onnx`, the
-winner. If none passes, that is the most accurate batch-invariant candidate, and a CPU loads fp32.
+If it loses more than `quantize.free_drop` points beyond noise, kdc tries other ranges and leaves the worst layers in
+fp32. Reads `data/`, `export/`, maybe `vocabulary/` and `search/`. Writes `candidates.json` and `model.int8.onnx`. If
+none passes, that file is the most accurate batch-invariant candidate, and CPUs load fp32.
 """
 
 from functools import partial
@@ -24,12 +22,12 @@ from kdc.pipeline.rundir.fingerprints import this_machine
 
 
 def depends_on(run: Run) -> dict[str, Any]:
-    """How candidates are judged, and on which machine."""
+    """The settings and the machine."""
     return run.config.quantize.model_dump() | {"vector_bits": run.vector_bits} | this_machine(run.device)
 
 
 def run(run: Run, out: Path) -> QuantizeResult:
-    """Make and judge the candidates in `out`."""
+    """Judge the candidates."""
     settings, exported = run.config.quantize, run.folder("export")
     fp32 = run.open_engine(exported / FP32_ONNX)
     rows = tuning_slice(run.data(), fp32)

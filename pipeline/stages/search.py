@@ -1,11 +1,12 @@
-"""Stage `search`: which of the students that can keep the contract is the most accurate, by short trainings.
+"""Stage `search`: find the most accurate student within the contract by short trainings.
 
-Successive halving (Jamieson and Talwalkar 2016, arXiv 1502.07943): all survivors train for a part of their own full
-training, the better half for twice as long, until one is left; a quick search takes fewer, and the best at once. Each
-training has a schedule of its own, since one that was cut short ranks badly. The tuning slice ranks them. If the
-teacher itself, uncut, can keep the contract, it is taken unless the best student has a higher score. Reads `data/`,
-`vocabulary/`, `candidates/`, `teacher/`, `targets/`. Writes one record a trial to `search.kept/`: a search that was cut
-off, or has other limits or more time, repeats no trial. Trained weights are not kept.
+Successive halving (Jamieson and Talwalkar 2016, arXiv 1502.07943): all survivors train for a part of their full
+training, the better half for twice as long, until one is left; a quick search tries fewer, in one round. Each trial has
+a full schedule: a truncated one ranks badly. The uncut teacher, if it keeps the contract, wins unless the best student
+scores higher on the tuning set.
+
+Reads `data/`, `vocabulary/`, `candidates/`, `teacher/`, `targets/`. Writes one record per trial to `search.kept/`, so
+no trial repeats, even with other limits. Weights are not kept.
 """
 
 import shutil
@@ -28,13 +29,13 @@ from kdc.pipeline.rundir.folders import kept_folder
 from kdc.pipeline.training.finetuning import plan_for
 from kdc.pipeline.training.students import StudentOrigin, distil, score_uncut
 
-_FIRST_STEPS = 400  # fewer rank students by how fast they begin
-_QUICK_SURVIVORS = 3  # with layers, and as many without, whose trainings take a fraction
+_FIRST_STEPS = 400  # fewer rank how fast students begin
+_QUICK_SURVIVORS = 3  # with layers, and as many without, which train faster
 _SECONDS_OF_AN_HOUR = 3600
 
 
 def depends_on(run: Run) -> dict[str, Any]:
-    """How the student is trained, how long may be searched, and which students can keep the contract."""
+    """Training settings, time limit and surviving students."""
     contract, kept = run.config.contract, _survivors(run)
     settings = {"search": contract.search, "max_hours": contract.max_hours, "kept": kept}
     fewer = [student for student in kept if not run.settings_of(student).has_all_pieces]
@@ -42,7 +43,7 @@ def depends_on(run: Run) -> dict[str, Any]:
 
 
 def run(run: Run, out: Path) -> SearchResult:
-    """Find the student that gets the full training."""
+    """Find the best student."""
     survivors, settings = _survivors(run), run.config.contract
     cuts = _first_tried([student for student in survivors if student != UNCUT], is_quick=settings.search == "quick")
 
@@ -61,7 +62,7 @@ def run(run: Run, out: Path) -> SearchResult:
         parameters = run.result(CandidatesResult).candidates[UNCUT].parameters
         uncut = _uncut(teacher, run.result(TeacherResult).tune, parameters, run.data(), origin)
         run.say(f"search: the teacher itself: tuning slice {uncut.score:.1f}")
-        longest = [trial for trial in trials if trial.student == winner][-1:]  # none if no cut can keep the contract
+        longest = [trial for trial in trials if trial.student == winner][-1:]  # empty if no cut keeps the contract
         if all(trial.score <= uncut.score for trial in longest):
             winner = UNCUT
         trials.append(uncut)
@@ -69,7 +70,7 @@ def run(run: Run, out: Path) -> SearchResult:
 
 
 def _first_tried(survivors: list[str], *, is_quick: bool) -> list[str]:
-    """The students that are trained first: all, or for a quick search a few of each kind."""
+    """A quick search takes a few of each kind."""
     if not is_quick:
         return survivors
     with_layers = [student for student in survivors if kind_of(student).has_layers]
@@ -85,17 +86,14 @@ def _halve(
     scored: bool,
     progress: Progress,
 ) -> tuple[str, list[Trial], str]:
-    """Train the students for a part of their training, the better half for twice as long, and so on.
+    """Successive halving.
 
     Args:
-        most: the steps of each student's full training, the largest student first.
-        train: trains a student for so many steps.
-        settings: how, and for how many hours, may be searched.
-        scored: whether a single student is trained too, for its score.
-        progress: called with the trainings that are done, and one more.
+        most: steps of full trainings, largest student first.
+        scored: train a single student too.
 
     Returns:
-        The winner, all trainings in order, and why they ended early; "" if they did not.
+        The winner, all trials, and why they ended early, or "".
     """
     trials: list[Trial] = []
     survivors, is_quick, stopped = list(most), settings.search == "quick", ""
@@ -110,7 +108,7 @@ def _halve(
             trials.append(trial)
             scores[student] = trial.score
             progress(len(trials), len(trials) + 1)
-        # Of equal scores the larger student is the more promising one: it stands first, and sorting keeps the order.
+        # Ties go to the larger student: it comes first.
         ranked = sorted(scores, key=lambda student: -scores[student]) or survivors
         survivors = ranked[: 1 if is_quick or 2 * share > 1 else len(ranked) // 2] or ranked[:1]
         share *= 2
@@ -118,19 +116,19 @@ def _halve(
 
 
 def _survivors(run: Run) -> list[str]:
-    """The students that can keep the contract, those with the most parameters first."""
+    """Students that keep the contract, largest first."""
     contract = run.config.contract.terms
     assert contract is not None  # else the stage does not run
     return fitting_students(run.result(CandidatesResult).candidates, contract)
 
 
 def first_share(steps: Iterable[int]) -> float:
-    """The share of its full training that each student gets first, by the steps of all full trainings."""
+    """The first round's share of a full training."""
     return min(1.0, _FIRST_STEPS / min(steps))
 
 
 def steps_of_full_training(run: Run, student: str) -> int:
-    """How many steps a student's full training has."""
+    """The steps of a student's full training."""
     data, settings = run.data(), run.settings_of(student)
     role = run.role_of(settings)
     rows = sum(len(data.tokens(role, split)) for split in ("train", "unlabeled") if data.has(split))
@@ -138,7 +136,7 @@ def steps_of_full_training(run: Run, student: str) -> int:
 
 
 def short_training(run: Run, out: Path, student: str, steps: int) -> Trial:
-    """Do one short training, of at least so many steps, or read its record."""
+    """Train for at least `steps`, or read the record."""
     settings = run.settings_of(student).model_copy(
         update={"min_steps": steps, "epochs": 1e-3, "evaluations": 2, "hours": None}
     )
@@ -168,7 +166,7 @@ def short_training(run: Run, out: Path, student: str, steps: int) -> Trial:
 def _uncut(
     teacher: Path, tune: Mapping[str, float], parameters: int, data: PreparedData, origin: StudentOrigin
 ) -> Trial:
-    """The teacher itself, which needs no training, on the tuning slice; `tune` has its scores with all pieces."""
+    """The uncut teacher; `tune` has its scores with all pieces."""
     if origin.vocabulary is not None:
         result = score_uncut(teacher, origin, data)
         tune, parameters = result.tune, result.parameters or parameters

@@ -1,8 +1,7 @@
-"""Stage `student`: make a smaller model and distil the teacher into it, through LoRA adapters or in all its weights. A
-student that is the teacher itself is kept as it is.
+"""Stage `student`: distil the teacher into a smaller model, or keep the teacher itself.
 
-Reads `data/`, `teacher/`, `targets/`, and `vocabulary/` and `search/` if they are there. Writes the student's folder as
-`training/students.py` describes it.
+Reads `data/`, `teacher/`, `targets/`, and maybe `vocabulary/` and `search/`. Writes the folder that
+`training/students.py` describes.
 """
 
 from pathlib import Path
@@ -19,18 +18,18 @@ _REMEDY = (
     "train longer (--epochs, --set student.min_steps=800), change --set student.learning_rate, take another "
     "student (--student layers:first-half), or --set student.allow_majority=true to go on all the same"
 )
-_OF_MODEL = {"tune", "majority", "constant", "chance", "parameters"}  # what the teacher's result says of the model
+_OF_MODEL = {"tune", "majority", "constant", "chance", "parameters"}  # taken from the teacher's result
 
 
 def depends_on(run: Run) -> dict[str, Any]:
-    """How the student, or the one that a search chose, is trained, if it is."""
+    """How the student is trained, if at all."""
     if not run.is_uncut:
         return fingerprints.training(run.config, run.student)
     return {"model": run.student.model} | ({} if run.student.has_all_pieces else {"vocabulary": run.student.vocabulary})
 
 
 def run(run: Run, out: Path) -> StudentResult:
-    """Make the distilled student in `out`."""
+    """Make the student."""
     settings, origin = run.student, run.origin_of(run.student)
     if run.is_uncut:
         teacher = run.folder("teacher") / "model"

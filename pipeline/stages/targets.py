@@ -1,8 +1,7 @@
-"""Stage `targets`: the teacher's logits for every row that a student learns from, computed once.
+"""Stage `targets`: the teacher's logits for every row that a student learns from.
 
-Reads `data/`, `teacher/`. Writes `logits.npy`, (rows, outputs) float32 indexed by row id, memory-mapped by its readers.
-Every portion of rows is answered into a file of its own: several processes share the work, and the stage resumes. With
-one teacher, memory does not grow with the rows.
+Reads `data/`, `teacher/`. Writes `logits.npy`, (rows, outputs) float32 by row id. Portions have files of their own, so
+ranks share them and the stage resumes. With one teacher, memory does not grow with the rows.
 """
 
 from collections.abc import Sequence
@@ -31,24 +30,24 @@ from kdc.pipeline.training.batches import Rows
 from kdc.pipeline.training.environment import Environment, answering, settle
 from kdc.pipeline.training.predict import PORTION, portions, predict_portion
 
-_FORMAT = "number-format"  # beside the portions: bf16 or fp32
-_SPLITS = ("train", "tune", "unlabeled")  # stage data numbers their rows first, in this order
+_FORMAT = "number-format"  # beside the portions
+_SPLITS = ("train", "tune", "unlabeled")  # lowest row ids, in this order
 
 
 def depends_on(run: Run) -> dict[str, Any]:
-    """How several teachers are averaged, and whether the logits are calibrated."""
+    """How teachers are averaged and calibrated."""
     return run.config.targets.model_dump()
 
 
 def run(run: Run, out: Path) -> TargetsResult:
-    """Make `out/logits.npy`."""
+    """Write `out/logits.npy`."""
     path, data = out / TEACHER_LOGITS, run.data()
     total = sum(len(data.rows(split)) for split in _SPLITS if data.has(split))
-    answers = out / "checkpoints"  # kept until the stage is done
+    answers = out / "checkpoints"
     files = [answers / f"{ensemble.folder(number)}.npy" for number in range(len(run.config.teacher.sources))]
     answer = partial(_answer, run.folder("teacher"), data, total, run.environment, run.progress)
     if run.config.teacher.scores is not None:
-        np.save(path, np.load(run.folder("teacher") / SCORES)[:total])  # the ids of these rows come first
+        np.save(path, np.load(run.folder("teacher") / SCORES)[:total])  # lowest row ids
         result = TargetsResult(rows=total)
     elif len(files) == 1:
         result = TargetsResult(rows=total, resumed_from=answer(0, answers, path))
@@ -66,10 +65,10 @@ def run(run: Run, out: Path) -> TargetsResult:
 
 
 def _average(files: Sequence[Path], shares: NDArray[np.float64], data: PreparedData, path: Path) -> TargetsResult:
-    """Write the mean of several teachers' logits, each in a file, by their shares."""
+    """Write several teachers' weighted mean."""
     logits = [np.load(file, mmap_mode="r") for file in files]
     fitted = np.array([_temperature(data, answers) for answers in logits])
-    # Relative to each other: together they keep the sharpness that the student's own temperature is meant for.
+    # Relative: overall sharpness is left to the student's temperature.
     temperatures = tuple((fitted / np.exp(np.log(fitted).mean())).round(4).tolist())
     mean = ensemble.average(logits, shares, temperatures)
     np.save(path, mean)
@@ -77,7 +76,7 @@ def _average(files: Sequence[Path], shares: NDArray[np.float64], data: PreparedD
 
 
 def _calibrate(data: PreparedData, path: Path) -> float:
-    """Divide all logits by the temperature that makes the tuning slice's labels likeliest; return it."""
+    """Divide logits by their temperature; return it."""
     logits = np.load(path)
     temperature = _temperature(data, logits)
     with whole_file(path) as stream:
@@ -86,7 +85,7 @@ def _calibrate(data: PreparedData, path: Path) -> float:
 
 
 def _temperature(data: PreparedData, logits: NDArray[np.floating]) -> float:
-    """The temperature, on the tuning slice, of logits (rows, outputs) by row id."""
+    """The temperature fitted on the tuning set."""
     tune = data.rows("tune")
     rows, labels = (np.asarray(tune[name][:]) for name in ("row", "label"))
     return calibrate(logits[rows], labels, data.task.kind, groups=data.groups("tune"))
@@ -102,12 +101,7 @@ def _answer(
     answers: Path,
     path: Path,
 ) -> int:
-    """Write the logits (total, outputs) of the teacher with this number into a file, from the files of its portions in
-    `answers`.
-
-    Returns:
-        How many rows were answered before the stage was cut off.
-    """
+    """Write logits (total, outputs); return rows done before a resume."""
     parts = answers / ensemble.folder(number)
     parts.mkdir(parents=True, exist_ok=True)
     missing = [start for start in portions(total) if not _part(parts, start).exists()]
@@ -130,14 +124,16 @@ def answer_with(
     environment: Environment,
     progress: Progress | None,
 ) -> None:
-    """Load a teacher from its folder and call `answer_portions`; under torchrun a process answers its share. On a CPU
-    the faster number format is taken, unless the run says which. A resumed stage keeps its format."""
+    """Answer portions with a teacher, shared by ranks under torchrun.
+
+    A CPU takes the faster precision unless the run sets one; a resumed stage keeps it.
+    """
     model = loading.load_model(teacher, task).model.to(environment.device).eval()
     pad_id = loading.load_tokenizer(teacher).pad_token_id
     if environment.bf16 is None and (kept := parts / _FORMAT).exists():
         environment = replace(environment, bf16=kept.read_text() == "bf16")
     way = settle(environment, model, rows, pad_id=pad_id, trains=False)
-    way = replace(way, bf16=bool(ranks.told_by_leader(float(bool(way.bf16)))))  # all processes in one format
+    way = replace(way, bf16=bool(ranks.told_by_leader(float(bool(way.bf16)))))  # one precision on all ranks
     if ranks.rank() == 0:
         write_whole(parts / _FORMAT, "bf16" if way.bf16 else "fp32")
     with answering(way):
@@ -153,8 +149,7 @@ def answer_portions(
     pad_id: int,
     progress: Progress | None = None,
 ) -> None:
-    """Have a classifier in evaluation mode answer the portions of `rows` that begin at `starts`. The row ids and logits
-    of a portion become a file in `parts`, whole or not at all."""
+    """Write ids and logits of each portion in `starts` to a file in `parts`, atomically."""
     for done, start in enumerate(starts, 1):
         logits = predict_portion(model, rows, start, pad_id=pad_id)
         ids = np.array([row["row"] for row in rows.__getitems__(list(range(start, start + len(logits))))])
@@ -165,7 +160,7 @@ def answer_portions(
 
 
 def join_parts(parts: Path, path: Path, *, rows: int, outputs: int) -> None:
-    """Join all portions' answers into one file, (rows, outputs) float32, by row id.
+    """Join portions into one file, (rows, outputs) float32, by row id.
 
     Raises:
         KdcError: a row has no answer, or two.

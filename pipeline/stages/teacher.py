@@ -1,7 +1,7 @@
-"""Stage `teacher`: fine-tune the teacher (all weights, or adapters that are merged), or check one brought along.
+"""Stage `teacher`: fine-tune the teacher, or check a fine-tuned one.
 
-Reads `data/`. Writes `model/` (save_pretrained, outputs in the task's label order, with its tokenizer), and `model-2/`
-and so on for further teachers; where a black box is the teacher, `scores.npy` alone: (rows, outputs) by row id.
+Reads `data/`. Writes `model/` (save_pretrained, outputs in label order, with tokenizer), and `model-2/`, ... for
+further teachers; for a black box only `scores.npy`, (rows, outputs) by row id.
 """
 
 import hashlib
@@ -43,11 +43,11 @@ from kdc.pipeline.training.predict import predict
 from kdc.pipeline.training.rates import MOST_TRIALS, SHARE, Rates, search_rates
 from kdc.pipeline.training.teachers import choose_join, load_finetuned, train_teacher
 
-_ATTEMPTS = "attempts.json"  # the first teacher's attempts, if fine-tuning did not beat the baselines
-_PROBE_CHECKPOINTS = "checkpoints-probe"  # of the training that begins from the probe's head
-_RATES_CHECKPOINTS = "checkpoints-rates"  # of the short trainings that find rates
-Train = Callable[..., tuple[Any, TrainingSummary]]  # `train_teacher` without settings and checkpoints
-Score = Callable[..., tuple[ModelResult, NDArray[np.float32]]]  # `_scored` of a model and its training
+_ATTEMPTS = "attempts.json"  # written if fine-tuning does not beat the baselines
+_PROBE_CHECKPOINTS = "checkpoints-probe"  # training from the probe's head
+_RATES_CHECKPOINTS = "checkpoints-rates"  # rate search
+Train = Callable[..., tuple[Any, TrainingSummary]]  # partial `train_teacher`
+Score = Callable[..., tuple[ModelResult, NDArray[np.float32]]]  # `_scored`
 
 _REMEDY = (
     "try --set teacher.learning_rate=2e-5, more --epochs, or look at the labels; "
@@ -56,10 +56,10 @@ _REMEDY = (
 
 
 def depends_on(run: Run) -> dict[str, Any]:
-    """The first teacher's training, the other teachers' models, and a black box's answers."""
+    """The training, further teachers and a black box's answers."""
     settings, file = run.config.teacher, run.config.teacher.scores
     scores = None
-    if file is not None and file.is_file():  # answers are kept by row id, also to unlabelled rows
+    if file is not None and file.is_file():  # they include unlabelled rows
         data = run.config.data
         scores = [hashlib.sha256(file.read_bytes()).hexdigest(), input_fingerprint(data), data.max_unlabeled_rows]
     more = [loading.fingerprint(source) for source in settings.sources[1:]]
@@ -67,7 +67,7 @@ def depends_on(run: Run) -> dict[str, Any]:
 
 
 def run(run: Run, out: Path) -> TeacherResult:
-    """Make `out/model`, the fine-tuned teacher; `out/model-2` and so on where there are several."""
+    """Make the teachers."""
     if run.config.teacher.scores is not None:
         result = _keep_scores(run.config.teacher.scores, run.data(), out, run.say)
         _check(run, result)
@@ -79,7 +79,7 @@ def run(run: Run, out: Path) -> TeacherResult:
     for number in range(len(run.config.teacher.sources)):
         name = ensemble.folder(number)
         record, checkpoints = out / f"{name}.json", out / ("checkpoints" + name.removeprefix("model"))
-        if not record.exists():  # else the teacher was finished before the stage was cut off
+        if not record.exists():  # else already finished
             result = _make_teacher(run, number, out / name, checkpoints)
             write_whole(record, result.model_dump_json(exclude_unset=True))
         for done in (checkpoints, out / _PROBE_CHECKPOINTS, out / _RATES_CHECKPOINTS):
@@ -93,7 +93,6 @@ def run(run: Run, out: Path) -> TeacherResult:
 
 
 def _make_teacher(run: Run, number: int, target: Path, checkpoints: Path) -> ModelResult:
-    """Fine-tune or check one teacher, and save it."""
     settings, data, role = run.config.teacher, run.data(), ensemble.role(number)
     source, join = settings.sources[number], run.config.long.trained_join(data.task.kind)
     tokenizer = loading.load_tokenizer(source)
@@ -144,8 +143,8 @@ def _scored(
     device: str,
     chooses_join: bool,
 ) -> tuple[ModelResult, NDArray[np.float32]]:
-    """A teacher's result and its answers (rows, outputs) on the tuning slice. First it may choose how to join windows
-    there. The model is on the CPU before and after."""
+    """Result and logits (rows, outputs) on the tuning set, after choosing how to join windows if asked. The model
+    starts and ends on the CPU."""
     tune = Rows([data.tokens(role, "tune")])
     model.to(device)
     if chooses_join:
@@ -157,7 +156,6 @@ def _scored(
 
 
 def _joined_by(task: Task, join: Sequence[Join]) -> str:
-    """In words, how the windows of a teacher's rows are joined."""
     by_label = dict(zip(task.labels, join, strict=True)) if len(join) > 1 else {}
     return ", ".join(f"{label} by {way}" for label, way in by_label.items()) or f"by {join[0]}"
 
@@ -165,10 +163,9 @@ def _joined_by(task: Task, join: Sequence[Join]) -> str:
 def _with_rates(
     settings: TeacherSettings, steps: int, train: Train, record: Path, say: Callable[[str], None]
 ) -> TeacherSettings:
-    """The settings of a teacher with the learning rates that short trainings find. `record` keeps their losses: a stage
-    that was cut off repeats none. `steps` are of a full training."""
+    """Settings with searched learning rates. `steps` are of a full training; `record` keeps losses, for resuming."""
     default = Rates(settings.learning_rate, settings.new_modules_rate)
-    if ranks.size() > 1:  # a rate that ruins a training ends the processes that help with it
+    if ranks.size() > 1:  # a diverged trial would end the helpers
         raise InputError(
             "a search of rates does not run in several processes",
             given=f"teacher.search=quick, {ranks.size()} processes",
@@ -211,8 +208,8 @@ def _from_probe(
     checkpoints: Path,
     join: tuple[Join, ...] | None,
 ) -> dict[str, tuple[Any, ModelResult]]:
-    """A teacher that is fine-tuned from the linear probe's head (LP-FT, Kumar et al. 2022, arXiv 2202.10054), and the
-    probe itself, with their results."""
+    """A teacher fine-tuned from the linear probe's head (LP-FT, Kumar et al. 2022, arXiv 2202.10054), and the probe
+    itself."""
     with np.load(probe) as kept:
         head = Linear(kept["weight"], kept["bias"])
     probing = with_head(loading.load_model(settings.model, task, pooling="mean").model, head)
@@ -227,7 +224,7 @@ def _from_probe(
 def _best_of(
     tries: Mapping[str, tuple[Any, ModelResult]], metric: str, record: Path, say: Callable[[str], None]
 ) -> tuple[Any, ModelResult]:
-    """The best of several teachers, the first one of a tie. `record` keeps all scores."""
+    """`record` keeps all scores."""
     scores = {how: tried.tune[metric] for how, (_, tried) in tries.items()}
     best = max(scores, key=lambda how: scores[how])
     write_whole(record, json.dumps([Attempt(how=how, score=score).to_json() for how, score in scores.items()]))
@@ -237,7 +234,7 @@ def _best_of(
 
 
 def _keep_scores(file: Path, data: PreparedData, out: Path, say: Callable[[str], None]) -> ModelResult:
-    """Keep a black box's answers, by row id, and score them."""
+    """Save and score a black box's answers."""
     scores = scores_of_rows(file, data)
     np.save(out / SCORES, scores)
     rows = data.rows("tune")
@@ -251,14 +248,13 @@ def _keep_scores(file: Path, data: PreparedData, out: Path, say: Callable[[str],
 
 
 def are_the_labels(logits: NDArray[np.float32], labels: NDArray[np.generic], task: Task) -> bool:
-    """Whether no answer of a black box, as logits (rows, outputs), differs from the row's label."""
+    """Whether a black box's logits (rows, outputs) give every row its label."""
     if task.kind == "regression":
         return bool(np.allclose(task.center + task.spread * logits[:, 0], labels, atol=1e-5 * task.spread))
     return bool((predictions(logits, task.kind) == labels).all())
 
 
 def _check(run: Run, result: ModelResult) -> None:
-    """Refuse a teacher that learned nothing, or only warn if the settings allow it."""
     allow = run.config.student.allow_majority
     warning = check_learned(result, run.data().task, who="teacher", allow=allow, remedy=_REMEDY)
     if warning:

@@ -1,8 +1,7 @@
-"""Stage `uncut`: the teacher itself as ONNX, in fp32 and int8. It is the first competitor of any student: in the same
-runtime, without a layer less.
+"""Stage `uncut`: the teacher itself as ONNX in fp32 and int8, to compare students with.
 
-Reads `data/`, `teacher/`. Writes what stage `export` writes for the student, `model.int8.onnx` and `candidates.json`;
-nothing if the student is the teacher itself, whose graphs are in `export/` and `quantize/` already.
+Reads `data/`, `teacher/`. Writes what `export` writes, `model.int8.onnx` and `candidates.json`; nothing if the student
+is the teacher itself.
 """
 
 from functools import partial
@@ -23,14 +22,14 @@ from kdc.pipeline.results.artifact import Int8Choice, UncutResult
 from kdc.pipeline.rundir.context import Run
 from kdc.pipeline.rundir.fingerprints import this_machine
 
-_ROWS = 300  # of the tuning slice: enough to tell whose answers differ least from fp32's
-# Those that come out most often, and the one for CPUs whose 8-bit products saturate. A comparison has to be fair, but
-# need not be the fastest by some percent: nothing is timed. A teacher that is to be served goes through `quantize`.
+_ROWS = 300  # tuning rows that tell which is closest to fp32
+# The usual winners, and one for CPUs whose 8-bit products saturate. A comparison need not have the fastest, so nothing
+# is timed.
 _CANDIDATES = ("channel-minmax", "channel-percentile", "channel-smooth", "channel-minmax-7bit")
 
 
 def depends_on(run: Run) -> dict[str, Any]:
-    """How graphs are made and judged, and on which machine; and whether the student is the teacher."""
+    """Graph settings and the machine."""
     quantize = run.config.quantize
     settings = {
         "export": run.config.export.exporter,
@@ -40,7 +39,7 @@ def depends_on(run: Run) -> dict[str, Any]:
 
 
 def run(run: Run, out: Path) -> UncutResult:
-    """Make the graphs in `out`. A teacher that has no such graph only notes why: the student may well have one."""
+    """Export the teacher, or note why it has no graph."""
     if _is_student(run.student):
         return UncutResult(headline="the student is the teacher itself")
     try:
@@ -71,17 +70,17 @@ def run(run: Run, out: Path) -> UncutResult:
 
 
 def _bits(settings: QuantizeSettings) -> VectorBits:
-    """Bits of the token vectors. A contract limits the student's size, not the size of what it is compared with."""
+    """The contract limits only the student's size."""
     return 8 if settings.vector_bits == "auto" else settings.vector_bits
 
 
 def _is_student(student: StudentSettings) -> bool:
-    """Whether the student is the teacher as it is; with a smaller vocabulary it is another model."""
+    """Another vocabulary makes another model."""
     return not student.kind.is_trained and student.has_all_pieces
 
 
 def _quantised(run: Run, out: Path) -> Int8Choice:
-    """Keep the int8 candidate whose answers differ least from fp32's."""
+    """Keep the candidate closest to fp32."""
     settings, data = run.config.quantize, run.data()
     open_engine = partial(run.open_engine, exported=out)
     fp32 = open_engine(out / FP32_ONNX)
@@ -100,7 +99,7 @@ def _quantised(run: Run, out: Path) -> Int8Choice:
     )
     trials.judge_all(worth_trying(_CANDIDATES), run.progress)
     choice = trials.choose(choose)
-    if choice.chosen is None:  # a fair competitor has what the student's int8 has
+    if choice.chosen is None:  # fair: the student's int8 is repaired too
         trials.repair()
         choice = trials.choose(choose)
     trials.keep(choice.winner)

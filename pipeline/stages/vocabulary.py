@@ -1,7 +1,6 @@
-"""Stage `vocabulary`: the pieces that the texts use, and the rows cut into them.
+"""Stage `vocabulary`: a tokenizer with only the used pieces, and rows tokenised with it.
 
-It runs if a student is to have a part of its teacher's vocabulary, or if a contract's size may ask for that. Reads
-`data/`. Writes the smaller tokenizer in `pieces/`, and `tokens-fewer/`.
+Runs if a student asks for it or a contract's size may. Reads `data/`. Writes `pieces/` and `tokens-fewer/`.
 """
 
 import shutil
@@ -19,15 +18,15 @@ from kdc.pipeline.rundir.files import PIECES
 
 
 def depends_on(run: Run) -> dict[str, Any]:
-    """How many pieces were asked for, if any were."""
+    """The requested vocabulary."""
     return {"vocabulary": run.config.student.vocabulary}
 
 
 def run(run: Run, out: Path) -> VocabularyResult:
-    """Make the vocabulary and the tokens in `out`.
+    """Make the vocabulary.
 
     Raises:
-        InputError: a smaller vocabulary was asked for, and the teacher's cannot be made smaller.
+        InputError: a requested reduction is impossible.
     """
     data, asked, length = run.data(), run.config.student.vocabulary, run.max_length(FEWER)
     used, long = data.learned_pieces(), run.config.long.of(length)

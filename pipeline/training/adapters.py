@@ -1,7 +1,4 @@
-"""LoRA adapters: which layers get one, which modules are trained whole beside them, and how they are saved.
-
-Writes `adapter_model.safetensors` and `adapter_config.json`, as PEFT does.
-"""
+"""LoRA adapters, in PEFT's file formats."""
 
 from pathlib import Path
 from typing import Any
@@ -19,11 +16,10 @@ _REWRITING_INITS = ("pissa", "olora")
 
 
 def lora_targets(model: PreTrainedModel, targets: str | tuple[str, ...]) -> list[str]:
-    """Full names of the encoder's linear layers that get an adapter. `targets` is "all-linear", "query-value", or the
-    last parts of their names, such as ("query", "dense").
+    """Full names of the encoder's linear layers in `targets`: "all-linear", "query-value", or last parts of names.
 
     Raises:
-        InputError: no linear layer of the encoder has that name.
+        InputError: the encoder has no such layer.
     """
     prefix, stack = encoder_layers(model)
     linear = [f"{prefix}.{name}" for name, module in stack.named_modules() if isinstance(module, nn.Linear)]
@@ -42,17 +38,17 @@ def lora_targets(model: PreTrainedModel, targets: str | tuple[str, ...]) -> list
 
 
 def with_adapters(model: PreTrainedModel, new_modules: tuple[str, ...], settings: LoraSettings) -> Any:
-    """Put LoRA adapters on a model, in place, and return the PEFT model over it. Adapters, the head and new modules (as
-    in `Loaded`) are trainable, everything else is frozen.
+    """Put LoRA adapters on a model, in place, and return the PEFT model. Adapters, head and new modules train; the rest
+    is frozen.
 
     Raises:
-        InputError: PEFT refuses the settings, or the layers are not there.
-        KdcError: a layer got no adapter, or a head is not trainable.
+        InputError: PEFT refuses the settings, or the layers are missing.
+        KdcError: a layer got no adapter, or a head is frozen.
     """
     from peft import LoraConfig, TaskType, get_peft_model
 
     targets = lora_targets(model, settings.targets)
-    # Trained whole and saved beside the adapters: all that is outside the base model, and what the checkpoint lacked.
+    # Trained whole: new modules and all outside the base model.
     outside = [name for name, module in model.named_children() if module is not model.base_model]
     heads = [name for name in outside if any(True for _ in model.get_submodule(name).parameters())]
     heads += [name for name in new_modules if name not in heads]
@@ -66,7 +62,7 @@ def with_adapters(model: PreTrainedModel, new_modules: tuple[str, ...], settings
             use_dora=settings.dora,
             init_lora_weights=True if settings.init == "default" else settings.init,  # type: ignore[arg-type]
             target_modules=targets,
-            modules_to_save=list(heads),  # PEFT adds names of its own to the list
+            modules_to_save=list(heads),  # PEFT appends to it
         )
         adapted = get_peft_model(model, lora)
     except ValueError as error:
@@ -84,14 +80,13 @@ def with_adapters(model: PreTrainedModel, new_modules: tuple[str, ...], settings
 
 
 def save_adapters(adapted: Any, folder: Path) -> None:
-    """Save trained adapters. PEFT loads them over the weights that they were trained on."""
-    adapted.peft_config["default"].init_lora_weights = True  # otherwise loading them would initialise them again
+    """Save trained adapters. They load only over the weights they were trained on."""
+    adapted.peft_config["default"].init_lora_weights = True  # else loading initialises again
     adapted.save_pretrained(folder)
 
 
 def save_rewritten(adapted: Any, base: Path, folder: Path) -> None:
-    """Save the weights below the adapters of a PEFT model before its training, if the adapters' initialisation changed
-    them (PiSSA, OLoRA); `base` is the folder of the model without adapters."""
+    """Save the untrained base weights if PiSSA or OLoRA changed them; `base` holds the original."""
     if not str(adapted.peft_config["default"].init_lora_weights).startswith(_REWRITING_INITS):
         return
     below = {

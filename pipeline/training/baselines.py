@@ -1,7 +1,4 @@
-"""What is cheap to beat: TF-IDF with a linear model, and a linear probe on the teacher's encoder before any training.
-
-Linear models are scikit-learn's. The tuning slice chooses how strongly they are regularised.
-"""
+"""Cheap baselines: TF-IDF and a linear probe on the teacher's untrained encoder."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -18,40 +15,40 @@ from kdc.pipeline.training.environment import Environment, answering, settle
 from kdc.pipeline.training.joining import set_join
 from kdc.pipeline.training.predict import predict
 
-# scikit-learn's C: the inverse of the regularisation's strength.
+# scikit-learn's C
 _TFIDF_STRENGTHS = (1.0, 10.0)
 _PROBE_STRENGTHS = (0.01, 0.1, 1.0)
-_MOST_WORDS = 100_000  # words and pairs of words that TF-IDF tells apart
-_LEAST_SPREAD = 0.01  # of a feature, as a share of the median; some of an encoder's features are nearly constant
-_TOLERANCE = 1e-4  # of scikit-learn's solver
-_NEVER = -30.0  # logit of a label that no row of the sample has
+_MOST_WORDS = 100_000  # TF-IDF features
+_LEAST_SPREAD = 0.01  # lower bound of a feature's spread, as a share of the median
+_TOLERANCE = 1e-4
+_NEVER = -30.0  # logit of absent labels
 
 Logits = NDArray[np.float32]  # (rows, outputs)
 
 
 @dataclass(frozen=True)
 class Linear:
-    """A linear model. Its logits are a classifier's; for regression (answer - center) / spread."""
+    """A linear model. For regression it gives (answer - center) / spread."""
 
     weight: NDArray[np.float32]  # (outputs, features)
     bias: NDArray[np.float32]  # (outputs,)
 
     def __call__(self, features: Any) -> Logits:
-        """Logits of features, (rows, features), dense or sparse."""
+        """Logits of features, dense or sparse."""
         return np.asarray(features @ self.weight.T, dtype=np.float32) + self.bias
 
 
 @dataclass(frozen=True)
 class Sample:
-    """Labelled rows, in memory."""
+    """Labelled rows."""
 
-    rows: Any  # a `datasets.Dataset` with the texts
-    tokens: Any  # the same rows with the teacher's tokens
-    labels: NDArray[np.generic]  # (rows,), or (rows, outputs) in {0, 1} for multi-label
+    rows: Any  # `datasets.Dataset` of texts
+    tokens: Any  # the same rows, tokenised
+    labels: NDArray[np.generic]  # (rows,); multi-label: (rows, outputs) in {0, 1}
 
     @classmethod
     def of(cls, rows: Any, tokens: Any, positions: list[int] | None = None) -> "Sample":
-        """Some rows of a split, or all of them."""
+        """Rows at positions; None: all."""
         if positions is not None:
             rows, tokens = rows.select(positions), tokens.select(positions)
         return cls(rows, tokens, np.asarray(rows["label"][:]))
@@ -59,16 +56,16 @@ class Sample:
 
 @dataclass(frozen=True)
 class Fitted:
-    """A baseline that was fitted."""
+    """A fitted baseline."""
 
     model: Linear
-    answer: Callable[[Any, Any], Logits]  # rows of a split and their tokens -> logits
-    tune: Logits  # its answers to the tuning slice
-    score: float  # its deciding metric there
+    answer: Callable[[Any, Any], Logits]  # (rows, tokens) -> logits
+    tune: Logits  # on the tuning set
+    score: float  # first metric, tuning set
 
 
 def fit_tfidf(train: Sample, tune: Sample, task: Task) -> Fitted:
-    """Words and pairs of neighbouring words, weighted by TF-IDF, under a linear model."""
+    """TF-IDF of words and word pairs."""
     from scipy.sparse import hstack
     from sklearn.feature_extraction.text import TfidfVectorizer
 
@@ -79,11 +76,11 @@ def fit_tfidf(train: Sample, tune: Sample, task: Task) -> Fitted:
         )
         try:
             vectorizers.append(vectorizer.fit(texts))
-        except ValueError:  # scikit-learn's "empty vocabulary", of texts without a word, such as signs alone
+        except ValueError:  # "empty vocabulary": no words
             vectorizers.append(vectorizer.fit(["none"]))
 
     def vectors(rows: Any) -> Any:
-        """(rows, words); each text of a pair has its own words."""
+        """(rows, words). Texts of a pair have words of their own."""
         of_texts = [words.transform(texts) for words, texts in zip(vectorizers, _columns(rows), strict=True)]
         return hstack(of_texts).tocsr()
 
@@ -94,18 +91,16 @@ def fit_tfidf(train: Sample, tune: Sample, task: Task) -> Fitted:
 
 
 def _columns(rows: Any) -> list[list[str]]:
-    """The texts, or the first and the second texts of pairs."""
     return [list(rows[name][:]) for name in ("text", "text_pair") if name in rows.column_names]
 
 
 class Encoder:
-    """A pretrained encoder that turns rows into vectors, the means of their token vectors.
+    """A pretrained encoder, mean-pooled.
 
     Args:
         source: path or hub id.
-        task: the task, labels filled in.
-        environment: device and number format; an open one is fp32 until `settle`.
-        max_length: tokens after which a text is cut.
+        environment: an open precision is fp32 until `settle`.
+        max_length: in tokens.
     """
 
     def __init__(self, source: str, task: Task, *, environment: Environment, max_length: int) -> None:
@@ -115,26 +110,28 @@ class Encoder:
         self.model = loading.load_model(source, task, pooling="mean").model.to(environment.device)
         self.model.classifier = torch.nn.Identity()
         self.model.config.problem_type = loading.PROBLEMS["regression"]
-        set_join(self.model, ("mean",))  # a long row has the mean of its windows' vectors
+        set_join(self.model, ("mean",))  # for rows in windows
         self.tokenizer = loading.load_tokenizer(source)
         self.max_length = max_length
-        self._of_rows: dict[int, Logits] = {}  # vectors that were kept, by row id
-        self._of_texts: dict[str, Logits] = {}  # and by text
+        self._of_rows: dict[int, Logits] = {}  # by row id
+        self._of_texts: dict[str, Logits] = {}  # by text
 
     def settle(self, tokens: Any) -> None:
-        """Find out in which number format these tokens are encoded faster, if that is open."""
+        """Time these tokens for the fastest precision."""
         pad_id = self.tokenizer.pad_token_id
         self.environment = settle(self.environment, self.model, Rows([tokens]), pad_id=pad_id, trains=False)
 
     def forget(self) -> None:
-        """Drop all vectors that were kept."""
+        """Drop cached vectors."""
         self._of_rows.clear()
         self._of_texts.clear()
 
     def vectors(self, rows: Any, tokens: Any, *, apart: bool, keep: bool = False) -> NDArray[np.float32]:
-        """(rows, features): the mean of a row's token vectors. `apart` encodes the two texts of a pair by themselves,
-        each text once. The features are then both vectors, their product, and the distance of each number (Conneau et
-        al. 2017, arXiv 1705.02364, section 3.1). `keep` keeps the vectors, and does not compute them again."""
+        """Vectors (rows, features). `keep` caches them.
+
+        `apart` encodes the texts of a pair separately and gives both vectors, their product and absolute difference
+        (Conneau et al. 2017, arXiv 1705.02364, section 3.1).
+        """
         if not apart:
             if not keep:
                 return self._encode(tokens)
@@ -158,8 +155,7 @@ class Encoder:
 
 
 def _of_each(keys: Sequence[Any], known: dict[Any, Logits], encode: Callable[[list[Any], list[int]], Logits]) -> Logits:
-    """The vectors of keys, (keys, width). Unknown ones are encoded, given keys and positions, each once, and are known
-    from then on."""
+    """Encode each unknown key once; return (keys, width)."""
     positions = {key: position for position, key in enumerate(keys) if key not in known}
     if positions:
         known |= zip(positions, encode(list(positions), list(positions.values())), strict=True)
@@ -167,11 +163,10 @@ def _of_each(keys: Sequence[Any], known: dict[Any, Logits], encode: Callable[[li
 
 
 def fit_probe(encoder: Encoder, train: Sample, tune: Sample, task: Task, *, apart: bool = False) -> Fitted:
-    """A linear model on the vectors of an encoder that is left as it is (Alain and Bengio 2016, arXiv 1610.01644);
-    `apart` encodes the two texts of a pair by themselves.
+    """A linear model on a frozen encoder (Alain and Bengio 2016, arXiv 1610.01644); for `apart` see `Encoder.vectors`.
 
-    Features are scaled to a like spread. A nearly constant one stays small. Otherwise it would have weights a thousand
-    times as large as others, and int8, which has one step for a row of weights, would round the others to nothing.
+    Nearly constant features stay small: their weights would otherwise be a thousand times larger, and int8, with one
+    scale per row of weights, would round the others to zero.
     """
     vectors = encoder.vectors(train.rows, train.tokens, apart=apart, keep=True)
     mean, spread = vectors.mean(0), vectors.std(0)
@@ -180,13 +175,13 @@ def fit_probe(encoder: Encoder, train: Sample, tune: Sample, task: Task, *, apar
     scaled, _, score = best_fit(
         (vectors - mean) / spread, train.labels, (tuned - mean) / spread, tune.labels, task, _PROBE_STRENGTHS
     )
-    weight = scaled.weight / spread  # it takes the vectors as they are, like the head of a classifier
+    weight = scaled.weight / spread  # the head reads unscaled vectors
     model = Linear(weight, scaled.bias - weight @ mean)
     return Fitted(model, lambda rows, tokens: model(encoder.vectors(rows, tokens, apart=apart)), model(tuned), score)
 
 
 def with_head(model: Any, head: Linear) -> Any:
-    """A classifier that reads the mean of its token vectors, changed to have the head of a linear probe."""
+    """Give a mean-pooling classifier a probe's head."""
     import torch
 
     with torch.no_grad():
@@ -203,7 +198,7 @@ def best_fit(
     task: Task,
     strengths: Iterable[float],
 ) -> tuple[Linear, Logits, float]:
-    """The linear model whose deciding metric on the tuning slice is highest, its answers there, and that metric."""
+    """The model with the best first metric on the tuning set, its logits, and the metric."""
     metric, tried = task.metrics[0], []
     for strength in strengths:
         model = fit(features, labels, task, strength)
@@ -213,8 +208,12 @@ def best_fit(
 
 
 def fit(features: Any, labels: NDArray[np.generic], task: Task, strength: float) -> Linear:
-    """A linear model of features (rows, features), dense or sparse: logistic regression (one for each label for
-    multi-label), or ridge regression of standardised labels. `strength` is scikit-learn's C."""
+    """Logistic regression (one for each label if multi-label), or ridge regression on standardised labels.
+
+    Args:
+        features: (rows, features), dense or sparse.
+        strength: scikit-learn's C.
+    """
     from sklearn.linear_model import LogisticRegression, Ridge
 
     if task.kind == "regression":
@@ -231,10 +230,9 @@ def fit(features: Any, labels: NDArray[np.generic], task: Task, strength: float)
     if len(present) == 1:
         bias[present] = 0.0
         return Linear(weight, bias)
-    # The tolerance is of the gradient, which is small for TF-IDF's weights from the start: 1e-3 ended a fit early, and
-    # cost 5.6 points on SST-2.
+    # TF-IDF gradients are small from the start: a tolerance of 1e-3 stopped early and cost 5.6 points on SST-2.
     logistic = LogisticRegression(C=strength, max_iter=1000, tol=_TOLERANCE).fit(features, labels)
-    if len(present) == 2:  # one output, whose sign tells the two labels apart
+    if len(present) == 2:  # two classes share one output
         weight[present], bias[present] = np.array([[-0.5], [0.5]]) * logistic.coef_, [-0.5, 0.5] * logistic.intercept_
     else:
         weight[present], bias[present] = logistic.coef_, logistic.intercept_
@@ -242,7 +240,7 @@ def fit(features: Any, labels: NDArray[np.generic], task: Task, strength: float)
 
 
 def majority(labels: NDArray[np.generic], rows: int, task: Task) -> Logits:
-    """Logits (rows, outputs) of the most frequent answer of the training labels (for regression the mean)."""
+    """Logits (rows, outputs) of the most frequent label, or the mean."""
     if task.kind == "regression":
         return np.zeros((rows, 1), dtype=np.float32)
     if task.kind == "multilabel":

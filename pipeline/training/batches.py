@@ -1,4 +1,4 @@
-"""Tokenised rows as batches: joined with the teacher's logits, padded to the longest, grouped by length."""
+"""Batches of tokenised rows, grouped by length and padded."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,17 +15,15 @@ from kdc.pipeline.data.tokens import apart
 
 
 class Rows(Dataset):
-    """Tokenised rows by position, each joined by row id with the teacher's logits for it. Another process is sent the
-    names of their files, if they were `read`.
+    """Tokenised rows with the teacher's logits. Rows from `read` pickle as file names.
 
     Args:
-        parts: `datasets.Dataset`s with the columns `row` (the row id), `input_ids`, `length`, and maybe
-            `token_type_ids`, `windows` (see `kdc.pipeline.data.tokens`) and `label`. The rows of a part without `label`
-            are unlabelled.
-        teacher_logits: (row ids, outputs), indexed by row id; may be memory-mapped.
+        parts: `datasets.Dataset`s with `row` (the row id), `input_ids`, `length`, maybe `token_type_ids`, `windows`
+            (see `kdc.pipeline.data.tokens`) and, if labelled, `label`.
+        teacher_logits: (row ids, outputs), may be memory-mapped.
     """
 
-    _files: tuple[PreparedData, str, tuple[str, ...], Path | None] | None = None  # as given to `read`
+    _files: tuple[PreparedData, str, tuple[str, ...], Path | None] | None = None  # arguments of `read`
 
     def __init__(self, parts: list[Any], teacher_logits: NDArray[np.float32] | None = None) -> None:
         self.parts = parts
@@ -37,11 +35,14 @@ class Rows(Dataset):
 
     @classmethod
     def read(cls, data: PreparedData, role: str, splits: Sequence[str], teacher_logits: Path | None = None) -> Self:
-        """Open tokenised splits of a run, in the tokens of a role: "teacher", "teacher-2", ..., "student" or "fewer".
-        The file (.npy) of the teacher's logits, by row id, is memory-mapped.
+        """Open tokenised splits of a run and memory-map the teacher's logits.
+
+        Args:
+            role: whose tokens: "teacher", "teacher-2", ..., "student" or "fewer".
+            teacher_logits: .npy file, by row id.
 
         Raises:
-            KdcError: a split is not there.
+            KdcError: a split is missing.
         """
         logits = None if teacher_logits is None else np.load(teacher_logits, mmap_mode="r")
         rows = cls([data.tokens(role, split) for split in splits], logits)
@@ -49,7 +50,7 @@ class Rows(Dataset):
         return rows
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        # By the names as they were given: another host may see the shared disk under another absolute path.
+        # Paths as given: another host may mount the shared disk elsewhere.
         return super().__reduce_ex__(protocol) if self._files is None else (Rows.read, self._files)
 
     def __len__(self) -> int:
@@ -59,7 +60,7 @@ class Rows(Dataset):
         return self.__getitems__([index])[0]
 
     def __getitems__(self, indices: list[int]) -> list[dict[str, Any]]:
-        """The rows at several positions, read from each part in one go."""
+        """Reads each part once."""
         rows: dict[int, dict[str, Any]] = {}
         positions = np.asarray(indices)
         for start, end, part in zip(self.starts[:-1], self.starts[1:], self.parts, strict=True):
@@ -79,18 +80,20 @@ class Rows(Dataset):
 
 @dataclass(frozen=True)
 class Collator:
-    """Turns rows into padded tensors: input_ids, attention_mask, labels, labelled, and token_type_ids and
-    teacher_logits if the rows have them. Rows in windows have the inputs of all windows, a row's one after another, and
-    `windows`, the number of each row."""
+    """Pads rows into tensors: input_ids, attention_mask, labels, labelled, and token_type_ids and teacher_logits if
+    present.
 
-    pad_id: int  # the tokenizer's padding id
-    pad_to: int | None = None  # length of every batch in tokens; None pads to the longest row of the batch
+    Rows in windows give one input per window; `windows` (rows,) counts them.
+    """
+
+    pad_id: int
+    pad_to: int | None = None  # tokens; None: longest row of the batch
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
         parts = apart(rows)
         lengths = torch.tensor([len(part["input_ids"]) for part in parts])
         longest = self.pad_to or int(lengths.max())
-        batch = {  # what has a number for each row comes first: the Trainer takes a batch's size from there
+        batch = {  # labels first: they give the Trainer the batch size
             "labels": torch.tensor([row["label"] for row in rows]),
             "labelled": torch.tensor([row["labelled"] for row in rows]),
             "attention_mask": (torch.arange(longest) < lengths[:, None]).long(),
@@ -109,17 +112,16 @@ class Collator:
 
 @dataclass(eq=False)
 class LengthGroupedSampler(Sampler[int]):
-    """Shuffles the rows anew in each epoch; the rows of a batch have similar lengths.
+    """Shuffles rows into batches of similar length. The order depends only on seed and epoch.
 
-    The rows of 50 batches at a time are drawn at random, sorted by length and cut into batches; then all batches are
-    shuffled. The order depends on the seed and the epoch alone.
+    It sorts 50 random batches at a time by length.
     """
 
-    lengths: NDArray[np.integer]  # (rows,) tokens of each row
+    lengths: NDArray[np.integer]  # (rows,) in tokens
     batch_size: int
     seed: int
-    group: bool = True  # False gives a plain shuffle
-    epoch: int = 0  # set by the Trainer at the start of each epoch, also when it resumes
+    group: bool = True  # False: plain shuffle
+    epoch: int = 0  # the Trainer sets it, also on resume
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -141,4 +143,4 @@ class LengthGroupedSampler(Sampler[int]):
         short = [batch for batch in batches if len(batch) < self.batch_size]
         full = [batch for batch in batches if len(batch) == self.batch_size]
         random.shuffle(full)
-        return iter(np.concatenate(full + short).tolist())  # the short batch comes last: all others stay whole
+        return iter(np.concatenate(full + short).tolist())  # a short batch elsewhere would misalign the next

@@ -1,4 +1,4 @@
-"""Callbacks of a training: its learning rate, its reports, and the step whose weights are kept."""
+"""Trainer callbacks: learning rate, time limit, reports, kept checkpoint."""
 
 import logging
 import math
@@ -21,17 +21,14 @@ _SECONDS_OF_AN_HOUR = 3600
 
 
 class Rate:
-    """The learning rate as a factor of its highest value: rises linearly over the warm-up, then falls linearly to 0.
+    """Learning rate factor: linear warm-up, then linear decay to 0 by steps or time, whichever ends first.
 
-    A training that is cut off at the end of its hours would end at a high rate, and its weights would be noisy. So the
-    rate falls with the steps and with the time spent, and reaches 0 at whichever end comes first. PyTorch keeps the
-    attributes of this object in a checkpoint, so a resumed training knows the time spent; `Deadline` sets the time in
-    all again.
+    Stopping at a high rate would leave noisy weights. PyTorch keeps these attributes in checkpoints, so a resumed
+    training knows the time spent.
 
     Args:
-        steps: updates of the weights in all.
-        warmup: updates during which the rate rises.
-        hours: hours after which the training ends; None: only the steps count.
+        steps, warmup: in updates.
+        hours: time limit, or None.
     """
 
     def __init__(self, steps: int, warmup: int, hours: float | None = None) -> None:
@@ -40,7 +37,7 @@ class Rate:
         self.spent = 0.0  # seconds
 
     def __call__(self, step: int) -> float:
-        """The factor, 0 to 1, of the update after so many updates."""
+        """The factor, 0 to 1, after `step` updates."""
         if step < self.warmup:
             return step / self.warmup
         steps_left = (self.steps - step) / max(1, self.steps - self.warmup)
@@ -48,19 +45,18 @@ class Rate:
 
 
 class Deadline(TrainerCallback):
-    """Tells a `Rate` of the time that passes, and ends the training with a last look at the tuning slice when the time
-    is over. With several processes the leader's clock counts, so all end at the same step."""
+    """Feeds wall time to a `Rate` and stops at its limit, after a last evaluation. Rank 0's clock decides for all."""
 
     def __init__(self, rate: Rate, clock: Callable[[], float] = time.monotonic) -> None:
         self.rate, self._clock, self._seconds = rate, clock, rate.seconds
         self._before = 0.0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Start the clock; time between two sittings of a training is not counted, and the hours of this one hold."""
+        """Start the clock, without the time between sittings. This sitting's limit replaces the checkpoint's."""
         self._before, self.rate.seconds = self._clock(), self._seconds
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Count the time since the last step, looks at the tuning slice and checkpoints included."""
+        """Add the step's time, with evaluations and checkpoints."""
         if self.rate.seconds is None:
             return
         now = self._clock()
@@ -77,8 +73,7 @@ class Diverged(KdcError):
 
 
 class Report(TrainerCallback):
-    """Reports progress, stops a training whose loss is not a number, and finds the best checkpoint again after the run
-    directory was moved."""
+    """Reports progress, stops on a non-finite loss, and finds the best checkpoint in a moved run."""
 
     def __init__(self, progress: Progress | None, rows: int) -> None:
         self.progress, self.rows = progress, rows
@@ -100,7 +95,7 @@ class Report(TrainerCallback):
 
 
 class KeepStep(TrainerCallback):
-    """Names the checkpoint whose weights are loaded in the end, by the setting `kept_step`."""
+    """Picks the final checkpoint by `kept_step`."""
 
     def __init__(self, kept_step: KeptStep) -> None:
         self.kept_step: KeptStep = kept_step
@@ -112,11 +107,11 @@ class KeepStep(TrainerCallback):
 
 
 class Paced(TrainerCallback):
-    """Tells the pace of this process of each step of a trainer."""
+    """Times training steps for `pace`."""
 
     def __init__(self, trainer: Any) -> None:
         self.trainer = trainer
-        self.before = 0  # tokens before the step
+        self.before = 0
 
     def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
         self.before = self.trainer.tokens
@@ -127,16 +122,15 @@ class Paced(TrainerCallback):
 
 
 def looks_of(history: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The looks at the tuning slice, in order, out of all that was logged."""
+    """The evaluations in a log."""
     return [entry for entry in history if "eval_score" in entry]
 
 
 def kept_look(looks: list[dict[str, Any]], kept_step: KeptStep) -> dict[str, Any]:
-    """The look at the tuning slice at the step whose weights are kept.
+    """The evaluation of the step whose weights are kept.
 
-    The best score counts, or the last one within a standard error of it (Breiman et al. 1984, Classification and
-    Regression Trees, section 3.4.3). The rate falls to the end, so the last step is the better one if the slice cannot
-    tell.
+    A last step within one standard error of the best score wins, since its learning rate has decayed (Breiman et al.
+    1984, Classification and Regression Trees, section 3.4.3).
     """
     if kept_step == "last":
         return looks[-1]

@@ -1,8 +1,5 @@
-"""Checkpoints that count: sealed once they are complete, and checked before training resumes from them.
-
-The Trainer writes a checkpoint file by file, and would resume from an incomplete one. Here a seal is written last, with
-the SHA-256 of every file. A checkpoint that is incomplete or damaged is dropped, and the one before it counts.
-"""
+"""Sealed checkpoints: the Trainer would resume from an incomplete one, so a seal with every file's SHA-256 is written
+last."""
 
 import json
 import logging
@@ -18,7 +15,7 @@ SEAL = "complete.json"
 
 
 def seal(checkpoint: Path) -> None:
-    """Flush every file of a checkpoint to the disk, then write the seal."""
+    """Sync all files, then write the seal."""
     for file in _files(checkpoint):
         with file.open("rb") as stream:
             os.fsync(stream.fileno())
@@ -26,7 +23,7 @@ def seal(checkpoint: Path) -> None:
 
 
 def last_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint in `folder` whose seal fits its files; incomplete and damaged ones are removed."""
+    """The newest sealed checkpoint; deletes newer ones."""
     for checkpoint in sorted(folder.glob("checkpoint-*"), key=step_of, reverse=True):
         try:
             if json.loads((checkpoint / SEAL).read_text(encoding="utf-8")) == _hashes(checkpoint):
@@ -50,5 +47,5 @@ def _files(checkpoint: Path) -> list[Path]:
 
 
 def step_of(checkpoint: Path) -> int:
-    """The step after which a checkpoint was written."""
+    """A checkpoint's step."""
     return int(checkpoint.name.rsplit("-", 1)[1])

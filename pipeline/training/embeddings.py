@@ -1,8 +1,6 @@
-"""Token embeddings of which only those are trained that the training rows hold.
+"""Train only token embeddings that the training rows use: a few thousand of 30,000 to 250,000.
 
-An encoder has vectors for 30,000 to 250,000 tokens, and a task's rows hold some thousand of them. Torch would compute a
-gradient of 0, two moments and an update for all others at every step. Here the vectors of the rows' tokens are one
-weight, and all others stay as they are. Only the weight decay of tokens that no row holds is left out.
+Torch would update all. Only the others' weight decay is lost.
 """
 
 from collections.abc import Iterator
@@ -18,12 +16,11 @@ from torch.nn import functional
 
 from kdc.pipeline.training.batches import Rows
 
-_CHUNK = 10_000  # rows that are read at a time to see what tokens they hold
+_CHUNK = 10_000  # rows per read
 
 
 class MetEmbedding(nn.Module):
-    """An embedding over a `whole` one, whose weight is not changed before `put_back`. It trains the vectors of some of
-    its tokens alone, `met` (tokens,)."""
+    """Trains the tokens `met`, (tokens,), of a `whole` embedding, which changes only in `put_back`."""
 
     _whole: nn.Embedding
     _ids: torch.Tensor
@@ -32,7 +29,7 @@ class MetEmbedding(nn.Module):
         super().__init__()
         ids = torch.from_numpy(met).to(whole.weight.device)
         self.weight = nn.Parameter(whole.weight.detach()[ids])
-        # Past `nn.Module`, which would register them: neither checkpoints nor other processes need what never changes.
+        # Unregistered: neither checkpoints nor other processes need frozen vectors.
         self.__dict__.update(_whole=whole, _ids=ids)
         self._places = torch.full((whole.num_embeddings,), -1, device=ids.device)
         self._places[ids] = torch.arange(len(ids), device=ids.device)
@@ -44,7 +41,7 @@ class MetEmbedding(nn.Module):
         return torch.where((places >= 0).unsqueeze(-1), vectors, self._whole.weight.detach()[input])
 
     def put_back(self) -> nn.Embedding:
-        """The embedding that this one stands for, with what was trained."""
+        """Write the trained vectors back."""
         with torch.no_grad():
             self._whole.weight[self._ids] = self.weight
         return self._whole
@@ -52,8 +49,7 @@ class MetEmbedding(nn.Module):
 
 @contextmanager
 def only_met_tokens(model: Any, rows: Rows) -> Iterator[None]:
-    """Train only the vectors of tokens that the rows hold, while the context lasts. Nothing changes for a model with
-    frozen vectors, or an embedding that is not torch's own."""
+    """Train only the rows' token embeddings. Frozen or custom embeddings stay as they are."""
     embedding = model.get_input_embeddings()
     if type(embedding) is not nn.Embedding or not embedding.weight.requires_grad:
         yield
@@ -67,7 +63,7 @@ def only_met_tokens(model: Any, rows: Rows) -> Iterator[None]:
 
 
 def tokens_of(rows: Rows, tokens: int) -> NDArray[np.integer]:
-    """The ids of the tokens that rows hold, in order, out of so many `tokens`."""
+    """Sorted token ids in rows; `tokens` is the vocabulary size."""
     seen = np.zeros(tokens, dtype=bool)
     for part in rows.parts:
         for chunk in part.with_format("arrow").iter(_CHUNK):

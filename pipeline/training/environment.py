@@ -1,7 +1,7 @@
-"""What all trainings of a run have in common; the threads, number format and attention that are fastest, by timing.
+"""A run's device and seed, and the fastest threads, precision and attention, by timing.
 
-torch multiplies in bf16 at twice the speed of fp32 on one CPU and at half of it on another. Its fused attention is the
-faster one in fp32; in bf16, for short rows on a CPU without AMX, attention in single steps is faster.
+bf16 has twice the speed of fp32 on one CPU, half on another. Fused attention is faster in fp32, unfused in bf16 for
+short rows on a CPU without AMX.
 """
 
 import functools
@@ -23,25 +23,25 @@ from kdc.pipeline.training.joining import parts_of
 
 log = logging.getLogger("kdc")
 
-# Rows used to compare two ways. With fewer, what a step does once would weigh too much.
+# With fewer rows, a step's fixed costs dominate.
 _PROBED_TOKENS, _PROBED_ROWS = 1024, 32
-_CLEARLY = 0.9  # share of another way's time in which a way is clearly faster
+_CLEARLY = 0.9  # share of the time that counts as clearly faster
 
 
 @dataclass(frozen=True)
 class Environment:
-    """What all trainings of a run have in common."""
+    """What all trainings share."""
 
-    seed: int  # seeds initialisation, the order of the rows, and dropout
-    device: str = "cpu"  # or "cuda"
-    bf16: bool | None = False  # whether to train in bf16 autocast; None: by what is faster, see `settle`
-    stepwise: bool = False  # whether attention is computed in single steps, and not by torch's fused kernel
+    seed: int  # seeds initialisation, row order and dropout
+    device: str = "cpu"
+    bf16: bool | None = False  # None: the faster, see `settle`
+    stepwise: bool = False  # unfused attention
 
 
 @functools.cache
 def pace() -> Pace:
-    """How many threads torch computes with in this process: all cores that it may use, half of them, a quarter, and so
-    on to one thread. `OMP_NUM_THREADS`, which also torchrun sets, leaves nothing to choose."""
+    """Chooses torch's threads: all usable cores, half, a quarter, ..., 1. `OMP_NUM_THREADS` (torchrun sets it) fixes
+    them."""
     if "OMP_NUM_THREADS" in os.environ:
         return Pace((torch.get_num_threads(),), torch.set_num_threads)
     return Pace(halvings(min(torch.get_num_threads(), usable_cores())), torch.set_num_threads)
@@ -49,23 +49,24 @@ def pace() -> Pace:
 
 @contextmanager
 def attention(environment: Environment) -> Iterator[None]:
-    """Compute attention as the environment says, for as long as the context lasts."""
+    """Use the environment's attention."""
     with sdpa_kernel(SDPBackend.MATH) if environment.stepwise else nullcontext():
         yield
 
 
 @contextmanager
 def answering(environment: Environment) -> Iterator[None]:
-    """Answer in the number format and with the attention of the environment, on a CPU; on a GPU as the model is."""
+    """Infer in the environment's precision (on a GPU, the model's own) and attention."""
     bf16 = environment.device == "cpu" and bool(environment.bf16)
     with attention(environment), torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
         yield
 
 
 def settle(environment: Environment, model: Any, rows: Rows, *, pad_id: int, trains: bool = True) -> Environment:
-    """The environment with the number format, if that is open, and the attention that are faster on a CPU: for a step
-    of the model on a few of the rows, or for its answers if it does not train. The model and the state of the random
-    numbers stay as they were."""
+    """The environment with the faster precision (if open) and attention, timed on a CPU.
+
+    It times a training step, or inference if not `trains`. Weights and random state stay unchanged.
+    """
     if environment.device != "cpu" or environment.bf16 is False:
         return environment
     order = np.argsort(rows.lengths, kind="stable")[len(rows) // 2 :]
@@ -83,10 +84,10 @@ def settle(environment: Environment, model: Any, rows: Rows, *, pad_id: int, tra
     is_open = environment.bf16 is None
     fused = replace(environment, bf16=True, stepwise=False)
     ways = [fused, replace(fused, stepwise=True), *([replace(fused, bf16=False)] if is_open else [])]
-    with pace().work(), torch.random.fork_rng(devices=[]):  # with as many threads as were fastest so far
+    with pace().work(), torch.random.fork_rng(devices=[]):  # with the fastest thread count so far
         seconds = least_seconds([functools.partial(step, way) for way in ways])
     by_time = dict(zip(ways, seconds, strict=True))
-    chosen = ways[-1 if is_open else 0]  # what is left as long as no other way is clearly faster
+    chosen = ways[-1 if is_open else 0]  # unless another is clearly faster
     for way in ways[:2]:
         if by_time[way] <= _CLEARLY * by_time[chosen]:
             chosen = way

@@ -1,4 +1,4 @@
-"""From a stage's settings to a trained model; and how well a model answers the tuning slice."""
+"""Fine-tune a model and score it on the tuning set."""
 
 import logging
 import math
@@ -23,7 +23,7 @@ from kdc.pipeline.training.environment import Environment, settle
 from kdc.pipeline.training.loop import Objective, Plan, train
 from kdc.pipeline.training.predict import predict
 
-_LIKELY = 0.05  # a score that chance reaches more often than this shows nothing
+_LIKELY = 0.05  # p-value above which a score may be chance
 
 log = logging.getLogger("kdc")
 
@@ -42,19 +42,15 @@ def fine_tune(
     teacher_logits: Path | None = None,
     unlabeled: bool = True,
 ) -> TrainingSummary:
-    """Train a model in place on the training rows; it stays on the device of the environment.
+    """Train a model in place; it stays on the environment's device.
 
     Args:
-        model: a sequence classifier, or a PEFT model over one.
-        settings, data, environment: a student's settings also say how it learns from the teacher's logits.
-        role: whose tokens the model takes: "teacher", "teacher-2", ..., "student" or "fewer".
-        pad_id: the tokenizer's padding id.
-        checkpoints: folder for checkpoints; training resumes from the last one there.
-        progress: called with (step, steps).
-        new_modules: names of the modules that start at random, see `Loaded`.
-        teacher_logits: file (.npy) with the teacher's logits, (row ids, outputs), by row id; unlabelled rows are then
-            trained on too. None trains on the labels alone.
-        unlabeled: False leaves the unlabelled rows out all the same (a control).
+        model, progress: see `train`.
+        role: see `Rows.read`.
+        checkpoints: folder; training resumes from its newest.
+        new_modules: randomly initialised, see `Loaded`.
+        teacher_logits: .npy file, (row ids, outputs); None trains on labels only.
+        unlabeled: use the unlabelled rows, if there are teacher logits.
     """
     objective = Objective(
         data.task, class_weights(settings.class_weights, data), each_window=settings.window_loss == "each"
@@ -80,7 +76,7 @@ def fine_tune(
 
 
 def _note_precision(checkpoints: Path, precision: str) -> None:
-    """Warn of a training that resumes in another number format: it is faster now, or the machine is another one."""
+    """Warn if a resumed training changes precision."""
     note = checkpoints / "precision"
     before = note.read_text(encoding="utf-8") if note.exists() else precision
     if before != precision:
@@ -90,8 +86,7 @@ def _note_precision(checkpoints: Path, precision: str) -> None:
 
 
 def plan_for(settings: TrainSettings, rows: int, environment: Environment) -> Plan:
-    """Epochs over so many rows as steps, at least `min_steps`; rounded up to a multiple of the steps between two looks
-    at the tuning slice."""
+    """Epochs as steps: at least `min_steps`, and whole evaluation intervals."""
     rows_per_update = settings.batch_size * settings.accumulate
     least = max(math.ceil(settings.epochs * math.ceil(rows / rows_per_update)), settings.min_steps)
     every = math.ceil(least / settings.evaluations)
@@ -99,10 +94,10 @@ def plan_for(settings: TrainSettings, rows: int, environment: Environment) -> Pl
 
 
 def check_class_weights(setting: str | dict[str, float], task: Task) -> None:
-    """Refuse weights that the task cannot have.
+    """Check class weights.
 
     Raises:
-        InputError: they name a label that the task does not have, or the task is regression.
+        InputError: unknown labels, or regression.
     """
     if setting != "none" and task.kind == "regression":
         raise InputError("regression has no classes to weigh", given=setting, remedy="drop class_weights")
@@ -116,8 +111,9 @@ def check_class_weights(setting: str | dict[str, float], task: Task) -> None:
 
 
 def class_weights(setting: str | dict[str, float], data: PreparedData) -> tuple[float, ...] | None:
-    """Factors by label, in the order of the outputs; the average training row weighs 1. None for none.
-    "balanced" weighs a class by the inverse of its share of the training rows; a label that is not named weighs 1.
+    """Factors in output order, or None; the average training row weighs 1.
+
+    "balanced" means inverse class shares. Unnamed labels get 1 before scaling.
 
     Raises:
         InputError: as `check_class_weights`.
@@ -138,13 +134,13 @@ def class_weights(setting: str | dict[str, float], data: PreparedData) -> tuple[
 def score_model(
     model: Any, data: PreparedData, role: str, pad_id: int, training: TrainingSummary | None = None
 ) -> ModelResult:
-    """The result of a model on the tuning slice, in the tokens of a role, on its own device."""
+    """A model's result on the tuning set."""
     result = score_logits(predict(model, Rows([data.tokens(role, "tune")]), pad_id=pad_id), data)
     return result if training is None else result.model_copy(update={"training": training})
 
 
 def score_logits(logits: NDArray[np.floating], data: PreparedData) -> ModelResult:
-    """The result of logits (rows, outputs) on the tuning slice."""
+    """The result of tuning set logits (rows, outputs)."""
     task, labels = data.task, np.asarray(data.rows("tune")["label"][:])
     return ModelResult(
         tune=metrics.compute(logits, labels, task.kind, task.metrics),
@@ -155,17 +151,14 @@ def score_logits(logits: NDArray[np.floating], data: PreparedData) -> ModelResul
 
 
 def check_learned(result: ModelResult, task: Task, *, who: str, allow: bool, remedy: str) -> str | None:
-    """Refuse a model that learned nothing, by its result on the tuning slice.
+    """Refuse a model that learned nothing; the first metric decides.
 
     Args:
-        result: the model's.
-        task: its first metric decides.
         who: "teacher" or "student".
-        allow: return a warning instead of the error.
-        remedy: what to try.
+        allow: return a warning instead of raising.
 
     Raises:
-        KdcError: the model gives one answer to all rows, does not beat the majority, or may be as good by chance.
+        KdcError: constant answers, no better than the majority answer, or plausibly chance.
     """
     name = task.metrics[0]
     score, floor = result.tune[name], result.majority[name]

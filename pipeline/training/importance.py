@@ -1,4 +1,4 @@
-"""Which neurons and heads of a model matter: how much its answers would change without each."""
+"""Importance of neurons and attention heads."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -25,23 +25,17 @@ def unit_importance(
     batch_size: int = 32,
     seed: int = 0,
 ) -> list[torch.Tensor]:
-    """How much the logits would change if a neuron or a head were taken out, to first order: for each part (units,),
-    the absolute change summed over some rows.
+    """Absolute first-order change of the logits without each unit, summed over rows: for each part (units,).
 
-    The change is the unit's output times the gradient of the logits by it, summed over the unit's numbers and the
-    tokens of a row. Molchanov et al. 2017 (arXiv 1611.06440), and Michel et al. 2019 (arXiv 1905.10650) for heads, take
-    the gradient of the loss. A copy of the teacher has no loss against its own answers, so the logits are taken here.
-    One pass serves all classes, by a random mixture of their logits for each row. As in a softmax, a change that all
-    logits share counts for nothing.
+    It is a unit's output times the gradient of the logits, summed over its width and a row's tokens (Molchanov et al.
+    2017, arXiv 1611.06440; Michel et al. 2019, arXiv 1905.10650, for heads). The papers use the loss, but a copy of the
+    teacher has none against its own answers. A random mixture of logits covers all classes in one pass. A shift of all
+    logits does not count, as in a softmax.
 
     Args:
-        model: a classifier; it is put into evaluation mode, and is on the CPU afterwards.
-        parts: of the model's layers.
-        rows: at most 512 of them are taken, at random; each window of a long one counts like a row.
-        pad_id: the tokenizer's padding id.
-        device: where to compute.
-        batch_size: rows at a time.
-        seed: of the rows and of the mixtures.
+        model: ends in evaluation mode on the CPU.
+        rows: at most 512 are sampled; each window counts.
+        seed: of sample and mixtures.
     """
     model.eval().to(device)
     collate, mixtures = Collator(pad_id), torch.Generator().manual_seed(seed)
@@ -64,7 +58,7 @@ def unit_importance(
 
 
 def _mixed(logits: torch.Tensor, mixtures: torch.Generator, *, one_label: bool) -> torch.Tensor:
-    """One number for each row, (rows,), of logits (rows, outputs)."""
+    """Mix logits (rows, outputs) into (rows,)."""
     outputs = logits.shape[1]
     if outputs == 1:
         return logits[:, 0]
@@ -78,8 +72,8 @@ def _mixed(logits: torch.Tensor, mixtures: torch.Generator, *, one_label: bool) 
 
 @contextmanager
 def _activations(model: Any, parts: Sequence[Part]) -> Iterator[list[list[torch.Tensor]]]:
-    """The units' outputs in a forward pass for each part, (rows, tokens, units * width); several pieces if the model
-    goes through the tokens in pieces. The weights have no gradients meanwhile, which saves their memory."""
+    """Each part's unit outputs, (rows, tokens, units * width), in pieces if the model splits tokens. Weight gradients
+    are off, to save memory."""
     trained = [weight for weight in model.parameters() if weight.requires_grad]
     activations: list[list[torch.Tensor]] = [[] for _ in parts]
 

@@ -1,7 +1,6 @@
-"""The answers of a torch model to rows that may have several windows, as `kdc.serving.engine.long_texts` joins them.
+"""Torch logits of rows in windows, joined as `kdc.serving.engine.long_texts` does.
 
-How windows are joined stands in the model's config: `kdc_join`, a way for each output, or one for all. A model that
-says nothing takes the mean.
+The config's `kdc_join` names one way for each output, or one for all; default: mean.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,18 +17,18 @@ from kdc.pipeline.models.loading import PROBLEMS
 from kdc.serving.engine import long_texts
 from kdc.serving.engine.long_texts import HOPELESS, SURE
 
-_AT_ONCE = 64  # windows in one forward pass without gradients
+_AT_ONCE = 64  # windows in one gradient-free pass
 _NOT_INPUTS = ("labels", "labelled", "teacher_logits", "windows")
 _KINDS: dict[str, Kind] = {problem: kind for kind, problem in PROBLEMS.items()}
 
 
 def join_of(config: Any) -> tuple[Join, ...]:
-    """How a model of this config joins the windows of a row."""
+    """The config's ways to join."""
     return tuple(getattr(config, "kdc_join", None) or ("mean",))
 
 
 def set_join(model: Any, join: tuple[Join, ...] | None) -> None:
-    """Have a model join the windows of its rows so; None: they are cut, and its config says nothing of it."""
+    """Set a model's ways to join; None, for cut rows, removes them."""
     if join is not None:
         model.config.kdc_join = list(join)
     elif hasattr(model.config, "kdc_join"):
@@ -37,7 +36,7 @@ def set_join(model: Any, join: tuple[Join, ...] | None) -> None:
 
 
 def parts_of(model: Any, batch: Mapping[str, Tensor]) -> Tensor:
-    """Logits (windows, outputs) of a batch of `Collator`, each window by itself; those of a row follow each other."""
+    """Logits (windows, outputs) of a `Collator` batch, a row's windows in order."""
     device = next(model.parameters()).device
     inputs = {name: value.to(device) for name, value in batch.items() if name not in _NOT_INPUTS}
     count = len(inputs["input_ids"])
@@ -48,14 +47,13 @@ def parts_of(model: Any, batch: Mapping[str, Tensor]) -> Tensor:
 
 
 def logits_of(model: Any, batch: Mapping[str, Tensor]) -> Tensor:
-    """Logits (rows, outputs) of a batch of `Collator`, on the device of the model."""
+    """Logits (rows, outputs) of a `Collator` batch."""
     parts = parts_of(model, batch)
     return joined(parts, batch["windows"], model.config) if "windows" in batch else parts
 
 
 def joined(parts: Tensor, counts: Tensor, config: Any) -> Tensor:
-    """Combine the logits (windows, outputs) of each row's windows into one row of logits, (rows, outputs), as the
-    config says; `counts`, (rows,), is how many windows each row has."""
+    """Join logits (windows, outputs) into (rows, outputs); `counts` (rows,): windows of each row."""
     join, kind = join_of(config), _KINDS[config.problem_type]
     rows = parts.split(counts.tolist())
     return torch.stack([part[0] if len(part) == 1 else _joined(part, join, kind) for part in rows])
@@ -83,14 +81,12 @@ def _way(part: Tensor, way: Join, kind: Kind) -> Tensor:
 def best_join(
     parts: NDArray[np.float32], counts: Sequence[int], labels: NDArray[np.generic], kind: Kind
 ) -> tuple[Join, ...]:
-    """The way whose answers to labelled rows have the least loss: one for each output of a multi-label task, otherwise
-    one for all. A tie is for the way that comes first.
+    """The ways to join with the least label loss: one for each output if multi-label, else one for all.
 
     Args:
-        parts: (windows, outputs) logits of a model, the windows of a row one after another.
+        parts: (windows, outputs) logits.
         counts: (rows,) windows of each row.
-        labels: class numbers, multi-hot rows, or a regression's standardised numbers.
-        kind: the task's kind.
+        labels: class ids, multi-hot rows, or standardised numbers.
     """
     from kdc.pipeline.training.losses import label_loss
 

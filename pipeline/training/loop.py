@@ -1,10 +1,6 @@
-"""The one training loop: teacher, student and controls go through `train`.
+"""The one training loop, a `transformers.Trainer`, for teacher, student and controls.
 
-It is a `transformers.Trainer` that pads to the longest row of a batch, groups rows by length, joins the teacher's
-logits by row id, keeps the step that is best on the tuning slice (`TrainSettings.kept_step` says by what), and resumes
-from the last complete checkpoint.
-
-Writes checkpoints, which the caller removes once the trained model is saved.
+The caller removes its checkpoints.
 """
 
 import logging
@@ -38,48 +34,48 @@ from kdc.pipeline.training.losses import distillation_loss
 
 log = logging.getLogger("kdc")
 
-_ERRORS_OF_AN_INTERVAL = 2 * 1.96  # standard errors between the ends of a 95 % interval
-_LOGS_A_LOOK = 5  # values of the training loss that are logged between two looks at the tuning slice
+_ERRORS_OF_AN_INTERVAL = 2 * 1.96  # standard errors in a 95 % interval
+_LOGS_A_LOOK = 5  # losses logged between evaluations
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How to train. The settings say batches, rates and patience; what they say of epochs stands here as steps."""
+    """How to train; `steps` replaces the settings' epochs."""
 
     settings: TrainSettings
     environment: Environment
-    steps: int  # updates of the weights in all
-    evaluate_every: int  # updates between two looks at the tuning slice; each look also writes a checkpoint
-    new_modules: tuple[str, ...] = ()  # names of the modules that start at random and have a rate of their own
-    pad_to: int | None = None  # tokens to pad every row to, for benchmarks; None groups rows of similar length
+    steps: int  # total updates
+    evaluate_every: int  # updates; each evaluation has a checkpoint
+    new_modules: tuple[str, ...] = ()  # modules with their own rate
+    pad_to: int | None = None  # tokens, for benchmarks; None groups by length
 
 
 @dataclass(frozen=True)
 class Objective:
     """What to minimise."""
 
-    task: Task  # its kind decides the loss, its first metric the score; regression's labels are standardised
-    class_weights: tuple[float, ...] | None = None  # factor of each class, see `losses.factors_of`; None: 1
-    alpha: float = 0.0  # weight of the teacher's term, 0 to 1; the labels' term has 1 - alpha
-    temperature: float = 1.0  # T > 0, by which the logits of both sides are divided
-    each_window: bool = False  # whether each window of a row has the row's loss, and not the answer that is made of all
+    task: Task  # regression labels are standardised
+    class_weights: tuple[float, ...] | None = None  # see `losses.factors_of`
+    alpha: float = 0.0  # teacher's weight in [0, 1]; labels get the rest
+    temperature: float = 1.0  # T > 0
+    each_window: bool = False  # one loss a window, not one for the joined row
 
 
 class DistillationTrainer(Trainer):
-    """A `Trainer` with the distillation loss, rows grouped by length, and checkpoints that are sealed when complete."""
+    """A `Trainer` with distillation loss and sealed checkpoints."""
 
     def __init__(self, *, objective: Objective, plan: Plan, **trainer: Any) -> None:
         super().__init__(**trainer)
-        self.model_accepts_loss_kwargs = False  # the loss is a mean, so the Trainer divides it by `accumulate`
+        self.model_accepts_loss_kwargs = False  # the loss is a mean: divide it by `accumulate`
         self.objective: Objective = objective
         self.plan: Plan = plan
         self.rate = Rate(plan.steps, round(plan.settings.warmup * plan.steps), plan.settings.hours)
-        self.tokens = 0  # of the batches so far, padding included
+        self.tokens = 0  # with padding
         weights = objective.class_weights
         self.class_weights = None if weights is None else torch.tensor(weights, device=self.args.device)
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
-        """The arguments' optimizer. What starts at random has its own rate; biases and norms have no weight decay."""
+        """New modules have their own rate; biases and norms no weight decay."""
         if self.optimizer is None:
             model: Any = self.model
             settings, decayed = self.plan.settings, set(self.get_decay_parameter_names(model))
@@ -103,7 +99,7 @@ class DistillationTrainer(Trainer):
         return self.optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
-        """The schedule of all groups' rates, see `Rate`."""
+        """The schedule `Rate`."""
         if self.lr_scheduler is None:
             stepped: Any = optimizer or self.optimizer
             self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(stepped, self.rate)
@@ -113,7 +109,7 @@ class DistillationTrainer(Trainer):
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """The distillation loss, which is the labels' alone for a batch without teacher logits."""
+        """The distillation loss."""
         labels, labelled, teacher_logits = inputs["labels"], inputs["labelled"], inputs.get("teacher_logits")
         self.tokens += inputs["input_ids"].numel()
         goal, task = self.objective, self.objective.task
@@ -146,7 +142,7 @@ class DistillationTrainer(Trainer):
 
     def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
         super()._save_checkpoint(*args, **kwargs)
-        self.accelerator.wait_for_everyone()  # each rank writes the state of its random numbers
+        self.accelerator.wait_for_everyone()  # each rank saves its own
         if self.args.should_save:
             seal(Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}")
 
@@ -165,20 +161,16 @@ def train(
     progress: Progress | None = None,
     groups: Groups | None = None,
 ) -> TrainingSummary:
-    """Train in place and leave the weights of the kept step in the model. Under torchrun all processes do it together.
+    """Train in place, across ranks under torchrun; the model ends with the kept step's weights.
 
     Args:
         model: a sequence classifier, or a PEFT model over one.
-        train_rows, tune_rows: the rows to train on, and the tuning slice, by which the kept step is chosen.
-        pad_id: the tokenizer's padding id.
-        objective, plan: what to minimise, and how.
-        folder: where checkpoints are written.
-        resume: the checkpoint to resume from, see `last_checkpoint`; None begins anew.
+        resume: see `last_checkpoint`; None starts fresh.
         progress: called with (step, steps).
-        groups: (tuning rows,) rows of one group are not independent; None: all are.
+        groups: (tuning rows,) rows of a group are dependent; None: all independent.
 
     Raises:
-        Diverged: the loss is not a number.
+        Diverged: the loss is not finite.
     """
     device, patience = plan.environment.device, plan.settings.patience
     if device == "cuda":
@@ -207,12 +199,12 @@ def train(
     cheap = cheap_dropout(model) if device == "cpu" else nullcontext()
     with only_met_tokens(model, train_rows), pace().work(), cheap, attention(plan.environment):
         result = trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
-    trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)  # otherwise the model would still answer in bf16
+    trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)  # else it still answers in bf16
     return _summary(trainer, result.metrics, model, resumed_from)
 
 
 def _score(task: Task, groups: Groups | None, output: Any) -> dict[str, float]:
-    """A look at the tuning slice: the deciding metric, in points, and its standard error."""
+    """The deciding metric in points, and its standard error."""
     deciding = task.metrics[0]
     low, high = score_interval(output.predictions, output.label_ids, task.kind, deciding, groups=groups)
     score = metrics.compute(output.predictions, output.label_ids, task.kind, (deciding,))[deciding]
@@ -220,7 +212,6 @@ def _score(task: Task, groups: Groups | None, output: Any) -> dict[str, float]:
 
 
 def _summary(trainer: DistillationTrainer, costs: dict[str, float], model: Any, resumed_from: int) -> TrainingSummary:
-    """What a training that is over came to; `costs` are the Trainer's own metrics of it."""
     plan, history = trainer.plan, trainer.state.log_history
     device, looks = plan.environment.device, looks_of(history)
     kept = kept_look(looks, plan.settings.kept_step)
@@ -249,10 +240,10 @@ def _summary(trainer: DistillationTrainer, costs: dict[str, float], model: Any, 
 
 
 def training_arguments(plan: Plan, folder: Path) -> TrainingArguments:
-    """The plan in the Trainer's terms; checkpoints go to `folder`."""
+    """The plan as Trainer arguments."""
     settings, environment = plan.settings, plan.environment
     by_loss = settings.kept_step == "loss"
-    # TrainingArguments sets this variable, and reads it if bf16 is off: the value of the last training would count.
+    # With bf16 off, TrainingArguments reads this variable, which an earlier training may have set.
     os.environ["ACCELERATE_MIXED_PRECISION"] = "bf16" if environment.bf16 else "no"
     arguments = TrainingArguments(
         output_dir=str(folder),
@@ -272,7 +263,7 @@ def training_arguments(plan: Plan, folder: Path) -> TrainingArguments:
         save_steps=plan.evaluate_every,
         logging_steps=max(1, plan.evaluate_every // _LOGS_A_LOOK),
         logging_nan_inf_filter=False,
-        save_total_limit=3,  # the best, the last, and the one before the last until that is known to be complete
+        save_total_limit=3,  # best, last, and one before until the last is sealed
         load_best_model_at_end=settings.kept_step != "last",
         metric_for_best_model="eval_loss" if by_loss else "eval_score",
         greater_is_better=not by_loss,
@@ -287,6 +278,6 @@ def training_arguments(plan: Plan, folder: Path) -> TrainingArguments:
         report_to="none",
         restore_callback_states_from_checkpoint=settings.patience is not None,
     )
-    if arguments.n_gpu > 1:  # the Trainer would give each GPU a whole batch: n times the rows of a step
+    if arguments.n_gpu > 1:  # else each GPU takes a whole batch
         arguments._n_gpu = 1
     return arguments

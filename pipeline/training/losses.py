@@ -1,7 +1,6 @@
-"""The distillation loss: pure functions of tensors.
+"""The distillation loss: `alpha * T^2 * KL(softmax(t / T) || softmax(s / T)) + (1 - alpha) * CE(s, y)`.
 
-KD-LoRA (Azimi et al. 2024, arXiv 2410.20777, section 3.2), after Hinton et al. 2015 (arXiv 1503.02531):
-`alpha * T^2 * KL(softmax(t / T) || softmax(s / T)) + (1 - alpha) * CE(s, y)`.
+KD-LoRA (Azimi et al. 2024, arXiv 2410.20777, section 3.2), after Hinton et al. 2015 (arXiv 1503.02531).
 """
 
 import torch
@@ -12,15 +11,12 @@ from kdc.artifact.manifest import Kind
 
 
 def label_loss(logits: Tensor, labels: Tensor, kind: Kind, factors: Tensor | None = None) -> Tensor:
-    """Loss of each row against its label, (batch,): cross-entropy, binary cross-entropy (mean over outputs) or squared
-    error, by the kind.
+    """Each row's cross-entropy, mean binary cross-entropy or squared error, (batch,).
 
     Args:
         logits: (batch, outputs).
-        labels: (batch,) class ids for classification; (batch, outputs) in {0, 1} for multi-label; (batch,) numbers
-            for regression.
-        kind: of the task.
-        factors: of each row's loss, or each output's for multi-label, see `factors_of`; None: 1.
+        labels: (batch,) class ids; multi-label: (batch, outputs) in {0, 1}; regression: (batch,) numbers.
+        factors: see `factors_of`.
     """
     if kind == "regression":
         return F.mse_loss(logits.squeeze(-1), labels.to(logits.dtype), reduction="none")
@@ -33,14 +29,12 @@ def label_loss(logits: Tensor, labels: Tensor, kind: Kind, factors: Tensor | Non
 def teacher_loss(
     logits: Tensor, teacher_logits: Tensor, kind: Kind, temperature: float, factors: Tensor | None = None
 ) -> Tensor:
-    """Divergence of each row from the teacher's softened answer, (batch,), times T^2, which keeps the gradient's size.
+    """Each row's divergence from the softened teacher, (batch,), times T^2, which preserves gradient size.
 
     Args:
         logits, teacher_logits: (batch, outputs).
-        kind: softmax for classification, a sigmoid for each output for multi-label (mean over outputs), squared
-            error without temperature for regression.
-        temperature: T > 0.
-        factors: as in `label_loss`.
+        kind: softmax, mean over sigmoids for multi-label, or squared error without T for regression.
+        factors: see `factors_of`.
     """
     if kind == "regression":
         return F.mse_loss(logits, teacher_logits, reduction="none").mean(-1)
@@ -67,18 +61,15 @@ def factors_of(
     labelled: Tensor | None = None,
     teacher_logits: Tensor | None = None,
 ) -> Tensor | None:
-    """The factor of each row by weights of classes: the weight of its label; without a label, the expected weight by
-    the teacher's probabilities. Multi-label has a factor for each output: its weight if the row has the label, else 1.
+    """Loss factors (batch,): the label's weight, or the weight expected under the teacher for unlabelled rows.
+
+    Multi-label: (batch, outputs), the weight for a present label, else 1.
 
     Args:
-        class_weights: (outputs,) factor of each class; None gives None, as regression does.
-        labels: as in `label_loss`; rows that are not labelled hold any valid value.
-        kind: of the task.
-        labelled: (batch,) bool; None if all rows are.
-        teacher_logits: (batch, outputs); needed if some rows are not labelled.
-
-    Returns:
-        (batch,), or (batch, outputs) for multi-label.
+        class_weights: (outputs,); None gives None, as does regression.
+        labels: as in `label_loss`; unlabelled rows hold any valid value.
+        labelled: (batch,) bool; None: all.
+        teacher_logits: (batch, outputs), for unlabelled rows.
     """
     if class_weights is None or kind == "regression":
         return None
@@ -105,16 +96,13 @@ def distillation_loss(
     temperature: float,
     class_weights: Tensor | None = None,
 ) -> Tensor:
-    """Mean over rows: `alpha * teacher + (1 - alpha) * label` for labelled ones, the teacher's term alone for others.
+    """Mean of `alpha * teacher + (1 - alpha) * label`; unlabelled rows have only the teacher's term.
 
     Args:
-        logits, teacher_logits: (batch, outputs); without a teacher the labels' term alone counts.
-        labels: as in `label_loss`; rows that are not labelled hold any valid value.
+        logits, teacher_logits: (batch, outputs); without a teacher, labels alone count.
+        labels: as in `factors_of`.
         labelled: (batch,) bool.
-        kind: of the task.
-        alpha: weight of the teacher's term in [0, 1].
-        temperature: T > 0.
-        class_weights: (outputs,) factor of each class in both terms, see `factors_of`; None: 1.
+        class_weights: (outputs,), for both terms.
     """
     factors = factors_of(class_weights, labels, kind, labelled=labelled, teacher_logits=teacher_logits)
     from_labels = label_loss(logits, labels, kind, factors)

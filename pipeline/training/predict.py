@@ -1,4 +1,4 @@
-"""Logits of a torch model over tokenised rows: padded no more than each batch needs, in constant memory."""
+"""Logits of tokenised rows, in constant memory."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,13 +14,13 @@ from kdc.pipeline.training.joining import logits_of, parts_of
 from kdc.serving.engine.long_texts import spread
 from kdc.serving.engine.tokenizing import RowTokenizer, Text, pad
 
-# Rows that are sorted by length together: it bounds memory, and is the unit of work that is shared and resumed.
+# Rows sorted together by length, which bounds memory; also the unit of sharing and resuming.
 PORTION = 2048
 _BATCH_SIZE = 64
 
 
 def predict_portion(model: Any, rows: Rows, start: int, *, pad_id: int) -> NDArray[np.float32]:
-    """Logits of `PORTION` rows from `start` on, in row order: (rows, outputs) float32."""
+    """Logits (rows, outputs) float32 of `PORTION` rows from `start`, in row order."""
     collate = Collator(pad_id)
     portion = np.arange(start, min(start + PORTION, len(rows)))
     order = portion[np.argsort(rows.lengths[portion], kind="stable")]
@@ -37,15 +37,13 @@ def predict_portion(model: Any, rows: Rows, start: int, *, pad_id: int) -> NDArr
 
 
 def predict(model: Any, rows: Rows, *, pad_id: int) -> NDArray[np.float32]:
-    """Logits of all rows, in row order, by a sequence classifier that is put into evaluation mode: (rows, outputs)
-    float32."""
+    """Logits (rows, outputs) float32, in row order; sets evaluation mode."""
     model.eval()
     return np.concatenate([predict_portion(model, rows, start, pad_id=pad_id) for start in portions(len(rows))])
 
 
 def predict_parts(model: Any, rows: Rows, *, pad_id: int) -> tuple[NDArray[np.float32], list[int]]:
-    """Logits of each window by itself, (windows, outputs), a row's windows one after another, and how many windows each
-    row has."""
+    """Logits (windows, outputs), in row order, and each row's number of windows."""
     model.eval()
     collate = Collator(pad_id)
     parts, counts = [], list[int]()
@@ -60,7 +58,7 @@ def predict_parts(model: Any, rows: Rows, *, pad_id: int) -> tuple[NDArray[np.fl
 def answer_texts(
     model: Any, texts: Sequence[Text], tokenizer: RowTokenizer, info: TokenizerInfo
 ) -> NDArray[np.float32]:
-    """Logits (rows, outputs) of texts, in one batch, tokenised and padded by the code that serves."""
+    """Logits (rows, outputs) of one batch, tokenised and padded by the serving code."""
     encodings = tokenizer.encode(texts)
     batch = {name: torch.from_numpy(values) for name, values in pad(encodings, info).items()}
     if info.long is not None:
@@ -70,5 +68,5 @@ def answer_texts(
 
 
 def portions(rows: int) -> range:
-    """The first row of each portion that `predict_portion` answers."""
+    """Start of each portion."""
     return range(0, rows, PORTION)

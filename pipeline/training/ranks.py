@@ -1,8 +1,7 @@
-"""The processes that `torchrun` starts for one run: rank 0 leads, the others help.
+"""The processes of a run under `torchrun`.
 
-The leader runs the pipeline as if it were alone, and writes every file. It sends a function marked `@on_all_ranks` (a
-training, the teacher's answers) to the helpers with its arguments, and all run it at the same time. The helpers leave
-after the student's training.
+Rank 0 leads: it runs the pipeline and writes every file. All ranks run functions marked `@on_all_ranks` together.
+Helpers leave after the student's training.
 """
 
 import functools
@@ -21,48 +20,48 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 _DEVICE = "ACCELERATE_TORCH_DEVICE"
 _VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-# Helpers wait while the leader reads rows or measures. When another process dies they learn it at once.
+# Helpers wait while the leader reads or measures. A lost process is noticed at once.
 _PATIENCE = timedelta(days=7)
 
-_group: Any = None  # the processes that this one works with; None if it is alone
-_working = False  # whether all of them are running a function
+_group: Any = None  # None if alone
+_working = False  # whether all ranks run a function
 
 
 class Stopped(KdcError):
-    """Somebody stopped the run."""
+    """The run was stopped."""
 
 
 class Lost(KdcError):
-    """Another process of the run is gone."""
+    """Another process is gone."""
 
 
 def rank() -> int:
-    """This process's number among those that were started together; 0 leads, or is alone."""
+    """0 leads or is alone."""
     return int(os.environ["RANK"]) if is_launched() else 0
 
 
 def size() -> int:
-    """How many processes work together; 1 if this one is alone, or the helpers have left."""
+    """Number of processes; 1 after the helpers left."""
     return 1 if _group is None else int(os.environ["WORLD_SIZE"])
 
 
 def is_launched() -> bool:
-    """Whether this process was started together with others that have not left."""
+    """Whether other processes were launched with this one and have not left."""
     return all(name in os.environ for name in _VARIABLES) and int(os.environ["WORLD_SIZE"]) > 1
 
 
 def share_of(items: Sequence[T]) -> Sequence[T]:
-    """The part of the items that this process takes if all processes divide the work."""
+    """This rank's items."""
     return items if _group is None else items[rank() :: size()]
 
 
 def told_by_leader(number: float) -> float:
-    """The leader's number, in every process that works on the same function."""
+    """The leader's number; all ranks must call it."""
     return number if _group is None else float(_broadcast(number))
 
 
 def launcher() -> str:
-    """The command that started the processes of this run; "kdc" if it is alone."""
+    """The command that started this run."""
     if not is_launched():
         return "kdc"
     here, everywhere = os.environ.get("LOCAL_WORLD_SIZE", "?"), os.environ["WORLD_SIZE"]
@@ -71,11 +70,10 @@ def launcher() -> str:
 
 
 def on_all_ranks(function: Function) -> Function:
-    """Mark a function of a module that all processes of a run do together.
+    """Mark a module-level function for all ranks to run together.
 
-    The leader sends the helpers copies of all arguments but `progress`, which only the leader reports. The call returns
-    the leader's result when all are done, and raises `Lost` if another process is gone. A process that is alone just
-    calls the function.
+    Helpers get copies of the arguments except `progress`. The call returns the leader's result once all are done, or
+    raises `Lost`.
     """
 
     @functools.wraps(function)
@@ -89,11 +87,10 @@ def on_all_ranks(function: Function) -> Function:
 
 
 def join(device: str) -> None:
-    """Meet the other processes that were started with this one, if there are any. On "cuda" each process of a machine
-    takes the GPU of its own number.
+    """Join the launched processes; on "cuda" take the local rank's GPU.
 
     Raises:
-        InputError: there are more processes than GPUs.
+        InputError: more processes than GPUs.
     """
     global _group
     if not is_launched():
@@ -112,17 +109,17 @@ def join(device: str) -> None:
             )
         torch.cuda.set_device(own)
     else:
-        os.environ[_DEVICE] = "cpu"  # accelerate's own "cpu:0" is a place that torch.load does not know
+        os.environ[_DEVICE] = "cpu"  # torch.load does not know accelerate's "cpu:0"
     dist.init_process_group("cpu:gloo,cuda:nccl" if device == "cuda" else "gloo")
-    # Orders go by gloo on every device: a process that waits for one keeps no GPU busy.
+    # Gloo on every device: waiting for orders keeps no GPU busy.
     _group = dist.new_group(backend="gloo", timeout=_PATIENCE)
 
 
 def help_leader(check: Callable[[str], None]) -> None:
-    """Do what the leader asks for, until it lets go; `check` as in `check_everywhere`.
+    """Follow orders until dismissed; for `check` see `check_everywhere`.
 
     Raises:
-        Lost: another process is gone.
+        Lost: a process is gone.
     """
     while (order := _broadcast()) is not None:
         if isinstance(order, str):
@@ -134,8 +131,7 @@ def help_leader(check: Callable[[str], None]) -> None:
 
 
 def check_everywhere(check: Callable[[str], None], settings: str) -> None:
-    """Have every process compare what it was given with the leader's settings, as JSON: the leader by this `check`, a
-    helper by the one of `help_leader`."""
+    """Compare all ranks' settings with the leader's, as JSON; helpers use `help_leader`'s check."""
     if _group is None:
         check(settings)
     else:
@@ -145,7 +141,7 @@ def check_everywhere(check: Callable[[str], None], settings: str) -> None:
 
 @contextmanager
 def leading() -> Iterator[None]:
-    """Let the helpers go when the block ends, also if the leader fails: then it alone tells what went wrong."""
+    """Dismiss the helpers at the end, also on failure: only the leader reports it."""
     try:
         yield
     except BaseException:
@@ -156,17 +152,17 @@ def leading() -> Iterator[None]:
 
 
 def dismiss() -> None:
-    """Let the helpers go: from here on the leader is alone. Helpers whose work failed half-way cannot listen."""
+    """Release the helpers, unless a failure keeps them from listening."""
     if _group is not None and not _working:
         _broadcast(None)
         _leave()
 
 
 def check_batches(batch_sizes: dict[str, int], processes: int) -> None:
-    """Refuse batch sizes, by the name of their setting, that so many processes cannot share evenly.
+    """Check that ranks can split batches; keys are setting names.
 
     Raises:
-        InputError: there is such a size.
+        InputError: a size does not divide evenly.
     """
     for name, rows in batch_sizes.items():
         if rows % processes:
@@ -178,13 +174,13 @@ def check_batches(batch_sizes: dict[str, int], processes: int) -> None:
 
 
 def is_told_by_another(error: KdcError, rank: int) -> bool:
-    """Whether a person would read an error twice if this process told it too. Every rank meets wrong input and Ctrl-C.
-    Two ranks tell of a lost process, since one of them may be that process."""
+    """Whether another rank reports this error. All ranks meet wrong input and Ctrl-C. Two report a lost process, since
+    one may be that process."""
     return rank > 0 and (isinstance(error, InputError | Stopped) or (isinstance(error, Lost) and rank > 1))
 
 
 def _do(work: Callable[[], Any]) -> Any:
-    """Do what all others do at the same time, and wait for them."""
+    """Run, then wait for all ranks."""
     import torch.distributed as dist
 
     global _working
@@ -197,7 +193,7 @@ def _do(work: Callable[[], Any]) -> Any:
 
 
 def _broadcast(order: Any = None) -> Any:
-    """Send an order to all helpers; in a helper, wait for one and return it."""
+    """Send an order; helpers receive it."""
     import torch.distributed as dist
 
     orders = [order]
@@ -208,7 +204,7 @@ def _broadcast(order: Any = None) -> Any:
 
 @contextmanager
 def _loss_is_told() -> Iterator[None]:
-    """Turn a library's error that another process is gone into `Lost`."""
+    """Turn lost connections into `Lost`."""
     import torch.distributed as dist
 
     try:
@@ -221,7 +217,6 @@ def _loss_is_told() -> Iterator[None]:
 
 
 def _leave() -> None:
-    """Forget the group: later trainings of this process start none."""
     import torch.distributed as dist
     from accelerate.state import AcceleratorState
 
@@ -235,11 +230,11 @@ def _leave() -> None:
 
 
 def _lost(how: object) -> Lost:
-    if signal.getsignal(signal.SIGTERM) is _stopped:  # it would cut off what this process tells of its end
+    if signal.getsignal(signal.SIGTERM) is _stopped:  # else it cuts off the message
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     return Lost("another process of this run was lost; finished stages and checkpoints are kept", given=how)
 
 
 def _stopped(*_: object) -> None:
-    """The launcher stops all processes as soon as one of them failed."""
+    """The launcher stops all after a failure."""
     raise _lost("the launcher stops all others")

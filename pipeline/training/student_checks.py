@@ -1,7 +1,4 @@
-"""Refuses students, teachers and windows that cannot be trained as the settings say, before anything is trained.
-
-docs/reference/architectures.md lists the architectures that were tried as students. Any other one is tried.
-"""
+"""Refuse impossible settings before training. docs/reference/architectures.md lists tested students."""
 
 from transformers import PretrainedConfig
 
@@ -13,23 +10,23 @@ from kdc.pipeline.config.training_settings import StudentSettings, TeacherSettin
 from kdc.pipeline.models import loading
 from kdc.pipeline.training.finetuning import check_class_weights
 
-# No exporter makes a graph of them that takes the inputs of ours.
+# No exporter makes a graph with our inputs.
 _WITHOUT_GRAPH = ("longformer", "xlnet")
-# GPT-2's layers are not torch's linear modules, beside which adapters stand; ALBERT's layers share one set.
+# GPT-2's layers are not torch.nn.Linear; ALBERT's share weights.
 _WITHOUT_ADAPTERS = ("albert", "gpt2")
 
 
 def has_graph(config: PretrainedConfig) -> bool:
-    """Whether a classifier of this config can be exported; True if nobody tried."""
-    # Encoder-decoders answer at a text's last end token, and fail on a row of the checks that has none.
+    """Whether this classifier can be exported; True if untested."""
+    # Encoder-decoders answer at the last end token, and fail on check rows without one.
     return config.model_type not in _WITHOUT_GRAPH and not getattr(config, "is_encoder_decoder", False)
 
 
 def check_plan(teacher: TeacherSettings, student: StudentSettings, task: Task) -> None:
-    """Refuse now what a later stage would refuse after hours of training.
+    """Refuse early what later stages refuse.
 
     Raises:
-        InputError: weights of unknown classes, or a black box beside other teachers.
+        InputError: weights of unknown classes, or a black box among several teachers.
     """
     if teacher.scores is not None and teacher.more:
         raise InputError(
@@ -42,10 +39,10 @@ def check_plan(teacher: TeacherSettings, student: StudentSettings, task: Task) -
 
 
 def check_windows(long: LongSettings, kind: Kind, losses: tuple[str, ...]) -> None:
-    """Refuse windows that cannot be joined so, or trained with these losses.
+    """Check window settings.
 
     Raises:
-        InputError: noisy-or of a regression, or losses of windows if rows are cut.
+        InputError: noisy-or for regression, or window losses without windows.
     """
     if kind == "regression" and long.join == "noisy-or":
         raise InputError(
@@ -62,12 +59,12 @@ def check_windows(long: LongSettings, kind: Kind, losses: tuple[str, ...]) -> No
 
 
 def check_student(student: StudentSettings, teacher: TeacherSettings, *, is_searched: bool) -> None:
-    """Refuse a student that cannot be.
+    """Check a student against its teacher.
 
     Raises:
-        InputError: its architecture can only be a teacher; it has no layers for its way of training; its kind refuses
-            the spec; it shall have a part of a vocabulary that is not the teacher's; or it is the teacher itself, and
-            there are several or a black box.
+        InputError: the architecture is for teachers only; no layers for the training method; a spec that its kind
+            refuses; a reduced vocabulary for a student not made of the teacher; or the teacher itself, if several or a
+            black box.
     """
     kind = student.kind
     needs_layers = ["student.method=lora"] * (student.method == "lora")

@@ -1,8 +1,7 @@
-"""A student: how it is made from a teacher or a checkpoint, trained through adapters, and loaded again.
+"""Make, train and load a student.
 
-A student's folder holds `base/`, the student before training, with its tokenizer, and `trained_logits.npy`. Training
-through adapters adds `adapter/` (PEFT), and `below/` if the adapters' initialisation changed the weights. Training all
-weights adds `full/`. The teacher itself is not trained, and has neither.
+Its folder holds `base/` (untrained, with tokenizer) and `trained_logits.npy`. LoRA adds `adapter/`, and `below/` if its
+initialisation changed the weights; full training adds `full/`.
 """
 
 import shutil
@@ -35,19 +34,19 @@ from kdc.pipeline.training.importance import unit_importance
 from kdc.pipeline.training.joining import set_join
 from kdc.pipeline.training.predict import predict
 
-TRAINED_LOGITS = "trained_logits.npy"  # answers to `probe_rows` by the model in memory, right after training
+TRAINED_LOGITS = "trained_logits.npy"  # for `probe_rows`, right after training
 _PROBE_ROWS = 64
 _CHECKPOINTS = "checkpoints"
 
 
 @dataclass(frozen=True)
 class StudentOrigin:
-    """The origin of a student's weights and tokens."""
+    """Where a student's weights and tokens come from."""
 
-    cut_from: str  # the model that a student is made of, unless it is a checkpoint of its own
-    role: str  # whose tokens it takes: "teacher", "student" or "fewer"
-    vocabulary: Path | None = None  # folder of a smaller vocabulary, see `save_smaller`; None keeps the model's
-    join: tuple[Join, ...] | None = None  # how the windows of its rows are joined; None if rows are cut
+    cut_from: str  # source model, unless it is a checkpoint
+    role: str  # "teacher", "student" or "fewer"
+    vocabulary: Path | None = None  # see `save_smaller`; None keeps the model's
+    join: tuple[Join, ...] | None = None  # of windows; None if rows are cut
 
 
 def distil(
@@ -61,11 +60,10 @@ def distil(
     progress: Progress,
     unlabeled: bool = True,
 ) -> ModelResult:
-    """Make a student and train it into a folder, as `fine_tune` does; without `teacher_logits` on the labels alone (a
-    control)."""
+    """Make and train a student into a folder; without `teacher_logits` a control on labels only."""
     set_seed(environment.seed)
     new_modules, pad_id = _make_base(settings, origin, data, out, environment)
-    # What is trained is what reading the file gives: an architecture may build a layer by its number.
+    # Reload: some architectures build a layer by its number.
     student: Any = loading.load_model(str(out / "base"), data.task, dropout=settings.dropout_rate).model
     parameters = as_served(student).num_parameters()
     if settings.method == "lora":
@@ -97,8 +95,8 @@ def distil(
 def _make_base(
     settings: StudentSettings, origin: StudentOrigin, data: PreparedData, out: Path, environment: Environment
 ) -> tuple[tuple[str, ...], int]:
-    """Write the student before its training to `base/`, and return its modules that start at random and its padding
-    id. A training that resumes keeps its base: another machine might choose other neurons."""
+    """Write `base/`; return its random modules and padding id. Resuming keeps it: another machine might choose other
+    neurons."""
 
     def importance(model: Any, parts: Sequence[Part]) -> list[torch.Tensor]:
         source = origin.cut_from if origin.vocabulary is None else str(origin.vocabulary)
@@ -131,9 +129,10 @@ def _make_base(
 def new_student(
     model: str, task: Task, *, cut_from: str, vocabulary: Path | None = None, importance: Importance = first_units
 ) -> tuple[loading.Loaded, str]:
-    """The student before training, and the place of its tokenizer. A student that is made of the teacher is made of
-    `cut_from`, with a smaller vocabulary if one is given; `importance` chooses the neurons and heads of a narrower one,
-    see `cut`."""
+    """The untrained student and its tokenizer's place.
+
+    Unless it is a checkpoint, it is made of `cut_from`, with a smaller vocabulary if given; for `importance` see `cut`.
+    """
     kind = kind_of(model)
     if not kind.is_of_teacher:
         return loading.load_model(model, task), model
@@ -145,8 +144,7 @@ def new_student(
 
 
 def keep_teacher(teacher: Path, origin: StudentOrigin, data: PreparedData, out: Path) -> None:
-    """Make a student's folder of the teacher itself, which `teacher` holds with its tokenizer; with a smaller
-    vocabulary if the origin has one."""
+    """Write the uncut teacher in folder `teacher` as a student, in the origin's vocabulary."""
     base = out / "base"
     if origin.vocabulary is None:
         shutil.copytree(teacher, base, dirs_exist_ok=True)
@@ -159,7 +157,7 @@ def keep_teacher(teacher: Path, origin: StudentOrigin, data: PreparedData, out: 
 
 
 def score_uncut(teacher: Path, origin: StudentOrigin, data: PreparedData) -> ModelResult:
-    """The teacher's result on the tuning slice with the origin's smaller vocabulary."""
+    """The teacher's tuning result in the origin's vocabulary."""
     loaded, source = new_student(UNCUT, data.task, cut_from=str(teacher), vocabulary=origin.vocabulary)
     model, pad_id = loaded.model.eval(), loading.load_tokenizer(source).pad_token_id
     result = score_model(model, data, origin.role, pad_id)
@@ -167,7 +165,7 @@ def score_uncut(teacher: Path, origin: StudentOrigin, data: PreparedData) -> Mod
 
 
 def load_student(folder: Path) -> Any:
-    """The trained student: base and adapters, or all weights; in evaluation mode, on the CPU, in fp32."""
+    """The trained student in evaluation mode, fp32, on the CPU."""
     base, full, below, adapter = (folder / name for name in ("base", "full", "below", "adapter"))
     if not adapter.exists():
         return loading.load_plain(full if full.exists() else base)
@@ -177,14 +175,12 @@ def load_student(folder: Path) -> Any:
 
 
 def merged_student(folder: Path) -> Any:
-    """The trained student as one plain model: adapters merged into the weights, or a projection into the token
-    vectors, in fp32."""
+    """The trained student as one fp32 model, adapters or projection merged."""
     student = load_student(folder)
     return student.merge_and_unload(safe_merge=True) if (folder / "adapter").exists() else as_served(student)
 
 
 def probe_rows(data: PreparedData, role: str) -> Rows:
-    """The rows on which a student's answers are compared after each stage: the first of the tuning slice, in the tokens
-    of a role."""
+    """The first tuning rows, which stages compare a student's answers on."""
     tokens = data.tokens(role, "tune")
     return Rows([tokens.select(range(min(_PROBE_ROWS, len(tokens))))])

@@ -1,4 +1,4 @@
-"""A teacher: trained here, or brought along fine-tuned, whose outputs are then put into the task's order of labels."""
+"""Train a teacher, or load a fine-tuned one."""
 
 import re
 from pathlib import Path
@@ -38,10 +38,13 @@ def train_teacher(
     head: Linear | None = None,
     join: tuple[Join, ...] | None = None,
 ) -> tuple[Any, TrainingSummary]:
-    """Load a pretrained teacher (path or hub id) and fine-tune it: all weights, or through adapters, which are merged.
-    With a linear probe's head it begins from that head, which reads the mean of the token vectors. The windows of its
-    rows are joined by `join`; None if rows are cut. For the other arguments see `fine_tune`. The model is on the CPU
-    afterwards."""
+    """Fine-tune a pretrained teacher (path or hub id) and merge its adapters; it returns on the CPU.
+
+    Args:
+        head: a linear probe's head to start from; forces mean pooling.
+        join: of windows; None if rows are cut.
+        role, checkpoints, progress: see `fine_tune`.
+    """
     set_seed(environment.seed)
     pooling = settings.pooling if head is None else "mean"
     loaded = loading.load_model(source, data.task, pooling=pooling, dropout=settings.dropout_rate)
@@ -58,14 +61,14 @@ def train_teacher(
         pad_id=loading.load_tokenizer(source).pad_token_id,
         checkpoints=checkpoints,
         progress=progress,
-        new_modules=loaded.new_modules if head is None else (),  # the head has been trained already
+        new_modules=loaded.new_modules if head is None else (),  # the head is already trained
     )
     model = model.to("cpu")
     return model.merge_and_unload() if settings.method == "lora" else model, training
 
 
 def choose_join(model: Any, tune: Rows, task: Task, pad_id: int) -> None:
-    """Have a model join the windows of its rows by the way that gives the labels of the tuning slice the least loss."""
+    """Set the way to join windows with the least tuning loss."""
     parts, counts = predict_parts(model, tune, pad_id=pad_id)
     labels = np.concatenate([np.asarray(part["label"][:]) for part in tune.parts])
     if task.kind == "regression":
@@ -74,11 +77,13 @@ def choose_join(model: Any, tune: Rows, task: Task, pad_id: int) -> None:
 
 
 def load_finetuned(source: str, task: Task, names: tuple[str, ...] | None) -> Any:
-    """Load a fine-tuned teacher (path or hub id), its outputs in the order of the task's labels. `names` are the labels
-    in its own order, for a model that only says LABEL_0, LABEL_1, ...
+    """Load a fine-tuned teacher (path or hub id), outputs in label order.
+
+    Args:
+        names: its labels, for models that only say LABEL_0, LABEL_1, ...
 
     Raises:
-        InputError: the model is not there or not fine-tuned, or its labels are not the task's.
+        InputError: it is missing, not fine-tuned, or has other labels.
     """
     try:
         model, info = open_classifier(loading.locate(source), dtype=torch.float32, output_loading_info=True)
@@ -94,7 +99,7 @@ def load_finetuned(source: str, task: Task, names: tuple[str, ...] | None) -> An
     head = _output_layer(model, task.outputs)
     bias = torch.zeros(head.out_features) if head.bias is None else head.bias
     with torch.no_grad():
-        if order is None:  # it answers in the labels' unit, and shall give (answer - center) / spread
+        if order is None:  # to (answer - center) / spread
             head.bias = torch.nn.Parameter((bias - task.center) / task.spread)
             head.weight.div_(task.spread)
         else:
@@ -105,12 +110,10 @@ def load_finetuned(source: str, task: Task, names: tuple[str, ...] | None) -> An
 
 
 def label_order(config: Any, task: Task, names: tuple[str, ...] | None) -> list[int] | None:
-    """The number of the teacher's output for each of the task's labels, by the teacher's config and `names`; None for
-    regression.
+    """The teacher's output index for each label, by `names` or its config; None for regression.
 
     Raises:
-        InputError: the teacher's outputs are not the task's, nobody says what they mean, or its own names and `names`
-            are the same in another order.
+        InputError: other outputs, unnamed outputs, or the config's names in another order.
     """
     if config.num_labels != task.outputs:
         raise InputError(
@@ -147,7 +150,7 @@ def label_order(config: Any, task: Task, names: tuple[str, ...] | None) -> list[
 
 
 def _output_layer(model: PreTrainedModel, outputs: int) -> torch.nn.Linear:
-    """The last linear layer outside the encoder that has as many outputs as the task."""
+    """The last linear layer of this width outside the encoder."""
     heads = [
         module
         for name, module in model.named_modules()
