@@ -1,7 +1,7 @@
 """The BentoML service: `kdc serve`, `bentoml serve kdc.serving.service:Classifier`, `bentoml build`, containers.
 
 BentoML brings packaging, workers, lifecycle and clients. Requests reach our app before BentoML's router and body
-handling, which would cost more than a small model's forward pass (docs/benchmarks/serving-design.md has the figures).
+handling, which would cost more than a small model's forward pass (docs/benchmarks/serving.md has the figures).
 """
 
 import asyncio

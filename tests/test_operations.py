@@ -26,7 +26,7 @@ PAGES = [
     ALERTS_PAGE,
     SIZE_PAGE,
     FIGURES_PAGE,
-    DOCS / "benchmarks" / "install-size.md",
+    DOCS / "benchmarks" / "serving.md",
     *(DOCS / "how-to" / f"{name}.md" for name in ("deploy-docker", "deploy-kserve", "deploy-kubernetes")),
     *(DOCS / "how-to" / f"{name}.md" for name in ("roll-out", "other-runtimes")),
     *(DOCS / "reference" / f"{name}.md" for name in ("artifact", "stores", "support")),

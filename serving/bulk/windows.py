@@ -17,7 +17,7 @@ from kdc.serving.engine.engine import Engine, Text
 from kdc.serving.engine.long_texts import Part
 from kdc.serving.engine.tokenizing import is_blank, is_utf8
 
-# Most padded tokens of one forward pass: measured for the service, see docs/benchmarks/serving-design.md.
+# Most padded tokens of one forward pass: measured for the service, see docs/benchmarks/serving.md.
 _CPU_TOKENS, _GPU_TOKENS = 256, 16_384
 _MANY_THREADS = 4  # of the tokenizers library, which are as fast as one thread that looks words up
 LANES = 64  # forward passes side by side; the engine takes no more than it has threads
