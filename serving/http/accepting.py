@@ -61,7 +61,7 @@ def listeners_of(server: Any) -> list[socket.socket]:
 
 
 def take_what_waits(listener: socket.socket, server: Any, most: float = math.inf) -> list[asyncio.Task[Any]]:
-    """Accept up to `most` waiting connections; each goes to the server's protocol in a task."""
+    """Accept up to `most` waiting connections; a task hands each to the server's protocol."""
     loop, config = asyncio.get_running_loop(), server.config
     listener.setblocking(False)
     connections: list[socket.socket] = []

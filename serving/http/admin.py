@@ -1,7 +1,7 @@
-"""Probes and metrics on their own port and thread, answered whatever the load.
+"""Probes and metrics on their own port and thread, where they wait for no client.
 
-On the service's port a liveness probe waits for hundreds of clients, and would restart a busy service. This port asks
-for no token: keep it unreachable from outside.
+On the service's port a liveness probe could restart a busy service. This port asks for no token: keep it unreachable
+from outside.
 """
 
 import asyncio

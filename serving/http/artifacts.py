@@ -19,7 +19,7 @@ def places_by_name(artifacts: str) -> dict[str, str]:
     The default name is the run folder's, the repository's or the tag's.
 
     Raises:
-        InputError: the list is empty, a name has more than letters, digits, `.`, `_`, `-`, or two are equal.
+        InputError: no artifact, a wrong name, or a name twice.
     """
     places: dict[str, str] = {}
     for part in _parts(artifacts):
@@ -52,7 +52,7 @@ def expected_sha256(given: str | None, names: Collection[str]) -> dict[str, str]
     """Split `SHA256` (of a single artifact) or `NAME=SHA256,...` by name.
 
     Raises:
-        InputError: a name is not served, a value is no SHA-256, or an artifact has none.
+        InputError: a name or SHA-256 is wrong, or one is missing.
     """
     expected: dict[str, str] = {}
     for part in _parts(given or ""):
@@ -73,7 +73,7 @@ def local(artifacts: str, *, allow_failed: bool = False, expect_sha256: str | No
     """The list with absolute paths, since workers run in another folder. Downloads addresses; keeps links.
 
     Raises:
-        KdcError: an artifact is missing, unreachable, damaged, failed its contract, or has another SHA-256.
+        KdcError: an artifact is missing, unreachable, damaged or refused.
     """
     paths = places_by_name(artifacts)
     expected = expected_sha256(expect_sha256, paths)

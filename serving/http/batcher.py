@@ -1,7 +1,7 @@
 """Continuous batching: rows of concurrent requests share forward passes (docs/explanation/scheduling.md).
 
-A row that waits alone gets a pass with all threads. If more rows wait, lanes run passes side by side, each with a share
-of the threads: the threads of one pass would wait for the core that also handles requests.
+A row that waits alone gets a pass with all threads. If more rows wait, lanes run passes side by side. They are faster:
+one pass would wait for the core that also handles requests.
 """
 
 import asyncio
@@ -43,8 +43,8 @@ class Batcher:
     max_batch_rows: int = sys.maxsize
     # Most padded tokens of a batch with rows out of turn; at least what a lane answers in `_AHEAD_S`.
     ahead_tokens: float = math.inf
-    # Most tokens that may come before a request, and most seconds at the recent speed: a longer queue answers clients
-    # that gave up. Another request counts with at most the new one's tokens, since they take turns.
+    # Most tokens before a request, as `Queue.before` counts them, and most seconds at the recent speed: a longer queue
+    # answers clients that gave up.
     max_queue_tokens: int = 65536
     max_queue_seconds: float = 1.0
     # Most seconds for a request that takes turns with as many others as lately.
@@ -141,7 +141,7 @@ class Batcher:
             raise
 
     async def close(self) -> None:
-        """Answer the queued rows, refuse new ones, and end the threads."""
+        """Answer the queued rows, then end the threads."""
         with self._lock:
             self._closing = True
             self._wake(self.lanes)
@@ -163,7 +163,7 @@ class Batcher:
                     work.wait()
                 few = not self._running and 2 * len(self.queue) <= max(2, self.lanes)
                 alone = few and not self.has_neighbour()
-                free = 1 if alone else self.lanes - self._running  # lanes to share the rows
+                free = 1 if alone else self.lanes - self._running
                 rows = min(-(-len(self.queue) // free), self.max_batch_rows)
                 batch = self.queue.take(max_rows=rows, max_tokens=self.max_batch_tokens, ahead=self._ahead)
                 self._running += 1
@@ -188,7 +188,6 @@ class Batcher:
         return max(self.ahead_tokens, _AHEAD_S * (self._tokens_per_second or 0.0) / self.lanes)
 
     def _average(self, waiting: int, began: float, ended: float) -> None:
-        """Note the requests that waited during a pass; in between none did."""
         since = max(began, self._averaged)  # another lane may have counted a part
         self._others *= math.exp(min(0.0, self._averaged - ended) / _AVERAGED_S)
         self._others += waiting * (1 - math.exp(min(0.0, since - ended) / _AVERAGED_S))
@@ -214,7 +213,7 @@ class Batcher:
             self._loop.call_soon_threadsafe(self._deliver, batch, results, report)
 
     def _deliver(self, batch: list[Row], results: list[Result], report: BatchReport) -> None:
-        """Answer requests, then report; in the event loop."""
+        """Runs in the event loop."""
         _answer(batch, results)
         try:
             self.on_batch(batch, results, report)
@@ -244,7 +243,6 @@ class Batcher:
 
 
 def _answer(batch: list[Row], results: list[Result]) -> None:
-    """Hand results to requests, and wake complete ones."""
     for row, result in zip(batch, results, strict=True):
         request = row.request
         if request.future.done():

@@ -45,7 +45,7 @@ async def grpc_port(app: ASGIApp, methods: Collection[str], settings: ServeSetti
         methods: other calls are UNIMPLEMENTED.
 
     Raises:
-        InputError: it cannot listen at the address.
+        InputError: it cannot listen there.
     """
     assert settings.grpc_address is not None
     server = grpc.aio.server(

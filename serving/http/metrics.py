@@ -63,7 +63,7 @@ class Metrics(Collector):
         patches.allocate_metrics()
         self.incomplete = False  # a count was lost, as on a full disk
         self.models: Mapping[str, Model] = {}  # by name; read at each `exposition`
-        self._labels: dict[str, tuple[set[str], int]] = {}  # by model: labels with a series, and their size
+        self._labels: dict[str, tuple[set[str], int]] = {}  # by model: labels with series, their size
         self._told, self._told_at, self._fresh_s = b"", -math.inf, 0.0
         self._telling = threading.Lock()
         self._shared = bool(os.environ.get("PROMETHEUS_MULTIPROC_DIR"))
@@ -113,14 +113,14 @@ class Metrics(Collector):
 
     @_counts
     def connected(self, connections: int, ended: Ended | None = None) -> None:
-        """Note the open connections, and an ended one."""
+        """Note the connections."""
         self.connections.set(connections)
         if ended is not None:
             self.ended[ended].inc()
 
     @_counts
     def reloaded(self, model: str, refused: bool) -> None:
-        """Note whether a new artifact was refused."""
+        """Note whether an artifact was refused."""
         self.refused.labels(model).set(refused)
 
     @_counts

@@ -51,7 +51,7 @@ SILENT = Listeners()
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The answer to a request."""
+    """A request's answer."""
 
     logits: np.ndarray  # float32 (rows, outputs)
     probabilities: np.ndarray  # float32 (rows, outputs), by `Engine.activated`; a regression's numbers
@@ -106,7 +106,7 @@ class Model:
             side: the side to cut, "left" or "right"; None: the artifact's.
 
         Raises:
-            InputError: a row is no input of the task or too long, or the rows exceed an empty queue.
+            InputError: a row is wrong or too long, or the rows exceed an empty queue.
             Overloaded: the queue is full.
         """
         if trace is not None:
@@ -140,7 +140,7 @@ class Model:
             self._active -= 1
 
     async def close(self) -> None:
-        """Answer requests in work, end the threads, and free the engine."""
+        """Answer the requests in work, then free everything."""
         while self._active:  # a request may still be tokenising
             await asyncio.sleep(0.01)
         self._tokenizer_pool.close()
@@ -151,14 +151,13 @@ class Model:
 
 
 async def _beside(function: Callable[[np.ndarray], np.ndarray], logits: np.ndarray) -> np.ndarray:
-    """Call a function of logits, in a thread if there are many."""
     if logits.size < _INLINE_NUMBERS:
         return function(logits)
     return await asyncio.to_thread(function, logits)
 
 
 def check_queue(info: TokenizerInfo, most: int) -> None:
-    """Raise `InputError` if the windows of the longest text exceed a queue of `most` tokens."""
+    """Raise `InputError` if one text may exceed the queue."""
     if info.long is not None and (windows := info.long.windows) * info.max_length > most:
         what = "one text may have more tokens in its windows than the queue takes"
         given = f"{windows} windows of {info.max_length} tokens, KDC_MAX_QUEUE_TOKENS={most}"

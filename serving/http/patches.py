@@ -1,4 +1,4 @@
-"""What kdc replaces in other libraries; no other module may (tests/serving/http/test_patches.py).
+"""The parts of other libraries that kdc replaces. No other module does (tests/serving/http/test_patches.py).
 
 Each patch names its tested versions. pyproject.toml has the same bounds; `make test-patches` tries the lowest and the
 highest.

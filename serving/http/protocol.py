@@ -53,7 +53,7 @@ class _Flow(FlowControl):
 
 
 class _Transport:
-    """Writes one request's answer, and closes gently, so that the client gets it."""
+    """Writes one request's answer, and closes the connection gently."""
 
     def __init__(self, protocol: "BoundedProtocol") -> None:
         self._protocol = protocol
@@ -98,7 +98,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self.running: Any = None  # the request in work; `cycle` is the newest
         self._received = b""  # unparsed, because requests wait
         self._in_head = False
-        self._is_between = False  # no request is in work or has begun
+        self._is_between = False  # the last request is done, and no next one has begun
         self._head_bytes = self._fields = 0
         self._left = 0  # bytes of the body to come, by Content-Length
         self._chunks = self._chunked = 0  # of the body, and their bytes
@@ -138,7 +138,7 @@ class BoundedProtocol(HttpToolsProtocol):
             transport.close()  # not gently: refused connections must not keep descriptors
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Stop the clocks and tell the request in work; uvicorn tells the newest one."""
+        """Tell the request in work; uvicorn tells the newest one."""
         self._idle.pop(self, None)
         self._unsent.pop(self, None)
         self._given_up.discard(self)
@@ -155,7 +155,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._count()
 
     def data_received(self, data: bytes) -> None:
-        """Parse the data, unless the connection ends."""
+        """Parse or drop data."""
         if self._ending or self._deaf:
             self._linger -= len(data)
             if self._linger < 0:
@@ -295,7 +295,7 @@ class BoundedProtocol(HttpToolsProtocol):
         return True
 
     def timeout_keep_alive_handler(self) -> None:
-        """End an idle connection gently: replies may be unread."""
+        """End an idle connection gently."""
         self.close_gently()
 
     def on_message_begin(self) -> None:
@@ -430,7 +430,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self.transport.write_eof()
 
     def _refuse(self, status: int, message: str) -> None:
-        """Refuse input, and end the connection after the answers to earlier requests."""
+        """Refuse input; earlier requests are answered first."""
         self._linger = _LINGER_REFUSED
         newest = self.cycle
         if newest is None or newest.response_complete:

@@ -1,4 +1,4 @@
-"""The rows that wait for a forward pass, by length and by turn.
+"""The rows that wait for a forward pass.
 
 Requests share passes by weighted fair queueing (Demers, Keshav and Shenker 1989). A row's turn is its request's arrival
 plus the tokens of the request's earlier rows. The clock moves by a pass's tokens / waiting requests. The batcher holds
@@ -45,7 +45,7 @@ class Request:
     missing: int  # rows without an answer
     answers: list[np.ndarray | None]  # each row's outputs
     trace: object = None  # the request's spans
-    waiting: int = 0  # in tokens
+    waiting: int = 0  # tokens of its waiting rows
     next_turn: float = 0.0  # of its next row
 
 
@@ -143,7 +143,7 @@ class Queue:
         Args:
             max_tokens: padding included; one row alone may exceed it.
             ahead: a batch of more padded tokens takes no rows whose turn is further off than this: others would wait
-                for its end. If few requests wait, a request with fewer tokens shares no pass with a larger one. In a
+                for its end. If few requests wait, a request with no more tokens shares no pass with a larger one. In a
                 crowd it does: a large request's rows lie between the others in length, and each pass would have one
                 row.
         """

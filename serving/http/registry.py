@@ -40,7 +40,7 @@ def verify(settings: ServeSettings, *, hashes: bool = True) -> ServeSettings:
     `hashes` compares every file's SHA-256; workers compare the files they load.
 
     Raises:
-        KdcError: an artifact is missing, damaged or failed its contract, or a setting is wrong.
+        KdcError: an artifact or a setting is wrong.
     """
     _ = settings.api_key
     trace_exporters()

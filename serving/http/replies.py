@@ -80,14 +80,14 @@ class ApiError(Exception):
 def error_response(
     status: int, message: str, headers: dict[str, str] | None = None, kind: str | None = None, *, path: str = ""
 ) -> JsonResponse:
-    """An error in JSON, whose form depends on the path."""
+    """An error in JSON."""
     kind = kind or ERRORS[status][0]
     error = {"message": message, "type": kind, "param": None, "code": None} if path.startswith("/v1/") else message
     return JsonResponse({"error": error, "error_type": kind}, status_code=status, headers=headers)
 
 
 def tell_artifact(request: Request, response: Response) -> Response:
-    """Add headers: the artifact and the number of abstentions."""
+    """Add headers of artifact and abstentions."""
     if artifact := request.scope.get(ARTIFACT):
         response.headers["x-artifact"] = artifact
     if (abstained := request.scope.get(ABSTAINED)) is not None:

@@ -54,7 +54,7 @@ def has_started(folder: Path) -> bool:
 
 
 def was_ready(folder: Path, worker: int) -> bool:
-    """Whether a worker, by process id, ever started."""
+    """Whether a worker ever started."""
     return (folder / f"{_STARTED}{worker}").exists()
 
 

@@ -113,8 +113,7 @@ def check_grpc(settings: ServeSettings) -> None:
 def trace_exporters(environment: Mapping[str, str] = os.environ) -> dict[str, Callable[[], Any]]:
     """OpenTelemetry's wanted exporters by name. It is imported only if there is one.
 
-    Reads OTEL_SDK_DISABLED, OTEL_TRACES_EXPORTER, and OTEL_EXPORTER_OTLP_PROTOCOL and _ENDPOINT (or
-    ..._OTLP_TRACES_...).
+    Reads OTEL_SDK_DISABLED, OTEL_TRACES_EXPORTER, and the protocol and endpoint of OTLP.
 
     Raises:
         InputError: an unknown exporter, protocol or address, or a missing package.

@@ -1,8 +1,8 @@
 """Tokenises requests: few characters at once, many in threads, in pieces (docs/explanation/scheduling.md).
 
-Pieces take turns by seconds: a word of a hundred characters costs twenty times as much as short words. Threads choose
-pieces themselves: in a storm of refused requests the event loop would leave them idle. A row is never divided and may
-take a second: another piece begins beside it, and the last free thread takes no long row.
+Pieces take turns by seconds: long words cost twenty times as much as short ones. Threads choose pieces themselves: in a
+storm of refused requests the event loop would leave them idle. A row is never divided and may take a second: another
+piece begins beside it, and the last free thread takes no long row.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ _PIECE_S = 0.002  # core seconds of a later piece, by the last one's cost
 _LEAST_S = 1e-6  # some systems' thread clocks stand still for ms
 _MOST_THREADS = 4
 _LONG_S, _MOST_LONG = 0.03, 4  # seconds of a long piece; threads that stand in meanwhile
-_CHARS_A_TOKEN = 16  # at most; in English five
+_CHARS_A_TOKEN = 16  # about the most; English has five
 
 
 @dataclass(slots=True, eq=False)
@@ -49,8 +49,7 @@ class _Work:
 class TokenizerPool:
     """Tokenises one artifact's requests. Use it in one event loop.
 
-    At most `max_queue_seconds` may come before a new request. Another request counts with at most the new one's
-    seconds, since they take turns.
+    At most `max_queue_seconds` may come before a request, counted as in `Queue.before`.
     """
 
     def __init__(self, engine: Engine, max_queue_seconds: float = math.inf) -> None:

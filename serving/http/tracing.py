@@ -1,11 +1,7 @@
-"""OpenTelemetry spans of requests. Import it only if traces are wanted.
+"""OpenTelemetry spans: a request's, and in it `tokenise`, then `queue` and `session` for each pass with its rows.
 
-    POST /predict           child of the caller's span, by `traceparent`
-      tokenise              all rows
-      queue, session        for each forward pass with rows of the request
-
-Sessions of one pass have the same `kdc.batch.id`. No span holds a text, a token, a path or a header. `tracestate` may
-hold anything and is not read.
+Import it only if traces are wanted. No span holds a text, a token, a path or a header. `tracestate` may hold anything
+and is not read.
 """
 
 import asyncio
@@ -51,7 +47,7 @@ class Trace:
     _inside: Context  # the parent of its parts
 
     def asked(self, model: str, artifact: str, rows: int) -> None:
-        """Record the model, artifact and rows."""
+        """Record what is asked."""
         self._span.set_attributes({"kdc.model": model, "kdc.artifact": artifact, "kdc.rows": rows})
 
     def tokenised(self, began: float, tokens: int, truncated: int) -> None:
@@ -62,7 +58,7 @@ class Trace:
         self._tracer.start_span("tokenise", self._inside, attributes=counts, start_time=start).end()
 
     def passed(self, share: _Share, batch: dict[str, str | int], began: int, ended: int) -> None:
-        """Record a pass with rows of the request, in epoch nanoseconds. `batch`: attributes of the whole pass."""
+        """Record a pass with rows of the request; times are epoch nanoseconds."""
         own = {"kdc.rows": share.rows, "kdc.tokens": share.tokens, "kdc.batch.id": batch["kdc.batch.id"]}
         self._tracer.start_span("queue", self._inside, attributes=own, start_time=share.arrived).end(began)
         session = self._tracer.start_span("session", self._inside, attributes={**own, **batch}, start_time=began)
@@ -108,7 +104,7 @@ class Tracing:
         return Trace(self._tracer, method, span, set_span_in_context(span, Context())) if span.is_recording() else None
 
     def passed(self, model: str, rows: Sequence[Row], results: Sequence[Result], report: BatchReport) -> None:
-        """Record one pass in each traced request that had rows in it."""
+        """Record a pass in each traced request with rows in it."""
         zero = _zero_ns()  # read once: the clock may be set between spans
         shares: dict[Trace, _Share] = {}
         for row, result in zip(rows, results, strict=True):
@@ -139,7 +135,7 @@ class Tracing:
 
 
 def _zero_ns() -> int:
-    """The zero of `time.perf_counter` in epoch nanoseconds, by the present clock."""
+    """The zero of `time.perf_counter` in epoch nanoseconds."""
     return time.time_ns() - time.perf_counter_ns()
 
 
