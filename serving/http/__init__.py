@@ -1,1 +1,1 @@
-"""The HTTP service: routes, batches, limits, drain, metrics and traces around the engine."""
+"""The HTTP service around the engine."""

@@ -1,8 +1,7 @@
-"""Probes and metrics on a port and a thread of their own, where they are answered whatever the load.
+"""Probes and metrics on their own port and thread, where they wait for no client.
 
-On the service's own port they wait for the event loop, and a new connection for hundreds of others: a liveness probe
-that gives up there would restart a service for being busy. This port is for the kubelet and for Prometheus; it asks for
-no token, and should not be reachable from outside.
+On the service's port a liveness probe could restart a busy service. This port asks for no token: keep it unreachable
+from outside.
 """
 
 import asyncio
@@ -18,10 +17,10 @@ from kdc.common.errors import InputError
 from kdc.serving.http.accepting import most_probes
 from kdc.serving.http.metrics import CONTENT_TYPE, Metrics
 
-_STUCK_S = 30.0  # seconds without a turn of the event loop after which the process is taken for stuck
+_STUCK_S = 30.0  # seconds without an event loop turn until `/livez` says no
 _BEAT_S = 0.5
-_WAITING = 4096  # connections that wait in the kernel; beyond them a client asks again after a second
-_SECONDS = 5.0  # from a connection's start to the end of its answer
+_WAITING = 4096  # connections in the kernel; further clients retry later
+_SECONDS = 5.0  # of a connection
 _HEAD_BYTES = 8192
 _TEXT = "text/plain"
 
@@ -31,11 +30,11 @@ log = logging.getLogger("kdc.serve")
 
 
 class _Server:
-    """Answers in the event loop of one thread, where no client waits for another."""
+    """Answers clients in a thread's event loop."""
 
     def __init__(self, port: int, answers: Mapping[str, Callable[[], Answer]], *, shared: bool) -> None:
         self._answers, self._most = answers, most_probes()
-        self._open: dict[asyncio.Task[None], None] = {}  # a task for each connection, the oldest first
+        self._open: dict[asyncio.Task[None], None] = {}  # by connection, oldest first
         self._listener = socket.create_server(("", port), backlog=_WAITING, reuse_port=shared)
         self._listener.setblocking(False)
         self._runner = asyncio.Runner(loop_factory=asyncio.SelectorEventLoop)
@@ -52,11 +51,11 @@ class _Server:
             self._runner.run(asyncio.wait([self._accepting]))
 
     async def _accept(self) -> None:
-        """Take one connection in a turn of the loop. If there are too many, the oldest one ends."""
+        """Accept a connection each loop turn. If too many are open, the oldest one ends."""
         while True:
             try:
                 connection, _ = await self._loop.sock_accept(self._listener)
-            except OSError:  # no descriptors are left
+            except OSError:  # out of descriptors
                 self._end_oldest()
                 await asyncio.sleep(0.01)
                 continue
@@ -70,11 +69,11 @@ class _Server:
     def _end_oldest(self) -> None:
         if self._open:
             task = next(iter(self._open))
-            del self._open[task]  # now: a task that is cancelled ends two turns later
+            del self._open[task]  # now: a cancelled task ends two turns later
             task.cancel()
 
     async def _serve(self, connection: socket.socket) -> None:
-        with connection, contextlib.suppress(OSError):  # the client has left, or is late
+        with connection, contextlib.suppress(OSError):  # the client left or is late
             async with asyncio.timeout(_SECONDS):
                 head = b""
                 while b"\r\n\r\n" not in head:
@@ -84,7 +83,7 @@ class _Server:
                         return
                 head, body = self._answer(head)
                 sent_of_body = connection.sendmsg([head, body]) - len(head)
-                if sent_of_body >= 0:  # who takes not even a head is no probe
+                if sent_of_body >= 0:  # a probe takes at least the head
                     await self._loop.sock_sendall(connection, memoryview(body)[sent_of_body:])
 
     def _answer(self, head: bytes) -> tuple[bytes, bytes]:
@@ -101,13 +100,14 @@ class _Server:
 
 @contextlib.contextmanager
 def admin_port(port: int, *, is_ready: Callable[[], bool], metrics: Metrics, shared: bool) -> Iterator[None]:
-    """Answer `/livez`, `/readyz` and `/metrics` on a port, at all addresses, for as long as the context lasts. To be
-    used in the event loop. If other workers share the port, a connection is one of theirs or ours.
+    """Answer `/livez`, `/readyz` and `/metrics` at all addresses. Enter it in the event loop.
+
+    If workers share the port, any of them answers.
 
     Raises:
         InputError: the port is taken.
     """
-    turned = time.monotonic()  # when the event loop had its last turn
+    turned = time.monotonic()  # last turn of the event loop
 
     async def beat() -> None:
         nonlocal turned

@@ -1,6 +1,4 @@
-"""The artifacts to serve: reads a list such as `stable=hf://me/one,canary=runs/two/artifact`, and makes local paths of
-it. The list is text, as workers get it in `KDC_ARTIFACT`.
-"""
+"""Local paths of a list of artifacts (`KDC_ARTIFACT`), such as `stable=hf://me/one,canary=runs/two/artifact`."""
 
 import os
 import re
@@ -16,18 +14,17 @@ _NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9._-]+")
 
 
 def places_by_name(artifacts: str) -> dict[str, str]:
-    """Split a list of `PLACE` or `NAME=PLACE`, separated by commas; a place is a path or an address.
+    """Split `[NAME=]PLACE,...` into paths and addresses by name.
 
-    A place without a name is called by its task's run folder, its repository or its tag. Names appear in routes,
-    headers and metrics and consist of letters, digits, `.`, `_` and `-`.
+    The default name is the run folder's, the repository's or the tag's.
 
     Raises:
-        InputError: the list is empty, a given name has other characters, or two artifacts have the same name.
+        InputError: no artifact, a wrong name, or a name twice.
     """
     places: dict[str, str] = {}
     for part in _parts(artifacts):
         name, sign, place = part.partition("=")
-        if not sign or "/" in name:  # a path or an address that holds an equals sign
+        if not sign or "/" in name:  # the place holds an equals sign
             name, place = "", part
         if not name:
             name = _NOT_IN_NAMES.sub("-", name_of(place)).strip("-") or "model"
@@ -47,15 +44,15 @@ def _parts(text: str) -> list[str]:
 
 
 def paths_by_name(artifacts: str) -> dict[str, Path]:
-    """`places_by_name` of a list that holds no addresses."""
+    """`places_by_name` without addresses."""
     return {name: Path(place) for name, place in places_by_name(artifacts).items()}
 
 
 def expected_sha256(given: str | None, names: Collection[str]) -> dict[str, str]:
-    """Split `SHA256` of the one artifact, or `NAME=SHA256,...`, into the SHA-256 that each named manifest must have.
+    """Split `SHA256` (of a single artifact) or `NAME=SHA256,...` by name.
 
     Raises:
-        InputError: an artifact of that name is not served, a value is no SHA-256, or an artifact has none.
+        InputError: a name or SHA-256 is wrong, or one is missing.
     """
     expected: dict[str, str] = {}
     for part in _parts(given or ""):
@@ -73,17 +70,16 @@ def expected_sha256(given: str | None, names: Collection[str]) -> dict[str, str]
 
 
 def local(artifacts: str, *, allow_failed: bool = False, expect_sha256: str | None = None) -> str:
-    """The list with absolute paths, since workers run in another folder. Artifacts at addresses are downloaded into the
-    cache, unless they failed their contract or have an unexpected SHA-256. Links are not resolved.
+    """The list with absolute paths, since workers run in another folder. Downloads addresses; keeps links.
 
     Raises:
-        KdcError: an artifact is not there, cannot be reached, or is refused or damaged.
+        KdcError: an artifact is missing, unreachable, damaged or refused.
     """
     paths = places_by_name(artifacts)
     expected = expected_sha256(expect_sha256, paths)
     for name, place in paths.items():
         if is_address(place):
-            from kdc.artifact.stores.transfer import cached  # takes long to import, and is not needed for paths
+            from kdc.artifact.stores.transfer import cached  # takes long to import
 
             paths[name] = str(cached(name, place, allow_failed=allow_failed, expect_sha256=expected.get(name)))
         else:

@@ -1,8 +1,5 @@
-"""A clean end: after SIGTERM the service says "not ready" for a while, answers what it admitted, and only then stops.
-
-Load balancers need this time to take the instance out. Meanwhile the server around the app (uvicorn, alone or under
-BentoML) keeps listening, and new requests are refused with 503.
-"""
+"""After SIGTERM the service refuses new requests with 503 for a while, and load balancers take it out. Then it answers
+the admitted requests, and stops."""
 
 import asyncio
 import contextlib
@@ -17,16 +14,16 @@ from typing import Any
 from kdc.serving.http import runtime
 from kdc.serving.http.accepting import listeners_of, take_what_waits
 
-_FRESH_S = 0.5  # seconds that a new connection gets to send its first request
+_FRESH_S = 0.5  # seconds for a new connection's first request
 
 
 @dataclass(eq=False)
 class Drain:
-    """Handles SIGTERM in place of the server."""
+    """Handles SIGTERM instead of the server."""
 
-    delay_s: float  # seconds of refusing requests before it stops listening
-    bound_s: float  # most seconds that admitted requests get after that
-    workers: int  # processes that share the listening socket
+    delay_s: float  # seconds of 503 before listening ends
+    bound_s: float  # most seconds for admitted requests after that
+    workers: int  # that share the socket
     _task: asyncio.Task[None] | None = None
 
     @property
@@ -35,10 +32,10 @@ class Drain:
         return self._task is not None
 
     def install(self, busy: Callable[[], int]) -> None:
-        """Replace the server's handler of SIGTERM, once the server has set it. `busy` returns how many requests are in
-        work. To be called in the event loop."""
+        """Replace the server's SIGTERM handler once it is set. Call it in the event loop; `busy` counts requests in
+        work."""
         if threading.current_thread() is not threading.main_thread():
-            return  # signals reach the main thread only; tests run servers in other threads
+            return  # only the main thread gets signals; tests use others
         loop, before = asyncio.get_running_loop(), signal.getsignal(signal.SIGTERM)
 
         def start() -> None:
@@ -49,10 +46,10 @@ class Drain:
 
     async def _drain(self, busy: Callable[[], int], before: Any) -> None:
         server = getattr(before, "__self__", None)
-        connections = getattr(getattr(server, "server_state", None), "connections", ())  # of uvicorn: its protocols
+        connections = getattr(getattr(server, "server_state", None), "connections", ())  # uvicorn's protocols
         await asyncio.sleep(self.delay_s)
         await self._stop_listening(server)
-        with contextlib.suppress(TimeoutError):  # a connection closed before its first request was refused is reset
+        with contextlib.suppress(TimeoutError):  # closing new connections now would reset them
             async with asyncio.timeout(_FRESH_S):
                 while any(getattr(connection, "cycle", True) is None for connection in connections):
                     await asyncio.sleep(0.01)
@@ -60,7 +57,7 @@ class Drain:
             async with asyncio.timeout(self.bound_s):
                 while busy() or any(connection.transport.get_write_buffer_size() for connection in connections):
                     await asyncio.sleep(0.01)
-        except TimeoutError:  # a client that does not read: uvicorn would wait for it without an end
+        except TimeoutError:  # uvicorn would wait for ever for clients that do not read
             for connection in list(connections):
                 connection.transport.abort()
         asyncio.get_running_loop().remove_signal_handler(signal.SIGTERM)
@@ -68,23 +65,23 @@ class Drain:
         os.kill(os.getpid(), signal.SIGTERM)
 
     async def _stop_listening(self, server: Any) -> None:
-        """Refuse new connections, if the whole service stops and not this worker alone.
+        """Refuse connections if the whole service stops, not this worker alone.
 
-        The supervisor has the socket too. If this process only closed it, the socket would still take connections, and
-        nobody would answer them. So it is shut down for all processes, once no worker accepts.
+        The supervisor holds the socket too. If workers only closed it, it would take connections that nobody answers.
         """
         folder = runtime.directory()
         if folder is None or not (folder / runtime.STOPPING).exists():
             return
         copies = listeners_of(server)
-        for listener in getattr(server, "servers", ()):  # it has none before its start
+        for listener in getattr(server, "servers", ()):  # none before its start
             listener.close()
         if self.workers > 1:
             await asyncio.sleep(0.05)
         for copy in copies:
-            # Those that wait get a 503; a shutdown alone would reset them. It follows at once: the refused ask again.
+            # Waiting connections get a 503; a shutdown alone would reset them. It follows at once: refused clients
+            # retry.
             taken = take_what_waits(copy, server)
             with contextlib.suppress(OSError):  # another worker was first
                 copy.shutdown(socket.SHUT_RD)
             copy.close()
-            await asyncio.gather(*taken, return_exceptions=True)  # one may have left already
+            await asyncio.gather(*taken, return_exceptions=True)  # a client may have left

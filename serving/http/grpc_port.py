@@ -1,8 +1,7 @@
-"""gRPC on a port of its own: each call becomes a request of an ASGI app, with the gate, limits and metrics of others.
-Imported only if `KDC_GRPC_ADDRESS` is set: grpcio is an extra.
+"""gRPC on its own port: each call becomes an ASGI request, with the usual gate, limits and metrics.
 
-A request's path is the call's method (`/inference.GRPCInferenceService/ModelInfer`), its headers are the metadata, its
-body is the message. An error's status becomes gRPC's, and its words the details.
+The path is the method (`/inference.GRPCInferenceService/ModelInfer`), the headers are the metadata, the body is the
+message. grpcio is an extra: import this only if gRPC is wanted.
 """
 
 import asyncio
@@ -27,27 +26,26 @@ _CODES = {
     503: grpc.StatusCode.UNAVAILABLE,
     504: grpc.StatusCode.DEADLINE_EXCEEDED,
 }
-_TRAILING = ("x-artifact", "retry-after")  # headers of a reply that become trailing metadata
-_READ_S, _HURRIED_S = 2.0, 0.1  # that a message may take to arrive; while all places to read are taken
-_END_S = 0.5  # that calls get when the service ends; by then those that it took are answered
-_SPARE_CALLS = 128  # beyond those that may be in work: these the gate refuses, and counts
-_METADATA = 16 * 1024  # bytes of a call's metadata
-# Small replies that fit into the room for unread replies: more than a client has calls, so a small one is always sent.
+_TRAILING = ("x-artifact", "retry-after")  # reply headers that become trailing metadata
+_READ_S, _HURRIED_S = 2.0, 0.1  # for a message to arrive; the latter while `_reading` is full
+_END_S = 0.5  # for the last calls when the service ends
+_SPARE_CALLS = 128  # above `max_requests`: the gate refuses and counts them
+_METADATA = 16 * 1024  # bytes of a call
+# Small replies that fit into the limit of unread bytes: more than a client's calls, so small ones always pass.
 _SMALL_REPLIES = 2048
 _TOO_MUCH_UNREAD = b'{"error": "clients leave too many bytes of replies unread; try again in 1 s, or send fewer texts"}'
 
 
 @contextlib.asynccontextmanager
 async def grpc_port(app: ASGIApp, methods: Collection[str], settings: ServeSettings) -> AsyncIterator[None]:
-    """Answer calls by an app for as long as the context lasts. To be used in the event loop.
+    """Answer calls by an app while the context lasts, in the event loop.
 
     Args:
-        app: takes POST requests with the paths of `methods`; answers 200 with a message, or an error as `replies` has.
+        app: answers POST at `methods` with a message, or an error of `replies`.
         methods: other calls are UNIMPLEMENTED.
-        settings: the address and the limits.
 
     Raises:
-        InputError: it cannot listen at the address.
+        InputError: it cannot listen there.
     """
     assert settings.grpc_address is not None
     server = grpc.aio.server(
@@ -57,7 +55,7 @@ async def grpc_port(app: ASGIApp, methods: Collection[str], settings: ServeSetti
     )
     try:
         server.add_insecure_port(settings.grpc_address)
-    except RuntimeError:  # its words name no reason
+    except RuntimeError:  # its text names no reason
         remedy = "set KDC_GRPC_ADDRESS to an address of this machine with a free port, such as 127.0.0.1:9000"
         raise InputError("cannot listen for gRPC there", given=settings.grpc_address, remedy=remedy) from None
     await server.start()
@@ -68,24 +66,24 @@ async def grpc_port(app: ASGIApp, methods: Collection[str], settings: ServeSetti
 
 
 def _options(settings: ServeSettings) -> dict[str, int]:
-    """Bounds on the memory, descriptors and time that clients can take before the app hears of them."""
+    """Bounds on what calls take before the app sees them."""
     return {
         "grpc.so_reuseport": int(settings.workers > 1),
         "grpc.max_allowed_incoming_connections": most_grpc_connections(settings),
         "grpc.max_receive_message_length": settings.max_body_bytes,
-        # Compressed messages are refused, as HTTP's are: one of kilobytes could unpack to gigabytes.
+        # Compressed messages are refused: kilobytes may unpack to gigabytes.
         "grpc.compression_enabled_algorithms_bitset": 1,  # none but "not compressed"
         "grpc.per_message_decompression": 0,
-        "grpc.max_connection_age_ms": 60_000,  # its client then makes a new one, which another worker may get
+        "grpc.max_connection_age_ms": 60_000,  # the client reconnects, maybe to another worker
         "grpc.max_connection_age_grace_ms": round(1000 * settings.timeout_s),
         "grpc.max_connection_idle_ms": round(1000 * settings.keep_alive_s),
         "grpc.server_handshake_timeout_ms": round(1000 * settings.timeout_s),
         "grpc.max_concurrent_streams": 16,
-        # grpc 1.85 counts calls that it is about to forget, and refuses others of a client that keeps to the number.
+        # grpc 1.85 also counts ending calls, and so refuses clients within the limit.
         "grpc.http.overload_protection": 0,
         "grpc.max_metadata_size": _METADATA,
         "grpc.absolute_max_metadata_size": _METADATA,
-        "grpc.http2.lookahead_bytes": 64 * 1024,  # that a client may send before they are read
+        "grpc.http2.lookahead_bytes": 64 * 1024,  # unread bytes of a client
         "grpc.http2.bdp_probe": 0,  # it would widen the window
     }
 
@@ -93,15 +91,15 @@ def _options(settings: ServeSettings) -> dict[str, int]:
 class _Calls(grpc.GenericRpcHandler):
     """Hands calls to an app.
 
-    A call is taken as a stream of messages, of which the first counts. On the wire that is the same as one message, but
-    grpc reads a stream only on request: a call without a token is refused before its message is read.
+    A call is read as a stream of one message: grpc reads streams only on request, so a call without a token is refused
+    unread.
     """
 
     def __init__(self, app: ASGIApp, methods: Collection[str], settings: ServeSettings) -> None:
         self._app, self._methods = app, methods
-        # Messages that arrive at a time: each is whole before it is counted.
+        # Bounds concurrent messages: each is in memory before it is counted.
         self._reading = asyncio.Semaphore(max(1, settings.max_bodies_bytes // settings.max_body_bytes))
-        self._most_unsent, self._unsent = settings.max_unsent_bytes, 0  # bytes of replies that clients have not read
+        self._most_unsent, self._unsent = settings.max_unsent_bytes, 0  # bytes of unread replies
 
     def service(self, handler_call_details: Any) -> Any:
         if handler_call_details.method not in self._methods:
@@ -115,13 +113,13 @@ class _Calls(grpc.GenericRpcHandler):
         async def receive() -> Message:
             nonlocal unread
             if not unread:
-                await asyncio.Event().wait()  # who leaves cancels the task that answers
+                await asyncio.Event().wait()  # a client that leaves cancels this task
             unread = False
             async with self._reading:
                 seconds = _HURRIED_S if self._reading.locked() else _READ_S
-                async with asyncio.timeout(seconds):  # a late one is 504, as any late request
+                async with asyncio.timeout(seconds):  # a late message is 504
                     message = await anext(messages, None)
-            if message is None:  # too large, which grpc has answered already; or the client left
+            if message is None:  # too large (grpc has answered), or the client left
                 unread = True
                 return {"type": "http.disconnect"}
             return {"type": "http.request", "body": message}
@@ -140,13 +138,13 @@ class _Calls(grpc.GenericRpcHandler):
         context.set_trailing_metadata(tuple((name, value.decode()) for name, value in trailing if value is not None))
         if status != 200:
             code = _CODES.get(status, grpc.StatusCode.INVALID_ARGUMENT if status < 424 else grpc.StatusCode.INTERNAL)
-            context.set_code(code)  # not `abort`, whose exception keeps the call in memory until garbage is collected
+            context.set_code(code)  # not `abort`: its exception keeps the call until a garbage collection
             context.set_details(orjson.loads(body)["error"] if body else "")
         return body
 
     def _keeps(self, size: int, context: Any) -> bool:
-        """Count a reply until its client has read it, as its window of HTTP/2 tells; False if clients leave too much
-        unread. Half of the room is for small replies."""
+        """Count a reply until its client read it (HTTP/2's window); False if too much is unread. Half is for small
+        replies."""
         most = self._most_unsent if size <= self._most_unsent // _SMALL_REPLIES else self._most_unsent // 2
         if self._unsent and self._unsent + size > most:
             return False

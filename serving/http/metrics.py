@@ -1,13 +1,10 @@
 """Prometheus metrics of the service, over all its workers.
 
-With more than one worker each process writes into the folder `PROMETHEUS_MULTIPROC_DIR`, and `exposition` adds them up.
-Labels take few values whatever clients send: route names, statuses, model names, the model's own labels.
+Several workers write into `PROMETHEUS_MULTIPROC_DIR`, and `exposition` adds them up. Labels take few values whatever
+clients send. A cascade's second model is called NAME/second.
 
-A cascade's second model has series of batches and of the queue under the model's name with `/second` after it.
-
-`kdc_predictions` counts a row under the label that it gets by the artifact's operating points, or under `abstained`, a
-multi-label row under all that it gets. Its quotient by `kdc_rows` compares with `kdc_training_label_share`. Regression
-has neither labels nor shares.
+`kdc_predictions` counts rows by label at the operating points: a multi-label row under each label, an abstention as
+`abstained`. Divided by `kdc_rows` it compares with `kdc_training_label_share`. Regression has neither.
 """
 
 import functools
@@ -32,27 +29,26 @@ from kdc.serving.http.model import SECOND, Answer, Model
 from kdc.serving.http.queue import BatchReport
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-FRESH_S = 1.0  # seconds for which an exposition is kept: it takes milliseconds to make, and anyone may ask
+FRESH_S = 1.0  # seconds to keep an exposition, since anyone may ask
 _SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _TOKENS = (16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
 _ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
-# Memory for one model's label names, over all its reloads: a series stays until the worker ends. It is enough for two
-# artifacts with the most labels in the largest manifest.
-_MOST_NAMES, _A_NAME = 4 << 20, 100  # characters, and what a name takes besides its own
-OTHER = "other"  # the label of the names beyond
+# Most memory for a model's label names, whose series stay over all reloads: two artifacts of the largest manifest fit.
+_MOST_NAMES, _A_NAME = 4 << 20, 100  # characters, and the overhead of each name
+OTHER = "other"  # label of all further ones
 Ended = Literal["refused", "idle", "unread"]  # why the service ended a connection
 
 log = logging.getLogger("kdc.serve")
 
 
 def _counts(method: Callable[..., None]) -> Callable[..., None]:
-    """A method whose errors never end a request. The log has the first one."""
+    """Errors of the method never end a request; the first is logged."""
 
     @functools.wraps(method)
     def counting(self: "Metrics", *args: Any, **kwargs: Any) -> None:
         try:
             method(self, *args, **kwargs)
-        except (OSError, ValueError, IndexError) as error:  # the latter two if a file could not grow
+        except (OSError, ValueError, IndexError) as error:  # the latter two: a file could not grow
             if not self.incomplete:
                 log.error("the metrics are incomplete from now on: %s", error)
             self.incomplete = True
@@ -61,13 +57,13 @@ def _counts(method: Callable[..., None]) -> Callable[..., None]:
 
 
 class Metrics(Collector):
-    """Everything that the service counts and measures."""
+    """All metrics of the service."""
 
     def __init__(self) -> None:
         patches.allocate_metrics()
-        self.incomplete = False  # whether a count could not be written, as on a full disk
-        self.models: Mapping[str, Model] = {}  # whose series `exposition` has, by name; read anew each time
-        self._labels: dict[str, tuple[set[str], int]] = {}  # those that have a series, and their size, by model
+        self.incomplete = False  # a count was lost, as on a full disk
+        self.models: Mapping[str, Model] = {}  # by name; read at each `exposition`
+        self._labels: dict[str, tuple[set[str], int]] = {}  # by model: labels with series, their size
         self._told, self._told_at, self._fresh_s = b"", -math.inf, 0.0
         self._telling = threading.Lock()
         self._shared = bool(os.environ.get("PROMETHEUS_MULTIPROC_DIR"))
@@ -111,30 +107,30 @@ class Metrics(Collector):
 
     @_counts
     def answered(self, route: str, status: object, seconds: float) -> None:
-        """Count one request."""
+        """Count a request."""
         self.requests.labels(route, status).inc()
         self.seconds.labels(route).observe(seconds)
 
     @_counts
     def connected(self, connections: int, ended: Ended | None = None) -> None:
-        """Note the number of connections, and that the service ended one."""
+        """Note the connections."""
         self.connections.set(connections)
         if ended is not None:
             self.ended[ended].inc()
 
     @_counts
     def reloaded(self, model: str, refused: bool) -> None:
-        """Note whether this worker took a model's new artifact, or refused it."""
+        """Note whether an artifact was refused."""
         self.refused.labels(model).set(refused)
 
     @_counts
     def queue(self, model: str, tokens: int) -> None:
-        """Note how many tokens wait."""
+        """Note the waiting tokens."""
         self.queue_tokens.labels(model).set(tokens)
 
     @_counts
     def observe_batch(self, model: str, report: BatchReport) -> None:
-        """Count one forward pass."""
+        """Count a forward pass."""
         self.queued.labels(model).observe(report.queued_seconds)
         self.inference.labels(model).observe(report.seconds)
         self.batch_tokens.labels(model).observe(report.tokens)
@@ -143,7 +139,7 @@ class Metrics(Collector):
 
     @_counts
     def predicted(self, model: Model, answer: Answer) -> None:
-        """Count one request's answers."""
+        """Count a request's answers."""
         labels = model.engine.labels
         self.rows.labels(model.name).inc(len(answer.logits))
         if labels:
@@ -157,11 +153,11 @@ class Metrics(Collector):
             self.truncated.labels(model.name).inc(sum(answer.truncated))
 
     def told(self) -> bytes | None:
-        """What `exposition` returned, if it is still fresh."""
+        """The last `exposition`, if still fresh."""
         return self._told if time.monotonic() - self._told_at < self._fresh_s else None
 
     def _of_label(self, model: str, label: str) -> Counter:
-        """The series of a label. Reloads with new labels make no series without end."""
+        """A label's series. Reloads with new labels cannot make endless series."""
         known, size = self._labels.get(model, (set(), 0))
         if label not in known and (size := size + _A_NAME + len(label)) <= _MOST_NAMES:
             known.add(label)
@@ -169,8 +165,7 @@ class Metrics(Collector):
         return self.predictions.labels(model, label if label in known else OTHER)
 
     def exposition(self) -> bytes:
-        """All workers' metrics in Prometheus' text format. They are made once a second, or less often if that takes
-        more than a tenth of a second."""
+        """All workers' metrics as text, renewed after 1 s, or ten times what it took."""
         with self._telling:
             if (told := self.told()) is None:
                 began = time.monotonic()
@@ -181,8 +176,7 @@ class Metrics(Collector):
 
     @_counts
     def _begin(self) -> None:
-        # Create the series of what has not happened yet: Prometheus sees no increase in a series that begins at 1, and
-        # a quotient with a missing series is missing.
+        # Series begin at 0: Prometheus sees no increase in one that begins at 1, and no quotient with a missing one.
         for name, model in list(self.models.items()):
             for metric in (self.rows, self.truncated, self.queue_tokens, self.refused):
                 metric.labels(name)
@@ -204,10 +198,10 @@ class Metrics(Collector):
         return generate_latest(together)
 
     def collect(self) -> Iterator[Metric]:
-        """Which artifacts answer, and how common each label was in training, by the models that are loaded now.
+        """The loaded artifacts, and their training label shares.
 
-        These are not gauges: with several workers a gauge is a file, which would keep the labels of an artifact that
-        was replaced. The worker that is asked answers for all, as they read the same artifacts.
+        A gauge's file would keep the labels of replaced artifacts. One worker answers for all, since they read the same
+        ones.
         """
         info = "1 for the artifact that answers: the beginning of its manifest's SHA-256."
         answers = GaugeMetricFamily("kdc_artifact_info", info, labels=["model", "artifact", "variant", "provider"])
@@ -222,8 +216,7 @@ class Metrics(Collector):
 
 
 def _expected_shares(manifest: Manifest) -> dict[str, float]:
-    """How often each label should be given, if known: as in training. Thresholds and abstentions change the share; then
-    it is the one of the tuning slice."""
+    """Each label's expected share, if known: of training rows, or of tuning rows if thresholds or abstention decide."""
     labels, shares, abstain = manifest.task.labels, manifest.lineage.label_share, manifest.task.abstain
     if abstain is not None:
         known = dict(zip(labels, abstain.shares, strict=False))
@@ -240,12 +233,12 @@ def _expected_shares(manifest: Manifest) -> dict[str, float]:
 
 
 def _forget_the_dead(folder: Path) -> None:
-    """Remove the gauges of workers that were killed; they would be added up for ever."""
+    """Remove gauges of killed workers: they would be added up for ever."""
     for file in folder.glob("gauge_live*_*.db"):
         pid = int(file.stem.rpartition("_")[2])
         try:
             os.kill(pid, 0)
         except ProcessLookupError:
             multiprocess.mark_process_dead(pid, str(folder))
-        except PermissionError:  # another user's process has this id now
+        except PermissionError:  # another user's process took the id
             continue

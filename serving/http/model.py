@@ -1,4 +1,4 @@
-"""One loaded artifact behind its batcher: tokenises a request's rows and runs them together with those of others."""
+"""A loaded artifact behind its batcher."""
 
 from __future__ import annotations
 
@@ -25,25 +25,24 @@ from kdc.serving.http.tokenizer_pool import TokenizerPool
 if TYPE_CHECKING:
     from kdc.serving.http.tracing import Trace
 
-# Padded tokens of a pass. On a CPU's lanes a token costs the same in passes of 64 to 512 tokens (benchmarks/split.py);
-# larger passes make other rows wait, smaller ones take more calls.
+# Padded tokens of a pass. CPU tokens cost the same in passes of 64 to 512 tokens (benchmarks/split.py); larger passes
+# keep others waiting.
 _CPU_BATCH, _GPU_BATCH = 256, 4096
-# Tokens of a pass with rows of a large request, while others wait for its end: at most so many, or more of a fast model
-# (see the batcher). A GPU's passes are short anyway.
+# `Batcher.ahead_tokens` on a CPU. A GPU's passes are short anyway.
 _CPU_AHEAD = 64
-SECOND = "/second"  # after a model's name: a cascade's second model, in metrics and traces
-_SCORE_BYTES = 45  # of a score in a reply, without its label's name
-_INLINE_NUMBERS = 100_000  # logits of a request that the event loop turns into probabilities itself: a few ms
-_PASS_NUMBERS = 1 << 20  # most logits of a forward pass, if its rows are several
+SECOND = "/second"  # suffix of a cascade's second model
+_SCORE_BYTES = 45  # of a score in a reply, besides the label
+_INLINE_NUMBERS = 100_000  # logits that the event loop itself converts in few ms
+_PASS_NUMBERS = 1 << 20  # most logits of a pass of several rows
 
 
 @dataclass(frozen=True)
 class Listeners:
-    """What hears of a worker's models. Each is called in the event loop with a model's name first."""
+    """Callbacks, called in the event loop with a model's name first."""
 
     batch: Callable[[str, Sequence[Row], Sequence[Result], BatchReport], None] = lambda *_: None  # as `on_batch`
-    left: Callable[[str, int], None] = lambda *_: None  # as a batcher's `on_left`
-    # Called after each look at an artifact with whether the new one is refused, gone, or cannot be read.
+    left: Callable[[str, int], None] = lambda *_: None  # as `on_left` of the batcher
+    # After each look at an artifact: whether the new one is refused, gone or unreadable.
     reloaded: Callable[[str, bool], None] = lambda *_: None
 
 
@@ -52,23 +51,23 @@ SILENT = Listeners()
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The model's answer to a request."""
+    """A request's answer."""
 
     logits: np.ndarray  # float32 (rows, outputs)
-    probabilities: np.ndarray  # float32 (rows, outputs) as `Engine.activated` gives them; a regression's numbers
-    tokens: list[int]  # (rows,) number of tokens of each row, after the cut
-    truncated: list[bool]  # (rows,) whether each row was cut
+    probabilities: np.ndarray  # float32 (rows, outputs), by `Engine.activated`; a regression's numbers
+    tokens: list[int]  # (rows,) after the cut
+    truncated: list[bool]  # (rows,)
 
 
 class Model:
-    """One loaded artifact behind its batcher, by its name in routes and metrics. Created in the event loop."""
+    """A loaded artifact. Create it in the event loop."""
 
     def __init__(self, name: str, engine: Engine, settings: ServeSettings, listeners: Listeners = SILENT) -> None:
         self.name, self.engine = name, engine
-        self.artifact = "" if engine.manifest is None else engine.manifest.sha256[:16]  # enough to tell artifacts apart
+        self.artifact = "" if engine.manifest is None else engine.manifest.sha256[:16]
         self.max_batch_tokens = batch_tokens(engine, settings)
         labels = engine.labels or ("score",)
-        # Of a label and its score in a reply in JSON, on average.
+        # Average bytes of a label and score in JSON.
         self.score_bytes = _SCORE_BYTES + sum(len(label.encode()) for label in labels) // len(labels)
 
         def batcher(name: str, engine: Engine, has_neighbour: Callable[[], bool]) -> Batcher:
@@ -87,8 +86,8 @@ class Model:
                 on_left=functools.partial(listeners.left, name),
             )
 
-        # A cascade's second model has a queue and lanes of its own: rows that the first one answers do not wait for it.
-        # They ask for each other by a weak reference: a cycle would keep the engine until a garbage collection.
+        # A cascade's second model has its own queue, so that rows answered by the first do not wait. Each refers weakly
+        # to the other: a cycle would keep the engine until a garbage collection.
         me = weakref.proxy(self)
         self._second: Batcher | None = None
         self._batcher = batcher(name, engine, lambda: me._second is not None and me._second.is_busy)
@@ -100,17 +99,14 @@ class Model:
     async def answer(
         self, rows: Sequence[Text], *, truncate: bool = True, side: str | None = None, trace: Trace | None = None
     ) -> Answer:
-        """Answer rows, sharing forward passes with other requests.
+        """Answer rows in passes shared with other requests.
 
         Args:
             rows: at least one.
-            truncate: whether rows that are too long are cut.
-            side: the side to cut, "left" or "right"; None cuts the side that the artifact names.
-            trace: the request's spans; None if it is not traced.
+            side: the side to cut, "left" or "right"; None: the artifact's.
 
         Raises:
-            InputError: a row is not what the task takes, or is too long and must not be cut; or the rows together have
-                more tokens than an empty queue takes.
+            InputError: a row is wrong or too long, or the rows exceed an empty queue.
             Overloaded: the queue is full.
         """
         if trace is not None:
@@ -125,11 +121,11 @@ class Model:
                 trace.tokenised(began, sum(map(len, encodings)), sum(truncated))
             if not truncate and any(truncated):
                 info = self.engine.tokenizer_info
-                # Of a pair with windows there is no one length: its shorter text is in each window.
+                # A pair with windows has no one limit: each window repeats its shorter text.
                 most = f"{info.longest} tokens" + (f", or its {info.long.windows} windows hold" if info.long else "")
                 remedy = "shorten it, or send truncate: true"
                 raise InputError(f"a text has more than {most}", given=f"row {truncated.index(True)}", remedy=remedy)
-            if self._second is not None:  # some of these rows will go on: better refused before they are answered once
+            if self._second is not None:  # refused before the first model answers, not after
                 self._second.check_room(round(sum(map(len, encodings)) * self.engine.share_that_goes_on))
             parts, counts = spread(encodings)
             logits = self.engine.joined(await self._batcher.submit(parts, trace), counts)
@@ -144,25 +140,24 @@ class Model:
             self._active -= 1
 
     async def close(self) -> None:
-        """Answer the requests in work, end the batcher's threads, and free the engine's memory."""
-        while self._active:  # a request may be tokenising, and submit its rows later
+        """Answer the requests in work, then free everything."""
+        while self._active:  # a request may still be tokenising
             await asyncio.sleep(0.01)
         self._tokenizer_pool.close()
         await self._batcher.close()
         if self._second is not None:
             await self._second.close()
-        await asyncio.to_thread(self.engine.close)  # it takes 40 ms of a core
+        await asyncio.to_thread(self.engine.close)  # takes 40 ms of a core
 
 
 async def _beside(function: Callable[[np.ndarray], np.ndarray], logits: np.ndarray) -> np.ndarray:
-    """Call a function of logits: in a thread if there are so many that the event loop would halt."""
     if logits.size < _INLINE_NUMBERS:
         return function(logits)
     return await asyncio.to_thread(function, logits)
 
 
 def check_queue(info: TokenizerInfo, most: int) -> None:
-    """Raise an `InputError` unless a queue of at most so many tokens takes all windows of the longest text."""
+    """Raise `InputError` if one text may exceed the queue."""
     if info.long is not None and (windows := info.long.windows) * info.max_length > most:
         what = "one text may have more tokens in its windows than the queue takes"
         given = f"{windows} windows of {info.max_length} tokens, KDC_MAX_QUEUE_TOKENS={most}"
@@ -170,5 +165,5 @@ def check_queue(info: TokenizerInfo, most: int) -> None:
 
 
 def batch_tokens(engine: Engine, settings: ServeSettings) -> int:
-    """Most padded tokens of a forward pass: the setting, or the default for the engine's device."""
+    """Most padded tokens of a pass."""
     return settings.max_batch_tokens or (_CPU_BATCH if engine.provider == CPU_PROVIDER else _GPU_BATCH)

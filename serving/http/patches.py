@@ -1,7 +1,7 @@
-"""What kdc replaces in other libraries. Nothing else in the repository does (tests/serving/http/test_patches.py).
+"""The parts of other libraries that kdc replaces. No other module does (tests/serving/http/test_patches.py).
 
-Each patch names the versions that it was tested with, why it is there and where upstream stands. pyproject.toml has the
-same bounds, and `make test-patches` tries the lowest and the highest of these versions.
+Each patch names its tested versions. pyproject.toml has the same bounds; `make test-patches` tries the lowest and the
+highest.
 """
 
 import io
@@ -15,10 +15,9 @@ import uvicorn.config
 
 
 def speak_http_by(protocol: str) -> None:
-    """Have uvicorn use this protocol where its caller names none.
+    """Have uvicorn use this protocol if its caller names none.
 
-    BentoML's workers and the servers of a Bento name none, and BentoML has no option for it. uvicorn's own protocol
-    bounds neither the head of a request nor the time that it takes.
+    BentoML names none and has no option for it. uvicorn's own bounds neither the head of a request nor its time.
 
     Versions: uvicorn>=0.45,<0.55
     Upstream: https://github.com/bentoml/BentoML/issues/4671, https://github.com/Kludex/uvicorn/issues/157
@@ -29,20 +28,20 @@ def speak_http_by(protocol: str) -> None:
 def allocate_metrics() -> None:
     """Have prometheus_client allocate the pages of its files.
 
-    It makes its files long and empty and maps them into memory. On a full disk the first write to such a page is a
-    SIGBUS, which ends the worker. Pages that are there cannot do that, and the lack of them is an error.
+    It maps sparse files into memory. On a full disk the first write to a missing page is a SIGBUS, which ends the
+    worker; a failed allocation is an error.
 
     Versions: prometheus-client>=0.20,<0.27
-    Upstream: https://github.com/prometheus/client_python/issues/1199 (empty files). The SIGBUS has no issue there. The
-        server had it too: https://github.com/prometheus/prometheus/issues/19017
+    Upstream: https://github.com/prometheus/client_python/issues/1199 (empty files). The SIGBUS has no issue there, but
+    the server had it: https://github.com/prometheus/prometheus/issues/19017
     """
     prometheus_client.mmap_dict.open = _opened  # type: ignore[attr-defined]
 
 
 def keep_metrics_in_memory() -> None:
-    """Have prometheus_client write no file for metrics that are made from now on.
+    """Have prometheus_client write no file for metrics made from now on.
 
-    It decides by an environment variable when it is imported. Whether a file can be written shows later.
+    It decides when it is imported, before anyone knows whether files can be written.
 
     Versions: prometheus-client>=0.20,<0.27
     Upstream: https://github.com/prometheus/client_python/blob/master/prometheus_client/values.py (`get_value_class`)
@@ -51,14 +50,14 @@ def keep_metrics_in_memory() -> None:
 
 
 class _Allocated(io.FileIO):
-    """A file that has all its pages on the disk before they are written to."""
+    """A file whose pages are allocated before writes."""
 
     def truncate(self, size: int | None = None) -> int:
         assert size is not None
         try:
             os.posix_fallocate(self.fileno(), 0, size)
         except OSError:
-            if not os.fstat(self.fileno()).st_size:  # a new one: what adds up all files cannot read an empty one
+            if not os.fstat(self.fileno()).st_size:  # new: an empty file breaks the sum over workers
                 os.unlink(self.name)
             raise
         return size
@@ -67,5 +66,5 @@ class _Allocated(io.FileIO):
 def _opened(name: str, mode: str) -> Any:
     if mode != "a+b":
         return Path(name).open(mode)
-    # Not to append: where a file system cannot allocate, the C library writes the pages, and refuses such files.
+    # Not to append: without allocation in the file system the C library writes the pages, and refuses append mode.
     return _Allocated(name, "r+", opener=lambda path, _: os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644))

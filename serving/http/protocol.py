@@ -1,11 +1,10 @@
-"""HTTP/1.1 for the workers: uvicorn's, with bounds on what one connection, and all of them, can take; errors in JSON.
+"""uvicorn's HTTP/1.1 with bounds on what clients can take, and errors in JSON.
 
-uvicorn 0.54 has none of these bounds, and our app sees a request only after its head. Without them one client can hold
-gigabytes, or all of the process's connections: by headers or trailers without end, by requests that it sends without
-waiting for answers, by heads that never end, by bodies that go on after their request was refused.
+uvicorn 0.54 has no such bounds. One client could hold gigabytes, or all connections, by endless heads or trailers, by
+pipelined requests, or by bodies that go on after a refusal.
 
-httptools 0.9 leaves the body of a request with `Upgrade` to a protocol that takes the connection over. There is none
-here, and a second request in that body would be read as one. The request is read again without that header.
+httptools 0.9 leaves the body of a request with `Upgrade` unparsed, and a request hidden in it would be answered. So the
+request is parsed again without that header.
 """
 
 import asyncio
@@ -26,25 +25,25 @@ from kdc.serving.http.metrics import Ended, Metrics
 from kdc.serving.http.replies import error_response
 from kdc.serving.http.settings import ServeSettings
 
-MAX_HEAD_BYTES = 16 * 1024  # of a request's first line, headers and trailers together
+MAX_HEAD_BYTES = 16 * 1024  # of a head and trailers
 MAX_FIELDS = 100  # headers and trailers
 _TOO_LARGE = f"the headers are too large; at most {MAX_FIELDS} of {MAX_HEAD_BYTES} bytes together"
-HEAD_S = 10.0  # seconds of a head: from the start of a connection, or from its first byte, to its end
-WRITE_S = 10.0  # seconds in which a client that has much to read must read `LEAST_READ`, or all
+HEAD_S = 10.0  # seconds for a head, from its first byte or the connection's start
+WRITE_S = 10.0  # seconds in which a client must read `LEAST_READ`, or all
 LEAST_READ = 64 * 1024  # bytes
-IDLE_S = 0.5  # seconds without a request after which a connection gives way to another
-LINGER_S = 2.0  # seconds in which a client may send what is left of a request that was answered already
-LINGER_BYTES = 32 * 1024 * 1024  # the same in bytes, if the connection is then closed
-_LINGER_REFUSED = 256 * 1024  # bytes after what is not valid HTTP, or headers that are too large
-_MOST_IN_KERNEL = 64 * 1024  # bytes of answers that the kernel keeps for a connection; a container's limit counts them
-_PIECE = 4096  # bytes that are parsed at a time, beside those of a body: few requests come out of one read
-# A chunk costs as much as thousands of bytes. A body may have so many chunks more than it would have of `_CHUNK` bytes.
+IDLE_S = 0.5  # seconds of silence until a connection may be ended for another
+LINGER_S = 2.0  # seconds to send the rest of an answered request
+LINGER_BYTES = 32 * 1024 * 1024  # the same in bytes, if the connection then closes
+_LINGER_REFUSED = 256 * 1024  # the same after invalid HTTP or a large head
+_MOST_IN_KERNEL = 64 * 1024  # unsent bytes in the kernel, which a container's limit counts
+_PIECE = 4096  # bytes parsed at a time outside bodies: few requests come out of one piece
+# A body has at most `_MOST_TINY` + bytes / `_CHUNK` chunks: each costs as much as thousands of bytes.
 _CHUNK, _MOST_TINY = 256, 1000
-_MOST_WAITING = 64 * 1024  # bytes of a connection that wait to be parsed, until requests before them are answered
+_MOST_WAITING = 64 * 1024  # unparsed bytes behind an unanswered request
 
 
 class _Flow(FlowControl):
-    """Pauses reading while requests of this connection wait for the one in work, whatever that one's app asks for."""
+    """Keeps reading paused while pipelined requests wait, even if the app resumes it."""
 
     held = False
 
@@ -54,7 +53,7 @@ class _Flow(FlowControl):
 
 
 class _Transport:
-    """Writes one request's answer to the connection's transport, and closes it gently: the client gets the answer."""
+    """Writes one request's answer, and closes the connection gently."""
 
     def __init__(self, protocol: "BoundedProtocol") -> None:
         self._protocol = protocol
@@ -62,9 +61,9 @@ class _Transport:
         self.is_closing, self.close = protocol.transport.is_closing, protocol.close_gently
 
     def write(self, data: bytes) -> None:
-        """Write a part of the answer. The head waits for the body's first part: if the head alone filled the transport,
-        the body would wait uncounted."""
-        running = self._protocol.running  # no reference of our own: a cycle would stay until a garbage collection
+        """Write a part of the answer. The head waits for the body's first part: a body behind a full transport is not
+        counted."""
+        running = self._protocol.running  # not kept: a cycle would stay until a garbage collection
         if self._head is None and running.response_started and running.scope["method"] != "HEAD":
             self._head = data
         elif self._head:
@@ -78,10 +77,9 @@ class BoundedProtocol(HttpToolsProtocol):
     """One connection.
 
     Attributes:
-        front: wraps the server's app, outside of all its middleware; None leaves the app as it is.
-        settings: how many connections there may be, and how long one may be idle.
-        metrics: counts them; None counts nothing.
-        accepting: takes further connections that wait; None leaves them to the server.
+        front: wraps the server's app, outside its middleware.
+        metrics: counts connections.
+        accepting: accepts further waiting connections.
     """
 
     front: ClassVar[Callable[[ASGIApp], ASGIApp] | None] = None
@@ -95,39 +93,38 @@ class BoundedProtocol(HttpToolsProtocol):
         if BoundedProtocol.front is not None:
             self.app = BoundedProtocol.front(self.app)
         self.timeout_keep_alive: float = BoundedProtocol.settings.keep_alive_s  # type: ignore[assignment]
-        self._clock: asyncio.TimerHandle | None = None  # ends the connection of a client that sends too slowly
-        self._unread: asyncio.TimerHandle | None = None  # the same of one that does not read
-        self.running: Any = None  # the request in work; `cycle` is the newest one
-        self._received = b""  # what is not parsed yet, because requests wait
+        self._clock: asyncio.TimerHandle | None = None  # aborts slow senders
+        self._unread: asyncio.TimerHandle | None = None  # aborts slow readers
+        self.running: Any = None  # the request in work; `cycle` is the newest
+        self._received = b""  # unparsed, because requests wait
         self._in_head = False
-        self._is_between = False  # whether it waits for a request, and nothing is left of the last one
+        self._is_between = False  # the last request is done, and no next one has begun
         self._head_bytes = self._fields = 0
-        self._left = 0  # bytes of the body that are to come, if its head said how many
-        self._chunks = self._chunked = 0  # of the body, and bytes in them
-        self._stalled = 0  # bytes since a head ended or a piece of a body came
+        self._left = 0  # bytes of the body to come, by Content-Length
+        self._chunks = self._chunked = 0  # of the body, and their bytes
+        self._stalled = 0  # bytes since the last head or body piece
         self._refusal = (400, "this is not a valid HTTP request")
-        self._ending = False  # whether the last answer is written, and what still comes is dropped
-        self._deaf = False  # whether what still comes is dropped, though requests before it will be answered
-        self._linger = LINGER_BYTES  # most bytes that are dropped
-        self._is_unsent = False  # whether the last answer is complete, but not sent
-        # The server's connections whose next request is not all there, by since when, the longest idle one first.
+        self._ending = False  # no further answers; input is dropped
+        self._deaf = False  # input is dropped; earlier requests are still answered
+        self._linger = LINGER_BYTES  # most bytes to drop
+        self._is_unsent = False  # the last answer is complete, but not sent
+        # Connections with an incomplete next request, by their last input; the longest idle first.
         self._idle: dict[BoundedProtocol, float] = vars(self.server_state).setdefault("kdc_idle", {})
-        self._written = 0  # bytes of the last write, which stay in memory until the last of them is sent
-        # Connections with unsent bytes, and how many are in memory; the one that has waited longest is first.
+        self._written = 0  # bytes of the last write, in memory until all are sent
+        # Unsent bytes by connection, the longest waiting first.
         self._unsent: dict[BoundedProtocol, int] = vars(self.server_state).setdefault("kdc_unsent", {})
-        # Those that were given up, and whose memory is not free yet.
+        # Given up, but still in memory.
         self._given_up: set[BoundedProtocol] = vars(self.server_state).setdefault("kdc_given_up", set())
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Start the clock of the connection's first head. If there are too many connections, the one that has been idle
-        the longest gives way; if none is idle, this one is refused."""
+        """If there are too many connections, end the longest idle one, or else refuse this one."""
         super().connection_made(transport)
         if BoundedProtocol.accepting is not None:
             BoundedProtocol.accepting.more()
         self.flow = _Flow(transport)
         transport.set_write_buffer_limits(high=0)
         if (connection := transport.get_extra_info("socket")) is not None:
-            with contextlib.suppress(OSError, AttributeError):  # a Unix socket, or a system that cannot
+            with contextlib.suppress(OSError, AttributeError):  # a Unix socket, or not supported
                 connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _MOST_IN_KERNEL)
         self._start_clock(HEAD_S)
         has_place = len(self.connections) <= most_connections(self.settings) or self._takes_a_place()
@@ -138,16 +135,16 @@ class BoundedProtocol(HttpToolsProtocol):
             self._ending = True
             self._count("refused")
             self._write(503, "too many connections; try again in 1 s", {"Retry-After": "1"})
-            transport.close()  # at once: those that are refused must not take the descriptors either
+            transport.close()  # not gently: refused connections must not keep descriptors
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Stop the clocks, and tell the request in work: uvicorn tells the newest one."""
+        """Tell the request in work; uvicorn tells the newest one."""
         self._idle.pop(self, None)
         self._unsent.pop(self, None)
         self._given_up.discard(self)
         _stop(self._clock)
         _stop(self._unread)
-        self._unset_keepalive_if_required()  # uvicorn leaves it if the client reset the connection: 8 kB for 75 s
+        self._unset_keepalive_if_required()  # uvicorn keeps it after a reset: 8 kB for 75 s
         if self.running is not None and not self.running.response_complete:
             self.running.disconnected = True
             self.running.message_event.set()
@@ -158,7 +155,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._count()
 
     def data_received(self, data: bytes) -> None:
-        """Parse what has come, unless requests before it wait, or the connection ends."""
+        """Parse or drop data."""
         if self._ending or self._deaf:
             self._linger -= len(data)
             if self._linger < 0:
@@ -182,7 +179,7 @@ class BoundedProtocol(HttpToolsProtocol):
         return bool(self.pipeline) or self._is_unsent
 
     def _hold(self) -> None:
-        """Pause reading, and the clock of the client's head: it cannot be late while we do not read."""
+        """Pause reading, and the clock with it."""
         _stop(self._clock)
         self.flow.held = True
         self.flow.pause_reading()
@@ -196,11 +193,11 @@ class BoundedProtocol(HttpToolsProtocol):
         except httptools.HttpParserError:
             self._refuse(*self._refusal)
         else:
-            if self._stalled > MAX_HEAD_BYTES + _PIECE:  # a header that does not end is told of when it has ended
+            if self._stalled > MAX_HEAD_BYTES + _PIECE:  # httptools reports a header only at its end
                 self._refuse(431, _TOO_LARGE)
 
     def _read_again(self, rest: bytes) -> None:
-        """Read a request that asks for another protocol without the headers that ask for it."""
+        """Parse a request without its `Upgrade` headers."""
         method = self.parser.get_method()
         if method == b"CONNECT":
             self._refuse(405, "this is no proxy")
@@ -223,13 +220,12 @@ class BoundedProtocol(HttpToolsProtocol):
         super()._start_asgi_task(cycle, app)
 
     def write(self, *parts: bytes) -> None:
-        """Write a part of an answer, and note the size of what comes last: a head is small."""
+        """Write parts of an answer. Only the last counts as unsent: a head is small."""
         self._written = len(parts[-1])
         self.transport.writelines(parts)
 
     def pause_writing(self) -> None:
-        """Something is left to send: give the client a while to read. If unsent replies exceed the budget, the
-        connections that have waited longest are closed."""
+        """Give the client time to read. Over the budget of unsent bytes, close the longest waiting connections."""
         super().pause_writing()
         self._wait_for_reading()
         self._unsent[self] = self._written
@@ -241,7 +237,7 @@ class BoundedProtocol(HttpToolsProtocol):
             other.give_up()
 
     def _wait_for_reading(self, unread: float = math.inf) -> None:
-        """End the connection unless its client has read enough of so many bytes by now; look again after a while."""
+        """End the connection unless enough of `unread` bytes was read; look again later."""
         _stop(self._unread)
         left = self.transport.get_write_buffer_size()
         if left > max(0, unread - LEAST_READ):
@@ -250,16 +246,16 @@ class BoundedProtocol(HttpToolsProtocol):
             self._unread = self.loop.call_later(WRITE_S, self._wait_for_reading, left)
 
     def give_up(self) -> None:
-        """End the connection of a client that does not read what it asked for."""
+        """End a connection that does not read."""
         self._unsent.pop(self, None)
         self._given_up.add(self)
-        if (connection := self.transport.get_extra_info("socket")) is not None:  # or the kernel would keep its part
+        if (connection := self.transport.get_extra_info("socket")) is not None:  # or the kernel keeps its part
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.transport.abort()
         self._count("unread")
 
     def resume_writing(self) -> None:
-        """It has read; of a connection that ends it has to read all."""
+        """Continue once the client has read. A closing connection keeps its clock: the client must read all."""
         self._unsent.pop(self, None)
         if not self._ending:
             _stop(self._unread)
@@ -269,13 +265,12 @@ class BoundedProtocol(HttpToolsProtocol):
             self.on_response_complete()
 
     def _now_idle(self) -> None:
-        """Nothing came but what came now, and no answer is owed."""
-        self._idle.pop(self, None)  # to be the last one again
+        """Restart the idle time."""
+        self._idle.pop(self, None)  # to come last
         self._idle[self] = self.loop.time()
 
     def _idle_for_long(self) -> "Iterator[BoundedProtocol]":
-        """Connections that gave no sign for a while, the longest idle one first. Of others a request may be on its
-        way."""
+        """Connections silent for `IDLE_S`, longest first. Others may have a request on its way."""
         before = self.loop.time() - IDLE_S
         for idle, since in self._idle.items():
             if since > before:
@@ -283,15 +278,14 @@ class BoundedProtocol(HttpToolsProtocol):
             yield idle
 
     def _takes_a_place(self) -> bool:
-        """End the longest idle connection of those whose client has the last answer; False if there is none."""
+        """End the longest idle connection whose last answer is sent, if any."""
         return self._end(idle for idle in self._idle_for_long() if not idle.transport.get_write_buffer_size())
 
     def _make_room(self) -> bool:
-        """End the connection whose request has waited the longest for its rest; False if none has waited for long."""
+        """End the longest idle connection with an incomplete request, if any."""
         return self._end(idle for idle in self._idle_for_long() if idle.cycle and not idle.cycle.response_complete)
 
     def _end(self, candidates: "Iterator[BoundedProtocol]") -> bool:
-        """End the first of these connections at once, if there is one."""
         gives_way = next(candidates, None)
         if gives_way is None:
             return False
@@ -301,12 +295,12 @@ class BoundedProtocol(HttpToolsProtocol):
         return True
 
     def timeout_keep_alive_handler(self) -> None:
-        """End an idle connection, though its client may have left something unread."""
+        """End an idle connection gently."""
         self.close_gently()
 
     def on_message_begin(self) -> None:
-        """Begin to count, and start the clock of the head. A connection is idle until all of a request is there, or
-        clients that begin requests and end none could have all places; but its time begins anew with each part."""
+        """Start the head's clock. A connection stays idle until its request is complete: else begun requests could take
+        all places."""
         if self in self._idle:
             self._now_idle()
         self._unset_keepalive_if_required()
@@ -319,7 +313,7 @@ class BoundedProtocol(HttpToolsProtocol):
         super().on_url(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Count a header or trailer. Trailers are dropped: nothing here asks for them."""
+        """Count headers and trailers; drop trailers."""
         self._fields += 1
         self._count_field(len(name) + len(value))
         if self._in_head:
@@ -331,12 +325,12 @@ class BoundedProtocol(HttpToolsProtocol):
             self._break_off(431, _TOO_LARGE)
 
     def _break_off(self, status: int, message: str) -> NoReturn:
-        """Have httptools parse no further: it turns what a callback raises into an error of its own."""
+        """Stop httptools, which replaces a callback's error by its own."""
         self._refusal = (status, message)
         raise ValueError(message)
 
     def on_headers_complete(self) -> None:
-        """Stop the clock of the head. A request for another protocol will be read again."""
+        """Check the head. A request with `Upgrade` is parsed again later."""
         self._in_head, self._stalled = False, 0
         _stop(self._clock)
         if not self.parser.should_upgrade():
@@ -353,7 +347,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self.cycle.transport = _Transport(self)  # type: ignore[assignment]
 
     def on_body(self, body: bytes) -> None:
-        """Note that the body goes on. If it has no length, its chunks must not be tiny."""
+        """Count the body's bytes; refuse tiny chunks."""
         self._stalled = 0
         if self in self._idle:
             self._now_idle()
@@ -372,14 +366,13 @@ class BoundedProtocol(HttpToolsProtocol):
         self.cycle.more_body = False
         super().on_message_complete()
         self._idle.pop(self, None)
-        if self.cycle.response_complete:  # the clock was that of the rest of this request
+        if self.cycle.response_complete:  # the clock was for its rest
             _stop(self._clock)
             self._now_idle()
             self._forget_request()
 
     def on_response_complete(self) -> None:
-        """Go on with the requests that wait, or give a request that is answered already a while to end; but first send
-        the whole answer: a connection holds one at a time."""
+        """Once the answer is sent, go on with the next request, or with this one's rest."""
         _forget_body(self.running)
         if self._ending:
             self.server_state.total_requests += 1
@@ -395,9 +388,9 @@ class BoundedProtocol(HttpToolsProtocol):
         if self.pipeline:
             self._hold()
             return
-        if self._in_head and not self._deaf:  # a part of it has waited
+        if self._in_head and not self._deaf:  # `_hold` stopped its clock
             self._start_clock(HEAD_S)
-        if self.timeout_keep_alive_task is not None:  # no request that waited is complete
+        if self.timeout_keep_alive_task is not None:  # no complete request waited
             self._now_idle()
         self._parse(self._received)
         if self.cycle is None or not self.cycle.response_complete:
@@ -410,14 +403,14 @@ class BoundedProtocol(HttpToolsProtocol):
             self.close_gently()
 
     def _forget_request(self) -> None:
-        """Let go of a request that is answered: thousands of clients may keep their connections for the next one."""
+        """Free an answered request, since thousands of idle connections may stay."""
         self._is_between = True
         self.cycle = self.running = self.scope = None  # type: ignore[assignment]
         self.headers = None  # type: ignore[assignment]
 
     def close_gently(self) -> None:
-        """Close the connection after the last answer. What the client still sends is read and dropped for a while:
-        unread bytes would have the kernel reset the connection, and the answer would be lost."""
+        """Close after the last answer. Input is dropped for a while: if it stayed unread, the kernel would reset the
+        connection and lose the answer."""
         if self.transport.is_closing():
             return
         self._ending = True
@@ -437,13 +430,13 @@ class BoundedProtocol(HttpToolsProtocol):
             self.transport.write_eof()
 
     def _refuse(self, status: int, message: str) -> None:
-        """Refuse what was sent, and end the connection: at once, or after the answers to requests before it."""
+        """Refuse input; earlier requests are answered first."""
         self._linger = _LINGER_REFUSED
         newest = self.cycle
         if newest is None or newest.response_complete:
             self._write(status, message, {})
-        elif newest.more_body:  # it is a part of this request
-            newest.disconnected = True  # its app writes no more
+        elif newest.more_body:  # part of this request
+            newest.disconnected = True  # stops its app's writes
             newest.message_event.set()
             if newest is self.running and not newest.response_started:
                 self._write(status, message, {})
@@ -474,7 +467,6 @@ def _stop(clock: asyncio.TimerHandle | None) -> None:
 
 
 def _forget_body(cycle: Any) -> None:
-    """Let go of what a request's body holds, which nobody reads any more. A request and its connection refer to each
-    other, so that Python frees them only when it looks for such cycles, which can take minutes."""
+    """Free a body that is not read any more: its request is in a cycle, which Python may keep for minutes."""
     if cycle is not None:
         cycle.body = type(cycle.body)()

@@ -1,8 +1,7 @@
-"""The models that a worker serves, by name: loads and warms them, and replaces them without a pause.
+"""Loads, warms and reloads a worker's models without a pause.
 
-Reads the artifacts' folders. A changed artifact is loaded, verified and warmed beside the old one. Then new requests go
-to it, and the old one is dropped once its last request is answered. If the new one cannot be loaded, the log tells it
-and the old one stays. The log tells of a volume that hangs, and the other artifacts are watched meanwhile.
+A changed artifact is verified and warmed beside the old one. If that fails, the log says so and the old one stays. A
+hanging volume stops no other artifact.
 """
 
 import asyncio
@@ -30,17 +29,18 @@ from kdc.serving.http.settings import ServeSettings, trace_exporters
 
 log = logging.getLogger("kdc.serve")
 
-MAX_LANES = 4  # the threads of more lanes would wait for the interpreter's lock
-PATIENCE_S = 60.0  # seconds before a slow read is logged, and before another artifact is loaded beside it
+MAX_LANES = 4  # more would wait for the interpreter's lock
+PATIENCE_S = 60.0  # seconds until a slow read is logged and others load beside it
 T = TypeVar("T")
 
 
 def verify(settings: ServeSettings, *, hashes: bool = True) -> ServeSettings:
-    """Check all that can be checked before a worker starts: settings, artifacts, their contracts. Returns the settings
-    with the artifacts' local paths. `hashes` compares every file's SHA-256; a worker does it for those that it loads.
+    """Check settings, artifacts and contracts; returns the settings with local paths.
+
+    `hashes` compares every file's SHA-256; workers compare the files they load.
 
     Raises:
-        KdcError: there is no artifact, one is damaged or failed its contract, or a setting is wrong.
+        KdcError: an artifact or a setting is wrong.
     """
     _ = settings.api_key
     trace_exporters()
@@ -65,7 +65,7 @@ class Registry:
         self._closing: set[asyncio.Task[None]] = set()
         self._reads: set[asyncio.Future[Any]] = set()
         self._loading = asyncio.Lock()
-        self.models: dict[str, Model] = {}  # by name; a reload replaces one
+        self.models: dict[str, Model] = {}  # a reload replaces one
 
     @property
     def first(self) -> Model:
@@ -76,14 +76,14 @@ class Registry:
         """Load and warm all artifacts.
 
         Raises:
-            KdcError: an artifact cannot be loaded.
+            KdcError: one cannot be loaded.
         """
         for name, path in self._paths.items():
             self._seen[name] = _signature(path)
             self.models[name] = Model(name, self._open(name), self._settings, self._listeners)
 
     async def watch(self) -> None:
-        """Look for changed artifacts and replace their models, until cancelled."""
+        """Reload changed artifacts, until cancelled."""
         await asyncio.gather(*(self._watch(name, path) for name, path in self._paths.items()))
 
     async def _watch(self, name: str, path: Path) -> None:
@@ -92,13 +92,13 @@ class Registry:
             await asyncio.sleep(self._settings.reload_s)
             try:
                 refused = await self._look(name, path, refused=refused)
-            except Exception:  # whatever went wrong, the next change must still be looked at
+            except Exception:  # the next change must still be seen
                 log.exception("%s: the artifact cannot be looked at, the old one stays", name)
                 refused = True
             self._listeners.reloaded(name, refused)
 
     async def _look(self, name: str, path: Path, *, refused: bool) -> bool:
-        """Replace a model whose artifact changed; returns whether what lies there now is refused or gone."""
+        """Reload a changed artifact; returns whether it is refused or gone."""
         signature = await self._read(name, functools.partial(_signature, path))
         if signature == self._seen[name]:
             return refused
@@ -107,7 +107,7 @@ class Registry:
             log.error("%s: there is no artifact any more, the old one stays: %s", name, path)
             return True
         async with contextlib.AsyncExitStack() as stack:
-            # One artifact at a time, since each takes memory and cores; but another one that hangs is not waited for.
+            # One load at a time, since it takes memory and cores, unless another one hangs.
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(PATIENCE_S):
                     await stack.enter_async_context(self._loading)
@@ -119,7 +119,7 @@ class Registry:
         return False
 
     async def _read(self, name: str, function: Callable[[], T]) -> T:
-        """Call a function in a thread that may hang, as an artifact's volume may: the process can end all the same."""
+        """Call in a thread, since volumes may hang: the process can end all the same."""
         loop = asyncio.get_running_loop()
         outcome: asyncio.Future[T] = loop.create_future()
 
@@ -149,18 +149,18 @@ class Registry:
         task.add_done_callback(self._closing.discard)
 
     async def close(self) -> None:
-        """Answer what is queued at all models, and end their threads. Wait for artifacts that are being loaded."""
+        """Answer what is queued, end threads, and wait for loads."""
         await asyncio.gather(*(model.close() for model in self.models.values()), *self._closing)
         if self._reads:
             await asyncio.wait(self._reads)
 
     def _open_or_tell(self, name: str) -> Engine | None:
-        """The artifact's engine; None, and a line in the log, if it is refused."""
+        """The artifact's engine; None if refused, which is logged."""
         try:
             return self._open(name)
         except KdcError as error:
             log.error("%s: the new artifact is refused, the old one stays: %s (%s)", name, error.what, error.given)
-        except Exception:  # whatever went wrong, the next change must still be looked at
+        except Exception:  # the next change must still be seen
             log.exception("%s: the new artifact is refused, the old one stays", name)
         return None
 
@@ -185,7 +185,7 @@ class Registry:
 
 
 def _warn_of_contract(engine: Engine, judged: Judgement | None) -> None:
-    """Warn if an artifact's contract was judged under other conditions than those of this worker."""
+    """Warn if the contract was judged under other conditions."""
     if judged is None:
         return
     was, here = "its contract was judged", machine.cpu().model
@@ -202,16 +202,15 @@ def _warn_of_contract(engine: Engine, judged: Judgement | None) -> None:
 
 
 def _signature(path: Path) -> object:
-    """A value that changes when the artifact does: where its link leads, and its files' identities. None: no artifact.
+    """What changes with the artifact: its link's target and its files' identities. None: no artifact.
 
-    It covers all files, not the manifest alone. A refused artifact, whose copy was not complete yet, is then looked at
-    again with each file that arrives.
+    All files count: a half-copied artifact is tried again with each new file.
     """
     try:
         with os.scandir(path) as entries:
             files = {entry.name: entry.stat() for entry in entries}
         leads_to = path.resolve()
-    except (OSError, RuntimeError):  # the latter of a loop of links
+    except (OSError, RuntimeError):  # the latter: a loop of links
         return None
     if MANIFEST_NAME not in files:
         return None

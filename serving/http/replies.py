@@ -1,6 +1,5 @@
-"""Replies in JSON. An error is everywhere one object, `{"error": what, value and remedy, "error_type": kind}`; under
-`/v1/` its `error` is an object itself, of which OpenAI's clients show the `message`.
-"""
+"""Replies in JSON. An error is `{"error": message, "error_type": kind}`; under `/v1/` `error` is OpenAI's object with a
+`message`."""
 
 import asyncio
 import logging
@@ -18,7 +17,7 @@ from kdc.serving.http.queue import Closed, Overloaded
 
 log = logging.getLogger("kdc.serve")
 
-# Each status of an error: its `error_type`, in text-embeddings-inference's words where it has one, and its meaning.
+# By status: the `error_type`, in text-embeddings-inference's words if it has one, and the meaning.
 ERRORS = {
     400: ("Malformed", "Empty or malformed JSON, a binary body that does not fit its header, or an empty text."),
     401: ("Unauthorized", "The bearer token is missing or wrong."),
@@ -34,29 +33,28 @@ ERRORS = {
     503: ("Unavailable", "Starting or draining: send it to another instance."),
     504: ("Timeout", "No answer within the time limit."),
 }
-EMPTY = "Empty"  # the `error_type` of a text that is empty or white space, whose status is 400 too
-# Keys of a request's scope: which artifact answers it, and how many of its rows are not answered, once that is known.
+EMPTY = "Empty"  # `error_type` of a blank text (400)
+# Keys of a request's scope: its artifact and number of abstentions.
 ARTIFACT, ABSTAINED = "kdc_artifact", "kdc_abstained"
-_AT_ONCE = 1024  # numbers of a reply that are written at a time: a millisecond of the event loop
+_AT_ONCE = 1024  # numbers written in a millisecond
 
 
 class JsonResponse(Response):
-    """A response of JSON. Floats get as many digits as they need to be read back the same."""
+    """A response of JSON. Floats keep all digits."""
 
     media_type = "application/json"
 
     def render(self, content: Any) -> bytes:
-        """The response's body. Bytes are written already, as replies of megabytes are."""
+        """Encode; bytes are JSON already."""
         return content if isinstance(content, bytes) else orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
 async def written(shape: tuple[int, ...], values: Callable[[slice], list[Any]]) -> bytes:
-    """Write a JSON array in pieces. Other requests have their turns between two pieces, and only a piece of a large
-    reply is in memory as Python objects.
+    """Write a JSON array in pieces. Other requests get turns between them, and only one piece is Python objects.
 
     Args:
         shape: rows, at least one, and numbers of a row.
-        values: gives some rows' elements of the array.
+        values: gives the elements of some rows.
     """
     rows, width = shape
     step = max(1, _AT_ONCE // width)
@@ -70,8 +68,7 @@ async def written(shape: tuple[int, ...], values: Callable[[slice], list[Any]]) 
 
 
 class ApiError(Exception):
-    """An error that a client gets. Its message never holds a client's text. `kind` is the `error_type`, by default that
-    of `ERRORS`."""
+    """An error for the client, without any text of a request. `kind` is the `error_type`, by default as in `ERRORS`."""
 
     def __init__(
         self, status: int, message: str, headers: dict[str, str] | None = None, *, kind: str | None = None
@@ -83,15 +80,14 @@ class ApiError(Exception):
 def error_response(
     status: int, message: str, headers: dict[str, str] | None = None, kind: str | None = None, *, path: str = ""
 ) -> JsonResponse:
-    """The response with the JSON object. `kind` is its `error_type`, by default the status's; under some paths the
-    object has another form."""
+    """An error in JSON."""
     kind = kind or ERRORS[status][0]
     error = {"message": message, "type": kind, "param": None, "code": None} if path.startswith("/v1/") else message
     return JsonResponse({"error": error, "error_type": kind}, status_code=status, headers=headers)
 
 
 def tell_artifact(request: Request, response: Response) -> Response:
-    """Add the headers with the artifact that answers the request, and the number of rows that it does not answer."""
+    """Add headers of artifact and abstentions."""
     if artifact := request.scope.get(ARTIFACT):
         response.headers["x-artifact"] = artifact
     if (abstained := request.scope.get(ABSTAINED)) is not None:
@@ -107,7 +103,7 @@ async def on_api_error(request: Request, error: Exception) -> Response:
 
 
 async def on_kdc_error(request: Request, error: Exception) -> Response:
-    """Handler of errors out of the batcher and the engine: 422, 429 or 503 for refusals, 424 for all others."""
+    """Handler of the engine's errors: 422, 429 or 503 for refusals, else 424."""
     assert isinstance(error, KdcError)
     status, headers = 424, None
     if isinstance(error, Overloaded):
@@ -123,14 +119,14 @@ async def on_kdc_error(request: Request, error: Exception) -> Response:
 
 
 def on_unexpected(error: Exception, path: str = "") -> Response:
-    """500 for any other error. The log gets its kind and place, but not its message, which may hold a text."""
+    """500 for any other error. The log omits its message, which may hold a text."""
     *_, (frame, line) = traceback.walk_tb(error.__traceback__)
     log.error("unexpected %s in %s:%s", type(error).__name__, frame.f_code.co_filename, line)
     return error_response(500, "the service failed on this request; the log names the place", path=path)
 
 
 async def on_no_route(request: Request, error: Exception) -> Response:
-    """404 and 405, naming the methods that the route takes. The path, which may hold anything, is not repeated."""
+    """404, or 405 with the route's methods. The path may hold anything, so it is not repeated."""
     assert isinstance(error, HTTPException)
     message, headers = "there is no such route; /docs lists them", dict(error.headers or {})
     if error.status_code == 405:

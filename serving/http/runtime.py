@@ -1,7 +1,4 @@
-"""The folder in which `kdc serve` and its workers leave files for each other: started, failed and why, stopping.
-
-An environment variable names it to the workers. Without `kdc serve`, as under `bentoml serve`, there is no such folder.
-"""
+"""The folder for messages between `kdc serve` and its workers. `bentoml serve` has none."""
 
 import fcntl
 import json
@@ -16,9 +13,9 @@ from kdc.common.errors import InputError, KdcError
 from kdc.common.files import write_whole
 
 DIRECTORY = "KDC_RUNTIME_DIR"
-SUPERVISOR = "KDC_SUPERVISOR"  # the process id of what starts the workers: `kdc serve` or `bentoml serve`
-_STARTED = "started-"  # and a process id: is there once this worker has started successfully
-STOPPING = "stopping"  # is there once the whole service stops, not one worker alone
+SUPERVISOR = "KDC_SUPERVISOR"  # process id of `kdc serve` or `bentoml serve`
+_STARTED = "started-"  # and a process id: this worker has started
+STOPPING = "stopping"  # the whole service stops, not one worker
 _FAILED = "failed.json"
 _PREFIX, _LOCK = "kdc-serve-", "lock"
 
@@ -31,16 +28,15 @@ def directory() -> Path | None:
 
 @contextmanager
 def own_folder() -> Iterator[Path]:
-    """Make this process's folder, which no other user can enter, and hold its lock while the context lasts. Folders of
-    services that were killed are removed: nobody holds their locks."""
+    """Make and lock this process's private folder. Folders of killed services, which nobody locks, are removed."""
     for left in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
-        with suppress(OSError):  # another user's, or another service removes it now
+        with suppress(OSError):  # another user's, or removed meanwhile
             if left.lstat().st_uid == os.getuid() and not left.is_symlink():
                 with (left / _LOCK).open("rb") as lock:
                     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     shutil.rmtree(left)
     with tempfile.TemporaryDirectory(prefix=_PREFIX) as name:
-        making = Path(name, f"{_LOCK}.new")  # it has its name once it is held
+        making = Path(name, f"{_LOCK}.new")  # renamed once it is held
         with making.open("wb") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             making.rename(Path(name, _LOCK))
@@ -48,17 +44,17 @@ def own_folder() -> Iterator[Path]:
 
 
 def report_ready(folder: Path) -> None:
-    """Note that this worker has started successfully."""
+    """Note that this worker started."""
     (folder / f"{_STARTED}{os.getpid()}").touch()
 
 
 def has_started(folder: Path) -> bool:
-    """Whether any worker has ever started successfully."""
+    """Whether any worker ever started."""
     return any(folder.glob(f"{_STARTED}*"))
 
 
 def was_ready(folder: Path, worker: int) -> bool:
-    """Whether the worker of a process id has started successfully."""
+    """Whether a worker ever started."""
     return (folder / f"{_STARTED}{worker}").exists()
 
 
@@ -70,7 +66,7 @@ def report_failure(folder: Path, error: KdcError) -> None:
 
 
 def read_failure(folder: Path) -> KdcError | None:
-    """Why no worker can start; None if none has said so."""
+    """Why no worker can start, if known."""
     if not (folder / _FAILED).exists():
         return None
     failure = json.loads((folder / _FAILED).read_bytes())

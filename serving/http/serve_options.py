@@ -1,4 +1,4 @@
-"""Options of `kdc serve` that set a setting of the service (`settings.py`)."""
+"""Options of `kdc serve`."""
 
 from kdc.artifact.artifact_options import ALLOW_FAILED, VARIANT
 from kdc.common.command_options import settings

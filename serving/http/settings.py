@@ -1,8 +1,5 @@
-"""Every setting of the service: what may come in, how long it may take, which artifacts it serves, where traces go.
-
-Reads environment variables (`KDC_*`, and OpenTelemetry's `OTEL_*`), so that a container, `bentoml serve` and
-`kdc serve` (which sets them for its workers) are configured alike.
-"""
+"""Settings of the service, from variables `KDC_*` and OpenTelemetry's `OTEL_*`. `kdc serve` sets them for its
+workers."""
 
 import importlib.util
 import os
@@ -31,7 +28,7 @@ def _with_host(address: str) -> str:
 
 
 class ServeSettings(Frozen):
-    """Settings of one worker. Each can be set by an environment variable: `KDC_` and the name in capitals."""
+    """Settings of one worker. A setting's variable is `KDC_` and its name in capitals."""
 
     artifact: str = Field("", description="artifacts to serve: [NAME=]PATH or [NAME=]address, separated by commas")
     expect_sha256: str | None = Field(None, description="SHA-256 of the manifest; of several artifacts NAME=SHA256,...")
@@ -67,10 +64,10 @@ class ServeSettings(Frozen):
 
     @property
     def api_key(self) -> str | None:
-        """The bearer token that requests must bring, or None.
+        """The bearer token of requests, if any.
 
         Raises:
-            InputError: the variable that was named holds nothing, or a key that no header can bring.
+            InputError: the variable is empty, or no header could hold its value.
         """
         if (variable := self.api_key_env) is None:
             return None
@@ -78,20 +75,20 @@ class ServeSettings(Frozen):
         if not token:
             remedy = f"set {variable}, or leave out --api-key-env"
             raise InputError("the variable that should hold the API key is empty", given=variable, remedy=remedy)
-        if token != token.strip() or not token.isprintable():  # an HTTP header could not hold it
+        if token != token.strip() or not token.isprintable():  # no header could hold it
             what = "the API key holds a line break, or begins or ends with a space"
             remedy = "write it without a line break: `printf %s`, not `echo`"
             raise InputError(what, given=f"the variable {variable}", remedy=remedy)
         return token
 
     def environment(self) -> dict[str, str]:
-        """The settings as environment variables, for worker processes."""
+        """As environment variables."""
         values = self.model_dump(exclude_none=True)
         return {PREFIX + name.upper(): str(value) for name, value in values.items()}
 
 
 def resolve(flags: Mapping[str, object] | None = None, environment: Mapping[str, str] = os.environ) -> ServeSettings:
-    """Resolve the settings: a flag that is not None wins over a variable `KDC_*`, which wins over the default.
+    """Resolve the settings: flag (not None), then variable, then default.
 
     Raises:
         InputError: lists all wrong values.
@@ -108,20 +105,18 @@ def resolve(flags: Mapping[str, object] | None = None, environment: Mapping[str,
 
 
 def check_grpc(settings: ServeSettings) -> None:
-    """Raise an `InputError` if gRPC is asked for and its extra is not installed."""
+    """Raise `InputError` if gRPC is wanted and not installed."""
     if settings.grpc_address is not None and not all(map(importlib.util.find_spec, ("grpc", "tritonclient"))):
         raise _not_installed("grpc", "gRPC is asked for, but", f"{PREFIX}GRPC_ADDRESS={settings.grpc_address}")
 
 
 def trace_exporters(environment: Mapping[str, str] = os.environ) -> dict[str, Callable[[], Any]]:
-    """OpenTelemetry's exporters that are asked for, by name: none without the variables, or if they switch it off.
+    """OpenTelemetry's wanted exporters by name. It is imported only if there is one.
 
-    Reads the standard variables OTEL_SDK_DISABLED, OTEL_TRACES_EXPORTER, OTEL_EXPORTER_OTLP_PROTOCOL and _ENDPOINT (or
-    OTEL_EXPORTER_OTLP_TRACES_...). OpenTelemetry reads the others, such as OTEL_SERVICE_NAME and OTEL_TRACES_SAMPLER.
-    It is imported only if an exporter is asked for.
+    Reads OTEL_SDK_DISABLED, OTEL_TRACES_EXPORTER, and the protocol and endpoint of OTLP.
 
     Raises:
-        InputError: an unknown exporter, protocol or address, or an exporter whose package is missing.
+        InputError: an unknown exporter, protocol or address, or a missing package.
     """
     exporters: dict[str, Callable[[], Any]] = {}
     if environment.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
@@ -146,7 +141,7 @@ def _not_installed(extra: str, what: str, given: str) -> InputError:
 
 
 def _check_otlp(environment: Mapping[str, str]) -> None:
-    """Refuse a wrong protocol or address. The exporter would only log it, with every batch of spans that it loses."""
+    """Refuse a wrong protocol or address, which the exporter would only log with every lost batch."""
     variable, protocol = _first(environment, "PROTOCOL")
     if protocol not in ("", "http/protobuf"):
         remedy = "set it to http/protobuf; collectors take that on port 4318"
@@ -158,7 +153,7 @@ def _check_otlp(environment: Mapping[str, str]) -> None:
 
 
 def _first(environment: Mapping[str, str], name: str) -> tuple[str, str]:
-    """The variable that counts, and its value: the one for traces wins over the one for all signals."""
+    """The variable that counts, and its value; the one for traces wins."""
     for variable in (f"OTEL_EXPORTER_OTLP_TRACES_{name}", f"OTEL_EXPORTER_OTLP_{name}"):
         if value := environment.get(variable, "").strip():
             return variable, value

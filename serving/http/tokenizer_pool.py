@@ -1,10 +1,8 @@
-"""Tokenises the rows of requests: few characters at once, many in threads, in pieces that take turns.
+"""Tokenises requests: few characters at once, many in threads, in pieces (docs/explanation/scheduling.md).
 
-A word of a hundred characters costs twenty times what as many characters of short words do. So requests take turns by
-the seconds that their pieces took, and are refused if too many seconds come before them. Few threads tokenise, and the
-forward passes keep their cores. The threads choose the next piece themselves: the event loop would leave them idle in a
-storm of requests that are refused. A row is never divided and may take a second: beside a piece that takes long another
-one begins, and the last free thread takes no long row. (The service switches off the tokenizers library's own threads.)
+Pieces take turns by seconds: long words cost twenty times as much as short ones. Threads choose pieces themselves: in a
+storm of refused requests the event loop would leave them idle. A row is never divided and may take a second: another
+piece begins beside it, and the last free thread takes no long row.
 """
 
 import asyncio
@@ -21,14 +19,14 @@ from kdc.serving.engine.engine import Engine, Text
 from kdc.serving.engine.long_texts import Encoded
 from kdc.serving.http.queue import Overloaded
 
-_INLINE_CHARS = 2000  # fewer characters are tokenised faster than they are handed to a thread,
-_INLINE_WORD = 32  # unless a word is longer than that
-_FIRST_CHARS, _MOST_CHARS = 4000, 8000  # of a request's first piece, and of any
-_PIECE_S = 0.002  # seconds of a core that a later piece takes, if its characters cost what those before it did
-_LEAST_S = 1e-6  # of a piece: some systems' clocks of a thread stand still for milliseconds
+_INLINE_CHARS = 2000  # fewer are tokenised faster than handed to a thread,
+_INLINE_WORD = 32  # unless a word is longer
+_FIRST_CHARS, _MOST_CHARS = 4000, 8000  # of the first piece; of any
+_PIECE_S = 0.002  # core seconds of a later piece, by the last one's cost
+_LEAST_S = 1e-6  # some systems' thread clocks stand still for ms
 _MOST_THREADS = 4
-_LONG_S, _MOST_LONG = 0.03, 4  # seconds after which a piece takes long; so many leave their places to others
-_CHARS_A_TOKEN = 16  # of a text; in English a token has five
+_LONG_S, _MOST_LONG = 0.03, 4  # seconds of a long piece; threads that stand in meanwhile
+_CHARS_A_TOKEN = 16  # about the most; English has five
 
 
 @dataclass(slots=True, eq=False)
@@ -36,23 +34,22 @@ class _Work:
     """A request's rows."""
 
     rows: Sequence[Text]
-    sizes: list[int]  # (rows,) characters of each
+    sizes: list[int]  # (rows,) characters
     side: str | None
     future: asyncio.Future[list[Encoded]]
     chars: int  # that wait
-    cost: float | None = None  # seconds of a core for a character in its last piece
+    cost: float | None = None  # core seconds a character, in its last piece
     encodings: list[Encoded] = field(default_factory=list)  # of the first rows
 
     def is_next_row_long(self) -> bool:
-        # In characters, not `sizes`: all of a text without words has to be read.
+        # Not `sizes`: a text without words is read whole.
         return _characters(self.rows[len(self.encodings)]) > _MOST_CHARS
 
 
 class TokenizerPool:
-    """Tokenises the rows of one artifact's requests. Created and used in one event loop.
+    """Tokenises one artifact's requests. Use it in one event loop.
 
-    At most `max_queue_seconds` of tokenising may come before a new request. At most as many seconds count of another
-    request as of the new one, since they take turns.
+    At most `max_queue_seconds` may come before a request, counted as in `Queue.before`.
     """
 
     def __init__(self, engine: Engine, max_queue_seconds: float = math.inf) -> None:
@@ -61,18 +58,17 @@ class TokenizerPool:
         self._count = max(1, min(_MOST_THREADS, engine.threads // 2))
         self._changed = threading.Condition()
         self._works: set[_Work] = set()
-        self._cost = 5e-7  # seconds of a character, on average over the last pieces
-        self._turns: list[tuple[float, int, _Work]] = []  # a heap of the requests that wait for their next piece
+        self._cost = 5e-7  # average core seconds a character
+        self._turns: list[tuple[float, int, _Work]] = []  # a heap of waiting requests
         self._arrivals = itertools.count()
-        self._clock = 0.0  # of turns, in seconds: the turn of the piece that began last
-        self._began: dict[int, float] = {}  # when each thread began the piece that it is at
+        self._clock = 0.0  # the last turn, in core seconds
+        self._began: dict[int, float] = {}  # of each thread's piece
         self._closing = False
         for thread in range(self._count + _MOST_LONG):
             threading.Thread(target=self._tokenise, name=f"kdc-tokeniser-{thread}", daemon=True).start()
 
     def least_tokens(self, rows: Sequence[Text]) -> int:
-        """About the fewest tokens that rows of sentences have once they are cut, without tokenising them. A word
-        without an end, or a text that is nearly all spaces, has fewer."""
+        """About the fewest tokens of cut rows. Endless words and blank texts have fewer."""
         most = self._engine.tokenizer_info.longest
         return sum(min(most, 1 + _characters(row) // _CHARS_A_TOKEN) for row in rows)
 
@@ -80,10 +76,10 @@ class TokenizerPool:
         """See `Engine.encode`.
 
         Raises:
-            InputError: a row is not what the task takes, or has no token.
-            Overloaded: tokenising what comes before would take too long.
+            InputError: a row is no input of the task, or has no token.
+            Overloaded: the texts before it take too long.
         """
-        # The first row that is cut on the other side waits for another tokenizer, which takes 50 ms and more.
+        # The first row cut on the other side loads a tokenizer: 50 ms.
         if sum(map(_characters, rows)) < _INLINE_CHARS and self._engine.has_cut(side) and not _has_a_long_word(rows):
             return self._engine.encode(rows, side=side)
         sizes = self._engine.chars_read(rows)
@@ -97,7 +93,7 @@ class TokenizerPool:
         finally:
             with self._changed:
                 self._works.discard(work)
-                if not work.future.done() or work.future.cancelled():  # its client has left
+                if not work.future.done() or work.future.cancelled():  # its client left
                     self._turns = [entry for entry in self._turns if entry[2] is not work]
                     heapq.heapify(self._turns)
 
@@ -116,12 +112,12 @@ class TokenizerPool:
         self._changed.notify()
 
     def _tokenise(self) -> None:
-        """A thread: piece after piece. Between two pieces it holds nothing of a request."""
+        """A thread, which holds nothing of a request between pieces."""
         while self._take_a_turn():
             pass
 
     def _take_a_turn(self) -> bool:
-        """Tokenise a piece of the request whose turn it is; False once `close` was called."""
+        """Tokenise the next piece; False once closed."""
         with self._changed:
             while (entry := self._next()) is None:
                 if self._closing:
@@ -142,12 +138,12 @@ class TokenizerPool:
             self._answer(work, None)
             return True
         with self._changed:
-            if work in self._works:  # else its client has left
+            if work in self._works:  # else its client left
                 self._wait_for_a_turn(work, turn)
         return True
 
     def _next(self) -> tuple[float, int, _Work] | None:
-        """Take the turn that comes next, if a thread may begin its piece now."""
+        """Take the next turn, if its piece may begin now."""
         now = time.monotonic()
         if not self._turns or sum(now - began < _LONG_S for began in self._began.values()) >= self._count:
             return None
@@ -160,7 +156,7 @@ class TokenizerPool:
         return entry
 
     def _piece(self, work: _Work) -> float:
-        """Tokenise a request's next rows: the seconds of a core that they took."""
+        """Tokenise the next rows; returns their core seconds."""
         most = _FIRST_CHARS if work.cost is None else min(_MOST_CHARS, _PIECE_S / work.cost)
         first = len(work.encodings)
         end, chars = first + 1, work.sizes[first]
@@ -177,7 +173,7 @@ class TokenizerPool:
 
     def _answer(self, work: _Work, error: Exception | None) -> None:
         def deliver() -> None:
-            if work.future.done():  # its client has left
+            if work.future.done():  # its client left
                 return
             if error is None:
                 work.future.set_result(work.encodings)
@@ -199,6 +195,6 @@ def _characters(row: Text) -> int:
 
 
 def _has_a_long_word(rows: Sequence[Text]) -> bool:
-    """Whether there is a word whose tokens are found slowly: WordPiece takes the square of its length."""
+    """Whether a word is slow to tokenise: WordPiece takes the square of its length."""
     texts = (text for row in rows for text in ((row,) if isinstance(row, str) else row))
     return any(max(map(len, text.split()), default=0) > _INLINE_WORD for text in texts)

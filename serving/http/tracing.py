@@ -1,11 +1,7 @@
-"""The spans of requests, by OpenTelemetry. Imported only if `kdc.serving.http.settings` says that they are wanted.
+"""OpenTelemetry spans: a request's, and in it `tokenise`, then `queue` and `session` for each pass with its rows.
 
-    POST /predict           the request; child of the caller's span, which `traceparent` names
-      tokenise              all rows
-      queue, session        a pair for each forward pass that had rows of the request
-
-A pass has rows of several requests. Each request gets its own session span for it, with the same `kdc.batch.id`. No
-span holds a text, a token, a path or a header. `tracestate`, which may hold anything, is not read.
+Import it only if traces are wanted. No span holds a text, a token, a path or a header. `tracestate` may hold anything
+and is not read.
 """
 
 import asyncio
@@ -33,12 +29,12 @@ _W3C = TraceContextTextMapPropagator()
 
 @dataclass(slots=True)
 class _Share:
-    """The part of a forward pass that belonged to one request."""
+    """One request's part of a pass."""
 
-    arrived: int  # when the first of these rows came, in nanoseconds of the epoch
-    rows: int = 0  # rows that the request has in the batch
-    tokens: int = 0  # tokens of these rows, without padding
-    failure: Exception | None = None  # the error that one of these rows met, if any
+    arrived: int  # when the first row came, in epoch nanoseconds
+    rows: int = 0
+    tokens: int = 0  # without padding
+    failure: Exception | None = None  # an error of these rows
 
 
 @dataclass(slots=True, eq=False)
@@ -47,24 +43,22 @@ class Trace:
 
     _tracer: Tracer
     _method: str
-    _span: Span  # of the whole request
-    _inside: Context  # of its parts
+    _span: Span  # the request's
+    _inside: Context  # the parent of its parts
 
     def asked(self, model: str, artifact: str, rows: int) -> None:
-        """Record the model that the request asks, which artifact that is now, and the number of rows."""
+        """Record what is asked."""
         self._span.set_attributes({"kdc.model": model, "kdc.artifact": artifact, "kdc.rows": rows})
 
     def tokenised(self, began: float, tokens: int, truncated: int) -> None:
-        """Record that its rows were tokenised from `began`, in seconds of `time.perf_counter`, until now: to so many
-        tokens after the cut, with so many rows cut."""
+        """Record the tokenising since `began`, in seconds of `time.perf_counter`. Tokens are counted after the cut."""
         counts = {"kdc.tokens": tokens, "kdc.truncated_rows": truncated}
         self._span.set_attributes(counts)
         start = _epoch_ns(began, _zero_ns())
         self._tracer.start_span("tokenise", self._inside, attributes=counts, start_time=start).end()
 
     def passed(self, share: _Share, batch: dict[str, str | int], began: int, ended: int) -> None:
-        """Record a forward pass that had rows of the request, from `began` to `ended` in nanoseconds of the epoch.
-        `batch` holds the attributes of the whole batch."""
+        """Record a pass with rows of the request; times are epoch nanoseconds."""
         own = {"kdc.rows": share.rows, "kdc.tokens": share.tokens, "kdc.batch.id": batch["kdc.batch.id"]}
         self._tracer.start_span("queue", self._inside, attributes=own, start_time=share.arrived).end(began)
         session = self._tracer.start_span("session", self._inside, attributes={**own, **batch}, start_time=began)
@@ -73,8 +67,7 @@ class Trace:
         session.end(ended)
 
     def ended(self, route: str, status: int) -> None:
-        """Record that the request was answered, and end its span. The route is "none", as in the metrics, if there was
-        no such route or the gate refused the request."""
+        """End the request's span. The route is "none" if none matched or the gate refused it."""
         if route != "none":
             self._span.update_name(f"{self._method} {route}")
             self._span.set_attribute("http.route", route)
@@ -85,13 +78,13 @@ class Trace:
 
 
 class Tracing:
-    """Makes the spans of requests and sends them from a thread of its own. What a collector is too slow for is dropped.
-    The process's global tracer provider, which is BentoML's, stays as it is."""
+    """Makes spans and sends them from its own thread; drops what a collector is too slow for. BentoML's global tracer
+    provider stays."""
 
     def __init__(self, exporters: Iterable[Callable[[], SpanExporter]]) -> None:
         instance = uuid.uuid4().hex
         named = {"service.name": "kdc", "service.version": __version__, "service.instance.id": instance}
-        # Merged once more, since `create` would put our names before those in the environment.
+        # Merged again: the environment's names win.
         resource = Resource.create(named).merge(OTELResourceDetector().detect())
         self._provider = TracerProvider(resource=resource, shutdown_on_exit=False)
         for exporter in exporters:
@@ -101,7 +94,7 @@ class Tracing:
         self._numbers = itertools.count(1)
 
     def begin(self, scope: Scope) -> Trace | None:
-        """Begin the span of an HTTP request; None if the request is not sampled."""
+        """Begin a request's span; None if it is not sampled."""
         parent = next((value for name, value in scope["headers"] if name == b"traceparent"), None)
         context = Context() if parent is None else _W3C.extract({"traceparent": parent.decode("latin-1")}, Context())
         method = scope["method"] if scope["method"] in _METHODS else "_OTHER"
@@ -111,11 +104,11 @@ class Tracing:
         return Trace(self._tracer, method, span, set_span_in_context(span, Context())) if span.is_recording() else None
 
     def passed(self, model: str, rows: Sequence[Row], results: Sequence[Result], report: BatchReport) -> None:
-        """Record one forward pass at each traced request that had rows in it; `results` are outputs or errors."""
-        zero = _zero_ns()  # one for all spans of the pass: they keep their order and lengths, even if the clock is set
+        """Record a pass in each traced request with rows in it."""
+        zero = _zero_ns()  # read once: the clock may be set between spans
         shares: dict[Trace, _Share] = {}
         for row, result in zip(rows, results, strict=True):
-            if isinstance(row.request.trace, Trace):  # else the request is not traced
+            if isinstance(row.request.trace, Trace):  # else not traced
                 share = shares.setdefault(row.request.trace, _Share(_epoch_ns(row.arrived, zero)))
                 share.rows += 1
                 share.tokens += row.length
@@ -134,18 +127,17 @@ class Tracing:
             trace.passed(share, batch, began, ended)
 
     async def close(self) -> None:
-        """Send the spans that are left. A caller without time may cancel this: the thread ends with the process."""
+        """Send the last spans. Cancelling is safe: the thread ends with the process."""
         thread = threading.Thread(target=self._provider.shutdown, name="kdc-traces", daemon=True)
         thread.start()
-        while thread.is_alive():  # polled, not joined: a collector that hangs must not hold up the loop
+        while thread.is_alive():  # not joined: a collector may hang
             await asyncio.sleep(0.005)
 
 
 def _zero_ns() -> int:
-    """The zero of `time.perf_counter` in nanoseconds of the epoch, by the clock as it is set now."""
+    """The zero of `time.perf_counter` in epoch nanoseconds."""
     return time.time_ns() - time.perf_counter_ns()
 
 
 def _epoch_ns(moment: float, zero: int) -> int:
-    """A moment of `time.perf_counter`, in seconds, as nanoseconds of the epoch."""
     return zero + round(moment * 1e9)

@@ -1,4 +1,4 @@
-"""The service's HTTP app: routes, error handlers, and the gate around them. It runs alone or inside BentoML."""
+"""The HTTP app, alone or inside BentoML: routes, error handlers and the gate."""
 
 import asyncio
 import contextlib
@@ -25,10 +25,10 @@ from kdc.serving.http.settings import ServeSettings, check_grpc, trace_exporters
 
 
 def make_app(settings: ServeSettings) -> Starlette:
-    """Make the app. Its lifespan loads the artifacts and watches them for changes.
+    """Make the app.
 
     Raises:
-        InputError: the API key's variable is empty, or gRPC is asked for and not installed.
+        InputError: the API key is empty, or gRPC is not installed.
     """
     check_grpc(settings)
     metrics = Metrics()
@@ -66,7 +66,7 @@ def make_app(settings: ServeSettings) -> Starlette:
             if watcher is not None:
                 watcher.cancel()
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(1):  # all requests are answered by now; a pass that still runs hangs
+                async with asyncio.timeout(1):  # a pass that still runs hangs
                     await registry.close()
                     if traces is not None:
                         await traces.close()
@@ -78,7 +78,6 @@ def make_app(settings: ServeSettings) -> Starlette:
 
 
 def _guarded(routes: list[Route], gate: Gate, lifespan: Lifespan[Starlette] | None = None) -> Starlette:
-    """An app of these routes behind the gate."""
     app = Starlette(
         routes=routes,
         lifespan=lifespan,
@@ -89,14 +88,14 @@ def _guarded(routes: list[Route], gate: Gate, lifespan: Lifespan[Starlette] | No
             405: replies.on_no_route,
         },
     )
-    app.router.redirect_slashes = False  # it would send clients to the host that they named
+    app.router.redirect_slashes = False  # redirects would follow the Host header
     app.add_middleware(gate.around)
     return app
 
 
 @contextlib.asynccontextmanager
 async def _grpc(app: Starlette) -> AsyncIterator[None]:
-    """gRPC beside an app, with the same models, gate and metrics."""
+    """Serve gRPC with the app's state."""
     from kdc.serving.http.api.v2_grpc import METHODS  # an extra
     from kdc.serving.http.grpc_port import grpc_port
 
@@ -107,8 +106,7 @@ async def _grpc(app: Starlette) -> AsyncIterator[None]:
 
 
 def _route(path: str, handler: Handler, method: str) -> Route:
-    """A route whose handler notes its name for the metrics, tells which artifact answered, and ends quietly when the
-    client has left."""
+    """Note the route for metrics, add the artifact's headers, and end quietly if the client left."""
 
     async def endpoint(request: Request) -> Response:
         request.scope["kdc_route"] = path

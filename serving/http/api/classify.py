@@ -1,12 +1,6 @@
-"""`POST /classify`, in three dialects, told apart by the key of the texts.
+"""`POST /classify`, with BentoML's `texts`, vLLM's `input` or text-embeddings-inference's `inputs`.
 
-| key | dialect | reply |
-|---|---|---|
-| `texts` | BentoML's clients, `classify(texts=[...])` | all labels of each row: [[{"label", "score"}, ...], ...] |
-| `input` | vLLM's clients | {"data": [{"index", "label", "probs", "num_classes"}, ...], "usage", ...} |
-| `inputs` | text-embeddings-inference's | as of `/predict` |
-
-Under `texts` and `input` a list holds rows, each a text, [text] or [text, text]; `input` may be one text too.
+A row is a text, [text] or [text, text]. `input` may also be one text.
 """
 
 import time
@@ -33,7 +27,7 @@ class ClassifyRequest(Question):
     rows: Batch = Field(alias="texts")
 
     async def reply(self, model: Model, answer: Answer) -> Response:
-        """All labels and scores of each row, the best first."""
+        """All labels and scores, best first."""
 
         def values(rows: slice) -> list[Any]:
             return labelled(model.engine, answer.probabilities[rows])
@@ -42,19 +36,19 @@ class ClassifyRequest(Question):
 
 
 def rows_of(texts: list[Any], settings: ServeSettings) -> list[Text]:
-    """Check rows that are not from a body.
+    """Check rows from outside a body.
 
     Raises:
-        ApiError: 422, with what is wrong; 400, a text is blank.
+        ApiError: as `checked` and `within_limits`.
     """
     return within_limits(checked(ClassifyRequest, {"texts": texts}).rows, settings)
 
 
-_Unused = Annotated[Any, BeforeValidator(lambda _: None)]  # any JSON, which is not kept
+_Unused = Annotated[Any, BeforeValidator(lambda _: None)]  # any JSON, not kept
 
 
 class VllmRequest(Question):
-    """A body with `input`. The last three say whose request it is, which, and how urgent; they are not used."""
+    """A body with `input`. `user`, `request_id` and `priority` are ignored."""
 
     rows: Annotated[Batch, BeforeValidator(in_a_list, str | Batch)] = Field(alias="input")
     use_activation: bool | None = None
@@ -64,8 +58,7 @@ class VllmRequest(Question):
     priority: _Unused = None
 
     async def reply(self, model: Model, answer: Answer) -> Response:
-        """Each row's best label, and all scores in the order of `/info`'s labels. Scores are probabilities or a
-        regression's numbers, or logits if these are asked for."""
+        """Each row's best label, and all scores in label order; logits if asked for."""
         names, tokens = model.engine.labels or ("score",), sum(answer.tokens)
         is_raw = self.raw_scores or self.use_activation is False
 
@@ -92,6 +85,5 @@ class VllmRequest(Question):
 
 
 async def classify(request: Request) -> Response:
-    """Labels and scores of each row under `texts`, as BentoML's own clients send them; under `input` the reply that
-    vLLM's clients read; under `inputs` as of `/predict`."""
+    """Labels and scores of each row, for clients of BentoML (`texts`), vLLM (`input`) or `/predict` (`inputs`)."""
     return await respond(request, PredictRequest, VllmRequest, ClassifyRequest)

@@ -1,7 +1,4 @@
-"""The checks that every request passes: readiness, the token, the number in work, the time limit; and its metrics.
-
-It is plain ASGI around the app, so that it costs microseconds. Health, metrics and the pages always pass.
-"""
+"""The checks before every request, and its metrics. Plain ASGI costs only microseconds."""
 
 from __future__ import annotations
 
@@ -30,16 +27,16 @@ ALWAYS_OPEN = frozenset(
     | {"/grpc.health.v1.Health/Check"}
 )
 
-# Content types that a page in a browser can post to another site without asking that site first. Clients that are no
-# browsers send the latter two as well: `curl -d` does, and others name no type.
+# Content types that browsers post across sites without a CORS preflight. The latter two also come from other clients,
+# such as `curl -d`.
 _NEVER_JSON, _PERHAPS_JSON = {b"text/plain", b"multipart/form-data"}, {b"application/x-www-form-urlencoded", b""}
 
-_MOST_TURNS = 100  # of the event loop; a connection is closed in one or two
-_NO_ANSWER = 499  # nginx's status of a client that left before there was an answer
+_MOST_TURNS = 100  # of the event loop; closing takes one or two
+_NO_ANSWER = 499  # nginx's status: the client left
 
 
 async def wait_for_freed_memory(scope: Scope) -> None:
-    """Wait while connections that were given up are being closed: many more replies could be made meanwhile."""
+    """Wait until given-up connections are closed: else replies would pile up in memory."""
     for _ in range(_MOST_TURNS):
         if not scope.get("kdc_given_up"):
             return
@@ -47,7 +44,7 @@ async def wait_for_freed_memory(scope: Scope) -> None:
 
 
 class Gate:
-    """Lets requests through to an app, or refuses them, and counts every answer."""
+    """Admits or refuses requests, and counts answers."""
 
     def __init__(self, settings: ServeSettings, metrics: Metrics) -> None:
         self._metrics = metrics
@@ -61,23 +58,22 @@ class Gate:
         self._drain = Drain(settings.drain_delay_s, settings.timeout_s + 1, settings.workers)
 
     def open(self, traces: Tracing | None = None) -> None:
-        """Take requests from now on, and handle SIGTERM. `traces` makes the requests' spans; None: no traces."""
+        """Take requests, and handle SIGTERM."""
         self._traces = traces
         self._warm = True
         self._drain.install(lambda: self._inside)
 
     def close(self) -> None:
-        """Take no more requests."""
+        """Refuse requests."""
         self._warm = False
 
     def is_ready(self) -> bool:
-        """Whether the models are loaded and warm, and the service is not draining."""
+        """Whether models are warm, and no drain began."""
         return self._warm and not self._drain.draining
 
     @contextlib.asynccontextmanager
     async def turn(self, is_large: bool) -> AsyncIterator[None]:
-        """Do a piece of work in the event loop. The pieces of large requests take turns of the loop, one in each: small
-        requests do not wait for all of them."""
+        """Do work in the event loop. Large requests' pieces get one loop turn each: small requests run between."""
         if not is_large:
             yield
             return
@@ -86,15 +82,10 @@ class Gate:
             await asyncio.sleep(0)
 
     def hold(self, scope: Scope, size: int, *, leave: int = 0) -> None:
-        """Count bytes of a body or a reply towards the limit of all of them, until its request is answered.
-
-        Args:
-            scope: of the request.
-            size: bytes.
-            leave: bytes that must remain free for other requests.
+        """Count bytes of a body or reply until its request ends. `leave` bytes must stay free.
 
         Raises:
-            ApiError: 429, all bodies and replies in work together are too large.
+            ApiError: 429, over `max_bodies_bytes`.
         """
         if self._bytes + size + leave > self._settings.max_bodies_bytes:
             raise ApiError(
@@ -106,7 +97,7 @@ class Gate:
         scope["kdc_bytes"] = scope.get("kdc_bytes", 0) + size
 
     def around(self, app: ASGIApp) -> ASGIApp:
-        """Put the gate around an app."""
+        """Wrap an app."""
 
         async def guarded(scope: Scope, receive: Receive, send: Send) -> None:
             if scope["type"] != "http":
@@ -156,10 +147,10 @@ class Gate:
             self._bytes -= scope.get("kdc_bytes", 0)
 
     def _check(self, scope: Scope) -> None:
-        """Refuse a request that may not pass now.
+        """Refuse a request that may not pass.
 
         Raises:
-            ApiError: 401, 415, 429 or 503.
+            ApiError: 401, 415, 429, 503.
         """
         if not self.is_ready():
             raise ApiError(503, "the service is starting or draining", {"Connection": "close"})
@@ -171,7 +162,7 @@ class Gate:
             raise ApiError(429, f"{self._inside} requests are in work; try again in 1 s", {"Retry-After": "1"})
 
     def _has_room(self, scope: Scope) -> bool:
-        """Whether one more request may be in work. A request whose body does not come gives way to it."""
+        """Whether one more request may be in work. A stalled body gives way."""
         if self._inside < self._settings.max_requests:
             return True
         make_room: Callable[[], bool] | None = scope.get("kdc_make_room")
@@ -186,10 +177,7 @@ class Gate:
 
 
 def _may_be_cross_site(scope: Scope) -> bool:
-    """Whether a page of any site could have had a browser send this request, with the user's network and no question.
-
-    Browsers name the page's site in `Origin`.
-    """
+    """Whether another site's page could have a browser send this without a CORS preflight. Browsers add `Origin`."""
     headers = dict(scope["headers"])
     kind = headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
     return kind in _NEVER_JSON or (kind in _PERHAPS_JSON and b"origin" in headers)

@@ -1,7 +1,4 @@
-"""From a body to the reply: the model that is asked, the limits of its reply, and its answer.
-
-A dialect is a subclass of `Question`: a pydantic model of its body, which also writes its reply.
-"""
+"""A dialect is a `Question`: a pydantic model of its body that also writes the reply."""
 
 import asyncio
 import contextlib
@@ -20,32 +17,31 @@ from kdc.serving.http.api.request_body import SMALL_BYTES, Body, ModelName, chec
 from kdc.serving.http.model import Answer, Model
 from kdc.serving.http.replies import ABSTAINED, ARTIFACT, ApiError
 
-_OUTPUT_BYTES = 12  # of each output of a row: two logits, while rows are put together, and its probability
-_WATCH_S = 0.05  # most answers take less: watching whether the client leaves costs a task
+_OUTPUT_BYTES = 12  # of an output: its logit twice, and its probability
+_WATCH_S = 0.05  # seconds; watching costs a task, and most answers are faster
 
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What an answer has to be like."""
+    """An answer's options."""
 
-    truncate: bool | None = None  # whether long rows are cut; None: as the setting says
-    side: str | None = None  # the side to cut, "left" or "right"; None for the artifact's own
-    top_k: int | None = None  # most scores of a row that the reply will have; None for all
-    score_bytes: int | None = None  # about how many a score takes in the reply; None: a label and a number in JSON
+    truncate: bool | None = None  # None: the setting
+    side: str | None = None  # "left" or "right"; None: the artifact's
+    top_k: int | None = None  # of each row in the reply; None: all
+    score_bytes: int | None = None  # of a score in the reply; None: as JSON with its label
 
 
 class Question(Body):
-    """A body that asks a model for an answer to rows. A subclass gives `rows` the alias by which its dialect calls
-    them."""
+    """A body with rows to answer. Subclasses alias `rows`."""
 
     rows: Sequence[str | list[str]]
     model: ModelName = None
 
     def wanted(self, model: Model) -> Wanted:
-        """What the answer has to be like.
+        """The answer's options.
 
         Raises:
-            ApiError: 422, this model cannot give it.
+            ApiError: 422, the model has no such answer.
         """
         return Wanted()
 
@@ -55,10 +51,10 @@ class Question(Body):
 
 
 async def respond(request: Request, *kinds: type[Question]) -> Response:
-    """Answer a body of one of these kinds, told apart by the name of its rows.
+    """Answer a body; the alias of `rows` tells its kind.
 
     Raises:
-        ApiError: what is wrong with it.
+        ApiError: the body is wrong.
         KdcError: as `Model.answer`.
     """
     name = request.path_params.get("name")
@@ -66,10 +62,10 @@ async def respond(request: Request, *kinds: type[Question]) -> Response:
         model_named(request, name)  # 404 before the body is read
     question = _understand(await read_json(request), kinds)
     rows = within_limits(question.rows, request.app.state.settings)
-    question.rows = question.rows[:0]  # while the request waits the texts are kept once
-    # Only now: a reload may have replaced it while the body was read.
+    question.rows = question.rows[:0]  # keeps one copy of the texts while the request waits
+    # Only now: a reload may have replaced the model.
     model = model_named(request, question.model if name is None else name)
-    question.model = None  # it may be any JSON
+    question.model = None  # frees it: it may be any JSON
     answer = await ask(request, model, rows, question.wanted(model))
     return await question.reply(model, answer)
 
@@ -83,20 +79,16 @@ def _understand(document: object, kinds: tuple[type[Question], ...]) -> Question
 
 
 def require_ready(request: Request) -> None:
-    """Refuse the request unless the service is ready.
-
-    Raises:
-        ApiError: 503.
-    """
+    """Raise `ApiError` 503 unless the service is ready."""
     if not request.app.state.gate.is_ready():
         raise ApiError(503, "the service is starting or draining")
 
 
 def model_named(request: Request, name: object) -> Model:
-    """The model of that name; the first one for None.
+    """The model of that name; None: the first.
 
     Raises:
-        ApiError: 404, there is none.
+        ApiError: 404.
     """
     registry = request.app.state.registry
     models: dict[str, Model] = registry.models
@@ -109,15 +101,15 @@ def model_named(request: Request, name: object) -> Model:
 
 
 async def ask(request: Request, model: Model, rows: list[Text], wanted: Wanted) -> Answer:
-    """The model's answer to rows, counted in the metrics. It is no longer computed once the client has left.
+    """Answer rows and count them in metrics. The work is cancelled if the client leaves.
 
     Raises:
-        ApiError: 413 if the reply would be too large, 429 if all replies in work together are.
+        ApiError: 413, the reply is too large; 429, too many bytes in work.
         KdcError: as `Model.answer`.
     """
     state = request.app.state
     request.scope[ARTIFACT] = model.artifact
-    if (held := request.scope.get("kdc_bytes", 0)) > SMALL_BYTES:  # one emoji makes a text four times its bytes
+    if (held := request.scope.get("kdc_bytes", 0)) > SMALL_BYTES:  # one emoji quadruples a text's memory
         texts = (text for row in rows for text in ([row] if isinstance(row, str) else row))
         state.gate.hold(request.scope, max(0, sum(map(sys.getsizeof, texts)) - held))
     _hold_reply(request, model, len(rows), wanted)
@@ -132,11 +124,7 @@ async def ask(request: Request, model: Model, rows: list[Text], wanted: Wanted) 
 
 
 def _hold_reply(request: Request, model: Model, rows: int, wanted: Wanted) -> None:
-    """Count a reply, and what is computed for it, before anything is computed.
-
-    Raises:
-        ApiError: 413, it is too large; 429, it is together with all others in work.
-    """
+    """Count a reply's bytes before it is computed. Raises as `ask`."""
     state, outputs = request.app.state, model.engine.task.outputs
     score_bytes = wanted.score_bytes or model.score_bytes
     per_row = min(wanted.top_k or outputs, outputs)
@@ -158,7 +146,6 @@ def _hold_reply(request: Request, model: Model, rows: int, wanted: Wanted) -> No
 
 @contextlib.contextmanager
 def _cancelled_when_gone(request: Request) -> Iterator[None]:
-    """Cancel the code inside when the client closes its connection."""
     loop, task = asyncio.get_running_loop(), asyncio.current_task()
     watchers: list[asyncio.Task[None]] = []
 

@@ -1,8 +1,4 @@
-"""`POST /v1/moderations`, as OpenAI's clients send and read it: which of a multi-label model's labels a text has.
-
-`input` is a text or a list of texts. The reply has a result for each: `categories`, whether the text has the label,
-`category_scores`, its probability, and `flagged`, whether it has any. A label is on from its operating point on.
-"""
+"""`POST /v1/moderations` of OpenAI's clients. A label is on from its operating point on."""
 
 import uuid
 from typing import Annotated, Any
@@ -18,12 +14,12 @@ from kdc.serving.http.api.request_body import in_a_list
 from kdc.serving.http.model import Answer, Model
 from kdc.serving.http.replies import ApiError, JsonResponse, written
 
-_TIMES = 3  # each label is in three places of a result
+_TIMES = 3  # a result names a label three times
 _Texts = Annotated[list[str], Field(min_length=1, fail_fast=True)]
 
 
 class ModerationRequest(Question):
-    """What to moderate: texts, no images."""
+    """Texts, no images."""
 
     rows: Annotated[_Texts, BeforeValidator(in_a_list, str | _Texts)] = Field(alias="input")
 
@@ -46,12 +42,11 @@ class ModerationRequest(Question):
 
 
 async def moderate(request: Request) -> Response:
-    """Which labels of a multi-label model each text has, as OpenAI's clients ask. Of any other model: 422."""
+    """Which labels of a multi-label model each text has, for OpenAI's clients. Other models answer 422."""
     return await respond(request, ModerationRequest)
 
 
 def _result(names: tuple[str, ...], on: list[bool], scores: list[float]) -> dict[str, Any]:
-    """The result for one text by whether it gets each label, and the label's probability."""
     categories = dict(zip(names, on, strict=True))
     return {
         "flagged": any(on),

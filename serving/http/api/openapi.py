@@ -1,4 +1,4 @@
-"""The OpenAPI document of a table of operations: bodies by the models that check them, replies by schemas from here."""
+"""The OpenAPI document of a table of operations."""
 
 import inspect
 import re
@@ -22,24 +22,24 @@ JSON, PLAIN, PAGE = "application/json", "text/plain", "text/html"
 
 @dataclass(frozen=True, kw_only=True)
 class Operation:
-    """A route, and what the document says of it. Its description is the handler's docstring."""
+    """A route. Its description is the handler's docstring."""
 
     path: str
     handler: Handler
-    name: str  # the document's summary and, in lower case and with underscores, its operationId
+    name: str  # the summary, and the operationId in snake case
     errors: tuple[int, ...]  # statuses
     method: str = "GET"
     tag: str = "operations"
-    media: str = JSON  # of the reply; "" if it has no content
-    reply: tuple[str, ...] = ()  # the schemas that it may have; any object if none is named
-    bodies: tuple[type[BaseModel], ...] = ()  # models of the bodies that it takes
-    is_binary: bool = False  # whether body and reply may be bytes instead of JSON
+    media: str = JSON  # of the reply; "" for no content
+    reply: tuple[str, ...] = ()  # schemas; any object if none
+    bodies: tuple[type[BaseModel], ...] = ()
+    is_binary: bool = False  # body and reply may be bytes
     headers: Json = field(default_factory=dict)  # of the reply
     status: int = 200
 
 
 def document(operations: Sequence[Operation]) -> Json:
-    """The whole document, OpenAPI 3.1."""
+    """The OpenAPI document."""
     paths: Json = {}
     for operation in operations:
         parameters = [_PARAMETERS[name] for name in re.findall(r"{(\w+)}", operation.path)]
@@ -94,7 +94,7 @@ def _content(description: str, media: str, schema: Json) -> Json:
 
 
 def _any(names: Iterable[str]) -> Json:
-    """The schema of one of these; of any object without names."""
+    """Any of these schemas; without names any object."""
     references = [{"$ref": _REF.format(model=name)} for name in names]
     return {"anyOf": references} if references else _ANY
 

@@ -1,7 +1,4 @@
-"""The pages for people: `/playground`, to try the model, and `/docs`, to browse the API. They ask no other host.
-
-`/docs` is Swagger UI, whose files BentoML ships, on the description at `/docs.json`.
-"""
+"""The pages `/playground` and `/docs` (Swagger UI, from BentoML). They ask no other host."""
 
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,9 +8,9 @@ from starlette.responses import FileResponse, RedirectResponse, Response
 
 from kdc.serving.http.replies import ApiError
 
-# Read once, at the start, so that a worker needs no disk to answer.
+# Read at the start: answers need no disk.
 _PAGES = {path.name: path.read_bytes() for path in (Path(__file__).resolve().parent.parent / "pages").iterdir()}
-# The browser enforces what the pages promise: they talk to this service and to nobody else.
+# Browsers enforce that pages ask only this service.
 _PLAYGROUND_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
@@ -30,7 +27,7 @@ _ASSETS = {"swagger-ui-bundle.js": "text/javascript", "swagger-ui.css": "text/cs
 
 async def home(_: Request) -> Response:
     """Leads to the playground."""
-    return RedirectResponse("playground", status_code=307)  # relative, since a proxy may put a prefix before it
+    return RedirectResponse("playground", status_code=307)  # relative: a proxy may add a prefix
 
 
 async def playground(_: Request) -> Response:
@@ -44,13 +41,13 @@ async def docs(_: Request) -> Response:
 
 
 async def docs_asset(request: Request) -> Response:
-    """A file of Swagger UI."""
+    """Swagger UI's files."""
     name = request.path_params["asset"]
     if name not in _ASSETS:
         raise ApiError(404, "there is no such file")
     if name == "start.js":
         return Response(_PAGES["start.js"], media_type=_ASSETS[name], headers=_DOCS_HEADERS)
-    spec = find_spec("bentoml")  # only located, not imported: the app runs without BentoML too
+    spec = find_spec("bentoml")  # not imported: BentoML is optional here
     roots = (spec.submodule_search_locations if spec else None) or ["."]
     file = Path(roots[0], "_internal", "server", "static_content", name)
     return FileResponse(file, media_type=_ASSETS[name], headers=_DOCS_HEADERS)

@@ -1,4 +1,4 @@
-"""Request bodies: their bytes within the limits, their JSON, and what the models of all dialects' bodies share."""
+"""Request bodies: limits, JSON, and what dialects share."""
 
 import functools
 from collections.abc import Sequence
@@ -23,28 +23,27 @@ from kdc.serving.http.api.gate import Gate
 from kdc.serving.http.replies import EMPTY, ApiError
 from kdc.serving.http.settings import ServeSettings
 
-# Brackets, braces, commas and quotes of a JSON body: most around one row, which is two texts in lists of their own in
-# two tensors of V2, and most of everything else, such as options and V2's descriptions of tensors.
+# Most `Marks` of a body: around one row (V2's pairs have the most), and elsewhere.
 _MARKS_A_ROW, _OTHER_MARKS = 8, 512
-SMALL_BYTES = 32 * 1024  # of a body, whose texts in memory are too few bytes to count
-_CLOSE = {"Connection": "close"}  # for replies to a body whose rest is not read
+SMALL_BYTES = 32 * 1024  # smaller bodies take no turns, and their texts are not counted
+_CLOSE = {"Connection": "close"}  # the body's rest stays unread
 
 
 class Part(BaseModel):
-    """An object in a request's body. Its class is both the check of it and its description in the OpenAPI document."""
+    """An object in a body; its class is also its OpenAPI schema."""
 
     model_config = ConfigDict(strict=True)
 
 
 class Body(Part):
-    """A whole body, or an object in it, that has no other keys than its class names."""
+    """A `Part` without unknown keys."""
 
     model_config = ConfigDict(extra="forbid")
 
     @model_validator(mode="before")
     @classmethod
     def _has_known_keys(cls, values: Any) -> Any:
-        """Refuse unknown keys at once, without naming them: pydantic would make an error of each."""
+        """Refuse unknown keys in one error: pydantic would make one for each, with its name."""
         if isinstance(values, dict) and not values.keys() <= (known := _keys_of(cls)):
             names = ", ".join(sorted(known))
             raise PydanticCustomError("unknown_keys", "Input has unknown keys; known: {names}", {"names": names})
@@ -57,7 +56,7 @@ def _keys_of(kind: type[Body]) -> frozenset[str]:
 
 
 class Otherwise:
-    """Says in its own words what an input should be."""
+    """Replaces pydantic's error message."""
 
     def __init__(self, message: str) -> None:
         self._message = message
@@ -67,23 +66,23 @@ class Otherwise:
 
 
 def in_a_list(value: Any) -> Any:
-    """One text as a list of one."""
+    """Wrap a text."""
     return [value] if isinstance(value, str) else value
 
 
 Pair = Annotated[list[str], Field(min_length=1, max_length=2)]
 Row = Annotated[str | Pair, Otherwise("Input should be a text, [text] or [text, text]; a batch: [[...], [...]]")]
 Batch = Annotated[list[Row], Field(min_length=1, fail_fast=True)]
-# Whatever a name is, no model has it unless it is a string: 404.
+# Any JSON: a name that is no string gets 404, as an unknown model does.
 ModelName = Annotated[Any, WithJsonSchema({"type": ["string", "null"]})]
 B = TypeVar("B", bound=Part)
 
 
 def checked(kind: type[B], document: Any) -> B:
-    """A document as the body that a dialect takes.
+    """Validate a document as `kind`.
 
     Raises:
-        ApiError: 422, the first field that is wrong, and what it should be. No text of the document is repeated.
+        ApiError: 422, the first wrong field, without the document's text.
     """
     try:
         return kind.model_validate(document)
@@ -94,10 +93,10 @@ def checked(kind: type[B], document: Any) -> B:
 
 
 def within_limits(batch: Sequence[str | list[str]], settings: ServeSettings) -> list[Text]:
-    """Check how many rows of one or two texts there are, and how long the texts are; returns texts and pairs.
+    """Check the number and lengths of texts; returns texts and pairs.
 
     Raises:
-        ApiError: 422, too many rows, or a text that is too long; 400, a text is blank.
+        ApiError: 422, too many rows or too long a text; 400, a blank text.
     """
     if len(batch) > settings.max_texts:
         raise ApiError(422, f"too many texts; given: {len(batch)}; at most {settings.max_texts} a request")
@@ -112,24 +111,20 @@ def within_limits(batch: Sequence[str | list[str]], settings: ServeSettings) -> 
 
 
 class Marks:
-    """Counts the characters of a JSON document that make objects, so that its memory is bounded before it is decoded.
+    """Bounds a JSON decoder's memory: counts, piece by piece, the characters that make objects.
 
-    These are brackets, braces and commas outside of strings, and quotes. A decoder makes at most two objects for each.
-    Before the first byte that is not JSON it sees the same strings, so that this bounds the work of a document that it
-    refuses, too. It counts piece by piece.
-
-    Attributes:
-        count: of what was added so far.
+    They are brackets, braces and commas outside strings, and quotes. Each makes at most two objects. Invalid JSON is
+    bounded too: up to its first wrong byte the decoder sees the same strings.
     """
 
     def __init__(self) -> None:
         self.count = 0
         self._in_string = 0
-        self._rest = b""  # a backslash at the end of the last piece, whose next byte is in the next piece
+        self._rest = b""  # a backslash at the end of the last piece
 
     def add(self, piece: bytes) -> None:
-        """Count the next piece."""
-        piece = (self._rest + piece).replace(b"\\\\", b"").replace(b'\\"', b"")  # from left to right: only escapes go
+        """Count a piece."""
+        piece = (self._rest + piece).replace(b"\\\\", b"").replace(b'\\"', b"")  # from left: only escapes are removed
         self._rest = b"\\" if piece.endswith(b"\\") else b""
         parts = piece.split(b'"')
         outside = b"".join(parts[self._in_string :: 2])
@@ -138,12 +133,11 @@ class Marks:
 
 
 async def read_bytes(request: Request, json_bytes: int | None = None) -> bytes:
-    """Read the whole body, of which so many bytes are JSON; None: all.
+    """Read the body, whose first `json_bytes` (None: all) are JSON.
 
     Raises:
-        ApiError: 413 if it is larger than the limit, 415 if it is compressed, 422 if it has more marks than a request's
-            texts need, 429 if all bodies in work together are too large.
-        ClientDisconnect: the client left before the body's end.
+        ApiError: 413, too large; 415, compressed; 422, too many marks; 429, too many bytes in work.
+        ClientDisconnect: the client left.
     """
     if request.headers.get("content-encoding", "identity").lower() != "identity":
         raise ApiError(415, "the body is compressed; send it without Content-Encoding")
@@ -187,10 +181,10 @@ def _too_large(most: int) -> ApiError:
 
 
 async def read_json(request: Request) -> Any:
-    """Read the body as JSON.
+    """Read a JSON body.
 
     Raises:
-        ApiError: 415 if it has another type, 400 if it is empty or not JSON; also as `read_bytes`.
+        ApiError: 415, another type; also as `read_bytes` and `decoded`.
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind not in ("application/json", "application/x-www-form-urlencoded", ""):  # `curl -d` names a form's type
@@ -199,20 +193,20 @@ async def read_json(request: Request) -> Any:
 
 
 async def decode_in_turn(request: Request, body: bytes) -> Any:
-    """Decode JSON. Other requests have their turns of the event loop before more is done with a large body."""
+    """Decode JSON; after a large body other requests take their turns first."""
     gate: Gate = request.app.state.gate
     async with gate.turn(len(body) > SMALL_BYTES):
         return decoded(body)
 
 
 def decoded(body: bytes) -> Any:
-    """Decode JSON. The loop waits: the decoder keeps the interpreter's lock, and marks bound its work to 16 ms.
+    """Decode JSON in the event loop: a thread would hold the interpreter's lock, and `Marks` bounds it to 16 ms.
 
     Raises:
-        ApiError: 400 if it is empty, not JSON, not UTF-8, or nested too deep.
+        ApiError: 400, empty or malformed.
     """
     try:
         return orjson.loads(body)
     except orjson.JSONDecodeError:
         wrong = "is not valid JSON in UTF-8" if body.strip() else 'is empty; send {"inputs": "a text"}'
-    raise ApiError(400, f"the body {wrong}")  # out here, since the decoder's error holds the document
+    raise ApiError(400, f"the body {wrong}")  # out here: the decoder's error holds the document

@@ -1,4 +1,4 @@
-"""Every route: what answers it, and its part of the OpenAPI document, which is at `/docs.json`."""
+"""Every route, with its part of the OpenAPI document."""
 
 import asyncio
 import functools
@@ -18,7 +18,7 @@ _INFERENCE = (400, 404, 413, 415, 422, 424, *_GUARDED)
 
 async def _live(_: Request) -> Response:
     """Whether the process lives."""
-    return PlainTextResponse("yes\n")  # BentoML's own answer keeps a timer and 0.8 kB for eleven seconds
+    return PlainTextResponse("yes\n")  # BentoML's own keeps 0.8 kB for 11 s
 
 
 async def _ready(request: Request) -> Response:
@@ -30,7 +30,7 @@ async def _ready(request: Request) -> Response:
 async def _metrics(request: Request) -> Response:
     """Prometheus metrics of all workers."""
     metrics = request.app.state.metrics
-    # In a thread: with thousands of labels the event loop would halt for a tenth of a second.
+    # In a thread: thousands of labels take 0.1 s.
     return Response(metrics.told() or await asyncio.to_thread(metrics.exposition), media_type=CONTENT_TYPE)
 
 
@@ -39,7 +39,7 @@ async def _description(_: Request) -> Response:
     return _written()
 
 
-@functools.cache  # making it takes milliseconds, and anyone may ask
+@functools.cache  # it takes milliseconds
 def _written() -> Response:
     return JsonResponse(describe())
 
@@ -68,7 +68,6 @@ _infer = functools.partial(
 
 
 def _of_a_model(path: str, suffix: str) -> list[Operation]:
-    """Operations of the Open Inference Protocol on the model at a path."""
     model = functools.partial(Operation, errors=(404, *_GUARDED), tag=_V2)
     return [
         model(path=path, handler=v2.model_metadata, name=f"Model{suffix}"),

@@ -1,13 +1,7 @@
-"""The dialects of text-embeddings-inference and of the Hub's clients: `/`, `/predict`, `/info` and `/health`.
+"""The dialect of text-embeddings-inference and the Hub's clients: `/`, `/predict`, `/info`, `/health`.
 
-| `inputs` | meaning | reply |
-|---|---|---|
-| "a" or ["a"] | one text | [{"label", "score"}, ...], best first |
-| ["a", "b"] | one pair | the same |
-| [["a"], ["b", "c"]] | a batch | a list of those |
-| any, with `parameters` | what huggingface_hub's clients send | a list of those, also for one row |
-| any, with `decision: true` | its label or "abstained", too | {"decision", "scores"} for each list of scores |
-| the same, of a model with sets | its set of labels, too | {"decision", "scores", "set"} |
+docs/reference/http.md lists the forms of `inputs` and of replies. huggingface_hub sends `parameters`, and reads a list
+of lists even for one row.
 """
 
 from collections.abc import Callable, Sequence
@@ -27,7 +21,7 @@ from kdc.serving.http.model import Answer, Model
 from kdc.serving.http.replies import ApiError, JsonResponse, written
 
 _KINDS: dict[str | None, Kind] = {"softmax": "classification", "sigmoid": "multilabel", "none": "regression"}
-_MANY_LABELS, _FEW_OF = 256, 16  # from so many labels, the best sixteenth or less is taken without sorting all of them
+_MANY_LABELS, _FEW_OF = 256, 16  # from so many labels on, the best sixteenth is found without a full sort
 
 
 def _lower(value: Any) -> Any:
@@ -35,17 +29,15 @@ def _lower(value: Any) -> Any:
 
 
 def _told_apart(value: Any, validated: Callable[[Any], list[Any]]) -> Sequence[Any]:
-    """One text or one pair in a tuple, a batch in a list."""
+    """One text or pair as a tuple, a batch as a list."""
     is_row = isinstance(value, str) or (isinstance(value, list) and all(isinstance(text, str) for text in value))
     return tuple(validated([value])) if is_row else validated(value)
 
 
 class Options(Body):
-    """Options of a prediction; `null` is as good as leaving one out, since clients send their defaults.
+    """Options of a prediction. `null` means the default, since clients send their defaults.
 
-    `truncation_direction` is the side that is cut. `raw_scores` asks for logits instead of scores. `decision` makes
-    each row {"decision", "scores"}: the label that it gets, or its labels. If the model has sets, "set" has the labels
-    that the true one is among.
+    With `decision` each row is {"decision", "scores"}, plus "set" if the model has label sets.
     """
 
     truncate: bool | None = None
@@ -57,7 +49,7 @@ class Options(Body):
 
 
 class Parameters(Options):
-    """Options as the Hub's clients send them. They stand before the body's own."""
+    """Options of the Hub's clients, which win over the body's own."""
 
     truncation: bool | None = None
 
@@ -88,7 +80,7 @@ class PredictRequest(Options, Question):
         return Wanted(truncate, self._option("truncation_direction"), self._option("top_k"))
 
     async def reply(self, model: Model, answer: Answer) -> Response:
-        """Lists of labels and scores."""
+        """Labels and scores."""
 
         def values(rows: slice) -> list[Any]:
             return self._listed(model.engine, answer.logits[rows], answer.probabilities[rows])
@@ -103,12 +95,10 @@ class PredictRequest(Options, Question):
         return JsonResponse(reply if is_batch else reply[1:-1], headers=headers)
 
     def _option(self, name: str) -> Any:
-        """An option. One in `parameters` stands before the body's own."""
         in_parameters = self.parameters is not None and name in self.parameters.model_fields_set
         return getattr(self.parameters if in_parameters else self, name)
 
     def _listed(self, engine: Engine, logits: np.ndarray, probabilities: np.ndarray) -> list[Any]:
-        """The reply's elements for some rows, from their logits and probabilities, (rows, outputs) each."""
         function = "regression" if self._option("raw_scores") else _KINDS.get(self._option("function_to_apply"))
         if function is None or (engine.task.kind == "regression" and function != "regression"):
             scores = probabilities
@@ -130,8 +120,8 @@ async def predict(request: Request) -> Response:
 
 
 def labelled(engine: Engine, outputs: np.ndarray, top_k: int | None = None) -> list[list[dict[str, Any]]]:
-    """Each row's labels and scores from outputs (rows, outputs), the best first, at most `top_k`. A regression's number
-    is called "score"."""
+    """The `top_k` labels and scores of each row of outputs (rows, outputs), best first. A regression's label is
+    "score"."""
     names = engine.labels or ("score",)
     return [
         [{"label": names[column], "score": row[column]} for column in order]
@@ -140,14 +130,14 @@ def labelled(engine: Engine, outputs: np.ndarray, top_k: int | None = None) -> l
 
 
 def _best(outputs: np.ndarray, most: int | None) -> list[list[int]]:
-    """Columns of each row's highest outputs, the best first, and equal ones in the order of the labels."""
+    """Columns of the highest outputs, best first; ties in label order."""
     if most is None or outputs.shape[1] < _MANY_LABELS or most > outputs.shape[1] // _FEW_OF:
         best: list[list[int]] = np.argsort(-outputs, axis=1, kind="stable")[:, :most].tolist()
         return best
     lows = -np.partition(-outputs, most - 1, axis=1)[:, most - 1]
     best = []
     for row, low in zip(outputs, lows, strict=True):
-        columns = np.flatnonzero(row >= low)  # more than `most` where several equal the lowest
+        columns = np.flatnonzero(row >= low)  # more than `most` if several tie
         best.append(columns[np.argsort(-row[columns], kind="stable")[:most]].tolist())
     return best
 

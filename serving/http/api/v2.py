@@ -1,8 +1,7 @@
-"""The Open Inference Protocol, version 2, under `/v2`: JSON, and the binary form that tritonclient sends by default.
+"""The Open Inference Protocol V2 under `/v2`, in JSON and in tritonclient's binary form.
 
-Input: BYTES tensor `text` of shape [N] or [N, 1]; for pairs `text` of shape [N, 2], or `text` and `text_pair` of [N].
-A model's version is the beginning of its artifact's SHA-256: who names one gets an answer of that artifact, or 404.
-Outputs: `label` (BYTES [N]) and `probabilities` (FP32 [N, outputs]); for regression `probabilities` holds the numbers.
+Outputs: `label` (BYTES [N]) and `probabilities` (FP32 [N, outputs]; a regression's numbers). A version is the start of
+an artifact's SHA-256; a request that names it gets that artifact or 404.
 """
 
 import itertools
@@ -35,9 +34,9 @@ from kdc.serving.http.settings import ServeSettings
 _HEADER = "inference-header-content-length"
 _NO_LENGTH = "Inference-Header-Content-Length is not a length within the body"
 _OUTPUTS = ("label", "probabilities")
-_MOST_ID = 256  # characters of a request's `id`, which its reply repeats; clients send UUIDs and numbers
-SCORE_BYTES = 24  # of a probability in JSON
-_ANY_VERSION = "1"  # for clients that have to name one: whichever artifact is served
+_MOST_ID = 256  # characters; the reply repeats it
+SCORE_BYTES = 24  # in JSON
+_ANY_VERSION = "1"  # for clients that must name a version
 
 
 _Values = Annotated[list[str], Field(fail_fast=True)]
@@ -46,7 +45,7 @@ _Name = Annotated[Literal["text", "text_pair"], Otherwise("Input should be `text
 
 
 class Tensor(Part):
-    """An input: its values are `data`, or bytes after the JSON, whose number is in `parameters.binary_data_size`."""
+    """An input: its values are `data`, or `parameters.binary_data_size` bytes after the JSON."""
 
     name: _Name
     shape: Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1, max_length=2)]
@@ -56,7 +55,7 @@ class Tensor(Part):
 
 
 class Output(Part):
-    """An output that the reply is to have, as raw bytes if `parameters.binary_data` is true."""
+    """A requested output, as raw bytes if `parameters.binary_data` is true."""
 
     name: str
     parameters: dict[str, Any] | None = None
@@ -100,7 +99,7 @@ async def model_metadata(request: Request) -> Response:
 
 
 def described(model: Model) -> dict[str, Any]:
-    """A model's metadata: its tensors, and the versions that there are."""
+    """The model's metadata."""
     task = model.engine.task
     inputs = [{"name": "text", "datatype": "BYTES", "shape": [-1, 2] if task.is_pair else [-1]}]
     outputs = [{"name": "probabilities", "datatype": "FP32", "shape": [-1, task.outputs]}]
@@ -120,9 +119,9 @@ async def infer(request: Request) -> Response:
     Binary tensors follow the JSON, whose length is in Inference-Header-Content-Length."""
     _model(request)  # 404 before the body is read
     body, rows = await _read(request)
-    model = _model(request)  # again: a reload may have replaced it while the body was read
+    model = _model(request)  # again: a reload may have replaced it
     outputs, request_id = requested_outputs(body, has_labels=bool(model.engine.labels)), id_of(body.id)
-    del body  # while the request waits nothing else is kept of it
+    del body  # frees the body while the request waits
     is_binary = outputs.get("probabilities")
     wanted = Wanted(top_k=1)
     if is_binary is not None:
@@ -136,10 +135,10 @@ def _model(request: Request) -> Model:
 
 
 def model_of(request: Request, name: str, version: str) -> Model:
-    """The model of a name and a version, which may be "".
+    """The model of a name and version; "" is any version.
 
     Raises:
-        ApiError: 404, there is none.
+        ApiError: 404.
     """
     model = model_named(request, name)
     if version not in ("", _ANY_VERSION, model.artifact):
@@ -148,7 +147,6 @@ def model_of(request: Request, name: str, version: str) -> Model:
 
 
 async def _read(request: Request) -> tuple[InferRequest, list[Text]]:
-    """The JSON part of a body, and the rows in it and in the binary tensors after it."""
     length = request.headers.get(_HEADER)
     if length is not None and not (length.isascii() and length.isdigit() and len(length) <= 10):
         raise ApiError(400, _NO_LENGTH)
@@ -161,10 +159,10 @@ async def _read(request: Request) -> tuple[InferRequest, list[Text]]:
 
 
 def id_of(value: object) -> str | None:
-    """A request's `id`, which its reply repeats; None if it is no text.
+    """A request's `id`, if it is text.
 
     Raises:
-        ApiError: 422, it is too long.
+        ApiError: 422, too long.
     """
     if not isinstance(value, str):
         return None
@@ -174,10 +172,10 @@ def id_of(value: object) -> str | None:
 
 
 def read_rows(body: InferRequest, tail: bytes, settings: ServeSettings) -> list[Text]:
-    """The texts or pairs in the JSON part of an inference request and in the binary tensors in `tail`, in order.
+    """The rows of a request; `tail` holds its binary tensors.
 
     Raises:
-        ApiError: 422, with what is wrong.
+        ApiError: 422.
     """
     columns: dict[str, list[list[str]]] = {}
     start = 0
@@ -208,7 +206,6 @@ def read_rows(body: InferRequest, tail: bytes, settings: ServeSettings) -> list[
 
 
 def _shaped(values: list[str], shape: list[int]) -> list[list[str]]:
-    """Arrange a tensor's values as rows of one or two texts."""
     count, width = shape[0], shape[1] if len(shape) == 2 else 1
     if width > 2 or count * width != len(values):
         raise ApiError(
@@ -218,8 +215,8 @@ def _shaped(values: list[str], shape: list[int]) -> list[list[str]]:
 
 
 def _within(values: Iterable[str], settings: ServeSettings) -> list[str]:
-    """The values of a tensor. A body may hold hundreds of thousands: no more are read than a request may have."""
-    most = 2 * settings.max_texts  # pairs are two of them
+    """A tensor's values, read only up to a request's limit."""
+    most = 2 * settings.max_texts  # two for pairs
     read = list(itertools.islice(values, most + 1))
     if len(read) > most:
         raise ApiError(422, f"too many texts; at most {settings.max_texts} texts or pairs a request")
@@ -227,7 +224,7 @@ def _within(values: Iterable[str], settings: ServeSettings) -> list[str]:
 
 
 def _read_bytes_tensor(raw: bytes) -> Iterator[str]:
-    """Decode a BYTES tensor: each element is a little-endian uint32 length, then that many bytes of UTF-8."""
+    """Decode a BYTES tensor: for each element a little-endian uint32 length, then UTF-8."""
     end = 0
     while end < len(raw):
         start = end + 4
@@ -272,10 +269,10 @@ async def _reply(
 
 
 def requested_outputs(body: InferRequest, *, has_labels: bool) -> dict[str, bool]:
-    """The outputs that the client asks for, in order, and whether each comes as raw bytes; all if it names none.
+    """The requested outputs in order (default: all), and whether each is raw.
 
     Raises:
-        ApiError: 422, it names another, or one twice.
+        ApiError: 422, unknown or repeated.
     """
     known = _OUTPUTS if has_labels else _OUTPUTS[1:]
     by_default = _flag(body.parameters, "binary_data_output")
@@ -284,7 +281,7 @@ def requested_outputs(body: InferRequest, *, has_labels: bool) -> dict[str, bool
     outputs = {output.name: _flag(output.parameters, "binary_data", by_default) for output in body.outputs}
     if not outputs.keys() <= set(known):
         raise ApiError(422, f"`outputs` names something else than {', '.join(known)}")
-    if len(outputs) < len(body.outputs):  # a short request could ask for a huge reply
+    if len(outputs) < len(body.outputs):  # repeats would multiply the reply
         raise ApiError(422, "`outputs` names an output twice")
     return outputs
 
@@ -294,8 +291,7 @@ def _flag(parameters: dict[str, Any] | None, name: str, default: bool = False) -
 
 
 def output(model: Model, name: str, probabilities: np.ndarray) -> tuple[dict[str, Any], np.ndarray | list[str]]:
-    """An output as the JSON part describes it, without its data; and its values: probabilities (rows, outputs), or each
-    row's best label."""
+    """An output's description, and its values: probabilities (rows, outputs) or best labels."""
     if name == "probabilities":
         return {"name": name, "datatype": "FP32", "shape": list(probabilities.shape)}, probabilities
     labels = [model.engine.labels[column] for column in probabilities.argmax(axis=1).tolist()]
@@ -303,7 +299,7 @@ def output(model: Model, name: str, probabilities: np.ndarray) -> tuple[dict[str
 
 
 def raw(values: np.ndarray | list[str]) -> bytes:
-    """An output's values as raw bytes."""
+    """Values as bytes."""
     if isinstance(values, list):
         return b"".join(struct.pack("<I", len(label.encode())) + label.encode() for label in values)
     return values.astype("<f4").tobytes()

@@ -1,8 +1,6 @@
-"""The Open Inference Protocol, version 2, over gRPC: its messages on one side, what `v2` does with JSON on the other.
+"""The Open Inference Protocol V2 over gRPC, and `grpc.health.v1.Health/Check`. Needs tritonclient, an extra.
 
-A request that brings its texts as `raw_input_contents` gets its outputs raw too, any other gets them as `contents`.
-Also answers `grpc.health.v1.Health/Check`, which is what a kubelet's gRPC probe asks.
-Imported only where gRPC is asked for: the messages are of tritonclient, which is an extra.
+A request with `raw_input_contents` gets raw outputs.
 """
 
 import itertools
@@ -24,19 +22,19 @@ SERVICE = "inference.GRPCInferenceService"
 HEALTH = "grpc.health.v1.Health"
 _SERVING, _NOT_SERVING = b"\x08\x01", b"\x08\x02"  # of `HealthCheckResponse { ServingStatus status = 1 }`
 
-_SCORE_BYTES = 16  # of a probability: four in the message, and as many in each of the copies on its way
-_MOST_TENSORS = 2  # of a request, and of its outputs
-_OTHER_FIELDS = 512  # of a request, besides its texts
-# The messages in a request, by the field that holds each.
+_SCORE_BYTES = 16  # of a probability: four in each of its copies
+_MOST_TENSORS = 2  # inputs, and outputs
+_OTHER_FIELDS = 512  # besides the texts
+# Nested messages, by field.
 _PARTS = {("request", 5): "tensor", ("request", 6): "output", ("tensor", 5): "contents"}
 _SHAPE, _TEXTS = ("tensor", 3), ("contents", 8)
-_FIXED = {1: 8, 5: 4}  # bytes of wire types; 3 and 4 are groups, which no such message has
+_FIXED = {1: 8, 5: 4}  # bytes of wire types; groups (3, 4) never occur
 
 M = TypeVar("M", bound=Message)
 
 
 async def health(request: Request) -> Response:
-    """`Health/Check`, of whatever service: its message is not read, since nobody needs a token to send one."""
+    """`Health/Check` of any service. Its message stays unread: it needs no token."""
     return Response(_SERVING if request.app.state.gate.is_ready() else _NOT_SERVING)
 
 
@@ -81,7 +79,7 @@ async def infer(request: Request) -> Response:
     rows = v2.read_rows(body, b"".join(message.raw_input_contents), settings)
     requested = v2.requested_outputs(body, has_labels=bool(model.engine.labels))
     request_id, is_raw = v2.id_of(message.id), bool(message.raw_input_contents)
-    del message, body, inputs  # while the request waits nothing else is kept of it
+    del message, body, inputs  # frees the rest while the request waits
     wanted = Wanted(score_bytes=_SCORE_BYTES) if "probabilities" in requested else Wanted(top_k=1)
     answer = await ask(request, model, rows, wanted)
     reply = messages.ModelInferResponse(model_name=model.name, model_version=model.artifact, id=request_id)
@@ -119,11 +117,11 @@ async def _read(request: Request, kind: type[M]) -> M:
 
 
 def _require_few_fields(message: bytes, max_texts: int) -> None:
-    """Refuse a ModelInferRequest that protobuf would make much larger than it is: two bytes of it may become fifty.
+    """Refuse a ModelInferRequest that protobuf would blow up: two bytes may become fifty.
 
     Raises:
-        ApiError: 422, it has too many fields, or contents that are not texts.
-        IndexError, KeyError: it is no such message.
+        ApiError: 422, too many fields, or contents other than texts.
+        IndexError, KeyError: no such message.
     """
     waiting, fields = [("request", 0, len(message))], 0
     while waiting:
@@ -139,12 +137,12 @@ def _require_few_fields(message: bytes, max_texts: int) -> None:
                 size, at = varint(message, at)
                 if field in _PARTS:
                     waiting.append((_PARTS[field], at, min(at + size, end)))
-                fields += size if field == _SHAPE else 0  # a byte for each of its numbers
+                fields += size if field == _SHAPE else 0  # a byte for each number
                 at += size
             else:
                 at += _FIXED[wire]
             fields += 1
-            if fields > 2 * max_texts + _OTHER_FIELDS:  # pairs are two texts
+            if fields > 2 * max_texts + _OTHER_FIELDS:  # two for pairs
                 raise ApiError(
                     422,
                     f"too many texts; at most {max_texts} texts or pairs a request, and {_OTHER_FIELDS} other fields",
@@ -152,11 +150,10 @@ def _require_few_fields(message: bytes, max_texts: int) -> None:
 
 
 def _inputs(message: Any, most: int) -> list[dict[str, Any]]:
-    """The tensors of a request in their JSON form, with the size of their raw bytes, or with their data: at most one
-    element above the most.
+    """A request's tensors in JSON form, with at most `most` + 1 texts each.
 
     Raises:
-        ApiError: 422, there are too many tensors, or raw ones and others, or a text is not UTF-8.
+        ApiError: 422.
     """
     raw, inputs = message.raw_input_contents, []
     if len(message.inputs) > _MOST_TENSORS or len(message.outputs) > _MOST_TENSORS:
