@@ -67,7 +67,6 @@ def serve(settings: ServeSettings, host: str, port: int) -> None:
 
 
 def _run(settings: ServeSettings, listener: socket.socket, folder: Path, stop: list[int]) -> None:
-    """Run the workers until `stop` holds a signal or a worker fails."""
     try:
         listener.listen(_BACKLOG)
     except OSError as error:  # another service, bound here too, was first

@@ -189,7 +189,6 @@ def _read_labels(path: Path, task: TaskInfo, answered: Answered) -> Ints:
 
 
 def _cells(window: Window) -> list[tuple[int, str, str]]:
-    """Line, id and label of each row."""
     if window.bad:
         first = window.bad[0]
         raise InputError(first.problem, given=f"{first.file}, line {first.line}", remedy="mend the row")

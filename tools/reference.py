@@ -101,7 +101,6 @@ def _evaluation(path: Path) -> Any:
 
 
 def _to_beat(names: Sequence[str], contract: Contract) -> str:
-    """The array of the reference's logits."""
     better = [name for name in names if name.endswith(BASELINE_SUFFIX) and contract.against == "best"]
     return better[0] if better else _TEACHER
 

@@ -139,7 +139,6 @@ def _request(source: str, out: Path, columns: Mapping[str, str | None]) -> Predi
 
 
 def _teacher(teacher: str | None, column: str | None, student: Engine, columns: Mapping[str, str | None]) -> _Answer:
-    """The teacher's answers: from an artifact, a checkpoint, or a column."""
     if (teacher is None) == (column is None):
         given = "neither" if column is None else "both"
         remedy = "--teacher PATH, or --teacher-column NAME if the file holds the teacher's answers"
@@ -165,7 +164,6 @@ def _teacher(teacher: str | None, column: str | None, student: Engine, columns: 
 
 
 def _answers_in(column: str, task: TaskInfo) -> _Answer:
-    """The teacher's answers, from a column."""
     numbers = {label: number for number, label in enumerate(task.labels)}
 
     def answer(window: Window, _: Sequence[Text]) -> Ints:

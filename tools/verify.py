@@ -140,6 +140,5 @@ def _answers_of_before(contract: Contract, before: Judgement | None, variant: st
 
 
 def _limits_on_answers(contract: Contract) -> list[str]:
-    """The limits on answers, as options."""
     drop, options = contract.limits.max_drop, [f"--require {text}" for text in contract.limits.require]
     return options if drop is None else [f"--max-drop {drop:g}", *options]

@@ -119,7 +119,6 @@ class Speed:
 
 
 def _into_file(job: Job, scorer: Scorer, progress: Progress) -> Counts:
-    """Answer unfinished windows, and join all into the output."""
     writer, output = Writer(job), job.request.output
     with lock(output):
         system, path = file_system(output)

@@ -140,7 +140,6 @@ def _quiet(ray: Any) -> Iterator[None]:
 
 
 def _gather(job: Job, rows: Iterator[Row], progress: Progress) -> tuple[Counts, dict[str, WindowRecord]]:
-    """Count rows, and collect the records by key."""
     counts, windows = Counts(), {}
     records: dict[str, WindowRecord] = {}
     read = [0] * len(job.files)

@@ -123,7 +123,6 @@ def count_try(folder: Folder, mark: str, window: Window) -> None:
 
 
 def _load(job: Job, actors: Actors, files: Mapping[str, bytes]) -> Engine:
-    """Load the engine from temporary files."""
     with tempfile.TemporaryDirectory(prefix="kdc-artifact-") as folder:
         for name, content in files.items():
             (Path(folder) / name).write_bytes(content)

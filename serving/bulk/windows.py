@@ -37,7 +37,6 @@ class Scorer:
         return self._engine.activated(self._engine.through(encodings, self._side_by_side))
 
     def _side_by_side(self, engine: Engine, encodings: Sequence[Part]) -> NDArray[np.float32]:
-        """One engine's logits (rows, outputs), by passes on all lanes."""
         logits = np.zeros((len(encodings), engine.task.outputs), dtype=np.float32)
 
         def answer(rows: Sequence[int]) -> None:
@@ -114,7 +113,6 @@ def _problem(name: str, value: Any, most: int) -> str | None:
 
 
 def _answers(scores: NDArray[np.float32], job: Job) -> dict[str, list[Any]]:
-    """Values of each new column, from the scores (rows, outputs)."""
     task, columns = job.task, []
     best = scores.max(axis=1) if len(scores) else scores[:, 0]
     if task.kind != "regression":

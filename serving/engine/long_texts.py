@@ -144,7 +144,6 @@ def joined(
 
 
 def _joined(part: NDArray[np.float64], join: Sequence[Join], kind: Kind) -> NDArray[np.float64]:
-    """(windows, outputs) to (outputs,)."""
     if kind == "classification":
         part = part - np.logaddexp.reduce(part, axis=1, keepdims=True)
     answers = {way: _way(part, way, kind) for way in set(join)}

@@ -68,7 +68,7 @@ def operations(file: Path, feeds: dict[str, np.ndarray]) -> dict[str, int]:
         events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
     counts: Counter[str] = Counter()
     for node in (event["args"] for event in events if event.get("args", {}).get("op_name") in _PRODUCTS):
-        # Each output element takes a multiplication and an addition per column of the left operand.
+        # Two operations per output element and column of the left operand.
         (left,), (output,) = (node[f"{side}_type_shape"][0].values() for side in ("input", "output"))
         counts[_PRODUCTS[node["op_name"]]] += 2 * math.prod(output) * left[-1]
     return dict(counts)
@@ -83,7 +83,7 @@ def speed(number_format: str, threads: int) -> float:
 
 @cache
 def _product(number_format: str, threads: int) -> tuple[onnxruntime.InferenceSession, np.ndarray]:
-    """A session that multiplies square matrices, and its input. Each thread computes as many elements."""
+    """A session that multiplies square matrices, and its input. Every thread computes the same number of elements."""
     from onnx import numpy_helper, parser
 
     size = round(_SIZE * math.sqrt(threads))

@@ -114,7 +114,6 @@ def render(result: BenchResult) -> str:
 
 
 def _case_rows(subjects: Sequence[SubjectResult]) -> list[tuple[str, ...]]:
-    """Rows of the cases' table: subjects of a case beside each other."""
     cases = [(case, subject.name) for subject in subjects for case in subject.cases]
     cases.sort(key=lambda entry: (entry[0].length, entry[0].batch))  # stable: subjects keep their order
     return [

@@ -26,7 +26,6 @@ def _note(what: str, remedy: str) -> Advice:
 
 
 def _install(report: Report) -> Iterator[Advice]:
-    """Missing or conflicting packages."""
     packages = report.packages
     if not packages:
         yield _problem("kdc itself is not installed", "in its folder: `pip install .`")
@@ -81,7 +80,6 @@ def _providers(report: Report) -> Iterator[Advice]:
 
 
 def _machine(report: Report) -> Iterator[Advice]:
-    """PyTorch, int8, cores and memory."""
     if report.torch is not None and report.torch.error:
         yield _problem(f"PyTorch cannot be imported: {report.torch.error}", "`pip install --force-reinstall torch`")
     if report.cpu.has_int8_products is False:
@@ -103,7 +101,6 @@ def _machine(report: Report) -> Iterator[Advice]:
 
 
 def _hub(report: Report) -> Iterator[Advice]:
-    """The hub, and the model family that needs none."""
     if not report.minilm.usable:
         yield _problem("the installed weights of all-MiniLM-L6-v2 cannot be used", report.minilm.detail)
     if report.hub.reachable is False:

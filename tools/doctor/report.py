@@ -93,7 +93,6 @@ def render(report: Report) -> str:
 
 
 def _packages(packages: dict[str, dict[str, str | None]]) -> list[str]:
-    """Installed and missing packages, a line per extra."""
     lines = []
     for extra, versions in packages.items():
         have = ", ".join(f"{name} {version}" for name, version in versions.items() if version)
@@ -104,7 +103,6 @@ def _packages(packages: dict[str, dict[str, str | None]]) -> list[str]:
 
 
 def _devices(report: Report) -> list[str]:
-    """ONNX Runtime, PyTorch, GPU."""
     torch, nvidia = report.torch, report.nvidia
     lines = [f"{one.name}: {'starts' if one.starts else f'does not start: {one.reason}'}" for one in report.providers]
     if torch is None or torch.error:
@@ -121,7 +119,6 @@ def _devices(report: Report) -> list[str]:
 
 
 def _machine(report: Report) -> list[str]:
-    """CPU, cores, memory, hub."""
     cpu, cores, memory, hub = report.cpu, report.cores, report.memory, report.hub
     instructions = "unknown"
     if cpu.instructions is not None:

@@ -80,7 +80,6 @@ def export_artifact(
 
 
 def _one_graph(manifest: Manifest, variant: str | None) -> str:
-    """The variant of a Triton model, which cannot be a cascade."""
     variant = variant or manifest.providers[CPU_PROVIDER]
     is_one = {str(name): value.second is None for name, value in manifest.variants.items()}
     if variant not in is_one:

@@ -89,7 +89,6 @@ def _metrics(manifest: Manifest) -> dict[str, float]:
 
 
 def _signature(mlflow: Any, manifest: Manifest) -> Any:
-    """Input and output columns."""
     task, types = manifest.task, mlflow.types
     inputs = [types.ColSpec("string", name) for name in (task.text, task.text_pair) if name is not None]
     label = types.schema.Array("string") if task.kind == "multilabel" else "string"
