@@ -1,6 +1,6 @@
-"""Runs an artifact: the engine, the HTTP service around it, and bulk scoring. No torch, no transformers."""
+"""Runs an artifact: the engine, the HTTP service and bulk scoring. Needs neither torch nor transformers."""
 
 import os
 
-# ONNX Runtime reports its use unless it is told not to, before it is imported.
+# Must be set before onnxruntime is imported, or it sends usage data.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")

@@ -1,7 +1,6 @@
-"""`kdc serve`: fetches and checks the artifacts, starts the workers, stops them cleanly.
+"""`kdc serve`: checks the artifacts, then runs the workers until a signal.
 
-Reads the artifacts; sets `KDC_*` for the workers. Each worker is BentoML's own process for a service. BentoML's
-supervisor is not used: it takes commands on two TCP ports without a password.
+BentoML's own supervisor takes commands on two TCP ports without a password, so it is not used.
 """
 
 import signal
@@ -17,19 +16,19 @@ from kdc.serving.http.registry import verify
 from kdc.serving.http.settings import ServeSettings, check_grpc
 from kdc.serving.workers import Workers
 
-_LOOK_S = 0.2  # seconds between two looks at the workers
-_BACKLOG = 2048  # connections that wait in the kernel, as BentoML has it
+_LOOK_S = 0.2  # seconds between checks
+_BACKLOG = 2048  # as in BentoML
 
 
 def bound_socket(host: str, port: int, option: str | None = None) -> socket.socket:
-    """A socket at an address, which does not listen yet. `option` set both parts; None is --host and --port.
+    """Bind a socket without listening. Errors name `option`, by default --host or --port.
 
     Raises:
-        InputError: there is no such host, or the port is taken.
+        InputError: the host is unknown, or the port is taken.
     """
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-    except (socket.gaierror, OverflowError, UnicodeError) as error:  # the last: what cannot be a name
+    except (socket.gaierror, OverflowError, UnicodeError) as error:
         remedy = f"use 0.0.0.0 or 127.0.0.1 in {option or '--host'}"
         raise InputError("there is no such host", given=f"{host}:{port}", remedy=remedy) from error
     bound = socket.socket(family)
@@ -47,7 +46,7 @@ def _cannot_listen(error: OSError, address: str, option: str) -> KdcError:
 
 
 def serve(settings: ServeSettings, host: str, port: int) -> None:
-    """Serve on a host (name or IP address) and TCP port until SIGTERM or SIGINT.
+    """Serve on a host name or IP address until SIGTERM or SIGINT.
 
     Raises:
         KdcError: an artifact is damaged, or a worker could not start.
@@ -57,7 +56,7 @@ def serve(settings: ServeSettings, host: str, port: int) -> None:
             check_grpc(settings)
             grpc_host, _, grpc_port = settings.grpc_address.rpartition(":")
             bound_socket(grpc_host.strip("[]"), int(grpc_port), "--grpc-address").close()
-        settings = verify(settings, hashes=False)  # a worker that finds a damaged file tells this process
+        settings = verify(settings, hashes=False)  # workers check the hashes
         stop = _noted_signals()
         with runtime.own_folder() as folder:
             _announce(settings, host, port)
@@ -68,10 +67,9 @@ def serve(settings: ServeSettings, host: str, port: int) -> None:
 
 
 def _run(settings: ServeSettings, listener: socket.socket, folder: Path, stop: list[int]) -> None:
-    """Run the workers until a signal is noted in `stop`, or none of them can start."""
     try:
         listener.listen(_BACKLOG)
-    except OSError as error:  # another service was bound there too, and was first
+    except OSError as error:  # another service, bound here too, was first
         raise _cannot_listen(error, "{}:{}".format(*listener.getsockname()), "--port") from error
     workers = Workers(listener, folder, settings.workers, settings.environment())
     try:
@@ -81,13 +79,13 @@ def _run(settings: ServeSettings, listener: socket.socket, folder: Path, stop: l
             time.sleep(_LOOK_S)
     finally:
         (folder / runtime.STOPPING).touch()
-        # The drain, then the requests that were admitted, then two seconds for a worker to close.
+        # The drain, the admitted requests, and two seconds to close.
         workers.stop(settings.drain_delay_s + 2 * settings.timeout_s + 2)
 
 
 def _noted_signals() -> list[int]:
-    """A list in which SIGTERM and SIGINT are only noted from now on, until the process ends: an exception that a
-    handler raises could end the stopping of the workers, and a lock that it takes may be held."""
+    """Only note signals in a list. A handler that raises could interrupt the workers' stop; one that locks could
+    deadlock."""
     stop: list[int] = []
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda number, _: stop.append(number))

@@ -1,8 +1,4 @@
-"""The BentoML service: `kdc serve`, `bentoml serve kdc.serving.service:Classifier`, `bentoml build`, containers.
-
-BentoML brings packaging, workers, lifecycle and clients. Requests reach our app before BentoML's router and body
-handling, which would cost more than a small model's forward pass (docs/benchmarks/serving.md has the figures).
-"""
+"""The BentoML service, for `kdc serve`, `bentoml serve kdc.serving.service:Classifier` and containers."""
 
 import asyncio
 import contextlib
@@ -17,9 +13,9 @@ from kdc.common.memory import share_heaps
 from kdc.serving.http import patches, runtime
 from kdc.serving.http.settings import resolve
 
-os.environ.setdefault("BENTOML_DO_NOT_TRACK", "true")  # no usage reports, unless the person asks for them
-os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # no line of the log for each call that grpc itself refuses
-os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # or a request's rows take all cores (http/tokenizer_pool.py)
+os.environ.setdefault("BENTOML_DO_NOT_TRACK", "true")
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # no log line per refused call
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # or one request takes all cores
 
 import bentoml
 from starlette.requests import Request
@@ -33,18 +29,18 @@ from kdc.serving.http.protocol import BoundedProtocol
 from kdc.serving.http.registry import Registry, verify
 from kdc.serving.http.replies import JsonResponse
 
-if runtime.directory() is not None:  # under `kdc serve`, which prints the same in fewer words
+if runtime.directory() is not None:  # `kdc serve` says the same
     logging.getLogger("bentoml").setLevel(logging.WARNING)
 
 _SETTINGS = resolve()
 _APP = make_app(_SETTINGS)
-# The process that started this worker: `kdc serve`, or the one of `before_workers`, which the system may not know now.
+# From the environment, because the parent process may have died.
 _SUPERVISOR = int(os.environ.get(runtime.SUPERVISOR) or os.getppid())
 
 
 class FrontDoor:
-    """Sends all requests to our app. BentoML's middleware takes longer for one than our own work, and none of its code
-    sees what a client sends."""
+    """Sends HTTP requests to our app. BentoML's middleware takes longer than a small model, and must not see client
+    input."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._bentoml = app
@@ -56,12 +52,12 @@ class FrontDoor:
 @bentoml.service(
     name="kdc",
     workers=_SETTINGS.workers,
-    # BentoML's metrics have the raw path as a label, and its access log takes a third of a request's time.
+    # BentoML's metrics hold raw paths, and its access log takes a third of a request's time.
     metrics={"enabled": False},
     logging={"access": {"enabled": False}},
-    # Our own time limit answers first. BentoML never cancels its timer, so its limit must not be long.
+    # Ours fires first; BentoML never cancels its timer, so it must be short.
     traffic={"timeout": _SETTINGS.timeout_s + 1},
-    # We make spans ourselves (kdc.serving.http.tracing). BentoML's would repeat each request's, without its parts.
+    # kdc.serving.http.tracing makes more detailed spans.
     tracing={"excluded_urls": ".*"},
 )
 class Classifier:
@@ -73,8 +69,7 @@ class Classifier:
     @bentoml.on_deployment
     @staticmethod
     def before_workers() -> None:
-        """Fetch and check the artifacts. `bentoml serve` calls this once, before any worker starts: it would start one
-        that finds a damaged file again and again."""
+        """Check the artifacts once. `bentoml serve` would restart a worker with a damaged one again and again."""
         artifacts = verify(_SETTINGS).artifact
         os.environ |= {"KDC_ARTIFACT": artifacts, runtime.SUPERVISOR: str(os.getpid())}  # workers inherit them
 
@@ -82,8 +77,8 @@ class Classifier:
     async def start(self) -> None:
         """Load and warm the artifacts."""
         _log_to_stderr()
-        share_heaps()  # before any other thread begins
-        server = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)  # uvicorn's, which handles the signal
+        share_heaps()  # before other threads start
+        server = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)  # uvicorn's server
         if server is not None and _SETTINGS.workers == 1:
             BoundedProtocol.accepting = Accepting(server, most_connections(_SETTINGS))
         try:
@@ -91,7 +86,7 @@ class Classifier:
         except KdcError as error:
             _report_failure(error)
             raise
-        # Exempt what was imported from garbage collection: a full one would walk it and halt all requests for 40 ms.
+        # A full collection over the imported modules would halt all requests for 40 ms.
         gc.collect()
         gc.freeze()
         _report_started(_APP.state.registry)
@@ -99,7 +94,7 @@ class Classifier:
 
     @bentoml.on_shutdown
     async def stop(self) -> None:
-        """Answer the requests in work, and close the models."""
+        """Finish running requests, and close the models."""
         self._orphaned.cancel()
         await self._stack.aclose()
 
@@ -107,7 +102,7 @@ class Classifier:
     async def classify(self, texts: list[Any], model: str | None = None) -> list[list[dict[str, Any]]]:
         """Labels and scores of each text or pair of texts, best first.
 
-        Over HTTP `kdc.serving.http.api.classify` answers this route. This method is for other services in the process.
+        For code in this process; `kdc.serving.http.api.classify` answers HTTP.
         """
         from kdc.serving.http.api import classify, tei
 
@@ -118,11 +113,11 @@ class Classifier:
 
 
 service: Any = Classifier  # the decorator makes it a bentoml.Service
-_SCHEMA = JsonResponse(service.schema())  # made once: it takes two milliseconds, and anyone may ask
+_SCHEMA = JsonResponse(service.schema())  # takes two milliseconds; anyone may ask
 
 
 async def _schema(request: Request) -> Response:
-    """`GET /schema.json`: what BentoML's own clients ask for first."""
+    """`GET /schema.json`: BentoML clients ask for it first."""
     request.scope["kdc_route"] = "/schema.json"
     return _SCHEMA
 
@@ -134,7 +129,7 @@ service.add_asgi_middleware(FrontDoor)  # for servers with another protocol
 
 
 async def _end_with_the_supervisor() -> None:
-    """Stop this worker once its supervisor is gone: workers would hold the port without it."""
+    """Stop this worker if its supervisor dies, or it would hold the port."""
     while os.getppid() == _SUPERVISOR:
         await asyncio.sleep(1)
     logging.getLogger("kdc.serve").error("the supervisor is gone: stopping")
@@ -142,7 +137,7 @@ async def _end_with_the_supervisor() -> None:
 
 
 class _OneLine(logging.Formatter):
-    """A message is one line of the log: names of artifacts, which others give, add none and change no terminal."""
+    """One printable line per message: artifact names come from outside."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:
         return printable(super().formatMessage(record)).replace("\n", " ")
@@ -169,11 +164,10 @@ def _report_started(registry: Registry) -> None:
 
 
 def _report_failure(error: KdcError) -> None:
-    """Tell `kdc serve` why this worker cannot start: it stops and prints the reason. After a first successful start,
-    and without `kdc serve`, the error is only logged."""
+    """Exit, and tell `kdc serve` why. Without `kdc serve`, or after a first successful start, only log the reason."""
     folder = runtime.directory()
     if folder is None or runtime.has_started(folder):
         logging.getLogger("kdc.serve").error("cannot start: %s", error)
         return
     runtime.report_failure(folder, error)
-    os._exit(error.exit_code)  # without the traceback that uvicorn would print
+    os._exit(error.exit_code)  # without uvicorn's traceback

@@ -1,6 +1,4 @@
-"""The worker processes of `kdc serve`. One that died is started again: at once, later if more die, and not for ever, as
-a worker whose artifact is gone will never start.
-"""
+"""The workers of `kdc serve`. Dead workers are restarted with growing waits; repeated failed starts end the service."""
 
 import logging
 import os
@@ -16,21 +14,20 @@ from kdc.common.errors import KdcError
 from kdc.serving.http import runtime
 
 log = logging.getLogger("kdc.serve")
-# The command of a worker, as BentoML's supervisor has it; the socket's descriptor follows.
+# BentoML's worker command, without the socket's descriptor.
 _WORKER = (sys.executable, "-m", "_bentoml_impl.worker.service", "kdc.serving.service:Classifier")
-_KILLED_S = 5.0  # seconds that a killed worker gets to end: its driver may hang
+_KILLED_S = 5.0  # a killed worker's driver may hang
 _RECENT_S = 60.0  # seconds for which a death counts
-_WAITS_S = (0.0, 0.0, 1.0, 2.0, 4.0, 8.0)  # before a restart, by the number of recent deaths for each worker
-_FAILED_STARTS = 5  # of each worker, in a row: then the service ends
+_WAITS_S = (0.0, 0.0, 1.0, 2.0, 4.0, 8.0)  # by recent deaths per worker
+_FAILED_STARTS = 5  # in a row, per worker
 
 
 class Workers:
-    """So many processes that accept connections on one socket, which listens already.
+    """Processes that accept connections on one listening socket.
 
     Args:
-        folder: of the service. The workers run in it, since the current folder may hold files that hide modules, and
-            note there that they are ready.
-        environment: variables beyond those of this process.
+        folder: workers run and report here. Files in the current folder could shadow modules.
+        environment: additional variables.
     """
 
     def __init__(self, listener: socket.socket, folder: Path, count: int, environment: Mapping[str, str]) -> None:
@@ -41,10 +38,10 @@ class Workers:
         self._listener, self._folder, self._count = listener, folder, count
         self._processes: list[subprocess.Popen[bytes]] = []
         self._deaths: list[float] = []
-        self._failed = 0  # starts since the last worker that became ready
+        self._failed = 0  # since a worker was ready
 
     def start(self) -> None:
-        """Start as many as are missing."""
+        """Start the missing workers."""
         while len(self._processes) < self._count:
             self._processes.append(
                 subprocess.Popen(
@@ -53,15 +50,15 @@ class Workers:
                     env=self._environment,
                     stdin=subprocess.DEVNULL,
                     pass_fds=[self._listener.fileno()],
-                    start_new_session=True,  # Ctrl-C is for this process, which stops them
+                    start_new_session=True,  # Ctrl-C must reach this process alone
                 )
             )
 
     def restart(self, now: float | None = None) -> None:
-        """Start those that died, unless it is too early. `now` is in seconds, by default of `time.monotonic`.
+        """Replace dead workers, unless it is too early. `now` is in seconds of `time.monotonic`.
 
         Raises:
-            KdcError: no worker runs that was ever ready, and the last ones could not start.
+            KdcError: too many starts failed in a row, and no running worker was ever ready.
         """
         now = time.monotonic() if now is None else now
         for process in [process for process in self._processes if process.poll() is not None]:
@@ -80,12 +77,12 @@ class Workers:
         if not self._deaths or now - self._deaths[-1] >= _WAITS_S[turn]:
             try:
                 self.start()
-            except OSError as error:  # no memory for a process: it is tried again
+            except OSError as error:  # no memory now
                 self._deaths.append(now)
                 log.warning("a worker cannot be started now: %s", error)
 
     def stop(self, bound_s: float) -> None:
-        """Stop all, by force if they take longer than `bound_s`: a forward pass may hang."""
+        """Stop all workers, by force after `bound_s` seconds: a forward pass may hang."""
         for process in self._processes:
             process.terminate()
         self._wait(bound_s)

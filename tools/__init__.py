@@ -1,1 +1,1 @@
-"""What looks at both halves, and what only the command line calls: doctor, bench, verify, try."""
+"""Commands above pipeline and serving: doctor, bench, verify, evaluate, export, try."""

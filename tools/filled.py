@@ -1,7 +1,7 @@
-"""The verdict on accuracy from labels of the differing rows alone, for `kdc verify --labelled`.
+"""`kdc verify --labelled`: the verdict on accuracy from labels of the differing rows alone.
 
-Reads the file that `kdc.tools.unlabelled` wrote and a person filled in, and the models' answers beside it. Labels of
-all rows would give the same verdict: rows that both models answer alike add nothing to the difference.
+Rows that both models answer alike cannot change the difference, so their labels are not needed. Reads a file that
+`kdc.tools.unlabelled` wrote and a person filled in.
 """
 
 import io
@@ -28,18 +28,18 @@ from kdc.serving.engine.engine import Engine
 from kdc.tools.reference import arrays_of
 
 Ints = NDArray[np.int64]
-ID, LABEL = "id", "label"  # columns of the file; the header of the second one also names the labels
+ID, LABEL = "id", "label"  # columns of the file; the header of `label` also names the labels
 _COLUMNS = ("texts", "sides", "student", "teacher")  # of `Answered`
-_NO_LABEL = -1  # in place of a label's number
+_NO_LABEL = -1
 _ALL_ROWS = "label all rows: --data FILE"
 
 
 @dataclass(frozen=True)
 class Answered:
-    """The rows that a verdict is about, and both models' answers to them."""
+    """The rows of a verdict, and both models' answers."""
 
-    texts: Ints  # (rows,) a number for each text or pair: `fields.hash_of`
-    sides: Ints  # (rows, 2) a number for each text of a pair: `fields.sides_of`; (rows, 0) for single texts
+    texts: Ints  # (rows,) hash of each text or pair: `fields.hash_of`
+    sides: Ints  # (rows, 2) hashes of a pair's texts: `fields.sides_of`; (rows, 0) for single texts
     student: Ints  # (rows,) numbers of labels
     teacher: Ints  # (rows,) numbers of labels
     artifact: str  # the student's SHA-256
@@ -47,19 +47,19 @@ class Answered:
 
     @property
     def differs(self) -> NDArray[np.bool_]:
-        """(rows,) whether the two models answer a row differently."""
+        """(rows,) whether the two answers differ."""
         return self.student != self.teacher
 
     @property
     def to_label(self) -> Ints:
-        """The numbers of the differing texts, in the order in which a person gets them: random, and always the same."""
+        """Hashes of the differing texts, in the order to label: random, but always the same."""
         return np.unique(self.texts[self.differs])
 
     def sample(self, most: int | None) -> Self:
-        """A random sample of the rows, as large as it can be with `most` differing texts.
+        """The largest random sample with at most `most` differing texts.
 
-        It takes the texts in the order of their numbers, which are hashes, and ends before the first differing text
-        that is one too many. So the share of differing texts in it is not biased (Haldane 1945, Biometrika 33:222).
+        Taking texts by hash, up to the first differing text too many, keeps their share unbiased (Haldane 1945,
+        Biometrika 33:222).
         """
         differing = self.to_label
         if most is None or len(differing) <= most:
@@ -68,7 +68,7 @@ class Answered:
         return replace(self, **{name: getattr(self, name)[kept] for name in _COLUMNS})
 
     def write(self, path: Path) -> None:
-        """Write it beside the texts to label."""
+        """Write the answers beside the texts to label."""
         stream = io.BytesIO()
         columns: dict[str, Any] = {name: np.asarray(value) for name, value in vars(self).items()}
         np.savez_compressed(stream, **columns)
@@ -76,10 +76,10 @@ class Answered:
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """Read what is beside the texts to label.
+        """Read the answers that `write` wrote.
 
         Raises:
-            InputError: nothing is.
+            InputError: the file is missing.
             KdcError: it is damaged.
         """
         file = answers_beside(path)
@@ -94,20 +94,20 @@ class Answered:
 
 
 def answers_beside(path: Path) -> Path:
-    """Where the models' answers to the texts of a file are kept."""
+    """File of the models' answers."""
     return path.with_name(f"{path.name}.answers.npz")
 
 
 def id_of(number: int) -> str:
-    """A text's number as the file has it: with a letter, which keeps spreadsheets from taking it for a number."""
+    """A text's id in the file. A letter keeps spreadsheets from reading a number."""
     return f"r{number & (2**64 - 1):016x}"
 
 
 def check_task(task: TaskInfo, contract: Contract, given: Mapping[str, Any]) -> None:
-    """Refuse what cannot be judged by the differing rows alone; `given` are the limits in place of the artifact's own.
+    """Refuse what the differing rows alone cannot judge. `given` limits replace the artifact's own.
 
     Raises:
-        InputError: another kind of task, a share that needs all labels, or a limit of another metric than accuracy.
+        InputError: the task or its metric does not fit, or a limit needs all labels.
     """
     if task.kind != "classification":
         raise InputError(
@@ -128,7 +128,7 @@ def check_task(task: TaskInfo, contract: Contract, given: Mapping[str, Any]) -> 
 
 
 def judged_by_labels(path: Path, engine: Engine, contract: Contract) -> Quality:
-    """The student beside its teacher, by a filled file and a contract with a `max_drop`.
+    """Compare student and teacher by a filled file. The contract must have a `max_drop`.
 
     Raises:
         InputError: the file does not fit, or lacks labels that the verdict depends on.
@@ -164,7 +164,7 @@ def judged_by_labels(path: Path, engine: Engine, contract: Contract) -> Quality:
 
 
 def _read_labels(path: Path, task: TaskInfo, answered: Answered) -> Ints:
-    """The labels of a filled file, (rows,): numbers of labels; -1 for rows whose text has none."""
+    """Label numbers (rows,); -1 without a label."""
     classes = {label: number for number, label in enumerate(task.labels)}
     lower = {label.casefold(): number for label, number in classes.items()}
     if len(lower) == len(classes):
@@ -189,7 +189,6 @@ def _read_labels(path: Path, task: TaskInfo, answered: Answered) -> Ints:
 
 
 def _cells(window: Window) -> list[tuple[int, str, str]]:
-    """Line, id and label of each row."""
     if window.bad:
         first = window.bad[0]
         raise InputError(first.problem, given=f"{first.file}, line {first.line}", remedy="mend the row")
@@ -203,7 +202,7 @@ def _cells(window: Window) -> list[tuple[int, str, str]]:
 
 
 def quality_by(answered: Answered, labels: Ints, contract: Contract, *, empty_is_won: bool) -> Quality:
-    """The difference, if the student is right in the differing rows without a label, or the teacher is."""
+    """The difference, if all unlabelled differing rows are won by the student, or by the teacher."""
     empty, alike = answered.differs & (labels == _NO_LABEL), ~answered.differs
     student = alike | (answered.student == labels) | (empty & empty_is_won)
     teacher = alike | (answered.teacher == labels) | (empty & (not empty_is_won))
@@ -217,10 +216,10 @@ def quality_by(answered: Answered, labels: Ints, contract: Contract, *, empty_is
         contract=contract,
         groups=groups,
     )
-    assert quality is not None  # there is a limit
-    return quality.model_copy(update={"student": None, "teacher": None})  # of rows that have no label
+    assert quality is not None
+    return quality.model_copy(update={"student": None, "teacher": None})  # unknown: most rows have no label
 
 
 def _as_logits(right: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """(rows, 2), as of a model whose answer is class 0 if it is right."""
+    """(rows, 2) logits, with class 0 if the model is right."""
     return np.column_stack([right, ~right]).astype(np.float32)

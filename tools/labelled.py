@@ -1,7 +1,5 @@
-"""An artifact on a file of labelled rows: its metrics, for `kdc evaluate`, and beside its teacher, for `kdc verify`.
-
-Needs the compress extra. The rows of the artifact's own evaluation need no teacher: the artifact keeps its answers.
-"""
+"""An artifact on labelled rows: metrics for `kdc evaluate`, a comparison with the teacher for `kdc verify`. Needs the
+compress extra."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,27 +24,27 @@ from kdc.serving.engine.engine import Engine
 from kdc.serving.engine.tokenizing import Text
 from kdc.tools.reference import kept_reference, reference_if_kept, refuse_better_baseline, teacher_of
 
-_MAX_DROP = 1.0  # points, if the artifact has no contract that says
+_MAX_DROP = 1.0  # points, if no contract says
 
 
 class Evaluation(Frozen):
-    """What `kdc evaluate --json` prints."""
+    """Output of `kdc evaluate --json`."""
 
-    artifact: str  # folder of the artifact
-    rows: int  # how many the file holds
-    variant: str | None  # the ONNX file that answered them
-    provider: str  # the execution provider that ran it
-    metrics: dict[str, float]  # points by name of the metric
-    interval: tuple[float, float]  # of the task's deciding metric, in points, with a confidence of 95 %
-    groups: int  # how many groups the rows form, which the interval counts
-    # the difference from the model that its contract names; None on rows that the artifact was not evaluated on
+    artifact: str
+    rows: int
+    variant: str | None
+    provider: str  # the execution provider
+    metrics: dict[str, float]  # in points, by name
+    interval: tuple[float, float]  # 95 % confidence interval of the deciding metric, in points
+    groups: int  # independent groups of rows
+    # difference from the contract's reference model; None on rows outside the evaluation set
     compared: Quality | None
-    max_drop: float | None  # points that it may lose there: the contract's, or one
-    verdict: Verdict | None  # whether it is shown to keep to that
-    points: tuple[OperatingPoint, ...]  # the labels' thresholds, with how they do on these rows as `evaluation`
-    abstain: Abstention | None  # likewise, which rows are answered; None if all are
-    sets: LabelSets | None  # likewise, sets of labels; None if there are none
-    promised: dict[str, float]  # what the artifact's manifest states for this variant, of its own evaluation split
+    max_drop: float | None  # allowed drop in points: the contract's, or 1
+    verdict: Verdict | None  # on `max_drop`
+    points: tuple[OperatingPoint, ...]  # label thresholds, with rates on these rows as `evaluation`
+    abstain: Abstention | None  # likewise; None if all rows are answered
+    sets: LabelSets | None  # likewise; None without label sets
+    promised: dict[str, float]  # the manifest's metrics on the evaluation set
 
 
 def evaluate_artifact(
@@ -57,10 +55,10 @@ def evaluate_artifact(
     variant: str | None = None,
     device: Device = "auto",
 ) -> Evaluation:
-    """Answer the rows of a file and compare the answers with the labels; `columns` are those of `read_rows_for`.
+    """Compare answers with a file's labels. `columns` are as in `read_rows_for`.
 
     Raises:
-        InputError: the file does not fit the artifact's task.
+        InputError: the file does not fit the task.
     """
     engine = Engine.load(artifact, variant=variant, device=device)
     manifest, info = engine.manifest, engine.task
@@ -95,13 +93,13 @@ def evaluate_artifact(
 
 
 def _contract_of(manifest: Manifest) -> Contract:
-    """The artifact's contract; one about `_MAX_DROP` if the artifact's limits no drop."""
+    """The artifact's contract, or `_MAX_DROP` if it limits no drop."""
     contract = Contract() if manifest.contract is None else manifest.contract.contract
     return contract if contract.limits.max_drop is not None else replace(Contract(), {"max_drop": _MAX_DROP})
 
 
 def render(evaluation: Evaluation) -> str:
-    """The metrics on the file beside those that the artifact promises, a line for each."""
+    """Metrics beside the promised ones, one a line."""
     lines = [f"{evaluation.rows} rows through {evaluation.variant} on {evaluation.provider}"]
     for name, value in evaluation.metrics.items():
         promised = evaluation.promised.get(name)
@@ -128,21 +126,21 @@ def compare_again(
     columns: Mapping[str, str | None],
     teacher: str | None,
 ) -> tuple[list[Text], Answers]:
-    """Read a labelled file, compare the artifact with its teacher on its rows, and count its decisions. Without a
-    teacher, the logits that the artifact keeps are taken; the other arguments are as in `kdc.verify`.
+    """Compare an artifact with its teacher on a labelled file, and count its decisions. Without a teacher, it takes the
+    logits in the artifact. Other arguments are as in `kdc.verify`.
 
     Returns:
-        The texts of the rows, the comparison (None without a `max_drop`), and the decisions.
+        texts, comparison (None without `max_drop`), and decisions.
 
     Raises:
-        InputError: the file does not fit the task, or has rows whose logits neither the artifact nor a teacher has.
+        InputError: the file does not fit, or rows without kept logits need a teacher.
     """
     info = engine.task
     task, texts, labels = read_rows_for(info, data, columns)
     if contract.limits.max_drop is not None and teacher is None:
         reference = kept_reference(artifact, engine, texts, contract)
     else:
-        # The rows may be those of the evaluation all the same.
+        # Evaluation rows keep their groups and their look.
         reference = reference_if_kept(artifact, engine, texts, contract)._replace(other=None)
         if contract.limits.max_drop is not None and teacher is not None:
             refuse_better_baseline(artifact, engine, contract)
@@ -160,17 +158,14 @@ def compare_again(
 def read_rows_for(
     info: TaskInfo, data: Path, columns: Mapping[str, str | None]
 ) -> tuple[Task, list[Text], NDArray[np.generic]]:
-    """Read a labelled file as an artifact takes its rows.
+    """Read a labelled file for an artifact's task.
 
     Args:
-        info: the artifact's task.
-        data: the labelled file.
-        columns: names of the columns `text`, `text_pair` and `label`, and the `separator` of labels in one cell; None,
-            or left out, for those that are named as in training.
+        columns: names of the columns `text`, `text_pair` and `label`, and the `separator` of labels in a cell. Missing
+            names are as in training.
 
     Returns:
-        The artifact's task with the file's columns, the texts, and the labels: (rows,), or (rows, outputs) in {0, 1}
-        for multi-label.
+        the task with these columns, texts, and labels: (rows,), or (rows, outputs) in {0, 1} for multi-label.
     """
     task = task_with(info, columns)
     texts, labels = read_labelled(data, task, separator=columns.get("separator"))
@@ -178,6 +173,6 @@ def read_rows_for(
 
 
 def task_with(info: TaskInfo, columns: Mapping[str, str | None]) -> Task:
-    """An artifact's task with a file's columns, as in `read_rows_for`."""
+    """An artifact's task with a file's columns."""
     text, pair = columns.get("text") or info.text, columns.get("text_pair") or info.text_pair
     return custom_task(info.name, text, pair, columns.get("label") or "label", info.kind, info.labels)

@@ -1,4 +1,4 @@
-"""`kdc try`: the answer to one text, as a document and in words."""
+"""`kdc try`: the answer to one text."""
 
 from pathlib import Path
 from typing import Any
@@ -9,11 +9,11 @@ from kdc.serving.engine.engine import Engine, Text
 
 
 def answer(artifact: Path, row: Text, *, variant: str | None, device: Device) -> tuple[dict[str, Any], str]:
-    """What an artifact says of a text, or of a pair for a task of pairs: as `kdc try --json` prints it, and for people.
+    """Answer a text or a pair: as a JSON document, and as lines for people.
 
     Raises:
-        InputError: no artifact there, no such variant, or the row is not what the task takes.
-        KdcError: the artifact is damaged, the device did not take effect, or the model failed.
+        InputError: there is no such artifact or variant, or the row does not fit.
+        KdcError: the artifact is damaged, or the model cannot run.
     """
     engine = Engine.load(artifact, variant=variant, device=device)
     (outputs,) = engine.predict([row])

@@ -1,4 +1,4 @@
-"""The model that an artifact is compared with on labelled rows: its answers kept in the artifact, or the teacher."""
+"""The reference of an artifact on labelled rows: answers kept in the artifact, or the teacher."""
 
 import tempfile
 import zipfile
@@ -24,28 +24,27 @@ from kdc.serving.engine.engine import Engine
 from kdc.serving.engine.tokenizing import RowTokenizer, Text
 
 _BATCH = 32
-_MOST_BYTES = 1 << 30  # of an unpacked file: tens of millions of rows
+_MOST_BYTES = 1 << 30  # unpacked; tens of millions of rows
 _TEACHER = "teacher_logits"  # in `EVALUATION`
 
 
 class Reference(NamedTuple):
     """What rows are judged by."""
 
-    other: Other | None  # the model to compare with
+    other: Other | None
     groups: NDArray[np.integer]  # (rows,) rows of one group are not independent
-    look: int  # which look at the artifact's evaluation rows it is, see `Quality`
+    look: int  # which look at the evaluation rows it is, see `Quality`
 
 
 def kept_reference(artifact: Path, engine: Engine, texts: Sequence[Text], contract: Contract) -> Reference:
-    """What the contract compares with, from rows that the artifact was evaluated on. The look is the one by which the
-    artifact was judged, and one more for another variant.
+    """The contract's reference on evaluation rows. A variant that was not judged makes one more look.
 
     Raises:
-        InputError: the artifact was not evaluated on some of the rows.
-        KdcError: the artifact keeps no evaluation, or one that cannot be read.
+        InputError: the artifact was not evaluated on some rows.
+        KdcError: the artifact keeps no readable evaluation.
     """
     path, manifest = artifact / EVALUATION, engine.manifest
-    if manifest is None or EVALUATION not in manifest.files:  # then nobody has checked its hash
+    if manifest is None or EVALUATION not in manifest.files:  # its hash is unchecked
         raise KdcError("the artifact does not list its evaluation", given=path, remedy="add --teacher PATH")
     with _evaluation(path) as kept:
         name, digests, groups = _to_beat(kept.files, contract), kept["text_sha256"], kept["group"]
@@ -70,7 +69,7 @@ def kept_reference(artifact: Path, engine: Engine, texts: Sequence[Text], contra
 
 
 def reference_if_kept(artifact: Path, engine: Engine, texts: Sequence[Text], contract: Contract) -> Reference:
-    """As `kept_reference`; without a model to compare with if the artifact was not evaluated on these rows."""
+    """`kept_reference`; on other rows, no model to compare with."""
     try:
         return kept_reference(artifact, engine, texts, contract)
     except KdcError:
@@ -78,10 +77,10 @@ def reference_if_kept(artifact: Path, engine: Engine, texts: Sequence[Text], con
 
 
 def refuse_better_baseline(artifact: Path, engine: Engine, contract: Contract) -> None:
-    """Refuse a comparison with the teacher alone if the contract asks for one with a baseline that was better.
+    """Refuse to compare with the teacher if the contract compares with a better baseline.
 
     Raises:
-        InputError: the artifact keeps such a baseline's answers, and nobody has its answers to other rows.
+        InputError: there is such a baseline, whose answers to other rows are unknown.
     """
     manifest = engine.manifest
     if contract.against == "teacher" or manifest is None or EVALUATION not in manifest.files:
@@ -102,17 +101,16 @@ def _evaluation(path: Path) -> Any:
 
 
 def _to_beat(names: Sequence[str], contract: Contract) -> str:
-    """The array of an evaluation with the logits that the contract compares with."""
     better = [name for name in names if name.endswith(BASELINE_SUFFIX) and contract.against == "best"]
     return better[0] if better else _TEACHER
 
 
 @contextmanager
 def arrays_of(path: Path, what: str, remedy: str) -> Iterator[Any]:
-    """Open an .npz file that others may have written. Nothing in it is unpickled.
+    """Open an .npz file from others, without unpickling.
 
     Raises:
-        KdcError: it is more than 1 GiB once unpacked, or an error occurs within the block.
+        KdcError: it exceeds 1 GiB unpacked, or the block raises.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -125,8 +123,8 @@ def arrays_of(path: Path, what: str, remedy: str) -> Iterator[Any]:
 
 
 def teacher_of(task: Task, teacher: str, like: TokenizerInfo) -> Callable[[Sequence[Text]], NDArray[np.float32]]:
-    """Load a fine-tuned teacher, as a function from rows to logits (rows, outputs). Rows are cut or divided as the
-    artifact does it, or to what the teacher takes."""
+    """Load a fine-tuned teacher, as a function from rows to logits (rows, outputs). It cuts rows as the artifact does,
+    or to its own maximum."""
     from kdc.pipeline.models import loading
     from kdc.pipeline.training.joining import set_join
     from kdc.pipeline.training.predict import answer_texts
@@ -139,7 +137,7 @@ def teacher_of(task: Task, teacher: str, like: TokenizerInfo) -> Callable[[Seque
     info = tokenizer_info(tokenizer, max_length=longest, token_type_ids=typed, long=like.long)
     if like.long is not None and not hasattr(model.config, "kdc_join"):
         set_join(model, like.long.join)
-    with tempfile.TemporaryDirectory(prefix="kdc-") as folder:  # a hub id has no folder on this machine
+    with tempfile.TemporaryDirectory(prefix="kdc-") as folder:  # a hub id has no folder here
         tokenizer.backend_tokenizer.save(f"{folder}/tokenizer.json", pretty=False)
         rows = RowTokenizer.read(Path(folder) / "tokenizer.json", info)
 

@@ -1,8 +1,6 @@
-"""Rows without labels, for `kdc verify --unlabelled`: writes the texts that two models answer differently.
+"""`kdc verify --unlabelled`: writes the texts that two models answer differently, for a person to label.
 
-A row that an artifact and its teacher answer alike adds nothing to the difference of their accuracies, whatever its
-label is. A person labels only the other rows. Writes OUT.csv, which does not say who answered what, and beside it
-OUT.csv.answers.npz, which does; `kdc.tools.filled` reads both.
+Labels of other rows cannot change the difference in accuracy. The answers go into OUT.csv.answers.npz, beside OUT.csv.
 """
 
 import csv
@@ -35,26 +33,25 @@ from kdc.tools.filled import ID, LABEL, Answered, Ints, answers_beside, check_ta
 from kdc.tools.reference import refuse_better_baseline
 from kdc.tools.verify import open_artifact
 
-_Answer = Callable[[Window, Sequence[Text]], Ints]  # from rows, and their texts, to numbers of labels
+_Answer = Callable[[Window, Sequence[Text]], Ints]  # rows and their texts to label numbers
 
-# Where a spreadsheet, whatever separates its columns, would take what follows for a formula.
+# Starts of what a spreadsheet, with any column separator, may read as a formula.
 _FORMULA = re.compile(r"(?:^|(?<=[;\t\r\n]))(?=\s*[=+\-@])")
 _MOST_TOLD = 20  # labels in a message
 
 
 class ToLabel(Frozen):
-    """What `kdc verify --to-label --json` prints."""
+    """Output of `kdc verify --to-label --json`."""
 
-    file: str  # the texts to label
-    labels: tuple[str, ...]  # what the column `label` may hold
-    rows: int  # of the unlabelled file, that have a text
-    skipped: int  # rows that have none
-    differing: int  # different texts that the two models answer differently
-    to_label: int  # how many of these are in the file
-    rows_judged: int  # rows that the verdict will be about: all, if all differing texts are in the file
-    max_drop: float | None  # points of accuracy; None if no limit was given
-    # about how many rows, and labels, show with a power of 80 % that an equally good student keeps to `max_drop`; None
-    # if no number does
+    file: str
+    labels: tuple[str, ...]  # allowed in the column `label`
+    rows: int  # with a text
+    skipped: int  # without a text
+    differing: int  # distinct texts with different answers
+    to_label: int  # texts in the file
+    rows_judged: int  # of the verdict: all, if all differing texts are in the file
+    max_drop: float | None  # points of accuracy; None without a limit
+    # how many rows and labels show, with 80 % power, that an equally good student keeps `max_drop`; None if none do
     rows_needed: int | None
     labels_needed: int | None
 
@@ -72,20 +69,18 @@ def texts_to_label(
     device: Device | None = None,
     expect_sha256: str | None = None,
 ) -> ToLabel:
-    """Have an artifact and its teacher answer the rows of a file, and write the texts that they answer differently.
+    """Write the texts that an artifact and its teacher answer differently.
 
     Args:
-        artifact, given, device, expect_sha256: as of `verify_artifact`; `max_drop` says how many labels are needed.
-        columns: names of the file's columns `text` and `text_pair`; None, or left out, for the task's.
-        unlabelled: the file, directory, pattern or URL.
-        to_label: the .csv file to write.
+        given: limits; `max_drop` says how many labels are needed.
+        columns: names of the columns `text` and `text_pair`; missing names are the task's.
+        unlabelled: file, directory, pattern or URL.
         teacher: an artifact's folder, or the path or hub id of a checkpoint.
-        teacher_column: column of the file with the teacher's answers, in place of `teacher`.
-        most_labels: texts to write at most, those of a random sample; None writes all that differ.
+        teacher_column: column with the teacher's answers, instead.
+        most_labels: size of a random sample; None writes all.
 
     Raises:
-        InputError: an option is missing; the artifact, the file, a row or an answer does not fit; there is no teacher;
-            or `to_label` exists.
+        InputError: an option or the teacher is missing, something does not fit, or `to_label` exists.
         KdcError: the artifact is damaged.
     """
     if unlabelled is None or to_label is None:
@@ -122,8 +117,8 @@ def texts_to_label(
 
 
 def rows_for(differing: float, *, max_drop: float, confidence: float) -> int | None:
-    """About how many rows show, with a power of 80 %, that a student as good as its teacher keeps to `max_drop` points
-    of accuracy, if the two answer this share of the rows differently. None if no number does."""
+    """About how many rows show, with 80 % power, that an equally good student keeps `max_drop` points of accuracy; None
+    if no number does. `differing` is the share of rows with different answers."""
     square, deviation = quantile_of(confidence) ** 2, 100 * math.sqrt(differing)  # of one row, in points
     below = deviation * math.sqrt(square)
     one_row = Difference((-below, below), deviation, 1, lambda rows: 100 * square / (rows + square))
@@ -132,7 +127,7 @@ def rows_for(differing: float, *, max_drop: float, confidence: float) -> int | N
 
 
 def _request(source: str, out: Path, columns: Mapping[str, str | None]) -> PredictRequest:
-    """The file as `kdc predict` reads it: rows without a text are left out, and counted. A file at `out` is refused."""
+    """The file as `kdc predict` reads it, skipping rows without a text. Refuses an existing `out`."""
     for path in (out, answers_beside(out)):
         if path.exists():
             remedy = "another name: kdc replaces no file that may hold labels"
@@ -144,7 +139,6 @@ def _request(source: str, out: Path, columns: Mapping[str, str | None]) -> Predi
 
 
 def _teacher(teacher: str | None, column: str | None, student: Engine, columns: Mapping[str, str | None]) -> _Answer:
-    """What answers for the teacher: an artifact, a checkpoint, or a column of the file."""
     if (teacher is None) == (column is None):
         given = "neither" if column is None else "both"
         remedy = "--teacher PATH, or --teacher-column NAME if the file holds the teacher's answers"
@@ -170,7 +164,6 @@ def _teacher(teacher: str | None, column: str | None, student: Engine, columns: 
 
 
 def _answers_in(column: str, task: TaskInfo) -> _Answer:
-    """The teacher's answers, which a column of the file has."""
     numbers = {label: number for number, label in enumerate(task.labels)}
 
     def answer(window: Window, _: Sequence[Text]) -> Ints:
@@ -189,8 +182,7 @@ def _answers_in(column: str, task: TaskInfo) -> _Answer:
 
 
 def _read(job: Job, engine: Engine, teacher: _Answer, most: int | None) -> tuple[Answered, dict[int, Text], int]:
-    """Both models' answers to all rows, the differing texts by their numbers, at most so many with the least numbers,
-    and how many rows have no text."""
+    """Both models' answers, the differing texts by hash (the `most` least), and the number of rows without a text."""
     parts: list[tuple[Ints, Ints, Ints, Ints]] = []
     differing: dict[int, Text] = {}
     rows, skipped, began = 0, 0, time.perf_counter()
@@ -204,7 +196,7 @@ def _read(job: Job, engine: Engine, teacher: _Answer, most: int | None) -> tuple
                 student, answers = engine.logits(texts).argmax(-1).astype(np.int64), teacher(good, texts)
                 parts.append((numbers, sides, student, answers))
                 differing |= {int(numbers[row]): texts[row] for row in np.flatnonzero(student != answers)}
-                if most is not None:  # the least of all rows are among the least of any of them
+                if most is not None:  # the least of all are among these
                     differing = {number: differing[number] for number in sorted(differing)[:most]}
             counter.update(done, rows, rows / max(time.perf_counter() - began, 1e-9))
     if not parts:
@@ -216,7 +208,7 @@ def _read(job: Job, engine: Engine, teacher: _Answer, most: int | None) -> tuple
 
 
 def _csv(task: TaskInfo, rows: Sequence[tuple[int, Text]]) -> bytes:
-    """The file to fill in. It begins with a mark by which spreadsheets know UTF-8."""
+    """The file to fill in. Spreadsheets know UTF-8 by its first bytes."""
     stream = io.StringIO(newline="")
     writer = csv.writer(stream, quoting=csv.QUOTE_ALL, lineterminator="\n")
     writer.writerow([ID, *("text", "text_pair")[: 1 + task.is_pair], f"{LABEL}: {' | '.join(task.labels)}"])
@@ -227,7 +219,7 @@ def _csv(task: TaskInfo, rows: Sequence[tuple[int, Text]]) -> bytes:
 
 
 def render(written: ToLabel, artifact: Path) -> str:
-    """For people: what was written, how many labels are needed, and what to do next."""
+    """The texts written, the labels needed, and the next step."""
     without = f" ({written.skipped:,} more have no text)" * bool(written.skipped)
     lines = [
         f"{written.rows:,} rows{without}; the two models answer {written.differing:,} texts differently",

@@ -1,8 +1,7 @@
-"""`kdc verify`: judge again, on this machine, whether an artifact keeps its contract.
+"""`kdc verify`: judges again, on this machine, whether an artifact keeps its contract.
 
-Another machine means another latency, and can mean other int8 arithmetic. Reads the artifact and, if one is given, a
-file of labelled rows, or the labels of the rows on which the artifact and its teacher differ. Hashes, size and latency
-need only the serving install; the metric needs the compress extra.
+Latency and int8 arithmetic differ between machines. Metrics need the compress extra, and labels of all rows or of the
+differing rows.
 """
 
 from collections.abc import Mapping
@@ -19,23 +18,23 @@ from kdc.pipeline.quality.judging import Answers, judge_again, load
 from kdc.pipeline.quality.latency import rows_of, rows_to_time
 from kdc.serving.engine.engine import Engine
 
-_LENGTHS = (8, 16, 32, 64)  # tokens of the timed rows, for an artifact that keeps no lengths because it has no contract
+_LENGTHS = (8, 16, 32, 64)  # tokens of the timed rows, without a contract
 
 
 class Verification(NamedTuple):
     """Two judgements of one artifact."""
 
-    judgement: Judgement  # the one of now, on this machine
-    before: Judgement | None  # the one that the artifact carries; None if it was made without a contract
+    judgement: Judgement  # on this machine
+    before: Judgement | None  # from the artifact; None without a contract
 
 
 class Opened(NamedTuple):
-    """An artifact, loaded where it is judged."""
+    """An artifact, loaded to be judged."""
 
     folder: Path
     manifest: Manifest
     engine: Engine
-    contract: Contract  # what is asked
+    contract: Contract
 
 
 def open_artifact(
@@ -45,8 +44,8 @@ def open_artifact(
     device: Device | None,
     expect_sha256: str | None,
 ) -> Opened:
-    """Check the hashes of an artifact, and load it. Without a device it runs where its contract was judged before."""
-    folder = artifact.resolve()  # the same artifact throughout, though a link may be pointed at another meanwhile
+    """Check an artifact's hashes and load it, by default on the device where it was judged."""
+    folder = artifact.resolve()  # resolved once: a link may change
     manifest = load_manifest(folder, expect_sha256=expect_sha256)
     before = manifest.contract
     if contract is None:
@@ -69,16 +68,15 @@ def verify_artifact(
     device: Device | None = None,
     expect_sha256: str | None = None,
 ) -> Verification:
-    """Check the hashes of an artifact, then judge it. See also `kdc.verify`.
+    """Check an artifact's hashes, then judge it. See also `kdc.verify`.
 
     Args:
-        given: single limits and conditions that replace those of the contract, or that are one by themselves; see
-            `kdc.artifact.contract.terms.replace`.
-        labelled: file that `texts_to_label` wrote, with labels; in place of `data`.
+        given: limits and conditions that replace the contract's.
+        labelled: the filled file of `texts_to_label`, instead of `data`.
         columns: of `data`, see `kdc.tools.labelled.read_rows_for`.
 
     Raises:
-        InputError: there is no contract and no limit, the file does not fit the task, or its rows need a teacher.
+        InputError: there is no limit, the file does not fit, or its rows need a teacher.
         KdcError: the artifact is damaged.
     """
     if labelled is not None and data is not None:
@@ -117,8 +115,7 @@ def verify_artifact(
 
 
 def _answers_of_before(contract: Contract, before: Judgement | None, variant: str) -> Answers:
-    """The answers by which the artifact was judged, since they cannot be measured again without rows. A judgement of
-    other limits or another variant is refused."""
+    """The earlier judgement's answers. Other limits or another variant would need rows, and are refused."""
     limits, options = contract.limits, _limits_on_answers(contract)
     if not options:
         return None, ()
@@ -143,6 +140,5 @@ def _answers_of_before(contract: Contract, before: Judgement | None, variant: st
 
 
 def _limits_on_answers(contract: Contract) -> list[str]:
-    """The limits on answers, as options."""
     drop, options = contract.limits.max_drop, [f"--require {text}" for text in contract.limits.require]
     return options if drop is None else [f"--max-drop {drop:g}", *options]

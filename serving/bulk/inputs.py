@@ -1,7 +1,6 @@
-"""Reads a table in windows of rows, in order and in constant memory: CSV, TSV, JSONL, Parquet, or JSONL on stdin.
+"""Reads a table in windows of rows, in constant memory: CSV, TSV, JSONL, Parquet, or JSONL on stdin.
 
-All columns are kept. CSV and TSV hold text; values of JSONL and Parquet keep their types. A row that cannot be read
-(too few columns, not JSON, not UTF-8) is reported with its file and line, and the caller decides what to do with it.
+CSV and TSV hold text; other values keep their types.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ if TYPE_CHECKING:
 
 WINDOW_ROWS = 8192
 WINDOW_BYTES = 32 << 20  # long texts make smaller windows
-_ROWS_AT_ONCE = 64  # of Parquet: 0.5 us a row more than thousands at once
+_ROWS_AT_ONCE = 64  # Parquet rows; costs 0.5 us a row
 
 
 @dataclass(frozen=True)
@@ -45,29 +44,29 @@ class BadRow:
 
 @dataclass
 class Window:
-    """Rows that follow each other in one file."""
+    """Consecutive rows of one file."""
 
-    file: str  # the file's name, for messages
+    file: str  # for messages
     names: list[str]  # of the columns
-    # the values of each row by column; a row of JSONL holds only the columns that it names. Empty for Parquet
+    # by column; a JSONL row has only the columns that it names. Empty for Parquet
     rows: list[dict[str, Any]]
-    batch: pa.RecordBatch | None  # the rows of a Parquet file; None for the other formats
-    lines: list[int]  # where each row begins: its line in a text file, its number (from 1) in Parquet
+    batch: pa.RecordBatch | None  # None except for Parquet
+    lines: list[int]  # line of each row; in Parquet, its number from 1
     bad: list[BadRow] = field(default_factory=list)  # rows that cannot be read or answered
-    done: int = 0  # bytes of the file that have been read so far, roughly
-    is_table: bool = True  # whether all rows of the file have its columns, unlike those of JSONL
+    done: int = 0  # bytes read so far, roughly
+    is_table: bool = True  # unlike JSONL, all rows have the same columns
 
     def __len__(self) -> int:
-        """The number of rows, bad ones included."""
+        """Number of rows, bad ones included."""
         return len(self.lines) + len(self.bad)
 
     @property
     def position(self) -> str:
-        """Where its rows are, for messages."""
+        """File and first line, for messages."""
         return f"{self.file}, rows from line {self.lines[0]} on" if self.lines else self.file
 
     def column(self, name: str) -> list[Any]:
-        """A column's values; None for rows that do not have it."""
+        """A column's values; None for rows without it."""
         if self.batch is None:
             return [row.get(name) for row in self.rows]
         return self.batch.column(name).to_pylist()
@@ -77,10 +76,10 @@ class Window:
         return b"".join(json.dumps(vars(row)).encode() + b"\n" for row in self.bad)
 
     def dicts(self) -> list[dict[str, Any]]:
-        """The rows, as values by column.
+        """Rows as values by column.
 
         Raises:
-            InputError: Parquet holds a value that Python cannot represent.
+            InputError: a Parquet value has no Python form.
         """
         if self.batch is None:
             return self.rows
@@ -91,7 +90,7 @@ class Window:
             raise InputError(what, given=self.file, remedy="write .parquet") from error
 
     def without(self, bad: list[BadRow]) -> Window:
-        """The window with further rows moved to the bad ones."""
+        """The window with more rows moved to `bad`."""
         bad_lines = {row.line for row in bad}
         is_good = [line not in bad_lines for line in self.lines]
         return replace(
@@ -104,11 +103,11 @@ class Window:
 
 
 def read_windows(file: File) -> Iterator[Window]:
-    """Read a file in windows, which are the same each time. A file without rows gives one window without rows.
+    """Read a file in windows, the same each time. A file without rows gives one empty window.
 
     Raises:
-        InputError: the file cannot be read (any further).
-        KdcError: the store refused, or did not answer.
+        InputError: the file cannot be read.
+        KdcError: the store refused or did not answer.
     """
     with reaching_remote(file.system, file.address):
         try:
@@ -123,8 +122,7 @@ def read_windows(file: File) -> Iterator[Window]:
 
 
 def read_all(files: list[File]) -> Iterator[tuple[Window, int]]:
-    """The windows of all files, or of JSONL on standard input if there are none; each with the bytes that have been
-    read by its end."""
+    """Windows of all files, or of JSONL on standard input, with the bytes read so far."""
     if not files:
         for window in _read_text(sys.stdin.buffer, STANDARD, "jsonl"):
             yield window, 0
@@ -136,7 +134,7 @@ def read_all(files: list[File]) -> Iterator[tuple[Window, int]]:
 
 
 def _read_text(raw: IO[bytes], name: str, kind: str) -> Iterator[Window]:
-    # Bytes that are not UTF-8 become surrogates. No row may hold those, so its row is reported, and reading goes on.
+    # Bytes that are not UTF-8 become surrogates, which mark their row as bad.
     stream = io.TextIOWrapper(raw, encoding="utf-8-sig", errors="surrogateescape", newline="")
     try:
         if kind == "jsonl":
@@ -156,13 +154,13 @@ def _read_text(raw: IO[bytes], name: str, kind: str) -> Iterator[Window]:
         stream.detach()
 
 
-# A row on its way into a window: where it begins, its number of characters, and its values or the problem with it.
+# First line, number of characters, and values or the problem.
 _Row = tuple[int, int, dict[str, Any] | str]
 _Item = TypeVar("_Item")
 
 
 def _windows(rows: Iterable[_Row], name: str, header: list[str] | None, raw: IO[bytes]) -> Iterator[Window]:
-    """Collect the rows of the file `name` into windows; without a header each row has column names of its own."""
+    """Without a header, each row names its own columns."""
     for group in _grouped(rows, lambda row: (1, row[1])):
         lines = [line for line, _, row in group if not isinstance(row, str)]
         values = [row for _, _, row in group if not isinstance(row, str)]
@@ -175,8 +173,7 @@ def _windows(rows: Iterable[_Row], name: str, header: list[str] | None, raw: IO[
 
 
 def _grouped(items: Iterable[_Item], sizes_of: Callable[[_Item], tuple[int, int]]) -> Iterator[list[_Item]]:
-    """Collect items into groups, each for a window, by the rows and bytes of each item. No items make an empty group:
-    a file without rows has one window."""
+    """Group items into windows by their rows and bytes. No items make one empty group."""
     group: list[_Item] = []
     rows, size, is_first = 0, 0, True
     for item in items:
@@ -203,7 +200,7 @@ def _rows_of_fields(records: Iterable[tuple[int, list[str]]], header: list[str])
 
 
 def _rows_of_jsonl(lines: Iterable[str]) -> Iterator[_Row]:
-    for line, text, row in parse_jsonl(lines, finite=True):  # they are written again
+    for line, text, row in parse_jsonl(lines, finite=True):  # NaN cannot be written as JSON
         if not isinstance(row, dict):
             yield line, 0, f"the line is no JSON object{f': {row}' if isinstance(row, Exception) else ''}"
         elif not is_utf8(text) or ("\\ud" in text.lower() and not is_utf8(json.dumps(row, ensure_ascii=False))):
@@ -213,7 +210,7 @@ def _rows_of_jsonl(lines: Iterable[str]) -> Iterator[_Row]:
 
 
 def _lines(stream: IO[str], name: str) -> Iterator[str]:
-    """The lines of a text file; one that is too long to be a row is refused."""
+    """A line too long to be a row is refused."""
     for number, line in enumerate(iter(partial(stream.readline, LONGEST_LINE), ""), start=1):
         if len(line) == LONGEST_LINE and not line.endswith("\n"):
             what = f"a line is longer than {LONGEST_LINE >> 20} million characters"
@@ -229,8 +226,7 @@ def _read_parquet(raw: IO[bytes], file: File) -> Iterator[Window]:
         with pq.ParquetFile(raw, pre_buffer=False, buffer_size=1 << 20) as table:
             schema, number, total = table.schema_arrow, 0, max(1, table.metadata.num_rows)
             _check_names(schema.names, file.address)
-            # What their rows become is seen only in small batches: a file may have a text once for all rows, and 300
-            # bytes become gigabytes.
+            # Small batches, because a file may store one text for all rows: 300 bytes become gigabytes.
             small = table.iter_batches(min(_ROWS_AT_ONCE, WINDOW_ROWS))
             for group in _grouped(small, lambda batch: (batch.num_rows, batch.nbytes)):
                 batch = pa.concat_batches(group) if group else pa.RecordBatch.from_pylist([], schema=schema)

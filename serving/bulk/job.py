@@ -1,8 +1,7 @@
-"""A job of answering a table, whichever engine does it: what is asked, how it begins, and its finished windows.
+"""A job of `kdc predict`, with the windows that are finished.
 
-While a job runs, the folder `OUTPUT.partial/` holds `job.json` (what is asked). For each finished window it holds the
-bad rows, and a small record that is written last. At the end `errors` says where the bad rows are named. A job that was
-killed goes on with the windows that have no record.
+`OUTPUT.partial/` holds `job.json`, and of each finished window its bad rows and then a record. The same job again
+resumes with the windows without a record.
 """
 
 import hashlib
@@ -19,23 +18,23 @@ from kdc.serving.bulk.inputs import WINDOW_BYTES, WINDOW_ROWS, Window
 from kdc.serving.bulk.request import PredictRequest
 
 _JOB = "job.json"
-_ERRORS = "errors"  # holds where the file of bad rows is that this job writes
-SUCCESS = "_SUCCESS"  # this file is in a directory of shards when all of them are
+_ERRORS = "errors"  # holds the address of the list of bad rows
+SUCCESS = "_SUCCESS"  # marks a complete directory of shards
 _START_OVER = "does another process work there? then start over: --force"
 
 
 @dataclass(frozen=True)
 class Job:
-    """A request, with its input and the artifact's task.
+    """A request with its input and its task.
 
     Raises:
         InputError: an option does not fit the task.
     """
 
     request: PredictRequest
-    files: list[File]  # the input in its order; an empty list stands for JSONL on standard input
+    files: list[File]  # empty for JSONL on standard input
     task: TaskInfo
-    identity: dict[str, str]  # what else decides the answers (artifact, variant, provider)
+    identity: dict[str, str]  # what else decides the answers: artifact, variant, provider
 
     def __post_init__(self) -> None:
         text_pair = self.request.text_pair
@@ -46,14 +45,14 @@ class Job:
 
     @property
     def text_columns(self) -> tuple[str, ...]:
-        """The columns that hold the texts: two for a task with pairs of texts, else one."""
+        """The text columns: two for a pair task."""
         request, task = self.request, self.task
         pair = () if task.text_pair is None else (request.text_pair or task.text_pair,)
         return (request.text or task.text, *pair)
 
     @property
     def added_columns(self) -> dict[str, str]:
-        """The new columns by name, with the type of their values: "text", "texts" or "number"."""
+        """New columns by name, with their type: "text", "texts" or "number"."""
         kind, labels = self.task.kind, self.task.labels if self.request.all_scores else ()
         types = {} if kind == "regression" else {"label": "texts" if kind == "multilabel" else "text"}
         types |= {"score": "number"} | ({"set": "texts"} if self.task.sets is not None else {})
@@ -61,7 +60,7 @@ class Job:
         return {self.request.prefix + name: type_name for name, type_name in types.items()}
 
     def fingerprint(self) -> dict[str, Any]:
-        """Equal for jobs whose windows are the same."""
+        """Equal for jobs with the same windows."""
         request, (text, text_pair) = self.request, (*self.text_columns, None)[:2]
         columns = {"text": text, "text_pair": text_pair, "prefix": request.prefix, "all_scores": request.all_scores}
         return {
@@ -78,49 +77,48 @@ class Counts(Frozen):
     """Rows of a window, or of a job so far."""
 
     read: int = 0
-    written: int = 0  # answered and written
-    skipped: int = 0  # without a text
-    resumed: int = 0  # that an earlier, unfinished run of the job had read
+    written: int = 0
+    skipped: int = 0
+    resumed: int = 0  # read by an earlier, unfinished run
 
     def plus(self, more: "Counts") -> "Counts":
-        """The counts with another window."""
+        """The sum of both."""
         return Counts(**{name: getattr(self, name) + getattr(more, name) for name in Counts.model_fields})
 
 
 class WindowRecord(Counts):
-    """What is kept of a finished window, as `<key>.json`."""
+    """Kept for a finished window, as `<key>.json`."""
 
-    bytes: int  # size of the answered rows, as written
+    bytes: int  # of the answered rows as written
 
 
-Progress = Callable[[Counts, int], None]  # called with the counts, and the bytes of the input that have been read
+Progress = Callable[[Counts, int], None]  # takes the counts and the input bytes read
 
 
 class FinishedWindows:
-    """The finished windows of a job: their answered rows, the lines that name their bad rows, and their records.
+    """The finished windows of a job. Keys sort in input order.
 
-    Windows have keys, whose sorted order is the order of the input. Files with answered rows have names with this
-    ending, and lie in the folder `rows`, or else in the folder of the records.
+    Files of answered rows end in `ending`. They lie in `rows`, or else beside the records.
     """
 
     def __init__(self, job: Job, ending: str, rows: Folder | None = None) -> None:
         self.job, self._ending = job, ending
         self.folder = Folder(f"{job.request.output}.partial", first=_JOB)
         self._rows = self.folder if rows is None else rows
-        self._goes_on = False  # whether windows may have been finished by an earlier run
+        self._goes_on = False  # whether to resume
 
     def resume_or_start(self, shards: Folder | None = None) -> None:
-        """Go on with an unfinished job if it is the same one, or start anew.
+        """Resume the same unfinished job, or start anew.
 
         Args:
-            shards: the output itself, if it grows under its name while the job runs.
+            shards: the output, if it grows under its name.
 
         Raises:
-            InputError: the output exists, or another job with this output is unfinished, and `--force` is not given.
+            InputError: without `--force`, the output or another unfinished job exists.
         """
         fingerprint = json.dumps(self.job.fingerprint(), sort_keys=True).encode()
         folder, output, errors = self.folder, self.job.request.output, self.job.request.errors
-        # A job that reads standard input cannot go on, because that cannot be read again.
+        # Standard input cannot be read again.
         self._goes_on = bool(self.job.files) and _JOB in folder and folder.read(_JOB) == fingerprint
         is_own_output = self._goes_on and shards is not None and SUCCESS not in shards
         own_errors = folder.read(_ERRORS) if self._goes_on and _ERRORS in folder else None
@@ -142,12 +140,11 @@ class FinishedWindows:
         folder.write(_JOB, fingerprint)
 
     def find(self, key: str, window: Window) -> WindowRecord | None:
-        """The record of a window that an earlier run has finished; None if the window has to be answered.
-
-        A window with bad rows is answered again if bad rows stop the job.
+        """The record of a window from an earlier run, or None. A window with bad rows is unfinished if bad rows stop
+        the job.
 
         Raises:
-            KdcError: the window had another number of rows.
+            KdcError: the window's number of rows changed.
         """
         if not self._goes_on or f"{key}.json" not in self.folder:
             return None
@@ -160,7 +157,7 @@ class FinishedWindows:
         return record.model_copy(update={"resumed": record.read})
 
     def add(self, key: str, good: Window, rows: bytes) -> WindowRecord:
-        """Keep a window (its bad rows apart), and its answered rows as they will be written."""
+        """Keep a window and its answered rows, as written."""
         self._rows.write(key + self._ending, rows)
         if good.bad:
             self.folder.write(f"{key}.errors", good.error_lines())
@@ -173,7 +170,7 @@ class FinishedWindows:
         return _read(self._rows, key + self._ending)
 
     def _check(self, records: Mapping[str, WindowRecord]) -> None:
-        """Check that this process sees the answered rows of all these windows as they were written."""
+        """Check that this process sees all answered rows in their written size."""
         sizes = self._rows.sizes()
         for key, record in records.items():
             name = key + self._ending
@@ -184,11 +181,11 @@ class FinishedWindows:
                 raise KdcError("finished rows were changed", given=given, remedy=_START_OVER)
 
     def conclude(self, records: Mapping[str, WindowRecord]) -> None:
-        """Check all windows, and write the file that names their bad rows if the request asks for one. Its address is
-        kept first: a job that is killed after this knows that the file is its own.
+        """Check all windows, and write the list of bad rows if requested. Its address is kept first, so a killed job
+        knows its own file.
 
         Raises:
-            KdcError: rows of a window are gone, or have another size.
+            KdcError: rows are gone, or have another size.
         """
         self._check(records)
         if (address := self.job.request.errors) is None:
@@ -208,16 +205,16 @@ def _read(folder: Folder, name: str) -> bytes:
 
 
 def record_of(good: Window, rows: bytes) -> WindowRecord:
-    """The record of a window whose bad rows are apart, and whose other rows were written as `rows`."""
+    """The record of a window with these answered rows."""
     return WindowRecord(read=len(good), written=len(good.lines), skipped=len(good.bad), bytes=len(rows))
 
 
 def _version(file: File) -> str:
-    """Tells one source from another: by a hash if a server says nothing of it, since its path may hold secrets."""
+    """A source's version, or a hash of its path, which may hold secrets."""
     return file.changed or hashlib.sha256(file.path.encode()).hexdigest()
 
 
 def _absolute(address: str) -> bytes:
-    """An address that is the same from every working directory."""
+    """The same address from every working directory."""
     system, path = file_system(address)
     return f"{system.protocol}: {path}".encode()

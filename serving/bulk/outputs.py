@@ -1,4 +1,4 @@
-"""Writes answered windows: each becomes a piece of bytes, and the pieces are joined to one file."""
+"""Writes answered windows as bytes, and joins them into one file."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from kdc.serving.bulk.job import Job
 if TYPE_CHECKING:
     import pyarrow as pa
 
-_SEPARATOR = "|"  # between the labels of a multi-label task in one cell
+_SEPARATOR = "|"  # between labels in one cell
 
 
 class Writer:
-    """Writes the output of a job, in its format and with its new columns.
+    """Writes a job's output in its format.
 
     Raises:
-        InputError: a cell could not tell the labels of a row apart.
+        InputError: a label contains the separator of labels.
     """
 
     def __init__(self, job: Job) -> None:
@@ -37,15 +37,15 @@ class Writer:
         if unclear and self.kind in DELIMITERS and "texts" in self._added.values():
             what = f"a cell holds several labels with {_SEPARATOR} between them, which stands in a label too"
             raise InputError(what, given=unclear[0], remedy="write .jsonl or .parquet")
-        # Columns of the first window, which every row of a table has; the keys of a dict, since there may be 10,000.
+        # Columns of the first window. A dict, because there may be 10,000.
         self._names: dict[str, None] | None = None
         self._schema: pa.Schema | None = None
 
     def check(self, window: Window) -> None:
-        """Check that the window's columns fit those of the windows before, and that none has the name of a new one.
+        """Check a window's columns.
 
         Raises:
-            InputError: they do not fit.
+            InputError: they differ from earlier windows, or have a new column's name.
         """
         taken = sorted(set(window.names) & set(self._added))
         if taken:
@@ -61,11 +61,11 @@ class Writer:
 
     @property
     def needs_types(self) -> bool:
-        """Whether the types of the columns are not known yet."""
+        """Whether column types are still unknown."""
         return self.kind == "parquet" and self._schema is None
 
     def begin_with(self, window: Window) -> None:
-        """Take the column types from a window that this writer does not answer; its bad rows are apart."""
+        """Take the column types from a window that this writer does not answer."""
         if self.needs_types and (window.lines or window.batch is not None):
             with _refusing(window):
                 self._own_columns(window)
@@ -74,7 +74,7 @@ class Writer:
         """A window's rows with their answers, without a header.
 
         Raises:
-            InputError: the format cannot hold a value, or a value is not of the type that its column began with.
+            InputError: the format or the column's type cannot hold a value.
         """
         if self.kind == "parquet":
             return self._table(window, answers)
@@ -86,7 +86,7 @@ class Writer:
         plain, quoted = self._csv_writer(stream), self._csv_writer(stream, quoting=csv.QUOTE_ALL)
         for row, added in zip(window.dicts(), answers_by_row, strict=True):
             cells = list(map(_cell, [*(row.get(name) for name in self._names or []), *added]))
-            # Python's csv module leaves a lone carriage return unquoted, and readers take it for the end of the row.
+            # Python's csv module leaves a lone carriage return unquoted, and readers take it for a row's end.
             (quoted if any("\r" in cell for cell in cells) else plain).writerow(cells)
         return stream.getvalue().encode()
 
@@ -103,8 +103,8 @@ class Writer:
             stream.write(piece)
 
     def file(self, piece: bytes) -> bytes:
-        """A piece as a file of its own."""
-        if self.kind == "parquet" and piece:  # a piece of Parquet is a file already
+        """A piece as a file."""
+        if self.kind == "parquet" and piece:  # already a file
             return piece
         stream = io.BytesIO()
         self.join([piece], stream)
@@ -130,7 +130,7 @@ class Writer:
         return stream.getvalue()
 
     def _own_columns(self, window: Window) -> pa.Table:
-        """The input's columns; those of the first window settle the types of the output."""
+        """The first window settles the output's types."""
         import pyarrow as pa
 
         own = self._typed(window)
@@ -139,7 +139,7 @@ class Writer:
         return own
 
     def _typed(self, window: Window) -> pa.Table:
-        """The input's columns with their own types: text for CSV, and for JSONL what the first window holds."""
+        """Columns of null take the first window's type, or text."""
         import pyarrow as pa
 
         if window.batch is not None:
@@ -149,7 +149,7 @@ class Writer:
         for field in table.schema:
             began = None if self._schema is None else self._schema.field(field.name).type
             is_null = pa.types.is_null(field.type)
-            # A cast would drop the members of an object that the first window did not have.
+            # A cast would drop object members that the first window lacked.
             if began is not None and pa.types.is_nested(field.type) and field.type != began:
                 raise pa.ArrowInvalid(f"column {field.name} holds {field.type}, and began with {began}")
             fields.append((field.name, (began or pa.string()) if is_null else field.type))
@@ -165,17 +165,17 @@ class Writer:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        # An output without rows has columns of unknown types, which are written as text.
+        # Without rows, types are unknown and written as text.
         text = [pa.field(name, pa.string()) for name in self._names or []]
         with pq.ParquetWriter(stream, self._schema or pa.schema([*text, *self._added_fields()])) as writer:
             for piece in filter(None, pieces):
-                # read_table would load the machinery of datasets, which takes as much memory as the rest of the job.
+                # read_table would load pyarrow's datasets, and double the job's memory.
                 writer.write_table(pq.ParquetFile(io.BytesIO(piece)).read())
 
 
 @contextmanager
 def _refusing(window: Window) -> Iterator[None]:
-    """Turn what Arrow refuses into an error that names the rows."""
+    """Turn Arrow's errors into one that names the rows."""
     import pyarrow as pa
 
     try:

@@ -1,7 +1,6 @@
-"""`kdc predict`: answers a table, shows on standard error how far it is, and returns what came of it.
+"""`kdc predict`: answers a table, shows progress on stderr, and returns the counts.
 
-In this process (`--engine local`) it answers window after window, keeps each beside its record in `OUTPUT.partial/`,
-and joins them to one file at the end. `ray_job.py` does the same on a cluster.
+Answered windows are kept in `OUTPUT.partial/`, and joined into one file at the end.
 """
 
 import os
@@ -26,16 +25,16 @@ from kdc.serving.engine.engine import Engine
 
 
 class PredictResult(Counts):
-    """The counts of a finished job: `read` is all rows of the input, `written` all rows of the output."""
+    """Counts of a finished job, over all rows."""
 
-    seconds: float  # that the job took
-    rows_per_second: float  # at the rows that were answered now, not resumed
-    output: str  # where the answers are
-    actors: int | None = None  # number of Ray's actors; None for the local engine
+    seconds: float  # of the whole job
+    rows_per_second: float  # without resumed rows
+    output: str
+    actors: int | None = None  # None without Ray
 
     @property
     def summary(self) -> str:
-        """One line for the person who watches."""
+        """One line for people."""
         resumed = f", {self.resumed:,} of them before" if self.resumed else ""
         skipped = f", {self.skipped:,} skipped" if self.skipped else ""
         speed = f"{self.seconds:.1f} s, {self.rows_per_second:,.0f} rows/s"
@@ -50,7 +49,7 @@ def predict(request: PredictRequest) -> PredictResult:
     """Answer a table.
 
     Raises:
-        InputError: an option, the input or the output cannot be used, or a row is bad and bad rows stop the job.
+        InputError: an option, a file or a row cannot be used.
         KdcError: the model or a worker failed, or finished rows are gone.
     """
     files = request.check()
@@ -62,11 +61,11 @@ def _on_ray(request: PredictRequest, files: list[File]) -> PredictResult:
 
     manifest = load_manifest(request.artifact)
     refuse_failed(manifest.contract, allow=request.allow_failed)
-    address = request.address or os.environ.get("RAY_ADDRESS")  # None is Ray on this machine alone
+    address = request.address or os.environ.get("RAY_ADDRESS")  # None: on this machine
     with connected(address, (request.actors or 1) * (request.threads or 1)) as ray:
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         actors = ray_job.share_out(nodes, request.device, request.actors, request.threads)
-        # "engine" makes it another job than a local one, whose finished rows lie elsewhere.
+        # Not the same job as a local one, which keeps its rows elsewhere.
         chosen = {"variant": request.variant or "", "provider": actors.device}
         job = Job(request, files, manifest.task, {"engine": "ray", "artifact": manifest.sha256, **chosen})
         where = f"Ray, {actors.count} actors on {actors.device}, {actors.threads} threads each"
@@ -88,9 +87,9 @@ def _locally(request: PredictRequest, files: list[File]) -> PredictResult:
 
 
 def _watched(job: Job, where: str, work: Callable[[Progress], Counts]) -> PredictResult:
-    """Do the work with a progress bar; `where` says what does it."""
+    """Run `work` with a progress bar. `where` names the engine."""
     output, began, speed = without_secrets(job.request.output), time.perf_counter(), Speed()
-    # On a terminal that shows the answers there is no bar.
+    # No bar on a terminal that shows the answers.
     with RowCounter(draws=job.request.output != STANDARD or not sys.stdout.isatty()) as counter:
         counter.say(f"{job.task.name}: {where} -> {output}")
         counter.start(sum(file.size for file in job.files) or None)
@@ -105,13 +104,13 @@ def _watched(job: Job, where: str, work: Callable[[Progress], Counts]) -> Predic
 
 
 class Speed:
-    """Rows a second of those that are answered now. Resumed rows do not count: they are only read, which is fast."""
+    """Rows a second. Resumed rows are only read, so they do not count."""
 
     def __init__(self) -> None:
         self._began = time.perf_counter()
 
     def __call__(self, counts: Counts) -> float:
-        """The speed so far; 0 until a row is answered."""
+        """Speed so far; 0 before the first answer."""
         answered = counts.read - counts.resumed
         if not answered:
             self._began = time.perf_counter()
@@ -120,11 +119,10 @@ class Speed:
 
 
 def _into_file(job: Job, scorer: Scorer, progress: Progress) -> Counts:
-    """Answer every window that is not finished, and join all to the output, which appears whole."""
     writer, output = Writer(job), job.request.output
     with lock(output):
         system, path = file_system(output)
-        if is_local(system) and system.isdir(path):  # even with --force: it may hold more than kdc has written
+        if is_local(system) and system.isdir(path):  # even with --force: other files may be inside
             raise InputError("the output is a directory", given=output, remedy="another name, or remove it first")
         finished, counts = FinishedWindows(job, ".rows"), Counts()
         finished.resume_or_start()
@@ -140,14 +138,14 @@ def _into_file(job: Job, scorer: Scorer, progress: Progress) -> Counts:
             counts, records[key] = counts.plus(record), record
             progress(counts, done)
         finished.conclude(records)
-        with whole_file_at(output) as stream:  # written last: once it exists, the job is done
+        with whole_file_at(output) as stream:  # last: its existence ends the job
             writer.join(map(finished.rows, records), stream)
         finished.folder.remove()
     return counts
 
 
 def _into_standard_output(job: Job, scorer: Scorer, progress: Progress) -> Counts:
-    """Write the answers as they come. Nothing is kept, so the job cannot go on after a kill."""
+    """Write answers as they come. Nothing is kept, so the job cannot resume."""
     writer, counts, errors = Writer(job), Counts(), job.request.errors
     with nullcontext() if errors is None else whole_file_at(errors) as named:
         for window, done in read_all(job.files):

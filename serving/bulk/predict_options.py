@@ -1,4 +1,4 @@
-"""Options of `kdc predict` that set a field of its request (`request.py`)."""
+"""Options of `kdc predict` that set fields of `PredictRequest`."""
 
 from kdc.artifact.artifact_options import ALLOW_FAILED, TEXTS, VARIANT
 from kdc.common.command_options import Setting

@@ -1,9 +1,7 @@
-"""Answers a table on Ray (`--engine ray`): files are read, and their windows answered, side by side on all nodes.
+"""Answers a table on Ray (`--engine ray`): all nodes read files and answer windows.
 
-A Ray Dataset holds the input's files. Each file becomes its windows, and actors answer the windows and write a shard
-for each of them (`ray_workers.py`). Only the records come back to this process. The output is a directory of shards,
-whose sorted names are in the order of the input. On a local disk the directory appears whole; in an object store it
-grows, and `_SUCCESS` is written last.
+Actors write a shard per window (`ray_workers.py`), with names in input order. The directory of shards appears whole on
+a local disk. In an object store it grows, and `_SUCCESS` is written last.
 """
 
 import importlib
@@ -24,18 +22,18 @@ from kdc.serving.bulk.outputs import Writer
 from kdc.serving.bulk.ray_workers import Actors, Answerer, Row, Work, key_of, windows_of
 from kdc.serving.bulk.windows import split_bad
 
-# One reader feeds so many actors: reading and parsing is many times faster than answering. Readers reserve no core.
+# Reading is many times faster than answering. Readers reserve no core.
 _ACTORS_A_READER = 4
 
 
 def share_out(nodes: list[dict[str, float]], device: Device, count: int | None, threads: int | None) -> Actors:
-    """Plan the actors for the whole cluster: one for each GPU, or one for each `threads` cores of a node.
+    """Plan the cluster's actors: one per GPU, or one per `threads` cores of a node.
 
     Args:
-        nodes: the resources of each node, as Ray names them ("CPU", "GPU").
+        nodes: each node's resources, by Ray's names ("CPU", "GPU").
         device: "auto" is CUDA if the cluster has GPUs.
-        count: number of actors. Those for which there is no room yet wait for nodes that join.
-        threads: threads of each actor; None gives 1 on a CPU, and on a GPU its share of the node's cores.
+        count: number of actors; those without room wait for new nodes.
+        threads: of each actor; None is 1 on a CPU, and a GPU's share of its node's cores.
 
     Raises:
         InputError: no node has room for an actor.
@@ -60,19 +58,13 @@ def share_out(nodes: list[dict[str, float]], device: Device, count: int | None, 
 
 
 def run(ray: Any, job: Job, manifest: Manifest, actors: Actors, *, progress: Progress) -> Counts:
-    """Answer everything by the connected module `ray`, with actors that `share_out` planned. `progress` is called after
-    each window.
-
-    Raises:
-        InputError: the input cannot be used, a row is bad and bad rows stop the job, or the output exists.
-        KdcError: a worker failed, or finished rows are gone.
-    """
+    """Answer everything with the connected module `ray`. Raises as `predict`."""
     output = job.request.output
     grows = not is_local(file_system(output)[0])
     shards = Folder(output if grows else f"{output}.partial/rows", first=SUCCESS)
     finished = FinishedWindows(job, f".{job.request.format}", shards)
     importlib.import_module("ray.data")  # `import ray` leaves it out
-    # The artifact's files travel through Ray, so that the nodes need not reach the folder.
+    # Ray carries the artifact's files, because nodes may not see the folder.
     files = {name: (job.request.artifact / name).read_bytes() for name in (MANIFEST_NAME, *manifest.files)}
     with lock(output):
         finished.resume_or_start(shards if grows else None)
@@ -89,7 +81,7 @@ def run(ray: Any, job: Job, manifest: Manifest, actors: Actors, *, progress: Pro
 
 
 def _first_rows(job: Job, writer: Writer) -> tuple[int, int]:
-    """Read up to the first good row, which settles the output's columns and types. Returns its file and window."""
+    """Read up to the first good row, for columns and types. Returns its file and window."""
     position = (0, 0)
     for number, file in enumerate(job.files):
         for window_number, window in enumerate(read_windows(file)):
@@ -103,7 +95,7 @@ def _first_rows(job: Job, writer: Writer) -> tuple[int, int]:
 
 
 def _rows(ray: Any, work: Work, actors: Actors, artifact: dict[str, bytes]) -> Generator[Row]:
-    """The record of each window, as the actors finish them. What Ray raises becomes an error without its tracebacks."""
+    """The windows' records. Ray's errors become `KdcError`."""
     from ray.exceptions import RayError
 
     files = [{"file": number} for number in range(len(work.finished.job.files))]
@@ -111,7 +103,7 @@ def _rows(ray: Any, work: Work, actors: Actors, artifact: dict[str, bytes]) -> G
     windows = ray.data.from_items(files, override_num_blocks=len(files)).flat_map(
         windows_of, fn_kwargs={"work": work}, num_cpus=0, concurrency=readers
     )
-    task = ray.put((work, actors, artifact))  # stored once; each node then fetches it once
+    task = ray.put((work, actors, artifact))  # each node fetches it once
     answered = windows.map(
         Answerer,
         fn_constructor_args=[[task]],
@@ -133,7 +125,7 @@ def _rows(ray: Any, work: Work, actors: Actors, artifact: dict[str, bytes]) -> G
 
 @contextmanager
 def _quiet(ray: Any) -> Iterator[None]:
-    """Silence Ray Data, and give each window a block of its own, so that none waits for others to be answered."""
+    """Silence Ray Data. Each window gets its own block, so none waits for others."""
     context = ray.data.DataContext.get_current()
     settings = {"enable_progress_bars": False, "print_on_execution_start": False, "target_max_block_size": 1}
     logger = logging.getLogger("ray.data")
@@ -143,12 +135,11 @@ def _quiet(ray: Any) -> Iterator[None]:
         for name, value in settings.items():
             restored.callback(setattr, context, name, getattr(context, name))
             setattr(context, name, value)
-        warnings.filterwarnings("ignore", module=r"ray\.")  # Ray warns that a small job leaves actors idle
+        warnings.filterwarnings("ignore", module=r"ray\.")  # Ray warns of idle actors
         yield
 
 
 def _gather(job: Job, rows: Iterator[Row], progress: Progress) -> tuple[Counts, dict[str, WindowRecord]]:
-    """Count the rows, and collect the record of each window by its key."""
     counts, windows = Counts(), {}
     records: dict[str, WindowRecord] = {}
     read = [0] * len(job.files)

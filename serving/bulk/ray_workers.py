@@ -1,6 +1,6 @@
-"""Runs on Ray's nodes: turns a file into windows, and answers them one at a time in an actor with its own model.
+"""Runs on Ray's nodes: reads windows, and answers them in actors.
 
-Errors travel as values. If they were raised, they would arrive as Ray's errors, with their parts lost in a traceback.
+Errors travel as values. Ray would wrap raised errors, and lose their parts.
 """
 
 import os
@@ -22,30 +22,30 @@ from kdc.serving.bulk.windows import LANES, Scorer, answer_window
 from kdc.serving.engine.engine import Engine
 
 Row = dict[str, Any]  # one row of a Ray Dataset
-_TRIES = 4  # after so many actors have died at a window, the job ends
+_TRIES = 4  # actors that may die at a window
 
 
 @dataclass(frozen=True)
 class Actors:
-    """How a job is shared out."""
+    """The plan of a job's actors."""
 
-    count: int  # each has its own model
-    threads: int  # of each actor; Ray reserves as many cores for it
-    device: Device  # what each actor runs on, never "auto": all actors must give the same answers
+    count: int
+    threads: int  # of each; Ray reserves as many cores
+    device: Device  # never "auto": all actors must give the same answers
 
 
 @dataclass(frozen=True)
 class Work:
-    """What every node has to know."""
+    """What every node needs."""
 
     finished: FinishedWindows
-    writer: Writer  # already knows the columns and their types: all shards have the same
-    columns_seen_at: tuple[int, int]  # file and window of the first good row; later windows come after these columns
-    run: str  # tells the marks of this run from those of an earlier one
+    writer: Writer  # knows columns and types, which all shards share
+    columns_seen_at: tuple[int, int]  # file and window of the first good row
+    run: str  # tells this run's marks from earlier ones
 
 
 def key_of(file: int, window: int) -> str:
-    """The name of a window. Sorted names are in the order of the input."""
+    """A window's name. Names sort in input order."""
     return f"part-{file:06d}-{window:06d}"
 
 
@@ -53,8 +53,8 @@ def windows_of(row: Row, work: Work) -> Iterator[Row]:
     """Read the windows of a file.
 
     Yields:
-        a row for each window: its numbers, and pickled the window, or its record if an earlier run has finished it.
-        Then a row with the number of windows, which holds None, or the error if the file cannot be read any further.
+        a row per window, with the pickled window, or its record from an earlier run. Last, a row with the number of
+        windows, and None or the error that ended the reading.
     """
     file, number, end = row["file"], 0, None
     try:
@@ -68,11 +68,11 @@ def windows_of(row: Row, work: Work) -> Iterator[Row]:
 
 
 class Answerer:
-    """An actor: loads the model once, answers window after window, and writes the shard of each.
+    """An actor: loads the model once, answers windows, and writes their shards.
 
     Args:
-        task: a list with one reference to (`Work`, `Actors`, the artifact's files by name) in Ray's object store. Ray
-            hands a reference in a list on as it is, and each actor fetches the content from its own node.
+        task: a list with a reference to (`Work`, `Actors`, artifact files). Ray does not resolve a reference in a list,
+            so each actor fetches from its own node.
     """
 
     def __init__(self, task: list[Any]) -> None:
@@ -82,7 +82,7 @@ class Answerer:
         self._work, actors, files = ray.get(task[0])
         self._restarted = bool(ray.get_runtime_context().was_current_actor_reconstructed)
         self._problem: KdcError | None = None
-        # Otherwise the tokenizer of every actor starts a thread for each core of the machine.
+        # Otherwise every actor's tokenizer starts a thread per core.
         os.environ.setdefault("RAYON_NUM_THREADS", str(actors.threads))
         try:
             self._scorer = Scorer(_load(self._work.finished.job, actors, files))
@@ -90,7 +90,7 @@ class Answerer:
             self._problem = _portable(error)
 
     def __call__(self, row: Row) -> Row:
-        """The row with the window's record in place of the window, or with the error."""
+        """The row, with the record or an error as its data."""
         content = pickle.loads(row["data"])
         if isinstance(content, Window):
             try:
@@ -110,12 +110,12 @@ class Answerer:
 
 
 def count_try(folder: Folder, mark: str, window: Window) -> None:
-    """Count the tries of restarted actors at a window, in the file `mark`. Ray would let actors die there for ever.
+    """Count a restarted actor's tries at a window in the file `mark`. Ray would let actors die there for ever.
 
     Raises:
-        KdcError: actors died at it too often.
+        KdcError: too many actors died at it.
     """
-    tries = int(folder.read(mark)) if mark in folder else 1  # the first actor that died left no mark
+    tries = int(folder.read(mark)) if mark in folder else 1  # the first death leaves no mark
     if tries >= _TRIES:
         remedy = "did memory run out? fewer --actors; then the same command goes on"
         raise KdcError(f"Ray's workers died at these rows, {tries} times", given=window.position, remedy=remedy)
@@ -123,7 +123,6 @@ def count_try(folder: Folder, mark: str, window: Window) -> None:
 
 
 def _load(job: Job, actors: Actors, files: Mapping[str, bytes]) -> Engine:
-    """Load the engine, from files that are removed as soon as it is loaded."""
     with tempfile.TemporaryDirectory(prefix="kdc-artifact-") as folder:
         for name, content in files.items():
             (Path(folder) / name).write_bytes(content)
@@ -138,7 +137,7 @@ def _load(job: Job, actors: Actors, files: Mapping[str, bytes]) -> Engine:
 
 
 def _portable(error: KdcError | OSError) -> KdcError:
-    """An error of kdc, which can be pickled with all its parts."""
+    """A `KdcError`, which pickles with all its parts."""
     if isinstance(error, KdcError):
         return error
     return KdcError(

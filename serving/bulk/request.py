@@ -1,4 +1,4 @@
-"""What `kdc predict` is asked to do: one table to answer, with the checks of its options and files."""
+"""The request of `kdc predict`."""
 
 import importlib.util
 from pathlib import Path
@@ -14,37 +14,37 @@ from kdc.common.places import STANDARD, File, file_system, find, format_of, is_p
 class PredictRequest(Frozen):
     """One table to answer."""
 
-    artifact: Path  # folder of the artifact
-    source: str  # table to read: a file, directory, pattern or URL; "-" is JSONL on standard input
-    output: str  # file or URL to write; "-" is JSONL on standard output. With Ray, a directory of shards
-    text: str | None = None  # column with the (first) text; None: the task's
-    text_pair: str | None = None  # column with the second text of a pair; None: the task's
-    prefix: str = ""  # for the names of the new columns
-    all_scores: bool = False  # add a column with the score of each class
-    on_error: str = "stop"  # what to do with a row that has no text: stop, or skip it
-    errors: str | None = None  # file or URL for the list of skipped rows, in JSONL
-    max_text_chars: int = Field(200_000, ge=1)  # a row with a longer text is a row that has no text
-    variant: str | None = None  # fp32, int8, fp16 or cascade; None: the manifest's choice
+    artifact: Path
+    source: str  # file, directory, pattern or URL; "-" is JSONL on standard input
+    output: str  # "-" is JSONL on standard output; with Ray, a directory of shards
+    text: str | None = None  # column; None: the task's
+    text_pair: str | None = None  # column with a pair's second text
+    prefix: str = ""  # of the new columns
+    all_scores: bool = False  # a column for each class
+    on_error: str = "stop"  # stop or skip at a row without text
+    errors: str | None = None  # JSONL file for skipped rows
+    max_text_chars: int = Field(200_000, ge=1)  # a longer text counts as none
+    variant: str | None = None  # None: the manifest's choice
     device: Device = "auto"
-    # of all forward passes together (None: all usable cores); with Ray, of each actor (None: 1 on a CPU, on a GPU its
-    # share of the cores)
+    # of all passes together (None: all usable cores); with Ray, of each actor (None: 1 on a CPU, a GPU's share of the
+    # cores)
     threads: int | None = Field(None, ge=1)
-    force: bool = False  # replace an existing output, and drop an unfinished job
-    allow_failed: bool = False  # also use an artifact that failed its contract
-    engine: str = "local"  # "local": in this process; "ray": in actors on a Ray cluster
-    address: str | None = None  # of the Ray cluster; None: RAY_ADDRESS if set, or else Ray on this machine alone
-    actors: int | None = Field(None, ge=1)  # of Ray; None: as many as there is room for
+    force: bool = False  # replace the output, drop an unfinished job
+    allow_failed: bool = False  # accept a failed contract
+    engine: str = "local"  # "local", or "ray" for a cluster
+    address: str | None = None  # None: RAY_ADDRESS if set, or else Ray on this machine
+    actors: int | None = Field(None, ge=1)  # None: as many as have room
 
     @property
     def format(self) -> str:
-        """The format of the output: csv, tsv, jsonl or parquet."""
+        """Of the output: csv, tsv, jsonl or parquet."""
         return "jsonl" if self.output == STANDARD else format_of(self.output)
 
     def check(self) -> list[File]:
-        """Refuse options that contradict each other or the files, before a model is loaded.
+        """Check the options and files, before a model is loaded.
 
         Returns:
-            the files of the input; none stands for standard input.
+            the input files; none for standard input.
 
         Raises:
             InputError: an option or a file cannot be used.
@@ -81,7 +81,7 @@ class PredictRequest(Frozen):
             raise InputError("the output would lie inside the input", given=given, remedy="a place beside the input")
 
     def _check_apart(self, files: list[File]) -> None:
-        """Refuse an output that is one of the input's files, or the file of errors."""
+        """Refuse an output that is also an input, or the list of bad rows."""
         paths = [(file.system, file.path) for file in files]
         outputs = [address for address in (self.output, self.errors) if address is not None and address != STANDARD]
         paths += map(file_system, outputs)

@@ -1,4 +1,4 @@
-"""Answers one window of rows: rows of like length share forward passes, and passes run side by side."""
+"""Answers a window: rows of similar length share forward passes, which run in parallel."""
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,14 +17,14 @@ from kdc.serving.engine.engine import Engine, Text
 from kdc.serving.engine.long_texts import Part
 from kdc.serving.engine.tokenizing import is_blank, is_utf8
 
-# Most padded tokens of one forward pass: measured for the service, see docs/benchmarks/serving.md.
+# Padded tokens of a forward pass, measured for the service (docs/benchmarks/serving.md).
 _CPU_TOKENS, _GPU_TOKENS = 256, 16_384
-_MANY_THREADS = 4  # of the tokenizers library, which are as fast as one thread that looks words up
-LANES = 64  # forward passes side by side; the engine takes no more than it has threads
+_MANY_THREADS = 4  # of tokenizers; one thread with the word table is as fast
+LANES = 64  # parallel passes, at most one per thread
 
 
 class Scorer:
-    """Turns texts into probabilities by an engine with `lanes=LANES`, several forward passes side by side."""
+    """Texts to probabilities, by an engine with `lanes=LANES`."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -32,12 +32,11 @@ class Scorer:
         self._lanes = ThreadPoolExecutor(engine.lanes)
 
     def __call__(self, texts: Sequence[Text]) -> NDArray[np.float32]:
-        """Probabilities (rows, outputs) in the order of the texts; numbers for regression. See `Engine.predict`."""
+        """Probabilities (rows, outputs), as from `Engine.predict`."""
         encodings = self._engine.encode(texts, beside=self._engine.threads >= _MANY_THREADS)
         return self._engine.activated(self._engine.through(encodings, self._side_by_side))
 
     def _side_by_side(self, engine: Engine, encodings: Sequence[Part]) -> NDArray[np.float32]:
-        """One engine's logits (rows, outputs), by passes on all lanes."""
         logits = np.zeros((len(encodings), engine.task.outputs), dtype=np.float32)
 
         def answer(rows: Sequence[int]) -> None:
@@ -48,7 +47,7 @@ class Scorer:
 
 
 def _batches(encodings: Sequence[Part], most: int) -> Iterator[list[int]]:
-    """Batches of rows, the longest first, so that no lane works alone at the end on a long one."""
+    """Long rows come first, so no lane ends alone with them."""
     order = sorted(range(len(encodings)), key=lambda row: -len(encodings[row]))
     batch: list[int] = []
     for row in order:
@@ -61,27 +60,23 @@ def _batches(encodings: Sequence[Part], most: int) -> Iterator[list[int]]:
 
 
 def answer_window(scorer: Scorer, writer: Writer, window: Window, *, columns_seen: bool) -> tuple[Window, bytes]:
-    """Answer one window of the writer's job.
-
-    Returns:
-        the window with its bad rows apart, and its other rows with their answers, as they will be written.
+    """Answer a window of the writer's job. Returns it with bad rows apart, and its answered rows as written.
 
     Raises:
-        InputError: as `split_bad`, or a value does not fit the output's format.
+        InputError: as `split_bad`, or the output's format cannot hold a value.
     """
     good, texts = split_bad(window, writer.job, columns_seen=columns_seen)
     return good, writer.piece(good, _answers(scorer(texts), writer.job))
 
 
 def split_bad(window: Window, job: Job, *, columns_seen: bool) -> tuple[Window, list[Text]]:
-    """Move the rows that have no text to the window's bad ones. Returns the window, and the texts of its good rows.
+    """Move rows without a usable text to `bad`. Returns the window, and the texts of its good rows.
 
     Args:
-        columns_seen: whether an earlier row had the columns with the texts. JSONL rows that lack them are then bad
-            rows, and not another table.
+        columns_seen: whether an earlier row had the text columns. A JSONL row without them is then only a bad row.
 
     Raises:
-        InputError: the columns are missing, or a row is bad and bad rows are not skipped.
+        InputError: the columns are missing, or a bad row stops the job.
     """
     names = job.text_columns
     absent = [name for name in names if name not in window.names]
@@ -118,13 +113,12 @@ def _problem(name: str, value: Any, most: int) -> str | None:
 
 
 def _answers(scores: NDArray[np.float32], job: Job) -> dict[str, list[Any]]:
-    """The values of each new column by its name, from the scores (rows, outputs) that `Scorer` gives."""
     task, columns = job.task, []
     best = scores.max(axis=1) if len(scores) else scores[:, 0]
     if task.kind != "regression":
         gets = decided(scores, task)
         columns.append(in_words(gets, task))
-        if task.kind == "classification":  # of two classes a threshold may give the less probable one
+        if task.kind == "classification":  # a threshold may give the less probable class
             best = np.where(gets.any(axis=1), np.where(gets, scores, 0).max(axis=1), best)
     columns.append(best.tolist())
     if task.sets is not None:

@@ -1,1 +1,1 @@
-"""Texts to probabilities with ONNX Runtime: tokenising, padding, forward passes. Imports nothing of the web."""
+"""Texts to probabilities with ONNX Runtime. Imports no web code."""

@@ -1,7 +1,4 @@
-"""Probabilities to labels: the labels that a row gets, the sureness of a model, and sets of labels.
-
-Probabilities are (rows, outputs) as `Engine.predict` gives them, and of no regression.
-"""
+"""Probabilities (rows, outputs) to labels, sureness and label sets. Not for regression."""
 
 from typing import Any
 
@@ -12,11 +9,11 @@ from kdc.artifact.manifest import TaskInfo
 
 
 def decided(probabilities: np.ndarray, task: TaskInfo) -> np.ndarray:
-    """Which labels rows get, by the task's operating points or its abstention: bool (rows, outputs).
+    """Which labels rows get: bool (rows, outputs).
 
-    A multi-label row gets each label from its threshold on, by default one half. If one of two classes has a threshold,
-    a row gets that class from there on, and otherwise the other class. Any other row gets the most probable class, or
-    none if the task's abstention asks for more.
+    A multi-label row gets labels at or above their thresholds (default 0.5). If one of two classes has a threshold, a
+    row gets this class at or above it, else the other. Other rows get the most probable class, or none if the model
+    abstains.
     """
     if task.kind == "multilabel":
         thresholds = {point.label: point.threshold for point in task.points}
@@ -31,22 +28,20 @@ def answered(probabilities: np.ndarray, abstain: Abstention) -> np.ndarray:
 
 
 def sureness(probabilities: np.ndarray, task: TaskInfo) -> np.ndarray:
-    """How sure a model is of each row, (rows,) within [0, 1]: the probability of the most probable class. A multi-label
-    row's is the lowest, over its labels, of the probability that the row has the label, or that it has not."""
+    """How sure a model is of each row: (rows,) in [0, 1]. For multi-label, the lowest max(p, 1 - p) of all labels."""
     if task.kind == "multilabel":
         return np.maximum(probabilities, 1 - probabilities).min(axis=1)
     return probabilities.max(axis=1)
 
 
 def label_counts(probabilities: np.ndarray, task: TaskInfo) -> np.ndarray:
-    """How many rows get each label, (outputs,)."""
+    """Number of rows that get each label: (outputs,)."""
     if task.kind == "multilabel" or task.abstain is not None:
         return decided(probabilities, task).sum(axis=0)
     return np.bincount(_classes(probabilities, task), minlength=task.outputs)
 
 
 def _classes(probabilities: np.ndarray, task: TaskInfo) -> np.ndarray:
-    """(rows,) the class of each row."""
     classes: np.ndarray = probabilities.argmax(axis=1)
     for point in task.points:
         column = task.labels.index(point.label)
@@ -55,8 +50,7 @@ def _classes(probabilities: np.ndarray, task: TaskInfo) -> np.ndarray:
 
 
 def in_words(chosen: np.ndarray, task: TaskInfo) -> list[Any]:
-    """The labels of rows by name, from `chosen`, bool (rows, outputs): one for each row, or `ABSTAINED`; a list for
-    each multi-label row."""
+    """Label names from `chosen`, bool (rows, outputs): a name or `ABSTAINED` per row; lists if multi-label."""
     if task.kind == "multilabel":
         return [[task.labels[column] for column in np.flatnonzero(row)] for row in chosen]
     columns = np.where(chosen.any(axis=1), chosen.argmax(axis=1), len(task.labels))
@@ -65,12 +59,12 @@ def in_words(chosen: np.ndarray, task: TaskInfo) -> list[Any]:
 
 
 def in_sets(probabilities: np.ndarray, sets: LabelSets) -> np.ndarray:
-    """Which labels are in the rows' sets: bool (rows, outputs), at least one of each row."""
+    """Which labels are in rows' sets: bool (rows, outputs). No set is empty."""
     return probabilities >= np.minimum(probabilities.max(axis=1, keepdims=True), np.float64(sets.at_least))
 
 
 def sets_in_words(probabilities: np.ndarray, task: TaskInfo) -> list[list[str]]:
-    """The labels in the set of each row by name, the most probable first. The task has sets."""
+    """Label names in each row's set, most probable first."""
     assert task.sets is not None
     sizes = in_sets(probabilities, task.sets).sum(axis=1)
     orders = np.argsort(-probabilities, axis=1, kind="stable")

@@ -1,8 +1,5 @@
-"""Texts in, probabilities out: the code that serves, and that the pipeline measures with.
-
-Reads an artifact (or a bare ONNX file and `tokenizer.json`); writes nothing; imports nothing of the web.
-It needs numpy, onnxruntime and tokenizers only, so that a server starts fast and small.
-"""
+"""The engine: texts in, probabilities out. Needs only numpy, onnxruntime and tokenizers, to start fast and stay
+small."""
 
 import itertools
 import math
@@ -37,35 +34,29 @@ from kdc.serving.engine.tokenizing import RowTokenizer, Text, checked_rows
 __all__ = ["Engine", "Text", "activate"]
 
 _WARM_ROWS = 8
-_ACTIVATED_AT_ONCE = 65_536  # numbers: in double precision a few times as many bytes as that
-_WINDOWS_AT_ONCE = 32  # of one row in a forward pass, however few rows are to share one
+_ACTIVATED_AT_ONCE = 65_536  # bounds the float64 copies
+_WINDOWS_AT_ONCE = 32  # windows per pass for long rows
 
 
 class Engine:
-    """A compressed classifier, loaded and ready: texts in, probabilities out. Several threads may call it at once.
-
-        import kdc
+    """A loaded classifier: texts in, probabilities out. Thread-safe.
 
         with kdc.load("runs/sst2/artifact") as engine:
             engine.labels  # ("negative", "positive")
-            engine.predict(["a gripping film", "dull"])  # float32 (2, 2), a column for each label, rows sum to 1
-            engine.logits(["dull"])  # float32 (1, 2), the model's raw outputs
+            engine.predict(["a gripping film", "dull"])  # float32 (2, 2), rows sum to 1
 
-    A pair task takes pairs of texts: `engine.predict([("Who wrote it?", "It was written in 1911.")])`. Loading verifies
-    the artifact's files first. A small student (3 layers, int8) takes about a millisecond a text on two CPU cores.
-    `close`, or the end of the `with` block, frees the model's memory.
+    A pair task takes tuples: `engine.predict([("Who wrote it?", "It was written in 1911.")])`.
 
     Attributes:
         task: kind, labels, and whether a row is a pair.
         tokenizer_info: how rows are cut and padded.
-        temperature: logits are divided by it before softmax or sigmoid.
-        provider: the execution provider that took effect, e.g. "CPUExecutionProvider".
+        temperature: divides the logits before softmax or sigmoid.
+        provider: the execution provider in use, e.g. "CPUExecutionProvider".
         threads: size of ONNX Runtime's thread pool.
-        lanes: how many passes may run at once by `run_beside`, sharing the threads.
-        second: the engine of a cascade's second model, which answers the rows that this one is not sure of; None if
-            there is one model. `run` and `run_beside` ask the first model alone, `through` asks both.
-        share_that_goes_on: share of the tuning slice's rows that the second model answers.
-        notes: what a person should know about the start, such as a fallback to the CPU.
+        lanes: parallel `run_beside` passes, which share the threads.
+        second: engine of a cascade's second model, or None. `run` and `run_beside` ignore it.
+        share_that_goes_on: share of the tuning rows that the second model answers.
+        notes: messages for people, such as a fallback to the CPU.
         variant: name of the variant; "" without an artifact.
         manifest: the artifact's manifest; None without an artifact.
     """
@@ -111,33 +102,30 @@ class Engine:
         verify: bool = True,
         expect_sha256: str | None = None,
     ) -> Self:
-        """Load an artifact.
+        """Load an artifact's folder.
 
         Args:
-            path: the artifact's folder.
-            variant: "fp32", "int8", "fp16" or, of two models, "cascade"; None takes the manifest's choice for the
-                provider.
-            device: "auto" takes CUDA if it really starts, else the CPU, with a note; "cuda" and "tensorrt" fail if they
-                do not start; or "cpu".
-            threads: threads of one forward pass; None takes all cores that this process may use.
-            lanes: how many passes may run at once by `run_beside`, each with its share of the threads. Several lanes
-                take a second session with the memory of its weights, and `run` times whether all threads or one share
-                is faster, as beside another process. A GPU always has one lane.
-            verify: check the SHA-256 of each file that is loaded. It is read once.
-            expect_sha256: refuse any artifact but the one whose manifest has this SHA-256.
+            variant: "fp32", "int8", "fp16", or "cascade" for two models; None takes the manifest's choice.
+            device: "auto" takes CUDA if it starts, else the CPU with a note. "cpu", "cuda" and "tensorrt" do not fall
+                back.
+            threads: threads of one forward pass; None takes all usable cores.
+            lanes: parallel `run_beside` passes; a GPU has one. More than one opens a second session with its own
+                weights, and `run` then times whether all threads or one share is faster.
+            verify: check the SHA-256 of each loaded file.
+            expect_sha256: SHA-256 that the manifest must have.
 
         Raises:
-            InputError: no artifact there, not the expected one, or no such variant or device.
-            KdcError: the artifact is damaged, or the device that was asked for did not take effect.
+            InputError: the artifact is missing or another one, or lacks the variant.
+            KdcError: the artifact is damaged, or the requested device did not start.
         """
-        folder = Path(path).resolve()  # once, since a link may lead elsewhere a moment later
+        folder = Path(path).resolve()  # resolved once: a link may change
         manifest = load_manifest(folder, verify=False, expect_sha256=expect_sha256)
         variants: dict[str, Variant] = {str(name): value for name, value in manifest.variants.items()}
         if variant is not None and variant not in variants:
             raise InputError("the artifact has no such variant", given=variant, remedy=f"it has: {', '.join(variants)}")
 
         def variant_for(provider: str) -> str:
-            if provider == TENSORRT_PROVIDER:  # the manifest names one variant for both of the GPU's providers
+            if provider == TENSORRT_PROVIDER:  # one variant for both GPU providers
                 provider = CUDA_PROVIDER
             return variant or manifest.providers.get(provider, manifest.providers[CPU_PROVIDER])
 
@@ -194,12 +182,7 @@ class Engine:
         threads: int | None = None,
         second: tuple[Second, Path] | None = None,
     ) -> Self:
-        """Load a bare ONNX file, and that of a cascade's `second` model, to measure before there is an artifact.
-
-        Raises:
-            KdcError: a file cannot be read, the graph does not fit the task or the tokenizer, or the device that was
-                asked for did not take effect.
-        """
+        """Load bare ONNX files, to measure before an artifact exists."""
         opened = open_session(lambda _: onnx_path, device=device, threads=threads)
         engine = cls(opened, RowTokenizer.read(tokenizer_json, tokenizer_info), task, tokenizer_info, temperature)
         if second is not None:
@@ -207,7 +190,6 @@ class Engine:
         return engine
 
     def _add(self, second: Second, path: Path, read: Callable[[Path], bytes] = read_graph) -> None:
-        """Open a cascade's second model on the first one's device."""
         opened = open_session(lambda _: path, device=device_of(self.provider), threads=self.threads, read=read)
         self._answered_from, self.share_that_goes_on = np.float64(second.answered_from), second.share
         self.second = Engine(
@@ -227,7 +209,7 @@ class Engine:
         self.close()
 
     def close(self) -> None:
-        """Free the memory of the model. Forward passes that other threads have begun end as usual; later calls fail."""
+        """Free the model's memory. Running forward passes finish; later calls fail."""
         self._passes.close()
         if self.second is not None:
             self.second.close()
@@ -235,43 +217,43 @@ class Engine:
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """Class names in the order of the outputs; empty for regression."""
+        """Class names in output order; empty for regression."""
         return self.task.labels
 
     def predict(self, texts: Sequence[Text], *, batch_size: int = 32) -> np.ndarray:
         """Calibrated probabilities of texts; for regression the predicted numbers.
 
         Args:
-            texts: any number of texts; for a pair task, of (text, text).
-            batch_size: rows in one forward pass, or windows of long ones. If a row has more windows than that, passes
-                have as many as it has, up to 32.
+            texts: texts, or tuples (text, text) for a pair task.
+            batch_size: rows or windows in one forward pass. A row with more windows raises it, up to 32.
 
         Returns:
-            float32 (rows, outputs), in the order of `texts`. Rows of a classification sum to 1; each output of a
-            multi-label task is between 0 and 1.
+            float32 (rows, outputs). Classification rows sum to 1; multi-label outputs are each in [0, 1].
 
         Raises:
-            InputError: a row is not what the task expects.
+            InputError: a row does not fit the task.
             KdcError: the model failed, gave NaN or infinity, or is closed.
         """
         return self.activated(self.logits(texts, batch_size=batch_size))
 
     def activated(self, logits: np.ndarray) -> np.ndarray:
-        """Turn logits into what `predict` returns: calibrated probabilities, or numbers in the labels' unit."""
+        """Convert logits to what `predict` returns."""
         outputs = activate(logits, self.task.kind, self.temperature)
-        if self.task.kind == "regression":  # the model answers in standard deviations from the mean
+        if self.task.kind == "regression":  # in standard deviations from the mean
             return (outputs * self.task.spread + self.task.center).astype(np.float32)
         return outputs
 
     def decided(self, probabilities: np.ndarray) -> list[Any]:
-        """The label of each row by the artifact's operating points, or the list of a multi-label row's labels;
-        `kdc.artifact.decision.ABSTAINED` if the artifact does not answer the row. Probabilities are (rows, outputs) as
-        `predict` gives them, not of a regression."""
+        """Label of each row from probabilities (rows, outputs), not of a regression. A list of labels if multi-label.
+
+        A row that the artifact does not answer gets `kdc.artifact.decision.ABSTAINED`.
+        """
         return in_words(decided(probabilities, self.task), self.task)
 
     def label_sets(self, probabilities: np.ndarray) -> list[list[str]]:
-        """The set of labels of each row, the most probable first, which holds the true one as often as the artifact's
-        manifest says (`task.sets`). Probabilities are (rows, outputs) as `predict` gives them.
+        """Set of labels of each row from probabilities (rows, outputs), most probable first.
+
+        `task.sets` says how often a set holds the true label.
 
         Raises:
             InputError: the artifact has no sets.
@@ -285,8 +267,10 @@ class Engine:
         return sets_in_words(probabilities, self.task)
 
     def logits(self, texts: Sequence[Text], *, batch_size: int = 32) -> np.ndarray:
-        """The model's raw outputs, before temperature and scale: float32 (rows, outputs). Those of a cascade's second
-        model are in the first one's scale. Arguments as of `predict`."""
+        """The model's raw outputs, before temperature and scale: float32 (rows, outputs). Arguments as in `predict`.
+
+        A cascade's second model is scaled to the first.
+        """
         encodings = self.encode(texts)
         most_windows = max(spread(encodings)[1], default=1)
         at_once = max(batch_size, min(most_windows, _WINDOWS_AT_ONCE))
@@ -295,7 +279,6 @@ class Engine:
             if 0 < len(parts) <= at_once:
                 return engine.run(parts)
             result = np.zeros((len(parts), engine.task.outputs), dtype=np.float32)
-            # Rows of like length share a batch, so that little is computed on padding.
             order = np.argsort([len(part) for part in parts], kind="stable").tolist()
             for start in range(0, len(order), at_once):
                 rows = order[start : start + at_once]
@@ -307,11 +290,11 @@ class Engine:
     def through(
         self, encodings: Sequence[Encoded], answer: Callable[["Engine", Sequence[Part]], np.ndarray]
     ) -> np.ndarray:
-        """Logits (rows, outputs) of rows; in a cascade each row's are from the model that answers it.
+        """Logits (rows, outputs) of encoded rows. In a cascade, the second model answers rows that the first is unsure
+        of.
 
         Args:
-            encodings: as `encode` gives them.
-            answer: asks one engine: its logits of what forward passes take, rows or their windows, in order.
+            answer: gives one engine's logits of rows or windows, in order.
         """
         parts, counts = spread(encodings)
         logits = self.joined(answer(self, parts), counts)
@@ -322,14 +305,12 @@ class Engine:
         return logits
 
     def joined(self, logits: np.ndarray, counts: Sequence[int]) -> np.ndarray:
-        """Join the logits of rows' windows (parts, outputs) into logits (rows, outputs). `counts` has each row's number
-        of parts."""
+        """Join logits (parts, outputs) into (rows, outputs). `counts` is each row's number of parts."""
         long = self.tokenizer_info.long
         return logits if long is None else joined(logits, counts, long.join, self.task.kind)
 
     def unsure(self, logits: np.ndarray) -> np.ndarray:
-        """Indices of the rows that go on to a cascade's second model, by the first one's logits (rows, outputs); none
-        if there is one model."""
+        """Indices of the rows that go on to a cascade's second model, by the first model's logits."""
         if self.second is None:
             return np.zeros(0, dtype=np.int64)
         if self._made_up is not None:
@@ -338,75 +319,67 @@ class Engine:
         return np.flatnonzero(sure < self._answered_from)
 
     def expect_made_up_rows(self) -> None:
-        """From now on send on the tuning slice's share of rows, spread evenly. No model can be sure of rows that are
-        made up for timing: all would go on, or none."""
+        """For timing: send the tuning set's share of rows to the second model. Sureness of made-up rows means
+        nothing."""
         share = self.share_that_goes_on
         self._made_up = (math.floor((row + 1) * share) > math.floor(row * share) for row in itertools.count())
 
     def of_second(self, logits: np.ndarray) -> np.ndarray:
-        """The second model's logits (rows, outputs) in the first one's scale, so that one temperature is for both."""
+        """Scale the second model's logits, so the first model's temperature fits them."""
         assert self.second is not None
         return logits * np.float32(self.temperature / self.second.temperature)
 
     def encode(
         self, texts: Sequence[Text], *, side: str | None = None, first: int = 0, beside: bool = False
     ) -> list[Encoded]:
-        """Tokenise rows and cut them to the maximum length, or divide them into windows of it, without padding.
+        """Tokenise rows, and cut them or divide them into windows. No padding.
 
-        `side` is where long texts are cut, "left" or "right"; None is the artifact's own side. Other arguments as of
-        `predict` and `RowTokenizer.encode`.
+        `side`, "left" or "right", is where long texts are cut; None is the artifact's side. Other arguments as in
+        `RowTokenizer.encode`.
 
         Raises:
-            InputError: a row is not what the task takes, or has no token.
+            InputError: a row does not fit the task, or has no token.
         """
         return self._tokenizer.cutting(side).encode(checked_rows(texts, self.task, first), first, beside=beside)
 
     def chars_read(self, rows: Sequence[Text]) -> list[int]:
-        """About how many characters of each row `encode` has to look at."""
+        """As `RowTokenizer.chars_read`."""
         return self._tokenizer.chars_read(rows)
 
     def has_cut(self, side: str | None) -> bool:
-        """Whether `encode` with this side starts at once; the first one with the other side makes a tokenizer."""
+        """As `RowTokenizer.has_cut`."""
         return self._tokenizer.has_cut(side)
 
     def warm_up(self, max_batch_tokens: int = 1024) -> None:
-        """Run inputs of all lengths once, so that the first requests do not wait for ONNX Runtime to allocate memory.
+        """Run inputs of all lengths, so first requests do not wait for memory.
 
-        Args:
-            max_batch_tokens: padded tokens of the largest pass to come. What is allocated for a pass stays allocated.
+        `max_batch_tokens` are the padded tokens of the largest later pass. A pass's memory stays allocated.
         """
         short = self.encode([("a", "a") if self.task.is_pair else "a"])[0]
         word_id = short.ids[len(short) // 2]
         lengths = [8 * 2**power for power in range(12) if 8 * 2**power < self.tokenizer_info.max_length]
         for length in [*lengths, self.tokenizer_info.max_length]:
             long = Tokens([word_id] * length, [0] * length)
-            self._passes.run_with_all_threads([long])  # not `run`, which may try the other session at this length
+            self._passes.run_with_all_threads([long])  # `run` may try the other session
             self.run_beside([long] * max(1, min(_WARM_ROWS, max_batch_tokens // length)))
         self._passes.run_with_all_threads([short])
         if self.second is not None:
             self.second.warm_up(max_batch_tokens)
 
     def run(self, encodings: Sequence[Encoded]) -> np.ndarray:
-        """Run at least one row, padded to the longest, in one pass that has the threads for itself: float32 logits
-        (rows, outputs).
-
-        Raises:
-            KdcError: the model failed, gave NaN or infinity, or is closed.
-        """
+        """Logits (rows, outputs) of at least one row, in a pass that has the threads to itself. Raises as `predict`."""
         return self._in_rows(self._passes.run(encodings), encodings)
 
     def run_beside(self, encodings: Sequence[Encoded]) -> np.ndarray:
-        """`run` with a share of the threads: `lanes` such calls at once do more than as many `run` in turn."""
+        """`run` with a share of the threads, for parallel calls."""
         return self._in_rows(self._passes.run_beside(encodings), encodings)
 
     def _in_rows(self, logits: np.ndarray, encodings: Sequence[Encoded]) -> np.ndarray:
-        """Logits (rows, outputs) of a pass, in which each window of a row has logits of its own."""
         return self.joined(logits, spread(encodings)[1])
 
 
 def activate(logits: np.ndarray, kind: Kind, temperature: float = 1.0) -> np.ndarray:
-    """Softmax (classification) or sigmoid (multi-label) of logits (rows, outputs) / temperature, as float32; regression
-    stays as it is."""
+    """Softmax or sigmoid (multi-label) of logits / temperature, as float32. Regression is unchanged."""
     result = logits.astype(np.float32)
     if kind == "regression":
         return result

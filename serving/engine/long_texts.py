@@ -1,6 +1,6 @@
-"""Rows of more tokens than a model takes at once: windows over their tokens, and one answer made of the windows'.
+"""Divides long rows into windows, and joins the windows' answers.
 
-Needs numpy and the manifest's models alone. `kdc.pipeline.training.joining` joins tensors by the same formulas.
+`kdc.pipeline.training.joining` has the same formulas for tensors.
 """
 
 from collections.abc import Sequence
@@ -13,44 +13,44 @@ from tokenizers import Encoding
 
 from kdc.artifact.manifest import Join, Kind, LongTexts
 
-# Bounds of a window's log-probability or log-odds where chances are multiplied: beyond them logarithms are infinite.
+# Bounds of a window's probability and log-probability for "noisy-or": logarithms are infinite beyond.
 SURE, HOPELESS = 1 - 1e-6, -60.0
 
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """A row, or a window of one; to be used like the library's `Encoding`."""
+    """A row or a window, with the attributes of `Encoding`."""
 
-    ids: list[int]  # (tokens,) token ids, special tokens included
+    ids: list[int]  # (tokens,) special tokens included
     type_ids: list[int]  # (tokens,) 0 for the first text, 1 for the second
-    overflowing: bool = False  # whether it was cut; an `Encoding` has here the pieces that were cut off
+    overflowing: bool = False  # whether it was cut; an `Encoding` has the cut pieces here
 
     def __len__(self) -> int:
         return len(self.ids)
 
 
-Part: TypeAlias = Encoding | Tokens  # what a forward pass takes as one of its rows
+Part: TypeAlias = Encoding | Tokens  # one row of a forward pass
 
 
 @dataclass(frozen=True, slots=True)
 class Windows:
-    """A row that is answered by several windows."""
+    """A row divided into windows."""
 
     parts: tuple[Tokens, ...]
-    row_tokens: int  # tokens of the row that was divided, each counted once
-    overflowing: bool  # whether the row had more tokens than its windows hold
+    row_tokens: int  # tokens of the row, each counted once
+    overflowing: bool  # whether tokens were cut
 
     def __len__(self) -> int:
         return sum(map(len, self.parts))
 
     @property
     def ids(self) -> list[int]:
-        """(tokens,) token ids of all windows, one after another."""
+        """Token ids of all windows, in order."""
         return [token for part in self.parts for token in part.ids]
 
     @property
     def type_ids(self) -> list[int]:
-        """(tokens,) the same of token types."""
+        """Token types of all windows."""
         return [kind for part in self.parts for kind in part.type_ids]
 
 
@@ -58,12 +58,12 @@ Encoded: TypeAlias = Part | Windows  # a row
 
 
 def row_tokens(row: Encoded) -> int:
-    """Tokens of a row, each counted once; `len` counts those that neighbouring windows share for each of these."""
+    """Tokens of a row. `len` counts a token once per window."""
     return row.row_tokens if isinstance(row, Windows) else len(row)
 
 
 def spread(rows: Sequence[Encoded]) -> tuple[list[Part], list[int]]:
-    """What forward passes take of some rows, in order, and how many parts each row has."""
+    """Parts for forward passes, and each row's number of parts."""
     if Windows not in set(map(type, rows)):  # as nearly always
         return list(rows), [1] * len(rows)  # type: ignore[arg-type]
     parts: list[Part] = []
@@ -87,16 +87,15 @@ def windows_of(
 ) -> Windows:
     """Divide a row of more than `max_length` tokens.
 
-    Every window has the special tokens, the shorter text of a pair, and the tokens of the other text that are to be
-    kept. Each of the latter two takes at most half of the room. The last window ends at the end of the text.
+    Every window has the special tokens, a pair's shorter text, and the other text's first `long.keep` tokens. The
+    shorter text takes at most half of the room, kept tokens at most half of the rest. The last window ends where the
+    text ends.
 
     Args:
-        ids, type_ids: (tokens,) of the row, special tokens included.
-        owners: (tokens,) 0 or 1 for tokens of the first or second text, None for special tokens.
-        max_length: tokens of a window.
-        long: how far apart windows begin, how many there are at most, and how many tokens are kept in each.
+        ids, type_ids: (tokens,), with special tokens.
+        owners: (tokens,) 0 or 1 for the first or second text, None for special tokens.
         overflowing: whether the row was cut before.
-        from_left: whether the beginning of what is too long is cut instead of its end.
+        from_left: cut the beginning, not the end.
     """
     numbers = np.array([-1 if owner is None else owner for owner in owners])
     special = np.flatnonzero(numbers == -1)
@@ -121,17 +120,15 @@ def windows_of(
 def joined(
     logits: NDArray[np.floating], counts: Sequence[int], join: Sequence[Join], kind: Kind
 ) -> NDArray[np.float32]:
-    """Make one answer for each row from its windows' answers. A row of one window keeps its answer as it is.
+    """Join the windows' logits of each row.
 
-    A window's answers are log-probabilities of classes, which no constant moves, or log-odds of labels. "mean" is their
-    mean, "max" the highest for each label, "first" the first window's. "noisy-or" is the log-odds that a label is in
-    any window if windows are independent (Pearl 1988).
+    Class logits are first normalised to log-probabilities. "mean" and "max" are per label; "first" is the first
+    window's. "noisy-or" is the log-odds that any window has the label, if windows are independent (Pearl 1988).
 
     Args:
-        logits: (parts, outputs), the parts of a row one after another.
-        counts: (rows,) how many parts each row has; their sum is the number of parts.
-        join: the way of each output, or one for all.
-        kind: the task's kind; a regression's numbers have no "noisy-or".
+        logits: (parts, outputs), the parts of a row adjacent.
+        counts: (rows,) parts per row.
+        join: one way per output, or one for all.
 
     Returns:
         float32 (rows, outputs).
@@ -147,7 +144,6 @@ def joined(
 
 
 def _joined(part: NDArray[np.float64], join: Sequence[Join], kind: Kind) -> NDArray[np.float64]:
-    """The answer (outputs,) of one row from its windows' logits (windows, outputs)."""
     if kind == "classification":
         part = part - np.logaddexp.reduce(part, axis=1, keepdims=True)
     answers = {way: _way(part, way, kind) for way in set(join)}
@@ -159,7 +155,7 @@ def _way(part: NDArray[np.float64], way: Join, kind: Kind) -> NDArray[np.float64
     if way == "noisy-or":
         if kind == "classification":
             chances = np.exp(part.clip(HOPELESS)).clip(max=SURE)
-            none = np.log1p(-chances).sum(0)  # the logarithm of the chance that no window has it
+            none = np.log1p(-chances).sum(0)  # log-probability that no window has it
         else:
             none = -np.logaddexp(0, part.clip(HOPELESS)).sum(0)
         return np.log(-np.expm1(none)) - none

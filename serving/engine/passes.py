@@ -1,7 +1,4 @@
-"""The forward passes of one model: how many threads a pass has, alone or beside others, and what it raises.
-
-Takes rows as token ids and gives logits.
-"""
+"""Forward passes of one model: token ids in, logits out."""
 
 from __future__ import annotations
 
@@ -22,23 +19,17 @@ from kdc.serving.engine.tokenizing import pad
 if TYPE_CHECKING:
     import onnxruntime
 
-_TURN = 16  # passes that are timed with each number of threads when they are compared
+_TURN = 16  # timed passes per number of threads
 _RETRY = "try again with fewer or shorter texts; `kdc doctor` looks at the device"
 
 
 class Passes:
-    """Runs an open session. Several threads may call it at once.
+    """Runs an open session. Thread-safe.
 
-    Each method takes at least one row, pads all to the longest, and gives float32 logits (rows, outputs); of a row in
-    windows those of each window.
+    Methods take at least one row. They return float32 logits (rows, outputs), with one row of logits per window.
 
     Args:
-        opened: the session.
-        info: how rows are padded.
-        outputs: width of the logits.
-        lanes: how many passes may run at once by `run_beside`. For several, a second session of the same file is
-            opened, which has a lane's share of the threads.
-        variant: name of the variant, for messages; "" where it has none.
+        lanes: as in `Engine.load`. Each lane has a share of the threads.
     """
 
     def __init__(self, opened: OpenSession, info: TokenizerInfo, outputs: int, *, lanes: int, variant: str) -> None:
@@ -49,21 +40,17 @@ class Passes:
         self._beside: onnxruntime.InferenceSession | None = beside.session
         pools = (opened.threads,) if lanes == 1 else (opened.threads, beside.threads)
         self._uses = deque(pools[:1], maxlen=1)  # threads of the next `run`
-        # Not a method of this object: a cycle would keep the session until a garbage collection.
+        # A bound method would make a cycle that keeps the session until a garbage collection.
         self._pace = Pace(pools, self._uses.append, turn=_TURN, alike=False)
         self._timed = threading.Lock()
 
     def close(self) -> None:
-        """Free the memory of the model. Passes that other threads have begun end as usual; later ones fail."""
+        """Free the model's memory."""
         self._session = self._beside = None
 
     def run(self, encodings: Sequence[Encoded]) -> np.ndarray:
-        """A pass that has the threads for itself: it takes all or a share, whichever is faster now.
-
-        Raises:
-            KdcError: the model failed, gave NaN or infinity, or is closed.
-        """
-        if not self._timed.acquire(blocking=False):  # another pass is running, and both are slower for it
+        """A pass that has the threads to itself. It takes all threads or one share, whichever is faster now."""
+        if not self._timed.acquire(blocking=False):  # another pass would distort the time
             return self._run(self._session, encodings)
         try:
             self._pace.step_begins()
@@ -74,12 +61,11 @@ class Passes:
             self._timed.release()
 
     def run_with_all_threads(self, encodings: Sequence[Encoded]) -> np.ndarray:
-        """`run` with all threads, whatever is faster now."""
+        """`run`, always with all threads."""
         return self._run(self._session, encodings)
 
     def run_beside(self, encodings: Sequence[Encoded]) -> np.ndarray:
-        """`run` with a share of the threads: as many such calls at once as there are lanes do more than as many `run`
-        in turn."""
+        """`run` with a share of the threads, for parallel calls."""
         return self._run(self._beside, encodings)
 
     def _run(self, session: onnxruntime.InferenceSession | None, encodings: Sequence[Encoded]) -> np.ndarray:
@@ -95,7 +81,7 @@ class Passes:
             raise KdcError(
                 "the model failed on these texts", given=f"{type(error).__name__} on {self._provider}", remedy=_RETRY
             ) from error
-        # Numpy would spread one row's logits over all: each row would get the answer to others.
+        # Numpy would broadcast one row's logits to all rows.
         if logits.shape != (shape := (len(feeds["input_ids"]), self._outputs)) or logits.dtype.kind != "f":
             raise KdcError(
                 "the model's logits do not fit the rows and the task",
@@ -112,7 +98,6 @@ class Passes:
 
 
 def _share_of(opened: OpenSession, lanes: int) -> OpenSession:
-    """A second session of the same file, for one of several lanes: it has its share of the threads."""
     share = max(1, round(opened.threads / lanes))
     return open_session(
         lambda _: opened.path, device="cpu", threads=share, plan_memory=False, read=lambda _: opened.content

@@ -1,7 +1,6 @@
-"""Opens an ONNX Runtime session on the device that was asked for, proves by a run that it is in use, checks its graph.
+"""Opens an ONNX Runtime session, proves that the requested device is in use, and checks the graph.
 
-Reads the ONNX file. A session runs on an execution provider: CPU, CUDA or TensorRT. ONNX Runtime is imported where a
-session is opened, so that the process which only starts the workers of a service does not load it.
+ONNX Runtime is imported late: the parent of the workers does not need it.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
 _CUDA_REMEDY = (
     "see `kdc doctor`; the libraries come with `pip install 'onnxruntime-gpu[cuda,cudnn]'`; or use `--device cpu`"
 )
-# For each device: its execution provider, its usual name, and what to do when it does not take effect.
+# By device: execution provider, usual name, remedy.
 _GPU: dict[str, tuple[str, str, str]] = {
     "cuda": (CUDA_PROVIDER, "CUDA", _CUDA_REMEDY),
     "tensorrt": (TENSORRT_PROVIDER, "TensorRT", f"`pip install tensorrt`, or use `--device cuda`; {_CUDA_REMEDY}"),
@@ -35,21 +34,21 @@ _GPU: dict[str, tuple[str, str, str]] = {
 
 @dataclass(frozen=True)
 class OpenSession:
-    """A session, and on what it runs."""
+    """A session and what it runs on."""
 
     session: onnxruntime.InferenceSession
     path: Path  # the ONNX file
-    content: bytes  # as it was read
-    provider: str  # the execution provider that took effect
-    threads: int  # size of its thread pool
-    notes: tuple[str, ...]  # what a person should know, such as a fallback to the CPU
+    content: bytes  # the file's bytes
+    provider: str  # the provider in use
+    threads: int
+    notes: tuple[str, ...]  # such as a fallback to the CPU
 
 
 def read_graph(path: Path) -> bytes:
     """Read an ONNX file that no manifest names.
 
     Raises:
-        KdcError: there is none.
+        KdcError: it is missing.
     """
     if not path.is_file():
         raise _unusable("the ONNX file is missing", path)
@@ -68,19 +67,19 @@ def open_session(
     plan_memory: bool = True,
     read: Callable[[Path], bytes] = read_graph,
 ) -> OpenSession:
-    """Open the ONNX file of the provider that takes effect.
+    """Open the ONNX file for the provider that starts.
 
     Args:
-        file_for: returns the ONNX file for an execution provider (fp16 is for CUDA and TensorRT, int8 for the CPU).
-        device: "auto" tries CUDA and falls back to the CPU with a note; "cuda" and "tensorrt" do not fall back; "cpu".
-        threads: threads of one forward pass; None takes all usable cores.
-        plan_memory: on the CPU, let ONNX Runtime keep a memory plan for each input shape that it has met. Single rows
-            then take 6 % less time; batches, which rarely have the same shape twice, take 4 % more (on QNLI rows).
-        read: reads the file, all of whose weights are inside. The session does not keep what it returns.
+        file_for: gives a provider's ONNX file.
+        device: "auto" tries CUDA, then the CPU with a note. Other devices do not fall back.
+        threads: None takes all usable cores.
+        plan_memory: keep a memory plan per input shape. On a CPU, single rows take 6 % less time. Batches, whose shapes
+            rarely repeat, take 4 % more (QNLI).
+        read: reads the file, which must hold all weights.
 
     Raises:
-        InputError: there is no such device.
-        KdcError: a device that was asked for by name did not take effect, or the file cannot be loaded.
+        InputError: the device is unknown.
+        KdcError: the requested device did not start, or the file cannot be loaded.
     """
     if device not in ("auto", "cpu", *_GPU):
         raise InputError("no such device", given=device, remedy="choose auto, cpu, cuda or tensorrt")
@@ -106,15 +105,15 @@ def open_session(
 
 
 def device_of(provider: str) -> Device:
-    """The device that a provider is asked for by."""
+    """The device name that requests a provider."""
     return {TENSORRT_PROVIDER: "tensorrt", CUDA_PROVIDER: "cuda"}.get(provider, "cpu")  # type: ignore[return-value]
 
 
 def check_graph(session: onnxruntime.InferenceSession, task: TaskInfo, info: TokenizerInfo) -> None:
-    """Check that a graph takes what the tokenizer feeds, and gives what the task needs.
+    """Check a graph's inputs and outputs.
 
     Raises:
-        KdcError: it does not.
+        KdcError: they do not fit the tokenizer or the task.
     """
     inputs = {value.name for value in session.get_inputs()}
     if inputs != set(info.input_names):
@@ -128,9 +127,9 @@ def check_graph(session: onnxruntime.InferenceSession, task: TaskInfo, info: Tok
 
 
 def run_bound(session: onnxruntime.InferenceSession, feeds: dict[str, np.ndarray]) -> np.ndarray:
-    """Run a batch with IO binding: each input is copied to the device once, and only the logits are copied back.
+    """Run a batch with IO binding: inputs are copied to the device once, and only logits come back.
 
-    Takes the inputs by name, each int64 (rows, longest); returns the logits, (rows, outputs).
+    `feeds` has int64 (rows, longest) by input name. Returns logits (rows, outputs).
     """
     binding = session.io_binding()
     for name, value in feeds.items():
@@ -141,7 +140,7 @@ def run_bound(session: onnxruntime.InferenceSession, feeds: dict[str, np.ndarray
 
 
 def _obstacle(provider: str) -> str:
-    """Why the provider cannot be tried, "" if it can. Also loads the CUDA libraries that pip has installed."""
+    """Why the provider cannot be tried, or "". Also loads the CUDA libraries of pip."""
     import onnxruntime
 
     if provider not in onnxruntime.get_available_providers():
@@ -150,7 +149,7 @@ def _obstacle(provider: str) -> str:
         ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
     except OSError:
         return "there is no NVIDIA driver"
-    onnxruntime.preload_dlls()  # has an effect only before the first session
+    onnxruntime.preload_dlls()  # works only before the first session
     return ""
 
 
@@ -164,24 +163,24 @@ def _create(
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
     options.enable_mem_pattern = plan_memory
-    # Idle threads that spin for long take the core that reads and answers requests; threads that never spin wake late.
-    # Measured with one connection: 1.03 ms a request with 500 us of spinning, 1.19 with 100 us, 1.03 with 2000 us.
+    # Threads that spin long take the core that answers requests; threads that never spin wake late. A request took 1.03
+    # ms with 500 us of spinning, 1.19 with 100 us, 1.03 with 2000 us.
     options.add_session_config_entry("session.intra_op.spin_duration_us", "500")
-    # Not ONNX Runtime's own format, which the checks of an artifact's graphs do not read.
+    # Our graph checks cannot read ONNX Runtime's own format.
     options.add_session_config_entry("session.load_model_format", "ONNX")
-    # Weights in another file would be looked for in the working directory.
+    # Otherwise external weights come from the working directory.
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", os.devnull)
-    providers = list(dict.fromkeys([*providers, CPU_PROVIDER]))  # without doublets
+    providers = list(dict.fromkeys([*providers, CPU_PROVIDER]))
     try:
         session = onnxruntime.InferenceSession(content, options, providers=providers)
     except Exception as error:  # ONNX Runtime's exceptions share no narrower public base
         raise _unusable("ONNX Runtime cannot load the model", f"{path}: {error}") from error
-    session._model_bytes = None  # it would keep them as long as it lives, to start anew on another provider
+    session._model_bytes = None  # ONNX Runtime keeps them to restart on another provider
     return session
 
 
 def _why_not_on(session: onnxruntime.InferenceSession, provider: str) -> str:
-    """Why the session does not run on `provider`, "" if it does. ONNX Runtime falls back without an error."""
+    """Why the session is not on `provider`, or "". ONNX Runtime falls back without an error."""
     actual = session.get_providers()[0]
     if actual != provider:
         return f"ONNX Runtime could not start {provider} and fell back to {actual}"

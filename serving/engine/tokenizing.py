@@ -1,7 +1,4 @@
-"""Texts to token ids and padded batches. Training and serving both cut texts here, so that both see the same tokens.
-
-Needs the `tokenizers` library alone.
-"""
+"""Texts to token ids and padded batches. Training uses it too, so both see the same tokens."""
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
@@ -19,19 +16,19 @@ from kdc.serving.engine.word_pieces import WordPieces
 
 Text = str | tuple[str, str]
 
-# A text that fills at most this many pieces of the maximum length is left to the library's own truncation.
+# The library truncates texts of up to this many times the maximum length.
 _FEW_PIECES = 4
-_MOST_TOKENS = 33  # of a character: NFKC makes 18 letters of U+FDFA, which have 33 bytes
-_SHORT_TEXT = 10  # words of a pair's first text, where a pair is made up
-# Characters of a longer text that are tokenised first, for each token that is kept; then four times as many, ...
+_MOST_TOKENS = 33  # per character: NFKC makes 18 letters, 33 bytes, of U+FDFA
+_SHORT_TEXT = 10  # words
+# Characters read first per kept token; each further attempt reads four times as many.
 _CHARACTERS = 8
-_MOST_READ = 4  # times as many of a text that cannot be cut between words, unless they have too few tokens
-# Most tokens seen at the end of a part that the whole text does not have.
+_MOST_READ = 4  # times the first part, if a text has no place to cut
+# Most tokens seen at a part's end that the whole text lacks.
 _MARGIN = 32
 
 
 def is_utf8(text: str) -> bool:
-    """Whether the text has a UTF-8 form. A lone surrogate has none; the tokenizer would fail without naming the row."""
+    """Whether a text has a UTF-8 form. On a lone surrogate the tokenizer fails without naming the row."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -40,7 +37,7 @@ def is_utf8(text: str) -> bool:
 
 
 def is_blank(text: str) -> bool:
-    """Whether a text is empty or white space. No such row is trained on: no answer would mean anything."""
+    """Whether a text is empty or white space. Training has no such rows."""
     return not text or text.isspace()
 
 
@@ -50,11 +47,10 @@ def as_row(texts: Sequence[str]) -> Text:
 
 
 def checked_rows(texts: Sequence[Text], task: TaskInfo, first: int = 0) -> list[Text]:
-    """Check that rows are what the task takes; returns texts, or tuples of two texts. Messages count from `first`.
+    """Check that rows fit the task. `first` is the first row's number in messages.
 
     Raises:
-        InputError: a row is not one text (single-text task) or two texts (pair task), or a text is not valid Unicode,
-            or blank.
+        InputError: a row is not one text (two for a pair task), or a text is blank or not Unicode.
     """
     if isinstance(texts, str):
         raise InputError("the texts are one string, not a list", given="str", remedy='give a list: ["..."]')
@@ -79,8 +75,8 @@ def checked_rows(texts: Sequence[Text], task: TaskInfo, first: int = 0) -> list[
 
 @contextmanager
 def _library_errors(what: str, path: Path | None = None) -> Iterator[None]:
-    """Turn what the library raises within the block into an error of kdc. A panic of its Rust code is no `Exception`.
-    Its words are told of a file alone, since of a row they may hold its text."""
+    """Turn errors into `KdcError`. Rust panics are no `Exception`. Messages about a row may hold its text, so they are
+    dropped."""
     try:
         yield
     except (KdcError, KeyboardInterrupt, SystemExit):
@@ -91,19 +87,17 @@ def _library_errors(what: str, path: Path | None = None) -> Iterator[None]:
 
 
 class RowTokenizer:
-    """Tokenises rows and cuts them to a maximum length, or divides longer ones into windows of that length; `pad` pads
-    them later. Several threads may share one object.
+    """Tokenises rows, and cuts long ones or divides them into windows. Thread-safe.
 
-    Both texts of a pair count towards the maximum length, special tokens included, and the longer text is cut first.
-    The result equals the library's own truncation (strategy "longest_first"). The library tokenises all of a text and
-    keeps every piece that it cuts off, and for a pair every combination of pieces: gigabytes for two texts of 10,000
-    words. Here no more is tokenised than is kept, if the tokenizer tells words apart.
+    Results equal the library's truncation ("longest_first"), which counts both texts of a pair. The library keeps all
+    pieces that it cuts off, and their combinations for a pair: gigabytes for two texts of 10,000 words. This class
+    reads little more than it keeps, if the tokenizer splits words.
 
     Args:
-        tokenizer: this object changes its settings, so nobody else may use it.
-        max_length: tokens of a row after the cut, or of a window, special tokens included.
-        truncation_side: "right" cuts the end of a text, "left" its beginning.
-        long: the windows of a longer row; None cuts it.
+        tokenizer: its settings change, so nothing else may use it.
+        max_length: tokens of a cut row or a window, special tokens included.
+        truncation_side: "right" cuts a text's end, "left" its beginning.
+        long: how a longer row is divided; None cuts it.
     """
 
     def __init__(
@@ -112,49 +106,46 @@ class RowTokenizer:
         self._cutting = tokenizer
         self._max_length, self._long = max_length, long
         self._longest = longest_row(max_length, long)  # tokens of a row after the cut
-        # A tokenizer.json brings its own settings: the one of all-MiniLM pads every row to 128 tokens.
+        # all-MiniLM's tokenizer.json pads every row to 128 tokens.
         tokenizer.no_padding()
-        tokenizer.no_truncation()  # while it is looked at
+        tokenizer.no_truncation()  # for `WordPieces.of`
         self._words = WordPieces.of(tokenizer, max_length)
         tokenizer.enable_truncation(self._longest, strategy="longest_first", direction=truncation_side)
         self._side = truncation_side
-        # A text of ASCII has no more tokens than characters, so with so few characters it has few pieces.
+        # An ASCII character makes at most one token.
         self._first_part = _CHARACTERS * (self._longest + _MARGIN)  # characters
         self._most_read = _MOST_READ * self._first_part
         self._few_characters = _FEW_PIECES * (self._longest + 1)
 
     @classmethod
     def read(cls, path: Path, info: TokenizerInfo, read: Callable[[Path], bytes] = Path.read_bytes) -> Self:
-        """Parse the `tokenizer.json` that `read` reads.
+        """Parse `tokenizer.json`.
 
         Raises:
-            KdcError: it cannot be parsed; or whatever `read` raises.
+            KdcError: it cannot be parsed.
         """
         content = read(path)
         with _library_errors("tokenizer.json cannot be read", path):
             return cls(Tokenizer.from_buffer(content), info.max_length, info.truncation_side, info.long)
 
     def cutting(self, side: str | None) -> "RowTokenizer":
-        """The same tokenizer, but cutting `side`: "left", "right", or None for its own. The first call for the other
-        side takes 60 ms, or 500 ms with a large vocabulary."""
+        """This tokenizer, but cutting `side`; None is its own. The first call for the other side takes 60 to 500 ms."""
         return self if side in (None, self._side) else self._other_side
 
     def has_cut(self, side: str | None) -> bool:
-        """Whether `cutting(side)` returns at once, since the tokenizer is its own or was made before."""
+        """Whether `cutting(side)` returns at once."""
         return side in (None, self._side) or "_other_side" in self.__dict__
 
     def encode(self, rows: Sequence[Text], first: int = 0, *, beside: bool = False) -> list[Encoded]:
-        """Tokenise rows, special tokens included, and cut them. A row's `overflowing` is empty unless it was cut.
+        """Tokenise rows with special tokens, and cut them. `overflowing` is empty unless a row was cut.
 
         Args:
-            rows: texts or pairs.
-            first: messages count the rows from this number.
-            beside: whether other threads are to run meanwhile: the library lets them, and the faster table of words for
-                plain rows does not.
+            first: number of the first row in messages.
+            beside: let other threads run meanwhile, by not using the faster word table.
 
         Raises:
-            InputError: a row has no token: it is empty, and the tokenizer adds no special tokens.
-            KdcError: the library failed, as with a tokenizer.json that names a token it lacks.
+            InputError: a row has no token.
+            KdcError: the library failed, e.g. tokenizer.json names a token that it lacks.
         """
         with _library_errors("the tokenizer failed on these texts"):
             encodings = self._encode(rows, beside)
@@ -177,8 +168,8 @@ class RowTokenizer:
         return [next(others) if encoding is None else encoding for encoding in encodings]
 
     def _encode_long(self, row: Text, squeezing: WordPieces | None = None) -> Encoded:
-        """Tokenise only as much of a row's texts as is kept after the cut, and a margin. If both texts of a pair are
-        long, they are read whole, or squeezed if the tokenizer allows that: the one with more tokens is cut first."""
+        """Tokenise the kept part of a row's texts, and a margin. Two long texts are read whole, or squeezed: the cut
+        depends on both."""
         texts = (row,) if isinstance(row, str) else row
         for parts, strays in self._attempts(texts, once=squeezing is not None):
             (encoding,) = self._whole.encode_batch_fast([as_row(parts)])
@@ -189,36 +180,34 @@ class RowTokenizer:
         return self._cut(*self._whole.encode_batch_fast([row]))
 
     def _attempts(self, texts: Sequence[str], *, once: bool) -> Iterator[tuple[Sequence[str], Sequence[int]]]:
-        """Parts of texts that may have all tokens that are kept, and the strays of each part, as `_part` gives them.
+        """Parts of texts that may hold all kept tokens, and each part's strays (see `_part`).
 
-        Parts grow for as long as one text alone is cut between words. The last have as many characters as are ever
-        read. `once` ends after the first.
+        Parts grow while exactly one text is cut between words. The last parts are the most that is ever read.
         """
         most = self._first_part
         while self._splits_words:
             parts, strays = zip(*(self._part(text, most) for text in texts), strict=True)
             uncut = [text for part, text in zip(parts, texts, strict=True) if part is text]
             if len(uncut) != len(texts) - 1 or any(len(text) > most for text in uncut):
-                break  # nothing is saved
+                break  # cutting saves nothing
             yield parts, strays
             if once:
                 return
             most *= 4
-        # One character may become 33 tokens, and a word without an end takes seconds and gigabytes.
+        # One character may become 33 tokens, and an endless word takes seconds and gigabytes.
         parts = tuple(text[-self._most_read :] if self._side == "left" else text[: self._most_read] for text in texts)
         if not once and parts != texts:
             yield parts, [_MARGIN + (self._word_tokens or 0)] * len(parts)
 
     def _is_enough(self, encoding: Encoding, parts: Sequence[str], texts: Sequence[str], strays: Sequence[int]) -> bool:
-        """Whether parts of texts have all tokens that are kept of the texts. A whole text beside a part is the shorter
-        one."""
+        """Whether parts hold all kept tokens. A text that is not cut is the shorter one."""
         owners = encoding.sequence_ids
         whole = [len(part) == len(text) for part, text in zip(parts, texts, strict=True)]
         least = max([self._longest, *(owners.count(text) for text, is_whole in enumerate(whole) if is_whole)])
         return all(is_whole or owners.count(text) - strays[text] >= least for text, is_whole in enumerate(whole))
 
     def chars_read(self, rows: Sequence[Text]) -> list[int]:
-        """How many characters of each row are tokenised, if the first part of a long text is enough."""
+        """Characters tokenised per row, if a long text's first part is enough."""
 
         def of_row(row: Text) -> int:
             shorter, longer = ("", row) if isinstance(row, str) else sorted(row, key=len)
@@ -229,9 +218,11 @@ class RowTokenizer:
         return list(map(of_row, rows))
 
     def _part(self, text: str, most: int) -> tuple[str, int]:
-        """The part of a text to read, of at most so many characters, and the number of strays: tokens at the cut that
-        the whole text may not have. The cut is at a single space between two words. Without one it is anywhere if
-        words have few tokens, and otherwise nowhere."""
+        """At most `most` characters of a text, and its strays: tokens at the cut that the whole text may lack.
+
+        It cuts at a single space between words. Without one, it cuts anywhere if a word's tokens are bounded, else
+        nowhere.
+        """
         if len(text) <= most:
             return text, 0
         left = self._side == "left"
@@ -246,19 +237,19 @@ class RowTokenizer:
 
     @functools.cached_property
     def _word_tokens(self) -> int | None:
-        """Most tokens of a word; None if there may be any number. WordPiece takes a longer word for an unknown one."""
+        """Most tokens of a word; None if unbounded. A longer word is unknown to WordPiece."""
         model = self._cutting.model
         is_bert = isinstance(self._cutting.pre_tokenizer, pre_tokenizers.BertPreTokenizer)
         return model.max_input_chars_per_word if is_bert and isinstance(model, models.WordPiece) else None
 
     @functools.cached_property
     def _splits_words(self) -> bool:
-        """Whether a word's tokens depend on nothing beyond it, so that a part's are those of the whole text."""
+        """Whether a word's tokens depend on the word alone."""
         before = self._cutting.pre_tokenizer
         return before is not None and len(before.pre_tokenize_str("word word")) > 1
 
     def encode_and_measure(self, rows: Sequence[Text]) -> tuple[list[Encoded], list[int]]:
-        """The same tokens as `encode` gives, and each row's number of tokens before the cut."""
+        """The tokens of `encode`, and each row's number of tokens before the cut."""
         whole = self._whole.encode_batch_fast(rows)
         return [self._cut(encoding) for encoding in whole], [len(encoding) for encoding in whole]
 
@@ -269,12 +260,12 @@ class RowTokenizer:
 
     @functools.cached_property
     def _other_side(self) -> "RowTokenizer":
-        """Made from memory, since the file may have been replaced."""
+        """Made from memory: the file may have changed."""
         return RowTokenizer(self._copy(), self._max_length, "right" if self._side == "left" else "left", self._long)
 
     @functools.cached_property
     def _whole(self) -> Tokenizer:
-        """The same tokenizer without truncation. It takes 15 MB and 50 ms, and only long texts need it."""
+        """Takes 15 MB and 50 ms; only long texts need it."""
         whole = self._copy()
         whole.no_truncation()
         return whole
@@ -283,7 +274,6 @@ class RowTokenizer:
         return Tokenizer.from_str(self._cutting.to_str())
 
     def _cut(self, row: Encoding) -> Encoded:
-        """A row without the tokens that are too many, in windows if it needs several."""
         if len(row) <= self._max_length:
             return row
         ids, type_ids, owners = row.ids, row.type_ids, row.sequence_ids
@@ -299,23 +289,19 @@ class RowTokenizer:
 
 
 def kept_tokens(owners: Sequence[int | None], max_length: int, *, from_left: bool = False) -> list[int]:
-    """Which tokens stay when a row is cut to `max_length`, the longer text first.
+    """Ascending indices of the tokens that stay if a row is cut to `max_length`, the longer text first.
 
     Args:
-        owners: (tokens,) 0 or 1 for tokens of the first or second text, None for special tokens, which all stay.
-        max_length: tokens to keep in all.
-        from_left: whether the beginnings of the texts are cut instead of their ends.
-
-    Returns:
-        indices of the tokens that stay, ascending.
+        owners: as in `windows_of`. All special tokens stay.
+        from_left: cut the beginnings, not the ends.
     """
-    # A number for each owner: there may be 200,000 tokens, and no other thread runs while lists of them are made.
+    # Lists of 200,000 tokens would block other threads.
     numbers = np.array([-1 if owner is None else owner for owner in owners])
     texts = [np.flatnonzero(numbers == text) for text in (0, 1)]
     special = np.flatnonzero(numbers == -1)
     room = max(max_length - len(special), 0)
     shorter, longer = sorted(map(len, texts))
-    # As in the tokenizers library: the longer text gives way down to the length of the shorter one, then both alike.
+    # As in the library: cut the longer text down to the shorter, then both alike.
     longer = min(longer, max(shorter, room - shorter))
     if shorter + longer > room:
         shorter, longer = room // 2, room - room // 2
@@ -327,9 +313,8 @@ def kept_tokens(owners: Sequence[int | None], max_length: int, *, from_left: boo
 
 
 def row_of(length: int, tokens: Callable[[Text], int], *, is_pair: bool) -> Text:
-    """Make a row of `length` tokens, or as near to it as whole words come, to measure latency with. `tokens` counts a
-    row's tokens. Both numbers include special tokens. A pair's first text is short, as in real pairs that are long: it
-    then has as many windows as they have."""
+    """A row of about `length` tokens, to measure latency. `tokens` counts a row's tokens. A pair's first text is short,
+    as in real long pairs, to get as many windows."""
 
     def words(count: int) -> Text:
         if not is_pair:
@@ -342,14 +327,10 @@ def row_of(length: int, tokens: Callable[[Text], int], *, is_pair: bool) -> Text
 
 
 def pad(encodings: Sequence[Encoded], info: TokenizerInfo) -> dict[str, np.ndarray]:
-    """Pad encodings to the longest one.
-
-    Args:
-        encodings: at least one, of any lengths. Each window of a row is padded like a row.
-        info: which inputs the graph takes, and what fills them.
+    """Pad at least one row to the longest one. Each window of a row is padded like a row.
 
     Returns:
-        the graph's inputs by name: int64 (rows, longest). The attention mask is 0 where a row is padded.
+        int64 (rows, longest) by input name. The attention mask is 0 on padding.
     """
     parts, _ = spread(encodings)
     longest = max(map(len, parts))

@@ -1,8 +1,7 @@
-"""Token ids of plain rows, by looking their words up in the vocabulary of a WordPiece tokenizer (BERT, MiniLM, E5).
+"""Tokenises plain rows by looking words up in a WordPiece vocabulary (BERT, MiniLM, E5).
 
-The library `tokenizers` (0.23) takes longer for a sentence than a student without layers takes to answer it, since it
-normalises any Unicode and keeps offsets that nobody reads. Its version 1.0 is to be as fast as this file
-(huggingface/tokenizers#2229), which can go then.
+The `tokenizers` library (0.23) takes longer than a student without layers: it normalises any Unicode and keeps offsets.
+Version 1.0 is to be as fast (huggingface/tokenizers#2229); this file can go then.
 """
 
 import json
@@ -15,36 +14,35 @@ from tokenizers import Encoding, Tokenizer, models, normalizers, pre_tokenizers,
 
 from kdc.serving.engine.long_texts import Tokens
 
-_WORD = re.compile(r"[A-Za-z0-9]+|[^A-Za-z0-9\s]")  # BERT's words in a plain text: a sign is a word of its own
+_WORD = re.compile(r"[A-Za-z0-9]+|[^A-Za-z0-9\s]")  # a sign is a word
 _NOT_PLAIN = re.compile(r"[^ -~\t\n\r]")
-_LONGEST_UNKNOWN = 32  # characters of a word that is cut into pieces here: the time grows with their square
-_TEXTS = ("A", "B")  # as templates of special tokens name them
-# Characters of which each is a part of its word, whatever the normaliser does: letters and digits but for ideographs.
+_LONGEST_UNKNOWN = 32  # characters; time grows with their square
+_TEXTS = ("A", "B")  # text names in templates
+# Characters that stay in their word under any normaliser: letters and digits, but no ideographs.
 _LETTER = r"[^\W_\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"
-_SPACE = r"[ \t\n\r\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]"  # the normaliser drops others of Python's
+_SPACE = r"[ \t\n\r\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]"  # the normaliser drops other spaces
 _SPACES = re.compile(f"({_SPACE}){_SPACE}+")
 
 
 @dataclass(frozen=True, slots=True)
 class _Frame:
-    """The special tokens of a row, before, between and after its texts."""
+    """Special tokens before, between and after a row's texts."""
 
     ids: tuple[list[int], ...]  # (texts + 1,) token ids
     type_ids: tuple[list[int], ...]  # (texts + 1,) their types
-    of_text: tuple[int, ...]  # (texts,) the type of each text's tokens
+    of_text: tuple[int, ...]  # (texts,) token type of each text
 
 
 class WordPieces:
-    """Encodes rows as the library does, where it takes no more than words and a table of them. The table takes 6 MB and
-    12 ms for BERT's vocabulary. Other threads wait meanwhile, as they do not for the library.
+    """Encodes rows like the library, if a word table is enough. BERT's table takes 6 MB and 12 ms. Unlike the library,
+    it blocks other threads.
 
     Args:
-        table: token id of each word that is one token.
+        table: token id of each one-token word.
         model: cuts the other words.
-        frames: of rows with one text, and of pairs.
-        longest: tokens of the longest row that is not cut, special tokens included.
-        added: contents of added tokens. A text that has a character with which one begins is left to the library.
-        lowercase: whether texts are put in lower case first.
+        frames: for single texts, and for pairs.
+        longest: most tokens of an uncut row, special tokens included.
+        added: added tokens. A text with the first character of one is left to the library.
     """
 
     def __init__(
@@ -59,14 +57,14 @@ class WordPieces:
     ) -> None:
         self._table, self._model, self._frames, self._longest = table, model, frames, longest
         self._signs, self._lowercase = frozenset(token[:1] for token in added), lowercase
-        # An added token begins with a sign, and may go on into a word: what is left of the word must be unknown too.
+        # An added token may end inside a word: the rest must still be too long to be known.
         kept = model.max_input_chars_per_word + max(map(len, added), default=0) + 1
         self._long_word = re.compile(f"(?<!{_LETTER})({_LETTER}{{{kept}}}){_LETTER}+")
         self._squeezes_spaces = not any(any(map(str.isspace, token)) for token in added)
 
     @classmethod
     def of(cls, tokenizer: Tokenizer, longest: int) -> Self | None:
-        """The same for a tokenizer that neither cuts rows nor pads them; None if it is of another kind than BERT's."""
+        """The table of a tokenizer that neither cuts nor pads; None if it is not like BERT's."""
         normalizer, model = tokenizer.normalizer, tokenizer.model
         if not (
             isinstance(normalizer, normalizers.BertNormalizer | None)
@@ -89,8 +87,8 @@ class WordPieces:
         return cls(table, model, frames, longest=longest, added=added, lowercase=lowercase)
 
     def encode(self, row: str | tuple[str, str]) -> Tokens | None:
-        """The tokens of a row; None leaves the row to the library. It has characters that ASCII has not, something that
-        may be an added token, a long unknown word, or more tokens than are kept."""
+        """The tokens of a row. None if only the library can encode it: non-ASCII, a possible added token, a long
+        unknown word, too many tokens."""
         texts = (row,) if isinstance(row, str) else row
         frame = self._frames[len(texts) - 1]
         ids, type_ids = frame.ids[0][:], frame.type_ids[0][:]
@@ -105,8 +103,7 @@ class WordPieces:
         return Tokens(ids, type_ids) if len(ids) <= self._longest else None
 
     def squeezed(self, text: str) -> str:
-        """A shorter text with the same tokens. It keeps the beginning of a word that is too long to be known, and the
-        first of several spaces."""
+        """A shorter text with the same tokens: it cuts words too long to be known, and repeated spaces."""
         text = self._long_word.sub(r"\1", text)
         return _SPACES.sub(r"\1", text) if self._squeezes_spaces else text
 
@@ -129,7 +126,7 @@ class WordPieces:
 
 
 def _takes_each_text_once(processor: processors.PostProcessor | None) -> bool:
-    """Whether special tokens are put before, between and after a row's texts, which stay in their order."""
+    """Whether special tokens only surround a row's texts, in their order."""
     if processor is None or isinstance(processor, processors.BertProcessing):
         return True
     if not isinstance(processor, processors.TemplateProcessing):
@@ -142,7 +139,7 @@ def _takes_each_text_once(processor: processors.PostProcessor | None) -> bool:
 
 
 def _frame(row: Encoding) -> _Frame:
-    """The special tokens of a row whose texts have a token each."""
+    """The frame of a row whose texts have one token each."""
     ids, type_ids = row.ids, row.type_ids
     words = [index for index, text in enumerate(row.sequence_ids) if text is not None]
     starts, ends = [0, *(index + 1 for index in words)], [*words, len(ids)]

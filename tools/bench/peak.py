@@ -1,5 +1,5 @@
 """The share of the CPU's peak that a model reaches: the time of its matrix products at the speed of a large product,
-divided by the time of a pass. ONNX Runtime's profiler tells the shapes of all products."""
+divided by the time of a pass."""
 
 import json
 import math
@@ -20,10 +20,9 @@ from kdc.serving.engine.long_texts import Tokens
 from kdc.serving.engine.tokenizing import pad
 from kdc.tools.bench.result import Loaded
 
-# Rows and columns of the large product for one thread, of which 1,024 reach no more (Intel Xeon with AVX-512 VNNI).
+# Rows of a square product for one thread; 1,024 are no faster (Intel Xeon with AVX-512 VNNI).
 _SIZE = 768
 _CALLS = 6
-# The kinds of nodes that multiply matrices, and in which format.
 _INT8 = ("DynamicQuantizeMatMul", "MatMulInteger", "MatMulIntegerToFloat", "QGemm", "QLinearMatMul")
 _FP32 = ("FusedGemm", "FusedMatMul", "Gemm", "MatMul")
 _PRODUCTS = dict.fromkeys(_INT8, "int8") | dict.fromkeys(_FP32, "fp32")
@@ -32,16 +31,12 @@ Share = Callable[[int, int, float], float | None]
 
 
 def peak_share(folder: Path, loaded: Loaded) -> Share | None:
-    """The function from rows, tokens a row and the seconds of a pass to the share of the peak, 0 to 1; None for rows
-    that are divided into windows. Each call measures the peak with the same number of threads: what slows down the
-    whole machine slows down both.
+    """A function from rows, tokens a row and seconds of a pass to the share of the peak, 0 to 1.
 
-    Args:
-        folder: of an artifact, or of a Hugging Face model.
-        loaded: what its process loaded.
+    It measures the peak at each call, because a busy machine slows down both. It gives None for rows in windows.
 
     Returns:
-        None if it cannot be told: on a GPU, in torch, in fp16, and without the package onnx (the compress extra).
+        None on a GPU, in torch, in fp16, and without the package onnx.
     """
     if loaded.on != CPU_PROVIDER or loaded.variant not in ("int8", "fp32") or find_spec("onnx") is None:
         return None
@@ -62,8 +57,7 @@ def peak_share(folder: Path, loaded: Loaded) -> Share | None:
 
 
 def operations(file: Path, feeds: dict[str, np.ndarray]) -> dict[str, int]:
-    """The operations of one pass's matrix products, by their format: attention's are fp32 in an int8 graph too. A
-    multiplication and an addition are two operations."""
+    """Operations of a pass's matrix products, by number format: attention is fp32 in an int8 graph too."""
     with TemporaryDirectory() as folder:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
@@ -74,16 +68,14 @@ def operations(file: Path, feeds: dict[str, np.ndarray]) -> dict[str, int]:
         events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
     counts: Counter[str] = Counter()
     for node in (event["args"] for event in events if event.get("args", {}).get("op_name") in _PRODUCTS):
-        # Each element of the output takes a multiplication and an addition for every column of the left operand.
+        # Two operations per output element and column of the left operand.
         (left,), (output,) = (node[f"{side}_type_shape"][0].values() for side in ("input", "output"))
         counts[_PRODUCTS[node["op_name"]]] += 2 * math.prod(output) * left[-1]
     return dict(counts)
 
 
 def speed(number_format: str, threads: int) -> float:
-    """Operations a second of a large product with constant weights, in "int8" or "fp32", now. The fastest of several
-    calls counts: each takes longer than most passes, so a time slice of another process may hit it.
-    """
+    """Operations a second of a large product now. The fastest call counts: other processes interrupt some."""
     session, left = _product(number_format, threads)
     seconds = min(seconds_of(lambda: session.run(None, {"left": left})) for _ in range(_CALLS))
     return 2 * left.shape[0] ** 3 / seconds
@@ -91,7 +83,7 @@ def speed(number_format: str, threads: int) -> float:
 
 @cache
 def _product(number_format: str, threads: int) -> tuple[onnxruntime.InferenceSession, np.ndarray]:
-    """A session that multiplies square matrices, and its input; each thread has as many rows and columns to do."""
+    """A session that multiplies square matrices, and its input. Every thread computes the same number of elements."""
     from onnx import numpy_helper, parser
 
     size = round(_SIZE * math.sqrt(threads))

@@ -1,4 +1,4 @@
-"""The result of a benchmark as a picture. Needs matplotlib, which comes with `[compress]`."""
+"""Plots a benchmark. Needs matplotlib, which comes with `[compress]`."""
 
 from pathlib import Path
 
@@ -12,8 +12,7 @@ _FORMATS = (".svg", ".png", ".pdf")
 
 
 def draw(result: BenchResult, path: Path) -> None:
-    """Draw the latency of the smallest batch and the throughput of the largest one, both by tokens a row, in a file
-    that `check_format` has passed.
+    """Plot the latency of the smallest batch and the throughput of the largest.
 
     Raises:
         InputError: the file cannot be written.
@@ -48,7 +47,7 @@ def draw(result: BenchResult, path: Path) -> None:
 
 
 def check_format(path: Path) -> None:
-    """Check, before anything is measured, that a plot can be written to this file.
+    """Check a plot's file before anything is measured.
 
     Raises:
         InputError: the ending is unknown, or the folder does not exist.

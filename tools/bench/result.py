@@ -1,4 +1,4 @@
-"""The result of a benchmark: what `kdc bench` prints, as JSON or as text."""
+"""The result of `kdc bench`, as JSON or text."""
 
 from collections.abc import Sequence
 
@@ -11,22 +11,22 @@ _CASE_TITLES = ("tokens", "rows", "subject", "p50 ms", "p95 ms", "p99 ms", "rows
 
 
 class Loaded(Frozen):
-    """What a subject's process says of the model that it loaded."""
+    """What a subject's process has loaded."""
 
     runtime: str  # "onnxruntime" or "torch"
-    variant: str  # of an artifact, such as int8, or the data type of a model in torch
-    on: str  # the execution provider, or torch's device
-    threads: int  # how many one forward pass uses
-    notes: tuple[str, ...]  # what the engine remarked while it loaded the model
-    longest: int  # most tokens that a row may have
+    variant: str  # such as int8, or torch's data type
+    on: str  # execution provider, or torch's device
+    threads: int  # of a forward pass
+    notes: tuple[str, ...]
+    longest: int  # most tokens of a row
 
 
 class Turn(Frozen):
     """One turn of one subject at one case."""
 
-    tokens: int  # tokens of each row, special tokens included
-    ms: tuple[float, ...]  # milliseconds of every call that was timed
-    peak_share: float | None = None  # see `kdc.tools.bench.peak`; None if it cannot be told
+    tokens: int  # per row, special tokens included
+    ms: tuple[float, ...]  # latency of each timed call
+    peak_share: float | None = None  # see `kdc.tools.bench.peak`
 
     def rows_per_second(self, batch: int) -> float:
         """Throughput with `batch` rows a call."""
@@ -37,40 +37,39 @@ class CaseResult(Frozen):
     """One subject at one case, over all rounds."""
 
     batch: int  # rows a call
-    length: int  # tokens a row that were asked for
-    tokens: int  # tokens a row that were measured: as near to `length` as words get
-    calls: int  # how many were timed
+    length: int  # tokens a row, as requested
+    tokens: int  # tokens a row, as measured
+    calls: int  # timed calls
     p50_ms: float  # median latency of a call
-    p95_ms: float  # 95th percentile of the calls' latencies
-    p99_ms: float  # 99th percentile of the calls' latencies
+    p95_ms: float
+    p99_ms: float
     rows_per_second: float  # median of the rounds
-    peak_share: float | None  # median of the turns', 0 to 1
-    # rows a second divided by the first subject's, the median of the ratios within each round; None if the first
-    # subject does not take rows of this length
+    peak_share: float | None  # median of the turns, 0 to 1
+    # rows a second relative to the first subject, median of the rounds; None if that subject cannot take such rows
     against_first: float | None
 
 
 class SubjectResult(Loaded):
     """One subject."""
 
-    name: str  # what tables call it
-    path: str  # folder of the artifact or the model
-    cold_start_s: float  # median seconds from the start of the process to the first answer
-    peak_memory_bytes: int  # most resident memory of its process
-    cases: tuple[CaseResult, ...]  # those whose rows are not too long for it
+    name: str
+    path: str
+    cold_start_s: float  # median, from process start to first answer
+    peak_memory_bytes: int  # resident memory of its process
+    cases: tuple[CaseResult, ...]  # except cases with rows too long for it
 
 
 class BenchSettings(Frozen):
     """How it was measured."""
 
-    rounds: int  # in each, every subject had one turn at every case
+    rounds: int  # turns of each subject at each case
     seconds: float  # of a turn
     device: str  # "auto", "cpu" or "cuda"
-    starts: int  # how often each subject was started, for the cold start
+    starts: int  # process starts per subject, for the cold start
 
 
 class BenchMachine(Frozen):
-    """Where it was measured; `packages` holds versions by name."""
+    """Where it was measured; `packages` has versions by name."""
 
     cpu: Cpu
     cores: Cores
@@ -83,11 +82,11 @@ class BenchResult(Frozen):
 
     machine: BenchMachine
     settings: BenchSettings
-    subjects: tuple[SubjectResult, ...]  # as they were named; the others are compared with the first
+    subjects: tuple[SubjectResult, ...]  # the first is the reference
 
 
 def render(result: BenchResult) -> str:
-    """The machine, a table of the subjects, and a table with a line for each case and subject."""
+    """The machine, a table of subjects, and a table of cases."""
     machine, settings = result.machine, result.settings
     subjects = [
         (
@@ -115,9 +114,8 @@ def render(result: BenchResult) -> str:
 
 
 def _case_rows(subjects: Sequence[SubjectResult]) -> list[tuple[str, ...]]:
-    """Rows of the second table, grouped by case: subjects to compare are beside each other."""
     cases = [(case, subject.name) for subject in subjects for case in subject.cases]
-    cases.sort(key=lambda entry: (entry[0].length, entry[0].batch))  # stable: subjects stay in their order
+    cases.sort(key=lambda entry: (entry[0].length, entry[0].batch))  # stable: subjects keep their order
     return [
         (
             str(case.tokens),

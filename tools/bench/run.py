@@ -1,6 +1,4 @@
-"""Starts every subject in a process of its own and lets them measure themselves in turns, so that the noise of the
-machine meets all of them alike.
-"""
+"""Runs each subject in its own process. They measure in turns, so the machine's noise meets all alike."""
 
 import json
 import pickle
@@ -30,10 +28,10 @@ _PACKAGES = ("kdc", "onnxruntime-gpu", "onnxruntime", "tokenizers", "torch", "tr
 class Subject:
     """What is measured."""
 
-    name: str  # what tables call it
-    path: Path  # folder of an artifact or of a Hugging Face model
-    variant: str | None = None  # ONNX file of the artifact; None takes the manifest's choice
-    threads: int | None = None  # of a forward pass; None takes all cores that may be used
+    name: str
+    path: Path
+    variant: str | None = None  # None: the manifest's choice
+    threads: int | None = None  # None: all usable cores
 
 
 @dataclass(frozen=True)
@@ -45,7 +43,7 @@ class Case:
 
 
 def parse_subject(text: str) -> Subject:
-    """Read `[NAME=]PATH[@VARIANT]`; without a name the subject is called by its folder, or by the run's folder.
+    """Read `[NAME=]PATH[@VARIANT]`. The default name is the folder's, or the run's.
 
     Raises:
         InputError: there is no such folder.
@@ -74,14 +72,12 @@ def run_bench(
     threads: Sequence[int] = (),
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> BenchResult:
-    """Measure all subjects at all cases, in turns of so many seconds; the others are compared with the first subject.
+    """Measure all subjects at all cases, in turns of `seconds`, and compare them with the first.
 
     Args:
-        cases: those whose rows are longer than a subject takes are left out for it.
-        rounds: in each, every subject has one turn at every case.
-        threads: of a forward pass. Several numbers make a subject of each number for every subject; none takes all
-            cores that may be used.
-        progress: called with turns done and turns in all.
+        cases: a subject skips rows too long for it.
+        rounds: turns of each subject at each case.
+        threads: each subject is measured with each number; none takes all usable cores.
 
     Raises:
         InputError: two subjects have one name, or one is neither an artifact nor a model.
@@ -94,7 +90,7 @@ def run_bench(
     running: list[_Running] = []
     starts: dict[Subject, list[float]] = {subject: [] for subject in subjects}
     try:
-        for _ in range(STARTS):  # the processes that are started last go on to measure
+        for _ in range(STARTS):  # the last processes go on to measure
             for process in running:
                 process.stop()
             running.clear()
@@ -131,7 +127,7 @@ def run_bench(
 
 
 def _with_threads(subject: Subject, threads: Sequence[int]) -> list[Subject]:
-    """A subject with each number of threads; its name says which, if there are several."""
+    """A subject for each number of threads, with the number in its name if there are several."""
     if len(threads) < 2:
         return [replace(subject, threads=number) for number in threads] or [subject]
     named = {number: f"{subject.name}, {number} thread{'s' * (number > 1)}" for number in threads}
@@ -139,7 +135,7 @@ def _with_threads(subject: Subject, threads: Sequence[int]) -> list[Subject]:
 
 
 class _Running:
-    """The process of one subject, and the turns that it has measured by case."""
+    """A subject's process, and its turns by case."""
 
     def __init__(self, subject: Subject, device: str) -> None:
         self.subject = subject
@@ -148,13 +144,13 @@ class _Running:
         self._peak_share: Share | None = None
         self._began = time.perf_counter()
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "kdc.tools.bench.subject_process"],  # -P: no module of the caller's folder
+            [sys.executable, "-P", "-m", "kdc.tools.bench.subject_process"],  # -P: no modules from the current folder
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
         )
 
     def start(self) -> float:
-        """Wait for the first answer; seconds from the start of the process to it."""
+        """Wait for the first answer; returns seconds since the start."""
         subject = self.subject
         self.loaded: Loaded = self._ask(
             path=str(subject.path.absolute()), variant=subject.variant, device=self._device, threads=subject.threads
@@ -162,13 +158,13 @@ class _Running:
         return time.perf_counter() - self._began
 
     def watch_peak(self) -> None:
-        """From now on tell what share of the machine's peak each turn reaches, if it can be told."""
+        """From now on measure each turn's share of the peak, if possible."""
         from kdc.tools.bench.peak import peak_share
 
         self._peak_share = peak_share(self.subject.path.resolve(), self.loaded)
 
     def take_turn(self, case: Case, seconds: float) -> None:
-        """Measure one case for that many seconds."""
+        """Measure one case."""
         turn: Turn = self._ask(batch=case.batch, length=case.length, seconds=seconds)
         if self._peak_share is not None:
             share = self._peak_share(case.batch, turn.tokens, median(turn.ms) / 1000)
@@ -176,19 +172,19 @@ class _Running:
         self.turns.setdefault(case, []).append(turn)
 
     def finish(self) -> int:
-        """End the process; the most memory that it held, in bytes."""
+        """End the process; returns its peak memory in bytes."""
         return int(self._ask())
 
     def stop(self) -> None:
-        """Kill the process, whatever it does."""
+        """Kill the process."""
         self._process.kill()
         self._process.communicate()
 
     def _ask(self, **request: Any) -> Any:
-        """Send a request, an empty line if it has no values, and read the reply.
+        """Send a request, or an empty line, and read the reply.
 
         Raises:
-            KdcError, InputError: as the subject's process reports it; KdcError also if the process has ended.
+            KdcError, InputError: from the process; KdcError if it has ended.
         """
         assert self._process.stdin is not None
         assert self._process.stdout is not None
@@ -196,7 +192,7 @@ class _Running:
             self._process.stdin.write((json.dumps(request) if request else "").encode() + b"\n")
             self._process.stdin.flush()
             reply = pickle.load(self._process.stdout)
-        except (BrokenPipeError, EOFError, pickle.UnpicklingError):  # it may be killed in the middle of a reply
+        except (BrokenPipeError, EOFError, pickle.UnpicklingError):  # killed in the middle of a reply
             code, remedy = self._process.wait(), "its last words are above"
             given = f"{self.subject.name}, exit {code}"
             raise KdcError("a subject's process ended", given=given, remedy=remedy) from None
@@ -208,7 +204,7 @@ class _Running:
 def _turns(
     running: Sequence[_Running], cases: Sequence[Case], rounds: int, progress: Callable[[int, int], None]
 ) -> Iterator[tuple[_Running, Case]]:
-    """All turns, in order. Every round begins with another subject, because the first one meets colder caches."""
+    """Each round begins with another subject, because the first meets colder caches."""
     turns = []
     for first in (number % len(running) for number in range(rounds)):
         in_order = [*running[first:], *running[:first]]
@@ -220,7 +216,7 @@ def _turns(
 
 
 def _summary(case: Case, turns: Sequence[Turn], first: Sequence[Turn]) -> CaseResult:
-    """One subject's turns at one case, beside those of the first subject; it has none if the rows are too long."""
+    """One subject's turns at one case, compared with the `first` subject's turns, which may be empty."""
     calls = [milliseconds for turn in turns for milliseconds in turn.ms]
     p50, p95, p99 = np.percentile(calls, (50, 95, 99)).tolist()
     speeds = [turn.rows_per_second(case.batch) for turn in turns]

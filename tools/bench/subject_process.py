@@ -1,8 +1,8 @@
-"""The program that `kdc bench` starts for each subject: it loads one model, answers made-up rows, and times itself.
+"""The process of one subject of `kdc bench`: loads a model, answers made-up rows, and times itself.
 
-It reads JSON lines, and replies on stdout with pickled objects. The first line says what to load; the reply, once the
-model has answered one row, is `Loaded`. Each further line asks for one turn, and the reply is a `Turn`. An empty line
-ends the process, and the reply is its peak memory in bytes. An error of kdc is a reply too, the last one.
+Reads JSON lines, and replies with pickled objects on stdout. The first line says what to load, the reply is `Loaded`.
+Each further line asks for a `Turn`. An empty line ends the process; the reply is its peak memory in bytes. A `KdcError`
+is the last reply.
 """
 
 import json
@@ -27,19 +27,19 @@ _WARM_UPS = 3
 
 @dataclass(frozen=True)
 class Model:
-    """A model that is ready to answer."""
+    """A loaded model."""
 
     answer: Callable[[list[Text]], Any]  # rows to probabilities, tokenising included
-    count_tokens: Callable[[Text], int]  # tokens of one row, special tokens included
-    is_pair: bool  # whether a row has two texts
-    about: Loaded  # what it is and what it runs on
+    count_tokens: Callable[[Text], int]  # of a row, special tokens included
+    is_pair: bool
+    about: Loaded
 
     def row(self, length: int) -> Text:
-        """A made-up row of `length` tokens, or as near to that as words get."""
+        """A made-up row of about `length` tokens."""
         return row_of(length, self.count_tokens, is_pair=self.is_pair)
 
     def time(self, batch: int, length: int, seconds: float) -> Turn:
-        """Time calls on `batch` rows of `length` tokens for that many seconds, after calls that do not count."""
+        """Time calls on `batch` rows of `length` tokens, after warm-up calls."""
         row = self.row(length)
         rows = [row] * batch
         for _ in range(_WARM_UPS):
@@ -51,10 +51,10 @@ class Model:
 
 
 def load(path: Path, *, variant: str | None, device: Any, threads: int | None) -> Model:
-    """Load an artifact with the engine that serves, or a Hugging Face model with torch.
+    """Load an artifact with the serving engine, or a Hugging Face model with torch.
 
     Raises:
-        InputError: the folder holds neither, or a variant was named for a model in torch.
+        InputError: the folder holds neither, or a variant is given for torch.
         KdcError: the model cannot be loaded.
     """
     if (path / MANIFEST_NAME).exists():
@@ -134,9 +134,9 @@ def _load_torch(path: Path, device: str, threads: int | None) -> Model:
 
 
 def main() -> None:
-    """Load the model, answer every line, and report errors of ours as a last reply."""
+    """Load the model, and answer every line."""
     replies = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what libraries print on stdout is not a reply
+    os.dup2(2, 1)  # libraries print on stdout too
 
     def reply(value: object) -> None:
         pickle.dump(value, replies)

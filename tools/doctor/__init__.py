@@ -1,2 +1,1 @@
-"""`kdc doctor`: what is installed on this machine, what really works, and what to do about what does not. Works on an
-install that only serves."""
+"""`kdc doctor`: what is installed, what works, and how to mend the rest."""

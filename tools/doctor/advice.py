@@ -1,4 +1,4 @@
-"""Draws the conclusions from the facts that `kdc doctor` gathered: what is wrong, and what to do about it."""
+"""Advice of `kdc doctor`, from its facts."""
 
 from collections.abc import Iterator
 
@@ -7,12 +7,12 @@ from kdc.tools.doctor.report import Advice, Report
 
 CPU = "CPUExecutionProvider"
 CUDA = "CUDAExecutionProvider"
-# Loading a teacher of BERT-base size with its gradients and Adam's moments takes about 2 GB.
+# A BERT-base teacher takes 2 GB with gradients and Adam's moments.
 _SMALL_MEMORY_BYTES = 4 * 1024**3
 
 
 def advise(report: Report) -> list[Advice]:
-    """Say what to do, problems first, then notes. The report's own advice is not looked at."""
+    """Problems first. Ignores the report's own advice."""
     advice = [*_install(report), *_providers(report), *_machine(report), *_hub(report)]
     return sorted(advice, key=lambda item: item.level != "problem")
 
@@ -26,7 +26,6 @@ def _note(what: str, remedy: str) -> Advice:
 
 
 def _install(report: Report) -> Iterator[Advice]:
-    """Packages that are missing or in each other's way."""
     packages = report.packages
     if not packages:
         yield _problem("kdc itself is not installed", "in its folder: `pip install .`")
@@ -47,7 +46,7 @@ def _install(report: Report) -> Iterator[Advice]:
 
 
 def _providers(report: Report) -> Iterator[Advice]:
-    """ONNX Runtime's providers and PyTorch that do not use the GPU that is there."""
+    """ONNX Runtime and PyTorch that do not use the GPU."""
     providers, torch = {provider.name: provider for provider in report.providers}, report.torch
     cpu, cuda = providers.get(CPU), providers.get(CUDA)
     if providers and (cpu is None or not cpu.starts):
@@ -81,7 +80,6 @@ def _providers(report: Report) -> Iterator[Advice]:
 
 
 def _machine(report: Report) -> Iterator[Advice]:
-    """PyTorch's health, int8 instructions, cores and memory."""
     if report.torch is not None and report.torch.error:
         yield _problem(f"PyTorch cannot be imported: {report.torch.error}", "`pip install --force-reinstall torch`")
     if report.cpu.has_int8_products is False:
@@ -103,7 +101,6 @@ def _machine(report: Report) -> Iterator[Advice]:
 
 
 def _hub(report: Report) -> Iterator[Advice]:
-    """The hub, and the one family of models that can do without it."""
     if not report.minilm.usable:
         yield _problem("the installed weights of all-MiniLM-L6-v2 cannot be used", report.minilm.detail)
     if report.hub.reachable is False:

@@ -1,8 +1,5 @@
-"""Gathers the facts of `kdc doctor`: the metadata of the installed packages, the machine, and the hub's address.
-
-It imports neither torch nor ONNX Runtime itself: what may hang, crash or print is tried by `probes.py`, in a process of
-its own.
-"""
+"""Gathers the facts of `kdc doctor`. Imports neither torch nor ONNX Runtime: `probes.py` tries in its own process what
+may hang, crash or print."""
 
 import importlib.metadata
 import importlib.util
@@ -26,13 +23,13 @@ DEFAULT_ENDPOINT = "https://huggingface.co"
 _RUNTIMES = ("onnxruntime", "onnxruntime-gpu")
 _PROBE_TIMEOUT_S = 90.0
 _PROBES = Path(__file__).with_name("probes.py")
-# Where ONNX Runtime's log names the cause of a failure, the most telling pattern first.
+# Causes in ONNX Runtime's log, the most telling pattern first.
 _CAUSES = (re.compile(r"with error: (.+)"), re.compile(r" FAIL : (.+)"), re.compile(r"(Failed to create .+)"))
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
 
 def diagnose(check_hub: bool = True) -> Report:
-    """Examine this machine and this install; ask whether the hub can be reached, unless HF_HUB_OFFLINE forbids it."""
+    """Examine this machine and this install."""
     report = Report(
         kdc=machine.versions(["kdc"]).get("kdc"),
         python=platform.python_version(),
@@ -51,12 +48,8 @@ def diagnose(check_hub: bool = True) -> Report:
 
 
 def installed_packages() -> dict[str, dict[str, str | None]]:
-    """Find the versions of kdc's dependencies; None for those that are not installed.
-
-    Returns:
-        Versions by name, by extra: "" is the base install, "compress" the extra. Empty if kdc itself is not installed,
-        because its metadata is the only list of its dependencies.
-    """
+    """Versions of kdc's dependencies by name, by extra; "" is the base install. None if missing; empty without kdc's
+    metadata."""
     try:
         requirements = importlib.metadata.requires("kdc") or []
     except importlib.metadata.PackageNotFoundError:
@@ -68,7 +61,7 @@ def installed_packages() -> dict[str, dict[str, str | None]]:
         group = extra.group(1) if extra else ""
         if group in packages:
             packages[group][name] = machine.versions([name]).get(name)
-    # kdc needs one of the two packages, by platform. If one is installed, the other is not missing.
+    # kdc needs one of the two, by platform.
     if installed := machine.versions(_RUNTIMES):
         others = {name: version for name, version in packages[""].items() if name not in _RUNTIMES}
         packages[""] = {**others, **installed}
@@ -76,7 +69,7 @@ def installed_packages() -> dict[str, dict[str, str | None]]:
 
 
 def providers() -> list[Provider]:
-    """Try every execution provider that ONNX Runtime lists; none if ONNX Runtime is not installed."""
+    """Try every execution provider that ONNX Runtime lists."""
     if importlib.util.find_spec("onnxruntime") is None:
         return []
     listed = _probe("providers")
@@ -88,7 +81,7 @@ def providers() -> list[Provider]:
 
 
 def hub(*, check: bool = True) -> Hub:
-    """Ask whether the configured hub answers within three seconds, unless HF_HUB_OFFLINE forbids to ask."""
+    """Whether the hub answers in three seconds. Not asked if HF_HUB_OFFLINE is set."""
     endpoint = os.environ.get("HF_ENDPOINT") or DEFAULT_ENDPOINT
     if not check:
         return Hub(endpoint=endpoint, reachable=None, detail="not checked")
@@ -100,11 +93,7 @@ def hub(*, check: bool = True) -> Hub:
 
 
 def _probe(*question: str, timeout_s: float = _PROBE_TIMEOUT_S) -> dict[str, Any]:
-    """Have `probes.py` answer a question.
-
-    Returns:
-        The answer, with `words`, what was printed on stderr meanwhile. If there is no answer, only `error`: why.
-    """
+    """Have `probes.py` answer a question. Adds stderr as `words`; without an answer there is only an `error`."""
     command = [sys.executable, "-P", "-W", "ignore", str(_PROBES), *question]
     try:
         done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=timeout_s)
@@ -118,7 +107,7 @@ def _probe(*question: str, timeout_s: float = _PROBE_TIMEOUT_S) -> dict[str, Any
 
 
 def _reason(answer: dict[str, Any]) -> str:
-    """Why a provider does not start: what the probe says, and the cause that ONNX Runtime's log names."""
+    """Why a provider does not start, with the cause in ONNX Runtime's log."""
     reason = answer.get("error") or answer.get("reason", "")
     for pattern in _CAUSES:
         if cause := pattern.search(answer.get("words", "")):

@@ -1,7 +1,7 @@
-"""The script in which `kdc doctor` tries what may hang, crash or print: one process for each question.
+"""Tries for `kdc doctor` what may hang, crash or print, in one process per question.
 
-Command: `python tools/doctor/probes.py providers | provider NAME | torch | hub URL SECONDS`. Writes one JSON object as
-the last line of stdout.
+Command: `python tools/doctor/probes.py providers | provider NAME | torch | hub URL SECONDS`. The last line of stdout is
+a JSON object.
 """
 
 import json
@@ -12,11 +12,11 @@ from collections.abc import Callable
 from statistics import median
 from typing import Any
 
-os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # ONNX Runtime reports its use unless it is told not to
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # or ONNX Runtime sends usage data
 
-_ROUNDS = 5  # of timing, in turns
+_ROUNDS = 5  # of timing
 
-# An ONNX model, y = x @ x for x of shape (2, 2), opset 13: a matrix product makes a provider load its libraries.
+# y = x @ x, x of shape (2, 2), opset 13. A matrix product makes a provider load its libraries.
 TINY_MODEL = (
     b'\x08\x08\x12\x00:@\n\x11\n\x01x\n\x01x\x12\x01y"\x06MatMul\x12\x01gZ\x13\n\x01x\x12\x0e\n\x0c\x08\x01\x12\x08'
     b"\n\x02\x08\x02\n\x02\x08\x02b\x13\n\x01y\x12\x0e\n\x0c\x08\x01\x12\x08\n\x02\x08\x02\n\x02\x08\x02B\x04\n\x00\x10\r"
@@ -24,19 +24,19 @@ TINY_MODEL = (
 
 
 def probe_providers() -> dict[str, Any]:
-    """List the execution providers that ONNX Runtime was built with, which does not mean that they work."""
+    """List ONNX Runtime's providers, which may not work."""
     import onnxruntime
 
     return {"providers": onnxruntime.get_available_providers()}
 
 
 def probe_provider(name: str) -> dict[str, Any]:
-    """Check that ONNX Runtime really runs a model on a provider: it falls back to the CPU without an error."""
+    """Check that a provider runs a model. ONNX Runtime falls back to the CPU without an error."""
     import numpy as np
     import onnxruntime
 
     if name == "CUDAExecutionProvider":
-        onnxruntime.preload_dlls()  # finds CUDA libraries that pip installed; works only before the first session
+        onnxruntime.preload_dlls()  # finds pip's CUDA libraries; works only before the first session
     session = onnxruntime.InferenceSession(TINY_MODEL, providers=[name])
     if (actual := session.get_providers()[0]) != name:
         return {"reason": f"fell back to {actual}"}
@@ -47,7 +47,7 @@ def probe_provider(name: str) -> dict[str, Any]:
 
 
 def probe_torch() -> dict[str, Any]:
-    """Check whether PyTorch sees a CUDA device, and which CUDA it was built for ("" for a build for CPUs)."""
+    """PyTorch's CUDA build ("" for CPUs), devices, and CPU training speeds."""
     import torch
 
     available = torch.cuda.is_available()
@@ -60,7 +60,7 @@ def probe_torch() -> dict[str, Any]:
 
 
 def _training_speeds() -> dict[str, float]:
-    """Steps a second of training one layer of a small encoder on this CPU, by threads and number format."""
+    """Training steps a second of a small layer, by threads and number format."""
     import torch
 
     layer = torch.nn.TransformerEncoderLayer(384, 12, 1536, dropout=0.0, batch_first=True)
@@ -74,21 +74,21 @@ def _training_speeds() -> dict[str, float]:
             with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
                 loss = layer(rows).float().square().mean()
             loss.backward()
-            if round_:  # the first one allocates memory
+            if round_:  # the first allocates memory
                 name = f"{threads} thread{'s' if threads > 1 else ''}, {'bf16' if bf16 else 'fp32'}"
                 seconds.setdefault(name, []).append(time.perf_counter() - began)
     return {name: round(1 / median(times), 1) for name, times in seconds.items()}
 
 
 def probe_hub(url: str, timeout_s: str) -> dict[str, Any]:
-    """Check whether anything answers at the hub's address."""
+    """Check whether the hub's address answers."""
     import httpx
 
     try:
         status = httpx.head(url, timeout=float(timeout_s), follow_redirects=True).status_code
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         return {"reachable": False, "detail": str(error)}
-    # Other answers come from a proxy that refuses, or from a gateway with nothing behind it.
+    # Others come from a proxy, or a gateway with nothing behind it.
     return {"reachable": status < 500 and status not in (403, 407), "detail": f"HTTP {status}"}
 
 

@@ -1,4 +1,4 @@
-"""The report of `kdc doctor`, printed as JSON or as text."""
+"""The report of `kdc doctor`, as JSON or text."""
 
 from typing import Any, Literal
 
@@ -9,7 +9,7 @@ from kdc.common.machine import Cores, Cpu, Memory, Nvidia
 
 
 class Provider(Frozen):
-    """An execution provider that ONNX Runtime lists: whether a model really runs on it, and if not, why not."""
+    """An execution provider, and why a model does not run on it."""
 
     name: str
     starts: bool
@@ -17,19 +17,19 @@ class Provider(Frozen):
 
 
 class Torch(Frozen):
-    """PyTorch: the CUDA version it was built for ("" for a build for CPUs), and the devices that it sees."""
+    """PyTorch's CUDA version ("" for CPUs), and its devices."""
 
     cuda_build: str = ""
     cuda: bool = False
     devices: tuple[str, ...] = ()
-    # steps a second of training one small layer on the CPU, by threads and number format; empty with a GPU
+    # training steps a second on the CPU; empty with a GPU
     training: dict[str, float] = Field(default_factory=dict)
-    words: str = ""  # what it printed on stderr
-    error: str = ""  # why it could not be imported
+    words: str = ""
+    error: str = ""  # why the import failed
 
 
 class Hub(Frozen):
-    """The hub's address, and whether it answers; None if it was not asked."""
+    """The hub's address, and whether it answers; None if not asked."""
 
     endpoint: str
     reachable: bool | None
@@ -37,7 +37,7 @@ class Hub(Frozen):
 
 
 class Minilm(Frozen):
-    """Where the teacher of the family minilm would come from: the installed package of weights, or the hub."""
+    """Source of the minilm teacher: a package, or the hub."""
 
     usable: bool
     from_package: bool
@@ -45,7 +45,7 @@ class Minilm(Frozen):
 
 
 class Advice(Frozen):
-    """A finding and its remedy. A problem makes something fail; a note makes something work less well."""
+    """A problem makes something fail; a note makes it work less well."""
 
     level: Literal["problem", "note"]
     what: str
@@ -55,13 +55,13 @@ class Advice(Frozen):
 class Report(Frozen):
     """This machine and this install."""
 
-    kdc: str | None  # version of kdc; None if it is not installed
-    python: str  # version of Python
-    system: str  # name and version of the operating system, and the machine's architecture
-    # versions of kdc's dependencies by name (None for those that are missing), by extra: "" is the base install
+    kdc: str | None  # None if not installed
+    python: str
+    system: str  # operating system and architecture
+    # versions by name (None if missing), by extra; "" is the base install
     packages: dict[str, dict[str, str | None]]
     providers: tuple[Provider, ...]
-    torch: Torch | None  # None if PyTorch is not installed
+    torch: Torch | None  # None if not installed
     nvidia: Nvidia
     cpu: Cpu
     cores: Cores
@@ -72,12 +72,12 @@ class Report(Frozen):
 
     @field_serializer("torch")
     def _only_what_it_said(self, torch: Torch | None) -> dict[str, Any] | None:
-        """In JSON, a broken PyTorch has nothing but its error, and one that works has none."""
+        """A broken PyTorch has only its error, a working one has none."""
         return None if torch is None else torch.model_dump(exclude_unset=True)
 
 
 def render(report: Report) -> str:
-    """The report, one fact a line, and what to do at the end."""
+    """One fact a line, then the advice."""
     lines = [
         f"kdc {report.kdc or '(not installed)'}, Python {report.python}, {report.system}",
         *_packages(report.packages),
@@ -93,7 +93,6 @@ def render(report: Report) -> str:
 
 
 def _packages(packages: dict[str, dict[str, str | None]]) -> list[str]:
-    """Installed versions, and what is missing, a line for each extra."""
     lines = []
     for extra, versions in packages.items():
         have = ", ".join(f"{name} {version}" for name, version in versions.items() if version)
@@ -104,7 +103,6 @@ def _packages(packages: dict[str, dict[str, str | None]]) -> list[str]:
 
 
 def _devices(report: Report) -> list[str]:
-    """ONNX Runtime's providers, PyTorch, and the GPU."""
     torch, nvidia = report.torch, report.nvidia
     lines = [f"{one.name}: {'starts' if one.starts else f'does not start: {one.reason}'}" for one in report.providers]
     if torch is None or torch.error:
@@ -121,7 +119,6 @@ def _devices(report: Report) -> list[str]:
 
 
 def _machine(report: Report) -> list[str]:
-    """CPU, cores, memory, hub."""
     cpu, cores, memory, hub = report.cpu, report.cores, report.memory, report.hub
     instructions = "unknown"
     if cpu.instructions is not None:

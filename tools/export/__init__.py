@@ -1,4 +1,1 @@
-"""`kdc export`: an artifact in the form that another server or registry takes.
-
-Light on purpose: needs the serving install alone, and MLflow for MLflow.
-"""
+"""`kdc export`: an artifact for another server or registry. Needs only the serving install, and MLflow for MLflow."""

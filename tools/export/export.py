@@ -1,7 +1,4 @@
-"""Exports an artifact: checks it, and puts the other form in place whole or not at all.
-
-Writes one folder, under its name when it is complete; or a run of MLflow, whose status is FAILED if it is not.
-"""
+"""Exports an artifact, whole or not at all. An incomplete run of MLflow has status FAILED."""
 
 import os
 import re
@@ -21,16 +18,16 @@ from kdc.tools.export.oci import write_image
 from kdc.tools.export.triton import model_name, write_model
 
 FORMS = ("triton", "oci", "mlflow")
-_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")  # of a tag in a registry; Triton's models can be called so too
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")  # valid for registry tags and Triton models
 
 
 class Exported(NamedTuple):
     """What was written."""
 
-    place: str  # the folder, or MLflow's address of the model
-    sha256: str  # SHA-256 of the artifact's manifest
-    bytes: int  # size of all files together; of the artifact's own, for MLflow
-    next: str  # a command that uses it
+    place: str  # folder, or MLflow's model address
+    sha256: str  # of the manifest
+    bytes: int  # of all files; for MLflow, of the artifact
+    next: str  # command to use it
 
 
 def export_artifact(
@@ -42,18 +39,17 @@ def export_artifact(
     variant: str | None = None,
     allow_failed: bool = False,
 ) -> Exported:
-    """Write an artifact in one of `FORMS`, after every file's hash is checked.
+    """Check an artifact's hashes, and write it in one of `FORMS`.
 
     Args:
-        target: "triton": folder of the model repository, in which one named after the model is made; "oci": folder of
-            the image layout, which must not be there yet; "mlflow": address of MLflow's tracking server or database.
-        name: of the model, or the tag of the image; None for the task's name, or "latest".
-        variant: "fp32", "int8" or "fp16" for a Triton model; None for the one that CPUs load. The others have all.
+        target: "triton": the model repository. "oci": a new folder. "mlflow": address of the tracking server or
+            database.
+        name: of the model (None: the task's name), or the image's tag (None: "latest").
+        variant: of a Triton model; None is the CPU's choice. Other forms have all.
 
     Raises:
-        InputError: there is no such form or variant, or the variant is two models, which a Triton model cannot be; the
-            name or its place is none, or the contract failed.
-        KdcError: the artifact is damaged; or MLflow is not installed, or refused.
+        InputError: the form, variant or name is impossible, the place is taken, or the contract failed.
+        KdcError: the artifact is damaged, or MLflow is missing or refused.
     """
     if form not in FORMS:
         raise InputError("no such form", given=form, remedy=f"--to {' or --to '.join(FORMS)}")
@@ -84,7 +80,6 @@ def export_artifact(
 
 
 def _one_graph(manifest: Manifest, variant: str | None) -> str:
-    """The variant of a Triton model."""
     variant = variant or manifest.providers[CPU_PROVIDER]
     is_one = {str(name): value.second is None for name, value in manifest.variants.items()}
     if variant not in is_one:
@@ -97,8 +92,8 @@ def _one_graph(manifest: Manifest, variant: str | None) -> str:
 
 @contextmanager
 def _whole_folder(folder: Path, *, beside: Path) -> Iterator[Path]:
-    """A folder that takes its name at the end of the block, or is removed. Until then it is beside a model repository,
-    not in it: Triton would take a half-written model for one."""
+    """A folder that gets its name at the end of the block, or is removed. Triton would load a half-written model, so
+    until then it is outside the model repository."""
     if os.path.lexists(folder):
         raise InputError("something is there already", given=folder, remedy="name another place, or remove it")
     folder.parent.mkdir(parents=True, exist_ok=True)

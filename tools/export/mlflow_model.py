@@ -1,4 +1,4 @@
-"""The model that MLflow loads: this file is copied beside the artifact, and run when the model is loaded."""
+"""The model that MLflow loads. MLflow runs a copy of this file."""
 
 from typing import Any
 
@@ -11,17 +11,17 @@ from kdc.serving.engine.engine import Engine
 
 
 class Classifier(PythonModel):
-    """Answers rows of texts through the engine, as `kdc predict` does."""
+    """Answers rows as `kdc predict` does."""
 
     def load_context(self, context: Any) -> None:
-        """Load the artifact and check its hashes; refuse one that failed its contract."""
+        """Load the artifact; refuse one that failed its contract."""
         self.engine = Engine.load(context.artifacts["artifact"])
         assert self.engine.manifest is not None
         refuse_failed(self.engine.manifest.contract, allow=False)
 
     def predict(self, context: Any, model_input: pd.DataFrame, params: Any = None) -> pd.DataFrame:
-        """Each row's `label`, and the probability of each label as `score_LABEL`; or a regression's `number`. The
-        input has a column for each text, named as in training; there are no parameters."""
+        """Each row's `label` and `score_LABEL` of every label, or a regression's `number`. Input columns are named as
+        in training."""
         task = self.engine.task
         columns = [name for name in (task.text, task.text_pair) if name is not None]
         rows = model_input[columns].itertuples(index=False, name=None)

@@ -1,7 +1,4 @@
-"""An artifact in MLflow: a run with what it was made by and what was measured, and a `pyfunc` model to load.
-
-Nothing is pickled: MLflow keeps `mlflow_model.py` as code, and the artifact's files as they are.
-"""
+"""An artifact in MLflow: a run with lineage and measurements, and a `pyfunc` model. Nothing is pickled."""
 
 import os
 import shutil
@@ -19,8 +16,7 @@ _COSTS = {"size_bytes", "latency_p50_ms", "latency_p95_ms", "rows_per_second", "
 
 
 def log_run(artifact: Path, manifest: Manifest, tracking: str, name: str) -> str:
-    """Log a run, in the experiment named after the task, at an address such as "sqlite:///mlflow.db". Returns the
-    model's address, for `mlflow.pyfunc.load_model`.
+    """Log a run in the task's experiment, e.g. at "sqlite:///mlflow.db". Returns the model's address.
 
     Raises:
         KdcError: MLflow is not installed, or refused.
@@ -33,7 +29,7 @@ def log_run(artifact: Path, manifest: Manifest, tracking: str, name: str) -> str
             warnings.catch_warnings(),
             mlflow.start_run(run_name=f"{name} {manifest.sha256[:12]}", tags=_tags(manifest)),
         ):
-            warnings.filterwarnings("ignore", ".*An input example")  # the signature below says what it takes
+            warnings.filterwarnings("ignore", ".*An input example")  # the signature says the same
             mlflow.log_params(manifest.lineage.model_dump(include=_LINEAGE) | {"temperature": manifest.temperature})
             mlflow.log_metrics(_metrics(manifest))
             return _log_model(mlflow, artifact, manifest, name)
@@ -44,7 +40,7 @@ def log_run(artifact: Path, manifest: Manifest, tracking: str, name: str) -> str
 
 
 def _log_model(mlflow: Any, artifact: Path, manifest: Manifest, name: str) -> str:
-    """Log the model from a copy in a temporary folder: MLflow writes down where it was given files from."""
+    """MLflow records its source path, so it gets a temporary copy."""
     with tempfile.TemporaryDirectory() as scratch:
         shutil.copytree(artifact, Path(scratch) / "artifact")
         code = shutil.copyfile(_MODEL, Path(scratch) / _MODEL.name)
@@ -53,14 +49,14 @@ def _log_model(mlflow: Any, artifact: Path, manifest: Manifest, name: str) -> st
             python_model=str(code),
             artifacts={"artifact": f"{scratch}/artifact"},
             signature=_signature(mlflow, manifest),
-            # kdc itself is in no registry: an environment that loads the model has to have it.
+            # kdc is on no package index: the environment must have it.
             pip_requirements=["pandas"],
         )
     return str(info.model_uri)
 
 
 def _mlflow() -> Any:
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # no usage data is sent unless the person asks for it
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # no usage data by default
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     try:
         import mlflow
@@ -80,7 +76,7 @@ def _tags(manifest: Manifest) -> dict[str, str]:
 
 
 def _metrics(manifest: Manifest) -> dict[str, float]:
-    """Each variant's metrics, latency, throughput and size, and the teacher's metrics, under "variant/metric"."""
+    """Figures of variants and the teacher, under "variant/metric"."""
     measured: dict[str, Any] = {}
     for name, variant in manifest.variants.items():
         figures = variant.metrics | variant.model_dump(include=_COSTS)
@@ -93,7 +89,6 @@ def _metrics(manifest: Manifest) -> dict[str, float]:
 
 
 def _signature(mlflow: Any, manifest: Manifest) -> Any:
-    """What the model takes and gives, by column."""
     task, types = manifest.task, mlflow.types
     inputs = [types.ColSpec("string", name) for name in (task.text, task.text_pair) if name is not None]
     label = types.schema.Array("string") if task.kind == "multilabel" else "string"

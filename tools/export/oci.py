@@ -1,7 +1,6 @@
-"""An artifact as an OCI image layout: one layer with its files under `/models`, for linux on amd64 and arm64.
+"""An artifact as an OCI image layout 1.1: one layer with its files under `/models`, for linux on amd64 and arm64.
 
-Kubernetes mounts such an image as a volume, and KServe reads it as `oci://`. The layout is that of the OCI image
-specification 1.1 (image-layout.md, manifest.md); any tool that reads it pushes it to a registry.
+Kubernetes mounts it as a volume; KServe reads it as `oci://`.
 """
 
 import hashlib
@@ -21,7 +20,7 @@ _ARCHITECTURES = ("amd64", "arm64")
 
 
 def write_image(artifact: Path, manifest: Manifest, folder: Path, *, tag: str) -> None:
-    """Write the layout. The same artifact gives the same bytes, so that a registry has each layer once."""
+    """Write the layout. The same artifact gives the same bytes, so registries store a layer once."""
     blobs = folder / "blobs" / "sha256"
     blobs.mkdir(parents=True)
     layer = _add_layer(artifact, sorted([*manifest.files, MANIFEST_NAME]), blobs)
@@ -40,13 +39,13 @@ def write_image(artifact: Path, manifest: Manifest, folder: Path, *, tag: str) -
 def _add_image(
     architecture: str, layer: dict[str, Any], created: str, annotations: dict[str, str], blobs: Path
 ) -> dict[str, Any]:
-    """Add configuration and manifest of one platform's image; returns the manifest's descriptor."""
+    """Add one platform's image; returns its manifest's descriptor."""
     config = {
         "created": created,
         "architecture": architecture,
         "os": "linux",
         "config": {"WorkingDir": "/models"},
-        # The layer is not compressed, so that it is its own "diff".
+        # An uncompressed layer is its own "diff".
         "rootfs": {"type": "layers", "diff_ids": [layer["digest"]]},
         "history": [{"created": created, "created_by": "kdc export"}],
     }
@@ -61,7 +60,7 @@ def _add_image(
 
 
 def _add_layer(artifact: Path, names: list[str], blobs: Path) -> dict[str, Any]:
-    """Add a tar archive of the files under `models/`, readable for all, with no time and no owner of this machine."""
+    """Add a tar archive of the files, without times and owners."""
     temporary = blobs / ".layer"
     with tarfile.open(temporary, "w", format=tarfile.PAX_FORMAT) as archive:
         top = tarfile.TarInfo("models")

@@ -1,7 +1,7 @@
-"""An artifact as a model of NVIDIA's Triton, for its ONNX Runtime backend.
+"""An artifact as a model for Triton's ONNX Runtime backend.
 
-Triton runs the graph alone: its clients send token ids, which `tokenizer.json` beside the model makes, and get logits.
-The form of `config.pbtxt` is that of Triton's `model_config.proto`.
+Clients send token ids, from the `tokenizer.json` beside the model, and get logits. `config.pbtxt` follows
+`model_config.proto`.
 """
 
 import json
@@ -12,23 +12,23 @@ from typing import Any
 
 from kdc.artifact.manifest import MANIFEST_NAME, Manifest
 
-_MOST_ROWS = 64  # of a request, and of a batch that Triton makes of several
-_WAIT_US = 500  # longest time that a request waits for others of the same length
+_MOST_ROWS = 64  # of a request or a batch
+_WAIT_US = 500  # wait for requests of the same length
 
 
 def model_name(task: str) -> str:
-    """A task's name as a name of models and images."""
+    """A task's name, valid for models and images."""
     return re.sub(r"[^a-z0-9_.-]", "-", task.lower()).strip("._-") or "model"
 
 
 def write_model(artifact: Path, manifest: Manifest, folder: Path, *, name: str, variant: str) -> None:
-    """Write a model's folder: `config.pbtxt`, `labels.txt`, `1/model.onnx`, and the tokenizer with its manifest."""
+    """Write the model's folder, with the tokenizer and the manifest."""
     graph = manifest.variants[variant].file  # type: ignore[index]
     (folder / "1").mkdir()
     shutil.copyfile(artifact / graph, folder / "1" / "model.onnx")
     for file in ("tokenizer.json", MANIFEST_NAME):
         shutil.copyfile(artifact / file, folder / file)
-    if manifest.task.labels:  # a line for each; a label cannot hold a line's end here
+    if manifest.task.labels:  # one label a line
         lines = (" ".join(label.split()) + "\n" for label in manifest.task.labels)
         (folder / "labels.txt").write_text("".join(lines), encoding="utf-8")
     (folder / "config.pbtxt").write_text(_config(manifest, name, variant), encoding="utf-8")
@@ -46,7 +46,7 @@ def _config(manifest: Manifest, name: str, variant: str) -> str:
         f"parameters {{ key: {_text(name)} value {{ string_value: {_text(_value(value))} }} }}"
         for name, value in values.items()
     )
-    # An int8 graph has its fast products on CPUs alone.
+    # int8 products are fast only on CPUs.
     group = "instance_group [ { kind: KIND_CPU } ]\n" if variant == "int8" else ""
     return f"""name: {_text(name)}
 backend: "onnxruntime"
@@ -63,10 +63,9 @@ output [
 
 
 def _value(value: Any) -> str:
-    """A parameter's value; a group of values is JSON."""
     return json.dumps(value) if isinstance(value, dict) else str(value)
 
 
 def _text(value: str) -> str:
-    """A string of protobuf's text form: JSON's escapes are among its own."""
+    """A protobuf string, which takes JSON's escapes."""
     return json.dumps(value, ensure_ascii=False)
