@@ -1,4 +1,4 @@
-"""Settings of the rows: where they come from, what they hold, and what becomes of long ones."""
+"""Settings of rows, columns and long texts."""
 
 from pathlib import Path
 from typing import Literal, Self
@@ -10,11 +10,11 @@ from kdc.artifact.manifest import Join, Kind, LongTexts
 from kdc.pipeline.config.metrics import METRICS
 from kdc.pipeline.config.section import Section
 
-_SPECIAL = 4  # tokens that belong to no text, at most: those of a pair in RoBERTa
+_SPECIAL = 4  # most special tokens of a row (a RoBERTa pair)
 
 
 class DataSettings(Section):
-    """Stage `data`: where the rows come from, and what they hold."""
+    """Stage `data`: source and columns of the rows."""
 
     task: str | None = Field(None, description="name of a GLUE task, or pydocs; `kdc tasks` lists them")
     data: Path | None = Field(
@@ -67,7 +67,7 @@ class DataSettings(Section):
 
 
 class LongSettings(Section):
-    """What becomes of rows with more tokens than `data.max_length`."""
+    """Handling of rows with more tokens than `data.max_length`."""
 
     mode: Literal["cut", "windows"] = Field(
         "cut", description="cut them, or answer them by windows of that length, whose answers become one"
@@ -96,8 +96,8 @@ class LongSettings(Section):
         return self
 
     def trained_join(self, kind: Kind) -> tuple[Join, ...] | None:
-        """How the windows of a teacher's rows are joined in its training; None if rows are cut. A multi-label row has a
-        label if any window has it: with the mean, the windows without it would outvote that one."""
+        """How the teacher's windows are joined in training; None if rows are cut. Multi-label takes the maximum: the
+        mean would let windows without a label outvote the one with it."""
         if self.mode == "cut":
             return None
         if self.join != "auto":
@@ -105,7 +105,7 @@ class LongSettings(Section):
         return ("max" if kind == "multilabel" else "mean",)
 
     def of(self, max_length: int, join: tuple[Join, ...] = ("mean",)) -> LongTexts | None:
-        """The windows of so many tokens; None if rows are cut."""
+        """The windows of `max_length` tokens; None if rows are cut."""
         if self.mode == "cut":
             return None
         room = max_length - self.keep

@@ -1,4 +1,4 @@
-"""Settings of the trained student's graphs: how they are written, and how int8 is made."""
+"""Settings of export and int8."""
 
 from typing import Annotated, Literal
 

@@ -1,4 +1,4 @@
-"""Settings of what an artifact decides by its probabilities, how it is measured, and what it must keep."""
+"""Settings of decisions, measurements and the contract."""
 
 from pathlib import Path
 from typing import Any, Literal
@@ -11,8 +11,7 @@ from kdc.pipeline.config.section import Section
 
 
 class OperatingSettings(Section):
-    """From which probability on the artifact gives a label, answers a row, or has a label in the row's set, chosen on
-    the tuning slice."""
+    """Thresholds, abstention and label sets, chosen on the tuning set."""
 
     aims: Texts = Field(
         (),
@@ -55,7 +54,7 @@ class OperatingSettings(Section):
 
 
 class CascadeSettings(Section):
-    """Stage `cascade`: a second model for the rows that the student is not sure of."""
+    """Stage `cascade`: a second model for rows that the student is unsure of."""
 
     second: Literal["off", "auto"] | Path | None = Field(
         None,
@@ -80,7 +79,7 @@ class EvaluateSettings(Section):
 
 
 class ContractSettings(Section, Proof, Limits):
-    """The contract that the artifact must keep. Nothing is judged unless a limit is set."""
+    """Limits the artifact must keep. Nothing is judged if none is set."""
 
     search: Literal["quick", "full", "off"] = Field(
         "quick",
@@ -96,7 +95,7 @@ class ContractSettings(Section, Proof, Limits):
 
     @property
     def terms(self) -> Contract | None:
-        """The contract as the artifact's manifest has it; None if no limit is set."""
+        """The contract for the manifest; None if no limit is set."""
         if not self.set_ones:
             return None
         limits = Limits(**self.model_dump(include=set(Limits.model_fields)))

@@ -1,4 +1,4 @@
-"""Settings of all that is trained: baselines, teacher, what the student learns from, and the student."""
+"""Training settings of all models."""
 
 import difflib
 from pathlib import Path
@@ -9,11 +9,11 @@ from pydantic import Field, field_validator, model_validator
 from kdc.pipeline.config.section import SPLIT, Section
 from kdc.pipeline.config.student_kinds import CHECKPOINT, KINDS, StudentKind, kind_of
 
-KeptStep = Literal["score", "loss", "last"]  # the rule that chooses the step whose weights are kept
+KeptStep = Literal["score", "loss", "last"]  # rule that chooses the checkpoint
 
 
 class LoraSettings(Section):
-    """Low-rank adapters (LoRA). The names are those of PEFT's `LoraConfig`."""
+    """Low-rank adapters (LoRA), named as in PEFT's `LoraConfig`."""
 
     r: int = Field(16, ge=1, description="rank of the adapters")
     alpha: float = Field(32, gt=0, description="scale of the adapters: their updates are multiplied by alpha / r")
@@ -31,7 +31,7 @@ class LoraSettings(Section):
 
 
 class TrainSettings(Section):
-    """The settings that the trainings of teacher and student share."""
+    """Settings of every training."""
 
     epochs: float = Field(3, gt=0, description="passes over the training rows")
     min_steps: int = Field(0, ge=0, description="steps to train at least, even if they are more than the epochs give")
@@ -88,24 +88,24 @@ class TrainSettings(Section):
 
     @property
     def dropout_rate(self) -> float | None:
-        """The rate of all dropout; None: the checkpoint's own rates."""
+        """None keeps the checkpoint's rates."""
         return None if self.dropout == "own" else self.dropout
 
     @property
     def new_modules_rate(self) -> float:
-        """The highest learning rate of modules that start at random."""
+        """Learning rate of randomly initialised modules."""
         return self.head_learning_rate or self.learning_rate
 
 
 class BaselinesSettings(Section):
-    """Stage `baselines`: what is cheap to beat."""
+    """Stage `baselines`: cheap models to beat."""
 
     enabled: bool = Field(True, description="fit the baselines and put them beside the models in every table")
     max_rows: int = Field(20_000, ge=20, description="training rows that they are fitted to at most, drawn at random")
 
 
 class TeacherSettings(TrainSettings):
-    """Stage `teacher`: fine-tune a teacher, or check one that is fine-tuned already."""
+    """Stage `teacher`: fine-tune a teacher, or check a fine-tuned one."""
 
     model: str = Field("google-bert/bert-base-uncased", description="teacher: hub id or path")
     more: Annotated[tuple[str, ...], SPLIT] | None = Field(
@@ -139,12 +139,12 @@ class TeacherSettings(TrainSettings):
 
     @property
     def new_modules_rate(self) -> float:
-        """A head that starts at random has far to go: at the rate of pretrained weights it would lag behind them."""
+        """A random head has far to go; at the rate of pretrained weights it would lag behind."""
         return self.head_learning_rate or max(self.learning_rate, min(20 * self.learning_rate, 2e-3))
 
     @property
     def sources(self) -> tuple[str, ...]:
-        """All teachers. A student that is cut is cut from the first one."""
+        """All teachers; a student is cut from the first."""
         return (self.model, *(self.more or ()))
 
 
@@ -202,7 +202,7 @@ class StudentSettings(TrainSettings):
     @field_validator("model")
     @classmethod
     def _no_kind_that_is_misspelt(cls, value: str) -> str:
-        """A name that is nearly a kind of student would be looked for on the hub."""
+        """Refuse a misspelt kind, which would be looked up on the hub."""
         name = value.partition(":")[0]
         nearest = difflib.get_close_matches(name.strip().lower(), KINDS, n=1, cutoff=0.75)
         if not nearest or kind_of(value) is not CHECKPOINT or "/" in value or Path(name).exists():
@@ -212,19 +212,19 @@ class StudentSettings(TrainSettings):
 
     @property
     def kind(self) -> StudentKind:
-        """The kind of the student."""
+        """The student's kind."""
         return kind_of(self.model)
 
     @property
     def has_all_pieces(self) -> bool:
-        """Whether a student that is made of the teacher has its whole vocabulary."""
+        """Whether it keeps the whole vocabulary."""
         return self.vocabulary in (None, "all")
 
     def of(self, model: str) -> Self:
-        """These settings for another student, as a search tries it, which its kind may train in its own way."""
+        """These settings for another student, as its kind changes them."""
         other = self.model_copy(update={"model": model})
         return other.model_copy(update=other.training_beside(self.kind))
 
     def training_beside(self, other: StudentKind) -> dict[str, Any]:
-        """Settings in which the student is trained otherwise than one of another kind with these settings."""
+        """Changes this student makes to another kind's training."""
         return self.kind.training(self.epochs, self.min_steps, self.kept_step, beside=other)
