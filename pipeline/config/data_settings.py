@@ -22,31 +22,39 @@ class DataSettings(Section):
     )
     train: Path | None = Field(None, description="your own training file: .csv, .tsv, .jsonl or .parquet")
     eval: Path | None = Field(
-        None, description="your own evaluation file (default: a stratified tenth of the training file)"
+        None, description="your own evaluation file (default: hold out a stratified tenth of the training file)"
     )
-    unlabeled: Path | None = Field(None, description="file with further texts, which only the teacher labels")
+    unlabeled: Path | None = Field(None, description="file with more texts, which only the teacher labels")
     max_unlabeled_rows: int | None = Field(
-        None, ge=1, description="of these texts so many at most, drawn at random (default: all)"
+        None, ge=1, description="use at most this many of these texts, drawn at random (default: all)"
     )
     text: str | None = Field(None, description="column with the (first) text (default: the task's)")
     text_pair: str | None = Field(None, description="column with the second text of a pair (default: the task's)")
-    label: str | None = Field(None, description="column with the label (default: the task's; label for your own files)")
-    kind: Literal["auto", "classification", "multilabel", "regression"] = Field(
-        "auto", description="what the label column holds; auto finds it out from the training rows of your own files"
+    label: str | None = Field(
+        None, description="column with the label (default: the task's; for your own files: label)"
     )
-    separator: str | None = Field(None, description="separator between the labels of a multi-label cell")
+    kind: Literal["auto", "classification", "multilabel", "regression"] = Field(
+        "auto", description="what the label column holds; auto infers it from the training rows of your own files"
+    )
+    separator: str | None = Field(None, description="text that separates the labels in a multi-label cell")
     group: str | None = Field(
-        None, description="column of what makes rows belong together (a user, a document): no split parts them"
+        None, description="column with the group of a row, such as a user or a document; groups are never split"
     )
     time: str | None = Field(
-        None, description="column with the time of a row, a number or ISO 8601: the last rows are the evaluation"
+        None,
+        description="column with the time of a row, a number or ISO 8601; the latest rows become the evaluation set",
     )
     metric: str | None = Field(
-        None, description="metric that decides; f1 for two classes (default: the task's; your own: macro_f1 or pearson)"
+        None,
+        description="deciding metric; f1 is for two classes (default: the task's; for your own files: macro_f1 or "
+        "pearson)",
     )
-    max_train_rows: int | None = Field(None, ge=20, description="rows to train on at most (default: all)")
+    max_train_rows: int | None = Field(None, ge=20, description="train on at most this many rows (default: all)")
     max_length: int | None = Field(
-        None, ge=4, le=MOST_TOKENS, description="tokens after which a text is cut (default: the task's)"
+        None,
+        ge=4,
+        le=MOST_TOKENS,
+        description="cut a text, or both texts of a pair together, to this many tokens (default: the task's)",
     )
 
     @field_validator("metric")
@@ -70,21 +78,27 @@ class LongSettings(Section):
     """Handling of rows with more tokens than `data.max_length`."""
 
     mode: Literal["cut", "windows"] = Field(
-        "cut", description="cut them, or answer them by windows of that length, whose answers become one"
+        "cut",
+        description="what to do with rows over data.max_length tokens: cut drops the rest, windows splits the row "
+        "into windows of that length and combines their answers",
     )
     stride: int | None = Field(
         None,
         ge=1,
-        description="tokens from the beginning of one window to that of the next (default: three quarters of a window, "
-        "less what is kept)",
+        description="tokens from the start of one window to the start of the next (default: three quarters of a "
+        "window, without the kept tokens)",
     )
-    windows: int = Field(8, ge=2, le=MOST_WINDOWS, description="windows of a row at most; what is longer is cut")
-    keep: int = Field(0, ge=0, description="first tokens of a text, such as its title, that stand in every window")
+    windows: int = Field(
+        8, ge=2, le=MOST_WINDOWS, description="split a row into at most this many windows, and cut the rest"
+    )
+    keep: int = Field(
+        0, ge=0, description="repeat this many first tokens of a text, such as its title, in every window"
+    )
     join: Literal["auto"] | Join = Field(
         "auto",
-        description="how the windows' answers become one: mean, max, first, noisy-or, or auto: trained with the mean, "
-        "of a multi-label task with max, then what gives the teacher the least loss on the tuning slice (there "
-        "for each label)",
+        description="how to combine the windows' answers: mean, max, first, noisy-or, or auto. With auto, kdc trains "
+        "with the mean (multi-label: max), and then takes what gives the teacher the lowest loss on the tuning set "
+        "(multi-label: for each label)",
     )
 
     @model_validator(mode="after")

@@ -17,26 +17,25 @@ class RunSettings(Section):
 
     out: Path | None = Field(None, description="run directory (default: runs/<task>)")
     family: Literal["bert", "roberta", "deberta", "minilm", "modernbert", "ettin"] | None = Field(
-        None, description="model family that gives teacher and student (default: bert, unless teacher.model is set)"
+        None, description="model family of teacher and student (default: bert, unless teacher.model is set)"
     )
     recipe: Literal["best", "paper", "paper-as-described"] = Field(
         "best",
-        description="distillation recipe: best (what measured best here), paper (KD-LoRA by its authors' published "
-        "script) or paper-as-described (by the paper's text)",
+        description="distillation recipe: best (what measured best here), paper (the published script of KD-LoRA's "
+        "authors) or paper-as-described (the text of their paper)",
     )
-    seed: int = Field(
-        0, ge=0, le=2**31 - 1, description="random seed of splits, initialisation, order of rows and dropout"
-    )
+    seed: int = Field(0, ge=0, le=2**31 - 1, description="random seed of splits, initialisation, row order and dropout")
     device: Literal["auto", "cpu", "cuda"] = Field(
-        "auto", description="device to train on; auto is CUDA if there is a GPU"
+        "auto", description="device to train on; auto takes CUDA if there is a GPU"
     )
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto",
-        description="number format of training; auto is bf16 on CUDA, and on a CPU what is faster there",
+        description="number format of training; auto takes bf16 on CUDA, and the faster format on a CPU",
     )
     controls: bool = Field(
         False,
-        description="also train the student without distillation, and without unlabelled texts; and the LoRA teacher",
+        description="also train controls: the student without distillation, the student without unlabelled texts, and "
+        "the LoRA teacher",
     )
 
 
