@@ -32,7 +32,7 @@ class Metric:
     lowest: float
     scorer: Callable[[NDArray[np.generic], NDArray[np.generic]], Scorer]  # from labels and answers
     # What unseen errors cost (`kdc.pipeline.quality.unseen`): a function of counts, or the score's fall if all rows
-    # become wrong.
+    # become wrong. Half of the rows cost half.
     unseen_cost: OfCounts | float
     labels: int | None = None  # required number; None: any
 

@@ -116,7 +116,8 @@ def gives_name_away(name: str, sentence: str) -> bool:
 def usable_objects(docstrings: list[tuple[str, str, str]]) -> list[Documented]:
     """Choose at most `MAX_OBJECTS` objects with a usable first sentence.
 
-    A shared sentence stays with its first object: it could be a false negative, or leak into training.
+    Only the first object keeps a shared sentence. It could otherwise be a false negative, or leak from evaluation into
+    training.
     """
     usable: dict[str, Documented] = {}
     for module, name, docstring in docstrings:

@@ -96,7 +96,8 @@ def _find_columns(header: Sequence[str], columns: Columns) -> list[int | None]:
 def read_records(
     source: SplitSource, problems: Problems, *, seed: int = 0, columns: Columns | None = None
 ) -> Iterator[Record]:
-    """Yield a split's records, of all columns or of these; columnar formats read no others. Raises like `read_rows`."""
+    """Yield a split's records, and refuse tables that lack one of the columns. Columnar formats read only these
+    columns; None reads all. Raises like `read_rows`."""
     path = source.path or Path()
     try:
         if source.format == "pydocs":

@@ -64,7 +64,7 @@ def _duplicates(
 
 
 def near_train(rows: dict[str, CheckedRows], parts: dict[str, Part]) -> dict[str, Ints]:
-    """For each given evaluation row, a used training row of the same text or group, or near it; -1 if none."""
+    """For each given evaluation row, a training or tuning row of the same text or group, or near it; -1 if none."""
     train, near = rows["train"], {}
     used = parts["train"].chosen | parts["tune"].chosen
     for name in (name for name in rows if name.startswith("eval")):

@@ -51,7 +51,7 @@ class CheckedRows:
     """A source split's good rows."""
 
     source: SplitSource
-    table: pa.Table  # memory-mapped, only complete columns
+    table: pa.Table  # memory-mapped, only columns that all rows have
     labels: LabelReader | None  # None if unlabelled
     skipped: int  # known broken rows
 
@@ -71,12 +71,12 @@ class CheckedRows:
 
     @cached_property
     def texts(self) -> Ints:
-        """Each row's hash, (rows,)."""
+        """Hash of each row's text or pair, (rows,)."""
         return self.table["text_hash"].to_numpy()
 
     @cached_property
     def groups(self) -> Ints | None:
-        """Each group's hash, (rows,); None without the column, which unlabelled files may lack."""
+        """Hash of each row's group, (rows,); None without the column, which unlabelled files may lack."""
         return self._numbers("group_hash")
 
     @cached_property
