@@ -31,10 +31,10 @@ class Limits(Frozen):
     """What must hold. None sets no limit."""
 
     max_latency_ms: float | None = Field(
-        None, gt=0, description="longest time that one call may take under `contract.at`, in milliseconds"
+        None, gt=0, description="longest latency of one call under `contract.at`, in milliseconds"
     )
     min_rows_per_s: float | None = Field(
-        None, gt=0, description="rows that must be answered in a second, in batches of 32 rows"
+        None, gt=0, description="lowest throughput, in rows per second, in batches of 32 rows"
     )
     max_size_mb: float | None = Field(
         None, gt=0, description="largest size of the ONNX file and tokenizer.json together, in MB"
@@ -43,15 +43,15 @@ class Limits(Frozen):
         None,
         ge=0,
         le=200,
-        description="points of the metric that the student may be below its teacher, or a better baseline",
+        description="points of the metric that the student may be below its teacher or a better baseline",
     )
 
     require: Texts = Field(
         (),
         max_length=100,
-        description="shares of the evaluation rows that must be shown, by the artifact's decisions: "
-        "LABEL:precision>=0.95, LABEL:recall>=0.9, LABEL:fpr<=0.01, accuracy>=0.98 (of the rows that are answered), "
-        "coverage>=0.5 (rows that are answered)",
+        description="bounds that the artifact's decisions must be shown to keep on the evaluation rows: "
+        "LABEL:precision>=0.95, LABEL:recall>=0.9, LABEL:fpr<=0.01, accuracy>=0.98 (of the answered rows), "
+        "coverage>=0.5 (share of answered rows)",
     )
 
     @field_validator("require")
@@ -76,11 +76,11 @@ class Conditions(Frozen):
     """The conditions under which latency and rows a second are measured."""
 
     length: int | None = Field(
-        None, ge=3, le=MOST_TOKENS, description="tokens of each row that is timed (default: the rows as they come)"
+        None, ge=3, le=MOST_TOKENS, description="tokens of each timed row (default: rows as they come)"
     )
-    batch: int = Field(1, ge=1, le=4096, description="rows of a call whose latency counts")
+    batch: int = Field(1, ge=1, le=4096, description="rows of a call whose latency is measured")
     percentile: float = Field(
-        95.0, gt=0, le=99.9, description="percentile of the calls' latencies that must keep to max_latency_ms"
+        95.0, gt=0, le=99.9, description="percentile of the latencies that must keep max_latency_ms"
     )
     threads: int | None = Field(
         None, ge=1, le=1024, description="threads of a forward pass (default: all cores that the process may use)"
@@ -92,15 +92,15 @@ class Proof(Frozen):
 
     evidence: Evidence = Field(
         "interval",
-        description="what must keep to max_drop and require: interval (the confidence interval of the difference, or "
-        "of the share) or point (what was measured itself)",
+        description="what must keep max_drop and require: interval (the confidence interval) or point (the measured "
+        "value)",
     )
     against: Against = Field(
         "best",
-        description="what the student is compared with: teacher, or best, the better one of the teacher and the "
-        "baselines by the tuning slice",
+        description="what the student is compared with: teacher, or best (the teacher or a baseline, whichever is "
+        "better on the tuning set)",
     )
-    confidence: float = Field(0.95, gt=0.5, le=0.99, description="confidence of these intervals")
+    confidence: float = Field(0.95, gt=0.5, le=0.99, description="confidence level of the intervals")
 
 
 class Contract(Proof):

@@ -1,8 +1,4 @@
-"""What a person asks of decisions, and whether a task can be asked for it.
-
-A label's threshold is chosen by `f1`, `matthews`, `precision>=0.95`, `recall>=0.99`, `fpr<=0.01`, or is a number; rows
-are answered by `accuracy>=0.98`, or from a number on.
-"""
+"""Parses `--aim`, `--abstain` and `--require`, and checks that they fit the task."""
 
 import shlex
 from collections.abc import Sequence
@@ -15,9 +11,9 @@ from kdc.artifact.manifest import TaskBase
 from kdc.common.errors import InputError
 
 Measure = Literal["f1", "matthews", "precision", "recall", "fpr", "accuracy", "fixed"]
-_MOST_NAMED = 20  # labels in a message
+_MOST_NAMED = 20  # in a message
 _MEASURES_OF_LABELS = ("precision", "recall", "fpr")
-MOST_POINTS = 500  # thresholds of an artifact: each takes a kilobyte of its manifest
+MOST_POINTS = 500  # thresholds; each takes 1 kB of the manifest
 _HOW = (
     "write f1, matthews, precision>=0.95, recall>=0.99, fpr<=0.01 or a threshold such as 0.7, for one label "
     "LABEL:recall>=0.9"
@@ -26,32 +22,27 @@ _HOW = (
 
 @dataclass(frozen=True)
 class Aim:
-    """An aim for one label, or for all."""
+    """How a label's threshold is chosen."""
 
-    label: str | None  # None: of each label of a multi-label task, or of the second of two classes
-    measure: Measure  # see `kdc.artifact.contract.rates.Bound`
-    # Least precision, recall or accuracy, largest fpr, or the threshold itself; None for what is highest.
-    bound: float | None
+    label: str | None  # None: each label (multi-label), or the second of two classes
+    measure: Measure
+    bound: float | None  # limit of the measure, or the threshold; None maximises it
 
     @property
     def is_bound(self) -> bool:
-        """Whether it has to be shown to be kept: neither what is highest, nor a threshold that a person gave."""
+        """Whether the tuning set has to confirm it."""
         return self.measure in (*_MEASURES_OF_LABELS, "accuracy")
 
     @property
     def text(self) -> str:
-        """As it is written, without its label."""
+        """The aim as written, without its label."""
         if self.bound is None or self.measure == "fixed":
             return self.measure
         return f"{self.measure}{'<=' if self.measure == 'fpr' else '>='}{self.bound}"
 
 
 def parse_aim(text: str) -> Aim:
-    """Read an aim.
-
-    Raises:
-        ValueError: it is none.
-    """
+    """Parse one `--aim`, or raise ValueError."""
     bound = parse_bound(text)
     if bound is not None and bound.measure in _MEASURES_OF_LABELS:
         return Aim(bound.label, bound.measure, bound.value)  # type: ignore[arg-type]
@@ -62,7 +53,6 @@ def parse_aim(text: str) -> Aim:
 
 
 def _probability(text: str, problem: str) -> float:
-    """Read a probability; raises `ValueError` with the problem if it is none."""
     try:
         value = float(text)
     except ValueError:
@@ -73,11 +63,10 @@ def _probability(text: str, problem: str) -> float:
 
 
 def aims_of(texts: Sequence[str], task: TaskBase) -> dict[str, Aim]:
-    """The aim of each label that gets a threshold. The labels of a multi-label task have F1 without one, if there are
-    no more than `MOST_POINTS`.
+    """Return the aim of each label that gets a threshold. Multi-label labels default to f1, up to `MOST_POINTS` labels.
 
     Raises:
-        InputError: the task can have no thresholds, has no such label, or a label has two aims.
+        InputError: an aim does not fit the task, or a label has two.
     """
     given = ", ".join(f"--aim {text}" for text in texts)
     is_many, is_two = task.kind == "multilabel", task.kind == "classification" and len(task.labels) == 2
@@ -110,11 +99,7 @@ def aims_of(texts: Sequence[str], task: TaskBase) -> dict[str, Aim]:
 
 
 def parse_abstain(text: str) -> Aim:
-    """Read what is asked of the rows that are answered.
-
-    Raises:
-        ValueError: it is neither `accuracy>=0.98` nor a probability.
-    """
+    """Parse `--abstain`, or raise ValueError."""
     bound = parse_bound(text)
     if bound is not None and bound.label is None and bound.measure == "accuracy" and 0 < bound.value < 1:
         return Aim(None, "accuracy", bound.value)
@@ -123,10 +108,10 @@ def parse_abstain(text: str) -> Aim:
 
 
 def abstain_of(text: str | None, aims: Sequence[str], task: TaskBase) -> Aim | None:
-    """When an artifact of a task abstains; None if it never does.
+    """Return when the artifact abstains; None if never.
 
     Raises:
-        InputError: the task is not one of several classes, one of them is called as the abstention, or there are aims.
+        InputError: no classification, a class has the reserved name, or there are aims.
     """
     if text is None:
         return None
@@ -145,11 +130,7 @@ def abstain_of(text: str | None, aims: Sequence[str], task: TaskBase) -> Aim | N
 
 
 def check_sets(coverage: float | None, task: TaskBase) -> None:
-    """Refuse sets of labels that a task cannot have.
-
-    Raises:
-        InputError: it is not one of three classes or more.
-    """
+    """Raise InputError for label sets with fewer than three classes."""
     if coverage is not None and not task.can_have_sets:
         what = "only a task that gives each row one of three classes or more can have sets of labels"
         remedy = "drop operating.sets"
@@ -159,10 +140,10 @@ def check_sets(coverage: float | None, task: TaskBase) -> None:
 
 
 def required_label(requirement: str, task: TaskBase) -> str | None:
-    """The label that a requirement is about; None if it is about the rows that are answered.
+    """Return a requirement's label; None if it is about the answered rows.
 
     Raises:
-        InputError: the task cannot be asked for that, or has no such label.
+        InputError: the requirement does not fit the task.
     """
     bound, given = parse_bound(requirement), f"--require {requirement}"
     assert bound is not None

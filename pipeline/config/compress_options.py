@@ -1,7 +1,4 @@
-"""Options that set a setting of a run: those of `kdc compress`.
-
-An option is here only if people type it often. `--set` takes every other setting.
-"""
+"""Options of `kdc compress` that set a setting. Rarely used settings need `--set`."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Settings of the rows: where they come from, what they hold, and what becomes of long ones."""
+"""Settings of rows, columns and long texts."""
 
 from pathlib import Path
 from typing import Literal, Self
@@ -10,11 +10,11 @@ from kdc.artifact.manifest import Join, Kind, LongTexts
 from kdc.pipeline.config.metrics import METRICS
 from kdc.pipeline.config.section import Section
 
-_SPECIAL = 4  # tokens that belong to no text, at most: those of a pair in RoBERTa
+_SPECIAL = 4  # most special tokens of a row (a RoBERTa pair)
 
 
 class DataSettings(Section):
-    """Stage `data`: where the rows come from, and what they hold."""
+    """Stage `data`: source and columns of the rows."""
 
     task: str | None = Field(None, description="name of a GLUE task, or pydocs; `kdc tasks` lists them")
     data: Path | None = Field(
@@ -22,31 +22,39 @@ class DataSettings(Section):
     )
     train: Path | None = Field(None, description="your own training file: .csv, .tsv, .jsonl or .parquet")
     eval: Path | None = Field(
-        None, description="your own evaluation file (default: a stratified tenth of the training file)"
+        None, description="your own evaluation file (default: hold out a stratified tenth of the training file)"
     )
-    unlabeled: Path | None = Field(None, description="file with further texts, which only the teacher labels")
+    unlabeled: Path | None = Field(None, description="file with more texts, which only the teacher labels")
     max_unlabeled_rows: int | None = Field(
-        None, ge=1, description="of these texts so many at most, drawn at random (default: all)"
+        None, ge=1, description="use at most this many of these texts, drawn at random (default: all)"
     )
     text: str | None = Field(None, description="column with the (first) text (default: the task's)")
     text_pair: str | None = Field(None, description="column with the second text of a pair (default: the task's)")
-    label: str | None = Field(None, description="column with the label (default: the task's; label for your own files)")
-    kind: Literal["auto", "classification", "multilabel", "regression"] = Field(
-        "auto", description="what the label column holds; auto finds it out from the training rows of your own files"
+    label: str | None = Field(
+        None, description="column with the label (default: the task's; for your own files: label)"
     )
-    separator: str | None = Field(None, description="separator between the labels of a multi-label cell")
+    kind: Literal["auto", "classification", "multilabel", "regression"] = Field(
+        "auto", description="what the label column holds; auto infers it from the training rows of your own files"
+    )
+    separator: str | None = Field(None, description="text that separates the labels in a multi-label cell")
     group: str | None = Field(
-        None, description="column of what makes rows belong together (a user, a document): no split parts them"
+        None, description="column with the group of a row, such as a user or a document; groups are never split"
     )
     time: str | None = Field(
-        None, description="column with the time of a row, a number or ISO 8601: the last rows are the evaluation"
+        None,
+        description="column with the time of a row, a number or ISO 8601; the latest rows become the evaluation set",
     )
     metric: str | None = Field(
-        None, description="metric that decides; f1 for two classes (default: the task's; your own: macro_f1 or pearson)"
+        None,
+        description="deciding metric; f1 is for two classes (default: the task's; for your own files: macro_f1 or "
+        "pearson)",
     )
-    max_train_rows: int | None = Field(None, ge=20, description="rows to train on at most (default: all)")
+    max_train_rows: int | None = Field(None, ge=20, description="train on at most this many rows (default: all)")
     max_length: int | None = Field(
-        None, ge=4, le=MOST_TOKENS, description="tokens after which a text is cut (default: the task's)"
+        None,
+        ge=4,
+        le=MOST_TOKENS,
+        description="cut a text, or both texts of a pair together, to this many tokens (default: the task's)",
     )
 
     @field_validator("metric")
@@ -67,24 +75,30 @@ class DataSettings(Section):
 
 
 class LongSettings(Section):
-    """What becomes of rows with more tokens than `data.max_length`."""
+    """Handling of rows with more tokens than `data.max_length`."""
 
     mode: Literal["cut", "windows"] = Field(
-        "cut", description="cut them, or answer them by windows of that length, whose answers become one"
+        "cut",
+        description="what to do with rows over data.max_length tokens: cut drops the rest, windows splits the row "
+        "into windows of that length and combines their answers",
     )
     stride: int | None = Field(
         None,
         ge=1,
-        description="tokens from the beginning of one window to that of the next (default: three quarters of a window, "
-        "less what is kept)",
+        description="tokens from the start of one window to the start of the next (default: three quarters of a "
+        "window, without the kept tokens)",
     )
-    windows: int = Field(8, ge=2, le=MOST_WINDOWS, description="windows of a row at most; what is longer is cut")
-    keep: int = Field(0, ge=0, description="first tokens of a text, such as its title, that stand in every window")
+    windows: int = Field(
+        8, ge=2, le=MOST_WINDOWS, description="split a row into at most this many windows, and cut the rest"
+    )
+    keep: int = Field(
+        0, ge=0, description="repeat this many first tokens of a text, such as its title, in every window"
+    )
     join: Literal["auto"] | Join = Field(
         "auto",
-        description="how the windows' answers become one: mean, max, first, noisy-or, or auto: trained with the mean, "
-        "of a multi-label task with max, then what gives the teacher the least loss on the tuning slice (there "
-        "for each label)",
+        description="how to combine the windows' answers: mean, max, first, noisy-or, or auto. With auto, kdc trains "
+        "with the mean (multi-label: max), and then takes what gives the teacher the lowest loss on the tuning set "
+        "(multi-label: for each label)",
     )
 
     @model_validator(mode="after")
@@ -96,8 +110,8 @@ class LongSettings(Section):
         return self
 
     def trained_join(self, kind: Kind) -> tuple[Join, ...] | None:
-        """How the windows of a teacher's rows are joined in its training; None if rows are cut. A multi-label row has a
-        label if any window has it: with the mean, the windows without it would outvote that one."""
+        """How the teacher's windows are joined in training; None if rows are cut. Multi-label takes the maximum: the
+        mean would let windows without a label outvote the one with it."""
         if self.mode == "cut":
             return None
         if self.join != "auto":
@@ -105,7 +119,7 @@ class LongSettings(Section):
         return ("max" if kind == "multilabel" else "mean",)
 
     def of(self, max_length: int, join: tuple[Join, ...] = ("mean",)) -> LongTexts | None:
-        """The windows of so many tokens; None if rows are cut."""
+        """The windows of `max_length` tokens; None if rows are cut."""
         if self.mode == "cut":
             return None
         room = max_length - self.keep

@@ -1,4 +1,4 @@
-"""Settings of the trained student's graphs: how they are written, and how int8 is made."""
+"""Settings of export and int8."""
 
 from typing import Annotated, Literal
 
@@ -11,17 +11,17 @@ class ExportSettings(Section):
     """Stage `export`: write the student as ONNX."""
 
     exporter: Literal["auto", "optimum", "torch"] = Field(
-        "auto", description="what writes the ONNX file; auto is torch, and Optimum where onnxscript is not installed"
+        "auto", description="exporter of the ONNX file; auto takes torch, or Optimum if onnxscript is not installed"
     )
     fp16: bool = Field(True, description="also make an fp16 variant, for CUDA")
     teacher: bool = Field(
         True,
-        description="also export the uncut teacher, in fp32 and int8, and put it beside the student in every table",
+        description="also export the uncut teacher in fp32 and int8, and show it beside the student in every table",
     )
     formats: Annotated[tuple[Literal["onnx", "hf"], ...], SPLIT] = Field(
         ("onnx", "hf"),
-        description="what the artifact is, separated by commas: onnx, which kdc serves, and hf, a Hugging Face folder "
-        "besides, with config, tokenizer and weights for transformers, Optimum and transformers.js",
+        description="formats of the artifact, separated by commas: onnx, which kdc serves (always), and hf, a Hugging "
+        "Face folder with config, tokenizer and weights for transformers, Optimum and transformers.js",
     )
 
     @field_validator("formats")
@@ -42,16 +42,15 @@ class QuantizeSettings(Section):
     free_drop: float = Field(
         0.3,
         ge=0,
-        description="points of the metric that int8 may lose before further candidates are tried",
+        description="points of the metric that int8 may lose before kdc tries more candidates",
     )
     vector_bits: Literal["auto", 8, 4] = Field(
         "auto",
-        description="bits of each number of the token vectors in an int8 file: 8; 4, with which the vectors take "
-        "little more than half as much (where 32 divides their width); auto, 4 where a contract's max_size_mb asks "
-        "for it",
+        description="bits of each number of the token embeddings in an int8 file: 8; 4, for little more than half the "
+        "size (if 32 divides their width); auto: 4 if a contract's max_size_mb needs it, otherwise 8",
     )
-    calibration_rows: int = Field(256, ge=8, description="training rows that set the ranges of the activations")
+    calibration_rows: int = Field(256, ge=8, description="training rows that set the ranges of activations")
     invariance_rows: int = Field(
-        500, ge=2, description="rows whose answers alone and in random batches of 16 are compared; at least 500"
+        500, ge=2, description="compare the answers to this many rows alone and in random batches of 16; at least 500"
     )
-    rounds: int = Field(20, ge=1, description="rounds of timing, in turns over all candidates; the median counts")
+    rounds: int = Field(20, ge=1, description="timing rounds, in turns over all candidates; the median counts")

@@ -1,4 +1,4 @@
-"""Settings of what an artifact decides by its probabilities, how it is measured, and what it must keep."""
+"""Settings of decisions, measurements and the contract."""
 
 from pathlib import Path
 from typing import Any, Literal
@@ -11,31 +11,30 @@ from kdc.pipeline.config.section import Section
 
 
 class OperatingSettings(Section):
-    """From which probability on the artifact gives a label, answers a row, or has a label in the row's set, chosen on
-    the tuning slice."""
+    """Thresholds, abstention and label sets, chosen on the tuning set."""
 
     aims: Texts = Field(
         (),
-        description="what thresholds are chosen by: f1, matthews, precision>=0.95, recall>=0.99, fpr<=0.01 or the "
-        "threshold itself, for one label LABEL:recall>=0.9; a bound that is not shown to be kept ends the run "
+        description="how to choose thresholds: f1, matthews, precision>=0.95, recall>=0.99, fpr<=0.01 or the "
+        "threshold itself; LABEL:recall>=0.9 for one label. The run fails if the tuning set cannot confirm a bound "
         "(default: f1 for each label of a multi-label task)",
     )
     evidence: Evidence = Field(
         "interval",
-        description="when an aim's bound is kept: interval (the tuning slice shows, with an error of 5 %, that it is "
-        "on other rows) or point (it is on the tuning slice)",
+        description="when an aim's bound is kept: interval (the tuning set shows, with an error of 5 %, that it holds "
+        "on other rows) or point (it holds on the tuning set)",
     )
     abstain: str | None = Field(
         None,
-        description="which rows of several classes are answered: accuracy>=0.98, the most of which that share is shown "
-        "to be right, or the least probability of an answer (default: all)",
+        description="which rows of a task with several classes to answer: accuracy>=0.98 answers as many rows as "
+        "possible with that accuracy confirmed; a number is the lowest probability of an answer (default: all)",
     )
     sets: float | None = Field(
         None,
         gt=0,
         lt=1,
-        description="probability, such as 0.95, with which a row's set of labels holds the true one; of three classes "
-        "or more (default: no sets)",
+        description="probability, such as 0.95, that a row's set of labels holds the true label; for three or more "
+        "classes (default: no sets)",
     )
 
     @field_validator("aims")
@@ -55,48 +54,51 @@ class OperatingSettings(Section):
 
 
 class CascadeSettings(Section):
-    """Stage `cascade`: a second model for the rows that the student is not sure of."""
+    """Stage `cascade`: a second model for rows that the student is unsure of."""
 
     second: Literal["off", "auto"] | Path | None = Field(
         None,
-        description="the second model: auto, the teacher itself, uncut; the artifact of another run on the same rows; "
-        "or off (default: auto where a contract's student is searched for, else off); taken only where it gains",
+        description="second model: auto (the uncut teacher), the artifact of another run on the same rows, or off; "
+        "used only if it gains (default: auto if kdc searches for a contract's student, otherwise off)",
     )
     max_drop: float = Field(
         0.1,
         ge=0,
-        description="points of the metric that the two may lose against the second model alone, on the tuning slice; "
-        "a contract with max_drop asks for half of that against what it compares with",
+        description="points of the metric that both models together may lose against the second model alone, on the "
+        "tuning set; with contract.max_drop, half of that instead, against what the contract compares with",
     )
 
 
 class EvaluateSettings(Section):
     """Stage `evaluate`: measure every model on the evaluation rows."""
 
-    latency_rows: int = Field(100, ge=10, description="rows that are timed one by one (p50, p95)")
-    throughput_rows: int = Field(256, ge=32, description="rows that are timed in batches of 32")
-    rounds: int = Field(3, ge=1, description="rounds of timing, in turns over all models; the median counts")
-    memory: bool = Field(True, description="measure the peak memory of each model, in a process of its own")
+    latency_rows: int = Field(100, ge=10, description="time this many rows one by one (p50, p95)")
+    throughput_rows: int = Field(256, ge=32, description="time this many rows in batches of 32")
+    rounds: int = Field(3, ge=1, description="timing rounds, in turns over all models; the median counts")
+    memory: bool = Field(True, description="measure each model's peak memory in a process of its own")
 
 
 class ContractSettings(Section, Proof, Limits):
-    """The contract that the artifact must keep. Nothing is judged unless a limit is set."""
+    """Limits the artifact must keep. Nothing is judged if none is set."""
 
     search: Literal["quick", "full", "off"] = Field(
         "quick",
-        description="search for the student that keeps the contract by short trainings of those that can keep latency "
-        "and size: quick (the three most promising with layers, and three without), full (all) or off (train "
-        "student.model; the default if that is set); the teacher itself, where it can keep them, is a "
-        "candidate without training",
+        description="search for the student that keeps the contract, by short trainings of candidates that can keep "
+        "latency and size: quick (the three most promising with layers, and three without), full (all) or off (train "
+        "student.model; the default if it is set). The teacher itself is a candidate without training, if it can keep "
+        "both",
     )
     max_hours: float | None = Field(
-        None, gt=0, description="hours that the short trainings may take; after that the best student so far is taken"
+        None,
+        gt=0,
+        description="hours that the short trainings may take; then kdc takes the best student so far (default: no "
+        "limit)",
     )
     at: Conditions = Conditions()
 
     @property
     def terms(self) -> Contract | None:
-        """The contract as the artifact's manifest has it; None if no limit is set."""
+        """The contract for the manifest; None if no limit is set."""
         if not self.set_ones:
             return None
         limits = Limits(**self.model_dump(include=set(Limits.model_fields)))

@@ -1,8 +1,6 @@
-"""Metrics as GLUE defines them, in points (0 to 100; correlations -100 to 100): `METRICS` holds all of them.
+"""Metrics as GLUE defines them, in points: 0 to 100, correlations -100 to 100.
 
-A metric is written once, for weighted rows: `scorer` prepares it for a model's answers, and gives its value for any
-number of weightings at a time. With all weights 1 that is the metric. The bootstrap of
-`kdc.pipeline.quality.intervals` draws other weights.
+A scorer takes many row weightings at once (for the bootstrap); weights of 1 give the metric.
 """
 
 from collections.abc import Callable
@@ -18,36 +16,36 @@ _SHUFFLES = 199
 
 Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]  # (rows,)
-Labels = NDArray[np.generic]  # (rows,) class ids or numbers; (rows, outputs) in {0, 1} for multi-label, as answers are
-Outputs = NDArray[np.floating]  # (rows, outputs) logits or probabilities
-Groups = NDArray[np.integer]  # (rows,) the same number for rows that belong together; None: each row stands alone
-Scorer = Callable[[Floats], Floats]  # (samples, rows) weights, none below 0, to (samples,) scores from -1 to 1
-OfCounts = Callable[[Floats, Floats, Floats], Floats]  # what `counts` gives to (samples,) scores
+Labels = NDArray[np.generic]  # labels or answers, (rows,); multi-label (rows, outputs) in {0, 1}
+Outputs = NDArray[np.floating]  # logits or probabilities (rows, outputs)
+Groups = NDArray[np.integer]  # (rows,) equal numbers for dependent rows
+Scorer = Callable[[Floats], Floats]  # weights >= 0 (samples, rows) to scores in [-1, 1] (samples,)
+OfCounts = Callable[[Floats, Floats, Floats], Floats]  # the three `counts` to scores
 
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric whose score is 1 at most, and greater for a better model. An error is registered with a minus sign."""
+    """A metric of at most 1, higher for better models. Register an error with a minus sign."""
 
-    kinds: tuple[Kind, ...]  # of the tasks that it fits
-    hub_name: str  # its name on the Hugging Face hub
-    lowest: float  # the lowest score
-    scorer: Callable[[NDArray[np.generic], NDArray[np.generic]], Scorer]  # from labels and answers, as `truth_of` gives
-    # What errors that no row shows can cost, see `kdc.pipeline.quality.unseen`. A score of counts gives itself. Other
-    # scores give how far they fall if all rows turn wrong; half of the rows then cost half.
+    kinds: tuple[Kind, ...]
+    hub_name: str  # on the hub
+    lowest: float
+    scorer: Callable[[NDArray[np.generic], NDArray[np.generic]], Scorer]  # from labels and answers
+    # What unseen errors cost (`kdc.pipeline.quality.unseen`): a function of counts, or the score's fall if all rows
+    # become wrong. Half of the rows cost half.
     unseen_cost: OfCounts | float
-    labels: int | None = None  # how many labels a task must have; None: any number
+    labels: int | None = None  # required number; None: any
 
 
 def fitting(kind: Kind, labels: int | None = None) -> list[str]:
-    """Names of the metrics that fit tasks of a kind, and with so many labels; the default comes first."""
+    """Names of the metrics for a task, default first."""
     fits = [name for name, metric in METRICS.items() if kind in metric.kinds]
     return fits if labels is None else [name for name in fits if METRICS[name].labels in (None, labels)]
 
 
 def predictions(logits: NDArray[np.floating], kind: Kind) -> NDArray[np.generic]:
-    """Answers from logits, (rows, outputs): (rows,) class ids; (rows, outputs) 0 or 1 for multi-label (a probability of
-    at least one half); (rows,) numbers for regression."""
+    """Turn logits (rows, outputs) into class ids or numbers (rows,), or 0 and 1 (rows, outputs) for multi-label. A
+    probability of 0.5 is a 1."""
     if kind == "regression":
         return logits[:, 0]
     if kind == "multilabel":
@@ -58,8 +56,7 @@ def predictions(logits: NDArray[np.floating], kind: Kind) -> NDArray[np.generic]
 def compute(
     logits: NDArray[np.floating], labels: NDArray[np.generic], kind: Kind, names: tuple[str, ...]
 ) -> dict[str, float]:
-    """The named metrics, keys of `METRICS`, of logits (rows, outputs) against labels, in points. Labels are (rows,)
-    class ids or numbers, or (rows, outputs) in {0, 1}."""
+    """The named metrics of logits (rows, outputs) against labels, in points."""
     return _points(truth_of(labels, kind), predictions(np.asarray(logits, dtype=np.float64), kind), names)
 
 
@@ -69,12 +66,12 @@ def _points(truth: NDArray[np.generic], answers: NDArray[np.generic], names: tup
 
 
 def truth_of(labels: NDArray[np.generic], kind: Kind) -> NDArray[np.generic]:
-    """Labels as `METRICS` take them: integers, but for regression."""
+    """Labels as scorers take them: integers, except for regression."""
     return np.asarray(labels) if kind == "regression" else np.asarray(labels).astype(np.int64)
 
 
 def is_constant(logits: NDArray[np.floating], kind: Kind) -> bool:
-    """Whether every row gets the same answer: a collapsed model."""
+    """Whether all rows get the same answer."""
     answers = predictions(np.asarray(logits, dtype=np.float64), kind)
     if kind == "regression":
         return bool(np.ptp(answers) < 1e-6 * max(1.0, float(np.abs(answers).max())))
@@ -82,14 +79,14 @@ def is_constant(logits: NDArray[np.floating], kind: Kind) -> bool:
 
 
 def changed_labels(logits: NDArray[np.floating], others: NDArray[np.floating], kind: Kind) -> int:
-    """Rows whose label differs between two models' logits, (rows, outputs) each; 0 for regression."""
+    """Count rows whose label differs between logits (rows, outputs); 0 for regression."""
     if kind == "regression":
         return 0
     return int((~is_right(predictions(logits, kind), predictions(others, kind))).sum())
 
 
 def majority(labels: NDArray[np.generic], kind: Kind, names: tuple[str, ...]) -> dict[str, float]:
-    """The metrics of always giving the most frequent answer (the mean for regression), in points."""
+    """The metrics of the majority label (regression: the mean), in points."""
     truth = truth_of(labels, kind)
     if kind == "regression":
         answers = np.full(len(truth), float(truth.mean()))
@@ -108,18 +105,16 @@ def chance(
     *,
     groups: Groups | None = None,
 ) -> float:
-    """How likely a score as high as this one is for answers that know nothing of the labels, within (0, 1].
+    """The p-value, in (0, 1], of the score.
 
-    A permutation test (Ojala and Garriga 2010, Journal of Machine Learning Research 11:1833): the share of shuffled
-    labels that the same answers fit as well. It holds for every metric, also for those by which a coin beats the
-    majority. Rows of a group may have labels, and answers, that hang together: whole groups change places, and the rows
-    within each. The arguments are as in `compute`; `groups` are (rows,), None if each row stands alone.
+    A permutation test (Ojala and Garriga 2010, JMLR 11:1833), valid for every metric. Rows of a group may depend on
+    each other, so groups, and the rows within each, are shuffled. `groups` is (rows,); None means independent rows.
     """
     answers, truth = predictions(np.asarray(logits, dtype=np.float64), kind), truth_of(labels, kind)
     once, generator = np.ones((1, len(truth))), np.random.default_rng(0)
     score = METRICS[name].scorer(truth, answers)(once)[0]
     number = group_numbers(groups, len(truth))
-    group_by_group = np.argsort(number, kind="stable")  # places of the rows
+    group_by_group = np.argsort(number, kind="stable")
     shuffled = []
     for _ in range(_SHUFFLES):
         other_order = np.lexsort((generator.random(len(truth)), generator.permutation(number.max() + 1)[number]))
@@ -130,12 +125,12 @@ def chance(
 
 
 def group_numbers(groups: Groups | None, rows: int) -> NDArray[np.intp]:
-    """(rows,) the number of each row's group, from 0; without groups each row is one by itself."""
+    """Number the groups from 0, (rows,); without groups, each row is its own."""
     return np.arange(rows) if groups is None else np.unique(groups, return_inverse=True)[1].reshape(-1)
 
 
 def is_right(truth: NDArray[np.generic], answers: NDArray[np.generic]) -> NDArray[np.bool_]:
-    """(rows,) whether a row's answer is its label; of multi-label rows, whether all labels are right."""
+    """Whether all labels of each row are right, (rows,)."""
     return (truth == answers).reshape(len(truth), -1).all(axis=1)
 
 
@@ -145,23 +140,21 @@ def _accuracy(truth: NDArray[np.generic], answers: NDArray[np.generic]) -> Score
 
 
 def _f1(both: Floats, answered: Floats, actual: Floats) -> Floats:
-    """Of class 1."""
+    """F1 of class 1."""
     return f1_by_class(both, answered, actual)[:, 1]
 
 
 def _macro_f1(both: Floats, answered: Floats, actual: Floats) -> Floats:
-    """The mean F1 of the classes that the rows have.
+    """The mean F1 of the classes that occur as labels.
 
-    scikit-learn also takes the classes that a model answers. Two models would then be averages over different classes,
-    and a single wrong answer could cost a third of the scale.
+    scikit-learn also averages over predicted classes, so one wrong answer can cost a third of the scale.
     """
     present = actual > 0
     return (f1_by_class(both, answered, actual) * present).sum(axis=1) / np.maximum(present.sum(axis=1), 1)
 
 
 def _matthews(both: Floats, answered: Floats, actual: Floats) -> Floats:
-    """The correlation coefficient R_K of several classes (Gorodkin 2004, Computational Biology and Chemistry 28:367);
-    0 if all rows get one answer."""
+    """R_K for several classes (Gorodkin 2004, Computational Biology and Chemistry 28:367); 0 for constant answers."""
     rows = actual.sum(axis=1)
     above = both.sum(axis=1) * rows - (answered * actual).sum(axis=1)
     spread = (rows**2 - (answered**2).sum(axis=1)) * (rows**2 - (actual**2).sum(axis=1))
@@ -171,8 +164,7 @@ def _matthews(both: Floats, answered: Floats, actual: Floats) -> Floats:
 def counts(
     truth: NDArray[np.generic], answers: NDArray[np.generic]
 ) -> Callable[[Floats], tuple[Floats, Floats, Floats]]:
-    """Maps weights to weighted counts of rows, (samples, classes) each: the class is answered and right, it is
-    answered, and it is the label."""
+    """Return a function from weights to weighted true positives, predicted and actual, (samples, classes) each."""
     from scipy.sparse import csr_array
 
     if truth.ndim > 1:
@@ -186,7 +178,7 @@ def counts(
 
 
 def f1_by_class(both: Floats, answered: Floats, actual: Floats) -> Floats:
-    """2 TP / (2 TP + FP + FN) of each class; 0 for one that neither occurs nor is answered."""
+    """2 TP / (2 TP + FP + FN) per class; 0 for absent classes."""
     below = answered + actual
     return np.divide(2 * both, below, out=np.zeros_like(below), where=below > 0)
 
@@ -194,7 +186,7 @@ def f1_by_class(both: Floats, answered: Floats, actual: Floats) -> Floats:
 def _pearson(truth: NDArray[np.generic], answers: NDArray[np.generic]) -> Scorer:
     x, y = (side / (np.abs(side).max() or 1.0) for side in (truth.astype(np.float64), answers.astype(np.float64)))
     smallest = (1e-12 * np.abs(x).max(), 1e-12 * np.abs(y).max())
-    x, y = x - x.mean(), y - y.mean()  # so that sums of squares lose no digits
+    x, y = x - x.mean(), y - y.mean()  # otherwise sums of squares lose digits
     columns = np.stack([x, y, x * x, y * y, x * y], axis=1)
 
     def score(weights: Floats) -> Floats:
@@ -205,12 +197,12 @@ def _pearson(truth: NDArray[np.generic], answers: NDArray[np.generic]) -> Scorer
 
 
 def _spearman(truth: NDArray[np.generic], answers: NDArray[np.generic]) -> Scorer:
-    """Pearson's correlation of ranks; rows of one value share the mean of their ranks.
+    """Pearson's correlation of ranks. Equal values share their mean rank.
 
-    Rows are put in order once, and the samples of a row lie side by side, so that a rank is a running sum of weights.
+    Sorting once and laying samples side by side makes a rank a running sum of weights.
     """
     by_truth = np.argsort(truth, kind="stable")
-    by_answer = np.argsort(answers[by_truth], kind="stable")  # from the order of the labels to that of the answers
+    by_answer = np.argsort(answers[by_truth], kind="stable")  # label to answer order
     truth_ranks, answer_ranks = _ranks(truth[by_truth]), _ranks(answers[by_truth][by_answer])
 
     def score(weights: Floats) -> Floats:
@@ -227,10 +219,9 @@ def _spearman(truth: NDArray[np.generic], answers: NDArray[np.generic]) -> Score
 
 
 def _ranks(ascending: NDArray[np.generic]) -> Callable[[Floats], Floats]:
-    """From weights to ranks less their mean, (rows, samples) of rows in the order of their values: a row of weight w
-    ranks as w rows would."""
+    """Return a function from weights to centred ranks, (rows, samples) sorted by value. Weight w ranks as w rows."""
     is_first = np.append(True, ascending[1:] != ascending[:-1])
-    value = np.cumsum(is_first) - 1  # the number of each row's value among the distinct ones
+    value = np.cumsum(is_first) - 1  # index of the distinct value
     last = np.append(np.flatnonzero(is_first)[1:], len(ascending)) - 1
 
     def ranks(weights: Floats) -> Floats:
@@ -248,7 +239,7 @@ def _ranks(ascending: NDArray[np.generic]) -> Callable[[Floats], Floats]:
 
 
 def _correlation(x_variance: Floats, y_variance: Floats, covariance: Floats, smallest: tuple[float, float]) -> Floats:
-    """(samples,) correlations; 0 if one side is constant: its deviation is no more than rounding leaves of one."""
+    """Correlations (samples,); 0 if a side varies no more than by rounding."""
     varies = (x_variance > smallest[0] ** 2) & (y_variance > smallest[1] ** 2)
     below = np.sqrt((x_variance * y_variance).clip(0))
     return np.divide(covariance, below, out=np.zeros_like(below), where=varies)
@@ -261,7 +252,7 @@ def _counted(score: OfCounts, truth: NDArray[np.generic], answers: NDArray[np.ge
 
 _CLASSES: tuple[Kind, ...] = ("classification",)
 _LABELS: tuple[Kind, ...] = ("classification", "multilabel")
-# All metrics by name. The first one of a kind of task decides people's own tasks, which are told the second one too.
+# The first that fits decides a custom task; the second is also reported.
 METRICS: dict[str, Metric] = {
     "macro_f1": Metric(_LABELS, "f1", 0.0, partial(_counted, _macro_f1), unseen_cost=_macro_f1),
     "accuracy": Metric(_LABELS, "accuracy", 0.0, _accuracy, unseen_cost=1.0),

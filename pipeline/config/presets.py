@@ -1,11 +1,10 @@
-"""Presets: the settings of a recipe, a model family or a task, which hold unless the person sets them otherwise."""
+"""Presets of recipes, model families and tasks."""
 
 from typing import Any
 
-# `best`: what measured best here; which layers are kept matters more than anything else (docs/benchmarks/students.md).
-# `paper`: the authors' published script (github.com/rambodazimi/KD-LoRA, src/BERT_KD_LoRA.py), in which teacher and
-# student have the same rate, batch and schedule. `paper-as-described`: Azimi et al. 2024, section 4.
-# docs/explanation/distillation.md lists where both differ from their source.
+# `best`: what measured best here; the choice of kept layers matters most (docs/benchmarks/students.md).
+# `paper`: the authors' script (github.com/rambodazimi/KD-LoRA, src/BERT_KD_LoRA.py), equal schedules for both models.
+# `paper-as-described`: Azimi et al. 2024, section 4. Differences: docs/explanation/distillation.md.
 _AS_PUBLISHED: dict[str, Any] = {"learning_rate": 5e-5, "batch_size": 16, "warmup": 0.0, "min_steps": 0, "epochs": 3}
 RECIPES: dict[str, dict[str, Any]] = {
     "best": {
@@ -43,10 +42,10 @@ RECIPES: dict[str, dict[str, Any]] = {
     },
 }
 
-# The student by recipe, of a family that has none of its own: layers that are kept of the teacher.
+# Students of families without one.
 CUTS = {"best": "layers:first-and-last", "paper": "layers:every-second", "paper-as-described": "layers:every-second"}
 
-# A family without a `student` cuts it out of its teacher; `models/minilm.py` finds minilm's.
+# `models/minilm.py` finds minilm's teacher.
 FAMILIES: dict[str, dict[str, Any]] = {
     "bert": {
         "teacher": {"model": "google-bert/bert-base-uncased", "learning_rate": 3e-5},
@@ -61,7 +60,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
         "student": {"model": "microsoft/deberta-v3-small"},
     },
     "minilm": {"teacher": {"model": "minilm", "learning_rate": 1e-4}},
-    # Their rates are guesses between those of others: no checkpoint of the two was at hand to try them.
+    # The next two families' learning rates are untested guesses.
     "modernbert": {"teacher": {"model": "answerdotai/ModernBERT-base", "learning_rate": 5e-5}},
     "ettin": {
         "teacher": {"model": "jhu-clsp/ettin-encoder-150m", "learning_rate": 5e-5},
@@ -69,23 +68,23 @@ FAMILIES: dict[str, dict[str, Any]] = {
     },
 }
 
-# Learning rates of a section that is trained in the other way than by default: adapters need more, all weights less.
-# `paper` has those of the authors' scripts that train all weights, or adapters, alone.
+# Rates of the non-default method: adapters need higher ones. `paper` follows the authors' scripts for each method.
 _RATES: dict[str, dict[str, float]] = {"teacher": {"lora": 5e-4}, "student": {"full": 1e-4}}
 _METHOD_RATES = {"best": _RATES, "paper": _RATES | {"student": {"full": 5e-5}}, "paper-as-described": _RATES}
 
 
 def method_rates(recipe: str, section: str, method: str) -> dict[str, float]:
-    """The rates, by the name of their setting, of a section ("teacher" or "student") with another method than its own.
-    Its own method, or an unknown recipe, has none."""
+    """Learning rates for a non-default method of section "teacher" or "student"."""
     rate = _METHOD_RATES.get(recipe, {}).get(section, {}).get(method)
     if rate is None:
         return {}
-    one_for_all = {"head_learning_rate"} & RECIPES[recipe].get(section, {}).keys()  # a recipe that names both has one
+    one_for_all = {"head_learning_rate"} & RECIPES[recipe].get(
+        section, {}
+    ).keys()  # a recipe that sets both uses one rate
     return dict.fromkeys(["learning_rate", *one_for_all], rate)
 
 
-# Small tasks need more passes; WNLI's dev set is adversarial to its train set, so nobody beats the majority there.
+# Small tasks need more epochs. WNLI's dev set contradicts its training set: nobody beats the majority.
 _SMALL: dict[str, Any] = {"teacher": {"epochs": 5}, "student": {"epochs": 8}}
 TASK_PRESETS: dict[str, dict[str, Any]] = {
     "cola": {"student": {"epochs": 5}},
@@ -93,7 +92,7 @@ TASK_PRESETS: dict[str, dict[str, Any]] = {
     "stsb": _SMALL,
     "rte": _SMALL,
     "wnli": {"student": {"allow_majority": True}},
-    # This task is made to take minutes: it has fewer steps and evaluations, and shorter measurements, than others.
+    # Finishes in minutes.
     "pydocs": {
         "teacher": {"epochs": 2, "min_steps": 0, "evaluations": 4},
         "student": {"min_steps": 500, "evaluations": 4},

@@ -1,8 +1,4 @@
-"""Makes one run's settings (`settings.py`) from flags, `--set`, a file and presets.
-
-A flag wins over `--set`, `--set` over the file, the file over presets, and presets over defaults. `resolve` merges
-these layers, refuses unknown keys with the nearest valid name, and reports all mistakes at once.
-"""
+"""Resolves settings. Precedence: flags, `--set`, file, presets, defaults."""
 
 import difflib
 import json
@@ -21,11 +17,11 @@ from kdc.pipeline.config.settings import Config
 from kdc.pipeline.config.student_kinds import CHECKPOINT
 from kdc.pipeline.config.tasks import task_key
 
-Layer = dict[str, Any]  # settings by name, nested by section
+Layer = dict[str, Any]  # settings nested by section
 
 
 def settings_of(model: type[BaseModel] = Config, prefix: str = "") -> Iterator[tuple[str, Any, str]]:
-    """Every setting as (dotted key, default, meaning), sections in order."""
+    """Yield each setting as (dotted key, default, description)."""
     for name, field in model.model_fields.items():
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
             yield from settings_of(field.annotation, f"{prefix}{name}.")
@@ -34,10 +30,10 @@ def settings_of(model: type[BaseModel] = Config, prefix: str = "") -> Iterator[t
 
 
 def parse_sets(items: list[str]) -> Layer:
-    """Make a layer of `["student.lora.r=16", ...]`. A value that is no TOML is taken as plain text.
+    """Parse items such as `student.lora.r=16`; values that are not TOML are text.
 
     Raises:
-        InputError: an item has no `=` or no key.
+        InputError: an item lacks `=` or a key.
     """
     layer: Layer = {}
     for item in items:
@@ -53,10 +49,10 @@ def parse_sets(items: list[str]) -> Layer:
 
 
 def read_file(path: Path) -> Layer:
-    """Read a TOML file as a layer.
+    """Read a TOML file.
 
     Raises:
-        InputError: the file is missing, unreadable, or not TOML.
+        InputError: it cannot be read or parsed.
     """
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
@@ -69,7 +65,7 @@ def read_file(path: Path) -> Layer:
 
 
 def layer_of(flags: Mapping[str, Any]) -> Layer:
-    """Make a layer of flags by dotted key; None stands for a flag that was not given."""
+    """Nest flags by dotted key; drop None."""
     layer: Layer = {}
     for key, value in flags.items():
         if value is not None:
@@ -78,16 +74,16 @@ def layer_of(flags: Mapping[str, Any]) -> Layer:
 
 
 def layer_of_keywords(keywords: Mapping[str, Any]) -> Layer:
-    """Keyword arguments of Python as a layer: `{"task": "qnli", "student": {"epochs": 2}, "max_drop": 1.0}`.
+    """Turn Python keyword arguments into a layer.
 
-    A keyword is the name of a setting that one section alone has, or the name of a section, whose value is then a
-    mapping of its settings.
+    A keyword is a setting that only one section has, or a section with a mapping as value: `{"task": "qnli", "student":
+    {"epochs": 2}}`.
 
     Raises:
-        InputError: no setting has that name, or several sections have.
+        InputError: the name is unknown or ambiguous.
     """
     layer: Layer = {}
-    keys: dict[str, list[str]] = {}  # by the name of the setting
+    keys: dict[str, list[str]] = {}  # by setting name
     for key, _, _ in settings_of():
         keys.setdefault(key.rpartition(".")[2], []).append(key)
     for name, value in keywords.items():
@@ -108,16 +104,16 @@ def layer_of_keywords(keywords: Mapping[str, Any]) -> Layer:
 
 
 def resolve(*, flags: Layer, sets: Layer, file: Layer) -> Config:
-    """Merge the layers into the run's settings.
+    """Merge and validate the layers.
 
     Raises:
-        InputError: lists every unknown key and wrong value.
+        InputError: lists all unknown keys and wrong values.
     """
     asked = _merge(file, sets, flags)
     try:
         presets = _presets(asked)
         config = Config.model_validate(_merge(presets, asked))
-        if own := config.student.training_beside(CHECKPOINT):  # the presets are for students with layers
+        if own := config.student.training_beside(CHECKPOINT):  # presets assume a student with layers
             config = Config.model_validate(_merge(presets, {"student": own}, asked))
         return config
     except ValidationError as error:
@@ -130,7 +126,6 @@ def resolve(*, flags: Layer, sets: Layer, file: Layer) -> Config:
 
 
 def _presets(asked: Layer) -> Layer:
-    """The layer of what recipe, family and task set unless the person does."""
     names = ("run", "data", "teacher", "student")
     run, data, teacher, student = (asked[name] if isinstance(asked.get(name), dict) else {} for name in names)
     family = run.get("family") or (None if teacher.get("model") else "bert")
@@ -142,13 +137,13 @@ def _presets(asked: Layer) -> Layer:
         RECIPES.get(recipe, {}),
         {section: method_rates(recipe, section, method) for section, method in methods.items()},
         TASK_PRESETS.get(task_key(str(data.get("task"))), {}),
-        {"contract": {"search": "off"}} if student.get("model") else {},  # a person who names a student wants that one
+        {"contract": {"search": "off"}} if student.get("model") else {},  # a named student is not searched for
         {"run": {"family": family}} if family else {},
     )
 
 
 def _merge(*layers: Layer) -> Layer:
-    """A new layer with the keys of all; the last layer that has a key wins."""
+    """Merge nested layers; the last wins."""
     merged: Layer = {}
     for layer in layers:
         for key, value in layer.items():
@@ -168,8 +163,8 @@ def _put(layer: Layer, key: str, value: Any) -> None:
 
 
 def _mistakes(item: ErrorDetails, every: Sequence[ErrorDetails]) -> list[str]:
-    """One of pydantic's errors in words; an unknown section is one mistake for each of its keys. A setting that may be
-    of several kinds has an error for each, and they are one mistake."""
+    """Describe one of pydantic's errors. All alternatives of a union count as one mistake; each key of an unknown
+    section counts."""
     key = _key(item)
     known = [setting for setting, _, _ in settings_of()]
     if item["type"] != "extra_forbidden":
@@ -191,7 +186,7 @@ def _key(item: ErrorDetails) -> str:
 
 
 def render_defaults() -> str:
-    """Every setting with its default and meaning, as TOML. All lines are comments, because a file wins over presets."""
+    """Every setting as TOML. All lines are comments, since a file wins over presets."""
     lines: list[str] = []
     for section, settings in groupby(settings_of(), key=lambda setting: setting[0].rpartition(".")[0]):
         lines += ["", f"[{section}]"]

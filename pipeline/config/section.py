@@ -1,4 +1,4 @@
-"""What all sections of a run's settings have in common."""
+"""Base class of settings."""
 
 from typing import Any
 
@@ -8,10 +8,9 @@ from kdc.common.frozen import Frozen
 
 
 class Section(Frozen):
-    """A group of settings that knows no other group."""
+    """One group of settings."""
 
-    # Defaults are validated too: 32 for a float becomes 32.0, as it does if a person gives it. Otherwise the two would
-    # have different fingerprints, and a stage would be done again for nothing.
+    # Makes a float's default 32 into 32.0. Otherwise `--set x=32` changes the fingerprint and reruns the stage.
     model_config = ConfigDict(validate_default=True)
 
 
@@ -24,4 +23,4 @@ def _split(value: Any) -> Any:
     return names
 
 
-SPLIT = BeforeValidator(_split)  # of a setting with several names, which a person may separate by commas
+SPLIT = BeforeValidator(_split)  # splits a string at commas

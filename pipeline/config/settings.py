@@ -1,8 +1,4 @@
-"""The settings of one run: frozen models, one section for each stage. `kdc config` prints the descriptions.
-
-The sections are in `data_settings.py`, `training_settings.py`, `graph_settings.py` and `judging_settings.py`, except
-those of the whole run, which are here. `resolve.py` makes them from flags, `--set`, a file and presets.
-"""
+"""All settings of a run, one section per stage."""
 
 from pathlib import Path
 from typing import Literal
@@ -21,37 +17,36 @@ class RunSettings(Section):
 
     out: Path | None = Field(None, description="run directory (default: runs/<task>)")
     family: Literal["bert", "roberta", "deberta", "minilm", "modernbert", "ettin"] | None = Field(
-        None, description="model family that gives teacher and student (default: bert, unless teacher.model is set)"
+        None, description="model family of teacher and student (default: bert, unless teacher.model is set)"
     )
     recipe: Literal["best", "paper", "paper-as-described"] = Field(
         "best",
-        description="distillation recipe: best (what measured best here), paper (KD-LoRA by its authors' published "
-        "script) or paper-as-described (by the paper's text)",
+        description="distillation recipe: best (what measured best here), paper (the published script of KD-LoRA's "
+        "authors) or paper-as-described (the text of their paper)",
     )
-    seed: int = Field(
-        0, ge=0, le=2**31 - 1, description="random seed of splits, initialisation, order of rows and dropout"
-    )
+    seed: int = Field(0, ge=0, le=2**31 - 1, description="random seed of splits, initialisation, row order and dropout")
     device: Literal["auto", "cpu", "cuda"] = Field(
-        "auto", description="device to train on; auto is CUDA if there is a GPU"
+        "auto", description="device to train on; auto takes CUDA if there is a GPU"
     )
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto",
-        description="number format of training; auto is bf16 on CUDA, and on a CPU what is faster there",
+        description="number format of training; auto takes bf16 on CUDA, and the faster format on a CPU",
     )
     controls: bool = Field(
         False,
-        description="also train the student without distillation, and without unlabelled texts; and the LoRA teacher",
+        description="also train controls: the student without distillation, the student without unlabelled texts, and "
+        "the LoRA teacher",
     )
 
 
 class ReportSettings(Section):
-    """The report, which is written after the last stage."""
+    """The report's settings."""
 
     examples: bool = Field(True, description="quote some rows on which teacher and student disagree")
 
 
 class Config(Section):
-    """Everything one run needs."""
+    """All settings of one run."""
 
     run: RunSettings = RunSettings()
     data: DataSettings = DataSettings()
@@ -70,30 +65,29 @@ class Config(Section):
 
     @property
     def has_one_teacher(self) -> bool:
-        """Whether there is one teacher, with its weights: neither several, nor a black box."""
+        """Whether one model, not a black box, is the teacher."""
         return self.teacher.scores is None and len(self.teacher.sources) == 1
 
     @property
     def measures_first(self) -> bool:
-        """Whether candidates are measured before anything is trained: a limit on costs is set."""
+        """Whether a cost limit makes kdc measure candidates before training."""
         return bool({*self.contract.set_ones} - {"max_drop", "require"})
 
     @property
     def tries_fewer_pieces(self) -> bool:
-        """Whether students that are made of the teacher are measured with a smaller vocabulary too: a size is set, and
-        nothing else says what they read."""
+        """Whether a size limit makes kdc try smaller vocabularies: only if vocabulary and cascade are not set."""
         is_left_open = self.student.vocabulary is None and self.cascade.second in (None, "off")
         are_some = self.searches or self.student.kind.is_of_teacher
         return is_left_open and are_some and self.contract.max_size_mb is not None
 
     @property
     def makes_vocabulary(self) -> bool:
-        """Whether there is to be a smaller vocabulary than the teacher's: one was asked for, or is tried."""
+        """Whether any vocabulary smaller than the teacher's is made."""
         return not self.student.has_all_pieces or self.tries_fewer_pieces
 
     @property
     def cascades(self) -> bool:
-        """Whether a second model is looked for."""
+        """Whether to look for a second model."""
         second = self.cascade.second
         if second is not None:
             return second != "off"
@@ -101,5 +95,5 @@ class Config(Section):
 
     @property
     def searches(self) -> bool:
-        """Whether the stage `search` chooses the student."""
+        """Whether stage `search` chooses the student."""
         return self.measures_first and self.contract.search != "off"

@@ -1,7 +1,6 @@
-"""The kinds of students, and all that depends on a student's kind.
+"""The kinds of students: subclasses of `StudentKind`, listed in `KINDS`.
 
-A new kind is a subclass of `StudentKind` and an entry in `KINDS`. Settings are read without torch, so a kind imports
-its code from `kdc.pipeline.models` only when it makes or checks a student.
+Settings load without torch, so kinds import `kdc.pipeline.models` lazily.
 """
 
 import re
@@ -10,75 +9,73 @@ from dataclasses import asdict, dataclass
 from importlib import import_module
 from typing import Any
 
-UNCUT = "teacher"  # the spec of the student that is the teacher itself
-UNCUT_NAME = "the teacher itself, uncut"  # in the lineage of its artifact
+UNCUT = "teacher"
+UNCUT_NAME = "the teacher itself, uncut"  # in the lineage
 
 
 def _models(module: str) -> Any:
-    """A module of `kdc.pipeline.models`."""
     return import_module(f"kdc.pipeline.models.{module}")
 
 
 @dataclass(frozen=True)
 class OwnTraining:
-    """How students without layers are trained: most of them begins at random, and their steps cost little."""
+    """Training of students without layers: most weights start at random, and steps are cheap."""
 
-    steps: int  # how many times the least steps of a student with layers
+    steps: int  # multiple of a layered student's `min_steps`
     learning_rate: float
     head_learning_rate: float
 
 
 class StudentKind:
-    """Students of one kind. Methods take a `spec`, the student as `--student` names it, and a `teacher`, id or path.
-    The methods here are right for a kind without sizes that is made of the teacher."""
+    """Students of one kind. `spec` is `--student`'s value, `teacher` an id or path. Defaults fit kinds made of the
+    teacher, without sizes."""
 
-    name = ""  # the spec, up to a colon
-    is_of_teacher = True  # whether it reads the teacher's tokens, and may have a part of its vocabulary
-    has_sizes: bool | None = None  # whether a spec has a colon and sizes after it; None: it may
+    name = ""  # spec before the colon
+    is_of_teacher = True  # reads the teacher's tokens, and may keep a part of its vocabulary
+    has_sizes: bool | None = None  # after a colon; None: optional
     is_trained = True
-    own_training: OwnTraining | None = None  # None for a kind with layers
+    own_training: OwnTraining | None = None  # None if it has layers
 
     @property
     def has_layers(self) -> bool:
-        """Whether there are layers for adapters, and for checkpoints of gradients between them."""
+        """Whether LoRA and gradient checkpointing apply."""
         return self.own_training is None
 
     def is_named(self, spec: str) -> bool:
-        """Whether a spec names a student of this kind."""
+        """Whether the spec names this kind."""
         name, colon, _ = spec.partition(":")
         return name == self.name and self.has_sizes in (None, bool(colon))
 
     def canonical(self, spec: str, teacher: str) -> str:
-        """The shortest of all specs that name the same student."""
+        """The shortest equivalent spec."""
         return spec
 
     def fingerprint(self, spec: str, teacher: str) -> Any:
-        """What of a student goes into the fingerprints of stages, as JSON can hold it."""
+        """The student's part of fingerprints, as JSON."""
         return spec
 
     def check(self, spec: str, teacher: str) -> None:
-        """Raise `InputError`, before anything is trained, if the spec is wrong or cannot be made of the teacher."""
+        """Raise InputError if the spec is wrong or does not fit the teacher."""
 
     def make(self, spec: str, whole: Any, importance: Callable[..., Any]) -> tuple[Any, tuple[str, ...]]:
-        """The student before training, and the names of its modules that start at random; of the whole teacher as
-        `Loaded`, and an `Importance` of its neurons and heads (`models/units.py`)."""
+        """Return the untrained student and its randomly initialised modules. `whole` is the teacher as `Loaded`;
+        `importance` makes `Importance` (`models/units.py`)."""
         raise NotImplementedError
 
     def model_class(self, config: Any) -> Any:
-        """The class whose `from_pretrained` opens a saved student; None if the config is of another kind, or names an
-        architecture of transformers."""
+        """The class that opens a saved student; None for other kinds and transformers' architectures."""
         return None
 
     def tried(self, teacher: str) -> Sequence[str]:
-        """Specs that a search measures untrained, which takes seconds to minutes each; the largest student first."""
+        """Specs a search measures untrained, largest first; each takes seconds to minutes."""
         return [self.name]
 
     def curve(self, teacher: str) -> Sequence[str]:
-        """Specs that a frontier trains in full."""
+        """Specs a frontier trains in full."""
         return self.tried(teacher)
 
     def training(self, epochs: float, min_steps: int, kept_step: str, *, beside: "StudentKind") -> dict[str, Any]:
-        """Settings in which this kind is trained otherwise than another (`beside`), which is trained with these."""
+        """Settings that this kind changes, given the settings of a student of kind `beside`."""
         own, other = self.own_training, beside.own_training
         if own is None or own == other:
             return {}
@@ -91,21 +88,21 @@ class StudentKind:
             "epochs": epochs if other else 3 * epochs,
             "min_steps": own.steps * min_steps // (other.steps if other else 1),
         }
-        if other is None and kept_step == "score":  # the default; any other rule was asked for, or is the recipe's
+        if other is None and kept_step == "score":  # any other rule was chosen on purpose
             settings["kept_step"] = "loss"
         return settings
 
     def short_name(self, spec: str) -> str:
-        """The student in a plot."""
+        """The name in plots."""
         return spec.rsplit("/", 1)[-1]
 
     def title(self, spec: str, cut_from: str) -> str:
-        """The student in its artifact's lineage, made of the "finetuned" or "pretrained" teacher."""
+        """The name in the lineage; `cut_from` is "finetuned" or "pretrained"."""
         return f"{spec} of the {cut_from} teacher" if self.is_of_teacher else spec
 
 
 class _Checkpoint(StudentKind):
-    """A checkpoint of its own, id or path."""
+    """A checkpoint, by id or path."""
 
     is_of_teacher = False
 
@@ -131,7 +128,7 @@ class _Uncut(StudentKind):
 
 
 class _Layers(StudentKind):
-    """Some of the teacher's layers, which may be narrower."""
+    """The teacher's layers, maybe fewer and narrower."""
 
     name = "layers"
     has_sizes = True
@@ -165,7 +162,7 @@ class _Layers(StudentKind):
 
 
 class _Shallow(StudentKind):
-    """The teacher's token vectors, without a layer."""
+    """The teacher's token embeddings without layers."""
 
     def __init__(self, name: str, own_training: OwnTraining) -> None:
         self.name, self.own_training = name, own_training
@@ -190,8 +187,8 @@ class _Shallow(StudentKind):
 
 CHECKPOINT = _Checkpoint()
 _BAG = OwnTraining(steps=2, learning_rate=1e-3, head_learning_rate=2e-3)
-_SUM = OwnTraining(steps=1, learning_rate=3e-3, head_learning_rate=5e-3)  # it soon knows its rows by heart
-# By name. Searches and frontiers try them in this order.
+_SUM = OwnTraining(steps=1, learning_rate=3e-3, head_learning_rate=5e-3)  # overfits early
+# In search order.
 KINDS: dict[str, StudentKind] = {
     kind.name: kind
     for kind in (_Uncut(), _Layers(), _Shallow("conv", _BAG), _Shallow("static", _BAG), _Shallow("linear", _SUM))
@@ -199,5 +196,5 @@ KINDS: dict[str, StudentKind] = {
 
 
 def kind_of(spec: str) -> StudentKind:
-    """The kind of a student, `CHECKPOINT` unless the spec names another."""
+    """The kind a spec names; `CHECKPOINT` by default."""
     return next((kind for kind in KINDS.values() if kind.is_named(spec)), CHECKPOINT)

@@ -1,4 +1,4 @@
-"""Tasks (columns, kind, labels and metrics): the nine of GLUE, the built-in one, and people's own."""
+"""GLUE's tasks, the built-in pydocs, and custom tasks."""
 
 import difflib
 import re
@@ -13,32 +13,31 @@ from kdc.pipeline.config.metrics import fitting
 
 
 class Task(TaskBase):
-    """One text-classification task, as a run trains it. The labels of people's own tasks are empty until the training
-    rows are read."""
+    """A text-classification task. Custom tasks have no labels until their rows are read."""
 
-    label: str  # name of the label column
-    metrics: tuple[str, ...]  # names known to `kdc.pipeline.config.metrics`; the first one decides
-    glue_folder: str = ""  # of the task in GLUE's own download, for example "SST-2"; "" outside GLUE
-    hub_config: str = ""  # configuration of `nyu-mll/glue` on the hub; "" outside GLUE
-    eval_splits: tuple[str, ...] = ("validation",)  # as the hub names them; the first one decides
-    max_length: int = 128  # tokens after which a text, or both texts of a pair together, are cut
+    label: str  # the label column
+    metrics: tuple[str, ...]  # the first decides
+    glue_folder: str = ""  # in GLUE's download, e.g. "SST-2"
+    hub_config: str = ""  # of `nyu-mll/glue`
+    eval_splits: tuple[str, ...] = ("validation",)  # the first decides
+    max_length: int = 128  # tokens of a row
 
     def info(self) -> TaskInfo:
-        """The task as the artifact describes it."""
+        """The task for the manifest."""
         return TaskInfo(**{name: getattr(self, name) for name in TaskBase.model_fields}, metric=self.metrics[0])
 
     def save(self, path: Path) -> None:
-        """Write the task as JSON."""
+        """Write as JSON."""
         write_whole(path, self.model_dump_json(indent=2))
 
     @staticmethod
     def load(path: Path) -> "Task":
-        """Read what `save` wrote."""
+        """Read from JSON."""
         return Task.model_validate_json(path.read_text(encoding="utf-8"))
 
 
 def _glue(name: str, folder: str, columns: tuple[str, str | None], labels: tuple[str, ...], **more: Any) -> Task:
-    """One of GLUE's tasks; `more` are fields in which it is not like most of them."""
+    """A GLUE task; `more` overrides GLUE's usual fields."""
     fields = {"kind": "classification", "label": "label", "metrics": ("accuracy",), **more}
     text, text_pair = columns
     return Task(name=name, hub_config=name, glue_folder=folder, text=text, text_pair=text_pair, labels=labels, **fields)
@@ -79,10 +78,10 @@ TASKS: dict[str, Task] = {
 
 
 def find_task(name: str) -> Task:
-    """Find a known task by its name in any of the usual spellings ("SST-2", "sst2", "STS_B").
+    """Find a task by any usual spelling ("SST-2", "sst2", "STS_B").
 
     Raises:
-        InputError: there is no such task; names the nearest one.
+        InputError: unknown task; names the nearest.
     """
     key = task_key(name)
     if key in TASKS:
@@ -95,23 +94,23 @@ def find_task(name: str) -> Task:
 
 
 def task_key(name: str) -> str:
-    """A known task's key in `TASKS`, for any of the usual spellings of its name."""
+    """The `TASKS` key for any usual spelling."""
     return name.lower().replace("-", "").replace("_", "")
 
 
 def custom_task(
     name: str, text: str, text_pair: str | None, label: str, kind: Kind, labels: tuple[str, ...] = ()
 ) -> Task:
-    """Make the task of a person's own files. Label names that are not given are learned from the training rows."""
+    """Make a custom task; missing labels are learned from training rows."""
     metrics = tuple(fitting(kind)[:2])
     return Task(name=name, text=text, text_pair=text_pair, label=label, kind=kind, labels=labels, metrics=metrics)
 
 
 def decided_by(task: Task, metric: str | None) -> Task:
-    """The task with another metric that decides; the same task for None.
+    """Set the deciding metric, if given.
 
     Raises:
-        InputError: tasks of this kind have no such metric.
+        InputError: it does not fit the task.
     """
     if metric is None:
         return task
@@ -124,11 +123,10 @@ def decided_by(task: Task, metric: str | None) -> Task:
 
 
 def task_of(data: DataSettings) -> Task:
-    """The task that the settings describe. The label names of people's own tasks are filled in when the rows are read.
+    """The task that the settings describe.
 
     Raises:
-        InputError: neither a known task nor a training file is named, no text column, or a metric that the known task
-            has not.
+        InputError: no data or text column, or an unknown task or metric.
     """
     if data.task is not None:
         columns = data.model_dump(include={"text", "text_pair", "label"}, exclude_none=True)
@@ -139,9 +137,9 @@ def task_of(data: DataSettings) -> Task:
         raise InputError("no task and no data were given", remedy=remedy)
     if data.text is None:
         raise InputError("which column holds the text?", given=source, remedy="add --text COLUMN")
-    name = re.sub(r"[^A-Za-z0-9_.-]+", "-", source.stem).strip(".") or "task"  # names a folder, so not ".."
+    name = re.sub(r"[^A-Za-z0-9_.-]+", "-", source.stem).strip(".") or "task"  # a folder's name, so not ".."
     if name in TASKS:
-        name = f"own-{name}"  # the name of a known task would bring its rules with it
+        name = f"own-{name}"  # a known name brings its rules
     kind = data.kind
     if kind == "auto":
         kind = "multilabel" if data.separator else "classification"
@@ -149,7 +147,7 @@ def task_of(data: DataSettings) -> Task:
 
 
 def render() -> str:
-    """The known tasks with their columns, labels and metrics, and how to name a task of one's own."""
+    """The known tasks as a table, and how to name a custom one."""
     lines = []
     for task in TASKS.values():
         columns = task.text if task.text_pair is None else f"{task.text} + {task.text_pair}"

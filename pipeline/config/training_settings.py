@@ -1,4 +1,4 @@
-"""Settings of all that is trained: baselines, teacher, what the student learns from, and the student."""
+"""Training settings of all models."""
 
 import difflib
 from pathlib import Path
@@ -9,16 +9,16 @@ from pydantic import Field, field_validator, model_validator
 from kdc.pipeline.config.section import SPLIT, Section
 from kdc.pipeline.config.student_kinds import CHECKPOINT, KINDS, StudentKind, kind_of
 
-KeptStep = Literal["score", "loss", "last"]  # the rule that chooses the step whose weights are kept
+KeptStep = Literal["score", "loss", "last"]  # rule that chooses the checkpoint
 
 
 class LoraSettings(Section):
-    """Low-rank adapters (LoRA). The names are those of PEFT's `LoraConfig`."""
+    """Low-rank adapters (LoRA), named as in PEFT's `LoraConfig`."""
 
     r: int = Field(16, ge=1, description="rank of the adapters")
     alpha: float = Field(32, gt=0, description="scale of the adapters: their updates are multiplied by alpha / r")
     dropout: float = Field(
-        0.05, ge=0, lt=1, description="dropout rate before the adapters, 0 to 1 (a student of recipe best: 0)"
+        0.05, ge=0, lt=1, description="dropout rate before the adapters, 0 to 1 (recipe best: 0 for the student)"
     )
     targets: Literal["all-linear", "query-value"] | Annotated[tuple[str, ...], SPLIT] = Field(
         "all-linear", description="linear layers of the encoder to adapt: all-linear, query-value, or their names"
@@ -26,55 +26,55 @@ class LoraSettings(Section):
     rslora: bool = Field(False, description="use the rank-stabilised scale alpha / sqrt(r)")
     dora: bool = Field(False, description="use weight-decomposed adapters (DoRA)")
     init: str = Field(
-        "default", description="how adapters begin: default, gaussian, pissa, pissa_niter_N, olora, orthogonal, ..."
+        "default",
+        description="initialisation of the adapters: default, gaussian, pissa, pissa_niter_N, olora, orthogonal, ...",
     )
 
 
 class TrainSettings(Section):
-    """The settings that the trainings of teacher and student share."""
+    """Settings of every training."""
 
     epochs: float = Field(3, gt=0, description="passes over the training rows")
-    min_steps: int = Field(0, ge=0, description="steps to train at least, even if they are more than the epochs give")
-    batch_size: int = Field(32, ge=1, description="rows in one step")
-    accumulate: int = Field(1, ge=1, description="steps whose gradients are added up for one update of the weights")
+    min_steps: int = Field(0, ge=0, description="train at least this many steps, even if the epochs give fewer")
+    batch_size: int = Field(32, ge=1, description="rows per step")
+    accumulate: int = Field(1, ge=1, description="sum the gradients of this many steps for one update of the weights")
     learning_rate: float = Field(5e-5, gt=0, description="highest learning rate")
     head_learning_rate: float | None = Field(
         None,
         gt=0,
-        description="highest learning rate of what starts at random, such as a new head (default: learning_rate; for a "
-        "teacher 20 times that, at most 2e-3)",
+        description="highest learning rate of modules that start at random, such as a new head (default: "
+        "learning_rate; for a teacher 20 times that, at most 2e-3)",
     )
     gradient_checkpointing: bool = Field(
-        False, description="compute activations again instead of keeping them: less memory, about a third slower"
+        False, description="recompute activations instead of storing them: less memory, about a third slower"
     )
-    warmup: float = Field(
-        0.06, ge=0, lt=1, description="share of the steps during which the learning rate rises, 0 to 1"
-    )
+    warmup: float = Field(0.06, ge=0, lt=1, description="share of the steps in which the learning rate rises, 0 to 1")
     weight_decay: float = Field(0.01, ge=0, description="weight decay of AdamW")
-    evaluations: int = Field(8, ge=1, description="evaluations on the tuning slice during training")
+    evaluations: int = Field(8, ge=1, description="evaluations on the tuning set during training")
     patience: int | None = Field(
-        None, ge=1, description="stop after so many evaluations without a better one (default: never)"
+        None, ge=1, description="stop early after this many evaluations without a better one (default: never)"
     )
     kept_step: KeptStep = Field(
         "score",
-        description="the step whose weights are kept: that of the best score on the tuning slice (or the last one, "
-        "where that is within a standard error of it), that of the least loss there, or the last one",
+        description="checkpoint to keep: score (best score on the tuning set, or the last step if it is within a "
+        "standard error of the best), loss (lowest loss on the tuning set) or last",
     )
     dropout: Literal["own"] | Annotated[float, Field(ge=0, lt=1)] = Field(
-        "own", description="rate of all dropout but the adapters', 0 to 1; own: the checkpoint's"
+        "own", description="rate of all dropout except the adapters', 0 to 1; own keeps the checkpoint's rates"
     )
     hours: float | None = Field(
         None,
         gt=0,
-        description="hours that the training may take; its rate falls so that it is done by then (default: no limit)",
+        description="train for at most this many hours; the learning rate falls fast enough to end by then (default: "
+        "no limit)",
     )
     class_weights: Literal["none", "balanced"] | dict[str, float] = Field(
-        "none", description="weights of the classes in the cross-entropy: none, balanced, or a table of them by label"
+        "none", description="class weights in the cross-entropy: none, balanced, or a table by label"
     )
     window_loss: Literal["row", "each"] = Field(
         "row",
-        description="of a row in windows (--long windows): the loss of the answer that is made of all (row), or of "
-        "each window's, as if its label were the row's (each)",
+        description="loss of a row in windows (--long windows): row takes the loss of the combined answer, each the "
+        "loss of every window's answer, as if the row's label were the window's",
     )
 
     @model_validator(mode="after")
@@ -88,63 +88,66 @@ class TrainSettings(Section):
 
     @property
     def dropout_rate(self) -> float | None:
-        """The rate of all dropout; None: the checkpoint's own rates."""
+        """None keeps the checkpoint's rates."""
         return None if self.dropout == "own" else self.dropout
 
     @property
     def new_modules_rate(self) -> float:
-        """The highest learning rate of modules that start at random."""
+        """Learning rate of randomly initialised modules."""
         return self.head_learning_rate or self.learning_rate
 
 
 class BaselinesSettings(Section):
-    """Stage `baselines`: what is cheap to beat."""
+    """Stage `baselines`: cheap models to beat."""
 
-    enabled: bool = Field(True, description="fit the baselines and put them beside the models in every table")
-    max_rows: int = Field(20_000, ge=20, description="training rows that they are fitted to at most, drawn at random")
+    enabled: bool = Field(True, description="fit the baselines and show them beside the models in every table")
+    max_rows: int = Field(
+        20_000, ge=20, description="fit the baselines to at most this many training rows, drawn at random"
+    )
 
 
 class TeacherSettings(TrainSettings):
-    """Stage `teacher`: fine-tune a teacher, or check one that is fine-tuned already."""
+    """Stage `teacher`: fine-tune a teacher, or check a fine-tuned one."""
 
     model: str = Field("google-bert/bert-base-uncased", description="teacher: hub id or path")
     more: Annotated[tuple[str, ...], SPLIT] | None = Field(
-        None, description="further teachers, separated by commas; the logits of all are averaged (default: none)"
+        None, description="more teachers, separated by commas; the logits of all teachers are averaged (default: none)"
     )
     scores: Path | None = Field(
-        None, description="file with a black box's answers to all rows; they take the teacher's place (default: none)"
+        None, description="file with a black box's answers to all rows, used instead of a teacher (default: none)"
     )
     pooling: Literal["auto", "first", "mean"] = Field(
         "auto",
-        description="what a new head reads: the first token by the architecture's own head (first), the mean of the "
-        "token vectors (mean), or what the checkpoint was made for (auto)",
+        description="input of a new head: first (the first token, by the architecture's own head), mean (the mean of "
+        "the token vectors) or auto (what the checkpoint was made for)",
     )
     from_probe: Literal["auto", "off"] = Field(
         "auto",
-        description="where the fine-tuned teacher is not better than the best baseline beyond chance, also fine-tune "
-        "from the linear probe's head, and take the best of these two and the probe itself (auto), or not (off)",
+        description="what to do if the fine-tuned teacher does not beat the best baseline beyond chance: auto also "
+        "fine-tunes from the linear probe's head, and takes the best of both and the probe itself; off keeps the "
+        "teacher",
     )
     search: Literal["off", "quick"] = Field(
         "off",
-        description="find the learning rates of encoder and head by short trainings first, of at most a third of the "
-        "steps together (quick), or not (off)",
+        description="quick first finds the learning rates of encoder and head by short trainings, which take at most "
+        "a third of the steps together; off does not",
     )
-    min_steps: int = Field(500, ge=0, description="steps to train at least, even if they are more than the epochs give")
-    finetuned: bool = Field(False, description="the teacher is fine-tuned for this task already: only check it")
+    min_steps: int = Field(500, ge=0, description="train at least this many steps, even if the epochs give fewer")
+    finetuned: bool = Field(False, description="the teacher is already fine-tuned for this task: only check it")
     labels: Annotated[tuple[str, ...], SPLIT] | None = Field(
-        None, description="label names, in order, of a teacher that calls them LABEL_0, LABEL_1, ..."
+        None, description="label names, in order, for a teacher that calls them LABEL_0, LABEL_1, ..."
     )
     method: Literal["full", "lora"] = Field("full", description="what to train: all weights (full) or adapters (lora)")
     lora: LoraSettings = LoraSettings()
 
     @property
     def new_modules_rate(self) -> float:
-        """A head that starts at random has far to go: at the rate of pretrained weights it would lag behind them."""
+        """A random head has far to go; at the rate of pretrained weights it would lag behind."""
         return self.head_learning_rate or max(self.learning_rate, min(20 * self.learning_rate, 2e-3))
 
     @property
     def sources(self) -> tuple[str, ...]:
-        """All teachers. A student that is cut is cut from the first one."""
+        """All teachers; a student is cut from the first."""
         return (self.model, *(self.more or ()))
 
 
@@ -152,11 +155,11 @@ class TargetsSettings(Section):
     """Stage `targets`: what the student learns from."""
 
     weights: Literal["score", "equal"] = Field(
-        "score", description="weights of several teachers: their score on the tuning slice, or equal"
+        "score", description="weights of several teachers: score (their score on the tuning set) or equal"
     )
     calibrate: bool = Field(
         False,
-        description="divide the teacher's logits by the temperature at which the tuning slice's labels are likeliest",
+        description="divide the teacher's logits by the temperature that makes the tuning set's labels likeliest",
     )
 
 
@@ -165,44 +168,42 @@ class StudentSettings(TrainSettings):
 
     model: str = Field(
         "layers:first-and-last",
-        description="student: hub id, path, the teacher's layers to keep: layers:0,1,5 (by number), or half of them "
-        "by layers:first-and-last, layers:first-half or layers:every-second, each with ,ffn=768 for so many neurons of "
-        "their feed-forward parts and ,heads=6 for so many of their attention heads, those that matter most; conv, "
-        "static or linear: its token vectors under convolutions, in a bag, or added up, in sizes of their own by "
-        "conv:channels=128,window=5; or teacher: the teacher itself, which is not trained again",
+        description="student: a hub id or path, or made of the teacher. layers:0,1,5 keeps these layers; "
+        "layers:first-and-last, layers:first-half and layers:every-second keep half of them. Add ,ffn=768 to keep so "
+        "many feed-forward neurons of each layer, and ,heads=6 to keep so many attention heads, the most important "
+        "ones. conv, static and linear keep the token embeddings: under convolutions, in a bag, or added up; "
+        "conv:channels=128,window=5 sets their sizes. teacher is the teacher itself, without further training",
     )
     vocabulary: Literal["all", "auto"] | Annotated[int, Field(ge=1)] | None = Field(
         None,
-        description="pieces of the teacher's vocabulary that a student made of it keeps: all; auto, those that the "
-        "training and unlabelled texts use, and what all characters can be written with; or a number, these and the "
-        "most frequent others up to so many. Where it is not set: all, or auto where a contract's size would be missed",
+        description="vocabulary of a student made of the teacher: all; auto (the tokens in the training and "
+        "unlabelled texts, and the tokens that can write every character); or a number (auto's tokens and the most "
+        "frequent others, up to that number). Default: all, or auto if a contract's size would be missed",
     )
     cut_from: Literal["finetuned", "pretrained"] = Field(
-        "finetuned", description="whether a student is cut from the fine-tuned or the pretrained teacher"
+        "finetuned", description="teacher to cut a student from: finetuned or pretrained"
     )
     method: Literal["full", "lora"] = Field("lora", description="what to train: adapters (lora) or all weights (full)")
     learning_rate: float = Field(1e-3, gt=0, description="highest learning rate")
-    min_steps: int = Field(
-        1500, ge=0, description="steps to train at least, even if they are more than the epochs give"
-    )
+    min_steps: int = Field(1500, ge=0, description="train at least this many steps, even if the epochs give fewer")
     dropout: Literal["own"] | Annotated[float, Field(ge=0, lt=1)] = Field(
-        0.0, description="rate of all dropout but the adapters', 0 to 1; own: the checkpoint's"
+        0.0, description="rate of all dropout except the adapters', 0 to 1; own keeps the checkpoint's rates"
     )
     alpha: float = Field(
-        0.9, ge=0, le=1, description="weight of the teacher in the loss, 0 to 1; the labels have 1 - alpha"
+        0.9, ge=0, le=1, description="weight of the teacher in the loss, 0 to 1; the labels get 1 - alpha"
     )
     temperature: float = Field(
         2.0, gt=0, description="temperature that softens the distributions of teacher and student"
     )
     allow_majority: bool = Field(
-        False, description="warn of a student that is no better than the majority class, instead of failing"
+        False, description="warn instead of failing if the student is no better than the majority class"
     )
     lora: LoraSettings = LoraSettings()
 
     @field_validator("model")
     @classmethod
     def _no_kind_that_is_misspelt(cls, value: str) -> str:
-        """A name that is nearly a kind of student would be looked for on the hub."""
+        """Refuse a misspelt kind, which would be looked up on the hub."""
         name = value.partition(":")[0]
         nearest = difflib.get_close_matches(name.strip().lower(), KINDS, n=1, cutoff=0.75)
         if not nearest or kind_of(value) is not CHECKPOINT or "/" in value or Path(name).exists():
@@ -212,19 +213,19 @@ class StudentSettings(TrainSettings):
 
     @property
     def kind(self) -> StudentKind:
-        """The kind of the student."""
+        """The student's kind."""
         return kind_of(self.model)
 
     @property
     def has_all_pieces(self) -> bool:
-        """Whether a student that is made of the teacher has its whole vocabulary."""
+        """Whether it keeps the whole vocabulary."""
         return self.vocabulary in (None, "all")
 
     def of(self, model: str) -> Self:
-        """These settings for another student, as a search tries it, which its kind may train in its own way."""
+        """These settings for another student, as its kind changes them."""
         other = self.model_copy(update={"model": model})
         return other.model_copy(update=other.training_beside(self.kind))
 
     def training_beside(self, other: StudentKind) -> dict[str, Any]:
-        """Settings in which the student is trained otherwise than one of another kind with these settings."""
+        """Changes this student makes to another kind's training."""
         return self.kind.training(self.epochs, self.min_steps, self.kept_step, beside=other)

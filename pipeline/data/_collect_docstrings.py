@@ -1,10 +1,9 @@
-"""Collects the docstrings of the standard library; run as a script by `kdc.pipeline.data.pydocs`, never imported by it.
+"""Collects the standard library's docstrings in an interpreter of its own.
 
-Importing the whole standard library has side effects (locks of threads, tables of signals, deprecated modules that
-warn), so this runs in an interpreter of its own, which is started with `-I -S` to see the standard library alone.
+Importing every module has side effects (thread locks, signal tables, warnings). `-I -S` hides all other packages.
 
-Writes: one JSON object on standard output: `objects`, a list of [module, name, docstring] in a fixed order, and
-    `unimportable`, {module: reason}. Whatever the imported modules print goes to the null device.
+Writes JSON to standard output: `objects`, [module, name, docstring] in a fixed order, and `unimportable`, {module:
+reason}. Output of imported modules is discarded.
 
 Command: `python -I -S -B -W ignore pipeline/data/_collect_docstrings.py`
 """
@@ -17,13 +16,12 @@ import pkgutil
 import sys
 import types
 
-# Left out whole, with everything below them, since they act when imported (a browser, a poem, a window), belong to the
-# interpreter's own set-up or the test suite, are generated tables, or are another platform's twin of os and os.path.
+# Skipped with submodules: they act on import (browser, poem, window), are internal, or are variants of os and os.path.
 _ACTING = {"antigravity", "this", "idlelib", "lib2to3", "turtle", "turtledemo", "tkinter"}
 _INTERNAL = {"test", "distutils", "ensurepip", "site", "encodings", "pydoc_data", "opcode", "stringprep"}
 _TWINS = {"msilib", "genericpath", "ntpath", "posixpath", "posix", "nt", "nturl2path"}
 SKIPPED = _ACTING | _INTERNAL | _TWINS
-SKIPPED_PARTS = {"__main__", "test", "tests", "_test"}  # parts of packages that run a program or tests when imported
+SKIPPED_PARTS = {"__main__", "test", "tests", "_test"}  # act on import
 
 FUNCTIONS = (
     types.FunctionType | types.BuiltinFunctionType | types.MethodDescriptorType | types.ClassMethodDescriptorType
@@ -31,8 +29,8 @@ FUNCTIONS = (
 
 
 def module_names() -> list[str]:
-    """Public modules of the standard library, shallow ones first: an object gets its shortest name."""
-    names = {"os.path"}  # which has no file of that name
+    """Public modules, shallow ones first: an object gets its shortest name."""
+    names = {"os.path"}  # no file has this name
     packages: list[tuple[str, list[str]]] = []
     for name in sorted(sys.stdlib_module_names - SKIPPED):
         if not name.startswith("_"):
@@ -50,7 +48,7 @@ def module_names() -> list[str]:
 
 
 def documented(module_name: str, module: types.ModuleType) -> list[list[str]]:
-    """[module, name, docstring] of the public functions, classes and methods that a module defines or exports."""
+    """[module, name, docstring] of a module's public functions, classes and methods."""
     exported = set(getattr(module, "__all__", ()))
     candidates: list[tuple[str, str | None]] = []
     for name, value in sorted(vars(module).items()):
@@ -60,14 +58,14 @@ def documented(module_name: str, module: types.ModuleType) -> list[list[str]]:
         candidates.append((name, value.__doc__))
         if isinstance(value, type):
             for member_name, member in sorted(vars(value).items()):
-                function = getattr(member, "__func__", member)  # what a staticmethod or classmethod wraps
+                function = getattr(member, "__func__", member)  # of a staticmethod or classmethod
                 if not member_name.startswith("_") and isinstance(function, FUNCTIONS):
                     candidates.append((f"{name}.{member_name}", function.__doc__))
     return [[module_name, name, text] for name, text in candidates if isinstance(text, str) and text.strip()]
 
 
 def main() -> None:
-    """Import everything with standard output closed off, then print the result."""
+    """Import all modules with standard output closed off, and print the result."""
     answer = os.fdopen(os.dup(1), "w", encoding="utf-8")
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 1)
@@ -76,7 +74,7 @@ def main() -> None:
     for name in module_names():
         try:
             module = importlib.import_module(name)
-        except (Exception, SystemExit) as error:  # noqa: BLE001 - a module of another platform, or built without its C library
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - another platform's module, or a missing C library
             unimportable[name] = f"{type(error).__name__}: {error}"
             continue
         objects.extend(documented(name, module))

@@ -1,4 +1,4 @@
-"""The fields of one row: checked, and as the numbers by which rows are told apart and tied together."""
+"""Checks and hashes a row's fields."""
 
 import hashlib
 import math
@@ -12,14 +12,14 @@ from kdc.pipeline.data.problems import RowProblem, is_missing
 from kdc.pipeline.data.units import Ints
 from kdc.serving.engine.tokenizing import Text, is_blank
 
-_TELLING = 20  # characters of a text that two pairs do not share by chance
+_TELLING = 20  # fewer characters may be shared by chance
 
 
 def check_text(value: object, column: str) -> str:
     """A text that a model can read.
 
     Raises:
-        RowProblem: it is not a string, NaN, or nothing but white space.
+        RowProblem: not a string, blank, or NaN.
     """
     if is_missing(value):
         what = "text is missing"
@@ -35,12 +35,11 @@ def check_text(value: object, column: str) -> str:
 
 
 def hash_of(text: str, pair: str | None) -> int:
-    """64 bits of a text or pair. White space around a text does not count, because no model sees it.
-
-    Among a million different texts, two share a number with a chance of one in 10^7.
+    """64 bits of a text or pair, stripped, since no model sees outer white space. Among a million texts, a collision
+    has a chance of about 1 in 10^7.
 
     Raises:
-        RowProblem: the text cannot be written as UTF-8.
+        RowProblem: the text has a lone surrogate.
     """
     try:
         content = text.strip().encode()
@@ -52,25 +51,25 @@ def hash_of(text: str, pair: str | None) -> int:
 
 
 def sides_of(text: str, pair: str) -> tuple[int, int]:
-    """64 bits of each text of a pair. A short text ("yes", a name) is in many unrelated pairs, so it gets the number of
-    the whole pair."""
+    """64 bits of each text of a pair. Short texts ("yes", a name) occur in unrelated pairs, so they get the whole
+    pair's hash."""
     whole = hash_of(text, pair)
     first, second = (hash_of(side, None) if len(side.strip()) >= _TELLING else whole for side in (text, pair))
     return first, second
 
 
 def hashes_of(texts: Sequence[Text]) -> tuple[Ints, Ints]:
-    """(rows,) `hash_of` each text or pair; and (rows, 2) `sides_of` each pair, (rows, 0) for single texts."""
+    """`hash_of` each row, (rows,), and `sides_of` each pair, (rows, 2) or (rows, 0)."""
     if isinstance(texts[0], str):
         return np.array([hash_of(str(text), None) for text in texts]), np.zeros((len(texts), 0), dtype=np.int64)
     return np.array([hash_of(*pair) for pair in texts]), np.array([sides_of(*pair) for pair in texts])
 
 
 def group_of(value: object, column: str) -> str:
-    """A row's group as text.
+    """A row's group.
 
     Raises:
-        RowProblem: it is missing or blank.
+        RowProblem: missing or blank.
     """
     group = "" if is_missing(value) else str(value).strip()
     if not group:
@@ -79,16 +78,16 @@ def group_of(value: object, column: str) -> str:
 
 
 def time_of(value: object, column: str) -> float:
-    """The time of a row: a number as it is, a date as seconds since 1970 (UTC if it names no zone).
+    """A number, or a date in seconds since 1970 (UTC by default).
 
     Raises:
-        RowProblem: it is neither.
+        RowProblem: neither.
     """
     with suppress(TypeError, ValueError, OverflowError):
         if math.isfinite(number := float(value)):  # type: ignore[arg-type]
             return number
     try:
-        moment = datetime.fromisoformat(str(value).strip())  # also of what a date or a `datetime` prints
+        moment = datetime.fromisoformat(str(value).strip())  # also reads `str(datetime)`
         return (moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)).timestamp()
     except (ValueError, OverflowError):
         what = "time is neither a number nor a date as ISO 8601 writes it"

@@ -1,4 +1,4 @@
-"""Reads a label column: each row's label, the names that there are, and the column's kind if it was not given."""
+"""Reads a label column, and infers its labels and kind."""
 
 import re
 from collections import Counter
@@ -8,15 +8,15 @@ from kdc.artifact.manifest import MOST_LABELS, Kind
 from kdc.pipeline.data.problems import MAX_SHOWN, FileProblem, Problems, RowProblem, is_missing, nearest_name, show
 from kdc.pipeline.data.sources import SplitSource
 
-_FEW_NUMBERS = 20  # a column with more different numbers holds measurements, not class names
-_MOSTLY = 0.9  # if at least this share of a column are numbers, its other values are mistakes
+_FEW_NUMBERS = 20  # more distinct numbers mean regression
+_MOSTLY = 0.9  # from this share of numbers on, other values are mistakes
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
-_LARGEST = 3.4e38  # of float32, as labels are stored
+_LARGEST = 3.4e38  # of float32
 NOT_TRAINED = "label is not in the training rows"  # a kind of mistake
 
 
 def parse_number(text: str) -> float | None:
-    """The number that a text says, if float32 can hold it; None for any other text, such as "inf" or "1,5"."""
+    """The number in a text, if float32 can hold it; else None, as for "inf" or "1,5"."""
     if not _NUMBER.fullmatch(text):
         return None
     number = float(text)
@@ -25,16 +25,16 @@ def parse_number(text: str) -> float | None:
 
 @dataclass
 class LabelReader:
-    """Reads the labels of one split as strings (one a row, or a list for multi-label), and counts them."""
+    """Reads and counts one split's labels; multi-label rows have a list."""
 
-    kind: Kind | None  # what the column holds; None until `settle` has inferred it
-    names: tuple[str, ...] = ()  # the known labels; empty to learn them from this split
-    separator: str | None = None  # between the labels of a multi-label cell
-    is_glue: bool = False  # whether "0", "1", ... stand for the known names in order, and -1 for no label, as in GLUE
-    learned: bool = False  # whether `names` were learned from the training rows, which messages then say
-    counts: Counter[str] = field(default_factory=Counter)  # rows by label; empty for regression
-    is_list: bool | None = None  # whether a row has a list of labels; None until the kind or the first row tells
-    # Of a column that may hold numbers: some of its numbers as they are written, and what tells its kind.
+    kind: Kind | None  # None until `settle` infers it
+    names: tuple[str, ...] = ()  # empty: learn them from this split
+    separator: str | None = None
+    is_glue: bool = False  # "0", "1", ... are indices of `names`, -1 is none
+    learned: bool = False  # from training rows, which messages mention
+    counts: Counter[str] = field(default_factory=Counter)  # empty for regression
+    is_list: bool | None = None  # None until known
+    # Evidence for the kind.
     _numbers: set[str] = field(default_factory=set)
     _rows: int = 0
     _numeric_rows: int = 0
@@ -50,11 +50,11 @@ class LabelReader:
             self.is_list = True
 
     def read(self, value: object, line: int) -> str | list[str]:
-        """Read the label of one row.
+        """Read one label.
 
         Raises:
-            RowProblem: the label is missing, unknown, or not of the column's kind.
-            FileProblem: there are too many different labels.
+            RowProblem: missing, unknown, or not of the column's kind.
+            FileProblem: too many different labels.
         """
         if self.is_list is None:
             self.is_list = isinstance(value, list)
@@ -79,10 +79,10 @@ class LabelReader:
         return label
 
     def settle(self, source: SplitSource, problems: Problems) -> Kind:
-        """Settle the column's kind after the last row, and report the mistakes that only now show themselves.
+        """Settle the kind after the last row, and report the mistakes this reveals.
 
-        If the kind was not given, lists or a separator mean multi-label; numbers with a decimal point, or more than 20
-        different numbers, mean regression; everything else is classification.
+        Lists or a separator mean multi-label; a decimal point or over 20 distinct numbers mean regression; else
+        classification.
         """
         if self.kind is None:
             holds_measurements = self._has_point or len(self._numbers) > _FEW_NUMBERS
@@ -91,7 +91,7 @@ class LabelReader:
             elif holds_measurements and self._numeric_rows >= _MOSTLY * self._rows:
                 self.kind = "regression"
                 counts = [1] * len(self._not_numbers)
-                if counts:  # the last one that was noted stands for those that were not
+                if counts:  # the last one stands for the rest
                     counts[-1] = self._rows - self._numeric_rows - len(counts) + 1
                 for (line, problem), count in zip(self._not_numbers, counts, strict=True):
                     problems.add(source, line, problem, count)
@@ -102,7 +102,7 @@ class LabelReader:
         return self.kind
 
     def sorted_names(self) -> tuple[str, ...]:
-        """The labels in order: by value if all are whole numbers, otherwise by spelling."""
+        """The labels, by value if all are whole numbers, else by spelling."""
         are_whole = all(re.fullmatch(r"-?\d{1,18}", name, re.ASCII) for name in self.counts)
         return tuple(sorted(self.counts, key=lambda name: (int(name) if are_whole else 0, name)))
 
@@ -128,7 +128,7 @@ class LabelReader:
         return name
 
     def _note_number(self, label: str, line: int) -> float | None:
-        """The number that a label says, if any; notes what tells a column of numbers from one of class names."""
+        """Parse a number, and collect evidence for the kind."""
         self._rows += 1
         number = parse_number(label)
         if number is not None:
@@ -142,7 +142,7 @@ class LabelReader:
 
     @property
     def is_constant(self) -> bool:
-        """Whether all rows have the same label."""
+        """Whether there is only one label."""
         return len(self._numbers if self.kind == "regression" else self.counts) < 2
 
 
@@ -150,7 +150,7 @@ def _single(value: object) -> str:
     """A label as text: 1 is "1", True is "true".
 
     Raises:
-        RowProblem: the label is missing, or neither a string nor a number.
+        RowProblem: missing, or neither string nor number.
     """
     label = value.strip() if isinstance(value, str) else "" if is_missing(value) else str(value)
     if not label or label.lower() == "nan":

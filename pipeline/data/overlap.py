@@ -1,8 +1,7 @@
-"""Rows that say nearly the same, or of which one holds the other: found by the runs of words that they share.
+"""Finds near-duplicate rows, which leak between random splits, by shared runs of words.
 
-A random slice of such rows leaks: a model is then judged by texts that it was trained on. Two rows are near each other
-if at least half of the runs of one are runs of the other. Time and memory are linear in the words. A run that stands in
-more than a hundred rows, such as a template's, is not compared: more than a hundred edits of one text are not seen.
+Rows are near if they share at least half of the shorter row's runs. Time and memory are linear in the words. Runs in
+over 100 rows (templates) are ignored, so over 100 edits of one text go unnoticed.
 """
 
 import hashlib
@@ -23,35 +22,35 @@ if TYPE_CHECKING:
 
 Mask = npt.NDArray[np.bool_]
 Hashes = npt.NDArray[np.uint64]
-ShortTexts = dict[int, Hashes]  # by how many words they have
+ShortTexts = dict[int, Hashes]  # by number of words
 
 WORDS_OF_A_RUN, _LEAST_WORDS = 5, 3
-_COMMON = 100  # rows in which a run may stand
-_NEAR = 0.5  # share of the runs of one row that another one has
-_MOST_RUNS = 10_000_000  # beyond so many, every second one is left out, and so on: the same ones of all rows, by hash
+_COMMON = 100  # runs in more rows are ignored
+_NEAR = 0.5
+_MOST_RUNS = 10_000_000  # above this, drop half by hash, repeatedly
 _ROWS_AT_A_TIME = 2048
-# A word; of scripts without spaces between words, a character.
+# A word, or a character of scripts without spaces.
 _WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]|[^\W\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]+")
 _FACTOR = np.uint64(0x9E3779B97F4A7C15)
 
 
 @dataclass(frozen=True)
 class Runs:
-    """The runs of words of rows: which row has which, each once."""
+    """Each row's distinct runs of words."""
 
-    rows: int  # how many rows there are
+    rows: int
     row: Ints  # (pairs,)
-    run: Hashes  # (pairs,) a hash of the words
-    short_texts: ShortTexts  # the texts of three or four words
-    halvings: int = 0  # how often every second run was left out, by its hash, since there were too many
+    run: Hashes  # (pairs,) hash of the words
+    short_texts: ShortTexts  # texts of three or four words
+    halvings: int = 0  # how often half were dropped
 
     def of(self, chosen: Mask) -> "Runs":
-        """The same without the runs of rows that are not chosen; rows keep their numbers."""
+        """Keep the chosen rows' runs, and all row numbers."""
         kept = chosen[self.row]
         return replace(self, row=self.row[kept], run=self.run[kept])
 
     def halved(self, halvings: int) -> "Runs":
-        """The same with so many halvings, or as it is if it has more."""
+        """Reduce to at least this number of halvings."""
         if halvings <= self.halvings:
             return self
         kept = self.run % np.uint64(2**halvings) == 0
@@ -59,14 +58,10 @@ class Runs:
 
 
 def runs_of(rows: Iterable[Text], beside: ShortTexts | None = None) -> Runs:
-    """The runs of five words of rows. No run goes from one text of a pair to the other.
+    """Collect runs of five words, within one text of a pair.
 
-    A text of three or four words is a run by itself, and a run of each longer text that holds it. A shorter text says
-    too little to have any.
-
-    Args:
-        rows: their texts, or pairs of texts.
-        beside: short texts of other rows with which these are to be compared.
+    Texts of three or four words are runs themselves, also inside longer texts. Shorter texts have none. `beside` are
+    short texts of rows to compare with.
     """
     blocks = list(_blocks(rows))
     own = _short_texts(blocks)
@@ -82,7 +77,7 @@ def runs_of(rows: Iterable[Text], beside: ShortTexts | None = None) -> Runs:
 
 
 def near_rows(runs: Runs) -> tuple[Ints, Ints]:
-    """The pairs of rows that are near each other, as two arrays of row numbers."""
+    """The pairs of near rows, as two arrays."""
     (table,) = _tables(runs)
     pairs = [np.zeros((2, 0), dtype=np.int64)]
     for row, other in _near(table, table):
@@ -92,18 +87,18 @@ def near_rows(runs: Runs) -> tuple[Ints, Ints]:
 
 
 def nearest(runs: Runs, others: Runs) -> Ints:
-    """For each row one of the other rows that is near it, by its number; -1 if none is."""
+    """For each row a near one of `others`; -1 if none."""
     numbers = np.full(runs.rows, -1, dtype=np.int64)
     for row, other in _near(*_tables(runs, others)):
         numbers[row] = other
     return numbers
 
 
-_Table = tuple["csr_array", Ints]  # (rows, runs) ones, and how many runs each row has, common ones included
+_Table = tuple["csr_array", Ints]  # (rows, runs) ones, and runs per row, common ones included
 
 
 def _near(one: _Table, others: _Table) -> Iterator[tuple[Ints, Ints]]:
-    """Rows, and other rows near them, (pairs,) each; one block of rows after another."""
+    """Yield near rows and others, (pairs,) each, by block."""
     (table, sizes), (other_table, other_sizes) = one, others
     transposed = other_table.T.tocsr()
     for start in range(0, len(sizes), _ROWS_AT_A_TIME):
@@ -114,7 +109,7 @@ def _near(one: _Table, others: _Table) -> Iterator[tuple[Ints, Ints]]:
 
 
 def _tables(*several: Runs) -> list[_Table]:
-    """The tables, without the runs that stand in many rows."""
+    """The tables, without common runs."""
     from scipy.sparse import csr_array
 
     halvings = max(runs.halvings for runs in several)
@@ -134,15 +129,15 @@ def _tables(*several: Runs) -> list[_Table]:
 
 @dataclass(frozen=True)
 class _Block:
-    """The words of the texts of some rows, one text after another; texts that are too short to have runs have none."""
+    """The words of a block's texts, end to end, without texts too short for runs."""
 
     rows: int
     words: Hashes  # (words,)
-    lengths: Ints  # (texts,) words of each text
-    row: Ints  # (texts,) the row of each text
+    lengths: Ints  # (texts,)
+    row: Ints  # (texts,) row number
 
     def hashed(self, length: int) -> tuple[Ints, Hashes]:
-        """All runs of so many words: the text of each, and its hash."""
+        """All runs of `length` words: text and hash."""
         text = np.repeat(np.arange(len(self.lengths)), self.lengths)
         ends = np.cumsum(self.lengths)[text]
         begins = np.flatnonzero(np.arange(len(self.words)) + length <= ends)
@@ -152,7 +147,7 @@ class _Block:
         return text[begins], runs ^ (runs >> np.uint64(31))
 
     def runs(self, short: ShortTexts) -> tuple[Ints, Hashes]:
-        """The rows' runs, each once a row: those of five words, and shorter ones that are a whole text somewhere."""
+        """Each row's distinct runs: of five words, or a shorter whole text."""
         rows, hashes = [], []
         for length in range(_LEAST_WORDS, WORDS_OF_A_RUN + 1):
             text, runs = self.hashed(length)

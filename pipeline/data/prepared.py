@@ -1,17 +1,17 @@
-"""The rows of a run on disk: `prepare` makes them, from the source's files to numbered splits; `open_data` reads them.
+"""Prepares and opens a run's rows.
 
-Writes into the folder of the stage `data`:
+Writes into the folder of stage `data`:
 
-    task.json, report.json        the task with its label names; counts and warnings
-    rows/<split>/                 row, text, text_pair (pairs); of labelled splits group and label; of evaluation splits
-                                  that were given, whether a row overlaps with a training row
+    task.json, report.json    the task with labels; counts and warnings
+    rows/<split>/             row, text, text_pair; if labelled, group and label; if given for evaluation, overlaps
 
-and `tokens.py` adds
+Then `tokens.py` writes
 
-    tokens-<role>/<split>/        row, input_ids, token_type_ids (if the model has them), length, label
+    tokens-<role>/<split>/    row, input_ids, token_type_ids (if used), length, label
 
-The splits are train, tune (chosen from the training rows, never trained on), unlabeled, eval, eval_mismatched. Row
-numbers are unique over all of them, in that order, from 0. Rows of one group belong together (`units.connect`).
+Splits are train, tune (from the training rows, never trained on), unlabeled, eval, eval_mismatched. Row numbers
+continue over all splits in this order, from 0. Rows of a group belong together (`units.connect`); `overlaps` marks rows
+that overlap with training rows.
 """
 
 from __future__ import annotations
@@ -47,24 +47,24 @@ from kdc.serving.engine.tokenizing import Text
 if TYPE_CHECKING:
     import datasets
 
-FEWER = "fewer"  # the role of students with a smaller vocabulary than their teacher's
-_PIECES_ROWS = 4096  # whose pieces are looked at together
-_DAMAGED = (OSError, ValueError, KeyError, TypeError)  # what reading a damaged folder raises
+FEWER = "fewer"  # role of students with a smaller vocabulary
+_PIECES_ROWS = 4096  # a batch
+_DAMAGED = (OSError, ValueError, KeyError, TypeError)
 _AGAIN = "run again with `--from data`"
 
 
 def prepare(folder: Path, task: Task, data: DataSettings, *, seed: int) -> DataReport:
-    """Read, check, split and write all rows, and count them.
+    """Read, check, split, write and count all rows.
 
-    Missing label names of the task are learned from the training rows, and so is the kind if `data` names neither a
-    task nor a kind. `seed` decides the slices, and the rows of `pydocs`.
+    Missing labels are learned from the training rows, as is the kind if `data` names no task or kind. `seed` decides
+    the splits and the `pydocs` rows.
 
     Raises:
-        InputError: lists the mistakes in all files; or there are too few rows to split.
+        InputError: lists mistakes in all files, or there are too few rows.
         KdcError: the hub cannot be reached.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    # What a run that was cut off left.
+    # From an interrupted run.
     for path in (*folder.glob("staging-*"), *folder.glob("rows"), *folder.glob("tokens-*")):
         path.unlink() if path.is_symlink() else shutil.rmtree(path)
     with tempfile.TemporaryDirectory(dir=folder, prefix="staging-", ignore_cleanup_errors=True) as staging:
@@ -93,8 +93,7 @@ def prepare(folder: Path, task: Task, data: DataSettings, *, seed: int) -> DataR
 def _write_split(
     rows: CheckedRows, chosen: Mask, folder: Path, task: Task, first_row: int, further: Mapping[str, NDArray[Any]]
 ) -> None:
-    """Write the chosen rows, numbered from `first_row`, with further columns by name, (rows,), and with the labels as
-    the model takes them."""
+    """Write the chosen rows, numbered from `first_row`; `further` has columns (rows,)."""
     columns = {"row": first_row - 1 + np.cumsum(chosen), **further}
     columns |= {name: rows.table[name] for name in ("text", "text_pair", "label") if name in rows.table.column_names}
     table = pa.table(columns | {"chosen": chosen})
@@ -110,7 +109,7 @@ def _write_split(
 
 
 def _stored_labels(labels: pa.Array, task: Task) -> pa.Array:
-    """Class numbers, multi-hot rows (rows, labels), or numbers, for the labels that were read as strings."""
+    """Encode labels as class numbers, multi-hot (rows, labels), or numbers."""
     if task.kind == "regression":
         return pa.array([float(label) for label in labels.to_pylist()], pa.float32())
     names = pa.array(task.labels, pa.string())
@@ -125,7 +124,7 @@ def _stored_labels(labels: pa.Array, task: Task) -> pa.Array:
 
 
 def write_dataset(folder: Path, batches: Iterator[pa.RecordBatch]) -> None:
-    """Stream Arrow batches (at least one) into a folder that `datasets.load_from_disk` maps, and no other file."""
+    """Stream at least one Arrow batch into a `datasets` folder."""
     import datasets
 
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -140,23 +139,23 @@ def write_dataset(folder: Path, batches: Iterator[pa.RecordBatch]) -> None:
 
 @dataclass(frozen=True)
 class PreparedData:
-    """A finished data stage: its folder, and its task with the label names."""
+    """A finished data stage."""
 
     folder: Path
     task: Task
-    vocabulary: Path | None = None  # the folder of stage vocabulary, which has the tokens of the role "fewer"
+    vocabulary: Path | None = None  # the stage's folder, with tokens for "fewer"
 
     def rows(self, split: str) -> datasets.Dataset:
-        """The texts of a split, memory-mapped; raises `KdcError` if it is not there."""
+        """A split's texts, memory-mapped; raises KdcError if damaged."""
         return _load(self.folder / "rows" / split)
 
     def tokens(self, role: str, split: str) -> datasets.Dataset:
-        """The token ids of a split for "teacher", "student" or "fewer", as `rows`."""
+        """A split's token ids for "teacher", "student" or "fewer"."""
         folder = self.vocabulary if role == FEWER and self.vocabulary is not None else self.folder
         return _load(folder / f"tokens-{role}" / split)
 
     def learned_pieces(self) -> set[int]:
-        """The ids of the teacher's pieces that the rows to learn from are made of, with labels or without."""
+        """The teacher's token ids in training and unlabelled rows."""
         pieces: set[int] = set()
         for split in filter(self.has, ("train", "unlabeled")):
             for batch in self.tokens("teacher", split).with_format("arrow").iter(batch_size=_PIECES_ROWS):
@@ -164,25 +163,21 @@ class PreparedData:
         return pieces
 
     def groups(self, split: str) -> Ints:
-        """Which rows of a labelled split belong together, (rows,): rows of one group have the same number."""
+        """Each row's group in a labelled split, (rows,)."""
         return np.asarray(self.rows(split)["group"][:])
 
     @property
     def eval_splits(self) -> tuple[str, ...]:
-        """The evaluation splits; the first one decides."""
+        """The evaluation splits; the first decides."""
         return tuple(split for split in ("eval", "eval_mismatched") if self.has(split))
 
     def has(self, split: str) -> bool:
-        """Whether the run has that split."""
+        """Whether the split exists."""
         return (self.folder / "rows" / split).is_dir()
 
 
 def open_data(folder: Path, vocabulary: Path | None = None) -> PreparedData:
-    """Open what `prepare` and `tokenise` wrote; `vocabulary` is a field of `PreparedData`.
-
-    Raises:
-        KdcError: the folder is missing or damaged.
-    """
+    """Open what `prepare` and `tokenise` wrote; raises KdcError if damaged."""
     try:
         return PreparedData(folder, Task.load(folder / "task.json"), vocabulary)
     except _DAMAGED as error:
@@ -190,12 +185,12 @@ def open_data(folder: Path, vocabulary: Path | None = None) -> PreparedData:
 
 
 def texts_of(rows: datasets.Dataset) -> list[Text]:
-    """The rows of a split as the engine takes them: texts, or pairs of texts."""
+    """A split's texts, or pairs of texts."""
     return texts_in(rows.with_format("arrow")[:])
 
 
 def digest(text: str | tuple[str, ...]) -> bytes:
-    """The fingerprint of a row in `evaluation.npz`: SHA-256 of its text, or of both texts with a NUL between them."""
+    """A row's fingerprint in `evaluation.npz`: SHA-256 of its text, or of both joined by NUL."""
     return hashlib.sha256("\0".join([text] if isinstance(text, str) else text).encode()).digest()
 
 
@@ -210,11 +205,10 @@ def _load(folder: Path) -> datasets.Dataset:
 
 
 def read_labelled(path: Path, task: Task, *, separator: str | None = None) -> tuple[list[Text], list[Any]]:
-    """Read and check the rows of one labelled file or `save_to_disk` folder, all in memory; `separator` stands between
-    the labels of a multi-label cell.
+    """Read one labelled file or `save_to_disk` folder into memory. `separator` splits multi-label cells.
 
     Returns:
-        texts (or pairs of texts), and labels as `rows/` holds them: class numbers, multi-hot rows, or numbers.
+        Texts (or pairs), and labels as in `rows/`.
 
     Raises:
         InputError: lists the mistakes.

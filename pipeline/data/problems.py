@@ -1,9 +1,4 @@
-"""Mistakes in the rows that people bring: how one is reported, and the list of all of them.
-
-A reader or a check raises `RowProblem` (this row cannot be used) or `FileProblem` (the rest of the file cannot be
-read). `Problems` collects both over all files of a run. Messages quote labels, numbers and column names; they never
-quote a text.
-"""
+"""Collects all mistakes in a run's data files. Messages never quote a text."""
 
 import difflib
 import math
@@ -14,33 +9,33 @@ from dataclasses import dataclass
 from kdc.common.errors import InputError
 from kdc.pipeline.data.sources import SplitSource
 
-MAX_SHOWN = 5  # mistakes listed of each file
+MAX_SHOWN = 5  # per file
 
 
 @dataclass(eq=False)
 class RowProblem(Exception):
     """One row cannot be used."""
 
-    what: str  # the kind of mistake, in the same words for every row that has it: mistakes are counted by it
-    detail: str = ""  # what this row holds
+    what: str  # equal kinds are counted together
+    detail: str = ""
     remedy: str = ""
-    line: int | None = None  # of a `FileProblem`: where the unreadable part begins; None means the whole file
+    line: int | None = None  # where a `FileProblem` starts; None: whole file
 
 
 class FileProblem(RowProblem):
-    """The rest of a file cannot be read."""
+    """A file's rest cannot be read."""
 
 
 class Problems:
-    """The mistakes so far, over all files of a run.
+    """All mistakes so far.
 
     Attributes:
-        skipped: by split, the rows left out because the published file is known to be broken there.
+        skipped: by split, known broken rows of the published file.
     """
 
     def __init__(self) -> None:
         self.skipped: Counter[str] = Counter()
-        self._counts: Counter[str] = Counter()  # by kind of mistake
+        self._counts: Counter[str] = Counter()
         self._of_file: Counter[str] = Counter()
         self._listed: list[str] = []
         self._remedies: dict[str, None] = {}
@@ -49,7 +44,7 @@ class Problems:
         return self._counts.total()
 
     def add(self, source: SplitSource, line: int | None, problem: RowProblem, count: int = 1) -> None:
-        """Add a mistake at a line (from 1), or of the whole file (None); or the first of `count` equal ones."""
+        """Add a mistake, or the first of `count` equal ones. Lines start at 1; None is the whole file."""
         if self._of_file[source.name] < MAX_SHOWN:
             where = source.name if line is None else f"{source.name}{source.unit}{line}"
             detail = f" ({problem.detail})" if problem.detail else ""
@@ -60,11 +55,7 @@ class Problems:
         self._of_file[source.name] += count
 
     def raise_if_any(self) -> None:
-        """Report the mistakes, if there are any.
-
-        Raises:
-            InputError: there is at least one mistake.
-        """
+        """Raise InputError listing any mistakes."""
         total = len(self)
         if not total:
             return
@@ -79,18 +70,18 @@ class Problems:
 
 
 def nearest_name(name: str, known: Collection[str]) -> str:
-    """ "; did you mean 'x'?" for the most similar known name, "" if none is similar."""
+    """ "; did you mean 'x'?" for the most similar name, or ""."""
     by_lower = {other.lower(): other for other in known}
     close = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.5)
     return f"; did you mean {by_lower[close[0]]!r}?" if close else ""
 
 
 def show(value: object) -> str:
-    """A value for a message, in at most 60 characters."""
+    """A value in at most 60 characters."""
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def is_missing(value: object) -> bool:
-    """Whether a value is None, or the float NaN that stands for a missing value in Parquet and JSON files."""
+    """Whether a value is None, or the NaN of Parquet and JSON."""
     return value is None or (isinstance(value, float) and math.isnan(value))

@@ -1,16 +1,13 @@
-"""The built-in task `pydocs`: does a sentence say what a Python object does? It needs no hub and no download.
+"""The built-in task `pydocs`: does a sentence describe a Python object? Works offline.
 
-Its pairs are made at run time from the docstrings of the Python that runs kdc, for example
+Pairs come from the running Python's standard library:
 
     "What does `textwrap.dedent` do?"
     "Remove any common leading whitespace from every line in `text`."  answers
     "Collapse and truncate the given text to fit in the given width."  does_not_answer
 
-Every sentence and every question is used exactly twice, once with an answer and once with a non-answer: neither says
-anything alone. A non-answer comes from another object of the same module and the same split. The split is by documented
-object. The same Python and the same seed give the same rows.
-
-Reads: the standard library, imported in a subprocess (`_collect_docstrings.py`).
+Each sentence and question occurs once with each label, so neither alone predicts it. Negatives come from the same
+module and split. Splits are by object. Python and seed decide the rows.
 """
 
 import json
@@ -26,19 +23,19 @@ from kdc.common.errors import KdcError
 
 ANSWERS, DOES_NOT_ANSWER = "answers", "does_not_answer"
 EVAL_SHARE = 0.15
-MAX_OBJECTS = 2680  # enough for a student to find its way, few enough for minutes on two cores
-MIN_OBJECTS = 1000  # with fewer, the numbers of a run mean little: 15 % of it are 150 objects, 300 evaluation rows
+MAX_OBJECTS = 2680  # minutes on two cores
+MIN_OBJECTS = 1000  # 300 evaluation rows; fewer mean little
 MIN_WORDS, MAX_WORDS = 4, 40
 COLLECT_TIMEOUT_S = 120
 
 _COLLECTOR = Path(__file__).with_name("_collect_docstrings.py")
-# A call that is written out ("dedent(text) -> str", "D.values() -> a set-like object ...") gives the name away.
+# A signature ("dedent(text) -> str", "D.values() -> ...") gives the name away.
 _SIGNATURE_LINE = re.compile(r"^[\w.]+\s*\([^\n]*$\n?", re.MULTILINE)
 _SENTENCE_END = re.compile(r"(?<!e\.g)(?<!i\.e)(?<!etc)(?<!vs)(?<!cf)[.!?](?=\s+[A-Z`'\"(*]|\s*$)")
 
 
 class Documented(NamedTuple):
-    """One object of the standard library and the sentence that says what it does."""
+    """An object and its describing sentence."""
 
     module: str
     name: str
@@ -46,17 +43,13 @@ class Documented(NamedTuple):
 
 
 def make_pydocs(seed: int) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
-    """Make the task's rows.
+    """Make training and evaluation rows.
 
-    Args:
-        seed: decides the split, the negatives and the order.
-
-    Returns:
-        Training rows and evaluation rows (about 15 % of the objects). A row has the keys `question`, `sentence`,
-        `label` (half "answers", half "does_not_answer") and `group`, the documented object.
+    Evaluation has about 15 % of the objects. Keys are `question`, `sentence`, `label` (balanced) and `group`, the
+    object.
 
     Raises:
-        KdcError: the docstrings could not be collected, or this Python has too few of them.
+        KdcError: collecting failed, or this Python lacks docstrings.
     """
     objects = usable_objects(collect_docstrings())
     if len(objects) < MIN_OBJECTS:
@@ -72,16 +65,12 @@ def make_pydocs(seed: int) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
 
 
 def collect_docstrings() -> list[tuple[str, str, str]]:
-    """Import the standard library in a subprocess.
-
-    Returns:
-        (module, name within the module, docstring), in a fixed order.
+    """Import the standard library in a subprocess. Returns (module, name in module, docstring) in a fixed order.
 
     Raises:
-        KdcError: the subprocess did not start, failed, hung, or answered something else.
+        KdcError: the subprocess failed or hung.
     """
-    # -I -S: no environment variables, no current folder, no site-packages. No -O: that is not inherited, so a
-    # `python -OO` that starts kdc does not strip these docstrings.
+    # -I -S hide environment, current folder and site-packages. -OO is not inherited and strips nothing here.
     command = [sys.executable, "-I", "-S", "-B", "-W", "ignore", str(_COLLECTOR)]
     remedy = f"run `{' '.join(command)}` to see why, or use another task: `kdc tasks`"
     try:
@@ -101,7 +90,7 @@ def collect_docstrings() -> list[tuple[str, str, str]]:
 
 
 def first_sentence(docstring: str) -> str:
-    """The first sentence of a docstring as one line; "" if there is none of a usable length."""
+    """A docstring's first sentence; "" if its length is unusable."""
     text = docstring.strip()
     while signature := _SIGNATURE_LINE.match(text):
         text = text[signature.end() :].strip()
@@ -112,10 +101,10 @@ def first_sentence(docstring: str) -> str:
 
 
 def gives_name_away(name: str, sentence: str) -> bool:
-    """Whether the sentence holds the object's own name in a form that no English sentence has.
+    """Whether the sentence contains the object's name as code.
 
-    A plain word is what the task is about ("copy": "Copy a file."): the sentence has to fit the meaning of the name. A
-    name that only code has ("copy_file", "TextWrapper", "namelist()") could be matched letter by letter.
+    Plain words may occur ("copy": "Copy a file."). Code names ("copy_file", "TextWrapper", "namelist()") could be
+    matched letter by letter.
     """
     own = name.rsplit(".", 1)[-1]
     if re.search(rf"(?<!\w){re.escape(own)}\s*\(", sentence):
@@ -125,10 +114,10 @@ def gives_name_away(name: str, sentence: str) -> bool:
 
 
 def usable_objects(docstrings: list[tuple[str, str, str]]) -> list[Documented]:
-    """Choose of (module, name, docstring) the objects whose first sentence can be asked about, at most `MAX_OBJECTS`.
+    """Choose at most `MAX_OBJECTS` objects with a usable first sentence.
 
-    Only the first object keeps a sentence that several have. The same words could otherwise be a false non-answer, and
-    carry an evaluation sentence into training.
+    Only the first object keeps a shared sentence. It could otherwise be a false negative, or leak from evaluation into
+    training.
     """
     usable: dict[str, Documented] = {}
     for module, name, docstring in docstrings:
@@ -138,20 +127,19 @@ def usable_objects(docstrings: list[tuple[str, str, str]]) -> list[Documented]:
     objects = list(usable.values())
     if len(objects) <= MAX_OBJECTS:
         return objects
-    # Not by the run's seed: runs with different seeds have the same task.
+    # All seeds share one task.
     return sorted(random.Random(0).sample(objects, MAX_OBJECTS))
 
 
 def _by_module(objects: list[Documented]) -> list[list[Documented]]:
-    """The objects module by module; the objects of one module are neighbours."""
     return [list(members) for _, members in groupby(objects, key=lambda documented: documented.module)]
 
 
 def split_by_object(objects: list[Documented], rng: random.Random) -> tuple[list[Documented], list[Documented]]:
     """Split into training and evaluation objects, module by module.
 
-    A module gives each side no object or at least two: an object needs another one to take a non-answer from. The
-    remainder of rounding is carried to the next module, which keeps the share. Modules with one object are left out.
+    Each side gets none or at least two of a module's objects, since negatives need another one; modules with one are
+    dropped. Rounding remainders carry over.
     """
     modules = [members for members in _by_module(objects) if len(members) > 1]
     rng.shuffle(modules)
@@ -173,7 +161,7 @@ def split_by_object(objects: list[Documented], rng: random.Random) -> tuple[list
 
 
 def make_rows(objects: list[Documented], rng: random.Random) -> list[dict[str, str]]:
-    """Make two rows of each object: with its own sentence, and with that of another object of its module."""
+    """Make two rows per object: its own sentence, and one of its module."""
     rows: list[dict[str, str]] = []
     for members in _by_module(objects):
         rng.shuffle(members)

@@ -1,8 +1,7 @@
-"""Reads one split: from its file to records, and from records to the columns that the task uses.
+"""Reads a split's file into records and the task's columns, in constant memory.
 
-Text files are UTF-8 (with or without a byte order mark, LF or CRLF). CSV and TSV are quoted as Python's csv module
-expects it; GLUE's own TSV files are not quoted at all. A record that does not fit is reported with the line on which it
-begins, and left out; a file that cannot be read any further ends with `FileProblem`. Memory stays constant.
+Text is UTF-8, with or without BOM, LF or CRLF. CSV and TSV quote like Python's csv module, GLUE's TSV not at all. Bad
+records are skipped and reported with their first line.
 """
 
 from __future__ import annotations
@@ -24,26 +23,26 @@ if TYPE_CHECKING:
     import datasets
     import pyarrow as pa
 
-_pydocs = lru_cache(maxsize=1)(make_pydocs)  # makes both splits, and imports the standard library in a subprocess
+_pydocs = lru_cache(maxsize=1)(make_pydocs)  # one subprocess for both splits
 _BATCH_ROWS = 1024
-# The columns of CoLA's own files, which have no header line.
+# The files have no header.
 _COLA_HEADER = ["source", "label", "star", "sentence"]
-# Tasks whose published files have broken lines, which everybody leaves out: some questions of QQP hold line breaks.
+# QQP has questions with line breaks, which everybody skips.
 _KNOWN_BROKEN = ("qqp",)
 
 
 class Record(NamedTuple):
-    """All fields of one row as the file has them."""
+    """All fields of one row."""
 
-    line: int  # where it begins, from 1: a line in text files, a row elsewhere
-    names: Sequence[str]  # of the columns; the same list object for all records of a table with a header
-    fields: Sequence[object]  # the values, one a column
+    line: int  # first line, or row, from 1
+    names: Sequence[str]  # one object for all records of a table
+    fields: Sequence[object]  # one a column
 
 
 class Row(NamedTuple):
-    """The columns of one record that a task uses, unchecked."""
+    """A record's columns for the task, unchecked."""
 
-    line: int  # where the record begins
+    line: int
     text: object
     text_pair: object
     label: object
@@ -52,9 +51,7 @@ class Row(NamedTuple):
 
 
 def read_rows(source: SplitSource, columns: Columns, problems: Problems, *, seed: int) -> Iterator[Row]:
-    """Read the columns of a split row by row, in order.
-
-    Records that do not fit are reported to `problems`; `seed` is that of the built-in task `pydocs`.
+    """Yield a split's rows in order; report bad records to `problems`.
 
     Raises:
         FileProblem: the file cannot be read (any further).
@@ -68,14 +65,14 @@ def read_rows(source: SplitSource, columns: Columns, problems: Problems, *, seed
                 indices, names = _find_columns(record.names, columns), record.names
             yield Row(record.line, *[None if index is None else record.fields[index] for index in indices])
         except FileProblem as problem:
-            problems.add(source, record.line, problem)  # in JSONL each record has its own columns
+            problems.add(source, record.line, problem)  # JSONL columns vary
 
 
 def _find_columns(header: Sequence[str], columns: Columns) -> list[int | None]:
-    """The indices of text, second text, label, group and time; None for a column that is not read.
+    """Indices of text, second text, label, group and time; None if unread.
 
     Raises:
-        FileProblem: one is missing or there twice; names all of them, with the nearest name.
+        FileProblem: lists missing and duplicate columns.
     """
     indices: list[int | None] = []
     faults: list[str] = []
@@ -99,8 +96,8 @@ def _find_columns(header: Sequence[str], columns: Columns) -> list[int | None]:
 def read_records(
     source: SplitSource, problems: Problems, *, seed: int = 0, columns: Columns | None = None
 ) -> Iterator[Record]:
-    """Read all records of a split. A table that lacks one of the columns is refused; formats that keep columns apart
-    read no others. None reads all. Raises as `read_rows`."""
+    """Yield a split's records, and refuse tables that lack one of the columns. Columnar formats read only these
+    columns; None reads all. Raises like `read_rows`."""
     path = source.path or Path()
     try:
         if source.format == "pydocs":
@@ -166,10 +163,10 @@ def _read_jsonl(source: SplitSource, path: Path, problems: Problems) -> Iterator
 
 
 def _lines(path: Path) -> Iterator[str]:
-    """The decoded lines with their ends. They end at line feeds only, because a text may hold any other separator.
+    """Decoded lines with their ends. Texts may contain other separators, so only line feeds end a line.
 
     Raises:
-        FileProblem: the file is empty or not UTF-8, or a line never ends.
+        FileProblem: empty, not UTF-8, or a line too long.
     """
     number = 0
     with open(path, "rb") as stream:
@@ -220,7 +217,6 @@ def _read_dataset(dataset: datasets.Dataset, columns: Columns | None) -> Iterato
 
 
 def _needed(names: Sequence[str], columns: Columns | None) -> list[str]:
-    """The names of the columns to read; raises as `_find_columns`."""
     if columns is None:
         return list(names)
     return list(dict.fromkeys(names[index] for index in _find_columns(names, columns) if index is not None))
@@ -236,7 +232,7 @@ def _read_batches(batches: Iterable[pa.RecordBatch | pa.Table], names: list[str]
 
 
 def _with_class_names(value: Any, feature: Any) -> Any:
-    """The value with class names for the integers that stand for them, also within lists."""
+    """Replace class numbers by names, also within lists."""
     class_names = getattr(getattr(feature, "feature", feature), "names", None)
     if not class_names:
         return value
@@ -260,7 +256,7 @@ def _from_hub(source: SplitSource) -> datasets.Dataset:
 
     try:
         return datasets.load_dataset(HUB_NAME, source.task, split=source.part)
-    except (OSError, ValueError) as error:  # unreachable, refused, offline, or not in the cache of an offline machine
+    except (OSError, ValueError) as error:  # unreachable, refused, or offline and not in the cache
         raise KdcError(
             f"cannot get {HUB_NAME} from the hub ({type(error).__name__}: {error})",
             given=source.task,

@@ -1,4 +1,4 @@
-"""Reports what the splits of a run hold: counts of rows, labels and duplicates, and warnings of what may mislead."""
+"""Counts each split's rows, labels and duplicates, and warns of misleading data."""
 
 import numpy as np
 
@@ -9,16 +9,15 @@ from kdc.pipeline.data.splits import Part, belongs
 from kdc.pipeline.data.units import Ints
 from kdc.pipeline.results.data import DataReport, SplitCounts
 
-OVERLAP_WORTH_TELLING = 0.1  # share of an evaluation split's rows that overlap with training rows
-_LARGE_UNIT = 0.1  # share of the training rows in one unit, from which on it fits into no slice
+OVERLAP_WORTH_TELLING = 0.1  # share of evaluation rows
+_LARGE_UNIT = 0.1  # share of the rows; larger units fit no held-out set
 _EXAMPLES, _EXAMPLE_CHARACTERS = 3, 80
-_RARE = 0.2  # share of a class's even share of the rows, below which it is rare
-_SMALL_TUNE = 100  # with fewer rows than this, what the tuning slice decides is mostly chance
+_RARE = 0.2  # share of the mean class size
+_SMALL_TUNE = 100  # fewer rows decide mostly by chance
 
 
 def make_report(task: Task, rows: dict[str, CheckedRows], parts: dict[str, Part], near: dict[str, Ints]) -> DataReport:
-    """Count the rows, labels and duplicates of every split, and warn of what may mislead; `near` is what `near_train`
-    gives."""
+    """Make the report; `near` comes from `near_train`."""
     used = sum(len(part) for part in parts.values() if part.origin == "train")
     report = DataReport(
         kind=task.kind,
@@ -42,7 +41,7 @@ def _count(task: Task, rows: CheckedRows, part: Part) -> SplitCounts:
 def _duplicates(
     task: Task, rows: dict[str, CheckedRows], parts: dict[str, Part], near: dict[str, Ints]
 ) -> dict[str, int]:
-    """Count the rows whose text (or pair) stands elsewhere too."""
+    """Count rows whose text occurs elsewhere."""
     train, used = rows["train"], parts["train"].chosen | parts["tune"].chosen
     counts = {"within_train": len(train) - len(np.unique(train.texts))}
     if task.kind == "classification":
@@ -65,8 +64,7 @@ def _duplicates(
 
 
 def near_train(rows: dict[str, CheckedRows], parts: dict[str, Part]) -> dict[str, Ints]:
-    """For each row of each given evaluation split, the number of a row of the training or tuning split with the same
-    text, near it, or of its group; -1 if there is none."""
+    """For each given evaluation row, a training or tuning row of the same text or group, or near it; -1 if none."""
     train, near = rows["train"], {}
     used = parts["train"].chosen | parts["tune"].chosen
     for name in (name for name in rows if name.startswith("eval")):
@@ -80,7 +78,7 @@ def near_train(rows: dict[str, CheckedRows], parts: dict[str, Part]) -> dict[str
 
 
 def _first_with(hashes: Ints, train_hashes: Ints, used: Mask) -> Ints:
-    """For each hash the first used training row that has it; -1 if none has."""
+    """For each hash, the first used training row with it; -1 if none."""
     train_rows = np.flatnonzero(used)
     known, first = np.unique(train_hashes[train_rows], return_index=True)
     index = np.searchsorted(known, hashes).clip(max=len(known) - 1)
@@ -134,8 +132,8 @@ def _warnings(task: Task, report: DataReport, rows: dict[str, CheckedRows], near
 
 
 def rare_classes(task: Task, report: DataReport) -> str | None:
-    """A sentence if macro F1 decides and some of three classes or more have few training rows; else None. Weights are
-    not shown to gain anything with two classes."""
+    """A hint if macro F1 decides and some of three or more classes are rare; else None. With two classes, weights
+    showed no gain."""
     counts = {name: count for name, count in (report.splits["train"].labels or {}).items() if count}
     if task.metrics[0] != "macro_f1" or len(counts) < 3:
         return None

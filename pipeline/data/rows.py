@@ -1,9 +1,8 @@
-"""Checks the rows of every split, learns the task's labels from them, and keeps the good rows in a file.
+"""Checks each split's rows, learns the labels, and stores good rows.
 
-No more than one batch of texts is in memory. What stays there of every row are hashes: of its text, its group and,
-while rows are split, of its words and their runs.
+Memory holds one batch of texts, and hashes of all texts, groups and word runs.
 
-Writes: `<split>.arrow` in a folder of the caller: an Arrow stream with text, text_pair, label, hashes and time.
+Writes: `<split>.arrow`, a stream of text, text_pair, label, hashes and time.
 """
 
 from collections.abc import Iterator
@@ -32,10 +31,10 @@ from kdc.pipeline.data.sources import Columns, SplitSource, columns_of, is_glue,
 from kdc.pipeline.data.units import Ints, connect
 from kdc.serving.engine.tokenizing import Text
 
-_MOST_BROKEN = 0.001  # share of rows that may be left out of a file known to be broken
+_MOST_BROKEN = 0.001  # largest share of rows skipped in a published file
 _BATCH_ROWS = 1024
 _BATCH_CHARACTERS = 4 << 20
-_NOTHING_MORE = DataSettings()  # neither groups nor times
+_NOTHING_MORE = DataSettings()
 _COLUMNS = {
     "text": pa.string(),
     "text_pair": pa.string(),
@@ -49,18 +48,18 @@ _COLUMNS = {
 
 @dataclass(frozen=True)
 class CheckedRows:
-    """The good rows of one split of the source."""
+    """A source split's good rows."""
 
-    source: SplitSource  # where they come from
-    table: pa.Table  # in order and in batches of bounded size, with the columns that all rows have; memory-mapped
-    labels: LabelReader | None  # what the label column holds; None for unlabelled rows
-    skipped: int  # rows left out because the published file is known to be broken there
+    source: SplitSource
+    table: pa.Table  # memory-mapped, only columns that all rows have
+    labels: LabelReader | None  # None if unlabelled
+    skipped: int  # known broken rows
 
     def __len__(self) -> int:
         return self.table.num_rows
 
     def text_at(self, row: int) -> str:
-        """The text of a row; " / " stands between the texts of a pair."""
+        """A row's text; " / " joins a pair."""
         (text,) = texts_in(self.table.slice(row, 1))
         return text if isinstance(text, str) else " / ".join(text)
 
@@ -72,26 +71,26 @@ class CheckedRows:
 
     @cached_property
     def texts(self) -> Ints:
-        """(rows,) hash of each row's text or pair."""
+        """Hash of each row's text or pair, (rows,)."""
         return self.table["text_hash"].to_numpy()
 
     @cached_property
     def groups(self) -> Ints | None:
-        """(rows,) hash of each row's group; None without a group column, which an unlabelled file may lack."""
+        """Hash of each row's group, (rows,); None without the column, which unlabelled files may lack."""
         return self._numbers("group_hash")
 
     @cached_property
     def times(self) -> npt.NDArray[np.float64] | None:
-        """(rows,) time of each row; None without a column of times."""
+        """Each row's time, (rows,), or None."""
         return self._numbers("time")
 
     @cached_property
     def runs(self) -> Runs:
-        """The runs of words of each row's text or pair."""
+        """The rows' word runs."""
         return runs_of(self._texts())
 
     def runs_beside(self, others: "CheckedRows") -> Runs:
-        """The runs for a comparison with other rows, whose short texts these may hold."""
+        """The runs to compare with `others`, whose short texts count as runs here too."""
         known, short_texts = self.runs.short_texts, others.runs.short_texts
         if all(np.isin(texts, known[length]).all() for length, texts in short_texts.items()):
             return self.runs
@@ -99,18 +98,14 @@ class CheckedRows:
 
     @cached_property
     def units(self) -> Ints:
-        """(rows,) unit of each row; see `units.connect`."""
+        """Each row's unit, (rows,); see `units.connect`."""
         first, second = self._numbers("first_hash"), self._numbers("second_hash")
         sides = None if first is None or second is None else np.stack([first, second], axis=1)
         return connect(self.texts, sides, self.groups, near_rows(self.runs))
 
     def classes(self, task: Task) -> Ints:
-        """What to stratify by.
-
-        Returns:
-            (rows,) the number of each row's label among the task's labels; 0 for regression. For a multi-label row it
-            is the number of its rarest label, and the count of labels if it has none.
-        """
+        """The class to stratify by, (rows,): the label's number, a multi-label row's rarest one (or the count of labels
+        if it has none), 0 for regression."""
         if task.kind == "regression" or self.labels is None:
             return np.zeros(len(self), dtype=np.int64)
         labels, frequency = self.table["label"], self.labels.counts
@@ -123,17 +118,17 @@ class CheckedRows:
 
 
 def texts_in(rows: pa.RecordBatch | pa.Table) -> list[Text]:
-    """The rows as the engine takes them: texts, or pairs of texts."""
+    """The texts, or pairs of texts."""
     first = rows.column("text").to_pylist()
     is_pair = "text_pair" in rows.schema.names
     return list(zip(first, rows.column("text_pair").to_pylist(), strict=True)) if is_pair else first
 
 
 def read_all(data: DataSettings, task: Task, folder: Path, seed: int) -> tuple[Task, dict[str, CheckedRows]]:
-    """Read and check every split, and write the good rows into `folder`; `seed` decides the rows of `pydocs`.
+    """Read and check every split, and store good rows in `folder`; `seed` decides the `pydocs` rows.
 
     Returns:
-        the task with kind and label names settled by the training rows, and the splits by name.
+        The task with its kind and labels settled, and splits by name.
 
     Raises:
         InputError: lists the mistakes in all files.
@@ -161,7 +156,7 @@ def read_all(data: DataSettings, task: Task, folder: Path, seed: int) -> tuple[T
         is_learned = settled.labels != task.labels
         own = LabelReader(settled.kind, settled.labels, data.separator, is_glue(task.name), is_learned)
         splits[source.split] = check_split(source, settled, own, folder, problems, data, seed)
-        # The reader has refused names that were not learned; names that the task itself declares get this far.
+        # The reader accepts names that the task declares but no training row has.
         for name in sorted(own.counts.keys() - labels.counts.keys() if labels.counts else ()):
             problem = RowProblem(NOT_TRAINED, repr(name), "add training rows of it, or remove these")
             problems.add(source, None, problem, own.counts[name])
@@ -178,7 +173,7 @@ def check_split(
     data: DataSettings = _NOTHING_MORE,
     seed: int = 0,
 ) -> CheckedRows:
-    """Read a split, keep its good rows in a file of the folder, and report the others."""
+    """Store a split's good rows in `folder`; report the others."""
     before = len(problems)
     columns = columns_of(
         task,
@@ -216,8 +211,8 @@ def _good_rows(
 
 
 def _check_row(row: Row, columns: Columns, labels: LabelReader | None) -> dict[str, Any]:
-    """The columns of a good row; raises `RowProblem` for another one."""
-    # The label is read first: a row with a wrong text still tells that its label exists.
+    """A good row's columns; raises RowProblem."""
+    # Read the label first: it counts even if the text is bad.
     label = labels.read(row.label, row.line) if labels is not None else None
     text = check_text(row.text, columns.text[0])
     pair = check_text(row.text_pair, columns.text_pair[0]) if columns.text_pair else None
@@ -232,10 +227,10 @@ def _check_row(row: Row, columns: Columns, labels: LabelReader | None) -> dict[s
 
 
 def _batches(rows: Iterator[dict[str, Any]], labels: LabelReader | None) -> Iterator[pa.RecordBatch]:
-    """Rows in batches of bounded size; the last batch may be empty."""
+    """Batches of bounded size; the last may be empty."""
 
     def made() -> pa.RecordBatch:
-        # Now that rows are read, it is known whether their labels are lists.
+        # Whether labels are lists is known only now.
         label = pa.list_(pa.string()) if labels is not None and labels.is_list else pa.string()
         return pa.RecordBatch.from_pylist(batch, schema=pa.schema(_COLUMNS | {"label": label}))
 
@@ -251,7 +246,7 @@ def _batches(rows: Iterator[dict[str, Any]], labels: LabelReader | None) -> Iter
 
 
 def write_stream(path: Path, batches: Iterator[pa.RecordBatch]) -> None:
-    """Write Arrow batches, at least one, as a stream."""
+    """Write at least one Arrow batch."""
     first = next(batches)
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, first.schema) as writer:
         for batch in chain([first], batches):
@@ -260,7 +255,7 @@ def write_stream(path: Path, batches: Iterator[pa.RecordBatch]) -> None:
 
 
 def _settle(task: Task, labels: LabelReader, train: CheckedRows, problems: Problems) -> Task:
-    """The task with the kind and the label names of its training rows; reports what hinders training."""
+    """Settle the task's kind and labels; report what prevents training."""
     kind = labels.settle(train.source, problems)
     if len(train) and not len(problems) and labels.is_constant:
         what = "all rows have the same label" if kind != "multilabel" else "fewer than two different labels"
@@ -268,7 +263,7 @@ def _settle(task: Task, labels: LabelReader, train: CheckedRows, problems: Probl
         problems.add(train.source, None, FileProblem(what, ", ".join(labels.counts), remedy))
     names = () if kind == "regression" else task.labels or labels.sorted_names()
     size = 0 if kind == "regression" else sum(len(name.encode()) for name in labels.counts)
-    if size > MAX_MANIFEST_BYTES // 2:  # the artifact's manifest could not name them
+    if size > MAX_MANIFEST_BYTES // 2:
         problem = FileProblem("the label names are too long", f"{size:,} bytes in all", "shorten them")
         problems.add(train.source, None, problem)
     metrics = task.metrics if kind == task.kind else tuple(fitting(kind)[:2])

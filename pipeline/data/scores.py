@@ -1,8 +1,7 @@
-"""A black box in a teacher's place: reads what it answered for each row, by the row's text or by its id.
+"""Reads a black-box teacher's answers to all rows.
 
-The file (.csv, .tsv, .jsonl, .parquet) has the task's text columns, or instead of them `row`: the ids that the data
-stage gave. For each label it has a column with its probability, or one column with the answer alone: the label's name,
-or regression's number. It must cover every row of the run.
+The file (.csv, .tsv, .jsonl, .parquet) has the task's text columns, or the data stage's ids as `row`. It has a
+probability column per label, or one answer column: a label, or a number.
 """
 
 from pathlib import Path
@@ -18,23 +17,19 @@ from kdc.pipeline.data.problems import FileProblem, Problems
 from kdc.pipeline.data.readers import read_records
 from kdc.pipeline.data.sources import SPLITS, file_source
 
-Table = dict[str, list[Any]]  # the values of each column, by its name
+Table = dict[str, list[Any]]  # values by column name
 
 _ID = "row"
-_SURE = 0.95  # the probability of a bare answer, which does not say how sure it is
-_LEAST = 1e-4  # probabilities are at least this, because the logit of 0 is infinite
+_SURE = 0.95  # a bare answer's probability
+_LEAST = 1e-4  # the logit of 0 is infinite
 _SUM_TOLERANCE = 0.02
 
 
 def scores_of_rows(path: Path, data: PreparedData) -> NDArray[np.float32]:
-    """Read the black box's answers as logits, in the order of the row ids over all splits.
-
-    Returns:
-        (rows, outputs) float32.
+    """Read the answers as logits (rows, outputs), in the order of row ids.
 
     Raises:
-        InputError: the file cannot be read, lacks columns, holds something that is no probability, or does not cover a
-            row.
+        InputError: unreadable, columns or rows missing, or invalid probabilities.
     """
     logits, by_id = Scores(path, data.task).by_key()
     parts, missing = [], []
@@ -55,7 +50,7 @@ def scores_of_rows(path: Path, data: PreparedData) -> NDArray[np.float32]:
 
 
 def _read_table(path: Path) -> Table:
-    """Read all columns. Cells of CSV and TSV are text, as the run's own rows are: "null" and "007" stay themselves."""
+    """Read all columns. Cells of CSV and TSV stay text, so "null" and "007" match the run's texts."""
     source, problems = file_source("scores", path, ""), Problems()
     rows: list[dict[str, Any]] = []
     names: dict[str, None] = {}
@@ -64,7 +59,7 @@ def _read_table(path: Path) -> Table:
             if len(set(record.names)) < len(record.names):
                 twice = next(name for name in record.names if record.names.count(name) > 1)
                 raise FileProblem("two columns have one name", repr(twice), "rename one")
-            names.update(dict.fromkeys(record.names))  # JSONL may name a column late
+            names.update(dict.fromkeys(record.names))  # JSONL may add columns
             rows.append(dict(zip(record.names, record.fields, strict=True)))
     except FileProblem as problem:
         problems.add(source, problem.line, problem)
@@ -73,14 +68,14 @@ def _read_table(path: Path) -> Table:
 
 
 class Scores:
-    """The black box's answers to the rows of a task, read whole from a file."""
+    """A black box's answers, in memory."""
 
     def __init__(self, path: Path, task: Task) -> None:
         self.path, self.task = path, task
         self.table = _read_table(path)
 
     def by_key(self) -> tuple[dict[Any, NDArray[np.float64]], bool]:
-        """Logits (outputs,) by the fingerprint of the text, or by the row's id; and whether they are by id."""
+        """Logits (outputs,) by row id or text fingerprint, and whether by id."""
         if not any(self.table.values()):
             remedy = "an answer for every row of the run"
             raise InputError("the teacher's scores have no rows", given=self.path, remedy=remedy)
@@ -109,7 +104,7 @@ class Scores:
         return values.astype(np.int64).tolist()
 
     def _logits(self) -> NDArray[np.float64]:
-        """(rows, outputs)"""
+        """Logits (rows, outputs)."""
         task = self.task
         if task.kind == "regression":
             logits = (self._numbers([self._answer_column()]) - task.center) / task.spread
@@ -135,7 +130,7 @@ class Scores:
         return np.log(probabilities)
 
     def _probability_columns(self) -> list[str]:
-        """The column of each label, whatever its case; none if a label has no column, or two."""
+        """Each label's column, ignoring case; [] if not exactly one each."""
         columns = []
         for label in self.task.labels:
             exact = [name for name in self.table if name == label]
@@ -146,8 +141,8 @@ class Scores:
         return columns if len(set(columns)) == len(columns) else []
 
     def _check_left_over(self, answer: str) -> None:
-        """Refuse a column of answers beside columns that seem to hold each label's probability under another name: the
-        file is the data itself with scores added, and its own label would be taken for the black box's answer."""
+        """Refuse an answer column if others seem to hold each label's probability. Probably scores were added to the
+        data, and the true labels would pass for answers."""
         others = [name for name in self._others(answer) if 0 <= _as_numbers(self.table[name][:1])[0] <= 1]
         if all(any(label.casefold() in name.casefold() for name in others) for label in self.task.labels):
             raise self._wrong_columns(f"{answer}, and also what may be probabilities ({', '.join(others[:10])})")
@@ -166,7 +161,7 @@ class Scores:
         return np.log(inside) if one_class else np.log(inside) - np.log1p(-inside)
 
     def _answer_column(self) -> str:
-        """The column with the answers. Refused if another one may be it too, such as the data's own labels."""
+        """The answer column, unless another, such as the true labels, may be it."""
         answer = next((name for name in (self.task.label, "label", "score") if name in self.table), None)
         if answer is None:
             labels = ", ".join(self.task.labels) or "the numbers"
@@ -177,7 +172,7 @@ class Scores:
         return answer
 
     def _may_answer(self, values: list[Any]) -> bool:
-        """Whether a column holds nothing but the task's labels, or numbers for regression. Row numbers do not count."""
+        """Whether all values are labels, or numbers but not row numbers."""
         if self.task.kind == "regression":
             numbers = _as_numbers(values)
             counts = np.array_equal(numbers - numbers[0], np.arange(len(numbers)))
@@ -185,7 +180,7 @@ class Scores:
         return {str(value) for value in values} <= set(self.task.labels)
 
     def _numbers(self, names: list[str]) -> NDArray[np.float64]:
-        """(rows, names)"""
+        """Numbers (rows, names)."""
         values = np.column_stack([_as_numbers(self.table[name]) for name in names])
         wrong = ~np.isfinite(values).all(axis=1)
         what = "the teacher's scores are not all numbers"
@@ -193,7 +188,7 @@ class Scores:
         return values
 
     def _refuse_rows(self, wrong: ArrayLike, what: str, remedy: str, columns: str = "") -> None:
-        """Refuse the file by its first wrong row, if there is one; `wrong` is (rows,)."""
+        """Raise InputError for the first wrong row."""
         rows = np.flatnonzero(wrong)
         if len(rows):
             raise InputError(what, given=f"{self.path}, row {rows[0] + 1}{columns}", remedy=remedy)
@@ -207,7 +202,7 @@ class Scores:
 
 
 def _as_numbers(values: list[Any]) -> NDArray[np.float64]:
-    """Numbers, also those that are written as text; NaN for everything else."""
+    """Parse numbers, also from text; otherwise NaN."""
     import pandas
 
     plain = [value if isinstance(value, (int, float, str)) else None for value in values]

@@ -1,7 +1,7 @@
-"""Where the rows of a run come from: finds the file of every split, and knows the names of its columns.
+"""Finds each split's file, and knows GLUE's column names.
 
-A folder (`--data`) has GLUE's TSV files, is a `save_to_disk` folder, or has train and dev files in other formats.
-Single files are `--train`, `--eval` and `--unlabeled`. Otherwise GLUE comes from the hub, and kdc makes `pydocs`.
+`--data` holds GLUE's TSV files, a `save_to_disk` dataset, or train and dev files. Otherwise files are named, GLUE comes
+from the hub, or kdc makes `pydocs`.
 """
 
 import hashlib
@@ -17,18 +17,18 @@ from kdc.pipeline.config.data_settings import DataSettings
 from kdc.pipeline.config.tasks import TASKS, Task, find_task
 
 Format = records.Format | Literal["glue_tsv", "saved", "hub", "pydocs"]
-SPLITS = ("train", "tune", "unlabeled", "eval", "eval_mismatched")  # in the order of their row numbers
+SPLITS = ("train", "tune", "unlabeled", "eval", "eval_mismatched")  # in row-number order
 HUB_NAME = "nyu-mll/glue"
 
 FORMATS: dict[str, records.Format] = {**records.FORMATS, ".json": "jsonl"}
-# File names of the hub's splits, as people and GLUE's own download write them.
+# File names by hub split.
 _STEMS = {
     "train": ("train",),
     "validation": ("dev", "validation", "eval", "val", "valid"),
     "validation_matched": ("dev_matched", "validation_matched"),
     "validation_mismatched": ("dev_mismatched", "validation_mismatched"),
 }
-# The columns of GLUE's own files that have another name than on the hub.
+# GLUE's columns named differently than the hub's.
 _GLUE_NAMES: dict[str, dict[str, str]] = {
     "mnli": {"premise": "sentence1", "hypothesis": "sentence2", "label": "gold_label"},
     "mrpc": {"sentence1": "#1 String", "sentence2": "#2 String", "label": "Quality"},
@@ -39,24 +39,24 @@ _GLUE_NAMES: dict[str, dict[str, str]] = {
 
 @dataclass(frozen=True)
 class SplitSource:
-    """Where the rows of one split are."""
+    """Where a split's rows are."""
 
     split: str  # "train", "eval", "eval_mismatched", "unlabeled", or "scores" for a black box's answers
     format: Format
-    path: Path | None = None  # file, or `save_to_disk` folder; None for the hub and the built-in task
-    part: str = ""  # name of the split inside a `save_to_disk` folder or on the hub; "" if there is only one
-    task: str = ""  # GLUE's task that an unquoted file, or the hub's configuration, belongs to; "" for other rows
+    path: Path | None = None  # None: hub or built-in
+    part: str = ""  # split in a `save_to_disk` folder or on the hub
+    task: str = ""  # GLUE task, of unquoted files or hub
 
     @property
     def name(self) -> str:
-        """The name that a person knows it by."""
+        """The name in messages."""
         if self.path is not None:
             return f"{self.path}[{self.part}]" if self.part else str(self.path)
         return f"{HUB_NAME} {self.task} {self.part}" if self.format == "hub" else f"pydocs {self.split}"
 
     @property
     def files(self) -> list[Path]:
-        """The files that hold it, in order; none for the hub and the built-in task."""
+        """The sorted files; none for hub and built-in task."""
         if self.path is None:
             return []
         root = self.path / self.part
@@ -64,23 +64,22 @@ class SplitSource:
 
     @property
     def unit(self) -> str:
-        """What messages put before the number of a line or row."""
+        """Separates a file's name from a line or row number."""
         return ":" if self.format in ("glue_tsv", "csv", "tsv", "jsonl") else " row "
 
 
 class Columns(NamedTuple):
-    """The columns to read: for each of them the names that it may have, best first; () if it is not read."""
+    """The columns to read, as possible names, best first; () if unread."""
 
     text: tuple[str, ...]
     text_pair: tuple[str, ...] = ()
     label: tuple[str, ...] = ()
-    group: tuple[str, ...] = ()  # which a file of unlabelled rows may lack
+    group: tuple[str, ...] = ()  # optional in unlabelled files
     time: tuple[str, ...] = ()
 
 
 def columns_of(task: Task, *, labeled: bool, group: str | None = None, time: str | None = None) -> Columns:
-    """The columns of a task's files, also under the names that GLUE's own files use; `group` and `time` are names of
-    further columns."""
+    """The columns of a task's files, including GLUE's own names."""
     own = _GLUE_NAMES.get(task.name, {})
 
     def names(column: str | None) -> tuple[str, ...]:
@@ -90,11 +89,10 @@ def columns_of(task: Task, *, labeled: bool, group: str | None = None, time: str
 
 
 def locate(data: DataSettings) -> tuple[SplitSource, ...]:
-    """Find the rows of every split: train first, then the evaluation splits, then unlabeled.
+    """Find train, then evaluation, then unlabeled splits.
 
     Raises:
-        InputError: the task is unknown, a folder or file is missing or of unknown format, or two sources contradict
-            each other.
+        InputError: unknown task, missing or unknown file, or conflicting sources.
     """
     task = find_task(data.task) if data.task is not None else None
     name = task.name if task is not None else ""
@@ -118,15 +116,15 @@ def locate(data: DataSettings) -> tuple[SplitSource, ...]:
 
 
 def is_glue(name: str) -> bool:
-    """Whether a task is one of GLUE's: its .tsv files are unquoted, and its labels may be numbers."""
+    """Whether it is a GLUE task, with unquoted .tsv files and maybe numbers as labels."""
     return name in TASKS and bool(TASKS[name].glue_folder)
 
 
 def file_source(split: str, path: Path, task_name: str) -> SplitSource:
-    """One file, or one `save_to_disk` folder, as a split.
+    """A file or `save_to_disk` folder as a split.
 
     Raises:
-        InputError: it is missing or of unknown format.
+        InputError: missing, or unknown format.
     """
     if (path / "state.json").is_file():
         return SplitSource(split, "saved", path)
@@ -142,10 +140,10 @@ def file_source(split: str, path: Path, task_name: str) -> SplitSource:
 
 
 def input_fingerprint(data: DataSettings) -> str:
-    """SHA-256 (hex) of what the rows are made of: the files' contents, the hub's name, or the Python of `pydocs`.
+    """SHA-256 (hex) of file contents, the hub's name, or Python's version for `pydocs`.
 
     Raises:
-        InputError: as `locate`.
+        InputError: as `locate`, or an unreadable file.
     """
     digest = hashlib.sha256()
     origins = {"pydocs": platform.python_version(), "hub": HUB_NAME}
@@ -165,16 +163,16 @@ def input_fingerprint(data: DataSettings) -> str:
 
 
 def _hub_splits(task: Task | None) -> dict[str, str]:
-    """The hub's name of each of our splits."""
+    """The hub's name of each split."""
     evals = task.eval_splits if task is not None else ("validation",)
     return dict(zip(("train", "eval", "eval_mismatched"), ("train", *evals), strict=False))
 
 
 def _in_folder(folder: Path, task: Task | None) -> list[SplitSource]:
-    """The splits of a folder with GLUE's files, with other train and dev files, or of `save_to_disk`.
+    """The splits in a folder.
 
     Raises:
-        InputError: it has no training rows, lacks another split, has one twice, or is damaged.
+        InputError: a missing or ambiguous split, or a damaged folder.
     """
     if folder.is_file():
         raise InputError("--data wants a folder", given=folder, remedy=f"for a file: --train {folder}")
@@ -197,7 +195,7 @@ def _in_folder(folder: Path, task: Task | None) -> list[SplitSource]:
             if "train" not in splits:
                 continue
         missing = [part for split, part in wanted.items() if split not in splits]
-        # Of a person's own rows, a part can be held out for the evaluation.
+        # Custom tasks can hold out training rows.
         if missing and (task is not None or "train" not in splits):
             absent = [f"{_STEMS[part][0]}.tsv" if glue_folder else part for part in missing]
             remedy = "add them, or name the files: --train FILE --eval FILE (without --eval a slice is held out)"

@@ -1,7 +1,4 @@
-"""Decides which of the checked rows every split gets.
-
-A slice keeps the share of every class and never parts rows that belong together.
-"""
+"""Assigns checked rows to stratified splits that never separate rows that belong together."""
 
 from dataclasses import dataclass
 
@@ -22,11 +19,11 @@ HELD_OUT_SHARE = 0.1
 
 @dataclass(frozen=True)
 class Part:
-    """One split of the run: the rows of the source's split `origin` that the mask `chosen` selects, (rows,)."""
+    """One split: the rows `chosen` (rows,) of source split `origin`."""
 
     origin: str
     chosen: Mask
-    unused: int = 0  # rows that might have been chosen too, but are more than were asked for
+    unused: int = 0  # eligible but not requested
 
     def __len__(self) -> int:
         return int(self.chosen.sum())
@@ -40,12 +37,10 @@ def split_rows(
     *,
     most_unlabeled: int | None = None,
 ) -> dict[str, Part]:
-    """Decide the rows of every split of the run, from the checked rows of every split of the source.
-
-    At most `max_train_rows` are trained on, beside at most `most_unlabeled` unlabelled ones; `seed` decides the slices.
+    """Choose every split's rows.
 
     Raises:
-        InputError: there are too few rows.
+        InputError: too few rows.
     """
     train = rows["train"]
     classes, units = train.classes(task), train.units
@@ -64,8 +59,7 @@ def split_rows(
     parts["tune"] = Part("train", tune)
     parts["train"] = Part("train", sample(classes, free & ~tune, max_train_rows or len(train), 3 * seed + 2))
     if "unlabeled" in rows:
-        # An unlabelled text that belongs to the tuning slice, or to held-out evaluation rows, would be trained on with
-        # the teacher's answer.
+        # Training on these texts would leak the tuning set or held-out evaluation rows.
         others = rows["unlabeled"]
         allowed = ~belongs(others, train, tune | held_out)
         size = len(others) if most_unlabeled is None else most_unlabeled
@@ -76,7 +70,7 @@ def split_rows(
 
 
 def belongs(others: CheckedRows, rows: CheckedRows, chosen: Mask) -> Mask:
-    """(others,) whether each of the other rows has the text or the group of a chosen row, or is near one."""
+    """Whether each other row has a chosen row's text or group, or is near one, (others,)."""
     near = nearest(others.runs_beside(rows), rows.runs_beside(others).of(chosen)) >= 0
     belong = near | np.isin(others.texts, rows.texts[chosen])
     if others.groups is not None and rows.groups is not None:
@@ -85,8 +79,8 @@ def belongs(others: CheckedRows, rows: CheckedRows, chosen: Mask) -> Mask:
 
 
 def pick_texts(texts: Ints, allowed: Mask, known: Ints, size: int, seed: int) -> Mask:
-    """Choose at most `size` of the allowed unlabelled rows at random, (rows,); exact repeats come last, and so do texts
-    that are learned from anyway. `texts` and `known` are hashes."""
+    """Choose up to `size` unlabelled rows at random, (rows,). Repeats and `known` texts come last; both arguments are
+    hashes."""
     candidates = np.random.default_rng([seed, len(SPLITS)]).permutation(np.flatnonzero(allowed))
     repeats = np.ones(len(candidates), dtype=np.bool_)
     repeats[np.unique(texts[candidates], return_index=True)[1]] = False
@@ -97,7 +91,7 @@ def pick_texts(texts: Ints, allowed: Mask, known: Ints, size: int, seed: int) ->
 
 
 def _check_parts(parts: dict[str, Part], classes: Ints, units: Ints) -> None:
-    """Every split must have rows, and every class some to train on."""
+    """Require rows in every split, and of every class in training."""
     rows = len(classes)
     for name, what in (("eval", "an evaluation slice"), ("tune", "the tuning slice")):
         if not len(parts[name]):
@@ -116,24 +110,24 @@ def _check_parts(parts: dict[str, Part], classes: Ints, units: Ints) -> None:
 
 
 def tune_size(rows: int, max_train_rows: int | None = None) -> int:
-    """Rows of the tuning slice: a tenth of the rows that are used, at least 300 and at most 2,000, and never more than
-    half of them. If `max_train_rows` leaves rows unused, at least up to 600: more rows to decide by cost little."""
+    """Size of the tuning set: a tenth of the used rows, 300 to 2,000, at most half. Up to 600 if `max_train_rows`
+    leaves rows unused, since tuning rows cost little."""
     used = min(rows, max_train_rows or rows)
     least = max(TUNE_LEAST, min(rows - used, TUNE_UNUSED))
     return min(max(round(used * TUNE_SHARE), least), TUNE_MOST, used // 2)
 
 
 def shares(counts: Ints, size: int, *, at_least: int = 0, leave: int = 0) -> Ints:
-    """Split `size` rows over the classes in proportion to their counts, by the method of largest remainders.
+    """Split `size` rows over classes in proportion (largest remainders).
 
     Args:
-        counts: (classes,) rows of each class.
-        size: rows to take in all.
-        at_least: rows to take of every class that has so many, unless that makes more than `size` in all.
-        leave: rows to leave of every class.
+        counts: (classes,) rows per class.
+        size: total to take.
+        at_least: minimum per class (or all it has), ignored if the sum exceeds `size`.
+        leave: rows to leave per class.
 
     Returns:
-        (classes,) rows to take; their sum is `size` if the limits allow it.
+        Rows to take, (classes,); they sum to `size` if possible.
     """
     most = np.maximum(counts - leave, 0)
     least = np.minimum(at_least, most)
@@ -153,17 +147,17 @@ def shares(counts: Ints, size: int, *, at_least: int = 0, leave: int = 0) -> Int
 
 
 def pick_slice(units: Ints, classes: Ints, eligible: Mask, size: int, seed: int) -> Mask:
-    """Choose whole units with about `size` rows, the classes in proportion, and leave a row of every class.
+    """Choose whole units with about `size` rows, stratified, leaving a row per class.
 
     Args:
-        units: (rows,) unit of each row.
-        classes: (rows,) class of each row, from 0; all 0 if there is nothing to stratify by.
-        eligible: (rows,) which rows there are to choose from.
-        size: rows to choose; fewer are chosen if large units or rare classes do not allow so many.
+        units: (rows,)
+        classes: (rows,) from 0; all 0 to skip stratifying.
+        eligible: (rows,)
+        size: large units or rare classes may give fewer.
         seed: of the choice.
 
     Returns:
-        (rows,) True for the chosen rows.
+        (rows,) True for chosen rows.
     """
     if not eligible.any():
         return np.zeros(len(eligible), dtype=np.bool_)
@@ -176,13 +170,13 @@ def pick_slice(units: Ints, classes: Ints, eligible: Mask, size: int, seed: int)
     chosen = np.zeros(len(eligible), dtype=np.bool_)
     taken = np.zeros_like(counts)
     wanted = shares(counts, size, leave=1)
-    # Units with rare classes come first, as only they can fill those shares.
+    # Rare classes first: only their units fill those shares.
     by_count = np.argsort(counts, kind="stable")
     rarest = np.minimum.reduceat(np.argsort(by_count, kind="stable")[classes[order]], starts)
     shuffled = np.random.default_rng(seed).permutation(len(ends))
     shuffled = shuffled[np.argsort(rarest[shuffled], kind="stable")]
     blocks = np.split(shuffled, np.cumsum(np.bincount(rarest, minlength=len(counts)))[:-1])
-    # First come units that fit every class's share. What large units leave open is filled with up to half of a class.
+    # First within each class's share, then up to half of a class.
     for limit in (wanted, np.maximum(wanted, counts // 2)):
         for label, block in zip(by_count, blocks, strict=True):
             for unit in block:
@@ -197,18 +191,19 @@ def pick_slice(units: Ints, classes: Ints, eligible: Mask, size: int, seed: int)
 
 
 def pick_last(units: Ints, times: npt.NDArray[np.float64], size: int) -> tuple[Mask, Mask]:
-    """Choose about `size` of the latest rows, and the older rows that have nothing to do with them. Units are taken
-    whole, the unit with the latest row first, except their rows older than the size-th latest one. Those rows are in
-    neither part, nor are later rows without room: who trains on them knows what came after.
+    """Choose about `size` of the latest rows, and the older rows unrelated to them.
+
+    Whole units are chosen, latest first, except rows older than the size-th latest. These rows, and later rows without
+    room, are in neither part: training on them would leak the future.
 
     Args:
-        units: (rows,) unit of each row.
-        times: (rows,) time of each row.
-        size: rows to choose. A unit that would make more than that and a half again is left out. Fewer rows are chosen
-            if the latest units would leave less than half of all rows.
+        units: (rows,)
+        times: (rows,)
+        size: units beyond 1.5 times this are skipped. Fewer rows are chosen if the latest units would leave less than
+            half of all rows.
 
     Returns:
-        (rows,) True for the chosen rows; (rows,) True for the older ones.
+        (rows,) chosen; (rows,) older.
     """
     units, counts = np.unique(units, return_inverse=True, return_counts=True)[1:]
     latest = np.full(len(counts), -np.inf)
@@ -220,7 +215,7 @@ def pick_last(units: Ints, times: npt.NDArray[np.float64], size: int) -> tuple[M
     for unit in np.argsort(-latest, kind="stable"):
         if taken >= size or latest[unit] < begins:
             break
-        # Half of the rows stay to be trained on, however many old rows the latest units have.
+        # Keep half of the rows for training.
         leaves_enough = whole + counts[unit] <= max(1.5 * size, len(times) / 2)
         if counts[unit] <= 1.5 * size and taken + late[unit] <= 1.5 * size and leaves_enough:
             chosen[unit] = True
@@ -229,18 +224,14 @@ def pick_last(units: Ints, times: npt.NDArray[np.float64], size: int) -> tuple[M
 
 
 def sample(classes: Ints, eligible: Mask, size: int, seed: int) -> Mask:
-    """Choose `size` of the eligible rows at random, the classes in proportion, at least one row of each.
-
-    Returns:
-        (rows,) True for the chosen rows.
-    """
+    """Choose `size` rows at random, (rows,), stratified, one per class at least."""
     if size >= int(eligible.sum()):
         return eligible
     rng = np.random.default_rng(seed)
     rows = rng.permutation(np.flatnonzero(eligible))
     rows = rows[np.argsort(classes[rows], kind="stable")]
     counts = np.bincount(classes[rows])
-    rank = np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)  # of each row within its class
+    rank = np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)  # within the class
     chosen = np.zeros(len(classes), dtype=np.bool_)
     chosen[rows[rank < np.repeat(shares(counts, size, at_least=1), counts)]] = True
     return chosen

@@ -1,7 +1,7 @@
-"""Tokenises all splits once, in constant memory: unpadded, cut, special tokens included.
+"""Tokenises all splits once, in constant memory: truncated, unpadded.
 
-Reads `rows/<split>/` of the data stage and writes `tokens-<role>/<split>/`. If long rows are answered in windows,
-`input_ids` has a row's windows one after another, `length` is their sum, and `windows` has the length of each.
+Reads `rows/<split>/`; writes `tokens-<role>/<split>/`. With windows, `input_ids` has them end to end, and `windows`
+their lengths.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 _BATCH_ROWS = 1024
 _BATCH_CHARACTERS = 1 << 20
-_BINS_TO_THE_CUT = 16  # of the histogram of lengths, which goes to twice the cut
+_BINS_TO_THE_CUT = 16  # the histogram reaches twice the cut
 
 
 def tokenise(
@@ -47,24 +47,24 @@ def tokenise(
     long: LongTexts | None = None,
     out: Path | None = None,
 ) -> dict[str, TokenCounts]:
-    """Tokenise the rows of every split, as `tokenizer(text, pair, truncation=True, max_length=max_length)` does.
+    """Tokenise every split like `tokenizer(text, pair, truncation=True, max_length=max_length)`.
 
-    The rows are cut by the code that cuts texts in serving: the served model sees the tokens of the training.
+    Serving truncates with the same code, so it sees the training tokens.
 
     Args:
         folder: of the data stage.
-        role: whose tokenizer it is: "teacher", "teacher-2", ..., "student", "fewer".
+        role: "teacher", "teacher-2", ..., "student", "fewer".
         tokenizer: a fast one.
-        max_length: tokens after which a text, or both texts of a pair together, are cut.
-        on_rows: called with (rows done, rows in all) after each batch.
-        long: the windows of longer rows; None cuts them.
-        out: folder for the tokens, if it is another one.
+        max_length: tokens of a row, pair or not.
+        on_rows: called with (rows done, all rows).
+        long: windows for longer rows; None truncates.
+        out: where to write, if not `folder`.
 
     Returns:
-        the counts by split.
+        Counts by split.
 
     Raises:
-        KdcError: the tokenizer is not a fast one.
+        KdcError: the tokenizer is not fast.
     """
     import datasets
     from tokenizers import Tokenizer
@@ -112,10 +112,10 @@ def tokenise(
 def windows_for(
     tokenizer: PreTrainedTokenizerBase, settings: LongSettings, max_length: int, *, is_pair: bool
 ) -> LongTexts | None:
-    """The windows of rows of more than `max_length` tokens; None if these are cut.
+    """The windows of rows over `max_length` tokens; None if cut.
 
     Raises:
-        InputError: the settings leave no room in a window, or keep what the tokenizer cuts.
+        InputError: windows are too short, leave gaps, or `keep` conflicts with left truncation.
     """
     long = settings.of(max_length)
     if long is None:
@@ -136,7 +136,7 @@ def windows_for(
 
 
 def apart(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The windows of tokenised rows, each as a row with the columns `input_ids` and maybe `token_type_ids`."""
+    """Split tokenised rows into their windows."""
     windows = []
     for row in rows:
         tokens = {name: row[name] for name in ("input_ids", "token_type_ids") if name in row}
@@ -149,7 +149,7 @@ def apart(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
 def tokenizer_info(
     tokenizer: Any, *, max_length: int, token_type_ids: bool, long: LongTexts | None = None
 ) -> TokenizerInfo:
-    """How a fast tokenizer cuts and pads rows, as the artifact describes it."""
+    """How the artifact truncates and pads."""
     return TokenizerInfo(
         max_length=max_length,
         pad_id=tokenizer.pad_token_id,
@@ -162,7 +162,7 @@ def tokenizer_info(
 
 
 def _batches(rows: datasets.Dataset) -> Iterator[pa.Table]:
-    """At most 1,024 rows and about a million characters: a batch of long documents holds few of them."""
+    """At most 1,024 rows and a million characters each."""
     for table in rows.with_format("arrow").iter(batch_size=_BATCH_ROWS):
         sizes = pc.utf8_length(table["text"]).to_numpy()
         if "text_pair" in table.column_names:
@@ -174,7 +174,6 @@ def _batches(rows: datasets.Dataset) -> Iterator[pa.Table]:
 
 
 def _columns(batch: pa.Table, rows: Sequence[Encoded], *, with_types: bool, in_windows: bool) -> pa.RecordBatch:
-    """The columns of a batch of tokenised rows."""
     columns = {
         "row": batch["row"].combine_chunks(),
         "input_ids": pa.array([row.ids for row in rows], pa.list_(pa.int32())),

@@ -1,7 +1,4 @@
-"""A model as ONNX graphs: exported and proven equal, and its int8 candidates, ready to be judged.
-
-Stages `export` and `quantize` do this for the student, stage `uncut` for the teacher.
-"""
+"""Exports a model to ONNX, and compares the graph's logits with the model's."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,17 +20,17 @@ if TYPE_CHECKING:
     import datasets
 
 _ROWS = 64
-_LONGEST = 512  # a batch of 32 longer rows would take gigabytes in eager attention
+_LONGEST = 512  # 32 longer rows take gigabytes
 
 
 @dataclass(frozen=True)
 class Exported:
-    """A graph that was made of a model."""
+    """An exported graph."""
 
-    exporter: str  # what made it
-    parity: float  # largest difference of a logit to the model
-    answer: LogitsFunction  # the graph
-    batches: list[Feeds]  # the rows that were compared
+    exporter: str
+    parity: float  # largest logit difference
+    answer: LogitsFunction
+    batches: list[Feeds]
 
 
 def export_model(
@@ -46,19 +43,19 @@ def export_model(
     long: LongTexts | None,
     seed: int,
 ) -> Exported:
-    """Export a model, and see that its graph answers as it does.
+    """Export a model, and check its graph's logits.
 
     Args:
-        model: folder that `save_pretrained` wrote, with its tokenizer.
+        model: folder from `save_pretrained`, with tokenizer.
         out: folder for `model.onnx`, `tokenizer.json` and `tokenizer_info.json`.
-        tokens: of the tuning slice, as the model takes them; the first rows are compared.
-        exporter: what makes the graph.
-        max_length: tokens after which a row is cut.
-        long: the windows of rows with more tokens; None: such rows are cut.
+        tokens: tuning rows; the first are compared.
+        exporter: makes the graph.
+        max_length: tokens after which rows are cut.
+        long: windows of longer rows; None cuts them.
         seed: draws the compared batches.
 
     Raises:
-        KdcError: the model cannot be exported, or the graph answers otherwise.
+        KdcError: the export failed, or logits differ.
     """
     tokenizer = loading.load_tokenizer(str(model))
     typed = "token_type_ids" in tokens.column_names
@@ -76,7 +73,7 @@ def export_model(
 
 
 def tuning_slice(data: PreparedData, fp32: Engine, *, most: int | None = None) -> TuningSlice:
-    """The tuning slice, or `most` rows from all over it, and what fp32 answers."""
+    """The tuning set, or `most` evenly spaced rows, with fp32's logits."""
     rows = data.rows("tune")
     count = min(most or len(rows), len(rows))
     rows = rows.select(np.arange(count) * len(rows) // count)  # a file may be sorted by label

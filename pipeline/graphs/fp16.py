@@ -1,4 +1,4 @@
-"""The fp16 variant of an ONNX classifier, for CUDA. Reads the fp32 graph; writes one ONNX file."""
+"""Makes the fp16 variant, for CUDA."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from kdc.common.errors import KdcError
 from kdc.pipeline.graphs.nodes import nested_graphs
 from kdc.pipeline.graphs.onnx_graph import check_axes, quiet, save_graph
 
-# Large enough to mask a token, small enough that adding a score stays within fp16's 65,504.
+# Masks a token, yet stays within fp16's 65,504 after adding a score.
 LARGEST = 1e4
 _INTEGERS = (TensorProto.INT64, TensorProto.INT32)
 
@@ -19,9 +19,9 @@ _INTEGERS = (TensorProto.INT64, TensorProto.INT32)
 def to_fp16(onnx_in: Path, onnx_out: Path) -> None:
     """Convert weights and arithmetic to fp16. Inputs stay int64, `logits` float32.
 
-    Constants are clipped to +-1e4: the attention mask's -3.4e38 would be minus infinity in fp16, and a row with padding
-    NaN. Arithmetic that ends in an integer stays fp32: DeBERTa and MPNet take the logarithm of a distance to find its
-    bucket, and in fp16 they would take a neighbouring bucket.
+    Constants are clipped to +-1e4: the attention mask's -3.4e38 would become minus infinity, and padded rows NaN.
+    Arithmetic that ends in an integer stays fp32: DeBERTa and MPNet bucket distances by logarithm, and fp16 would pick
+    neighbouring buckets.
 
     Raises:
         KdcError: the converter failed, or left no fp16 weight.
@@ -46,7 +46,6 @@ def to_fp16(onnx_in: Path, onnx_out: Path) -> None:
 
 
 def _clip_constants(model: onnx.ModelProto) -> None:
-    """Clip fp32 constants to what fp16 can hold, in place."""
     for graph in nested_graphs(model.graph):
         tensors = [attribute.t for node in graph.node for attribute in node.attribute if attribute.HasField("t")]
         for tensor in [*graph.initializer, *tensors]:
@@ -59,8 +58,7 @@ def _clip_constants(model: onnx.ModelProto) -> None:
 
 
 def _integer_arithmetic(model: onnx.ModelProto) -> set[str]:
-    """Names of the nodes that compute an integer in floating point: from a Cast to integers up to the Cast that turned
-    integers into floats."""
+    """Names of nodes that compute an integer in floats, from the Cast to float to the Cast back."""
     producers = {name: node for graph in nested_graphs(model.graph) for node in graph.node for name in node.output}
     names: set[str] = set()
     waiting = [node for node in producers.values() if _casts_to(node) in _INTEGERS]
@@ -69,10 +67,10 @@ def _integer_arithmetic(model: onnx.ModelProto) -> set[str]:
         if node.name in names:
             continue
         names.add(node.name)
-        # Above a Cast to float are integers, and a shape does not depend on the numbers in its tensor.
+        # Stop at integers, and at shapes, which ignore values.
         if _casts_to(node) != TensorProto.FLOAT and node.op_type not in ("Shape", "Size"):
             waiting += [producers[name] for name in node.input if name in producers]
-    # The converter loses track of an excluded node inside a branch, so exclude the branching node with all in it.
+    # The converter loses excluded nodes inside branches, so exclude the whole branching node.
     for node in model.graph.node:
         branches = [attribute.g for attribute in node.attribute if attribute.HasField("g")]
         if any(inner.name in names for branch in branches for part in nested_graphs(branch) for inner in part.node):

@@ -1,9 +1,8 @@
-"""int8 variants of an ONNX classifier: the candidates, how one is made, and the proof that it is quantised.
+"""Makes int8 candidates from the fp32 graph, and checks that they are quantised.
 
-Reads the fp32 graph; writes one ONNX file a candidate. A static candidate computes its linear layers on 8-bit numbers
-with scales fixed beforehand (uint8 activations, int8 weights, fp32 results), so a row's answer does not depend on its
-neighbours in the batch. Attention's own products, Softmax, LayerNorm and Add stay fp32: little time, much accuracy.
-Embeddings, and the weights of layers left in fp32, are stored in few bits (`int8_storage.py`), so the file is small.
+Static candidates compute linear layers with fixed scales (uint8 activations, int8 weights, fp32 results), so answers do
+not depend on the batch. Attention products, Softmax, LayerNorm and Add stay fp32: 8 bits would save little time and
+cost much accuracy. Other weights are stored in few bits (`int8_storage.py`).
 """
 
 import math
@@ -30,7 +29,7 @@ from kdc.pipeline.graphs.nodes import LINEAR_OPS, attribute, linear_layers, nest
 from kdc.pipeline.graphs.onnx_graph import quiet, save_graph
 from kdc.pipeline.graphs.ranges import RangeMethod, Ranges
 
-# Matrix products after ONNX Runtime's optimiser, as `count_operators` counts them.
+# After ONNX Runtime's optimiser.
 _PRODUCTS = {
     "quantized": (
         "MatMulIntegerToFloat",
@@ -42,7 +41,7 @@ _PRODUCTS = {
     ),
     "float": ("MatMul", "Gemm", "FusedMatMul", "FusedGemm"),
 }
-_MICROSOFT = "com.microsoft"  # the domain of ONNX Runtime's own operators
+_MICROSOFT = "com.microsoft"  # ONNX Runtime's domain
 _REMEDY = "the fp32 variant serves instead"
 
 
@@ -50,26 +49,26 @@ _REMEDY = "the fp32 variant serves instead"
 class Candidate:
     """One way to quantise.
 
-    Without `ranges` a candidate is dynamic: the scales of activations are computed from each batch, and a row's answer
-    depends on its neighbours. It is only a comparison and cannot be chosen.
+    Without `ranges` it is dynamic: each batch sets the activation scales, so answers depend on neighbours. It is for
+    comparison only.
     """
 
-    name: str  # in tables and in the manifest
-    per_channel: bool  # one weight scale for each output channel instead of one for each matrix
-    ranges: RangeMethod | None  # which ranges of activations fix their scales
-    exclude: float = 0.0  # share of the linear layers, at least, to leave in fp32: the noisiest
-    seven_bit: bool = False  # weights of 7 bits, for CPUs whose 8-bit products saturate (x86 without VNNI)
-    smooth: bool = False  # whether it is made from the smoothed graph (`smoothing.py`), with the ranges of that graph
-    keep: frozenset[str] = frozenset()  # names of further nodes to leave in fp32
+    name: str
+    per_channel: bool  # weight scales per output channel
+    ranges: RangeMethod | None  # set activation scales
+    exclude: float = 0.0  # least share of layers in fp32, noisiest first
+    seven_bit: bool = False  # for CPUs whose 8-bit products saturate (x86 without VNNI)
+    smooth: bool = False  # uses the smoothed graph (`smoothing.py`)
+    keep: frozenset[str] = frozenset()  # further fp32 nodes
 
     @property
     def static(self) -> bool:
-        """Whether the scales of activations are fixed."""
+        """Whether activation scales are fixed."""
         return self.ranges is not None
 
     @property
     def graph(self) -> str:
-        """Which operations are computed, whatever their numbers: candidates of one graph take the same time."""
+        """The operations; candidates of one graph take equal time."""
         if not self.static:
             return "dynamic"
         parts = ["per-channel" if self.per_channel else "per-tensor", f"{self.exclude:.0%} in fp32"]
@@ -92,8 +91,7 @@ CANDIDATES = (
 
 
 def worth_trying(names: Iterable[str] | None = None) -> list[Candidate]:
-    """The candidates with these names, or all. Weights of 7 bits are left out if this CPU adds up products of 8 bits
-    exactly: there the eighth bit costs nothing."""
+    """The named candidates, or all; without 7-bit weights on CPUs with exact 8-bit products."""
     exact = cpu().has_int8_products is True
     named = [candidate for candidate in CANDIDATES if names is None or candidate.name in names]
     return [candidate for candidate in named if not (candidate.seven_bit and exact)]
@@ -105,23 +103,23 @@ def quantise(
     """Write the int8 variant of a graph.
 
     Args:
-        onnx_in: the fp32 graph, as exported or smoothed.
-        onnx_out: the file to write.
+        onnx_in: exported or smoothed fp32 graph.
+        onnx_out: file to write.
         candidate: how to quantise.
-        ranges: of `activations(onnx_in)`; not read for a dynamic candidate.
-        vector_bits: of each number of a token's vector, see `store_tables`.
+        ranges: of `activations(onnx_in)`; unused if dynamic.
+        vector_bits: see `store_tables`.
 
     Returns:
-        Counts: "wanted" linear layers to quantise; "quantized" and "float" matrix products that ONNX Runtime then runs;
-        "tables" of embeddings stored as int8; "stored" layers whose weights are int8 but computed in fp32.
+        Counts: "wanted" linear layers; "quantized" and "float" products that ONNX Runtime runs; "tables" in int8;
+            "stored" layers, in int8 but computed in fp32.
 
     Raises:
-        KdcError: the quantiser failed on this graph, or no linear layer came out quantised.
+        KdcError: the quantiser failed, or quantised no layer.
     """
     model = onnx.load(onnx_in)
     linear = linear_layers(model.graph)
     in_fp32 = _noisiest(linear, candidate, ranges) | candidate.keep
-    # The dynamic quantiser does not know Gemm.
+    # The dynamic quantiser lacks Gemm.
     possible = [node for node in linear if candidate.static or node.op_type == "MatMul"]
     to_quantise = [node.name for node in possible if node.name not in in_fp32]
     _declare_float(model.graph, {name for node in linear for name in (node.input[0], node.output[0])})
@@ -132,7 +130,7 @@ def quantise(
             quantised = _quantise_linear(model, to_quantise, candidate, ranges)
             join_biases(quantised)
         share_with_quantised(quantised.graph)
-    except Exception as error:  # the quantiser raises exceptions of many kinds on graphs that it does not know
+    except Exception as error:  # raises many kinds
         raise KdcError(
             f"ONNX Runtime's quantiser failed on candidate {candidate.name}",
             given=f"{type(error).__name__}: {error}",
@@ -150,25 +148,24 @@ def quantise(
 
 
 def count_operators(onnx_path: Path) -> dict[str, int]:
-    """Count the "quantized" and "float" matrix products that ONNX Runtime really runs, after its optimiser."""
+    """Count "quantized" and "float" products after ONNX Runtime's optimiser."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     with tempfile.TemporaryDirectory() as scratch:
         options.optimized_model_filepath = str(Path(scratch) / "optimised.onnx")
         try:
             onnxruntime.InferenceSession(str(onnx_path), options, providers=[CPU_PROVIDER])
-        except Exception as error:  # ONNX Runtime's exceptions share no narrower public base
+        except Exception as error:  # no narrower base
             raise KdcError("ONNX Runtime refuses the quantised graph", given=str(error)[:300]) from error
         operators = Counter(node.op_type for node in onnx.load(options.optimized_model_filepath).graph.node)
     return {kind: sum(operators[name] for name in names) for kind, names in _PRODUCTS.items()}
 
 
 def _noisiest(linear: Sequence[NodeProto], candidate: Candidate, ranges: Ranges) -> set[str]:
-    """Names of the layers that `candidate.exclude` leaves in fp32.
+    """Names of the layers that `candidate.exclude` keeps in fp32.
 
-    Layers are ranked by the noise of their input under its 8-bit range. That gives the same order as the error that
-    each layer alone causes in the logits (measured on MiniLM), and needs no extra run. Layers that read the same tensor
-    (query, key and value) go together, since a tensor is rounded for all layers that read it.
+    The noise of a layer's 8-bit input ranks layers like their error in the logits (measured on MiniLM), without extra
+    runs. Layers that read one tensor stay together, since rounding affects all.
     """
     names: set[str] = set()
     method, count = candidate.ranges, math.ceil(candidate.exclude * len(linear))
@@ -182,7 +179,6 @@ def _noisiest(linear: Sequence[NodeProto], candidate: Candidate, ranges: Ranges)
 
 
 def _quantise_linear(model: ModelProto, names: list[str], candidate: Candidate, ranges: Ranges) -> ModelProto:
-    """Quantise the linear layers with these node names by ONNX Runtime's quantiser."""
     if candidate.ranges is None:
         with tempfile.TemporaryDirectory() as scratch:
             out = Path(scratch) / "dynamic.onnx"
@@ -209,7 +205,7 @@ def _quantise_linear(model: ModelProto, names: list[str], candidate: Candidate, 
         nodes_to_quantize=names,
         nodes_to_exclude=[],
         op_types_to_quantize=list(LINEAR_OPS),
-        # Results stay fp32: more accurate, and ONNX Runtime fuses the scaling into the product.
+        # fp32 results are more accurate, and ONNX Runtime fuses the scaling.
         extra_options={"OpTypesToExcludeOutputQuantization": list(LINEAR_OPS), "WeightSymmetric": True},
     )
     quantizer.quantize_model()
@@ -217,8 +213,7 @@ def _quantise_linear(model: ModelProto, names: list[str], candidate: Candidate, 
 
 
 def _declare_float(graph: GraphProto, tensors: set[str]) -> None:
-    """State the type of tensors inside the graph. The quantiser skips tensors of unknown type, and shape inference,
-    which usually tells it the types, stops at graphs like DeBERTa's."""
+    """Declare float tensors: the quantiser skips unknown types, and shape inference stops at graphs like DeBERTa's."""
     known = {value.name for value in (*graph.value_info, *graph.input, *graph.output)}
     graph.value_info.extend(
         helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in sorted(tensors - known)
@@ -226,13 +221,10 @@ def _declare_float(graph: GraphProto, tensors: set[str]) -> None:
 
 
 def join_biases(model: ModelProto) -> int:
-    """Replace each quantised MatMul and the Add of a constant bias that alone reads it by one node, in place. Returns
-    how many were replaced.
+    """Fuse each quantised MatMul with its bias Add, in place. Returns how many.
 
-    ONNX's quantised form has no product with a bias, and ONNX Runtime adds one in a pass of its own over the result.
-    Its operator MatMulIntegerToFloat adds it while it scales the products, to the same numbers. On a three-layer MiniLM
-    that gives 5 to 12 % more rows a second, partly since GELU is then computed without its bias
-    (docs/benchmarks/int8.md).
+    ONNX Runtime would add the bias in a separate pass. MatMulIntegerToFloat adds it while scaling: equal results, 5 to
+    12 % more throughput on a three-layer MiniLM, partly since GELU then has no bias (docs/benchmarks/int8.md).
     """
     graph, wrapped = model.graph, ONNXModel(model)
     makers, readers_of = wrapped.output_name_to_node(), wrapped.input_name_to_nodes()
@@ -240,8 +232,8 @@ def join_biases(model: ModelProto) -> int:
     _, *branches = nested_graphs(graph)
     outputs = {value.name for value in graph.output}
     outputs.update(name for branch in branches for node in branch.node for name in node.input)
-    joined: dict[str, NodeProto] = {}  # by the output of the Add that each replaces
-    products: set[str] = set()  # outputs that nobody reads any more
+    joined: dict[str, NodeProto] = {}  # by the Add's output
+    products: set[str] = set()  # outputs without readers
     for product in graph.node:
         factors = [makers[name] for name in product.input if _is_scaled(makers.get(name))]
         if product.op_type != "MatMul" or len(factors) != 2:
@@ -267,12 +259,12 @@ def join_biases(model: ModelProto) -> int:
 
 
 def _is_scaled(node: NodeProto | None) -> bool:
-    """Whether a node makes numbers of integers, by a scale and a zero point."""
+    """Whether it dequantises with scale and zero point."""
     return node is not None and node.op_type == "DequantizeLinear" and len(node.input) == 3
 
 
 def _fit(constants: dict[str, TensorProto], weights: NodeProto, bias: str) -> bool:
-    """Whether the weights are a constant matrix with one scale, or one a column, and the bias has a number a column."""
+    """Whether weights are a constant matrix with scales per matrix or column, and biases per column."""
     matrix, scale, numbers = (constants.get(name) for name in (weights.input[0], weights.input[1], bias))
     if matrix is None or scale is None or numbers is None or len(matrix.dims) != 2:
         return False

@@ -1,4 +1,4 @@
-"""The choice of an int8 candidate by its measurements on the tuning slice."""
+"""Chooses an int8 candidate by tuning-set measurements."""
 
 import math
 from collections.abc import Mapping
@@ -6,56 +6,52 @@ from dataclasses import dataclass
 
 from kdc.pipeline.results.artifact import Int8Choice, Int8Measurement
 
-FP32 = "fp32"  # among the measurements: the timings of fp32, to which the candidates are compared
-_NOISE = 0.15  # speeds that differ by less than this are taken as equal: shared machines are no quieter
+FP32 = "fp32"  # the key of fp32's timings
+_NOISE = 0.15  # relative noise of speeds on shared machines
 
 
 @dataclass(frozen=True)
 class Standard:
     """The limits for candidates."""
 
-    metric: str  # the task's deciding one
-    fp32_score: float  # of fp32 ONNX on the tuning slice, in points
-    rows: int  # of the tuning slice
-    max_drop: float  # points that a candidate may cost against fp32
-    free_drop: float  # points that count as nothing
+    metric: str
+    fp32_score: float  # on the tuning set, in points
+    rows: int  # in the tuning set
+    max_drop: float  # points below fp32
+    free_drop: float  # points
 
     def drop(self, candidate: Int8Measurement) -> float:
-        """Points that a candidate costs against fp32."""
+        """Points lost against fp32."""
         assert candidate.tune is not None
         return self.fp32_score - candidate.tune[self.metric]
 
     def is_free(self, candidate: Int8Measurement) -> bool:
-        """Whether a candidate may serve and costs no more than `free_drop`, as far as the tuning slice can tell.
+        """Whether a candidate is eligible and loses at most `free_drop`, within noise.
 
-        A changed label may as well have changed for the better: the standard error of the cost is the root of the
-        number of changed rows.
+        Labels change for better or worse, so the standard error is the square root of the number of changes.
         """
         cost, noise = self.drop(candidate), 100 * math.sqrt(candidate.label_changes) / self.rows
         return is_eligible(candidate) and cost <= self.max_drop and cost - noise <= self.free_drop
 
 
 def is_eligible(candidate: Int8Measurement) -> bool:
-    """Whether a candidate was made, and a text's answer from it is not known to depend on its neighbours in a batch."""
+    """Whether a candidate was made and is not known to depend on the batch."""
     return candidate.failed is None and candidate.static and candidate.batch_invariant is not False
 
 
 def is_faster(candidate: Int8Measurement, fp32: Int8Measurement) -> bool:
-    """Whether a candidate is faster than fp32, with single rows or in batches."""
+    """Whether it beats fp32, with single rows or batches."""
     return candidate.latency_against_fp32 < 1 or candidate.rows_per_second > fp32.rows_per_second
 
 
 def choose(measured: Mapping[str, Int8Measurement], standard: Standard) -> Int8Choice:
-    """Choose the fastest candidate that is eligible and costs at most `max_drop` points against fp32.
+    """Choose the fastest eligible candidate that loses at most `max_drop`. For "fp32", only timings are needed.
 
-    Candidates whose speed differs by no more than noise are as fast. Then the answers that differ least from fp32's
-    win: over all rows, their difference says more than the few labels by which metrics differ.
+    Among equal speeds (within noise), the smallest mean difference from fp32's outputs wins: it says more than the few
+    labels that move metrics.
 
-    Speed is rows a second in batches of 32. On a busy machine the latency of single rows can turn a difference of two
-    percent into twenty. Candidates of one graph do the same work with other numbers, and the highest of their speeds
-    counts for all: noise alone must not decide, or another seed would give another file.
-
-    `measured` holds candidates by name, and "fp32", which has only timings.
+    Speed is throughput in batches of 32: on a busy machine, single-row latency can turn 2 % into 20 %. Candidates of
+    one graph do equal work and share their best speed; otherwise another seed would give another file.
     """
     invariant = {name: each for name, each in measured.items() if is_eligible(each)}
     drops = {name: standard.drop(each) for name, each in invariant.items()}
@@ -83,10 +79,9 @@ def choose(measured: Mapping[str, Int8Measurement], standard: Standard) -> Int8C
 
 
 def choose_again(before: Int8Choice, measured: Mapping[str, Int8Measurement], standard: Standard) -> Int8Choice:
-    """Choose once more among all candidates, after further ones were measured.
+    """Choose again after further measurements.
 
-    The choice `before` stays unless another candidate is more accurate. A more accurate candidate whose cost counts as
-    nothing comes first.
+    Only a more accurate candidate replaces `before`, preferably one with a free loss.
     """
     eligible = {name: each for name, each in measured.items() if is_eligible(each)}
     rivals: Mapping[str, Int8Measurement] = measured

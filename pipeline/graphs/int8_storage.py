@@ -1,9 +1,8 @@
-"""Weights stored as int8 but computed in fp32: embedding tables, and linear layers that are not quantised.
+"""Stores embedding tables and unquantised linear layers as int8, computed in fp32.
 
-Changes a graph in place. A row of a table, or an output channel of a matrix, is int8 numbers with one scale. A table's
-rows are restored after the lookup; a matrix is restored once, when ONNX Runtime folds constants while it loads the
-graph. Token vectors, most of a small model's file, can be stored as numbers of 4 bits, two in a byte, with a scale for
-each 32 numbers.
+Changes graphs in place. Each table row or output channel has a scale. Rows are restored after the lookup, matrices
+once, when ONNX Runtime folds constants at load. Token embeddings, most of a small model, can have 4 bits, with a scale
+per 32 numbers.
 """
 
 from collections.abc import Container
@@ -16,17 +15,17 @@ from onnx import GraphProto, NodeProto, TensorProto, helper, numpy_helper
 
 from kdc.pipeline.graphs.nodes import attribute, float_matrices, replace_nodes
 
-VectorBits = Literal[8, 4]  # of each number of a token's vector
+VectorBits = Literal[8, 4]
 
 _LARGEST = 127
-_BLOCK, _MIDDLE = 32, 8  # 4-bit numbers that share a scale, and the one of them that stands for 0
-_SHRUNK = (1.0, 0.9, 0.8, 0.7)  # tried scales of a block, as shares of what reaches its largest number
+_BLOCK, _MIDDLE = 32, 8  # 4-bit numbers per scale, and the number that means 0
+_SHRUNK = (1.0, 0.9, 0.8, 0.7)  # scales to try, relative to the one that reaches the largest number
 _SMALLEST_NORMAL_FP16 = 6.2e-5
 
 
 def store_tables(graph: GraphProto, vector_bits: VectorBits = 8) -> int:
-    """Store the tables of embedding lookups (Gather of rows of a float matrix) as int8, and the table of tokens with
-    `vector_bits` if its width is a multiple of 32. Returns how many lookups."""
+    """Store embedding tables (Gather on a float matrix) as int8; token embeddings with `vector_bits` if 32 divides
+    their width. Returns the number of lookups."""
     matrices = float_matrices(graph)
     nodes: list[NodeProto] = []
     lookups = 0
@@ -43,14 +42,13 @@ def store_tables(graph: GraphProto, vector_bits: VectorBits = 8) -> int:
 
 
 def store_matrices(graph: GraphProto, except_for: Container[str]) -> int:
-    """Store the weights of all linear layers (MatMul, Gemm) but those named in `except_for` as int8. Returns how many
-    layers."""
+    """Store linear layers not in `except_for` as int8. Returns their number."""
     matrices = float_matrices(graph)
     nodes: list[NodeProto] = []
     layers = 0
     for node in graph.node:
         if node.op_type in ("MatMul", "Gemm") and node.input[1] in matrices and node.name not in except_for:
-            axis = attribute(node, "transB", 0)  # the axis that the product sums over shares a scale
+            axis = attribute(node, "transB", 0)  # the summed axis shares a scale
             numbers, scales = _add_int8(graph, matrices[node.input[1]], axis)
             node.input[1] = f"{node.name}_weight"
             nodes += _product(numbers, scales, node.input[1], node.name)
@@ -61,10 +59,9 @@ def store_matrices(graph: GraphProto, except_for: Container[str]) -> int:
 
 
 def share_with_quantised(graph: GraphProto) -> None:
-    """Let stored matrices read the quantised weight of the same matrix, if the quantiser made one.
+    """Let stored matrices reuse the quantiser's copy.
 
-    DeBERTa projects tokens and positions by the same weights: the first product is quantised, the second is stored, and
-    each would have its own copy.
+    DeBERTa projects tokens (quantised) and positions (stored) by the same weights.
     """
     constants = {tensor.name: tensor for tensor in graph.initializer}
     shared: dict[str, str] = {}
@@ -86,7 +83,7 @@ def share_with_quantised(graph: GraphProto) -> None:
 def _restored_lookup(graph: GraphProto, table: TensorProto, node: NodeProto) -> list[NodeProto]:
     numbers, scales = _add_int8(graph, table, axis=1)
     rows, output = node.input[1], node.output[0]
-    # The quantiser gives its own scale the name `{output}_scale` where a linear layer reads the lookup directly.
+    # The quantiser uses `{output}_scale` if a linear layer reads the lookup directly.
     scale = f"{output}_row_scale"
     return [
         helper.make_node("Gather", [numbers, rows], [f"{output}_int8"], name=f"{node.name}_int8"),
@@ -96,8 +93,8 @@ def _restored_lookup(graph: GraphProto, table: TensorProto, node: NodeProto) -> 
 
 
 def _unpacked_lookup(graph: GraphProto, table: TensorProto, node: NodeProto) -> list[NodeProto]:
-    """A lookup (batch, sequence) of packed rows. The lower bits of a byte hold a number of the row's first half, the
-    upper bits a number of its second half."""
+    """Look up packed rows (batch, sequence). A byte holds one number of a row's first half (lower bits) and one of its
+    second."""
     width, output = table.dims[1], node.output[0]
     numbers, scales = _four_bits(numpy_helper.to_array(table).tobytes(), width)
     first, second = np.split(numbers, 2, axis=1)
@@ -107,7 +104,7 @@ def _unpacked_lookup(graph: GraphProto, table: TensorProto, node: NodeProto) -> 
         "lower": np.uint8(15),
         "upper": np.uint8(4),
         "middle": np.float32(_MIDDLE),
-        "blocks": np.array([0, 0, width // _BLOCK, _BLOCK]),  # 0 keeps what is there
+        "blocks": np.array([0, 0, width // _BLOCK, _BLOCK]),  # 0 keeps an axis
         "row": np.array([0, 0, width]),
     }
     graph.initializer.extend(
@@ -133,10 +130,10 @@ def _unpacked_lookup(graph: GraphProto, table: TensorProto, node: NodeProto) -> 
     ]
 
 
-@lru_cache(maxsize=1)  # all candidates of a graph have the same table
+@lru_cache(maxsize=1)  # shared by all candidates
 def _four_bits(table: bytes, width: int) -> tuple[NDArray[np.uint8], NDArray[np.float16]]:
-    """A table (rows, width) of fp32 as numbers of 0 to 15 of the same shape, and scales (rows, blocks, 1). A block has
-    the scale with the least squared error among `_SHRUNK`."""
+    """Encode a fp32 table (rows, width) as numbers 0 to 15, and scales (rows, blocks, 1) with the least squared error
+    among `_SHRUNK`."""
     blocks = np.frombuffer(table, dtype=np.float32).reshape(-1, width // _BLOCK, _BLOCK)
     reach = np.abs(blocks).max(axis=-1, keepdims=True) / (_MIDDLE - 0.5)
     best = np.full(reach.shape, np.inf, dtype=np.float32)
@@ -153,7 +150,6 @@ def _four_bits(table: bytes, width: int) -> tuple[NDArray[np.uint8], NDArray[np.
 
 
 def _product(numbers: str, scales: str, output: str, name: str) -> list[NodeProto]:
-    """Nodes for output = float(numbers) * float(scales)."""
     return [
         helper.make_node("Cast", [numbers], [f"{output}_float"], name=f"{name}_float", to=TensorProto.FLOAT),
         helper.make_node("Cast", [scales], [f"{output}_scale_float"], name=f"{name}_scale_float", to=TensorProto.FLOAT),
@@ -162,8 +158,7 @@ def _product(numbers: str, scales: str, output: str, name: str) -> list[NodeProt
 
 
 def _add_int8(graph: GraphProto, tensor: TensorProto, axis: int) -> tuple[str, str]:
-    """Add the int8 form of a matrix to the graph, unless it is there: the numbers along an axis share a scale. Returns
-    the names of the numbers and of the scales."""
+    """Add a matrix's int8 form unless present; `axis` shares a scale. Returns the names of numbers and scales."""
     names = (f"{tensor.name}_int8_{axis}", f"{tensor.name}_scale_{axis}")
     if any(known.name == names[0] for known in graph.initializer):
         return names
@@ -171,7 +166,7 @@ def _add_int8(graph: GraphProto, tensor: TensorProto, axis: int) -> tuple[str, s
     largest = np.abs(values).max(axis=axis, keepdims=True)
     scales = np.where(largest > 0, largest / _LARGEST, 1.0).astype(np.float32)
     if scales.min() >= _SMALLEST_NORMAL_FP16 and scales.max() < np.finfo(np.float16).max:
-        scales = scales.astype(np.float16)  # a vocabulary has many rows; the numbers below are rounded with this scale
+        scales = scales.astype(np.float16)  # a vocabulary has many; numbers are rounded with the fp16 scale
     numbers = np.clip(np.rint(values / scales.astype(np.float32)), -_LARGEST, _LARGEST).astype(np.int8)
     graph.initializer.extend([numpy_helper.from_array(numbers, names[0]), numpy_helper.from_array(scales, names[1])])
     return names

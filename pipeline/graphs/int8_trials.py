@@ -1,10 +1,9 @@
-"""int8 candidates are made one by one, compared with fp32 on the tuning slice, and timed in turns. The chosen candidate
-must then answer a row the same alone and in a batch.
+"""Makes int8 candidates, compares them with fp32 on the tuning set, and times them. The chosen one must be
+batch-invariant.
 
-kdc measures which layers lose most by 8 bits: it takes each group of layers that read the same tensor back to fp32, and
-divides the gain in accuracy by the cost in time.
+To repair accuracy, groups of layers that read one tensor return to fp32, by accuracy gained per cost.
 
-Reads the fp32 graph and the tuning slice; writes one ONNX file a candidate.
+Reads the fp32 graph; writes an ONNX file per candidate.
 """
 
 import json
@@ -39,9 +38,9 @@ from kdc.pipeline.results.artifact import Int8Choice, Int8Measurement
 from kdc.serving.engine.engine import Engine, activate
 from kdc.serving.engine.tokenizing import Text
 
-_INVARIANCE_ROWS = 500  # compared alone and in batches, at least
-_MOST_KEPT = 0.5  # share of the linear layers that may stay in fp32: beyond, little is left to gain
-# Tried where the best of `CANDIDATES` costs something: other ranges of the activations.
+_INVARIANCE_ROWS = 500  # at least this many rows are compared
+_MOST_KEPT = 0.5  # share of layers; beyond, int8 gains little
+# Tried if the best of `CANDIDATES` loses points.
 _OTHER_RANGES = (
     Candidate("channel-entropy", per_channel=True, ranges="entropy"),
     Candidate("channel-smooth-percentile", per_channel=True, ranges="percentile", smooth=True),
@@ -53,51 +52,51 @@ class TuningSlice:
     """What candidates are judged on."""
 
     texts: Sequence[Text]
-    labels: NDArray[np.generic]  # (rows,), or (rows, outputs) for multi-label
+    labels: NDArray[np.generic]  # (rows,); multi-label (rows, outputs)
     logits: NDArray[np.float32]  # (rows, outputs) of the fp32 graph
-    task: Task  # its first metric decides
+    task: Task
 
 
 @dataclass
 class Trials:
-    """The candidates of one fp32 graph, by name; those that could be made and run have an engine."""
+    """The candidates of one fp32 graph. Only those that run have an engine."""
 
-    folder: Path  # where their files are written
-    fp32_file: Path  # the graph as exported
-    batches: Sequence[Feeds]  # calibration rows, see `kdc.pipeline.graphs.ranges.sample_batches`
-    rows: TuningSlice  # what they are judged on
-    fp32: Engine  # over the fp32 graph
-    open_engine: Callable[[Path], Engine]  # an ONNX file to the engine over it
+    folder: Path  # for candidates' files
+    fp32_file: Path  # as exported
+    batches: Sequence[Feeds]  # from `sample_batches`
+    rows: TuningSlice
+    fp32: Engine
+    open_engine: Callable[[Path], Engine]
     settings: QuantizeSettings
-    seed: int  # chooses the neighbours of a row in batches
-    vector_bits: VectorBits = 8  # of each number of a token's vector
-    measured: dict[str, Int8Measurement] = field(default_factory=dict)  # also "fp32", which has only timings
+    seed: int  # for batch neighbours
+    vector_bits: VectorBits = 8  # of token embeddings
+    measured: dict[str, Int8Measurement] = field(default_factory=dict)  # "fp32" has only timings
     engines: dict[str, Engine] = field(default_factory=dict)
     candidates: dict[str, Candidate] = field(default_factory=dict)
-    sources: dict[bool, Source] = field(default_factory=dict)  # by whether it is smoothed
+    sources: dict[bool, Source] = field(default_factory=dict)  # by smoothing
 
     @cached_property
     def standard(self) -> Standard:
-        """fp32's score on the tuning slice, and the loss that is allowed."""
+        """fp32's score and the allowed loss."""
         rows, metric = self.rows, self.rows.task.metrics[0]
         score = metrics.compute(rows.logits, rows.labels, rows.task.kind, (metric,))[metric]
         return Standard(metric, score, len(rows.texts), self.settings.max_int8_drop, self.settings.free_drop)
 
     def source_of(self, candidate: Candidate) -> Source:
-        """The graph that a candidate is made from, as exported or smoothed, made when first asked for."""
+        """The candidate's source graph, made on demand."""
         if candidate.smooth not in self.sources:
             smoothed = self.folder / "smoothed.onnx" if candidate.smooth else None
             self.sources[candidate.smooth] = make_source(self.fp32_file, self.batches, smoothed_file=smoothed)
         return self.sources[candidate.smooth]
 
     def judge_all(self, candidates: Sequence[Candidate], progress: Progress) -> None:
-        """Judge candidates one after another."""
+        """Judge candidates in order."""
         for done, candidate in enumerate(candidates, 1):
             self.judge(candidate)
             progress(done, len(candidates))
 
     def judge(self, candidate: Candidate) -> Int8Measurement:
-        """Make a candidate and compare it with fp32; a candidate that cannot be made or run only notes why."""
+        """Make a candidate and compare it with fp32; only note failures."""
         name, file = candidate.name, self.folder / f"{candidate.name}.onnx"
         self.measured[name] = Int8Measurement(static=candidate.static, graph=candidate.graph)
         try:
@@ -112,11 +111,9 @@ class Trials:
         return self.measured[name]
 
     def _note(self, name: str, **fields: Any) -> None:
-        """Add to what was measured of a candidate."""
         self.measured[name] = self.measured[name].model_copy(update=fields)
 
     def _compare(self, name: str, engine: Engine) -> None:
-        """Compare the engine over a candidate with fp32."""
         rows, kind = self.rows, self.rows.task.kind
         logits = engine.logits(rows.texts)
         difference = np.abs(
@@ -131,15 +128,14 @@ class Trials:
         )
 
     def choose(self, choose: Callable[[Mapping[str, Int8Measurement], Standard], Int8Choice]) -> Int8Choice:
-        """Choose by what was measured, until the winner answers rows the same alone and in a batch. Only winners are
-        compared: the scales of a static candidate are fixed, and hardly one differs."""
+        """Choose until the winner is batch-invariant. Only winners are checked: static candidates hardly ever fail."""
         while True:
             choice = choose(self.measured, self.standard)
             if choice.winner is None or self._is_invariant(choice.winner):
                 return choice
 
     def _is_invariant(self, name: str) -> bool:
-        """Whether a candidate answers rows alone as in batches; the comparison is kept."""
+        """Whether a candidate is batch-invariant; cached."""
         if (known := self.measured[name].batch_invariant) is not None:
             return known
         engine, kind = self.engines[name], self.rows.task.kind
@@ -157,7 +153,7 @@ class Trials:
         return comparison.passes()
 
     def time(self) -> None:
-        """Time fp32 and all candidates in short turns: a slow second of the machine then hits all alike."""
+        """Time in short turns, so that slow moments hit all alike."""
         answers = {FP32: self.fp32.logits} | {name: engine.logits for name, engine in self.engines.items()}
         rounds = self.settings.rounds
         speeds = compare_speeds(answers, self.rows.texts, latency_rows=10, throughput_rows=32, rounds=rounds)
@@ -167,8 +163,8 @@ class Trials:
         self.measured[FP32] = Int8Measurement(**speeds[FP32].model_dump())
 
     def repair(self) -> None:
-        """Try more candidates if the first ones cost too much: other ranges of the activations, then the most accurate
-        whole candidate with its most sensitive layers left in fp32, until nothing is lost."""
+        """Try other activation ranges, then the most accurate whole candidate with sensitive layers in fp32, until
+        nothing is lost."""
         for candidate in _OTHER_RANGES:
             self.judge(candidate)
         whole = {name: each for name, each in self.candidates.items() if each.static and not each.exclude}
@@ -183,7 +179,7 @@ class Trials:
                 return
 
     def keep(self, winner: str | None) -> None:
-        """Leave the winner's file and the table; the other candidates' files are not needed again."""
+        """Keep the winner's file and the table."""
         table = {name: measurement.to_json() for name, measurement in self.measured.items()}
         (self.folder / "candidates.json").write_text(json.dumps(table, indent=2), encoding="utf-8")
         if winner is not None:
@@ -193,7 +189,7 @@ class Trials:
 
 
 def with_layers_kept(candidate: Candidate, layers: Sequence[frozenset[str]], *, most: float) -> Iterator[Candidate]:
-    """The candidate with the first one, two, four, ... groups of layers left in fp32, at most `most` layers."""
+    """The candidate with the first 1, 2, 4, ... groups in fp32, up to `most` layers."""
     count = 1
     while count <= len(layers):
         keep = frozenset().union(*layers[:count])
@@ -206,12 +202,9 @@ def with_layers_kept(candidate: Candidate, layers: Sequence[frozenset[str]], *, 
 def layers_by_worth(
     onnx_path: Path, candidate: Candidate, ranges: Ranges, batches: Sequence[Feeds]
 ) -> list[frozenset[str]]:
-    """Groups of linear layers that gain by fp32, the most gain for its cost first. A group is the names of the nodes
-    that read the same tensor.
+    """Groups of linear layers (node names) that gain by fp32, highest gain per cost first. A group reads one tensor.
 
-    A group's gain is the candidate's error minus the error with this group in fp32; the error is the mean square of the
-    change of the logits by quantising. Its cost is the size of its weights: the multiplications for a token. `ranges`
-    are of the fp32 graph at `onnx_path`.
+    The gain is the fall in the logits' mean squared error. The cost is the weights' size: multiplications per token.
     """
     graph = onnx.load(onnx_path).graph
     sizes = {name: math.prod(tensor.dims) for name, tensor in float_matrices(graph).items()}
@@ -232,7 +225,7 @@ def layers_by_worth(
         names = frozenset(node.name for node in nodes)
         try:
             gain = before - error(names)
-        except KdcError:  # without this group nothing is left to quantise
+        except KdcError:  # without this group, nothing is left to quantise
             continue
         if gain > 0:
             worth[names] = gain / sum(sizes[node.input[1]] for node in nodes)

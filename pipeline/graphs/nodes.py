@@ -1,5 +1,4 @@
-"""Nodes, constants and linear layers of ONNX graphs, for the other files of this folder. Only `replace_nodes` changes a
-graph."""
+"""Reads ONNX nodes, constants and linear layers. Only `replace_nodes` changes a graph."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -11,7 +10,7 @@ LINEAR_OPS = ("MatMul", "Gemm")
 
 
 def nested_graphs(graph: GraphProto) -> Iterator[GraphProto]:
-    """The graph and, recursively, the branches inside its nodes."""
+    """The graph and, recursively, its branches."""
     yield graph
     for node in graph.node:
         for part in node.attribute:
@@ -20,7 +19,7 @@ def nested_graphs(graph: GraphProto) -> Iterator[GraphProto]:
 
 
 def float_matrices(graph: GraphProto) -> dict[str, TensorProto]:
-    """The graph's fp32 constants with two axes, by name."""
+    """The graph's fp32 matrices by name."""
     return {
         tensor.name: tensor
         for tensor in graph.initializer
@@ -29,13 +28,13 @@ def float_matrices(graph: GraphProto) -> dict[str, TensorProto]:
 
 
 def attribute(node: NodeProto, name: str, default: int) -> int:
-    """A whole number among a node's attributes."""
+    """A node's integer attribute."""
     return next((part.i for part in node.attribute if part.name == name), default)
 
 
 def replace_nodes(graph: GraphProto, nodes: Sequence[NodeProto]) -> None:
-    """Give the graph these nodes, and drop the constants that none of them reads."""
-    # Clearing the graph empties the nodes that it owns.
+    """Set the graph's nodes, and drop unread constants."""
+    # Clearing the graph empties its nodes.
     copies = [NodeProto.FromString(node.SerializeToString()) for node in nodes]
     del graph.node[:]
     graph.node.extend(copies)
@@ -47,12 +46,12 @@ def replace_nodes(graph: GraphProto, nodes: Sequence[NodeProto]) -> None:
 
 
 def activations(onnx_path: Path) -> tuple[str, ...]:
-    """Names of the tensors whose ranges static quantisation needs: the inputs of the linear layers."""
+    """Names of the tensors to calibrate."""
     return tuple(sorted(readers(linear_layers(onnx.load(onnx_path).graph))))
 
 
 def linear_layers(graph: GraphProto) -> list[NodeProto]:
-    """MatMul and Gemm nodes that multiply something that depends on the input with a weight matrix."""
+    """MatMul and Gemm nodes that multiply input-dependent values with a weight matrix."""
     weights, varying = float_matrices(graph), _varying(graph)
     return [
         node
@@ -62,8 +61,7 @@ def linear_layers(graph: GraphProto) -> list[NodeProto]:
 
 
 def readers(linear: Iterable[NodeProto]) -> dict[str, list[NodeProto]]:
-    """Linear layers by the tensor that they read: query, key and value read the same one. A tensor is rounded for all
-    its readers, which are quantised together."""
+    """Linear layers by the tensor they read. Rounding it affects all, such as query, key and value."""
     groups: dict[str, list[NodeProto]] = {}
     for node in linear:
         groups.setdefault(node.input[0], []).append(node)
@@ -71,14 +69,14 @@ def readers(linear: Iterable[NodeProto]) -> dict[str, list[NodeProto]]:
 
 
 def _varying(graph: GraphProto) -> set[str]:
-    """Names of the tensors that depend on the graph's inputs.
+    """Names of input-dependent tensors.
 
-    ONNX Runtime folds all others into constants when it loads the graph, for example DeBERTa's projections of its
-    relative positions. Quantised projections would be computed again for each batch.
+    ONNX Runtime folds all others at load, such as DeBERTa's relative positions. If quantised, they would be recomputed
+    per batch.
     """
     varying = {value.name for value in graph.input}
     for node in graph.node:
-        # The inputs of a node do not list what its branches read from outside.
+        # Inputs do not list what branches read.
         has_branch = any(attribute.HasField("g") for attribute in node.attribute)
         if has_branch or any(name in varying for name in node.input):
             varying.update(node.output)

@@ -1,8 +1,7 @@
-"""A saved classifier as an fp32 ONNX graph, exported by Optimum or by torch, and the checks of the graph's form.
+"""Exports a saved classifier to fp32 ONNX, and checks the graph's form.
 
-Reads a folder that `save_pretrained` wrote; writes one self-contained ONNX file. Every graph takes int64 `input_ids`,
-`attention_mask` and, if they matter, `token_type_ids`, all (batch, sequence), and gives float32 `logits` (batch,
-outputs).
+Inputs are int64 `input_ids`, `attention_mask` and maybe `token_type_ids`, (batch, sequence); the output is float32
+`logits`, (batch, outputs).
 """
 
 import importlib.util
@@ -34,20 +33,20 @@ _OPTIMUM_OPSET = 18
 def export_onnx(
     model_dir: Path, out_file: Path, *, exporter: Exporter = "auto", token_type_ids: bool = True
 ) -> Literal["optimum", "torch"]:
-    """Export the classifier in `model_dir`, in fp32, with dynamic batch and sequence.
+    """Export a classifier in fp32, with dynamic batch and sequence.
 
     Args:
-        model_dir: a folder that `save_pretrained` wrote.
-        out_file: the ONNX file to write, weights included.
-        exporter: "auto" takes torch where onnxscript is installed, else Optimum.
-        token_type_ids: whether the tokenizer makes them. They become an input only if the model tells the types apart.
+        model_dir: folder from `save_pretrained`.
+        out_file: ONNX file, with weights.
+        exporter: "auto" is torch if onnxscript is installed, else Optimum.
+        token_type_ids: whether the tokenizer makes them; only an input if the model uses them.
 
     Returns:
-        The exporter that was used.
+        The exporter used.
 
     Raises:
         InputError: the exporter is not installed.
-        KdcError: the exporter failed, or its graph is not of the form above.
+        KdcError: the exporter failed, or the graph has another form.
     """
     used = choose_exporter(exporter)
     model = load_classifier(model_dir)
@@ -59,7 +58,7 @@ def export_onnx(
             with quiet():
                 export(model, Path(scratch) / "model.onnx", typed)
             graph = onnx.load(Path(scratch) / "model.onnx")
-        except Exception as error:  # exporters raise exceptions of many kinds
+        except Exception as error:  # raises many kinds
             other = "torch" if used == "optimum" else "optimum"
             raise KdcError(
                 f"the {used} exporter failed on {model.config.model_type}",
@@ -74,17 +73,13 @@ def export_onnx(
 
 
 def graph_inputs(path: Path) -> tuple[str, ...]:
-    """Names of the graph's inputs, in the order of `INPUT_NAMES`."""
+    """The graph's inputs, in `INPUT_NAMES` order."""
     present = {value.name for value in onnx.load(path, load_external_data=False).graph.input}
     return tuple(name for name in INPUT_NAMES if name in present)
 
 
 def check_axes(path: Path) -> None:
-    """Check the graph's form: known int64 inputs and float32 `logits`, with dynamic batch and sequence.
-
-    Raises:
-        KdcError: the graph has another form.
-    """
+    """Raise KdcError for wrong names, types or fixed axes."""
     graph = onnx.load(path, load_external_data=False).graph
     inputs, outputs = ([value.name for value in values] for values in (graph.input, graph.output))
     problems = [f"no input {name}" for name in INPUT_NAMES[:2] if name not in inputs]
@@ -100,37 +95,33 @@ def check_axes(path: Path) -> None:
 
 
 def save_graph(graph: onnx.ModelProto, path: Path) -> None:
-    """Write one file, weights included, in the oldest version of the format that has its operators.
+    """Write one file in the oldest format version with its operators.
 
     Raises:
-        KdcError: it would exceed 2 GB, the most that one ONNX file can hold.
+        KdcError: it exceeds ONNX's limit of 2 GB.
     """
     if graph.ByteSize() >= onnx.checker.MAXIMUM_PROTOBUF:
         raise KdcError("the model is too large for one ONNX file", given=f"{graph.ByteSize()} bytes, the limit is 2 GB")
-    # Exporters name the newest version of the format that they know, which older runtimes refuse for no other reason.
+    # Exporters write their newest version, which older runtimes refuse needlessly.
     oldest = helper.find_min_ir_version_for(graph.opset_import, ignore_unknown=True)
     graph.ir_version = min(graph.ir_version, oldest)
     onnx.save(graph, path)
 
 
 def versions_of(path: Path) -> tuple[int, int]:
-    """Version of ONNX's operators that a file needs, and version of its format."""
+    """Versions of a file's operators and format."""
     graph = onnx.load(path, load_external_data=False)
     return next(opset.version for opset in graph.opset_import if opset.domain in ("", "ai.onnx")), graph.ir_version
 
 
 def load_classifier(model_dir: Path) -> PreTrainedModel:
-    """The classifier in fp32 and evaluation mode, as it is exported."""
-    # Eager attention exists for every architecture and exports to plain MatMul and Softmax, which quantise.
+    """The classifier for export: fp32, in evaluation mode."""
+    # Every architecture has eager attention; its MatMul and Softmax can be quantised.
     return open_classifier(model_dir, attn_implementation="eager", local_files_only=True).float().eval()
 
 
 def choose_exporter(exporter: Exporter) -> Literal["optimum", "torch"]:
-    """The exporter to use.
-
-    Raises:
-        InputError: the exporter is not installed.
-    """
+    """The exporter to use; raises InputError if not installed."""
     if exporter != "optimum" and _is_installed("onnxscript"):
         return "torch"
     if exporter != "torch" and _is_installed("optimum.exporters.onnx") and transformers.__version__.startswith("4."):
@@ -144,11 +135,11 @@ def choose_exporter(exporter: Exporter) -> Literal["optimum", "torch"]:
 
 
 def _export_with_optimum(model: PreTrainedModel, file: Path, typed: bool) -> None:
-    """Optimum gives BERT token types always; `_normalise` takes them away."""
+    """Optimum always adds BERT's token types; `_normalise` removes them."""
     from optimum.exporters.onnx import export
     from optimum.exporters.tasks import TasksManager
 
-    # The architecture is asked for by name: Optimum does not know kdc's own classes, such as `models/pooling.py`.
+    # By name: Optimum does not know kdc's classes.
     architecture = TasksManager.get_exporter_config_constructor(
         "onnx",
         task="text-classification",
@@ -160,7 +151,7 @@ def _export_with_optimum(model: PreTrainedModel, file: Path, typed: bool) -> Non
 
 
 class _LogitsOnly(torch.nn.Module):
-    """The model with plain arguments and one plain output, as `torch.export` wants it."""
+    """Plain arguments and output, for `torch.export`."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
@@ -174,7 +165,7 @@ class _LogitsOnly(torch.nn.Module):
 
 
 def _export_with_torch(model: PreTrainedModel, file: Path, typed: bool) -> None:
-    # torch.export takes sizes of 0 and 1 for constants. One row is padded: else a branch for a mask of ones is traced.
+    # torch.export treats sizes 0 and 1 as constants. Without padding, it traces a branch for a mask of ones.
     ids = torch.full((2, 7), (model.config.pad_token_id or 0) + 1, dtype=torch.int64)
     mask = torch.ones_like(ids)
     mask[1, 5:] = 0
@@ -194,7 +185,7 @@ def _export_with_torch(model: PreTrainedModel, file: Path, typed: bool) -> None:
 
 
 def _normalise(model: onnx.ModelProto, typed: bool) -> None:
-    """Give the graphs of both exporters the same axis names and no unused input, and remove what names this machine."""
+    """Unify axis names; remove unused inputs and whatever names this machine."""
     graph = model.graph
     if not typed:
         _fill_token_types_with_zeros(graph)
@@ -206,7 +197,7 @@ def _normalise(model: onnx.ModelProto, typed: bool) -> None:
             for axis, name in zip(value.type.tensor_type.shape.dim, names, strict=False):
                 if axis.dim_param:
                     axis.dim_param = name
-    # Inferred shapes use the old axis names; torch writes stack traces with file paths into the metadata.
+    # Inferred shapes have old axis names; torch's metadata has stack traces with paths.
     del graph.value_info[:]
     for part in (model, graph, *graph.node, *graph.input, *graph.output, *graph.initializer):
         part.doc_string = ""
@@ -214,8 +205,7 @@ def _normalise(model: onnx.ModelProto, typed: bool) -> None:
 
 
 def _fill_token_types_with_zeros(graph: onnx.GraphProto) -> None:
-    """Replace the input `token_type_ids`, which Optimum always adds for BERT, by zeros, as the model saw them in
-    training."""
+    """Replace Optimum's `token_type_ids` by zeros, as in training."""
     others = [value for value in graph.input if value.name != "token_type_ids"]
     if len(others) == len(graph.input):
         return
@@ -225,8 +215,7 @@ def _fill_token_types_with_zeros(graph: onnx.GraphProto) -> None:
 
 
 def _inline_aliases(graph: onnx.GraphProto) -> None:
-    """Let nodes read weights directly. Optimum stores equal weights once and reads them through Identity nodes, behind
-    which a quantiser does not find the weight."""
+    """Inline Optimum's Identity nodes between shared weights and readers; they hide weights from quantisers."""
     constants = {tensor.name for tensor in graph.initializer}
     outputs = {value.name for value in graph.output}
     aliases: dict[str, str] = {}
@@ -261,7 +250,7 @@ def _is_installed(module: str) -> bool:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Silence the warnings of exporters and quantisers, which our own checks make superfluous; errors come through."""
+    """Silence exporters' and quantisers' warnings; our checks replace them."""
     previous = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

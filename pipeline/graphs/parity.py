@@ -1,7 +1,4 @@
-"""Checks of what a graph answers: the same as the model that it was made from, and the same to a row in any batch.
-
-Reads a folder that `save_pretrained` wrote, and ONNX files; writes nothing.
-"""
+"""Checks that a graph answers like its model, and equally in any batch."""
 
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -19,10 +16,10 @@ from kdc.pipeline.config import metrics
 from kdc.pipeline.graphs.onnx_graph import load_classifier
 from kdc.serving.engine.providers import open_session
 
-Feeds = dict[str, np.ndarray]  # int64 (batch, sequence) by the name of the graph's input
-Row = Mapping[str, Sequence[int]]  # a tokenised row: "input_ids" and, if the tokenizer makes them, "token_type_ids"
+Feeds = dict[str, np.ndarray]  # int64 (batch, sequence) by input name
+Row = Mapping[str, Sequence[int]]  # "input_ids", maybe "token_type_ids"
 LogitsFunction = Callable[[Feeds], np.ndarray]
-Encoding = TypeVar("Encoding")  # a tokenised row, whatever its model takes
+Encoding = TypeVar("Encoding")  # any tokenised row
 
 _SHORTEST_ROW = 3  # [CLS] word [SEP]
 _INVARIANCE_BATCH = 16  # rows
@@ -30,7 +27,7 @@ _INVARIANCE_TOLERANCE = 1e-3  # of a probability
 
 
 def torch_logits(model_dir: Path) -> LogitsFunction:
-    """The saved torch classifier as a function from feeds to logits: the reference for parity."""
+    """The torch classifier, the reference for parity."""
     model = load_classifier(model_dir)
     accepted = inspect.signature(model.forward).parameters
 
@@ -43,7 +40,7 @@ def torch_logits(model_dir: Path) -> LogitsFunction:
 
 
 def onnx_logits(path: Path, *, threads: int | None = None) -> LogitsFunction:
-    """An ONNX file on the CPU as a function from feeds to logits. Feeds that are no input of the graph are left out."""
+    """An ONNX file on the CPU; ignores unknown feeds."""
     session = open_session(lambda _: path, device="cpu", threads=threads).session
     names = {value.name for value in session.get_inputs()}
 
@@ -54,10 +51,10 @@ def onnx_logits(path: Path, *, threads: int | None = None) -> LogitsFunction:
 
 
 def parity_batches(rows: Sequence[Row], *, pad_id: int, max_length: int, seed: int = 0) -> Iterator[Feeds]:
-    """Padded batches that a graph must get right: 1, 2, 7 and 32 rows, from 3 tokens to `max_length`.
+    """Padded batches of 1, 2, 7 and 32 rows, from 3 to `max_length` tokens.
 
-    Each batch size comes twice: once with its first row cut to 3 tokens, and once with its first row repeated to fill
-    `max_length` tokens. So a batch of one row has no padding, and every other batch has some.
+    Each size comes twice: its first row has 3 tokens, or is repeated to `max_length`. Batches of one row have no
+    padding, all others do.
     """
     generator = np.random.default_rng(seed)
     fillers = {"input_ids": pad_id, "token_type_ids": 0}
@@ -70,18 +67,16 @@ def parity_batches(rows: Sequence[Row], *, pad_id: int, max_length: int, seed: i
 
 
 def _padded(rows: Sequence[Sequence[int]], filler: int) -> np.ndarray:
-    """Numbers (rows, longest row)."""
     return pad_sequence([torch.tensor(row) for row in rows], batch_first=True, padding_value=filler).numpy()
 
 
 def check_parity(
     run: LogitsFunction, reference: LogitsFunction, batches: Iterable[Feeds], *, tolerance: float = 1e-4
 ) -> float:
-    """Compare two functions from feeds to logits (or to probabilities) on every batch of `parity_batches`, and return
-    the largest difference.
+    """The largest difference over all batches.
 
     Raises:
-        KdcError: a difference above the tolerance of `check_equal`, outputs of another shape, or no batch at all.
+        KdcError: it exceeds `check_equal`'s limit, shapes differ, or there is no batch.
     """
     differences = []
     for feeds in batches:
@@ -108,11 +103,10 @@ def check_parity(
 def check_equal(
     actual: np.ndarray, expected: np.ndarray, tolerance: float, *, problem: str, where: str, remedy: str
 ) -> tuple[float, float]:
-    """Compare the logits (or probabilities) of one model with those of another.
+    """Compare two models' logits or probabilities.
 
     Returns:
-        The largest absolute difference, and the allowed one: the tolerance, times the largest absolute expected value
-        if that exceeds 1.
+        The largest difference, and its limit: the tolerance, times the largest expected value if above 1.
 
     Raises:
         KdcError: the difference is larger or NaN.
@@ -126,14 +120,14 @@ def check_equal(
 
 @dataclass(frozen=True)
 class BatchInvariance:
-    """How far the answer to a row alone differs from the answer to it in a batch."""
+    """Single rows' answers against batched ones."""
 
-    max_probability_difference: float  # the largest, or the largest of regression's number
-    label_flips: int  # rows whose label differs between the two
+    max_probability_difference: float  # for regression, of the number
+    label_flips: int  # rows whose label differs
     compared_rows: int
 
     def passes(self) -> bool:
-        """Whether a variant may serve: no label changes, and no number changes by more than 1e-3."""
+        """Whether no label changes, and no number by over 1e-3."""
         return self.label_flips == 0 and self.max_probability_difference <= _INVARIANCE_TOLERANCE
 
 
@@ -144,21 +138,21 @@ def batch_invariance(
     kind: Kind,
     seed: int = 0,
 ) -> BatchInvariance:
-    """Compare the answer to every row alone with the answer to it among random others, in batches of 16 rows.
+    """Compare each row alone with the row in random batches of 16.
 
     Args:
-        run: answers one batch of rows: probabilities (rows, outputs), or regression's numbers.
-        encodings: the tokenised rows, at least one.
-        kind: the task's kind, which says what a label is.
-        seed: chooses the rows of each batch.
+        run: maps rows to probabilities (rows, outputs), or regression's numbers.
+        encodings: at least one.
+        kind: the task's.
+        seed: chooses neighbours.
     """
     alone = np.concatenate([run([encoding]) for encoding in encodings])
     together = np.empty_like(alone)
     order = np.random.default_rng(seed).permutation(len(encodings))
     for start in range(0, len(order), _INVARIANCE_BATCH):
-        # The last batch is filled up from the start: every row has neighbours.
+        # Fill the last batch from the start: each row has neighbours.
         rows = np.resize(np.roll(order, -start), _INVARIANCE_BATCH).tolist()
         together[rows] = run([encodings[row] for row in rows])
-    # A probability of one half is a logit of zero, where a label of a multi-label task is on.
+    # `changed_labels` wants logits: probability 0.5 is logit 0.
     flips = metrics.changed_labels(alone - 0.5, together - 0.5, kind)
     return BatchInvariance(float(np.abs(alone - together).max()), flips, len(encodings))

@@ -1,7 +1,7 @@
-"""Ranges of activations for static quantisation, collected in one pass with bounded memory.
+"""Collects activation ranges for static quantisation in bounded memory.
 
-ONNX Runtime's own calibrators keep every intermediate tensor of every batch and need batches of one shape. Here a batch
-updates one histogram a tensor and is then forgotten: rows may be many and of any lengths. Reads the fp32 graph.
+ONNX Runtime's calibrators keep all intermediate tensors and need equal shapes. Here, each batch only updates
+histograms, so rows may be many and of any length.
 """
 
 import tempfile
@@ -22,14 +22,14 @@ from kdc.serving.engine.providers import open_session
 
 RangeMethod = Literal["minmax", "percentile", "entropy"]
 
-PERCENTILE = 99.99  # of the values; half of the rest is cut off at each end
+PERCENTILE = 99.99  # of the values
 _FIRST_BINS, _MOST_BINS = 2048, 16384
-_STEPS = 255  # of an 8-bit number
-_THRESHOLDS = 128  # that the entropy method tries
+_STEPS = 255  # in 8 bits
+_THRESHOLDS = 128  # of the entropy method
 
 
 class Histogram:
-    """Counts of values in equal bins around zero; the bins widen as the range grows."""
+    """Counts in equal bins around zero; bins widen with the range."""
 
     def __init__(self) -> None:
         self.minimum = np.inf
@@ -39,7 +39,7 @@ class Histogram:
         self._counts = np.zeros(0, dtype=np.int64)
 
     def add(self, values: np.ndarray) -> None:
-        """Count the values of one batch, of any shape."""
+        """Count a batch's values, of any shape."""
         low, high = float(values.min()), float(values.max())
         self.minimum, self.maximum = min(self.minimum, low), max(self.maximum, high)
         self._width = self._width or max(high - low, 1e-6) / _FIRST_BINS
@@ -53,8 +53,8 @@ class Histogram:
         self._counts[start : start + len(counts)] += counts
 
     def range(self, method: RangeMethod) -> tuple[float, float]:
-        """Lowest and highest value to represent, with zero inside: "minmax" takes all values, "percentile" cuts the
-        outermost 0.01 % off, half at each end, "entropy" see `_entropy_range`."""
+        """The range to represent, including zero. "minmax" keeps all values, "percentile" cuts 0.005 % off each end,
+        "entropy" see `_entropy_range`."""
         if method == "minmax" or self.minimum == self.maximum:
             return min(self.minimum, 0.0), max(self.maximum, 0.0)
         if method == "entropy":
@@ -66,10 +66,9 @@ class Histogram:
         return min(max(low, self.minimum), 0.0), max(min(high, self.maximum), 0.0)
 
     def _entropy_range(self) -> tuple[float, float]:
-        """The range, cut at the same distance from zero on both sides, with the smallest Kullback-Leibler divergence
-        between the distribution with its outliers moved to the ends, and the same in 8 bits (Migacz 2017, 8-bit
-        inference with TensorRT). ONNX Runtime has this for symmetric ranges alone, in Python loops over all bins.
-        """
+        """Cut at equal distances from zero, with the smallest Kullback-Leibler divergence from the clipped distribution
+        to its 8-bit form (Migacz 2017, 8-bit inference with TensorRT). ONNX Runtime has only symmetric ranges, in
+        Python loops."""
         largest = max(-self.minimum, self.maximum)
         smallest, best = np.inf, (min(self.minimum, 0.0), max(self.maximum, 0.0))
         for threshold in largest * np.arange(1, _THRESHOLDS + 1) / _THRESHOLDS:
@@ -89,7 +88,7 @@ class Histogram:
         return best
 
     def noise(self, method: RangeMethod) -> float:
-        """Power of the error by 8-bit rounding and clipping, relative to the power of the values; 0 if all are zero."""
+        """Power of the 8-bit rounding and clipping error, relative to the values' power."""
         if self.minimum == self.maximum == 0.0:
             return 0.0
         low, high = self.range(method)
@@ -100,7 +99,7 @@ class Histogram:
         return float((self._counts * (values - restored) ** 2).sum() / (self._counts * values**2).sum())
 
     def _widen(self) -> None:
-        """Join neighbouring bins in pairs. Pairs start at even bins: zero stays the edge of a bin."""
+        """Join bins in pairs, from even bins: zero stays an edge."""
         if self._first % 2:
             self._cover(self._first - 1, self._first)
         if len(self._counts) % 2:
@@ -110,7 +109,7 @@ class Histogram:
         self._width *= 2
 
     def _cover(self, first: int, end: int) -> None:
-        """Add empty bins: the counts then reach from bin `first` to before bin `end`."""
+        """Add empty bins from `first` to before `end`."""
         if len(self._counts) == 0:
             self._first = first
         before = max(0, self._first - first)
@@ -120,7 +119,7 @@ class Histogram:
 
 
 def _in_steps(counts: np.ndarray, filled: np.ndarray) -> np.ndarray:
-    """The counts as 8-bit numbers keep them: a step's counts are spread evenly over its filled bins."""
+    """Counts in 8 bits, spread evenly over each step's filled bins."""
     step = np.arange(len(counts)) * (_STEPS + 1) // len(counts)
     total, bins = np.bincount(step, counts), np.bincount(step, filled)
     return np.where(filled, (total / np.maximum(bins, 1))[step], 0.0)
@@ -130,8 +129,7 @@ Ranges = Mapping[str, Histogram]  # by tensor name
 
 
 def collect_ranges(onnx_path: Path, tensors: Sequence[str], batches: Iterable[Feeds]) -> Ranges:
-    """Run a graph on batches without padding (`calibration_batches`), and count the values of some float tensors inside
-    it (`nodes.activations`). Raises as `watch`."""
+    """Histogram `nodes.activations` over unpadded batches (`calibration_batches`). Raises like `watch`."""
     histograms = {name: Histogram() for name in tensors}
     for activations in watch(onnx_path, tensors, batches):
         for name, values in activations.items():
@@ -140,10 +138,10 @@ def collect_ranges(onnx_path: Path, tensors: Sequence[str], batches: Iterable[Fe
 
 
 def watch(onnx_path: Path, tensors: Sequence[str], batches: Iterable[Feeds]) -> Iterator[dict[str, np.ndarray]]:
-    """Run a graph on batches, and yield the values of some tensors inside the graph, by name, for every batch.
+    """Yield some inner tensors of a graph, by name, per batch.
 
     Raises:
-        KdcError: there is no batch, or a tensor takes a value that is not finite.
+        KdcError: no batch, or a value is not finite.
     """
     activations: dict[str, np.ndarray] | None = None
     with tempfile.TemporaryDirectory() as scratch:
@@ -153,7 +151,7 @@ def watch(onnx_path: Path, tensors: Sequence[str], batches: Iterable[Feeds]) -> 
         onnx.save(graph, watched)
         session = open_session(lambda _: watched, device="cpu").session
         for feeds in batches:
-            # A list without names would give all outputs of the graph.
+            # An empty list would return all outputs.
             values_of = session.run(list(tensors), feeds) if tensors else []
             activations = dict(zip(tensors, values_of, strict=True))
             for name, values in activations.items():
@@ -165,14 +163,13 @@ def watch(onnx_path: Path, tensors: Sequence[str], batches: Iterable[Feeds]) -> 
 
 
 def sample_batches(tokens: Any, input_names: Sequence[str], *, rows: int, seed: int) -> list[Feeds]:
-    """Calibration batches of at most `rows` rows, drawn at random from the tokenised training split, a
-    `datasets.Dataset`."""
+    """Calibration batches of up to `rows` random rows of the tokenised training set, a `datasets.Dataset`."""
     chosen = np.random.default_rng(seed).permutation(len(tokens))[:rows]
     return list(calibration_batches(apart(tokens[int(index)] for index in chosen)[:rows], input_names))
 
 
 def calibration_batches(rows: Sequence[Row], input_names: Sequence[str], *, batch_size: int = 32) -> Iterator[Feeds]:
-    """Batches of rows of equal length, without padding."""
+    """Unpadded batches of rows of equal length."""
     by_length: dict[int, list[Row]] = defaultdict(list)
     for row in rows:
         by_length[len(row["input_ids"])].append(row)
