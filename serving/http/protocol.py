@@ -32,6 +32,7 @@ HEAD_S = 10.0  # seconds for a head, from its first byte or the connection's sta
 WRITE_S = 10.0  # seconds in which a client must read `LEAST_READ`, or all
 LEAST_READ = 64 * 1024  # bytes
 IDLE_S = 0.5  # seconds of silence until a connection may be ended for another
+STALL_S = 0.05  # the same for a body, if a whole request waits
 LINGER_S = 2.0  # seconds to send the rest of an answered request
 LINGER_BYTES = 32 * 1024 * 1024  # the same in bytes, if the connection then closes
 _LINGER_REFUSED = 256 * 1024  # the same after invalid HTTP or a large head
@@ -152,6 +153,8 @@ class BoundedProtocol(HttpToolsProtocol):
         self._received = b""
         for cycle in (self.cycle, self.running):
             _forget_body(cycle)
+        self.pipeline.clear()
+        self._forget_request()  # the request refers to this connection: a cycle only the garbage collector would free
         self._count()
 
     def data_received(self, data: bytes) -> None:
@@ -269,9 +272,9 @@ class BoundedProtocol(HttpToolsProtocol):
         self._idle.pop(self, None)  # to come last
         self._idle[self] = self.loop.time()
 
-    def _idle_for_long(self) -> "Iterator[BoundedProtocol]":
-        """Connections silent for `IDLE_S`, longest first. Others may have a request on its way."""
-        before = self.loop.time() - IDLE_S
+    def _idle_for_long(self, seconds: float) -> "Iterator[BoundedProtocol]":
+        """Connections silent for so long, longest first. Others may have a request on its way."""
+        before = self.loop.time() - seconds
         for idle, since in self._idle.items():
             if since > before:
                 return
@@ -279,11 +282,13 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def _takes_a_place(self) -> bool:
         """End the longest idle connection whose last answer is sent, if any."""
-        return self._end(idle for idle in self._idle_for_long() if not idle.transport.get_write_buffer_size())
+        return self._end(idle for idle in self._idle_for_long(IDLE_S) if not idle.transport.get_write_buffer_size())
 
     def _make_room(self) -> bool:
-        """End the longest idle connection with an incomplete request, if any."""
-        return self._end(idle for idle in self._idle_for_long() if idle.cycle and not idle.cycle.response_complete)
+        """End the longest idle connection with an incomplete request, if any. A request that is all there takes the
+        place sooner: clients that never send their bodies could otherwise hold every place."""
+        candidates = self._idle_for_long(IDLE_S if self.running.more_body else STALL_S)
+        return self._end(idle for idle in candidates if idle.cycle and not idle.cycle.response_complete)
 
     def _end(self, candidates: "Iterator[BoundedProtocol]") -> bool:
         gives_way = next(candidates, None)

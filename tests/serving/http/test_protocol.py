@@ -24,7 +24,7 @@ from uvicorn.server import ServerState
 from kdc.serving.http.accepting import Accepting
 from kdc.serving.http.api.gate import Gate
 from kdc.serving.http.metrics import Metrics
-from kdc.serving.http.protocol import IDLE_S, LINGER_BYTES, WRITE_S, BoundedProtocol
+from kdc.serving.http.protocol import IDLE_S, LINGER_BYTES, STALL_S, WRITE_S, BoundedProtocol
 from kdc.serving.http.settings import ServeSettings
 
 KEY = {"api_key_env": "PROTOCOL_KEY"}
@@ -433,6 +433,27 @@ def test_a_connection_that_has_just_come_is_not_taken_for_an_idle_one(
         assert sorted(told) == [b"200"] * 2 + [b"503"] * 4
 
 
+def test_a_whole_request_takes_the_place_of_one_whose_body_does_not_come(
+    artifact: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Would catch clients that hold all places in work with requests that they never finish, a new one every half
+    second. A request that is not all there itself waits for a longer silence."""
+    monkeypatch.setattr("kdc.serving.http.protocol.IDLE_S", 30.0)
+    with running(artifact, max_requests=2) as url:
+        unfinished = [connect(url) for _ in range(2)]
+        for client in unfinished:
+            client.sendall(request()[:-5])
+        time.sleep(STALL_S + 0.1)
+        with connect(url) as another, connect(url) as whole:
+            another.sendall(request()[:-5])
+            assert b" 429 " in another.recv(64)
+            whole.sendall(request())
+            assert replies(whole, 1)[0][0] == 200
+        assert unfinished[0].recv(10) == b""
+        for client in unfinished:
+            client.close()
+
+
 class Clock:
     """An event loop whose time goes on when a test says so, so that no busy machine can be late."""
 
@@ -794,6 +815,21 @@ def test_an_answered_request_is_freed_without_a_garbage_collection(url: str, new
             client.sendall(request())
             assert replies(client, 1)[0][0] == 200
     assert new_cycles() < 5
+
+
+def test_a_connection_that_is_lost_amid_a_request_is_freed_without_a_garbage_collection(
+    url: str, new_cycles: Callable[[], int]
+) -> None:
+    """Would catch requests that refer to their connection, and it to them: thousands of clients that hang up would keep
+    the memory until a collection, and the collector half of the worker's time."""
+    for _ in range(20):
+        with connect(url) as client:
+            client.sendall(request()[:-5])
+            time.sleep(0.01)
+    deadline = time.monotonic() + 10
+    while new_cycles() > 2 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert new_cycles() <= 2
 
 
 @pytest.mark.parametrize("declared", [0, 6], ids=["answered when it was whole", "answered before its end"])
