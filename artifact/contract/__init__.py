@@ -1,7 +1,4 @@
-"""The contract: what an artifact must keep, as plain data and rules.
+"""The contract: what an artifact must keep, as data (`terms.py`), and its verdict (`judgement.py`).
 
-`terms.py` says what can be asked and what is measured, and reads terms that people give; `judgement.py` derives the
-verdict, as the manifest records it; `text.py` shows it to people, and `contract_options.py` has the options that ask
-it. Measuring needs an engine and rows and is in `kdc.pipeline.quality`. Light: standard library, pydantic, and Typer
-for the options.
+Light imports only: standard library, pydantic, Typer. `kdc.pipeline.quality` measures.
 """

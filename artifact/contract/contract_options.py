@@ -1,4 +1,4 @@
-"""Options that say what a contract asks: `LIMITS` to compress to it, `TERMS` to judge it again."""
+"""Options that set a contract: `LIMITS` to compress, `TERMS` to judge again."""
 
 from kdc.common.command_options import settings
 

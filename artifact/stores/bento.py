@@ -1,4 +1,4 @@
-"""BentoML's model store on this machine: an artifact is a model, and each push a version of it."""
+"""BentoML's local model store: an artifact is a model, each push a version."""
 
 import os
 import shutil
@@ -12,13 +12,14 @@ from kdc.artifact.stores.sources import Outgoing
 from kdc.common.errors import InputError, KdcError
 from kdc.common.places import reaching
 
-# The files that BentoML keeps beside a model. It unpickles the second one, so a file of that name would run as code.
+# BentoML's own files in a model's folder. It unpickles the second, so an artifact's file of that name would run as
+# code.
 _RESERVED = ("model.yaml", "custom_objects.pkl")
 _REMEDY = "`bentoml models list` shows what there is; BENTOML_HOME says where"
 
 
 def folder_of(tag: Tag) -> Path:
-    """The folder in which the store keeps a model.
+    """A model's folder in the store.
 
     Raises:
         InputError: there is no such model.
@@ -30,11 +31,11 @@ def folder_of(tag: Tag) -> Path:
 
 
 def push_to_bento(tag: Tag, artifact: Outgoing, *, force: bool) -> tuple[int | None, str]:
-    """Add an artifact to the store: as the version of the tag, or as a new one unless it is there already. `force`
-    replaces another artifact of the same version.
+    """Add an artifact: as the tag's version, or as a new version unless one holds it. `force` replaces another artifact
+    of that version.
 
     Returns:
-        The number of bytes that were written (None: the artifact was there), and the address of this version.
+        Bytes written (None: it was there), and the version's address.
 
     Raises:
         InputError: the version is another artifact, or a file has a name that BentoML reserves.
@@ -54,7 +55,7 @@ def push_to_bento(tag: Tag, artifact: Outgoing, *, force: bool) -> tuple[int | N
                 )
             if tag.version is not None:
                 bentoml.models.delete(str(tag))
-        # BentoML writes to a temporary folder, which becomes the model at the end of the block.
+        # BentoML fills a temporary folder and publishes it at the end of the block.
         with bentoml.models.create(
             str(tag),
             labels={"made-by": "kdc", "task": _label(manifest.task.name)},
@@ -68,7 +69,7 @@ def push_to_bento(tag: Tag, artifact: Outgoing, *, force: bool) -> tuple[int | N
 
 
 def _is_same(model: Any, manifest: Manifest) -> bool:
-    """Whether one of BentoML's models is this very artifact, and undamaged."""
+    """Whether a stored model is this artifact, undamaged."""
     if model.info.metadata.get("kdc_sha256") != manifest.sha256:
         return False
     try:
@@ -89,13 +90,13 @@ def _find(tag: Tag) -> Any:
 
 
 def _label(text: str) -> str:
-    """A text as BentoML allows labels: at most 63 letters, digits and dashes, with no dash at the ends."""
+    """A text as a BentoML label: at most 63 letters, digits and inner dashes."""
     letters = "".join(letter if letter.isascii() and letter.isalnum() else "-" for letter in text)
     return letters[:63].strip("-") or "task"
 
 
 def _bentoml() -> Any:
-    os.environ.setdefault("BENTOML_DO_NOT_TRACK", "true")  # no usage data is sent unless the person asks for it
+    os.environ.setdefault("BENTOML_DO_NOT_TRACK", "true")  # no usage data unless the user asks for it
     import bentoml
     import bentoml.exceptions
 
