@@ -1,3 +1,3 @@
-"""The version of kdc, here and not in the root: the root imports the rooms, so no room may import the root."""
+"""The version of kdc. Not in the root, which imports the rooms, so no room may import it."""
 
 __version__ = "0.1.0"
