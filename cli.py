@@ -341,8 +341,8 @@ def push(
     ],
     as_json: Json = False,
 ) -> None:
-    """Send an artifact to the Hugging Face hub, BentoML's store, an object store or a path. Files already there
-    stay."""
+    """Send an artifact to the Hugging Face hub, BentoML's store, an object store or a path. Skips files already
+    there."""
     from kdc.artifact.stores.transfer import push_artifact
 
     result = push_artifact(artifact, target, **given)

@@ -1,12 +1,12 @@
-"""Several times the load that `kdc serve` can hold: what becomes of the extra, of the rest, and of the service.
+"""`kdc serve` under several times its capacity: excess requests, accepted requests, and the service itself.
 
 Command: `python benchmarks/overload.py --run RUN [--data GLUE_FOLDER] [--seconds 60] [--times 4]`. First 16 connections
-ask as fast as they are answered, which gives what the service can hold; then requests come at fixed times, `--times` as
-many; then as at first. They are of 1, 8 and 32 rows, and every reply is checked against the engine's own. Prints a
-table and the marks; leaves with 1 if one does not hold.
+in a closed loop measure the capacity. Then requests arrive at fixed times, at `--times` the capacity; then as at first.
+Requests have 1, 8 and 32 rows, and every reply is checked against the engine. Prints a table and the marks; ends with 1
+if a mark fails.
 
-Rows that are accepted wait for those before them, and the queue's limits in tokens and seconds bound that: "waits" is
-the longest that a full queue takes at the speed that was measured first.
+Accepted rows wait for earlier ones, bounded by the queue's limits in tokens and seconds. "waits" is the longest wait of
+a full queue at the capacity.
 """
 
 import argparse
@@ -76,7 +76,7 @@ async def _phases(options: argparse.Namespace, scratch: Path) -> tuple[dict[str,
     del engine  # its threads would share the cores
     with running(server, scratch / "kdc.log") as up:
         asker = Asker(up, labels, questions)
-        await asker.closed(_HOLD_S / 2)  # warms up
+        await asker.closed(_HOLD_S / 2)  # warm-up
         before = await asker.closed(_HOLD_S)
         during = await asker.open(options.seconds, options.times * before.answered)
         after = await asker.closed(_HOLD_S)

@@ -1,8 +1,8 @@
-"""`kdc predict` against forward passes alone and against torch, and whether its memory grows with the rows.
+"""`kdc predict` against bare forward passes and torch, and whether its memory grows with the rows.
 
-Command: `python benchmarks/predict.py --run RUN [--data GLUE_FOLDER] [--rows 10000 100000 1000000]`. RUN is the
-directory of a finished `kdc compress`. Rows are those of SST-2 (or QNLI, for a pair task) over and over; without
-`--data` they are made up, as long as GLUE's. In each round, in turns, on the first of `--rows`:
+Command: `python benchmarks/predict.py --run RUN [--data GLUE_FOLDER] [--rows 10000 100000 1000000]`. RUN is a finished
+`kdc compress`. Rows repeat SST-2's (QNLI's for pairs); without `--data` they are made up, as long as GLUE's. Each round
+measures in turns, on the first of `--rows`:
 
 | what | how |
 |---|---|
@@ -11,10 +11,9 @@ directory of a finished `kdc compress`. Rows are those of SST-2 (or QNLI, for a 
 | pipeline | a transformers pipeline over the student in torch, batches of 32 |
 | map | `datasets.map` with the student in torch, batches of 32 |
 
-Then `kdc predict` once for each of `--rows`: seconds, rows a second, most resident memory. Where Ray is installed, also
-by 1 and 2 actors with a thread each, on `--ray-rows`, beside the local engine with as many threads: seconds of
-the whole command, in which Ray starts and ends, and rows a second inside, from the first actor's start on. Prints
-Markdown tables.
+Then `kdc predict` once for each of `--rows`: seconds, rows/s, peak resident memory. If Ray is installed, also 1 and 2
+actors of one thread each on `--ray-rows`, against the local engine with as many threads: seconds of the whole command
+including Ray's start and end, and rows/s from the first actor's start on. Prints Markdown tables.
 """
 
 import argparse
@@ -94,7 +93,7 @@ def _measure(options: argparse.Namespace, scratch: Path) -> None:
 
 
 def _measure_ray(artifact: Path, table: Path, count: int, scratch: Path, rounds: int) -> None:
-    """In turns, so that a machine that slows down slows all of them."""
+    """Takes turns, so a slowing machine slows all."""
     ways = {}
     for cores in (1, 2):
         ways[f"local, {cores} threads"] = ["--threads", str(cores)]
@@ -118,7 +117,7 @@ def _table(path: Path, names: list[str], texts: list[Text], count: int) -> Path:
 
 
 def _predict(artifact: Path, table: Path, scratch: Path, more: Sequence[str] = ()) -> dict[str, float]:
-    """Seconds of the whole command, its most resident memory, and rows a second as it tells them itself."""
+    """Seconds and peak memory of the whole command, and its own rows/s."""
     out = scratch / "out.parquet"
     shutil.rmtree(out) if out.is_dir() else out.unlink(missing_ok=True)
     command = [

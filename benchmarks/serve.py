@@ -1,8 +1,7 @@
-"""`kdc serve` against its own limits and its peers: the same student, rows and cores, in one run, in turns.
+"""`kdc serve` against its own limits and its peers: the same student, rows and cores, in turns.
 
-Command: `python benchmarks/serve.py --run RUN [--data GLUE_FOLDER] [--peers PYTHON]`. RUN is the directory of a
-finished `kdc compress`: its artifact is served, its merged model goes to the peers that need torch. Without `--data`,
-rows are made up, as long as GLUE's. Needs wrk. The peers with torch run in an environment of their own:
+Command: `python benchmarks/serve.py --run RUN [--data GLUE_FOLDER] [--peers PYTHON]`. RUN is a finished `kdc compress`.
+Without `--data`, rows are made up, as long as GLUE's. Needs wrk. Peers with torch need an environment:
 
     python3.11 -m venv peers && peers/bin/pip install -r benchmarks/peers/requirements.txt
     python benchmarks/serve.py --run runs/sst2 --data GLUE_FOLDER --peers peers/bin/python
@@ -11,19 +10,18 @@ rows are made up, as long as GLUE's. Needs wrk. The peers with torch run in an e
 |---|---|
 | kdc | `kdc serve` |
 | uvicorn | the same app and batcher without BentoML: the limit over HTTP |
-| at-once | the same as `uvicorn` with a model that takes no time: the limit for students without layers, if asked for |
-| raw | forward passes alone, of 32 rows of like length (as many as a load offers, where it is less): the limit |
+| at-once | `uvicorn` with a model that takes no time: the limit for students without layers (on request) |
+| raw | forward passes alone, of 32 rows of similar length (or all rows of a smaller load): the limit |
 | bentoml-batchable | the same engine behind BentoML's own batcher |
 | fastapi-pipeline | FastAPI around a transformers pipeline, torch |
 | infinity | infinity-emb, torch |
-| bento-empty | BentoML without a model: only how long it takes to be ready |
+| bento-empty | BentoML without a model: time to ready only |
 
-Loads are named for their rows, connections and rows a request: `sst2-32`, `qnli-8x32`. In each round each server is
-started, asked and stopped once a kind of load, so that noise meets all alike and no idle server takes cores. Printed
-are medians over the rounds; "kdc is" is the median of the ratios within each round; resident memory is the most that
-was seen of the process that answers; "same label" is against the engine. wrk adds the waits that a stalled connection
-hid ("coordinated omission") to the percentiles. From six rounds on the medians have intervals, and a mark is "not
-shown" where its interval holds the bound. Leaves with 1 unless all marks hold.
+Loads are named by rows, connections and rows a request: `sst2-32`, `qnli-8x32`. Each round starts, loads and stops
+every server for each kind of load, so noise is shared and no idle server uses cores. Prints medians over rounds; "kdc
+is" is the median ratio within rounds, "resident" the peak of the answering process, "same label" the agreement with the
+engine. wrk's percentiles include waits hidden by stalled connections ("coordinated omission"). From six rounds on,
+medians have intervals, and a mark is "not shown" if its interval holds the bound. Ends with 1 unless all marks hold.
 """
 
 import argparse
@@ -52,12 +50,7 @@ _RAW_BATCH = 32
 
 
 class Bench:
-    """One run of the benchmark.
-
-    Args:
-        options: of the command line.
-        scratch: a folder for bodies, logs and what servers leave behind.
-    """
+    """One run of the benchmark; `scratch` holds bodies, logs and servers' files."""
 
     def __init__(self, options: argparse.Namespace, scratch: Path) -> None:
         artifact, model = options.run / "artifact", options.run / "merge" / "model"
@@ -79,7 +72,7 @@ class Bench:
         self.results.left_out = {name: left_out[name] for name in names if name in left_out}
 
     def round(self) -> None:
-        """All loads once, each by all servers one after the other."""
+        """All loads once, each on all servers in turn."""
         for number, (_, alike) in enumerate(groupby(self._loads, key=lambda load: load.turn)):
             loads = list(alike)
             for server in self._servers:
@@ -90,7 +83,7 @@ class Bench:
                     self._turn(server, loads)
 
     def _turn(self, server: Server, loads: list[Load]) -> None:
-        """Start a server, put the loads on it, stop it."""
+        """Start a server, apply the loads, stop it."""
         results = self.results
         with running(server, self._scratch / f"{server.name}.log") as up:
             results.ready.setdefault(server.name, []).append(up.seconds_to_ready)
@@ -128,7 +121,7 @@ class Bench:
         return figures
 
     def _agreement(self, up: Running) -> float:
-        """Percent of rows that get the engine's label."""
+        """Percent of rows with the engine's label."""
         dialect = up.server.dialect
         assert dialect is not None
         found: list[str] = []

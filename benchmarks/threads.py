@@ -1,7 +1,7 @@
-"""The threads of a pass that runs alone: as the engine chooses them, all, and one; quiet, and beside a busy process.
+"""Threads of a pass that runs alone: as the engine chooses, all, and one; quiet, and beside a busy process.
 
-Command: `python benchmarks/threads.py ARTIFACT [--rounds 5]`. One row of 16 tokens and one of 64, in turns; prints
-p50 and p95 in milliseconds, medians over the rounds.
+Command: `python benchmarks/threads.py ARTIFACT [--rounds 5]`. Rows of 16 and 64 tokens, in turns; prints p50 and p95 in
+ms, medians over rounds.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from benchmarks.neighbour import busy_neighbour
 from kdc.serving.engine.engine import Engine
 from kdc.serving.engine.long_texts import Tokens
 
-_PASSES, _BEFORE = 100, 150  # that are timed in a turn, and that go before: the engine's look is among them
+_PASSES, _BEFORE = 100, 150  # timed in a turn, and before: the engine chooses meanwhile
 
 
 def main() -> None:

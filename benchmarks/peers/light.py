@@ -1,18 +1,18 @@
-"""Light classifiers by other packages, trained on the rows of a run: the peers of `frontier.py`.
+"""Light classifiers of other packages, trained on a run's rows: the peers of `frontier.py`.
 
-`python light.py model2vec|fasttext|encoder|setfit|optimum RUN`, in the environment of requirements-light.txt.
-Each peer is trained as its own documentation shows it, on the labels of the training rows, and gets the run's tuning
-slice if it can use one. Some peers answer in several forms, so that kdc's int8 students stand beside int8 peers:
+`python light.py model2vec|fasttext|encoder|setfit|optimum RUN`, in the environment of requirements-light.txt. Each peer
+trains on the labelled training rows as its documentation shows, with the run's tuning set if it can use one. Some also
+answer quantised or in ONNX:
 
-- `model2vec`: its `StaticModelForClassification` over vectors distilled from MiniLM; also with vectors in int8.
-- `fasttext`: its supervised mode, autotuned for five minutes on the tuning slice; also quantised (`.ftz`).
+- `model2vec`: its `StaticModelForClassification` over vectors distilled from MiniLM; also with int8 vectors.
+- `fasttext`: its supervised mode, autotuned for five minutes on the tuning set; also quantised (`.ftz`).
 - `encoder`: sentence-transformers' MiniLM exported to ONNX, under a logistic regression.
-- `setfit`: 500 contrastive steps of MiniLM before that regression, answering in torch; also in ONNX.
-- `optimum`: not trained; the frontier's uncut teacher in fp32, opened by `ORTModelForSequenceClassification`.
+- `setfit`: 500 contrastive steps of MiniLM before that regression, in torch; also in ONNX.
+- `optimum`: not trained; the frontier's uncut teacher in fp32, run by `ORTModelForSequenceClassification`.
 
-Single texts only. The process prints a line of JSON: seconds of training (null if nothing was trained) and, for each
-form, its size in bytes and the probabilities of the evaluation rows by label id. Each line on stdin then names a form,
-which takes one turn (`take_turn`). The process ends with stdin.
+Single texts only. Prints a line of JSON: training seconds (null if nothing was trained) and, for each form, size in
+bytes and probabilities of the evaluation rows by label id. Each line on stdin then names a form, which takes a turn
+(`take_turn`).
 """
 
 import json
@@ -26,18 +26,18 @@ from statistics import median, quantiles
 from typing import Any, TextIO
 
 _BATCH = 32
-_CALLS, _ROWS = 100, 512  # of a turn: texts one by one, and texts in batches
+_CALLS, _ROWS = 100, 512  # of a turn: single texts, and texts in batches
 _THREADS = 1
 _SETFIT_STEPS = 500
-_AUTOTUNE_S = 300  # fastText's own default
+_AUTOTUNE_S = 300  # fastText's default
 
 Answer = Callable[[list[str]], Any]  # texts to probabilities, (texts, labels)
-Rows = tuple[list[str], list[int]]  # texts, and their label ids
-Forms = dict[str, tuple[Answer, int]]  # a form's name, how it answers, and its size in bytes
+Rows = tuple[list[str], list[int]]  # texts, label ids
+Forms = dict[str, tuple[Answer, int]]  # form -> answer, size in bytes
 
 
 def take_turn(answer: Answer, texts: Sequence[str]) -> dict[str, float]:
-    """Time some calls with one text and some batches of 32: milliseconds of a call (p50, p95) and texts a second."""
+    """Time calls with one text (p50, p95 in ms) and batches of 32 (texts a second)."""
     calls, rows = ([texts[place % len(texts)] for place in range(count)] for count in (_CALLS, _ROWS))
     for text in calls[:5]:
         answer([text])
@@ -61,7 +61,7 @@ def main() -> None:
     """Train, answer, then take turns."""
     name, run = sys.argv[1], Path(sys.argv[2])
     replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # what packages print is no reply
+    os.dup2(2, 1)  # packages may print; only replies go to stdout
     import torch
     from datasets import load_from_disk
 
@@ -149,7 +149,7 @@ def _encoder(train: Rows, tune: Rows, scratch: Path) -> Forms:
 
 
 def _in_onnx(model: str, folder: Path) -> tuple[Answer, int]:
-    """An encoder exported to ONNX by sentence-transformers: texts to vectors, and its size in bytes."""
+    """Export an encoder to ONNX with sentence-transformers; returns texts to vectors, and bytes."""
     import onnxruntime
     from sentence_transformers import SentenceTransformer
 

@@ -1,6 +1,6 @@
-"""Texts through the student in torch, as people score tables without kdc: `offline.py pipeline|map MODEL ROWS.json`.
+"""The student in torch, as people score tables without kdc: `offline.py pipeline|map MODEL ROWS.json`.
 
-Prints {"rows_per_second": ...} of all rows once, after a few that warm up.
+Prints {"rows_per_second": ...} of one pass over all rows, after a warm-up.
 """
 
 import json

@@ -1,9 +1,8 @@
-"""SetFit (Tunstall et al. 2022, arXiv 2209.11055) by its own package: contrastive steps of the encoder, then a logistic
-regression on its vectors. What the same encoder gives in another way, on the rows of a run of `quality.py`.
+"""SetFit (Tunstall et al. 2022, arXiv 2209.11055) by its own package, on the rows of a run of `quality.py`.
 
-`python setfit_trainer.py RUN [--steps 500] [--seed 0]`, in the environment of requirements.txt; the run is of single
-texts. Prints accuracy and Matthews' correlation on the evaluation rows, seconds of training, and texts a second in the
-contrastive steps (two a pair), as JSON.
+`python setfit_trainer.py RUN [--steps 500] [--seed 0]`, in the environment of requirements.txt; single texts only.
+Trains the same encoder by contrastive steps, then a logistic regression on its vectors. Prints as JSON: accuracy and
+Matthews correlation on the evaluation rows, training seconds, and texts/s in contrastive steps (two a pair).
 """
 
 import argparse
