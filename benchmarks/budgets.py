@@ -1,9 +1,7 @@
-"""Compares the code's size with the budgets in pyproject.toml (`[tool.kdc.budgets]`); `make check` runs it:
+"""Checks the code's size against `[tool.kdc.budgets]` in pyproject.toml, as part of `make check`.
 
-    python benchmarks/budgets.py
-
-Counts lines of each room, functions that take the whole run or all settings, and files over 300 lines. Fails if
-anything is over its budget.
+Command: `python benchmarks/budgets.py`. Counts lines of each room, functions that take the whole run or all settings,
+and files over 300 lines.
 """
 
 import ast
@@ -18,7 +16,7 @@ WHOLES = ("Run", "Config")  # types that hold everything
 
 
 def measure(rooms: Mapping[str, Path]) -> dict[str, int]:
-    """Lines of each room (name -> folder), and the counts over all rooms."""
+    """Lines of each room (name -> folder), and counts over all."""
     counts, long_files, takers = dict.fromkeys(rooms, 0), 0, dict.fromkeys(WHOLES, 0)
     for room, folder in rooms.items():
         for file in folder.glob("*.py"):
@@ -34,7 +32,7 @@ def measure(rooms: Mapping[str, Path]) -> dict[str, int]:
 
 
 def _types_taken(tree: ast.Module) -> Iterator[set[str]]:
-    """Names in the annotations of each function's parameters."""
+    """Names in each function's parameter annotations."""
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             given = node.args
@@ -48,7 +46,7 @@ def _types_taken(tree: ast.Module) -> Iterator[set[str]]:
 
 
 def problems(measured: Mapping[str, int], budgets: Mapping[str, int]) -> list[str]:
-    """What is over its budget, has none, or no longer exists."""
+    """What exceeds, lacks or no longer needs a budget."""
     over = [
         f"{what}: {count}, of {budgets[what]}" for what, count in measured.items() if count > budgets.get(what, count)
     ]
@@ -57,7 +55,7 @@ def problems(measured: Mapping[str, int], budgets: Mapping[str, int]) -> list[st
 
 
 def main() -> int:
-    """Print the table and the problems; 1 if there are any."""
+    """Print table and problems; 1 if there are any."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     folders = [
         package.replace(".", "/").removeprefix("kdc").strip("/")

@@ -1,21 +1,19 @@
-"""Attacks on `kdc serve` by hostile clients: memory, probes and other clients during each attack.
+"""Attacks on `kdc serve` by hostile clients: effect on memory, probes and other clients.
 
 Command: `python benchmarks/hostile.py ARTIFACT [--seconds 30] [--only trailers,idle]`, as root. The service has 1 GiB
-of memory, as in `deploy/k8s` (`--memory-mb 0`: no limit, no root). It needs a token, which most attacks lack. Meanwhile
-a client with the token asks for one row 20 times a second. A probe asks `/readyz` on new connections 10 times a second,
-at the service's port and at the admin port.
+of memory (`--memory-mb 0`: no limit, no root) and asks for a token, which most attacks lack. Meanwhile others ask for
+rows, and probes ask `/readyz` at the service's port and the admin port.
 
-Prints a table, and ends with 1 if a bound is broken: no process killed for memory; memory grows under 64 MB; other
-clients' requests are answered as before; probes' p99 under 0.5 s. Exceptions and further bounds:
+Ends with 1 if a bound is broken: nothing killed for memory; memory grows under 64 MB; others are answered as before;
+probes' p99 under 0.5 s. Further bounds and exceptions:
 
-- Attacks with large texts or messages: memory is reported, not judged, because settings bound it.
-- `nested-json`, `grpc-contents` (bodies that grow when decoded): others' p99 at most 100 ms above the p99 alone.
+- Large texts and messages: memory is not judged, because settings bound it.
+- `nested-json`, `grpc-contents`: others' p99 at most 100 ms above its value alone.
 - `slow-readers`, `retries` (overloads that others feel): only probes at the admin port are judged.
-- `many-labels`, `grpc-unread` attack a made-up model of 5,000 labels, `long-pairs` a made-up one of pairs.
-- `large-requests`, `long-words-of-100` (fairness): others' p99 at most three times the p99 alone. In the first, a
-client with 1,024 rows a request keeps half of its speed alone.
-- `long-words-of-100`, `long-pairs`, `endless-words`, `without-spaces`: others send texts of 3,000 characters. Except in
-the first, their p99 is at most 1 s.
+- `large-requests`, `long-words-of-100`: others' p99 at most three times its value alone. In the first, a client of
+  1,024 rows a request keeps half of its speed.
+- `long-pairs`, `endless-words`, `without-spaces`: others' p99 at most 1 s, with texts of 3,000 characters.
+- `many-labels`, `grpc-unread` and `long-pairs` attack made-up models.
 """
 
 import argparse
@@ -54,26 +52,26 @@ _LONG_ROWS = (_LONG_PAIRS, "endless-words", "without-spaces")
 _LABELS, _LIMIT_MB = 5000, 1024
 _OTHERS = dict.fromkeys(("long-words-of-100", *_LONG_ROWS), "a row of words such as others send " * 86)
 _EVERY_S, _PROBE_EVERY_S = 0.05, 0.1
-_CONNECTIONS = 4000  # two attacks want five thousand
+_CONNECTIONS = 4000  # two attacks open more
 
 
 @dataclass
 class Beside:
-    """What was seen during an attack."""
+    """Observations during an attack."""
 
     answered: int = 0
-    failed: list[str] = field(default_factory=list)  # what others got instead of their answer
+    failed: list[str] = field(default_factory=list)  # replies to others that were wrong
     seconds: list[float] = field(default_factory=list)  # of the others' requests
-    probes: list[float] = field(default_factory=list)  # seconds of probes; a failed one counts as ten
-    apart: list[float] = field(default_factory=list)  # the same at the admin port
+    probes: list[float] = field(default_factory=list)  # seconds; a failed one counts as ten
+    apart: list[float] = field(default_factory=list)  # at the admin port
     memory_mb: list[float] = field(default_factory=list)
-    alone: float | None = None  # p99 of others without the attack, in ms
+    alone: float | None = None  # others' p99 without the attack, ms
     killed: int = 0  # processes killed for memory
-    progress: float | None = None  # answered requests of the attack, relative to the attack alone
+    progress: float | None = None  # the attack's answered requests, relative to without others
 
 
 async def beside(attack: Attack, target: Target, up: Running) -> Beside:
-    """Run an attack and watch the service meanwhile."""
+    """Run and watch an attack."""
     seen = Beside(memory_mb=[up.resident_mb()])
     watchers = [asyncio.create_task(watch(target, up, seen)) for watch in (_ask, _probe, _probe_apart, _weigh)]
     await attack(target)
@@ -82,7 +80,7 @@ async def beside(attack: Attack, target: Target, up: Running) -> Beside:
 
 
 def in_a_process(name: str) -> Attack:
-    """An attack in its own process, which yields shared cores to the service and other clients."""
+    """An attack in its own process, with lower priority than the service and other clients."""
 
     async def attack(target: Target) -> None:
         with ProcessPoolExecutor(1, initializer=os.nice, initargs=(10,)) as process:
@@ -103,7 +101,7 @@ async def _ask(target: Target, up: Running, seen: Beside) -> None:
     expected = (await client.post(body)).body
     is_last = False
     while not is_last:
-        is_last = not target.goes_on()  # ask at least once: the first answer may use up a short time
+        is_last = not target.goes_on()  # the first answer may take longer than the attack
         try:
             reply = await asyncio.wait_for(client.post(body), 10)
         except (*GONE, TimeoutError) as error:
@@ -119,7 +117,7 @@ async def _ask(target: Target, up: Running, seen: Beside) -> None:
 
 
 def _is_same(reply: bytes, expected: bytes) -> bool:
-    """Whether replies have the same label and score. Batches may change the last digits."""
+    """Batches may change the last digits of scores."""
     if reply == expected:
         return True
     (one, other) = (json.loads(body)[0][0] for body in (reply, expected))
@@ -156,7 +154,7 @@ async def _weigh(target: Target, up: Running, seen: Beside) -> None:
 
 
 def run(artifact: Path, names: Sequence[str], seconds: float, scratch: Path, memory_mb: int) -> dict[str, Beside]:
-    """Observations of each attack, each on a new service with `memory_mb` MiB (0: no limit)."""
+    """Observations by attack, each on a new service. `memory_mb` 0 is no limit."""
     os.environ["HOSTILE_KEY"] = KEY
     apart, grpc_port = free_port(), free_port()
     ours = {"KDC_API_KEY_ENV": "HOSTILE_KEY", "KDC_ADMIN_PORT": str(apart), "KDC_MAX_CONNECTIONS": str(_CONNECTIONS)}
@@ -242,14 +240,14 @@ def _p99(seconds: Sequence[float]) -> float:
 
 
 def main() -> None:
-    """Run the attacks and judge them."""
+    """Run and judge attacks."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("artifact", type=Path)
     parser.add_argument("--seconds", type=float, default=30, help="of each attack")
     parser.add_argument("--memory-mb", type=int, default=_LIMIT_MB, help="of the service; 0: no limit")
     parser.add_argument("--only", help="names of attacks, separated by commas")
     options = parser.parse_args()
-    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]  # open files, for both ends of 5,000 idle connections
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]  # for both ends of 5,000 connections
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     names = list(ATTACKS) if options.only is None else options.only.split(",")
     if unknown := sorted(set(names) - set(ATTACKS)):

@@ -1,11 +1,8 @@
-"""Labelling only the rows on which two models differ: error rates of the verdict, and labels needed.
+"""Error rates of verdicts with labels of differing rows only, and how many labels they need.
 
-Command: `python benchmarks/labels.py [--simulations 2000]`. Each line of the first table is a world: rows, how many the
-models answer differently, how many of these both get wrong, groups of rows with a shared fate, and labelled texts. `kdc
-verify` judges simulated sets of each world. Once the student's true drop is exactly the limit: at 95 %, at most 2.5 %
-should pass. Once it equals its teacher: at most 2.5 % should fail. The second table has the rows and labels that `kdc
-verify --to-label` asks for, and how often an equal student then passes. Ends with 1 if an error rate exceeds 3 % beyond
-simulation noise.
+Command: `python benchmarks/labels.py [--simulations 2000]`. `kdc verify` judges simulated sets of each world, with the
+true drop at the limit (at most 2.5 % may pass) and with none (at most 2.5 % may fail). A second table checks the power
+of the rows and labels that `kdc verify --to-label` asks for. Ends with 1 if an error rate exceeds 3 % beyond noise.
 """
 
 import argparse
@@ -32,24 +29,24 @@ _CHECKED = 100  # sets
 
 @dataclass(frozen=True)
 class World:
-    """Source of simulated sets; shares in percent of rows."""
+    """Source of sets; shares in percent."""
 
     rows: int
     differing: float  # answered differently
     limit: float  # points
-    neither: float = 0.0  # differing rows that both get wrong
-    losses_only: bool = False  # the student wins no row; otherwise differing rows are lost or won
-    group: int = 1  # up to this many rows share their fate
+    neither: float = 0.0  # differing, but both wrong
+    losses_only: bool = False  # otherwise the student also wins rows
+    group: int = 1  # most rows with one fate
     most: int | None = None  # texts to label
 
     def shares(self, drop: float) -> list[float]:
-        """Shares of rows alike, lost, won, and both wrong in different ways, for this true drop in points."""
+        """Shares of rows alike, lost, won, and both wrong."""
         decided = drop if self.losses_only else self.differing - self.neither
         lost, won = (decided + drop) / 2, (decided - drop) / 2
         return [(100 - decided - self.neither) / 100, lost / 100, won / 100, self.neither / 100]
 
     def draw(self, drop: float, random: np.random.Generator) -> tuple[Answered, np.ndarray]:
-        """The answers, and the rows' labels."""
+        """Answers and labels."""
         sizes = random.integers(1, self.group + 1, self.rows)
         group = np.repeat(np.arange(self.rows), sizes)[: self.rows]
         fate = random.choice(4, self.rows, p=self.shares(drop))[group]
@@ -60,7 +57,7 @@ class World:
 
 
 def verdicts(world: World, drop: float, simulations: int, random: np.random.Generator) -> list[str]:
-    """Verdicts of simulated sets. Ungrouped rows use the formula, checked a hundred times against `kdc`."""
+    """Ungrouped rows use the formula, checked against `kdc`."""
     contract = replace(Contract(), {"max_drop": world.limit})
     quantile = quantile_of(contract.confidence)
     found: list[str] = []
@@ -94,7 +91,7 @@ def worlds() -> list[World]:
 
 
 def rates(world: World, simulations: int) -> tuple[float, float, float]:
-    """Percent of sets on which a student at the limit passes, an equal one passes, and an equal one fails."""
+    """Percent: passes at the limit, equal passes, equal fails."""
     random = np.random.default_rng([world.rows, round(10 * world.differing), world.most or 0, world.group])
     at_limit, equal = (verdicts(world, drop, simulations, random) for drop in (world.limit, 0.0))
     counts = (at_limit.count("pass"), equal.count("pass"), equal.count("fail"))
@@ -102,7 +99,7 @@ def rates(world: World, simulations: int) -> tuple[float, float, float]:
 
 
 def needed(differing: float, limit: float, simulations: int) -> list[str]:
-    """Rows and labels by the formula, and their power for an equal student."""
+    """Rows, labels and power for an equal student."""
     share = differing / 100
     rows = rows_for(share, max_drop=limit, confidence=Contract().confidence)
     assert rows is not None

@@ -1,8 +1,8 @@
 """How much a held-out slice of SST-2's training file shares with the remaining rows.
 
-Command: `python benchmarks/leaks.py --data GLUE_FOLDER`. Holds out 6,000 rows twice: keeping only equal texts together,
-and also rows that contain one another, as `kdc` does. Prints how many held-out rows are near a remaining row, and the
-score of TF-IDF with a linear classifier on them and on the dev split, which has no such overlap.
+Command: `python benchmarks/leaks.py --data GLUE_FOLDER`. Holds rows out with only equal texts kept together, and also
+with rows that contain one another (as `kdc` does). Prints how many are near a remaining row, and TF-IDF's scores on
+them and on dev.
 """
 
 import argparse
@@ -23,13 +23,13 @@ _HELD_OUT = 6000
 
 
 def read(path: Path) -> tuple[list[str], np.ndarray]:
-    """Texts and labels of a file of SST-2."""
+    """Texts and labels."""
     rows = [line.split("\t") for line in path.read_text(encoding="utf-8").splitlines()[1:]]
     return [row[0] for row in rows], np.array([int(row[1]) for row in rows])
 
 
 def main() -> None:
-    """Print a line for each way to hold rows out."""
+    """Print the table."""
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
 

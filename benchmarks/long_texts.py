@@ -1,11 +1,8 @@
 """What windows gain on long texts: one sentence with an opinion among neutral ones.
 
-Command: `python benchmarks/long_texts.py [--data GLUE_FOLDER] [--seeds 0 1 2] [--lines cut] [--runs FOLDER]`. A text is
-a labelled SST-2 sentence at a random place among seven QNLI sentences (Wikipedia); evaluation texts come from the dev
-files. Without `--data`, made-up texts with one telling word and a tiny BERT replace them, in minutes. Each line trains
-a MiniLM teacher for the same number of steps. Prints a Markdown table: accuracy of each seed (macro F1 with `--several`
-labels), and the difference to `windows` over all seeds, with its 95 % interval by evaluation rows. Runs are kept and
-resume.
+Command: `python benchmarks/long_texts.py [--data GLUE_FOLDER] [--seeds 0 1 2] [--lines cut] [--runs FOLDER]`. Hides a
+labelled SST-2 sentence among seven from QNLI; without `--data`, made-up texts and a tiny BERT take minutes. Prints
+accuracies (macro F1 with `--several` labels) and paired differences to `windows` with 95 % intervals. Runs resume.
 """
 
 import argparse
@@ -32,7 +29,7 @@ _TRAIN, _EVAL, _NEUTRAL, _LEAST_WORDS = 2000, 800, 7, 10
 _COMMON = ("--text", "text", "--label", "label", "--student", "teacher")
 _STEPS = ("teacher.epochs=1", "teacher.from_probe=off", "quantize.enabled=false")
 _NO_TIMES = ("evaluate.memory=false", "evaluate.latency_rows=10", "evaluate.throughput_rows=32", "evaluate.rounds=1")
-# Tokens of a window and of a whole text, and settings, for real and made-up rows.
+# Tokens of a window and a text, and settings.
 _REAL = (64, 512, ("teacher.min_steps=250",))
 _MADE_UP = (24, 128, ("teacher.min_steps=200", "teacher.learning_rate=3e-3", "run.precision=fp32"))
 _SEVERAL = ("data.kind=multilabel", "data.separator=|", "teacher.min_steps=600", "student.allow_majority=true")
@@ -48,7 +45,7 @@ _BASELINES = ("tfidf",)  # of whole texts, for every line
 
 
 def main() -> None:
-    """Train what is missing, then print the table."""
+    """Train and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="GLUE's folder; without it texts and model are made up")
     parser.add_argument("--several", action="store_true", help="made-up texts with several labels, each by a word")
@@ -97,8 +94,7 @@ def _write_rows(glue: Path, folder: Path) -> None:
 
 
 def _make_up(folder: Path, *, several: bool) -> None:
-    """Write texts of 5 to 90 words with one telling word (with `several`, one for each label), and an untrained tiny
-    BERT."""
+    """Write random words with a telling word for each label, and an untrained tiny BERT."""
     sys.path.insert(0, str(ROOT / "tests"))
     import tiny_runs
     from tiny_models import WORDS
@@ -123,7 +119,6 @@ def _rows(file: Path) -> list[dict[str, str]]:
 
 
 def _run(rows: Path, name: str, seed: int, out: Path, options: argparse.Namespace) -> dict[str, Any]:
-    """The teacher's score and logits on the evaluation rows, and the run's whole table."""
     window, whole, own = _REAL if options.data else _MADE_UP
     several = _SEVERAL if options.several else ()
     length = f"data.max_length={whole if name == 'whole' else window}"

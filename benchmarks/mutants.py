@@ -1,9 +1,8 @@
 """Mutation testing: how many small changes of deciding code do its tests notice?
 
-Command: `make mutants`, or `python benchmarks/mutants.py [--only losses,metrics] [--draw 30] [--jobs 2]`. The changes
-are cosmic-ray's (another operator, another number, `not` before a condition, ...), sampled with a seed. Each mutant is
-a process that loads the changed source without writing it, and runs the module's tests until one fails. Prints
-survivors, and ends with 1 if under 95 % of a module's mutants die. `survivors.md` explains some survivors.
+Command: `make mutants`, or `python benchmarks/mutants.py [--only losses,metrics] [--draw 30] [--jobs 2]`. Samples
+cosmic-ray's changes with a seed; each runs in a process until a test fails. Prints survivors (some explained in
+`survivors.md`), and ends with 1 if under 95 % of a module's mutants die.
 """
 
 import argparse
@@ -30,7 +29,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 _QUALITY, _TRAINING, _ENGINE = "tests/pipeline/quality/", "tests/pipeline/training/", "tests/serving/engine/"
 _IN_GROUPS = "tests/pipeline/test_thresholds_in_groups.py"
-# Changed file, and the tests that should notice.
+# File, and tests that should notice.
 MODULES = {
     "losses": ("pipeline/training/losses.py", ["tests/pipeline/training/test_losses.py"]),
     "metrics": ("pipeline/config/metrics.py", [f"{_QUALITY}test_metrics.py", f"{_QUALITY}test_intervals.py"]),
@@ -138,12 +137,12 @@ MODULES = {
     "queue": ("serving/http/queue.py", ["tests/serving/http/test_queue.py"]),
 }
 _KILLED, _LIVES, _LEAST = 1, 0, 0.95
-# No effect here (`is` for `==` between names of kinds), or needs arguments of its own.
+# Equivalent here (`is` for `==`), or needs arguments.
 _SAME = re.compile(r"Operator_(?!Is)\w+_Is(Not)?$|variable-|VariableReplacer|VariableInserter")
-# A mutant that computes longer than this multiple of the original's time is endless.
+# A slower mutant counts as endless.
 _TIMES, _SECONDS = 3, 20
-_TIMES_WAITING, _SECONDS_WAITING = 6, 60  # for waiting on other processes
-# Prints the modules (and files) that collecting tests loads.
+_TIMES_WAITING, _SECONDS_WAITING = 6, 60  # waiting for other processes
+# Prints the modules that collecting tests loads.
 _COLLECT = """
 import json, os, sys, pytest
 stdout, sys.stdout = sys.stdout, open(os.devnull, "w")
@@ -160,14 +159,13 @@ class Mutant:
     path: Path
     operator: str  # cosmic-ray's name
     line: int
-    before: str  # the line, and what became of it
+    before: str  # line before and after
     after: str
     source: str  # the whole changed file
 
 
 def mutants_of(path: Path, draw: int | None, seed: int) -> tuple[list[Mutant], int]:
-    """Sample mutants of a file, and count its changes, without docstrings, annotations and type-checking code. A change
-    that is no valid Python is drawn again."""
+    """Sampled mutants and the number of changes, without docstrings and annotations."""
     from cosmic_ray.ast import ast_nodes, get_ast
     from cosmic_ray.mutating import mutate_code
     from cosmic_ray.plugins import get_operator, operator_names
@@ -198,7 +196,7 @@ def mutants_of(path: Path, draw: int | None, seed: int) -> tuple[list[Mutant], i
 
 
 def _inert_lines(code: str) -> set[int]:
-    """Lines with only annotations, imports, type aliases, or a dataclass's decorator."""
+    """Lines that only type checkers read, imports, and dataclass decorators."""
     inert: set[int] = set()
     for node in ast.walk(ast.parse(code)):
         if isinstance(node, ast.Import | ast.ImportFrom):
@@ -215,8 +213,7 @@ def _inert_lines(code: str) -> set[int]:
 
 
 def outcome(mutant: Mutant, tests: list[str], seconds: Path) -> int:
-    """Run the tests on the changed source in an own process; `_LIVES` if all pass. The first run writes each test's
-    time to `seconds`."""
+    """Run tests on the changed source in a process. The first run writes each test's time to `seconds`."""
     child = os.fork()
     if child == 0:
         code = _KILLED
@@ -257,8 +254,7 @@ def _run(mutant: Mutant, tests: list[str], seconds: Path) -> int:
 
 
 class _QuickFirst:
-    """A pytest plugin that runs quick tests first, by earlier times, and tests with a shared fixture (such as a
-    finished run) last."""
+    """Run quick tests first, and tests with a shared fixture last."""
 
     def __init__(self, seconds: dict[str, float]) -> None:
         self.seconds, self.took = seconds, dict[str, float]()
@@ -276,18 +272,18 @@ class _QuickFirst:
 
 
 def _load_libraries(tests: list[str]) -> None:
-    """Import the tests' libraries once instead of in each mutant."""
+    """Import libraries once instead of in each mutant."""
     done = subprocess.run([sys.executable, "-P", "-W", "ignore", "-c", _COLLECT, *tests], stdout=subprocess.PIPE)
     for name, file in json.loads(done.stdout).items():
         is_library = file and ("site-packages" in file or not Path(file).resolve().is_relative_to(ROOT))
         if is_library:
             with suppress(Exception):  # some modules refuse a direct import
                 importlib.import_module(name)
-    gc.freeze()  # pytest collects garbage twice a run, half of a mutant's time without this
+    gc.freeze()  # without this, pytest's garbage collections take half the time
 
 
 def main() -> int:
-    """Test the mutants of each module."""
+    """Test all modules."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", default=",".join(MODULES))
     parser.add_argument("--draw", type=int, help="so many mutants of each module, at random (default: all)")
@@ -304,7 +300,7 @@ def main() -> int:
 
 
 def _of_module(name: str, options: argparse.Namespace, seconds: Path) -> float:
-    """Test a module's mutants, print survivors; returns the share that died."""
+    """Share of mutants that died; prints survivors."""
     file, tests = MODULES[name]
     source = (ROOT / file).read_text(encoding="utf-8")
     if outcome(Mutant(ROOT / file, "none", 0, "", "", source), tests, seconds) != _LIVES:

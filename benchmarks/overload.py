@@ -1,12 +1,8 @@
-"""`kdc serve` under several times its capacity: excess requests, accepted requests, and the service itself.
+"""`kdc serve` under several times its capacity: do excess requests end quickly, and the others correctly?
 
-Command: `python benchmarks/overload.py --run RUN [--data GLUE_FOLDER] [--seconds 60] [--times 4]`. First 16 connections
-in a closed loop measure the capacity. Then requests arrive at fixed times, at `--times` the capacity; then as at first.
-Requests have 1, 8 and 32 rows, and every reply is checked against the engine. Prints a table and the marks; ends with 1
-if a mark fails.
-
-Accepted rows wait for earlier ones, bounded by the queue's limits in tokens and seconds. "waits" is the longest wait of
-a full queue at the capacity.
+Command: `python benchmarks/overload.py --run RUN [--data GLUE_FOLDER] [--seconds 60] [--times 4]`. 16 connections
+measure the capacity; then requests arrive at `--times` that rate; then as at first. Every reply is checked against the
+engine. Ends with 1 if a mark fails. "waits" is the longest wait in a full queue at capacity.
 """
 
 import argparse
@@ -37,7 +33,7 @@ _HOLD_S = 10.0  # of the phases before and after
 
 
 def main() -> None:
-    """Run the three phases and judge them."""
+    """Run and judge."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", type=Path, default=Path("runs/pydocs"), help="directory of a kdc compress")
     parser.add_argument("--data", type=Path, help="GLUE's folder")
@@ -62,7 +58,7 @@ def main() -> None:
 
 
 async def _phases(options: argparse.Namespace, scratch: Path) -> tuple[dict[str, Phase], float]:
-    """Phases by name, and the seconds that a full queue takes."""
+    """Phases, and seconds that a full queue takes."""
     artifact = options.run / "artifact"
     manifest = load_manifest(artifact)
     servers, _ = all_servers(Subject(artifact.resolve(), manifest, None, None, scratch))

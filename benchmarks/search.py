@@ -1,10 +1,8 @@
 """Does a short training rank students like the full one? The search of `kdc compress` relies on it.
 
-Command: `python benchmarks/search.py RUN [--students layers:0,5 static ...]`, after `kdc compress ... --until targets`
-into RUN. Trains each student for the search's first share of its full training, for twice that, and in full
-(`--full-only`: only that). Prints scores on tuning and evaluation set, Spearman's rank correlation with the full
-training, and the full score of each share's best. Takes hours. Finished trainings are reused from RUN/search.kept/
-(short) and RUN/search.ranks/ (full).
+Command: `python benchmarks/search.py RUN [--students layers:0,5 static ...]`, after `kdc compress ... --until targets`.
+Trains students for the search's first share, twice that, and in full (`--full-only`). Prints scores and Spearman
+correlations. Takes hours; trainings in RUN/search.kept/ (short) and RUN/search.ranks/ (full) are reused.
 """
 
 import argparse
@@ -19,7 +17,7 @@ import numpy as np
 
 FULL = "full"
 _RANKS = "search.ranks"  # folder of a run directory
-# Kinds, depths, layers and widths, for a teacher of six layers.
+# For a teacher of six layers.
 STUDENTS = (
     "layers:0,1,2,4,5",
     "layers:0,1,2,5",
@@ -38,14 +36,14 @@ STUDENTS = (
 
 @dataclass(frozen=True)
 class Trained:
-    """Result of one training, in points of the task's first metric."""
+    """Scores of one training, in points."""
 
     tune: float
     evaluated: float = 0.0  # full training only
 
 
 def main() -> None:
-    """Train what is missing, then print the table."""
+    """Train and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
     parser.add_argument("--students", nargs="+", default=list(STUDENTS))
@@ -81,7 +79,6 @@ def main() -> None:
 
 
 def _briefly(run: Any, student: str, steps: int) -> Trained:
-    """The search's own short training, or its record."""
     from kdc.pipeline.stages.search import short_training
 
     out = run.root / _RANKS
@@ -91,7 +88,7 @@ def _briefly(run: Any, student: str, steps: int) -> Trained:
 
 
 def _in_full(run: Any, student: str) -> Trained:
-    """A full training with the run's settings, scored on the evaluation rows, or its record."""
+    """A full training scored on the evaluation rows, or its record."""
     from kdc.common.files import write_whole
     from kdc.pipeline.config.metrics import compute
     from kdc.pipeline.models import loading
@@ -120,7 +117,7 @@ def _in_full(run: Any, student: str) -> Trained:
 
 
 def table(results: dict[str, dict[str, Trained]]) -> str:
-    """Markdown of all trainings, rank correlations, and the full score of each share's best."""
+    """Scores, rank correlations, and the full score of each share's best, in Markdown."""
     from scipy.stats import spearmanr
 
     shares = [name for name in next(iter(results.values())) if name != FULL]

@@ -1,7 +1,7 @@
 """`kdc serve` against its own limits and its peers: the same student, rows and cores, in turns.
 
-Command: `python benchmarks/serve.py --run RUN [--data GLUE_FOLDER] [--peers PYTHON]`. RUN is a finished `kdc compress`.
-Without `--data`, rows are made up, as long as GLUE's. Needs wrk. Peers with torch need an environment:
+Command: `python benchmarks/serve.py --run RUN [--data GLUE_FOLDER] [--peers PYTHON]`. Needs wrk; without `--data`, rows
+are made up. Peers with torch need an environment:
 
     python3.11 -m venv peers && peers/bin/pip install -r benchmarks/peers/requirements.txt
     python benchmarks/serve.py --run runs/sst2 --data GLUE_FOLDER --peers peers/bin/python
@@ -9,19 +9,18 @@ Without `--data`, rows are made up, as long as GLUE's. Needs wrk. Peers with tor
 | server | what |
 |---|---|
 | kdc | `kdc serve` |
-| uvicorn | the same app and batcher without BentoML: the limit over HTTP |
-| at-once | `uvicorn` with a model that takes no time: the limit for students without layers (on request) |
-| raw | forward passes alone, of 32 rows of similar length (or all rows of a smaller load): the limit |
-| bentoml-batchable | the same engine behind BentoML's own batcher |
-| fastapi-pipeline | FastAPI around a transformers pipeline, torch |
-| infinity | infinity-emb, torch |
-| bento-empty | BentoML without a model: time to ready only |
+| uvicorn | the same app without BentoML: the limit over HTTP |
+| at-once | `uvicorn` with a model that takes no time (on request) |
+| raw | forward passes alone, of up to 32 rows of similar length: the limit |
+| bentoml-batchable | the same engine behind BentoML's batcher |
+| fastapi-pipeline | FastAPI around a transformers pipeline |
+| infinity | infinity-emb |
+| bento-empty | BentoML without a model: start only |
 
-Loads are named by rows, connections and rows a request: `sst2-32`, `qnli-8x32`. Each round starts, loads and stops
-every server for each kind of load, so noise is shared and no idle server uses cores. Prints medians over rounds; "kdc
-is" is the median ratio within rounds, "resident" the peak of the answering process, "same label" the agreement with the
-engine. wrk's percentiles include waits hidden by stalled connections ("coordinated omission"). From six rounds on,
-medians have intervals, and a mark is "not shown" if its interval holds the bound. Ends with 1 unless all marks hold.
+Loads are named by rows, connections and rows a request: `sst2-32`, `qnli-8x32`. Servers start anew for each load, so
+noise is shared and no idle server uses cores. Prints medians; "kdc is" is the median ratio within rounds. wrk's
+percentiles include waits hidden by stalled connections ("coordinated omission"). From six rounds on, a mark is "not
+shown" if its interval holds the bound. Ends with 1 unless all marks hold.
 """
 
 import argparse
@@ -50,7 +49,7 @@ _RAW_BATCH = 32
 
 
 class Bench:
-    """One run of the benchmark; `scratch` holds bodies, logs and servers' files."""
+    """One run of the benchmark."""
 
     def __init__(self, options: argparse.Namespace, scratch: Path) -> None:
         artifact, model = options.run / "artifact", options.run / "merge" / "model"
@@ -72,7 +71,7 @@ class Bench:
         self.results.left_out = {name: left_out[name] for name in names if name in left_out}
 
     def round(self) -> None:
-        """All loads once, each on all servers in turn."""
+        """All loads on all servers."""
         for number, (_, alike) in enumerate(groupby(self._loads, key=lambda load: load.turn)):
             loads = list(alike)
             for server in self._servers:
@@ -83,7 +82,6 @@ class Bench:
                     self._turn(server, loads)
 
     def _turn(self, server: Server, loads: list[Load]) -> None:
-        """Start a server, apply the loads, stop it."""
         results = self.results
         with running(server, self._scratch / f"{server.name}.log") as up:
             results.ready.setdefault(server.name, []).append(up.seconds_to_ready)
@@ -121,7 +119,6 @@ class Bench:
         return figures
 
     def _agreement(self, up: Running) -> float:
-        """Percent of rows with the engine's label."""
         dialect = up.server.dialect
         assert dialect is not None
         found: list[str] = []
@@ -131,7 +128,7 @@ class Bench:
 
 
 def main() -> None:
-    """Run all rounds and print the tables."""
+    """Run and print."""
     try:
         results = _measure(_options())
     except KdcError as error:

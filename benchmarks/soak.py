@@ -1,7 +1,7 @@
 """Does the memory of `kdc serve` stay flat under minutes of load with rows of all lengths?
 
-Command: `python benchmarks/soak.py --run RUN [--minutes 10]`. 16 connections post 1 or 16 made-up rows, from one word
-to twice the model's length. Prints resident memory over time; ends with 1 if it grows or a request fails. Needs wrk.
+Command: `python benchmarks/soak.py --run RUN [--minutes 10]`. Needs wrk. Prints resident memory over time; ends with 1
+if it grows or a request fails.
 """
 
 import argparse
@@ -28,7 +28,7 @@ _FLAT = 1.02  # times the memory after warm-up
 
 @dataclass(frozen=True)
 class Step:
-    """A part of the run: memory at its end, and figures of its load without rows/s."""
+    """Memory and load of a part of the run."""
 
     minute: float
     resident_mb: float
@@ -36,7 +36,7 @@ class Step:
 
 
 def main() -> None:
-    """Run all steps and print them."""
+    """Run and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", type=Path, default=Path("runs/pydocs"), help="directory of a kdc compress")
     parser.add_argument("--minutes", type=float, default=10)
@@ -86,7 +86,7 @@ def _write(file: Path, dialect: Dialect, *, most: int, is_pair: bool) -> None:
 
 
 def _settled(steps: list[Step]) -> tuple[float, float]:
-    """Median memory in the second quarter (after warm-up) and the last."""
+    """Median memory after warm-up and at last."""
     quarter = len(steps) // 4
     early, late = steps[quarter : 2 * quarter], steps[-quarter:]
     return median(step.resident_mb for step in early), median(step.resident_mb for step in late)

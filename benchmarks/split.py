@@ -1,17 +1,16 @@
 """CPU time of one request by part, and of the service under load.
 
-Command: `python benchmarks/split.py --run RUN [--data GLUE_FOLDER]`, after `kdc compress`. One text a request, as long
-as SST-2's. Needs wrk. Prints CPU microseconds a request (all threads), and time a token by batch size, alone and in
-lanes.
+Command: `python benchmarks/split.py --run RUN [--data GLUE_FOLDER]`. Needs wrk. Prints CPU microseconds a request of
+one SST-2 text (all threads), and time a token by batch size.
 
 | part | how it is measured |
 |---|---|
-| parse, tokenise, serialise | the service's own functions, over all rows |
-| queue | the batcher with a free model, 32 rows at a time |
-| session | forward passes in lanes, as large as the service's batches under load (by its metrics) |
-| HTTP | `/health` under bare uvicorn: reading, routing, the gate, answering |
+| parse, tokenise, serialise | the service's own functions |
+| queue | the batcher with a free model |
+| session | forward passes in lanes, as large as under load |
+| HTTP | `/health` under bare uvicorn |
 | BentoML | `/health` under `kdc serve`, less HTTP |
-| all | a worker's CPU time a request at 32 connections |
+| all | a worker's CPU time at 32 connections |
 | the rest | all, less the parts: waits between threads, the allocator, spinning threads |
 """
 
@@ -52,7 +51,7 @@ _ROW_TOKENS = 32
 
 
 def main() -> None:
-    """Measure all parts and print them."""
+    """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", type=Path, default=Path("runs/pydocs"), help="directory of a kdc compress")
     parser.add_argument("--data", type=Path, help="GLUE's folder")
@@ -69,7 +68,7 @@ def main() -> None:
 
 
 def _measure(options: argparse.Namespace, scratch: Path) -> dict[str, tuple[float, float]]:
-    """CPU microseconds a request by part: under `kdc serve`, and under bare uvicorn."""
+    """By part: `kdc serve`, bare uvicorn."""
     artifact = (options.run / "artifact").resolve()
     manifest = load_manifest(artifact)
     rows = read_rows("sst2", options.data, is_pair=manifest.task.is_pair)
@@ -95,13 +94,7 @@ def _measure(options: argparse.Namespace, scratch: Path) -> dict[str, tuple[floa
 
 @dataclass(frozen=True)
 class Loaded:
-    """A server under load.
-
-    Attributes:
-        request: CPU microseconds.
-        health: CPU microseconds of `GET /health`.
-        batch: mean rows of a forward pass.
-    """
+    """A server under load: CPU microseconds of a request and of `/health`, and mean rows a pass."""
 
     request: float
     health: float
@@ -135,8 +128,6 @@ def _under_load(server: Server, rows: list[Text], seconds: float, scratch: Path)
 
 
 def _worker_us(up: Running, work: Callable[[], float]) -> float:
-    """The worker's CPU microseconds for each request that `work` counts."""
-
     def spent() -> float:
         times = up.worker.cpu_times()
         return float(times.user + times.system)
@@ -147,7 +138,7 @@ def _worker_us(up: Running, work: Callable[[], float]) -> float:
 
 
 def _health(port: int, seconds: float) -> float:
-    """Number of `/health` answers in a closed loop."""
+    """Answers in a closed loop."""
     command = ["wrk", "-t1", f"-c{_CONNECTIONS}", f"-d{max(1, round(seconds))}s", f"http://127.0.0.1:{port}/health"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     found = re.search(r"(\d+) requests in", done.stdout)
@@ -157,7 +148,7 @@ def _health(port: int, seconds: float) -> float:
 
 
 def _passes(up: Running) -> tuple[float, float]:
-    """Forward passes and their rows so far, from the service's metrics."""
+    """Forward passes and rows so far."""
     connection = http.client.HTTPConnection("127.0.0.1", up.port, timeout=10)
     connection.request("GET", "/metrics")
     text = connection.getresponse().read().decode()
@@ -168,7 +159,7 @@ def _passes(up: Running) -> tuple[float, float]:
 
 
 def _cpu_us(work: Callable[[], object], count: int) -> float:
-    """CPU microseconds of this process (all threads) for each of `count`; best of five rounds."""
+    """CPU microseconds for each of `count`; best of five."""
     rounds = []
     for _ in range(5):
         began = time.process_time()
@@ -225,7 +216,7 @@ def _session(engine: Engine, rows: list[Text], size: float) -> float:
 
 
 def _side_by_side(engine: Engine, batches: Sequence[Sequence[Encoded]]) -> None:
-    """Run batches like the service's lanes."""
+    """Run batches in lanes."""
 
     def lane(number: int) -> None:
         for batch in batches[number :: engine.lanes]:
@@ -239,7 +230,7 @@ def _side_by_side(engine: Engine, batches: Sequence[Sequence[Encoded]]) -> None:
 
 
 def _growth(engine: Engine) -> str:
-    """Microseconds a token by batch size, for rows of 32 tokens: one pass with all threads, and all lanes at once."""
+    """Microseconds a token by batch size, alone and in lanes."""
     (short,) = engine.encode([("a", "a") if engine.task.is_pair else "a"])
     row = Tokens([short.ids[1]] * _ROW_TOKENS, [0] * _ROW_TOKENS)
     sizes = [2**power for power in range(9)]

@@ -1,11 +1,8 @@
-"""The paper's tables: a grid of `kdc.compress` calls in one pool, with the published figures.
+"""The paper's tables: a grid of `kdc.compress` calls beside the published figures.
 
 Command: `python benchmarks/study.py --tasks sst2,qnli --families bert,roberta,deberta --seeds 1,2,3 --out study`.
-Writes `study.md`, `.csv`, `.tex` and `.json` into `--out`. The same command again does what is missing.
-
-Each cell is a call up to stage `evaluate` in its own process, for its own peak memory. `fft` runs first; the other
-cells of its task, family and seed copy its data, baselines, teacher and targets. A cell keeps only
-`runs/.../METHOD.json`.
+Writes `study.md`, `.csv`, `.tex` and `.json` into `--out`, and resumes. Each cell has its own process, for its own peak
+memory. `fft` runs first; others copy its data, baselines, teacher and targets.
 """
 
 import argparse
@@ -35,8 +32,8 @@ from kdc.pipeline.config.resolve import parse_sets, resolve
 from kdc.pipeline.config.tasks import TASKS
 from kdc.pipeline.data.sources import input_fingerprint
 
-Call = dict[str, Any]  # keywords of `kdc.compress`, by section
-Result = dict[str, dict[str, Any]] | str  # what `measure` returns, or why it failed
+Call = dict[str, Any]  # keywords of `kdc.compress`
+Result = dict[str, dict[str, Any]] | str  # of `measure`, or why it failed
 Submit = Callable[..., "Future[Any]"]  # submits a function and its arguments
 
 # Each method's own settings.
@@ -51,7 +48,7 @@ METHODS: dict[str, dict[str, Any]] = {
 }
 _BASELINES = ("probe", "tfidf")  # made by the call of `fft`
 SHARED = ("data", "baselines", "teacher", "targets")  # stages that `fft` runs for the others
-# `fft` is fine-tuning alone; tables mark models that learned nothing; stages without use for the tables are off.
+# `fft` is fine-tuning alone; tables mark collapsed models; unneeded stages are off.
 ALL_CELLS = {
     "run.recipe": "paper",
     "teacher.from_probe": "off",
@@ -65,7 +62,7 @@ ALL_CELLS = {
 
 @dataclass(frozen=True)
 class Grid:
-    """Every combination of these, in the order of the tables."""
+    """All combinations, in table order."""
 
     tasks: Sequence[str]
     families: Sequence[str]
@@ -76,7 +73,7 @@ class Grid:
     sets: Sequence[str] = ()  # of every cell: "section.key=value"
 
     def cells(self) -> list[Cell]:
-        """All cells, in the order of the rows."""
+        """In table order."""
         return [
             Cell(task, family, method, rank, seed)
             for family in self.families
@@ -92,14 +89,14 @@ class Grid:
         return self.out.absolute() / "runs" / cell.task / cell.family / f"seed-{cell.seed}" / f"{cell.method}{rank}"
 
     def file(self, cell: Cell) -> Path:
-        """File of a cell's figures."""
+        """A cell's figures."""
         return self.folder(cell).with_suffix(".json")
 
     def call(self, cell: Cell) -> Call:
-        """Keywords for a cell's `kdc.compress`.
+        """Keywords for `kdc.compress`.
 
         Raises:
-            InputError: a setting is wrong, or the method needs adapters and the student has none.
+            InputError: a setting is wrong, or the student has no adapters for the method.
         """
         own = {
             "data.task": cell.task,
@@ -127,14 +124,14 @@ _fingerprint = functools.cache(input_fingerprint)  # cells share few data sets
 
 
 def _key(call: Call) -> dict[str, Any]:
-    """What a cell's figures depend on: settings and rows, but not their paths."""
+    """Settings and rows, but not their paths."""
     config = resolve(flags=call, sets={}, file={})
     elsewhere: Any = {"run": {"out", "device"}, "data": {"data"}}
     return {"settings": config.model_dump(mode="json", exclude=elsewhere), "rows": _fingerprint(config.data)}
 
 
 def copy_stages(source: Path, target: Path, stages: Sequence[str]) -> None:
-    """Copy finished stages to another run directory. `kdc.compress` reuses them if rows and settings match."""
+    """Copy finished stages; `kdc.compress` reuses them if rows and settings match."""
     for stage in stages:
         if (source / stage).exists() and not (target / stage).exists():
             shutil.copytree(source / stage, target / f"{stage}.copy", dirs_exist_ok=True)
@@ -142,15 +139,15 @@ def copy_stages(source: Path, target: Path, stages: Sequence[str]) -> None:
 
 
 def measure(call: Call, method: str, teacher: str | None) -> dict[str, dict[str, Any]]:
-    """Run one cell in a worker of the pool.
+    """Run one cell in the pool.
 
     Args:
         call: keywords of `kdc.compress`.
         method: one of `METHODS`.
-        teacher: run directory with the shared stages; None makes them.
+        teacher: run directory with shared stages, if any.
 
     Returns:
-        Fields of `Figures` by method, with the baselines' from `fft`.
+        Fields of `Figures` by method; `fft` has baselines too.
 
     Raises:
         KdcError: as `kdc.compress`.
@@ -169,8 +166,7 @@ def measure(call: Call, method: str, teacher: str | None) -> dict[str, dict[str,
 def figures_of(
     task: str, row: Mapping[str, Any], training: Mapping[str, Any], peak_memory_bytes: int | None = None
 ) -> dict[str, Any]:
-    """Fields of `Figures` from a model's evaluation row, its training's result, and that stage's peak resident memory.
-    A training on CUDA has its own figure."""
+    """Fields of `Figures`. The peak is resident memory; trainings on CUDA have their own."""
     metrics, rows_per_second = TASKS[task].metrics, row.get("rows_per_second")
     return {
         "scores": {name: value for name, value in row.items() if name.removesuffix("_mismatched") in metrics},
@@ -184,8 +180,7 @@ def figures_of(
 
 
 def run_study(grid: Grid, submit: Submit, say: Callable[[str], object]) -> list[Outcome]:
-    """Run all missing cells, teachers first. A failed cell is reported, does not stop others, and is retried at the
-    next start.
+    """Run missing cells, teachers first. A failed cell is reported and retried at the next start.
 
     Raises:
         InputError: a setting is wrong; nothing was trained.
@@ -209,7 +204,6 @@ def run_study(grid: Grid, submit: Submit, say: Callable[[str], object]) -> list[
 
 
 def _do(grid: Grid, cells: Iterable[Cell], submit: Submit, say: Callable[[str], object]) -> dict[Cell, Result]:
-    """Each cell's result of `measure`, from its file if done, or its error."""
     results: dict[Cell, Result] = {}
     futures = {}
     for cell in cells:
@@ -234,7 +228,7 @@ def _do(grid: Grid, cells: Iterable[Cell], submit: Submit, say: Callable[[str], 
 
 
 def _keep(grid: Grid, cell: Cell, result: dict[str, Any]) -> None:
-    """Write a cell's file, and remove what no other cell needs."""
+    """Write a cell's file, and remove what others do not need."""
     write_whole(grid.file(cell), json.dumps(result, indent=2))
     for folder in grid.folder(cell).iterdir():
         if folder.is_dir() and not (cell == cell.teacher and folder.name in SHARED):
@@ -243,7 +237,7 @@ def _keep(grid: Grid, cell: Cell, result: dict[str, Any]) -> None:
 
 @contextmanager
 def local_pool(workers: int) -> Iterator[Submit]:
-    """A pool of `workers` processes. A killed one does not affect others."""
+    """Processes; a killed one does not affect others."""
     with ThreadPoolExecutor(workers) as threads:
         try:
             yield lambda *given: threads.submit(in_own_process, *given)
@@ -252,15 +246,14 @@ def local_pool(workers: int) -> Iterator[Submit]:
 
 
 def in_own_process(function: Callable[..., Any], *given: Any) -> Any:
-    """Call a function in its own process."""
+    """Call in a new process."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
         return process.submit(function, *given).result()
 
 
 @contextmanager
 def ray_pool(address: str | None, threads: int, device: str) -> Iterator[Submit]:
-    """Tasks of Ray, on a cluster or this machine. Each has its own process, `threads` cores, and a GPU if allowed and
-    available.
+    """Tasks of Ray, each with its own process, `threads` cores, and a GPU if allowed and available.
 
     Raises:
         InputError: no cluster answers.
@@ -268,7 +261,7 @@ def ray_pool(address: str | None, threads: int, device: str) -> Iterator[Submit]
     """
     with connected(address, cores=threads) as ray:
         gpus = int(device != "cpu" and ray.cluster_resources().get("GPU", 0) > 0)
-        # Ray would retry lost tasks without end if memory runs out.
+        # Ray would retry without end if memory runs out.
         options = {"num_cpus": threads, "num_gpus": gpus, "max_calls": 1, "max_retries": 0}
         yield lambda function, *given: ray.remote(**options)(function).remote(*given).future()
 
@@ -304,7 +297,7 @@ def _numbers(text: str) -> tuple[int, ...]:
 
 
 def main() -> None:
-    """Run the cells; write and print the tables."""
+    """Run and print."""
     options = _options()
     lists = {name: getattr(options, name) for name in ("tasks", "families", "methods", "ranks", "seeds")}
     own = {"run.device": options.device} | ({"data.data": str(options.data.absolute())} if options.data else {})

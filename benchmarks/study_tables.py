@@ -1,4 +1,4 @@
-"""The tables of `study.py`: means over seeds, what methods keep, and the paper's figures."""
+"""The tables of `study.py`, with the paper's figures."""
 
 import csv
 import io
@@ -14,15 +14,14 @@ from kdc.pipeline.config.tasks import TASKS
 
 RANKED = ("lora", "kd-lora", "student-lora")  # methods with adapters
 _COLLAPSED, _FAILED = "†", "‡"
-# Published figures: CoLA's is the Matthews correlation, STS-B's Pearson or Spearman as reported. The paper does not say
-# if MRPC's and QQP's are accuracy or F1.
+# CoLA: Matthews; STS-B: Pearson or Spearman as reported. The paper does not say if MRPC's and QQP's are accuracy or F1.
 _SOURCE = (
     "Azimi et al. 2024, arXiv 2410.20777, tables 1 to 3; transcribed second-hand from a public reproduction's tables"
 )
 _PAPER_RANK = 8  # of the paper's adapters
-# MNLI has a matched and a mismatched evaluation set.
+# Matched and mismatched MNLI.
 _COLUMNS = ("cola", "mnli", "mnli_mismatched", "mrpc", "qnli", "qqp", "rte", "sst2", "stsb", "wnli")
-_UNBEATABLE = "wnli"  # no model beats its most frequent label, so it blurs averages
+_UNBEATABLE = "wnli"  # no model beats the majority, so it blurs averages
 _TEX = str.maketrans(
     {character: rf"\{character}" for character in "&%_#$"}
     | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
@@ -42,7 +41,7 @@ class Cell:
 
     @property
     def teacher(self) -> "Cell":
-        """The cell that trains this one's teacher, with all weights."""
+        """Trains the teacher, all weights."""
         return Cell(self.task, self.family, "fft", 0, self.seed)
 
     @property
@@ -54,20 +53,20 @@ class Cell:
 
 @dataclass(frozen=True)
 class Figures:
-    """Results of one training. A baseline's costs are None."""
+    """Results of one training; a baseline has no costs."""
 
-    scores: dict[str, float]  # points by metric on the evaluation set; a second set's names end in its name
-    collapsed: bool = False  # one answer for all rows of the tuning set
+    scores: dict[str, float]  # points by metric; a second evaluation set's end in its name
+    collapsed: bool = False  # one answer for all tuning rows
     inference_s_per_1000_rows: float | None = None
     seconds: float | None = None  # of training
     parameters: int | None = None  # with adapters merged
     trainable_parameters: int | None = None  # of model or adapters
-    peak_memory_bytes: int | None = None  # while training, of the GPU or else the process
+    peak_memory_bytes: int | None = None  # of the GPU, else the process
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a cell."""
+    """Result or failure."""
 
     cell: Cell
     figures: Figures | None  # None if it failed
@@ -76,16 +75,16 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Published:
-    """The paper's figures of a method of a family."""
+    """The paper's figures."""
 
     points: tuple[float, ...] = ()  # for each of `_COLUMNS`
     average: float | None = None  # over the columns, in points
     memory_mb: float | None = None  # peak while training
-    inference_s: float | None = None  # seconds on the paper's rows and GPU
+    inference_s: float | None = None  # on the paper's rows and GPU
 
     @property
     def scores(self) -> dict[str, float]:
-        """Points by column: a task, or "mnli_mismatched"."""
+        """Points by column."""
         return dict(zip(_COLUMNS, self.points, strict=False))
 
 
@@ -105,10 +104,10 @@ PUBLISHED = {
 
 @dataclass(frozen=True)
 class Score:
-    """One method's score on one column."""
+    """A method's score on a column."""
 
     values: tuple[float, ...]  # points of seeds that count
-    collapsed: int = 0  # seeds with one answer for all rows, not in `values`
+    collapsed: int = 0  # seeds with one answer, not in `values`
     failed: int = 0  # seeds whose training failed
 
     @property
@@ -117,7 +116,7 @@ class Score:
         return mean(self.values) if self.values else None
 
     def __str__(self) -> str:
-        """With standard deviation (n - 1) and marks of seeds that do not count."""
+        """With standard deviation (n - 1) and marks."""
         text = number(self.mean) + (f" ± {stdev(self.values):.1f}" if len(self.values) > 1 else "")
         text += f" {_COLLAPSED}{self.collapsed}" if self.collapsed else ""
         return text + (f" {_FAILED}{self.failed}" if self.failed else "")
@@ -125,7 +124,7 @@ class Score:
 
 @dataclass(frozen=True)
 class MethodSummary:
-    """A row of the tables: a method of a family at a rank."""
+    """A row of the tables."""
 
     family: str
     method: str
@@ -140,33 +139,33 @@ class MethodSummary:
 
     @property
     def published(self) -> Published:
-        """The paper's figures, if any."""
+        """The paper's figures; empty at other ranks than its own."""
         return PUBLISHED.get((self.family, self.method), Published()) if self.rank in (0, _PAPER_RANK) else Published()
 
     @property
     def published_average(self) -> float | None:
-        """The paper's average; None unless the columns are the paper's."""
+        """None unless the columns are the paper's."""
         return self.published.average if self.scores.keys() == self.published.scores.keys() else None
 
     def cost(self, name: str, of_cells: Callable[[list[float]], float] = mean) -> float | None:
-        """Mean over the cells of a field of `Figures`, or another statistic; None if no cell has it."""
+        """Mean (or `of_cells`) of a field of `Figures`; None if no cell has it."""
         known = [value for figures in self.figures if (value := getattr(figures, name)) is not None]
         return of_cells(known) if known else None
 
     def average(self, *, without_wnli: bool = False) -> float | None:
-        """Mean over columns, as in the paper, where MNLI has two; None if a score is missing."""
+        """Mean over columns, with both of MNLI's, as in the paper; None if incomplete."""
         scores = [score.mean for column, score in self.scores.items() if not (without_wnli and column == _UNBEATABLE)]
         known = [score for score in scores if score is not None]
         return mean(known) if known and len(known) == len(scores) else None
 
 
 def columns(tasks: Iterable[str]) -> list[str]:
-    """The tasks as columns; MNLI's mismatched set is a further one."""
+    """MNLI has two columns."""
     return [column for task in tasks for column in ((task, f"{task}_mismatched") if task == "mnli" else (task,))]
 
 
 def summarise(outcomes: Sequence[Outcome]) -> list[MethodSummary]:
-    """A row for each method and rank, in the order of the outcomes."""
+    """A row for each method and rank."""
     names = columns(dict.fromkeys(outcome.cell.task for outcome in outcomes))
     rows: dict[tuple[str, str, int], list[Outcome]] = {}
     for outcome in outcomes:
@@ -194,7 +193,7 @@ def _score(column: str, outcomes: Sequence[Outcome]) -> Score:
 
 
 def kept_percent(summary: MethodSummary, others: Sequence[MethodSummary], method: str) -> float | None:
-    """A method's average in percent of another's, of the same family and rank (if both have one); None if missing."""
+    """Percent of another method's average, of the same family and rank; None if missing."""
     for other in others:
         same_rank = not (summary.rank and other.rank) or summary.rank == other.rank
         if (other.family, other.method) == (summary.family, method) and same_rank:
@@ -214,7 +213,7 @@ class Table:
 
 
 def scores_table(summaries: Sequence[MethodSummary]) -> Table:
-    """The paper's table 1: scores, averages, percent kept; then published figures and differences."""
+    """The paper's table 1, with differences."""
     names = list(summaries[0].scores)
     body = []
     for summary in summaries:
@@ -237,7 +236,7 @@ def scores_table(summaries: Sequence[MethodSummary]) -> Table:
 
 
 def costs_table(summaries: Sequence[MethodSummary]) -> Table:
-    """The paper's memory and inference times."""
+    """The paper's memory and times."""
     rows = [
         {
             "model": summary.label,
@@ -260,7 +259,7 @@ def costs_table(summaries: Sequence[MethodSummary]) -> Table:
 
 
 def ranks_table(summaries: Sequence[MethodSummary]) -> Table:
-    """The paper's rank table: average score by rank."""
+    """Average score by rank."""
     ranked = [summary for summary in summaries if summary.rank]
     ranks = list(dict.fromkeys(summary.rank for summary in ranked))
     body = []
@@ -278,7 +277,7 @@ def _gap(value: float | None, published: float | None) -> str:
 
 
 def write_study(out: Path, outcomes: Sequence[Outcome], origin: dict[str, str]) -> str:
-    """Write `study.md`, `.csv`, `.tex`, and every cell into `study.json`.
+    """Write `study.md`, `.csv`, `.tex` and `.json`.
 
     Args:
         out: the folder.

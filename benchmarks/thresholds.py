@@ -1,10 +1,9 @@
 """How often a threshold shown to keep a bound breaks it on new rows, if rows come in groups.
 
 Command: `python benchmarks/thresholds.py [--simulations 2000] [--rows 500,2000] [--aims 'recall>=0.9'] [--jobs 2]`.
-Each line is an aim and a kind of tuning set (mean group size, correlation within groups), judged with and without its
-groups. Prints the percent of sets whose threshold breaks the bound, and the mean percent of rows that get the label or
-an answer; for sets of labels, the percent of rows whose set lacks the true label. At most 5 % should break. Ends with 1
-if, with groups, more than 5.5 % do beyond simulation noise.
+Judges simulated tuning sets with and without their groups. Prints the percent that break the bound (at most 5 %
+should), and the percent of rows that get a label or answer; for sets of labels, the percent of rows whose set lacks the
+true label. Ends with 1 if, with groups, more than 5.5 % break beyond noise.
 """
 
 import argparse
@@ -27,7 +26,7 @@ from kdc.pipeline.quality.operating import choose, choose_answered, choose_at_le
 
 _AIMS = ("precision>=0.8", "recall>=0.9", "fpr<=0.1", "accuracy>=0.9", "sets 0.95")
 _ALLOWED = 5.5  # percent
-_HARDEST = 0.7  # share of right answers at the least sureness of an abstaining model
+_HARDEST = 0.7  # share of right answers at the least sureness
 
 Drawn = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]
 
@@ -42,8 +41,8 @@ class Slices:
     correlation: float  # of two rows of a group
 
     def draw(self, generator: np.random.Generator) -> Drawn:
-        """(rows,) probabilities, numbers from 0 to 1 that decide labels, and groups. A row copies its group or is drawn
-        alone, so any function of it has this correlation."""
+        """(rows,) probabilities, numbers that decide labels, and groups. A row copies its group or is drawn alone, so
+        any function of it has this correlation."""
         sizes = generator.integers(1, self.most + 1, self.rows)
         groups = np.repeat(np.arange(self.rows), sizes)[: self.rows]
         of_group = generator.random(self.rows) < math.sqrt(self.correlation)
@@ -53,8 +52,8 @@ class Slices:
 
 
 def outcome(slices: Slices, drawn: Drawn, *, grouped: bool) -> tuple[float, float]:
-    """Whether the threshold breaks the bound, and the share of rows that get the label or an answer; for sets, twice
-    the share that lacks the true label."""
+    """Whether the bound breaks, and the share of labelled or answered rows; for sets, the share without the true label,
+    twice."""
     probabilities, fates, groups = drawn
     known = groups if grouped else None
     if slices.aim.startswith("sets"):
@@ -78,7 +77,7 @@ def outcome(slices: Slices, drawn: Drawn, *, grouped: bool) -> tuple[float, floa
 
 
 def rates(slices: Slices, simulations: int) -> NDArray[np.float64]:
-    """Percent of `outcome`: (with and without groups, 2)."""
+    """Percent: (with and without groups, 2)."""
     generator = np.random.default_rng([slices.rows, slices.most, round(10 * slices.correlation)])
     found = []
     for _ in range(simulations):
@@ -88,7 +87,7 @@ def rates(slices: Slices, simulations: int) -> NDArray[np.float64]:
 
 
 def main() -> int:
-    """Print a line for each aim and kind of set."""
+    """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--simulations", type=int, default=2000)
     parser.add_argument("--rows", default="500,2000")

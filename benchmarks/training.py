@@ -1,10 +1,9 @@
 """Training speed: kdc's measured choices against every fixed setting, alone and beside a busy process.
 
-Command: `python benchmarks/training.py --data GLUE_FOLDER [--rounds 3] [--peer PYTHON]`. QNLI, the MiniLM teacher and
-its 3-layer student (recipe `best`), in one process, in turns. Prints median rows/s, the share of the machine's peak
-(matrix product, same format and threads), and two ratios: the choice to the best fixed setting (alone), and to one
-thread (beside another process). Also torch's own dropout, rows padded to 512 tokens, the plain Hugging Face Trainer,
-and, with a Python that has peers/requirements.txt, sentence-transformers' cross-encoder.
+Command: `python benchmarks/training.py --data GLUE_FOLDER [--rounds 3] [--peer PYTHON]`. QNLI, MiniLM teacher and
+3-layer student, in turns. Prints median rows/s, the share of the machine's peak (matrix product), and the choice
+relative to the best fixed setting and to one thread. Also times torch's dropout, padding to 512 tokens, the Hugging
+Face Trainer, and sentence-transformers' cross-encoder (PYTHON with peers/requirements.txt).
 """
 
 import argparse
@@ -29,7 +28,7 @@ from transformers import PrinterCallback, TrainerCallback
 from benchmarks.neighbour import busy_neighbour
 
 BATCH = 32
-PADDED_STEPS, CHOSEN_STEPS = 3, 3  # timed steps of padded rows; multiple of steps with a choice
+PADDED_STEPS, CHOSEN_STEPS = 3, 3  # timed steps if padded; factor if there is a choice
 TEACHER, STUDENT = "teacher", "student"
 _TORCHS = "torch's dropout"
 _PEER = "sentence-transformers"
@@ -40,10 +39,10 @@ class Case:
     """One setting."""
 
     name: str
-    threads: int | None = None  # None: chosen by measuring
-    bf16: bool | None = False  # None: chosen by measuring, like attention
+    threads: int | None = None  # None: measured
+    bf16: bool | None = False  # None: measured, with attention
     pad_to: int | None = None
-    own_dropout: bool = True  # False: the checkpoint's rates, by torch
+    own_dropout: bool = True  # False: torch's, with the checkpoint's rates
     plain: bool = False  # the plain Hugging Face Trainer
 
 
@@ -58,7 +57,7 @@ class _Clock(TrainerCallback):
 
 
 def main() -> None:
-    """Time all settings in turns."""
+    """Time all settings."""
     import torch
 
     from kdc.pipeline.training.environment import pace
@@ -135,7 +134,6 @@ def _tell(
 
 
 def _peak(case: Case) -> float:
-    """GFLOP/s of a product of square matrices."""
     import torch
 
     torch.set_num_threads(case.threads or 1)
@@ -157,9 +155,8 @@ def _has_bf16() -> bool:
 
 
 def _flops_of_a_row(who: str, tokens: Any) -> float:
-    """FLOPs of a training step for a row of mean length. Each linear weight and token cost two forward, two for the
-    input's gradient, and two for the weight's, which adapted layers skip. Attention costs 4 * tokens^2 * width a layer,
-    three times."""
+    """FLOPs of a training step for a row of mean length: 2 a linear weight and token forward, 2 for the input's
+    gradient, 2 for the weight's (not if adapted), and attention's 4 * tokens^2 * width a layer, three times."""
     import numpy as np
 
     layers, width, inner = (6 if who == TEACHER else 3), 384, 1536
@@ -169,7 +166,6 @@ def _flops_of_a_row(who: str, tokens: Any) -> float:
 
 
 def _rows(data: Path, scratch: Path) -> Any:
-    """QNLI's training rows, tokenised by the pipeline."""
     from kdc.pipeline.config.data_settings import DataSettings
     from kdc.pipeline.config.tasks import find_task
     from kdc.pipeline.data.prepared import open_data, prepare
@@ -183,14 +179,13 @@ def _rows(data: Path, scratch: Path) -> Any:
 
 
 def _peer_speed(python: Path, run: Path, steps: int) -> float:
-    """Rows/s of sentence-transformers' cross-encoder on the same rows, in its own process with its defaults."""
     script = Path(__file__).parent / "peers" / "cross_encoder_trainer.py"
     told = subprocess.run([python, script, run, "--steps", str(steps)], stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(told.stdout.splitlines()[-1])["rows_per_second"]
 
 
 def _speed(tokens: Any, who: str, case: Case, steps: int) -> float:
-    """Rows/s, without loading and the first step."""
+    """Rows/s, without the first step."""
     import numpy as np
     import torch
     from transformers import set_seed
@@ -232,7 +227,7 @@ def _speed(tokens: Any, who: str, case: Case, steps: int) -> float:
 
 
 def _ours(model: Any, tokens: Any, logits: Any, case: Case, steps: int, folder: Path, environment: Any) -> Any:
-    """The pipeline's trainer; distils if there are teacher logits."""
+    """kdc's trainer; distils if there are logits."""
     from kdc.pipeline.config.tasks import find_task
     from kdc.pipeline.config.training_settings import TrainSettings
     from kdc.pipeline.training import loop
@@ -255,7 +250,7 @@ def _ours(model: Any, tokens: Any, logits: Any, case: Case, steps: int, folder: 
 
 
 def _plain(model: Any, tokens: Any, logits: Any, case: Case, steps: int, folder: Path, environment: Any) -> Any:
-    """The plain Trainer of transformers' course: random order, padded to the batch's longest, labels only."""
+    """As in transformers' course: random order, padded to the batch's longest, labels only."""
     from transformers import DataCollatorWithPadding, Trainer, TrainingArguments
 
     from kdc.pipeline.models import loading

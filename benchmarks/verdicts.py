@@ -1,17 +1,14 @@
 """Error rates of verdicts: how often a student at the limit passes, and one equal to its teacher fails.
 
-Command: `python benchmarks/verdicts.py [--simulations 3000] [--metrics accuracy,f1] [--rows 200,800] [--jobs 2]`. Each
-line is a world: rows, a limit, differing rows, and groups with a shared fate. `kdc.judge` judges simulated evaluation
-sets, with a true drop at the limit and with none. At 95 %, at most 2.5 % should pass at the limit, and at most 2.5 % of
-equal students fail. Ends with 1 if a rate exceeds 3.0 % beyond simulation noise. Power is the share of equal students
-that pass, of the first 300 sets. `--metrics many`: macro F1 of 20 to 48 classes or labels.
+Command: `python benchmarks/verdicts.py [--simulations 3000] [--metrics accuracy,f1] [--rows 200,800] [--jobs 2]`.
+`kdc.judge` judges evaluation sets of each world, with the true drop at the limit and with none; at 95 %, either error
+should be at most 2.5 %. Ends with 1 if one exceeds 3.0 % beyond noise. Power is the share of equal students that pass,
+of the first 300 sets. `--metrics many`: macro F1 of 20 to 48 classes or labels.
 
-Bootstraps are slow, so clear sets are judged without one. An interval holds the rows' difference plus what no row shows
-on both sides; a limit within these is "not shown". A student within the limit cannot fail, so equal students' sets
-after the first 300 then stop. For several labels, groups, or 500 rows and more, a normal approximation follows:
-standard error by the delta method for macro F1, else by a jackknife over 100 blocks of groups. A limit clearly inside
-that interval is "not shown"; for numbers, one well beyond is clear too. `kdc.judge` must agree on each world's first
-forty clear sets.
+Bootstraps are slow, so clear sets are judged without one. A limit within what no row shows is "not shown". A student
+within the limit cannot fail, so later equal sets stop there. For several labels, groups, or 500 rows, a standard error
+(delta method for macro F1, else a jackknife over 100 blocks) shows limits clearly inside the interval; for numbers also
+those well beyond. `kdc.judge` must agree on each world's first forty clear sets.
 """
 
 import argparse
@@ -40,13 +37,13 @@ _ALLOWED = 3.0  # percent
 _CONFIDENCE = 0.95
 _FOR_POWER = 300  # sets
 _MANY_ROWS, _BLOCKS, _CHECKED = 500, 100, 40
-# Standard errors from the limit. A 95 % verdict turns at 1.96; 100 blocks give the error within a tenth.
+# Standard errors from the limit. A 95 % verdict turns at 1.96; 100 blocks know the error within a tenth.
 _WITHIN, _BEYOND = 1.4, 2.8
 
 
 @dataclass(frozen=True)
 class Rates:
-    """Percent of the simulated verdicts."""
+    """Percent of verdicts."""
 
     passes_at_limit: float
     fails_at_limit: float
@@ -57,9 +54,9 @@ class Rates:
 def verdicts(
     world: World, drop: float, simulations: int, seed: int, *, for_passes: int | None = None
 ) -> tuple[float, float]:
-    """Percent of sets on which the student passes (the first `for_passes`, if given) and fails."""
+    """Percent that pass (of the first `for_passes`) and fail."""
     source = source_of(world, drop)
-    # A seed for each world: with shared draws, one lucky draw looks like a fault of many worlds.
+    # A seed a world: shared draws make one lucky draw look like many faults.
     random, passed, failed = np.random.default_rng([seed, zlib.crc32(repr(world).encode())]), 0, 0
     to_check, for_passes = _CHECKED, min(simulations, for_passes or simulations)
     for number in range(simulations):
@@ -94,7 +91,7 @@ def _cannot_fail(world: World, labels: NDArray, teacher: NDArray, student: NDArr
 
 
 def _is_slow(world: World) -> bool:
-    """Whether a set's bootstrap is slower than its jackknife."""
+    """Whether a jackknife is faster."""
     if world.rows >= _MANY_ROWS:
         return True
     return world.kind != "regression" and (bool(world.labels) or world.group > 1)
@@ -103,7 +100,7 @@ def _is_slow(world: World) -> bool:
 def clear_verdict(
     world: World, labels: NDArray, teacher: NDArray, student: NDArray, groups: NDArray | None
 ) -> str | None:
-    """The verdict if it is clear without a bootstrap, else None; accuracy needs none."""
+    """The verdict if clear without a bootstrap, else None."""
     if world.metric == "accuracy":
         return None
     answers = [metrics.predictions(each, world.kind) for each in (student, teacher)]  # type: ignore[arg-type]
@@ -128,14 +125,14 @@ def clear_verdict(
     distance = (gap + world.limit) / error if error else 0.0
     if abs(distance) <= _WITHIN and error:
         return "not shown"
-    # For classes, unseen outcomes and Student's distribution of few differing rows matter too.
+    # Classes also need unseen outcomes and Student's distribution.
     if abs(distance) < _BEYOND or not error or world.kind != "regression":
         return None
     return "pass" if distance > 0 else "fail"
 
 
 def rates(world: World, simulations: int, power: int = _FOR_POWER) -> Rates | None:
-    """Both questions of one world; None if the world is impossible."""
+    """None if the world is impossible."""
     try:
         at_limit = verdicts(world, world.limit, simulations, seed=1)
     except ValueError:
@@ -145,7 +142,7 @@ def rates(world: World, simulations: int, power: int = _FOR_POWER) -> Rates | No
 
 
 def main() -> int:
-    """Print a line for each world."""
+    """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--simulations", type=int, default=3000)
     parser.add_argument("--metrics", default="accuracy,f1,macro_f1,matthews,pearson,spearman")
@@ -190,7 +187,6 @@ _HEADER = (
 
 
 def _shares(world: World) -> str:
-    """Percent of classes or labels; the number of many."""
     if world.fate is not None:
         which = f"{len(world.labels or world.classes)} {'labels' if world.labels else 'classes'}"
         return f"{which}, shared fate {world.fate:g}{', lost in the rarer half' * world.rare_only}"

@@ -1,9 +1,8 @@
 """Worlds from which `verdicts.py` draws evaluation sets with a known true drop.
 
-A world of classes is a table of probabilities of (label, teacher's answer, student's answer). kdc's metric, weighted by
-it, gives the true drop; bisection finds the share of lost rows. With several labels, a student that fails in a row
-inverts all its teacher's answers. A world of numbers is a normal distribution of three variables with the scores as
-correlations.
+Classes: a table of probabilities of (label, teacher's answer, student's answer), in which kdc's metric gives the drop
+and bisection finds the share of lost rows. Several labels: in a lost row, the student inverts all its teacher's
+answers. Numbers: a normal distribution whose correlations are the scores.
 """
 
 import math
@@ -17,35 +16,32 @@ from numpy.typing import NDArray
 
 from kdc.pipeline.config import metrics
 
-_TEACHER = 0.85  # share of rows that a teacher of classes gets right
-_POPULATION = 200_000  # rows from which sets of many classes are drawn
+_TEACHER = 0.85  # share of right answers, for classes
+_POPULATION = 200_000  # rows of a world of many classes
 _LABELS_A_ROW = (0.5, 0.25, 0.12, 0.08, 0.05)
 _ROUNDING = 1e-12
-_SLIPS = 0.03  # share of wrong labels of a teacher of several labels
+_SLIPS = 0.03  # share of wrong labels, if there are several
 
-Drawn = tuple[NDArray, NDArray, NDArray, NDArray | None]  # labels, logits of teacher and student, groups
+Drawn = tuple[NDArray, NDArray, NDArray, NDArray | None]  # labels, both logits, groups
 
 
 @dataclass(frozen=True)
 class World:
-    """Source of evaluation sets.
-
-    `classes` are label shares, empty for numbers. `losses_only` students differ only in lost rows; others also win
-    rows, and `disagreement` percent of rows differ. Groups have 1 to `group` rows.
-    """
+    """Source of evaluation sets. `classes` are label shares, empty for numbers. `losses_only` students differ only in
+    lost rows; others differ in `disagreement` percent of rows. Groups have 1 to `group` rows."""
 
     metric: str
     rows: int
     limit: float  # points
-    disagreement: float = 0.0  # percent of rows; in regression, how much the two models' errors differ
+    disagreement: float = 0.0  # percent of rows; in regression, difference of the two models' errors
     classes: tuple[float, ...] = (0.5, 0.5)
     losses_only: bool = False
     group: int = 1
-    mixed: bool = False  # rows of a group share whether the student differs, but not labels
-    labels: tuple[float, ...] = ()  # of a multi-label task: share of rows with each
-    # With many classes or labels: how often a group's rows share their fate; else None.
+    mixed: bool = False  # groups share whether the student differs, not labels
+    labels: tuple[float, ...] = ()  # share of rows with each
+    # How often groups share a fate, with many classes; else None.
     fate: float | None = None
-    rare_only: bool = False  # the student loses only in the rarer half
+    rare_only: bool = False  # loses only in the rarer half
 
     @property
     def kind(self) -> str:
@@ -63,10 +59,10 @@ class Source(Protocol):
 
 
 def source_of(world: World, drop: float) -> Source:
-    """The world with a student of this true drop in points.
+    """The world with this true drop in points.
 
     Raises:
-        ValueError: the drop is impossible there.
+        ValueError: the drop is impossible.
     """
     if world.fate is not None:
         return Many(world, drop)
@@ -74,7 +70,7 @@ def source_of(world: World, drop: float) -> Source:
 
 
 def bisected(drop_of: Callable[[float], float], drop: float) -> float:
-    """Share of lost rows, 0 to 1, with this true drop, which grows with the share.
+    """Share of lost rows with this true drop, which grows with it.
 
     Raises:
         ValueError: no share has it.
@@ -92,7 +88,7 @@ def bisected(drop_of: Callable[[float], float], drop: float) -> float:
 
 
 def grouped(world: World, random: np.random.Generator) -> NDArray | None:
-    """(rows,) group numbers, of 1 to `world.group` rows; None for single rows."""
+    """(rows,) group numbers; None for single rows."""
     if world.group == 1:
         return None
     sizes = random.integers(1, world.group + 1, world.rows)
@@ -100,7 +96,7 @@ def grouped(world: World, random: np.random.Generator) -> NDArray | None:
 
 
 class Classes:
-    """Classes: cells of (label, teacher's answer, student's answer) with probabilities."""
+    """Cells of (label, teacher's answer, student's answer)."""
 
     def __init__(self, world: World, drop: float) -> None:
         self._world = world
@@ -111,7 +107,7 @@ class Classes:
         self.probabilities = self._probabilities(lost) / self._probabilities(lost).sum()
 
     def _probabilities(self, lost: float) -> NDArray[np.float64]:
-        """Of the cells: a share `lost` of the differing rows is lost, the rest won as far as possible."""
+        """A share `lost` of differing rows is lost, the rest won if possible."""
         world, count = self._world, len(self._world.classes)
         differing = lost if world.losses_only else world.disagreement / 100
         to_lose = differing * (1.0 if world.losses_only else lost)
@@ -133,7 +129,7 @@ class Classes:
         return 100 * float(scores[0] - scores[1])
 
     def draw(self, random: np.random.Generator) -> Drawn:
-        """A group's rows copy its first, or in a mixed group are drawn singly from differing or equal cells."""
+        """Groups copy their first row; mixed groups draw each from differing or equal cells."""
         rows, groups = self._world.rows, grouped(self._world, random)
         if groups is None or not self._world.mixed:
             cells = random.choice(len(self.truth), rows, p=self.probabilities)
@@ -154,7 +150,7 @@ class Classes:
 
 
 class Numbers:
-    """Numbers: labels, and two models correlated with them and each other."""
+    """Labels and two correlated models."""
 
     def __init__(self, world: World, drop: float) -> None:
         self._world = world
@@ -168,7 +164,7 @@ class Numbers:
         self._root = np.linalg.cholesky(matrix)
 
     def draw(self, random: np.random.Generator) -> Drawn:
-        """A group's rows copy its first."""
+        """Groups copy their first row."""
         groups = grouped(self._world, random)
         labels, teacher, student = self._root @ random.standard_normal((3, self._world.rows))
         if groups is not None:
@@ -177,11 +173,8 @@ class Numbers:
 
 
 class SeveralLabels:
-    """Several independent labels; a student differs in whole rows.
-
-    In `disagreement` percent of rows the student errs as often as its teacher, elsewhere. In lost rows it inverts its
-    teacher's answers.
-    """
+    """Independent labels; a student differs in whole rows. In `disagreement` percent it errs as often as its teacher,
+    elsewhere."""
 
     def __init__(self, world: World, drop: float) -> None:
         self._world = world
@@ -189,13 +182,12 @@ class SeveralLabels:
         self._lost = bisected(lambda share: 100 * (self._score(0.0) - self._score(share)), drop)
 
     def _score(self, lost: float) -> float:
-        """True macro F1 of a student that fails in a share `lost` of rows."""
         wrong = (1 - lost) * _SLIPS + lost * (1 - _SLIPS)
         hits, alarms = self._shares * (1 - wrong), (1 - self._shares) * wrong
         return float((2 * hits / (hits + alarms + self._shares)).mean())
 
     def draw(self, random: np.random.Generator) -> Drawn:
-        """Rows of a group share whether and how the student differs, not labels."""
+        """Groups share whether the student differs, not labels."""
         rows, groups = self._world.rows, grouped(self._world, random)
         shape = (rows, len(self._shares))
         labels = random.random(shape) < self._shares
@@ -208,10 +200,10 @@ class SeveralLabels:
 
 
 class Many:
-    """Many classes, or one to five of many labels a row: a population of groups to draw from.
+    """Many classes, or up to five of many labels a row: draws whole groups from a population.
 
-    Most groups have one row, a few up to `world.group`. Half of a group's rows repeat its labels. In lost rows the
-    student answers other labels, evenly, instead of the row's (rare) ones.
+    Most groups have one row. Half of a group's rows repeat its labels. In lost rows other labels, evenly, replace the
+    (rare) ones.
     """
 
     def __init__(self, world: World, drop: float) -> None:
@@ -235,12 +227,11 @@ class Many:
         self._student = self._answered(self._share)
 
     def _fates(self) -> NDArray[np.float64]:
-        """(rows,) numbers from 0 to 1; some rows share their group's."""
+        """(rows,) from 0 to 1; some rows copy their group's."""
         shared = self._random.random(len(self._group)) < (self._world.fate or 0.0)
         return np.where(shared, self._random.random(len(self._sizes))[self._group], self._random.random(len(shared)))
 
     def _answers(self, lost: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        """The labels with lost ones replaced."""
         others = np.where(self._labels, 2.0, self._random.random(self._labels.shape))
         return (self._labels & ~lost) | _lowest(others, lost.sum(axis=1))
 
@@ -256,7 +247,7 @@ class Many:
         return 100 * float(cost(*counts)[0])
 
     def draw(self, random: np.random.Generator) -> Drawn:
-        """Whole groups, until there are enough rows."""
+        """Groups until there are enough rows."""
         chosen = random.integers(0, len(self._sizes), self._world.rows)
         chosen = chosen[: np.searchsorted(self._sizes[chosen].cumsum(), self._world.rows) + 1]
         sizes = self._sizes[chosen]
@@ -268,7 +259,7 @@ class Many:
 
 
 def _lowest(values: NDArray[np.float64], count: NDArray[np.integer]) -> NDArray[np.bool_]:
-    """(rows, columns) whether a value is among the `count` (rows,) lowest of its row."""
+    """(rows, columns) whether among the row's `count` lowest."""
     last = np.sort(values.astype(np.float32), axis=1)[np.arange(len(values)), np.maximum(count, 1) - 1]
     return (values.astype(np.float32) <= last[:, None]) & (count > 0)[:, None]
 
@@ -280,7 +271,7 @@ def _heavy(most: int) -> NDArray[np.float64]:
 
 
 def zipf(count: int) -> tuple[float, ...]:
-    """Class shares by Zipf's law: the k-th has 1/k of the first one's rows."""
+    """Class shares, the k-th 1/k of the first."""
     shares = 1 / np.arange(1, count + 1)
     return tuple((shares / shares.sum()).tolist())
 
@@ -291,7 +282,7 @@ SEVERAL = ((0.5, 0.5, 0.5, 0.5), (0.25,) * 10, (0.3, 0.1, 0.05))
 
 
 _ZIPF = {count: zipf(count) for count in (20, 35, 48)}
-# Rows of the rarest: 11 of 20 classes on 800 rows, 7 of 35 on 1,000, 6 of 48 labels on 400.
+# Rarest class: 11 rows of 20 classes and 800 rows, 7 of 35 and 1,000, 6 of 48 and 400.
 MANY = (
     World("macro_f1", 800, 2.0, 0, _ZIPF[20], fate=0.0, rare_only=True),
     World("macro_f1", 800, 2.0, 10, _ZIPF[20], fate=0.3, group=80, rare_only=True),
@@ -307,7 +298,7 @@ MANY = (
 
 
 def worlds(names: Iterable[str], rows: Iterable[int]) -> list[World]:
-    """All worlds; the metric "many" means those of many classes, with their own rows."""
+    """ "many" is for worlds of many classes."""
     names = list(names)
     found = list(MANY) if "many" in names else []
     names = [name for name in names if name != "many"]

@@ -1,7 +1,6 @@
-"""The app and batcher of `kdc serve` without BentoML: the most this app can do over HTTP.
+"""The app and batcher of `kdc serve` without BentoML: the most they can do over HTTP.
 
-Reads `KDC_*`; takes the port as argument. With `PEER_ANSWERS_AT_ONCE`, forward passes take no time and return zeros,
-which leaves HTTP, tokens and the batcher.
+Reads `KDC_*`; takes the port as argument. With `PEER_ANSWERS_AT_ONCE` the model takes no time.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""An empty BentoML service: how long BentoML alone takes to start."""
+"""An empty BentoML service, to time its start."""
 
 import bentoml
 

@@ -1,6 +1,6 @@
-"""The usual first attempt: FastAPI around a text-classification pipeline. `POST /predict {"inputs": [...]}`.
+"""The usual first attempt: FastAPI around a transformers pipeline. `POST /predict {"inputs": [...]}`.
 
-Reads the model's folder from `PEER_MODEL`; takes the port as argument. Needs the environment of requirements.txt.
+Reads `PEER_MODEL`; takes the port as argument. Needs requirements.txt.
 """
 
 import os
@@ -31,7 +31,7 @@ def health() -> dict[str, str]:
 
 @app.post("/predict")
 def predict(question: Question) -> Any:
-    """Labels and scores of each row."""
+    """Labels and scores."""
     return classify(question.inputs, batch_size=32, truncation=True)
 
 

@@ -1,7 +1,4 @@
-"""The student in torch, as people score tables without kdc: `offline.py pipeline|map MODEL ROWS.json`.
-
-Prints {"rows_per_second": ...} of one pass over all rows, after a warm-up.
-"""
+"""The student in torch without kdc: `offline.py pipeline|map MODEL ROWS.json`. Prints {"rows_per_second": ...}."""
 
 import json
 import sys

@@ -16,13 +16,13 @@ from benchmarks.serving.servers import Dialect
 from kdc.serving.engine.engine import Engine, Text
 
 _SIZES = (1, 8, 32)  # rows of a request
-_TOLERANCE = 2e-3  # of a probability: int8 may differ by 1e-3 between batches
+_TOLERANCE = 2e-3  # int8 may differ by 1e-3 between batches
 _CONNECTIONS = 16  # of a closed loop
 
 
 @dataclass(frozen=True)
 class Question:
-    """A request and the engine's answer (rows, outputs)."""
+    """A request and its (rows, outputs) answer."""
 
     body: bytes
     expected: np.ndarray
@@ -30,17 +30,17 @@ class Question:
 
 @dataclass
 class Phase:
-    """What happened at one load.
+    """Results at one load.
 
     Attributes:
         offered: rows/s sent.
         answered: rows/s answered.
         accepted: seconds of answered requests.
-        refused: seconds of requests with 429.
+        refused: seconds of 429 replies.
         without_retry_after: 429 without that header.
         wrong: replies with other rows' answers.
-        failed: other statuses and broken connections.
-        resident: MB of the worker, each second.
+        failed: other errors.
+        resident: MB, each second.
     """
 
     offered: float = 0.0
@@ -54,7 +54,7 @@ class Phase:
 
 
 def make_questions(engine: Engine, dialect: Dialect, rows: Sequence[Text], count: int) -> list[Question]:
-    """Requests of 1, 8 and 32 random rows."""
+    """Random requests."""
     dice, probabilities = random.Random(0), engine.predict(rows)
     questions = []
     for number in range(count):
@@ -65,7 +65,7 @@ def make_questions(engine: Engine, dialect: Dialect, rows: Sequence[Text], count
 
 
 class Asker:
-    """Puts loads on a server that speaks `/predict`; `labels` are in the order of the columns."""
+    """Loads a server; `labels` are in column order."""
 
     def __init__(self, up: Running, labels: Sequence[str], questions: Sequence[Question]) -> None:
         self._up = up
@@ -74,7 +74,7 @@ class Asker:
         self._mean_rows = sum(len(question.expected) for question in questions) / len(questions)
 
     async def closed(self, seconds: float) -> Phase:
-        """Closed loop: a few connections ask again once answered."""
+        """Closed loop: ask again once answered."""
 
         async def again() -> None:
             while time.perf_counter() < began + seconds:
@@ -87,7 +87,7 @@ class Asker:
         return phase
 
     async def open(self, seconds: float, rows_per_second: float) -> Phase:
-        """Open loop: requests at a fixed rate, whatever happens."""
+        """Open loop: a fixed rate."""
         phase, client, began = Phase(), self._client(), time.perf_counter()
         watcher = asyncio.create_task(self._watch(phase))
         asked: set[asyncio.Task[None]] = set()
@@ -140,7 +140,7 @@ class Asker:
 
 
 def _finish(phase: Phase, client: Client, watcher: asyncio.Task[None], *, sent_in: float, began: float) -> None:
-    """Turn sums into rates; the last answers come after sending ended."""
+    """Sums to rates; answers come after sending ended."""
     watcher.cancel()
     client.close()
     phase.offered /= sent_in

@@ -1,4 +1,4 @@
-"""Attacks on a service that asks for a token, most of them without one."""
+"""Attacks on a service that asks for a token."""
 
 import asyncio
 import contextlib
@@ -19,7 +19,7 @@ KEY = "hostile-benchmark"
 HEAD = b"POST /predict HTTP/1.1\r\nHost: x\r\n"
 AUTHORIZED = b"Authorization: Bearer " + KEY.encode() + b"\r\n"
 ROW = "a row of words such as others send"
-GONE = (OSError, EOFError, ValueError)  # a connection that the service ended
+GONE = (OSError, EOFError, ValueError)  # the service ended the connection
 
 Attack = Callable[["Target"], Awaitable[None]]
 
@@ -29,11 +29,9 @@ class Target:
     """What is attacked, and until when.
 
     Attributes:
-        admin_port: the probes' port, if any.
-        grpc_port: gRPC's port, if any.
-        most_connections: the service's limit.
+        admin_port: the probes' port.
         done: times of the attack's own answers.
-        others: the text that other clients send.
+        others: other clients' text.
     """
 
     port: int
@@ -50,7 +48,7 @@ class Target:
         return time.monotonic() < self.until
 
     def row(self, text: str) -> object:
-        """A row with this text."""
+        """A row."""
         return [text, text] if self.is_pair else [text]
 
 
@@ -58,7 +56,7 @@ class Target:
 async def connected(
     target: Target, port: int | None = None
 ) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
-    """One connection, by default to the service's port."""
+    """One connection."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port or target.port)
     try:
         yield reader, writer
@@ -67,7 +65,7 @@ async def connected(
 
 
 def again_and_again(connections: int) -> Callable[[Attack], Attack]:
-    """Repeat an attack on so many connections, each reopened when it ends."""
+    """Repeat an attack on so many connections."""
 
     def repeat(attack: Attack) -> Attack:
         async def one(target: Target) -> None:
@@ -130,7 +128,7 @@ async def unread_answers(target: Target) -> None:
 
 @again_and_again(300)
 async def slow_readers(target: Target) -> None:
-    """Large replies to small requests, read just fast enough to keep the connection. With the token."""
+    """Large replies, read just fast enough to keep the connection. With the token."""
     body = json.dumps({"inputs": [target.row("a")] * 16}).encode()
     asked = HEAD + AUTHORIZED + b"Content-Length: %d\r\n\r\n%s" % (len(body), body)
     loop = asyncio.get_running_loop()
@@ -148,7 +146,7 @@ async def slow_readers(target: Target) -> None:
 
 @again_and_again(64)
 async def metrics(target: Target) -> None:
-    """Metrics and API descriptions: public, and slow to make."""
+    """Public paths that are slow to make."""
     async with connected(target) as (reader, writer):
         for path in itertools.cycle((b"/metrics", b"/docs.json", b"/schema.json")):
             if not target.goes_on():
@@ -160,7 +158,7 @@ async def metrics(target: Target) -> None:
 
 @again_and_again(100)
 async def slow_probes(target: Target) -> None:
-    """A byte a second on more connections than the admin port allows."""
+    """A byte a second on more connections than allowed."""
     async with connected(target, target.admin_port) as (_, writer):
         for byte in itertools.cycle(b"GET /readyz HTTP/1.1\r\nx: " + b"y" * 100):
             if not target.goes_on():
@@ -172,7 +170,7 @@ async def slow_probes(target: Target) -> None:
 
 @again_and_again(300)
 async def probe_flood(target: Target) -> None:
-    """Connections to the admin port, reopened at once."""
+    """Connections reopened at once."""
     async with connected(target, target.admin_port) as (reader, writer):
         writer.write(b"G")
         await asyncio.wait_for(reader.read(), max(0.1, target.until - time.monotonic()))
@@ -180,7 +178,7 @@ async def probe_flood(target: Target) -> None:
 
 @again_and_again(70)
 async def large_probes(target: Target) -> None:
-    """A hundred headers of 64 kB on more connections than the admin port allows."""
+    """A hundred headers of 64 kB on more connections than allowed."""
     async with connected(target, target.admin_port) as (_, writer):
         writer.write(b"GET /readyz HTTP/1.1\r\n")
         for _ in range(98):
@@ -191,7 +189,7 @@ async def large_probes(target: Target) -> None:
 
 @again_and_again(64)
 async def resets(target: Target) -> None:
-    """Connections reset after their answer."""
+    """Connections reset after an answer."""
     async with connected(target) as (reader, writer):
         writer.write(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
         await reader.read(4096)
@@ -201,7 +199,7 @@ async def resets(target: Target) -> None:
 
 @again_and_again(16)
 async def refused_bodies(target: Target) -> None:
-    """Bodies of tiny chunks in requests refused for lack of a token."""
+    """Bodies of tiny chunks without a token."""
     body = b"1\r\nx\r\n" * 300_000 + b"0\r\n\r\n"
     async with connected(target) as (reader, writer):
         reading = asyncio.create_task(_read(reader))
@@ -246,27 +244,27 @@ async def slowloris(target: Target) -> None:
 
 
 async def idle(target: Target) -> None:
-    """A quarter more silent connections than allowed."""
+    """A quarter more connections than allowed."""
     await _hold(target, b"")
 
 
 async def held(target: Target) -> None:
-    """As `idle`, each keeping its place by one request."""
+    """As `idle`, after one request."""
     await _hold(target, b"GET /info HTTP/1.1\r\nHost: x\r\n\r\n")
 
 
 async def begun(target: Target) -> None:
-    """As `idle`, each beginning a head."""
+    """As `idle`, within a head."""
     await _hold(target, b"GET /info HTTP/1.1\r\nHo")
 
 
 async def unfinished(target: Target) -> None:
-    """As `idle`, each withholding a body. The token makes the service wait longer."""
+    """As `idle`, within a body. The token makes the service wait longer."""
     await _hold(target, HEAD + AUTHORIZED + b"Content-Length: 5\r\n\r\n")
 
 
 async def _hold(target: Target, asked: bytes) -> None:
-    """Opens at most a thousand a second: more would starve this process's probes."""
+    """More than a thousand a second would starve this process's probes."""
     a_second = min(1000, target.most_connections)
 
     async def one(delay: float) -> None:
@@ -290,7 +288,7 @@ async def churn(target: Target) -> None:
 
 @again_and_again(64)
 async def small_chunks(target: Target) -> None:
-    """Bodies in chunks of 16 bytes. With the token."""
+    """Chunks of 16 bytes. With the token."""
     body = (b"10\r\n" + b" " * 16 + b"\r\n") * 80_000 + b"0\r\n\r\n"
     async with connected(target) as (reader, writer):
         reading = asyncio.create_task(_read(reader))
@@ -337,21 +335,21 @@ async def odd_framings(target: Target) -> None:
 
 
 async def long_texts(target: Target) -> None:
-    """Four bodies at a time of the largest size, with the longest texts. With the token."""
+    """Largest bodies with the longest texts. With the token."""
     body = json.dumps({"inputs": [target.row("all of it is text " * 5500)] * (9 if target.is_pair else 18)}).encode()
     await _post_on(target, body, connections=4)
 
 
 async def long_words(target: Target) -> None:
-    """As `long_texts` without spaces, so texts are tokenised whole. With the token."""
+    """The same without spaces: tokenised whole. With the token."""
     body = json.dumps({"inputs": [target.row("all-of-it-is-text" * 5500)] * (9 if target.is_pair else 18)}).encode()
     await _post_on(target, body, connections=4)
 
 
 @functools.cache
 def nested_bodies() -> tuple[tuple[str, bytes], ...]:
-    """Routes and 2 MB bodies that decoding makes up to fifty times larger. V2 answers some; other routes refuse all.
-    `{}` is the model."""
+    """Routes and bodies that grow up to fifty times when decoded. V2 answers some; other routes refuse all. `{}` is the
+    model."""
 
     def filled(before: bytes, unit: bytes, after: bytes) -> bytes:
         return before + unit * ((2_000_000 - len(before) - len(after)) // len(unit)) + after
@@ -376,7 +374,7 @@ def nested_bodies() -> tuple[tuple[str, bytes], ...]:
 
 
 async def first_model(target: Target) -> str:
-    """Name of the default model."""
+    """The default model."""
     client = Asking(target.port, "/predict")
     reply = await client.post(json.dumps({"inputs": [target.row("w1")]}).encode())
     client.close()
@@ -393,33 +391,33 @@ async def nested_json(target: Target) -> None:
             await client.post(body)
         finally:
             client.close()
-        await asyncio.sleep(1)  # 120 MB a second: without a pause others wait for the network
+        await asyncio.sleep(1)  # 120 MB a second: otherwise others wait for the network
         if not target.goes_on():
             return
 
 
 async def large_requests(target: Target) -> None:
-    """One client with the most rows a request. With the token."""
+    """One client with the most rows. With the token."""
     body = json.dumps({"inputs": [target.row(ROW)] * 1024}).encode()
     await _post_on(target, body, connections=1)
 
 
 async def many_labels(target: Target) -> None:
-    """The most rows a request to a model of 5,000 labels: all scores, and the best five. With the token."""
+    """The most rows for a model of 5,000 labels. With the token."""
     rows = [target.row(ROW)] * 1024
     bodies = (json.dumps({"inputs": rows} | more).encode() for more in ({}, {"top_k": 5}))
     await asyncio.gather(*(_post_on(target, body, connections=2) for body in bodies))
 
 
 async def without_spaces(target: Target) -> None:
-    """Twelve clients with texts without spaces, whose characters normalise to up to eighteen. With the token."""
+    """Characters that normalise to up to eighteen, without spaces. With the token."""
     texts = ["\ufdfa" * 100_000, "\U0001f600" * 100_000, "\ufdfa" * 500]
     body = json.dumps({"inputs": [target.row(text) for text in texts]}, ensure_ascii=False).encode()
     await _post_on(target, body, connections=12)
 
 
 async def long_words_of_100(target: Target) -> None:
-    """Twelve clients with words of a hundred letters, WordPiece's slowest. With the token."""
+    """Words of a hundred letters, WordPiece's slowest. With the token."""
     draw = random.Random(0)
     words = ["".join(draw.choices(string.ascii_lowercase, k=100)) for _ in range(200)]
     rows = [target.row(" ".join(draw.choices(words, k=10 if target.is_pair else 20))) for _ in range(1000)]
@@ -427,21 +425,20 @@ async def long_words_of_100(target: Target) -> None:
 
 
 async def endless_words(target: Target) -> None:
-    """Twelve clients with the longest single words, or a word and spaces. With the token."""
+    """The longest single words. With the token."""
     rows = [target.row(text) for text in ["x" * 90_000, "x" + " " * 90_000] * (5 if target.is_pair else 10)]
     await _post_on(target, json.dumps({"inputs": rows}).encode(), connections=12)
 
 
 async def long_pairs(target: Target) -> None:
-    """Eight clients with pairs of the longest texts, words of a hundred letters. Both are read whole to compare
-    lengths. With the token."""
+    """Pairs of the longest texts, both read whole to compare lengths. With the token."""
     draw = random.Random(0)
     text = " ".join("".join(draw.choices(string.ascii_lowercase, k=100)) for _ in range(1970))
     await _post_on(target, json.dumps({"inputs": [target.row(text)] * 5}).encode(), connections=8)
 
 
 async def retries(target: Target) -> None:
-    """Nearly the most clients, retrying refusals at once, and twenty new ones a second. With the token."""
+    """Nearly the most clients, retrying at once, and twenty new ones a second. With the token."""
     await asyncio.gather(_asking_again(target), _newcomers(target))
 
 
@@ -536,8 +533,8 @@ ATTACKS: dict[str, Attack] = {
     "long-pairs": long_pairs,
     "retries": retries,
 }
-# Attacks with the token whose memory settings allow. `nested-json`, `slow-readers`, `small-chunks`, `unfinished` and
-# `grpc-unread` also have the token, but may take no memory.
+# With the token, and may take memory, because settings bound it. `nested-json`, `slow-readers`, `small-chunks`,
+# `unfinished` and `grpc-unread` also have the token, but may not.
 WITH_THE_TOKEN = (
     "alone",
     "long-texts",

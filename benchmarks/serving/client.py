@@ -1,4 +1,4 @@
-"""A lean asyncio HTTP client, because it shares cores with what it measures."""
+"""A lean HTTP client, because it shares cores with what it measures."""
 
 import asyncio
 import time
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """One answer; header names in lower case, `seconds` from sending."""
+    """Header names are lower case; `seconds` from sending."""
 
     status: int
     headers: dict[str, str]
@@ -16,7 +16,7 @@ class Reply:
 
 
 class Client:
-    """Posts JSON to a local port, with a connection for each concurrent request."""
+    """Posts JSON to a local port over reused connections."""
 
     def __init__(self, port: int, path: str) -> None:
         self._port = port
@@ -27,7 +27,7 @@ class Client:
         """The answer to one request.
 
         Raises:
-            OSError, EOFError, ValueError: the connection broke, or the answer is not HTTP.
+            OSError, EOFError, ValueError: broken connection, or no HTTP.
         """
         reader, writer = await self._connection()
         began = time.perf_counter()
@@ -49,7 +49,7 @@ class Client:
     async def _connection(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         while self._free:
             reader, writer = self._free.pop()
-            if not reader.at_eof():  # else the server closed it as idle
+            if not reader.at_eof():  # closed as idle
                 return reader, writer
             writer.close()
         return await asyncio.open_connection("127.0.0.1", self._port)

@@ -1,4 +1,4 @@
-"""Attacks on the gRPC port: endless messages without the token; with it, messages that grow and unread replies."""
+"""Attacks on the gRPC port: endless messages, messages that grow, unread replies."""
 
 import asyncio
 import contextlib
@@ -25,7 +25,7 @@ def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
 
 
 def head(path: str = _METHOD) -> bytes:
-    """Header block of a call: literals without indexing (RFC 7541, 6.2.2)."""
+    """Header literals without indexing (RFC 7541, 6.2.2)."""
     fields = {":method": "POST", ":scheme": "http", ":path": path, ":authority": "x"}
     fields |= {"te": "trailers", "content-type": "application/grpc"}
     return b"".join(
@@ -35,11 +35,11 @@ def head(path: str = _METHOD) -> bytes:
 
 
 _HELLO = PREFACE + frame(_SETTINGS, 0, 0)
-_BEGUN = struct.pack(">BI", 0, 2_000_000)  # an uncompressed message of this length
+_BEGUN = struct.pack(">BI", 0, 2_000_000)  # an uncompressed message's length
 
 
 def _calls(*frames: tuple[int, int, bytes], end: int = _STREAMS) -> bytes:
-    """Head and frames of each stream that a client may open."""
+    """Head and frames for each stream."""
     return b"".join(
         frame(_HEADERS, _END_HEADERS, stream, head())
         + b"".join(frame(kind, flags, stream, data) for kind, flags, data in frames)
@@ -49,7 +49,7 @@ def _calls(*frames: tuple[int, int, bytes], end: int = _STREAMS) -> bytes:
 
 @again_and_again(100)
 async def half_messages(target: Target) -> None:
-    """A hundred calls a connection, each beginning a message of 2 MB."""
+    """A hundred begun messages of 2 MB a connection."""
     async with connected(target, target.grpc_port) as (reader, writer):
         writer.write(_HELLO + _calls((_DATA, 0, _BEGUN + b"x" * 600)))
         await writer.drain()
@@ -59,7 +59,7 @@ async def half_messages(target: Target) -> None:
 
 @again_and_again(100)
 async def half_probes(target: Target) -> None:
-    """As `half_messages`, to the health check, which needs no token, and without an end."""
+    """The same to the health check, which needs no token."""
     async with connected(target, target.grpc_port) as (reader, writer):
         streams = range(1, 2 * _STREAMS, 2)
         heads = b"".join(frame(_HEADERS, _END_HEADERS, stream, head(HEALTH)) for stream in streams)
@@ -69,11 +69,11 @@ async def half_probes(target: Target) -> None:
 
 _BYTES = 400_000  # of a message
 _CHANNELS, _CALLS = 8, 16  # calls of a channel at once
-_ROWS, _FEW_ROWS = 100, 16  # with few rows, unread replies take memory and work does not
+_ROWS, _FEW_ROWS = 100, 16  # few: unread replies take memory, work does not
 
 
 def _growing(model: str) -> list[bytes]:
-    """Messages whose empty or tiny fields grow eight to fifty times."""
+    """Messages that grow eight to fifty times."""
     given, texts = {"name": "text", "datatype": "BYTES", "shape": [_ROWS]}, [b"w1 w2 w3 w4"] * _ROWS
     contents = [
         {"bytes_contents": texts, "int64_contents": [0] * _BYTES},
@@ -109,7 +109,7 @@ async def contents(target: Target) -> None:
 
 @again_and_again(16)
 async def unread(target: Target) -> None:
-    """Replies that exceed the client's HTTP/2 window. With the token, many labels."""
+    """Replies beyond the client's HTTP/2 window. With the token."""
     given = {"name": "text", "datatype": "BYTES", "shape": [_FEW_ROWS]}
     texts = [struct.pack("<I", 2) + b"w1"] * _FEW_ROWS
     asked = messages.ModelInferRequest(

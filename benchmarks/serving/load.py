@@ -1,4 +1,4 @@
-"""Loads by wrk, which costs a tenth of a Python client and shares the cores."""
+"""Loads by wrk, which costs a tenth of a Python client's CPU."""
 
 import json
 import shutil
@@ -18,7 +18,7 @@ _TIMEOUT_S = 60
 
 @dataclass(frozen=True)
 class Load:
-    """Connections that ask again once answered. Loads of one `turn` share a started server."""
+    """A closed loop. Loads of one `turn` share a started server."""
 
     texts: str
     connections: int
@@ -41,7 +41,7 @@ LOADS = {
 
 @dataclass(frozen=True)
 class Figures:
-    """Results of one load; requests and rows are answered ones."""
+    """Results of answered requests."""
 
     requests_per_second: float
     rows_per_second: float
@@ -66,7 +66,7 @@ def check_wrk() -> None:
 
 
 def write_bodies(file: Path, dialect: Dialect, rows: Sequence[Text], rows_a_request: int) -> None:
-    """Write one request's body a line, rows in turn."""
+    """Write a request's body on each line."""
     count = len(rows) if rows_a_request == 1 else 128
     with file.open("w", encoding="utf-8") as out:
         for number in range(count):
@@ -82,7 +82,7 @@ def drive(port: int, path: str, bodies: Path, *, connections: int, rows: int, se
         port: of the server.
         path: to post to.
         bodies: file of `write_bodies`.
-        connections: open at the same time.
+        connections: open at once.
         rows: of a request.
         seconds: rounded, at least 1.
 

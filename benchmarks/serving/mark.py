@@ -12,8 +12,8 @@ class Mark:
         what: in words.
         least: whether the bound is a minimum.
         bound: of the value.
-        value: measured; of rounds the median.
-        interval: of that median, 95 %; None with one or too few rounds.
+        value: measured, or the median of rounds.
+        interval: 95 %, of the median; None with too few rounds.
     """
 
     what: str
@@ -24,13 +24,13 @@ class Mark:
 
     @property
     def verdict(self) -> str:
-        """ "holds" or "fails" if the whole interval does, else "not shown"."""
+        """ "not shown" if the interval holds the bound."""
         found = {self._keeps(end) for end in self.interval or (self.value,)}
         return "not shown" if len(found) > 1 else "holds" if found == {True} else "fails"
 
     @property
     def holds(self) -> bool:
-        """Whether it is shown to hold."""
+        """Whether it holds."""
         return self.verdict == "holds"
 
     def _keeps(self, value: float) -> bool:

@@ -1,8 +1,7 @@
-"""The limit: forward passes alone, over tokenised rows sorted by length in equal batches.
+"""Forward passes alone, over tokenised rows sorted by length in equal batches: the limit.
 
-Single rows keep their order: repeated shapes are faster in ONNX Runtime, and no service can count on them. Runs as its
-own process, like servers. Arguments: artifact, JSON file of rows, rows a batch, seconds. Prints rows/s and percentiles
-of a pass as JSON.
+Single rows keep their order: repeated shapes are faster in ONNX Runtime, and no service can count on them. Arguments:
+artifact, JSON file of rows, rows a batch, seconds. Prints JSON.
 """
 
 import json
@@ -16,7 +15,7 @@ from kdc.serving.engine.engine import Engine
 
 
 def main() -> None:
-    """Run whole rounds until time is over."""
+    """Run whole rounds."""
     artifact, file, size, seconds = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4])
     engine = Engine.load(artifact, device="cpu")
     engine.warm_up()

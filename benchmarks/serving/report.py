@@ -1,4 +1,4 @@
-"""Rounds to tables: medians, ratios within rounds, and the service's marks."""
+"""Tables and marks from rounds."""
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
@@ -23,9 +23,9 @@ class Results:
 
     Attributes:
         figures: by load, server and round.
-        ready: seconds to ready of each start, by server.
+        ready: seconds of each start, by server.
         resident: MB after each load, by server.
-        agreement: percent of rows with the engine's label, by server.
+        agreement: percent of rows with the engine's label.
         left_out: why a server did not run.
     """
 
@@ -36,22 +36,22 @@ class Results:
     left_out: dict[str, str] = field(default_factory=dict)
 
     def add(self, load: str, server: str, figures: Figures) -> None:
-        """Add one run of a load."""
+        """Add one run."""
         self.figures.setdefault(load, {}).setdefault(server, []).append(figures)
 
     def of(self, load: str, server: str) -> list[Figures]:
-        """Runs of a load; may be empty."""
+        """Runs, if any."""
         return self.figures.get(load, {}).get(server, [])
 
 
 def ratios(one: list[Figures], other: list[Figures]) -> list[float]:
-    """Ratios of rows/s in each round, which cancel shared noise."""
+    """Of rows/s within rounds, which cancels shared noise."""
     pairs = zip(one, other, strict=False)
     return [mine.rows_per_second / theirs.rows_per_second for mine, theirs in pairs if theirs.rows_per_second]
 
 
 def marks(results: Results) -> list[Mark]:
-    """Marks of the loads and servers that ran, by medians and, from six rounds on, intervals."""
+    """Marks of what ran, with intervals from six rounds on."""
     found: list[Mark] = []
 
     def judge(least: bool, what: str, bound: float, rounds: Iterable[float]) -> None:

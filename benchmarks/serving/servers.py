@@ -1,4 +1,4 @@
-"""The compared servers: how to start, ask and understand each, and why one is left out."""
+"""The compared servers: how to start and ask each."""
 
 import json
 import os
@@ -14,7 +14,7 @@ from kdc.serving.engine.tokenizing import Text
 
 ROOT = Path(__file__).resolve().parents[2]
 PEERS = ROOT / "benchmarks" / "peers"
-# In the order of their turns. `raw` is no server: see raw.py.
+# In their order of turns; `raw` is raw.py.
 NAMES = ("kdc", "uvicorn", "at-once", "raw", "bentoml-batchable", "fastapi-pipeline", "infinity", "bento-empty")
 
 
@@ -25,7 +25,7 @@ class Dialect:
     Attributes:
         path: to post to.
         body: of a request with these rows.
-        labels: best label of each row of a reply.
+        labels: best labels of a reply.
     """
 
     path: str
@@ -43,7 +43,7 @@ class Server:
         health: path that answers 200 when ready.
         dialect: None if it is only started.
         environment: further variables.
-        uses_torch: torch reads OMP_NUM_THREADS, which is 1 for others.
+        uses_torch: reads OMP_NUM_THREADS, which is 1 for others.
     """
 
     name: str
@@ -54,7 +54,7 @@ class Server:
     uses_torch: bool = False
 
     def variables(self) -> dict[str, str]:
-        """All variables of its process."""
+        """All its variables."""
         mine = base_variables() | self.environment
         if self.uses_torch:
             del mine["OMP_NUM_THREADS"]
@@ -62,9 +62,9 @@ class Server:
 
 
 def base_variables() -> dict[str, str]:
-    """Variables of every measured process."""
+    """Variables of all servers."""
     mine = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    mine.pop("PYTHONDONTWRITEBYTECODE", None)  # a second start finds compiled files
+    mine.pop("PYTHONDONTWRITEBYTECODE", None)  # later starts use compiled files
     return mine
 
 
@@ -75,8 +75,8 @@ class Subject:
     Attributes:
         artifact: its folder.
         manifest: its manifest.
-        model: the same student for transformers, or None.
-        peers: Python of the peers' environment, or None.
+        model: the same student for transformers.
+        peers: Python of the peers' environment.
         scratch: folder for servers' files.
     """
 
@@ -88,7 +88,7 @@ class Subject:
 
 
 def all_servers(subject: Subject) -> tuple[dict[str, Server], dict[str, str]]:
-    """Servers by name, and why others cannot run here."""
+    """Servers by name, and why others cannot run."""
     bare = {"KDC_ARTIFACT": str(subject.artifact), "KDC_DRAIN_DELAY_S": "0", "KDC_DEVICE": "cpu"}
     servers = {
         "kdc": Server(
@@ -182,7 +182,7 @@ def _torch_peers(subject: Subject) -> tuple[dict[str, Server], dict[str, str]]:
 
 
 def _obstacle(python: str, modules: str) -> str:
-    """Why the modules cannot be imported there; "" if they can."""
+    """Why an import fails; "" if it works."""
     try:
         done = subprocess.run([python, "-c", f"import {modules}"], capture_output=True, text=True)
     except OSError as error:
@@ -191,7 +191,7 @@ def _obstacle(python: str, modules: str) -> str:
 
 
 def _same_cut(subject: Subject, model: Path) -> Path:
-    """The model's folder with the artifact's maximum length; the tokenizer's own differs."""
+    """The model's folder with the artifact's maximum length."""
     folder = subject.scratch / "model"
     folder.mkdir()
     for file in model.iterdir():
@@ -229,7 +229,7 @@ def _pipeline_body(rows: Sequence[Text]) -> dict[str, Any]:
 
 
 def _infinity_body(rows: Sequence[Text]) -> dict[str, Any]:
-    # It takes no pairs: both texts joined differ by one token, and maybe in the answer.
+    # No pairs: both texts joined differ by one token, and maybe in the answer.
     return {"model": "student", "input": [row if isinstance(row, str) else " ".join(row) for row in rows]}
 
 
