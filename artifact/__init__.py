@@ -1,1 +1,1 @@
-"""What passes between making and serving an artifact: manifest, contract, stores."""
+"""What passes between making and serving: manifest, contract, stores."""

@@ -1,7 +1,7 @@
-"""Decisions: the probabilities from which an artifact gives a label or an answer, and how often it is right.
+"""Decisions: from which probabilities an artifact gives a label or an answer, and how often it is right.
 
-Without operating points a row gets its most probable class, or every label of a multi-label task at `HALF` or more.
-Without an abstention every row is answered.
+Without operating points a row gets its most probable class, or all labels of at least `HALF`. Without an abstention
+every row is answered.
 """
 
 from typing import Annotated
@@ -12,70 +12,70 @@ from kdc.artifact.contract.rates import Rate
 from kdc.common.frozen import Frozen
 
 HALF = 0.5
-ABSTAINED = "abstained"  # the answer to a row that is not answered
+ABSTAINED = "abstained"  # for rows without an answer
 
 
 class Rates(Frozen):
-    """How a threshold does on some rows."""
+    """How a threshold does."""
 
     precision: Rate
     recall: Rate
-    false_alarms: Rate  # false positive rate: share of the rows without the label that get it
+    false_alarms: Rate  # share of rows without the label that get it
 
 
 class Answered(Frozen):
-    """How a model does that answers only the rows it is sure of."""
+    """How answering only sure rows does."""
 
-    coverage: Rate  # share of all rows that are answered
-    accuracy: Rate  # share of the answered rows that are right
+    coverage: Rate  # share of rows answered
+    accuracy: Rate  # share of answers that are right
 
 
 class Covered(Frozen):
-    """How sets of labels do on some rows."""
+    """How sets of labels do."""
 
-    coverage: Rate  # share of rows whose set holds the true label
-    single: Rate  # share of rows whose set is one label
-    size: float = Field(ge=1)  # mean labels a set
+    coverage: Rate  # share of sets with the true label
+    single: Rate  # share with one label
+    size: float = Field(ge=1)  # mean labels
 
 
 class Threshold(Frozen):
-    """Least probability at which something is done."""
+    """Least probability for a decision."""
 
     threshold: float = Field(ge=0, le=1)
-    aim: str  # what chose it: "f1", "matthews", "precision>=0.95", ..., or "fixed" if a person did
-    reached: bool = True  # whether the tuning set reaches the aim; of an abstention, whether it shows the aim
-    note: str = ""  # why the aim is not reached
-    variant: str = ""  # ONNX file whose probabilities chose it; "" if a person did
+    aim: str  # "f1", "precision>=0.95", ..., or "fixed" by a person
+    reached: bool = True  # on the tuning set; of an abstention, whether it is shown
+    note: str = ""  # why it is not reached
+    variant: str = ""  # ONNX file whose probabilities it fits; "" if fixed
 
 
 class OperatingPoint(Threshold):
     """Threshold of one label."""
 
     label: str
-    tuning: Rates | None = None  # on the tuning set, which chose it
-    evaluation: Rates | None = None  # on the evaluation set
+    tuning: Rates | None = None  # which chose it
+    evaluation: Rates | None = None
 
 
 class Abstention(Threshold):
-    """Least probability of a row's best class to answer it; below, the answer is `ABSTAINED`."""
+    """Least probability to answer a row; below it is `ABSTAINED`."""
 
-    # Share of the tuning rows that get each label, in the order of the labels.
+    # Share of tuning rows by label.
     shares: tuple[Annotated[float, Field(ge=0, le=1)], ...] = ()
-    tuning: Answered | None = None  # on the tuning set, which chose it
-    evaluation: Answered | None = None  # on the evaluation set
+    tuning: Answered | None = None  # which chose it
+    evaluation: Answered | None = None
 
 
 class LabelSets(Frozen):
-    """Least probability of a label to join a row's set of labels. The set always holds the most probable label."""
+    """Least probability to join a row's set, which always holds the most probable label."""
 
-    coverage: float = Field(gt=0, lt=1)  # requested probability that a set holds the true label
+    coverage: float = Field(gt=0, lt=1)  # requested share of sets with the true label
     at_least: float = Field(ge=0, le=1)
-    variant: str = ""  # ONNX file whose probabilities on the tuning set chose it
-    evaluation: Covered | None = None  # on the evaluation set
+    variant: str = ""  # ONNX file whose probabilities it fits
+    evaluation: Covered | None = None
 
 
 def sets_table(sets: LabelSets | None) -> list[list[str]]:
-    """The sets and their rates on the evaluation set as text, header first; empty if there are none."""
+    """Sets and their rates as text, header first; may be empty."""
     if sets is None:
         return []
     rates = sets.evaluation
@@ -91,8 +91,7 @@ def sets_table(sets: LabelSets | None) -> list[list[str]]:
 
 
 def decision_table(points: tuple[OperatingPoint, ...], abstain: Abstention | None) -> list[list[str]]:
-    """Operating points or the abstention as text, header first, with percent on the evaluation set; empty without
-    any."""
+    """Operating points or abstention in percent as text, header first; may be empty."""
     if abstain is not None:
         answered = abstain.evaluation
         cells = ["-"] * 2 if answered is None else [answered.coverage.text, answered.accuracy.text]

@@ -1,4 +1,4 @@
-"""The artifact's folder: writes `manifest.json`; reads it and checks size and SHA-256 of every file."""
+"""Writes an artifact's `manifest.json`, and reads it with a check of every file."""
 
 import hashlib
 import json
@@ -20,7 +20,7 @@ from kdc.common.files import sha256_of, write_whole
 
 
 def describe_files(folder: Path, names: Iterable[str]) -> dict[str, FileInfo]:
-    """Size and SHA-256 of each file, for `Manifest.files`."""
+    """Size and SHA-256 of files, for `Manifest.files`."""
     return {name: FileInfo(sha256=sha256_of(folder / name), size=(folder / name).stat().st_size) for name in names}
 
 
@@ -31,7 +31,7 @@ def write_manifest(folder: Path, manifest: Manifest) -> Manifest:
         The manifest with its `sha256`.
 
     Raises:
-        KdcError: a file is missing or differs, or the manifest is larger than 1 MiB.
+        KdcError: a file is missing or differs, or the manifest exceeds 1 MiB.
     """
     document = manifest.model_dump(mode="json")
     document["sha256"] = _canonical_sha256(document)
@@ -45,21 +45,21 @@ def write_manifest(folder: Path, manifest: Manifest) -> Manifest:
     _check_sizes(folder, manifest)
     check_contents(folder, manifest)
     write_whole(folder / MANIFEST_NAME, content)
-    (folder / MANIFEST_NAME).chmod(0o644)  # for servers that run as another user, whatever the umask
+    (folder / MANIFEST_NAME).chmod(0o644)  # for servers of other users, whatever the umask
     return manifest.model_copy(update={"sha256": document["sha256"]})
 
 
 def load_manifest(folder: Path, *, verify: bool = True, expect_sha256: str | None = None) -> Manifest:
-    """Read `manifest.json` and check that the artifact is complete.
+    """Read `manifest.json` and check the artifact.
 
     Args:
         folder: the artifact's folder.
-        verify: also check contents (`check_contents`). Presence and size of the files are always checked.
-        expect_sha256: the manifest's `sha256` from the artifact's maker, which guards against forgery.
+        verify: also check contents, not only presence and size.
+        expect_sha256: the manifest's `sha256` from its maker, against forgery.
 
     Raises:
-        InputError: no artifact is at `folder`, or not the expected one.
-        KdcError: the manifest or a file is damaged or missing, or the schema version is unknown.
+        InputError: no artifact, or not the expected one.
+        KdcError: something is damaged or missing, or the schema is unknown.
     """
     path = folder / MANIFEST_NAME
     try:
@@ -82,7 +82,7 @@ def load_manifest(folder: Path, *, verify: bool = True, expect_sha256: str | Non
 
 
 def check_contents(folder: Path, manifest: Manifest) -> None:
-    """Check the SHA-256 of all files, and refuse ONNX files with weights in another file.
+    """Check hashes, and that ONNX files hold their weights.
 
     Raises:
         KdcError: a file is damaged or unreadable.
@@ -96,13 +96,13 @@ def check_contents(folder: Path, manifest: Manifest) -> None:
 
 
 def read_contents(path: Path, manifest: Manifest, *, verify: bool = True) -> bytes:
-    """Read a file once and check these bytes, so later changes on disk do not matter.
+    """Read a file once and check these bytes, so later changes do not matter.
 
     Raises:
         KdcError: the file is damaged or unreadable.
     """
     with _reading(), _opened(path) as file:
-        content = file.read(manifest.files[path.name].size + 1)  # bounds the memory if the file has grown
+        content = file.read(manifest.files[path.name].size + 1)  # bounds memory
     if verify:
         _check(content, hashlib.sha256(content).hexdigest(), manifest, path)
     return content
@@ -121,7 +121,7 @@ def _check(content: bytes | mmap.mmap, digest: str, manifest: Manifest, path: Pa
 
 @contextmanager
 def _opened(path: Path) -> Iterator[BufferedReader]:
-    """Open a file of the artifact. A named pipe is refused: a plain `open` would wait for a writer."""
+    """Open a regular file; a named pipe would wait for a writer."""
     with open(path, "rb", opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NONBLOCK", 0))) as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             raise _damaged("a file of the artifact is no regular file", path)
@@ -130,7 +130,7 @@ def _opened(path: Path) -> Iterator[BufferedReader]:
 
 @contextmanager
 def _reading() -> Iterator[None]:
-    """Turn file system errors of the block into `KdcError`."""
+    """Turn file system errors into `KdcError`."""
     try:
         yield
     except OSError as error:
@@ -142,11 +142,11 @@ def _reading() -> Iterator[None]:
 
 
 def parse_manifest(content: bytes, path: object, *, expect_sha256: str | None = None) -> Manifest:
-    """Parse a manifest without looking at its files. `path` is for messages only.
+    """Parse a manifest, without its files. `path` is for messages.
 
     Raises:
-        InputError: it is not the expected manifest.
-        KdcError: it is too large or damaged, or the schema version is unknown.
+        InputError: it is not the expected one.
+        KdcError: it is too large or damaged, or its schema unknown.
     """
     if len(content) > MAX_MANIFEST_BYTES:
         raise _damaged("the manifest is too large", f"{path}: over {MAX_MANIFEST_BYTES} bytes")
@@ -185,7 +185,7 @@ def _damaged(what: str, given: object) -> KdcError:
 
 
 def _canonical_sha256(document: dict[str, Any]) -> str:
-    """SHA-256 of a manifest without its own `sha256`: keys sorted, no spaces."""
+    """Without its own `sha256`, keys sorted, no spaces."""
     rest = {key: value for key, value in document.items() if key != "sha256"}
     canonical = json.dumps(rest, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return hashlib.sha256(canonical.encode()).hexdigest()

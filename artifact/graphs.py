@@ -1,14 +1,14 @@
-"""Tells whether an ONNX file is self-contained, without the `onnx` package, which the serving install lacks.
+"""Tells whether an ONNX file holds its weights, without the `onnx` package, which the serving install lacks.
 
-A tensor may keep its numbers in another file ("external data"). No manifest lists that file, so no hash covers it. The
-reader walks protobuf's encoding and skips the weights. It refuses fields that no exporter writes, such as groups.
+No hash covers weights in another file ("external data"). The reader walks protobuf and skips weights. It refuses fields
+that no exporter writes, such as groups.
 """
 
 import mmap
 
 from kdc.common.protobuf import varint
 
-# Messages of onnx.proto: field numbers that lead to a tensor, and the message in each.
+# onnx.proto: field numbers that lead to tensors.
 _PARTS: dict[str, dict[int, str]] = {
     "model": {7: "graph", 20: "training", 25: "function"},
     "training": {1: "graph", 2: "graph"},
@@ -19,16 +19,16 @@ _PARTS: dict[str, dict[int, str]] = {
     "sparse": {1: "tensor", 2: "tensor"},
     "tensor": {},
 }
-_OPERATOR = 4  # `op_type` of a node
-_ELSEWHERE = b"EPContext"  # a GPU provider's operator, whose program may be in another file
-_LOCATION = 14  # `data_location` of a tensor; 0 is this file
-_MOST_FIELDS = 3_000_000  # thirty times a large graph's; more would take seconds
-_MOST_KEY = 0xFFFFFFFF  # protobuf drops the higher bits of a larger key
+_OPERATOR = 4  # a node's `op_type`
+_ELSEWHERE = b"EPContext"  # a GPU program, maybe in another file
+_LOCATION = 14  # `data_location`; 0 is this file
+_MOST_FIELDS = 3_000_000  # thirty times a large graph; more takes seconds
+_MOST_KEY = 0xFFFFFFFF  # protobuf drops higher bits
 _VARINT, _EIGHT, _BYTES, _FOUR = 0, 1, 2, 5  # protobuf's wire types
 
 
 def is_self_contained(data: bytes | mmap.mmap) -> bool:
-    """Whether an ONNX file holds all its weights. False also for damaged files, other files, and millions of fields."""
+    """Whether an ONNX file holds its weights. False also for damaged files, other files, and millions of fields."""
     try:
         return _holds_all(data)
     except IndexError:
@@ -58,8 +58,8 @@ def _holds_all(data: bytes | mmap.mmap) -> bool:
                 at += size
             elif wire in (_EIGHT, _FOUR):
                 at += 8 if wire == _EIGHT else 4
-            else:  # a group: ONNX has none, and its readers skip the content
+            else:  # a group: ONNX readers skip its content
                 return False
-        if at != end:  # a field runs past the end of its message
+        if at != end:  # a field exceeds its message
             return False
     return True

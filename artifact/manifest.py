@@ -1,7 +1,5 @@
-"""The manifest, `manifest.json`: what an artifact is, its files and its measurements.
-
-Serving starts with this module, so it imports only pydantic and the standard library.
-"""
+"""The manifest, `manifest.json`: what an artifact is, its files and its measurements. Serving starts with this module,
+so it imports little."""
 
 import re
 from typing import Annotated, Literal, Self
@@ -38,7 +36,7 @@ _PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,199}")
 
 
 class TaskBase(Frozen):
-    """What a model reads and answers; shared by training and serving.
+    """What a model reads and answers, for training and serving.
 
     A regression model answers (label - `center`) / `spread`, so prices train as well as ratings. The engine scales
     back.
@@ -46,12 +44,12 @@ class TaskBase(Frozen):
 
     name: str  # for example "sst2"
     kind: Kind
-    text: str = "text"  # column of the (first) text
-    text_pair: str | None = None  # column of the second text; None for single texts
-    # Class names in the order of the outputs; empty for regression.
+    text: str = "text"  # column
+    text_pair: str | None = None  # column; None for single texts
+    # In output order; empty for regression.
     labels: tuple[str, ...] = Field(default=(), max_length=MOST_LABELS)
-    center: float = 0.0  # mean of regression's training labels; else 0
-    spread: float = Field(default=1.0, gt=0)  # their standard deviation; else 1
+    center: float = 0.0  # mean of regression's labels; else 0
+    spread: float = Field(default=1.0, gt=0)  # their deviation; else 1
 
     @property
     def outputs(self) -> int:
@@ -65,7 +63,7 @@ class TaskBase(Frozen):
 
     @property
     def can_have_sets(self) -> bool:
-        """Whether rows can have sets of labels. Of two labels a set says no more than an abstention."""
+        """Whether rows can have sets; of two labels a set says no more than an abstention."""
         return self.kind == "classification" and len(self.labels) > 2
 
 
@@ -74,7 +72,7 @@ class TaskInfo(TaskBase):
 
     metric: str = ""  # the deciding one
     points: tuple[OperatingPoint, ...] = ()
-    abstain: Abstention | None = None  # None if all rows are answered
+    abstain: Abstention | None = None  # None: all are answered
     sets: LabelSets | None = None
 
     @model_validator(mode="after")
@@ -101,38 +99,36 @@ class TaskInfo(TaskBase):
 
 
 class Lineage(Frozen):
-    """Where the model comes from."""
+    """The model's origin."""
 
     teacher: str
     student: str
     recipe: str  # of distillation
-    data_fingerprint: str  # hash of training and evaluation data
+    data_fingerprint: str  # of training and evaluation data
     seed: int  # of splits, initialisation, order and dropout
     packages: dict[str, str]  # name -> version
-    cpu: str  # model name; it judged the int8 variant
-    gpu: str | None = None  # that trained; None if a CPU did
-    # Share of the training rows with each label, in the order of the labels; sums to 1 except in multi-label tasks.
-    # None for regression.
+    cpu: str  # judged the int8 variant
+    gpu: str | None = None  # None if a CPU trained
+    # Share of training rows by label; sums to 1 except in multi-label tasks. None for regression.
     label_share: tuple[Annotated[float, Field(ge=0, le=1)], ...] | None = None
-    trained: str  # number format and threads of the training; "" if nothing was trained
+    trained: str  # number format and threads; "" if nothing was trained
 
 
 class FileInfo(Frozen):
-    """Size in bytes and SHA-256 of a file."""
+    """Bytes and SHA-256."""
 
     sha256: _SHA256
     size: int = Field(ge=0)
 
 
 class LongTexts(Frozen):
-    """Rows of more than `TokenizerInfo.max_length` tokens are answered in windows of that length
-    (`kdc.serving.engine.long_texts`)."""
+    """Longer rows are answered in windows of `max_length` (`kdc.serving.engine.long_texts`)."""
 
-    stride: int = Field(ge=1, le=MOST_TOKENS)  # tokens between the starts of two windows
-    windows: int = Field(ge=2, le=MOST_WINDOWS)  # of a row; the rest is cut
-    # First tokens of the text, such as a title, repeated in every window.
+    stride: int = Field(ge=1, le=MOST_TOKENS)  # tokens between window starts
+    windows: int = Field(ge=2, le=MOST_WINDOWS)  # the rest is cut
+    # First tokens (a title) repeated in every window.
     keep: int = Field(default=0, ge=0, le=MOST_TOKENS)
-    join: tuple[Join, ...] = ("mean",)  # one for each output, or one for all
+    join: tuple[Join, ...] = ("mean",)  # for each output, or all
 
     @property
     def text(self) -> str:
@@ -142,22 +138,21 @@ class LongTexts(Frozen):
 
 
 class TokenizerInfo(Frozen):
-    """How rows are cut and padded, which `tokenizer.json` alone does not say."""
+    """How rows are cut and padded, which `tokenizer.json` does not say."""
 
-    # Tokens of a row, with special tokens and both texts of a pair.
+    # With special tokens and both texts.
     max_length: int = Field(ge=3, le=MOST_TOKENS)
     pad_id: int = Field(ge=0, le=_MOST_ID)  # 1 in RoBERTa
     pad_token: str
     pad_type_id: int = Field(default=0, ge=0, le=_MOST_ID)
-    token_type_ids: bool  # whether the graph takes them (DistilBERT's does not)
+    token_type_ids: bool  # DistilBERT's graph takes none
     pad_side: Literal["left", "right"] = "right"
     truncation_side: Literal["left", "right"] = "right"
-    long: LongTexts | None = None  # None if longer rows are cut
+    long: LongTexts | None = None  # None: longer rows are cut
 
     @property
     def longest(self) -> int:
-        """Tokens of the longest uncut row, with special tokens and both texts. A pair in windows fits only if its first
-        text is short."""
+        """Tokens of the longest uncut row. A pair in windows fits only if its first text is short."""
         return longest_row(self.max_length, self.long)
 
     @property
@@ -178,15 +173,15 @@ def longest_row(max_length: int, long: LongTexts | None) -> int:
 
 
 class Second(Frozen):
-    """Second model of a cascade. It answers the rows of which the first is unsure, with the same `tokenizer.json`."""
+    """Second model of a cascade, for rows of which the first is unsure. It uses the same `tokenizer.json`."""
 
-    name: str  # the teacher, or another student
+    name: str  # teacher or another student
     file: str  # ONNX file
-    token_type_ids: bool  # whether the graph takes them
-    temperature: float = Field(ge=1e-6, le=1e6)  # divides its logits before softmax or sigmoid
-    # Least `kdc.serving.engine.deciding.sureness` at which the first model answers.
+    token_type_ids: bool
+    temperature: float = Field(ge=1e-6, le=1e6)  # divides logits before softmax or sigmoid
+    # Least `kdc.serving.engine.deciding.sureness` of the first model's answers.
     answered_from: float = Field(ge=0, le=1)
-    share: float = Field(ge=0, le=1)  # of the tuning rows that reach it
+    share: float = Field(ge=0, le=1)  # of tuning rows
 
     @property
     def text(self) -> str:
@@ -195,21 +190,21 @@ class Second(Frozen):
 
 
 class Variant(Frozen):
-    """One ONNX file, or a cascade's two, as measured through the serving engine. None: not measured."""
+    """One ONNX file, or a cascade's two, measured through the serving engine; None: not measured."""
 
     file: str  # ONNX file
     second: Second | None = None  # a cascade's other model
-    size_bytes: int = Field(ge=0)  # of the ONNX files and `tokenizer.json`
-    metrics: dict[str, float] = Field(default_factory=dict)  # on the evaluation set, in points
-    # Largest absolute difference to its source model: of logits for fp32, else of probabilities.
+    size_bytes: int = Field(ge=0)  # with `tokenizer.json`
+    metrics: dict[str, float] = Field(default_factory=dict)  # points, on the evaluation set
+    # Largest absolute difference to its source: of logits for fp32, else of probabilities.
     parity: float | None = None
-    batch_invariance: float | None = None  # largest difference of a row's probability alone and in a batch of 16
+    batch_invariance: float | None = None  # largest difference of a probability alone and in a batch of 16
     opset: int  # ONNX operator version
     ir: int  # ONNX file format version
-    candidate: str | None = None  # winning int8 candidate; None unless all of it is int8
+    candidate: str | None = None  # int8's; None unless all is int8
     latency_p50_ms: float | None = None  # of one row
     latency_p95_ms: float | None = None  # of one row
-    rows_per_second: float | None = None  # in batches of 32
+    rows_per_second: float | None = None  # batches of 32
     peak_memory_mb: float | None = None  # of the process
 
     @property
@@ -219,36 +214,36 @@ class Variant(Frozen):
 
 
 class Manifest(Frozen):
-    """What an engine needs to load the model, and the measurements."""
+    """What an engine loads, and its measurements."""
 
     schema_version: int = SCHEMA_VERSION
     kdc_version: str  # that made it
     task: TaskInfo
     lineage: Lineage
-    files: dict[str, FileInfo]  # every file but `manifest.json`
+    files: dict[str, FileInfo]  # all but `manifest.json`
     tokenizer: TokenizerInfo
     input_names: tuple[str, ...]  # of the graphs, in order
     variants: dict[VariantName, Variant]
-    providers: dict[str, str]  # execution provider -> variant to load
-    # Divides logits before softmax or sigmoid; fitted on the tuning set.
+    providers: dict[str, str]  # provider -> variant
+    # Divides logits before softmax or sigmoid; from the tuning set.
     temperature: float = Field(default=1.0, ge=1e-6, le=1e6)
-    # Evaluation table: row ("teacher", "student", ...) -> column -> value.
+    # Evaluation table: model -> column -> value.
     metrics: dict[str, Annotated[dict[str, Scalar], Field(max_length=_MOST_CELLS)]] = Field(
         default_factory=dict, max_length=_MOST_CELLS
     )
-    contract: Judgement | None = None  # None if no contract was asked for
+    contract: Judgement | None = None  # None without a contract
     created: str  # UTC, ISO 8601
-    sha256: str = ""  # of the canonical JSON without this field; reveals corruption, not forgery
+    sha256: str = ""  # of the canonical JSON without this field; no proof against forgery
 
     @property
     def second(self) -> Second | None:
-        """The second model on a CPU; None without a cascade."""
+        """The second model on CPUs, if any."""
         loaded = self.providers[CPU_PROVIDER]
         return next((variant.second for name, variant in self.variants.items() if name == loaded), None)
 
     @property
     def size_bytes(self) -> int:
-        """Size of all files but `manifest.json`."""
+        """Size without `manifest.json`."""
         return sum(file.size for file in self.files.values())
 
     @model_validator(mode="after")

@@ -1,1 +1,1 @@
-"""Tools for every room: errors, files, machine, progress, tables. Imports no other room."""
+"""Tools for every room. Imports no other room."""

@@ -1,4 +1,4 @@
-"""Options of commands as rows of a table (`Setting`), from which Typer's options are made."""
+"""Options of commands as rows of a table (`Setting`), which become Typer's options."""
 
 import functools
 import inspect
@@ -11,41 +11,41 @@ import typer
 
 @dataclass(frozen=True)
 class Setting:
-    """An option of a command that sets a setting. Without a value it sets nothing."""
+    """An option that sets a setting; without a value it sets nothing."""
 
-    name: str  # of the option, e.g. "max-drop"
-    type: Any  # of the value; bool makes a flag
+    name: str  # option, e.g. "max-drop"
+    type: Any  # bool makes a flag
     help: str  # effect, unit, default
-    section: str = ""  # of the setting, e.g. "contract"; "" if it has none
+    section: str = ""  # such as "contract"; may be empty
     panel: str | None = None  # heading in `--help`
-    keys: tuple[str, ...] = ()  # settings it sets, if not `section.name`
+    keys: tuple[str, ...] = ()  # settings, if not `section.name`
     least: float | None = None  # smallest number allowed
 
     @property
     def argument(self) -> str:
-        """Name of the command's parameter."""
+        """The command's parameter."""
         return self.name.replace("-", "_")
 
     @property
     def sets(self) -> tuple[str, ...]:
-        """Dotted names of the settings."""
+        """Dotted setting names."""
         return self.keys or (f"{self.section}.{self.argument}".removeprefix("."),)
 
     @property
     def parameter(self) -> inspect.Parameter:
-        """The function parameter that Typer reads."""
+        """Parameter for Typer."""
         hint: Any = self.type | None
         hint = Annotated[hint, option(self.help, f"--{self.name}", panel=self.panel, least=self.least)]
         return inspect.Parameter(self.argument, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=hint)
 
 
 def settings(section: str, panel: str | None, *rows: tuple[Any, ...]) -> tuple[Setting, ...]:
-    """Options of one section and panel, each (name, type, help) or (name, type, help, key of the setting)."""
+    """Options of one section and panel, each (name, type, help) or (name, type, help, setting's key)."""
     return tuple(Setting(name, kind, help, section, panel, tuple(keys)) for name, kind, help, *keys in rows)
 
 
 def takes(*settings: Setting) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a command these options. Its first argument receives the given values by setting."""
+    """Give a command these options; its first argument becomes the given values by setting."""
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         _, *own = inspect.signature(command).parameters.values()
@@ -70,10 +70,10 @@ def taken(given: dict[str, Any], settings: Iterable[Setting]) -> dict[str, Any]:
 
 
 def option(help: str, *names: str, panel: str | None = None, least: float | None = None) -> Any:
-    """An option; the help text tells its default."""
+    """An option; its help tells its default."""
     return typer.Option(*names, help=help, rich_help_panel=panel, min=least, show_default=False)
 
 
 def argument(help: str, metavar: str | None = None) -> Any:
-    """A positional argument; the help text tells its default."""
+    """A positional argument; its help tells its default."""
     return typer.Argument(help=help, metavar=metavar, show_default=False)

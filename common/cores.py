@@ -1,4 +1,4 @@
-"""Cores that this process may use, cores that other processes take, and control groups."""
+"""Cores of this process, its neighbours, and control groups."""
 
 import contextlib
 import os
@@ -9,9 +9,9 @@ from typing import Self
 
 
 def usable_cores(root: Path = Path("/")) -> int:
-    """Cores of this process: the least of machine, affinity and control group quotas, rounded down, at least 1.
+    """Least of the machine's cores, affinity and control group quotas, rounded down, at least 1.
 
-    ONNX Runtime sizes its threads by the machine's cores, which slows down a container with fewer.
+    ONNX Runtime counts the machine's cores, which slows down a container with fewer.
     """
     try:
         cores = len(os.sched_getaffinity(0))
@@ -19,7 +19,7 @@ def usable_cores(root: Path = Path("/")) -> int:
         cores = os.cpu_count() or 1
     limits = [cores]
     for folder, version in cgroup_folders("cpu", root):
-        # A missing file, "max", and version 1's quota -1 set no limit.
+        # A missing file, "max" and version 1's -1 set no limit.
         with contextlib.suppress(OSError, ValueError):
             names = ["cpu.max"] if version == 2 else ["cpu.cfs_quota_us", "cpu.cfs_period_us"]
             quota, period = " ".join((folder / name).read_text(encoding="utf-8") for name in names).split()
@@ -29,14 +29,14 @@ def usable_cores(root: Path = Path("/")) -> int:
 
 
 def cgroup_folders(controller: str, root: Path = Path("/")) -> Iterator[tuple[Path, int]]:
-    """Folders of this process's control group and its ancestors, whose limits hold too; none on macOS and Windows.
+    """This process's control group folders and their ancestors, whose limits hold too; none on macOS and Windows.
 
     Args:
         controller: "cpu" or "memory".
         root: with `/proc` and `/sys`.
 
     Yields:
-        A folder, which may be missing, and its control group version (1 or 2), which names the files.
+        A folder, which may be missing, and the control groups' version (1 or 2).
     """
     try:
         lines = (root / "proc/self/cgroup").read_text(encoding="utf-8").splitlines()
@@ -46,16 +46,14 @@ def cgroup_folders(controller: str, root: Path = Path("/")) -> Iterator[tuple[Pa
         _, controllers, group = line.split(":", 2)
         if controllers and controller not in controllers.split(","):
             continue
-        # Version 2 has one tree and names no controllers. Version 1 mounts a tree for one or several, such as
-        # "cpu,cpuacct".
+        # Version 2 has one tree; version 1 mounts one for each controller or a few ("cpu,cpuacct").
         for tree in {controller, controllers} if controllers else {""}:
             for level in (PurePosixPath(group), *PurePosixPath(group).parents):
                 yield root / "sys/fs/cgroup" / tree / str(level).lstrip("/"), 1 if controllers else 2
 
 
 class Neighbours:
-    """Cores of this process that others took during a block. Other guests of the host count if the system tells
-    them."""
+    """Cores that others took during a block, including other guests if the system counts them."""
 
     def __enter__(self) -> Self:
         self._before = self._read()
@@ -68,19 +66,19 @@ class Neighbours:
         self._others = max(0.0, (busy_now - busy - (own_now - own)) / max(ended - began, 1e-3))
 
     def short_of(self, threads: int) -> float:
-        """Cores that `threads` lacked because of others."""
+        """Cores that others took from `threads`."""
         return max(0.0, self._others - max(0, usable_cores() - threads))
 
     @staticmethod
     def _read() -> tuple[float, float, float]:
-        """Seconds of the clock, of busy cores, and of this process."""
+        """Seconds: clock, busy cores, this process."""
         import psutil
 
         mine = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
         busy = 0.0
         for core, times in enumerate(psutil.cpu_times(percpu=True)):
             if mine is None or core in mine:
-                # Linux counts guests' time as "user" too.
+                # Linux counts guests as "user" too
                 idle = sum(getattr(times, name, 0.0) for name in ("idle", "iowait", "guest", "guest_nice"))
                 busy += sum(times) - idle
         used = os.times()

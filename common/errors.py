@@ -1,35 +1,34 @@
 """Errors for people: what was wrong, the given value, the remedy.
 
-Exit codes: 0 done, 1 failure, 2 wrong input; 3 and 4 are verdicts (`kdc.artifact.contract.terms`).
+Exit codes: 0 done, 1 failure, 2 wrong input; 3 and 4 are verdicts.
 """
 
 import re
 
-# Users and passwords in addresses (also with a bare @ or /), and text after ? or # that holds a value, unlike
-# part-?.csv.
+# Users and passwords in addresses (even with a bare @ or /), and values after ? or #, unlike part-?.csv.
 _USER = re.compile(r"(?<=://)(?:[^/\s]*:\S*|[^/\s]*)@")
 _VALUES = re.compile(r"(:[^\s?#]*[?#])(?=\S*=)\S+")
-# Control characters except line break and tab, and marks of writing direction.
+# Control characters except line break and tab, and direction marks.
 _UNSEEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
 
 def printable(text: str) -> str:
-    """Escape marks that would move a terminal's cursor or rename its window. Names and labels may be others'."""
+    """Escape marks that would move a terminal's cursor or rename its window: names may be others'."""
     return _UNSEEN.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
 
 
 def without_secrets(text: str) -> str:
-    """A text for people and logs: dots replace users, passwords, queries and fragments of addresses."""
+    """Replace users, passwords, queries and fragments of addresses by dots."""
     return _VALUES.sub(r"\1...", _USER.sub("...@", text))
 
 
 def installing(extra: str) -> str:
-    """The remedy for a missing extra of the package."""
+    """Remedy for a missing extra."""
     return f"pip install 'kdc[{extra}]' (in a checkout: pip install '.[{extra}]')"
 
 
 class KdcError(Exception):
-    """A failure. Exit code 1. Its texts show no secrets of addresses (`without_secrets`).
+    """A failure. Exit code 1. Its texts show no secrets of addresses.
 
     Args:
         what: what was wrong, one sentence without a full stop.
@@ -38,7 +37,7 @@ class KdcError(Exception):
     """
 
     exit_code = 1
-    code = "failure"  # for programs: `--json` prints it
+    code = "failure"  # printed by `--json`
 
     def __init__(self, what: str, *, given: object = None, remedy: str = "") -> None:
         self.what = without_secrets(what)
@@ -60,7 +59,7 @@ class InputError(KdcError):
 
 
 class OutOfReach(InputError):
-    """No student can keep a limit. The run ends before training."""
+    """No student can keep a limit, known before training."""
 
     code = "limit_out_of_reach"
 

@@ -1,4 +1,4 @@
-"""Atomic writing: after a crash a file has its old content or its new one."""
+"""Atomic writing: after a crash a file is old or new."""
 
 import errno
 import hashlib
@@ -28,7 +28,7 @@ _REFUSALS = {
 
 
 def sha256_of(path: Path) -> str:
-    """SHA-256 of a file's content, in hexadecimal."""
+    """SHA-256 in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -47,17 +47,16 @@ def write_whole(path: Path, content: str | bytes, *, shared: bool = False) -> No
 
 @contextmanager
 def whole_file(path: Path, *, shared: bool = False) -> Iterator[IO[bytes]]:
-    """A binary stream whose content replaces `path` when the block ends. An error keeps the old file; an OSError names
-    it. The content is synced first, so a power cut leaves no empty file.
+    """A stream whose content replaces `path` when the block ends. An error keeps the old file; an OSError names it.
+    Content is synced first: a power cut leaves no empty file.
 
     Args:
         path: in an existing folder.
-        shared: several processes may write it at once, each to its own temporary file. A killed writer's stays; without
-            `shared`, the next writer replaces it.
+        shared: processes may write at once, each to its own temporary file, which a killed writer leaves.
     """
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex if shared else 'kdc'}.tmp")
     try:
-        temporary.unlink(missing_ok=True)  # a killed writer's; if it is a link, it is not followed
+        temporary.unlink(missing_ok=True)  # a killed writer's; links are not followed
         with temporary.open("xb") as stream:
             yield stream
             stream.flush()
@@ -71,7 +70,7 @@ def whole_file(path: Path, *, shared: bool = False) -> Iterator[IO[bytes]]:
 
 
 def disk_is_full(error: BaseException | None) -> bool:
-    """Whether an error or its cause means a full disk. Rust and C++ libraries say so only in the message."""
+    """Whether an error means a full disk, which Rust and C++ libraries say only in words."""
     while error is not None:
         if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in str(error):
             return True
@@ -80,7 +79,7 @@ def disk_is_full(error: BaseException | None) -> bool:
 
 
 def refusal(error: OSError) -> KdcError | None:
-    """The error for people if the disk or its rights failed, else None."""
+    """The error for people if disk or rights failed."""
     remedy = _REFUSALS.get(error.errno or 0)
     if remedy is None:
         return None

@@ -1,16 +1,15 @@
-"""Base of all typed records that are kept as JSON."""
+"""Base of records kept as JSON."""
 
 from pydantic import BaseModel, ConfigDict
 
 
 class Frozen(BaseModel):
-    """An immutable pydantic model that refuses unknown fields, infinities, NaN, and half surrogate pairs (not
-    UTF-8)."""
+    """Immutable; refuses unknown fields, infinities, NaN, and half surrogate pairs (not UTF-8)."""
 
     model_config = ConfigDict(
         frozen=True,
         extra="forbid",
         protected_namespaces=(),
         allow_inf_nan=False,
-        str_max_length=2**30,  # without a limit pydantic takes half surrogate pairs
+        str_max_length=2**30,  # only limited strings are checked for surrogates
     )

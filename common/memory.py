@@ -1,4 +1,4 @@
-"""This process's peak memory, and control of glibc's heaps."""
+"""This process's peak memory, and glibc's heaps."""
 
 import contextlib
 import ctypes
@@ -25,20 +25,18 @@ def own_peak_memory_bytes() -> int:
 
 
 def reset_peak_memory() -> None:
-    """Begin a new peak, if the system can."""
+    """Begin a new peak, if possible."""
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
 
 
 def release_free_memory() -> None:
-    """Return freed memory to the system (glibc only). Each thread's pool keeps hundreds of megabytes of closed
-    models."""
+    """Return freed memory (glibc only): each thread's pool keeps hundreds of megabytes of closed models."""
     with contextlib.suppress(AttributeError, OSError, TypeError):  # another C library
         ctypes.CDLL(None).malloc_trim(0)
 
 
 def share_heaps() -> None:
-    """Let threads share two heaps (glibc only). A heap for each thread keeps hundreds of megabytes after large
-    requests."""
+    """Share two heaps (glibc only): one a thread keeps hundreds of megabytes after large requests."""
     with contextlib.suppress(AttributeError, OSError, TypeError):  # another C library
         ctypes.CDLL(None).mallopt(_M_ARENA_MAX, _HEAPS)

@@ -1,9 +1,9 @@
 """Finds the fastest number of threads, or the faster of two ways, by timing.
 
-Threads of a step wait for each other. With cores of their own, two are nearly twice as fast as one. If another process
-shares the cores, each wait lasts until the slowest thread gets its core back, and one thread is faster. kdc times real
-steps with the chosen number, half and twice it: first, once a minute, and when the speed halves. Numbers further away
-are too slow to try: with one thread of 64, a few steps take as long as a minute's work.
+Two threads with cores of their own are nearly twice as fast as one. If others use the cores, each wait lasts until the
+slowest thread gets a core, and one thread is faster. Real steps are timed with the current number, half and twice it:
+first, once a minute, and when the speed halves. Others are too slow to try: with one thread of 64, a few steps take a
+minute.
 """
 
 import logging
@@ -16,23 +16,23 @@ from statistics import mean
 
 log = logging.getLogger("kdc")
 
-_REMEMBERED = 8  # last steps that give a speed; at least a turn
-_LOOK_AGAIN_S, _LOOK_AGAIN_STEPS = 60.0, 50  # both must pass; steps for each step of a turn
-_LATEST_S = 240.0  # if all others were far behind, the wait doubles up to this
-_SOON_S = 5.0  # least wait if the speed halved
-_WORTH = 1.05  # how many times as fast another number must be
+_REMEMBERED = 8  # steps that give a speed
+_LOOK_AGAIN_S, _LOOK_AGAIN_STEPS = 60.0, 50  # both must pass; steps times the turn
+_LATEST_S = 240.0  # the wait doubles up to this while others are far behind
+_SOON_S = 5.0  # least wait after halved speed
+_WORTH = 1.05  # least gain of a new number
 
 
 class Pace:
     """Chooses the number of threads by timing steps.
 
     Args:
-        choices: numbers of threads, descending, close together; one leaves no choice.
+        choices: numbers of threads, descending, close together.
         set_threads: sets the number for the next steps.
         clock: seconds.
-        turn: steps timed with each number in a turn.
-        alike: whether steps are alike, as in training. A service's are not: they take turns one by one, are compared by
-            token count, and a falling speed means nothing.
+        turn: steps timed with a number in a turn.
+        alike: True for training. A service's passes differ: they alternate and are compared by token count, and a
+            falling speed means nothing.
     """
 
     def __init__(
@@ -49,22 +49,22 @@ class Pace:
         self._set, self._clock, self._turn, self._alike = set_threads, clock, turn, alike
         self._remembered = max(turn, _REMEMBERED)
         self._speeds = self._no_steps()
-        self._plan: list[int] = []  # threads of the next steps, while comparing
+        self._plan: list[int] = []  # next steps' threads, while comparing
         self._used = self.threads  # in the current step
         self._began = 0.0
         self._looked: float | None = None  # end of the last comparison
-        self._beyond: list[int] = []  # numbers beyond a new choice, maybe better still
-        self._steps = 0  # since then, or since the work began
-        self._settled = 0.0  # speed after the last comparison
+        self._beyond: list[int] = []  # beyond a new choice, maybe better still
+        self._steps = 0  # since then, or the work's begin
+        self._settled = 0.0  # after the last comparison
         self._wait = _LOOK_AGAIN_S  # until the next one
 
     def _no_steps(self) -> dict[int, deque[tuple[int, float]]]:
-        """(tokens, seconds) of the last steps by number of threads, empty."""
+        """(tokens, seconds) by threads, empty."""
         return {threads: deque(maxlen=self._remembered) for threads in self.choices}
 
     @contextmanager
     def work(self) -> Iterator[None]:
-        """Work of like steps. Afterwards the most threads are set again."""
+        """Work of like steps; afterwards the most threads are set."""
         self._speeds = self._no_steps()
         self._plan, self._steps, self._settled = [], 0, 0.0
         self._used = self.threads
@@ -79,17 +79,17 @@ class Pace:
         self._began = self._clock()
 
     def step_ends(self, tokens: int) -> None:
-        """Call after a step, with its tokens including padding."""
+        """Call after a step; tokens include padding."""
         if len(self.choices) == 1:
             return
         now = self._clock()
         self._steps += 1
         if self._steps == 1 and not self._plan:
-            return  # the first step allocates memory
+            return  # allocates memory
         self._speeds[self._used].append((tokens, max(now - self._began, 1e-9)))
         if self._plan:
             self._plan.pop(0)
-            if self._alike and self._is_far_behind():  # beside other processes such a step may take ten times as long
+            if self._alike and self._is_far_behind():  # beside others such steps may take ten times as long
                 self._plan = [threads for threads in self._plan if threads != self._used]
             if not self._plan:
                 self._choose(now)
@@ -100,7 +100,6 @@ class Pace:
         self._use(self._plan[0] if self._plan else self.threads)
 
     def _next_look(self) -> list[int]:
-        """Threads of the next steps."""
         others = self._beyond or self._neighbours()
         if not self._alike:
             return [self.threads, *others] * self._turn
@@ -108,12 +107,11 @@ class Pace:
         return [threads for threads in order for _ in range(self._turn)]
 
     def _is_far_behind(self) -> bool:
-        """Whether the current number is at most half as fast as another timed one."""
+        """Whether another number is at least twice as fast."""
         timed = [self._speed(threads) for threads in self.choices if self._speeds[threads]]
         return self._speed(self._used) < max(timed) / 2
 
     def _neighbours(self) -> list[int]:
-        """The next larger and smaller choices."""
         index = self.choices.index(self.threads)
         return [*self.choices[max(0, index - 1) : index], *self.choices[index + 1 : index + 2]]
 
@@ -127,7 +125,7 @@ class Pace:
             return True
         is_known = len(self._speeds[self.threads]) == self._remembered
         if not self._settled and is_known:
-            self._settled = self._speed(self.threads)  # of this work; the last comparison may be of another
+            self._settled = self._speed(self.threads)  # the last comparison may be of other work
         has_slowed = self._alike and is_known and self._speed(self.threads) < self._settled / 2
         passed = now - self._looked
         return (has_slowed and passed > _SOON_S) or (
@@ -153,13 +151,13 @@ class Pace:
         self._looked, self._steps = now, 1
 
     def _speed(self, threads: int) -> float:
-        """Tokens a second over the last steps; waits for a core count."""
+        """Tokens a second, including waits for a core."""
         steps = self._speeds[threads]
         return sum(tokens for tokens, _ in steps) / sum(seconds for _, seconds in steps)
 
     def _times_as_fast(self, threads: int) -> float:
-        """Speed relative to the chosen number: geometric mean ratio of seconds a token, among steps of similar size,
-        because long steps cost less a token."""
+        """Speed relative to the chosen number: geometric mean ratio among steps of similar size, because long steps
+        cost less a token."""
         by_size: dict[int, tuple[list[float], list[float]]] = {}
         for side, number in enumerate((self.threads, threads)):
             for tokens, seconds in self._speeds[number]:
@@ -174,20 +172,20 @@ def _count(threads: int) -> str:
 
 
 def halvings(most: int) -> list[int]:
-    """Close numbers of threads: the most, half of it, ... one."""
+    """The most, half of it, ... one."""
     return [most >> halving for halving in range(most.bit_length())]
 
 
 def seconds_of(call: Callable[[], object]) -> float:
-    """Wall-clock seconds of one call."""
+    """Wall-clock seconds."""
     began = time.perf_counter()
     call()
     return time.perf_counter() - began
 
 
 def least_seconds(steps: Sequence[Callable[[], object]]) -> list[float]:
-    """Least seconds of each step in two alternating rounds: other processes can only slow a step."""
+    """Least seconds in two alternating rounds: other processes only slow a step."""
     for step in steps:
-        step()  # the first call allocates memory
+        step()  # allocates memory
     rounds = [[seconds_of(step) for step in steps] for _ in range(2)]
     return [min(seconds) for seconds in zip(*rounds, strict=True)]

@@ -1,4 +1,4 @@
-"""Input and output at local paths and every address of fsspec (s3://, gs://, ...)."""
+"""Input and output at local paths and addresses of fsspec."""
 
 import errno
 import os
@@ -22,14 +22,14 @@ _SERVER = re.compile(r"\b(https?)://([^/?#]*)")
 _WORDS = re.compile(r"\w{3,}")
 # Where stores tell a file's version or time of change.
 _CHANGED = ("mtime", "ETag", "etag", "LastModified", "Last-Modified", "updated")
-_LONGEST_DETAIL = 600  # characters of a package's message; some hold a whole page
+_LONGEST_DETAIL = 600  # some messages hold a whole page
 
 
 def file_system(address: str) -> tuple[Any, str]:
-    """fsspec's file system of an address, and the path on it.
+    """fsspec's file system of an address, and the path.
 
     Raises:
-        InputError: the scheme is unknown, or its package is not installed.
+        InputError: the scheme is unknown, or its package missing.
     """
     import fsspec
 
@@ -41,7 +41,7 @@ def file_system(address: str) -> tuple[Any, str]:
 
 
 def _of_web(address: str) -> dict[str, Any]:
-    """Options for fsspec's HTTP: a session for each server that checks redirects."""
+    """A session for each server that checks redirects."""
     servers = dict(_SERVER.findall(address))
     if not servers:
         return {}
@@ -51,20 +51,20 @@ def _of_web(address: str) -> dict[str, Any]:
 
 
 def _told(error: Exception, address: str) -> str:
-    """A package's error message, or its type alone if the message repeats a secret of the address."""
+    """An error's message, or only its type if the message repeats a secret."""
     words = without_secrets(str(error))[:_LONGEST_DETAIL]
     secrets = set(_WORDS.findall(address)) - set(_WORDS.findall(without_secrets(address)))
     return type(error).__name__ + ("" if any(secret in words for secret in secrets) else f": {words}")
 
 
 def is_local(system: Any) -> bool:
-    """Whether paths are of this machine."""
+    """Whether paths are local."""
     return "file" in system.protocol
 
 
 @contextmanager
 def reaching(address: str, remedy: str = _REMEDY, passing: tuple[type[Exception], ...] = ()) -> Iterator[None]:
-    """Turn any error of a store's package into `KdcError`, except those in `passing`."""
+    """Turn any error of a store's package into `KdcError`, except `passing`."""
     try:
         yield
     except Exception as error:  # packages' errors share no base
@@ -75,7 +75,7 @@ def reaching(address: str, remedy: str = _REMEDY, passing: tuple[type[Exception]
 
 
 def reaching_remote(system: Any, address: str) -> AbstractContextManager[None]:
-    """Like `reaching`, but errors of the local file system pass."""
+    """Like `reaching`, but local errors pass."""
     return reaching(address, passing=(Exception,) if is_local(system) else ())
 
 
@@ -92,7 +92,7 @@ class File:
     @property
     def format(self) -> str:
         """By the ending."""
-        return format_of(self.path)  # the address may lack a query that names the file
+        return format_of(self.path)  # the address may lack the query that names it
 
     def open(self) -> IO[bytes]:
         """Open for reading, decompressed.
@@ -113,7 +113,7 @@ def format_of(address: str) -> str:
     """A file's format by its ending.
 
     Raises:
-        InputError: another ending.
+        InputError: unknown ending.
     """
     ending = _ending(address)
     if ending not in FORMATS:
@@ -122,32 +122,31 @@ def format_of(address: str) -> str:
 
 
 def _ending(address: str) -> str:
-    """Ending without compression: ".csv" of "rows.csv.gz"."""
+    """ ".csv" of "rows.csv.gz"."""
     name = Path(_named(address))
     return Path(name.stem if name.suffix in _COMPRESSED else name).suffix.lower()
 
 
 def is_packed(address: str) -> bool:
-    """Whether the ending is a compression's."""
+    """Whether it is compressed."""
     return Path(_named(address)).suffix in _COMPRESSED
 
 
 def _named(address: str) -> str:
-    """The part that names the file: the path, or all of it if a query does (download?file=rows.csv). Local names may
-    hold a question mark."""
+    """The path, or the whole address if its query names the file (download?file=rows.csv). Local names may hold "?"."""
     path = address.partition("?")[0] if "://" in address else address
     return path if any(ending in FORMATS for ending in Path(path.lower()).suffixes[-2:]) else address
 
 
 def exists(address: str) -> bool:
-    """Whether anything is at an address."""
+    """Whether anything is there."""
     system, path = file_system(address)
     with reaching_remote(system, address):
         return bool(system.exists(path))
 
 
 def find(address: str) -> list[File]:
-    """Files of an input, sorted: one file, a directory's, or a pattern's.
+    """An input's files, sorted: one, a directory's or a pattern's.
 
     Raises:
         InputError: no such file, or none of a known format.
@@ -179,7 +178,7 @@ def _describe(system: Any, path: str, address: str) -> File:
 
 
 def _is_hidden(path: str, root: str) -> bool:
-    """Whether a part below `root` is a tool's own: .ipynb_checkpoints, _temporary, _delta_log."""
+    """Whether a tool made it: .ipynb_checkpoints, _temporary, _delta_log."""
     below = PurePosixPath(path).relative_to(PurePosixPath(root)).parts
     return any(part.startswith((".", "_")) for part in below)
 
@@ -189,7 +188,7 @@ class Folder:
 
     Args:
         address: local, or any of fsspec.
-        first: file that `remove` deletes first. A folder without it is a broken-off removal.
+        first: deleted first by `remove`; without it, the folder is a broken-off removal.
     """
 
     def __init__(self, address: str, first: str) -> None:
@@ -202,11 +201,11 @@ class Folder:
             return bool(self._system.exists(self._at(name)))
 
     def exists(self) -> bool:
-        """Whether anything is at the address."""
+        """Whether anything is there."""
         return exists(self._address)
 
     def read(self, name: str) -> bytes:
-        """The bytes of a file.
+        """A file's bytes.
 
         Raises:
             FileNotFoundError: it is not there.
@@ -215,23 +214,23 @@ class Folder:
 
     def write(self, name: str, data: bytes) -> None:
         """Write a file atomically."""
-        if not is_local(self._system):  # an object store is atomic itself
+        if not is_local(self._system):  # object stores are atomic
             with reaching_remote(self._system, self._address):
                 self._system.pipe_file(self._at(name), data)
             return
         os.makedirs(self._path, exist_ok=True)
-        # Ray may restart a task whose first attempt still writes.
+        # Ray may restart a task that still writes.
         files.write_whole(Path(self._at(name)), data, shared=True)
 
     def sizes(self) -> dict[str, int]:
-        """Sizes of the files by name, in bytes."""
+        """Bytes by file name."""
         with reaching_remote(self._system, self._address):
-            self._system.invalidate_cache()  # other processes write here too
+            self._system.invalidate_cache()  # others write here too
             listing = self._system.find(self._path, detail=True)
         return {Path(path).name: int(info["size"]) for path, info in listing.items()}
 
     def move(self, address: str) -> None:
-        """Rename a local folder in one step, after removing the target."""
+        """Rename atomically, after removing the target."""
         _, path = file_system(address)
         for temporary in Path(self._path).glob("*.tmp"):  # left by killed writers
             temporary.unlink()
@@ -241,7 +240,7 @@ class Folder:
         os.replace(self._path, path)
 
     def remove(self) -> None:
-        """Remove the folder and its content, if it exists."""
+        """Remove the folder, if it exists."""
         if self._first in self:
             self._system.rm_file(self._at(self._first))
         if self.exists():
@@ -253,20 +252,20 @@ class Folder:
 
 @contextmanager
 def whole_file_at(address: str) -> Iterator[IO[bytes]]:
-    """A binary stream that takes the name only when complete. Creates local folders."""
+    """A stream that takes its name when complete. Creates local folders."""
     system, path = file_system(address)
     if is_local(system):
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         with files.whole_file(Path(path)) as stream:
             yield stream
         return
-    with system.transaction, system.open(path, "wb") as stream:  # uploads commit at the end, or are dropped
+    with system.transaction, system.open(path, "wb") as stream:  # committed at the end, or dropped
         yield stream
 
 
 @contextmanager
 def lock(output: str) -> Iterator[None]:
-    """Lock an output against other processes, if it is local and its folder is writable.
+    """Lock a local output in a writable folder.
 
     Raises:
         InputError: another process writes it.
@@ -284,7 +283,7 @@ def lock(output: str) -> Iterator[None]:
         held.acquire(timeout=0)
     except Timeout:
         raise InputError("another process writes this output", given=output, remedy="wait for it") from None
-    except OSError as error:  # the output may be a writable mount in a read-only folder
+    except OSError as error:  # for a writable mount in a read-only folder
         if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise
     try:

@@ -1,4 +1,4 @@
-"""Progress on stderr: a bar on a terminal, otherwise a few plain lines."""
+"""Progress on stderr: a bar on a terminal, else a few lines."""
 
 import logging
 import threading
@@ -7,19 +7,19 @@ from typing import Any, Protocol, Self
 
 from kdc.common.errors import printable
 
-_BEAT_S = 30.0  # seconds between lines of a stage without a bar
-_SPEED_S = 120.0  # seconds over which the speed is averaged
+_BEAT_S = 30.0  # seconds between lines without a bar
+_SPEED_S = 120.0  # the speed's mean is over these
 
 
 class Progress(Protocol):
-    """A callback that long work tells its progress."""
+    """How long work reports progress."""
 
     def __call__(self, done: int, total: int, /, *, rows: int = 0, loss: float | None = None) -> None:
-        """`done` of `total` steps, each of `rows` rows; `loss` is a training's."""
+        """`done` of `total` steps, each of `rows` rows."""
 
 
 class _Bar:
-    """One bar on stderr, on terminals only. The context ends it.
+    """A bar on a terminal, until the context ends.
 
     Args:
         quiet: print nothing.
@@ -27,7 +27,7 @@ class _Bar:
     """
 
     def __init__(self, *, quiet: bool = False, draws: bool = True) -> None:
-        from rich.console import Console  # importing this module must cost nothing
+        from rich.console import Console  # this module's import must be cheap
 
         self.console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
         self._is_drawn = self.console.is_terminal and draws and not quiet
@@ -51,7 +51,7 @@ class _Bar:
         self.stop()
 
     def _draw(self, columns: list[Any], title: str, total: float | None, **fields: Any) -> None:
-        """Begin a bar of rich's columns; without a terminal it only counts."""
+        """Begin a bar; without a terminal it only counts."""
         from rich.progress import Progress
 
         self.stop()
@@ -68,7 +68,7 @@ class _Bar:
 
 
 class Reporter(_Bar):
-    """Stages of a run: a line at begin and end, between them a bar, or lines now and then. Shows kdc's log too.
+    """Stages of a run: lines at begin and end, a bar or lines between. Shows kdc's log.
 
     Args:
         quiet: print nothing.
@@ -99,19 +99,19 @@ class Reporter(_Bar):
             ).start()
 
     def progress(self, done: int, total: int, /, *, rows: int = 0, loss: float | None = None) -> None:
-        """Move the current stage; see `Progress`. The last loss stays until new work begins."""
+        """Move the bar; see `Progress`. The last loss stays until new work begins."""
         fields: dict[str, Any] = {"rows": rows}
         if loss is not None or (self._task is not None and done < self._task.completed):
             fields["loss"] = loss
         self._update(completed=done, total=total, **fields)
 
     def stop(self) -> None:
-        """Remove the bar, and end the stage's lines."""
+        """End bar and lines."""
         super().stop()
         self._ended.set()
 
     def finished(self, stage: str, seconds: float, headline: str) -> None:
-        """Say that a stage is done, with its result if `headline` has one."""
+        """Say that a stage is done."""
         self.stop()
         self.say(f"{stage}: done in {seconds:.1f} s" + (f": {headline}" if headline else ""))
 
@@ -120,17 +120,16 @@ class Reporter(_Bar):
         self.say(f"{stage}: already done, nothing changed")
 
     def _beat(self, task: Any, ended: threading.Event) -> None:
-        """Print a stage's progress regularly, even if it is silent."""
+        """Report even silent stages."""
         while not ended.wait(self._beat_s):
             self.say(_line(task))
 
 
 def _line(task: Any) -> str:
-    """A stage's seconds, steps, rows a second, loss and time left, as far as known."""
     parts = [f"{task.description}: {task.elapsed:.0f} s"]
     if task.total is not None:
         parts.append(f"step {task.completed} of {task.total}")
-    if speed := task.speed:  # read once: another thread may reset it
+    if speed := task.speed:  # another thread may reset it
         rows, loss = task.fields["rows"], task.fields["loss"]
         parts += [f"{speed * rows:.0f} rows/s"] if rows else []
         parts += [f"loss {loss:.3f}"] if loss is not None else []
@@ -139,14 +138,13 @@ def _line(task: Any) -> str:
 
 
 def _duration(seconds: float) -> str:
-    """Seconds below two minutes, minutes below two hours, else hours."""
     if seconds < 120:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 class Meter(_Bar):
-    """The bytes of one transfer."""
+    """Bytes of a transfer."""
 
     def start(self, title: str, total: int) -> None:
         """Begin a bar of `total` bytes."""
@@ -156,20 +154,20 @@ class Meter(_Bar):
         self._draw([TextColumn("{task.description}", markup=False), *bar], title, total)
 
     def advance(self, count: int) -> None:
-        """Move the bar; back for a negative count, if bytes must be sent again."""
+        """Move the bar; back for a negative count, if bytes are sent again."""
         self._update(advance=count)
 
 
 class RowCounter(_Bar):
-    """Rows of a prediction, and bytes read of its input."""
+    """Rows of a prediction, and bytes of input."""
 
     def start(self, total: int | None) -> None:
-        """Begin a bar of `total` bytes; None if unknown."""
+        """Begin a bar of `total` bytes; None: unknown."""
         from rich.progress import BarColumn, TimeRemainingColumn
 
         figures = ["  {task.fields[rows]:,} rows", "{task.fields[speed]:,.0f} rows/s"]
         self._draw([*figures, BarColumn(), "left", TimeRemainingColumn()], "rows", total, rows=0, speed=0.0)
 
     def update(self, done: int, rows: int, rows_per_second: float) -> None:
-        """Move the bar to `done` bytes; show rows and speed."""
+        """Move the bar; show rows and speed."""
         self._update(completed=done, rows=rows, speed=rows_per_second)

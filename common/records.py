@@ -1,7 +1,4 @@
-"""Parses CSV, TSV (quoted) and JSONL record by record, in constant memory.
-
-Each record comes with its first line, from 1. The caller decodes lines and handles broken records.
-"""
+"""Parses CSV, TSV and JSONL record by record, in constant memory. Lines count from 1."""
 
 import csv
 import json
@@ -19,12 +16,12 @@ FORMATS: dict[str, Format] = {
     ".parquet": "parquet",
 }
 DELIMITERS = {"csv": ",", "tsv": "\t"}
-# Bounds a quote that is never closed, which would swallow the file.
+# Bounds an unclosed quote, which would swallow the file.
 LONGEST_LINE = 64 << 20
 
 
 class BrokenQuoting(Exception):
-    """A CSV or TSV file cannot be parsed from the record at `line` on."""
+    """Parsing must stop at the record of `line`."""
 
     def __init__(self, reason: str, line: int) -> None:
         super().__init__(reason, line)
@@ -35,12 +32,12 @@ def parse_delimited(lines: Iterable[str], delimiter: str) -> Iterator[tuple[int,
     """Parse lines (with their ends) by csv's rules: quoted fields may hold delimiters and line breaks.
 
     Yields:
-        first line and fields of a record, header first; a blank line has no fields.
+        first line and fields, header first; a blank line has none.
 
     Raises:
         BrokenQuoting: a quote is not closed or doubled, or a record holds a carriage return.
     """
-    csv.field_size_limit(LONGEST_LINE)  # Python's 128 KiB are few for a document
+    csv.field_size_limit(LONGEST_LINE)  # Python's 128 KiB are too few
     reader = csv.reader(lines, delimiter=delimiter, strict=True)
     begins = 1
     try:
@@ -52,7 +49,7 @@ def parse_delimited(lines: Iterable[str], delimiter: str) -> Iterator[tuple[int,
 
 
 def _finite(text: str) -> float:
-    """A finite number of JSON. Raises ValueError."""
+    """A finite number. Raises ValueError."""
     if not math.isfinite(number := float(text)):
         raise ValueError(f"{text[:40]} is no number that JSON can hold")
     return number
@@ -62,11 +59,10 @@ _FINITE = json.JSONDecoder(parse_float=_finite, parse_constant=_finite)
 
 
 def parse_jsonl(lines: Iterable[str], *, finite: bool = False) -> Iterator[tuple[int, str, Any]]:
-    """Parse one JSON value a line, without blank lines. `finite` refuses NaN and 1e999, which Python accepts and JSON
-    does not.
+    """Parse one JSON value a line, skipping blank lines. `finite` refuses NaN and 1e999, which Python accepts.
 
     Yields:
-        line number, text, and value; the error is the value of a broken line.
+        line number, text, and value, or the error of a broken line.
     """
     decoder = _FINITE if finite else json.JSONDecoder()
     for number, line in enumerate(lines, start=1):

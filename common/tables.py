@@ -1,20 +1,20 @@
-"""Tables for a terminal or in Markdown, and escaping for Markdown."""
+"""Tables for a terminal or in Markdown."""
 
 import re
 from collections.abc import Collection, Sequence
 
 from kdc.common.errors import printable
 
-_WIDEST = 200  # characters to which cells are padded at most
+_WIDEST = 200  # characters to which cells are padded
 _MARKS = re.compile(r"([\\`*\[\]<&|]|(?<![^\W_])_|_(?![^\W_]))")  # within a word _ marks nothing
 
 
 def aligned(rows: Sequence[Sequence[str]], *, left: Collection[int] = (0,)) -> str:
-    """Lines with aligned columns, two spaces apart. A cell's line breaks become spaces.
+    """Lines with aligned columns. A cell's line breaks become spaces.
 
     Args:
         rows: cells; all rows have the same length.
-        left: left-aligned columns, from 0; the others are right-aligned numbers.
+        left: left-aligned columns, from 0; the others are numbers.
     """
     columns = []
     for number, column in enumerate(zip(*rows, strict=True)):
@@ -25,19 +25,19 @@ def aligned(rows: Sequence[Sequence[str]], *, left: Collection[int] = (0,)) -> s
 
 
 def markdown(rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table, header first; all columns but the first are numbers. Cells may hold anything."""
+    """A Markdown table, header first; all columns but the first are numbers."""
     head, *body = [[plain(cell) for cell in row] for row in rows]
     lines = [head, ["---"] + ["---:"] * (len(head) - 1), *body]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def plain(text: str) -> str:
-    """Escape a text for Markdown, on one line: no link, HTML or heading. For names that others give."""
+    """Escape a foreign name for Markdown: no link, HTML, heading or line break."""
     return _MARKS.sub(r"\\\1", _on_one_line(text))
 
 
 def code(text: str) -> str:
-    """Any text as inline code in Markdown."""
+    """Inline code in Markdown."""
     line = _on_one_line(text)
     fence = "`" * (1 + max(map(len, re.findall("`+", line)), default=0))
     return f"{fence} {line} {fence}" if "`" in line else f"{fence}{line}{fence}"
@@ -48,5 +48,5 @@ def _on_one_line(text: str) -> str:
 
 
 def number(value: float | None, digits: int = 1, factor: float = 1) -> str:
-    """A cell with `value` times `factor`; "-" for None and for non-numbers of a foreign manifest."""
+    """`value` times `factor`; "-" for None and for a foreign manifest's non-numbers."""
     return "-" if not isinstance(value, int | float) else f"{value * factor:.{digits}f}"

@@ -1,3 +1,3 @@
-"""The version of kdc. Not in the root, which imports the rooms, so no room may import it."""
+"""The version, in a room, because rooms cannot import the root."""
 
 __version__ = "0.1.0"

@@ -1,6 +1,6 @@
 """HTTP sessions for fsspec that refuse redirects from https to http, or from the internet to private addresses.
 
-A web server chooses its redirects. Followed blindly, they reach this machine's ports, its network, a cloud's metadata.
+Followed blindly, redirects reach this machine's ports, its network, a cloud's metadata.
 """
 
 import errno
@@ -11,18 +11,17 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import aiohttp
 
-_MOST_AT_ONCE = 64 << 20  # bytes that fsspec reads at once without a range
+_MOST_AT_ONCE = 64 << 20  # fsspec's reads without a range
 _REMEDY = "give the address that it leads to, if you trust it"
 
 
 def is_inside(address: str) -> bool:
-    """Whether an IP address is of this machine, a private network or a link."""
+    """Whether an address is this machine's, private or link-local."""
     return not ipaddress.ip_address(address.partition("%")[0]).is_global
 
 
 def leads_inside(server: str, target: str) -> bool:
-    """Whether `server` is of the internet and `target` is not. An unresolvable name (behind a proxy) counts as
-    internet."""
+    """Whether an internet server leads to a private target. Unresolvable names (behind a proxy) count as internet."""
     return _resolves_inside(target) and not _resolves_inside(server)
 
 
@@ -36,9 +35,9 @@ def _resolves_inside(name: str) -> bool:
 
 
 async def session(*, server: str, **more: Any) -> "aiohttp.ClientSession":
-    """A session for one server; its name keeps sessions apart.
+    """A session for one server; the name keeps sessions apart.
 
-    If the first connection is to an internet address, later ones (redirects, other DNS answers) must be too.
+    After a connection to the internet, later ones (redirects, other DNS answers) must go there too.
     """
     import aiohttp
     import yarl
@@ -58,7 +57,7 @@ async def session(*, server: str, **more: Any) -> "aiohttp.ClientSession":
             raise OSError(f"a redirect leads from https to http; {_REMEDY}")
 
     class Bounded(aiohttp.ClientResponse):
-        """Refuses a response larger than asked for: fsspec reads ranges and pages of any size into memory."""
+        """Refuses more bytes than requested, which fsspec would read into memory."""
 
         async def read(self) -> bytes:
             start, _, end = self.request_info.headers.get("Range", "").removeprefix("bytes=").partition("-")

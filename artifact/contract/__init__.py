@@ -1,4 +1,1 @@
-"""The contract: what an artifact must keep, as data (`terms.py`), and its verdict (`judgement.py`).
-
-Light imports only: standard library, pydantic, Typer. `kdc.pipeline.quality` measures.
-"""
+"""The contract: what an artifact must keep, and its verdict. Imports only pydantic and Typer."""

@@ -1,4 +1,4 @@
-"""Options that set a contract: `LIMITS` to compress, `TERMS` to judge again."""
+"""`LIMITS` to compress to, `TERMS` to judge again."""
 
 from kdc.common.command_options import settings
 

@@ -1,4 +1,4 @@
-"""The judgement: a contract, the measurements, and the verdict that follows from them."""
+"""The judgement: contract, measurements, and the verdict that follows."""
 
 from collections.abc import Sequence
 from statistics import NormalDist
@@ -18,51 +18,51 @@ from kdc.artifact.contract.terms import (
 )
 from kdc.common.frozen import Frozen
 
-_STARVED = 0.1  # share of a model's threads without a core that can excuse a missed time
-_Length = Annotated[int, Field(ge=1, le=MOST_WINDOWS * MOST_TOKENS)]  # tokens of a row
+_STARVED = 0.1  # share of threads without a core that excuses a missed time
+_Length = Annotated[int, Field(ge=1, le=MOST_WINDOWS * MOST_TOKENS)]  # of a row
 
 
 class Check(NamedTuple):
-    """One limit of a contract and its measurement."""
+    """One limit and its measurement."""
 
     limit: str  # name in `Limits`
     title: str  # what is limited
-    bound: str  # limit with sign and unit
-    measured: str  # with interval and unit
+    bound: str  # sign and unit
+    measured: str  # interval and unit
     verdict: Verdict
-    problem: str  # what is wrong, in one sentence
+    problem: str  # in one sentence
 
 
 class Judgement(Frozen):
-    """A contract and whether an artifact keeps it, as in the manifest."""
+    """A contract and whether an artifact keeps it."""
 
     contract: Contract
-    variant: str  # the judged one: "fp32", "int8", "cascade", ...
-    provider: str  # ONNX Runtime's execution provider
-    cpu: str  # model name; another CPU has other latency and may have other int8 arithmetic
-    threads: int = Field(ge=1, le=1024)  # of the timed forward pass
-    # Tokens of the timed rows; `kdc verify` times other rows of these lengths.
+    variant: str  # "fp32", "int8", "cascade", ...
+    provider: str  # ONNX Runtime's
+    cpu: str  # others differ in latency, and maybe in int8 results
+    threads: int = Field(ge=1, le=1024)  # of the timed pass
+    # Tokens of timed rows; `kdc verify` times other rows of these lengths.
     lengths: tuple[Annotated[int, Field(ge=1, le=MOST_WINDOWS * MOST_TOKENS)], ...] = Field(
         min_length=1, max_length=100
     )
-    costs: Costs  # under the contract's conditions
+    costs: Costs
     quality: Quality | None = None  # None without `max_drop`
-    required: tuple[RequiredShare, ...] = ()  # one for each requirement of the contract
-    # False if quality and requirements come from an earlier judgement.
+    required: tuple[RequiredShare, ...] = ()  # in the contract's order
+    # False if quality is an earlier judgement's.
     compared: bool
-    missed: tuple[str, ...] = ()  # a sentence for each limit that fails; if none does, for each not shown
-    verdict: Verdict  # "not shown": no limit fails, but not all are shown to hold
+    missed: tuple[str, ...] = ()  # a sentence for each failed limit, or else for each not shown
+    verdict: Verdict  # "not shown": no limit fails, some are unclear
 
     @property
     def look(self) -> int | None:
-        """Number of this look at the evaluation set; None if it was not needed."""
+        """Number of this look at the evaluation set, if any."""
         if self.quality is not None:
             return self.quality.look
         return self.required[0].look if self.required else None
 
     @property
     def checks(self) -> list[Check]:
-        """Every limit with its measurement."""
+        """Check every limit."""
         return checks_of(self.contract, self.costs, self.quality, self.required)
 
     @model_validator(mode="after")
@@ -80,7 +80,7 @@ class Judgement(Frozen):
 def decide(
     contract: Contract, costs: Costs, quality: Quality | None, required: Sequence[RequiredShare] = ()
 ) -> tuple[Verdict, tuple[str, ...]]:
-    """The verdict, and a sentence for each failed limit; if none failed, for each not shown."""
+    """The verdict, and sentences on failed limits, or else on those not shown."""
     checks = checks_of(contract, costs, quality, required)
     verdicts: tuple[Verdict, ...] = ("fail", "not shown")
     for verdict in verdicts:
@@ -92,7 +92,7 @@ def decide(
 def checks_of(
     contract: Contract, costs: Costs, quality: Quality | None, required: Sequence[RequiredShare]
 ) -> list[Check]:
-    """Every limit of a contract with its measurement."""
+    """Check every limit."""
     checks = _cost_checks(contract, costs)
     limit = contract.limits.max_drop
     if quality is not None and limit is not None:
@@ -110,15 +110,15 @@ def checks_of(
 
 
 def missed_costs(contract: Contract, costs: Costs) -> list[str]:
-    """A sentence for each limit on costs that the model breaks."""
+    """A sentence for each broken limit."""
     return [check.problem for check in _cost_checks(contract, costs) if check.verdict == "fail"]
 
 
 def _cost_checks(contract: Contract, costs: Costs) -> list[Check]:
-    """Check the limits on costs. A missed time is "not shown" if busy neighbours could explain it."""
+    """A missed time is "not shown" if busy neighbours could explain it."""
     at, latency = contract.at, f"p{contract.at.percentile:g} latency"
     length = "rows as they come" if at.length is None else f"{at.length} tokens"
-    measurements = (  # limit, its name, conditions, unit, value, interval
+    measurements = (  # limit, name, conditions, unit, value, interval
         ("max_latency_ms", latency, f", batch {at.batch}, {length}", "ms", costs.latency_ms, costs.latency_interval),
         ("max_size_mb", "size", "", "MB", costs.size_mb, None),
         ("min_rows_per_s", "throughput", ", batch 32", "rows/s", costs.rows_per_s, costs.rows_interval),
@@ -148,19 +148,18 @@ def _measured(cost: float, interval: tuple[float, float] | None, unit: str, form
 
 
 def _is_neighbours(low: float, high: float, limit: float, starved: float, at_most: bool) -> bool:
-    """Whether the interval's better end would keep the limit if every thread had a core."""
+    """Whether the interval's better end would hold with a core for every thread."""
     free = max(1 - starved, 1e-9)
     return starved >= _STARVED and (low * free <= limit if at_most else high / free >= limit)
 
 
 def _percent(ratio: float) -> str:
-    """Percent that a ratio is off 1."""
     off = 100 * abs(ratio - 1)
     return f"{off:.0f} %" if off >= 1 else f"{off:.1g} %"
 
 
 def _verdict(low: float, high: float, limit: float, *, at_most: bool = False) -> Verdict:
-    """Pass if the whole interval keeps the limit, fail if none of it does, else not shown."""
+    """Pass or fail only if the whole interval does."""
     worst, best, sign = (high, low, -1) if at_most else (low, high, 1)
     if sign * worst >= sign * limit:
         return "pass"
@@ -168,7 +167,7 @@ def _verdict(low: float, high: float, limit: float, *, at_most: bool = False) ->
 
 
 def judge_drop(contract: Contract, quality: Quality | None) -> Verdict:
-    """The verdict on `max_drop` alone; "pass" if it is not set or the metric is not judged."""
+    """Verdict on `max_drop`; "pass" if it is not set or the metric is not judged."""
     limit = contract.limits.max_drop
     if quality is None or limit is None:
         return "pass"
@@ -177,7 +176,7 @@ def judge_drop(contract: Contract, quality: Quality | None) -> Verdict:
 
 
 def judge_share(share: RequiredShare, evidence: Evidence) -> Verdict:
-    """The verdict on one required share; "not shown" if no row counts for it."""
+    """Verdict on a required share; "not shown" without rows."""
     rate = share.rate
     if rate.value is None:
         return "not shown"
@@ -217,12 +216,12 @@ def _drop_in_words(contract: Contract, quality: Quality, limit: float) -> str:
 def spent(confidence: float, look: int) -> float:
     """Confidence for this look at the evaluation set.
 
-    The first look may err with probability 1 - confidence, look k with 1 / (k (k - 1)) of it. These parts sum to 1. So
-    the chance that any of a run's models passes wrongly is at most twice the first look's.
+    Look 1 may err with probability 1 - confidence, look k with 1 / (k (k - 1)) of it, which sum to 1. So the chance
+    that any of a run's models passes wrongly is at most twice the first look's.
     """
     return confidence if look == 1 else 1 - (1 - confidence) / (look * (look - 1))
 
 
 def quantile_of(confidence: float) -> float:
-    """Normal quantile at the upper end of a two-sided interval."""
+    """Normal quantile of a two-sided interval."""
     return NormalDist().inv_cdf((1 + confidence) / 2)

@@ -14,25 +14,25 @@ _BOUND = re.compile(
 
 
 class Bound(NamedTuple):
-    """A bound on a share of rows."""
+    """Bound on a share."""
 
     label: str | None
-    measure: str  # fpr: false positive rate; coverage: share of answered rows
+    measure: str  # fpr: false positive rate; coverage: share answered
     value: float
 
     @property
     def is_most(self) -> bool:
-        """Whether the share must be at most the value; otherwise at least."""
+        """Whether the value is a maximum."""
         return self.measure == "fpr"
 
     @property
     def name(self) -> str:
-        """The measure with its label."""
+        """Measure and label."""
         return self.measure if self.label is None else f"{self.label}:{self.measure}"
 
 
 def parse_bound(text: str) -> Bound | None:
-    """Read a bound such as `LABEL:precision>=0.95` or `fpr<=0.01`; None for another text, or a value outside 0 to 1."""
+    """Read a bound such as `LABEL:precision>=0.95` or `fpr<=0.01`. None for other texts, and values outside 0 to 1."""
     match = _BOUND.fullmatch(text)
     if match is None:
         return None
@@ -53,7 +53,7 @@ class Rate(Frozen):
 
     @property
     def value(self) -> float | None:
-        """The share; None of no rows."""
+        """The share; None without rows."""
         return self.hits / self.of if self.of else None
 
     @property

@@ -1,4 +1,4 @@
-"""The terms of a contract: limits, conditions of measurement, and measurements."""
+"""Limits, conditions and measurements of a contract."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
@@ -12,7 +12,7 @@ from kdc.common.frozen import Frozen
 Verdict = Literal["pass", "fail", "not shown"]
 Evidence = Literal["interval", "point"]
 Against = Literal["best", "teacher"]
-MOST_TOKENS = 8192  # of a row or window; also what a start warms up with
+MOST_TOKENS = 8192  # of a row or window, also at warm-up
 MOST_WINDOWS = 64  # of a row
 _LONGEST_TEXT = 1000  # characters of a requirement
 EXIT_CODES: dict[str, int] = {"pass": 0, "fail": 3, "not shown": 4}
@@ -24,7 +24,7 @@ Texts = Annotated[
 
 
 class Limits(Frozen):
-    """What must hold. None sets no limit."""
+    """None sets no limit."""
 
     max_latency_ms: float | None = Field(
         None, gt=0, description="longest time that one call may take under `contract.at`, in milliseconds"
@@ -64,12 +64,12 @@ class Limits(Frozen):
 
     @property
     def set_ones(self) -> list[str]:
-        """Names of the limits that are set."""
+        """Names of set limits."""
         return [name for name in Limits.model_fields if getattr(self, name) not in (None, ())]
 
 
 class Conditions(Frozen):
-    """Conditions under which latency and throughput are measured."""
+    """How latency and throughput are measured."""
 
     length: int | None = Field(
         None, ge=3, le=MOST_TOKENS, description="tokens of each row that is timed (default: the rows as they come)"
@@ -84,7 +84,7 @@ class Conditions(Frozen):
 
 
 class Proof(Frozen):
-    """What counts as proof of `max_drop` and `require`."""
+    """What proves `max_drop` and `require`."""
 
     evidence: Evidence = Field(
         "interval",
@@ -103,51 +103,51 @@ class Contract(Proof):
     """What an artifact must keep, and what counts as proof."""
 
     limits: Limits = Limits()
-    at: Conditions = Conditions()  # conditions of the limits
+    at: Conditions = Conditions()
 
 
 class Costs(Frozen):
-    """Measured costs of one model, in the units of `Limits`."""
+    """One model's costs, in units of `Limits`."""
 
     latency_ms: float = Field(gt=0)
     rows_per_s: float = Field(gt=0)
     size_mb: float = Field(gt=0)
-    # With the contract's confidence; None if the rounds were too few.
+    # With the contract's confidence; None after too few rounds.
     latency_interval: tuple[float, float] | None = None
     rows_interval: tuple[float, float] | None = None
-    starved: float = Field(0.0, ge=0, le=1)  # share of its threads for which other processes left no core
+    starved: float = Field(0.0, ge=0, le=1)  # share of threads whose core other processes took
 
 
 class Quality(Frozen):
-    """The student against its teacher, or against a better baseline, on the same evaluation rows."""
+    """The student against its teacher or a better baseline, on the same evaluation rows."""
 
-    metric: str  # the task's deciding metric
-    against: str  # "teacher", or the name of a better baseline
-    teacher: float | None  # points of the teacher or baseline; None if only differing rows have labels
+    metric: str
+    against: str  # "teacher", or a better baseline's name
+    teacher: float | None  # points; None if only differing rows have labels
     student: float | None  # points; None likewise
-    difference: float  # student minus teacher or baseline, in points
-    # Two-sided confidence interval of the difference (`kdc.pipeline.quality.intervals`), wider with each look.
+    difference: float  # student minus `against`, in points
+    # Two-sided confidence interval, wider with each look (`kdc.pipeline.quality.intervals`).
     interval: tuple[float, float]
     rows: int
-    groups: int  # independent groups of rows
-    # Number of this model among those that its run judged by these rows (see `spent`).
+    groups: int  # independent groups
+    # Number of this model among those judged by these rows (see `spent`).
     look: int = Field(1, ge=1)
-    # About how many rows would show, with power 80 %, that the drop keeps the limit, if the measured difference is
-    # true. None if no number would, or none is needed.
+    # About how many rows would prove the limit (power 80 %), if the difference is true. None if no number would, or
+    # none is needed.
     rows_needed: int | None = None
 
     @property
     def other(self) -> str:
-        """The opponent in a sentence: "the teacher", or "the baseline tfidf"."""
+        """ "the teacher", or "the baseline tfidf"."""
         return "the teacher" if self.against == "teacher" else f"the baseline {self.against}"
 
 
 class RequiredShare(Frozen):
-    """A required share, counted by the artifact's decisions on labelled rows."""
+    """A required share, counted on labelled rows."""
 
-    requirement: str  # as in the contract
-    # The interval is Clopper's and Pearson's. The end that proves the share has the contract's confidence. At the other
-    # end all shares of the contract together have the error of one.
+    requirement: str
+    # Clopper and Pearson's interval. The end that proves the share has the contract's confidence; at the other end all
+    # shares together have the error of one.
     rate: Rate
     look: int = Field(1, ge=1)  # see `Quality`
 
@@ -160,7 +160,7 @@ class RequiredShare(Frozen):
 
 
 def parse_conditions(text: str | None) -> dict[str, str]:
-    """Split conditions such as `length=64,batch=1`; names are not checked. Empty for None.
+    """Split `length=64,batch=1`, without checking names.
 
     Raises:
         InputError: a part is not `name=number`.
@@ -183,7 +183,7 @@ def replace(contract: Contract, changes: Mapping[str, Any]) -> Contract:
 
     Args:
         contract: an artifact's, or an empty one.
-        changes: limits by name, `at` as for `parse_conditions`, and fields of `Proof`. None changes nothing.
+        changes: limits, `at` as text, fields of `Proof`. None changes nothing.
 
     Raises:
         InputError: an unknown condition, or a wrong value.

@@ -1,4 +1,4 @@
-"""A judgement for people: table, verdict in a sentence, advice."""
+"""A judgement for people: table, sentence, advice."""
 
 from kdc.artifact.contract.judgement import Judgement
 from kdc.common.errors import InputError
@@ -10,7 +10,7 @@ _FASTER = (
 )
 _MORE_ROWS = "more evaluation rows (--eval FILE), or --set contract.evidence=point to judge by what was measured alone"
 _QUIETER = "`kdc verify ARTIFACT` while nothing else runs on this machine, or a limit that leaves it some room"
-# What to try, by verdict and limit.
+# By verdict and limit.
 _ADVICE = {
     ("fail", "max_latency_ms"): _FASTER,
     ("fail", "min_rows_per_s"): _FASTER,
@@ -43,7 +43,7 @@ def refuse_failed(judgement: Judgement | None, *, allow: bool) -> None:
 
 
 def render(judgement: Judgement, before: Judgement | None = None) -> str:
-    """The judgement for a terminal, with a line on an earlier judgement."""
+    """For a terminal, with an earlier judgement."""
     lines = [aligned(table(judgement), left=range(4)), "", sentence(judgement)]
     lines += [f"try: {suggestion}" for suggestion in advice(judgement)]
     if before is not None:
@@ -55,7 +55,7 @@ def render(judgement: Judgement, before: Judgement | None = None) -> str:
 
 
 def table(judgement: Judgement) -> list[list[str]]:
-    """One line for each limit, header first: name, limit, measurement, whether it holds."""
+    """Name, limit, measurement and verdict of each limit, header first."""
     rows = [["contract", "limit", "found", "holds"]]
     for check in judgement.checks:
         is_old = check.limit in ("max_drop", "require") and not judgement.compared
@@ -65,7 +65,7 @@ def table(judgement: Judgement) -> list[list[str]]:
 
 
 def sentence(judgement: Judgement) -> str:
-    """The verdict in one sentence."""
+    """The verdict."""
     text = f"contract: {judgement.verdict} ({judgement.variant} on {judgement.cpu})"
     if judgement.missed:
         text += f": {'; '.join(judgement.missed)}"
@@ -75,6 +75,6 @@ def sentence(judgement: Judgement) -> str:
 
 
 def advice(judgement: Judgement) -> list[str]:
-    """What to try, a line for each kind of miss."""
+    """What to try next."""
     misses = ((check.verdict, check.limit) for check in judgement.checks if check.verdict == judgement.verdict)
     return list(dict.fromkeys(_ADVICE[miss] for miss in misses if miss in _ADVICE))

@@ -1,4 +1,2 @@
-"""Transfers of artifacts: the Hugging Face hub, BentoML's model store, and every store that fsspec knows.
-
-`transfer.py` has the commands. A store's package is imported only when an address needs it.
-"""
+"""Transfers to and from the Hugging Face hub, BentoML's model store, and fsspec's stores. Their packages are imported
+only when needed."""

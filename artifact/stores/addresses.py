@@ -13,10 +13,10 @@ _TAG = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]*)(?::([A-Za-z0-9][A-Za-z0-9._-]*)
 
 @dataclass(frozen=True)
 class Repository:
-    """A model repository of the Hugging Face hub."""
+    """A repository of the Hugging Face hub."""
 
     name: str  # owner/name
-    revision: str | None  # branch, tag or commit; None: the default branch
+    revision: str | None  # branch, tag or commit; None: the default
 
     def __str__(self) -> str:
         return f"{HUB}{self.name}" + (f"@{self.revision}" if self.revision else "")
@@ -24,22 +24,22 @@ class Repository:
 
 @dataclass(frozen=True)
 class Tag:
-    """A model of BentoML's store."""
+    """A model in BentoML's store."""
 
     name: str
-    version: str | None  # None: the newest; in a push a new one
+    version: str | None  # None: newest, or new in a push
 
     def __str__(self) -> str:
         return self.name if self.version is None else f"{self.name}:{self.version}"
 
 
 def is_address(text: str) -> bool:
-    """Whether a text is an address, not a local path."""
+    """Whether a text is an address, not a path."""
     return "://" in text or text.startswith(BENTO)
 
 
 def parse_address(text: str) -> Repository | Tag | str:
-    """Parse an address; a str is a folder's URL or path for fsspec.
+    """Parse an address; str is a URL or path for fsspec.
 
     Raises:
         InputError: it is empty, or an impossible hub address or tag.
@@ -59,7 +59,7 @@ def parse_address(text: str) -> Repository | Tag | str:
 
 
 def name_of(text: str) -> str:
-    """A service's name for an artifact: the last part of its address or path, or the folder around `artifact`.
+    """A service's name for an artifact: the address's last part, or the folder around `artifact`.
 
     Raises:
         InputError: an impossible hub address or tag.

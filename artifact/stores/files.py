@@ -1,4 +1,4 @@
-"""Artifacts in a folder of any file system of fsspec: local paths, s3://, gs://, file://, and https:// to read."""
+"""Artifacts in folders of fsspec: local paths, s3://, gs://, file://, and https:// to read."""
 
 import contextlib
 import hashlib
@@ -15,9 +15,9 @@ from kdc.common.errors import InputError, KdcError, without_secrets
 from kdc.common.places import file_system, is_local, lock, reaching, whole_file_at
 from kdc.common.progress import Meter
 
-JOURNAL_NAME = ".kdc-push.json"  # in an unfinished push's target: which files are complete
+JOURNAL_NAME = ".kdc-push.json"  # lists complete files of an unfinished push
 _JOURNAL_BYTES = 1024 * 1024
-# Bytes of a range request: smaller costs more requests, larger more memory and more loss if cut off.
+# Bytes a range request: fewer mean more requests, more mean memory and loss if cut off.
 _REQUEST_BYTES = 8 * 1024 * 1024
 _COPY_BYTES = 1024 * 1024
 _REMEDY = (
@@ -27,7 +27,7 @@ _REMEDY = (
 
 
 class FileSource(Source):
-    """An artifact in the folder of a URL. `address` replaces the URL in messages."""
+    """An artifact at a URL. `address` is for messages."""
 
     def __init__(self, url: str, address: str | None = None) -> None:
         self._whole_address = address or url
@@ -35,7 +35,7 @@ class FileSource(Source):
         with reaching(self._whole_address, _REMEDY):  # some packages connect here
             self._system, path = file_system(url)
         self._path = path.rstrip("/")
-        self._system.invalidate_cache()  # a long-running process must not see an old listing
+        self._system.invalidate_cache()  # old listings hide changes
 
     def open(self, name: str, offset: int = 0) -> Opened:
         """See `Source.open`."""
@@ -43,7 +43,7 @@ class FileSource(Source):
         with self._reaching(name, passing=(FileNotFoundError,)), _telling_why(is_web):
             block_size = _REQUEST_BYTES
             if is_web and not self._system.info(self._at(name)).get("partial"):
-                block_size = 0  # the server has no ranges: read one stream
+                block_size = 0  # no ranges: one stream
             stream = self._system.open(self._at(name), "rb", cache_type="none", block_size=block_size)
             start = 0
             if offset:  # stores without seeking raise
@@ -53,7 +53,7 @@ class FileSource(Source):
         return Opened(start, getattr(stream, "size", None), self._chunks(stream, name))
 
     def has_unfinished_push(self) -> bool:
-        """Whether a push was cut off: its journal is there."""
+        """Whether a journal is left."""
         with self._reaching():
             return bool(self._system.exists(self._at(JOURNAL_NAME)))
 
@@ -71,7 +71,7 @@ class FileSource(Source):
 
 @contextlib.contextmanager
 def _telling_why(is_web: bool) -> Iterator[None]:
-    """Raise the true cause: fsspec's HTTP package reports every failure as a missing file."""
+    """fsspec's HTTP package reports every failure as a missing file: raise the cause."""
     try:
         yield
     except NotADirectoryError as error:
@@ -83,22 +83,22 @@ def _telling_why(is_web: bool) -> Iterator[None]:
 
 
 def push_to_files(url: str, artifact: Outgoing, *, force: bool) -> tuple[int | None, str]:
-    """Send the missing files, the manifest last. `force` replaces another artifact, or writes among other files.
+    """Send missing files, the manifest last. `force` replaces another artifact, or writes among other files.
 
     Returns:
         Bytes sent (None: all was there), and the address without secrets.
 
     Raises:
-        InputError: something else is there without `force`, or another process writes there.
-        KdcError: the store failed, or a file changed while it was sent.
+        InputError: something else is there without `force`, or another process writes.
+        KdcError: the store failed, or a file changed meanwhile.
     """
     target = FileTarget(url)
-    with Meter() as meter, lock(url):  # two writers would leave a mix of files
+    with Meter() as meter, lock(url):  # two writers would mix files
         return target.send(artifact, force=force, meter=meter), target.address
 
 
 class FileTarget(FileSource):
-    """A folder to push into. A journal there lists complete files, so the next push after a cut-off skips them."""
+    """A folder to push into. Its journal lets the next push skip complete files."""
 
     def send(self, artifact: Outgoing, *, force: bool, meter: Meter) -> int | None:
         """See `push_to_files`."""
@@ -120,13 +120,13 @@ class FileTarget(FileSource):
             present[name] = info
             self._write_journal(present)
         self._write(MANIFEST_NAME, artifact.content)
-        # A manifest's names are checked plain names. A journal's are not, so never remove them.
+        # A journal's names, unlike a manifest's, are unchecked: never remove them.
         outdated = set() if old is None else old.files.keys() - manifest.files.keys()
         self._remove([*sorted(outdated), JOURNAL_NAME])
         return sum(info.size for info in missing.values()) + len(artifact.content)
 
     def _artifact_to_replace(self, manifest: Manifest, force: bool) -> Manifest | None:
-        """The artifact that may be replaced; None if there is none."""
+        """None if there is none."""
         try:
             old, _ = self.read_manifest()
         except KdcError as error:
@@ -144,7 +144,7 @@ class FileTarget(FileSource):
         return old
 
     def _is_occupied(self, error: KdcError) -> bool:
-        """Whether the folder holds anything that no push of kdc left. `error` came from reading its manifest."""
+        """Whether anything but kdc's own remains is there. `error` came from reading the manifest."""
         with self._reaching():
             if not self._system.exists(self._path):
                 return False
@@ -157,7 +157,7 @@ class FileTarget(FileSource):
         return JOURNAL_NAME not in names and bool(names - {self._path.rpartition("/")[2], ""})
 
     def _read_journal(self) -> dict[str, FileInfo]:
-        """Complete files of an unfinished push; empty if the journal is missing or damaged."""
+        """Complete files of an unfinished push."""
         try:
             files = json.loads(self.read(JOURNAL_NAME, _JOURNAL_BYTES))
             return {name: FileInfo.model_validate(info) for name, info in files.items()}
@@ -169,7 +169,7 @@ class FileTarget(FileSource):
         self._write(JOURNAL_NAME, json.dumps(document, indent=1).encode())
 
     def _has(self, name: str, info: FileInfo) -> bool:
-        """Whether the store has a file: by hash on this machine, elsewhere by size."""
+        """By hash here, elsewhere by size."""
         try:
             if is_local(self._system):
                 return describe_files(Path(self._path), [name])[name] == info

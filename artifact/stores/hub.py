@@ -1,7 +1,7 @@
 """Artifacts in model repositories of the Hugging Face hub.
 
-`huggingface_hub` finds the token and calls the API. kdc itself downloads files, to bound their size and resume by range
-requests. A push is one commit; a repeated push skips large files already uploaded.
+`huggingface_hub` has token and API. kdc downloads files itself, to bound sizes and resume. A push is one commit;
+repeated pushes skip uploaded large files.
 """
 
 import hashlib
@@ -36,7 +36,7 @@ _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 class HubSource(Source):
-    """An artifact at one commit, so pushes during a download change nothing.
+    """An artifact at one commit, unaffected by pushes.
 
     Raises:
         InputError: there is no such repository or revision.
@@ -66,8 +66,7 @@ class HubSource(Source):
         return Opened(next(chunks), self._sizes[name], chunks)
 
     def _stream(self, name: str, offset: int) -> Generator[Any, None, None]:
-        """Yield the byte at which the answer begins, then chunks. Broken connections and a busy hub are retried from
-        the same position."""
+        """Yield the first byte's position, then chunks. Broken connections and a busy hub are retried there."""
         from huggingface_hub import hf_hub_url
         from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
 
@@ -87,7 +86,7 @@ class HubSource(Source):
                             yield begins
                         elif begins != position:
                             raise KdcError("the hub cannot resume a file", given=address, remedy=_REMEDY)
-                        # Raw: decompressed bytes could exceed the checked size.
+                        # decompressed bytes could exceed the checked size
                         for chunk in response.iter_raw(_CHUNK_BYTES):
                             position += len(chunk)
                             failures = 0
@@ -101,11 +100,10 @@ class HubSource(Source):
 
 
 class _Busy(KdcError):
-    """The hub cannot answer now."""
+    """The hub is busy: a retry may help."""
 
 
 def _refuse_failure(response: httpx.Response, address: str) -> None:
-    """Raise unless the response has a file's bytes: `_Busy` if a retry may help."""
     status = response.status_code
     if status not in (200, 206):
         kind = _Busy if status == 429 or status >= 500 else KdcError
@@ -113,7 +111,6 @@ def _refuse_failure(response: httpx.Response, address: str) -> None:
 
 
 def _hub_api() -> Any:
-    """`huggingface_hub`'s client at the environment's endpoint."""
     from huggingface_hub import HfApi, constants
 
     _check_safe(constants.ENDPOINT, constants.ENDPOINT)
@@ -121,7 +118,7 @@ def _hub_api() -> Any:
 
 
 def _check_safe(url: str, endpoint: str) -> None:
-    """Refuse plain http except to a local hub, and private addresses to which an internet hub redirects."""
+    """Refuse plain http (except to a local hub) and redirects from the internet to private addresses."""
     host, hub = str(urlsplit(url).hostname), str(urlsplit(endpoint).hostname)
     if urlsplit(url).scheme != "https" and not (host in _LOOPBACK and hub in _LOOPBACK):
         raise InputError("the hub must be reached by https", given=host, remedy="set HF_ENDPOINT to an https address")
@@ -132,7 +129,7 @@ def _check_safe(url: str, endpoint: str) -> None:
 
 @contextmanager
 def _asking_hub(address: str) -> Iterator[None]:
-    """Turn errors of `huggingface_hub` into kdc's."""
+    """Turn `huggingface_hub`'s errors into kdc's."""
     from huggingface_hub.errors import OfflineModeIsEnabled, RepositoryNotFoundError, RevisionNotFoundError
 
     try:
@@ -150,10 +147,10 @@ def _asking_hub(address: str) -> Iterator[None]:
 
 
 def push_to_hub(repository: Repository, artifact: Outgoing, *, public: bool) -> tuple[int | None, str]:
-    """Commit the files that differ, and remove files of the artifact before. A missing repository is created.
+    """Commit files that differ, and remove the artifact before. Creates a missing repository.
 
     Returns:
-        Bytes of the files that differ (None: all was there), and the commit's address.
+        Bytes that differ (None: all was there), and the commit's address.
 
     Raises:
         InputError: this token may not see the repository.
@@ -181,7 +178,7 @@ def push_to_hub(repository: Repository, artifact: Outgoing, *, public: bool) -> 
         )
         address = f"{HUB}{repository.name}@{commit.oid}"
         after = api.repo_info(repository.name, revision=commit.oid, files_metadata=True, timeout=_TIMEOUT_S)
-        # The hub silently leaves files out, for example by a .gitignore.
+        # The hub silently skips files in .gitignore.
         if lost := _differing(after, artifact):
             raise KdcError(
                 "the hub took the commit without some files",
@@ -192,7 +189,7 @@ def push_to_hub(repository: Repository, artifact: Outgoing, *, public: bool) -> 
 
 
 def _branch(api: Any, repository: Repository, public: bool) -> Any:
-    """The branch with its files; a missing repository or branch is created."""
+    """Creates what is missing."""
     from huggingface_hub.errors import RevisionNotFoundError
 
     name, branch = repository.name, repository.revision
@@ -206,14 +203,14 @@ def _branch(api: Any, repository: Repository, public: bool) -> Any:
 
 
 def _differing(commit: Any, artifact: Outgoing) -> list[str]:
-    """Files of the artifact, with the manifest, that the commit lacks or has otherwise."""
+    """Files, with the manifest, that the commit has not as they are."""
     stored = {file.rfilename: file for file in commit.siblings or ()}
     names = [*artifact.manifest.files, MANIFEST_NAME]
     return [name for name in names if name not in stored or not _is_same(stored[name], artifact.folder / name)]
 
 
 def _is_same(stored: Any, path: Path) -> bool:
-    """Whether the hub's file has the same bytes: by SHA-256 if it is large, else by git's hash."""
+    """By SHA-256 if large, else by git's hash."""
     if stored.size != path.stat().st_size:
         return False
     if stored.lfs is not None:
@@ -234,12 +231,12 @@ def _additions(artifact: Outgoing, files: list[str]) -> list[Any]:
 
 
 def _removals(repository: Repository, before: Any, manifest: Manifest) -> list[Any]:
-    """Remove the files that only the artifact before had; other files stay."""
+    """Remove the artifact before; other files stay."""
     from huggingface_hub import CommitOperationDelete
 
     try:
         old, _ = HubSource(Repository(repository.name, before.sha)).read_manifest()
-    except KdcError:  # none, or damaged: its files are unknown
+    except KdcError:  # its files are unknown
         return []
     stored = {file.rfilename for file in before.siblings or ()}
     return [CommitOperationDelete(name) for name in sorted(stored & old.files.keys() - manifest.files.keys())]

@@ -1,7 +1,7 @@
-"""Receives an artifact in a hidden folder, checks size and SHA-256 of each file, then renames the folder.
+"""Receives an artifact in a hidden folder, checks every file, then renames the folder.
 
-A killed pull to `copy` may leave `.copy.partial-*` (files so far, which the next pull completes) and
-`.copy.kdc-replaced` (the artifact before). The next pull to `copy` cleans up.
+A killed pull to `copy` may leave `.copy.partial-*` (which the next completes) and `.copy.kdc-replaced` (the artifact
+before).
 """
 
 import contextlib
@@ -19,17 +19,16 @@ from kdc.common.errors import InputError, KdcError
 from kdc.common.files import sha256_of
 from kdc.common.progress import Meter
 
-_LEFT = re.compile(r"\.kdc-push\.json|\..+\.tmp")  # left by a push into the folder, or a killed writer
-_SPARE_BYTES = 16 * 1024 * 1024  # file systems need some free space
+_LEFT = re.compile(r"\.kdc-push\.json|\..+\.tmp")  # a push's, or a killed writer's
+_SPARE_BYTES = 16 * 1024 * 1024  # file systems need some
 _PULL_AGAIN = "pull again; if it stays so, push the artifact again from a copy that `kdc inspect` finds whole"
 
 
 def holds(folder: Path, manifest: Manifest, *, force: bool, is_cache: bool = False) -> bool:
-    """Whether the folder already holds the artifact; False if it may be placed there. In the cache everything may be
-    replaced.
+    """Whether the artifact is there already; False if it may be placed. A cache's folders may be replaced.
 
     Raises:
-        InputError: something else is there that must not be replaced.
+        InputError: something else is there.
     """
     try:
         present = load_manifest(folder)
@@ -53,7 +52,7 @@ def holds(folder: Path, manifest: Manifest, *, force: bool, is_cache: bool = Fal
 
 
 def _strangers(folder: Path, coming: Manifest) -> list[str]:
-    """Entries that belong to no artifact and must stay."""
+    """Entries of no artifact, which must stay."""
     if not folder.is_dir():
         return [folder.name]
     manifest = folder / MANIFEST_NAME
@@ -66,10 +65,10 @@ def _is_known(name: str, known: set[str]) -> bool:
 
 
 def _files_of(path: Path, coming: Manifest) -> set[str]:
-    """Files of the (maybe damaged) manifest at a path; empty if it is not kdc's."""
+    """Files of a manifest, even a damaged one; empty if not kdc's."""
     try:
         document = json.loads(path.read_bytes())
-    except (ValueError, RecursionError):  # this artifact's damaged manifest, if its files lie beside it
+    except (ValueError, RecursionError):  # damaged, but this artifact's files lie beside it
         beside = {name for name in coming.files if (path.parent / name).exists()}
         return {MANIFEST_NAME, *beside} if beside else set()
     if not isinstance(document, dict) or not {"schema_version", "kdc_version", "files"} <= document.keys():
@@ -78,10 +77,10 @@ def _files_of(path: Path, coming: Manifest) -> set[str]:
 
 
 def prepare(folder: Path, manifest: Manifest) -> Path:
-    """The hidden folder for an artifact's files, maybe begun by an earlier pull. Removes those of other artifacts.
+    """The hidden folder, maybe begun earlier. Removes other artifacts' ones.
 
     Raises:
-        InputError: the folder is another user's: its links could lead anywhere.
+        InputError: it is another user's, whose links could lead anywhere.
     """
     partial = folder.parent / f".{folder.name}.partial-{manifest.sha256[:16]}"
     for old in folder.parent.glob(f".{glob.escape(folder.name)}.partial-*"):
@@ -100,7 +99,7 @@ def receive_files(source: Source, manifest: Manifest, folder: Path, meter: Meter
         Bytes received.
 
     Raises:
-        KdcError: the disk is full, the store failed, or what arrived is damaged.
+        KdcError: the disk is full, the store failed, or data are damaged.
     """
     present = sum(path.lstat().st_size for path in folder.iterdir())
     needed, free = manifest.size_bytes - present + _SPARE_BYTES, shutil.disk_usage(folder).free
@@ -118,10 +117,10 @@ def receive_files(source: Source, manifest: Manifest, folder: Path, meter: Meter
 
 
 def _receive_file(source: Source, name: str, info: FileInfo, path: Path, meter: Meter) -> int:
-    """Complete a file; if its hash is wrong, fetch it once more from the start. Returns bytes received."""
+    """Complete a file, or fetch it again if its hash is wrong. Returns bytes received."""
     received = 0
     start: int | None = None
-    while start != 0:  # 0: all of it is new, so the store itself is wrong
+    while start != 0:  # 0: all is new, so the store is wrong
         start, count = _receive_rest(source, name, info, path, meter)
         received += count
         digest = sha256_of(path)
@@ -137,8 +136,8 @@ def _receive_file(source: Source, name: str, info: FileInfo, path: Path, meter: 
 
 
 def _receive_rest(source: Source, name: str, info: FileInfo, path: Path, meter: Meter) -> tuple[int, int]:
-    """Append the missing bytes; return where they began and how many came."""
-    # Others may write where the hidden folder lies: follow no links in it.
+    """Append missing bytes; return their start and number."""
+    # Others may write here: follow no links.
     flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
     with os.fdopen(os.open(path, flags, 0o644), "r+b") as file:
         start, count = os.fstat(file.fileno()).st_size, 0
@@ -171,7 +170,6 @@ def _receive_rest(source: Source, name: str, info: FileInfo, path: Path, meter: 
 
 
 def _check_size(source: Source, name: str, size: int | None, info: FileInfo) -> None:
-    """Refuse a size other than the manifest's, if the store tells it."""
     if size is not None and size != info.size:
         raise KdcError(
             f"the store has {'fewer' if size < info.size else 'more'} bytes of a file than the manifest says",
@@ -181,7 +179,7 @@ def _check_size(source: Source, name: str, size: int | None, info: FileInfo) -> 
 
 
 def recover(folder: Path) -> None:
-    """Clean up after a killed pull: restore the old artifact if the new one never took its name, else delete it."""
+    """After a killed pull, restore the old artifact if the new one never took its name, else delete it."""
     old = _replaced(folder)
     if os.path.lexists(folder) or not (old / MANIFEST_NAME).exists():
         _delete(old)
@@ -190,7 +188,7 @@ def recover(folder: Path) -> None:
 
 
 def publish(partial: Path, folder: Path) -> None:
-    """Rename the hidden folder to the target. The old artifact moves aside, and back on failure."""
+    """Rename the hidden folder; the old artifact moves aside, and back on failure."""
     partial.chmod(0o755)  # a server may run as another user
     if folder.exists() and not any(folder.iterdir()):
         folder.rmdir()
@@ -204,7 +202,7 @@ def publish(partial: Path, folder: Path) -> None:
             os.rename(old, folder)
         raise
     _delete(old)
-    if hasattr(os, "O_DIRECTORY"):  # the rename must survive a power cut
+    if hasattr(os, "O_DIRECTORY"):  # survives a power cut
         handle = os.open(folder.parent, os.O_DIRECTORY)
         try:
             os.fsync(handle)
@@ -218,7 +216,7 @@ def _replaced(folder: Path) -> Path:
 
 
 def _delete(folder: Path) -> None:
-    """Delete an old artifact, its manifest first: `recover` restores none without."""
+    """Manifest first: `recover` restores no folder without one."""
     if not folder.is_symlink():  # another user's link
         with contextlib.suppress(OSError):  # not ours, or no folder
             (folder / MANIFEST_NAME).unlink()

@@ -1,4 +1,4 @@
-"""Interface of a store to pull from, and the artifact to push."""
+"""Interface of a store to pull from, and an artifact to push."""
 
 import contextlib
 from abc import ABC, abstractmethod
@@ -22,15 +22,15 @@ class Outgoing:
 
 @dataclass(frozen=True)
 class Opened:
-    """A file of a store that is being read."""
+    """A file being read."""
 
-    start: int  # first byte of `chunks`: as requested, or 0 if the store cannot seek
-    size: int | None  # bytes of the whole file; None if unknown
+    start: int  # as requested, or 0 if the store cannot seek
+    size: int | None  # of the whole file; None: unknown
     chunks: Generator[bytes, None, None]  # close it to end early
 
 
 class Source(ABC):
-    """A store that holds one artifact."""
+    """Holds one artifact."""
 
     address: str  # without secrets
 
@@ -40,15 +40,15 @@ class Source(ABC):
 
         Raises:
             FileNotFoundError: it is not there.
-            KdcError: the store failed; also while reading chunks.
+            KdcError: the store failed; reading chunks raises it too.
         """
 
     def has_unfinished_push(self) -> bool:
-        """Whether a push was cut off, if the store can tell."""
+        """Whether a push was cut off, if known."""
         return False
 
     def read(self, name: str, limit: int) -> bytes:
-        """At most `limit` bytes of a file. Raises like `open`."""
+        """At most `limit` bytes; raises like `open`."""
         content = bytearray()
         with contextlib.closing(self.open(name).chunks) as chunks:
             for chunk in chunks:
@@ -61,7 +61,7 @@ class Source(ABC):
         """The manifest and its bytes.
 
         Raises:
-            InputError: there is no artifact, or not the expected one.
+            InputError: no artifact, or not the expected one.
             KdcError: it is damaged, or the store failed.
         """
         try:
@@ -77,5 +77,5 @@ class Source(ABC):
 
 
 def changed_meanwhile(path: Path) -> KdcError:
-    """The error for a file that changed during its push."""
+    """For a file that changed during its push."""
     return KdcError("a file of the artifact changed while it was read", given=path, remedy="push it again")

@@ -26,7 +26,7 @@ class Transfer(Frozen):
 
     sha256: str  # of the manifest
     task: str
-    changed: bool  # False if the artifact was there already
+    changed: bool  # False if it was there
     files: int  # with the manifest
     bytes: int  # of all files
     seconds: float
@@ -44,20 +44,20 @@ class Pushed(Transfer):
     """Result of `kdc push`."""
 
     artifact: str  # folder
-    target: str  # address with the hub's commit or BentoML's version
+    target: str  # with the hub's commit or BentoML's version
     sent_bytes: int  # to the store
 
 
 def pull_artifact(source: str, folder: Path, *, expect_sha256: str | None = None, force: bool = False) -> Pulled:
-    """Pull an artifact into a new or empty folder, with a progress bar on a terminal.
+    """Pull an artifact into a new or empty folder, with a progress bar.
 
     Args:
-        expect_sha256: the manifest's SHA-256 from the artifact's maker.
+        expect_sha256: the manifest's SHA-256 from its maker.
         force: replace another artifact.
 
     Raises:
-        InputError: no artifact, not the expected one, or something else is at `folder`.
-        KdcError: what arrived is damaged, the store failed, or the disk is full.
+        InputError: no artifact, not the expected one, or something else is there.
+        KdcError: data are damaged, the store failed, or the disk is full.
     """
     began = time.perf_counter()
     store = open_source(source)
@@ -69,22 +69,21 @@ def pull_artifact(source: str, folder: Path, *, expect_sha256: str | None = None
 
 
 def cached(name: str, address: str, *, allow_failed: bool = False, expect_sha256: str | None = None) -> Path:
-    """Folder of an artifact in the cache (`KDC_CACHE`, or kdc's in the user's caches); fetches it if missing. `name` is
-    for the printed line.
+    """Folder of an artifact in the cache (`KDC_CACHE`, else the user's), fetched if missing. `name` is only printed.
 
     Raises:
         InputError: no artifact, not the expected one, or it failed its contract.
-        KdcError: what arrived is damaged, the store failed, or the disk is full.
+        KdcError: data are damaged, the store failed, or the disk is full.
     """
     source = open_source(address)
     manifest, content = source.read_manifest(expect_sha256)
     refuse_failed(manifest.contract, allow=allow_failed)  # before fetching files
     caches = os.environ.get("XDG_CACHE_HOME", "")
     if not os.path.isabs(caches):
-        caches = str(Path.home() / ".cache")  # raises without a home, unlike expanduser, which would make a folder `~`
+        caches = str(Path.home() / ".cache")  # raises without a home; expanduser would make a folder `~`
     cache = os.path.abspath(os.environ.get("KDC_CACHE") or os.path.join(caches, "kdc"))
     folder = Path(cache, "artifacts", manifest.sha256)
-    # The hash names the folder, so other content is a damaged copy.
+    # The hash names the folder: other content is damaged.
     received = fetch(source, manifest, content, folder, force=True, is_cache=True)
     how = "in the cache already" if received is None else f"{received + len(content):,} bytes received"
     sys.stderr.write(f"fetched {name}: {source.address}, SHA-256 {manifest.sha256}, {how}\n")
@@ -93,10 +92,10 @@ def cached(name: str, address: str, *, allow_failed: bool = False, expect_sha256
 
 
 def open_source(address: str) -> Source:
-    """Open the store of an address for reading.
+    """Open the store of an address.
 
     Raises:
-        InputError: the address is impossible, or its package is not installed.
+        InputError: the address is impossible, or its package missing.
         KdcError: the store failed.
     """
     store = parse_address(address)
@@ -116,21 +115,21 @@ def open_source(address: str) -> Source:
 def fetch(
     source: Source, manifest: Manifest, content: bytes, folder: Path, *, force: bool, is_cache: bool = False
 ) -> int | None:
-    """Bring an artifact into a folder. Two processes with the same folder take turns.
+    """Bring an artifact into a folder. Processes take turns.
 
     Args:
         source: the store.
-        manifest, content: as `source.read_manifest` returned them.
+        manifest, content: from `source.read_manifest`.
         folder: the artifact's new folder.
         force: replace another or damaged artifact.
-        is_cache: anything in the folder may be replaced.
+        is_cache: replace anything.
 
     Returns:
-        Bytes from the store; None if the artifact was there already.
+        Bytes received; None if it was there.
 
     Raises:
         InputError: something else is at `folder`.
-        KdcError: what arrived is damaged, the store failed, or the disk is full.
+        KdcError: data are damaged, the store failed, or the disk is full.
     """
     from filelock import FileLock
 
@@ -149,7 +148,7 @@ def fetch(
             write_whole(partial / MANIFEST_NAME, content)
             load_manifest(partial, verify=False, expect_sha256=manifest.sha256)
             publish(partial, folder)
-            lock.unlink(missing_ok=True)  # waiters then find the artifact
+            lock.unlink(missing_ok=True)  # waiters find the artifact
     except OSError as error:
         raise KdcError(
             "cannot write the artifact",
@@ -162,15 +161,15 @@ def fetch(
 def push_artifact(
     artifact: Path, target: str, *, force: bool = False, allow_failed: bool = False, public: bool = False
 ) -> Pushed:
-    """Push a folder's artifact, with a progress bar on a terminal.
+    """Push a folder's artifact, with a progress bar.
 
     Args:
         force: replace another artifact, if the store keeps no versions.
-        allow_failed: also push an artifact that failed its contract.
+        allow_failed: also if it failed its contract.
         public: make a new hub repository public.
 
     Raises:
-        InputError: no artifact, a failed contract, a wrong address, or something else at the target.
+        InputError: no artifact, a failed contract, a wrong address, or something else is there.
         KdcError: the artifact is damaged, or the store failed.
     """
     began = time.perf_counter()
@@ -197,7 +196,6 @@ def push_artifact(
 
 
 def _facts(manifest: Manifest, content: bytes, began: float, *, changed: bool) -> dict[str, Any]:
-    """Fields that both results share."""
     return {
         "sha256": manifest.sha256,
         "task": manifest.task.name,
