@@ -43,34 +43,34 @@ class Threshold(Frozen):
 
     threshold: float = Field(ge=0, le=1)
     aim: str  # "f1", "precision>=0.95", ..., or "fixed" by a person
-    reached: bool = True  # on the tuning set; of an abstention, whether it is shown
+    reached: bool = True  # whether the tuning set reaches the aim; of an abstention, whether it proves the aim
     note: str = ""  # why it is not reached
-    variant: str = ""  # ONNX file whose probabilities it fits; "" if fixed
+    variant: str = ""  # ONNX file whose probabilities chose it; "" if fixed
 
 
 class OperatingPoint(Threshold):
     """Threshold of one label."""
 
     label: str
-    tuning: Rates | None = None  # which chose it
+    tuning: Rates | None = None  # on the tuning set, which chose it
     evaluation: Rates | None = None
 
 
 class Abstention(Threshold):
-    """Least probability to answer a row; below it is `ABSTAINED`."""
+    """Least probability of the best class to answer a row; below it the answer is `ABSTAINED`."""
 
-    # Share of tuning rows by label.
+    # Share of the tuning rows that get each label.
     shares: tuple[Annotated[float, Field(ge=0, le=1)], ...] = ()
-    tuning: Answered | None = None  # which chose it
+    tuning: Answered | None = None  # on the tuning set, which chose it
     evaluation: Answered | None = None
 
 
 class LabelSets(Frozen):
-    """Least probability to join a row's set, which always holds the most probable label."""
+    """Least probability of a label to join a row's set, which always holds the most probable label."""
 
     coverage: float = Field(gt=0, lt=1)  # requested share of sets with the true label
     at_least: float = Field(ge=0, le=1)
-    variant: str = ""  # ONNX file whose probabilities it fits
+    variant: str = ""  # ONNX file whose probabilities chose it
     evaluation: Covered | None = None
 
 

@@ -102,7 +102,7 @@ def read_contents(path: Path, manifest: Manifest, *, verify: bool = True) -> byt
         KdcError: the file is damaged or unreadable.
     """
     with _reading(), _opened(path) as file:
-        content = file.read(manifest.files[path.name].size + 1)  # bounds memory
+        content = file.read(manifest.files[path.name].size + 1)  # a file that has grown must not fill memory
     if verify:
         _check(content, hashlib.sha256(content).hexdigest(), manifest, path)
     return content
@@ -185,7 +185,7 @@ def _damaged(what: str, given: object) -> KdcError:
 
 
 def _canonical_sha256(document: dict[str, Any]) -> str:
-    """Without its own `sha256`, keys sorted, no spaces."""
+    """SHA-256 of a manifest without its own `sha256`: keys sorted, no spaces."""
     rest = {key: value for key, value in document.items() if key != "sha256"}
     canonical = json.dumps(rest, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return hashlib.sha256(canonical.encode()).hexdigest()

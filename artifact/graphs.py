@@ -20,7 +20,7 @@ _PARTS: dict[str, dict[int, str]] = {
     "tensor": {},
 }
 _OPERATOR = 4  # a node's `op_type`
-_ELSEWHERE = b"EPContext"  # a GPU program, maybe in another file
+_ELSEWHERE = b"EPContext"  # operator of a GPU whose program may be in another file
 _LOCATION = 14  # `data_location`; 0 is this file
 _MOST_FIELDS = 3_000_000  # thirty times a large graph; more takes seconds
 _MOST_KEY = 0xFFFFFFFF  # protobuf drops higher bits

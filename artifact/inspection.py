@@ -81,8 +81,8 @@ def in_order(names: Iterable[str]) -> list[str]:
 
 
 def cells(rows: Mapping[str, Mapping[str, Any]], metric: str) -> list[list[str]]:
-    """Header, then metrics, percent of the teacher's score, percent of its lead over the majority (if measured), and
-    costs; "-" is missing.
+    """Cells of text, header first: metrics, percent of the teacher's score and of its lead over the majority (if
+    measured), costs. A missing value is "-".
 
     Args:
         rows: model -> column -> value, as in `Manifest.metrics`.

@@ -1,5 +1,7 @@
-"""The manifest, `manifest.json`: what an artifact is, its files and its measurements. Serving starts with this module,
-so it imports little."""
+"""The manifest, `manifest.json`: what an artifact is, its files and its measurements.
+
+Serving starts with this module, so it imports only pydantic and the standard library.
+"""
 
 import re
 from typing import Annotated, Literal, Self
@@ -44,12 +46,12 @@ class TaskBase(Frozen):
 
     name: str  # for example "sst2"
     kind: Kind
-    text: str = "text"  # column
-    text_pair: str | None = None  # column; None for single texts
+    text: str = "text"  # column of the (first) text
+    text_pair: str | None = None  # column of the second text; None for single texts
     # In output order; empty for regression.
     labels: tuple[str, ...] = Field(default=(), max_length=MOST_LABELS)
     center: float = 0.0  # mean of regression's labels; else 0
-    spread: float = Field(default=1.0, gt=0)  # their deviation; else 1
+    spread: float = Field(default=1.0, gt=0)  # their standard deviation; else 1
 
     @property
     def outputs(self) -> int:
@@ -72,7 +74,7 @@ class TaskInfo(TaskBase):
 
     metric: str = ""  # the deciding one
     points: tuple[OperatingPoint, ...] = ()
-    abstain: Abstention | None = None  # None: all are answered
+    abstain: Abstention | None = None  # None: all rows are answered
     sets: LabelSets | None = None
 
     @model_validator(mode="after")
@@ -104,10 +106,10 @@ class Lineage(Frozen):
     teacher: str
     student: str
     recipe: str  # of distillation
-    data_fingerprint: str  # of training and evaluation data
+    data_fingerprint: str  # hash of training and evaluation data
     seed: int  # of splits, initialisation, order and dropout
     packages: dict[str, str]  # name -> version
-    cpu: str  # judged the int8 variant
+    cpu: str  # model name; judged the int8 variant
     gpu: str | None = None  # None if a CPU trained
     # Share of training rows by label; sums to 1 except in multi-label tasks. None for regression.
     label_share: tuple[Annotated[float, Field(ge=0, le=1)], ...] | None = None
@@ -122,10 +124,10 @@ class FileInfo(Frozen):
 
 
 class LongTexts(Frozen):
-    """Longer rows are answered in windows of `max_length` (`kdc.serving.engine.long_texts`)."""
+    """Rows of more than `TokenizerInfo.max_length` tokens are answered in windows (`kdc.serving.engine.long_texts`)."""
 
     stride: int = Field(ge=1, le=MOST_TOKENS)  # tokens between window starts
-    windows: int = Field(ge=2, le=MOST_WINDOWS)  # the rest is cut
+    windows: int = Field(ge=2, le=MOST_WINDOWS)  # of a row; the rest is cut
     # First tokens (a title) repeated in every window.
     keep: int = Field(default=0, ge=0, le=MOST_TOKENS)
     join: tuple[Join, ...] = ("mean",)  # for each output, or all
@@ -140,12 +142,12 @@ class LongTexts(Frozen):
 class TokenizerInfo(Frozen):
     """How rows are cut and padded, which `tokenizer.json` does not say."""
 
-    # With special tokens and both texts.
+    # Tokens of a row, with special tokens and both texts.
     max_length: int = Field(ge=3, le=MOST_TOKENS)
     pad_id: int = Field(ge=0, le=_MOST_ID)  # 1 in RoBERTa
     pad_token: str
     pad_type_id: int = Field(default=0, ge=0, le=_MOST_ID)
-    token_type_ids: bool  # DistilBERT's graph takes none
+    token_type_ids: bool  # whether the graph takes them; DistilBERT's does not
     pad_side: Literal["left", "right"] = "right"
     truncation_side: Literal["left", "right"] = "right"
     long: LongTexts | None = None  # None: longer rows are cut
@@ -181,7 +183,7 @@ class Second(Frozen):
     temperature: float = Field(ge=1e-6, le=1e6)  # divides logits before softmax or sigmoid
     # Least `kdc.serving.engine.deciding.sureness` of the first model's answers.
     answered_from: float = Field(ge=0, le=1)
-    share: float = Field(ge=0, le=1)  # of tuning rows
+    share: float = Field(ge=0, le=1)  # of tuning rows that reach it
 
     @property
     def text(self) -> str:
@@ -194,17 +196,17 @@ class Variant(Frozen):
 
     file: str  # ONNX file
     second: Second | None = None  # a cascade's other model
-    size_bytes: int = Field(ge=0)  # with `tokenizer.json`
+    size_bytes: int = Field(ge=0)  # of ONNX files and `tokenizer.json`
     metrics: dict[str, float] = Field(default_factory=dict)  # points, on the evaluation set
     # Largest absolute difference to its source: of logits for fp32, else of probabilities.
     parity: float | None = None
-    batch_invariance: float | None = None  # largest difference of a probability alone and in a batch of 16
+    batch_invariance: float | None = None  # largest difference of a row's probability alone and in a batch of 16
     opset: int  # ONNX operator version
     ir: int  # ONNX file format version
-    candidate: str | None = None  # int8's; None unless all is int8
+    candidate: str | None = None  # winning int8 candidate; None unless all is int8
     latency_p50_ms: float | None = None  # of one row
     latency_p95_ms: float | None = None  # of one row
-    rows_per_second: float | None = None  # batches of 32
+    rows_per_second: float | None = None  # in batches of 32
     peak_memory_mb: float | None = None  # of the process
 
     @property
@@ -224,7 +226,7 @@ class Manifest(Frozen):
     tokenizer: TokenizerInfo
     input_names: tuple[str, ...]  # of the graphs, in order
     variants: dict[VariantName, Variant]
-    providers: dict[str, str]  # provider -> variant
+    providers: dict[str, str]  # execution provider -> variant
     # Divides logits before softmax or sigmoid; from the tuning set.
     temperature: float = Field(default=1.0, ge=1e-6, le=1e6)
     # Evaluation table: model -> column -> value.
@@ -233,7 +235,7 @@ class Manifest(Frozen):
     )
     contract: Judgement | None = None  # None without a contract
     created: str  # UTC, ISO 8601
-    sha256: str = ""  # of the canonical JSON without this field; no proof against forgery
+    sha256: str = ""  # of the canonical JSON without this field; reveals corruption, not forgery
 
     @property
     def second(self) -> Second | None:

@@ -60,14 +60,14 @@ class Beside:
     """Observations during an attack."""
 
     answered: int = 0
-    failed: list[str] = field(default_factory=list)  # replies to others that were wrong
+    failed: list[str] = field(default_factory=list)  # wrong replies to others, and errors
     seconds: list[float] = field(default_factory=list)  # of the others' requests
     probes: list[float] = field(default_factory=list)  # seconds; a failed one counts as ten
     apart: list[float] = field(default_factory=list)  # at the admin port
     memory_mb: list[float] = field(default_factory=list)
     alone: float | None = None  # others' p99 without the attack, ms
     killed: int = 0  # processes killed for memory
-    progress: float | None = None  # the attack's answered requests, relative to without others
+    progress: float | None = None  # the attack's answered requests, relative to the attack without others
 
 
 async def beside(attack: Attack, target: Target, up: Running) -> Beside:
@@ -101,7 +101,7 @@ async def _ask(target: Target, up: Running, seen: Beside) -> None:
     expected = (await client.post(body)).body
     is_last = False
     while not is_last:
-        is_last = not target.goes_on()  # the first answer may take longer than the attack
+        is_last = not target.goes_on()  # ask at least once: the first answer may outlast the attack
         try:
             reply = await asyncio.wait_for(client.post(body), 10)
         except (*GONE, TimeoutError) as error:
@@ -117,7 +117,7 @@ async def _ask(target: Target, up: Running, seen: Beside) -> None:
 
 
 def _is_same(reply: bytes, expected: bytes) -> bool:
-    """Batches may change the last digits of scores."""
+    """Whether replies agree; batches may change a score's last digits."""
     if reply == expected:
         return True
     (one, other) = (json.loads(body)[0][0] for body in (reply, expected))

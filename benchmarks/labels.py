@@ -57,7 +57,7 @@ class World:
 
 
 def verdicts(world: World, drop: float, simulations: int, random: np.random.Generator) -> list[str]:
-    """Ungrouped rows use the formula, checked against `kdc`."""
+    """Verdicts of simulated sets. Ungrouped rows use the formula, checked against `kdc`."""
     contract = replace(Contract(), {"max_drop": world.limit})
     quantile = quantile_of(contract.confidence)
     found: list[str] = []

@@ -6,7 +6,7 @@ fine-tuned once into `--runs`. Arms take turns in own processes. Prints rows/s, 
 | arm | what |
 |---|---|
 | official | the procedure as described: rows padded to 512 tokens, random order |
-| kdc-paper | recipe `paper-as-described`: the same settings, similar lengths padded to a batch's longest |
+| kdc-paper | recipe `paper-as-described`: the same settings, rows of similar length padded to a batch's longest |
 | kdc-best | the default recipe |
 
 The described procedure has r 8, alpha 16, query and value, dropout 0.05, lr 5e-4, T 2, alpha 0.5, and every second

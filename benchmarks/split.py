@@ -6,7 +6,7 @@ one SST-2 text (all threads), and time a token by batch size.
 | part | how it is measured |
 |---|---|
 | parse, tokenise, serialise | the service's own functions |
-| queue | the batcher with a free model |
+| queue | the batcher with a model that costs nothing |
 | session | forward passes in lanes, as large as under load |
 | HTTP | `/health` under bare uvicorn |
 | BentoML | `/health` under `kdc serve`, less HTTP |

@@ -2,13 +2,14 @@
 
 Command: `python benchmarks/verdicts.py [--simulations 3000] [--metrics accuracy,f1] [--rows 200,800] [--jobs 2]`.
 `kdc.judge` judges evaluation sets of each world, with the true drop at the limit and with none; at 95 %, either error
-should be at most 2.5 %. Ends with 1 if one exceeds 3.0 % beyond noise. Power is the share of equal students that pass,
-of the first 300 sets. `--metrics many`: macro F1 of 20 to 48 classes or labels.
+should be at most 2.5 %. Ends with 1 if one exceeds 3.0 % beyond simulation noise. Power is the share of equal students
+that pass, of the first 300 sets. `--metrics many`: macro F1 of 20 to 48 classes or labels.
 
-Bootstraps are slow, so clear sets are judged without one. A limit within what no row shows is "not shown". A student
-within the limit cannot fail, so later equal sets stop there. For several labels, groups, or 500 rows, a standard error
-(delta method for macro F1, else a jackknife over 100 blocks) shows limits clearly inside the interval; for numbers also
-those well beyond. `kdc.judge` must agree on each world's first forty clear sets.
+Bootstraps are slow, so `clear_verdict` judges many sets without one. An interval always covers the measured difference
+plus what no row shows, so a limit inside that is "not shown". A student within the limit cannot fail, so equal
+students' sets after the first 300 stop there. For several labels, groups, or 500 rows and more, a standard error
+decides (delta method for macro F1, else a jackknife over 100 blocks): a limit clearly inside the interval is "not
+shown"; for numbers, one well beyond is clear too. `kdc.judge` must agree on each world's first forty clear sets.
 """
 
 import argparse
@@ -125,7 +126,7 @@ def clear_verdict(
     distance = (gap + world.limit) / error if error else 0.0
     if abs(distance) <= _WITHIN and error:
         return "not shown"
-    # Classes also need unseen outcomes and Student's distribution.
+    # For classes, unseen outcomes and Student's distribution matter too.
     if abs(distance) < _BEYOND or not error or world.kind != "regression":
         return None
     return "pass" if distance > 0 else "fail"

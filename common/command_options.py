@@ -45,7 +45,7 @@ def settings(section: str, panel: str | None, *rows: tuple[Any, ...]) -> tuple[S
 
 
 def takes(*settings: Setting) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a command these options; its first argument becomes the given values by setting."""
+    """Give a command these options. Its first argument receives the given values, by setting."""
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         _, *own = inspect.signature(command).parameters.values()

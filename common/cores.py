@@ -1,4 +1,4 @@
-"""Cores of this process, its neighbours, and control groups."""
+"""Usable cores, cores that other processes take, and control groups."""
 
 import contextlib
 import os
@@ -9,7 +9,7 @@ from typing import Self
 
 
 def usable_cores(root: Path = Path("/")) -> int:
-    """Least of the machine's cores, affinity and control group quotas, rounded down, at least 1.
+    """Cores of this process: the least of machine, affinity and control group quotas, rounded down, at least 1.
 
     ONNX Runtime counts the machine's cores, which slows down a container with fewer.
     """
@@ -53,7 +53,7 @@ def cgroup_folders(controller: str, root: Path = Path("/")) -> Iterator[tuple[Pa
 
 
 class Neighbours:
-    """Cores that others took during a block, including other guests if the system counts them."""
+    """Cores of this process that others took during a block; includes other guests if the system counts them."""
 
     def __enter__(self) -> Self:
         self._before = self._read()
@@ -66,12 +66,12 @@ class Neighbours:
         self._others = max(0.0, (busy_now - busy - (own_now - own)) / max(ended - began, 1e-3))
 
     def short_of(self, threads: int) -> float:
-        """Cores that others took from `threads`."""
+        """How many cores others took from `threads`."""
         return max(0.0, self._others - max(0, usable_cores() - threads))
 
     @staticmethod
     def _read() -> tuple[float, float, float]:
-        """Seconds: clock, busy cores, this process."""
+        """Seconds of the clock, busy cores, and this process."""
         import psutil
 
         mine = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None

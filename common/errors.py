@@ -59,7 +59,7 @@ class InputError(KdcError):
 
 
 class OutOfReach(InputError):
-    """No student can keep a limit, known before training."""
+    """No student can keep a limit; known before training."""
 
     code = "limit_out_of_reach"
 

@@ -1,4 +1,4 @@
-"""Atomic writing: after a crash a file is old or new."""
+"""Atomic writing: after a crash a file has its old content or its new one."""
 
 import errno
 import hashlib
@@ -52,7 +52,7 @@ def whole_file(path: Path, *, shared: bool = False) -> Iterator[IO[bytes]]:
 
     Args:
         path: in an existing folder.
-        shared: processes may write at once, each to its own temporary file, which a killed writer leaves.
+        shared: processes may write at once, each to its own temporary file, which stays if its writer is killed.
     """
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex if shared else 'kdc'}.tmp")
     try:
@@ -64,13 +64,15 @@ def whole_file(path: Path, *, shared: bool = False) -> Iterator[IO[bytes]]:
         os.replace(temporary, path)
     except BaseException as error:
         temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.errno is not None and error.filename is None:  # of a write
+        if (
+            isinstance(error, OSError) and error.errno is not None and error.filename is None
+        ):  # a write's error names no file
             error.filename = str(path)
         raise
 
 
 def disk_is_full(error: BaseException | None) -> bool:
-    """Whether an error means a full disk, which Rust and C++ libraries say only in words."""
+    """Whether an error means a full disk. Rust and C++ libraries say so only in the message."""
     while error is not None:
         if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in str(error):
             return True
@@ -79,7 +81,7 @@ def disk_is_full(error: BaseException | None) -> bool:
 
 
 def refusal(error: OSError) -> KdcError | None:
-    """The error for people if disk or rights failed."""
+    """The error for people if disk or rights failed, else None."""
     remedy = _REFUSALS.get(error.errno or 0)
     if remedy is None:
         return None

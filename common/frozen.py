@@ -4,12 +4,12 @@ from pydantic import BaseModel, ConfigDict
 
 
 class Frozen(BaseModel):
-    """Immutable; refuses unknown fields, infinities, NaN, and half surrogate pairs (not UTF-8)."""
+    """Immutable model; refuses unknown fields, infinities, NaN, and half surrogate pairs (not UTF-8)."""
 
     model_config = ConfigDict(
         frozen=True,
         extra="forbid",
         protected_namespaces=(),
         allow_inf_nan=False,
-        str_max_length=2**30,  # only limited strings are checked for surrogates
+        str_max_length=2**30,  # pydantic checks surrogates only in limited strings
     )

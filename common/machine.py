@@ -32,7 +32,7 @@ class Cpu(Frozen):
 
     model: str
     architecture: str  # for example "x86_64"
-    # That matter for int8; None: unknown.
+    # Instruction sets that matter for int8; None: unknown.
     instructions: dict[str, bool] | None = None
 
     @property
@@ -63,7 +63,7 @@ class Nvidia(Frozen):
 
     driver: str | None = None  # None: no driver
     devices: tuple[str, ...] = ()  # names with memory
-    detail: str = ""  # why not
+    detail: str = ""  # why there is none
 
 
 def cpu(root: Path = Path("/")) -> Cpu:

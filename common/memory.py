@@ -37,6 +37,6 @@ def release_free_memory() -> None:
 
 
 def share_heaps() -> None:
-    """Share two heaps (glibc only): one a thread keeps hundreds of megabytes after large requests."""
+    """Let threads share two heaps (glibc only): a heap each keeps hundreds of megabytes after large requests."""
     with contextlib.suppress(AttributeError, OSError, TypeError):  # another C library
         ctypes.CDLL(None).mallopt(_M_ARENA_MAX, _HEAPS)

@@ -1,9 +1,9 @@
 """Finds the fastest number of threads, or the faster of two ways, by timing.
 
-Two threads with cores of their own are nearly twice as fast as one. If others use the cores, each wait lasts until the
-slowest thread gets a core, and one thread is faster. Real steps are timed with the current number, half and twice it:
-first, once a minute, and when the speed halves. Others are too slow to try: with one thread of 64, a few steps take a
-minute.
+Threads of a step wait for each other. With cores of their own, two are nearly twice as fast as one. If other processes
+use the cores, each wait lasts until the slowest thread gets a core back, and one thread is faster. Real steps are timed
+with the current number, half and twice it: at the start, once a minute, and when the speed halves. Numbers further away
+are too slow to try: with one thread of 64, a few steps take a minute.
 """
 
 import logging
@@ -16,11 +16,11 @@ from statistics import mean
 
 log = logging.getLogger("kdc")
 
-_REMEMBERED = 8  # steps that give a speed
-_LOOK_AGAIN_S, _LOOK_AGAIN_STEPS = 60.0, 50  # both must pass; steps times the turn
+_REMEMBERED = 8  # last steps that give a speed
+_LOOK_AGAIN_S, _LOOK_AGAIN_STEPS = 60.0, 50  # compare again after both; steps for each step of a turn
 _LATEST_S = 240.0  # the wait doubles up to this while others are far behind
-_SOON_S = 5.0  # least wait after halved speed
-_WORTH = 1.05  # least gain of a new number
+_SOON_S = 5.0  # least wait after the speed halved
+_WORTH = 1.05  # how many times as fast another number must be
 
 
 class Pace:
@@ -59,7 +59,7 @@ class Pace:
         self._wait = _LOOK_AGAIN_S  # until the next one
 
     def _no_steps(self) -> dict[int, deque[tuple[int, float]]]:
-        """(tokens, seconds) by threads, empty."""
+        """No steps yet: (tokens, seconds) by threads."""
         return {threads: deque(maxlen=self._remembered) for threads in self.choices}
 
     @contextmanager
@@ -85,7 +85,7 @@ class Pace:
         now = self._clock()
         self._steps += 1
         if self._steps == 1 and not self._plan:
-            return  # allocates memory
+            return  # the first step allocates memory
         self._speeds[self._used].append((tokens, max(now - self._began, 1e-9)))
         if self._plan:
             self._plan.pop(0)
@@ -172,12 +172,12 @@ def _count(threads: int) -> str:
 
 
 def halvings(most: int) -> list[int]:
-    """The most, half of it, ... one."""
+    """Numbers to try: the most, half of it, ... one."""
     return [most >> halving for halving in range(most.bit_length())]
 
 
 def seconds_of(call: Callable[[], object]) -> float:
-    """Wall-clock seconds."""
+    """Wall-clock seconds of a call."""
     began = time.perf_counter()
     call()
     return time.perf_counter() - began
@@ -186,6 +186,6 @@ def seconds_of(call: Callable[[], object]) -> float:
 def least_seconds(steps: Sequence[Callable[[], object]]) -> list[float]:
     """Least seconds in two alternating rounds: other processes only slow a step."""
     for step in steps:
-        step()  # allocates memory
+        step()  # the first call allocates memory
     rounds = [[seconds_of(step) for step in steps] for _ in range(2)]
     return [min(seconds) for seconds in zip(*rounds, strict=True)]

@@ -41,7 +41,7 @@ def file_system(address: str) -> tuple[Any, str]:
 
 
 def _of_web(address: str) -> dict[str, Any]:
-    """A session for each server that checks redirects."""
+    """fsspec's options for HTTP: a session for each server, which checks redirects."""
     servers = dict(_SERVER.findall(address))
     if not servers:
         return {}
@@ -75,7 +75,7 @@ def reaching(address: str, remedy: str = _REMEDY, passing: tuple[type[Exception]
 
 
 def reaching_remote(system: Any, address: str) -> AbstractContextManager[None]:
-    """Like `reaching`, but local errors pass."""
+    """Like `reaching`, but errors of the local file system pass."""
     return reaching(address, passing=(Exception,) if is_local(system) else ())
 
 
@@ -91,7 +91,7 @@ class File:
 
     @property
     def format(self) -> str:
-        """By the ending."""
+        """The format, by the ending."""
         return format_of(self.path)  # the address may lack the query that names it
 
     def open(self) -> IO[bytes]:
@@ -122,7 +122,7 @@ def format_of(address: str) -> str:
 
 
 def _ending(address: str) -> str:
-    """ ".csv" of "rows.csv.gz"."""
+    """Ending of the format: ".csv" of "rows.csv.gz"."""
     name = Path(_named(address))
     return Path(name.stem if name.suffix in _COMPRESSED else name).suffix.lower()
 
@@ -133,7 +133,8 @@ def is_packed(address: str) -> bool:
 
 
 def _named(address: str) -> str:
-    """The path, or the whole address if its query names the file (download?file=rows.csv). Local names may hold "?"."""
+    """The part that names the file: the path, or the whole address if its query does (download?file=rows.csv). Local
+    names may hold a question mark."""
     path = address.partition("?")[0] if "://" in address else address
     return path if any(ending in FORMATS for ending in Path(path.lower()).suffixes[-2:]) else address
 
@@ -265,7 +266,7 @@ def whole_file_at(address: str) -> Iterator[IO[bytes]]:
 
 @contextmanager
 def lock(output: str) -> Iterator[None]:
-    """Lock a local output in a writable folder.
+    """Lock a local output against other processes, if its folder is writable.
 
     Raises:
         InputError: another process writes it.
@@ -283,7 +284,7 @@ def lock(output: str) -> Iterator[None]:
         held.acquire(timeout=0)
     except Timeout:
         raise InputError("another process writes this output", given=output, remedy="wait for it") from None
-    except OSError as error:  # for a writable mount in a read-only folder
+    except OSError as error:  # the output may be a writable mount in a read-only folder
         if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise
     try:

@@ -8,7 +8,7 @@ from typing import Any, Protocol, Self
 from kdc.common.errors import printable
 
 _BEAT_S = 30.0  # seconds between lines without a bar
-_SPEED_S = 120.0  # the speed's mean is over these
+_SPEED_S = 120.0  # seconds over which the speed is averaged
 
 
 class Progress(Protocol):
@@ -120,7 +120,7 @@ class Reporter(_Bar):
         self.say(f"{stage}: already done, nothing changed")
 
     def _beat(self, task: Any, ended: threading.Event) -> None:
-        """Report even silent stages."""
+        """Report regularly, even if the stage is silent."""
         while not ended.wait(self._beat_s):
             self.say(_line(task))
 

@@ -55,7 +55,7 @@ def connected(address: str | None, cores: int = 1) -> Iterator[Any]:
             remedy="`ray start --head` starts one; without --address, Ray runs on this machine alone",
         ) from None
     try:
-        with redirect_stdout(sys.stderr):  # Ray prints lost nodes to stdout
+        with redirect_stdout(sys.stderr):  # Ray prints lost nodes to stdout, which is for results
             yield ray
     finally:
         ray.shutdown()

@@ -21,7 +21,7 @@ LONGEST_LINE = 64 << 20
 
 
 class BrokenQuoting(Exception):
-    """Parsing must stop at the record of `line`."""
+    """A table cannot be parsed from the record at `line` on."""
 
     def __init__(self, reason: str, line: int) -> None:
         super().__init__(reason, line)

@@ -27,10 +27,10 @@ class Check(NamedTuple):
 
     limit: str  # name in `Limits`
     title: str  # what is limited
-    bound: str  # sign and unit
-    measured: str  # interval and unit
+    bound: str  # limit with sign and unit
+    measured: str  # with interval and unit
     verdict: Verdict
-    problem: str  # in one sentence
+    problem: str  # what is wrong, in one sentence
 
 
 class Judgement(Frozen):
@@ -39,7 +39,7 @@ class Judgement(Frozen):
     contract: Contract
     variant: str  # "fp32", "int8", "cascade", ...
     provider: str  # ONNX Runtime's
-    cpu: str  # others differ in latency, and maybe in int8 results
+    cpu: str  # model name; others differ in latency, and maybe in int8 results
     threads: int = Field(ge=1, le=1024)  # of the timed pass
     # Tokens of timed rows; `kdc verify` times other rows of these lengths.
     lengths: tuple[Annotated[int, Field(ge=1, le=MOST_WINDOWS * MOST_TOKENS)], ...] = Field(
@@ -48,7 +48,7 @@ class Judgement(Frozen):
     costs: Costs
     quality: Quality | None = None  # None without `max_drop`
     required: tuple[RequiredShare, ...] = ()  # in the contract's order
-    # False if quality is an earlier judgement's.
+    # False if quality and requirements come from an earlier judgement.
     compared: bool
     missed: tuple[str, ...] = ()  # a sentence for each failed limit, or else for each not shown
     verdict: Verdict  # "not shown": no limit fails, some are unclear
@@ -110,12 +110,12 @@ def checks_of(
 
 
 def missed_costs(contract: Contract, costs: Costs) -> list[str]:
-    """A sentence for each broken limit."""
+    """A sentence for each limit on costs that is broken."""
     return [check.problem for check in _cost_checks(contract, costs) if check.verdict == "fail"]
 
 
 def _cost_checks(contract: Contract, costs: Costs) -> list[Check]:
-    """A missed time is "not shown" if busy neighbours could explain it."""
+    """Check limits on costs; a missed time is "not shown" if busy neighbours could explain it."""
     at, latency = contract.at, f"p{contract.at.percentile:g} latency"
     length = "rows as they come" if at.length is None else f"{at.length} tokens"
     measurements = (  # limit, name, conditions, unit, value, interval
@@ -148,7 +148,7 @@ def _measured(cost: float, interval: tuple[float, float] | None, unit: str, form
 
 
 def _is_neighbours(low: float, high: float, limit: float, starved: float, at_most: bool) -> bool:
-    """Whether the interval's better end would hold with a core for every thread."""
+    """Whether the interval's better end would keep the limit with a core for every thread."""
     free = max(1 - starved, 1e-9)
     return starved >= _STARVED and (low * free <= limit if at_most else high / free >= limit)
 
@@ -216,8 +216,8 @@ def _drop_in_words(contract: Contract, quality: Quality, limit: float) -> str:
 def spent(confidence: float, look: int) -> float:
     """Confidence for this look at the evaluation set.
 
-    Look 1 may err with probability 1 - confidence, look k with 1 / (k (k - 1)) of it, which sum to 1. So the chance
-    that any of a run's models passes wrongly is at most twice the first look's.
+    The first look may err with probability 1 - confidence, look k with 1 / (k (k - 1)) of that. These fractions sum to
+    1. So the chance that any of a run's models passes wrongly is at most twice the first look's.
     """
     return confidence if look == 1 else 1 - (1 - confidence) / (look * (look - 1))
 

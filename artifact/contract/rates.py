@@ -14,7 +14,7 @@ _BOUND = re.compile(
 
 
 class Bound(NamedTuple):
-    """Bound on a share."""
+    """A bound on a share of rows."""
 
     label: str | None
     measure: str  # fpr: false positive rate; coverage: share answered

@@ -24,7 +24,7 @@ Texts = Annotated[
 
 
 class Limits(Frozen):
-    """None sets no limit."""
+    """What must hold. None sets no limit."""
 
     max_latency_ms: float | None = Field(
         None, gt=0, description="longest time that one call may take under `contract.at`, in milliseconds"
@@ -125,20 +125,20 @@ class Quality(Frozen):
     against: str  # "teacher", or a better baseline's name
     teacher: float | None  # points; None if only differing rows have labels
     student: float | None  # points; None likewise
-    difference: float  # student minus `against`, in points
+    difference: float  # student minus teacher or baseline, in points
     # Two-sided confidence interval, wider with each look (`kdc.pipeline.quality.intervals`).
     interval: tuple[float, float]
     rows: int
     groups: int  # independent groups
     # Number of this model among those judged by these rows (see `spent`).
     look: int = Field(1, ge=1)
-    # About how many rows would prove the limit (power 80 %), if the difference is true. None if no number would, or
-    # none is needed.
+    # About how many rows would prove the limit (power 80 %), if the measured difference is true. None if no number
+    # would, or none is needed.
     rows_needed: int | None = None
 
     @property
     def other(self) -> str:
-        """ "the teacher", or "the baseline tfidf"."""
+        """The opponent in messages: "the teacher", or "the baseline tfidf"."""
         return "the teacher" if self.against == "teacher" else f"the baseline {self.against}"
 
 

@@ -10,7 +10,7 @@ _FASTER = (
 )
 _MORE_ROWS = "more evaluation rows (--eval FILE), or --set contract.evidence=point to judge by what was measured alone"
 _QUIETER = "`kdc verify ARTIFACT` while nothing else runs on this machine, or a limit that leaves it some room"
-# By verdict and limit.
+# What to try, by verdict and limit.
 _ADVICE = {
     ("fail", "max_latency_ms"): _FASTER,
     ("fail", "min_rows_per_s"): _FASTER,
@@ -43,7 +43,7 @@ def refuse_failed(judgement: Judgement | None, *, allow: bool) -> None:
 
 
 def render(judgement: Judgement, before: Judgement | None = None) -> str:
-    """For a terminal, with an earlier judgement."""
+    """The judgement for a terminal, with an earlier one."""
     lines = [aligned(table(judgement), left=range(4)), "", sentence(judgement)]
     lines += [f"try: {suggestion}" for suggestion in advice(judgement)]
     if before is not None:
@@ -65,7 +65,7 @@ def table(judgement: Judgement) -> list[list[str]]:
 
 
 def sentence(judgement: Judgement) -> str:
-    """The verdict."""
+    """The verdict in one sentence."""
     text = f"contract: {judgement.verdict} ({judgement.variant} on {judgement.cpu})"
     if judgement.missed:
         text += f": {'; '.join(judgement.missed)}"

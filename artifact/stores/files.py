@@ -27,7 +27,7 @@ _REMEDY = (
 
 
 class FileSource(Source):
-    """An artifact at a URL. `address` is for messages."""
+    """An artifact at a URL. `address` replaces the URL in messages."""
 
     def __init__(self, url: str, address: str | None = None) -> None:
         self._whole_address = address or url
@@ -35,7 +35,7 @@ class FileSource(Source):
         with reaching(self._whole_address, _REMEDY):  # some packages connect here
             self._system, path = file_system(url)
         self._path = path.rstrip("/")
-        self._system.invalidate_cache()  # old listings hide changes
+        self._system.invalidate_cache()  # a long-running process must not see an old listing
 
     def open(self, name: str, offset: int = 0) -> Opened:
         """See `Source.open`."""
@@ -126,7 +126,7 @@ class FileTarget(FileSource):
         return sum(info.size for info in missing.values()) + len(artifact.content)
 
     def _artifact_to_replace(self, manifest: Manifest, force: bool) -> Manifest | None:
-        """None if there is none."""
+        """The artifact that may be replaced, if any."""
         try:
             old, _ = self.read_manifest()
         except KdcError as error:
@@ -144,7 +144,7 @@ class FileTarget(FileSource):
         return old
 
     def _is_occupied(self, error: KdcError) -> bool:
-        """Whether anything but kdc's own remains is there. `error` came from reading the manifest."""
+        """Whether anything is there that no push of kdc left. `error` came from reading the manifest."""
         with self._reaching():
             if not self._system.exists(self._path):
                 return False
@@ -169,7 +169,7 @@ class FileTarget(FileSource):
         self._write(JOURNAL_NAME, json.dumps(document, indent=1).encode())
 
     def _has(self, name: str, info: FileInfo) -> bool:
-        """By hash here, elsewhere by size."""
+        """Whether the store has a file: by hash here, elsewhere by size."""
         try:
             if is_local(self._system):
                 return describe_files(Path(self._path), [name])[name] == info

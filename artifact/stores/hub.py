@@ -1,7 +1,7 @@
 """Artifacts in model repositories of the Hugging Face hub.
 
-`huggingface_hub` has token and API. kdc downloads files itself, to bound sizes and resume. A push is one commit;
-repeated pushes skip uploaded large files.
+`huggingface_hub` finds the token and calls the API. kdc downloads files itself, to bound sizes and resume. A push is
+one commit; repeated pushes skip uploaded large files.
 """
 
 import hashlib
@@ -66,7 +66,8 @@ class HubSource(Source):
         return Opened(next(chunks), self._sizes[name], chunks)
 
     def _stream(self, name: str, offset: int) -> Generator[Any, None, None]:
-        """Yield the first byte's position, then chunks. Broken connections and a busy hub are retried there."""
+        """Yield the position of the first byte, then chunks. Resumes there after a broken connection or a busy
+        reply."""
         from huggingface_hub import hf_hub_url
         from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
 
@@ -147,7 +148,7 @@ def _asking_hub(address: str) -> Iterator[None]:
 
 
 def push_to_hub(repository: Repository, artifact: Outgoing, *, public: bool) -> tuple[int | None, str]:
-    """Commit files that differ, and remove the artifact before. Creates a missing repository.
+    """Commit files that differ, and remove files of the previous artifact. Creates a missing repository.
 
     Returns:
         Bytes that differ (None: all was there), and the commit's address.
@@ -178,7 +179,7 @@ def push_to_hub(repository: Repository, artifact: Outgoing, *, public: bool) -> 
         )
         address = f"{HUB}{repository.name}@{commit.oid}"
         after = api.repo_info(repository.name, revision=commit.oid, files_metadata=True, timeout=_TIMEOUT_S)
-        # The hub silently skips files in .gitignore.
+        # The hub silently skips files, for example those in .gitignore.
         if lost := _differing(after, artifact):
             raise KdcError(
                 "the hub took the commit without some files",
@@ -189,7 +190,7 @@ def push_to_hub(repository: Repository, artifact: Outgoing, *, public: bool) -> 
 
 
 def _branch(api: Any, repository: Repository, public: bool) -> Any:
-    """Creates what is missing."""
+    """The branch; creates it, or the repository, if missing."""
     from huggingface_hub.errors import RevisionNotFoundError
 
     name, branch = repository.name, repository.revision
@@ -203,14 +204,14 @@ def _branch(api: Any, repository: Repository, public: bool) -> Any:
 
 
 def _differing(commit: Any, artifact: Outgoing) -> list[str]:
-    """Files, with the manifest, that the commit has not as they are."""
+    """Files, including the manifest, that the commit lacks or holds differently."""
     stored = {file.rfilename: file for file in commit.siblings or ()}
     names = [*artifact.manifest.files, MANIFEST_NAME]
     return [name for name in names if name not in stored or not _is_same(stored[name], artifact.folder / name)]
 
 
 def _is_same(stored: Any, path: Path) -> bool:
-    """By SHA-256 if large, else by git's hash."""
+    """Whether both are equal: by SHA-256 if large, else by git's hash."""
     if stored.size != path.stat().st_size:
         return False
     if stored.lfs is not None:
@@ -231,7 +232,7 @@ def _additions(artifact: Outgoing, files: list[str]) -> list[Any]:
 
 
 def _removals(repository: Repository, before: Any, manifest: Manifest) -> list[Any]:
-    """Remove the artifact before; other files stay."""
+    """Remove files that only the previous artifact had."""
     from huggingface_hub import CommitOperationDelete
 
     try:

@@ -19,13 +19,13 @@ from kdc.common.errors import InputError, KdcError
 from kdc.common.files import sha256_of
 from kdc.common.progress import Meter
 
-_LEFT = re.compile(r"\.kdc-push\.json|\..+\.tmp")  # a push's, or a killed writer's
-_SPARE_BYTES = 16 * 1024 * 1024  # file systems need some
+_LEFT = re.compile(r"\.kdc-push\.json|\..+\.tmp")  # left by a push or a killed writer
+_SPARE_BYTES = 16 * 1024 * 1024  # file systems need some free space
 _PULL_AGAIN = "pull again; if it stays so, push the artifact again from a copy that `kdc inspect` finds whole"
 
 
 def holds(folder: Path, manifest: Manifest, *, force: bool, is_cache: bool = False) -> bool:
-    """Whether the artifact is there already; False if it may be placed. A cache's folders may be replaced.
+    """Whether the artifact is there already; False if it may be placed. With `is_cache` any folder may be replaced.
 
     Raises:
         InputError: something else is there.
@@ -52,7 +52,7 @@ def holds(folder: Path, manifest: Manifest, *, force: bool, is_cache: bool = Fal
 
 
 def _strangers(folder: Path, coming: Manifest) -> list[str]:
-    """Entries of no artifact, which must stay."""
+    """Entries that belong to no artifact and must stay."""
     if not folder.is_dir():
         return [folder.name]
     manifest = folder / MANIFEST_NAME
@@ -77,7 +77,7 @@ def _files_of(path: Path, coming: Manifest) -> set[str]:
 
 
 def prepare(folder: Path, manifest: Manifest) -> Path:
-    """The hidden folder, maybe begun earlier. Removes other artifacts' ones.
+    """The hidden folder for the files, maybe begun by an earlier pull. Removes other artifacts' hidden folders.
 
     Raises:
         InputError: it is another user's, whose links could lead anywhere.
@@ -202,7 +202,7 @@ def publish(partial: Path, folder: Path) -> None:
             os.rename(old, folder)
         raise
     _delete(old)
-    if hasattr(os, "O_DIRECTORY"):  # survives a power cut
+    if hasattr(os, "O_DIRECTORY"):  # the rename must survive a power cut
         handle = os.open(folder.parent, os.O_DIRECTORY)
         try:
             os.fsync(handle)
@@ -216,7 +216,7 @@ def _replaced(folder: Path) -> Path:
 
 
 def _delete(folder: Path) -> None:
-    """Manifest first: `recover` restores no folder without one."""
+    """Delete an artifact, manifest first: `recover` restores no folder without one."""
     if not folder.is_symlink():  # another user's link
         with contextlib.suppress(OSError):  # not ours, or no folder
             (folder / MANIFEST_NAME).unlink()

@@ -24,13 +24,13 @@ class Outgoing:
 class Opened:
     """A file being read."""
 
-    start: int  # as requested, or 0 if the store cannot seek
+    start: int  # first byte: as requested, or 0 if the store cannot seek
     size: int | None  # of the whole file; None: unknown
     chunks: Generator[bytes, None, None]  # close it to end early
 
 
 class Source(ABC):
-    """Holds one artifact."""
+    """A store that holds one artifact."""
 
     address: str  # without secrets
 
@@ -77,5 +77,5 @@ class Source(ABC):
 
 
 def changed_meanwhile(path: Path) -> KdcError:
-    """For a file that changed during its push."""
+    """The error for a file that changed during its push."""
     return KdcError("a file of the artifact changed while it was read", given=path, remedy="push it again")

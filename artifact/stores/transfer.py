@@ -26,7 +26,7 @@ class Transfer(Frozen):
 
     sha256: str  # of the manifest
     task: str
-    changed: bool  # False if it was there
+    changed: bool  # False if it was there already
     files: int  # with the manifest
     bytes: int  # of all files
     seconds: float
@@ -44,7 +44,7 @@ class Pushed(Transfer):
     """Result of `kdc push`."""
 
     artifact: str  # folder
-    target: str  # with the hub's commit or BentoML's version
+    target: str  # address with the hub's commit or BentoML's version
     sent_bytes: int  # to the store
 
 
@@ -115,14 +115,14 @@ def open_source(address: str) -> Source:
 def fetch(
     source: Source, manifest: Manifest, content: bytes, folder: Path, *, force: bool, is_cache: bool = False
 ) -> int | None:
-    """Bring an artifact into a folder. Processes take turns.
+    """Bring an artifact into a folder. Two processes with the same folder take turns.
 
     Args:
         source: the store.
         manifest, content: from `source.read_manifest`.
         folder: the artifact's new folder.
         force: replace another or damaged artifact.
-        is_cache: replace anything.
+        is_cache: anything in the folder may be replaced.
 
     Returns:
         Bytes received; None if it was there.

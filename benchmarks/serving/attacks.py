@@ -48,7 +48,7 @@ class Target:
         return time.monotonic() < self.until
 
     def row(self, text: str) -> object:
-        """A row."""
+        """A row with this text."""
         return [text, text] if self.is_pair else [text]
 
 
@@ -158,7 +158,7 @@ async def metrics(target: Target) -> None:
 
 @again_and_again(100)
 async def slow_probes(target: Target) -> None:
-    """A byte a second on more connections than allowed."""
+    """A byte a second on more connections than the admin port allows."""
     async with connected(target, target.admin_port) as (_, writer):
         for byte in itertools.cycle(b"GET /readyz HTTP/1.1\r\nx: " + b"y" * 100):
             if not target.goes_on():
@@ -170,7 +170,7 @@ async def slow_probes(target: Target) -> None:
 
 @again_and_again(300)
 async def probe_flood(target: Target) -> None:
-    """Connections reopened at once."""
+    """Connections to the admin port, reopened at once."""
     async with connected(target, target.admin_port) as (reader, writer):
         writer.write(b"G")
         await asyncio.wait_for(reader.read(), max(0.1, target.until - time.monotonic()))
@@ -178,7 +178,7 @@ async def probe_flood(target: Target) -> None:
 
 @again_and_again(70)
 async def large_probes(target: Target) -> None:
-    """A hundred headers of 64 kB on more connections than allowed."""
+    """A hundred headers of 64 kB on more connections than the admin port allows."""
     async with connected(target, target.admin_port) as (_, writer):
         writer.write(b"GET /readyz HTTP/1.1\r\n")
         for _ in range(98):
@@ -335,7 +335,7 @@ async def odd_framings(target: Target) -> None:
 
 
 async def long_texts(target: Target) -> None:
-    """Largest bodies with the longest texts. With the token."""
+    """The largest bodies allowed, of the longest texts. With the token."""
     body = json.dumps({"inputs": [target.row("all of it is text " * 5500)] * (9 if target.is_pair else 18)}).encode()
     await _post_on(target, body, connections=4)
 
@@ -397,13 +397,13 @@ async def nested_json(target: Target) -> None:
 
 
 async def large_requests(target: Target) -> None:
-    """One client with the most rows. With the token."""
+    """One client whose requests have the most rows allowed. With the token."""
     body = json.dumps({"inputs": [target.row(ROW)] * 1024}).encode()
     await _post_on(target, body, connections=1)
 
 
 async def many_labels(target: Target) -> None:
-    """The most rows for a model of 5,000 labels. With the token."""
+    """Requests of the most rows allowed, to a model of 5,000 labels. With the token."""
     rows = [target.row(ROW)] * 1024
     bodies = (json.dumps({"inputs": rows} | more).encode() for more in ({}, {"top_k": 5}))
     await asyncio.gather(*(_post_on(target, body, connections=2) for body in bodies))
@@ -425,7 +425,7 @@ async def long_words_of_100(target: Target) -> None:
 
 
 async def endless_words(target: Target) -> None:
-    """The longest single words. With the token."""
+    """Single words as long as texts may be. With the token."""
     rows = [target.row(text) for text in ["x" * 90_000, "x" + " " * 90_000] * (5 if target.is_pair else 10)]
     await _post_on(target, json.dumps({"inputs": rows}).encode(), connections=12)
 

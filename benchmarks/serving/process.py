@@ -147,7 +147,7 @@ def _when_ready(server: Server, port: int, process: subprocess.Popen[bytes], log
 
 
 def _peer_of(connection: http.client.HTTPConnection, port: int, processes: list[psutil.Process]) -> psutil.Process:
-    """A supervisor may hold the listening socket too."""
+    """The process at the other end; a supervisor may hold the listening socket too."""
     own = connection.sock.getsockname()[1]
     for process in processes:
         for other in process.net_connections(kind="tcp"):

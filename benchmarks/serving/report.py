@@ -45,7 +45,7 @@ class Results:
 
 
 def ratios(one: list[Figures], other: list[Figures]) -> list[float]:
-    """Of rows/s within rounds, which cancels shared noise."""
+    """Ratios of rows/s within rounds: shared noise cancels."""
     pairs = zip(one, other, strict=False)
     return [mine.rows_per_second / theirs.rows_per_second for mine, theirs in pairs if theirs.rows_per_second]
 
