@@ -1,4 +1,4 @@
-"""Make a large text classifier small and fast, prove what was kept, and use it.
+"""Make a large text classifier small and fast, prove what it kept, and use it.
 
     import kdc
 
@@ -6,9 +6,8 @@
     engine = kdc.load(result.artifact)
     engine.predict([("What does `shutil.copytree` do?", "Recursively copy a directory tree.")])
 
-`docs/how-to/use-from-python.md` has an example of each. Importing this module loads nothing heavy: a function imports
-what it needs when it is called, and only `compress`, `frontier`, `judge`, and `verify` with a file of rows, need more
-than the serving install.
+Examples: docs/how-to/use-from-python.md. Importing this module loads nothing heavy. Only `compress`, `frontier`,
+`judge`, and `verify` with rows need more than the serving install.
 """
 
 from __future__ import annotations
@@ -58,15 +57,13 @@ def load(
     allow_failed: bool = False,
     expect_sha256: str | None = None,
 ) -> Engine:
-    """Load an artifact; every file is checked against the hashes in its manifest.
+    """Load an artifact, after checking every file against its manifest.
 
     Args:
-        artifact: a folder, or an address as `kdc pull` takes it: hf://owner/name, bento:NAME, s3://bucket/path, ...
-            An address is fetched into the cache (`KDC_CACHE`) once.
-        variant: "fp32", "int8", "fp16" or, of two models, "cascade"; None takes the one that the manifest names for the
-            device.
-        device: "auto" (CUDA where it starts, else the CPU), "cpu", "cuda" or "tensorrt".
-        threads: of a forward pass; None takes all cores that this process may use.
+        artifact: a folder, or an address as for `kdc pull`, which is fetched once into the cache (`KDC_CACHE`).
+        variant: "fp32", "int8", "fp16" or "cascade" (two models); None: the manifest's choice for the device.
+        device: "auto" (CUDA if it starts, else the CPU), "cpu", "cuda" or "tensorrt".
+        threads: of a forward pass; None: all cores that this process may use.
         allow_failed: accept an artifact that failed its contract.
         expect_sha256: the SHA-256 that the manifest must have.
 
@@ -74,7 +71,7 @@ def load(
         The engine: `predict` gives probabilities (rows, classes), `logits`, `labels`, `close`.
 
     Raises:
-        InputError: there is no artifact, it is another one than expected, or it failed its contract.
+        InputError: no artifact, not the expected one, or it failed its contract.
         KdcError: the artifact is damaged, or the device did not take effect.
     """
     from kdc.artifact.contract.text import refuse_failed
@@ -101,22 +98,20 @@ def compress(
     force: bool = False,
     **settings: Any,
 ) -> CompressResult:
-    """From labelled rows to a verified artifact, as `kdc compress` does it. Progress goes to stderr.
-
-    The same call again goes on where it was cut off, and skips what is done. It raises `KdcError` for a run that cannot
-    be finished; an artifact that fails its contract is no error but a verdict, in the result.
+    """Make an artifact from labelled rows, like `kdc compress`. Progress goes to stderr. The same call again resumes
+    the run. A failed contract is a verdict in the result, not an error.
 
     Args:
-        config: TOML file with settings; what is given here wins over it.
-        contract: what the artifact must keep; its limits may also be given one by one (`max_drop=1.0`).
-        start_from: stage from which on all is done again.
-        until: stage to stop after; the result then has no artifact.
-        force: do all stages again.
-        **settings: by the names that `kdc config` prints: `task`, `family`, `train`, `out`, `max_drop`, ... A name that
-            several sections have is given within its section: `student={"epochs": 2}`.
+        config: TOML file with settings; arguments override it.
+        contract: what the artifact must keep; single limits work too (`max_drop=1.0`).
+        start_from: redo this stage and all later ones.
+        until: stop after this stage, without an artifact.
+        force: redo all stages.
+        **settings: `task`, `family`, `train`, `out`, `max_drop` and others of `kdc config`. If several sections share a
+            name, give it in its section: `student={"epochs": 2}`.
 
     Returns:
-        The artifact's path, the metrics of every model, and the judgement of the contract.
+        The artifact's path, every model's metrics, and the contract's judgement.
 
     Raises:
         InputError: a setting, a file or a row is wrong.
@@ -135,18 +130,15 @@ def frontier(
     force: bool = False,
     **settings: Any,
 ) -> FrontierResult:
-    """The whole curve of a task, from the teacher to a student without any of its layers, as `kdc compress --frontier`
-    makes it. Every point is an artifact, and all are measured side by side.
-
-    The arguments are those of `compress`, without limits. `student={"hours": 2}` bounds the trainings of all students
-    together.
+    """Make and compare artifacts from the teacher to a student without layers, like `kdc compress --frontier`. Takes
+    the arguments of `compress`, without limits. `student={"hours": 2}` bounds all students' trainings together.
 
     Returns:
-        The points with their scores, costs and intervals; `artifact(student)` is the folder of one.
+        The points with scores, costs and intervals; `artifact(student)` is a point's folder.
 
     Raises:
         InputError: a setting, a file or a row is wrong.
-        KdcError: what all points have in common could not be made, or no point could.
+        KdcError: a shared stage failed, or every point did.
     """
     resolved = _resolved(config, None, settings)
     from kdc.pipeline.compress import frontier_for_people
@@ -155,7 +147,7 @@ def frontier(
 
 
 def _resolved(config: str | PathLike[str] | None, contract: Contract | None, settings: dict[str, Any]) -> Config:
-    """The settings of a run from a file, a contract and keywords, of which the later ones win."""
+    """Settings from a file, a contract and keywords; the later win."""
     from pathlib import Path
 
     from kdc.pipeline.config import resolve
@@ -181,22 +173,22 @@ def verify(
     device: Device | None = None,
     expect_sha256: str | None = None,
 ) -> Judgement:
-    """Judge an artifact on this machine: its hashes, size and speed, and with rows at hand its quality.
+    """Judge an artifact on this machine: hashes, size, speed, and with labelled rows its quality.
 
     Args:
         artifact: its folder.
-        contract: judged in place of the artifact's own.
-        data: file with labelled rows; without one, the quality of the earlier judgement stands.
+        contract: replaces the artifact's own.
+        data: file with labelled rows; without one, the earlier quality stands.
         teacher: hub id or path, needed for rows that the artifact was not evaluated on.
-        text, text_pair, label, separator: of that file, where they are named otherwise than in training.
-        device: "cpu", "cuda" or "auto"; None measures where the contract was judged before.
+        text, text_pair, label, separator: columns of that file, if not named as in training.
+        device: "cpu", "cuda" or "auto"; None: where the contract was judged before.
         expect_sha256: the SHA-256 that the manifest must have.
 
     Returns:
         The judgement; its `verdict` is "pass", "fail" or "not shown".
 
     Raises:
-        InputError: there is no contract, a file does not fit, or its rows need a teacher.
+        InputError: no contract, a file does not fit, or its rows need a teacher.
         KdcError: the artifact is damaged.
     """
     from pathlib import Path
@@ -216,7 +208,6 @@ def verify(
 
 
 def __getattr__(name: str) -> Any:
-    """`kdc.Contract`, `kdc.Engine` and `kdc.judge`, imported at their first use."""
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(_MODULES[name]), name)

@@ -1,8 +1,5 @@
-"""The command line `kdc`: parse, build one request, make one call. Nothing heavy is imported before it is needed.
-
-Options that set a setting are rows of a table (`kdc.common.command_options`). A long table, or one of which several
-commands have rows, is in the room that it sets, for example `compress_options.py`; a short one is beside its command.
-"""
+"""The command line `kdc`. Each command parses its options and makes one call; heavy imports wait until then. Long or
+shared tables of options lie in the room that they set, such as `compress_options.py`."""
 
 import json
 import os
@@ -33,7 +30,6 @@ _STAGES = (
     "cascade, controls, evaluate or package"
 )
 
-# What several commands take.
 Artifact = Annotated[Path, argument("Folder of an artifact, for example runs/qnli/artifact.")]
 Json = Annotated[
     bool, typer.Option("--json", help="Print the result as one JSON object on stdout; everything else goes to stderr.")
@@ -96,7 +92,7 @@ def compress(
         _print(as_json, made.to_json(), runs.render_frontier(made))
         return
     result = runs.compress_for_people(resolved, start_from=from_, until=until, command=command)
-    if not result.stages:  # a process that torchrun started beside the one that tells
+    if not result.stages:  # a further process of torchrun; one prints
         return
     _print(as_json, result.to_json(), runs.render(result))
     raise typer.Exit(EXIT_CODES[result.verdict or "pass"])
@@ -108,7 +104,7 @@ def report(
     no_examples: Annotated[bool, option("Quote no rows in the report.", "--no-examples")] = False,
     as_json: Json = False,
 ) -> None:
-    """The proof as a page: report.html, report.json and report.md in the run's directory."""
+    """Write the proof again as a page: report.html, report.json and report.md in the run's directory."""
     os.environ["HF_HUB_OFFLINE"] = "1"
     from kdc.pipeline.report.page import write_report
 
@@ -145,7 +141,7 @@ def bench(
     plot: Annotated[Path | None, option("File for a picture of the result: .svg, .png or .pdf.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Latency, throughput, cold start, memory and share of the CPU's peak, the first one the measure of the others."""
+    """Compare latency, throughput, cold start, memory and share of the CPU's peak with the first subject's."""
     from kdc.common.progress import Reporter
     from kdc.tools.bench.result import render
     from kdc.tools.bench.run import Case, parse_subject, run_bench
@@ -181,7 +177,7 @@ def try_(
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
-    """One prediction."""
+    """Classify one text."""
     from kdc.tools.one_text import answer
 
     row = text if pair is None else (text, pair)
@@ -202,18 +198,16 @@ def serve(
     host: Annotated[str, typer.Option(help="Host name or IP address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="TCP port to listen on.", min=1, max=65535)] = 3000,
 ) -> None:
-    """Serve artifacts over HTTP.
-
-    All options but --host and --port are KDC_* variables too: see docs/reference/service-settings.md.
-    """
-    # A container's first process misses signals that it has no handler for, and the imports take seconds. The handler
-    # ends the process itself: an exception raised while a C extension is imported would come out as an ImportError.
+    """Serve artifacts over HTTP. All options but --host and --port are also KDC_* variables, listed in
+    docs/reference/service-settings.md."""
+    # A container's first process ignores signals without a handler, and imports take seconds. An exception inside a C
+    # extension's import would become ImportError, so the handler ends the process.
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
     from kdc.serving import launch
     from kdc.serving.http.artifacts import newest
     from kdc.serving.http.settings import resolve
 
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # from here on there may be something to clean up
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # from here on, cleanup may be needed
 
     if not artifacts and not os.environ.get("KDC_ARTIFACT"):
         artifacts = [str(newest())]
@@ -232,7 +226,7 @@ def predict(
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
-    """Label and score a table of any size: columns stay, label and score join them. Goes on where it was cut off."""
+    """Label and score a table of any size. Columns stay; label and score are added. The same command again resumes."""
     from kdc.serving.bulk.predict import predict as predict_table
     from kdc.serving.bulk.request import PredictRequest
 
@@ -254,7 +248,7 @@ def evaluate(
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
-    """The metrics of an artifact on a labelled file, through the engine that serves."""
+    """Compute an artifact's metrics on a labelled file, through the serving engine."""
     os.environ["HF_HUB_OFFLINE"] = "1"
     from kdc.tools.labelled import evaluate_artifact, render
 
@@ -299,7 +293,7 @@ def verify(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Judge an artifact's contract, or limits in its place, here: hashes, size, latency, and with --data the metric.
+    """Judge an artifact's contract here, or other limits: hashes, size, latency, and with --data the metric.
 
     Without a labelled file: docs/how-to/verify-without-labels.md."""
     os.environ["HF_HUB_OFFLINE"] = "1"
@@ -325,7 +319,7 @@ def verify(
 @app.command(name="inspect")
 @takes(SHA256)
 def inspect_(given: dict[str, Any], artifact: Artifact, as_json: Json = False) -> None:
-    """Manifest, lineage and metrics of an artifact, after checking every file's hash."""
+    """Show an artifact's manifest, lineage and metrics, after checking every file's hash."""
     from kdc.artifact.folder import load_manifest
     from kdc.artifact.inspection import render
 
@@ -347,7 +341,8 @@ def push(
     ],
     as_json: Json = False,
 ) -> None:
-    """Send an artifact to the Hugging Face hub, BentoML's store, an object store or a path; only what is not there."""
+    """Send an artifact to the Hugging Face hub, BentoML's store, an object store or a path. Skips files already
+    there."""
     from kdc.artifact.stores.transfer import push_artifact
 
     result = push_artifact(artifact, target, **given)
@@ -368,7 +363,7 @@ def pull(
     folder: Annotated[Path, argument("Folder that will hold the artifact.", "DIR")],
     as_json: Json = False,
 ) -> None:
-    """Fetch an artifact and verify it: it is in DIR whole, or not at all. Goes on where it was cut off."""
+    """Fetch and verify an artifact. DIR holds all of it or nothing. The same command again resumes."""
     from kdc.artifact.stores.transfer import pull_artifact
 
     result = pull_artifact(source, folder, **given)
@@ -399,7 +394,7 @@ def export(
     ],
     as_json: Json = False,
 ) -> None:
-    """Write an artifact as a Triton model, as an OCI image that any registry takes, or into MLflow."""
+    """Export an artifact as a Triton model, as an OCI image for any registry, or to MLflow."""
     from kdc.tools.export.export import export_artifact
 
     result = export_artifact(artifact, target, form=to, **given)
@@ -409,7 +404,7 @@ def export(
 
 @app.command()
 def tasks(as_json: Json = False) -> None:
-    """The tasks that are known by name."""
+    """List the tasks known by name."""
     from kdc.pipeline.config.tasks import TASKS, render
 
     _print(as_json, TASKS, render())
@@ -417,7 +412,7 @@ def tasks(as_json: Json = False) -> None:
 
 @app.command()
 def config() -> None:
-    """Every setting with its default and meaning, as a TOML file for --config."""
+    """Print every setting with default and meaning, as a TOML file for --config."""
     from kdc.pipeline.config.resolve import render_defaults
 
     typer.echo(render_defaults())
@@ -428,7 +423,7 @@ def doctor(
     hub: Annotated[bool, typer.Option(help="Also try to reach the Hugging Face hub (3 seconds at most).")] = True,
     as_json: Json = False,
 ) -> None:
-    """Versions, execution providers and whether each really starts, CPU, quota, hub; and what to do."""
+    """Check versions, execution providers (whether each really starts), CPU, quota and hub, and say what to do."""
     from kdc.tools.doctor.diagnose import diagnose
     from kdc.tools.doctor.report import render
 
@@ -443,14 +438,14 @@ def _device(name: str) -> Any:
 
 
 def _print(as_json: bool, document: Any, text: str) -> None:
-    """Print a result: its document as JSON, with pydantic models in it as their JSON objects, or its text."""
+    """Print a result: `document` as JSON (pydantic models too), or `text`."""
     if as_json:
         text = json.dumps(document, indent=2, default=lambda model: model.model_dump(mode="json"))
     typer.echo(printable(text))
 
 
 def main() -> None:
-    """Entry point: errors of ours are printed without a traceback and give the exit code."""
+    """Run the command line. Prints kdc's errors without a traceback, with their exit codes."""
     try:
         app()
         return

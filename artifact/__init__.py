@@ -1,1 +1,1 @@
-"""What passes between the half that makes an artifact and the half that serves it: manifest, contract, stores."""
+"""What passes between making and serving: manifest, contract, stores."""

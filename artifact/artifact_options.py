@@ -1,4 +1,4 @@
-"""Options of commands that are given an artifact: which one it must be, and the columns of a table of rows for it."""
+"""Options of commands that take an artifact."""
 
 from kdc.common.command_options import Setting, settings
 
@@ -6,7 +6,6 @@ VARIANT = Setting("variant", str, "What to load: fp32, int8, fp16 or cascade (de
 SHA256 = Setting("expect-sha256", str, "SHA-256 that the manifest must have; any other artifact is refused.")
 ALLOW_FAILED = Setting("allow-failed", bool, "Accept an artifact that failed its contract.")
 REPLACE = Setting("force", bool, "Replace another artifact that is there already.")
-# The columns of a file of rows.
 TEXTS = settings(
     "",
     None,

@@ -1,8 +1,7 @@
-"""Decisions: from which probability on an artifact gives a label or an answer, and how often that is right.
+"""Decisions: from which probabilities an artifact gives a label or an answer, and how often it is right.
 
-Without an operating point a row gets the most probable of several classes, or each label of a multi-label task from
-`HALF` on. Without an abstention every row is answered. A row can also have a set of labels, which holds the true one
-with a stated probability.
+Without operating points a row gets its most probable class, or all labels of at least `HALF`. Without an abstention
+every row is answered.
 """
 
 from typing import Annotated
@@ -13,70 +12,70 @@ from kdc.artifact.contract.rates import Rate
 from kdc.common.frozen import Frozen
 
 HALF = 0.5
-ABSTAINED = "abstained"  # stands for a label if a row is not answered
+ABSTAINED = "abstained"  # for rows without an answer
 
 
 class Rates(Frozen):
-    """How a threshold does on some rows."""
+    """How a threshold does."""
 
-    precision: Rate  # of the rows that get the label, those that have it
-    recall: Rate  # of the rows that have the label, those that get it
-    false_alarms: Rate  # of the rows that have it not, those that get it
+    precision: Rate
+    recall: Rate
+    false_alarms: Rate  # share of rows without the label that get it
 
 
 class Answered(Frozen):
-    """How answering only the rows that a model is sure of does on some rows."""
+    """How answering only sure rows does."""
 
-    coverage: Rate  # of all rows, those that are answered
-    accuracy: Rate  # of the answered rows, those that are answered rightly
+    coverage: Rate  # share of rows answered
+    accuracy: Rate  # share of answers that are right
 
 
 class Covered(Frozen):
-    """How sets of labels do on some rows."""
+    """How sets of labels do."""
 
-    coverage: Rate  # of all rows, those whose set holds the true label
-    single: Rate  # of all rows, those whose set is one label
-    size: float = Field(ge=1)  # labels of a set, on average
+    coverage: Rate  # share of sets with the true label
+    single: Rate  # share with one label
+    size: float = Field(ge=1)  # mean labels
 
 
 class Threshold(Frozen):
-    """A probability from which on something is done."""
+    """Least probability for a decision."""
 
     threshold: float = Field(ge=0, le=1)
-    aim: str  # what it was chosen by: "f1", "matthews", "precision>=0.95", ..., or "fixed" where a person set it
-    reached: bool = True  # whether the tuning slice reaches the aim, or, for an abstention, shows that it is reached
-    note: str = ""  # why it does not
-    variant: str = ""  # the ONNX file by whose probabilities it was chosen; "" where a person wrote it down
+    aim: str  # "f1", "precision>=0.95", ..., or "fixed" by a person
+    reached: bool = True  # whether the tuning set reaches the aim; of an abstention, whether it proves the aim
+    note: str = ""  # why it is not reached
+    variant: str = ""  # ONNX file whose probabilities chose it; "" if fixed
 
 
 class OperatingPoint(Threshold):
-    """The threshold of one label: it is given from this probability on."""
+    """Threshold of one label."""
 
     label: str
-    tuning: Rates | None = None  # on the tuning slice, by which it was chosen
-    evaluation: Rates | None = None  # on the evaluation rows, by which it was not
+    tuning: Rates | None = None  # on the tuning set, which chose it
+    evaluation: Rates | None = None
 
 
 class Abstention(Threshold):
-    """The least probability of its label for which a row of several classes is answered; below it is `ABSTAINED`."""
+    """Least probability of the best class to answer a row; below it the answer is `ABSTAINED`."""
 
-    # of the rows of the tuning slice, the share that gets each label; in the order of the labels
+    # Share of the tuning rows that get each label.
     shares: tuple[Annotated[float, Field(ge=0, le=1)], ...] = ()
-    tuning: Answered | None = None  # on the tuning slice, by which it was chosen
-    evaluation: Answered | None = None  # on the evaluation rows, by which it was not
+    tuning: Answered | None = None  # on the tuning set, which chose it
+    evaluation: Answered | None = None
 
 
 class LabelSets(Frozen):
-    """From which probability on a label is in a row's set of labels, which holds the most probable one in any case."""
+    """Least probability of a label to join a row's set, which always holds the most probable label."""
 
-    coverage: float = Field(gt=0, lt=1)  # least probability, as it was asked for, that a set holds the true label
+    coverage: float = Field(gt=0, lt=1)  # requested share of sets with the true label
     at_least: float = Field(ge=0, le=1)
-    variant: str = ""  # the ONNX file by whose probabilities it was chosen, on the tuning slice
-    evaluation: Covered | None = None  # on the evaluation rows, by which it was not chosen
+    variant: str = ""  # ONNX file whose probabilities chose it
+    evaluation: Covered | None = None
 
 
 def sets_table(sets: LabelSets | None) -> list[list[str]]:
-    """The sets of labels as text, header first, with their rates on the evaluation rows; empty if there are none."""
+    """Sets and their rates as text, header first; may be empty."""
     if sets is None:
         return []
     rates = sets.evaluation
@@ -92,8 +91,7 @@ def sets_table(sets: LabelSets | None) -> list[list[str]]:
 
 
 def decision_table(points: tuple[OperatingPoint, ...], abstain: Abstention | None) -> list[list[str]]:
-    """The operating points or the abstention as text, header first, with the rates on the evaluation rows in percent;
-    empty if there is none."""
+    """Operating points or abstention in percent as text, header first; may be empty."""
     if abstain is not None:
         answered = abstain.evaluation
         cells = ["-"] * 2 if answered is None else [answered.coverage.text, answered.accuracy.text]

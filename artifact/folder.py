@@ -1,7 +1,4 @@
-"""The artifact's folder: writing its manifest, and reading it back with a check of every file.
-
-Reads `manifest.json` and every file that it names (size and SHA-256). Writes `manifest.json`.
-"""
+"""Writes an artifact's `manifest.json`, and reads it with a check of every file."""
 
 import hashlib
 import json
@@ -23,18 +20,18 @@ from kdc.common.files import sha256_of, write_whole
 
 
 def describe_files(folder: Path, names: Iterable[str]) -> dict[str, FileInfo]:
-    """Size and SHA-256 of the named files in a folder, for `Manifest.files`."""
+    """Size and SHA-256 of files, for `Manifest.files`."""
     return {name: FileInfo(sha256=sha256_of(folder / name), size=(folder / name).stat().st_size) for name in names}
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> Manifest:
-    """Write `manifest.json`, which is then there whole or not at all, into the folder with all other files.
+    """Write `manifest.json` atomically, after all other files.
 
     Returns:
         The manifest with its `sha256`.
 
     Raises:
-        KdcError: a file that the manifest names is missing or differs, or the manifest is larger than 1 MiB.
+        KdcError: a file is missing or differs, or the manifest exceeds 1 MiB.
     """
     document = manifest.model_dump(mode="json")
     document["sha256"] = _canonical_sha256(document)
@@ -48,21 +45,21 @@ def write_manifest(folder: Path, manifest: Manifest) -> Manifest:
     _check_sizes(folder, manifest)
     check_contents(folder, manifest)
     write_whole(folder / MANIFEST_NAME, content)
-    (folder / MANIFEST_NAME).chmod(0o644)  # whatever the umask: a server that runs as another user reads it too
+    (folder / MANIFEST_NAME).chmod(0o644)  # for servers of other users, whatever the umask
     return manifest.model_copy(update={"sha256": document["sha256"]})
 
 
 def load_manifest(folder: Path, *, verify: bool = True, expect_sha256: str | None = None) -> Manifest:
-    """Read `manifest.json` and check that the artifact is whole.
+    """Read `manifest.json` and check the artifact.
 
     Args:
         folder: the artifact's folder.
-        verify: also read every file, see `check_contents`. Presence and size of the files are always checked.
-        expect_sha256: the manifest's `sha256` as the artifact's maker told it, which guards against a forged artifact.
+        verify: also check contents, not only presence and size.
+        expect_sha256: the manifest's `sha256` from its maker, against forgery.
 
     Raises:
-        InputError: there is no artifact at `folder`, or it is not the one that `expect_sha256` names.
-        KdcError: the manifest or a file is damaged, missing, or of a schema that this version does not know.
+        InputError: no artifact, or not the expected one.
+        KdcError: something is damaged or missing, or the schema is unknown.
     """
     path = folder / MANIFEST_NAME
     try:
@@ -85,10 +82,10 @@ def load_manifest(folder: Path, *, verify: bool = True, expect_sha256: str | Non
 
 
 def check_contents(folder: Path, manifest: Manifest) -> None:
-    """Compare the SHA-256 of all files with the manifest's, and refuse an ONNX file whose weights lie elsewhere.
+    """Check hashes, and that ONNX files hold their weights.
 
     Raises:
-        KdcError: a file is damaged, or cannot be read.
+        KdcError: a file is damaged or unreadable.
     """
     for name in manifest.files:
         with _reading(), _opened(folder / name) as file:
@@ -99,14 +96,13 @@ def check_contents(folder: Path, manifest: Manifest) -> None:
 
 
 def read_contents(path: Path, manifest: Manifest, *, verify: bool = True) -> bytes:
-    """Read a file of the artifact, checked as by `check_contents` if `verify` says so. The bytes that are checked are
-    returned, whatever becomes of the file meanwhile.
+    """Read a file once and check these bytes, so later changes do not matter.
 
     Raises:
-        KdcError: the file is damaged, or cannot be read.
+        KdcError: the file is damaged or unreadable.
     """
     with _reading(), _opened(path) as file:
-        content = file.read(manifest.files[path.name].size + 1)  # no more, however large it has become
+        content = file.read(manifest.files[path.name].size + 1)  # a file that has grown must not fill memory
     if verify:
         _check(content, hashlib.sha256(content).hexdigest(), manifest, path)
     return content
@@ -125,7 +121,7 @@ def _check(content: bytes | mmap.mmap, digest: str, manifest: Manifest, path: Pa
 
 @contextmanager
 def _opened(path: Path) -> Iterator[BufferedReader]:
-    """A file of the artifact to read. A named pipe is refused: `open` would wait for somebody to write to it."""
+    """Open a regular file; a named pipe would wait for a writer."""
     with open(path, "rb", opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NONBLOCK", 0))) as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             raise _damaged("a file of the artifact is no regular file", path)
@@ -134,7 +130,7 @@ def _opened(path: Path) -> Iterator[BufferedReader]:
 
 @contextmanager
 def _reading() -> Iterator[None]:
-    """Turn errors of the file system within the block into an error of kdc."""
+    """Turn file system errors into `KdcError`."""
     try:
         yield
     except OSError as error:
@@ -146,11 +142,11 @@ def _reading() -> Iterator[None]:
 
 
 def parse_manifest(content: bytes, path: object, *, expect_sha256: str | None = None) -> Manifest:
-    """Parse the bytes of a manifest; `path` says in messages where they come from. Its files are not looked at.
+    """Parse a manifest, without its files. `path` is for messages.
 
     Raises:
-        InputError: the manifest is not the one that `expect_sha256` names.
-        KdcError: it is too large, damaged, or of a schema that this version does not know.
+        InputError: it is not the expected one.
+        KdcError: it is too large or damaged, or its schema unknown.
     """
     if len(content) > MAX_MANIFEST_BYTES:
         raise _damaged("the manifest is too large", f"{path}: over {MAX_MANIFEST_BYTES} bytes")
@@ -189,7 +185,7 @@ def _damaged(what: str, given: object) -> KdcError:
 
 
 def _canonical_sha256(document: dict[str, Any]) -> str:
-    """SHA-256 of a manifest's JSON document without its own `sha256`: keys sorted, no spaces."""
+    """SHA-256 of a manifest without its own `sha256`: keys sorted, no spaces."""
     rest = {key: value for key, value in document.items() if key != "sha256"}
     canonical = json.dumps(rest, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return hashlib.sha256(canonical.encode()).hexdigest()

@@ -1,15 +1,14 @@
-"""Tells whether an ONNX file is whole by itself, without the `onnx` package, which the serving install lacks.
+"""Tells whether an ONNX file holds its weights, without the `onnx` package, which the serving install lacks.
 
-A tensor of ONNX may keep its numbers in another file ("external data"). No manifest lists this file: its content could
-change under every hash. The reader walks protobuf's encoding and skips the weights. It is stricter than protobuf: it
-refuses fields that no exporter writes and a reader may skip, such as groups.
+No hash covers weights in another file ("external data"). The reader walks protobuf and skips weights. It refuses fields
+that no exporter writes, such as groups.
 """
 
 import mmap
 
 from kdc.common.protobuf import varint
 
-# Messages of onnx.proto by name: the fields that lead to a tensor, and the kind of message in each.
+# onnx.proto: field numbers that lead to tensors.
 _PARTS: dict[str, dict[int, str]] = {
     "model": {7: "graph", 20: "training", 25: "function"},
     "training": {1: "graph", 2: "graph"},
@@ -20,17 +19,16 @@ _PARTS: dict[str, dict[int, str]] = {
     "sparse": {1: "tensor", 2: "tensor"},
     "tensor": {},
 }
-_OPERATOR = 4  # a node's field `op_type`
-_ELSEWHERE = b"EPContext"  # an operator of a GPU's providers, whose program may be in another file
-_LOCATION = 14  # a tensor's field `data_location`; 0 is the file itself
-_MOST_FIELDS = 3_000_000  # thirty times those of a large graph; more are read for seconds, and refused
-_MOST_KEY = 0xFFFFFFFF  # of a field's number and wire type; of a larger one protobuf reads the lower bits
+_OPERATOR = 4  # a node's `op_type`
+_ELSEWHERE = b"EPContext"  # operator of a GPU whose program may be in another file
+_LOCATION = 14  # `data_location`; 0 is this file
+_MOST_FIELDS = 3_000_000  # thirty times a large graph; more takes seconds
+_MOST_KEY = 0xFFFFFFFF  # protobuf drops higher bits
 _VARINT, _EIGHT, _BYTES, _FOUR = 0, 1, 2, 5  # protobuf's wire types
 
 
 def is_self_contained(data: bytes | mmap.mmap) -> bool:
-    """Whether an ONNX file holds the numbers of all its tensors. False for a damaged file, for no ONNX file, and for
-    one with millions of fields, which would take too long."""
+    """Whether an ONNX file holds its weights. False also for damaged files, other files, and millions of fields."""
     try:
         return _holds_all(data)
     except IndexError:
@@ -60,8 +58,8 @@ def _holds_all(data: bytes | mmap.mmap) -> bool:
                 at += size
             elif wire in (_EIGHT, _FOUR):
                 at += 8 if wire == _EIGHT else 4
-            else:  # the marks of a group: ONNX has none, and what is between them is skipped by its readers
+            else:  # a group: ONNX readers skip its content
                 return False
-        if at != end:  # a field goes on past the end of its message
+        if at != end:  # a field exceeds its message
             return False
     return True

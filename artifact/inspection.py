@@ -1,4 +1,4 @@
-"""An artifact as text for a terminal, and its evaluation table. No heavy import."""
+"""An artifact and its evaluation table as text."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -28,7 +28,7 @@ _ORDER = (
     "cascade_fp32",
 )
 _BASELINES = ("probe", "tfidf", "majority")
-# column of the table in the manifest, title, factor, digits
+# column, title, factor, digits
 _COSTS = (
     ("size_bytes", "size MB", 1e-6, 1),
     ("parameters", "M params", 1e-6, 1),
@@ -40,7 +40,7 @@ _COSTS = (
 
 
 def render(manifest: Manifest) -> str:
-    """The artifact, its lineage and its measurements in lines for a person."""
+    """The artifact as text for a terminal."""
     task, lineage, length = manifest.task, manifest.lineage, manifest.tokenizer.max_length
     columns = task.text if task.text_pair is None else f"{task.text} + {task.text_pair}"
     windows = "" if manifest.tokenizer.long is None else f" in a window; {manifest.tokenizer.long.text}"
@@ -60,7 +60,7 @@ def render(manifest: Manifest) -> str:
         *(f"            {name}  {file.size} bytes  {file.sha256[:16]}" for name, file in manifest.files.items()),
         f"sha256      {manifest.sha256}",
     ]
-    lines = [line.replace("\n", " ") for line in lines]  # a name with a line break would look like another line
+    lines = [line.replace("\n", " ") for line in lines]  # a name's line break would fake a line
     lines += ["", table(manifest.metrics, manifest.task.metric)]
     for decisions in (decision_table(manifest.task.points, manifest.task.abstain), sets_table(manifest.task.sets)):
         lines += ["", aligned(decisions)] if decisions else []
@@ -70,19 +70,19 @@ def render(manifest: Manifest) -> str:
 
 
 def table(rows: Mapping[str, Mapping[str, Any]], metric: str) -> str:
-    """The evaluation table, aligned for a terminal."""
+    """The table for a terminal."""
     return aligned(cells(rows, metric))
 
 
 def in_order(names: Iterable[str]) -> list[str]:
-    """Names of models in the order of the tables: teachers, students, what was made of the student, then baselines."""
+    """Order models: teachers, students, models made from them, baselines."""
     order = [*_ORDER, *(f"{name} (cuda)" for name in _ORDER), *_BASELINES]
     return sorted(names, key=lambda name: (order.index(name) if name in order else len(order), name))
 
 
 def cells(rows: Mapping[str, Mapping[str, Any]], metric: str) -> list[list[str]]:
-    """The evaluation table as text, header first: metrics, percent of the teacher's score, percent of the teacher's
-    lead over the majority if that was measured, then costs. A value that was not measured becomes a dash.
+    """Cells of text, header first: metrics, percent of the teacher's score and of its lead over the majority (if
+    measured), costs. A missing value is "-".
 
     Args:
         rows: model -> column -> value, as in `Manifest.metrics`.
@@ -107,8 +107,8 @@ def cells(rows: Mapping[str, Mapping[str, Any]], metric: str) -> list[list[str]]
 
 
 def share(score: float | None, teacher: float | None, floor: float = 0.0) -> float | None:
-    """Percent that a score is of the teacher's, both counted from `floor`: 56.0 of 80.7 is 69 %, but only 13 % above a
-    majority of 52.3. None if one is not known, or the teacher's is no better than the floor."""
+    """Percent of the teacher's score, counted from `floor`: 56.0 of 80.7 is 69 %, but 13 % above a majority of 52.3.
+    None if unknown, or the teacher does not beat the floor."""
     if score is None or teacher is None or teacher <= floor:
         return None
     return 100 * (score - floor) / (teacher - floor)

@@ -1,6 +1,6 @@
-"""The manifest: what `manifest.json` in an artifact's folder says of the model, its files and what was measured.
+"""The manifest, `manifest.json`: what an artifact is, its files and its measurements.
 
-`kdc.artifact.folder` reads and writes the file. The standard library and pydantic suffice: serving starts with it.
+Serving starts with this module, so it imports only pydantic and the standard library.
 """
 
 import re
@@ -20,61 +20,62 @@ CPU_PROVIDER = "CPUExecutionProvider"
 CUDA_PROVIDER = "CUDAExecutionProvider"
 TENSORRT_PROVIDER = "TensorrtExecutionProvider"
 
-# One of several classes (softmax), any number of classes (sigmoid), a number.
+# One class (softmax), any number of classes (sigmoid), a number.
 Kind = Literal["classification", "multilabel", "regression"]
 Device = Literal["auto", "cpu", "cuda", "tensorrt"]
-# The student by its number format; or a cascade of the student and a second model, as a CPU loads it, and in fp32.
+# The student by number format, or a cascade of two models: as CPUs load it, and in fp32.
 VariantName = Literal["fp32", "int8", "fp16", "cascade", "cascade_fp32"]
 Scalar = float | Annotated[int, Field(ge=-(2**63), lt=2**63)] | str | None
-Join = Literal["mean", "max", "first", "noisy-or"]  # how the answers of a row's windows become one
-MOST_LABELS = 10_000  # logits of 1,024 texts are then 41 MB; a column of data with more holds no classes
+Join = Literal["mean", "max", "first", "noisy-or"]  # how the answers of a row's windows are combined
+MOST_LABELS = 10_000  # logits of 1,024 texts then take 41 MB; a column with more values holds no classes
 _MOST_ID = 2**31 - 1
-_MOST_CELLS = 200  # rows and columns of the evaluation table; a run has about thirty
-LEAST_WINDOW = 16  # tokens of a window, of which special tokens and what is kept leave room for some of the text
+_MOST_CELLS = 200  # rows and columns of the evaluation table; runs have about thirty
+LEAST_WINDOW = 16  # tokens; leaves room for text beside special and kept tokens
 
 _SHA256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-# An artifact is one flat folder, so that no file name can lead out of it.
+# No path separator, so no name leads out of the folder.
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,199}")
 
 
 class TaskBase(Frozen):
-    """What a model reads and answers: the part of a task that training and serving share.
+    """What a model reads and answers, for training and serving.
 
-    A regression model answers (label - `center`) / `spread`: prices train as well as ratings. The engine scales back.
+    A regression model answers (label - `center`) / `spread`, so prices train as well as ratings. The engine scales
+    back.
     """
 
-    name: str  # in commands, in run directories and in the artifact, for example "sst2"
+    name: str  # for example "sst2"
     kind: Kind
-    text: str = "text"  # name of the column with the (first) text
-    text_pair: str | None = None  # name of the column with the second text; None for tasks with one text a row
-    # class names in the order of the model's outputs; empty for regression
+    text: str = "text"  # column of the (first) text
+    text_pair: str | None = None  # column of the second text; None for single texts
+    # In output order; empty for regression.
     labels: tuple[str, ...] = Field(default=(), max_length=MOST_LABELS)
-    center: float = 0.0  # mean of regression's training labels; 0 for the other kinds
-    spread: float = Field(default=1.0, gt=0)  # standard deviation of the same; 1 for the other kinds
+    center: float = 0.0  # mean of regression's labels; else 0
+    spread: float = Field(default=1.0, gt=0)  # their standard deviation; else 1
 
     @property
     def outputs(self) -> int:
-        """Width of the model's last layer."""
+        """Width of the last layer."""
         return 1 if self.kind == "regression" else len(self.labels)
 
     @property
     def is_pair(self) -> bool:
-        """Whether a row holds two texts."""
+        """Whether a row is two texts."""
         return self.text_pair is not None
 
     @property
     def can_have_sets(self) -> bool:
-        """Whether its rows can have sets of labels: of two labels a set says no more than an abstention."""
+        """Whether rows can have sets; of two labels a set says no more than an abstention."""
         return self.kind == "classification" and len(self.labels) > 2
 
 
 class TaskInfo(TaskBase):
-    """A task as the artifact has it: its labels are known."""
+    """An artifact's task."""
 
-    metric: str = ""  # the one that decides
-    points: tuple[OperatingPoint, ...] = ()  # labels that have a threshold of their own
-    abstain: Abstention | None = None  # which rows are not answered; None if all are
-    sets: LabelSets | None = None  # sets of labels that hold the true one
+    metric: str = ""  # the deciding one
+    points: tuple[OperatingPoint, ...] = ()
+    abstain: Abstention | None = None  # None: all rows are answered
+    sets: LabelSets | None = None
 
     @model_validator(mode="after")
     def _parts_fit_together(self) -> Self:
@@ -100,38 +101,36 @@ class TaskInfo(TaskBase):
 
 
 class Lineage(Frozen):
-    """Where the model comes from."""
+    """The model's origin."""
 
-    teacher: str  # name of the model
+    teacher: str
     student: str
-    recipe: str  # name of the distillation recipe
-    data_fingerprint: str  # hash of the training and evaluation data
-    seed: int  # seed of splits, initialisation, order and dropout
-    packages: dict[str, str]  # name -> version, at the time of making
-    cpu: str  # model name of the CPU that judged the int8 variant
-    gpu: str | None = None  # name of the GPU that trained; None where a CPU did
-    # share of the training rows that carry each label, in the order of the task's labels (they sum to 1 except in
-    # multi-label tasks); None for regression
+    recipe: str  # of distillation
+    data_fingerprint: str  # hash of training and evaluation data
+    seed: int  # of splits, initialisation, order and dropout
+    packages: dict[str, str]  # name -> version
+    cpu: str  # model name; judged the int8 variant
+    gpu: str | None = None  # None if a CPU trained
+    # Share of training rows by label; sums to 1 except in multi-label tasks. None for regression.
     label_share: tuple[Annotated[float, Field(ge=0, le=1)], ...] | None = None
-    trained: str  # number format and threads of the student's training; "" if nothing was trained
+    trained: str  # number format and threads; "" if nothing was trained
 
 
 class FileInfo(Frozen):
-    """Size in bytes and SHA-256 of one file of the artifact."""
+    """Bytes and SHA-256."""
 
     sha256: _SHA256
     size: int = Field(ge=0)
 
 
 class LongTexts(Frozen):
-    """A row of more tokens than `TokenizerInfo.max_length` is answered in windows of that length, each like a row of
-    its own; their answers become one (`kdc.serving.engine.long_texts`)."""
+    """Rows of more than `TokenizerInfo.max_length` tokens are answered in windows (`kdc.serving.engine.long_texts`)."""
 
-    stride: int = Field(ge=1, le=MOST_TOKENS)  # tokens from the beginning of one window to that of the next
-    windows: int = Field(ge=2, le=MOST_WINDOWS)  # of a row at most; what is longer is cut
-    # first tokens of the text, such as a title, that stand in every window
+    stride: int = Field(ge=1, le=MOST_TOKENS)  # tokens between window starts
+    windows: int = Field(ge=2, le=MOST_WINDOWS)  # of a row; the rest is cut
+    # First tokens (a title) repeated in every window.
     keep: int = Field(default=0, ge=0, le=MOST_TOKENS)
-    join: tuple[Join, ...] = ("mean",)  # the way of each output, or one for all
+    join: tuple[Join, ...] = ("mean",)  # for each output, or all
 
     @property
     def text(self) -> str:
@@ -141,27 +140,26 @@ class LongTexts(Frozen):
 
 
 class TokenizerInfo(Frozen):
-    """How rows are cut and padded; `tokenizer.json` alone does not say it."""
+    """How rows are cut and padded, which `tokenizer.json` does not say."""
 
-    # tokens after which a row is cut, special tokens and both texts of a pair included
+    # Tokens of a row, with special tokens and both texts.
     max_length: int = Field(ge=3, le=MOST_TOKENS)
-    pad_id: int = Field(ge=0, le=_MOST_ID)  # id of the token that pads the shorter rows of a batch (1 in RoBERTa)
-    pad_token: str  # text of the token that pads
-    pad_type_id: int = Field(default=0, ge=0, le=_MOST_ID)  # token type of padding
-    token_type_ids: bool  # whether the graph takes token types (DistilBERT's does not)
-    pad_side: Literal["left", "right"] = "right"  # the side that is padded
-    truncation_side: Literal["left", "right"] = "right"  # the side that is cut
-    long: LongTexts | None = None  # how longer rows are answered; None if they are cut
+    pad_id: int = Field(ge=0, le=_MOST_ID)  # 1 in RoBERTa
+    pad_token: str
+    pad_type_id: int = Field(default=0, ge=0, le=_MOST_ID)
+    token_type_ids: bool  # whether the graph takes them; DistilBERT's does not
+    pad_side: Literal["left", "right"] = "right"
+    truncation_side: Literal["left", "right"] = "right"
+    long: LongTexts | None = None  # None: longer rows are cut
 
     @property
     def longest(self) -> int:
-        """Tokens of the longest row that is not cut, special tokens and both texts of a pair included. A pair in
-        windows has room for so many if its first text is short."""
+        """Tokens of the longest uncut row. A pair in windows fits only if its first text is short."""
         return longest_row(self.max_length, self.long)
 
     @property
     def input_names(self) -> tuple[str, ...]:
-        """Inputs of the graph that this tokenizer feeds, in order."""
+        """Inputs of the graph, in order."""
         return ("input_ids", "attention_mask") + (("token_type_ids",) if self.token_type_ids else ())
 
     @model_validator(mode="after")
@@ -172,21 +170,20 @@ class TokenizerInfo(Frozen):
 
 
 def longest_row(max_length: int, long: LongTexts | None) -> int:
-    """Tokens of the longest row that is not cut."""
+    """Tokens of the longest uncut row."""
     return max_length if long is None else max_length + (long.windows - 1) * long.stride
 
 
 class Second(Frozen):
-    """The second model of a cascade: it answers the rows that the first one is not sure of, by the same
-    `tokenizer.json`."""
+    """Second model of a cascade, for rows of which the first is unsure. It uses the same `tokenizer.json`."""
 
-    name: str  # what it is: the teacher itself, or another student
-    file: str  # name of its ONNX file
-    token_type_ids: bool  # whether its graph takes token types
-    temperature: float = Field(ge=1e-6, le=1e6)  # its logits are divided by it before softmax or sigmoid
-    # the first model answers a row from this sureness on: see `kdc.serving.engine.deciding.sureness`
+    name: str  # teacher or another student
+    file: str  # ONNX file
+    token_type_ids: bool
+    temperature: float = Field(ge=1e-6, le=1e6)  # divides logits before softmax or sigmoid
+    # Least `kdc.serving.engine.deciding.sureness` of the first model's answers.
     answered_from: float = Field(ge=0, le=1)
-    share: float = Field(ge=0, le=1)  # of the rows of the tuning slice, those that go on to it
+    share: float = Field(ge=0, le=1)  # of tuning rows that reach it
 
     @property
     def text(self) -> str:
@@ -195,23 +192,22 @@ class Second(Frozen):
 
 
 class Variant(Frozen):
-    """One ONNX file, or the two of a cascade, and what was measured through the engine that serves; None: not
-    measured."""
+    """One ONNX file, or a cascade's two, measured through the serving engine; None: not measured."""
 
-    file: str  # name of the ONNX file
-    second: Second | None = None  # the other model of a cascade; None if there is one model
-    size_bytes: int = Field(ge=0)  # size of these files and `tokenizer.json` together
-    metrics: dict[str, float] = Field(default_factory=dict)  # on the evaluation split, in points
-    # largest absolute difference to the model that it was made from (fp32: of logits; others: of probabilities)
+    file: str  # ONNX file
+    second: Second | None = None  # a cascade's other model
+    size_bytes: int = Field(ge=0)  # of ONNX files and `tokenizer.json`
+    metrics: dict[str, float] = Field(default_factory=dict)  # points, on the evaluation set
+    # Largest absolute difference to its source: of logits for fp32, else of probabilities.
     parity: float | None = None
     batch_invariance: float | None = None  # largest difference of a row's probability alone and in a batch of 16
-    opset: int  # version of ONNX's operators that the file needs
-    ir: int  # version of the ONNX file format
-    candidate: str | None = None  # name of the winning quantisation candidate; None where it is not int8 alone
-    latency_p50_ms: float | None = None  # median latency of one row
-    latency_p95_ms: float | None = None  # 95th percentile of the same
-    rows_per_second: float | None = None  # rows answered in a second, in batches of 32
-    peak_memory_mb: float | None = None  # peak memory of the process that ran it, in MB
+    opset: int  # ONNX operator version
+    ir: int  # ONNX file format version
+    candidate: str | None = None  # winning int8 candidate; None unless all is int8
+    latency_p50_ms: float | None = None  # of one row
+    latency_p95_ms: float | None = None  # of one row
+    rows_per_second: float | None = None  # in batches of 32
+    peak_memory_mb: float | None = None  # of the process
 
     @property
     def graphs(self) -> set[str]:
@@ -220,36 +216,36 @@ class Variant(Frozen):
 
 
 class Manifest(Frozen):
-    """Everything that an engine needs to know to load the model, and the measurements that go with it."""
+    """What an engine loads, and its measurements."""
 
     schema_version: int = SCHEMA_VERSION
-    kdc_version: str  # version of kdc that made it
+    kdc_version: str  # that made it
     task: TaskInfo
     lineage: Lineage
-    files: dict[str, FileInfo]  # every file of the artifact by name; `manifest.json` itself is not in it
+    files: dict[str, FileInfo]  # all but `manifest.json`
     tokenizer: TokenizerInfo
-    input_names: tuple[str, ...]  # inputs of the graphs, in order
+    input_names: tuple[str, ...]  # of the graphs, in order
     variants: dict[VariantName, Variant]
-    providers: dict[str, str]  # execution provider -> the variant that it should load
-    # logits are divided by it before softmax or sigmoid (fitted on the tuning slice)
+    providers: dict[str, str]  # execution provider -> variant
+    # Divides logits before softmax or sigmoid; from the tuning set.
     temperature: float = Field(default=1.0, ge=1e-6, le=1e6)
-    # the evaluation table: row ("teacher", "student", "merged", ...) -> column -> value
+    # Evaluation table: model -> column -> value.
     metrics: dict[str, Annotated[dict[str, Scalar], Field(max_length=_MOST_CELLS)]] = Field(
         default_factory=dict, max_length=_MOST_CELLS
     )
-    contract: Judgement | None = None  # what was asked and whether it was kept; None if nothing was asked
-    created: str  # time of making, UTC, ISO 8601
-    sha256: str = ""  # SHA-256 of the canonical JSON without this field. It reveals corruption, not forgery
+    contract: Judgement | None = None  # None without a contract
+    created: str  # UTC, ISO 8601
+    sha256: str = ""  # of the canonical JSON without this field; reveals corruption, not forgery
 
     @property
     def second(self) -> Second | None:
-        """The second model that a CPU asks; None if it loads one model."""
+        """The second model on CPUs, if any."""
         loaded = self.providers[CPU_PROVIDER]
         return next((variant.second for name, variant in self.variants.items() if name == loaded), None)
 
     @property
     def size_bytes(self) -> int:
-        """Size of all files together, without `manifest.json` itself."""
+        """Size without `manifest.json`."""
         return sum(file.size for file in self.files.values())
 
     @model_validator(mode="after")

@@ -1,10 +1,7 @@
-"""How large the code is, beside the budgets in pyproject.toml: lines of each room, functions that take the whole run or
-all settings, and files of more than 300 lines. `make check` runs it:
+"""Checks the code's size against `[tool.kdc.budgets]` in pyproject.toml, as part of `make check`.
 
-    python benchmarks/budgets.py
-
-It fails if anything is over its budget. Raising a budget is a line in `[tool.kdc.budgets]` that a
-reviewer sees.
+Command: `python benchmarks/budgets.py`. Counts lines of each room, functions that take the whole run or all settings,
+and files over 300 lines.
 """
 
 import ast
@@ -14,12 +11,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-LONG_FILE = 300  # lines
+LONG_FILE = 300
 WHOLES = ("Run", "Config")  # types that hold everything
 
 
 def measure(rooms: Mapping[str, Path]) -> dict[str, int]:
-    """The lines of each room, by its name and the folder of its files, and what is counted over all rooms."""
+    """Lines of each room (name -> folder), and counts over all."""
     counts, long_files, takers = dict.fromkeys(rooms, 0), 0, dict.fromkeys(WHOLES, 0)
     for room, folder in rooms.items():
         for file in folder.glob("*.py"):
@@ -35,7 +32,7 @@ def measure(rooms: Mapping[str, Path]) -> dict[str, int]:
 
 
 def _types_taken(tree: ast.Module) -> Iterator[set[str]]:
-    """The names in the annotations of each function's parameters."""
+    """Names in each function's parameter annotations."""
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             given = node.args
@@ -49,7 +46,7 @@ def _types_taken(tree: ast.Module) -> Iterator[set[str]]:
 
 
 def problems(measured: Mapping[str, int], budgets: Mapping[str, int]) -> list[str]:
-    """What is over its budget, has none, or is not there any more."""
+    """What exceeds, lacks or no longer needs a budget."""
     over = [
         f"{what}: {count}, of {budgets[what]}" for what, count in measured.items() if count > budgets.get(what, count)
     ]
@@ -58,7 +55,7 @@ def problems(measured: Mapping[str, int], budgets: Mapping[str, int]) -> list[st
 
 
 def main() -> int:
-    """Print the table and what is wrong with it; 1 if anything is."""
+    """Print table and problems; 1 if there are any."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     folders = [
         package.replace(".", "/").removeprefix("kdc").strip("/")

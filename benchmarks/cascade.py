@@ -1,11 +1,10 @@
-"""A cascade beside what it has to beat: rows a second in batches and at 32 connections, and whom its rows wait for.
+"""A cascade against single models: throughput, and latency of its two kinds of rows.
 
     python benchmarks/cascade.py --data GLUE runs/cascade/artifact runs/teacher/artifact runs/student/artifact
 
-The first artifact is the cascade; a subject may be PATH@VARIANT. All answer the same rows in turns, several rounds; a
-factor is the median over the rounds of the cascade's rows a second by another's. Then the cascade's service alone, at
-16 connections: milliseconds of the requests that its first model answers, and of those that go on to the second; the
-same requests to the first model's own variant tell what the second one's neighbourhood costs them.
+The first artifact is the cascade; a subject may be PATH@VARIANT. All answer the same rows in turns. Factors are medians
+of the cascade's rows/s divided by another's. Latencies, at 16 connections, are of requests that the first model answers
+and of those that reach the second, also with the first model served alone.
 """
 
 import argparse
@@ -34,7 +33,7 @@ _BATCH, _CONNECTIONS, _FEW = 32, 32, 16
 
 
 def main() -> None:
-    """Measure, and print the tables."""
+    """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("subjects", nargs="+", help="artifacts, as PATH or PATH@VARIANT; the first is the cascade")
     parser.add_argument("--data", type=Path, help="GLUE's folder; without it rows are made up")
@@ -65,7 +64,7 @@ def _measured(options: argparse.Namespace) -> str:
     for start in range(0, len(rows), _BATCH):
         goes_on[start + cascade.unsure(cascade.run(encodings[start : start + _BATCH]))] = True
     batches: dict[str, list[float]] = {subject: [] for subject in engines}
-    for engine in engines.values():  # warms up
+    for engine in engines.values():  # warm-up
         _rows_a_second(engine, rows[:_BATCH])
     for _ in range(options.rounds):
         for subject, engine in engines.items():
@@ -100,7 +99,6 @@ def _server(path: str, variant: str, scratch: Path) -> Server:
 
 
 def _first_alone(path: Path, cascade: Engine) -> str:
-    """The variant that is the cascade's first model."""
     variants = load_manifest(path).variants
     file = next(each.file for name, each in variants.items() if name == cascade.variant)
     return next(str(name) for name, each in variants.items() if each.second is None and each.file == file)
@@ -109,7 +107,7 @@ def _first_alone(path: Path, cascade: Engine) -> str:
 def _requests(
     servers: dict[str, Server], rows: list[Text], options: argparse.Namespace, scratch: Path
 ) -> dict[str, list[float]]:
-    """Requests a second of one row each, at many connections, by subject and round."""
+    """One-row requests/s, by subject and round."""
     found: dict[str, list[float]] = {subject: [] for subject in servers}
     for _ in range(options.rounds):
         for subject, server in servers.items():
@@ -128,7 +126,7 @@ def _requests(
 def _waits(
     server: Server, rows: list[Text], goes_on: np.ndarray, options: argparse.Namespace, scratch: Path
 ) -> dict[str, tuple[float, float]]:
-    """Milliseconds, p50 and p99, of the requests that stay and of those that go on, at a few connections."""
+    """p50 and p99 in ms of requests that stay and that go on."""
     dialect = server.dialect
     assert dialect is not None
     bodies = [json.dumps(dialect.body([row])).encode() for row in rows]
@@ -149,7 +147,7 @@ def _waits(
         client.close()
 
     with running(server, scratch / "serve.log") as up:
-        asyncio.run(all_connections(up.port))  # warms up
+        asyncio.run(all_connections(up.port))  # warm-up
         seen[True].clear()
         seen[False].clear()
         for _ in range(options.rounds):

@@ -1,11 +1,9 @@
-"""The whole curve of a task beside light classifiers by other packages, as a table. `picture.py` draws the table.
+"""kdc's frontier against light classifiers of other packages, as a Markdown table for `picture.py`.
 
-Command: `python benchmarks/frontier.py RUN [--peers model2vec,fasttext,setfit] [--peer-python PYTHON]`, after
-`kdc compress --frontier --out RUN` on single texts in classes. The peers are trained on the rows of the run
-(`peers/light.py` says how) with PYTHON, an environment of `peers/requirements-light.txt`. Every artifact that serves in
-int8 gets a second row in fp32, beside the peers that are not quantised. Then everything is timed in turns on the same
-evaluation texts with one thread each; every peer is a process of its own. Training seconds are whole: a student's
-include the teacher's training and answers. Prints a Markdown table.
+Command: `python benchmarks/frontier.py RUN [--peers model2vec,fasttext,setfit] [--peer-python PYTHON]`, after `kdc
+compress --frontier --out RUN` on single texts in classes. PYTHON has `peers/requirements-light.txt`. All are timed in
+turns on the same evaluation texts, one thread each. int8 artifacts also run in fp32. A student's training seconds
+include the teacher's training and answers.
 """
 
 import argparse
@@ -37,23 +35,23 @@ from kdc.serving.engine.engine import Engine
 ROOT = Path(__file__).resolve().parent.parent
 _PEERS = "model2vec,fasttext,encoder,setfit,optimum"
 _CONFIDENCE = 0.95
-_BEFORE_A_STUDENT = ("teacher", "targets")  # stages whose seconds a student's training includes
+_BEFORE_A_STUDENT = ("teacher", "targets")  # counted in a student's training seconds
 
 
 @dataclass(frozen=True)
 class Entrant:
-    """What is scored and timed: an artifact in one precision, or one form of a peer."""
+    """An artifact in one precision, or one form of a peer."""
 
     name: str
     variant: str  # "int8", ..., or "package"
     probabilities: NDArray[np.floating]  # (rows, labels) of the evaluation rows
     size_bytes: int
-    seconds: float | None  # of the whole training; None if nothing was trained
+    seconds: float | None  # of all training; None without
     turn: Callable[[], dict[str, float]]  # see `take_turn`
 
 
 class Peer:
-    """A peer's process: trained, and waiting for turns."""
+    """A trained peer's process."""
 
     def __init__(self, name: str, python: str, run: Path) -> None:
         self.name = name
@@ -63,7 +61,7 @@ class Peer:
         self.told = self._reply()
 
     def turn(self, form: str) -> dict[str, float]:
-        """One of its forms takes a turn, see `take_turn`."""
+        """Let a form take a turn."""
         assert self._process.stdin is not None
         self._process.stdin.write(f"{form}\n")
         self._process.stdin.flush()
@@ -85,7 +83,7 @@ class Peer:
 
 
 def main() -> None:
-    """Train the peers, time everything, print the table."""
+    """Train, time, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
     parser.add_argument("--peers", default=_PEERS)
@@ -115,7 +113,6 @@ def main() -> None:
 
 
 def _ours(stack: ExitStack, run: Path, facts: FrontierFacts, texts: list[Any]) -> list[Entrant]:
-    """The run's artifacts, each as it serves; those that serve in int8 in fp32 too."""
     stages = (read_record(run / name) for name in _BEFORE_A_STUDENT)
     before = sum(stage.seconds for stage in stages if stage is not None)
     entrants = []
@@ -141,7 +138,7 @@ def _forms_of(peer: Peer) -> list[Entrant]:
 
 
 def _points(entrants: list[Entrant], facts: FrontierFacts, run: Path) -> list[Point]:
-    """The entrants as points of the curve, whose intervals hold all at once; their times are not yet taken."""
+    """Points with simultaneous intervals, without times."""
     data = open_data(run / "data")
     kind, labels, groups = data.task.kind, np.asarray(data.rows("eval")["label"][:]), data.groups("eval")
     with np.load(run / "evaluate" / "logits.npz") as kept:

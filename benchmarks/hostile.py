@@ -1,21 +1,19 @@
-"""What a hostile client can do to `kdc serve`: attack by attack, what became of the memory, the probes and the others.
+"""Attacks on `kdc serve` by hostile clients: effect on memory, probes and other clients.
 
 Command: `python benchmarks/hostile.py ARTIFACT [--seconds 30] [--only trailers,idle]`, as root. The service has 1 GiB
-of memory, as in `deploy/k8s` (`--memory-mb 0`: no limit, no root). It asks for a token, and most attacks have none.
-Beside each attack a client with the token asks for one row twenty times a second, and a probe asks `/readyz` on a new
-connection ten times a second, of the service and of the port for probes alone.
+of memory (`--memory-mb 0`: no limit, no root) and asks for a token, which most attacks lack. Meanwhile others ask for
+rows, and probes ask `/readyz` at the service's port and the admin port.
 
-Prints a table, and leaves with 1 if a bound is passed: no process is killed for want of memory, memory grows by less
-than 64 MB, every request of the others is answered as before, the probes' 99th percentile is under half a second. The
-memory of attacks with large texts or messages is told, not judged: settings bound it. Beside bodies that would become
-large (`nested-json`, `grpc-contents`) the others' 99th percentile is at most 100 ms more than alone. `slow-readers` and
-`retries` are overloads that others feel too: there the probes on their own port alone are judged. `many-labels` and
-`grpc-unread` attack a made-up model of 5,000 labels in place of ARTIFACT, and `long-pairs` one of pairs.
+Ends with 1 if a bound is broken: nothing killed for memory; memory grows under 64 MB; others are answered as before;
+probes' p99 under 0.5 s. Further bounds and exceptions:
 
-`large-requests` and `long-words-of-100` are fairness: the others' 99th percentile is at most three times what it is
-alone. Beside the first, a client with 1,024 rows a request still gets half of what it gets if nobody else asks; beside
-the second, the others send texts of 3,000 characters, as they do beside `long-pairs`, `endless-words` and
-`without-spaces`: there the others' 99th percentile is at most a second.
+- Large texts and messages: memory is not judged, because settings bound it.
+- `nested-json`, `grpc-contents`: others' p99 at most 100 ms above its value alone.
+- `slow-readers`, `retries` (overloads that others feel): only probes at the admin port are judged.
+- `large-requests`, `long-words-of-100`: others' p99 at most three times its value alone. In the first, a client of
+  1,024 rows a request keeps half of its speed.
+- `long-pairs`, `endless-words`, `without-spaces`: others' p99 at most 1 s, with texts of 3,000 characters.
+- `many-labels`, `grpc-unread` and `long-pairs` attack made-up models.
 """
 
 import argparse
@@ -54,26 +52,26 @@ _LONG_ROWS = (_LONG_PAIRS, "endless-words", "without-spaces")
 _LABELS, _LIMIT_MB = 5000, 1024
 _OTHERS = dict.fromkeys(("long-words-of-100", *_LONG_ROWS), "a row of words such as others send " * 86)
 _EVERY_S, _PROBE_EVERY_S = 0.05, 0.1
-_CONNECTIONS = 4000  # of which two attacks ask for five thousand
+_CONNECTIONS = 4000  # two attacks open more
 
 
 @dataclass
 class Beside:
-    """What was seen beside an attack."""
+    """Observations during an attack."""
 
     answered: int = 0
-    failed: list[str] = field(default_factory=list)  # what the others got in place of their answer
+    failed: list[str] = field(default_factory=list)  # wrong replies to others, and errors
     seconds: list[float] = field(default_factory=list)  # of the others' requests
-    probes: list[float] = field(default_factory=list)  # seconds of the probes; a failed one counts as ten
-    apart: list[float] = field(default_factory=list)  # the same of probes on the port that is for them alone
+    probes: list[float] = field(default_factory=list)  # seconds; a failed one counts as ten
+    apart: list[float] = field(default_factory=list)  # at the admin port
     memory_mb: list[float] = field(default_factory=list)
-    alone: float | None = None  # 99th percentile of the others' seconds without the attack, in ms
-    killed: int = 0  # processes, for want of memory
-    progress: float | None = None  # requests of the attack itself that were answered, to those where nobody else asks
+    alone: float | None = None  # others' p99 without the attack, ms
+    killed: int = 0  # processes killed for memory
+    progress: float | None = None  # the attack's answered requests, relative to the attack without others
 
 
 async def beside(attack: Attack, target: Target, up: Running) -> Beside:
-    """Run an attack, and see how the service is for the others."""
+    """Run and watch an attack."""
     seen = Beside(memory_mb=[up.resident_mb()])
     watchers = [asyncio.create_task(watch(target, up, seen)) for watch in (_ask, _probe, _probe_apart, _weigh)]
     await attack(target)
@@ -82,7 +80,7 @@ async def beside(attack: Attack, target: Target, up: Running) -> Beside:
 
 
 def in_a_process(name: str) -> Attack:
-    """An attack in a process of its own, which gives way to the service and to the others on the cores they share."""
+    """An attack in its own process, with lower priority than the service and other clients."""
 
     async def attack(target: Target) -> None:
         with ProcessPoolExecutor(1, initializer=os.nice, initargs=(10,)) as process:
@@ -103,7 +101,7 @@ async def _ask(target: Target, up: Running, seen: Beside) -> None:
     expected = (await client.post(body)).body
     is_last = False
     while not is_last:
-        is_last = not target.goes_on()  # one is asked in any case: the first answer may take all of a short time
+        is_last = not target.goes_on()  # ask at least once: the first answer may outlast the attack
         try:
             reply = await asyncio.wait_for(client.post(body), 10)
         except (*GONE, TimeoutError) as error:
@@ -119,7 +117,7 @@ async def _ask(target: Target, up: Running, seen: Beside) -> None:
 
 
 def _is_same(reply: bytes, expected: bytes) -> bool:
-    """Whether replies for one row have the same label and score. Other rows of a batch may change the last digits."""
+    """Whether replies agree; batches may change a score's last digits."""
     if reply == expected:
         return True
     (one, other) = (json.loads(body)[0][0] for body in (reply, expected))
@@ -149,14 +147,14 @@ async def _probe_at(target: Target, port: int, seconds: list[float]) -> None:
 
 
 async def _weigh(target: Target, up: Running, seen: Beside) -> None:
-    with contextlib.suppress(psutil.NoSuchProcess):  # killed, which others see too
+    with contextlib.suppress(psutil.NoSuchProcess):  # killed; others see that too
         while target.goes_on():
             seen.memory_mb.append(up.resident_mb())
             await asyncio.sleep(0.02)
 
 
 def run(artifact: Path, names: Sequence[str], seconds: float, scratch: Path, memory_mb: int) -> dict[str, Beside]:
-    """What was seen beside each attack, each against a service of its own with so many MiB, or with no limit (0)."""
+    """Observations by attack, each on a new service. `memory_mb` 0 is no limit."""
     os.environ["HOSTILE_KEY"] = KEY
     apart, grpc_port = free_port(), free_port()
     ours = {"KDC_API_KEY_ENV": "HOSTILE_KEY", "KDC_ADMIN_PORT": str(apart), "KDC_MAX_CONNECTIONS": str(_CONNECTIONS)}
@@ -168,7 +166,7 @@ def run(artifact: Path, names: Sequence[str], seconds: float, scratch: Path, mem
         server = all_servers(Subject(served, manifest, None, None, scratch))[0]["kdc"]
         server = replace(server, environment=server.environment | ours)
         with running(server, scratch / "log", memory_mb or None) as up:
-            for length in range(1, 40, 4):  # memory that the first requests of each length take
+            for length in range(1, 40, 4):  # memory of the first requests of each length
                 asyncio.run(_warm(Target(up.port, manifest.task.is_pair, 0.0), length))
             target = Target(up.port, manifest.task.is_pair, 0.0, apart, grpc_port, _CONNECTIONS)
             target = replace(target, others=_OTHERS.get(name, ROW))
@@ -242,16 +240,14 @@ def _p99(seconds: Sequence[float]) -> float:
 
 
 def main() -> None:
-    """Run the attacks and judge them."""
+    """Run and judge attacks."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("artifact", type=Path)
     parser.add_argument("--seconds", type=float, default=30, help="of each attack")
     parser.add_argument("--memory-mb", type=int, default=_LIMIT_MB, help="of the service; 0: no limit")
     parser.add_argument("--only", help="names of attacks, separated by commas")
     options = parser.parse_args()
-    most = resource.getrlimit(resource.RLIMIT_NOFILE)[
-        1
-    ]  # of open files, for 5,000 idle connections and their other ends
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]  # for both ends of 5,000 connections
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     names = list(ATTACKS) if options.only is None else options.only.split(",")
     if unknown := sorted(set(names) - set(ATTACKS)):

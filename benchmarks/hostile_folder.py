@@ -1,12 +1,11 @@
-"""What whoever can write an artifact's folder can do to `kdc serve` and `kdc.load`.
+"""Attacks on `kdc serve` and `kdc.load` by someone who can write an artifact's folder.
 
-Command: `python benchmarks/hostile_folder.py ARTIFACT [--reloads 60] [--seconds 60]`. Needs the onnx package. Three
-attacks, each with its bound; leaves with 1 if one is passed:
+Command: `python benchmarks/hostile_folder.py ARTIFACT [--reloads 60] [--seconds 60]`. Needs onnx. Ends with 1 if a
+bound is broken:
 
-- `reloads`: an artifact is replaced again and again. Memory at the end is within 40 MB of that after two reloads.
-- `swaps`: a process swaps the model for a forged one and back while `kdc.load` is given the SHA-256 of the true
-  artifact. No load gives an answer of the forged file.
-- `pipe`: the manifest of one of two artifacts becomes a named pipe that nobody writes to. The other one still reloads.
+- `reloads` replaces an artifact repeatedly: memory stays within 40 MB of its value after two reloads.
+- `swaps` swaps a forged model in and out while `kdc.load` expects a SHA-256: no load answers with it.
+- `pipe` turns one of two manifests into a named pipe without a writer: the other artifact still reloads.
 """
 
 import argparse
@@ -34,12 +33,12 @@ from kdc.common.errors import KdcError
 from kdc.serving.engine.engine import Engine
 
 _GROWN_MB, _PATIENCE_S = 40.0, 60.0
-_SETTLED_S = 0.5  # after which the old artifact is closed
+_SETTLED_S = 0.5  # until the old artifact closes
 _ROWS = ["a row of words such as others send", "and another one"]
 
 
 def reloads(artifact: Path, scratch: Path, count: int) -> list[Mark]:
-    """Replace the artifact `count` times by a copy of it."""
+    """Replace the artifact `count` times."""
     copies = [_copy(artifact, scratch / f"copy{number}") for number in (0, 1)]
     place, memory = _link(copies[0], scratch / "served"), []
     rows = [[row] * (1 + load_manifest(place).task.is_pair) for row in _ROWS]
@@ -55,7 +54,7 @@ def reloads(artifact: Path, scratch: Path, count: int) -> list[Mark]:
 
 
 def swaps(artifact: Path, scratch: Path, seconds: float) -> list[Mark]:
-    """Load the artifact again and again while its files are swapped."""
+    """Load an artifact while files are swapped."""
     place = _copy(artifact, scratch / "swapped")
     expected, file = load_manifest(place).sha256, _model_of(place)
     true, copies = _answers(place, expected), (scratch / "true", scratch / "forged")
@@ -85,7 +84,7 @@ def swaps(artifact: Path, scratch: Path, seconds: float) -> list[Mark]:
 
 
 def pipe(artifact: Path, scratch: Path) -> list[Mark]:
-    """Replace one of two artifacts by one whose manifest is a named pipe, then the other one by a copy."""
+    """Give one artifact a named pipe as manifest, then replace another."""
     copies = [_copy(artifact, scratch / f"hangs{number}") for number in range(3)]
     places = [_link(copy, scratch / f"place{number}") for number, copy in enumerate(copies[:2])]
     (copies[2] / MANIFEST_NAME).unlink()
@@ -103,7 +102,7 @@ def pipe(artifact: Path, scratch: Path) -> list[Mark]:
 
 
 def forge(path: Path) -> None:
-    """Change the largest tensor of an ONNX file, which stays as long as it is."""
+    """Change a tensor, but not the file's length."""
     model = onnx.load(path)
     largest = max(model.graph.initializer, key=lambda tensor: len(tensor.raw_data))
     largest.raw_data = largest.raw_data[::-1]
@@ -131,7 +130,7 @@ def _swap(place: Path, copies: tuple[Path, Path], parent: int) -> None:
     dice, new = np.random.default_rng(0), copies[0].with_name("swapping")
     while os.getppid() == parent:
         for copy in copies:
-            new.unlink(missing_ok=True)  # a rename to another name of the same file leaves it
+            new.unlink(missing_ok=True)  # renaming to another hard link does nothing
             new.hardlink_to(copy)
             new.replace(place)
             time.sleep(dice.uniform(0, 0.05))
@@ -162,7 +161,7 @@ def _until(holds: Callable[[], bool]) -> None:
 
 
 def main() -> None:
-    """Run the attacks and judge them."""
+    """Run and judge attacks."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("artifact", type=Path)
     parser.add_argument("--reloads", type=int, default=60)

@@ -1,7 +1,7 @@
-"""Compare int8 candidates: what each costs on the tuning slice, the mean over finished runs.
+"""Costs of int8 candidates on the tuning set, as means over finished runs.
 
-Command: `python benchmarks/int8.py RUN [RUN ...]`, after `kdc compress`. Prints a Markdown table: how far the
-probabilities are from fp32's, the points lost, and the latency of one text against fp32.
+Command: `python benchmarks/int8.py RUN [RUN ...]`. Prints differences of probabilities, points lost, and latency, all
+relative to fp32.
 """
 
 import argparse
@@ -36,7 +36,6 @@ def main() -> None:
 
 
 def _read(run: Path) -> tuple[dict[str, Any], float]:
-    """Candidates by name, and the fp32 student's metric on the same slice."""
     candidates = json.loads((run / "quantize" / "candidates.json").read_text(encoding="utf-8"))
     student = json.loads((run / "student" / "stage.json").read_text(encoding="utf-8"))["metrics"]["tune"]
     by_name = {re.sub(r"-keep-\d+$", "-keep", name): each for name, each in candidates.items()}

@@ -1,12 +1,8 @@
-"""Labels of the differing rows alone: how often the verdict is wrong, and how many labels it needs.
+"""Error rates of verdicts with labels of differing rows only, and how many labels they need.
 
-Command: `python benchmarks/labels.py [--simulations 2000]`. Each line of the first table is one world: rows, how many
-of them the two models answer differently, how many of these both have wrong, groups of rows that share their fate, and
-how many texts are labelled. `kdc verify` judges that many sets drawn from it, once where the student's true drop is
-exactly the limit, and once where it truly equals its teacher: at 95 %, 2.5 % of the former should pass at most, and
-2.5 % of the latter fail. The second table has the rows and labels that `kdc verify --to-label` asks for, and how often
-a student that equals its teacher passes with these. Leaves with 1 if an error rate is above 3 % by more than the
-simulations' noise.
+Command: `python benchmarks/labels.py [--simulations 2000]`. `kdc verify` judges simulated sets of each world, with the
+true drop at the limit (at most 2.5 % may pass) and with none (at most 2.5 % may fail). A second table checks the power
+of the rows and labels that `kdc verify --to-label` asks for. Ends with 1 if an error rate exceeds 3 % beyond noise.
 """
 
 import argparse
@@ -33,24 +29,24 @@ _CHECKED = 100  # sets
 
 @dataclass(frozen=True)
 class World:
-    """What sets of rows are drawn from; shares in percent of the rows."""
+    """Source of sets; shares in percent."""
 
     rows: int
     differing: float  # answered differently
     limit: float  # points
-    neither: float = 0.0  # among them: both are wrong
-    losses_only: bool = False  # the student wins no row; else all other differing rows are lost or won
-    group: int = 1  # rows that share their fate: 1 to so many
+    neither: float = 0.0  # differing, but both wrong
+    losses_only: bool = False  # otherwise the student also wins rows
+    group: int = 1  # most rows with one fate
     most: int | None = None  # texts to label
 
     def shares(self, drop: float) -> list[float]:
-        """Of the rows that are alike, lost, won and wrong in two ways, so that the true drop is so many points."""
+        """Shares of rows alike, lost, won, and both wrong."""
         decided = drop if self.losses_only else self.differing - self.neither
         lost, won = (decided + drop) / 2, (decided - drop) / 2
         return [(100 - decided - self.neither) / 100, lost / 100, won / 100, self.neither / 100]
 
     def draw(self, drop: float, random: np.random.Generator) -> tuple[Answered, np.ndarray]:
-        """The answers, and the rows' labels."""
+        """Answers and labels."""
         sizes = random.integers(1, self.group + 1, self.rows)
         group = np.repeat(np.arange(self.rows), sizes)[: self.rows]
         fate = random.choice(4, self.rows, p=self.shares(drop))[group]
@@ -61,7 +57,7 @@ class World:
 
 
 def verdicts(world: World, drop: float, simulations: int, random: np.random.Generator) -> list[str]:
-    """Of so many sets. Rows that stand alone are judged by the formula, on which `kdc` has to agree a hundred times."""
+    """Verdicts of simulated sets. Ungrouped rows use the formula, checked against `kdc`."""
     contract = replace(Contract(), {"max_drop": world.limit})
     quantile = quantile_of(contract.confidence)
     found: list[str] = []
@@ -86,7 +82,7 @@ def verdicts(world: World, drop: float, simulations: int, random: np.random.Gene
 
 
 def worlds() -> list[World]:
-    """All of them."""
+    """All worlds."""
     found = [World(4000, differing, 1.0, most=most) for differing, most in product((2.0, 5.0, 10.0), (None, 100, 50))]
     found += [World(4000, 5.0, 1.0, neither=2.0, most=most) for most in (None, 100)]
     found += [World(4000, 5.0, limit, losses_only=True, most=most) for limit, most in product((1.0, 2.0), (None, 20))]
@@ -95,7 +91,7 @@ def worlds() -> list[World]:
 
 
 def rates(world: World, simulations: int) -> tuple[float, float, float]:
-    """Percent of the sets by which a student at the limit passes, an equal one passes, and an equal one fails."""
+    """Percent: passes at the limit, equal passes, equal fails."""
     random = np.random.default_rng([world.rows, round(10 * world.differing), world.most or 0, world.group])
     at_limit, equal = (verdicts(world, drop, simulations, random) for drop in (world.limit, 0.0))
     counts = (at_limit.count("pass"), equal.count("pass"), equal.count("fail"))
@@ -103,7 +99,7 @@ def rates(world: World, simulations: int) -> tuple[float, float, float]:
 
 
 def needed(differing: float, limit: float, simulations: int) -> list[str]:
-    """Rows and labels by the formula, and the power that they have for a student that equals its teacher."""
+    """Rows, labels and power for an equal student."""
     share = differing / 100
     rows = rows_for(share, max_drop=limit, confidence=Contract().confidence)
     assert rows is not None

@@ -1,8 +1,8 @@
-"""How much a slice of SST-2's training file knows of the rows that it was cut from.
+"""How much a held-out slice of SST-2's training file shares with the remaining rows.
 
-Command: `python benchmarks/leaks.py --data GLUE_FOLDER`. Holds 6,000 rows out twice: with only equal texts on one side,
-and with rows that hold one another too, as `kdc` does. Prints how many of them are near a row that is left, and what
-TF-IDF with a linear classifier scores on them and on the dev split, which nobody cut from the same sentences.
+Command: `python benchmarks/leaks.py --data GLUE_FOLDER`. Holds rows out with only equal texts kept together, and also
+with rows that contain one another (as `kdc` does). Prints how many are near a remaining row, and TF-IDF's scores on
+them and on dev.
 """
 
 import argparse
@@ -23,13 +23,13 @@ _HELD_OUT = 6000
 
 
 def read(path: Path) -> tuple[list[str], np.ndarray]:
-    """The texts and labels of one of SST-2's files."""
+    """Texts and labels."""
     rows = [line.split("\t") for line in path.read_text(encoding="utf-8").splitlines()[1:]]
     return [row[0] for row in rows], np.array([int(row[1]) for row in rows])
 
 
 def main() -> None:
-    """Print a line for each way to hold rows out."""
+    """Print the table."""
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
 

@@ -1,12 +1,8 @@
-"""What windows gain on long texts: one sentence with an opinion somewhere among neutral ones.
+"""What windows gain on long texts: one sentence with an opinion among neutral ones.
 
-Command: `python benchmarks/long_texts.py [--data GLUE_FOLDER] [--seeds 0 1 2] [--lines cut] [--runs FOLDER]`.
-A text is a whole sentence of SST-2, whose label it has, at a random place among seven sentences of QNLI (Wikipedia);
-the evaluation has sentences of the two dev files. Without `--data` texts of words that tell nothing, and one that does,
-and a tiny BERT stand in for them, in minutes. Each line trains a MiniLM teacher with the same number of steps.
-Prints a Markdown table: the accuracy of each seed (with `--several` labels macro F1), and the difference to `windows`
-of the answers of all seeds together, with its 95 % interval by evaluation rows. Every run is kept, and goes on where it
-was cut off.
+Command: `python benchmarks/long_texts.py [--data GLUE_FOLDER] [--seeds 0 1 2] [--lines cut] [--runs FOLDER]`. Hides a
+labelled SST-2 sentence among seven from QNLI; without `--data`, made-up texts and a tiny BERT take minutes. Prints
+accuracies (macro F1 with `--several` labels) and paired differences to `windows` with 95 % intervals. Runs resume.
 """
 
 import argparse
@@ -33,7 +29,7 @@ _TRAIN, _EVAL, _NEUTRAL, _LEAST_WORDS = 2000, 800, 7, 10
 _COMMON = ("--text", "text", "--label", "label", "--student", "teacher")
 _STEPS = ("teacher.epochs=1", "teacher.from_probe=off", "quantize.enabled=false")
 _NO_TIMES = ("evaluate.memory=false", "evaluate.latency_rows=10", "evaluate.throughput_rows=32", "evaluate.rounds=1")
-# Tokens of a window and of a whole text, and settings of their own: of real rows, and of made-up ones.
+# Tokens of a window and a text, and settings.
 _REAL = (64, 512, ("teacher.min_steps=250",))
 _MADE_UP = (24, 128, ("teacher.min_steps=200", "teacher.learning_rate=3e-3", "run.precision=fp32"))
 _SEVERAL = ("data.kind=multilabel", "data.separator=|", "teacher.min_steps=600", "student.allow_majority=true")
@@ -45,11 +41,11 @@ LINES = {
     "cut": (),
     "whole": (),
 }
-_BASELINES = ("tfidf",)  # of whole texts, whatever the line
+_BASELINES = ("tfidf",)  # of whole texts, for every line
 
 
 def main() -> None:
-    """Train what is missing, then print the table."""
+    """Train and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="GLUE's folder; without it texts and model are made up")
     parser.add_argument("--several", action="store_true", help="made-up texts with several labels, each by a word")
@@ -98,8 +94,7 @@ def _write_rows(glue: Path, folder: Path) -> None:
 
 
 def _make_up(folder: Path, *, several: bool) -> None:
-    """Write texts of 5 to 90 words, of which one tells the label, or where there may be `several` labels one for each,
-    and a tiny BERT that was never trained."""
+    """Write random words with a telling word for each label, and an untrained tiny BERT."""
     sys.path.insert(0, str(ROOT / "tests"))
     import tiny_runs
     from tiny_models import WORDS
@@ -124,7 +119,6 @@ def _rows(file: Path) -> list[dict[str, str]]:
 
 
 def _run(rows: Path, name: str, seed: int, out: Path, options: argparse.Namespace) -> dict[str, Any]:
-    """The teacher's score on the evaluation rows, its logits there, and the whole table of one run."""
     window, whole, own = _REAL if options.data else _MADE_UP
     several = _SEVERAL if options.several else ()
     length = f"data.max_length={whole if name == 'whole' else window}"

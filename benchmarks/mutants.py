@@ -1,10 +1,8 @@
-"""Mutation testing: how many small changes of the code that decides do its tests notice?
+"""Mutation testing: how many small changes of deciding code do its tests notice?
 
-Command: `make mutants`, or `python benchmarks/mutants.py [--only losses,metrics] [--draw 30] [--jobs 2]`. The changes
-are those of cosmic-ray (another operator, another number, `not` before a condition, ...). Nothing is written to disk:
-each mutant is a process that loads the changed source in place of the file, and runs the tests of that module until one
-fails. A share of the mutants is drawn at random, with a seed. Prints those that live, and leaves with 1 where fewer
-than 95 % of a module's die. `survivors.md` says why some live.
+Command: `make mutants`, or `python benchmarks/mutants.py [--only losses,metrics] [--draw 30] [--jobs 2]`. Samples
+cosmic-ray's changes with a seed; each runs in a process until a test fails. Prints survivors (some explained in
+`survivors.md`), and ends with 1 if under 95 % of a module's mutants die.
 """
 
 import argparse
@@ -31,7 +29,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 _QUALITY, _TRAINING, _ENGINE = "tests/pipeline/quality/", "tests/pipeline/training/", "tests/serving/engine/"
 _IN_GROUPS = "tests/pipeline/test_thresholds_in_groups.py"
-# What is changed, and the tests that should notice.
+# File, and tests that should notice.
 MODULES = {
     "losses": ("pipeline/training/losses.py", ["tests/pipeline/training/test_losses.py"]),
     "metrics": ("pipeline/config/metrics.py", [f"{_QUALITY}test_metrics.py", f"{_QUALITY}test_intervals.py"]),
@@ -139,12 +137,12 @@ MODULES = {
     "queue": ("serving/http/queue.py", ["tests/serving/http/test_queue.py"]),
 }
 _KILLED, _LIVES, _LEAST = 1, 0, 0.95
-# What changes nothing here (`is` in place of `==` between names of kinds), or wants arguments of its own.
+# Equivalent here (`is` for `==`), or needs arguments.
 _SAME = re.compile(r"Operator_(?!Is)\w+_Is(Not)?$|variable-|VariableReplacer|VariableInserter")
-# A mutant that works for longer than so many times what the file as it is took does not end.
+# A slower mutant counts as endless.
 _TIMES, _SECONDS = 3, 20
-_TIMES_WAITING, _SECONDS_WAITING = 6, 60  # other processes make it wait, and not work
-# Prints the modules that collecting tests loads, with their files.
+_TIMES_WAITING, _SECONDS_WAITING = 6, 60  # waiting for other processes
+# Prints the modules that collecting tests loads.
 _COLLECT = """
 import json, os, sys, pytest
 stdout, sys.stdout = sys.stdout, open(os.devnull, "w")
@@ -159,16 +157,15 @@ class Mutant:
     """One change of one file."""
 
     path: Path
-    operator: str  # cosmic-ray's name of it
+    operator: str  # cosmic-ray's name
     line: int
-    before: str  # the line, and what became of it
+    before: str  # line before and after
     after: str
     source: str  # the whole changed file
 
 
 def mutants_of(path: Path, draw: int | None, seed: int) -> tuple[list[Mutant], int]:
-    """So many mutants of a file, at random, and how many changes there are: all but the changes of docstrings,
-    annotations and what only a type checker reads. A change that is not Python any more is drawn again."""
+    """Sampled mutants and the number of changes, without docstrings and annotations."""
     from cosmic_ray.ast import ast_nodes, get_ast
     from cosmic_ray.mutating import mutate_code
     from cosmic_ray.plugins import get_operator, operator_names
@@ -199,8 +196,7 @@ def mutants_of(path: Path, draw: int | None, seed: int) -> tuple[list[Mutant], i
 
 
 def _inert_lines(code: str) -> set[int]:
-    """Lines that hold only annotations of arguments, fields and returns, imports, aliases of types, or how a dataclass
-    is made."""
+    """Lines that only type checkers read, imports, and dataclass decorators."""
     inert: set[int] = set()
     for node in ast.walk(ast.parse(code)):
         if isinstance(node, ast.Import | ast.ImportFrom):
@@ -212,13 +208,12 @@ def _inert_lines(code: str) -> set[int]:
         elif isinstance(node, ast.AnnAssign) and node.value is None:
             inert |= set(range(node.lineno, (node.end_lineno or node.lineno) + 1))
         elif isinstance(node, ast.Assign) and isinstance(node.value, ast.Subscript):
-            inert.add(node.lineno)  # an alias of a type
+            inert.add(node.lineno)  # a type alias
     return inert
 
 
 def outcome(mutant: Mutant, tests: list[str], seconds: Path) -> int:
-    """Run the tests in a process of its own with the changed source; `_LIVES` if all pass. The first run writes to the
-    file `seconds` what each test took."""
+    """Run tests on the changed source in a process. The first run writes each test's time to `seconds`."""
     child = os.fork()
     if child == 0:
         code = _KILLED
@@ -259,8 +254,7 @@ def _run(mutant: Mutant, tests: list[str], seconds: Path) -> int:
 
 
 class _QuickFirst:
-    """A plugin of pytest that runs the quick tests first; `seconds` has what each took before. Tests that share a
-    fixture, like a finished run, come last."""
+    """Run quick tests first, and tests with a shared fixture last."""
 
     def __init__(self, seconds: dict[str, float]) -> None:
         self.seconds, self.took = seconds, dict[str, float]()
@@ -278,18 +272,18 @@ class _QuickFirst:
 
 
 def _load_libraries(tests: list[str]) -> None:
-    """Import what the tests need and is not kdc's own: once, and not again for each mutant."""
+    """Import libraries once instead of in each mutant."""
     done = subprocess.run([sys.executable, "-P", "-W", "ignore", "-c", _COLLECT, *tests], stdout=subprocess.PIPE)
     for name, file in json.loads(done.stdout).items():
         is_library = file and ("site-packages" in file or not Path(file).resolve().is_relative_to(ROOT))
         if is_library:
-            with suppress(Exception):  # a module that only its own package may import
+            with suppress(Exception):  # some modules refuse a direct import
                 importlib.import_module(name)
-    gc.freeze()  # pytest collects garbage twice a run, and half of a mutant's time went into looking at these modules
+    gc.freeze()  # without this, pytest's garbage collections take half the time
 
 
 def main() -> int:
-    """Test the mutants of each module."""
+    """Test all modules."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", default=",".join(MODULES))
     parser.add_argument("--draw", type=int, help="so many mutants of each module, at random (default: all)")
@@ -306,7 +300,7 @@ def main() -> int:
 
 
 def _of_module(name: str, options: argparse.Namespace, seconds: Path) -> float:
-    """Test mutants of a module, and print those that live. Returns the share that died."""
+    """Share of mutants that died; prints survivors."""
     file, tests = MODULES[name]
     source = (ROOT / file).read_text(encoding="utf-8")
     if outcome(Mutant(ROOT / file, "none", 0, "", "", source), tests, seconds) != _LIVES:

@@ -1,4 +1,4 @@
-"""A neighbour on the machine, as on a shared one: what is timed beside it shows what waiting for a core costs."""
+"""A busy neighbour process, to measure the cost of waiting for a core."""
 
 import contextlib
 import subprocess
@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def busy_neighbour() -> Iterator[None]:
-    """Another process that keeps one core busy, for as long as the context lasts."""
+    """Keep one core busy during the block."""
     process = subprocess.Popen([sys.executable, "-c", "while True: pass"])
     try:
         yield

@@ -1,20 +1,17 @@
-"""The paper's published training procedure beside `kdc compress`: rows a second, peak memory, and the score after the
-same seconds, on the same rows, teacher and cores, in one run.
+"""The paper's training procedure against `kdc compress` on the same rows, teacher, cores and seconds.
 
-Command: `python benchmarks/official.py --data GLUE_FOLDER [--seconds 120] [--rounds 1]`. QNLI, the `minilm` family. The
-teacher is fine-tuned first, once, into `--runs`; its time counts for nobody.
+Command: `python benchmarks/official.py --data GLUE_FOLDER [--seconds 120] [--rounds 1]`. QNLI, `minilm`; the teacher is
+fine-tuned once into `--runs`. Arms take turns in own processes. Prints rows/s, peak memory and accuracy.
 
 | arm | what |
 |---|---|
-| official | the procedure re-created from its description, see below |
-| kdc-paper | recipe `paper-as-described`, the same settings; rows of like length, padded to the longest of a batch |
+| official | the procedure as described: rows padded to 512 tokens, random order |
+| kdc-paper | recipe `paper-as-described`: the same settings, rows of similar length padded to a batch's longest |
 | kdc-best | the default recipe |
 
-The procedure: every row padded to 512 tokens, rows in random order, r 8, alpha 16, query and value, dropout 0.05, lr
-5e-4, T 2, alpha 0.5, a student of every second layer of the pretrained teacher. Its faults are mended: each row meets
-its own teacher logits, the head is trained, and the schedule ends with the time.
-
-Each arm runs in a process of its own, in turns. The number of steps is what the arm's own speed allows in the seconds.
+The described procedure has r 8, alpha 16, query and value, dropout 0.05, lr 5e-4, T 2, alpha 0.5, and every second
+layer of the pretrained teacher. Its faults are fixed: rows meet their own teacher logits, the head is trained, and the
+schedule ends with the time.
 """
 
 import argparse
@@ -35,7 +32,7 @@ _TRIAL_STEPS = {"official": 2, "kdc-paper": 20, "kdc-best": 20}
 
 
 def main() -> None:
-    """All arms in turns; or, with `--arm`, one of them."""
+    """Run all arms."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--runs", type=Path, default=Path("runs/official"))
@@ -57,7 +54,7 @@ def main() -> None:
 
 
 def _train(arm: str, options: argparse.Namespace) -> dict[str, Any]:
-    """One arm: measure its speed, train for the time, score on the evaluation rows."""
+    """Measure speed, train for the time, score."""
     import numpy as np
 
     from kdc.common.memory import own_peak_memory_bytes, reset_peak_memory
@@ -84,7 +81,6 @@ def _train(arm: str, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _run(recipe: str, options: argparse.Namespace) -> Any:
-    """The run directory with rows, teacher and its logits; made by the first arm that needs it."""
     from kdc.common.progress import Reporter
     from kdc.pipeline.compress import is_local, prepare_libraries
     from kdc.pipeline.config.resolve import layer_of, resolve
@@ -108,7 +104,7 @@ def _run(recipe: str, options: argparse.Namespace) -> Any:
 
 
 def _fit(arm: str, run: Any, steps: int) -> tuple[Any, int]:
-    """Train a new student for that many steps. Returns it, and its padding id."""
+    """A trained student and its padding id."""
     import numpy as np
     from transformers import set_seed
 

@@ -1,12 +1,8 @@
-"""Several times the load that `kdc serve` can hold: what becomes of the extra, of the rest, and of the service.
+"""`kdc serve` under several times its capacity: do excess requests end quickly, and the others correctly?
 
-Command: `python benchmarks/overload.py --run RUN [--data GLUE_FOLDER] [--seconds 60] [--times 4]`. First 16 connections
-ask as fast as they are answered, which gives what the service can hold; then requests come at fixed times, `--times` as
-many; then as at first. They are of 1, 8 and 32 rows, and every reply is checked against the engine's own. Prints a
-table and the marks; leaves with 1 if one does not hold.
-
-Rows that are accepted wait for those before them, and the queue's limits in tokens and seconds bound that: "waits" is
-the longest that a full queue takes at the speed that was measured first.
+Command: `python benchmarks/overload.py --run RUN [--data GLUE_FOLDER] [--seconds 60] [--times 4]`. 16 connections
+measure the capacity; then requests arrive at `--times` that rate; then as at first. Every reply is checked against the
+engine. Ends with 1 if a mark fails. "waits" is the longest wait in a full queue at capacity.
 """
 
 import argparse
@@ -37,7 +33,7 @@ _HOLD_S = 10.0  # of the phases before and after
 
 
 def main() -> None:
-    """Run the three phases and judge them."""
+    """Run and judge."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", type=Path, default=Path("runs/pydocs"), help="directory of a kdc compress")
     parser.add_argument("--data", type=Path, help="GLUE's folder")
@@ -62,7 +58,7 @@ def main() -> None:
 
 
 async def _phases(options: argparse.Namespace, scratch: Path) -> tuple[dict[str, Phase], float]:
-    """Phases by name, and the seconds that a full queue takes."""
+    """Phases, and seconds that a full queue takes."""
     artifact = options.run / "artifact"
     manifest = load_manifest(artifact)
     servers, _ = all_servers(Subject(artifact.resolve(), manifest, None, None, scratch))
@@ -76,7 +72,7 @@ async def _phases(options: argparse.Namespace, scratch: Path) -> tuple[dict[str,
     del engine  # its threads would share the cores
     with running(server, scratch / "kdc.log") as up:
         asker = Asker(up, labels, questions)
-        await asker.closed(_HOLD_S / 2)  # warms up
+        await asker.closed(_HOLD_S / 2)  # warm-up
         before = await asker.closed(_HOLD_S)
         during = await asker.open(options.seconds, options.times * before.answered)
         after = await asker.closed(_HOLD_S)

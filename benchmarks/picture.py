@@ -1,8 +1,7 @@
-"""Draws README's picture, accuracy against latency, from a Markdown table that `frontier.py` printed.
+"""Draws README's picture, accuracy against latency, from a table by `frontier.py`.
 
-Command: `python benchmarks/picture.py docs/benchmarks/frontier.md docs/frontier-sst2.svg --title TITLE`. It draws
-the first table with the columns `student`, `accuracy` and `p50 ms`. kdc's students are drawn as they are served (int8),
-the teacher in both precisions, packages in grey. The line joins the students that no other student beats in both
+Command: `python benchmarks/picture.py docs/benchmarks/frontier.md docs/frontier-sst2.svg --title TITLE`. Draws students
+as served (int8), the teacher in both precisions, packages in grey. The line joins students that no other beats in both
 figures.
 """
 
@@ -26,11 +25,10 @@ from kdc.pipeline.report.drawing import FIRST, INK, SOFT, styled, svg
 from kdc.pipeline.report.plots import short_name
 
 ROOT = Path(__file__).resolve().parent.parent
-_SAME = "teacher in fp32 by Optimum"  # lies on the point of the teacher in fp32
-_STEPS = 60  # places on a piece of the line that no name may cover
+_SAME = "teacher in fp32 by Optimum"  # same point as the teacher in fp32
+_STEPS = 60  # points of a line segment that names avoid
 _COLUMNS = ("student", "accuracy", "p50 ms")
-# Where a name may stand beside its point, in points of type: it takes the first free place. Packages try the right
-# first.
+# Offsets of names in typographic points; the first free one wins. Packages try the right first.
 _PLACES = (
     (-7, 4, "right", "center"),
     (7, 0, "left", "center"),
@@ -52,16 +50,16 @@ _PLACES = (
 
 @dataclass(frozen=True)
 class Point:
-    """One row of the table."""
+    """One table row."""
 
     name: str
     is_package: bool
-    accuracy: float  # in percent
-    latency: float  # milliseconds of one text, the median
+    accuracy: float  # percent
+    latency: float  # median ms of a text
 
 
 def points_of(markdown: str) -> list[Point]:
-    """The rows of the table, without fp32 forms of students that are served in int8."""
+    """The table without fp32 forms of int8 students."""
     lines = iter(markdown.splitlines())
     columns = next(cells for line in lines if set(_COLUMNS) <= set(cells := _cells(line)))
     next(lines)
@@ -87,7 +85,7 @@ def _cells(line: str) -> list[str]:
 
 @styled
 def picture(points: list[Point], title: str) -> str:
-    """The picture as SVG, with the colours of the report's page."""
+    """The picture as SVG."""
     figure = Figure(figsize=(7.4, 4.8))
     FigureCanvasAgg(figure)
     axes = figure.subplots()
@@ -120,7 +118,7 @@ def _colour(point: Point) -> str:
 
 
 def _write_names(figure: Figure, axes: Axes, points: list[Point]) -> None:
-    """Write each name beside its point, where it covers no other name and no point."""
+    """Write each name where it covers nothing."""
     figure.draw_without_rendering()
     middles = axes.transData.transform([(point.latency, point.accuracy) for point in points])
     taken = [Bbox.from_bounds(x - 4, y - 4, 8, 8) for x, y in middles]
@@ -144,14 +142,14 @@ def _write_names(figure: Figure, axes: Axes, points: list[Point]) -> None:
 
 
 def _along(axes: Axes, line: Line2D) -> NDArray[np.float64]:
-    """Places on the line that joins the best students, in pixels, (places, 2)."""
+    """Points of the line in pixels, (points, 2)."""
     corners = axes.transData.transform(line.get_xydata())
     steps = np.linspace(0, 1, _STEPS)[:, None]
     return np.concatenate([start + (end - start) * steps for start, end in pairwise(corners)])
 
 
 def _with_colours(figure: str) -> str:
-    """A figure with the colours of the report's page, light and dark."""
+    """Add the report's colours, light and dark."""
     page = (ROOT / "pipeline" / "report" / "page.css").read_text(encoding="utf-8")
     light, dark = re.findall(r"(--ink:.*?)\}", page, flags=re.DOTALL)[:2]
     style = f"svg {{ background: var(--paper); {light} }} @media (prefers-color-scheme: dark) {{ svg {{ {dark} }} }}"
@@ -160,7 +158,7 @@ def _with_colours(figure: str) -> str:
 
 
 def main() -> None:
-    """Read the table and write the picture."""
+    """Draw the picture."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("table", type=Path, help="a Markdown file")
     parser.add_argument("out", type=Path, help="the picture, .svg")

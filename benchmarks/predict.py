@@ -1,20 +1,17 @@
-"""`kdc predict` against forward passes alone and against torch, and whether its memory grows with the rows.
+"""`kdc predict` against bare forward passes and torch, and its memory by number of rows.
 
-Command: `python benchmarks/predict.py --run RUN [--data GLUE_FOLDER] [--rows 10000 100000 1000000]`. RUN is the
-directory of a finished `kdc compress`. Rows are those of SST-2 (or QNLI, for a pair task) over and over; without
-`--data` they are made up, as long as GLUE's. In each round, in turns, on the first of `--rows`:
+Command: `python benchmarks/predict.py --run RUN [--data GLUE_FOLDER] [--rows 10000 100000 1000000]`. Rows repeat
+SST-2's (pairs: QNLI's), or are made up with the same lengths. On the first of `--rows`, in turns:
 
 | what | how |
 |---|---|
 | predict | `kdc predict`, CSV to Parquet, the whole command |
-| raw | forward passes of 32 rows of one length, tokenised before: the limit |
+| raw | tokenised rows of one length in batches of 32: the limit |
 | pipeline | a transformers pipeline over the student in torch, batches of 32 |
 | map | `datasets.map` with the student in torch, batches of 32 |
 
-Then `kdc predict` once for each of `--rows`: seconds, rows a second, most resident memory. Where Ray is installed, also
-by 1 and 2 actors with a thread each, on `--ray-rows`, beside the local engine with as many threads: seconds of
-the whole command, in which Ray starts and ends, and rows a second inside, from the first actor's start on. Prints
-Markdown tables.
+Then `kdc predict` for each of `--rows`: seconds, rows/s, peak memory. With Ray, also 1 and 2 actors of one thread on
+`--ray-rows`, against the local engine: seconds of the whole command, and rows/s from the first actor's start.
 """
 
 import argparse
@@ -94,7 +91,6 @@ def _measure(options: argparse.Namespace, scratch: Path) -> None:
 
 
 def _measure_ray(artifact: Path, table: Path, count: int, scratch: Path, rounds: int) -> None:
-    """In turns, so that a machine that slows down slows all of them."""
     ways = {}
     for cores in (1, 2):
         ways[f"local, {cores} threads"] = ["--threads", str(cores)]
@@ -118,7 +114,7 @@ def _table(path: Path, names: list[str], texts: list[Text], count: int) -> Path:
 
 
 def _predict(artifact: Path, table: Path, scratch: Path, more: Sequence[str] = ()) -> dict[str, float]:
-    """Seconds of the whole command, its most resident memory, and rows a second as it tells them itself."""
+    """Seconds, peak memory, and its own rows/s."""
     out = scratch / "out.parquet"
     shutil.rmtree(out) if out.is_dir() else out.unlink(missing_ok=True)
     command = [

@@ -1,19 +1,13 @@
-"""What is kept, and of how good a teacher: teacher, students and baselines on real rows, mean of several seeds with the
-interval of that mean.
+"""What students keep of their teachers on real rows: means over seeds with confidence intervals.
 
-Command: `python benchmarks/quality.py --data FOLDER [--lines sst2 ...]`. The folder is in GLUE's TSV layout, with
-`QNLI/unlabelled.tsv` for the unlabelled rows of QNLI; the lines `bank` and `cola` take `banking77-train.csv` and
-`cola-train.tsv` from `--more`, and cut an evaluation split of their own from them. `words` gives `bank`'s texts the
-words of their intent's name as labels, several each; `pairs` is a regression of pairs of its texts: 5 times the share
-of words that the names of their two intents have in common, beside the cosine of the frozen vectors.
+Command: `python benchmarks/quality.py --data FOLDER [--lines sst2 ...]`. FOLDER has GLUE's TSV layout and
+`QNLI/unlabelled.tsv`. `bank` and `cola` need `--more` with `banking77-train.csv` and `cola-train.tsv`. `words` labels
+`bank`'s texts with words of their intents; `pairs` regresses 5 times the share of words that two intents' names have in
+common. `sst2-held` judges by 3,000 training sentences, because the 872 dev rows were looked at often. `-steps` lines
+match the steps of `-ul` without its texts; `-long` lines have more.
 
-`sst2-held` judges SST-2 by 3,000 whole sentences of its training file, and trains on no phrase of them: the dev split
-has 872 rows, and was looked at often. The lines that end in `-steps` have no unlabelled texts, and as many steps as
-the line with `-ul`: they tell what the texts are worth from what the steps are worth. Those in `-long` have more steps.
-
-Runs are kept in `--runs` and go on where they were cut off. Needs the MiniLM weights (requirements-minilm.txt). Prints
-one Markdown table with the command of each line, and what KD gains over the seeds; `--controls` adds the student
-without KD, its step kept by its loss and by its score, the student without the unlabelled texts, and the LoRA teacher.
+Needs the MiniLM weights (requirements-minilm.txt). Runs in `--runs` resume. Prints a Markdown table, commands, and the
+gain by distillation. `--controls` adds those of `run.controls`.
 """
 
 import argparse
@@ -48,7 +42,7 @@ SMALL = ["--set", "student.vocabulary=auto", "--set", "quantize.vector_bits=4"]
 LONG = ["--set", "student.min_steps=7300"]
 THIRD = ["--student", "layers:0,5"]  # of six layers
 NARROW = ["--student", "layers:0,1,5,ffn=768,heads=6"]
-# name: its arguments, and the line whose teacher (and rows, and logits, where they are the same) it starts from.
+# name: arguments, and the line whose teacher and rows it reuses.
 LINES: dict[str, tuple[list[str], str]] = {
     "sst2": (SST2, ""),
     "sst2-paper": ([*SST2, "--set", "run.recipe=paper"], "sst2"),
@@ -58,41 +52,41 @@ LINES: dict[str, tuple[list[str], str]] = {
     "cola": (COLA, ""),
     "words": ([*WORDS, "--set", "data.kind=multilabel", "--set", "data.separator= ", "--family", "minilm"], ""),
     "pairs": ([*PAIRS, "--label", "score", "--set", "data.kind=regression", "--family", "minilm"], ""),
-    # All texts of SST-2's training file, of which the teacher's 12,000 are a part, without their labels.
+    # All texts of SST-2's training file, without labels.
     "sst2-ul": ([*SST2, "--unlabeled", "{data}/SST-2/train.tsv"], "sst2"),
     "sst2-ul-conv": ([*SST2, "--student", "conv", "--unlabeled", "{data}/SST-2/train.tsv"], "sst2-ul"),
     "sst2-ul-static": ([*SST2, "--student", "static", "--unlabeled", "{data}/SST-2/train.tsv"], "sst2-ul"),
     "sst2-ul-linear": ([*SST2, "--student", "linear", "--unlabeled", "{data}/SST-2/train.tsv"], "sst2-ul"),
-    # The same without these texts, in as many steps; `conv` and `static` have 3,000 steps with and without them.
+    # Without these texts, as many steps; `conv` and `static` always have 3,000.
     "sst2-steps": ([*SST2, "--set", "student.min_steps=4888"], "sst2"),
     "sst2-linear-steps": ([*SST2, "--student", "linear", "--set", "student.min_steps=2448"], "sst2"),
-    # Without these texts, in more than twice as many steps.
+    # Without these texts, more than twice the steps.
     "sst2-conv-long": ([*SST2, "--student", "conv", *LONG], "sst2"),
     "sst2-static-long": ([*SST2, "--student", "static", *LONG], "sst2"),
     "sst2-linear-long": ([*SST2, "--student", "linear", *LONG], "sst2"),
     "sst2-held": ([*HELD, "--family", "minilm", "--max-train-rows", "12000", "--epochs", "2"], ""),
-    # The same teachers' students that learn from the 12,000 rows alone.
+    # From the 12,000 rows alone.
     "sst2-conv": ([*SST2, "--student", "conv"], "sst2"),
     "sst2-static": ([*SST2, "--student", "static"], "sst2"),
     "sst2-linear": ([*SST2, "--student", "linear"], "sst2"),
-    # The smallest file of half the layers, and of none.
+    # Smallest files with and without layers.
     "sst2-small": ([*SST2, *SMALL], "sst2"),
     "sst2-small-static": ([*SST2, *SMALL, "--student", "static"], "sst2-small"),
     "bank-conv": ([*BANK, "--family", "minilm", "--student", "conv"], "bank"),
     "bank-static": ([*BANK, "--family", "minilm", "--student", "static"], "bank"),
     "sst2-third": ([*SST2, *THIRD], "sst2"),
-    # Three layers of half as many neurons, which take a tenth to a fifth more time than two whole ones.
+    # Slower than two whole layers by 10 to 20 %.
     "sst2-narrow": ([*SST2, "--student", "layers:0,1,5,ffn=768"], "sst2"),
-    # The same of half as many heads, which take the time of two.
+    # As fast as two layers.
     "sst2-heads": ([*SST2, *NARROW], "sst2"),
     "qnli-heads": ([*QNLI, *NARROW], "qnli"),
-    # Four, which take the time of three.
+    # As fast as three layers.
     "sst2-four": ([*SST2, "--student", "layers:0,1,2,5,ffn=768"], "sst2"),
     "qnli-four": ([*QNLI, "--student", "layers:0,1,2,5,ffn=768"], "qnli"),
     "sst2-third-ul": ([*SST2, *THIRD, "--unlabeled", "{data}/SST-2/train.tsv"], "sst2-ul"),
     "sst2-heads-ul": ([*SST2, *NARROW, "--unlabeled", "{data}/SST-2/train.tsv"], "sst2-ul"),
 }
-# Times are not told of here, so few are taken; but int8's choice rests on those of its candidates.
+# int8's choice needs its candidates' times, the report does not.
 _BRIEF = ["--set=evaluate.rounds=1", "--set=evaluate.memory=false"]
 _SHARED = ("data", "baselines", "teacher", "targets", "uncut")
 _BASELINES = ("majority", "tfidf", "probe")
@@ -103,8 +97,8 @@ _BESIDE = (
     "student_without_unlabeled",
     "teacher_lora",
     "cosine",
-)  # what some runs have besides
-_EVALUATED = {"bank": 2000, "cola": 1500}  # rows of the splits that are cut here
+)  # in some runs
+_EVALUATED = {"bank": 2000, "cola": 1500}  # rows of the splits cut here
 _HELD = 3000
 _PAIRS = {"train": 5000, "eval": 1000}
 _FILLERS = {
@@ -129,7 +123,7 @@ _FILLERS = {
 
 
 def main() -> None:
-    """Run all lines for all seeds and print the table."""
+    """Run and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--more", type=Path, help="folder with banking77-train.csv and cola-train.tsv")
@@ -153,8 +147,7 @@ def main() -> None:
 
 
 def cut_splits(source: Path, target: Path, *, screen: bool = False) -> None:
-    """Cut the evaluation rows of `bank` and `cola`, the same every time, stratified by label; with `screen` others from
-    the rows that are left, so that what is chosen by them has not seen the evaluation rows."""
+    """Cut fixed evaluation rows of `bank` and `cola`; with `screen` others, for choices."""
     from sklearn.model_selection import train_test_split
 
     with (source / "banking77-train.csv").open(encoding="utf-8", newline="") as stream:
@@ -164,7 +157,7 @@ def cut_splits(source: Path, target: Path, *, screen: bool = False) -> None:
         (target / folder).mkdir(parents=True, exist_ok=True)
         parts: Any = [rows]
         for _ in range(2 if screen else 1):
-            labels = [row[1] for row in parts[0]]  # of both it is the second column
+            labels = [row[1] for row in parts[0]]  # second column of both
             size = _EVALUATED[folder.lower()]
             parts = train_test_split(parts[0], test_size=size, random_state=77, stratify=labels)
         for name, part in zip(names, parts, strict=True):
@@ -176,13 +169,11 @@ def cut_splits(source: Path, target: Path, *, screen: bool = False) -> None:
 
 
 def _words_of(intent: str) -> list[str]:
-    """The words of an intent's name that say something."""
     return sorted(set(intent.lower().strip("?").split("_")) - _FILLERS)
 
 
 def _derive(folder: Path) -> None:
-    """Write the splits of `words` and of `pairs` from those of `bank`; of the pairs a quarter are of one intent, half
-    of intents that share a word."""
+    """Write `words` and `pairs` from `bank`. A quarter of the pairs share the intent, half a word."""
     for name in ("words", "pairs"):
         (folder / name).mkdir(exist_ok=True)
     for split, count in _PAIRS.items():
@@ -208,13 +199,12 @@ def _derive(folder: Path) -> None:
 
 
 def _hold_sentences(source: Path, target: Path) -> None:
-    """Write `eval.csv`, whole sentences drawn from SST-2's training file, and `train.csv`, the rows that are no part of
-    them. The file has phrases of sentences: a sentence is a phrase that is part of no other, and a phrase of one or two
-    words is part of too many to belong to one."""
+    """Write `eval.csv`, whole sentences of SST-2's training file, and `train.csv`, rows that are no part of them. A
+    sentence is a phrase inside no other; phrases of one or two words do not count."""
     lines = source.read_text(encoding="utf-8").splitlines()[1:]
     labels = {" ".join(text.split()): label for text, label in (line.rsplit("\t", 1) for line in lines)}
     sentences: list[str] = []
-    by_start: dict[tuple[str, ...], list[int]] = defaultdict(list)  # which sentences hold these three words
+    by_start: dict[tuple[str, ...], list[int]] = defaultdict(list)  # sentences with these three words
     for text in sorted(labels, key=lambda text: (-len(text), text)):
         words = text.split()
         if len(words) > 2 and not any(f" {text} " in f" {sentences[at]} " for at in by_start[tuple(words[:3])]):
@@ -236,7 +226,6 @@ def _hold_sentences(source: Path, target: Path) -> None:
 
 
 def _cosine(run: Path) -> dict[str, Any]:
-    """The metrics, as a row of the table, of the cosine of the frozen encoder's vectors of a run's pairs."""
     import numpy as np
 
     from kdc.pipeline.config import metrics
@@ -260,7 +249,7 @@ def _run(name: str, seed: int, options: argparse.Namespace, *, controls: bool) -
         made, copy = options.runs / f"{teacher_of}-{seed}" / stage, out / stage
         if made.exists() and not copy.exists():
             shutil.copytree(made, out / f"{stage}.copy", dirs_exist_ok=True)
-            (out / f"{stage}.copy").rename(copy)  # the run skips what it would make the same, and redoes the rest
+            (out / f"{stage}.copy").rename(copy)  # the run redoes what would differ
     filled = [part.format(data=options.data, own=options.runs) for part in arguments]
     command = ["compress", *filled, *_BRIEF, "--set", f"run.seed={seed}", "--out", str(out), "--json"]
     if controls:
@@ -273,12 +262,11 @@ def _run(name: str, seed: int, options: argparse.Namespace, *, controls: bool) -
 
 
 def _markdown(tables: dict[str, list[dict[str, Any]]]) -> str:
-    """One row a line: the baselines, the teacher, the students and what they keep of it; below, what else there is."""
     titles = ("run", "metric", *_BASELINES, "teacher", "student, fp32", "kept %", "int8", "kept %")
     lines = [f"| {' | '.join(titles)} |", "|---|---|" + "---:|" * (len(titles) - 2)]
     more, gains = [], {}
     for name, results in tables.items():
-        metric = "accuracy" if name.startswith(("bank", "sst2")) else results[0]["metric"]  # as others tell of them
+        metric = "accuracy" if name.startswith(("bank", "sst2")) else results[0]["metric"]  # as others report them
         rows = [result["table"] for result in results]
 
         def scores(variant: str, rows: list[Any] = rows, metric: str = metric) -> list[float]:
@@ -302,7 +290,7 @@ def _markdown(tables: dict[str, list[dict[str, Any]]]) -> str:
 
 
 def _told(values: list[float], *, each: bool = True) -> str:
-    """The mean, half of its 95 % interval (Student's t), and each value."""
+    """Mean, half of its 95 % interval (Student's t), and values."""
     from scipy.stats import t
 
     text = f"{mean(values):.2f}"

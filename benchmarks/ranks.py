@@ -1,9 +1,7 @@
 """Training in two processes against one, on the same cores.
 
-Command: `python benchmarks/ranks.py --data GLUE_FOLDER [--rows 3000] [--rounds 3]`. In each round, in turns, `kdc
-compress --until student` on SST-2 (MiniLM, one epoch of each): one process that has all cores as threads, and `torchrun
---nproc-per-node 2` with half of them each. Prints a Markdown table of rows a second (medians) and of the tuning
-slice's accuracy.
+Command: `python benchmarks/ranks.py --data GLUE_FOLDER [--rows 3000] [--rounds 3]`. Alternates `kdc compress --until
+student` with and without `torchrun --nproc-per-node 2`. Prints median rows/s and tuning accuracy.
 """
 
 import argparse

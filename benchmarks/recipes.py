@@ -1,17 +1,14 @@
-"""Which parts of the recipes of teacher and student earn their place: one factor at a time, on real rows.
+"""Ablations of the teacher's and student's recipes, one factor at a time, on real rows.
 
-Command: `python benchmarks/recipes.py --data GLUE_FOLDER [--seeds 0] [--only layers-last,rank-64]`; the tasks `bank`,
-`rare` and `cola` also take `--more FOLDER`, see `quality.py`. Takes hours on two cores; every training is kept in
-`--runs` and goes on where it was cut off, so that seeds and variants can be added. Of CoLA's teachers each has a second
-line, with the threshold of `--aim matthews`. Each variant changes one thing of the `teacher`, or of the student `best`,
-which learns from that teacher. Prints a Markdown table: mean and standard deviation over seeds, and the difference to
-what was changed, with its 95 % interval (by groups of rows that belong together; the seeds are taken as they are).
-Seconds are of the training itself, without a search of its rates.
+Command: `python benchmarks/recipes.py --data GLUE_FOLDER [--seeds 0] [--only layers-last,rank-64]`; `bank`, `rare` and
+`cola` need `--more FOLDER` (see `quality.py`). Takes hours; runs resume. Each variant changes one thing of `teacher` or
+of its student `best`. Prints means over seeds and gains with 95 % intervals (by groups of rows, seeds as given).
+Seconds exclude the search of learning rates.
 
-SST-2 is screened on 3,000 whole sentences of its training file, of at least ten words like nine tenths of the dev rows,
-of which no phrase is trained on: they tell a point apart, and the dev split stays untouched by choices. `bank` and
-`cola` have rows for it that `quality.py` does not tell of. `rare` is `bank` with six training rows of every second
-class. QNLI has no such rows: choose by the tuning slice, dev is only told.
+SST-2 is judged on 3,000 sentences of its training file (at least ten words, like 90 % of dev), without their phrases in
+training. These rows show a difference of one point, and choices leave dev untouched. `bank` and `cola` have rows that
+`quality.py` does not report; `rare` has six training rows of every second class. QNLI has none: choose by the tuning
+set.
 """
 
 import argparse
@@ -42,9 +39,9 @@ _SCREENS = "screened-3"
 _SCREEN_TRAIN, _SCREEN_ROWS, _SCREEN_WORDS = 14_000, 3_000, 10
 UNLABELED = {"sst2": "SST-2/unlabelled.tsv", "qnli": "QNLI/unlabelled.tsv"}
 _ROWS_OF_A_RARE_CLASS = 6
-_BY_THRESHOLD = ", from a threshold on"  # behind the name of a variant
+_BY_THRESHOLD = ", from a threshold on"  # suffix of a variant's name
 _SHORT = {"student.min_steps": 200, "student.epochs": 0.1, "student.evaluations": 2}
-# name: settings in place of the recipe's; the steps are twice or half of the task's own.
+# Settings that replace the recipe's; steps are multiples of the task's.
 VARIANTS: dict[str, dict[str, Any]] = {
     "teacher": {},
     "teacher-epochs-double": {"teacher.epochs": 2},  # times the task's own
@@ -55,7 +52,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "teacher-first-token": {"teacher.pooling": "first"},
     "teacher-no-dropout": {"teacher.dropout": 0.0},
     "teacher-search": {"teacher.search": "quick"},
-    "teacher-small-steps": {"teacher.batch_size": 16, "teacher.learning_rate": 5e-5},  # twice as many, of half the rate
+    "teacher-small-steps": {"teacher.batch_size": 16, "teacher.learning_rate": 5e-5},  # twice the steps, half the rate
     "teacher-paper": {
         "teacher.batch_size": 16,
         "teacher.learning_rate": 5e-5,
@@ -65,7 +62,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "teacher.pooling": "first",
         "teacher.min_steps": 0,
     },
-    "teacher-fp32": {"run.precision": "fp32"},  # in place of bf16, where that is faster
+    "teacher-fp32": {"run.precision": "fp32"},  # not bf16, even if faster
     "teacher-balanced": {"teacher.class_weights": "balanced"},
     "best": {},
     "layers-first": {"student.model": "layers:first-half"},
@@ -74,7 +71,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "layers-last": {"student.model": "layers:3,4,5"},
     "layers-two": {"student.model": "layers:0,5"},
     "layers-two-first": {"student.model": "layers:0,1"},
-    # In int8 they take a tenth more time than two whole layers, and the time of three, by measurement.
+    # Measured in int8: 10 % slower than two whole layers, and like three.
     "narrow-like-two": {"student.model": "layers:0,1,5,ffn=768"},
     "narrow-like-three": {"student.model": "layers:0,1,2,5,ffn=768"},
     "narrow-like-three-all-weights": {
@@ -106,7 +103,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 
 def main() -> None:
-    """Train what is missing, then print the table."""
+    """Train and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--more", type=Path, help="folder with banking77-train.csv and cola-train.tsv")
@@ -115,7 +112,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--only", help="names of variants, separated by commas; what they change is always there")
     options = parser.parse_args()
-    options.runs /= _SCREENS  # runs by other rows must not stand in one table with these
+    options.runs /= _SCREENS  # separates runs on other rows
     names = list(VARIANTS) if options.only is None else options.only.split(",")
     unknown = sorted(set(names) - set(VARIANTS))
     if unknown:
@@ -144,22 +141,20 @@ def main() -> None:
 
 
 def _changed(name: str) -> str:
-    """The variant from which another one differs in one thing."""
     return "teacher" if name.startswith("teacher") else "best"
 
 
 def _write_screen(source: Path, out: Path) -> None:
-    """`train.tsv`, as `dev.tsv` whole sentences of which no part is in it, and the rest of their parts' texts nowhere:
-    SST-2's training file holds a sentence and many of its phrases, and a phrase of a sentence that is trained on tells
-    little of new ones. All other rows are `unlabelled.tsv`."""
+    """Write `dev.tsv` (whole sentences), `train.tsv` (without their phrases) and `unlabelled.tsv`. Phrases of trained
+    sentences say little about new ones."""
     if (out / "dev.tsv").exists():
         return
     with (source / "train.tsv").open(encoding="utf-8", newline="") as stream:
         header, *rows = csv.reader(stream, delimiter="\t", quoting=csv.QUOTE_NONE)
     random.Random(0).shuffle(rows)
-    parts: set[str] = set()  # all runs of words of the sentences so far
+    parts: set[str] = set()  # all word runs of the sentences so far
     sentences = []
-    for row in sorted(rows, key=lambda row: -len(row[0].split())):  # stable: of equal lengths in the order as shuffled
+    for row in sorted(rows, key=lambda row: -len(row[0].split())):  # stable: equal lengths stay shuffled
         text = " ".join(row[0].split())
         if text not in parts and len(text.split()) >= _SCREEN_WORDS:
             sentences.append(row)
@@ -173,12 +168,12 @@ def _write_screen(source: Path, out: Path) -> None:
         ("train.tsv", header, train),
         ("unlabelled.tsv", header[:1], [[row[0]] for row in rest]),
         ("dev.tsv", header, held_out),
-    ):  # dev last: it says that all is there
+    ):  # dev last: it marks completion
         (out / name).write_text("".join("\t".join(row) + "\n" for row in (head, *part)), encoding="utf-8")
 
 
 def _write_rare(source: Path, out: Path) -> None:
-    """`train.csv` of BANKING77 with so few rows of every second class, and the same `eval.csv`."""
+    """Write BANKING77 with few rows of every second class."""
     if (out / "eval.csv").exists():
         return
     with (source / "train.csv").open(encoding="utf-8", newline="") as stream:
@@ -197,13 +192,13 @@ def _write_rare(source: Path, out: Path) -> None:
 
 
 def _parts_of(text: str) -> set[str]:
-    """All runs of words of a text, itself among them."""
+    """All word runs of a text."""
     words = text.split()
     return {" ".join(words[start:end]) for start in range(len(words)) for end in range(start + 1, len(words) + 1)}
 
 
 def _train(task: str, name: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
-    """One variant's scores and logits, and the run directory of its rows, from its files if it is done."""
+    """A variant's scores and logits, from files if done."""
     shared = (options.runs / f"{task}-{seed}").absolute()
     file, teacher = shared / "variants" / f"{name}.json", shared / "teacher"
     if name != "teacher":
@@ -225,7 +220,6 @@ def _train(task: str, name: str, seed: int, options: argparse.Namespace) -> dict
 
 
 def _measure(call: dict[str, Any], is_teacher: bool) -> tuple[dict[str, Any], Any]:
-    """The points of a variant's teacher or student, its seconds of training, and its logits on the evaluation rows."""
     import kdc
 
     stages = kdc.compress(until="evaluate", **call).stages
@@ -237,8 +231,7 @@ def _measure(call: dict[str, Any], is_teacher: bool) -> tuple[dict[str, Any], An
 
 
 def _by_threshold(run: dict[str, Any]) -> dict[str, Any]:
-    """A teacher's result where its second class is given from the threshold on that `--aim matthews` chooses by the
-    tuning slice: that moves the logits of this class."""
+    """Apply the threshold of `--aim matthews` to a teacher, as a shift of logits."""
     from kdc.pipeline.config import metrics
     from kdc.pipeline.config.aims import parse_aim
     from kdc.pipeline.data.prepared import open_data
@@ -260,13 +253,13 @@ def _by_threshold(run: dict[str, Any]) -> dict[str, Any]:
 
 
 def _gain(metric: str, runs: list[dict[str, Any]], bases: list[dict[str, Any]]) -> tuple[float, float]:
-    """The interval of the gain, over all seeds at once. The seeds have the same evaluation rows, in one order."""
+    """Interval over all seeds, which share evaluation rows."""
     from kdc.pipeline.data.prepared import open_data
     from kdc.pipeline.quality.intervals import difference
 
     data = [open_data(run["run"] / "data") for run in bases]
     labels = np.concatenate([np.asarray(each.rows("eval")["label"][:]) for each in data])
-    groups = np.concatenate([each.groups("eval") for each in data])  # of all seeds the same numbers
+    groups = np.concatenate([each.groups("eval") for each in data])  # the same numbers in all seeds
     mine, theirs = (np.concatenate([run["logits"] for run in each]) for each in (runs, bases))
     return difference(mine, theirs, labels, "classification", metric, groups=groups).interval
 

@@ -1,12 +1,8 @@
-"""Does a short training rank students as the full one does? The search of `kdc compress` rests on it.
+"""Does a short training rank students like the full one? The search of `kdc compress` relies on it.
 
-Command: `python benchmarks/search.py RUN [--students layers:0,5 static ...]`. RUN is a run directory in which at least
-`targets` is done (`kdc compress ... --until targets`); all students are made of its teacher. Each is trained for the
-search's first share of its full training, for twice that, and in full. Prints a Markdown table of scores on the tuning
-slice and, of the full training, on the evaluation rows; below it Spearman's rank correlation of each share with the
-full training, and how good the best one at that share is in full. Trainings that are done are not done again: short
-ones are the records of the search itself, in RUN/search.kept/, full ones are in RUN/search.ranks/. Hours on two cores.
-With `--full-only` there are no short ones: a comparison of students, such as one kind in other sizes.
+Command: `python benchmarks/search.py RUN [--students layers:0,5 static ...]`, after `kdc compress ... --until targets`.
+Trains students for the search's first share, twice that, and in full (`--full-only`). Prints scores and Spearman
+correlations. Takes hours; trainings in RUN/search.kept/ (short) and RUN/search.ranks/ (full) are reused.
 """
 
 import argparse
@@ -21,7 +17,7 @@ import numpy as np
 
 FULL = "full"
 _RANKS = "search.ranks"  # folder of a run directory
-# Kinds, depths, choices of layers and widths, of a teacher of six layers.
+# For a teacher of six layers.
 STUDENTS = (
     "layers:0,1,2,4,5",
     "layers:0,1,2,5",
@@ -40,14 +36,14 @@ STUDENTS = (
 
 @dataclass(frozen=True)
 class Trained:
-    """What one training of a student came to, in points of the task's first metric."""
+    """Scores of one training, in points."""
 
     tune: float
-    evaluated: float = 0.0  # of the full training alone
+    evaluated: float = 0.0  # full training only
 
 
 def main() -> None:
-    """Train what is missing, then print the table."""
+    """Train and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
     parser.add_argument("--students", nargs="+", default=list(STUDENTS))
@@ -83,7 +79,6 @@ def main() -> None:
 
 
 def _briefly(run: Any, student: str, steps: int) -> Trained:
-    """The search's own short training, or its record of it."""
     from kdc.pipeline.stages.search import short_training
 
     out = run.root / _RANKS
@@ -93,7 +88,7 @@ def _briefly(run: Any, student: str, steps: int) -> Trained:
 
 
 def _in_full(run: Any, student: str) -> Trained:
-    """A full training by the run's own settings, and its answers to the evaluation rows; or its record."""
+    """A full training scored on the evaluation rows, or its record."""
     from kdc.common.files import write_whole
     from kdc.pipeline.config.metrics import compute
     from kdc.pipeline.models import loading
@@ -122,7 +117,7 @@ def _in_full(run: Any, student: str) -> Trained:
 
 
 def table(results: dict[str, dict[str, Trained]]) -> str:
-    """Markdown of all trainings, the rank correlations, and how good the best of each share is in full."""
+    """Scores, rank correlations, and the full score of each share's best, in Markdown."""
     from scipy.stats import spearmanr
 
     shares = [name for name in next(iter(results.values())) if name != FULL]

@@ -1,8 +1,7 @@
-"""`kdc serve` against its own limits and its peers: the same student, rows and cores, in one run, in turns.
+"""`kdc serve` against its own limits and its peers: the same student, rows and cores, in turns.
 
-Command: `python benchmarks/serve.py --run RUN [--data GLUE_FOLDER] [--peers PYTHON]`. RUN is the directory of a
-finished `kdc compress`: its artifact is served, its merged model goes to the peers that need torch. Without `--data`,
-rows are made up, as long as GLUE's. Needs wrk. The peers with torch run in an environment of their own:
+Command: `python benchmarks/serve.py --run RUN [--data GLUE_FOLDER] [--peers PYTHON]`. Needs wrk; without `--data`, rows
+are made up. Peers with torch need an environment:
 
     python3.11 -m venv peers && peers/bin/pip install -r benchmarks/peers/requirements.txt
     python benchmarks/serve.py --run runs/sst2 --data GLUE_FOLDER --peers peers/bin/python
@@ -10,20 +9,18 @@ rows are made up, as long as GLUE's. Needs wrk. The peers with torch run in an e
 | server | what |
 |---|---|
 | kdc | `kdc serve` |
-| uvicorn | the same app and batcher without BentoML: the limit over HTTP |
-| at-once | the same as `uvicorn` with a model that takes no time: the limit for students without layers, if asked for |
-| raw | forward passes alone, of 32 rows of like length (as many as a load offers, where it is less): the limit |
-| bentoml-batchable | the same engine behind BentoML's own batcher |
-| fastapi-pipeline | FastAPI around a transformers pipeline, torch |
-| infinity | infinity-emb, torch |
-| bento-empty | BentoML without a model: only how long it takes to be ready |
+| uvicorn | the same app without BentoML: the limit over HTTP |
+| at-once | `uvicorn` with a model that takes no time (on request) |
+| raw | forward passes alone, of up to 32 rows of similar length: the limit |
+| bentoml-batchable | the same engine behind BentoML's batcher |
+| fastapi-pipeline | FastAPI around a transformers pipeline |
+| infinity | infinity-emb |
+| bento-empty | BentoML without a model: start only |
 
-Loads are named for their rows, connections and rows a request: `sst2-32`, `qnli-8x32`. In each round each server is
-started, asked and stopped once a kind of load, so that noise meets all alike and no idle server takes cores. Printed
-are medians over the rounds; "kdc is" is the median of the ratios within each round; resident memory is the most that
-was seen of the process that answers; "same label" is against the engine. wrk adds the waits that a stalled connection
-hid ("coordinated omission") to the percentiles. From six rounds on the medians have intervals, and a mark is "not
-shown" where its interval holds the bound. Leaves with 1 unless all marks hold.
+Loads are named by rows, connections and rows a request: `sst2-32`, `qnli-8x32`. Servers start anew for each load, so
+noise is shared and no idle server uses cores. Prints medians; "kdc is" is the median ratio within rounds. wrk's
+percentiles include waits hidden by stalled connections ("coordinated omission"). From six rounds on, a mark is "not
+shown" if its interval holds the bound. Ends with 1 unless all marks hold.
 """
 
 import argparse
@@ -52,12 +49,7 @@ _RAW_BATCH = 32
 
 
 class Bench:
-    """One run of the benchmark.
-
-    Args:
-        options: of the command line.
-        scratch: a folder for bodies, logs and what servers leave behind.
-    """
+    """One run of the benchmark."""
 
     def __init__(self, options: argparse.Namespace, scratch: Path) -> None:
         artifact, model = options.run / "artifact", options.run / "merge" / "model"
@@ -79,7 +71,7 @@ class Bench:
         self.results.left_out = {name: left_out[name] for name in names if name in left_out}
 
     def round(self) -> None:
-        """All loads once, each by all servers one after the other."""
+        """All loads on all servers."""
         for number, (_, alike) in enumerate(groupby(self._loads, key=lambda load: load.turn)):
             loads = list(alike)
             for server in self._servers:
@@ -90,7 +82,6 @@ class Bench:
                     self._turn(server, loads)
 
     def _turn(self, server: Server, loads: list[Load]) -> None:
-        """Start a server, put the loads on it, stop it."""
         results = self.results
         with running(server, self._scratch / f"{server.name}.log") as up:
             results.ready.setdefault(server.name, []).append(up.seconds_to_ready)
@@ -128,7 +119,6 @@ class Bench:
         return figures
 
     def _agreement(self, up: Running) -> float:
-        """Percent of rows that get the engine's label."""
         dialect = up.server.dialect
         assert dialect is not None
         found: list[str] = []
@@ -138,7 +128,7 @@ class Bench:
 
 
 def main() -> None:
-    """Run all rounds and print the tables."""
+    """Run and print."""
     try:
         results = _measure(_options())
     except KdcError as error:

@@ -1,8 +1,7 @@
-"""`kdc serve` under load for minutes, with rows of all lengths: does its memory stay where it was after warm-up?
+"""Does the memory of `kdc serve` stay flat under minutes of load with rows of all lengths?
 
-Command: `python benchmarks/soak.py --run RUN [--minutes 10]`. 16 connections post requests of 1 and of 16 made-up rows,
-of one word to twice what the model takes. Prints resident memory over time; leaves with 1 if it is not flat or a
-request failed. Needs wrk.
+Command: `python benchmarks/soak.py --run RUN [--minutes 10]`. Needs wrk. Prints resident memory over time; ends with 1
+if it grows or a request fails.
 """
 
 import argparse
@@ -24,18 +23,12 @@ from kdc.artifact.folder import load_manifest
 from kdc.common.errors import KdcError
 
 _STEPS, _CONNECTIONS, _REQUESTS, _ROWS = 20, 16, 3000, (1, 16)
-_FLAT = 1.02  # of the memory after warm-up
+_FLAT = 1.02  # times the memory after warm-up
 
 
 @dataclass(frozen=True)
 class Step:
-    """A part of the run.
-
-    Attributes:
-        minute: at its end.
-        resident_mb: then.
-        figures: of its load; rows a second are not known.
-    """
+    """Memory and load of a part of the run."""
 
     minute: float
     resident_mb: float
@@ -43,7 +36,7 @@ class Step:
 
 
 def main() -> None:
-    """Run all steps and print them."""
+    """Run and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", type=Path, default=Path("runs/pydocs"), help="directory of a kdc compress")
     parser.add_argument("--minutes", type=float, default=10)
@@ -93,7 +86,7 @@ def _write(file: Path, dialect: Dialect, *, most: int, is_pair: bool) -> None:
 
 
 def _settled(steps: list[Step]) -> tuple[float, float]:
-    """Memory in the second quarter, after warm-up, and in the last: medians."""
+    """Median memory after warm-up and at last."""
     quarter = len(steps) // 4
     early, late = steps[quarter : 2 * quarter], steps[-quarter:]
     return median(step.resident_mb for step in early), median(step.resident_mb for step in late)

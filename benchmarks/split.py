@@ -1,18 +1,17 @@
-"""Where the CPU time of one request goes: each part by itself, and the service as a whole under load.
+"""CPU time of one request by part, and of the service under load.
 
-Command: `python benchmarks/split.py --run RUN [--data GLUE_FOLDER]`. RUN is the directory of a finished `kdc compress`.
-One text a request, as long as SST-2's. Needs wrk. Prints a table of CPU microseconds a request, all threads together,
-and one of what a token costs in batches of growing size, alone and in lanes.
+Command: `python benchmarks/split.py --run RUN [--data GLUE_FOLDER]`. Needs wrk. Prints CPU microseconds a request of
+one SST-2 text (all threads), and time a token by batch size.
 
 | part | how it is measured |
 |---|---|
-| parse, tokenise, serialise | the service's own functions, over all rows |
-| queue | the batcher with a model that costs nothing, 32 rows at a time |
-| session | forward passes in lanes, of as many rows as the service's batches had under load, by its own metrics |
-| HTTP | `/health` under bare uvicorn: reading, routing, the gate, answering |
-| BentoML | `/health` under `kdc serve`, less that |
-| all | a worker's CPU time over the requests that it answered to 32 connections |
-| the rest | all, less the parts: the wait of one thread for another, the allocator, threads that spin |
+| parse, tokenise, serialise | the service's own functions |
+| queue | the batcher with a model that costs nothing |
+| session | forward passes in lanes, as large as under load |
+| HTTP | `/health` under bare uvicorn |
+| BentoML | `/health` under `kdc serve`, less HTTP |
+| all | a worker's CPU time at 32 connections |
+| the rest | all, less the parts: waits between threads, the allocator, spinning threads |
 """
 
 import argparse
@@ -52,7 +51,7 @@ _ROW_TOKENS = 32
 
 
 def main() -> None:
-    """Measure all parts and print them."""
+    """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", type=Path, default=Path("runs/pydocs"), help="directory of a kdc compress")
     parser.add_argument("--data", type=Path, help="GLUE's folder")
@@ -69,7 +68,7 @@ def main() -> None:
 
 
 def _measure(options: argparse.Namespace, scratch: Path) -> dict[str, tuple[float, float]]:
-    """CPU microseconds a request by part: under `kdc serve`, and under bare uvicorn."""
+    """By part: `kdc serve`, bare uvicorn."""
     artifact = (options.run / "artifact").resolve()
     manifest = load_manifest(artifact)
     rows = read_rows("sst2", options.data, is_pair=manifest.task.is_pair)
@@ -95,13 +94,7 @@ def _measure(options: argparse.Namespace, scratch: Path) -> dict[str, tuple[floa
 
 @dataclass(frozen=True)
 class Loaded:
-    """A server under load.
-
-    Attributes:
-        request: CPU microseconds of one.
-        health: of one `GET /health`.
-        batch: rows of a forward pass, on average.
-    """
+    """A server under load: CPU microseconds of a request and of `/health`, and mean rows a pass."""
 
     request: float
     health: float
@@ -126,7 +119,7 @@ def _under_load(server: Server, rows: list[Text], seconds: float, scratch: Path)
             )
             return figures.requests_per_second * max(1, round(duration))
 
-        ask(seconds / 4)  # warms up
+        ask(seconds / 4)  # warm-up
         passes, answered = _passes(up)
         request = _worker_us(up, lambda: ask(seconds))
         later, last = _passes(up)
@@ -135,8 +128,6 @@ def _under_load(server: Server, rows: list[Text], seconds: float, scratch: Path)
 
 
 def _worker_us(up: Running, work: Callable[[], float]) -> float:
-    """CPU microseconds of the worker for each of the requests that `work` counts."""
-
     def spent() -> float:
         times = up.worker.cpu_times()
         return float(times.user + times.system)
@@ -147,7 +138,7 @@ def _worker_us(up: Running, work: Callable[[], float]) -> float:
 
 
 def _health(port: int, seconds: float) -> float:
-    """Ask for `/health` as fast as it is answered; how many answers."""
+    """Answers in a closed loop."""
     command = ["wrk", "-t1", f"-c{_CONNECTIONS}", f"-d{max(1, round(seconds))}s", f"http://127.0.0.1:{port}/health"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     found = re.search(r"(\d+) requests in", done.stdout)
@@ -157,7 +148,7 @@ def _health(port: int, seconds: float) -> float:
 
 
 def _passes(up: Running) -> tuple[float, float]:
-    """Forward passes and their rows until now, from the service's own metrics."""
+    """Forward passes and rows so far."""
     connection = http.client.HTTPConnection("127.0.0.1", up.port, timeout=10)
     connection.request("GET", "/metrics")
     text = connection.getresponse().read().decode()
@@ -168,7 +159,7 @@ def _passes(up: Running) -> tuple[float, float]:
 
 
 def _cpu_us(work: Callable[[], object], count: int) -> float:
-    """CPU microseconds of this process, all threads, for each of `count`: the best of five rounds."""
+    """CPU microseconds for each of `count`; best of five."""
     rounds = []
     for _ in range(5):
         began = time.process_time()
@@ -225,7 +216,7 @@ def _session(engine: Engine, rows: list[Text], size: float) -> float:
 
 
 def _side_by_side(engine: Engine, batches: Sequence[Sequence[Encoded]]) -> None:
-    """Run batches as the service's lanes do."""
+    """Run batches in lanes."""
 
     def lane(number: int) -> None:
         for batch in batches[number :: engine.lanes]:
@@ -239,10 +230,7 @@ def _side_by_side(engine: Engine, batches: Sequence[Sequence[Encoded]]) -> None:
 
 
 def _growth(engine: Engine) -> str:
-    """Microseconds a token in batches of rows of 32 tokens: medians over rounds in which the sizes take turns.
-
-    One pass with all threads, and as many passes as there are lanes, side by side.
-    """
+    """Microseconds a token by batch size, alone and in lanes."""
     (short,) = engine.encode([("a", "a") if engine.task.is_pair else "a"])
     row = Tokens([short.ids[1]] * _ROW_TOKENS, [0] * _ROW_TOKENS)
     sizes = [2**power for power in range(9)]
@@ -254,7 +242,7 @@ def _growth(engine: Engine) -> str:
             began = time.perf_counter()
             engine.run([row] * size)
             alone[size].append(1e6 * (time.perf_counter() - began) / tokens)
-            count = engine.lanes * max(1, 512 // tokens)  # so many that starting threads weighs little
+            count = engine.lanes * max(1, 512 // tokens)  # enough to hide the threads' start
             began = time.perf_counter()
             _side_by_side(engine, [[row] * size] * count)
             beside[size].append(1e6 * (time.perf_counter() - began) / (count * tokens))

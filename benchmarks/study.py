@@ -1,11 +1,8 @@
-"""The paper's tables: a grid of `kdc.compress` calls through one pool, beside the published figures.
+"""The paper's tables: a grid of `kdc.compress` calls beside the published figures.
 
 Command: `python benchmarks/study.py --tasks sst2,qnli --families bert,roberta,deberta --seeds 1,2,3 --out study`.
-Writes `study.md`, `.csv`, `.tex` and `.json` into `--out`. The same command again does only what is missing.
-
-Each cell of the grid is one call up to stage `evaluate`, in a process of its own, so that its peak memory is its own.
-`fft` comes first. The other cells of its task, family and seed begin with copies of what it made: data, baselines,
-teacher and targets. A cell's figures are kept in `runs/.../METHOD.json`; the rest of its run directory is removed.
+Writes `study.md`, `.csv`, `.tex` and `.json` into `--out`, and resumes. Each cell has its own process, for its own peak
+memory. `fft` runs first; others copy its data, baselines, teacher and targets.
 """
 
 import argparse
@@ -35,11 +32,11 @@ from kdc.pipeline.config.resolve import parse_sets, resolve
 from kdc.pipeline.config.tasks import TASKS
 from kdc.pipeline.data.sources import input_fingerprint
 
-Call = dict[str, Any]  # keywords of `kdc.compress`: settings by section
-Result = dict[str, dict[str, Any]] | str  # what `measure` returns, or why it failed
-Submit = Callable[..., "Future[Any]"]  # gives a function and its arguments to the pool
+Call = dict[str, Any]  # keywords of `kdc.compress`
+Result = dict[str, dict[str, Any]] | str  # of `measure`, or why it failed
+Submit = Callable[..., "Future[Any]"]  # submits a function and its arguments
 
-# Each method, and its settings beside those that all cells share.
+# Each method's own settings.
 METHODS: dict[str, dict[str, Any]] = {
     "fft": {"student.model": "teacher"},
     "lora": {"student.model": "teacher", "teacher.method": "lora"},
@@ -49,10 +46,9 @@ METHODS: dict[str, dict[str, Any]] = {
     "probe": {},
     "tfidf": {},
 }
-_BASELINES = ("probe", "tfidf")  # the call of `fft` makes them too
-SHARED = ("data", "baselines", "teacher", "targets")  # stages that `fft` does for the others
-# The method `fft` is fine-tuning alone, and a model that learned nothing is marked in the tables. What no table needs
-# is left out.
+_BASELINES = ("probe", "tfidf")  # made by the call of `fft`
+SHARED = ("data", "baselines", "teacher", "targets")  # stages that `fft` runs for the others
+# `fft` is fine-tuning alone; tables mark collapsed models; unneeded stages are off.
 ALL_CELLS = {
     "run.recipe": "paper",
     "teacher.from_probe": "off",
@@ -66,18 +62,18 @@ ALL_CELLS = {
 
 @dataclass(frozen=True)
 class Grid:
-    """What is asked for: every combination of these, in the order of the tables."""
+    """All combinations, in table order."""
 
     tasks: Sequence[str]
     families: Sequence[str]
     methods: Sequence[str]
-    ranks: Sequence[int]  # for the methods that train adapters
+    ranks: Sequence[int]  # of methods with adapters
     seeds: Sequence[int]
     out: Path
-    sets: Sequence[str] = ()  # settings of every cell: "section.key=value"
+    sets: Sequence[str] = ()  # of every cell: "section.key=value"
 
     def cells(self) -> list[Cell]:
-        """All cells, in the order of the tables' rows."""
+        """In table order."""
         return [
             Cell(task, family, method, rank, seed)
             for family in self.families
@@ -88,19 +84,19 @@ class Grid:
         ]
 
     def folder(self, cell: Cell) -> Path:
-        """The run directory of a cell."""
+        """A cell's run directory."""
         rank = f"-r{cell.rank}" if cell.rank else ""
         return self.out.absolute() / "runs" / cell.task / cell.family / f"seed-{cell.seed}" / f"{cell.method}{rank}"
 
     def file(self, cell: Cell) -> Path:
-        """The file that keeps a cell's figures."""
+        """A cell's figures."""
         return self.folder(cell).with_suffix(".json")
 
     def call(self, cell: Cell) -> Call:
-        """The keywords of a cell's `kdc.compress`.
+        """Keywords for `kdc.compress`.
 
         Raises:
-            InputError: a setting is wrong, or the method trains adapters and the student has none.
+            InputError: a setting is wrong, or the student has no adapters for the method.
         """
         own = {
             "data.task": cell.task,
@@ -124,19 +120,18 @@ def _as_sets(settings: Mapping[str, Any]) -> list[str]:
     return [f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in settings.items()]
 
 
-_fingerprint = functools.cache(input_fingerprint)  # many cells share few data sets
+_fingerprint = functools.cache(input_fingerprint)  # cells share few data sets
 
 
 def _key(call: Call) -> dict[str, Any]:
-    """What a cell's figures depend on: its settings and rows, wherever these lie."""
+    """Settings and rows, but not their paths."""
     config = resolve(flags=call, sets={}, file={})
     elsewhere: Any = {"run": {"out", "device"}, "data": {"data"}}
     return {"settings": config.model_dump(mode="json", exclude=elsewhere), "rows": _fingerprint(config.data)}
 
 
 def copy_stages(source: Path, target: Path, stages: Sequence[str]) -> None:
-    """Copy finished stages into another run directory. `kdc.compress` finds them finished if rows and settings are the
-    same there."""
+    """Copy finished stages; `kdc.compress` reuses them if rows and settings match."""
     for stage in stages:
         if (source / stage).exists() and not (target / stage).exists():
             shutil.copytree(source / stage, target / f"{stage}.copy", dirs_exist_ok=True)
@@ -144,15 +139,15 @@ def copy_stages(source: Path, target: Path, stages: Sequence[str]) -> None:
 
 
 def measure(call: Call, method: str, teacher: str | None) -> dict[str, dict[str, Any]]:
-    """Make one cell's call, in a worker of the pool.
+    """Run one cell in the pool.
 
     Args:
         call: keywords of `kdc.compress`.
         method: one of `METHODS`.
-        teacher: the run directory that has the shared stages; None makes them.
+        teacher: run directory with shared stages, if any.
 
     Returns:
-        The fields of `Figures` by method; the call of `fft` has the baselines' too.
+        Fields of `Figures` by method; `fft` has baselines too.
 
     Raises:
         KdcError: as `kdc.compress`.
@@ -171,8 +166,7 @@ def measure(call: Call, method: str, teacher: str | None) -> dict[str, dict[str,
 def figures_of(
     task: str, row: Mapping[str, Any], training: Mapping[str, Any], peak_memory_bytes: int | None = None
 ) -> dict[str, Any]:
-    """Fields of `Figures` from a model's row of the evaluation, and from the result of the stage that trained it, with
-    the most resident memory of that stage: a training on CUDA has its own figure."""
+    """Fields of `Figures`. The peak is resident memory; trainings on CUDA have their own."""
     metrics, rows_per_second = TASKS[task].metrics, row.get("rows_per_second")
     return {
         "scores": {name: value for name, value in row.items() if name.removesuffix("_mismatched") in metrics},
@@ -186,8 +180,7 @@ def figures_of(
 
 
 def run_study(grid: Grid, submit: Submit, say: Callable[[str], object]) -> list[Outcome]:
-    """Do all cells that are not done: the teachers, then what needs them. A cell that fails is reported, the others go
-    on, and the next start tries it again.
+    """Run missing cells, teachers first. A failed cell is reported and retried at the next start.
 
     Raises:
         InputError: a setting is wrong; nothing was trained.
@@ -211,7 +204,6 @@ def run_study(grid: Grid, submit: Submit, say: Callable[[str], object]) -> list[
 
 
 def _do(grid: Grid, cells: Iterable[Cell], submit: Submit, say: Callable[[str], object]) -> dict[Cell, Result]:
-    """What `measure` returns for each cell, from its file if it is done, or why it failed."""
     results: dict[Cell, Result] = {}
     futures = {}
     for cell in cells:
@@ -229,14 +221,14 @@ def _do(grid: Grid, cells: Iterable[Cell], submit: Submit, say: Callable[[str], 
         if error is None:
             results[cell] = future.result()
             _keep(grid, cell, {"key": key, "figures": future.result()})
-        else:  # Ray's own error has kdc's as its cause
+        else:  # Ray's error has kdc's as cause
             results[cell] = str(getattr(error, "cause", None) or error) or type(error).__name__
         say(f"{cell.name}: {'done' if error is None else results[cell]}")
     return results
 
 
 def _keep(grid: Grid, cell: Cell, result: dict[str, Any]) -> None:
-    """Write a cell's file, and remove what no other cell needs of its run directory."""
+    """Write a cell's file, and remove what others do not need."""
     write_whole(grid.file(cell), json.dumps(result, indent=2))
     for folder in grid.folder(cell).iterdir():
         if folder.is_dir() and not (cell == cell.teacher and folder.name in SHARED):
@@ -245,7 +237,7 @@ def _keep(grid: Grid, cell: Cell, result: dict[str, Any]) -> None:
 
 @contextmanager
 def local_pool(workers: int) -> Iterator[Submit]:
-    """So many processes at a time on this machine. Each call has its own: if that is killed, the others go on."""
+    """Processes; a killed one does not affect others."""
     with ThreadPoolExecutor(workers) as threads:
         try:
             yield lambda *given: threads.submit(in_own_process, *given)
@@ -254,23 +246,22 @@ def local_pool(workers: int) -> Iterator[Submit]:
 
 
 def in_own_process(function: Callable[..., Any], *given: Any) -> Any:
-    """Call a function in a process that ends with it."""
+    """Call in a new process."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
         return process.submit(function, *given).result()
 
 
 @contextmanager
 def ray_pool(address: str | None, threads: int, device: str) -> Iterator[Submit]:
-    """Tasks of Ray, on a cluster or on this machine alone. Each has a process of its own, takes as many cores as it has
-    threads, and a GPU if it may use one and the cluster has any.
+    """Tasks of Ray, each with its own process, `threads` cores, and a GPU if allowed and available.
 
     Raises:
-        InputError: no cluster answers at the address.
+        InputError: no cluster answers.
         KdcError: Ray is not installed.
     """
     with connected(address, cores=threads) as ray:
         gpus = int(device != "cpu" and ray.cluster_resources().get("GPU", 0) > 0)
-        # Ray would begin a lost task anew by itself, without end if memory runs out.
+        # Ray would retry without end if memory runs out.
         options = {"num_cpus": threads, "num_gpus": gpus, "max_calls": 1, "max_retries": 0}
         yield lambda function, *given: ray.remote(**options)(function).remote(*given).future()
 
@@ -306,7 +297,7 @@ def _numbers(text: str) -> tuple[int, ...]:
 
 
 def main() -> None:
-    """Do the cells, and write and print the tables."""
+    """Run and print."""
     options = _options()
     lists = {name: getattr(options, name) for name in ("tasks", "families", "methods", "ranks", "seeds")}
     own = {"run.device": options.device} | ({"data.data": str(options.data.absolute())} if options.data else {})

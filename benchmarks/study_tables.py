@@ -1,4 +1,4 @@
-"""The tables of `study.py`: means over seeds, what each method keeps, and the paper's figures beside them."""
+"""The tables of `study.py`, with the paper's figures."""
 
 import csv
 import io
@@ -12,17 +12,16 @@ from kdc.common.files import write_whole
 from kdc.common.tables import markdown, number, plain
 from kdc.pipeline.config.tasks import TASKS
 
-RANKED = ("lora", "kd-lora", "student-lora")  # methods that train adapters, which have a rank
+RANKED = ("lora", "kd-lora", "student-lora")  # methods with adapters
 _COLLAPSED, _FAILED = "†", "‡"
-# The published figures. CoLA's is the Matthews correlation, STS-B's the Pearson or Spearman correlation as reported
-# there; whether MRPC's and QQP's are accuracy or F1 is not said there.
+# CoLA: Matthews; STS-B: Pearson or Spearman as reported. The paper does not say if MRPC's and QQP's are accuracy or F1.
 _SOURCE = (
     "Azimi et al. 2024, arXiv 2410.20777, tables 1 to 3; transcribed second-hand from a public reproduction's tables"
 )
-_PAPER_RANK = 8  # of the paper's adapters in these tables
-# MNLI's two evaluation sets are the matched and the mismatched one.
+_PAPER_RANK = 8  # of the paper's adapters
+# Matched and mismatched MNLI.
 _COLUMNS = ("cola", "mnli", "mnli_mismatched", "mrpc", "qnli", "qqp", "rte", "sst2", "stsb", "wnli")
-_UNBEATABLE = "wnli"  # no model answers it better than its most frequent label, so that it blurs an average
+_UNBEATABLE = "wnli"  # no model beats the majority, so it blurs averages
 _TEX = str.maketrans(
     {character: rf"\{character}" for character in "&%_#$"}
     | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
@@ -36,38 +35,38 @@ class Cell:
 
     task: str
     family: str
-    method: str  # one of `study.METHODS`
-    rank: int  # rank of its adapters; 0 if it trains none
-    seed: int  # seed of the splits and of the training
+    method: str  # of `study.METHODS`
+    rank: int  # of adapters; 0 without
+    seed: int  # of splits and training
 
     @property
     def teacher(self) -> "Cell":
-        """The cell that trains the teacher of its task, family and seed, all weights."""
+        """Trains the teacher, all weights."""
         return Cell(self.task, self.family, "fft", 0, self.seed)
 
     @property
     def name(self) -> str:
-        """Its name in progress and failures."""
+        """For progress and failures."""
         rank = f" r{self.rank}" if self.rank else ""
         return f"{self.task} {self.family} {self.method}{rank} seed {self.seed}"
 
 
 @dataclass(frozen=True)
 class Figures:
-    """What one training came to. A baseline has no costs: None."""
+    """Results of one training; a baseline has no costs."""
 
-    scores: dict[str, float]  # points by metric on the evaluation split; a second split's names end in its name
-    collapsed: bool = False  # whether the model gives all rows of the tuning set one answer
+    scores: dict[str, float]  # points by metric; a second evaluation set's end in its name
+    collapsed: bool = False  # one answer for all tuning rows
     inference_s_per_1000_rows: float | None = None
-    seconds: float | None = None  # seconds of training
-    parameters: int | None = None  # of the model, adapters merged
-    trainable_parameters: int | None = None  # of the model, or of its adapters
-    peak_memory_bytes: int | None = None  # while training: of the GPU if there is one, else of the process
+    seconds: float | None = None  # of training
+    parameters: int | None = None  # with adapters merged
+    trainable_parameters: int | None = None  # of model or adapters
+    peak_memory_bytes: int | None = None  # of the GPU, else the process
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a cell."""
+    """Result or failure."""
 
     cell: Cell
     figures: Figures | None  # None if it failed
@@ -76,16 +75,16 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Published:
-    """The paper's figures of one method of one family; without values if it has none."""
+    """The paper's figures."""
 
-    points: tuple[float, ...] = ()  # one for each of `_COLUMNS`
-    average: float | None = None  # mean over the columns, in points
-    memory_mb: float | None = None  # peak memory while training
-    inference_s: float | None = None  # seconds of inference on the paper's own rows and GPU
+    points: tuple[float, ...] = ()  # for each of `_COLUMNS`
+    average: float | None = None  # over the columns, in points
+    memory_mb: float | None = None  # peak while training
+    inference_s: float | None = None  # on the paper's rows and GPU
 
     @property
     def scores(self) -> dict[str, float]:
-        """Points by column: the name of a task, or "mnli_mismatched"."""
+        """Points by column."""
         return dict(zip(_COLUMNS, self.points, strict=False))
 
 
@@ -105,10 +104,10 @@ PUBLISHED = {
 
 @dataclass(frozen=True)
 class Score:
-    """One method's score on one column."""
+    """A method's score on a column."""
 
-    values: tuple[float, ...]  # points of the seeds that count
-    collapsed: int = 0  # seeds whose model gave one answer to all rows; they are not in `values`
+    values: tuple[float, ...]  # points of seeds that count
+    collapsed: int = 0  # seeds with one answer, not in `values`
     failed: int = 0  # seeds whose training failed
 
     @property
@@ -117,7 +116,7 @@ class Score:
         return mean(self.values) if self.values else None
 
     def __str__(self) -> str:
-        """With the standard deviation (n - 1), and the marks of seeds that do not count."""
+        """With standard deviation (n - 1) and marks."""
         text = number(self.mean) + (f" ± {stdev(self.values):.1f}" if len(self.values) > 1 else "")
         text += f" {_COLLAPSED}{self.collapsed}" if self.collapsed else ""
         return text + (f" {_FAILED}{self.failed}" if self.failed else "")
@@ -125,48 +124,48 @@ class Score:
 
 @dataclass(frozen=True)
 class MethodSummary:
-    """One method of one family at one rank: a row of the tables."""
+    """A row of the tables."""
 
     family: str
     method: str
-    rank: int  # rank of its adapters; 0 if it trains none
+    rank: int  # of adapters; 0 without
     scores: dict[str, Score]  # by column, see `columns`
-    figures: tuple[Figures, ...] = ()  # of the cells that did not fail
+    figures: tuple[Figures, ...] = ()  # of successful cells
 
     @property
     def label(self) -> str:
-        """Its name in tables."""
+        """Name in tables."""
         return f"{self.family} {self.method}" + (f", r {self.rank}" if self.rank else "")
 
     @property
     def published(self) -> Published:
-        """The paper's figures, as far as it has them."""
+        """The paper's figures; empty at other ranks than its own."""
         return PUBLISHED.get((self.family, self.method), Published()) if self.rank in (0, _PAPER_RANK) else Published()
 
     @property
     def published_average(self) -> float | None:
-        """The paper's average; None unless the columns are the paper's."""
+        """None unless the columns are the paper's."""
         return self.published.average if self.scores.keys() == self.published.scores.keys() else None
 
     def cost(self, name: str, of_cells: Callable[[list[float]], float] = mean) -> float | None:
-        """The mean over the cells of a field of `Figures`, or what else is made of it; None if no cell has it."""
+        """Mean (or `of_cells`) of a field of `Figures`; None if no cell has it."""
         known = [value for figures in self.figures if (value := getattr(figures, name)) is not None]
         return of_cells(known) if known else None
 
     def average(self, *, without_wnli: bool = False) -> float | None:
-        """Mean over the columns, of which MNLI has two, as in the paper; None if one has no score."""
+        """Mean over columns, with both of MNLI's, as in the paper; None if incomplete."""
         scores = [score.mean for column, score in self.scores.items() if not (without_wnli and column == _UNBEATABLE)]
         known = [score for score in scores if score is not None]
         return mean(known) if known and len(known) == len(scores) else None
 
 
 def columns(tasks: Iterable[str]) -> list[str]:
-    """The columns of the table: the tasks, with MNLI's mismatched evaluation set as a column of its own."""
+    """MNLI has two columns."""
     return [column for task in tasks for column in ((task, f"{task}_mismatched") if task == "mnli" else (task,))]
 
 
 def summarise(outcomes: Sequence[Outcome]) -> list[MethodSummary]:
-    """A row of the tables for each method at each rank, in the order of the outcomes."""
+    """A row for each method and rank."""
     names = columns(dict.fromkeys(outcome.cell.task for outcome in outcomes))
     rows: dict[tuple[str, str, int], list[Outcome]] = {}
     for outcome in outcomes:
@@ -194,8 +193,7 @@ def _score(column: str, outcomes: Sequence[Outcome]) -> Score:
 
 
 def kept_percent(summary: MethodSummary, others: Sequence[MethodSummary], method: str) -> float | None:
-    """The average of a method in percent of another method's average, of the same family, and at the same rank if both
-    have one; None if either is missing."""
+    """Percent of another method's average, of the same family and rank; None if missing."""
     for other in others:
         same_rank = not (summary.rank and other.rank) or summary.rank == other.rank
         if (other.family, other.method) == (summary.family, method) and same_rank:
@@ -208,14 +206,14 @@ def kept_percent(summary: MethodSummary, others: Sequence[MethodSummary], method
 class Table:
     """A table as text."""
 
-    title: str  # one line
-    head: tuple[str, ...]  # titles of the columns
-    body: tuple[tuple[str, ...], ...]  # rows
-    note: str  # what marks and figures mean
+    title: str
+    head: tuple[str, ...]
+    body: tuple[tuple[str, ...], ...]
+    note: str  # explains marks and figures
 
 
 def scores_table(summaries: Sequence[MethodSummary]) -> Table:
-    """The paper's table 1: scores, averages and what is kept; below each row the published figures and differences."""
+    """The paper's table 1, with differences."""
     names = list(summaries[0].scores)
     body = []
     for summary in summaries:
@@ -238,7 +236,7 @@ def scores_table(summaries: Sequence[MethodSummary]) -> Table:
 
 
 def costs_table(summaries: Sequence[MethodSummary]) -> Table:
-    """The paper's table of memory and inference time."""
+    """The paper's memory and times."""
     rows = [
         {
             "model": summary.label,
@@ -261,7 +259,7 @@ def costs_table(summaries: Sequence[MethodSummary]) -> Table:
 
 
 def ranks_table(summaries: Sequence[MethodSummary]) -> Table:
-    """The paper's rank table: the average score by rank."""
+    """Average score by rank."""
     ranked = [summary for summary in summaries if summary.rank]
     ranks = list(dict.fromkeys(summary.rank for summary in ranked))
     body = []
@@ -279,7 +277,7 @@ def _gap(value: float | None, published: float | None) -> str:
 
 
 def write_study(out: Path, outcomes: Sequence[Outcome], origin: dict[str, str]) -> str:
-    """Write the tables as `study.md`, `.csv` and `.tex` and every cell into `study.json`.
+    """Write `study.md`, `.csv`, `.tex` and `.json`.
 
     Args:
         out: the folder.

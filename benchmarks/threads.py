@@ -1,7 +1,6 @@
-"""The threads of a pass that runs alone: as the engine chooses them, all, and one; quiet, and beside a busy process.
+"""Latency of single passes with the engine's own choice of threads, all, and one; quiet and beside a busy process.
 
-Command: `python benchmarks/threads.py ARTIFACT [--rounds 5]`. One row of 16 tokens and one of 64, in turns; prints
-p50 and p95 in milliseconds, medians over the rounds.
+Command: `python benchmarks/threads.py ARTIFACT [--rounds 5]`. Prints p50 and p95 in ms, medians over rounds.
 """
 
 import argparse
@@ -17,11 +16,11 @@ from benchmarks.neighbour import busy_neighbour
 from kdc.serving.engine.engine import Engine
 from kdc.serving.engine.long_texts import Tokens
 
-_PASSES, _BEFORE = 100, 150  # that are timed in a turn, and that go before: the engine's look is among them
+_PASSES, _BEFORE = 100, 150  # timed passes, and earlier ones in which the engine chooses
 
 
 def main() -> None:
-    """Time all engines in turns."""
+    """Time all engines."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("artifact", type=Path)
     parser.add_argument("--rounds", type=int, default=5)

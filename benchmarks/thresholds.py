@@ -1,12 +1,9 @@
-"""How often a threshold that is shown to keep a bound does not keep it on other rows, for rows in groups.
+"""How often a threshold shown to keep a bound breaks it on new rows, if rows come in groups.
 
 Command: `python benchmarks/thresholds.py [--simulations 2000] [--rows 500,2000] [--aims 'recall>=0.9'] [--jobs 2]`.
-Each line is one aim and one kind of tuning slice: the mean size of its groups, and the correlation of their rows. The
-same slices are judged twice, with their groups and without.
-
-For a bound the table has the percent of slices whose threshold breaks it, and the mean percent of rows that get the
-label or an answer. For sets of labels it has the percent of other rows whose set lacks the true label. Both should be
-at most 5 %. Leaves with 1 if, with groups, one is over 5.5 % by more than the simulations' own noise.
+Judges simulated tuning sets with and without their groups. Prints the percent that break the bound (at most 5 %
+should), and the percent of rows that get a label or answer; for sets of labels, the percent of rows whose set lacks the
+true label. Ends with 1 if, with groups, more than 5.5 % break beyond noise.
 """
 
 import argparse
@@ -29,14 +26,14 @@ from kdc.pipeline.quality.operating import choose, choose_answered, choose_at_le
 
 _AIMS = ("precision>=0.8", "recall>=0.9", "fpr<=0.1", "accuracy>=0.9", "sets 0.95")
 _ALLOWED = 5.5  # percent
-_HARDEST = 0.7  # share of right answers where a model that abstains is least sure
+_HARDEST = 0.7  # share of right answers at the least sureness
 
 Drawn = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]
 
 
 @dataclass(frozen=True)
 class Slices:
-    """What tuning slices are drawn from."""
+    """Source of tuning sets."""
 
     aim: str
     rows: int
@@ -44,8 +41,8 @@ class Slices:
     correlation: float  # of two rows of a group
 
     def draw(self, generator: np.random.Generator) -> Drawn:
-        """(rows,) probabilities, independent numbers that decide about labels, both from 0 to 1, and groups. A row is
-        its group's, or drawn by itself; so every function of it has the same correlation in a group."""
+        """(rows,) probabilities, numbers that decide labels, and groups. A row copies its group or is drawn alone, so
+        any function of it has this correlation."""
         sizes = generator.integers(1, self.most + 1, self.rows)
         groups = np.repeat(np.arange(self.rows), sizes)[: self.rows]
         of_group = generator.random(self.rows) < math.sqrt(self.correlation)
@@ -55,8 +52,8 @@ class Slices:
 
 
 def outcome(slices: Slices, drawn: Drawn, *, grouped: bool) -> tuple[float, float]:
-    """Whether the threshold breaks the bound, and the share of rows that get the label, or an answer; of sets the share
-    that lacks the true label, twice."""
+    """Whether the bound breaks, and the share of labelled or answered rows; for sets, the share without the true label,
+    twice."""
     probabilities, fates, groups = drawn
     known = groups if grouped else None
     if slices.aim.startswith("sets"):
@@ -80,7 +77,7 @@ def outcome(slices: Slices, drawn: Drawn, *, grouped: bool) -> tuple[float, floa
 
 
 def rates(slices: Slices, simulations: int) -> NDArray[np.float64]:
-    """Percent of `outcome`: (with and without groups, 2)."""
+    """Percent: (with and without groups, 2)."""
     generator = np.random.default_rng([slices.rows, slices.most, round(10 * slices.correlation)])
     found = []
     for _ in range(simulations):
@@ -90,7 +87,7 @@ def rates(slices: Slices, simulations: int) -> NDArray[np.float64]:
 
 
 def main() -> int:
-    """Print a line for each aim and kind of slice."""
+    """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--simulations", type=int, default=2000)
     parser.add_argument("--rows", default="500,2000")

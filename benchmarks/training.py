@@ -1,12 +1,9 @@
-"""The speed of training: what kdc chooses by measuring, beside every fixed setting, alone and beside a busy process.
+"""Training speed: kdc's measured choices against every fixed setting, alone and beside a busy process.
 
-Command: `python benchmarks/training.py --data GLUE_FOLDER [--rounds 3] [--peer PYTHON]`. QNLI rows; the MiniLM teacher,
-and the 3-layer student with the adapters of recipe `best` and distillation; in one process, in turns. Prints medians of
-rows a second, the share of the machine's peak (of a matrix product in the same format with the same threads), and the
-ratios that count: what is chosen to the best fixed setting (alone), and to one thread alone (beside another process).
-Beside these: torch's own dropout in place of the cheap one (of a student: in place of none), rows padded to 512 tokens,
-the Hugging Face Trainer as people write it, and the cross-encoder of sentence-transformers, where the Python of an
-environment with peers/requirements.txt is given.
+Command: `python benchmarks/training.py --data GLUE_FOLDER [--rounds 3] [--peer PYTHON]`. QNLI, MiniLM teacher and
+3-layer student, in turns. Prints median rows/s, the share of the machine's peak (matrix product), and the choice
+relative to the best fixed setting and to one thread. Also times torch's dropout, padding to 512 tokens, the Hugging
+Face Trainer, and sentence-transformers' cross-encoder (PYTHON with peers/requirements.txt).
 """
 
 import argparse
@@ -25,13 +22,13 @@ from unittest import mock
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-os.environ.pop("OMP_NUM_THREADS", None)  # it would leave nothing to choose
+os.environ.pop("OMP_NUM_THREADS", None)  # it would leave no choice
 from transformers import PrinterCallback, TrainerCallback
 
 from benchmarks.neighbour import busy_neighbour
 
 BATCH = 32
-PADDED_STEPS, CHOSEN_STEPS = 3, 3  # how many steps are timed of padded rows; times as many where there is a choice
+PADDED_STEPS, CHOSEN_STEPS = 3, 3  # timed steps if padded; factor if there is a choice
 TEACHER, STUDENT = "teacher", "student"
 _TORCHS = "torch's dropout"
 _PEER = "sentence-transformers"
@@ -42,11 +39,11 @@ class Case:
     """One setting."""
 
     name: str
-    threads: int | None = None  # None: chosen by measuring
-    bf16: bool | None = False  # None: chosen by measuring, and the attention too
+    threads: int | None = None  # None: measured
+    bf16: bool | None = False  # None: measured, with attention
     pad_to: int | None = None
-    own_dropout: bool = True  # False: the checkpoint's rates, by torch
-    plain: bool = False  # the Hugging Face Trainer as people write it
+    own_dropout: bool = True  # False: torch's, with the checkpoint's rates
+    plain: bool = False  # the plain Hugging Face Trainer
 
 
 class _Clock(TrainerCallback):
@@ -60,7 +57,7 @@ class _Clock(TrainerCallback):
 
 
 def main() -> None:
-    """Time all settings in turns."""
+    """Time all settings."""
     import torch
 
     from kdc.pipeline.training.environment import pace
@@ -72,7 +69,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=24, help="steps of each setting in a round; one more goes before")
     parser.add_argument("--peer", type=Path, help="Python with peers/requirements.txt: times sentence-transformers too")
     options = parser.parse_args()
-    pace()  # knows now how many threads there are, before they are changed here
+    pace()  # counts threads now, before they change
     most = torch.get_num_threads()
     fixed = [Case(f"{threads} threads", threads) for threads in (most, 1)]
     if _has_bf16():
@@ -82,7 +79,7 @@ def main() -> None:
     others = [
         Case(_TORCHS, most, own_dropout=False),
         Case("the plain Trainer", most, own_dropout=False, plain=True),
-        Case("padded to 512", most, pad_to=512),  # of the student alone: a teacher's step would take half a minute
+        Case("padded to 512", most, pad_to=512),  # student only: a teacher's step takes half a minute
     ]
     with tempfile.TemporaryDirectory() as scratch:
         tokens = _rows(options.data, Path(scratch))
@@ -137,7 +134,6 @@ def _tell(
 
 
 def _peak(case: Case) -> float:
-    """GFLOP a second of a product of two square matrices."""
     import torch
 
     torch.set_num_threads(case.threads or 1)
@@ -159,9 +155,8 @@ def _has_bf16() -> bool:
 
 
 def _flops_of_a_row(who: str, tokens: Any) -> float:
-    """FLOPs of a training step for a row of mean length: two for each weight of a linear layer and token forward, two
-    more for the gradient of the input, two more for that of the weight, which an adapted layer does not need; and
-    those of attention (4 * tokens^2 * width a layer, three times)."""
+    """FLOPs of a training step for a row of mean length: 2 a linear weight and token forward, 2 for the input's
+    gradient, 2 for the weight's (not if adapted), and attention's 4 * tokens^2 * width a layer, three times."""
     import numpy as np
 
     layers, width, inner = (6 if who == TEACHER else 3), 384, 1536
@@ -171,7 +166,6 @@ def _flops_of_a_row(who: str, tokens: Any) -> float:
 
 
 def _rows(data: Path, scratch: Path) -> Any:
-    """QNLI's training rows, tokenised by the pipeline itself."""
     from kdc.pipeline.config.data_settings import DataSettings
     from kdc.pipeline.config.tasks import find_task
     from kdc.pipeline.data.prepared import open_data, prepare
@@ -185,14 +179,13 @@ def _rows(data: Path, scratch: Path) -> Any:
 
 
 def _peer_speed(python: Path, run: Path, steps: int) -> float:
-    """Rows a second of sentence-transformers' cross-encoder on the same rows, in a process with its own defaults."""
     script = Path(__file__).parent / "peers" / "cross_encoder_trainer.py"
     told = subprocess.run([python, script, run, "--steps", str(steps)], stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(told.stdout.splitlines()[-1])["rows_per_second"]
 
 
 def _speed(tokens: Any, who: str, case: Case, steps: int) -> float:
-    """Rows a second of some steps, loading and the first step left out."""
+    """Rows/s, without the first step."""
     import numpy as np
     import torch
     from transformers import set_seed
@@ -234,7 +227,7 @@ def _speed(tokens: Any, who: str, case: Case, steps: int) -> float:
 
 
 def _ours(model: Any, tokens: Any, logits: Any, case: Case, steps: int, folder: Path, environment: Any) -> Any:
-    """The trainer of the pipeline, which distils where there are a teacher's logits."""
+    """kdc's trainer; distils if there are logits."""
     from kdc.pipeline.config.tasks import find_task
     from kdc.pipeline.config.training_settings import TrainSettings
     from kdc.pipeline.training import loop
@@ -257,8 +250,7 @@ def _ours(model: Any, tokens: Any, logits: Any, case: Case, steps: int, folder: 
 
 
 def _plain(model: Any, tokens: Any, logits: Any, case: Case, steps: int, folder: Path, environment: Any) -> Any:
-    """The Trainer of transformers as its course writes it: rows in random order, padded to the longest of a batch, on
-    the labels alone."""
+    """As in transformers' course: random order, padded to the batch's longest, labels only."""
     from transformers import DataCollatorWithPadding, Trainer, TrainingArguments
 
     from kdc.pipeline.models import loading

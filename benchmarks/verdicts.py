@@ -1,20 +1,15 @@
-"""The error rates of verdicts: how often a student at the limit passes, and one that is equal to its teacher fails.
+"""Error rates of verdicts: how often a student at the limit passes, and one equal to its teacher fails.
 
 Command: `python benchmarks/verdicts.py [--simulations 3000] [--metrics accuracy,f1] [--rows 200,800] [--jobs 2]`.
-Each line is one world: rows, a limit, how many rows the two models answer differently, and groups of rows that share
-their fate. `kdc.judge` judges that many evaluation sets drawn from it, once where the student's true drop is exactly
-the limit, and once where it truly equals its teacher. At 95 % no more than 2.5 % of the former should pass, and no more
-of the latter fail; the power beside it is the share of equal students that pass, of the first 300 sets. Leaves with 1
-where one of these two rates is above 3.0 % by more than the simulations' own noise.
+`kdc.judge` judges evaluation sets of each world, with the true drop at the limit and with none; at 95 %, either error
+should be at most 2.5 %. Ends with 1 if one exceeds 3.0 % beyond simulation noise. Power is the share of equal students
+that pass, of the first 300 sets. `--metrics many`: macro F1 of 20 to 48 classes or labels.
 
-Bootstraps take long, so a set is judged without one where its verdict is clear. An interval holds the difference that
-the rows have, with what no row shows to both of its sides: where the limit lies within these, the verdict is "not
-shown"; and a student that is no further than the limit below its teacher cannot fail (of equal students such sets after
-the first 300 are not looked at further). Of several labels, rows in groups, and 500 rows or more, a set is then judged
-by the normal distribution. Its standard error is that of the delta method for macro F1, and of a jackknife over 100
-blocks of its groups for other metrics. The verdict is "not shown" if the limit is clearly within that interval; for
-numbers it is also clear if the limit is well beyond. A world's first forty sets with a clear verdict are judged by
-`kdc.judge` too, which has to agree. `--metrics many` are worlds of 20 to 48 classes or labels, by macro F1.
+Bootstraps are slow, so `clear_verdict` judges many sets without one. An interval always covers the measured difference
+plus what no row shows, so a limit inside that is "not shown". A student within the limit cannot fail, so equal
+students' sets after the first 300 stop there. For several labels, groups, or 500 rows and more, a standard error
+decides (delta method for macro F1, else a jackknife over 100 blocks): a limit clearly inside the interval is "not
+shown"; for numbers, one well beyond is clear too. `kdc.judge` must agree on each world's first forty clear sets.
 """
 
 import argparse
@@ -43,13 +38,13 @@ _ALLOWED = 3.0  # percent
 _CONFIDENCE = 0.95
 _FOR_POWER = 300  # sets
 _MANY_ROWS, _BLOCKS, _CHECKED = 500, 100, 40
-# Standard errors from the limit. A verdict at 95 % turns at 1.96, and the error of 100 blocks is known to a tenth.
+# Standard errors from the limit. A 95 % verdict turns at 1.96; 100 blocks know the error within a tenth.
 _WITHIN, _BEYOND = 1.4, 2.8
 
 
 @dataclass(frozen=True)
 class Rates:
-    """Percent of the simulated verdicts."""
+    """Percent of verdicts."""
 
     passes_at_limit: float
     fails_at_limit: float
@@ -60,10 +55,9 @@ class Rates:
 def verdicts(
     world: World, drop: float, simulations: int, seed: int, *, for_passes: int | None = None
 ) -> tuple[float, float]:
-    """Percent of the evaluation sets by which the student passes, of the first `for_passes` if that is given, and of
-    all by which it fails."""
+    """Percent that pass (of the first `for_passes`) and fail."""
     source = source_of(world, drop)
-    # Of its own for each world: with the same draws everywhere, a lucky one would look like a fault of many worlds.
+    # A seed a world: shared draws make one lucky draw look like many faults.
     random, passed, failed = np.random.default_rng([seed, zlib.crc32(repr(world).encode())]), 0, 0
     to_check, for_passes = _CHECKED, min(simulations, for_passes or simulations)
     for number in range(simulations):
@@ -98,7 +92,7 @@ def _cannot_fail(world: World, labels: NDArray, teacher: NDArray, student: NDArr
 
 
 def _is_slow(world: World) -> bool:
-    """Whether the bootstrap of one evaluation set takes longer than a jackknife of it."""
+    """Whether a jackknife is faster."""
     if world.rows >= _MANY_ROWS:
         return True
     return world.kind != "regression" and (bool(world.labels) or world.group > 1)
@@ -107,7 +101,7 @@ def _is_slow(world: World) -> bool:
 def clear_verdict(
     world: World, labels: NDArray, teacher: NDArray, student: NDArray, groups: NDArray | None
 ) -> str | None:
-    """The verdict on an evaluation set where it is clear without a bootstrap, else None; accuracy needs none."""
+    """The verdict if clear without a bootstrap, else None."""
     if world.metric == "accuracy":
         return None
     answers = [metrics.predictions(each, world.kind) for each in (student, teacher)]  # type: ignore[arg-type]
@@ -128,18 +122,18 @@ def clear_verdict(
         blocks = (np.arange(len(labels)) if groups is None else groups) % _BLOCKS
         weights = (blocks != np.arange(_BLOCKS)[:, None]).astype(np.float64)
         without = 100 * (scorers[0](weights) - scorers[1](weights))
-        error = math.sqrt((_BLOCKS - 1) * np.var(without))  # of the delete-a-group jackknife
+        error = math.sqrt((_BLOCKS - 1) * np.var(without))  # delete-a-group jackknife
     distance = (gap + world.limit) / error if error else 0.0
     if abs(distance) <= _WITHIN and error:
         return "not shown"
-    # Of classes also what no row shows counts, and Student's distribution of few rows that differ.
+    # For classes, unseen outcomes and Student's distribution matter too.
     if abs(distance) < _BEYOND or not error or world.kind != "regression":
         return None
     return "pass" if distance > 0 else "fail"
 
 
 def rates(world: World, simulations: int, power: int = _FOR_POWER) -> Rates | None:
-    """Both questions of one world; None where the world cannot be."""
+    """None if the world is impossible."""
     try:
         at_limit = verdicts(world, world.limit, simulations, seed=1)
     except ValueError:
@@ -149,7 +143,7 @@ def rates(world: World, simulations: int, power: int = _FOR_POWER) -> Rates | No
 
 
 def main() -> int:
-    """Print a line for each world."""
+    """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--simulations", type=int, default=3000)
     parser.add_argument("--metrics", default="accuracy,f1,macro_f1,matthews,pearson,spearman")
@@ -194,7 +188,6 @@ _HEADER = (
 
 
 def _shares(world: World) -> str:
-    """Of the classes in percent, or of the labels of a task of several; of many how many there are."""
     if world.fate is not None:
         which = f"{len(world.labels or world.classes)} {'labels' if world.labels else 'classes'}"
         return f"{which}, shared fate {world.fate:g}{', lost in the rarer half' * world.rare_only}"

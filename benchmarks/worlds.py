@@ -1,10 +1,8 @@
-"""The worlds that `verdicts.py` draws evaluation sets from, in each of which the student's true drop is known.
+"""Worlds from which `verdicts.py` draws evaluation sets with a known true drop.
 
-A world of classes is a table of probabilities: of each label, and of what the two models answer to it. The student's
-true drop is computed from that table by `kdc`'s metric with the probabilities as weights, and the share of lost rows is
-found by bisection. In a world of several labels a row has each label by chance, and a student that fails in a row
-answers the contrary of its teacher to all of its labels. A world of numbers is a normal distribution of three
-variables, whose correlations are the scores.
+Classes: a table of probabilities of (label, teacher's answer, student's answer), in which kdc's metric gives the drop
+and bisection finds the share of lost rows. Several labels: in a lost row, the student inverts all its teacher's
+answers. Numbers: a normal distribution whose correlations are the scores.
 """
 
 import math
@@ -18,35 +16,32 @@ from numpy.typing import NDArray
 
 from kdc.pipeline.config import metrics
 
-_TEACHER = 0.85  # share of rows that a teacher of classes has right
-_POPULATION = 200_000  # rows that evaluation sets of many classes are drawn from
+_TEACHER = 0.85  # share of right answers, for classes
+_POPULATION = 200_000  # rows of a world of many classes
 _LABELS_A_ROW = (0.5, 0.25, 0.12, 0.08, 0.05)
 _ROUNDING = 1e-12
-_SLIPS = 0.03  # share of a row's labels that a teacher of several labels has wrong
+_SLIPS = 0.03  # share of wrong labels, if there are several
 
-Drawn = tuple[NDArray, NDArray, NDArray, NDArray | None]  # labels, logits of teacher and student, and groups
+Drawn = tuple[NDArray, NDArray, NDArray, NDArray | None]  # labels, both logits, groups
 
 
 @dataclass(frozen=True)
 class World:
-    """What evaluation sets are drawn from.
-
-    `classes` are the shares of the labels; none for numbers. `losses_only` students differ from their teacher only
-    where they lose; others also win rows, and `disagreement` percent of all rows differ. Groups have 1 to `group` rows.
-    """
+    """Source of evaluation sets. `classes` are label shares, empty for numbers. `losses_only` students differ only in
+    lost rows; others differ in `disagreement` percent of rows. Groups have 1 to `group` rows."""
 
     metric: str
     rows: int
     limit: float  # points
-    disagreement: float = 0.0  # percent of the rows; of a regression's, how far the errors of the two differ
+    disagreement: float = 0.0  # percent of rows; in regression, difference of the two models' errors
     classes: tuple[float, ...] = (0.5, 0.5)
     losses_only: bool = False
     group: int = 1
-    mixed: bool = False  # whether rows of a group have labels of their own, and share only whether the student differs
-    labels: tuple[float, ...] = ()  # of a task of several labels: the share of the rows that has each
-    # of many classes, or labels: how often rows of a group share their fate; None in worlds of few
+    mixed: bool = False  # groups share whether the student differs, not labels
+    labels: tuple[float, ...] = ()  # share of rows with each
+    # How often groups share a fate, with many classes; else None.
     fate: float | None = None
-    rare_only: bool = False  # whether the student loses only in the rarer half of them
+    rare_only: bool = False  # loses only in the rarer half
 
     @property
     def kind(self) -> str:
@@ -57,17 +52,17 @@ class World:
 
 
 class Source(Protocol):
-    """What evaluation sets are drawn from."""
+    """Source of evaluation sets."""
 
     def draw(self, random: np.random.Generator) -> Drawn:
         """One evaluation set."""
 
 
 def source_of(world: World, drop: float) -> Source:
-    """The world with a student whose true drop is so many points.
+    """The world with this true drop in points.
 
     Raises:
-        ValueError: so large a drop is not possible in it.
+        ValueError: the drop is impossible.
     """
     if world.fate is not None:
         return Many(world, drop)
@@ -75,10 +70,10 @@ def source_of(world: World, drop: float) -> Source:
 
 
 def bisected(drop_of: Callable[[float], float], drop: float) -> float:
-    """The share of lost rows, 0 to 1, at which the true drop is so large: it grows with that share.
+    """Share of lost rows with this true drop, which grows with it.
 
     Raises:
-        ValueError: it never is.
+        ValueError: no share has it.
     """
     low, high = 0.0, 1.0
     for _ in range(60):
@@ -93,7 +88,7 @@ def bisected(drop_of: Callable[[float], float], drop: float) -> float:
 
 
 def grouped(world: World, random: np.random.Generator) -> NDArray | None:
-    """A number for each row, of groups of 1 to `world.group` rows; None where each row stands alone."""
+    """(rows,) group numbers; None for single rows."""
     if world.group == 1:
         return None
     sizes = random.integers(1, world.group + 1, world.rows)
@@ -101,7 +96,7 @@ def grouped(world: World, random: np.random.Generator) -> NDArray | None:
 
 
 class Classes:
-    """A world of classes: cells of (label, teacher's answer, student's answer) with their probabilities."""
+    """Cells of (label, teacher's answer, student's answer)."""
 
     def __init__(self, world: World, drop: float) -> None:
         self._world = world
@@ -112,7 +107,7 @@ class Classes:
         self.probabilities = self._probabilities(lost) / self._probabilities(lost).sum()
 
     def _probabilities(self, lost: float) -> NDArray[np.float64]:
-        """Of the cells: `lost` of the differing rows are lost, the rest won, or all of those that there are."""
+        """A share `lost` of differing rows is lost, the rest won if possible."""
         world, count = self._world, len(self._world.classes)
         differing = lost if world.losses_only else world.disagreement / 100
         to_lose = differing * (1.0 if world.losses_only else lost)
@@ -134,8 +129,7 @@ class Classes:
         return 100 * float(scores[0] - scores[1])
 
     def draw(self, random: np.random.Generator) -> Drawn:
-        """Rows of a group are all as its first one; in a mixed group each is drawn by itself, of the rows by which the
-        models differ or of the others."""
+        """Groups copy their first row; mixed groups draw each from differing or equal cells."""
         rows, groups = self._world.rows, grouped(self._world, random)
         if groups is None or not self._world.mixed:
             cells = random.choice(len(self.truth), rows, p=self.probabilities)
@@ -156,7 +150,7 @@ class Classes:
 
 
 class Numbers:
-    """A world of numbers: labels, and two models whose answers correlate with them and with each other."""
+    """Labels and two correlated models."""
 
     def __init__(self, world: World, drop: float) -> None:
         self._world = world
@@ -164,13 +158,13 @@ class Numbers:
         if world.metric == "spearman":  # of a normal distribution (Pearson 1907)
             scores = 2 * np.sin(np.pi * scores / 6)
         teacher, student = scores
-        shared = 1 - world.disagreement / 100  # correlation of the two models' errors
+        shared = 1 - world.disagreement / 100  # correlation of the models' errors
         between = teacher * student + shared * math.sqrt((1 - teacher**2) * (1 - student**2))
         matrix = np.array([[1, teacher, student], [teacher, 1, between], [student, between, 1]])
         self._root = np.linalg.cholesky(matrix)
 
     def draw(self, random: np.random.Generator) -> Drawn:
-        """Rows of a group are all as its first one."""
+        """Groups copy their first row."""
         groups = grouped(self._world, random)
         labels, teacher, student = self._root @ random.standard_normal((3, self._world.rows))
         if groups is not None:
@@ -179,11 +173,8 @@ class Numbers:
 
 
 class SeveralLabels:
-    """A world of several labels: each is there by chance, and a student differs in whole rows.
-
-    Of `disagreement` percent of the rows the student errs as often as its teacher, at other places; where it loses, it
-    answers the contrary of its teacher to every label.
-    """
+    """Independent labels; a student differs in whole rows. In `disagreement` percent it errs as often as its teacher,
+    elsewhere."""
 
     def __init__(self, world: World, drop: float) -> None:
         self._world = world
@@ -191,13 +182,12 @@ class SeveralLabels:
         self._lost = bisected(lambda share: 100 * (self._score(0.0) - self._score(share)), drop)
 
     def _score(self, lost: float) -> float:
-        """The true macro F1 of a student that fails in so many rows."""
         wrong = (1 - lost) * _SLIPS + lost * (1 - _SLIPS)
         hits, alarms = self._shares * (1 - wrong), (1 - self._shares) * wrong
         return float((2 * hits / (hits + alarms + self._shares)).mean())
 
     def draw(self, random: np.random.Generator) -> Drawn:
-        """Rows of a group have labels of their own, and share whether the student differs, and how."""
+        """Groups share whether the student differs, not labels."""
         rows, groups = self._world.rows, grouped(self._world, random)
         shape = (rows, len(self._shares))
         labels = random.random(shape) < self._shares
@@ -210,10 +200,10 @@ class SeveralLabels:
 
 
 class Many:
-    """A world of many classes, or of one to five of many labels a row: a population of groups, some of which are drawn.
+    """Many classes, or up to five of many labels a row: draws whole groups from a population.
 
-    Most groups have one row and a few have up to `world.group`. Half of a group's rows repeat its labels. A student
-    that loses in a row answers other labels, taken evenly, for the row's labels (the rare ones, if `rare_only`).
+    Most groups have one row. Half of a group's rows repeat its labels. In lost rows other labels, evenly, replace the
+    (rare) ones.
     """
 
     def __init__(self, world: World, drop: float) -> None:
@@ -237,12 +227,11 @@ class Many:
         self._student = self._answered(self._share)
 
     def _fates(self) -> NDArray[np.float64]:
-        """(rows,) numbers from 0 to 1, some rows' that of their group."""
+        """(rows,) from 0 to 1; some rows copy their group's."""
         shared = self._random.random(len(self._group)) < (self._world.fate or 0.0)
         return np.where(shared, self._random.random(len(self._sizes))[self._group], self._random.random(len(shared)))
 
     def _answers(self, lost: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        """The labels, with other ones in place of those that are lost."""
         others = np.where(self._labels, 2.0, self._random.random(self._labels.shape))
         return (self._labels & ~lost) | _lowest(others, lost.sum(axis=1))
 
@@ -258,7 +247,7 @@ class Many:
         return 100 * float(cost(*counts)[0])
 
     def draw(self, random: np.random.Generator) -> Drawn:
-        """Whole groups, until there are enough rows."""
+        """Groups until there are enough rows."""
         chosen = random.integers(0, len(self._sizes), self._world.rows)
         chosen = chosen[: np.searchsorted(self._sizes[chosen].cumsum(), self._world.rows) + 1]
         sizes = self._sizes[chosen]
@@ -270,19 +259,19 @@ class Many:
 
 
 def _lowest(values: NDArray[np.float64], count: NDArray[np.integer]) -> NDArray[np.bool_]:
-    """(rows, columns) whether a value is among the lowest ones of its row, of which there are `count`, (rows,)."""
+    """(rows, columns) whether among the row's `count` lowest."""
     last = np.sort(values.astype(np.float32), axis=1)[np.arange(len(values)), np.maximum(count, 1) - 1]
     return (values.astype(np.float32) <= last[:, None]) & (count > 0)[:, None]
 
 
 def _heavy(most: int) -> NDArray[np.float64]:
-    """How often a group has 1 to `most` rows: a mean of 1.8 with 80."""
+    """Shares of groups with 1 to `most` rows: mean 1.8 for 80."""
     shares = np.arange(1.0, most + 1) ** -2.2
     return shares / shares.sum()
 
 
 def zipf(count: int) -> tuple[float, ...]:
-    """The shares of so many classes by Zipf's law: the k-th has a k-th of the first one's rows."""
+    """Class shares, the k-th 1/k of the first."""
     shares = 1 / np.arange(1, count + 1)
     return tuple((shares / shares.sum()).tolist())
 
@@ -293,7 +282,7 @@ SEVERAL = ((0.5, 0.5, 0.5, 0.5), (0.25,) * 10, (0.3, 0.1, 0.05))
 
 
 _ZIPF = {count: zipf(count) for count in (20, 35, 48)}
-# Of 20 classes on 800 rows the rarest has about 11, of 35 on 1,000 about 7, of 48 labels on 400 rows about 6.
+# Rarest class: 11 rows of 20 classes and 800 rows, 7 of 35 and 1,000, 6 of 48 and 400.
 MANY = (
     World("macro_f1", 800, 2.0, 0, _ZIPF[20], fate=0.0, rare_only=True),
     World("macro_f1", 800, 2.0, 10, _ZIPF[20], fate=0.3, group=80, rare_only=True),
@@ -309,7 +298,7 @@ MANY = (
 
 
 def worlds(names: Iterable[str], rows: Iterable[int]) -> list[World]:
-    """All that are looked at; "many" in place of a metric are those of many classes, with rows of their own."""
+    """ "many" is for worlds of many classes."""
     names = list(names)
     found = list(MANY) if "many" in names else []
     names = [name for name in names if name != "many"]

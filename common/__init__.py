@@ -1,1 +1,1 @@
-"""What every room may use: errors, files, places, facts of the machine, progress, tables. Imports no other room."""
+"""Tools for every room. Imports no other room."""

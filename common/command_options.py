@@ -1,4 +1,4 @@
-"""Options of commands that set a setting: rows of a table (`Setting`), of which Typer's options are made."""
+"""Options of commands as rows of a table (`Setting`), which become Typer's options."""
 
 import functools
 import inspect
@@ -11,41 +11,41 @@ import typer
 
 @dataclass(frozen=True)
 class Setting:
-    """An option of a command that sets a setting; if it is not given, it sets nothing."""
+    """An option that sets a setting; without a value it sets nothing."""
 
-    name: str  # of the option, e.g. "max-drop"
-    type: Any  # of its value; bool makes a flag
-    help: str  # what it does, its unit, its default
-    section: str = ""  # of the setting, e.g. "contract"; "" for one that stands alone
-    panel: str | None = None  # heading under which `--help` lists it
-    keys: tuple[str, ...] = ()  # the settings that it sets, if they are named otherwise than section and option
-    least: float | None = None  # smallest value, for a number
+    name: str  # option, e.g. "max-drop"
+    type: Any  # bool makes a flag
+    help: str  # effect, unit, default
+    section: str = ""  # such as "contract"; may be empty
+    panel: str | None = None  # heading in `--help`
+    keys: tuple[str, ...] = ()  # settings, if not `section.name`
+    least: float | None = None  # smallest number allowed
 
     @property
     def argument(self) -> str:
-        """The name of the command's argument that receives its value."""
+        """The command's parameter."""
         return self.name.replace("-", "_")
 
     @property
     def sets(self) -> tuple[str, ...]:
-        """Dotted names of the settings that it sets."""
+        """Dotted setting names."""
         return self.keys or (f"{self.section}.{self.argument}".removeprefix("."),)
 
     @property
     def parameter(self) -> inspect.Parameter:
-        """The parameter of a function of which Typer makes the option."""
+        """Parameter for Typer."""
         hint: Any = self.type | None
         hint = Annotated[hint, option(self.help, f"--{self.name}", panel=self.panel, least=self.least)]
         return inspect.Parameter(self.argument, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=hint)
 
 
 def settings(section: str, panel: str | None, *rows: tuple[Any, ...]) -> tuple[Setting, ...]:
-    """Options of one section and panel, each (name, type, help) or (name, type, help, key of the setting)."""
+    """Options of one section and panel, each (name, type, help) or (name, type, help, setting's key)."""
     return tuple(Setting(name, kind, help, section, panel, tuple(keys)) for name, kind, help, *keys in rows)
 
 
 def takes(*settings: Setting) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a command these options; its first argument receives the given values by the settings' names."""
+    """Give a command these options. Its first argument receives the given values, by setting."""
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         _, *own = inspect.signature(command).parameters.values()
@@ -65,15 +65,15 @@ def takes(*settings: Setting) -> Callable[[Callable[..., None]], Callable[..., N
 
 
 def taken(given: dict[str, Any], settings: Iterable[Setting]) -> dict[str, Any]:
-    """Take the values of these settings out of the values that a command was given."""
+    """Remove these settings from `given` and return them."""
     return {key: given.pop(key) for setting in settings for key in setting.sets if key in given}
 
 
 def option(help: str, *names: str, panel: str | None = None, least: float | None = None) -> Any:
-    """An option whose help says its default."""
+    """An option; its help tells its default."""
     return typer.Option(*names, help=help, rich_help_panel=panel, min=least, show_default=False)
 
 
 def argument(help: str, metavar: str | None = None) -> Any:
-    """A positional argument, whose help says its default."""
+    """A positional argument; its help tells its default."""
     return typer.Argument(help=help, metavar=metavar, show_default=False)

@@ -1,4 +1,4 @@
-"""The cores that this process may really use, what others leave of them, and the control groups of a container."""
+"""Usable cores, cores that other processes take, and control groups."""
 
 import contextlib
 import os
@@ -9,18 +9,17 @@ from typing import Self
 
 
 def usable_cores(root: Path = Path("/")) -> int:
-    """Cores that this process may use: the least of the machine's, its affinity's and its control groups' quotas.
-    A fraction of a core is rounded down, but the answer is at least 1.
+    """Cores of this process: the least of machine, affinity and control group quotas, rounded down, at least 1.
 
-    ONNX Runtime sizes its thread pool by the machine's cores, which slows down a container that may use fewer.
+    ONNX Runtime counts the machine's cores, which slows down a container with fewer.
     """
     try:
         cores = len(os.sched_getaffinity(0))
-    except AttributeError:  # on macOS and Windows
+    except AttributeError:  # macOS and Windows
         cores = os.cpu_count() or 1
     limits = [cores]
     for folder, version in cgroup_folders("cpu", root):
-        # A missing file, or one that says "max", sets no limit; nor does the quota -1 of version 1.
+        # A missing file, "max" and version 1's -1 set no limit.
         with contextlib.suppress(OSError, ValueError):
             names = ["cpu.max"] if version == 2 else ["cpu.cfs_quota_us", "cpu.cfs_period_us"]
             quota, period = " ".join((folder / name).read_text(encoding="utf-8") for name in names).split()
@@ -30,15 +29,14 @@ def usable_cores(root: Path = Path("/")) -> int:
 
 
 def cgroup_folders(controller: str, root: Path = Path("/")) -> Iterator[tuple[Path, int]]:
-    """The folders of this process's control group and of the groups above it, whose limits hold too; none on macOS and
-    Windows.
+    """This process's control group folders and their ancestors, whose limits hold too; none on macOS and Windows.
 
     Args:
         controller: "cpu" or "memory".
         root: with `/proc` and `/sys`.
 
     Yields:
-        A folder, which may be missing, and the version (1 or 2) of control groups: its files depend on it.
+        A folder, which may be missing, and the control groups' version (1 or 2).
     """
     try:
         lines = (root / "proc/self/cgroup").read_text(encoding="utf-8").splitlines()
@@ -48,16 +46,14 @@ def cgroup_folders(controller: str, root: Path = Path("/")) -> Iterator[tuple[Pa
         _, controllers, group = line.split(":", 2)
         if controllers and controller not in controllers.split(","):
             continue
-        # Version 2 names no controllers and has one tree. Version 1 has a tree for each, which is mounted under the
-        # controller's name or that of several, such as "cpu,cpuacct".
+        # Version 2 has one tree; version 1 mounts one for each controller or a few ("cpu,cpuacct").
         for tree in {controller, controllers} if controllers else {""}:
             for level in (PurePosixPath(group), *PurePosixPath(group).parents):
                 yield root / "sys/fs/cgroup" / tree / str(level).lstrip("/"), 1 if controllers else 2
 
 
 class Neighbours:
-    """How many of this process's cores others took during a block; other machines of the same host count if the system
-    tells of them."""
+    """Cores of this process that others took during a block; includes other guests if the system counts them."""
 
     def __enter__(self) -> Self:
         self._before = self._read()
@@ -70,19 +66,19 @@ class Neighbours:
         self._others = max(0.0, (busy_now - busy - (own_now - own)) / max(ended - began, 1e-3))
 
     def short_of(self, threads: int) -> float:
-        """By how many cores the others left fewer than so many threads wanted."""
+        """How many cores others took from `threads`."""
         return max(0.0, self._others - max(0, usable_cores() - threads))
 
     @staticmethod
     def _read() -> tuple[float, float, float]:
-        """Seconds: of the clock, of the cores that were not idle, and of this process."""
+        """Seconds of the clock, busy cores, and this process."""
         import psutil
 
         mine = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
         busy = 0.0
         for core, times in enumerate(psutil.cpu_times(percpu=True)):
             if mine is None or core in mine:
-                # Linux counts the time of guests of this machine as "user" too.
+                # Linux counts guests as "user" too
                 idle = sum(getattr(times, name, 0.0) for name in ("idle", "iowait", "guest", "guest_nice"))
                 busy += sum(times) - idle
         used = os.times()

@@ -1,4 +1,4 @@
-"""Atomic writing: after a crash at any moment a file has its old content or its new one, never a part."""
+"""Atomic writing: after a crash a file has its old content or its new one."""
 
 import errno
 import hashlib
@@ -28,18 +28,18 @@ _REFUSALS = {
 
 
 def sha256_of(path: Path) -> str:
-    """The SHA-256 of a file's content, in hexadecimal."""
+    """SHA-256 in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_whole(path: Path, content: str | bytes, *, shared: bool = False) -> None:
-    """Write a file in one step: a reader finds the old content or the new one, never a part.
+    """Write a file atomically.
 
     Args:
-        path: the file; its folder exists.
-        content: text (written as UTF-8) or bytes.
-        shared: several processes may write the same file at once, see `whole_file`.
+        path: in an existing folder.
+        content: text (UTF-8) or bytes.
+        shared: see `whole_file`.
     """
     with whole_file(path, shared=shared) as stream:
         stream.write(content.encode() if isinstance(content, str) else content)
@@ -47,18 +47,16 @@ def write_whole(path: Path, content: str | bytes, *, shared: bool = False) -> No
 
 @contextmanager
 def whole_file(path: Path, *, shared: bool = False) -> Iterator[IO[bytes]]:
-    """A binary stream whose content takes the name `path` when the block ends. After an error the file is as it was
-    before; an error of the disk names it. The content is on the disk before it takes the name: a power cut leaves no
-    empty file.
+    """A stream whose content replaces `path` when the block ends. An error keeps the old file; an OSError names it.
+    Content is synced first: a power cut leaves no empty file.
 
     Args:
-        path: the file; its folder exists.
-        shared: several processes may write the same file at once. Each then has a temporary file of its own, which
-            stays if its writer is killed. Otherwise the next writer overwrites it.
+        path: in an existing folder.
+        shared: processes may write at once, each to its own temporary file, which stays if its writer is killed.
     """
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex if shared else 'kdc'}.tmp")
     try:
-        temporary.unlink(missing_ok=True)  # left by a writer that was killed; a link in its place is not followed
+        temporary.unlink(missing_ok=True)  # a killed writer's; links are not followed
         with temporary.open("xb") as stream:
             yield stream
             stream.flush()
@@ -66,13 +64,15 @@ def whole_file(path: Path, *, shared: bool = False) -> Iterator[IO[bytes]]:
         os.replace(temporary, path)
     except BaseException as error:
         temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.errno is not None and error.filename is None:  # of a write
+        if (
+            isinstance(error, OSError) and error.errno is not None and error.filename is None
+        ):  # a write's error names no file
             error.filename = str(path)
         raise
 
 
 def disk_is_full(error: BaseException | None) -> bool:
-    """Whether an error, or its cause, says that there is no room. Libraries in Rust and C++ say it in the message."""
+    """Whether an error means a full disk. Rust and C++ libraries say so only in the message."""
     while error is not None:
         if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in str(error):
             return True
@@ -81,7 +81,7 @@ def disk_is_full(error: BaseException | None) -> bool:
 
 
 def refusal(error: OSError) -> KdcError | None:
-    """The error for a person if the disk or its rights caused an error; None for another kind."""
+    """The error for people if disk or rights failed, else None."""
     remedy = _REFUSALS.get(error.errno or 0)
     if remedy is None:
         return None

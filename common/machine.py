@@ -1,7 +1,4 @@
-"""What this machine is: its CPU and the instructions that matter for int8, cores, memory, NVIDIA driver.
-
-Reads `/proc`, the limits of control groups, `nvidia-smi`, and `sysctl` on macOS. Writes nothing.
-"""
+"""CPU with int8 instructions, cores, memory, and NVIDIA driver of this machine."""
 
 import contextlib
 import importlib.metadata
@@ -16,7 +13,7 @@ from pathlib import Path
 from kdc.common.cores import cgroup_folders, usable_cores
 from kdc.common.frozen import Frozen
 
-# Our name -> the name in /proc/cpuinfo. AVX2 alone saturates in int8 products, the VNNI instructions do not.
+# Our name -> /proc/cpuinfo's. AVX2 alone saturates int8 products, VNNI does not.
 _X86 = {name: name for name in ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8")}
 _ARM = {"asimd": "asimd", "dotprod": "asimddp", "i8mm": "i8mm"}
 _MACOS = {
@@ -35,12 +32,12 @@ class Cpu(Frozen):
 
     model: str
     architecture: str  # for example "x86_64"
-    # which of the instruction sets that matter for int8 it has; None: unknown
+    # Instruction sets that matter for int8; None: unknown.
     instructions: dict[str, bool] | None = None
 
     @property
     def has_int8_products(self) -> bool | None:
-        """Whether it has dot products of int8, without which x86 saturates sums of 8-bit products; None: unknown."""
+        """Whether it has int8 dot products. Without them, x86 saturates sums of 8-bit products. None: unknown."""
         if self.instructions is None:
             return None
         return any(self.instructions.get(name) for name in _INT8_PRODUCTS)
@@ -49,28 +46,28 @@ class Cpu(Frozen):
 class Cores(Frozen):
     """Numbers of cores."""
 
-    host: int | None  # cores of the machine; None: unknown
-    affinity: int | None  # on which this process may be scheduled; None where the system knows no such thing
-    usable: int  # cores that this process may really use, given its container's quota
+    host: int | None  # None: unknown
+    affinity: int | None  # None if unsupported
+    usable: int  # within the container's quota
 
 
 class Memory(Frozen):
     """Memory, in bytes."""
 
-    total_bytes: int  # memory of the machine
-    limit_bytes: int | None  # memory limit of the container; None: no limit
+    total_bytes: int  # of the machine
+    limit_bytes: int | None  # None: no limit
 
 
 class Nvidia(Frozen):
-    """The NVIDIA driver and its devices."""
+    """NVIDIA driver and devices."""
 
-    driver: str | None = None  # version of the driver; None: there is none
-    devices: tuple[str, ...] = ()  # names of the devices with their memory
-    detail: str = ""  # why there is no driver
+    driver: str | None = None  # None: no driver
+    devices: tuple[str, ...] = ()  # names with memory
+    detail: str = ""  # why there is none
 
 
 def cpu(root: Path = Path("/")) -> Cpu:
-    """Describe the CPU, by `/proc` under `root` where there is one."""
+    """Describe the CPU."""
     architecture = platform.machine()
     model = platform.processor()
     instructions: dict[str, bool] | None = None
@@ -99,22 +96,22 @@ def cores() -> Cores:
 
 
 def memory(root: Path = Path("/")) -> Memory:
-    """Read the machine's memory and the container's limit, the latter by `/proc` and `/sys` under `root`."""
+    """The machine's memory and the container's limit."""
     import psutil
 
     total = psutil.virtual_memory().total
     limits: list[int] = []
     for folder, version in cgroup_folders("memory", root):
-        # A missing file, or one that says "max", sets no limit.
+        # A missing file and "max" set no limit.
         with contextlib.suppress(OSError, ValueError):
             file = folder / ("memory.max" if version == 2 else "memory.limit_in_bytes")
             limits.append(int(file.read_text(encoding="utf-8")))
-    # Version 1 says a huge number for no limit.
+    # Version 1: huge means no limit.
     return Memory(total_bytes=total, limit_bytes=min((limit for limit in limits if limit < total), default=None))
 
 
 def versions(packages: Iterable[str]) -> dict[str, str]:
-    """The versions of those packages that are installed."""
+    """Versions of installed packages."""
     installed = {}
     for name in packages:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
@@ -123,7 +120,7 @@ def versions(packages: Iterable[str]) -> dict[str, str]:
 
 
 def nvidia() -> Nvidia:
-    """Ask `nvidia-smi` for the driver and its devices."""
+    """Ask `nvidia-smi`."""
     command = shutil.which("nvidia-smi")
     if command is None:
         return Nvidia(detail="nvidia-smi is not there")
@@ -140,6 +137,5 @@ def nvidia() -> Nvidia:
 
 
 def _sysctl(key: str) -> str:
-    """A value of macOS's sysctl; "" where there is no such key."""
     done = subprocess.run(["sysctl", "-n", key], capture_output=True, text=True, timeout=5)
     return done.stdout.strip()

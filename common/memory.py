@@ -1,4 +1,4 @@
-"""The memory of this process: its peak, and what the C library keeps of it."""
+"""This process's peak memory, and glibc's heaps."""
 
 import contextlib
 import ctypes
@@ -9,8 +9,8 @@ _M_ARENA_MAX, _HEAPS = -8, 2  # of glibc's mallopt
 
 
 def own_peak_memory_bytes() -> int:
-    """The most resident memory of this process since `reset_peak_memory` or its start; 0 where that is unknown."""
-    # `getrusage` alone would also count the parent's memory at the moment of the fork.
+    """Peak resident memory since `reset_peak_memory` or the start; 0 if unknown."""
+    # `getrusage` alone includes the parent's memory at the fork.
     status = Path("/proc/self/status")
     lines = status.read_text(encoding="utf-8").splitlines() if status.exists() else []
     for line in lines:
@@ -18,27 +18,25 @@ def own_peak_memory_bytes() -> int:
             return int(line.split()[1]) * 1024
     try:
         import resource
-    except ImportError:  # Windows
+    except ImportError:
         return 0
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 
 
 def reset_peak_memory() -> None:
-    """Begin a new peak, on systems that allow it; on others the peak remains that of the whole process."""
+    """Begin a new peak, if possible."""
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
 
 
 def release_free_memory() -> None:
-    """Give freed memory back to the system, if the C library is glibc. It keeps hundreds of megabytes of models
-    that were closed, since each thread that loads one has a pool of its own."""
+    """Return freed memory (glibc only): each thread's pool keeps hundreds of megabytes of closed models."""
     with contextlib.suppress(AttributeError, OSError, TypeError):  # another C library
         ctypes.CDLL(None).malloc_trim(0)
 
 
 def share_heaps() -> None:
-    """Have threads share two heaps, if the C library is glibc. It gives each thread a heap of its own, which keeps what
-    it took: hundreds of megabytes after large requests."""
+    """Let threads share two heaps (glibc only): a heap each keeps hundreds of megabytes after large requests."""
     with contextlib.suppress(AttributeError, OSError, TypeError):  # another C library
         ctypes.CDLL(None).mallopt(_M_ARENA_MAX, _HEAPS)

@@ -1,10 +1,9 @@
-"""The fastest number of threads, and the faster one of two ways, on this machine at this moment, by timing.
+"""Finds the fastest number of threads, or the faster of two ways, by timing.
 
-Threads wait for each other many times in a step. Two with cores of their own are nearly twice as fast as one. If
-another process shares the cores, each wait lasts until the thread that lost its core gets it back, and one thread is
-faster. The steps of the work itself are timed with the chosen number of threads, half and twice as many: at the
-beginning, once a minute, and when the speed falls by half. Numbers further away are not tried: with one thread of 64 a
-few steps would last as long as a minute's work.
+Threads of a step wait for each other. With cores of their own, two are nearly twice as fast as one. If other processes
+use the cores, each wait lasts until the slowest thread gets a core back, and one thread is faster. Real steps are timed
+with the current number, half and twice it: at the start, once a minute, and when the speed halves. Numbers further away
+are too slow to try: with one thread of 64, a few steps take a minute.
 """
 
 import logging
@@ -17,23 +16,23 @@ from statistics import mean
 
 log = logging.getLogger("kdc")
 
-_REMEMBERED = 8  # last steps by which a speed is known, or as many as a turn has
-_LOOK_AGAIN_S, _LOOK_AGAIN_STEPS = 60.0, 50  # after both of these; so many steps for each that a look times
-_LATEST_S = 240.0  # where the others were far behind, the time to the next look doubles up to this
-_SOON_S = 5.0  # the least time to the next look where the speed fell by half
-_WORTH = 1.05  # how many times as fast another number has to be
+_REMEMBERED = 8  # last steps that give a speed
+_LOOK_AGAIN_S, _LOOK_AGAIN_STEPS = 60.0, 50  # compare again after both; steps for each step of a turn
+_LATEST_S = 240.0  # the wait doubles up to this while others are far behind
+_SOON_S = 5.0  # least wait after the speed halved
+_WORTH = 1.05  # how many times as fast another number must be
 
 
 class Pace:
-    """Chooses the number of threads by timing steps. Work tells of each step when it begins and ends.
+    """Chooses the number of threads by timing steps.
 
     Args:
-        choices: numbers of threads, the most first, neighbours not far apart; with one there is nothing to choose.
-        set_threads: has the next steps use so many.
+        choices: numbers of threads, descending, close together.
+        set_threads: sets the number for the next steps.
         clock: seconds.
-        turn: steps that are timed with each number in a turn.
-        alike: whether the steps are alike, as in a training. A service's passes are compared one by one in turns, by
-            their numbers of tokens, and a speed that falls tells nothing.
+        turn: steps timed with a number in a turn.
+        alike: True for training. A service's passes differ: they alternate and are compared by token count, and a
+            falling speed means nothing.
     """
 
     def __init__(
@@ -46,26 +45,26 @@ class Pace:
         alike: bool = True,
     ) -> None:
         self.choices = tuple(choices)
-        self.threads = self.choices[0]  # chosen
+        self.threads = self.choices[0]  # the chosen number
         self._set, self._clock, self._turn, self._alike = set_threads, clock, turn, alike
         self._remembered = max(turn, _REMEMBERED)
         self._speeds = self._no_steps()
-        self._plan: list[int] = []  # the threads of the next steps, while they are compared
-        self._used = self.threads  # in the step that runs
+        self._plan: list[int] = []  # next steps' threads, while comparing
+        self._used = self.threads  # in the current step
         self._began = 0.0
-        self._looked: float | None = None  # when the last comparison ended
-        self._beyond: list[int] = []  # where it chose another number: one beyond that, which may be better still
-        self._steps = 0  # since then, or since the work began
-        self._settled = 0.0  # speed after the last comparison
+        self._looked: float | None = None  # end of the last comparison
+        self._beyond: list[int] = []  # beyond a new choice, maybe better still
+        self._steps = 0  # since then, or the work's begin
+        self._settled = 0.0  # after the last comparison
         self._wait = _LOOK_AGAIN_S  # until the next one
 
     def _no_steps(self) -> dict[int, deque[tuple[int, float]]]:
-        """Tokens and seconds of the last steps by number of threads: none yet."""
+        """No steps yet: (tokens, seconds) by threads."""
         return {threads: deque(maxlen=self._remembered) for threads in self.choices}
 
     @contextmanager
     def work(self) -> Iterator[None]:
-        """Some work, whose steps are alike. Outside of it there are the most threads."""
+        """Work of like steps; afterwards the most threads are set."""
         self._speeds = self._no_steps()
         self._plan, self._steps, self._settled = [], 0, 0.0
         self._used = self.threads
@@ -76,21 +75,21 @@ class Pace:
             self._set(self.choices[0])
 
     def step_begins(self) -> None:
-        """Call it before a step."""
+        """Call before a step."""
         self._began = self._clock()
 
     def step_ends(self, tokens: int) -> None:
-        """Call it after a step, with the tokens that it took, padding included."""
+        """Call after a step; tokens include padding."""
         if len(self.choices) == 1:
             return
         now = self._clock()
         self._steps += 1
         if self._steps == 1 and not self._plan:
-            return  # the first one allocates memory
+            return  # the first step allocates memory
         self._speeds[self._used].append((tokens, max(now - self._began, 1e-9)))
         if self._plan:
             self._plan.pop(0)
-            if self._alike and self._is_far_behind():  # beside others such a step may take as long as ten
+            if self._alike and self._is_far_behind():  # beside others such steps may take ten times as long
                 self._plan = [threads for threads in self._plan if threads != self._used]
             if not self._plan:
                 self._choose(now)
@@ -101,7 +100,6 @@ class Pace:
         self._use(self._plan[0] if self._plan else self.threads)
 
     def _next_look(self) -> list[int]:
-        """The threads of the next steps."""
         others = self._beyond or self._neighbours()
         if not self._alike:
             return [self.threads, *others] * self._turn
@@ -109,12 +107,11 @@ class Pace:
         return [threads for threads in order for _ in range(self._turn)]
 
     def _is_far_behind(self) -> bool:
-        """Whether the number of threads in use is at most half as fast as another one that has been timed."""
+        """Whether another number is at least twice as fast."""
         timed = [self._speed(threads) for threads in self.choices if self._speeds[threads]]
         return self._speed(self._used) < max(timed) / 2
 
     def _neighbours(self) -> list[int]:
-        """The next more and the next fewer threads, as far as there are such choices."""
         index = self.choices.index(self.threads)
         return [*self.choices[max(0, index - 1) : index], *self.choices[index + 1 : index + 2]]
 
@@ -128,7 +125,7 @@ class Pace:
             return True
         is_known = len(self._speeds[self.threads]) == self._remembered
         if not self._settled and is_known:
-            self._settled = self._speed(self.threads)  # of this work; the last comparison may have been of another
+            self._settled = self._speed(self.threads)  # the last comparison may be of other work
         has_slowed = self._alike and is_known and self._speed(self.threads) < self._settled / 2
         passed = now - self._looked
         return (has_slowed and passed > _SOON_S) or (
@@ -154,13 +151,13 @@ class Pace:
         self._looked, self._steps = now, 1
 
     def _speed(self, threads: int) -> float:
-        """Tokens a second of the last steps together: a step that waited long for a core counts with its time."""
+        """Tokens a second, including waits for a core."""
         steps = self._speeds[threads]
         return sum(tokens for tokens, _ in steps) / sum(seconds for _, seconds in steps)
 
     def _times_as_fast(self, threads: int) -> float:
-        """How many times as fast as the chosen number another one is: the geometric mean ratio of their seconds a
-        token for steps of about as many tokens, since a long one has less to do for each."""
+        """Speed relative to the chosen number: geometric mean ratio among steps of similar size, because long steps
+        cost less a token."""
         by_size: dict[int, tuple[list[float], list[float]]] = {}
         for side, number in enumerate((self.threads, threads)):
             for tokens, seconds in self._speeds[number]:
@@ -175,21 +172,20 @@ def _count(threads: int) -> str:
 
 
 def halvings(most: int) -> list[int]:
-    """Numbers of threads that are neighbours: the most, half of it, and so on to one."""
+    """Numbers to try: the most, half of it, ... one."""
     return [most >> halving for halving in range(most.bit_length())]
 
 
 def seconds_of(call: Callable[[], object]) -> float:
-    """Wall-clock seconds that one call of `call` takes."""
+    """Wall-clock seconds of a call."""
     began = time.perf_counter()
     call()
     return time.perf_counter() - began
 
 
 def least_seconds(steps: Sequence[Callable[[], object]]) -> list[float]:
-    """Seconds that each of some steps takes, in turns: the least of two rounds, since another process can only make a
-    step longer."""
+    """Least seconds in two alternating rounds: other processes only slow a step."""
     for step in steps:
-        step()  # the first one allocates memory
+        step()  # the first call allocates memory
     rounds = [[seconds_of(step) for step in steps] for _ in range(2)]
     return [min(seconds) for seconds in zip(*rounds, strict=True)]

@@ -1,4 +1,4 @@
-"""Places of input and output: local paths, and every address that fsspec has a package for (s3://, gs://, ...)."""
+"""Input and output at local paths and addresses of fsspec."""
 
 import errno
 import os
@@ -20,16 +20,16 @@ STANDARD = "-"
 _REMEDY = "check the name, the credentials and the endpoint, which the package of this scheme reads"
 _SERVER = re.compile(r"\b(https?)://([^/?#]*)")
 _WORDS = re.compile(r"\w{3,}")
-# Where the packages of stores tell when a file was changed, or which version it is.
+# Where stores tell a file's version or time of change.
 _CHANGED = ("mtime", "ETag", "etag", "LastModified", "Last-Modified", "updated")
-_LONGEST_DETAIL = 600  # characters of a package's error message, some of which hold a whole page
+_LONGEST_DETAIL = 600  # some messages hold a whole page
 
 
 def file_system(address: str) -> tuple[Any, str]:
-    """The fsspec file system of an address, and the path on it.
+    """fsspec's file system of an address, and the path.
 
     Raises:
-        InputError: fsspec knows no such scheme, or the package for it is not installed.
+        InputError: the scheme is unknown, or its package missing.
     """
     import fsspec
 
@@ -41,7 +41,7 @@ def file_system(address: str) -> tuple[Any, str]:
 
 
 def _of_web(address: str) -> dict[str, Any]:
-    """Options of fsspec's package for HTTP, by scheme: sessions that do not follow every redirect, one for a server."""
+    """fsspec's options for HTTP: a session for each server, which checks redirects."""
     servers = dict(_SERVER.findall(address))
     if not servers:
         return {}
@@ -51,23 +51,23 @@ def _of_web(address: str) -> dict[str, Any]:
 
 
 def _told(error: Exception, address: str) -> str:
-    """An error in a package's words; its type alone if they repeat a secret of the address."""
+    """An error's message, or only its type if the message repeats a secret."""
     words = without_secrets(str(error))[:_LONGEST_DETAIL]
     secrets = set(_WORDS.findall(address)) - set(_WORDS.findall(without_secrets(address)))
     return type(error).__name__ + ("" if any(secret in words for secret in secrets) else f": {words}")
 
 
 def is_local(system: Any) -> bool:
-    """Whether a file system's paths are those of this machine."""
+    """Whether paths are local."""
     return "file" in system.protocol
 
 
 @contextmanager
 def reaching(address: str, remedy: str = _REMEDY, passing: tuple[type[Exception], ...] = ()) -> Iterator[None]:
-    """Turn whatever a store's package raises within the block into a `KdcError`, but for errors that are `passing`."""
+    """Turn any error of a store's package into `KdcError`, except `passing`."""
     try:
         yield
-    except Exception as error:  # each package has errors of its own, and they share no base
+    except Exception as error:  # packages' errors share no base
         if isinstance(error, (KdcError, *passing)):
             raise
         given = f"{without_secrets(address)}: {_told(error, address)}"
@@ -75,7 +75,7 @@ def reaching(address: str, remedy: str = _REMEDY, passing: tuple[type[Exception]
 
 
 def reaching_remote(system: Any, address: str) -> AbstractContextManager[None]:
-    """As `reaching`, but errors of this machine's own file system are raised as they are."""
+    """Like `reaching`, but errors of the local file system pass."""
     return reaching(address, passing=(Exception,) if is_local(system) else ())
 
 
@@ -84,21 +84,21 @@ class File:
     """One input file."""
 
     address: str  # without secrets
-    system: Any  # its fsspec file system
+    system: Any  # fsspec's
     path: str  # on that system
-    size: int  # in bytes
-    changed: str  # tells this version from another: the time of its last change, or an entity tag
+    size: int  # bytes
+    changed: str  # modification time or entity tag
 
     @property
     def format(self) -> str:
         """The format, by the ending."""
-        return format_of(self.path)  # the address may lack a query that names the file
+        return format_of(self.path)  # the address may lack the query that names it
 
     def open(self) -> IO[bytes]:
-        """Open the file for reading; a compressed one is decompressed on the way.
+        """Open for reading, decompressed.
 
         Raises:
-            InputError: the package that decompresses it is not installed.
+            InputError: no package can decompress it.
         """
         from fsspec.compression import available_compressions
 
@@ -110,10 +110,10 @@ class File:
 
 
 def format_of(address: str) -> str:
-    """The format of a file by its ending.
+    """A file's format by its ending.
 
     Raises:
-        InputError: another ending.
+        InputError: unknown ending.
     """
     ending = _ending(address)
     if ending not in FORMATS:
@@ -122,36 +122,36 @@ def format_of(address: str) -> str:
 
 
 def _ending(address: str) -> str:
-    """The ending that tells the format, ".csv" of "rows.csv.gz"."""
+    """Ending of the format: ".csv" of "rows.csv.gz"."""
     name = Path(_named(address))
     return Path(name.stem if name.suffix in _COMPRESSED else name).suffix.lower()
 
 
 def is_packed(address: str) -> bool:
-    """Whether the ending says that the file is compressed."""
+    """Whether it is compressed."""
     return Path(_named(address)).suffix in _COMPRESSED
 
 
 def _named(address: str) -> str:
-    """The part of an address that names the file: its path, or all of it if a query does, as in download?file=rows.csv.
-    A local name may hold a question mark."""
+    """The part that names the file: the path, or the whole address if its query does (download?file=rows.csv). Local
+    names may hold a question mark."""
     path = address.partition("?")[0] if "://" in address else address
     return path if any(ending in FORMATS for ending in Path(path.lower()).suffixes[-2:]) else address
 
 
 def exists(address: str) -> bool:
-    """Whether there is anything at an address."""
+    """Whether anything is there."""
     system, path = file_system(address)
     with reaching_remote(system, address):
         return bool(system.exists(path))
 
 
 def find(address: str) -> list[File]:
-    """The files of an input, sorted by name: one file, those of a directory, or those that match a pattern.
+    """An input's files, sorted: one, a directory's or a pattern's.
 
     Raises:
-        InputError: there is no such file, or none of a known format.
-        KdcError: the store refused, or did not answer.
+        InputError: no such file, or none of a known format.
+        KdcError: the store failed.
     """
     system, path = file_system(address)
     with reaching_remote(system, address):
@@ -161,7 +161,7 @@ def find(address: str) -> list[File]:
 def _matches(system: Any, path: str, address: str) -> list[str]:
     if system.isdir(path):
         matches = [name for name in system.find(path) if _ending(name) in FORMATS and not _is_hidden(name, path)]
-    elif system.exists(path):  # asked before patterns, because data[1].csv can be a file's name
+    elif system.exists(path):  # before patterns: data[1].csv can be a file
         matches = [path]
     else:
         matches = [name for name in system.glob(path) if not system.isdir(name)] if set(path) & set("*?[") else []
@@ -179,18 +179,17 @@ def _describe(system: Any, path: str, address: str) -> File:
 
 
 def _is_hidden(path: str, root: str) -> bool:
-    """Whether a part of the path below `root` is a tool's own: .ipynb_checkpoints, _temporary, _delta_log."""
+    """Whether a tool made it: .ipynb_checkpoints, _temporary, _delta_log."""
     below = PurePosixPath(path).relative_to(PurePosixPath(root)).parts
     return any(part.startswith((".", "_")) for part in below)
 
 
 class Folder:
-    """A folder of small files, each of which is there whole or not at all.
+    """A folder of small files, each written atomically.
 
     Args:
-        address: local, or of any file system of fsspec.
-        first: the file that `remove` deletes before all others. A folder without it is what a removal that was cut
-            off has left.
+        address: local, or any of fsspec.
+        first: deleted first by `remove`; without it, the folder is a broken-off removal.
     """
 
     def __init__(self, address: str, first: str) -> None:
@@ -203,11 +202,11 @@ class Folder:
             return bool(self._system.exists(self._at(name)))
 
     def exists(self) -> bool:
-        """Whether there is anything at the folder's address."""
+        """Whether anything is there."""
         return exists(self._address)
 
     def read(self, name: str) -> bytes:
-        """The bytes of a file.
+        """A file's bytes.
 
         Raises:
             FileNotFoundError: it is not there.
@@ -215,26 +214,26 @@ class Folder:
         return self._system.cat_file(self._at(name))
 
     def write(self, name: str, data: bytes) -> None:
-        """Write a file whole: after a crash it is as it was before."""
-        if not is_local(self._system):  # an object store writes whole by itself
+        """Write a file atomically."""
+        if not is_local(self._system):  # object stores are atomic
             with reaching_remote(self._system, self._address):
                 self._system.pipe_file(self._at(name), data)
             return
         os.makedirs(self._path, exist_ok=True)
-        # Ray may start a task again while its first attempt still writes the same file.
+        # Ray may restart a task that still writes.
         files.write_whole(Path(self._at(name)), data, shared=True)
 
     def sizes(self) -> dict[str, int]:
-        """The names of the files, with their sizes in bytes."""
+        """Bytes by file name."""
         with reaching_remote(self._system, self._address):
-            self._system.invalidate_cache()  # other processes write here too
+            self._system.invalidate_cache()  # others write here too
             listing = self._system.find(self._path, detail=True)
         return {Path(path).name: int(info["size"]) for path, info in listing.items()}
 
     def move(self, address: str) -> None:
-        """Rename a local folder, in one step. Whatever is at the new address is removed before."""
+        """Rename atomically, after removing the target."""
         _, path = file_system(address)
-        for temporary in Path(self._path).glob("*.tmp"):  # left by writers that were killed
+        for temporary in Path(self._path).glob("*.tmp"):  # left by killed writers
             temporary.unlink()
         if os.path.isdir(path):
             shutil.rmtree(path)
@@ -242,7 +241,7 @@ class Folder:
         os.replace(self._path, path)
 
     def remove(self) -> None:
-        """Remove the folder with all that is in it, if it is there."""
+        """Remove the folder, if it exists."""
         if self._first in self:
             self._system.rm_file(self._at(self._first))
         if self.exists():
@@ -254,20 +253,20 @@ class Folder:
 
 @contextmanager
 def whole_file_at(address: str) -> Iterator[IO[bytes]]:
-    """A binary stream; its content takes the name only when all of it is written. A local folder is made."""
+    """A stream that takes its name when complete. Creates local folders."""
     system, path = file_system(address)
     if is_local(system):
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         with files.whole_file(Path(path)) as stream:
             yield stream
         return
-    with system.transaction, system.open(path, "wb") as stream:  # an upload is committed at the end, or dropped
+    with system.transaction, system.open(path, "wb") as stream:  # committed at the end, or dropped
         yield stream
 
 
 @contextmanager
 def lock(output: str) -> Iterator[None]:
-    """Keep other processes from writing the same output, if it is local, in a folder where this user may write.
+    """Lock a local output against other processes, if its folder is writable.
 
     Raises:
         InputError: another process writes it.
@@ -285,7 +284,7 @@ def lock(output: str) -> Iterator[None]:
         held.acquire(timeout=0)
     except Timeout:
         raise InputError("another process writes this output", given=output, remedy="wait for it") from None
-    except OSError as error:  # the output itself may be a folder in which this user may write, as a mounted volume
+    except OSError as error:  # the output may be a writable mount in a read-only folder
         if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise
     try:

@@ -1,7 +1,4 @@
-"""Progress for the person who watches: a bar on a terminal, at most plain lines elsewhere. Everything goes to stderr.
-
-`Reporter` shows the stages of a run, `Meter` the bytes of a transfer, `RowCounter` the rows of a prediction.
-"""
+"""Progress on stderr: a bar on a terminal, else a few lines."""
 
 import logging
 import threading
@@ -10,27 +7,27 @@ from typing import Any, Protocol, Self
 
 from kdc.common.errors import printable
 
-_BEAT_S = 30.0  # seconds between two lines of a stage without a bar
-_SPEED_S = 120.0  # the speed is the mean of so many seconds
+_BEAT_S = 30.0  # seconds between lines without a bar
+_SPEED_S = 120.0  # seconds over which the speed is averaged
 
 
 class Progress(Protocol):
-    """Whom long work tells how far it is."""
+    """How long work reports progress."""
 
     def __call__(self, done: int, total: int, /, *, rows: int = 0, loss: float | None = None) -> None:
-        """`done` of `total` steps are done, each of so many rows; the loss is a training's."""
+        """`done` of `total` steps, each of `rows` rows."""
 
 
 class _Bar:
-    """One bar on stderr, drawn only on a terminal. As a context it takes the bar away at the end.
+    """A bar on a terminal, until the context ends.
 
     Args:
-        quiet: print nothing at all.
-        draws: whether the bar is drawn on a terminal; lines are printed in any case.
+        quiet: print nothing.
+        draws: draw the bar; lines are printed in any case.
     """
 
     def __init__(self, *, quiet: bool = False, draws: bool = True) -> None:
-        from rich.console import Console  # here: importing this module costs nothing
+        from rich.console import Console  # this module's import must be cheap
 
         self.console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
         self._is_drawn = self.console.is_terminal and draws and not quiet
@@ -38,11 +35,11 @@ class _Bar:
         self._task: Any = None
 
     def say(self, line: str) -> None:
-        """Print one line, on a terminal or not."""
+        """Print one line."""
         self.console.print(printable(line), markup=False)
 
     def stop(self) -> None:
-        """Take the bar away."""
+        """Remove the bar."""
         if self._progress is not None:
             self._progress.stop()
             self._progress = None
@@ -54,7 +51,7 @@ class _Bar:
         self.stop()
 
     def _draw(self, columns: list[Any], title: str, total: float | None, **fields: Any) -> None:
-        """Begin a new bar of rich's columns. Without a terminal it only counts."""
+        """Begin a bar; without a terminal it only counts."""
         from rich.progress import Progress
 
         self.stop()
@@ -71,12 +68,11 @@ class _Bar:
 
 
 class Reporter(_Bar):
-    """The stages of a run: a line when one begins and ends, and in between a bar, or without a terminal a line now and
-    then. Also shows kdc's log messages.
+    """Stages of a run: lines at begin and end, a bar or lines between. Shows kdc's log.
 
     Args:
-        quiet: print nothing at all.
-        beat_s: seconds between two of those lines.
+        quiet: print nothing.
+        beat_s: seconds between two lines.
     """
 
     def __init__(self, *, quiet: bool = False, beat_s: float = _BEAT_S) -> None:
@@ -90,7 +86,7 @@ class Reporter(_Bar):
         logging.getLogger("kdc").setLevel(logging.INFO)
 
     def started(self, stage: str, why: str) -> None:
-        """Say that a stage begins, and why it has to be done."""
+        """Say that a stage begins, and why."""
         from rich.progress import BarColumn, MofNCompleteColumn, TimeElapsedColumn, TimeRemainingColumn
 
         self.say(f"{stage}: starts ({why})")
@@ -103,20 +99,19 @@ class Reporter(_Bar):
             ).start()
 
     def progress(self, done: int, total: int, /, *, rows: int = 0, loss: float | None = None) -> None:
-        """Move the current stage to `done` of `total` steps; see `Progress`. A loss that is not told stays until
-        another piece of work begins."""
+        """Move the bar; see `Progress`. The last loss stays until new work begins."""
         fields: dict[str, Any] = {"rows": rows}
         if loss is not None or (self._task is not None and done < self._task.completed):
             fields["loss"] = loss
         self._update(completed=done, total=total, **fields)
 
     def stop(self) -> None:
-        """Take the bar away, and end the lines of the stage."""
+        """End bar and lines."""
         super().stop()
         self._ended.set()
 
     def finished(self, stage: str, seconds: float, headline: str) -> None:
-        """Say that a stage is done, and in one line what came of it, if `headline` says anything."""
+        """Say that a stage is done."""
         self.stop()
         self.say(f"{stage}: done in {seconds:.1f} s" + (f": {headline}" if headline else ""))
 
@@ -125,17 +120,16 @@ class Reporter(_Bar):
         self.say(f"{stage}: already done, nothing changed")
 
     def _beat(self, task: Any, ended: threading.Event) -> None:
-        """Print every few seconds where a stage is, also while it tells nothing itself."""
+        """Report regularly, even if the stage is silent."""
         while not ended.wait(self._beat_s):
             self.say(_line(task))
 
 
 def _line(task: Any) -> str:
-    """A stage and its seconds; step of steps, rows a second, loss and time left as far as they are known."""
     parts = [f"{task.description}: {task.elapsed:.0f} s"]
     if task.total is not None:
         parts.append(f"step {task.completed} of {task.total}")
-    if speed := task.speed:  # read once: another thread may reset it
+    if speed := task.speed:  # another thread may reset it
         rows, loss = task.fields["rows"], task.fields["loss"]
         parts += [f"{speed * rows:.0f} rows/s"] if rows else []
         parts += [f"loss {loss:.3f}"] if loss is not None else []
@@ -144,14 +138,13 @@ def _line(task: Any) -> str:
 
 
 def _duration(seconds: float) -> str:
-    """Seconds below two minutes, minutes below two hours, else hours."""
     if seconds < 120:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 class Meter(_Bar):
-    """The bytes of one transfer."""
+    """Bytes of a transfer."""
 
     def start(self, title: str, total: int) -> None:
         """Begin a bar of `total` bytes."""
@@ -161,20 +154,20 @@ class Meter(_Bar):
         self._draw([TextColumn("{task.description}", markup=False), *bar], title, total)
 
     def advance(self, count: int) -> None:
-        """Move the bar by so many bytes; back where `count` is negative, since some have to be sent again."""
+        """Move the bar; back for a negative count, if bytes are sent again."""
         self._update(advance=count)
 
 
 class RowCounter(_Bar):
-    """The rows of a prediction, and how far its input has been read."""
+    """Rows of a prediction, and bytes of input."""
 
     def start(self, total: int | None) -> None:
-        """Begin a bar of `total` bytes of input; None where that is not known."""
+        """Begin a bar of `total` bytes; None: unknown."""
         from rich.progress import BarColumn, TimeRemainingColumn
 
         figures = ["  {task.fields[rows]:,} rows", "{task.fields[speed]:,.0f} rows/s"]
         self._draw([*figures, BarColumn(), "left", TimeRemainingColumn()], "rows", total, rows=0, speed=0.0)
 
     def update(self, done: int, rows: int, rows_per_second: float) -> None:
-        """Move the bar to `done` bytes of input, and show the rows that were read and the speed."""
+        """Move the bar; show rows and speed."""
         self._update(completed=done, rows=rows, speed=rows_per_second)

@@ -1,4 +1,4 @@
-"""Protobuf's wire format, as far as messages of others are looked at before a library reads them."""
+"""Protobuf's wire format, to check foreign messages."""
 
 import mmap
 
@@ -6,10 +6,10 @@ _MOST_BYTES = 10  # of a number
 
 
 def varint(data: bytes | mmap.mmap, at: int) -> tuple[int, int]:
-    """A number that begins at an offset, and the offset after it.
+    """The number at an offset, and the offset after it.
 
     Raises:
-        IndexError: the data end within it, or it has more bytes than any number.
+        IndexError: the data end early, or it is too long.
     """
     value = 0
     for index in range(_MOST_BYTES):

@@ -1,4 +1,4 @@
-"""Ray: joins a cluster, or starts Ray on this machine alone, quietly."""
+"""Joins a Ray cluster, or starts Ray here."""
 
 import logging
 import os
@@ -16,18 +16,18 @@ _ANSWER_TIMEOUT_S = 10
 
 @contextmanager
 def connected(address: str | None, cores: int = 1) -> Iterator[Any]:
-    """Connect to Ray for the length of a block, unless the process is connected already; yields the module `ray`.
+    """Connect to Ray for the block, unless connected; yields the module `ray`.
 
     Args:
-        address: of a cluster, or "auto" for the one that this machine is a node of; None: Ray on this machine alone.
-        cores: number of cores that Ray on this machine alone offers at least, even if the machine has fewer.
+        address: of a cluster, or "auto" for this machine's; None: Ray on this machine alone.
+        cores: least cores to offer on this machine alone.
 
     Raises:
-        InputError: no cluster answers at the address.
-        KdcError: Ray is not installed, or does not start on this machine.
+        InputError: no cluster answers.
+        KdcError: Ray is missing or does not start.
     """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no usage data is sent
-    # Ray's C++ code writes a line to stderr for every actor that may restart, as if that were an error.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # Ray reports every restartable actor on stderr.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     try:
         import ray
@@ -37,7 +37,7 @@ def connected(address: str | None, cores: int = 1) -> Iterator[Any]:
         yield ray
         return
     options: dict[str, Any] = {"address": address}
-    if not address:  # without "local", Ray would join any cluster that happens to run on this machine
+    if not address:  # otherwise Ray joins any local cluster
         options = {"address": "local", "num_cpus": max(cores, usable_cores()), "include_dashboard": False}
     try:
         _check_answers(address)
@@ -63,7 +63,7 @@ def connected(address: str | None, cores: int = 1) -> Iterator[Any]:
 
 @contextmanager
 def _without_stderr() -> Iterator[None]:
-    """Discard stderr, the lines of C++ code included."""
+    """Discard stderr, even from C++."""
     sys.stderr.flush()
     stderr, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     try:
@@ -76,7 +76,7 @@ def _without_stderr() -> Iterator[None]:
 
 
 def _check_answers(address: str | None) -> None:
-    """Check that something listens at an address: Ray itself would try for a quarter of an hour."""
+    """Fail fast: Ray itself tries for 15 minutes."""
     if address == "auto":
         address = os.environ.get("RAY_ADDRESS")
     if address is None or address == "auto":

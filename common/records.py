@@ -1,8 +1,4 @@
-"""Parses tables of text record by record, in constant memory: CSV and TSV with quoting, and JSONL.
-
-The caller decodes the lines and decides what a broken record means for it. Each record comes with the line, counted
-from 1, on which it begins.
-"""
+"""Parses CSV, TSV and JSONL record by record, in constant memory. Lines count from 1."""
 
 import csv
 import json
@@ -11,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any, Literal
 
 Format = Literal["csv", "tsv", "jsonl", "parquet"]
-# The formats of tables by the ending of their files.
+# Formats by file ending.
 FORMATS: dict[str, Format] = {
     ".csv": "csv",
     ".tsv": "tsv",
@@ -20,12 +16,12 @@ FORMATS: dict[str, Format] = {
     ".parquet": "parquet",
 }
 DELIMITERS = {"csv": ",", "tsv": "\t"}
-# A longer line is no row of a table. Without a limit, a quote that is never closed would swallow the whole file.
+# Bounds an unclosed quote, which would swallow the file.
 LONGEST_LINE = 64 << 20
 
 
 class BrokenQuoting(Exception):
-    """The rest of a CSV or TSV file cannot be parsed, from the record on that begins at `line`."""
+    """A table cannot be parsed from the record at `line` on."""
 
     def __init__(self, reason: str, line: int) -> None:
         super().__init__(reason, line)
@@ -33,15 +29,15 @@ class BrokenQuoting(Exception):
 
 
 def parse_delimited(lines: Iterable[str], delimiter: str) -> Iterator[tuple[int, list[str]]]:
-    """Parse lines, with their line ends, by csv's quoting rules: a quoted field may hold delimiters and line breaks.
+    """Parse lines (with their ends) by csv's rules: quoted fields may hold delimiters and line breaks.
 
     Yields:
-        the line on which a record begins, and its fields. The header comes first; a blank line has no fields.
+        first line and fields, header first; a blank line has none.
 
     Raises:
-        BrokenQuoting: a quote is not closed or not doubled, or a carriage return stands inside a record.
+        BrokenQuoting: a quote is not closed or doubled, or a record holds a carriage return.
     """
-    csv.field_size_limit(LONGEST_LINE)  # Python's own limit of 128 KiB is short for a document
+    csv.field_size_limit(LONGEST_LINE)  # Python's 128 KiB are too few
     reader = csv.reader(lines, delimiter=delimiter, strict=True)
     begins = 1
     try:
@@ -53,7 +49,7 @@ def parse_delimited(lines: Iterable[str], delimiter: str) -> Iterator[tuple[int,
 
 
 def _finite(text: str) -> float:
-    """A number of JSON as Python holds it; ValueError if it is none, or too large."""
+    """A finite number. Raises ValueError."""
     if not math.isfinite(number := float(text)):
         raise ValueError(f"{text[:40]} is no number that JSON can hold")
     return number
@@ -63,11 +59,10 @@ _FINITE = json.JSONDecoder(parse_float=_finite, parse_constant=_finite)
 
 
 def parse_jsonl(lines: Iterable[str], *, finite: bool = False) -> Iterator[tuple[int, str, Any]]:
-    """Parse one JSON value a line; blank lines are left out. `finite` refuses numbers that JSON cannot hold (NaN,
-    1e999), which Python reads and writes.
+    """Parse one JSON value a line, skipping blank lines. `finite` refuses NaN and 1e999, which Python accepts.
 
     Yields:
-        the line's number, its text, and its value. The value of a line that is no JSON is the error.
+        line number, text, and value, or the error of a broken line.
     """
     decoder = _FINITE if finite else json.JSONDecoder()
     for number, line in enumerate(lines, start=1):

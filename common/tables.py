@@ -1,20 +1,20 @@
-"""Tables of text, aligned for a terminal or in Markdown, and texts that Markdown shows as they are."""
+"""Tables for a terminal or in Markdown."""
 
 import re
 from collections.abc import Collection, Sequence
 
 from kdc.common.errors import printable
 
-_WIDEST = 200  # characters to which other cells of a column are filled up, however long one is
+_WIDEST = 200  # characters to which cells are padded
 _MARKS = re.compile(r"([\\`*\[\]<&|]|(?<![^\W_])_|_(?![^\W_]))")  # within a word _ marks nothing
 
 
 def aligned(rows: Sequence[Sequence[str]], *, left: Collection[int] = (0,)) -> str:
-    """Lines whose columns are aligned, two spaces between them. A line break in a cell becomes a space.
+    """Lines with aligned columns. A cell's line breaks become spaces.
 
     Args:
-        rows: cells of each line, all lines of one length.
-        left: columns, counted from 0, that are aligned to the left; all others are numbers, aligned to the right.
+        rows: cells; all rows have the same length.
+        left: left-aligned columns, from 0; the others are numbers.
     """
     columns = []
     for number, column in enumerate(zip(*rows, strict=True)):
@@ -25,20 +25,19 @@ def aligned(rows: Sequence[Sequence[str]], *, left: Collection[int] = (0,)) -> s
 
 
 def markdown(rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table: the header is the first row, and all columns but the first are numbers. A cell may hold
-    anything, as the name of a label does."""
+    """A Markdown table, header first; all columns but the first are numbers."""
     head, *body = [[plain(cell) for cell in row] for row in rows]
     lines = [head, ["---"] + ["---:"] * (len(head) - 1), *body]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def plain(text: str) -> str:
-    """A text that Markdown shows as it is, on one line: no link, no HTML, no heading. For names, which others give."""
+    """Escape a foreign name for Markdown: no link, HTML, heading or line break."""
     return _MARKS.sub(r"\\\1", _on_one_line(text))
 
 
 def code(text: str) -> str:
-    """A text as code in Markdown, on one line, whatever it holds."""
+    """Inline code in Markdown."""
     line = _on_one_line(text)
     fence = "`" * (1 + max(map(len, re.findall("`+", line)), default=0))
     return f"{fence} {line} {fence}" if "`" in line else f"{fence}{line}{fence}"
@@ -49,5 +48,5 @@ def _on_one_line(text: str) -> str:
 
 
 def number(value: float | None, digits: int = 1, factor: float = 1) -> str:
-    """A cell with `value` times `factor`; "-" for None, and for what is no number in a manifest of others."""
+    """`value` times `factor`; "-" for None and for a foreign manifest's non-numbers."""
     return "-" if not isinstance(value, int | float) else f"{value * factor:.{digits}f}"

@@ -1,3 +1,3 @@
-"""The version of kdc, here and not in the root: the root imports the rooms, so no room may import the root."""
+"""The version, in a room, because rooms cannot import the root."""
 
 __version__ = "0.1.0"

@@ -1,7 +1,6 @@
-"""Sessions for fsspec's package for HTTP that follow no redirect from https to http, or from outside to inside.
+"""HTTP sessions for fsspec that refuse redirects from https to http, or from the internet to private addresses.
 
-A web server, or anybody who can change its answers, names the targets of its redirects. Followed blindly they would
-reach this machine's own ports, its network, a cloud's metadata.
+Followed blindly, redirects reach this machine's ports, its network, a cloud's metadata.
 """
 
 import errno
@@ -12,18 +11,17 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import aiohttp
 
-_MOST_AT_ONCE = 64 << 20  # bytes of a response that fsspec reads at once without a range
+_MOST_AT_ONCE = 64 << 20  # fsspec's reads without a range
 _REMEDY = "give the address that it leads to, if you trust it"
 
 
 def is_inside(address: str) -> bool:
-    """Whether an IP address is not of the internet, but of this machine, a private network or a link."""
+    """Whether an address is this machine's, private or link-local."""
     return not ipaddress.ip_address(address.partition("%")[0]).is_global
 
 
 def leads_inside(server: str, target: str) -> bool:
-    """Whether the name of a server is of the internet, and the target of this machine or its networks. A name that
-    cannot be resolved here, as behind a proxy, counts as one of the internet."""
+    """Whether an internet server leads to a private target. Unresolvable names (behind a proxy) count as internet."""
     return _resolves_inside(target) and not _resolves_inside(server)
 
 
@@ -37,10 +35,9 @@ def _resolves_inside(name: str) -> bool:
 
 
 async def session(*, server: str, **more: Any) -> "aiohttp.ClientSession":
-    """A session for requests to one server; the name keeps it apart from the sessions for others.
+    """A session for one server; the name keeps sessions apart.
 
-    Its first connection is to that server. If it is to an address of the internet, later ones, by redirects or another
-    answer of the DNS, must be too.
+    After a connection to the internet, later ones (redirects, other DNS answers) must go there too.
     """
     import aiohttp
     import yarl
@@ -60,8 +57,7 @@ async def session(*, server: str, **more: Any) -> "aiohttp.ClientSession":
             raise OSError(f"a redirect leads from https to http; {_REMEDY}")
 
     class Bounded(aiohttp.ClientResponse):
-        """A response that is not read if it is larger than was asked for: fsspec would take a range, or a page that may
-        list files, of any size into memory."""
+        """Refuses more bytes than requested, which fsspec would read into memory."""
 
         async def read(self) -> bytes:
             start, _, end = self.request_info.headers.get("Range", "").removeprefix("bytes=").partition("-")

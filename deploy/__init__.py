@@ -1,1 +1,1 @@
-"""How kdc is deployed; `bento.py` is the service of a Bento."""
+"""How kdc is deployed."""

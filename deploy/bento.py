@@ -1,8 +1,7 @@
-"""The service as a Bento names it: `deploy.bento:Classifier` (see `[tool.bentoml.build]` in pyproject.toml).
+"""The service as a Bento names it: `deploy.bento:Classifier` (`[tool.bentoml.build]` in pyproject.toml).
 
-A Bento holds a copy of the repository's files, but not an installed package: the folder with the files *is* the package
-`kdc`, and Python finds no package by that name inside it. This file therefore gives the folder that name before it
-imports the service. Where `kdc` has been imported already, from an installation or a checkout, it is left as it is.
+A Bento copies the repository's files without installing them, so Python finds no package `kdc`. This file gives the
+folder that name first, unless `kdc` is imported already.
 """
 
 import importlib.util

@@ -1,13 +1,13 @@
-"""Classify texts with `kdc serve`: one kept connection, and another try where the service is busy.
+"""Classify texts with `kdc serve`: one kept connection, and retries if the service is busy.
 
     pip install httpx
     python client.py 'a gripping film' dull        # or one text a line on standard input
 
-Prints label and score of each; blank lines are left out. A tab parts the two texts of a pair. KDC_URL names the service
-(default http://localhost:3000), KDC_TOKEN holds its bearer token, if it asks for one.
+Prints label and score of each text; skips blank lines. A tab separates the texts of a pair. KDC_URL names the service
+(default http://localhost:3000); KDC_TOKEN holds its bearer token, if it needs one.
 
-429, 503 and connections that fail are tried again, after `Retry-After` and a random pause that doubles, until the tries
-or the seconds are used up. Every other answer is final. What is not answered ends the program with exit code 1.
+Retries 429, 503 and failed connections after `Retry-After` and a random, doubling pause, until tries or seconds run
+out. Other answers are final. Unanswered rows give exit code 1.
 """
 
 import email.utils
@@ -19,22 +19,22 @@ import time
 
 import httpx
 
-BUSY = {429, 503}  # nothing was computed, and it will have room again; the same body would fail again with a 422
+BUSY = {429, 503}  # nothing was computed; a 422 would fail again
 TRIES = 5
-TOTAL_S = 30.0  # of a request with all its tries and pauses
-# Of one try: longer than the service takes to say 504 (KDC_TIMEOUT_S, 10). httpx bounds each wait for bytes, not their
-# sum: near enough for a small reply.
+TOTAL_S = 30.0  # of a request with all tries and pauses
+# Of one try: more than the service's own timeout (504, KDC_TIMEOUT_S, 10). httpx bounds each wait for bytes, not their
+# sum, which is enough for small replies.
 TRY_S = 12.0
 PAUSE_S, LONGEST_PAUSE_S = 0.1, 5.0
 ROWS = 32  # of a request
 
 
 class NoAnswer(Exception):
-    """What the service said, or why it could not be reached."""
+    """The service's refusal, or why it was not reached."""
 
 
 def main() -> None:
-    """Texts in, a line of label and score for each out."""
+    """Read texts, print label and score of each."""
     token = os.environ.get("KDC_TOKEN")
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     lines = iter(sys.argv[1:] or (line.rstrip("\r\n") for line in sys.stdin if line.strip()))
@@ -45,14 +45,14 @@ def main() -> None:
 
 
 def classify(client: httpx.Client, rows: list[list[str]]) -> list[tuple[str, float]]:
-    """The best label of each row, and its score.
+    """Best label and score of each row.
 
     Args:
-        client: its connections are kept between requests: make one, not one a request.
+        client: make one for all requests: it keeps connections.
         rows: [text] or [text, text].
 
     Raises:
-        NoAnswer: the service refuses the rows, or it is busy or away for too long.
+        NoAnswer: the service refuses the rows, or stays busy or away.
     """
     body = {"inputs": rows, "parameters": {"top_k": 1}}
     ends = time.monotonic() + TOTAL_S
@@ -60,7 +60,7 @@ def classify(client: httpx.Client, rows: list[list[str]]) -> list[tuple[str, flo
         pause = random.uniform(0, min(PAUSE_S * 2**attempt, LONGEST_PAUSE_S))
         try:
             reply = client.post("/predict", json=body, timeout=max(0.001, min(TRY_S, ends - time.monotonic())))
-        except httpx.TransportError as error:  # asking twice does no harm
+        except httpx.TransportError as error:  # asking twice is harmless
             why = f"{type(error).__name__}: {error}"
         else:
             if reply.status_code == 200:
@@ -76,7 +76,7 @@ def classify(client: httpx.Client, rows: list[list[str]]) -> list[tuple[str, flo
 
 
 def retry_after(reply: httpx.Response) -> float:
-    """Seconds. The service tells a number; a proxy before it may tell a date."""
+    """Seconds. A service sends a number, a proxy maybe a date."""
     told = reply.headers.get("Retry-After", "")
     if told.isdecimal():
         return float(told)

@@ -1,14 +1,14 @@
-"""Classify texts with `kdc serve`: several requests at a time, within a bound; answers in the order of the texts.
+"""Classify texts with `kdc serve`: several requests at once, answers in the order of the texts.
 
     pip install httpx
     python client_async.py 'a gripping film' dull        # or one text a line on standard input
 
-Prints label and score of each; blank lines are left out. A tab parts the two texts of a pair. KDC_URL names the service
-(default http://localhost:3000), KDC_TOKEN holds its bearer token, if it asks for one.
+Prints label and score of each text; skips blank lines. A tab separates the texts of a pair. KDC_URL names the service
+(default http://localhost:3000); KDC_TOKEN holds its bearer token, if it needs one.
 
-429, 503 and connections that fail are tried again, after `Retry-After` and a random pause that doubles, until the tries
-or the seconds are used up. Every other answer is final. What is not answered ends the program with exit code 1.
-Input of any length takes the same memory. For whole tables `kdc predict` is faster: it needs no service.
+Retries 429, 503 and failed connections after `Retry-After` and a random, doubling pause, until tries or seconds run
+out. Other answers are final. Unanswered rows give exit code 1.
+Memory does not grow with the input. For whole tables use `kdc predict`, which is faster and needs no service.
 """
 
 import asyncio
@@ -23,11 +23,11 @@ from collections.abc import Iterator
 
 import httpx
 
-AT_ONCE = 8  # requests in work; more only wait in the service's queue, or are refused
-BUSY = {429, 503}  # nothing was computed, and it will have room again; the same body would fail again with a 422
+AT_ONCE = 8  # more would wait in the service's queue or be refused
+BUSY = {429, 503}  # nothing was computed; a 422 would fail again
 TRIES = 5
-TOTAL_S = 30.0  # of a request with all its tries and pauses
-TRY_S = 12.0  # of one try: longer than the service takes to say 504 (KDC_TIMEOUT_S, 10)
+TOTAL_S = 30.0  # of a request with all tries and pauses
+TRY_S = 12.0  # of one try: more than the service's own timeout (504, KDC_TIMEOUT_S, 10)
 PAUSE_S, LONGEST_PAUSE_S = 0.1, 5.0
 ROWS = 32  # of a request
 
@@ -35,11 +35,11 @@ Answers = list[tuple[str, float]]
 
 
 class NoAnswer(Exception):
-    """What the service said, or why it could not be reached."""
+    """The service's refusal, or why it was not reached."""
 
 
 async def main() -> None:
-    """Texts in, a line of label and score for each out."""
+    """Read texts, print label and score of each."""
     token = os.environ.get("KDC_TOKEN")
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     batches = batches_of(iter(sys.argv[1:] or (line.rstrip("\r\n") for line in sys.stdin if line.strip())))
@@ -48,7 +48,7 @@ async def main() -> None:
     working: deque[asyncio.Task[Answers]] = deque()
     async with httpx.AsyncClient(base_url=url, headers=headers, limits=limits, timeout=None) as client:
         try:
-            while rows := await asyncio.to_thread(next, batches, None):  # a slow input must not stop the answers
+            while rows := await asyncio.to_thread(next, batches, None):  # a slow input must not hold back answers
                 working.append(asyncio.create_task(classify(client, rows)))
                 if len(working) == AT_ONCE:
                     show(await working.popleft())
@@ -61,26 +61,26 @@ async def main() -> None:
 
 
 def batches_of(lines: Iterator[str]) -> Iterator[list[list[str]]]:
-    """Rows of a request: [text] or [text, text]."""
+    """Rows of each request: [text] or [text, text]."""
     while rows := [line.split("\t") for line in itertools.islice(lines, ROWS)]:
         yield rows
 
 
 def show(answers: Answers) -> None:
-    """A line for each."""
+    """Print a line for each answer."""
     for label, score in answers:
         print(f"{label}\t{score:.4f}")
 
 
 async def classify(client: httpx.AsyncClient, rows: list[list[str]]) -> Answers:
-    """The best label of each row, and its score.
+    """Best label and score of each row.
 
     Args:
-        client: its connections are kept between requests: make one, not one a request.
+        client: make one for all requests: it keeps connections.
         rows: [text] or [text, text].
 
     Raises:
-        NoAnswer: the service refuses the rows, or it is busy or away for too long.
+        NoAnswer: the service refuses the rows, or stays busy or away.
     """
     body = {"inputs": rows, "parameters": {"top_k": 1}}
     ends = time.monotonic() + TOTAL_S
@@ -89,7 +89,7 @@ async def classify(client: httpx.AsyncClient, rows: list[list[str]]) -> Answers:
         try:
             async with asyncio.timeout(min(TRY_S, ends - time.monotonic())):
                 reply = await client.post("/predict", json=body)
-        except (httpx.TransportError, TimeoutError) as error:  # asking twice does no harm
+        except (httpx.TransportError, TimeoutError) as error:  # asking twice is harmless
             why = f"{type(error).__name__}: {error}"
         else:
             if reply.status_code == 200:
@@ -105,7 +105,7 @@ async def classify(client: httpx.AsyncClient, rows: list[list[str]]) -> Answers:
 
 
 def retry_after(reply: httpx.Response) -> float:
-    """Seconds. The service tells a number; a proxy before it may tell a date."""
+    """Seconds. A service sends a number, a proxy maybe a date."""
     told = reply.headers.get("Retry-After", "")
     if told.isdecimal():
         return float(told)

@@ -1,4 +1,4 @@
-"""Options that say what a contract asks: `LIMITS` to compress to it, `TERMS` to judge it again."""
+"""`LIMITS` to compress to, `TERMS` to judge again."""
 
 from kdc.common.command_options import settings
 

@@ -1,4 +1,4 @@
-"""The judgement: a contract, what was measured, and the verdict that follows from these numbers."""
+"""The judgement: contract, measurements, and the verdict that follows."""
 
 from collections.abc import Sequence
 from statistics import NormalDist
@@ -18,51 +18,51 @@ from kdc.artifact.contract.terms import (
 )
 from kdc.common.frozen import Frozen
 
-_STARVED = 0.1  # share of a model's threads without a core, from which on a time that is missed may be the neighbours'
-_Length = Annotated[int, Field(ge=1, le=MOST_WINDOWS * MOST_TOKENS)]  # tokens of a row
+_STARVED = 0.1  # share of threads without a core that excuses a missed time
+_Length = Annotated[int, Field(ge=1, le=MOST_WINDOWS * MOST_TOKENS)]  # of a row
 
 
 class Check(NamedTuple):
-    """One limit of a contract beside what was measured."""
+    """One limit and its measurement."""
 
-    limit: str  # its name in `Limits`
+    limit: str  # name in `Limits`
     title: str  # what is limited
-    bound: str  # the limit with its sign and unit
-    measured: str  # the measurement with its interval and unit
+    bound: str  # limit with sign and unit
+    measured: str  # with interval and unit
     verdict: Verdict
     problem: str  # what is wrong, in one sentence
 
 
 class Judgement(Frozen):
-    """A contract and whether an artifact kept it, as the manifest keeps it."""
+    """A contract and whether an artifact keeps it."""
 
-    contract: Contract  # what was asked
-    variant: str  # the one that was judged: "fp32", "int8", "cascade", ...
-    provider: str  # ONNX Runtime's execution provider that ran it
-    cpu: str  # model name of the CPU. Another one has another latency, and can have other int8 arithmetic
-    threads: int = Field(ge=1, le=1024)  # of a forward pass when it was timed
-    # tokens of the rows that were timed: `kdc verify` times other rows of these lengths
+    contract: Contract
+    variant: str  # "fp32", "int8", "cascade", ...
+    provider: str  # ONNX Runtime's
+    cpu: str  # model name; others differ in latency, and maybe in int8 results
+    threads: int = Field(ge=1, le=1024)  # of the timed pass
+    # Tokens of timed rows; `kdc verify` times other rows of these lengths.
     lengths: tuple[Annotated[int, Field(ge=1, le=MOST_WINDOWS * MOST_TOKENS)], ...] = Field(
         min_length=1, max_length=100
     )
-    costs: Costs  # measured under the contract's conditions
-    quality: Quality | None = None  # the student beside its teacher; None if `max_drop` was not asked for
-    required: tuple[RequiredShare, ...] = ()  # what was counted for each of the contract's requirements
-    # whether quality and requirements were measured for this judgement, and are not those of an earlier one
+    costs: Costs
+    quality: Quality | None = None  # None without `max_drop`
+    required: tuple[RequiredShare, ...] = ()  # in the contract's order
+    # False if quality and requirements come from an earlier judgement.
     compared: bool
-    missed: tuple[str, ...] = ()  # one sentence for each limit that does not hold, or is not shown to
-    verdict: Verdict  # "not shown": no limit is missed for sure, but not all are shown to hold
+    missed: tuple[str, ...] = ()  # a sentence for each failed limit, or else for each not shown
+    verdict: Verdict  # "not shown": no limit fails, some are unclear
 
     @property
     def look(self) -> int | None:
-        """Which look at the evaluation rows the judgement was; None if it needed none."""
+        """Number of this look at the evaluation set, if any."""
         if self.quality is not None:
             return self.quality.look
         return self.required[0].look if self.required else None
 
     @property
     def checks(self) -> list[Check]:
-        """Every limit beside what was measured."""
+        """Check every limit."""
         return checks_of(self.contract, self.costs, self.quality, self.required)
 
     @model_validator(mode="after")
@@ -80,7 +80,7 @@ class Judgement(Frozen):
 def decide(
     contract: Contract, costs: Costs, quality: Quality | None, required: Sequence[RequiredShare] = ()
 ) -> tuple[Verdict, tuple[str, ...]]:
-    """The verdict, and one sentence for each limit that is missed; if none is, for each that is not shown to hold."""
+    """The verdict, and sentences on failed limits, or else on those not shown."""
     checks = checks_of(contract, costs, quality, required)
     verdicts: tuple[Verdict, ...] = ("fail", "not shown")
     for verdict in verdicts:
@@ -92,7 +92,7 @@ def decide(
 def checks_of(
     contract: Contract, costs: Costs, quality: Quality | None, required: Sequence[RequiredShare]
 ) -> list[Check]:
-    """Check every limit of a contract, by what was measured under its conditions."""
+    """Check every limit."""
     checks = _cost_checks(contract, costs)
     limit = contract.limits.max_drop
     if quality is not None and limit is not None:
@@ -110,16 +110,15 @@ def checks_of(
 
 
 def missed_costs(contract: Contract, costs: Costs) -> list[str]:
-    """One sentence for each limit on costs that a model does not keep."""
+    """A sentence for each limit on costs that is broken."""
     return [check.problem for check in _cost_checks(contract, costs) if check.verdict == "fail"]
 
 
 def _cost_checks(contract: Contract, costs: Costs) -> list[Check]:
-    """Check the limits on costs. A miss is not shown if the model's threads were short of cores, and that explains it:
-    it may have been the neighbours."""
+    """Check limits on costs; a missed time is "not shown" if busy neighbours could explain it."""
     at, latency = contract.at, f"p{contract.at.percentile:g} latency"
     length = "rows as they come" if at.length is None else f"{at.length} tokens"
-    measurements = (  # the limit, what it limits, under which conditions, unit, value, interval
+    measurements = (  # limit, name, conditions, unit, value, interval
         ("max_latency_ms", latency, f", batch {at.batch}, {length}", "ms", costs.latency_ms, costs.latency_interval),
         ("max_size_mb", "size", "", "MB", costs.size_mb, None),
         ("min_rows_per_s", "throughput", ", batch 32", "rows/s", costs.rows_per_s, costs.rows_interval),
@@ -149,20 +148,18 @@ def _measured(cost: float, interval: tuple[float, float] | None, unit: str, form
 
 
 def _is_neighbours(low: float, high: float, limit: float, starved: float, at_most: bool) -> bool:
-    """Whether the best of a time's interval would keep to the limit if the model's threads had all their cores."""
+    """Whether the interval's better end would keep the limit with a core for every thread."""
     free = max(1 - starved, 1e-9)
     return starved >= _STARVED and (low * free <= limit if at_most else high / free >= limit)
 
 
 def _percent(ratio: float) -> str:
-    """How far a ratio is from 1, in percent."""
     off = 100 * abs(ratio - 1)
     return f"{off:.0f} %" if off >= 1 else f"{off:.1g} %"
 
 
 def _verdict(low: float, high: float, limit: float, *, at_most: bool = False) -> Verdict:
-    """Pass if the whole interval keeps to the limit, fail if none of it does, else not shown: neither error is more
-    likely than the confidence allows."""
+    """Pass or fail only if the whole interval does."""
     worst, best, sign = (high, low, -1) if at_most else (low, high, 1)
     if sign * worst >= sign * limit:
         return "pass"
@@ -170,7 +167,7 @@ def _verdict(low: float, high: float, limit: float, *, at_most: bool = False) ->
 
 
 def judge_drop(contract: Contract, quality: Quality | None) -> Verdict:
-    """The verdict on `max_drop` alone; it is kept if it was not asked for, or the metric is not judged."""
+    """Verdict on `max_drop`; "pass" if it is not set or the metric is not judged."""
     limit = contract.limits.max_drop
     if quality is None or limit is None:
         return "pass"
@@ -179,7 +176,7 @@ def judge_drop(contract: Contract, quality: Quality | None) -> Verdict:
 
 
 def judge_share(share: RequiredShare, evidence: Evidence) -> Verdict:
-    """The verdict on one required share; not shown if there is no row of which it would be a share."""
+    """Verdict on a required share; "not shown" without rows."""
     rate = share.rate
     if rate.value is None:
         return "not shown"
@@ -217,15 +214,14 @@ def _drop_in_words(contract: Contract, quality: Quality, limit: float) -> str:
 
 
 def spent(confidence: float, look: int) -> float:
-    """The confidence that is left for a look at rows that were judged by before.
+    """Confidence for this look at the evaluation set.
 
-    The first look has an error of 1 - confidence, look k after it a part of 1 / (k (k - 1)) of that. These parts sum to
-    1. However many models are judged by the rows, the chance that any of them passes wrongly is at most twice the
-    chance of the first look alone.
+    The first look may err with probability 1 - confidence, look k with 1 / (k (k - 1)) of that. These fractions sum to
+    1. So the chance that any of a run's models passes wrongly is at most twice the first look's.
     """
     return confidence if look == 1 else 1 - (1 - confidence) / (look * (look - 1))
 
 
 def quantile_of(confidence: float) -> float:
-    """Of the normal distribution, at the upper end of a two-sided interval."""
+    """Normal quantile of a two-sided interval."""
     return NormalDist().inv_cdf((1 + confidence) / 2)

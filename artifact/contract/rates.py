@@ -1,4 +1,4 @@
-"""Shares of rows: counted, with their intervals, and bounds on them as people write these."""
+"""Shares of rows with confidence intervals, and bounds on them."""
 
 import re
 from typing import NamedTuple
@@ -17,23 +17,22 @@ class Bound(NamedTuple):
     """A bound on a share of rows."""
 
     label: str | None
-    measure: str  # fpr: the share of the rows without the label that get it; coverage: the rows that are answered
+    measure: str  # fpr: false positive rate; coverage: share answered
     value: float
 
     @property
     def is_most(self) -> bool:
-        """Whether the share must be at most the value, and not at least."""
+        """Whether the value is a maximum."""
         return self.measure == "fpr"
 
     @property
     def name(self) -> str:
-        """What is bounded, with its label."""
+        """Measure and label."""
         return self.measure if self.label is None else f"{self.label}:{self.measure}"
 
 
 def parse_bound(text: str) -> Bound | None:
-    """Read `LABEL:precision>=0.95`, `recall>=0.9`, `fpr<=0.01`, `accuracy>=0.98` or `coverage>=0.5`; None for another
-    text, or a value outside 0 to 1."""
+    """Read a bound such as `LABEL:precision>=0.95` or `fpr<=0.01`. None for other texts, and values outside 0 to 1."""
     match = _BOUND.fullmatch(text)
     if match is None:
         return None
@@ -45,7 +44,7 @@ def parse_bound(text: str) -> Bound | None:
 
 
 class Rate(Frozen):
-    """A share, counted: its exact 95 % interval is Clopper's and Pearson's (1934, Biometrika 26:404)."""
+    """A counted share with its exact 95 % interval (Clopper and Pearson 1934, Biometrika 26:404)."""
 
     hits: int = Field(ge=0)
     of: int = Field(ge=0)
@@ -54,12 +53,12 @@ class Rate(Frozen):
 
     @property
     def value(self) -> float | None:
-        """The share; None of nothing."""
+        """The share; None without rows."""
         return self.hits / self.of if self.of else None
 
     @property
     def text(self) -> str:
-        """In percent, with its interval."""
+        """Percent with the interval."""
         if not self.of:
             return "-"
         return f"{100 * self.hits / self.of:.1f} ({100 * self.low:.1f} to {100 * self.high:.1f})"

@@ -1,7 +1,4 @@
-"""The terms of a contract: what people can ask of an artifact, the conditions, and the measurements.
-
-The settings of a run (`[contract]`, in `kdc.pipeline.config.judging_settings`) are built from the same models.
-"""
+"""Limits, conditions and measurements of a contract."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
@@ -15,12 +12,11 @@ from kdc.common.frozen import Frozen
 Verdict = Literal["pass", "fail", "not shown"]
 Evidence = Literal["interval", "point"]
 Against = Literal["best", "teacher"]
-MOST_TOKENS = 8192  # of a row or window: what encoders with long texts read, and what a start warms up with
+MOST_TOKENS = 8192  # of a row or window, also at warm-up
 MOST_WINDOWS = 64  # of a row
 _LONGEST_TEXT = 1000  # characters of a requirement
 EXIT_CODES: dict[str, int] = {"pass": 0, "fail": 3, "not shown": 4}
 
-# One text, or several.
 Texts = Annotated[
     tuple[str, ...],
     BeforeValidator(lambda value: tuple(map(str, value if isinstance(value, list | tuple) else [value]))),
@@ -68,12 +64,12 @@ class Limits(Frozen):
 
     @property
     def set_ones(self) -> list[str]:
-        """The names of the limits that are set."""
+        """Names of set limits."""
         return [name for name in Limits.model_fields if getattr(self, name) not in (None, ())]
 
 
 class Conditions(Frozen):
-    """The conditions under which latency and rows a second are measured."""
+    """How latency and throughput are measured."""
 
     length: int | None = Field(
         None, ge=3, le=MOST_TOKENS, description="tokens of each timed row (default: rows as they come)"
@@ -88,7 +84,7 @@ class Conditions(Frozen):
 
 
 class Proof(Frozen):
-    """What counts as having shown that `max_drop` and `require` are kept."""
+    """What proves `max_drop` and `require`."""
 
     evidence: Evidence = Field(
         "interval",
@@ -104,70 +100,70 @@ class Proof(Frozen):
 
 
 class Contract(Proof):
-    """What is asked of an artifact, and what counts as shown."""
+    """What an artifact must keep, and what counts as proof."""
 
-    limits: Limits = Limits()  # what must hold
-    at: Conditions = Conditions()  # under which it must hold
+    limits: Limits = Limits()
+    at: Conditions = Conditions()
 
 
 class Costs(Frozen):
-    """What was measured of one model under the conditions, in the units of `Limits`."""
+    """One model's costs, in units of `Limits`."""
 
     latency_ms: float = Field(gt=0)
     rows_per_s: float = Field(gt=0)
     size_mb: float = Field(gt=0)
-    # intervals of the two, with the contract's confidence; None if the rounds were too few
+    # With the contract's confidence; None after too few rounds.
     latency_interval: tuple[float, float] | None = None
     rows_interval: tuple[float, float] | None = None
-    starved: float = Field(0.0, ge=0, le=1)  # share of its threads for which other processes left no core
+    starved: float = Field(0.0, ge=0, le=1)  # share of threads whose core other processes took
 
 
 class Quality(Frozen):
-    """The student beside its teacher, or a better baseline in its place, on the same evaluation rows."""
+    """The student against its teacher or a better baseline, on the same evaluation rows."""
 
-    metric: str  # the task's deciding one
-    against: str  # what it is compared with: "teacher", or the name of a baseline that is better
-    teacher: float | None  # metric of the teacher or baseline, in points; None if only differing rows have labels
-    student: float | None  # metric of the student, in points; likewise
+    metric: str
+    against: str  # "teacher", or a better baseline's name
+    teacher: float | None  # points; None if only differing rows have labels
+    student: float | None  # points; None likewise
     difference: float  # student minus teacher or baseline, in points
-    # two-sided confidence interval of the difference (`kdc.pipeline.quality.intervals`); wider for each earlier look
+    # Two-sided confidence interval, wider with each look (`kdc.pipeline.quality.intervals`).
     interval: tuple[float, float]
-    rows: int  # rows that were compared
-    groups: int  # groups of rows that are independent
-    # number of this model among those that its run judged by these rows: later ones have wider intervals (`spent`)
+    rows: int
+    groups: int  # independent groups
+    # Number of this model among those judged by these rows (see `spent`).
     look: int = Field(1, ge=1)
-    # about how many rows would show, with a power of 80 %, that the drop keeps to the limit, if the measured difference
-    # is the true one; None if no number would, or none is needed
+    # About how many rows would prove the limit (power 80 %), if the measured difference is true. None if no number
+    # would, or none is needed.
     rows_needed: int | None = None
 
     @property
     def other(self) -> str:
-        """What the student is compared with, in a sentence: "the teacher", or "the baseline tfidf"."""
+        """The opponent in messages: "the teacher", or "the baseline tfidf"."""
         return "the teacher" if self.against == "teacher" else f"the baseline {self.against}"
 
 
 class RequiredShare(Frozen):
-    """A share that a contract asks for, as it was counted on labelled rows, by the decisions of the artifact."""
+    """A required share, counted on labelled rows."""
 
-    requirement: str  # as the contract has it
-    # The interval is Clopper's and Pearson's. The end that shows that the share is kept has the contract's confidence;
-    # at the other end all shares of the contract together have the error of one.
+    requirement: str
+    # Clopper and Pearson's interval. The end that proves the share has the contract's confidence; at the other end all
+    # shares together have the error of one.
     rate: Rate
     look: int = Field(1, ge=1)  # see `Quality`
 
     @property
     def asked(self) -> Bound:
-        """The requirement."""
+        """The requirement, parsed."""
         bound = parse_bound(self.requirement)
-        assert bound is not None  # a contract cannot be made otherwise
+        assert bound is not None  # contracts are validated
         return bound
 
 
 def parse_conditions(text: str | None) -> dict[str, str]:
-    """The conditions in a text such as `length=64,batch=1`, by name; none for None. Names are checked later.
+    """Split `length=64,batch=1`, without checking names.
 
     Raises:
-        InputError: a part that is not `name=number`.
+        InputError: a part is not `name=number`.
     """
     conditions: dict[str, str] = {}
     for part in text.split(",") if text is not None else ():
@@ -183,14 +179,14 @@ def parse_conditions(text: str | None) -> dict[str, str]:
 
 
 def replace(contract: Contract, changes: Mapping[str, Any]) -> Contract:
-    """A contract with some of its terms replaced.
+    """A contract with some terms replaced.
 
     Args:
         contract: an artifact's, or an empty one.
-        changes: limits by name, `at` as `parse_conditions` takes it, and what `Proof` has. None changes nothing.
+        changes: limits, `at` as text, fields of `Proof`. None changes nothing.
 
     Raises:
-        InputError: an unknown condition, or a value that is not allowed.
+        InputError: an unknown condition, or a wrong value.
     """
     new = {name: value for name, value in changes.items() if value is not None}
     terms = contract.model_dump()

@@ -1,4 +1,4 @@
-"""A judgement for people: a table of limits and measurements, the verdict in a sentence, and what to try."""
+"""A judgement for people: table, sentence, advice."""
 
 from kdc.artifact.contract.judgement import Judgement
 from kdc.common.errors import InputError
@@ -29,10 +29,10 @@ _HOLDS = {"pass": "yes", "fail": "no", "not shown": "not shown"}
 
 
 def refuse_failed(judgement: Judgement | None, *, allow: bool) -> None:
-    """Refuse an artifact that failed its contract, unless that is allowed.
+    """Refuse an artifact that failed its contract.
 
     Raises:
-        InputError: it failed.
+        InputError: it failed, and `allow` is False.
     """
     if judgement is not None and judgement.verdict == "fail" and not allow:
         raise InputError(
@@ -43,7 +43,7 @@ def refuse_failed(judgement: Judgement | None, *, allow: bool) -> None:
 
 
 def render(judgement: Judgement, before: Judgement | None = None) -> str:
-    """The whole judgement in lines for a terminal, and one line on an earlier judgement."""
+    """The judgement for a terminal, with an earlier one."""
     lines = [aligned(table(judgement), left=range(4)), "", sentence(judgement)]
     lines += [f"try: {suggestion}" for suggestion in advice(judgement)]
     if before is not None:
@@ -55,7 +55,7 @@ def render(judgement: Judgement, before: Judgement | None = None) -> str:
 
 
 def table(judgement: Judgement) -> list[list[str]]:
-    """A header, then a line for each limit: what is limited, the limit, the measurement, whether it holds."""
+    """Name, limit, measurement and verdict of each limit, header first."""
     rows = [["contract", "limit", "found", "holds"]]
     for check in judgement.checks:
         is_old = check.limit in ("max_drop", "require") and not judgement.compared
@@ -75,6 +75,6 @@ def sentence(judgement: Judgement) -> str:
 
 
 def advice(judgement: Judgement) -> list[str]:
-    """What to try, one line for each kind of miss; none if the contract is kept."""
+    """What to try next."""
     misses = ((check.verdict, check.limit) for check in judgement.checks if check.verdict == judgement.verdict)
     return list(dict.fromkeys(_ADVICE[miss] for miss in misses if miss in _ADVICE))

@@ -13,10 +13,10 @@ _TAG = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]*)(?::([A-Za-z0-9][A-Za-z0-9._-]*)
 
 @dataclass(frozen=True)
 class Repository:
-    """A model repository of the Hugging Face hub."""
+    """A repository of the Hugging Face hub."""
 
     name: str  # owner/name
-    revision: str | None  # branch, tag or commit; None: the default branch
+    revision: str | None  # branch, tag or commit; None: the default
 
     def __str__(self) -> str:
         return f"{HUB}{self.name}" + (f"@{self.revision}" if self.revision else "")
@@ -24,25 +24,25 @@ class Repository:
 
 @dataclass(frozen=True)
 class Tag:
-    """A model of BentoML's store."""
+    """A model in BentoML's store."""
 
     name: str
-    version: str | None  # None: the newest version, and in a push a new one
+    version: str | None  # None: newest, or new in a push
 
     def __str__(self) -> str:
         return self.name if self.version is None else f"{self.name}:{self.version}"
 
 
 def is_address(text: str) -> bool:
-    """Whether a text is more than a path of this machine."""
+    """Whether a text is an address, not a path."""
     return "://" in text or text.startswith(BENTO)
 
 
 def parse_address(text: str) -> Repository | Tag | str:
-    """What an address names; a text is the URL or path of a folder on any file system that fsspec knows.
+    """Parse an address; str is a URL or path for fsspec.
 
     Raises:
-        InputError: it is empty, or no possible hub address or tag.
+        InputError: it is empty, or an impossible hub address or tag.
     """
     if text.startswith(HUB):
         if match := _REPOSITORY.fullmatch(text.removeprefix(HUB)):
@@ -59,11 +59,10 @@ def parse_address(text: str) -> Repository | Tag | str:
 
 
 def name_of(text: str) -> str:
-    """The name that a service gives the artifact of an address or a path: its last part, or the folder around an
-    `artifact`, as in a run directory.
+    """A service's name for an artifact: the address's last part, or the folder around `artifact`.
 
     Raises:
-        InputError: no possible hub address or tag.
+        InputError: an impossible hub address or tag.
     """
     address = parse_address(text) if is_address(text) else text
     if not isinstance(address, str):

@@ -1,4 +1,4 @@
-"""BentoML's model store on this machine: an artifact is a model, and each push a version of it."""
+"""BentoML's local model store: an artifact is a model, each push a version."""
 
 import os
 import shutil
@@ -12,13 +12,13 @@ from kdc.artifact.stores.sources import Outgoing
 from kdc.common.errors import InputError, KdcError
 from kdc.common.places import reaching
 
-# The files that BentoML keeps beside a model. It unpickles the second one, so a file of that name would run as code.
+# BentoML's own files. It unpickles the second, so an artifact's file of that name would run as code.
 _RESERVED = ("model.yaml", "custom_objects.pkl")
 _REMEDY = "`bentoml models list` shows what there is; BENTOML_HOME says where"
 
 
 def folder_of(tag: Tag) -> Path:
-    """The folder in which the store keeps a model.
+    """A model's folder.
 
     Raises:
         InputError: there is no such model.
@@ -30,14 +30,13 @@ def folder_of(tag: Tag) -> Path:
 
 
 def push_to_bento(tag: Tag, artifact: Outgoing, *, force: bool) -> tuple[int | None, str]:
-    """Add an artifact to the store: as the version of the tag, or as a new one unless it is there already. `force`
-    replaces another artifact of the same version.
+    """Add an artifact as the tag's version, or as a new one unless a version holds it. `force` replaces that version.
 
     Returns:
-        The number of bytes that were written (None: the artifact was there), and the address of this version.
+        Bytes written (None: it was there), and the address.
 
     Raises:
-        InputError: the version is another artifact, or a file has a name that BentoML reserves.
+        InputError: the version is another artifact, or a file's name is reserved.
         KdcError: the store cannot be written.
     """
     manifest, bentoml = artifact.manifest, _bentoml()
@@ -54,7 +53,7 @@ def push_to_bento(tag: Tag, artifact: Outgoing, *, force: bool) -> tuple[int | N
                 )
             if tag.version is not None:
                 bentoml.models.delete(str(tag))
-        # BentoML writes to a temporary folder, which becomes the model at the end of the block.
+        # Fills a temporary folder, published at the block's end.
         with bentoml.models.create(
             str(tag),
             labels={"made-by": "kdc", "task": _label(manifest.task.name)},
@@ -68,7 +67,6 @@ def push_to_bento(tag: Tag, artifact: Outgoing, *, force: bool) -> tuple[int | N
 
 
 def _is_same(model: Any, manifest: Manifest) -> bool:
-    """Whether one of BentoML's models is this very artifact, and undamaged."""
     if model.info.metadata.get("kdc_sha256") != manifest.sha256:
         return False
     try:
@@ -79,7 +77,6 @@ def _is_same(model: Any, manifest: Manifest) -> bool:
 
 
 def _find(tag: Tag) -> Any:
-    """BentoML's model of a tag; None if there is none."""
     bentoml = _bentoml()
     with reaching(f"{BENTO}{tag}", _REMEDY):
         try:
@@ -89,13 +86,13 @@ def _find(tag: Tag) -> Any:
 
 
 def _label(text: str) -> str:
-    """A text as BentoML allows labels: at most 63 letters, digits and dashes, with no dash at the ends."""
+    """A label of BentoML's: at most 63 letters, digits and inner dashes."""
     letters = "".join(letter if letter.isascii() and letter.isalnum() else "-" for letter in text)
     return letters[:63].strip("-") or "task"
 
 
 def _bentoml() -> Any:
-    os.environ.setdefault("BENTOML_DO_NOT_TRACK", "true")  # no usage data is sent unless the person asks for it
+    os.environ.setdefault("BENTOML_DO_NOT_TRACK", "true")  # no usage data by default
     import bentoml
     import bentoml.exceptions
 

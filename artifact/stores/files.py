@@ -1,4 +1,4 @@
-"""Artifacts in a folder of any file system that fsspec knows: local paths, s3://, gs://, file://, https:// to read."""
+"""Artifacts in folders of fsspec: local paths, s3://, gs://, file://, and https:// to read."""
 
 import contextlib
 import hashlib
@@ -15,9 +15,9 @@ from kdc.common.errors import InputError, KdcError, without_secrets
 from kdc.common.places import file_system, is_local, lock, reaching, whole_file_at
 from kdc.common.progress import Meter
 
-JOURNAL_NAME = ".kdc-push.json"  # in the target during a push, or after one that was cut off: which files are whole
+JOURNAL_NAME = ".kdc-push.json"  # lists complete files of an unfinished push
 _JOURNAL_BYTES = 1024 * 1024
-# Bytes of one range request: smaller ones cost more requests, larger ones more memory and more loss after a cut-off.
+# Bytes a range request: fewer mean more requests, more mean memory and loss if cut off.
 _REQUEST_BYTES = 8 * 1024 * 1024
 _COPY_BYTES = 1024 * 1024
 _REMEDY = (
@@ -27,7 +27,7 @@ _REMEDY = (
 
 
 class FileSource(Source):
-    """An artifact in the folder of a URL; `address` is the one for people, if it is not the URL."""
+    """An artifact at a URL. `address` replaces the URL in messages."""
 
     def __init__(self, url: str, address: str | None = None) -> None:
         self._whole_address = address or url
@@ -38,22 +38,22 @@ class FileSource(Source):
         self._system.invalidate_cache()  # a long-running process must not see an old listing
 
     def open(self, name: str, offset: int = 0) -> Opened:
-        """A file from a byte on; see `Source`."""
+        """See `Source.open`."""
         is_web = "https" in self._system.protocol
         with self._reaching(name, passing=(FileNotFoundError,)), _telling_why(is_web):
             block_size = _REQUEST_BYTES
             if is_web and not self._system.info(self._at(name)).get("partial"):
-                block_size = 0  # the web server answers no ranges; fsspec then reads one stream
+                block_size = 0  # no ranges: one stream
             stream = self._system.open(self._at(name), "rb", cache_type="none", block_size=block_size)
             start = 0
-            if offset:  # a store that can only be read from its start raises
+            if offset:  # stores without seeking raise
                 with contextlib.suppress(ValueError, NotImplementedError, OSError):
                     stream.seek(offset)
                     start = offset
         return Opened(start, getattr(stream, "size", None), self._chunks(stream, name))
 
     def has_unfinished_push(self) -> bool:
-        """Whether a push to it was cut off: its journal is there."""
+        """Whether a journal is left."""
         with self._reaching():
             return bool(self._system.exists(self._at(JOURNAL_NAME)))
 
@@ -71,7 +71,7 @@ class FileSource(Source):
 
 @contextlib.contextmanager
 def _telling_why(is_web: bool) -> Iterator[None]:
-    """fsspec's package for HTTP says that a file is not there whatever went wrong: raise what did."""
+    """fsspec's HTTP package reports every failure as a missing file: raise the cause."""
     try:
         yield
     except NotADirectoryError as error:
@@ -83,27 +83,22 @@ def _telling_why(is_web: bool) -> Iterator[None]:
 
 
 def push_to_files(url: str, artifact: Outgoing, *, force: bool) -> tuple[int | None, str]:
-    """Send the files that are not there, and the manifest last. `force` replaces another artifact, or writes into a
-    folder of other things.
+    """Send missing files, the manifest last. `force` replaces another artifact, or writes among other files.
 
     Returns:
-        The number of bytes that were sent (None: all was there), and the address without secrets.
+        Bytes sent (None: all was there), and the address without secrets.
 
     Raises:
-        InputError: something else is there, and `force` was not given; or another process writes there.
-        KdcError: the store refused or did not answer, or a file changed while it was sent.
+        InputError: something else is there without `force`, or another process writes.
+        KdcError: the store failed, or a file changed meanwhile.
     """
     target = FileTarget(url)
-    with Meter() as meter, lock(url):  # two that write into one folder would leave the files of both
+    with Meter() as meter, lock(url):  # two writers would mix files
         return target.send(artifact, force=force, meter=meter), target.address
 
 
 class FileTarget(FileSource):
-    """A folder to push into.
-
-    During a push a journal in the folder lists the files that were sent whole. The next push after a cut-off does not
-    send them again.
-    """
+    """A folder to push into. Its journal lets the next push skip complete files."""
 
     def send(self, artifact: Outgoing, *, force: bool, meter: Meter) -> int | None:
         """See `push_to_files`."""
@@ -125,13 +120,13 @@ class FileTarget(FileSource):
             present[name] = info
             self._write_journal(present)
         self._write(MANIFEST_NAME, artifact.content)
-        # The names in a manifest are plain file names. Those in a journal were not checked and are never removed.
+        # A journal's names, unlike a manifest's, are unchecked: never remove them.
         outdated = set() if old is None else old.files.keys() - manifest.files.keys()
         self._remove([*sorted(outdated), JOURNAL_NAME])
         return sum(info.size for info in missing.values()) + len(artifact.content)
 
     def _artifact_to_replace(self, manifest: Manifest, force: bool) -> Manifest | None:
-        """The artifact that is there, if it may be replaced; None if there is none."""
+        """The artifact that may be replaced, if any."""
         try:
             old, _ = self.read_manifest()
         except KdcError as error:
@@ -149,8 +144,7 @@ class FileTarget(FileSource):
         return old
 
     def _is_occupied(self, error: KdcError) -> bool:
-        """Whether the folder holds something that no push of ours left: other files, or a manifest whose reading raised
-        `error`."""
+        """Whether anything is there that no push of kdc left. `error` came from reading the manifest."""
         with self._reaching():
             if not self._system.exists(self._path):
                 return False
@@ -159,11 +153,11 @@ class FileTarget(FileSource):
             names = {path.rstrip("/").rpartition("/")[2] for path in self._system.ls(self._path, detail=False)}
         if MANIFEST_NAME in names and not isinstance(error, InputError):
             return True
-        # Object stores may list the folder itself too.
+        # Object stores may list the folder itself.
         return JOURNAL_NAME not in names and bool(names - {self._path.rpartition("/")[2], ""})
 
     def _read_journal(self) -> dict[str, FileInfo]:
-        """The files that a push sent whole before it was cut off; none if the journal is missing or damaged."""
+        """Complete files of an unfinished push."""
         try:
             files = json.loads(self.read(JOURNAL_NAME, _JOURNAL_BYTES))
             return {name: FileInfo.model_validate(info) for name, info in files.items()}
@@ -175,7 +169,7 @@ class FileTarget(FileSource):
         self._write(JOURNAL_NAME, json.dumps(document, indent=1).encode())
 
     def _has(self, name: str, info: FileInfo) -> bool:
-        """Whether the store has a file: by its hash on this machine, by its size elsewhere."""
+        """Whether the store has a file: by hash here, elsewhere by size."""
         try:
             if is_local(self._system):
                 return describe_files(Path(self._path), [name])[name] == info
@@ -185,7 +179,7 @@ class FileTarget(FileSource):
 
     def _send_file(self, path: Path, name: str, info: FileInfo, meter: Meter) -> None:
         digest = hashlib.sha256()
-        # After an error nothing of the file is kept: an object or a file is there whole, or as it was before.
+        # An error keeps the old file.
         with self._reaching(name), path.open("rb") as file, self._writing(name) as stream:
             while chunk := file.read(_COPY_BYTES):
                 digest.update(chunk)

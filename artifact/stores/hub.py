@@ -1,8 +1,7 @@
 """Artifacts in model repositories of the Hugging Face hub.
 
-`huggingface_hub` finds the token and calls the API. kdc downloads the files: a server that sends too many bytes is
-stopped, and an interrupted download resumes by a range request. A push is one commit; `huggingface_hub` does not send
-large files again that it uploaded before a push was cut off.
+`huggingface_hub` finds the token and calls the API. kdc downloads files itself, to bound sizes and resume. A push is
+one commit; repeated pushes skip uploaded large files.
 """
 
 import hashlib
@@ -26,8 +25,8 @@ from kdc.common.places import reaching
 from kdc.common.web import leads_inside
 
 _TIMEOUT_S = 30.0
-_TRIES = 4  # attempts in a row that bring no byte
-_PAUSE_S = 0.5  # before the second attempt; twice as long before each further one
+_TRIES = 4  # in a row without any byte
+_PAUSE_S = 0.5  # before the second attempt; then doubles
 _CHUNK_BYTES = 1024 * 1024
 _REMEDY = (
     "check the name and the network; private repositories and pushes need HF_TOKEN (or `hf auth login`); "
@@ -37,11 +36,11 @@ _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 class HubSource(Source):
-    """An artifact in a repository at one commit: a push during the download changes nothing.
+    """An artifact at one commit, unaffected by pushes.
 
     Raises:
         InputError: there is no such repository or revision.
-        KdcError: the hub refused, or did not answer.
+        KdcError: the hub failed.
     """
 
     def __init__(self, repository: Repository) -> None:
@@ -60,17 +59,15 @@ class HubSource(Source):
         )
 
     def open(self, name: str, offset: int = 0) -> Opened:
-        """A file from a byte on; see `Source`."""
+        """See `Source.open`."""
         if name not in self._sizes:
             raise FileNotFoundError(name)
         chunks = self._stream(name, offset)
         return Opened(next(chunks), self._sizes[name], chunks)
 
     def _stream(self, name: str, offset: int) -> Generator[Any, None, None]:
-        """The byte at which the answer begins, then the answer's bytes in chunks.
-
-        If the connection breaks or the hub is busy, a new request resumes at the same position.
-        """
+        """Yield the position of the first byte, then chunks. Resumes there after a broken connection or a busy
+        reply."""
         from huggingface_hub import hf_hub_url
         from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
 
@@ -90,7 +87,7 @@ class HubSource(Source):
                             yield begins
                         elif begins != position:
                             raise KdcError("the hub cannot resume a file", given=address, remedy=_REMEDY)
-                        # Raw, because decompressed bytes could be more than the size that was checked.
+                        # decompressed bytes could exceed the checked size
                         for chunk in response.iter_raw(_CHUNK_BYTES):
                             position += len(chunk)
                             failures = 0
@@ -104,11 +101,10 @@ class HubSource(Source):
 
 
 class _Busy(KdcError):
-    """The hub could not answer just now."""
+    """The hub is busy: a retry may help."""
 
 
 def _refuse_failure(response: httpx.Response, address: str) -> None:
-    """Raise if the hub sends no bytes of a file: `_Busy` if another attempt may help."""
     status = response.status_code
     if status not in (200, 206):
         kind = _Busy if status == 429 or status >= 500 else KdcError
@@ -116,7 +112,6 @@ def _refuse_failure(response: httpx.Response, address: str) -> None:
 
 
 def _hub_api() -> Any:
-    """The client of `huggingface_hub`, at the endpoint of the person's environment."""
     from huggingface_hub import HfApi, constants
 
     _check_safe(constants.ENDPOINT, constants.ENDPOINT)
@@ -124,8 +119,7 @@ def _hub_api() -> Any:
 
 
 def _check_safe(url: str, endpoint: str) -> None:
-    """Refuse an address without https, except of a hub on this very machine; and an address of this machine or its
-    networks that a hub of the internet leads to."""
+    """Refuse plain http (except to a local hub) and redirects from the internet to private addresses."""
     host, hub = str(urlsplit(url).hostname), str(urlsplit(endpoint).hostname)
     if urlsplit(url).scheme != "https" and not (host in _LOOPBACK and hub in _LOOPBACK):
         raise InputError("the hub must be reached by https", given=host, remedy="set HF_ENDPOINT to an https address")
@@ -136,7 +130,7 @@ def _check_safe(url: str, endpoint: str) -> None:
 
 @contextmanager
 def _asking_hub(address: str) -> Iterator[None]:
-    """Turn the errors of `huggingface_hub` within the block into errors of kdc."""
+    """Turn `huggingface_hub`'s errors into kdc's."""
     from huggingface_hub.errors import OfflineModeIsEnabled, RepositoryNotFoundError, RevisionNotFoundError
 
     try:
@@ -154,14 +148,14 @@ def _asking_hub(address: str) -> Iterator[None]:
 
 
 def push_to_hub(repository: Repository, artifact: Outgoing, *, public: bool) -> tuple[int | None, str]:
-    """Commit the files that differ, and remove the files of the artifact before. A missing repository is made.
+    """Commit files that differ, and remove files of the previous artifact. Creates a missing repository.
 
     Returns:
-        The size of the files that differ in bytes (None: all was there), and the address of the commit.
+        Bytes that differ (None: all was there), and the commit's address.
 
     Raises:
         InputError: this token may not see the repository.
-        KdcError: the hub refused, or did not answer.
+        KdcError: the hub failed.
     """
     from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined]
 
@@ -185,7 +179,7 @@ def push_to_hub(repository: Repository, artifact: Outgoing, *, public: bool) -> 
         )
         address = f"{HUB}{repository.name}@{commit.oid}"
         after = api.repo_info(repository.name, revision=commit.oid, files_metadata=True, timeout=_TIMEOUT_S)
-        # Because of a .gitignore, say, the hub leaves files out without an error.
+        # The hub silently skips files, for example those in .gitignore.
         if lost := _differing(after, artifact):
             raise KdcError(
                 "the hub took the commit without some files",
@@ -196,7 +190,7 @@ def push_to_hub(repository: Repository, artifact: Outgoing, *, public: bool) -> 
 
 
 def _branch(api: Any, repository: Repository, public: bool) -> Any:
-    """The branch as it is, with its files. A repository or branch that is missing is made."""
+    """The branch; creates it, or the repository, if missing."""
     from huggingface_hub.errors import RevisionNotFoundError
 
     name, branch = repository.name, repository.revision
@@ -210,14 +204,14 @@ def _branch(api: Any, repository: Repository, public: bool) -> Any:
 
 
 def _differing(commit: Any, artifact: Outgoing) -> list[str]:
-    """The artifact's files, the manifest included, that a commit of the hub does not hold as they are here."""
+    """Files, including the manifest, that the commit lacks or holds differently."""
     stored = {file.rfilename: file for file in commit.siblings or ()}
     names = [*artifact.manifest.files, MANIFEST_NAME]
     return [name for name in names if name not in stored or not _is_same(stored[name], artifact.folder / name)]
 
 
 def _is_same(stored: Any, path: Path) -> bool:
-    """Whether the hub's file has the same bytes: by SHA-256 where it is large, by git's hash elsewhere."""
+    """Whether both are equal: by SHA-256 if large, else by git's hash."""
     if stored.size != path.stat().st_size:
         return False
     if stored.lfs is not None:
@@ -238,12 +232,12 @@ def _additions(artifact: Outgoing, files: list[str]) -> list[Any]:
 
 
 def _removals(repository: Repository, before: Any, manifest: Manifest) -> list[Any]:
-    """Remove the files that only the artifact before had. Whatever else is in the repository stays."""
+    """Remove files that only the previous artifact had."""
     from huggingface_hub import CommitOperationDelete
 
     try:
         old, _ = HubSource(Repository(repository.name, before.sha)).read_manifest()
-    except KdcError:  # there is none, or it is damaged: nobody knows its files
+    except KdcError:  # its files are unknown
         return []
     stored = {file.rfilename for file in before.siblings or ()}
     return [CommitOperationDelete(name) for name in sorted(stored & old.files.keys() - manifest.files.keys())]

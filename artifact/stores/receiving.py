@@ -1,10 +1,7 @@
-"""Receiving: the files of an artifact arrive in a hidden folder, which then takes the name of the target.
+"""Receives an artifact in a hidden folder, checks every file, then renames the folder.
 
-An artifact is there whole or not at all. Size and SHA-256 of each file are checked. A file that an earlier pull left in
-the hidden folder is completed.
-
-A pull that is killed may leave two folders beside a target `copy`: `.copy.partial-*` with the files so far, and
-`.copy.kdc-replaced` with the artifact before, until the new one has the name. The next pull to the target cleans up.
+A killed pull to `copy` may leave `.copy.partial-*` (which the next completes) and `.copy.kdc-replaced` (the artifact
+before).
 """
 
 import contextlib
@@ -22,17 +19,16 @@ from kdc.common.errors import InputError, KdcError
 from kdc.common.files import sha256_of
 from kdc.common.progress import Meter
 
-_LEFT = re.compile(r"\.kdc-push\.json|\..+\.tmp")  # what a push into the folder, or a writer that was killed, has left
-_SPARE_BYTES = 16 * 1024 * 1024  # bytes of the disk that stay free: file systems need some for themselves
+_LEFT = re.compile(r"\.kdc-push\.json|\..+\.tmp")  # left by a push or a killed writer
+_SPARE_BYTES = 16 * 1024 * 1024  # file systems need some free space
 _PULL_AGAIN = "pull again; if it stays so, push the artifact again from a copy that `kdc inspect` finds whole"
 
 
 def holds(folder: Path, manifest: Manifest, *, force: bool, is_cache: bool = False) -> bool:
-    """Whether the folder holds the artifact already; False if the artifact may be placed there. Anything else in a
-    folder of the cache is a damaged copy, and may be replaced.
+    """Whether the artifact is there already; False if it may be placed. With `is_cache` any folder may be replaced.
 
     Raises:
-        InputError: something else is there, which must not be replaced.
+        InputError: something else is there.
     """
     try:
         present = load_manifest(folder)
@@ -56,7 +52,7 @@ def holds(folder: Path, manifest: Manifest, *, force: bool, is_cache: bool = Fal
 
 
 def _strangers(folder: Path, coming: Manifest) -> list[str]:
-    """Names of a folder's entries that belong to no artifact: they must not be removed."""
+    """Entries that belong to no artifact and must stay."""
     if not folder.is_dir():
         return [folder.name]
     manifest = folder / MANIFEST_NAME
@@ -69,10 +65,10 @@ def _is_known(name: str, known: set[str]) -> bool:
 
 
 def _files_of(path: Path, coming: Manifest) -> set[str]:
-    """The files of the artifact whose manifest, maybe a damaged one, is at a path; none if it is another program's."""
+    """Files of a manifest, even a damaged one; empty if not kdc's."""
     try:
         document = json.loads(path.read_bytes())
-    except (ValueError, RecursionError):  # a damaged one of the artifact that is to come, if its files lie beside it
+    except (ValueError, RecursionError):  # damaged, but this artifact's files lie beside it
         beside = {name for name in coming.files if (path.parent / name).exists()}
         return {MANIFEST_NAME, *beside} if beside else set()
     if not isinstance(document, dict) or not {"schema_version", "kdc_version", "files"} <= document.keys():
@@ -81,11 +77,10 @@ def _files_of(path: Path, coming: Manifest) -> set[str]:
 
 
 def prepare(folder: Path, manifest: Manifest) -> Path:
-    """The hidden folder beside the target in which an artifact's files arrive: new, or as an earlier pull left it.
-    Hidden folders of other artifacts are removed.
+    """The hidden folder for the files, maybe begun by an earlier pull. Removes other artifacts' hidden folders.
 
     Raises:
-        InputError: it belongs to somebody else, whose links in it could lead anywhere.
+        InputError: it is another user's, whose links could lead anywhere.
     """
     partial = folder.parent / f".{folder.name}.partial-{manifest.sha256[:16]}"
     for old in folder.parent.glob(f".{glob.escape(folder.name)}.partial-*"):
@@ -98,13 +93,13 @@ def prepare(folder: Path, manifest: Manifest) -> Path:
 
 
 def receive_files(source: Source, manifest: Manifest, folder: Path, meter: Meter) -> int:
-    """Bring all files of an artifact into a folder, small ones first.
+    """Receive all files, small ones first.
 
     Returns:
-        The number of bytes that came from the store.
+        Bytes received.
 
     Raises:
-        KdcError: the disk is full, the store refused or did not answer, or what arrived is damaged.
+        KdcError: the disk is full, the store failed, or data are damaged.
     """
     present = sum(path.lstat().st_size for path in folder.iterdir())
     needed, free = manifest.size_bytes - present + _SPARE_BYTES, shutil.disk_usage(folder).free
@@ -122,10 +117,10 @@ def receive_files(source: Source, manifest: Manifest, folder: Path, meter: Meter
 
 
 def _receive_file(source: Source, name: str, info: FileInfo, path: Path, meter: Meter) -> int:
-    """Complete one file, and fetch it once more from its start if its hash is wrong; return the bytes that came."""
+    """Complete a file, or fetch it again if its hash is wrong. Returns bytes received."""
     received = 0
     start: int | None = None
-    while start != 0:  # else all of it came just now, and the store itself is wrong
+    while start != 0:  # 0: all is new, so the store is wrong
         start, count = _receive_rest(source, name, info, path, meter)
         received += count
         digest = sha256_of(path)
@@ -141,8 +136,8 @@ def _receive_file(source: Source, name: str, info: FileInfo, path: Path, meter: 
 
 
 def _receive_rest(source: Source, name: str, info: FileInfo, path: Path, meter: Meter) -> tuple[int, int]:
-    """Append the missing bytes of a file; return the first byte that was missing, and how many came."""
-    # The hidden folder is ours but lies where others may write, so that no link in it is followed.
+    """Append missing bytes; return their start and number."""
+    # Others may write here: follow no links.
     flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
     with os.fdopen(os.open(path, flags, 0o644), "r+b") as file:
         start, count = os.fstat(file.fileno()).st_size, 0
@@ -175,7 +170,6 @@ def _receive_rest(source: Source, name: str, info: FileInfo, path: Path, meter: 
 
 
 def _check_size(source: Source, name: str, size: int | None, info: FileInfo) -> None:
-    """Refuse another number of bytes than the manifest's, if the store tells one."""
     if size is not None and size != info.size:
         raise KdcError(
             f"the store has {'fewer' if size < info.size else 'more'} bytes of a file than the manifest says",
@@ -185,8 +179,7 @@ def _check_size(source: Source, name: str, size: int | None, info: FileInfo) -> 
 
 
 def recover(folder: Path) -> None:
-    """Recover from a pull that was killed half-way through: restore the old artifact if the new one never took its
-    name, otherwise delete the old one."""
+    """After a killed pull, restore the old artifact if the new one never took its name, else delete it."""
     old = _replaced(folder)
     if os.path.lexists(folder) or not (old / MANIFEST_NAME).exists():
         _delete(old)
@@ -195,7 +188,7 @@ def recover(folder: Path) -> None:
 
 
 def publish(partial: Path, folder: Path) -> None:
-    """Rename the finished hidden folder to the target; an old artifact is moved aside, and back if that fails."""
+    """Rename the hidden folder; the old artifact moves aside, and back on failure."""
     partial.chmod(0o755)  # a server may run as another user
     if folder.exists() and not any(folder.iterdir()):
         folder.rmdir()
@@ -209,7 +202,7 @@ def publish(partial: Path, folder: Path) -> None:
             os.rename(old, folder)
         raise
     _delete(old)
-    if hasattr(os, "O_DIRECTORY"):  # the new name, too, must survive a power cut
+    if hasattr(os, "O_DIRECTORY"):  # the rename must survive a power cut
         handle = os.open(folder.parent, os.O_DIRECTORY)
         try:
             os.fsync(handle)
@@ -218,13 +211,13 @@ def publish(partial: Path, folder: Path) -> None:
 
 
 def _replaced(folder: Path) -> Path:
-    """The name of an old artifact while the new one takes its place."""
+    """Where the old artifact waits meanwhile."""
     return folder.parent / f".{folder.name}.kdc-replaced"
 
 
 def _delete(folder: Path) -> None:
-    """Delete an old artifact, its manifest first: `recover` restores none without."""
-    if not folder.is_symlink():  # of another user
-        with contextlib.suppress(OSError):  # not ours to delete; or no folder
+    """Delete an artifact, manifest first: `recover` restores no folder without one."""
+    if not folder.is_symlink():  # another user's link
+        with contextlib.suppress(OSError):  # not ours, or no folder
             (folder / MANIFEST_NAME).unlink()
     shutil.rmtree(folder, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""The interface of a store that an artifact is pulled from, and the artifact that is pushed to one."""
+"""Interface of a store to pull from, and an artifact to push."""
 
 import contextlib
 from abc import ABC, abstractmethod
@@ -22,11 +22,11 @@ class Outgoing:
 
 @dataclass(frozen=True)
 class Opened:
-    """A file of a store that is being read."""
+    """A file being read."""
 
-    start: int  # the byte at which `chunks` begins: the requested one, or 0 if the store reads whole files only
-    size: int | None  # size of the whole file in bytes; None if the store does not say
-    chunks: Generator[bytes, None, None]  # the file's bytes from `start` on. Close the generator to end early
+    start: int  # first byte: as requested, or 0 if the store cannot seek
+    size: int | None  # of the whole file; None: unknown
+    chunks: Generator[bytes, None, None]  # close it to end early
 
 
 class Source(ABC):
@@ -36,19 +36,19 @@ class Source(ABC):
 
     @abstractmethod
     def open(self, name: str, offset: int = 0) -> Opened:
-        """A file from a byte on.
+        """Read a file from byte `offset`.
 
         Raises:
             FileNotFoundError: it is not there.
-            KdcError: the store refused, or did not answer; reading the chunks raises it too.
+            KdcError: the store failed; reading chunks raises it too.
         """
 
     def has_unfinished_push(self) -> bool:
-        """Whether a push to it was cut off, if the store can tell."""
+        """Whether a push was cut off, if known."""
         return False
 
     def read(self, name: str, limit: int) -> bytes:
-        """At most `limit` bytes of a file; raises the errors of `open`."""
+        """At most `limit` bytes; raises like `open`."""
         content = bytearray()
         with contextlib.closing(self.open(name).chunks) as chunks:
             for chunk in chunks:
@@ -58,11 +58,11 @@ class Source(ABC):
         return bytes(content[:limit])
 
     def read_manifest(self, expect_sha256: str | None = None) -> tuple[Manifest, bytes]:
-        """The artifact's manifest, and its bytes.
+        """The manifest and its bytes.
 
         Raises:
-            InputError: there is no artifact, or another one than `expect_sha256` names.
-            KdcError: it is damaged, or the store refused or did not answer.
+            InputError: no artifact, or not the expected one.
+            KdcError: it is damaged, or the store failed.
         """
         try:
             content = self.read(MANIFEST_NAME, MAX_MANIFEST_BYTES + 1)
@@ -77,5 +77,5 @@ class Source(ABC):
 
 
 def changed_meanwhile(path: Path) -> KdcError:
-    """The error of a file that was written while it was pushed."""
+    """The error for a file that changed during its push."""
     return KdcError("a file of the artifact changed while it was read", given=path, remedy="push it again")

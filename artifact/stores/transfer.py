@@ -1,7 +1,6 @@
-"""`kdc pull` and `kdc push`, and the cache of `kdc serve`: an artifact from a store into a folder, and back.
+"""`kdc pull` and `kdc push`, and the cache of `kdc serve`.
 
-A pull verifies the artifact, which is in the folder whole or not at all. A push sends the manifest last: a half-sent
-artifact is no artifact.
+A pull is verified and atomic. A push sends the manifest last, so a half-sent artifact is none.
 """
 
 import os
@@ -26,39 +25,39 @@ class Transfer(Frozen):
     """What a transfer moved."""
 
     sha256: str  # of the manifest
-    task: str  # name of the artifact's task
-    changed: bool  # whether anything was moved; False if the same artifact was there already
-    files: int  # number of files, the manifest included
-    bytes: int  # size of all files together
-    seconds: float  # wall-clock time
+    task: str
+    changed: bool  # False if it was there already
+    files: int  # with the manifest
+    bytes: int  # of all files
+    seconds: float
 
 
 class Pulled(Transfer):
-    """What `kdc pull` did."""
+    """Result of `kdc pull`."""
 
-    source: str  # the address that it pulled from
-    folder: str  # where the artifact is
-    received_bytes: int  # bytes that came from the store
+    source: str  # address
+    folder: str
+    received_bytes: int  # from the store
 
 
 class Pushed(Transfer):
-    """What `kdc push` did."""
+    """Result of `kdc push`."""
 
-    artifact: str  # the folder that was pushed
-    target: str  # the artifact's address, with its commit on the hub or its version in BentoML's store
-    sent_bytes: int  # bytes that the store received
+    artifact: str  # folder
+    target: str  # address with the hub's commit or BentoML's version
+    sent_bytes: int  # to the store
 
 
 def pull_artifact(source: str, folder: Path, *, expect_sha256: str | None = None, force: bool = False) -> Pulled:
-    """Pull an artifact from an address or path into a new or empty folder, with a progress bar on a terminal.
+    """Pull an artifact into a new or empty folder, with a progress bar.
 
     Args:
-        expect_sha256: the manifest's SHA-256 as the artifact's maker told it.
+        expect_sha256: the manifest's SHA-256 from its maker.
         force: replace another artifact.
 
     Raises:
-        InputError: there is no artifact, another one than was expected, or something else at `folder`.
-        KdcError: what arrived is damaged, the store refused or did not answer, or the disk is full.
+        InputError: no artifact, not the expected one, or something else is there.
+        KdcError: data are damaged, the store failed, or the disk is full.
     """
     began = time.perf_counter()
     store = open_source(source)
@@ -70,24 +69,21 @@ def pull_artifact(source: str, folder: Path, *, expect_sha256: str | None = None
 
 
 def cached(name: str, address: str, *, allow_failed: bool = False, expect_sha256: str | None = None) -> Path:
-    """The folder in the cache that holds the artifact of an address; it is fetched if it is not there yet.
-
-    The cache is the folder of `KDC_CACHE`, or kdc's folder among this user's caches. `name` is the artifact's name in
-    the service, for the line that is printed.
+    """Folder of an artifact in the cache (`KDC_CACHE`, else the user's), fetched if missing. `name` is only printed.
 
     Raises:
-        InputError: there is no artifact, another one than was expected, or it failed its contract.
-        KdcError: what arrived is damaged, the store refused or did not answer, or the disk is full.
+        InputError: no artifact, not the expected one, or it failed its contract.
+        KdcError: data are damaged, the store failed, or the disk is full.
     """
     source = open_source(address)
     manifest, content = source.read_manifest(expect_sha256)
-    refuse_failed(manifest.contract, allow=allow_failed)  # before its files are fetched
+    refuse_failed(manifest.contract, allow=allow_failed)  # before fetching files
     caches = os.environ.get("XDG_CACHE_HOME", "")
     if not os.path.isabs(caches):
-        caches = str(Path.home() / ".cache")  # raises where there is no home, and makes no folder named ~
+        caches = str(Path.home() / ".cache")  # raises without a home; expanduser would make a folder `~`
     cache = os.path.abspath(os.environ.get("KDC_CACHE") or os.path.join(caches, "kdc"))
     folder = Path(cache, "artifacts", manifest.sha256)
-    # The folder is named by the hash: anything else in it is a damaged copy, which may be replaced.
+    # The hash names the folder: other content is damaged.
     received = fetch(source, manifest, content, folder, force=True, is_cache=True)
     how = "in the cache already" if received is None else f"{received + len(content):,} bytes received"
     sys.stderr.write(f"fetched {name}: {source.address}, SHA-256 {manifest.sha256}, {how}\n")
@@ -96,11 +92,11 @@ def cached(name: str, address: str, *, allow_failed: bool = False, expect_sha256
 
 
 def open_source(address: str) -> Source:
-    """The store that an address names, opened for reading.
+    """Open the store of an address.
 
     Raises:
-        InputError: the address is not possible, or the package that reaches it is not installed.
-        KdcError: the store refused, or did not answer.
+        InputError: the address is impossible, or its package missing.
+        KdcError: the store failed.
     """
     store = parse_address(address)
     if isinstance(store, Repository):
@@ -123,17 +119,17 @@ def fetch(
 
     Args:
         source: the store.
-        manifest, content: as `source.read_manifest` returned them.
+        manifest, content: from `source.read_manifest`.
         folder: the artifact's new folder.
-        force: replace another artifact, or a damaged one.
-        is_cache: the folder is kdc's own, and anything in it may be replaced.
+        force: replace another or damaged artifact.
+        is_cache: anything in the folder may be replaced.
 
     Returns:
-        The number of bytes that came from the store; None if the same artifact was in the folder already.
+        Bytes received; None if it was there.
 
     Raises:
         InputError: something else is at `folder`.
-        KdcError: what arrived is damaged, the store refused or did not answer, or the disk is full.
+        KdcError: data are damaged, the store failed, or the disk is full.
     """
     from filelock import FileLock
 
@@ -145,14 +141,14 @@ def fetch(
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(lock), Meter() as meter:
             recover(folder)
-            if holds(folder, manifest, force=force, is_cache=is_cache):  # another process brought it meanwhile
+            if holds(folder, manifest, force=force, is_cache=is_cache):  # another process brought it
                 return None
             partial = prepare(folder, manifest)
             received = receive_files(source, manifest, partial, meter)
             write_whole(partial / MANIFEST_NAME, content)
             load_manifest(partial, verify=False, expect_sha256=manifest.sha256)
             publish(partial, folder)
-            lock.unlink(missing_ok=True)  # whoever waits for it finds the artifact in the folder
+            lock.unlink(missing_ok=True)  # waiters find the artifact
     except OSError as error:
         raise KdcError(
             "cannot write the artifact",
@@ -165,16 +161,16 @@ def fetch(
 def push_artifact(
     artifact: Path, target: str, *, force: bool = False, allow_failed: bool = False, public: bool = False
 ) -> Pushed:
-    """Push the artifact of a folder to an address or path, with a progress bar on a terminal.
+    """Push a folder's artifact, with a progress bar.
 
     Args:
         force: replace another artifact, if the store keeps no versions.
-        allow_failed: also push an artifact that failed its contract.
+        allow_failed: also if it failed its contract.
         public: make a new hub repository public.
 
     Raises:
-        InputError: no artifact, one that failed its contract, a wrong address, or something else at the target.
-        KdcError: the artifact is damaged, or the store refused or did not answer.
+        InputError: no artifact, a failed contract, a wrong address, or something else is there.
+        KdcError: the artifact is damaged, or the store failed.
     """
     began = time.perf_counter()
     store = parse_address(target)
@@ -200,7 +196,6 @@ def push_artifact(
 
 
 def _facts(manifest: Manifest, content: bytes, began: float, *, changed: bool) -> dict[str, Any]:
-    """What both transfers tell of an artifact."""
     return {
         "sha256": manifest.sha256,
         "task": manifest.task.name,

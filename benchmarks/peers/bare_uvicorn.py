@@ -1,7 +1,6 @@
-"""The app and batcher of `kdc serve` without BentoML around them: as fast as this app can be over HTTP.
+"""The app and batcher of `kdc serve` without BentoML: the most they can do over HTTP.
 
-Reads `KDC_*`; takes the port as its argument. With `PEER_ANSWERS_AT_ONCE` set a forward pass takes no time, and all
-answers are alike: what is left is HTTP, tokens and the batcher.
+Reads `KDC_*`; takes the port as argument. With `PEER_ANSWERS_AT_ONCE` the model takes no time.
 """
 
 import os

@@ -1,6 +1,6 @@
-"""The engine of `kdc serve` in a plain BentoML service with its adaptive batcher: `POST /classify {"texts": [[...]]}`.
+"""kdc's engine behind BentoML's adaptive batcher: `POST /classify {"texts": [[...]]}`.
 
-Reads the artifact's path from `PEER_ARTIFACT`. Access log off, as in `kdc serve`; all else is BentoML's default.
+Reads `PEER_ARTIFACT`. Access log off, as in `kdc serve`.
 """
 
 import os
@@ -12,7 +12,7 @@ from kdc.serving.engine.engine import Engine, Text
 
 @bentoml.service(logging={"access": {"enabled": False}})
 class Batchable:
-    """Classifies rows of one text or two."""
+    """Classifies texts or pairs."""
 
     def __init__(self) -> None:
         self.engine = Engine.load(os.environ["PEER_ARTIFACT"], device="cpu")
@@ -20,6 +20,6 @@ class Batchable:
 
     @bentoml.api(batchable=True)
     def classify(self, texts: list[list[str]]) -> list[list[float]]:
-        """Probabilities of each row, in the order of the artifact's labels."""
+        """Probabilities, in label order."""
         rows: list[Text] = [(row[0], row[1]) if len(row) == 2 else row[0] for row in texts]
         return self.engine.predict(rows).tolist()

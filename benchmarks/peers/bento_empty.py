@@ -1,11 +1,11 @@
-"""A BentoML service that does nothing: how long BentoML alone takes to be ready."""
+"""An empty BentoML service, to time its start."""
 
 import bentoml
 
 
 @bentoml.service(logging={"access": {"enabled": False}})
 class Empty:
-    """One API, no model."""
+    """No model."""
 
     @bentoml.api
     def nothing(self) -> str:

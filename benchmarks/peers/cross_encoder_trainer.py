@@ -1,9 +1,7 @@
-"""A cross-encoder by sentence-transformers' own trainer: what the same encoder gives in another way, on the rows of a
-run of `quality.py`.
+"""The same encoder trained as sentence-transformers' cross-encoder, on the rows of a run of `quality.py`.
 
-`python cross_encoder_trainer.py RUN [--epochs 4] [--rate 1e-4] [--steps N] [--seed 0]`, in the environment of
-requirements.txt. Prints accuracy and Matthews' correlation on the evaluation rows, seconds of training, and rows a
-second after the first steps, as JSON; with `--steps` it ends after so many, and only the speed counts.
+`python cross_encoder_trainer.py RUN [--epochs 4] [--rate 1e-4] [--steps N] [--seed 0]`, with requirements.txt. Prints
+scores on the evaluation rows, training seconds and rows/s as JSON. With `--steps` only the speed counts.
 """
 
 import argparse
@@ -58,7 +56,7 @@ def main() -> None:
         show_progress_bar=False,
     )
     seconds = time.perf_counter() - began
-    # Rows are read as a step begins: from the second step's beginning to the last one's, all steps but two are done.
+    # Rows are read at a step's begin: this span lacks two steps.
     speed = (len(ends) - 2 * _BATCH) / (ends[-1] - ends[_BATCH])
     told = {"seconds": round(seconds, 1), "rows_per_second": round(speed, 1)}
     if options.steps is None:
@@ -70,7 +68,7 @@ def main() -> None:
 
 
 class _Noted(list[Any]):
-    """Examples that note when each of them is read, which a loader without workers does just before its step."""
+    """Records when each example is read, just before its step."""
 
     def __init__(self, examples: list[InputExample], reads: list[float]) -> None:
         super().__init__(examples)

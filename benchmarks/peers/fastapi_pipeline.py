@@ -1,7 +1,6 @@
-"""What most people write first: FastAPI around a text-classification pipeline. `POST /predict {"inputs": [...]}`.
+"""The usual first attempt: FastAPI around a transformers pipeline. `POST /predict {"inputs": [...]}`.
 
-Reads the model's folder from `PEER_MODEL`; takes the port as its argument. Runs in an environment of its own
-(requirements.txt).
+Reads `PEER_MODEL`; takes the port as argument. Needs requirements.txt.
 """
 
 import os
@@ -26,13 +25,13 @@ classify = pipeline("text-classification", model=os.environ["PEER_MODEL"], devic
 
 @app.get("/health")
 def health() -> dict[str, str]:
-    """Ready as soon as it answers."""
+    """Ready once it answers."""
     return {"status": "ok"}
 
 
 @app.post("/predict")
 def predict(question: Question) -> Any:
-    """Labels and scores of each row."""
+    """Labels and scores."""
     return classify(question.inputs, batch_size=32, truncation=True)
 
 

@@ -1,18 +1,16 @@
-"""Light classifiers by other packages, trained on the rows of a run: the peers of `frontier.py`.
+"""Light classifiers of other packages, trained on a run's rows: the peers of `frontier.py`.
 
-`python light.py model2vec|fasttext|encoder|setfit|optimum RUN`, in the environment of requirements-light.txt.
-Each peer is trained as its own documentation shows it, on the labels of the training rows, and gets the run's tuning
-slice if it can use one. Some peers answer in several forms, so that kdc's int8 students stand beside int8 peers:
+`python light.py model2vec|fasttext|encoder|setfit|optimum RUN`, with requirements-light.txt. Peers train as their
+documentation shows, with the tuning set if they can use one:
 
-- `model2vec`: its `StaticModelForClassification` over vectors distilled from MiniLM; also with vectors in int8.
-- `fasttext`: its supervised mode, autotuned for five minutes on the tuning slice; also quantised (`.ftz`).
-- `encoder`: sentence-transformers' MiniLM exported to ONNX, under a logistic regression.
-- `setfit`: 500 contrastive steps of MiniLM before that regression, answering in torch; also in ONNX.
-- `optimum`: not trained; the frontier's uncut teacher in fp32, opened by `ORTModelForSequenceClassification`.
+- `model2vec`: classifier over vectors distilled from MiniLM; also in int8.
+- `fasttext`: autotuned for five minutes; also quantised (`.ftz`).
+- `encoder`: MiniLM exported to ONNX under a logistic regression.
+- `setfit`: 500 contrastive steps before that regression, in torch and in ONNX.
+- `optimum`: the frontier's uncut teacher in fp32 by `ORTModelForSequenceClassification`, not trained.
 
-Single texts only. The process prints a line of JSON: seconds of training (null if nothing was trained) and, for each
-form, its size in bytes and the probabilities of the evaluation rows by label id. Each line on stdin then names a form,
-which takes one turn (`take_turn`). The process ends with stdin.
+Single texts only. Prints JSON: training seconds (null if none), and bytes and evaluation probabilities of each form.
+Each line on stdin names a form, which takes a turn (`take_turn`).
 """
 
 import json
@@ -26,18 +24,18 @@ from statistics import median, quantiles
 from typing import Any, TextIO
 
 _BATCH = 32
-_CALLS, _ROWS = 100, 512  # of a turn: texts one by one, and texts in batches
+_CALLS, _ROWS = 100, 512  # of a turn: single texts, and in batches
 _THREADS = 1
 _SETFIT_STEPS = 500
-_AUTOTUNE_S = 300  # fastText's own default
+_AUTOTUNE_S = 300  # fastText's default
 
-Answer = Callable[[list[str]], Any]  # texts to probabilities, (texts, labels)
-Rows = tuple[list[str], list[int]]  # texts, and their label ids
-Forms = dict[str, tuple[Answer, int]]  # a form's name, how it answers, and its size in bytes
+Answer = Callable[[list[str]], Any]  # texts -> (texts, labels) probabilities
+Rows = tuple[list[str], list[int]]  # texts, label ids
+Forms = dict[str, tuple[Answer, int]]  # form -> answer, bytes
 
 
 def take_turn(answer: Answer, texts: Sequence[str]) -> dict[str, float]:
-    """Time some calls with one text and some batches of 32: milliseconds of a call (p50, p95) and texts a second."""
+    """Milliseconds of single texts (p50, p95), and texts/s in batches of 32."""
     calls, rows = ([texts[place % len(texts)] for place in range(count)] for count in (_CALLS, _ROWS))
     for text in calls[:5]:
         answer([text])
@@ -58,10 +56,10 @@ def take_turn(answer: Answer, texts: Sequence[str]) -> dict[str, float]:
 
 
 def main() -> None:
-    """Train, answer, then take turns."""
+    """Train, then take turns."""
     name, run = sys.argv[1], Path(sys.argv[2])
     replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # what packages print is no reply
+    os.dup2(2, 1)  # packages may print to stdout
     import torch
     from datasets import load_from_disk
 
@@ -149,7 +147,7 @@ def _encoder(train: Rows, tune: Rows, scratch: Path) -> Forms:
 
 
 def _in_onnx(model: str, folder: Path) -> tuple[Answer, int]:
-    """An encoder exported to ONNX by sentence-transformers: texts to vectors, and its size in bytes."""
+    """An encoder in ONNX: texts -> vectors, and its bytes."""
     import onnxruntime
     from sentence_transformers import SentenceTransformer
 

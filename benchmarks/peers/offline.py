@@ -1,7 +1,4 @@
-"""Texts through the student in torch, as people score tables without kdc: `offline.py pipeline|map MODEL ROWS.json`.
-
-Prints {"rows_per_second": ...} of all rows once, after a few that warm up.
-"""
+"""The student in torch without kdc: `offline.py pipeline|map MODEL ROWS.json`. Prints {"rows_per_second": ...}."""
 
 import json
 import sys

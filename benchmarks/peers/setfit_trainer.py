@@ -1,9 +1,7 @@
-"""SetFit (Tunstall et al. 2022, arXiv 2209.11055) by its own package: contrastive steps of the encoder, then a logistic
-regression on its vectors. What the same encoder gives in another way, on the rows of a run of `quality.py`.
+"""The same encoder trained by SetFit (Tunstall et al. 2022, arXiv 2209.11055), on a run of `quality.py`.
 
-`python setfit_trainer.py RUN [--steps 500] [--seed 0]`, in the environment of requirements.txt; the run is of single
-texts. Prints accuracy and Matthews' correlation on the evaluation rows, seconds of training, and texts a second in the
-contrastive steps (two a pair), as JSON.
+`python setfit_trainer.py RUN [--steps 500] [--seed 0]`, with requirements.txt; single texts only. Prints scores on the
+evaluation rows, training seconds, and texts/s in contrastive steps (two a pair) as JSON.
 """
 
 import argparse

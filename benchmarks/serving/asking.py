@@ -1,4 +1,4 @@
-"""Asks `kdc serve` at a given load and judges every reply by what the engine says of its own rows."""
+"""Loads `kdc serve` and checks every reply against the engine."""
 
 import asyncio
 import json
@@ -16,18 +16,13 @@ from benchmarks.serving.servers import Dialect
 from kdc.serving.engine.engine import Engine, Text
 
 _SIZES = (1, 8, 32)  # rows of a request
-_TOLERANCE = 2e-3  # of a probability: int8 may differ by 1e-3 with what a row is batched with
+_TOLERANCE = 2e-3  # int8 may differ by 1e-3 between batches
 _CONNECTIONS = 16  # of a closed loop
 
 
 @dataclass(frozen=True)
 class Question:
-    """A request and what must come back.
-
-    Attributes:
-        body: as sent.
-        expected: (rows, outputs) from the engine.
-    """
+    """A request and its (rows, outputs) answer."""
 
     body: bytes
     expected: np.ndarray
@@ -35,17 +30,17 @@ class Question:
 
 @dataclass
 class Phase:
-    """What happened at one load.
+    """Results at one load.
 
     Attributes:
-        offered: rows a second that were sent.
-        answered: rows a second that were answered.
-        accepted: seconds of each answered request.
-        refused: seconds of each request that got 429.
-        without_retry_after: 429 that do not say when to come again.
-        wrong: replies that are not of their own rows.
-        failed: other statuses, and connections that broke.
-        resident: MB of the worker, each second.
+        offered: rows/s sent.
+        answered: rows/s answered.
+        accepted: seconds of answered requests.
+        refused: seconds of 429 replies.
+        without_retry_after: 429 without that header.
+        wrong: replies with other rows' answers.
+        failed: other errors.
+        resident: MB, each second.
     """
 
     offered: float = 0.0
@@ -59,7 +54,7 @@ class Phase:
 
 
 def make_questions(engine: Engine, dialect: Dialect, rows: Sequence[Text], count: int) -> list[Question]:
-    """Requests of 1, 8 and 32 rows, each drawn anew."""
+    """Random requests."""
     dice, probabilities = random.Random(0), engine.predict(rows)
     questions = []
     for number in range(count):
@@ -70,13 +65,7 @@ def make_questions(engine: Engine, dialect: Dialect, rows: Sequence[Text], count
 
 
 class Asker:
-    """Puts loads on a server.
-
-    Args:
-        up: the server; it speaks `/predict`.
-        labels: in the order of the expected columns.
-        questions: asked in turn.
-    """
+    """Loads a server; `labels` are in column order."""
 
     def __init__(self, up: Running, labels: Sequence[str], questions: Sequence[Question]) -> None:
         self._up = up
@@ -85,7 +74,7 @@ class Asker:
         self._mean_rows = sum(len(question.expected) for question in questions) / len(questions)
 
     async def closed(self, seconds: float) -> Phase:
-        """As much as it holds: a few connections that ask again as soon as they were answered."""
+        """Closed loop: ask again once answered."""
 
         async def again() -> None:
             while time.perf_counter() < began + seconds:
@@ -98,7 +87,7 @@ class Asker:
         return phase
 
     async def open(self, seconds: float, rows_per_second: float) -> Phase:
-        """Requests at a fixed rate, whatever becomes of them."""
+        """Open loop: a fixed rate."""
         phase, client, began = Phase(), self._client(), time.perf_counter()
         watcher = asyncio.create_task(self._watch(phase))
         asked: set[asyncio.Task[None]] = set()
@@ -151,7 +140,7 @@ class Asker:
 
 
 def _finish(phase: Phase, client: Client, watcher: asyncio.Task[None], *, sent_in: float, began: float) -> None:
-    """Sums to rates; what was sent last is answered after the sending ended."""
+    """Sums to rates; answers come after sending ended."""
     watcher.cancel()
     client.close()
     phase.offered /= sent_in

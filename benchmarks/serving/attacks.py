@@ -1,4 +1,4 @@
-"""What hostile clients do: attacks on a service that asks for a token, most of them without one."""
+"""Attacks on a service that asks for a token."""
 
 import asyncio
 import contextlib
@@ -19,7 +19,7 @@ KEY = "hostile-benchmark"
 HEAD = b"POST /predict HTTP/1.1\r\nHost: x\r\n"
 AUTHORIZED = b"Authorization: Bearer " + KEY.encode() + b"\r\n"
 ROW = "a row of words such as others send"
-GONE = (OSError, EOFError, ValueError)  # of a connection that the service has ended
+GONE = (OSError, EOFError, ValueError)  # the service ended the connection
 
 Attack = Callable[["Target"], Awaitable[None]]
 
@@ -29,11 +29,9 @@ class Target:
     """What is attacked, and until when.
 
     Attributes:
-        admin_port: that of probes alone, where there is one.
-        grpc_port: that of gRPC, where there is one.
-        most_connections: that the service has.
-        done: when a request of the attack itself was answered.
-        others: the text that other clients send.
+        admin_port: the probes' port.
+        done: times of the attack's own answers.
+        others: other clients' text.
     """
 
     port: int
@@ -46,7 +44,7 @@ class Target:
     others: str = ROW
 
     def goes_on(self) -> bool:
-        """Whether the attack has time left."""
+        """Whether time is left."""
         return time.monotonic() < self.until
 
     def row(self, text: str) -> object:
@@ -58,7 +56,7 @@ class Target:
 async def connected(
     target: Target, port: int | None = None
 ) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
-    """One connection, to the service's port or another one."""
+    """One connection."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port or target.port)
     try:
         yield reader, writer
@@ -67,7 +65,7 @@ async def connected(
 
 
 def again_and_again(connections: int) -> Callable[[Attack], Attack]:
-    """An attack by so many connections at once, each of which begins anew when it was ended."""
+    """Repeat an attack on so many connections."""
 
     def repeat(attack: Attack) -> Attack:
         async def one(target: Target) -> None:
@@ -85,7 +83,7 @@ def again_and_again(connections: int) -> Callable[[Attack], Attack]:
 
 
 async def flood(target: Target, writer: asyncio.StreamWriter, data: bytes) -> None:
-    """Send it again and again."""
+    """Send repeatedly."""
     while target.goes_on():
         writer.write(data)
         await asyncio.wait_for(writer.drain(), 5)
@@ -130,7 +128,7 @@ async def unread_answers(target: Target) -> None:
 
 @again_and_again(300)
 async def slow_readers(target: Target) -> None:
-    """Large replies to small requests, read at the least speed that keeps a connection. With the token."""
+    """Large replies, read just fast enough to keep the connection. With the token."""
     body = json.dumps({"inputs": [target.row("a")] * 16}).encode()
     asked = HEAD + AUTHORIZED + b"Content-Length: %d\r\n\r\n%s" % (len(body), body)
     loop = asyncio.get_running_loop()
@@ -148,7 +146,7 @@ async def slow_readers(target: Target) -> None:
 
 @again_and_again(64)
 async def metrics(target: Target) -> None:
-    """And the descriptions of the API: what anyone may ask, and what takes time to make."""
+    """Public paths that are slow to make."""
     async with connected(target) as (reader, writer):
         for path in itertools.cycle((b"/metrics", b"/docs.json", b"/schema.json")):
             if not target.goes_on():
@@ -160,7 +158,7 @@ async def metrics(target: Target) -> None:
 
 @again_and_again(100)
 async def slow_probes(target: Target) -> None:
-    """A byte a second on more connections than the port for probes has places."""
+    """A byte a second on more connections than the admin port allows."""
     async with connected(target, target.admin_port) as (_, writer):
         for byte in itertools.cycle(b"GET /readyz HTTP/1.1\r\nx: " + b"y" * 100):
             if not target.goes_on():
@@ -172,7 +170,7 @@ async def slow_probes(target: Target) -> None:
 
 @again_and_again(300)
 async def probe_flood(target: Target) -> None:
-    """Connections to the port for probes that begin anew as soon as they end."""
+    """Connections to the admin port, reopened at once."""
     async with connected(target, target.admin_port) as (reader, writer):
         writer.write(b"G")
         await asyncio.wait_for(reader.read(), max(0.1, target.until - time.monotonic()))
@@ -180,7 +178,7 @@ async def probe_flood(target: Target) -> None:
 
 @again_and_again(70)
 async def large_probes(target: Target) -> None:
-    """A hundred headers of 64 kB each, on more connections than the port for probes has places."""
+    """A hundred headers of 64 kB on more connections than the admin port allows."""
     async with connected(target, target.admin_port) as (_, writer):
         writer.write(b"GET /readyz HTTP/1.1\r\n")
         for _ in range(98):
@@ -191,7 +189,7 @@ async def large_probes(target: Target) -> None:
 
 @again_and_again(64)
 async def resets(target: Target) -> None:
-    """Connections that are reset once they are answered."""
+    """Connections reset after an answer."""
     async with connected(target) as (reader, writer):
         writer.write(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
         await reader.read(4096)
@@ -201,7 +199,7 @@ async def resets(target: Target) -> None:
 
 @again_and_again(16)
 async def refused_bodies(target: Target) -> None:
-    """Bodies of tiny chunks, of requests that are refused for want of a token."""
+    """Bodies of tiny chunks without a token."""
     body = b"1\r\nx\r\n" * 300_000 + b"0\r\n\r\n"
     async with connected(target) as (reader, writer):
         reading = asyncio.create_task(_read(reader))
@@ -246,27 +244,27 @@ async def slowloris(target: Target) -> None:
 
 
 async def idle(target: Target) -> None:
-    """A quarter more connections than there may be, on which nothing is asked."""
+    """A quarter more connections than allowed."""
     await _hold(target, b"")
 
 
 async def held(target: Target) -> None:
-    """The same, each of which keeps its place by asking something once."""
+    """As `idle`, after one request."""
     await _hold(target, b"GET /info HTTP/1.1\r\nHost: x\r\n\r\n")
 
 
 async def begun(target: Target) -> None:
-    """The same, each of which begins a head."""
+    """As `idle`, within a head."""
     await _hold(target, b"GET /info HTTP/1.1\r\nHo")
 
 
 async def unfinished(target: Target) -> None:
-    """The same, each of which does not send the body of a request. With the token, which makes it wait longer."""
+    """As `idle`, within a body. The token makes the service wait longer."""
     await _hold(target, HEAD + AUTHORIZED + b"Content-Length: 5\r\n\r\n")
 
 
 async def _hold(target: Target, asked: bytes) -> None:
-    """At most a thousand more each second: all at once they would keep this process from its probes."""
+    """More than a thousand a second would starve this process's probes."""
     a_second = min(1000, target.most_connections)
 
     async def one(delay: float) -> None:
@@ -290,7 +288,7 @@ async def churn(target: Target) -> None:
 
 @again_and_again(64)
 async def small_chunks(target: Target) -> None:
-    """Bodies in chunks of sixteen bytes. With the token."""
+    """Chunks of 16 bytes. With the token."""
     body = (b"10\r\n" + b" " * 16 + b"\r\n") * 80_000 + b"0\r\n\r\n"
     async with connected(target) as (reader, writer):
         reading = asyncio.create_task(_read(reader))
@@ -337,21 +335,21 @@ async def odd_framings(target: Target) -> None:
 
 
 async def long_texts(target: Target) -> None:
-    """Four at a time, each as large as a body may be, of texts as long as they may be. With the token."""
+    """The largest bodies allowed, of the longest texts. With the token."""
     body = json.dumps({"inputs": [target.row("all of it is text " * 5500)] * (9 if target.is_pair else 18)}).encode()
     await _post_on(target, body, connections=4)
 
 
 async def long_words(target: Target) -> None:
-    """The same of texts without a space, which are tokenised whole. With the token."""
+    """The same without spaces: tokenised whole. With the token."""
     body = json.dumps({"inputs": [target.row("all-of-it-is-text" * 5500)] * (9 if target.is_pair else 18)}).encode()
     await _post_on(target, body, connections=4)
 
 
 @functools.cache
 def nested_bodies() -> tuple[tuple[str, bytes], ...]:
-    """Routes and bodies of two megabytes, which a decoder makes up to fifty times as large: of V2 some are answered,
-    of the other routes all are refused. `{}` of a route is the model."""
+    """Routes and bodies that grow up to fifty times when decoded. V2 answers some; other routes refuse all. `{}` is the
+    model."""
 
     def filled(before: bytes, unit: bytes, after: bytes) -> bytes:
         return before + unit * ((2_000_000 - len(before) - len(after)) // len(unit)) + after
@@ -376,7 +374,7 @@ def nested_bodies() -> tuple[tuple[str, bytes], ...]:
 
 
 async def first_model(target: Target) -> str:
-    """The name of the model that answers who names none."""
+    """The default model."""
     client = Asking(target.port, "/predict")
     reply = await client.post(json.dumps({"inputs": [target.row("w1")]}).encode())
     client.close()
@@ -385,7 +383,7 @@ async def first_model(target: Target) -> str:
 
 @again_and_again(60)
 async def nested_json(target: Target) -> None:
-    """Documents that are small on the wire and large in memory. With the token."""
+    """Small documents that grow in memory. With the token."""
     name = await first_model(target)
     for path, body in itertools.cycle(nested_bodies()):
         client = Asking(target.port, path.format(name))
@@ -393,35 +391,33 @@ async def nested_json(target: Target) -> None:
             await client.post(body)
         finally:
             client.close()
-        await asyncio.sleep(1)  # 120 MB a second: without a pause it is the network that others wait for
+        await asyncio.sleep(1)  # 120 MB a second: otherwise others wait for the network
         if not target.goes_on():
             return
 
 
 async def large_requests(target: Target) -> None:
-    """One client whose requests have as many rows as they may. With the token."""
+    """One client whose requests have the most rows allowed. With the token."""
     body = json.dumps({"inputs": [target.row(ROW)] * 1024}).encode()
     await _post_on(target, body, connections=1)
 
 
 async def many_labels(target: Target) -> None:
-    """Requests with as many rows as they may have, to a model of 5,000 labels: for all scores, and for the best five.
-    With the token."""
+    """Requests of the most rows allowed, to a model of 5,000 labels. With the token."""
     rows = [target.row(ROW)] * 1024
     bodies = (json.dumps({"inputs": rows} | more).encode() for more in ({}, {"top_k": 5}))
     await asyncio.gather(*(_post_on(target, body, connections=2) for body in bodies))
 
 
 async def without_spaces(target: Target) -> None:
-    """Twelve clients whose texts have no space, and characters that normal forms make eighteen of. With the token."""
+    """Characters that normalise to up to eighteen, without spaces. With the token."""
     texts = ["\ufdfa" * 100_000, "\U0001f600" * 100_000, "\ufdfa" * 500]
     body = json.dumps({"inputs": [target.row(text) for text in texts]}, ensure_ascii=False).encode()
     await _post_on(target, body, connections=12)
 
 
 async def long_words_of_100(target: Target) -> None:
-    """Twelve clients whose texts are words of a hundred letters, the slowest that WordPiece cuts into pieces. With the
-    token."""
+    """Words of a hundred letters, WordPiece's slowest. With the token."""
     draw = random.Random(0)
     words = ["".join(draw.choices(string.ascii_lowercase, k=100)) for _ in range(200)]
     rows = [target.row(" ".join(draw.choices(words, k=10 if target.is_pair else 20))) for _ in range(1000)]
@@ -429,22 +425,20 @@ async def long_words_of_100(target: Target) -> None:
 
 
 async def endless_words(target: Target) -> None:
-    """Twelve clients whose texts are one word, or a word and spaces, as long as they may be. With the token."""
+    """Single words as long as texts may be. With the token."""
     rows = [target.row(text) for text in ["x" * 90_000, "x" + " " * 90_000] * (5 if target.is_pair else 10)]
     await _post_on(target, json.dumps({"inputs": rows}).encode(), connections=12)
 
 
 async def long_pairs(target: Target) -> None:
-    """Eight clients whose pairs are two texts as long as they may be, of words of a hundred letters. Both are read
-    whole, to know which is longer. With the token."""
+    """Pairs of the longest texts, both read whole to compare lengths. With the token."""
     draw = random.Random(0)
     text = " ".join("".join(draw.choices(string.ascii_lowercase, k=100)) for _ in range(1970))
     await _post_on(target, json.dumps({"inputs": [target.row(text)] * 5}).encode(), connections=8)
 
 
 async def retries(target: Target) -> None:
-    """Clients, nearly as many as there may be, who ask again at once when they are refused, and twenty new ones a
-    second. With the token."""
+    """Nearly the most clients, retrying at once, and twenty new ones a second. With the token."""
     await asyncio.gather(_asking_again(target), _newcomers(target))
 
 
@@ -499,7 +493,7 @@ class Asking(Client):
 
 
 async def alone(target: Target) -> None:
-    """No attack: what the others have by themselves."""
+    """No attack, for comparison."""
     await asyncio.sleep(target.until - time.monotonic())
 
 
@@ -539,8 +533,8 @@ ATTACKS: dict[str, Attack] = {
     "long-pairs": long_pairs,
     "retries": retries,
 }
-# Attacks with the token. `nested-json`, `slow-readers`, `small-chunks`, `unfinished` and `grpc-unread` have it too, but
-# no setting lets them have memory.
+# With the token, and may take memory, because settings bound it. `nested-json`, `slow-readers`, `small-chunks`,
+# `unfinished` and `grpc-unread` also have the token, but may not.
 WITH_THE_TOKEN = (
     "alone",
     "long-texts",

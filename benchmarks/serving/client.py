@@ -1,4 +1,4 @@
-"""A lean HTTP client on asyncio's streams: it shares the cores with what it measures, and reads every reply."""
+"""A lean HTTP client, because it shares cores with what it measures."""
 
 import asyncio
 import time
@@ -7,14 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """One answer.
-
-    Attributes:
-        status: of HTTP.
-        headers: names in lower case.
-        body: as sent.
-        seconds: from sending the request.
-    """
+    """Header names are lower case; `seconds` from sending."""
 
     status: int
     headers: dict[str, str]
@@ -23,12 +16,7 @@ class Reply:
 
 
 class Client:
-    """Posts JSON to one server, over as many connections as there are requests at a time.
-
-    Args:
-        port: of the server on this machine.
-        path: to post to.
-    """
+    """Posts JSON to a local port over reused connections."""
 
     def __init__(self, port: int, path: str) -> None:
         self._port = port
@@ -39,7 +27,7 @@ class Client:
         """The answer to one request.
 
         Raises:
-            OSError, EOFError, ValueError: the connection broke, or what came is not HTTP.
+            OSError, EOFError, ValueError: broken connection, or no HTTP.
         """
         reader, writer = await self._connection()
         began = time.perf_counter()
@@ -61,13 +49,13 @@ class Client:
     async def _connection(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         while self._free:
             reader, writer = self._free.pop()
-            if not reader.at_eof():  # else the server closed it, being idle
+            if not reader.at_eof():  # closed as idle
                 return reader, writer
             writer.close()
         return await asyncio.open_connection("127.0.0.1", self._port)
 
     def close(self) -> None:
-        """Close what is open."""
+        """Close idle connections."""
         for _, writer in self._free:
             writer.close()
 

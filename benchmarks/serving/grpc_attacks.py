@@ -1,5 +1,4 @@
-"""What hostile clients do on the gRPC port: messages that do not end, without the token; with it, messages that become
-much larger than they are, and replies that are not read."""
+"""Attacks on the gRPC port: endless messages, messages that grow, unread replies."""
 
 import asyncio
 import contextlib
@@ -26,7 +25,7 @@ def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
 
 
 def head(path: str = _METHOD) -> bytes:
-    """The header block of a call: literals that are not indexed (RFC 7541, 6.2.2)."""
+    """Header literals without indexing (RFC 7541, 6.2.2)."""
     fields = {":method": "POST", ":scheme": "http", ":path": path, ":authority": "x"}
     fields |= {"te": "trailers", "content-type": "application/grpc"}
     return b"".join(
@@ -36,11 +35,11 @@ def head(path: str = _METHOD) -> bytes:
 
 
 _HELLO = PREFACE + frame(_SETTINGS, 0, 0)
-_BEGUN = struct.pack(">BI", 0, 2_000_000)  # of a message that is not compressed, whose length this is
+_BEGUN = struct.pack(">BI", 0, 2_000_000)  # an uncompressed message's length
 
 
 def _calls(*frames: tuple[int, int, bytes], end: int = _STREAMS) -> bytes:
-    """For each of the streams that a client may open: its head and then these frames."""
+    """Head and frames for each stream."""
     return b"".join(
         frame(_HEADERS, _END_HEADERS, stream, head())
         + b"".join(frame(kind, flags, stream, data) for kind, flags, data in frames)
@@ -50,7 +49,7 @@ def _calls(*frames: tuple[int, int, bytes], end: int = _STREAMS) -> bytes:
 
 @again_and_again(100)
 async def half_messages(target: Target) -> None:
-    """A hundred calls a connection, each the beginning of a message of two megabytes."""
+    """A hundred begun messages of 2 MB a connection."""
     async with connected(target, target.grpc_port) as (reader, writer):
         writer.write(_HELLO + _calls((_DATA, 0, _BEGUN + b"x" * 600)))
         await writer.drain()
@@ -60,7 +59,7 @@ async def half_messages(target: Target) -> None:
 
 @again_and_again(100)
 async def half_probes(target: Target) -> None:
-    """The same to what answers without a token, and without an end."""
+    """The same to the health check, which needs no token."""
     async with connected(target, target.grpc_port) as (reader, writer):
         streams = range(1, 2 * _STREAMS, 2)
         heads = b"".join(frame(_HEADERS, _END_HEADERS, stream, head(HEALTH)) for stream in streams)
@@ -69,12 +68,12 @@ async def half_probes(target: Target) -> None:
 
 
 _BYTES = 400_000  # of a message
-_CHANNELS, _CALLS = 8, 16  # calls of a channel at a time
-_ROWS, _FEW_ROWS = 100, 16  # of few rows little memory is taken by work, and as much by replies that are not read
+_CHANNELS, _CALLS = 8, 16  # calls of a channel at once
+_ROWS, _FEW_ROWS = 100, 16  # few: unread replies take memory, work does not
 
 
 def _growing(model: str) -> list[bytes]:
-    """Messages whose empty or tiny fields become eight to fifty times as large."""
+    """Messages that grow eight to fifty times."""
     given, texts = {"name": "text", "datatype": "BYTES", "shape": [_ROWS]}, [b"w1 w2 w3 w4"] * _ROWS
     contents = [
         {"bytes_contents": texts, "int64_contents": [0] * _BYTES},
@@ -90,7 +89,7 @@ def _growing(model: str) -> list[bytes]:
 
 
 async def contents(target: Target) -> None:
-    """Calls with messages that grow. With the token."""
+    """Messages that grow. With the token."""
     growing = _growing(await first_model(target))
 
     async def one(channel: grpc.aio.Channel, place: int) -> None:
@@ -110,7 +109,7 @@ async def contents(target: Target) -> None:
 
 @again_and_again(16)
 async def unread(target: Target) -> None:
-    """Calls whose replies the client's window of HTTP/2 has no room for. With the token, of many labels."""
+    """Replies beyond the client's HTTP/2 window. With the token."""
     given = {"name": "text", "datatype": "BYTES", "shape": [_FEW_ROWS]}
     texts = [struct.pack("<I", 2) + b"w1"] * _FEW_ROWS
     asked = messages.ModelInferRequest(

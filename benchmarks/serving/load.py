@@ -1,4 +1,4 @@
-"""Loads, and wrk as their generator: it costs a tenth of what a client in Python does, and shares the cores."""
+"""Loads by wrk, which costs a tenth of a Python client's CPU."""
 
 import json
 import shutil
@@ -18,14 +18,7 @@ _TIMEOUT_S = 60
 
 @dataclass(frozen=True)
 class Load:
-    """So many connections, each asking again as soon as it was answered.
-
-    Attributes:
-        texts: name of the set.
-        connections: open at the same time.
-        rows: of a request.
-        turn: loads of one number are asked of one started server: what is compared with each other stands together.
-    """
+    """A closed loop. Loads of one `turn` share a started server."""
 
     texts: str
     connections: int
@@ -48,7 +41,7 @@ LOADS = {
 
 @dataclass(frozen=True)
 class Figures:
-    """What one run of a load measured. Requests and rows are those that were answered."""
+    """Results of answered requests."""
 
     requests_per_second: float
     rows_per_second: float
@@ -63,7 +56,7 @@ class Figures:
 
 
 def check_wrk() -> None:
-    """See that wrk is there.
+    """Check that wrk is installed.
 
     Raises:
         InputError: it is not.
@@ -73,7 +66,7 @@ def check_wrk() -> None:
 
 
 def write_bodies(file: Path, dialect: Dialect, rows: Sequence[Text], rows_a_request: int) -> None:
-    """One request's body a line: every row has its turn, in order."""
+    """Write a request's body on each line."""
     count = len(rows) if rows_a_request == 1 else 128
     with file.open("w", encoding="utf-8") as out:
         for number in range(count):
@@ -83,15 +76,15 @@ def write_bodies(file: Path, dialect: Dialect, rows: Sequence[Text], rows_a_requ
 
 
 def drive(port: int, path: str, bodies: Path, *, connections: int, rows: int, seconds: float) -> Figures:
-    """Run wrk, with one thread.
+    """Run wrk with one thread.
 
     Args:
         port: of the server.
         path: to post to.
         bodies: file of `write_bodies`.
-        connections: open at the same time.
+        connections: open at once.
         rows: of a request.
-        seconds: a whole number at least.
+        seconds: rounded, at least 1.
 
     Raises:
         KdcError: wrk failed.

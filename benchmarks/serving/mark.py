@@ -1,4 +1,4 @@
-"""What has to hold, whether it does, and the table that says so."""
+"""Bounds to keep, and their table."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,10 +10,10 @@ class Mark:
 
     Attributes:
         what: in words.
-        least: whether the bound is the least or the most.
+        least: whether the bound is a minimum.
         bound: of the value.
-        value: what was measured; of several rounds their median.
-        interval: of that median, 95 %; None where it was measured once, or in too few rounds to have one.
+        value: measured, or the median of rounds.
+        interval: 95 %, of the median; None with too few rounds.
     """
 
     what: str
@@ -24,13 +24,13 @@ class Mark:
 
     @property
     def verdict(self) -> str:
-        """It "holds" or "fails" where the whole interval does, and is "not shown" otherwise."""
+        """Judged by the whole interval: "not shown" if it holds the bound."""
         found = {self._keeps(end) for end in self.interval or (self.value,)}
         return "not shown" if len(found) > 1 else "holds" if found == {True} else "fails"
 
     @property
     def holds(self) -> bool:
-        """Whether it is shown to hold."""
+        """Whether it holds."""
         return self.verdict == "holds"
 
     def _keeps(self, value: float) -> bool:

@@ -1,4 +1,4 @@
-"""Starts a server, waits until it is ready, finds the process that answers, and stops it."""
+"""Starts a server, finds the answering process, and stops it."""
 
 import contextlib
 import http.client
@@ -23,34 +23,34 @@ _LOOK_S = 0.01
 
 @dataclass(frozen=True)
 class Running:
-    """A server that is ready.
+    """A ready server.
 
     Attributes:
         server: how it was started.
         port: where it listens.
-        seconds_to_ready: from the start of its process to its first 200.
-        worker: the process that answers.
+        seconds_to_ready: until the first 200.
+        worker: the answering process.
     """
 
     server: Server
     port: int
     seconds_to_ready: float
     worker: psutil.Process
-    group: Path | None = None  # its cgroup, if its memory is limited
+    group: Path | None = None  # cgroup, if memory is limited
 
     def memory_kills(self) -> int:
-        """Processes that the kernel killed because the memory limit was reached."""
+        """Processes killed for memory."""
         assert self.group is not None
         events = next(file for name in ("memory.events", "memory.oom_control") if (file := self.group / name).exists())
         counts = dict(line.split() for line in events.read_text("ascii").splitlines())
         return int(counts["oom_kill"])
 
     def resident_mb(self) -> float:
-        """Resident memory of the process that answers."""
+        """Of the answering process."""
         return float(self.worker.memory_info().rss) / 1e6
 
     def ask(self, path: str, body: Any) -> Any:
-        """The decoded reply to one request.
+        """The decoded reply.
 
         Raises:
             KdcError: it is not 200.
@@ -67,15 +67,15 @@ class Running:
 
 @contextlib.contextmanager
 def running(server: Server, log: Path, memory_mb: int | None = None) -> Iterator[Running]:
-    """A server, from its start until it has gone.
+    """A started server; stops it after the block.
 
     Args:
         server: to start.
-        log: file for what it prints.
-        memory_mb: most MiB of all its processes, as in a container; needs root. None limits nothing.
+        log: file for its output.
+        memory_mb: MiB of all its processes (needs root); None: no limit.
 
     Raises:
-        KdcError: it ends, or is not ready in time; or memory cannot be limited here.
+        KdcError: it does not become ready, or memory cannot be limited.
     """
     port = free_port()
     with log.open("ab") as output, _cgroup(memory_mb) as group:
@@ -101,7 +101,7 @@ def running(server: Server, log: Path, memory_mb: int | None = None) -> Iterator
 
 @contextlib.contextmanager
 def _cgroup(memory_mb: int | None) -> Iterator[Path | None]:
-    """A new cgroup, of version 1 or 2, with a memory limit in MiB."""
+    """A cgroup (version 1 or 2) with a limit in MiB."""
     if memory_mb is None:
         yield None
         return
@@ -128,7 +128,6 @@ def free_port() -> int:
 
 
 def _when_ready(server: Server, port: int, process: subprocess.Popen[bytes], log: Path) -> http.client.HTTPConnection:
-    """The open connection over which it first answered 200."""
     deadline = time.perf_counter() + _START_S
     while time.perf_counter() < deadline:
         if process.poll() is not None:
@@ -148,7 +147,7 @@ def _when_ready(server: Server, port: int, process: subprocess.Popen[bytes], log
 
 
 def _peer_of(connection: http.client.HTTPConnection, port: int, processes: list[psutil.Process]) -> psutil.Process:
-    """The process at the other end: a supervisor may hold the listening socket as well."""
+    """The process at the other end; a supervisor may hold the listening socket too."""
     own = connection.sock.getsockname()[1]
     for process in processes:
         for other in process.net_connections(kind="tcp"):

@@ -1,10 +1,7 @@
-"""The limit: forward passes alone, over rows that are tokenised, sorted by length and cut into equal batches.
+"""Forward passes alone, over tokenised rows sorted by length in equal batches: the limit.
 
-Rows that run alone keep their order: ONNX Runtime is faster where a shape comes twice in a row, which no service can
-count on.
-
-A process of its own, so that it is measured as the servers are. Arguments: artifact, JSON file of rows, rows a batch,
-seconds. Prints rows a second and the percentiles of one pass as one JSON object.
+Single rows keep their order: repeated shapes are faster in ONNX Runtime, and no service can count on them. Arguments:
+artifact, JSON file of rows, rows a batch, seconds. Prints JSON.
 """
 
 import json
@@ -18,7 +15,7 @@ from kdc.serving.engine.engine import Engine
 
 
 def main() -> None:
-    """Run whole rounds over the rows until the time is over."""
+    """Run whole rounds."""
     artifact, file, size, seconds = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4])
     engine = Engine.load(artifact, device="cpu")
     engine.warm_up()

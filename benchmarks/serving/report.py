@@ -1,4 +1,4 @@
-"""Rounds to tables: medians, ratios within a round, and the marks that the service has to hold."""
+"""Tables and marks from rounds."""
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
@@ -14,19 +14,19 @@ from benchmarks.serving.texts import SETS
 from kdc.pipeline.quality.latency import interval_of_median
 
 _PEERS = {"uvicorn": 0.85, "at-once": 0.85, "bentoml-batchable": 1.6, "fastapi-pipeline": 3, "infinity": 3}
-_CONFIDENCE = 0.95  # of the intervals that marks are judged by
+_CONFIDENCE = 0.95  # of the marks' intervals
 
 
 @dataclass
 class Results:
-    """All that was measured.
+    """All measurements.
 
     Attributes:
         figures: by load, server and round.
-        ready: seconds to ready of every start, by server.
-        resident: MB after every load, by server.
-        agreement: share of rows whose best label is the engine's, in percent, by server.
-        left_out: why a server did not run, by server.
+        ready: seconds of each start, by server.
+        resident: MB after each load, by server.
+        agreement: percent of rows with the engine's label.
+        left_out: why a server did not run.
     """
 
     figures: dict[str, dict[str, list[Figures]]] = field(default_factory=dict)
@@ -36,23 +36,22 @@ class Results:
     left_out: dict[str, str] = field(default_factory=dict)
 
     def add(self, load: str, server: str, figures: Figures) -> None:
-        """One run of a load."""
+        """Add one run."""
         self.figures.setdefault(load, {}).setdefault(server, []).append(figures)
 
     def of(self, load: str, server: str) -> list[Figures]:
-        """The runs of a load; empty where it was not run."""
+        """Runs, if any."""
         return self.figures.get(load, {}).get(server, [])
 
 
 def ratios(one: list[Figures], other: list[Figures]) -> list[float]:
-    """Rows a second of one to those of the other, of each round: noise that both met cancels out."""
+    """Ratios of rows/s within rounds: shared noise cancels."""
     pairs = zip(one, other, strict=False)
     return [mine.rows_per_second / theirs.rows_per_second for mine, theirs in pairs if theirs.rows_per_second]
 
 
 def marks(results: Results) -> list[Mark]:
-    """All marks whose loads and servers were run, by the medians of the rounds and, from six rounds on, their
-    intervals."""
+    """Marks of what ran, with intervals from six rounds on."""
     found: list[Mark] = []
 
     def judge(least: bool, what: str, bound: float, rounds: Iterable[float]) -> None:

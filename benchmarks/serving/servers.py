@@ -1,4 +1,4 @@
-"""The servers that are compared: how each is started, asked and understood; and why one is left out."""
+"""The compared servers: how to start and ask each."""
 
 import json
 import os
@@ -14,18 +14,18 @@ from kdc.serving.engine.tokenizing import Text
 
 ROOT = Path(__file__).resolve().parents[2]
 PEERS = ROOT / "benchmarks" / "peers"
-# In the order in which they take turns. `raw` is no server: see raw.py.
+# In their order of turns; `raw` is raw.py.
 NAMES = ("kdc", "uvicorn", "at-once", "raw", "bentoml-batchable", "fastapi-pipeline", "infinity", "bento-empty")
 
 
 @dataclass(frozen=True)
 class Dialect:
-    """How a server is asked.
+    """How to ask a server.
 
     Attributes:
         path: to post to.
         body: of a request with these rows.
-        labels: the best label of each row of a reply.
+        labels: best labels of a reply.
     """
 
     path: str
@@ -35,15 +35,15 @@ class Dialect:
 
 @dataclass(frozen=True)
 class Server:
-    """How a server is started.
+    """How to start a server.
 
     Attributes:
-        name: in the tables.
+        name: in tables.
         command: for a port.
-        health: path that answers 200 once it is ready.
-        dialect: None for one that is started and not asked.
-        environment: variables beside the benchmark's own.
-        uses_torch: torch takes its threads from OMP_NUM_THREADS; for all others that is 1.
+        health: path that answers 200 when ready.
+        dialect: None if it is only started.
+        environment: further variables.
+        uses_torch: reads OMP_NUM_THREADS, which is 1 for others.
     """
 
     name: str
@@ -54,7 +54,7 @@ class Server:
     uses_torch: bool = False
 
     def variables(self) -> dict[str, str]:
-        """All environment variables of its process."""
+        """All its variables."""
         mine = base_variables() | self.environment
         if self.uses_torch:
             del mine["OMP_NUM_THREADS"]
@@ -62,9 +62,9 @@ class Server:
 
 
 def base_variables() -> dict[str, str]:
-    """Environment variables of whatever is measured."""
+    """Variables of all servers."""
     mine = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    mine.pop("PYTHONDONTWRITEBYTECODE", None)  # a second start should find what a first one compiled
+    mine.pop("PYTHONDONTWRITEBYTECODE", None)  # later starts use compiled files
     return mine
 
 
@@ -75,9 +75,9 @@ class Subject:
     Attributes:
         artifact: its folder.
         manifest: its manifest.
-        model: the same student for transformers, or None.
-        peers: the Python of the peers' environment, or None.
-        scratch: a folder for whatever a server leaves behind.
+        model: the same student for transformers.
+        peers: Python of the peers' environment.
+        scratch: folder for servers' files.
     """
 
     artifact: Path
@@ -88,7 +88,7 @@ class Subject:
 
 
 def all_servers(subject: Subject) -> tuple[dict[str, Server], dict[str, str]]:
-    """Servers by name, and of each that cannot run here why."""
+    """Servers by name, and why others cannot run."""
     bare = {"KDC_ARTIFACT": str(subject.artifact), "KDC_DRAIN_DELAY_S": "0", "KDC_DEVICE": "cpu"}
     servers = {
         "kdc": Server(
@@ -182,7 +182,7 @@ def _torch_peers(subject: Subject) -> tuple[dict[str, Server], dict[str, str]]:
 
 
 def _obstacle(python: str, modules: str) -> str:
-    """Why these modules cannot be imported there; "" if they can."""
+    """Why an import fails; "" if it works."""
     try:
         done = subprocess.run([python, "-c", f"import {modules}"], capture_output=True, text=True)
     except OSError as error:
@@ -191,7 +191,7 @@ def _obstacle(python: str, modules: str) -> str:
 
 
 def _same_cut(subject: Subject, model: Path) -> Path:
-    """The model's folder again, cutting rows where the artifact does: the tokenizer's own limit is another."""
+    """The model's folder with the artifact's maximum length."""
     folder = subject.scratch / "model"
     folder.mkdir()
     for file in model.iterdir():
@@ -229,7 +229,7 @@ def _pipeline_body(rows: Sequence[Text]) -> dict[str, Any]:
 
 
 def _infinity_body(rows: Sequence[Text]) -> dict[str, Any]:
-    # It takes no pairs: both texts in one are as long but for one token, and may get another answer.
+    # No pairs: both texts joined differ by one token, and maybe in the answer.
     return {"model": "student", "input": [row if isinstance(row, str) else " ".join(row) for row in rows]}
 
 

@@ -1,4 +1,4 @@
-"""The rows that are sent: GLUE's own, or made-up ones of the same lengths."""
+"""Rows to send: GLUE's, or made-up ones as long."""
 
 import random
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from kdc.common.errors import InputError
 from kdc.serving.engine.tokenizing import Text
 
 _MADE_UP = 500  # rows
-# Each is one token in the vocabularies of BERT's relatives.
+# One token each in BERT-like vocabularies.
 _WORDS = """
 the of and to in a is that for it as was with be by on not he his but at are this have from or had an they which
 one you were her all she there would their we him been has when who will more no if out so said what up its about
@@ -23,8 +23,8 @@ class TextSet:
     Attributes:
         file: under GLUE's folder.
         columns: that make a row.
-        lengths: in tokens, the least, each tenth and the most; of a row's columns together, in GLUE's file.
-        first: the share of a row that is its first text, where it must be cut in two.
+        lengths: in tokens: minimum, deciles, maximum.
+        first: share of the first text if a row is split.
     """
 
     file: str
@@ -40,7 +40,7 @@ SETS = {
 
 
 def read_rows(name: str, data: Path | None, *, is_pair: bool) -> list[Text]:
-    """Rows of a set, as the artifact takes them: the same tokens in one text or in two.
+    """Rows of a set, as one text or two with the same tokens.
 
     Args:
         name: of the set.
@@ -48,7 +48,7 @@ def read_rows(name: str, data: Path | None, *, is_pair: bool) -> list[Text]:
         is_pair: whether a row is two texts.
 
     Raises:
-        InputError: the file is not there or has other columns.
+        InputError: the file is missing or has other columns.
     """
     chosen = SETS[name]
     if data is None:
@@ -57,7 +57,6 @@ def read_rows(name: str, data: Path | None, *, is_pair: bool) -> list[Text]:
 
 
 def _glue(file: Path, columns: tuple[str, ...]) -> list[list[str]]:
-    """A file in GLUE's layout: tab-separated, unquoted, with a header."""
     try:
         header, *lines = file.read_text(encoding="utf-8").splitlines()
         places = [header.split("\t").index(column) for column in columns]
@@ -69,7 +68,7 @@ def _glue(file: Path, columns: tuple[str, ...]) -> list[list[str]]:
 
 
 def made_up_row(dice: random.Random, words: int, first: float, *, is_pair: bool) -> Text:
-    """A row of so many words; `first` is the share of them that is the first text of a pair."""
+    """A row of `words` words, split after `first` if a pair."""
     return _shaped([" ".join(dice.choices(_WORDS.split(), k=words))], first, is_pair=is_pair)
 
 
