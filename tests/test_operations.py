@@ -29,7 +29,7 @@ PAGES = [
     DOCS / "benchmarks" / "serving.md",
     *(DOCS / "how-to" / f"{name}.md" for name in ("deploy-docker", "deploy-kserve", "deploy-kubernetes")),
     *(DOCS / "how-to" / f"{name}.md" for name in ("roll-out", "other-runtimes")),
-    *(DOCS / "reference" / f"{name}.md" for name in ("artifact", "stores", "support")),
+    *(DOCS / "reference" / f"{name}.md" for name in ("artifact", "support")),
 ]
 TEXT = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
 ALERTS = [
