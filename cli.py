@@ -193,10 +193,7 @@ def serve(
     host: Annotated[str, typer.Option(help="Host name or IP address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="TCP port to listen on.", min=1, max=65535)] = 3000,
 ) -> None:
-    """Serve artifacts over HTTP.
-
-    All options but --host and --port are KDC_* variables too: see docs/reference/service-settings.md.
-    """
+    """Serve artifacts over HTTP. Options are KDC_* variables too, see docs/reference/service-settings.md."""
     # A container's first process misses signals that it has no handler for, and the imports take seconds. The handler
     # ends the process itself: an exception raised while a C extension is imported would come out as an ImportError.
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
