@@ -188,7 +188,7 @@ class Second(Frozen):
     @property
     def text(self) -> str:
         """The second model in words."""
-        return f"{self.name}, for rows below {self.answered_from:.4f} ({100 * self.share:.0f} % of the tuning slice)"
+        return f"{self.name}, for rows below {self.answered_from:.4f} ({100 * self.share:.0f} % of the tuning set)"
 
 
 class Variant(Frozen):

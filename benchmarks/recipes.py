@@ -292,7 +292,7 @@ def _table(task: str, variants: dict[str, list[dict[str, Any]]]) -> str:
     rows = "dev" if task == "qnli" else "held out"
     lines = [
         f"\n{task}, {metric}, {seeds} seed{'s' * (seeds > 1)}\n",
-        f"| variant | {rows} | gain, its interval, each seed | tuning slice | gain | training s |",
+        f"| variant | {rows} | gain, its interval, each seed | tuning set | gain | training s |",
         "|---|---:|---:|---:|---:|---:|",
     ]
     for name, runs in variants.items():

@@ -58,8 +58,8 @@ class _Made:
     sha256: str
 
     def answers(self) -> EvaluationAnswers:
-        standing = self.run.result(TargetsResult).standing
-        return answers_of(self.run.data(), self.run.folder("evaluate"), standing)
+        comparison = self.run.result(TargetsResult).baseline_comparison
+        return answers_of(self.run.data(), self.run.folder("evaluate"), comparison)
 
 
 def make_frontier(

@@ -44,5 +44,5 @@ def test_students_are_ranked_against_their_full_training() -> None:
 
     assert rows[-4:] == [f"| {name} | {brief[name]} | {full[name]} | {100 - full[name]} |" for name in "abcd"]
     # Ranks 1 2 3 4 against 1 3 4 2: 1 - 6 * (0 + 1 + 1 + 4) / (4 * 15) = 0.4.
-    assert "rank correlation 0.40 with the full training on the tuning slice, -0.40 on the evaluation rows" in told
+    assert "rank correlation 0.40 with the full training on the tuning set, -0.40 on the evaluation rows" in told
     assert told.endswith("its best has 80.0 there in full, the best of all 90.0")

@@ -42,9 +42,7 @@ class Judgement(Frozen):
     cpu: str  # model name; others differ in latency, and maybe in int8 results
     threads: int = Field(ge=1, le=1024)  # of the timed pass
     # Tokens of timed rows; `kdc verify` times other rows of these lengths.
-    lengths: tuple[Annotated[int, Field(ge=1, le=MOST_WINDOWS * MOST_TOKENS)], ...] = Field(
-        min_length=1, max_length=100
-    )
+    lengths: tuple[_Length, ...] = Field(min_length=1, max_length=100)
     costs: Costs
     quality: Quality | None = None  # None without `max_drop`
     required: tuple[RequiredShare, ...] = ()  # in the contract's order

@@ -107,8 +107,8 @@ def _warnings(task: Task, report: DataReport, rows: dict[str, CheckedRows], near
     largest, count = int(np.bincount(rows["train"].units).max()), len(rows["train"])
     if largest > _LARGE_UNIT * count:
         warnings.append(
-            f"{largest:,} of {count:,} training rows belong together, so that no slice holds them: what is measured is "
-            'of the other rows (docs/how-to/prepare-data.md, "Keep related rows together")'
+            f"{largest:,} of {count:,} training rows belong together, so no held-out set has them: the figures are of "
+            'the other rows (docs/how-to/prepare-data.md, "Keep related rows together")'
         )
     for name in near:
         if count := duplicates[f"{name}_rows_in_train"]:
@@ -124,7 +124,7 @@ def _warnings(task: Task, report: DataReport, rows: dict[str, CheckedRows], near
     for name, count in report.skipped.items():
         warnings.append(f"{count:,} broken rows of the published {name} file were left out")
     if (tune := report.splits["tune"].rows) < _SMALL_TUNE:
-        warnings.append(f"the tuning slice has only {tune} rows: what it decides is mostly chance")
+        warnings.append(f"the tuning set has only {tune} rows: what it decides is mostly chance")
     absent = [name for name, count in (report.splits["train"].labels or {}).items() if not count]
     if absent:
         warnings.append(f"no training row has the label {', '.join(absent)}")

@@ -198,7 +198,7 @@ def _in_folder(folder: Path, task: Task | None) -> list[SplitSource]:
         # Custom tasks can hold out training rows.
         if missing and (task is not None or "train" not in splits):
             absent = [f"{_STEMS[part][0]}.tsv" if glue_folder else part for part in missing]
-            remedy = "add them, or name the files: --train FILE --eval FILE (without --eval a slice is held out)"
+            remedy = "add them, or name the files: --train FILE --eval FILE (without --eval some rows are held out)"
             raise InputError(f"{' and '.join(absent)} missing", given=candidate, remedy=remedy)
         return list(splits.values())
     remedy = "it wants train.tsv and dev.tsv (or .csv, .jsonl, .parquet), or a folder made by `save_to_disk`"

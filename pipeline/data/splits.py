@@ -93,7 +93,7 @@ def pick_texts(texts: Ints, allowed: Mask, known: Ints, size: int, seed: int) ->
 def _check_parts(parts: dict[str, Part], classes: Ints, units: Ints) -> None:
     """Require rows in every split, and of every class in training."""
     rows = len(classes)
-    for name, what in (("eval", "an evaluation slice"), ("tune", "the tuning slice")):
+    for name, what in (("eval", "an evaluation set"), ("tune", "the tuning set")):
         if not len(parts[name]):
             given = f"{rows} training rows with {len(np.unique(classes))} classes"
             remedy = "give more rows with different texts, at least two of some class (is --label the right column?)"

@@ -15,15 +15,15 @@ from kdc.pipeline.quality.comparison import Other
 from kdc.pipeline.quality.intervals import difference
 from kdc.pipeline.quality.judging import EvaluationAnswers
 from kdc.pipeline.results.artifact import Pair, QuantizeResult
-from kdc.pipeline.results.training import Attempt, BaselinesResult, Standing
+from kdc.pipeline.results.training import Attempt, BaselineComparison, BaselinesResult
 from kdc.pipeline.rundir.context import Run
 from kdc.pipeline.rundir.directory import look_at
 from kdc.pipeline.rundir.files import ALL_LOGITS, BASELINE_LOGITS
 
 
-def answers_of(data: PreparedData, evaluated: Path, standing: Standing | None) -> EvaluationAnswers:
+def answers_of(data: PreparedData, evaluated: Path, comparison: BaselineComparison | None) -> EvaluationAnswers:
     """All models' answers to the evaluation rows, and the baseline that beats the teacher."""
-    split, baseline = data.eval_splits[0], better_baseline(standing)
+    split, baseline = data.eval_splits[0], better_baseline(comparison)
     rows, logits = data.rows(split), read_logits(evaluated, split)
     better = None if baseline is None else Other(baseline, logits[baseline])
     labels, groups = np.asarray(rows["label"][:]), data.groups(split)
@@ -55,7 +55,7 @@ def tuning_scores(
     return scores | {name: pair.score for name, pair in pairs.items()}
 
 
-def standing_of(run: Run, logits: Outputs) -> Standing | None:
+def compared_with_baselines(run: Run, logits: Outputs) -> BaselineComparison | None:
     """A teacher's logits on the tuning set against the best baseline; None without baselines."""
     if not run.config.baselines.enabled:
         return None
@@ -66,38 +66,40 @@ def standing_of(run: Run, logits: Outputs) -> Standing | None:
         others = answers[f"tune/{best}"]
     score, floor = (metrics.compute(model, labels, kind, (metric,))[metric] for model in (logits, others))
     interval = difference(logits, others, labels, kind, metric, groups=data.groups("tune")).interval
-    return Standing(baseline=best, teacher_score=score, baseline_score=floor, interval=interval)
+    return BaselineComparison(baseline=best, teacher_score=score, baseline_score=floor, interval=interval)
 
 
-def better_baseline(standing: Standing | None) -> str | None:
+def better_baseline(comparison: BaselineComparison | None) -> str | None:
     """The baseline that beats the teacher, if any."""
-    return standing.baseline if standing is not None and standing.baseline_score > standing.teacher_score else None
-
-
-def score_to_keep(standing: Standing | None, teacher: float, against: Literal["teacher", "best"]) -> float:
-    """The tuning score to compare with: the teacher's, or a better baseline's."""
-    if standing is None:
-        return teacher
-    return max([standing.teacher_score] + [standing.baseline_score] * (against == "best"))
-
-
-def worded(standing: Standing, metric: str) -> str:
-    """A standing in words."""
-    low, high = standing.interval
     return (
-        f"on the tuning slice the teacher is {'' if standing.is_shown else 'not shown to be '}better than the baseline "
-        f"{standing.baseline}: {metric} {standing.teacher_score:.1f} against {standing.baseline_score:.1f} (95 % "
+        comparison.baseline if comparison is not None and comparison.baseline_score > comparison.teacher_score else None
+    )
+
+
+def score_to_keep(comparison: BaselineComparison | None, teacher: float, against: Literal["teacher", "best"]) -> float:
+    """The tuning score to compare with: the teacher's, or a better baseline's."""
+    if comparison is None:
+        return teacher
+    return max([comparison.teacher_score] + [comparison.baseline_score] * (against == "best"))
+
+
+def worded(comparison: BaselineComparison, metric: str) -> str:
+    """The comparison in words."""
+    low, high = comparison.interval
+    return (
+        f"on the tuning set the teacher is {'' if comparison.is_shown else 'not shown to be '}better than the baseline "
+        f"{comparison.baseline}: {metric} {comparison.teacher_score:.1f} against {comparison.baseline_score:.1f} (95 % "
         f"interval of the difference {low:+.1f} to {high:+.1f})"
     )
 
 
-def teacher_note(standing: Standing | None, attempts: Sequence[Attempt], metric: str) -> str:
+def teacher_note(comparison: BaselineComparison | None, attempts: Sequence[Attempt], metric: str) -> str:
     """A note on the teacher: attempts beside plain fine-tuning, and a baseline that it does not beat."""
     notes = []
     if attempts:
         best = max(attempts, key=lambda attempt: attempt.score)
         listed = ", ".join(f"{attempt.how} {attempt.score:.1f}" for attempt in attempts)
-        notes.append(f"the teacher is {best.how} ({metric} on the tuning slice: {listed})")
-    if standing is not None and not standing.is_shown:
-        notes.append(worded(standing, metric))
+        notes.append(f"the teacher is {best.how} ({metric} on the tuning set: {listed})")
+    if comparison is not None and not comparison.is_shown:
+        notes.append(worded(comparison, metric))
     return "; ".join(notes)

@@ -101,7 +101,7 @@ def decided_task(
 def _sets(coverage: float, tuning: Outputs, labels: Labels, groups: Groups, variant: str) -> LabelSets:
     of_truth = tuning[np.arange(len(labels)), labels.astype(np.int64)]
     at_least = choose_at_least(of_truth, coverage, groups=groups)
-    assert at_least is not None, "a run whose slice is too small for them ends before it trains"
+    assert at_least is not None, "a run whose tuning set is too small for them ends before it trains"
     return LabelSets(coverage=coverage, at_least=at_least, variant=variant)
 
 
@@ -148,7 +148,7 @@ def _refuse_unshown(option: str, choices: Mapping[str, _Choice], evidence: Evide
     if possible and option == "--aim":
         remedies.append("or take what counts on these rows alone: --set operating.evidence=point")
     raise BoundNotShown(
-        "the tuning slice shows no threshold that keeps what was asked",
+        "the tuning set shows no threshold that keeps what was asked",
         given="; ".join(f"{name}: {aim.text}: {chosen.note}" for name, (aim, chosen, _) in named.items())
         + (f"; and {more} more" if more > 0 else ""),
         remedy="; ".join(remedies) + " (nothing is trained again)",
@@ -160,8 +160,8 @@ def _unreached(points: Sequence[OperatingPoint]) -> list[str]:
     missed = [point for point in points if not point.reached]
     if len(missed) > _MOST_TOLD:
         names = ", ".join(point.label for point in missed[:_MOST_TOLD])
-        return [f"{len(missed)} labels do not reach their aim on the tuning slice, among them {names}"]
-    return [f"{point.label}: {point.aim} is not reached on the tuning slice: {point.note}" for point in missed]
+        return [f"{len(missed)} labels do not reach their aim on the tuning set, among them {names}"]
+    return [f"{point.label}: {point.aim} is not reached on the tuning set: {point.note}" for point in missed]
 
 
 def _ties(choices: Mapping[str, _Choice]) -> list[str]:
@@ -174,7 +174,7 @@ def _ties(choices: Mapping[str, _Choice]) -> list[str]:
         if aim.measure != "fixed" and beyond.size:
             tied = int((values == (beyond.min() if is_above else beyond.max())).sum())
             if tied >= max(_FEWEST_TIED, _TIED * len(values)):
-                rows = f"{tied} of {len(values)} rows of the tuning slice"
+                rows = f"{tied} of {len(values)} rows of the tuning set"
                 notes.append(f"{name}: {rows} have one probability, which no threshold parts")
     if len(notes) > _MOST_TOLD:
         return [f"of {len(notes)} labels many rows have one probability, which no threshold parts"]

@@ -53,7 +53,7 @@ def model_card(
 
 def _candidates(int8: QuantizeResult, metric: str) -> list[list[str]]:
     """The measured int8 candidates, header first, if any."""
-    rows = [["int8 candidates, on the tuning slice", metric, "batch-invariant", "latency against fp32"]]
+    rows = [["int8 candidates, on the tuning set", metric, "batch-invariant", "latency against fp32"]]
     for name, candidate in int8.candidates.items():
         if candidate.tune is not None:
             mark = " (chosen)" if name == int8.chosen else ""

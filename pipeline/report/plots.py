@@ -46,7 +46,7 @@ def curves(training: Mapping[str, facts.TrainingFacts], metric: str) -> str:
         right.plot([curve.best_step], [best], mark, color=colour)
         words.append(f"{label} {best:.1f} at step {curve.best_step}")
     left.set(title="Training loss (with KD, the distillation loss)", xlabel="step", ylabel="loss")
-    right.set(title=f"{metric} on the tuning slice", xlabel="step", ylabel="points")
+    right.set(title=f"{metric} on the tuning set", xlabel="step", ylabel="points")
     right.legend()
     return svg(figure, "curves", f"Loss and {metric} over training steps. Kept: {', '.join(words)}.")
 

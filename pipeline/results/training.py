@@ -91,7 +91,7 @@ class ModelResult(StageResult):
     @property
     def line(self) -> str:
         """The metrics of the tuning set."""
-        return "tuning slice " + ", ".join(f"{name} {value:.1f}" for name, value in self.tune.items())
+        return "tuning set " + ", ".join(f"{name} {value:.1f}" for name, value in self.tune.items())
 
     @model_validator(mode="before")
     @classmethod
@@ -119,7 +119,7 @@ class BaselinesResult(StageResult):
     probe_form: str | None = None  # of pairs: "together" or "apart"; "" without pairs, None without a probe
 
 
-class Standing(Result):
+class BaselineComparison(Result):
     """The teacher beside the best baseline on the tuning set, in points."""
 
     baseline: str
@@ -164,7 +164,7 @@ class TargetsResult(StageResult):
     weights: tuple[float, ...] | None = None  # of several teachers; their sum is 1
     temperatures: tuple[float, ...] | None = None  # divide each teacher's logits before averaging; None: one teacher
     temperature: float | None = None  # divides all logits; None: not calibrated
-    standing: Standing | None = None  # None without baselines
+    baseline_comparison: BaselineComparison | None = None  # None without baselines
 
 
 class StudentResult(ModelResult):

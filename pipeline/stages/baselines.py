@@ -61,7 +61,7 @@ def run(run: Run, out: Path) -> BaselinesResult:
         best=max(scores, key=lambda name: scores[name][metric]),
         train_rows=len(train.labels),
         probe_form=form,
-        headline=f"tuning slice, {metric}: {listed}",
+        headline=f"tuning set, {metric}: {listed}",
     )
 
 

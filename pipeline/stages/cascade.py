@@ -73,16 +73,19 @@ def run(run: Run, out: Path) -> CascadeResult:
         return CascadeResult(second=name, source=source, note=problem, headline=problem)
     firsts, seconds = _answers(run, second)
     served = "int8" if "int8" in firsts else "fp32"
-    teacher, standing = run.result(TeacherResult).tune[data.task.metrics[0]], run.result(TargetsResult).standing
+    teacher, comparison = (
+        run.result(TeacherResult).tune[data.task.metrics[0]],
+        run.result(TargetsResult).baseline_comparison,
+    )
     bar = None
     if contract is not None and contract.limits.max_drop is not None:  # half is left for unseen rows
-        bar = score_to_keep(standing, teacher, contract.against) - contract.limits.max_drop / 2
+        bar = score_to_keep(comparison, teacher, contract.against) - contract.limits.max_drop / 2
     paired = partial(_pair, data, max_drop=settings.max_drop, bar=bar)
     pairs = [paired((served, firsts[served]), candidate) for candidate in seconds.items()]
     best = max(pairs, key=lambda pair: (pair.score >= (bar or 0.0), pair.rows_per_second))
     why_not = _why_not(best, max(answers.rows_per_second for answers in seconds.values()))
     note = why_not or (
-        f"of the tuning slice's rows {100 * best.share:.0f} % go on from the student ({best.first}) to the second "
+        f"of the tuning set's rows {100 * best.share:.0f} % go on from the student ({best.first}) to the second "
         f"model, {name} ({best.second})"
     )
     variants = {} if why_not else {CASCADE: best}
@@ -192,7 +195,7 @@ def _why_not(pair: Pair, alone: float) -> str:
     """Why the pair is refused, or ""; `alone`: the second model's throughput."""
     if not pair.share:
         return (
-            f"{_NO}the student alone scores {pair.first_score:.1f} on the tuning slice, of {pair.wanted:.1f} that are "
+            f"{_NO}the student alone scores {pair.first_score:.1f} on the tuning set, of {pair.wanted:.1f} that are "
             f"asked for (the second model {pair.second_score:.1f})"
         )
     if pair.rows_per_second < _LEAST_GAIN * alone:

@@ -115,7 +115,7 @@ def _check_rows_for_sets(coverage: float | None, groups: Groups) -> None:
     if coverage is not None and rows < fewest_rows(coverage):
         most = math.floor(1e3 * rows / (rows + 1)) / 1e3
         raise InputError(
-            "the tuning slice has too few rows for sets that hold the true label so often",
+            "the tuning set has too few rows for sets that hold the true label so often",
             given=f"operating.sets={coverage:g}, {rows} independent rows, and {fewest_rows(coverage)} are needed",
-            remedy=f"more training rows, of which the slice is cut, or --set operating.sets={most:g}",
+            remedy=f"more training rows, of which the tuning set is cut, or --set operating.sets={most:g}",
         )

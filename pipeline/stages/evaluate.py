@@ -86,7 +86,7 @@ def run(run: Run, out: Path) -> EvaluateResult:
     (out / "table.json").write_text(json.dumps(table, indent=2), encoding="utf-8")
     labels = np.asarray(data.rows(first)["label"][:])
     kept = {name: entry.logits[first] for name, entry in entries.items()}
-    baseline = better_baseline(run.result(TargetsResult).standing)
+    baseline = better_baseline(run.result(TargetsResult).baseline_comparison)
     _save_evaluation(out / EVALUATION, texts, labels, data.groups(first), kept, better=baseline)
     answers: dict[str, Any] = {
         f"{split}/{name}": entry.logits[split] for name, entry in entries.items() for split in data.eval_splits

@@ -56,7 +56,7 @@ def check_merge(
         adapted,
         _TOLERANCE,
         problem="the merged model does not answer as the trained student does",
-        where="the tuning slice",
+        where="the tuning set",
         remedy="run the stage again with --from student; if it stays, report the settings of the student",
     )
     learned = float(np.abs(merged - untrained).max())

@@ -61,7 +61,7 @@ def run(run: Run, out: Path) -> PackageResult:
     notes.append(_cascade_note(run.result_or_none(CascadeResult), manifest))
     example = _example(manifest.task)
     attempts, task = run.result(TeacherResult).attempts, run.data().task
-    of_teacher = teacher_note(run.result(TargetsResult).standing, attempts, manifest.task.metric)
+    of_teacher = teacher_note(run.result(TargetsResult).baseline_comparison, attempts, manifest.task.metric)
     models = base_models(run.student.model, run.config.teacher.model)
     adapted = run.student.method == "lora"
     card = card_metadata(manifest, models=models, dataset=hub_dataset(task, run.config.data))
@@ -102,8 +102,8 @@ def _judged(
         BoundNotShown: no threshold keeps the bounds on the tuning set.
     """
     data, contract, quantized = run.data(), run.config.contract.terms, run.result(QuantizeResult)
-    standing, metric = run.result(TargetsResult).standing, data.task.metrics[0]
-    answers = answers_of(data, run.folder("evaluate"), standing)
+    comparison, metric = run.result(TargetsResult).baseline_comparison, data.task.metrics[0]
+    answers = answers_of(data, run.folder("evaluate"), comparison)
     notes: list[str] = []
 
     def with_decisions(manifest: Manifest) -> Manifest:
@@ -121,7 +121,7 @@ def _judged(
     student, teacher = run.result(StudentResult).tune[metric], run.result(TeacherResult).tune[metric]
     tuning = Tuning(
         scores=tuning_scores(student, quantized, variants.pairs, metric),
-        other=score_to_keep(standing, teacher, contract.against),
+        other=score_to_keep(comparison, teacher, contract.against),
     )
     manifest, judgement = judge_artifact(
         folder,

@@ -49,7 +49,7 @@ def run(run: Run, out: Path) -> SearchResult:
 
     def train(student: str, steps: int) -> Trial:
         trial = short_training(run, out, student, steps)
-        run.say(f"search: {student}, {trial.steps} steps: tuning slice {trial.score:.1f}")
+        run.say(f"search: {student}, {trial.steps} steps: tuning set {trial.score:.1f}")
         return trial
 
     most = {student: steps_of_full_training(run, student) for student in cuts}
@@ -61,7 +61,7 @@ def run(run: Run, out: Path) -> SearchResult:
         teacher, origin = run.folder("teacher") / "model", run.origin_of(run.settings_of(UNCUT))
         parameters = run.result(CandidatesResult).candidates[UNCUT].parameters
         uncut = _uncut(teacher, run.result(TeacherResult).tune, parameters, run.data(), origin)
-        run.say(f"search: the teacher itself: tuning slice {uncut.score:.1f}")
+        run.say(f"search: the teacher itself: tuning set {uncut.score:.1f}")
         longest = [trial for trial in trials if trial.student == winner][-1:]  # empty if no cut keeps the contract
         if all(trial.score <= uncut.score for trial in longest):
             winner = UNCUT

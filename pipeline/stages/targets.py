@@ -19,7 +19,7 @@ from kdc.common.files import whole_file, write_whole
 from kdc.common.progress import Progress
 from kdc.pipeline.config.tasks import Task
 from kdc.pipeline.data.prepared import PreparedData
-from kdc.pipeline.evaluation.evidence import standing_of, worded
+from kdc.pipeline.evaluation.evidence import compared_with_baselines, worded
 from kdc.pipeline.models import loading
 from kdc.pipeline.quality.calibration import calibrate
 from kdc.pipeline.results.training import TargetsResult, TeacherResult
@@ -58,10 +58,10 @@ def run(run: Run, out: Path) -> TargetsResult:
         result = _average(files, ensemble.weights(scores, run.config.targets.weights), data, path)
     if run.config.targets.calibrate:
         result = result.model_copy(update={"temperature": _calibrate(data, path)})
-    standing = standing_of(run, np.load(path, mmap_mode="r")[np.asarray(data.rows("tune")["row"][:])])
-    if standing is not None and not standing.is_shown:
-        run.say(f"warning: {worded(standing, data.task.metrics[0])}")
-    return result.model_copy(update={"standing": standing})
+    comparison = compared_with_baselines(run, np.load(path, mmap_mode="r")[np.asarray(data.rows("tune")["row"][:])])
+    if comparison is not None and not comparison.is_shown:
+        run.say(f"warning: {worded(comparison, data.task.metrics[0])}")
+    return result.model_copy(update={"baseline_comparison": comparison})
 
 
 def _average(files: Sequence[Path], shares: NDArray[np.float64], data: PreparedData, path: Path) -> TargetsResult:

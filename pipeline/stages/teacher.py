@@ -26,7 +26,7 @@ from kdc.pipeline.data.prepared import PreparedData
 from kdc.pipeline.data.report import rare_classes
 from kdc.pipeline.data.scores import scores_of_rows
 from kdc.pipeline.data.sources import input_fingerprint
-from kdc.pipeline.evaluation.evidence import standing_of, worded
+from kdc.pipeline.evaluation.evidence import compared_with_baselines, worded
 from kdc.pipeline.models import loading
 from kdc.pipeline.results.data import DataResult
 from kdc.pipeline.results.training import Attempt, ModelResult, TeacherResult, TrainingSummary
@@ -119,9 +119,9 @@ def _make_teacher(run: Run, number: int, target: Path, checkpoints: Path) -> Mod
         result, answers = score(model, training)
         probe = run.folder("baselines") / PROBE
         tries_probe = number == 0 and settings.from_probe == "auto" and probe.exists()
-        standing = standing_of(run, answers) if tries_probe else None
-        if standing is not None and not standing.is_shown:
-            run.say(f"teacher: {worded(standing, data.task.metrics[0])}; fine-tunes it from the probe's head too")
+        comparison = compared_with_baselines(run, answers) if tries_probe else None
+        if comparison is not None and not comparison.is_shown:
+            run.say(f"teacher: {worded(comparison, data.task.metrics[0])}; fine-tunes it from the probe's head too")
             checkpoints, tries = checkpoints.with_name(_PROBE_CHECKPOINTS), {"fine-tuned": (model, result)}
             tries |= _from_probe(probe, settings, data.task, train, score, checkpoints, join)
             model, result = _best_of(tries, data.task.metrics[0], target.with_name(_ATTEMPTS), run.say)
@@ -229,7 +229,7 @@ def _best_of(
     best = max(scores, key=lambda how: scores[how])
     write_whole(record, json.dumps([Attempt(how=how, score=score).to_json() for how, score in scores.items()]))
     listed = ", ".join(f"{how} {score:.1f}" for how, score in scores.items())
-    say(f"teacher: {listed} ({metric}, tuning slice); the teacher is {best}")
+    say(f"teacher: {listed} ({metric}, tuning set); the teacher is {best}")
     return tries[best]
 
 
@@ -241,7 +241,7 @@ def _keep_scores(file: Path, data: PreparedData, out: Path, say: Callable[[str],
     logits, labels = scores[np.asarray(rows["row"][:])], np.asarray(rows["label"][:])
     if are_the_labels(logits, labels, data.task):
         say(
-            f"warning: {file.name} gives all {len(labels)} rows of the tuning slice their own label: is its column the "
+            f"warning: {file.name} gives all {len(labels)} rows of the tuning set their own label: is its column the "
             "labels themselves, and not what the black box answered?"
         )
     return score_logits(logits, data)

@@ -165,9 +165,9 @@ def check_learned(result: ModelResult, task: Task, *, who: str, allow: bool, rem
     if result.constant:
         problem = f"the {who} gives every text the same answer"
     elif score <= floor:
-        problem = f"the {who} does not beat the majority answer on the tuning slice"
+        problem = f"the {who} does not beat the majority answer on the tuning set"
     elif result.chance > _LIKELY:
-        problem = f"the {who} is not shown to be better than chance on the tuning slice"
+        problem = f"the {who} is not shown to be better than chance on the tuning set"
     else:
         return None
     by_chance = f"answers that know nothing do as well in {100 * result.chance:.1f} % of cases"

@@ -14,7 +14,7 @@ def show_all(quiet: bool = False) -> None:
     reporter = Reporter(quiet=quiet)
     reporter.started("teacher", "new")
     reporter.progress(1, 2)
-    reporter.finished("teacher", 1.25, "tuning slice accuracy 90.1")
+    reporter.finished("teacher", 1.25, "tuning set accuracy 90.1")
     with Meter() as meter:
         meter.start("pull x", 100)
         meter.advance(50)
@@ -27,7 +27,7 @@ def test_without_a_terminal_there_are_only_lines(capsys: pytest.CaptureFixture[s
     show_all()
     printed = capsys.readouterr()
     assert printed.out == ""
-    assert printed.err == "teacher: starts (new)\nteacher: done in 1.2 s: tuning slice accuracy 90.1\n"
+    assert printed.err == "teacher: starts (new)\nteacher: done in 1.2 s: tuning set accuracy 90.1\n"
 
 
 def test_without_a_terminal_a_line_now_and_then_says_where_the_stage_is(capsys: pytest.CaptureFixture[str]) -> None:

@@ -457,7 +457,7 @@ def test_rows_with_one_probability_beside_a_threshold_are_told() -> None:
         ("0.4", 0.4, False),
     ):
         told = _ties({"toxic": _Choice(parse_aim(aim), Chosen(threshold), alike)})
-        words = "toxic: 12 of 100 rows of the tuning slice have one probability, which no threshold parts"
+        words = "toxic: 12 of 100 rows of the tuning set have one probability, which no threshold parts"
         assert told == ([words] if is_told else [])
 
 

@@ -127,7 +127,7 @@ def test_header_without_rows_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("rows", [2, 3])
 def test_too_few_rows_to_split_are_refused(tmp_path: Path, rows: int) -> None:
     train = _write(tmp_path / "train.jsonl", [{"text": f"t{n}", "label": str(n)} for n in range(rows)])
-    assert f"too few rows to hold out an evaluation slice\n  given: {rows} training rows" in _message(
+    assert f"too few rows to hold out an evaluation set\n  given: {rows} training rows" in _message(
         tmp_path, train=train
     )
 

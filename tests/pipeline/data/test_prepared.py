@@ -190,7 +190,7 @@ def test_of_many_unlabelled_texts_chance_takes_some_and_repeats_come_last(tmp_pa
     assert set(new) < set(taken(25)) < {*new, *(row["text"] for row in known)}
     assert taken(10) == taken(10)
     assert set(new[:10]) != set(taken(10)) != set(taken(10, seed=1))
-    assert sorted(taken(1000)) == sorted(taken(20 + 20 + 60 // 2))  # all but the tuning slice
+    assert sorted(taken(1000)) == sorted(taken(20 + 20 + 60 // 2))  # all but the tuning set
 
 
 def test_only_unlabelled_rows_that_are_used_are_told_of_as_evaluation_rows(tmp_path: Path) -> None:

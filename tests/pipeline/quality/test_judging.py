@@ -1,4 +1,4 @@
-"""Which variant of an artifact is judged by a contract: chosen by costs and the tuning slice, not by the verdict."""
+"""Which variant of an artifact is judged by a contract: chosen by costs and the tuning set, not by the verdict."""
 
 from pathlib import Path
 from typing import Any

@@ -18,7 +18,7 @@ from kdc.pipeline.training.embeddings import MetEmbedding, only_met_tokens, toke
 from kdc.pipeline.training.environment import Environment
 from kdc.pipeline.training.predict import predict
 
-MET, TOKENS = 40, 70  # the training rows hold tokens below 40; the tuning slice holds all
+MET, TOKENS = 40, 70  # the training rows hold tokens below 40; the tuning set holds all
 NAME = "bert.embeddings.word_embeddings.weight"
 TASK = custom_task("toy", "text", None, "label", "classification", ("a", "b"))
 
