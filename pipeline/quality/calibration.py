@@ -16,7 +16,7 @@ _ERROR = 0.05  # chance of keeping a temperature that does not help
 
 @dataclass(frozen=True)
 class Bin:
-    """Rows of similar confidence."""
+    """Rows (multi-label: outputs) of similar confidence."""
 
     rows: int
     confidence: float  # mean, 0 to 1

@@ -58,8 +58,8 @@ def _thresholds(sure: NDArray[np.floating]) -> list[float]:
 
 
 def fewest(points: list[Going], wanted: float) -> Going:
-    """The point with the fewest rows for the second model. It and all points with more rows must score `wanted`, since
-    a single point may be lucky; otherwise it is the last point."""
+    """The point with the fewest rows for the second model that scores at least `wanted`, as all points with more rows
+    must too: a single point may be lucky. If there is none, the last point."""
     chosen = points[-1]
     for point in reversed(points):
         if point.score < wanted:

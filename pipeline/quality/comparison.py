@@ -19,8 +19,8 @@ from kdc.pipeline.config.metrics import Groups, Labels, Outputs
 from kdc.pipeline.quality.intervals import Difference, difference
 
 _POWER = 0.8
-_MOST_TIMES, _HALVINGS = 1e6, 30  # times the rows, at most; bisection steps
-_WHOLE = 100.0  # points: the interval's reach if groups are too few
+_MOST_TIMES, _HALVINGS = 1e6, 30  # largest factor on the row count; bisection steps
+_WHOLE = 100.0  # if there are too few groups, an equal student's interval reaches at least so many points down
 
 
 @dataclass(frozen=True)
@@ -129,10 +129,12 @@ def compare(
 
 
 def rows_needed(gap: float, below: float, observed: Difference, *, max_drop: float, confidence: float) -> float | None:
-    """How many times the rows would show, with a power of 80 %, that a difference keeps to `max_drop`.
+    """The factor on the row count with which rows would show, with a power of 80 %, that a difference keeps to
+    `max_drop`.
 
-    The distance to -max_drop must hold z_confidence + z_power standard errors, which fall with the root of the rows
-    (Lachin 1981, Controlled Clinical Trials 2:93-113, equation 3). It must also hold the errors that no row shows.
+    The distance from `gap` to -max_drop must be at least z_confidence + z_power standard errors, which fall with the
+    root of the rows (Lachin 1981, Controlled Clinical Trials 2:93-113, equation 3). It must also be at least what
+    errors that no row shows may cost (`unseen`).
 
     Args:
         gap: student minus teacher, in points.
@@ -147,7 +149,7 @@ def rows_needed(gap: float, below: float, observed: Difference, *, max_drop: flo
     times, unseen = 0.0, observed.unseen(1.0)
     if observed.standard_error:
         times = ((1 + NormalDist().inv_cdf(_POWER) / quantile_of(confidence)) * below / room) ** 2
-    elif unseen < below < _WHOLE:  # the quantile for few groups widened it
+    elif unseen < below < _WHOLE:  # few or unequal groups widened the interval
         room *= unseen / below
     fewest, most = 0.0, math.log(_MOST_TIMES)
     for _ in range(_HALVINGS):

@@ -18,8 +18,8 @@ from kdc.serving.engine.deciding import answered, decided, in_sets
 
 
 def measured(task: TaskInfo, slice_name: str, probabilities: Outputs, labels: Labels) -> TaskInfo:
-    """The task with the rates of its decisions. `slice_name` is "tuning", or "evaluation", which measures label sets
-    too."""
+    """The task with the rates of its decisions. `slice_name` is "tuning" or "evaluation"; only for "evaluation" label
+    sets are measured too."""
     changes: dict[str, Any] = {}
     if task.points:
         gets, points = decided(probabilities, task), []
@@ -85,12 +85,13 @@ def found_rates(
 ) -> tuple[RequiredShare, ...]:
     """Measure the shares that a contract requires.
 
-    A contract needs all shares, so the interval's end that shows a kept share has the contract's confidence. More
-    shares miss more often by chance, so the ends that show a miss divide one share's error.
+    A pass needs every share, so the end of an interval that shows that a share is kept has the contract's full
+    confidence. A fail needs only one, and with more shares one is more likely to seem missed by chance. So the ends
+    that show a miss together have the error of one share.
 
     Args:
-        groups: rows of one group count as identical. The design effect would count more rows, but doubles the errors if
-            few rows of few groups are wrong.
+        groups: rows of one group count as identical. By the design effect they would count for more, but verdicts would
+            err twice as often if few rows of few groups are wrong.
         look: number of this look at the rows.
     """
     required = contract.limits.require

@@ -16,7 +16,8 @@ Measured = Mapping[str, StudentCosts]  # by student: an id, a path, "layers:0,1,
 
 
 def fitting_students(measured: Measured, contract: Contract) -> list[str]:
-    """Students that can keep the contract in some precision: with layers first, then by falling parameters."""
+    """Students that can keep the contract in some precision. Those with layers come first, and within each of the two
+    groups those with more parameters."""
     # Not a set: the order enters fingerprints, and a set's order differs between processes.
     fitting = {name: None for name, _, costs in _made(measured, contract) if not missed_costs(contract, costs)}
     return sorted(fitting, key=lambda name: (not kind_of(name).has_layers, -measured[name].parameters))
@@ -26,7 +27,7 @@ def fitting_students(measured: Measured, contract: Contract) -> list[str]:
 class Stored:
     """How a student is stored to keep the contract's size."""
 
-    costs: StudentCosts  # with int8 in `bits`
+    costs: StudentCosts  # those of int8 are measured with `bits`
     bits: Literal[8, 4] = 8  # of token embeddings in int8
     has_fewer_pieces: bool = False
 
@@ -82,8 +83,8 @@ def table(measured: Measured, contract: Contract) -> list[str]:
 
 
 def nothing_fits(measured: Measured, contract: Contract, *, has_whole: bool = False) -> InputError:
-    """The error if no student can keep the contract. It names the nearest student of each kind, and a smaller
-    vocabulary if students had the whole one (`has_whole`) and size is limited."""
+    """The error if no student can keep the contract. It names the nearest student of each kind. If size is limited and
+    students had the whole vocabulary (`has_whole`), it suggests a smaller one."""
     made = sorted(_made(measured, contract), key=lambda form: _worst_miss(form[2], contract))
     if not made:
         return InputError("no candidate could be exported", given=", ".join(measured), remedy="see the lines above")

@@ -20,9 +20,9 @@ class Point(Result):
     difference_interval: Ends  # paired by row
     latency_p50_ms: float  # of one row, tokenising included
     latency_p95_ms: float
-    latency_interval: Ends | None  # of the p50, by rounds
+    latency_interval: Ends | None  # of the p50, from its spread over rounds
     rows_per_second: float  # in batches of 32
-    rows_interval: Ends | None  # by rounds
+    rows_interval: Ends | None  # from the spread over rounds
     size_mb: float  # ONNX file and tokenizer.json
     parameters: int | None
     training_seconds: float | None  # None if not trained

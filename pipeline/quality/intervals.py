@@ -1,8 +1,8 @@
 """Confidence intervals, in points, of one model's score and of two models' difference on the same rows.
 
 Accuracy has formulas: Wilson's interval for one model, Tango's for two. Other metrics use the BCa bootstrap, with
-Student's quantile for as many rows or groups as move the score. For groups of rows, formulas divide the rows by the
-design effect, and the bootstrap draws whole groups. docs/benchmarks/verdicts.md states
+Student's quantile: its degrees of freedom follow from how many rows or groups move the score. For groups of rows,
+formulas divide the rows by the design effect, and the bootstrap draws whole groups. docs/benchmarks/verdicts.md states
 the measured error rates.
 """
 
@@ -22,8 +22,8 @@ from kdc.pipeline.config.metrics import METRICS, Floats, Groups, Labels, Outputs
 from kdc.pipeline.quality.bootstrap import bca
 from kdc.pipeline.quality.unseen import unseen
 
-_UNSEEN_ROWS = 2  # rows with wholly alike groups that `design_effect` adds
-_FEWEST_GROUPS = 8  # fewer groups can show nothing
+_UNSEEN_ROWS = 2  # rows that `design_effect` adds, as if all rows of their groups were alike
+_FEWEST_GROUPS = 8  # with fewer effective groups, a bootstrap of a difference can show nothing
 
 Ends = tuple[float, float]  # lower and upper end of an interval
 
@@ -34,8 +34,9 @@ class Difference:
 
     interval: Ends  # in points
     standard_error: float  # in points
-    groups: int  # of rows if all are independent
-    unseen: Callable[[float], float] = field(compare=False)  # points that no row shows, with so many times the rows
+    groups: int  # number of groups; of rows, if all rows are independent
+    # From a factor on the row count to the points that errors which no row shows may cost (`unseen`).
+    unseen: Callable[[float], float] = field(compare=False)
 
 
 def difference(
@@ -114,8 +115,9 @@ def score_interval(
 def _widened(interval: Ends, middle: float, unseen: float, unequal: float, lowest: float, highest: float) -> Ends:
     """Widen an interval by changes that no row shows, within the metric's range; in points.
 
-    One unseen event joins the spread, as in Fay and Feuer (1997, Statistics in Medicine 16:791). It costs half of
-    `unseen`, which stands for 3.7 events, if its group has the root mean square size.
+    One unseen event joins the spread, as in Fay and Feuer (1997, Statistics in Medicine 16:791). In a group of mean
+    size it would cost half of `unseen`, which stands for 3.7 events. It counts as one in a group of the root mean
+    square size, and so costs more.
 
     Args:
         unequal: sum of squared group sizes, relative to equal groups.
@@ -126,8 +128,8 @@ def _widened(interval: Ends, middle: float, unseen: float, unequal: float, lowes
 
 
 def widest(logits: Outputs, others: Outputs, labels: Labels, kind: Kind, *, groups: Groups | None = None) -> list[int]:
-    """The classes that most widen a macro F1 difference's interval, widest first, by the covariance of their F1 with
-    the mean."""
+    """The classes that widen the interval of a macro F1 difference, most first: by the covariance of their own F1
+    difference with the mean of all classes."""
     present, influence = influences(logits, others, labels, kind, groups=groups)
     part = influence.T @ influence.sum(axis=1)
     return [int(present[index]) for index in np.argsort(-part) if part[index] > 0]
@@ -170,10 +172,11 @@ def wilson(right: float, rows: float, *, quantile: float) -> Ends:
 def tango(lost: float, won: float, rows: float, *, quantile: float) -> Ends:
     """The score interval of the difference of two paired proportions (Tango 1998, Statistics in Medicine 17:891).
 
-    Tango's end away from 0 is too near if few rows differ, mostly one way. If their true drop is the limit, up to 5 %
-    of students would fail. Each end is therefore the farther of Tango's end and the end corrected for skewness
-    (Edgeworth expansion; Gart and Nam 1988, Biometrics 44:323). Rows are whole, so 3.4 % would still fail if nearly all
-    differing rows are lost. The end nearer to 0 is therefore corrected for continuity, by up to half a row.
+    If few rows differ, mostly one way, the end of Tango's interval that lies nearer to 0 is too close to the observed
+    difference: up to 5 % of students whose true drop is the limit would fail. Each end is therefore the farther of
+    Tango's end and the end corrected for skewness (Edgeworth expansion; Gart and Nam 1988, Biometrics 44:323). Rows are
+    whole, so 3.4 % would still fail if nearly all differing rows are lost. The end nearer to 0 is therefore corrected
+    for continuity, by up to half a row.
 
     Args:
         lost: rows that only the other model has right. Counts may be fractions.
@@ -217,11 +220,11 @@ def design_effect(values: Floats, groups: Groups | None, *, correlation: float =
     """The variance of the rows' mean, relative to independent rows (Kish 1965, Survey Sampling, section 5.4); at least
     1.
 
-    A few differing rows say little about it, so two rows with wholly alike groups are added. If no row differs, the
-    rows of a group count as one.
+    A few differing rows say little about it, so two more are added, as if all rows of their groups were alike. If no
+    row differs, the rows of a group count as one.
 
     Args:
-        values: (rows,) of size about 1, as the added rows.
+        values: (rows,) with deviations of about 1, which the added rows have too.
         correlation: of rows within a group, for the added rows.
     """
     if groups is None:

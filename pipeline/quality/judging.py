@@ -93,7 +93,7 @@ def judge_artifact(
     Args:
         manifest: its variant for the device is tried first.
         int8_allowed: False if int8 lost more than `quantize.max_int8_drop`; the artifact still has it on request.
-        look: numbers the look at the evaluation rows, from the judged answers.
+        look: returns the number of this look at the evaluation rows, given the judged answers.
         with_decisions: adds decision thresholds to the manifest.
 
     Returns:
@@ -114,7 +114,7 @@ def judge_artifact(
     student = answers.student(variant, on_gpu=engine.provider == CUDA_PROVIDER)
     probabilities, decisions = engine.activated(student), metrics.predictions(student, manifest.task.kind)
     has_thresholds = bool(manifest.task.points) or manifest.task.abstain is not None
-    if contract.limits.require and has_thresholds:  # other thresholds are another model
+    if contract.limits.require and has_thresholds:  # with other thresholds a model counts as another one
         decisions = np.column_stack([decisions, decided(probabilities, manifest.task)])
     judged = judge_answers(
         student,
@@ -144,7 +144,7 @@ def judge_answers(
 
     Args:
         probabilities: compared with the task's thresholds.
-        other: None without `max_drop`.
+        other: None compares with nothing, as does a contract without `max_drop`.
         look: see `Quality`.
     """
     quality = None

@@ -22,7 +22,7 @@ _WARM_UP_CALLS = 5
 _CALLS = 100  # least calls a round
 _CALLS_ABOVE = 5  # least calls a round above the latency's percentile
 _BATCHES = 8  # throughput batches a round
-_ROUNDS = 9  # the median's interval leaves out the fastest and the slowest round
+_ROUNDS = 9  # the median's 95 % interval leaves out the fastest and the slowest round
 _TIMED_ROWS = 100
 
 Models = Mapping[str, Callable[[list[Any]], object]]  # functions of rows, by name
@@ -141,7 +141,7 @@ def measure_costs(
 
 
 def rows_to_time(engine: Engine, texts: Sequence[Text], conditions: Conditions) -> list[Text]:
-    """A hundred of `texts`, spread evenly, or made-up rows if the conditions name a length.
+    """A hundred of `texts`, spread evenly, or one made-up row if the conditions name a length.
 
     Raises:
         InputError: the length is more than the model takes.
@@ -163,7 +163,7 @@ def check_length(conditions: Conditions, longest: int) -> None:
 
 
 def rows_of(lengths: Sequence[int], engine: Engine) -> list[Text]:
-    """Make up one row of each length in tokens, cut to the model's longest, and tell the engine."""
+    """Make up one row of each length in tokens, cut to the model's longest, and have the engine expect such rows."""
     engine.expect_made_up_rows()
     is_pair, longest = engine.task.is_pair, engine.tokenizer_info.longest
 

@@ -44,8 +44,9 @@ def choose(
     """Choose the threshold of a label for an aim.
 
     A bound on precision or false positive rate takes the highest recall; a bound on recall takes the fewest false
-    alarms. Ties go to the threshold that keeps the bound best. If none keeps it, the nearest is chosen. If giving the
-    label to nearly every row is best, the model hardly knows the label, and the threshold is one half.
+    alarms. Ties go to the threshold that keeps the bound best. If none keeps it, the nearest is chosen. The
+    threshold is one half if the model hardly knows the label: the label's rows do not get higher probabilities, or the
+    best F1 is hardly above that of giving the label to every row (Matthews correlation: hardly above 0).
 
     With `interval`, the rows must show with an error of 5 % that other rows keep the bound. `surest_right` shows
     precision. Wilks's tolerance limits (1941, Ann. Math. Stat. 12:91) show recall and false positive rate: the share of
@@ -74,7 +75,7 @@ def choose(
 def _knows(probabilities: NDArray[np.floating], has_label: Flags, groups: Groups | None) -> bool:
     """Whether rows with the label score higher, by a one-sided Mann-Whitney test."""
     chance = mannwhitneyu(probabilities[has_label], probabilities[~has_label], alternative="greater").pvalue
-    # Each row's part of the covariance of rank and label, which is tested.
+    # The test is one of the covariance of rank and label: these are the rows' parts of it.
     ranks = 2 * rankdata(probabilities) / len(probabilities) - 1
     effect = design_effect(2 * (has_label - has_label.mean()) * (ranks - ranks.mean()), groups)
     return bool(norm.isf(chance) > norm.isf(_CHANCE) * np.sqrt(effect))
@@ -118,7 +119,7 @@ def _by_interval(probabilities: NDArray[np.floating], has_label: Flags, aim: Aim
     best = surest(probabilities, has_label, 1 - aim.bound if is_most else aim.bound, groups)
     if best.bound is None:
         return Chosen(best.threshold)
-    # The shown bound depends on the requested one: request it until the rows show it.
+    # The shown bound depends on the requested one: request what was shown, until the rows show what was requested.
     while best.bound:
         again = surest(probabilities, has_label, float(floor4(best.bound)), groups)
         if again.bound is None:
@@ -137,7 +138,8 @@ def _by_interval(probabilities: NDArray[np.floating], has_label: Flags, aim: Aim
 def _surest_with_label(
     probabilities: NDArray[np.floating], has_label: Flags, bound: float, groups: Groups | None
 ) -> Surest:
-    """`surest_right` of a label's surest rows: below the bound, rows are right less often than required."""
+    """`surest_right` of a label's surest rows: at most twice as many as have a probability of at least `bound` (or
+    0.5), since rows with less are right less often than required."""
     most = 2 * int((probabilities >= min(HALF, bound)).sum())
     most = min(max(most, _FEWEST), len(has_label))
     return surest_right(probabilities, has_label, bound, most=most, groups=groups)
@@ -147,7 +149,8 @@ def _tolerated(
     probabilities: NDArray[np.floating], has_label: Flags, bound: float, groups: Groups | None, *, with_label: bool
 ) -> Surest:
     """The threshold shown to keep a share `bound` of the label's rows above it, with the fewest other rows there.
-    Without `with_label`, it keeps other rows below it."""
+    Without `with_label`, it is shown to keep that share of the other rows below it, with the most of the label's rows
+    above."""
     thresholds, hits, alarms = by_threshold(probabilities, has_label)
     side = has_label if with_label else ~has_label
     rows = int(side.sum())
@@ -195,10 +198,11 @@ def choose_answered(
 def choose_at_least(of_truth: NDArray[np.floating], coverage: float, *, groups: Groups | None = None) -> float | None:
     """The least probability of a label in a set, so that a new row's set holds its true label with at least `coverage`.
 
-    This is split conformal prediction (Papadopoulos et al. 2002, ECML), by the score with the smallest mean set
-    (Sadinle et al. 2019, J. Am. Stat. Assoc. 114:223). The new row lies below the row in place k with a chance of at
-    most `k / (n + 1)`. If it comes with a group of d alike rows, the chance is `(k + d - 1) / (n + d)`; d is the design
-    effect of being below. The largest k with a chance of at most `1 - coverage` is chosen.
+    This is split conformal prediction (Papadopoulos et al. 2002, ECML), with the score whose sets are smallest on
+    average (Sadinle et al. 2019, J. Am. Stat. Assoc. 114:223). If rows are sorted by rising probability, the new row
+    lies below row k with a chance of at most `k / (n + 1)`. If it comes with a group of d alike rows, the chance is
+    `(k + d - 1) / (n + d)`; d is the design effect of being below. The largest k with a chance of at most
+    `1 - coverage` is chosen.
 
     Args:
         of_truth: (rows,) the probability of each row's true label.

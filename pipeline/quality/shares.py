@@ -12,8 +12,8 @@ from kdc.pipeline.config.metrics import Flags, Floats, Groups, group_numbers
 from kdc.pipeline.quality.intervals import Ends, design_effect, independent_rows
 
 ERROR = 0.05  # chance that a chosen share breaks its bound
-_STEPS = 50  # numbers of rows to try
-_STARTS = np.array([10, 20, 30, 40])  # steps that begin with error of their own
+_STEPS = 50  # how many sets of surest rows are tried
+_STARTS = np.array([10, 20, 30, 40])  # steps that get a part of `ERROR` of their own
 
 
 Count = int | np.integer
@@ -62,8 +62,8 @@ def rate(hits: Count, of: Count, *, independent: float | None = None, confidence
 def effect_of_least(values: NDArray[np.floating], share: float, groups: Groups | None) -> float:
     """The design effect of being among the `share` of rows with the least values.
 
-    `share` is what a bound allows. A threshold leaves fewer rows on the wrong side, and fewer rows show less of how
-    alike grouped rows are: lucky rows would gain twice.
+    `share` is what a bound allows, not what a threshold leaves on the wrong side. If by luck few rows are there, they
+    would also show less of how alike grouped rows are, so the luck would count twice.
     """
     least = np.zeros(len(values))
     least[np.argsort(values, kind="stable")[: math.ceil(share * len(values) - 1e-9)]] = 1
@@ -75,10 +75,10 @@ def surest_right(
 ) -> Surest:
     """The largest set of surest rows whose share of right rows is shown to be at least `bound`.
 
-    Up to `most`, fifty numbers k of surest rows are tried. Each tests whether rows above the next row's probability are
-    right less often than the bound. The test is exact: given that probability, the number of right rows is binomial.
-    Grouped rows count as fewer, by the design effect of being right among all tried rows: the first few tell too
-    little.
+    Fifty sets are tried: the k surest rows, with k up to `most`. For each, the hypothesis is tested that rows above the
+    next row's probability are right less often than the bound. The test is exact: given that probability, the number of
+    right rows is binomial. Grouped rows count as fewer, by the design effect of being right. How alike they are is
+    taken from all tried rows: the first few tell too little.
 
     The fallback procedure divides `ERROR` (Wiens 2003, Pharmaceutical Statistics 2:211; Wiens and Dmitrienko 2005, J.
     Biopharm. Stat. 15:929): each of `_STARTS` has a quarter, and a rejected hypothesis leaves its error to the next. A
@@ -122,7 +122,7 @@ def _effects(
         return np.ones(len(counts))
     order = np.argsort(-np.asarray(confidence, dtype=np.float64), kind="stable")[: counts[-1]]
     hits, group = np.asarray(right, dtype=np.float64)[order], group_numbers(groups, len(right))[order]
-    alike = len(order) / independent_rows(group, len(order))  # if grouped rows are alike
+    alike = len(order) / independent_rows(group, len(order))  # the design effect if grouped rows are wholly alike
     correlation = min(1.0, (design_effect(hits, group) - 1) / (alike - 1)) if alike > 1 else 1.0
     return np.array([design_effect(hits[:count], group[:count], correlation=correlation) for count in counts])
 
@@ -130,7 +130,7 @@ def _effects(
 def prefixes(
     confidence: NDArray[np.floating], right: Flags, counts: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], Floats, Floats]:
-    """So many surest rows, and all with the last row's probability.
+    """For each of `counts`, so many surest rows, and all others with the last one's probability.
 
     Returns:
         Rows, thresholds and right rows, without repeats.

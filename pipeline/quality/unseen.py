@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from kdc.pipeline.config import metrics
 from kdc.pipeline.config.metrics import Floats, Groups, Labels
 
-_STEPS = 64  # parts of the rows, at most
+_STEPS = 64  # most sets of rare classes that are tried (`_Parts`)
 
 
 def unseen(
@@ -18,8 +18,8 @@ def unseen(
     """Points that a score may change by, although no row shows the change.
 
     If n rows or groups show no change, up to `z^2 / (n + z^2)` of others may still change: the upper end of Wilson's
-    interval (1927) for no event. This share of right answers turns wrong, or of wrong answers right: in the rarest
-    class, in the two rarest, and so on. The largest change counts.
+    interval (1927) for no event. Suppose that this share of the right answers turns wrong, or of the wrong ones right,
+    in the rarest class, in the two rarest classes, and so on. The largest change counts.
 
     Args:
         quantile: z, of the normal distribution.
@@ -59,7 +59,7 @@ class _Parts:
     classes: NDArray[np.bool_]  # (parts, classes)
     units: NDArray[np.intp]  # (parts, 1) groups with rows of the part
     rows: NDArray[np.intp] | None  # (parts, 1) for multi-label; None if each row has one class
-    wrong: float  # how often a failing row gets another class
+    wrong: float  # chance that a failing row gets one given other class
 
 
 def _parts(truth: Labels, actual: Floats, unit: NDArray[np.intp], chosen: NDArray[np.bool_]) -> _Parts:
@@ -69,7 +69,7 @@ def _parts(truth: Labels, actual: Floats, unit: NDArray[np.intp], chosen: NDArra
     last = np.unique(np.geomspace(1, len(present), _STEPS).astype(int))[:, None] - 1
     if truth.ndim == 1:
         first, wrong = np.where(chosen, rank[truth], len(present)), 1 / max(1, len(present) - 1)
-    else:  # a failing row gets as many wrong labels as any row has
+    else:  # a failing row gets as many wrong labels as the row with the most labels has
         first = np.where(chosen & truth.astype(np.bool_), rank, len(present) - 1).min(axis=1)
         labels = truth.sum(axis=1)
         wrong = min(1.0, float(labels.max() / max(1.0, len(present) - labels.mean())))

@@ -44,7 +44,7 @@ def _parts(text: str) -> list[str]:
 
 
 def paths_by_name(artifacts: str) -> dict[str, Path]:
-    """`places_by_name` without addresses."""
+    """`places_by_name` as paths, for a list without addresses."""
     return {name: Path(place) for name, place in places_by_name(artifacts).items()}
 
 

@@ -1,7 +1,7 @@
 """Continuous batching: rows of concurrent requests share forward passes (docs/explanation/scheduling.md).
 
-A row that waits alone gets a pass with all threads. If more rows wait, lanes run passes side by side. They are faster:
-one pass would wait for the core that also handles requests.
+If few rows wait (one, or up to half as many as lanes) and no pass runs, they get one with all threads. If more wait,
+lanes run passes side by side. That is faster: one pass would wait for the core that also handles requests.
 """
 
 import asyncio
@@ -47,7 +47,7 @@ class Batcher:
     # answers clients that gave up.
     max_queue_tokens: int = 65536
     max_queue_seconds: float = 1.0
-    # Most seconds for a request that takes turns with as many others as lately.
+    # Most seconds that a request may take, if it takes turns with as many others as waited lately.
     max_seconds: float = math.inf
     has_neighbour: Callable[[], bool] = lambda: False  # another batcher is busy: no pass gets all threads
     # Called in the event loop after a batch.
@@ -93,7 +93,7 @@ class Batcher:
             if queued and queued + tokens > most:
                 retry_after = max(1, round(queued / speed)) if speed is not None else 1
                 raise Overloaded(f"{queued} of {most} tokens are queued", retry_after)
-        # As many as lately will take turns: answered clients ask again.
+        # It will take turns with as many requests as waited lately: answered clients ask again.
         if speed is not None and (1 + self._others) * tokens > speed * self.max_seconds and len(self.queue):
             seconds = (1 + self._others) * tokens / speed
             why = f"{tokens} tokens would take {seconds:.0f} s beside {self._others:.0f} other requests"
@@ -108,7 +108,7 @@ class Batcher:
 
         Raises:
             Overloaded: the queue has no room.
-            InputError: an empty queue has no room.
+            InputError: even an empty queue would have no room.
             Closed: `close` was called.
             KdcError: the pass failed.
         """

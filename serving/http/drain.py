@@ -32,8 +32,8 @@ class Drain:
         return self._task is not None
 
     def install(self, busy: Callable[[], int]) -> None:
-        """Replace the server's SIGTERM handler once it is set. Call it in the event loop; `busy` counts requests in
-        work."""
+        """Replace the server's SIGTERM handler. Call it in the event loop, once the server has set its handler. `busy`
+        counts requests in work."""
         if threading.current_thread() is not threading.main_thread():
             return  # only the main thread gets signals; tests use others
         loop, before = asyncio.get_running_loop(), signal.getsignal(signal.SIGTERM)
@@ -78,8 +78,8 @@ class Drain:
         if self.workers > 1:
             await asyncio.sleep(0.05)
         for copy in copies:
-            # Waiting connections get a 503; a shutdown alone would reset them. It follows at once: refused clients
-            # retry.
+            # Waiting connections are taken first, and get a 503: the shutdown would reset them. It follows at once, so
+            # later clients are refused, and retry.
             taken = take_what_waits(copy, server)
             with contextlib.suppress(OSError):  # another worker was first
                 copy.shutdown(socket.SHUT_RD)

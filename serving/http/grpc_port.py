@@ -31,7 +31,8 @@ _READ_S, _HURRIED_S = 2.0, 0.1  # for a message to arrive; the latter while `_re
 _END_S = 0.5  # for the last calls when the service ends
 _SPARE_CALLS = 128  # above `max_requests`: the gate refuses and counts them
 _METADATA = 16 * 1024  # bytes of a call
-# Small replies that fit into the limit of unread bytes: more than a client's calls, so small ones always pass.
+# A reply is small if so many of its size fit into the limit of unread bytes. A client has fewer calls, so small replies
+# always pass.
 _SMALL_REPLIES = 2048
 _TOO_MUCH_UNREAD = b'{"error": "clients leave too many bytes of replies unread; try again in 1 s, or send fewer texts"}'
 
@@ -143,8 +144,8 @@ class _Calls(grpc.GenericRpcHandler):
         return body
 
     def _keeps(self, size: int, context: Any) -> bool:
-        """Count a reply until its client read it (HTTP/2's window); False if too much is unread. Half is for small
-        replies."""
+        """Count a reply until its client read it (HTTP/2's window); False if too much is unread. Half of the limit is
+        kept for small replies."""
         most = self._most_unsent if size <= self._most_unsent // _SMALL_REPLIES else self._most_unsent // 2
         if self._unsent and self._unsent + size > most:
             return False

@@ -4,7 +4,8 @@ Several workers write into `PROMETHEUS_MULTIPROC_DIR`, and `exposition` adds the
 clients send. A cascade's second model is called NAME/second.
 
 `kdc_predictions` counts rows by label at the operating points: a multi-label row under each label, an abstention as
-`abstained`. Divided by `kdc_rows` it compares with `kdc_training_label_share`. Regression has neither.
+`abstained`. Divided by `kdc_rows` it compares with `kdc_training_label_share`. Regression has no
+`kdc_predictions` and no `kdc_training_label_share`.
 """
 
 import functools
@@ -42,7 +43,7 @@ log = logging.getLogger("kdc.serve")
 
 
 def _counts(method: Callable[..., None]) -> Callable[..., None]:
-    """Errors of the method never end a request; the first is logged."""
+    """Errors of writing metrics never end a request; the first is logged."""
 
     @functools.wraps(method)
     def counting(self: "Metrics", *args: Any, **kwargs: Any) -> None:
@@ -176,7 +177,7 @@ class Metrics(Collector):
 
     @_counts
     def _begin(self) -> None:
-        # Series begin at 0: Prometheus sees no increase in one that begins at 1, and no quotient with a missing one.
+        # Series begin at 0: Prometheus sees no increase in one that begins at 1, and cannot divide by a missing one.
         for name, model in list(self.models.items()):
             for metric in (self.rows, self.truncated, self.queue_tokens, self.refused):
                 metric.labels(name)

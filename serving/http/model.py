@@ -86,8 +86,9 @@ class Model:
                 on_left=functools.partial(listeners.left, name),
             )
 
-        # A cascade's second model has its own queue, so that rows answered by the first do not wait. Each refers weakly
-        # to the other: a cycle would keep the engine until a garbage collection.
+        # A cascade's second model has its own queue, so that rows answered by the first do not wait. Each batcher asks
+        # about the other through a weak reference to this model: a cycle would keep the engine until a garbage
+        # collection.
         me = weakref.proxy(self)
         self._second: Batcher | None = None
         self._batcher = batcher(name, engine, lambda: me._second is not None and me._second.is_busy)
@@ -108,6 +109,8 @@ class Model:
         Raises:
             InputError: a row is wrong or too long, or the rows exceed an empty queue.
             Overloaded: the queue is full.
+            Closed: the model is closed.
+            KdcError: the pass failed.
         """
         if trace is not None:
             trace.asked(self.name, self.artifact, len(rows))

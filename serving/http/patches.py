@@ -17,7 +17,8 @@ import uvicorn.config
 def speak_http_by(protocol: str) -> None:
     """Have uvicorn use this protocol if its caller names none.
 
-    BentoML names none and has no option for it. uvicorn's own bounds neither the head of a request nor its time.
+    BentoML names none and has no option for it. The protocol that uvicorn brings sets no limit on the size of a
+    request's head, nor on the time that it may take.
 
     Versions: uvicorn>=0.45,<0.55
     Upstream: https://github.com/bentoml/BentoML/issues/4671, https://github.com/Kludex/uvicorn/issues/157
@@ -66,5 +67,5 @@ class _Allocated(io.FileIO):
 def _opened(name: str, mode: str) -> Any:
     if mode != "a+b":
         return Path(name).open(mode)
-    # Not to append: without allocation in the file system the C library writes the pages, and refuses append mode.
+    # Not opened to append: if the file system cannot allocate, the C library writes the pages, but not in append mode.
     return _Allocated(name, "r+", opener=lambda path, _: os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644))

@@ -32,7 +32,7 @@ HEAD_S = 10.0  # seconds for a head, from its first byte or the connection's sta
 WRITE_S = 10.0  # seconds in which a client must read `LEAST_READ`, or all
 LEAST_READ = 64 * 1024  # bytes
 IDLE_S = 0.5  # seconds of silence until a connection may be ended for another
-STALL_S = 0.05  # the same for a body, if a whole request waits
+STALL_S = 0.05  # the same if the connection owes a part of its body, and a complete request waits
 LINGER_S = 2.0  # seconds to send the rest of an answered request
 LINGER_BYTES = 32 * 1024 * 1024  # the same in bytes, if the connection then closes
 _LINGER_REFUSED = 256 * 1024  # the same after invalid HTTP or a large head
@@ -62,8 +62,8 @@ class _Transport:
         self.is_closing, self.close = protocol.transport.is_closing, protocol.close_gently
 
     def write(self, data: bytes) -> None:
-        """Write a part of the answer. The head waits for the body's first part: a body behind a full transport is not
-        counted."""
+        """Write a part of the answer. The head is written with the body's first part: after a head that alone fills the
+        transport, `pause_writing` would not be called again, and the body would not be counted."""
         running = self._protocol.running  # not kept: a cycle would stay until a garbage collection
         if self._head is None and running.response_started and running.scope["method"] != "HEAD":
             self._head = data
@@ -139,7 +139,7 @@ class BoundedProtocol(HttpToolsProtocol):
             transport.close()  # not gently: refused connections must not keep descriptors
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Tell the request in work; uvicorn tells the newest one."""
+        """Tell the request in work that its client left; uvicorn tells only the newest request."""
         self._idle.pop(self, None)
         self._unsent.pop(self, None)
         self._given_up.discard(self)
@@ -182,7 +182,7 @@ class BoundedProtocol(HttpToolsProtocol):
         return bool(self.pipeline) or self._is_unsent
 
     def _hold(self) -> None:
-        """Pause reading, and the clock with it."""
+        """Pause reading, and stop the clock."""
         _stop(self._clock)
         self.flow.held = True
         self.flow.pause_reading()
@@ -273,7 +273,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._idle[self] = self.loop.time()
 
     def _idle_for_long(self, seconds: float) -> "Iterator[BoundedProtocol]":
-        """Connections silent for so long, longest first. Others may have a request on its way."""
+        """Connections silent for at least so long, longest first. A request may be on its way on the others."""
         before = self.loop.time() - seconds
         for idle, since in self._idle.items():
             if since > before:
@@ -330,7 +330,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self._break_off(431, _TOO_LARGE)
 
     def _break_off(self, status: int, message: str) -> NoReturn:
-        """Stop httptools, which replaces a callback's error by its own."""
+        """Stop httptools by an error. It raises its own one instead, so the answer is noted here."""
         self._refusal = (status, message)
         raise ValueError(message)
 

@@ -1,8 +1,9 @@
 """The rows that wait for a forward pass.
 
-Requests share passes by weighted fair queueing (Demers, Keshav and Shenker 1989). A row's turn is its request's arrival
-plus the tokens of the request's earlier rows. The clock moves by a pass's tokens / waiting requests. The batcher holds
-a lock around the queue.
+Requests share passes by weighted fair queueing (Demers, Keshav and Shenker 1989), by a clock that counts tokens. A
+row's turn is the clock's time when its request arrived, plus the tokens of the request's earlier rows. Each pass
+advances the clock by its tokens divided by the number of waiting requests, at least to the turn of the row that began
+it. The batcher holds a lock around the queue.
 """
 
 import asyncio
@@ -20,7 +21,7 @@ from kdc.serving.engine.long_texts import Part
 Result = np.ndarray | Exception  # outputs or error
 _KEY = attrgetter("key")
 _FEW = 64  # stale rows in the heap
-_FEW_REQUESTS = 4  # more are a crowd
+_FEW_REQUESTS = 4  # more waiting requests are a crowd (see `Queue.take`)
 _MOST_PADDING = 0.25  # of a batch's real tokens
 
 
@@ -142,10 +143,10 @@ class Queue:
 
         Args:
             max_tokens: padding included; one row alone may exceed it.
-            ahead: a batch of more padded tokens takes no rows whose turn is further off than this: others would wait
-                for its end. If few requests wait, a request with no more tokens shares no pass with a larger one. In a
-                crowd it does: a large request's rows lie between the others in length, and each pass would have one
-                row.
+            ahead: a batch of more than so many padded tokens takes no row whose turn is more than `ahead` later than
+                the next row's: others would wait for the batch's end. While few requests wait, a pass for a request of
+                at most `ahead` tokens takes no rows of a larger one. In a crowd it does: the large request's rows lie
+                between the others in length, and each pass would have only one row.
         """
         while self._by_turn[0][2].taken:
             heapq.heappop(self._by_turn)

@@ -1,8 +1,8 @@
-"""Tokenises requests: few characters at once, many in threads, in pieces (docs/explanation/scheduling.md).
+"""Tokenises short requests in the event loop, long ones piece by piece in threads (docs/explanation/scheduling.md).
 
 Pieces take turns by seconds: long words cost twenty times as much as short ones. Threads choose pieces themselves: in a
-storm of refused requests the event loop would leave them idle. A row is never divided and may take a second: another
-piece begins beside it, and the last free thread takes no long row.
+storm of refused requests the event loop would leave them idle. A row is never divided and may take a second. Meanwhile
+a spare thread begins another piece, and the last free thread takes no long row.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ _FIRST_CHARS, _MOST_CHARS = 4000, 8000  # of the first piece; of any
 _PIECE_S = 0.002  # core seconds of a later piece, by the last one's cost
 _LEAST_S = 1e-6  # some systems' thread clocks stand still for ms
 _MOST_THREADS = 4
-_LONG_S, _MOST_LONG = 0.03, 4  # seconds of a long piece; threads that stand in meanwhile
+_LONG_S, _MOST_LONG = 0.03, 4  # seconds from which a piece is long; spare threads for the meantime
 _CHARS_A_TOKEN = 16  # about the most; English has five
 
 
@@ -34,7 +34,7 @@ class _Work:
     """A request's rows."""
 
     rows: Sequence[Text]
-    sizes: list[int]  # (rows,) characters
+    sizes: list[int]  # (rows,) characters that are read
     side: str | None
     future: asyncio.Future[list[Encoded]]
     chars: int  # that wait
@@ -42,7 +42,7 @@ class _Work:
     encodings: list[Encoded] = field(default_factory=list)  # of the first rows
 
     def is_next_row_long(self) -> bool:
-        # Not `sizes`: a text without words is read whole.
+        # All characters, not those in `sizes`: a text without words is read whole.
         return _characters(self.rows[len(self.encodings)]) > _MOST_CHARS
 
 
@@ -79,7 +79,7 @@ class TokenizerPool:
             InputError: a row is no input of the task, or has no token.
             Overloaded: the texts before it take too long.
         """
-        # The first row cut on the other side loads a tokenizer: 50 ms.
+        # The first row cut on the other side loads a tokenizer: 60 to 500 ms.
         if sum(map(_characters, rows)) < _INLINE_CHARS and self._engine.has_cut(side) and not _has_a_long_word(rows):
             return self._engine.encode(rows, side=side)
         sizes = self._engine.chars_read(rows)

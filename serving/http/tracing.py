@@ -1,4 +1,4 @@
-"""OpenTelemetry spans: a request's, and in it `tokenise`, then `queue` and `session` for each pass with its rows.
+"""OpenTelemetry spans: one for a request, and in it `tokenise`, then `queue` and `session` for each pass with its rows.
 
 Import it only if traces are wanted. No span holds a text, a token, a path or a header. `tracestate` may hold anything
 and is not read.

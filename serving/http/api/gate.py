@@ -1,4 +1,4 @@
-"""The checks before every request, and its metrics. Plain ASGI costs only microseconds."""
+"""The checks before requests, except those `ALWAYS_OPEN`, and metrics of all. Plain ASGI costs only microseconds."""
 
 from __future__ import annotations
 

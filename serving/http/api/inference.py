@@ -18,7 +18,7 @@ from kdc.serving.http.model import Answer, Model
 from kdc.serving.http.replies import ABSTAINED, ARTIFACT, ApiError
 
 _OUTPUT_BYTES = 12  # of an output: its logit twice, and its probability
-_WATCH_S = 0.05  # seconds; watching costs a task, and most answers are faster
+_WATCH_S = 0.05  # seconds until a client is watched for leaving: that costs a task, and most answers are faster
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,7 +36,7 @@ async def playground(_: Request) -> Response:
 
 
 async def docs(_: Request) -> Response:
-    """This description, to browse."""
+    """The OpenAPI document as a page."""
     return Response(_PAGES["docs.html"], media_type="text/html", headers=_DOCS_HEADERS)
 
 

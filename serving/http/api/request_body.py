@@ -113,8 +113,8 @@ def within_limits(batch: Sequence[str | list[str]], settings: ServeSettings) -> 
 class Marks:
     """Bounds a JSON decoder's memory: counts, piece by piece, the characters that make objects.
 
-    They are brackets, braces and commas outside strings, and quotes. Each makes at most two objects. Invalid JSON is
-    bounded too: up to its first wrong byte the decoder sees the same strings.
+    They are opening brackets, opening braces and commas outside strings, and quotes. Each makes at most two objects.
+    Invalid JSON is bounded too: up to its first wrong byte the decoder sees the same strings.
     """
 
     def __init__(self) -> None:
@@ -193,7 +193,7 @@ async def read_json(request: Request) -> Any:
 
 
 async def decode_in_turn(request: Request, body: bytes) -> Any:
-    """Decode JSON; after a large body other requests take their turns first."""
+    """Decode JSON. Other requests get a turn of the event loop after each large body is decoded."""
     gate: Gate = request.app.state.gate
     async with gate.turn(len(body) > SMALL_BYTES):
         return decoded(body)

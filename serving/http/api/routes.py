@@ -1,4 +1,4 @@
-"""Every route, with its part of the OpenAPI document."""
+"""Every route that the OpenAPI document has, with its part of it."""
 
 import asyncio
 import functools
@@ -35,7 +35,7 @@ async def _metrics(request: Request) -> Response:
 
 
 async def _description(_: Request) -> Response:
-    """This description."""
+    """This OpenAPI document."""
     return _written()
 
 

@@ -115,7 +115,8 @@ class PredictRequest(Options, Question):
 
 
 async def predict(request: Request) -> Response:
-    """Labels and scores, best first. One text or pair gives one list, a batch gives a list of lists."""
+    """Labels and scores, best first. One text or pair gives one list. A batch, or a body with `parameters`, gives a
+    list of lists."""
     return await respond(request, PredictRequest)
 
 

@@ -135,7 +135,7 @@ def _model(request: Request) -> Model:
 
 
 def model_of(request: Request, name: str, version: str) -> Model:
-    """The model of a name and version; "" is any version.
+    """The model of a name and version; "" and "1" are any version.
 
     Raises:
         ApiError: 404.
