@@ -137,7 +137,7 @@ def table(results: dict[str, dict[str, Trained]]) -> str:
         taken = max(range(len(results)), key=tune[share].__getitem__)
         lines.append(
             f"{share}, {len(results)} students: rank correlation {ranks[0]:.2f} with the full training on the tuning "
-            f"slice, {ranks[1]:.2f} on the evaluation rows; its best has {evaluated[taken]:.1f} there in full, the "
+            f"set, {ranks[1]:.2f} on the evaluation rows; its best has {evaluated[taken]:.1f} there in full, the "
             f"best of all {max(evaluated):.1f}"
         )
     return "\n".join(lines) + "\n"
