@@ -66,7 +66,7 @@ def compress(
     """Make a small ONNX model of a labelled task, and prove what it kept of its teacher.
 
     \b
-    kdc compress --train mails.csv --text text --label category --max-drop 2
+    kdc compress --train mails.csv --text text --label category --family minilm --max-drop 2
     kdc compress --task pydocs --family minilm
 
     The same command again resumes the run. Exit codes: 0 pass, 3 fail, 4 not shown;
@@ -272,7 +272,7 @@ TO_LABEL = (
     *settings(
         "",
         _LABELS_PANEL,
-        ("unlabelled", str, "File, directory, pattern or URL with rows without labels."),
+        ("unlabelled", str, "File, directory, pattern or URL with rows without labels (kdc compress: --unlabeled)."),
         ("teacher-column", str, "Column of that file with the teacher's answers (instead of --teacher)."),
         ("to-label", Path, "The .csv file to write: the texts that the two answer differently."),
     ),

@@ -76,4 +76,5 @@ def option(help: str, *names: str, panel: str | None = None, least: float | None
 
 def argument(help: str, metavar: str | None = None) -> Any:
     """A positional argument; its help tells its default."""
-    return typer.Argument(help=help, metavar=metavar, show_default=False)
+    escaped = help.replace("[@", r"\[@")  # rich would take it for markup and leave it out
+    return typer.Argument(help=escaped, metavar=metavar, show_default=False)

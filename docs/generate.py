@@ -68,7 +68,7 @@ def _default(option: typer.core.TyperOption) -> str:
 
 
 def _cell(text: str | None) -> str:
-    return (text or "").replace("|", "\\|")
+    return (text or "").replace(r"\[", "[").replace("|", "\\|")
 
 
 def _settings() -> Iterator[str]:

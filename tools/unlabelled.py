@@ -231,7 +231,7 @@ def render(written: ToLabel, artifact: Path) -> str:
             f"{written.rows_needed:,} rows, {written.labels_needed:,} labels"
         )
         if written.rows_needed > written.rows_judged:
-            plan += "; these are too few"
+            plan += f"; {written.rows_judged:,} rows are too few"
         elif written.labels_needed < written.to_label:
             plan += f"; --most-labels {written.labels_needed} is enough"
         lines.append(plan)

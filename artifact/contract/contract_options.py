@@ -8,7 +8,7 @@ LIMITS = settings(
     _PANEL,
     ("max-latency-ms", float, "Latency of one row, p95, in milliseconds."),
     ("max-size-mb", float, "Size of the ONNX file and tokenizer.json together, in MB (1,000,000 bytes)."),
-    ("max-drop", float, "How far the student may score below the teacher, in points (0 to 100)."),
+    ("max-drop", float, "Points of the metric that the student may score below the teacher or a better baseline."),
     (
         "require",
         list[str],

@@ -19,7 +19,7 @@ COMPRESS = (
         ("text-pair", str, "Column with the second text of a pair."),
         ("label", str, "Column with the label (default label)."),
         ("eval", Path, "File with labelled rows to evaluate on (default: a tenth of the training rows)."),
-        ("unlabeled", Path, "File with more texts, which only the teacher labels."),
+        ("unlabeled", Path, "File with more texts, which only the teacher labels (kdc verify: --unlabelled)."),
         (
             "metric",
             str,

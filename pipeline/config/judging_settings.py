@@ -84,7 +84,7 @@ class ContractSettings(Section, Proof, Limits):
     search: Literal["quick", "full", "off"] = Field(
         "quick",
         description="search for the student that keeps the contract, by short trainings of candidates that can keep "
-        "latency and size: quick (the three most promising with layers, and three without), full (all) or off (train "
+        "latency and size: quick (the three largest with layers, and three without), full (all) or off (train "
         "student.model; the default if it is set). The teacher itself is a candidate without training, if it can keep "
         "both",
     )
