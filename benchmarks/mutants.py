@@ -117,10 +117,7 @@ MODULES = {
     "ensemble": ("pipeline/training/ensemble.py", [f"{_TRAINING}test_ensemble.py"]),
     "schedule": ("pipeline/training/callbacks.py", [f"{_TRAINING}test_schedule.py", f"{_TRAINING}test_loop.py"]),
     "importance": ("pipeline/training/importance.py", ["tests/pipeline/models/test_cutting.py"]),
-    "deciding": (
-        "serving/engine/deciding.py",
-        ["tests/pipeline/test_operating.py", "tests/pipeline/test_abstaining.py", "tests/pipeline/test_label_sets.py"],
-    ),
+    "deciding": ("serving/engine/deciding.py", [f"{_ENGINE}test_deciding.py"]),
     "engine": ("serving/engine/engine.py", [f"{_ENGINE}test_engine.py", "tests/serving/test_cascade.py"]),
     "long-texts": ("serving/engine/long_texts.py", ["tests/serving/test_long_texts.py"]),
     "passes": ("serving/engine/passes.py", [f"{_ENGINE}test_engine.py"]),
