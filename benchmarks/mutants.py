@@ -97,7 +97,7 @@ MODULES = {
     ),
     "second": ("pipeline/evaluation/second_model.py", ["tests/pipeline/test_cascade.py"]),
     "cascade": ("pipeline/stages/cascade.py", ["tests/pipeline/test_cascade.py"]),
-    "folders": ("pipeline/rundir/folders.py", ["tests/pipeline/rundir/test_folders.py", "tests/pipeline/test_run.py"]),
+    "folders": ("pipeline/rundir/folders.py", ["tests/pipeline/rundir/test_folders.py"]),
     "fingerprints": (
         "pipeline/rundir/fingerprints.py",
         ["tests/pipeline/rundir/test_folders.py", "tests/pipeline/test_run.py"],
