@@ -98,10 +98,7 @@ MODULES = {
     "second": ("pipeline/evaluation/second_model.py", ["tests/pipeline/test_cascade.py"]),
     "cascade": ("pipeline/stages/cascade.py", ["tests/pipeline/test_cascade.py"]),
     "folders": ("pipeline/rundir/folders.py", ["tests/pipeline/rundir/test_folders.py"]),
-    "fingerprints": (
-        "pipeline/rundir/fingerprints.py",
-        ["tests/pipeline/rundir/test_folders.py", "tests/pipeline/test_run.py"],
-    ),
+    "fingerprints": ("pipeline/rundir/fingerprints.py", ["tests/pipeline/rundir/test_fingerprints.py"]),
     "entries": ("pipeline/evaluation/entries.py", ["tests/pipeline/test_run.py", "tests/pipeline/test_results.py"]),
     "directory": (
         "pipeline/rundir/directory.py",
