@@ -108,7 +108,7 @@ MODULES = {
         "pipeline/training/finetuning.py",
         [f"{_TRAINING}test_finetuning.py", "tests/pipeline/test_collapse.py"],
     ),
-    "students": ("pipeline/training/students.py", [f"{_TRAINING}test_finetuning.py", "tests/pipeline/test_run.py"]),
+    "students": ("pipeline/training/students.py", [f"{_TRAINING}test_students.py"]),
     "loop": ("pipeline/training/loop.py", [f"{_TRAINING}test_loop.py", f"{_TRAINING}test_checkpoints.py"]),
     "dropout": ("pipeline/training/dropout.py", [f"{_TRAINING}test_dropout.py"]),
     "ensemble": ("pipeline/training/ensemble.py", [f"{_TRAINING}test_ensemble.py"]),
