@@ -85,6 +85,11 @@ def test_what_the_teacher_is_trained_on_changes_its_rows(
     assert labelled_rows(config(folder, *(each for each in change if "=" in each))) != before
 
 
+def test_settings_of_windows_redo_nothing_if_texts_are_cut(folder: Path) -> None:
+    cut = config(folder)
+    assert "long" not in labelled_rows(cut).keys() | depends_on(cut, cut.teacher)
+
+
 def test_how_windows_are_joined_concerns_the_training_alone(folder: Path) -> None:
     one, other = (config(folder, *WINDOWS, f"long.join={join}") for join in ("mean", "max"))
     assert labelled_rows(one) == labelled_rows(other)

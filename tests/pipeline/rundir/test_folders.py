@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -112,8 +113,8 @@ def test_a_stage_is_redone_with_a_stage_before_it_and_ignores_one_that_is_not_wa
 
 def test_a_record_has_the_settings_the_result_and_the_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The fingerprint is the SHA-256 of plain JSON: another one would redo every finished run."""
-    clock = [100.0]
-    monkeypatch.setattr(folders.time, "monotonic", lambda: clock[0])
+    clock = [5.0]
+    monkeypatch.setattr(folders, "time", SimpleNamespace(monotonic=lambda: clock[0]))
     run, told = Run(tmp_path, config_for(tmp_path, tmp_path), fingerprints={"before": "b"}), Told()
     made = run_stage(run, writing(1, lambda out: clock.append(clock.pop() + 12.347), after=("before",)), told)
     text = json.dumps([2, "count", {"setting": 1}, ["b"]])

@@ -69,7 +69,7 @@ def test_a_row_is_answered_from_the_threshold_on() -> None:
 
 
 def test_a_model_is_as_sure_of_a_row_as_of_its_best_class_or_its_least_sure_label() -> None:
-    assert sureness(rows((0.5, 0.3, 0.2), (0.1, 0.2, 0.7)), MOOD).tolist() == [0.5, 0.7]
+    assert sureness(rows((0.4, 0.3, 0.3), (0.1, 0.2, 0.7)), MOOD).tolist() == [0.4, 0.7]
     found = sureness(rows((0.9, 0.4), (0.01, 0.98), (0.0, 1.0), (0.25, 0.75)), TAGS)
     assert found.tolist() == pytest.approx([0.6, 0.98, 1.0, 0.75])
 
@@ -80,5 +80,6 @@ def test_a_set_has_the_labels_from_the_probability_on_and_at_least_the_best_one(
     expected = [["so so", "bad", "good"], ["good"], ["so so"], ["good", "bad", "so so"]]
     assert sets_in_words(probabilities, MOOD.model_copy(update={"sets": sets})) == expected
     assert in_sets(probabilities, sets).sum(axis=1).tolist() == [3, 1, 1, 3]
-    unsure = rows((0.2, 0.2, 0.2))
-    assert in_sets(unsure, sets).all()  # all are the best one
+    surer = sets.model_copy(update={"at_least": 0.5})
+    found = in_sets(rows((0.4, 0.3, 0.3), (0.2, 0.8, 0.0), (0.4, 0.4, 0.2)), surer)
+    assert found.tolist() == [[True, False, False], [False, True, False], [True, True, False]]  # two are the best one
