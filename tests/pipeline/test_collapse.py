@@ -39,6 +39,18 @@ def test_where_the_majority_is_allowed_it_only_warns() -> None:
     assert "majority" in warning
 
 
+def test_a_score_that_chance_reaches_in_a_twentieth_of_cases_is_the_last_that_passes() -> None:
+    def checked(chance: float) -> str | None:
+        result = summary(60, 51).model_copy(update={"chance": chance})
+        return check_learned(result, TASK, who="teacher", allow=True, remedy="")
+
+    assert checked(0.05) is None
+    assert checked(0.055) == (
+        "the teacher is not shown to be better than chance on the tuning slice "
+        "(accuracy 60.0, majority 51.0; answers that know nothing do as well in 5.5 % of cases)"
+    )
+
+
 def test_only_wnli_allows_the_majority_by_preset() -> None:
     from kdc.pipeline.config.resolve import resolve
 
@@ -60,6 +72,24 @@ def test_the_last_step_is_a_step_that_is_looked_at() -> None:
         plan = plan_for(StudentSettings(epochs=3, min_steps=0), rows, Environment(seed=0))
         assert plan.steps % plan.evaluate_every == 0
         assert 3 * rows / 32 <= plan.steps <= 3 * (rows / 32 + 1) + 8
+
+
+@pytest.mark.parametrize(
+    ("rows", "epochs", "min_steps", "evaluations", "steps", "every"),
+    [
+        (320, 3.0, 0, 5, 15, 3),  # 64 rows an update: 5 an epoch
+        (321, 3.0, 0, 5, 20, 4),  # a part of an update is one: 18, and rounded up to whole looks
+        (320, 0.5, 0, 5, 3, 1),  # 2.5
+        (320, 3.0, 17, 5, 20, 4),
+        (64, 1.0, 0, 8, 1, 1),
+    ],
+)
+def test_steps_are_counted_by_updates(
+    rows: int, epochs: float, min_steps: int, evaluations: int, steps: int, every: int
+) -> None:
+    settings = StudentSettings(epochs=epochs, min_steps=min_steps, evaluations=evaluations, batch_size=32, accumulate=2)
+    plan = plan_for(settings, rows, Environment(seed=0))
+    assert (plan.steps, plan.evaluate_every) == (steps, every)
 
 
 def test_a_merge_that_changes_answers_is_refused() -> None:

@@ -20,7 +20,6 @@ from kdc.pipeline.config.tasks import Task
 from kdc.pipeline.data.prepared import open_data, texts_of
 from kdc.pipeline.models.loading import load_tokenizer
 from kdc.pipeline.models.opening import open_classifier
-from kdc.pipeline.rundir.fingerprints import labelled_rows, training
 from kdc.pipeline.training.baselines import Encoder
 from kdc.pipeline.training.batches import Collator, Rows
 from kdc.pipeline.training.environment import Environment
@@ -217,10 +216,3 @@ def test_a_title_cannot_be_kept_by_a_tokenizer_that_cuts_it(run: Path, tmp_path:
         (tmp_path / f"{name}.csv").write_text((run.parent / f"{name}.csv").read_text(encoding="utf-8"), "utf-8")
     with pytest.raises(InputError, match="cannot be kept"):
         tiny_runs.compress(settings(tmp_path, "long.keep=2"))
-
-
-def test_settings_of_windows_redo_nothing_if_texts_are_cut() -> None:
-    config = resolve(
-        flags=layer_of({"data.task": "pydocs", "teacher.model": "none", "student.model": "conv"}), sets={}, file={}
-    )
-    assert "long" not in labelled_rows(config).keys() | training(config, config.teacher).keys()

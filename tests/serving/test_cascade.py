@@ -191,6 +191,21 @@ def test_where_the_second_model_does_not_start_on_the_gpu_both_run_on_the_cpu(
         Engine.load(artifact, variant="cascade", device="cuda", threads=1)
 
 
+def test_a_gpu_that_was_asked_for_and_takes_the_first_model_alone_is_no_start(
+    artifact: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Would catch a service on the CPU that was to run on the GPU."""
+
+    def opened(file_for: Any, *, device: str, **how: Any) -> OpenSession:
+        if file_for("CUDAExecutionProvider").name == "second.onnx":
+            raise KdcError("CUDA did not take effect", given="no memory")
+        return dataclasses.replace(open_session(file_for, device="cpu", **how), provider="CUDAExecutionProvider")
+
+    monkeypatch.setattr(engine_module, "open_session", opened)
+    with pytest.raises(KdcError, match="no memory"):
+        Engine.load(artifact, variant="cascade", device="cuda", threads=1)
+
+
 def test_a_changed_second_model_is_refused(tmp_path: Path) -> None:
     folder = with_second(write_artifact(tmp_path / "mood"))
     make_graph(folder / "second.onnx", OTHER + 1e-3)

@@ -1,16 +1,17 @@
 """What the settings of a student make of its training."""
 
+import logging
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
-import torch
-from conftest import Finished
 
-from kdc.pipeline.config.tasks import find_task
+from kdc.common.errors import InputError
+from kdc.pipeline.config.tasks import custom_task, find_task
 from kdc.pipeline.config.training_settings import StudentSettings, TeacherSettings, TrainSettings
-from kdc.pipeline.rundir.context import Run
-from kdc.pipeline.training import finetuning, students
+from kdc.pipeline.training import finetuning
 from kdc.pipeline.training.environment import Environment
 
 
@@ -77,23 +78,112 @@ def test_a_teacher_learns_from_labels_and_keeps_its_best_metric(objective: Any) 
     assert (objective(settings).alpha, settings.kept_step) == (0.0, "score")
 
 
-@pytest.mark.parametrize(("dropout", "drops"), [(StudentSettings().dropout, False), ("own", True)])
-def test_a_student_is_trained_without_dropout_unless_it_is_asked_for(
-    finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dropout: Any, drops: bool
+@pytest.mark.parametrize(
+    ("logits", "unlabeled", "has", "splits"),
+    [
+        ("targets.npy", True, True, ["train", "unlabeled"]),
+        ("targets.npy", True, False, ["train"]),
+        ("targets.npy", False, True, ["train"]),
+        (None, True, True, ["train"]),
+    ],
+)
+def test_unlabelled_rows_are_trained_on_with_a_teachers_logits_alone(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, logits: str | None, unlabeled: bool, has: bool, splits: list[str]
 ) -> None:
-    """Would catch the checkpoint's own dropout under a student that is to copy its teacher's logits."""
-    trained: list[Any] = []
+    """Rows without labels have nothing else to learn from; and a control leaves them out."""
+    read: list[Any] = []
+    given: list[Any] = []
 
-    def caught(student: Any, *given: Any, **more: Any) -> None:
-        trained.append(student)
-        raise InterruptedError
+    def rows(data: Any, role: str, splits: list[str], teacher_logits: Path | None) -> Any:
+        read.append((role, splits, teacher_logits))
+        return Nothing()
 
-    monkeypatch.setattr(students, "fine_tune", caught)
-    run = Run(root=finished.folder / "run", config=finished.config)
-    settings = finished.config.student.model_copy(update={"dropout": dropout})
-    origin, out = run.origin_of(settings), tmp_path / "student"
-    with pytest.raises(InterruptedError):
-        students.distil(settings, origin, run.data(), None, out, run.environment, progress=run.progress)
-    ids = torch.arange(4, 12)[None]
-    first, second = (trained[0].train()(input_ids=ids).logits for _ in range(2))
-    assert torch.equal(first, second) is not drops
+    monkeypatch.setattr(finetuning, "Rows", SimpleNamespace(read=rows))
+    monkeypatch.setattr(finetuning, "settle", lambda environment, *given, **more: environment)
+    monkeypatch.setattr(finetuning, "train", lambda *given_to, **more: given.append(more))
+    monkeypatch.setattr(Nothing, "has", lambda self, split: has)
+    path = tmp_path / logits if logits else None
+    finetuning.fine_tune(
+        None,
+        StudentSettings(min_steps=0, epochs=1, window_loss="each"),
+        Nothing(),  # type: ignore[arg-type]
+        Environment(seed=0),
+        role="student",
+        pad_id=3,
+        checkpoints=tmp_path,
+        progress=lambda *given, **more: None,
+        new_modules=("classifier",),
+        teacher_logits=path,
+        unlabeled=unlabeled,
+    )
+    assert read == [("student", splits, path), ("student", ["tune"], path)]
+    (asked,) = given
+    assert asked["plan"].steps == 320 / 32
+    assert (asked["plan"].new_modules, asked["pad_id"], asked["objective"].each_window) == (("classifier",), 3, True)
+
+
+def test_a_training_that_goes_on_in_another_number_format_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING, logger="kdc"):
+        for precision in ("bf16", "bf16", "fp32", "fp32"):
+            finetuning._note_precision(tmp_path / "a" / "b", precision)
+    assert caplog.messages == ["the training began in bf16, and goes on in fp32"]
+
+
+class Labelled:
+    """A task's training and tuning rows that have these labels."""
+
+    def __init__(self, labels: list[Any], kind: Any = "classification", names: tuple[str, ...] = ("a", "b")) -> None:
+        self.labels, self.task = labels, custom_task("t", "text", None, "label", kind, names)
+
+    def tokens(self, role: str, split: str) -> Any:
+        return {"label": self.labels}
+
+    def rows(self, split: str) -> Any:
+        assert split == "tune"
+        return {"label": self.labels}
+
+    def groups(self, split: str) -> Any:
+        return np.arange(len(self.labels))
+
+
+@pytest.mark.parametrize(
+    ("setting", "labels", "kind", "weights"),
+    [
+        ("none", [0, 1], "classification", None),
+        ("balanced", [0, 0, 0, 1], "classification", (2 / 3, 2)),
+        ("balanced", [0, 0], "classification", (1, 2)),  # a class without rows weighs as if it had one
+        ("balanced", [[1, 1], [1, 0]], "multilabel", (3 / 4, 3 / 2)),
+        ({"b": 3.0}, [0, 0, 1], "classification", (3 / 5, 9 / 5)),
+        ({"a": 1.0, "b": 1.0}, [0, 0, 1], "classification", (1, 1)),
+    ],
+)
+def test_the_average_row_weighs_one(setting: Any, labels: list[Any], kind: str, weights: Any) -> None:
+    found = finetuning.class_weights(setting, Labelled(labels, kind))  # type: ignore[arg-type]
+    assert found == (None if weights is None else pytest.approx(weights))
+
+
+def test_weights_that_a_task_cannot_have_are_refused() -> None:
+    number, classes = (custom_task("t", "text", None, "label", kind, names) for kind, names in KINDS)
+    finetuning.check_class_weights("none", number)
+    finetuning.check_class_weights({"a": 2.0}, classes)
+    finetuning.check_class_weights("balanced", classes)
+    for setting in ("balanced", {"a": 1.0}):
+        with pytest.raises(InputError, match="regression has no classes"):
+            finetuning.check_class_weights(setting, number)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="does not have") as refused:
+        finetuning.check_class_weights({"z": 1.0, "a": 1.0, "c": 1.0}, classes)
+    assert (refused.value.given, refused.value.remedy) == ("c, z", "its labels: a, b")
+
+
+KINDS: Any = (("regression", ()), ("classification", ("a", "b")))
+
+
+def test_a_model_is_scored_beside_the_majority_and_chance() -> None:
+    data = Labelled([0, 0, 0, 1] * 5)
+    logits = np.eye(2)[[0, 0, 1, 1] * 5]
+    result = finetuning.score_logits(logits, data)  # type: ignore[arg-type]
+    assert (result.tune["accuracy"], result.majority["accuracy"], result.constant) == (75.0, 75.0, False)
+    assert 0 < result.chance < 0.2
+    assert finetuning.score_logits(logits[:, [0, 0]] * 0, data).constant  # type: ignore[arg-type]

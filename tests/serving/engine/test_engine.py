@@ -23,6 +23,7 @@ from bag_models import (
     write_artifact,
 )
 
+from kdc.artifact.decision import LabelSets
 from kdc.artifact.folder import read_contents
 from kdc.artifact.manifest import Kind, TaskInfo, TokenizerInfo
 from kdc.common.cores import usable_cores
@@ -177,6 +178,58 @@ def test_many_logits_are_activated_in_blocks_to_the_same_bits(kind: Kind, monkey
 
 def test_softmax_survives_large_logits() -> None:
     np.testing.assert_allclose(activate(np.array([[900.0, 900.0, -900.0]]), "classification"), [[0.5, 0.5, 0.0]])
+
+
+def test_a_number_is_answered_in_the_unit_of_the_labels(files: Path) -> None:
+    """The model answers in standard deviations from the mean."""
+    make_graph(files / "number.onnx", outputs=1)
+    task = TaskInfo(name="price", kind="regression", center=50.0, spread=10.0)
+    engine = bare(files, task, model="number.onnx")
+    deviations = np.stack([expected_logits(text)[:1] for text in TEXTS])
+    np.testing.assert_allclose(engine.logits(TEXTS), deviations, atol=1e-5)
+    np.testing.assert_allclose(engine.predict(TEXTS), 50 + 10 * deviations, rtol=1e-5)
+    assert engine.predict(TEXTS).dtype == np.float32
+
+
+def test_an_artifact_without_sets_of_labels_has_none_to_give(files: Path) -> None:
+    probabilities = np.array([[0.5, 0.3, 0.2]])
+    with pytest.raises(InputError, match="no sets of labels"):
+        bare(files).label_sets(probabilities)
+    task = SINGLE.model_copy(update={"sets": LabelSets(coverage=0.9, at_least=0.3)})
+    assert bare(files, task).label_sets(probabilities) == [["bad", "so so"]]
+    assert bare(files, task).decided(probabilities) == ["bad"]
+
+
+@pytest.mark.parametrize(("most", "rows"), [(1, [1, 1, 1, 1]), (100, [8, 6, 3, 2]), (1024, [8, 8, 8, 8])])
+def test_a_warm_up_runs_all_lengths_and_no_more_tokens_than_a_pass_will_have(
+    files: Path, monkeypatch: pytest.MonkeyPatch, most: int, rows: list[int]
+) -> None:
+    """What is allocated for a pass stays allocated. Passes of one row use all threads."""
+    engine = bare(files, info=INFO.model_copy(update={"max_length": 48}))
+    alone, beside = list[Any](), list[Any]()
+    monkeypatch.setattr(engine._passes, "run_with_all_threads", alone.append)
+    monkeypatch.setattr(engine, "run_beside", beside.append)
+    engine.warm_up(most)
+    lengths = [8, 16, 32, 48]
+    assert [[len(row) for row in batch] for batch in alone] == [*([length] for length in lengths), [3]]
+    assert [[len(row) for row in batch] for batch in beside] == [
+        [length] * count for length, count in zip(lengths, rows, strict=True)
+    ]
+    for batch in beside:
+        assert {(*row.ids, *row.type_ids) for row in batch} == {(0,) * 2 * len(batch[0])}  # the unknown word, type 0
+
+
+def test_rows_of_like_length_share_a_batch(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine, lengths = bare(files), list[list[int]]()
+    own = engine.run
+
+    def run(encodings: Any) -> Any:
+        lengths.append(list(map(len, encodings)))
+        return own(encodings)
+
+    monkeypatch.setattr(engine, "run", run)
+    engine.logits(["w1", "w1 w2 w3", "w1 w2", "w3", "w1 w2 w3 w4"], batch_size=2)
+    assert lengths == [[3, 3], [4, 5], [6]]
 
 
 def test_long_texts_are_cut_to_the_manifests_length(files: Path) -> None:

@@ -11,7 +11,7 @@ from tokenizers import Encoding, Tokenizer, models, normalizers, pre_tokenizers,
 
 from kdc.artifact.manifest import TokenizerInfo
 from kdc.common.errors import InputError, KdcError
-from kdc.serving.engine.tokenizing import RowTokenizer, Text, kept_tokens
+from kdc.serving.engine.tokenizing import RowTokenizer, Text, kept_tokens, row_of
 
 Side = Literal["left", "right"]
 WORDS = [f"wordling{number:03d}" for number in range(300)]
@@ -179,11 +179,25 @@ def test_of_a_text_without_spaces_little_is_tokenised(
     assert sum(tokenizer.chars_read(rows)) < 20_000
 
 
+@pytest.mark.parametrize("tokenizer_json", ["wordpiece"], indirect=True)
+def test_of_a_pair_without_spaces_little_is_tokenised_if_words_have_few_tokens(
+    tokenizer_json: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokenizer = RowTokenizer.read(tokenizer_json, info(16, "right"))
+    counting = Counting(tokenizer._whole)
+    monkeypatch.setitem(tokenizer.__dict__, "_whole", counting)
+    endless = "中文" * 10_000  # each ideograph is a word, so that no part of the text can be left out beforehand
+    (row,) = tokenizer.encode([(endless, endless)])
+    assert (len(row), bool(row.overflowing)) == (16, True)
+    assert sum(counting.read) < 10_000
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
 def test_of_a_long_text_only_what_is_kept_is_tokenised(
-    tokenizer_json: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+    tokenizer_json: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest, side: Side
 ) -> None:
     # 2 MB of texts in a request kept single requests from being answered for seconds.
-    tokenizer = RowTokenizer.read(tokenizer_json, info(16, "right"))
+    tokenizer = RowTokenizer.read(tokenizer_json, info(16, side))
     counting = Counting(tokenizer._whole)
     read = counting.read
     read_whole = "whole-unigram" in request.node.name  # no words are told apart
@@ -259,3 +273,20 @@ def test_a_panic_of_the_library_is_an_error_of_kdc(tmp_path: Path) -> None:
     with pytest.raises(KdcError, match="failed on these texts") as caught:
         tokenizer.encode(["a" * 40])
     assert "aaa" not in str(caught.value)
+
+
+@pytest.mark.parametrize("is_pair", [False, True])
+@pytest.mark.parametrize(("special", "a_word"), [(2, 1), (3, 2), (0, 3)])
+def test_a_made_up_row_has_as_many_tokens_as_whole_words_come_near_to(special: int, a_word: int, is_pair: bool) -> None:
+    """The oracle tries every number of words. A pair's first text stays short, as in real pairs that are long."""
+
+    def tokens(row: Text) -> int:
+        return special + a_word * sum(len(text.split()) for text in ([row] if isinstance(row, str) else row))
+
+    for length in range(special + 2 * a_word, 90):
+        row = row_of(length, tokens, is_pair=is_pair)
+        assert abs(tokens(row) - length) == min(abs(special + a_word * words - length) for words in range(2, 90))
+        assert isinstance(row, tuple) is is_pair
+        if isinstance(row, tuple):
+            first, second = (len(text.split()) for text in row)
+            assert first == min(10, (first + second) // 2)
