@@ -61,7 +61,12 @@ MODULES = {
     ),
     "shares": (
         "pipeline/quality/shares.py",
-        ["tests/pipeline/test_abstaining.py", "tests/pipeline/test_operating.py", _IN_GROUPS],
+        [
+            f"{_QUALITY}test_shares.py",
+            "tests/pipeline/test_abstaining.py",
+            "tests/pipeline/test_operating.py",
+            _IN_GROUPS,
+        ],
     ),
     "operating": (
         "pipeline/quality/operating.py",
@@ -97,7 +102,10 @@ MODULES = {
     "cascade": ("pipeline/stages/cascade.py", ["tests/pipeline/test_cascade.py"]),
     "folders": ("pipeline/rundir/folders.py", ["tests/pipeline/rundir/test_folders.py"]),
     "fingerprints": ("pipeline/rundir/fingerprints.py", ["tests/pipeline/rundir/test_fingerprints.py"]),
-    "entries": ("pipeline/evaluation/entries.py", ["tests/pipeline/test_run.py", "tests/pipeline/test_results.py"]),
+    "entries": (
+        "pipeline/evaluation/entries.py",
+        ["tests/pipeline/test_entries.py", "tests/pipeline/test_run.py", "tests/pipeline/test_results.py"],
+    ),
     "directory": (
         "pipeline/rundir/directory.py",
         ["tests/pipeline/rundir/test_looks.py", "tests/pipeline/rundir/test_directory.py"],

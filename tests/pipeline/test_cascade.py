@@ -4,27 +4,40 @@ import dataclasses
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import onnx
 import pytest
+import tiny_models
 import tiny_runs
 from conftest import Finished
 from numpy.typing import NDArray
 from sklearn.metrics import f1_score
 
 from kdc.artifact.folder import load_manifest, write_manifest
+from kdc.artifact.manifest import LongTexts, TokenizerInfo
 from kdc.common.errors import InputError
 from kdc.pipeline.config.settings import Config
 from kdc.pipeline.config.tasks import custom_task
 from kdc.pipeline.data.prepared import open_data, texts_of
-from kdc.pipeline.evaluation.second_model import check_second, second_model
+from kdc.pipeline.evaluation import second_model as second_model_module
+from kdc.pipeline.evaluation.second_model import (
+    SecondModel,
+    _check_artifact,
+    check_second,
+    copy_second,
+    files_in,
+    scaled,
+    second_model,
+)
+from kdc.pipeline.graphs.files import read_tokenizer_info
 from kdc.pipeline.quality.cascading import curve, fewest
 from kdc.pipeline.quality.latency import Speed
 from kdc.pipeline.report.page import write_report
-from kdc.pipeline.results.artifact import CascadeResult, EvaluateResult
-from kdc.pipeline.results.training import TeacherResult
+from kdc.pipeline.results.artifact import CascadeResult, EvaluateResult, Pair, QuantizeResult
+from kdc.pipeline.results.training import TargetsResult, TeacherResult
 from kdc.pipeline.rundir.context import Run
 from kdc.pipeline.rundir.record import CompressResult, read_result
 from kdc.pipeline.stages import cascade
@@ -194,6 +207,10 @@ def test_a_run_with_a_second_model(weak: Finished, tmp_path: Path, monkeypatch: 
             assert goes_on.mean() == pytest.approx(share, abs=1e-6)
             assert 0 < share < 1
             assert found.variants["cascade"].score == score
+            assert found.note == (
+                f"of the tuning slice's rows {100 * goes_on.mean():.0f} % go on from the student (int8) to the second "
+                "model, the teacher itself, uncut (int8)"
+            )
             assert found.variants["cascade"].score >= found.variants["cascade"].wanted
         else:
             assert made.metrics["cascade"]["macro_f1"] == variant.metrics["macro_f1"] == score
@@ -292,6 +309,161 @@ def test_a_second_model_that_is_as_fast_is_not_needed(
     assert not shown.taken
 
 
+def test_a_pair_answers_as_fast_as_the_time_of_its_models_allows() -> None:
+    """The student's time for each row, and the second model's for the share that goes on; all is counted by hand."""
+    weak, strong, labels = draw(1, rows=400)
+    right = {name: 100 * (logits.argmax(1) == labels).mean() for name, logits in (("weak", weak), ("strong", strong))}
+    data: Any = SimpleNamespace(rows=lambda split: {"label": {"tune": labels}[split]}, task=TASK)
+    first = ("int8", cascade._Answers(weak, right["weak"], 2.0, 700.0))
+    second = ("fp32", cascade._Answers(strong, right["strong"], 0.5, 90.0))
+    for bar, wanted in ((None, right["strong"] - 3), (70.0, 70.0), (99.9, right["strong"])):
+        pair = cascade._pair(data, first, second, max_drop=3.0, bar=bar)
+        goes_on = softmax(weak / 2.0).max(axis=1) < pair.answered_from
+        answers = np.where(goes_on, strong.argmax(1), weak.argmax(1))
+        assert (pair.first, pair.second, pair.temperature) == ("int8", "fp32", 0.5)
+        assert pair.wanted == pytest.approx(wanted, abs=1e-4)
+        assert pair.score == pytest.approx(100 * (answers == labels).mean())
+        assert pair.score >= wanted - 1e-9
+        assert pair.share == pytest.approx(goes_on.mean(), abs=1e-6)
+        assert 0 < pair.share <= 1
+        seconds = (400 / 700 + goes_on.sum() / 90) / 400
+        assert pair.rows_per_second == pytest.approx(1 / seconds, abs=0.051)
+
+
+def test_a_pair_is_not_taken_if_the_student_is_enough_or_two_models_gain_too_little() -> None:
+    pair = Pair(
+        first="int8",
+        second="fp32",
+        temperature=1.0,
+        answered_from=0.7,
+        share=0.75,
+        score=90.0,
+        first_score=88.24,
+        second_score=91.5,
+        wanted=89.5,
+        rows_per_second=22.0,
+        second_rows_per_second=20.0,
+    )
+    assert cascade._why_not(pair, 19.0) == cascade._why_not(pair, 20.0) == ""  # a tenth more is enough
+    assert cascade._why_not(pair, 20.4) == (
+        "no second model is taken: 75 % of the rows would go on to it, and both would answer 22 rows a second "
+        "together, where it alone answers 20"
+    )
+    assert cascade._why_not(pair.model_copy(update={"share": 0.0, "wanted": 88.0}), 10.0) == (
+        "no second model is taken: the student alone scores 88.2 on the tuning slice, of 88.0 that are asked for (the "
+        "second model 91.5)"
+    )
+
+
+def stand_in(folder: Path, labels: NDArray[np.int64], **config: Any) -> Any:
+    """A run without models: its rows are `labels`, its teacher scores 93 points."""
+    rows = {"text": [f"text {place}" for place in range(len(labels))], "label": labels}
+    settings = {
+        "cascade": SimpleNamespace(second="auto", max_drop=1.0),
+        "contract": SimpleNamespace(terms=None),
+        "evaluate": SimpleNamespace(throughput_rows=32, rounds=1),
+        "searches": True,
+    }
+    results = {
+        QuantizeResult: SimpleNamespace(chosen="channel", temperature=1.5),
+        TeacherResult: SimpleNamespace(tune={"accuracy": 93.0}),
+        TargetsResult: SimpleNamespace(standing=None),
+    }
+    data = SimpleNamespace(task=TASK, rows=lambda split: {"tune": rows}[split], groups=lambda split: None)
+    return SimpleNamespace(
+        config=SimpleNamespace(**settings | config),
+        data=lambda: data,
+        device=config.get("device", "cpu"),
+        folder=lambda stage: folder / stage,
+        progress=lambda done, total: None,
+        result=results.__getitem__,
+        fingerprints={"uncut": "now"},
+    )
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@pytest.mark.parametrize("max_drop", [None, 1.0, 3.0])
+def test_of_what_a_contract_allows_half_is_left_for_other_rows(
+    device: str, max_drop: float | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Would catch a bar that is not of the contract, a share in other words than percent, and a cascade in fp32 for a
+    machine without a GPU."""
+    weak, strong, labels = draw(1, rows=400)
+    score = [100 * (logits.argmax(1) == labels).mean() for logits in (weak, strong)]
+    firsts = {name: cascade._Answers(weak, score[0], 1.0, speed) for name, speed in (("fp32", 900.0), ("int8", 1000.0))}
+    seconds = {name: cascade._Answers(strong, score[1], 1.0, speed) for name, speed in (("fp32", 10.0), ("int8", 11.0))}
+    monkeypatch.setattr(cascade, "_answers", lambda run, second: (firsts, seconds))
+    monkeypatch.setattr(cascade, "_problem", lambda *_: "")
+    terms = None if max_drop is None else SimpleNamespace(limits=SimpleNamespace(max_drop=max_drop), against="teacher")
+    run = stand_in(tmp_path, labels, contract=SimpleNamespace(terms=terms), device=device)
+    found = cascade.run(run, tmp_path)
+    wanted = score[1] - 1.0 if max_drop is None else min(93.0 - max_drop / 2, score[1])
+    assert found.best is not None
+    assert (found.best.first, found.best.second) == ("int8", "int8")
+    assert found.best.wanted == pytest.approx(wanted, abs=1e-4)
+    assert 0.01 < found.best.share < 0.9
+    assert found.note == (
+        f"of the tuning slice's rows {100 * found.best.share:.0f} % go on from the student (int8) to the second model, "
+        "the teacher itself, uncut (int8)"
+    )
+    assert list(found.variants) == (["cascade"] if device == "cpu" else ["cascade", "cascade_fp32"])
+    assert {(pair.first, pair.second) for pair in list(found.variants.values())[1:]} <= {("fp32", "fp32")}
+
+
+@pytest.mark.parametrize(("wrong", "limit", "kept"), [(6, 3.0, True), (6, 2.9, False), (6, 4.0, True), (0, 0.0, True)])
+def test_8_bits_of_a_second_model_may_cost_what_those_of_a_student_may(
+    wrong: int, limit: float, kept: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 200 rows that fp32 has right, int8 has so many wrong."""
+    labels = np.arange(200) % 3
+    right = 4.0 * np.eye(3)[labels]
+    poorer = right.copy()
+    poorer[:wrong] = np.roll(poorer[:wrong], 1, axis=1)
+    of_file = {tmp_path / "uncut" / "model.onnx": right, tmp_path / "uncut" / "model.int8.onnx": poorer}
+    second = SecondModel(tmp_path / "uncut", "teacher", dict(zip(("fp32", "int8"), of_file, strict=True)))
+    run = stand_in(tmp_path, labels, quantize=SimpleNamespace(max_int8_drop=limit))
+    run.open_engine = lambda file, **_: SimpleNamespace(logits=lambda texts: of_file.get(file, -right))
+    monkeypatch.setattr(cascade, "texts_of", lambda rows: rows["text"])
+    monkeypatch.setattr(cascade, "compare_speeds", fast_student)
+    firsts, seconds = cascade._answers(run, second)
+    assert {name: (each.score, each.temperature) for name, each in firsts.items()} == {
+        "fp32": (0.0, 1.5),
+        "int8": (0.0, 1.5),
+    }
+    scores = {"fp32": 100.0, "int8": 100.0 - wrong / 2}
+    assert {name: each.score for name, each in seconds.items()} == {
+        name: pytest.approx(score) for name, score in scores.items() if kept or name == "fp32"
+    }
+
+
+@pytest.mark.parametrize("differs", [None, "tokenizer.json", "tokenizer_info.json"])
+def test_two_models_of_other_tokens_or_lengths_are_no_pair(differs: str | None, tmp_path: Path) -> None:
+    info = TokenizerInfo(max_length=48, pad_id=0, pad_token="[PAD]", token_type_ids=True)
+    for folder in ("export", "uncut"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "tokenizer.json").write_text("{}", encoding="utf-8")
+        types = info.model_copy(update={"token_type_ids": folder == "uncut"})  # which a student may lack
+        (tmp_path / folder / "tokenizer_info.json").write_text(types.model_dump_json(), encoding="utf-8")
+    if differs is not None:
+        other = "{ }" if differs == "tokenizer.json" else info.model_copy(update={"max_length": 9}).model_dump_json()
+        (tmp_path / "uncut" / differs).write_text(other, encoding="utf-8")
+    second = SecondModel(tmp_path / "uncut", "teacher", {"fp32": tmp_path / "uncut" / "model.onnx"})
+    unasked = cascade._problem(TASK, tmp_path / "export", second, None)
+    assert ("has another tokenizer" in unasked) is (differs is not None)
+    if differs is not None:
+        with pytest.raises(InputError, match="other tokenizers") as refused:
+            cascade._problem(TASK, tmp_path / "export", second, "--cascade auto")
+        assert refused.value.given == "--cascade auto"
+
+
+def test_unasked_a_number_has_no_second_model_and_no_run_ends_for_it(tmp_path: Path) -> None:
+    number = custom_task("stars", "text", None, "label", "regression")
+    none, some = (SecondModel(tmp_path, "teacher", files) for files in ({}, {"fp32": tmp_path / "model.onnx"}))
+    for second in (none, some):
+        assert "a number says nothing" in cascade._problem(number, tmp_path, second, None)
+    assert "no graph of the uncut teacher" in cascade._problem(TASK, tmp_path, none, None)
+
+
 def test_what_cannot_be_a_second_model_is_refused_before_training(
     finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -317,6 +489,153 @@ def test_what_cannot_be_a_second_model_is_refused_before_training(
     config = config_of(finished, tmp_path, *UNCUT, "student.vocabulary=auto", copied=False)
     with pytest.raises(InputError, match="read the same tokens"):
         check_second(Run(root=finished.folder / "run", config=config))
+
+
+def test_logits_of_one_temperature_become_those_of_another() -> None:
+    """By the definition: divided by their own temperature, they are the same as before."""
+    logits = np.array([[3.0, -6.0], [0.0, 1.5]], dtype=np.float32)
+    for temperature, wanted in ((1.5, 4.0), (4.0, 0.5), (2.0, 2.0)):
+        np.testing.assert_allclose(scaled(logits, temperature, wanted) / wanted, logits / temperature, rtol=1e-6)
+
+
+def test_which_second_models_are_looked_at_before_training_and_by_whose_tokens(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Would catch a refusal of what a search may still mend, and a teacher that is not there."""
+    tokens_of_artifact = []
+    monkeypatch.setattr(second_model_module, "_check_artifact", lambda *given: tokens_of_artifact.append(given[4]))
+    vocabularies = {"the teacher": {"a": 0}, "the same": {"a": 0}, "another": {"b": 0}}
+    tokenizer = lambda model: SimpleNamespace(get_vocab=lambda: vocabularies[model])  # noqa: E731
+    monkeypatch.setattr(second_model_module.loading, "load_tokenizer", tokenizer)
+
+    def refusal(second: str | Path | None = "auto", kind: str = "classification", **changes: Any) -> str:
+        settings = {"searches": False, "has_one_teacher": True, "exports": True, "trained": True, "of_teacher": True}
+        settings |= {"pieces": True, "student": "with layers"} | changes
+        student = SimpleNamespace(
+            model=settings["student"],
+            kind=SimpleNamespace(is_of_teacher=settings["of_teacher"], is_trained=settings["trained"]),
+            has_all_pieces=settings["pieces"],
+            vocabulary="auto",
+        )
+        config = SimpleNamespace(
+            cascade=SimpleNamespace(second=second),
+            student=student,
+            teacher=SimpleNamespace(model="the teacher"),
+            export=SimpleNamespace(teacher=settings["exports"]),
+            long=SimpleNamespace(of=lambda length: None),
+            searches=settings["searches"],
+            has_one_teacher=settings["has_one_teacher"],
+        )
+        run: Any = SimpleNamespace(
+            config=config,
+            data=lambda: SimpleNamespace(task=SimpleNamespace(kind=kind, name="mood")),
+            result=lambda kind: SimpleNamespace(max_length={"student": 48}),
+            fingerprints={"data": "rows"},
+        )
+        try:
+            check_second(run)
+        except InputError as error:
+            return error.what
+        return ""
+
+    for second in (None, "off"):
+        assert refusal(second, "regression", pieces=False, exports=False) == ""
+    for second in ("auto", tmp_path):
+        assert "says nothing of that" in refusal(second, "regression")
+        assert "read the same tokens" in refusal(second, pieces=False)
+    assert refusal() == refusal(kind="multilabel") == ""
+    for lacks in ("has_one_teacher", "exports", "trained"):
+        assert "there is no teacher" in refusal(**{lacks: False})
+    of_others: dict[str, Any] = {"of_teacher": False}
+    assert refusal(student="the same", **of_others) == refusal(student="another", searches=True, **of_others) == ""
+    assert "have other tokenizers" in refusal(student="another", **of_others)
+    assert refusal(student="another") == ""  # never read, since it is made of the teacher
+    assert tokens_of_artifact == []
+    for searches in (False, True):
+        assert refusal(tmp_path, exports=False, searches=searches) == ""
+        assert refusal(tmp_path, student="another", searches=searches, **of_others) == ""
+    assert tokens_of_artifact == ["the teacher", "another", "the teacher", None]
+
+
+def test_the_second_model_is_the_teacher_or_what_was_copied_of_an_artifact(tmp_path: Path) -> None:
+    for name in ("uncut", "cascade"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "model.onnx").touch()
+    for asked, folder, entry in (("auto", "uncut", "teacher"), (tmp_path / "artifact", "cascade", "second")):
+        run = stand_in(tmp_path, np.zeros(1, dtype=np.int64), cascade=SimpleNamespace(second=asked))
+        files = {"fp32": tmp_path / folder / "model.onnx"}
+        assert second_model(run) == SecondModel(tmp_path / folder, entry, files)
+
+
+@pytest.mark.parametrize(("loaded", "copied"), [("int8", {"fp32", "int8"}), ("fp32", {"fp32"})])
+def test_what_a_cpu_loads_of_an_artifact_is_copied(loaded: str, copied: set[str], tmp_path: Path) -> None:
+    """Would catch int8 that its own run found too poor, a file under another's name, and rows cut elsewhere."""
+    artifact, out = tmp_path / "artifact", tmp_path / "out"
+    names = {"fp32": "student.onnx", "int8": "student.int8.onnx", "fp16": "student.fp16.onnx"}
+    for folder in (artifact, out):
+        folder.mkdir()
+    for file in (*names.values(), "tokenizer.json"):
+        (artifact / file).write_text(file, encoding="utf-8")
+    manifest: Any = SimpleNamespace(
+        variants={name: SimpleNamespace(file=file) for name, file in names.items()},
+        providers={"CPUExecutionProvider": loaded, "CUDAExecutionProvider": "fp16"},
+        tokenizer=TokenizerInfo(max_length=48, pad_id=0, pad_token="[PAD]", token_type_ids=True),
+    )
+    copy_second(manifest, artifact, out)
+    files = files_in(out)
+    assert {name: file.read_text(encoding="utf-8") for name, file in files.items()} == {
+        name: names[name] for name in copied
+    }
+    assert (out / "tokenizer.json").read_text(encoding="utf-8") == "tokenizer.json"
+    assert read_tokenizer_info(out) == manifest.tokenizer
+    assert len(list(out.iterdir())) == len(copied) + 2
+
+
+def test_an_artifact_is_a_second_model_if_it_reads_the_same_tokens_of_the_same_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Would catch a length that is longer, or windows of other steps; how windows are joined may differ."""
+    own, more = tmp_path / "own", tmp_path / "more"
+    tokenizer = tiny_models.build_tokenizer()
+    for folder in (own, more):
+        tiny_runs.base_model("bert", folder)
+        tokenizer.save_pretrained(folder)
+        tokenizer.add_tokens(["another"])
+    windows = LongTexts(stride=30, windows=8, join=("mean",))
+
+    def refusal(tokenizer: Path | None = own, rows: str = "rows", max_length: int = 48, **changes: Any) -> str:
+        manifest = SimpleNamespace(
+            variants={"fp32": SimpleNamespace(second=changes.get("second"))},
+            task=SimpleNamespace(kind=changes.get("kind", TASK.kind), labels=changes.get("labels", TASK.labels)),
+            tokenizer=SimpleNamespace(max_length=48, long=changes.get("theirs")),
+            lineage=SimpleNamespace(data_fingerprint="rows"),
+        )
+        monkeypatch.setattr(second_model_module, "load_manifest", lambda folder: manifest)
+        place = None if tokenizer is None else str(tokenizer)
+        try:
+            _check_artifact(own, "--cascade own", TASK, rows, place, max_length, changes.get("long"))
+        except InputError as error:
+            return error.what
+        return ""
+
+    assert refusal() == refusal(tokenizer=None) == refusal(tokenizer=None, max_length=9) == ""
+    assert refusal(theirs=windows, long=windows) == ""
+    assert refusal(theirs=windows.model_copy(update={"join": ("max",)}), long=windows) == ""
+    assert "is two models itself" in refusal(second="another")
+    for changes in ({"kind": "multilabel"}, {"labels": ("bad", "good", "so so")}, {"labels": ("bad", "so so")}):
+        assert "have the same labels" in refusal(**changes)
+    for changes in (
+        {"max_length": 47},
+        {"max_length": 49},
+        {"long": windows},
+        {"theirs": windows},
+        {"theirs": windows, "long": windows.model_copy(update={"stride": 20})},
+        {"theirs": windows, "long": windows.model_copy(update={"stride": 40})},
+        {"tokenizer": more},
+    ):
+        assert "read the same tokens" in refusal(**changes)
+    assert "was made of other rows" in refusal(rows="other rows")
+    assert "was made of other rows" in refusal(rows="other rows", tokenizer=None)
 
 
 def test_a_graph_of_a_teacher_of_before_is_no_second_model(finished: Finished, tmp_path: Path) -> None:

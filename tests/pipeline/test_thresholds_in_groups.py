@@ -6,11 +6,13 @@ from itertools import product
 import numpy as np
 import pytest
 from live import ROOT
+from scipy.stats import mannwhitneyu, norm
 
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.thresholds import Slices, rates
 from kdc.pipeline.config.aims import parse_aim
+from kdc.pipeline.quality.intervals import design_effect
 from kdc.pipeline.quality.operating import choose, choose_at_least
 
 
@@ -35,6 +37,17 @@ def test_sets_hold_the_truth_as_often_as_was_asked_where_rows_form_groups() -> N
     assert 4 < missed < 5.3 < independent
 
 
+@pytest.mark.parametrize("size", [1, 2, 4, 7])
+def test_sets_take_the_last_place_that_keeps_their_coverage(size: int) -> None:
+    """All rows of a group are alike: with the other row's, all d lie below place k with a chance of (k + d - 1) / (n +
+    d). Would catch the place of independent rows, and one that is a few too low."""
+    of_truth, groups = np.linspace(0.2, 0.9, 420), np.repeat(np.arange(420 // size), size)
+    effect = design_effect((np.arange(420) < 42).astype(float), groups)
+    assert effect == pytest.approx(size, rel=0.02)
+    place = max(k for k in range(1, 421) if (k + effect - 1) / (420 + effect) <= 0.1)
+    assert choose_at_least(of_truth, 0.9, groups=groups) == of_truth[place - 1]
+
+
 def test_groups_that_are_too_few_for_sets_choose_nothing() -> None:
     of_truth, groups = np.linspace(0.2, 0.9, 190), np.repeat(np.arange(19), 10)
     assert choose_at_least(of_truth, 0.95, groups=groups) is not None
@@ -50,6 +63,25 @@ def test_a_model_that_knows_nothing_of_a_label_gets_a_threshold_as_rarely_as_is_
             note = choose(probabilities, fates < 0.5, parse_aim("f1"), groups=each).note
             known[place] += "does not tell" not in note
     assert known[0] <= 21 < known[1]
+
+
+def test_a_model_of_few_rows_in_groups_knows_a_label_by_their_covariance() -> None:
+    """The oracle divides the statistic of the Mann-Whitney test by the root of the design effect of what each row adds
+    to it, from -1 to 1. Would catch another scale, by which two rows that are counted beside weigh more or nothing."""
+    generator, groups, known = np.random.default_rng(0), np.repeat(np.arange(14), 3), 0
+    for _ in range(200):
+        probabilities = np.where(generator.random(42) < 0.5, generator.random(14)[groups], generator.random(42))
+        has_label = generator.random(42) < 0.25 + 0.5 * probabilities
+        if not 10 <= has_label.sum() <= 32:
+            continue
+        places = (probabilities[:, None] > probabilities).mean(axis=1)
+        adds = 2 * (has_label - has_label.mean()) * 2 * (places - places.mean())
+        chance = mannwhitneyu(probabilities[has_label], probabilities[~has_label], alternative="greater").pvalue
+        expected = norm.isf(chance) > norm.isf(0.05) * design_effect(adds, groups) ** 0.5
+        note = choose(probabilities, has_label, parse_aim("f1"), groups=groups).note
+        assert ("does not tell" not in note) is bool(expected)
+        known += bool(expected)
+    assert 40 < known < 160
 
 
 def test_what_is_told_to_be_shown_is_shown_if_it_is_asked_for() -> None:

@@ -144,6 +144,8 @@ def test_thresholds_are_the_same_whatever_the_evaluation_rows_are(
         return rows if split != "eval" else rows.map(lambda row: {"label": 1 - row["label"]})
 
     before = decided(run)
+    if before.abstain is not None and before.abstain.tuning is not None:
+        assert sum(before.abstain.shares) == pytest.approx(before.abstain.tuning.coverage.value, abs=1e-5)
     monkeypatch.setattr(PreparedData, "rows", contrary)
     after = decided(run)
     assert chosen(before) == chosen(after)
