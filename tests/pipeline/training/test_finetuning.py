@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from kdc.common.errors import InputError
+from kdc.pipeline.config import metrics
 from kdc.pipeline.config.tasks import custom_task, find_task
 from kdc.pipeline.config.training_settings import StudentSettings, TeacherSettings, TrainSettings
 from kdc.pipeline.training import finetuning
@@ -71,6 +72,7 @@ def test_a_student_learns_by_its_settings_and_keeps_its_best_metric(objective: A
     """Would catch distillation that is switched off."""
     asked = objective(StudentSettings(alpha=0.7, temperature=3.0))
     assert (asked.alpha, asked.temperature, StudentSettings().kept_step) == (0.7, 3.0, "score")
+    assert not asked.each_window
 
 
 def test_a_teacher_learns_from_labels_and_keeps_its_best_metric(objective: Any) -> None:
@@ -126,9 +128,12 @@ def test_a_training_that_goes_on_in_another_number_format_says_so(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING, logger="kdc"):
-        for precision in ("bf16", "bf16", "fp32", "fp32"):
+        for precision in ("bf16", "bf16", "fp32", "fp32", "bf16"):
             finetuning._note_precision(tmp_path / "a" / "b", precision)
-    assert caplog.messages == ["the training began in bf16, and goes on in fp32"]
+    assert caplog.messages == [
+        "the training began in bf16, and goes on in fp32",
+        "the training began in fp32, and goes on in bf16",
+    ]
 
 
 class Labelled:
@@ -154,7 +159,7 @@ class Labelled:
         ("none", [0, 1], "classification", None),
         ("balanced", [0, 0, 0, 1], "classification", (2 / 3, 2)),
         ("balanced", [0, 0], "classification", (1, 2)),  # a class without rows weighs as if it had one
-        ("balanced", [[1, 1], [1, 0]], "multilabel", (3 / 4, 3 / 2)),
+        ("balanced", [[1, 1], [1, 0], [1, 0]], "multilabel", (2 / 3, 2)),
         ({"b": 3.0}, [0, 0, 1], "classification", (3 / 5, 9 / 5)),
         ({"a": 1.0, "b": 1.0}, [0, 0, 1], "classification", (1, 1)),
     ],
@@ -165,19 +170,18 @@ def test_the_average_row_weighs_one(setting: Any, labels: list[Any], kind: str, 
 
 
 def test_weights_that_a_task_cannot_have_are_refused() -> None:
-    number, classes = (custom_task("t", "text", None, "label", kind, names) for kind, names in KINDS)
+    number = custom_task("t", "text", None, "label", "regression")
+    classes = custom_task("t", "text", None, "label", "classification", ("a", "b"))
+    some: tuple[str | dict[str, float], ...] = ("balanced", {"a": 1.0})
     finetuning.check_class_weights("none", number)
     finetuning.check_class_weights({"a": 2.0}, classes)
     finetuning.check_class_weights("balanced", classes)
-    for setting in ("balanced", {"a": 1.0}):
+    for setting in some:
         with pytest.raises(InputError, match="regression has no classes"):
-            finetuning.check_class_weights(setting, number)  # type: ignore[arg-type]
+            finetuning.check_class_weights(setting, number)
     with pytest.raises(InputError, match="does not have") as refused:
         finetuning.check_class_weights({"z": 1.0, "a": 1.0, "c": 1.0}, classes)
     assert (refused.value.given, refused.value.remedy) == ("c, z", "its labels: a, b")
-
-
-KINDS: Any = (("regression", ()), ("classification", ("a", "b")))
 
 
 def test_a_model_is_scored_beside_the_majority_and_chance() -> None:
@@ -187,3 +191,17 @@ def test_a_model_is_scored_beside_the_majority_and_chance() -> None:
     assert (result.tune["accuracy"], result.majority["accuracy"], result.constant) == (75.0, 75.0, False)
     assert 0 < result.chance < 0.2
     assert finetuning.score_logits(logits[:, [0, 0]] * 0, data).constant  # type: ignore[arg-type]
+
+
+def test_chance_is_of_the_metric_that_decides_and_of_whole_groups(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+
+    def chance(logits: Any, labels: Any, kind: str, name: str, *, groups: Any) -> float:
+        asked.append((kind, name, groups.tolist()))
+        return 0.25
+
+    monkeypatch.setattr(metrics, "chance", chance)
+    data = Labelled([0, 1, 1])
+    assert data.task.metrics == ("macro_f1", "accuracy")
+    assert finetuning.score_logits(np.eye(2)[[0, 1, 1]], data).chance == 0.25  # type: ignore[arg-type]
+    assert asked == [("classification", "macro_f1", [0, 1, 2])]

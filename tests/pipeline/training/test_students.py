@@ -11,6 +11,7 @@ import tiny_models
 import tiny_runs
 import torch
 from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
 
 from kdc.pipeline.config.tasks import custom_task
 from kdc.pipeline.config.training_settings import StudentSettings
@@ -20,6 +21,7 @@ from kdc.pipeline.results.training import History, TrainingSummary
 from kdc.pipeline.training import students
 from kdc.pipeline.training.checkpoints import seal
 from kdc.pipeline.training.environment import Environment
+from kdc.pipeline.training.importance import unit_importance
 from kdc.pipeline.training.students import StudentOrigin
 
 SUMMARY = TrainingSummary(
@@ -120,6 +122,17 @@ def test_a_trained_student_is_read_again_and_merged(
     assert data.roles == {"teacher"}
 
 
+def test_adapters_that_are_no_numbers_are_not_merged(
+    teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(students, "fine_tune", shaken)
+    distil(tmp_path / "student", teacher)
+    file = tmp_path / "student" / "adapter" / "adapter_model.safetensors"
+    save_file({name: weight * torch.nan for name, weight in load_file(file).items()}, file)
+    with pytest.raises(ValueError, match="NaN"):
+        students.merged_student(tmp_path / "student")
+
+
 def test_a_student_is_trained_as_its_settings_say(
     teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -173,15 +186,19 @@ def test_a_training_that_goes_on_keeps_its_base(teacher: Path, tmp_path: Path, m
     """Would catch adapters of a checkpoint over other neurons: another machine may choose others."""
     monkeypatch.setattr(students, "fine_tune", stopped)
     out = tmp_path / "student"
-    settings = {"model": "layers:0,ffn=8", "method": "full"}
+    settings: dict[str, Any] = {"model": "layers:0,ffn=8", "method": "full"}
     chosen: list[int] = []
-    own = students.unit_importance
-    monkeypatch.setattr(students, "unit_importance", lambda *given, **more: chosen.append(1) or own(*given, **more))
+
+    def importance(*given: Any, **more: Any) -> Any:
+        chosen.append(1)
+        return unit_importance(*given, **more)
+
+    monkeypatch.setattr(students, "unit_importance", importance)
     for _ in range(2):  # without a checkpoint the base is made anew
         with pytest.raises(InterruptedError) as caught:
             distil(out, teacher, **settings)
         assert caught.value.args[0] == 0
-        changed = load_plain(out / "base")
+        changed: Any = load_plain(out / "base")
         changed.classifier.bias.data.fill_(3.5)
         changed.save_pretrained(out / "base")
     assert len(chosen) == 2
@@ -199,14 +216,15 @@ def test_the_neurons_of_a_narrower_student_are_those_that_matter(
     teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The oracle: neurons whose outgoing weights are 0 matter to no answer."""
-    whole = load_plain(teacher)
+    whole: Any = load_plain(teacher)
     for layer in whole.bert.encoder.layer:
         layer.output.dense.weight.data[:, ::2] = 0
     whole.save_pretrained(teacher)
     monkeypatch.setattr(students, "fine_tune", lambda *given, **more: SUMMARY)
     distil(tmp_path / "student", teacher, model="layers:0,ffn=16", method="full")
-    kept = load_plain(tmp_path / "student" / "base").bert.encoder.layer[0].output.dense.weight
-    assert torch.equal(kept, whole.bert.encoder.layer[0].output.dense.weight[:, 1::2])
+    narrow: Any = load_plain(tmp_path / "student" / "base")
+    kept, before = (model.bert.encoder.layer[0].output.dense.weight for model in (narrow, whole))
+    assert torch.equal(kept, before[:, 1::2])
 
 
 @pytest.fixture
@@ -221,6 +239,7 @@ def test_a_teacher_that_is_its_own_student_answers_as_before(
     teacher: Path, pieces: tuple[Path, Path], tmp_path: Path
 ) -> None:
     data = Data(10)
+    (tmp_path / "a" / "base").mkdir(parents=True)  # of a copy that was cut off
     students.keep_teacher(teacher, StudentOrigin(str(teacher), "teacher"), data, tmp_path / "a")  # type: ignore[arg-type]
     expected = answers(load_plain(teacher), data)
     np.testing.assert_allclose(np.load(tmp_path / "a" / students.TRAINED_LOGITS), expected, atol=1e-5)

@@ -53,7 +53,8 @@ CASES: dict[str, tuple[TaskInfo, Any, list[Any]]] = {
 def test_a_row_gets_its_labels_from_the_thresholds_on(case: str) -> None:
     task, probabilities, labels = CASES[case]
     chosen = decided(probabilities, task)
-    assert (chosen.dtype, chosen.shape) == (np.bool_, probabilities.shape)
+    assert chosen.dtype == np.bool_
+    assert chosen.shape == probabilities.shape
     assert in_words(chosen, task) == labels
     given = [label for row in labels for label in (row if isinstance(row, list) else [row])]
     assert label_counts(probabilities, task).tolist() == [given.count(label) for label in task.labels]
