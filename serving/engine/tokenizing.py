@@ -323,7 +323,7 @@ def row_of(length: int, tokens: Callable[[Text], int], *, is_pair: bool) -> Text
         return " ".join(["a"] * first), " ".join(["a"] * max(1, count - first))
 
     one, two = tokens(words(2)), tokens(words(4))
-    return words(2 + max(0, round((length - one) * 2 / max(1, two - one))))
+    return words(2 + round((length - one) * 2 / max(1, two - one)))
 
 
 def pad(encodings: Sequence[Encoded], info: TokenizerInfo) -> dict[str, np.ndarray]:
