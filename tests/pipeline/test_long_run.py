@@ -215,7 +215,7 @@ def test_a_title_cannot_be_kept_by_a_tokenizer_that_cuts_it(run: Path, tmp_path:
     said.write_text(json.dumps(json.loads(said.read_text("utf-8")) | {"truncation_side": "left"}), "utf-8")
     for name in ("train", "eval"):
         (tmp_path / f"{name}.csv").write_text((run.parent / f"{name}.csv").read_text(encoding="utf-8"), "utf-8")
-    with pytest.raises(InputError, match="cannot be kept"):
+    with pytest.raises(InputError, match="cannot keep it"):
         tiny_runs.compress(settings(tmp_path, "long.keep=2"))
 
 

@@ -284,7 +284,7 @@ def test_which_labels_have_an_aim() -> None:
     [
         (TaskInfo(name="stars", kind="regression"), ("f1",), "can have thresholds"),
         (TaskInfo(name="news", kind="classification", labels=("a", "b", "c")), ("f1",), "can have thresholds"),
-        (TOXIC, ("kind:f1",), "no such label"),
+        (TOXIC, ("kind:f1",), "unknown label"),
         (TOXIC, ("toxic:f1", "toxic:0.5"), "two aims"),
         (TOXIC, ("f1", "0.5"), "two aims"),
         (MOOD, ("bad:f1", "good:f1"), "one can have a threshold"),
@@ -464,6 +464,6 @@ def test_rows_with_one_probability_beside_a_threshold_are_told() -> None:
 def test_an_aim_that_the_labels_cannot_have_is_refused_before_any_training(finished: Finished, tmp_path: Path) -> None:
     settings: dict[str, Any] = {"run": finished.config.run.model_copy(update={"out": tmp_path / "run"})}
     settings["operating"] = finished.config.operating.model_copy(update={"aims": ("maybe:f1",)})
-    with pytest.raises(InputError, match="no such label"):
+    with pytest.raises(InputError, match="unknown label"):
         tiny_runs.compress(finished.config.model_copy(update=settings))
     assert not (tmp_path / "run" / "teacher").exists()
