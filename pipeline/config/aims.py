@@ -85,7 +85,7 @@ def aims_of(texts: Sequence[str], task: TaskBase) -> dict[str, Aim]:
     if is_two and len(aims) > 1:
         named = {label: aim for label, aim in aims.items() if aim.label is not None}
         if len(named) > 1:
-            raise InputError("of two classes one can have a threshold", given=given, remedy="aim at one label")
+            raise InputError("one of two classes can have a threshold", given=given, remedy="aim at one label")
         aims = named
     if is_many and len(task.labels) <= MOST_POINTS:
         aims = {label: aims.get(label, Aim(None, "f1", None)) for label in task.labels}

@@ -182,7 +182,7 @@ def test_a_baseline_takes_the_mean_whatever_the_checkpoint_says(run: Path) -> No
 @pytest.mark.parametrize(
     ("changes", "problem"),
     [
-        (("teacher.window_loss=each", "long.mode=cut"), "losses of their own"),
+        (("teacher.window_loss=each", "long.mode=cut"), "to take losses of"),
         (("data.max_length=15",), "hold too little"),
         (("long.stride=23",), "left out"),
         (("long.stride=18", "long.keep=5"), "left out"),
