@@ -145,7 +145,7 @@ def test_answers_are_found_by_the_rows_id(data: PreparedData, tmp_path: Path, en
         (lambda rows: rows[:-1], "do not cover all rows"),
         (lambda rows: [{**rows[0], "row": "0.5"}, *rows[1:]], "no whole numbers"),
         (lambda rows: [{**rows[0], "row": "-1"}, *rows[1:]], "no whole numbers"),
-        (lambda rows: [*rows, {**rows[0], "label": "no" if rows[0]["label"] == "yes" else "yes"}], "one row two answers"),
+        (lambda rows: [*rows, {**rows[0], "label": "no" if rows[0]["label"] == "yes" else "yes"}], "two answers"),
     ],
 )
 def test_ids_that_do_not_fit_are_refused(
