@@ -34,7 +34,7 @@ Artifact = Annotated[Path, argument("Folder of an artifact, for example runs/qnl
 Json = Annotated[
     bool, typer.Option("--json", help="Print the result as one JSON object on stdout; everything else goes to stderr.")
 ]
-Device = Annotated[str, typer.Option(help="Where to run: auto (CUDA where it starts, else the CPU), cpu or cuda.")]
+Device = Annotated[str, typer.Option(help="Where to run: auto (CUDA if it starts, else the CPU), cpu or cuda.")]
 Variant = Annotated[str | None, option(VARIANT.help)]
 Set = Annotated[
     list[str] | None,
@@ -114,10 +114,8 @@ def report(
 
 @app.command()
 @takes(
-    Setting(
-        "rounds", int, "Turns of each subject at each size of call; the figures are their medians (default 5).", least=1
-    ),
-    Setting("seconds", float, "Length of a turn, in seconds (default 0.5).", least=0.01),
+    Setting("rounds", int, "Rounds over all subjects and batch sizes; results are medians (default 5).", least=1),
+    Setting("seconds", float, "Seconds of each measurement (default 0.5).", least=0.01),
 )
 def bench(
     given: dict[str, Any],
@@ -125,16 +123,16 @@ def bench(
         list[str],
         argument(
             "What to measure, as [NAME=]PATH[@VARIANT]: artifacts, or folders with Hugging Face models. "
-            "The first one is the measure of the others."
+            "The others are compared with the first."
         ),
     ],
-    batch: Annotated[str, typer.Option(help="Numbers of rows in a call, separated by commas.")] = "1,8,32",
+    batch: Annotated[str, typer.Option(help="Batch sizes, in rows, separated by commas.")] = "1,8,32",
     length: Annotated[str, typer.Option(help="Numbers of tokens in a row, separated by commas.")] = "16,64,128",
     threads: Annotated[
         str | None,
         option(
-            "Threads of a forward pass; with several numbers, separated by commas, every subject is measured with each "
-            "of them in turns (default: all cores that the process may use)."
+            "Threads of a forward pass; with several numbers, separated by commas, every subject is measured with "
+            "each of them (default: all cores that the process may use)."
         ),
     ] = None,
     device: Device = "auto",
@@ -172,7 +170,7 @@ def _numbers(name: str, text: str) -> list[int]:
 def try_(
     artifact: Artifact,
     text: Annotated[str, argument("Text to classify.")],
-    pair: Annotated[str | None, argument("Second text, where the task takes pairs.")] = None,
+    pair: Annotated[str | None, argument("Second text, if the task takes pairs.")] = None,
     variant: Variant = None,
     device: Device = "auto",
     as_json: Json = False,
@@ -266,15 +264,15 @@ VERIFY = (
     ),
     SHA256,
 )
-_LABELS_PANEL = "Without a labelled file: label only what the two models answer differently"
-_MOST_LABELS = "Write a random sample of so many texts at most (default: all)."
+_LABELS_PANEL = "Without a labelled file: label only texts the models answer differently"
+_MOST_LABELS = "Write at most this many texts, drawn at random (default: all)."
 TO_LABEL = (
     *settings(
         "",
         _LABELS_PANEL,
         ("unlabelled", str, "File, directory, pattern or URL with rows without labels (kdc compress: --unlabeled)."),
         ("teacher-column", str, "Column of that file with the teacher's answers (instead of --teacher)."),
-        ("to-label", Path, "The .csv file to write: the texts that the two answer differently."),
+        ("to-label", Path, "The .csv file to write: texts that the models answer differently."),
     ),
     Setting("most-labels", int, _MOST_LABELS, panel=_LABELS_PANEL, least=1),
 )
@@ -289,7 +287,7 @@ def verify(
     given: dict[str, Any],
     artifact: Artifact,
     device: Annotated[
-        str | None, option("Where to measure: cpu, cuda or auto (default: where the contract was judged).")
+        str | None, option("Where to measure: cpu, cuda or auto (default: as the contract was judged).")
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -331,7 +329,7 @@ def inspect_(given: dict[str, Any], artifact: Artifact, as_json: Json = False) -
 @takes(
     REPLACE,
     ALLOW_FAILED,
-    Setting("public", bool, "Make the hub repository public, where a new one is created (default: private)."),
+    Setting("public", bool, "Make the hub repository public if push creates it (default: private)."),
 )
 def push(
     given: dict[str, Any],

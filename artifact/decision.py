@@ -95,7 +95,7 @@ def decision_table(points: tuple[OperatingPoint, ...], abstain: Abstention | Non
     if abstain is not None:
         answered = abstain.evaluation
         cells = ["-"] * 2 if answered is None else [answered.coverage.text, answered.accuracy.text]
-        titles = ["aim", "answered from", "answered %", "right of these %", "on the tuning set"]
+        titles = ["aim", "answered from", "answered %", "their accuracy %", "on the tuning set"]
         return [titles, [abstain.aim, f"{abstain.threshold:.4f}", *cells, _on_tuning(abstain, "shown")]]
     titles = ["label", "aim", "from", "precision %", "recall %", "false alarms %", "on the tuning set"]
     rows = []

@@ -180,7 +180,7 @@ def parse_manifest(content: bytes, path: object, *, expect_sha256: str | None = 
 
 def _damaged(what: str, given: object) -> KdcError:
     return KdcError(
-        what, given=given, remedy="make the artifact again with `kdc compress`, or copy it again from where it came"
+        what, given=given, remedy="make the artifact again with `kdc compress`, or copy it again from its source"
     )
 
 
@@ -199,7 +199,7 @@ def _check_sizes(folder: Path, manifest: Manifest) -> None:
             raise _damaged("a file of the artifact is missing", path)
         if not path.resolve().is_relative_to(root):
             remedy = "replace it by a copy of the file"
-            raise KdcError("a file of the artifact is a link that leaves it", given=path, remedy=remedy)
+            raise KdcError("a file of the artifact is a link to elsewhere", given=path, remedy=remedy)
         if (size := path.stat().st_size) != expected.size:
             given = f"{path}: {size} bytes, the manifest says {expected.size}"
             raise _damaged("a file of the artifact has the wrong size", given)

@@ -254,7 +254,7 @@ class Manifest(Frozen):
             if not _PLAIN_NAME.fullmatch(name) or name == MANIFEST_NAME:
                 raise ValueError(f"file name {name!r} is not a plain name inside the artifact")
         if len({name.lower() for name in self.files}) < len(self.files):
-            raise ValueError("two files have names that differ by upper and lower case alone: some disks have one")
+            raise ValueError("two file names differ only in upper and lower case: some disks keep just one")
         if "tokenizer.json" not in self.files:
             raise ValueError("files does not list tokenizer.json")
         for name, variant in self.variants.items():
@@ -263,7 +263,7 @@ class Manifest(Frozen):
             if (variant.second is not None) is not name.startswith("cascade"):
                 raise ValueError(f"variant {name} has {'no' if variant.second is None else 'a'} second model")
             if variant.second is not None and self.task.kind == "regression":
-                raise ValueError("a number has no sureness by which a second model could be asked")
+                raise ValueError("a regression has no confidence, so it can have no second model")
         if CPU_PROVIDER not in self.providers:
             raise ValueError(f"providers has no variant for {CPU_PROVIDER}")
         for provider, chosen in self.providers.items():

@@ -11,16 +11,16 @@ from typing import IO
 
 from kdc.common.errors import KdcError
 
-_ROOM = "make room, then give the same command again: most commands go on where they stopped"
+_ROOM = "make room, then run the same command again: most commands resume"
 _RIGHTS = "see that this user may read and write there"
 _REFUSALS = {
     errno.ENOSPC: _ROOM,
     errno.EDQUOT: _ROOM,
     errno.EFBIG: "write elsewhere, or raise the limit of a file's size (`ulimit -f`)",
-    errno.EROFS: "write elsewhere: this place can only be read",
+    errno.EROFS: "write elsewhere: this place is read-only",
     errno.EACCES: _RIGHTS,
     errno.EPERM: _RIGHTS,
-    errno.EIO: "the disk or the volume fails: see the machine's log, then give the same command again",
+    errno.EIO: "the disk or the volume fails: see the machine's log, then run the same command again",
     errno.ENAMETOOLONG: "give a shorter name",
     errno.ENOTDIR: "name a place that lies in folders, not in a file",
     errno.EMFILE: "raise the limit of open files (`ulimit -n`)",

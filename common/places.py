@@ -17,7 +17,7 @@ from kdc.common.records import FORMATS
 _COMPRESSED = {".gz": "gzip", ".bz2": "bz2", ".xz": "xz", ".zst": "zstd"}
 STANDARD = "-"
 
-_REMEDY = "check the name, the credentials and the endpoint, which the package of this scheme reads"
+_REMEDY = "check the name, and the credentials and endpoint that the scheme's package reads"
 _SERVER = re.compile(r"\b(https?)://([^/?#]*)")
 _WORDS = re.compile(r"\w{3,}")
 # Where stores tell a file's version or time of change.

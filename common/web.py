@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import aiohttp
 
 _MOST_AT_ONCE = 64 << 20  # fsspec's reads without a range
-_REMEDY = "give the address that it leads to, if you trust it"
+_REMEDY = "give the address it redirects to, if you trust it"
 
 
 def is_inside(address: str) -> bool:
@@ -48,13 +48,13 @@ async def session(*, server: str, **more: Any) -> "aiohttp.ClientSession":
         family, kind, protocol, _, address = to
         inside.append(is_inside(address[0]))
         if inside[-1] and not inside[0]:
-            what = f"a server of the internet leads to {address[0]}, which is not of the internet; {_REMEDY}"
+            what = f"a public server redirects to {address[0]}, which is private; {_REMEDY}"
             raise OSError(errno.EACCES, what)
         return socket.socket(family, kind, protocol)
 
     async def redirected(_session: Any, _context: Any, sent: aiohttp.TraceRequestRedirectParams) -> None:
         if sent.url.scheme == "https" and yarl.URL(sent.response.headers.get("Location", "")).scheme == "http":
-            raise OSError(f"a redirect leads from https to http; {_REMEDY}")
+            raise OSError(f"a redirect goes from https to http; {_REMEDY}")
 
     class Bounded(aiohttp.ClientResponse):
         """Refuses more bytes than requested, which fsspec would read into memory."""

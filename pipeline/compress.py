@@ -97,7 +97,7 @@ def _watched(config: Config, command: str | None) -> Iterator[Reporter]:
 @contextlib.contextmanager
 def _told_how_to_go_on(command: str | None) -> Iterator[None]:
     """Name the resuming command in errors of interrupted runs."""
-    again = f"run the same command again to go on: {command}" if command else "call it again to go on"
+    again = f"run this again to resume: {command}" if command else "call again to resume"
     try:
         yield
     except KeyboardInterrupt:

@@ -115,24 +115,24 @@ def make_frontier(
 def _check(config: Config) -> None:
     if limits := config.contract.set_ones:
         raise InputError(
-            "a frontier shows what each limit would cost, and takes none",
+            "a frontier takes no limits: it shows what each would cost",
             given=", ".join(f"contract.{name}" for name in limits),
             remedy="drop the limits, or drop --frontier for the one student that keeps them",
         )
     if config.contract.search == "full":
         raise InputError(
-            "a frontier shows students along the whole curve, and searches none",
+            "a frontier makes students along the whole curve, without a search",
             given="contract.search=full",
-            remedy="drop contract.search, or drop --frontier and name the limits that a student has to keep",
+            remedy="drop contract.search, or drop --frontier and set the limits that a student has to keep",
         )
     bounds = [f"--aim {text}" for text in config.operating.aims if parse_aim(text).is_bound]
     abstain = config.operating.abstain
     bounds += [f"--abstain {abstain}"] if abstain is not None and parse_abstain(abstain).is_bound else []
     if bounds:
         raise InputError(
-            "a frontier shows every student, and would lose those of which a bound on decisions is not shown",
+            "a frontier shows every student, and would lose those whose bound is not confirmed",
             given=", ".join(bounds),
-            remedy="drop it here, and ask it of the student that you choose: the same command without --frontier, with "
+            remedy="drop it here, then set it for the student that you choose: same command without --frontier, with "
             "that --student",
         )
     if not config.student.kind.has_layers:
@@ -146,7 +146,7 @@ def _check(config: Config) -> None:
         raise InputError(
             "a frontier is made by one process",
             given="torchrun",
-            remedy="run it without torchrun; teacher and targets that torchrun made in the same --out are taken over",
+            remedy="run it without torchrun; teacher and targets that torchrun made in the same --out are reused",
         )
 
 

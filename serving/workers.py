@@ -70,7 +70,7 @@ class Workers:
             raise KdcError(
                 "the service stopped: its workers cannot start",
                 given=f"{self._failed} in a row died before they were ready",
-                remedy="each has printed its reason above; is the artifact still there, and is there memory enough?",
+                remedy="each has printed its reason above; is the artifact still there, and is there enough memory?",
             )
         self._deaths = [death for death in self._deaths if now - death < _RECENT_S]
         turn = min(-(-len(self._deaths) // self._count), len(_WAITS_S) - 1)

@@ -263,4 +263,4 @@ def test_a_full_disk_is_told_with_what_to_do(monkeypatch: pytest.MonkeyPatch, tm
     config = resolve(flags={"run": {"out": tmp_path, "family": "minilm"}, "data": {"task": "pydocs"}}, sets={}, file={})
     with pytest.raises(KdcError, match="the disk is full") as caught:
         session.compress_for_people(config, command="kdc compress --task pydocs")
-    assert "run the same command again" in str(caught.value)
+    assert "run this again to resume" in str(caught.value)

@@ -85,5 +85,5 @@ def test_ctrl_c_says_how_to_go_on(command: list[str], tmp_path: Path) -> None:
     printed = (tmp_path / "stderr.txt").read_text(encoding="utf-8")
     assert process.exitcode == 1
     assert "stopped by Ctrl-C" in printed
-    assert "run the same command again to go on: kdc compress" in printed
+    assert "run this again to resume: kdc compress" in printed
     assert "Traceback" not in printed

@@ -89,7 +89,7 @@ class Answered:
         with arrays_of(file, "the models' answers", "write the texts to label again: --to-label") as kept:
             texts, sides, student, teacher = (kept[name].astype(np.int64, casting="safe") for name in _COLUMNS)
             if not texts.shape == student.shape == teacher.shape == sides.shape[:1] or sides.shape[1] not in (0, 2):
-                raise ValueError("columns that do not fit each other")
+                raise ValueError("columns that do not fit together")
             return cls(texts, sides, student, teacher, str(kept["artifact"]), str(kept["variant"]))
 
 
@@ -118,7 +118,7 @@ def check_task(task: TaskInfo, contract: Contract, given: Mapping[str, Any]) -> 
         )
     if contract.limits.require:
         required = f"--require {contract.limits.require[0]}"
-        raise InputError("a share of rows needs the labels of all rows", given=required, remedy=_ALL_ROWS)
+        raise InputError("--require needs the labels of all rows", given=required, remedy=_ALL_ROWS)
     if task.metric != "accuracy" and contract.limits.max_drop is not None and "max_drop" not in given:
         raise InputError(
             f"the artifact's limit is one of {task.metric or 'another metric'}, which needs the labels of all rows",
@@ -135,7 +135,7 @@ def judged_by_labels(path: Path, engine: Engine, contract: Contract) -> Quality:
         KdcError: the models' answers are damaged.
     """
     if contract.limits.max_drop is None:
-        raise InputError("labels need a limit on the drop", given=path, remedy="say what must hold: --max-drop 1")
+        raise InputError("labels need a limit on the drop", given=path, remedy="set a limit: --max-drop 1")
     answered, manifest = Answered.read(path), engine.manifest
     assert manifest is not None
     if (answered.artifact, answered.variant) != (manifest.sha256, engine.variant):
@@ -191,7 +191,7 @@ def _read_labels(path: Path, task: TaskInfo, answered: Answered) -> Ints:
 def _cells(window: Window) -> list[tuple[int, str, str]]:
     if window.bad:
         first = window.bad[0]
-        raise InputError(first.problem, given=f"{first.file}, line {first.line}", remedy="mend the row")
+        raise InputError(first.problem, given=f"{first.file}, line {first.line}", remedy="fix the row")
     columns = {name.strip().partition(":")[0].casefold(): name for name in window.names}  # "label: bad | good"
     if not {ID, LABEL} <= set(columns):
         given = f"{window.file} has {', '.join(map(show, window.names[:5])) or 'none'}"

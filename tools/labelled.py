@@ -112,7 +112,7 @@ def render(evaluation: Evaluation) -> str:
         limit = f"at most {evaluation.max_drop:g} points below the {quality.against}"
         lines.append(f"{limit}: {gap}, {evaluation.verdict}")
     if evaluation.points or evaluation.abstain is not None:
-        lines.append("(of the most probable label, or of labels from one half on; decisions by thresholds are below)")
+        lines.append("(by the most probable label, or each label at 0.5; decisions at thresholds are below)")
     for decisions in (decision_table(evaluation.points, evaluation.abstain), sets_table(evaluation.sets)):
         lines += ["", aligned(decisions)] if decisions else []
     return "\n".join(lines)

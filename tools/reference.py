@@ -96,7 +96,7 @@ def refuse_better_baseline(artifact: Path, engine: Engine, contract: Contract) -
 
 
 def _evaluation(path: Path) -> Any:
-    remedy = "copy the artifact again from where it came, or add --teacher PATH"
+    remedy = "copy the artifact again from its source, or add --teacher PATH"
     return arrays_of(path, "the artifact's evaluation", remedy)
 
 

@@ -85,7 +85,7 @@ def texts_to_label(
     """
     if unlabelled is None or to_label is None:
         raise InputError(
-            "rows without labels are read from one file, and the texts to label written into another",
+            "rows without labels come from one file, and the texts to label go into another",
             given="one of --unlabelled and --to-label",
             remedy="--unlabelled FILE --to-label OUT.csv; with labels in it, --labelled OUT.csv alone",
         )

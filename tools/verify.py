@@ -80,15 +80,15 @@ def verify_artifact(
         KdcError: the artifact is damaged.
     """
     if labelled is not None and data is not None:
-        given_files, remedy = f"--data {data}, --labelled {labelled}", "leave one out"
-        raise InputError("the verdict is by one file of labels", given=given_files, remedy=remedy)
+        given_files, remedy = f"--data {data}, --labelled {labelled}", "drop one"
+        raise InputError("the verdict takes one labelled file", given=given_files, remedy=remedy)
     given = given or {}
     folder, manifest, engine, contract = open_artifact(artifact, contract, given, device, expect_sha256)
     if not contract.limits.set_ones:
         raise InputError(
             "the artifact has no contract",
             given=folder,
-            remedy="say what must hold: --max-latency-ms 5, --max-size-mb 25, --max-drop 1, --min-rows-per-s 500, "
+            remedy="set limits: --max-latency-ms 5, --max-size-mb 25, --max-drop 1, --min-rows-per-s 500, "
             "--require accuracy>=0.9",
         )
     for requirement in contract.limits.require:
@@ -121,7 +121,7 @@ def _answers_of_before(contract: Contract, before: Judgement | None, variant: st
         return None, ()
     was = contract if before is None else before.contract
     if before is None or before.look is None:
-        why = "the artifact was made without such a limit"
+        why = "the artifact was made without one"
     elif limits.max_drop not in (None, was.limits.max_drop) or not {*limits.require} <= {*was.limits.require}:
         why = f"it was judged by {', '.join(_limits_on_answers(was))}"
     elif was.confidence != contract.confidence:

@@ -25,14 +25,14 @@ TERMS = (
         (
             "at",
             str,
-            "How time is measured, such as length=64,batch=1: tokens of a row, rows of a call; also percentile=95 of "
-            "the latencies, threads=2 of a forward pass.",
+            "Timing conditions, such as length=64,batch=1 (tokens a row, rows a call); also percentile=95 (of the "
+            "latencies), threads=2 (of a forward pass).",
         ),
         (
             "evidence",
             str,
-            "What must keep --max-drop and --require: interval, the whole confidence interval (default), or point, "
-            "the estimate alone.",
+            "Judge --max-drop and --require by interval, the whole confidence interval (default), or point, the "
+            "estimate alone.",
         ),
         (
             "against",

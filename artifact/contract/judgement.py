@@ -66,9 +66,9 @@ class Judgement(Frozen):
     @model_validator(mode="after")
     def _verdict_follows(self) -> Self:
         if (self.quality is None) is not (self.contract.limits.max_drop is None):
-            raise ValueError("quality belongs to a max_drop, and a max_drop to quality")
+            raise ValueError("quality needs a max_drop, and a max_drop needs quality")
         if tuple(share.requirement for share in self.required) != self.contract.limits.require:
-            raise ValueError("what was counted is not what the contract requires")
+            raise ValueError("the shares do not fit the contract's requirements")
         verdict, _ = decide(self.contract, self.costs, self.quality, self.required)
         if verdict != self.verdict:
             raise ValueError(f"the verdict {self.verdict} does not follow from the measurements, which give {verdict}")
@@ -133,7 +133,7 @@ def _cost_checks(contract: Contract, costs: Costs) -> list[Check]:
             problem += " lies within the interval"
         elif verdict == "fail" and field != "max_size_mb" and _is_neighbours(low, high, limit, costs.starved, at_most):
             verdict = "not shown"
-            problem += f", but other processes took {100 * costs.starved:.0f} % of the cores that it had threads for"
+            problem += f", but other processes took {100 * costs.starved:.0f} % of its threads' cores"
         elif verdict == "fail":
             problem += f": {_percent(cost / limit)} {'above' if at_most else 'below'}"
         sign, measured = "<=" if at_most else ">=", _measured(cost, interval, unit, ".2f" if at_most else ".0f")
@@ -184,7 +184,7 @@ def judge_share(share: RequiredShare, evidence: Evidence) -> Verdict:
 
 def _share_in_words(share: RequiredShare, verdict: Verdict) -> str:
     if not share.rate.of:
-        return f"{share.requirement}: there is no such evaluation row, of which it would be a share"
+        return f"{share.requirement}: no evaluation row to measure it on"
     counted = f"{share.requirement}: {share.rate.text} % of {share.rate.of} evaluation rows"
     return f"{counted}, too few to say" if verdict == "not shown" else counted
 
@@ -203,7 +203,7 @@ def _drop_in_words(contract: Contract, quality: Quality, limit: float) -> str:
     if quality.rows_needed is None:
         return (
             f"{lost:.2f} points are lost, the limit is {limit:g}: {rows} do not show {sure} that more are lost, and "
-            "more rows would not show that it is kept"
+            "more rows would not show that it holds"
         )
     return (
         f"{rows} are too few to say {sure} whether at most {limit:g} points are lost; about {quality.rows_needed} rows "

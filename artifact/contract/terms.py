@@ -88,8 +88,7 @@ class Proof(Frozen):
 
     evidence: Evidence = Field(
         "interval",
-        description="what must keep max_drop and require: interval (the confidence interval) or point (the measured "
-        "value)",
+        description="judge max_drop and require by interval (the confidence interval) or point (the measured value)",
     )
     against: Against = Field(
         "best",

@@ -8,7 +8,7 @@ _FASTER = (
     "fewer layers (of six: --student layers:0,5) or none (--student conv), a smaller --set data.max_length, "
     "more threads"
 )
-_MORE_ROWS = "more evaluation rows (--eval FILE), or --set contract.evidence=point to judge by what was measured alone"
+_MORE_ROWS = "more evaluation rows (--eval FILE), or --set contract.evidence=point to judge by the estimate alone"
 _QUIETER = "`kdc verify ARTIFACT` while nothing else runs on this machine, or a limit that leaves it some room"
 # What to try, by verdict and limit.
 _ADVICE = {
@@ -18,8 +18,8 @@ _ADVICE = {
     "bits (--set quantize.vector_bits=4), or a teacher with smaller embeddings",
     ("fail", "max_drop"): "more layers (of six: --student layers:0,1,2,5), texts without labels (--unlabeled FILE), "
     "longer training (--set student.min_steps=3000)",
-    ("fail", "require"): "other decisions: an --abstain, or an --aim (of two classes or labels apart), that leaves "
-    "more of what is required; or a better student",
+    ("fail", "require"): "other decisions: an --abstain, or an --aim (two classes or multi-label), that meets the "
+    "requirement by more; or a better student",
     ("not shown", "max_latency_ms"): _QUIETER,
     ("not shown", "min_rows_per_s"): _QUIETER,
     ("not shown", "max_drop"): _MORE_ROWS,
@@ -38,7 +38,7 @@ def refuse_failed(judgement: Judgement | None, *, allow: bool) -> None:
         raise InputError(
             "the artifact failed its contract",
             given="; ".join(judgement.missed),
-            remedy="make one that keeps it, or use it all the same with --allow-failed",
+            remedy="make one that keeps it, or use this one anyway: --allow-failed",
         )
 
 
@@ -49,7 +49,7 @@ def render(judgement: Judgement, before: Judgement | None = None) -> str:
     if before is not None:
         where = "this CPU" if before.cpu == judgement.cpu else f"another CPU, {before.cpu}"
         if before.threads != judgement.threads:
-            where += f", with {before.threads} threads in place of {judgement.threads}"
+            where += f", with {before.threads} threads instead of {judgement.threads}"
         lines.append(f"when it was made, on {where}: {before.verdict}, {before.costs.latency_ms:.2f} ms")
     return "\n".join(lines)
 
@@ -70,7 +70,7 @@ def sentence(judgement: Judgement) -> str:
     if judgement.missed:
         text += f": {'; '.join(judgement.missed)}"
     if judgement.look not in (None, 1):
-        text += f"; {judgement.look} models of this run were judged by these rows, and the interval is wider for it"
+        text += f"; {judgement.look} models of this run were judged on these rows, which widens the interval"
     return text if judgement.compared else f"{text}; quality was not checked again"
 
 

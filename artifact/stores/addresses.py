@@ -48,11 +48,11 @@ def parse_address(text: str) -> Repository | Tag | str:
         if match := _REPOSITORY.fullmatch(text.removeprefix(HUB)):
             return Repository(match[1], match[2])
         remedy = "hf://owner/name or hf://owner/name@branch"
-        raise InputError("this is no repository of the hub", given=text, remedy=remedy)
+        raise InputError("this is not a hub repository", given=text, remedy=remedy)
     if text.startswith(BENTO):
         if match := _TAG.fullmatch(text.removeprefix(BENTO)):
             return Tag(match[1], match[2])
-        raise InputError("this is no tag of BentoML's store", given=text, remedy="bento:NAME or bento:NAME:VERSION")
+        raise InputError("this is not a BentoML tag", given=text, remedy="bento:NAME or bento:NAME:VERSION")
     if not text.strip():
         raise InputError("the address is empty", remedy="a path, s3://bucket/path, hf://owner/name or bento:NAME")
     return text.rstrip("/") or "/"

@@ -14,7 +14,7 @@ from kdc.common.places import reaching
 
 # BentoML's own files. It unpickles the second, so an artifact's file of that name would run as code.
 _RESERVED = ("model.yaml", "custom_objects.pkl")
-_REMEDY = "`bentoml models list` shows what there is; BENTOML_HOME says where"
+_REMEDY = "`bentoml models list` lists its models; BENTOML_HOME is its folder"
 
 
 def folder_of(tag: Tag) -> Path:

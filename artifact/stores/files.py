@@ -21,8 +21,8 @@ _JOURNAL_BYTES = 1024 * 1024
 _REQUEST_BYTES = 8 * 1024 * 1024
 _COPY_BYTES = 1024 * 1024
 _REMEDY = (
-    "check the name, the network, the credentials and the endpoint, which the package of this scheme reads; the same "
-    "command goes on where this one stopped"
+    "check the name, the network, and the credentials and endpoint that the scheme's package reads; the same command "
+    "again resumes"
 )
 
 

@@ -30,7 +30,7 @@ _PAUSE_S = 0.5  # before the second attempt; then doubles
 _CHUNK_BYTES = 1024 * 1024
 _REMEDY = (
     "check the name and the network; private repositories and pushes need HF_TOKEN (or `hf auth login`); "
-    "the same command goes on where this one stopped"
+    "the same command again resumes"
 )
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
@@ -125,7 +125,7 @@ def _check_safe(url: str, endpoint: str) -> None:
         raise InputError("the hub must be reached by https", given=host, remedy="set HF_ENDPOINT to an https address")
     if leads_inside(hub, host):
         remedy = "set HF_ENDPOINT to it, if you trust it"
-        raise KdcError("the hub leads to an address that is not of the internet", given=host, remedy=remedy)
+        raise KdcError("the hub redirects to a private address", given=host, remedy=remedy)
 
 
 @contextmanager

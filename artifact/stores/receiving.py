@@ -21,7 +21,7 @@ from kdc.common.progress import Meter
 
 _LEFT = re.compile(r"\.kdc-push\.json|\..+\.tmp")  # left by a push or a killed writer
 _SPARE_BYTES = 16 * 1024 * 1024  # file systems need some free space
-_PULL_AGAIN = "pull again; if it stays so, push the artifact again from a copy that `kdc inspect` finds whole"
+_PULL_AGAIN = "pull again; if that fails, push the artifact again from a copy that `kdc inspect` accepts"
 
 
 def holds(folder: Path, manifest: Manifest, *, force: bool, is_cache: bool = False) -> bool:

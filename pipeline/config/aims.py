@@ -78,14 +78,14 @@ def aims_of(texts: Sequence[str], task: TaskBase) -> dict[str, Aim]:
         labels = task.labels if is_many else task.labels[1:]
         for label in labels if aim.label is None else (aim.label,):
             if label not in task.labels:
-                raise InputError("there is no such label to aim at", given=given, remedy=_one_of(task.labels))
+                raise InputError("the aim names an unknown label", given=given, remedy=_one_of(task.labels))
             if label in aims and aims[label].label == aim.label:
                 raise InputError("a label has two aims", given=given, remedy="one --aim for each label")
             aims[label] = aim
     if is_two and len(aims) > 1:
         named = {label: aim for label, aim in aims.items() if aim.label is not None}
         if len(named) > 1:
-            raise InputError("of two classes one can have a threshold", given=given, remedy="aim at one label")
+            raise InputError("one of two classes can have a threshold", given=given, remedy="aim at one label")
         aims = named
     if is_many and len(task.labels) <= MOST_POINTS:
         aims = {label: aims.get(label, Aim(None, "f1", None)) for label in task.labels}
@@ -122,9 +122,9 @@ def abstain_of(text: str | None, aims: Sequence[str], task: TaskBase) -> Aim | N
         raise InputError(what, given=f"{given}; {_described(task)}", remedy=remedy)
     if ABSTAINED in task.labels:
         what = f"a class has the name that stands for no answer: {ABSTAINED}"
-        raise InputError(what, given=given, remedy="name the class anew")
+        raise InputError(what, given=given, remedy="rename the class")
     if aims:
-        what = "a threshold of one class and abstaining do not go together"
+        what = "a threshold of one class and abstaining exclude each other"
         raise InputError(what, given=", ".join([given, *(f"--aim {aim}" for aim in aims)]), remedy="keep one of them")
     return parse_abstain(text)
 
@@ -152,13 +152,13 @@ def required_label(requirement: str, task: TaskBase) -> str | None:
         raise InputError("a regression decides nothing", given=f"{given}; {_described(task)}", remedy="drop --require")
     if bound.measure not in _MEASURES_OF_LABELS:
         if not is_of_classes or bound.label is not None:
-            what = f"{bound.measure} is of the rows that a task of several classes answers, and of no label"
+            what = f"{bound.measure} is for tasks that answer one of several classes, and takes no label"
             remedy = "precision>=0.95, recall>=0.9 or fpr<=0.01 of a label: --require LABEL:recall>=0.9"
             raise InputError(what, given=f"{given}; {_described(task)}", remedy=remedy)
         return None
     if bound.label is None and not (is_of_classes and len(task.labels) == 2):
         example = shlex.quote(f"{task.labels[0]}:{requirement}")
-        raise InputError(f"{bound.measure} is of a label", given=given, remedy=f"name it: --require {example}")
+        raise InputError(f"{bound.measure} needs a label", given=given, remedy=f"name it: --require {example}")
     label = task.labels[1] if bound.label is None else bound.label
     if label not in task.labels:
         raise InputError("there is no such label", given=given, remedy=_one_of(task.labels))

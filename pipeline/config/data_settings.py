@@ -68,8 +68,7 @@ class DataSettings(Section):
     def _at_most_of_what_is_there(self) -> Self:
         if self.max_unlabeled_rows is not None and self.unlabeled is None:
             raise ValueError(
-                f"max_unlabeled_rows={self.max_unlabeled_rows} is of unlabelled texts, and no file has them: set "
-                "unlabeled too, or drop it"
+                f"max_unlabeled_rows={self.max_unlabeled_rows} needs unlabelled texts: set unlabeled too, or drop it"
             )
         return self
 
@@ -97,7 +96,7 @@ class LongSettings(Section):
     join: Literal["auto"] | Join = Field(
         "auto",
         description="how to combine the windows' answers: mean, max, first, noisy-or, or auto. With auto, kdc trains "
-        "with the mean (multi-label: max), and then takes what gives the teacher the lowest loss on the tuning set "
+        "with the mean (multi-label: max), and then takes the one with the lowest teacher loss on the tuning set "
         "(multi-label: for each label)",
     )
 
@@ -106,7 +105,7 @@ class LongSettings(Section):
         given = {name: value for name, value in self.model_dump(exclude_defaults=True).items() if name != "mode"}
         if self.mode == "cut" and given:
             listed = ", ".join(f"{name}={value}" for name, value in given.items())
-            raise ValueError(f"{listed} is of windows, and rows are cut: set mode=windows (--long windows), or drop it")
+            raise ValueError(f"{listed} needs windows, and rows are cut: set mode=windows (--long windows), or drop it")
         return self
 
     def trained_join(self, kind: Kind) -> tuple[Join, ...] | None:

@@ -21,7 +21,7 @@ class OperatingSettings(Section):
     )
     evidence: Evidence = Field(
         "interval",
-        description="when an aim's bound is kept: interval (the tuning set shows, with an error of 5 %, that it holds "
+        description="how to check an aim's bound: interval (the tuning set shows, with an error of 5 %, that it holds "
         "on other rows) or point (it holds on the tuning set)",
     )
     abstain: str | None = Field(

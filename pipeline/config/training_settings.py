@@ -169,8 +169,8 @@ class StudentSettings(TrainSettings):
     model: str = Field(
         "layers:first-and-last",
         description="student: a hub id or path, or made of the teacher. layers:0,1,5 keeps these layers; "
-        "layers:first-and-last, layers:first-half and layers:every-second keep half of them. Add ,ffn=768 to keep so "
-        "many feed-forward neurons of each layer, and ,heads=6 to keep so many attention heads, the most important "
+        "layers:first-and-last, layers:first-half and layers:every-second keep half of them. Add ,ffn=768 to keep 768 "
+        "feed-forward neurons of each layer, and ,heads=6 to keep 6 attention heads, the most important "
         "ones. conv, static and linear keep the token embeddings: under convolutions, in a bag, or added up; "
         "conv:channels=128,window=5 sets their sizes. teacher is the teacher itself, without further training",
     )

@@ -90,5 +90,5 @@ def time_of(value: object, column: str) -> float:
         moment = datetime.fromisoformat(str(value).strip())  # also reads `str(datetime)`
         return (moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)).timestamp()
     except (ValueError, OverflowError):
-        what = "time is neither a number nor a date as ISO 8601 writes it"
+        what = "time is neither a number nor an ISO 8601 date"
         raise RowProblem(what, f"column {column!r} holds {str(value)[:40]!r}", "such as 2026-11-27T12:00:00Z") from None

@@ -260,7 +260,7 @@ def _from_hub(source: SplitSource) -> datasets.Dataset:
         raise KdcError(
             f"cannot get {HUB_NAME} from the hub ({type(error).__name__}: {error})",
             given=source.task,
-            remedy="go on without it: `--data DIR` with GLUE's files, or `kdc compress --task pydocs --family minilm`; "
+            remedy="without the hub: `--data DIR` with GLUE's files, or `kdc compress --task pydocs --family minilm`; "
             "`kdc doctor` says whether the hub can be reached",
         ) from error
 

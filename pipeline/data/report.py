@@ -92,7 +92,7 @@ def _overlap_in_words(rows: dict[str, CheckedRows], name: str, near: Ints) -> st
     count, percent = len(overlapping), 100 * len(overlapping) / len(evaluated)
     return (
         f"{count:,} of {len(evaluated):,} {name} rows ({percent:.0f} %) have the text or the group of a training row, "
-        f"or share half of their runs of {WORDS_OF_A_RUN} words with one: the metric flatters; for example {examples}"
+        f"or share half of their runs of {WORDS_OF_A_RUN} words with one: scores are inflated; for example {examples}"
     )
 
 
@@ -103,7 +103,7 @@ def _short(text: str) -> str:
 def _warnings(task: Task, report: DataReport, rows: dict[str, CheckedRows], near: dict[str, Ints]) -> list[str]:
     warnings, duplicates = [], report.duplicates
     if report.held_out:
-        warnings.append(f"no evaluation rows were given: {report.held_out:,} training rows are held out for it")
+        warnings.append(f"no evaluation rows were given: {report.held_out:,} training rows are held out")
     largest, count = int(np.bincount(rows["train"].units).max()), len(rows["train"])
     if largest > _LARGE_UNIT * count:
         warnings.append(
@@ -112,19 +112,19 @@ def _warnings(task: Task, report: DataReport, rows: dict[str, CheckedRows], near
         )
     for name in near:
         if count := duplicates[f"{name}_rows_in_train"]:
-            warnings.append(f"{count:,} {name} rows have the same text as a training row: the metric flatters")
+            warnings.append(f"{count:,} {name} rows have the same text as a training row: scores are inflated")
         if duplicates[f"{name}_rows_near_train"] >= OVERLAP_WORTH_TELLING * len(rows[name]):
             warnings.append(_overlap_in_words(rows, name, near[name]))
         if count := duplicates.get(f"{name}_rows_of_groups_in_train", 0):
-            warnings.append(f"{count:,} evaluation rows are of a group that is trained on: the metric flatters")
+            warnings.append(f"{count:,} evaluation rows share a group with training rows: scores are inflated")
     if count := duplicates.get("unlabeled_rows_in_eval", 0):
-        warnings.append(f"{count:,} unlabelled rows have the text of an eval row, or are near one")
+        warnings.append(f"{count:,} unlabelled rows repeat an evaluation row, or nearly so")
     if count := duplicates.get("texts_with_different_labels", 0):
         warnings.append(f"{count:,} training texts occur more than once, with different labels")
     for name, count in report.skipped.items():
         warnings.append(f"{count:,} broken rows of the published {name} file were left out")
     if (tune := report.splits["tune"].rows) < _SMALL_TUNE:
-        warnings.append(f"the tuning set has only {tune} rows: what it decides is mostly chance")
+        warnings.append(f"the tuning set has only {tune} rows: choices on it are mostly chance")
     absent = [name for name, count in (report.splits["train"].labels or {}).items() if not count]
     if absent:
         warnings.append(f"no training row has the label {', '.join(absent)}")
@@ -143,8 +143,8 @@ def rare_classes(task: Task, report: DataReport) -> str | None:
         return None
     named = ", ".join(f"{name} {count:,}" for count, name in rare[:_EXAMPLES])
     return (
-        f"of {len(counts)} classes {len(rare)} have less than a fifth of the average class's {mean:,.0f} training rows "
+        f"{len(rare)} of {len(counts)} classes have less than a fifth of the average class's {mean:,.0f} training rows "
         f"({named}); macro F1 counts each class alike: --set teacher.class_weights=balanced --set "
-        "student.class_weights=balanced may gain points of it, and cost accuracy (docs/how-to/thresholds.md, "
+        "student.class_weights=balanced may raise it, and cost accuracy (docs/how-to/thresholds.md, "
         '"Rare classes")'
     )

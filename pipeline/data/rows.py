@@ -140,7 +140,7 @@ def read_all(data: DataSettings, task: Task, folder: Path, seed: int) -> tuple[T
         raise InputError("pydocs has groups of its own", given=f"data.group={data.group}", remedy="leave it out")
     if data.time is not None and any(source.split == "eval" for source in others):
         raise InputError(
-            "an evaluation split is there already, so that data.time has nothing to choose",
+            "there is an evaluation split already, so data.time has nothing to choose",
             given=f"data.time={data.time}",
             remedy="give one of the two",
         )
@@ -191,7 +191,7 @@ def check_split(
         remedy = "the file is more broken than the published one: get it again"
         problems.add(source, None, RowProblem("row has too few columns", remedy=remedy), skipped)
     if not len(table) and len(problems) == before:
-        problems.add(source, None, FileProblem("no rows", remedy="the file has a header at most: check the path"))
+        problems.add(source, None, FileProblem("no rows", remedy="the file has no rows: check the path"))
     return CheckedRows(source, table, labels, skipped)
 
 

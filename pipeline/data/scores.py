@@ -44,7 +44,7 @@ def scores_of_rows(path: Path, data: PreparedData) -> NDArray[np.float32]:
         raise InputError(
             "the teacher's scores do not cover all rows",
             given=f"{path} lacks {', '.join(missing)}",
-            remedy="add their ids" if by_id else "add those texts; a row is found by its text, letter by letter",
+            remedy="add their ids" if by_id else "add these texts; rows are matched by their exact text",
         )
     return np.asarray(parts, dtype=np.float32)
 
@@ -92,7 +92,7 @@ class Scores:
         logits: dict[Any, NDArray[np.float64]] = {}
         rows = zip(keys, self._logits(), strict=True)
         differs = [not np.array_equal(logits.setdefault(key, row), row) for key, row in rows]
-        what = f"the teacher's scores say two things of one {'row' if by_id else 'text'}"
+        what = f"the teacher's scores give one {'row' if by_id else 'text'} two answers"
         self._refuse_rows(differs, what, "keep one")
         return logits, by_id
 
@@ -168,7 +168,7 @@ class Scores:
             raise self._wrong_columns(f"neither a column for each of {labels} nor {self.task.label}")
         alike = [name for name in self._others(answer) if self._may_answer(self.table[name])]
         if alike:
-            raise self._wrong_columns(f"{', '.join([answer, *alike])} may all be the answer; leave one")
+            raise self._wrong_columns(f"{', '.join([answer, *alike])} may all be the answer; keep one")
         return answer
 
     def _may_answer(self, values: list[Any]) -> bool:

@@ -99,7 +99,7 @@ def _check_parts(parts: dict[str, Part], classes: Ints, units: Ints) -> None:
             remedy = "give more rows with different texts, at least two of some class (is --label the right column?)"
             largest = int(np.bincount(units).max())
             if largest > rows // 2:
-                given += f", of which {largest} belong together, so that no split may part them"
+                given += f"; {largest} belong together and must share a split"
                 remedy = 'see docs/how-to/prepare-data.md, "Keep related rows together"; is data.group right?'
             raise InputError(f"too few rows to hold out {what}", given=given, remedy=remedy)
     lost = len(np.unique(classes)) - len(np.unique(classes[parts["train"].chosen]))

@@ -71,7 +71,7 @@ def tokenise(
 
     if not tokenizer.is_fast:
         what = "this model has no fast tokenizer, which serving needs"
-        remedy = "use a model with a tokenizer.json, or install what converts it: pip install sentencepiece tiktoken"
+        remedy = "use a model with a tokenizer.json, or install a converter: pip install sentencepiece tiktoken"
         raise KdcError(what, given=type(tokenizer).__name__, remedy=remedy)
     own = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
     cutter = RowTokenizer(own, max_length, getattr(tokenizer, "truncation_side", "right"), long)
@@ -124,11 +124,11 @@ def windows_for(
     if max_length < LEAST_WINDOW:
         problem, remedy = "windows of so few tokens hold too little", f"--set data.max_length={LEAST_WINDOW} or more"
     elif 2 * long.keep > most:
-        problem, remedy = "what is kept leaves no room in a window", f"--set long.keep={most // 2} or less"
+        problem, remedy = "long.keep leaves no room in a window", f"--set long.keep={most // 2} or less"
     elif long.stride > most - long.keep:
         problem, remedy = "text between two windows would be left out", f"--set long.stride={most - long.keep} or less"
     elif long.keep and tokenizer.truncation_side == "left":
-        problem, remedy = "the beginning of a text cannot be kept by a tokenizer that cuts it", "--set long.keep=0"
+        problem, remedy = "this tokenizer cuts the beginning of a text and cannot keep it", "--set long.keep=0"
     else:
         return long
     given = f"windows of {max_length} tokens, {settings.model_dump(exclude={'mode'})}"

@@ -60,13 +60,13 @@ def check_second(run: Run) -> None:
     given, task = f"--cascade {second}", run.data().task
     if task.kind == "regression":
         raise InputError(
-            "a second model is asked where the first is not sure, and a number says nothing of that",
+            "a regression can have no second model: a number does not tell how sure it is",
             given=f"{given}; {task.name} is a regression",
             remedy="drop --cascade",
         )
     if not config.student.has_all_pieces:
         raise InputError(
-            "the two models of a cascade read the same tokens",
+            "a cascade's models must read the same tokens",
             given=f"{given}, student.vocabulary={config.student.vocabulary}",
             remedy="drop one of them",
         )
@@ -78,7 +78,7 @@ def check_second(run: Run) -> None:
         _check_artifact(second, given, task, run.fingerprints["data"], tokenizer, length, config.long.of(length))
     elif not config.has_one_teacher or not config.export.teacher or not config.student.kind.is_trained:
         raise InputError(
-            "there is no teacher, exported and uncut, that could be the second model beside the student",
+            "there is no exported, uncut teacher that could be the second model",
             given=given,
             remedy="one teacher with its weights, another --student than the teacher and export.teacher=true; or "
             "--cascade ARTIFACT",
@@ -95,11 +95,11 @@ def _check_artifact(
     """Refuse an artifact with other labels, rows (by fingerprint) or tokens (None: not known yet)."""
     manifest = load_manifest(folder)
     if any(variant.second is not None for variant in manifest.variants.values()):
-        raise InputError("the second model is two models itself", given=given, remedy="name an artifact of one model")
+        raise InputError("the second model is itself a cascade", given=given, remedy="name an artifact of one model")
     labels = list(manifest.task.labels)
     if (manifest.task.kind, labels) != (task.kind, list(task.labels)):
         raise InputError(
-            "the two models of a cascade have the same labels, in one order",
+            "a cascade's models need the same labels in the same order",
             given=f"{given}, which has {', '.join(labels)}; the task has {', '.join(task.labels)}",
             remedy="name the artifact of another run on the same task",
         )
@@ -113,7 +113,7 @@ def _check_artifact(
             raise other_tokens(given)
     if manifest.lineage.data_fingerprint != rows:
         raise InputError(
-            "the second model was made of other rows, or by another teacher: it may know rows by which both are judged",
+            "the second model was made from other rows, or by another teacher: it may know rows that judge both",
             given=given,
             remedy="make it by the same command with another --student and --out",
         )
@@ -122,7 +122,7 @@ def _check_artifact(
 def other_tokens(given: str) -> InputError:
     """The error for another tokenizer."""
     return InputError(
-        "the two models of a cascade read the same tokens, and these have other tokenizers, lengths or windows",
+        "a cascade's models must read the same tokens, but their tokenizers, lengths or windows differ",
         given=given,
         remedy="a student that is made of the same teacher: --student layers:..., conv, static or linear",
     )

@@ -110,9 +110,8 @@ def _of_sets(sets: LabelSets | None) -> list[str]:
     if sets is None or counted is None:
         return []
     return [
-        f"sets of labels hold the true one of {counted.coverage.text} % of the evaluation rows, asked were "
-        f"{100 * sets.coverage:g} %; they have {counted.size:.2f} labels on average, and {counted.single.text} % have "
-        "one"
+        f"sets of labels hold the true label for {counted.coverage.text} % of the evaluation rows (asked: "
+        f"{100 * sets.coverage:g} %); they average {counted.size:.2f} labels, and {counted.single.text} % have one"
     ]
 
 
@@ -143,12 +142,12 @@ def _refuse_unshown(option: str, choices: Mapping[str, _Choice], evidence: Evide
         if chosen.proven and 0 < float(chosen.proven) < 1
     ]
     nearest = [ask(name, repr(choice.chosen.threshold)) for name, choice in named.items()]
-    remedies = [f"ask for what is shown: {', '.join(possible)}" if possible else "more labelled rows"]
+    remedies = [f"ask for less: {', '.join(possible)}" if possible else "more labelled rows"]
     remedies.append(f"or give a threshold yourself; the nearest is {', '.join(nearest)}")
     if possible and option == "--aim":
-        remedies.append("or take what counts on these rows alone: --set operating.evidence=point")
+        remedies.append("or judge by the estimate alone: --set operating.evidence=point")
     raise BoundNotShown(
-        "the tuning set shows no threshold that keeps what was asked",
+        "the tuning set confirms no threshold that keeps the bound",
         given="; ".join(f"{name}: {aim.text}: {chosen.note}" for name, (aim, chosen, _) in named.items())
         + (f"; and {more} more" if more > 0 else ""),
         remedy="; ".join(remedies) + " (nothing is trained again)",
@@ -175,9 +174,9 @@ def _ties(choices: Mapping[str, _Choice]) -> list[str]:
             tied = int((values == (beyond.min() if is_above else beyond.max())).sum())
             if tied >= max(_FEWEST_TIED, _TIED * len(values)):
                 rows = f"{tied} of {len(values)} rows of the tuning set"
-                notes.append(f"{name}: {rows} have one probability, which no threshold parts")
+                notes.append(f"{name}: {rows} share a probability: no threshold splits them")
     if len(notes) > _MOST_TOLD:
-        return [f"of {len(notes)} labels many rows have one probability, which no threshold parts"]
+        return [f"{len(notes)} labels have many rows that share a probability"]
     return notes
 
 
@@ -188,4 +187,4 @@ def _flips(task: TaskInfo, logits: Mapping[str, Outputs], variant: str, temperat
         return []
     own, others = (decided(activate(logits[name], task.kind, temperature), task) for name in (variant, fp32))
     flips = int((own != others).any(axis=1).sum())
-    return [f"at the thresholds {variant} decides otherwise than {fp32} on {flips} of {len(own)} evaluation rows"]
+    return [f"at the thresholds, {variant} and {fp32} decide {flips} of {len(own)} evaluation rows differently"]

@@ -83,14 +83,14 @@ def check_parity(
         expected, actual = reference(feeds), run(feeds)
         if actual.shape != expected.shape:
             raise KdcError(
-                "the graph gives outputs of another shape than the model",
+                "the graph's outputs have another shape than the model's",
                 given=f"{actual.shape}, expected {expected.shape}",
             )
         difference, _ = check_equal(
             actual,
             expected,
             tolerance,
-            problem="the graph does not compute what the model does",
+            problem="the graph's outputs differ from the model's",
             where=f"(batch, sequence) {feeds['input_ids'].shape}",
             remedy="try the other exporter: `--set export.exporter=torch` or `optimum`",
         )

@@ -26,20 +26,18 @@ def open_config(place: str | Path, **options: Any) -> PretrainedConfig:
     """
     if find_adapter_config_file(str(place)) is not None:
         raise ValueError(
-            "it has an adapter_config.json, so that its weights change those of another model: merge them into that "
-            "model first (merge_and_unload of peft), and save what comes of it"
+            "it has an adapter_config.json, so its weights adapt another model: merge them into that model first "
+            "(peft's merge_and_unload), and save the result"
         )
     file, _ = PretrainedConfig.get_config_dict(place)
     if (architecture := file.get("model_type")) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES:
-        raise ValueError(
-            f"its config.json has the model_type {architecture!r}, of which transformers has no classifier"
-        )
+        raise ValueError(f"its config.json has model_type {architecture!r}, for which transformers has no classifier")
     if "attribute_map" in file:  # it can rename settings
-        raise ValueError("its config.json has an attribute_map, which transformers writes into none")
+        raise ValueError("its config.json has an attribute_map, which transformers never writes")
     for part in _parts(file):
         for name in ("_attn_implementation", "_attn_implementation_internal", "attn_implementation"):
             if "/" in str(part.get(name)):
-                raise ValueError(f"its config.json has {name}={part[name]!r}, which would run code of a hub")
+                raise ValueError(f"its config.json has {name}={part[name]!r}, which would run hub code")
     config: PretrainedConfig = AutoConfig.from_pretrained(place, trust_remote_code=False, **options)
     return config
 

@@ -72,7 +72,7 @@ def parse_cut(text: str, config: PretrainedConfig) -> Cut:
             continue
         if not re.fullmatch(r"[0-9]{1,9}", width) or not 1 <= int(width) <= whole:
             raise InputError(
-                f"no such number of {units} in this teacher's layers, which have {whole}"
+                f"the number of {units} to keep is not between 1 and {whole}"
                 if whole
                 else f"the layers of a {config.model_type} cannot be made narrower",
                 given=text,

@@ -42,12 +42,12 @@ def check_cut(spec: str, teacher: str) -> None:
     if not can_be_cut(teacher, Cut(wanted.layers)):
         first = Cut(tuple(range(len(wanted.layers))))
         problem = (
-            "these layers would not be what they were once the student is opened again: what a layer of this teacher "
-            "does depends on its place, and its config cannot say it otherwise"
+            "these layers would change when the student is loaded: what a layer of this teacher does depends on its "
+            "position, and its config cannot say otherwise"
         )
-        remedy = f"--student {first} keeps each in its place" if can_be_cut(teacher, first) else "another --student"
+        remedy = f"--student {first} keeps the positions" if can_be_cut(teacher, first) else "another --student"
         if not hasattr(config, "layer_types"):
-            remedy += "; transformers 5 can say it of more encoders than 4.57"
+            remedy += "; transformers 5 allows it for more encoders than 4.57"
     elif wanted.ffn is not None and not _can_be_narrowed(config, Cut((), ffn=wanted.ffn)):
         problem = (
             "the feed-forward parts of this teacher cannot be made narrower: they are not two linear layers each, or "
@@ -56,7 +56,7 @@ def check_cut(spec: str, teacher: str) -> None:
         remedy = "name the layers alone, without ffn="
     elif wanted.heads is not None and not _can_be_narrowed(config, replace(wanted, layers=())):
         problem = (
-            "this teacher's layers cannot do with fewer heads: their attention is not four linear layers, or more of "
+            "this teacher's layers cannot have fewer heads: their attention is not four linear layers, or more of "
             "the model is made for all heads"
         )
         remedy = "name the layers without heads="

@@ -68,7 +68,7 @@ def _check_ids(kept: Sequence[int], config: Any, pad: int | None) -> None:
     """Raises as `save_smaller`."""
     if kept[-1] >= config.vocab_size:
         raise _needs_all(
-            "the tokenizer has pieces that the model has no vectors for, so that its vocabulary cannot be made smaller",
+            "the tokenizer has pieces that the model has no vectors for, so its vocabulary cannot be made smaller",
             f"piece {kept[-1]}, {config.vocab_size} vectors",
         )
     if pad is not None and config.model_type in loading.COUNTS_FROM_PADDING and _new_ids(kept).get(pad) != pad:
@@ -128,7 +128,7 @@ def kept_pieces(tokenizer: dict[str, Any], used: Iterable[int], least: int) -> l
     kinds = {"WordPiece": _wordpiece, "Unigram": _unigram, "BPE": _bpe}
     if model.get("type") not in kinds:
         raise _needs_all(
-            "this tokenizer's pieces are not made of smaller ones, so that none can be left out", model.get("type")
+            "this tokenizer's pieces are not made of smaller ones, so none can be left out", model.get("type")
         )
     pieces = kinds[model["type"]](model)
     kept = pieces.needed | {token["id"] for token in tokenizer["added_tokens"]}

@@ -78,14 +78,14 @@ def judge(
     contract = replace(Contract(), {"max_drop": max_drop, "confidence": confidence})
     quality = compare(logits, Other("teacher", others), truth, kind, metric, contract=contract, groups=members)
     if quality is None:
-        raise InputError("max_drop is wanting", given=max_drop, remedy="points of the metric, such as 1.0")
+        raise InputError("max_drop is missing", given=max_drop, remedy="points of the metric, such as 1.0")
     return Shown(**quality.model_dump(), verdict=judge_drop(contract, quality))
 
 
 def _numbered(groups: NDArray[np.generic]) -> Groups:
     """Number groups of any type; refuse None and NaN."""
     if any(name is None or name != name for name in groups.ravel().tolist()):  # NaN differs from itself
-        raise InputError("a row has no group", given="None or NaN", remedy="give such a row a group of its own")
+        raise InputError("a row has no group", given="None or NaN", remedy="give each a group of its own")
     return np.unique(groups.astype(str), return_inverse=True)[1].reshape(groups.shape)
 
 
@@ -177,7 +177,7 @@ def _check(student: Outputs, teacher: Outputs, labels: Labels, groups: Groups | 
         raise InputError("the groups do not fit the answers", given=given, remedy="(rows,)")
     if not all(np.isfinite(array).all() for array in (student, teacher, labels)):
         raise InputError("not every value is a number", given="NaN or infinity", remedy="leave these rows out")
-    not_places = "labels are the places of the outputs, from 0"
+    not_places = "labels are indices of the outputs, from 0"
     if kind == "classification" and not (labels % 1 == 0).all():
         raise InputError(not_places, given="a number that is not whole")
     if kind == "classification" and not 0 <= labels.min() <= labels.max() < outputs:

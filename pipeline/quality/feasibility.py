@@ -104,7 +104,7 @@ def nothing_fits(measured: Measured, contract: Contract, *, has_whole: bool = Fa
     if limits.max_size_mb is not None and has_whole:
         remedy += "; --set student.vocabulary=auto makes files smaller"
     return OutOfReach(
-        "no student that could come out keeps the contract, so nothing was trained",
+        "no possible student keeps the contract, so nothing was trained",
         given="the nearest is " + "\n    then ".join(missed),
         remedy=remedy,
     )

@@ -61,7 +61,7 @@ def choose(
         return Chosen(aim.bound)
     positives, negatives = int(has_label.sum()), int((~has_label).sum())
     if min(positives, negatives) < _FEWEST:
-        few = f"{positives} rows have the label and {negatives} have it not, at least {_FEWEST} of each are needed"
+        few = f"{positives} rows have the label and {negatives} do not, at least {_FEWEST} of each are needed"
         return Chosen(HALF, reached=False, note=few)
     if not _knows(probabilities, has_label, groups):
         return Chosen(HALF, reached=False, note="the model does not tell the rows that have the label from the others")
@@ -91,7 +91,7 @@ def _highest(probabilities: NDArray[np.floating], has_label: Flags, aim: Aim) ->
         above, square = rows * hits - positives * given, given * (rows - given) * positives * (rows - positives)
         score, of_all = np.divide(above, np.sqrt(square), out=np.zeros_like(above), where=square > 0), 0.0
     if score.max() < of_all + _LEAST_GAIN:
-        return Chosen(HALF, reached=False, note="no threshold is better than to give it to every row")
+        return Chosen(HALF, reached=False, note="no threshold beats giving the label to every row")
     return Chosen(_nearest_half(thresholds[score >= score.max() - 1e-12]))
 
 

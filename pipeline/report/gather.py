@@ -151,7 +151,7 @@ def _open(root: Path) -> Run:
             raise InputError(
                 "a later start has changed the run since its artifact was made",
                 given=root / stage,
-                remedy="run `kdc compress` to its end; the report of before is still in the directory",
+                remedy="finish `kdc compress`; the previous report is still in the directory",
             )
     settings = Config.model_validate_json((root / "package" / SETTINGS).read_text(encoding="utf-8"))
     return Run(root=root, config=settings, fingerprints=made_from)

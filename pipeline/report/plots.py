@@ -87,7 +87,7 @@ def confusion(counts: Mapping[str, facts.Matrix], labels: Sequence[str], served:
     left.set_title("Teacher")
     right.set_title(f"Student, {served}")
     words = (
-        f"Confusion matrices. Of {np.sum(teacher)} rows the teacher has {np.trace(teacher)} right, the student "
+        f"Confusion matrices. Correct of {np.sum(teacher)} rows: teacher {np.trace(teacher)}, student "
         f"{np.trace(student)}."
     )
     return svg(figure, "confusion", words)
@@ -123,7 +123,7 @@ def reliability(calibration: facts.CalibrationFacts) -> str:
             size = 4 + 16 * (one.rows / rows) ** 0.5
             axes.plot([one.confidence], [one.accuracy], "o", color=SECOND, markersize=size, alpha=0.6)
         axes.set(xlim=(0, 1.02), ylim=(0, 1.05))
-        axes.set(title=f"{title}: ECE {100 * part.ece:.1f} %", xlabel="confidence", ylabel="share that is right")
+        axes.set(title=f"{title}: ECE {100 * part.ece:.1f} %", xlabel="confidence", ylabel="accuracy")
     words = (
         f"Reliability: expected calibration error {100 * before.ece:.1f} % without temperature, "
         f"{100 * after.ece:.1f} % with {calibration.temperature:.2f}. Dots grow with their rows."
@@ -168,13 +168,13 @@ def abstention(curves: facts.AbstentionFacts) -> str:
     for number, (name, curve) in enumerate((("teacher", curves.teacher), ("student, as served", curves.student))):
         axes.plot(*zip(*curve, strict=True), color=series(number)[0], linestyle=("--", "-")[number], label=name)
     chosen = curves.abstain.evaluation
-    words = "Share of right answers over the share of evaluation rows that are answered, the surest first."
+    words = "Accuracy against the share of evaluation rows that are answered, most confident first."
     if chosen is not None and chosen.accuracy.value is not None and chosen.coverage.value is not None:
         share, accuracy, color = chosen.coverage, chosen.accuracy, series(1)[0]
         axes.plot([chosen.coverage.value] * 2, [accuracy.low, accuracy.high], color=color, linewidth=3)
         axes.plot([share.low, share.high], [chosen.accuracy.value] * 2, color=color, linewidth=3)
-        words += f" Chosen, {curves.abstain.aim}: {share.text} % are answered, {accuracy.text} % of these rightly."
-    axes.set(xlabel="share of rows that are answered", ylabel="share of right answers", xlim=(0, 1.02))
+        words += f" Chosen, {curves.abstain.aim}: {share.text} % are answered, at {accuracy.text} % accuracy."
+    axes.set(xlabel="share of rows that are answered", ylabel="accuracy", xlim=(0, 1.02))
     axes.legend(loc="lower left")
     return svg(figure, "abstention", words)
 
@@ -193,7 +193,7 @@ def cascade(both: facts.CascadeFacts, metric: str, *, teacher: facts.ModelFacts)
     right.axhline(pair.second_rows_per_second, color=SOFT, linestyle="--", label="the second model alone")
     for axes in (left, right):
         axes.axvline(both.share, color=SECOND, linestyle="-" if both.taken else ":")
-        axes.set(xlabel="share of the evaluation rows that go on", xlim=(0, 1.02))
+        axes.set(xlabel="share of rows sent to the second model", xlim=(0, 1.02))
     left.set(title=f"{metric} on the evaluation rows", ylabel="points")
     right.set(title="Rows a second, estimated", ylabel="rows/s", yscale="log")
     right.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
@@ -201,11 +201,11 @@ def cascade(both: facts.CascadeFacts, metric: str, *, teacher: facts.ModelFacts)
     left.legend(loc="lower right")
     right.legend(loc="upper right")
     words = (
-        f"A second model, {both.second}, for the rows that the student is not sure of: {100 * both.share:.0f} % of "
-        f"the evaluation rows go on, and both score {both.score:.1f} (the student alone {both.curve[0][1]:.1f}, the "
+        f"A second model, {both.second}, for rows the student is unsure of: {100 * both.share:.0f} % of the "
+        f"evaluation rows go to it; the pair scores {both.score:.1f} (the student alone {both.curve[0][1]:.1f}, the "
         f"second model alone {both.curve[-1][1]:.1f})."
     )
-    return svg(figure, "cascade", words + ("" if both.taken else " It is not taken, see the notes."))
+    return svg(figure, "cascade", words + ("" if both.taken else " It is not used, see the notes."))
 
 
 @styled

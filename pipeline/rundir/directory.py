@@ -73,7 +73,7 @@ def claim(root: Path, settings: str, stages: Iterable[str]) -> None:
         foreign += [root / name for name in _RESULTS if os.path.lexists(root / name)]
         if foreign:
             raise InputError(
-                "a run would replace what lies in its directory, and what no run made",
+                "the directory holds files that no run made; a run would replace them",
                 given=foreign[0],
                 remedy="name another --out",
             )
@@ -111,7 +111,7 @@ def look_at(root: Path, rows: bytes, answers: NDArray[np.generic]) -> int:
         looks = TypeAdapter(dict[str, list[str]]).validate_json(file.read_bytes()) if file.exists() else {}
     except ValueError:
         raise KdcError(
-            "the count of looks at the evaluation rows is damaged",
+            "the count of judged models is damaged",
             given=file,
             remedy="restore it, or name another --out",
         ) from None

@@ -104,7 +104,7 @@ def _do(
     partial = run.root / f"{stage.name}.partial"
     mark = partial / _MARK
     if mark.exists() and mark.read_text() == fingerprint:
-        why = "goes on where it was cut off"
+        why = "resumes where it stopped"
     else:
         _remove(partial)
         partial.mkdir(parents=True)

@@ -88,7 +88,7 @@ def read_result(root: Path, kind: type[AnyResult]) -> AnyResult:
         raise KdcError(
             f"stage {kind.STAGE} is not done in this run directory",
             given=root,
-            remedy="run the same `kdc compress` again: it does what is missing",
+            remedy="run the same `kdc compress` again: it resumes the run",
         )
     try:
         return kind.model_validate(record.metrics)

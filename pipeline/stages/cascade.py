@@ -85,8 +85,8 @@ def run(run: Run, out: Path) -> CascadeResult:
     best = max(pairs, key=lambda pair: (pair.score >= (bar or 0.0), pair.rows_per_second))
     why_not = _why_not(best, max(answers.rows_per_second for answers in seconds.values()))
     note = why_not or (
-        f"of the tuning set's rows {100 * best.share:.0f} % go on from the student ({best.first}) to the second "
-        f"model, {name} ({best.second})"
+        f"the student ({best.first}) sends {100 * best.share:.0f} % of the tuning set to the second model, {name} "
+        f"({best.second})"
     )
     variants = {} if why_not else {CASCADE: best}
     if variants and run.device == "cuda":
@@ -106,9 +106,9 @@ def _problem(task: Task, exported: Path, second: SecondModel, given: str | None)
         InputError: the demanded model reads other tokens.
     """
     if task.kind == "regression":
-        return f"{_NO}a number says nothing of how sure it is"
+        return f"{_NO}a number does not tell how sure it is"
     if not second.files:
-        return f"{_NO}there is no graph of the uncut teacher beside the student"
+        return f"{_NO}there is no graph of the uncut teacher"
     folders = exported, second.folder
     infos = map(read_tokenizer_info, folders)
     own, theirs = ((folder / TOKENIZER_JSON).read_bytes() for folder in folders)
@@ -195,12 +195,12 @@ def _why_not(pair: Pair, alone: float) -> str:
     """Why the pair is refused, or ""; `alone`: the second model's throughput."""
     if not pair.share:
         return (
-            f"{_NO}the student alone scores {pair.first_score:.1f} on the tuning set, of {pair.wanted:.1f} that are "
-            f"asked for (the second model {pair.second_score:.1f})"
+            f"{_NO}the student alone scores {pair.first_score:.1f} on the tuning set, and {pair.wanted:.1f} is enough "
+            f"(the second model {pair.second_score:.1f})"
         )
     if pair.rows_per_second < _LEAST_GAIN * alone:
         return (
-            f"{_NO}{100 * pair.share:.0f} % of the rows would go on to it, and both would answer "
-            f"{pair.rows_per_second:.0f} rows a second together, where it alone answers {alone:.0f}"
+            f"{_NO}{100 * pair.share:.0f} % of the rows would go to it, and the pair would answer "
+            f"{pair.rows_per_second:.0f} rows a second; it alone answers {alone:.0f}"
         )
     return ""

@@ -59,7 +59,7 @@ def _tell(report: DataReport, say: Callable[[str], None]) -> None:
         say(f"warning: {warning}")
     if unused := report.unused_unlabeled_rows:
         taken = report.splits["unlabeled"].rows
-        say(f"of the unlabelled texts {taken:,} are learned from, drawn at random; {unused:,} are not")
+        say(f"{taken:,} unlabelled texts are used, drawn at random; {unused:,} are not")
 
 
 def _tokenised(
@@ -117,5 +117,5 @@ def _check_rows_for_sets(coverage: float | None, groups: Groups) -> None:
         raise InputError(
             "the tuning set has too few rows for sets that hold the true label so often",
             given=f"operating.sets={coverage:g}, {rows} independent rows, and {fewest_rows(coverage)} are needed",
-            remedy=f"more training rows, of which the tuning set is cut, or --set operating.sets={most:g}",
+            remedy=f"more training rows (and so tuning rows), or --set operating.sets={most:g}",
         )

@@ -114,8 +114,8 @@ def _of_cascade(pair: Pair, logits: Logits, speed: Speed, task: TaskInfo, temper
     sure = sureness(activate(logits[pair.first], task.kind, temperature), task)
     share = (sure < np.float64(pair.answered_from)).mean()
     return (
-        f"cascade: of the evaluation rows {100 * share:.0f} % go on to the second model; a row takes "
-        f"{speed.latency_mean_ms:.2f} ms on average, 95 of 100 at most {speed.latency_p95_ms:.2f}"
+        f"cascade: {100 * share:.0f} % of the evaluation rows go to the second model; a row takes "
+        f"{speed.latency_mean_ms:.2f} ms on average, p95 {speed.latency_p95_ms:.2f} ms"
     )
 
 
@@ -186,9 +186,9 @@ def check_served(merged: Logits, served: Logits) -> None:
             served[split],
             expected,
             _SERVED_TOLERANCE,
-            problem="the engine does not answer as the merged model does",
+            problem="the engine's answers differ from the merged model's",
             where=split,
-            remedy="run again with --from export; if it stays, report the model's tokenizer",
+            remedy="run again with --from export; if it fails, report the model's tokenizer",
         )
 
 

@@ -55,14 +55,14 @@ def check_merge(
         merged,
         adapted,
         _TOLERANCE,
-        problem="the merged model does not answer as the trained student does",
+        problem="the merged model's answers differ from the trained student's",
         where="the tuning set",
-        remedy="run the stage again with --from student; if it stays, report the settings of the student",
+        remedy="run again with --from student; if that fails, report the settings of the student",
     )
     learned = float(np.abs(merged - untrained).max())
     if is_trained and learned <= 100 * tolerance:
         raise KdcError(
-            "the trained student answers as it did before training",
+            "the training did not change the student's answers",
             given=f"largest difference {learned:.2e}",
             remedy="train longer or raise --set student.learning_rate",
         )

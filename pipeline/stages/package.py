@@ -166,7 +166,7 @@ def _cascade_note(cascade: CascadeResult | None, manifest: Manifest) -> str:
     if cascade is None:
         return ""
     if cascade.variants and CASCADE not in manifest.variants:
-        return "no second model is taken: with one the artifact would not keep its contract"
+        return "no second model is taken: with one, the artifact would miss its contract"
     if not cascade.variants or f"{CASCADE_FP32} (cuda)" in manifest.metrics:
         return cascade.note
     return f"{cascade.note}; a GPU loads the student alone, since none ran both here"
@@ -175,7 +175,7 @@ def _cascade_note(cascade: CascadeResult | None, manifest: Manifest) -> str:
 def _fp16_note(manifest: Manifest) -> str:
     if "fp16" not in manifest.variants or manifest.providers[CUDA_PROVIDER] != "fp32":
         return ""
-    return "fp16 was not run on a GPU here, so that a GPU loads fp32; KDC_VARIANT=fp16 takes it all the same"
+    return "fp16 was not run on a GPU here, so a GPU loads fp32; KDC_VARIANT=fp16 loads fp16 anyway"
 
 
 def _new_name(path: Path) -> Path:

@@ -44,7 +44,7 @@ def run(run: Run, out: Path) -> QuantizeResult:
         )
     bits = run.vector_bits
     if bits != 8 and settings.vector_bits == "auto":
-        run.say(f"token vectors are stored in {bits} bits, since the file would else miss the contract's max_size_mb")
+        run.say(f"token vectors are stored in {bits} bits, to keep the contract's max_size_mb")
     tokens, seed = run.data().tokens(run.student_role, "train"), run.config.run.seed
     trials = Trials(
         folder=out,
@@ -68,7 +68,7 @@ def run(run: Run, out: Path) -> QuantizeResult:
         choice = trials.choose(partial(choose_again, choice))
     result = QuantizeResult(temperature=temperature, candidates=trials.measured, **choice.to_json())
     if result.chosen is not None and not is_faster(trials.measured[result.chosen], trials.measured[FP32]):
-        note = "int8 is not faster than fp32 on this CPU, only smaller; --set quantize.enabled=false is fp32"
+        note = "int8 is smaller than fp32, not faster on this CPU; for fp32: --set quantize.enabled=false"
         result = result.model_copy(update={"note": note})
     trials.keep(result.winner)
     return result

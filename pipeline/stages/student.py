@@ -16,7 +16,7 @@ from kdc.pipeline.training.students import distil, keep_teacher, score_uncut
 
 _REMEDY = (
     "train longer (--epochs, --set student.min_steps=800), change --set student.learning_rate, take another "
-    "student (--student layers:first-half), or --set student.allow_majority=true to go on all the same"
+    "student (--student layers:first-half), or --set student.allow_majority=true to continue anyway"
 )
 _OF_MODEL = {"tune", "majority", "constant", "chance", "parameters"}  # taken from the teacher's result
 

@@ -51,7 +51,7 @@ Score = Callable[..., tuple[ModelResult, NDArray[np.float32]]]  # `_scored`
 
 _REMEDY = (
     "try --set teacher.learning_rate=2e-5, more --epochs, or look at the labels; "
-    "--set student.allow_majority=true goes on all the same"
+    "--set student.allow_majority=true continues anyway"
 )
 
 
@@ -241,8 +241,8 @@ def _keep_scores(file: Path, data: PreparedData, out: Path, say: Callable[[str],
     logits, labels = scores[np.asarray(rows["row"][:])], np.asarray(rows["label"][:])
     if are_the_labels(logits, labels, data.task):
         say(
-            f"warning: {file.name} gives all {len(labels)} rows of the tuning set their own label: is its column the "
-            "labels themselves, and not what the black box answered?"
+            f"warning: {file.name} gives all {len(labels)} rows of the tuning set their true label: is its column the "
+            "labels, and not the black box's answers?"
         )
     return score_logits(logits, data)
 

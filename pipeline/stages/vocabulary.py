@@ -39,7 +39,5 @@ def run(run: Run, out: Path) -> VocabularyResult:
             raise
         shutil.rmtree(out / PIECES, ignore_errors=True)
         return VocabularyResult(headline=f"no smaller vocabulary is tried: {error.what}")
-    whose = "a student has" if asked is not None else "a student may have, where the contract's size asks for that,"
-    return VocabularyResult(
-        pieces=count, tokens=tokens, headline=f"{whose} {count} pieces, of which the texts use {len(used)}"
-    )
+    whose = "a student has" if asked is not None else "a student may have, if the contract's size needs it,"
+    return VocabularyResult(pieces=count, tokens=tokens, headline=f"{whose} {count} pieces; the texts use {len(used)}")

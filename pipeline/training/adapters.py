@@ -30,7 +30,7 @@ def lora_targets(model: PreTrainedModel, targets: str | tuple[str, ...]) -> list
     unknown = names - last
     if unknown or not names:
         raise InputError(
-            "the encoder does not have the layers that adapters should go on",
+            "the encoder lacks the layers that adapters should change",
             given=", ".join(sorted(unknown)) or targets,
             remedy=f"its linear layers: {', '.join(sorted(last))}; set --set student.lora.targets=NAME,NAME",
         )

@@ -80,7 +80,7 @@ def _note_precision(checkpoints: Path, precision: str) -> None:
     note = checkpoints / "precision"
     before = note.read_text(encoding="utf-8") if note.exists() else precision
     if before != precision:
-        log.warning("the training began in %s, and goes on in %s", before, precision)
+        log.warning("the training began in %s, and resumes in %s", before, precision)
     checkpoints.mkdir(parents=True, exist_ok=True)
     write_whole(note, precision)
 
@@ -170,7 +170,7 @@ def check_learned(result: ModelResult, task: Task, *, who: str, allow: bool, rem
         problem = f"the {who} is not shown to be better than chance on the tuning set"
     else:
         return None
-    by_chance = f"answers that know nothing do as well in {100 * result.chance:.1f} % of cases"
+    by_chance = f"chance answers do as well in {100 * result.chance:.1f} % of cases"
     scores = f"{name} {score:.1f}, majority {floor:.1f}; {by_chance}"
     if allow:
         return f"{problem} ({scores})"

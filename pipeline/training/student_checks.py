@@ -46,13 +46,13 @@ def check_windows(long: LongSettings, kind: Kind, losses: tuple[str, ...]) -> No
     """
     if kind == "regression" and long.join == "noisy-or":
         raise InputError(
-            "a window's number is no chance, of which noisy-or could be taken",
+            "noisy-or combines probabilities, and a regression has none",
             given="data.kind=regression, long.join=noisy-or",
             remedy="--set long.join=mean, max or first",
         )
     if long.mode == "cut" and "each" in losses:
         raise InputError(
-            "there are no windows that could have losses of their own",
+            "rows are cut, so there are no windows to take losses of",
             given="window_loss=each",
             remedy="--long windows, or drop it",
         )
@@ -71,7 +71,7 @@ def check_student(student: StudentSettings, teacher: TeacherSettings, *, is_sear
     needs_layers += ["student.gradient_checkpointing=true"] * student.gradient_checkpointing
     if needs_layers and not kind.has_layers:
         raise InputError(
-            "a student without layers has nothing for adapters or for checkpoints between layers",
+            "a student without layers can have no adapters and no gradient checkpointing",
             given=", ".join(needs_layers),
             remedy="drop that, or name a student with layers: --student layers:first-and-last",
         )
@@ -80,13 +80,13 @@ def check_student(student: StudentSettings, teacher: TeacherSettings, *, is_sear
     kind.check(student.model, teacher.model)
     if not student.has_all_pieces and not kind.is_of_teacher:
         raise InputError(
-            "only a student that is made of the teacher can have a part of its vocabulary",
+            "only a student made of the teacher can have a part of its vocabulary",
             given=f"student.vocabulary={student.vocabulary}, student.model={student.model}",
             remedy="--student layers:first-and-last, conv, static or teacher; or drop student.vocabulary",
         )
     if not kind.is_trained and (teacher.scores is not None or teacher.more):
         raise InputError(
-            "the student can be the teacher itself only where there is one, with its weights",
+            "the student can be the teacher itself only if there is one, with its weights",
             given=f"student.model={student.model}",
             remedy="drop teacher.scores and further teachers, or name another --student",
         )
@@ -99,13 +99,13 @@ def _check_architecture(student: StudentSettings, teacher: str) -> None:
     given = f"--student {student.model}, a {config.model_type}"
     if not has_graph(config):
         raise InputError(
-            "this architecture can be a teacher, but no student: it has no ONNX graph that could be served",
+            "this architecture can be a teacher, but not a student: it has no ONNX graph to serve",
             given=given,
             remedy="--student conv, static or linear, or a checkpoint of another architecture",
         )
     if student.method == "lora" and student.kind.is_trained and config.model_type in _WITHOUT_ADAPTERS:
         raise InputError(
-            "this architecture has no layers with linear modules of their own, beside which adapters could stand",
+            "this architecture has no linear modules inside its layers that adapters could change",
             given=given,
             remedy="--set student.method=full, or a checkpoint of another architecture",
         )

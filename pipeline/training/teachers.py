@@ -128,14 +128,14 @@ def label_order(config: Any, task: Task, names: tuple[str, ...] | None) -> list[
     lower, own_lower = ([name.lower() for name in labels] for labels in (outputs, own))
     if lower != own_lower and sorted(lower) == sorted(own_lower):
         raise InputError(
-            "the teacher says itself what its outputs mean, in another order than teacher.labels",
+            "the teacher's own label names are in another order than teacher.labels",
             given=f"its config.json {', '.join(own)}; teacher.labels {', '.join(outputs)}",
             remedy="leave out teacher.labels, which is for all teachers, or correct the one that is wrong (id2label "
             "in its config.json)",
         )
     if names is None and all(re.fullmatch(r"LABEL_\d+", name) for name in outputs):
         raise InputError(
-            "the teacher does not say what its outputs mean",
+            "the teacher's outputs have no label names",
             given=", ".join(outputs),
             remedy=f"name them in its order, for example --set teacher.labels={','.join(task.labels)}, or in its "
             "config.json (id2label)",

@@ -131,7 +131,7 @@ class FinishedWindows:
         if self._goes_on:
             return
         if folder.exists() and not self.job.request.force:
-            what = "another job with this output is unfinished: its input, artifact or options were others"
+            what = "another job with this output is unfinished: its input, artifact or options differ"
             remedy = "finish it by the same command as before, or drop it: --force"
             raise InputError(what, given=f"{output}.partial", remedy=remedy)
         folder.remove()

@@ -7,10 +7,10 @@ PREDICT = (
     *TEXTS,
     Setting("prefix", str, "Prefix for the names of the new columns (default: none)."),
     Setting("all-scores", bool, "Add a column with the score of each class, not only of the best."),
-    Setting("on-error", str, "What to do with a row that has no text: stop (default), or skip it."),
+    Setting("on-error", str, "Bad rows (no text, or too long): stop (default), or skip them."),
     Setting("errors", str, "File or URL for the list of skipped rows, in JSONL."),
     Setting(
-        "max-text-chars", int, "Characters of a text (default: 200000); a longer one is a row without text.", least=1
+        "max-text-chars", int, "Longest text, in characters (default: 200000); a longer one is a bad row.", least=1
     ),
     VARIANT,
     Setting(

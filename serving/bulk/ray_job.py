@@ -160,6 +160,6 @@ def _gather(job: Job, rows: Iterator[Row], progress: Progress) -> tuple[Counts, 
         raise KdcError(
             "not every window came back",
             given=f"{len(records)} windows of {len(windows)} files, of {len(job.files)}",
-            remedy="the same command answers what is missing",
+            remedy="the same command again resumes the job",
         )
     return counts, records

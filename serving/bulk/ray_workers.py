@@ -117,7 +117,7 @@ def count_try(folder: Folder, mark: str, window: Window) -> None:
     """
     tries = int(folder.read(mark)) if mark in folder else 1  # the first death leaves no mark
     if tries >= _TRIES:
-        remedy = "did memory run out? fewer --actors; then the same command goes on"
+        remedy = "did memory run out? use fewer --actors; the same command resumes"
         raise KdcError(f"Ray's workers died at these rows, {tries} times", given=window.position, remedy=remedy)
     folder.write(mark, str(tries + 1).encode())
 
@@ -143,5 +143,5 @@ def _portable(error: KdcError | OSError) -> KdcError:
     return KdcError(
         "a node cannot read or write",
         given=f"{platform.node()}: {error}",
-        remedy="input and output have to be where every node reaches them: an object store, or a shared disk",
+        remedy="put input and output in an object store, or on a disk that all nodes share",
     )

@@ -97,7 +97,7 @@ def split_bad(window: Window, job: Job, *, columns_seen: bool) -> tuple[Window, 
     good = window.without(bad) if bad else window
     if good.bad and job.request.on_error != "skip":
         first = good.bad[0]
-        remedy = "mend the row (the job then starts over), or go on without such rows: --on-error skip"
+        remedy = "correct the row (the job then starts over), or skip bad rows: --on-error skip"
         raise InputError(first.problem, given=f"{first.file}, line {first.line}", remedy=remedy)
     return good, texts
 

@@ -118,7 +118,7 @@ def check_graph(session: onnxruntime.InferenceSession, task: TaskInfo, info: Tok
     inputs = {value.name for value in session.get_inputs()}
     if inputs != set(info.input_names):
         given = f"graph {sorted(inputs)}, tokenizer {sorted(info.input_names)}"
-        raise _unusable("the graph's inputs are not those that the tokenizer feeds", given)
+        raise _unusable("the graph's inputs do not fit the tokenizer", given)
     outputs = {value.name: value.shape for value in session.get_outputs()}
     width = (outputs.get("logits") or [None])[-1]
     if "logits" not in outputs or (isinstance(width, int) and width != task.outputs):

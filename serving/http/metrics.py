@@ -94,7 +94,7 @@ class Metrics(Collector):
         self.batch_tokens = histogram("kdc_batch_tokens", "Tokens of a pass, with padding.", model, buckets=_TOKENS)
         self.batch_rows = histogram("kdc_batch_rows", "Rows of a forward pass.", model, buckets=_ROWS)
         self.queue_tokens = gauge("kdc_queue_tokens", "Tokens that wait for a forward pass.", model)
-        refused = "1 while a worker still has the old artifact, since the new one is refused, gone or not readable."
+        refused = "1 while a worker keeps the old artifact because the new one is refused, gone or unreadable."
         self.refused = gauge("kdc_artifact_refused", refused, model, multiprocess_mode="livemax")
         self.connections = gauge("kdc_connections", "Connections that are open.")
         self.ended: dict[Ended, Counter] = {

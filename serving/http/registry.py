@@ -93,7 +93,7 @@ class Registry:
             try:
                 refused = await self._look(name, path, refused=refused)
             except Exception:  # the next change must still be seen
-                log.exception("%s: the artifact cannot be looked at, the old one stays", name)
+                log.exception("%s: the artifact cannot be checked, the old one stays", name)
                 refused = True
             self._listeners.reloaded(name, refused)
 

@@ -24,12 +24,12 @@ ERRORS = {
     404: ("NotFound", "No such model, version or route."),
     405: ("MethodNotAllowed", "The route takes another method."),
     413: ("TooLarge", "The body or the reply is too large."),
-    415: ("UnsupportedMediaType", "The body's type is not the one that the route takes."),
-    422: ("Validation", "Not what the task takes, too many texts, or a text that is too long."),
+    415: ("UnsupportedMediaType", "The route does not take the body's media type."),
+    422: ("Validation", "Wrong input for the task, too many texts, or too long a text."),
     424: ("Inference", "The model failed on these texts."),
     429: ("Overloaded", "Overloaded: try again after the seconds in Retry-After."),
     431: ("TooLarge", "The headers are too large."),
-    500: ("Internal", "The service failed; its log names the place."),
+    500: ("Internal", "The service failed; see its log."),
     503: ("Unavailable", "Starting or draining: send it to another instance."),
     504: ("Timeout", "No answer within the time limit."),
 }
@@ -122,7 +122,7 @@ def on_unexpected(error: Exception, path: str = "") -> Response:
     """500 for any other error. The log omits its message, which may hold a text."""
     *_, (frame, line) = traceback.walk_tb(error.__traceback__)
     log.error("unexpected %s in %s:%s", type(error).__name__, frame.f_code.co_filename, line)
-    return error_response(500, "the service failed on this request; the log names the place", path=path)
+    return error_response(500, "the service failed on this request; see its log", path=path)
 
 
 async def on_no_route(request: Request, error: Exception) -> Response:

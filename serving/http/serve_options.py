@@ -20,7 +20,7 @@ SERVE = (
     *settings(
         "",
         "Limits",
-        ("max-body-bytes", int, "Largest body of a request, in bytes (default 2 MiB)."),
+        ("max-body-bytes", int, "Largest request body, in bytes (default 2 MiB)."),
         ("max-bodies-bytes", int, "Largest sum of the bodies held at one time, in bytes (default 128 MiB)."),
         ("max-unsent-bytes", int, "Largest sum of replies that clients have not read yet, in bytes (default 16 MiB)."),
         ("max-text-chars", int, "Longest text, in characters (default 200000)."),
@@ -28,7 +28,7 @@ SERVE = (
         ("max-queue-tokens", int, "Most tokens that may wait for a forward pass; beyond, 429 (default 65536)."),
         ("max-queue", float, "Longest expected wait, in seconds; beyond, 429 (default 1).", "max_queue_s"),
         ("max-batch-tokens", int, "Most tokens of a pass, padding included (default: 256 on a CPU, 4096 on a GPU)."),
-        ("max-requests", int, "Most requests in work at one time (default 1024)."),
+        ("max-requests", int, "Most concurrent requests (default 1024)."),
         ("timeout", float, "Seconds until a request is given up (default 10).", "timeout_s"),
     ),
 )

@@ -33,7 +33,7 @@ class ServeSettings(Frozen):
     artifact: str = Field("", description="artifacts to serve: [NAME=]PATH or [NAME=]address, separated by commas")
     expect_sha256: str | None = Field(None, description="SHA-256 of the manifest; of several artifacts NAME=SHA256,...")
     device: Device = Field("auto", description="auto is CUDA if it starts, else the CPU; cuda; tensorrt; cpu")
-    variant: str | None = Field(None, description="fp32, int8, fp16 or cascade; default: what the manifest names")
+    variant: str | None = Field(None, description="fp32, int8, fp16 or cascade; default: the manifest's choice")
     threads: int | None = Field(None, ge=1, le=1024, description="of all forward passes; default: the cores / workers")
     workers: int = Field(1, ge=1, le=256, description="processes that share the port")
 
@@ -44,9 +44,9 @@ class ServeSettings(Frozen):
     max_unsent_bytes: int = Field(16 << 20, ge=1024, description="bytes of all replies that clients have not read yet")
     max_texts: int = Field(1024, ge=1, description="texts (or pairs) of a request")
     max_queue_tokens: int = Field(65_536, ge=1, description="tokens that may wait for a forward pass")
-    max_queue_s: float = Field(1.0, gt=0, description="seconds that the queue may take at the speed of the moment")
+    max_queue_s: float = Field(1.0, gt=0, description="seconds that the queue may take at the current speed")
     max_batch_tokens: int | None = Field(None, ge=1, description="tokens of a pass; default: 256 on a CPU, 4096 on GPU")
-    max_requests: int = Field(1024, ge=1, description="requests in work at the same time")
+    max_requests: int = Field(1024, ge=1, description="concurrent requests")
     max_connections: int = Field(1024, ge=1, description="connections of a worker; open files may allow fewer")
     keep_alive_s: float = Field(75.0, gt=0, description="seconds that a connection may be idle between two requests")
     admin_port: int | None = Field(None, ge=1, le=65535, description="port of probes and metrics, at all addresses")
@@ -60,7 +60,7 @@ class ServeSettings(Frozen):
     auto_truncate: bool = Field(True, description="cut texts that are too long, unless a request says otherwise")
     api_key_env: str | None = Field(None, description="environment variable that holds the bearer token")
     allow_failed: bool = Field(False, description="also serve an artifact that failed its contract")
-    reload_s: float = Field(1.0, ge=0, description="seconds between looks for a changed artifact; 0: never")
+    reload_s: float = Field(1.0, ge=0, description="seconds between checks for a new artifact; 0: never")
 
     @property
     def api_key(self) -> str | None:

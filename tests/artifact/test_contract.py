@@ -98,7 +98,7 @@ def test_a_time_passes_or_fails_by_its_whole_interval_on_a_machine_that_is_not_b
 
 def test_what_is_missed_or_not_shown_is_told_in_numbers() -> None:
     busy = COSTS.model_copy(update={"latency_interval": (4.1, 4.3), "starved": 0.42})
-    taken = "p95 latency is 4 ms (4.1 to 4.3), the limit 3, but other processes took 42 % of the cores"
+    taken = "p95 latency is 4 ms (4.1 to 4.3), the limit 3, but other processes took 42 % of its threads' cores"
     assert decide(contract(max_latency_ms=3), busy, None)[1][0].startswith(taken)
     (lost,) = decide(contract(max_drop=2), COSTS, quality_of(-4.5, -6.0, -3.0))[1]
     assert lost == "accuracy is 4.50 points below the teacher's, the limit 2: 2.50 points too many"
@@ -107,7 +107,7 @@ def test_what_is_missed_or_not_shown_is_told_in_numbers() -> None:
     assert "too few to say with 97.5 % confidence" in sentence
     assert "about 9000 rows" in sentence
     (sentence,) = decide(contract(max_drop=1), COSTS, few.model_copy(update={"rows_needed": None}))[1]
-    assert "more rows would not show that it is kept" in sentence
+    assert "more rows would not show that it holds" in sentence
     assert " groups" not in sentence
     (sentence,) = decide(contract(max_drop=1), COSTS, few.model_copy(update={"groups": 37}))[1]
     assert f"{few.rows} evaluation rows in 37 groups" in sentence

@@ -138,7 +138,7 @@ def test_what_is_asked_is_read() -> None:
         (TaskInfo(name="stars", kind="regression"), (), "can abstain"),
         (TaskInfo(name="tags", kind="multilabel", labels=("a",)), (), "can abstain"),
         (TaskInfo(name="odd", kind="classification", labels=("abstained", "b")), (), "stands for no answer"),
-        (TaskInfo(name="two", kind="classification", labels=("a", "b")), ("f1",), "do not go together"),
+        (TaskInfo(name="two", kind="classification", labels=("a", "b")), ("f1",), "exclude each other"),
     ],
 )
 def test_tasks_that_cannot_abstain(task: TaskInfo, aims: tuple[str, ...], words: str) -> None:
@@ -227,6 +227,6 @@ def test_what_a_task_cannot_decide_is_refused_before_any_training(
 ) -> None:
     settings: dict[str, Any] = {"run": finished.config.run.model_copy(update={"out": tmp_path / "run"})}
     settings[section] = getattr(finished.config, section).model_copy(update=changes)
-    with pytest.raises(InputError, match=r"do not go together|no such label"):
+    with pytest.raises(InputError, match=r"exclude each other|no such label"):
         tiny_runs.compress(finished.config.model_copy(update=settings))
     assert not (tmp_path / "run" / "teacher").exists()

@@ -117,7 +117,7 @@ def test_answers_that_are_all_the_labels_are_asked_about(
     scores = write(tmp_path / "scores.csv", answers(folder, wrong_every=wrong_every))
     config = config_for(folder, folder / "base", f"teacher.scores={scores}", flags={"run.out": tmp_path / "run"})
     compress(config, reporter=Reporter(), until="teacher")
-    assert ("their own label" in capsys.readouterr().err) is warns
+    assert ("their true label" in capsys.readouterr().err) is warns
 
 
 def by_id(data: PreparedData) -> list[dict[str, str]]:
@@ -145,7 +145,7 @@ def test_answers_are_found_by_the_rows_id(data: PreparedData, tmp_path: Path, en
         (lambda rows: rows[:-1], "do not cover all rows"),
         (lambda rows: [{**rows[0], "row": "0.5"}, *rows[1:]], "no whole numbers"),
         (lambda rows: [{**rows[0], "row": "-1"}, *rows[1:]], "no whole numbers"),
-        (lambda rows: [*rows, {**rows[0], "label": "no" if rows[0]["label"] == "yes" else "yes"}], "of one row"),
+        (lambda rows: [*rows, {**rows[0], "label": "no" if rows[0]["label"] == "yes" else "yes"}], "two answers"),
     ],
 )
 def test_ids_that_do_not_fit_are_refused(

@@ -270,7 +270,7 @@ def test_fewer_threads_than_were_judged_are_said_to_be_so(
     with caplog.at_level(logging.WARNING, "kdc.serve"):
         Registry(ServeSettings(artifact=f"model={wide}"))._open("model")
     assert f"judged with {here + 7} threads, and {here} serve" in caplog.text
-    assert f"with {here + 7} threads in place of {here}" in kdc("verify", str(wide)).stdout
+    assert f"with {here + 7} threads instead of {here}" in kdc("verify", str(wide)).stdout
 
 
 def test_a_changed_artifact_is_a_failure_of_verify(contracted: Contracted, tmp_path: Path) -> None:

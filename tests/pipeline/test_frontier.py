@@ -254,14 +254,14 @@ def test_the_hours_are_shared_among_the_students(
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        ({"contract.max_drop": 1.0, "contract.max_size_mb": 20}, "takes none (--max-size-mb, --max-drop)"),
+        ({"contract.max_drop": 1.0, "contract.max_size_mb": 20}, "takes no limits (--max-size-mb, --max-drop)"),
         ({"student.model": "static"}, "for one without"),
-        ({"contract.search": "full"}, "searches none"),
+        ({"contract.search": "full"}, "without a search"),
         (
             {"operating.aims": ["0.7", "rude:recall>=0.9"]},
-            "would lose those of which a bound on decisions is not shown",
+            "would lose those whose bound is not confirmed",
         ),
-        ({"operating.abstain": "accuracy>=0.9"}, "would lose those of which a bound on decisions is not shown"),
+        ({"operating.abstain": "accuracy>=0.9"}, "would lose those whose bound is not confirmed"),
     ],
 )
 def test_what_it_cannot_be_made_of_is_refused_before_anything_is_done(

@@ -285,10 +285,10 @@ def test_which_labels_have_an_aim() -> None:
     [
         (TaskInfo(name="stars", kind="regression"), ("f1",), "can have thresholds"),
         (TaskInfo(name="news", kind="classification", labels=("a", "b", "c")), ("f1",), "can have thresholds"),
-        (TOXIC, ("kind:f1",), "no such label"),
+        (TOXIC, ("kind:f1",), "unknown label"),
         (TOXIC, ("toxic:f1", "toxic:0.5"), "two aims"),
         (TOXIC, ("f1", "0.5"), "two aims"),
-        (MOOD, ("bad:f1", "good:f1"), "one can have a threshold"),
+        (MOOD, ("bad:f1", "good:f1"), "one of two classes can have a threshold"),
     ],
 )
 def test_aims_that_a_task_cannot_have(task: TaskInfo, texts: tuple[str, ...], words: str) -> None:
@@ -379,7 +379,7 @@ def test_a_finished_run_gets_thresholds_by_its_last_stage_alone(finished: Finish
     assert (point.tuning.precision.value or 0) >= 0.9
     assert "## Decisions" in (made.artifact / "README.md").read_text(encoding="utf-8")
     assert made.result is not None
-    assert any("decides otherwise" in note for note in made.result.notes) == (engine.variant == "int8")
+    assert any("evaluation rows differently" in note for note in made.result.notes) == (engine.variant == "int8")
 
 
 def test_a_bound_that_is_not_shown_ends_the_run_and_the_remedy_is_one(finished: Finished, tmp_path: Path) -> None:
@@ -458,7 +458,7 @@ def test_rows_with_one_probability_beside_a_threshold_are_told() -> None:
         ("0.4", 0.4, False),
     ):
         told = _ties({"toxic": _Choice(parse_aim(aim), Chosen(threshold), alike)})
-        words = "toxic: 12 of 100 rows of the tuning set have one probability, which no threshold parts"
+        words = "toxic: 12 of 100 rows of the tuning set share a probability: no threshold splits them"
         assert told == ([words] if is_told else [])
 
 
@@ -515,6 +515,6 @@ def test_rows_that_8_bits_decide_otherwise_are_counted_once_each() -> None:
 def test_an_aim_that_the_labels_cannot_have_is_refused_before_any_training(finished: Finished, tmp_path: Path) -> None:
     settings: dict[str, Any] = {"run": finished.config.run.model_copy(update={"out": tmp_path / "run"})}
     settings["operating"] = finished.config.operating.model_copy(update={"aims": ("maybe:f1",)})
-    with pytest.raises(InputError, match="no such label"):
+    with pytest.raises(InputError, match="unknown label"):
         tiny_runs.compress(finished.config.model_copy(update=settings))
     assert not (tmp_path / "run" / "teacher").exists()

@@ -505,7 +505,7 @@ def test_only_one_teacher_with_weights_can_be_the_student(rows: Rows, run: Path,
         "student.model=teacher",
         flags={"run.out": run, several: value},
     )
-    with pytest.raises(InputError, match="only where there is one"):
+    with pytest.raises(InputError, match="only if there is one"):
         compress(config, until="data")
 
 

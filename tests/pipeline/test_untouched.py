@@ -160,5 +160,5 @@ def test_thresholds_know_the_groups_of_the_tuning_slice(
     operating = finished.config.operating.model_copy(update=asked)
     run = Run(root=finished.folder / "run", config=finished.config.model_copy(update={"operating": operating}))
     monkeypatch.setattr(PreparedData, "groups", lambda data, split: np.arange(len(data.rows(split))) % 3)
-    with pytest.raises((InputError, AssertionError), match=r"shows no threshold|too small"):
+    with pytest.raises((InputError, AssertionError), match=r"confirms no threshold|too small"):
         decided(run)

@@ -171,7 +171,7 @@ def test_pieces_go_where_the_size_asks_for_it(teacher: Path, finished: Finished,
         shutil.rmtree(run / "student")
         assert made(100.0, **{"student.vocabulary": vocabulary})[0] == (pieces if vocabulary == "auto" else len(PIECES))
         np.testing.assert_allclose(np.load(run / "student" / "trained_logits.npy"), answers, atol=1e-4)
-    with pytest.raises(OutOfReach, match="no student that could come out keeps the contract"):
+    with pytest.raises(OutOfReach, match="no possible student keeps the contract"):
         made(limit, **{"student.vocabulary": "all"})
 
 
@@ -243,6 +243,6 @@ def test_a_checkpoint_of_its_own_keeps_its_vocabulary(teacher: Path, finished: F
     config.hidden_dropout_prob = 0.2
     config.save_pretrained(other)
     flags = {"run.out": tmp_path / "run", "student.model": str(other), "student.vocabulary": "auto"}
-    with pytest.raises(InputError, match="only a student that is made of the teacher"):
+    with pytest.raises(InputError, match="only a student made of the teacher"):
         tiny_runs.compress(tiny_runs.config_for(finished.folder, teacher, flags=flags), until="teacher")
     assert not (tmp_path / "run" / "teacher").exists()

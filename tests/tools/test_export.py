@@ -251,9 +251,9 @@ def test_an_mlflow_that_does_not_answer_is_told(artifact: Path) -> None:
     [
         ({"form": "zip"}, "no such form"),
         ({"form": "triton", "variant": "fp16"}, "no such variant"),
-        ({"form": "oci", "variant": "fp32"}, "of one variant"),
-        ({"form": "triton", "name": "../mood"}, "no name"),
-        ({"form": "oci", "name": "a b"}, "no name"),
+        ({"form": "oci", "variant": "fp32"}, "only --to triton"),
+        ({"form": "triton", "name": "../mood"}, "not a valid name"),
+        ({"form": "oci", "name": "a b"}, "not a valid name"),
     ],
 )
 def test_what_cannot_be_is_refused_and_nothing_is_written(

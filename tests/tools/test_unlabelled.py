@@ -297,7 +297,7 @@ def test_a_file_that_may_hold_labels_is_never_replaced(artifact: Path, tmp_path:
     ("changes", "given", "message"),
     [
         ({"kind": "multilabel"}, {}, "only accuracy of single labels"),
-        ({}, {"require": ["accuracy>=0.9"]}, "a share of rows"),
+        ({}, {"require": ["accuracy>=0.9"]}, "--require needs"),
     ],
 )
 def test_what_needs_all_labels_is_refused(

@@ -56,11 +56,11 @@ def export_artifact(
     manifest = load_manifest(artifact)
     refuse_failed(manifest.contract, allow=allow_failed)
     if variant is not None and form != "triton":
-        raise InputError("only a Triton model is of one variant", given=f"--variant {variant}", remedy="drop it")
+        raise InputError("only --to triton takes a variant", given=f"--variant {variant}", remedy="drop it")
     task_name = model_name(manifest.task.name)
     name = name or ("latest" if form == "oci" else task_name)
     if not _NAME.fullmatch(name):
-        raise InputError("this is no name of a model or a tag", given=name, remedy="letters, digits, and within it ._-")
+        raise InputError("not a valid name of a model or tag", given=name, remedy="letters, digits, and within it ._-")
     if form == "mlflow":
         address = log_run(artifact, manifest, target, name.replace(".", "-"))  # MLflow allows no dots
         use = f"mlflow.set_tracking_uri({target!r}); mlflow.pyfunc.load_model({address!r})"

@@ -35,7 +35,7 @@ def log_run(artifact: Path, manifest: Manifest, tracking: str, name: str) -> str
             return _log_model(mlflow, artifact, manifest, name)
     except mlflow.exceptions.MlflowException as error:
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        remedy = "an address is sqlite:///FILE.db, or http://... of a server; MLflow's words above say what else it was"
+        remedy = "an address is sqlite:///FILE.db, or http://... of a server; MLflow's message above says more"
         raise KdcError("MLflow refused", given=first, remedy=remedy) from error
 
 

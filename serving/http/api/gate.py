@@ -90,7 +90,7 @@ class Gate:
         if self._bytes + size + leave > self._settings.max_bodies_bytes:
             raise ApiError(
                 429,
-                "the bodies and replies of all requests in work are too large together; try again in 1 s",
+                "the bodies and replies of all requests are too large together; try again in 1 s",
                 {"Retry-After": "1"},
             )
         self._bytes += size
@@ -159,7 +159,7 @@ class Gate:
         if scope["method"] == "POST" and _may_be_cross_site(scope):
             raise ApiError(415, "browsers may send this across sites; send Content-Type: application/json")
         if not self._has_room(scope):
-            raise ApiError(429, f"{self._inside} requests are in work; try again in 1 s", {"Retry-After": "1"})
+            raise ApiError(429, f"{self._inside} concurrent requests; try again in 1 s", {"Retry-After": "1"})
 
     def _has_room(self, scope: Scope) -> bool:
         """Whether one more request may be in work. A stalled body gives way."""

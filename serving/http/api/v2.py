@@ -208,9 +208,7 @@ def read_rows(body: InferRequest, tail: bytes, settings: ServeSettings) -> list[
 def _shaped(values: list[str], shape: list[int]) -> list[list[str]]:
     count, width = shape[0], shape[1] if len(shape) == 2 else 1
     if width > 2 or count * width != len(values):
-        raise ApiError(
-            422, f"an input has {len(values)} elements, which is not what its shape says; send [N], [N, 1] or [N, 2]"
-        )
+        raise ApiError(422, f"an input has {len(values)} elements, unlike its shape; send [N], [N, 1] or [N, 2]")
     return [values[start : start + width] for start in range(0, len(values), width)]
 
 

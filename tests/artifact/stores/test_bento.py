@@ -78,7 +78,7 @@ def test_a_changed_byte_in_the_store_is_refused(artifact: Path, tmp_path: Path, 
 def test_a_missing_model_and_an_impossible_tag_are_input_errors(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no such model(?s:.*)bentoml models list"):
         pull_artifact("bento:nothing", tmp_path / "copy")
-    with pytest.raises(InputError, match="no tag"):
+    with pytest.raises(InputError, match="not a BentoML tag"):
         pull_artifact("bento:UP/down", tmp_path / "copy")
 
 

@@ -60,7 +60,7 @@ def test_a_server_of_the_internet_leads_to_none_of_this_machine(
 ) -> None:
     monkeypatch.setattr(web, "is_inside", lambda address: address != "127.0.0.2")  # that one stands for the internet
     with answering("127.0.0.1") as target, answering("127.0.0.2", f"http://{name}:{target[0]}", 302) as server:
-        with pytest.raises(KdcError, match="not of the internet"):
+        with pytest.raises(KdcError, match="which is private"):
             pull_artifact(f"http://127.0.0.2:{server[0]}/mood", tmp_path / "copy")
         assert len(server) > 1
         assert len(target) == 1
@@ -82,7 +82,7 @@ def test_a_redirect_from_https_to_http_is_not_followed(tmp_path: Path) -> None:
         address = f"https://127.0.0.1:{server[0]}/mood"
         done = transfers.kdc("pull", address, str(tmp_path / "copy"), SSL_CERT_FILE=str(tmp_path / "both.pem"))
         assert done.returncode == 1
-        assert "a redirect leads from https to http" in done.stderr
+        assert "a redirect goes from https to http" in done.stderr
         assert len(server) > 1
         assert len(target) == 1
 
@@ -120,7 +120,7 @@ def test_the_hub_leads_to_nothing_of_this_machine(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(socket, "getaddrinfo", resolved)
     for name in ("hub", "cdn", "unknown"):  # a name that only a proxy resolves is left to it
         hub._check_safe(f"https://{name}/file", "https://hub")
-    with pytest.raises(KdcError, match="not of the internet"):
+    with pytest.raises(KdcError, match="private address"):
         hub._check_safe("https://trap/file", "https://hub")
     hub._check_safe("https://trap/file", "https://trap")  # whoever sets HF_ENDPOINT means it
 

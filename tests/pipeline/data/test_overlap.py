@@ -403,7 +403,7 @@ def test_time_and_an_evaluation_file_contradict_each_other(tmp_path: Path) -> No
         prepare(tmp_path / "data", TASK, DataSettings(train=file, eval=file, time="when"), seed=0)
 
 
-@pytest.mark.parametrize(("column", "message"), [("who", "group is missing"), ("when", "neither a number nor a date")])
+@pytest.mark.parametrize(("column", "message"), [("who", "group is missing"), ("when", "neither a number nor an ISO")])
 def test_a_row_without_group_or_time_is_told_of(tmp_path: Path, column: str, message: str) -> None:
     rows = phrases(200, seed=1)
     rows[7][column] = " "

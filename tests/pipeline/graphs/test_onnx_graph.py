@@ -261,7 +261,7 @@ FEEDS = [{"input_ids": np.ones((2, 4), np.int64)}]
 
 @pytest.mark.parametrize(("reference", "actual"), [(0.5, 0.5002), (20.0, 20.003), (0.5, float("nan"))])
 def test_a_difference_above_the_tolerance_is_an_error(reference: float, actual: float) -> None:
-    with pytest.raises(KdcError, match="does not compute"):
+    with pytest.raises(KdcError, match="outputs differ"):
         check_parity(lambda _: constant(actual), lambda _: constant(reference), FEEDS)
 
 

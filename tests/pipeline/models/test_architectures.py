@@ -29,7 +29,7 @@ def test_adapters_need_linear_modules(tmp_path: Path) -> None:
     teacher = TeacherSettings(model=str(tiny_runs.base_model("gpt2", tmp_path / "gpt2")))
     assert has_graph(loading.load_config(teacher.model))
     student = StudentSettings(model="layers:0")
-    with pytest.raises(InputError, match="adapters could stand") as refused:
+    with pytest.raises(InputError, match="adapters could change") as refused:
         check_student(student, teacher, is_searched=False)
     assert "student.method=full" in str(refused.value.remedy)
     check_student(student.model_copy(update={"method": "full"}), teacher, is_searched=False)

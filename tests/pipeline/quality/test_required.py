@@ -151,10 +151,10 @@ def test_a_share_is_kept_where_its_whole_interval_is(
     ("task", "requirement", "words"),
     [
         (TaskInfo(name="stars", kind="regression"), "accuracy>=0.9", "decides nothing"),
-        (TAGS, "accuracy>=0.9", "of no label"),
-        (MOOD, "good:accuracy>=0.9", "of no label"),
-        (TAGS, "recall>=0.9", "of a label"),
-        (NEWS, "recall>=0.9", "of a label"),
+        (TAGS, "accuracy>=0.9", "takes no label"),
+        (MOOD, "good:accuracy>=0.9", "takes no label"),
+        (TAGS, "recall>=0.9", "needs a label"),
+        (NEWS, "recall>=0.9", "needs a label"),
         (NEWS, "d:recall>=0.9", "no such label"),
     ],
 )
@@ -220,4 +220,4 @@ def test_a_label_that_looks_like_a_bound_is_told_as_it_is() -> None:
         ["age>=18:fpr", "<= 1 %", "0.5 (0.0 to 3.0) %", "not shown"],
         ["age>=18:recall", ">= 50 %", "no row", "not shown"],
     ]
-    assert "no such evaluation row" in missed[1]
+    assert "no evaluation row" in missed[1]

@@ -50,7 +50,7 @@ def test_a_directory_with_somebodys_own_files_is_refused_and_left_alone(
 ) -> None:
     write(tmp_path / "out" / theirs, '{"run": 1}')
     before = files(tmp_path)
-    with pytest.raises(InputError, match="what no run made") as caught:
+    with pytest.raises(InputError, match="that no run made") as caught:
         claim(tmp_path / "out", config.model_dump_json(indent=2), STAGES)
     assert str(tmp_path / "out" / theirs.split("/")[0]) in str(caught.value)
     assert files(tmp_path) == before
@@ -82,7 +82,7 @@ def test_stages_that_were_copied_from_another_run_are_a_start(config: Config, tm
 
 def test_a_run_whose_settings_were_cut_off_goes_on(config: Config, tmp_path: Path) -> None:
     write(tmp_path / "config.json", '{"run": {"ou')
-    with pytest.raises(InputError, match="what no run made"):
+    with pytest.raises(InputError, match="that no run made"):
         claim(tmp_path, config.model_dump_json(indent=2), STAGES)
     write(tmp_path / "data" / "stage.json")
     claim(tmp_path, config.model_dump_json(indent=2), STAGES)
@@ -95,7 +95,7 @@ def test_compress_does_not_replace_the_folder_that_its_rows_lie_in(tmp_path: Pat
     teacher = base_model("bert", tmp_path / "base", num_hidden_layers=2)
     flags = {"data.train": tmp_path / "data" / "train.csv", "data.eval": None, "run.out": tmp_path}
     before = files(tmp_path)
-    with pytest.raises(InputError, match="what no run made"):
+    with pytest.raises(InputError, match="that no run made"):
         compress(config_for(tmp_path, teacher, flags=flags), until="data")
     assert {name: text for name, text in files(tmp_path).items() if name != "run.lock"} == before
 

@@ -31,5 +31,5 @@ def test_other_rows_are_not_used_up(tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", ["[]", '{"aa": 1}', '{"aa": [1]}', "{", ""])
 def test_a_file_that_is_no_count_is_refused_in_words(content: str, tmp_path: Path) -> None:
     (tmp_path / LOOKS).write_text(content, encoding="utf-8")
-    with pytest.raises(KdcError, match="looks at the evaluation rows is damaged"):
+    with pytest.raises(KdcError, match="the count of judged models is damaged"):
         look_at(tmp_path, ROWS, given(0, 1))

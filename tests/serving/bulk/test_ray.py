@@ -159,7 +159,7 @@ def test_a_bad_row_stops_with_its_file_and_line_or_is_skipped_and_named(
         stream.write('{"id": 99, "sentence": ""}\nno json\n')
     with pytest.raises(InputError, match=rf"no text in column sentence(?s:.*){name}, line 21\n") as caught:
         predict_on_ray(artifact, source, tmp_path / "out.jsonl")
-    assert caught.value.remedy.startswith("mend the row")
+    assert caught.value.remedy.startswith("correct the row")
     assert not (tmp_path / "out.jsonl").exists()
     counts = predict_on_ray(
         artifact, source, tmp_path / "out.jsonl", on_error="skip", errors=str(tmp_path / "bad.jsonl")

@@ -317,7 +317,7 @@ def test_logits_of_another_number_of_rows_are_an_error(files: Path, tmp_path: Pa
 
 
 def test_a_graph_for_another_tokenizer_or_task_is_refused(files: Path) -> None:
-    with pytest.raises(KdcError, match="inputs are not"):
+    with pytest.raises(KdcError, match="inputs do not fit the tokenizer"):
         bare(files, SINGLE, TYPED)
     with pytest.raises(KdcError, match="do not fit the task"):
         bare(files, TaskInfo(name="two", kind="classification", labels=("a", "b")))

@@ -307,7 +307,7 @@ def test_a_look_that_fails_is_not_the_last_one(
     monkeypatch.setattr(registry, "_signature", failing)
     with caplog.at_level(logging.ERROR), running(str(place), reload_s=0.05) as url:
         fails[0] = True
-        eventually(lambda: "cannot be looked at" in caplog.text)
+        eventually(lambda: "cannot be checked" in caplog.text)
         link(write_artifact(tmp_path / "two", scale=2.0), place)
         fails[0] = False
         eventually(lambda: raw_scores(url) == expected_scores(2.0))
