@@ -33,6 +33,7 @@ from kdc.pipeline.evaluation.second_model import (
     second_model,
 )
 from kdc.pipeline.graphs.files import read_tokenizer_info
+from kdc.pipeline.models import loading
 from kdc.pipeline.quality.cascading import curve, fewest
 from kdc.pipeline.quality.latency import Speed
 from kdc.pipeline.report.page import write_report
@@ -506,10 +507,16 @@ def test_which_second_models_are_looked_at_before_training_and_by_whose_tokens(
     monkeypatch.setattr(second_model_module, "_check_artifact", lambda *given: tokens_of_artifact.append(given[4]))
     vocabularies = {"the teacher": {"a": 0}, "the same": {"a": 0}, "another": {"b": 0}}
     tokenizer = lambda model: SimpleNamespace(get_vocab=lambda: vocabularies[model])  # noqa: E731
-    monkeypatch.setattr(second_model_module.loading, "load_tokenizer", tokenizer)
+    monkeypatch.setattr(loading, "load_tokenizer", tokenizer)
 
     def refusal(second: str | Path | None = "auto", kind: str = "classification", **changes: Any) -> str:
-        settings = {"searches": False, "has_one_teacher": True, "exports": True, "trained": True, "of_teacher": True}
+        settings: dict[str, Any] = {
+            "searches": False,
+            "has_one_teacher": True,
+            "exports": True,
+            "trained": True,
+            "of_teacher": True,
+        }
         settings |= {"pieces": True, "student": "with layers"} | changes
         student = SimpleNamespace(
             model=settings["student"],
@@ -538,14 +545,16 @@ def test_which_second_models_are_looked_at_before_training_and_by_whose_tokens(
             return error.what
         return ""
 
-    for second in (None, "off"):
-        assert refusal(second, "regression", pieces=False, exports=False) == ""
-    for second in ("auto", tmp_path):
+    for unasked in (None, "off"):
+        assert refusal(unasked, "regression", pieces=False, exports=False) == ""
+    asked: tuple[str | Path, ...] = ("auto", tmp_path)
+    for second in asked:
         assert "says nothing of that" in refusal(second, "regression")
         assert "read the same tokens" in refusal(second, pieces=False)
     assert refusal() == refusal(kind="multilabel") == ""
-    for lacks in ("has_one_teacher", "exports", "trained"):
-        assert "there is no teacher" in refusal(**{lacks: False})
+    lacking: tuple[dict[str, Any], ...] = ({"has_one_teacher": False}, {"exports": False}, {"trained": False})
+    for changes in lacking:
+        assert "there is no teacher" in refusal(**changes)
     of_others: dict[str, Any] = {"of_teacher": False}
     assert refusal(student="the same", **of_others) == refusal(student="another", searches=True, **of_others) == ""
     assert "have other tokenizers" in refusal(student="another", **of_others)
@@ -622,9 +631,10 @@ def test_an_artifact_is_a_second_model_if_it_reads_the_same_tokens_of_the_same_r
     assert refusal(theirs=windows, long=windows) == ""
     assert refusal(theirs=windows.model_copy(update={"join": ("max",)}), long=windows) == ""
     assert "is two models itself" in refusal(second="another")
-    for changes in ({"kind": "multilabel"}, {"labels": ("bad", "good", "so so")}, {"labels": ("bad", "so so")}):
-        assert "have the same labels" in refusal(**changes)
-    for changes in (
+    for labels in (("bad", "good", "so so"), ("bad", "so so")):
+        assert "have the same labels" in refusal(labels=labels)
+    assert "have the same labels" in refusal(kind="multilabel")
+    others: tuple[dict[str, Any], ...] = (
         {"max_length": 47},
         {"max_length": 49},
         {"long": windows},
@@ -632,7 +642,8 @@ def test_an_artifact_is_a_second_model_if_it_reads_the_same_tokens_of_the_same_r
         {"theirs": windows, "long": windows.model_copy(update={"stride": 20})},
         {"theirs": windows, "long": windows.model_copy(update={"stride": 40})},
         {"tokenizer": more},
-    ):
+    )
+    for changes in others:
         assert "read the same tokens" in refusal(**changes)
     assert "was made of other rows" in refusal(rows="other rows")
     assert "was made of other rows" in refusal(rows="other rows", tokenizer=None)

@@ -26,8 +26,10 @@ from kdc.pipeline.results.training import (
     TeacherResult,
 )
 
+Results = dict[Any, Any]  # what a stage handed on, by its kind
 
-def run_of(root: Path, results: dict[type, Any], **fields: Any) -> Any:
+
+def run_of(root: Path, results: Results, **fields: Any) -> Any:
     """A run of which entries are made."""
     config = {"run": SimpleNamespace(device="auto", controls=False), "long": None} | fields.pop("config", {})
     return SimpleNamespace(
@@ -60,9 +62,11 @@ def test_the_table_has_torch_models_then_graphs_then_cascades_then_baselines(
     assert list(entries.entries_of(run_of(tmp_path, {}), notes)) == ["teacher", "fp32", "cascade"]
     assert notes == ["a graph"]
     (tmp_path / "baselines").mkdir()
-    kept = {f"{split}/{name}": np.full((1, 2), split + name) for split in ("eval", "tune") for name in ("tfidf", "svm")}
+    kept: dict[str, Any] = {
+        f"{split}/{name}": np.full((1, 2), split + name) for split in ("eval", "tune") for name in ("tfidf", "svm")
+    }
     np.savez(tmp_path / "baselines" / "logits.npz", **kept)
-    results = {BaselinesResult: SimpleNamespace(tune={"tfidf": {}, "svm": {}})}
+    results: Results = {BaselinesResult: SimpleNamespace(tune={"tfidf": {}, "svm": {}})}
     found = entries.entries_of(run_of(tmp_path, results), [])
     assert list(found) == ["teacher", "fp32", "cascade", "tfidf", "svm"]
     assert found["svm"].predict("eval").tolist() == [["evalsvm", "evalsvm"]]
@@ -79,7 +83,7 @@ def test_several_teachers_weigh_as_their_scores_by_the_deciding_metric(
     monkeypatch.setattr(entries, "_torch_entry", lambda data, folder, role, **_: made.get(folder.name, answering(0.0)))
     monkeypatch.setattr(entries, "load_student", lambda folder: None)
     tuned = [{"macro_f1": 75.0, "accuracy": 10.0}, {"macro_f1": 25.0, "accuracy": 90.0}]
-    results = {
+    results: Results = {
         TeacherResult: SimpleNamespace(scores=lambda metric: [each[metric] for each in tuned[:teachers]]),
         TargetsResult: SimpleNamespace(temperatures=temperatures),
     }
@@ -192,8 +196,8 @@ def test_controls_take_the_tokens_of_the_model_that_they_stand_beside(
 
     monkeypatch.setattr(entries, "_torch_entry", torch_entry)
     monkeypatch.setattr(entries, "load_student", lambda folder: None)
-    names = {"student_without_kd": {}, "teacher_lora": {}}
-    results = {
+    names: dict[str, Any] = {"student_without_kd": {}, "teacher_lora": {}}
+    results: Results = {
         TeacherResult: SimpleNamespace(scores=lambda metric: [90.0]),
         TargetsResult: SimpleNamespace(temperatures=None),
         ControlsResult: SimpleNamespace(to_json=lambda: names),
@@ -229,20 +233,21 @@ def graphs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
     def onnx_entry(files: Path, data: Any, *, device: str = "cpu", parameters: Any = None, **_: Any) -> Entry:
         row = {"file": files.relative_to(tmp_path).as_posix(), "device": device, "parameters": parameters}
-        return Entry(lambda split: np.zeros(0), row, lambda texts: np.zeros(0), memory=row)  # type: ignore[arg-type]
+        nothing = np.zeros(0, dtype=np.float32)
+        return Entry(lambda split: nothing, row, lambda texts: nothing, memory=row)  # type: ignore[arg-type]
 
     monkeypatch.setattr(entries, "_onnx_entry", onnx_entry)
     monkeypatch.setattr(entries, "_files_of", lambda graph, exported, task: graph)
     return tmp_path
 
 
-RESULTS = {StudentResult: SimpleNamespace(parameters=1), TeacherResult: SimpleNamespace(parameters=2)}
+RESULTS: Results = {StudentResult: SimpleNamespace(parameters=1), TeacherResult: SimpleNamespace(parameters=2)}
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 def test_on_a_gpu_all_graphs_but_those_of_8_bits_are_measured_there_too(graphs: Path, device: str) -> None:
     notes: list[str] = []
-    results = RESULTS | {UncutResult: SimpleNamespace(note="a word on the teacher")}
+    results: Results = RESULTS | {UncutResult: SimpleNamespace(note="a word on the teacher")}
     found = entries._onnx_entries(run_of(graphs, results, device=device), notes)
     expected = {
         "teacher_fp32": ("uncut/model.onnx", 2),
@@ -300,7 +305,7 @@ def test_models_that_do_not_start_on_a_gpu_end_a_run_that_asked_for_one(
     pairs = {"cascade_fp32": SimpleNamespace(second="fp32")}
     variants = SimpleNamespace(second=second, pairs=pairs, task=None, files=lambda name: graphs / name)
     monkeypatch.setattr(entries, "variants_of", lambda run: variants)
-    results = RESULTS | {QuantizeResult: SimpleNamespace(temperature=1.5)}
+    results: Results = RESULTS | {QuantizeResult: SimpleNamespace(temperature=1.5)}
     run = run_of(graphs, results, device="cuda", config={"run": SimpleNamespace(device=asked)})
     for make in (
         entries._onnx_entries,

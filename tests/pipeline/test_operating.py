@@ -205,6 +205,17 @@ def test_of_a_rare_label_the_surest_rows_are_tried_one_by_one() -> None:
     assert (probabilities >= found.threshold).sum() in range(60, 66)
 
 
+@pytest.mark.parametrize("aim", ["recall>=0.0", "fpr<=1.0", "precision>=0.0"])
+@pytest.mark.parametrize("evidence", ["interval", "point"])
+def test_a_bound_that_everything_keeps_gives_the_label_to_a_right_row(aim: str, evidence: Any) -> None:
+    """Would catch a threshold above all rows that have the label: it has the fewest false alarms, and is no use."""
+    probabilities = np.repeat(np.arange(10) / 9, 10)
+    has = (np.tile(np.arange(10), 10) < 9 * probabilities) & (probabilities < 1)
+    found = choose(probabilities, has, parse_aim(aim), evidence)
+    assert found.reached
+    assert (has & (probabilities >= found.threshold)).any()
+
+
 def test_few_rows_with_a_label_keep_one_half() -> None:
     probabilities, has = np.linspace(0, 1, 200), np.arange(200) >= 191
     found = choose(probabilities, has, parse_aim("recall>=0.9"))
@@ -486,6 +497,24 @@ def test_of_many_labels_the_first_five_are_told_and_how_many_more_there_are() ->
         each = [f"{name}: f1 is not reached on the tuning slice: few rows" for name in names]
         among = [f"{count} labels do not reach their aim on the tuning slice, among them l0, l1, l2, l3, l4"]
         assert _unreached(points) == (each if count <= 5 else among)
+
+
+def test_what_shows_nothing_is_not_advised() -> None:
+    """Would catch a run that advises a bound which any threshold keeps."""
+    for proven, is_advised in (("0.0000", False), ("0.0001", True), ("0.9999", True), ("1.0000", False), ("", False)):
+        missed = Chosen(0.5, reached=False, note="few rows", proven=proven)
+        with pytest.raises(InputError) as refused:
+            _refuse_unshown("--aim", {"toxic": _Choice(parse_aim("recall>=0.9"), missed, np.zeros(0))})
+        assert ("ask for what is shown" in refused.value.remedy) is is_advised
+        assert ("more labelled rows" in refused.value.remedy) is not is_advised
+
+
+@pytest.mark.parametrize("aim", ["f1", "matthews", "precision>=0.9", "recall>=0.9", "fpr<=0.1", "0.4"])
+def test_a_threshold_names_the_graph_whose_probabilities_chose_it(aim: str) -> None:
+    """A person's own threshold was chosen by none."""
+    fields = _Choice(parse_aim(aim), Chosen(0.4, reached=False, note="why"), np.zeros(0)).fields("int8")
+    told = (fields["threshold"], fields["reached"], fields["note"], fields["variant"])
+    assert told == (0.4, False, "why", "" if aim == "0.4" else "int8")
 
 
 def test_what_sets_do_is_told_in_percent() -> None:

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
+from kdc.artifact.contract.rates import Rate
 from kdc.pipeline.quality.intervals import design_effect
-from kdc.pipeline.quality.shares import Surest, _effects, effect_of_least, floor4
+from kdc.pipeline.quality.shares import Surest, _effects, effect_of_least, floor4, rate
 
 
 def test_the_effect_is_of_the_share_of_rows_that_a_bound_allows() -> None:
@@ -41,3 +42,8 @@ def test_groups_of_one_row_are_no_groups() -> None:
 def test_a_share_is_written_rounded_down() -> None:
     assert [floor4(share) for share in (0.98765, 0.9, 0.12349999, 1.0)] == ["0.9876", "0.9000", "0.1234", "1.0000"]
     assert Surest(0.5, 40, 0.98769).note(200) == "0.9876 is shown, by the 40 surest of 200 rows"
+
+
+def test_of_no_rows_the_interval_is_everything() -> None:
+    assert rate(0, 0) == Rate(hits=0, of=0, low=0.0, high=1.0)
+    assert (rate(0, 9).low, rate(9, 9).high) == (0.0, 1.0)
