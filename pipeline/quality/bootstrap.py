@@ -9,8 +9,8 @@ from kdc.pipeline.config.metrics import Floats, Scorer
 
 _SEED = 0  # the same units always have the same interval
 _FEWEST_RESAMPLES, _MOST_RESAMPLES = 2000, 20_000
-_NUMBERS = 1_600_000  # resamples beyond those needed are drawn up to about so many numbers in all
-_IN_A_TAIL = 20  # resamples beyond each end, unless that takes over `_MOST_RESAMPLES`: else the end is an extreme value
+_NUMBERS = 1_600_000  # more resamples than needed are drawn, up to this many numbers in all
+_IN_A_TAIL = 20  # resamples beyond each end, if `_MOST_RESAMPLES` allow it: with few the end is an extreme value
 _MOST_BLOCKS = 2000  # of the jackknife
 _AT_A_TIME = 250_000  # numbers in a block of weights: 2 MB fit a core's cache
 
@@ -24,8 +24,8 @@ def bca(
     Args:
         statistic: maps draws of units, (samples, units), to values, (samples,).
         counts: (units,) how many identical rows each unit stands for; 1 if units are groups.
-        quantile: returns the upper quantile for an effective number of units. It may be small, since a few units may
-            make up most of the variance.
+        quantile: returns the upper quantile for an effective number of units, which is small if a few units make up
+            most of the variance.
         width: numbers that the statistic holds for each sample.
     """
     from scipy.special import ndtr, ndtri
@@ -45,7 +45,7 @@ def bca(
     bias = ndtri(np.clip(below, 1 / resamples, 1 - 1 / resamples))
     pulled = bias + np.array([-at_end, at_end])
     room = 1 - acceleration * pulled
-    # The formula has a pole where `room` is 0, and is wrong beyond: the end is then the most extreme value.
+    # The formula has a pole at `room` 0 and is wrong beyond it: the end is then the most extreme value.
     at = np.where(room > 0, ndtr(bias + pulled / np.where(room > 0, room, 1)), pulled > 0)
     low, high = np.quantile(values, at)
     return (float(low), float(high)), error
@@ -72,8 +72,8 @@ def _drawn(counts: Floats, size: int, generator: np.random.Generator) -> Floats:
 
 
 def _influence(statistic: Scorer, counts: Floats, block: int) -> tuple[float, float]:
-    """The acceleration (a sixth of the jackknife's skewness), and the effective number of units: so many units of equal
-    influence would tell as much (Kish 1965, section 11.7)."""
+    """The acceleration (a sixth of the jackknife's skewness), and the effective number of units (Kish 1965, section
+    11.7)."""
     blocks = min(len(counts), _MOST_BLOCKS)
     part = np.arange(len(counts)) * blocks // len(counts)
     times = counts if blocks == len(counts) else np.ones(blocks)

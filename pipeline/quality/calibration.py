@@ -16,11 +16,11 @@ _ERROR = 0.05  # chance of keeping a temperature that does not help
 
 @dataclass(frozen=True)
 class Bin:
-    """Rows (multi-label: outputs) of similar confidence."""
+    """Rows of similar confidence; in multi-label tasks, outputs."""
 
     rows: int
     confidence: float  # mean, 0 to 1
-    accuracy: float  # share of right rows, 0 to 1
+    accuracy: float  # 0 to 1
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,8 @@ class Reliability:
 
 
 def reliability(probabilities: Outputs, labels: Labels, kind: Kind) -> Reliability:
-    """Expected calibration error over 15 bins of equal width (Guo et al. 2017, arXiv 1706.04599, equation 3). Every
-    multi-label output counts, with the confidence of its more probable side. Not for regression."""
+    """Expected calibration error over 15 bins of equal width (Guo et al. 2017, arXiv 1706.04599, equation 3). A
+    multi-label output counts with the confidence of its more probable side. Not for regression."""
     if kind == "multilabel":
         confidence = np.maximum(probabilities, 1 - probabilities).ravel()
         right = ((probabilities >= 0.5) == labels.astype(bool)).ravel()
@@ -52,7 +52,7 @@ def reliability(probabilities: Outputs, labels: Labels, kind: Kind) -> Reliabili
 def calibrate(logits: Outputs, labels: Labels, kind: Kind, *, groups: Groups | None = None) -> float:
     """The temperature with the highest likelihood (Guo et al. 2017, arXiv 1706.04599, section 4.2).
 
-    Five-fold cross-validation must show a gain in log-likelihood, by a one-sided t-test over groups at 5 %.
+    A one-sided t-test over groups at 5 % must show a gain in log-likelihood, in five-fold cross-validation.
 
     Returns:
         A temperature in [0.05, 20]; 1.0 if none helps, and for regression.
@@ -78,7 +78,6 @@ def calibrate(logits: Outputs, labels: Labels, kind: Kind, *, groups: Groups | N
 
 
 def _likeliest(logits: Outputs, labels: Labels, kind: Kind) -> float:
-    """The maximum-likelihood temperature."""
     from scipy.optimize import minimize_scalar
 
     def surprise(log_temperature: float) -> float:

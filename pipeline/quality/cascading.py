@@ -19,7 +19,7 @@ _STEPS = 100  # steps of the second model's share
 class Going(NamedTuple):
     """A cascade's threshold."""
 
-    answered_from: float  # least confidence of the first model's answers
+    answered_from: float  # least confidence at which the first model answers
     share: float  # of rows for the second model
     score: float  # points of both models together
 
@@ -33,10 +33,10 @@ def curve(
     *,
     thresholds: Sequence[float] | None = None,
 ) -> list[Going]:
-    """Scores of the cascade, from no rows to all rows for the second model.
+    """Scores of the cascade by threshold.
 
     Args:
-        first, second: logits in one scale.
+        first, second: logits on one scale.
         sure: (rows,) the first model's confidence, 0 to 1.
         thresholds: ascending; None for about a hundred.
     """
@@ -58,8 +58,8 @@ def _thresholds(sure: NDArray[np.floating]) -> list[float]:
 
 
 def fewest(points: list[Going], wanted: float) -> Going:
-    """The point with the fewest rows for the second model that scores at least `wanted`, as all points with more rows
-    must too: a single point may be lucky. If there is none, the last point."""
+    """The first point from which on all points score at least `wanted`: a single point may be lucky. If there is none,
+    the last point."""
     chosen = points[-1]
     for point in reversed(points):
         if point.score < wanted:

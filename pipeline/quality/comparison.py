@@ -20,13 +20,11 @@ from kdc.pipeline.quality.intervals import Difference, difference
 
 _POWER = 0.8
 _MOST_TIMES, _HALVINGS = 1e6, 30  # largest factor on the row count; bisection steps
-_WHOLE = 100.0  # if there are too few groups, an equal student's interval reaches at least so many points down
+_WHOLE = 100.0  # points below 0 that an equal student's interval reaches if groups are too few
 
 
 @dataclass(frozen=True)
 class Other:
-    """What a student is compared with."""
-
     name: str  # "teacher" or a baseline
     logits: Outputs
 
@@ -100,7 +98,7 @@ def compare(
     groups: Groups | None = None,
     look: int = 1,
 ) -> Quality | None:
-    """Scores, interval of their difference, and rows that would show a pass; None without `max_drop`."""
+    """Compare two models; None without `max_drop`."""
     max_drop = contract.limits.max_drop
     if max_drop is None:
         return None
@@ -129,12 +127,11 @@ def compare(
 
 
 def rows_needed(gap: float, below: float, observed: Difference, *, max_drop: float, confidence: float) -> float | None:
-    """The factor on the row count with which rows would show, with a power of 80 %, that a difference keeps to
-    `max_drop`.
+    """The factor by which the row count must grow to show, with a power of 80 %, that a difference keeps to `max_drop`.
 
     The distance from `gap` to -max_drop must be at least z_confidence + z_power standard errors, which fall with the
     root of the rows (Lachin 1981, Controlled Clinical Trials 2:93-113, equation 3). It must also be at least what
-    errors that no row shows may cost (`unseen`).
+    unobserved errors may cost (`unseen`).
 
     Args:
         gap: student minus teacher, in points.

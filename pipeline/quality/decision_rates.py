@@ -18,8 +18,8 @@ from kdc.serving.engine.deciding import answered, decided, in_sets
 
 
 def measured(task: TaskInfo, slice_name: str, probabilities: Outputs, labels: Labels) -> TaskInfo:
-    """The task with the rates of its decisions. `slice_name` is "tuning" or "evaluation"; only for "evaluation" label
-    sets are measured too."""
+    """The task with the rates of its decisions. `slice_name` is "tuning" or "evaluation"; label sets are measured only
+    on "evaluation"."""
     changes: dict[str, Any] = {}
     if task.points:
         gets, points = decided(probabilities, task), []
@@ -44,7 +44,6 @@ def having(labels: Labels, column: int) -> Flags:
 
 
 def rates(gets_label: Flags, has_label: Flags) -> Rates:
-    """Precision, recall and false alarms of one label."""
     counted = _of_label(gets_label, has_label)
     precision, recall, fpr = (rate(hits.sum(), rows.sum()) for hits, rows in counted.values())
     return Rates(precision=precision, recall=recall, false_alarms=fpr)
@@ -55,7 +54,6 @@ def _of_label(gets: Flags, has: Flags) -> dict[str, tuple[Flags, Flags]]:
 
 
 def answered_rates(probabilities: Outputs, labels: Labels, abstain: Abstention) -> Answered:
-    """Share of answered rows, and their accuracy."""
     is_answered = answered(probabilities, abstain)
     hits = (is_answered & (probabilities.argmax(axis=1) == labels)).sum()
     return Answered(coverage=rate(is_answered.sum(), len(labels)), accuracy=rate(hits, is_answered.sum()))
@@ -85,13 +83,13 @@ def found_rates(
 ) -> tuple[RequiredShare, ...]:
     """Measure the shares that a contract requires.
 
-    A pass needs every share, so the end of an interval that shows that a share is kept has the contract's full
-    confidence. A fail needs only one, and with more shares one is more likely to seem missed by chance. So the ends
-    that show a miss together have the error of one share.
+    A pass needs every share, so each interval's end that can show a pass has the contract's confidence. A fail needs
+    only one share, and with more shares a chance fail is likelier. So the ends that can show a fail divide the error of
+    a single share.
 
     Args:
-        groups: rows of one group count as identical. By the design effect they would count for more, but verdicts would
-            err twice as often if few rows of few groups are wrong.
+        groups: rows of one group count as identical. With the design effect, verdicts would err twice as often if few
+            rows of few groups are wrong.
         look: number of this look at the rows.
     """
     required = contract.limits.require

@@ -16,8 +16,8 @@ Measured = Mapping[str, StudentCosts]  # by student: an id, a path, "layers:0,1,
 
 
 def fitting_students(measured: Measured, contract: Contract) -> list[str]:
-    """Students that can keep the contract in some precision. Those with layers come first, and within each of the two
-    groups those with more parameters."""
+    """Students that can keep the contract in some precision: first students with layers, then others, each from the
+    most parameters down."""
     # Not a set: the order enters fingerprints, and a set's order differs between processes.
     fitting = {name: None for name, _, costs in _made(measured, contract) if not missed_costs(contract, costs)}
     return sorted(fitting, key=lambda name: (not kind_of(name).has_layers, -measured[name].parameters))
@@ -27,16 +27,16 @@ def fitting_students(measured: Measured, contract: Contract) -> list[str]:
 class Stored:
     """How a student is stored to keep the contract's size."""
 
-    costs: StudentCosts  # those of int8 are measured with `bits`
-    bits: Literal[8, 4] = 8  # of token embeddings in int8
+    costs: StudentCosts  # int8 costs are measured with `bits`
+    bits: Literal[8, 4] = 8  # of int8 token embeddings
     has_fewer_pieces: bool = False
 
 
 def as_stored(student: StudentCosts, contract: Contract) -> Stored:
     """The student's own form, unless it is too large: then the first smaller form that keeps the contract, else the
-    smallest.
+    last.
 
-    Each smaller form costs accuracy. A student that is only too slow keeps its own form.
+    Smaller forms cost accuracy, so a student that is only too slow keeps its own.
     """
     most, forms = contract.limits.max_size_mb, _forms(student)
     if most is None or min((costs.size_mb for costs in costs_of(student).values()), default=0.0) <= most:
@@ -59,7 +59,6 @@ def _forms(student: StudentCosts) -> list[Stored]:
 
 
 def costs_of(student: StudentCosts) -> dict[str, Costs]:
-    """The measured costs by precision ("fp32", "int8", "fp16")."""
     return {precision: costs for precision, costs in student.variants.items() if isinstance(costs, Costs)}
 
 
@@ -83,8 +82,11 @@ def table(measured: Measured, contract: Contract) -> list[str]:
 
 
 def nothing_fits(measured: Measured, contract: Contract, *, has_whole: bool = False) -> InputError:
-    """The error if no student can keep the contract. It names the nearest student of each kind. If size is limited and
-    students had the whole vocabulary (`has_whole`), it suggests a smaller one."""
+    """The error if no student can keep the contract. It names the nearest student of each kind.
+
+    Args:
+        has_whole: students had the whole vocabulary.
+    """
     made = sorted(_made(measured, contract), key=lambda form: _worst_miss(form[2], contract))
     if not made:
         return InputError("no candidate could be exported", given=", ".join(measured), remedy="see the lines above")

@@ -1,4 +1,4 @@
-"""The frontier: scores and costs of students, and which of them no other student beats."""
+"""The frontier: students that no other student beats in score and cost."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
@@ -36,11 +36,11 @@ class Left(Result):
 
 
 class FrontierFacts(Result):
-    """The frontier's points and conditions. All score intervals hold at once with 95 %."""
+    """The frontier's points and conditions. All intervals of scores and differences hold at once with 95 %."""
 
     schema_version: Literal[1] = 1
     task: str
-    metric: str  # that decides
+    metric: str  # of `score`
     rows: int  # evaluation rows
     groups: int  # independent groups of rows
     teacher: float  # points, in torch
@@ -66,8 +66,7 @@ COSTS: dict[str, tuple[Callable[[Point], float], str]] = {
 
 
 def front(points: Sequence[Point], cost: Callable[[Point], float]) -> list[Point]:
-    """Points that no other point beats, cheapest first. A point beats another if it is no worse in score and cost, and
-    better in one."""
+    """Unbeaten points, cheapest first. A point beats another if it is no worse in score and cost, and better in one."""
 
     def is_beaten(point: Point) -> bool:
         return any(

@@ -1,9 +1,9 @@
 """Confidence intervals, in points, of one model's score and of two models' difference on the same rows.
 
 Accuracy has formulas: Wilson's interval for one model, Tango's for two. Other metrics use the BCa bootstrap, with
-Student's quantile: its degrees of freedom follow from how many rows or groups move the score. For groups of rows,
-formulas divide the rows by the design effect, and the bootstrap draws whole groups. docs/benchmarks/verdicts.md states
-the measured error rates.
+Student's quantile: the number of rows or groups that move the score gives its degrees of freedom. For grouped rows,
+formulas divide the row count by the design effect, and the bootstrap draws whole groups. Measured error rates:
+docs/benchmarks/verdicts.md.
 """
 
 import math
@@ -22,7 +22,7 @@ from kdc.pipeline.config.metrics import METRICS, Floats, Groups, Labels, Outputs
 from kdc.pipeline.quality.bootstrap import bca
 from kdc.pipeline.quality.unseen import unseen
 
-_UNSEEN_ROWS = 2  # rows that `design_effect` adds, as if all rows of their groups were alike
+_UNSEEN_ROWS = 2  # rows that `design_effect` adds
 _FEWEST_GROUPS = 8  # with fewer effective groups, a bootstrap of a difference can show nothing
 
 Ends = tuple[float, float]  # lower and upper end of an interval
@@ -35,7 +35,7 @@ class Difference:
     interval: Ends  # in points
     standard_error: float  # in points
     groups: int  # number of groups; of rows, if all rows are independent
-    # From a factor on the row count to the points that errors which no row shows may cost (`unseen`).
+    # Maps a multiple of the row count to the points that unobserved errors may cost.
     unseen: Callable[[float], float] = field(compare=False)
 
 
@@ -113,11 +113,11 @@ def score_interval(
 
 
 def _widened(interval: Ends, middle: float, unseen: float, unequal: float, lowest: float, highest: float) -> Ends:
-    """Widen an interval by changes that no row shows, within the metric's range; in points.
+    """Widen an interval by unobserved changes, within the metric's range; in points.
 
-    One unseen event joins the spread, as in Fay and Feuer (1997, Statistics in Medicine 16:791). In a group of mean
-    size it would cost half of `unseen`, which stands for 3.7 events. It counts as one in a group of the root mean
-    square size, and so costs more.
+    One unseen event joins the spread, as in Fay and Feuer (1997, Statistics in Medicine 16:791). `unseen` is the cost
+    of z^2 (about four) events, so z standard errors of one event are about half of it. The event's group is taken to
+    have the root mean square size.
 
     Args:
         unequal: sum of squared group sizes, relative to equal groups.
@@ -128,7 +128,7 @@ def _widened(interval: Ends, middle: float, unseen: float, unequal: float, lowes
 
 
 def widest(logits: Outputs, others: Outputs, labels: Labels, kind: Kind, *, groups: Groups | None = None) -> list[int]:
-    """The classes that widen the interval of a macro F1 difference, most first: by the covariance of their own F1
+    """Classes that widen the interval of a macro F1 difference, the widest first: by the covariance of their F1
     difference with the mean of all classes."""
     present, influence = influences(logits, others, labels, kind, groups=groups)
     part = influence.T @ influence.sum(axis=1)
@@ -138,9 +138,9 @@ def widest(logits: Outputs, others: Outputs, labels: Labels, kind: Kind, *, grou
 def influences(
     logits: Outputs, others: Outputs, labels: Labels, kind: Kind, *, groups: Groups | None = None
 ) -> tuple[NDArray[np.intp], Any]:
-    """The classes that occur, and how far each group moves the difference of their F1, (groups, classes), sparse.
+    """The classes that occur, and how far each group moves their F1 differences, (groups, classes), sparse.
 
-    The delta method: F1 is `2 TP / (answered + actual)`. A row moves it by its own `2 TP - F1 (answered + actual)`,
+    The delta method: F1 is `2 TP / (answered + actual)`. A row moves it by its `2 TP - F1 (answered + actual)`,
     divided by `answered + actual` of all rows.
     """
     from scipy.sparse import csr_array
@@ -172,11 +172,11 @@ def wilson(right: float, rows: float, *, quantile: float) -> Ends:
 def tango(lost: float, won: float, rows: float, *, quantile: float) -> Ends:
     """The score interval of the difference of two paired proportions (Tango 1998, Statistics in Medicine 17:891).
 
-    If few rows differ, mostly one way, the end of Tango's interval that lies nearer to 0 is too close to the observed
-    difference: up to 5 % of students whose true drop is the limit would fail. Each end is therefore the farther of
-    Tango's end and the end corrected for skewness (Edgeworth expansion; Gart and Nam 1988, Biometrics 44:323). Rows are
-    whole, so 3.4 % would still fail if nearly all differing rows are lost. The end nearer to 0 is therefore corrected
-    for continuity, by up to half a row.
+    If few rows differ, mostly one way, the interval's end nearer to 0 is too close to the observed difference. Of
+    students with a true drop of exactly the limit, up to 5 % would fail. Each end is therefore the farther of Tango's
+    end and the end corrected for skewness (Edgeworth expansion; Gart and Nam 1988, Biometrics 44:323). If nearly all
+    differing rows are lost, 3.4 % would still fail, since counts are discrete. The corrected end nearer to 0 therefore
+    gets a continuity correction of up to half a row.
 
     Args:
         lost: rows that only the other model has right. Counts may be fractions.
@@ -194,7 +194,7 @@ def tango(lost: float, won: float, rows: float, *, quantile: float) -> Ends:
         """Standard errors from a true `gap` up to the observed difference."""
         linear = (2 * rows - won + lost) * gap - won - lost
         root = math.sqrt(max(0.0, linear**2 + 8 * rows * lost * gap * (1 - gap)))
-        differing = (root - linear) / (2 * rows) + gap  # likeliest share that one model alone has right
+        differing = (root - linear) / (2 * rows) + gap  # likeliest share of rows that only one model has right
         variance = max(differing - gap**2, 1e-15)
         above = (won - lost - rows * gap) / math.sqrt(rows * variance)
         if not corrected:
@@ -212,7 +212,7 @@ def tango(lost: float, won: float, rows: float, *, quantile: float) -> Ends:
         return float(brentq(lambda gap: deviation(gap, corrected, shift) - target, -edge, edge, xtol=1e-9))
 
     low, high = min(0.0, half), max(0.0, half)
-    ways = (False, True)  # corrected or not
+    ways = (False, True)  # corrected for skewness or not
     return min(end(quantile, way, low) for way in ways), max(end(-quantile, way, high) for way in ways)
 
 
@@ -220,12 +220,12 @@ def design_effect(values: Floats, groups: Groups | None, *, correlation: float =
     """The variance of the rows' mean, relative to independent rows (Kish 1965, Survey Sampling, section 5.4); at least
     1.
 
-    A few differing rows say little about it, so two more are added, as if all rows of their groups were alike. If no
-    row differs, the rows of a group count as one.
+    A few differing rows say little about it, so two rows are added, as if all rows of their groups were alike. If no
+    row differs, equal groups count as one row each.
 
     Args:
-        values: (rows,) with deviations of about 1, which the added rows have too.
-        correlation: of rows within a group, for the added rows.
+        values: (rows,) with deviations of about 1, like the added rows.
+        correlation: within the added rows' groups.
     """
     if groups is None:
         return 1.0
@@ -241,7 +241,7 @@ def design_effect(values: Floats, groups: Groups | None, *, correlation: float =
 
 
 def independent_rows(groups: Groups | None, rows: int) -> float:
-    """The number of independent rows that these count for if each group's rows are alike (Kish 1965, section 11.7)."""
+    """The effective number of rows if each group's rows are alike (Kish 1965, section 11.7)."""
     if groups is None:
         return float(rows)
     squares = float((np.unique(groups, return_counts=True)[1].astype(np.float64) ** 2).sum())
@@ -261,7 +261,7 @@ def _resampled(
     confidence: float,
 ) -> tuple[Ends, float, float]:
     """The bootstrap interval of a score, its standard error and the score, in points."""
-    unit_of_row: Any = slice(None)  # every unit is one row
+    unit_of_row: Any = slice(None)  # each distinct row is a unit
     if groups is None:
         table = np.column_stack([labels.astype(np.float64) for labels in (truth, *answers)])
         _, first, counts = np.unique(table, axis=0, return_index=True, return_counts=True)
@@ -281,7 +281,6 @@ def _resampled(
 
 
 def _quantile(confidence: float, independent: float | None) -> float:
-    """The two-sided quantile: normal, or Student's for a number of independent rows."""
     from scipy import stats
 
     at = (1 + confidence) / 2

@@ -1,4 +1,4 @@
-"""Judge an artifact against its contract, by its costs on this machine and its answers. Writes nothing."""
+"""Judge an artifact against its contract, by its costs on this machine and its answers."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,28 +20,27 @@ from kdc.serving.engine.engine import Engine
 from kdc.serving.engine.long_texts import row_tokens
 from kdc.serving.engine.tokenizing import Text
 
-# The compared metric, and the shares that a contract requires.
+# The metric's comparison, and the required shares.
 Answers = tuple[Quality | None, tuple[RequiredShare, ...]]
 
 
 @dataclass(frozen=True)
 class EvaluationAnswers:
-    """The evaluation rows and each model's answers. `students` holds logits by variant ("int8", "fp32 (cuda)", ...)."""
+    """The evaluation rows and each model's answers."""
 
     texts: Sequence[Text]
     labels: Labels
     teacher: Outputs  # logits
-    students: Mapping[str, Outputs]
+    students: Mapping[str, Outputs]  # logits by variant ("int8", "fp32 (cuda)", ...)
     groups: Groups
     better: Other | None = None  # baseline that beats the teacher on the tuning set
 
     def student(self, variant: str, *, on_gpu: bool) -> Outputs:
-        """A variant's logits: with `on_gpu` the GPU's, if evaluated there."""
+        """A variant's logits; with `on_gpu` from the GPU, if evaluated there."""
         name = f"{variant} (cuda)"
         return self.students[name if on_gpu and name in self.students else variant]
 
     def other(self, contract: Contract) -> Other:
-        """What the contract compares the student with."""
         if contract.against == "best" and self.better is not None:
             return self.better
         return Other("teacher", self.teacher)
@@ -49,13 +48,12 @@ class EvaluationAnswers:
 
 @dataclass(frozen=True)
 class Tuning:
-    """Scores on the tuning set. They choose the precision, so that the evaluation rows judge one model only."""
+    """Scores on the tuning set. They choose the precision, so that the evaluation rows judge one model."""
 
     scores: Mapping[str, float]  # points, by variant
     other: float  # points of the teacher or better baseline
 
     def excess_drop(self, contract: Contract, variant: str) -> float:
-        """Points that a variant loses beyond `max_drop`, at least 0."""
         limit = contract.limits.max_drop
         if limit is None or variant not in self.scores:
             return 0.0
@@ -63,7 +61,6 @@ class Tuning:
 
 
 def judged_device(training_device: str) -> Device:
-    """CUDA if the run trains there and ONNX Runtime has it, else the CPU."""
     import onnxruntime
 
     available = onnxruntime.get_available_providers()
@@ -92,8 +89,8 @@ def judge_artifact(
 
     Args:
         manifest: its variant for the device is tried first.
-        int8_allowed: False if int8 lost more than `quantize.max_int8_drop`; the artifact still has it on request.
-        look: returns the number of this look at the evaluation rows, given the judged answers.
+        int8_allowed: False if int8 lost more than `quantize.max_int8_drop`.
+        look: given the judged answers, returns the number of this look at the evaluation rows.
         with_decisions: adds decision thresholds to the manifest.
 
     Returns:
@@ -114,7 +111,7 @@ def judge_artifact(
     student = answers.student(variant, on_gpu=engine.provider == CUDA_PROVIDER)
     probabilities, decisions = engine.activated(student), metrics.predictions(student, manifest.task.kind)
     has_thresholds = bool(manifest.task.points) or manifest.task.abstain is not None
-    if contract.limits.require and has_thresholds:  # with other thresholds a model counts as another one
+    if contract.limits.require and has_thresholds:  # other thresholds count as another model
         decisions = np.column_stack([decisions, decided(probabilities, manifest.task)])
     judged = judge_answers(
         student,
@@ -140,11 +137,11 @@ def judge_answers(
     groups: Groups,
     look: int,
 ) -> Answers:
-    """Measure what a contract asks of answers.
+    """Measure what a contract requires of answers.
 
     Args:
         probabilities: compared with the task's thresholds.
-        other: None compares with nothing, as does a contract without `max_drop`.
+        other: None for no comparison.
         look: see `Quality`.
     """
     quality = None
@@ -189,7 +186,7 @@ def judge_again(
 
 
 def _in_turn(manifest: Manifest, device: Device, *, int8_allowed: bool) -> list[str]:
-    """The variants to try, the manifest's first. On a GPU the only other is a cascade's first model."""
+    """The variants to try, the manifest's first. On a GPU only a cascade has another: its first model."""
     if device == "cuda":
         first = manifest.providers[CUDA_PROVIDER]
         is_alone = all(variant.second is None for name, variant in manifest.variants.items() if name == first)

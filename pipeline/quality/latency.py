@@ -29,12 +29,10 @@ Models = Mapping[str, Callable[[list[Any]], object]]  # functions of rows, by na
 
 
 class Speed(Frozen):
-    """How fast one model answers."""
-
     latency_p50_ms: float  # of calls with one row
     latency_p95_ms: float
     rows_per_second: float  # in batches of 32 rows
-    latency_mean_ms: float  # best for a cascade, whose rows take short or long
+    latency_mean_ms: float  # suits a cascade, whose rows take very different times
 
 
 def time_in_turns(
@@ -46,15 +44,15 @@ def time_in_turns(
     rounds: int,
     warm_up_calls: int = 0,
 ) -> dict[str, Floats]:
-    """Time models in turns in each round, so that the machine's noise hits all alike.
+    """Time models in turns, so that the machine's noise hits all alike.
 
     Args:
-        models: include tokenising, since a caller waits for it too.
+        models: include tokenising.
         calls: rows of each timed call.
         batches: rows of each throughput batch.
         percentiles: of the calls' latencies, 0 to 100.
-        rounds: use their medians, so that one slow moment does not decide.
-        warm_up_calls: untimed calls of each model, since the first calls allocate memory.
+        rounds: callers take medians over them, so that one slow moment does not decide.
+        warm_up_calls: untimed calls of each model besides one batch, since the first calls allocate memory.
 
     Returns:
         By model, (rounds, percentiles + 2): percentiles and mean in milliseconds, and rows a second.
@@ -90,8 +88,8 @@ def compare_speeds(
     """Time several models on the same texts, which repeat if too few.
 
     Args:
-        latency_rows: one by one in each round.
-        throughput_rows: in batches of 32 in each round.
+        latency_rows: calls of one row in each round.
+        throughput_rows: rows of each round in batches of 32.
     """
     calls, batches = in_pieces(texts, latency_rows, 1), in_pieces(texts, throughput_rows, BATCH)
     speeds = {}
@@ -102,7 +100,7 @@ def compare_speeds(
 
 
 def in_pieces(rows: Sequence[Text], count: int, size: int) -> list[list[Text]]:
-    """Lists of `size` rows. Rows repeat up to `count`."""
+    """`count` rows, repeated if too few, in lists of `size`."""
     repeated = [rows[number % len(rows)] for number in range(count)]
     return [repeated[start : start + size] for start in range(0, count, size)]
 
@@ -110,14 +108,14 @@ def in_pieces(rows: Sequence[Text], count: int, size: int) -> list[list[Text]]:
 def measure_costs(
     engine: Engine, rows: Sequence[Text], contract: Contract, *, size_bytes: int, rounds: int = _ROUNDS
 ) -> Costs:
-    """Time an engine under the contract's conditions; it must have the contract's threads.
+    """Time an engine, loaded with the contract's threads, under the contract's conditions.
 
     Args:
         rows: from `rows_to_time`.
         size_bytes: of the ONNX file and `tokenizer.json`.
     """
     batch, percentile = contract.at.batch, contract.at.percentile
-    # Some calls must lie above the percentile, or it is the slowest call alone.
+    # With too few calls the percentile is the slowest call.
     calls = max(_CALLS, math.ceil(_CALLS_ABOVE / (1 - percentile / 100) - 1e-6))
     with Neighbours() as neighbours:
         timing = time_in_turns(
@@ -141,7 +139,7 @@ def measure_costs(
 
 
 def rows_to_time(engine: Engine, texts: Sequence[Text], conditions: Conditions) -> list[Text]:
-    """A hundred of `texts`, spread evenly, or one made-up row if the conditions name a length.
+    """A hundred texts, spread evenly, or one made-up row if the conditions name a length.
 
     Raises:
         InputError: the length is more than the model takes.
@@ -153,7 +151,6 @@ def rows_to_time(engine: Engine, texts: Sequence[Text], conditions: Conditions) 
 
 
 def check_length(conditions: Conditions, longest: int) -> None:
-    """Raise `InputError` if the conditions name a length above `longest` tokens."""
     if conditions.length is not None and conditions.length > longest:
         raise InputError(
             "the contract's length is more than the model takes",
@@ -163,7 +160,7 @@ def check_length(conditions: Conditions, longest: int) -> None:
 
 
 def rows_of(lengths: Sequence[int], engine: Engine) -> list[Text]:
-    """Make up one row of each length in tokens, cut to the model's longest, and have the engine expect such rows."""
+    """Make up a row of each length in tokens, at most the model's longest, and have the engine expect such rows."""
     engine.expect_made_up_rows()
     is_pair, longest = engine.task.is_pair, engine.tokenizer_info.longest
 

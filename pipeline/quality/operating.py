@@ -20,16 +20,16 @@ from kdc.pipeline.quality.shares import Surest, by_threshold, effect_of_least, f
 
 _FEWEST = 10  # rows with the label, and without it: fewer would overfit
 _LEAST_GAIN = 0.02  # of the score, over giving the label to every row
-_CHANCE = 0.05  # a model that knows nothing of a label gets a threshold once in twenty
+_CHANCE = 0.05  # of a threshold for a label that the model does not know
 
 
 @dataclass(frozen=True)
 class Chosen:
-    """The probability from which rows get a label, or are answered."""
+    """A chosen threshold."""
 
-    threshold: float
+    threshold: float  # rows from this probability on get the label, or are answered
     reached: bool = True  # whether the rows reach the aim
-    note: str = ""  # if not, why
+    note: str = ""  # why not
     proven: str = ""  # bound shown instead; "" if unknown
 
 
@@ -45,13 +45,13 @@ def choose(
 
     A bound on precision or false positive rate takes the highest recall; a bound on recall takes the fewest false
     alarms. Ties go to the threshold that keeps the bound best. If none keeps it, the nearest is chosen. The
-    threshold is one half if the model hardly knows the label: the label's rows do not get higher probabilities, or the
-    best F1 is hardly above that of giving the label to every row (Matthews correlation: hardly above 0).
+    threshold is one half if rows are too few, or the model hardly knows the label: the label's rows do not get higher
+    probabilities, or the best F1 hardly exceeds the F1 of giving every row the label (Matthews correlation: 0).
 
     With `interval`, the rows must show with an error of 5 % that other rows keep the bound. `surest_right` shows
     precision. Wilks's tolerance limits (1941, Ann. Math. Stat. 12:91) show recall and false positive rate: the share of
     all rows beyond a row's probability has a beta distribution. Grouped rows count as fewer, by the design effect of
-    being on the wrong side. With `point`, the share of these rows keeps the bound.
+    being on the wrong side. With `point`, the rows' own share must keep the bound.
 
     Args:
         probabilities: (rows,) of the label.
@@ -75,14 +75,14 @@ def choose(
 def _knows(probabilities: NDArray[np.floating], has_label: Flags, groups: Groups | None) -> bool:
     """Whether rows with the label score higher, by a one-sided Mann-Whitney test."""
     chance = mannwhitneyu(probabilities[has_label], probabilities[~has_label], alternative="greater").pvalue
-    # The test is one of the covariance of rank and label: these are the rows' parts of it.
+    # The test is of the covariance of rank and label; the design effect is of each row's part of it.
     ranks = 2 * rankdata(probabilities) / len(probabilities) - 1
     effect = design_effect(2 * (has_label - has_label.mean()) * (ranks - ranks.mean()), groups)
     return bool(norm.isf(chance) > norm.isf(_CHANCE) * np.sqrt(effect))
 
 
 def _highest(probabilities: NDArray[np.floating], has_label: Flags, aim: Aim) -> Chosen:
-    """The threshold with the highest F1, or Matthews correlation (1975, Biochim. Biophys. Acta 405:442)."""
+    """The threshold with the highest F1 or Matthews correlation (1975, Biochim. Biophys. Acta 405:442)."""
     thresholds, hits, alarms = by_threshold(probabilities, has_label)
     rows, positives, given = len(has_label), has_label.sum(), hits + alarms
     if aim.measure == "f1":
@@ -113,13 +113,13 @@ def _by_share(probabilities: NDArray[np.floating], has_label: Flags, aim: Aim, b
 
 
 def _by_interval(probabilities: NDArray[np.floating], has_label: Flags, aim: Aim, groups: Groups | None) -> Chosen:
-    """The threshold that is shown to keep a bound, else `_by_share`'s."""
+    """The threshold shown to keep a bound, else `_by_share`'s."""
     assert aim.bound is not None
     surest, is_most = _SUREST[aim.measure], aim.measure == "fpr"
     best = surest(probabilities, has_label, 1 - aim.bound if is_most else aim.bound, groups)
     if best.bound is None:
         return Chosen(best.threshold)
-    # The shown bound depends on the requested one: request what was shown, until the rows show what was requested.
+    # The shown bound depends on the requested one: request the shown one until the rows show what is requested.
     while best.bound:
         again = surest(probabilities, has_label, float(floor4(best.bound)), groups)
         if again.bound is None:
@@ -138,8 +138,8 @@ def _by_interval(probabilities: NDArray[np.floating], has_label: Flags, aim: Aim
 def _surest_with_label(
     probabilities: NDArray[np.floating], has_label: Flags, bound: float, groups: Groups | None
 ) -> Surest:
-    """`surest_right` of a label's surest rows: at most twice as many as have a probability of at least `bound` (or
-    0.5), since rows with less are right less often than required."""
+    """`surest_right` among a label's surest rows: up to twice as many as have a probability of `bound` or more (0.5 if
+    lower), since less sure rows are right too rarely."""
     most = 2 * int((probabilities >= min(HALF, bound)).sum())
     most = min(max(most, _FEWEST), len(has_label))
     return surest_right(probabilities, has_label, bound, most=most, groups=groups)
@@ -148,16 +148,16 @@ def _surest_with_label(
 def _tolerated(
     probabilities: NDArray[np.floating], has_label: Flags, bound: float, groups: Groups | None, *, with_label: bool
 ) -> Surest:
-    """The threshold shown to keep a share `bound` of the label's rows above it, with the fewest other rows there.
-    Without `with_label`, it is shown to keep that share of the other rows below it, with the most of the label's rows
-    above."""
+    """With `with_label`, the threshold with the fewest other rows above it, of those shown to have a share `bound` of
+    the label's rows above. Without it, the threshold with the most of the label's rows above, of those shown to have a
+    share `bound` of other rows below."""
     thresholds, hits, alarms = by_threshold(probabilities, has_label)
     side = has_label if with_label else ~has_label
     rows = int(side.sum())
     right, wins = (hits, -alarms) if with_label else (rows - alarms, hits)
     wrong_first = probabilities if with_label else -probabilities
     effect = effect_of_least(wrong_first[side], 1 - bound, None if groups is None else groups[side])
-    # Giving the label to no row keeps every bound, but is useless.
+    # A label never given keeps every bound, but is useless.
     low = np.where(hits > 0, shares.at_least(shares.ERROR, right / effect, (rows - right) / effect), -1.0)
     if low.max() < bound:
         return Surest(HALF, rows, float(low.max()))
@@ -180,11 +180,11 @@ def _nearest_half(thresholds: Floats) -> float:
 def choose_answered(
     confidence: NDArray[np.floating], right: Flags, aim: Aim, *, groups: Groups | None = None
 ) -> Chosen:
-    """The least probability at which answers are shown to keep an aim.
+    """The least probability from which answers are shown to keep an aim.
 
     Args:
         confidence: (rows,) the answers' probabilities.
-        right: whether each answer is right.
+        right: (rows,)
     """
     assert aim.bound is not None
     if aim.measure == "fixed":
@@ -196,11 +196,11 @@ def choose_answered(
 
 
 def choose_at_least(of_truth: NDArray[np.floating], coverage: float, *, groups: Groups | None = None) -> float | None:
-    """The least probability of a label in a set, so that a new row's set holds its true label with at least `coverage`.
+    """The least probability of a set's labels at which a new row's set holds its true label with at least `coverage`.
 
     This is split conformal prediction (Papadopoulos et al. 2002, ECML), with the score whose sets are smallest on
-    average (Sadinle et al. 2019, J. Am. Stat. Assoc. 114:223). If rows are sorted by rising probability, the new row
-    lies below row k with a chance of at most `k / (n + 1)`. If it comes with a group of d alike rows, the chance is
+    average (Sadinle et al. 2019, J. Am. Stat. Assoc. 114:223). With rows sorted by rising probability, the new row
+    lies below row k with a chance of at most `k / (n + 1)`. If it is one of d alike rows, the chance is
     `(k + d - 1) / (n + d)`; d is the design effect of being below. The largest k with a chance of at most
     `1 - coverage` is chosen.
 

@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
 
 class ModelFiles(Frozen):
-    """One model on the disk."""
-
     model: Path  # ONNX file, or folder of `save_pretrained`
     tokenizer_json: Path
     tokenizer: TokenizerInfo
@@ -33,7 +31,7 @@ class ModelFiles(Frozen):
 
     def engine(self, *, temperature: float = 1.0, device: Device = "cpu") -> Engine:
         """The serving engine of an ONNX file."""
-        from kdc.serving.engine.engine import Engine  # its memory must not count for torch models
+        from kdc.serving.engine.engine import Engine  # torch models must not count its memory
 
         return Engine.from_files(
             self.model,
@@ -52,7 +50,7 @@ class _Request(Frozen):
 
 
 def peak_memory_bytes(files: ModelFiles, texts: Sequence[Text]) -> int:
-    """Peak resident memory, in bytes, of a fresh process that answers `texts` in one batch.
+    """Peak resident memory of a fresh process that answers `texts` in one batch.
 
     Raises:
         KdcError: the process failed.

@@ -1,4 +1,4 @@
-"""Exact intervals of shares, and the surest rows that are shown to be right."""
+"""Exact intervals of shares, and thresholds for the surest rows."""
 
 import math
 from typing import NamedTuple
@@ -12,22 +12,21 @@ from kdc.pipeline.config.metrics import Flags, Floats, Groups, group_numbers
 from kdc.pipeline.quality.intervals import Ends, design_effect, independent_rows
 
 ERROR = 0.05  # chance that a chosen share breaks its bound
-_STEPS = 50  # how many sets of surest rows are tried
-_STARTS = np.array([10, 20, 30, 40])  # steps that get a part of `ERROR` of their own
+_STEPS = 50  # sets of surest rows
+_STARTS = np.array([10, 20, 30, 40])  # steps that get a quarter of `ERROR` each
 
 
 Count = int | np.integer
 
 
 class Surest(NamedTuple):
-    """The surest rows."""
+    """The surest rows: all from `threshold` on."""
 
-    threshold: float  # rows from this probability on
+    threshold: float  # a probability
     rows: int
     bound: float | None  # shown share, if less than requested
 
     def note(self, rows: int) -> str:
-        """A sentence on the shown bound."""
         assert self.bound is not None
         return f"{floor4(self.bound)} is shown, by the {self.rows} surest of {rows} rows"
 
@@ -38,8 +37,8 @@ def floor4(share: float) -> str:
 
 
 def at_least(error: Floats | float, right: Floats | float, wrong: Floats | float) -> Floats:
-    """The lower end of a share's interval. It is above the true share with a chance of `error` (Clopper and Pearson
-    1934, Biometrika 26:404). Counts may be fractions."""
+    """The lower end of a share's interval. Its chance of lying above the true share is at most `error` (Clopper and
+    Pearson 1934, Biometrika 26:404). Counts may be fractions."""
     return np.where(np.greater(right, 0), beta.ppf(error, np.maximum(right, 1e-9), np.add(wrong, 1)), 0.0)
 
 
@@ -47,7 +46,7 @@ def rate(hits: Count, of: Count, *, independent: float | None = None, confidence
     """A share with its exact interval; [0, 1] if `of` is 0.
 
     Args:
-        independent: independent rows that `of` counts as.
+        independent: the effective number of `of` rows.
         confidences: of the two-sided intervals that give the lower and the upper end.
     """
     hits, of = int(hits), int(of)
@@ -62,8 +61,8 @@ def rate(hits: Count, of: Count, *, independent: float | None = None, confidence
 def effect_of_least(values: NDArray[np.floating], share: float, groups: Groups | None) -> float:
     """The design effect of being among the `share` of rows with the least values.
 
-    `share` is what a bound allows, not what a threshold leaves on the wrong side. If by luck few rows are there, they
-    would also show less of how alike grouped rows are, so the luck would count twice.
+    `share` is what a bound allows, not what a threshold leaves on the wrong side. If few rows are there by luck, they
+    also show little correlation within groups, and the luck would count twice.
     """
     least = np.zeros(len(values))
     least[np.argsort(values, kind="stable")[: math.ceil(share * len(values) - 1e-9)]] = 1
@@ -75,18 +74,18 @@ def surest_right(
 ) -> Surest:
     """The largest set of surest rows whose share of right rows is shown to be at least `bound`.
 
-    Fifty sets are tried: the k surest rows, with k up to `most`. For each, the hypothesis is tested that rows above the
+    Fifty sets are tried: the k surest rows, with k up to `most`. Each is a test of the hypothesis that rows above the
     next row's probability are right less often than the bound. The test is exact: given that probability, the number of
-    right rows is binomial. Grouped rows count as fewer, by the design effect of being right. How alike they are is
-    taken from all tried rows: the first few tell too little.
+    right rows is binomial. Grouped rows count as fewer, by the design effect of being right. Their correlation is taken
+    from all tried rows: the first few tell too little.
 
     The fallback procedure divides `ERROR` (Wiens 2003, Pharmaceutical Statistics 2:211; Wiens and Dmitrienko 2005, J.
-    Biopharm. Stat. 15:929): each of `_STARTS` has a quarter, and a rejected hypothesis leaves its error to the next. A
+    Biopharm. Stat. 15:929): each of `_STARTS` gets a quarter, and a rejected hypothesis leaves its error to the next. A
     threshold breaks the bound on other rows with a chance of at most `ERROR`. The largest rejected k is chosen, else
-    the start with the highest bound.
+    the start with the highest shown share.
 
     Args:
-        confidence: (rows,) the probability of being right.
+        confidence: (rows,) 0 to 1.
         bound: 0 to 1.
         most: must not depend on which rows are right.
     """
@@ -130,7 +129,7 @@ def _effects(
 def prefixes(
     confidence: NDArray[np.floating], right: Flags, counts: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], Floats, Floats]:
-    """For each of `counts`, so many surest rows, and all others with the last one's probability.
+    """For each of `counts`, that many surest rows, and rows that tie with the last.
 
     Returns:
         Rows, thresholds and right rows, without repeats.
@@ -142,8 +141,8 @@ def prefixes(
 
 
 def by_threshold(probabilities: NDArray[np.floating], right: Flags) -> tuple[Floats, Floats, Floats]:
-    """The distinct thresholds, falling, with the right and wrong rows above each. They lie halfway between
-    probabilities, so that rounding moves no row."""
+    """Falling thresholds, with the right and wrong rows above each. They lie halfway between probabilities, so that
+    rounding moves no row."""
     distinct, number = np.unique(np.asarray(probabilities, dtype=np.float64), return_inverse=True)
     hits, misses = (np.bincount(number, weights=rows, minlength=len(distinct))[::-1] for rows in (right, ~right))
     falling = distinct[::-1]

@@ -1,4 +1,4 @@
-"""Bound the errors that other rows may have although these rows show none."""
+"""Bound errors that other rows may have although the measured rows show none."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,17 +9,17 @@ from numpy.typing import NDArray
 from kdc.pipeline.config import metrics
 from kdc.pipeline.config.metrics import Floats, Groups, Labels
 
-_STEPS = 64  # most sets of rare classes that are tried (`_Parts`)
+_STEPS = 64  # most sets of rare classes (`_Parts`)
 
 
 def unseen(
     truth: Labels, answers: Labels, metric: str, *, groups: Groups | None, quantile: float
 ) -> Callable[[float], float]:
-    """Points that a score may change by, although no row shows the change.
+    """Points that a score may change by on other rows, though no row shows the change.
 
-    If n rows or groups show no change, up to `z^2 / (n + z^2)` of others may still change: the upper end of Wilson's
-    interval (1927) for no event. Suppose that this share of the right answers turns wrong, or of the wrong ones right,
-    in the rarest class, in the two rarest classes, and so on. The largest change counts.
+    If n rows or groups show no change, up to `z^2 / (n + z^2)` of others may change: the upper end of Wilson's
+    interval (1927) for no event. Suppose that this share of right answers turns wrong, or of wrong answers right,
+    in the rarest class, in the two rarest, and so on. The largest change of the score counts.
 
     Args:
         quantile: z, of the normal distribution.
@@ -32,7 +32,7 @@ def unseen(
     if not callable(score):
         return lambda times: 100 * score * float(square / (times * (unit.max() + 1) + square))
     both, answered, actual = (each[0] for each in metrics.counts(truth, answers)(np.ones((1, len(truth)))))
-    if score(actual[None], actual[None], actual[None])[0] < 1 - 1e-9:  # even right answers do not score 1
+    if score(actual[None], actual[None], actual[None])[0] < 1 - 1e-9:  # even perfect answers do not score 1
         return lambda times: 100.0
     right = truth == answers if truth.ndim == 1 else np.logical_and(truth, answers)
     can_lose, can_win = (_parts(truth, actual, unit, each) for each in (right, ~right))
@@ -54,12 +54,12 @@ def unseen(
 
 @dataclass(frozen=True)
 class _Parts:
-    """Rows of the rarest class, of the two rarest, and so on: they may change together."""
+    """Sets of rows that may change together: of the rarest class, of the two rarest, and so on."""
 
     classes: NDArray[np.bool_]  # (parts, classes)
     units: NDArray[np.intp]  # (parts, 1) groups with rows of the part
     rows: NDArray[np.intp] | None  # (parts, 1) for multi-label; None if each row has one class
-    wrong: float  # chance that a failing row gets one given other class
+    wrong: float  # chance that a failing row gets a given other class
 
 
 def _parts(truth: Labels, actual: Floats, unit: NDArray[np.intp], chosen: NDArray[np.bool_]) -> _Parts:

@@ -13,16 +13,16 @@ from typing import Any
 
 from kdc.serving.http.settings import ServeSettings
 
-_MOST = 64  # of a loop turn
-_SPARE_FILES = 64  # not for connections
-_FEWEST_GRPC = 64  # with fewer another client's probe might get none
+_MOST = 64  # connections accepted in a loop turn
+_SPARE_FILES = 64  # descriptors for other uses
+_FEWEST_GRPC = 64  # connections; with fewer a client could leave none for a probe
 _MOST_PROBES = 512
 _TO_REFUSE = 8  # above the limit: each takes a descriptor until refused
 
 
 class Accepting:
-    """Accepts the other waiting connections after the server accepted one. Only for a single worker: it would take them
-    from idle workers."""
+    """Accepts the other waiting connections after the server accepted one. Only for a single worker: with several, it
+    would take connections from idle workers."""
 
     def __init__(self, server: Any, most_connections: int) -> None:
         self._server, self._most_connections = server, most_connections  # uvicorn's server, in this event loop
@@ -31,7 +31,7 @@ class Accepting:
         self._handed: set[asyncio.Task[Any]] = set()  # connections without a protocol yet
 
     def more(self) -> None:
-        """Accept what waits, once per loop turn."""
+        """Accept waiting connections, once per loop turn."""
         if self._has_taken:
             return
         self._has_taken = True

@@ -1,7 +1,7 @@
 """Probes and metrics on their own port and thread, where they wait for no client.
 
-On the service's port a liveness probe could restart a busy service. This port asks for no token: keep it unreachable
-from outside.
+On the service's port a liveness probe may time out, and a busy service would be restarted. This port asks for no token:
+keep it unreachable from outside.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ from kdc.serving.http.metrics import CONTENT_TYPE, Metrics
 _STUCK_S = 30.0  # seconds without an event loop turn until `/livez` says no
 _BEAT_S = 0.5
 _WAITING = 4096  # connections in the kernel; further clients retry later
-_SECONDS = 5.0  # of a connection
+_SECONDS = 5.0  # most of a connection
 _HEAD_BYTES = 8192
 _TEXT = "text/plain"
 
@@ -43,7 +43,6 @@ class _Server:
         threading.Thread(target=self._run, name="kdc-admin", daemon=True).start()
 
     def close(self) -> None:
-        """Listen no more."""
         self._loop.call_soon_threadsafe(self._accepting.cancel)
 
     def _run(self) -> None:
@@ -51,7 +50,7 @@ class _Server:
             self._runner.run(asyncio.wait([self._accepting]))
 
     async def _accept(self) -> None:
-        """Accept a connection each loop turn. If too many are open, the oldest one ends."""
+        """Accept a connection each loop turn. If too many are open, end the oldest."""
         while True:
             try:
                 connection, _ = await self._loop.sock_accept(self._listener)
@@ -83,7 +82,7 @@ class _Server:
                         return
                 head, body = self._answer(head)
                 sent_of_body = connection.sendmsg([head, body]) - len(head)
-                if sent_of_body >= 0:  # a probe takes at least the head
+                if sent_of_body >= 0:  # a client that takes less than the head is no probe
                     await self._loop.sock_sendall(connection, memoryview(body)[sent_of_body:])
 
     def _answer(self, head: bytes) -> tuple[bytes, bytes]:

@@ -44,7 +44,7 @@ def _parts(text: str) -> list[str]:
 
 
 def paths_by_name(artifacts: str) -> dict[str, Path]:
-    """`places_by_name` as paths, for a list without addresses."""
+    """`places_by_name` for a list without addresses."""
     return {name: Path(place) for name, place in places_by_name(artifacts).items()}
 
 
@@ -70,7 +70,7 @@ def expected_sha256(given: str | None, names: Collection[str]) -> dict[str, str]
 
 
 def local(artifacts: str, *, allow_failed: bool = False, expect_sha256: str | None = None) -> str:
-    """The list with absolute paths, since workers run in another folder. Downloads addresses; keeps links.
+    """Download addresses; return the list with absolute paths, since workers run in another folder. Links stay.
 
     Raises:
         KdcError: an artifact is missing, unreachable, damaged or refused.
@@ -88,7 +88,7 @@ def local(artifacts: str, *, allow_failed: bool = False, expect_sha256: str | No
 
 
 def newest(runs: Path = Path("runs")) -> Path:
-    """The artifact under `runs/` that was finished last.
+    """The newest artifact under `runs/`.
 
     Raises:
         InputError: there is none.

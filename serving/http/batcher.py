@@ -1,7 +1,8 @@
 """Continuous batching: rows of concurrent requests share forward passes (docs/explanation/scheduling.md).
 
-If few rows wait (one, or up to half as many as lanes) and no pass runs, they get one with all threads. If more wait,
-lanes run passes side by side. That is faster: one pass would wait for the core that also handles requests.
+If no pass runs and few rows wait (one, or up to half as many as lanes), one pass with all threads answers them. If more
+wait, lanes run passes side by side. A single pass would be slower, as it would wait for the core that also handles
+requests.
 """
 
 import asyncio
@@ -25,7 +26,7 @@ log = logging.getLogger("kdc.serve")
 # After so many failures no single row is to blame, and halving a batch stops.
 _MOST_FAILURES = 32
 _AVERAGED_S = 2.0  # seconds over which `_others` is averaged
-# Longest pass, in seconds, that takes rows out of turn: others wait for its end.
+# Longest pass, in seconds, that takes rows out of turn, since others wait for its end.
 _AHEAD_S = 0.0025
 
 Forward = Callable[[Sequence[Part]], np.ndarray]
@@ -38,18 +39,18 @@ class Batcher:
     forward: Forward  # a batch to (rows, outputs) with all threads, while no other pass runs
     _: KW_ONLY
     beside: Forward | None = None  # with a share of the threads, called concurrently
-    lanes: int = 1  # most passes at a time; if few rows wait, one with all threads
+    lanes: int = 1  # most passes at a time
     max_batch_tokens: int = 4096  # padded; one row alone may exceed it
     max_batch_rows: int = sys.maxsize
-    # Most padded tokens of a batch with rows out of turn; at least what a lane answers in `_AHEAD_S`.
+    # Most padded tokens of a batch with rows out of turn. More if a lane answers more in `_AHEAD_S`.
     ahead_tokens: float = math.inf
-    # Most tokens before a request, as `Queue.before` counts them, and most seconds at the recent speed: a longer queue
-    # answers clients that gave up.
+    # Most tokens of a request and before it (`Queue.before`), and most seconds they may take at the recent speed: a
+    # longer queue would answer clients that gave up.
     max_queue_tokens: int = 65536
     max_queue_seconds: float = 1.0
-    # Most seconds that a request may take, if it takes turns with as many others as waited lately.
+    # Most seconds that a request may take beside as many others as waited lately.
     max_seconds: float = math.inf
-    has_neighbour: Callable[[], bool] = lambda: False  # another batcher is busy: no pass gets all threads
+    has_neighbour: Callable[[], bool] = lambda: False  # if another batcher is busy, no pass gets all threads
     # Called in the event loop after a batch.
     on_batch: Callable[[Sequence[Row], Sequence[Result], BatchReport], None] = lambda *_: None
     on_left: Callable[[int], None] = lambda _: None  # gets the waiting tokens after a caller left
@@ -74,16 +75,13 @@ class Batcher:
 
     @property
     def is_busy(self) -> bool:
-        """Whether rows wait or run."""
         return self._running > 0 or len(self.queue) > 0
 
     def check_room(self, tokens: int) -> None:
-        """Refuse tokens that the queue has no room for; an empty one takes any number.
-
-        Callers may ask before tokenising, with a lower bound.
+        """Check that the queue has room. An empty queue takes any number. Before tokenising, pass a lower bound.
 
         Raises:
-            Overloaded: there is none.
+            Overloaded: it has none.
         """
         queued, speed, most = self.queue.tokens, self._tokens_per_second, self.max_queue_tokens
         if speed is not None:
@@ -93,7 +91,7 @@ class Batcher:
             if queued and queued + tokens > most:
                 retry_after = max(1, round(queued / speed)) if speed is not None else 1
                 raise Overloaded(f"{queued} of {most} tokens are queued", retry_after)
-        # It will take turns with as many requests as waited lately: answered clients ask again.
+        # Others will take turns with it, since answered clients ask again.
         if speed is not None and (1 + self._others) * tokens > speed * self.max_seconds and len(self.queue):
             seconds = (1 + self._others) * tokens / speed
             why = f"{tokens} tokens would take {seconds:.0f} s beside {self._others:.0f} other requests"
@@ -152,7 +150,7 @@ class Batcher:
     def _work(self) -> None:
         """A lane's thread."""
         work = threading.Condition(self._lock)
-        free_since: float | None = None  # end of its last pass, if it did not wait since
+        free_since: float | None = None  # end of its last pass, if it has not waited since
         while True:
             with self._lock:
                 while self._alone or not len(self.queue):
@@ -184,7 +182,6 @@ class Batcher:
 
     @property
     def _ahead(self) -> float:
-        """See `ahead_tokens`."""
         return max(self.ahead_tokens, _AHEAD_S * (self._tokens_per_second or 0.0) / self.lanes)
 
     def _average(self, waiting: int, began: float, ended: float) -> None:
@@ -213,7 +210,6 @@ class Batcher:
             self._loop.call_soon_threadsafe(self._deliver, batch, results, report)
 
     def _deliver(self, batch: list[Row], results: list[Result], report: BatchReport) -> None:
-        """Runs in the event loop."""
         _answer(batch, results)
         try:
             self.on_batch(batch, results, report)
@@ -221,13 +217,13 @@ class Batcher:
             log.exception("the metrics or traces of a batch could not be written")
 
     def _learn_speed(self, tokens: int, seconds: float) -> None:
-        """Update the speed. A small batch is slow for its tokens, so it can only raise the speed."""
+        """A small batch is slow for its tokens, so it can only raise the speed."""
         speed, known = tokens / max(seconds, 1e-9), self._tokens_per_second
         if tokens >= min(self.max_batch_tokens, self.ahead_tokens) / 4 or (known is not None and speed > known):
             self._tokens_per_second = speed if known is None else known + 0.2 * (speed - known)
 
     def _answers(self, batch: list[Row], forward: Forward, failures: list[Exception] | None = None) -> list[Result]:
-        """Each row's outputs or error. One bad row fails a batch, so its halves are tried again."""
+        """Each row's outputs or error. A bad row fails its batch, so the halves of a failed batch are tried again."""
         failures = [] if failures is None else failures
         try:
             results = list(forward([row.encoding for row in batch]))

@@ -1,5 +1,5 @@
-"""After SIGTERM the service refuses new requests with 503 for a while, and load balancers take it out. Then it answers
-the admitted requests, and stops."""
+"""After SIGTERM the service refuses new requests with 503 for a while, so that load balancers take it out. Then it
+answers the admitted requests, and stops."""
 
 import asyncio
 import contextlib
@@ -28,12 +28,14 @@ class Drain:
 
     @property
     def draining(self) -> bool:
-        """Whether SIGTERM has come."""
         return self._task is not None
 
     def install(self, busy: Callable[[], int]) -> None:
-        """Replace the server's SIGTERM handler. Call it in the event loop, once the server has set its handler. `busy`
-        counts requests in work."""
+        """Replace the server's SIGTERM handler. Call it in the event loop, once the server has set its own.
+
+        Args:
+            busy: counts requests in work.
+        """
         if threading.current_thread() is not threading.main_thread():
             return  # only the main thread gets signals; tests use others
         loop, before = asyncio.get_running_loop(), signal.getsignal(signal.SIGTERM)
@@ -67,7 +69,7 @@ class Drain:
     async def _stop_listening(self, server: Any) -> None:
         """Refuse connections if the whole service stops, not this worker alone.
 
-        The supervisor holds the socket too. If workers only closed it, it would take connections that nobody answers.
+        The supervisor holds the socket too. If workers only closed it, it would accept connections that nobody answers.
         """
         folder = runtime.directory()
         if folder is None or not (folder / runtime.STOPPING).exists():
@@ -78,8 +80,8 @@ class Drain:
         if self.workers > 1:
             await asyncio.sleep(0.05)
         for copy in copies:
-            # Waiting connections are taken first, and get a 503: the shutdown would reset them. It follows at once, so
-            # later clients are refused, and retry.
+            # Waiting connections are taken first and get a 503, since the shutdown would reset them. The shutdown
+            # follows at once, so later clients are refused and retry.
             taken = take_what_waits(copy, server)
             with contextlib.suppress(OSError):  # another worker was first
                 copy.shutdown(socket.SHUT_RD)

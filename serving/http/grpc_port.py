@@ -1,7 +1,7 @@
 """gRPC on its own port: each call becomes an ASGI request, with the usual gate, limits and metrics.
 
 The path is the method (`/inference.GRPCInferenceService/ModelInfer`), the headers are the metadata, the body is the
-message. grpcio is an extra: import this only if gRPC is wanted.
+message. grpcio is an extra, so import this only if gRPC is wanted.
 """
 
 import asyncio
@@ -27,19 +27,19 @@ _CODES = {
     504: grpc.StatusCode.DEADLINE_EXCEEDED,
 }
 _TRAILING = ("x-artifact", "retry-after")  # reply headers that become trailing metadata
-_READ_S, _HURRIED_S = 2.0, 0.1  # for a message to arrive; the latter while `_reading` is full
+_READ_S, _HURRIED_S = 2.0, 0.1  # for a message to arrive; the latter if `_reading` is full
 _END_S = 0.5  # for the last calls when the service ends
 _SPARE_CALLS = 128  # above `max_requests`: the gate refuses and counts them
 _METADATA = 16 * 1024  # bytes of a call
-# A reply is small if so many of its size fit into the limit of unread bytes. A client has fewer calls, so small replies
-# always pass.
+# A reply is small if 2,048 of its size fit into the limit of unread bytes. By default clients have at most 1,024 calls,
+# so small replies always pass.
 _SMALL_REPLIES = 2048
 _TOO_MUCH_UNREAD = b'{"error": "clients leave too many bytes of replies unread; try again in 1 s, or send fewer texts"}'
 
 
 @contextlib.asynccontextmanager
 async def grpc_port(app: ASGIApp, methods: Collection[str], settings: ServeSettings) -> AsyncIterator[None]:
-    """Answer calls by an app while the context lasts, in the event loop.
+    """Answer calls by an app while the context lasts.
 
     Args:
         app: answers POST at `methods` with a message, or an error of `replies`.
@@ -67,7 +67,6 @@ async def grpc_port(app: ASGIApp, methods: Collection[str], settings: ServeSetti
 
 
 def _options(settings: ServeSettings) -> dict[str, int]:
-    """Bounds on what calls take before the app sees them."""
     return {
         "grpc.so_reuseport": int(settings.workers > 1),
         "grpc.max_allowed_incoming_connections": most_grpc_connections(settings),
@@ -90,11 +89,8 @@ def _options(settings: ServeSettings) -> dict[str, int]:
 
 
 class _Calls(grpc.GenericRpcHandler):
-    """Hands calls to an app.
-
-    A call is read as a stream of one message: grpc reads streams only on request, so a call without a token is refused
-    unread.
-    """
+    """Reads each call as a stream of one message. grpc reads streams only on request, so a call without a token is
+    refused unread."""
 
     def __init__(self, app: ASGIApp, methods: Collection[str], settings: ServeSettings) -> None:
         self._app, self._methods = app, methods
@@ -144,8 +140,8 @@ class _Calls(grpc.GenericRpcHandler):
         return body
 
     def _keeps(self, size: int, context: Any) -> bool:
-        """Count a reply until its client read it (HTTP/2's window); False if too much is unread. Half of the limit is
-        kept for small replies."""
+        """Count a reply until its client read it (HTTP/2's window); False if too much is unread. Large replies may take
+        half of the limit."""
         most = self._most_unsent if size <= self._most_unsent // _SMALL_REPLIES else self._most_unsent // 2
         if self._unsent and self._unsent + size > most:
             return False

@@ -1,11 +1,10 @@
 """Prometheus metrics of the service, over all its workers.
 
-Several workers write into `PROMETHEUS_MULTIPROC_DIR`, and `exposition` adds them up. Labels take few values whatever
-clients send. A cascade's second model is called NAME/second.
+Workers write into `PROMETHEUS_MULTIPROC_DIR`, and `exposition` adds them up. Labels take few values, whatever clients
+send. A cascade's second model is called NAME/second.
 
-`kdc_predictions` counts rows by label at the operating points: a multi-label row under each label, an abstention as
-`abstained`. Divided by `kdc_rows` it compares with `kdc_training_label_share`. Regression has no
-`kdc_predictions` and no `kdc_training_label_share`.
+`kdc_predictions` counts rows by label at the operating points: a multi-label row under each of its labels, an
+abstention as `abstained`. Divided by `kdc_rows` it compares with `kdc_training_label_share`.
 """
 
 import functools
@@ -30,20 +29,20 @@ from kdc.serving.http.model import SECOND, Answer, Model
 from kdc.serving.http.queue import BatchReport
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-FRESH_S = 1.0  # seconds to keep an exposition, since anyone may ask
+FRESH_S = 1.0  # least seconds to keep an exposition, since anyone may ask
 _SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _TOKENS = (16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
 _ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
-# Most memory for a model's label names, whose series stay over all reloads: two artifacts of the largest manifest fit.
-_MOST_NAMES, _A_NAME = 4 << 20, 100  # characters, and the overhead of each name
-OTHER = "other"  # label of all further ones
+# Most characters of a model's label names, whose series outlive reloads: the largest manifest fits twice.
+_MOST_NAMES, _A_NAME = 4 << 20, 100  # the latter: overhead of each name
+OTHER = "other"  # stands for all further labels
 Ended = Literal["refused", "idle", "unread"]  # why the service ended a connection
 
 log = logging.getLogger("kdc.serve")
 
 
 def _counts(method: Callable[..., None]) -> Callable[..., None]:
-    """Errors of writing metrics never end a request; the first is logged."""
+    """Log the first error of writing metrics; none ends a request."""
 
     @functools.wraps(method)
     def counting(self: "Metrics", *args: Any, **kwargs: Any) -> None:
@@ -58,8 +57,6 @@ def _counts(method: Callable[..., None]) -> Callable[..., None]:
 
 
 class Metrics(Collector):
-    """All metrics of the service."""
-
     def __init__(self) -> None:
         patches.allocate_metrics()
         self.incomplete = False  # a count was lost, as on a full disk
@@ -108,30 +105,25 @@ class Metrics(Collector):
 
     @_counts
     def answered(self, route: str, status: object, seconds: float) -> None:
-        """Count a request."""
         self.requests.labels(route, status).inc()
         self.seconds.labels(route).observe(seconds)
 
     @_counts
     def connected(self, connections: int, ended: Ended | None = None) -> None:
-        """Note the connections."""
         self.connections.set(connections)
         if ended is not None:
             self.ended[ended].inc()
 
     @_counts
     def reloaded(self, model: str, refused: bool) -> None:
-        """Note whether an artifact was refused."""
         self.refused.labels(model).set(refused)
 
     @_counts
     def queue(self, model: str, tokens: int) -> None:
-        """Note the waiting tokens."""
         self.queue_tokens.labels(model).set(tokens)
 
     @_counts
     def observe_batch(self, model: str, report: BatchReport) -> None:
-        """Count a forward pass."""
         self.queued.labels(model).observe(report.queued_seconds)
         self.inference.labels(model).observe(report.seconds)
         self.batch_tokens.labels(model).observe(report.tokens)
@@ -140,7 +132,6 @@ class Metrics(Collector):
 
     @_counts
     def predicted(self, model: Model, answer: Answer) -> None:
-        """Count a request's answers."""
         labels = model.engine.labels
         self.rows.labels(model.name).inc(len(answer.logits))
         if labels:
@@ -154,11 +145,10 @@ class Metrics(Collector):
             self.truncated.labels(model.name).inc(sum(answer.truncated))
 
     def told(self) -> bytes | None:
-        """The last `exposition`, if still fresh."""
         return self._told if time.monotonic() - self._told_at < self._fresh_s else None
 
     def _of_label(self, model: str, label: str) -> Counter:
-        """A label's series. Reloads with new labels cannot make endless series."""
+        """A label's series. Reloads with new labels cannot make series without end."""
         known, size = self._labels.get(model, (set(), 0))
         if label not in known and (size := size + _A_NAME + len(label)) <= _MOST_NAMES:
             known.add(label)
@@ -166,7 +156,7 @@ class Metrics(Collector):
         return self.predictions.labels(model, label if label in known else OTHER)
 
     def exposition(self) -> bytes:
-        """All workers' metrics as text, renewed after 1 s, or ten times what it took."""
+        """All workers' metrics as text, renewed after 1 s or ten times what it took, whichever is longer."""
         with self._telling:
             if (told := self.told()) is None:
                 began = time.monotonic()
@@ -177,7 +167,8 @@ class Metrics(Collector):
 
     @_counts
     def _begin(self) -> None:
-        # Series begin at 0: Prometheus sees no increase in one that begins at 1, and cannot divide by a missing one.
+        # Series begin at 0: Prometheus sees no increase in a series that begins at 1, and cannot divide by a missing
+        # series.
         for name, model in list(self.models.items()):
             for metric in (self.rows, self.truncated, self.queue_tokens, self.refused):
                 metric.labels(name)
@@ -201,8 +192,8 @@ class Metrics(Collector):
     def collect(self) -> Iterator[Metric]:
         """The loaded artifacts, and their training label shares.
 
-        A gauge's file would keep the labels of replaced artifacts. One worker answers for all, since they read the same
-        ones.
+        Not gauges: their files would keep the labels of replaced artifacts. One worker answers for all, since all read
+        the same artifacts.
         """
         info = "1 for the artifact that answers: the beginning of its manifest's SHA-256."
         answers = GaugeMetricFamily("kdc_artifact_info", info, labels=["model", "artifact", "variant", "provider"])
@@ -217,7 +208,7 @@ class Metrics(Collector):
 
 
 def _expected_shares(manifest: Manifest) -> dict[str, float]:
-    """Each label's expected share, if known: of training rows, or of tuning rows if thresholds or abstention decide."""
+    """Expected shares by label, if known: of training rows, or of tuning rows if thresholds or abstention decide."""
     labels, shares, abstain = manifest.task.labels, manifest.lineage.label_share, manifest.task.abstain
     if abstain is not None:
         known = dict(zip(labels, abstain.shares, strict=False))
@@ -234,7 +225,7 @@ def _expected_shares(manifest: Manifest) -> dict[str, float]:
 
 
 def _forget_the_dead(folder: Path) -> None:
-    """Remove gauges of killed workers: they would be added up for ever."""
+    """Remove gauges of killed workers, which would be added up for ever."""
     for file in folder.glob("gauge_live*_*.db"):
         pid = int(file.stem.rpartition("_")[2])
         try:

@@ -25,10 +25,10 @@ from kdc.serving.http.tokenizer_pool import TokenizerPool
 if TYPE_CHECKING:
     from kdc.serving.http.tracing import Trace
 
-# Padded tokens of a pass. CPU tokens cost the same in passes of 64 to 512 tokens (benchmarks/split.py); larger passes
-# keep others waiting.
+# Most padded tokens of a pass. On a CPU a token costs the same in passes of 64 to 512 (benchmarks/split.py); larger
+# passes keep others waiting.
 _CPU_BATCH, _GPU_BATCH = 256, 4096
-# `Batcher.ahead_tokens` on a CPU. A GPU's passes are short anyway.
+# `Batcher.ahead_tokens` on a CPU; passes on a GPU are short.
 _CPU_AHEAD = 64
 SECOND = "/second"  # suffix of a cascade's second model
 _SCORE_BYTES = 45  # of a score in a reply, besides the label
@@ -38,10 +38,10 @@ _PASS_NUMBERS = 1 << 20  # most logits of a pass of several rows
 
 @dataclass(frozen=True)
 class Listeners:
-    """Callbacks, called in the event loop with a model's name first."""
+    """Callbacks in the event loop. The first argument is a model's name."""
 
-    batch: Callable[[str, Sequence[Row], Sequence[Result], BatchReport], None] = lambda *_: None  # as `on_batch`
-    left: Callable[[str, int], None] = lambda *_: None  # as `on_left` of the batcher
+    batch: Callable[[str, Sequence[Row], Sequence[Result], BatchReport], None] = lambda *_: None  # `Batcher.on_batch`
+    left: Callable[[str, int], None] = lambda *_: None  # `Batcher.on_left`
     # After each look at an artifact: whether the new one is refused, gone or unreadable.
     reloaded: Callable[[str, bool], None] = lambda *_: None
 
@@ -51,8 +51,6 @@ SILENT = Listeners()
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A request's answer."""
-
     logits: np.ndarray  # float32 (rows, outputs)
     probabilities: np.ndarray  # float32 (rows, outputs), by `Engine.activated`; a regression's numbers
     tokens: list[int]  # (rows,) after the cut
@@ -86,9 +84,8 @@ class Model:
                 on_left=functools.partial(listeners.left, name),
             )
 
-        # A cascade's second model has its own queue, so that rows answered by the first do not wait. Each batcher asks
-        # about the other through a weak reference to this model: a cycle would keep the engine until a garbage
-        # collection.
+        # A cascade's second model has its own queue, so that rows answered by the first do not wait. The batchers refer
+        # to this model weakly: a cycle would keep the engine until a garbage collection.
         me = weakref.proxy(self)
         self._second: Batcher | None = None
         self._batcher = batcher(name, engine, lambda: me._second is not None and me._second.is_busy)
@@ -100,7 +97,7 @@ class Model:
     async def answer(
         self, rows: Sequence[Text], *, truncate: bool = True, side: str | None = None, trace: Trace | None = None
     ) -> Answer:
-        """Answer rows in passes shared with other requests.
+        """Answer rows, in passes shared with other requests.
 
         Args:
             rows: at least one.
@@ -143,7 +140,7 @@ class Model:
             self._active -= 1
 
     async def close(self) -> None:
-        """Answer the requests in work, then free everything."""
+        """Free everything, after the last answer."""
         while self._active:  # a request may still be tokenising
             await asyncio.sleep(0.01)
         self._tokenizer_pool.close()
@@ -168,5 +165,4 @@ def check_queue(info: TokenizerInfo, most: int) -> None:
 
 
 def batch_tokens(engine: Engine, settings: ServeSettings) -> int:
-    """Most padded tokens of a pass."""
     return settings.max_batch_tokens or (_CPU_BATCH if engine.provider == CPU_PROVIDER else _GPU_BATCH)

@@ -1,7 +1,6 @@
-"""The parts of other libraries that kdc replaces. No other module does (tests/serving/http/test_patches.py).
+"""Patches of other libraries. No other module has any (tests/serving/http/test_patches.py).
 
-Each patch names its tested versions. pyproject.toml has the same bounds; `make test-patches` tries the lowest and the
-highest.
+Each patch names its tested versions, as pyproject.toml does. `make test-patches` tries the lowest and the highest.
 """
 
 import io
@@ -17,8 +16,7 @@ import uvicorn.config
 def speak_http_by(protocol: str) -> None:
     """Have uvicorn use this protocol if its caller names none.
 
-    BentoML names none and has no option for it. The protocol that uvicorn brings sets no limit on the size of a
-    request's head, nor on the time that it may take.
+    BentoML names none and has no option for it.
 
     Versions: uvicorn>=0.45,<0.55
     Upstream: https://github.com/bentoml/BentoML/issues/4671, https://github.com/Kludex/uvicorn/issues/157
@@ -42,7 +40,7 @@ def allocate_metrics() -> None:
 def keep_metrics_in_memory() -> None:
     """Have prometheus_client write no file for metrics made from now on.
 
-    It decides when it is imported, before anyone knows whether files can be written.
+    prometheus_client decides at its import, before anyone knows whether files can be written.
 
     Versions: prometheus-client>=0.20,<0.27
     Upstream: https://github.com/prometheus/client_python/blob/master/prometheus_client/values.py (`get_value_class`)
@@ -51,8 +49,6 @@ def keep_metrics_in_memory() -> None:
 
 
 class _Allocated(io.FileIO):
-    """A file whose pages are allocated before writes."""
-
     def truncate(self, size: int | None = None) -> int:
         assert size is not None
         try:
@@ -67,5 +63,5 @@ class _Allocated(io.FileIO):
 def _opened(name: str, mode: str) -> Any:
     if mode != "a+b":
         return Path(name).open(mode)
-    # Not opened to append: if the file system cannot allocate, the C library writes the pages, but not in append mode.
+    # Not opened to append: if the file system cannot allocate, the C library writes pages, which append mode prevents.
     return _Allocated(name, "r+", opener=lambda path, _: os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644))

@@ -1,7 +1,7 @@
 """uvicorn's HTTP/1.1 with bounds on what clients can take, and errors in JSON.
 
 uvicorn 0.54 has no such bounds. One client could hold gigabytes, or all connections, by endless heads or trailers, by
-pipelined requests, or by bodies that go on after a refusal.
+pipelined requests, or by bodies that continue after a refusal.
 
 httptools 0.9 leaves the body of a request with `Upgrade` unparsed, and a request hidden in it would be answered. So the
 request is parsed again without that header.
@@ -32,12 +32,12 @@ HEAD_S = 10.0  # seconds for a head, from its first byte or the connection's sta
 WRITE_S = 10.0  # seconds in which a client must read `LEAST_READ`, or all
 LEAST_READ = 64 * 1024  # bytes
 IDLE_S = 0.5  # seconds of silence until a connection may be ended for another
-STALL_S = 0.05  # the same if the connection owes a part of its body, and a complete request waits
+STALL_S = 0.05  # the same if the connection's request is incomplete and a complete one waits
 LINGER_S = 2.0  # seconds to send the rest of an answered request
-LINGER_BYTES = 32 * 1024 * 1024  # the same in bytes, if the connection then closes
+LINGER_BYTES = 32 * 1024 * 1024  # most bytes of that rest, if the connection then closes
 _LINGER_REFUSED = 256 * 1024  # the same after invalid HTTP or a large head
-_MOST_IN_KERNEL = 64 * 1024  # unsent bytes in the kernel, which a container's limit counts
-_PIECE = 4096  # bytes parsed at a time outside bodies: few requests come out of one piece
+_MOST_IN_KERNEL = 64 * 1024  # unsent bytes in the kernel, which count towards a container's limit
+_PIECE = 4096  # bytes parsed at a time outside bodies, so that few requests come out at once
 # A body has at most `_MOST_TINY` + bytes / `_CHUNK` chunks: each costs as much as thousands of bytes.
 _CHUNK, _MOST_TINY = 256, 1000
 _MOST_WAITING = 64 * 1024  # unparsed bytes behind an unanswered request
@@ -62,8 +62,8 @@ class _Transport:
         self.is_closing, self.close = protocol.transport.is_closing, protocol.close_gently
 
     def write(self, data: bytes) -> None:
-        """Write a part of the answer. The head is written with the body's first part: after a head that alone fills the
-        transport, `pause_writing` would not be called again, and the body would not be counted."""
+        """Write a part of the answer; the head with the body's first part. If the head alone filled the transport,
+        `pause_writing` would not be called again, and the body would not be counted."""
         running = self._protocol.running  # not kept: a cycle would stay until a garbage collection
         if self._head is None and running.response_started and running.scope["method"] != "HEAD":
             self._head = data
@@ -99,7 +99,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self.running: Any = None  # the request in work; `cycle` is the newest
         self._received = b""  # unparsed, because requests wait
         self._in_head = False
-        self._is_between = False  # the last request is done, and no next one has begun
+        self._is_between = False  # between two requests
         self._head_bytes = self._fields = 0
         self._left = 0  # bytes of the body to come, by Content-Length
         self._chunks = self._chunked = 0  # of the body, and their bytes
@@ -114,11 +114,11 @@ class BoundedProtocol(HttpToolsProtocol):
         self._written = 0  # bytes of the last write, in memory until all are sent
         # Unsent bytes by connection, the longest waiting first.
         self._unsent: dict[BoundedProtocol, int] = vars(self.server_state).setdefault("kdc_unsent", {})
-        # Given up, but still in memory.
+        # Connections given up, but still in memory.
         self._given_up: set[BoundedProtocol] = vars(self.server_state).setdefault("kdc_given_up", set())
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """If there are too many connections, end the longest idle one, or else refuse this one."""
+        """If there are too many connections, end the longest idle one, else refuse this one."""
         super().connection_made(transport)
         if BoundedProtocol.accepting is not None:
             BoundedProtocol.accepting.more()
@@ -158,7 +158,6 @@ class BoundedProtocol(HttpToolsProtocol):
         self._count()
 
     def data_received(self, data: bytes) -> None:
-        """Parse or drop data."""
         if self._ending or self._deaf:
             self._linger -= len(data)
             if self._linger < 0:
@@ -182,7 +181,6 @@ class BoundedProtocol(HttpToolsProtocol):
         return bool(self.pipeline) or self._is_unsent
 
     def _hold(self) -> None:
-        """Pause reading, and stop the clock."""
         _stop(self._clock)
         self.flow.held = True
         self.flow.pause_reading()
@@ -200,7 +198,6 @@ class BoundedProtocol(HttpToolsProtocol):
                 self._refuse(431, _TOO_LARGE)
 
     def _read_again(self, rest: bytes) -> None:
-        """Parse a request without its `Upgrade` headers."""
         method = self.parser.get_method()
         if method == b"CONNECT":
             self._refuse(405, "this is no proxy")
@@ -228,7 +225,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self.transport.writelines(parts)
 
     def pause_writing(self) -> None:
-        """Give the client time to read. Over the budget of unsent bytes, close the longest waiting connections."""
+        """Give the client time to read. If too many bytes are unsent, close the longest waiting connections."""
         super().pause_writing()
         self._wait_for_reading()
         self._unsent[self] = self._written
@@ -258,7 +255,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._count("unread")
 
     def resume_writing(self) -> None:
-        """Continue once the client has read. A closing connection keeps its clock: the client must read all."""
+        """Continue once the client has read. A closing connection keeps its clock: its client must read all."""
         self._unsent.pop(self, None)
         if not self._ending:
             _stop(self._unread)
@@ -268,12 +265,11 @@ class BoundedProtocol(HttpToolsProtocol):
             self.on_response_complete()
 
     def _now_idle(self) -> None:
-        """Restart the idle time."""
         self._idle.pop(self, None)  # to come last
         self._idle[self] = self.loop.time()
 
     def _idle_for_long(self, seconds: float) -> "Iterator[BoundedProtocol]":
-        """Connections silent for at least so long, longest first. A request may be on its way on the others."""
+        """Connections silent for at least `seconds`, longest first. On others a request may be on its way."""
         before = self.loop.time() - seconds
         for idle, since in self._idle.items():
             if since > before:
@@ -285,8 +281,8 @@ class BoundedProtocol(HttpToolsProtocol):
         return self._end(idle for idle in self._idle_for_long(IDLE_S) if not idle.transport.get_write_buffer_size())
 
     def _make_room(self) -> bool:
-        """End the longest idle connection with an incomplete request, if any. A request that is all there takes the
-        place sooner: clients that never send their bodies could otherwise hold every place."""
+        """End the longest idle connection with an incomplete request, if any. A complete request takes its place
+        sooner: clients that never send their bodies could otherwise hold every place."""
         candidates = self._idle_for_long(IDLE_S if self.running.more_body else STALL_S)
         return self._end(idle for idle in candidates if idle.cycle and not idle.cycle.response_complete)
 
@@ -300,12 +296,11 @@ class BoundedProtocol(HttpToolsProtocol):
         return True
 
     def timeout_keep_alive_handler(self) -> None:
-        """End an idle connection gently."""
         self.close_gently()
 
     def on_message_begin(self) -> None:
-        """Start the head's clock. A connection stays idle until its request is complete: else begun requests could take
-        all places."""
+        """Start the head's clock. A connection counts as idle until its request is complete: else incomplete requests
+        could take all places."""
         if self in self._idle:
             self._now_idle()
         self._unset_keepalive_if_required()
@@ -330,12 +325,11 @@ class BoundedProtocol(HttpToolsProtocol):
             self._break_off(431, _TOO_LARGE)
 
     def _break_off(self, status: int, message: str) -> NoReturn:
-        """Stop httptools by an error. It raises its own one instead, so the answer is noted here."""
+        """Stop httptools by an error. It raises its own instead, so note the answer here."""
         self._refusal = (status, message)
         raise ValueError(message)
 
     def on_headers_complete(self) -> None:
-        """Check the head. A request with `Upgrade` is parsed again later."""
         self._in_head, self._stalled = False, 0
         _stop(self._clock)
         if not self.parser.should_upgrade():
@@ -377,7 +371,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self._forget_request()
 
     def on_response_complete(self) -> None:
-        """Once the answer is sent, go on with the next request, or with this one's rest."""
+        """Once the answer is sent, parse the next request, or drop this one's rest."""
         _forget_body(self.running)
         if self._ending:
             self.server_state.total_requests += 1
@@ -395,7 +389,7 @@ class BoundedProtocol(HttpToolsProtocol):
             return
         if self._in_head and not self._deaf:  # `_hold` stopped its clock
             self._start_clock(HEAD_S)
-        if self.timeout_keep_alive_task is not None:  # no complete request waited
+        if self.timeout_keep_alive_task is not None:  # no complete request waits
             self._now_idle()
         self._parse(self._received)
         if self.cycle is None or not self.cycle.response_complete:
@@ -408,14 +402,14 @@ class BoundedProtocol(HttpToolsProtocol):
             self.close_gently()
 
     def _forget_request(self) -> None:
-        """Free an answered request, since thousands of idle connections may stay."""
+        """Free an answered request: thousands of idle connections may stay."""
         self._is_between = True
         self.cycle = self.running = self.scope = None  # type: ignore[assignment]
         self.headers = None  # type: ignore[assignment]
 
     def close_gently(self) -> None:
-        """Close after the last answer. Input is dropped for a while: if it stayed unread, the kernel would reset the
-        connection and lose the answer."""
+        """Close after the last answer. Input is read and dropped for a while: the kernel would reset a connection with
+        unread input, and lose the answer."""
         if self.transport.is_closing():
             return
         self._ending = True
@@ -472,6 +466,6 @@ def _stop(clock: asyncio.TimerHandle | None) -> None:
 
 
 def _forget_body(cycle: Any) -> None:
-    """Free a body that is not read any more: its request is in a cycle, which Python may keep for minutes."""
+    """Free a body that nobody reads: its request is in a reference cycle, which Python may keep for minutes."""
     if cycle is not None:
         cycle.body = type(cycle.body)()

@@ -1,9 +1,9 @@
 """The rows that wait for a forward pass.
 
-Requests share passes by weighted fair queueing (Demers, Keshav and Shenker 1989), by a clock that counts tokens. A
-row's turn is the clock's time when its request arrived, plus the tokens of the request's earlier rows. Each pass
-advances the clock by its tokens divided by the number of waiting requests, at least to the turn of the row that began
-it. The batcher holds a lock around the queue.
+Requests share passes by fair queueing (Demers, Keshav and Shenker 1989), with a clock that counts tokens. A row's turn
+is the clock's time when its request arrived, plus the tokens of the request's earlier rows. Each pass advances the
+clock by its tokens divided by the number of waiting requests, at least to the turn of the row it was built around. The
+batcher holds a lock around the queue.
 """
 
 import asyncio
@@ -40,20 +40,16 @@ class Closed(KdcError):
 
 @dataclass(slots=True, eq=False)
 class Request:
-    """Rows of one caller."""
-
     future: asyncio.Future[np.ndarray]  # float32 (rows, outputs)
     missing: int  # rows without an answer
     answers: list[np.ndarray | None]  # each row's outputs
     trace: object = None  # the request's spans
     waiting: int = 0  # tokens of its waiting rows
-    next_turn: float = 0.0  # of its next row
+    next_turn: float = 0.0  # turn of its next row
 
 
 @dataclass(slots=True, eq=False)
 class Row:
-    """One row of a request."""
-
     length: int  # in tokens
     key: tuple[int, int]  # length and arrival, for sorting
     encoding: Part
@@ -82,8 +78,6 @@ class BatchReport:
 
 
 class Queue:
-    """Rows that wait; `take` makes batches."""
-
     def __init__(self) -> None:
         self._by_length: list[Row] = []
         self._by_turn: list[tuple[float, int, Row]] = []  # a heap, with stale rows
@@ -96,11 +90,10 @@ class Queue:
 
     @property
     def requests(self) -> int:
-        """Number of waiting requests."""
         return len(self._requests)
 
     def before(self, tokens: int) -> int:
-        """Tokens answered before a new request of `tokens`. Each waiting request counts with at most as many."""
+        """Tokens answered before a new request of `tokens`; at most `tokens` of each waiting request."""
         requests = tuple(self._requests)  # one step: it is also called without the lock
         return sum(min(request.waiting, tokens) for request in requests)
 
@@ -137,16 +130,14 @@ class Queue:
             self._requests.discard(row.request)
 
     def take(self, *, max_rows: int, max_tokens: int, ahead: float = math.inf) -> list[Row]:
-        """Take the row whose turn it is, and the rows nearest to it in length, sorted by length.
-
-        The queue must not be empty.
+        """Take the row whose turn it is and rows near it in length, sorted by length. The queue must not be empty.
 
         Args:
             max_tokens: padding included; one row alone may exceed it.
-            ahead: a batch of more than so many padded tokens takes no row whose turn is more than `ahead` later than
-                the next row's: others would wait for the batch's end. While few requests wait, a pass for a request of
-                at most `ahead` tokens takes no rows of a larger one. In a crowd it does: the large request's rows lie
-                between the others in length, and each pass would have only one row.
+            ahead: a batch of more padded tokens takes no row whose turn comes more than `ahead` later, since others
+                would wait for the batch's end. While few requests wait, a batch for a request of at most `ahead` tokens
+                takes no rows of a larger request. In a crowd it does: the large request's rows lie between the others
+                in length, and each batch would have only one row.
         """
         while self._by_turn[0][2].taken:
             heapq.heappop(self._by_turn)
@@ -158,7 +149,7 @@ class Queue:
         without_large = len(self._requests) <= _FEW_REQUESTS and not _is_large(next_row, ahead)
         while last - first < max_rows:
             count = last - first + 1
-            # Padding that the next shorter or longer row adds.
+            # Padding that each neighbour adds.
             shorter = longest - rows[first - 1].length if first > 0 else None
             longer = (rows[last].length - longest) * (count - 1) if last < len(rows) else None
             if shorter is None and longer is None:

@@ -1,7 +1,7 @@
 """Loads, warms and reloads a worker's models without a pause.
 
 A changed artifact is verified and warmed beside the old one. If that fails, the log says so and the old one stays. A
-hanging volume stops no other artifact.
+volume that hangs stops no other artifact.
 """
 
 import asyncio
@@ -37,7 +37,8 @@ T = TypeVar("T")
 def verify(settings: ServeSettings, *, hashes: bool = True) -> ServeSettings:
     """Check settings, artifacts and contracts; returns the settings with local paths.
 
-    `hashes` compares every file's SHA-256; workers compare the files they load.
+    Args:
+        hashes: compare every file's SHA-256; workers compare the files they load.
 
     Raises:
         KdcError: an artifact or a setting is wrong.
@@ -55,8 +56,6 @@ def verify(settings: ServeSettings, *, hashes: bool = True) -> ServeSettings:
 
 
 class Registry:
-    """All models of a worker."""
-
     def __init__(self, settings: ServeSettings, listeners: Listeners = SILENT) -> None:
         self._settings, self._listeners = settings, listeners
         self._paths = paths_by_name(settings.artifact)
@@ -107,7 +106,7 @@ class Registry:
             log.error("%s: there is no artifact any more, the old one stays: %s", name, path)
             return True
         async with contextlib.AsyncExitStack() as stack:
-            # One load at a time, since it takes memory and cores, unless another one hangs.
+            # One load at a time, unless it hangs: loads take memory and cores.
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(PATIENCE_S):
                     await stack.enter_async_context(self._loading)
@@ -119,7 +118,7 @@ class Registry:
         return False
 
     async def _read(self, name: str, function: Callable[[], T]) -> T:
-        """Call in a thread, since volumes may hang: the process can end all the same."""
+        """Call in a daemon thread, so that the process can end if a volume hangs."""
         loop = asyncio.get_running_loop()
         outcome: asyncio.Future[T] = loop.create_future()
 
@@ -149,7 +148,7 @@ class Registry:
         task.add_done_callback(self._closing.discard)
 
     async def close(self) -> None:
-        """Answer what is queued, end threads, and wait for loads."""
+        """Answer queued requests, end threads, and wait for loads."""
         await asyncio.gather(*(model.close() for model in self.models.values()), *self._closing)
         if self._reads:
             await asyncio.wait(self._reads)
@@ -185,7 +184,7 @@ class Registry:
 
 
 def _warn_of_contract(engine: Engine, judged: Judgement | None) -> None:
-    """Warn if the contract was judged under other conditions."""
+    """Warn if the contract did not pass, or was judged under other conditions."""
     if judged is None:
         return
     was, here = "its contract was judged", machine.cpu().model
@@ -202,9 +201,9 @@ def _warn_of_contract(engine: Engine, judged: Judgement | None) -> None:
 
 
 def _signature(path: Path) -> object:
-    """What changes with the artifact: its link's target and its files' identities. None: no artifact.
+    """The link's target and the files' identities; None: no artifact.
 
-    All files count: a half-copied artifact is tried again with each new file.
+    All files count, so that a half-copied artifact is tried again with each new file.
     """
     try:
         with os.scandir(path) as entries:

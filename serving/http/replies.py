@@ -45,12 +45,12 @@ class JsonResponse(Response):
     media_type = "application/json"
 
     def render(self, content: Any) -> bytes:
-        """Encode; bytes are JSON already."""
+        """Encode. Bytes are JSON already."""
         return content if isinstance(content, bytes) else orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
 async def written(shape: tuple[int, ...], values: Callable[[slice], list[Any]]) -> bytes:
-    """Write a JSON array in pieces. Other requests get turns between them, and only one piece is Python objects.
+    """Write a JSON array in pieces: other requests get turns between, and few Python objects exist at a time.
 
     Args:
         shape: rows, at least one, and numbers of a row.
@@ -80,14 +80,12 @@ class ApiError(Exception):
 def error_response(
     status: int, message: str, headers: dict[str, str] | None = None, kind: str | None = None, *, path: str = ""
 ) -> JsonResponse:
-    """An error in JSON."""
     kind = kind or ERRORS[status][0]
     error = {"message": message, "type": kind, "param": None, "code": None} if path.startswith("/v1/") else message
     return JsonResponse({"error": error, "error_type": kind}, status_code=status, headers=headers)
 
 
 def tell_artifact(request: Request, response: Response) -> Response:
-    """Add headers of artifact and abstentions."""
     if artifact := request.scope.get(ARTIFACT):
         response.headers["x-artifact"] = artifact
     if (abstained := request.scope.get(ABSTAINED)) is not None:
@@ -96,14 +94,13 @@ def tell_artifact(request: Request, response: Response) -> Response:
 
 
 async def on_api_error(request: Request, error: Exception) -> Response:
-    """Handler of `ApiError`."""
     assert isinstance(error, ApiError)
     response = error_response(error.status, error.message, error.headers, error.kind, path=request.scope["path"])
     return tell_artifact(request, response)
 
 
 async def on_kdc_error(request: Request, error: Exception) -> Response:
-    """Handler of the engine's errors: 422, 429 or 503 for refusals, else 424."""
+    """422, 429 or 503 for refusals, else 424."""
     assert isinstance(error, KdcError)
     status, headers = 424, None
     if isinstance(error, Overloaded):

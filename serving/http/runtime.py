@@ -14,7 +14,7 @@ from kdc.common.files import write_whole
 
 DIRECTORY = "KDC_RUNTIME_DIR"
 SUPERVISOR = "KDC_SUPERVISOR"  # process id of `kdc serve` or `bentoml serve`
-_STARTED = "started-"  # and a process id: this worker has started
+_STARTED = "started-"  # followed by the process id of a started worker
 STOPPING = "stopping"  # the whole service stops, not one worker
 _FAILED = "failed.json"
 _PREFIX, _LOCK = "kdc-serve-", "lock"
@@ -28,7 +28,7 @@ def directory() -> Path | None:
 
 @contextmanager
 def own_folder() -> Iterator[Path]:
-    """Make and lock this process's private folder. Folders of killed services, which nobody locks, are removed."""
+    """Make and lock a folder of this process; remove the unlocked folders of killed services."""
     for left in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
         with suppress(OSError):  # another user's, or removed meanwhile
             if left.lstat().st_uid == os.getuid() and not left.is_symlink():
@@ -36,7 +36,7 @@ def own_folder() -> Iterator[Path]:
                     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     shutil.rmtree(left)
     with tempfile.TemporaryDirectory(prefix=_PREFIX) as name:
-        making = Path(name, f"{_LOCK}.new")  # renamed once it is held
+        making = Path(name, f"{_LOCK}.new")  # renamed once locked
         with making.open("wb") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             making.rename(Path(name, _LOCK))
@@ -44,22 +44,18 @@ def own_folder() -> Iterator[Path]:
 
 
 def report_ready(folder: Path) -> None:
-    """Note that this worker started."""
     (folder / f"{_STARTED}{os.getpid()}").touch()
 
 
 def has_started(folder: Path) -> bool:
-    """Whether any worker ever started."""
     return any(folder.glob(f"{_STARTED}*"))
 
 
 def was_ready(folder: Path, worker: int) -> bool:
-    """Whether a worker ever started."""
     return (folder / f"{_STARTED}{worker}").exists()
 
 
 def report_failure(folder: Path, error: KdcError) -> None:
-    """Note why no worker can start."""
     parts = {"what": error.what, "given": None if error.given is None else str(error.given), "remedy": error.remedy}
     content = json.dumps({"exit_code": error.exit_code, "parts": parts})
     write_whole(folder / _FAILED, content, shared=True)  # all workers fail at the same moment

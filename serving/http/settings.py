@@ -28,7 +28,7 @@ def _with_host(address: str) -> str:
 
 
 class ServeSettings(Frozen):
-    """Settings of one worker. A setting's variable is `KDC_` and its name in capitals."""
+    """Settings of one worker; the variable of `name` is `KDC_NAME`."""
 
     artifact: str = Field("", description="artifacts to serve: [NAME=]PATH or [NAME=]address, separated by commas")
     expect_sha256: str | None = Field(None, description="SHA-256 of the manifest; of several artifacts NAME=SHA256,...")
@@ -75,7 +75,7 @@ class ServeSettings(Frozen):
         if not token:
             remedy = f"set {variable}, or leave out --api-key-env"
             raise InputError("the variable that should hold the API key is empty", given=variable, remedy=remedy)
-        if token != token.strip() or not token.isprintable():  # no header could hold it
+        if token != token.strip() or not token.isprintable():
             what = "the API key holds a line break, or begins or ends with a space"
             remedy = "write it without a line break: `printf %s`, not `echo`"
             raise InputError(what, given=f"the variable {variable}", remedy=remedy)
@@ -111,9 +111,7 @@ def check_grpc(settings: ServeSettings) -> None:
 
 
 def trace_exporters(environment: Mapping[str, str] = os.environ) -> dict[str, Callable[[], Any]]:
-    """OpenTelemetry's wanted exporters by name. It is imported only if there is one.
-
-    Reads OTEL_SDK_DISABLED, OTEL_TRACES_EXPORTER, and the protocol and endpoint of OTLP.
+    """The exporters that `OTEL_*` variables ask for, by name. OpenTelemetry is imported only if there is one.
 
     Raises:
         InputError: an unknown exporter, protocol or address, or a missing package.
@@ -153,7 +151,7 @@ def _check_otlp(environment: Mapping[str, str]) -> None:
 
 
 def _first(environment: Mapping[str, str], name: str) -> tuple[str, str]:
-    """The variable that counts, and its value; the one for traces wins."""
+    """The variable that counts, and its value. The variable for traces wins."""
     for variable in (f"OTEL_EXPORTER_OTLP_TRACES_{name}", f"OTEL_EXPORTER_OTLP_{name}"):
         if value := environment.get(variable, "").strip():
             return variable, value

@@ -1,8 +1,8 @@
 """Tokenises short requests in the event loop, long ones piece by piece in threads (docs/explanation/scheduling.md).
 
-Pieces take turns by seconds: long words cost twenty times as much as short ones. Threads choose pieces themselves: in a
-storm of refused requests the event loop would leave them idle. A row is never divided and may take a second. Meanwhile
-a spare thread begins another piece, and the last free thread takes no long row.
+Turns count seconds, since long words cost twenty times as much as short ones. Threads choose pieces themselves: in a
+storm of refused requests the event loop would leave threads idle. A row is never divided and may take a second.
+Meanwhile a spare thread begins another piece; the last free thread takes no long row.
 """
 
 import asyncio
@@ -21,18 +21,16 @@ from kdc.serving.http.queue import Overloaded
 
 _INLINE_CHARS = 2000  # fewer are tokenised faster than handed to a thread,
 _INLINE_WORD = 32  # unless a word is longer
-_FIRST_CHARS, _MOST_CHARS = 4000, 8000  # of the first piece; of any
-_PIECE_S = 0.002  # core seconds of a later piece, by the last one's cost
+_FIRST_CHARS, _MOST_CHARS = 4000, 8000  # most characters of the first piece, and of any
+_PIECE_S = 0.002  # most core seconds of a later piece, at the last piece's cost
 _LEAST_S = 1e-6  # some systems' thread clocks stand still for ms
 _MOST_THREADS = 4
-_LONG_S, _MOST_LONG = 0.03, 4  # seconds from which a piece is long; spare threads for the meantime
+_LONG_S, _MOST_LONG = 0.03, 4  # seconds from which a piece is long; spare threads
 _CHARS_A_TOKEN = 16  # about the most; English has five
 
 
 @dataclass(slots=True, eq=False)
 class _Work:
-    """A request's rows."""
-
     rows: Sequence[Text]
     sizes: list[int]  # (rows,) characters that are read
     side: str | None
@@ -112,7 +110,7 @@ class TokenizerPool:
         self._changed.notify()
 
     def _tokenise(self) -> None:
-        """A thread, which holds nothing of a request between pieces."""
+        """Run a thread, which holds nothing of a request between pieces."""
         while self._take_a_turn():
             pass
 

@@ -1,7 +1,6 @@
 """OpenTelemetry spans: one for a request, and in it `tokenise`, then `queue` and `session` for each pass with its rows.
 
-Import it only if traces are wanted. No span holds a text, a token, a path or a header. `tracestate` may hold anything
-and is not read.
+No span holds a text, a token, a path or a header. `tracestate` may hold anything, so it is not read.
 """
 
 import asyncio
@@ -44,14 +43,13 @@ class Trace:
     _tracer: Tracer
     _method: str
     _span: Span  # the request's
-    _inside: Context  # the parent of its parts
+    _inside: Context  # with that span as parent
 
     def asked(self, model: str, artifact: str, rows: int) -> None:
-        """Record what is asked."""
         self._span.set_attributes({"kdc.model": model, "kdc.artifact": artifact, "kdc.rows": rows})
 
     def tokenised(self, began: float, tokens: int, truncated: int) -> None:
-        """Record the tokenising since `began`, in seconds of `time.perf_counter`. Tokens are counted after the cut."""
+        """Record the tokenising. `began` is in seconds of `time.perf_counter`; tokens are counted after the cut."""
         counts = {"kdc.tokens": tokens, "kdc.truncated_rows": truncated}
         self._span.set_attributes(counts)
         start = _epoch_ns(began, _zero_ns())
@@ -78,13 +76,13 @@ class Trace:
 
 
 class Tracing:
-    """Makes spans and sends them from its own thread; drops what a collector is too slow for. BentoML's global tracer
+    """Makes spans and sends them from its own thread; drops spans if a collector is slow. BentoML's global tracer
     provider stays."""
 
     def __init__(self, exporters: Iterable[Callable[[], SpanExporter]]) -> None:
         instance = uuid.uuid4().hex
         named = {"service.name": "kdc", "service.version": __version__, "service.instance.id": instance}
-        # Merged again: the environment's names win.
+        # `create` prefers the names given here; merged again, the environment's win.
         resource = Resource.create(named).merge(OTELResourceDetector().detect())
         self._provider = TracerProvider(resource=resource, shutdown_on_exit=False)
         for exporter in exporters:
@@ -104,7 +102,7 @@ class Tracing:
         return Trace(self._tracer, method, span, set_span_in_context(span, Context())) if span.is_recording() else None
 
     def passed(self, model: str, rows: Sequence[Row], results: Sequence[Result], report: BatchReport) -> None:
-        """Record a pass in each traced request with rows in it."""
+        """Record a pass in its traced requests."""
         zero = _zero_ns()  # read once: the clock may be set between spans
         shares: dict[Trace, _Share] = {}
         for row, result in zip(rows, results, strict=True):

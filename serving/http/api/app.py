@@ -28,7 +28,7 @@ def make_app(settings: ServeSettings) -> Starlette:
     """Make the app.
 
     Raises:
-        InputError: the API key is empty, or gRPC is not installed.
+        InputError: the API key is empty or unfit for a header, or gRPC is not installed.
     """
     check_grpc(settings)
     metrics = Metrics()
@@ -95,7 +95,6 @@ def _guarded(routes: list[Route], gate: Gate, lifespan: Lifespan[Starlette] | No
 
 @contextlib.asynccontextmanager
 async def _grpc(app: Starlette) -> AsyncIterator[None]:
-    """Serve gRPC with the app's state."""
     from kdc.serving.http.api.v2_grpc import METHODS  # an extra
     from kdc.serving.http.grpc_port import grpc_port
 
@@ -106,7 +105,6 @@ async def _grpc(app: Starlette) -> AsyncIterator[None]:
 
 
 def _route(path: str, handler: Handler, method: str) -> Route:
-    """Note the route for metrics, add the artifact's headers, and end quietly if the client left."""
 
     async def endpoint(request: Request) -> Response:
         request.scope["kdc_route"] = path

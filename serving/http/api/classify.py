@@ -1,7 +1,4 @@
-"""`POST /classify`, with BentoML's `texts`, vLLM's `input` or text-embeddings-inference's `inputs`.
-
-A row is a text, [text] or [text, text]. `input` and `inputs` may also be one text.
-"""
+"""`POST /classify`. A row is a text, [text] or [text, text]. `input` and `inputs` may also be one text."""
 
 import time
 import uuid

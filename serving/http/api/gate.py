@@ -1,4 +1,4 @@
-"""The checks before requests, except those `ALWAYS_OPEN`, and metrics of all. Plain ASGI costs only microseconds."""
+"""Checks requests, unless their path is in `ALWAYS_OPEN`, and counts all. Plain ASGI costs only microseconds."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ ALWAYS_OPEN = frozenset(
     | {"/grpc.health.v1.Health/Check"}
 )
 
-# Content types that browsers post across sites without a CORS preflight. The latter two also come from other clients,
+# Content types that browsers post across sites without a CORS preflight. Other clients send the latter two as well,
 # such as `curl -d`.
 _NEVER_JSON, _PERHAPS_JSON = {b"text/plain", b"multipart/form-data"}, {b"application/x-www-form-urlencoded", b""}
 
@@ -36,7 +36,7 @@ _NO_ANSWER = 499  # nginx's status: the client left
 
 
 async def wait_for_freed_memory(scope: Scope) -> None:
-    """Wait until given-up connections are closed: else replies would pile up in memory."""
+    """Wait until given-up connections are closed, so that replies do not pile up in memory."""
     for _ in range(_MOST_TURNS):
         if not scope.get("kdc_given_up"):
             return
@@ -58,22 +58,19 @@ class Gate:
         self._drain = Drain(settings.drain_delay_s, settings.timeout_s + 1, settings.workers)
 
     def open(self, traces: Tracing | None = None) -> None:
-        """Take requests, and handle SIGTERM."""
         self._traces = traces
         self._warm = True
         self._drain.install(lambda: self._inside)
 
     def close(self) -> None:
-        """Refuse requests."""
         self._warm = False
 
     def is_ready(self) -> bool:
-        """Whether models are warm, and no drain began."""
         return self._warm and not self._drain.draining
 
     @contextlib.asynccontextmanager
     async def turn(self, is_large: bool) -> AsyncIterator[None]:
-        """Do work in the event loop. Large requests' pieces get one loop turn each: small requests run between."""
+        """Work in the event loop. A large request's piece gets a loop turn of its own; small requests run between."""
         if not is_large:
             yield
             return
@@ -97,8 +94,6 @@ class Gate:
         scope["kdc_bytes"] = scope.get("kdc_bytes", 0) + size
 
     def around(self, app: ASGIApp) -> ASGIApp:
-        """Wrap an app."""
-
         async def guarded(scope: Scope, receive: Receive, send: Send) -> None:
             if scope["type"] != "http":
                 await app(scope, receive, send)
@@ -147,11 +142,6 @@ class Gate:
             self._bytes -= scope.get("kdc_bytes", 0)
 
     def _check(self, scope: Scope) -> None:
-        """Refuse a request that may not pass.
-
-        Raises:
-            ApiError: 401, 415, 429, 503.
-        """
         if not self.is_ready():
             raise ApiError(503, "the service is starting or draining", {"Connection": "close"})
         if not self._is_allowed(scope):
@@ -162,7 +152,7 @@ class Gate:
             raise ApiError(429, f"{self._inside} concurrent requests; try again in 1 s", {"Retry-After": "1"})
 
     def _has_room(self, scope: Scope) -> bool:
-        """Whether one more request may be in work. A stalled body gives way."""
+        """Whether one more request may enter. A stalled request gives way."""
         if self._inside < self._settings.max_requests:
             return True
         make_room: Callable[[], bool] | None = scope.get("kdc_make_room")

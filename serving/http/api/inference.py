@@ -18,13 +18,11 @@ from kdc.serving.http.model import Answer, Model
 from kdc.serving.http.replies import ABSTAINED, ARTIFACT, ApiError
 
 _OUTPUT_BYTES = 12  # of an output: its logit twice, and its probability
-_WATCH_S = 0.05  # seconds until a client is watched for leaving: that costs a task, and most answers are faster
+_WATCH_S = 0.05  # seconds until a task watches whether the client leaves; most answers are faster
 
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """An answer's options."""
-
     truncate: bool | None = None  # None: the setting
     side: str | None = None  # "left" or "right"; None: the artifact's
     top_k: int | None = None  # of each row in the reply; None: all
@@ -62,7 +60,7 @@ async def respond(request: Request, *kinds: type[Question]) -> Response:
         model_named(request, name)  # 404 before the body is read
     question = _understand(await read_json(request), kinds)
     rows = within_limits(question.rows, request.app.state.settings)
-    question.rows = question.rows[:0]  # keeps one copy of the texts while the request waits
+    question.rows = question.rows[:0]  # only `rows` keeps the texts while the request waits
     # Only now: a reload may have replaced the model.
     model = model_named(request, question.model if name is None else name)
     question.model = None  # frees it: it may be any JSON
@@ -79,7 +77,6 @@ def _understand(document: object, kinds: tuple[type[Question], ...]) -> Question
 
 
 def require_ready(request: Request) -> None:
-    """Raise `ApiError` 503 unless the service is ready."""
     if not request.app.state.gate.is_ready():
         raise ApiError(503, "the service is starting or draining")
 
@@ -101,7 +98,7 @@ def model_named(request: Request, name: object) -> Model:
 
 
 async def ask(request: Request, model: Model, rows: list[Text], wanted: Wanted) -> Answer:
-    """Answer rows and count them in metrics. The work is cancelled if the client leaves.
+    """Answer rows and count them in metrics. If the client leaves, the work is cancelled.
 
     Raises:
         ApiError: 413, the reply is too large; 429, too many bytes in work.

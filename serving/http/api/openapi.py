@@ -39,7 +39,6 @@ class Operation:
 
 
 def document(operations: Sequence[Operation]) -> Json:
-    """The OpenAPI document."""
     paths: Json = {}
     for operation in operations:
         parameters = [_PARAMETERS[name] for name in re.findall(r"{(\w+)}", operation.path)]

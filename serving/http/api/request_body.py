@@ -36,7 +36,7 @@ class Part(BaseModel):
 
 
 class Body(Part):
-    """A `Part` without unknown keys."""
+    """A `Part` that refuses unknown keys."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -66,7 +66,6 @@ class Otherwise:
 
 
 def in_a_list(value: Any) -> Any:
-    """Wrap a text."""
     return [value] if isinstance(value, str) else value
 
 
@@ -111,9 +110,9 @@ def within_limits(batch: Sequence[str | list[str]], settings: ServeSettings) -> 
 
 
 class Marks:
-    """Bounds a JSON decoder's memory: counts, piece by piece, the characters that make objects.
+    """Counts, piece by piece, the characters that make objects, to bound a JSON decoder's memory.
 
-    They are opening brackets, opening braces and commas outside strings, and quotes. Each makes at most two objects.
+    They are quotes, and outside strings opening brackets, opening braces and commas. Each makes at most two objects.
     Invalid JSON is bounded too: up to its first wrong byte the decoder sees the same strings.
     """
 
@@ -123,7 +122,6 @@ class Marks:
         self._rest = b""  # a backslash at the end of the last piece
 
     def add(self, piece: bytes) -> None:
-        """Count a piece."""
         piece = (self._rest + piece).replace(b"\\\\", b"").replace(b'\\"', b"")  # from left: only escapes are removed
         self._rest = b"\\" if piece.endswith(b"\\") else b""
         parts = piece.split(b'"')
@@ -193,14 +191,14 @@ async def read_json(request: Request) -> Any:
 
 
 async def decode_in_turn(request: Request, body: bytes) -> Any:
-    """Decode JSON. Other requests get a turn of the event loop after each large body is decoded."""
+    """Decode JSON. After each large body other requests get a turn of the event loop."""
     gate: Gate = request.app.state.gate
     async with gate.turn(len(body) > SMALL_BYTES):
         return decoded(body)
 
 
 def decoded(body: bytes) -> Any:
-    """Decode JSON in the event loop: a thread would hold the interpreter's lock, and `Marks` bounds it to 16 ms.
+    """Decode JSON in the event loop. A thread would hold the interpreter's lock too, and `Marks` bounds it to 16 ms.
 
     Raises:
         ApiError: 400, empty or malformed.

@@ -1,4 +1,4 @@
-"""Every route that the OpenAPI document has, with its part of it."""
+"""The routes in the OpenAPI document."""
 
 import asyncio
 import functools
@@ -45,7 +45,6 @@ def _written() -> Response:
 
 
 def describe() -> Json:
-    """The OpenAPI document."""
     return document(OPERATIONS)
 
 

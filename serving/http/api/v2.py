@@ -99,7 +99,6 @@ async def model_metadata(request: Request) -> Response:
 
 
 def described(model: Model) -> dict[str, Any]:
-    """The model's metadata."""
     task = model.engine.task
     inputs = [{"name": "text", "datatype": "BYTES", "shape": [-1, 2] if task.is_pair else [-1]}]
     outputs = [{"name": "probabilities", "datatype": "FP32", "shape": [-1, task.outputs]}]
@@ -289,7 +288,7 @@ def _flag(parameters: dict[str, Any] | None, name: str, default: bool = False) -
 
 
 def output(model: Model, name: str, probabilities: np.ndarray) -> tuple[dict[str, Any], np.ndarray | list[str]]:
-    """An output's description, and its values: probabilities (rows, outputs) or best labels."""
+    """An output's description and values: probabilities (rows, outputs) or best labels."""
     if name == "probabilities":
         return {"name": name, "datatype": "FP32", "shape": list(probabilities.shape)}, probabilities
     labels = [model.engine.labels[column] for column in probabilities.argmax(axis=1).tolist()]
@@ -297,7 +296,6 @@ def output(model: Model, name: str, probabilities: np.ndarray) -> tuple[dict[str
 
 
 def raw(values: np.ndarray | list[str]) -> bytes:
-    """Values as bytes."""
     if isinstance(values, list):
         return b"".join(struct.pack("<I", len(label.encode())) + label.encode() for label in values)
     return values.astype("<f4").tobytes()

@@ -34,41 +34,35 @@ M = TypeVar("M", bound=Message)
 
 
 async def health(request: Request) -> Response:
-    """`Health/Check` of any service. Its message stays unread: it needs no token."""
+    """`Health/Check` of any service. It needs no token, so its message stays unread."""
     return Response(_SERVING if request.app.state.gate.is_ready() else _NOT_SERVING)
 
 
 async def live(_: Request) -> Response:
-    """`ServerLive`."""
     return _reply(messages.ServerLiveResponse(live=True))
 
 
 async def ready(request: Request) -> Response:
-    """`ServerReady`."""
     return _reply(messages.ServerReadyResponse(ready=request.app.state.gate.is_ready()))
 
 
 async def server_metadata(_: Request) -> Response:
-    """`ServerMetadata`."""
     return _reply(messages.ServerMetadataResponse(name="kdc", version=__version__))
 
 
 async def model_ready(request: Request) -> Response:
-    """`ModelReady`."""
     message = await _read(request, messages.ModelReadyRequest)
     v2.model_of(request, message.name, message.version)
     return _reply(messages.ModelReadyResponse(ready=request.app.state.gate.is_ready()))
 
 
 async def model_metadata(request: Request) -> Response:
-    """`ModelMetadata`."""
     message = await _read(request, messages.ModelMetadataRequest)
     model = v2.model_of(request, message.name, message.version)
     return _reply(messages.ModelMetadataResponse(**v2.described(model)))
 
 
 async def infer(request: Request) -> Response:
-    """`ModelInfer`."""
     message = await _read(request, messages.ModelInferRequest)
     model = v2.model_of(request, message.model_name, message.model_version)
     settings = request.app.state.settings
@@ -117,7 +111,7 @@ async def _read(request: Request, kind: type[M]) -> M:
 
 
 def _require_few_fields(message: bytes, max_texts: int) -> None:
-    """Refuse a ModelInferRequest that protobuf would blow up: two bytes may become fifty.
+    """Refuse a ModelInferRequest that would take too much memory: protobuf may turn two bytes into fifty.
 
     Raises:
         ApiError: 422, too many fields, or contents other than texts.
@@ -150,7 +144,7 @@ def _require_few_fields(message: bytes, max_texts: int) -> None:
 
 
 def _inputs(message: Any, most: int) -> list[dict[str, Any]]:
-    """A request's tensors in JSON form, with at most `most` + 1 texts each.
+    """A request's tensors as in JSON, with at most `most` + 1 texts each.
 
     Raises:
         ApiError: 422.
