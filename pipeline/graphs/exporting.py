@@ -1,4 +1,4 @@
-"""Exports a model to ONNX, and compares the graph's logits with the model's."""
+"""Exports a model to ONNX and compares logits."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,13 +20,11 @@ if TYPE_CHECKING:
     import datasets
 
 _ROWS = 64
-_LONGEST = 512  # 32 longer rows take gigabytes
+_LONGEST = 512  # tokens; 32 longer rows take gigabytes
 
 
 @dataclass(frozen=True)
 class Exported:
-    """An exported graph."""
-
     exporter: str
     parity: float  # largest logit difference
     answer: LogitsFunction
@@ -43,19 +41,19 @@ def export_model(
     long: LongTexts | None,
     seed: int,
 ) -> Exported:
-    """Export a model, and check its graph's logits.
+    """Export a model and check its graph.
 
     Args:
         model: folder from `save_pretrained`, with tokenizer.
         out: folder for `model.onnx`, `tokenizer.json` and `tokenizer_info.json`.
-        tokens: tuning rows; the first are compared.
-        exporter: makes the graph.
-        max_length: tokens after which rows are cut.
+        tokens: tuning rows; the first 64 are compared.
+        exporter: see `export_onnx`.
+        max_length: in tokens, of rows or windows.
         long: windows of longer rows; None cuts them.
-        seed: draws the compared batches.
+        seed: draws the batches.
 
     Raises:
-        KdcError: the export failed, or logits differ.
+        KdcError: export failed, or logits differ.
     """
     tokenizer = loading.load_tokenizer(str(model))
     typed = "token_type_ids" in tokens.column_names

@@ -1,4 +1,4 @@
-"""Makes the fp16 variant, for CUDA."""
+"""The fp16 variant, for CUDA."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from kdc.common.errors import KdcError
 from kdc.pipeline.graphs.nodes import nested_graphs
 from kdc.pipeline.graphs.onnx_graph import check_axes, quiet, save_graph
 
-# Masks a token, yet stays within fp16's 65,504 after adding a score.
+# Masks a token, and stays below fp16's limit of 65,504 when added to a score.
 LARGEST = 1e4
 _INTEGERS = (TensorProto.INT64, TensorProto.INT32)
 
@@ -20,8 +20,8 @@ def to_fp16(onnx_in: Path, onnx_out: Path) -> None:
     """Convert weights and arithmetic to fp16. Inputs stay int64, `logits` float32.
 
     Constants are clipped to +-1e4: the attention mask's -3.4e38 would become minus infinity, and padded rows NaN.
-    Arithmetic that ends in an integer stays fp32: DeBERTa and MPNet bucket distances by logarithm, and fp16 would pick
-    neighbouring buckets.
+    Arithmetic that ends in an integer stays fp32: DeBERTa and MPNet bucket distances by logarithm, and fp16 would
+    choose the wrong bucket.
 
     Raises:
         KdcError: the converter failed, or left no fp16 weight.
@@ -58,7 +58,7 @@ def _clip_constants(model: onnx.ModelProto) -> None:
 
 
 def _integer_arithmetic(model: onnx.ModelProto) -> set[str]:
-    """Names of nodes that compute an integer in floats, from the Cast to float to the Cast back."""
+    """Names of nodes that compute an integer in floats, both Casts included."""
     producers = {name: node for graph in nested_graphs(model.graph) for node in graph.node for name in node.output}
     names: set[str] = set()
     waiting = [node for node in producers.values() if _casts_to(node) in _INTEGERS]
@@ -70,7 +70,7 @@ def _integer_arithmetic(model: onnx.ModelProto) -> set[str]:
         # Stop at integers, and at shapes, which ignore values.
         if _casts_to(node) != TensorProto.FLOAT and node.op_type not in ("Shape", "Size"):
             waiting += [producers[name] for name in node.input if name in producers]
-    # The converter loses excluded nodes inside branches, so exclude the whole branching node.
+    # The converter loses excluded nodes in branches, so exclude the branching node.
     for node in model.graph.node:
         branches = [attribute.g for attribute in node.attribute if attribute.HasField("g")]
         if any(inner.name in names for branch in branches for part in nested_graphs(branch) for inner in part.node):

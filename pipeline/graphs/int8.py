@@ -2,7 +2,7 @@
 
 Static candidates compute linear layers with fixed scales (uint8 activations, int8 weights, fp32 results), so answers do
 not depend on the batch. Attention products, Softmax, LayerNorm and Add stay fp32: 8 bits would save little time and
-cost much accuracy. Other weights are stored in few bits (`int8_storage.py`).
+cost much accuracy. Other weights are only stored in few bits (`int8_storage.py`).
 """
 
 import math
@@ -29,7 +29,7 @@ from kdc.pipeline.graphs.nodes import LINEAR_OPS, attribute, linear_layers, nest
 from kdc.pipeline.graphs.onnx_graph import quiet, save_graph
 from kdc.pipeline.graphs.ranges import RangeMethod, Ranges
 
-# After ONNX Runtime's optimiser.
+# Operators after ONNX Runtime's optimiser.
 _PRODUCTS = {
     "quantized": (
         "MatMulIntegerToFloat",
@@ -49,26 +49,25 @@ _REMEDY = "the fp32 variant serves instead"
 class Candidate:
     """One way to quantise.
 
-    Without `ranges` it is dynamic: each batch sets the activation scales, so answers depend on neighbours. It is for
-    comparison only.
+    Without `ranges` it is dynamic, for comparison only: each batch sets the activation scales, so answers depend on
+    neighbours.
     """
 
     name: str
     per_channel: bool  # weight scales per output channel
     ranges: RangeMethod | None  # set activation scales
-    exclude: float = 0.0  # least share of layers in fp32, noisiest first
+    exclude: float = 0.0  # at least this share of layers stays fp32, noisiest first
     seven_bit: bool = False  # for CPUs whose 8-bit products saturate (x86 without VNNI)
-    smooth: bool = False  # uses the smoothed graph (`smoothing.py`)
+    smooth: bool = False  # see `smoothing.py`
     keep: frozenset[str] = frozenset()  # further fp32 nodes
 
     @property
     def static(self) -> bool:
-        """Whether activation scales are fixed."""
         return self.ranges is not None
 
     @property
     def graph(self) -> str:
-        """The operations; candidates of one graph take equal time."""
+        """Candidates with the same text take equal time."""
         if not self.static:
             return "dynamic"
         parts = ["per-channel" if self.per_channel else "per-tensor", f"{self.exclude:.0%} in fp32"]
@@ -104,17 +103,15 @@ def quantise(
 
     Args:
         onnx_in: exported or smoothed fp32 graph.
-        onnx_out: file to write.
-        candidate: how to quantise.
         ranges: of `activations(onnx_in)`; unused if dynamic.
         vector_bits: see `store_tables`.
 
     Returns:
-        Counts: "wanted" linear layers; "quantized" and "float" products that ONNX Runtime runs; "tables" in int8;
-            "stored" layers, in int8 but computed in fp32.
+        Counts: "wanted" linear layers; "quantized" and "float" products that ONNX Runtime runs; lookups in stored
+            "tables"; "stored" layers, computed in fp32.
 
     Raises:
-        KdcError: the quantiser failed, or quantised no layer.
+        KdcError: the quantiser failed or quantised nothing.
     """
     model = onnx.load(onnx_in)
     linear = linear_layers(model.graph)
@@ -130,7 +127,7 @@ def quantise(
             quantised = _quantise_linear(model, to_quantise, candidate, ranges)
             join_biases(quantised)
         share_with_quantised(quantised.graph)
-    except Exception as error:  # raises many kinds
+    except Exception as error:  # the quantiser raises any kind
         raise KdcError(
             f"ONNX Runtime's quantiser failed on candidate {candidate.name}",
             given=f"{type(error).__name__}: {error}",
@@ -162,10 +159,10 @@ def count_operators(onnx_path: Path) -> dict[str, int]:
 
 
 def _noisiest(linear: Sequence[NodeProto], candidate: Candidate, ranges: Ranges) -> set[str]:
-    """Names of the layers that `candidate.exclude` keeps in fp32.
+    """Layers that `candidate.exclude` keeps in fp32.
 
-    The noise of a layer's 8-bit input ranks layers like their error in the logits (measured on MiniLM), without extra
-    runs. Layers that read one tensor stay together, since rounding affects all.
+    A layer's input noise in 8 bits ranks layers like their effect on logits (measured on MiniLM), without extra runs.
+    Layers that read one tensor stay together, since rounding it affects all.
     """
     names: set[str] = set()
     method, count = candidate.ranges, math.ceil(candidate.exclude * len(linear))
@@ -213,7 +210,7 @@ def _quantise_linear(model: ModelProto, names: list[str], candidate: Candidate, 
 
 
 def _declare_float(graph: GraphProto, tensors: set[str]) -> None:
-    """Declare float tensors: the quantiser skips unknown types, and shape inference stops at graphs like DeBERTa's."""
+    """Declare float tensors: the quantiser skips unknown types, and shape inference fails on graphs like DeBERTa's."""
     known = {value.name for value in (*graph.value_info, *graph.input, *graph.output)}
     graph.value_info.extend(
         helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in sorted(tensors - known)
@@ -223,7 +220,7 @@ def _declare_float(graph: GraphProto, tensors: set[str]) -> None:
 def join_biases(model: ModelProto) -> int:
     """Fuse each quantised MatMul with its bias Add, in place. Returns how many.
 
-    ONNX Runtime would add the bias in a separate pass. MatMulIntegerToFloat adds it while scaling: equal results, 5 to
+    ONNX Runtime would add the bias separately. MatMulIntegerToFloat adds it while scaling, with equal results and 5 to
     12 % more throughput on a three-layer MiniLM, partly since GELU then has no bias (docs/benchmarks/int8.md).
     """
     graph, wrapped = model.graph, ONNXModel(model)
@@ -264,7 +261,7 @@ def _is_scaled(node: NodeProto | None) -> bool:
 
 
 def _fit(constants: dict[str, TensorProto], weights: NodeProto, bias: str) -> bool:
-    """Whether weights are a constant matrix with scales per matrix or column, and biases per column."""
+    """Whether weights are a constant matrix, scaled whole or per column, and biases per column."""
     matrix, scale, numbers = (constants.get(name) for name in (weights.input[0], weights.input[1], bias))
     if matrix is None or scale is None or numbers is None or len(matrix.dims) != 2:
         return False

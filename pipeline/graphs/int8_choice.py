@@ -17,8 +17,8 @@ class Standard:
     metric: str
     fp32_score: float  # on the tuning set, in points
     rows: int  # in the tuning set
-    max_drop: float  # points below fp32
-    free_drop: float  # points
+    max_drop: float  # points below fp32, at most
+    free_drop: float  # points that count as no loss
 
     def drop(self, candidate: Int8Measurement) -> float:
         """Points lost against fp32."""
@@ -26,9 +26,9 @@ class Standard:
         return self.fp32_score - candidate.tune[self.metric]
 
     def is_free(self, candidate: Int8Measurement) -> bool:
-        """Whether a candidate is eligible and loses at most `free_drop`, within noise.
+        """Whether a candidate is eligible, loses at most `max_drop`, and within noise at most `free_drop`.
 
-        Labels change for better or worse, so the standard error is the square root of the number of changes.
+        Changed labels may be better or worse, so the standard error is the square root of their number.
         """
         cost, noise = self.drop(candidate), 100 * math.sqrt(candidate.label_changes) / self.rows
         return is_eligible(candidate) and cost <= self.max_drop and cost - noise <= self.free_drop
@@ -40,18 +40,18 @@ def is_eligible(candidate: Int8Measurement) -> bool:
 
 
 def is_faster(candidate: Int8Measurement, fp32: Int8Measurement) -> bool:
-    """Whether it beats fp32, with single rows or batches."""
+    """Whether it beats fp32 in single rows or batches."""
     return candidate.latency_against_fp32 < 1 or candidate.rows_per_second > fp32.rows_per_second
 
 
 def choose(measured: Mapping[str, Int8Measurement], standard: Standard) -> Int8Choice:
-    """Choose the fastest eligible candidate that loses at most `max_drop`. For "fp32", only timings are needed.
+    """Choose the fastest eligible candidate that loses at most `max_drop`. The entry "fp32" does not count.
 
     Among equal speeds (within noise), the smallest mean difference from fp32's outputs wins: it says more than the few
     labels that move metrics.
 
-    Speed is throughput in batches of 32: on a busy machine, single-row latency can turn 2 % into 20 %. Candidates of
-    one graph do equal work and share their best speed; otherwise another seed would give another file.
+    Speed is throughput in batches of 32: on a busy machine, a difference of 2 % can be 20 % in single-row latency.
+    Candidates of one graph do equal work and share their best speed, or noise would decide.
     """
     invariant = {name: each for name, each in measured.items() if is_eligible(each)}
     drops = {name: standard.drop(each) for name, each in invariant.items()}
@@ -81,7 +81,7 @@ def choose(measured: Mapping[str, Int8Measurement], standard: Standard) -> Int8C
 def choose_again(before: Int8Choice, measured: Mapping[str, Int8Measurement], standard: Standard) -> Int8Choice:
     """Choose again after further measurements.
 
-    Only a more accurate candidate replaces `before`, preferably one with a free loss.
+    Only a more accurate candidate replaces `before`, preferably one that `is_free`.
     """
     eligible = {name: each for name, each in measured.items() if is_eligible(each)}
     rivals: Mapping[str, Int8Measurement] = measured

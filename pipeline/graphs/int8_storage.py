@@ -1,8 +1,8 @@
 """Stores embedding tables and unquantised linear layers as int8, computed in fp32.
 
-Changes graphs in place. Each table row or output channel has a scale. Rows are restored after the lookup, matrices
-once, when ONNX Runtime folds constants at load. Token embeddings, most of a small model, can have 4 bits, with a scale
-per 32 numbers.
+Each table row or output channel has a scale. Rows are restored after the lookup; matrices at load, when ONNX Runtime
+folds constants. Token embeddings, most of a small model, can have 4 bits, with a scale per 32 numbers. Graphs change in
+place.
 """
 
 from collections.abc import Container
@@ -19,12 +19,12 @@ VectorBits = Literal[8, 4]
 
 _LARGEST = 127
 _BLOCK, _MIDDLE = 32, 8  # 4-bit numbers per scale, and the number that means 0
-_SHRUNK = (1.0, 0.9, 0.8, 0.7)  # scales to try, relative to the one that reaches the largest number
+_SHRUNK = (1.0, 0.9, 0.8, 0.7)  # scales to try, as shares of the one that reaches the largest number
 _SMALLEST_NORMAL_FP16 = 6.2e-5
 
 
 def store_tables(graph: GraphProto, vector_bits: VectorBits = 8) -> int:
-    """Store embedding tables (Gather on a float matrix) as int8; token embeddings with `vector_bits` if 32 divides
+    """Store embedding tables (Gather on a float matrix) as int8, but token embeddings in `vector_bits` if 32 divides
     their width. Returns the number of lookups."""
     matrices = float_matrices(graph)
     nodes: list[NodeProto] = []
@@ -48,7 +48,7 @@ def store_matrices(graph: GraphProto, except_for: Container[str]) -> int:
     layers = 0
     for node in graph.node:
         if node.op_type in ("MatMul", "Gemm") and node.input[1] in matrices and node.name not in except_for:
-            axis = attribute(node, "transB", 0)  # the summed axis shares a scale
+            axis = attribute(node, "transB", 0)  # numbers along the summed axis share a scale
             numbers, scales = _add_int8(graph, matrices[node.input[1]], axis)
             node.input[1] = f"{node.name}_weight"
             nodes += _product(numbers, scales, node.input[1], node.name)
@@ -59,7 +59,7 @@ def store_matrices(graph: GraphProto, except_for: Container[str]) -> int:
 
 
 def share_with_quantised(graph: GraphProto) -> None:
-    """Let stored matrices reuse the quantiser's copy.
+    """Let stored matrices use the quantiser's copies.
 
     DeBERTa projects tokens (quantised) and positions (stored) by the same weights.
     """
@@ -93,7 +93,7 @@ def _restored_lookup(graph: GraphProto, table: TensorProto, node: NodeProto) -> 
 
 
 def _unpacked_lookup(graph: GraphProto, table: TensorProto, node: NodeProto) -> list[NodeProto]:
-    """Look up packed rows (batch, sequence). A byte holds one number of a row's first half (lower bits) and one of its
+    """Look up packed rows (batch, sequence). A byte holds a number of the row's first half (lower bits) and one of its
     second."""
     width, output = table.dims[1], node.output[0]
     numbers, scales = _four_bits(numpy_helper.to_array(table).tobytes(), width)
@@ -158,7 +158,7 @@ def _product(numbers: str, scales: str, output: str, name: str) -> list[NodeProt
 
 
 def _add_int8(graph: GraphProto, tensor: TensorProto, axis: int) -> tuple[str, str]:
-    """Add a matrix's int8 form unless present; `axis` shares a scale. Returns the names of numbers and scales."""
+    """Add a matrix in int8, unless present; `axis` shares a scale. Returns the names of numbers and scales."""
     names = (f"{tensor.name}_int8_{axis}", f"{tensor.name}_scale_{axis}")
     if any(known.name == names[0] for known in graph.initializer):
         return names
@@ -166,7 +166,7 @@ def _add_int8(graph: GraphProto, tensor: TensorProto, axis: int) -> tuple[str, s
     largest = np.abs(values).max(axis=axis, keepdims=True)
     scales = np.where(largest > 0, largest / _LARGEST, 1.0).astype(np.float32)
     if scales.min() >= _SMALLEST_NORMAL_FP16 and scales.max() < np.finfo(np.float16).max:
-        scales = scales.astype(np.float16)  # a vocabulary has many; numbers are rounded with the fp16 scale
+        scales = scales.astype(np.float16)  # saves space; rounding uses the fp16 scale
     numbers = np.clip(np.rint(values / scales.astype(np.float32)), -_LARGEST, _LARGEST).astype(np.int8)
     graph.initializer.extend([numpy_helper.from_array(numbers, names[0]), numpy_helper.from_array(scales, names[1])])
     return names

@@ -2,8 +2,6 @@
 batch-invariant.
 
 To repair accuracy, groups of layers that read one tensor return to fp32, by accuracy gained per cost.
-
-Reads the fp32 graph; writes an ONNX file per candidate.
 """
 
 import json
@@ -38,8 +36,8 @@ from kdc.pipeline.results.artifact import Int8Choice, Int8Measurement
 from kdc.serving.engine.engine import Engine, activate
 from kdc.serving.engine.tokenizing import Text
 
-_INVARIANCE_ROWS = 500  # at least this many rows are compared
-_MOST_KEPT = 0.5  # share of layers; beyond, int8 gains little
+_INVARIANCE_ROWS = 500  # compared at least, if there are as many
+_MOST_KEPT = 0.5  # share of layers; with more, int8 gains little
 # Tried if the best of `CANDIDATES` loses points.
 _OTHER_RANGES = (
     Candidate("channel-entropy", per_channel=True, ranges="entropy"),
@@ -49,10 +47,10 @@ _OTHER_RANGES = (
 
 @dataclass(frozen=True)
 class TuningSlice:
-    """What candidates are judged on."""
+    """Rows to judge candidates on."""
 
     texts: Sequence[Text]
-    labels: NDArray[np.generic]  # (rows,); multi-label (rows, outputs)
+    labels: NDArray[np.generic]  # (rows,) or (rows, outputs)
     logits: NDArray[np.float32]  # (rows, outputs) of the fp32 graph
     task: Task
 
@@ -77,7 +75,6 @@ class Trials:
 
     @cached_property
     def standard(self) -> Standard:
-        """fp32's score and the allowed loss."""
         rows, metric = self.rows, self.rows.task.metrics[0]
         score = metrics.compute(rows.logits, rows.labels, rows.task.kind, (metric,))[metric]
         return Standard(metric, score, len(rows.texts), self.settings.max_int8_drop, self.settings.free_drop)
@@ -90,13 +87,12 @@ class Trials:
         return self.sources[candidate.smooth]
 
     def judge_all(self, candidates: Sequence[Candidate], progress: Progress) -> None:
-        """Judge candidates in order."""
         for done, candidate in enumerate(candidates, 1):
             self.judge(candidate)
             progress(done, len(candidates))
 
     def judge(self, candidate: Candidate) -> Int8Measurement:
-        """Make a candidate and compare it with fp32; only note failures."""
+        """Make a candidate and compare it with fp32; failures are recorded."""
         name, file = candidate.name, self.folder / f"{candidate.name}.onnx"
         self.measured[name] = Int8Measurement(static=candidate.static, graph=candidate.graph)
         try:
@@ -128,14 +124,14 @@ class Trials:
         )
 
     def choose(self, choose: Callable[[Mapping[str, Int8Measurement], Standard], Int8Choice]) -> Int8Choice:
-        """Choose until the winner is batch-invariant. Only winners are checked: static candidates hardly ever fail."""
+        """Choose until the winner is batch-invariant. Only winners are checked, since static candidates rarely fail."""
         while True:
             choice = choose(self.measured, self.standard)
             if choice.winner is None or self._is_invariant(choice.winner):
                 return choice
 
     def _is_invariant(self, name: str) -> bool:
-        """Whether a candidate is batch-invariant; cached."""
+        """Cached in `measured`."""
         if (known := self.measured[name].batch_invariant) is not None:
             return known
         engine, kind = self.engines[name], self.rows.task.kind
@@ -153,7 +149,7 @@ class Trials:
         return comparison.passes()
 
     def time(self) -> None:
-        """Time in short turns, so that slow moments hit all alike."""
+        """Time engines in short turns, so that slow moments affect all."""
         answers = {FP32: self.fp32.logits} | {name: engine.logits for name, engine in self.engines.items()}
         rounds = self.settings.rounds
         speeds = compare_speeds(answers, self.rows.texts, latency_rows=10, throughput_rows=32, rounds=rounds)
@@ -163,8 +159,8 @@ class Trials:
         self.measured[FP32] = Int8Measurement(**speeds[FP32].model_dump())
 
     def repair(self) -> None:
-        """Try other activation ranges, then the most accurate whole candidate with sensitive layers in fp32, until
-        nothing is lost."""
+        """Try other activation ranges, then the most accurate candidate without `exclude`, with sensitive layers in
+        fp32, until the loss `is_free`."""
         for candidate in _OTHER_RANGES:
             self.judge(candidate)
         whole = {name: each for name, each in self.candidates.items() if each.static and not each.exclude}
@@ -179,7 +175,7 @@ class Trials:
                 return
 
     def keep(self, winner: str | None) -> None:
-        """Keep the winner's file and the table."""
+        """Keep the winner's file and all measurements."""
         table = {name: measurement.to_json() for name, measurement in self.measured.items()}
         (self.folder / "candidates.json").write_text(json.dumps(table, indent=2), encoding="utf-8")
         if winner is not None:
@@ -202,9 +198,9 @@ def with_layers_kept(candidate: Candidate, layers: Sequence[frozenset[str]], *, 
 def layers_by_worth(
     onnx_path: Path, candidate: Candidate, ranges: Ranges, batches: Sequence[Feeds]
 ) -> list[frozenset[str]]:
-    """Groups of linear layers (node names) that gain by fp32, highest gain per cost first. A group reads one tensor.
+    """Groups of linear layers (node names) that are better in fp32, highest gain per cost first.
 
-    The gain is the fall in the logits' mean squared error. The cost is the weights' size: multiplications per token.
+    Gain is the fall in the logits' mean squared error; cost is the number of weights.
     """
     graph = onnx.load(onnx_path).graph
     sizes = {name: math.prod(tensor.dims) for name, tensor in float_matrices(graph).items()}
@@ -225,7 +221,7 @@ def layers_by_worth(
         names = frozenset(node.name for node in nodes)
         try:
             gain = before - error(names)
-        except KdcError:  # without this group, nothing is left to quantise
+        except KdcError:  # no other layer is left to quantise
             continue
         if gain > 0:
             worth[names] = gain / sum(sizes[node.input[1]] for node in nodes)

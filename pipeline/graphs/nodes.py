@@ -1,4 +1,4 @@
-"""Reads ONNX nodes, constants and linear layers. Only `replace_nodes` changes a graph."""
+"""ONNX nodes, constants and linear layers. Only `replace_nodes` changes a graph."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -10,7 +10,7 @@ LINEAR_OPS = ("MatMul", "Gemm")
 
 
 def nested_graphs(graph: GraphProto) -> Iterator[GraphProto]:
-    """The graph and, recursively, its branches."""
+    """The graph and all its branches."""
     yield graph
     for node in graph.node:
         for part in node.attribute:
@@ -28,7 +28,6 @@ def float_matrices(graph: GraphProto) -> dict[str, TensorProto]:
 
 
 def attribute(node: NodeProto, name: str, default: int) -> int:
-    """A node's integer attribute."""
     return next((part.i for part in node.attribute if part.name == name), default)
 
 
@@ -61,7 +60,7 @@ def linear_layers(graph: GraphProto) -> list[NodeProto]:
 
 
 def readers(linear: Iterable[NodeProto]) -> dict[str, list[NodeProto]]:
-    """Linear layers by the tensor they read. Rounding it affects all, such as query, key and value."""
+    """Linear layers by the tensor they read, such as query, key and value."""
     groups: dict[str, list[NodeProto]] = {}
     for node in linear:
         groups.setdefault(node.input[0], []).append(node)
@@ -71,12 +70,12 @@ def readers(linear: Iterable[NodeProto]) -> dict[str, list[NodeProto]]:
 def _varying(graph: GraphProto) -> set[str]:
     """Names of input-dependent tensors.
 
-    ONNX Runtime folds all others at load, such as DeBERTa's relative positions. If quantised, they would be recomputed
-    per batch.
+    ONNX Runtime folds others at load, such as DeBERTa's relative positions; if quantised, each batch would recompute
+    them.
     """
     varying = {value.name for value in graph.input}
     for node in graph.node:
-        # Inputs do not list what branches read.
+        # A node's inputs leave out what its branches read.
         has_branch = any(attribute.HasField("g") for attribute in node.attribute)
         if has_branch or any(name in varying for name in node.input):
             varying.update(node.output)

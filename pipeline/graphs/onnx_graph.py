@@ -1,4 +1,4 @@
-"""Exports a saved classifier to fp32 ONNX, and checks the graph's form.
+"""Exports a saved classifier to fp32 ONNX and checks the graph.
 
 Inputs are int64 `input_ids`, `attention_mask` and maybe `token_type_ids`, (batch, sequence); the output is float32
 `logits`, (batch, outputs).
@@ -33,20 +33,17 @@ _OPTIMUM_OPSET = 18
 def export_onnx(
     model_dir: Path, out_file: Path, *, exporter: Exporter = "auto", token_type_ids: bool = True
 ) -> Literal["optimum", "torch"]:
-    """Export a classifier in fp32, with dynamic batch and sequence.
+    """Export a classifier in fp32, with dynamic axes; return the exporter used.
 
     Args:
         model_dir: folder from `save_pretrained`.
         out_file: ONNX file, with weights.
         exporter: "auto" is torch if onnxscript is installed, else Optimum.
-        token_type_ids: whether the tokenizer makes them; only an input if the model uses them.
-
-    Returns:
-        The exporter used.
+        token_type_ids: whether the tokenizer makes them; an input only if the model uses them.
 
     Raises:
         InputError: the exporter is not installed.
-        KdcError: the exporter failed, or the graph has another form.
+        KdcError: the exporter failed, or `check_axes` refuses the graph.
     """
     used = choose_exporter(exporter)
     model = load_classifier(model_dir)
@@ -58,7 +55,7 @@ def export_onnx(
             with quiet():
                 export(model, Path(scratch) / "model.onnx", typed)
             graph = onnx.load(Path(scratch) / "model.onnx")
-        except Exception as error:  # raises many kinds
+        except Exception as error:  # exporters raise any kind
             other = "torch" if used == "optimum" else "optimum"
             raise KdcError(
                 f"the {used} exporter failed on {model.config.model_type}",
@@ -95,33 +92,33 @@ def check_axes(path: Path) -> None:
 
 
 def save_graph(graph: onnx.ModelProto, path: Path) -> None:
-    """Write one file in the oldest format version with its operators.
+    """Write one file in the oldest format that has its operators.
 
     Raises:
         KdcError: it exceeds ONNX's limit of 2 GB.
     """
     if graph.ByteSize() >= onnx.checker.MAXIMUM_PROTOBUF:
         raise KdcError("the model is too large for one ONNX file", given=f"{graph.ByteSize()} bytes, the limit is 2 GB")
-    # Exporters write their newest version, which older runtimes refuse needlessly.
+    # Exporters write their newest version, which older runtimes refuse.
     oldest = helper.find_min_ir_version_for(graph.opset_import, ignore_unknown=True)
     graph.ir_version = min(graph.ir_version, oldest)
     onnx.save(graph, path)
 
 
 def versions_of(path: Path) -> tuple[int, int]:
-    """Versions of a file's operators and format."""
+    """A file's operator and format versions."""
     graph = onnx.load(path, load_external_data=False)
     return next(opset.version for opset in graph.opset_import if opset.domain in ("", "ai.onnx")), graph.ir_version
 
 
 def load_classifier(model_dir: Path) -> PreTrainedModel:
     """The classifier for export: fp32, in evaluation mode."""
-    # Every architecture has eager attention; its MatMul and Softmax can be quantised.
+    # Every architecture has eager attention.
     return open_classifier(model_dir, attn_implementation="eager", local_files_only=True).float().eval()
 
 
 def choose_exporter(exporter: Exporter) -> Literal["optimum", "torch"]:
-    """The exporter to use; raises InputError if not installed."""
+    """The exporter to use; InputError if not installed."""
     if exporter != "optimum" and _is_installed("onnxscript"):
         return "torch"
     if exporter != "torch" and _is_installed("optimum.exporters.onnx") and transformers.__version__.startswith("4."):
@@ -139,7 +136,7 @@ def _export_with_optimum(model: PreTrainedModel, file: Path, typed: bool) -> Non
     from optimum.exporters.onnx import export
     from optimum.exporters.tasks import TasksManager
 
-    # By name: Optimum does not know kdc's classes.
+    # By name, since Optimum does not know kdc's classes.
     architecture = TasksManager.get_exporter_config_constructor(
         "onnx",
         task="text-classification",
@@ -165,7 +162,7 @@ class _LogitsOnly(torch.nn.Module):
 
 
 def _export_with_torch(model: PreTrainedModel, file: Path, typed: bool) -> None:
-    # torch.export treats sizes 0 and 1 as constants. Without padding, it traces a branch for a mask of ones.
+    # torch.export fixes sizes 0 and 1. Without padding, it traces a branch for a mask of ones.
     ids = torch.full((2, 7), (model.config.pad_token_id or 0) + 1, dtype=torch.int64)
     mask = torch.ones_like(ids)
     mask[1, 5:] = 0
@@ -185,7 +182,7 @@ def _export_with_torch(model: PreTrainedModel, file: Path, typed: bool) -> None:
 
 
 def _normalise(model: onnx.ModelProto, typed: bool) -> None:
-    """Unify axis names; remove unused inputs and whatever names this machine."""
+    """Unify names; remove unused token types, aliases and traces of this machine."""
     graph = model.graph
     if not typed:
         _fill_token_types_with_zeros(graph)
@@ -205,7 +202,7 @@ def _normalise(model: onnx.ModelProto, typed: bool) -> None:
 
 
 def _fill_token_types_with_zeros(graph: onnx.GraphProto) -> None:
-    """Replace Optimum's `token_type_ids` by zeros, as in training."""
+    """Replace Optimum's input `token_type_ids` by zeros."""
     others = [value for value in graph.input if value.name != "token_type_ids"]
     if len(others) == len(graph.input):
         return
@@ -215,7 +212,7 @@ def _fill_token_types_with_zeros(graph: onnx.GraphProto) -> None:
 
 
 def _inline_aliases(graph: onnx.GraphProto) -> None:
-    """Inline Optimum's Identity nodes between shared weights and readers; they hide weights from quantisers."""
+    """Inline Optimum's Identity nodes after shared weights, which they hide from quantisers."""
     constants = {tensor.name for tensor in graph.initializer}
     outputs = {value.name for value in graph.output}
     aliases: dict[str, str] = {}
@@ -250,7 +247,7 @@ def _is_installed(module: str) -> bool:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Silence exporters' and quantisers' warnings; our checks replace them."""
+    """Silence exporters' and quantisers' warnings, which our checks replace."""
     previous = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

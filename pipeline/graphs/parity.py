@@ -1,4 +1,4 @@
-"""Checks that a graph answers like its model, and equally in any batch."""
+"""Checks that a graph answers like its model, and the same in any batch."""
 
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -23,11 +23,11 @@ Encoding = TypeVar("Encoding")  # any tokenised row
 
 _SHORTEST_ROW = 3  # [CLS] word [SEP]
 _INVARIANCE_BATCH = 16  # rows
-_INVARIANCE_TOLERANCE = 1e-3  # of a probability
+_INVARIANCE_TOLERANCE = 1e-3  # in probability
 
 
 def torch_logits(model_dir: Path) -> LogitsFunction:
-    """The torch classifier, the reference for parity."""
+    """The torch classifier, parity's reference."""
     model = load_classifier(model_dir)
     accepted = inspect.signature(model.forward).parameters
 
@@ -51,10 +51,9 @@ def onnx_logits(path: Path, *, threads: int | None = None) -> LogitsFunction:
 
 
 def parity_batches(rows: Sequence[Row], *, pad_id: int, max_length: int, seed: int = 0) -> Iterator[Feeds]:
-    """Padded batches of 1, 2, 7 and 32 rows, from 3 to `max_length` tokens.
+    """Padded batches of 1, 2, 7 and 32 rows.
 
-    Each size comes twice: its first row has 3 tokens, or is repeated to `max_length`. Batches of one row have no
-    padding, all others do.
+    Each size comes twice: the first row is cut or repeated to 3 tokens, or to `max_length`.
     """
     generator = np.random.default_rng(seed)
     fillers = {"input_ids": pad_id, "token_type_ids": 0}
@@ -76,7 +75,7 @@ def check_parity(
     """The largest difference over all batches.
 
     Raises:
-        KdcError: it exceeds `check_equal`'s limit, shapes differ, or there is no batch.
+        KdcError: as `check_equal`; shapes differ; or there is no batch.
     """
     differences = []
     for feeds in batches:
@@ -103,10 +102,10 @@ def check_parity(
 def check_equal(
     actual: np.ndarray, expected: np.ndarray, tolerance: float, *, problem: str, where: str, remedy: str
 ) -> tuple[float, float]:
-    """Compare two models' logits or probabilities.
+    """Compare logits or probabilities.
 
     Returns:
-        The largest difference, and its limit: the tolerance, times the largest expected value if above 1.
+        The largest difference, and its limit: the tolerance, times the largest absolute expected value if above 1.
 
     Raises:
         KdcError: the difference is larger or NaN.
@@ -120,7 +119,7 @@ def check_equal(
 
 @dataclass(frozen=True)
 class BatchInvariance:
-    """Single rows' answers against batched ones."""
+    """Single rows against batches."""
 
     max_probability_difference: float  # for regression, of the number
     label_flips: int  # rows whose label differs
@@ -143,14 +142,13 @@ def batch_invariance(
     Args:
         run: maps rows to probabilities (rows, outputs), or regression's numbers.
         encodings: at least one.
-        kind: the task's.
         seed: chooses neighbours.
     """
     alone = np.concatenate([run([encoding]) for encoding in encodings])
     together = np.empty_like(alone)
     order = np.random.default_rng(seed).permutation(len(encodings))
     for start in range(0, len(order), _INVARIANCE_BATCH):
-        # Fill the last batch from the start: each row has neighbours.
+        # Fill the last batch from the start, so that each row has neighbours.
         rows = np.resize(np.roll(order, -start), _INVARIANCE_BATCH).tolist()
         together[rows] = run([encodings[row] for row in rows])
     # `changed_labels` wants logits: probability 0.5 is logit 0.

@@ -1,7 +1,7 @@
 """Collects activation ranges for static quantisation in bounded memory.
 
-ONNX Runtime's calibrators keep all intermediate tensors and need equal shapes. Here, each batch only updates
-histograms, so rows may be many and of any length.
+ONNX Runtime's calibrators keep all intermediate tensors and need equal shapes. Here, batches of any length only update
+histograms.
 """
 
 import tempfile
@@ -24,12 +24,12 @@ RangeMethod = Literal["minmax", "percentile", "entropy"]
 
 PERCENTILE = 99.99  # of the values
 _FIRST_BINS, _MOST_BINS = 2048, 16384
-_STEPS = 255  # in 8 bits
-_THRESHOLDS = 128  # of the entropy method
+_STEPS = 255  # of an 8-bit range
+_THRESHOLDS = 128  # that the entropy method tries
 
 
 class Histogram:
-    """Counts in equal bins around zero; bins widen with the range."""
+    """Counts in equal bins, which widen with the range."""
 
     def __init__(self) -> None:
         self.minimum = np.inf
@@ -53,7 +53,7 @@ class Histogram:
         self._counts[start : start + len(counts)] += counts
 
     def range(self, method: RangeMethod) -> tuple[float, float]:
-        """The range to represent, including zero. "minmax" keeps all values, "percentile" cuts 0.005 % off each end,
+        """The range to represent, with zero. "minmax" keeps all values, "percentile" cuts 0.005 % off each end; for
         "entropy" see `_entropy_range`."""
         if method == "minmax" or self.minimum == self.maximum:
             return min(self.minimum, 0.0), max(self.maximum, 0.0)
@@ -66,9 +66,8 @@ class Histogram:
         return min(max(low, self.minimum), 0.0), max(min(high, self.maximum), 0.0)
 
     def _entropy_range(self) -> tuple[float, float]:
-        """Cut at equal distances from zero, with the smallest Kullback-Leibler divergence from the clipped distribution
-        to its 8-bit form (Migacz 2017, 8-bit inference with TensorRT). ONNX Runtime has only symmetric ranges, in
-        Python loops."""
+        """Cut at the distance from zero with the smallest Kullback-Leibler divergence between the clipped distribution
+        and its 8-bit form (Migacz 2017, 8-bit inference with TensorRT). ONNX Runtime's ranges are only symmetric."""
         largest = max(-self.minimum, self.maximum)
         smallest, best = np.inf, (min(self.minimum, 0.0), max(self.maximum, 0.0))
         for threshold in largest * np.arange(1, _THRESHOLDS + 1) / _THRESHOLDS:
@@ -88,7 +87,7 @@ class Histogram:
         return best
 
     def noise(self, method: RangeMethod) -> float:
-        """Power of the 8-bit rounding and clipping error, relative to the values' power."""
+        """Power of the 8-bit error, relative to the values' power."""
         if self.minimum == self.maximum == 0.0:
             return 0.0
         low, high = self.range(method)
@@ -99,7 +98,7 @@ class Histogram:
         return float((self._counts * (values - restored) ** 2).sum() / (self._counts * values**2).sum())
 
     def _widen(self) -> None:
-        """Join bins in pairs, from even bins: zero stays an edge."""
+        """Join pairs of bins, from an even bin on, so that zero stays an edge."""
         if self._first % 2:
             self._cover(self._first - 1, self._first)
         if len(self._counts) % 2:
@@ -109,7 +108,7 @@ class Histogram:
         self._width *= 2
 
     def _cover(self, first: int, end: int) -> None:
-        """Add empty bins from `first` to before `end`."""
+        """Extend the bins to `first` and before `end`."""
         if len(self._counts) == 0:
             self._first = first
         before = max(0, self._first - first)
@@ -119,7 +118,7 @@ class Histogram:
 
 
 def _in_steps(counts: np.ndarray, filled: np.ndarray) -> np.ndarray:
-    """Counts in 8 bits, spread evenly over each step's filled bins."""
+    """Counts per 8-bit step, spread evenly over its filled bins."""
     step = np.arange(len(counts)) * (_STEPS + 1) // len(counts)
     total, bins = np.bincount(step, counts), np.bincount(step, filled)
     return np.where(filled, (total / np.maximum(bins, 1))[step], 0.0)
@@ -129,7 +128,7 @@ Ranges = Mapping[str, Histogram]  # by tensor name
 
 
 def collect_ranges(onnx_path: Path, tensors: Sequence[str], batches: Iterable[Feeds]) -> Ranges:
-    """Histogram `nodes.activations` over unpadded batches (`calibration_batches`). Raises like `watch`."""
+    """Histogram `nodes.activations` over `calibration_batches`. Raises as `watch`."""
     histograms = {name: Histogram() for name in tensors}
     for activations in watch(onnx_path, tensors, batches):
         for name, values in activations.items():
@@ -138,7 +137,7 @@ def collect_ranges(onnx_path: Path, tensors: Sequence[str], batches: Iterable[Fe
 
 
 def watch(onnx_path: Path, tensors: Sequence[str], batches: Iterable[Feeds]) -> Iterator[dict[str, np.ndarray]]:
-    """Yield some inner tensors of a graph, by name, per batch.
+    """Yield a graph's inner tensors, by name, per batch.
 
     Raises:
         KdcError: no batch, or a value is not finite.
@@ -163,13 +162,13 @@ def watch(onnx_path: Path, tensors: Sequence[str], batches: Iterable[Feeds]) -> 
 
 
 def sample_batches(tokens: Any, input_names: Sequence[str], *, rows: int, seed: int) -> list[Feeds]:
-    """Calibration batches of up to `rows` random rows of the tokenised training set, a `datasets.Dataset`."""
+    """Calibration batches of up to `rows` random rows or windows of tokens, a `datasets.Dataset`."""
     chosen = np.random.default_rng(seed).permutation(len(tokens))[:rows]
     return list(calibration_batches(apart(tokens[int(index)] for index in chosen)[:rows], input_names))
 
 
 def calibration_batches(rows: Sequence[Row], input_names: Sequence[str], *, batch_size: int = 32) -> Iterator[Feeds]:
-    """Unpadded batches of rows of equal length."""
+    """Batches of rows of equal length, so unpadded."""
     by_length: dict[int, list[Row]] = defaultdict(list)
     for row in rows:
         by_length[len(row["input_ids"])].append(row)

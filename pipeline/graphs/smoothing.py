@@ -1,7 +1,7 @@
 """SmoothQuant (Xiao et al. 2023, arXiv 2211.10438): moves activation outliers into weights.
 
-Each input channel of a linear layer is divided by a factor that multiplies the weights' row. The division stays an fp32
-node: BERT's residual connection reads the same LayerNorm output, so LayerNorm cannot absorb the factor.
+Each input channel of a linear layer is divided by a factor, and its row of weights multiplied. The division is an fp32
+node: LayerNorm cannot absorb it, since BERT's residual connection reads the same output.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,8 +17,8 @@ from kdc.pipeline.graphs.onnx_graph import save_graph
 from kdc.pipeline.graphs.parity import Feeds
 from kdc.pipeline.graphs.ranges import Ranges, collect_ranges, watch
 
-# The paper's alpha. Logits' mean squared error on six 3-layer MiniLM students with per-channel weights: 0.0038 at 0.9,
-# 0.0049 at 0.8, 0.015 without smoothing.
+# The paper's alpha. The logits' mean squared error on six 3-layer MiniLM students with per-channel weights is 0.0038 at
+# 0.9, 0.0049 at 0.8, and 0.015 without smoothing.
 _STRENGTH = 0.9
 _LEAST = 1e-5
 
@@ -32,7 +32,7 @@ class Source:
 
 
 def make_source(fp32_file: Path, batches: Sequence[Feeds], *, smoothed_file: Path | None = None) -> Source:
-    """The exported graph, or its smoothed copy, calibrated on unpadded batches."""
+    """The exported graph or its smoothed copy, calibrated."""
     if smoothed_file is not None:
         smooth(fp32_file, smoothed_file, largest_by_channel(fp32_file, batches))
     file = smoothed_file or fp32_file
@@ -40,8 +40,7 @@ def make_source(fp32_file: Path, batches: Sequence[Feeds], *, smoothed_file: Pat
 
 
 def largest_by_channel(onnx_path: Path, batches: Iterable[Feeds]) -> dict[str, np.ndarray]:
-    """Largest absolute value per input channel of the linear layers over unpadded batches, float32 (channels) by
-    tensor."""
+    """Largest absolute values (channels,) over unpadded batches, for each tensor that linear layers read."""
     largest: dict[str, np.ndarray] = {}
     for values in watch(onnx_path, list(_groups(onnx.load(onnx_path).graph)), batches):
         for name, value in values.items():
@@ -51,7 +50,7 @@ def largest_by_channel(onnx_path: Path, batches: Iterable[Feeds]) -> dict[str, n
 
 
 def smooth(onnx_in: Path, onnx_out: Path, largest: Mapping[str, np.ndarray]) -> int:
-    """Write the smoothed graph, equal but for rounding. `largest` is from `largest_by_channel`. Returns the number of
+    """Write the smoothed graph, equal but for rounding; `largest` is from `largest_by_channel`. Returns the number of
     smoothed tensors."""
     model = onnx.load(onnx_in)
     matrices = {name: numpy_helper.to_array(tensor) for name, tensor in float_matrices(model.graph).items()}
@@ -76,10 +75,7 @@ def smooth(onnx_in: Path, onnx_out: Path, largest: Mapping[str, np.ndarray]) -> 
 
 
 def _groups(graph: GraphProto) -> dict[str, list[NodeProto]]:
-    """Linear layers over all tokens, by input.
-
-    Without the head's Gemm: a node before it would keep ONNX Runtime from computing it in 8 bits.
-    """
+    """MatMul layers by input. A node before the head's Gemm would keep ONNX Runtime from computing it in 8 bits."""
     return readers(node for node in linear_layers(graph) if node.op_type == "MatMul")
 
 

@@ -1,6 +1,6 @@
 """Check configs of models and tokenizers before opening them.
 
-Configs are hostile input: transformers 4.57 fetches and runs code that some name.
+Configs are hostile input: transformers 4.57 fetches and runs code that a config names.
 """
 
 from collections.abc import Iterator
@@ -16,13 +16,13 @@ from transformers.utils.peft_utils import find_adapter_config_file
 def open_config(place: str | Path, **options: Any) -> PretrainedConfig:
     """A saved model's config; `options` as for `from_pretrained`.
 
-    Only architectures of transformers' own classifiers pass. Others may open a second config elsewhere, as LightGlue's
+    Only transformers' own classifiers pass. Other architectures may open a second config elsewhere, as LightGlue's
     does (CVE-2026-5241), or generate text, for which transformers 4.57 runs code beside the weights (CVE-2026-80047).
 
     Raises:
-        ValueError: another architecture; attention code on a hub (CVE-2026-4372); or adapters, whose base model
-            transformers would open.
-        Exception: of many kinds, if the config is missing or broken.
+        ValueError: another architecture; an attribute_map; attention code on a hub (CVE-2026-4372); or adapters, whose
+            base model transformers would open.
+        Exception: any, if the config is missing or broken.
     """
     if find_adapter_config_file(str(place)) is not None:
         raise ValueError(
@@ -43,12 +43,11 @@ def open_config(place: str | Path, **options: Any) -> PretrainedConfig:
 
 
 def check_tokenizer(place: str | Path, config: PretrainedConfig) -> None:
-    """Refuse a tokenizer for which AutoTokenizer would open something else; the model's config can name its class too.
+    """Refuse a tokenizer for which AutoTokenizer would open something else. The model's config too can name its class.
 
     Raises:
-        ValueError: tokenizer_class is another class of transformers; or the vocabulary is a file elsewhere, which the
-            run would copy.
-        Exception: of many kinds, if tokenizer_config.json is broken.
+        ValueError: tokenizer_class is no tokenizer; or the vocabulary is a file elsewhere, which the run would copy.
+        Exception: any, if tokenizer_config.json is broken.
     """
     settings = get_tokenizer_config(place)
     for name in (settings.get("tokenizer_class"), getattr(config, "tokenizer_class", None)):

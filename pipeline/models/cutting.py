@@ -1,6 +1,6 @@
 """Cut a student out of a teacher: fewer layers, neurons or attention heads.
 
-It keeps the teacher's architecture. With fewer heads, only `opening.py` opens it.
+The student keeps the architecture.
 """
 
 import copy
@@ -26,7 +26,7 @@ from kdc.pipeline.models.units import (
 )
 
 _PREFIX = "layers:"
-_LISTS = ("layer", "attention_window")  # in names of fields with an entry per layer
+_LISTS = ("layer", "attention_window")  # parts of names of fields with an entry per layer
 _EXAMPLES = (
     "for example --student layers:0,1,2, layers:first-and-last, layers:every-second or layers:0,1,5,ffn=768,heads=6"
 )
@@ -56,7 +56,7 @@ def parse_cut(text: str, config: PretrainedConfig) -> Cut:
     `,ffn=768` and `,heads=6`.
 
     Raises:
-        InputError: layers not numbers, repeated or too high; or counts beyond the teacher's.
+        InputError: wrong or repeated layers, or counts beyond the teacher's.
     """
     names, *widths = re.split(",(?=ffn=|heads=)", text.removeprefix(_PREFIX).replace(" ", ""))
     given = dict(width.split("=", 1) for width in widths)
@@ -83,12 +83,12 @@ def parse_cut(text: str, config: PretrainedConfig) -> Cut:
 
 
 def first_and_last(depth: int, total: int) -> tuple[int, ...]:
-    """The first `depth` - 1 layers and the last, whose states the head can read."""
+    """The first `depth` - 1 layers and the last, whose states the head reads."""
     return (*range(depth - 1), total - 1)
 
 
 def cut(model: PreTrainedModel, wanted: Cut, importance: Importance) -> PreTrainedModel:
-    """A copy with these layers and their most important units; `importance` sees the copy."""
+    """A copy with these layers and their most important units, which `importance` scores in the copy."""
     small = copy.deepcopy(model)
     name, stack = encoder_layers(small)
     parent = small.get_submodule(name.rpartition(".")[0])
@@ -108,7 +108,7 @@ def cut(model: PreTrainedModel, wanted: Cut, importance: Importance) -> PreTrain
 
 
 def keep_layers(config: PretrainedConfig, layers: Sequence[int]) -> None:
-    """Keep only these layers in a config, also in lists such as `layer_types`."""
+    """Keep these layers in a config and its lists, such as `layer_types`."""
     whole = config.num_hidden_layers
     for name, listed in config.to_dict().items():
         if any(part in name for part in _LISTS) and isinstance(listed, (list, tuple)) and len(listed) == whole:

@@ -29,7 +29,7 @@ from kdc.pipeline.models.pooling import SENTENCE_POOLING, Pooling, mean_pooled_o
 
 log = logging.getLogger("kdc")
 
-# Their positions start after the padding id.
+# Positions of these architectures start after the padding id.
 COUNTS_FROM_PADDING = ("roberta", "xlm-roberta", "xlm-roberta-xl", "roberta-prelayernorm", "camembert", "mpnet", "xmod")
 _MODEL_FILES = (".json", ".txt", ".model", ".safetensors", ".bin")
 # transformers' names of task kinds.
@@ -44,8 +44,7 @@ PROBLEMS: dict[Kind, str] = {
 class Loaded:
     """A sequence classifier in fp32 on the CPU.
 
-    `new_modules`, such as ("classifier", "pooler"), are not in the checkpoint: they start at random, and must be
-    trained and saved.
+    `new_modules`, such as ("classifier", "pooler"), are not in the checkpoint: they start at random and must train.
     """
 
     model: Any
@@ -53,7 +52,7 @@ class Loaded:
 
 
 def locate(model: str) -> str:
-    """Path or hub id, also of `minilm`."""
+    """Path or hub id; resolves `minilm`."""
     return str(find_minilm()) if model == "minilm" else model
 
 
@@ -63,7 +62,7 @@ def fingerprint(model: str) -> str:
     if not folder.is_dir():
         return model
     files = [file for file in sorted(folder.iterdir()) if file.suffix in _MODEL_FILES]
-    if (note := folder / SENTENCE_POOLING).is_file():  # decides what a new head reads
+    if (note := folder / SENTENCE_POOLING).is_file():  # says what a new head reads
         files.append(note)
     return hashlib.sha256("".join(f"{file.name} {sha256_of(file)}\n" for file in files).encode()).hexdigest()
 
@@ -81,7 +80,6 @@ def load_tokenizer(model: str) -> PreTrainedTokenizerBase:
         tokenizer = AutoTokenizer.from_pretrained(locate(model), config=config, use_fast=True, trust_remote_code=False)
     # The tokenizer's own __setattr__ would instead set a special token of this name.
     object.__setattr__(tokenizer, "chat_template", None)
-    # Some models take no token types.
     classifier: Any = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING.get(type(config), None)
     if classifier and "token_type_ids" not in inspect.signature(classifier.forward).parameters:
         tokenizer.model_input_names = [name for name in tokenizer.model_input_names if name != "token_type_ids"]
@@ -102,7 +100,7 @@ def load_config(model: str) -> PretrainedConfig:
 
 
 def config_at_hand(model: str) -> PretrainedConfig | None:
-    """The config, or None if unreadable: finished runs need no hub."""
+    """The config, or None if unreadable, so that finished runs need no hub."""
     with suppress(KdcError):
         return load_config(model)
     return None
@@ -114,7 +112,7 @@ def depth(model: str) -> int:
 
 
 def load_model(model: str, task: Task, *, pooling: Pooling = "auto", dropout: float | None = None) -> Loaded:
-    """Load a sequence classifier. A head that the checkpoint lacks starts at random.
+    """Load a sequence classifier.
 
     Args:
         model: path, hub id, or `minilm`.
@@ -123,7 +121,7 @@ def load_model(model: str, task: Task, *, pooling: Pooling = "auto", dropout: fl
 
     Raises:
         InputError: no such model, or no classifier.
-        KdcError: the checkpoint lacks encoder weights.
+        KdcError: the checkpoint lacks encoder weights, or the hub is unreachable.
     """
     place = locate(model)
     with _reading("model", model):
@@ -143,7 +141,6 @@ def load_model(model: str, task: Task, *, pooling: Pooling = "auto", dropout: fl
 
 
 def outputs_of(task: Task) -> dict[str, Any]:
-    """Config fields for a task's outputs."""
     names = task.labels or ("score",)
     return {
         "id2label": dict(enumerate(names)),
@@ -161,7 +158,7 @@ def _set_dropout(config: PretrainedConfig, rate: float) -> None:
 
 @contextmanager
 def _reading(part: str, model: str) -> Iterator[None]:
-    """Report transformers' exceptions, which are of many kinds, as wrong input."""
+    """Raise `InputError` for transformers' exceptions, or `KdcError` if the hub is unreachable."""
     try:
         yield
     except (KdcError, MemoryError):
@@ -179,7 +176,7 @@ def _reading(part: str, model: str) -> Iterator[None]:
 
 
 def _new_modules(model: PreTrainedModel, missing: set[str], source: str) -> tuple[str, ...]:
-    """Modules with missing keys: children of the model or its base (a pooler)."""
+    """Children of the model or its base (a pooler) with missing keys."""
     prefix = model.base_model_prefix + "."
     body = tuple(f"{name}." for name, _ in model.base_model.named_children() if "pooler" not in name)
     names = set()
@@ -196,7 +193,7 @@ def _new_modules(model: PreTrainedModel, missing: set[str], source: str) -> tupl
 
 
 def longest_input(config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase) -> int:
-    """Most tokens of an input, special ones included."""
+    """Most tokens of an input, with special tokens."""
     limit = int(getattr(config, "max_position_embeddings", None) or 0)
     if limit <= 0:  # XLNet says -1: no limit
         limit = 10**9
@@ -208,5 +205,5 @@ def longest_input(config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase) 
 
 
 def load_plain(folder: Path) -> PreTrainedModel:
-    """A saved classifier in evaluation mode, fp32, on the CPU."""
+    """A saved classifier: evaluation mode, fp32, CPU."""
     return open_classifier(folder, dtype=torch.float32).eval()

@@ -1,7 +1,7 @@
 """Find all-MiniLM-L6-v2, the `minilm` family's teacher: an installed package, else the hub.
 
-The package is a third party's, so it is never imported, and its weights' SHA-256 is checked before they are read.
-Nothing here uses the network.
+The package is a third party's: it is never imported, and its weights' SHA-256 is checked first. Nothing here uses the
+network.
 """
 
 import importlib.util
@@ -21,9 +21,9 @@ def find_minilm() -> Path | str:
     """The installed package's model folder, else the hub id.
 
     Raises:
-        KdcError: the installed weights are missing or not the original's.
+        KdcError: the installed weights are missing or altered.
     """
-    spec = importlib.util.find_spec(PACKAGE)  # imports no top-level package
+    spec = importlib.util.find_spec(PACKAGE)  # does not import it
     locations = list(spec.submodule_search_locations or []) if spec else []
     if not locations:
         return HUB_ID
@@ -46,5 +46,5 @@ def find_minilm() -> Path | str:
 
 @lru_cache(maxsize=1)
 def _digest(weights: Path, changed: int) -> str:
-    """Cached by mtime (`changed`, nanoseconds)."""
+    """Cached by mtime (`changed`)."""
     return sha256_of(weights)

@@ -22,7 +22,7 @@ def class_of(config: PretrainedConfig) -> Any:
 
 
 def as_served(model: Any) -> Any:
-    """The model as exported, folded."""
+    """The model as exported."""
     return model.folded() if hasattr(model, "folded") else model
 
 

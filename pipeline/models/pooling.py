@@ -1,4 +1,4 @@
-"""Classifiers that read their encoder by the mean of its token vectors.
+"""Classifiers that read the mean of their encoder's token vectors.
 
 Transformers' heads read the first token. Encoders trained for the mean, such as all-MiniLM, keep little there (Reimers
 and Gurevych 2019, arXiv 1908.10084). The config says `kdc_pooling: mean`.
@@ -23,7 +23,7 @@ SENTENCE_POOLING = "1_Pooling/config.json"  # sentence-transformers' note on poo
 
 
 class MeanPooledClassifier(PreTrainedModel):
-    """An encoder under mean pooling, dropout and a linear layer."""
+    """An encoder, mean pooling, dropout and a linear layer."""
 
     base_model_prefix = "encoder"
     supports_gradient_checkpointing = True
@@ -31,7 +31,7 @@ class MeanPooledClassifier(PreTrainedModel):
 
     def __init__(self, config: PretrainedConfig, encoder: PreTrainedModel | None = None) -> None:
         encoder = encoder or with_its_heads(AutoModel.from_config(config))
-        super().__init__(encoder.config)  # has the encoder's attention
+        super().__init__(encoder.config)  # with the attention chosen for the encoder
         if getattr(encoder, "pooler", None) is not None:
             encoder.pooler = None  # unread, so it must not train
         self.encoder = encoder
@@ -46,7 +46,7 @@ class MeanPooledClassifier(PreTrainedModel):
         token_type_ids: torch.Tensor | None = None,
         **_: Any,
     ) -> SequenceClassifierOutput:
-        """Logits (rows, outputs) of ids (rows, tokens); the mask is 0 for padding."""
+        """Logits (rows, outputs) of ids (rows, tokens)."""
         types = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
         states = self.encoder(input_ids=input_ids, attention_mask=attention_mask, **types).last_hidden_state
         return SequenceClassifierOutput(logits=self.classifier(self.dropout(mean_of_tokens(states, attention_mask))))
@@ -59,7 +59,7 @@ def mean_of_tokens(states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
 
 
 def head_dropout(config: PretrainedConfig) -> float:
-    """The architecture's own head dropout."""
+    """The config's head dropout, else 0.1."""
     for name in ("classifier_dropout", "seq_classif_dropout", "hidden_dropout_prob"):
         if getattr(config, name, None) is not None:
             return float(getattr(config, name))
@@ -67,7 +67,6 @@ def head_dropout(config: PretrainedConfig) -> float:
 
 
 def is_mean_pooled(config: PretrainedConfig) -> bool:
-    """Whether the config says so."""
     return getattr(config, "kdc_pooling", None) == "mean"
 
 
@@ -89,7 +88,7 @@ def reads_the_mean(place: str, pooling: Pooling) -> bool:
 
 
 def unread(info: dict[str, Any]) -> set[str]:
-    """Weights missing in a checkpoint, or of another shape there."""
+    """Weights that a checkpoint lacks or has in another shape."""
     mismatched = {key if isinstance(key, str) else key[0] for key in info["mismatched_keys"]}
     return mismatched | set(info["missing_keys"])
 

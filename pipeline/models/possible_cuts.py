@@ -22,7 +22,7 @@ from kdc.pipeline.models.units import (
     with_its_heads,
 )
 
-# They do not change what a layer computes: its number, also as BigBird's seed, and widths that weights show.
+# Attributes that do not change what a layer computes: its number, BigBird's seed, and widths, which weights show.
 _NOT_OF_FORM = ("layer_idx", "layer_id", "seed", *WIDTH_FIELDS)
 _SPECIAL = ("pad_token_id", "bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id")
 
@@ -31,8 +31,8 @@ def check_cut(spec: str, teacher: str) -> None:
     """Check a cut before training.
 
     Raises:
-        InputError: as `parse_cut`; no stack of layers; layers that depend on their place, if the config cannot say so;
-            or widths that cannot shrink, see `feed_forwards` and `attentions`.
+        InputError: as `parse_cut`; no stack of layers; layers that depend on their position, if the config cannot say
+            so; or widths that cannot shrink, see `feed_forwards` and `attentions`.
     """
     config = load_config(teacher)
     wanted = parse_cut(spec, config)
@@ -65,7 +65,7 @@ def check_cut(spec: str, teacher: str) -> None:
 
 
 def can_be_cut(teacher: str, wanted: Cut) -> bool:
-    """Whether a student with these layers reopens unchanged; True if only weights can tell."""
+    """Whether a student with these layers reopens unchanged; True if only weights show it."""
     return _opens_as_it_was_cut(load_config(teacher), wanted) is not False
 
 
@@ -79,14 +79,14 @@ def half_width(teacher: str) -> Cut:
 
 
 def cuts_of_search(teacher: str) -> list[str]:
-    """Specs of each depth: whole, with half the neurons, and with half the heads too."""
+    """Specs of each depth: at full width, with half the neurons, and with half the heads too."""
     total = depth(teacher)
     depths = [first_and_last(count, total) for count in range(total, 0, -1)]
     return _possible((replace(width, layers=layers) for width in _widths(teacher) for layers in depths), teacher)
 
 
 def cuts_of_curve(teacher: str) -> list[str]:
-    """Specs for the frontier: half of the layers, then two thirds to a sixth with half of their neurons or heads.
+    """Specs for the frontier: half of the layers, then two thirds to a sixth at half width.
 
     Teachers that cannot be narrowed give a half, a third and a sixth.
     """
@@ -120,9 +120,9 @@ def _can_be_narrowed(config: PretrainedConfig, width: Cut) -> bool:
 
 
 def _does_without(config: PretrainedConfig, heads: int) -> bool:
-    """Whether fewer heads answer like all heads with the others silenced.
+    """Whether fewer heads answer like all with the others silenced.
 
-    Shapes hide other things made for all heads, such as MPNet's position biases, so one random layer is tried.
+    Shapes do not show other parts made for all heads, such as MPNet's position biases, so one random layer is run.
     """
     one = type(config).from_dict(config.to_dict())
     keep_layers(one, (0,))
@@ -133,7 +133,7 @@ def _does_without(config: PretrainedConfig, heads: int) -> bool:
         with suppress(Exception):  # impossible sizes raise anything
             whole = with_its_heads(AutoModel.from_config(one)).float().eval()
             for part in attentions(whole):
-                for linear in (*part.makers, part.reader):  # even attention would hide wrong heads
+                for linear in (*part.makers, part.reader):  # uniform attention would hide wrong heads
                     nn.init.normal_(linear.weight, std=2 * linear.in_features**-0.5)
                 part.reader.weight[:, heads * part.width :] = 0
             ids = torch.randint(one.vocab_size, (2, 12))
@@ -145,11 +145,11 @@ def _does_without(config: PretrainedConfig, heads: int) -> bool:
 
 
 def _opens_as_it_was_cut(config: PretrainedConfig, wanted: Cut) -> bool | None:
-    """Whether the cut model equals a new one of its config; None if a config makes none."""
+    """Whether the cut model has the form of a new one of its config; None if a config makes none."""
     whole = _without_weights(config)
     if whole is None:
         return None
-    with suppress(Exception):  # no layers, other neurons, or an impossible config
+    with suppress(Exception):  # layers or neurons not found, or an impossible config
         small = cut(whole, wanted, first_units)
         again = _without_weights(type(config).from_dict(small.config.to_dict()))  # as from a file
         return again is not None and _form(small) == _form(again)

@@ -1,6 +1,6 @@
 """Shallow classifiers over a teacher's token vectors, without attention. They answer in microseconds.
 
-`linear` adds up tokens and pairs of neighbours (Joulin et al. 2016, arXiv 1607.01759). `static` reads a bag of tokens
+`linear` averages tokens and neighbouring pairs (Joulin et al. 2016, arXiv 1607.01759). `static` reads a bag of tokens
 (Iyyer et al. 2015, "Deep Unordered Composition Rivals Syntactic Methods"). `conv` adds convolutions (Kim 2014, arXiv
 1408.5882). The config is the teacher's plus `kdc_shallow`.
 """
@@ -28,7 +28,7 @@ class Shape:
     channels: int
     window: int  # tokens per convolution
     depth: int  # 0: bag of tokens
-    hidden: int  # under the head; 0: none, nor a maximum: a linear model
+    hidden: int  # 0: a linear model, without a maximum
     trains_vectors: bool
     pairs: int = 0  # hash buckets for token pairs; 0: none
 
@@ -38,7 +38,7 @@ SHAPES = {
     "static": Shape(width=256, channels=0, window=1, depth=0, hidden=256, trains_vectors=True),
     "conv": Shape(width=128, channels=256, window=3, depth=1, hidden=256, trains_vectors=False),
 }
-# Sizes of each kind, from 1 to `_MOST`.
+# Sizes that a spec can set, from 1 to `_MOST`.
 _SIZES = {
     "linear": ("width", "pairs"),
     "static": ("width", "hidden"),
@@ -47,14 +47,14 @@ _SIZES = {
 _MOST = {"width": 1024, "channels": 4096, "window": 9, "depth": 4, "hidden": 4096, "pairs": 1 << 20}
 _QUOTED = 100  # characters in errors
 _MOST_BYTES = 1 << 31  # ONNX's limit
-_FACTOR = 1_000_003  # prime above the bucket counts
+_FACTOR = 1_000_003  # a large prime
 
 
 class ShallowClassifier(PreTrainedModel):
-    """Token vectors, convolutions, weighted mean and maximum, hidden layer, head. Without a hidden layer: the plain
-    mean of tokens and pairs.
+    """Token vectors, convolutions, weighted mean and maximum, hidden layer, head. Without a hidden layer, the means of
+    tokens and pairs are added.
 
-    In training, a projection narrows vectors of the teacher's width; `folded` merges them.
+    In training, a projection narrows vectors of the teacher's width; `folded` merges both.
     """
 
     base_model_prefix = "shallow"
@@ -84,7 +84,7 @@ class ShallowClassifier(PreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, *given: Any, **named: Any) -> Any:
-        """Freezes untrained vectors after reading, when transformers 5 has made its new parameters."""
+        """Freezes untrained vectors after loading, since transformers 5 replaces parameters."""
         loaded = super().from_pretrained(*given, **named)
         model = loaded[0] if isinstance(loaded, tuple) else loaded
         model.vectors.weight.requires_grad_(model.config.kdc_shallow["trains_vectors"])
@@ -103,7 +103,7 @@ class ShallowClassifier(PreTrainedModel):
         token_type_ids: torch.Tensor | None = None,
         **_: Any,
     ) -> SequenceClassifierOutput:
-        """Logits (rows, outputs) of ids (rows, tokens); the mask is 0 for padding."""
+        """Logits (rows, outputs) of ids (rows, tokens)."""
         states = self.vectors(input_ids)
         if self.projection is not None:
             states = self.projection(states)
@@ -128,7 +128,7 @@ class ShallowClassifier(PreTrainedModel):
         return (self.pairs(hashes) * both).sum(1) / both.sum(1).clamp(min=1)
 
     def folded(self) -> "ShallowClassifier":
-        """The same classifier without projection."""
+        """The same classifier with the projection merged."""
         if self.projection is None:
             return self
         config = copy.deepcopy(self.config)
@@ -142,7 +142,7 @@ class ShallowClassifier(PreTrainedModel):
 
 
 def _windows(states: torch.Tensor, window: int) -> torch.Tensor:
-    """Neighbours' vectors, zero-padded: (rows, tokens, window * width)."""
+    """Each token's window, zero-padded: (rows, tokens, window * width)."""
     before = (window - 1) // 2
     padded = functional.pad(states, (0, 0, before, window - 1 - before))
     return torch.cat([padded[:, start : start + states.shape[1]] for start in range(window)], dim=-1)
@@ -199,9 +199,9 @@ def check_shape(spec: str, teacher: PretrainedConfig | None) -> None:
 
 
 def shallow_over(teacher: Any, shape: Shape) -> tuple[ShallowClassifier, tuple[str, ...]]:
-    """A shallow classifier, at most as wide as the teacher's token vectors, and its random modules.
+    """A shallow classifier, at most as wide as the teacher's token vectors, and its new modules.
 
-    The vectors are scaled to a mean square of 1, since an encoder leaves their scale to a norm.
+    Vectors are scaled to a mean square of 1, which encoders leave to a norm.
     """
     config = copy.deepcopy(teacher.config)
     table = teacher.get_input_embeddings().weight.detach()

@@ -1,7 +1,7 @@
 """A layer's removable units: feed-forward neurons and attention heads.
 
-Most architectures divide the hidden size by the config's number of heads, so it must stay. A model with fewer heads has
-the field `kdc_heads`; only `opening.py` opens it.
+Most architectures divide the hidden size by the config's number of heads, so that number must stay. A model with fewer
+heads has the field `kdc_heads`; only `opening.py` opens it.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,7 +16,7 @@ from kdc.common.errors import InputError
 
 HEADS_FIELD = "kdc_heads"
 WIDTH_FIELDS = ("intermediate_size", "hidden_dim")  # feed-forward neurons
-# Attention modules' names for the number of heads and their total width.
+# Attention modules' attributes: number of heads and total width.
 _COUNTS = ("num_attention_heads", "num_heads", "n_heads")
 _WIDTHS = ("all_head_size", "embed_dim", "dim")
 _NOT_NARROWED = "name the layers alone, without ffn= and heads="
@@ -29,11 +29,10 @@ class Part:
     makers: tuple[nn.Linear, ...]  # outputs are units; attention has three
     reader: nn.Linear  # inputs are the units
     width: int  # numbers per unit; 1 for neurons
-    counts: nn.Module | None = None  # module with the count of heads
+    counts: nn.Module | None = None  # has the number of heads
 
     @property
     def units(self) -> int:
-        """The number of units."""
         return self.reader.in_features // self.width
 
 
@@ -59,7 +58,7 @@ def feed_forwards(model: PreTrainedModel) -> list[Part]:
     """Each layer's feed-forward part.
 
     Raises:
-        InputError: not two linear layers, such as gated ones.
+        InputError: a part is not two linear layers, such as a gated one.
     """
     width = neurons_of(model.config)
     parts = []
@@ -84,7 +83,7 @@ def attentions(model: PreTrainedModel) -> list[Part]:
     """Each layer's attention.
 
     Raises:
-        InputError: not linear queries, keys and values, and a linear reader.
+        InputError: queries, keys, values or reader are not linear.
     """
     parts = []
     for layer in encoder_layers(model)[1]:
@@ -104,7 +103,7 @@ def _attentions(layer: nn.Module) -> list[Part]:
 
 
 def _attention(layer: nn.Module, module: nn.Module) -> Part | None:
-    """The reader is the first layer of its shape: feed-forward parts come later."""
+    """The reader is the first layer of its shape, since feed-forward parts come later."""
     linear = [(name, child) for name, child in module.named_children() if isinstance(child, nn.Linear)]
     makers = tuple(child for letter in "qkv" for name, child in linear if name.startswith(letter))
     heads = next((count for name in _COUNTS if isinstance(count := getattr(module, name, None), int)), 0)
@@ -118,7 +117,7 @@ def _attention(layer: nn.Module, module: nn.Module) -> Part | None:
 
 
 def first_units(_: Any, parts: Sequence[Part]) -> list[torch.Tensor]:
-    """An `Importance` that prefers first units, for models that are only measured."""
+    """An `Importance` that prefers first units, for models whose weights do not matter."""
     return [-torch.arange(part.units, device="cpu") for part in parts]
 
 
@@ -142,7 +141,7 @@ def with_its_heads(model: Any) -> Any:
     """Reduce a new model to its config's `kdc_heads`.
 
     Raises:
-        ValueError: there are not so many.
+        ValueError: its layers have fewer.
         InputError: as `attentions`.
     """
     heads = getattr(model.config, HEADS_FIELD, None)
@@ -156,7 +155,7 @@ def with_its_heads(model: Any) -> Any:
 
 
 def class_with_its_heads(config: PretrainedConfig, auto: Any, classes: Any) -> Any:
-    """The class that opens this config: `auto`, or one of `classes`, narrowed before weights load."""
+    """`auto`, or with fewer heads the config's class, narrowed before weights load."""
     if getattr(config, HEADS_FIELD, None) is None:
         return auto
     whole: Any = classes[type(config)]
@@ -175,7 +174,6 @@ def heads_of(config: PretrainedConfig) -> int:
 
 
 def neurons_field(config: PretrainedConfig) -> str | None:
-    """The config field for neurons."""
     return next((name for name in WIDTH_FIELDS if isinstance(getattr(config, name, None), int)), None)
 
 

@@ -1,9 +1,9 @@
-"""A smaller vocabulary, with only the pieces that a task's texts use (Abdaoui et al. 2020, "Load What You Need", arXiv
-2010.05609, for languages).
+"""A vocabulary of the pieces that a task's texts use (Abdaoui et al. 2020, "Load What You Need", arXiv 2010.05609, for
+languages).
 
-Most weights of small models are unused vectors: 11.7 of the 17.4 million of a three-layer MiniLM, nearly all of a
-multilingual one. Smaller pieces still write every text. The exception is a character that is no piece by itself: its
-pieces all stay, but its word may be cut differently before it and become unknown.
+Most weights of small models are token vectors: 11.7 of a three-layer MiniLM's 17.4 million, nearly all of a
+multilingual one. Smaller pieces still spell every text. The exception is a character that is no piece by itself: its
+pieces all stay, but the text before it may be split differently, and its word become unknown.
 """
 
 import copy
@@ -32,18 +32,18 @@ def save_smaller(source: str, used: Iterable[int], least: int, folder: Path) -> 
     Args:
         source: id or path of the model.
         used: ids of pieces in the task's texts.
-        least: the most frequent others, by the tokenizer's order, fill up to this number.
+        least: number to reach with the most frequent others, by the tokenizer's order.
         folder: is replaced.
 
     Raises:
-        InputError: pieces are not made of smaller ones; or the model lacks vectors for some, or counts positions by a
-            padding id that would change.
+        InputError: pieces are not made of smaller ones, some lack vectors, or positions count from a padding id that
+            would change.
     """
     tokenizer, config = loading.load_tokenizer(source), loading.load_config(source)
     whole = json.loads(tokenizer.backend_tokenizer.to_str())
     kept = kept_pieces(whole, used, least)
     _check_ids(kept, config, tokenizer.pad_token_id)
-    shutil.rmtree(folder, ignore_errors=True)  # from an interrupted start
+    shutil.rmtree(folder, ignore_errors=True)  # from an interruption
     folder.mkdir(parents=True)
     tokenizer.save_pretrained(folder)
     config.save_pretrained(folder)
@@ -83,12 +83,10 @@ def _needs_all(problem: str, given: str | None) -> InputError:
 
 
 def _new_ids(kept: Iterable[int]) -> dict[int, int]:
-    """New ids by old ids."""
     return {int(old): new for new, old in enumerate(kept)}
 
 
 def read_kept(folder: Path) -> NDArray[np.int64]:
-    """Old ids by new id."""
     return np.load(folder / _KEPT)
 
 
@@ -96,7 +94,7 @@ def cut_vectors(model: Any, folder: Path) -> None:
     """Keep only a smaller vocabulary's vectors.
 
     Raises:
-        InputError: they are in no plain table.
+        InputError: no plain table holds them.
     """
     kept = read_kept(folder)
     new = _new_ids(kept)
@@ -180,11 +178,11 @@ def _renumber(processor: dict[str, Any] | None, new: dict[int, int]) -> None:
 
 @dataclass(frozen=True)
 class _Pieces:
-    """Which pieces stay, and which others first."""
+    """Which pieces must stay, and which others come first."""
 
-    needed: set[int]  # else characters are lost or written otherwise
+    needed: set[int]  # without them, characters are lost or change
     by_frequency: list[int]  # most frequent first
-    parents: dict[int, tuple[int, int]] = field(default_factory=dict)  # merged pieces
+    parents: dict[int, tuple[int, int]] = field(default_factory=dict)  # the two pieces that each merges
 
     def keep(self, piece: int, kept: set[int]) -> None:
         """Keep a piece with its parents."""
@@ -197,7 +195,7 @@ class _Pieces:
 
 
 def _wordpiece(model: dict[str, Any]) -> _Pieces:
-    """Pieces that begin or (with prefix) continue words; ids go by frequency."""
+    """Pieces that begin or, with the prefix, continue words; ids are by frequency."""
     prefix, vocabulary = model["continuing_subword_prefix"], model["vocab"]
     begins = {piece for piece in vocabulary if len(piece) == 1}
     goes_on = {
@@ -231,7 +229,7 @@ def _unigram(model: dict[str, Any]) -> _Pieces:
 
 
 def _bpe(model: dict[str, Any]) -> _Pieces:
-    """Merged pieces, most frequent first. Parents stay: nothing else leads to a piece."""
+    """Ids are by frequency. Parents stay: only their merge makes a piece."""
     vocabulary: dict[str, int] = model["vocab"]
     parents: dict[int, tuple[int, int]] = {}
     for merge in model["merges"]:
@@ -242,6 +240,6 @@ def _bpe(model: dict[str, Any]) -> _Pieces:
 
 
 def _merged(merge: Any, model: dict[str, Any]) -> tuple[str, str, str]:
-    """The two pieces of a merge, one text in older files, and the result."""
+    """A merge's two pieces, one text in older files, and the result."""
     first, second = merge.split(" ") if isinstance(merge, str) else merge
     return first, second, first + second.removeprefix(model.get("continuing_subword_prefix") or "")

@@ -48,7 +48,6 @@ def with_adapters(model: PreTrainedModel, new_modules: tuple[str, ...], settings
     from peft import LoraConfig, TaskType, get_peft_model
 
     targets = lora_targets(model, settings.targets)
-    # Trained whole: new modules and all outside the base model.
     outside = [name for name, module in model.named_children() if module is not model.base_model]
     heads = [name for name in outside if any(True for _ in model.get_submodule(name).parameters())]
     heads += [name for name in new_modules if name not in heads]
@@ -81,7 +80,7 @@ def with_adapters(model: PreTrainedModel, new_modules: tuple[str, ...], settings
 
 def save_adapters(adapted: Any, folder: Path) -> None:
     """Save trained adapters. They load only over the weights they were trained on."""
-    adapted.peft_config["default"].init_lora_weights = True  # else loading initialises again
+    adapted.peft_config["default"].init_lora_weights = True  # else loading would change the base weights
     adapted.save_pretrained(folder)
 
 

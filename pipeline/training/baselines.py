@@ -19,7 +19,7 @@ from kdc.pipeline.training.predict import predict
 _TFIDF_STRENGTHS = (1.0, 10.0)
 _PROBE_STRENGTHS = (0.01, 0.1, 1.0)
 _MOST_WORDS = 100_000  # TF-IDF features
-_LEAST_SPREAD = 0.01  # lower bound of a feature's spread, as a share of the median
+_LEAST_SPREAD = 0.01  # least spread of a feature, as a share of the median
 _TOLERANCE = 1e-4
 _NEVER = -30.0  # logit of absent labels
 
@@ -34,7 +34,6 @@ class Linear:
     bias: NDArray[np.float32]  # (outputs,)
 
     def __call__(self, features: Any) -> Logits:
-        """Logits of features, dense or sparse."""
         return np.asarray(features @ self.weight.T, dtype=np.float32) + self.bias
 
 
@@ -48,7 +47,6 @@ class Sample:
 
     @classmethod
     def of(cls, rows: Any, tokens: Any, positions: list[int] | None = None) -> "Sample":
-        """Rows at positions; None: all."""
         if positions is not None:
             rows, tokens = rows.select(positions), tokens.select(positions)
         return cls(rows, tokens, np.asarray(rows["label"][:]))
@@ -56,8 +54,6 @@ class Sample:
 
 @dataclass(frozen=True)
 class Fitted:
-    """A fitted baseline."""
-
     model: Linear
     answer: Callable[[Any, Any], Logits]  # (rows, tokens) -> logits
     tune: Logits  # on the tuning set
@@ -80,7 +76,7 @@ def fit_tfidf(train: Sample, tune: Sample, task: Task) -> Fitted:
             vectorizers.append(vectorizer.fit(["none"]))
 
     def vectors(rows: Any) -> Any:
-        """(rows, words). Texts of a pair have words of their own."""
+        """(rows, features). Each text of a pair has its own vocabulary."""
         of_texts = [words.transform(texts) for words, texts in zip(vectorizers, _columns(rows), strict=True)]
         return hstack(of_texts).tocsr()
 
@@ -99,7 +95,7 @@ class Encoder:
 
     Args:
         source: path or hub id.
-        environment: an open precision is fp32 until `settle`.
+        environment: with `bf16=None`, fp32 until `settle`.
         max_length: in tokens.
     """
 
@@ -113,23 +109,22 @@ class Encoder:
         set_join(self.model, ("mean",))  # for rows in windows
         self.tokenizer = loading.load_tokenizer(source)
         self.max_length = max_length
-        self._of_rows: dict[int, Logits] = {}  # by row id
-        self._of_texts: dict[str, Logits] = {}  # by text
+        self._of_rows: dict[int, Logits] = {}
+        self._of_texts: dict[str, Logits] = {}
 
     def settle(self, tokens: Any) -> None:
-        """Time these tokens for the fastest precision."""
+        """Choose the fastest precision on these tokens."""
         pad_id = self.tokenizer.pad_token_id
         self.environment = settle(self.environment, self.model, Rows([tokens]), pad_id=pad_id, trains=False)
 
     def forget(self) -> None:
-        """Drop cached vectors."""
         self._of_rows.clear()
         self._of_texts.clear()
 
     def vectors(self, rows: Any, tokens: Any, *, apart: bool, keep: bool = False) -> NDArray[np.float32]:
-        """Vectors (rows, features). `keep` caches them.
+        """Vectors (rows, features), cached if `keep`.
 
-        `apart` encodes the texts of a pair separately and gives both vectors, their product and absolute difference
+        `apart` encodes a pair's texts separately and gives both vectors, their product and absolute difference
         (Conneau et al. 2017, arXiv 1705.02364, section 3.1).
         """
         if not apart:
@@ -165,8 +160,8 @@ def _of_each(keys: Sequence[Any], known: dict[Any, Logits], encode: Callable[[li
 def fit_probe(encoder: Encoder, train: Sample, tune: Sample, task: Task, *, apart: bool = False) -> Fitted:
     """A linear model on a frozen encoder (Alain and Bengio 2016, arXiv 1610.01644); for `apart` see `Encoder.vectors`.
 
-    Nearly constant features stay small: their weights would otherwise be a thousand times larger, and int8, with one
-    scale per row of weights, would round the others to zero.
+    Nearly constant features are not scaled up: their weights would be a thousand times larger, and int8, with one scale
+    per row, would round the others to zero.
     """
     vectors = encoder.vectors(train.rows, train.tokens, apart=apart, keep=True)
     mean, spread = vectors.mean(0), vectors.std(0)
@@ -198,7 +193,7 @@ def best_fit(
     task: Task,
     strengths: Iterable[float],
 ) -> tuple[Linear, Logits, float]:
-    """The model with the best first metric on the tuning set, its logits, and the metric."""
+    """The model with the best first metric on the tuning set, its logits there, and the metric."""
     metric, tried = task.metrics[0], []
     for strength in strengths:
         model = fit(features, labels, task, strength)
@@ -230,7 +225,7 @@ def fit(features: Any, labels: NDArray[np.generic], task: Task, strength: float)
     if len(present) == 1:
         bias[present] = 0.0
         return Linear(weight, bias)
-    # TF-IDF gradients are small from the start: a tolerance of 1e-3 stopped early and cost 5.6 points on SST-2.
+    # TF-IDF gradients start small: a tolerance of 1e-3 stopped early and cost 5.6 points on SST-2.
     logistic = LogisticRegression(C=strength, max_iter=1000, tol=_TOLERANCE).fit(features, labels)
     if len(present) == 2:  # two classes share one output
         weight[present], bias[present] = np.array([[-0.5], [0.5]]) * logistic.coef_, [-0.5, 0.5] * logistic.intercept_
@@ -240,7 +235,7 @@ def fit(features: Any, labels: NDArray[np.generic], task: Task, strength: float)
 
 
 def majority(labels: NDArray[np.generic], rows: int, task: Task) -> Logits:
-    """Logits (rows, outputs) of the most frequent label, or the mean."""
+    """Logits (rows, outputs) of the most frequent label, the majority of each label, or the mean."""
     if task.kind == "regression":
         return np.zeros((rows, 1), dtype=np.float32)
     if task.kind == "multilabel":

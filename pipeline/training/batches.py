@@ -15,7 +15,7 @@ from kdc.pipeline.data.tokens import apart
 
 
 class Rows(Dataset):
-    """Tokenised rows with the teacher's logits. Rows from `read` pickle as file names.
+    """Tokenised rows with the teacher's logits. Pickling rows from `read` stores its arguments.
 
     Args:
         parts: `datasets.Dataset`s with `row` (the row id), `input_ids`, `length`, maybe `token_type_ids`, `windows`
@@ -50,7 +50,7 @@ class Rows(Dataset):
         return rows
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        # Paths as given: another host may mount the shared disk elsewhere.
+        # Paths stay unresolved: another host may mount the shared disk elsewhere.
         return super().__reduce_ex__(protocol) if self._files is None else (Rows.read, self._files)
 
     def __len__(self) -> int:
@@ -60,7 +60,6 @@ class Rows(Dataset):
         return self.__getitems__([index])[0]
 
     def __getitems__(self, indices: list[int]) -> list[dict[str, Any]]:
-        """Reads each part once."""
         rows: dict[int, dict[str, Any]] = {}
         positions = np.asarray(indices)
         for start, end, part in zip(self.starts[:-1], self.starts[1:], self.parts, strict=True):
@@ -83,7 +82,7 @@ class Collator:
     """Pads rows into tensors: input_ids, attention_mask, labels, labelled, and token_type_ids and teacher_logits if
     present.
 
-    Rows in windows give one input per window; `windows` (rows,) counts them.
+    Each window is an input; `windows` (rows,) counts them.
     """
 
     pad_id: int
@@ -112,9 +111,9 @@ class Collator:
 
 @dataclass(eq=False)
 class LengthGroupedSampler(Sampler[int]):
-    """Shuffles rows into batches of similar length. The order depends only on seed and epoch.
+    """Shuffles rows into batches of similar length, by sorting 50 random batches at a time.
 
-    It sorts 50 random batches at a time by length.
+    The order depends only on seed and epoch.
     """
 
     lengths: NDArray[np.integer]  # (rows,) in tokens
@@ -143,4 +142,4 @@ class LengthGroupedSampler(Sampler[int]):
         short = [batch for batch in batches if len(batch) < self.batch_size]
         full = [batch for batch in batches if len(batch) == self.batch_size]
         random.shuffle(full)
-        return iter(np.concatenate(full + short).tolist())  # a short batch elsewhere would misalign the next
+        return iter(np.concatenate(full + short).tolist())  # an earlier short batch would misalign the next

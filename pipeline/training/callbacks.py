@@ -21,14 +21,10 @@ _SECONDS_OF_AN_HOUR = 3600
 
 
 class Rate:
-    """Learning rate factor: linear warm-up, then linear decay to 0 by steps or time, whichever ends first.
+    """Learning rate factor: linear warm-up, then linear decay to 0 by updates or time, whichever ends first.
 
-    Stopping at a high rate would leave noisy weights. PyTorch keeps these attributes in checkpoints, so a resumed
-    training knows the time spent.
-
-    Args:
-        steps, warmup: in updates.
-        hours: time limit, or None.
+    Stopping at a high rate would leave noisy weights. Checkpoints hold these attributes, so a resumed training knows
+    the time spent.
     """
 
     def __init__(self, steps: int, warmup: int, hours: float | None = None) -> None:
@@ -37,7 +33,6 @@ class Rate:
         self.spent = 0.0  # seconds
 
     def __call__(self, step: int) -> float:
-        """The factor, 0 to 1, after `step` updates."""
         if step < self.warmup:
             return step / self.warmup
         steps_left = (self.steps - step) / max(1, self.steps - self.warmup)
@@ -52,11 +47,11 @@ class Deadline(TrainerCallback):
         self._before = 0.0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Start the clock, without the time between sittings. This sitting's limit replaces the checkpoint's."""
+        """Start the clock: interruptions do not count. The new limit replaces the checkpoint's."""
         self._before, self.rate.seconds = self._clock(), self._seconds
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Add the step's time, with evaluations and checkpoints."""
+        """Add the step's time, including evaluations and checkpoints."""
         if self.rate.seconds is None:
             return
         now = self._clock()
@@ -73,7 +68,7 @@ class Diverged(KdcError):
 
 
 class Report(TrainerCallback):
-    """Reports progress, stops on a non-finite loss, and finds the best checkpoint in a moved run."""
+    """Reports progress, stops on a non-finite loss, and finds a moved run's best checkpoint."""
 
     def __init__(self, progress: Progress | None, rows: int) -> None:
         self.progress, self.rows = progress, rows
@@ -95,7 +90,7 @@ class Report(TrainerCallback):
 
 
 class KeepStep(TrainerCallback):
-    """Picks the final checkpoint by `kept_step`."""
+    """Picks the checkpoint to load at the end."""
 
     def __init__(self, kept_step: KeptStep) -> None:
         self.kept_step: KeptStep = kept_step
@@ -129,8 +124,8 @@ def looks_of(history: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def kept_look(looks: list[dict[str, Any]], kept_step: KeptStep) -> dict[str, Any]:
     """The evaluation of the step whose weights are kept.
 
-    A last step within one standard error of the best score wins, since its learning rate has decayed (Breiman et al.
-    1984, Classification and Regression Trees, section 3.4.3).
+    A last step within one standard error of the best score wins: its learning rate has decayed (Breiman et al. 1984,
+    Classification and Regression Trees, section 3.4.3).
     """
     if kept_step == "last":
         return looks[-1]

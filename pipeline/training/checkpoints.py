@@ -1,5 +1,5 @@
-"""Sealed checkpoints: the Trainer would resume from an incomplete one, so a seal with every file's SHA-256 is written
-last."""
+"""Sealed checkpoints: a seal with every file's SHA-256 is written last, since the Trainer would resume from an
+incomplete checkpoint."""
 
 import json
 import logging
@@ -23,7 +23,7 @@ def seal(checkpoint: Path) -> None:
 
 
 def last_checkpoint(folder: Path) -> Path | None:
-    """The newest sealed checkpoint; deletes newer ones."""
+    """The newest intact checkpoint; deletes newer ones."""
     for checkpoint in sorted(folder.glob("checkpoint-*"), key=step_of, reverse=True):
         try:
             if json.loads((checkpoint / SEAL).read_text(encoding="utf-8")) == _hashes(checkpoint):
@@ -47,5 +47,4 @@ def _files(checkpoint: Path) -> list[Path]:
 
 
 def step_of(checkpoint: Path) -> int:
-    """A checkpoint's step."""
     return int(checkpoint.name.rsplit("-", 1)[1])

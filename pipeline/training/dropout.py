@@ -1,6 +1,6 @@
 """CPU dropout at an eighth of torch's cost, which was a third of a student's step.
 
-64 random bits of SFC64 serve four values. Torch's generator seeds each mask, so a resumed training repeats them.
+64 random bits of SFC64 serve four values. Torch's generator seeds each mask, so a resumed training draws the same.
 """
 
 from collections.abc import Iterator
@@ -14,10 +14,9 @@ _STEPS = 1 << 16  # 16 bits
 
 
 class CheapDropout(nn.Dropout):
-    """`nn.Dropout` with its rate rounded to 1/65,536."""
+    """`nn.Dropout` with its rate in steps of 1/65,536."""
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
-        """Drop and rescale while training."""
         dropped = round(self.p * _STEPS)
         if not self.training or not dropped:
             return input
@@ -25,7 +24,7 @@ class CheapDropout(nn.Dropout):
 
 
 def keep_mask(shape: torch.Size, dropped: int) -> torch.Tensor:
-    """A mask whose values are False with probability dropped / 65,536."""
+    """A mask, False with probability dropped / 65,536."""
     seed = int(torch.randint(2**62, (1,)))
     bits = np.random.SFC64(seed).random_raw(-(-shape.numel() // 4)).view(np.int16)[: shape.numel()]
     return torch.from_numpy(bits).view(shape) >= dropped - _STEPS // 2
@@ -33,7 +32,7 @@ def keep_mask(shape: torch.Size, dropped: int) -> torch.Tensor:
 
 @contextmanager
 def cheap_dropout(model: nn.Module) -> Iterator[None]:
-    """Use `CheapDropout` in a CPU model."""
+    """Use `CheapDropout` in a model."""
     modules = [module for module in model.modules() if type(module) is nn.Dropout and 0 < module.p < 1]
     for module in modules:
         module.__class__ = CheapDropout

@@ -1,6 +1,6 @@
 """Train only token embeddings that the training rows use: a few thousand of 30,000 to 250,000.
 
-Torch would update all. Only the others' weight decay is lost.
+Torch would update all. Others lose only weight decay.
 """
 
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ _CHUNK = 10_000  # rows per read
 
 
 class MetEmbedding(nn.Module):
-    """Trains the tokens `met`, (tokens,), of a `whole` embedding, which changes only in `put_back`."""
+    """Trains the token ids `met` (tokens,) of an embedding, which changes only in `put_back`."""
 
     _whole: nn.Embedding
     _ids: torch.Tensor
@@ -35,13 +35,11 @@ class MetEmbedding(nn.Module):
         self._places[ids] = torch.arange(len(ids), device=ids.device)
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
-        """Vectors (rows, tokens, width) of token ids (rows, tokens)."""
         places = self._places[input]
         vectors = functional.embedding(places.clamp(min=0), self.weight)
         return torch.where((places >= 0).unsqueeze(-1), vectors, self._whole.weight.detach()[input])
 
     def put_back(self) -> nn.Embedding:
-        """Write the trained vectors back."""
         with torch.no_grad():
             self._whole.weight[self._ids] = self.weight
         return self._whole
@@ -49,7 +47,7 @@ class MetEmbedding(nn.Module):
 
 @contextmanager
 def only_met_tokens(model: Any, rows: Rows) -> Iterator[None]:
-    """Train only the rows' token embeddings. Frozen or custom embeddings stay as they are."""
+    """Train only the rows' token embeddings. Frozen or custom embeddings are left alone."""
     embedding = model.get_input_embeddings()
     if type(embedding) is not nn.Embedding or not embedding.weight.requires_grad:
         yield

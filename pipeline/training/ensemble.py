@@ -10,7 +10,7 @@ Weights = Literal["score", "equal"]
 
 
 def role(index: int) -> str:
-    """The role whose tokens a teacher takes."""
+    """The role of a teacher's tokens."""
     return "teacher" if index == 0 else f"teacher-{index + 1}"
 
 
@@ -20,7 +20,7 @@ def folder(index: int) -> str:
 
 
 def weights(scores: Sequence[float], how: Weights) -> NDArray[np.float64]:
-    """Weights that sum to 1. Scores, in points, of 0 or less weigh nothing, unless all are."""
+    """Weights that sum to 1, proportional to positive scores; equal if no score is positive."""
     parts = np.maximum(np.asarray(scores, dtype=np.float64), 0.0)
     if how == "equal" or not parts.sum():
         parts = np.ones(len(scores))
@@ -30,8 +30,7 @@ def weights(scores: Sequence[float], how: Weights) -> NDArray[np.float64]:
 def average(
     logits: Sequence[NDArray[np.floating]], shares: NDArray[np.float64], temperatures: Sequence[float]
 ) -> NDArray[np.float32]:
-    """Weighted mean of logits (rows, outputs). Dividing by temperature keeps overconfident teachers from outvoting
-    others."""
+    """Weighted mean of logits (rows, outputs). Temperatures keep overconfident teachers from dominating."""
     total = np.zeros(logits[0].shape, dtype=np.float64)
     for part, share, temperature in zip(logits, shares, temperatures, strict=True):  # one at a time, to bound memory
         total += share / temperature * part

@@ -1,7 +1,7 @@
 """A run's device and seed, and the fastest threads, precision and attention, by timing.
 
-bf16 has twice the speed of fp32 on one CPU, half on another. Fused attention is faster in fp32, unfused in bf16 for
-short rows on a CPU without AMX.
+bf16 has twice the speed of fp32 on one CPU and half on another. Fused attention is faster, except in bf16 for short
+rows on a CPU without AMX.
 """
 
 import functools
@@ -34,14 +34,13 @@ class Environment:
 
     seed: int  # seeds initialisation, row order and dropout
     device: str = "cpu"
-    bf16: bool | None = False  # None: the faster, see `settle`
+    bf16: bool | None = False  # None: `settle` chooses
     stepwise: bool = False  # unfused attention
 
 
 @functools.cache
 def pace() -> Pace:
-    """Chooses torch's threads: all usable cores, half, a quarter, ..., 1. `OMP_NUM_THREADS` (torchrun sets it) fixes
-    them."""
+    """Chooses torch's threads: all usable cores, half, ..., 1. `OMP_NUM_THREADS` (torchrun sets it) fixes them."""
     if "OMP_NUM_THREADS" in os.environ:
         return Pace((torch.get_num_threads(),), torch.set_num_threads)
     return Pace(halvings(min(torch.get_num_threads(), usable_cores())), torch.set_num_threads)
@@ -49,23 +48,22 @@ def pace() -> Pace:
 
 @contextmanager
 def attention(environment: Environment) -> Iterator[None]:
-    """Use the environment's attention."""
     with sdpa_kernel(SDPBackend.MATH) if environment.stepwise else nullcontext():
         yield
 
 
 @contextmanager
 def answering(environment: Environment) -> Iterator[None]:
-    """Infer in the environment's precision (on a GPU, the model's own) and attention."""
+    """Use the environment's attention and, on a CPU, precision."""
     bf16 = environment.device == "cpu" and bool(environment.bf16)
     with attention(environment), torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
         yield
 
 
 def settle(environment: Environment, model: Any, rows: Rows, *, pad_id: int, trains: bool = True) -> Environment:
-    """The environment with the faster precision (if open) and attention, timed on a CPU.
+    """Choose attention, and precision if open, by timing a training step, or inference if not `trains`.
 
-    It times a training step, or inference if not `trains`. Weights and random state stay unchanged.
+    On a GPU or in fixed fp32 nothing changes. Weights and random state stay.
     """
     if environment.device != "cpu" or environment.bf16 is False:
         return environment
@@ -84,7 +82,7 @@ def settle(environment: Environment, model: Any, rows: Rows, *, pad_id: int, tra
     is_open = environment.bf16 is None
     fused = replace(environment, bf16=True, stepwise=False)
     ways = [fused, replace(fused, stepwise=True), *([replace(fused, bf16=False)] if is_open else [])]
-    with pace().work(), torch.random.fork_rng(devices=[]):  # with the fastest thread count so far
+    with pace().work(), torch.random.fork_rng(devices=[]):  # on the fastest thread count so far
         seconds = least_seconds([functools.partial(step, way) for way in ways])
     by_time = dict(zip(ways, seconds, strict=True))
     chosen = ways[-1 if is_open else 0]  # unless another is clearly faster

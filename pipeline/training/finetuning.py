@@ -47,10 +47,10 @@ def fine_tune(
     Args:
         model, progress: see `train`.
         role: see `Rows.read`.
-        checkpoints: folder; training resumes from its newest.
-        new_modules: randomly initialised, see `Loaded`.
+        checkpoints: folder to resume from.
+        new_modules: see `Loaded`.
         teacher_logits: .npy file, (row ids, outputs); None trains on labels only.
-        unlabeled: use the unlabelled rows, if there are teacher logits.
+        unlabeled: use unlabelled rows if there are teacher logits.
     """
     objective = Objective(
         data.task, class_weights(settings.class_weights, data), each_window=settings.window_loss == "each"
@@ -86,7 +86,7 @@ def _note_precision(checkpoints: Path, precision: str) -> None:
 
 
 def plan_for(settings: TrainSettings, rows: int, environment: Environment) -> Plan:
-    """Epochs as steps: at least `min_steps`, and whole evaluation intervals."""
+    """Turn epochs into steps: at least `min_steps`, rounded up to whole evaluation intervals."""
     rows_per_update = settings.batch_size * settings.accumulate
     least = max(math.ceil(settings.epochs * math.ceil(rows / rows_per_update)), settings.min_steps)
     every = math.ceil(least / settings.evaluations)
@@ -111,9 +111,9 @@ def check_class_weights(setting: str | dict[str, float], task: Task) -> None:
 
 
 def class_weights(setting: str | dict[str, float], data: PreparedData) -> tuple[float, ...] | None:
-    """Factors in output order, or None; the average training row weighs 1.
+    """Factors in output order, or None; the average training label weighs 1.
 
-    "balanced" means inverse class shares. Unnamed labels get 1 before scaling.
+    "balanced" means inverse class shares. Labels without a weight get 1 before scaling.
 
     Raises:
         InputError: as `check_class_weights`.
@@ -134,7 +134,6 @@ def class_weights(setting: str | dict[str, float], data: PreparedData) -> tuple[
 def score_model(
     model: Any, data: PreparedData, role: str, pad_id: int, training: TrainingSummary | None = None
 ) -> ModelResult:
-    """A model's result on the tuning set."""
     result = score_logits(predict(model, Rows([data.tokens(role, "tune")]), pad_id=pad_id), data)
     return result if training is None else result.model_copy(update={"training": training})
 
@@ -158,7 +157,7 @@ def check_learned(result: ModelResult, task: Task, *, who: str, allow: bool, rem
         allow: return a warning instead of raising.
 
     Raises:
-        KdcError: constant answers, no better than the majority answer, or plausibly chance.
+        KdcError: answers are constant, no better than the majority's, or plausibly chance.
     """
     name = task.metrics[0]
     score, floor = result.tune[name], result.majority[name]

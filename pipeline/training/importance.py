@@ -25,17 +25,17 @@ def unit_importance(
     batch_size: int = 32,
     seed: int = 0,
 ) -> list[torch.Tensor]:
-    """Absolute first-order change of the logits without each unit, summed over rows: for each part (units,).
+    """First-order change of the logits without each unit, absolute, summed over rows: (units,) for each part.
 
     It is a unit's output times the gradient of the logits, summed over its width and a row's tokens (Molchanov et al.
-    2017, arXiv 1611.06440; Michel et al. 2019, arXiv 1905.10650, for heads). The papers use the loss, but a copy of the
-    teacher has none against its own answers. A random mixture of logits covers all classes in one pass. A shift of all
-    logits does not count, as in a softmax.
+    2017, arXiv 1611.06440; Michel et al. 2019, arXiv 1905.10650, for heads). The papers use the loss, but a teacher's
+    copy has no loss against the teacher. A random mixture of logits covers all classes in one pass. As in a softmax, a
+    shift of all logits does not count.
 
     Args:
         model: ends in evaluation mode on the CPU.
-        rows: at most 512 are sampled; each window counts.
-        seed: of sample and mixtures.
+        rows: at most 512 are sampled.
+        seed: draws rows and mixtures.
     """
     model.eval().to(device)
     collate, mixtures = Collator(pad_id), torch.Generator().manual_seed(seed)
@@ -72,8 +72,8 @@ def _mixed(logits: torch.Tensor, mixtures: torch.Generator, *, one_label: bool) 
 
 @contextmanager
 def _activations(model: Any, parts: Sequence[Part]) -> Iterator[list[list[torch.Tensor]]]:
-    """Each part's unit outputs, (rows, tokens, units * width), in pieces if the model splits tokens. Weight gradients
-    are off, to save memory."""
+    """Each part's unit outputs, (rows, tokens, units * width), in pieces if the model splits tokens. To save
+    memory, weights get no gradients."""
     trained = [weight for weight in model.parameters() if weight.requires_grad]
     activations: list[list[torch.Tensor]] = [[] for _ in parts]
 

@@ -23,12 +23,11 @@ _KINDS: dict[str, Kind] = {problem: kind for kind, problem in PROBLEMS.items()}
 
 
 def join_of(config: Any) -> tuple[Join, ...]:
-    """The config's ways to join."""
     return tuple(getattr(config, "kdc_join", None) or ("mean",))
 
 
 def set_join(model: Any, join: tuple[Join, ...] | None) -> None:
-    """Set a model's ways to join; None, for cut rows, removes them."""
+    """Set a model's ways to join; None removes them, for cut rows."""
     if join is not None:
         model.config.kdc_join = list(join)
     elif hasattr(model.config, "kdc_join"):
@@ -36,7 +35,7 @@ def set_join(model: Any, join: tuple[Join, ...] | None) -> None:
 
 
 def parts_of(model: Any, batch: Mapping[str, Tensor]) -> Tensor:
-    """Logits (windows, outputs) of a `Collator` batch, a row's windows in order."""
+    """Logits (windows, outputs) of a `Collator` batch."""
     device = next(model.parameters()).device
     inputs = {name: value.to(device) for name, value in batch.items() if name not in _NOT_INPUTS}
     count = len(inputs["input_ids"])

@@ -1,4 +1,4 @@
-"""The one training loop, a `transformers.Trainer`, for teacher, student and controls.
+"""The training loop of teacher, student and controls, a `transformers.Trainer`.
 
 The caller removes its checkpoints.
 """
@@ -44,7 +44,7 @@ class Plan:
 
     settings: TrainSettings
     environment: Environment
-    steps: int  # total updates
+    steps: int  # updates
     evaluate_every: int  # updates; each evaluation has a checkpoint
     new_modules: tuple[str, ...] = ()  # modules with their own rate
     pad_to: int | None = None  # tokens, for benchmarks; None groups by length
@@ -54,11 +54,11 @@ class Plan:
 class Objective:
     """What to minimise."""
 
-    task: Task  # regression labels are standardised
+    task: Task  # standardises regression labels
     class_weights: tuple[float, ...] | None = None  # see `losses.factors_of`
     alpha: float = 0.0  # teacher's weight in [0, 1]; labels get the rest
     temperature: float = 1.0  # T > 0
-    each_window: bool = False  # one loss a window, not one for the joined row
+    each_window: bool = False  # a loss per window instead of per row
 
 
 class DistillationTrainer(Trainer):
@@ -75,7 +75,7 @@ class DistillationTrainer(Trainer):
         self.class_weights = None if weights is None else torch.tensor(weights, device=self.args.device)
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
-        """New modules have their own rate; biases and norms no weight decay."""
+        """New modules have their own rate; biases and norms have no weight decay."""
         if self.optimizer is None:
             model: Any = self.model
             settings, decayed = self.plan.settings, set(self.get_decay_parameter_names(model))
@@ -99,7 +99,6 @@ class DistillationTrainer(Trainer):
         return self.optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
-        """The schedule `Rate`."""
         if self.lr_scheduler is None:
             stepped: Any = optimizer or self.optimizer
             self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(stepped, self.rate)
@@ -109,7 +108,6 @@ class DistillationTrainer(Trainer):
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """The distillation loss."""
         labels, labelled, teacher_logits = inputs["labels"], inputs["labelled"], inputs.get("teacher_logits")
         self.tokens += inputs["input_ids"].numel()
         goal, task = self.objective, self.objective.task
@@ -142,7 +140,7 @@ class DistillationTrainer(Trainer):
 
     def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
         super()._save_checkpoint(*args, **kwargs)
-        self.accelerator.wait_for_everyone()  # each rank saves its own
+        self.accelerator.wait_for_everyone()  # each rank saves its random state
         if self.args.should_save:
             seal(Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}")
 
@@ -164,10 +162,10 @@ def train(
     """Train in place, across ranks under torchrun; the model ends with the kept step's weights.
 
     Args:
-        model: a sequence classifier, or a PEFT model over one.
+        model: a sequence classifier or PEFT model.
         resume: see `last_checkpoint`; None starts fresh.
-        progress: called with (step, steps).
-        groups: (tuning rows,) rows of a group are dependent; None: all independent.
+        progress: called with (step, steps, rows=, loss=).
+        groups: (tuning rows,), dependent rows share a group; None: all are independent.
 
     Raises:
         Diverged: the loss is not finite.
@@ -204,7 +202,7 @@ def train(
 
 
 def _score(task: Task, groups: Groups | None, output: Any) -> dict[str, float]:
-    """The deciding metric in points, and its standard error."""
+    """The first metric in points, and its standard error."""
     deciding = task.metrics[0]
     low, high = score_interval(output.predictions, output.label_ids, task.kind, deciding, groups=groups)
     score = metrics.compute(output.predictions, output.label_ids, task.kind, (deciding,))[deciding]
@@ -240,10 +238,9 @@ def _summary(trainer: DistillationTrainer, costs: dict[str, float], model: Any, 
 
 
 def training_arguments(plan: Plan, folder: Path) -> TrainingArguments:
-    """The plan as Trainer arguments."""
     settings, environment = plan.settings, plan.environment
     by_loss = settings.kept_step == "loss"
-    # With bf16 off, TrainingArguments reads this variable, which an earlier training may have set.
+    # With bf16 off, TrainingArguments reads this variable, perhaps from an earlier training.
     os.environ["ACCELERATE_MIXED_PRECISION"] = "bf16" if environment.bf16 else "no"
     arguments = TrainingArguments(
         output_dir=str(folder),

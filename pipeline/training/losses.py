@@ -1,6 +1,6 @@
 """The distillation loss: `alpha * T^2 * KL(softmax(t / T) || softmax(s / T)) + (1 - alpha) * CE(s, y)`.
 
-KD-LoRA (Azimi et al. 2024, arXiv 2410.20777, section 3.2), after Hinton et al. 2015 (arXiv 1503.02531).
+See KD-LoRA (Azimi et al. 2024, arXiv 2410.20777, section 3.2) and Hinton et al. 2015, arXiv 1503.02531.
 """
 
 import torch
@@ -29,11 +29,11 @@ def label_loss(logits: Tensor, labels: Tensor, kind: Kind, factors: Tensor | Non
 def teacher_loss(
     logits: Tensor, teacher_logits: Tensor, kind: Kind, temperature: float, factors: Tensor | None = None
 ) -> Tensor:
-    """Each row's divergence from the softened teacher, (batch,), times T^2, which preserves gradient size.
+    """Each row's divergence from the softened teacher, (batch,): softmax, mean of sigmoids if multi-label, or squared
+    error without T for regression. T^2 preserves gradient size.
 
     Args:
         logits, teacher_logits: (batch, outputs).
-        kind: softmax, mean over sigmoids for multi-label, or squared error without T for regression.
         factors: see `factors_of`.
     """
     if kind == "regression":
@@ -61,15 +61,15 @@ def factors_of(
     labelled: Tensor | None = None,
     teacher_logits: Tensor | None = None,
 ) -> Tensor | None:
-    """Loss factors (batch,): the label's weight, or the weight expected under the teacher for unlabelled rows.
+    """Loss factors (batch,): the label's weight; for unlabelled rows, the expected weight by the teacher.
 
-    Multi-label: (batch, outputs), the weight for a present label, else 1.
+    Multi-label: (batch, outputs), the weight if the label is present, else 1.
 
     Args:
         class_weights: (outputs,); None gives None, as does regression.
-        labels: as in `label_loss`; unlabelled rows hold any valid value.
+        labels: as in `label_loss`, any valid value in unlabelled rows.
         labelled: (batch,) bool; None: all.
-        teacher_logits: (batch, outputs), for unlabelled rows.
+        teacher_logits: (batch, outputs).
     """
     if class_weights is None or kind == "regression":
         return None
@@ -96,7 +96,7 @@ def distillation_loss(
     temperature: float,
     class_weights: Tensor | None = None,
 ) -> Tensor:
-    """Mean of `alpha * teacher + (1 - alpha) * label`; unlabelled rows have only the teacher's term.
+    """Mean of `alpha * teacher + (1 - alpha) * label`; unlabelled rows have only the first term.
 
     Args:
         logits, teacher_logits: (batch, outputs); without a teacher, labels alone count.

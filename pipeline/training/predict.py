@@ -1,4 +1,4 @@
-"""Logits of tokenised rows, in constant memory."""
+"""Logits of tokenised rows."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,13 +14,13 @@ from kdc.pipeline.training.joining import logits_of, parts_of
 from kdc.serving.engine.long_texts import spread
 from kdc.serving.engine.tokenizing import RowTokenizer, Text, pad
 
-# Rows sorted together by length, which bounds memory; also the unit of sharing and resuming.
+# Rows sorted by length together; also the unit of sharing and resuming.
 PORTION = 2048
 _BATCH_SIZE = 64
 
 
 def predict_portion(model: Any, rows: Rows, start: int, *, pad_id: int) -> NDArray[np.float32]:
-    """Logits (rows, outputs) float32 of `PORTION` rows from `start`, in row order."""
+    """Logits (rows, outputs) of up to `PORTION` rows from `start`, in row order."""
     collate = Collator(pad_id)
     portion = np.arange(start, min(start + PORTION, len(rows)))
     order = portion[np.argsort(rows.lengths[portion], kind="stable")]
@@ -37,7 +37,7 @@ def predict_portion(model: Any, rows: Rows, start: int, *, pad_id: int) -> NDArr
 
 
 def predict(model: Any, rows: Rows, *, pad_id: int) -> NDArray[np.float32]:
-    """Logits (rows, outputs) float32, in row order; sets evaluation mode."""
+    """Logits (rows, outputs), in row order; sets evaluation mode."""
     model.eval()
     return np.concatenate([predict_portion(model, rows, start, pad_id=pad_id) for start in portions(len(rows))])
 

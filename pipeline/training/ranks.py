@@ -1,7 +1,7 @@
 """The processes of a run under `torchrun`.
 
-Rank 0 leads: it runs the pipeline and writes every file. All ranks run functions marked `@on_all_ranks` together.
-Helpers leave after the student's training.
+Rank 0 leads: it runs the pipeline and writes the results. The others help: all ranks run functions marked
+`@on_all_ranks` together. Helpers leave after the student's training.
 """
 
 import functools
@@ -20,11 +20,11 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 _DEVICE = "ACCELERATE_TORCH_DEVICE"
 _VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-# Helpers wait while the leader reads or measures. A lost process is noticed at once.
+# Helpers wait while the leader reads or measures; a lost process is noticed at once.
 _PATIENCE = timedelta(days=7)
 
 _group: Any = None  # None if alone
-_working = False  # whether all ranks run a function
+_working = False  # while all ranks run a function
 
 
 class Stopped(KdcError):
@@ -36,7 +36,7 @@ class Lost(KdcError):
 
 
 def rank() -> int:
-    """0 leads or is alone."""
+    """0 if this process leads or is alone."""
     return int(os.environ["RANK"]) if is_launched() else 0
 
 
@@ -46,7 +46,7 @@ def size() -> int:
 
 
 def is_launched() -> bool:
-    """Whether other processes were launched with this one and have not left."""
+    """Whether processes launched with this one have not left."""
     return all(name in os.environ for name in _VARIABLES) and int(os.environ["WORLD_SIZE"]) > 1
 
 
@@ -70,7 +70,7 @@ def launcher() -> str:
 
 
 def on_all_ranks(function: Function) -> Function:
-    """Mark a module-level function for all ranks to run together.
+    """Let all ranks run a module-level function together.
 
     Helpers get copies of the arguments except `progress`. The call returns the leader's result once all are done, or
     raises `Lost`.
@@ -111,7 +111,7 @@ def join(device: str) -> None:
     else:
         os.environ[_DEVICE] = "cpu"  # torch.load does not know accelerate's "cpu:0"
     dist.init_process_group("cpu:gloo,cuda:nccl" if device == "cuda" else "gloo")
-    # Gloo on every device: waiting for orders keeps no GPU busy.
+    # Gloo, also on GPUs: waiting for orders keeps none busy.
     _group = dist.new_group(backend="gloo", timeout=_PATIENCE)
 
 
@@ -131,7 +131,7 @@ def help_leader(check: Callable[[str], None]) -> None:
 
 
 def check_everywhere(check: Callable[[str], None], settings: str) -> None:
-    """Compare all ranks' settings with the leader's, as JSON; helpers use `help_leader`'s check."""
+    """Check the leader's settings, JSON, on all ranks; helpers use `help_leader`'s check."""
     if _group is None:
         check(settings)
     else:
@@ -141,7 +141,7 @@ def check_everywhere(check: Callable[[str], None], settings: str) -> None:
 
 @contextmanager
 def leading() -> Iterator[None]:
-    """Dismiss the helpers at the end, also on failure: only the leader reports it."""
+    """Dismiss the helpers at the end, also on failure, which only the leader reports."""
     try:
         yield
     except BaseException:
@@ -159,7 +159,7 @@ def dismiss() -> None:
 
 
 def check_batches(batch_sizes: dict[str, int], processes: int) -> None:
-    """Check that ranks can split batches; keys are setting names.
+    """Check batch sizes, by setting name.
 
     Raises:
         InputError: a size does not divide evenly.
@@ -174,8 +174,8 @@ def check_batches(batch_sizes: dict[str, int], processes: int) -> None:
 
 
 def is_told_by_another(error: KdcError, rank: int) -> bool:
-    """Whether another rank reports this error. All ranks meet wrong input and Ctrl-C. Two report a lost process, since
-    one may be that process."""
+    """Whether another rank reports this error. All ranks meet wrong input and Ctrl-C. Ranks 0 and 1 report a lost
+    process, since one may be it."""
     return rank > 0 and (isinstance(error, InputError | Stopped) or (isinstance(error, Lost) and rank > 1))
 
 

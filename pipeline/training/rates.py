@@ -2,8 +2,8 @@
 1502.07943).
 
 Nine pairs train briefly, then the best third three times as long. Each trial has a full schedule: a truncated one ranks
-badly. Tuning loss ranks trials, since it says more than a metric on a few hundred rows. With too few steps, only the
-encoder's rates vary.
+badly. Tuning loss ranks trials, since metrics are coarse on a few hundred rows. With fewer steps, only the encoder's
+rate varies; with too few, none.
 """
 
 import math
@@ -16,7 +16,7 @@ _HEAD_FACTORS = (1.0, 0.25, 4.0)
 _KEPT = 3  # pairs in round two
 SHARE = 3  # training steps for each search step, at least
 MOST_TRIALS = 12  # 9 + 3
-_LEAST_STEPS = 20  # fewer rank how fast trainings begin
+_LEAST_STEPS = 20  # fewer only show how trainings begin
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ Trial = Callable[[Rates, int], float]  # (rates, steps) -> tuning loss
 
 
 def search_rates(default: Rates, steps: int, trial: Trial) -> Rates:
-    """The rates with the least trial loss for a training of `steps`. Ties go to rates nearer the default."""
+    """The rates with the least trial loss for a training of `steps`."""
     pairs = [
         Rates(default.encoder * encoder, default.head * head) for head in _HEAD_FACTORS for encoder in _ENCODER_FACTORS
     ]

@@ -1,4 +1,4 @@
-"""Refuse impossible settings before training. docs/reference/architectures.md lists tested students."""
+"""Refuse impossible settings early. docs/reference/architectures.md lists tested students."""
 
 from transformers import PretrainedConfig
 
@@ -10,7 +10,7 @@ from kdc.pipeline.config.training_settings import StudentSettings, TeacherSettin
 from kdc.pipeline.models import loading
 from kdc.pipeline.training.finetuning import check_class_weights
 
-# No exporter makes a graph with our inputs.
+# No exporter makes their graph with our inputs.
 _WITHOUT_GRAPH = ("longformer", "xlnet")
 # GPT-2's layers are not torch.nn.Linear; ALBERT's share weights.
 _WITHOUT_ADAPTERS = ("albert", "gpt2")
@@ -18,7 +18,7 @@ _WITHOUT_ADAPTERS = ("albert", "gpt2")
 
 def has_graph(config: PretrainedConfig) -> bool:
     """Whether this classifier can be exported; True if untested."""
-    # Encoder-decoders answer at the last end token, and fail on check rows without one.
+    # Encoder-decoders read the last end token, which some check rows lack.
     return config.model_type not in _WITHOUT_GRAPH and not getattr(config, "is_encoder_decoder", False)
 
 
@@ -63,8 +63,8 @@ def check_student(student: StudentSettings, teacher: TeacherSettings, *, is_sear
 
     Raises:
         InputError: the architecture is for teachers only; no layers for the training method; a spec that its kind
-            refuses; a reduced vocabulary for a student not made of the teacher; or the teacher itself, if several or a
-            black box.
+            refuses; a smaller vocabulary for a student not made of the teacher; or the teacher itself as student, if
+            several or a black box.
     """
     kind = student.kind
     needs_layers = ["student.method=lora"] * (student.method == "lora")

@@ -43,10 +43,10 @@ _CHECKPOINTS = "checkpoints"
 class StudentOrigin:
     """Where a student's weights and tokens come from."""
 
-    cut_from: str  # source model, unless it is a checkpoint
+    cut_from: str  # teacher; unused by a checkpoint
     role: str  # "teacher", "student" or "fewer"
     vocabulary: Path | None = None  # see `save_smaller`; None keeps the model's
-    join: tuple[Join, ...] | None = None  # of windows; None if rows are cut
+    join: tuple[Join, ...] | None = None  # None if rows are cut
 
 
 def distil(
@@ -60,7 +60,7 @@ def distil(
     progress: Progress,
     unlabeled: bool = True,
 ) -> ModelResult:
-    """Make and train a student into a folder; without `teacher_logits` a control on labels only."""
+    """Make and train a student in `out`; without `teacher_logits`, a control on labels only."""
     set_seed(environment.seed)
     new_modules, pad_id = _make_base(settings, origin, data, out, environment)
     # Reload: some architectures build a layer by its number.
@@ -95,7 +95,7 @@ def distil(
 def _make_base(
     settings: StudentSettings, origin: StudentOrigin, data: PreparedData, out: Path, environment: Environment
 ) -> tuple[tuple[str, ...], int]:
-    """Write `base/`; return its random modules and padding id. Resuming keeps it: another machine might choose other
+    """Write `base/`; return its new modules and padding id. Resuming keeps `base/`: another machine might choose other
     neurons."""
 
     def importance(model: Any, parts: Sequence[Part]) -> list[torch.Tensor]:
@@ -129,9 +129,9 @@ def _make_base(
 def new_student(
     model: str, task: Task, *, cut_from: str, vocabulary: Path | None = None, importance: Importance = first_units
 ) -> tuple[loading.Loaded, str]:
-    """The untrained student and its tokenizer's place.
+    """The untrained student and its tokenizer's path or hub id.
 
-    Unless it is a checkpoint, it is made of `cut_from`, with a smaller vocabulary if given; for `importance` see `cut`.
+    Unless a checkpoint, it is made of `cut_from`, with a smaller vocabulary if given; for `importance` see `cut`.
     """
     kind = kind_of(model)
     if not kind.is_of_teacher:
@@ -144,7 +144,7 @@ def new_student(
 
 
 def keep_teacher(teacher: Path, origin: StudentOrigin, data: PreparedData, out: Path) -> None:
-    """Write the uncut teacher in folder `teacher` as a student, in the origin's vocabulary."""
+    """Save the uncut teacher as a student, in the origin's vocabulary."""
     base = out / "base"
     if origin.vocabulary is None:
         shutil.copytree(teacher, base, dirs_exist_ok=True)
@@ -165,7 +165,7 @@ def score_uncut(teacher: Path, origin: StudentOrigin, data: PreparedData) -> Mod
 
 
 def load_student(folder: Path) -> Any:
-    """The trained student in evaluation mode, fp32, on the CPU."""
+    """The trained student: evaluation mode, fp32, CPU."""
     base, full, below, adapter = (folder / name for name in ("base", "full", "below", "adapter"))
     if not adapter.exists():
         return loading.load_plain(full if full.exists() else base)
@@ -181,6 +181,6 @@ def merged_student(folder: Path) -> Any:
 
 
 def probe_rows(data: PreparedData, role: str) -> Rows:
-    """The first tuning rows, which stages compare a student's answers on."""
+    """The first tuning rows: stages compare a student's logits on them."""
     tokens = data.tokens(role, "tune")
     return Rows([tokens.select(range(min(_PROBE_ROWS, len(tokens))))])

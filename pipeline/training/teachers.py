@@ -38,11 +38,11 @@ def train_teacher(
     head: Linear | None = None,
     join: tuple[Join, ...] | None = None,
 ) -> tuple[Any, TrainingSummary]:
-    """Fine-tune a pretrained teacher (path or hub id) and merge its adapters; it returns on the CPU.
+    """Fine-tune a pretrained teacher (path or hub id), merge its adapters, and return it on the CPU.
 
     Args:
         head: a linear probe's head to start from; forces mean pooling.
-        join: of windows; None if rows are cut.
+        join: None if rows are cut.
         role, checkpoints, progress: see `fine_tune`.
     """
     set_seed(environment.seed)
@@ -68,7 +68,7 @@ def train_teacher(
 
 
 def choose_join(model: Any, tune: Rows, task: Task, pad_id: int) -> None:
-    """Set the way to join windows with the least tuning loss."""
+    """Join windows in the way with the least tuning loss."""
     parts, counts = predict_parts(model, tune, pad_id=pad_id)
     labels = np.concatenate([np.asarray(part["label"][:]) for part in tune.parts])
     if task.kind == "regression":
@@ -77,10 +77,10 @@ def choose_join(model: Any, tune: Rows, task: Task, pad_id: int) -> None:
 
 
 def load_finetuned(source: str, task: Task, names: tuple[str, ...] | None) -> Any:
-    """Load a fine-tuned teacher (path or hub id), outputs in label order.
+    """Load a fine-tuned teacher (path or hub id), its outputs in label order.
 
     Args:
-        names: its labels, for models that only say LABEL_0, LABEL_1, ...
+        names: its labels, if its config only says LABEL_0, LABEL_1, ...
 
     Raises:
         InputError: it is missing, not fine-tuned, or has other labels.
@@ -113,7 +113,7 @@ def label_order(config: Any, task: Task, names: tuple[str, ...] | None) -> list[
     """The teacher's output index for each label, by `names` or its config; None for regression.
 
     Raises:
-        InputError: other outputs, unnamed outputs, or the config's names in another order.
+        InputError: outputs differ from the task's, lack names, or `names` are in another order than the config's.
     """
     if config.num_labels != task.outputs:
         raise InputError(
