@@ -1,4 +1,4 @@
 import os
 
-# Set before its import, or ONNX Runtime reports its use.
+# ONNX Runtime reads this at its import.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")

@@ -35,7 +35,7 @@ def compress_for_people(
     """`kdc.pipeline.run.compress` with progress on stderr, a report, and errors that say how to resume.
 
     Args:
-        command: resumes the run; None if called from Python.
+        command: the one that resumes the run; None from Python.
 
     Raises:
         KdcError: as the stages say; also for Ctrl-C and a full disk.
@@ -56,7 +56,7 @@ def compress_for_people(
 def frontier_for_people(
     config: Config, *, start_from: str | None = None, force: bool = False, command: str | None = None
 ) -> FrontierResult:
-    """`kdc.pipeline.frontier.make_frontier`, likewise.
+    """`make_frontier` with the progress, report and errors of `compress_for_people`.
 
     Raises:
         KdcError: as `make_frontier`; also for Ctrl-C and a full disk.
@@ -69,14 +69,14 @@ def frontier_for_people(
         root = root_of(config)
         if command:
             note_command(root, command)
-        if facts.points[0].student == curve_of(config)[0]:  # else the first run has no report
+        if facts.points[0].student == curve_of(config)[0]:  # otherwise the first student failed
             _report(root, reporter, sha256=facts.points[0].sha256, examples=config.report.examples)
         return FrontierResult(out=root, page=root / f"{FRONTIER}.html", facts=facts)
 
 
 @contextlib.contextmanager
 def _watched(config: Config, command: str | None) -> Iterator[Reporter]:
-    """Check the settings first. Raises as `compress_for_people`."""
+    """Raises as `compress_for_people`."""
     rank = ranks.rank()
     try:
         task_of(config.data)
@@ -124,7 +124,6 @@ def _report(root: Path, reporter: Reporter, *, sha256: str, examples: bool) -> P
 
 
 def render(compressed: CompressResult) -> str:
-    """The result as text."""
     result = compressed.result
     if result is None:
         return f"stopped as asked; the run is in {compressed.out}"
@@ -142,7 +141,6 @@ def render(compressed: CompressResult) -> str:
 
 
 def render_frontier(frontier: FrontierResult) -> str:
-    """The frontier as text."""
     from kdc.pipeline.report.frontier import table as points
 
     lines = [aligned(points(frontier.facts)), ""]
@@ -163,12 +161,12 @@ def _here(model: str) -> bool:
 
 
 def prepare_libraries(*, offline: bool) -> None:
-    """Quiet transformers and datasets, and take them off the network if `offline`. Call it before they are imported."""
+    """Quiet transformers and datasets, and keep them off the network if `offline`. Call it before their import."""
     for name in ("HF_HUB_DISABLE_TELEMETRY", "DISABLE_SAFETENSORS_CONVERSION"):
         os.environ.setdefault(name, "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     if ranks.is_launched():
-        # DDP's search for unused weights, which some architectures have, warns if there are none.
+        # Otherwise DDP warns if its search for unused weights finds none.
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     if offline:
         os.environ["HF_HUB_OFFLINE"] = "1"
@@ -177,7 +175,7 @@ def prepare_libraries(*, offline: bool) -> None:
 
     transformers.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
-    # transformers 5's renamed settings, unknown to 4.57, and file systems' clocks.
+    # They are about settings that transformers 5 renamed (4.57 lacks the new names), and file systems' clocks.
     warnings.filterwarnings("ignore", module="transformers")
     datasets.logging.set_verbosity_error()
     datasets.disable_progress_bars()

@@ -1,8 +1,7 @@
 """Students from the teacher itself down to token vectors alone, measured side by side.
 
-Each is a run with its own artifact: the first in the run directory, others in `frontier/<student>/`, which reuse its
-rows, teacher and logits. Students that fail are left out with a reason. Writes `frontier.html`, `frontier.json` and
-`frontier.md`.
+Each is a run with its own artifact. The first is in the run directory. The others, in `frontier/<student>/`, reuse its
+rows, teacher and logits. Writes `frontier.html`, `frontier.json` and `frontier.md`.
 """
 
 import time
@@ -72,7 +71,7 @@ def make_frontier(
     """Make all missing points and measure them.
 
     Args:
-        config: of the first point. `student.hours` bounds all students' trainings together.
+        config: of the first point; `student.hours` bounds all trainings together.
         start_from, force: for each point, see `kdc.pipeline.run.compress`.
 
     Raises:
@@ -151,7 +150,7 @@ def _check(config: Config) -> None:
 
 
 def _config_of(config: Config, student: str, hours: float | None, *, is_first: bool) -> Config:
-    """Only the first point trains controls."""
+    """A point's settings; only the first trains controls."""
     settings, run = config.student, config.run
     if not is_first:
         root = root_of(config) / FRONTIER / "".join(letter if letter.isalnum() else "-" for letter in student)
@@ -163,7 +162,7 @@ def _config_of(config: Config, student: str, hours: float | None, *, is_first: b
 
 
 def _forget_other_teachers(first: Path, root: Path) -> None:
-    """Forget a point's stages if the first point redid a shared stage: settings match, but the teacher is another."""
+    """Forget a point's stages if the first point redid a shared stage: its results may differ."""
     names = [stage.name for stage in STAGES]
     for name in _SHARED:
         old, new = read_record(root / name), read_record(first / name)
@@ -177,10 +176,10 @@ def _forget_other_teachers(first: Path, root: Path) -> None:
 def _make(
     student: str, config: Config, siblings: tuple[Path, ...], reporter: Reporter, start_from: str | None
 ) -> _Made:
-    """Reuses the siblings' stages."""
+    """Make a point from the siblings' stages."""
     root = root_of(config)
     result = compress(config, reporter=reporter, start_from=start_from, siblings=siblings)
-    assert result.artifact is not None  # without a contract none is rejected
+    assert result.artifact is not None  # a run to the last stage has one
     sha256 = load_manifest(result.artifact, verify=False).sha256
     return _Made(student, open_run(root, config, reporter), result.artifact, sha256)
 
@@ -193,7 +192,7 @@ def _hours_trained(root: Path) -> float:
 
 
 def _facts(root: Path, made: list[_Made], left: list[Left], reporter: Reporter) -> FrontierFacts:
-    """Measure the points side by side, or read the facts if these artifacts were measured on this machine."""
+    """Measure the points side by side, or read earlier facts of these artifacts on this machine."""
     first, settings = made[0].run, made[0].run.config.evaluate
     device = judged_device(first.device)
     where = {"cpu": machine.cpu().model, "threads": machine.cores().usable, "device": device}
@@ -245,8 +244,8 @@ def _facts(root: Path, made: list[_Made], left: list[Left], reporter: Reporter) 
 def _point(
     made: _Made, answers: EvaluationAnswers, engine: Engine, timing: Floats, *, root: Path, points: int
 ) -> Point:
-    """Measure one artifact. Intervals of all points share one error rate. It counts as a look at the evaluation rows,
-    since a contract may be chosen by it."""
+    """Measure one artifact. Intervals of all points share one error rate. The measurement counts as a look at the
+    evaluation rows: people choose by it."""
     task, result = made.run.data().task, made.run.result(StudentResult)
     metric, confidence = task.metrics[0], 1 - (1 - _CONFIDENCE) / (2 * points)
     logits = answers.student(str(engine.variant), on_gpu=engine.provider != CPU_PROVIDER)

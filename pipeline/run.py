@@ -1,7 +1,7 @@
 """The pipeline, top to bottom: from a labelled task to a verified artifact.
 
-A stage is skipped if its fingerprint (its settings, and everything before it) matches, and resumes if interrupted. See
-`Stage` in `rundir/folders.py`.
+A stage is skipped if its fingerprint (of its settings and all earlier stages) matches, and resumes if interrupted; see
+`rundir/folders.py`.
 """
 
 from collections.abc import Callable
@@ -52,14 +52,14 @@ class _StageModule(Protocol):
 
 
 def _stage(module: _StageModule, *after: str, **more: Any) -> Stage:
-    """The stage of a file; `run`'s annotation gives its result type."""
+    """A file's stage; `run`'s annotation gives the result type."""
     return Stage(get_type_hints(module.run)["return"], module.run, module.depends_on, after=after, **more)
 
 
 STAGES = (
     # Read, check, split (training, tuning, evaluation) and tokenise the rows.
     _stage(data, check=data.check),
-    # A smaller vocabulary, if a student asks for it or a contract's size may.
+    # A smaller vocabulary, if requested or if a size limit may need it.
     _stage(vocabulary, "data", is_wanted=lambda config: config.makes_vocabulary),
     # Export and time all students untrained, if a contract limits costs.
     _stage(
@@ -69,12 +69,11 @@ STAGES = (
         is_wanted=lambda config: config.measures_first,
         check=candidates.check,
     ),
-    # Cheap models to beat. "labelled" leaves out unlabelled rows and the student's tokens, which do not affect the
-    # teacher.
+    # Cheap models to beat. "labelled" leaves out what cannot affect the teacher: unlabelled rows, the student's tokens.
     _stage(baselines, "labelled", is_wanted=lambda config: config.baselines.enabled),
     # Fine-tune or check the teacher.
     _stage(teacher, "labelled", "baselines"),
-    # The teacher's logits. "answered" leaves out the student's tokens, which do not affect them.
+    # The teacher's logits. "answered" leaves out the student's tokens.
     _stage(targets, "answered", "baselines", "teacher"),
     # Short trainings choose the student, if a contract limits costs.
     _stage(search, "targets", is_wanted=lambda config: config.searches),
@@ -115,7 +114,7 @@ def compress(
     Args:
         start_from, until: first stage to redo, and last stage.
         force: redo all.
-        siblings: idle run directories whose identical finished stages are reused.
+        siblings: idle run directories with stages to reuse.
 
     Returns:
         The result, without stages on a helper rank.

@@ -24,7 +24,7 @@ _HOW = (
 class Aim:
     """How a label's threshold is chosen."""
 
-    label: str | None  # None: each label (multi-label), or the second of two classes
+    label: str | None  # None: every label (multi-label), or the second class
     measure: Measure
     bound: float | None  # limit of the measure, or the threshold; None maximises it
 
@@ -35,7 +35,7 @@ class Aim:
 
     @property
     def text(self) -> str:
-        """The aim as written, without its label."""
+        """The aim without its label; "fixed" for a threshold."""
         if self.bound is None or self.measure == "fixed":
             return self.measure
         return f"{self.measure}{'<=' if self.measure == 'fpr' else '>='}{self.bound}"
@@ -63,7 +63,7 @@ def _probability(text: str, problem: str) -> float:
 
 
 def aims_of(texts: Sequence[str], task: TaskBase) -> dict[str, Aim]:
-    """Return the aim of each label that gets a threshold. Multi-label labels default to f1, up to `MOST_POINTS` labels.
+    """Return the aim of each label that gets a threshold; up to `MOST_POINTS` multi-label labels default to f1.
 
     Raises:
         InputError: an aim does not fit the task, or a label has two.
@@ -111,7 +111,7 @@ def abstain_of(text: str | None, aims: Sequence[str], task: TaskBase) -> Aim | N
     """Return when the artifact abstains; None if never.
 
     Raises:
-        InputError: no classification, a class has the reserved name, or there are aims.
+        InputError: no classification, a reserved class name, or aims too.
     """
     if text is None:
         return None
@@ -130,7 +130,7 @@ def abstain_of(text: str | None, aims: Sequence[str], task: TaskBase) -> Aim | N
 
 
 def check_sets(coverage: float | None, task: TaskBase) -> None:
-    """Raise InputError for label sets with fewer than three classes."""
+    """Raise InputError for label sets without three classes."""
     if coverage is not None and not task.can_have_sets:
         what = "only a task that gives each row one of three classes or more can have sets of labels"
         remedy = "drop operating.sets"
@@ -140,7 +140,7 @@ def check_sets(coverage: float | None, task: TaskBase) -> None:
 
 
 def required_label(requirement: str, task: TaskBase) -> str | None:
-    """Return a requirement's label; None if it is about the answered rows.
+    """A requirement's label; None if it is about answered rows.
 
     Raises:
         InputError: the requirement does not fit the task.

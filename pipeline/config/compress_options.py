@@ -1,4 +1,4 @@
-"""Options of `kdc compress` that set a setting. Rarely used settings need `--set`."""
+"""Options of `kdc compress` for common settings."""
 
 from pathlib import Path
 

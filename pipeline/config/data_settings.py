@@ -109,8 +109,8 @@ class LongSettings(Section):
         return self
 
     def trained_join(self, kind: Kind) -> tuple[Join, ...] | None:
-        """How the teacher's windows are joined in training; None if rows are cut. Multi-label takes the maximum: the
-        mean would let windows without a label outvote the one with it."""
+        """How training joins the teacher's windows; None if rows are cut. Multi-label takes the maximum: in a mean,
+        windows without a label would outvote the one with it."""
         if self.mode == "cut":
             return None
         if self.join != "auto":

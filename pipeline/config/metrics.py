@@ -1,6 +1,6 @@
 """Metrics as GLUE defines them, in points: 0 to 100, correlations -100 to 100.
 
-A scorer takes many row weightings at once (for the bootstrap); weights of 1 give the metric.
+A scorer takes many weightings of the rows at once, for the bootstrap; weights of 1 give the metric.
 """
 
 from collections.abc import Callable
@@ -25,14 +25,14 @@ OfCounts = Callable[[Floats, Floats, Floats], Floats]  # the three `counts` to s
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric of at most 1, higher for better models. Register an error with a minus sign."""
+    """A metric of at most 1; higher is better, so an error needs a minus sign."""
 
     kinds: tuple[Kind, ...]
-    hub_name: str  # on the hub
+    hub_name: str
     lowest: float
     scorer: Callable[[NDArray[np.generic], NDArray[np.generic]], Scorer]  # from labels and answers
-    # What unseen errors cost (`kdc.pipeline.quality.unseen`): a function of counts, or the score's fall if all rows
-    # become wrong. Half of the rows cost half.
+    # What unseen errors cost (`kdc.pipeline.quality.unseen`): a function of counts, or the score's fall if all
+    # rows become wrong. Half of the rows cost half.
     unseen_cost: OfCounts | float
     labels: int | None = None  # required number; None: any
 
@@ -44,8 +44,8 @@ def fitting(kind: Kind, labels: int | None = None) -> list[str]:
 
 
 def predictions(logits: NDArray[np.floating], kind: Kind) -> NDArray[np.generic]:
-    """Turn logits (rows, outputs) into class ids or numbers (rows,), or 0 and 1 (rows, outputs) for multi-label. A
-    probability of 0.5 is a 1."""
+    """Class ids or numbers (rows,) of logits (rows, outputs); for multi-label 0 and 1 (rows, outputs), 1 from a
+    probability of 0.5."""
     if kind == "regression":
         return logits[:, 0]
     if kind == "multilabel":
@@ -56,7 +56,7 @@ def predictions(logits: NDArray[np.floating], kind: Kind) -> NDArray[np.generic]
 def compute(
     logits: NDArray[np.floating], labels: NDArray[np.generic], kind: Kind, names: tuple[str, ...]
 ) -> dict[str, float]:
-    """The named metrics of logits (rows, outputs) against labels, in points."""
+    """The named metrics of logits (rows, outputs), in points."""
     return _points(truth_of(labels, kind), predictions(np.asarray(logits, dtype=np.float64), kind), names)
 
 
@@ -71,7 +71,6 @@ def truth_of(labels: NDArray[np.generic], kind: Kind) -> NDArray[np.generic]:
 
 
 def is_constant(logits: NDArray[np.floating], kind: Kind) -> bool:
-    """Whether all rows get the same answer."""
     answers = predictions(np.asarray(logits, dtype=np.float64), kind)
     if kind == "regression":
         return bool(np.ptp(answers) < 1e-6 * max(1.0, float(np.abs(answers).max())))
@@ -79,7 +78,7 @@ def is_constant(logits: NDArray[np.floating], kind: Kind) -> bool:
 
 
 def changed_labels(logits: NDArray[np.floating], others: NDArray[np.floating], kind: Kind) -> int:
-    """Count rows whose label differs between logits (rows, outputs); 0 for regression."""
+    """Count rows with different labels; 0 for regression."""
     if kind == "regression":
         return 0
     return int((~is_right(predictions(logits, kind), predictions(others, kind))).sum())
@@ -107,8 +106,8 @@ def chance(
 ) -> float:
     """The p-value, in (0, 1], of the score.
 
-    A permutation test (Ojala and Garriga 2010, JMLR 11:1833), valid for every metric. Rows of a group may depend on
-    each other, so groups, and the rows within each, are shuffled. `groups` is (rows,); None means independent rows.
+    A permutation test (Ojala and Garriga 2010, JMLR 11:1833), valid for every metric. It shuffles groups, and the rows
+    within each, since these may depend on each other. `groups` is (rows,); None: independent rows.
     """
     answers, truth = predictions(np.asarray(logits, dtype=np.float64), kind), truth_of(labels, kind)
     once, generator = np.ones((1, len(truth))), np.random.default_rng(0)
@@ -164,7 +163,7 @@ def _matthews(both: Floats, answered: Floats, actual: Floats) -> Floats:
 def counts(
     truth: NDArray[np.generic], answers: NDArray[np.generic]
 ) -> Callable[[Floats], tuple[Floats, Floats, Floats]]:
-    """Return a function from weights to weighted true positives, predicted and actual, (samples, classes) each."""
+    """A function from weights to weighted true positives, predicted and actual, (samples, classes) each."""
     from scipy.sparse import csr_array
 
     if truth.ndim > 1:
@@ -199,7 +198,7 @@ def _pearson(truth: NDArray[np.generic], answers: NDArray[np.generic]) -> Scorer
 def _spearman(truth: NDArray[np.generic], answers: NDArray[np.generic]) -> Scorer:
     """Pearson's correlation of ranks. Equal values share their mean rank.
 
-    Sorting once and laying samples side by side makes a rank a running sum of weights.
+    Rows are sorted once; then a rank is a running sum of weights.
     """
     by_truth = np.argsort(truth, kind="stable")
     by_answer = np.argsort(answers[by_truth], kind="stable")  # label to answer order
@@ -219,7 +218,7 @@ def _spearman(truth: NDArray[np.generic], answers: NDArray[np.generic]) -> Score
 
 
 def _ranks(ascending: NDArray[np.generic]) -> Callable[[Floats], Floats]:
-    """Return a function from weights to centred ranks, (rows, samples) sorted by value. Weight w ranks as w rows."""
+    """A function from weights to centred ranks, (rows, samples) by value; weight w ranks as w rows."""
     is_first = np.append(True, ascending[1:] != ascending[:-1])
     value = np.cumsum(is_first) - 1  # index of the distinct value
     last = np.append(np.flatnonzero(is_first)[1:], len(ascending)) - 1
@@ -239,7 +238,7 @@ def _ranks(ascending: NDArray[np.generic]) -> Callable[[Floats], Floats]:
 
 
 def _correlation(x_variance: Floats, y_variance: Floats, covariance: Floats, smallest: tuple[float, float]) -> Floats:
-    """Correlations (samples,); 0 if a side varies no more than by rounding."""
+    """Correlations (samples,); 0 if a side varies only by rounding."""
     varies = (x_variance > smallest[0] ** 2) & (y_variance > smallest[1] ** 2)
     below = np.sqrt((x_variance * y_variance).clip(0))
     return np.divide(covariance, below, out=np.zeros_like(below), where=varies)
@@ -252,7 +251,7 @@ def _counted(score: OfCounts, truth: NDArray[np.generic], answers: NDArray[np.ge
 
 _CLASSES: tuple[Kind, ...] = ("classification",)
 _LABELS: tuple[Kind, ...] = ("classification", "multilabel")
-# The first that fits decides a custom task; the second is also reported.
+# For custom tasks the first that fits decides; the second is reported.
 METRICS: dict[str, Metric] = {
     "macro_f1": Metric(_LABELS, "f1", 0.0, partial(_counted, _macro_f1), unseen_cost=_macro_f1),
     "accuracy": Metric(_LABELS, "accuracy", 0.0, _accuracy, unseen_cost=1.0),

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-# `best`: what measured best here; the choice of kept layers matters most (docs/benchmarks/students.md).
-# `paper`: the authors' script (github.com/rambodazimi/KD-LoRA, src/BERT_KD_LoRA.py), equal schedules for both models.
+# `best`: what measured best here (docs/benchmarks/students.md).
+# `paper`: the authors' script (github.com/rambodazimi/KD-LoRA, src/BERT_KD_LoRA.py).
 # `paper-as-described`: Azimi et al. 2024, section 4. Differences: docs/explanation/distillation.md.
 _AS_PUBLISHED: dict[str, Any] = {"learning_rate": 5e-5, "batch_size": 16, "warmup": 0.0, "min_steps": 0, "epochs": 3}
 RECIPES: dict[str, dict[str, Any]] = {
@@ -42,7 +42,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     },
 }
 
-# Students of families without one.
+# Students of families that name none.
 CUTS = {"best": "layers:first-and-last", "paper": "layers:every-second", "paper-as-described": "layers:every-second"}
 
 # `models/minilm.py` finds minilm's teacher.
@@ -60,7 +60,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
         "student": {"model": "microsoft/deberta-v3-small"},
     },
     "minilm": {"teacher": {"model": "minilm", "learning_rate": 1e-4}},
-    # The next two families' learning rates are untested guesses.
+    # Both families' learning rates are untested guesses.
     "modernbert": {"teacher": {"model": "answerdotai/ModernBERT-base", "learning_rate": 5e-5}},
     "ettin": {
         "teacher": {"model": "jhu-clsp/ettin-encoder-150m", "learning_rate": 5e-5},
@@ -68,13 +68,13 @@ FAMILIES: dict[str, dict[str, Any]] = {
     },
 }
 
-# Rates of the non-default method: adapters need higher ones. `paper` follows the authors' scripts for each method.
+# Rates of the non-default method: adapters need higher ones. `paper` follows the authors' scripts.
 _RATES: dict[str, dict[str, float]] = {"teacher": {"lora": 5e-4}, "student": {"full": 1e-4}}
 _METHOD_RATES = {"best": _RATES, "paper": _RATES | {"student": {"full": 5e-5}}, "paper-as-described": _RATES}
 
 
 def method_rates(recipe: str, section: str, method: str) -> dict[str, float]:
-    """Learning rates for a non-default method of section "teacher" or "student"."""
+    """A section's learning rates for its non-default method."""
     rate = _METHOD_RATES.get(recipe, {}).get(section, {}).get(method)
     if rate is None:
         return {}

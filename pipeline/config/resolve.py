@@ -76,7 +76,7 @@ def layer_of(flags: Mapping[str, Any]) -> Layer:
 def layer_of_keywords(keywords: Mapping[str, Any]) -> Layer:
     """Turn Python keyword arguments into a layer.
 
-    A keyword is a setting that only one section has, or a section with a mapping as value: `{"task": "qnli", "student":
+    A keyword is a setting that one section alone has, or a section with a mapping: `{"task": "qnli", "student":
     {"epochs": 2}}`.
 
     Raises:
@@ -163,8 +163,8 @@ def _put(layer: Layer, key: str, value: Any) -> None:
 
 
 def _mistakes(item: ErrorDetails, every: Sequence[ErrorDetails]) -> list[str]:
-    """Describe one of pydantic's errors. All alternatives of a union count as one mistake; each key of an unknown
-    section counts."""
+    """Describe one of pydantic's errors. All alternatives of a union are one mistake; each key of an unknown section
+    is one."""
     key = _key(item)
     known = [setting for setting, _, _ in settings_of()]
     if item["type"] != "extra_forbidden":
@@ -186,7 +186,7 @@ def _key(item: ErrorDetails) -> str:
 
 
 def render_defaults() -> str:
-    """Every setting as TOML. All lines are comments, since a file wins over presets."""
+    """All settings as TOML comments, since a file wins over presets."""
     lines: list[str] = []
     for section, settings in groupby(settings_of(), key=lambda setting: setting[0].rpartition(".")[0]):
         lines += ["", f"[{section}]"]

@@ -10,7 +10,7 @@ from kdc.common.frozen import Frozen
 class Section(Frozen):
     """One group of settings."""
 
-    # Makes a float's default 32 into 32.0. Otherwise `--set x=32` changes the fingerprint and reruns the stage.
+    # Turns a float's default 32 into 32.0: else `--set x=32` would rerun the stage.
     model_config = ConfigDict(validate_default=True)
 
 

@@ -46,8 +46,6 @@ class ReportSettings(Section):
 
 
 class Config(Section):
-    """All settings of one run."""
-
     run: RunSettings = RunSettings()
     data: DataSettings = DataSettings()
     long: LongSettings = LongSettings()
@@ -70,19 +68,19 @@ class Config(Section):
 
     @property
     def measures_first(self) -> bool:
-        """Whether a cost limit makes kdc measure candidates before training."""
+        """Whether a limit on costs makes kdc measure candidates."""
         return bool({*self.contract.set_ones} - {"max_drop", "require"})
 
     @property
     def tries_fewer_pieces(self) -> bool:
-        """Whether a size limit makes kdc try smaller vocabularies: only if vocabulary and cascade are not set."""
+        """Whether a size limit makes kdc try smaller vocabularies: not with a set vocabulary or cascade."""
         is_left_open = self.student.vocabulary is None and self.cascade.second in (None, "off")
         are_some = self.searches or self.student.kind.is_of_teacher
         return is_left_open and are_some and self.contract.max_size_mb is not None
 
     @property
     def makes_vocabulary(self) -> bool:
-        """Whether any vocabulary smaller than the teacher's is made."""
+        """Whether a smaller vocabulary is made."""
         return not self.student.has_all_pieces or self.tries_fewer_pieces
 
     @property

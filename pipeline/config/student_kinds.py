@@ -27,11 +27,10 @@ class OwnTraining:
 
 
 class StudentKind:
-    """Students of one kind. `spec` is `--student`'s value, `teacher` an id or path. Defaults fit kinds made of the
-    teacher, without sizes."""
+    """Students of one kind. `spec` is `--student`'s value, `teacher` an id or path."""
 
     name = ""  # spec before the colon
-    is_of_teacher = True  # reads the teacher's tokens, and may keep a part of its vocabulary
+    is_of_teacher = True  # reads the teacher's tokens, maybe with a smaller vocabulary
     has_sizes: bool | None = None  # after a colon; None: optional
     is_trained = True
     own_training: OwnTraining | None = None  # None if it has layers
@@ -42,7 +41,6 @@ class StudentKind:
         return self.own_training is None
 
     def is_named(self, spec: str) -> bool:
-        """Whether the spec names this kind."""
         name, colon, _ = spec.partition(":")
         return name == self.name and self.has_sizes in (None, bool(colon))
 
@@ -58,16 +56,16 @@ class StudentKind:
         """Raise InputError if the spec is wrong or does not fit the teacher."""
 
     def make(self, spec: str, whole: Any, importance: Callable[..., Any]) -> tuple[Any, tuple[str, ...]]:
-        """Return the untrained student and its randomly initialised modules. `whole` is the teacher as `Loaded`;
-        `importance` makes `Importance` (`models/units.py`)."""
+        """The untrained student and its randomly initialised modules. `whole` is the teacher as `Loaded`; `importance`
+        makes `Importance` (`models/units.py`)."""
         raise NotImplementedError
 
     def model_class(self, config: Any) -> Any:
-        """The class that opens a saved student; None for other kinds and transformers' architectures."""
+        """The class that opens a saved student; None for other kinds and for transformers' own."""
         return None
 
     def tried(self, teacher: str) -> Sequence[str]:
-        """Specs a search measures untrained, largest first; each takes seconds to minutes."""
+        """Specs that a search measures untrained, largest first."""
         return [self.name]
 
     def curve(self, teacher: str) -> Sequence[str]:
@@ -75,7 +73,7 @@ class StudentKind:
         return self.tried(teacher)
 
     def training(self, epochs: float, min_steps: int, kept_step: str, *, beside: "StudentKind") -> dict[str, Any]:
-        """Settings that this kind changes, given the settings of a student of kind `beside`."""
+        """What this kind changes in the settings of kind `beside`."""
         own, other = self.own_training, beside.own_training
         if own is None or own == other:
             return {}

@@ -13,7 +13,7 @@ from kdc.pipeline.config.metrics import fitting
 
 
 class Task(TaskBase):
-    """A text-classification task. Custom tasks have no labels until their rows are read."""
+    """A task. Custom ones have no labels until their rows are read."""
 
     label: str  # the label column
     metrics: tuple[str, ...]  # the first decides
@@ -101,7 +101,7 @@ def task_key(name: str) -> str:
 def custom_task(
     name: str, text: str, text_pair: str | None, label: str, kind: Kind, labels: tuple[str, ...] = ()
 ) -> Task:
-    """Make a custom task; missing labels are learned from training rows."""
+    """Make a custom task; training rows give missing labels."""
     metrics = tuple(fitting(kind)[:2])
     return Task(name=name, text=text, text_pair=text_pair, label=label, kind=kind, labels=labels, metrics=metrics)
 

@@ -13,7 +13,7 @@ KeptStep = Literal["score", "loss", "last"]  # rule that chooses the checkpoint
 
 
 class LoraSettings(Section):
-    """Low-rank adapters (LoRA), named as in PEFT's `LoraConfig`."""
+    """Low-rank adapters, as PEFT makes them."""
 
     r: int = Field(16, ge=1, description="rank of the adapters")
     alpha: float = Field(32, gt=0, description="scale of the adapters: their updates are multiplied by alpha / r")
@@ -142,7 +142,7 @@ class TeacherSettings(TrainSettings):
 
     @property
     def new_modules_rate(self) -> float:
-        """A random head has far to go; at the rate of pretrained weights it would lag behind."""
+        """A random head would lag behind at the rate of pretrained weights."""
         return self.head_learning_rate or max(self.learning_rate, min(20 * self.learning_rate, 2e-3))
 
     @property
@@ -203,7 +203,7 @@ class StudentSettings(TrainSettings):
     @field_validator("model")
     @classmethod
     def _no_kind_that_is_misspelt(cls, value: str) -> str:
-        """Refuse a misspelt kind, which would be looked up on the hub."""
+        """Otherwise kdc would look it up on the hub."""
         name = value.partition(":")[0]
         nearest = difflib.get_close_matches(name.strip().lower(), KINDS, n=1, cutoff=0.75)
         if not nearest or kind_of(value) is not CHECKPOINT or "/" in value or Path(name).exists():
@@ -218,7 +218,6 @@ class StudentSettings(TrainSettings):
 
     @property
     def has_all_pieces(self) -> bool:
-        """Whether it keeps the whole vocabulary."""
         return self.vocabulary in (None, "all")
 
     def of(self, model: str) -> Self:

@@ -1,9 +1,9 @@
-"""Collects the standard library's docstrings in an interpreter of its own.
+"""Collects the standard library's docstrings in its own interpreter.
 
-Importing every module has side effects (thread locks, signal tables, warnings). `-I -S` hides all other packages.
+Importing every module has side effects (thread locks, signal tables, warnings).
 
-Writes JSON to standard output: `objects`, [module, name, docstring] in a fixed order, and `unimportable`, {module:
-reason}. Output of imported modules is discarded.
+Prints JSON: `objects`, [module, name, docstring] in a fixed order, and `unimportable`, {module: reason}. Output of
+imported modules is discarded.
 
 Command: `python -I -S -B -W ignore pipeline/data/_collect_docstrings.py`
 """
@@ -16,7 +16,7 @@ import pkgutil
 import sys
 import types
 
-# Skipped with submodules: they act on import (browser, poem, window), are internal, or are variants of os and os.path.
+# Skipped with their submodules: modules that act on import (browser, poem, window), internal ones, and variants of os.
 _ACTING = {"antigravity", "this", "idlelib", "lib2to3", "turtle", "turtledemo", "tkinter"}
 _INTERNAL = {"test", "distutils", "ensurepip", "site", "encodings", "pydoc_data", "opcode", "stringprep"}
 _TWINS = {"msilib", "genericpath", "ntpath", "posixpath", "posix", "nt", "nturl2path"}
@@ -65,7 +65,6 @@ def documented(module_name: str, module: types.ModuleType) -> list[list[str]]:
 
 
 def main() -> None:
-    """Import all modules with standard output closed off, and print the result."""
     answer = os.fdopen(os.dup(1), "w", encoding="utf-8")
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 1)

@@ -16,7 +16,7 @@ _TELLING = 20  # fewer characters may be shared by chance
 
 
 def check_text(value: object, column: str) -> str:
-    """A text that a model can read.
+    """Check the text.
 
     Raises:
         RowProblem: not a string, blank, or NaN.
@@ -35,8 +35,8 @@ def check_text(value: object, column: str) -> str:
 
 
 def hash_of(text: str, pair: str | None) -> int:
-    """64 bits of a text or pair, stripped, since no model sees outer white space. Among a million texts, a collision
-    has a chance of about 1 in 10^7.
+    """64 bits of a text or pair, without the outer white space that no model sees. A million texts collide with a
+    chance of about 1 in 10^7.
 
     Raises:
         RowProblem: the text has a lone surrogate.
@@ -51,8 +51,8 @@ def hash_of(text: str, pair: str | None) -> int:
 
 
 def sides_of(text: str, pair: str) -> tuple[int, int]:
-    """64 bits of each text of a pair. Short texts ("yes", a name) occur in unrelated pairs, so they get the whole
-    pair's hash."""
+    """64 bits of each text of a pair. Short texts ("yes", a name) also occur in unrelated pairs: they get the pair's
+    hash."""
     whole = hash_of(text, pair)
     first, second = (hash_of(side, None) if len(side.strip()) >= _TELLING else whole for side in (text, pair))
     return first, second

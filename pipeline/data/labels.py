@@ -9,14 +9,14 @@ from kdc.pipeline.data.problems import MAX_SHOWN, FileProblem, Problems, RowProb
 from kdc.pipeline.data.sources import SplitSource
 
 _FEW_NUMBERS = 20  # more distinct numbers mean regression
-_MOSTLY = 0.9  # from this share of numbers on, other values are mistakes
+_MOSTLY = 0.9  # above this share of numbers, other values are mistakes
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 _LARGEST = 3.4e38  # of float32
 NOT_TRAINED = "label is not in the training rows"  # a kind of mistake
 
 
 def parse_number(text: str) -> float | None:
-    """The number in a text, if float32 can hold it; else None, as for "inf" or "1,5"."""
+    """The number in a text; None if float32 cannot hold it, or for "inf" or "1,5"."""
     if not _NUMBER.fullmatch(text):
         return None
     number = float(text)
@@ -31,7 +31,7 @@ class LabelReader:
     names: tuple[str, ...] = ()  # empty: learn them from this split
     separator: str | None = None
     is_glue: bool = False  # "0", "1", ... are indices of `names`, -1 is none
-    learned: bool = False  # from training rows, which messages mention
+    learned: bool = False  # from training rows, as messages say
     counts: Counter[str] = field(default_factory=Counter)  # empty for regression
     is_list: bool | None = None  # None until known
     # Evidence for the kind.
@@ -79,10 +79,10 @@ class LabelReader:
         return label
 
     def settle(self, source: SplitSource, problems: Problems) -> Kind:
-        """Settle the kind after the last row, and report the mistakes this reveals.
+        """Settle the kind after the last row; report mistakes.
 
-        Lists or a separator mean multi-label; a decimal point or over 20 distinct numbers mean regression; else
-        classification.
+        Lists or a separator mean multi-label. At least 90 % numbers, with a decimal point or over 20 distinct
+        ones, mean regression; all else means classification.
         """
         if self.kind is None:
             holds_measurements = self._has_point or len(self._numbers) > _FEW_NUMBERS
@@ -142,7 +142,7 @@ class LabelReader:
 
     @property
     def is_constant(self) -> bool:
-        """Whether there is only one label."""
+        """Whether fewer than two labels occur."""
         return len(self._numbers if self.kind == "regression" else self.counts) < 2
 
 

@@ -27,7 +27,7 @@ ShortTexts = dict[int, Hashes]  # by number of words
 WORDS_OF_A_RUN, _LEAST_WORDS = 5, 3
 _COMMON = 100  # runs in more rows are ignored
 _NEAR = 0.5
-_MOST_RUNS = 10_000_000  # above this, drop half by hash, repeatedly
+_MOST_RUNS = 10_000_000  # halve by hash while there are more
 _ROWS_AT_A_TIME = 2048
 # A word, or a character of scripts without spaces.
 _WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]|[^\W\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]+")
@@ -45,12 +45,12 @@ class Runs:
     halvings: int = 0  # how often half were dropped
 
     def of(self, chosen: Mask) -> "Runs":
-        """Keep the chosen rows' runs, and all row numbers."""
+        """Keep the chosen rows' runs; rows keep their numbers."""
         kept = chosen[self.row]
         return replace(self, row=self.row[kept], run=self.run[kept])
 
     def halved(self, halvings: int) -> "Runs":
-        """Reduce to at least this number of halvings."""
+        """Halve until `halvings`."""
         if halvings <= self.halvings:
             return self
         kept = self.run % np.uint64(2**halvings) == 0
@@ -60,8 +60,8 @@ class Runs:
 def runs_of(rows: Iterable[Text], beside: ShortTexts | None = None) -> Runs:
     """Collect runs of five words, within one text of a pair.
 
-    Texts of three or four words are runs themselves, also inside longer texts. Shorter texts have none. `beside` are
-    short texts of rows to compare with.
+    A text of three or four words is a run itself, also inside longer texts. Shorter texts have none. `beside` has short
+    texts of rows to compare with.
     """
     blocks = list(_blocks(rows))
     own = _short_texts(blocks)
@@ -129,7 +129,7 @@ def _tables(*several: Runs) -> list[_Table]:
 
 @dataclass(frozen=True)
 class _Block:
-    """The words of a block's texts, end to end, without texts too short for runs."""
+    """The words of a block's texts, end to end, without the shortest texts."""
 
     rows: int
     words: Hashes  # (words,)

@@ -7,11 +7,10 @@ Writes into the folder of stage `data`:
 
 Then `tokens.py` writes
 
-    tokens-<role>/<split>/    row, input_ids, token_type_ids (if used), length, label
+    tokens-<role>/<split>/    row, input_ids, length, label; token_type_ids and windows if used
 
-Splits are train, tune (from the training rows, never trained on), unlabeled, eval, eval_mismatched. Row numbers
-continue over all splits in this order, from 0. Rows of a group belong together (`units.connect`); `overlaps` marks rows
-that overlap with training rows.
+Splits are train, tune (training rows, never trained on), unlabeled, eval, eval_mismatched. Row numbers continue over
+them in this order, from 0. `group` is a row's unit (`units.connect`); `overlaps` marks overlap with training rows.
 """
 
 from __future__ import annotations
@@ -56,15 +55,14 @@ _AGAIN = "run again with `--from data`"
 def prepare(folder: Path, task: Task, data: DataSettings, *, seed: int) -> DataReport:
     """Read, check, split, write and count all rows.
 
-    Missing labels are learned from the training rows, as is the kind if `data` names no task or kind. `seed` decides
-    the splits and the `pydocs` rows.
+    Missing labels are learned from the training rows; so is the kind if `data` names no task or kind.
 
     Raises:
         InputError: lists mistakes in all files, or there are too few rows.
         KdcError: the hub cannot be reached.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    # From an interrupted run.
+    # Leftovers of an interrupted run.
     for path in (*folder.glob("staging-*"), *folder.glob("rows"), *folder.glob("tokens-*")):
         path.unlink() if path.is_symlink() else shutil.rmtree(path)
     with tempfile.TemporaryDirectory(dir=folder, prefix="staging-", ignore_cleanup_errors=True) as staging:
@@ -124,7 +122,7 @@ def _stored_labels(labels: pa.Array, task: Task) -> pa.Array:
 
 
 def write_dataset(folder: Path, batches: Iterator[pa.RecordBatch]) -> None:
-    """Stream at least one Arrow batch into a `datasets` folder."""
+    """Stream Arrow batches into a `datasets` folder."""
     import datasets
 
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -143,7 +141,7 @@ class PreparedData:
 
     folder: Path
     task: Task
-    vocabulary: Path | None = None  # the stage's folder, with tokens for "fewer"
+    vocabulary: Path | None = None  # stage folder with the "fewer" tokens
 
     def rows(self, split: str) -> datasets.Dataset:
         """A split's texts, memory-mapped; raises KdcError if damaged."""
@@ -163,7 +161,7 @@ class PreparedData:
         return pieces
 
     def groups(self, split: str) -> Ints:
-        """Each row's group in a labelled split, (rows,)."""
+        """Each row's unit in a labelled split, (rows,)."""
         return np.asarray(self.rows(split)["group"][:])
 
     @property
@@ -172,12 +170,11 @@ class PreparedData:
         return tuple(split for split in ("eval", "eval_mismatched") if self.has(split))
 
     def has(self, split: str) -> bool:
-        """Whether the split exists."""
         return (self.folder / "rows" / split).is_dir()
 
 
 def open_data(folder: Path, vocabulary: Path | None = None) -> PreparedData:
-    """Open what `prepare` and `tokenise` wrote; raises KdcError if damaged."""
+    """Open a data stage; raises KdcError if damaged."""
     try:
         return PreparedData(folder, Task.load(folder / "task.json"), vocabulary)
     except _DAMAGED as error:
@@ -185,12 +182,11 @@ def open_data(folder: Path, vocabulary: Path | None = None) -> PreparedData:
 
 
 def texts_of(rows: datasets.Dataset) -> list[Text]:
-    """A split's texts, or pairs of texts."""
     return texts_in(rows.with_format("arrow")[:])
 
 
 def digest(text: str | tuple[str, ...]) -> bytes:
-    """A row's fingerprint in `evaluation.npz`: SHA-256 of its text, or of both joined by NUL."""
+    """A row's SHA-256 in `evaluation.npz`; NUL joins a pair."""
     return hashlib.sha256("\0".join([text] if isinstance(text, str) else text).encode()).digest()
 
 
@@ -205,7 +201,7 @@ def _load(folder: Path) -> datasets.Dataset:
 
 
 def read_labelled(path: Path, task: Task, *, separator: str | None = None) -> tuple[list[Text], list[Any]]:
-    """Read one labelled file or `save_to_disk` folder into memory. `separator` splits multi-label cells.
+    """Read one labelled file or `save_to_disk` folder into memory.
 
     Returns:
         Texts (or pairs), and labels as in `rows/`.

@@ -30,7 +30,7 @@ class Problems:
     """All mistakes so far.
 
     Attributes:
-        skipped: by split, known broken rows of the published file.
+        skipped: known broken rows of published files, by split.
     """
 
     def __init__(self) -> None:
@@ -44,7 +44,7 @@ class Problems:
         return self._counts.total()
 
     def add(self, source: SplitSource, line: int | None, problem: RowProblem, count: int = 1) -> None:
-        """Add a mistake, or the first of `count` equal ones. Lines start at 1; None is the whole file."""
+        """Add a mistake, or the first of `count` equal ones. Lines start at 1; None: the whole file."""
         if self._of_file[source.name] < MAX_SHOWN:
             where = source.name if line is None else f"{source.name}{source.unit}{line}"
             detail = f" ({problem.detail})" if problem.detail else ""
@@ -55,7 +55,7 @@ class Problems:
         self._of_file[source.name] += count
 
     def raise_if_any(self) -> None:
-        """Raise InputError listing any mistakes."""
+        """Raise InputError if any."""
         total = len(self)
         if not total:
             return
@@ -77,7 +77,6 @@ def nearest_name(name: str, known: Collection[str]) -> str:
 
 
 def show(value: object) -> str:
-    """A value in at most 60 characters."""
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
 

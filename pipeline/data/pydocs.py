@@ -7,7 +7,7 @@ Pairs come from the running Python's standard library:
     "Collapse and truncate the given text to fit in the given width."  does_not_answer
 
 Each sentence and question occurs once with each label, so neither alone predicts it. Negatives come from the same
-module and split. Splits are by object. Python and seed decide the rows.
+module and split. Splits are by object.
 """
 
 import json
@@ -23,7 +23,7 @@ from kdc.common.errors import KdcError
 
 ANSWERS, DOES_NOT_ANSWER = "answers", "does_not_answer"
 EVAL_SHARE = 0.15
-MAX_OBJECTS = 2680  # minutes on two cores
+MAX_OBJECTS = 2680  # a run takes minutes on two cores
 MIN_OBJECTS = 1000  # 300 evaluation rows; fewer mean little
 MIN_WORDS, MAX_WORDS = 4, 40
 COLLECT_TIMEOUT_S = 120
@@ -45,8 +45,7 @@ class Documented(NamedTuple):
 def make_pydocs(seed: int) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
     """Make training and evaluation rows.
 
-    Evaluation has about 15 % of the objects. Keys are `question`, `sentence`, `label` (balanced) and `group`, the
-    object.
+    Evaluation has about 15 % of the objects. Keys: `question`, `sentence`, `label` (balanced), `group` (the object).
 
     Raises:
         KdcError: collecting failed, or this Python lacks docstrings.
@@ -103,8 +102,8 @@ def first_sentence(docstring: str) -> str:
 def gives_name_away(name: str, sentence: str) -> bool:
     """Whether the sentence contains the object's name as code.
 
-    Plain words may occur ("copy": "Copy a file."). Code names ("copy_file", "TextWrapper", "namelist()") could be
-    matched letter by letter.
+    Plain words may occur ("copy": "Copy a file."), but models could match code names ("copy_file", "TextWrapper",
+    "namelist()") by letters.
     """
     own = name.rsplit(".", 1)[-1]
     if re.search(rf"(?<!\w){re.escape(own)}\s*\(", sentence):
@@ -116,8 +115,7 @@ def gives_name_away(name: str, sentence: str) -> bool:
 def usable_objects(docstrings: list[tuple[str, str, str]]) -> list[Documented]:
     """Choose at most `MAX_OBJECTS` objects with a usable first sentence.
 
-    Only the first object keeps a shared sentence. It could otherwise be a false negative, or leak from evaluation into
-    training.
+    Only the first object keeps a shared sentence, which could be a false negative or leak between the splits.
     """
     usable: dict[str, Documented] = {}
     for module, name, docstring in docstrings:
@@ -138,8 +136,8 @@ def _by_module(objects: list[Documented]) -> list[list[Documented]]:
 def split_by_object(objects: list[Documented], rng: random.Random) -> tuple[list[Documented], list[Documented]]:
     """Split into training and evaluation objects, module by module.
 
-    Each side gets none or at least two of a module's objects, since negatives need another one; modules with one are
-    dropped. Rounding remainders carry over.
+    A split has none or at least two of a module's objects, since negatives need another. Modules with one are dropped.
+    Rounding remainders carry over.
     """
     modules = [members for members in _by_module(objects) if len(members) > 1]
     rng.shuffle(modules)

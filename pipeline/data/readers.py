@@ -1,7 +1,6 @@
-"""Reads a split's file into records and the task's columns, in constant memory.
+"""Reads a split's file, in constant memory.
 
-Text is UTF-8, with or without BOM, LF or CRLF. CSV and TSV quote like Python's csv module, GLUE's TSV not at all. Bad
-records are skipped and reported with their first line.
+Text is UTF-8, with or without BOM, LF or CRLF. CSV and TSV quote like Python's csv module, GLUE's TSV not at all.
 """
 
 from __future__ import annotations
@@ -25,9 +24,9 @@ if TYPE_CHECKING:
 
 _pydocs = lru_cache(maxsize=1)(make_pydocs)  # one subprocess for both splits
 _BATCH_ROWS = 1024
-# The files have no header.
+# CoLA's files have no header.
 _COLA_HEADER = ["source", "label", "star", "sentence"]
-# QQP has questions with line breaks, which everybody skips.
+# Everybody skips QQP's questions with line breaks.
 _KNOWN_BROKEN = ("qqp",)
 
 
@@ -35,7 +34,7 @@ class Record(NamedTuple):
     """All fields of one row."""
 
     line: int  # first line, or row, from 1
-    names: Sequence[str]  # one object for all records of a table
+    names: Sequence[str]  # the same object for a table's records
     fields: Sequence[object]  # one a column
 
 
@@ -96,8 +95,8 @@ def _find_columns(header: Sequence[str], columns: Columns) -> list[int | None]:
 def read_records(
     source: SplitSource, problems: Problems, *, seed: int = 0, columns: Columns | None = None
 ) -> Iterator[Record]:
-    """Yield a split's records, and refuse tables that lack one of the columns. Columnar formats read only these
-    columns; None reads all. Raises like `read_rows`."""
+    """Yield a split's records; refuse tables that lack one of `columns`. Columnar formats read only these (None: all).
+    Raises like `read_rows`."""
     path = source.path or Path()
     try:
         if source.format == "pydocs":
@@ -163,7 +162,7 @@ def _read_jsonl(source: SplitSource, path: Path, problems: Problems) -> Iterator
 
 
 def _lines(path: Path) -> Iterator[str]:
-    """Decoded lines with their ends. Texts may contain other separators, so only line feeds end a line.
+    """Decoded lines with their ends. Only line feeds end a line: texts contain other separators.
 
     Raises:
         FileProblem: empty, not UTF-8, or a line too long.

@@ -10,14 +10,14 @@ from kdc.pipeline.data.units import Ints
 from kdc.pipeline.results.data import DataReport, SplitCounts
 
 OVERLAP_WORTH_TELLING = 0.1  # share of evaluation rows
-_LARGE_UNIT = 0.1  # share of the rows; larger units fit no held-out set
+_LARGE_UNIT = 0.1  # share of rows; larger units fit no held-out set
 _EXAMPLES, _EXAMPLE_CHARACTERS = 3, 80
 _RARE = 0.2  # share of the mean class size
 _SMALL_TUNE = 100  # fewer rows decide mostly by chance
 
 
 def make_report(task: Task, rows: dict[str, CheckedRows], parts: dict[str, Part], near: dict[str, Ints]) -> DataReport:
-    """Make the report; `near` comes from `near_train`."""
+    """`near` comes from `near_train`."""
     used = sum(len(part) for part in parts.values() if part.origin == "train")
     report = DataReport(
         kind=task.kind,
@@ -41,7 +41,7 @@ def _count(task: Task, rows: CheckedRows, part: Part) -> SplitCounts:
 def _duplicates(
     task: Task, rows: dict[str, CheckedRows], parts: dict[str, Part], near: dict[str, Ints]
 ) -> dict[str, int]:
-    """Count rows whose text occurs elsewhere."""
+    """Count repeats, near repeats, shared groups."""
     train, used = rows["train"], parts["train"].chosen | parts["tune"].chosen
     counts = {"within_train": len(train) - len(np.unique(train.texts))}
     if task.kind == "classification":
@@ -64,7 +64,7 @@ def _duplicates(
 
 
 def near_train(rows: dict[str, CheckedRows], parts: dict[str, Part]) -> dict[str, Ints]:
-    """For each given evaluation row, a training or tuning row of the same text or group, or near it; -1 if none."""
+    """For each given evaluation row, a training or tuning row with its text or group, or near it; else -1."""
     train, near = rows["train"], {}
     used = parts["train"].chosen | parts["tune"].chosen
     for name in (name for name in rows if name.startswith("eval")):
@@ -132,8 +132,8 @@ def _warnings(task: Task, report: DataReport, rows: dict[str, CheckedRows], near
 
 
 def rare_classes(task: Task, report: DataReport) -> str | None:
-    """A hint if macro F1 decides and some of three or more classes are rare; else None. With two classes, weights
-    showed no gain."""
+    """A hint if macro F1 decides and some of three or more classes are rare. With two classes, weights showed no
+    gain."""
     counts = {name: count for name, count in (report.splits["train"].labels or {}).items() if count}
     if task.metrics[0] != "macro_f1" or len(counts) < 3:
         return None

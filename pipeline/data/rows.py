@@ -1,6 +1,6 @@
 """Checks each split's rows, learns the labels, and stores good rows.
 
-Memory holds one batch of texts, and hashes of all texts, groups and word runs.
+Memory holds one batch of texts, and hashes of all rows.
 
 Writes: `<split>.arrow`, a stream of text, text_pair, label, hashes and time.
 """
@@ -51,7 +51,7 @@ class CheckedRows:
     """A source split's good rows."""
 
     source: SplitSource
-    table: pa.Table  # memory-mapped, only columns that all rows have
+    table: pa.Table  # memory-mapped; only columns without gaps
     labels: LabelReader | None  # None if unlabelled
     skipped: int  # known broken rows
 
@@ -76,7 +76,7 @@ class CheckedRows:
 
     @cached_property
     def groups(self) -> Ints | None:
-        """Hash of each row's group, (rows,); None without the column, which unlabelled files may lack."""
+        """Hash of each row's group, (rows,); None without the column."""
         return self._numbers("group_hash")
 
     @cached_property
@@ -86,11 +86,10 @@ class CheckedRows:
 
     @cached_property
     def runs(self) -> Runs:
-        """The rows' word runs."""
         return runs_of(self._texts())
 
     def runs_beside(self, others: "CheckedRows") -> Runs:
-        """The runs to compare with `others`, whose short texts count as runs here too."""
+        """Runs to compare with `others`, whose short texts are runs here too."""
         known, short_texts = self.runs.short_texts, others.runs.short_texts
         if all(np.isin(texts, known[length]).all() for length, texts in short_texts.items()):
             return self.runs
@@ -104,8 +103,8 @@ class CheckedRows:
         return connect(self.texts, sides, self.groups, near_rows(self.runs))
 
     def classes(self, task: Task) -> Ints:
-        """The class to stratify by, (rows,): the label's number, a multi-label row's rarest one (or the count of labels
-        if it has none), 0 for regression."""
+        """The class to stratify by, (rows,): the label's number, a multi-label row's rarest one (without any, the count
+        of labels), 0 for regression."""
         if task.kind == "regression" or self.labels is None:
             return np.zeros(len(self), dtype=np.int64)
         labels, frequency = self.table["label"], self.labels.counts
@@ -118,14 +117,13 @@ class CheckedRows:
 
 
 def texts_in(rows: pa.RecordBatch | pa.Table) -> list[Text]:
-    """The texts, or pairs of texts."""
     first = rows.column("text").to_pylist()
     is_pair = "text_pair" in rows.schema.names
     return list(zip(first, rows.column("text_pair").to_pylist(), strict=True)) if is_pair else first
 
 
 def read_all(data: DataSettings, task: Task, folder: Path, seed: int) -> tuple[Task, dict[str, CheckedRows]]:
-    """Read and check every split, and store good rows in `folder`; `seed` decides the `pydocs` rows.
+    """Read and check every split; `seed` decides the `pydocs` rows.
 
     Returns:
         The task with its kind and labels settled, and splits by name.
@@ -156,7 +154,7 @@ def read_all(data: DataSettings, task: Task, folder: Path, seed: int) -> tuple[T
         is_learned = settled.labels != task.labels
         own = LabelReader(settled.kind, settled.labels, data.separator, is_glue(task.name), is_learned)
         splits[source.split] = check_split(source, settled, own, folder, problems, data, seed)
-        # The reader accepts names that the task declares but no training row has.
+        # The reader also accepts declared names that no training row has.
         for name in sorted(own.counts.keys() - labels.counts.keys() if labels.counts else ()):
             problem = RowProblem(NOT_TRAINED, repr(name), "add training rows of it, or remove these")
             problems.add(source, None, problem, own.counts[name])
@@ -246,7 +244,7 @@ def _batches(rows: Iterator[dict[str, Any]], labels: LabelReader | None) -> Iter
 
 
 def write_stream(path: Path, batches: Iterator[pa.RecordBatch]) -> None:
-    """Write at least one Arrow batch."""
+    """Write Arrow batches; the first one gives the schema."""
     first = next(batches)
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, first.schema) as writer:
         for batch in chain([first], batches):

@@ -1,7 +1,7 @@
 """Reads a black-box teacher's answers to all rows.
 
-The file (.csv, .tsv, .jsonl, .parquet) has the task's text columns, or the data stage's ids as `row`. It has a
-probability column per label, or one answer column: a label, or a number.
+The file has the task's text columns, or the data stage's ids as `row`. It has a probability column per label, or one
+answer column: a label or a number.
 """
 
 from pathlib import Path
@@ -141,8 +141,8 @@ class Scores:
         return columns if len(set(columns)) == len(columns) else []
 
     def _check_left_over(self, answer: str) -> None:
-        """Refuse an answer column if others seem to hold each label's probability. Probably scores were added to the
-        data, and the true labels would pass for answers."""
+        """Refuse an answer column if others seem to hold each label's probability: it may be the true labels, beside
+        added scores."""
         others = [name for name in self._others(answer) if 0 <= _as_numbers(self.table[name][:1])[0] <= 1]
         if all(any(label.casefold() in name.casefold() for name in others) for label in self.task.labels):
             raise self._wrong_columns(f"{answer}, and also what may be probabilities ({', '.join(others[:10])})")
@@ -161,7 +161,7 @@ class Scores:
         return np.log(inside) if one_class else np.log(inside) - np.log1p(-inside)
 
     def _answer_column(self) -> str:
-        """The answer column, unless another, such as the true labels, may be it."""
+        """Find the answer column; refuse if two could be it."""
         answer = next((name for name in (self.task.label, "label", "score") if name in self.table), None)
         if answer is None:
             labels = ", ".join(self.task.labels) or "the numbers"
@@ -172,7 +172,7 @@ class Scores:
         return answer
 
     def _may_answer(self, values: list[Any]) -> bool:
-        """Whether all values are labels, or numbers but not row numbers."""
+        """Whether these are labels, or numbers but not row numbers."""
         if self.task.kind == "regression":
             numbers = _as_numbers(values)
             counts = np.array_equal(numbers - numbers[0], np.arange(len(numbers)))

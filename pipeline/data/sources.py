@@ -1,7 +1,7 @@
 """Finds each split's file, and knows GLUE's column names.
 
-`--data` holds GLUE's TSV files, a `save_to_disk` dataset, or train and dev files. Otherwise files are named, GLUE comes
-from the hub, or kdc makes `pydocs`.
+`--data` holds GLUE's TSV files, a `save_to_disk` dataset, or train and dev files. Otherwise `--train` names a file,
+GLUE comes from the hub, or kdc makes `pydocs`.
 """
 
 import hashlib
@@ -28,7 +28,7 @@ _STEMS = {
     "validation_matched": ("dev_matched", "validation_matched"),
     "validation_mismatched": ("dev_mismatched", "validation_mismatched"),
 }
-# GLUE's columns named differently than the hub's.
+# GLUE's columns with other names than the hub's.
 _GLUE_NAMES: dict[str, dict[str, str]] = {
     "mnli": {"premise": "sentence1", "hypothesis": "sentence2", "label": "gold_label"},
     "mrpc": {"sentence1": "#1 String", "sentence2": "#2 String", "label": "Quality"},
@@ -116,7 +116,7 @@ def locate(data: DataSettings) -> tuple[SplitSource, ...]:
 
 
 def is_glue(name: str) -> bool:
-    """Whether it is a GLUE task, with unquoted .tsv files and maybe numbers as labels."""
+    """Whether it is a GLUE task: unquoted .tsv files, maybe with numbers as labels."""
     return name in TASKS and bool(TASKS[name].glue_folder)
 
 
@@ -140,7 +140,7 @@ def file_source(split: str, path: Path, task_name: str) -> SplitSource:
 
 
 def input_fingerprint(data: DataSettings) -> str:
-    """SHA-256 (hex) of file contents, the hub's name, or Python's version for `pydocs`.
+    """SHA-256 (hex) of file names and contents, the hub's name, or Python's version for `pydocs`.
 
     Raises:
         InputError: as `locate`, or an unreadable file.
@@ -163,7 +163,6 @@ def input_fingerprint(data: DataSettings) -> str:
 
 
 def _hub_splits(task: Task | None) -> dict[str, str]:
-    """The hub's name of each split."""
     evals = task.eval_splits if task is not None else ("validation",)
     return dict(zip(("train", "eval", "eval_mismatched"), ("train", *evals), strict=False))
 

@@ -1,4 +1,4 @@
-"""Assigns checked rows to stratified splits that never separate rows that belong together."""
+"""Assigns checked rows to stratified splits of whole units."""
 
 from dataclasses import dataclass
 
@@ -59,7 +59,7 @@ def split_rows(
     parts["tune"] = Part("train", tune)
     parts["train"] = Part("train", sample(classes, free & ~tune, max_train_rows or len(train), 3 * seed + 2))
     if "unlabeled" in rows:
-        # Training on these texts would leak the tuning set or held-out evaluation rows.
+        # Texts that belong to tuning or held-out rows would leak them.
         others = rows["unlabeled"]
         allowed = ~belongs(others, train, tune | held_out)
         size = len(others) if most_unlabeled is None else most_unlabeled
@@ -70,7 +70,7 @@ def split_rows(
 
 
 def belongs(others: CheckedRows, rows: CheckedRows, chosen: Mask) -> Mask:
-    """Whether each other row has a chosen row's text or group, or is near one, (others,)."""
+    """Whether each of `others` is near a chosen row, or has its text or group, (others,)."""
     near = nearest(others.runs_beside(rows), rows.runs_beside(others).of(chosen)) >= 0
     belong = near | np.isin(others.texts, rows.texts[chosen])
     if others.groups is not None and rows.groups is not None:
@@ -79,8 +79,7 @@ def belongs(others: CheckedRows, rows: CheckedRows, chosen: Mask) -> Mask:
 
 
 def pick_texts(texts: Ints, allowed: Mask, known: Ints, size: int, seed: int) -> Mask:
-    """Choose up to `size` unlabelled rows at random, (rows,). Repeats and `known` texts come last; both arguments are
-    hashes."""
+    """Choose up to `size` unlabelled rows at random, (rows,). Repeats and `known` texts (hashes) come last."""
     candidates = np.random.default_rng([seed, len(SPLITS)]).permutation(np.flatnonzero(allowed))
     repeats = np.ones(len(candidates), dtype=np.bool_)
     repeats[np.unique(texts[candidates], return_index=True)[1]] = False
@@ -110,8 +109,8 @@ def _check_parts(parts: dict[str, Part], classes: Ints, units: Ints) -> None:
 
 
 def tune_size(rows: int, max_train_rows: int | None = None) -> int:
-    """Size of the tuning set: a tenth of the used rows, 300 to 2,000, at most half. Up to 600 if `max_train_rows`
-    leaves rows unused, since tuning rows cost little."""
+    """Size of the tuning set: a tenth of the used rows, 300 to 2,000, at most half. If `max_train_rows` leaves rows
+    unused, the minimum rises, up to 600."""
     used = min(rows, max_train_rows or rows)
     least = max(TUNE_LEAST, min(rows - used, TUNE_UNUSED))
     return min(max(round(used * TUNE_SHARE), least), TUNE_MOST, used // 2)
@@ -193,14 +192,14 @@ def pick_slice(units: Ints, classes: Ints, eligible: Mask, size: int, seed: int)
 def pick_last(units: Ints, times: npt.NDArray[np.float64], size: int) -> tuple[Mask, Mask]:
     """Choose about `size` of the latest rows, and the older rows unrelated to them.
 
-    Whole units are chosen, latest first, except rows older than the size-th latest. These rows, and later rows without
+    Whole units are chosen, latest first, without rows older than the size-th latest. These, and later rows without
     room, are in neither part: training on them would leak the future.
 
     Args:
         units: (rows,)
         times: (rows,)
-        size: units beyond 1.5 times this are skipped. Fewer rows are chosen if the latest units would leave less than
-            half of all rows.
+        size: larger units than 1.5 times this are skipped. Fewer rows are chosen if less than half of all would
+            remain.
 
     Returns:
         (rows,) chosen; (rows,) older.

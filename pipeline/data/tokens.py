@@ -1,7 +1,7 @@
 """Tokenises all splits once, in constant memory: truncated, unpadded.
 
-Reads `rows/<split>/`; writes `tokens-<role>/<split>/`. With windows, `input_ids` has them end to end, and `windows`
-their lengths.
+Reads `rows/<split>/`; writes `tokens-<role>/<split>/`. `input_ids` has a row's windows end to end, `windows` their
+lengths.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def tokenise(
 ) -> dict[str, TokenCounts]:
     """Tokenise every split like `tokenizer(text, pair, truncation=True, max_length=max_length)`.
 
-    Serving truncates with the same code, so it sees the training tokens.
+    Serving truncates with the same code.
 
     Args:
         folder: of the data stage.
@@ -112,10 +112,10 @@ def tokenise(
 def windows_for(
     tokenizer: PreTrainedTokenizerBase, settings: LongSettings, max_length: int, *, is_pair: bool
 ) -> LongTexts | None:
-    """The windows of rows over `max_length` tokens; None if cut.
+    """Windows of rows over `max_length` tokens; None: rows are cut.
 
     Raises:
-        InputError: windows are too short, leave gaps, or `keep` conflicts with left truncation.
+        InputError: windows are too short or leave gaps, or `keep` does not fit.
     """
     long = settings.of(max_length)
     if long is None:
@@ -149,7 +149,6 @@ def apart(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
 def tokenizer_info(
     tokenizer: Any, *, max_length: int, token_type_ids: bool, long: LongTexts | None = None
 ) -> TokenizerInfo:
-    """How the artifact truncates and pads."""
     return TokenizerInfo(
         max_length=max_length,
         pad_id=tokenizer.pad_token_id,
@@ -162,7 +161,7 @@ def tokenizer_info(
 
 
 def _batches(rows: datasets.Dataset) -> Iterator[pa.Table]:
-    """At most 1,024 rows and a million characters each."""
+    """Batches of at most 1,024 rows, about a million characters."""
     for table in rows.with_format("arrow").iter(batch_size=_BATCH_ROWS):
         sizes = pc.utf8_length(table["text"]).to_numpy()
         if "text_pair" in table.column_names:

@@ -1,4 +1,4 @@
-"""Units of dependent rows: splits keep them whole, and confidence intervals count their rows as dependent."""
+"""Units of dependent rows: splits keep them whole, and confidence intervals take them as dependent."""
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +13,7 @@ def connect(
 ) -> Ints:
     """Number the units of rows that share a text (or one of a pair) or a group, or are near.
 
-    Prompts, texts in over 1/20 of all pairs, connect nothing; nor do short texts (`fields.sides_of`).
+    Prompts (texts in over 1/20 of all pairs) and short texts (`fields.sides_of`) connect nothing.
 
     Args:
         texts: (rows,) hashes.

@@ -1,5 +1,4 @@
-"""The models that stage `evaluate` compares. ONNX variants run in the serving engine, so kdc measures what will
-serve."""
+"""The models that stage `evaluate` compares. ONNX variants run in the serving engine."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -42,7 +41,7 @@ class Entry:
     predict: Callable[[str], NDArray[np.float32]]  # a split's name to its logits
     row: dict[str, Scalar]  # first columns of the table
     answer: Answer | None = None  # texts to logits, tokenising included; None: not timed
-    memory: ModelFiles | None = None  # what a process loads to measure memory; None: not measured
+    memory: ModelFiles | None = None  # for measuring memory; None: not measured
     logits: Logits = field(default_factory=dict)  # cached logits by split
 
 
@@ -79,7 +78,7 @@ def _torch_entries(run: Run) -> dict[str, Entry]:
         "student": torch_entry(student / "base", role, model=load_student(student), weights=merged),
         "merged": torch_entry(merged, role),
     }
-    entries["student"].answer = None  # not timed: the merged model is what could serve
+    entries["student"].answer = None  # not timed: the merged model serves
     if run.config.run.controls:
         made = run.result(ControlsResult).to_json()
         for name, whose in CONTROLS.items():
@@ -89,7 +88,7 @@ def _torch_entries(run: Run) -> dict[str, Entry]:
 
 
 def _as_one(teachers: Sequence[Entry], shares: NDArray[np.float64], temperatures: Sequence[float] | None) -> Entry:
-    """Several teachers: run one after another, logits averaged."""
+    """Run several teachers in turn; average their logits."""
     average = partial(ensemble.average, shares=shares, temperatures=temperatures or (1.0,) * len(teachers))
     answers = [teacher.answer for teacher in teachers if teacher.answer is not None]  # each has one
     sums: dict[str, Any] = {key: sum(teacher.row[key] for teacher in teachers) for key in ("parameters", "size_bytes")}
@@ -111,7 +110,7 @@ def _torch_entry(
     model: Any = None,
     weights: Path | None = None,
 ) -> Entry:
-    """A torch model. `weights` is a folder of its size if `model` is given; otherwise `folder` holds the weights."""
+    """The torch model in `folder`, or `model`. Its size is that of the files in `weights`, if given."""
     if model is None:
         model = loading.load_model(str(folder), data.task).model
     model = model.to(device).eval()
@@ -136,7 +135,7 @@ def _torch_entry(
 
 
 def _baseline_entries(logits: Path, names: Iterable[str]) -> dict[str, Entry]:
-    """Baselines from stored answers. Nobody would serve them, so their costs are not measured."""
+    """Baselines from stored answers, without costs: nobody would serve them."""
     with np.load(logits) as file:
         answers = dict(file)
     return {name: Entry(partial(_kept, answers, name), {"runtime": "a baseline"}) for name in names}
@@ -147,7 +146,7 @@ def _kept(answers: Logits, model: str, split: str) -> NDArray[np.float32]:
 
 
 def _onnx_entries(run: Run, notes: list[str]) -> dict[str, Entry]:
-    """Student and uncut teacher on the CPU, and on CUDA if the run trains there."""
+    """Student and uncut teacher on the CPU. All but int8 are measured on the run's GPU too."""
     data, student, teacher = run.data(), run.folder("export"), run.folder("uncut")
     parameters = {student: run.result(StudentResult).parameters, teacher: run.result(TeacherResult).parameters}
     graphs = {
@@ -188,7 +187,7 @@ def _cascade_entries(run: Run, others: Mapping[str, Entry], notes: list[str]) ->
 
 
 def _cuda_entry(name: str, make: Callable[..., Entry], notes: list[str], *, is_asked: bool) -> dict[str, Entry]:
-    """An entry on CUDA, or only a note if it fails and was not requested."""
+    """An entry on CUDA; only a note if an unrequested one fails."""
     try:
         return {f"{name} (cuda)": make(device="cuda")}
     except KdcError as error:

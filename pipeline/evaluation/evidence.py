@@ -31,13 +31,13 @@ def answers_of(data: PreparedData, evaluated: Path, comparison: BaselineComparis
 
 
 def read_logits(evaluated: Path, split: str) -> dict[str, NDArray[np.float32]]:
-    """Logits (rows, outputs) on a split by model, from stage `evaluate`'s folder."""
+    """Logits (rows, outputs) on a split by model, from stage `evaluate`."""
     with np.load(evaluated / ALL_LOGITS) as arrays:
         return {name.removeprefix(f"{split}/"): arrays[name] for name in arrays if name.startswith(f"{split}/")}
 
 
 def look_of(data: PreparedData, root: Path, answers: Labels) -> int:
-    """The number of this look at the evaluation rows; `look_at` counts it in the run directory."""
+    """This look's number; `look_at` counts it in the run directory."""
     rows = data.rows(data.eval_splits[0])
     fingerprint = hashlib.sha256(b"".join(map(digest, texts_of(rows))))
     fingerprint.update(np.asarray(rows["label"][:]).tobytes())
@@ -94,7 +94,7 @@ def worded(comparison: BaselineComparison, metric: str) -> str:
 
 
 def teacher_note(comparison: BaselineComparison | None, attempts: Sequence[Attempt], metric: str) -> str:
-    """A note on the teacher: attempts beside plain fine-tuning, and a baseline that it does not beat."""
+    """A note on the teacher's attempts, and on a baseline that it does not beat."""
     notes = []
     if attempts:
         best = max(attempts, key=lambda attempt: attempt.score)

@@ -22,8 +22,6 @@ _FILES = {"fp32": FP32_ONNX, "int8": INT8_ONNX}
 
 @dataclass(frozen=True)
 class SecondModel:
-    """The second model of a run."""
-
     folder: Path  # with the tokenizer
     entry: str  # prefix of its table rows: "teacher" or "second"
     files: dict[str, Path]  # existing ONNX files by number format
@@ -39,17 +37,16 @@ def second_model(run: Run) -> SecondModel:
 
 
 def files_in(folder: Path) -> dict[str, Path]:
-    """A folder's ONNX files by number format."""
     return {name: folder / file for name, file in _FILES.items() if (folder / file).exists()}
 
 
 def scaled(logits: Outputs, temperature: float, wanted: float) -> Outputs:
-    """Logits of one temperature, rescaled to another; see `kdc.serving.engine.engine.Engine.of_second`."""
+    """Rescale logits to another temperature; see `Engine.of_second`."""
     return logits * np.float32(wanted / temperature)
 
 
 def check_second(run: Run) -> None:
-    """Refuse an impossible second model before anything is trained.
+    """Refuse an impossible second model before training.
 
     Raises:
         InputError: the task is a regression, the teacher is not exported, or rows, labels or tokens differ.
@@ -92,7 +89,7 @@ def check_second(run: Run) -> None:
 def _check_artifact(
     folder: Path, given: str, task: Task, rows: str, tokenizer: str | None, max_length: int, long: LongTexts | None
 ) -> None:
-    """Refuse an artifact with other labels, rows (by fingerprint) or tokens (None: not known yet)."""
+    """Refuse an artifact with other labels, rows (by fingerprint) or tokens (None: unknown)."""
     manifest = load_manifest(folder)
     if any(variant.second is not None for variant in manifest.variants.values()):
         raise InputError("the second model is itself a cascade", given=given, remedy="name an artifact of one model")

@@ -36,7 +36,7 @@ class _Choice(NamedTuple):
     probabilities: NDArray[np.floating]
 
     def fields(self, variant: str) -> dict[str, Any]:
-        """An artifact's fields for the threshold; `variant` gave the probabilities."""
+        """The threshold in an artifact; `variant` gave the probabilities."""
         return {
             "threshold": self.chosen.threshold,
             "aim": self.aim.text,
@@ -116,9 +116,9 @@ def _of_sets(sets: LabelSets | None) -> list[str]:
 
 
 def _refuse_unshown(option: str, choices: Mapping[str, _Choice], evidence: Evidence = "interval") -> None:
-    """Raise `BoundNotShown` if a bound for one name, or for all, is not shown to be kept.
+    """Raise `BoundNotShown` if a label misses its own bound, or all miss a common one.
 
-    Some labels may miss a bound for all: rare labels nearly always do.
+    Some labels may miss a common bound: rare ones nearly always do.
     """
     # By the aim's label; None: for all other labels.
     names_by_aim: dict[str | None, list[str]] = {}
@@ -164,8 +164,7 @@ def _unreached(points: Sequence[OperatingPoint]) -> list[str]:
 
 
 def _ties(choices: Mapping[str, _Choice]) -> list[str]:
-    """Notes on rows of equal probability, which the next threshold would move at once. The next threshold is higher for
-    a recall, else lower."""
+    """Notes on rows of equal probability, which the next threshold (for a recall higher, else lower) moves at once."""
     notes = []
     for name, (aim, chosen, values) in choices.items():
         is_above = aim.measure == "recall"
@@ -181,7 +180,7 @@ def _ties(choices: Mapping[str, _Choice]) -> list[str]:
 
 
 def _flips(task: TaskInfo, logits: Mapping[str, Outputs], variant: str, temperature: float) -> list[str]:
-    """A note on rows that 8 bits decide otherwise."""
+    """A note on rows that int8 decides otherwise."""
     fp32 = {"int8": "fp32", CASCADE: CASCADE_FP32}.get(variant, "")
     if fp32 not in logits:
         return []

@@ -57,7 +57,7 @@ def student_files(exported: Path, quantized: Path, *, with_int8: bool) -> dict[s
 
 
 def variants_of(run: Run) -> Variants:
-    """The variants of a run's artifact, after stage `cascade`."""
+    """Call it after stage `cascade`."""
     cascade, with_int8 = run.result_or_none(CascadeResult), run.result(QuantizeResult).chosen is not None
     return Variants(
         exported=run.folder("export"),

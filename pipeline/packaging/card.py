@@ -23,7 +23,7 @@ def model_card(
         judgement: None without a contract.
         example: arguments for `kdc try`, shell-quoted.
         teacher: a note; "" if all is well.
-        adapted: whether the student was trained through adapters.
+        adapted: whether adapters trained the student.
     """
     task, lineage = manifest.task, manifest.lineage
     file = manifest.variants.get("int8", manifest.variants["fp32"]).file  # the smallest one

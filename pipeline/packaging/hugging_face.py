@@ -1,6 +1,6 @@
-"""Make an artifact a Hugging Face folder too, with a model card that the hub reads.
+"""Makes an artifact a Hugging Face folder too, with a card for the hub.
 
-Transformers opens config and weights. Optimum's ORTModel and transformers.js open config and ONNX files.
+Transformers opens config and weights; Optimum and transformers.js open config and ONNX files.
 """
 
 import json
@@ -23,11 +23,10 @@ _SPECIAL = [f"{role}_token" for role in ("bos", "cls", "eos", "mask", "sep", "un
 
 
 def add_hugging_face_files(model: Path, folder: Path, tokenizer: TokenizerInfo) -> None:
-    """Put a saved classifier's config, tokenizer settings and weights beside an artifact's ONNX files.
+    """Add a saved classifier's config, tokenizer settings and weights to an artifact.
 
-    Weights that no class of transformers can read are left out: a head over the mean token vector, layers with fewer
-    attention heads, a student without layers. `AutoModelForSequenceClassification` would fill in random weights and
-    answer; without the file it refuses.
+    Weights that no class of transformers can read are left out: a head over the mean token vector, fewer attention
+    heads, no layers. `AutoModelForSequenceClassification` would fill in random weights; without the file it refuses.
     """
     config = json.loads((model / CONFIG).read_text(encoding="utf-8"))
     config.pop("_name_or_path", None)
@@ -37,7 +36,7 @@ def add_hugging_face_files(model: Path, folder: Path, tokenizer: TokenizerInfo) 
     settings = {
         name: token["content"] if isinstance(token, dict) else str(token) for name, token in special.items()
     } | {
-        # This class reads `tokenizer.json` alone. transformers 5 has its own rules for an architecture's class, and
+        # This class reads `tokenizer.json` alone. In transformers 5 an architecture's class has its own rules, and
         # 4.57 cannot read all its files.
         "tokenizer_class": "PreTrainedTokenizerFast",
         "model_input_names": list(tokenizer.input_names),

@@ -20,7 +20,7 @@ from kdc.pipeline.rundir.context import Run
 from kdc.pipeline.rundir.fingerprints import gpu_name
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-# Their versions go into the artifact.
+# The artifact names their versions.
 _PACKAGES = (
     "torch",
     "transformers",
@@ -37,7 +37,7 @@ _PACKAGES = (
 
 
 def lineage_of(run: Run) -> Lineage:
-    """Teacher, student, recipe, data, versions and machine of a run."""
+    """A run's teacher, student, recipe, data, versions and machine."""
     config, data = run.config, run.data()
     cut_from = "finetuned" if config.teacher.finetuned else config.student.cut_from
     if config.teacher.scores is not None:
@@ -66,7 +66,7 @@ def _trained(training: TrainingSummary | None) -> str:
 
 
 def label_share(labels: NDArray[np.generic], task: Task) -> tuple[float, ...] | None:
-    """The share of training rows with each label, by which a service notices drift; None for regression.
+    """Each label's share of training rows, for noticing drift; None for regression.
 
     Labels are (rows,), or (rows, outputs) for multi-label.
     """
@@ -103,7 +103,7 @@ def hub_dataset(task: Task, source: DataSettings) -> tuple[str, str, str] | None
 
 
 def _public_name(model: str) -> str:
-    """A hub id, or a path's last part, which hides the machine's folders."""
+    """A hub id, or a path's last part: folders stay private."""
     if model == "minilm":
         return HUB_ID
     return Path(model).name if Path(model).exists() else model

@@ -52,7 +52,7 @@ def manifest_of(
 
 
 def _variants(folder: Path, table: Table, exported: ExportResult, quantized: QuantizeResult) -> dict[str, Variant]:
-    """Measurements of each ONNX file. Files that the evaluation dropped are removed."""
+    """Each ONNX file's measurements. Removes files that the evaluation dropped."""
     int8 = quantized.candidates[quantized.winner] if quantized.winner is not None else None
     parity = {
         "fp32": exported.fp32_parity,
@@ -79,7 +79,7 @@ def _variants(folder: Path, table: Table, exported: ExportResult, quantized: Qua
 
 
 def _cascades(made: Variants, table: Table, variants: Mapping[str, Variant], folder: Path) -> dict[str, Variant]:
-    """Measurements of each cascade. Copies its second model; the versions are the newer graph's."""
+    """Each cascade's measurements; versions are the newer graph's. Copies second models."""
     cascades = {}
     for name, pair in made.pairs.items():
         if name not in table or (name == CASCADE_FP32 and f"{name} (cuda)" not in table):  # it could not be run
@@ -110,15 +110,15 @@ def _measured(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def on_cuda(variants: Iterable[str], table: Table) -> str:
-    """The variant that a GPU loads: a cascade, else fp16 if it ran on a GPU, else fp32. fp16 can overflow only on a
-    GPU: a CPU computes it in fp32."""
+    """The variant that a GPU loads: a cascade, else fp16 if it ran on a GPU, else fp32. A CPU run shows no fp16
+    overflow: it computes in fp32."""
     if CASCADE_FP32 in variants:
         return CASCADE_FP32
     return "fp16" if "fp16" in variants and "fp16 (cuda)" in table else "fp32"
 
 
 def without_unused_cascades(folder: Path, manifest: Manifest) -> Manifest:
-    """Remove second models that no provider loads, from manifest and folder."""
+    """Remove second models that no provider loads."""
     loaded = set(manifest.providers.values())
     variants = {name: made for name, made in manifest.variants.items() if made.second is None or name in loaded}
     unused = set(_SECOND_FILES.values()).difference(*(variant.graphs for variant in variants.values()))

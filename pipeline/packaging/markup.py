@@ -1,4 +1,4 @@
-"""Render HTML and Markdown from templates, which escape their values."""
+"""Renders HTML and Markdown templates, which escape values."""
 
 from pathlib import Path
 from typing import Any
@@ -10,9 +10,9 @@ from kdc.common.tables import code, markdown, plain
 
 
 def render(template: Path, **values: Any) -> str:
-    """Fill a template, which may extend and import others of its folder.
+    """Fill a template, which may use others of its folder.
 
-    Filter `markdown` makes a table of rows, header first, without a cell's indent. Filter `code` shows text as code.
+    Filter `markdown` makes a table of rows, header first; `code` shows text as code.
     """
     environment = Environment(
         loader=FileSystemLoader(template.parent),

@@ -1,4 +1,4 @@
-"""The rows on which student and teacher answer differently."""
+"""The rows on which student and teacher differ."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ _MOST_CHARACTERS = 1000  # of a quoted text
 def disagreements(
     rows: Any, teacher: Outputs, student: Outputs, labels: Labels, task: Task, *, temperature: float, most: int
 ) -> Disagreements:
-    """Count the rows whose answers differ, and quote those with the most confident student.
+    """Count the differing rows, and quote those with the most confident student.
 
     Args:
         rows: with `text` and `text_pair`.
@@ -57,7 +57,7 @@ def disagreements(
 
 
 def _confidence(probabilities: Outputs, by_teacher: Labels, by_student: Labels, task: Task) -> NDArray[np.floating]:
-    """(rows,) the student's confidence; for multi-label, the highest of outputs that differ."""
+    """The student's confidence, (rows,); for multi-label, the highest of differing labels."""
     if task.kind == "classification":
         return probabilities.max(axis=1)
     surer = np.maximum(probabilities, 1 - probabilities)

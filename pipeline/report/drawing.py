@@ -1,4 +1,4 @@
-"""Figures as inline SVG. Colours are variables of the page; text stays text."""
+"""Figures as inline SVG, with text as text."""
 
 import html
 import io
@@ -15,12 +15,12 @@ _VARIABLES = {f"#0a0b{number:02x}": f"--{name}" for number, name in enumerate(_N
 INK, SOFT, PAPER, *SERIES = _VARIABLES
 FIRST, SECOND = SERIES[:2]
 _MARKS = "os^D"
-# A decorator: figures take style when made and when saved.
+# A decorator: the style applies when a figure is made and when it is saved.
 styled = rc_context(fname=Path(__file__).with_name("figures.mplstyle"))
 
 
 def svg(figure: Figure, name: str, words: str) -> str:
-    """A figure as a part of a page; call it under `styled`.
+    """A figure for a page; call it under `styled`.
 
     Args:
         name: prefix that makes ids unique.
@@ -52,5 +52,5 @@ def series(number: int) -> tuple[str, str]:
 def write(
     axes: Axes, text: str, place: tuple[float, float], *, above: float, aside: float = 0.0, colour: str = INK
 ) -> None:
-    """Write centred text at a place in the data, with an offset in points."""
+    """Write centred text near a place in the data; offsets are points."""
     axes.annotate(text, place, xytext=(aside, above), textcoords="offset points", ha="center", color=colour)

@@ -32,13 +32,13 @@ class TaskFacts(Result):
 
 
 class ModelFacts(Result):
-    """One model on the evaluation rows. None means not measured, or not trained."""
+    """One model on the evaluation rows. None: not measured, or not trained."""
 
     metrics: Scores  # points by metric
     collapsed: bool  # gives one answer
     interval: Interval  # 95 %
-    kept_percent: float | None  # percent of the teacher's metric; None if that is 0
-    kept_above_chance_percent: float | None = None  # the same above the majority; None if the teacher is not above
+    kept_percent: float | None  # of the teacher's metric; None if that is not above 0
+    kept_above_chance_percent: float | None = None  # of the teacher's lead over the majority; None without a lead
     difference: float  # deciding metric minus the teacher's
     difference_interval: Interval  # 95 %, paired by row
     trainable_parameters: int | None
@@ -50,7 +50,7 @@ class ModelFacts(Result):
     latency_p95_ms: float | None = None
     latency_mean_ms: float | None = None
     rows_per_second: float | None = None  # in batches of 32
-    peak_memory_bytes: int | None = None  # of a process that loads it and answers
+    peak_memory_bytes: int | None = None  # of a process that answers
 
 
 class TrainingFacts(History):
@@ -61,7 +61,7 @@ class TrainingFacts(History):
 
 
 class CalibrationFacts(Result):
-    """The served student's calibration, without the temperature and with it."""
+    """The served student's calibration, without and with temperature."""
 
     temperature: float
     before: Reliability
@@ -69,17 +69,17 @@ class CalibrationFacts(Result):
 
 
 class DecisionFacts(Result):
-    """A label's operating point, and curves over thresholds from 0 to 1 on the evaluation rows."""
+    """A label's operating point, and curves over thresholds on the evaluation rows."""
 
     point: OperatingPoint
     thresholds: tuple[float, ...]
     precision: tuple[float | None, ...]  # None without rows
     recall: tuple[float | None, ...]  # None without rows
-    given: tuple[float, ...]  # share of all rows
+    given: tuple[float, ...]  # share of rows that get the label
 
 
 class AbstentionFacts(Result):
-    """Which rows the artifact answers, and accuracy at other shares of evaluation rows."""
+    """Which rows the artifact answers, and accuracy at other shares."""
 
     abstain: Abstention
     teacher: tuple[tuple[float, float], ...]  # (share of surest rows, accuracy), of the teacher
@@ -87,7 +87,7 @@ class AbstentionFacts(Result):
 
 
 class CascadeFacts(Result):
-    """What a second model does for the rows that the student is not sure of."""
+    """What a second model does for rows the student is unsure of."""
 
     second: str
     taken: bool  # whether the artifact has it
@@ -125,7 +125,7 @@ class Disagreements(Result):
 
 
 class CandidateFacts(Result):
-    """The students that could come out."""
+    """A contract's candidates."""
 
     measured: dict[str, StudentCosts]  # by student, untrained
     kept: tuple[str, ...]  # that can keep the contract
@@ -140,20 +140,20 @@ class Origin(Lineage):
     rows: dict[str, int]  # by tokenised split
     created: str
     artifact_sha256: str  # of the manifest
-    stage_seconds: dict[str, float]  # in the order in which stages ended
+    stage_seconds: dict[str, float]  # in order of completion
 
 
 class Facts(Result):
     """All facts of a run."""
 
-    verdict: str = ""  # what was kept, and how much smaller and faster it is
+    verdict: str = ""  # what was kept, and how much smaller and faster
     notes: tuple[str, ...] = ()
     schema_number: int = Field(alias="schema")  # "schema" in JSON, a name that BaseModel uses
     task: TaskFacts
     served: str  # variant that a CPU loads ("fp32", "int8" or "cascade")
     models: dict[str, ModelFacts]  # in the table's order
-    training: dict[str, TrainingFacts]  # by model; none for a teacher that came fine-tuned
-    # rows by true label (down) and answer (across), of "teacher" and served "student"; None unless classes are few
+    training: dict[str, TrainingFacts]  # by model; none for a given fine-tuned teacher
+    # rows by true label (down) and answer (across), of "teacher" and served "student"; None with many classes
     confusion: dict[str, Matrix] | None
     calibration: CalibrationFacts | None  # None for regression
     decisions: tuple[DecisionFacts, ...] = ()
@@ -167,5 +167,4 @@ class Facts(Result):
     where: Origin
 
     def to_json(self) -> dict[str, Any]:
-        """The fields that were set, as JSON values."""
         return self.model_dump(mode="json", exclude_unset=True, by_alias=True)

@@ -23,7 +23,7 @@ _WIDE = 100  # a cost's range, above which ticks are powers of ten
 
 
 def write_frontier(root: Path, facts: FrontierFacts) -> None:
-    """Write the three files, the facts last as the sign that all are there."""
+    """Write the files; the facts come last, as the sign that all exist."""
     folder = Path(__file__).parent
     values = {"facts": facts, "title": f"{facts.task}: the whole curve", "rows": table(facts), "floors": _floors(facts)}
     write_whole(root / f"{FRONTIER}.md", render(folder / f"{FRONTIER}.md", **values))
@@ -41,7 +41,7 @@ def read_facts(root: Path) -> FrontierFacts | None:
 
 
 def table(facts: FrontierFacts) -> list[list[str]]:
-    """The points as rows of text, header first, best first."""
+    """The points as rows of text, after a header, best first."""
     fronts = {name: front(facts.points, cost) for name, (cost, _) in COSTS.items()}
     costs = ["p50 ms", "p95 ms", "rows/s", "MB", "training s"]
     lines = [["student", facts.metric, "interval", "kept %", "to the teacher", *costs, "on the front of"]]
@@ -77,7 +77,7 @@ def _floors(facts: FrontierFacts) -> str:
 
 @styled
 def curve(facts: FrontierFacts) -> str:
-    """The score against each cost, on logarithmic axes. Lines join the front."""
+    """The score against each cost (logarithmic). Lines join the front."""
     figure = Figure(figsize=(9, 8.2))
     parts = figure.subplot_mosaic([["latency", "names"], ["throughput", "size"]], height_ratios=[1.15, 1])
     by_score = _by_score(facts)
@@ -114,7 +114,7 @@ def _draw(
         aside = 10 if order % 2 else -10  # neighbours would overlap
         write(axes, str(ranks[point.student]), place, above=-4, aside=aside)
     scores = {"teacher": facts.teacher} | facts.floors
-    # Side by side, since scores may be equal. The majority is too far below.
+    # The probe's name is moved aside, since scores may be equal. The majority is too far below.
     for name, along in (("teacher", 0.0), ("tfidf", 0.0), ("probe", 0.3)):
         if name in scores:
             axes.axhline(scores[name], color=SOFT, linestyle=":")

@@ -1,4 +1,4 @@
-"""Gather the facts of a finished run from its stages' folders. Runs no model."""
+"""Gathers a finished run's facts from its folders. Runs no model."""
 
 import json
 import operator
@@ -73,7 +73,7 @@ class _Evaluation:
         return str(self.manifest.providers[CPU_PROVIDER])
 
     def probabilities(self, model: str, *, calibrated: bool) -> Outputs:
-        """A model's probabilities, with the manifest's temperature or without."""
+        """A model's probabilities; `calibrated`: with the manifest's temperature."""
         return activate(self.logits[model], self.task.kind, self.manifest.temperature if calibrated else 1.0)
 
 
@@ -138,10 +138,10 @@ def gather(root: Path, *, examples: int) -> Facts:
 
 
 def _open(root: Path) -> Run:
-    """The run as its artifact was made. Raises `InputError` if unfinished, or changed since."""
+    """The run that made the artifact; InputError if unfinished, or changed since."""
     if not (root / "package" / MADE_FROM).exists():
         raise InputError("no finished run there", given=root, remedy="name the directory of a finished `kdc compress`")
-    # After a later, unfinished start, old answers would stand beside new rows.
+    # A later, unfinished start would mix old answers and new rows.
     made_from = json.loads((root / "package" / MADE_FROM).read_text(encoding="utf-8"))
     for stage, fingerprint in made_from.items():
         if stage in ("labelled", "answered"):  # parts of `data`, without a folder
@@ -158,7 +158,7 @@ def _open(root: Path) -> Run:
 
 
 def wide(logits: Outputs, others: Outputs, labels: Labels, task: Task, groups: Groups) -> str:
-    """A sentence on the classes that most widen a macro F1 interval, if any."""
+    """A sentence on classes that most widen a macro F1 interval."""
     if task.metrics[0] != "macro_f1" or len(task.labels) <= _NAMED_CLASSES:
         return ""
     columns = widest(logits, others, labels, task.kind, groups=groups)[:_NAMED_CLASSES]
@@ -209,7 +209,7 @@ def _abstention(evaluation: _Evaluation) -> facts.AbstentionFacts | None:
 
 
 def _cascade(cascade: CascadeResult | None, entry: str, evaluation: _Evaluation) -> facts.CascadeFacts | None:
-    """The score over the share of rows for the second model, whose table rows begin with `entry`."""
+    """The score over the second model's share of rows; its table rows begin with `entry`."""
     pair, manifest = None if cascade is None else cascade.best, evaluation.manifest
     if cascade is None or pair is None or f"{entry}_{pair.second}" not in evaluation.logits:
         return None
@@ -228,7 +228,7 @@ def _cascade(cascade: CascadeResult | None, entry: str, evaluation: _Evaluation)
 
 
 def verdict(report: Facts) -> str:
-    """Sentences that compare a run's student with its teacher, cut and uncut."""
+    """Sentences that compare the student with its teacher, in torch and ONNX."""
     served, teacher, metric = report.models[report.served], report.models["teacher"], report.task.metric
     low, high = served.difference_interval
     sentence = (
@@ -264,7 +264,7 @@ def verdict(report: Facts) -> str:
 def _trainings(
     teacher: TeacherResult, student: StudentResult, controls: ControlsResult | None
 ) -> dict[str, TrainingSummary]:
-    """The trainings by model. A teacher that came fine-tuned or a black box has none."""
+    """The trainings by model; given fine-tuned teachers and black boxes have none."""
     models: dict[str, ModelResult | None] = {"teacher": teacher, "student": student}
     if controls is not None:
         models |= {name: getattr(controls, name) for name in CONTROLS}

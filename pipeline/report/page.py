@@ -1,4 +1,4 @@
-"""Write a run's facts as `report.html` (one file, no outside requests), `report.json` and `report.md`."""
+"""Writes a run's `report.html` (one file, no outside requests), `report.json` and `report.md`."""
 
 import json
 from pathlib import Path
@@ -73,7 +73,7 @@ def write_report(root: Path, *, examples: bool = True) -> Facts:
 
 
 def reported_artifact(root: Path) -> str | None:
-    """The SHA-256 of the reported artifact; None without a whole report."""
+    """The reported artifact's SHA-256; None without a whole report."""
     try:
         facts = json.loads((root / _FACTS).read_text(encoding="utf-8"))
         return str(facts["where"]["artifact_sha256"]) if (root / "report.html").exists() else None
@@ -129,12 +129,10 @@ def _values(facts: Facts) -> dict[str, Any]:
 
 
 def markdown(facts: Facts) -> str:
-    """The report in Markdown."""
     return render(_FOLDER / "report.md", **_values(facts))
 
 
 def page(facts: Facts) -> str:
-    """The report in HTML."""
     judgement, metric, pareto = facts.contract, facts.task.metric, None
     if judgement is not None and facts.candidates is not None:
         teacher, artifact = (facts.models[name].metrics[metric] for name in ("teacher", judgement.variant))

@@ -29,13 +29,13 @@ _MOST_LABELS = 9  # with drawn thresholds
 _MOST_NUMBERS = 12  # most classes of a matrix with counts
 _AREA = 12.0  # points squared per MB
 _LEAST_AREA = 30.0
-_FAR = 4.0  # times the slowest latency: farther limits are written, not drawn
-_MANY = 12  # untrained candidates whose names fit four lines
+_FAR = 4.0  # times the slowest latency; farther limits are only written
+_MANY = 12  # more names need seven lines
 
 
 @styled
 def curves(training: Mapping[str, facts.TrainingFacts], metric: str) -> str:
-    """Loss and tuning score over each training's steps; marks show kept steps."""
+    """Loss and tuning score over steps; marks show kept steps."""
     figure, words = Figure(figsize=(9, 3.4)), []
     left, right = figure.subplots(1, 2)
     for number, (name, curve) in enumerate(training.items()):
@@ -188,7 +188,7 @@ def cascade(both: facts.CascadeFacts, metric: str, *, teacher: facts.ModelFacts)
     left.plot(shares, [score for _, score in both.curve], color=FIRST, label="both models")
     left.axhline(teacher.metrics[metric], color=SOFT, linestyle=":", label="teacher")
     seconds, alone = 1 / pair.rows_per_second, 1 / pair.second_rows_per_second
-    first = seconds - pair.share * alone  # seconds of a row
+    first = seconds - pair.share * alone  # the student's seconds for a row
     right.plot(shares, [1 / (first + share * alone) for share in shares], color=FIRST, label="both models")
     right.axhline(pair.second_rows_per_second, color=SOFT, linestyle="--", label="the second model alone")
     for axes in (left, right):
@@ -231,8 +231,8 @@ def lengths(lengths: facts.LengthFacts) -> str:
 def pareto(candidates: facts.CandidateFacts, judgement: Judgement, *, teacher: float, artifact: float) -> str:
     """Draw the candidates, the artifact and the contract's limits.
 
-    Tried students are hollow, at their tuning scores; untrained students are at the bottom. The artifact is filled, at
-    its evaluation score.
+    Tried students are hollow, at their tuning scores, untrained ones at the bottom. The artifact is filled, at its
+    evaluation score.
     """
     limits, points = judgement.contract.limits, _points(candidates, judgement)
     scores = {trial.student: trial.score for trial in candidates.trials}
@@ -271,7 +271,7 @@ def pareto(candidates: facts.CandidateFacts, judgement: Judgement, *, teacher: f
 
 
 def _points(candidates: facts.CandidateFacts, judgement: Judgement) -> dict[str, tuple[str, Costs]]:
-    """Each student's precision with the fewest missed limits, then the lowest latency."""
+    """Each student's precision with the fewest missed limits, then least latency."""
 
     def rank(measured: tuple[str, Costs]) -> tuple[int, float]:
         return len(missed_costs(judgement.contract, measured[1])), measured[1].latency_ms
@@ -288,13 +288,12 @@ def _draw_latency_limit(axes: Axes, limit: float, slowest: float) -> None:
     if limit <= _FAR * slowest:
         axes.axvline(limit, color=SECOND, linestyle="--")
         return
-    axes.set_xlim(right=1.25 * slowest)  # a line far away would press points against the axis
+    axes.set_xlim(right=1.25 * slowest)  # a far line would squeeze the points
     corner: Any = {"xycoords": "axes fraction", "xytext": (-4, 4), "textcoords": "offset points"}
     axes.annotate(f"the limit is at {limit:g} ms", (1, 0), **corner, ha="right", va="bottom", color=SECOND)
 
 
 def short_name(student: str) -> str:
-    """A student's name in a plot."""
     return kind_of(student).short_name(student)
 
 

@@ -19,22 +19,22 @@ class ExportResult(StageResult):
 
     exporter: str
     fp32_parity: float  # largest logit difference to the merged model
-    # largest probability difference to fp32; text: why there is no graph; None: not requested
+    # largest probability difference to fp32; text: why it is missing; None: not requested
     fp16_parity: float | str | None = None
 
 
 class Int8Measurement(Result):
     """One int8 candidate on the tuning set. The entry "fp32" has only timings."""
 
-    static: bool = False  # fixed activation ranges: dynamic ones make a row's answer depend on its neighbours
-    graph: str = ""  # candidates with the same text do the same work
-    nodes: dict[str, int] = Field(default_factory=dict)  # layer counts, from `kdc.pipeline.graphs.int8.quantise`
+    static: bool = False  # fixed activation ranges, so an answer does not depend on the batch
+    graph: str = ""  # equal for candidates that do the same work
+    nodes: dict[str, int] = Field(default_factory=dict)  # layer counts, from `int8.quantise`
     failed: str | None = None  # why nothing was measured
     tune: Scores | None = None
     label_changes: int = 0  # rows with another label than fp32
     parity: float | None = None  # largest probability difference to fp32
     mean_difference: float = 0.0  # mean probability difference to fp32
-    # Rows alone against batches of 16, for the candidate to keep only.
+    # Rows alone against batches of 16, for winners only.
     max_probability_difference: float | None = None
     label_flips: int = 0  # rows with another label
     compared_rows: int = 0
@@ -60,7 +60,7 @@ class QuantizeResult(Int8Choice):
 
     STAGE = "quantize"
 
-    temperature: float  # divides logits before softmax or sigmoid; fitted on the tuning set
+    temperature: float  # divides logits; fitted on the tuning set
     candidates: dict[str, Int8Measurement] = Field(default_factory=dict)  # by name, also "fp32"; empty without int8
 
 
@@ -107,8 +107,8 @@ class EvaluateResult(StageResult):
 
     STAGE = "evaluate"
 
-    table: Table  # metrics and costs by model ("teacher", "int8", ...)
-    notes: tuple[str, ...] = ()  # what could not be measured
+    table: Table  # metrics and costs by model
+    notes: tuple[str, ...] = ()  # for a person, also on what is not measured
     rows: dict[str, int] = Field(default_factory=dict)  # by evaluation split
 
 
@@ -123,11 +123,11 @@ class PackageResult(StageResult):
     table: Table  # from stage `evaluate`
     metric: str  # that decides
     contract: WholeJudgement | None = None  # None: not requested
-    sets: LabelSets | None = None  # with evaluation results; None: no label sets
+    sets: LabelSets | None = None  # with evaluation results; None: no sets
     notes: tuple[str, ...] = ()
     example: str = ""  # arguments for `kdc try`, shell-quoted
 
     @property
     def failed(self) -> bool:
-        """Whether the artifact breaks its contract. It is then kept apart, and nothing points at it."""
+        """Whether the artifact breaks its contract. It is then kept apart."""
         return self.contract is not None and self.contract.verdict == "fail"

@@ -14,7 +14,7 @@ Points = list[tuple[int, float]]  # (step, value) of a curve
 class Result(BaseModel):
     """A part of a stage's result."""
 
-    # NaN stays NaN in JSON: null could not be read as a number again.
+    # NaN stays NaN in JSON: null is no number.
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), ser_json_inf_nan="constants")
 
     def to_json(self) -> dict[str, Any]:

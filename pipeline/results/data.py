@@ -9,7 +9,7 @@ class Lengths(Result):
     """A histogram of row lengths in tokens, before the cut."""
 
     width: int  # tokens in a bin
-    counts: tuple[int, ...]  # rows by bin; the last bin has all longer rows too
+    counts: tuple[int, ...]  # rows by bin; the last has all longer rows
 
 
 class TokenCounts(Result):
@@ -33,11 +33,11 @@ class DataReport(Result):
 
     kind: str = ""  # of the label column
     splits: dict[str, SplitCounts] = Field(default_factory=dict)
-    held_out: int = 0  # training rows used for evaluation, if no evaluation rows were given
+    held_out: int = 0  # training rows used for evaluation
     unused_train_rows: int = 0  # beyond `data.max_train_rows`
     unused_unlabeled_rows: int = 0  # beyond `data.max_unlabeled_rows`
-    duplicates: dict[str, int] = Field(default_factory=dict)  # rows whose text is elsewhere too, by where
-    skipped: dict[str, int] = Field(default_factory=dict)  # rows that are broken in the published file, by split
+    duplicates: dict[str, int] = Field(default_factory=dict)  # repeats, near repeats and shared groups, by kind
+    skipped: dict[str, int] = Field(default_factory=dict)  # broken rows of published files, by split
     warnings: tuple[str, ...] = ()
 
 
@@ -46,7 +46,7 @@ class DataResult(StageResult):
 
     STAGE = "data"
 
-    max_length: dict[str, int]  # tokens after which rows are cut, by role
+    max_length: dict[str, int]  # in tokens, by role
     tokens: dict[str, dict[str, TokenCounts]]  # by role and split
     report: DataReport = DataReport()
 
@@ -56,5 +56,5 @@ class VocabularyResult(StageResult):
 
     STAGE = "vocabulary"
 
-    pieces: int | None = None  # None if the teacher's cannot be made smaller
+    pieces: int | None = None  # None if the vocabulary cannot shrink
     tokens: dict[str, TokenCounts] = Field(default_factory=dict)  # by split

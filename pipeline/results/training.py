@@ -10,7 +10,7 @@ from kdc.pipeline.results.base import Points, Result, Scores, StageResult
 
 
 class NotMeasured(Result):
-    """A precision of a student that could not be measured."""
+    """A precision that could not be measured."""
 
     failed: str
 
@@ -35,7 +35,7 @@ class CandidatesResult(StageResult):
 class Trial(Result):
     """One short training of the search."""
 
-    student: str  # id, path, "layers:0,1,2", or "teacher", which is not trained
+    student: str  # its spec; "teacher" is not trained
     steps: int  # weight updates
     parameters: int
     score: float  # on the tuning set
@@ -47,7 +47,7 @@ class SearchResult(StageResult):
 
     STAGE = "search"
 
-    student: str  # to train fully, or "teacher", which is not trained
+    student: str  # to train fully, or "teacher"
     trials: tuple[Trial, ...] = ()
 
 
@@ -72,21 +72,21 @@ class TrainingSummary(Result):
     trainable_parameters: int
     history: History
     learning_rate: float  # highest
-    head_learning_rate: float  # highest, of randomly initialised weights
+    head_learning_rate: float  # highest, of random weights
     precision: str  # "fp32" or "bf16"
     threads: int | None = None  # at the end; None on CUDA
     peak_memory_bytes: int | None = None  # on the device; None without CUDA
 
 
 class ModelResult(StageResult):
-    """One model on the tuning set, and its training. In JSON the training's fields stand beside the others."""
+    """One model on the tuning set, and its training. JSON has the training's fields beside the others."""
 
     tune: Scores  # the first metric decides
-    majority: Scores  # of the most frequent answer; for regression, the mean
+    majority: Scores  # of the most frequent label; for regression, the mean
     constant: bool  # whether all rows get the same answer
-    chance: float  # chance of this score without knowing the labels, within (0, 1]
+    chance: float  # p-value of the score, in (0, 1]
     parameters: int | None = None  # with merged adapters; None: not counted
-    training: TrainingSummary | None = None  # None for a teacher that came fine-tuned, or a black box
+    training: TrainingSummary | None = None  # None for a fine-tuned teacher or a black box
 
     @property
     def line(self) -> str:
@@ -116,7 +116,7 @@ class BaselinesResult(StageResult):
     tune: dict[str, Scores]  # by baseline, on the tuning set
     best: str  # by the deciding metric
     train_rows: int  # used, at most `baselines.max_rows`
-    probe_form: str | None = None  # of pairs: "together" or "apart"; "" without pairs, None without a probe
+    probe_form: str | None = None  # "together" or "apart"; "" without pairs, None without a probe
 
 
 class BaselineComparison(Result):
@@ -129,7 +129,7 @@ class BaselineComparison(Result):
 
     @property
     def is_shown(self) -> bool:
-        """Whether the whole interval has the teacher better."""
+        """Whether the teacher is better in the whole interval."""
         return self.interval[0] > 0
 
 
@@ -146,11 +146,11 @@ class TeacherResult(ModelResult):
     STAGE = "teacher"
 
     others: tuple[ModelResult, ...] = ()  # their logits are averaged with the first teacher's
-    # tried in order if fine-tuning alone did not beat the baselines; the best is the teacher
+    # in order, if fine-tuning alone did not beat the baselines; the best is the teacher
     attempts: tuple[Attempt, ...] = ()
 
     def scores(self, metric: str) -> list[float]:
-        """Every teacher's metric on the tuning set, the first teacher's first."""
+        """Every teacher's metric on the tuning set."""
         return [teacher.tune[metric] for teacher in (self, *self.others)]
 
 
@@ -160,9 +160,9 @@ class TargetsResult(StageResult):
     STAGE = "targets"
 
     rows: int  # with logits
-    resumed_from: int | None = None  # rows answered before an interruption; None with several teachers or a black box
-    weights: tuple[float, ...] | None = None  # of several teachers; their sum is 1
-    temperatures: tuple[float, ...] | None = None  # divide each teacher's logits before averaging; None: one teacher
+    resumed_from: int | None = None  # rows answered before; None with several teachers or a black box
+    weights: tuple[float, ...] | None = None  # of several teachers, with sum 1
+    temperatures: tuple[float, ...] | None = None  # divide teachers' logits before averaging; None: one teacher
     temperature: float | None = None  # divides all logits; None: not calibrated
     baseline_comparison: BaselineComparison | None = None  # None without baselines
 
@@ -189,7 +189,7 @@ class ControlsResult(StageResult):
     STAGE = "controls"
 
     student_without_kd: ModelResult | None = None  # trained on labels only
-    # the step is kept by score, or by loss if the student's own is kept by score
+    # likewise, but the rule for the kept step is the one that the student does not use
     student_without_kd_by_score: ModelResult | None = None
     student_without_kd_by_loss: ModelResult | None = None
     student_without_unlabeled: ModelResult | None = None  # distilled on labelled rows only

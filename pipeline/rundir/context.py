@@ -40,26 +40,24 @@ class Run:
     device: str = "cpu"  # "cpu" or "cuda"
     bf16: bool | None = False  # train in bf16 autocast; None: in the faster format
     fingerprints: dict[str, str] = field(default_factory=dict)  # of the stages so far, by name
-    siblings: tuple[Path, ...] = ()  # run directories whose finished stages may be reused
+    siblings: tuple[Path, ...] = ()  # run directories with stages to reuse
     progress: Progress = lambda done, total, /, *, rows=0, loss=None: None  # called during long work
     say: Callable[[str], None] = print  # prints a progress line
 
     def folder(self, stage: str) -> Path:
-        """The folder of a finished stage."""
         return self.root / stage
 
     def windows(self, role: str, model: Path) -> LongTexts | None:
-        """Windows of a saved model's rows with a role's tokens; None if rows are truncated."""
+        """Windows of a saved model's rows; None if rows are cut."""
         return self.config.long.of(self.max_length(role), join_of(load_config(str(model))))
 
     def data(self) -> PreparedData:
-        """The rows of stage `data`."""
         return open_data(self.folder("data"), self.folder("vocabulary"))
 
     def open_engine(
         self, onnx_file: Path, *, exported: Path | None = None, temperature: float = 1.0, device: Device = "cpu"
     ) -> Engine:
-        """The serving engine over an ONNX file. The tokenizer is in `exported`, by default the student's."""
+        """The serving engine over an ONNX file, with the tokenizer of `exported` (default: the student's)."""
         from kdc.serving.engine.engine import Engine  # here, or it adds to a training's peak memory
 
         exported = exported or self.folder("export")
@@ -77,7 +75,7 @@ class Run:
         return read_result(self.root, kind)
 
     def result_or_none(self, kind: type[AnyResult]) -> AnyResult | None:
-        """As `result`; None for a stage that this run does not have."""
+        """`result`, or None if the run lacks the stage."""
         return self.result(kind) if kind.STAGE in self.fingerprints else None
 
     def origin_of(self, student: StudentSettings) -> StudentOrigin:
@@ -103,12 +101,12 @@ class Run:
 
     @property
     def student(self) -> StudentSettings:
-        """The student's settings; with a search, of the model found."""
+        """The student's settings; after a search, the winner's."""
         return self.settings_of(self.result(SearchResult).student if self.config.searches else None)
 
     def settings_of(self, student: str | None) -> StudentSettings:
-        """Settings of a searched student (None: the configured one), with a smaller vocabulary if the contract's size
-        needs it."""
+        """Settings of a searched student (None: the configured one), with a smaller vocabulary if a size limit needs
+        it."""
         settings = self.config.student if student is None else self.config.student.of(student)
         contract = self.config.contract.terms
         if contract is None or not self.config.tries_fewer_pieces:
@@ -124,7 +122,7 @@ class Run:
 
     @property
     def tries_fewer_pieces(self) -> bool:
-        """Whether a contract's size may need a smaller vocabulary that exists."""
+        """Whether a size limit may need a smaller vocabulary, and one exists."""
         return self.config.tries_fewer_pieces and self.result(VocabularyResult).pieces is not None
 
     def vocabulary_of(self, student: StudentSettings) -> Path | None:
@@ -133,7 +131,7 @@ class Run:
 
     @property
     def vector_bits(self) -> VectorBits:
-        """Bits per number of an int8 token embedding: as set, or as the contract's size needs."""
+        """Bits per number of int8 token embeddings: as set, or as a size limit needs."""
         asked, contract = self.config.quantize.vector_bits, self.config.contract.terms
         if asked != "auto":
             return asked
@@ -153,8 +151,8 @@ class Run:
         return self.role_of(self.student)
 
     def role_of(self, student: StudentSettings) -> str:
-        """The role whose tokens a student takes: "fewer" with a smaller vocabulary, "student" if configured, "teacher"
-        if the search makes it of the teacher instead."""
+        """The role of a student's tokens: "fewer" with a smaller vocabulary, "student" if configured, "teacher" if a
+        search makes it of the teacher."""
         if not student.has_all_pieces:
             return FEWER
         configured = self.config.student
@@ -165,9 +163,9 @@ class Run:
         return self.result(DataResult).max_length["teacher" if role == FEWER else role]
 
     def cut_from(self, student: StudentSettings) -> str:
-        """The model that "layers:..." is cut from: the fine-tuned or the pretrained teacher."""
+        """The model to cut from: the fine-tuned or pretrained teacher."""
         teacher = self.config.teacher
-        # A teacher that came fine-tuned has no pretrained form.
+        # A given fine-tuned teacher has no pretrained form.
         finetuned = teacher.scores is None and (student.cut_from == "finetuned" or teacher.finetuned)
         return str(self.folder("teacher") / "model") if finetuned else teacher.model
 
@@ -187,8 +185,7 @@ def open_run(root: Path, config: Config, reporter: Reporter, siblings: tuple[Pat
 
 
 def _is_bf16(device: str, precision: str) -> bool | None:
-    """Whether to train in bf16; None on a CPU with bf16 instructions. They can be slower than fp32: a timed step
-    decides."""
+    """Whether to train in bf16. None lets a timed step decide: a CPU's bf16 instructions can be slower than fp32."""
     if device == "cuda" and precision != "fp32":
         has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
         if precision == "bf16" and not has_bf16:

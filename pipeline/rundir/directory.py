@@ -1,6 +1,6 @@
 """The run directory: lock, settings, commands, and count of looks at the evaluation rows.
 
-These files outlive stages that run again. A run replaces only files that a run made.
+The files outlive stages. A run replaces only files that a run made.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ from kdc.pipeline.config.tasks import task_of
 _CONFIG, _COMMANDS, LOOKS = "config.json", "commands.json", "looks.json"
 _STAGE_FILES = ("stage.json", "fingerprint")  # every stage's folder has one
 _ENDINGS = ("", ".partial", ".old", ".kept")  # of a stage's folders
-FRONTIER = "frontier"  # folder for a frontier's other run directories
+FRONTIER = "frontier"  # folder of a frontier's other run directories
 _PAGES = tuple(f"{page}.{ending}" for page in ("report", FRONTIER) for ending in ("html", "json", "md"))
 _RESULTS = (_CONFIG, _COMMANDS, LOOKS, "artifact", "artifacts", "rejected", FRONTIER, *_PAGES)
 
@@ -62,7 +62,7 @@ def locked(root: Path, *, again: bool = False) -> Iterator[None]:
 def claim(root: Path, settings: str, stages: Iterable[str]) -> None:
     """Write the settings, as JSON, into the run directory.
 
-    Stages replace folders of their names, so a new run directory must hold no such folder that no stage made.
+    Stages replace folders of their names: a new run directory must not hold such folders from elsewhere.
 
     Raises:
         InputError: a run would replace something that no run made.
@@ -98,7 +98,7 @@ def look_at(root: Path, rows: bytes, answers: NDArray[np.generic]) -> int:
 
     Args:
         rows: fingerprint of the rows and labels.
-        answers: everything that judges the model, including decisions.
+        answers: all answers that are judged, including decisions.
 
     Returns:
         The look's number, from 1.
@@ -124,7 +124,7 @@ def look_at(root: Path, rows: bytes, answers: NDArray[np.generic]) -> int:
 
 
 def _is_run(root: Path, folders: Iterable[Path]) -> bool:
-    """Whether the directory holds a run's settings, or damaged settings beside a finished stage."""
+    """Whether there are a run's settings, or damaged ones beside a finished stage."""
     try:
         settings = json.loads((root / _CONFIG).read_text(encoding="utf-8"))
     except OSError:

@@ -1,6 +1,6 @@
 """Names of files that one stage writes and others read."""
 
-PIECES = "pieces"  # stage vocabulary: tokenizer with a part of the teacher's pieces
+PIECES = "pieces"  # stage vocabulary: tokenizer with fewer pieces
 BASELINE_LOGITS = "logits.npz"  # stage baselines: "<split>/<baseline>", tuning and evaluation splits
 PROBE = "probe.npz"  # stage baselines: linear head on the teacher's mean token vector
 SCORES = "scores.npy"  # stage teacher: a black box's logits, (rows, outputs) float32, by row id
@@ -15,6 +15,6 @@ CONTROLS = {  # stage controls: folder, and whose tokens
 EVALUATION = "evaluation.npz"  # stage evaluate: for the artifact
 BASELINE_SUFFIX = "_logits_to_beat"  # in `EVALUATION`, after a baseline that beats the teacher
 ALL_LOGITS = "logits.npz"  # stage evaluate: "<split>/<model>"
-# Stage package: kept beside the artifact, since a later start may change settings and stages.
+# Stage package: a later start may change settings and stages.
 SETTINGS = "config.json"
 MADE_FROM = "stages.json"  # fingerprints by stage

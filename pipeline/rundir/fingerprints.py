@@ -1,6 +1,6 @@
 """Fingerprints of stages: hashes of settings that a result depends on.
 
-Settings name contents, not paths: a moved file or renamed model is the same input.
+They ignore folders: a moved file or model is the same input.
 """
 
 import hashlib
@@ -26,12 +26,12 @@ def fingerprint_of(name: str, settings: dict[str, Any], before: list[str]) -> st
 
 
 def as_json(settings: dict[str, Any]) -> dict[str, Any]:
-    """Settings as JSON, which compare equal after a round trip."""
+    """Settings as JSON reads them back."""
     return json.loads(json.dumps(settings, default=str))
 
 
 def labelled_rows(config: Config) -> dict[str, Any]:
-    """Settings of the teacher's rows. Unlabelled rows and the student must not train the teacher again."""
+    """Settings of the teacher's rows. Unlabelled rows are left out: new ones must not retrain the teacher."""
     paths = {"data", "train", "eval", "unlabeled", "max_unlabeled_rows"}
     return {
         **config.data.model_dump(mode="json", exclude=paths),
@@ -54,7 +54,7 @@ def answered_rows(config: Config) -> dict[str, Any]:
 
 
 def training(config: Config, settings: TeacherSettings | StudentSettings) -> dict[str, Any]:
-    """Settings of a training, without its judgement and time limit."""
+    """Settings of a training, without judgement and time limit."""
     unused = {"model", "more", "scores", "allow_majority", "hours"}
     if isinstance(settings, StudentSettings) and settings.has_all_pieces:
         unused.add("vocabulary")  # None and "all" train the same student

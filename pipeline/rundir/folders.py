@@ -1,6 +1,6 @@
 """Run one stage in its folder: whole or not at all, skipped if unchanged, resumed if interrupted.
 
-It works in `<stage>.partial/`, renamed at the end, so an existing `<stage>/` is complete.
+It works in `<stage>.partial/`, renamed at the end.
 """
 
 import json
@@ -31,10 +31,10 @@ class Stage:
     result: type[StageResult]  # names the stage and its folder
     run: Callable[[Run, Path], StageResult]  # works in a folder
     depends_on: Callable[[Run], dict[str, Any]]  # settings that the result depends on
-    after: tuple[str, ...]  # stages whose results it reads
-    is_intact: Callable[[Path], bool] = lambda root: True  # whether its files outside its folder are still there
+    after: tuple[str, ...]  # stages whose fingerprints enter its own
+    is_intact: Callable[[Path], bool] = lambda root: True  # whether its files outside its folder exist
     is_wanted: Callable[[Config], bool] = lambda config: True  # by the settings
-    check: Callable[[Run], None] = lambda run: None  # after it is done or skipped; may refuse to continue
+    check: Callable[[Run], None] = lambda run: None  # afterwards; may refuse to continue
 
     @property
     def name(self) -> str:
@@ -71,9 +71,9 @@ def _is_done(stage: Stage, record: StageRecord | None, fingerprint: str, root: P
 
 
 def _reuse(folder: Path, siblings: tuple[Path, ...], fingerprint: str) -> bool:
-    """Publish a finished folder with the fingerprint: its own, if killed before the rename, or a sibling's.
+    """Publish a finished folder: its own, if killed before the rename, or a sibling's.
 
-    A sibling's files are hard-linked, since finished files are never written again.
+    A sibling's files are hard-linked: nothing writes finished files.
     """
     partial = folder.with_name(f"{folder.name}.partial")
     for source in (partial, *(sibling / folder.name for sibling in siblings)):
@@ -127,20 +127,20 @@ def _do(
 
 
 def kept_folder(root: Path, name: str) -> Path:
-    """Files kept for starts with other settings. Their names say what they depend on."""
+    """The folder of files kept for runs with other settings; their names say what they depend on."""
     return root / f"{name}.kept"
 
 
 def forget(root: Path, name: str) -> None:
-    """Mark a stage as not done, before anything is redone. Otherwise an interrupted run leaves stages that look
-    finished but used old results."""
+    """Mark a stage as not done, before anything is redone. Otherwise an interruption leaves stages that look done but
+    used old results."""
     _remove(root / f"{name}.partial")
     shutil.rmtree(kept_folder(root, name), ignore_errors=True)
     (root / name / RECORD).unlink(missing_ok=True)
 
 
 def _remove(partial: Path) -> None:
-    """Remove a working folder, record and mark first: if killed, the rest must not count as work."""
+    """Remove a partial folder, record and mark first: after a kill, the rest must not count."""
     for name in (RECORD, _MARK):
         (partial / name).unlink(missing_ok=True)
     shutil.rmtree(partial, ignore_errors=True)

@@ -21,9 +21,9 @@ class StageRecord(Result):
     skipped: bool
     stage: str
     fingerprint: str  # of settings and earlier stages
-    settings: dict[str, Any] = Field(default_factory=dict)  # that the result depends on
-    metrics: dict[str, Any]  # its result as JSON; typed by `Run.result`
-    seconds: float = 0.0  # when it was done
+    settings: dict[str, Any] = Field(default_factory=dict)  # the result depends on them
+    metrics: dict[str, Any]  # its result as JSON
+    seconds: float = 0.0  # of the execution that finished it
     peak_memory_bytes: int | None = None  # resident, of the process
 
 
@@ -31,14 +31,14 @@ class CompressResult(Result):
     """A whole run, as `kdc compress --json` prints it."""
 
     out: Path  # the run directory
-    stages: dict[str, StageRecord] = Field(default_factory=dict)  # by name; empty in a process that helped to train
+    stages: dict[str, StageRecord] = Field(default_factory=dict)  # by name; empty on a helper rank
     artifact: Path | None = None  # None if the run stopped early
     result: PackageResult | None = None  # of stage `package`; None likewise
     report: Path | None = None  # None likewise, or if not written
 
     @property
     def metrics(self) -> Table:
-        """The evaluation table, model -> column -> value; empty if the run stopped early."""
+        """The evaluation table; empty if the run stopped early."""
         return {} if self.result is None else self.result.table
 
     @property
@@ -56,7 +56,7 @@ class FrontierResult(Result):
     facts: FrontierFacts
 
     def artifact(self, student: str) -> Path:
-        """The artifact's folder; `KeyError` if no point is of this student."""
+        """The student's artifact; `KeyError` if left out."""
         return self.out / {point.student: point.artifact for point in self.facts.points}[student]
 
 

@@ -22,7 +22,6 @@ _FORM_ROWS = 1000  # rows to choose `probe_form`
 
 
 def depends_on(run: Run) -> dict[str, Any]:
-    """The settings, and whether an encoder is probed."""
     return {**run.config.baselines.model_dump(), "probed": _is_probed(run.config.teacher)}
 
 
@@ -78,9 +77,9 @@ def _some(rows: int, most: int, seed: int) -> list[int] | None:
 
 
 def _probe(encoder: Encoder, train: Sample, tune: Sample, task: Task, file: Path, *, seed: int) -> tuple[Fitted, str]:
-    """The linear probe, and its better form on the tuning set: "together" or "apart" for pairs, "" for single texts.
+    """The linear probe, and its better form on the tuning set: "together" or "apart" ("" for single texts).
 
-    The file keeps the head for "together", which a classifier can have.
+    The file keeps the "together" head: a classifier can have no other.
     """
     encoder.settle(train.tokens)
 

@@ -1,6 +1,6 @@
 """Stage `candidates`: which students can keep the contract, before any training.
 
-Latency and size do not depend on weights, so untrained students are exported, quantised and timed, with a smaller
+Latency and size do not depend on weights, so kdc exports, quantises and times untrained students, with a smaller
 vocabulary too if size is limited. Reads `data/` and `vocabulary/`. Writes one record per student, from which the stage
 resumes.
 """
@@ -46,13 +46,13 @@ from kdc.serving.engine.tokenizing import Text
 
 _ROUNDS = 3
 _TOKENIZER = "tokenizer.json"
-_REFUSED = "refused"  # marks a refusal: the next run measures again, as the machine may have been busy
-# The usual winner: some percent from the fastest, of the same size.
+_REFUSED = "refused"  # after a refusal the next run measures again: the machine may have been busy
+# It usually wins; the fastest is a few percent faster, and as large.
 _INT8 = next(candidate for candidate in CANDIDATES if candidate.name == "channel-smooth")
 
 
 def depends_on(run: Run) -> dict[str, Any]:
-    """What measurements depend on. New limits need no new ones."""
+    """New limits need no new measurements."""
     config, bits = run.config, run.config.quantize.vector_bits
     return {
         **config.contract.at.model_dump(),
@@ -89,7 +89,7 @@ def run(run: Run, out: Path) -> CandidatesResult:
 def _with_fewer_pieces(
     measure: Callable[[StudentSettings], StudentCosts], settings: StudentSettings, say: Callable[[str], None]
 ) -> StudentCosts | None:
-    """None if its vocabulary cannot shrink."""
+    """Measure a student with a smaller vocabulary; None if impossible."""
     try:
         return measure(settings.model_copy(update={"vocabulary": "auto"}))
     except (KdcError, StrictDataclassError) as error:  # a config may demand lost pieces
@@ -118,7 +118,7 @@ def is_intact(root: Path) -> bool:
 
 
 def students_of(config: Config) -> list[str]:
-    """Students to measure; only the configured one without a search."""
+    """Students to measure; without a search, the configured one."""
     own = config.student.kind.canonical(config.student.model, config.teacher.model)
     if config.contract.search == "off":
         return [own]
@@ -128,7 +128,7 @@ def students_of(config: Config) -> list[str]:
 
 
 def curve_of(config: Config) -> list[str]:
-    """Students from the teacher down to token vectors alone, the configured one first."""
+    """A frontier's students, the configured one first."""
     own = config.student.kind.canonical(config.student.model, config.teacher.model)
     kinds = _kinds_beside(config.student.kind, has_whole=config.has_one_teacher)
     curve = [spec for kind in kinds for spec in kind.curve(config.teacher.model)]
@@ -136,13 +136,14 @@ def curve_of(config: Config) -> list[str]:
 
 
 def _kinds_beside(own: StudentKind, *, has_whole: bool) -> list[StudentKind]:
-    """Excludes the teacher itself unless there is exactly one, and its layers if the configured kind has none."""
+    """All kinds, without the teacher itself unless there is exactly one, and without layers if the configured kind has
+    none."""
     kinds = [kind for kind in KINDS.values() if kind.is_trained or has_whole]
     return [kind for kind in kinds if own.has_layers or not (kind.has_layers and kind.is_trained)]
 
 
 def _with_graph(students: list[str], teacher: str) -> list[str]:
-    """Without the teacher and its layers, if not exportable."""
+    """Drop the teacher and its layers if not exportable."""
     if has_graph(loading.load_config(teacher)):
         return students
     return [student for student in students if not (kind_of(student).has_layers and kind_of(student).is_of_teacher)]
@@ -189,7 +190,7 @@ def _measure(run: Run, settings: StudentSettings, contract: Contract, scratch: P
 
 
 def _costs_of(engine: Engine, file: Path, contract: Contract, texts: Sequence[Text]) -> Costs:
-    """Only medians count: a busy machine must not let an impossible contract through."""
+    """Keeps only medians: a busy machine must not let an impossible contract through."""
     size = file.stat().st_size + (file.parent / _TOKENIZER).stat().st_size
     timed = rows_to_time(engine, texts, contract.at)
     costs = measure_costs(engine, timed, contract, size_bytes=size, rounds=_ROUNDS)
@@ -215,7 +216,7 @@ def _converted(
     calibration_batches: Callable[[], list[Feeds]],
     bits: VectorBits | Literal["auto"],
 ) -> list[Path]:
-    """int8 also has 4-bit token vectors, if the size may need them."""
+    """The files; int8 with bits "auto" has a second one, with 4-bit token vectors."""
     fp32, file = folder / "fp32.onnx", folder / f"{variant}.onnx"
     if variant == "int8":
         source = make_source(fp32, calibration_batches(), smoothed_file=folder / "smoothed.onnx")

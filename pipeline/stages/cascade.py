@@ -1,7 +1,8 @@
 """Stage `cascade`: a second model for rows that the student is unsure of, if the pair gains.
 
-As few tuning rows as the allowed loss permits go to it. The pair must answer more rows per second than it does alone.
-Reads `data/`, `targets/`, `export/`, `quantize/`, and `uncut/` or another run's artifact, which it copies.
+kdc sends it as few tuning rows as the allowed loss permits. The pair must answer 10 % more rows a second than the
+second model alone. Reads `data/`, `teacher/`, `targets/`, `export/`, `quantize/`, and `uncut/` or another run's
+artifact, which it copies.
 """
 
 from dataclasses import dataclass
@@ -46,7 +47,6 @@ class _Answers:
 
 
 def depends_on(run: Run) -> dict[str, Any]:
-    """The second model, the allowed loss and the timing."""
     settings, contract = run.config.cascade, run.config.contract
     second = settings.second
     return {
@@ -60,7 +60,7 @@ def depends_on(run: Run) -> dict[str, Any]:
 
 
 def run(run: Run, out: Path) -> CascadeResult:
-    """Choose the rows for the second model, and whether to take it."""
+    """Choose the second model's rows, and whether to take it."""
     settings, data, contract = run.config.cascade, run.data(), run.config.contract.terms
     asked, second, source, name = settings.second, second_model(run), "teacher", UNCUT_NAME
     if isinstance(asked, Path):
@@ -167,8 +167,8 @@ def _pair(
     max_drop: float,
     bar: float | None,
 ) -> Pair:
-    """The pair (precision and answers of each) that sends on the fewest rows, within a contract's `bar` or else
-    `max_drop` points."""
+    """The pair (precision and answers of each) that sends the fewest rows to the second model, within a contract's
+    `bar` or else `max_drop` points."""
     (_, one), (_, other) = first, second
     rows, task = data.rows("tune"), data.task
     sure = sureness(activate(one.logits, task.kind, one.temperature), task.info())

@@ -1,7 +1,7 @@
 """Stage `controls`: models to compare KD-LoRA with, on request (`run.controls`).
 
-Students without KD, by two rules for the kept step; one without unlabelled texts; a teacher trained with LoRA. Reads
-`data/`, `teacher/`, and maybe `vocabulary/` and `search/`. Writes one plain model per control.
+Students without KD, by two rules for the kept step; one without unlabelled texts; a LoRA teacher. Reads `data/`,
+`teacher/`, `targets/`, and maybe `vocabulary/` and `search/`. Writes one plain model per control.
 """
 
 import shutil
@@ -46,7 +46,7 @@ def run(run: Run, out: Path) -> ControlsResult:
             makers["student_without_unlabeled"] = student_without_unlabeled
     for name, make in makers.items():
         record, work = out / f"{name}.json", out / f"{name}.work"
-        if not (out / name).exists():  # it was finished before
+        if not (out / name).exists():  # otherwise finished before
             write_whole(record, make(run, work).model_dump_json(exclude_unset=True))
             (work / "model").rename(out / name)
             shutil.rmtree(work, ignore_errors=True)
@@ -59,7 +59,7 @@ def _other_rule(student: StudentSettings) -> Literal["score", "loss"]:
 
 
 def student_without_kd(run: Run, work: Path, *, kept_step: KeptStep) -> ModelResult:
-    """Train on labels alone, merged into `work/model`."""
+    """Train on labels alone; merge into `work/model`."""
     student = run.student.model_copy(update={"kept_step": kept_step})
     result = distil(student, run.origin_of(student), run.data(), None, work, run.environment, progress=run.progress)
     _save_merged(work)
@@ -67,7 +67,7 @@ def student_without_kd(run: Run, work: Path, *, kept_step: KeptStep) -> ModelRes
 
 
 def student_without_unlabeled(run: Run, work: Path) -> ModelResult:
-    """Distil on labelled rows, in as many steps as with all rows, merged."""
+    """Distil on labelled rows, in as many steps as with all, and merge."""
     data, role = run.data(), run.student_role
     rows = sum(len(data.tokens(role, split)) for split in ("train", "unlabeled"))
     student = run.student.model_copy(update={"min_steps": plan_for(run.student, rows, run.environment).steps})
@@ -83,7 +83,7 @@ def _save_merged(work: Path) -> None:
 
 
 def teacher_lora(run: Run, work: Path) -> ModelResult:
-    """Train the whole teacher with the student's adapters and rate (recipe `paper`: the authors' rate), merged."""
+    """Fine-tune the teacher through the student's adapters, at the student's rate (recipe `paper`: the authors')."""
     teacher, recipe = run.config.teacher, run.config.run.recipe
     rates = {"learning_rate": run.student.learning_rate}
     if recipe == "paper":

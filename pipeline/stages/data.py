@@ -32,7 +32,6 @@ from kdc.pipeline.training.student_checks import check_plan, check_student, chec
 
 
 def depends_on(run: Run) -> dict[str, Any]:
-    """The contents of the files, not their paths."""
     student = run.config.student
     own = {} if student.kind.is_of_teacher else {"student_model": loading.fingerprint(student.model)}
     return answered_rows(run.config) | own

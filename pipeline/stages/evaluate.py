@@ -1,7 +1,7 @@
 """Stage `evaluate`: all models side by side on the evaluation split.
 
-Reads all earlier stages, and the evaluation split for the only time. Writes `table.json`, `evaluation.npz` (for the
-artifact) and `logits.npz` (all models and splits, for the report).
+Reads all earlier stages. Writes `table.json`, `evaluation.npz` (for the artifact) and `logits.npz` (all models and
+splits).
 """
 
 import json
@@ -41,7 +41,6 @@ _SERVED_TOLERANCE = 1e-3  # largest logit difference, see `check_equal`
 
 
 def depends_on(run: Run) -> dict[str, Any]:
-    """What is timed, and where."""
     settings: dict[str, Any] = run.config.evaluate.model_dump()
     settings |= {"device": run.config.run.device} | this_machine(run.device)
     cascade = run.result_or_none(CascadeResult)
@@ -110,7 +109,7 @@ def run(run: Run, out: Path) -> EvaluateResult:
 
 
 def _of_cascade(pair: Pair, logits: Logits, speed: Speed, task: TaskInfo, temperature: float) -> str:
-    """The share of evaluation rows that go on, and the latency."""
+    """The second model's share of evaluation rows, and the latency."""
     sure = sureness(activate(logits[pair.first], task.kind, temperature), task)
     share = (sure < np.float64(pair.answered_from)).mean()
     return (
@@ -120,7 +119,7 @@ def _of_cascade(pair: Pair, logits: Logits, speed: Speed, task: TaskInfo, temper
 
 
 def _apart_from_training(data: PreparedData, split: str, logits: Logits) -> list[str]:
-    """Scores of rows without overlap with training rows, if many overlap."""
+    """Scores of rows that overlap with no training row, if many others do."""
     rows = data.rows(split)
     if "overlaps" not in rows.column_names:  # held out without overlap
         return []
@@ -134,7 +133,7 @@ def _apart_from_training(data: PreparedData, split: str, logits: Logits) -> list
 
 
 def _cut_otherwise(data: PreparedData, split: str, logits: Logits, kept: NDArray[np.int64], role: str) -> list[str]:
-    """Scores of rows that the smaller vocabulary tokenises differently."""
+    """Scores of rows that a smaller vocabulary tokenises differently."""
     ids = (data.tokens(reader, split).with_format("numpy")["input_ids"] for reader in ("teacher", role))
     touched = np.array([not np.array_equal(theirs, kept[own]) for theirs, own in zip(*ids, strict=True)])
     if not touched.any():
@@ -161,7 +160,7 @@ def _answer_all(entry: Entry, data: PreparedData) -> None:
 
 
 def _note_memory(entries: Sequence[Entry], texts: list[Text]) -> None:
-    """Two at a time: most of the time is imports, and processes do not affect each other's memory."""
+    """Two run at a time: imports take most time, and processes have their own memory."""
 
     def measure(entry: Entry) -> None:
         if entry.memory is not None:
@@ -172,7 +171,7 @@ def _note_memory(entries: Sequence[Entry], texts: list[Text]) -> None:
 
 
 def check_served(merged: Logits, served: Logits) -> None:
-    """Check that the engine, from raw text on, answers as the merged model.
+    """Check that the engine answers texts like the merged model.
 
     Args:
         merged: split to logits (rows, outputs) of the torch model.
@@ -201,8 +200,8 @@ def _save_evaluation(
     *,
     better: str | None,
 ) -> None:
-    """Save each row's SHA-256 (never its text), label, group and logits, also of a baseline `better` than the
-    teacher."""
+    """Save each row's SHA-256 (never its text), label, group and logits, also those of a baseline `better` than
+    the teacher."""
     arrays: dict[str, Any] = {
         "text_sha256": np.frombuffer(b"".join(map(digest, texts)), dtype=np.uint8).reshape(-1, 32),
         "label": labels,

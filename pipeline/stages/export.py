@@ -1,4 +1,4 @@
-"""Stage `export`: the merged student as ONNX graphs that equal it: fp32, and fp16 for CUDA.
+"""Stage `export`: the merged student as ONNX graphs: fp32, and fp16 for CUDA.
 
 Reads `data/`, `merge/`, and maybe `vocabulary/` and `search/`. Writes `model.onnx`, `model.fp16.onnx`,
 `tokenizer.json`, `tokenizer_info.json`.
@@ -49,7 +49,7 @@ def run(run: Run, out: Path) -> ExportResult:
 
 
 def _make_fp16(out: Path, fp32: LogitsFunction, batches: list[Feeds], kind: Kind) -> float | str:
-    """Returns the largest probability difference from fp32, or why there is no fp16 graph."""
+    """Returns the largest probability difference, or why there is no graph."""
     target = out / FP16_ONNX
 
     def probabilities(logits: LogitsFunction) -> LogitsFunction:

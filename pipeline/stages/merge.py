@@ -38,9 +38,9 @@ def check_merge(
     *,
     is_trained: bool = True,
 ) -> MergeResult:
-    """Check that merged logits equal the adapters', to 1e-5 x max(1, largest |logit|), and that training changed them.
+    """Check that merged logits equal the adapters', to 1e-5 x max(1, largest |logit|).
 
-    Without the second check, a model that learned nothing would pass.
+    A model that learned nothing would pass, so training must have changed them.
 
     Args:
         untrained: (rows, outputs) before training.

@@ -1,7 +1,7 @@
 """Stage `package`: build the artifact and judge it.
 
-Reads `data/`, `export/`, `quantize/`, `evaluate/`. Writes `artifacts/<fingerprint>/` atomically and links `artifact` to
-it, or `rejected/<fingerprint>/` if it fails its contract.
+Reads the earlier stages. Writes `artifacts/<fingerprint>/` atomically and links `artifact` to it, or writes
+`rejected/<fingerprint>/` if it fails its contract.
 """
 
 import itertools
@@ -35,7 +35,6 @@ from kdc.pipeline.rundir.record import read_result
 
 
 def depends_on(run: Run) -> dict[str, Any]:
-    """The artifact's contents, its decisions and its contract."""
     terms = run.config.contract.terms
     settings = {"formats": run.config.export.formats, **run.config.operating.model_dump()}
     cascade = run.result_or_none(CascadeResult)
@@ -145,7 +144,7 @@ def is_intact(root: Path) -> bool:
 
 
 def note_run(folder: Path, settings: str, fingerprints: dict[str, str]) -> None:
-    """Save settings and fingerprints for the report; also after a skip, since other stages may have run."""
+    """Save settings and fingerprints for the report, even after a skip: other stages may have run."""
     write_whole(folder / SETTINGS, settings)
     write_whole(folder / MADE_FROM, json.dumps(fingerprints, indent=2))
 

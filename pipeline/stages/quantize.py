@@ -1,8 +1,8 @@
-"""Stage `quantize`: choose the fastest int8 model for CPUs that keeps its score on the tuning set.
+"""Stage `quantize`: choose the fastest int8 model that loses at most `quantize.max_int8_drop` points.
 
-If it loses more than `quantize.free_drop` points beyond noise, kdc tries other ranges and leaves the worst layers in
-fp32. Reads `data/`, `export/`, maybe `vocabulary/` and `search/`. Writes `candidates.json` and `model.int8.onnx`. If
-none passes, that file is the most accurate batch-invariant candidate, and CPUs load fp32.
+If it loses more than `quantize.free_drop` beyond noise, kdc tries other ranges and keeps the worst layers in fp32.
+Reads `data/`, `export/`, maybe `vocabulary/` and `search/`. Writes `candidates.json` and `model.int8.onnx`. If none
+passes, the file has the most accurate batch-invariant candidate, and CPUs load fp32.
 """
 
 from functools import partial
@@ -22,7 +22,6 @@ from kdc.pipeline.rundir.fingerprints import this_machine
 
 
 def depends_on(run: Run) -> dict[str, Any]:
-    """The settings and the machine."""
     return run.config.quantize.model_dump() | {"vector_bits": run.vector_bits} | this_machine(run.device)
 
 

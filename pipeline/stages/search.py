@@ -1,12 +1,12 @@
 """Stage `search`: find the most accurate student within the contract by short trainings.
 
 Successive halving (Jamieson and Talwalkar 2016, arXiv 1502.07943): all survivors train for a part of their full
-training, the better half for twice as long, until one is left; a quick search tries fewer, in one round. Each trial has
-a full schedule: a truncated one ranks badly. The uncut teacher, if it keeps the contract, wins unless the best student
+training, the better half for twice as long, until one is left. A quick search tries fewer, in one round. Each trial has
+a whole schedule: truncated ones rank badly. The uncut teacher, if it keeps the contract, wins unless the best student
 scores higher on the tuning set.
 
 Reads `data/`, `vocabulary/`, `candidates/`, `teacher/`, `targets/`. Writes one record per trial to `search.kept/`, so
-no trial repeats, even with other limits. Weights are not kept.
+no trial repeats, even with other limits.
 """
 
 import shutil
@@ -29,13 +29,12 @@ from kdc.pipeline.rundir.folders import kept_folder
 from kdc.pipeline.training.finetuning import plan_for
 from kdc.pipeline.training.students import StudentOrigin, distil, score_uncut
 
-_FIRST_STEPS = 400  # fewer rank how fast students begin
+_FIRST_STEPS = 400  # fewer steps rank early progress
 _QUICK_SURVIVORS = 3  # with layers, and as many without, which train faster
 _SECONDS_OF_AN_HOUR = 3600
 
 
 def depends_on(run: Run) -> dict[str, Any]:
-    """Training settings, time limit and surviving students."""
     contract, kept = run.config.contract, _survivors(run)
     settings = {"search": contract.search, "max_hours": contract.max_hours, "kept": kept}
     fewer = [student for student in kept if not run.settings_of(student).has_all_pieces]
@@ -128,7 +127,6 @@ def first_share(steps: Iterable[int]) -> float:
 
 
 def steps_of_full_training(run: Run, student: str) -> int:
-    """The steps of a student's full training."""
     data, settings = run.data(), run.settings_of(student)
     role = run.role_of(settings)
     rows = sum(len(data.tokens(role, split)) for split in ("train", "unlabeled") if data.has(split))
@@ -166,7 +164,7 @@ def short_training(run: Run, out: Path, student: str, steps: int) -> Trial:
 def _uncut(
     teacher: Path, tune: Mapping[str, float], parameters: int, data: PreparedData, origin: StudentOrigin
 ) -> Trial:
-    """The uncut teacher; `tune` has its scores with all pieces."""
+    """The uncut teacher as a trial; `tune` has its scores with all pieces."""
     if origin.vocabulary is not None:
         result = score_uncut(teacher, origin, data)
         tune, parameters = result.tune, result.parameters or parameters

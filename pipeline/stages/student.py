@@ -22,7 +22,6 @@ _OF_MODEL = {"tune", "majority", "constant", "chance", "parameters"}  # taken fr
 
 
 def depends_on(run: Run) -> dict[str, Any]:
-    """How the student is trained, if at all."""
     if not run.is_uncut:
         return fingerprints.training(run.config, run.student)
     return {"model": run.student.model} | ({} if run.student.has_all_pieces else {"vocabulary": run.student.vocabulary})

@@ -1,7 +1,7 @@
 """Stage `targets`: the teacher's logits for every row that a student learns from.
 
-Reads `data/`, `teacher/`. Writes `logits.npy`, (rows, outputs) float32 by row id. Portions have files of their own, so
-ranks share them and the stage resumes. With one teacher, memory does not grow with the rows.
+Reads `data/`, `teacher/`. Writes `logits.npy`, (rows, outputs) float32 by row id. Portions have their own files:
+ranks share them, and the stage resumes. With one uncalibrated teacher, memory does not grow with the rows.
 """
 
 from collections.abc import Sequence
@@ -35,7 +35,6 @@ _SPLITS = ("train", "tune", "unlabeled")  # lowest row ids, in this order
 
 
 def depends_on(run: Run) -> dict[str, Any]:
-    """How teachers are averaged and calibrated."""
     return run.config.targets.model_dump()
 
 
@@ -68,7 +67,7 @@ def _average(files: Sequence[Path], shares: NDArray[np.float64], data: PreparedD
     """Write several teachers' weighted mean."""
     logits = [np.load(file, mmap_mode="r") for file in files]
     fitted = np.array([_temperature(data, answers) for answers in logits])
-    # Relative: overall sharpness is left to the student's temperature.
+    # Relative ones: the student's temperature sets the overall sharpness.
     temperatures = tuple((fitted / np.exp(np.log(fitted).mean())).round(4).tolist())
     mean = ensemble.average(logits, shares, temperatures)
     np.save(path, mean)
@@ -124,9 +123,9 @@ def answer_with(
     environment: Environment,
     progress: Progress | None,
 ) -> None:
-    """Answer portions with a teacher, shared by ranks under torchrun.
+    """Answer portions with a teacher; ranks share them.
 
-    A CPU takes the faster precision unless the run sets one; a resumed stage keeps it.
+    On a CPU, an unset precision becomes the faster one; a resumed stage keeps it.
     """
     model = loading.load_model(teacher, task).model.to(environment.device).eval()
     pad_id = loading.load_tokenizer(teacher).pad_token_id
@@ -149,7 +148,7 @@ def answer_portions(
     pad_id: int,
     progress: Progress | None = None,
 ) -> None:
-    """Write ids and logits of each portion in `starts` to a file in `parts`, atomically."""
+    """Write each portion's ids and logits into `parts`, atomically."""
     for done, start in enumerate(starts, 1):
         logits = predict_portion(model, rows, start, pad_id=pad_id)
         ids = np.array([row["row"] for row in rows.__getitems__(list(range(start, start + len(logits))))])

@@ -43,7 +43,7 @@ from kdc.pipeline.training.predict import predict
 from kdc.pipeline.training.rates import MOST_TRIALS, SHARE, Rates, search_rates
 from kdc.pipeline.training.teachers import choose_join, load_finetuned, train_teacher
 
-_ATTEMPTS = "attempts.json"  # written if fine-tuning does not beat the baselines
+_ATTEMPTS = "attempts.json"  # if fine-tuning does not beat the baselines
 _PROBE_CHECKPOINTS = "checkpoints-probe"  # training from the probe's head
 _RATES_CHECKPOINTS = "checkpoints-rates"  # rate search
 Train = Callable[..., tuple[Any, TrainingSummary]]  # partial `train_teacher`
@@ -56,7 +56,6 @@ _REMEDY = (
 
 
 def depends_on(run: Run) -> dict[str, Any]:
-    """The training, further teachers and a black box's answers."""
     settings, file = run.config.teacher, run.config.teacher.scores
     scores = None
     if file is not None and file.is_file():  # they include unlabelled rows
@@ -143,8 +142,8 @@ def _scored(
     device: str,
     chooses_join: bool,
 ) -> tuple[ModelResult, NDArray[np.float32]]:
-    """Result and logits (rows, outputs) on the tuning set, after choosing how to join windows if asked. The model
-    starts and ends on the CPU."""
+    """Result and logits (rows, outputs) on the tuning set, after choosing the windows' join if asked. The model starts
+    and ends on the CPU."""
     tune = Rows([data.tokens(role, "tune")])
     model.to(device)
     if chooses_join:
@@ -163,7 +162,7 @@ def _joined_by(task: Task, join: Sequence[Join]) -> str:
 def _with_rates(
     settings: TeacherSettings, steps: int, train: Train, record: Path, say: Callable[[str], None]
 ) -> TeacherSettings:
-    """Settings with searched learning rates. `steps` are of a full training; `record` keeps losses, for resuming."""
+    """Search the learning rates. `steps`: of a full training; `record` keeps losses for resuming."""
     default = Rates(settings.learning_rate, settings.new_modules_rate)
     if ranks.size() > 1:  # a diverged trial would end the helpers
         raise InputError(
@@ -208,8 +207,7 @@ def _from_probe(
     checkpoints: Path,
     join: tuple[Join, ...] | None,
 ) -> dict[str, tuple[Any, ModelResult]]:
-    """A teacher fine-tuned from the linear probe's head (LP-FT, Kumar et al. 2022, arXiv 2202.10054), and the probe
-    itself."""
+    """A teacher fine-tuned from the probe's head (LP-FT, Kumar et al. 2022, arXiv 2202.10054), and the probe itself."""
     with np.load(probe) as kept:
         head = Linear(kept["weight"], kept["bias"])
     probing = with_head(loading.load_model(settings.model, task, pooling="mean").model, head)
@@ -224,7 +222,7 @@ def _from_probe(
 def _best_of(
     tries: Mapping[str, tuple[Any, ModelResult]], metric: str, record: Path, say: Callable[[str], None]
 ) -> tuple[Any, ModelResult]:
-    """`record` keeps all scores."""
+    """The best try; `record` keeps all scores."""
     scores = {how: tried.tune[metric] for how, (_, tried) in tries.items()}
     best = max(scores, key=lambda how: scores[how])
     write_whole(record, json.dumps([Attempt(how=how, score=score).to_json() for how, score in scores.items()]))

@@ -1,7 +1,7 @@
 """Stage `uncut`: the teacher itself as ONNX in fp32 and int8, to compare students with.
 
-Reads `data/`, `teacher/`. Writes what `export` writes, `model.int8.onnx` and `candidates.json`; nothing if the student
-is the teacher itself.
+Reads `data/`, `teacher/`. Writes `export`'s files except fp16, `model.int8.onnx` and `candidates.json`; nothing if
+the student is the teacher itself.
 """
 
 from functools import partial
@@ -23,13 +23,11 @@ from kdc.pipeline.rundir.context import Run
 from kdc.pipeline.rundir.fingerprints import this_machine
 
 _ROWS = 300  # tuning rows that tell which is closest to fp32
-# The usual winners, and one for CPUs whose 8-bit products saturate. A comparison need not have the fastest, so nothing
-# is timed.
+# The usual winners, and one for CPUs whose 8-bit products saturate. Nothing is timed: any close one will do.
 _CANDIDATES = ("channel-minmax", "channel-percentile", "channel-smooth", "channel-minmax-7bit")
 
 
 def depends_on(run: Run) -> dict[str, Any]:
-    """Graph settings and the machine."""
     quantize = run.config.quantize
     settings = {
         "export": run.config.export.exporter,
@@ -75,7 +73,7 @@ def _bits(settings: QuantizeSettings) -> VectorBits:
 
 
 def _is_student(student: StudentSettings) -> bool:
-    """Another vocabulary makes another model."""
+    """With another vocabulary it is another model."""
     return not student.kind.is_trained and student.has_all_pieces
 
 

@@ -1,6 +1,6 @@
-"""Stage `vocabulary`: a tokenizer with only the used pieces, and rows tokenised with it.
+"""Stage `vocabulary`: a tokenizer with fewer pieces, and rows tokenised with it.
 
-Runs if a student asks for it or a contract's size may. Reads `data/`. Writes `pieces/` and `tokens-fewer/`.
+Runs if requested or if a size limit may need it. Reads `data/`. Writes `pieces/` and `tokens-fewer/`.
 """
 
 import shutil
