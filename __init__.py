@@ -63,16 +63,16 @@ def load(
         artifact: a folder, or an address as for `kdc pull`, which is fetched once into the cache (`KDC_CACHE`).
         variant: "fp32", "int8", "fp16" or "cascade" (two models); None: the manifest's choice for the device.
         device: "auto" (CUDA if it starts, else the CPU), "cpu", "cuda" or "tensorrt".
-        threads: of a forward pass; None: all cores that this process may use.
+        threads: threads of a forward pass; None: all usable cores.
         allow_failed: accept an artifact that failed its contract.
         expect_sha256: the SHA-256 that the manifest must have.
 
     Returns:
-        The engine: `predict` gives probabilities (rows, classes), `logits`, `labels`, `close`.
+        An engine. Its `predict` returns probabilities (rows, classes).
 
     Raises:
-        InputError: no artifact, not the expected one, or it failed its contract.
-        KdcError: the artifact is damaged, or the device did not take effect.
+        InputError: the artifact is missing, not the expected one, or failed its contract.
+        KdcError: the artifact is damaged, or the device did not start.
     """
     from kdc.artifact.contract.text import refuse_failed
     from kdc.artifact.stores.addresses import is_address
@@ -99,16 +99,16 @@ def compress(
     **settings: Any,
 ) -> CompressResult:
     """Make an artifact from labelled rows, like `kdc compress`. Progress goes to stderr. The same call again resumes
-    the run. A failed contract is a verdict in the result, not an error.
+    the run. A failed contract is no error.
 
     Args:
-        config: TOML file with settings; arguments override it.
+        config: TOML file with settings; other arguments override it.
         contract: what the artifact must keep; single limits work too (`max_drop=1.0`).
         start_from: redo this stage and all later ones.
         until: stop after this stage, without an artifact.
         force: redo all stages.
-        **settings: `task`, `family`, `train`, `out`, `max_drop` and others of `kdc config`. If several sections share a
-            name, give it in its section: `student={"epochs": 2}`.
+        **settings: any setting of `kdc config`, such as `task` or `train`. If several sections share a name, give it
+            in its section: `student={"epochs": 2}`.
 
     Returns:
         The artifact's path, every model's metrics, and the contract's judgement.
@@ -131,10 +131,10 @@ def frontier(
     **settings: Any,
 ) -> FrontierResult:
     """Make and compare artifacts from the teacher to a student without layers, like `kdc compress --frontier`. Takes
-    the arguments of `compress`, without limits. `student={"hours": 2}` bounds all students' trainings together.
+    the settings of `compress`, but no limits. `student={"hours": 2}` bounds all students' trainings together.
 
     Returns:
-        The points with scores, costs and intervals; `artifact(student)` is a point's folder.
+        The points with scores, costs and confidence intervals. `artifact(student)` is a point's folder.
 
     Raises:
         InputError: a setting, a file or a row is wrong.
@@ -147,7 +147,7 @@ def frontier(
 
 
 def _resolved(config: str | PathLike[str] | None, contract: Contract | None, settings: dict[str, Any]) -> Config:
-    """Settings from a file, a contract and keywords; the later win."""
+    """Settings from a file, a contract and keywords. Later ones win."""
     from pathlib import Path
 
     from kdc.pipeline.config import resolve
@@ -176,7 +176,7 @@ def verify(
     """Judge an artifact on this machine: hashes, size, speed, and with labelled rows its quality.
 
     Args:
-        artifact: its folder.
+        artifact: the artifact's folder.
         contract: replaces the artifact's own.
         data: file with labelled rows; without one, the earlier quality stands.
         teacher: hub id or path, needed for rows that the artifact was not evaluated on.
@@ -188,7 +188,7 @@ def verify(
         The judgement; its `verdict` is "pass", "fail" or "not shown".
 
     Raises:
-        InputError: no contract, a file does not fit, or its rows need a teacher.
+        InputError: there is no contract, a file does not fit, or its rows need a teacher.
         KdcError: the artifact is damaged.
     """
     from pathlib import Path

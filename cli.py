@@ -1,5 +1,5 @@
-"""The command line `kdc`. Each command parses its options and makes one call; heavy imports wait until then. Long or
-shared tables of options lie in the room that they set, such as `compress_options.py`."""
+"""The command line `kdc`. Each command parses its options and makes one call; heavy imports wait until then. Long
+tables of options lie in the room whose settings they change."""
 
 import json
 import os
@@ -92,7 +92,7 @@ def compress(
         _print(as_json, made.to_json(), runs.render_frontier(made))
         return
     result = runs.compress_for_people(resolved, start_from=from_, until=until, command=command)
-    if not result.stages:  # a further process of torchrun; one prints
+    if not result.stages:  # only one process of torchrun prints
         return
     _print(as_json, result.to_json(), runs.render(result))
     raise typer.Exit(EXIT_CODES[result.verdict or "pass"])
@@ -198,8 +198,8 @@ def serve(
 ) -> None:
     """Serve artifacts over HTTP. All options but --host and --port are also KDC_* variables, listed in
     docs/reference/service-settings.md."""
-    # A container's first process ignores signals without a handler, and imports take seconds. An exception inside a C
-    # extension's import would become ImportError, so the handler ends the process.
+    # A container's first process ignores signals without a handler, and imports take seconds. An exception while a C
+    # extension is imported would become ImportError, so the handler ends the process.
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
     from kdc.serving import launch
     from kdc.serving.http.artifacts import newest
@@ -436,14 +436,14 @@ def _device(name: str) -> Any:
 
 
 def _print(as_json: bool, document: Any, text: str) -> None:
-    """Print a result: `document` as JSON (pydantic models too), or `text`."""
+    """Print `document` as JSON (pydantic models too), or `text`."""
     if as_json:
         text = json.dumps(document, indent=2, default=lambda model: model.model_dump(mode="json"))
     typer.echo(printable(text))
 
 
 def main() -> None:
-    """Run the command line. Prints kdc's errors without a traceback, with their exit codes."""
+    """Prints kdc's errors without a traceback, and exits with their codes."""
     try:
         app()
         return

@@ -1,7 +1,7 @@
-"""Decisions: from which probabilities an artifact gives a label or an answer, and how often it is right.
+"""Decision thresholds, and how often the decisions are right.
 
-Without operating points a row gets its most probable class, or all labels of at least `HALF`. Without an abstention
-every row is answered.
+Without operating points a row gets its most probable class, or all labels whose probability is at least `HALF`. Without
+an abstention every row is answered.
 """
 
 from typing import Annotated
@@ -16,7 +16,7 @@ ABSTAINED = "abstained"  # for rows without an answer
 
 
 class Rates(Frozen):
-    """How a threshold does."""
+    """Rates of a threshold."""
 
     precision: Rate
     recall: Rate
@@ -24,14 +24,14 @@ class Rates(Frozen):
 
 
 class Answered(Frozen):
-    """How answering only sure rows does."""
+    """Rates of an abstention."""
 
     coverage: Rate  # share of rows answered
     accuracy: Rate  # share of answers that are right
 
 
 class Covered(Frozen):
-    """How sets of labels do."""
+    """Rates of label sets."""
 
     coverage: Rate  # share of sets with the true label
     single: Rate  # share with one label
@@ -43,39 +43,39 @@ class Threshold(Frozen):
 
     threshold: float = Field(ge=0, le=1)
     aim: str  # "f1", "precision>=0.95", ..., or "fixed" by a person
-    reached: bool = True  # whether the tuning set reaches the aim; of an abstention, whether it proves the aim
-    note: str = ""  # why it is not reached
-    variant: str = ""  # ONNX file whose probabilities chose it; "" if fixed
+    reached: bool = True  # whether the tuning set reaches the aim (for an abstention: proves it)
+    note: str = ""  # why not
+    variant: str = ""  # whose probabilities chose it; "" if fixed
 
 
 class OperatingPoint(Threshold):
     """Threshold of one label."""
 
     label: str
-    tuning: Rates | None = None  # on the tuning set, which chose it
+    tuning: Rates | None = None
     evaluation: Rates | None = None
 
 
 class Abstention(Threshold):
     """Least probability of the best class to answer a row; below it the answer is `ABSTAINED`."""
 
-    # Share of the tuning rows that get each label.
+    # Share of tuning rows that get each label.
     shares: tuple[Annotated[float, Field(ge=0, le=1)], ...] = ()
-    tuning: Answered | None = None  # on the tuning set, which chose it
+    tuning: Answered | None = None
     evaluation: Answered | None = None
 
 
 class LabelSets(Frozen):
     """Least probability of a label to join a row's set, which always holds the most probable label."""
 
-    coverage: float = Field(gt=0, lt=1)  # requested share of sets with the true label
+    coverage: float = Field(gt=0, lt=1)  # as requested
     at_least: float = Field(ge=0, le=1)
-    variant: str = ""  # ONNX file whose probabilities chose it
+    variant: str = ""  # whose probabilities chose it
     evaluation: Covered | None = None
 
 
 def sets_table(sets: LabelSets | None) -> list[list[str]]:
-    """Sets and their rates as text, header first; may be empty."""
+    """Cells of text, header first; empty without sets."""
     if sets is None:
         return []
     rates = sets.evaluation
@@ -91,7 +91,7 @@ def sets_table(sets: LabelSets | None) -> list[list[str]]:
 
 
 def decision_table(points: tuple[OperatingPoint, ...], abstain: Abstention | None) -> list[list[str]]:
-    """Operating points or abstention in percent as text, header first; may be empty."""
+    """Cells of text, header first; empty without decisions."""
     if abstain is not None:
         answered = abstain.evaluation
         cells = ["-"] * 2 if answered is None else [answered.coverage.text, answered.accuracy.text]

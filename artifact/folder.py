@@ -31,7 +31,7 @@ def write_manifest(folder: Path, manifest: Manifest) -> Manifest:
         The manifest with its `sha256`.
 
     Raises:
-        KdcError: a file is missing or differs, or the manifest exceeds 1 MiB.
+        KdcError: a file is missing or differs, or the manifest is too large.
     """
     document = manifest.model_dump(mode="json")
     document["sha256"] = _canonical_sha256(document)
@@ -45,7 +45,7 @@ def write_manifest(folder: Path, manifest: Manifest) -> Manifest:
     _check_sizes(folder, manifest)
     check_contents(folder, manifest)
     write_whole(folder / MANIFEST_NAME, content)
-    (folder / MANIFEST_NAME).chmod(0o644)  # for servers of other users, whatever the umask
+    (folder / MANIFEST_NAME).chmod(0o644)  # for servers of other users
     return manifest.model_copy(update={"sha256": document["sha256"]})
 
 
@@ -53,12 +53,11 @@ def load_manifest(folder: Path, *, verify: bool = True, expect_sha256: str | Non
     """Read `manifest.json` and check the artifact.
 
     Args:
-        folder: the artifact's folder.
         verify: also check contents, not only presence and size.
         expect_sha256: the manifest's `sha256` from its maker, against forgery.
 
     Raises:
-        InputError: no artifact, or not the expected one.
+        InputError: the artifact is missing, or not the expected one.
         KdcError: something is damaged or missing, or the schema is unknown.
     """
     path = folder / MANIFEST_NAME
@@ -96,7 +95,7 @@ def check_contents(folder: Path, manifest: Manifest) -> None:
 
 
 def read_contents(path: Path, manifest: Manifest, *, verify: bool = True) -> bytes:
-    """Read a file once and check these bytes, so later changes do not matter.
+    """Read a file once, and check the bytes that it returns.
 
     Raises:
         KdcError: the file is damaged or unreadable.
@@ -146,7 +145,7 @@ def parse_manifest(content: bytes, path: object, *, expect_sha256: str | None = 
 
     Raises:
         InputError: it is not the expected one.
-        KdcError: it is too large or damaged, or its schema unknown.
+        KdcError: it is too large or damaged, or its schema is unknown.
     """
     if len(content) > MAX_MANIFEST_BYTES:
         raise _damaged("the manifest is too large", f"{path}: over {MAX_MANIFEST_BYTES} bytes")
@@ -185,7 +184,7 @@ def _damaged(what: str, given: object) -> KdcError:
 
 
 def _canonical_sha256(document: dict[str, Any]) -> str:
-    """SHA-256 of a manifest without its own `sha256`: keys sorted, no spaces."""
+    """SHA-256 of a manifest without its own `sha256`."""
     rest = {key: value for key, value in document.items() if key != "sha256"}
     canonical = json.dumps(rest, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return hashlib.sha256(canonical.encode()).hexdigest()

@@ -1,14 +1,14 @@
 """Tells whether an ONNX file holds its weights, without the `onnx` package, which the serving install lacks.
 
-No hash covers weights in another file ("external data"). The reader walks protobuf and skips weights. It refuses fields
-that no exporter writes, such as groups.
+No hash covers weights in another file ("external data"). The reader walks protobuf and skips weights. It refuses
+protobuf groups, which no exporter writes.
 """
 
 import mmap
 
 from kdc.common.protobuf import varint
 
-# onnx.proto: field numbers that lead to tensors.
+# Field numbers in onnx.proto that lead to tensors.
 _PARTS: dict[str, dict[int, str]] = {
     "model": {7: "graph", 20: "training", 25: "function"},
     "training": {1: "graph", 2: "graph"},
@@ -20,15 +20,15 @@ _PARTS: dict[str, dict[int, str]] = {
     "tensor": {},
 }
 _OPERATOR = 4  # a node's `op_type`
-_ELSEWHERE = b"EPContext"  # operator of a GPU whose program may be in another file
+_ELSEWHERE = b"EPContext"  # operator with a compiled program, maybe in another file
 _LOCATION = 14  # `data_location`; 0 is this file
-_MOST_FIELDS = 3_000_000  # thirty times a large graph; more takes seconds
+_MOST_FIELDS = 3_000_000  # thirty times a large graph
 _MOST_KEY = 0xFFFFFFFF  # protobuf drops higher bits
 _VARINT, _EIGHT, _BYTES, _FOUR = 0, 1, 2, 5  # protobuf's wire types
 
 
 def is_self_contained(data: bytes | mmap.mmap) -> bool:
-    """Whether an ONNX file holds its weights. False also for damaged files, other files, and millions of fields."""
+    """Whether an ONNX file holds its weights. False also for damaged or other files, and for millions of fields."""
     try:
         return _holds_all(data)
     except IndexError:
@@ -58,8 +58,8 @@ def _holds_all(data: bytes | mmap.mmap) -> bool:
                 at += size
             elif wire in (_EIGHT, _FOUR):
                 at += 8 if wire == _EIGHT else 4
-            else:  # a group: ONNX readers skip its content
+            else:  # a group, which ONNX readers skip
                 return False
-        if at != end:  # a field exceeds its message
+        if at != end:
             return False
     return True

@@ -40,7 +40,6 @@ _COSTS = (
 
 
 def render(manifest: Manifest) -> str:
-    """The artifact as text for a terminal."""
     task, lineage, length = manifest.task, manifest.lineage, manifest.tokenizer.max_length
     columns = task.text if task.text_pair is None else f"{task.text} + {task.text_pair}"
     windows = "" if manifest.tokenizer.long is None else f" in a window; {manifest.tokenizer.long.text}"
@@ -60,7 +59,7 @@ def render(manifest: Manifest) -> str:
         *(f"            {name}  {file.size} bytes  {file.sha256[:16]}" for name, file in manifest.files.items()),
         f"sha256      {manifest.sha256}",
     ]
-    lines = [line.replace("\n", " ") for line in lines]  # a name's line break would fake a line
+    lines = [line.replace("\n", " ") for line in lines]  # a line break in a name would fake a line
     lines += ["", table(manifest.metrics, manifest.task.metric)]
     for decisions in (decision_table(manifest.task.points, manifest.task.abstain), sets_table(manifest.task.sets)):
         lines += ["", aligned(decisions)] if decisions else []
@@ -70,7 +69,6 @@ def render(manifest: Manifest) -> str:
 
 
 def table(rows: Mapping[str, Mapping[str, Any]], metric: str) -> str:
-    """The table for a terminal."""
     return aligned(cells(rows, metric))
 
 
@@ -81,7 +79,7 @@ def in_order(names: Iterable[str]) -> list[str]:
 
 
 def cells(rows: Mapping[str, Mapping[str, Any]], metric: str) -> list[list[str]]:
-    """Cells of text, header first: metrics, percent of the teacher's score and of its lead over the majority (if
+    """Cells of text, header first: metrics, percent of the teacher's score, percent of its lead over the majority (if
     measured), costs. A missing value is "-".
 
     Args:

@@ -20,14 +20,14 @@ CPU_PROVIDER = "CPUExecutionProvider"
 CUDA_PROVIDER = "CUDAExecutionProvider"
 TENSORRT_PROVIDER = "TensorrtExecutionProvider"
 
-# One class (softmax), any number of classes (sigmoid), a number.
+# One class (softmax), any number of labels (sigmoid), or a number.
 Kind = Literal["classification", "multilabel", "regression"]
 Device = Literal["auto", "cpu", "cuda", "tensorrt"]
-# The student by number format, or a cascade of two models: as CPUs load it, and in fp32.
+# The student in a number format, or a cascade of two models: as CPUs load it, or in fp32.
 VariantName = Literal["fp32", "int8", "fp16", "cascade", "cascade_fp32"]
 Scalar = float | Annotated[int, Field(ge=-(2**63), lt=2**63)] | str | None
 Join = Literal["mean", "max", "first", "noisy-or"]  # how the answers of a row's windows are combined
-MOST_LABELS = 10_000  # logits of 1,024 texts then take 41 MB; a column with more values holds no classes
+MOST_LABELS = 10_000  # logits of 1,024 texts then take 41 MB
 _MOST_ID = 2**31 - 1
 _MOST_CELLS = 200  # rows and columns of the evaluation table; runs have about thirty
 LEAST_WINDOW = 16  # tokens; leaves room for text beside special and kept tokens
@@ -40,18 +40,18 @@ _PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,199}")
 class TaskBase(Frozen):
     """What a model reads and answers, for training and serving.
 
-    A regression model answers (label - `center`) / `spread`, so prices train as well as ratings. The engine scales
-    back.
+    A regression model predicts (label - `center`) / `spread`, so large numbers train as well as small ones. The engine
+    scales back.
     """
 
-    name: str  # for example "sst2"
+    name: str
     kind: Kind
     text: str = "text"  # column of the (first) text
-    text_pair: str | None = None  # column of the second text; None for single texts
+    text_pair: str | None = None  # None for single texts
     # In output order; empty for regression.
     labels: tuple[str, ...] = Field(default=(), max_length=MOST_LABELS)
-    center: float = 0.0  # mean of regression's labels; else 0
-    spread: float = Field(default=1.0, gt=0)  # their standard deviation; else 1
+    center: float = 0.0  # mean of a regression's labels
+    spread: float = Field(default=1.0, gt=0)  # their standard deviation
 
     @property
     def outputs(self) -> int:
@@ -60,19 +60,18 @@ class TaskBase(Frozen):
 
     @property
     def is_pair(self) -> bool:
-        """Whether a row is two texts."""
         return self.text_pair is not None
 
     @property
     def can_have_sets(self) -> bool:
-        """Whether rows can have sets; of two labels a set says no more than an abstention."""
+        """Whether rows can have label sets. For two labels, an abstention says as much."""
         return self.kind == "classification" and len(self.labels) > 2
 
 
 class TaskInfo(TaskBase):
     """An artifact's task."""
 
-    metric: str = ""  # the deciding one
+    metric: str = ""  # the deciding metric
     points: tuple[OperatingPoint, ...] = ()
     abstain: Abstention | None = None  # None: all rows are answered
     sets: LabelSets | None = None
@@ -108,17 +107,15 @@ class Lineage(Frozen):
     recipe: str  # of distillation
     data_fingerprint: str  # hash of training and evaluation data
     seed: int  # of splits, initialisation, order and dropout
-    packages: dict[str, str]  # name -> version
-    cpu: str  # model name; judged the int8 variant
+    packages: dict[str, str]
+    cpu: str  # model that judged the int8 variant
     gpu: str | None = None  # None if a CPU trained
-    # Share of training rows by label; sums to 1 except in multi-label tasks. None for regression.
+    # Share of training rows with each label. None for regression.
     label_share: tuple[Annotated[float, Field(ge=0, le=1)], ...] | None = None
     trained: str  # number format and threads; "" if nothing was trained
 
 
 class FileInfo(Frozen):
-    """Bytes and SHA-256."""
-
     sha256: _SHA256
     size: int = Field(ge=0)
 
@@ -127,34 +124,33 @@ class LongTexts(Frozen):
     """Rows of more than `TokenizerInfo.max_length` tokens are answered in windows (`kdc.serving.engine.long_texts`)."""
 
     stride: int = Field(ge=1, le=MOST_TOKENS)  # tokens between window starts
-    windows: int = Field(ge=2, le=MOST_WINDOWS)  # of a row; the rest is cut
-    # First tokens (a title) repeated in every window.
+    windows: int = Field(ge=2, le=MOST_WINDOWS)  # the rest is cut
+    # First tokens repeated in every window.
     keep: int = Field(default=0, ge=0, le=MOST_TOKENS)
-    join: tuple[Join, ...] = ("mean",)  # for each output, or all
+    join: tuple[Join, ...] = ("mean",)  # one for each output, or one for all
 
     @property
     def text(self) -> str:
-        """The windows in words."""
         kept = f", the first {self.keep} in each" if self.keep else ""
         return f"up to {self.windows} windows, {self.stride} tokens apart{kept}, joined by {', '.join(self.join)}"
 
 
 class TokenizerInfo(Frozen):
-    """How rows are cut and padded, which `tokenizer.json` does not say."""
+    """How rows are cut and padded: what `tokenizer.json` does not say."""
 
     # Tokens of a row, with special tokens and both texts.
     max_length: int = Field(ge=3, le=MOST_TOKENS)
     pad_id: int = Field(ge=0, le=_MOST_ID)  # 1 in RoBERTa
     pad_token: str
     pad_type_id: int = Field(default=0, ge=0, le=_MOST_ID)
-    token_type_ids: bool  # whether the graph takes them; DistilBERT's does not
+    token_type_ids: bool  # whether the graph takes them
     pad_side: Literal["left", "right"] = "right"
     truncation_side: Literal["left", "right"] = "right"
     long: LongTexts | None = None  # None: longer rows are cut
 
     @property
     def longest(self) -> int:
-        """Tokens of the longest uncut row. A pair in windows fits only if its first text is short."""
+        """Tokens of the longest uncut row. A pair in windows may be this long only if one text is short."""
         return longest_row(self.max_length, self.long)
 
     @property
@@ -170,40 +166,38 @@ class TokenizerInfo(Frozen):
 
 
 def longest_row(max_length: int, long: LongTexts | None) -> int:
-    """Tokens of the longest uncut row."""
     return max_length if long is None else max_length + (long.windows - 1) * long.stride
 
 
 class Second(Frozen):
-    """Second model of a cascade, for rows of which the first is unsure. It uses the same `tokenizer.json`."""
+    """A cascade's second model, for rows that the first is unsure of. It uses the same `tokenizer.json`."""
 
     name: str  # teacher or another student
-    file: str  # ONNX file
+    file: str
     token_type_ids: bool
     temperature: float = Field(ge=1e-6, le=1e6)  # divides logits before softmax or sigmoid
-    # Least `kdc.serving.engine.deciding.sureness` of the first model's answers.
+    # The first model answers rows of at least this `kdc.serving.engine.deciding.sureness`.
     answered_from: float = Field(ge=0, le=1)
-    share: float = Field(ge=0, le=1)  # of tuning rows that reach it
+    share: float = Field(ge=0, le=1)  # of tuning rows that the second model answers
 
     @property
     def text(self) -> str:
-        """The second model in words."""
         return f"{self.name}, for rows below {self.answered_from:.4f} ({100 * self.share:.0f} % of the tuning set)"
 
 
 class Variant(Frozen):
-    """One ONNX file, or a cascade's two, measured through the serving engine; None: not measured."""
+    """One ONNX file, or a cascade's two, measured through the serving engine. None: not measured."""
 
-    file: str  # ONNX file
-    second: Second | None = None  # a cascade's other model
+    file: str
+    second: Second | None = None  # of a cascade
     size_bytes: int = Field(ge=0)  # of ONNX files and `tokenizer.json`
     metrics: dict[str, float] = Field(default_factory=dict)  # points, on the evaluation set
-    # Largest absolute difference to its source: of logits for fp32, else of probabilities.
+    # Largest absolute difference from its source: of logits for fp32, else of probabilities.
     parity: float | None = None
-    batch_invariance: float | None = None  # largest difference of a row's probability alone and in a batch of 16
+    batch_invariance: float | None = None  # largest difference of a probability, alone and in a batch
     opset: int  # ONNX operator version
     ir: int  # ONNX file format version
-    candidate: str | None = None  # winning int8 candidate; None unless all is int8
+    candidate: str | None = None  # winning int8 candidate; None for other variants
     latency_p50_ms: float | None = None  # of one row
     latency_p95_ms: float | None = None  # of one row
     rows_per_second: float | None = None  # in batches of 32
@@ -211,7 +205,6 @@ class Variant(Frozen):
 
     @property
     def graphs(self) -> set[str]:
-        """Names of its ONNX files."""
         return {self.file} if self.second is None else {self.file, self.second.file}
 
 
@@ -219,7 +212,7 @@ class Manifest(Frozen):
     """What an engine loads, and its measurements."""
 
     schema_version: int = SCHEMA_VERSION
-    kdc_version: str  # that made it
+    kdc_version: str
     task: TaskInfo
     lineage: Lineage
     files: dict[str, FileInfo]  # all but `manifest.json`
@@ -233,19 +226,19 @@ class Manifest(Frozen):
     metrics: dict[str, Annotated[dict[str, Scalar], Field(max_length=_MOST_CELLS)]] = Field(
         default_factory=dict, max_length=_MOST_CELLS
     )
-    contract: Judgement | None = None  # None without a contract
+    contract: Judgement | None = None
     created: str  # UTC, ISO 8601
-    sha256: str = ""  # of the canonical JSON without this field; reveals corruption, not forgery
+    sha256: str = ""  # of the other fields; reveals corruption, not forgery
 
     @property
     def second(self) -> Second | None:
-        """The second model on CPUs, if any."""
+        """The second model on CPUs."""
         loaded = self.providers[CPU_PROVIDER]
         return next((variant.second for name, variant in self.variants.items() if name == loaded), None)
 
     @property
     def size_bytes(self) -> int:
-        """Size without `manifest.json`."""
+        """Without `manifest.json`."""
         return sum(file.size for file in self.files.values())
 
     @model_validator(mode="after")

@@ -1,7 +1,6 @@
 """Checks the code's size against `[tool.kdc.budgets]` in pyproject.toml, as part of `make check`.
 
-Command: `python benchmarks/budgets.py`. Counts lines of each room, functions that take the whole run or all settings,
-and files over 300 lines.
+Counts lines of each room, functions that take the whole run or all settings, and files over 300 lines.
 """
 
 import ast
@@ -32,7 +31,7 @@ def measure(rooms: Mapping[str, Path]) -> dict[str, int]:
 
 
 def _types_taken(tree: ast.Module) -> Iterator[set[str]]:
-    """Names in each function's parameter annotations."""
+    """Names in the parameter annotations of each function."""
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             given = node.args
@@ -55,7 +54,7 @@ def problems(measured: Mapping[str, int], budgets: Mapping[str, int]) -> list[st
 
 
 def main() -> int:
-    """Print table and problems; 1 if there are any."""
+    """Returns 1 if there are problems."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     folders = [
         package.replace(".", "/").removeprefix("kdc").strip("/")

@@ -33,7 +33,6 @@ _BATCH, _CONNECTIONS, _FEW = 32, 32, 16
 
 
 def main() -> None:
-    """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("subjects", nargs="+", help="artifacts, as PATH or PATH@VARIANT; the first is the cascade")
     parser.add_argument("--data", type=Path, help="GLUE's folder; without it rows are made up")
@@ -126,7 +125,7 @@ def _requests(
 def _waits(
     server: Server, rows: list[Text], goes_on: np.ndarray, options: argparse.Namespace, scratch: Path
 ) -> dict[str, tuple[float, float]]:
-    """p50 and p99 in ms of requests that stay and that go on."""
+    """p50 and p99 in ms of requests that the first model answers, and of the others."""
     dialect = server.dialect
     assert dialect is not None
     bodies = [json.dumps(dialect.body([row])).encode() for row in rows]

@@ -40,19 +40,17 @@ _BEFORE_A_STUDENT = ("teacher", "targets")  # counted in a student's training se
 
 @dataclass(frozen=True)
 class Entrant:
-    """An artifact in one precision, or one form of a peer."""
+    """An artifact in one precision, or a peer in one form."""
 
     name: str
     variant: str  # "int8", ..., or "package"
     probabilities: NDArray[np.floating]  # (rows, labels) of the evaluation rows
     size_bytes: int
-    seconds: float | None  # of all training; None without
+    seconds: float | None  # of all training; None without training
     turn: Callable[[], dict[str, float]]  # see `take_turn`
 
 
 class Peer:
-    """A trained peer's process."""
-
     def __init__(self, name: str, python: str, run: Path) -> None:
         self.name = name
         command = [python, "-P", str(ROOT / "benchmarks" / "peers" / "light.py"), name, str(run)]
@@ -61,7 +59,6 @@ class Peer:
         self.told = self._reply()
 
     def turn(self, form: str) -> dict[str, float]:
-        """Let a form take a turn."""
         assert self._process.stdin is not None
         self._process.stdin.write(f"{form}\n")
         self._process.stdin.flush()
@@ -83,7 +80,6 @@ class Peer:
 
 
 def main() -> None:
-    """Train, time, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
     parser.add_argument("--peers", default=_PEERS)

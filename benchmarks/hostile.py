@@ -57,21 +57,18 @@ _CONNECTIONS = 4000  # two attacks open more
 
 @dataclass
 class Beside:
-    """Observations during an attack."""
-
     answered: int = 0
-    failed: list[str] = field(default_factory=list)  # wrong replies to others, and errors
+    failed: list[str] = field(default_factory=list)  # wrong replies and errors
     seconds: list[float] = field(default_factory=list)  # of the others' requests
     probes: list[float] = field(default_factory=list)  # seconds; a failed one counts as ten
-    apart: list[float] = field(default_factory=list)  # at the admin port
+    apart: list[float] = field(default_factory=list)  # probes at the admin port
     memory_mb: list[float] = field(default_factory=list)
     alone: float | None = None  # others' p99 without the attack, ms
     killed: int = 0  # processes killed for memory
-    progress: float | None = None  # the attack's answered requests, relative to the attack without others
+    progress: float | None = None  # requests of the attack that were answered, relative to those without other clients
 
 
 async def beside(attack: Attack, target: Target, up: Running) -> Beside:
-    """Run and watch an attack."""
     seen = Beside(memory_mb=[up.resident_mb()])
     watchers = [asyncio.create_task(watch(target, up, seen)) for watch in (_ask, _probe, _probe_apart, _weigh)]
     await attack(target)
@@ -101,7 +98,7 @@ async def _ask(target: Target, up: Running, seen: Beside) -> None:
     expected = (await client.post(body)).body
     is_last = False
     while not is_last:
-        is_last = not target.goes_on()  # ask at least once: the first answer may outlast the attack
+        is_last = not target.goes_on()  # so at least one request is sent
         try:
             reply = await asyncio.wait_for(client.post(body), 10)
         except (*GONE, TimeoutError) as error:
@@ -147,7 +144,7 @@ async def _probe_at(target: Target, port: int, seconds: list[float]) -> None:
 
 
 async def _weigh(target: Target, up: Running, seen: Beside) -> None:
-    with contextlib.suppress(psutil.NoSuchProcess):  # killed; others see that too
+    with contextlib.suppress(psutil.NoSuchProcess):  # killed
         while target.goes_on():
             seen.memory_mb.append(up.resident_mb())
             await asyncio.sleep(0.02)
@@ -166,7 +163,7 @@ def run(artifact: Path, names: Sequence[str], seconds: float, scratch: Path, mem
         server = all_servers(Subject(served, manifest, None, None, scratch))[0]["kdc"]
         server = replace(server, environment=server.environment | ours)
         with running(server, scratch / "log", memory_mb or None) as up:
-            for length in range(1, 40, 4):  # memory of the first requests of each length
+            for length in range(1, 40, 4):  # the first request of each length takes memory
                 asyncio.run(_warm(Target(up.port, manifest.task.is_pair, 0.0), length))
             target = Target(up.port, manifest.task.is_pair, 0.0, apart, grpc_port, _CONNECTIONS)
             target = replace(target, others=_OTHERS.get(name, ROW))
@@ -208,7 +205,6 @@ async def _warm(target: Target, length: int) -> None:
 
 
 def marks_of(found: dict[str, Beside]) -> list[Mark]:
-    """The bounds."""
     marks = []
     for name, seen in found.items():
         marks.append(Mark(f"{name}: processes killed for want of memory", False, 0, seen.killed))
@@ -240,7 +236,6 @@ def _p99(seconds: Sequence[float]) -> float:
 
 
 def main() -> None:
-    """Run and judge attacks."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("artifact", type=Path)
     parser.add_argument("--seconds", type=float, default=30, help="of each attack")

@@ -38,7 +38,6 @@ _ROWS = ["a row of words such as others send", "and another one"]
 
 
 def reloads(artifact: Path, scratch: Path, count: int) -> list[Mark]:
-    """Replace the artifact `count` times."""
     copies = [_copy(artifact, scratch / f"copy{number}") for number in (0, 1)]
     place, memory = _link(copies[0], scratch / "served"), []
     rows = [[row] * (1 + load_manifest(place).task.is_pair) for row in _ROWS]
@@ -54,7 +53,6 @@ def reloads(artifact: Path, scratch: Path, count: int) -> list[Mark]:
 
 
 def swaps(artifact: Path, scratch: Path, seconds: float) -> list[Mark]:
-    """Load an artifact while files are swapped."""
     place = _copy(artifact, scratch / "swapped")
     expected, file = load_manifest(place).sha256, _model_of(place)
     true, copies = _answers(place, expected), (scratch / "true", scratch / "forged")
@@ -84,7 +82,6 @@ def swaps(artifact: Path, scratch: Path, seconds: float) -> list[Mark]:
 
 
 def pipe(artifact: Path, scratch: Path) -> list[Mark]:
-    """Give one artifact a named pipe as manifest, then replace another."""
     copies = [_copy(artifact, scratch / f"hangs{number}") for number in range(3)]
     places = [_link(copy, scratch / f"place{number}") for number, copy in enumerate(copies[:2])]
     (copies[2] / MANIFEST_NAME).unlink()
@@ -161,7 +158,6 @@ def _until(holds: Callable[[], bool]) -> None:
 
 
 def main() -> None:
-    """Run and judge attacks."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("artifact", type=Path)
     parser.add_argument("--reloads", type=int, default=60)

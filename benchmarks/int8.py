@@ -16,7 +16,6 @@ from kdc.pipeline.graphs.int8 import CANDIDATES
 
 
 def main() -> None:
-    """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", type=Path, nargs="+", help="directories of a finished kdc compress")
     runs = [_read(run) for run in parser.parse_args().runs]

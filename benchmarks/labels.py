@@ -34,8 +34,8 @@ class World:
     rows: int
     differing: float  # answered differently
     limit: float  # points
-    neither: float = 0.0  # differing, but both wrong
-    losses_only: bool = False  # otherwise the student also wins rows
+    neither: float = 0.0  # answered differently, and both wrong
+    losses_only: bool = False  # the student wins no row
     group: int = 1  # most rows with one fate
     most: int | None = None  # texts to label
 
@@ -46,7 +46,6 @@ class World:
         return [(100 - decided - self.neither) / 100, lost / 100, won / 100, self.neither / 100]
 
     def draw(self, drop: float, random: np.random.Generator) -> tuple[Answered, np.ndarray]:
-        """Answers and labels."""
         sizes = random.integers(1, self.group + 1, self.rows)
         group = np.repeat(np.arange(self.rows), sizes)[: self.rows]
         fate = random.choice(4, self.rows, p=self.shares(drop))[group]
@@ -57,7 +56,7 @@ class World:
 
 
 def verdicts(world: World, drop: float, simulations: int, random: np.random.Generator) -> list[str]:
-    """Verdicts of simulated sets. Ungrouped rows use the formula, checked against `kdc`."""
+    """Verdicts of simulated sets. Without groups, a formula gives them; kdc checks the first hundred."""
     contract = replace(Contract(), {"max_drop": world.limit})
     quantile = quantile_of(contract.confidence)
     found: list[str] = []
@@ -82,7 +81,6 @@ def verdicts(world: World, drop: float, simulations: int, random: np.random.Gene
 
 
 def worlds() -> list[World]:
-    """All worlds."""
     found = [World(4000, differing, 1.0, most=most) for differing, most in product((2.0, 5.0, 10.0), (None, 100, 50))]
     found += [World(4000, 5.0, 1.0, neither=2.0, most=most) for most in (None, 100)]
     found += [World(4000, 5.0, limit, losses_only=True, most=most) for limit, most in product((1.0, 2.0), (None, 20))]
@@ -91,7 +89,7 @@ def worlds() -> list[World]:
 
 
 def rates(world: World, simulations: int) -> tuple[float, float, float]:
-    """Percent: passes at the limit, equal passes, equal fails."""
+    """Percent of passes at the limit, and of passes and fails of an equal student."""
     random = np.random.default_rng([world.rows, round(10 * world.differing), world.most or 0, world.group])
     at_limit, equal = (verdicts(world, drop, simulations, random) for drop in (world.limit, 0.0))
     counts = (at_limit.count("pass"), equal.count("pass"), equal.count("fail"))
@@ -99,7 +97,6 @@ def rates(world: World, simulations: int) -> tuple[float, float, float]:
 
 
 def needed(differing: float, limit: float, simulations: int) -> list[str]:
-    """Rows, labels and power for an equal student."""
     share = differing / 100
     rows = rows_for(share, max_drop=limit, confidence=Contract().confidence)
     assert rows is not None
@@ -111,7 +108,6 @@ def needed(differing: float, limit: float, simulations: int) -> list[str]:
 
 
 def main() -> int:
-    """Print both tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--simulations", type=int, default=2000)
     simulations = parser.parse_args().simulations

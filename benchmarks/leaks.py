@@ -23,13 +23,11 @@ _HELD_OUT = 6000
 
 
 def read(path: Path) -> tuple[list[str], np.ndarray]:
-    """Texts and labels."""
     rows = [line.split("\t") for line in path.read_text(encoding="utf-8").splitlines()[1:]]
     return [row[0] for row in rows], np.array([int(row[1]) for row in rows])
 
 
 def main() -> None:
-    """Print the table."""
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
 

@@ -29,7 +29,7 @@ _TRAIN, _EVAL, _NEUTRAL, _LEAST_WORDS = 2000, 800, 7, 10
 _COMMON = ("--text", "text", "--label", "label", "--student", "teacher")
 _STEPS = ("teacher.epochs=1", "teacher.from_probe=off", "quantize.enabled=false")
 _NO_TIMES = ("evaluate.memory=false", "evaluate.latency_rows=10", "evaluate.throughput_rows=32", "evaluate.rounds=1")
-# Tokens of a window and a text, and settings.
+# Tokens of a window, tokens of a text, settings.
 _REAL = (64, 512, ("teacher.min_steps=250",))
 _MADE_UP = (24, 128, ("teacher.min_steps=200", "teacher.learning_rate=3e-3", "run.precision=fp32"))
 _SEVERAL = ("data.kind=multilabel", "data.separator=|", "teacher.min_steps=600", "student.allow_majority=true")
@@ -45,7 +45,6 @@ _BASELINES = ("tfidf",)  # of whole texts, for every line
 
 
 def main() -> None:
-    """Train and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="GLUE's folder; without it texts and model are made up")
     parser.add_argument("--several", action="store_true", help="made-up texts with several labels, each by a word")
@@ -76,7 +75,6 @@ def _each(scores: list[float]) -> str:
 
 
 def _write_rows(glue: Path, folder: Path) -> None:
-    """Write train.csv and eval.csv."""
     folder.mkdir(parents=True, exist_ok=True)
     for split, count, file in (("train", _TRAIN, "train"), ("eval", _EVAL, "dev")):
         draw = random.Random(split)

@@ -139,12 +139,12 @@ MODULES = {
     "queue": ("serving/http/queue.py", ["tests/serving/http/test_queue.py"]),
 }
 _KILLED, _LIVES, _LEAST = 1, 0, 0.95
-# Equivalent here (`is` for `==`), or needs arguments.
+# Changes that are equivalent here (`is` for `==`), or need arguments.
 _SAME = re.compile(r"Operator_(?!Is)\w+_Is(Not)?$|variable-|VariableReplacer|VariableInserter")
-# A slower mutant counts as endless.
+# A mutant slower than this counts as endless.
 _TIMES, _SECONDS = 3, 20
 _TIMES_WAITING, _SECONDS_WAITING = 6, 60  # waiting for other processes
-# Prints the modules that collecting tests loads.
+# Prints the modules that test collection loads.
 _COLLECT = """
 import json, os, sys, pytest
 stdout, sys.stdout = sys.stdout, open(os.devnull, "w")
@@ -156,8 +156,6 @@ json.dump(files, stdout)
 
 @dataclass(frozen=True)
 class Mutant:
-    """One change of one file."""
-
     path: Path
     operator: str  # cosmic-ray's name
     line: int
@@ -167,7 +165,7 @@ class Mutant:
 
 
 def mutants_of(path: Path, draw: int | None, seed: int) -> tuple[list[Mutant], int]:
-    """Sampled mutants and the number of changes, without docstrings and annotations."""
+    """Sampled mutants, and the number of changes, outside inert lines."""
     from cosmic_ray.ast import ast_nodes, get_ast
     from cosmic_ray.mutating import mutate_code
     from cosmic_ray.plugins import get_operator, operator_names
@@ -198,7 +196,7 @@ def mutants_of(path: Path, draw: int | None, seed: int) -> tuple[list[Mutant], i
 
 
 def _inert_lines(code: str) -> set[int]:
-    """Lines that only type checkers read, imports, and dataclass decorators."""
+    """Lines of imports, signatures, class decorators, bare annotations and type aliases."""
     inert: set[int] = set()
     for node in ast.walk(ast.parse(code)):
         if isinstance(node, ast.Import | ast.ImportFrom):
@@ -215,7 +213,7 @@ def _inert_lines(code: str) -> set[int]:
 
 
 def outcome(mutant: Mutant, tests: list[str], seconds: Path) -> int:
-    """Run tests on the changed source in a process. The first run writes each test's time to `seconds`."""
+    """Run tests on the changed source in a process; `_LIVES` if they pass. The first run writes times to `seconds`."""
     child = os.fork()
     if child == 0:
         code = _KILLED
@@ -285,7 +283,6 @@ def _load_libraries(tests: list[str]) -> None:
 
 
 def main() -> int:
-    """Test all modules."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", default=",".join(MODULES))
     parser.add_argument("--draw", type=int, help="so many mutants of each module, at random (default: all)")

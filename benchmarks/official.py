@@ -32,7 +32,6 @@ _TRIAL_STEPS = {"official": 2, "kdc-paper": 20, "kdc-best": 20}
 
 
 def main() -> None:
-    """Run all arms."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--runs", type=Path, default=Path("runs/official"))
@@ -54,7 +53,6 @@ def main() -> None:
 
 
 def _train(arm: str, options: argparse.Namespace) -> dict[str, Any]:
-    """Measure speed, train for the time, score."""
     import numpy as np
 
     from kdc.common.memory import own_peak_memory_bytes, reset_peak_memory

@@ -33,7 +33,6 @@ _HOLD_S = 10.0  # of the phases before and after
 
 
 def main() -> None:
-    """Run and judge."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", type=Path, default=Path("runs/pydocs"), help="directory of a kdc compress")
     parser.add_argument("--data", type=Path, help="GLUE's folder")
@@ -58,7 +57,7 @@ def main() -> None:
 
 
 async def _phases(options: argparse.Namespace, scratch: Path) -> tuple[dict[str, Phase], float]:
-    """Phases, and seconds that a full queue takes."""
+    """The phases, and the longest wait in a full queue in seconds."""
     artifact = options.run / "artifact"
     manifest = load_manifest(artifact)
     servers, _ = all_servers(Subject(artifact.resolve(), manifest, None, None, scratch))

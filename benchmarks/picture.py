@@ -26,9 +26,9 @@ from kdc.pipeline.report.plots import short_name
 
 ROOT = Path(__file__).resolve().parent.parent
 _SAME = "teacher in fp32 by Optimum"  # same point as the teacher in fp32
-_STEPS = 60  # points of a line segment that names avoid
+_STEPS = 60  # points of a line segment; names avoid them
 _COLUMNS = ("student", "accuracy", "p50 ms")
-# Offsets of names in typographic points; the first free one wins. Packages try the right first.
+# Offsets of names in typographic points, tried in order. Packages try the right side first.
 _PLACES = (
     (-7, 4, "right", "center"),
     (7, 0, "left", "center"),
@@ -50,8 +50,6 @@ _PLACES = (
 
 @dataclass(frozen=True)
 class Point:
-    """One table row."""
-
     name: str
     is_package: bool
     accuracy: float  # percent
@@ -85,7 +83,6 @@ def _cells(line: str) -> list[str]:
 
 @styled
 def picture(points: list[Point], title: str) -> str:
-    """The picture as SVG."""
     figure = Figure(figsize=(7.4, 4.8))
     FigureCanvasAgg(figure)
     axes = figure.subplots()
@@ -158,7 +155,6 @@ def _with_colours(figure: str) -> str:
 
 
 def main() -> None:
-    """Draw the picture."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("table", type=Path, help="a Markdown file")
     parser.add_argument("out", type=Path, help="the picture, .svg")

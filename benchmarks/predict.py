@@ -40,7 +40,6 @@ _TORCH = ROOT / "benchmarks" / "peers" / "offline.py"
 
 
 def main() -> None:
-    """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", type=Path, default=Path("runs/pydocs"))
     parser.add_argument("--data", type=Path)
@@ -114,7 +113,7 @@ def _table(path: Path, names: list[str], texts: list[Text], count: int) -> Path:
 
 
 def _predict(artifact: Path, table: Path, scratch: Path, more: Sequence[str] = ()) -> dict[str, float]:
-    """Seconds, peak memory, and its own rows/s."""
+    """Seconds, peak memory, and the rows/s that the command prints."""
     out = scratch / "out.parquet"
     shutil.rmtree(out) if out.is_dir() else out.unlink(missing_ok=True)
     command = [

@@ -42,7 +42,7 @@ SMALL = ["--set", "student.vocabulary=auto", "--set", "quantize.vector_bits=4"]
 LONG = ["--set", "student.min_steps=7300"]
 THIRD = ["--student", "layers:0,5"]  # of six layers
 NARROW = ["--student", "layers:0,1,5,ffn=768,heads=6"]
-# name: arguments, and the line whose teacher and rows it reuses.
+# Arguments of a line, and the line whose teacher and rows it reuses.
 LINES: dict[str, tuple[list[str], str]] = {
     "sst2": (SST2, ""),
     "sst2-paper": ([*SST2, "--set", "run.recipe=paper"], "sst2"),
@@ -57,10 +57,10 @@ LINES: dict[str, tuple[list[str], str]] = {
     "sst2-ul-conv": ([*SST2, "--student", "conv", "--unlabeled", "{data}/SST-2/train.tsv"], "sst2-ul"),
     "sst2-ul-static": ([*SST2, "--student", "static", "--unlabeled", "{data}/SST-2/train.tsv"], "sst2-ul"),
     "sst2-ul-linear": ([*SST2, "--student", "linear", "--unlabeled", "{data}/SST-2/train.tsv"], "sst2-ul"),
-    # Without these texts, as many steps; `conv` and `static` always have 3,000.
+    # As many steps without these texts; `conv` and `static` always have 3,000.
     "sst2-steps": ([*SST2, "--set", "student.min_steps=4888"], "sst2"),
     "sst2-linear-steps": ([*SST2, "--student", "linear", "--set", "student.min_steps=2448"], "sst2"),
-    # Without these texts, more than twice the steps.
+    # More than twice the steps without these texts.
     "sst2-conv-long": ([*SST2, "--student", "conv", *LONG], "sst2"),
     "sst2-static-long": ([*SST2, "--student", "static", *LONG], "sst2"),
     "sst2-linear-long": ([*SST2, "--student", "linear", *LONG], "sst2"),
@@ -86,7 +86,7 @@ LINES: dict[str, tuple[list[str], str]] = {
     "sst2-third-ul": ([*SST2, *THIRD, "--unlabeled", "{data}/SST-2/train.tsv"], "sst2-ul"),
     "sst2-heads-ul": ([*SST2, *NARROW, "--unlabeled", "{data}/SST-2/train.tsv"], "sst2-ul"),
 }
-# int8's choice needs its candidates' times, the report does not.
+# The report needs no times.
 _BRIEF = ["--set=evaluate.rounds=1", "--set=evaluate.memory=false"]
 _SHARED = ("data", "baselines", "teacher", "targets", "uncut")
 _BASELINES = ("majority", "tfidf", "probe")
@@ -97,7 +97,7 @@ _BESIDE = (
     "student_without_unlabeled",
     "teacher_lora",
     "cosine",
-)  # in some runs
+)  # rows of some runs
 _EVALUATED = {"bank": 2000, "cola": 1500}  # rows of the splits cut here
 _HELD = 3000
 _PAIRS = {"train": 5000, "eval": 1000}
@@ -123,7 +123,6 @@ _FILLERS = {
 
 
 def main() -> None:
-    """Run and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--more", type=Path, help="folder with banking77-train.csv and cola-train.tsv")
@@ -147,7 +146,7 @@ def main() -> None:
 
 
 def cut_splits(source: Path, target: Path, *, screen: bool = False) -> None:
-    """Cut fixed evaluation rows of `bank` and `cola`; with `screen` others, for choices."""
+    """Cut fixed evaluation rows of `bank` and `cola`; with `screen` other rows, to choose settings by."""
     from sklearn.model_selection import train_test_split
 
     with (source / "banking77-train.csv").open(encoding="utf-8", newline="") as stream:
@@ -173,7 +172,7 @@ def _words_of(intent: str) -> list[str]:
 
 
 def _derive(folder: Path) -> None:
-    """Write `words` and `pairs` from `bank`. A quarter of the pairs share the intent, half a word."""
+    """Write `words` and `pairs` from `bank`. A quarter of the pairs share the intent, half share a word."""
     for name in ("words", "pairs"):
         (folder / name).mkdir(exist_ok=True)
     for split, count in _PAIRS.items():
@@ -200,11 +199,11 @@ def _derive(folder: Path) -> None:
 
 def _hold_sentences(source: Path, target: Path) -> None:
     """Write `eval.csv`, whole sentences of SST-2's training file, and `train.csv`, rows that are no part of them. A
-    sentence is a phrase inside no other; phrases of one or two words do not count."""
+    sentence is a phrase of three words or more inside no other."""
     lines = source.read_text(encoding="utf-8").splitlines()[1:]
     labels = {" ".join(text.split()): label for text, label in (line.rsplit("\t", 1) for line in lines)}
     sentences: list[str] = []
-    by_start: dict[tuple[str, ...], list[int]] = defaultdict(list)  # sentences with these three words
+    by_start: dict[tuple[str, ...], list[int]] = defaultdict(list)  # sentences that hold these three words
     for text in sorted(labels, key=lambda text: (-len(text), text)):
         words = text.split()
         if len(words) > 2 and not any(f" {text} " in f" {sentences[at]} " for at in by_start[tuple(words[:3])]):
@@ -266,7 +265,7 @@ def _markdown(tables: dict[str, list[dict[str, Any]]]) -> str:
     lines = [f"| {' | '.join(titles)} |", "|---|---|" + "---:|" * (len(titles) - 2)]
     more, gains = [], {}
     for name, results in tables.items():
-        metric = "accuracy" if name.startswith(("bank", "sst2")) else results[0]["metric"]  # as others report them
+        metric = "accuracy" if name.startswith(("bank", "sst2")) else results[0]["metric"]  # as published
         rows = [result["table"] for result in results]
 
         def scores(variant: str, rows: list[Any] = rows, metric: str = metric) -> list[float]:

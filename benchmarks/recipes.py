@@ -41,10 +41,10 @@ UNLABELED = {"sst2": "SST-2/unlabelled.tsv", "qnli": "QNLI/unlabelled.tsv"}
 _ROWS_OF_A_RARE_CLASS = 6
 _BY_THRESHOLD = ", from a threshold on"  # suffix of a variant's name
 _SHORT = {"student.min_steps": 200, "student.epochs": 0.1, "student.evaluations": 2}
-# Settings that replace the recipe's; steps are multiples of the task's.
+# Settings that replace the recipe's. "steps" and teacher.epochs multiply the task's.
 VARIANTS: dict[str, dict[str, Any]] = {
     "teacher": {},
-    "teacher-epochs-double": {"teacher.epochs": 2},  # times the task's own
+    "teacher-epochs-double": {"teacher.epochs": 2},
     "teacher-epochs-triple": {"teacher.epochs": 3},
     "teacher-rate-half": {"teacher.learning_rate": 5e-5, "teacher.head_learning_rate": 2e-3},
     "teacher-rate-double": {"teacher.learning_rate": 2e-4, "teacher.head_learning_rate": 2e-3},
@@ -71,7 +71,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "layers-last": {"student.model": "layers:3,4,5"},
     "layers-two": {"student.model": "layers:0,5"},
     "layers-two-first": {"student.model": "layers:0,1"},
-    # Measured in int8: 10 % slower than two whole layers, and like three.
+    # In int8, 10 % slower than two whole layers, and as fast as three.
     "narrow-like-two": {"student.model": "layers:0,1,5,ffn=768"},
     "narrow-like-three": {"student.model": "layers:0,1,2,5,ffn=768"},
     "narrow-like-three-all-weights": {
@@ -103,7 +103,6 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 
 def main() -> None:
-    """Train and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--more", type=Path, help="folder with banking77-train.csv and cola-train.tsv")
@@ -145,14 +144,13 @@ def _changed(name: str) -> str:
 
 
 def _write_screen(source: Path, out: Path) -> None:
-    """Write `dev.tsv` (whole sentences), `train.tsv` (without their phrases) and `unlabelled.tsv`. Phrases of trained
-    sentences say little about new ones."""
+    """Write `dev.tsv` (whole sentences), `train.tsv` and `unlabelled.tsv` (both without their phrases)."""
     if (out / "dev.tsv").exists():
         return
     with (source / "train.tsv").open(encoding="utf-8", newline="") as stream:
         header, *rows = csv.reader(stream, delimiter="\t", quoting=csv.QUOTE_NONE)
     random.Random(0).shuffle(rows)
-    parts: set[str] = set()  # all word runs of the sentences so far
+    parts: set[str] = set()  # word runs of the sentences so far
     sentences = []
     for row in sorted(rows, key=lambda row: -len(row[0].split())):  # stable: equal lengths stay shuffled
         text = " ".join(row[0].split())
@@ -198,7 +196,7 @@ def _parts_of(text: str) -> set[str]:
 
 
 def _train(task: str, name: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
-    """A variant's scores and logits, from files if done."""
+    """A variant's scores and logits, read from files if they exist."""
     shared = (options.runs / f"{task}-{seed}").absolute()
     file, teacher = shared / "variants" / f"{name}.json", shared / "teacher"
     if name != "teacher":
@@ -253,7 +251,7 @@ def _by_threshold(run: dict[str, Any]) -> dict[str, Any]:
 
 
 def _gain(metric: str, runs: list[dict[str, Any]], bases: list[dict[str, Any]]) -> tuple[float, float]:
-    """Interval over all seeds, which share evaluation rows."""
+    """Confidence interval over all seeds, which share evaluation rows."""
     from kdc.pipeline.data.prepared import open_data
     from kdc.pipeline.quality.intervals import difference
 

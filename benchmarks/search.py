@@ -36,14 +36,11 @@ STUDENTS = (
 
 @dataclass(frozen=True)
 class Trained:
-    """Scores of one training, in points."""
-
     tune: float
     evaluated: float = 0.0  # full training only
 
 
 def main() -> None:
-    """Train and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
     parser.add_argument("--students", nargs="+", default=list(STUDENTS))
@@ -88,7 +85,7 @@ def _briefly(run: Any, student: str, steps: int) -> Trained:
 
 
 def _in_full(run: Any, student: str) -> Trained:
-    """A full training scored on the evaluation rows, or its record."""
+    """Score a full training on the evaluation rows, or read its record."""
     from kdc.common.files import write_whole
     from kdc.pipeline.config.metrics import compute
     from kdc.pipeline.models import loading

@@ -49,8 +49,6 @@ _RAW_BATCH = 32
 
 
 class Bench:
-    """One run of the benchmark."""
-
     def __init__(self, options: argparse.Namespace, scratch: Path) -> None:
         artifact, model = options.run / "artifact", options.run / "merge" / "model"
         self._scratch = scratch
@@ -71,7 +69,6 @@ class Bench:
         self.results.left_out = {name: left_out[name] for name in names if name in left_out}
 
     def round(self) -> None:
-        """All loads on all servers."""
         for number, (_, alike) in enumerate(groupby(self._loads, key=lambda load: load.turn)):
             loads = list(alike)
             for server in self._servers:
@@ -128,7 +125,6 @@ class Bench:
 
 
 def main() -> None:
-    """Run and print."""
     try:
         results = _measure(_options())
     except KdcError as error:

@@ -28,15 +28,12 @@ _FLAT = 1.02  # times the memory after warm-up
 
 @dataclass(frozen=True)
 class Step:
-    """Memory and load of a part of the run."""
-
     minute: float
     resident_mb: float
     figures: Figures
 
 
 def main() -> None:
-    """Run and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", type=Path, default=Path("runs/pydocs"), help="directory of a kdc compress")
     parser.add_argument("--minutes", type=float, default=10)
@@ -86,7 +83,7 @@ def _write(file: Path, dialect: Dialect, *, most: int, is_pair: bool) -> None:
 
 
 def _settled(steps: list[Step]) -> tuple[float, float]:
-    """Median memory after warm-up and at last."""
+    """Median memory after warm-up and at the end."""
     quarter = len(steps) // 4
     early, late = steps[quarter : 2 * quarter], steps[-quarter:]
     return median(step.resident_mb for step in early), median(step.resident_mb for step in late)

@@ -51,7 +51,6 @@ _ROW_TOKENS = 32
 
 
 def main() -> None:
-    """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", type=Path, default=Path("runs/pydocs"), help="directory of a kdc compress")
     parser.add_argument("--data", type=Path, help="GLUE's folder")
@@ -68,7 +67,7 @@ def main() -> None:
 
 
 def _measure(options: argparse.Namespace, scratch: Path) -> dict[str, tuple[float, float]]:
-    """By part: `kdc serve`, bare uvicorn."""
+    """CPU time of each part for `kdc serve` and for bare uvicorn."""
     artifact = (options.run / "artifact").resolve()
     manifest = load_manifest(artifact)
     rows = read_rows("sst2", options.data, is_pair=manifest.task.is_pair)
@@ -138,7 +137,7 @@ def _worker_us(up: Running, work: Callable[[], float]) -> float:
 
 
 def _health(port: int, seconds: float) -> float:
-    """Answers in a closed loop."""
+    """Number of answers in a closed loop."""
     command = ["wrk", "-t1", f"-c{_CONNECTIONS}", f"-d{max(1, round(seconds))}s", f"http://127.0.0.1:{port}/health"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     found = re.search(r"(\d+) requests in", done.stdout)
@@ -216,8 +215,6 @@ def _session(engine: Engine, rows: list[Text], size: float) -> float:
 
 
 def _side_by_side(engine: Engine, batches: Sequence[Sequence[Encoded]]) -> None:
-    """Run batches in lanes."""
-
     def lane(number: int) -> None:
         for batch in batches[number :: engine.lanes]:
             engine.run_beside(batch)

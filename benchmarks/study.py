@@ -73,7 +73,6 @@ class Grid:
     sets: Sequence[str] = ()  # of every cell: "section.key=value"
 
     def cells(self) -> list[Cell]:
-        """In table order."""
         return [
             Cell(task, family, method, rank, seed)
             for family in self.families
@@ -84,12 +83,10 @@ class Grid:
         ]
 
     def folder(self, cell: Cell) -> Path:
-        """A cell's run directory."""
         rank = f"-r{cell.rank}" if cell.rank else ""
         return self.out.absolute() / "runs" / cell.task / cell.family / f"seed-{cell.seed}" / f"{cell.method}{rank}"
 
     def file(self, cell: Cell) -> Path:
-        """A cell's figures."""
         return self.folder(cell).with_suffix(".json")
 
     def call(self, cell: Cell) -> Call:
@@ -120,11 +117,11 @@ def _as_sets(settings: Mapping[str, Any]) -> list[str]:
     return [f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in settings.items()]
 
 
-_fingerprint = functools.cache(input_fingerprint)  # cells share few data sets
+_fingerprint = functools.cache(input_fingerprint)
 
 
 def _key(call: Call) -> dict[str, Any]:
-    """Settings and rows, but not their paths."""
+    """Settings and rows, without paths and device."""
     config = resolve(flags=call, sets={}, file={})
     elsewhere: Any = {"run": {"out", "device"}, "data": {"data"}}
     return {"settings": config.model_dump(mode="json", exclude=elsewhere), "rows": _fingerprint(config.data)}
@@ -142,12 +139,11 @@ def measure(call: Call, method: str, teacher: str | None) -> dict[str, dict[str,
     """Run one cell in the pool.
 
     Args:
-        call: keywords of `kdc.compress`.
         method: one of `METHODS`.
         teacher: run directory with shared stages, if any.
 
     Returns:
-        Fields of `Figures` by method; `fft` has baselines too.
+        Fields of `Figures` by method; for `fft` also of baselines.
 
     Raises:
         KdcError: as `kdc.compress`.
@@ -166,7 +162,7 @@ def measure(call: Call, method: str, teacher: str | None) -> dict[str, dict[str,
 def figures_of(
     task: str, row: Mapping[str, Any], training: Mapping[str, Any], peak_memory_bytes: int | None = None
 ) -> dict[str, Any]:
-    """Fields of `Figures`. The peak is resident memory; trainings on CUDA have their own."""
+    """Fields of `Figures`. `peak_memory_bytes` is for trainings that record no peak on CUDA."""
     metrics, rows_per_second = TASKS[task].metrics, row.get("rows_per_second")
     return {
         "scores": {name: value for name, value in row.items() if name.removesuffix("_mismatched") in metrics},
@@ -221,7 +217,7 @@ def _do(grid: Grid, cells: Iterable[Cell], submit: Submit, say: Callable[[str], 
         if error is None:
             results[cell] = future.result()
             _keep(grid, cell, {"key": key, "figures": future.result()})
-        else:  # Ray's error has kdc's as cause
+        else:  # Ray's error has kdc's as its cause
             results[cell] = str(getattr(error, "cause", None) or error) or type(error).__name__
         say(f"{cell.name}: {'done' if error is None else results[cell]}")
     return results
@@ -237,7 +233,7 @@ def _keep(grid: Grid, cell: Cell, result: dict[str, Any]) -> None:
 
 @contextmanager
 def local_pool(workers: int) -> Iterator[Submit]:
-    """Processes; a killed one does not affect others."""
+    """A process for each cell, so a killed one does not affect others."""
     with ThreadPoolExecutor(workers) as threads:
         try:
             yield lambda *given: threads.submit(in_own_process, *given)
@@ -246,7 +242,6 @@ def local_pool(workers: int) -> Iterator[Submit]:
 
 
 def in_own_process(function: Callable[..., Any], *given: Any) -> Any:
-    """Call in a new process."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
         return process.submit(function, *given).result()
 
@@ -297,7 +292,6 @@ def _numbers(text: str) -> tuple[int, ...]:
 
 
 def main() -> None:
-    """Run and print."""
     options = _options()
     lists = {name: getattr(options, name) for name in ("tasks", "families", "methods", "ranks", "seeds")}
     own = {"run.device": options.device} | ({"data.data": str(options.data.absolute())} if options.data else {})

@@ -36,17 +36,17 @@ class Cell:
     task: str
     family: str
     method: str  # of `study.METHODS`
-    rank: int  # of adapters; 0 without
+    rank: int  # 0 without adapters
     seed: int  # of splits and training
 
     @property
     def teacher(self) -> "Cell":
-        """Trains the teacher, all weights."""
+        """The cell that trains the teacher."""
         return Cell(self.task, self.family, "fft", 0, self.seed)
 
     @property
     def name(self) -> str:
-        """For progress and failures."""
+        """Name in progress and failures."""
         rank = f" r{self.rank}" if self.rank else ""
         return f"{self.task} {self.family} {self.method}{rank} seed {self.seed}"
 
@@ -55,19 +55,17 @@ class Cell:
 class Figures:
     """Results of one training; a baseline has no costs."""
 
-    scores: dict[str, float]  # points by metric; a second evaluation set's end in its name
+    scores: dict[str, float]  # points by metric
     collapsed: bool = False  # one answer for all tuning rows
     inference_s_per_1000_rows: float | None = None
     seconds: float | None = None  # of training
     parameters: int | None = None  # with adapters merged
-    trainable_parameters: int | None = None  # of model or adapters
+    trainable_parameters: int | None = None
     peak_memory_bytes: int | None = None  # of the GPU, else the process
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """Result or failure."""
-
     cell: Cell
     figures: Figures | None  # None if it failed
     failure: str = ""  # why it failed
@@ -75,8 +73,6 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Published:
-    """The paper's figures."""
-
     points: tuple[float, ...] = ()  # for each of `_COLUMNS`
     average: float | None = None  # over the columns, in points
     memory_mb: float | None = None  # peak while training
@@ -104,19 +100,17 @@ PUBLISHED = {
 
 @dataclass(frozen=True)
 class Score:
-    """A method's score on a column."""
-
     values: tuple[float, ...]  # points of seeds that count
     collapsed: int = 0  # seeds with one answer, not in `values`
     failed: int = 0  # seeds whose training failed
 
     @property
     def mean(self) -> float | None:
-        """Over the seeds that count."""
+        """Mean over the seeds that count."""
         return mean(self.values) if self.values else None
 
     def __str__(self) -> str:
-        """With standard deviation (n - 1) and marks."""
+        """Mean, standard deviation (n - 1) and marks."""
         text = number(self.mean) + (f" ± {stdev(self.values):.1f}" if len(self.values) > 1 else "")
         text += f" {_COLLAPSED}{self.collapsed}" if self.collapsed else ""
         return text + (f" {_FAILED}{self.failed}" if self.failed else "")
@@ -124,31 +118,27 @@ class Score:
 
 @dataclass(frozen=True)
 class MethodSummary:
-    """A row of the tables."""
-
     family: str
     method: str
-    rank: int  # of adapters; 0 without
+    rank: int  # 0 without adapters
     scores: dict[str, Score]  # by column, see `columns`
     figures: tuple[Figures, ...] = ()  # of successful cells
 
     @property
     def label(self) -> str:
-        """Name in tables."""
         return f"{self.family} {self.method}" + (f", r {self.rank}" if self.rank else "")
 
     @property
     def published(self) -> Published:
-        """The paper's figures; empty at other ranks than its own."""
+        """The paper's figures; empty at other ranks."""
         return PUBLISHED.get((self.family, self.method), Published()) if self.rank in (0, _PAPER_RANK) else Published()
 
     @property
     def published_average(self) -> float | None:
-        """None unless the columns are the paper's."""
         return self.published.average if self.scores.keys() == self.published.scores.keys() else None
 
     def cost(self, name: str, of_cells: Callable[[list[float]], float] = mean) -> float | None:
-        """Mean (or `of_cells`) of a field of `Figures`; None if no cell has it."""
+        """Mean (or `of_cells`) of a field of `Figures`; None without values."""
         known = [value for figures in self.figures if (value := getattr(figures, name)) is not None]
         return of_cells(known) if known else None
 
@@ -160,12 +150,11 @@ class MethodSummary:
 
 
 def columns(tasks: Iterable[str]) -> list[str]:
-    """MNLI has two columns."""
+    """Columns of tasks; MNLI has two."""
     return [column for task in tasks for column in ((task, f"{task}_mismatched") if task == "mnli" else (task,))]
 
 
 def summarise(outcomes: Sequence[Outcome]) -> list[MethodSummary]:
-    """A row for each method and rank."""
     names = columns(dict.fromkeys(outcome.cell.task for outcome in outcomes))
     rows: dict[tuple[str, str, int], list[Outcome]] = {}
     for outcome in outcomes:
@@ -204,8 +193,6 @@ def kept_percent(summary: MethodSummary, others: Sequence[MethodSummary], method
 
 @dataclass(frozen=True)
 class Table:
-    """A table as text."""
-
     title: str
     head: tuple[str, ...]
     body: tuple[tuple[str, ...], ...]
@@ -236,7 +223,6 @@ def scores_table(summaries: Sequence[MethodSummary]) -> Table:
 
 
 def costs_table(summaries: Sequence[MethodSummary]) -> Table:
-    """The paper's memory and times."""
     rows = [
         {
             "model": summary.label,
@@ -259,7 +245,6 @@ def costs_table(summaries: Sequence[MethodSummary]) -> Table:
 
 
 def ranks_table(summaries: Sequence[MethodSummary]) -> Table:
-    """Average score by rank."""
     ranked = [summary for summary in summaries if summary.rank]
     ranks = list(dict.fromkeys(summary.rank for summary in ranked))
     body = []
@@ -280,8 +265,6 @@ def write_study(out: Path, outcomes: Sequence[Outcome], origin: dict[str, str]) 
     """Write `study.md`, `.csv`, `.tex` and `.json`.
 
     Args:
-        out: the folder.
-        outcomes: of all cells.
         origin: command and machine, by title.
 
     Returns:

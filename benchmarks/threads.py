@@ -16,11 +16,10 @@ from benchmarks.neighbour import busy_neighbour
 from kdc.serving.engine.engine import Engine
 from kdc.serving.engine.long_texts import Tokens
 
-_PASSES, _BEFORE = 100, 150  # timed passes, and earlier ones in which the engine chooses
+_PASSES, _BEFORE = 100, 150  # timed passes, and passes before them, in which the engine chooses
 
 
 def main() -> None:
-    """Time all engines."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("artifact", type=Path)
     parser.add_argument("--rounds", type=int, default=5)

@@ -26,7 +26,7 @@ from kdc.pipeline.quality.operating import choose, choose_answered, choose_at_le
 
 _AIMS = ("precision>=0.8", "recall>=0.9", "fpr<=0.1", "accuracy>=0.9", "sets 0.95")
 _ALLOWED = 5.5  # percent
-_HARDEST = 0.7  # share of right answers at the least sureness
+_HARDEST = 0.7  # share of right answers among the least sure rows
 
 Drawn = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]
 
@@ -52,8 +52,8 @@ class Slices:
 
 
 def outcome(slices: Slices, drawn: Drawn, *, grouped: bool) -> tuple[float, float]:
-    """Whether the bound breaks, and the share of labelled or answered rows; for sets, the share without the true label,
-    twice."""
+    """Whether the bound breaks, and the share of labelled or answered rows. For sets, both are the share of rows
+    whose set lacks the true label."""
     probabilities, fates, groups = drawn
     known = groups if grouped else None
     if slices.aim.startswith("sets"):
@@ -77,7 +77,7 @@ def outcome(slices: Slices, drawn: Drawn, *, grouped: bool) -> tuple[float, floa
 
 
 def rates(slices: Slices, simulations: int) -> NDArray[np.float64]:
-    """Percent: (with and without groups, 2)."""
+    """Mean `outcome` in percent: (with and without groups, 2)."""
     generator = np.random.default_rng([slices.rows, slices.most, round(10 * slices.correlation)])
     found = []
     for _ in range(simulations):
@@ -87,7 +87,6 @@ def rates(slices: Slices, simulations: int) -> NDArray[np.float64]:
 
 
 def main() -> int:
-    """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--simulations", type=int, default=2000)
     parser.add_argument("--rows", default="500,2000")

@@ -28,7 +28,7 @@ from transformers import PrinterCallback, TrainerCallback
 from benchmarks.neighbour import busy_neighbour
 
 BATCH = 32
-PADDED_STEPS, CHOSEN_STEPS = 3, 3  # timed steps if padded; factor if there is a choice
+PADDED_STEPS, CHOSEN_STEPS = 3, 3  # timed steps of padded rows; factor of steps if kdc chooses
 TEACHER, STUDENT = "teacher", "student"
 _TORCHS = "torch's dropout"
 _PEER = "sentence-transformers"
@@ -36,11 +36,9 @@ _PEER = "sentence-transformers"
 
 @dataclass(frozen=True)
 class Case:
-    """One setting."""
-
     name: str
     threads: int | None = None  # None: measured
-    bf16: bool | None = False  # None: measured, with attention
+    bf16: bool | None = False  # None: measured, as is attention
     pad_to: int | None = None
     own_dropout: bool = True  # False: torch's, with the checkpoint's rates
     plain: bool = False  # the plain Hugging Face Trainer
@@ -57,7 +55,6 @@ class _Clock(TrainerCallback):
 
 
 def main() -> None:
-    """Time all settings."""
     import torch
 
     from kdc.pipeline.training.environment import pace
@@ -69,7 +66,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=24, help="steps of each setting in a round; one more goes before")
     parser.add_argument("--peer", type=Path, help="Python with peers/requirements.txt: times sentence-transformers too")
     options = parser.parse_args()
-    pace()  # counts threads now, before they change
+    pace()  # counts threads before they change
     most = torch.get_num_threads()
     fixed = [Case(f"{threads} threads", threads) for threads in (most, 1)]
     if _has_bf16():
@@ -79,7 +76,7 @@ def main() -> None:
     others = [
         Case(_TORCHS, most, own_dropout=False),
         Case("the plain Trainer", most, own_dropout=False, plain=True),
-        Case("padded to 512", most, pad_to=512),  # student only: a teacher's step takes half a minute
+        Case("padded to 512", most, pad_to=512),  # student only, as a teacher's step takes half a minute
     ]
     with tempfile.TemporaryDirectory() as scratch:
         tokens = _rows(options.data, Path(scratch))
@@ -155,8 +152,8 @@ def _has_bf16() -> bool:
 
 
 def _flops_of_a_row(who: str, tokens: Any) -> float:
-    """FLOPs of a training step for a row of mean length: 2 a linear weight and token forward, 2 for the input's
-    gradient, 2 for the weight's (not if adapted), and attention's 4 * tokens^2 * width a layer, three times."""
+    """FLOPs of a training step for a row of mean length. Each linear weight takes 2 a token forward, 2 for the input's
+    gradient, 2 for its own (not with adapters). Attention takes three times 4 * tokens^2 * width a layer."""
     import numpy as np
 
     layers, width, inner = (6 if who == TEACHER else 3), 384, 1536
@@ -250,7 +247,7 @@ def _ours(model: Any, tokens: Any, logits: Any, case: Case, steps: int, folder: 
 
 
 def _plain(model: Any, tokens: Any, logits: Any, case: Case, steps: int, folder: Path, environment: Any) -> Any:
-    """As in transformers' course: random order, padded to the batch's longest, labels only."""
+    """The Trainer as in transformers' course: random order, padded to the batch's longest, labels only."""
     from transformers import DataCollatorWithPadding, Trainer, TrainingArguments
 
     from kdc.pipeline.models import loading

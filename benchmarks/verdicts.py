@@ -6,10 +6,10 @@ should be at most 2.5 %. Ends with 1 if one exceeds 3.0 % beyond simulation nois
 that pass, of the first 300 sets. `--metrics many`: macro F1 of 20 to 48 classes or labels.
 
 Bootstraps are slow, so `clear_verdict` judges many sets without one. An interval always covers the measured difference
-plus what no row shows, so a limit inside that is "not shown". A student within the limit cannot fail, so equal
-students' sets after the first 300 stop there. For several labels, groups, or 500 rows and more, a standard error
-decides (delta method for macro F1, else a jackknife over 100 blocks): a limit clearly inside the interval is "not
-shown"; for numbers, one well beyond is clear too. `kdc.judge` must agree on each world's first forty clear sets.
+plus or minus what no row shows, so a limit in that range is "not shown". For several labels, groups, or 500 rows and
+more, a standard error decides (delta method for macro F1, else a jackknife over 100 blocks). A limit clearly inside the
+interval is "not shown"; for numbers, a limit well outside is clear too. A drop within the limit cannot fail, so equal
+students' sets after the first 300 stop there. `kdc.judge` must agree on each world's first forty clear sets.
 """
 
 import argparse
@@ -38,14 +38,12 @@ _ALLOWED = 3.0  # percent
 _CONFIDENCE = 0.95
 _FOR_POWER = 300  # sets
 _MANY_ROWS, _BLOCKS, _CHECKED = 500, 100, 40
-# Standard errors from the limit. A 95 % verdict turns at 1.96; 100 blocks know the error within a tenth.
+# Standard errors from the limit. A 95 % verdict turns at 1.96; 100 blocks give the error within a tenth.
 _WITHIN, _BEYOND = 1.4, 2.8
 
 
 @dataclass(frozen=True)
 class Rates:
-    """Percent of verdicts."""
-
     passes_at_limit: float
     fails_at_limit: float
     passes_equal: float
@@ -57,7 +55,7 @@ def verdicts(
 ) -> tuple[float, float]:
     """Percent that pass (of the first `for_passes`) and fail."""
     source = source_of(world, drop)
-    # A seed a world: shared draws make one lucky draw look like many faults.
+    # Each world has its own seed: with shared draws, one lucky draw would look like many faults.
     random, passed, failed = np.random.default_rng([seed, zlib.crc32(repr(world).encode())]), 0, 0
     to_check, for_passes = _CHECKED, min(simulations, for_passes or simulations)
     for number in range(simulations):
@@ -92,7 +90,7 @@ def _cannot_fail(world: World, labels: NDArray, teacher: NDArray, student: NDArr
 
 
 def _is_slow(world: World) -> bool:
-    """Whether a jackknife is faster."""
+    """Whether a bootstrap would be slow."""
     if world.rows >= _MANY_ROWS:
         return True
     return world.kind != "regression" and (bool(world.labels) or world.group > 1)
@@ -101,7 +99,7 @@ def _is_slow(world: World) -> bool:
 def clear_verdict(
     world: World, labels: NDArray, teacher: NDArray, student: NDArray, groups: NDArray | None
 ) -> str | None:
-    """The verdict if clear without a bootstrap, else None."""
+    """The verdict, or None if it needs a bootstrap."""
     if world.metric == "accuracy":
         return None
     answers = [metrics.predictions(each, world.kind) for each in (student, teacher)]  # type: ignore[arg-type]
@@ -122,7 +120,7 @@ def clear_verdict(
         blocks = (np.arange(len(labels)) if groups is None else groups) % _BLOCKS
         weights = (blocks != np.arange(_BLOCKS)[:, None]).astype(np.float64)
         without = 100 * (scorers[0](weights) - scorers[1](weights))
-        error = math.sqrt((_BLOCKS - 1) * np.var(without))  # delete-a-group jackknife
+        error = math.sqrt((_BLOCKS - 1) * np.var(without))
     distance = (gap + world.limit) / error if error else 0.0
     if abs(distance) <= _WITHIN and error:
         return "not shown"
@@ -133,7 +131,6 @@ def clear_verdict(
 
 
 def rates(world: World, simulations: int, power: int = _FOR_POWER) -> Rates | None:
-    """None if the world is impossible."""
     try:
         at_limit = verdicts(world, world.limit, simulations, seed=1)
     except ValueError:
@@ -143,7 +140,6 @@ def rates(world: World, simulations: int, power: int = _FOR_POWER) -> Rates | No
 
 
 def main() -> int:
-    """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--simulations", type=int, default=3000)
     parser.add_argument("--metrics", default="accuracy,f1,macro_f1,matthews,pearson,spearman")

@@ -1,8 +1,8 @@
 """Worlds from which `verdicts.py` draws evaluation sets with a known true drop.
 
-Classes: a table of probabilities of (label, teacher's answer, student's answer), in which kdc's metric gives the drop
-and bisection finds the share of lost rows. Several labels: in a lost row, the student inverts all its teacher's
-answers. Numbers: a normal distribution whose correlations are the scores.
+Classes: a table of probabilities of (label, teacher's answer, student's answer). kdc's metric gives its drop, and
+bisection finds the share of lost rows. Several labels: in a lost row, the student inverts all its teacher's answers.
+Numbers: a normal distribution whose correlations are the scores.
 """
 
 import math
@@ -27,8 +27,8 @@ Drawn = tuple[NDArray, NDArray, NDArray, NDArray | None]  # labels, both logits,
 
 @dataclass(frozen=True)
 class World:
-    """Source of evaluation sets. `classes` are label shares, empty for numbers. `losses_only` students differ only in
-    lost rows; others differ in `disagreement` percent of rows. Groups have 1 to `group` rows."""
+    """Describes evaluation sets. `classes` are label shares. `losses_only` students differ only in lost rows; others
+    differ in `disagreement` percent of rows. Groups have 1 to `group` rows."""
 
     metric: str
     rows: int
@@ -39,27 +39,27 @@ class World:
     group: int = 1
     mixed: bool = False  # groups share whether the student differs, not labels
     labels: tuple[float, ...] = ()  # share of rows with each
-    # How often groups share a fate, with many classes; else None.
+    # With many classes: how often a row shares its group's fate.
     fate: float | None = None
     rare_only: bool = False  # loses only in the rarer half
 
     @property
     def kind(self) -> str:
-        """Of the task."""
+        """The task's kind."""
         if self.labels:
             return "multilabel"
         return "regression" if self.metric in ("pearson", "spearman") else "classification"
 
 
 class Source(Protocol):
-    """Source of evaluation sets."""
+    """Draws evaluation sets."""
 
     def draw(self, random: np.random.Generator) -> Drawn:
         """One evaluation set."""
 
 
 def source_of(world: World, drop: float) -> Source:
-    """The world with this true drop in points.
+    """A source of this world's sets, with this true drop in points.
 
     Raises:
         ValueError: the drop is impossible.
@@ -70,7 +70,7 @@ def source_of(world: World, drop: float) -> Source:
 
 
 def bisected(drop_of: Callable[[float], float], drop: float) -> float:
-    """Share of lost rows with this true drop, which grows with it.
+    """The share of lost rows that gives this true drop.
 
     Raises:
         ValueError: no share has it.
@@ -129,7 +129,7 @@ class Classes:
         return 100 * float(scores[0] - scores[1])
 
     def draw(self, random: np.random.Generator) -> Drawn:
-        """Groups copy their first row; mixed groups draw each from differing or equal cells."""
+        """Groups copy one row. Rows of a mixed group are drawn from differing cells, or all from equal ones."""
         rows, groups = self._world.rows, grouped(self._world, random)
         if groups is None or not self._world.mixed:
             cells = random.choice(len(self.truth), rows, p=self.probabilities)
@@ -164,7 +164,7 @@ class Numbers:
         self._root = np.linalg.cholesky(matrix)
 
     def draw(self, random: np.random.Generator) -> Drawn:
-        """Groups copy their first row."""
+        """Groups copy one row."""
         groups = grouped(self._world, random)
         labels, teacher, student = self._root @ random.standard_normal((3, self._world.rows))
         if groups is not None:
@@ -173,8 +173,8 @@ class Numbers:
 
 
 class SeveralLabels:
-    """Independent labels; a student differs in whole rows. In `disagreement` percent it errs as often as its teacher,
-    elsewhere."""
+    """Independent labels. A student differs in whole rows. In `disagreement` percent of rows, it errs as often as its
+    teacher, but on other labels."""
 
     def __init__(self, world: World, drop: float) -> None:
         self._world = world
@@ -202,8 +202,8 @@ class SeveralLabels:
 class Many:
     """Many classes, or up to five of many labels a row: draws whole groups from a population.
 
-    Most groups have one row. Half of a group's rows repeat its labels. In lost rows other labels, evenly, replace the
-    (rare) ones.
+    Most groups have one row. Half of a group's rows repeat its labels. In lost rows, random other labels replace the
+    (rare) labels.
     """
 
     def __init__(self, world: World, drop: float) -> None:
@@ -227,7 +227,7 @@ class Many:
         self._student = self._answered(self._share)
 
     def _fates(self) -> NDArray[np.float64]:
-        """(rows,) from 0 to 1; some rows copy their group's."""
+        """(rows,) from 0 to 1. Some rows copy their group's fate."""
         shared = self._random.random(len(self._group)) < (self._world.fate or 0.0)
         return np.where(shared, self._random.random(len(self._sizes))[self._group], self._random.random(len(shared)))
 
@@ -259,7 +259,7 @@ class Many:
 
 
 def _lowest(values: NDArray[np.float64], count: NDArray[np.integer]) -> NDArray[np.bool_]:
-    """(rows, columns) whether among the row's `count` lowest."""
+    """(rows, columns) whether a value is among its row's `count` lowest."""
     last = np.sort(values.astype(np.float32), axis=1)[np.arange(len(values)), np.maximum(count, 1) - 1]
     return (values.astype(np.float32) <= last[:, None]) & (count > 0)[:, None]
 
@@ -271,7 +271,7 @@ def _heavy(most: int) -> NDArray[np.float64]:
 
 
 def zipf(count: int) -> tuple[float, ...]:
-    """Class shares, the k-th 1/k of the first."""
+    """Class shares: the k-th is 1/k of the first."""
     shares = 1 / np.arange(1, count + 1)
     return tuple((shares / shares.sum()).tolist())
 
@@ -298,7 +298,7 @@ MANY = (
 
 
 def worlds(names: Iterable[str], rows: Iterable[int]) -> list[World]:
-    """ "many" is for worlds of many classes."""
+    """Worlds by metric; "many" gives worlds of many classes."""
     names = list(names)
     found = list(MANY) if "many" in names else []
     names = [name for name in names if name != "many"]

@@ -1,4 +1,4 @@
-"""Options of commands as rows of a table (`Setting`), which become Typer's options."""
+"""Options of commands as table rows (`Setting`), which become Typer's options."""
 
 import functools
 import inspect
@@ -11,7 +11,7 @@ import typer
 
 @dataclass(frozen=True)
 class Setting:
-    """An option that sets a setting; without a value it sets nothing."""
+    """An option; without a value it sets nothing."""
 
     name: str  # option, e.g. "max-drop"
     type: Any  # bool makes a flag
@@ -33,19 +33,18 @@ class Setting:
 
     @property
     def parameter(self) -> inspect.Parameter:
-        """Parameter for Typer."""
         hint: Any = self.type | None
         hint = Annotated[hint, option(self.help, f"--{self.name}", panel=self.panel, least=self.least)]
         return inspect.Parameter(self.argument, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=hint)
 
 
 def settings(section: str, panel: str | None, *rows: tuple[Any, ...]) -> tuple[Setting, ...]:
-    """Options of one section and panel, each (name, type, help) or (name, type, help, setting's key)."""
+    """Options of one section and panel, each (name, type, help, keys...)."""
     return tuple(Setting(name, kind, help, section, panel, tuple(keys)) for name, kind, help, *keys in rows)
 
 
 def takes(*settings: Setting) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a command these options. Its first argument receives the given values, by setting."""
+    """Give a command these options. Its first argument receives the given values by setting name."""
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         _, *own = inspect.signature(command).parameters.values()
@@ -70,11 +69,11 @@ def taken(given: dict[str, Any], settings: Iterable[Setting]) -> dict[str, Any]:
 
 
 def option(help: str, *names: str, panel: str | None = None, least: float | None = None) -> Any:
-    """An option; its help tells its default."""
+    """An option whose help tells its default."""
     return typer.Option(*names, help=help, rich_help_panel=panel, min=least, show_default=False)
 
 
 def argument(help: str, metavar: str | None = None) -> Any:
-    """A positional argument; its help tells its default."""
-    escaped = help.replace("[@", r"\[@")  # rich would take it for markup and leave it out
+    """A positional argument."""
+    escaped = help.replace("[@", r"\[@")  # rich would take it for markup
     return typer.Argument(help=escaped, metavar=metavar, show_default=False)

@@ -9,7 +9,7 @@ from typing import Self
 
 
 def usable_cores(root: Path = Path("/")) -> int:
-    """Cores of this process: the least of machine, affinity and control group quotas, rounded down, at least 1.
+    """Cores of this process: the least of affinity and control group quotas, rounded down, at least 1.
 
     ONNX Runtime counts the machine's cores, which slows down a container with fewer.
     """
@@ -36,7 +36,7 @@ def cgroup_folders(controller: str, root: Path = Path("/")) -> Iterator[tuple[Pa
         root: with `/proc` and `/sys`.
 
     Yields:
-        A folder, which may be missing, and the control groups' version (1 or 2).
+        A folder, maybe missing, and the control groups' version (1 or 2).
     """
     try:
         lines = (root / "proc/self/cgroup").read_text(encoding="utf-8").splitlines()
@@ -53,7 +53,7 @@ def cgroup_folders(controller: str, root: Path = Path("/")) -> Iterator[tuple[Pa
 
 
 class Neighbours:
-    """Cores of this process that others took during a block; includes other guests if the system counts them."""
+    """Cores that others took during a block: processes, and virtual machines if the system counts them."""
 
     def __enter__(self) -> Self:
         self._before = self._read()
@@ -71,7 +71,7 @@ class Neighbours:
 
     @staticmethod
     def _read() -> tuple[float, float, float]:
-        """Seconds of the clock, busy cores, and this process."""
+        """Seconds of the clock, of busy cores, and of this process."""
         import psutil
 
         mine = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None

@@ -5,7 +5,7 @@ Exit codes: 0 done, 1 failure, 2 wrong input; 3 and 4 are verdicts.
 
 import re
 
-# Users and passwords in addresses (even with a bare @ or /), and values after ? or #, unlike part-?.csv.
+# Users and passwords in addresses (even with a bare @ or /), and values after ? or # (part-?.csv has none).
 _USER = re.compile(r"(?<=://)(?:[^/\s]*:\S*|[^/\s]*)@")
 _VALUES = re.compile(r"(:[^\s?#]*[?#])(?=\S*=)\S+")
 # Control characters except line break and tab, and direction marks.
@@ -13,7 +13,7 @@ _UNSEEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u20
 
 
 def printable(text: str) -> str:
-    """Escape marks that would move a terminal's cursor or rename its window: names may be others'."""
+    """Escape marks that would move a terminal's cursor or rename its window. Names may come from others."""
     return _UNSEEN.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
 
 
@@ -28,7 +28,7 @@ def installing(extra: str) -> str:
 
 
 class KdcError(Exception):
-    """A failure. Exit code 1. Its texts show no secrets of addresses.
+    """A failure, exit code 1. Its texts show no secrets of addresses.
 
     Args:
         what: what was wrong, one sentence without a full stop.
@@ -52,14 +52,14 @@ class KdcError(Exception):
 
 
 class InputError(KdcError):
-    """A wrong flag, setting or file. Exit code 2."""
+    """A wrong flag, setting or file, exit code 2."""
 
     exit_code = 2
     code = "wrong_input"
 
 
 class OutOfReach(InputError):
-    """No student can keep a limit; known before training."""
+    """No student can keep a limit, as known before training."""
 
     code = "limit_out_of_reach"
 

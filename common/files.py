@@ -1,4 +1,4 @@
-"""Atomic writing: after a crash a file has its old content or its new one."""
+"""Atomic writing: after a crash a file has its old or its new content."""
 
 import errno
 import hashlib
@@ -28,7 +28,6 @@ _REFUSALS = {
 
 
 def sha256_of(path: Path) -> str:
-    """SHA-256 in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -37,9 +36,8 @@ def write_whole(path: Path, content: str | bytes, *, shared: bool = False) -> No
     """Write a file atomically.
 
     Args:
-        path: in an existing folder.
         content: text (UTF-8) or bytes.
-        shared: see `whole_file`.
+        path, shared: as in `whole_file`.
     """
     with whole_file(path, shared=shared) as stream:
         stream.write(content.encode() if isinstance(content, str) else content)
@@ -47,12 +45,12 @@ def write_whole(path: Path, content: str | bytes, *, shared: bool = False) -> No
 
 @contextmanager
 def whole_file(path: Path, *, shared: bool = False) -> Iterator[IO[bytes]]:
-    """A stream whose content replaces `path` when the block ends. An error keeps the old file; an OSError names it.
-    Content is synced first: a power cut leaves no empty file.
+    """A stream whose content replaces `path` when the block ends. An error keeps the old file, and an OSError names it.
+    Content is synced first, so a power cut leaves no empty file.
 
     Args:
         path: in an existing folder.
-        shared: processes may write at once, each to its own temporary file, which stays if its writer is killed.
+        shared: processes may write at once, each to its own temporary file. A killed writer's file stays.
     """
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex if shared else 'kdc'}.tmp")
     try:
@@ -81,7 +79,7 @@ def disk_is_full(error: BaseException | None) -> bool:
 
 
 def refusal(error: OSError) -> KdcError | None:
-    """The error for people if disk or rights failed, else None."""
+    """The error for people if the file system refused, else None."""
     remedy = _REFUSALS.get(error.errno or 0)
     if remedy is None:
         return None

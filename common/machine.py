@@ -1,4 +1,4 @@
-"""CPU with int8 instructions, cores, memory, and NVIDIA driver of this machine."""
+"""This machine's CPU, cores, memory, and NVIDIA driver."""
 
 import contextlib
 import importlib.metadata
@@ -13,7 +13,7 @@ from pathlib import Path
 from kdc.common.cores import cgroup_folders, usable_cores
 from kdc.common.frozen import Frozen
 
-# Our name -> /proc/cpuinfo's. AVX2 alone saturates int8 products, VNNI does not.
+# Our name -> /proc/cpuinfo's.
 _X86 = {name: name for name in ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8")}
 _ARM = {"asimd": "asimd", "dotprod": "asimddp", "i8mm": "i8mm"}
 _MACOS = {
@@ -28,8 +28,6 @@ _SMI_TIMEOUT_S = 15
 
 
 class Cpu(Frozen):
-    """The CPU."""
-
     model: str
     architecture: str  # for example "x86_64"
     # Instruction sets that matter for int8; None: unknown.
@@ -37,37 +35,30 @@ class Cpu(Frozen):
 
     @property
     def has_int8_products(self) -> bool | None:
-        """Whether it has int8 dot products. Without them, x86 saturates sums of 8-bit products. None: unknown."""
+        """Whether the CPU has int8 dot products. Without them, x86 saturates sums of 8-bit products. None: unknown."""
         if self.instructions is None:
             return None
         return any(self.instructions.get(name) for name in _INT8_PRODUCTS)
 
 
 class Cores(Frozen):
-    """Numbers of cores."""
-
     host: int | None  # None: unknown
     affinity: int | None  # None if unsupported
     usable: int  # within the container's quota
 
 
 class Memory(Frozen):
-    """Memory, in bytes."""
-
     total_bytes: int  # of the machine
     limit_bytes: int | None  # None: no limit
 
 
 class Nvidia(Frozen):
-    """NVIDIA driver and devices."""
-
     driver: str | None = None  # None: no driver
     devices: tuple[str, ...] = ()  # names with memory
     detail: str = ""  # why there is none
 
 
 def cpu(root: Path = Path("/")) -> Cpu:
-    """Describe the CPU."""
     architecture = platform.machine()
     model = platform.processor()
     instructions: dict[str, bool] | None = None
@@ -90,7 +81,6 @@ def cpu(root: Path = Path("/")) -> Cpu:
 
 
 def cores() -> Cores:
-    """Count the cores."""
     affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
     return Cores(host=os.cpu_count(), affinity=affinity, usable=usable_cores())
 
@@ -106,7 +96,7 @@ def memory(root: Path = Path("/")) -> Memory:
         with contextlib.suppress(OSError, ValueError):
             file = folder / ("memory.max" if version == 2 else "memory.limit_in_bytes")
             limits.append(int(file.read_text(encoding="utf-8")))
-    # Version 1: huge means no limit.
+    # In version 1 a huge number means no limit.
     return Memory(total_bytes=total, limit_bytes=min((limit for limit in limits if limit < total), default=None))
 
 
@@ -120,7 +110,6 @@ def versions(packages: Iterable[str]) -> dict[str, str]:
 
 
 def nvidia() -> Nvidia:
-    """Ask `nvidia-smi`."""
     command = shutil.which("nvidia-smi")
     if command is None:
         return Nvidia(detail="nvidia-smi is not there")

@@ -1,9 +1,9 @@
-"""Finds the fastest number of threads, or the faster of two ways, by timing.
+"""Finds the fastest number of threads by timing.
 
 Threads of a step wait for each other. With cores of their own, two are nearly twice as fast as one. If other processes
-use the cores, each wait lasts until the slowest thread gets a core back, and one thread is faster. Real steps are timed
-with the current number, half and twice it: at the start, once a minute, and when the speed halves. Numbers further away
-are too slow to try: with one thread of 64, a few steps take a minute.
+use the cores, each wait lasts until the slowest thread gets a core back, and one thread is faster. `Pace` times real
+steps with the current number, half and twice it: at the start, every minute or few, and when the speed halves. Numbers
+further away may be too slow to try.
 """
 
 import logging
@@ -17,9 +17,9 @@ from statistics import mean
 log = logging.getLogger("kdc")
 
 _REMEMBERED = 8  # last steps that give a speed
-_LOOK_AGAIN_S, _LOOK_AGAIN_STEPS = 60.0, 50  # compare again after both; steps for each step of a turn
-_LATEST_S = 240.0  # the wait doubles up to this while others are far behind
-_SOON_S = 5.0  # least wait after the speed halved
+_LOOK_AGAIN_S, _LOOK_AGAIN_STEPS = 60.0, 50  # compare again after both; steps times those of a turn
+_LATEST_S = 240.0  # the wait doubles up to this while other numbers are far behind
+_SOON_S = 5.0  # least wait if the speed halved
 _WORTH = 1.05  # how many times as fast another number must be
 
 
@@ -29,10 +29,9 @@ class Pace:
     Args:
         choices: numbers of threads, descending, close together.
         set_threads: sets the number for the next steps.
-        clock: seconds.
         turn: steps timed with a number in a turn.
-        alike: True for training. A service's passes differ: they alternate and are compared by token count, and a
-            falling speed means nothing.
+        alike: True for training. A service's passes differ in size, so numbers alternate, passes of similar size are
+            compared, and a falling speed means nothing.
     """
 
     def __init__(
@@ -53,10 +52,10 @@ class Pace:
         self._used = self.threads  # in the current step
         self._began = 0.0
         self._looked: float | None = None  # end of the last comparison
-        self._beyond: list[int] = []  # beyond a new choice, maybe better still
-        self._steps = 0  # since then, or the work's begin
-        self._settled = 0.0  # after the last comparison
-        self._wait = _LOOK_AGAIN_S  # until the next one
+        self._beyond: list[int] = []  # neighbours of a new choice, not timed yet
+        self._steps = 0  # since the last comparison, or since the work began
+        self._settled = 0.0  # speed after the last comparison
+        self._wait = _LOOK_AGAIN_S  # until the next comparison
 
     def _no_steps(self) -> dict[int, deque[tuple[int, float]]]:
         """No steps yet: (tokens, seconds) by threads."""
@@ -64,7 +63,7 @@ class Pace:
 
     @contextmanager
     def work(self) -> Iterator[None]:
-        """Work of like steps; afterwards the most threads are set."""
+        """Work of similar steps. Afterwards the most threads are set."""
         self._speeds = self._no_steps()
         self._plan, self._steps, self._settled = [], 0, 0.0
         self._used = self.threads
@@ -89,7 +88,7 @@ class Pace:
         self._speeds[self._used].append((tokens, max(now - self._began, 1e-9)))
         if self._plan:
             self._plan.pop(0)
-            if self._alike and self._is_far_behind():  # beside others such steps may take ten times as long
+            if self._alike and self._is_far_behind():  # such steps may take ten times as long
                 self._plan = [threads for threads in self._plan if threads != self._used]
             if not self._plan:
                 self._choose(now)
@@ -107,7 +106,7 @@ class Pace:
         return [threads for threads in order for _ in range(self._turn)]
 
     def _is_far_behind(self) -> bool:
-        """Whether another number is at least twice as fast."""
+        """Whether another number is more than twice as fast."""
         timed = [self._speed(threads) for threads in self.choices if self._speeds[threads]]
         return self._speed(self._used) < max(timed) / 2
 
@@ -125,7 +124,7 @@ class Pace:
             return True
         is_known = len(self._speeds[self.threads]) == self._remembered
         if not self._settled and is_known:
-            self._settled = self._speed(self.threads)  # the last comparison may be of other work
+            self._settled = self._speed(self.threads)  # the last comparison may have timed other work
         has_slowed = self._alike and is_known and self._speed(self.threads) < self._settled / 2
         passed = now - self._looked
         return (has_slowed and passed > _SOON_S) or (
@@ -156,8 +155,7 @@ class Pace:
         return sum(tokens for tokens, _ in steps) / sum(seconds for _, seconds in steps)
 
     def _times_as_fast(self, threads: int) -> float:
-        """Speed relative to the chosen number: geometric mean ratio among steps of similar size, because long steps
-        cost less a token."""
+        """Speed relative to the chosen number: geometric mean ratio among steps of similar size."""
         by_size: dict[int, tuple[list[float], list[float]]] = {}
         for side, number in enumerate((self.threads, threads)):
             for tokens, seconds in self._speeds[number]:

@@ -20,7 +20,7 @@ STANDARD = "-"
 _REMEDY = "check the name, and the credentials and endpoint that the scheme's package reads"
 _SERVER = re.compile(r"\b(https?)://([^/?#]*)")
 _WORDS = re.compile(r"\w{3,}")
-# Where stores tell a file's version or time of change.
+# Keys for a file's version or modification time.
 _CHANGED = ("mtime", "ETag", "etag", "LastModified", "Last-Modified", "updated")
 _LONGEST_DETAIL = 600  # some messages hold a whole page
 
@@ -41,7 +41,7 @@ def file_system(address: str) -> tuple[Any, str]:
 
 
 def _of_web(address: str) -> dict[str, Any]:
-    """fsspec's options for HTTP: a session for each server, which checks redirects."""
+    """fsspec's options for HTTP: each server's own session."""
     servers = dict(_SERVER.findall(address))
     if not servers:
         return {}
@@ -58,7 +58,6 @@ def _told(error: Exception, address: str) -> str:
 
 
 def is_local(system: Any) -> bool:
-    """Whether paths are local."""
     return "file" in system.protocol
 
 
@@ -91,8 +90,7 @@ class File:
 
     @property
     def format(self) -> str:
-        """The format, by the ending."""
-        return format_of(self.path)  # the address may lack the query that names it
+        return format_of(self.path)  # the address may lack the query that names the format
 
     def open(self) -> IO[bytes]:
         """Open for reading, decompressed.
@@ -110,7 +108,7 @@ class File:
 
 
 def format_of(address: str) -> str:
-    """A file's format by its ending.
+    """A file's format.
 
     Raises:
         InputError: unknown ending.
@@ -128,29 +126,26 @@ def _ending(address: str) -> str:
 
 
 def is_packed(address: str) -> bool:
-    """Whether it is compressed."""
     return Path(_named(address)).suffix in _COMPRESSED
 
 
 def _named(address: str) -> str:
-    """The part that names the file: the path, or the whole address if its query does (download?file=rows.csv). Local
-    names may hold a question mark."""
+    """The part that names the file: the path, or the whole address if its query does (download?file=rows.csv)."""
     path = address.partition("?")[0] if "://" in address else address
     return path if any(ending in FORMATS for ending in Path(path.lower()).suffixes[-2:]) else address
 
 
 def exists(address: str) -> bool:
-    """Whether anything is there."""
     system, path = file_system(address)
     with reaching_remote(system, address):
         return bool(system.exists(path))
 
 
 def find(address: str) -> list[File]:
-    """An input's files, sorted: one, a directory's or a pattern's.
+    """Sorted files of an input: one file, a directory or a pattern.
 
     Raises:
-        InputError: no such file, or none of a known format.
+        InputError: there is no such file, or none of a known format.
         KdcError: the store failed.
     """
     system, path = file_system(address)
@@ -188,8 +183,8 @@ class Folder:
     """A folder of small files, each written atomically.
 
     Args:
-        address: local, or any of fsspec.
-        first: deleted first by `remove`; without it, the folder is a broken-off removal.
+        address: local, or any that fsspec knows.
+        first: the file that `remove` deletes first. A folder without it is half removed.
     """
 
     def __init__(self, address: str, first: str) -> None:
@@ -202,7 +197,6 @@ class Folder:
             return bool(self._system.exists(self._at(name)))
 
     def exists(self) -> bool:
-        """Whether anything is there."""
         return exists(self._address)
 
     def read(self, name: str) -> bytes:
@@ -214,7 +208,6 @@ class Folder:
         return self._system.cat_file(self._at(name))
 
     def write(self, name: str, data: bytes) -> None:
-        """Write a file atomically."""
         if not is_local(self._system):  # object stores are atomic
             with reaching_remote(self._system, self._address):
                 self._system.pipe_file(self._at(name), data)
@@ -231,7 +224,7 @@ class Folder:
         return {Path(path).name: int(info["size"]) for path, info in listing.items()}
 
     def move(self, address: str) -> None:
-        """Rename atomically, after removing the target."""
+        """Rename a local folder, after removing the target."""
         _, path = file_system(address)
         for temporary in Path(self._path).glob("*.tmp"):  # left by killed writers
             temporary.unlink()
@@ -253,7 +246,7 @@ class Folder:
 
 @contextmanager
 def whole_file_at(address: str) -> Iterator[IO[bytes]]:
-    """A stream that takes its name when complete. Creates local folders."""
+    """A stream to a file that gets its name when complete. Creates local folders."""
     system, path = file_system(address)
     if is_local(system):
         Path(path).parent.mkdir(parents=True, exist_ok=True)
@@ -266,7 +259,7 @@ def whole_file_at(address: str) -> Iterator[IO[bytes]]:
 
 @contextmanager
 def lock(output: str) -> Iterator[None]:
-    """Lock a local output against other processes, if its folder is writable.
+    """Lock a local output, if its folder is writable.
 
     Raises:
         InputError: another process writes it.

@@ -15,7 +15,7 @@ class Progress(Protocol):
     """How long work reports progress."""
 
     def __call__(self, done: int, total: int, /, *, rows: int = 0, loss: float | None = None) -> None:
-        """`done` of `total` steps, each of `rows` rows."""
+        """Take `done` of `total` steps, each of `rows` rows."""
 
 
 class _Bar:
@@ -23,11 +23,11 @@ class _Bar:
 
     Args:
         quiet: print nothing.
-        draws: draw the bar; lines are printed in any case.
+        draws: False draws no bar, but prints lines.
     """
 
     def __init__(self, *, quiet: bool = False, draws: bool = True) -> None:
-        from rich.console import Console  # this module's import must be cheap
+        from rich.console import Console
 
         self.console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
         self._is_drawn = self.console.is_terminal and draws and not quiet
@@ -35,11 +35,9 @@ class _Bar:
         self._task: Any = None
 
     def say(self, line: str) -> None:
-        """Print one line."""
         self.console.print(printable(line), markup=False)
 
     def stop(self) -> None:
-        """Remove the bar."""
         if self._progress is not None:
             self._progress.stop()
             self._progress = None
@@ -51,7 +49,7 @@ class _Bar:
         self.stop()
 
     def _draw(self, columns: list[Any], title: str, total: float | None, **fields: Any) -> None:
-        """Begin a bar; without a terminal it only counts."""
+        """Without a terminal the bar only counts."""
         from rich.progress import Progress
 
         self.stop()
@@ -68,7 +66,7 @@ class _Bar:
 
 
 class Reporter(_Bar):
-    """Stages of a run: lines at begin and end, a bar or lines between. Shows kdc's log.
+    """Shows stages of a run: lines when one begins and ends, a bar or lines between. Shows kdc's log.
 
     Args:
         quiet: print nothing.
@@ -86,7 +84,6 @@ class Reporter(_Bar):
         logging.getLogger("kdc").setLevel(logging.INFO)
 
     def started(self, stage: str, why: str) -> None:
-        """Say that a stage begins, and why."""
         from rich.progress import BarColumn, MofNCompleteColumn, TimeElapsedColumn, TimeRemainingColumn
 
         self.say(f"{stage}: starts ({why})")
@@ -106,17 +103,14 @@ class Reporter(_Bar):
         self._update(completed=done, total=total, **fields)
 
     def stop(self) -> None:
-        """End bar and lines."""
         super().stop()
         self._ended.set()
 
     def finished(self, stage: str, seconds: float, headline: str) -> None:
-        """Say that a stage is done."""
         self.stop()
         self.say(f"{stage}: done in {seconds:.1f} s" + (f": {headline}" if headline else ""))
 
     def skipped(self, stage: str) -> None:
-        """Say that a stage was done before."""
         self.say(f"{stage}: already done, nothing changed")
 
     def _beat(self, task: Any, ended: threading.Event) -> None:
@@ -154,7 +148,7 @@ class Meter(_Bar):
         self._draw([TextColumn("{task.description}", markup=False), *bar], title, total)
 
     def advance(self, count: int) -> None:
-        """Move the bar; back for a negative count, if bytes are sent again."""
+        """Move the bar, or move it back if bytes are sent again."""
         self._update(advance=count)
 
 
@@ -169,5 +163,4 @@ class RowCounter(_Bar):
         self._draw([*figures, BarColumn(), "left", TimeRemainingColumn()], "rows", total, rows=0, speed=0.0)
 
     def update(self, done: int, rows: int, rows_per_second: float) -> None:
-        """Move the bar; show rows and speed."""
         self._update(completed=done, rows=rows, speed=rows_per_second)

@@ -19,7 +19,7 @@ def connected(address: str | None, cores: int = 1) -> Iterator[Any]:
     """Connect to Ray for the block, unless connected; yields the module `ray`.
 
     Args:
-        address: of a cluster, or "auto" for this machine's; None: Ray on this machine alone.
+        address: a cluster's, or "auto" for this machine's cluster; None: Ray on this machine alone.
         cores: least cores to offer on this machine alone.
 
     Raises:
@@ -41,7 +41,7 @@ def connected(address: str | None, cores: int = 1) -> Iterator[Any]:
         options = {"address": "local", "num_cpus": max(cores, usable_cores()), "include_dashboard": False}
     try:
         _check_answers(address)
-        with _without_stderr():  # failures are raised
+        with _without_stderr():
             ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
     except (OSError, RuntimeError, ValueError) as error:
         why = (str(error).splitlines() or [type(error).__name__])[0]

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Iterator
 from typing import Any, Literal
 
 Format = Literal["csv", "tsv", "jsonl", "parquet"]
-# Formats by file ending.
 FORMATS: dict[str, Format] = {
     ".csv": "csv",
     ".tsv": "tsv",
@@ -16,7 +15,7 @@ FORMATS: dict[str, Format] = {
     ".parquet": "parquet",
 }
 DELIMITERS = {"csv": ",", "tsv": "\t"}
-# Bounds an unclosed quote, which would swallow the file.
+# Without it, an unclosed quote would swallow the file.
 LONGEST_LINE = 64 << 20
 
 
@@ -32,7 +31,7 @@ def parse_delimited(lines: Iterable[str], delimiter: str) -> Iterator[tuple[int,
     """Parse lines (with their ends) by csv's rules: quoted fields may hold delimiters and line breaks.
 
     Yields:
-        first line and fields, header first; a blank line has none.
+        Each record's first line and fields, header first. A blank line has no fields.
 
     Raises:
         BrokenQuoting: a quote is not closed or doubled, or a record holds a carriage return.
@@ -49,7 +48,6 @@ def parse_delimited(lines: Iterable[str], delimiter: str) -> Iterator[tuple[int,
 
 
 def _finite(text: str) -> float:
-    """A finite number. Raises ValueError."""
     if not math.isfinite(number := float(text)):
         raise ValueError(f"{text[:40]} is no number that JSON can hold")
     return number
@@ -62,7 +60,7 @@ def parse_jsonl(lines: Iterable[str], *, finite: bool = False) -> Iterator[tuple
     """Parse one JSON value a line, skipping blank lines. `finite` refuses NaN and 1e999, which Python accepts.
 
     Yields:
-        line number, text, and value, or the error of a broken line.
+        Line number, text, and value (for a broken line, its error).
     """
     decoder = _FINITE if finite else json.JSONDecoder()
     for number, line in enumerate(lines, start=1):

@@ -48,5 +48,5 @@ def _on_one_line(text: str) -> str:
 
 
 def number(value: float | None, digits: int = 1, factor: float = 1) -> str:
-    """`value` times `factor`; "-" for None and for a foreign manifest's non-numbers."""
+    """`value` times `factor`; "-" for None and other non-numbers."""
     return "-" if not isinstance(value, int | float) else f"{value * factor:.{digits}f}"

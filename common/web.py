@@ -1,6 +1,6 @@
 """HTTP sessions for fsspec that refuse redirects from https to http, or from the internet to private addresses.
 
-Followed blindly, redirects reach this machine's ports, its network, a cloud's metadata.
+Redirects could reach this machine's ports, its network, or a cloud's metadata.
 """
 
 import errno
@@ -11,17 +11,17 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import aiohttp
 
-_MOST_AT_ONCE = 64 << 20  # fsspec's reads without a range
+_MOST_AT_ONCE = 64 << 20  # bytes of a read without a range
 _REMEDY = "give the address it redirects to, if you trust it"
 
 
 def is_inside(address: str) -> bool:
-    """Whether an address is this machine's, private or link-local."""
+    """Whether an address is not on the internet."""
     return not ipaddress.ip_address(address.partition("%")[0]).is_global
 
 
 def leads_inside(server: str, target: str) -> bool:
-    """Whether an internet server leads to a private target. Unresolvable names (behind a proxy) count as internet."""
+    """Whether an internet server leads to a private target. Unresolved names (behind a proxy) count as internet."""
     return _resolves_inside(target) and not _resolves_inside(server)
 
 
@@ -57,7 +57,7 @@ async def session(*, server: str, **more: Any) -> "aiohttp.ClientSession":
             raise OSError(f"a redirect goes from https to http; {_REMEDY}")
 
     class Bounded(aiohttp.ClientResponse):
-        """Refuses more bytes than requested, which fsspec would read into memory."""
+        """Refuses more bytes than requested; fsspec reads all into memory."""
 
         async def read(self) -> bytes:
             start, _, end = self.request_info.headers.get("Range", "").removeprefix("bytes=").partition("-")

@@ -69,7 +69,7 @@ def serve(settings: ServeSettings, host: str, port: int) -> None:
 def _run(settings: ServeSettings, listener: socket.socket, folder: Path, stop: list[int]) -> None:
     try:
         listener.listen(_BACKLOG)
-    except OSError as error:  # another service, bound here too, was first
+    except OSError as error:  # another service bound here listens already
         raise _cannot_listen(error, "{}:{}".format(*listener.getsockname()), "--port") from error
     workers = Workers(listener, folder, settings.workers, settings.environment())
     try:
@@ -79,13 +79,13 @@ def _run(settings: ServeSettings, listener: socket.socket, folder: Path, stop: l
             time.sleep(_LOOK_S)
     finally:
         (folder / runtime.STOPPING).touch()
-        # The drain, the admitted requests, and two seconds to close.
+        # Time to drain, to answer admitted requests, and to close.
         workers.stop(settings.drain_delay_s + 2 * settings.timeout_s + 2)
 
 
 def _noted_signals() -> list[int]:
-    """Only note signals in a list. A handler that raises could interrupt the workers' stop; one that locks could
-    deadlock."""
+    """Handlers only append signals to a list. A handler that raises could interrupt the workers' stop; one that locks
+    could deadlock."""
     stop: list[int] = []
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda number, _: stop.append(number))

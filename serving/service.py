@@ -34,15 +34,15 @@ if runtime.directory() is not None:  # `kdc serve` says the same
 
 _SETTINGS = resolve()
 _APP = make_app(_SETTINGS)
-# From the environment, because the parent process may have died.
-# Python's are (700, 10, 10). By more, calls of gRPC would keep their messages for long: +600 MB in an attack.
+# Python's are (700, 10, 10). By 20,000, calls of gRPC would keep their messages for long: +600 MB in an attack.
 _GC_THRESHOLDS = (2000, 10, 40)
+# From the environment, because the parent process may have died.
 _SUPERVISOR = int(os.environ.get(runtime.SUPERVISOR) or os.getppid())
 
 
 class FrontDoor:
-    """Sends HTTP requests to our app. BentoML's middleware takes longer than a small model, and must not see client
-    input."""
+    """Sends HTTP requests to our app. BentoML's middleware takes longer than a small model, and must not see
+    clients' input."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._bentoml = app
@@ -57,7 +57,7 @@ class FrontDoor:
     # BentoML's metrics hold raw paths, and its access log takes a third of a request's time.
     metrics={"enabled": False},
     logging={"access": {"enabled": False}},
-    # Ours fires first; BentoML never cancels its timer, so it must be short.
+    # Our timeout fires first. BentoML never cancels its timer, so it must be short.
     traffic={"timeout": _SETTINGS.timeout_s + 1},
     # kdc.serving.http.tracing makes more detailed spans.
     tracing={"excluded_urls": ".*"},
@@ -71,13 +71,12 @@ class Classifier:
     @bentoml.on_deployment
     @staticmethod
     def before_workers() -> None:
-        """Check the artifacts once. `bentoml serve` would restart a worker with a damaged one again and again."""
+        """Check the artifacts once. `bentoml serve` would restart a worker with a damaged artifact without end."""
         artifacts = verify(_SETTINGS).artifact
         os.environ |= {"KDC_ARTIFACT": artifacts, runtime.SUPERVISOR: str(os.getpid())}  # workers inherit them
 
     @bentoml.on_startup
     async def start(self) -> None:
-        """Load and warm the artifacts."""
         _log_to_stderr()
         share_heaps()  # before other threads start
         server = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)  # uvicorn's server
@@ -91,15 +90,14 @@ class Classifier:
         # A full collection over the imported modules would halt all requests for 40 ms.
         gc.collect()
         gc.freeze()
-        # Thousands of connections are many young objects, and requests leave no cycles: with Python's own thresholds
-        # half of a busy worker's time went into collections.
+        # Thousands of connections are many young objects, and requests leave no cycles. With Python's own thresholds,
+        # collections took half of a busy worker's time.
         gc.set_threshold(*_GC_THRESHOLDS)
         _report_started(_APP.state.registry)
         self._orphaned = asyncio.create_task(_end_with_the_supervisor())
 
     @bentoml.on_shutdown
     async def stop(self) -> None:
-        """Finish running requests, and close the models."""
         self._orphaned.cancel()
         await self._stack.aclose()
 
@@ -142,7 +140,7 @@ async def _end_with_the_supervisor() -> None:
 
 
 class _OneLine(logging.Formatter):
-    """One printable line per message: artifact names come from outside."""
+    """One printable line per message, because artifact names come from outside."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:
         return printable(super().formatMessage(record)).replace("\n", " ")
@@ -169,7 +167,7 @@ def _report_started(registry: Registry) -> None:
 
 
 def _report_failure(error: KdcError) -> None:
-    """Exit, and tell `kdc serve` why. Without `kdc serve`, or after a first successful start, only log the reason."""
+    """Tell `kdc serve` why, and exit. Without `kdc serve`, or after a successful start, only log the reason."""
     folder = runtime.directory()
     if folder is None or runtime.has_started(folder):
         logging.getLogger("kdc.serve").error("cannot start: %s", error)

@@ -18,15 +18,15 @@ log = logging.getLogger("kdc.serve")
 _WORKER = (sys.executable, "-m", "_bentoml_impl.worker.service", "kdc.serving.service:Classifier")
 _KILLED_S = 5.0  # a killed worker's driver may hang
 _RECENT_S = 60.0  # seconds for which a death counts
-_WAITS_S = (0.0, 0.0, 1.0, 2.0, 4.0, 8.0)  # by recent deaths per worker
-_FAILED_STARTS = 5  # in a row, per worker
+_WAITS_S = (0.0, 0.0, 1.0, 2.0, 4.0, 8.0)  # by recent deaths for each worker
+_FAILED_STARTS = 5  # in a row, for each worker
 
 
 class Workers:
     """Processes that accept connections on one listening socket.
 
     Args:
-        folder: workers run and report here. Files in the current folder could shadow modules.
+        folder: where workers run and report, because files in the current folder could shadow modules.
         environment: additional variables.
     """
 

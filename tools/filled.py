@@ -1,7 +1,7 @@
 """`kdc verify --labelled`: the verdict on accuracy from labels of the differing rows alone.
 
-Rows that both models answer alike cannot change the difference, so their labels are not needed. Reads a file that
-`kdc.tools.unlabelled` wrote and a person filled in.
+Rows that both models answer alike cannot change the difference. Reads a file that `kdc.tools.unlabelled` wrote and a
+person filled in.
 """
 
 import io
@@ -28,7 +28,7 @@ from kdc.serving.engine.engine import Engine
 from kdc.tools.reference import arrays_of
 
 Ints = NDArray[np.int64]
-ID, LABEL = "id", "label"  # columns of the file; the header of `label` also names the labels
+ID, LABEL = "id", "label"  # columns of the file
 _COLUMNS = ("texts", "sides", "student", "teacher")  # of `Answered`
 _NO_LABEL = -1
 _ALL_ROWS = "label all rows: --data FILE"
@@ -43,11 +43,11 @@ class Answered:
     student: Ints  # (rows,) numbers of labels
     teacher: Ints  # (rows,) numbers of labels
     artifact: str  # the student's SHA-256
-    variant: str  # of the student
+    variant: str
 
     @property
     def differs(self) -> NDArray[np.bool_]:
-        """(rows,) whether the two answers differ."""
+        """Bool (rows,)."""
         return self.student != self.teacher
 
     @property
@@ -58,8 +58,8 @@ class Answered:
     def sample(self, most: int | None) -> Self:
         """The largest random sample with at most `most` differing texts.
 
-        Taking texts by hash, up to the first differing text too many, keeps their share unbiased (Haldane 1945,
-        Biometrika 33:222).
+        It takes texts by hash, up to the first differing text too many, so the share of differing texts is unbiased
+        (Haldane 1945, Biometrika 33:222).
         """
         differing = self.to_label
         if most is None or len(differing) <= most:
@@ -94,7 +94,6 @@ class Answered:
 
 
 def answers_beside(path: Path) -> Path:
-    """File of the models' answers."""
     return path.with_name(f"{path.name}.answers.npz")
 
 
@@ -104,7 +103,7 @@ def id_of(number: int) -> str:
 
 
 def check_task(task: TaskInfo, contract: Contract, given: Mapping[str, Any]) -> None:
-    """Refuse what the differing rows alone cannot judge. `given` limits replace the artifact's own.
+    """Refuse what the differing rows alone cannot judge. `given` are the limits that replace the artifact's.
 
     Raises:
         InputError: the task or its metric does not fit, or a limit needs all labels.
@@ -128,10 +127,10 @@ def check_task(task: TaskInfo, contract: Contract, given: Mapping[str, Any]) -> 
 
 
 def judged_by_labels(path: Path, engine: Engine, contract: Contract) -> Quality:
-    """Compare student and teacher by a filled file. The contract must have a `max_drop`.
+    """Compare student and teacher by a filled file.
 
     Raises:
-        InputError: the file does not fit, or lacks labels that the verdict depends on.
+        InputError: there is no `max_drop`, the file does not fit, or it lacks labels that the verdict depends on.
         KdcError: the models' answers are damaged.
     """
     if contract.limits.max_drop is None:
@@ -164,7 +163,7 @@ def judged_by_labels(path: Path, engine: Engine, contract: Contract) -> Quality:
 
 
 def _read_labels(path: Path, task: TaskInfo, answered: Answered) -> Ints:
-    """Label numbers (rows,); -1 without a label."""
+    """Label numbers (rows,); -1 if missing."""
     classes = {label: number for number, label in enumerate(task.labels)}
     lower = {label.casefold(): number for label, number in classes.items()}
     if len(lower) == len(classes):
@@ -202,7 +201,7 @@ def _cells(window: Window) -> list[tuple[int, str, str]]:
 
 
 def quality_by(answered: Answered, labels: Ints, contract: Contract, *, empty_is_won: bool) -> Quality:
-    """The difference, if all unlabelled differing rows are won by the student, or by the teacher."""
+    """The difference if the student, or else the teacher, wins all unlabelled differing rows."""
     empty, alike = answered.differs & (labels == _NO_LABEL), ~answered.differs
     student = alike | (answered.student == labels) | (empty & empty_is_won)
     teacher = alike | (answered.teacher == labels) | (empty & (not empty_is_won))
@@ -217,7 +216,7 @@ def quality_by(answered: Answered, labels: Ints, contract: Contract, *, empty_is
         groups=groups,
     )
     assert quality is not None
-    return quality.model_copy(update={"student": None, "teacher": None})  # unknown: most rows have no label
+    return quality.model_copy(update={"student": None, "teacher": None})  # unknown without labels of all rows
 
 
 def _as_logits(right: NDArray[np.bool_]) -> NDArray[np.float32]:

@@ -35,11 +35,11 @@ class Evaluation(Frozen):
     variant: str | None
     provider: str  # the execution provider
     metrics: dict[str, float]  # in points, by name
-    interval: tuple[float, float]  # 95 % confidence interval of the deciding metric, in points
+    interval: tuple[float, float]  # 95 %, of the deciding metric
     groups: int  # independent groups of rows
-    # difference from the contract's reference model; None on rows outside the evaluation set
+    # difference from the contract's reference; None on rows outside the evaluation set
     compared: Quality | None
-    max_drop: float | None  # allowed drop in points: the contract's, or 1
+    max_drop: float | None  # the contract's, or 1
     verdict: Verdict | None  # on `max_drop`
     points: tuple[OperatingPoint, ...]  # label thresholds, with rates on these rows as `evaluation`
     abstain: Abstention | None  # likewise; None if all rows are answered
@@ -55,7 +55,7 @@ def evaluate_artifact(
     variant: str | None = None,
     device: Device = "auto",
 ) -> Evaluation:
-    """Compare answers with a file's labels. `columns` are as in `read_rows_for`.
+    """Score an artifact on a file's labels. `columns` are as in `read_rows_for`.
 
     Raises:
         InputError: the file does not fit the task.
@@ -93,13 +93,12 @@ def evaluate_artifact(
 
 
 def _contract_of(manifest: Manifest) -> Contract:
-    """The artifact's contract, or `_MAX_DROP` if it limits no drop."""
+    """The artifact's contract, or one with `_MAX_DROP` if it limits no drop."""
     contract = Contract() if manifest.contract is None else manifest.contract.contract
     return contract if contract.limits.max_drop is not None else replace(Contract(), {"max_drop": _MAX_DROP})
 
 
 def render(evaluation: Evaluation) -> str:
-    """Metrics beside the promised ones, one a line."""
     lines = [f"{evaluation.rows} rows through {evaluation.variant} on {evaluation.provider}"]
     for name, value in evaluation.metrics.items():
         promised = evaluation.promised.get(name)
@@ -126,11 +125,11 @@ def compare_again(
     columns: Mapping[str, str | None],
     teacher: str | None,
 ) -> tuple[list[Text], Answers]:
-    """Compare an artifact with its teacher on a labelled file, and count its decisions. Without a teacher, it takes the
-    logits in the artifact. Other arguments are as in `kdc.verify`.
+    """Compare an artifact with its teacher on a labelled file, and count its decisions. Without a teacher, it uses the
+    logits that the artifact keeps. Arguments are as in `kdc.verify`.
 
     Returns:
-        texts, comparison (None without `max_drop`), and decisions.
+        Texts, comparison (None without `max_drop`), and decisions.
 
     Raises:
         InputError: the file does not fit, or rows without kept logits need a teacher.
@@ -165,7 +164,7 @@ def read_rows_for(
             names are as in training.
 
     Returns:
-        the task with these columns, texts, and labels: (rows,), or (rows, outputs) in {0, 1} for multi-label.
+        The task with these columns, texts, and labels: (rows,), or (rows, outputs) in {0, 1} for multi-label.
     """
     task = task_with(info, columns)
     texts, labels = read_labelled(data, task, separator=columns.get("separator"))

@@ -1,4 +1,4 @@
-"""The reference of an artifact on labelled rows: answers kept in the artifact, or the teacher."""
+"""What an artifact is compared with on labelled rows: answers that it keeps, or the teacher."""
 
 import tempfile
 import zipfile
@@ -24,27 +24,27 @@ from kdc.serving.engine.engine import Engine
 from kdc.serving.engine.tokenizing import RowTokenizer, Text
 
 _BATCH = 32
-_MOST_BYTES = 1 << 30  # unpacked; tens of millions of rows
+_MOST_BYTES = 1 << 30  # unpacked
 _TEACHER = "teacher_logits"  # in `EVALUATION`
 
 
 class Reference(NamedTuple):
-    """What rows are judged by."""
+    """A model to compare with."""
 
     other: Other | None
     groups: NDArray[np.integer]  # (rows,) rows of one group are not independent
-    look: int  # which look at the evaluation rows it is, see `Quality`
+    look: int  # see `Quality`
 
 
 def kept_reference(artifact: Path, engine: Engine, texts: Sequence[Text], contract: Contract) -> Reference:
-    """The contract's reference on evaluation rows. A variant that was not judged makes one more look.
+    """The contract's reference on evaluation rows. A variant not judged before counts as one more look.
 
     Raises:
         InputError: the artifact was not evaluated on some rows.
         KdcError: the artifact keeps no readable evaluation.
     """
     path, manifest = artifact / EVALUATION, engine.manifest
-    if manifest is None or EVALUATION not in manifest.files:  # its hash is unchecked
+    if manifest is None or EVALUATION not in manifest.files:  # no hash covers an unlisted file
         raise KdcError("the artifact does not list its evaluation", given=path, remedy="add --teacher PATH")
     with _evaluation(path) as kept:
         name, digests, groups = _to_beat(kept.files, contract), kept["text_sha256"], kept["group"]
@@ -69,7 +69,7 @@ def kept_reference(artifact: Path, engine: Engine, texts: Sequence[Text], contra
 
 
 def reference_if_kept(artifact: Path, engine: Engine, texts: Sequence[Text], contract: Contract) -> Reference:
-    """`kept_reference`; on other rows, no model to compare with."""
+    """`kept_reference`, or without it only the rows' groups."""
     try:
         return kept_reference(artifact, engine, texts, contract)
     except KdcError:
@@ -80,7 +80,7 @@ def refuse_better_baseline(artifact: Path, engine: Engine, contract: Contract) -
     """Refuse to compare with the teacher if the contract compares with a better baseline.
 
     Raises:
-        InputError: there is such a baseline, whose answers to other rows are unknown.
+        InputError: there is such a baseline.
     """
     manifest = engine.manifest
     if contract.against == "teacher" or manifest is None or EVALUATION not in manifest.files:
@@ -123,8 +123,8 @@ def arrays_of(path: Path, what: str, remedy: str) -> Iterator[Any]:
 
 
 def teacher_of(task: Task, teacher: str, like: TokenizerInfo) -> Callable[[Sequence[Text]], NDArray[np.float32]]:
-    """Load a fine-tuned teacher, as a function from rows to logits (rows, outputs). It cuts rows as the artifact does,
-    or to its own maximum."""
+    """A fine-tuned teacher as a function from rows to logits (rows, outputs). It cuts rows as the artifact does, or
+    shorter if its own maximum is."""
     from kdc.pipeline.models import loading
     from kdc.pipeline.training.joining import set_join
     from kdc.pipeline.training.predict import answer_texts

@@ -1,6 +1,6 @@
 """`kdc verify --unlabelled`: writes the texts that two models answer differently, for a person to label.
 
-Labels of other rows cannot change the difference in accuracy. The answers go into OUT.csv.answers.npz, beside OUT.csv.
+The answers go into OUT.csv.answers.npz, beside OUT.csv.
 """
 
 import csv
@@ -35,23 +35,23 @@ from kdc.tools.verify import open_artifact
 
 _Answer = Callable[[Window, Sequence[Text]], Ints]  # rows and their texts to label numbers
 
-# Starts of what a spreadsheet, with any column separator, may read as a formula.
+# Places where a spreadsheet, with any column separator, may read a formula.
 _FORMULA = re.compile(r"(?:^|(?<=[;\t\r\n]))(?=\s*[=+\-@])")
 _MOST_TOLD = 20  # labels in a message
 
 
 class ToLabel(Frozen):
-    """Output of `kdc verify --to-label --json`."""
+    """What was written."""
 
     file: str
-    labels: tuple[str, ...]  # allowed in the column `label`
+    labels: tuple[str, ...]
     rows: int  # with a text
     skipped: int  # without a text
     differing: int  # distinct texts with different answers
     to_label: int  # texts in the file
-    rows_judged: int  # of the verdict: all, if all differing texts are in the file
+    rows_judged: int  # by the file's labels; all, if it has all differing texts
     max_drop: float | None  # points of accuracy; None without a limit
-    # how many rows and labels show, with 80 % power, that an equally good student keeps `max_drop`; None if none do
+    # rows and labels that show, with 80 % power, that an equally good student keeps `max_drop`; None if none would
     rows_needed: int | None
     labels_needed: int | None
 
@@ -72,15 +72,14 @@ def texts_to_label(
     """Write the texts that an artifact and its teacher answer differently.
 
     Args:
-        given: limits; `max_drop` says how many labels are needed.
+        given: limits that replace the artifact's.
         columns: names of the columns `text` and `text_pair`; missing names are the task's.
-        unlabelled: file, directory, pattern or URL.
         teacher: an artifact's folder, or the path or hub id of a checkpoint.
-        teacher_column: column with the teacher's answers, instead.
+        teacher_column: column with the teacher's answers, instead of `teacher`.
         most_labels: size of a random sample; None writes all.
 
     Raises:
-        InputError: an option or the teacher is missing, something does not fit, or `to_label` exists.
+        InputError: an option is missing or does not fit, or `to_label` exists.
         KdcError: the artifact is damaged.
     """
     if unlabelled is None or to_label is None:
@@ -127,7 +126,7 @@ def rows_for(differing: float, *, max_drop: float, confidence: float) -> int | N
 
 
 def _request(source: str, out: Path, columns: Mapping[str, str | None]) -> PredictRequest:
-    """The file as `kdc predict` reads it, skipping rows without a text. Refuses an existing `out`."""
+    """A request that skips rows without a text. Refuses an existing `out`."""
     for path in (out, answers_beside(out)):
         if path.exists():
             remedy = "another name: kdc replaces no file that may hold labels"
@@ -182,7 +181,7 @@ def _answers_in(column: str, task: TaskInfo) -> _Answer:
 
 
 def _read(job: Job, engine: Engine, teacher: _Answer, most: int | None) -> tuple[Answered, dict[int, Text], int]:
-    """Both models' answers, the differing texts by hash (the `most` least), and the number of rows without a text."""
+    """Both models' answers, differing texts by hash (the `most` lowest), and the number of rows without a text."""
     parts: list[tuple[Ints, Ints, Ints, Ints]] = []
     differing: dict[int, Text] = {}
     rows, skipped, began = 0, 0, time.perf_counter()
@@ -196,7 +195,7 @@ def _read(job: Job, engine: Engine, teacher: _Answer, most: int | None) -> tuple
                 student, answers = engine.logits(texts).argmax(-1).astype(np.int64), teacher(good, texts)
                 parts.append((numbers, sides, student, answers))
                 differing |= {int(numbers[row]): texts[row] for row in np.flatnonzero(student != answers)}
-                if most is not None:  # the least of all are among these
+                if most is not None:  # these hold the lowest of all
                     differing = {number: differing[number] for number in sorted(differing)[:most]}
             counter.update(done, rows, rows / max(time.perf_counter() - began, 1e-9))
     if not parts:
@@ -208,7 +207,7 @@ def _read(job: Job, engine: Engine, teacher: _Answer, most: int | None) -> tuple
 
 
 def _csv(task: TaskInfo, rows: Sequence[tuple[int, Text]]) -> bytes:
-    """The file to fill in. Spreadsheets know UTF-8 by its first bytes."""
+    """The file to fill in. Its first bytes tell spreadsheets that it is UTF-8."""
     stream = io.StringIO(newline="")
     writer = csv.writer(stream, quoting=csv.QUOTE_ALL, lineterminator="\n")
     writer.writerow([ID, *("text", "text_pair")[: 1 + task.is_pair], f"{LABEL}: {' | '.join(task.labels)}"])
@@ -219,7 +218,6 @@ def _csv(task: TaskInfo, rows: Sequence[tuple[int, Text]]) -> bytes:
 
 
 def render(written: ToLabel, artifact: Path) -> str:
-    """The texts written, the labels needed, and the next step."""
     without = f" ({written.skipped:,} more have no text)" * bool(written.skipped)
     lines = [
         f"{written.rows:,} rows{without}; the two models answer {written.differing:,} texts differently",

@@ -1,6 +1,6 @@
 """`kdc verify`: judges again, on this machine, whether an artifact keeps its contract.
 
-Latency and int8 arithmetic differ between machines. Metrics need the compress extra, and labels of all rows or of the
+Latency and int8 arithmetic differ between machines. Metrics need the compress extra, and labels of all rows or of
 differing rows.
 """
 
@@ -22,14 +22,12 @@ _LENGTHS = (8, 16, 32, 64)  # tokens of the timed rows, without a contract
 
 
 class Verification(NamedTuple):
-    """Two judgements of one artifact."""
-
     judgement: Judgement  # on this machine
     before: Judgement | None  # from the artifact; None without a contract
 
 
 class Opened(NamedTuple):
-    """An artifact, loaded to be judged."""
+    """A loaded artifact."""
 
     folder: Path
     manifest: Manifest
@@ -44,7 +42,7 @@ def open_artifact(
     device: Device | None,
     expect_sha256: str | None,
 ) -> Opened:
-    """Check an artifact's hashes and load it, by default on the device where it was judged."""
+    """Check an artifact's hashes and load it, by default on the kind of device where it was judged."""
     folder = artifact.resolve()  # resolved once: a link may change
     manifest = load_manifest(folder, expect_sha256=expect_sha256)
     before = manifest.contract
@@ -68,7 +66,7 @@ def verify_artifact(
     device: Device | None = None,
     expect_sha256: str | None = None,
 ) -> Verification:
-    """Check an artifact's hashes, then judge it. See also `kdc.verify`.
+    """Check an artifact's hashes, then judge it. Further arguments are as in `kdc.verify`.
 
     Args:
         given: limits and conditions that replace the contract's.
@@ -115,7 +113,7 @@ def verify_artifact(
 
 
 def _answers_of_before(contract: Contract, before: Judgement | None, variant: str) -> Answers:
-    """The earlier judgement's answers. Other limits or another variant would need rows, and are refused."""
+    """The earlier judgement's answers. Other limits, confidence or variants need rows, so are refused."""
     limits, options = contract.limits, _limits_on_answers(contract)
     if not options:
         return None, ()

@@ -1,4 +1,4 @@
-"""The judgement: contract, measurements, and the verdict that follows."""
+"""The judgement: a contract, measurements, and their verdict."""
 
 from collections.abc import Sequence
 from statistics import NormalDist
@@ -18,7 +18,7 @@ from kdc.artifact.contract.terms import (
 )
 from kdc.common.frozen import Frozen
 
-_STARVED = 0.1  # share of threads without a core that excuses a missed time
+_STARVED = 0.1  # a missed time is excused if this share of the threads had no core
 _Length = Annotated[int, Field(ge=1, le=MOST_WINDOWS * MOST_TOKENS)]  # of a row
 
 
@@ -28,7 +28,7 @@ class Check(NamedTuple):
     limit: str  # name in `Limits`
     title: str  # what is limited
     bound: str  # limit with sign and unit
-    measured: str  # with interval and unit
+    measured: str  # with confidence interval and unit
     verdict: Verdict
     problem: str  # what is wrong, in one sentence
 
@@ -37,9 +37,9 @@ class Judgement(Frozen):
     """A contract and whether an artifact keeps it."""
 
     contract: Contract
-    variant: str  # "fp32", "int8", "cascade", ...
+    variant: str
     provider: str  # ONNX Runtime's
-    cpu: str  # model name; others differ in latency, and maybe in int8 results
+    cpu: str  # model name; another CPU differs in latency, and maybe in int8 results
     threads: int = Field(ge=1, le=1024)  # of the timed pass
     # Tokens of timed rows; `kdc verify` times other rows of these lengths.
     lengths: tuple[_Length, ...] = Field(min_length=1, max_length=100)
@@ -48,8 +48,8 @@ class Judgement(Frozen):
     required: tuple[RequiredShare, ...] = ()  # in the contract's order
     # False if quality and requirements come from an earlier judgement.
     compared: bool
-    missed: tuple[str, ...] = ()  # a sentence for each failed limit, or else for each not shown
-    verdict: Verdict  # "not shown": no limit fails, some are unclear
+    missed: tuple[str, ...] = ()  # as from `decide`
+    verdict: Verdict
 
     @property
     def look(self) -> int | None:
@@ -60,7 +60,6 @@ class Judgement(Frozen):
 
     @property
     def checks(self) -> list[Check]:
-        """Check every limit."""
         return checks_of(self.contract, self.costs, self.quality, self.required)
 
     @model_validator(mode="after")
@@ -78,7 +77,7 @@ class Judgement(Frozen):
 def decide(
     contract: Contract, costs: Costs, quality: Quality | None, required: Sequence[RequiredShare] = ()
 ) -> tuple[Verdict, tuple[str, ...]]:
-    """The verdict, and sentences on failed limits, or else on those not shown."""
+    """The verdict, and a sentence for each failed limit, or else for each one not shown."""
     checks = checks_of(contract, costs, quality, required)
     verdicts: tuple[Verdict, ...] = ("fail", "not shown")
     for verdict in verdicts:
@@ -108,12 +107,12 @@ def checks_of(
 
 
 def missed_costs(contract: Contract, costs: Costs) -> list[str]:
-    """A sentence for each limit on costs that is broken."""
+    """A sentence for each broken limit on costs."""
     return [check.problem for check in _cost_checks(contract, costs) if check.verdict == "fail"]
 
 
 def _cost_checks(contract: Contract, costs: Costs) -> list[Check]:
-    """Check limits on costs; a missed time is "not shown" if busy neighbours could explain it."""
+    """A missed time is "not shown" if busy neighbours could explain it."""
     at, latency = contract.at, f"p{contract.at.percentile:g} latency"
     length = "rows as they come" if at.length is None else f"{at.length} tokens"
     measurements = (  # limit, name, conditions, unit, value, interval
@@ -146,7 +145,7 @@ def _measured(cost: float, interval: tuple[float, float] | None, unit: str, form
 
 
 def _is_neighbours(low: float, high: float, limit: float, starved: float, at_most: bool) -> bool:
-    """Whether the interval's better end would keep the limit with a core for every thread."""
+    """Whether the interval's better end would keep the limit if every thread had a core."""
     free = max(1 - starved, 1e-9)
     return starved >= _STARVED and (low * free <= limit if at_most else high / free >= limit)
 
@@ -165,7 +164,7 @@ def _verdict(low: float, high: float, limit: float, *, at_most: bool = False) ->
 
 
 def judge_drop(contract: Contract, quality: Quality | None) -> Verdict:
-    """Verdict on `max_drop`; "pass" if it is not set or the metric is not judged."""
+    """Verdict on `max_drop`; "pass" without a limit."""
     limit = contract.limits.max_drop
     if quality is None or limit is None:
         return "pass"
@@ -215,7 +214,7 @@ def spent(confidence: float, look: int) -> float:
     """Confidence for this look at the evaluation set.
 
     The first look may err with probability 1 - confidence, look k with 1 / (k (k - 1)) of that. These fractions sum to
-    1. So the chance that any of a run's models passes wrongly is at most twice the first look's.
+    1, so all looks together err at most twice as often as the first.
     """
     return confidence if look == 1 else 1 - (1 - confidence) / (look * (look - 1))
 

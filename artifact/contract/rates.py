@@ -1,4 +1,4 @@
-"""Shares of rows with confidence intervals, and bounds on them."""
+"""Shares of rows, and bounds on them."""
 
 import re
 from typing import NamedTuple
@@ -27,7 +27,6 @@ class Bound(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Measure and label."""
         return self.measure if self.label is None else f"{self.label}:{self.measure}"
 
 
@@ -44,7 +43,7 @@ def parse_bound(text: str) -> Bound | None:
 
 
 class Rate(Frozen):
-    """A counted share with its exact 95 % interval (Clopper and Pearson 1934, Biometrika 26:404)."""
+    """A counted share with its exact confidence interval (Clopper and Pearson 1934, Biometrika 26:404)."""
 
     hits: int = Field(ge=0)
     of: int = Field(ge=0)
@@ -53,7 +52,6 @@ class Rate(Frozen):
 
     @property
     def value(self) -> float | None:
-        """The share; None without rows."""
         return self.hits / self.of if self.of else None
 
     @property

@@ -24,7 +24,7 @@ Texts = Annotated[
 
 
 class Limits(Frozen):
-    """What must hold. None sets no limit."""
+    """None sets no limit."""
 
     max_latency_ms: float | None = Field(
         None, gt=0, description="longest latency of one call under `contract.at`, in milliseconds"
@@ -64,7 +64,6 @@ class Limits(Frozen):
 
     @property
     def set_ones(self) -> list[str]:
-        """Names of set limits."""
         return [name for name in Limits.model_fields if getattr(self, name) not in (None, ())]
 
 
@@ -106,12 +105,12 @@ class Contract(Proof):
 
 
 class Costs(Frozen):
-    """One model's costs, in units of `Limits`."""
+    """One model's costs, in the units of `Limits`."""
 
     latency_ms: float = Field(gt=0)
     rows_per_s: float = Field(gt=0)
     size_mb: float = Field(gt=0)
-    # With the contract's confidence; None after too few rounds.
+    # At the contract's confidence level; None after too few rounds.
     latency_interval: tuple[float, float] | None = None
     rows_interval: tuple[float, float] | None = None
     starved: float = Field(0.0, ge=0, le=1)  # share of threads whose core other processes took
@@ -121,9 +120,10 @@ class Quality(Frozen):
     """The student against its teacher or a better baseline, on the same evaluation rows."""
 
     metric: str
-    against: str  # "teacher", or a better baseline's name
-    teacher: float | None  # points; None if only differing rows have labels
-    student: float | None  # points; None likewise
+    against: str  # "teacher" or a better baseline
+    # Points; None if only differing rows have labels.
+    teacher: float | None
+    student: float | None
     difference: float  # student minus teacher or baseline, in points
     # Two-sided confidence interval, wider with each look (`kdc.pipeline.quality.intervals`).
     interval: tuple[float, float]
@@ -131,13 +131,13 @@ class Quality(Frozen):
     groups: int  # independent groups
     # Number of this model among those judged by these rows (see `spent`).
     look: int = Field(1, ge=1)
-    # About how many rows would prove the limit (power 80 %), if the measured difference is true. None if no number
-    # would, or none is needed.
+    # About how many rows would prove the limit (power 80 %), if the measured difference is the true one. None if no
+    # number would, or the verdict is clear.
     rows_needed: int | None = None
 
     @property
     def other(self) -> str:
-        """The opponent in messages: "the teacher", or "the baseline tfidf"."""
+        """Whom the student is compared with, in messages."""
         return "the teacher" if self.against == "teacher" else f"the baseline {self.against}"
 
 
@@ -145,14 +145,14 @@ class RequiredShare(Frozen):
     """A required share, counted on labelled rows."""
 
     requirement: str
-    # Clopper and Pearson's interval. The end that proves the share has the contract's confidence; at the other end all
-    # shares together have the error of one.
+    # The interval's end that proves the share has the contract's confidence. At the other end, all shares together may
+    # err as often as one.
     rate: Rate
     look: int = Field(1, ge=1)  # see `Quality`
 
     @property
     def asked(self) -> Bound:
-        """The requirement, parsed."""
+        """The parsed requirement."""
         bound = parse_bound(self.requirement)
         assert bound is not None  # contracts are validated
         return bound
@@ -178,10 +178,9 @@ def parse_conditions(text: str | None) -> dict[str, str]:
 
 
 def replace(contract: Contract, changes: Mapping[str, Any]) -> Contract:
-    """A contract with some terms replaced.
+    """Replace terms of a contract.
 
     Args:
-        contract: an artifact's, or an empty one.
         changes: limits, `at` as text, fields of `Proof`. None changes nothing.
 
     Raises:

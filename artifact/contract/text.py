@@ -29,11 +29,7 @@ _HOLDS = {"pass": "yes", "fail": "no", "not shown": "not shown"}
 
 
 def refuse_failed(judgement: Judgement | None, *, allow: bool) -> None:
-    """Refuse an artifact that failed its contract.
-
-    Raises:
-        InputError: it failed, and `allow` is False.
-    """
+    """Raise InputError if an artifact failed its contract, unless `allow`."""
     if judgement is not None and judgement.verdict == "fail" and not allow:
         raise InputError(
             "the artifact failed its contract",
@@ -65,7 +61,6 @@ def table(judgement: Judgement) -> list[list[str]]:
 
 
 def sentence(judgement: Judgement) -> str:
-    """The verdict in one sentence."""
     text = f"contract: {judgement.verdict} ({judgement.variant} on {judgement.cpu})"
     if judgement.missed:
         text += f": {'; '.join(judgement.missed)}"
@@ -75,6 +70,5 @@ def sentence(judgement: Judgement) -> str:
 
 
 def advice(judgement: Judgement) -> list[str]:
-    """What to try next."""
     misses = ((check.verdict, check.limit) for check in judgement.checks if check.verdict == judgement.verdict)
     return list(dict.fromkeys(_ADVICE[miss] for miss in misses if miss in _ADVICE))

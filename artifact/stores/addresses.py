@@ -34,12 +34,11 @@ class Tag:
 
 
 def is_address(text: str) -> bool:
-    """Whether a text is an address, not a path."""
     return "://" in text or text.startswith(BENTO)
 
 
 def parse_address(text: str) -> Repository | Tag | str:
-    """Parse an address; str is a URL or path for fsspec.
+    """Parse an address. A str is a URL or path for fsspec.
 
     Raises:
         InputError: it is empty, or an impossible hub address or tag.
@@ -59,10 +58,10 @@ def parse_address(text: str) -> Repository | Tag | str:
 
 
 def name_of(text: str) -> str:
-    """A service's name for an artifact: the address's last part, or the folder around `artifact`.
+    """A service's name for an artifact: the last part of its address, or the part before `artifact`.
 
     Raises:
-        InputError: an impossible hub address or tag.
+        InputError: as `parse_address`.
     """
     address = parse_address(text) if is_address(text) else text
     if not isinstance(address, str):

@@ -30,7 +30,8 @@ def folder_of(tag: Tag) -> Path:
 
 
 def push_to_bento(tag: Tag, artifact: Outgoing, *, force: bool) -> tuple[int | None, str]:
-    """Add an artifact as the tag's version, or as a new one unless a version holds it. `force` replaces that version.
+    """Add an artifact as the tag's version. Without a version, add a new one unless one holds the artifact. `force`
+    replaces the tag's version.
 
     Returns:
         Bytes written (None: it was there), and the address.
@@ -53,7 +54,7 @@ def push_to_bento(tag: Tag, artifact: Outgoing, *, force: bool) -> tuple[int | N
                 )
             if tag.version is not None:
                 bentoml.models.delete(str(tag))
-        # Fills a temporary folder, published at the block's end.
+        # A temporary folder, published when the block ends.
         with bentoml.models.create(
             str(tag),
             labels={"made-by": "kdc", "task": _label(manifest.task.name)},
@@ -86,7 +87,7 @@ def _find(tag: Tag) -> Any:
 
 
 def _label(text: str) -> str:
-    """A label of BentoML's: at most 63 letters, digits and inner dashes."""
+    """BentoML takes at most 63 letters, digits and inner dashes."""
     letters = "".join(letter if letter.isascii() and letter.isalnum() else "-" for letter in text)
     return letters[:63].strip("-") or "task"
 

@@ -17,7 +17,7 @@ from kdc.common.progress import Meter
 
 JOURNAL_NAME = ".kdc-push.json"  # lists complete files of an unfinished push
 _JOURNAL_BYTES = 1024 * 1024
-# Bytes a range request: fewer mean more requests, more mean memory and loss if cut off.
+# Bytes of a range request. Small ones take more requests; large ones take memory, and lose more if cut off.
 _REQUEST_BYTES = 8 * 1024 * 1024
 _COPY_BYTES = 1024 * 1024
 _REMEDY = (
@@ -27,7 +27,7 @@ _REMEDY = (
 
 
 class FileSource(Source):
-    """An artifact at a URL. `address` replaces the URL in messages."""
+    """An artifact at a URL. Messages show `address` instead, if given."""
 
     def __init__(self, url: str, address: str | None = None) -> None:
         self._whole_address = address or url
@@ -38,7 +38,6 @@ class FileSource(Source):
         self._system.invalidate_cache()  # a long-running process must not see an old listing
 
     def open(self, name: str, offset: int = 0) -> Opened:
-        """See `Source.open`."""
         is_web = "https" in self._system.protocol
         with self._reaching(name, passing=(FileNotFoundError,)), _telling_why(is_web):
             block_size = _REQUEST_BYTES
@@ -53,7 +52,6 @@ class FileSource(Source):
         return Opened(start, getattr(stream, "size", None), self._chunks(stream, name))
 
     def has_unfinished_push(self) -> bool:
-        """Whether a journal is left."""
         with self._reaching():
             return bool(self._system.exists(self._at(JOURNAL_NAME)))
 
@@ -71,7 +69,7 @@ class FileSource(Source):
 
 @contextlib.contextmanager
 def _telling_why(is_web: bool) -> Iterator[None]:
-    """fsspec's HTTP package reports every failure as a missing file: raise the cause."""
+    """Raise the cause: fsspec's HTTP package reports every failure as a missing file."""
     try:
         yield
     except NotADirectoryError as error:
@@ -101,7 +99,6 @@ class FileTarget(FileSource):
     """A folder to push into. Its journal lets the next push skip complete files."""
 
     def send(self, artifact: Outgoing, *, force: bool, meter: Meter) -> int | None:
-        """See `push_to_files`."""
         manifest = artifact.manifest
         old = self._artifact_to_replace(manifest, force)
         stored = old.files if old is not None else self._read_journal()
@@ -120,7 +117,7 @@ class FileTarget(FileSource):
             present[name] = info
             self._write_journal(present)
         self._write(MANIFEST_NAME, artifact.content)
-        # A journal's names, unlike a manifest's, are unchecked: never remove them.
+        # Names in a journal are unchecked, unlike a manifest's, so they are never removed.
         outdated = set() if old is None else old.files.keys() - manifest.files.keys()
         self._remove([*sorted(outdated), JOURNAL_NAME])
         return sum(info.size for info in missing.values()) + len(artifact.content)
@@ -144,7 +141,7 @@ class FileTarget(FileSource):
         return old
 
     def _is_occupied(self, error: KdcError) -> bool:
-        """Whether anything is there that no push of kdc left. `error` came from reading the manifest."""
+        """Whether anything is there that kdc did not push. `error` came from reading the manifest."""
         with self._reaching():
             if not self._system.exists(self._path):
                 return False
@@ -169,7 +166,7 @@ class FileTarget(FileSource):
         self._write(JOURNAL_NAME, json.dumps(document, indent=1).encode())
 
     def _has(self, name: str, info: FileInfo) -> bool:
-        """Whether the store has a file: by hash here, elsewhere by size."""
+        """Whether the store has a file: by hash if local, else by size."""
         try:
             if is_local(self._system):
                 return describe_files(Path(self._path), [name])[name] == info

@@ -1,7 +1,7 @@
 """Artifacts in model repositories of the Hugging Face hub.
 
 `huggingface_hub` finds the token and calls the API. kdc downloads files itself, to bound sizes and resume. A push is
-one commit; repeated pushes skip uploaded large files.
+one commit. A repeated push skips large files that are uploaded already.
 """
 
 import hashlib
@@ -25,7 +25,7 @@ from kdc.common.places import reaching
 from kdc.common.web import leads_inside
 
 _TIMEOUT_S = 30.0
-_TRIES = 4  # in a row without any byte
+_TRIES = 4  # attempts in a row that bring no byte
 _PAUSE_S = 0.5  # before the second attempt; then doubles
 _CHUNK_BYTES = 1024 * 1024
 _REMEDY = (
@@ -36,7 +36,7 @@ _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 class HubSource(Source):
-    """An artifact at one commit, unaffected by pushes.
+    """An artifact at one commit; later pushes do not change it.
 
     Raises:
         InputError: there is no such repository or revision.
@@ -59,15 +59,13 @@ class HubSource(Source):
         )
 
     def open(self, name: str, offset: int = 0) -> Opened:
-        """See `Source.open`."""
         if name not in self._sizes:
             raise FileNotFoundError(name)
         chunks = self._stream(name, offset)
         return Opened(next(chunks), self._sizes[name], chunks)
 
     def _stream(self, name: str, offset: int) -> Generator[Any, None, None]:
-        """Yield the position of the first byte, then chunks. Resumes there after a broken connection or a busy
-        reply."""
+        """Yield the position of the first byte, then chunks. Resumes after a broken connection or a busy reply."""
         from huggingface_hub import hf_hub_url
         from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
 
@@ -87,7 +85,7 @@ class HubSource(Source):
                             yield begins
                         elif begins != position:
                             raise KdcError("the hub cannot resume a file", given=address, remedy=_REMEDY)
-                        # decompressed bytes could exceed the checked size
+                        # raw: decompressed bytes could exceed the checked size
                         for chunk in response.iter_raw(_CHUNK_BYTES):
                             position += len(chunk)
                             failures = 0
@@ -101,7 +99,7 @@ class HubSource(Source):
 
 
 class _Busy(KdcError):
-    """The hub is busy: a retry may help."""
+    """A retry may help."""
 
 
 def _refuse_failure(response: httpx.Response, address: str) -> None:
@@ -119,7 +117,7 @@ def _hub_api() -> Any:
 
 
 def _check_safe(url: str, endpoint: str) -> None:
-    """Refuse plain http (except to a local hub) and redirects from the internet to private addresses."""
+    """Refuse plain http (except to a local hub), and redirects from the internet to private addresses."""
     host, hub = str(urlsplit(url).hostname), str(urlsplit(endpoint).hostname)
     if urlsplit(url).scheme != "https" and not (host in _LOOPBACK and hub in _LOOPBACK):
         raise InputError("the hub must be reached by https", given=host, remedy="set HF_ENDPOINT to an https address")
@@ -148,7 +146,7 @@ def _asking_hub(address: str) -> Iterator[None]:
 
 
 def push_to_hub(repository: Repository, artifact: Outgoing, *, public: bool) -> tuple[int | None, str]:
-    """Commit files that differ, and remove files of the previous artifact. Creates a missing repository.
+    """Commit files that differ, and remove other files of the previous artifact.
 
     Returns:
         Bytes that differ (None: all was there), and the commit's address.
@@ -179,7 +177,7 @@ def push_to_hub(repository: Repository, artifact: Outgoing, *, public: bool) -> 
         )
         address = f"{HUB}{repository.name}@{commit.oid}"
         after = api.repo_info(repository.name, revision=commit.oid, files_metadata=True, timeout=_TIMEOUT_S)
-        # The hub silently skips files, for example those in .gitignore.
+        # The hub silently skips files in .gitignore.
         if lost := _differing(after, artifact):
             raise KdcError(
                 "the hub took the commit without some files",
@@ -211,7 +209,7 @@ def _differing(commit: Any, artifact: Outgoing) -> list[str]:
 
 
 def _is_same(stored: Any, path: Path) -> bool:
-    """Whether both are equal: by SHA-256 if large, else by git's hash."""
+    """Compare by SHA-256 if the file is large, else by git's hash."""
     if stored.size != path.stat().st_size:
         return False
     if stored.lfs is not None:

@@ -1,7 +1,7 @@
 """Receives an artifact in a hidden folder, checks every file, then renames the folder.
 
-A killed pull to `copy` may leave `.copy.partial-*` (which the next completes) and `.copy.kdc-replaced` (the artifact
-before).
+A killed pull to `copy` may leave `.copy.partial-*`, which the next pull completes, and `.copy.kdc-replaced`, the old
+artifact.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ _PULL_AGAIN = "pull again; if that fails, push the artifact again from a copy th
 
 
 def holds(folder: Path, manifest: Manifest, *, force: bool, is_cache: bool = False) -> bool:
-    """Whether the artifact is there already; False if it may be placed. With `is_cache` any folder may be replaced.
+    """Whether the artifact is there already. False: it may be placed there. `is_cache` lets it replace any folder.
 
     Raises:
         InputError: something else is there.
@@ -52,7 +52,7 @@ def holds(folder: Path, manifest: Manifest, *, force: bool, is_cache: bool = Fal
 
 
 def _strangers(folder: Path, coming: Manifest) -> list[str]:
-    """Entries that belong to no artifact and must stay."""
+    """Names in the folder that belong to no artifact, so must stay."""
     if not folder.is_dir():
         return [folder.name]
     manifest = folder / MANIFEST_NAME
@@ -65,7 +65,7 @@ def _is_known(name: str, known: set[str]) -> bool:
 
 
 def _files_of(path: Path, coming: Manifest) -> set[str]:
-    """Files of a manifest, even a damaged one; empty if not kdc's."""
+    """Files that a manifest lists, even a damaged one; empty if it is not kdc's."""
     try:
         document = json.loads(path.read_bytes())
     except (ValueError, RecursionError):  # damaged, but this artifact's files lie beside it
@@ -77,7 +77,7 @@ def _files_of(path: Path, coming: Manifest) -> set[str]:
 
 
 def prepare(folder: Path, manifest: Manifest) -> Path:
-    """The hidden folder for the files, maybe begun by an earlier pull. Removes other artifacts' hidden folders.
+    """Make or reuse the hidden folder for the files. Removes other artifacts' hidden folders.
 
     Raises:
         InputError: it is another user's, whose links could lead anywhere.
@@ -93,10 +93,7 @@ def prepare(folder: Path, manifest: Manifest) -> Path:
 
 
 def receive_files(source: Source, manifest: Manifest, folder: Path, meter: Meter) -> int:
-    """Receive all files, small ones first.
-
-    Returns:
-        Bytes received.
+    """Receive all files, small ones first. Returns bytes received.
 
     Raises:
         KdcError: the disk is full, the store failed, or data are damaged.
@@ -120,7 +117,7 @@ def _receive_file(source: Source, name: str, info: FileInfo, path: Path, meter: 
     """Complete a file, or fetch it again if its hash is wrong. Returns bytes received."""
     received = 0
     start: int | None = None
-    while start != 0:  # 0: all is new, so the store is wrong
+    while start != 0:  # from 0 on all bytes are new: the store is wrong
         start, count = _receive_rest(source, name, info, path, meter)
         received += count
         digest = sha256_of(path)
@@ -137,7 +134,7 @@ def _receive_file(source: Source, name: str, info: FileInfo, path: Path, meter: 
 
 def _receive_rest(source: Source, name: str, info: FileInfo, path: Path, meter: Meter) -> tuple[int, int]:
     """Append missing bytes; return their start and number."""
-    # Others may write here: follow no links.
+    # Follow no links: others may write here.
     flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
     with os.fdopen(os.open(path, flags, 0o644), "r+b") as file:
         start, count = os.fstat(file.fileno()).st_size, 0
@@ -211,13 +208,13 @@ def publish(partial: Path, folder: Path) -> None:
 
 
 def _replaced(folder: Path) -> Path:
-    """Where the old artifact waits meanwhile."""
+    """Where the old artifact waits."""
     return folder.parent / f".{folder.name}.kdc-replaced"
 
 
 def _delete(folder: Path) -> None:
     """Delete an artifact, manifest first: `recover` restores no folder without one."""
     if not folder.is_symlink():  # another user's link
-        with contextlib.suppress(OSError):  # not ours, or no folder
+        with contextlib.suppress(OSError):
             (folder / MANIFEST_NAME).unlink()
     shutil.rmtree(folder, ignore_errors=True)

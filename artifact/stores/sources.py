@@ -24,7 +24,7 @@ class Outgoing:
 class Opened:
     """A file being read."""
 
-    start: int  # first byte: as requested, or 0 if the store cannot seek
+    start: int  # as requested, or 0 if the store cannot seek
     size: int | None  # of the whole file; None: unknown
     chunks: Generator[bytes, None, None]  # close it to end early
 
@@ -48,7 +48,7 @@ class Source(ABC):
         return False
 
     def read(self, name: str, limit: int) -> bytes:
-        """At most `limit` bytes; raises like `open`."""
+        """Read at most `limit` bytes. Raises like `open`."""
         content = bytearray()
         with contextlib.closing(self.open(name).chunks) as chunks:
             for chunk in chunks:
@@ -61,7 +61,7 @@ class Source(ABC):
         """The manifest and its bytes.
 
         Raises:
-            InputError: no artifact, or not the expected one.
+            InputError: the artifact is missing, or not the expected one.
             KdcError: it is damaged, or the store failed.
         """
         try:
@@ -77,5 +77,4 @@ class Source(ABC):
 
 
 def changed_meanwhile(path: Path) -> KdcError:
-    """The error for a file that changed during its push."""
     return KdcError("a file of the artifact changed while it was read", given=path, remedy="push it again")

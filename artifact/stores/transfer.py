@@ -1,6 +1,6 @@
 """`kdc pull` and `kdc push`, and the cache of `kdc serve`.
 
-A pull is verified and atomic. A push sends the manifest last, so a half-sent artifact is none.
+A pull is verified and atomic. A push sends the manifest last, so nobody loads a half-sent artifact.
 """
 
 import os
@@ -27,7 +27,7 @@ class Transfer(Frozen):
     sha256: str  # of the manifest
     task: str
     changed: bool  # False if it was there already
-    files: int  # with the manifest
+    files: int  # manifest included
     bytes: int  # of all files
     seconds: float
 
@@ -35,17 +35,17 @@ class Transfer(Frozen):
 class Pulled(Transfer):
     """Result of `kdc pull`."""
 
-    source: str  # address
+    source: str
     folder: str
-    received_bytes: int  # from the store
+    received_bytes: int
 
 
 class Pushed(Transfer):
     """Result of `kdc push`."""
 
-    artifact: str  # folder
+    artifact: str
     target: str  # address with the hub's commit or BentoML's version
-    sent_bytes: int  # to the store
+    sent_bytes: int
 
 
 def pull_artifact(source: str, folder: Path, *, expect_sha256: str | None = None, force: bool = False) -> Pulled:
@@ -56,7 +56,7 @@ def pull_artifact(source: str, folder: Path, *, expect_sha256: str | None = None
         force: replace another artifact.
 
     Raises:
-        InputError: no artifact, not the expected one, or something else is there.
+        InputError: the artifact is missing or not the expected one, or something else is in the folder.
         KdcError: data are damaged, the store failed, or the disk is full.
     """
     began = time.perf_counter()
@@ -72,8 +72,8 @@ def cached(name: str, address: str, *, allow_failed: bool = False, expect_sha256
     """Folder of an artifact in the cache (`KDC_CACHE`, else the user's), fetched if missing. `name` is only printed.
 
     Raises:
-        InputError: no artifact, not the expected one, or it failed its contract.
-        KdcError: data are damaged, the store failed, or the disk is full.
+        InputError: as `pull_artifact`, or the artifact failed its contract.
+        KdcError: as `pull_artifact`.
     """
     source = open_source(address)
     manifest, content = source.read_manifest(expect_sha256)
@@ -83,7 +83,7 @@ def cached(name: str, address: str, *, allow_failed: bool = False, expect_sha256
         caches = str(Path.home() / ".cache")  # raises without a home; expanduser would make a folder `~`
     cache = os.path.abspath(os.environ.get("KDC_CACHE") or os.path.join(caches, "kdc"))
     folder = Path(cache, "artifacts", manifest.sha256)
-    # The hash names the folder: other content is damaged.
+    # The hash names the folder, so other content is damaged.
     received = fetch(source, manifest, content, folder, force=True, is_cache=True)
     how = "in the cache already" if received is None else f"{received + len(content):,} bytes received"
     sys.stderr.write(f"fetched {name}: {source.address}, SHA-256 {manifest.sha256}, {how}\n")
@@ -115,12 +115,10 @@ def open_source(address: str) -> Source:
 def fetch(
     source: Source, manifest: Manifest, content: bytes, folder: Path, *, force: bool, is_cache: bool = False
 ) -> int | None:
-    """Bring an artifact into a folder. Two processes with the same folder take turns.
+    """Bring an artifact into a folder. Processes with the same folder take turns.
 
     Args:
-        source: the store.
         manifest, content: from `source.read_manifest`.
-        folder: the artifact's new folder.
         force: replace another or damaged artifact.
         is_cache: anything in the folder may be replaced.
 
@@ -128,8 +126,7 @@ def fetch(
         Bytes received; None if it was there.
 
     Raises:
-        InputError: something else is at `folder`.
-        KdcError: data are damaged, the store failed, or the disk is full.
+        InputError, KdcError: as `pull_artifact`.
     """
     from filelock import FileLock
 
@@ -165,11 +162,11 @@ def push_artifact(
 
     Args:
         force: replace another artifact, if the store keeps no versions.
-        allow_failed: also if it failed its contract.
+        allow_failed: push an artifact that failed its contract.
         public: make a new hub repository public.
 
     Raises:
-        InputError: no artifact, a failed contract, a wrong address, or something else is there.
+        InputError: there is no artifact, it failed its contract, or the target is wrong or taken.
         KdcError: the artifact is damaged, or the store failed.
     """
     began = time.perf_counter()

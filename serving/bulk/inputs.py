@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 WINDOW_ROWS = 8192
 WINDOW_BYTES = 32 << 20  # long texts make smaller windows
-_ROWS_AT_ONCE = 64  # Parquet rows; costs 0.5 us a row
+_ROWS_AT_ONCE = 64  # Parquet rows
 
 
 @dataclass(frozen=True)
@@ -48,13 +48,13 @@ class Window:
 
     file: str  # for messages
     names: list[str]  # of the columns
-    # by column; a JSONL row has only the columns that it names. Empty for Parquet
+    # values by column; a JSONL row has only the columns that it names. Empty for Parquet
     rows: list[dict[str, Any]]
     batch: pa.RecordBatch | None  # None except for Parquet
-    lines: list[int]  # line of each row; in Parquet, its number from 1
-    bad: list[BadRow] = field(default_factory=list)  # rows that cannot be read or answered
+    lines: list[int]  # in Parquet, rows' numbers from 1
+    bad: list[BadRow] = field(default_factory=list)
     done: int = 0  # bytes read so far, roughly
-    is_table: bool = True  # unlike JSONL, all rows have the same columns
+    is_table: bool = True  # all rows have the same columns
 
     def __len__(self) -> int:
         """Number of rows, bad ones included."""
@@ -134,7 +134,7 @@ def read_all(files: list[File]) -> Iterator[tuple[Window, int]]:
 
 
 def _read_text(raw: IO[bytes], name: str, kind: str) -> Iterator[Window]:
-    # Bytes that are not UTF-8 become surrogates, which mark their row as bad.
+    # Bytes that are not UTF-8 become surrogates, which mark bad rows.
     stream = io.TextIOWrapper(raw, encoding="utf-8-sig", errors="surrogateescape", newline="")
     try:
         if kind == "jsonl":
@@ -160,7 +160,7 @@ _Item = TypeVar("_Item")
 
 
 def _windows(rows: Iterable[_Row], name: str, header: list[str] | None, raw: IO[bytes]) -> Iterator[Window]:
-    """Without a header, each row names its own columns."""
+    """`header` is None if each row names its columns."""
     for group in _grouped(rows, lambda row: (1, row[1])):
         lines = [line for line, _, row in group if not isinstance(row, str)]
         values = [row for _, _, row in group if not isinstance(row, str)]
@@ -173,7 +173,7 @@ def _windows(rows: Iterable[_Row], name: str, header: list[str] | None, raw: IO[
 
 
 def _grouped(items: Iterable[_Item], sizes_of: Callable[[_Item], tuple[int, int]]) -> Iterator[list[_Item]]:
-    """Group items into windows by their rows and bytes. No items make one empty group."""
+    """Group items by rows and bytes. Without items, one empty group."""
     group: list[_Item] = []
     rows, size, is_first = 0, 0, True
     for item in items:
@@ -210,7 +210,7 @@ def _rows_of_jsonl(lines: Iterable[str]) -> Iterator[_Row]:
 
 
 def _lines(stream: IO[str], name: str) -> Iterator[str]:
-    """A line too long to be a row is refused."""
+    """Refuse a line too long to be a row."""
     for number, line in enumerate(iter(partial(stream.readline, LONGEST_LINE), ""), start=1):
         if len(line) == LONGEST_LINE and not line.endswith("\n"):
             what = f"a line is longer than {LONGEST_LINE >> 20} million characters"
@@ -226,7 +226,7 @@ def _read_parquet(raw: IO[bytes], file: File) -> Iterator[Window]:
         with pq.ParquetFile(raw, pre_buffer=False, buffer_size=1 << 20) as table:
             schema, number, total = table.schema_arrow, 0, max(1, table.metadata.num_rows)
             _check_names(schema.names, file.address)
-            # Small batches, because a file may store one text for all rows: 300 bytes become gigabytes.
+            # Small batches: a file may store one text for all rows, so 300 bytes become gigabytes.
             small = table.iter_batches(min(_ROWS_AT_ONCE, WINDOW_ROWS))
             for group in _grouped(small, lambda batch: (batch.num_rows, batch.nbytes)):
                 batch = pa.concat_batches(group) if group else pa.RecordBatch.from_pylist([], schema=schema)

@@ -1,7 +1,7 @@
 """A job of `kdc predict`, with the windows that are finished.
 
-`OUTPUT.partial/` holds `job.json`, and of each finished window its bad rows and then a record. The same job again
-resumes with the windows without a record.
+`OUTPUT.partial/` holds `job.json`, and for each finished window its answered rows, its bad rows and, written last, a
+record. The same job again answers the windows without a record.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ from kdc.serving.bulk.inputs import WINDOW_BYTES, WINDOW_ROWS, Window
 from kdc.serving.bulk.request import PredictRequest
 
 _JOB = "job.json"
-_ERRORS = "errors"  # holds the address of the list of bad rows
+_ERRORS = "errors"  # file with the address of the list of bad rows
 SUCCESS = "_SUCCESS"  # marks a complete directory of shards
 _START_OVER = "does another process work there? then start over: --force"
 
@@ -34,7 +34,7 @@ class Job:
     request: PredictRequest
     files: list[File]  # empty for JSONL on standard input
     task: TaskInfo
-    identity: dict[str, str]  # what else decides the answers: artifact, variant, provider
+    identity: dict[str, str]  # what else decides the answers, such as the artifact
 
     def __post_init__(self) -> None:
         text_pair = self.request.text_pair
@@ -45,7 +45,6 @@ class Job:
 
     @property
     def text_columns(self) -> tuple[str, ...]:
-        """The text columns: two for a pair task."""
         request, task = self.request, self.task
         pair = () if task.text_pair is None else (request.text_pair or task.text_pair,)
         return (request.text or task.text, *pair)
@@ -82,23 +81,22 @@ class Counts(Frozen):
     resumed: int = 0  # read by an earlier, unfinished run
 
     def plus(self, more: "Counts") -> "Counts":
-        """The sum of both."""
         return Counts(**{name: getattr(self, name) + getattr(more, name) for name in Counts.model_fields})
 
 
 class WindowRecord(Counts):
-    """Kept for a finished window, as `<key>.json`."""
+    """A finished window, as `<key>.json`."""
 
-    bytes: int  # of the answered rows as written
+    bytes: int  # of the answered rows
 
 
 Progress = Callable[[Counts, int], None]  # takes the counts and the input bytes read
 
 
 class FinishedWindows:
-    """The finished windows of a job. Keys sort in input order.
+    """Finished windows of a job, by keys that sort in input order.
 
-    Files of answered rows end in `ending`. They lie in `rows`, or else beside the records.
+    Files of answered rows end in `ending`, and lie in `rows`, or else beside the records.
     """
 
     def __init__(self, job: Job, ending: str, rows: Folder | None = None) -> None:
@@ -140,8 +138,7 @@ class FinishedWindows:
         folder.write(_JOB, fingerprint)
 
     def find(self, key: str, window: Window) -> WindowRecord | None:
-        """The record of a window from an earlier run, or None. A window with bad rows is unfinished if bad rows stop
-        the job.
+        """A window's record from an earlier run, or None. A window with bad rows has none if bad rows stop the job.
 
         Raises:
             KdcError: the window's number of rows changed.
@@ -157,7 +154,7 @@ class FinishedWindows:
         return record.model_copy(update={"resumed": record.read})
 
     def add(self, key: str, good: Window, rows: bytes) -> WindowRecord:
-        """Keep a window and its answered rows, as written."""
+        """Keep a window and its answered rows."""
         self._rows.write(key + self._ending, rows)
         if good.bad:
             self.folder.write(f"{key}.errors", good.error_lines())
@@ -166,11 +163,10 @@ class FinishedWindows:
         return record
 
     def rows(self, key: str) -> bytes:
-        """A window's answered rows."""
         return _read(self._rows, key + self._ending)
 
     def _check(self, records: Mapping[str, WindowRecord]) -> None:
-        """Check that this process sees all answered rows in their written size."""
+        """Check that all answered rows are there, in their written size."""
         sizes = self._rows.sizes()
         for key, record in records.items():
             name = key + self._ending
@@ -181,8 +177,8 @@ class FinishedWindows:
                 raise KdcError("finished rows were changed", given=given, remedy=_START_OVER)
 
     def conclude(self, records: Mapping[str, WindowRecord]) -> None:
-        """Check all windows, and write the list of bad rows if requested. Its address is kept first, so a killed job
-        knows its own file.
+        """Check all windows, and write the list of bad rows if requested. The address is kept first, so a killed job
+        knows its own list.
 
         Raises:
             KdcError: rows are gone, or have another size.
@@ -210,7 +206,7 @@ def record_of(good: Window, rows: bytes) -> WindowRecord:
 
 
 def _version(file: File) -> str:
-    """A source's version, or a hash of its path, which may hold secrets."""
+    """A file's version, or a hash of its path, which may hold secrets."""
     return file.changed or hashlib.sha256(file.path.encode()).hexdigest()
 
 

@@ -37,7 +37,7 @@ class Writer:
         if unclear and self.kind in DELIMITERS and "texts" in self._added.values():
             what = f"a cell holds several labels with {_SEPARATOR} between them, which stands in a label too"
             raise InputError(what, given=unclear[0], remedy="write .jsonl or .parquet")
-        # Columns of the first window. A dict, because there may be 10,000.
+        # Columns of the first window; a dict, because there may be 10,000.
         self._names: dict[str, None] | None = None
         self._schema: pa.Schema | None = None
 
@@ -71,7 +71,7 @@ class Writer:
                 self._own_columns(window)
 
     def piece(self, window: Window, answers: Mapping[str, Sequence[Any]]) -> bytes:
-        """A window's rows with their answers, without a header.
+        """A window's rows with answers, without a header.
 
         Raises:
             InputError: the format or the column's type cannot hold a value.
@@ -130,7 +130,7 @@ class Writer:
         return stream.getvalue()
 
     def _own_columns(self, window: Window) -> pa.Table:
-        """The first window settles the output's types."""
+        """The window's columns; the first window's types become the output's."""
         import pyarrow as pa
 
         own = self._typed(window)
@@ -139,7 +139,7 @@ class Writer:
         return own
 
     def _typed(self, window: Window) -> pa.Table:
-        """Columns of null take the first window's type, or text."""
+        """Give columns of nulls the first window's type, or text."""
         import pyarrow as pa
 
         if window.batch is not None:
@@ -165,7 +165,7 @@ class Writer:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        # Without rows, types are unknown and written as text.
+        # Without rows, unknown types are written as text.
         text = [pa.field(name, pa.string()) for name in self._names or []]
         with pq.ParquetWriter(stream, self._schema or pa.schema([*text, *self._added_fields()])) as writer:
             for piece in filter(None, pieces):
@@ -175,7 +175,7 @@ class Writer:
 
 @contextmanager
 def _refusing(window: Window) -> Iterator[None]:
-    """Turn Arrow's errors into one that names the rows."""
+    """Turn Arrow's errors into `InputError`."""
     import pyarrow as pa
 
     try:

@@ -1,4 +1,4 @@
-"""`kdc predict`: answers a table, shows progress on stderr, and returns the counts.
+"""`kdc predict`: answers a table.
 
 Answered windows are kept in `OUTPUT.partial/`, and joined into one file at the end.
 """
@@ -34,14 +34,13 @@ class PredictResult(Counts):
 
     @property
     def summary(self) -> str:
-        """One line for people."""
         resumed = f", {self.resumed:,} of them before" if self.resumed else ""
         skipped = f", {self.skipped:,} skipped" if self.skipped else ""
         speed = f"{self.seconds:.1f} s, {self.rows_per_second:,.0f} rows/s"
         return f"{self.read:,} rows read{resumed}, {self.written:,} written{skipped}: {speed}"
 
     def to_json(self) -> dict[str, Any]:
-        """For `--json`: `actors` only with Ray."""
+        """For `--json`."""
         return self.model_dump(mode="json", exclude_none=True)
 
 
@@ -65,7 +64,7 @@ def _on_ray(request: PredictRequest, files: list[File]) -> PredictResult:
     with connected(address, (request.actors or 1) * (request.threads or 1)) as ray:
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         actors = ray_job.share_out(nodes, request.device, request.actors, request.threads)
-        # Not the same job as a local one, which keeps its rows elsewhere.
+        # "engine": a local job keeps its rows elsewhere.
         chosen = {"variant": request.variant or "", "provider": actors.device}
         job = Job(request, files, manifest.task, {"engine": "ray", "artifact": manifest.sha256, **chosen})
         where = f"Ray, {actors.count} actors on {actors.device}, {actors.threads} threads each"
@@ -145,7 +144,7 @@ def _into_file(job: Job, scorer: Scorer, progress: Progress) -> Counts:
 
 
 def _into_standard_output(job: Job, scorer: Scorer, progress: Progress) -> Counts:
-    """Write answers as they come. Nothing is kept, so the job cannot resume."""
+    """Nothing is kept, so the job cannot resume."""
     writer, counts, errors = Writer(job), Counts(), job.request.errors
     with nullcontext() if errors is None else whole_file_at(errors) as named:
         for window, done in read_all(job.files):

@@ -1,7 +1,7 @@
 """Answers a table on Ray (`--engine ray`): all nodes read files and answer windows.
 
-Actors write a shard per window (`ray_workers.py`), with names in input order. The directory of shards appears whole on
-a local disk. In an object store it grows, and `_SUCCESS` is written last.
+Actors write a shard per window (`ray_workers.py`), with names in input order. On a local disk the directory of shards
+appears whole. In an object store it grows, and `_SUCCESS` is written last.
 """
 
 import importlib
@@ -22,7 +22,7 @@ from kdc.serving.bulk.outputs import Writer
 from kdc.serving.bulk.ray_workers import Actors, Answerer, Row, Work, key_of, windows_of
 from kdc.serving.bulk.windows import split_bad
 
-# Reading is many times faster than answering. Readers reserve no core.
+# Reading is many times faster than answering.
 _ACTORS_A_READER = 4
 
 
@@ -32,8 +32,8 @@ def share_out(nodes: list[dict[str, float]], device: Device, count: int | None, 
     Args:
         nodes: each node's resources, by Ray's names ("CPU", "GPU").
         device: "auto" is CUDA if the cluster has GPUs.
-        count: number of actors; those without room wait for new nodes.
-        threads: of each actor; None is 1 on a CPU, and a GPU's share of its node's cores.
+        count: number of actors. Actors without room wait for new nodes.
+        threads: of each actor; None: 1 on a CPU, else a GPU's share of its node's cores.
 
     Raises:
         InputError: no node has room for an actor.
@@ -81,7 +81,7 @@ def run(ray: Any, job: Job, manifest: Manifest, actors: Actors, *, progress: Pro
 
 
 def _first_rows(job: Job, writer: Writer) -> tuple[int, int]:
-    """Read up to the first good row, for columns and types. Returns its file and window."""
+    """Read up to the first good row, for columns and types. Returns the numbers of its file and window."""
     position = (0, 0)
     for number, file in enumerate(job.files):
         for window_number, window in enumerate(read_windows(file)):

@@ -1,6 +1,6 @@
 """Runs on Ray's nodes: reads windows, and answers them in actors.
 
-Errors travel as values. Ray would wrap raised errors, and lose their parts.
+Errors are returned as values, because Ray would wrap raised errors and lose their parts.
 """
 
 import os
@@ -22,7 +22,7 @@ from kdc.serving.bulk.windows import LANES, Scorer, answer_window
 from kdc.serving.engine.engine import Engine
 
 Row = dict[str, Any]  # one row of a Ray Dataset
-_TRIES = 4  # actors that may die at a window
+_TRIES = 4  # actors that may die at one window
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Work:
     """What every node needs."""
 
     finished: FinishedWindows
-    writer: Writer  # knows columns and types, which all shards share
+    writer: Writer  # knows columns and types
     columns_seen_at: tuple[int, int]  # file and window of the first good row
     run: str  # tells this run's marks from earlier ones
 
@@ -53,7 +53,7 @@ def windows_of(row: Row, work: Work) -> Iterator[Row]:
     """Read the windows of a file.
 
     Yields:
-        a row per window, with the pickled window, or its record from an earlier run. Last, a row with the number of
+        A row per window, with the pickled window, or its record from an earlier run. Then a row with the number of
         windows, and None or the error that ended the reading.
     """
     file, number, end = row["file"], 0, None
@@ -71,8 +71,8 @@ class Answerer:
     """An actor: loads the model once, answers windows, and writes their shards.
 
     Args:
-        task: a list with a reference to (`Work`, `Actors`, artifact files). Ray does not resolve a reference in a list,
-            so each actor fetches from its own node.
+        task: a list with a reference to (`Work`, `Actors`, artifact files). Ray resolves no reference in a list, so
+            each actor fetches from its own node.
     """
 
     def __init__(self, task: list[Any]) -> None:
@@ -110,7 +110,7 @@ class Answerer:
 
 
 def count_try(folder: Folder, mark: str, window: Window) -> None:
-    """Count a restarted actor's tries at a window in the file `mark`. Ray would let actors die there for ever.
+    """Count restarted actors' tries at a window in the file `mark`. Ray would restart actors without end.
 
     Raises:
         KdcError: too many actors died at it.

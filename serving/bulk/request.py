@@ -18,33 +18,32 @@ class PredictRequest(Frozen):
     source: str  # file, directory, pattern or URL; "-" is JSONL on standard input
     output: str  # "-" is JSONL on standard output; with Ray, a directory of shards
     text: str | None = None  # column; None: the task's
-    text_pair: str | None = None  # column with a pair's second text
+    text_pair: str | None = None  # column
     prefix: str = ""  # of the new columns
-    all_scores: bool = False  # a column for each class
-    on_error: str = "stop"  # stop or skip at a row without text
-    errors: str | None = None  # JSONL file for skipped rows
-    max_text_chars: int = Field(200_000, ge=1)  # a longer text counts as none
+    all_scores: bool = False  # add every class
+    on_error: str = "stop"  # "stop" or "skip" at a bad row
+    errors: str | None = None  # file for skipped rows
+    max_text_chars: int = Field(200_000, ge=1)  # a row with a longer text is bad
     variant: str | None = None  # None: the manifest's choice
     device: Device = "auto"
-    # of all passes together (None: all usable cores); with Ray, of each actor (None: 1 on a CPU, a GPU's share of the
-    # cores)
+    # Of all passes together (None: all usable cores). With Ray, as in `share_out`.
     threads: int | None = Field(None, ge=1)
     force: bool = False  # replace the output, drop an unfinished job
-    allow_failed: bool = False  # accept a failed contract
+    allow_failed: bool = False
     engine: str = "local"  # "local", or "ray" for a cluster
     address: str | None = None  # None: RAY_ADDRESS if set, or else Ray on this machine
     actors: int | None = Field(None, ge=1)  # None: as many as have room
 
     @property
     def format(self) -> str:
-        """Of the output: csv, tsv, jsonl or parquet."""
+        """The output's format."""
         return "jsonl" if self.output == STANDARD else format_of(self.output)
 
     def check(self) -> list[File]:
         """Check the options and files, before a model is loaded.
 
         Returns:
-            the input files; none for standard input.
+            The input files; none for standard input.
 
         Raises:
             InputError: an option or a file cannot be used.

@@ -19,7 +19,7 @@ from kdc.serving.engine.tokenizing import is_blank, is_utf8
 
 # Padded tokens of a forward pass, measured for the service (docs/benchmarks/serving.md).
 _CPU_TOKENS, _GPU_TOKENS = 256, 16_384
-_MANY_THREADS = 4  # of tokenizers; one thread with the word table is as fast
+_MANY_THREADS = 4  # with so many, the library is as fast as the word table with one
 LANES = 64  # parallel passes, at most one per thread
 
 
@@ -47,7 +47,7 @@ class Scorer:
 
 
 def _batches(encodings: Sequence[Part], most: int) -> Iterator[list[int]]:
-    """Long rows come first, so no lane ends alone with them."""
+    """Longest rows first, so no lane ends alone with them."""
     order = sorted(range(len(encodings)), key=lambda row: -len(encodings[row]))
     batch: list[int] = []
     for row in order:
@@ -60,7 +60,7 @@ def _batches(encodings: Sequence[Part], most: int) -> Iterator[list[int]]:
 
 
 def answer_window(scorer: Scorer, writer: Writer, window: Window, *, columns_seen: bool) -> tuple[Window, bytes]:
-    """Answer a window of the writer's job. Returns it with bad rows apart, and its answered rows as written.
+    """Answer a window of the writer's job. Returns it as from `split_bad`, and its answered rows as bytes.
 
     Raises:
         InputError: as `split_bad`, or the output's format cannot hold a value.
@@ -70,7 +70,7 @@ def answer_window(scorer: Scorer, writer: Writer, window: Window, *, columns_see
 
 
 def split_bad(window: Window, job: Job, *, columns_seen: bool) -> tuple[Window, list[Text]]:
-    """Move rows without a usable text to `bad`. Returns the window, and the texts of its good rows.
+    """Move rows without a usable text to `bad`. Returns the window, and its texts.
 
     Args:
         columns_seen: whether an earlier row had the text columns. A JSONL row without them is then only a bad row.

@@ -12,8 +12,8 @@ def decided(probabilities: np.ndarray, task: TaskInfo) -> np.ndarray:
     """Which labels rows get: bool (rows, outputs).
 
     A multi-label row gets labels at or above their thresholds (default 0.5). If one of two classes has a threshold, a
-    row gets this class at or above it, else the other. Other rows get the most probable class, or none if the model
-    abstains.
+    row gets this class at or above it, else the other. Otherwise a row gets the most probable class, or none if the
+    model abstains.
     """
     if task.kind == "multilabel":
         thresholds = {point.label: point.threshold for point in task.points}
@@ -50,7 +50,7 @@ def _classes(probabilities: np.ndarray, task: TaskInfo) -> np.ndarray:
 
 
 def in_words(chosen: np.ndarray, task: TaskInfo) -> list[Any]:
-    """Label names from `chosen`, bool (rows, outputs): a name or `ABSTAINED` per row; lists if multi-label."""
+    """A label name or `ABSTAINED` for each row of `chosen`, as from `decided`; lists of names if multi-label."""
     if task.kind == "multilabel":
         return [[task.labels[column] for column in np.flatnonzero(row)] for row in chosen]
     columns = np.where(chosen.any(axis=1), chosen.argmax(axis=1), len(task.labels))

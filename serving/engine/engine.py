@@ -1,5 +1,4 @@
-"""The engine: texts in, probabilities out. Needs only numpy, onnxruntime and tokenizers, to start fast and stay
-small."""
+"""The engine. Imports only numpy, onnxruntime and tokenizers, to start fast and stay small."""
 
 import itertools
 import math
@@ -57,8 +56,8 @@ class Engine:
         second: engine of a cascade's second model, or None. `run` and `run_beside` ignore it.
         share_that_goes_on: share of the tuning rows that the second model answers.
         notes: messages for people, such as a fallback to the CPU.
-        variant: name of the variant; "" without an artifact.
-        manifest: the artifact's manifest; None without an artifact.
+        variant: the variant's name; "" without an artifact.
+        manifest: None without an artifact.
     """
 
     def __init__(
@@ -86,7 +85,7 @@ class Engine:
         self.second: Engine | None = None
         self.share_that_goes_on = 0.0
         self._answered_from = np.float64(0)
-        self._made_up: Iterator[bool] | None = None  # whether each made-up row goes on
+        self._made_up: Iterator[bool] | None = None  # whether each made-up row needs the second model
         self._tokenizer = tokenizer
         self._passes = Passes(opened, tokenizer_info, task.outputs, lanes=lanes, variant=variant)
 
@@ -109,16 +108,16 @@ class Engine:
             device: "auto" takes CUDA if it starts, else the CPU with a note. "cpu", "cuda" and "tensorrt" do not fall
                 back.
             threads: threads of one forward pass; None takes all usable cores.
-            lanes: parallel `run_beside` passes; a GPU has one. More than one opens a second session with its own
-                weights, and `run` then times whether all threads or one share is faster.
+            lanes: parallel `run_beside` passes; a GPU has one. With more, a second session holds its own weights,
+                and `run` times whether all threads or one lane's share is faster.
             verify: check the SHA-256 of each loaded file.
             expect_sha256: SHA-256 that the manifest must have.
 
         Raises:
-            InputError: the artifact is missing or another one, or lacks the variant.
+            InputError: the artifact is missing, not the expected one, or lacks the variant.
             KdcError: the artifact is damaged, or the requested device did not start.
         """
-        folder = Path(path).resolve()  # resolved once: a link may change
+        folder = Path(path).resolve()  # once: a link may change
         manifest = load_manifest(folder, verify=False, expect_sha256=expect_sha256)
         variants: dict[str, Variant] = {str(name): value for name, value in manifest.variants.items()}
         if variant is not None and variant not in variants:
@@ -182,7 +181,7 @@ class Engine:
         threads: int | None = None,
         second: tuple[Second, Path] | None = None,
     ) -> Self:
-        """Load bare ONNX files, to measure before an artifact exists."""
+        """Load bare ONNX files, before an artifact exists."""
         opened = open_session(lambda _: onnx_path, device=device, threads=threads)
         engine = cls(opened, RowTokenizer.read(tokenizer_json, tokenizer_info), task, tokenizer_info, temperature)
         if second is not None:
@@ -239,21 +238,19 @@ class Engine:
     def activated(self, logits: np.ndarray) -> np.ndarray:
         """Convert logits to what `predict` returns."""
         outputs = activate(logits, self.task.kind, self.temperature)
-        if self.task.kind == "regression":  # in standard deviations from the mean
+        if self.task.kind == "regression":
             return (outputs * self.task.spread + self.task.center).astype(np.float32)
         return outputs
 
     def decided(self, probabilities: np.ndarray) -> list[Any]:
         """Label of each row from probabilities (rows, outputs), not of a regression. A list of labels if multi-label.
 
-        A row that the artifact does not answer gets `kdc.artifact.decision.ABSTAINED`.
+        An abstention is `kdc.artifact.decision.ABSTAINED`.
         """
         return in_words(decided(probabilities, self.task), self.task)
 
     def label_sets(self, probabilities: np.ndarray) -> list[list[str]]:
         """Set of labels of each row from probabilities (rows, outputs), most probable first.
-
-        `task.sets` says how often a set holds the true label.
 
         Raises:
             InputError: the artifact has no sets.
@@ -269,7 +266,7 @@ class Engine:
     def logits(self, texts: Sequence[Text], *, batch_size: int = 32) -> np.ndarray:
         """The model's raw outputs, before temperature and scale: float32 (rows, outputs). Arguments as in `predict`.
 
-        A cascade's second model is scaled to the first.
+        `of_second` has scaled the logits of a cascade's second model.
         """
         encodings = self.encode(texts)
         most_windows = max(spread(encodings)[1], default=1)
@@ -290,8 +287,7 @@ class Engine:
     def through(
         self, encodings: Sequence[Encoded], answer: Callable[["Engine", Sequence[Part]], np.ndarray]
     ) -> np.ndarray:
-        """Logits (rows, outputs) of encoded rows. In a cascade, the second model answers rows that the first is unsure
-        of.
+        """Logits (rows, outputs) of encoded rows. A cascade's second model answers rows that the first is unsure of.
 
         Args:
             answer: gives one engine's logits of rows or windows, in order.
@@ -310,7 +306,7 @@ class Engine:
         return logits if long is None else joined(logits, counts, long.join, self.task.kind)
 
     def unsure(self, logits: np.ndarray) -> np.ndarray:
-        """Indices of the rows that go on to a cascade's second model, by the first model's logits."""
+        """Indices of rows for a cascade's second model, from the first model's logits."""
         if self.second is None:
             return np.zeros(0, dtype=np.int64)
         if self._made_up is not None:
@@ -319,13 +315,12 @@ class Engine:
         return np.flatnonzero(sure < self._answered_from)
 
     def expect_made_up_rows(self) -> None:
-        """For timing: send the tuning set's share of rows to the second model. Sureness of made-up rows means
-        nothing."""
+        """From now on, send the tuning set's share of rows to the second model, for timing with made-up rows."""
         share = self.share_that_goes_on
         self._made_up = (math.floor((row + 1) * share) > math.floor(row * share) for row in itertools.count())
 
     def of_second(self, logits: np.ndarray) -> np.ndarray:
-        """Scale the second model's logits, so the first model's temperature fits them."""
+        """Scale the second model's logits to fit the first model's temperature."""
         assert self.second is not None
         return logits * np.float32(self.temperature / self.second.temperature)
 
@@ -334,7 +329,7 @@ class Engine:
     ) -> list[Encoded]:
         """Tokenise rows, and cut them or divide them into windows. No padding.
 
-        `side`, "left" or "right", is where long texts are cut; None is the artifact's side. Other arguments as in
+        `side`, "left" or "right", is where long texts are cut; None is the artifact's side. Other arguments are as in
         `RowTokenizer.encode`.
 
         Raises:
@@ -351,9 +346,9 @@ class Engine:
         return self._tokenizer.has_cut(side)
 
     def warm_up(self, max_batch_tokens: int = 1024) -> None:
-        """Run inputs of all lengths, so first requests do not wait for memory.
+        """Run inputs of several lengths up to the longest, so first requests do not wait for memory.
 
-        `max_batch_tokens` are the padded tokens of the largest later pass. A pass's memory stays allocated.
+        `max_batch_tokens` are the padded tokens of the largest pass here. Its memory stays allocated.
         """
         short = self.encode([("a", "a") if self.task.is_pair else "a"])[0]
         word_id = short.ids[len(short) // 2]

@@ -13,7 +13,7 @@ from tokenizers import Encoding
 
 from kdc.artifact.manifest import Join, Kind, LongTexts
 
-# Bounds of a window's probability and log-probability for "noisy-or": logarithms are infinite beyond.
+# Bounds of a window's probability and logit for "noisy-or": logarithms are infinite beyond.
 SURE, HOPELESS = 1 - 1e-6, -60.0
 
 
@@ -23,7 +23,7 @@ class Tokens:
 
     ids: list[int]  # (tokens,) special tokens included
     type_ids: list[int]  # (tokens,) 0 for the first text, 1 for the second
-    overflowing: bool = False  # whether it was cut; an `Encoding` has the cut pieces here
+    overflowing: bool = False  # whether it was cut; in an `Encoding`, the pieces
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -37,7 +37,7 @@ class Windows:
     """A row divided into windows."""
 
     parts: tuple[Tokens, ...]
-    row_tokens: int  # tokens of the row, each counted once
+    row_tokens: int  # without repetitions
     overflowing: bool  # whether tokens were cut
 
     def __len__(self) -> int:
@@ -50,7 +50,6 @@ class Windows:
 
     @property
     def type_ids(self) -> list[int]:
-        """Token types of all windows."""
         return [kind for part in self.parts for kind in part.type_ids]
 
 
@@ -58,13 +57,13 @@ Encoded: TypeAlias = Part | Windows  # a row
 
 
 def row_tokens(row: Encoded) -> int:
-    """Tokens of a row. `len` counts a token once per window."""
+    """Tokens of a row, each counted once, unlike by `len`."""
     return row.row_tokens if isinstance(row, Windows) else len(row)
 
 
 def spread(rows: Sequence[Encoded]) -> tuple[list[Part], list[int]]:
-    """Parts for forward passes, and each row's number of parts."""
-    if Windows not in set(map(type, rows)):  # as nearly always
+    """Parts of all rows, and each row's number of parts."""
+    if Windows not in set(map(type, rows)):  # nearly always
         return list(rows), [1] * len(rows)  # type: ignore[arg-type]
     parts: list[Part] = []
     counts = []
@@ -122,11 +121,11 @@ def joined(
 ) -> NDArray[np.float32]:
     """Join the windows' logits of each row.
 
-    Class logits are first normalised to log-probabilities. "mean" and "max" are per label; "first" is the first
-    window's. "noisy-or" is the log-odds that any window has the label, if windows are independent (Pearl 1988).
+    Class logits are first normalised to log-probabilities. "mean" and "max" work on each label; "first" takes the first
+    window. "noisy-or" gives the log-odds that any window has the label, if windows are independent (Pearl 1988).
 
     Args:
-        logits: (parts, outputs), the parts of a row adjacent.
+        logits: (parts, outputs), a row's parts side by side.
         counts: (rows,) parts per row.
         join: one way per output, or one for all.
 

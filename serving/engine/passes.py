@@ -26,7 +26,7 @@ _RETRY = "try again with fewer or shorter texts; `kdc doctor` looks at the devic
 class Passes:
     """Runs an open session. Thread-safe.
 
-    Methods take at least one row. They return float32 logits (rows, outputs), with one row of logits per window.
+    Methods take at least one row, and return float32 logits (rows or windows, outputs).
 
     Args:
         lanes: as in `Engine.load`. Each lane has a share of the threads.
@@ -40,16 +40,15 @@ class Passes:
         self._beside: onnxruntime.InferenceSession | None = beside.session
         pools = (opened.threads,) if lanes == 1 else (opened.threads, beside.threads)
         self._uses = deque(pools[:1], maxlen=1)  # threads of the next `run`
-        # A bound method would make a cycle that keeps the session until a garbage collection.
+        # A method of `self` would make a cycle that keeps the session until a garbage collection.
         self._pace = Pace(pools, self._uses.append, turn=_TURN, alike=False)
         self._timed = threading.Lock()
 
     def close(self) -> None:
-        """Free the model's memory."""
         self._session = self._beside = None
 
     def run(self, encodings: Sequence[Encoded]) -> np.ndarray:
-        """A pass that has the threads to itself. It takes all threads or one share, whichever is faster now."""
+        """A pass with all threads or one lane's share, whichever is faster now."""
         if not self._timed.acquire(blocking=False):  # another pass would distort the time
             return self._run(self._session, encodings)
         try:
@@ -61,11 +60,9 @@ class Passes:
             self._timed.release()
 
     def run_with_all_threads(self, encodings: Sequence[Encoded]) -> np.ndarray:
-        """`run`, always with all threads."""
         return self._run(self._session, encodings)
 
     def run_beside(self, encodings: Sequence[Encoded]) -> np.ndarray:
-        """`run` with a share of the threads, for parallel calls."""
         return self._run(self._beside, encodings)
 
     def _run(self, session: onnxruntime.InferenceSession | None, encodings: Sequence[Encoded]) -> np.ndarray:
@@ -77,7 +74,7 @@ class Passes:
                 (logits,) = session.run(["logits"], feeds)
             else:
                 logits = run_bound(session, feeds)
-        except Exception as error:  # ONNX Runtime's exceptions share no narrower public base
+        except Exception as error:  # ONNX Runtime's exceptions share no base
             raise KdcError(
                 "the model failed on these texts", given=f"{type(error).__name__} on {self._provider}", remedy=_RETRY
             ) from error

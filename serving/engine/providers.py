@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 _CUDA_REMEDY = (
     "see `kdc doctor`; the libraries come with `pip install 'onnxruntime-gpu[cuda,cudnn]'`; or use `--device cpu`"
 )
-# By device: execution provider, usual name, remedy.
+# Execution provider, usual name and remedy by device.
 _GPU: dict[str, tuple[str, str, str]] = {
     "cuda": (CUDA_PROVIDER, "CUDA", _CUDA_REMEDY),
     "tensorrt": (TENSORRT_PROVIDER, "TensorRT", f"`pip install tensorrt`, or use `--device cuda`; {_CUDA_REMEDY}"),
@@ -38,10 +38,10 @@ class OpenSession:
 
     session: onnxruntime.InferenceSession
     path: Path  # the ONNX file
-    content: bytes  # the file's bytes
-    provider: str  # the provider in use
+    content: bytes  # of the file
+    provider: str
     threads: int
-    notes: tuple[str, ...]  # such as a fallback to the CPU
+    notes: tuple[str, ...]
 
 
 def read_graph(path: Path) -> bytes:
@@ -74,7 +74,7 @@ def open_session(
         device: "auto" tries CUDA, then the CPU with a note. Other devices do not fall back.
         threads: None takes all usable cores.
         plan_memory: keep a memory plan per input shape. On a CPU, single rows take 6 % less time. Batches, whose shapes
-            rarely repeat, take 4 % more (QNLI).
+            rarely repeat, take 4 % more.
         read: reads the file, which must hold all weights.
 
     Raises:
@@ -127,7 +127,7 @@ def check_graph(session: onnxruntime.InferenceSession, task: TaskInfo, info: Tok
 
 
 def run_bound(session: onnxruntime.InferenceSession, feeds: dict[str, np.ndarray]) -> np.ndarray:
-    """Run a batch with IO binding: inputs are copied to the device once, and only logits come back.
+    """Run a batch with IO binding, which copies inputs to the device once.
 
     `feeds` has int64 (rows, longest) by input name. Returns logits (rows, outputs).
     """
@@ -164,18 +164,18 @@ def _create(
     options.log_severity_level = 3
     options.enable_mem_pattern = plan_memory
     # Threads that spin long take the core that answers requests; threads that never spin wake late. A request took 1.03
-    # ms with 500 us of spinning, 1.19 with 100 us, 1.03 with 2000 us.
+    # ms with 500 or 2000 us of spinning, 1.19 with 100 us.
     options.add_session_config_entry("session.intra_op.spin_duration_us", "500")
-    # Our graph checks cannot read ONNX Runtime's own format.
+    # Refuse ONNX Runtime's own format, which our checks cannot read.
     options.add_session_config_entry("session.load_model_format", "ONNX")
-    # Otherwise external weights come from the working directory.
+    # Otherwise external weights could come from the working directory.
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", os.devnull)
     providers = list(dict.fromkeys([*providers, CPU_PROVIDER]))
     try:
         session = onnxruntime.InferenceSession(content, options, providers=providers)
-    except Exception as error:  # ONNX Runtime's exceptions share no narrower public base
+    except Exception as error:  # ONNX Runtime's exceptions share no base
         raise _unusable("ONNX Runtime cannot load the model", f"{path}: {error}") from error
-    session._model_bytes = None  # ONNX Runtime keeps them to restart on another provider
+    session._model_bytes = None  # kept by ONNX Runtime to restart on another provider
     return session
 
 

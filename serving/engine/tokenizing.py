@@ -16,14 +16,14 @@ from kdc.serving.engine.word_pieces import WordPieces
 
 Text = str | tuple[str, str]
 
-# The library truncates texts of up to this many times the maximum length.
+# The library itself cuts texts of up to this many times the maximum length.
 _FEW_PIECES = 4
 _MOST_TOKENS = 33  # per character: NFKC makes 18 letters, 33 bytes, of U+FDFA
 _SHORT_TEXT = 10  # words
 # Characters read first per kept token; each further attempt reads four times as many.
 _CHARACTERS = 8
-_MOST_READ = 4  # times the first part, if a text has no place to cut
-# Most tokens seen at a part's end that the whole text lacks.
+_MOST_READ = 4  # times the first part, if a text cannot be cut between words
+# Most tokens seen at the cut of a part that the whole text lacks.
 _MARGIN = 32
 
 
@@ -37,7 +37,7 @@ def is_utf8(text: str) -> bool:
 
 
 def is_blank(text: str) -> bool:
-    """Whether a text is empty or white space. Training has no such rows."""
+    """Whether a text is empty or white space."""
     return not text or text.isspace()
 
 
@@ -75,8 +75,8 @@ def checked_rows(texts: Sequence[Text], task: TaskInfo, first: int = 0) -> list[
 
 @contextmanager
 def _library_errors(what: str, path: Path | None = None) -> Iterator[None]:
-    """Turn errors into `KdcError`. Rust panics are no `Exception`. Messages about a row may hold its text, so they are
-    dropped."""
+    """Turn errors into `KdcError`. Rust panics are no `Exception`. Messages about rows are dropped, because they may
+    hold texts."""
     try:
         yield
     except (KdcError, KeyboardInterrupt, SystemExit):
@@ -91,7 +91,7 @@ class RowTokenizer:
 
     Results equal the library's truncation ("longest_first"), which counts both texts of a pair. The library keeps all
     pieces that it cuts off, and their combinations for a pair: gigabytes for two texts of 10,000 words. This class
-    reads little more than it keeps, if the tokenizer splits words.
+    reads little more than it keeps, if the tokenizer splits texts into words.
 
     Args:
         tokenizer: its settings change, so nothing else may use it.
@@ -129,7 +129,7 @@ class RowTokenizer:
             return cls(Tokenizer.from_buffer(content), info.max_length, info.truncation_side, info.long)
 
     def cutting(self, side: str | None) -> "RowTokenizer":
-        """This tokenizer, but cutting `side`; None is its own. The first call for the other side takes 60 to 500 ms."""
+        """A tokenizer that cuts `side`; None is this one. The first call for the other side takes 60 to 500 ms."""
         return self if side in (None, self._side) else self._other_side
 
     def has_cut(self, side: str | None) -> bool:
@@ -137,15 +137,15 @@ class RowTokenizer:
         return side in (None, self._side) or "_other_side" in self.__dict__
 
     def encode(self, rows: Sequence[Text], first: int = 0, *, beside: bool = False) -> list[Encoded]:
-        """Tokenise rows with special tokens, and cut them. `overflowing` is empty unless a row was cut.
+        """Tokenise rows with special tokens, and cut them. `overflowing` is falsy unless a row was cut.
 
         Args:
             first: number of the first row in messages.
-            beside: let other threads run meanwhile, by not using the faster word table.
+            beside: let other threads run, by not using the word table, which is faster.
 
         Raises:
             InputError: a row has no token.
-            KdcError: the library failed, e.g. tokenizer.json names a token that it lacks.
+            KdcError: the library failed.
         """
         with _library_errors("the tokenizer failed on these texts"):
             encodings = self._encode(rows, beside)
@@ -168,8 +168,8 @@ class RowTokenizer:
         return [next(others) if encoding is None else encoding for encoding in encodings]
 
     def _encode_long(self, row: Text, squeezing: WordPieces | None = None) -> Encoded:
-        """Tokenise the kept part of a row's texts, and a margin. Two long texts are read whole, or squeezed: the cut
-        depends on both."""
+        """Tokenise parts of a row's texts that hold all kept tokens. If no parts do, tokenise squeezed texts, or the
+        whole row."""
         texts = (row,) if isinstance(row, str) else row
         for parts, strays in self._attempts(texts, once=squeezing is not None):
             (encoding,) = self._whole.encode_batch_fast([as_row(parts)])
@@ -182,7 +182,7 @@ class RowTokenizer:
     def _attempts(self, texts: Sequence[str], *, once: bool) -> Iterator[tuple[Sequence[str], Sequence[int]]]:
         """Parts of texts that may hold all kept tokens, and each part's strays (see `_part`).
 
-        Parts grow while exactly one text is cut between words. The last parts are the most that is ever read.
+        Parts grow while exactly one text is cut between words. The last parts have `_most_read` characters.
         """
         most = self._first_part
         while self._splits_words:
@@ -200,7 +200,7 @@ class RowTokenizer:
             yield parts, [_MARGIN + (self._word_tokens or 0)] * len(parts)
 
     def _is_enough(self, encoding: Encoding, parts: Sequence[str], texts: Sequence[str], strays: Sequence[int]) -> bool:
-        """Whether parts hold all kept tokens. A text that is not cut is the shorter one."""
+        """Whether parts hold all kept tokens. An uncut text must be the shorter one."""
         owners = encoding.sequence_ids
         whole = [len(part) == len(text) for part, text in zip(parts, texts, strict=True)]
         least = max([self._longest, *(owners.count(text) for text, is_whole in enumerate(whole) if is_whole)])
@@ -220,8 +220,7 @@ class RowTokenizer:
     def _part(self, text: str, most: int) -> tuple[str, int]:
         """At most `most` characters of a text, and its strays: tokens at the cut that the whole text may lack.
 
-        It cuts at a single space between words. Without one, it cuts anywhere if a word's tokens are bounded, else
-        nowhere.
+        It cuts at a single space. Without one, it cuts anywhere if a word's tokens are bounded, else nowhere.
         """
         if len(text) <= most:
             return text, 0
@@ -237,7 +236,7 @@ class RowTokenizer:
 
     @functools.cached_property
     def _word_tokens(self) -> int | None:
-        """Most tokens of a word; None if unbounded. A longer word is unknown to WordPiece."""
+        """Most tokens of a word (WordPiece knows no longer ones); None if unbounded."""
         model = self._cutting.model
         is_bert = isinstance(self._cutting.pre_tokenizer, pre_tokenizers.BertPreTokenizer)
         return model.max_input_chars_per_word if is_bert and isinstance(model, models.WordPiece) else None
@@ -260,7 +259,7 @@ class RowTokenizer:
 
     @functools.cached_property
     def _other_side(self) -> "RowTokenizer":
-        """Made from memory: the file may have changed."""
+        """Copied from memory, because the file may have changed."""
         return RowTokenizer(self._copy(), self._max_length, "right" if self._side == "left" else "left", self._long)
 
     @functools.cached_property
@@ -295,7 +294,7 @@ def kept_tokens(owners: Sequence[int | None], max_length: int, *, from_left: boo
         owners: as in `windows_of`. All special tokens stay.
         from_left: cut the beginnings, not the ends.
     """
-    # Lists of 200,000 tokens would block other threads.
+    # Numpy, because lists of 200,000 tokens would block other threads.
     numbers = np.array([-1 if owner is None else owner for owner in owners])
     texts = [np.flatnonzero(numbers == text) for text in (0, 1)]
     special = np.flatnonzero(numbers == -1)
@@ -314,7 +313,7 @@ def kept_tokens(owners: Sequence[int | None], max_length: int, *, from_left: boo
 
 def row_of(length: int, tokens: Callable[[Text], int], *, is_pair: bool) -> Text:
     """A row of about `length` tokens, to measure latency. `tokens` counts a row's tokens. A pair's first text is short,
-    as in real long pairs, to get as many windows."""
+    as in real long pairs."""
 
     def words(count: int) -> Text:
         if not is_pair:

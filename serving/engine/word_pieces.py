@@ -1,7 +1,7 @@
 """Tokenises plain rows by looking words up in a WordPiece vocabulary (BERT, MiniLM, E5).
 
-The `tokenizers` library (0.23) takes longer than a student without layers: it normalises any Unicode and keeps offsets.
-Version 1.0 is to be as fast (huggingface/tokenizers#2229); this file can go then.
+The `tokenizers` library (0.23) takes longer than a student without layers. Version 1.0 is to be as fast as this file
+(huggingface/tokenizers#2229), which can go then.
 """
 
 import json
@@ -18,7 +18,7 @@ _WORD = re.compile(r"[A-Za-z0-9]+|[^A-Za-z0-9\s]")  # a sign is a word
 _NOT_PLAIN = re.compile(r"[^ -~\t\n\r]")
 _LONGEST_UNKNOWN = 32  # characters; time grows with their square
 _TEXTS = ("A", "B")  # text names in templates
-# Characters that stay in their word under any normaliser: letters and digits, but no ideographs.
+# Characters that no normaliser splits from their word: letters and digits, but no ideographs.
 _LETTER = r"[^\W_\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"
 _SPACE = r"[ \t\n\r\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]"  # the normaliser drops other spaces
 _SPACES = re.compile(f"({_SPACE}){_SPACE}+")
@@ -34,15 +34,14 @@ class _Frame:
 
 
 class WordPieces:
-    """Encodes rows like the library, if a word table is enough. BERT's table takes 6 MB and 12 ms. Unlike the library,
-    it blocks other threads.
+    """Encodes rows like the library, if a word table is enough. Unlike the library, it blocks other threads.
 
     Args:
         table: token id of each one-token word.
         model: cuts the other words.
         frames: for single texts, and for pairs.
         longest: most tokens of an uncut row, special tokens included.
-        added: added tokens. A text with the first character of one is left to the library.
+        added: added tokens. Texts with the first character of one are left to the library.
     """
 
     def __init__(
@@ -57,7 +56,7 @@ class WordPieces:
     ) -> None:
         self._table, self._model, self._frames, self._longest = table, model, frames, longest
         self._signs, self._lowercase = frozenset(token[:1] for token in added), lowercase
-        # An added token may end inside a word: the rest must still be too long to be known.
+        # An added token may end inside a word. The rest must still be too long to be known.
         kept = model.max_input_chars_per_word + max(map(len, added), default=0) + 1
         self._long_word = re.compile(f"(?<!{_LETTER})({_LETTER}{{{kept}}}){_LETTER}+")
         self._squeezes_spaces = not any(any(map(str.isspace, token)) for token in added)
@@ -103,7 +102,7 @@ class WordPieces:
         return Tokens(ids, type_ids) if len(ids) <= self._longest else None
 
     def squeezed(self, text: str) -> str:
-        """A shorter text with the same tokens: it cuts words too long to be known, and repeated spaces."""
+        """A text with the same tokens, but without repeated spaces and the ends of words too long to be known."""
         text = self._long_word.sub(r"\1", text)
         return _SPACES.sub(r"\1", text) if self._squeezes_spaces else text
 

@@ -33,10 +33,11 @@ Share = Callable[[int, int, float], float | None]
 def peak_share(folder: Path, loaded: Loaded) -> Share | None:
     """A function from rows, tokens a row and seconds of a pass to the share of the peak, 0 to 1.
 
-    It measures the peak at each call, because a busy machine slows down both. It gives None for rows in windows.
+    The function measures the peak at each call, because a busy machine slows down both. It returns None for rows in
+    windows.
 
     Returns:
-        None on a GPU, in torch, in fp16, and without the package onnx.
+        None on a GPU, in torch, for variants other than int8 and fp32, and without the package onnx.
     """
     if loaded.on != CPU_PROVIDER or loaded.variant not in ("int8", "fp32") or find_spec("onnx") is None:
         return None
@@ -57,7 +58,7 @@ def peak_share(folder: Path, loaded: Loaded) -> Share | None:
 
 
 def operations(file: Path, feeds: dict[str, np.ndarray]) -> dict[str, int]:
-    """Operations of a pass's matrix products, by number format: attention is fp32 in an int8 graph too."""
+    """Operations of a pass's matrix products, by number format. An int8 graph's attention is fp32."""
     with TemporaryDirectory() as folder:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
@@ -75,7 +76,7 @@ def operations(file: Path, feeds: dict[str, np.ndarray]) -> dict[str, int]:
 
 
 def speed(number_format: str, threads: int) -> float:
-    """Operations a second of a large product now. The fastest call counts: other processes interrupt some."""
+    """Operations a second of a large product now. The fastest call counts, because other processes interrupt some."""
     session, left = _product(number_format, threads)
     seconds = min(seconds_of(lambda: session.run(None, {"left": left})) for _ in range(_CALLS))
     return 2 * left.shape[0] ** 3 / seconds
@@ -83,7 +84,7 @@ def speed(number_format: str, threads: int) -> float:
 
 @cache
 def _product(number_format: str, threads: int) -> tuple[onnxruntime.InferenceSession, np.ndarray]:
-    """A session that multiplies square matrices, and its input. Every thread computes the same number of elements."""
+    """A session that multiplies square matrices, and its input. The size grows with `threads`."""
     from onnx import numpy_helper, parser
 
     size = round(_SIZE * math.sqrt(threads))

@@ -22,9 +22,9 @@ class Loaded(Frozen):
 
 
 class Turn(Frozen):
-    """One turn of one subject at one case."""
+    """One turn of a subject at a case."""
 
-    tokens: int  # per row, special tokens included
+    tokens: int  # per row
     ms: tuple[float, ...]  # latency of each timed call
     peak_share: float | None = None  # see `kdc.tools.bench.peak`
 
@@ -34,24 +34,22 @@ class Turn(Frozen):
 
 
 class CaseResult(Frozen):
-    """One subject at one case, over all rounds."""
+    """A subject at a case, over all rounds."""
 
     batch: int  # rows a call
     length: int  # tokens a row, as requested
     tokens: int  # tokens a row, as measured
-    calls: int  # timed calls
+    calls: int
     p50_ms: float  # median latency of a call
     p95_ms: float
     p99_ms: float
     rows_per_second: float  # median of the rounds
     peak_share: float | None  # median of the turns, 0 to 1
-    # rows a second relative to the first subject, median of the rounds; None if that subject cannot take such rows
+    # rows a second relative to the first subject, median of the rounds; None if the rows are too long for that subject
     against_first: float | None
 
 
 class SubjectResult(Loaded):
-    """One subject."""
-
     name: str
     path: str
     cold_start_s: float  # median, from process start to first answer
@@ -60,8 +58,6 @@ class SubjectResult(Loaded):
 
 
 class BenchSettings(Frozen):
-    """How it was measured."""
-
     rounds: int  # turns of each subject at each case
     seconds: float  # of a turn
     device: str  # "auto", "cpu" or "cuda"
@@ -69,7 +65,7 @@ class BenchSettings(Frozen):
 
 
 class BenchMachine(Frozen):
-    """Where it was measured; `packages` has versions by name."""
+    """`packages` has versions by name."""
 
     cpu: Cpu
     cores: Cores
@@ -78,15 +74,12 @@ class BenchMachine(Frozen):
 
 
 class BenchResult(Frozen):
-    """The whole benchmark."""
-
     machine: BenchMachine
     settings: BenchSettings
     subjects: tuple[SubjectResult, ...]  # the first is the reference
 
 
 def render(result: BenchResult) -> str:
-    """The machine, a table of subjects, and a table of cases."""
     machine, settings = result.machine, result.settings
     subjects = [
         (

@@ -1,4 +1,4 @@
-"""Runs each subject in its own process. They measure in turns, so the machine's noise meets all alike."""
+"""Runs each subject in its own process. Subjects take turns, so the machine's noise affects all alike."""
 
 import json
 import pickle
@@ -26,8 +26,6 @@ _PACKAGES = ("kdc", "onnxruntime-gpu", "onnxruntime", "tokenizers", "torch", "tr
 
 @dataclass(frozen=True)
 class Subject:
-    """What is measured."""
-
     name: str
     path: Path
     variant: str | None = None  # None: the manifest's choice
@@ -72,12 +70,12 @@ def run_bench(
     threads: Sequence[int] = (),
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> BenchResult:
-    """Measure all subjects at all cases, in turns of `seconds`, and compare them with the first.
+    """Measure all subjects at all cases, and compare them with the first.
 
     Args:
         cases: a subject skips rows too long for it.
         rounds: turns of each subject at each case.
-        threads: each subject is measured with each number; none takes all usable cores.
+        threads: numbers of threads for each subject; without numbers, all usable cores.
 
     Raises:
         InputError: two subjects have one name, or one is neither an artifact nor a model.
@@ -90,7 +88,7 @@ def run_bench(
     running: list[_Running] = []
     starts: dict[Subject, list[float]] = {subject: [] for subject in subjects}
     try:
-        for _ in range(STARTS):  # the last processes go on to measure
+        for _ in range(STARTS):  # the last processes stay, to measure
             for process in running:
                 process.stop()
             running.clear()
@@ -158,13 +156,12 @@ class _Running:
         return time.perf_counter() - self._began
 
     def watch_peak(self) -> None:
-        """From now on measure each turn's share of the peak, if possible."""
+        """Measure the share of the peak from now on, if possible."""
         from kdc.tools.bench.peak import peak_share
 
         self._peak_share = peak_share(self.subject.path.resolve(), self.loaded)
 
     def take_turn(self, case: Case, seconds: float) -> None:
-        """Measure one case."""
         turn: Turn = self._ask(batch=case.batch, length=case.length, seconds=seconds)
         if self._peak_share is not None:
             share = self._peak_share(case.batch, turn.tokens, median(turn.ms) / 1000)
@@ -176,7 +173,6 @@ class _Running:
         return int(self._ask())
 
     def stop(self) -> None:
-        """Kill the process."""
         self._process.kill()
         self._process.communicate()
 
@@ -216,7 +212,7 @@ def _turns(
 
 
 def _summary(case: Case, turns: Sequence[Turn], first: Sequence[Turn]) -> CaseResult:
-    """One subject's turns at one case, compared with the `first` subject's turns, which may be empty."""
+    """Compare a subject's turns at a case with the `first` subject's, which may be empty."""
     calls = [milliseconds for turn in turns for milliseconds in turn.ms]
     p50, p95, p99 = np.percentile(calls, (50, 95, 99)).tolist()
     speeds = [turn.rows_per_second(case.batch) for turn in turns]

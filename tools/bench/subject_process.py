@@ -1,8 +1,8 @@
 """The process of one subject of `kdc bench`: loads a model, answers made-up rows, and times itself.
 
-Reads JSON lines, and replies with pickled objects on stdout. The first line says what to load, the reply is `Loaded`.
-Each further line asks for a `Turn`. An empty line ends the process; the reply is its peak memory in bytes. A `KdcError`
-is the last reply.
+Reads JSON lines, and replies with pickled objects on stdout. The first line says what to load; the reply is `Loaded`.
+Each further line asks for a `Turn`. An empty line ends the process; the reply is its peak memory in bytes. After a
+`KdcError` nothing follows.
 """
 
 import json
@@ -27,10 +27,8 @@ _WARM_UPS = 3
 
 @dataclass(frozen=True)
 class Model:
-    """A loaded model."""
-
     answer: Callable[[list[Text]], Any]  # rows to probabilities, tokenising included
-    count_tokens: Callable[[Text], int]  # of a row, special tokens included
+    count_tokens: Callable[[Text], int]  # special tokens included
     is_pair: bool
     about: Loaded
 
@@ -39,7 +37,7 @@ class Model:
         return row_of(length, self.count_tokens, is_pair=self.is_pair)
 
     def time(self, batch: int, length: int, seconds: float) -> Turn:
-        """Time calls on `batch` rows of `length` tokens, after warm-up calls."""
+        """Time calls on `batch` rows of about `length` tokens."""
         row = self.row(length)
         rows = [row] * batch
         for _ in range(_WARM_UPS):
@@ -134,7 +132,6 @@ def _load_torch(path: Path, device: str, threads: int | None) -> Model:
 
 
 def main() -> None:
-    """Load the model, and answer every line."""
     replies = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # libraries print on stdout too
 

@@ -7,12 +7,12 @@ from kdc.tools.doctor.report import Advice, Report
 
 CPU = "CPUExecutionProvider"
 CUDA = "CUDAExecutionProvider"
-# A BERT-base teacher takes 2 GB with gradients and Adam's moments.
+# A BERT-base teacher trains in 2 GB.
 _SMALL_MEMORY_BYTES = 4 * 1024**3
 
 
 def advise(report: Report) -> list[Advice]:
-    """Problems first. Ignores the report's own advice."""
+    """Problems first."""
     advice = [*_install(report), *_providers(report), *_machine(report), *_hub(report)]
     return sorted(advice, key=lambda item: item.level != "problem")
 
@@ -46,7 +46,7 @@ def _install(report: Report) -> Iterator[Advice]:
 
 
 def _providers(report: Report) -> Iterator[Advice]:
-    """ONNX Runtime and PyTorch that do not use the GPU."""
+    """Problems of ONNX Runtime and PyTorch."""
     providers, torch = {provider.name: provider for provider in report.providers}, report.torch
     cpu, cuda = providers.get(CPU), providers.get(CUDA)
     if providers and (cpu is None or not cpu.starts):

@@ -1,5 +1,5 @@
-"""Gathers the facts of `kdc doctor`. Imports neither torch nor ONNX Runtime: `probes.py` tries in its own process what
-may hang, crash or print."""
+"""Gathers the facts of `kdc doctor`. Imports neither torch nor ONNX Runtime: `probes.py` tries them in its own
+process."""
 
 import importlib.metadata
 import importlib.util
@@ -23,13 +23,12 @@ DEFAULT_ENDPOINT = "https://huggingface.co"
 _RUNTIMES = ("onnxruntime", "onnxruntime-gpu")
 _PROBE_TIMEOUT_S = 90.0
 _PROBES = Path(__file__).with_name("probes.py")
-# Causes in ONNX Runtime's log, the most telling pattern first.
+# Causes in ONNX Runtime's log, the most precise first.
 _CAUSES = (re.compile(r"with error: (.+)"), re.compile(r" FAIL : (.+)"), re.compile(r"(Failed to create .+)"))
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
 
 def diagnose(check_hub: bool = True) -> Report:
-    """Examine this machine and this install."""
     report = Report(
         kdc=machine.versions(["kdc"]).get("kdc"),
         python=platform.python_version(),
@@ -48,7 +47,7 @@ def diagnose(check_hub: bool = True) -> Report:
 
 
 def installed_packages() -> dict[str, dict[str, str | None]]:
-    """Versions of kdc's dependencies by name, by extra; "" is the base install. None if missing; empty without kdc's
+    """Versions (None if missing) by name, for the base install ("") and the extra "compress"; empty without kdc's
     metadata."""
     try:
         requirements = importlib.metadata.requires("kdc") or []
@@ -81,7 +80,7 @@ def providers() -> list[Provider]:
 
 
 def hub(*, check: bool = True) -> Hub:
-    """Whether the hub answers in three seconds. Not asked if HF_HUB_OFFLINE is set."""
+    """Whether the hub answers in three seconds. HF_HUB_OFFLINE prevents the check."""
     endpoint = os.environ.get("HF_ENDPOINT") or DEFAULT_ENDPOINT
     if not check:
         return Hub(endpoint=endpoint, reachable=None, detail="not checked")
@@ -93,7 +92,7 @@ def hub(*, check: bool = True) -> Hub:
 
 
 def _probe(*question: str, timeout_s: float = _PROBE_TIMEOUT_S) -> dict[str, Any]:
-    """Have `probes.py` answer a question. Adds stderr as `words`; without an answer there is only an `error`."""
+    """Have `probes.py` answer a question. Adds stderr as `words`. Without an answer there is only an `error`."""
     command = [sys.executable, "-P", "-W", "ignore", str(_PROBES), *question]
     try:
         done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=timeout_s)

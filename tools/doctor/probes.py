@@ -36,7 +36,7 @@ def probe_provider(name: str) -> dict[str, Any]:
     import onnxruntime
 
     if name == "CUDAExecutionProvider":
-        onnxruntime.preload_dlls()  # finds pip's CUDA libraries; works only before the first session
+        onnxruntime.preload_dlls()  # works only before the first session
     session = onnxruntime.InferenceSession(TINY_MODEL, providers=[name])
     if (actual := session.get_providers()[0]) != name:
         return {"reason": f"fell back to {actual}"}
@@ -47,7 +47,7 @@ def probe_provider(name: str) -> dict[str, Any]:
 
 
 def probe_torch() -> dict[str, Any]:
-    """PyTorch's CUDA build ("" for CPUs), devices, and CPU training speeds."""
+    """PyTorch's CUDA build ("" for CPUs), devices, and without a GPU the CPU's training speeds."""
     import torch
 
     available = torch.cuda.is_available()
@@ -88,7 +88,7 @@ def probe_hub(url: str, timeout_s: str) -> dict[str, Any]:
         status = httpx.head(url, timeout=float(timeout_s), follow_redirects=True).status_code
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         return {"reachable": False, "detail": str(error)}
-    # Others come from a proxy, or a gateway with nothing behind it.
+    # 403, 407 and 5xx come from a proxy, or a gateway with nothing behind it.
     return {"reachable": status < 500 and status not in (403, 407), "detail": f"HTTP {status}"}
 
 

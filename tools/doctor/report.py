@@ -9,7 +9,7 @@ from kdc.common.machine import Cores, Cpu, Memory, Nvidia
 
 
 class Provider(Frozen):
-    """An execution provider, and why a model does not run on it."""
+    """An execution provider; `reason` says why it does not start."""
 
     name: str
     starts: bool
@@ -37,7 +37,7 @@ class Hub(Frozen):
 
 
 class Minilm(Frozen):
-    """Source of the minilm teacher: a package, or the hub."""
+    """Source of the minilm teacher: the package, or the hub."""
 
     usable: bool
     from_package: bool
@@ -58,7 +58,7 @@ class Report(Frozen):
     kdc: str | None  # None if not installed
     python: str
     system: str  # operating system and architecture
-    # versions by name (None if missing), by extra; "" is the base install
+    # as from `installed_packages`
     packages: dict[str, dict[str, str | None]]
     providers: tuple[Provider, ...]
     torch: Torch | None  # None if not installed
@@ -72,12 +72,11 @@ class Report(Frozen):
 
     @field_serializer("torch")
     def _only_what_it_said(self, torch: Torch | None) -> dict[str, Any] | None:
-        """A broken PyTorch has only its error, a working one has none."""
+        """Only fields that the probe gave: a broken PyTorch has just an error."""
         return None if torch is None else torch.model_dump(exclude_unset=True)
 
 
 def render(report: Report) -> str:
-    """One fact a line, then the advice."""
     lines = [
         f"kdc {report.kdc or '(not installed)'}, Python {report.python}, {report.system}",
         *_packages(report.packages),

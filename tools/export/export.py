@@ -1,4 +1,4 @@
-"""Exports an artifact, whole or not at all. An incomplete run of MLflow has status FAILED."""
+"""Exports an artifact, whole or not at all. An incomplete MLflow run has status FAILED."""
 
 import os
 import re
@@ -45,7 +45,7 @@ def export_artifact(
         target: "triton": the model repository. "oci": a new folder. "mlflow": address of the tracking server or
             database.
         name: of the model (None: the task's name), or the image's tag (None: "latest").
-        variant: of a Triton model; None is the CPU's choice. Other forms have all.
+        variant: of a Triton model; None is the CPU's choice. Other forms hold all variants.
 
     Raises:
         InputError: the form, variant or name is impossible, the place is taken, or the contract failed.
@@ -92,8 +92,8 @@ def _one_graph(manifest: Manifest, variant: str | None) -> str:
 
 @contextmanager
 def _whole_folder(folder: Path, *, beside: Path) -> Iterator[Path]:
-    """A folder that gets its name at the end of the block, or is removed. Triton would load a half-written model, so
-    until then it is outside the model repository."""
+    """A folder that gets its name when the block ends, or is removed. Until then it lies outside the model repository,
+    because Triton would load a half-written model."""
     if os.path.lexists(folder):
         raise InputError("something is there already", given=folder, remedy="name another place, or remove it")
     folder.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""The model that MLflow loads. MLflow runs a copy of this file."""
+"""The model for MLflow, which runs a copy of this file."""
 
 from typing import Any
 
@@ -11,10 +11,10 @@ from kdc.serving.engine.engine import Engine
 
 
 class Classifier(PythonModel):
-    """Answers rows as `kdc predict` does."""
+    """Answers rows of a pandas table."""
 
     def load_context(self, context: Any) -> None:
-        """Load the artifact; refuse one that failed its contract."""
+        """Refuses an artifact that failed its contract."""
         self.engine = Engine.load(context.artifacts["artifact"])
         assert self.engine.manifest is not None
         refuse_failed(self.engine.manifest.contract, allow=False)

@@ -16,7 +16,7 @@ _COSTS = {"size_bytes", "latency_p50_ms", "latency_p95_ms", "rows_per_second", "
 
 
 def log_run(artifact: Path, manifest: Manifest, tracking: str, name: str) -> str:
-    """Log a run in the task's experiment, e.g. at "sqlite:///mlflow.db". Returns the model's address.
+    """Log a run in the task's experiment at `tracking`. Returns the model's address.
 
     Raises:
         KdcError: MLflow is not installed, or refused.
@@ -40,7 +40,7 @@ def log_run(artifact: Path, manifest: Manifest, tracking: str, name: str) -> str
 
 
 def _log_model(mlflow: Any, artifact: Path, manifest: Manifest, name: str) -> str:
-    """MLflow records its source path, so it gets a temporary copy."""
+    """MLflow records the source path, so it gets a temporary copy."""
     with tempfile.TemporaryDirectory() as scratch:
         shutil.copytree(artifact, Path(scratch) / "artifact")
         code = shutil.copyfile(_MODEL, Path(scratch) / _MODEL.name)
@@ -76,7 +76,7 @@ def _tags(manifest: Manifest) -> dict[str, str]:
 
 
 def _metrics(manifest: Manifest) -> dict[str, float]:
-    """Figures of variants and the teacher, under "variant/metric"."""
+    """Figures of variants and the teacher, as "variant/metric"."""
     measured: dict[str, Any] = {}
     for name, variant in manifest.variants.items():
         figures = variant.metrics | variant.model_dump(include=_COSTS)

@@ -45,7 +45,7 @@ def _add_image(
         "architecture": architecture,
         "os": "linux",
         "config": {"WorkingDir": "/models"},
-        # An uncompressed layer is its own "diff".
+        # The layer is not compressed, so its digest is its diff_id.
         "rootfs": {"type": "layers", "diff_ids": [layer["digest"]]},
         "history": [{"created": created, "created_by": "kdc export"}],
     }

@@ -1,6 +1,6 @@
 """An artifact as a model for Triton's ONNX Runtime backend.
 
-Clients send token ids, from the `tokenizer.json` beside the model, and get logits. `config.pbtxt` follows
+Clients make token ids with the `tokenizer.json` beside the model, and get logits. `config.pbtxt` follows
 `model_config.proto`.
 """
 
@@ -13,7 +13,7 @@ from typing import Any
 from kdc.artifact.manifest import MANIFEST_NAME, Manifest
 
 _MOST_ROWS = 64  # of a request or a batch
-_WAIT_US = 500  # wait for requests of the same length
+_WAIT_US = 500  # for further requests of a batch
 
 
 def model_name(task: str) -> str:
@@ -22,7 +22,7 @@ def model_name(task: str) -> str:
 
 
 def write_model(artifact: Path, manifest: Manifest, folder: Path, *, name: str, variant: str) -> None:
-    """Write the model's folder, with the tokenizer and the manifest."""
+    """Write the model, the tokenizer and the manifest."""
     graph = manifest.variants[variant].file  # type: ignore[index]
     (folder / "1").mkdir()
     shutil.copyfile(artifact / graph, folder / "1" / "model.onnx")
