@@ -158,7 +158,7 @@ def _product(numbers: str, scales: str, output: str, name: str) -> list[NodeProt
 
 
 def _add_int8(graph: GraphProto, tensor: TensorProto, axis: int) -> tuple[str, str]:
-    """Add a matrix in int8, unless present; `axis` shares a scale. Returns the names of numbers and scales."""
+    """Add a matrix in int8, unless present; `axis` shares a scale."""
     names = (f"{tensor.name}_int8_{axis}", f"{tensor.name}_scale_{axis}")
     if any(known.name == names[0] for known in graph.initializer):
         return names

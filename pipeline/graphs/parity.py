@@ -142,7 +142,6 @@ def batch_invariance(
     Args:
         run: maps rows to probabilities (rows, outputs), or regression's numbers.
         encodings: at least one.
-        seed: chooses neighbours.
     """
     alone = np.concatenate([run([encoding]) for encoding in encodings])
     together = np.empty_like(alone)

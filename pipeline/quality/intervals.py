@@ -52,7 +52,6 @@ def difference(
     """The interval of the score of `logits` minus the score of `others`.
 
     Args:
-        metric: a key of `METRICS`.
         confidence: two-sided, within (0, 1).
     """
     truth, groups = metrics.truth_of(labels, kind), _real(groups)
@@ -249,7 +248,6 @@ def independent_rows(groups: Groups | None, rows: int) -> float:
 
 
 def _real(groups: Groups | None) -> Groups | None:
-    """None if every row is a group by itself."""
     return None if groups is None or len(np.unique(groups)) == len(groups) else groups
 
 
@@ -260,7 +258,6 @@ def _resampled(
     groups: Groups | None,
     confidence: float,
 ) -> tuple[Ends, float, float]:
-    """The bootstrap interval of a score, its standard error and the score, in points."""
     unit_of_row: Any = slice(None)  # each distinct row is a unit
     if groups is None:
         table = np.column_stack([labels.astype(np.float64) for labels in (truth, *answers)])

@@ -25,7 +25,7 @@ _BATCHES = 8  # throughput batches a round
 _ROUNDS = 9  # the median's 95 % interval leaves out the fastest and the slowest round
 _TIMED_ROWS = 100
 
-Models = Mapping[str, Callable[[list[Any]], object]]  # functions of rows, by name
+Models = Mapping[str, Callable[[list[Any]], object]]
 
 
 class Speed(Frozen):
@@ -48,10 +48,7 @@ def time_in_turns(
 
     Args:
         models: include tokenising.
-        calls: rows of each timed call.
-        batches: rows of each throughput batch.
         percentiles: of the calls' latencies, 0 to 100.
-        rounds: callers take medians over them, so that one slow moment does not decide.
         warm_up_calls: untimed calls of each model besides one batch, since the first calls allocate memory.
 
     Returns:
