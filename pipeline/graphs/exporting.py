@@ -44,7 +44,6 @@ def export_model(
     """Export a model and check its graph.
 
     Args:
-        model: folder from `save_pretrained`, with tokenizer.
         max_length: in tokens, of rows or windows.
         long: windows of longer rows; None cuts them.
 

@@ -193,10 +193,7 @@ def with_layers_kept(candidate: Candidate, layers: Sequence[frozenset[str]], *, 
 def layers_by_worth(
     onnx_path: Path, candidate: Candidate, ranges: Ranges, batches: Sequence[Feeds]
 ) -> list[frozenset[str]]:
-    """Groups of linear layers (node names) that are better in fp32, highest gain per cost first.
-
-    Gain is the fall in the logits' mean squared error; cost is the number of weights.
-    """
+    """Groups of linear layers (node names) that are better in fp32, highest gain per cost first."""
     graph = onnx.load(onnx_path).graph
     sizes = {name: math.prod(tensor.dims) for name, tensor in float_matrices(graph).items()}
     fp32 = onnx_logits(onnx_path)

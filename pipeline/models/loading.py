@@ -32,7 +32,6 @@ log = logging.getLogger("kdc")
 # Positions of these architectures start after the padding id.
 COUNTS_FROM_PADDING = ("roberta", "xlm-roberta", "xlm-roberta-xl", "roberta-prelayernorm", "camembert", "mpnet", "xmod")
 _MODEL_FILES = (".json", ".txt", ".model", ".safetensors", ".bin")
-# transformers' names of task kinds.
 PROBLEMS: dict[Kind, str] = {
     "classification": "single_label_classification",
     "multilabel": "multi_label_classification",

@@ -1,9 +1,8 @@
 """Confidence intervals, in points, of one model's score and of two models' difference on the same rows.
 
 Accuracy has formulas: Wilson's interval for one model, Tango's for two. Other metrics use the BCa bootstrap, with
-Student's quantile: the number of rows or groups that move the score gives its degrees of freedom. For grouped rows,
-formulas divide the row count by the design effect, and the bootstrap draws whole groups. Measured error rates:
-docs/benchmarks/verdicts.md.
+Student's quantile: the number of rows or groups that move the score gives its degrees of freedom. Measured error
+rates: docs/benchmarks/verdicts.md.
 """
 
 import math
@@ -25,7 +24,7 @@ from kdc.pipeline.quality.unseen import unseen
 _UNSEEN_ROWS = 2  # rows that `design_effect` adds
 _FEWEST_GROUPS = 8  # with fewer effective groups, a bootstrap of a difference can show nothing
 
-Ends = tuple[float, float]  # lower and upper end of an interval
+Ends = tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -211,7 +210,7 @@ def tango(lost: float, won: float, rows: float, *, quantile: float) -> Ends:
         return float(brentq(lambda gap: deviation(gap, corrected, shift) - target, -edge, edge, xtol=1e-9))
 
     low, high = min(0.0, half), max(0.0, half)
-    ways = (False, True)  # corrected for skewness or not
+    ways = (False, True)
     return min(end(quantile, way, low) for way in ways), max(end(-quantile, way, high) for way in ways)
 
 

@@ -149,7 +149,6 @@ def judge_again(
     """Decide whether an engine keeps its contract.
 
     Args:
-        rows: to time, from `rows_to_time`.
         compared: False if the answers come from an earlier judgement.
     """
     costs = costs or _costs(engine, contract, rows)

@@ -82,12 +82,7 @@ def interval_of_median(values: Floats, confidence: float) -> tuple[float, float]
 def compare_speeds(
     models: Models, texts: Sequence[Text], *, latency_rows: int, throughput_rows: int, rounds: int
 ) -> dict[str, Speed]:
-    """Time several models on the same texts, which repeat if too few.
-
-    Args:
-        latency_rows: calls of one row in each round.
-        throughput_rows: rows of each round in batches of 32.
-    """
+    """Time several models on the same texts, which repeat if too few."""
     calls, batches = in_pieces(texts, latency_rows, 1), in_pieces(texts, throughput_rows, BATCH)
     speeds = {}
     for name, timing in time_in_turns(models, calls, batches, percentiles=(50, 95), rounds=rounds).items():

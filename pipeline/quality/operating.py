@@ -28,7 +28,7 @@ class Chosen:
     """A chosen threshold."""
 
     threshold: float  # rows from this probability on get the label, or are answered
-    reached: bool = True  # whether the rows reach the aim
+    reached: bool = True
     note: str = ""  # why not
     proven: str = ""  # bound shown instead; "" if unknown
 
@@ -145,9 +145,6 @@ def _surest_with_label(
 def _tolerated(
     probabilities: NDArray[np.floating], has_label: Flags, bound: float, groups: Groups | None, *, with_label: bool
 ) -> Surest:
-    """With `with_label`, the threshold with the fewest other rows above it, of those shown to have a share `bound` of
-    the label's rows above. Without it, the threshold with the most of the label's rows above, of those shown to have a
-    share `bound` of other rows below."""
     thresholds, hits, alarms = by_threshold(probabilities, has_label)
     side = has_label if with_label else ~has_label
     rows = int(side.sum())

@@ -46,7 +46,7 @@ class Plan:
     environment: Environment
     steps: int  # updates
     evaluate_every: int  # updates; each evaluation has a checkpoint
-    new_modules: tuple[str, ...] = ()  # modules with their own rate
+    new_modules: tuple[str, ...] = ()
     pad_to: int | None = None  # tokens, for benchmarks; None groups by length
 
 
@@ -161,7 +161,6 @@ def train(
     """Train in place, across ranks under torchrun; the model ends with the kept step's weights.
 
     Args:
-        progress: called with (step, steps, rows=, loss=).
         groups: (tuning rows,), dependent rows share a group; None: all are independent.
 
     Raises:
