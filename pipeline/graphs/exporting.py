@@ -44,13 +44,8 @@ def export_model(
     """Export a model and check its graph.
 
     Args:
-        model: folder from `save_pretrained`, with tokenizer.
-        out: folder for `model.onnx`, `tokenizer.json` and `tokenizer_info.json`.
-        tokens: tuning rows; the first 64 are compared.
-        exporter: see `export_onnx`.
         max_length: in tokens, of rows or windows.
         long: windows of longer rows; None cuts them.
-        seed: draws the batches.
 
     Raises:
         KdcError: export failed, or logits differ.

@@ -58,7 +58,6 @@ def _clip_constants(model: onnx.ModelProto) -> None:
 
 
 def _integer_arithmetic(model: onnx.ModelProto) -> set[str]:
-    """Names of nodes that compute an integer in floats, both Casts included."""
     producers = {name: node for graph in nested_graphs(model.graph) for node in graph.node for name in node.output}
     names: set[str] = set()
     waiting = [node for node in producers.values() if _casts_to(node) in _INTEGERS]

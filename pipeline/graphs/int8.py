@@ -2,7 +2,7 @@
 
 Static candidates compute linear layers with fixed scales (uint8 activations, int8 weights, fp32 results), so answers do
 not depend on the batch. Attention products, Softmax, LayerNorm and Add stay fp32: 8 bits would save little time and
-cost much accuracy. Other weights are only stored in few bits (`int8_storage.py`).
+cost much accuracy.
 """
 
 import math
@@ -29,7 +29,6 @@ from kdc.pipeline.graphs.nodes import LINEAR_OPS, attribute, linear_layers, nest
 from kdc.pipeline.graphs.onnx_graph import quiet, save_graph
 from kdc.pipeline.graphs.ranges import RangeMethod, Ranges
 
-# Operators after ONNX Runtime's optimiser.
 _PRODUCTS = {
     "quantized": (
         "MatMulIntegerToFloat",
@@ -102,7 +101,6 @@ def quantise(
     """Write the int8 variant of a graph.
 
     Args:
-        onnx_in: exported or smoothed fp32 graph.
         ranges: of `activations(onnx_in)`; unused if dynamic.
         vector_bits: see `store_tables`.
 
@@ -159,11 +157,8 @@ def count_operators(onnx_path: Path) -> dict[str, int]:
 
 
 def _noisiest(linear: Sequence[NodeProto], candidate: Candidate, ranges: Ranges) -> set[str]:
-    """Layers that `candidate.exclude` keeps in fp32.
-
-    A layer's input noise in 8 bits ranks layers like their effect on logits (measured on MiniLM), without extra runs.
-    Layers that read one tensor stay together, since rounding it affects all.
-    """
+    """A layer's input noise in 8 bits ranks layers like their effect on logits (measured on MiniLM), without extra
+    runs. Layers that read one tensor stay together, since rounding it affects all."""
     names: set[str] = set()
     method, count = candidate.ranges, math.ceil(candidate.exclude * len(linear))
     if method is None or not count:
@@ -256,12 +251,10 @@ def join_biases(model: ModelProto) -> int:
 
 
 def _is_scaled(node: NodeProto | None) -> bool:
-    """Whether it dequantises with scale and zero point."""
     return node is not None and node.op_type == "DequantizeLinear" and len(node.input) == 3
 
 
 def _fit(constants: dict[str, TensorProto], weights: NodeProto, bias: str) -> bool:
-    """Whether weights are a constant matrix, scaled whole or per column, and biases per column."""
     matrix, scale, numbers = (constants.get(name) for name in (weights.input[0], weights.input[1], bias))
     if matrix is None or scale is None or numbers is None or len(matrix.dims) != 2:
         return False

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from kdc.pipeline.results.artifact import Int8Choice, Int8Measurement
 
-FP32 = "fp32"  # the key of fp32's timings
+FP32 = "fp32"
 _NOISE = 0.15  # relative noise of speeds on shared machines
 
 

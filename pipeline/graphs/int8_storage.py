@@ -25,7 +25,7 @@ _SMALLEST_NORMAL_FP16 = 6.2e-5
 
 def store_tables(graph: GraphProto, vector_bits: VectorBits = 8) -> int:
     """Store embedding tables (Gather on a float matrix) as int8, but token embeddings in `vector_bits` if 32 divides
-    their width. Returns the number of lookups."""
+    their width."""
     matrices = float_matrices(graph)
     nodes: list[NodeProto] = []
     lookups = 0
@@ -42,7 +42,7 @@ def store_tables(graph: GraphProto, vector_bits: VectorBits = 8) -> int:
 
 
 def store_matrices(graph: GraphProto, except_for: Container[str]) -> int:
-    """Store linear layers not in `except_for` as int8. Returns their number."""
+    """Store linear layers not in `except_for` as int8."""
     matrices = float_matrices(graph)
     nodes: list[NodeProto] = []
     layers = 0
@@ -158,7 +158,6 @@ def _product(numbers: str, scales: str, output: str, name: str) -> list[NodeProt
 
 
 def _add_int8(graph: GraphProto, tensor: TensorProto, axis: int) -> tuple[str, str]:
-    """Add a matrix in int8, unless present; `axis` shares a scale. Returns the names of numbers and scales."""
     names = (f"{tensor.name}_int8_{axis}", f"{tensor.name}_scale_{axis}")
     if any(known.name == names[0] for known in graph.initializer):
         return names

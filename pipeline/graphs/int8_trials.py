@@ -1,8 +1,4 @@
-"""Makes int8 candidates, compares them with fp32 on the tuning set, and times them. The chosen one must be
-batch-invariant.
-
-To repair accuracy, groups of layers that read one tensor return to fp32, by accuracy gained per cost.
-"""
+"""Makes int8 candidates, compares them with fp32 on the tuning set, and times them."""
 
 import json
 import math
@@ -36,9 +32,8 @@ from kdc.pipeline.results.artifact import Int8Choice, Int8Measurement
 from kdc.serving.engine.engine import Engine, activate
 from kdc.serving.engine.tokenizing import Text
 
-_INVARIANCE_ROWS = 500  # compared at least, if there are as many
+_INVARIANCE_ROWS = 500
 _MOST_KEPT = 0.5  # share of layers; with more, int8 gains little
-# Tried if the best of `CANDIDATES` loses points.
 _OTHER_RANGES = (
     Candidate("channel-entropy", per_channel=True, ranges="entropy"),
     Candidate("channel-smooth-percentile", per_channel=True, ranges="percentile", smooth=True),
@@ -57,7 +52,7 @@ class TuningSlice:
 
 @dataclass
 class Trials:
-    """The candidates of one fp32 graph. Only those that run have an engine."""
+    """The candidates of one fp32 graph."""
 
     folder: Path  # for candidates' files
     fp32_file: Path  # as exported
@@ -198,10 +193,7 @@ def with_layers_kept(candidate: Candidate, layers: Sequence[frozenset[str]], *, 
 def layers_by_worth(
     onnx_path: Path, candidate: Candidate, ranges: Ranges, batches: Sequence[Feeds]
 ) -> list[frozenset[str]]:
-    """Groups of linear layers (node names) that are better in fp32, highest gain per cost first.
-
-    Gain is the fall in the logits' mean squared error; cost is the number of weights.
-    """
+    """Groups of linear layers (node names) that are better in fp32, highest gain per cost first."""
     graph = onnx.load(onnx_path).graph
     sizes = {name: math.prod(tensor.dims) for name, tensor in float_matrices(graph).items()}
     fp32 = onnx_logits(onnx_path)

@@ -36,8 +36,6 @@ def export_onnx(
     """Export a classifier in fp32, with dynamic axes; return the exporter used.
 
     Args:
-        model_dir: folder from `save_pretrained`.
-        out_file: ONNX file, with weights.
         exporter: "auto" is torch if onnxscript is installed, else Optimum.
         token_type_ids: whether the tokenizer makes them; an input only if the model uses them.
 
@@ -148,8 +146,6 @@ def _export_with_optimum(model: PreTrainedModel, file: Path, typed: bool) -> Non
 
 
 class _LogitsOnly(torch.nn.Module):
-    """Plain arguments and output, for `torch.export`."""
-
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
         self.model = model
@@ -182,7 +178,6 @@ def _export_with_torch(model: PreTrainedModel, file: Path, typed: bool) -> None:
 
 
 def _normalise(model: onnx.ModelProto, typed: bool) -> None:
-    """Unify names; remove unused token types, aliases and traces of this machine."""
     graph = model.graph
     if not typed:
         _fill_token_types_with_zeros(graph)
@@ -202,7 +197,6 @@ def _normalise(model: onnx.ModelProto, typed: bool) -> None:
 
 
 def _fill_token_types_with_zeros(graph: onnx.GraphProto) -> None:
-    """Replace Optimum's input `token_type_ids` by zeros."""
     others = [value for value in graph.input if value.name != "token_type_ids"]
     if len(others) == len(graph.input):
         return

@@ -51,10 +51,7 @@ def onnx_logits(path: Path, *, threads: int | None = None) -> LogitsFunction:
 
 
 def parity_batches(rows: Sequence[Row], *, pad_id: int, max_length: int, seed: int = 0) -> Iterator[Feeds]:
-    """Padded batches of 1, 2, 7 and 32 rows.
-
-    Each size comes twice: the first row is cut or repeated to 3 tokens, or to `max_length`.
-    """
+    """Padded batches of 1, 2, 7 and 32 rows."""
     generator = np.random.default_rng(seed)
     fillers = {"input_ids": pad_id, "token_type_ids": 0}
     for size in (1, 2, 7, 32):
@@ -142,7 +139,6 @@ def batch_invariance(
     Args:
         run: maps rows to probabilities (rows, outputs), or regression's numbers.
         encodings: at least one.
-        seed: chooses neighbours.
     """
     alone = np.concatenate([run([encoding]) for encoding in encodings])
     together = np.empty_like(alone)

@@ -1,7 +1,6 @@
 """Collects activation ranges for static quantisation in bounded memory.
 
-ONNX Runtime's calibrators keep all intermediate tensors and need equal shapes. Here, batches of any length only update
-histograms.
+ONNX Runtime's calibrators keep all intermediate tensors and need equal shapes.
 """
 
 import tempfile
@@ -108,7 +107,6 @@ class Histogram:
         self._width *= 2
 
     def _cover(self, first: int, end: int) -> None:
-        """Extend the bins to `first` and before `end`."""
         if len(self._counts) == 0:
             self._first = first
         before = max(0, self._first - first)

@@ -50,8 +50,7 @@ def largest_by_channel(onnx_path: Path, batches: Iterable[Feeds]) -> dict[str, n
 
 
 def smooth(onnx_in: Path, onnx_out: Path, largest: Mapping[str, np.ndarray]) -> int:
-    """Write the smoothed graph, equal but for rounding; `largest` is from `largest_by_channel`. Returns the number of
-    smoothed tensors."""
+    """Write the smoothed graph, equal but for rounding; `largest` is from `largest_by_channel`."""
     model = onnx.load(onnx_in)
     matrices = {name: numpy_helper.to_array(tensor) for name, tensor in float_matrices(model.graph).items()}
     divisions: dict[str, NodeProto] = {}  # by the first reader's name

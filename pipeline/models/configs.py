@@ -43,7 +43,7 @@ def open_config(place: str | Path, **options: Any) -> PretrainedConfig:
 
 
 def check_tokenizer(place: str | Path, config: PretrainedConfig) -> None:
-    """Refuse a tokenizer for which AutoTokenizer would open something else. The model's config too can name its class.
+    """Refuse a tokenizer for which AutoTokenizer would open something else.
 
     Raises:
         ValueError: tokenizer_class is no tokenizer; or the vocabulary is a file elsewhere, which the run would copy.
@@ -63,7 +63,6 @@ def check_tokenizer(place: str | Path, config: PretrainedConfig) -> None:
 
 
 def _parts(part: Any) -> Iterator[dict[str, Any]]:
-    """All dicts in a JSON document."""
     if isinstance(part, dict):
         yield part
     if isinstance(part, dict | list):

@@ -1,7 +1,4 @@
-"""Cut a student out of a teacher: fewer layers, neurons or attention heads.
-
-The student keeps the architecture.
-"""
+"""Cut a student out of a teacher: fewer layers, neurons or attention heads."""
 
 import copy
 import re
@@ -26,7 +23,7 @@ from kdc.pipeline.models.units import (
 )
 
 _PREFIX = "layers:"
-_LISTS = ("layer", "attention_window")  # parts of names of fields with an entry per layer
+_LISTS = ("layer", "attention_window")
 _EXAMPLES = (
     "for example --student layers:0,1,2, layers:first-and-last, layers:every-second or layers:0,1,5,ffn=768,heads=6"
 )

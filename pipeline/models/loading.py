@@ -32,7 +32,6 @@ log = logging.getLogger("kdc")
 # Positions of these architectures start after the padding id.
 COUNTS_FROM_PADDING = ("roberta", "xlm-roberta", "xlm-roberta-xl", "roberta-prelayernorm", "camembert", "mpnet", "xmod")
 _MODEL_FILES = (".json", ".txt", ".model", ".safetensors", ".bin")
-# transformers' names of task kinds.
 PROBLEMS: dict[Kind, str] = {
     "classification": "single_label_classification",
     "multilabel": "multi_label_classification",
@@ -158,7 +157,6 @@ def _set_dropout(config: PretrainedConfig, rate: float) -> None:
 
 @contextmanager
 def _reading(part: str, model: str) -> Iterator[None]:
-    """Raise `InputError` for transformers' exceptions, or `KdcError` if the hub is unreachable."""
     try:
         yield
     except (KdcError, MemoryError):
@@ -176,7 +174,6 @@ def _reading(part: str, model: str) -> Iterator[None]:
 
 
 def _new_modules(model: PreTrainedModel, missing: set[str], source: str) -> tuple[str, ...]:
-    """Children of the model or its base (a pooler) with missing keys."""
     prefix = model.base_model_prefix + "."
     body = tuple(f"{name}." for name, _ in model.base_model.named_children() if "pooler" not in name)
     names = set()

@@ -1,7 +1,7 @@
 """Classifiers that read the mean of their encoder's token vectors.
 
 Transformers' heads read the first token. Encoders trained for the mean, such as all-MiniLM, keep little there (Reimers
-and Gurevych 2019, arXiv 1908.10084). The config says `kdc_pooling: mean`.
+and Gurevych 2019, arXiv 1908.10084).
 """
 
 import json
@@ -97,7 +97,6 @@ def mean_pooled_over(place: str, config: PretrainedConfig) -> tuple[MeanPooledCl
     """A mean-pooled classifier in fp32, and its `unread` weights.
 
     Args:
-        place: path or hub id of an encoder or any classifier.
         config: with labels; gets `kdc_pooling`.
     """
     is_saved = is_mean_pooled(config)

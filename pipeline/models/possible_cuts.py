@@ -86,10 +86,7 @@ def cuts_of_search(teacher: str) -> list[str]:
 
 
 def cuts_of_curve(teacher: str) -> list[str]:
-    """Specs for the frontier: half of the layers, then two thirds to a sixth at half width.
-
-    Teachers that cannot be narrowed give a half, a third and a sixth.
-    """
+    """Specs for the frontier: half of the layers, then two thirds to a sixth at half width."""
     total, (whole, *narrower) = depth(teacher), _widths(teacher)
     steps = [(1, 2, whole), (1, 3, whole), (1, 6, whole)]
     if narrower:
@@ -100,13 +97,11 @@ def cuts_of_curve(teacher: str) -> list[str]:
 
 
 def _widths(teacher: str) -> list[Cut]:
-    """Widths to try, without layers."""
     half = half_width(teacher)
     return list(dict.fromkeys([Cut(()), Cut((), half.ffn), half]))
 
 
 def _possible(cuts: Iterable[Cut], teacher: str) -> list[str]:
-    """Specs of possible cuts smaller than the teacher."""
     total = depth(teacher)
     smaller = [each for each in cuts if len(each.layers) < total or each.is_narrow]
     # `half_width` checked the widths on all layers.
@@ -157,14 +152,12 @@ def _opens_as_it_was_cut(config: PretrainedConfig, wanted: Cut) -> bool | None:
 
 
 def _without_weights(config: PretrainedConfig) -> PreTrainedModel | None:
-    """The encoder, shapes only; None if it needs more than the config."""
     with suppress(Exception), torch.device("meta"):
         return with_its_heads(AutoModel.from_config(config))
     return None
 
 
 def _form(model: PreTrainedModel) -> dict[str, Any]:
-    """Weights' shapes, and layers' settings such as attention windows."""
     form: dict[str, Any] = {name: weight.shape for name, weight in model.state_dict().items()}
     for path, module in encoder_layers(model)[1].named_modules():
         for name, value in vars(module).items():

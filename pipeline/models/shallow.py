@@ -1,8 +1,8 @@
-"""Shallow classifiers over a teacher's token vectors, without attention. They answer in microseconds.
+"""Shallow classifiers over a teacher's token vectors, without attention.
 
 `linear` averages tokens and neighbouring pairs (Joulin et al. 2016, arXiv 1607.01759). `static` reads a bag of tokens
 (Iyyer et al. 2015, "Deep Unordered Composition Rivals Syntactic Methods"). `conv` adds convolutions (Kim 2014, arXiv
-1408.5882). The config is the teacher's plus `kdc_shallow`.
+1408.5882).
 """
 
 import copy
@@ -38,7 +38,6 @@ SHAPES = {
     "static": Shape(width=256, channels=0, window=1, depth=0, hidden=256, trains_vectors=True),
     "conv": Shape(width=128, channels=256, window=3, depth=1, hidden=256, trains_vectors=False),
 }
-# Sizes that a spec can set, from 1 to `_MOST`.
 _SIZES = {
     "linear": ("width", "pairs"),
     "static": ("width", "hidden"),
@@ -51,8 +50,7 @@ _FACTOR = 1_000_003  # a large prime
 
 
 class ShallowClassifier(PreTrainedModel):
-    """Token vectors, convolutions, weighted mean and maximum, hidden layer, head. Without a hidden layer, the means of
-    tokens and pairs are added.
+    """Token vectors, convolutions, weighted mean and maximum, hidden layer, head.
 
     In training, a projection narrows vectors of the teacher's width; `folded` merges both.
     """
@@ -122,7 +120,6 @@ class ShallowClassifier(PreTrainedModel):
         return SequenceClassifierOutput(logits=self.classifier(self.dropout(pooled)))
 
     def _mean_of_pairs(self, input_ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """Mean vector of neighbouring pairs, (rows, width)."""
         hashes = (input_ids[:, :-1] * _FACTOR + input_ids[:, 1:]) % self.pairs.num_embeddings
         both = mask[:, 1:] * mask[:, :-1]
         return (self.pairs(hashes) * both).sum(1) / both.sum(1).clamp(min=1)

@@ -1,9 +1,8 @@
 """A vocabulary of the pieces that a task's texts use (Abdaoui et al. 2020, "Load What You Need", arXiv 2010.05609, for
 languages).
 
-Most weights of small models are token vectors: 11.7 of a three-layer MiniLM's 17.4 million, nearly all of a
-multilingual one. Smaller pieces still spell every text. The exception is a character that is no piece by itself: its
-pieces all stay, but the text before it may be split differently, and its word become unknown.
+Smaller pieces still spell every text. The exception is a character that is no piece by itself: its pieces all stay, but
+the text before it may be split differently, and its word become unknown.
 """
 
 import copy
@@ -30,8 +29,6 @@ def save_smaller(source: str, used: Iterable[int], least: int, folder: Path) -> 
     """Write a tokenizer with a smaller vocabulary and its model's config; return the number of pieces.
 
     Args:
-        source: id or path of the model.
-        used: ids of pieces in the task's texts.
         least: number to reach with the most frequent others, by the tokenizer's order.
         folder: is replaced.
 
@@ -65,7 +62,6 @@ def save_smaller(source: str, used: Iterable[int], least: int, folder: Path) -> 
 
 
 def _check_ids(kept: Sequence[int], config: Any, pad: int | None) -> None:
-    """Raises as `save_smaller`."""
     if kept[-1] >= config.vocab_size:
         raise _needs_all(
             "the tokenizer has pieces that the model has no vectors for, so its vocabulary cannot be made smaller",
@@ -163,7 +159,6 @@ def without_others(tokenizer: dict[str, Any], kept: Sequence[int]) -> dict[str, 
 
 
 def _renumber(processor: dict[str, Any] | None, new: dict[int, int]) -> None:
-    """Renumber a post-processor's special tokens."""
     if processor is None:
         return
     for part in processor.get("processors", ()):  # a sequence
@@ -178,14 +173,11 @@ def _renumber(processor: dict[str, Any] | None, new: dict[int, int]) -> None:
 
 @dataclass(frozen=True)
 class _Pieces:
-    """Which pieces must stay, and which others come first."""
-
     needed: set[int]  # without them, characters are lost or change
     by_frequency: list[int]  # most frequent first
     parents: dict[int, tuple[int, int]] = field(default_factory=dict)  # the two pieces that each merges
 
     def keep(self, piece: int, kept: set[int]) -> None:
-        """Keep a piece with its parents."""
         waiting = [piece]
         while waiting:
             one = waiting.pop()

@@ -62,7 +62,6 @@ def _enough(tail: float, width: int) -> int:
 
 
 def _drawn(counts: Floats, size: int, generator: np.random.Generator) -> Floats:
-    """How often each unit is drawn, (size, units)."""
     units, total = len(counts), int(counts.sum())
     if total > units:
         return generator.multinomial(total, counts / total, size=size).astype(np.float64)

@@ -13,7 +13,7 @@ from kdc.pipeline.config import metrics
 from kdc.pipeline.config.metrics import Labels, Outputs
 from kdc.pipeline.config.tasks import Task
 
-_STEPS = 100  # steps of the second model's share
+_STEPS = 100
 
 
 class Going(NamedTuple):

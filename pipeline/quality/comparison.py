@@ -81,7 +81,6 @@ def judge(
 
 
 def _numbered(groups: NDArray[np.generic]) -> Groups:
-    """Number groups of any type; refuse None and NaN."""
     if any(name is None or name != name for name in groups.ravel().tolist()):  # NaN differs from itself
         raise InputError("a row has no group", given="None or NaN", remedy="give each a group of its own")
     return np.unique(groups.astype(str), return_inverse=True)[1].reshape(groups.shape)

@@ -90,7 +90,6 @@ def found_rates(
     Args:
         groups: rows of one group count as identical. With the design effect, verdicts would err twice as often if few
             rows of few groups are wrong.
-        look: number of this look at the rows.
     """
     required = contract.limits.require
     if not required:

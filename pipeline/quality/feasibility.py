@@ -82,7 +82,7 @@ def table(measured: Measured, contract: Contract) -> list[str]:
 
 
 def nothing_fits(measured: Measured, contract: Contract, *, has_whole: bool = False) -> InputError:
-    """The error if no student can keep the contract. It names the nearest student of each kind.
+    """The error if no student can keep the contract.
 
     Args:
         has_whole: students had the whole vocabulary.

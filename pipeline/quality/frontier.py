@@ -66,7 +66,7 @@ COSTS: dict[str, tuple[Callable[[Point], float], str]] = {
 
 
 def front(points: Sequence[Point], cost: Callable[[Point], float]) -> list[Point]:
-    """Unbeaten points, cheapest first. A point beats another if it is no worse in score and cost, and better in one."""
+    """Unbeaten points, cheapest first."""
 
     def is_beaten(point: Point) -> bool:
         return any(

@@ -1,9 +1,8 @@
 """Confidence intervals, in points, of one model's score and of two models' difference on the same rows.
 
 Accuracy has formulas: Wilson's interval for one model, Tango's for two. Other metrics use the BCa bootstrap, with
-Student's quantile: the number of rows or groups that move the score gives its degrees of freedom. For grouped rows,
-formulas divide the row count by the design effect, and the bootstrap draws whole groups. Measured error rates:
-docs/benchmarks/verdicts.md.
+Student's quantile: the number of rows or groups that move the score gives its degrees of freedom. Measured error
+rates: docs/benchmarks/verdicts.md.
 """
 
 import math
@@ -25,7 +24,7 @@ from kdc.pipeline.quality.unseen import unseen
 _UNSEEN_ROWS = 2  # rows that `design_effect` adds
 _FEWEST_GROUPS = 8  # with fewer effective groups, a bootstrap of a difference can show nothing
 
-Ends = tuple[float, float]  # lower and upper end of an interval
+Ends = tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -52,7 +51,6 @@ def difference(
     """The interval of the score of `logits` minus the score of `others`.
 
     Args:
-        metric: a key of `METRICS`.
         confidence: two-sided, within (0, 1).
     """
     truth, groups = metrics.truth_of(labels, kind), _real(groups)
@@ -212,7 +210,7 @@ def tango(lost: float, won: float, rows: float, *, quantile: float) -> Ends:
         return float(brentq(lambda gap: deviation(gap, corrected, shift) - target, -edge, edge, xtol=1e-9))
 
     low, high = min(0.0, half), max(0.0, half)
-    ways = (False, True)  # corrected for skewness or not
+    ways = (False, True)
     return min(end(quantile, way, low) for way in ways), max(end(-quantile, way, high) for way in ways)
 
 
@@ -249,7 +247,6 @@ def independent_rows(groups: Groups | None, rows: int) -> float:
 
 
 def _real(groups: Groups | None) -> Groups | None:
-    """None if every row is a group by itself."""
     return None if groups is None or len(np.unique(groups)) == len(groups) else groups
 
 
@@ -260,7 +257,6 @@ def _resampled(
     groups: Groups | None,
     confidence: float,
 ) -> tuple[Ends, float, float]:
-    """The bootstrap interval of a score, its standard error and the score, in points."""
     unit_of_row: Any = slice(None)  # each distinct row is a unit
     if groups is None:
         table = np.column_stack([labels.astype(np.float64) for labels in (truth, *answers)])

@@ -20,7 +20,6 @@ from kdc.serving.engine.engine import Engine
 from kdc.serving.engine.long_texts import row_tokens
 from kdc.serving.engine.tokenizing import Text
 
-# The metric's comparison, and the required shares.
 Answers = tuple[Quality | None, tuple[RequiredShare, ...]]
 
 
@@ -68,8 +67,7 @@ def judged_device(training_device: str) -> Device:
 
 
 def load(artifact: Path, contract: Contract, device: Device, *, variant: str | None = None) -> Engine:
-    """Load an artifact with the contract's threads, without checking hashes. `variant=None` loads the device's
-    variant."""
+    """Load an artifact with the contract's threads, without checking hashes."""
     return Engine.load(artifact, variant=variant, device=device, threads=contract.at.threads, verify=False)
 
 
@@ -88,13 +86,8 @@ def judge_artifact(
     """Choose the variant by its costs and the tuning set, and judge it by the evaluation rows.
 
     Args:
-        manifest: its variant for the device is tried first.
         int8_allowed: False if int8 lost more than `quantize.max_int8_drop`.
         look: given the judged answers, returns the number of this look at the evaluation rows.
-        with_decisions: adds decision thresholds to the manifest.
-
-    Returns:
-        The manifest, which names the judged variant, and the judgement.
     """
     tried = []
     for variant in _in_turn(manifest, device, int8_allowed=int8_allowed):
@@ -137,13 +130,7 @@ def judge_answers(
     groups: Groups,
     look: int,
 ) -> Answers:
-    """Measure what a contract requires of answers.
-
-    Args:
-        probabilities: compared with the task's thresholds.
-        other: None for no comparison.
-        look: see `Quality`.
-    """
+    """Measure what a contract requires of answers."""
     quality = None
     if other is not None:
         quality = compare(logits, other, labels, task.kind, task.metric, contract=contract, groups=groups, look=look)
@@ -162,9 +149,7 @@ def judge_again(
     """Decide whether an engine keeps its contract.
 
     Args:
-        rows: to time, from `rows_to_time`.
         compared: False if the answers come from an earlier judgement.
-        costs: on these rows; None measures them.
     """
     costs = costs or _costs(engine, contract, rows)
     quality, required = answers
@@ -186,7 +171,7 @@ def judge_again(
 
 
 def _in_turn(manifest: Manifest, device: Device, *, int8_allowed: bool) -> list[str]:
-    """The variants to try, the manifest's first. On a GPU only a cascade has another: its first model."""
+    """On a GPU only a cascade has another: its first model."""
     if device == "cuda":
         first = manifest.providers[CUDA_PROVIDER]
         is_alone = all(variant.second is None for name, variant in manifest.variants.items() if name == first)

@@ -25,7 +25,7 @@ _BATCHES = 8  # throughput batches a round
 _ROUNDS = 9  # the median's 95 % interval leaves out the fastest and the slowest round
 _TIMED_ROWS = 100
 
-Models = Mapping[str, Callable[[list[Any]], object]]  # functions of rows, by name
+Models = Mapping[str, Callable[[list[Any]], object]]
 
 
 class Speed(Frozen):
@@ -48,10 +48,7 @@ def time_in_turns(
 
     Args:
         models: include tokenising.
-        calls: rows of each timed call.
-        batches: rows of each throughput batch.
         percentiles: of the calls' latencies, 0 to 100.
-        rounds: callers take medians over them, so that one slow moment does not decide.
         warm_up_calls: untimed calls of each model besides one batch, since the first calls allocate memory.
 
     Returns:
@@ -85,12 +82,7 @@ def interval_of_median(values: Floats, confidence: float) -> tuple[float, float]
 def compare_speeds(
     models: Models, texts: Sequence[Text], *, latency_rows: int, throughput_rows: int, rounds: int
 ) -> dict[str, Speed]:
-    """Time several models on the same texts, which repeat if too few.
-
-    Args:
-        latency_rows: calls of one row in each round.
-        throughput_rows: rows of each round in batches of 32.
-    """
+    """Time several models on the same texts, which repeat if too few."""
     calls, batches = in_pieces(texts, latency_rows, 1), in_pieces(texts, throughput_rows, BATCH)
     speeds = {}
     for name, timing in time_in_turns(models, calls, batches, percentiles=(50, 95), rounds=rounds).items():

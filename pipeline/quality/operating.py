@@ -28,7 +28,7 @@ class Chosen:
     """A chosen threshold."""
 
     threshold: float  # rows from this probability on get the label, or are answered
-    reached: bool = True  # whether the rows reach the aim
+    reached: bool = True
     note: str = ""  # why not
     proven: str = ""  # bound shown instead; "" if unknown
 
@@ -73,7 +73,6 @@ def choose(
 
 
 def _knows(probabilities: NDArray[np.floating], has_label: Flags, groups: Groups | None) -> bool:
-    """Whether rows with the label score higher, by a one-sided Mann-Whitney test."""
     chance = mannwhitneyu(probabilities[has_label], probabilities[~has_label], alternative="greater").pvalue
     # The test is of the covariance of rank and label; the design effect is of each row's part of it.
     ranks = 2 * rankdata(probabilities) / len(probabilities) - 1
@@ -96,7 +95,6 @@ def _highest(probabilities: NDArray[np.floating], has_label: Flags, aim: Aim) ->
 
 
 def _by_share(probabilities: NDArray[np.floating], has_label: Flags, aim: Aim, bound: float) -> Chosen:
-    """The threshold that keeps a bound on these rows, else the nearest."""
     thresholds, hits, alarms = by_threshold(probabilities, has_label)
     precision = np.divide(hits, hits + alarms, out=np.ones_like(hits), where=hits + alarms > 0)
     recall, fpr = hits / has_label.sum(), alarms / (~has_label).sum()
@@ -113,7 +111,6 @@ def _by_share(probabilities: NDArray[np.floating], has_label: Flags, aim: Aim, b
 
 
 def _by_interval(probabilities: NDArray[np.floating], has_label: Flags, aim: Aim, groups: Groups | None) -> Chosen:
-    """The threshold shown to keep a bound, else `_by_share`'s."""
     assert aim.bound is not None
     surest, is_most = _SUREST[aim.measure], aim.measure == "fpr"
     best = surest(probabilities, has_label, 1 - aim.bound if is_most else aim.bound, groups)
@@ -148,9 +145,6 @@ def _surest_with_label(
 def _tolerated(
     probabilities: NDArray[np.floating], has_label: Flags, bound: float, groups: Groups | None, *, with_label: bool
 ) -> Surest:
-    """With `with_label`, the threshold with the fewest other rows above it, of those shown to have a share `bound` of
-    the label's rows above. Without it, the threshold with the most of the label's rows above, of those shown to have a
-    share `bound` of other rows below."""
     thresholds, hits, alarms = by_threshold(probabilities, has_label)
     side = has_label if with_label else ~has_label
     rows = int(side.sum())

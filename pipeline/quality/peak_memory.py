@@ -1,7 +1,4 @@
-"""Peak memory of one model in a process of its own.
-
-`python -m kdc.pipeline.quality.peak_memory` reads a JSON request on stdin and prints peak resident memory in bytes.
-"""
+"""Peak memory of one model in a process of its own."""
 
 from __future__ import annotations
 

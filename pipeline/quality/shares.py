@@ -81,8 +81,7 @@ def surest_right(
 
     The fallback procedure divides `ERROR` (Wiens 2003, Pharmaceutical Statistics 2:211; Wiens and Dmitrienko 2005, J.
     Biopharm. Stat. 15:929): each of `_STARTS` gets a quarter, and a rejected hypothesis leaves its error to the next. A
-    threshold breaks the bound on other rows with a chance of at most `ERROR`. The largest rejected k is chosen, else
-    the start with the highest shown share.
+    threshold breaks the bound on other rows with a chance of at most `ERROR`.
 
     Args:
         confidence: (rows,) 0 to 1.
@@ -116,7 +115,6 @@ def surest_right(
 def _effects(
     confidence: NDArray[np.floating], right: Flags, counts: NDArray[np.int64], groups: Groups | None
 ) -> Floats:
-    """(counts,) design effects of being right among the surest rows."""
     if groups is None:
         return np.ones(len(counts))
     order = np.argsort(-np.asarray(confidence, dtype=np.float64), kind="stable")[: counts[-1]]

@@ -76,7 +76,6 @@ def fit_tfidf(train: Sample, tune: Sample, task: Task) -> Fitted:
             vectorizers.append(vectorizer.fit(["none"]))
 
     def vectors(rows: Any) -> Any:
-        """(rows, features). Each text of a pair has its own vocabulary."""
         of_texts = [words.transform(texts) for words, texts in zip(vectorizers, _columns(rows), strict=True)]
         return hstack(of_texts).tocsr()
 
@@ -94,7 +93,6 @@ class Encoder:
     """A pretrained encoder, mean-pooled.
 
     Args:
-        source: path or hub id.
         environment: with `bf16=None`, fp32 until `settle`.
         max_length: in tokens.
     """
@@ -150,7 +148,6 @@ class Encoder:
 
 
 def _of_each(keys: Sequence[Any], known: dict[Any, Logits], encode: Callable[[list[Any], list[int]], Logits]) -> Logits:
-    """Encode each unknown key once; return (keys, width)."""
     positions = {key: position for position, key in enumerate(keys) if key not in known}
     if positions:
         known |= zip(positions, encode(list(positions), list(positions.values())), strict=True)

@@ -15,7 +15,7 @@ from kdc.pipeline.data.tokens import apart
 
 
 class Rows(Dataset):
-    """Tokenised rows with the teacher's logits. Pickling rows from `read` stores its arguments.
+    """Tokenised rows with the teacher's logits.
 
     Args:
         parts: `datasets.Dataset`s with `row` (the row id), `input_ids`, `length`, maybe `token_type_ids`, `windows`

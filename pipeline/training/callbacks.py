@@ -51,7 +51,6 @@ class Deadline(TrainerCallback):
         self._before, self.rate.seconds = self._clock(), self._seconds
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Add the step's time, including evaluations and checkpoints."""
         if self.rate.seconds is None:
             return
         now = self._clock()

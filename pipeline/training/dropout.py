@@ -1,6 +1,6 @@
 """CPU dropout at an eighth of torch's cost, which was a third of a student's step.
 
-64 random bits of SFC64 serve four values. Torch's generator seeds each mask, so a resumed training draws the same.
+Torch's generator seeds each mask, so a resumed training draws the same.
 """
 
 from collections.abc import Iterator

@@ -1,6 +1,6 @@
 """Train only token embeddings that the training rows use: a few thousand of 30,000 to 250,000.
 
-Torch would update all. Others lose only weight decay.
+Others lose only weight decay.
 """
 
 from collections.abc import Iterator

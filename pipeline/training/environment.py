@@ -25,14 +25,14 @@ log = logging.getLogger("kdc")
 
 # With fewer rows, a step's fixed costs dominate.
 _PROBED_TOKENS, _PROBED_ROWS = 1024, 32
-_CLEARLY = 0.9  # share of the time that counts as clearly faster
+_CLEARLY = 0.9
 
 
 @dataclass(frozen=True)
 class Environment:
     """What all trainings share."""
 
-    seed: int  # seeds initialisation, row order and dropout
+    seed: int
     device: str = "cpu"
     bf16: bool | None = False  # None: `settle` chooses
     stepwise: bool = False  # unfused attention
@@ -63,7 +63,7 @@ def answering(environment: Environment) -> Iterator[None]:
 def settle(environment: Environment, model: Any, rows: Rows, *, pad_id: int, trains: bool = True) -> Environment:
     """Choose attention, and precision if open, by timing a training step, or inference if not `trains`.
 
-    On a GPU or in fixed fp32 nothing changes. Weights and random state stay.
+    Weights and random state stay.
     """
     if environment.device != "cpu" or environment.bf16 is False:
         return environment
@@ -85,7 +85,7 @@ def settle(environment: Environment, model: Any, rows: Rows, *, pad_id: int, tra
     with pace().work(), torch.random.fork_rng(devices=[]):  # on the fastest thread count so far
         seconds = least_seconds([functools.partial(step, way) for way in ways])
     by_time = dict(zip(ways, seconds, strict=True))
-    chosen = ways[-1 if is_open else 0]  # unless another is clearly faster
+    chosen = ways[-1 if is_open else 0]
     for way in ways[:2]:
         if by_time[way] <= _CLEARLY * by_time[chosen]:
             chosen = way

@@ -45,12 +45,9 @@ def fine_tune(
     """Train a model in place; it stays on the environment's device.
 
     Args:
-        model, progress: see `train`.
         role: see `Rows.read`.
-        checkpoints: folder to resume from.
         new_modules: see `Loaded`.
         teacher_logits: .npy file, (row ids, outputs); None trains on labels only.
-        unlabeled: use unlabelled rows if there are teacher logits.
     """
     objective = Objective(
         data.task, class_weights(settings.class_weights, data), each_window=settings.window_loss == "each"
@@ -76,7 +73,6 @@ def fine_tune(
 
 
 def _note_precision(checkpoints: Path, precision: str) -> None:
-    """Warn if a resumed training changes precision."""
     note = checkpoints / "precision"
     before = note.read_text(encoding="utf-8") if note.exists() else precision
     if before != precision:
@@ -112,8 +108,6 @@ def check_class_weights(setting: str | dict[str, float], task: Task) -> None:
 
 def class_weights(setting: str | dict[str, float], data: PreparedData) -> tuple[float, ...] | None:
     """Factors in output order, or None; the average training label weighs 1.
-
-    "balanced" means inverse class shares. Labels without a weight get 1 before scaling.
 
     Raises:
         InputError: as `check_class_weights`.
@@ -153,7 +147,6 @@ def check_learned(result: ModelResult, task: Task, *, who: str, allow: bool, rem
     """Refuse a model that learned nothing; the first metric decides.
 
     Args:
-        who: "teacher" or "student".
         allow: return a warning instead of raising.
 
     Raises:

@@ -34,8 +34,6 @@ def unit_importance(
 
     Args:
         model: ends in evaluation mode on the CPU.
-        rows: at most 512 are sampled.
-        seed: draws rows and mixtures.
     """
     model.eval().to(device)
     collate, mixtures = Collator(pad_id), torch.Generator().manual_seed(seed)
@@ -58,7 +56,6 @@ def unit_importance(
 
 
 def _mixed(logits: torch.Tensor, mixtures: torch.Generator, *, one_label: bool) -> torch.Tensor:
-    """Mix logits (rows, outputs) into (rows,)."""
     outputs = logits.shape[1]
     if outputs == 1:
         return logits[:, 0]

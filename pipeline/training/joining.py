@@ -84,7 +84,6 @@ def best_join(
 
     Args:
         parts: (windows, outputs) logits.
-        counts: (rows,) windows of each row.
         labels: class ids, multi-hot rows, or standardised numbers.
     """
     from kdc.pipeline.training.losses import label_loss

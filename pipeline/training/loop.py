@@ -46,7 +46,7 @@ class Plan:
     environment: Environment
     steps: int  # updates
     evaluate_every: int  # updates; each evaluation has a checkpoint
-    new_modules: tuple[str, ...] = ()  # modules with their own rate
+    new_modules: tuple[str, ...] = ()
     pad_to: int | None = None  # tokens, for benchmarks; None groups by length
 
 
@@ -58,7 +58,7 @@ class Objective:
     class_weights: tuple[float, ...] | None = None  # see `losses.factors_of`
     alpha: float = 0.0  # teacher's weight in [0, 1]; labels get the rest
     temperature: float = 1.0  # T > 0
-    each_window: bool = False  # a loss per window instead of per row
+    each_window: bool = False
 
 
 class DistillationTrainer(Trainer):
@@ -75,7 +75,6 @@ class DistillationTrainer(Trainer):
         self.class_weights = None if weights is None else torch.tensor(weights, device=self.args.device)
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
-        """New modules have their own rate; biases and norms have no weight decay."""
         if self.optimizer is None:
             model: Any = self.model
             settings, decayed = self.plan.settings, set(self.get_decay_parameter_names(model))
@@ -162,9 +161,6 @@ def train(
     """Train in place, across ranks under torchrun; the model ends with the kept step's weights.
 
     Args:
-        model: a sequence classifier or PEFT model.
-        resume: see `last_checkpoint`; None starts fresh.
-        progress: called with (step, steps, rows=, loss=).
         groups: (tuning rows,), dependent rows share a group; None: all are independent.
 
     Raises:
@@ -202,7 +198,6 @@ def train(
 
 
 def _score(task: Task, groups: Groups | None, output: Any) -> dict[str, float]:
-    """The first metric in points, and its standard error."""
     deciding = task.metrics[0]
     low, high = score_interval(output.predictions, output.label_ids, task.kind, deciding, groups=groups)
     score = metrics.compute(output.predictions, output.label_ids, task.kind, (deciding,))[deciding]

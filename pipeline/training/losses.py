@@ -100,9 +100,7 @@ def distillation_loss(
 
     Args:
         logits, teacher_logits: (batch, outputs); without a teacher, labels alone count.
-        labels: as in `factors_of`.
-        labelled: (batch,) bool.
-        class_weights: (outputs,), for both terms.
+        labels, labelled, class_weights: as in `factors_of`.
     """
     factors = factors_of(class_weights, labels, kind, labelled=labelled, teacher_logits=teacher_logits)
     from_labels = label_loss(logits, labels, kind, factors)

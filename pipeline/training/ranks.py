@@ -180,7 +180,6 @@ def is_told_by_another(error: KdcError, rank: int) -> bool:
 
 
 def _do(work: Callable[[], Any]) -> Any:
-    """Run, then wait for all ranks."""
     import torch.distributed as dist
 
     global _working
@@ -193,7 +192,6 @@ def _do(work: Callable[[], Any]) -> Any:
 
 
 def _broadcast(order: Any = None) -> Any:
-    """Send an order; helpers receive it."""
     import torch.distributed as dist
 
     orders = [order]
@@ -204,7 +202,6 @@ def _broadcast(order: Any = None) -> Any:
 
 @contextmanager
 def _loss_is_told() -> Iterator[None]:
-    """Turn lost connections into `Lost`."""
     import torch.distributed as dist
 
     try:
@@ -236,5 +233,4 @@ def _lost(how: object) -> Lost:
 
 
 def _stopped(*_: object) -> None:
-    """The launcher stops all after a failure."""
     raise _lost("the launcher stops all others")

@@ -1,9 +1,8 @@
 """Search a teacher's encoder and head learning rates by successive halving (Jamieson and Talwalkar 2016, arXiv
 1502.07943).
 
-Nine pairs train briefly, then the best third three times as long. Each trial has a full schedule: a truncated one ranks
-badly. Tuning loss ranks trials, since metrics are coarse on a few hundred rows. With fewer steps, only the encoder's
-rate varies; with too few, none.
+Each trial has a full schedule: a truncated one ranks badly. Tuning loss ranks trials, since metrics are coarse on a few
+hundred rows.
 """
 
 import math

@@ -46,7 +46,7 @@ class StudentOrigin:
     cut_from: str  # teacher; unused by a checkpoint
     role: str  # "teacher", "student" or "fewer"
     vocabulary: Path | None = None  # see `save_smaller`; None keeps the model's
-    join: tuple[Join, ...] | None = None  # None if rows are cut
+    join: tuple[Join, ...] | None = None
 
 
 def distil(
@@ -95,8 +95,7 @@ def distil(
 def _make_base(
     settings: StudentSettings, origin: StudentOrigin, data: PreparedData, out: Path, environment: Environment
 ) -> tuple[tuple[str, ...], int]:
-    """Write `base/`; return its new modules and padding id. Resuming keeps `base/`: another machine might choose other
-    neurons."""
+    """Resuming keeps `base/`: another machine might choose other neurons."""
 
     def importance(model: Any, parts: Sequence[Part]) -> list[torch.Tensor]:
         source = origin.cut_from if origin.vocabulary is None else str(origin.vocabulary)
@@ -129,10 +128,7 @@ def _make_base(
 def new_student(
     model: str, task: Task, *, cut_from: str, vocabulary: Path | None = None, importance: Importance = first_units
 ) -> tuple[loading.Loaded, str]:
-    """The untrained student and its tokenizer's path or hub id.
-
-    Unless a checkpoint, it is made of `cut_from`, with a smaller vocabulary if given; for `importance` see `cut`.
-    """
+    """The untrained student and its tokenizer's path or hub id; for `importance` see `cut`."""
     kind = kind_of(model)
     if not kind.is_of_teacher:
         return loading.load_model(model, task), model

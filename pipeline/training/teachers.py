@@ -42,8 +42,6 @@ def train_teacher(
 
     Args:
         head: a linear probe's head to start from; forces mean pooling.
-        join: None if rows are cut.
-        role, checkpoints, progress: see `fine_tune`.
     """
     set_seed(environment.seed)
     pooling = settings.pooling if head is None else "mean"
@@ -150,7 +148,6 @@ def label_order(config: Any, task: Task, names: tuple[str, ...] | None) -> list[
 
 
 def _output_layer(model: PreTrainedModel, outputs: int) -> torch.nn.Linear:
-    """The last linear layer of this width outside the encoder."""
     heads = [
         module
         for name, module in model.named_modules()
