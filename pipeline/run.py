@@ -159,7 +159,6 @@ def compress(
 
 
 def _check_same_run(config: Config, root: Path, settings: str) -> None:
-    """Raises InputError if this rank has other settings or another run directory."""
     file = root / "config.json"
     if config.model_dump_json() != settings:
         raise InputError("the processes were given different settings", remedy="the same command for all of them")

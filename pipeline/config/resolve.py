@@ -143,7 +143,6 @@ def _presets(asked: Layer) -> Layer:
 
 
 def _merge(*layers: Layer) -> Layer:
-    """Merge nested layers; the last wins."""
     merged: Layer = {}
     for layer in layers:
         for key, value in layer.items():

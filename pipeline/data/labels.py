@@ -8,7 +8,7 @@ from kdc.artifact.manifest import MOST_LABELS, Kind
 from kdc.pipeline.data.problems import MAX_SHOWN, FileProblem, Problems, RowProblem, is_missing, nearest_name, show
 from kdc.pipeline.data.sources import SplitSource
 
-_FEW_NUMBERS = 20  # more distinct numbers mean regression
+_FEW_NUMBERS = 20
 _MOSTLY = 0.9  # above this share of numbers, other values are mistakes
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 _LARGEST = 3.4e38  # of float32
@@ -128,7 +128,6 @@ class LabelReader:
         return name
 
     def _note_number(self, label: str, line: int) -> float | None:
-        """Parse a number, and collect evidence for the kind."""
         self._rows += 1
         number = parse_number(label)
         if number is not None:
@@ -147,11 +146,7 @@ class LabelReader:
 
 
 def _single(value: object) -> str:
-    """A label as text: 1 is "1", True is "true".
-
-    Raises:
-        RowProblem: missing, or neither string nor number.
-    """
+    """A label as text: 1 is "1", True is "true"."""
     label = value.strip() if isinstance(value, str) else "" if is_missing(value) else str(value)
     if not label or label.lower() == "nan":
         raise _missing()

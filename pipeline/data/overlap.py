@@ -25,7 +25,7 @@ Hashes = npt.NDArray[np.uint64]
 ShortTexts = dict[int, Hashes]  # by number of words
 
 WORDS_OF_A_RUN, _LEAST_WORDS = 5, 3
-_COMMON = 100  # runs in more rows are ignored
+_COMMON = 100
 _NEAR = 0.5
 _MOST_RUNS = 10_000_000  # halve by hash while there are more
 _ROWS_AT_A_TIME = 2048
@@ -109,7 +109,6 @@ def _near(one: _Table, others: _Table) -> Iterator[tuple[Ints, Ints]]:
 
 
 def _tables(*several: Runs) -> list[_Table]:
-    """The tables, without common runs."""
     from scipy.sparse import csr_array
 
     halvings = max(runs.halvings for runs in several)

@@ -7,7 +7,7 @@ Pairs come from the running Python's standard library:
     "Collapse and truncate the given text to fit in the given width."  does_not_answer
 
 Each sentence and question occurs once with each label, so neither alone predicts it. Negatives come from the same
-module and split. Splits are by object.
+module and split.
 """
 
 import json

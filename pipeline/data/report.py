@@ -41,7 +41,6 @@ def _count(task: Task, rows: CheckedRows, part: Part) -> SplitCounts:
 def _duplicates(
     task: Task, rows: dict[str, CheckedRows], parts: dict[str, Part], near: dict[str, Ints]
 ) -> dict[str, int]:
-    """Count repeats, near repeats, shared groups."""
     train, used = rows["train"], parts["train"].chosen | parts["tune"].chosen
     counts = {"within_train": len(train) - len(np.unique(train.texts))}
     if task.kind == "classification":

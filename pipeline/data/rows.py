@@ -209,7 +209,6 @@ def _good_rows(
 
 
 def _check_row(row: Row, columns: Columns, labels: LabelReader | None) -> dict[str, Any]:
-    """A good row's columns; raises RowProblem."""
     # Read the label first: it counts even if the text is bad.
     label = labels.read(row.label, row.line) if labels is not None else None
     text = check_text(row.text, columns.text[0])
@@ -253,7 +252,6 @@ def write_stream(path: Path, batches: Iterator[pa.RecordBatch]) -> None:
 
 
 def _settle(task: Task, labels: LabelReader, train: CheckedRows, problems: Problems) -> Task:
-    """Settle the task's kind and labels; report what prevents training."""
     kind = labels.settle(train.source, problems)
     if len(train) and not len(problems) and labels.is_constant:
         what = "all rows have the same label" if kind != "multilabel" else "fewer than two different labels"

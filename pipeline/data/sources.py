@@ -168,11 +168,6 @@ def _hub_splits(task: Task | None) -> dict[str, str]:
 
 
 def _in_folder(folder: Path, task: Task | None) -> list[SplitSource]:
-    """The splits in a folder.
-
-    Raises:
-        InputError: a missing or ambiguous split, or a damaged folder.
-    """
     if folder.is_file():
         raise InputError("--data wants a folder", given=folder, remedy=f"for a file: --train {folder}")
     if not folder.is_dir():

@@ -22,7 +22,6 @@ def disagreements(
     Args:
         rows: with `text` and `text_pair`.
         temperature: divides the student's logits.
-        most: most rows to quote.
     """
     by_teacher: Labels
     by_student: Labels

@@ -146,7 +146,7 @@ class Origin(Lineage):
 class Facts(Result):
     """All facts of a run."""
 
-    verdict: str = ""  # what was kept, and how much smaller and faster
+    verdict: str = ""
     notes: tuple[str, ...] = ()
     schema_number: int = Field(alias="schema")  # "schema" in JSON, a name that BaseModel uses
     task: TaskFacts

@@ -229,11 +229,7 @@ def lengths(lengths: facts.LengthFacts) -> str:
 
 @styled
 def pareto(candidates: facts.CandidateFacts, judgement: Judgement, *, teacher: float, artifact: float) -> str:
-    """Draw the candidates, the artifact and the contract's limits.
-
-    Tried students are hollow, at their tuning scores, untrained ones at the bottom. The artifact is filled, at its
-    evaluation score.
-    """
+    """Draw the candidates, the artifact and the contract's limits."""
     limits, points = judgement.contract.limits, _points(candidates, judgement)
     scores = {trial.student: trial.score for trial in candidates.trials}
     tried, untried = points.keys() & scores.keys(), points.keys() - scores.keys()

@@ -107,8 +107,8 @@ class EvaluateResult(StageResult):
 
     STAGE = "evaluate"
 
-    table: Table  # metrics and costs by model
-    notes: tuple[str, ...] = ()  # for a person, also on what is not measured
+    table: Table
+    notes: tuple[str, ...] = ()
     rows: dict[str, int] = Field(default_factory=dict)  # by evaluation split
 
 
@@ -123,11 +123,11 @@ class PackageResult(StageResult):
     table: Table  # from stage `evaluate`
     metric: str  # that decides
     contract: WholeJudgement | None = None  # None: not requested
-    sets: LabelSets | None = None  # with evaluation results; None: no sets
+    sets: LabelSets | None = None
     notes: tuple[str, ...] = ()
     example: str = ""  # arguments for `kdc try`, shell-quoted
 
     @property
     def failed(self) -> bool:
-        """Whether the artifact breaks its contract. It is then kept apart."""
+        """Whether the artifact breaks its contract."""
         return self.contract is not None and self.contract.verdict == "fail"

@@ -27,7 +27,7 @@ class StageResult(Result):
 
     STAGE: ClassVar[str]  # name of the stage and its folder
 
-    headline: str = ""  # for the progress output
+    headline: str = ""
 
     @property
     def line(self) -> str:

@@ -192,5 +192,5 @@ class ControlsResult(StageResult):
     # likewise, but the rule for the kept step is the one that the student does not use
     student_without_kd_by_score: ModelResult | None = None
     student_without_kd_by_loss: ModelResult | None = None
-    student_without_unlabeled: ModelResult | None = None  # distilled on labelled rows only
-    teacher_lora: ModelResult | None = None  # fine-tuned through adapters
+    student_without_unlabeled: ModelResult | None = None
+    teacher_lora: ModelResult | None = None

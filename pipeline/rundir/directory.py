@@ -135,7 +135,6 @@ def _is_run(root: Path, folders: Iterable[Path]) -> bool:
 
 
 def _is_replaceable(path: Path) -> bool:
-    """Whether the path is free or a stage's folder."""
     if not os.path.lexists(path):
         return True
     if not path.is_dir():

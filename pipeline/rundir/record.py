@@ -21,7 +21,7 @@ class StageRecord(Result):
     skipped: bool
     stage: str
     fingerprint: str  # of settings and earlier stages
-    settings: dict[str, Any] = Field(default_factory=dict)  # the result depends on them
+    settings: dict[str, Any] = Field(default_factory=dict)
     metrics: dict[str, Any]  # its result as JSON
     seconds: float = 0.0  # of the execution that finished it
     peak_memory_bytes: int | None = None  # resident, of the process

@@ -89,7 +89,6 @@ def run(run: Run, out: Path) -> CandidatesResult:
 def _with_fewer_pieces(
     measure: Callable[[StudentSettings], StudentCosts], settings: StudentSettings, say: Callable[[str], None]
 ) -> StudentCosts | None:
-    """Measure a student with a smaller vocabulary; None if impossible."""
     try:
         return measure(settings.model_copy(update={"vocabulary": "auto"}))
     except (KdcError, StrictDataclassError) as error:  # a config may demand lost pieces
@@ -143,7 +142,6 @@ def _kinds_beside(own: StudentKind, *, has_whole: bool) -> list[StudentKind]:
 
 
 def _with_graph(students: list[str], teacher: str) -> list[str]:
-    """Drop the teacher and its layers if not exportable."""
     if has_graph(loading.load_config(teacher)):
         return students
     return [student for student in students if not (kind_of(student).has_layers and kind_of(student).is_of_teacher)]

@@ -99,7 +99,6 @@ def _problem(task: Task, exported: Path, second: SecondModel, given: str | None)
     """Why the student can have no second model, or "".
 
     Args:
-        exported: the student's graph.
         given: the option that demands a second model.
 
     Raises:

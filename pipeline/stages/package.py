@@ -106,7 +106,6 @@ def _judged(
     notes: list[str] = []
 
     def with_decisions(manifest: Manifest) -> Manifest:
-        """Thresholds for the CPU's variant."""
         variant, temperature = manifest.providers[CPU_PROVIDER], manifest.temperature
         task, more = decided_task(
             run.config.operating, data, variants, answers, variant=variant, temperature=temperature
@@ -192,7 +191,6 @@ def _point(link: Path, target: Path) -> None:
 
 
 def _example(task: TaskInfo) -> str:
-    """Shell-quoted arguments for `kdc try`."""
     texts = [" ".join(name.split()) for name in (task.text, task.text_pair) if name is not None]
     if task.name == "pydocs":
         texts = [
