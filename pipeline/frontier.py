@@ -177,7 +177,7 @@ def _make(
 ) -> _Made:
     root = root_of(config)
     result = compress(config, reporter=reporter, start_from=start_from, siblings=siblings)
-    assert result.artifact is not None  # a run to the last stage has one
+    assert result.artifact is not None
     sha256 = load_manifest(result.artifact, verify=False).sha256
     return _Made(student, open_run(root, config, reporter), result.artifact, sha256)
 
@@ -241,8 +241,7 @@ def _facts(root: Path, made: list[_Made], left: list[Left], reporter: Reporter) 
 def _point(
     made: _Made, answers: EvaluationAnswers, engine: Engine, timing: Floats, *, root: Path, points: int
 ) -> Point:
-    """Measure one artifact. Intervals of all points share one error rate. The measurement counts as a look at the
-    evaluation rows: people choose by it."""
+    """Measure one artifact. The measurement counts as a look at the evaluation rows: people choose by it."""
     task, result = made.run.data().task, made.run.result(StudentResult)
     metric, confidence = task.metrics[0], 1 - (1 - _CONFIDENCE) / (2 * points)
     logits = answers.student(str(engine.variant), on_gpu=engine.provider != CPU_PROVIDER)

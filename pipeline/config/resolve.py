@@ -162,8 +162,7 @@ def _put(layer: Layer, key: str, value: Any) -> None:
 
 
 def _mistakes(item: ErrorDetails, every: Sequence[ErrorDetails]) -> list[str]:
-    """Describe one of pydantic's errors. All alternatives of a union are one mistake; each key of an unknown section
-    is one."""
+    """All alternatives of a union are one mistake; each key of an unknown section is one."""
     key = _key(item)
     known = [setting for setting, _, _ in settings_of()]
     if item["type"] != "extra_forbidden":

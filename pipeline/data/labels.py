@@ -9,10 +9,10 @@ from kdc.pipeline.data.problems import MAX_SHOWN, FileProblem, Problems, RowProb
 from kdc.pipeline.data.sources import SplitSource
 
 _FEW_NUMBERS = 20
-_MOSTLY = 0.9  # above this share of numbers, other values are mistakes
+_MOSTLY = 0.9
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 _LARGEST = 3.4e38  # of float32
-NOT_TRAINED = "label is not in the training rows"  # a kind of mistake
+NOT_TRAINED = "label is not in the training rows"
 
 
 def parse_number(text: str) -> float | None:
@@ -34,7 +34,6 @@ class LabelReader:
     learned: bool = False  # from training rows, as messages say
     counts: Counter[str] = field(default_factory=Counter)  # empty for regression
     is_list: bool | None = None  # None until known
-    # Evidence for the kind.
     _numbers: set[str] = field(default_factory=set)
     _rows: int = 0
     _numeric_rows: int = 0

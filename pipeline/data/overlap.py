@@ -41,7 +41,7 @@ class Runs:
     rows: int
     row: Ints  # (pairs,)
     run: Hashes  # (pairs,) hash of the words
-    short_texts: ShortTexts  # texts of three or four words
+    short_texts: ShortTexts
     halvings: int = 0  # how often half were dropped
 
     def of(self, chosen: Mask) -> "Runs":
@@ -146,7 +146,6 @@ class _Block:
         return text[begins], runs ^ (runs >> np.uint64(31))
 
     def runs(self, short: ShortTexts) -> tuple[Ints, Hashes]:
-        """Each row's distinct runs: of five words, or a shorter whole text."""
         rows, hashes = [], []
         for length in range(_LEAST_WORDS, WORDS_OF_A_RUN + 1):
             text, runs = self.hashed(length)

@@ -77,7 +77,6 @@ def near_train(rows: dict[str, CheckedRows], parts: dict[str, Part]) -> dict[str
 
 
 def _first_with(hashes: Ints, train_hashes: Ints, used: Mask) -> Ints:
-    """For each hash, the first used training row with it; -1 if none."""
     train_rows = np.flatnonzero(used)
     known, first = np.unique(train_hashes[train_rows], return_index=True)
     index = np.searchsorted(known, hashes).clip(max=len(known) - 1)

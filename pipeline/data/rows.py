@@ -125,9 +125,6 @@ def texts_in(rows: pa.RecordBatch | pa.Table) -> list[Text]:
 def read_all(data: DataSettings, task: Task, folder: Path, seed: int) -> tuple[Task, dict[str, CheckedRows]]:
     """Read and check every split; `seed` decides the `pydocs` rows.
 
-    Returns:
-        The task with its kind and labels settled, and splits by name.
-
     Raises:
         InputError: lists the mistakes in all files.
         KdcError: the hub cannot be reached.

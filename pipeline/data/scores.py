@@ -17,7 +17,7 @@ from kdc.pipeline.data.problems import FileProblem, Problems
 from kdc.pipeline.data.readers import read_records
 from kdc.pipeline.data.sources import SPLITS, file_source
 
-Table = dict[str, list[Any]]  # values by column name
+Table = dict[str, list[Any]]
 
 _ID = "row"
 _SURE = 0.95  # a bare answer's probability

@@ -121,7 +121,6 @@ def shares(counts: Ints, size: int, *, at_least: int = 0, leave: int = 0) -> Int
     Args:
         counts: (classes,) rows per class.
         at_least: minimum per class (or all it has), ignored if the sum exceeds `size`.
-        leave: rows to leave per class.
 
     Returns:
         Rows to take, (classes,); they sum to `size` if possible.

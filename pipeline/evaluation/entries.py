@@ -42,7 +42,7 @@ class Entry:
     row: dict[str, Scalar]  # first columns of the table
     answer: Answer | None = None  # texts to logits, tokenising included; None: not timed
     memory: ModelFiles | None = None  # for measuring memory; None: not measured
-    logits: Logits = field(default_factory=dict)  # cached logits by split
+    logits: Logits = field(default_factory=dict)
 
 
 def entries_of(run: Run, notes: list[str]) -> dict[str, Entry]:
@@ -207,7 +207,6 @@ def _onnx_entry(
     temperature: float = 1.0,
     device: Device = "cpu",
 ) -> Entry:
-    """An ONNX file, or a cascade's two."""
     engine = files.engine(temperature=temperature, device=device)
     is_timed = device == "cuda" or files.model.name != FP16_ONNX
     measured = [files.model, files.tokenizer_json, *([] if files.second is None else [files.second[1]])]

@@ -19,7 +19,6 @@ def model_card(
     """Render the model's answers, measurements, use and limits.
 
     Args:
-        example: arguments for `kdc try`, shell-quoted.
         teacher: a note; "" if all is well.
         adapted: whether adapters trained the student.
     """

@@ -20,7 +20,6 @@ from kdc.pipeline.rundir.context import Run
 from kdc.pipeline.rundir.fingerprints import gpu_name
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-# The artifact names their versions.
 _PACKAGES = (
     "torch",
     "transformers",

@@ -11,7 +11,7 @@ from kdc.pipeline.config.tasks import Task
 from kdc.pipeline.report.facts import Answer, Disagreements, QuotedRow
 from kdc.serving.engine.engine import activate
 
-_MOST_CHARACTERS = 1000  # of a quoted text
+_MOST_CHARACTERS = 1000
 
 
 def disagreements(

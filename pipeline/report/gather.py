@@ -53,8 +53,8 @@ from kdc.serving.engine.deciding import sureness
 from kdc.serving.engine.engine import activate
 
 _THRESHOLDS = 101  # of a curve
-_NAMED_CLASSES = 3  # that widen an interval
-_MOST_CLASSES = 40  # of a readable confusion matrix
+_NAMED_CLASSES = 3
+_MOST_CLASSES = 40
 
 
 @dataclass(frozen=True)
@@ -313,13 +313,13 @@ def _candidates(
 ) -> facts.CandidateFacts | None:
     if candidates is None:
         return None
-    assert terms is not None  # otherwise nothing is measured
+    assert terms is not None
     measured = candidates.candidates
     return facts.CandidateFacts(
         measured={name: as_stored(costs, terms).costs for name, costs in measured.items()},
         kept=tuple(fitting_students(measured, terms)),
         trials=() if search is None else search.trials,
-        chosen=next(iter(measured)) if search is None else search.student,  # without a search one is measured
+        chosen=next(iter(measured)) if search is None else search.student,
     )
 
 

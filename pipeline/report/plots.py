@@ -16,7 +16,7 @@ from kdc.pipeline.quality.feasibility import costs_of
 from kdc.pipeline.report import facts
 from kdc.pipeline.report.drawing import FIRST, INK, PAPER, SECOND, SOFT, series, styled, svg, write
 
-_NAMES = {  # others keep their names
+_NAMES = {
     "teacher_fp32": "teacher fp32",
     "teacher_int8": "teacher int8",
     "teacher_lora": "LoRA teacher",
@@ -267,8 +267,6 @@ def pareto(candidates: facts.CandidateFacts, judgement: Judgement, *, teacher: f
 
 
 def _points(candidates: facts.CandidateFacts, judgement: Judgement) -> dict[str, tuple[str, Costs]]:
-    """Each student's precision with the fewest missed limits, then least latency."""
-
     def rank(measured: tuple[str, Costs]) -> tuple[int, float]:
         return len(missed_costs(judgement.contract, measured[1])), measured[1].latency_ms
 

@@ -25,7 +25,7 @@ class Result(BaseModel):
 class StageResult(Result):
     """The result of one stage."""
 
-    STAGE: ClassVar[str]  # name of the stage and its folder
+    STAGE: ClassVar[str]
 
     headline: str = ""
 

@@ -114,7 +114,7 @@ class BaselinesResult(StageResult):
     STAGE = "baselines"
 
     tune: dict[str, Scores]  # by baseline, on the tuning set
-    best: str  # by the deciding metric
+    best: str
     train_rows: int  # used, at most `baselines.max_rows`
     probe_form: str | None = None  # "together" or "apart"; "" without pairs, None without a probe
 

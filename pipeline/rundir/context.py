@@ -40,7 +40,7 @@ class Run:
     device: str = "cpu"  # "cpu" or "cuda"
     bf16: bool | None = False  # train in bf16 autocast; None: in the faster format
     fingerprints: dict[str, str] = field(default_factory=dict)  # of the stages so far, by name
-    siblings: tuple[Path, ...] = ()  # run directories with stages to reuse
+    siblings: tuple[Path, ...] = ()
     progress: Progress = lambda done, total, /, *, rows=0, loss=None: None
     say: Callable[[str], None] = print
 

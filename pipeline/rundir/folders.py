@@ -147,7 +147,7 @@ def _remove(partial: Path) -> None:
 
 def _publish(partial: Path, folder: Path) -> None:
     """Rename finished work. An older folder steps aside first, so a kill loses neither."""
-    shutil.rmtree(partial / "checkpoints", ignore_errors=True)  # not needed once done
+    shutil.rmtree(partial / "checkpoints", ignore_errors=True)
     old = folder.with_name(f"{folder.name}.old")
     shutil.rmtree(old, ignore_errors=True)
     if folder.exists():

@@ -69,7 +69,7 @@ def depends_on(run: Run) -> dict[str, Any]:
 def run(run: Run, out: Path) -> CandidatesResult:
     """Measure all students."""
     contract = run.config.contract.terms
-    assert contract is not None  # else the stage does not run
+    assert contract is not None
     measured, students = {}, students_of(run.config)
     for number, student in enumerate(students, 1):
         record = out / f"{hashlib.sha256(student.encode()).hexdigest()[:16]}.json"
@@ -135,8 +135,6 @@ def curve_of(config: Config) -> list[str]:
 
 
 def _kinds_beside(own: StudentKind, *, has_whole: bool) -> list[StudentKind]:
-    """All kinds, without the teacher itself unless there is exactly one, and without layers if the configured kind has
-    none."""
     kinds = [kind for kind in KINDS.values() if kind.is_trained or has_whole]
     return [kind for kind in kinds if own.has_layers or not (kind.has_layers and kind.is_trained)]
 

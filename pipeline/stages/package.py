@@ -183,7 +183,6 @@ def _new_name(path: Path) -> Path:
 
 
 def _point(link: Path, target: Path) -> None:
-    """Replace the symlink atomically."""
     temporary = link.with_name(f".{link.name}.tmp")
     temporary.unlink(missing_ok=True)
     temporary.symlink_to(target.relative_to(link.parent), target_is_directory=True)

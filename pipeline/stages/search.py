@@ -115,7 +115,7 @@ def _halve(
 
 def _survivors(run: Run) -> list[str]:
     contract = run.config.contract.terms
-    assert contract is not None  # else the stage does not run
+    assert contract is not None
     return fitting_students(run.result(CandidatesResult).candidates, contract)
 
 

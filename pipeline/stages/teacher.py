@@ -44,7 +44,7 @@ from kdc.pipeline.training.rates import MOST_TRIALS, SHARE, Rates, search_rates
 from kdc.pipeline.training.teachers import choose_join, load_finetuned, train_teacher
 
 _ATTEMPTS = "attempts.json"  # if fine-tuning does not beat the baselines
-_PROBE_CHECKPOINTS = "checkpoints-probe"  # training from the probe's head
+_PROBE_CHECKPOINTS = "checkpoints-probe"
 _RATES_CHECKPOINTS = "checkpoints-rates"  # rate search
 Train = Callable[..., tuple[Any, TrainingSummary]]  # partial `train_teacher`
 Score = Callable[..., tuple[ModelResult, NDArray[np.float32]]]  # `_scored`
