@@ -76,7 +76,6 @@ def frontier_for_people(
 
 @contextlib.contextmanager
 def _watched(config: Config, command: str | None) -> Iterator[Reporter]:
-    """Raises as `compress_for_people`."""
     rank = ranks.rank()
     try:
         task_of(config.data)
@@ -96,7 +95,6 @@ def _watched(config: Config, command: str | None) -> Iterator[Reporter]:
 
 @contextlib.contextmanager
 def _told_how_to_go_on(command: str | None) -> Iterator[None]:
-    """Name the resuming command in errors of interrupted runs."""
     again = f"run this again to resume: {command}" if command else "call again to resume"
     try:
         yield
@@ -113,7 +111,6 @@ def _told_how_to_go_on(command: str | None) -> Iterator[None]:
 
 
 def _report(root: Path, reporter: Reporter, *, sha256: str, examples: bool) -> Path:
-    """Write the report unless this artifact's exists."""
     from kdc.pipeline.report.page import reported_artifact, write_report
 
     if reported_artifact(root) != sha256:

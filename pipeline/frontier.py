@@ -150,7 +150,6 @@ def _check(config: Config) -> None:
 
 
 def _config_of(config: Config, student: str, hours: float | None, *, is_first: bool) -> Config:
-    """A point's settings; only the first trains controls."""
     settings, run = config.student, config.run
     if not is_first:
         root = root_of(config) / FRONTIER / "".join(letter if letter.isalnum() else "-" for letter in student)
@@ -176,10 +175,9 @@ def _forget_other_teachers(first: Path, root: Path) -> None:
 def _make(
     student: str, config: Config, siblings: tuple[Path, ...], reporter: Reporter, start_from: str | None
 ) -> _Made:
-    """Make a point from the siblings' stages."""
     root = root_of(config)
     result = compress(config, reporter=reporter, start_from=start_from, siblings=siblings)
-    assert result.artifact is not None  # a run to the last stage has one
+    assert result.artifact is not None
     sha256 = load_manifest(result.artifact, verify=False).sha256
     return _Made(student, open_run(root, config, reporter), result.artifact, sha256)
 
@@ -192,7 +190,6 @@ def _hours_trained(root: Path) -> float:
 
 
 def _facts(root: Path, made: list[_Made], left: list[Left], reporter: Reporter) -> FrontierFacts:
-    """Measure the points side by side, or read earlier facts of these artifacts on this machine."""
     first, settings = made[0].run, made[0].run.config.evaluate
     device = judged_device(first.device)
     where = {"cpu": machine.cpu().model, "threads": machine.cores().usable, "device": device}
@@ -244,8 +241,7 @@ def _facts(root: Path, made: list[_Made], left: list[Left], reporter: Reporter) 
 def _point(
     made: _Made, answers: EvaluationAnswers, engine: Engine, timing: Floats, *, root: Path, points: int
 ) -> Point:
-    """Measure one artifact. Intervals of all points share one error rate. The measurement counts as a look at the
-    evaluation rows: people choose by it."""
+    """Measure one artifact. The measurement counts as a look at the evaluation rows: people choose by it."""
     task, result = made.run.data().task, made.run.result(StudentResult)
     metric, confidence = task.metrics[0], 1 - (1 - _CONFIDENCE) / (2 * points)
     logits = answers.student(str(engine.variant), on_gpu=engine.provider != CPU_PROVIDER)

@@ -139,7 +139,6 @@ def _accuracy(truth: NDArray[np.generic], answers: NDArray[np.generic]) -> Score
 
 
 def _f1(both: Floats, answered: Floats, actual: Floats) -> Floats:
-    """F1 of class 1."""
     return f1_by_class(both, answered, actual)[:, 1]
 
 
@@ -220,7 +219,7 @@ def _spearman(truth: NDArray[np.generic], answers: NDArray[np.generic]) -> Score
 def _ranks(ascending: NDArray[np.generic]) -> Callable[[Floats], Floats]:
     """A function from weights to centred ranks, (rows, samples) by value; weight w ranks as w rows."""
     is_first = np.append(True, ascending[1:] != ascending[:-1])
-    value = np.cumsum(is_first) - 1  # index of the distinct value
+    value = np.cumsum(is_first) - 1
     last = np.append(np.flatnonzero(is_first)[1:], len(ascending)) - 1
 
     def ranks(weights: Floats) -> Floats:

@@ -143,7 +143,6 @@ def _presets(asked: Layer) -> Layer:
 
 
 def _merge(*layers: Layer) -> Layer:
-    """Merge nested layers; the last wins."""
     merged: Layer = {}
     for layer in layers:
         for key, value in layer.items():
@@ -163,8 +162,7 @@ def _put(layer: Layer, key: str, value: Any) -> None:
 
 
 def _mistakes(item: ErrorDetails, every: Sequence[ErrorDetails]) -> list[str]:
-    """Describe one of pydantic's errors. All alternatives of a union are one mistake; each key of an unknown section
-    is one."""
+    """All alternatives of a union are one mistake; each key of an unknown section is one."""
     key = _key(item)
     known = [setting for setting, _, _ in settings_of()]
     if item["type"] != "extra_forbidden":

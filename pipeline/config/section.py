@@ -23,4 +23,4 @@ def _split(value: Any) -> Any:
     return names
 
 
-SPLIT = BeforeValidator(_split)  # splits a string at commas
+SPLIT = BeforeValidator(_split)

@@ -73,7 +73,7 @@ class Config(Section):
 
     @property
     def tries_fewer_pieces(self) -> bool:
-        """Whether a size limit makes kdc try smaller vocabularies: not with a set vocabulary or cascade."""
+        """Whether a size limit makes kdc try smaller vocabularies."""
         is_left_open = self.student.vocabulary is None and self.cascade.second in (None, "off")
         are_some = self.searches or self.student.kind.is_of_teacher
         return is_left_open and are_some and self.contract.max_size_mb is not None

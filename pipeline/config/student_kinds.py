@@ -100,8 +100,6 @@ class StudentKind:
 
 
 class _Checkpoint(StudentKind):
-    """A checkpoint, by id or path."""
-
     is_of_teacher = False
 
     def fingerprint(self, spec: str, teacher: str) -> Any:
@@ -109,8 +107,6 @@ class _Checkpoint(StudentKind):
 
 
 class _Uncut(StudentKind):
-    """The teacher itself."""
-
     name = UNCUT
     has_sizes = False
     is_trained = False
@@ -126,8 +122,6 @@ class _Uncut(StudentKind):
 
 
 class _Layers(StudentKind):
-    """The teacher's layers, maybe fewer and narrower."""
-
     name = "layers"
     has_sizes = True
 

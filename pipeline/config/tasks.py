@@ -37,7 +37,6 @@ class Task(TaskBase):
 
 
 def _glue(name: str, folder: str, columns: tuple[str, str | None], labels: tuple[str, ...], **more: Any) -> Task:
-    """A GLUE task; `more` overrides GLUE's usual fields."""
     fields = {"kind": "classification", "label": "label", "metrics": ("accuracy",), **more}
     text, text_pair = columns
     return Task(name=name, hub_config=name, glue_folder=folder, text=text, text_pair=text_pair, labels=labels, **fields)

@@ -16,7 +16,7 @@ import pkgutil
 import sys
 import types
 
-# Skipped with their submodules: modules that act on import (browser, poem, window), internal ones, and variants of os.
+# Skipped with their submodules.
 _ACTING = {"antigravity", "this", "idlelib", "lib2to3", "turtle", "turtledemo", "tkinter"}
 _INTERNAL = {"test", "distutils", "ensurepip", "site", "encodings", "pydoc_data", "opcode", "stringprep"}
 _TWINS = {"msilib", "genericpath", "ntpath", "posixpath", "posix", "nt", "nturl2path"}
@@ -58,7 +58,7 @@ def documented(module_name: str, module: types.ModuleType) -> list[list[str]]:
         candidates.append((name, value.__doc__))
         if isinstance(value, type):
             for member_name, member in sorted(vars(value).items()):
-                function = getattr(member, "__func__", member)  # of a staticmethod or classmethod
+                function = getattr(member, "__func__", member)
                 if not member_name.startswith("_") and isinstance(function, FUNCTIONS):
                     candidates.append((f"{name}.{member_name}", function.__doc__))
     return [[module_name, name, text] for name, text in candidates if isinstance(text, str) and text.strip()]

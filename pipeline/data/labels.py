@@ -8,11 +8,11 @@ from kdc.artifact.manifest import MOST_LABELS, Kind
 from kdc.pipeline.data.problems import MAX_SHOWN, FileProblem, Problems, RowProblem, is_missing, nearest_name, show
 from kdc.pipeline.data.sources import SplitSource
 
-_FEW_NUMBERS = 20  # more distinct numbers mean regression
-_MOSTLY = 0.9  # above this share of numbers, other values are mistakes
+_FEW_NUMBERS = 20
+_MOSTLY = 0.9
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 _LARGEST = 3.4e38  # of float32
-NOT_TRAINED = "label is not in the training rows"  # a kind of mistake
+NOT_TRAINED = "label is not in the training rows"
 
 
 def parse_number(text: str) -> float | None:
@@ -34,7 +34,6 @@ class LabelReader:
     learned: bool = False  # from training rows, as messages say
     counts: Counter[str] = field(default_factory=Counter)  # empty for regression
     is_list: bool | None = None  # None until known
-    # Evidence for the kind.
     _numbers: set[str] = field(default_factory=set)
     _rows: int = 0
     _numeric_rows: int = 0
@@ -128,7 +127,6 @@ class LabelReader:
         return name
 
     def _note_number(self, label: str, line: int) -> float | None:
-        """Parse a number, and collect evidence for the kind."""
         self._rows += 1
         number = parse_number(label)
         if number is not None:
@@ -147,11 +145,7 @@ class LabelReader:
 
 
 def _single(value: object) -> str:
-    """A label as text: 1 is "1", True is "true".
-
-    Raises:
-        RowProblem: missing, or neither string nor number.
-    """
+    """A label as text: 1 is "1", True is "true"."""
     label = value.strip() if isinstance(value, str) else "" if is_missing(value) else str(value)
     if not label or label.lower() == "nan":
         raise _missing()

@@ -25,7 +25,7 @@ Hashes = npt.NDArray[np.uint64]
 ShortTexts = dict[int, Hashes]  # by number of words
 
 WORDS_OF_A_RUN, _LEAST_WORDS = 5, 3
-_COMMON = 100  # runs in more rows are ignored
+_COMMON = 100
 _NEAR = 0.5
 _MOST_RUNS = 10_000_000  # halve by hash while there are more
 _ROWS_AT_A_TIME = 2048
@@ -41,7 +41,7 @@ class Runs:
     rows: int
     row: Ints  # (pairs,)
     run: Hashes  # (pairs,) hash of the words
-    short_texts: ShortTexts  # texts of three or four words
+    short_texts: ShortTexts
     halvings: int = 0  # how often half were dropped
 
     def of(self, chosen: Mask) -> "Runs":
@@ -109,7 +109,6 @@ def _near(one: _Table, others: _Table) -> Iterator[tuple[Ints, Ints]]:
 
 
 def _tables(*several: Runs) -> list[_Table]:
-    """The tables, without common runs."""
     from scipy.sparse import csr_array
 
     halvings = max(runs.halvings for runs in several)
@@ -147,7 +146,6 @@ class _Block:
         return text[begins], runs ^ (runs >> np.uint64(31))
 
     def runs(self, short: ShortTexts) -> tuple[Ints, Hashes]:
-        """Each row's distinct runs: of five words, or a shorter whole text."""
         rows, hashes = [], []
         for length in range(_LEAST_WORDS, WORDS_OF_A_RUN + 1):
             text, runs = self.hashed(length)

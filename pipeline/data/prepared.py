@@ -55,14 +55,11 @@ _AGAIN = "run again with `--from data`"
 def prepare(folder: Path, task: Task, data: DataSettings, *, seed: int) -> DataReport:
     """Read, check, split, write and count all rows.
 
-    Missing labels are learned from the training rows; so is the kind if `data` names no task or kind.
-
     Raises:
         InputError: lists mistakes in all files, or there are too few rows.
         KdcError: the hub cannot be reached.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    # Leftovers of an interrupted run.
     for path in (*folder.glob("staging-*"), *folder.glob("rows"), *folder.glob("tokens-*")):
         path.unlink() if path.is_symlink() else shutil.rmtree(path)
     with tempfile.TemporaryDirectory(dir=folder, prefix="staging-", ignore_cleanup_errors=True) as staging:

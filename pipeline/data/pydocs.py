@@ -7,7 +7,7 @@ Pairs come from the running Python's standard library:
     "Collapse and truncate the given text to fit in the given width."  does_not_answer
 
 Each sentence and question occurs once with each label, so neither alone predicts it. Negatives come from the same
-module and split. Splits are by object.
+module and split.
 """
 
 import json
@@ -45,7 +45,7 @@ class Documented(NamedTuple):
 def make_pydocs(seed: int) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
     """Make training and evaluation rows.
 
-    Evaluation has about 15 % of the objects. Keys: `question`, `sentence`, `label` (balanced), `group` (the object).
+    Keys: `question`, `sentence`, `label` (balanced), `group` (the object).
 
     Raises:
         KdcError: collecting failed, or this Python lacks docstrings.
@@ -136,8 +136,7 @@ def _by_module(objects: list[Documented]) -> list[list[Documented]]:
 def split_by_object(objects: list[Documented], rng: random.Random) -> tuple[list[Documented], list[Documented]]:
     """Split into training and evaluation objects, module by module.
 
-    A split has none or at least two of a module's objects, since negatives need another. Modules with one are dropped.
-    Rounding remainders carry over.
+    A split has none or at least two of a module's objects, since negatives need another.
     """
     modules = [members for members in _by_module(objects) if len(members) > 1]
     rng.shuffle(modules)

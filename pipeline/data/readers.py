@@ -68,11 +68,7 @@ def read_rows(source: SplitSource, columns: Columns, problems: Problems, *, seed
 
 
 def _find_columns(header: Sequence[str], columns: Columns) -> list[int | None]:
-    """Indices of text, second text, label, group and time; None if unread.
-
-    Raises:
-        FileProblem: lists missing and duplicate columns.
-    """
+    """Indices of text, second text, label, group and time; None if unread."""
     indices: list[int | None] = []
     faults: list[str] = []
     for names in columns:
@@ -162,11 +158,7 @@ def _read_jsonl(source: SplitSource, path: Path, problems: Problems) -> Iterator
 
 
 def _lines(path: Path) -> Iterator[str]:
-    """Decoded lines with their ends. Only line feeds end a line: texts contain other separators.
-
-    Raises:
-        FileProblem: empty, not UTF-8, or a line too long.
-    """
+    """Decoded lines with their ends. Only line feeds end a line: texts contain other separators."""
     number = 0
     with open(path, "rb") as stream:
         while raw := stream.readline(LONGEST_LINE):
@@ -231,7 +223,6 @@ def _read_batches(batches: Iterable[pa.RecordBatch | pa.Table], names: list[str]
 
 
 def _with_class_names(value: Any, feature: Any) -> Any:
-    """Replace class numbers by names, also within lists."""
     class_names = getattr(getattr(feature, "feature", feature), "names", None)
     if not class_names:
         return value

@@ -41,7 +41,6 @@ def _count(task: Task, rows: CheckedRows, part: Part) -> SplitCounts:
 def _duplicates(
     task: Task, rows: dict[str, CheckedRows], parts: dict[str, Part], near: dict[str, Ints]
 ) -> dict[str, int]:
-    """Count repeats, near repeats, shared groups."""
     train, used = rows["train"], parts["train"].chosen | parts["tune"].chosen
     counts = {"within_train": len(train) - len(np.unique(train.texts))}
     if task.kind == "classification":
@@ -78,7 +77,6 @@ def near_train(rows: dict[str, CheckedRows], parts: dict[str, Part]) -> dict[str
 
 
 def _first_with(hashes: Ints, train_hashes: Ints, used: Mask) -> Ints:
-    """For each hash, the first used training row with it; -1 if none."""
     train_rows = np.flatnonzero(used)
     known, first = np.unique(train_hashes[train_rows], return_index=True)
     index = np.searchsorted(known, hashes).clip(max=len(known) - 1)

@@ -125,9 +125,6 @@ def texts_in(rows: pa.RecordBatch | pa.Table) -> list[Text]:
 def read_all(data: DataSettings, task: Task, folder: Path, seed: int) -> tuple[Task, dict[str, CheckedRows]]:
     """Read and check every split; `seed` decides the `pydocs` rows.
 
-    Returns:
-        The task with its kind and labels settled, and splits by name.
-
     Raises:
         InputError: lists the mistakes in all files.
         KdcError: the hub cannot be reached.
@@ -209,7 +206,6 @@ def _good_rows(
 
 
 def _check_row(row: Row, columns: Columns, labels: LabelReader | None) -> dict[str, Any]:
-    """A good row's columns; raises RowProblem."""
     # Read the label first: it counts even if the text is bad.
     label = labels.read(row.label, row.line) if labels is not None else None
     text = check_text(row.text, columns.text[0])
@@ -253,7 +249,6 @@ def write_stream(path: Path, batches: Iterator[pa.RecordBatch]) -> None:
 
 
 def _settle(task: Task, labels: LabelReader, train: CheckedRows, problems: Problems) -> Task:
-    """Settle the task's kind and labels; report what prevents training."""
     kind = labels.settle(train.source, problems)
     if len(train) and not len(problems) and labels.is_constant:
         what = "all rows have the same label" if kind != "multilabel" else "fewer than two different labels"

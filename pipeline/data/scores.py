@@ -17,7 +17,7 @@ from kdc.pipeline.data.problems import FileProblem, Problems
 from kdc.pipeline.data.readers import read_records
 from kdc.pipeline.data.sources import SPLITS, file_source
 
-Table = dict[str, list[Any]]  # values by column name
+Table = dict[str, list[Any]]
 
 _ID = "row"
 _SURE = 0.95  # a bare answer's probability
@@ -161,7 +161,6 @@ class Scores:
         return np.log(inside) if one_class else np.log(inside) - np.log1p(-inside)
 
     def _answer_column(self) -> str:
-        """Find the answer column; refuse if two could be it."""
         answer = next((name for name in (self.task.label, "label", "score") if name in self.table), None)
         if answer is None:
             labels = ", ".join(self.task.labels) or "the numbers"
@@ -188,7 +187,6 @@ class Scores:
         return values
 
     def _refuse_rows(self, wrong: ArrayLike, what: str, remedy: str, columns: str = "") -> None:
-        """Raise InputError for the first wrong row."""
         rows = np.flatnonzero(wrong)
         if len(rows):
             raise InputError(what, given=f"{self.path}, row {rows[0] + 1}{columns}", remedy=remedy)
@@ -202,7 +200,6 @@ class Scores:
 
 
 def _as_numbers(values: list[Any]) -> NDArray[np.float64]:
-    """Parse numbers, also from text; otherwise NaN."""
     import pandas
 
     plain = [value if isinstance(value, (int, float, str)) else None for value in values]

@@ -21,7 +21,6 @@ SPLITS = ("train", "tune", "unlabeled", "eval", "eval_mismatched")  # in row-num
 HUB_NAME = "nyu-mll/glue"
 
 FORMATS: dict[str, records.Format] = {**records.FORMATS, ".json": "jsonl"}
-# File names by hub split.
 _STEMS = {
     "train": ("train",),
     "validation": ("dev", "validation", "eval", "val", "valid"),
@@ -43,7 +42,7 @@ class SplitSource:
 
     split: str  # "train", "eval", "eval_mismatched", "unlabeled", or "scores" for a black box's answers
     format: Format
-    path: Path | None = None  # None: hub or built-in
+    path: Path | None = None
     part: str = ""  # split in a `save_to_disk` folder or on the hub
     task: str = ""  # GLUE task, of unquoted files or hub
 
@@ -168,11 +167,6 @@ def _hub_splits(task: Task | None) -> dict[str, str]:
 
 
 def _in_folder(folder: Path, task: Task | None) -> list[SplitSource]:
-    """The splits in a folder.
-
-    Raises:
-        InputError: a missing or ambiguous split, or a damaged folder.
-    """
     if folder.is_file():
         raise InputError("--data wants a folder", given=folder, remedy=f"for a file: --train {folder}")
     if not folder.is_dir():

@@ -90,7 +90,6 @@ def pick_texts(texts: Ints, allowed: Mask, known: Ints, size: int, seed: int) ->
 
 
 def _check_parts(parts: dict[str, Part], classes: Ints, units: Ints) -> None:
-    """Require rows in every split, and of every class in training."""
     rows = len(classes)
     for name, what in (("eval", "an evaluation set"), ("tune", "the tuning set")):
         if not len(parts[name]):
@@ -121,9 +120,7 @@ def shares(counts: Ints, size: int, *, at_least: int = 0, leave: int = 0) -> Int
 
     Args:
         counts: (classes,) rows per class.
-        size: total to take.
         at_least: minimum per class (or all it has), ignored if the sum exceeds `size`.
-        leave: rows to leave per class.
 
     Returns:
         Rows to take, (classes,); they sum to `size` if possible.
@@ -153,10 +150,6 @@ def pick_slice(units: Ints, classes: Ints, eligible: Mask, size: int, seed: int)
         classes: (rows,) from 0; all 0 to skip stratifying.
         eligible: (rows,)
         size: large units or rare classes may give fewer.
-        seed: of the choice.
-
-    Returns:
-        (rows,) True for chosen rows.
     """
     if not eligible.any():
         return np.zeros(len(eligible), dtype=np.bool_)
@@ -209,7 +202,7 @@ def pick_last(units: Ints, times: npt.NDArray[np.float64], size: int) -> tuple[M
     np.maximum.at(latest, units, times)
     fitting = np.sort(times[counts[units] <= 1.5 * size])
     begins = fitting[-min(size, len(fitting))] if len(fitting) else -np.inf
-    late = np.bincount(units, weights=times >= begins)  # rows of each unit that can be chosen
+    late = np.bincount(units, weights=times >= begins)
     chosen, taken, whole = np.zeros(len(counts), dtype=np.bool_), 0, 0
     for unit in np.argsort(-latest, kind="stable"):
         if taken >= size or latest[unit] < begins:

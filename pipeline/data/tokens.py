@@ -54,14 +54,10 @@ def tokenise(
     Args:
         folder: of the data stage.
         role: "teacher", "teacher-2", ..., "student", "fewer".
-        tokenizer: a fast one.
         max_length: tokens of a row, pair or not.
         on_rows: called with (rows done, all rows).
         long: windows for longer rows; None truncates.
         out: where to write, if not `folder`.
-
-    Returns:
-        Counts by split.
 
     Raises:
         KdcError: the tokenizer is not fast.
@@ -161,7 +157,6 @@ def tokenizer_info(
 
 
 def _batches(rows: datasets.Dataset) -> Iterator[pa.Table]:
-    """Batches of at most 1,024 rows, about a million characters."""
     for table in rows.with_format("arrow").iter(batch_size=_BATCH_ROWS):
         sizes = pc.utf8_length(table["text"]).to_numpy()
         if "text_pair" in table.column_names:

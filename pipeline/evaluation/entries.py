@@ -42,7 +42,7 @@ class Entry:
     row: dict[str, Scalar]  # first columns of the table
     answer: Answer | None = None  # texts to logits, tokenising included; None: not timed
     memory: ModelFiles | None = None  # for measuring memory; None: not measured
-    logits: Logits = field(default_factory=dict)  # cached logits by split
+    logits: Logits = field(default_factory=dict)
 
 
 def entries_of(run: Run, notes: list[str]) -> dict[str, Entry]:
@@ -88,7 +88,6 @@ def _torch_entries(run: Run) -> dict[str, Entry]:
 
 
 def _as_one(teachers: Sequence[Entry], shares: NDArray[np.float64], temperatures: Sequence[float] | None) -> Entry:
-    """Run several teachers in turn; average their logits."""
     average = partial(ensemble.average, shares=shares, temperatures=temperatures or (1.0,) * len(teachers))
     answers = [teacher.answer for teacher in teachers if teacher.answer is not None]  # each has one
     sums: dict[str, Any] = {key: sum(teacher.row[key] for teacher in teachers) for key in ("parameters", "size_bytes")}
@@ -171,7 +170,6 @@ def _onnx_entries(run: Run, notes: list[str]) -> dict[str, Entry]:
 
 
 def _cascade_entries(run: Run, others: Mapping[str, Entry], notes: list[str]) -> dict[str, Entry]:
-    """The artifact's cascades, and a second model from another run."""
     variants, data, entries = variants_of(run), run.data(), dict[str, Entry]()
     second, temperature = variants.second, run.result(QuantizeResult).temperature
     for name, pair in variants.pairs.items():
@@ -187,7 +185,6 @@ def _cascade_entries(run: Run, others: Mapping[str, Entry], notes: list[str]) ->
 
 
 def _cuda_entry(name: str, make: Callable[..., Entry], notes: list[str], *, is_asked: bool) -> dict[str, Entry]:
-    """An entry on CUDA; only a note if an unrequested one fails."""
     try:
         return {f"{name} (cuda)": make(device="cuda")}
     except KdcError as error:
@@ -210,7 +207,6 @@ def _onnx_entry(
     temperature: float = 1.0,
     device: Device = "cpu",
 ) -> Entry:
-    """An ONNX file, or a cascade's two. fp16 is not timed on a CPU."""
     engine = files.engine(temperature=temperature, device=device)
     is_timed = device == "cuda" or files.model.name != FP16_ONNX
     measured = [files.model, files.tokenizer_json, *([] if files.second is None else [files.second[1]])]

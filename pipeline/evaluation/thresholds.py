@@ -36,7 +36,6 @@ class _Choice(NamedTuple):
     probabilities: NDArray[np.floating]
 
     def fields(self, variant: str) -> dict[str, Any]:
-        """The threshold in an artifact; `variant` gave the probabilities."""
         return {
             "threshold": self.chosen.threshold,
             "aim": self.aim.text,
@@ -155,7 +154,6 @@ def _refuse_unshown(option: str, choices: Mapping[str, _Choice], evidence: Evide
 
 
 def _unreached(points: Sequence[OperatingPoint]) -> list[str]:
-    """Notes on aims that the tuning set does not reach."""
     missed = [point for point in points if not point.reached]
     if len(missed) > _MOST_TOLD:
         names = ", ".join(point.label for point in missed[:_MOST_TOLD])
@@ -180,7 +178,6 @@ def _ties(choices: Mapping[str, _Choice]) -> list[str]:
 
 
 def _flips(task: TaskInfo, logits: Mapping[str, Outputs], variant: str, temperature: float) -> list[str]:
-    """A note on rows that int8 decides otherwise."""
     fp32 = {"int8": "fp32", CASCADE: CASCADE_FP32}.get(variant, "")
     if fp32 not in logits:
         return []

@@ -11,7 +11,7 @@ from kdc.pipeline.quality.peak_memory import ModelFiles
 from kdc.pipeline.results.artifact import CascadeResult, Pair, QuantizeResult
 from kdc.pipeline.rundir.context import Run
 
-CASCADE, CASCADE_FP32 = "cascade", "cascade_fp32"  # variants of two models
+CASCADE, CASCADE_FP32 = "cascade", "cascade_fp32"
 
 
 @dataclass(frozen=True)

@@ -19,9 +19,6 @@ def model_card(
     """Render the model's answers, measurements, use and limits.
 
     Args:
-        int8: with each candidate's measurements.
-        judgement: None without a contract.
-        example: arguments for `kdc try`, shell-quoted.
         teacher: a note; "" if all is well.
         adapted: whether adapters trained the student.
     """
@@ -52,7 +49,6 @@ def model_card(
 
 
 def _candidates(int8: QuantizeResult, metric: str) -> list[list[str]]:
-    """The measured int8 candidates, header first, if any."""
     rows = [["int8 candidates, on the tuning set", metric, "batch-invariant", "latency against fp32"]]
     for name, candidate in int8.candidates.items():
         if candidate.tune is not None:

@@ -18,7 +18,6 @@ from kdc.pipeline.models.opening import class_of
 
 CONFIG, TOKENIZER_CONFIG, WEIGHTS = "config.json", "tokenizer_config.json", "model.safetensors"
 
-# Special tokens in a saved tokenizer's settings.
 _SPECIAL = [f"{role}_token" for role in ("bos", "cls", "eos", "mask", "sep", "unk")]
 
 

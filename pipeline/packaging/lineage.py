@@ -20,7 +20,6 @@ from kdc.pipeline.rundir.context import Run
 from kdc.pipeline.rundir.fingerprints import gpu_name
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-# The artifact names their versions.
 _PACKAGES = (
     "torch",
     "transformers",
@@ -58,7 +57,6 @@ def lineage_of(run: Run) -> Lineage:
 
 
 def _trained(training: TrainingSummary | None) -> str:
-    """The student's number format and threads in training."""
     if training is None:
         return ""
     threads = "" if training.threads is None else f", {training.threads} thread{'s' if training.threads > 1 else ''}"
@@ -78,7 +76,6 @@ def label_share(labels: NDArray[np.generic], task: Task) -> tuple[float, ...] | 
 
 
 def _vocabulary(folder: Path | None) -> str:
-    """A smaller vocabulary's pieces, in words."""
     return "" if folder is None else f", with {len(read_kept(folder))} pieces of its vocabulary"
 
 

@@ -22,7 +22,6 @@ ONNX_FILES = {
     "int8": ("model_int8.onnx", INT8_ONNX),
     "fp16": ("model_fp16.onnx", FP16_ONNX),
 }
-# A cascade's second model, by number format.
 _SECOND_FILES = {"fp32": "second.onnx", "int8": "second_int8.onnx"}
 
 
@@ -52,7 +51,7 @@ def manifest_of(
 
 
 def _variants(folder: Path, table: Table, exported: ExportResult, quantized: QuantizeResult) -> dict[str, Variant]:
-    """Each ONNX file's measurements. Removes files that the evaluation dropped."""
+    """Removes files that the evaluation dropped."""
     int8 = quantized.candidates[quantized.winner] if quantized.winner is not None else None
     parity = {
         "fp32": exported.fp32_parity,

@@ -11,7 +11,7 @@ from kdc.pipeline.config.tasks import Task
 from kdc.pipeline.report.facts import Answer, Disagreements, QuotedRow
 from kdc.serving.engine.engine import activate
 
-_MOST_CHARACTERS = 1000  # of a quoted text
+_MOST_CHARACTERS = 1000
 
 
 def disagreements(
@@ -22,7 +22,6 @@ def disagreements(
     Args:
         rows: with `text` and `text_pair`.
         temperature: divides the student's logits.
-        most: most rows to quote.
     """
     by_teacher: Labels
     by_student: Labels

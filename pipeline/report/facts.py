@@ -16,7 +16,7 @@ from kdc.pipeline.results.data import Lengths
 from kdc.pipeline.results.training import History, StudentCosts, Trial
 
 SCHEMA = 1
-Interval = tuple[float, float]  # lower and upper end
+Interval = tuple[float, float]
 Matrix = tuple[tuple[int, ...], ...]
 Answer = str | float
 
@@ -50,7 +50,7 @@ class ModelFacts(Result):
     latency_p95_ms: float | None = None
     latency_mean_ms: float | None = None
     rows_per_second: float | None = None  # in batches of 32
-    peak_memory_bytes: int | None = None  # of a process that answers
+    peak_memory_bytes: int | None = None
 
 
 class TrainingFacts(History):
@@ -140,24 +140,24 @@ class Origin(Lineage):
     rows: dict[str, int]  # by tokenised split
     created: str
     artifact_sha256: str  # of the manifest
-    stage_seconds: dict[str, float]  # in order of completion
+    stage_seconds: dict[str, float]
 
 
 class Facts(Result):
     """All facts of a run."""
 
-    verdict: str = ""  # what was kept, and how much smaller and faster
+    verdict: str = ""
     notes: tuple[str, ...] = ()
     schema_number: int = Field(alias="schema")  # "schema" in JSON, a name that BaseModel uses
     task: TaskFacts
     served: str  # variant that a CPU loads ("fp32", "int8" or "cascade")
-    models: dict[str, ModelFacts]  # in the table's order
+    models: dict[str, ModelFacts]
     training: dict[str, TrainingFacts]  # by model; none for a given fine-tuned teacher
     # rows by true label (down) and answer (across), of "teacher" and served "student"; None with many classes
     confusion: dict[str, Matrix] | None
     calibration: CalibrationFacts | None  # None for regression
     decisions: tuple[DecisionFacts, ...] = ()
-    abstention: AbstentionFacts | None = None  # None if all rows are answered
+    abstention: AbstentionFacts | None = None
     sets: LabelSets | None = None
     cascade: CascadeFacts | None = None  # None without a second model or its answers
     lengths: LengthFacts  # of training rows

@@ -53,14 +53,12 @@ from kdc.serving.engine.deciding import sureness
 from kdc.serving.engine.engine import activate
 
 _THRESHOLDS = 101  # of a curve
-_NAMED_CLASSES = 3  # that widen an interval
-_MOST_CLASSES = 40  # of a readable confusion matrix
+_NAMED_CLASSES = 3
+_MOST_CLASSES = 40
 
 
 @dataclass(frozen=True)
 class _Evaluation:
-    """The evaluation rows and the models' answers."""
-
     task: Task
     manifest: Manifest
     labels: Labels
@@ -69,11 +67,9 @@ class _Evaluation:
 
     @property
     def served(self) -> str:
-        """The variant that a CPU loads."""
         return str(self.manifest.providers[CPU_PROVIDER])
 
     def probabilities(self, model: str, *, calibrated: bool) -> Outputs:
-        """A model's probabilities; `calibrated`: with the manifest's temperature."""
         return activate(self.logits[model], self.task.kind, self.manifest.temperature if calibrated else 1.0)
 
 
@@ -138,7 +134,6 @@ def gather(root: Path, *, examples: int) -> Facts:
 
 
 def _open(root: Path) -> Run:
-    """The run that made the artifact; InputError if unfinished, or changed since."""
     if not (root / "package" / MADE_FROM).exists():
         raise InputError("no finished run there", given=root, remedy="name the directory of a finished `kdc compress`")
     # A later, unfinished start would mix old answers and new rows.
@@ -264,7 +259,6 @@ def verdict(report: Facts) -> str:
 def _trainings(
     teacher: TeacherResult, student: StudentResult, controls: ControlsResult | None
 ) -> dict[str, TrainingSummary]:
-    """The trainings by model; given fine-tuned teachers and black boxes have none."""
     models: dict[str, ModelResult | None] = {"teacher": teacher, "student": student}
     if controls is not None:
         models |= {name: getattr(controls, name) for name in CONTROLS}
@@ -319,13 +313,13 @@ def _candidates(
 ) -> facts.CandidateFacts | None:
     if candidates is None:
         return None
-    assert terms is not None  # otherwise nothing is measured
+    assert terms is not None
     measured = candidates.candidates
     return facts.CandidateFacts(
         measured={name: as_stored(costs, terms).costs for name, costs in measured.items()},
         kept=tuple(fitting_students(measured, terms)),
         trials=() if search is None else search.trials,
-        chosen=next(iter(measured)) if search is None else search.student,  # without a search one is measured
+        chosen=next(iter(measured)) if search is None else search.student,
     )
 
 

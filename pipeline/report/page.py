@@ -100,7 +100,6 @@ def table(facts: Facts) -> list[list[str]]:
 
 
 def _values(facts: Facts) -> dict[str, Any]:
-    """What both templates show."""
     judgement, where = facts.contract, facts.where
     trained = f", trained in {where.trained}" if where.trained else ""
     return {

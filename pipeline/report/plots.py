@@ -16,7 +16,7 @@ from kdc.pipeline.quality.feasibility import costs_of
 from kdc.pipeline.report import facts
 from kdc.pipeline.report.drawing import FIRST, INK, PAPER, SECOND, SOFT, series, styled, svg, write
 
-_NAMES = {  # others keep their names
+_NAMES = {
     "teacher_fp32": "teacher fp32",
     "teacher_int8": "teacher int8",
     "teacher_lora": "LoRA teacher",
@@ -229,11 +229,7 @@ def lengths(lengths: facts.LengthFacts) -> str:
 
 @styled
 def pareto(candidates: facts.CandidateFacts, judgement: Judgement, *, teacher: float, artifact: float) -> str:
-    """Draw the candidates, the artifact and the contract's limits.
-
-    Tried students are hollow, at their tuning scores, untrained ones at the bottom. The artifact is filled, at its
-    evaluation score.
-    """
+    """Draw the candidates, the artifact and the contract's limits."""
     limits, points = judgement.contract.limits, _points(candidates, judgement)
     scores = {trial.student: trial.score for trial in candidates.trials}
     tried, untried = points.keys() & scores.keys(), points.keys() - scores.keys()
@@ -271,8 +267,6 @@ def pareto(candidates: facts.CandidateFacts, judgement: Judgement, *, teacher: f
 
 
 def _points(candidates: facts.CandidateFacts, judgement: Judgement) -> dict[str, tuple[str, Costs]]:
-    """Each student's precision with the fewest missed limits, then least latency."""
-
     def rank(measured: tuple[str, Costs]) -> tuple[int, float]:
         return len(missed_costs(judgement.contract, measured[1])), measured[1].latency_ms
 

@@ -29,7 +29,7 @@ class Int8Measurement(Result):
     static: bool = False  # fixed activation ranges, so an answer does not depend on the batch
     graph: str = ""  # equal for candidates that do the same work
     nodes: dict[str, int] = Field(default_factory=dict)  # layer counts, from `int8.quantise`
-    failed: str | None = None  # why nothing was measured
+    failed: str | None = None
     tune: Scores | None = None
     label_changes: int = 0  # rows with another label than fp32
     parity: float | None = None  # largest probability difference to fp32
@@ -52,7 +52,7 @@ class Int8Choice(StageResult):
     chosen: str | None = None  # that a CPU loads; None: fp32
     winner: str | None = None  # candidate whose file is kept, chosen or not
     int8: bool  # whether a file is kept
-    note: str = ""  # "" if all is well
+    note: str = ""
 
 
 class QuantizeResult(Int8Choice):
@@ -97,8 +97,8 @@ class CascadeResult(StageResult):
 
     second: str = ""
     source: str = ""  # "teacher", or SHA-256 of an artifact's manifest
-    best: Pair | None = None  # None without a second model
-    variants: dict[str, Pair] = Field(default_factory=dict)  # that the artifact may have
+    best: Pair | None = None
+    variants: dict[str, Pair] = Field(default_factory=dict)
     note: str = ""
 
 
@@ -107,8 +107,8 @@ class EvaluateResult(StageResult):
 
     STAGE = "evaluate"
 
-    table: Table  # metrics and costs by model
-    notes: tuple[str, ...] = ()  # for a person, also on what is not measured
+    table: Table
+    notes: tuple[str, ...] = ()
     rows: dict[str, int] = Field(default_factory=dict)  # by evaluation split
 
 
@@ -123,11 +123,11 @@ class PackageResult(StageResult):
     table: Table  # from stage `evaluate`
     metric: str  # that decides
     contract: WholeJudgement | None = None  # None: not requested
-    sets: LabelSets | None = None  # with evaluation results; None: no sets
+    sets: LabelSets | None = None
     notes: tuple[str, ...] = ()
     example: str = ""  # arguments for `kdc try`, shell-quoted
 
     @property
     def failed(self) -> bool:
-        """Whether the artifact breaks its contract. It is then kept apart."""
+        """Whether the artifact breaks its contract."""
         return self.contract is not None and self.contract.verdict == "fail"

@@ -25,9 +25,9 @@ class Result(BaseModel):
 class StageResult(Result):
     """The result of one stage."""
 
-    STAGE: ClassVar[str]  # name of the stage and its folder
+    STAGE: ClassVar[str]
 
-    headline: str = ""  # for the progress output
+    headline: str = ""
 
     @property
     def line(self) -> str:

@@ -17,7 +17,7 @@ class TokenCounts(Result):
 
     rows: int
     tokens: int  # after the cut
-    truncated: int  # rows that were cut
+    truncated: int
     lengths: Lengths
 
 

@@ -114,7 +114,7 @@ class BaselinesResult(StageResult):
     STAGE = "baselines"
 
     tune: dict[str, Scores]  # by baseline, on the tuning set
-    best: str  # by the deciding metric
+    best: str
     train_rows: int  # used, at most `baselines.max_rows`
     probe_form: str | None = None  # "together" or "apart"; "" without pairs, None without a probe
 
@@ -192,5 +192,5 @@ class ControlsResult(StageResult):
     # likewise, but the rule for the kept step is the one that the student does not use
     student_without_kd_by_score: ModelResult | None = None
     student_without_kd_by_loss: ModelResult | None = None
-    student_without_unlabeled: ModelResult | None = None  # distilled on labelled rows only
-    teacher_lora: ModelResult | None = None  # fine-tuned through adapters
+    student_without_unlabeled: ModelResult | None = None
+    teacher_lora: ModelResult | None = None

@@ -40,9 +40,9 @@ class Run:
     device: str = "cpu"  # "cpu" or "cuda"
     bf16: bool | None = False  # train in bf16 autocast; None: in the faster format
     fingerprints: dict[str, str] = field(default_factory=dict)  # of the stages so far, by name
-    siblings: tuple[Path, ...] = ()  # run directories with stages to reuse
-    progress: Progress = lambda done, total, /, *, rows=0, loss=None: None  # called during long work
-    say: Callable[[str], None] = print  # prints a progress line
+    siblings: tuple[Path, ...] = ()
+    progress: Progress = lambda done, total, /, *, rows=0, loss=None: None
+    say: Callable[[str], None] = print
 
     def folder(self, stage: str) -> Path:
         return self.root / stage

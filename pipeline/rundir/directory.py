@@ -20,8 +20,8 @@ from kdc.pipeline.config.settings import Config
 from kdc.pipeline.config.tasks import task_of
 
 _CONFIG, _COMMANDS, LOOKS = "config.json", "commands.json", "looks.json"
-_STAGE_FILES = ("stage.json", "fingerprint")  # every stage's folder has one
-_ENDINGS = ("", ".partial", ".old", ".kept")  # of a stage's folders
+_STAGE_FILES = ("stage.json", "fingerprint")
+_ENDINGS = ("", ".partial", ".old", ".kept")
 FRONTIER = "frontier"  # folder of a frontier's other run directories
 _PAGES = tuple(f"{page}.{ending}" for page in ("report", FRONTIER) for ending in ("html", "json", "md"))
 _RESULTS = (_CONFIG, _COMMANDS, LOOKS, "artifact", "artifacts", "rejected", FRONTIER, *_PAGES)
@@ -135,7 +135,6 @@ def _is_run(root: Path, folders: Iterable[Path]) -> bool:
 
 
 def _is_replaceable(path: Path) -> bool:
-    """Whether the path is free or a stage's folder."""
     if not os.path.lexists(path):
         return True
     if not path.is_dir():

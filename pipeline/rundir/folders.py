@@ -28,9 +28,9 @@ _MARK = "fingerprint"  # fingerprint of a partial folder's work
 class Stage:
     """One step of the pipeline."""
 
-    result: type[StageResult]  # names the stage and its folder
-    run: Callable[[Run, Path], StageResult]  # works in a folder
-    depends_on: Callable[[Run], dict[str, Any]]  # settings that the result depends on
+    result: type[StageResult]
+    run: Callable[[Run, Path], StageResult]
+    depends_on: Callable[[Run], dict[str, Any]]
     after: tuple[str, ...]  # stages whose fingerprints enter its own
     is_intact: Callable[[Path], bool] = lambda root: True  # whether its files outside its folder exist
     is_wanted: Callable[[Config], bool] = lambda config: True  # by the settings
@@ -100,7 +100,6 @@ def _link(source: str, target: str) -> None:
 def _do(
     run: Run, stage: Stage, settings: dict[str, Any], fingerprint: str, reporter: Reporter, why: str
 ) -> StageRecord:
-    """Run the stage in its partial folder, and write its record."""
     partial = run.root / f"{stage.name}.partial"
     mark = partial / _MARK
     if mark.exists() and mark.read_text() == fingerprint:
@@ -148,7 +147,7 @@ def _remove(partial: Path) -> None:
 
 def _publish(partial: Path, folder: Path) -> None:
     """Rename finished work. An older folder steps aside first, so a kill loses neither."""
-    shutil.rmtree(partial / "checkpoints", ignore_errors=True)  # not needed once done
+    shutil.rmtree(partial / "checkpoints", ignore_errors=True)
     old = folder.with_name(f"{folder.name}.old")
     shutil.rmtree(old, ignore_errors=True)
     if folder.exists():

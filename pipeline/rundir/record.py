@@ -11,7 +11,7 @@ from kdc.pipeline.quality.frontier import FrontierFacts
 from kdc.pipeline.results.artifact import PackageResult
 from kdc.pipeline.results.base import Result, StageResult, Table
 
-RECORD = "stage.json"  # in a finished stage's folder
+RECORD = "stage.json"
 AnyResult = TypeVar("AnyResult", bound=StageResult)
 
 
@@ -21,8 +21,8 @@ class StageRecord(Result):
     skipped: bool
     stage: str
     fingerprint: str  # of settings and earlier stages
-    settings: dict[str, Any] = Field(default_factory=dict)  # the result depends on them
-    metrics: dict[str, Any]  # its result as JSON
+    settings: dict[str, Any] = Field(default_factory=dict)
+    metrics: dict[str, Any]
     seconds: float = 0.0  # of the execution that finished it
     peak_memory_bytes: int | None = None  # resident, of the process
 

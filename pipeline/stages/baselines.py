@@ -70,7 +70,6 @@ def _is_probed(teacher: TeacherSettings) -> bool:
 
 
 def _some(rows: int, most: int, seed: int) -> list[int] | None:
-    """`most` random positions; None for all."""
     if rows <= most:
         return None
     return np.sort(np.random.default_rng(seed).choice(rows, most, replace=False)).tolist()

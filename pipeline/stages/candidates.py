@@ -69,7 +69,7 @@ def depends_on(run: Run) -> dict[str, Any]:
 def run(run: Run, out: Path) -> CandidatesResult:
     """Measure all students."""
     contract = run.config.contract.terms
-    assert contract is not None  # else the stage does not run
+    assert contract is not None
     measured, students = {}, students_of(run.config)
     for number, student in enumerate(students, 1):
         record = out / f"{hashlib.sha256(student.encode()).hexdigest()[:16]}.json"
@@ -89,7 +89,6 @@ def run(run: Run, out: Path) -> CandidatesResult:
 def _with_fewer_pieces(
     measure: Callable[[StudentSettings], StudentCosts], settings: StudentSettings, say: Callable[[str], None]
 ) -> StudentCosts | None:
-    """Measure a student with a smaller vocabulary; None if impossible."""
     try:
         return measure(settings.model_copy(update={"vocabulary": "auto"}))
     except (KdcError, StrictDataclassError) as error:  # a config may demand lost pieces
@@ -136,14 +135,11 @@ def curve_of(config: Config) -> list[str]:
 
 
 def _kinds_beside(own: StudentKind, *, has_whole: bool) -> list[StudentKind]:
-    """All kinds, without the teacher itself unless there is exactly one, and without layers if the configured kind has
-    none."""
     kinds = [kind for kind in KINDS.values() if kind.is_trained or has_whole]
     return [kind for kind in kinds if own.has_layers or not (kind.has_layers and kind.is_trained)]
 
 
 def _with_graph(students: list[str], teacher: str) -> list[str]:
-    """Drop the teacher and its layers if not exportable."""
     if has_graph(loading.load_config(teacher)):
         return students
     return [student for student in students if not (kind_of(student).has_layers and kind_of(student).is_of_teacher)]

@@ -32,7 +32,7 @@ from kdc.pipeline.rundir.fingerprints import this_machine
 from kdc.serving.engine.deciding import sureness
 from kdc.serving.engine.engine import activate
 
-_LEAST_GAIN = 1.1  # throughput gain worth two models
+_LEAST_GAIN = 1.1
 _NO = "no second model is taken: "
 
 
@@ -99,7 +99,6 @@ def _problem(task: Task, exported: Path, second: SecondModel, given: str | None)
     """Why the student can have no second model, or "".
 
     Args:
-        exported: the student's graph.
         given: the option that demands a second model.
 
     Raises:
@@ -121,7 +120,6 @@ def _problem(task: Task, exported: Path, second: SecondModel, given: str | None)
 
 
 def _answers(run: Run, second: SecondModel) -> tuple[dict[str, _Answers], dict[str, _Answers]]:
-    """Both models' answers by precision, timed in turns."""
     data, settings, quantized = run.data(), run.config.evaluate, run.result(QuantizeResult)
     rows, task = data.rows("tune"), data.task
     texts, labels = texts_of(rows), np.asarray(rows["label"][:])

@@ -38,7 +38,7 @@ def run(run: Run, out: Path) -> ControlsResult:
         return ControlsResult(headline="not asked for")
     results = {}
     makers: dict[str, Callable[[Run, Path], ModelResult]] = {"teacher_lora": teacher_lora}
-    if not run.is_uncut:  # an uncut teacher is not distilled
+    if not run.is_uncut:
         makers["student_without_kd"] = partial(student_without_kd, kept_step=run.student.kept_step)
         rule = _other_rule(run.student)
         makers[f"student_without_kd_by_{rule}"] = partial(student_without_kd, kept_step=rule)

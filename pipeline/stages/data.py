@@ -64,7 +64,6 @@ def _tell(report: DataReport, say: Callable[[str], None]) -> None:
 def _tokenised(
     out: Path, task: Task, sources: Mapping[str, str], most: int | None, long: LongSettings, on_rows: Progress
 ) -> tuple[dict[str, int], dict[str, dict[str, TokenCounts]]]:
-    """Tokenise the rows; return maximum lengths in tokens, and counts, by role."""
     max_length: dict[str, int] = {}
     tokens: dict[str, dict[str, TokenCounts]] = {}
     for role, source in sources.items():

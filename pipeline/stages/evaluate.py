@@ -34,7 +34,7 @@ from kdc.serving.engine.deciding import sureness
 from kdc.serving.engine.engine import activate
 from kdc.serving.engine.tokenizing import Text
 
-_NEEDED = ("teacher", "student", "merged", "fp32")  # the comparison needs them
+_NEEDED = ("teacher", "student", "merged", "fp32")
 _OF_PAIR = {"first", "second", "temperature", "answered_from"}  # fields that change a cascade's answers
 _MEMORY_ROWS = 64
 _SERVED_TOLERANCE = 1e-3  # largest logit difference, see `check_equal`
@@ -109,7 +109,6 @@ def run(run: Run, out: Path) -> EvaluateResult:
 
 
 def _of_cascade(pair: Pair, logits: Logits, speed: Speed, task: TaskInfo, temperature: float) -> str:
-    """The second model's share of evaluation rows, and the latency."""
     sure = sureness(activate(logits[pair.first], task.kind, temperature), task)
     share = (sure < np.float64(pair.answered_from)).mean()
     return (
@@ -119,7 +118,6 @@ def _of_cascade(pair: Pair, logits: Logits, speed: Speed, task: TaskInfo, temper
 
 
 def _apart_from_training(data: PreparedData, split: str, logits: Logits) -> list[str]:
-    """Scores of rows that overlap with no training row, if many others do."""
     rows = data.rows(split)
     if "overlaps" not in rows.column_names:  # held out without overlap
         return []
@@ -133,7 +131,6 @@ def _apart_from_training(data: PreparedData, split: str, logits: Logits) -> list
 
 
 def _cut_otherwise(data: PreparedData, split: str, logits: Logits, kept: NDArray[np.int64], role: str) -> list[str]:
-    """Scores of rows that a smaller vocabulary tokenises differently."""
     ids = (data.tokens(reader, split).with_format("numpy")["input_ids"] for reader in ("teacher", role))
     touched = np.array([not np.array_equal(theirs, kept[own]) for theirs, own in zip(*ids, strict=True)])
     if not touched.any():

@@ -106,7 +106,6 @@ def _judged(
     notes: list[str] = []
 
     def with_decisions(manifest: Manifest) -> Manifest:
-        """Thresholds for the CPU's variant."""
         variant, temperature = manifest.providers[CPU_PROVIDER], manifest.temperature
         task, more = decided_task(
             run.config.operating, data, variants, answers, variant=variant, temperature=temperature
@@ -184,7 +183,6 @@ def _new_name(path: Path) -> Path:
 
 
 def _point(link: Path, target: Path) -> None:
-    """Replace the symlink atomically."""
     temporary = link.with_name(f".{link.name}.tmp")
     temporary.unlink(missing_ok=True)
     temporary.symlink_to(target.relative_to(link.parent), target_is_directory=True)
@@ -192,7 +190,6 @@ def _point(link: Path, target: Path) -> None:
 
 
 def _example(task: TaskInfo) -> str:
-    """Shell-quoted arguments for `kdc try`."""
     texts = [" ".join(name.split()) for name in (task.text, task.text_pair) if name is not None]
     if task.name == "pydocs":
         texts = [

@@ -69,7 +69,6 @@ def run(run: Run, out: Path) -> SearchResult:
 
 
 def _first_tried(survivors: list[str], *, is_quick: bool) -> list[str]:
-    """A quick search takes a few of each kind."""
     if not is_quick:
         return survivors
     with_layers = [student for student in survivors if kind_of(student).has_layers]
@@ -115,9 +114,8 @@ def _halve(
 
 
 def _survivors(run: Run) -> list[str]:
-    """Students that keep the contract, largest first."""
     contract = run.config.contract.terms
-    assert contract is not None  # else the stage does not run
+    assert contract is not None
     return fitting_students(run.result(CandidatesResult).candidates, contract)
 
 

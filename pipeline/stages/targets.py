@@ -64,7 +64,6 @@ def run(run: Run, out: Path) -> TargetsResult:
 
 
 def _average(files: Sequence[Path], shares: NDArray[np.float64], data: PreparedData, path: Path) -> TargetsResult:
-    """Write several teachers' weighted mean."""
     logits = [np.load(file, mmap_mode="r") for file in files]
     fitted = np.array([_temperature(data, answers) for answers in logits])
     # Relative ones: the student's temperature sets the overall sharpness.
@@ -75,7 +74,6 @@ def _average(files: Sequence[Path], shares: NDArray[np.float64], data: PreparedD
 
 
 def _calibrate(data: PreparedData, path: Path) -> float:
-    """Divide logits by their temperature; return it."""
     logits = np.load(path)
     temperature = _temperature(data, logits)
     with whole_file(path) as stream:
@@ -84,7 +82,6 @@ def _calibrate(data: PreparedData, path: Path) -> float:
 
 
 def _temperature(data: PreparedData, logits: NDArray[np.floating]) -> float:
-    """The temperature fitted on the tuning set."""
     tune = data.rows("tune")
     rows, labels = (np.asarray(tune[name][:]) for name in ("row", "label"))
     return calibrate(logits[rows], labels, data.task.kind, groups=data.groups("tune"))

@@ -44,7 +44,7 @@ from kdc.pipeline.training.rates import MOST_TRIALS, SHARE, Rates, search_rates
 from kdc.pipeline.training.teachers import choose_join, load_finetuned, train_teacher
 
 _ATTEMPTS = "attempts.json"  # if fine-tuning does not beat the baselines
-_PROBE_CHECKPOINTS = "checkpoints-probe"  # training from the probe's head
+_PROBE_CHECKPOINTS = "checkpoints-probe"
 _RATES_CHECKPOINTS = "checkpoints-rates"  # rate search
 Train = Callable[..., tuple[Any, TrainingSummary]]  # partial `train_teacher`
 Score = Callable[..., tuple[ModelResult, NDArray[np.float32]]]  # `_scored`
@@ -222,7 +222,6 @@ def _from_probe(
 def _best_of(
     tries: Mapping[str, tuple[Any, ModelResult]], metric: str, record: Path, say: Callable[[str], None]
 ) -> tuple[Any, ModelResult]:
-    """The best try; `record` keeps all scores."""
     scores = {how: tried.tune[metric] for how, (_, tried) in tries.items()}
     best = max(scores, key=lambda how: scores[how])
     write_whole(record, json.dumps([Attempt(how=how, score=score).to_json() for how, score in scores.items()]))
@@ -232,7 +231,6 @@ def _best_of(
 
 
 def _keep_scores(file: Path, data: PreparedData, out: Path, say: Callable[[str], None]) -> ModelResult:
-    """Save and score a black box's answers."""
     scores = scores_of_rows(file, data)
     np.save(out / SCORES, scores)
     rows = data.rows("tune")

@@ -78,7 +78,6 @@ def _is_student(student: StudentSettings) -> bool:
 
 
 def _quantised(run: Run, out: Path) -> Int8Choice:
-    """Keep the candidate closest to fp32."""
     settings, data = run.config.quantize, run.data()
     open_engine = partial(run.open_engine, exported=out)
     fp32 = open_engine(out / FP32_ONNX)
