@@ -166,7 +166,6 @@ class FinishedWindows:
         return _read(self._rows, key + self._ending)
 
     def _check(self, records: Mapping[str, WindowRecord]) -> None:
-        """Check that all answered rows are there, in their written size."""
         sizes = self._rows.sizes()
         for key, record in records.items():
             name = key + self._ending
@@ -211,6 +210,5 @@ def _version(file: File) -> str:
 
 
 def _absolute(address: str) -> bytes:
-    """The same address from every working directory."""
     system, path = file_system(address)
     return f"{system.protocol}: {path}".encode()

@@ -1,7 +1,4 @@
-"""`kdc predict`: answers a table.
-
-Answered windows are kept in `OUTPUT.partial/`, and joined into one file at the end.
-"""
+"""`kdc predict`: answers a table."""
 
 import os
 import sys
@@ -86,7 +83,6 @@ def _locally(request: PredictRequest, files: list[File]) -> PredictResult:
 
 
 def _watched(job: Job, where: str, work: Callable[[Progress], Counts]) -> PredictResult:
-    """Run `work` with a progress bar. `where` names the engine."""
     output, began, speed = without_secrets(job.request.output), time.perf_counter(), Speed()
     # No bar on a terminal that shows the answers.
     with RowCounter(draws=job.request.output != STANDARD or not sys.stdout.isatty()) as counter:

@@ -95,7 +95,6 @@ def _first_rows(job: Job, writer: Writer) -> tuple[int, int]:
 
 
 def _rows(ray: Any, work: Work, actors: Actors, artifact: dict[str, bytes]) -> Generator[Row]:
-    """The windows' records. Ray's errors become `KdcError`."""
     from ray.exceptions import RayError
 
     files = [{"file": number} for number in range(len(work.finished.job.files))]

@@ -42,9 +42,6 @@ class PredictRequest(Frozen):
     def check(self) -> list[File]:
         """Check the options and files, before a model is loaded.
 
-        Returns:
-            The input files; none for standard input.
-
         Raises:
             InputError: an option or a file cannot be used.
         """
@@ -80,7 +77,6 @@ class PredictRequest(Frozen):
             raise InputError("the output would lie inside the input", given=given, remedy="a place beside the input")
 
     def _check_apart(self, files: list[File]) -> None:
-        """Refuse an output that is also an input, or the list of bad rows."""
         paths = [(file.system, file.path) for file in files]
         outputs = [address for address in (self.output, self.errors) if address is not None and address != STANDARD]
         paths += map(file_system, outputs)

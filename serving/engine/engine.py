@@ -34,7 +34,7 @@ __all__ = ["Engine", "Text", "activate"]
 
 _WARM_ROWS = 8
 _ACTIVATED_AT_ONCE = 65_536  # bounds the float64 copies
-_WINDOWS_AT_ONCE = 32  # windows per pass for long rows
+_WINDOWS_AT_ONCE = 32
 
 
 class Engine:
@@ -85,7 +85,7 @@ class Engine:
         self.second: Engine | None = None
         self.share_that_goes_on = 0.0
         self._answered_from = np.float64(0)
-        self._made_up: Iterator[bool] | None = None  # whether each made-up row needs the second model
+        self._made_up: Iterator[bool] | None = None
         self._tokenizer = tokenizer
         self._passes = Passes(opened, tokenizer_info, task.outputs, lanes=lanes, variant=variant)
 

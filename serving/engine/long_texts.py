@@ -94,7 +94,6 @@ def windows_of(
         ids, type_ids: (tokens,), with special tokens.
         owners: (tokens,) 0 or 1 for the first or second text, None for special tokens.
         overflowing: whether the row was cut before.
-        from_left: cut the beginning, not the end.
     """
     numbers = np.array([-1 if owner is None else owner for owner in owners])
     special = np.flatnonzero(numbers == -1)
@@ -121,8 +120,8 @@ def joined(
 ) -> NDArray[np.float32]:
     """Join the windows' logits of each row.
 
-    Class logits are first normalised to log-probabilities. "mean" and "max" work on each label; "first" takes the first
-    window. "noisy-or" gives the log-odds that any window has the label, if windows are independent (Pearl 1988).
+    Class logits are first normalised to log-probabilities. "noisy-or" gives the log-odds that any window has the label,
+    if windows are independent (Pearl 1988).
 
     Args:
         logits: (parts, outputs), a row's parts side by side.

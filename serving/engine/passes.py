@@ -39,7 +39,7 @@ class Passes:
         self._session: onnxruntime.InferenceSession | None = opened.session
         self._beside: onnxruntime.InferenceSession | None = beside.session
         pools = (opened.threads,) if lanes == 1 else (opened.threads, beside.threads)
-        self._uses = deque(pools[:1], maxlen=1)  # threads of the next `run`
+        self._uses = deque(pools[:1], maxlen=1)
         # A method of `self` would make a cycle that keeps the session until a garbage collection.
         self._pace = Pace(pools, self._uses.append, turn=_TURN, alike=False)
         self._timed = threading.Lock()

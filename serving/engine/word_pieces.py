@@ -37,8 +37,6 @@ class WordPieces:
     """Encodes rows like the library, if a word table is enough. Unlike the library, it blocks other threads.
 
     Args:
-        table: token id of each one-token word.
-        model: cuts the other words.
         frames: for single texts, and for pairs.
         longest: most tokens of an uncut row, special tokens included.
         added: added tokens. Texts with the first character of one are left to the library.
@@ -125,7 +123,6 @@ class WordPieces:
 
 
 def _takes_each_text_once(processor: processors.PostProcessor | None) -> bool:
-    """Whether special tokens only surround a row's texts, in their order."""
     if processor is None or isinstance(processor, processors.BertProcessing):
         return True
     if not isinstance(processor, processors.TemplateProcessing):

@@ -79,8 +79,6 @@ class BoundedProtocol(HttpToolsProtocol):
 
     Attributes:
         front: wraps the server's app, outside its middleware.
-        metrics: counts connections.
-        accepting: accepts further waiting connections.
     """
 
     front: ClassVar[Callable[[ASGIApp], ASGIApp] | None] = None
@@ -237,7 +235,6 @@ class BoundedProtocol(HttpToolsProtocol):
             other.give_up()
 
     def _wait_for_reading(self, unread: float = math.inf) -> None:
-        """End the connection unless enough of `unread` bytes was read; look again later."""
         _stop(self._unread)
         left = self.transport.get_write_buffer_size()
         if left > max(0, unread - LEAST_READ):
@@ -277,7 +274,6 @@ class BoundedProtocol(HttpToolsProtocol):
             yield idle
 
     def _takes_a_place(self) -> bool:
-        """End the longest idle connection whose last answer is sent, if any."""
         return self._end(idle for idle in self._idle_for_long(IDLE_S) if not idle.transport.get_write_buffer_size())
 
     def _make_room(self) -> bool:
@@ -429,7 +425,6 @@ class BoundedProtocol(HttpToolsProtocol):
             self.transport.write_eof()
 
     def _refuse(self, status: int, message: str) -> None:
-        """Refuse input; earlier requests are answered first."""
         self._linger = _LINGER_REFUSED
         newest = self.cycle
         if newest is None or newest.response_complete:

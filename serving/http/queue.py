@@ -45,7 +45,7 @@ class Request:
     answers: list[np.ndarray | None]  # each row's outputs
     trace: object = None  # the request's spans
     waiting: int = 0  # tokens of its waiting rows
-    next_turn: float = 0.0  # turn of its next row
+    next_turn: float = 0.0
 
 
 @dataclass(slots=True, eq=False)
@@ -117,7 +117,6 @@ class Queue:
             self._forget()
 
     def _forget(self) -> None:
-        """Drop stale rows if they are most of the heap."""
         if len(self._by_turn) > 2 * len(self._by_length) + _FEW:
             self._by_turn = [entry for entry in self._by_turn if not entry[2].taken]
             heapq.heapify(self._by_turn)

@@ -141,7 +141,6 @@ class TokenizerPool:
         return True
 
     def _next(self) -> tuple[float, int, _Work] | None:
-        """Take the next turn, if its piece may begin now."""
         now = time.monotonic()
         if not self._turns or sum(now - began < _LONG_S for began in self._began.values()) >= self._count:
             return None

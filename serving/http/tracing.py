@@ -28,8 +28,6 @@ _W3C = TraceContextTextMapPropagator()
 
 @dataclass(slots=True)
 class _Share:
-    """One request's part of a pass."""
-
     arrived: int  # when the first row came, in epoch nanoseconds
     rows: int = 0
     tokens: int = 0  # without padding

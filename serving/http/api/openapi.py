@@ -93,7 +93,6 @@ def _content(description: str, media: str, schema: Json) -> Json:
 
 
 def _any(names: Iterable[str]) -> Json:
-    """Any of these schemas; without names any object."""
     references = [{"$ref": _REF.format(model=name)} for name in names]
     return {"anyOf": references} if references else _ANY
 
