@@ -47,7 +47,7 @@ class Window:
     names: list[str]  # of the columns
     # values by column; a JSONL row has only the columns that it names. Empty for Parquet
     rows: list[dict[str, Any]]
-    batch: pa.RecordBatch | None  # None except for Parquet
+    batch: pa.RecordBatch | None
     lines: list[int]  # in Parquet, rows' numbers from 1
     bad: list[BadRow] = field(default_factory=list)
     done: int = 0  # bytes read so far, roughly

@@ -31,7 +31,7 @@ class Writer:
 
     def __init__(self, job: Job) -> None:
         self.job = job
-        self.kind = job.request.format  # csv, tsv, jsonl or parquet
+        self.kind = job.request.format
         self._added = job.added_columns
         unclear = [label for label in job.task.labels if _SEPARATOR in label]
         if unclear and self.kind in DELIMITERS and "texts" in self._added.values():

@@ -24,7 +24,7 @@ from kdc.serving.engine.engine import Engine
 class PredictResult(Counts):
     """Counts of a finished job, over all rows."""
 
-    seconds: float  # of the whole job
+    seconds: float
     rows_per_second: float  # without resumed rows
     output: str
     actors: int | None = None  # None without Ray
@@ -105,7 +105,6 @@ class Speed:
         self._began = time.perf_counter()
 
     def __call__(self, counts: Counts) -> float:
-        """Speed so far; 0 before the first answer."""
         answered = counts.read - counts.resumed
         if not answered:
             self._began = time.perf_counter()

@@ -22,8 +22,8 @@ class PredictRequest(Frozen):
     prefix: str = ""  # of the new columns
     all_scores: bool = False  # add every class
     on_error: str = "stop"  # "stop" or "skip" at a bad row
-    errors: str | None = None  # file for skipped rows
-    max_text_chars: int = Field(200_000, ge=1)  # a row with a longer text is bad
+    errors: str | None = None
+    max_text_chars: int = Field(200_000, ge=1)
     variant: str | None = None  # None: the manifest's choice
     device: Device = "auto"
     # Of all passes together (None: all usable cores). With Ray, as in `share_out`.

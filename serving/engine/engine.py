@@ -287,7 +287,7 @@ class Engine:
     def through(
         self, encodings: Sequence[Encoded], answer: Callable[["Engine", Sequence[Part]], np.ndarray]
     ) -> np.ndarray:
-        """Logits (rows, outputs) of encoded rows. A cascade's second model answers rows that the first is unsure of.
+        """Logits (rows, outputs) of encoded rows.
 
         Args:
             answer: gives one engine's logits of rows or windows, in order.
@@ -301,7 +301,7 @@ class Engine:
         return logits
 
     def joined(self, logits: np.ndarray, counts: Sequence[int]) -> np.ndarray:
-        """Join logits (parts, outputs) into (rows, outputs). `counts` is each row's number of parts."""
+        """Join logits (parts, outputs) into (rows, outputs)."""
         long = self.tokenizer_info.long
         return logits if long is None else joined(logits, counts, long.join, self.task.kind)
 

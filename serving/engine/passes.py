@@ -27,9 +27,6 @@ class Passes:
     """Runs an open session. Thread-safe.
 
     Methods take at least one row, and return float32 logits (rows or windows, outputs).
-
-    Args:
-        lanes: as in `Engine.load`. Each lane has a share of the threads.
     """
 
     def __init__(self, opened: OpenSession, info: TokenizerInfo, outputs: int, *, lanes: int, variant: str) -> None:

@@ -69,7 +69,6 @@ def open_session(
     """Open the ONNX file for the provider that starts.
 
     Args:
-        file_for: gives a provider's ONNX file.
         plan_memory: keep a memory plan per input shape. On a CPU, single rows take 6 % less time. Batches, whose shapes
             rarely repeat, take 4 % more.
         read: reads the file, which must hold all weights.

@@ -168,7 +168,6 @@ class RowTokenizer:
         return [next(others) if encoding is None else encoding for encoding in encodings]
 
     def _encode_long(self, row: Text, squeezing: WordPieces | None = None) -> Encoded:
-        """Tokenise parts of a row's texts that hold all kept tokens."""
         texts = (row,) if isinstance(row, str) else row
         for parts, strays in self._attempts(texts, once=squeezing is not None):
             (encoding,) = self._whole.encode_batch_fast([as_row(parts)])
@@ -179,10 +178,7 @@ class RowTokenizer:
         return self._cut(*self._whole.encode_batch_fast([row]))
 
     def _attempts(self, texts: Sequence[str], *, once: bool) -> Iterator[tuple[Sequence[str], Sequence[int]]]:
-        """Parts of texts that may hold all kept tokens, and each part's strays (see `_part`).
-
-        Parts grow while exactly one text is cut between words.
-        """
+        """Parts of texts that may hold all kept tokens, and each part's strays (see `_part`)."""
         most = self._first_part
         while self._splits_words:
             parts, strays = zip(*(self._part(text, most) for text in texts), strict=True)
@@ -320,7 +316,7 @@ def row_of(length: int, tokens: Callable[[Text], int], *, is_pair: bool) -> Text
 
 
 def pad(encodings: Sequence[Encoded], info: TokenizerInfo) -> dict[str, np.ndarray]:
-    """Pad at least one row to the longest one. Each window of a row is padded like a row.
+    """Pad at least one row to the longest one.
 
     Returns:
         int64 (rows, longest) by input name. The attention mask is 0 on padding.

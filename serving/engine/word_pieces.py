@@ -17,7 +17,7 @@ from kdc.serving.engine.long_texts import Tokens
 _WORD = re.compile(r"[A-Za-z0-9]+|[^A-Za-z0-9\s]")  # a sign is a word
 _NOT_PLAIN = re.compile(r"[^ -~\t\n\r]")
 _LONGEST_UNKNOWN = 32  # characters; time grows with their square
-_TEXTS = ("A", "B")  # text names in templates
+_TEXTS = ("A", "B")
 # Characters that no normaliser splits from their word: letters and digits, but no ideographs.
 _LETTER = r"[^\W_\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"
 _SPACE = r"[ \t\n\r\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]"  # the normaliser drops other spaces

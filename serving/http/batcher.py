@@ -41,7 +41,7 @@ class Batcher:
     lanes: int = 1  # most passes at a time
     max_batch_tokens: int = 4096  # padded; one row alone may exceed it
     max_batch_rows: int = sys.maxsize
-    # Most padded tokens of a batch with rows out of turn. More if a lane answers more in `_AHEAD_S`.
+    # Most padded tokens of a batch with rows out of turn.
     ahead_tokens: float = math.inf
     # Most tokens of a request and before it (`Queue.before`), and most seconds they may take at the recent speed: a
     # longer queue would answer clients that gave up.

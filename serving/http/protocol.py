@@ -105,14 +105,13 @@ class BoundedProtocol(HttpToolsProtocol):
         self._refusal = (400, "this is not a valid HTTP request")
         self._ending = False  # no further answers; input is dropped
         self._deaf = False  # input is dropped; earlier requests are still answered
-        self._linger = LINGER_BYTES  # most bytes to drop
+        self._linger = LINGER_BYTES
         self._is_unsent = False  # the last answer is complete, but not sent
         # Connections with an incomplete next request, by their last input; the longest idle first.
         self._idle: dict[BoundedProtocol, float] = vars(self.server_state).setdefault("kdc_idle", {})
         self._written = 0  # bytes of the last write, in memory until all are sent
         # Unsent bytes by connection, the longest waiting first.
         self._unsent: dict[BoundedProtocol, int] = vars(self.server_state).setdefault("kdc_unsent", {})
-        # Connections given up, but still in memory.
         self._given_up: set[BoundedProtocol] = vars(self.server_state).setdefault("kdc_given_up", set())
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -277,8 +276,8 @@ class BoundedProtocol(HttpToolsProtocol):
         return self._end(idle for idle in self._idle_for_long(IDLE_S) if not idle.transport.get_write_buffer_size())
 
     def _make_room(self) -> bool:
-        """End the longest idle connection with an incomplete request, if any. A complete request takes its place
-        sooner: clients that never send their bodies could otherwise hold every place."""
+        """A complete request takes an incomplete one's place sooner: clients that never send their bodies could
+        otherwise hold every place."""
         candidates = self._idle_for_long(IDLE_S if self.running.more_body else STALL_S)
         return self._end(idle for idle in candidates if idle.cycle and not idle.cycle.response_complete)
 
@@ -342,7 +341,6 @@ class BoundedProtocol(HttpToolsProtocol):
             self.cycle.transport = _Transport(self)  # type: ignore[assignment]
 
     def on_body(self, body: bytes) -> None:
-        """Count the body's bytes; refuse tiny chunks."""
         self._stalled = 0
         if self in self._idle:
             self._now_idle()

@@ -1,9 +1,8 @@
 """The rows that wait for a forward pass.
 
-Requests share passes by fair queueing (Demers, Keshav and Shenker 1989), with a clock that counts tokens. A row's turn
-is the clock's time when its request arrived, plus the tokens of the request's earlier rows. Each pass advances the
-clock by its tokens divided by the number of waiting requests, at least to the turn of the row it was built around. The
-batcher holds a lock around the queue.
+Requests share passes by fair queueing (Demers, Keshav and Shenker 1989), with a clock that counts tokens. Each pass
+advances the clock by its tokens divided by the number of waiting requests, at least to the turn of the row it was built
+around. The batcher holds a lock around the queue.
 """
 
 import asyncio

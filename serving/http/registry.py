@@ -96,7 +96,6 @@ class Registry:
             self._listeners.reloaded(name, refused)
 
     async def _look(self, name: str, path: Path, *, refused: bool) -> bool:
-        """Reload a changed artifact; returns whether it is refused or gone."""
         signature = await self._read(name, functools.partial(_signature, path))
         if signature == self._seen[name]:
             return refused

@@ -33,7 +33,7 @@ class Operation:
     media: str = JSON  # of the reply; "" for no content
     reply: tuple[str, ...] = ()  # schemas; any object if none
     bodies: tuple[type[BaseModel], ...] = ()
-    is_binary: bool = False  # body and reply may be bytes
+    is_binary: bool = False
     headers: Json = field(default_factory=dict)  # of the reply
     status: int = 200
 
