@@ -84,8 +84,7 @@ def _run(settings: ServeSettings, listener: socket.socket, folder: Path, stop: l
 
 
 def _noted_signals() -> list[int]:
-    """Handlers only append signals to a list. A handler that raises could interrupt the workers' stop; one that locks
-    could deadlock."""
+    """A handler that raises could interrupt the workers' stop; one that locks could deadlock."""
     stop: list[int] = []
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda number, _: stop.append(number))

@@ -1,4 +1,4 @@
-"""The workers of `kdc serve`. Dead workers are restarted with growing waits; repeated failed starts end the service."""
+"""The workers of `kdc serve`."""
 
 import logging
 import os

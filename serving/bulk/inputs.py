@@ -1,7 +1,4 @@
-"""Reads a table in windows of rows, in constant memory: CSV, TSV, JSONL, Parquet, or JSONL on stdin.
-
-CSV and TSV hold text; other values keep their types.
-"""
+"""Reads a table in windows of rows, in constant memory: CSV, TSV, JSONL, Parquet, or JSONL on stdin."""
 
 from __future__ import annotations
 
@@ -50,7 +47,7 @@ class Window:
     names: list[str]  # of the columns
     # values by column; a JSONL row has only the columns that it names. Empty for Parquet
     rows: list[dict[str, Any]]
-    batch: pa.RecordBatch | None  # None except for Parquet
+    batch: pa.RecordBatch | None
     lines: list[int]  # in Parquet, rows' numbers from 1
     bad: list[BadRow] = field(default_factory=list)
     done: int = 0  # bytes read so far, roughly
@@ -160,7 +157,6 @@ _Item = TypeVar("_Item")
 
 
 def _windows(rows: Iterable[_Row], name: str, header: list[str] | None, raw: IO[bytes]) -> Iterator[Window]:
-    """`header` is None if each row names its columns."""
     for group in _grouped(rows, lambda row: (1, row[1])):
         lines = [line for line, _, row in group if not isinstance(row, str)]
         values = [row for _, _, row in group if not isinstance(row, str)]
@@ -173,7 +169,6 @@ def _windows(rows: Iterable[_Row], name: str, header: list[str] | None, raw: IO[
 
 
 def _grouped(items: Iterable[_Item], sizes_of: Callable[[_Item], tuple[int, int]]) -> Iterator[list[_Item]]:
-    """Group items by rows and bytes. Without items, one empty group."""
     group: list[_Item] = []
     rows, size, is_first = 0, 0, True
     for item in items:
@@ -210,7 +205,6 @@ def _rows_of_jsonl(lines: Iterable[str]) -> Iterator[_Row]:
 
 
 def _lines(stream: IO[str], name: str) -> Iterator[str]:
-    """Refuse a line too long to be a row."""
     for number, line in enumerate(iter(partial(stream.readline, LONGEST_LINE), ""), start=1):
         if len(line) == LONGEST_LINE and not line.endswith("\n"):
             what = f"a line is longer than {LONGEST_LINE >> 20} million characters"

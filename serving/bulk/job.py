@@ -19,7 +19,7 @@ from kdc.serving.bulk.request import PredictRequest
 
 _JOB = "job.json"
 _ERRORS = "errors"  # file with the address of the list of bad rows
-SUCCESS = "_SUCCESS"  # marks a complete directory of shards
+SUCCESS = "_SUCCESS"
 _START_OVER = "does another process work there? then start over: --force"
 
 
@@ -78,7 +78,7 @@ class Counts(Frozen):
     read: int = 0
     written: int = 0
     skipped: int = 0
-    resumed: int = 0  # read by an earlier, unfinished run
+    resumed: int = 0
 
     def plus(self, more: "Counts") -> "Counts":
         return Counts(**{name: getattr(self, name) + getattr(more, name) for name in Counts.model_fields})
@@ -87,17 +87,14 @@ class Counts(Frozen):
 class WindowRecord(Counts):
     """A finished window, as `<key>.json`."""
 
-    bytes: int  # of the answered rows
+    bytes: int
 
 
 Progress = Callable[[Counts, int], None]  # takes the counts and the input bytes read
 
 
 class FinishedWindows:
-    """Finished windows of a job, by keys that sort in input order.
-
-    Files of answered rows end in `ending`, and lie in `rows`, or else beside the records.
-    """
+    """Finished windows of a job, by keys that sort in input order."""
 
     def __init__(self, job: Job, ending: str, rows: Folder | None = None) -> None:
         self.job, self._ending = job, ending
@@ -138,7 +135,7 @@ class FinishedWindows:
         folder.write(_JOB, fingerprint)
 
     def find(self, key: str, window: Window) -> WindowRecord | None:
-        """A window's record from an earlier run, or None. A window with bad rows has none if bad rows stop the job.
+        """A window's record from an earlier run, or None.
 
         Raises:
             KdcError: the window's number of rows changed.
@@ -166,7 +163,6 @@ class FinishedWindows:
         return _read(self._rows, key + self._ending)
 
     def _check(self, records: Mapping[str, WindowRecord]) -> None:
-        """Check that all answered rows are there, in their written size."""
         sizes = self._rows.sizes()
         for key, record in records.items():
             name = key + self._ending
@@ -211,6 +207,5 @@ def _version(file: File) -> str:
 
 
 def _absolute(address: str) -> bytes:
-    """The same address from every working directory."""
     system, path = file_system(address)
     return f"{system.protocol}: {path}".encode()

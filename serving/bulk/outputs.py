@@ -19,7 +19,7 @@ from kdc.serving.bulk.job import Job
 if TYPE_CHECKING:
     import pyarrow as pa
 
-_SEPARATOR = "|"  # between labels in one cell
+_SEPARATOR = "|"
 
 
 class Writer:
@@ -31,7 +31,7 @@ class Writer:
 
     def __init__(self, job: Job) -> None:
         self.job = job
-        self.kind = job.request.format  # csv, tsv, jsonl or parquet
+        self.kind = job.request.format
         self._added = job.added_columns
         unclear = [label for label in job.task.labels if _SEPARATOR in label]
         if unclear and self.kind in DELIMITERS and "texts" in self._added.values():
@@ -130,7 +130,6 @@ class Writer:
         return stream.getvalue()
 
     def _own_columns(self, window: Window) -> pa.Table:
-        """The window's columns; the first window's types become the output's."""
         import pyarrow as pa
 
         own = self._typed(window)
@@ -139,7 +138,6 @@ class Writer:
         return own
 
     def _typed(self, window: Window) -> pa.Table:
-        """Give columns of nulls the first window's type, or text."""
         import pyarrow as pa
 
         if window.batch is not None:
@@ -165,7 +163,6 @@ class Writer:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        # Without rows, unknown types are written as text.
         text = [pa.field(name, pa.string()) for name in self._names or []]
         with pq.ParquetWriter(stream, self._schema or pa.schema([*text, *self._added_fields()])) as writer:
             for piece in filter(None, pieces):
@@ -175,7 +172,6 @@ class Writer:
 
 @contextmanager
 def _refusing(window: Window) -> Iterator[None]:
-    """Turn Arrow's errors into `InputError`."""
     import pyarrow as pa
 
     try:
@@ -193,7 +189,6 @@ def _json_line(row: dict[str, Any]) -> bytes:
 
 
 def _cell(value: Any) -> str:
-    """A value as text for CSV and TSV."""
     if value is None:
         return ""
     if isinstance(value, str):

@@ -1,7 +1,4 @@
-"""`kdc predict`: answers a table.
-
-Answered windows are kept in `OUTPUT.partial/`, and joined into one file at the end.
-"""
+"""`kdc predict`: answers a table."""
 
 import os
 import sys
@@ -27,7 +24,7 @@ from kdc.serving.engine.engine import Engine
 class PredictResult(Counts):
     """Counts of a finished job, over all rows."""
 
-    seconds: float  # of the whole job
+    seconds: float
     rows_per_second: float  # without resumed rows
     output: str
     actors: int | None = None  # None without Ray
@@ -86,7 +83,6 @@ def _locally(request: PredictRequest, files: list[File]) -> PredictResult:
 
 
 def _watched(job: Job, where: str, work: Callable[[Progress], Counts]) -> PredictResult:
-    """Run `work` with a progress bar. `where` names the engine."""
     output, began, speed = without_secrets(job.request.output), time.perf_counter(), Speed()
     # No bar on a terminal that shows the answers.
     with RowCounter(draws=job.request.output != STANDARD or not sys.stdout.isatty()) as counter:
@@ -109,7 +105,6 @@ class Speed:
         self._began = time.perf_counter()
 
     def __call__(self, counts: Counts) -> float:
-        """Speed so far; 0 before the first answer."""
         answered = counts.read - counts.resumed
         if not answered:
             self._began = time.perf_counter()

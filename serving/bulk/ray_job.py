@@ -1,7 +1,7 @@
 """Answers a table on Ray (`--engine ray`): all nodes read files and answer windows.
 
-Actors write a shard per window (`ray_workers.py`), with names in input order. On a local disk the directory of shards
-appears whole. In an object store it grows, and `_SUCCESS` is written last.
+Actors write a shard per window. On a local disk the directory of shards appears whole. In an object store it grows,
+and `_SUCCESS` is written last.
 """
 
 import importlib
@@ -81,7 +81,6 @@ def run(ray: Any, job: Job, manifest: Manifest, actors: Actors, *, progress: Pro
 
 
 def _first_rows(job: Job, writer: Writer) -> tuple[int, int]:
-    """Read up to the first good row, for columns and types. Returns the numbers of its file and window."""
     position = (0, 0)
     for number, file in enumerate(job.files):
         for window_number, window in enumerate(read_windows(file)):
@@ -95,7 +94,6 @@ def _first_rows(job: Job, writer: Writer) -> tuple[int, int]:
 
 
 def _rows(ray: Any, work: Work, actors: Actors, artifact: dict[str, bytes]) -> Generator[Row]:
-    """The windows' records. Ray's errors become `KdcError`."""
     from ray.exceptions import RayError
 
     files = [{"file": number} for number in range(len(work.finished.job.files))]

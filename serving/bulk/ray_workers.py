@@ -39,7 +39,7 @@ class Work:
     """What every node needs."""
 
     finished: FinishedWindows
-    writer: Writer  # knows columns and types
+    writer: Writer
     columns_seen_at: tuple[int, int]  # file and window of the first good row
     run: str  # tells this run's marks from earlier ones
 
@@ -90,7 +90,6 @@ class Answerer:
             self._problem = _portable(error)
 
     def __call__(self, row: Row) -> Row:
-        """The row, with the record or an error as its data."""
         content = pickle.loads(row["data"])
         if isinstance(content, Window):
             try:
@@ -137,7 +136,6 @@ def _load(job: Job, actors: Actors, files: Mapping[str, bytes]) -> Engine:
 
 
 def _portable(error: KdcError | OSError) -> KdcError:
-    """A `KdcError`, which pickles with all its parts."""
     if isinstance(error, KdcError):
         return error
     return KdcError(

@@ -22,8 +22,8 @@ class PredictRequest(Frozen):
     prefix: str = ""  # of the new columns
     all_scores: bool = False  # add every class
     on_error: str = "stop"  # "stop" or "skip" at a bad row
-    errors: str | None = None  # file for skipped rows
-    max_text_chars: int = Field(200_000, ge=1)  # a row with a longer text is bad
+    errors: str | None = None
+    max_text_chars: int = Field(200_000, ge=1)
     variant: str | None = None  # None: the manifest's choice
     device: Device = "auto"
     # Of all passes together (None: all usable cores). With Ray, as in `share_out`.
@@ -41,9 +41,6 @@ class PredictRequest(Frozen):
 
     def check(self) -> list[File]:
         """Check the options and files, before a model is loaded.
-
-        Returns:
-            The input files; none for standard input.
 
         Raises:
             InputError: an option or a file cannot be used.
@@ -80,7 +77,6 @@ class PredictRequest(Frozen):
             raise InputError("the output would lie inside the input", given=given, remedy="a place beside the input")
 
     def _check_apart(self, files: list[File]) -> None:
-        """Refuse an output that is also an input, or the list of bad rows."""
         paths = [(file.system, file.path) for file in files]
         outputs = [address for address in (self.output, self.errors) if address is not None and address != STANDARD]
         paths += map(file_system, outputs)

@@ -70,7 +70,7 @@ def answer_window(scorer: Scorer, writer: Writer, window: Window, *, columns_see
 
 
 def split_bad(window: Window, job: Job, *, columns_seen: bool) -> tuple[Window, list[Text]]:
-    """Move rows without a usable text to `bad`. Returns the window, and its texts.
+    """Move rows without a usable text to `bad`.
 
     Args:
         columns_seen: whether an earlier row had the text columns. A JSONL row without them is then only a bad row.

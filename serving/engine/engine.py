@@ -34,7 +34,7 @@ __all__ = ["Engine", "Text", "activate"]
 
 _WARM_ROWS = 8
 _ACTIVATED_AT_ONCE = 65_536  # bounds the float64 copies
-_WINDOWS_AT_ONCE = 32  # windows per pass for long rows
+_WINDOWS_AT_ONCE = 32
 
 
 class Engine:
@@ -85,7 +85,7 @@ class Engine:
         self.second: Engine | None = None
         self.share_that_goes_on = 0.0
         self._answered_from = np.float64(0)
-        self._made_up: Iterator[bool] | None = None  # whether each made-up row needs the second model
+        self._made_up: Iterator[bool] | None = None
         self._tokenizer = tokenizer
         self._passes = Passes(opened, tokenizer_info, task.outputs, lanes=lanes, variant=variant)
 
@@ -287,7 +287,7 @@ class Engine:
     def through(
         self, encodings: Sequence[Encoded], answer: Callable[["Engine", Sequence[Part]], np.ndarray]
     ) -> np.ndarray:
-        """Logits (rows, outputs) of encoded rows. A cascade's second model answers rows that the first is unsure of.
+        """Logits (rows, outputs) of encoded rows.
 
         Args:
             answer: gives one engine's logits of rows or windows, in order.
@@ -301,7 +301,7 @@ class Engine:
         return logits
 
     def joined(self, logits: np.ndarray, counts: Sequence[int]) -> np.ndarray:
-        """Join logits (parts, outputs) into (rows, outputs). `counts` is each row's number of parts."""
+        """Join logits (parts, outputs) into (rows, outputs)."""
         long = self.tokenizer_info.long
         return logits if long is None else joined(logits, counts, long.join, self.task.kind)
 

@@ -38,14 +38,13 @@ class Windows:
 
     parts: tuple[Tokens, ...]
     row_tokens: int  # without repetitions
-    overflowing: bool  # whether tokens were cut
+    overflowing: bool
 
     def __len__(self) -> int:
         return sum(map(len, self.parts))
 
     @property
     def ids(self) -> list[int]:
-        """Token ids of all windows, in order."""
         return [token for part in self.parts for token in part.ids]
 
     @property
@@ -87,14 +86,11 @@ def windows_of(
     """Divide a row of more than `max_length` tokens.
 
     Every window has the special tokens, a pair's shorter text, and the other text's first `long.keep` tokens. The
-    shorter text takes at most half of the room, kept tokens at most half of the rest. The last window ends where the
-    text ends.
+    shorter text takes at most half of the room, kept tokens at most half of the rest.
 
     Args:
         ids, type_ids: (tokens,), with special tokens.
         owners: (tokens,) 0 or 1 for the first or second text, None for special tokens.
-        overflowing: whether the row was cut before.
-        from_left: cut the beginning, not the end.
     """
     numbers = np.array([-1 if owner is None else owner for owner in owners])
     special = np.flatnonzero(numbers == -1)
@@ -121,8 +117,8 @@ def joined(
 ) -> NDArray[np.float32]:
     """Join the windows' logits of each row.
 
-    Class logits are first normalised to log-probabilities. "mean" and "max" work on each label; "first" takes the first
-    window. "noisy-or" gives the log-odds that any window has the label, if windows are independent (Pearl 1988).
+    Class logits are first normalised to log-probabilities. "noisy-or" gives the log-odds that any window has the label,
+    if windows are independent (Pearl 1988).
 
     Args:
         logits: (parts, outputs), a row's parts side by side.

@@ -27,9 +27,6 @@ class Passes:
     """Runs an open session. Thread-safe.
 
     Methods take at least one row, and return float32 logits (rows or windows, outputs).
-
-    Args:
-        lanes: as in `Engine.load`. Each lane has a share of the threads.
     """
 
     def __init__(self, opened: OpenSession, info: TokenizerInfo, outputs: int, *, lanes: int, variant: str) -> None:
@@ -39,7 +36,7 @@ class Passes:
         self._session: onnxruntime.InferenceSession | None = opened.session
         self._beside: onnxruntime.InferenceSession | None = beside.session
         pools = (opened.threads,) if lanes == 1 else (opened.threads, beside.threads)
-        self._uses = deque(pools[:1], maxlen=1)  # threads of the next `run`
+        self._uses = deque(pools[:1], maxlen=1)
         # A method of `self` would make a cycle that keeps the session until a garbage collection.
         self._pace = Pace(pools, self._uses.append, turn=_TURN, alike=False)
         self._timed = threading.Lock()

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 _CUDA_REMEDY = (
     "see `kdc doctor`; the libraries come with `pip install 'onnxruntime-gpu[cuda,cudnn]'`; or use `--device cpu`"
 )
-# Execution provider, usual name and remedy by device.
 _GPU: dict[str, tuple[str, str, str]] = {
     "cuda": (CUDA_PROVIDER, "CUDA", _CUDA_REMEDY),
     "tensorrt": (TENSORRT_PROVIDER, "TensorRT", f"`pip install tensorrt`, or use `--device cuda`; {_CUDA_REMEDY}"),
@@ -70,9 +69,6 @@ def open_session(
     """Open the ONNX file for the provider that starts.
 
     Args:
-        file_for: gives a provider's ONNX file.
-        device: "auto" tries CUDA, then the CPU with a note. Other devices do not fall back.
-        threads: None takes all usable cores.
         plan_memory: keep a memory plan per input shape. On a CPU, single rows take 6 % less time. Batches, whose shapes
             rarely repeat, take 4 % more.
         read: reads the file, which must hold all weights.

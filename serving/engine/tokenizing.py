@@ -105,7 +105,7 @@ class RowTokenizer:
     ) -> None:
         self._cutting = tokenizer
         self._max_length, self._long = max_length, long
-        self._longest = longest_row(max_length, long)  # tokens of a row after the cut
+        self._longest = longest_row(max_length, long)
         # all-MiniLM's tokenizer.json pads every row to 128 tokens.
         tokenizer.no_padding()
         tokenizer.no_truncation()  # for `WordPieces.of`
@@ -168,8 +168,6 @@ class RowTokenizer:
         return [next(others) if encoding is None else encoding for encoding in encodings]
 
     def _encode_long(self, row: Text, squeezing: WordPieces | None = None) -> Encoded:
-        """Tokenise parts of a row's texts that hold all kept tokens. If no parts do, tokenise squeezed texts, or the
-        whole row."""
         texts = (row,) if isinstance(row, str) else row
         for parts, strays in self._attempts(texts, once=squeezing is not None):
             (encoding,) = self._whole.encode_batch_fast([as_row(parts)])
@@ -180,10 +178,7 @@ class RowTokenizer:
         return self._cut(*self._whole.encode_batch_fast([row]))
 
     def _attempts(self, texts: Sequence[str], *, once: bool) -> Iterator[tuple[Sequence[str], Sequence[int]]]:
-        """Parts of texts that may hold all kept tokens, and each part's strays (see `_part`).
-
-        Parts grow while exactly one text is cut between words. The last parts have `_most_read` characters.
-        """
+        """Parts of texts that may hold all kept tokens, and each part's strays (see `_part`)."""
         most = self._first_part
         while self._splits_words:
             parts, strays = zip(*(self._part(text, most) for text in texts), strict=True)
@@ -200,7 +195,7 @@ class RowTokenizer:
             yield parts, [_MARGIN + (self._word_tokens or 0)] * len(parts)
 
     def _is_enough(self, encoding: Encoding, parts: Sequence[str], texts: Sequence[str], strays: Sequence[int]) -> bool:
-        """Whether parts hold all kept tokens. An uncut text must be the shorter one."""
+        """An uncut text must be the shorter one."""
         owners = encoding.sequence_ids
         whole = [len(part) == len(text) for part, text in zip(parts, texts, strict=True)]
         least = max([self._longest, *(owners.count(text) for text, is_whole in enumerate(whole) if is_whole)])
@@ -218,10 +213,7 @@ class RowTokenizer:
         return list(map(of_row, rows))
 
     def _part(self, text: str, most: int) -> tuple[str, int]:
-        """At most `most` characters of a text, and its strays: tokens at the cut that the whole text may lack.
-
-        It cuts at a single space. Without one, it cuts anywhere if a word's tokens are bounded, else nowhere.
-        """
+        """At most `most` characters of a text, and its strays: tokens at the cut that the whole text may lack."""
         if len(text) <= most:
             return text, 0
         left = self._side == "left"
@@ -292,7 +284,6 @@ def kept_tokens(owners: Sequence[int | None], max_length: int, *, from_left: boo
 
     Args:
         owners: as in `windows_of`. All special tokens stay.
-        from_left: cut the beginnings, not the ends.
     """
     # Numpy, because lists of 200,000 tokens would block other threads.
     numbers = np.array([-1 if owner is None else owner for owner in owners])
@@ -312,8 +303,7 @@ def kept_tokens(owners: Sequence[int | None], max_length: int, *, from_left: boo
 
 
 def row_of(length: int, tokens: Callable[[Text], int], *, is_pair: bool) -> Text:
-    """A row of about `length` tokens, to measure latency. `tokens` counts a row's tokens. A pair's first text is short,
-    as in real long pairs."""
+    """A row of about `length` tokens, to measure latency. A pair's first text is short, as in real long pairs."""
 
     def words(count: int) -> Text:
         if not is_pair:
@@ -326,7 +316,7 @@ def row_of(length: int, tokens: Callable[[Text], int], *, is_pair: bool) -> Text
 
 
 def pad(encodings: Sequence[Encoded], info: TokenizerInfo) -> dict[str, np.ndarray]:
-    """Pad at least one row to the longest one. Each window of a row is padded like a row.
+    """Pad at least one row to the longest one.
 
     Returns:
         int64 (rows, longest) by input name. The attention mask is 0 on padding.

@@ -17,7 +17,7 @@ from kdc.serving.engine.long_texts import Tokens
 _WORD = re.compile(r"[A-Za-z0-9]+|[^A-Za-z0-9\s]")  # a sign is a word
 _NOT_PLAIN = re.compile(r"[^ -~\t\n\r]")
 _LONGEST_UNKNOWN = 32  # characters; time grows with their square
-_TEXTS = ("A", "B")  # text names in templates
+_TEXTS = ("A", "B")
 # Characters that no normaliser splits from their word: letters and digits, but no ideographs.
 _LETTER = r"[^\W_\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"
 _SPACE = r"[ \t\n\r\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]"  # the normaliser drops other spaces
@@ -37,8 +37,6 @@ class WordPieces:
     """Encodes rows like the library, if a word table is enough. Unlike the library, it blocks other threads.
 
     Args:
-        table: token id of each one-token word.
-        model: cuts the other words.
         frames: for single texts, and for pairs.
         longest: most tokens of an uncut row, special tokens included.
         added: added tokens. Texts with the first character of one are left to the library.
@@ -125,7 +123,6 @@ class WordPieces:
 
 
 def _takes_each_text_once(processor: processors.PostProcessor | None) -> bool:
-    """Whether special tokens only surround a row's texts, in their order."""
     if processor is None or isinstance(processor, processors.BertProcessing):
         return True
     if not isinstance(processor, processors.TemplateProcessing):

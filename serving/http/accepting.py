@@ -83,7 +83,7 @@ def most_connections(settings: ServeSettings) -> int:
 
 
 def most_grpc_connections(settings: ServeSettings) -> int:
-    """Most gRPC connections: `max_requests` / 16, at least 64, at most `max_connections` and half the descriptors.
+    """Most gRPC connections.
 
     Each has up to 16 calls; even a refused one takes 25 kB and 0.3 ms.
     """

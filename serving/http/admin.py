@@ -30,8 +30,6 @@ log = logging.getLogger("kdc.serve")
 
 
 class _Server:
-    """Answers clients in a thread's event loop."""
-
     def __init__(self, port: int, answers: Mapping[str, Callable[[], Answer]], *, shared: bool) -> None:
         self._answers, self._most = answers, most_probes()
         self._open: dict[asyncio.Task[None], None] = {}  # by connection, oldest first
@@ -50,7 +48,6 @@ class _Server:
             self._runner.run(asyncio.wait([self._accepting]))
 
     async def _accept(self) -> None:
-        """Accept a connection each loop turn. If too many are open, end the oldest."""
         while True:
             try:
                 connection, _ = await self._loop.sock_accept(self._listener)
@@ -106,7 +103,7 @@ def admin_port(port: int, *, is_ready: Callable[[], bool], metrics: Metrics, sha
     Raises:
         InputError: the port is taken.
     """
-    turned = time.monotonic()  # last turn of the event loop
+    turned = time.monotonic()
 
     async def beat() -> None:
         nonlocal turned

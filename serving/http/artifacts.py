@@ -16,8 +16,6 @@ _NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9._-]+")
 def places_by_name(artifacts: str) -> dict[str, str]:
     """Split `[NAME=]PLACE,...` into paths and addresses by name.
 
-    The default name is the run folder's, the repository's or the tag's.
-
     Raises:
         InputError: no artifact, a wrong name, or a name twice.
     """

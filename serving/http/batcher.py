@@ -1,8 +1,7 @@
 """Continuous batching: rows of concurrent requests share forward passes (docs/explanation/scheduling.md).
 
-If no pass runs and few rows wait (one, or up to half as many as lanes), one pass with all threads answers them. If more
-wait, lanes run passes side by side. A single pass would be slower, as it would wait for the core that also handles
-requests.
+Lanes run passes side by side: a single pass for many rows would be slower, as it would wait for the core that also
+handles requests.
 """
 
 import asyncio
@@ -42,7 +41,7 @@ class Batcher:
     lanes: int = 1  # most passes at a time
     max_batch_tokens: int = 4096  # padded; one row alone may exceed it
     max_batch_rows: int = sys.maxsize
-    # Most padded tokens of a batch with rows out of turn. More if a lane answers more in `_AHEAD_S`.
+    # Most padded tokens of a batch with rows out of turn.
     ahead_tokens: float = math.inf
     # Most tokens of a request and before it (`Queue.before`), and most seconds they may take at the recent speed: a
     # longer queue would answer clients that gave up.
@@ -66,7 +65,7 @@ class Batcher:
         self._closing = False
         self._tokens_per_second: float | None = None  # None before the first large batch
         self._others = 0.0  # average of waiting requests
-        self._averaged = time.perf_counter()  # time of that average
+        self._averaged = time.perf_counter()
         self._threads = [
             threading.Thread(target=self._work, name=f"kdc-batcher-{lane}", daemon=True) for lane in range(self.lanes)
         ]
@@ -223,7 +222,7 @@ class Batcher:
             self._tokens_per_second = speed if known is None else known + 0.2 * (speed - known)
 
     def _answers(self, batch: list[Row], forward: Forward, failures: list[Exception] | None = None) -> list[Result]:
-        """Each row's outputs or error. A bad row fails its batch, so the halves of a failed batch are tried again."""
+        """A bad row fails its batch, so the halves of a failed batch are tried again."""
         failures = [] if failures is None else failures
         try:
             results = list(forward([row.encoding for row in batch]))

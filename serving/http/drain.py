@@ -31,11 +31,7 @@ class Drain:
         return self._task is not None
 
     def install(self, busy: Callable[[], int]) -> None:
-        """Replace the server's SIGTERM handler. Call it in the event loop, once the server has set its own.
-
-        Args:
-            busy: counts requests in work.
-        """
+        """Replace the server's SIGTERM handler. Call it in the event loop, once the server has set its own."""
         if threading.current_thread() is not threading.main_thread():
             return  # only the main thread gets signals; tests use others
         loop, before = asyncio.get_running_loop(), signal.getsignal(signal.SIGTERM)
@@ -67,10 +63,8 @@ class Drain:
         os.kill(os.getpid(), signal.SIGTERM)
 
     async def _stop_listening(self, server: Any) -> None:
-        """Refuse connections if the whole service stops, not this worker alone.
-
-        The supervisor holds the socket too. If workers only closed it, it would accept connections that nobody answers.
-        """
+        """The supervisor holds the socket too. If workers only closed it, it would accept connections that nobody
+        answers."""
         folder = runtime.directory()
         if folder is None or not (folder / runtime.STOPPING).exists():
             return

@@ -1,7 +1,6 @@
 """gRPC on its own port: each call becomes an ASGI request, with the usual gate, limits and metrics.
 
-The path is the method (`/inference.GRPCInferenceService/ModelInfer`), the headers are the metadata, the body is the
-message. grpcio is an extra, so import this only if gRPC is wanted.
+grpcio is an extra, so import this only if gRPC is wanted.
 """
 
 import asyncio

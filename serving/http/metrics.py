@@ -1,10 +1,10 @@
 """Prometheus metrics of the service, over all its workers.
 
 Workers write into `PROMETHEUS_MULTIPROC_DIR`, and `exposition` adds them up. Labels take few values, whatever clients
-send. A cascade's second model is called NAME/second.
+send.
 
 `kdc_predictions` counts rows by label at the operating points: a multi-label row under each of its labels, an
-abstention as `abstained`. Divided by `kdc_rows` it compares with `kdc_training_label_share`.
+abstention as `abstained`.
 """
 
 import functools
@@ -36,13 +36,12 @@ _ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 # Most characters of a model's label names, whose series outlive reloads: the largest manifest fits twice.
 _MOST_NAMES, _A_NAME = 4 << 20, 100  # the latter: overhead of each name
 OTHER = "other"  # stands for all further labels
-Ended = Literal["refused", "idle", "unread"]  # why the service ended a connection
+Ended = Literal["refused", "idle", "unread"]
 
 log = logging.getLogger("kdc.serve")
 
 
 def _counts(method: Callable[..., None]) -> Callable[..., None]:
-    """Log the first error of writing metrics; none ends a request."""
 
     @functools.wraps(method)
     def counting(self: "Metrics", *args: Any, **kwargs: Any) -> None:
@@ -208,7 +207,6 @@ class Metrics(Collector):
 
 
 def _expected_shares(manifest: Manifest) -> dict[str, float]:
-    """Expected shares by label, if known: of training rows, or of tuning rows if thresholds or abstention decide."""
     labels, shares, abstain = manifest.task.labels, manifest.lineage.label_share, manifest.task.abstain
     if abstain is not None:
         known = dict(zip(labels, abstain.shares, strict=False))

@@ -65,7 +65,6 @@ class Model:
         self.artifact = "" if engine.manifest is None else engine.manifest.sha256[:16]
         self.max_batch_tokens = batch_tokens(engine, settings)
         labels = engine.labels or ("score",)
-        # Average bytes of a label and score in JSON.
         self.score_bytes = _SCORE_BYTES + sum(len(label.encode()) for label in labels) // len(labels)
 
         def batcher(name: str, engine: Engine, has_neighbour: Callable[[], bool]) -> Batcher:
@@ -101,7 +100,6 @@ class Model:
 
         Args:
             rows: at least one.
-            side: the side to cut, "left" or "right"; None: the artifact's.
 
         Raises:
             InputError: a row is wrong or too long, or the rows exceed an empty queue.

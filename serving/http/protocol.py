@@ -79,8 +79,6 @@ class BoundedProtocol(HttpToolsProtocol):
 
     Attributes:
         front: wraps the server's app, outside its middleware.
-        metrics: counts connections.
-        accepting: accepts further waiting connections.
     """
 
     front: ClassVar[Callable[[ASGIApp], ASGIApp] | None] = None
@@ -107,14 +105,13 @@ class BoundedProtocol(HttpToolsProtocol):
         self._refusal = (400, "this is not a valid HTTP request")
         self._ending = False  # no further answers; input is dropped
         self._deaf = False  # input is dropped; earlier requests are still answered
-        self._linger = LINGER_BYTES  # most bytes to drop
+        self._linger = LINGER_BYTES
         self._is_unsent = False  # the last answer is complete, but not sent
         # Connections with an incomplete next request, by their last input; the longest idle first.
         self._idle: dict[BoundedProtocol, float] = vars(self.server_state).setdefault("kdc_idle", {})
         self._written = 0  # bytes of the last write, in memory until all are sent
         # Unsent bytes by connection, the longest waiting first.
         self._unsent: dict[BoundedProtocol, int] = vars(self.server_state).setdefault("kdc_unsent", {})
-        # Connections given up, but still in memory.
         self._given_up: set[BoundedProtocol] = vars(self.server_state).setdefault("kdc_given_up", set())
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -237,7 +234,6 @@ class BoundedProtocol(HttpToolsProtocol):
             other.give_up()
 
     def _wait_for_reading(self, unread: float = math.inf) -> None:
-        """End the connection unless enough of `unread` bytes was read; look again later."""
         _stop(self._unread)
         left = self.transport.get_write_buffer_size()
         if left > max(0, unread - LEAST_READ):
@@ -277,12 +273,11 @@ class BoundedProtocol(HttpToolsProtocol):
             yield idle
 
     def _takes_a_place(self) -> bool:
-        """End the longest idle connection whose last answer is sent, if any."""
         return self._end(idle for idle in self._idle_for_long(IDLE_S) if not idle.transport.get_write_buffer_size())
 
     def _make_room(self) -> bool:
-        """End the longest idle connection with an incomplete request, if any. A complete request takes its place
-        sooner: clients that never send their bodies could otherwise hold every place."""
+        """A complete request takes an incomplete one's place sooner: clients that never send their bodies could
+        otherwise hold every place."""
         candidates = self._idle_for_long(IDLE_S if self.running.more_body else STALL_S)
         return self._end(idle for idle in candidates if idle.cycle and not idle.cycle.response_complete)
 
@@ -346,7 +341,6 @@ class BoundedProtocol(HttpToolsProtocol):
             self.cycle.transport = _Transport(self)  # type: ignore[assignment]
 
     def on_body(self, body: bytes) -> None:
-        """Count the body's bytes; refuse tiny chunks."""
         self._stalled = 0
         if self in self._idle:
             self._now_idle()
@@ -429,7 +423,6 @@ class BoundedProtocol(HttpToolsProtocol):
             self.transport.write_eof()
 
     def _refuse(self, status: int, message: str) -> None:
-        """Refuse input; earlier requests are answered first."""
         self._linger = _LINGER_REFUSED
         newest = self.cycle
         if newest is None or newest.response_complete:

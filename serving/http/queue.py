@@ -1,9 +1,8 @@
 """The rows that wait for a forward pass.
 
-Requests share passes by fair queueing (Demers, Keshav and Shenker 1989), with a clock that counts tokens. A row's turn
-is the clock's time when its request arrived, plus the tokens of the request's earlier rows. Each pass advances the
-clock by its tokens divided by the number of waiting requests, at least to the turn of the row it was built around. The
-batcher holds a lock around the queue.
+Requests share passes by fair queueing (Demers, Keshav and Shenker 1989), with a clock that counts tokens. Each pass
+advances the clock by its tokens divided by the number of waiting requests, at least to the turn of the row it was built
+around. The batcher holds a lock around the queue.
 """
 
 import asyncio
@@ -45,7 +44,7 @@ class Request:
     answers: list[np.ndarray | None]  # each row's outputs
     trace: object = None  # the request's spans
     waiting: int = 0  # tokens of its waiting rows
-    next_turn: float = 0.0  # turn of its next row
+    next_turn: float = 0.0
 
 
 @dataclass(slots=True, eq=False)
@@ -117,7 +116,6 @@ class Queue:
             self._forget()
 
     def _forget(self) -> None:
-        """Drop stale rows if they are most of the heap."""
         if len(self._by_turn) > 2 * len(self._by_length) + _FEW:
             self._by_turn = [entry for entry in self._by_turn if not entry[2].taken]
             heapq.heapify(self._by_turn)

@@ -1,7 +1,6 @@
 """Loads, warms and reloads a worker's models without a pause.
 
-A changed artifact is verified and warmed beside the old one. If that fails, the log says so and the old one stays. A
-volume that hangs stops no other artifact.
+A volume that hangs stops no other artifact.
 """
 
 import asyncio
@@ -97,7 +96,6 @@ class Registry:
             self._listeners.reloaded(name, refused)
 
     async def _look(self, name: str, path: Path, *, refused: bool) -> bool:
-        """Reload a changed artifact; returns whether it is refused or gone."""
         signature = await self._read(name, functools.partial(_signature, path))
         if signature == self._seen[name]:
             return refused
@@ -154,7 +152,6 @@ class Registry:
             await asyncio.wait(self._reads)
 
     def _open_or_tell(self, name: str) -> Engine | None:
-        """The artifact's engine; None if refused, which is logged."""
         try:
             return self._open(name)
         except KdcError as error:
@@ -184,7 +181,6 @@ class Registry:
 
 
 def _warn_of_contract(engine: Engine, judged: Judgement | None) -> None:
-    """Warn if the contract did not pass, or was judged under other conditions."""
     if judged is None:
         return
     was, here = "its contract was judged", machine.cpu().model

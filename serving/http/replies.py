@@ -54,7 +54,6 @@ async def written(shape: tuple[int, ...], values: Callable[[slice], list[Any]]) 
 
     Args:
         shape: rows, at least one, and numbers of a row.
-        values: gives the elements of some rows.
     """
     rows, width = shape
     step = max(1, _AT_ONCE // width)

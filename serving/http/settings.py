@@ -1,5 +1,4 @@
-"""Settings of the service, from variables `KDC_*` and OpenTelemetry's `OTEL_*`. `kdc serve` sets them for its
-workers."""
+"""Settings of the service, from variables `KDC_*` and OpenTelemetry's `OTEL_*`."""
 
 import importlib.util
 import os
@@ -151,7 +150,6 @@ def _check_otlp(environment: Mapping[str, str]) -> None:
 
 
 def _first(environment: Mapping[str, str], name: str) -> tuple[str, str]:
-    """The variable that counts, and its value. The variable for traces wins."""
     for variable in (f"OTEL_EXPORTER_OTLP_TRACES_{name}", f"OTEL_EXPORTER_OTLP_{name}"):
         if value := environment.get(variable, "").strip():
             return variable, value

@@ -115,7 +115,6 @@ class TokenizerPool:
             pass
 
     def _take_a_turn(self) -> bool:
-        """Tokenise the next piece; False once closed."""
         with self._changed:
             while (entry := self._next()) is None:
                 if self._closing:
@@ -141,7 +140,6 @@ class TokenizerPool:
         return True
 
     def _next(self) -> tuple[float, int, _Work] | None:
-        """Take the next turn, if its piece may begin now."""
         now = time.monotonic()
         if not self._turns or sum(now - began < _LONG_S for began in self._began.values()) >= self._count:
             return None
@@ -193,6 +191,6 @@ def _characters(row: Text) -> int:
 
 
 def _has_a_long_word(rows: Sequence[Text]) -> bool:
-    """Whether a word is slow to tokenise: WordPiece takes the square of its length."""
+    """WordPiece takes the square of a word's length."""
     texts = (text for row in rows for text in ((row,) if isinstance(row, str) else row))
     return any(max(map(len, text.split()), default=0) > _INLINE_WORD for text in texts)

@@ -1,4 +1,4 @@
-"""OpenTelemetry spans: one for a request, and in it `tokenise`, then `queue` and `session` for each pass with its rows.
+"""OpenTelemetry spans of requests.
 
 No span holds a text, a token, a path or a header. `tracestate` may hold anything, so it is not read.
 """
@@ -28,12 +28,10 @@ _W3C = TraceContextTextMapPropagator()
 
 @dataclass(slots=True)
 class _Share:
-    """One request's part of a pass."""
-
     arrived: int  # when the first row came, in epoch nanoseconds
     rows: int = 0
     tokens: int = 0  # without padding
-    failure: Exception | None = None  # an error of these rows
+    failure: Exception | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -43,7 +41,7 @@ class Trace:
     _tracer: Tracer
     _method: str
     _span: Span  # the request's
-    _inside: Context  # with that span as parent
+    _inside: Context
 
     def asked(self, model: str, artifact: str, rows: int) -> None:
         self._span.set_attributes({"kdc.model": model, "kdc.artifact": artifact, "kdc.rows": rows})

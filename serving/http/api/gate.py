@@ -152,7 +152,7 @@ class Gate:
             raise ApiError(429, f"{self._inside} concurrent requests; try again in 1 s", {"Retry-After": "1"})
 
     def _has_room(self, scope: Scope) -> bool:
-        """Whether one more request may enter. A stalled request gives way."""
+        """A stalled request gives way."""
         if self._inside < self._settings.max_requests:
             return True
         make_room: Callable[[], bool] | None = scope.get("kdc_make_room")
@@ -167,7 +167,7 @@ class Gate:
 
 
 def _may_be_cross_site(scope: Scope) -> bool:
-    """Whether another site's page could have a browser send this without a CORS preflight. Browsers add `Origin`."""
+    """Browsers add `Origin`."""
     headers = dict(scope["headers"])
     kind = headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
     return kind in _NEVER_JSON or (kind in _PERHAPS_JSON and b"origin" in headers)

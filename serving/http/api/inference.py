@@ -121,7 +121,6 @@ async def ask(request: Request, model: Model, rows: list[Text], wanted: Wanted) 
 
 
 def _hold_reply(request: Request, model: Model, rows: int, wanted: Wanted) -> None:
-    """Count a reply's bytes before it is computed. Raises as `ask`."""
     state, outputs = request.app.state, model.engine.task.outputs
     score_bytes = wanted.score_bytes or model.score_bytes
     per_row = min(wanted.top_k or outputs, outputs)

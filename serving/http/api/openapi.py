@@ -33,7 +33,7 @@ class Operation:
     media: str = JSON  # of the reply; "" for no content
     reply: tuple[str, ...] = ()  # schemas; any object if none
     bodies: tuple[type[BaseModel], ...] = ()
-    is_binary: bool = False  # body and reply may be bytes
+    is_binary: bool = False
     headers: Json = field(default_factory=dict)  # of the reply
     status: int = 200
 
@@ -93,7 +93,6 @@ def _content(description: str, media: str, schema: Json) -> Json:
 
 
 def _any(names: Iterable[str]) -> Json:
-    """Any of these schemas; without names any object."""
     references = [{"$ref": _REF.format(model=name)} for name in names]
     return {"anyOf": references} if references else _ANY
 

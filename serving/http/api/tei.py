@@ -1,7 +1,6 @@
 """The dialect of text-embeddings-inference and the Hub's clients: `/`, `/predict`, `/info`, `/health`.
 
-docs/reference/http.md lists the forms of `inputs` and of replies. huggingface_hub sends `parameters`, and reads a list
-of lists even for one row.
+huggingface_hub sends `parameters`, and reads a list of lists even for one row.
 """
 
 from collections.abc import Callable, Sequence
@@ -131,7 +130,6 @@ def labelled(engine: Engine, outputs: np.ndarray, top_k: int | None = None) -> l
 
 
 def _best(outputs: np.ndarray, most: int | None) -> list[list[int]]:
-    """Columns of the highest outputs, best first; ties in label order."""
     if most is None or outputs.shape[1] < _MANY_LABELS or most > outputs.shape[1] // _FEW_OF:
         best: list[list[int]] = np.argsort(-outputs, axis=1, kind="stable")[:, :most].tolist()
         return best

@@ -1,7 +1,6 @@
 """The Open Inference Protocol V2 under `/v2`, in JSON and in tritonclient's binary form.
 
-Outputs: `label` (BYTES [N]) and `probabilities` (FP32 [N, outputs]; a regression's numbers). A version is the start of
-an artifact's SHA-256; a request that names it gets that artifact or 404.
+Outputs: `label` (BYTES [N]) and `probabilities` (FP32 [N, outputs]; a regression's numbers).
 """
 
 import itertools
@@ -212,7 +211,6 @@ def _shaped(values: list[str], shape: list[int]) -> list[list[str]]:
 
 
 def _within(values: Iterable[str], settings: ServeSettings) -> list[str]:
-    """A tensor's values, read only up to a request's limit."""
     most = 2 * settings.max_texts  # two for pairs
     read = list(itertools.islice(values, most + 1))
     if len(read) > most:

@@ -114,7 +114,6 @@ def _require_few_fields(message: bytes, max_texts: int) -> None:
     """Refuse a ModelInferRequest that would take too much memory: protobuf may turn two bytes into fifty.
 
     Raises:
-        ApiError: 422, too many fields, or contents other than texts.
         IndexError, KeyError: no such message.
     """
     waiting, fields = [("request", 0, len(message))], 0
