@@ -12,7 +12,7 @@ from kdc.artifact.contract.rates import Rate
 from kdc.common.frozen import Frozen
 
 HALF = 0.5
-ABSTAINED = "abstained"  # for rows without an answer
+ABSTAINED = "abstained"
 
 
 class Rates(Frozen):

@@ -29,7 +29,6 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 _QUALITY, _TRAINING, _ENGINE = "tests/pipeline/quality/", "tests/pipeline/training/", "tests/serving/engine/"
 _IN_GROUPS = "tests/pipeline/test_thresholds_in_groups.py"
-# File, and tests that should notice.
 MODULES = {
     "losses": ("pipeline/training/losses.py", ["tests/pipeline/training/test_losses.py"]),
     "metrics": ("pipeline/config/metrics.py", [f"{_QUALITY}test_metrics.py", f"{_QUALITY}test_intervals.py"]),
@@ -159,7 +158,7 @@ class Mutant:
     path: Path
     operator: str  # cosmic-ray's name
     line: int
-    before: str  # line before and after
+    before: str
     after: str
     source: str  # the whole changed file
 
@@ -196,7 +195,6 @@ def mutants_of(path: Path, draw: int | None, seed: int) -> tuple[list[Mutant], i
 
 
 def _inert_lines(code: str) -> set[int]:
-    """Lines of imports, signatures, class decorators, bare annotations and type aliases."""
     inert: set[int] = set()
     for node in ast.walk(ast.parse(code)):
         if isinstance(node, ast.Import | ast.ImportFrom):

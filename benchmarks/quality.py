@@ -52,7 +52,6 @@ LINES: dict[str, tuple[list[str], str]] = {
     "cola": (COLA, ""),
     "words": ([*WORDS, "--set", "data.kind=multilabel", "--set", "data.separator= ", "--family", "minilm"], ""),
     "pairs": ([*PAIRS, "--label", "score", "--set", "data.kind=regression", "--family", "minilm"], ""),
-    # All texts of SST-2's training file, without labels.
     "sst2-ul": ([*SST2, "--unlabeled", "{data}/SST-2/train.tsv"], "sst2"),
     "sst2-ul-conv": ([*SST2, "--student", "conv", "--unlabeled", "{data}/SST-2/train.tsv"], "sst2-ul"),
     "sst2-ul-static": ([*SST2, "--student", "static", "--unlabeled", "{data}/SST-2/train.tsv"], "sst2-ul"),
@@ -60,7 +59,6 @@ LINES: dict[str, tuple[list[str], str]] = {
     # As many steps without these texts; `conv` and `static` always have 3,000.
     "sst2-steps": ([*SST2, "--set", "student.min_steps=4888"], "sst2"),
     "sst2-linear-steps": ([*SST2, "--student", "linear", "--set", "student.min_steps=2448"], "sst2"),
-    # More than twice the steps without these texts.
     "sst2-conv-long": ([*SST2, "--student", "conv", *LONG], "sst2"),
     "sst2-static-long": ([*SST2, "--student", "static", *LONG], "sst2"),
     "sst2-linear-long": ([*SST2, "--student", "linear", *LONG], "sst2"),
@@ -69,7 +67,6 @@ LINES: dict[str, tuple[list[str], str]] = {
     "sst2-conv": ([*SST2, "--student", "conv"], "sst2"),
     "sst2-static": ([*SST2, "--student", "static"], "sst2"),
     "sst2-linear": ([*SST2, "--student", "linear"], "sst2"),
-    # Smallest files with and without layers.
     "sst2-small": ([*SST2, *SMALL], "sst2"),
     "sst2-small-static": ([*SST2, *SMALL, "--student", "static"], "sst2-small"),
     "bank-conv": ([*BANK, "--family", "minilm", "--student", "conv"], "bank"),
@@ -98,7 +95,7 @@ _BESIDE = (
     "teacher_lora",
     "cosine",
 )  # rows of some runs
-_EVALUATED = {"bank": 2000, "cola": 1500}  # rows of the splits cut here
+_EVALUATED = {"bank": 2000, "cola": 1500}
 _HELD = 3000
 _PAIRS = {"train": 5000, "eval": 1000}
 _FILLERS = {

@@ -34,9 +34,8 @@ from kdc.pipeline.data.sources import input_fingerprint
 
 Call = dict[str, Any]  # keywords of `kdc.compress`
 Result = dict[str, dict[str, Any]] | str  # of `measure`, or why it failed
-Submit = Callable[..., "Future[Any]"]  # submits a function and its arguments
+Submit = Callable[..., "Future[Any]"]
 
-# Each method's own settings.
 METHODS: dict[str, dict[str, Any]] = {
     "fft": {"student.model": "teacher"},
     "lora": {"student.model": "teacher", "teacher.method": "lora"},
@@ -139,7 +138,6 @@ def measure(call: Call, method: str, teacher: str | None) -> dict[str, dict[str,
     """Run one cell in the pool.
 
     Args:
-        method: one of `METHODS`.
         teacher: run directory with shared stages, if any.
 
     Returns:
@@ -224,7 +222,6 @@ def _do(grid: Grid, cells: Iterable[Cell], submit: Submit, say: Callable[[str], 
 
 
 def _keep(grid: Grid, cell: Cell, result: dict[str, Any]) -> None:
-    """Write a cell's file, and remove what others do not need."""
     write_whole(grid.file(cell), json.dumps(result, indent=2))
     for folder in grid.folder(cell).iterdir():
         if folder.is_dir() and not (cell == cell.teacher and folder.name in SHARED):

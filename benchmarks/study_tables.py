@@ -18,8 +18,7 @@ _COLLAPSED, _FAILED = "†", "‡"
 _SOURCE = (
     "Azimi et al. 2024, arXiv 2410.20777, tables 1 to 3; transcribed second-hand from a public reproduction's tables"
 )
-_PAPER_RANK = 8  # of the paper's adapters
-# Matched and mismatched MNLI.
+_PAPER_RANK = 8
 _COLUMNS = ("cola", "mnli", "mnli_mismatched", "mrpc", "qnli", "qqp", "rte", "sst2", "stsb", "wnli")
 _UNBEATABLE = "wnli"  # no model beats the majority, so it blurs averages
 _TEX = str.maketrans(
@@ -102,7 +101,7 @@ PUBLISHED = {
 class Score:
     values: tuple[float, ...]  # points of seeds that count
     collapsed: int = 0  # seeds with one answer, not in `values`
-    failed: int = 0  # seeds whose training failed
+    failed: int = 0
 
     @property
     def mean(self) -> float | None:
@@ -196,7 +195,7 @@ class Table:
     title: str
     head: tuple[str, ...]
     body: tuple[tuple[str, ...], ...]
-    note: str  # explains marks and figures
+    note: str
 
 
 def scores_table(summaries: Sequence[MethodSummary]) -> Table:

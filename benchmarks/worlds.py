@@ -1,9 +1,4 @@
-"""Worlds from which `verdicts.py` draws evaluation sets with a known true drop.
-
-Classes: a table of probabilities of (label, teacher's answer, student's answer). kdc's metric gives its drop, and
-bisection finds the share of lost rows. Several labels: in a lost row, the student inverts all its teacher's answers.
-Numbers: a normal distribution whose correlations are the scores.
-"""
+"""Worlds from which `verdicts.py` draws evaluation sets with a known true drop."""
 
 import math
 from collections.abc import Callable, Iterable
@@ -202,7 +197,7 @@ class SeveralLabels:
 class Many:
     """Many classes, or up to five of many labels a row: draws whole groups from a population.
 
-    Most groups have one row. Half of a group's rows repeat its labels. In lost rows, random other labels replace the
+    Half of a group's rows repeat its labels. In lost rows, random other labels replace the
     (rare) labels.
     """
 

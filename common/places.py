@@ -183,7 +183,6 @@ class Folder:
     """A folder of small files, each written atomically.
 
     Args:
-        address: local, or any that fsspec knows.
         first: the file that `remove` deletes first. A folder without it is half removed.
     """
 

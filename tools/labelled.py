@@ -93,7 +93,6 @@ def evaluate_artifact(
 
 
 def _contract_of(manifest: Manifest) -> Contract:
-    """The artifact's contract, or one with `_MAX_DROP` if it limits no drop."""
     contract = Contract() if manifest.contract is None else manifest.contract.contract
     return contract if contract.limits.max_drop is not None else replace(Contract(), {"max_drop": _MAX_DROP})
 

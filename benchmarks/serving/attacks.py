@@ -29,7 +29,6 @@ class Target:
     """What is attacked, and until when.
 
     Attributes:
-        admin_port: the probes' port.
         done: times of the attack's own answers.
         others: other clients' text.
     """

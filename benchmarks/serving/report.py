@@ -26,7 +26,6 @@ class Results:
         ready: seconds of each start, by server.
         resident: MB after each load, by server.
         agreement: percent of rows with the engine's label.
-        left_out: why a server did not run.
     """
 
     figures: dict[str, dict[str, list[Figures]]] = field(default_factory=dict)

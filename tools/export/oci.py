@@ -77,7 +77,6 @@ def _add_layer(artifact: Path, names: list[str], blobs: Path) -> dict[str, Any]:
 
 
 def _add_json(document: dict[str, Any], media_type: str, blobs: Path) -> dict[str, Any]:
-    """Add a document under its hash; returns its descriptor."""
     content = _bytes(document)
     digest = hashlib.sha256(content).hexdigest()
     (blobs / digest).write_bytes(content)
