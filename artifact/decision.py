@@ -26,8 +26,8 @@ class Rates(Frozen):
 class Answered(Frozen):
     """Rates of an abstention."""
 
-    coverage: Rate  # share of rows answered
-    accuracy: Rate  # share of answers that are right
+    coverage: Rate
+    accuracy: Rate
 
 
 class Covered(Frozen):

@@ -217,7 +217,7 @@ class Manifest(Frozen):
     lineage: Lineage
     files: dict[str, FileInfo]  # all but `manifest.json`
     tokenizer: TokenizerInfo
-    input_names: tuple[str, ...]  # of the graphs, in order
+    input_names: tuple[str, ...]
     variants: dict[VariantName, Variant]
     providers: dict[str, str]  # execution provider -> variant
     # Divides logits before softmax or sigmoid; from the tuning set.

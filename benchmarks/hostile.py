@@ -150,7 +150,7 @@ async def _weigh(target: Target, up: Running, seen: Beside) -> None:
 
 
 def run(artifact: Path, names: Sequence[str], seconds: float, scratch: Path, memory_mb: int) -> dict[str, Beside]:
-    """Observations by attack, each on a new service. `memory_mb` 0 is no limit."""
+    """Observations by attack, each on a new service."""
     os.environ["HOSTILE_KEY"] = KEY
     apart, grpc_port = free_port(), free_port()
     ours = {"KDC_API_KEY_ENV": "HOSTILE_KEY", "KDC_ADMIN_PORT": str(apart), "KDC_MAX_CONNECTIONS": str(_CONNECTIONS)}

@@ -143,7 +143,6 @@ _SAME = re.compile(r"Operator_(?!Is)\w+_Is(Not)?$|variable-|VariableReplacer|Var
 # A mutant slower than this counts as endless.
 _TIMES, _SECONDS = 3, 20
 _TIMES_WAITING, _SECONDS_WAITING = 6, 60  # waiting for other processes
-# Prints the modules that test collection loads.
 _COLLECT = """
 import json, os, sys, pytest
 stdout, sys.stdout = sys.stdout, open(os.devnull, "w")
@@ -160,7 +159,7 @@ class Mutant:
     line: int
     before: str
     after: str
-    source: str  # the whole changed file
+    source: str
 
 
 def mutants_of(path: Path, draw: int | None, seed: int) -> tuple[list[Mutant], int]:
@@ -252,8 +251,6 @@ def _run(mutant: Mutant, tests: list[str], seconds: Path) -> int:
 
 
 class _QuickFirst:
-    """Run quick tests first, and tests with a shared fixture last."""
-
     def __init__(self, seconds: dict[str, float]) -> None:
         self.seconds, self.took = seconds, dict[str, float]()
 

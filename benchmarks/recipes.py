@@ -144,7 +144,6 @@ def _changed(name: str) -> str:
 
 
 def _write_screen(source: Path, out: Path) -> None:
-    """Write `dev.tsv` (whole sentences), `train.tsv` and `unlabelled.tsv` (both without their phrases)."""
     if (out / "dev.tsv").exists():
         return
     with (source / "train.tsv").open(encoding="utf-8", newline="") as stream:
@@ -194,7 +193,6 @@ def _parts_of(text: str) -> set[str]:
 
 
 def _train(task: str, name: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
-    """A variant's scores and logits, read from files if they exist."""
     shared = (options.runs / f"{task}-{seed}").absolute()
     file, teacher = shared / "variants" / f"{name}.json", shared / "teacher"
     if name != "teacher":

@@ -146,7 +146,6 @@ def _health(port: int, seconds: float) -> float:
 
 
 def _passes(up: Running) -> tuple[float, float]:
-    """Forward passes and rows so far."""
     connection = http.client.HTTPConnection("127.0.0.1", up.port, timeout=10)
     connection.request("GET", "/metrics")
     text = connection.getresponse().read().decode()

@@ -46,7 +46,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "tfidf": {},
 }
 _BASELINES = ("probe", "tfidf")  # made by the call of `fft`
-SHARED = ("data", "baselines", "teacher", "targets")  # stages that `fft` runs for the others
+SHARED = ("data", "baselines", "teacher", "targets")
 # `fft` is fine-tuning alone; tables mark collapsed models; unneeded stages are off.
 ALL_CELLS = {
     "run.recipe": "paper",
@@ -66,7 +66,7 @@ class Grid:
     tasks: Sequence[str]
     families: Sequence[str]
     methods: Sequence[str]
-    ranks: Sequence[int]  # of methods with adapters
+    ranks: Sequence[int]
     seeds: Sequence[int]
     out: Path
     sets: Sequence[str] = ()  # of every cell: "section.key=value"
@@ -120,7 +120,6 @@ _fingerprint = functools.cache(input_fingerprint)
 
 
 def _key(call: Call) -> dict[str, Any]:
-    """Settings and rows, without paths and device."""
     config = resolve(flags=call, sets={}, file={})
     elsewhere: Any = {"run": {"out", "device"}, "data": {"data"}}
     return {"settings": config.model_dump(mode="json", exclude=elsewhere), "rows": _fingerprint(config.data)}

@@ -66,7 +66,7 @@ class Figures:
 @dataclass(frozen=True)
 class Outcome:
     cell: Cell
-    figures: Figures | None  # None if it failed
+    figures: Figures | None
     failure: str = ""  # why it failed
 
 
@@ -83,7 +83,6 @@ class Published:
         return dict(zip(_COLUMNS, self.points, strict=False))
 
 
-# By family and method.
 PUBLISHED = {
     ("bert", "fft"): Published((57.7, 84.5, 84.9, 89.0, 91.8, 89.7, 71.6, 92.8, 89.5, 56.3), 80.8, 1332.0, 6.10),
     ("bert", "lora"): Published((56.9, 83.4, 83.9, 89.2, 91.1, 87.9, 70.1, 92.6, 88.9, 56.9), 80.1, 463.5, 6.22),

@@ -41,7 +41,6 @@ def file_system(address: str) -> tuple[Any, str]:
 
 
 def _of_web(address: str) -> dict[str, Any]:
-    """fsspec's options for HTTP: each server's own session."""
     servers = dict(_SERVER.findall(address))
     if not servers:
         return {}

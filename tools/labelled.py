@@ -36,7 +36,7 @@ class Evaluation(Frozen):
     provider: str  # the execution provider
     metrics: dict[str, float]  # in points, by name
     interval: tuple[float, float]  # 95 %, of the deciding metric
-    groups: int  # independent groups of rows
+    groups: int
     # difference from the contract's reference; None on rows outside the evaluation set
     compared: Quality | None
     max_drop: float | None  # the contract's, or 1

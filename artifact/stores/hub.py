@@ -1,7 +1,7 @@
 """Artifacts in model repositories of the Hugging Face hub.
 
-kdc downloads files itself, to bound sizes and resume. A push is
-one commit. A repeated push skips large files that are uploaded already.
+kdc downloads files itself, to bound sizes and resume. A push is one commit. A repeated push
+skips large files that are uploaded already.
 """
 
 import hashlib
@@ -187,7 +187,6 @@ def push_to_hub(repository: Repository, artifact: Outgoing, *, public: bool) -> 
 
 
 def _branch(api: Any, repository: Repository, public: bool) -> Any:
-    """The branch; creates it, or the repository, if missing."""
     from huggingface_hub.errors import RevisionNotFoundError
 
     name, branch = repository.name, repository.revision

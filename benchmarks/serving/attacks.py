@@ -30,7 +30,6 @@ class Target:
 
     Attributes:
         done: times of the attack's own answers.
-        others: other clients' text.
     """
 
     port: int

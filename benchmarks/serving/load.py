@@ -80,7 +80,6 @@ def drive(port: int, path: str, bodies: Path, *, connections: int, rows: int, se
 
     Args:
         bodies: file of `write_bodies`.
-        rows: of a request.
         seconds: rounded, at least 1.
 
     Raises:

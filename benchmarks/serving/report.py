@@ -14,7 +14,7 @@ from benchmarks.serving.texts import SETS
 from kdc.pipeline.quality.latency import interval_of_median
 
 _PEERS = {"uvicorn": 0.85, "at-once": 0.85, "bentoml-batchable": 1.6, "fastapi-pipeline": 3, "infinity": 3}
-_CONFIDENCE = 0.95  # of the marks' intervals
+_CONFIDENCE = 0.95
 
 
 @dataclass

@@ -60,7 +60,6 @@ def _add_image(
 
 
 def _add_layer(artifact: Path, names: list[str], blobs: Path) -> dict[str, Any]:
-    """Add a tar archive of the files, without times and owners."""
     temporary = blobs / ".layer"
     with tarfile.open(temporary, "w", format=tarfile.PAX_FORMAT) as archive:
         top = tarfile.TarInfo("models")
