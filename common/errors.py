@@ -32,6 +32,7 @@ class KdcError(Exception):
 
     Args:
         what: what was wrong, one sentence without a full stop.
+        given: the wrong value.
         remedy: a command, a setting, a valid example.
     """
 
