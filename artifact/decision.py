@@ -12,7 +12,7 @@ from kdc.artifact.contract.rates import Rate
 from kdc.common.frozen import Frozen
 
 HALF = 0.5
-ABSTAINED = "abstained"  # for rows without an answer
+ABSTAINED = "abstained"
 
 
 class Rates(Frozen):
@@ -26,8 +26,8 @@ class Rates(Frozen):
 class Answered(Frozen):
     """Rates of an abstention."""
 
-    coverage: Rate  # share of rows answered
-    accuracy: Rate  # share of answers that are right
+    coverage: Rate
+    accuracy: Rate
 
 
 class Covered(Frozen):

@@ -129,7 +129,6 @@ def _opened(path: Path) -> Iterator[BufferedReader]:
 
 @contextmanager
 def _reading() -> Iterator[None]:
-    """Turn file system errors into `KdcError`."""
     try:
         yield
     except OSError as error:
@@ -184,7 +183,6 @@ def _damaged(what: str, given: object) -> KdcError:
 
 
 def _canonical_sha256(document: dict[str, Any]) -> str:
-    """SHA-256 of a manifest without its own `sha256`."""
     rest = {key: value for key, value in document.items() if key != "sha256"}
     canonical = json.dumps(rest, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return hashlib.sha256(canonical.encode()).hexdigest()

@@ -1,7 +1,7 @@
 """Tells whether an ONNX file holds its weights, without the `onnx` package, which the serving install lacks.
 
-No hash covers weights in another file ("external data"). The reader walks protobuf and skips weights. It refuses
-protobuf groups, which no exporter writes.
+No hash covers weights in another file ("external data"). The reader refuses protobuf groups,
+which no exporter writes.
 """
 
 import mmap

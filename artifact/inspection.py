@@ -84,7 +84,6 @@ def cells(rows: Mapping[str, Mapping[str, Any]], metric: str) -> list[list[str]]
 
     Args:
         rows: model -> column -> value, as in `Manifest.metrics`.
-        metric: the task's deciding metric.
     """
     costs = {key for key, *_ in _COSTS} | {"runtime", "latency_mean_ms"}
     metrics = [key for key in next(iter(rows.values()), {}) if key not in costs]

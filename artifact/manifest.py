@@ -50,8 +50,8 @@ class TaskBase(Frozen):
     text_pair: str | None = None  # None for single texts
     # In output order; empty for regression.
     labels: tuple[str, ...] = Field(default=(), max_length=MOST_LABELS)
-    center: float = 0.0  # mean of a regression's labels
-    spread: float = Field(default=1.0, gt=0)  # their standard deviation
+    center: float = 0.0
+    spread: float = Field(default=1.0, gt=0)
 
     @property
     def outputs(self) -> int:
@@ -143,7 +143,7 @@ class TokenizerInfo(Frozen):
     pad_id: int = Field(ge=0, le=_MOST_ID)  # 1 in RoBERTa
     pad_token: str
     pad_type_id: int = Field(default=0, ge=0, le=_MOST_ID)
-    token_type_ids: bool  # whether the graph takes them
+    token_type_ids: bool
     pad_side: Literal["left", "right"] = "right"
     truncation_side: Literal["left", "right"] = "right"
     long: LongTexts | None = None  # None: longer rows are cut
@@ -217,7 +217,7 @@ class Manifest(Frozen):
     lineage: Lineage
     files: dict[str, FileInfo]  # all but `manifest.json`
     tokenizer: TokenizerInfo
-    input_names: tuple[str, ...]  # of the graphs, in order
+    input_names: tuple[str, ...]
     variants: dict[VariantName, Variant]
     providers: dict[str, str]  # execution provider -> variant
     # Divides logits before softmax or sigmoid; from the tuning set.

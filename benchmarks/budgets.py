@@ -11,7 +11,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 LONG_FILE = 300
-WHOLES = ("Run", "Config")  # types that hold everything
+WHOLES = ("Run", "Config")
 
 
 def measure(rooms: Mapping[str, Path]) -> dict[str, int]:
@@ -31,7 +31,6 @@ def measure(rooms: Mapping[str, Path]) -> dict[str, int]:
 
 
 def _types_taken(tree: ast.Module) -> Iterator[set[str]]:
-    """Names in the parameter annotations of each function."""
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             given = node.args

@@ -35,7 +35,7 @@ from kdc.serving.engine.engine import Engine
 ROOT = Path(__file__).resolve().parent.parent
 _PEERS = "model2vec,fasttext,encoder,setfit,optimum"
 _CONFIDENCE = 0.95
-_BEFORE_A_STUDENT = ("teacher", "targets")  # counted in a student's training seconds
+_BEFORE_A_STUDENT = ("teacher", "targets")
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,6 @@ probes' p99 under 0.5 s. Further bounds and exceptions:
 - `large-requests`, `long-words-of-100`: others' p99 at most three times its value alone. In the first, a client of
   1,024 rows a request keeps half of its speed.
 - `long-pairs`, `endless-words`, `without-spaces`: others' p99 at most 1 s, with texts of 3,000 characters.
-- `many-labels`, `grpc-unread` and `long-pairs` attack made-up models.
 """
 
 import argparse
@@ -64,7 +63,7 @@ class Beside:
     apart: list[float] = field(default_factory=list)  # probes at the admin port
     memory_mb: list[float] = field(default_factory=list)
     alone: float | None = None  # others' p99 without the attack, ms
-    killed: int = 0  # processes killed for memory
+    killed: int = 0
     progress: float | None = None  # requests of the attack that were answered, relative to those without other clients
 
 
@@ -151,7 +150,7 @@ async def _weigh(target: Target, up: Running, seen: Beside) -> None:
 
 
 def run(artifact: Path, names: Sequence[str], seconds: float, scratch: Path, memory_mb: int) -> dict[str, Beside]:
-    """Observations by attack, each on a new service. `memory_mb` 0 is no limit."""
+    """Observations by attack, each on a new service."""
     os.environ["HOSTILE_KEY"] = KEY
     apart, grpc_port = free_port(), free_port()
     ours = {"KDC_API_KEY_ENV": "HOSTILE_KEY", "KDC_ADMIN_PORT": str(apart), "KDC_MAX_CONNECTIONS": str(_CONNECTIONS)}

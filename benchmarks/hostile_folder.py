@@ -88,7 +88,7 @@ def pipe(artifact: Path, scratch: Path) -> list[Mark]:
     os.mkfifo(copies[2] / MANIFEST_NAME)
     with running(_server(f"a={places[0]},b={places[1]}"), scratch / "log-of-pipe") as up:
         _link(copies[2], places[0])
-        time.sleep(1)  # until it is looked at
+        time.sleep(1)
         began = time.monotonic()
         _link(_copy(artifact, scratch / "another"), places[1])
         _until(lambda: "b: now serves" in (scratch / "log-of-pipe").read_text())

@@ -35,7 +35,7 @@ class World:
     differing: float  # answered differently
     limit: float  # points
     neither: float = 0.0  # answered differently, and both wrong
-    losses_only: bool = False  # the student wins no row
+    losses_only: bool = False
     group: int = 1  # most rows with one fate
     most: int | None = None  # texts to label
 

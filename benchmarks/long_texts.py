@@ -92,7 +92,6 @@ def _write_rows(glue: Path, folder: Path) -> None:
 
 
 def _make_up(folder: Path, *, several: bool) -> None:
-    """Write random words with a telling word for each label, and an untrained tiny BERT."""
     sys.path.insert(0, str(ROOT / "tests"))
     import tiny_runs
     from tiny_models import WORDS

@@ -29,7 +29,6 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 _QUALITY, _TRAINING, _ENGINE = "tests/pipeline/quality/", "tests/pipeline/training/", "tests/serving/engine/"
 _IN_GROUPS = "tests/pipeline/test_thresholds_in_groups.py"
-# File, and tests that should notice.
 MODULES = {
     "losses": ("pipeline/training/losses.py", ["tests/pipeline/training/test_losses.py"]),
     "metrics": ("pipeline/config/metrics.py", [f"{_QUALITY}test_metrics.py", f"{_QUALITY}test_intervals.py"]),
@@ -144,7 +143,6 @@ _SAME = re.compile(r"Operator_(?!Is)\w+_Is(Not)?$|variable-|VariableReplacer|Var
 # A mutant slower than this counts as endless.
 _TIMES, _SECONDS = 3, 20
 _TIMES_WAITING, _SECONDS_WAITING = 6, 60  # waiting for other processes
-# Prints the modules that test collection loads.
 _COLLECT = """
 import json, os, sys, pytest
 stdout, sys.stdout = sys.stdout, open(os.devnull, "w")
@@ -159,9 +157,9 @@ class Mutant:
     path: Path
     operator: str  # cosmic-ray's name
     line: int
-    before: str  # line before and after
+    before: str
     after: str
-    source: str  # the whole changed file
+    source: str
 
 
 def mutants_of(path: Path, draw: int | None, seed: int) -> tuple[list[Mutant], int]:
@@ -196,7 +194,6 @@ def mutants_of(path: Path, draw: int | None, seed: int) -> tuple[list[Mutant], i
 
 
 def _inert_lines(code: str) -> set[int]:
-    """Lines of imports, signatures, class decorators, bare annotations and type aliases."""
     inert: set[int] = set()
     for node in ast.walk(ast.parse(code)):
         if isinstance(node, ast.Import | ast.ImportFrom):
@@ -254,8 +251,6 @@ def _run(mutant: Mutant, tests: list[str], seconds: Path) -> int:
 
 
 class _QuickFirst:
-    """Run quick tests first, and tests with a shared fixture last."""
-
     def __init__(self, seconds: dict[str, float]) -> None:
         self.seconds, self.took = seconds, dict[str, float]()
 

@@ -9,9 +9,8 @@ fine-tuned once into `--runs`. Arms take turns in own processes. Prints rows/s, 
 | kdc-paper | recipe `paper-as-described`: the same settings, rows of similar length padded to a batch's longest |
 | kdc-best | the default recipe |
 
-The described procedure has r 8, alpha 16, query and value, dropout 0.05, lr 5e-4, T 2, alpha 0.5, and every second
-layer of the pretrained teacher. Its faults are fixed: rows meet their own teacher logits, the head is trained, and the
-schedule ends with the time.
+The procedure's faults are fixed: rows meet their own teacher logits, the head is trained, and the schedule ends with
+the time.
 """
 
 import argparse
@@ -102,7 +101,6 @@ def _run(recipe: str, options: argparse.Namespace) -> Any:
 
 
 def _fit(arm: str, run: Any, steps: int) -> tuple[Any, int]:
-    """A trained student and its padding id."""
     import numpy as np
     from transformers import set_seed
 

@@ -115,7 +115,6 @@ def _colour(point: Point) -> str:
 
 
 def _write_names(figure: Figure, axes: Axes, points: list[Point]) -> None:
-    """Write each name where it covers nothing."""
     figure.draw_without_rendering()
     middles = axes.transData.transform([(point.latency, point.accuracy) for point in points])
     taken = [Bbox.from_bounds(x - 4, y - 4, 8, 8) for x, y in middles]
@@ -146,7 +145,6 @@ def _along(axes: Axes, line: Line2D) -> NDArray[np.float64]:
 
 
 def _with_colours(figure: str) -> str:
-    """Add the report's colours, light and dark."""
     page = (ROOT / "pipeline" / "report" / "page.css").read_text(encoding="utf-8")
     light, dark = re.findall(r"(--ink:.*?)\}", page, flags=re.DOTALL)[:2]
     style = f"svg {{ background: var(--paper); {light} }} @media (prefers-color-scheme: dark) {{ svg {{ {dark} }} }}"

@@ -113,7 +113,6 @@ def _table(path: Path, names: list[str], texts: list[Text], count: int) -> Path:
 
 
 def _predict(artifact: Path, table: Path, scratch: Path, more: Sequence[str] = ()) -> dict[str, float]:
-    """Seconds, peak memory, and the rows/s that the command prints."""
     out = scratch / "out.parquet"
     shutil.rmtree(out) if out.is_dir() else out.unlink(missing_ok=True)
     command = [

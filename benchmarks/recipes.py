@@ -39,7 +39,7 @@ _SCREENS = "screened-3"
 _SCREEN_TRAIN, _SCREEN_ROWS, _SCREEN_WORDS = 14_000, 3_000, 10
 UNLABELED = {"sst2": "SST-2/unlabelled.tsv", "qnli": "QNLI/unlabelled.tsv"}
 _ROWS_OF_A_RARE_CLASS = 6
-_BY_THRESHOLD = ", from a threshold on"  # suffix of a variant's name
+_BY_THRESHOLD = ", from a threshold on"
 _SHORT = {"student.min_steps": 200, "student.epochs": 0.1, "student.evaluations": 2}
 # Settings that replace the recipe's. "steps" and teacher.epochs multiply the task's.
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -52,7 +52,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "teacher-first-token": {"teacher.pooling": "first"},
     "teacher-no-dropout": {"teacher.dropout": 0.0},
     "teacher-search": {"teacher.search": "quick"},
-    "teacher-small-steps": {"teacher.batch_size": 16, "teacher.learning_rate": 5e-5},  # twice the steps, half the rate
+    "teacher-small-steps": {"teacher.batch_size": 16, "teacher.learning_rate": 5e-5},
     "teacher-paper": {
         "teacher.batch_size": 16,
         "teacher.learning_rate": 5e-5,
@@ -62,7 +62,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "teacher.pooling": "first",
         "teacher.min_steps": 0,
     },
-    "teacher-fp32": {"run.precision": "fp32"},  # not bf16, even if faster
+    "teacher-fp32": {"run.precision": "fp32"},
     "teacher-balanced": {"teacher.class_weights": "balanced"},
     "best": {},
     "layers-first": {"student.model": "layers:first-half"},
@@ -144,7 +144,6 @@ def _changed(name: str) -> str:
 
 
 def _write_screen(source: Path, out: Path) -> None:
-    """Write `dev.tsv` (whole sentences), `train.tsv` and `unlabelled.tsv` (both without their phrases)."""
     if (out / "dev.tsv").exists():
         return
     with (source / "train.tsv").open(encoding="utf-8", newline="") as stream:
@@ -171,7 +170,6 @@ def _write_screen(source: Path, out: Path) -> None:
 
 
 def _write_rare(source: Path, out: Path) -> None:
-    """Write BANKING77 with few rows of every second class."""
     if (out / "eval.csv").exists():
         return
     with (source / "train.csv").open(encoding="utf-8", newline="") as stream:
@@ -190,13 +188,11 @@ def _write_rare(source: Path, out: Path) -> None:
 
 
 def _parts_of(text: str) -> set[str]:
-    """All word runs of a text."""
     words = text.split()
     return {" ".join(words[start:end]) for start in range(len(words)) for end in range(start + 1, len(words) + 1)}
 
 
 def _train(task: str, name: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
-    """A variant's scores and logits, read from files if they exist."""
     shared = (options.runs / f"{task}-{seed}").absolute()
     file, teacher = shared / "variants" / f"{name}.json", shared / "teacher"
     if name != "teacher":

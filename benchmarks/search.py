@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 FULL = "full"
-_RANKS = "search.ranks"  # folder of a run directory
+_RANKS = "search.ranks"
 # For a teacher of six layers.
 STUDENTS = (
     "layers:0,1,2,4,5",
@@ -85,7 +85,6 @@ def _briefly(run: Any, student: str, steps: int) -> Trained:
 
 
 def _in_full(run: Any, student: str) -> Trained:
-    """Score a full training on the evaluation rows, or read its record."""
     from kdc.common.files import write_whole
     from kdc.pipeline.config.metrics import compute
     from kdc.pipeline.models import loading

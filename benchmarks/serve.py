@@ -17,10 +17,9 @@ are made up. Peers with torch need an environment:
 | infinity | infinity-emb |
 | bento-empty | BentoML without a model: start only |
 
-Loads are named by rows, connections and rows a request: `sst2-32`, `qnli-8x32`. Servers start anew for each load, so
-noise is shared and no idle server uses cores. Prints medians; "kdc is" is the median ratio within rounds. wrk's
-percentiles include waits hidden by stalled connections ("coordinated omission"). From six rounds on, a mark is "not
-shown" if its interval holds the bound. Ends with 1 unless all marks hold.
+Loads are named by rows, connections and rows a request: `sst2-32`, `qnli-8x32`. Prints medians; "kdc is" is the
+median ratio within rounds. wrk's percentiles include waits hidden by stalled connections ("coordinated omission"). Ends
+with 1 unless all marks hold.
 """
 
 import argparse
@@ -44,7 +43,7 @@ from kdc.common.errors import InputError, KdcError
 from kdc.serving.engine.engine import Engine
 from kdc.serving.engine.tokenizing import Text
 
-_CHECKED = 64  # rows whose labels are compared
+_CHECKED = 64
 _RAW_BATCH = 32
 
 

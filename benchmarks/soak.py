@@ -83,7 +83,6 @@ def _write(file: Path, dialect: Dialect, *, most: int, is_pair: bool) -> None:
 
 
 def _settled(steps: list[Step]) -> tuple[float, float]:
-    """Median memory after warm-up and at the end."""
     quarter = len(steps) // 4
     early, late = steps[quarter : 2 * quarter], steps[-quarter:]
     return median(step.resident_mb for step in early), median(step.resident_mb for step in late)

@@ -137,7 +137,6 @@ def _worker_us(up: Running, work: Callable[[], float]) -> float:
 
 
 def _health(port: int, seconds: float) -> float:
-    """Number of answers in a closed loop."""
     command = ["wrk", "-t1", f"-c{_CONNECTIONS}", f"-d{max(1, round(seconds))}s", f"http://127.0.0.1:{port}/health"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     found = re.search(r"(\d+) requests in", done.stdout)
@@ -147,7 +146,6 @@ def _health(port: int, seconds: float) -> float:
 
 
 def _passes(up: Running) -> tuple[float, float]:
-    """Forward passes and rows so far."""
     connection = http.client.HTTPConnection("127.0.0.1", up.port, timeout=10)
     connection.request("GET", "/metrics")
     text = connection.getresponse().read().decode()
@@ -158,7 +156,6 @@ def _passes(up: Running) -> tuple[float, float]:
 
 
 def _cpu_us(work: Callable[[], object], count: int) -> float:
-    """CPU microseconds for each of `count`; best of five."""
     rounds = []
     for _ in range(5):
         began = time.process_time()
@@ -227,7 +224,6 @@ def _side_by_side(engine: Engine, batches: Sequence[Sequence[Encoded]]) -> None:
 
 
 def _growth(engine: Engine) -> str:
-    """Microseconds a token by batch size, alone and in lanes."""
     (short,) = engine.encode([("a", "a") if engine.task.is_pair else "a"])
     row = Tokens([short.ids[1]] * _ROW_TOKENS, [0] * _ROW_TOKENS)
     sizes = [2**power for power in range(9)]

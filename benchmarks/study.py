@@ -34,9 +34,8 @@ from kdc.pipeline.data.sources import input_fingerprint
 
 Call = dict[str, Any]  # keywords of `kdc.compress`
 Result = dict[str, dict[str, Any]] | str  # of `measure`, or why it failed
-Submit = Callable[..., "Future[Any]"]  # submits a function and its arguments
+Submit = Callable[..., "Future[Any]"]
 
-# Each method's own settings.
 METHODS: dict[str, dict[str, Any]] = {
     "fft": {"student.model": "teacher"},
     "lora": {"student.model": "teacher", "teacher.method": "lora"},
@@ -47,7 +46,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "tfidf": {},
 }
 _BASELINES = ("probe", "tfidf")  # made by the call of `fft`
-SHARED = ("data", "baselines", "teacher", "targets")  # stages that `fft` runs for the others
+SHARED = ("data", "baselines", "teacher", "targets")
 # `fft` is fine-tuning alone; tables mark collapsed models; unneeded stages are off.
 ALL_CELLS = {
     "run.recipe": "paper",
@@ -67,7 +66,7 @@ class Grid:
     tasks: Sequence[str]
     families: Sequence[str]
     methods: Sequence[str]
-    ranks: Sequence[int]  # of methods with adapters
+    ranks: Sequence[int]
     seeds: Sequence[int]
     out: Path
     sets: Sequence[str] = ()  # of every cell: "section.key=value"
@@ -121,7 +120,6 @@ _fingerprint = functools.cache(input_fingerprint)
 
 
 def _key(call: Call) -> dict[str, Any]:
-    """Settings and rows, without paths and device."""
     config = resolve(flags=call, sets={}, file={})
     elsewhere: Any = {"run": {"out", "device"}, "data": {"data"}}
     return {"settings": config.model_dump(mode="json", exclude=elsewhere), "rows": _fingerprint(config.data)}
@@ -139,7 +137,6 @@ def measure(call: Call, method: str, teacher: str | None) -> dict[str, dict[str,
     """Run one cell in the pool.
 
     Args:
-        method: one of `METHODS`.
         teacher: run directory with shared stages, if any.
 
     Returns:
@@ -224,7 +221,6 @@ def _do(grid: Grid, cells: Iterable[Cell], submit: Submit, say: Callable[[str], 
 
 
 def _keep(grid: Grid, cell: Cell, result: dict[str, Any]) -> None:
-    """Write a cell's file, and remove what others do not need."""
     write_whole(grid.file(cell), json.dumps(result, indent=2))
     for folder in grid.folder(cell).iterdir():
         if folder.is_dir() and not (cell == cell.teacher and folder.name in SHARED):

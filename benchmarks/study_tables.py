@@ -18,8 +18,7 @@ _COLLAPSED, _FAILED = "†", "‡"
 _SOURCE = (
     "Azimi et al. 2024, arXiv 2410.20777, tables 1 to 3; transcribed second-hand from a public reproduction's tables"
 )
-_PAPER_RANK = 8  # of the paper's adapters
-# Matched and mismatched MNLI.
+_PAPER_RANK = 8
 _COLUMNS = ("cola", "mnli", "mnli_mismatched", "mrpc", "qnli", "qqp", "rte", "sst2", "stsb", "wnli")
 _UNBEATABLE = "wnli"  # no model beats the majority, so it blurs averages
 _TEX = str.maketrans(
@@ -67,7 +66,7 @@ class Figures:
 @dataclass(frozen=True)
 class Outcome:
     cell: Cell
-    figures: Figures | None  # None if it failed
+    figures: Figures | None
     failure: str = ""  # why it failed
 
 
@@ -84,7 +83,6 @@ class Published:
         return dict(zip(_COLUMNS, self.points, strict=False))
 
 
-# By family and method.
 PUBLISHED = {
     ("bert", "fft"): Published((57.7, 84.5, 84.9, 89.0, 91.8, 89.7, 71.6, 92.8, 89.5, 56.3), 80.8, 1332.0, 6.10),
     ("bert", "lora"): Published((56.9, 83.4, 83.9, 89.2, 91.1, 87.9, 70.1, 92.6, 88.9, 56.9), 80.1, 463.5, 6.22),
@@ -102,7 +100,7 @@ PUBLISHED = {
 class Score:
     values: tuple[float, ...]  # points of seeds that count
     collapsed: int = 0  # seeds with one answer, not in `values`
-    failed: int = 0  # seeds whose training failed
+    failed: int = 0
 
     @property
     def mean(self) -> float | None:
@@ -196,7 +194,7 @@ class Table:
     title: str
     head: tuple[str, ...]
     body: tuple[tuple[str, ...], ...]
-    note: str  # explains marks and figures
+    note: str
 
 
 def scores_table(summaries: Sequence[MethodSummary]) -> Table:

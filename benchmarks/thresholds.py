@@ -2,8 +2,7 @@
 
 Command: `python benchmarks/thresholds.py [--simulations 2000] [--rows 500,2000] [--aims 'recall>=0.9'] [--jobs 2]`.
 Judges simulated tuning sets with and without their groups. Prints the percent that break the bound (at most 5 %
-should), and the percent of rows that get a label or answer; for sets of labels, the percent of rows whose set lacks the
-true label. Ends with 1 if, with groups, more than 5.5 % break beyond noise.
+should). Ends with 1 if, with groups, more than 5.5 % break beyond noise.
 """
 
 import argparse

@@ -41,12 +41,10 @@ class Case:
     bf16: bool | None = False  # None: measured, as is attention
     pad_to: int | None = None
     own_dropout: bool = True  # False: torch's, with the checkpoint's rates
-    plain: bool = False  # the plain Hugging Face Trainer
+    plain: bool = False
 
 
 class _Clock(TrainerCallback):
-    """When each step ended."""
-
     def __init__(self) -> None:
         self.ends: list[float] = []
 
@@ -224,7 +222,6 @@ def _speed(tokens: Any, who: str, case: Case, steps: int) -> float:
 
 
 def _ours(model: Any, tokens: Any, logits: Any, case: Case, steps: int, folder: Path, environment: Any) -> Any:
-    """kdc's trainer; distils if there are logits."""
     from kdc.pipeline.config.tasks import find_task
     from kdc.pipeline.config.training_settings import TrainSettings
     from kdc.pipeline.training import loop

@@ -7,9 +7,8 @@ that pass, of the first 300 sets. `--metrics many`: macro F1 of 20 to 48 classes
 
 Bootstraps are slow, so `clear_verdict` judges many sets without one. An interval always covers the measured difference
 plus or minus what no row shows, so a limit in that range is "not shown". For several labels, groups, or 500 rows and
-more, a standard error decides (delta method for macro F1, else a jackknife over 100 blocks). A limit clearly inside the
-interval is "not shown"; for numbers, a limit well outside is clear too. A drop within the limit cannot fail, so equal
-students' sets after the first 300 stop there. `kdc.judge` must agree on each world's first forty clear sets.
+more, a standard error decides (delta method for macro F1, else a jackknife over 100 blocks). A drop within the limit
+cannot fail, so equal students' sets after the first 300 stop there.
 """
 
 import argparse
@@ -90,7 +89,6 @@ def _cannot_fail(world: World, labels: NDArray, teacher: NDArray, student: NDArr
 
 
 def _is_slow(world: World) -> bool:
-    """Whether a bootstrap would be slow."""
     if world.rows >= _MANY_ROWS:
         return True
     return world.kind != "regression" and (bool(world.labels) or world.group > 1)

@@ -1,9 +1,4 @@
-"""Worlds from which `verdicts.py` draws evaluation sets with a known true drop.
-
-Classes: a table of probabilities of (label, teacher's answer, student's answer). kdc's metric gives its drop, and
-bisection finds the share of lost rows. Several labels: in a lost row, the student inverts all its teacher's answers.
-Numbers: a normal distribution whose correlations are the scores.
-"""
+"""Worlds from which `verdicts.py` draws evaluation sets with a known true drop."""
 
 import math
 from collections.abc import Callable, Iterable
@@ -17,7 +12,7 @@ from numpy.typing import NDArray
 from kdc.pipeline.config import metrics
 
 _TEACHER = 0.85  # share of right answers, for classes
-_POPULATION = 200_000  # rows of a world of many classes
+_POPULATION = 200_000
 _LABELS_A_ROW = (0.5, 0.25, 0.12, 0.08, 0.05)
 _ROUNDING = 1e-12
 _SLIPS = 0.03  # share of wrong labels, if there are several
@@ -202,8 +197,7 @@ class SeveralLabels:
 class Many:
     """Many classes, or up to five of many labels a row: draws whole groups from a population.
 
-    Most groups have one row. Half of a group's rows repeat its labels. In lost rows, random other labels replace the
-    (rare) labels.
+    Half of a group's rows repeat its labels. In lost rows, random other labels replace the (rare) labels.
     """
 
     def __init__(self, world: World, drop: float) -> None:

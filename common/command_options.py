@@ -16,7 +16,7 @@ class Setting:
     name: str  # option, e.g. "max-drop"
     type: Any  # bool makes a flag
     help: str  # effect, unit, default
-    section: str = ""  # such as "contract"; may be empty
+    section: str = ""
     panel: str | None = None  # heading in `--help`
     keys: tuple[str, ...] = ()  # settings, if not `section.name`
     least: float | None = None  # smallest number allowed

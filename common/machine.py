@@ -55,7 +55,7 @@ class Memory(Frozen):
 class Nvidia(Frozen):
     driver: str | None = None  # None: no driver
     devices: tuple[str, ...] = ()  # names with memory
-    detail: str = ""  # why there is none
+    detail: str = ""
 
 
 def cpu(root: Path = Path("/")) -> Cpu:

@@ -28,7 +28,6 @@ class Pace:
 
     Args:
         choices: numbers of threads, descending, close together.
-        set_threads: sets the number for the next steps.
         turn: steps timed with a number in a turn.
         alike: True for training. A service's passes differ in size, so numbers alternate, passes of similar size are
             compared, and a falling speed means nothing.
@@ -58,7 +57,6 @@ class Pace:
         self._wait = _LOOK_AGAIN_S  # until the next comparison
 
     def _no_steps(self) -> dict[int, deque[tuple[int, float]]]:
-        """No steps yet: (tokens, seconds) by threads."""
         return {threads: deque(maxlen=self._remembered) for threads in self.choices}
 
     @contextmanager
@@ -106,7 +104,6 @@ class Pace:
         return [threads for threads in order for _ in range(self._turn)]
 
     def _is_far_behind(self) -> bool:
-        """Whether another number is more than twice as fast."""
         timed = [self._speed(threads) for threads in self.choices if self._speeds[threads]]
         return self._speed(self._used) < max(timed) / 2
 

@@ -41,7 +41,6 @@ def file_system(address: str) -> tuple[Any, str]:
 
 
 def _of_web(address: str) -> dict[str, Any]:
-    """fsspec's options for HTTP: each server's own session."""
     servers = dict(_SERVER.findall(address))
     if not servers:
         return {}
@@ -183,7 +182,6 @@ class Folder:
     """A folder of small files, each written atomically.
 
     Args:
-        address: local, or any that fsspec knows.
         first: the file that `remove` deletes first. A folder without it is half removed.
     """
 

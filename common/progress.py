@@ -66,12 +66,7 @@ class _Bar:
 
 
 class Reporter(_Bar):
-    """Shows stages of a run: lines when one begins and ends, a bar or lines between. Shows kdc's log.
-
-    Args:
-        quiet: print nothing.
-        beat_s: seconds between two lines.
-    """
+    """Shows stages of a run: lines when one begins and ends, a bar or lines between. Shows kdc's log."""
 
     def __init__(self, *, quiet: bool = False, beat_s: float = _BEAT_S) -> None:
         from rich.logging import RichHandler
@@ -114,7 +109,6 @@ class Reporter(_Bar):
         self.say(f"{stage}: already done, nothing changed")
 
     def _beat(self, task: Any, ended: threading.Event) -> None:
-        """Report regularly, even if the stage is silent."""
         while not ended.wait(self._beat_s):
             self.say(_line(task))
 

@@ -28,7 +28,7 @@ from kdc.serving.engine.engine import Engine
 from kdc.tools.reference import arrays_of
 
 Ints = NDArray[np.int64]
-ID, LABEL = "id", "label"  # columns of the file
+ID, LABEL = "id", "label"
 _COLUMNS = ("texts", "sides", "student", "teacher")  # of `Answered`
 _NO_LABEL = -1
 _ALL_ROWS = "label all rows: --data FILE"

@@ -36,7 +36,7 @@ class Evaluation(Frozen):
     provider: str  # the execution provider
     metrics: dict[str, float]  # in points, by name
     interval: tuple[float, float]  # 95 %, of the deciding metric
-    groups: int  # independent groups of rows
+    groups: int
     # difference from the contract's reference; None on rows outside the evaluation set
     compared: Quality | None
     max_drop: float | None  # the contract's, or 1
@@ -93,7 +93,6 @@ def evaluate_artifact(
 
 
 def _contract_of(manifest: Manifest) -> Contract:
-    """The artifact's contract, or one with `_MAX_DROP` if it limits no drop."""
     contract = Contract() if manifest.contract is None else manifest.contract.contract
     return contract if contract.limits.max_drop is not None else replace(Contract(), {"max_drop": _MAX_DROP})
 

@@ -48,7 +48,7 @@ class ToLabel(Frozen):
     rows: int  # with a text
     skipped: int  # without a text
     differing: int  # distinct texts with different answers
-    to_label: int  # texts in the file
+    to_label: int
     rows_judged: int  # by the file's labels; all, if it has all differing texts
     max_drop: float | None  # points of accuracy; None without a limit
     # rows and labels that show, with 80 % power, that an equally good student keeps `max_drop`; None if none would
@@ -126,7 +126,6 @@ def rows_for(differing: float, *, max_drop: float, confidence: float) -> int | N
 
 
 def _request(source: str, out: Path, columns: Mapping[str, str | None]) -> PredictRequest:
-    """A request that skips rows without a text. Refuses an existing `out`."""
     for path in (out, answers_beside(out)):
         if path.exists():
             remedy = "another name: kdc replaces no file that may hold labels"

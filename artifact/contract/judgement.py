@@ -30,7 +30,7 @@ class Check(NamedTuple):
     bound: str  # limit with sign and unit
     measured: str  # with confidence interval and unit
     verdict: Verdict
-    problem: str  # what is wrong, in one sentence
+    problem: str
 
 
 class Judgement(Frozen):
@@ -112,7 +112,6 @@ def missed_costs(contract: Contract, costs: Costs) -> list[str]:
 
 
 def _cost_checks(contract: Contract, costs: Costs) -> list[Check]:
-    """A missed time is "not shown" if busy neighbours could explain it."""
     at, latency = contract.at, f"p{contract.at.percentile:g} latency"
     length = "rows as they come" if at.length is None else f"{at.length} tokens"
     measurements = (  # limit, name, conditions, unit, value, interval

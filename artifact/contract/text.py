@@ -10,7 +10,6 @@ _FASTER = (
 )
 _MORE_ROWS = "more evaluation rows (--eval FILE), or --set contract.evidence=point to judge by the estimate alone"
 _QUIETER = "`kdc verify ARTIFACT` while nothing else runs on this machine, or a limit that leaves it some room"
-# What to try, by verdict and limit.
 _ADVICE = {
     ("fail", "max_latency_ms"): _FASTER,
     ("fail", "min_rows_per_s"): _FASTER,

@@ -93,7 +93,7 @@ def _label(text: str) -> str:
 
 
 def _bentoml() -> Any:
-    os.environ.setdefault("BENTOML_DO_NOT_TRACK", "true")  # no usage data by default
+    os.environ.setdefault("BENTOML_DO_NOT_TRACK", "true")
     import bentoml
     import bentoml.exceptions
 

@@ -123,7 +123,6 @@ class FileTarget(FileSource):
         return sum(info.size for info in missing.values()) + len(artifact.content)
 
     def _artifact_to_replace(self, manifest: Manifest, force: bool) -> Manifest | None:
-        """The artifact that may be replaced, if any."""
         try:
             old, _ = self.read_manifest()
         except KdcError as error:
@@ -154,7 +153,6 @@ class FileTarget(FileSource):
         return JOURNAL_NAME not in names and bool(names - {self._path.rpartition("/")[2], ""})
 
     def _read_journal(self) -> dict[str, FileInfo]:
-        """Complete files of an unfinished push."""
         try:
             files = json.loads(self.read(JOURNAL_NAME, _JOURNAL_BYTES))
             return {name: FileInfo.model_validate(info) for name, info in files.items()}
@@ -166,7 +164,6 @@ class FileTarget(FileSource):
         self._write(JOURNAL_NAME, json.dumps(document, indent=1).encode())
 
     def _has(self, name: str, info: FileInfo) -> bool:
-        """Whether the store has a file: by hash if local, else by size."""
         try:
             if is_local(self._system):
                 return describe_files(Path(self._path), [name])[name] == info

@@ -1,7 +1,7 @@
 """Artifacts in model repositories of the Hugging Face hub.
 
-`huggingface_hub` finds the token and calls the API. kdc downloads files itself, to bound sizes and resume. A push is
-one commit. A repeated push skips large files that are uploaded already.
+kdc downloads files itself, to bound sizes and resume. A push is one commit. A repeated push
+skips large files that are uploaded already.
 """
 
 import hashlib
@@ -128,7 +128,6 @@ def _check_safe(url: str, endpoint: str) -> None:
 
 @contextmanager
 def _asking_hub(address: str) -> Iterator[None]:
-    """Turn `huggingface_hub`'s errors into kdc's."""
     from huggingface_hub.errors import OfflineModeIsEnabled, RepositoryNotFoundError, RevisionNotFoundError
 
     try:
@@ -188,7 +187,6 @@ def push_to_hub(repository: Repository, artifact: Outgoing, *, public: bool) -> 
 
 
 def _branch(api: Any, repository: Repository, public: bool) -> Any:
-    """The branch; creates it, or the repository, if missing."""
     from huggingface_hub.errors import RevisionNotFoundError
 
     name, branch = repository.name, repository.revision
@@ -202,14 +200,12 @@ def _branch(api: Any, repository: Repository, public: bool) -> Any:
 
 
 def _differing(commit: Any, artifact: Outgoing) -> list[str]:
-    """Files, including the manifest, that the commit lacks or holds differently."""
     stored = {file.rfilename: file for file in commit.siblings or ()}
     names = [*artifact.manifest.files, MANIFEST_NAME]
     return [name for name in names if name not in stored or not _is_same(stored[name], artifact.folder / name)]
 
 
 def _is_same(stored: Any, path: Path) -> bool:
-    """Compare by SHA-256 if the file is large, else by git's hash."""
     if stored.size != path.stat().st_size:
         return False
     if stored.lfs is not None:
@@ -230,7 +226,6 @@ def _additions(artifact: Outgoing, files: list[str]) -> list[Any]:
 
 
 def _removals(repository: Repository, before: Any, manifest: Manifest) -> list[Any]:
-    """Remove files that only the previous artifact had."""
     from huggingface_hub import CommitOperationDelete
 
     try:

@@ -208,7 +208,6 @@ def publish(partial: Path, folder: Path) -> None:
 
 
 def _replaced(folder: Path) -> Path:
-    """Where the old artifact waits."""
     return folder.parent / f".{folder.name}.kdc-replaced"
 
 

@@ -138,7 +138,7 @@ def fetch(
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(lock), Meter() as meter:
             recover(folder)
-            if holds(folder, manifest, force=force, is_cache=is_cache):  # another process brought it
+            if holds(folder, manifest, force=force, is_cache=is_cache):
                 return None
             partial = prepare(folder, manifest)
             received = receive_files(source, manifest, partial, meter)
@@ -162,7 +162,6 @@ def push_artifact(
 
     Args:
         force: replace another artifact, if the store keeps no versions.
-        allow_failed: push an artifact that failed its contract.
         public: make a new hub repository public.
 
     Raises:

@@ -1,6 +1,6 @@
 """kdc's engine behind BentoML's adaptive batcher: `POST /classify {"texts": [[...]]}`.
 
-Reads `PEER_ARTIFACT`. Access log off, as in `kdc serve`.
+Reads `PEER_ARTIFACT`.
 """
 
 import os

@@ -20,8 +20,6 @@ _BATCH = 32  # pairs
 
 
 class _Clock(TrainerCallback):
-    """When each step ended."""
-
     def __init__(self) -> None:
         self.ends: list[float] = []
 

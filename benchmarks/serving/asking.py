@@ -17,7 +17,7 @@ from kdc.serving.engine.engine import Engine, Text
 
 _SIZES = (1, 8, 32)  # rows of a request
 _TOLERANCE = 2e-3  # int8 may differ by 1e-3 between batches
-_CONNECTIONS = 16  # of a closed loop
+_CONNECTIONS = 16
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,6 @@ class Phase:
         answered: rows/s answered.
         accepted: seconds of answered requests.
         refused: seconds of 429 replies.
-        without_retry_after: 429 without that header.
         wrong: replies with other rows' answers.
         failed: other errors.
         resident: MB, each second.

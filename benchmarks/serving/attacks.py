@@ -29,9 +29,7 @@ class Target:
     """What is attacked, and until when.
 
     Attributes:
-        admin_port: the probes' port.
         done: times of the attack's own answers.
-        others: other clients' text.
     """
 
     port: int

@@ -39,7 +39,6 @@ _BEGUN = struct.pack(">BI", 0, 2_000_000)  # an uncompressed message's length
 
 
 def _calls(*frames: tuple[int, int, bytes], end: int = _STREAMS) -> bytes:
-    """Head and frames for each stream."""
     return b"".join(
         frame(_HEADERS, _END_HEADERS, stream, head())
         + b"".join(frame(kind, flags, stream, data) for kind, flags, data in frames)
@@ -68,12 +67,11 @@ async def half_probes(target: Target) -> None:
 
 
 _BYTES = 400_000  # of a message
-_CHANNELS, _CALLS = 8, 16  # calls of a channel at once
+_CHANNELS, _CALLS = 8, 16
 _ROWS, _FEW_ROWS = 100, 16  # few: unread replies take memory, work does not
 
 
 def _growing(model: str) -> list[bytes]:
-    """Messages that grow eight to fifty times."""
     given, texts = {"name": "text", "datatype": "BYTES", "shape": [_ROWS]}, [b"w1 w2 w3 w4"] * _ROWS
     contents = [
         {"bytes_contents": texts, "int64_contents": [0] * _BYTES},

@@ -79,11 +79,7 @@ def drive(port: int, path: str, bodies: Path, *, connections: int, rows: int, se
     """Run wrk with one thread.
 
     Args:
-        port: of the server.
-        path: to post to.
         bodies: file of `write_bodies`.
-        connections: open at once.
-        rows: of a request.
         seconds: rounded, at least 1.
 
     Raises:

@@ -9,9 +9,7 @@ class Mark:
     """One bound.
 
     Attributes:
-        what: in words.
         least: whether the bound is a minimum.
-        bound: of the value.
         value: measured, or the median of rounds.
         interval: 95 %, of the median; None with too few rounds.
     """

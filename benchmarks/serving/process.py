@@ -26,8 +26,6 @@ class Running:
     """A ready server.
 
     Attributes:
-        server: how it was started.
-        port: where it listens.
         seconds_to_ready: until the first 200.
         worker: the answering process.
     """
@@ -70,8 +68,6 @@ def running(server: Server, log: Path, memory_mb: int | None = None) -> Iterator
     """A started server; stops it after the block.
 
     Args:
-        server: to start.
-        log: file for its output.
         memory_mb: MiB of all its processes (needs root); None: no limit.
 
     Raises:
@@ -101,7 +97,6 @@ def running(server: Server, log: Path, memory_mb: int | None = None) -> Iterator
 
 @contextlib.contextmanager
 def _cgroup(memory_mb: int | None) -> Iterator[Path | None]:
-    """A cgroup (version 1 or 2) with a limit in MiB."""
     if memory_mb is None:
         yield None
         return

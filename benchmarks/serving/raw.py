@@ -1,7 +1,6 @@
 """Forward passes alone, over tokenised rows sorted by length in equal batches: the limit.
 
-Single rows keep their order: repeated shapes are faster in ONNX Runtime, and no service can count on them. Arguments:
-artifact, JSON file of rows, rows a batch, seconds. Prints JSON.
+Single rows keep their order: repeated shapes are faster in ONNX Runtime, and no service can count on them.
 """
 
 import json

@@ -14,7 +14,7 @@ from benchmarks.serving.texts import SETS
 from kdc.pipeline.quality.latency import interval_of_median
 
 _PEERS = {"uvicorn": 0.85, "at-once": 0.85, "bentoml-batchable": 1.6, "fastapi-pipeline": 3, "infinity": 3}
-_CONFIDENCE = 0.95  # of the marks' intervals
+_CONFIDENCE = 0.95
 
 
 @dataclass
@@ -26,7 +26,6 @@ class Results:
         ready: seconds of each start, by server.
         resident: MB after each load, by server.
         agreement: percent of rows with the engine's label.
-        left_out: why a server did not run.
     """
 
     figures: dict[str, dict[str, list[Figures]]] = field(default_factory=dict)

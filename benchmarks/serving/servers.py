@@ -23,8 +23,6 @@ class Dialect:
     """How to ask a server.
 
     Attributes:
-        path: to post to.
-        body: of a request with these rows.
         labels: best labels of a reply.
     """
 
@@ -38,11 +36,8 @@ class Server:
     """How to start a server.
 
     Attributes:
-        name: in tables.
-        command: for a port.
         health: path that answers 200 when ready.
         dialect: None if it is only started.
-        environment: further variables.
         uses_torch: reads OMP_NUM_THREADS, which is 1 for others.
     """
 
@@ -73,11 +68,8 @@ class Subject:
     """What is served.
 
     Attributes:
-        artifact: its folder.
-        manifest: its manifest.
         model: the same student for transformers.
         peers: Python of the peers' environment.
-        scratch: folder for servers' files.
     """
 
     artifact: Path

@@ -21,8 +21,6 @@ class TextSet:
     """Where rows come from.
 
     Attributes:
-        file: under GLUE's folder.
-        columns: that make a row.
         lengths: in tokens: minimum, deciles, maximum.
         first: share of the first text if a row is split.
     """
@@ -43,9 +41,7 @@ def read_rows(name: str, data: Path | None, *, is_pair: bool) -> list[Text]:
     """Rows of a set, as one text or two with the same tokens.
 
     Args:
-        name: of the set.
         data: GLUE's folder; None makes rows up.
-        is_pair: whether a row is two texts.
 
     Raises:
         InputError: the file is missing or has other columns.

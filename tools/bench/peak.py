@@ -84,7 +84,6 @@ def speed(number_format: str, threads: int) -> float:
 
 @cache
 def _product(number_format: str, threads: int) -> tuple[onnxruntime.InferenceSession, np.ndarray]:
-    """A session that multiplies square matrices, and its input. The size grows with `threads`."""
     from onnx import numpy_helper, parser
 
     size = round(_SIZE * math.sqrt(threads))

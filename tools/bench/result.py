@@ -16,7 +16,7 @@ class Loaded(Frozen):
     runtime: str  # "onnxruntime" or "torch"
     variant: str  # such as int8, or torch's data type
     on: str  # execution provider, or torch's device
-    threads: int  # of a forward pass
+    threads: int
     notes: tuple[str, ...]
     longest: int  # most tokens of a row
 
@@ -53,12 +53,12 @@ class SubjectResult(Loaded):
     name: str
     path: str
     cold_start_s: float  # median, from process start to first answer
-    peak_memory_bytes: int  # resident memory of its process
+    peak_memory_bytes: int
     cases: tuple[CaseResult, ...]  # except cases with rows too long for it
 
 
 class BenchSettings(Frozen):
-    rounds: int  # turns of each subject at each case
+    rounds: int
     seconds: float  # of a turn
     device: str  # "auto", "cpu" or "cuda"
     starts: int  # process starts per subject, for the cold start

@@ -125,7 +125,6 @@ def run_bench(
 
 
 def _with_threads(subject: Subject, threads: Sequence[int]) -> list[Subject]:
-    """A subject for each number of threads, with the number in its name if there are several."""
     if len(threads) < 2:
         return [replace(subject, threads=number) for number in threads] or [subject]
     named = {number: f"{subject.name}, {number} thread{'s' * (number > 1)}" for number in threads}
@@ -133,8 +132,6 @@ def _with_threads(subject: Subject, threads: Sequence[int]) -> list[Subject]:
 
 
 class _Running:
-    """A subject's process, and its turns by case."""
-
     def __init__(self, subject: Subject, device: str) -> None:
         self.subject = subject
         self.turns: dict[Case, list[Turn]] = {}
@@ -156,7 +153,6 @@ class _Running:
         return time.perf_counter() - self._began
 
     def watch_peak(self) -> None:
-        """Measure the share of the peak from now on, if possible."""
         from kdc.tools.bench.peak import peak_share
 
         self._peak_share = peak_share(self.subject.path.resolve(), self.loaded)
@@ -177,11 +173,7 @@ class _Running:
         self._process.communicate()
 
     def _ask(self, **request: Any) -> Any:
-        """Send a request, or an empty line, and read the reply.
-
-        Raises:
-            KdcError, InputError: from the process; KdcError if it has ended.
-        """
+        """Send a request, or an empty line, and read the reply."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         try:

@@ -46,7 +46,6 @@ def _install(report: Report) -> Iterator[Advice]:
 
 
 def _providers(report: Report) -> Iterator[Advice]:
-    """Problems of ONNX Runtime and PyTorch."""
     providers, torch = {provider.name: provider for provider in report.providers}, report.torch
     cpu, cuda = providers.get(CPU), providers.get(CUDA)
     if providers and (cpu is None or not cpu.starts):

@@ -106,7 +106,6 @@ def _probe(*question: str, timeout_s: float = _PROBE_TIMEOUT_S) -> dict[str, Any
 
 
 def _reason(answer: dict[str, Any]) -> str:
-    """Why a provider does not start, with the cause in ONNX Runtime's log."""
     reason = answer.get("error") or answer.get("reason", "")
     for pattern in _CAUSES:
         if cause := pattern.search(answer.get("words", "")):

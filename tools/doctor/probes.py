@@ -12,7 +12,7 @@ from collections.abc import Callable
 from statistics import median
 from typing import Any
 
-os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # or ONNX Runtime sends usage data
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 _ROUNDS = 5  # of timing
 
@@ -60,7 +60,6 @@ def probe_torch() -> dict[str, Any]:
 
 
 def _training_speeds() -> dict[str, float]:
-    """Training steps a second of a small layer, by threads and number format."""
     import torch
 
     layer = torch.nn.TransformerEncoderLayer(384, 12, 1536, dropout=0.0, batch_first=True)

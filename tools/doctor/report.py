@@ -25,7 +25,7 @@ class Torch(Frozen):
     # training steps a second on the CPU; empty with a GPU
     training: dict[str, float] = Field(default_factory=dict)
     words: str = ""
-    error: str = ""  # why the import failed
+    error: str = ""
 
 
 class Hub(Frozen):

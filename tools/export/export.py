@@ -27,7 +27,7 @@ class Exported(NamedTuple):
     place: str  # folder, or MLflow's model address
     sha256: str  # of the manifest
     bytes: int  # of all files; for MLflow, of the artifact
-    next: str  # command to use it
+    next: str
 
 
 def export_artifact(

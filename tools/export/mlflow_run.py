@@ -56,7 +56,7 @@ def _log_model(mlflow: Any, artifact: Path, manifest: Manifest, name: str) -> st
 
 
 def _mlflow() -> Any:
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # no usage data by default
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     try:
         import mlflow
@@ -76,7 +76,6 @@ def _tags(manifest: Manifest) -> dict[str, str]:
 
 
 def _metrics(manifest: Manifest) -> dict[str, float]:
-    """Figures of variants and the teacher, as "variant/metric"."""
     measured: dict[str, Any] = {}
     for name, variant in manifest.variants.items():
         figures = variant.metrics | variant.model_dump(include=_COSTS)

@@ -60,7 +60,6 @@ def _add_image(
 
 
 def _add_layer(artifact: Path, names: list[str], blobs: Path) -> dict[str, Any]:
-    """Add a tar archive of the files, without times and owners."""
     temporary = blobs / ".layer"
     with tarfile.open(temporary, "w", format=tarfile.PAX_FORMAT) as archive:
         top = tarfile.TarInfo("models")
@@ -77,7 +76,6 @@ def _add_layer(artifact: Path, names: list[str], blobs: Path) -> dict[str, Any]:
 
 
 def _add_json(document: dict[str, Any], media_type: str, blobs: Path) -> dict[str, Any]:
-    """Add a document under its hash; returns its descriptor."""
     content = _bytes(document)
     digest = hashlib.sha256(content).hexdigest()
     (blobs / digest).write_bytes(content)

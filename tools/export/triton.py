@@ -28,7 +28,7 @@ def write_model(artifact: Path, manifest: Manifest, folder: Path, *, name: str, 
     shutil.copyfile(artifact / graph, folder / "1" / "model.onnx")
     for file in ("tokenizer.json", MANIFEST_NAME):
         shutil.copyfile(artifact / file, folder / file)
-    if manifest.task.labels:  # one label a line
+    if manifest.task.labels:
         lines = (" ".join(label.split()) + "\n" for label in manifest.task.labels)
         (folder / "labels.txt").write_text("".join(lines), encoding="utf-8")
     (folder / "config.pbtxt").write_text(_config(manifest, name, variant), encoding="utf-8")
