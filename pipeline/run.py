@@ -57,8 +57,11 @@ def _stage(module: _StageModule, *after: str, **more: Any) -> Stage:
 
 
 STAGES = (
+    # Read, check, split (training, tuning, evaluation) and tokenise the rows.
     _stage(data, check=data.check),
+    # A smaller vocabulary, if requested or if a size limit may need it.
     _stage(vocabulary, "data", is_wanted=lambda config: config.makes_vocabulary),
+    # Export and time all students untrained, if a contract limits costs.
     _stage(
         candidates,
         "data",
@@ -66,20 +69,31 @@ STAGES = (
         is_wanted=lambda config: config.measures_first,
         check=candidates.check,
     ),
-    # "labelled" leaves out what cannot affect the teacher: unlabelled rows, the student's tokens.
+    # Cheap models to beat. "labelled" leaves out what cannot affect the teacher: unlabelled rows, the student's tokens.
     _stage(baselines, "labelled", is_wanted=lambda config: config.baselines.enabled),
+    # Fine-tune or check the teacher.
     _stage(teacher, "labelled", "baselines"),
-    # "answered" leaves out the student's tokens.
+    # The teacher's logits. "answered" leaves out the student's tokens.
     _stage(targets, "answered", "baselines", "teacher"),
+    # Short trainings choose the student, if a contract limits costs.
     _stage(search, "targets", is_wanted=lambda config: config.searches),
+    # Distil the student.
     _stage(student, "targets"),
+    # Merge its adapters or projection.
     Stage(MergeResult, merge.run, lambda run: {}, after=("student",)),
+    # ONNX graphs in fp32 and fp16.
     _stage(export, "merge"),
+    # Choose the fastest good int8 model.
     _stage(quantize, "export"),
+    # The teacher as ONNX too, to compare students with.
     _stage(uncut, "teacher", is_wanted=lambda config: config.export.teacher and config.has_one_teacher),
+    # A second model for rows that the student is unsure of, on request or with a search.
     _stage(cascade, "targets", "quantize", "uncut", is_wanted=lambda config: config.cascades),
+    # Models to compare KD-LoRA with, on request.
     _stage(controls, "teacher", "student"),
+    # All models on the evaluation split, timed side by side.
     _stage(evaluate, "quantize", "uncut", "controls"),
+    # Build the artifact and judge it against the contract.
     _stage(package, "evaluate", is_intact=package.is_intact),
 )
 
@@ -145,6 +159,7 @@ def compress(
 
 
 def _check_same_run(config: Config, root: Path, settings: str) -> None:
+    """Raises InputError if this rank has other settings or another run directory."""
     file = root / "config.json"
     if config.model_dump_json() != settings:
         raise InputError("the processes were given different settings", remedy="the same command for all of them")
