@@ -88,7 +88,8 @@ def _python() -> Iterator[str]:
     """Signature and docstring of each public name."""
     yield "# Python API"
     yield ""
-    yield "`import kdc` loads nothing heavy. [Use kdc from Python](../how-to/use-from-python.md) has examples."
+    yield "`import kdc` loads nothing heavy. `kdc.__version__` is the version."
+    yield "[Use kdc from Python](../how-to/use-from-python.md) has examples."
     for name in kdc.__all__:
         thing = getattr(kdc, name)
         if isinstance(thing, str):

@@ -209,8 +209,8 @@ def test_a_run_with_a_second_model(weak: Finished, tmp_path: Path, monkeypatch: 
             assert 0 < share < 1
             assert found.variants["cascade"].score == score
             assert found.note == (
-                f"of the tuning slice's rows {100 * goes_on.mean():.0f} % go on from the student (int8) to the second "
-                "model, the teacher itself, uncut (int8)"
+                f"the student (int8) sends {100 * goes_on.mean():.0f} % of the tuning set to the second model, the "
+                "teacher itself, uncut (int8)"
             )
             assert found.variants["cascade"].score >= found.variants["cascade"].wanted
         else:
@@ -347,11 +347,11 @@ def test_a_pair_is_not_taken_if_the_student_is_enough_or_two_models_gain_too_lit
     )
     assert cascade._why_not(pair, 19.0) == cascade._why_not(pair, 20.0) == ""  # a tenth more is enough
     assert cascade._why_not(pair, 20.4) == (
-        "no second model is taken: 75 % of the rows would go on to it, and both would answer 22 rows a second "
-        "together, where it alone answers 20"
+        "no second model is taken: 75 % of the rows would go to it, and the pair would answer 22 rows a second; it "
+        "alone answers 20"
     )
     assert cascade._why_not(pair.model_copy(update={"share": 0.0, "wanted": 88.0}), 10.0) == (
-        "no second model is taken: the student alone scores 88.2 on the tuning slice, of 88.0 that are asked for (the "
+        "no second model is taken: the student alone scores 88.2 on the tuning set, and 88.0 is enough (the "
         "second model 91.5)"
     )
 
@@ -368,7 +368,7 @@ def stand_in(folder: Path, labels: NDArray[np.int64], **config: Any) -> Any:
     results = {
         QuantizeResult: SimpleNamespace(chosen="channel", temperature=1.5),
         TeacherResult: SimpleNamespace(tune={"accuracy": 93.0}),
-        TargetsResult: SimpleNamespace(standing=None),
+        TargetsResult: SimpleNamespace(baseline_comparison=None),
     }
     data = SimpleNamespace(task=TASK, rows=lambda split: {"tune": rows}[split], groups=lambda split: None)
     return SimpleNamespace(
@@ -404,7 +404,7 @@ def test_of_what_a_contract_allows_half_is_left_for_other_rows(
     assert found.best.wanted == pytest.approx(wanted, abs=1e-4)
     assert 0.01 < found.best.share < 0.9
     assert found.note == (
-        f"of the tuning slice's rows {100 * found.best.share:.0f} % go on from the student (int8) to the second model, "
+        f"the student (int8) sends {100 * found.best.share:.0f} % of the tuning set to the second model, "
         "the teacher itself, uncut (int8)"
     )
     assert list(found.variants) == (["cascade"] if device == "cpu" else ["cascade", "cascade_fp32"])
@@ -452,7 +452,7 @@ def test_two_models_of_other_tokens_or_lengths_are_no_pair(differs: str | None, 
     unasked = cascade._problem(TASK, tmp_path / "export", second, None)
     assert ("has another tokenizer" in unasked) is (differs is not None)
     if differs is not None:
-        with pytest.raises(InputError, match="other tokenizers") as refused:
+        with pytest.raises(InputError, match="must read the same tokens") as refused:
             cascade._problem(TASK, tmp_path / "export", second, "--cascade auto")
         assert refused.value.given == "--cascade auto"
 
@@ -461,7 +461,7 @@ def test_unasked_a_number_has_no_second_model_and_no_run_ends_for_it(tmp_path: P
     number = custom_task("stars", "text", None, "label", "regression")
     none, some = (SecondModel(tmp_path, "teacher", files) for files in ({}, {"fp32": tmp_path / "model.onnx"}))
     for second in (none, some):
-        assert "a number says nothing" in cascade._problem(number, tmp_path, second, None)
+        assert "a number does not tell" in cascade._problem(number, tmp_path, second, None)
     assert "no graph of the uncut teacher" in cascade._problem(TASK, tmp_path, none, None)
 
 
@@ -549,15 +549,15 @@ def test_which_second_models_are_looked_at_before_training_and_by_whose_tokens(
         assert refusal(unasked, "regression", pieces=False, exports=False) == ""
     asked: tuple[str | Path, ...] = ("auto", tmp_path)
     for second in asked:
-        assert "says nothing of that" in refusal(second, "regression")
+        assert "a number does not tell" in refusal(second, "regression")
         assert "read the same tokens" in refusal(second, pieces=False)
     assert refusal() == refusal(kind="multilabel") == ""
     lacking: tuple[dict[str, Any], ...] = ({"has_one_teacher": False}, {"exports": False}, {"trained": False})
     for changes in lacking:
-        assert "there is no teacher" in refusal(**changes)
+        assert "there is no exported, uncut teacher" in refusal(**changes)
     of_others: dict[str, Any] = {"of_teacher": False}
     assert refusal(student="the same", **of_others) == refusal(student="another", searches=True, **of_others) == ""
-    assert "have other tokenizers" in refusal(student="another", **of_others)
+    assert "tokenizers, lengths or windows differ" in refusal(student="another", **of_others)
     assert refusal(student="another") == ""  # never read, since it is made of the teacher
     assert tokens_of_artifact == []
     for searches in (False, True):
@@ -630,10 +630,10 @@ def test_an_artifact_is_a_second_model_if_it_reads_the_same_tokens_of_the_same_r
     assert refusal() == refusal(tokenizer=None) == refusal(tokenizer=None, max_length=9) == ""
     assert refusal(theirs=windows, long=windows) == ""
     assert refusal(theirs=windows.model_copy(update={"join": ("max",)}), long=windows) == ""
-    assert "is two models itself" in refusal(second="another")
+    assert "is itself a cascade" in refusal(second="another")
     for labels in (("bad", "good", "so so"), ("bad", "so so")):
-        assert "have the same labels" in refusal(labels=labels)
-    assert "have the same labels" in refusal(kind="multilabel")
+        assert "need the same labels" in refusal(labels=labels)
+    assert "need the same labels" in refusal(kind="multilabel")
     others: tuple[dict[str, Any], ...] = (
         {"max_length": 47},
         {"max_length": 49},
@@ -645,8 +645,8 @@ def test_an_artifact_is_a_second_model_if_it_reads_the_same_tokens_of_the_same_r
     )
     for changes in others:
         assert "read the same tokens" in refusal(**changes)
-    assert "was made of other rows" in refusal(rows="other rows")
-    assert "was made of other rows" in refusal(rows="other rows", tokenizer=None)
+    assert "was made from other rows" in refusal(rows="other rows")
+    assert "was made from other rows" in refusal(rows="other rows", tokenizer=None)
 
 
 def test_a_graph_of_a_teacher_of_before_is_no_second_model(finished: Finished, tmp_path: Path) -> None:

@@ -46,8 +46,8 @@ def test_a_score_that_chance_reaches_in_a_twentieth_of_cases_is_the_last_that_pa
 
     assert checked(0.05) is None
     assert checked(0.055) == (
-        "the teacher is not shown to be better than chance on the tuning slice "
-        "(accuracy 60.0, majority 51.0; answers that know nothing do as well in 5.5 % of cases)"
+        "the teacher is not shown to be better than chance on the tuning set "
+        "(accuracy 60.0, majority 51.0; chance answers do as well in 5.5 % of cases)"
     )
 
 

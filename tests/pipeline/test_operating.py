@@ -479,7 +479,7 @@ def test_so_many_rows_with_one_probability_are_told_as_are_a_twentieth_of_the_ro
         told = _ties({"toxic": _Choice(parse_aim("precision>=0.9"), Chosen(0.4), alike)})
         assert bool(told) is is_told
         many = {str(name): _Choice(parse_aim("f1"), Chosen(0.4), alike) for name in range(6)}
-        assert [note[:11] for note in _ties(many)] == (["of 6 labels"] if is_told else [])
+        assert [note[:11] for note in _ties(many)] == (["6 labels ha"] if is_told else [])
         many.pop("5")
         assert len(_ties(many)) == (5 if is_told else 0)
 
@@ -494,8 +494,8 @@ def test_of_many_labels_the_first_five_are_told_and_how_many_more_there_are() ->
         told = "; ".join(f"{name}: recall>=0.9: few rows" for name in names[:5])
         assert refused.value.given == told + more
         points = [OperatingPoint(label=name, threshold=0.5, aim="f1", reached=False, note="few rows") for name in names]
-        each = [f"{name}: f1 is not reached on the tuning slice: few rows" for name in names]
-        among = [f"{count} labels do not reach their aim on the tuning slice, among them l0, l1, l2, l3, l4"]
+        each = [f"{name}: f1 is not reached on the tuning set: few rows" for name in names]
+        among = [f"{count} labels do not reach their aim on the tuning set, among them l0, l1, l2, l3, l4"]
         assert _unreached(points) == (each if count <= 5 else among)
 
 
@@ -505,7 +505,7 @@ def test_what_shows_nothing_is_not_advised() -> None:
         missed = Chosen(0.5, reached=False, note="few rows", proven=proven)
         with pytest.raises(InputError) as refused:
             _refuse_unshown("--aim", {"toxic": _Choice(parse_aim("recall>=0.9"), missed, np.zeros(0))})
-        assert ("ask for what is shown" in refused.value.remedy) is is_advised
+        assert ("ask for less" in refused.value.remedy) is is_advised
         assert ("more labelled rows" in refused.value.remedy) is not is_advised
 
 
@@ -523,8 +523,8 @@ def test_what_sets_do_is_told_in_percent() -> None:
     hits, ones = (Rate(hits=count, of=100, low=0.0, high=1.0) for count in (94, 60))
     counted = sets.model_copy(update={"evaluation": Covered(coverage=hits, single=ones, size=1.5)})
     assert _of_sets(counted) == [
-        f"sets of labels hold the true one of {hits.text} % of the evaluation rows, asked were 95 %; they have 1.50 "
-        f"labels on average, and {ones.text} % have one"
+        f"sets of labels hold the true label for {hits.text} % of the evaluation rows (asked: 95 %); they average 1.50 "
+        f"labels, and {ones.text} % have one"
     ]
 
 
@@ -535,7 +535,7 @@ def test_rows_that_8_bits_decide_otherwise_are_counted_once_each() -> None:
     int8[0, :2] *= -1
     int8[1, 0] = 1
     int8[2, 0] = -1
-    told = "at the thresholds int8 decides otherwise than fp32 on 3 of 4 evaluation rows"
+    told = "at the thresholds, int8 and fp32 decide 3 of 4 evaluation rows differently"
     assert _flips(TOXIC, {"fp32": fp32, "int8": int8}, "int8", 1.0) == [told]
     assert _flips(TOXIC, {"fp32": fp32, "int8": fp32}, "int8", 1.0) == [told.replace("3 of", "0 of")]
     assert _flips(TOXIC, {"fp32": fp32}, "fp32", 1.0) == _flips(TOXIC, {"int8": int8}, "int8", 1.0) == []

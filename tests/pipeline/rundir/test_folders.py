@@ -142,7 +142,7 @@ def test_a_stage_that_was_cut_off_goes_on_in_its_folder_and_with_other_settings_
     assert names(tmp_path) == ["count.partial"]
     begun: list[bool] = []
     stage = writing(1, lambda out: begun.append((out / "begun").exists()))
-    assert done(tmp_path, stage) == [("count", "goes on where it was cut off"), ("count", "done")]
+    assert done(tmp_path, stage) == [("count", "resumes where it stopped"), ("count", "done")]
     with pytest.raises(InterruptedError):
         done(tmp_path, writing(2, killed))
     stage = writing(3, lambda out: begun.append((out / "begun").exists()))

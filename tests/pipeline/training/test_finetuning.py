@@ -131,8 +131,8 @@ def test_a_training_that_goes_on_in_another_number_format_says_so(
         for precision in ("bf16", "bf16", "fp32", "fp32", "bf16"):
             finetuning._note_precision(tmp_path / "a" / "b", precision)
     assert caplog.messages == [
-        "the training began in bf16, and goes on in fp32",
-        "the training began in fp32, and goes on in bf16",
+        "the training began in bf16, and resumes in fp32",
+        "the training began in fp32, and resumes in bf16",
     ]
 
 

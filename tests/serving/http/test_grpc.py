@@ -221,7 +221,7 @@ def test_a_compressed_message_is_refused_before_it_is_unpacked(single: Served) -
         (
             request([b"w1 "] * 2, shape=[3]),
             "INVALID_ARGUMENT",
-            "an input has 2 elements, which is not what its shape says",
+            "an input has 2 elements, unlike its shape",
         ),
         (request([b"\xff"]), "INVALID_ARGUMENT", "a text is not valid UTF-8"),
         (request([b" "]), "INVALID_ARGUMENT", "a text is empty; given: row 0"),
