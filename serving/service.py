@@ -34,7 +34,7 @@ if runtime.directory() is not None:  # `kdc serve` says the same
 
 _SETTINGS = resolve()
 _APP = make_app(_SETTINGS)
-# Python's are (700, 10, 10). By 20,000, calls of gRPC would keep their messages for long: +600 MB in an attack.
+# Python's are (700, 10, 10). gRPC's calls leave cycles that hold their messages: 600 MB of them with 20,000 objects.
 _GC_THRESHOLDS = (2000, 10, 40)
 # From the environment, because the parent process may have died.
 _SUPERVISOR = int(os.environ.get(runtime.SUPERVISOR) or os.getppid())
@@ -90,8 +90,8 @@ class Classifier:
         # A full collection over the imported modules would halt all requests for 40 ms.
         gc.collect()
         gc.freeze()
-        # Thousands of connections are many young objects, and requests leave no cycles. With Python's own thresholds,
-        # collections took half of a busy worker's time.
+        # HTTP requests leave no cycles. With Python's own thresholds, collections took half of a worker's time beside
+        # thousands of connections.
         gc.set_threshold(*_GC_THRESHOLDS)
         _report_started(_APP.state.registry)
         self._orphaned = asyncio.create_task(_end_with_the_supervisor())

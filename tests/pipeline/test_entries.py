@@ -1,5 +1,4 @@
-"""The models that are compared: which there are, what each is made of, and which of them are timed. Models are
-stand-ins."""
+"""Which models are compared, what each is made from, and which are timed. The models are stand-ins."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -119,8 +118,8 @@ def test_a_black_box_answers_with_the_scores_of_its_rows(tmp_path: Path, monkeyp
 def test_a_torch_model_answers_and_has_the_size_of_the_weights_that_would_serve(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of a student with adapters the merged weights are counted. Would catch memory that is measured of it, or of a
-    model on a GPU, and texts that are answered by other tokens than rows."""
+    """A student with adapters has the size of its merged weights. Would catch memory that is measured although adapters
+    are separate or the model is on a GPU, and texts that are tokenised unlike rows."""
     folder, others = tmp_path / "model", tmp_path / "merged"
     model, _ = tiny_models.build("bert", folder)
     others.mkdir()

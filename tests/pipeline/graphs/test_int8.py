@@ -106,8 +106,8 @@ def test_every_candidate_is_quantised_and_near_fp32(made: Made, name: str) -> No
     assert counts["quantized"] == counts["wanted"] > 0
     right, run = onnx_logits(made.fp32, threads=1), onnx_logits(file, threads=1)
     if machine.cpu().has_int8_products is False and not BY_NAME[name].seven_bit:
-        # The kernels of such a CPU saturate, which the pipeline sees on the tuning set. What the file says is
-        # computed without them: a graph that is not optimised multiplies the rounded numbers in fp32.
+        # The kernels of such a CPU saturate, which the pipeline sees on the tuning set. A graph that is not
+        # optimised multiplies the rounded numbers in fp32: it computes what the file says, without these kernels.
         if not BY_NAME[name].static:
             pytest.skip("this CPU saturates sums of 8-bit products, and this graph multiplies integers")
         run = unoptimised_logits(file)
