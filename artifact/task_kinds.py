@@ -1,4 +1,4 @@
-"""The kinds of task: subclasses of `TaskKind`, listed in `KINDS`. The manifest needs them, so they load no numpy."""
+"""The kinds of task: subclasses of `TaskKind`, listed in `KINDS`. The manifest imports them, so numpy loads late."""
 
 from typing import Any, Literal
 

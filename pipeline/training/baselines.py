@@ -235,7 +235,6 @@ def majority(labels: NDArray[np.generic], rows: int, task: Task) -> Logits:
     """Logits (rows, outputs) of the most frequent label, the majority of each label, or the mean."""
     if not task.traits.has_labels:
         return np.zeros((rows, 1), dtype=np.float32)
-    if task.traits.has_lists:
-        return np.tile(np.where(labels.mean(0) >= 0.5, 1.0, -1.0).astype(np.float32), (rows, 1))
-    counts = np.bincount(labels.astype(np.int64), minlength=task.outputs)
-    return np.tile((np.arange(task.outputs) == counts.argmax()).astype(np.float32), (rows, 1))
+    label = task.traits.majority(labels.astype(np.int64))
+    logits = 2 * label - 1 if task.traits.has_lists else np.arange(task.outputs) == label
+    return np.tile(logits.astype(np.float32), (rows, 1))
