@@ -11,6 +11,8 @@ from pydantic import Field, model_validator
 from kdc.artifact.contract.judgement import Judgement
 from kdc.artifact.contract.terms import MOST_TOKENS, MOST_WINDOWS
 from kdc.artifact.decision import ABSTAINED, Abstention, LabelSets, OperatingPoint
+from kdc.artifact.task_kinds import KINDS, TaskKind
+from kdc.artifact.task_kinds import Kind as Kind
 from kdc.common.frozen import Frozen
 
 SCHEMA_VERSION = 1
@@ -20,8 +22,6 @@ CPU_PROVIDER = "CPUExecutionProvider"
 CUDA_PROVIDER = "CUDAExecutionProvider"
 TENSORRT_PROVIDER = "TensorrtExecutionProvider"
 
-# One class (softmax), any number of labels (sigmoid), or a number.
-Kind = Literal["classification", "multilabel", "regression"]
 Device = Literal["auto", "cpu", "cuda", "tensorrt"]
 # The student in a number format, or a cascade of two models: as CPUs load it, or in fp32.
 VariantName = Literal["fp32", "int8", "fp16", "cascade", "cascade_fp32"]
@@ -54,9 +54,13 @@ class TaskBase(Frozen):
     spread: float = Field(default=1.0, gt=0)
 
     @property
+    def traits(self) -> TaskKind:
+        return KINDS[self.kind]
+
+    @property
     def outputs(self) -> int:
         """Width of the last layer."""
-        return 1 if self.kind == "regression" else len(self.labels)
+        return len(self.labels) if self.traits.has_labels else 1
 
     @property
     def is_pair(self) -> bool:
@@ -65,7 +69,7 @@ class TaskBase(Frozen):
     @property
     def can_have_sets(self) -> bool:
         """Whether rows can have label sets. For two labels, an abstention says as much."""
-        return self.kind == "classification" and len(self.labels) > 2
+        return self.traits.is_exclusive and len(self.labels) > 2
 
 
 class TaskInfo(TaskBase):
@@ -78,19 +82,18 @@ class TaskInfo(TaskBase):
 
     @model_validator(mode="after")
     def _parts_fit_together(self) -> Self:
-        is_classes, labels = self.kind == "classification", self.labels
-        fewest = {"classification": 2, "multilabel": 1, "regression": 0}[self.kind]
-        if len(labels) < fewest or (self.kind == "regression" and labels):
+        traits, labels = self.traits, self.labels
+        if len(labels) < traits.fewest_labels or (labels and not traits.has_labels):
             raise ValueError(f"a {self.kind} task cannot have {len(labels)} labels")
         if len(set(labels)) != len(labels):
             raise ValueError("two labels have the same name")
         named = [point.label for point in self.points]
         if len(set(named)) != len(named) or not set(named) <= set(labels):
             raise ValueError(f"operating points of {', '.join(named)} do not fit the labels {', '.join(labels)}")
-        if named and is_classes and (len(named), len(labels)) != (1, 2):
+        if named and traits.is_exclusive and (len(named), len(labels)) != (1, 2):
             raise ValueError("only one of two classes can have an operating point")
         if self.abstain is not None:
-            if not is_classes or named or ABSTAINED in labels:
+            if not traits.is_exclusive or named or ABSTAINED in labels:
                 raise ValueError(f"only classes without operating points, none called {ABSTAINED}, can abstain")
             if len(self.abstain.shares) not in (0, len(labels)):
                 raise ValueError("an abstention's shares do not fit the labels")
@@ -255,7 +258,7 @@ class Manifest(Frozen):
                 raise ValueError(f"variant {name} names {missing.pop()!r}, which files does not list")
             if (variant.second is not None) is not name.startswith("cascade"):
                 raise ValueError(f"variant {name} has {'no' if variant.second is None else 'a'} second model")
-            if variant.second is not None and self.task.kind == "regression":
+            if variant.second is not None and not self.task.traits.has_labels:
                 raise ValueError("a regression has no confidence, so it can have no second model")
         if CPU_PROVIDER not in self.providers:
             raise ValueError(f"providers has no variant for {CPU_PROVIDER}")
@@ -265,8 +268,8 @@ class Manifest(Frozen):
         if self.input_names != self.tokenizer.input_names:
             raise ValueError(f"input_names {self.input_names} does not fit the tokenizer {self.tokenizer.input_names}")
         if (long := self.tokenizer.long) is not None:
-            ways = 1 if self.task.kind == "classification" else self.task.outputs
-            if len(long.join) not in (1, ways) or (self.task.kind == "regression" and "noisy-or" in long.join):
+            ways = 1 if self.task.traits.is_exclusive else self.task.outputs
+            if len(long.join) not in (1, ways) or ("noisy-or" in long.join and not self.task.traits.has_labels):
                 raise ValueError(f"the windows of a {self.task.kind} task cannot be joined by {', '.join(long.join)}")
         shares = self.lineage.label_share
         if shares is not None and len(shares) != len(self.task.labels):

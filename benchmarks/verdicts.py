@@ -27,6 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.worlds import World, source_of, worlds
 from kdc.artifact.contract.judgement import quantile_of
+from kdc.artifact.task_kinds import KINDS
 from kdc.common.tables import aligned
 from kdc.pipeline.config import metrics
 from kdc.pipeline.quality.comparison import judge
@@ -100,7 +101,7 @@ def clear_verdict(
     """The verdict, or None if it needs a bootstrap."""
     if world.metric == "accuracy":
         return None
-    answers = [metrics.predictions(each, world.kind) for each in (student, teacher)]  # type: ignore[arg-type]
+    answers = list(map(KINDS[world.kind].predictions, (student, teacher)))
     scorers = [metrics.METRICS[world.metric].scorer(labels, each) for each in answers]
     once = np.ones((1, len(labels)))
     gap = 100 * float((scorers[0](once) - scorers[1](once))[0])

@@ -245,7 +245,7 @@ def _point(
     task, result = made.run.data().task, made.run.result(StudentResult)
     metric, confidence = task.metrics[0], 1 - (1 - _CONFIDENCE) / (2 * points)
     logits = answers.student(str(engine.variant), on_gpu=engine.provider != CPU_PROVIDER)
-    look_of(made.run.data(), root, metrics.predictions(logits, task.kind))
+    look_of(made.run.data(), root, task.traits.predictions(logits))
     labels, groups = answers.labels, answers.groups
     gap = difference(logits, answers.teacher, labels, task.kind, metric, groups=groups, confidence=confidence)
     score, teacher = (

@@ -108,7 +108,7 @@ def check_task(task: TaskInfo, contract: Contract, given: Mapping[str, Any]) -> 
     Raises:
         InputError: the task or its metric does not fit, or a limit needs all labels.
     """
-    if task.kind != "classification":
+    if not task.traits.is_exclusive:
         raise InputError(
             "only accuracy of single labels can be judged by the rows that differ; a row that both answer alike counts "
             "in every other metric",

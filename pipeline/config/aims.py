@@ -69,7 +69,7 @@ def aims_of(texts: Sequence[str], task: TaskBase) -> dict[str, Aim]:
         InputError: an aim does not fit the task, or a label has two.
     """
     given = ", ".join(f"--aim {text}" for text in texts)
-    is_many, is_two = task.kind == "multilabel", task.kind == "classification" and len(task.labels) == 2
+    is_many, is_two = task.traits.has_lists, task.traits.is_exclusive and len(task.labels) == 2
     if texts and not is_many and not is_two:
         what = "only the labels of a multi-label task and one of two classes can have thresholds"
         raise InputError(what, given=f"{given}; {_described(task)}", remedy="drop --aim")
@@ -116,9 +116,9 @@ def abstain_of(text: str | None, aims: Sequence[str], task: TaskBase) -> Aim | N
     if text is None:
         return None
     given = f"--abstain {text}"
-    if task.kind != "classification":
+    if not task.traits.is_exclusive:
         what = "only a task that gives each row one of several classes can abstain"
-        remedy = "drop --abstain" + ("; a multi-label row may get no label" if task.kind == "multilabel" else "")
+        remedy = "drop --abstain" + ("; a multi-label row may get no label" if task.traits.has_lists else "")
         raise InputError(what, given=f"{given}; {_described(task)}", remedy=remedy)
     if ABSTAINED in task.labels:
         what = f"a class has the name that stands for no answer: {ABSTAINED}"
@@ -134,7 +134,7 @@ def check_sets(coverage: float | None, task: TaskBase) -> None:
     if coverage is not None and not task.can_have_sets:
         what = "only a task that gives each row one of three classes or more can have sets of labels"
         remedy = "drop operating.sets"
-        if task.kind == "classification":
+        if task.traits.is_exclusive:
             remedy += "; --abstain tells the rows that could be either"
         raise InputError(what, given=f"operating.sets={coverage}; {_described(task)}", remedy=remedy)
 
@@ -147,8 +147,8 @@ def required_label(requirement: str, task: TaskBase) -> str | None:
     """
     bound, given = parse_bound(requirement), f"--require {requirement}"
     assert bound is not None
-    is_of_classes = task.kind == "classification"
-    if task.kind == "regression":
+    is_of_classes = task.traits.is_exclusive
+    if not task.traits.has_labels:
         raise InputError("a regression decides nothing", given=f"{given}; {_described(task)}", remedy="drop --require")
     if bound.measure not in _MEASURES_OF_LABELS:
         if not is_of_classes or bound.label is not None:
@@ -166,7 +166,7 @@ def required_label(requirement: str, task: TaskBase) -> str | None:
 
 
 def _described(task: TaskBase) -> str:
-    classes = f" of {len(task.labels)} classes" if task.kind == "classification" else ""
+    classes = f" of {len(task.labels)} classes" if task.traits.is_exclusive else ""
     return f"{task.name} is a {task.kind} task{classes}"
 
 

@@ -6,7 +6,8 @@ from typing import Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from kdc.artifact.contract.terms import MOST_TOKENS, MOST_WINDOWS
-from kdc.artifact.manifest import Join, Kind, LongTexts
+from kdc.artifact.manifest import Join, LongTexts
+from kdc.artifact.task_kinds import KINDS, Kind
 from kdc.pipeline.config.metrics import METRICS
 from kdc.pipeline.config.section import Section
 
@@ -115,7 +116,7 @@ class LongSettings(Section):
             return None
         if self.join != "auto":
             return (self.join,)
-        return ("max" if kind == "multilabel" else "mean",)
+        return ("max" if KINDS[kind].has_lists else "mean",)
 
     def of(self, max_length: int, join: tuple[Join, ...] = ("mean",)) -> LongTexts | None:
         """The windows of `max_length` tokens; None if rows are cut."""

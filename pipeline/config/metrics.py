@@ -10,7 +10,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from kdc.artifact.manifest import Kind
+from kdc.artifact.task_kinds import KINDS, Kind
 
 _SHUFFLES = 199
 
@@ -43,73 +43,46 @@ def fitting(kind: Kind, labels: int | None = None) -> list[str]:
     return fits if labels is None else [name for name in fits if METRICS[name].labels in (None, labels)]
 
 
-def predictions(logits: NDArray[np.floating], kind: Kind) -> NDArray[np.generic]:
-    """Class ids or numbers (rows,) of logits (rows, outputs); for multi-label 0 and 1 (rows, outputs), 1 from a
-    probability of 0.5."""
-    if kind == "regression":
-        return logits[:, 0]
-    if kind == "multilabel":
-        return (logits >= 0).astype(np.int64)
-    return logits.argmax(-1)
-
-
-def compute(
-    logits: NDArray[np.floating], labels: NDArray[np.generic], kind: Kind, names: tuple[str, ...]
-) -> dict[str, float]:
+def compute(logits: Outputs, labels: Labels, kind: Kind, names: tuple[str, ...]) -> dict[str, float]:
     """The named metrics of logits (rows, outputs), in points."""
-    return _points(truth_of(labels, kind), predictions(np.asarray(logits, dtype=np.float64), kind), names)
+    return _points(names, *as_scored(labels, kind, logits))
 
 
-def _points(truth: NDArray[np.generic], answers: NDArray[np.generic], names: tuple[str, ...]) -> dict[str, float]:
+def _points(names: tuple[str, ...], truth: Labels, answers: Labels) -> dict[str, float]:
     once = np.ones((1, len(truth)))
     return {name: round(100 * float(METRICS[name].scorer(truth, answers)(once)[0]), 4) for name in names}
 
 
-def truth_of(labels: NDArray[np.generic], kind: Kind) -> NDArray[np.generic]:
-    """Labels as scorers take them: integers, except for regression."""
-    return np.asarray(labels) if kind == "regression" else np.asarray(labels).astype(np.int64)
+def as_scored(labels: Labels, kind: Kind, *logits: Outputs) -> tuple[Labels, ...]:
+    """Labels as scorers take them, integers except for regression, and the answers of each model's logits."""
+    traits = KINDS[kind]
+    return np.asarray(labels, dtype=traits.label_type), *map(traits.predictions, logits)
 
 
-def is_constant(logits: NDArray[np.floating], kind: Kind) -> bool:
-    answers = predictions(np.asarray(logits, dtype=np.float64), kind)
-    if kind == "regression":
-        return bool(np.ptp(answers) < 1e-6 * max(1.0, float(np.abs(answers).max())))
-    return bool((answers == answers[:1]).all())
+def is_constant(logits: Outputs, kind: Kind) -> bool:
+    answers = KINDS[kind].predictions(np.asarray(logits, dtype=np.float64))
+    return bool((np.ptp(answers, axis=0) < 1e-6 * max(1.0, float(np.abs(answers).max()))).all())
 
 
-def changed_labels(logits: NDArray[np.floating], others: NDArray[np.floating], kind: Kind) -> int:
+def changed_labels(logits: Outputs, others: Outputs, kind: Kind) -> int:
     """Count rows with different labels; 0 for regression."""
-    if kind == "regression":
-        return 0
-    return int((~is_right(predictions(logits, kind), predictions(others, kind))).sum())
+    traits = KINDS[kind]
+    return int((~is_right(*map(traits.predictions, (logits, others)))).sum()) if traits.has_labels else 0
 
 
-def majority(labels: NDArray[np.generic], kind: Kind, names: tuple[str, ...]) -> dict[str, float]:
+def majority(labels: Labels, kind: Kind, names: tuple[str, ...]) -> dict[str, float]:
     """The metrics of the majority label (regression: the mean), in points."""
-    truth = truth_of(labels, kind)
-    if kind == "regression":
-        answers = np.full(len(truth), float(truth.mean()))
-    elif kind == "multilabel":
-        answers = np.tile((truth.mean(0) >= 0.5).astype(np.int64), (len(truth), 1))
-    else:
-        answers = np.full(len(truth), np.bincount(truth).argmax())
-    return _points(truth, answers, names)
+    (truth,) = as_scored(labels, kind)
+    return _points(names, truth, np.full(truth.shape, KINDS[kind].majority(truth)))
 
 
-def chance(
-    logits: NDArray[np.floating],
-    labels: NDArray[np.generic],
-    kind: Kind,
-    name: str,
-    *,
-    groups: Groups | None = None,
-) -> float:
+def chance(logits: Outputs, labels: Labels, kind: Kind, name: str, *, groups: Groups | None = None) -> float:
     """The p-value, in (0, 1], of the score.
 
     A permutation test (Ojala and Garriga 2010, JMLR 11:1833), valid for every metric. It shuffles groups, and the rows
     within each, since these may depend on each other. `groups` is (rows,); None: independent rows.
     """
-    answers, truth = predictions(np.asarray(logits, dtype=np.float64), kind), truth_of(labels, kind)
+    truth, answers = as_scored(labels, kind, logits)
     once, generator = np.ones((1, len(truth))), np.random.default_rng(0)
     score = METRICS[name].scorer(truth, answers)(once)[0]
     number = group_numbers(groups, len(truth))
@@ -159,9 +132,7 @@ def _matthews(both: Floats, answered: Floats, actual: Floats) -> Floats:
     return np.divide(above, np.sqrt(spread.clip(0)), out=np.zeros_like(above), where=spread > 0)
 
 
-def counts(
-    truth: NDArray[np.generic], answers: NDArray[np.generic]
-) -> Callable[[Floats], tuple[Floats, Floats, Floats]]:
+def counts(truth: Labels, answers: Labels) -> Callable[[Floats], tuple[Floats, Floats, Floats]]:
     """A function from weights to weighted true positives, predicted and actual, (samples, classes) each."""
     from scipy.sparse import csr_array
 

@@ -4,7 +4,8 @@ import re
 from collections import Counter
 from dataclasses import dataclass, field
 
-from kdc.artifact.manifest import MOST_LABELS, Kind
+from kdc.artifact.manifest import MOST_LABELS
+from kdc.artifact.task_kinds import KINDS, Kind
 from kdc.pipeline.data.problems import MAX_SHOWN, FileProblem, Problems, RowProblem, is_missing, nearest_name, show
 from kdc.pipeline.data.sources import SplitSource
 
@@ -44,7 +45,7 @@ class LabelReader:
         self._known = {str(index): name for index, name in enumerate(self.names)} if self.is_glue else {}
         self._known |= {name: name for name in self.names}
         if self.kind is not None:
-            self.is_list = self.kind == "multilabel"
+            self.is_list = KINDS[self.kind].has_lists
         elif self.separator:
             self.is_list = True
 
@@ -96,7 +97,7 @@ class LabelReader:
                     problems.add(source, line, problem, count)
             else:
                 self.kind = "classification"
-        if self.kind != "regression" and len(self.counts) > MOST_LABELS:
+        if KINDS[self.kind].has_labels and len(self.counts) > MOST_LABELS:
             problems.add(source, None, _too_many_labels())
         return self.kind
 

@@ -77,7 +77,7 @@ def prepare(folder: Path, task: Task, data: DataSettings, *, seed: int) -> DataR
                     further["overlaps"] = near[part.origin] >= 0
                 _write_split(origin, part.chosen, folder / "rows" / name, task, first_row, further)
                 first_row += len(part)
-    if task.kind == "regression":
+    if not task.traits.has_labels:
         numbers = np.asarray(_load(folder / "rows" / "train")["label"][:], dtype=np.float64)
         task = task.model_copy(update={"center": float(numbers.mean()), "spread": float(numbers.std()) or 1.0})
     task.save(folder / "task.json")
@@ -105,10 +105,10 @@ def _write_split(
 
 def _stored_labels(labels: pa.Array, task: Task) -> pa.Array:
     """Encode labels as class numbers, multi-hot (rows, labels), or numbers."""
-    if task.kind == "regression":
+    if not task.traits.has_labels:
         return pa.array([float(label) for label in labels.to_pylist()], pa.float32())
     names = pa.array(task.labels, pa.string())
-    if task.kind == "classification":
+    if task.traits.is_exclusive:
         return pc.index_in(labels, value_set=names).cast(pa.int64())
     hot = np.zeros((len(labels), len(task.labels)), dtype=np.float32)
     lengths = pc.fill_null(pc.list_value_length(labels), 0).to_numpy(zero_copy_only=False)

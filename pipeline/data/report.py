@@ -32,7 +32,7 @@ def make_report(task: Task, rows: dict[str, CheckedRows], parts: dict[str, Part]
 
 
 def _count(task: Task, rows: CheckedRows, part: Part) -> SplitCounts:
-    if task.kind != "classification" or rows.labels is None:
+    if not task.traits.is_exclusive or rows.labels is None:
         return SplitCounts(rows=len(part))
     counts = np.bincount(rows.classes(task)[part.chosen], minlength=len(task.labels))
     return SplitCounts(rows=len(part), labels=dict(zip(task.labels, counts.tolist(), strict=True)))
@@ -43,7 +43,7 @@ def _duplicates(
 ) -> dict[str, int]:
     train, used = rows["train"], parts["train"].chosen | parts["tune"].chosen
     counts = {"within_train": len(train) - len(np.unique(train.texts))}
-    if task.kind == "classification":
+    if task.traits.is_exclusive:
         labelled = np.unique(np.stack([train.texts, train.classes(task)], axis=1), axis=0)
         counts["texts_with_different_labels"] = int((np.unique(labelled[:, 0], return_counts=True)[1] > 1).sum())
     for name in near:

@@ -17,7 +17,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from kdc.artifact.manifest import MAX_MANIFEST_BYTES, Kind
+from kdc.artifact.manifest import MAX_MANIFEST_BYTES
+from kdc.artifact.task_kinds import KINDS, Kind
 from kdc.common.errors import InputError
 from kdc.pipeline.config.data_settings import DataSettings
 from kdc.pipeline.config.metrics import fitting
@@ -105,10 +106,10 @@ class CheckedRows:
     def classes(self, task: Task) -> Ints:
         """The class to stratify by, (rows,): the label's number, a multi-label row's rarest one (without any, the count
         of labels), 0 for regression."""
-        if task.kind == "regression" or self.labels is None:
+        if not task.traits.has_labels or self.labels is None:
             return np.zeros(len(self), dtype=np.int64)
         labels, frequency = self.table["label"], self.labels.counts
-        if task.kind == "multilabel":
+        if task.traits.has_lists:
             rows = (row for batch in self.table.to_batches() for row in batch.column("label").to_pylist())
             rarest = (min(row, key=lambda name: (frequency[name], name), default=None) for row in rows)
             labels = pa.array(rarest, pa.string())
@@ -251,12 +252,11 @@ def write_stream(path: Path, batches: Iterator[pa.RecordBatch]) -> None:
 def _settle(task: Task, labels: LabelReader, train: CheckedRows, problems: Problems) -> Task:
     kind = labels.settle(train.source, problems)
     if len(train) and not len(problems) and labels.is_constant:
-        what = "all rows have the same label" if kind != "multilabel" else "fewer than two different labels"
+        what = "fewer than two different labels" if labels.is_list else "all rows have the same label"
         remedy = "training needs rows of at least two classes: check --label"
         problems.add(train.source, None, FileProblem(what, ", ".join(labels.counts), remedy))
-    names = () if kind == "regression" else task.labels or labels.sorted_names()
-    size = 0 if kind == "regression" else sum(len(name.encode()) for name in labels.counts)
-    if size > MAX_MANIFEST_BYTES // 2:
+    names = (task.labels or labels.sorted_names()) if KINDS[kind].has_labels else ()
+    if (size := sum(len(name.encode()) for name in names)) > MAX_MANIFEST_BYTES // 2:
         problem = FileProblem("the label names are too long", f"{size:,} bytes in all", "shorten them")
         problems.add(train.source, None, problem)
     metrics = task.metrics if kind == task.kind else tuple(fitting(kind)[:2])

@@ -106,7 +106,7 @@ class Scores:
     def _logits(self) -> NDArray[np.float64]:
         """Logits (rows, outputs)."""
         task = self.task
-        if task.kind == "regression":
+        if not task.traits.has_labels:
             logits = (self._numbers([self._answer_column()]) - task.center) / task.spread
             too_large = np.abs(logits[:, 0]) > np.finfo(np.float32).max
             what = "a number of the teacher's scores is too large"
@@ -117,7 +117,7 @@ class Scores:
             return self._from_probabilities(self._numbers(columns))
         name = self._answer_column()
         self._check_left_over(name)
-        if task.kind == "multilabel":
+        if task.traits.has_lists:
             raise self._wrong_columns(f"no column {', '.join(set(task.labels) - set(self.table))}")
         answers = [str(answer) for answer in self.table[name]]
         unknown = sorted(set(answers) - set(task.labels))
@@ -151,7 +151,7 @@ class Scores:
         return [name for name in self.table if name not in (answer, _ID, self.task.text, self.task.text_pair)]
 
     def _from_probabilities(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
-        one_class = self.task.kind == "classification"
+        one_class = self.task.traits.is_exclusive
         wrong = ((values < 0) | (values > 1)).any(axis=1)
         if one_class:
             wrong |= np.abs(values.sum(axis=1) - 1) > _SUM_TOLERANCE
@@ -172,7 +172,7 @@ class Scores:
 
     def _may_answer(self, values: list[Any]) -> bool:
         """Whether these are labels, or numbers but not row numbers."""
-        if self.task.kind == "regression":
+        if not self.task.traits.has_labels:
             numbers = _as_numbers(values)
             counts = np.array_equal(numbers - numbers[0], np.arange(len(numbers)))
             return bool(np.isfinite(numbers).all()) and not counts

@@ -55,7 +55,7 @@ def check_second(run: Run) -> None:
     if second is None or second == "off":
         return
     given, task = f"--cascade {second}", run.data().task
-    if task.kind == "regression":
+    if not task.traits.has_labels:
         raise InputError(
             "a regression can have no second model: a number does not tell how sure it is",
             given=f"{given}; {task.name} is a regression",

@@ -18,7 +18,6 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from kdc.artifact.manifest import Kind
 from kdc.common.errors import InputError, KdcError
 from kdc.common.files import sha256_of
 from kdc.pipeline.config.tasks import Task
@@ -32,11 +31,6 @@ log = logging.getLogger("kdc")
 # Positions of these architectures start after the padding id.
 COUNTS_FROM_PADDING = ("roberta", "xlm-roberta", "xlm-roberta-xl", "roberta-prelayernorm", "camembert", "mpnet", "xmod")
 _MODEL_FILES = (".json", ".txt", ".model", ".safetensors", ".bin")
-PROBLEMS: dict[Kind, str] = {
-    "classification": "single_label_classification",
-    "multilabel": "multi_label_classification",
-    "regression": "regression",
-}
 
 
 @dataclass(frozen=True)
@@ -144,7 +138,7 @@ def outputs_of(task: Task) -> dict[str, Any]:
     return {
         "id2label": dict(enumerate(names)),
         "label2id": {name: index for index, name in enumerate(names)},
-        "problem_type": PROBLEMS[task.kind],
+        "problem_type": task.traits.problem_type,
     }
 
 

@@ -68,9 +68,9 @@ def label_share(labels: NDArray[np.generic], task: Task) -> tuple[float, ...] | 
 
     Labels are (rows,), or (rows, outputs) for multi-label.
     """
-    if task.kind == "regression":
+    if not task.traits.has_labels:
         return None
-    if task.kind == "classification":
+    if task.traits.is_exclusive:
         labels = labels[:, None] == np.arange(task.outputs)
     return tuple(np.asarray(labels, dtype=np.float64).mean(axis=0).round(6).tolist())
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kdc.artifact.manifest import Kind
+from kdc.artifact.task_kinds import KINDS, Kind
 from kdc.pipeline.config.metrics import Floats, Groups, Labels, Outputs, group_numbers
 from kdc.serving.engine.engine import activate
 
@@ -34,12 +34,8 @@ class Reliability:
 def reliability(probabilities: Outputs, labels: Labels, kind: Kind) -> Reliability:
     """Expected calibration error over 15 bins of equal width (Guo et al. 2017, arXiv 1706.04599, equation 3). A
     multi-label output counts with the confidence of its more probable side. Not for regression."""
-    if kind == "multilabel":
-        confidence = np.maximum(probabilities, 1 - probabilities).ravel()
-        right = ((probabilities >= 0.5) == labels.astype(bool)).ravel()
-    else:
-        confidence = probabilities.max(axis=1)
-        right = probabilities.argmax(axis=1) == labels
+    confidence = KINDS[kind].certainty(probabilities).ravel()
+    right = (KINDS[kind].predictions(probabilities, 0.5) == labels).ravel()
     numbers = np.minimum((confidence * _BINS).astype(np.int64), _BINS - 1)
     bins = []
     for number in np.unique(numbers):
@@ -57,7 +53,7 @@ def calibrate(logits: Outputs, labels: Labels, kind: Kind, *, groups: Groups | N
     Returns:
         A temperature in [0.05, 20]; 1.0 if none helps, and for regression.
     """
-    if kind == "regression":
+    if not KINDS[kind].has_labels:
         return 1.0
     from scipy.stats import t
 
@@ -89,7 +85,7 @@ def _likeliest(logits: Outputs, labels: Labels, kind: Kind) -> float:
 def _surprise(logits: Outputs, labels: Labels, kind: Kind, temperature: float) -> Floats:
     """(rows,) negative log-likelihoods of the labels."""
     probabilities = activate(logits, kind, temperature).astype(np.float64)
-    if kind == "classification":
+    if KINDS[kind].is_exclusive:
         likely = probabilities[np.arange(len(labels)), labels.astype(np.int64)]
         return -np.log(np.maximum(likely, 1e-12))
     likely = np.where(labels.astype(bool), probabilities, 1 - probabilities)

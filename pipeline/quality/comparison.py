@@ -5,14 +5,13 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from statistics import NormalDist
-from typing import get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from kdc.artifact.contract.judgement import judge_drop, quantile_of, spent
 from kdc.artifact.contract.terms import Contract, Quality, Verdict, replace
-from kdc.artifact.manifest import Kind
+from kdc.artifact.task_kinds import KINDS, Kind
 from kdc.common.errors import InputError
 from kdc.pipeline.config import metrics
 from kdc.pipeline.config.metrics import Groups, Labels, Outputs
@@ -155,8 +154,9 @@ def rows_needed(gap: float, below: float, observed: Difference, *, max_drop: flo
 
 
 def _check(student: Outputs, teacher: Outputs, labels: Labels, groups: Groups | None, kind: Kind, metric: str) -> None:
-    if not isinstance(kind, str) or kind not in get_args(Kind):
-        raise InputError("no such kind of task", given=kind, remedy=f"one of {', '.join(get_args(Kind))}")
+    if not isinstance(kind, str) or kind not in KINDS:
+        raise InputError("no such kind of task", given=kind, remedy=f"one of {', '.join(KINDS)}")
+    traits = KINDS[kind]
     if metric not in (known := metrics.fitting(kind)):
         raise InputError(f"no such metric of {kind}", given=metric, remedy=f"one of {', '.join(known)}")
     arrays = {"student": student, "teacher": teacher, "labels": labels} | ({} if groups is None else {"groups": groups})
@@ -164,9 +164,9 @@ def _check(student: Outputs, teacher: Outputs, labels: Labels, groups: Groups | 
     if student.ndim != 2 or student.shape != teacher.shape or not student.size:
         raise InputError("both models' answers must be (rows, outputs), of the same rows", given=given)
     rows, outputs = student.shape
-    if kind == "regression" and outputs != 1:
+    if not traits.has_labels and outputs != 1:
         raise InputError("a regression has one output", given=given, remedy="answers of shape (rows, 1)")
-    if labels.shape != (student.shape if kind == "multilabel" else (rows,)):
+    if labels.shape != (student.shape if traits.has_lists else (rows,)):
         remedy = "(rows,); multi-label (rows, outputs)"
         raise InputError("the labels do not fit the answers", given=given, remedy=remedy)
     if groups is not None and groups.shape != (rows,):
@@ -174,9 +174,9 @@ def _check(student: Outputs, teacher: Outputs, labels: Labels, groups: Groups | 
     if not all(np.isfinite(array).all() for array in (student, teacher, labels)):
         raise InputError("not every value is a number", given="NaN or infinity", remedy="leave these rows out")
     not_places = "labels are indices of the outputs, from 0"
-    if kind == "classification" and not (labels % 1 == 0).all():
+    if traits.is_exclusive and not (labels % 1 == 0).all():
         raise InputError(not_places, given="a number that is not whole")
-    if kind == "classification" and not 0 <= labels.min() <= labels.max() < outputs:
+    if traits.is_exclusive and not 0 <= labels.min() <= labels.max() < outputs:
         raise InputError(not_places, given=f"{labels.min():g} to {labels.max():g}, {outputs} outputs")
-    if kind == "multilabel" and not np.isin(labels, (0, 1)).all():
+    if traits.has_lists and not np.isin(labels, (0, 1)).all():
         raise InputError("labels of multi-label rows are 0 or 1", given=f"{labels.min():g} to {labels.max():g}")

@@ -53,8 +53,7 @@ def difference(
     Args:
         confidence: two-sided, within (0, 1).
     """
-    truth, groups = metrics.truth_of(labels, kind), _real(groups)
-    answers, other_answers = (metrics.predictions(model, kind) for model in (logits, others))
+    (truth, answers, other_answers), groups = metrics.as_scored(labels, kind, logits, others), _real(groups)
     effective = independent_rows(groups, len(truth))
     count = len(truth) if groups is None else len(np.unique(groups))
     quantile = quantile_of(confidence)
@@ -96,7 +95,7 @@ def score_interval(
     confidence: float = 0.95,
 ) -> Ends:
     """The interval of one model's score, in points."""
-    truth, answers, groups = metrics.truth_of(labels, kind), metrics.predictions(logits, kind), _real(groups)
+    (truth, answers), groups = metrics.as_scored(labels, kind, logits), _real(groups)
     effective = independent_rows(groups, len(truth))
     if metric == "accuracy":
         quantile = _quantile(confidence, None if groups is None else effective)
@@ -143,13 +142,13 @@ def influences(
     """
     from scipy.sparse import csr_array
 
-    truth = metrics.truth_of(labels, kind)
+    truth, *answers = metrics.as_scored(labels, kind, logits, others)
     unit, rows = metrics.group_numbers(groups, len(truth)), np.arange(len(truth))
     members = csr_array((np.ones(len(truth)), (unit, rows)))
     present = np.flatnonzero(truth.any(axis=0) if truth.ndim > 1 else np.bincount(truth))
     parts = []
-    for model in (logits, others):
-        counted: Any = metrics.counts(truth, metrics.predictions(model, kind))(members)
+    for model in answers:
+        counted: Any = metrics.counts(truth, model)(members)
         both, answered, actual = (count[:, present] for count in counted)
         total = (answered + actual).sum(axis=0)
         f1 = 2 * both.sum(axis=0) / total

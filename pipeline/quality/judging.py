@@ -10,7 +10,6 @@ from kdc.artifact.contract.judgement import Judgement, decide, missed_costs
 from kdc.artifact.contract.terms import Contract, Costs, Quality, RequiredShare
 from kdc.artifact.manifest import CPU_PROVIDER, CUDA_PROVIDER, Device, Manifest, TaskInfo
 from kdc.common import machine
-from kdc.pipeline.config import metrics
 from kdc.pipeline.config.metrics import Groups, Labels, Outputs
 from kdc.pipeline.quality.comparison import Other, compare
 from kdc.pipeline.quality.decision_rates import found_rates
@@ -102,7 +101,7 @@ def judge_artifact(
     providers = manifest.providers | {engine.provider: variant}
     manifest = with_decisions(manifest.model_copy(update={"providers": providers}))
     student = answers.student(variant, on_gpu=engine.provider == CUDA_PROVIDER)
-    probabilities, decisions = engine.activated(student), metrics.predictions(student, manifest.task.kind)
+    probabilities, decisions = engine.activated(student), manifest.task.traits.predictions(student)
     has_thresholds = bool(manifest.task.points) or manifest.task.abstain is not None
     if contract.limits.require and has_thresholds:  # other thresholds count as another model
         decisions = np.column_stack([decisions, decided(probabilities, manifest.task)])

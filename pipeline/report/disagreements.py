@@ -3,7 +3,6 @@
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from kdc.pipeline.config import metrics
 from kdc.pipeline.config.metrics import Labels, Outputs
@@ -27,14 +26,16 @@ def disagreements(
     by_student: Labels
     counts: dict[str, Any] = {"count": None}
     confidence = None
-    if task.kind == "regression":
+    if not task.traits.has_labels:
         # Answers always differ: quote the largest differences, in the labels' unit.
         by_teacher, by_student = (task.center + task.spread * logits[:, 0] for logits in (teacher, student))
         order = np.argsort(-np.abs(teacher[:, 0] - student[:, 0]), kind="stable")[:most]
     else:
-        by_teacher, by_student = (metrics.predictions(logits, task.kind) for logits in (teacher, student))
-        confidence = _confidence(activate(student, task.kind, temperature), by_teacher, by_student, task)
-        differ = np.flatnonzero(~metrics.is_right(by_teacher, by_student))
+        by_teacher, by_student = map(task.traits.predictions, (teacher, student))
+        sure = task.traits.certainty(activate(student, task.kind, temperature))
+        differs = (by_teacher != by_student).reshape(len(sure), -1)
+        confidence = np.where(differs, sure, 0).max(axis=1)  # of the surest label that differs
+        differ = np.flatnonzero(differs.any(axis=1))
         order = differ[np.argsort(-confidence[differ], kind="stable")][:most]
         right = [int(metrics.is_right(labels, answers)[differ].sum()) for answers in (by_teacher, by_student)]
         counts = {"count": len(differ), "teacher_right": right[0], "student_right": right[1]}
@@ -55,18 +56,10 @@ def disagreements(
     return Disagreements(**counts, rows=tuple(quoted))
 
 
-def _confidence(probabilities: Outputs, by_teacher: Labels, by_student: Labels, task: Task) -> NDArray[np.floating]:
-    """The student's confidence, (rows,); for multi-label, the highest of differing labels."""
-    if task.kind == "classification":
-        return probabilities.max(axis=1)
-    surer = np.maximum(probabilities, 1 - probabilities)
-    return np.where(by_teacher != by_student, surer, 0).max(axis=1)
-
-
 def _in_words(answer: Any, task: Task) -> Answer:
-    if task.kind == "regression":
+    if not task.traits.has_labels:
         return float(answer)
-    if task.kind == "multilabel":
+    if task.traits.has_lists:
         return ", ".join(name for name, on in zip(task.labels, answer, strict=True) if on) or "(none)"
     return task.labels[int(answer)]
 

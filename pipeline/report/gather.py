@@ -163,7 +163,7 @@ def wide(logits: Outputs, others: Outputs, labels: Labels, task: Task, groups: G
 
 def _calibration(evaluation: _Evaluation) -> facts.CalibrationFacts | None:
     labels, kind = evaluation.labels, evaluation.task.kind
-    if kind == "regression":
+    if not evaluation.task.traits.has_labels:
         return None
     return facts.CalibrationFacts(
         temperature=evaluation.manifest.temperature,
@@ -266,12 +266,8 @@ def _trainings(
 
 
 def _models(table: Table, trainings: Mapping[str, TrainingSummary], evaluation: _Evaluation) -> dict[str, ModelFacts]:
-    labels, kind, metric, groups = (
-        evaluation.labels,
-        evaluation.task.kind,
-        evaluation.task.metrics[0],
-        evaluation.groups,
-    )
+    labels, kind, groups = evaluation.labels, evaluation.task.kind, evaluation.groups
+    metric = evaluation.task.metrics[0]
     floor = metrics.majority(labels, kind, (metric,))[metric]
     teacher_score: Any = table["teacher"][metric]
     models = {}
@@ -299,10 +295,10 @@ def _confusion(evaluation: _Evaluation) -> dict[str, Any] | None:
     from sklearn.metrics import confusion_matrix
 
     task, classes = evaluation.task, np.arange(len(evaluation.task.labels))
-    if task.kind != "classification" or len(classes) > _MOST_CLASSES:
+    if not task.traits.is_exclusive or len(classes) > _MOST_CLASSES:
         return None
     answers = {
-        name: metrics.predictions(evaluation.logits[model], task.kind)
+        name: task.traits.predictions(evaluation.logits[model])
         for name, model in (("teacher", "teacher"), ("student", evaluation.served))
     }
     return {name: confusion_matrix(evaluation.labels, each, labels=classes).tolist() for name, each in answers.items()}

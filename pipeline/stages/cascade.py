@@ -104,7 +104,7 @@ def _problem(task: Task, exported: Path, second: SecondModel, given: str | None)
     Raises:
         InputError: the demanded model reads other tokens.
     """
-    if task.kind == "regression":
+    if not task.traits.has_labels:
         return f"{_NO}a number does not tell how sure it is"
     if not second.files:
         return f"{_NO}there is no graph of the uncut teacher"

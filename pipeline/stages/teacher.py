@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 from kdc.artifact.manifest import Join
 from kdc.common.errors import InputError
 from kdc.common.files import write_whole
-from kdc.pipeline.config.metrics import predictions
 from kdc.pipeline.config.tasks import Task
 from kdc.pipeline.config.training_settings import TeacherSettings
 from kdc.pipeline.data.prepared import PreparedData
@@ -245,9 +244,9 @@ def _keep_scores(file: Path, data: PreparedData, out: Path, say: Callable[[str],
 
 def are_the_labels(logits: NDArray[np.float32], labels: NDArray[np.generic], task: Task) -> bool:
     """Whether a black box's logits (rows, outputs) give every row its label."""
-    if task.kind == "regression":
+    if not task.traits.has_labels:
         return bool(np.allclose(task.center + task.spread * logits[:, 0], labels, atol=1e-5 * task.spread))
-    return bool((predictions(logits, task.kind) == labels).all())
+    return bool((task.traits.predictions(logits) == labels).all())
 
 
 def _check(run: Run, result: ModelResult) -> None:

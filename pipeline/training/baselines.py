@@ -103,7 +103,7 @@ class Encoder:
         self.environment = environment
         self.model = loading.load_model(source, task, pooling="mean").model.to(environment.device)
         self.model.classifier = torch.nn.Identity()
-        self.model.config.problem_type = loading.PROBLEMS["regression"]
+        self.model.config.problem_type = "regression"
         set_join(self.model, ("mean",))  # for rows in windows
         self.tokenizer = loading.load_tokenizer(source)
         self.max_length = max_length
@@ -208,10 +208,10 @@ def fit(features: Any, labels: NDArray[np.generic], task: Task, strength: float)
     """
     from sklearn.linear_model import LogisticRegression, Ridge
 
-    if task.kind == "regression":
+    if not task.traits.has_labels:
         ridge = Ridge(alpha=1 / strength).fit(features, (labels.astype(np.float64) - task.center) / task.spread)
         return Linear(ridge.coef_[None].astype(np.float32), np.array([ridge.intercept_], dtype=np.float32))
-    if task.kind == "multilabel":
+    if task.traits.has_lists:
         two = task.model_copy(update={"kind": "classification", "labels": ("no", "yes")})
         parts = [fit(features, column.astype(np.int64), two, strength) for column in labels.T]
         weights, biases = np.stack([part.weight for part in parts]), np.stack([part.bias for part in parts])
@@ -233,9 +233,8 @@ def fit(features: Any, labels: NDArray[np.generic], task: Task, strength: float)
 
 def majority(labels: NDArray[np.generic], rows: int, task: Task) -> Logits:
     """Logits (rows, outputs) of the most frequent label, the majority of each label, or the mean."""
-    if task.kind == "regression":
+    if not task.traits.has_labels:
         return np.zeros((rows, 1), dtype=np.float32)
-    if task.kind == "multilabel":
-        return np.tile(np.where(labels.mean(0) >= 0.5, 1.0, -1.0).astype(np.float32), (rows, 1))
-    counts = np.bincount(labels.astype(np.int64), minlength=task.outputs)
-    return np.tile((np.arange(task.outputs) == counts.argmax()).astype(np.float32), (rows, 1))
+    label = task.traits.majority(labels.astype(np.int64))
+    logits = 2 * label - 1 if task.traits.has_lists else np.arange(task.outputs) == label
+    return np.tile(logits.astype(np.float32), (rows, 1))

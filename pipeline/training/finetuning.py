@@ -95,7 +95,7 @@ def check_class_weights(setting: str | dict[str, float], task: Task) -> None:
     Raises:
         InputError: unknown labels, or regression.
     """
-    if setting != "none" and task.kind == "regression":
+    if setting != "none" and not task.traits.has_labels:
         raise InputError("regression has no classes to weigh", given=setting, remedy="drop class_weights")
     unknown = sorted(set(setting) - set(task.labels)) if isinstance(setting, dict) else []
     if unknown:
@@ -117,7 +117,7 @@ def class_weights(setting: str | dict[str, float], data: PreparedData) -> tuple[
     if setting == "none":
         return None
     labels = np.asarray(data.tokens("teacher", "train")["label"][:])
-    counts = labels.sum(0) if task.kind == "multilabel" else np.bincount(labels, minlength=len(task.labels))
+    counts = labels.sum(0) if task.traits.has_lists else np.bincount(labels, minlength=len(task.labels))
     if isinstance(setting, dict):
         raw = np.array([setting.get(name, 1.0) for name in task.labels])
     else:

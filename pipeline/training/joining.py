@@ -12,14 +12,14 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from kdc.artifact.manifest import Join, Kind
-from kdc.pipeline.models.loading import PROBLEMS
+from kdc.artifact.manifest import Join
+from kdc.artifact.task_kinds import KINDS, Kind
 from kdc.serving.engine import long_texts
 from kdc.serving.engine.long_texts import HOPELESS, SURE
 
 _AT_ONCE = 64  # windows in one gradient-free pass
 _NOT_INPUTS = ("labels", "labelled", "teacher_logits", "windows")
-_KINDS: dict[str, Kind] = {problem: kind for kind, problem in PROBLEMS.items()}
+_EXCLUSIVE = {kind.problem_type: kind.is_exclusive for kind in KINDS.values()}
 
 
 def join_of(config: Any) -> tuple[Join, ...]:
@@ -53,23 +53,23 @@ def logits_of(model: Any, batch: Mapping[str, Tensor]) -> Tensor:
 
 def joined(parts: Tensor, counts: Tensor, config: Any) -> Tensor:
     """Join logits (windows, outputs) into (rows, outputs); `counts` (rows,): windows of each row."""
-    join, kind = join_of(config), _KINDS[config.problem_type]
+    join, is_exclusive = join_of(config), _EXCLUSIVE[config.problem_type]
     rows = parts.split(counts.tolist())
-    return torch.stack([part[0] if len(part) == 1 else _joined(part, join, kind) for part in rows])
+    return torch.stack([part[0] if len(part) == 1 else _joined(part, join, is_exclusive) for part in rows])
 
 
-def _joined(part: Tensor, join: Sequence[Join], kind: Kind) -> Tensor:
-    if kind == "classification":
+def _joined(part: Tensor, join: Sequence[Join], is_exclusive: bool) -> Tensor:
+    if is_exclusive:
         part = F.log_softmax(part, dim=1)
     if len(join) == 1:
-        return _way(part, join[0], kind)
-    answers = {way: _way(part, way, kind) for way in set(join)}
+        return _way(part, join[0], is_exclusive)
+    answers = {way: _way(part, way, is_exclusive) for way in set(join)}
     return torch.stack([answers[way][output] for output, way in enumerate(join)])
 
 
-def _way(part: Tensor, way: Join, kind: Kind) -> Tensor:
+def _way(part: Tensor, way: Join, is_exclusive: bool) -> Tensor:
     if way == "noisy-or":
-        if kind == "classification":
+        if is_exclusive:
             none = torch.log1p(-part.clamp(min=HOPELESS).exp().clamp(max=SURE)).sum(0)
         else:
             none = -F.softplus(part.clamp(min=HOPELESS)).sum(0)
@@ -86,15 +86,11 @@ def best_join(
         parts: (windows, outputs) logits.
         labels: class ids, multi-hot rows, or standardised numbers.
     """
-    from kdc.pipeline.training.losses import label_loss
+    from kdc.pipeline.training.losses import LOSSES
 
-    ways: tuple[Join, ...] = ("mean", "max", "first") + (() if kind == "regression" else ("noisy-or",))
-    answers = {way: torch.from_numpy(long_texts.joined(parts, counts, (way,), kind)) for way in ways}
-    truth = torch.from_numpy(np.asarray(labels))
-    if kind != "multilabel":
-        return (min(ways, key=lambda way: float(label_loss(answers[way], truth, kind).mean())),)
-    losses = {
-        way: F.binary_cross_entropy_with_logits(logits, truth.float(), reduction="none").mean(0).tolist()
-        for way, logits in answers.items()
-    }
-    return tuple(min(ways, key=lambda way: losses[way][output]) for output in range(parts.shape[1]))
+    ways: tuple[Join, ...] = ("mean", "max", "first") + (("noisy-or",) if KINDS[kind].has_labels else ())
+    truth, losses = torch.from_numpy(np.asarray(labels)), []
+    for way in ways:
+        answers = torch.from_numpy(long_texts.joined(parts, counts, (way,), kind))
+        losses.append(LOSSES[kind].of_labels(answers, truth).mean(0))
+    return tuple(ways[best] for best in torch.stack(losses).argmin(0).tolist())

@@ -55,7 +55,7 @@ class Objective:
     """What to minimise."""
 
     task: Task  # standardises regression labels
-    class_weights: tuple[float, ...] | None = None  # see `losses.factors_of`
+    class_weights: tuple[float, ...] | None = None  # see `losses.Losses.weights`
     alpha: float = 0.0  # teacher's weight in [0, 1]; labels get the rest
     temperature: float = 1.0  # T > 0
     each_window: bool = False
@@ -118,7 +118,7 @@ class DistillationTrainer(Trainer):
                 teacher_logits = teacher_logits.repeat_interleave(counts, 0)
         elif counts is not None:
             logits = joined(logits, counts, self.model.config)  # type: ignore[union-attr]
-        if task.kind == "regression":
+        if not task.traits.has_labels:
             labels = (labels - task.center) / task.spread
         loss = distillation_loss(
             logits,

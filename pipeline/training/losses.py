@@ -7,82 +7,61 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kdc.artifact.manifest import Kind
+from kdc.artifact.task_kinds import Kind
 
 
-def label_loss(logits: Tensor, labels: Tensor, kind: Kind, factors: Tensor | None = None) -> Tensor:
-    """Each row's cross-entropy, mean binary cross-entropy or squared error, (batch,).
+class Losses:
+    """Losses of a kind of task, before they are averaged. Defaults are those of classification.
 
-    Args:
-        logits: (batch, outputs).
-        labels: (batch,) class ids; multi-label: (batch, outputs) in {0, 1}; regression: (batch,) numbers.
-        factors: see `factors_of`.
+    Logits are (batch, outputs). Labels are (batch,) class ids, (batch, outputs) in {0, 1} for multi-label, or (batch,)
+    numbers. Class weights are (outputs,). Results are (batch, 1), for multi-label (batch, outputs).
     """
-    if kind == "regression":
-        return F.mse_loss(logits.squeeze(-1), labels.to(logits.dtype), reduction="none")
-    if kind == "multilabel":
-        loss = F.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype), reduction="none")
-        return _weighted(loss, factors).mean(-1)
-    return _weighted(F.cross_entropy(logits, labels, reduction="none"), factors)
+
+    def of_labels(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Cross-entropy, binary cross-entropy or squared error."""
+        return F.cross_entropy(logits, labels, reduction="none")[:, None]
+
+    def of_teacher(self, logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
+        """Divergence from the softened teacher, or squared error without T. T^2 preserves gradient size."""
+        student = F.log_softmax(logits / temperature, dim=-1)
+        teacher = F.log_softmax(teacher_logits / temperature, dim=-1)
+        divergence = F.kl_div(student, teacher, reduction="none", log_target=True)
+        return divergence.sum(-1, keepdim=True) * temperature**2
+
+    def weights(self, class_weights: Tensor, labels: Tensor) -> Tensor:
+        """Weights of the labels that a row has; 1 for absent multi-label labels."""
+        return class_weights[labels][:, None]
+
+    def expected_weights(self, class_weights: Tensor, teacher_logits: Tensor) -> Tensor:
+        """`weights` of unlabelled rows, by the teacher."""
+        return (torch.softmax(teacher_logits, dim=-1) @ class_weights)[:, None]
 
 
-def teacher_loss(
-    logits: Tensor, teacher_logits: Tensor, kind: Kind, temperature: float, factors: Tensor | None = None
-) -> Tensor:
-    """Each row's divergence from the softened teacher, (batch,): softmax, mean of sigmoids if multi-label, or squared
-    error without T for regression. T^2 preserves gradient size.
+class _MultiLabel(Losses):
+    def of_labels(self, logits: Tensor, labels: Tensor) -> Tensor:
+        return F.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype), reduction="none")
 
-    Args:
-        logits, teacher_logits: (batch, outputs).
-        factors: see `factors_of`.
-    """
-    if kind == "regression":
-        return F.mse_loss(logits, teacher_logits, reduction="none").mean(-1)
-    if kind == "multilabel":
+    def of_teacher(self, logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
         target = torch.sigmoid(teacher_logits / temperature)
-        cross = F.binary_cross_entropy_with_logits(logits / temperature, target, reduction="none")
-        own = F.binary_cross_entropy_with_logits(teacher_logits / temperature, target, reduction="none")
-        return _weighted(cross - own, factors).mean(-1) * temperature**2
-    student = F.log_softmax(logits / temperature, dim=-1)
-    teacher = F.log_softmax(teacher_logits / temperature, dim=-1)
-    loss = F.kl_div(student, teacher, reduction="none", log_target=True).sum(-1) * temperature**2
-    return _weighted(loss, factors)
+        cross, own = (self.of_labels(side / temperature, target) for side in (logits, teacher_logits))
+        return (cross - own) * temperature**2
+
+    def weights(self, class_weights: Tensor, labels: Tensor) -> Tensor:
+        return torch.where(labels.bool(), class_weights, torch.ones_like(class_weights))
+
+    def expected_weights(self, class_weights: Tensor, teacher_logits: Tensor) -> Tensor:
+        return 1 + torch.sigmoid(teacher_logits) * (class_weights - 1)
 
 
-def _weighted(loss: Tensor, factors: Tensor | None) -> Tensor:
-    return loss if factors is None else loss * factors
+class _Regression(Losses):
+    def of_labels(self, logits: Tensor, labels: Tensor) -> Tensor:
+        return F.mse_loss(logits, labels.to(logits.dtype)[:, None], reduction="none")
+
+    def of_teacher(self, logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
+        return F.mse_loss(logits, teacher_logits, reduction="none")
 
 
-def factors_of(
-    class_weights: Tensor | None,
-    labels: Tensor,
-    kind: Kind,
-    *,
-    labelled: Tensor | None = None,
-    teacher_logits: Tensor | None = None,
-) -> Tensor | None:
-    """Loss factors (batch,): the label's weight; for unlabelled rows, the expected weight by the teacher.
-
-    Multi-label: (batch, outputs), the weight if the label is present, else 1.
-
-    Args:
-        class_weights: (outputs,); None gives None, as does regression.
-        labels: as in `label_loss`, any valid value in unlabelled rows.
-        labelled: (batch,) bool; None: all.
-        teacher_logits: (batch, outputs).
-    """
-    if class_weights is None or kind == "regression":
-        return None
-    if kind == "multilabel":
-        known = torch.where(labels.bool(), class_weights, torch.ones_like(class_weights))
-    else:
-        known = class_weights[labels]
-    if labelled is None or teacher_logits is None:
-        return known
-    if kind == "multilabel":
-        expected = 1 + torch.sigmoid(teacher_logits) * (class_weights - 1)
-        return torch.where(labelled[:, None], known, expected)
-    return torch.where(labelled, known, torch.softmax(teacher_logits, dim=-1) @ class_weights)
+LOSSES: dict[str, Losses] = {"classification": Losses(), "multilabel": _MultiLabel(), "regression": _Regression()}
 
 
 def distillation_loss(
@@ -99,13 +78,17 @@ def distillation_loss(
     """Mean of `alpha * teacher + (1 - alpha) * label`; unlabelled rows have only the first term.
 
     Args:
-        logits, teacher_logits: (batch, outputs); without a teacher, labels alone count.
-        labels, labelled, class_weights: as in `factors_of`.
+        logits, teacher_logits, labels, class_weights: as in `Losses`. Without a teacher, labels alone count. Labels of
+            unlabelled rows have any valid value. Regression takes no weights.
+        labelled: (batch,) bool.
     """
-    factors = factors_of(class_weights, labels, kind, labelled=labelled, teacher_logits=teacher_logits)
-    from_labels = label_loss(logits, labels, kind, factors)
+    losses = LOSSES[kind]
+    factors: Tensor | float = 1.0 if class_weights is None else losses.weights(class_weights, labels)
+    if class_weights is not None and teacher_logits is not None:
+        factors = torch.where(labelled[:, None], factors, losses.expected_weights(class_weights, teacher_logits))
+    from_labels = (losses.of_labels(logits, labels) * factors).mean(-1)
     if teacher_logits is None:
         return from_labels.mean()
-    from_teacher = teacher_loss(logits, teacher_logits, kind, temperature, factors)
+    from_teacher = (losses.of_teacher(logits, teacher_logits, temperature) * factors).mean(-1)
     weight = torch.ones_like(from_labels).masked_fill(labelled, alpha)
     return (weight * from_teacher + (1 - weight) * from_labels).mean()

@@ -2,7 +2,7 @@
 
 from transformers import PretrainedConfig
 
-from kdc.artifact.manifest import Kind
+from kdc.artifact.task_kinds import KINDS, Kind
 from kdc.common.errors import InputError
 from kdc.pipeline.config.data_settings import LongSettings
 from kdc.pipeline.config.tasks import Task
@@ -44,7 +44,7 @@ def check_windows(long: LongSettings, kind: Kind, losses: tuple[str, ...]) -> No
     Raises:
         InputError: noisy-or for regression, or window losses without windows.
     """
-    if kind == "regression" and long.join == "noisy-or":
+    if not KINDS[kind].has_labels and long.join == "noisy-or":
         raise InputError(
             "noisy-or combines probabilities, and a regression has none",
             given="data.kind=regression, long.join=noisy-or",

@@ -69,7 +69,7 @@ def choose_join(model: Any, tune: Rows, task: Task, pad_id: int) -> None:
     """Join windows in the way with the least tuning loss."""
     parts, counts = predict_parts(model, tune, pad_id=pad_id)
     labels = np.concatenate([np.asarray(part["label"][:]) for part in tune.parts])
-    if task.kind == "regression":
+    if not task.traits.has_labels:
         labels = (labels - task.center) / task.spread
     set_join(model, best_join(parts, counts, labels, task.kind))
 
@@ -119,7 +119,7 @@ def label_order(config: Any, task: Task, names: tuple[str, ...] | None) -> list[
             given=f"{config.num_labels}, task {task.outputs}",
             remedy=f"bring a teacher for the labels {', '.join(task.labels) or '(one number)'}",
         )
-    if task.kind == "regression":
+    if not task.traits.has_labels:
         return None
     own = tuple(config.id2label[index] for index in range(config.num_labels))
     outputs = names or own

@@ -40,7 +40,7 @@ class Job:
         text_pair = self.request.text_pair
         if text_pair is not None and not self.task.is_pair:
             raise InputError(f"the task {self.task.name} takes one text a row", given=f"--text-pair {text_pair}")
-        if self.request.all_scores and self.task.kind == "regression":
+        if self.request.all_scores and not self.task.traits.has_labels:
             raise InputError("regression has no classes", given="--all-scores", remedy="leave it out")
 
     @property
@@ -52,8 +52,8 @@ class Job:
     @property
     def added_columns(self) -> dict[str, str]:
         """New columns by name, with their type: "text", "texts" or "number"."""
-        kind, labels = self.task.kind, self.task.labels if self.request.all_scores else ()
-        types = {} if kind == "regression" else {"label": "texts" if kind == "multilabel" else "text"}
+        traits, labels = self.task.traits, self.task.labels if self.request.all_scores else ()
+        types = {"label": "texts" if traits.has_lists else "text"} if traits.has_labels else {}
         types |= {"score": "number"} | ({"set": "texts"} if self.task.sets is not None else {})
         types |= {f"score_{label}": "number" for label in labels}
         return {self.request.prefix + name: type_name for name, type_name in types.items()}

@@ -115,10 +115,10 @@ def _problem(name: str, value: Any, most: int) -> str | None:
 def _answers(scores: NDArray[np.float32], job: Job) -> dict[str, list[Any]]:
     task, columns = job.task, []
     best = scores.max(axis=1) if len(scores) else scores[:, 0]
-    if task.kind != "regression":
+    if task.traits.has_labels:
         gets = decided(scores, task)
         columns.append(in_words(gets, task))
-        if task.kind == "classification":  # a threshold may give the less probable class
+        if task.traits.is_exclusive:  # a threshold may give the less probable class
             best = np.where(gets.any(axis=1), np.where(gets, scores, 0).max(axis=1), best)
     columns.append(best.tolist())
     if task.sets is not None:

@@ -15,7 +15,7 @@ def decided(probabilities: np.ndarray, task: TaskInfo) -> np.ndarray:
     row gets this class at or above it, else the other. Otherwise a row gets the most probable class, or none if the
     model abstains.
     """
-    if task.kind == "multilabel":
+    if task.traits.has_lists:
         thresholds = {point.label: point.threshold for point in task.points}
         return probabilities >= np.array([thresholds.get(label, HALF) for label in task.labels])
     chosen: np.ndarray = _classes(probabilities, task)[:, None] == np.arange(task.outputs)
@@ -29,14 +29,12 @@ def answered(probabilities: np.ndarray, abstain: Abstention) -> np.ndarray:
 
 def sureness(probabilities: np.ndarray, task: TaskInfo) -> np.ndarray:
     """How sure a model is of each row: (rows,) in [0, 1]. For multi-label, the lowest max(p, 1 - p) of all labels."""
-    if task.kind == "multilabel":
-        return np.maximum(probabilities, 1 - probabilities).min(axis=1)
-    return probabilities.max(axis=1)
+    return task.traits.certainty(probabilities).min(axis=1)
 
 
 def label_counts(probabilities: np.ndarray, task: TaskInfo) -> np.ndarray:
     """Number of rows that get each label: (outputs,)."""
-    if task.kind == "multilabel" or task.abstain is not None:
+    if task.traits.has_lists or task.abstain is not None:
         return decided(probabilities, task).sum(axis=0)
     return np.bincount(_classes(probabilities, task), minlength=task.outputs)
 
@@ -51,7 +49,7 @@ def _classes(probabilities: np.ndarray, task: TaskInfo) -> np.ndarray:
 
 def in_words(chosen: np.ndarray, task: TaskInfo) -> list[Any]:
     """A label name or `ABSTAINED` for each row of `chosen`, as from `decided`; lists of names if multi-label."""
-    if task.kind == "multilabel":
+    if task.traits.has_lists:
         return [[task.labels[column] for column in np.flatnonzero(row)] for row in chosen]
     columns = np.where(chosen.any(axis=1), chosen.argmax(axis=1), len(task.labels))
     names = (*task.labels, ABSTAINED)

@@ -15,13 +15,13 @@ from kdc.artifact.manifest import (
     CUDA_PROVIDER,
     TENSORRT_PROVIDER,
     Device,
-    Kind,
     Manifest,
     Second,
     TaskInfo,
     TokenizerInfo,
     Variant,
 )
+from kdc.artifact.task_kinds import KINDS, Kind
 from kdc.common.errors import InputError, KdcError
 from kdc.common.memory import release_free_memory
 from kdc.serving.engine.deciding import decided, in_words, sets_in_words, sureness
@@ -238,9 +238,9 @@ class Engine:
     def activated(self, logits: np.ndarray) -> np.ndarray:
         """Convert logits to what `predict` returns."""
         outputs = activate(logits, self.task.kind, self.temperature)
-        if self.task.kind == "regression":
-            return (outputs * self.task.spread + self.task.center).astype(np.float32)
-        return outputs
+        if self.task.traits.has_labels:
+            return outputs
+        return (outputs * self.task.spread + self.task.center).astype(np.float32)
 
     def decided(self, probabilities: np.ndarray) -> list[Any]:
         """Label of each row from probabilities (rows, outputs), not of a regression. A list of labels if multi-label.
@@ -375,13 +375,13 @@ class Engine:
 
 def activate(logits: np.ndarray, kind: Kind, temperature: float = 1.0) -> np.ndarray:
     """Softmax or sigmoid (multi-label) of logits / temperature, as float32. Regression is unchanged."""
-    result = logits.astype(np.float32)
-    if kind == "regression":
+    result, traits = logits.astype(np.float32), KINDS[kind]
+    if not traits.has_labels:
         return result
     step = max(1, _ACTIVATED_AT_ONCE // max(1, logits.shape[1]))
     for rows in (slice(start, start + step) for start in range(0, len(logits), step)):
         scaled = logits[rows].astype(np.float64) / temperature
-        if kind == "multilabel":
+        if not traits.is_exclusive:
             result[rows] = 0.5 * (1.0 + np.tanh(0.5 * scaled))  # the sigmoid, without overflow
             continue
         exponentials = np.exp(scaled - scaled.max(axis=1, keepdims=True))

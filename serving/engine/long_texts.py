@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Encoding
 
-from kdc.artifact.manifest import Join, Kind, LongTexts
+from kdc.artifact.manifest import Join, LongTexts
+from kdc.artifact.task_kinds import KINDS, Kind
 
 # Bounds of a window's probability and logit for "noisy-or": logarithms are infinite beyond.
 SURE, HOPELESS = 1 - 1e-6, -60.0
@@ -134,21 +135,21 @@ def joined(
     rows = np.empty((len(counts), logits.shape[1]), dtype=np.float32)
     for row, (end, count) in enumerate(zip(ends, counts, strict=True)):
         part = logits[end - count : end]
-        rows[row] = part[0] if count == 1 else _joined(part.astype(np.float64), join, kind)
+        rows[row] = part[0] if count == 1 else _joined(part.astype(np.float64), join, KINDS[kind].is_exclusive)
     return rows
 
 
-def _joined(part: NDArray[np.float64], join: Sequence[Join], kind: Kind) -> NDArray[np.float64]:
-    if kind == "classification":
+def _joined(part: NDArray[np.float64], join: Sequence[Join], is_exclusive: bool) -> NDArray[np.float64]:
+    if is_exclusive:
         part = part - np.logaddexp.reduce(part, axis=1, keepdims=True)
-    answers = {way: _way(part, way, kind) for way in set(join)}
+    answers = {way: _way(part, way, is_exclusive) for way in set(join)}
     ways = join if len(join) > 1 else [join[0]] * part.shape[1]
     return np.stack([answers[way][output] for output, way in enumerate(ways)])
 
 
-def _way(part: NDArray[np.float64], way: Join, kind: Kind) -> NDArray[np.float64]:
+def _way(part: NDArray[np.float64], way: Join, is_exclusive: bool) -> NDArray[np.float64]:
     if way == "noisy-or":
-        if kind == "classification":
+        if is_exclusive:
             chances = np.exp(part.clip(HOPELESS)).clip(max=SURE)
             none = np.log1p(-chances).sum(0)  # log-probability that no window has it
         else:

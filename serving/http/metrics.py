@@ -217,7 +217,7 @@ def _expected_shares(manifest: Manifest) -> dict[str, float]:
             continue
         share = point.tuning.precision.of / rows
         expected[point.label] = share
-        if manifest.task.kind == "classification":
+        if manifest.task.traits.is_exclusive:
             expected |= {label: 1 - share for label in labels if label != point.label}
     return expected
 

@@ -535,7 +535,7 @@ def test_which_second_models_are_looked_at_before_training_and_by_whose_tokens(
         )
         run: Any = SimpleNamespace(
             config=config,
-            data=lambda: SimpleNamespace(task=SimpleNamespace(kind=kind, name="mood")),
+            data=lambda: SimpleNamespace(task=TASK.model_copy(update={"kind": kind})),
             result=lambda kind: SimpleNamespace(max_length={"student": 48}),
             fingerprints={"data": "rows"},
         )

@@ -26,7 +26,7 @@ class Classifier(PythonModel):
         columns = [name for name in (task.text, task.text_pair) if name is not None]
         rows = model_input[columns].itertuples(index=False, name=None)
         scores = self.engine.predict([row if len(row) == 2 else row[0] for row in rows])
-        if task.kind == "regression":
+        if not task.traits.has_labels:
             return pd.DataFrame({"number": scores[:, 0]})
         return pd.DataFrame(
             {"label": self.engine.decided(scores)}

@@ -90,8 +90,8 @@ def _metrics(manifest: Manifest) -> dict[str, float]:
 def _signature(mlflow: Any, manifest: Manifest) -> Any:
     task, types = manifest.task, mlflow.types
     inputs = [types.ColSpec("string", name) for name in (task.text, task.text_pair) if name is not None]
-    label = types.schema.Array("string") if task.kind == "multilabel" else "string"
+    label = types.schema.Array("string") if task.traits.has_lists else "string"
     outputs = [types.ColSpec(label, "label"), *(types.ColSpec("float", f"score_{name}") for name in task.labels)]
-    if task.kind == "regression":
+    if not task.traits.has_labels:
         outputs = [types.ColSpec("float", "number")]
     return mlflow.models.ModelSignature(types.Schema(inputs), types.Schema(outputs))

@@ -24,8 +24,8 @@ class ModerationRequest(Question):
     rows: Annotated[_Texts, BeforeValidator(in_a_list, str | _Texts)] = Field(alias="input")
 
     def wanted(self, model: Model) -> Wanted:
-        if (kind := model.engine.task.kind) != "multilabel":
-            given = f"{model.name}, {kind}"
+        if not (task := model.engine.task).traits.has_lists:
+            given = f"{model.name}, {task.kind}"
             raise ApiError(422, f"moderations are answered by a multilabel model; given: {given}; /predict")
         return Wanted(score_bytes=_TIMES * model.score_bytes)
 

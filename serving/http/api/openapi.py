@@ -11,6 +11,7 @@ from pydantic.json_schema import models_json_schema
 from starlette.requests import Request
 from starlette.responses import Response
 
+from kdc.artifact.task_kinds import KINDS
 from kdc.common.version import __version__
 from kdc.serving.http.replies import EMPTY, ERRORS
 
@@ -139,7 +140,7 @@ _MODERATED = _object(
 _INFO = _object(
     model_id=_TEXT,
     task=_TEXT,
-    kind=_TEXT | {"enum": ["classification", "multilabel", "regression"]},
+    kind=_TEXT | {"enum": list(KINDS)},
     columns=_array(_TEXT, minItems=1, maxItems=2),
     labels=_array(_TEXT),
     models=_array(_TEXT, minItems=1),

@@ -11,7 +11,7 @@ from pydantic import BeforeValidator, ConfigDict, Field, WrapValidator
 from starlette.requests import Request
 from starlette.responses import Response
 
-from kdc.artifact.manifest import Kind
+from kdc.artifact.task_kinds import KINDS, Kind
 from kdc.common.version import __version__
 from kdc.serving.engine.engine import Engine, activate
 from kdc.serving.http.api.inference import Question, Wanted, require_ready, respond
@@ -99,7 +99,7 @@ class PredictRequest(Options, Question):
 
     def _listed(self, engine: Engine, logits: np.ndarray, probabilities: np.ndarray) -> list[Any]:
         function = "regression" if self._option("raw_scores") else _KINDS.get(self._option("function_to_apply"))
-        if function is None or (engine.task.kind == "regression" and function != "regression"):
+        if function is None or (KINDS[function].has_labels and not engine.labels):
             scores = probabilities
         else:
             scores = activate(logits, function, engine.temperature)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from kdc.artifact.task_kinds import KINDS
 from kdc.pipeline.config import metrics
 
 # Answers 1 1 0 0 1 against truth 1 0 0 0 1: tp 2, fp 1, tn 2, fn 0.
@@ -37,7 +38,7 @@ def test_a_constant_regression_counts_as_uncorrelated() -> None:
 
 
 def test_multilabel_answers_are_probabilities_of_at_least_one_half() -> None:
-    assert metrics.predictions(np.array([[0.0, -0.1, 3.0]]), "multilabel").tolist() == [[1, 0, 1]]
+    assert KINDS["multilabel"].predictions(np.array([[0.0, -0.1, 3.0]])).tolist() == [[1, 0, 1]]
 
 
 def test_multilabel_accuracy_counts_rows_that_are_right_in_every_label() -> None:

@@ -114,10 +114,7 @@ def test_an_interval_is_hardly_wider_than_a_bootstraps_and_within_the_range(
     labels, teacher, student, groups = Many(world, 1.0).draw(np.random.default_rng(0))
     kind: Any = world.kind
     units = np.arange(len(labels)) if groups is None else groups
-    scores = [
-        metrics.METRICS["macro_f1"].scorer(metrics.truth_of(labels, kind), metrics.predictions(each, kind))
-        for each in (student, teacher)
-    ]
+    scores = [metrics.METRICS["macro_f1"].scorer(*metrics.as_scored(labels, kind, each)) for each in (student, teacher)]
     seen = difference(student, teacher, labels, kind, "macro_f1", groups=groups).interval
     assert np.ptp(seen) <= 1.5 * 100 * percentiles(lambda weights: scores[0](weights) - scores[1](weights), units)
     for logits, score in zip((student, teacher), scores, strict=True):

@@ -8,7 +8,7 @@ import torch
 
 from kdc.pipeline.config.tasks import custom_task
 from kdc.pipeline.training.finetuning import class_weights
-from kdc.pipeline.training.losses import distillation_loss, factors_of, label_loss, teacher_loss
+from kdc.pipeline.training.losses import LOSSES, distillation_loss
 
 RANDOM = np.random.default_rng(7)
 STUDENT = RANDOM.normal(size=(6, 3)) * 3
@@ -104,15 +104,20 @@ def test_unlabelled_rows_take_the_teachers_term_alone() -> None:
 @pytest.mark.parametrize("kind", ["classification", "multilabel", "regression"])
 def test_a_student_that_agrees_with_the_teacher_has_no_teacher_loss(kind: str) -> None:
     logits = torch.tensor(TEACHER)
-    assert teacher_loss(logits, logits, kind, 3.0).abs().max().item() == pytest.approx(0.0, abs=1e-12)  # type: ignore[arg-type]
+    assert LOSSES[kind].of_teacher(logits, logits, 3.0).abs().max().item() == pytest.approx(0.0, abs=1e-12)
 
 
 def test_class_weights_multiply_the_rows_of_their_class() -> None:
-    weights = torch.tensor([1.0, 5.0, 0.5], dtype=torch.float64)
-    plain = label_loss(torch.tensor(STUDENT), torch.tensor(LABELS), "classification")
-    factors = factors_of(weights, torch.tensor(LABELS), "classification")
-    weighted = label_loss(torch.tensor(STUDENT), torch.tensor(LABELS), "classification", factors)
-    assert torch.allclose(weighted / plain, weights[LABELS])
+    weights, every = torch.tensor([1.0, 5.0, 0.5], dtype=torch.float64), torch.ones(1, dtype=torch.bool)
+    for row, label in enumerate(LABELS):
+        student, labels = torch.tensor(STUDENT[[row]]), torch.tensor(LABELS[[row]])
+        plain, weighted = (
+            distillation_loss(
+                student, None, labels, every, kind="classification", alpha=0.0, temperature=1.0, class_weights=given
+            )
+            for given in (None, weights)
+        )
+        assert torch.allclose(weighted / plain, weights[label])
 
 
 def test_class_weights_multiply_the_teachers_term_too() -> None:
@@ -137,24 +142,31 @@ def test_class_weights_multiply_the_teachers_term_too() -> None:
 
 
 def test_a_row_without_a_label_has_the_weight_that_its_teacher_expects() -> None:
-    weights, teacher = torch.tensor([1.0, 5.0]), torch.log(torch.tensor([[0.25, 0.75], [0.5, 0.5]]))
-    labels, labelled = torch.tensor([0, 0]), torch.tensor([False, True])
-    factors = factors_of(weights, labels, "classification", labelled=labelled, teacher_logits=teacher)
-    assert factors is not None
-    assert factors.tolist() == pytest.approx([0.25 * 1 + 0.75 * 5, 1.0])
+    """Would catch: a label that such a row does not have, which decides its weight."""
+    weights, teacher = torch.tensor([1.0, 5.0]), torch.log(torch.tensor([[0.25, 0.75]]))
+    students, labels = torch.tensor([[0.4, 0.1]]), torch.tensor([0])
+    for labelled, weight in ((False, 0.25 * 1 + 0.75 * 5), (True, 1.0)):
+        plain, weighted = (
+            distillation_loss(
+                students,
+                teacher,
+                labels,
+                torch.tensor([labelled]),
+                kind="classification",
+                alpha=0.5,
+                temperature=1.0,
+                class_weights=given,
+            )
+            for given in (None, weights)
+        )
+        assert (weighted / plain).item() == pytest.approx(weight, rel=1e-5)
 
 
 def test_weights_of_labels_count_where_a_row_has_the_label() -> None:
     """Would catch: a whole column that is weighed, so that a rare label's many negatives weigh as much as before."""
     weights, labels = torch.tensor([1.0, 5.0]), torch.tensor([[1.0, 1.0], [1.0, 0.0], [0.0, 0.0]])
-    factors = factors_of(weights, labels, "multilabel")
-    assert factors is not None
-    assert factors.tolist() == [[1, 5], [1, 1], [1, 1]]
-    half = factors_of(
-        weights, labels, "multilabel", labelled=torch.tensor([True, True, False]), teacher_logits=torch.zeros(3, 2)
-    )
-    assert half is not None
-    assert half.tolist() == [[1, 5], [1, 1], [1, 3]]
+    assert LOSSES["multilabel"].weights(weights, labels).tolist() == [[1, 5], [1, 1], [1, 1]]
+    assert LOSSES["multilabel"].expected_weights(weights, torch.zeros(1, 2)).tolist() == [[1, 3]]
 
 
 @pytest.mark.parametrize("kind", ["classification", "multilabel"])
@@ -177,6 +189,6 @@ def test_the_gradient_of_the_teachers_term_keeps_its_size_when_the_temperature_g
     for temperature in (50.0, 500.0):
         student = torch.tensor(STUDENT - STUDENT.mean(-1, keepdims=True), requires_grad=True)
         teacher = torch.tensor(TEACHER - TEACHER.mean(-1, keepdims=True))
-        teacher_loss(student, teacher, "classification", temperature).sum().backward()
+        LOSSES["classification"].of_teacher(student, teacher, temperature).sum().backward()
         assert student.grad is not None
         assert torch.allclose(student.grad, (student.detach() - teacher) / 3, atol=0.15)
