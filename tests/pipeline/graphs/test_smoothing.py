@@ -5,13 +5,16 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import tiny_models
 from onnx import TensorProto, helper, numpy_helper
 
 from kdc.pipeline.graphs.int8 import Candidate, quantise
 from kdc.pipeline.graphs.int8_trials import layers_by_worth
 from kdc.pipeline.graphs.nodes import activations
+from kdc.pipeline.graphs.onnx_graph import export_onnx, save_graph
 from kdc.pipeline.graphs.parity import Feeds, onnx_logits
 from kdc.pipeline.graphs.ranges import collect_ranges
+from kdc.pipeline.graphs.simplify import simplify
 from kdc.pipeline.graphs.smoothing import largest_by_channel, smooth
 
 WIDTH = 64
@@ -79,6 +82,30 @@ def test_a_smoothed_graph_gives_the_same_answers(outliers: Path, batches: list[F
     right, run = onnx_logits(outliers, threads=1), onnx_logits(tmp_path / "smooth.onnx", threads=1)
     for feeds in batches:
         np.testing.assert_allclose(run(feeds), right(feeds), atol=1e-5)
+
+
+def test_attentions_values_are_divided_by_their_own_weights(tmp_path: Path) -> None:
+    tiny_models.build("bert", tmp_path)
+    export_onnx(tmp_path, tmp_path / "model.onnx", exporter="torch")
+    random = np.random.default_rng(0)
+    feeds = [
+        {
+            "input_ids": random.integers(4, 90, (rows, tokens)),
+            "attention_mask": np.ones((rows, tokens), np.int64),
+            "token_type_ids": np.zeros((rows, tokens), np.int64),
+        }
+        for rows, tokens in ((2, 5), (3, 7), (5, 12))
+    ]
+    save_graph(simplify(tmp_path / "model.onnx", feeds), tmp_path / "simple.onnx")
+    groups = smooth(
+        tmp_path / "simple.onnx", tmp_path / "smooth.onnx", largest_by_channel(tmp_path / "simple.onnx", feeds)
+    )
+    divisions = [node for node in onnx.load(tmp_path / "smooth.onnx").graph.node if node.name.endswith("_smoothed")]
+    layers = sum(node.op_type == "Softmax" for node in onnx.load(tmp_path / "smooth.onnx").graph.node)
+    assert len(divisions) == groups - layers
+    right, run = onnx_logits(tmp_path / "model.onnx", threads=1), onnx_logits(tmp_path / "smooth.onnx", threads=1)
+    for batch in feeds:
+        np.testing.assert_allclose(run(batch), right(batch), atol=1e-5)
 
 
 def test_the_factors_are_those_of_the_paper(outliers: Path, batches: list[Feeds], tmp_path: Path) -> None:

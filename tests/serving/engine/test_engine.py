@@ -29,6 +29,7 @@ from kdc.artifact.manifest import Kind, TaskInfo, TokenizerInfo
 from kdc.common.cores import usable_cores
 from kdc.common.errors import InputError, KdcError
 from kdc.serving.engine import engine as engine_module
+from kdc.serving.engine import passes as passes_module
 from kdc.serving.engine.engine import Engine, activate
 from kdc.serving.engine.providers import open_session, run_bound
 from kdc.serving.engine.tokenizing import pad
@@ -107,6 +108,26 @@ def test_a_pass_alone_takes_the_threads_that_are_faster(files: Path, monkeypatch
     assert used[0] == "all"
     assert set(used[-20:]) == {"a share"}
     assert passes._pace.threads == 2  # not all of them, under which a share was timed
+
+
+@pytest.mark.parametrize(
+    ("operator", "expected"), [(b"ReduceSum", [2, 2, 1]), (b"LayerNormalization", [5])], ids=["has", "has not"]
+)
+def test_a_model_with_the_operator_of_encoders_runs_in_short_passes(
+    operator: bytes, expected: list[int], files: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(passes_module, "_LAYERS", operator)
+    engine, texts, rows = bare(files), [f"w{number} w2 w3" for number in range(5)], list[int]()
+    run = engine._passes._pass
+
+    def counted(session: Any, encodings: Any) -> Any:
+        rows.append(len(encodings))
+        return run(session, encodings)
+
+    monkeypatch.setattr(engine._passes, "_pass", counted)
+    monkeypatch.setattr(passes_module, "_TOKENS", 2 * len(engine.encode(texts)[0]))
+    np.testing.assert_allclose(engine.logits(texts), [expected_logits(text) for text in texts], atol=1e-5)
+    assert rows == expected
 
 
 def test_a_pass_counts_with_its_padding(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
