@@ -18,6 +18,7 @@ from kdc.pipeline.graphs.nodes import attribute, float_matrices, replace_nodes
 VectorBits = Literal[8, 4]
 
 _LARGEST = 127
+_NARROWEST = 8  # columns of a table; the scales of a narrower one take as much as it
 _RESTORED_AT_LOAD = 1024  # rows of a table at most, such as positions
 _BLOCK, _MIDDLE = 32, 8  # 4-bit numbers per scale, and the number that means 0
 _SHRUNK = (1.0, 0.9, 0.8, 0.7)  # scales to try, as shares of the one that reaches the largest number
@@ -32,7 +33,7 @@ def store_tables(graph: GraphProto, vector_bits: VectorBits = 8) -> int:
     lookups = 0
     for node in graph.node:
         table = matrices.get(node.input[0]) if node.op_type in ("Gather", "Slice") else None
-        if table is None or attribute(node, "axis", 0) != 0:
+        if table is None or attribute(node, "axis", 0) != 0 or table.dims[1] < _NARROWEST:
             nodes.append(node)
             continue
         lookups += 1

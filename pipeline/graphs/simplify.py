@@ -20,6 +20,8 @@ from kdc.serving.engine.providers import open_session
 _HIDDEN = -1e9  # added to the scores of padded tokens
 _HIDES = -1e4  # what exporters add is at most this
 
+_NARROW = 4  # columns of a matrix at most
+
 Values = dict[str, list[np.ndarray]]  # of a tensor, in each batch
 
 
@@ -47,6 +49,7 @@ def simplify(onnx_path: Path, batches: Sequence[Feeds]) -> ModelProto:
     _fix_shapes(graph, reshapes, values)
     _slice_positions(graph, lookups, values)
     _shorten_masks(graph, {name for name in masks if _hides_padding(values[name], masked)})
+    _look_up_products(graph)
     _drop_unread(graph)
     keep_first_tokens(model)
     return model
@@ -129,7 +132,7 @@ def _fix_shapes(graph: GraphProto, reshapes: Sequence[NodeProto], values: Values
 
 
 def _slice_positions(graph: GraphProto, lookups: Sequence[NodeProto], values: Values) -> None:
-    """Take the first rows of a table of positions in place of a lookup."""
+    """Take the first rows of a table of positions instead of a lookup."""
     read_by: dict[str, list[str]] = {}
     for node in graph.node:
         for name in node.input:
@@ -153,6 +156,24 @@ def _slice_positions(graph: GraphProto, lookups: Sequence[NodeProto], values: Va
         ]
     if steps:
         replace_nodes(graph, [new for node in graph.node for new in steps.get(node.name, [node])])
+
+
+def _look_up_products(graph: GraphProto) -> None:
+    """Look up the product of a table's row and a narrow matrix, such as a token's share, instead of computing it."""
+    tables = float_matrices(graph)
+    lookups = {
+        node.output[0]: node
+        for node in graph.node
+        if node.op_type == "Gather" and node.input[0] in tables and attribute(node, "axis", 0) == 0
+    }
+    for node in graph.node:
+        lookup, matrix = lookups.get(node.input[0]), tables.get(node.input[1]) if len(node.input) > 1 else None
+        if node.op_type != "MatMul" or lookup is None or matrix is None or matrix.dims[1] > _NARROW:
+            continue
+        product = numpy_helper.to_array(tables[lookup.input[0]]) @ numpy_helper.to_array(matrix)
+        graph.initializer.append(numpy_helper.from_array(product, f"{node.name}_table"))
+        looked_up = helper.make_node("Gather", [f"{node.name}_table", lookup.input[1]], node.output, name=node.name)
+        node.CopyFrom(looked_up)
 
 
 def _drop_unread(graph: GraphProto) -> None:
