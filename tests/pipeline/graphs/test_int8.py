@@ -336,6 +336,20 @@ def test_a_candidate_with_vectors_of_four_bits_is_smaller_and_answers_nearly_the
     assert 1e-6 < difference < 0.2
 
 
+def test_a_quantised_graph_computes_gelu_by_tanh(tmp_path: Path) -> None:
+    base_model("bert", tmp_path, num_hidden_layers=1)
+    load_model(str(tmp_path), custom_task("toy", "a", None, "b", "classification", ("x", "y"))).model.save_pretrained(
+        tmp_path
+    )
+    export_onnx(tmp_path, tmp_path / "fp32.onnx", exporter="torch", token_type_ids=False)
+    quantise(tmp_path / "fp32.onnx", tmp_path / "a.onnx", BY_NAME["channel-minmax"], ranges_of(tmp_path / "fp32.onnx"))
+    counts = [
+        [node.op_type for node in onnx.load(tmp_path / name).graph.node if "Gelu" in node.op_type]
+        for name in ("fp32.onnx", "a.onnx")
+    ]
+    assert counts == [["Gelu"], ["FastGelu"]]
+
+
 def test_gelu_by_tanh_differs_by_less_than_a_step_of_eight_bits(tmp_path: Path) -> None:
     values = np.linspace(-6, 6, 10_001, dtype=np.float32)
     graph = helper.make_graph(

@@ -402,8 +402,8 @@ def test_weights_in_another_file_are_not_read_even_where_nothing_is_verified(
 class FallenBack(onnxruntime.InferenceSession):
     """What ONNX Runtime gives where CUDA is listed but cannot start: a CPU session, without an error."""
 
-    def __init__(self, path: str, options: Any, providers: list[str]) -> None:
-        super().__init__(path, options, providers=["CPUExecutionProvider"])
+    def __init__(self, path: str, options: Any, providers: list[str], **more: Any) -> None:
+        super().__init__(path, options, providers=["CPUExecutionProvider"], **more)
 
 
 @pytest.fixture
@@ -467,11 +467,13 @@ def test_auto_without_a_cuda_provider_says_so(files: Path, monkeypatch: pytest.M
 
 def test_the_libraries_are_preloaded_before_the_first_session(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     order: list[str] = []
+    switched_off: list[Any] = []
 
     class Recorded(FallenBack):
-        def __init__(self, path: str, options: Any, providers: list[str]) -> None:
+        def __init__(self, path: str, options: Any, providers: list[str], **more: Any) -> None:
             order.append(providers[0])
-            super().__init__(path, options, providers)
+            switched_off.append(more["disabled_optimizers"])
+            super().__init__(path, options, providers, **more)
 
     fake = SimpleNamespace(
         get_available_providers=lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"],
@@ -483,6 +485,7 @@ def test_the_libraries_are_preloaded_before_the_first_session(files: Path, monke
     monkeypatch.setattr("ctypes.CDLL", lambda name: None)
     open_session(lambda _: files / "model.onnx", device="auto", threads=1)
     assert order == ["preload", "CUDAExecutionProvider", "CPUExecutionProvider"]
+    assert switched_off == [None, ["SkipLayerNormFusion"]]  # the fused node is slow on CPUs alone
 
 
 def test_tensorrt_by_name_does_not_fall_back(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
