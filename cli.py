@@ -136,6 +136,7 @@ def bench(
         ),
     ] = None,
     device: Device = "auto",
+    profile: Annotated[bool, option("Also show where the time of a pass goes, by operator.")] = False,
     plot: Annotated[Path | None, option("File for a picture of the result: .svg, .png or .pdf.")] = None,
     as_json: Json = False,
 ) -> None:
@@ -154,9 +155,15 @@ def bench(
     with Reporter() as reporter:
         reporter.started("bench", "loads every subject three times")
         result = run_bench(parsed, cases, device=_device(device), progress=reporter.progress, **given)
+    text = render(result)
+    if profile:
+        from kdc.tools.bench.profile import profiled, render_profiles
+
+        result = profiled(result)
+        text += "\n\n" + render_profiles(result.profiles)
     if plot is not None:
         draw(result, plot)
-    _print(as_json, result, render(result))
+    _print(as_json, result, text)
 
 
 def _numbers(name: str, text: str) -> list[int]:

@@ -11,8 +11,9 @@ from kdc.pipeline.data.prepared import PreparedData, texts_of
 from kdc.pipeline.data.tokens import apart, tokenizer_info
 from kdc.pipeline.graphs.files import FP32_ONNX, TOKENIZER_INFO, TOKENIZER_JSON
 from kdc.pipeline.graphs.int8_trials import TuningSlice
-from kdc.pipeline.graphs.onnx_graph import Exporter, export_onnx, graph_inputs
+from kdc.pipeline.graphs.onnx_graph import Exporter, export_onnx, graph_inputs, save_graph
 from kdc.pipeline.graphs.parity import Feeds, LogitsFunction, check_parity, onnx_logits, parity_batches, torch_logits
+from kdc.pipeline.graphs.simplify import simplify
 from kdc.pipeline.models import loading
 from kdc.serving.engine.engine import Engine
 
@@ -61,6 +62,7 @@ def export_model(
     rows = apart(tokens[index] for index in range(min(_ROWS, len(tokens))))
     longest = min(max_length, _LONGEST)
     batches = list(parity_batches(rows, pad_id=info.pad_id, max_length=longest, seed=seed))
+    save_graph(simplify(out / FP32_ONNX, batches[:6]), out / FP32_ONNX)
     answer = onnx_logits(out / FP32_ONNX)
     return Exported(made_by, check_parity(answer, torch_logits(model), batches), answer, batches)
 

@@ -1,8 +1,8 @@
 """Stores embedding tables and unquantised linear layers as int8, computed in fp32.
 
-Each table row or output channel has a scale. Rows are restored after the lookup; matrices at load, when ONNX Runtime
-folds constants. Token embeddings, most of a small model, can have 4 bits, with a scale per 32 numbers. Graphs change in
-place.
+Each table row or output channel has a scale. Rows of large tables are restored after the lookup; small tables and
+matrices at load, when ONNX Runtime folds constants. Token embeddings, most of a small model, can have 4 bits, with a
+scale per 32 numbers. Graphs change in place.
 """
 
 from collections.abc import Container
@@ -18,25 +18,33 @@ from kdc.pipeline.graphs.nodes import attribute, float_matrices, replace_nodes
 VectorBits = Literal[8, 4]
 
 _LARGEST = 127
+_NARROWEST = 8  # columns of a table; the scales of a narrower one take as much as it
+_RESTORED_AT_LOAD = 1024  # rows of a table at most, such as positions
 _BLOCK, _MIDDLE = 32, 8  # 4-bit numbers per scale, and the number that means 0
 _SHRUNK = (1.0, 0.9, 0.8, 0.7)  # scales to try, as shares of the one that reaches the largest number
 _SMALLEST_NORMAL_FP16 = 6.2e-5
 
 
 def store_tables(graph: GraphProto, vector_bits: VectorBits = 8) -> int:
-    """Store embedding tables (Gather on a float matrix) as int8, but token embeddings in `vector_bits` if 32 divides
-    their width."""
+    """Store embedding tables (Gather or Slice on a float matrix) as int8, but token embeddings in `vector_bits` if 32
+    divides their width."""
     matrices = float_matrices(graph)
     nodes: list[NodeProto] = []
     lookups = 0
     for node in graph.node:
-        if node.op_type == "Gather" and node.input[0] in matrices and attribute(node, "axis", 0) == 0:
-            table = matrices[node.input[0]]
-            halves = vector_bits == 4 and node.input[1] == "input_ids" and table.dims[1] % _BLOCK == 0
-            nodes += (_unpacked_lookup if halves else _restored_lookup)(graph, table, node)
-            lookups += 1
-        else:
+        table = matrices.get(node.input[0]) if node.op_type in ("Gather", "Slice") else None
+        if table is None or attribute(node, "axis", 0) != 0 or table.dims[1] < _NARROWEST:
             nodes.append(node)
+            continue
+        lookups += 1
+        if node.input[1] != "input_ids" and table.dims[0] <= _RESTORED_AT_LOAD:
+            numbers, scales = _add_int8(graph, table, axis=1)
+            node.input[0] = f"{node.name}_table"
+            nodes += [*_product(numbers, scales, node.input[0], node.name), node]
+        elif vector_bits == 4 and node.input[1] == "input_ids" and table.dims[1] % _BLOCK == 0:
+            nodes += _unpacked_lookup(graph, table, node)
+        else:
+            nodes += _restored_lookup(graph, table, node)
     replace_nodes(graph, nodes)
     return lookups
 

@@ -18,6 +18,12 @@ def nested_graphs(graph: GraphProto) -> Iterator[GraphProto]:
                 yield from nested_graphs(part.g)
 
 
+def names_read(node: NodeProto) -> set[str]:
+    """Names that a node reads, in its branches too."""
+    branches = [part.g for part in node.attribute if part.type == onnx.AttributeProto.GRAPH]
+    return set(node.input).union(*(names_read(inner) for branch in branches for inner in branch.node))
+
+
 def float_matrices(graph: GraphProto) -> dict[str, TensorProto]:
     """The graph's fp32 matrices by name."""
     return {
@@ -37,8 +43,7 @@ def replace_nodes(graph: GraphProto, nodes: Sequence[NodeProto]) -> None:
     copies = [NodeProto.FromString(node.SerializeToString()) for node in nodes]
     del graph.node[:]
     graph.node.extend(copies)
-    read = {name for part in nested_graphs(graph) for node in part.node for name in node.input}
-    read |= {value.name for value in graph.output}
+    read = {value.name for value in graph.output}.union(*map(names_read, graph.node))
     for index in reversed(range(len(graph.initializer))):
         if graph.initializer[index].name not in read:
             del graph.initializer[index]

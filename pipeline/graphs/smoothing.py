@@ -1,9 +1,11 @@
 """SmoothQuant (Xiao et al. 2023, arXiv 2211.10438): moves activation outliers into weights.
 
-Each input channel of a linear layer is divided by a factor, and its row of weights multiplied. The division is an fp32
-node: LayerNorm cannot absorb it, since BERT's residual connection reads the same output.
+Each input channel of a linear layer is divided by a factor, and its row of weights multiplied. The value projection
+divides what attention returns. Other divisions are fp32 nodes: LayerNorm cannot absorb them, since BERT's residual
+connection reads the same output.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,25 +54,66 @@ def largest_by_channel(onnx_path: Path, batches: Iterable[Feeds]) -> dict[str, n
 def smooth(onnx_in: Path, onnx_out: Path, largest: Mapping[str, np.ndarray]) -> int:
     """Write the smoothed graph, equal but for rounding; `largest` is from `largest_by_channel`."""
     model = onnx.load(onnx_in)
-    matrices = {name: numpy_helper.to_array(tensor) for name, tensor in float_matrices(model.graph).items()}
+    graph = model.graph
+    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    stored = set(constants)
     divisions: dict[str, NodeProto] = {}  # by the first reader's name
-    groups = _groups(model.graph)
-    for tensor, nodes in groups.items():
-        weights = [matrices[node.input[1]] for node in nodes]
-        factors = _factors(largest[tensor], weights)
-        smoothed, inverses = f"{tensor}_smoothed", f"{tensor}_smoothed_by"
-        model.graph.initializer.append(numpy_helper.from_array((1 / factors).astype(np.float32), inverses))
-        divisions[nodes[0].name] = helper.make_node("Mul", [tensor, inverses], [smoothed], name=smoothed)
-        for node, weight in zip(nodes, weights, strict=True):
-            name = f"{node.name}_smoothed_weight"
-            model.graph.initializer.append(numpy_helper.from_array(weight * factors[:, None], name))
-            node.input[0], node.input[1] = smoothed, name
+
+    def scale(node: NodeProto, index: int, factors: np.ndarray) -> None:
+        values = constants[node.input[index]] * factors
+        node.input[index] = f"{node.name}_smoothed_{'weight' if values.ndim == 2 else 'bias'}"
+        constants[node.input[index]] = values
+
+    groups = _groups(graph)
+    projections = {tensor: _value_projection(graph, tensor) for tensor in groups}
+    # Values come first, because what they read scales their weights again.
+    for tensor in sorted(groups, key=lambda name: not projections[name]):
+        nodes = groups[tensor]
+        factors = _factors(largest[tensor], [constants[node.input[1]] for node in nodes])
+        smoothed = tensor
+        for node, index in projections[tensor]:
+            scale(node, index, 1 / factors)
+        if not projections[tensor]:
+            smoothed = f"{tensor}_smoothed"
+            constants[f"{smoothed}_by"] = 1 / factors
+            divisions[nodes[0].name] = helper.make_node("Mul", [tensor, f"{smoothed}_by"], [smoothed], name=smoothed)
+        for node in nodes:
+            scale(node, 1, factors[:, None])
+            node.input[0] = smoothed
+    new = {name: values.astype(np.float32) for name, values in constants.items() if name not in stored}
+    graph.initializer.extend(numpy_helper.from_array(values, name) for name, values in new.items())
     nodes_in_order: list[NodeProto] = []
-    for node in model.graph.node:
+    for node in graph.node:
         nodes_in_order += [divisions[node.name], node] if node.name in divisions else [node]
-    replace_nodes(model.graph, nodes_in_order)
+    replace_nodes(graph, nodes_in_order)
     save_graph(model, onnx_out)
     return len(groups)
+
+
+def _value_projection(graph: GraphProto, tensor: str) -> list[tuple[NodeProto, int]]:
+    """Nodes and inputs with the weights and the bias of attention's values, if `tensor` is what attention returns and
+    nothing else reads these values; else nothing."""
+    makers = {name: node for node in graph.node for name in node.output}
+    counts = Counter(name for node in graph.node for name in node.input)
+    matrices = float_matrices(graph)
+    vectors = {constant.name for constant in graph.initializer if len(constant.dims) == 1}
+    projection: list[tuple[NodeProto, int]] = []
+    name = tensor
+    for operator in ("Reshape", "Transpose", "MatMul", "Transpose", "Reshape", "Add", "MatMul"):
+        if name not in makers or makers[name].op_type != operator or (name != tensor and counts[name] != 1):
+            return []
+        node = makers[name]
+        index = 0
+        if operator == "Transpose" and list(node.attribute[0].ints) != [0, 2, 1, 3]:
+            return []
+        if operator == "Add":
+            index = int(node.input[0] in vectors)
+            projection.append((node, 1 - index))
+        elif operator == "MatMul":
+            index = 1
+        name = node.input[index]
+    projection.append((node, 1))
+    return projection if name in matrices and projection[0][0].input[projection[0][1]] in vectors else []
 
 
 def _groups(graph: GraphProto) -> dict[str, list[NodeProto]]:

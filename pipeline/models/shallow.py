@@ -115,7 +115,8 @@ class ShallowClassifier(PreTrainedModel):
         else:
             far_below = (1 - mask) * -1e4  # fits fp16
             shares = functional.softmax(self.share(states) + far_below, dim=1)
-            pooled = torch.cat([(states * shares).sum(1), (states + far_below).amax(1)], dim=-1)
+            mean = (shares.transpose(1, 2) @ states).squeeze(1)
+            pooled = torch.cat([mean, (states + far_below).amax(1)], dim=-1)
             pooled = functional.relu(self.hidden(pooled))
         return SequenceClassifierOutput(logits=self.classifier(self.dropout(pooled)))
 

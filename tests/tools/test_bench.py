@@ -13,6 +13,7 @@ from bag_models import write_artifact
 from kdc.common.errors import InputError, KdcError
 from kdc.tools.bench import run
 from kdc.tools.bench.plot import check_format, draw
+from kdc.tools.bench.profile import profiled, render_profiles
 from kdc.tools.bench.result import BenchResult, render
 from kdc.tools.bench.run import Case, Subject, parse_subject, run_bench
 from kdc.tools.bench.subject_process import load
@@ -92,6 +93,35 @@ def test_a_hugging_face_model_is_timed_with_torch(hugging_face_model: Path) -> N
     turn = model.time(batch=2, length=6, seconds=0.01)
     assert turn.tokens == 6
     assert sum(turn.ms) >= 10
+
+
+def test_a_profile_has_every_node_of_a_pass_and_adds_up(result: BenchResult, artifact: Path) -> None:
+    """Would catch warm-ups that count, calls counted once, and another variant's graph."""
+    profiles = profiled(result).profiles
+    cases = [(subject.name, case.batch, case.tokens) for subject in result.subjects for case in subject.cases]
+    assert [(each.subject, each.rows, each.tokens) for each in profiles] == cases
+    for profile in profiles:
+        # A session folds constants and adds nothing, so these are the nodes of bag_models' graph.
+        assert {each.operator: each.nodes for each in profile.operators} == {
+            "Gather": 1,
+            "Cast": 1,
+            "Unsqueeze": 1,
+            "Mul": 1,
+            "ReduceSum": 1,
+        }
+        assert profile.ms == pytest.approx(sum(each.ms for each in profile.operators))
+        assert [each.ms for each in profile.operators] == sorted((each.ms for each in profile.operators), reverse=True)
+        assert (profile.gmacs_per_second, profile.share_of_products) == (0, 0)  # no product
+    text = render_profiles(profiles)
+    assert text.count("% of what matrix products alone reach now") == len(cases)
+
+
+def test_only_a_cpu_and_an_artifact_are_profiled(result: BenchResult) -> None:
+    first = result.subjects[0]
+    for changes in ({"on": "cpu", "runtime": "torch", "variant": "float32"}, {"on": "CUDAExecutionProvider"}):
+        other = result.model_copy(update={"subjects": (first.model_copy(update=changes),)})
+        with pytest.raises(InputError, match="only int8 and fp32 on a CPU can be profiled"):
+            profiled(other)
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """The share of the CPU's peak: the operations of a graph's matrix products, and the speed of a large one."""
 
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.quantization import QuantType, quantize_dynamic
 
 from kdc.tools.bench import peak
-from kdc.tools.bench.peak import operations, peak_share, speed
+from kdc.tools.bench.peak import node_events, operations, peak_share, speed
 from kdc.tools.bench.result import Loaded
 
 ROWS, TOKENS, WIDTH, HIDDEN, OUTPUTS = 2, 5, 8, 12, 3
@@ -44,6 +45,14 @@ def test_operations_are_two_for_each_weight_and_token(graph: Path) -> None:
     # The bugs to catch: batch or tokens counted once, the longer side of a turned weight, attention forgotten.
     assert operations(graph, FEEDS) == {"fp32": OF_WEIGHTS + OF_ATTENTION}
     assert not list(graph.parent.glob("*.json"))  # nothing of the profile stays
+
+
+def test_every_node_of_every_call_has_its_time(graph: Path) -> None:
+    events = node_events(graph, FEEDS, threads=1, calls=4)
+    counts = Counter(event["args"]["op_name"] for event in events)
+    assert counts["ReduceMean"] == 4
+    assert counts["MatMul"] + counts["FusedMatMul"] == 8
+    assert all(event["dur"] >= 0 for event in events)
 
 
 def test_an_int8_graph_has_the_same_operations_and_those_of_attention_are_fp32(graph: Path) -> None:

@@ -9,6 +9,7 @@ from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -17,6 +18,7 @@ from kdc.artifact.folder import load_manifest
 from kdc.artifact.manifest import CPU_PROVIDER
 from kdc.common.pace import seconds_of
 from kdc.serving.engine.long_texts import Tokens
+from kdc.serving.engine.providers import SLOW_ON_CPU
 from kdc.serving.engine.tokenizing import pad
 from kdc.tools.bench.result import Loaded
 
@@ -59,20 +61,29 @@ def peak_share(folder: Path, loaded: Loaded) -> Share | None:
 
 def operations(file: Path, feeds: dict[str, np.ndarray]) -> dict[str, int]:
     """Operations of a pass's matrix products, by number format. An int8 graph's attention is fp32."""
-    with TemporaryDirectory() as folder:
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
-        options.enable_profiling = True
-        options.profile_file_prefix = str(Path(folder) / "pass")
-        session = onnxruntime.InferenceSession(str(file), options, providers=[CPU_PROVIDER])
-        session.run(None, feeds)
-        events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
     counts: Counter[str] = Counter()
-    for node in (event["args"] for event in events if event.get("args", {}).get("op_name") in _PRODUCTS):
+    for node in (event["args"] for event in node_events(file, feeds) if event["args"]["op_name"] in _PRODUCTS):
         # Two operations per output element and column of the left operand.
         (left,), (output,) = (node[f"{side}_type_shape"][0].values() for side in ("input", "output"))
         counts[_PRODUCTS[node["op_name"]]] += 2 * math.prod(output) * left[-1]
     return dict(counts)
+
+
+def node_events(file: Path, feeds: dict[str, np.ndarray], *, threads: int = 0, calls: int = 1) -> list[dict[str, Any]]:
+    """What ONNX Runtime's profiler says of each node in each call, as the serving engine runs it on a CPU."""
+    with TemporaryDirectory() as folder:
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        options.intra_op_num_threads = threads
+        options.enable_profiling = True
+        options.profile_file_prefix = str(Path(folder) / "pass")
+        session = onnxruntime.InferenceSession(
+            str(file), options, providers=[CPU_PROVIDER], disabled_optimizers=SLOW_ON_CPU
+        )
+        for _ in range(calls):
+            session.run(None, feeds)
+        events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
+    return [event for event in events if event["name"].endswith("_kernel_time")]
 
 
 def speed(number_format: str, threads: int) -> float:

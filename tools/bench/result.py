@@ -73,10 +73,35 @@ class BenchMachine(Frozen):
     packages: dict[str, str]
 
 
+class OperatorTime(Frozen):
+    """All nodes of one operator in a pass."""
+
+    operator: str
+    nodes: int
+    ms: float
+
+
+class PassProfile(Frozen):
+    """One pass. Products are counted in billions of multiplications and additions (GMAC)."""
+
+    subject: str
+    rows: int
+    tokens: int  # per row
+    threads: int
+    operators: tuple[OperatorTime, ...]  # the longest first
+    gmacs_per_second: float  # of the whole pass
+    share_of_products: float  # 0 to 1: of what large products alone reach here, now
+
+    @property
+    def ms(self) -> float:
+        return sum(each.ms for each in self.operators)
+
+
 class BenchResult(Frozen):
     machine: BenchMachine
     settings: BenchSettings
     subjects: tuple[SubjectResult, ...]  # the first is the reference
+    profiles: tuple[PassProfile, ...] = ()  # if asked for
 
 
 def render(result: BenchResult) -> str:

@@ -13,6 +13,7 @@ import pytest
 import tiny_models
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
+from scipy.special import ndtr
 from tiers import others_slow
 from tiny_runs import base_model
 
@@ -21,7 +22,7 @@ from kdc.common import machine
 from kdc.common.errors import KdcError
 from kdc.pipeline.config.tasks import custom_task
 from kdc.pipeline.graphs import int8
-from kdc.pipeline.graphs.int8 import CANDIDATES, count_operators, quantise
+from kdc.pipeline.graphs.int8 import CANDIDATES, count_operators, quantise, use_fast_gelu
 from kdc.pipeline.graphs.int8_storage import VectorBits, store_matrices, store_tables
 from kdc.pipeline.graphs.nodes import LINEAR_OPS, activations
 from kdc.pipeline.graphs.onnx_graph import export_onnx, graph_inputs
@@ -250,6 +251,51 @@ def test_stored_weights_lose_at_most_half_a_step_each(tmp_path: Path, scale: flo
     assert not {"table", "weight"} & {tensor.name for tensor in model.graph.initializer}
 
 
+def test_a_table_of_positions_is_one_slice_of_a_plain_table_after_loading(tmp_path: Path) -> None:
+    table = np.random.default_rng(0).normal(size=(40, 8)).astype(np.float32)
+    values = {"table": table, "first": np.array([3]), "end": np.array([9]), "axis": np.array([0])}
+    graph = helper.make_graph(
+        [helper.make_node("Slice", ["table", "first", "end", "axis"], ["logits"], name="slice")],
+        "positions",
+        [],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, [6, 8])],
+        [numpy_helper.from_array(value, name) for name, value in values.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    assert store_tables(model.graph) == 1
+    assert "table" not in {tensor.name for tensor in model.graph.initializer}
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    allowed = np.abs(table).max(axis=1, keepdims=True) / 127 * 0.51 + np.abs(table) * 1e-3
+    assert (np.abs(session.run(None, {})[0] - table[3:9]) <= allowed[3:9]).all()
+
+
+def test_a_residual_connection_reads_what_is_not_rounded(tmp_path: Path) -> None:
+    """The product is zero, so that the sum is the vector itself, and any rounding of it would show."""
+    table = np.random.default_rng(0).normal(size=(50, 32)).astype(np.float32)
+    nodes = [
+        helper.make_node("Gather", ["table", "input_ids"], ["looked_up"], name="lookup"),
+        helper.make_node("Tanh", ["looked_up"], ["rows"], name="bend"),
+        helper.make_node("MatMul", ["rows", "weight"], ["product"], name="product"),
+        helper.make_node("Add", ["product", "rows"], ["logits"], name="residual"),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "residual",
+        [helper.make_tensor_value_info("input_ids", TensorProto.INT64, ["batch", "sequence"])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", "sequence", 32])],
+        [numpy_helper.from_array(table, "table"), numpy_helper.from_array(np.zeros((32, 32), np.float32), "weight")],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), tmp_path / "a.onnx")
+    feeds = {"input_ids": np.arange(50)[None]}
+    ranges = collect_ranges(tmp_path / "a.onnx", ["rows"], [feeds])
+    assert quantise(tmp_path / "a.onnx", tmp_path / "int8.onnx", BY_NAME["channel-minmax"], ranges)["quantized"] == 1
+    stored = onnx.load(tmp_path / "a.onnx")
+    store_tables(stored.graph)  # whose own rounding is not in question
+    onnx.save(stored, tmp_path / "stored.onnx")
+    expected = onnx_logits(tmp_path / "stored.onnx", threads=1)(feeds)
+    np.testing.assert_allclose(onnx_logits(tmp_path / "int8.onnx", threads=1)(feeds), expected, atol=1e-6)
+
+
 @pytest.mark.parametrize(("width", "packed"), [(64, True), (48, False)])
 def test_token_vectors_of_four_bits_lose_at_most_half_a_step_on_the_average(
     width: int, packed: bool, tmp_path: Path
@@ -288,6 +334,36 @@ def test_a_candidate_with_vectors_of_four_bits_is_smaller_and_answers_nearly_the
     (batch, *_) = parity_batches(token_rows(), pad_id=0, max_length=24)
     difference = np.abs(answers[4](batch) - answers[8](batch)).max()
     assert 1e-6 < difference < 0.2
+
+
+def test_a_quantised_graph_computes_gelu_by_tanh(tmp_path: Path) -> None:
+    base_model("bert", tmp_path, num_hidden_layers=1)
+    load_model(str(tmp_path), custom_task("toy", "a", None, "b", "classification", ("x", "y"))).model.save_pretrained(
+        tmp_path
+    )
+    export_onnx(tmp_path, tmp_path / "fp32.onnx", exporter="torch", token_type_ids=False)
+    quantise(tmp_path / "fp32.onnx", tmp_path / "a.onnx", BY_NAME["channel-minmax"], ranges_of(tmp_path / "fp32.onnx"))
+    counts = [
+        [node.op_type for node in onnx.load(tmp_path / name).graph.node if "Gelu" in node.op_type]
+        for name in ("fp32.onnx", "a.onnx")
+    ]
+    assert counts == [["Gelu"], ["FastGelu"]]
+
+
+def test_gelu_by_tanh_differs_by_less_than_a_step_of_eight_bits(tmp_path: Path) -> None:
+    values = np.linspace(-6, 6, 10_001, dtype=np.float32)
+    graph = helper.make_graph(
+        [helper.make_node("Gelu", ["x"], ["y"], name="gelu")],
+        "gelu",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n"])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n"])],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
+    use_fast_gelu(model)
+    assert [node.op_type for node in model.graph.node] == ["FastGelu"]
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    exact = values * ndtr(values)
+    assert 1e-5 < np.abs(session.run(None, {"x": values})[0] - exact).max() < 6 / 255 / 20
 
 
 def test_a_stored_matrix_is_a_plain_weight_again_after_loading(tmp_path: Path) -> None:

@@ -5,13 +5,16 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import tiny_models
 from onnx import TensorProto, helper, numpy_helper
 
 from kdc.pipeline.graphs.int8 import Candidate, quantise
 from kdc.pipeline.graphs.int8_trials import layers_by_worth
 from kdc.pipeline.graphs.nodes import activations
+from kdc.pipeline.graphs.onnx_graph import export_onnx, save_graph
 from kdc.pipeline.graphs.parity import Feeds, onnx_logits
 from kdc.pipeline.graphs.ranges import collect_ranges
+from kdc.pipeline.graphs.simplify import simplify
 from kdc.pipeline.graphs.smoothing import largest_by_channel, smooth
 
 WIDTH = 64
@@ -79,6 +82,40 @@ def test_a_smoothed_graph_gives_the_same_answers(outliers: Path, batches: list[F
     right, run = onnx_logits(outliers, threads=1), onnx_logits(tmp_path / "smooth.onnx", threads=1)
     for feeds in batches:
         np.testing.assert_allclose(run(feeds), right(feeds), atol=1e-5)
+
+
+@pytest.mark.parametrize("read_elsewhere", [False, True])
+def test_attentions_values_are_divided_by_their_own_weights(read_elsewhere: bool, tmp_path: Path) -> None:
+    """If nothing else reads them: then a layer has a division less."""
+    tiny_models.build("bert", tmp_path)
+    export_onnx(tmp_path, tmp_path / "model.onnx", exporter="torch")
+    random = np.random.default_rng(0)
+    feeds = [
+        {
+            "input_ids": random.integers(4, 90, (rows, tokens)),
+            "attention_mask": np.ones((rows, tokens), np.int64),
+            "token_type_ids": np.zeros((rows, tokens), np.int64),
+        }
+        for rows, tokens in ((2, 5), (3, 7), (5, 12))
+    ]
+    model, simple, smoothed = simplify(tmp_path / "model.onnx", feeds), tmp_path / "simple.onnx", tmp_path / "s.onnx"
+    makers = {name: node for node in model.graph.node for name in node.output}
+    products = [makers[node.input[0]] for node in model.graph.node if node.op_type == "Transpose"]
+    values = [node for node in products if node.op_type == "MatMul"]  # attention's second product of each layer
+    if read_elsewhere:
+        more = [
+            helper.make_node("Tanh", [node.input[1]], [f"{node.name}_read"], name=f"{node.name}_read")
+            for node in values
+        ]
+        model.graph.node.extend(more)
+    save_graph(model, simple)
+    groups = smooth(simple, smoothed, largest_by_channel(simple, feeds))
+    divisions = [node for node in onnx.load(smoothed).graph.node if node.name.endswith("_smoothed")]
+    assert values
+    assert len(divisions) == groups - (0 if read_elsewhere else len(values))
+    right, run = onnx_logits(tmp_path / "model.onnx", threads=1), onnx_logits(smoothed, threads=1)
+    for batch in feeds:
+        np.testing.assert_allclose(run(batch), right(batch), atol=1e-5)
 
 
 def test_the_factors_are_those_of_the_paper(outliers: Path, batches: list[Feeds], tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ from kdc.artifact.manifest import Kind, TaskInfo, TokenizerInfo
 from kdc.common.cores import usable_cores
 from kdc.common.errors import InputError, KdcError
 from kdc.serving.engine import engine as engine_module
+from kdc.serving.engine import passes as passes_module
 from kdc.serving.engine.engine import Engine, activate
 from kdc.serving.engine.providers import open_session, run_bound
 from kdc.serving.engine.tokenizing import pad
@@ -107,6 +108,26 @@ def test_a_pass_alone_takes_the_threads_that_are_faster(files: Path, monkeypatch
     assert used[0] == "all"
     assert set(used[-20:]) == {"a share"}
     assert passes._pace.threads == 2  # not all of them, under which a share was timed
+
+
+@pytest.mark.parametrize(
+    ("operator", "expected"), [(b"ReduceSum", [2, 2, 1]), (b"LayerNormalization", [5])], ids=["has", "has not"]
+)
+def test_a_model_with_the_operator_of_encoders_runs_in_short_passes(
+    operator: bytes, expected: list[int], files: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(passes_module, "_LAYERS", operator)
+    engine, texts, rows = bare(files), [f"w{number} w2 w3" for number in range(5)], list[int]()
+    run = engine._passes._pass
+
+    def counted(session: Any, encodings: Any) -> Any:
+        rows.append(len(encodings))
+        return run(session, encodings)
+
+    monkeypatch.setattr(engine._passes, "_pass", counted)
+    monkeypatch.setattr(passes_module, "_TOKENS", 2 * len(engine.encode(texts)[0]))
+    np.testing.assert_allclose(engine.logits(texts), [expected_logits(text) for text in texts], atol=1e-5)
+    assert rows == expected
 
 
 def test_a_pass_counts_with_its_padding(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -381,8 +402,8 @@ def test_weights_in_another_file_are_not_read_even_where_nothing_is_verified(
 class FallenBack(onnxruntime.InferenceSession):
     """What ONNX Runtime gives where CUDA is listed but cannot start: a CPU session, without an error."""
 
-    def __init__(self, path: str, options: Any, providers: list[str]) -> None:
-        super().__init__(path, options, providers=["CPUExecutionProvider"])
+    def __init__(self, path: str, options: Any, providers: list[str], **more: Any) -> None:
+        super().__init__(path, options, providers=["CPUExecutionProvider"], **more)
 
 
 @pytest.fixture
@@ -446,11 +467,13 @@ def test_auto_without_a_cuda_provider_says_so(files: Path, monkeypatch: pytest.M
 
 def test_the_libraries_are_preloaded_before_the_first_session(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     order: list[str] = []
+    switched_off: list[Any] = []
 
     class Recorded(FallenBack):
-        def __init__(self, path: str, options: Any, providers: list[str]) -> None:
+        def __init__(self, path: str, options: Any, providers: list[str], **more: Any) -> None:
             order.append(providers[0])
-            super().__init__(path, options, providers)
+            switched_off.append(more["disabled_optimizers"])
+            super().__init__(path, options, providers, **more)
 
     fake = SimpleNamespace(
         get_available_providers=lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"],
@@ -462,6 +485,7 @@ def test_the_libraries_are_preloaded_before_the_first_session(files: Path, monke
     monkeypatch.setattr("ctypes.CDLL", lambda name: None)
     open_session(lambda _: files / "model.onnx", device="auto", threads=1)
     assert order == ["preload", "CUDAExecutionProvider", "CPUExecutionProvider"]
+    assert switched_off == [None, ["SkipLayerNormFusion"]]  # the fused node is slow on CPUs alone
 
 
 def test_tensorrt_by_name_does_not_fall_back(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:

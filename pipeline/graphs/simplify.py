@@ -1,0 +1,186 @@
+"""Removes work from an exported graph. Its logits stay equal.
+
+Exporters write general code: some 25 nodes build the mask, and each layer computes its shapes anew. kdc runs the graph
+on a few batches to see what such tensors hold, because exporters change their code.
+"""
+
+import tempfile
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import GraphProto, ModelProto, NodeProto, helper, numpy_helper
+
+from kdc.pipeline.graphs.first_token import keep_first_tokens
+from kdc.pipeline.graphs.nodes import attribute, float_matrices, names_read, replace_nodes
+from kdc.pipeline.graphs.parity import Feeds
+from kdc.serving.engine.providers import open_session
+
+_HIDDEN = -1e9  # added to the scores of padded tokens
+_HIDES = -1e4  # what exporters add is at most this
+
+_NARROW = 4  # columns of a matrix at most
+
+Values = dict[str, list[np.ndarray]]  # of a tensor, in each batch
+
+
+def simplify(onnx_path: Path, batches: Sequence[Feeds]) -> ModelProto:
+    """The graph with less work.
+
+    Args:
+        batches: of different numbers of rows and tokens, up to the longest row, with padding.
+    """
+    model = onnx.load(onnx_path)
+    graph = model.graph
+    by_text, by_mask = _depend_on(graph, ("input_ids", "token_type_ids")), _depend_on(graph, ("attention_mask",))
+    computed = {name for node in graph.node for name in node.output} - by_text
+    masks = {name for node in _softmax_sums(graph) for name in node.input} & computed & by_mask
+    reshapes = [node for node in graph.node if node.op_type == "Reshape" and node.input[1] in computed - by_mask]
+    tables = float_matrices(graph)
+    lookups = [
+        node
+        for node in graph.node
+        if node.op_type == "Gather" and node.input[0] in tables and node.input[1] in computed - by_mask
+    ]
+    wanted = {node.input[1] for node in (*reshapes, *lookups)} | masks
+    values = _values(model, sorted(wanted), sorted({node.input[0] for node in reshapes}), batches)
+    masked = [feeds["attention_mask"] for feeds in batches]
+    _fix_shapes(graph, reshapes, values)
+    _slice_positions(graph, lookups, values)
+    _shorten_masks(graph, {name for name in masks if _hides_padding(values[name], masked)})
+    _look_up_products(graph)
+    _drop_unread(graph)
+    keep_first_tokens(model)
+    return model
+
+
+def _depend_on(graph: GraphProto, inputs: Collection[str]) -> set[str]:
+    """Names of tensors whose values depend on inputs, not only on their shapes."""
+    names = set(inputs)
+    for node in graph.node:
+        if node.op_type not in ("Shape", "Size") and not names.isdisjoint(names_read(node)):
+            names.update(node.output)
+    return names
+
+
+def _softmax_sums(graph: GraphProto) -> list[NodeProto]:
+    makers = {name: node for node in graph.node for name in node.output}
+    sums = [makers.get(node.input[0]) for node in graph.node if node.op_type == "Softmax"]
+    return [node for node in sums if node is not None and node.op_type == "Add"]
+
+
+def _values(model: ModelProto, names: Sequence[str], sized: Sequence[str], batches: Sequence[Feeds]) -> Values:
+    """What tensors hold in each batch, and the shapes of `sized` ones, as `{name}_shape`."""
+    watched = ModelProto()
+    watched.CopyFrom(model)
+    watched.graph.node.extend(helper.make_node("Shape", [name], [f"{name}_shape"]) for name in sized)
+    outputs = [*names, *(f"{name}_shape" for name in sized)]
+    watched.graph.output.extend(onnx.ValueInfoProto(name=name) for name in outputs)
+    inputs = [value.name for value in model.graph.input]
+    with tempfile.TemporaryDirectory() as scratch:
+        file = Path(scratch) / "watched.onnx"
+        onnx.save(watched, file)
+        session = open_session(lambda _: file, device="cpu").session
+    runs = [session.run(outputs, {name: feeds[name] for name in inputs}) if outputs else [] for feeds in batches]
+    return {name: [run[index] for run in runs] for index, name in enumerate(outputs)}
+
+
+def _hides_padding(values: Sequence[np.ndarray], masks: Sequence[np.ndarray]) -> bool:
+    """Whether added values hide padded tokens and nothing else, so not for windowed or causal attention."""
+    for value, mask in zip(values, masks, strict=True):
+        if value.ndim != 4 or value.shape[0] != len(mask) or value.shape[-1] != mask.shape[1]:
+            return False
+        kept = np.broadcast_to(mask[:, None, None, :] == 1, value.shape)
+        if value[kept].any() or (value[~kept] > _HIDES).any():
+            return False
+    return True
+
+
+def _shorten_masks(graph: GraphProto, masks: set[str]) -> None:
+    if not masks:
+        return
+    constants = {"one": np.float32(1), "hidden": np.float32(_HIDDEN), "axes": np.array([1, 2])}
+    graph.initializer.extend(
+        numpy_helper.from_array(np.asarray(value), f"mask_{name}") for name, value in constants.items()
+    )
+    steps = (
+        helper.make_node("Cast", ["attention_mask"], ["mask_kept"], name="mask_cast", to=onnx.TensorProto.FLOAT),
+        helper.make_node("Sub", ["mask_one", "mask_kept"], ["mask_padded"], name="mask_sub"),
+        helper.make_node("Mul", ["mask_padded", "mask_hidden"], ["mask_flat"], name="mask_mul"),
+        helper.make_node("Unsqueeze", ["mask_flat", "mask_axes"], ["mask_added"], name="mask_unsqueeze"),
+    )
+    for node in graph.node:
+        for index, name in enumerate(node.input):
+            node.input[index] = "mask_added" if name in masks else name
+    replace_nodes(graph, [*steps, *graph.node])
+
+
+def _fix_shapes(graph: GraphProto, reshapes: Sequence[NodeProto], values: Values) -> None:
+    """Let Reshape copy the first axes of its input where they are the batch and the sequence."""
+    for node in reshapes:
+        shapes, before = np.stack(values[node.input[1]]), np.stack(values[f"{node.input[0]}_shape"])
+        same = np.arange(shapes.shape[1]) < before.shape[1]
+        same[same] = [(shapes[:, axis] == before[:, axis]).all() for axis in np.flatnonzero(same)]
+        fixed = (shapes == shapes[0]).all(axis=0)
+        if (same | fixed).all() and (fixed | (shapes[0] != 0)).all():
+            name = f"{node.name}_shape"
+            shape = np.where(fixed, shapes[0], 0)
+            graph.initializer.append(numpy_helper.from_array(shape, name))
+            node.input[1] = name
+            del node.attribute[:]  # `allowzero`
+
+
+def _slice_positions(graph: GraphProto, lookups: Sequence[NodeProto], values: Values) -> None:
+    """Take the first rows of a table of positions instead of a lookup."""
+    read_by: dict[str, list[str]] = {}
+    for node in graph.node:
+        for name in node.input:
+            read_by.setdefault(name, []).append(node.op_type)
+    steps: dict[str, list[NodeProto]] = {}
+    for node in lookups:
+        found = values[node.input[1]]
+        counted = all(np.array_equal(value, np.arange(value.size).reshape(value.shape)) for value in found)
+        flat = all(value.size == value.shape[-1] for value in found) and len({value.size for value in found}) > 1
+        if not (counted and flat) or attribute(node, "axis", 0) or read_by[node.output[0]] != ["Add"]:
+            continue
+        name = node.output[0]
+        graph.initializer.extend(
+            numpy_helper.from_array(np.array([value]), f"{name}_{part}") for part, value in (("first", 0), ("axis", 0))
+        )
+        steps[node.name] = [
+            helper.make_node("Shape", ["input_ids"], [f"{name}_count"], name=f"{name}_shape", start=1, end=2),
+            helper.make_node(
+                "Slice", [node.input[0], f"{name}_first", f"{name}_count", f"{name}_axis"], [name], name=node.name
+            ),
+        ]
+    if steps:
+        replace_nodes(graph, [new for node in graph.node for new in steps.get(node.name, [node])])
+
+
+def _look_up_products(graph: GraphProto) -> None:
+    """Look up the product of a table's row and a narrow matrix, such as a token's share, instead of computing it."""
+    tables = float_matrices(graph)
+    lookups = {
+        node.output[0]: node
+        for node in graph.node
+        if node.op_type == "Gather" and node.input[0] in tables and attribute(node, "axis", 0) == 0
+    }
+    for node in graph.node:
+        lookup, matrix = lookups.get(node.input[0]), tables.get(node.input[1]) if len(node.input) > 1 else None
+        if node.op_type != "MatMul" or lookup is None or matrix is None or matrix.dims[1] > _NARROW:
+            continue
+        product = numpy_helper.to_array(tables[lookup.input[0]]) @ numpy_helper.to_array(matrix)
+        graph.initializer.append(numpy_helper.from_array(product, f"{node.name}_table"))
+        looked_up = helper.make_node("Gather", [f"{node.name}_table", lookup.input[1]], node.output, name=node.name)
+        node.CopyFrom(looked_up)
+
+
+def _drop_unread(graph: GraphProto) -> None:
+    read = {value.name for value in graph.output}
+    kept: list[NodeProto] = []
+    for node in reversed(graph.node):
+        if not read.isdisjoint(node.output):
+            kept.append(node)
+            read |= names_read(node)
+    replace_nodes(graph, kept[::-1])
