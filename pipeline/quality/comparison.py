@@ -74,9 +74,9 @@ def judge(
         raise InputError("the arrays do not hold numbers, in rows of one length", given=error) from None
     _check(logits, others, truth, members, kind, metric)
     contract = replace(Contract(), {"max_drop": max_drop, "confidence": confidence})
-    quality = compare(logits, Other("teacher", others), truth, kind, metric, contract=contract, groups=members)
-    if quality is None:
+    if contract.limits.max_drop is None:
         raise InputError("max_drop is missing", given=max_drop, remedy="points of the metric, such as 1.0")
+    quality = compare(logits, Other("teacher", others), truth, kind, metric, contract=contract, groups=members)
     return Shown(**quality.model_dump(), verdict=judge_drop(contract, quality))
 
 
@@ -96,11 +96,10 @@ def compare(
     contract: Contract,
     groups: Groups | None = None,
     look: int = 1,
-) -> Quality | None:
-    """Compare two models; None without `max_drop`."""
+) -> Quality:
+    """Compare two models. The contract must have a `max_drop`."""
     max_drop = contract.limits.max_drop
-    if max_drop is None:
-        return None
+    assert max_drop is not None
     score, other_score = (
         metrics.compute(logits, labels, kind, (metric,))[metric] for logits in (student, other.logits)
     )
