@@ -19,7 +19,7 @@ from kdc.artifact.manifest import TaskInfo
 from kdc.common.errors import InputError
 from kdc.common.files import write_whole
 from kdc.common.places import find
-from kdc.common.progress import RowCounter
+from kdc.common.progress import Meter
 from kdc.pipeline.data.problems import nearest_name, show
 from kdc.pipeline.data.units import connect
 from kdc.pipeline.quality.comparison import Other, compare
@@ -147,7 +147,7 @@ def judged_by_labels(path: Path, engine: Engine, contract: Contract) -> Quality:
         raise InputError("texts that the verdict depends on have no label", given=given, remedy=remedy)
     is_lost = verdicts != {"fail"}
     if missing:
-        with RowCounter() as counter:
+        with Meter() as counter:
             counter.say(f"{missing} texts have no label; the figures count them as {'lost' if is_lost else 'won'}")
     return worst if is_lost else best
 

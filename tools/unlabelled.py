@@ -19,7 +19,7 @@ from kdc.artifact.manifest import MANIFEST_NAME, Device, TaskInfo
 from kdc.common.errors import InputError
 from kdc.common.files import write_whole
 from kdc.common.frozen import Frozen
-from kdc.common.progress import RowCounter
+from kdc.common.progress import Meter
 from kdc.pipeline.data.fields import hashes_of
 from kdc.pipeline.quality.comparison import rows_needed
 from kdc.pipeline.quality.intervals import Difference
@@ -178,8 +178,8 @@ def _read(job: Job, engine: Engine, teacher: _Answer, most: int | None) -> tuple
     parts: list[tuple[Ints, Ints, Ints, Ints]] = []
     differing: dict[int, Text] = {}
     rows, skipped, began = 0, 0, time.perf_counter()
-    with RowCounter() as counter:
-        counter.start(sum(file.size for file in job.files) or None)
+    with Meter() as counter:
+        counter.start("rows", sum(file.size for file in job.files) or None)
         for window, done in read_all(job.files):
             good, texts = split_bad(window, job, columns_seen=False)
             rows, skipped = rows + len(texts), skipped + len(good.bad)

@@ -119,7 +119,7 @@ class FileTarget(FileSource):
         try:
             old, _ = self.read_manifest()
         except KdcError as error:
-            if not self._is_occupied(error) or force:
+            if force or not self._is_occupied():
                 return None
             remedy = "another place, or --force to write into it"
             raise InputError("something else is there", given=self.address, remedy=remedy) from error
@@ -128,16 +128,12 @@ class FileTarget(FileSource):
             raise InputError("another artifact is there", given=given, remedy=remedy)
         return old
 
-    def _is_occupied(self, error: KdcError) -> bool:
-        """Whether anything is there that kdc did not push. `error` came from reading the manifest."""
+    def _is_occupied(self) -> bool:
+        """Whether anything is there that kdc did not push."""
         with self._reaching():
-            if not self._system.exists(self._path):
-                return False
             if not self._system.isdir(self._path):
-                return True
+                return bool(self._system.exists(self._path))
             names = {path.rstrip("/").rpartition("/")[2] for path in self._system.ls(self._path, detail=False)}
-        if MANIFEST_NAME in names and not isinstance(error, InputError):
-            return True
         # Object stores may list the folder itself.
         return JOURNAL_NAME not in names and bool(names - {self._path.rpartition("/")[2], ""})
 

@@ -90,7 +90,7 @@ def decided_task(
         task = task.model_copy(update={"points": tuple(points)})
     task = measured(task, "tuning", tuning, labels)
     task = measured(task, "evaluation", activate(answers.students[variant], task.kind, temperature), answers.labels)
-    return task, _of_sets(task.sets) + _unreached(task.points)
+    return task, _unreached(task.points)
 
 
 def _sets(coverage: float, tuning: Outputs, labels: Labels, groups: Groups, variant: str) -> LabelSets:
@@ -98,16 +98,6 @@ def _sets(coverage: float, tuning: Outputs, labels: Labels, groups: Groups, vari
     at_least = choose_at_least(of_truth, coverage, groups=groups)
     assert at_least is not None, "a run whose tuning set is too small for them ends before it trains"
     return LabelSets(coverage=coverage, at_least=at_least, variant=variant)
-
-
-def _of_sets(sets: LabelSets | None) -> list[str]:
-    counted = None if sets is None else sets.evaluation
-    if sets is None or counted is None:
-        return []
-    return [
-        f"sets of labels hold the true label for {counted.coverage.text} % of the evaluation rows (asked: "
-        f"{100 * sets.coverage:g} %); they average {counted.size:.2f} labels, and {counted.single.text} % have one"
-    ]
 
 
 def _refuse_unshown(option: str, choices: Mapping[str, _Choice], evidence: Evidence = "interval") -> None:

@@ -14,15 +14,14 @@ from numpy.typing import NDArray
 from scipy.stats import binomtest
 from tiers import others_slow
 
-from kdc.artifact.contract.rates import Rate
-from kdc.artifact.decision import Covered, LabelSets, OperatingPoint
+from kdc.artifact.decision import OperatingPoint
 from kdc.artifact.folder import load_manifest
 from kdc.artifact.manifest import TaskInfo
 from kdc.common.errors import BoundNotShown, InputError
 from kdc.pipeline.config.aims import Aim, aims_of, parse_aim
 from kdc.pipeline.config.resolve import layer_of, resolve
 from kdc.pipeline.data.prepared import open_data, texts_of
-from kdc.pipeline.evaluation.thresholds import _Choice, _of_sets, _refuse_unshown, _unreached
+from kdc.pipeline.evaluation.thresholds import _Choice, _refuse_unshown, _unreached
 from kdc.pipeline.quality.decision_rates import rates
 from kdc.pipeline.quality.operating import Chosen, choose
 from kdc.pipeline.rundir.record import CompressResult
@@ -486,17 +485,6 @@ def test_a_threshold_names_the_graph_whose_probabilities_chose_it(aim: str) -> N
     fields = _Choice(parse_aim(aim), Chosen(0.4, reached=False, note="why")).fields("int8")
     told = (fields["threshold"], fields["reached"], fields["note"], fields["variant"])
     assert told == (0.4, False, "why", "" if aim == "0.4" else "int8")
-
-
-def test_what_sets_do_is_told_in_percent() -> None:
-    sets = LabelSets(coverage=0.95, at_least=0.1)
-    assert _of_sets(None) == _of_sets(sets) == []
-    hits, ones = (Rate(hits=count, of=100, low=0.0, high=1.0) for count in (94, 60))
-    counted = sets.model_copy(update={"evaluation": Covered(coverage=hits, single=ones, size=1.5)})
-    assert _of_sets(counted) == [
-        f"sets of labels hold the true label for {hits.text} % of the evaluation rows (asked: 95 %); they average 1.50 "
-        f"labels, and {ones.text} % have one"
-    ]
 
 
 def test_an_aim_that_the_labels_cannot_have_is_refused_before_any_training(finished: Finished, tmp_path: Path) -> None:

@@ -128,7 +128,6 @@ def test_a_healthy_machine_gets_no_advice() -> None:
         ("providers", [{"name": "CPUExecutionProvider", "starts": True, "reason": ""}], "problem", "no CUDA provider"),
         ("torch/cuda", False, "problem", "PyTorch does not see it"),
         ("torch", {"error": "ended with status 1"}, "problem", "PyTorch cannot be imported"),
-        ("nvidia", {"driver": None, "devices": [], "detail": "no nvidia-smi"}, "note", "no NVIDIA GPU"),
         ("cpu/instructions", {"avx2": True, "avx512_vnni": False}, "note", "no int8 dot products"),
         ("memory/limit_bytes", 2 * 1024**3, "note", "2.0 GiB of memory"),
         ("hub/reachable", False, "note", "the hub cannot be reached"),

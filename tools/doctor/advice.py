@@ -54,11 +54,6 @@ def _providers(report: Report) -> Iterator[Advice]:
             "install it again: in kdc's folder `pip install --force-reinstall .`",
         )
     if report.nvidia.driver is None:
-        yield _note(
-            f"no NVIDIA GPU to be used: {report.nvidia.detail}",
-            "nothing to do without one, kdc runs on the CPU; else install the NVIDIA driver, and give a container its "
-            "GPU (`docker run --gpus all`)",
-        )
         return
     if providers and cuda is None:
         yield _problem(
