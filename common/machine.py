@@ -52,21 +52,17 @@ class Nvidia(Frozen):
 
 
 def cpu(root: Path = Path("/")) -> Cpu:
-    architecture = platform.machine()
-    model = platform.processor()
-    instructions: dict[str, bool] | None = None
-    info = root / "proc/cpuinfo"
-    if info.is_file():
-        text = info.read_text(encoding="utf-8", errors="replace")
-        name = re.search(r"^(?:model name|Model|Hardware)\s*:\s*(.+)$", text, re.MULTILINE)
-        flags = re.search(r"^(?:flags|Features)\s*:\s*(.+)$", text, re.MULTILINE)
-        if name:
-            model = name.group(1).strip()
-        if flags:
-            present = set(flags.group(1).split())
-            sets = _ARM if architecture.lower() in ("aarch64", "arm64") else _X86
-            instructions = {name: flag in present for name, flag in sets.items()}
-    return Cpu(model=model, architecture=architecture, instructions=instructions)
+    architecture, info = platform.machine(), root / "proc/cpuinfo"
+    text = info.read_text(encoding="utf-8", errors="replace") if info.is_file() else ""
+    model = re.search(r"^(?:model name|Model|Hardware)\s*:\s*(.+)$", text, re.MULTILINE)
+    flags = re.search(r"^(?:flags|Features)\s*:\s*(.+)$", text, re.MULTILINE)
+    instructions = None
+    if flags:
+        present = set(flags.group(1).split())
+        sets = _ARM if architecture.lower() in ("aarch64", "arm64") else _X86
+        instructions = {name: flag in present for name, flag in sets.items()}
+    name = model.group(1).strip() if model else platform.processor()
+    return Cpu(model=name, architecture=architecture, instructions=instructions)
 
 
 def cores() -> Cores:

@@ -114,12 +114,12 @@ def compare_again(
         reference = kept_reference(artifact, engine, texts, contract)
     else:
         # Evaluation rows keep their groups and their look.
-        reference = reference_if_kept(artifact, engine, texts, contract)._replace(other=None)
+        reference = reference_if_kept(artifact, engine, texts, contract)
         if contract.limits.max_drop is not None and teacher is not None:
             refuse_better_baseline(artifact, engine, contract)
             teacher_logits = teacher_of(task, teacher, engine.tokenizer_info)(texts)
             reference = reference._replace(other=Other("teacher", teacher_logits))
-    if reference.other is None and not contract.limits.require:
+    if contract.limits.max_drop is None and not contract.limits.require:
         return texts, (None, ())
     logits = engine.logits(texts)
     other, groups, look = reference

@@ -105,15 +105,9 @@ def _refuse_unshown(option: str, choices: Mapping[str, _Choice], evidence: Evide
 
     Some labels may miss a common bound: rare ones nearly always do.
     """
-    # By the aim's label; None: for all other labels.
-    names_by_aim: dict[str | None, list[str]] = {}
-    for name, choice in choices.items():
-        if choice.aim.is_bound:
-            names_by_aim.setdefault(choice.aim.label, []).append(name)
-    missed = []
-    for names in names_by_aim.values():
-        if not any(choices[name].chosen.reached for name in names):
-            missed += names
+    bounds = {name: choice for name, choice in choices.items() if choice.aim.is_bound}
+    kept = {choice.aim.label for choice in bounds.values() if choice.chosen.reached}  # None: the common bound
+    missed = [name for name, choice in bounds.items() if choice.aim.label not in kept]
     if not missed or evidence == "point":
         return
 

@@ -172,10 +172,8 @@ def _check(student: Outputs, teacher: Outputs, labels: Labels, groups: Groups | 
         raise InputError("the groups do not fit the answers", given=given, remedy="(rows,)")
     if not all(np.isfinite(array).all() for array in (student, teacher, labels)):
         raise InputError("not every value is a number", given="NaN or infinity", remedy="leave these rows out")
-    not_places = "labels are indices of the outputs, from 0"
-    if kind == "classification" and not (labels % 1 == 0).all():
-        raise InputError(not_places, given="a number that is not whole")
-    if kind == "classification" and not 0 <= labels.min() <= labels.max() < outputs:
-        raise InputError(not_places, given=f"{labels.min():g} to {labels.max():g}, {outputs} outputs")
+    if kind == "classification" and not np.isin(labels, np.arange(outputs)).all():
+        given = f"{labels.min():g} to {labels.max():g}, {outputs} outputs"
+        raise InputError("labels are indices of the outputs, whole numbers from 0", given=given)
     if kind == "multilabel" and not np.isin(labels, (0, 1)).all():
         raise InputError("labels of multi-label rows are 0 or 1", given=f"{labels.min():g} to {labels.max():g}")
