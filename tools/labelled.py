@@ -110,19 +110,15 @@ def compare_again(
     """
     info = engine.task
     task, texts, labels = read_rows_for(info, data, columns)
-    if contract.limits.max_drop is not None and teacher is None:
-        reference = kept_reference(artifact, engine, texts, contract)
-    else:
-        # Evaluation rows keep their groups and their look.
-        reference = reference_if_kept(artifact, engine, texts, contract)
-        if contract.limits.max_drop is not None and teacher is not None:
-            refuse_better_baseline(artifact, engine, contract)
-            teacher_logits = teacher_of(task, teacher, engine.tokenizer_info)(texts)
-            reference = reference._replace(other=Other("teacher", teacher_logits))
-    if contract.limits.max_drop is None and not contract.limits.require:
+    has_drop = contract.limits.max_drop is not None
+    if not has_drop and not contract.limits.require:
         return texts, (None, ())
+    find = kept_reference if has_drop and teacher is None else reference_if_kept
+    other, groups, look = find(artifact, engine, texts, contract)
+    if has_drop and teacher is not None:  # evaluation rows keep their groups and their look
+        refuse_better_baseline(artifact, engine, contract)
+        other = Other("teacher", teacher_of(task, teacher, engine.tokenizer_info)(texts))
     logits = engine.logits(texts)
-    other, groups, look = reference
     return texts, judge_answers(
         logits, engine.activated(logits), labels, info, contract=contract, other=other, groups=groups, look=look
     )

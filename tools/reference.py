@@ -49,10 +49,6 @@ def kept_reference(artifact: Path, engine: Engine, texts: Sequence[Text], contra
     with _evaluation(path) as kept:
         name, digests, groups = _to_beat(kept.files, contract), kept["text_sha256"], kept["group"]
         logits = kept[name]
-        if logits.shape != (len(digests), manifest.task.outputs):
-            raise ValueError(f"logits of shape {logits.shape}")
-        if groups.shape != digests.shape[:1] or groups.dtype.kind not in "iu":
-            raise ValueError(f"groups of shape {groups.shape}")
         known = {row.tobytes(): number for number, row in enumerate(digests)}
     rows = np.array([known.get(digest(text), -1) for text in texts])
     missing = np.flatnonzero(rows < 0)

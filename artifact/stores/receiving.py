@@ -161,8 +161,6 @@ def recover(folder: Path) -> None:
 def publish(partial: Path, folder: Path) -> None:
     """Rename the hidden folder; the old artifact moves aside, and back on failure."""
     partial.chmod(0o755)  # a server may run as another user
-    if folder.exists() and not any(folder.iterdir()):
-        folder.rmdir()
     old = _replaced(folder)
     if folder.exists():
         os.rename(folder, old)
