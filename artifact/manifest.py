@@ -254,7 +254,4 @@ class Manifest(Frozen):
             ways = 1 if self.task.kind == "classification" else self.task.outputs
             if len(long.join) not in (1, ways) or (self.task.kind == "regression" and "noisy-or" in long.join):
                 raise ValueError(f"the windows of a {self.task.kind} task cannot be joined by {', '.join(long.join)}")
-        shares = self.lineage.label_share
-        if shares is not None and len(shares) != len(self.task.labels):
-            raise ValueError(f"lineage has label shares of {len(shares)} labels, the task has {len(self.task.labels)}")
         return self
