@@ -147,6 +147,21 @@ def test_tasks_that_cannot_abstain(task: TaskInfo, aims: tuple[str, ...], words:
     assert abstain_of(None, aims, task) is None
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"kind": "multilabel"},
+        {"labels": ("abstained", "so so", "good")},
+        {"abstain": {"threshold": 0.5, "aim": "fixed", "shares": (0.5, 0.5)}},
+    ],
+)
+def test_a_manifest_with_an_abstention_that_does_not_fit_is_refused(changes: dict[str, Any]) -> None:
+    fields = MOOD.model_dump() | {"abstain": {"threshold": 0.5, "aim": "fixed"}}
+    TaskInfo.model_validate(fields)
+    with pytest.raises(ValueError, match="abst"):
+        TaskInfo.model_validate(fields | changes)
+
+
 @pytest.mark.slow
 def test_a_finished_run_abstains_by_its_last_stage_alone(finished: Finished, tmp_path: Path) -> None:
     """Would catch answers counted by other probabilities than those that serve, and rates told of other rows."""

@@ -83,6 +83,8 @@ def test_tasks_that_have_no_sets(task: TaskInfo, remedy: str) -> None:
         check_sets(0.95, task)
     assert remedy in str(caught.value.remedy)
     assert "operating.sets=0.95" in str(caught.value.given)
+    with pytest.raises(ValueError, match="three classes or more"):
+        TaskInfo.model_validate(task.model_dump() | {"sets": {"coverage": 0.95, "at_least": 0.1}})
 
 
 def test_two_classes_are_refused_before_any_training(finished: Finished, tmp_path: Path) -> None:
@@ -141,6 +143,8 @@ def test_a_run_chooses_by_the_tuning_slice_and_tells_of_the_evaluation_rows(thre
     assert facts.sets == sets
     for text in ((root / "artifact" / "README.md").read_text(encoding="utf-8"), markdown(facts)):
         assert f"| {told.coverage.text} | {told.size:.2f} | {told.single.text} |" in text
+    assert any(told.coverage.text in note and "asked: 90 %" in note for note in facts.notes)
+    assert not any("at the thresholds" in note for note in facts.notes)  # there are none
 
 
 def again(three: tuple[Path, Config], folder: Path, **operating: Any) -> TaskInfo:

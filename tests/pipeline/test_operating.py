@@ -344,6 +344,21 @@ def test_of_two_classes_the_one_with_a_threshold_is_given_from_there_on(label: s
     assert in_words(decided(probabilities, MOOD), MOOD) == [label, label, other]
 
 
+@pytest.mark.parametrize(
+    ("task", "labels"),
+    [
+        (TOXIC, ("toxic", "toxic")),
+        (TOXIC, ("kind",)),
+        (MOOD, ("bad", "good")),
+        (TaskInfo(name="stars", kind="regression"), ("x",)),
+    ],
+)
+def test_a_manifest_with_points_that_do_not_fit_is_refused(task: TaskInfo, labels: tuple[str, ...]) -> None:
+    points = [{"label": label, "threshold": 0.5, "aim": "f1"} for label in labels]
+    with pytest.raises(ValueError, match="operating point"):
+        TaskInfo.model_validate(task.model_dump() | {"points": points})
+
+
 def test_a_finished_run_gets_thresholds_by_its_last_stage_alone(finished: Finished, tmp_path: Path) -> None:
     """Would catch thresholds chosen by other probabilities than those that serve, and rates told of other rows."""
     shutil.copytree(finished.folder / "run", tmp_path / "run", symlinks=True)
