@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 
 from kdc.artifact.contract.judgement import Judgement
 from kdc.artifact.contract.terms import MOST_TOKENS, MOST_WINDOWS
-from kdc.artifact.decision import Abstention, LabelSets, OperatingPoint
+from kdc.artifact.decision import ABSTAINED, Abstention, LabelSets, OperatingPoint
 from kdc.common.frozen import Frozen
 
 SCHEMA_VERSION = 1
@@ -78,12 +78,24 @@ class TaskInfo(TaskBase):
 
     @model_validator(mode="after")
     def _parts_fit_together(self) -> Self:
-        labels = self.labels
+        is_classes, labels = self.kind == "classification", self.labels
         fewest = {"classification": 2, "multilabel": 1, "regression": 0}[self.kind]
         if len(labels) < fewest or (self.kind == "regression" and labels):
             raise ValueError(f"a {self.kind} task cannot have {len(labels)} labels")
         if len(set(labels)) != len(labels):
             raise ValueError("two labels have the same name")
+        named = [point.label for point in self.points]
+        if len(set(named)) != len(named) or not set(named) <= set(labels):
+            raise ValueError(f"operating points of {', '.join(named)} do not fit the labels {', '.join(labels)}")
+        if named and is_classes and (len(named), len(labels)) != (1, 2):
+            raise ValueError("only one of two classes can have an operating point")
+        if self.abstain is not None:
+            if not is_classes or named or ABSTAINED in labels:
+                raise ValueError(f"only classes without operating points, none called {ABSTAINED}, can abstain")
+            if len(self.abstain.shares) not in (0, len(labels)):
+                raise ValueError("an abstention's shares do not fit the labels")
+        if self.sets is not None and not self.can_have_sets:
+            raise ValueError("only one of three classes or more can have sets of labels")
         return self
 
 
@@ -234,6 +246,8 @@ class Manifest(Frozen):
         for name in self.files:
             if not _PLAIN_NAME.fullmatch(name) or name == MANIFEST_NAME:
                 raise ValueError(f"file name {name!r} is not a plain name inside the artifact")
+        if len({name.lower() for name in self.files}) < len(self.files):
+            raise ValueError("two file names differ only in upper and lower case: some disks keep just one")
         if "tokenizer.json" not in self.files:
             raise ValueError("files does not list tokenizer.json")
         for name, variant in self.variants.items():
@@ -254,4 +268,7 @@ class Manifest(Frozen):
             ways = 1 if self.task.kind == "classification" else self.task.outputs
             if len(long.join) not in (1, ways) or (self.task.kind == "regression" and "noisy-or" in long.join):
                 raise ValueError(f"the windows of a {self.task.kind} task cannot be joined by {', '.join(long.join)}")
+        shares = self.lineage.label_share
+        if shares is not None and len(shares) != len(self.task.labels):
+            raise ValueError(f"lineage has label shares of {len(shares)} labels, the task has {len(self.task.labels)}")
         return self

@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 from statistics import NormalDist
-from typing import Annotated, NamedTuple
+from typing import Annotated, NamedTuple, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from kdc.artifact.contract.terms import (
     MOST_TOKENS,
@@ -61,6 +61,17 @@ class Judgement(Frozen):
     @property
     def checks(self) -> list[Check]:
         return checks_of(self.contract, self.costs, self.quality, self.required)
+
+    @model_validator(mode="after")
+    def _verdict_follows(self) -> Self:
+        if (self.quality is None) is not (self.contract.limits.max_drop is None):
+            raise ValueError("quality needs a max_drop, and a max_drop needs quality")
+        if tuple(share.requirement for share in self.required) != self.contract.limits.require:
+            raise ValueError("the shares do not fit the contract's requirements")
+        verdict, _ = decide(self.contract, self.costs, self.quality, self.required)
+        if verdict != self.verdict:
+            raise ValueError(f"the verdict {self.verdict} does not follow from the measurements, which give {verdict}")
+        return self
 
 
 def decide(

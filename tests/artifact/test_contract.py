@@ -128,6 +128,9 @@ def test_a_manifest_with_impossible_threads_or_lengths_is_refused(
     for value in bad:
         with pytest.raises(ValidationError):
             Judgement.model_validate(made | {field: value})
+    for verdict in ("fail", "not shown"):
+        with pytest.raises(ValidationError, match="does not follow"):
+            Judgement.model_validate(made | {"verdict": verdict})
 
 
 def test_a_size_is_exact_however_busy_the_machine_is() -> None:

@@ -312,3 +312,9 @@ def test_names_make_no_lines_of_their_own_in_what_inspect_prints() -> None:
 def test_a_temperature_that_makes_no_probabilities_is_refused(temperature: float) -> None:
     with pytest.raises(ValidationError):
         make_manifest(temperature=temperature)
+
+
+def test_file_names_that_are_one_on_some_disks_are_refused() -> None:
+    files = make_manifest().files
+    with pytest.raises(ValidationError, match="upper and lower case"):
+        make_manifest(files={**files, "Model.onnx": files["model.onnx"]})
