@@ -36,17 +36,12 @@ def write_manifest(folder: Path, manifest: Manifest) -> Manifest:
     document = manifest.model_dump(mode="json")
     document["sha256"] = _canonical_sha256(document)
     content = (json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode()
-    if len(content) > MAX_MANIFEST_BYTES:
-        raise KdcError(
-            "the manifest is too large",
-            given=f"{len(content)} bytes",
-            remedy=f"keep it under {MAX_MANIFEST_BYTES} bytes: shorter label names, fewer table rows",
-        )
+    written = parse_manifest(content, folder / MANIFEST_NAME)
     _check_sizes(folder, manifest)
     check_contents(folder, manifest)
     write_whole(folder / MANIFEST_NAME, content)
     (folder / MANIFEST_NAME).chmod(0o644)  # for servers of other users
-    return manifest.model_copy(update={"sha256": document["sha256"]})
+    return written
 
 
 def load_manifest(folder: Path, *, verify: bool = True, expect_sha256: str | None = None) -> Manifest:
@@ -65,11 +60,8 @@ def load_manifest(folder: Path, *, verify: bool = True, expect_sha256: str | Non
         with _opened(path) as file:
             content = file.read(MAX_MANIFEST_BYTES + 1)
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise InputError(
-            "there is no artifact here",
-            given=folder,
-            remedy=f"give the folder that holds {MANIFEST_NAME}, e.g. `runs/sst2/artifact`",
-        ) from error
+        remedy = f"give the folder that holds {MANIFEST_NAME}, e.g. `runs/sst2/artifact`"
+        raise InputError("there is no artifact here", given=folder, remedy=remedy) from error
     except OSError as error:
         raise _damaged("the manifest cannot be read", f"{path}: {error}") from error
     manifest = parse_manifest(content, path, expect_sha256=expect_sha256)
@@ -111,11 +103,8 @@ def _check(content: bytes | mmap.mmap, digest: str, manifest: Manifest, path: Pa
     if digest != (expected := manifest.files[path.name].sha256):
         raise _damaged("a file of the artifact was changed", f"{path}: SHA-256 {digest}, the manifest says {expected}")
     if any(path.name in variant.graphs for variant in manifest.variants.values()) and not is_self_contained(content):
-        raise KdcError(
-            "an ONNX file of the artifact keeps weights in another file, which no hash covers, or is no ONNX file",
-            given=path,
-            remedy="save it with its weights inside, then make the manifest again",
-        )
+        what = "an ONNX file of the artifact keeps weights in another file, which no hash covers, or is no ONNX file"
+        raise KdcError(what, given=path, remedy="save it with its weights inside, then make the manifest again")
 
 
 @contextmanager
@@ -132,11 +121,9 @@ def _reading() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise KdcError(
-            "a file of the artifact cannot be read",
-            given=f"{error.filename}: {error.strerror}",
-            remedy="see that this user may read it: `chmod -R a+rX` of the artifact",
-        ) from error
+        given = f"{error.filename}: {error.strerror}"
+        remedy = "see that this user may read it: `chmod -R a+rX` of the artifact"
+        raise KdcError("a file of the artifact cannot be read", given=given, remedy=remedy) from error
 
 
 def parse_manifest(content: bytes, path: object, *, expect_sha256: str | None = None) -> Manifest:
@@ -155,11 +142,9 @@ def parse_manifest(content: bytes, path: object, *, expect_sha256: str | None = 
     if not isinstance(document, dict):
         raise _damaged("the manifest is not a JSON object", path)
     if document.get("schema_version") != SCHEMA_VERSION:
-        raise KdcError(
-            "the manifest has a schema version that this kdc does not know",
-            given=f"{path}: schema_version {document.get('schema_version')!r}, known: {SCHEMA_VERSION}",
-            remedy="install the kdc that made the artifact, or make the artifact again with this one",
-        )
+        given = f"{path}: schema_version {document.get('schema_version')!r}, known: {SCHEMA_VERSION}"
+        remedy = "install the kdc that made the artifact, or make the artifact again with this one"
+        raise KdcError("this kdc does not know the manifest's schema version", given=given, remedy=remedy)
     if document.get("sha256") != _canonical_sha256(document):
         raise _damaged("the manifest does not match its own SHA-256: it was changed", path)
     try:
@@ -168,11 +153,9 @@ def parse_manifest(content: bytes, path: object, *, expect_sha256: str | None = 
         problems = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors()[:5])
         raise _damaged("the manifest does not follow its schema", f"{path}: {problems}") from error
     if expect_sha256 is not None and manifest.sha256 != expect_sha256.strip().lower():
-        raise InputError(
-            "this is not the artifact that was expected",
-            given=f"manifest SHA-256 {manifest.sha256}, expected {expect_sha256}",
-            remedy="fetch the artifact again, or pass the SHA-256 that `kdc inspect` prints for a copy that you trust",
-        )
+        given = f"manifest SHA-256 {manifest.sha256}, expected {expect_sha256}"
+        remedy = "fetch the artifact again, or pass the SHA-256 that `kdc inspect` prints for a copy that you trust"
+        raise InputError("this is not the artifact that was expected", given=given, remedy=remedy)
     return manifest
 
 

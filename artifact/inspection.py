@@ -60,16 +60,12 @@ def render(manifest: Manifest) -> str:
         f"sha256      {manifest.sha256}",
     ]
     lines = [line.replace("\n", " ") for line in lines]  # a line break in a name would fake a line
-    lines += ["", table(manifest.metrics, manifest.task.metric)]
+    lines += ["", aligned(cells(manifest.metrics, manifest.task.metric))]
     for decisions in (decision_table(manifest.task.points, manifest.task.abstain), sets_table(manifest.task.sets)):
         lines += ["", aligned(decisions)] if decisions else []
     if manifest.contract is not None:
         lines += ["", render_contract(manifest.contract)]
     return "\n".join(lines)
-
-
-def table(rows: Mapping[str, Mapping[str, Any]], metric: str) -> str:
-    return aligned(cells(rows, metric))
 
 
 def in_order(names: Iterable[str]) -> list[str]:

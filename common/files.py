@@ -62,9 +62,7 @@ def whole_file(path: Path, *, shared: bool = False) -> Iterator[IO[bytes]]:
         os.replace(temporary, path)
     except BaseException as error:
         temporary.unlink(missing_ok=True)
-        if (
-            isinstance(error, OSError) and error.errno is not None and error.filename is None
-        ):  # a write's error names no file
+        if isinstance(error, OSError) and error.errno and error.filename is None:  # a write's error names no file
             error.filename = str(path)
         raise
 

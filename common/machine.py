@@ -16,13 +16,6 @@ from kdc.common.frozen import Frozen
 # Our name -> /proc/cpuinfo's.
 _X86 = {name: name for name in ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8")}
 _ARM = {"asimd": "asimd", "dotprod": "asimddp", "i8mm": "i8mm"}
-_MACOS = {
-    "asimd": "hw.optional.AdvSIMD",
-    "dotprod": "hw.optional.arm.FEAT_DotProd",
-    "i8mm": "hw.optional.arm.FEAT_I8MM",
-    "avx2": "hw.optional.avx2_0",
-    "avx512f": "hw.optional.avx512f",
-}
 _INT8_PRODUCTS = ("avx512_vnni", "avx_vnni", "amx_int8", "dotprod", "i8mm")
 _SMI_TIMEOUT_S = 15
 
@@ -59,25 +52,17 @@ class Nvidia(Frozen):
 
 
 def cpu(root: Path = Path("/")) -> Cpu:
-    architecture = platform.machine()
-    model = platform.processor()
-    instructions: dict[str, bool] | None = None
-    info = root / "proc/cpuinfo"
-    if info.is_file():
-        text = info.read_text(encoding="utf-8", errors="replace")
-        name = re.search(r"^(?:model name|Model|Hardware)\s*:\s*(.+)$", text, re.MULTILINE)
-        flags = re.search(r"^(?:flags|Features)\s*:\s*(.+)$", text, re.MULTILINE)
-        if name:
-            model = name.group(1).strip()
-        if flags:
-            present = set(flags.group(1).split())
-            sets = _ARM if architecture.lower() in ("aarch64", "arm64") else _X86
-            instructions = {name: flag in present for name, flag in sets.items()}
-    elif platform.system() == "Darwin":
-        model = _sysctl("machdep.cpu.brand_string") or model
-        values = {name: _sysctl(key) for name, key in _MACOS.items()}
-        instructions = {name: value == "1" for name, value in values.items() if value}
-    return Cpu(model=model, architecture=architecture, instructions=instructions)
+    architecture, info = platform.machine(), root / "proc/cpuinfo"
+    text = info.read_text(encoding="utf-8", errors="replace") if info.is_file() else ""
+    model = re.search(r"^(?:model name|Model|Hardware)\s*:\s*(.+)$", text, re.MULTILINE)
+    flags = re.search(r"^(?:flags|Features)\s*:\s*(.+)$", text, re.MULTILINE)
+    instructions = None
+    if flags:
+        present = set(flags.group(1).split())
+        sets = _ARM if architecture.lower() in ("aarch64", "arm64") else _X86
+        instructions = {name: flag in present for name, flag in sets.items()}
+    name = model.group(1).strip() if model else platform.processor()
+    return Cpu(model=name, architecture=architecture, instructions=instructions)
 
 
 def cores() -> Cores:
@@ -123,8 +108,3 @@ def nvidia() -> Nvidia:
         message = (done.stdout + done.stderr).strip()
         return Nvidia(detail=f"nvidia-smi failed: {message[:300]}")
     return Nvidia(driver=rows[0][0], devices=tuple(f"{name} ({size})" for _, name, size in rows))
-
-
-def _sysctl(key: str) -> str:
-    done = subprocess.run(["sysctl", "-n", key], capture_output=True, text=True, timeout=5)
-    return done.stdout.strip()

@@ -89,7 +89,7 @@ class File:
 
     @property
     def format(self) -> str:
-        return format_of(self.path)  # the address may lack the query that names the format
+        return format_of(self.address)
 
     def open(self) -> IO[bytes]:
         """Open for reading, decompressed.
@@ -99,7 +99,7 @@ class File:
         """
         from fsspec.compression import available_compressions
 
-        compression = _COMPRESSED.get(Path(_named(self.path)).suffix)
+        compression = _COMPRESSED.get(Path(_without_query(self.path)).suffix)
         if compression is not None and compression not in available_compressions():
             what = f"nothing that unpacks {compression} is installed"
             raise InputError(what, given=self.address, remedy="unpack it first")
@@ -120,18 +120,16 @@ def format_of(address: str) -> str:
 
 def _ending(address: str) -> str:
     """Ending of the format: ".csv" of "rows.csv.gz"."""
-    name = Path(_named(address))
+    name = Path(_without_query(address))
     return Path(name.stem if name.suffix in _COMPRESSED else name).suffix.lower()
 
 
 def is_packed(address: str) -> bool:
-    return Path(_named(address)).suffix in _COMPRESSED
+    return Path(_without_query(address)).suffix in _COMPRESSED
 
 
-def _named(address: str) -> str:
-    """The part that names the file: the path, or the whole address if its query does (download?file=rows.csv)."""
-    path = address.partition("?")[0] if "://" in address else address
-    return path if any(ending in FORMATS for ending in Path(path.lower()).suffixes[-2:]) else address
+def _without_query(address: str) -> str:
+    return address.partition("?")[0] if "://" in address else address
 
 
 def exists(address: str) -> bool:

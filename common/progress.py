@@ -2,7 +2,7 @@
 
 import logging
 import threading
-from types import TracebackType
+from datetime import timedelta
 from typing import Any, Protocol, Self
 
 from kdc.common.errors import printable
@@ -45,7 +45,7 @@ class _Bar:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+    def __exit__(self, *error: object) -> None:
         self.stop()
 
     def _draw(self, columns: list[Any], title: str, total: float | None, **fields: Any) -> None:
@@ -121,21 +121,15 @@ def _line(task: Any) -> str:
         rows, loss = task.fields["rows"], task.fields["loss"]
         parts += [f"{speed * rows:.0f} rows/s"] if rows else []
         parts += [f"loss {loss:.3f}"] if loss is not None else []
-        parts.append(f"about {_duration(task.remaining / speed)} left")
+        parts.append(f"about {timedelta(seconds=round(task.remaining / speed))} left")
     return ", ".join(parts)
 
 
-def _duration(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
-
-
 class Meter(_Bar):
-    """Bytes of a transfer."""
+    """Bytes of a transfer or of an input."""
 
-    def start(self, title: str, total: int) -> None:
-        """Begin a bar of `total` bytes."""
+    def start(self, title: str, total: int | None) -> None:
+        """Begin a bar of `total` bytes; None: unknown."""
         from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
         bar = [BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn()]
@@ -145,16 +139,6 @@ class Meter(_Bar):
         """Move the bar, or move it back if bytes are sent again."""
         self._update(advance=count)
 
-
-class RowCounter(_Bar):
-    """Rows of a prediction, and bytes of input."""
-
-    def start(self, total: int | None) -> None:
-        """Begin a bar of `total` bytes; None: unknown."""
-        from rich.progress import BarColumn, TimeRemainingColumn
-
-        figures = ["  {task.fields[rows]:,} rows", "{task.fields[speed]:,.0f} rows/s"]
-        self._draw([*figures, BarColumn(), "left", TimeRemainingColumn()], "rows", total, rows=0, speed=0.0)
-
     def update(self, done: int, rows: int, rows_per_second: float) -> None:
-        self._update(completed=done, rows=rows, speed=rows_per_second)
+        """Move the bar to `done` bytes, and tell the rows in them."""
+        self._update(completed=done, description=f"{rows:,} rows, {rows_per_second:,.0f} rows/s")

@@ -46,14 +46,10 @@ def connected(address: str | None, cores: int = 1) -> Iterator[Any]:
     except (OSError, RuntimeError, ValueError) as error:
         why = (str(error).splitlines() or [type(error).__name__])[0]
         if not address:
-            raise KdcError(
-                "Ray does not start on this machine", given=why, remedy="use --engine local, which needs no Ray"
-            ) from error
-        raise InputError(
-            f"no Ray cluster answers ({why})",
-            given=f"--address {address}",
-            remedy="`ray start --head` starts one; without --address, Ray runs on this machine alone",
-        ) from None
+            remedy = "use --engine local, which needs no Ray"
+            raise KdcError("Ray does not start on this machine", given=why, remedy=remedy) from error
+        remedy = "`ray start --head` starts one; without --address, Ray runs on this machine alone"
+        raise InputError(f"no Ray cluster answers ({why})", given=f"--address {address}", remedy=remedy) from None
     try:
         with redirect_stdout(sys.stderr):  # Ray prints lost nodes to stdout, which is for results
             yield ray

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from kdc.artifact.contract.text import render as render_contract
-from kdc.artifact.inspection import table
+from kdc.artifact.inspection import cells
 from kdc.common.errors import KdcError
 from kdc.common.files import disk_is_full
 from kdc.common.progress import Reporter
@@ -124,7 +124,7 @@ def render(compressed: CompressResult) -> str:
     result = compressed.result
     if result is None:
         return f"stopped as asked; the run is in {compressed.out}"
-    lines = [table(result.table, result.metric), ""]
+    lines = [aligned(cells(result.table, result.metric)), ""]
     lines += [f"{provider} loads {variant}" for provider, variant in result.providers.items()]
     lines += [f"note: {note}" for note in result.notes]
     if result.contract is not None:

@@ -19,7 +19,7 @@ from kdc.artifact.manifest import TaskInfo
 from kdc.common.errors import InputError
 from kdc.common.files import write_whole
 from kdc.common.places import find
-from kdc.common.progress import RowCounter
+from kdc.common.progress import Meter
 from kdc.pipeline.data.problems import nearest_name, show
 from kdc.pipeline.data.units import connect
 from kdc.pipeline.quality.comparison import Other, compare
@@ -109,21 +109,15 @@ def check_task(task: TaskInfo, contract: Contract, given: Mapping[str, Any]) -> 
         InputError: the task or its metric does not fit, or a limit needs all labels.
     """
     if not task.traits.is_exclusive:
-        raise InputError(
-            "only accuracy of single labels can be judged by the rows that differ; a row that both answer alike counts "
-            "in every other metric",
-            given=f"a {task.kind} task",
-            remedy=_ALL_ROWS,
-        )
+        what = "the rows that differ show only accuracy of single labels: other metrics count every row"
+        raise InputError(what, given=f"a {task.kind} task", remedy=_ALL_ROWS)
     if contract.limits.require:
         required = f"--require {contract.limits.require[0]}"
         raise InputError("--require needs the labels of all rows", given=required, remedy=_ALL_ROWS)
     if task.metric != "accuracy" and contract.limits.max_drop is not None and "max_drop" not in given:
-        raise InputError(
-            f"the artifact's limit is one of {task.metric or 'another metric'}, which needs the labels of all rows",
-            given=f"max_drop {contract.limits.max_drop:g}",
-            remedy=f"give a limit of accuracy: --max-drop POINTS; or {_ALL_ROWS}",
-        )
+        what = f"the artifact's limit is one of {task.metric or 'another metric'}, which needs the labels of all rows"
+        remedy = f"give a limit of accuracy: --max-drop POINTS; or {_ALL_ROWS}"
+        raise InputError(what, given=f"max_drop {contract.limits.max_drop:g}", remedy=remedy)
 
 
 def judged_by_labels(path: Path, engine: Engine, contract: Contract) -> Quality:
@@ -138,26 +132,22 @@ def judged_by_labels(path: Path, engine: Engine, contract: Contract) -> Quality:
     answered, manifest = Answered.read(path), engine.manifest
     assert manifest is not None
     if (answered.artifact, answered.variant) != (manifest.sha256, engine.variant):
-        answers_of = f"{answered.variant} of {answered.artifact[:12]}"
-        raise InputError(
-            "the labels are for the answers of another artifact",
-            given=f"{path} is for {answers_of}, this is {engine.variant} of {manifest.sha256[:12]}",
-            remedy="verify that artifact, or write the texts on which this one differs: --to-label",
-        )
+        theirs, own = f"{answered.variant} of {answered.artifact[:12]}", f"{engine.variant} of {manifest.sha256[:12]}"
+        given = f"{path} is for {theirs}, this is {own}"
+        remedy = "verify that artifact, or write the texts on which this one differs: --to-label"
+        raise InputError("the labels are for the answers of another artifact", given=given, remedy=remedy)
     labels = _read_labels(path, engine.task, answered)
     worst, best = (quality_by(answered, labels, contract, empty_is_won=is_won) for is_won in (False, True))
     verdicts = {judge_drop(contract, worst), judge_drop(contract, best)}
     missing = len(np.unique(answered.texts[answered.differs & (labels == _NO_LABEL)]))
     if missing and verdicts not in ({"pass"}, {"fail"}):
-        raise InputError(
-            "texts that the verdict depends on have no label",
-            given=f"{path}: {missing} of {len(answered.to_label)}; whatever their labels are, the difference is "
-            f"{worst.difference:+.2f} to {best.difference:+.2f} points",
-            remedy="label these too; a text that nobody can label may stay empty once the others settle the verdict",
-        )
+        given = f"{path}: {missing} of {len(answered.to_label)}; the difference is "
+        given += f"{worst.difference:+.2f} to {best.difference:+.2f} points, depending on them"
+        remedy = "label these too; a text that nobody can label may stay empty once the others settle the verdict"
+        raise InputError("texts that the verdict depends on have no label", given=given, remedy=remedy)
     is_lost = verdicts != {"fail"}
     if missing:
-        with RowCounter() as counter:
+        with Meter() as counter:
             counter.say(f"{missing} texts have no label; the figures count them as {'lost' if is_lost else 'won'}")
     return worst if is_lost else best
 
@@ -215,7 +205,6 @@ def quality_by(answered: Answered, labels: Ints, contract: Contract, *, empty_is
         contract=contract,
         groups=groups,
     )
-    assert quality is not None
     return quality.model_copy(update={"student": None, "teacher": None})  # unknown without labels of all rows
 
 

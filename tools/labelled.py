@@ -7,24 +7,21 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from kdc.artifact.contract.judgement import judge_drop
-from kdc.artifact.contract.terms import Contract, Quality, Verdict, replace
+from kdc.artifact.contract.terms import Contract
 from kdc.artifact.decision import Abstention, LabelSets, OperatingPoint, decision_table, sets_table
-from kdc.artifact.manifest import Device, Manifest, TaskInfo
+from kdc.artifact.manifest import Device, TaskInfo
 from kdc.common.frozen import Frozen
 from kdc.common.tables import aligned
 from kdc.pipeline.config import metrics
 from kdc.pipeline.config.tasks import TASKS, Task, custom_task
 from kdc.pipeline.data.prepared import read_labelled
-from kdc.pipeline.quality.comparison import Other, compare
+from kdc.pipeline.quality.comparison import Other
 from kdc.pipeline.quality.decision_rates import measured
 from kdc.pipeline.quality.intervals import score_interval
 from kdc.pipeline.quality.judging import Answers, judge_answers
 from kdc.serving.engine.engine import Engine
 from kdc.serving.engine.tokenizing import Text
 from kdc.tools.reference import kept_reference, reference_if_kept, refuse_better_baseline, teacher_of
-
-_MAX_DROP = 1.0  # points, if no contract says
 
 
 class Evaluation(Frozen):
@@ -37,10 +34,6 @@ class Evaluation(Frozen):
     metrics: dict[str, float]  # in points, by name
     interval: tuple[float, float]  # 95 %, of the deciding metric
     groups: int
-    # difference from the contract's reference; None on rows outside the evaluation set
-    compared: Quality | None
-    max_drop: float | None  # the contract's, or 1
-    verdict: Verdict | None  # on `max_drop`
     points: tuple[OperatingPoint, ...]  # label thresholds, with rates on these rows as `evaluation`
     abstain: Abstention | None  # likewise; None if all rows are answered
     sets: LabelSets | None  # likewise; None without label sets
@@ -66,13 +59,7 @@ def evaluate_artifact(
     task, texts, labels = read_rows_for(info, data, columns)
     names = (TASKS.get(info.name) or task).metrics
     metric, logits = info.metric or names[0], engine.logits(texts)
-    contract = _contract_of(manifest)
-    reference, compared = reference_if_kept(artifact, engine, texts, contract), None
-    groups = reference.groups
-    if reference.other is not None:
-        compared = compare(
-            logits, reference.other, labels, info.kind, metric, contract=contract, groups=groups, look=reference.look
-        )
+    groups = reference_if_kept(artifact, engine, texts, Contract()).groups
     decisions = measured(info, "evaluation", engine.activated(logits), labels)
     return Evaluation(
         artifact=str(artifact),
@@ -82,19 +69,11 @@ def evaluate_artifact(
         metrics=metrics.compute(logits, labels, info.kind, names),
         interval=score_interval(logits, labels, info.kind, metric, groups=groups),
         groups=len(np.unique(groups)),
-        compared=compared,
-        max_drop=None if compared is None else contract.limits.max_drop,
-        verdict=None if compared is None else judge_drop(contract, compared),
         points=decisions.points,
         abstain=decisions.abstain,
         sets=decisions.sets,
         promised=manifest.variants[engine.variant].metrics,  # type: ignore[index]
     )
-
-
-def _contract_of(manifest: Manifest) -> Contract:
-    contract = Contract() if manifest.contract is None else manifest.contract.contract
-    return contract if contract.limits.max_drop is not None else replace(Contract(), {"max_drop": _MAX_DROP})
 
 
 def render(evaluation: Evaluation) -> str:
@@ -105,10 +84,6 @@ def render(evaluation: Evaluation) -> str:
         lines.append(f"{name:<12}{value:8.2f}{beside}")
     low, high = evaluation.interval
     lines.append(f"95 % interval, by {evaluation.groups} groups of rows: {low:.2f} to {high:.2f}")
-    if (quality := evaluation.compared) is not None:
-        gap = f"{quality.difference:+.2f} ({quality.interval[0]:+.2f} to {quality.interval[1]:+.2f})"
-        limit = f"at most {evaluation.max_drop:g} points below the {quality.against}"
-        lines.append(f"{limit}: {gap}, {evaluation.verdict}")
     if evaluation.points or evaluation.abstain is not None:
         lines.append("(by the most probable label, or each label at 0.5; decisions at thresholds are below)")
     for decisions in (decision_table(evaluation.points, evaluation.abstain), sets_table(evaluation.sets)):
@@ -135,19 +110,15 @@ def compare_again(
     """
     info = engine.task
     task, texts, labels = read_rows_for(info, data, columns)
-    if contract.limits.max_drop is not None and teacher is None:
-        reference = kept_reference(artifact, engine, texts, contract)
-    else:
-        # Evaluation rows keep their groups and their look.
-        reference = reference_if_kept(artifact, engine, texts, contract)._replace(other=None)
-        if contract.limits.max_drop is not None and teacher is not None:
-            refuse_better_baseline(artifact, engine, contract)
-            teacher_logits = teacher_of(task, teacher, engine.tokenizer_info)(texts)
-            reference = reference._replace(other=Other("teacher", teacher_logits))
-    if reference.other is None and not contract.limits.require:
+    has_drop = contract.limits.max_drop is not None
+    if not has_drop and not contract.limits.require:
         return texts, (None, ())
+    find = kept_reference if has_drop and teacher is None else reference_if_kept
+    other, groups, look = find(artifact, engine, texts, contract)
+    if has_drop and teacher is not None:  # evaluation rows keep their groups and their look
+        refuse_better_baseline(artifact, engine, contract)
+        other = Other("teacher", teacher_of(task, teacher, engine.tokenizer_info)(texts))
     logits = engine.logits(texts)
-    other, groups, look = reference
     return texts, judge_answers(
         logits, engine.activated(logits), labels, info, contract=contract, other=other, groups=groups, look=look
     )

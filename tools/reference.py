@@ -49,19 +49,13 @@ def kept_reference(artifact: Path, engine: Engine, texts: Sequence[Text], contra
     with _evaluation(path) as kept:
         name, digests, groups = _to_beat(kept.files, contract), kept["text_sha256"], kept["group"]
         logits = kept[name]
-        if logits.shape != (len(digests), manifest.task.outputs):
-            raise ValueError(f"logits of shape {logits.shape}")
-        if groups.shape != digests.shape[:1] or groups.dtype.kind not in "iu":
-            raise ValueError(f"groups of shape {groups.shape}")
         known = {row.tobytes(): number for number, row in enumerate(digests)}
     rows = np.array([known.get(digest(text), -1) for text in texts])
     missing = np.flatnonzero(rows < 0)
     if len(missing):
-        raise InputError(
-            "rows that the artifact was not evaluated on need the teacher",
-            given=f"{len(missing)} of {len(texts)} rows, the first is row {missing[0] + 1}",
-            remedy="add --teacher PATH, e.g. runs/qnli/teacher/model",
-        )
+        given = f"{len(missing)} of {len(texts)} rows, the first is row {missing[0] + 1}"
+        remedy = "add --teacher PATH, e.g. runs/qnli/teacher/model"
+        raise InputError("rows that the artifact was not evaluated on need the teacher", given=given, remedy=remedy)
     model = "teacher" if name == _TEACHER else name.removesuffix(BASELINE_SUFFIX)
     judged = manifest.contract
     look = 1 if judged is None or judged.look is None else judged.look + (judged.variant != engine.variant)
@@ -88,11 +82,9 @@ def refuse_better_baseline(artifact: Path, engine: Engine, contract: Contract) -
     with _evaluation(artifact / EVALUATION) as kept:
         name = _to_beat(kept.files, contract)
     if name != _TEACHER:
-        raise InputError(
-            "the contract compares with a baseline that was better than the teacher, and has no answers to these rows",
-            given=name.removesuffix(BASELINE_SUFFIX),
-            remedy="the evaluation rows without --teacher, or --against teacher",
-        )
+        what = "the contract compares with a baseline that beat the teacher, and it has no answers to these rows"
+        remedy = "the evaluation rows without --teacher, or --against teacher"
+        raise InputError(what, given=name.removesuffix(BASELINE_SUFFIX), remedy=remedy)
 
 
 def _evaluation(path: Path) -> Any:

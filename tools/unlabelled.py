@@ -19,7 +19,7 @@ from kdc.artifact.manifest import MANIFEST_NAME, Device, TaskInfo
 from kdc.common.errors import InputError
 from kdc.common.files import write_whole
 from kdc.common.frozen import Frozen
-from kdc.common.progress import RowCounter
+from kdc.common.progress import Meter
 from kdc.pipeline.data.fields import hashes_of
 from kdc.pipeline.quality.comparison import rows_needed
 from kdc.pipeline.quality.intervals import Difference
@@ -83,17 +83,13 @@ def texts_to_label(
         KdcError: the artifact is damaged.
     """
     if unlabelled is None or to_label is None:
-        raise InputError(
-            "rows without labels come from one file, and the texts to label go into another",
-            given="one of --unlabelled and --to-label",
-            remedy="--unlabelled FILE --to-label OUT.csv; with labels in it, --labelled OUT.csv alone",
-        )
-    opened = open_artifact(artifact, None, given, device, expect_sha256)
-    engine, contract = opened.engine, opened.contract
+        remedy = "--unlabelled FILE --to-label OUT.csv; with labels in it, --labelled OUT.csv alone"
+        raise InputError("--unlabelled and --to-label go together", given="one of them", remedy=remedy)
+    folder, manifest, engine, contract = open_artifact(artifact, None, given, device, expect_sha256)
     check_task(engine.task, contract, given)
-    refuse_better_baseline(opened.folder, engine, contract)
+    refuse_better_baseline(folder, engine, contract)
     request = _request(unlabelled, to_label, columns)
-    job = Job(request, request.check(), engine.task, {"artifact": opened.manifest.sha256})
+    job = Job(request, request.check(), engine.task, {"artifact": manifest.sha256})
     answered, texts, skipped = _read(job, engine, _teacher(teacher, teacher_column, engine, columns), most_labels)
     limit, sample = contract.limits.max_drop, answered.sample(most_labels)
     sample.write(to_label)
@@ -152,11 +148,9 @@ def _teacher(teacher: str | None, column: str | None, student: Engine, columns: 
     engine = Engine.load(Path(teacher))
     own, task = student.task, engine.task
     if set(task.labels) != set(own.labels) or (task.kind, task.is_pair) != (own.kind, own.is_pair):
-        raise InputError(
-            "the teacher is of another task",
-            given=f"{teacher}: {task.kind}{' of pairs' * task.is_pair}, {', '.join(task.labels[:_MOST_TOLD])}",
-            remedy=f"a teacher of {own.kind}{' of pairs' * own.is_pair}, {', '.join(own.labels[:_MOST_TOLD])}",
-        )
+        given = f"{teacher}: {task.kind}{' of pairs' * task.is_pair}, {', '.join(task.labels[:_MOST_TOLD])}"
+        remedy = f"a teacher of {own.kind}{' of pairs' * own.is_pair}, {', '.join(own.labels[:_MOST_TOLD])}"
+        raise InputError("the teacher is of another task", given=given, remedy=remedy)
     numbers = np.array([own.labels.index(label) for label in task.labels])
     return lambda _, texts: numbers[engine.logits(texts).argmax(-1)]
 
@@ -184,8 +178,8 @@ def _read(job: Job, engine: Engine, teacher: _Answer, most: int | None) -> tuple
     parts: list[tuple[Ints, Ints, Ints, Ints]] = []
     differing: dict[int, Text] = {}
     rows, skipped, began = 0, 0, time.perf_counter()
-    with RowCounter() as counter:
-        counter.start(sum(file.size for file in job.files) or None)
+    with Meter() as counter:
+        counter.start("rows", sum(file.size for file in job.files) or None)
         for window, done in read_all(job.files):
             good, texts = split_bad(window, job, columns_seen=False)
             rows, skipped = rows + len(texts), skipped + len(good.bad)

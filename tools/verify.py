@@ -6,7 +6,7 @@ differing rows.
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from kdc.artifact.contract.judgement import Judgement
 from kdc.artifact.contract.terms import Contract, replace
@@ -21,28 +21,15 @@ from kdc.serving.engine.engine import Engine
 _LENGTHS = (8, 16, 32, 64)  # tokens of the timed rows, without a contract
 
 
-class Verification(NamedTuple):
-    judgement: Judgement  # on this machine
-    before: Judgement | None  # from the artifact; None without a contract
-
-
-class Opened(NamedTuple):
-    """A loaded artifact."""
-
-    folder: Path
-    manifest: Manifest
-    engine: Engine
-    contract: Contract
-
-
 def open_artifact(
     artifact: Path,
     contract: Contract | None,
     given: Mapping[str, Any],
     device: Device | None,
     expect_sha256: str | None,
-) -> Opened:
-    """Check an artifact's hashes and load it, by default on the kind of device where it was judged."""
+) -> tuple[Path, Manifest, Engine, Contract]:
+    """Check an artifact's hashes and load it, by default on the kind of device where it was judged. Also returns its
+    folder, resolved."""
     folder = artifact.resolve()  # resolved once: a link may change
     manifest = load_manifest(folder, expect_sha256=expect_sha256)
     before = manifest.contract
@@ -51,7 +38,7 @@ def open_artifact(
     contract = replace(contract, given)
     if device is None:
         device = "cpu" if before is None or before.provider == CPU_PROVIDER else "cuda"
-    return Opened(folder, manifest, load(folder, contract, device), contract)
+    return folder, manifest, load(folder, contract, device), contract
 
 
 def verify_artifact(
@@ -65,7 +52,7 @@ def verify_artifact(
     teacher: str | None = None,
     device: Device | None = None,
     expect_sha256: str | None = None,
-) -> Verification:
+) -> tuple[Judgement, Judgement | None]:
     """Check an artifact's hashes, then judge it. Further arguments are as in `kdc.verify`.
 
     Args:
@@ -73,22 +60,21 @@ def verify_artifact(
         labelled: the filled file of `texts_to_label`, instead of `data`.
         columns: of `data`, see `kdc.tools.labelled.read_rows_for`.
 
+    Returns:
+        The judgement, and the artifact's own, if it has one.
+
     Raises:
         InputError: there is no limit, the file does not fit, or its rows need a teacher.
         KdcError: the artifact is damaged.
     """
     if labelled is not None and data is not None:
-        given_files, remedy = f"--data {data}, --labelled {labelled}", "drop one"
-        raise InputError("the verdict takes one labelled file", given=given_files, remedy=remedy)
+        both = f"--data {data}, --labelled {labelled}"
+        raise InputError("the verdict takes one labelled file", given=both, remedy="drop one")
     given = given or {}
     folder, manifest, engine, contract = open_artifact(artifact, contract, given, device, expect_sha256)
     if not contract.limits.set_ones:
-        raise InputError(
-            "the artifact has no contract",
-            given=folder,
-            remedy="set limits: --max-latency-ms 5, --max-size-mb 25, --max-drop 1, --min-rows-per-s 500, "
-            "--require accuracy>=0.9",
-        )
+        remedy = "set a limit, for example --max-latency-ms 5 or --max-drop 1; `kdc verify --help` lists them"
+        raise InputError("the artifact has no contract", given=folder, remedy=remedy)
     for requirement in contract.limits.require:
         required_label(requirement, engine.task)
     before, answers = manifest.contract, None
@@ -109,7 +95,7 @@ def verify_artifact(
     if answers is None:
         answers = _answers_of_before(contract, before, engine.variant)
     timed = rows_to_time(engine, rows, contract.at)
-    return Verification(judge_again(engine, contract, timed, answers, compared=is_measured), before)
+    return judge_again(engine, contract, timed, answers, compared=is_measured), before
 
 
 def _answers_of_before(contract: Contract, before: Judgement | None, variant: str) -> Answers:
@@ -118,23 +104,17 @@ def _answers_of_before(contract: Contract, before: Judgement | None, variant: st
     if not options:
         return None, ()
     was = contract if before is None else before.contract
-    if before is None or before.look is None:
-        why = "the artifact was made without one"
-    elif limits.max_drop not in (None, was.limits.max_drop) or not {*limits.require} <= {*was.limits.require}:
-        why = f"it was judged by {', '.join(_limits_on_answers(was))}"
-    elif was.confidence != contract.confidence:
-        why = f"it was judged with {100 * was.confidence:g} % confidence"
-    elif before.variant != variant:
-        why = f"{before.variant} was judged, and {variant} is loaded here"
-    else:
-        counted = {count.requirement: count for count in before.required}
-        quality = None if limits.max_drop is None else before.quality
-        return quality, tuple(counted[requirement] for requirement in limits.require)
-    raise InputError(
-        "a limit on answers cannot be judged without rows",
-        given=f"{', '.join(options)}; {why}",
-        remedy="add --data FILE, the labelled evaluation rows",
-    )
+    given = ", ".join(options)
+    if before is not None and before.look is not None:
+        is_same = (was.confidence, before.variant) == (contract.confidence, variant)
+        if is_same and limits.max_drop in (None, was.limits.max_drop) and {*limits.require} <= {*was.limits.require}:
+            counted = {count.requirement: count for count in before.required}
+            quality = None if limits.max_drop is None else before.quality
+            return quality, tuple(counted[requirement] for requirement in limits.require)
+        judged = ", ".join(_limits_on_answers(was))
+        given += f"; {before.variant} was judged by {judged}, with {100 * was.confidence:g} % confidence"
+    remedy = "add --data FILE, the labelled evaluation rows"
+    raise InputError("a limit on answers cannot be judged without rows", given=given, remedy=remedy)
 
 
 def _limits_on_answers(contract: Contract) -> list[str]:

@@ -41,7 +41,6 @@ class Limits(Frozen):
         le=200,
         description="points of the metric that the student may be below its teacher or a better baseline",
     )
-
     require: Texts = Field(
         (),
         max_length=100,
@@ -168,11 +167,8 @@ def parse_conditions(text: str | None) -> dict[str, str]:
     for part in text.split(",") if text is not None else ():
         name, sign, value = (piece.strip() for piece in part.partition("="))
         if not (name and sign and value):
-            raise InputError(
-                "--at wants name=number, separated by commas",
-                given=part,
-                remedy="for example --at length=64,batch=1,percentile=95,threads=2",
-            )
+            remedy = "for example --at length=64,batch=1,percentile=95,threads=2"
+            raise InputError("--at wants name=number, separated by commas", given=part, remedy=remedy)
         conditions[name] = value
     return conditions
 

@@ -30,11 +30,8 @@ _HOLDS = {"pass": "yes", "fail": "no", "not shown": "not shown"}
 def refuse_failed(judgement: Judgement | None, *, allow: bool) -> None:
     """Raise InputError if an artifact failed its contract, unless `allow`."""
     if judgement is not None and judgement.verdict == "fail" and not allow:
-        raise InputError(
-            "the artifact failed its contract",
-            given="; ".join(judgement.missed),
-            remedy="make one that keeps it, or use this one anyway: --allow-failed",
-        )
+        remedy = "make one that keeps it, or use this one anyway: --allow-failed"
+        raise InputError("the artifact failed its contract", given="; ".join(judgement.missed), remedy=remedy)
 
 
 def render(judgement: Judgement, before: Judgement | None = None) -> str:

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from kdc.artifact.folder import load_manifest
-from kdc.artifact.manifest import MANIFEST_NAME, Manifest
+from kdc.artifact.manifest import MANIFEST_NAME
 from kdc.artifact.stores.addresses import BENTO, Tag
 from kdc.artifact.stores.sources import Outgoing
-from kdc.common.errors import InputError, KdcError
+from kdc.common.errors import InputError
 from kdc.common.places import reaching
 
 # BentoML's own files. It unpickles the second, so an artifact's file of that name would run as code.
@@ -31,7 +31,7 @@ def folder_of(tag: Tag) -> Path:
 
 def push_to_bento(tag: Tag, artifact: Outgoing, *, force: bool) -> tuple[int | None, str]:
     """Add an artifact as the tag's version. Without a version, add a new one unless one holds the artifact. `force`
-    replaces the tag's version.
+    replaces the tag's version, or adds a new one.
 
     Returns:
         Bytes written (None: it was there), and the address.
@@ -44,37 +44,24 @@ def push_to_bento(tag: Tag, artifact: Outgoing, *, force: bool) -> tuple[int | N
     if reserved := [name for name in _RESERVED if name in manifest.files]:
         raise InputError("a file of the artifact is named as one of BentoML's", given=reserved[0], remedy="rename it")
     with reaching(f"{BENTO}{tag}", _REMEDY):
-        if (present := _find(tag)) is not None:
+        if (present := _find(tag)) is not None and not force:
             for model in [present] if tag.version is not None else bentoml.models.list(tag.name):
-                if _is_same(model, manifest):
+                if model.info.metadata.get("kdc_sha256") == manifest.sha256:
                     return None, f"{BENTO}{model.tag}"
-            if tag.version is not None and not force:
-                raise InputError(
-                    "another model is there", given=f"{BENTO}{tag}", remedy="another version, or --force to replace it"
-                )
             if tag.version is not None:
-                bentoml.models.delete(str(tag))
+                remedy = "another version, or --force to replace it"
+                raise InputError("another model is there", given=f"{BENTO}{tag}", remedy=remedy)
+        elif present is not None and tag.version is not None:
+            bentoml.models.delete(str(tag))
         # A temporary folder, published when the block ends.
         with bentoml.models.create(
-            str(tag),
-            labels={"made-by": "kdc", "task": _label(manifest.task.name)},
-            metadata={"kdc_sha256": manifest.sha256},
+            str(tag), labels={"made-by": "kdc"}, metadata={"kdc_sha256": manifest.sha256}
         ) as model:
             for name in manifest.files:
                 shutil.copyfile(artifact.folder / name, Path(model.path) / name)
             (Path(model.path) / MANIFEST_NAME).write_bytes(artifact.content)
             load_manifest(Path(model.path), expect_sha256=manifest.sha256)
     return manifest.size_bytes + len(artifact.content), f"{BENTO}{model.tag}"
-
-
-def _is_same(model: Any, manifest: Manifest) -> bool:
-    if model.info.metadata.get("kdc_sha256") != manifest.sha256:
-        return False
-    try:
-        load_manifest(Path(model.path), expect_sha256=manifest.sha256)
-    except KdcError:
-        return False
-    return True
 
 
 def _find(tag: Tag) -> Any:
@@ -84,12 +71,6 @@ def _find(tag: Tag) -> Any:
             return bentoml.models.get(str(tag))
         except bentoml.exceptions.NotFound:
             return None
-
-
-def _label(text: str) -> str:
-    """BentoML takes at most 63 letters, digits and inner dashes."""
-    letters = "".join(letter if letter.isascii() and letter.isalnum() else "-" for letter in text)
-    return letters[:63].strip("-") or "task"
 
 
 def _bentoml() -> Any:

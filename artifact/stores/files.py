@@ -1,22 +1,19 @@
 """Artifacts in folders of fsspec: local paths, s3://, gs://, file://, and https:// to read."""
 
 import contextlib
-import hashlib
-import json
 from collections.abc import Generator, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import IO, Any
 
 from kdc.artifact.folder import describe_files
-from kdc.artifact.manifest import MANIFEST_NAME, FileInfo, Manifest
-from kdc.artifact.stores.sources import Opened, Outgoing, Source, changed_meanwhile
+from kdc.artifact.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, FileInfo, Manifest
+from kdc.artifact.stores.sources import Opened, Outgoing, Source
 from kdc.common.errors import InputError, KdcError, without_secrets
 from kdc.common.places import file_system, is_local, lock, reaching, whole_file_at
 from kdc.common.progress import Meter
 
-JOURNAL_NAME = ".kdc-push.json"  # lists complete files of an unfinished push
-_JOURNAL_BYTES = 1024 * 1024
+JOURNAL_NAME = ".kdc-push.json"  # the manifest of an unfinished push: files that are there are complete
 # Bytes of a range request. Small ones take more requests; large ones take memory, and lose more if cut off.
 _REQUEST_BYTES = 8 * 1024 * 1024
 _COPY_BYTES = 1024 * 1024
@@ -51,10 +48,6 @@ class FileSource(Source):
                     start = offset
         return Opened(start, getattr(stream, "size", None), self._chunks(stream, name))
 
-    def has_unfinished_push(self) -> bool:
-        with self._reaching():
-            return bool(self._system.exists(self._at(JOURNAL_NAME)))
-
     def _chunks(self, stream: Any, name: str) -> Generator[bytes, None, None]:
         with self._reaching(name), stream:
             while chunk := stream.read(_REQUEST_BYTES):
@@ -88,7 +81,7 @@ def push_to_files(url: str, artifact: Outgoing, *, force: bool) -> tuple[int | N
 
     Raises:
         InputError: something else is there without `force`, or another process writes.
-        KdcError: the store failed, or a file changed meanwhile.
+        KdcError: the store failed.
     """
     target = FileTarget(url)
     with Meter() as meter, lock(url):  # two writers would mix files
@@ -96,72 +89,59 @@ def push_to_files(url: str, artifact: Outgoing, *, force: bool) -> tuple[int | N
 
 
 class FileTarget(FileSource):
-    """A folder to push into. Its journal lets the next push skip complete files."""
+    """A folder to push into. A journal lets the next push skip complete files."""
 
     def send(self, artifact: Outgoing, *, force: bool, meter: Meter) -> int | None:
         manifest = artifact.manifest
         old = self._artifact_to_replace(manifest, force)
-        stored = old.files if old is not None else self._read_journal()
-        present = {
-            name: info for name, info in manifest.files.items() if stored.get(name) == info and self._has(name, info)
+        stored = {} if old is None else old.files
+        if old is None and self._journal() == artifact.content:
+            stored = manifest.files
+        missing = {
+            name: info for name, info in manifest.files.items() if stored.get(name) != info or not self._has(name, info)
         }
+        missing_bytes = sum(info.size for info in missing.values())
         meter.start(f"push {self.address}", manifest.size_bytes)
-        meter.advance(sum(info.size for info in present.values()))
-        if old is not None and old.sha256 == manifest.sha256 and len(present) == len(manifest.files):
+        meter.advance(manifest.size_bytes - missing_bytes)
+        if old is not None and old.sha256 == manifest.sha256 and not missing:
             return None
-        self._write_journal(present)
+        self._remove([*missing])  # so that the journal is right about all files
+        self._write(JOURNAL_NAME, artifact.content)
         self._remove([MANIFEST_NAME])
-        missing = {name: info for name, info in manifest.files.items() if name not in present}
-        for name, info in sorted(missing.items(), key=lambda item: item[1].size):
-            self._send_file(artifact.folder / name, name, info, meter)
-            present[name] = info
-            self._write_journal(present)
+        for name in sorted(missing, key=lambda name: missing[name].size):
+            self._send_file(artifact.folder / name, name, meter)
         self._write(MANIFEST_NAME, artifact.content)
-        # Names in a journal are unchecked, unlike a manifest's, so they are never removed.
         outdated = set() if old is None else old.files.keys() - manifest.files.keys()
         self._remove([*sorted(outdated), JOURNAL_NAME])
-        return sum(info.size for info in missing.values()) + len(artifact.content)
+        return missing_bytes + len(artifact.content)
 
     def _artifact_to_replace(self, manifest: Manifest, force: bool) -> Manifest | None:
         try:
             old, _ = self.read_manifest()
         except KdcError as error:
-            if not self._is_occupied(error) or force:
+            if force or not self._is_occupied():
                 return None
-            raise InputError(
-                "something else is there", given=self.address, remedy="another place, or --force to write into it"
-            ) from error
+            remedy = "another place, or --force to write into it"
+            raise InputError("something else is there", given=self.address, remedy=remedy) from error
         if old.sha256 != manifest.sha256 and not force:
-            raise InputError(
-                "another artifact is there",
-                given=f"{self.address}: {old.task.name}, SHA-256 {old.sha256}",
-                remedy="another place, or --force to replace it",
-            )
+            given, remedy = f"{self.address}: {old.task.name}, SHA-256 {old.sha256}", "another place, or --force"
+            raise InputError("another artifact is there", given=given, remedy=remedy)
         return old
 
-    def _is_occupied(self, error: KdcError) -> bool:
-        """Whether anything is there that kdc did not push. `error` came from reading the manifest."""
+    def _is_occupied(self) -> bool:
+        """Whether anything is there that kdc did not push."""
         with self._reaching():
-            if not self._system.exists(self._path):
-                return False
             if not self._system.isdir(self._path):
-                return True
+                return bool(self._system.exists(self._path))
             names = {path.rstrip("/").rpartition("/")[2] for path in self._system.ls(self._path, detail=False)}
-        if MANIFEST_NAME in names and not isinstance(error, InputError):
-            return True
         # Object stores may list the folder itself.
         return JOURNAL_NAME not in names and bool(names - {self._path.rpartition("/")[2], ""})
 
-    def _read_journal(self) -> dict[str, FileInfo]:
+    def _journal(self) -> bytes | None:
         try:
-            files = json.loads(self.read(JOURNAL_NAME, _JOURNAL_BYTES))
-            return {name: FileInfo.model_validate(info) for name, info in files.items()}
-        except (FileNotFoundError, ValueError, AttributeError, RecursionError):
-            return {}
-
-    def _write_journal(self, files: dict[str, FileInfo]) -> None:
-        document = {name: info.model_dump() for name, info in files.items()}
-        self._write(JOURNAL_NAME, json.dumps(document, indent=1).encode())
+            return self.read(JOURNAL_NAME, MAX_MANIFEST_BYTES)
+        except FileNotFoundError:
+            return None
 
     def _has(self, name: str, info: FileInfo) -> bool:
         try:
@@ -171,16 +151,11 @@ class FileTarget(FileSource):
         except FileNotFoundError:
             return False
 
-    def _send_file(self, path: Path, name: str, info: FileInfo, meter: Meter) -> None:
-        digest = hashlib.sha256()
-        # An error keeps the old file.
+    def _send_file(self, path: Path, name: str, meter: Meter) -> None:
         with self._reaching(name), path.open("rb") as file, self._writing(name) as stream:
             while chunk := file.read(_COPY_BYTES):
-                digest.update(chunk)
                 stream.write(chunk)
                 meter.advance(len(chunk))
-            if digest.hexdigest() != info.sha256:
-                raise changed_meanwhile(path)
 
     def _write(self, name: str, content: bytes) -> None:
         with self._reaching(), self._writing(name) as stream:

@@ -18,7 +18,7 @@ import httpx
 
 from kdc.artifact.manifest import MANIFEST_NAME, Manifest
 from kdc.artifact.stores.addresses import HUB, Repository
-from kdc.artifact.stores.sources import Opened, Outgoing, Source, changed_meanwhile
+from kdc.artifact.stores.sources import Opened, Outgoing, Source
 from kdc.common.errors import InputError, KdcError
 from kdc.common.files import sha256_of
 from kdc.common.places import reaching
@@ -137,9 +137,8 @@ def _asking_hub(address: str) -> Iterator[None]:
         remedy = "name a branch or tag it has"
         raise InputError("the repository has no such revision", given=address, remedy=remedy) from error
     except RepositoryNotFoundError as error:
-        raise InputError(
-            "the hub has no such repository, or does not show it", given=address, remedy=_REMEDY
-        ) from error
+        what = "the hub has no such repository, or does not show it"
+        raise InputError(what, given=address, remedy=_REMEDY) from error
     except OfflineModeIsEnabled as error:
         raise InputError("the hub is switched off", given="HF_HUB_OFFLINE", remedy="unset it") from error
 
@@ -154,6 +153,7 @@ def push_to_hub(repository: Repository, artifact: Outgoing, *, public: bool) -> 
         InputError: this token may not see the repository.
         KdcError: the hub failed.
     """
+    from huggingface_hub import CommitOperationAdd
     from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined]
 
     manifest = artifact.manifest
@@ -164,7 +164,8 @@ def push_to_hub(repository: Repository, artifact: Outgoing, *, public: bool) -> 
         if not differing:
             return None, f"{HUB}{repository.name}@{before.sha}"
         files = [name for name in differing if name != MANIFEST_NAME]
-        operations = _additions(artifact, files) + _removals(repository, before, manifest)
+        operations = [CommitOperationAdd(name, str(artifact.folder / name)) for name in files]
+        operations += [CommitOperationAdd(MANIFEST_NAME, artifact.content), *_removals(repository, before, manifest)]
         if not sys.stderr.isatty():
             disable_progress_bars()
         commit = api.create_commit(
@@ -178,11 +179,8 @@ def push_to_hub(repository: Repository, artifact: Outgoing, *, public: bool) -> 
         after = api.repo_info(repository.name, revision=commit.oid, files_metadata=True, timeout=_TIMEOUT_S)
         # The hub silently skips files in .gitignore.
         if lost := _differing(after, artifact):
-            raise KdcError(
-                "the hub took the commit without some files",
-                given=f"{address}: {', '.join(lost)}",
-                remedy="check the .gitignore of the repository, then push again",
-            )
+            given, remedy = f"{address}: {', '.join(lost)}", "check the repository's .gitignore, then push again"
+            raise KdcError("the hub took the commit without some files", given=given, remedy=remedy)
     return sum(manifest.files[name].size for name in files) + len(artifact.content), address
 
 
@@ -212,17 +210,6 @@ def _is_same(stored: Any, path: Path) -> bool:
         return bool(stored.lfs.sha256 == sha256_of(path))
     content = b"blob %d\0" % stored.size + path.read_bytes()
     return bool(stored.blob_id == hashlib.sha1(content, usedforsecurity=False).hexdigest())
-
-
-def _additions(artifact: Outgoing, files: list[str]) -> list[Any]:
-    from huggingface_hub import CommitOperationAdd
-
-    additions = [CommitOperationAdd(name, str(artifact.folder / name)) for name in files]
-    for addition in additions:
-        name = addition.path_in_repo
-        if addition.upload_info.sha256.hex() != artifact.manifest.files[name].sha256:
-            raise changed_meanwhile(artifact.folder / name)
-    return [*additions, CommitOperationAdd(MANIFEST_NAME, artifact.content)]
 
 
 def _removals(repository: Repository, before: Any, manifest: Manifest) -> list[Any]:

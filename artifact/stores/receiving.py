@@ -6,20 +6,17 @@ artifact.
 
 import contextlib
 import glob
-import json
 import os
-import re
 import shutil
 from pathlib import Path
 
-from kdc.artifact.folder import load_manifest
+from kdc.artifact.folder import load_manifest, parse_manifest
 from kdc.artifact.manifest import MANIFEST_NAME, FileInfo, Manifest
 from kdc.artifact.stores.sources import Source
 from kdc.common.errors import InputError, KdcError
 from kdc.common.files import sha256_of
 from kdc.common.progress import Meter
 
-_LEFT = re.compile(r"\.kdc-push\.json|\..+\.tmp")  # left by a push or a killed writer
 _SPARE_BYTES = 16 * 1024 * 1024  # file systems need some free space
 _PULL_AGAIN = "pull again; if that fails, push the artifact again from a copy that `kdc inspect` accepts"
 
@@ -43,7 +40,7 @@ def holds(folder: Path, manifest: Manifest, *, force: bool, is_cache: bool = Fal
         return False
     if folder.is_symlink():
         raise InputError(obstacle, given=f"{folder}, a link", remedy="name a folder, not a link to one")
-    if not is_cache and (strangers := _strangers(folder, manifest)):
+    if not is_cache and (strangers := _strangers(folder)):
         given = f"{folder}: {', '.join(strangers[:5])}"
         raise InputError(obstacle, given=given, remedy="name another folder, one that is not there yet")
     if not force:
@@ -51,29 +48,16 @@ def holds(folder: Path, manifest: Manifest, *, force: bool, is_cache: bool = Fal
     return False
 
 
-def _strangers(folder: Path, coming: Manifest) -> list[str]:
+def _strangers(folder: Path) -> list[str]:
     """Names in the folder that belong to no artifact, so must stay."""
     if not folder.is_dir():
         return [folder.name]
-    manifest = folder / MANIFEST_NAME
-    known = _files_of(manifest, coming) if manifest.is_file() else set()
-    return sorted(path.name for path in folder.iterdir() if not (path.is_file() and _is_known(path.name, known)))
-
-
-def _is_known(name: str, known: set[str]) -> bool:
-    return name in known or (bool(known) and _LEFT.fullmatch(name) is not None)
-
-
-def _files_of(path: Path, coming: Manifest) -> set[str]:
-    """Files that a manifest lists, even a damaged one; empty if it is not kdc's."""
+    path = folder / MANIFEST_NAME
     try:
-        document = json.loads(path.read_bytes())
-    except (ValueError, RecursionError):  # damaged, but this artifact's files lie beside it
-        beside = {name for name in coming.files if (path.parent / name).exists()}
-        return {MANIFEST_NAME, *beside} if beside else set()
-    if not isinstance(document, dict) or not {"schema_version", "kdc_version", "files"} <= document.keys():
-        return set()
-    return {MANIFEST_NAME, *document["files"]} if isinstance(document["files"], dict) else {MANIFEST_NAME}
+        known = {path.name, *parse_manifest(path.read_bytes(), path).files}
+    except (OSError, KdcError):
+        known = set()
+    return sorted(path.name for path in folder.iterdir() if path.name not in known or not path.is_file())
 
 
 def prepare(folder: Path, manifest: Manifest) -> Path:
@@ -101,11 +85,9 @@ def receive_files(source: Source, manifest: Manifest, folder: Path, meter: Meter
     present = sum(path.lstat().st_size for path in folder.iterdir())
     needed, free = manifest.size_bytes - present + _SPARE_BYTES, shutil.disk_usage(folder).free
     if needed > free:
-        raise KdcError(
-            "the disk has no room for the artifact",
-            given=f"{folder.parent}: {free} bytes free, {needed} needed",
-            remedy="free some, or pull elsewhere (`kdc serve`: set KDC_CACHE)",
-        )
+        given = f"{folder.parent}: {free} bytes free, {needed} needed"
+        remedy = "free some, or pull elsewhere (`kdc serve`: set KDC_CACHE)"
+        raise KdcError("the disk has no room for the artifact", given=given, remedy=remedy)
     meter.start(f"pull {source.address}", manifest.size_bytes)
     received = 0
     for name, info in sorted(manifest.files.items(), key=lambda item: (item[1].size, item[0])):
@@ -125,11 +107,8 @@ def _receive_file(source: Source, name: str, info: FileInfo, path: Path, meter: 
             return received
         path.unlink()
         meter.advance(-info.size)
-    raise KdcError(
-        "a file of the artifact was changed on the way, or in the store",
-        given=f"{source.address}/{name}: SHA-256 {digest}, the manifest says {info.sha256}",
-        remedy=_PULL_AGAIN,
-    )
+    given = f"{source.address}/{name}: SHA-256 {digest}, the manifest says {info.sha256}"
+    raise KdcError("a file of the artifact was changed on the way, or in the store", given=given, remedy=_PULL_AGAIN)
 
 
 def _receive_rest(source: Source, name: str, info: FileInfo, path: Path, meter: Meter) -> tuple[int, int]:
@@ -144,11 +123,8 @@ def _receive_rest(source: Source, name: str, info: FileInfo, path: Path, meter: 
         try:
             opened = source.open(name, start if start < info.size else 0)
         except FileNotFoundError as error:
-            raise KdcError(
-                "a file of the artifact is missing",
-                given=f"{source.address}/{name}",
-                remedy="push the artifact again: `kdc push` sends what is missing",
-            ) from error
+            given, remedy = f"{source.address}/{name}", "push the artifact again: `kdc push` sends what is missing"
+            raise KdcError("a file of the artifact is missing", given=given, remedy=remedy) from error
         with contextlib.closing(opened.chunks):
             _check_size(source, name, opened.size, info)
             start = file.seek(opened.start)
@@ -168,11 +144,9 @@ def _receive_rest(source: Source, name: str, info: FileInfo, path: Path, meter: 
 
 def _check_size(source: Source, name: str, size: int | None, info: FileInfo) -> None:
     if size is not None and size != info.size:
-        raise KdcError(
-            f"the store has {'fewer' if size < info.size else 'more'} bytes of a file than the manifest says",
-            given=f"{source.address}/{name}: {size} bytes, the manifest says {info.size}",
-            remedy=_PULL_AGAIN,
-        )
+        what = f"the store has {'fewer' if size < info.size else 'more'} bytes of a file than the manifest says"
+        given = f"{source.address}/{name}: {size} bytes, the manifest says {info.size}"
+        raise KdcError(what, given=given, remedy=_PULL_AGAIN)
 
 
 def recover(folder: Path) -> None:
@@ -187,8 +161,6 @@ def recover(folder: Path) -> None:
 def publish(partial: Path, folder: Path) -> None:
     """Rename the hidden folder; the old artifact moves aside, and back on failure."""
     partial.chmod(0o755)  # a server may run as another user
-    if folder.exists() and not any(folder.iterdir()):
-        folder.rmdir()
     old = _replaced(folder)
     if folder.exists():
         os.rename(folder, old)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from kdc.artifact.folder import parse_manifest
 from kdc.artifact.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, Manifest
-from kdc.common.errors import InputError, KdcError
+from kdc.common.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -43,10 +43,6 @@ class Source(ABC):
             KdcError: the store failed; reading chunks raises it too.
         """
 
-    def has_unfinished_push(self) -> bool:
-        """Whether a push was cut off, if known."""
-        return False
-
     def read(self, name: str, limit: int) -> bytes:
         """Read at most `limit` bytes. Raises like `open`."""
         content = bytearray()
@@ -67,14 +63,6 @@ class Source(ABC):
         try:
             content = self.read(MANIFEST_NAME, MAX_MANIFEST_BYTES + 1)
         except FileNotFoundError:
-            why = ": a push to it was not finished" if self.has_unfinished_push() else ""
-            raise InputError(
-                f"there is no artifact here{why}",
-                given=self.address,
-                remedy=f"give the place that holds {MANIFEST_NAME}; `kdc push ARTIFACT {self.address}` puts one there",
-            ) from None
+            remedy = f"give the place that holds {MANIFEST_NAME}; `kdc push ARTIFACT {self.address}` puts one there"
+            raise InputError("there is no artifact here", given=self.address, remedy=remedy) from None
         return parse_manifest(content, f"{self.address}/{MANIFEST_NAME}", expect_sha256=expect_sha256), content
-
-
-def changed_meanwhile(path: Path) -> KdcError:
-    return KdcError("a file of the artifact changed while it was read", given=path, remedy="push it again")

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from kdc.artifact.contract.text import refuse_failed
-from kdc.artifact.folder import load_manifest, parse_manifest
+from kdc.artifact.folder import load_manifest
 from kdc.artifact.manifest import MANIFEST_NAME, Manifest
 from kdc.artifact.stores.addresses import BENTO, Repository, Tag, parse_address
 from kdc.artifact.stores.receiving import holds, prepare, publish, receive_files, recover
-from kdc.artifact.stores.sources import Outgoing, Source, changed_meanwhile
+from kdc.artifact.stores.sources import Outgoing, Source
 from kdc.common.errors import KdcError
 from kdc.common.files import write_whole
 from kdc.common.frozen import Frozen
@@ -78,10 +78,8 @@ def cached(name: str, address: str, *, allow_failed: bool = False, expect_sha256
     source = open_source(address)
     manifest, content = source.read_manifest(expect_sha256)
     refuse_failed(manifest.contract, allow=allow_failed)  # before fetching files
-    caches = os.environ.get("XDG_CACHE_HOME", "")
-    if not os.path.isabs(caches):
-        caches = str(Path.home() / ".cache")  # raises without a home; expanduser would make a folder `~`
-    cache = os.path.abspath(os.environ.get("KDC_CACHE") or os.path.join(caches, "kdc"))
+    # `Path.home` raises without a home; expanduser would make a folder `~`.
+    cache = os.path.abspath(os.environ.get("KDC_CACHE") or Path.home() / ".cache" / "kdc")
     folder = Path(cache, "artifacts", manifest.sha256)
     # The hash names the folder, so other content is damaged.
     received = fetch(source, manifest, content, folder, force=True, is_cache=True)
@@ -147,11 +145,9 @@ def fetch(
             publish(partial, folder)
             lock.unlink(missing_ok=True)  # waiters find the artifact
     except OSError as error:
-        raise KdcError(
-            "cannot write the artifact",
-            given=f"{error.filename or folder}: {error.strerror or error}",
-            remedy="make its parent writable; a mounted folder cannot be replaced: name one inside of it",
-        ) from error
+        given = f"{error.filename or folder}: {error.strerror or error}"
+        remedy = "make its parent writable; a mounted folder cannot be replaced: name one inside of it"
+        raise KdcError("cannot write the artifact", given=given, remedy=remedy) from error
     return received
 
 
@@ -173,8 +169,6 @@ def push_artifact(
     manifest = load_manifest(artifact)
     refuse_failed(manifest.contract, allow=allow_failed)
     outgoing = Outgoing(artifact, manifest, (artifact / MANIFEST_NAME).read_bytes())
-    if parse_manifest(outgoing.content, artifact).sha256 != manifest.sha256:
-        raise changed_meanwhile(artifact / MANIFEST_NAME)
     if isinstance(store, Repository):
         from kdc.artifact.stores.hub import push_to_hub
 

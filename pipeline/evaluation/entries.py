@@ -68,10 +68,8 @@ def _torch_entries(run: Run) -> dict[str, Entry]:
         numbers = range(len(teacher.sources))
         teachers = [torch_entry(folder / ensemble.folder(number), ensemble.role(number)) for number in numbers]
         tuned = run.result(TeacherResult).scores(data.task.metrics[0])
-        shares, temperatures = (
-            ensemble.weights(tuned, run.config.targets.weights),
-            run.result(TargetsResult).temperatures,
-        )
+        shares = ensemble.weights(tuned, run.config.targets.weights)
+        temperatures = run.result(TargetsResult).temperatures
         of_teacher = teachers[0] if len(teachers) == 1 else _as_one(teachers, shares, temperatures)
     entries = {
         "teacher": of_teacher,

@@ -71,9 +71,9 @@ def compared_with_baselines(run: Run, logits: Outputs) -> BaselineComparison | N
 
 def better_baseline(comparison: BaselineComparison | None) -> str | None:
     """The baseline that beats the teacher, if any."""
-    return (
-        comparison.baseline if comparison is not None and comparison.baseline_score > comparison.teacher_score else None
-    )
+    if comparison is None or comparison.teacher_score >= comparison.baseline_score:
+        return None
+    return comparison.baseline
 
 
 def score_to_keep(comparison: BaselineComparison | None, teacher: float, against: Literal["teacher", "best"]) -> float:

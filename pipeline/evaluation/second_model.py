@@ -56,17 +56,11 @@ def check_second(run: Run) -> None:
         return
     given, task = f"--cascade {second}", run.data().task
     if not task.traits.has_labels:
-        raise InputError(
-            "a regression can have no second model: a number does not tell how sure it is",
-            given=f"{given}; {task.name} is a regression",
-            remedy="drop --cascade",
-        )
+        what = "a regression can have no second model: a number does not tell how sure it is"
+        raise InputError(what, given=f"{given}; {task.name} is a regression", remedy="drop --cascade")
     if not config.student.has_all_pieces:
-        raise InputError(
-            "a cascade's models must read the same tokens",
-            given=f"{given}, student.vocabulary={config.student.vocabulary}",
-            remedy="drop one of them",
-        )
+        given = f"{given}, student.vocabulary={config.student.vocabulary}"
+        raise InputError("a cascade's models must read the same tokens", given=given, remedy="drop one of them")
     if isinstance(second, Path):
         student, length = config.student.model, run.result(DataResult).max_length["student"]
         reads = config.teacher.model if config.student.kind.is_of_teacher else student
@@ -74,12 +68,8 @@ def check_second(run: Run) -> None:
         tokenizer = None if config.searches and reads == student else reads
         _check_artifact(second, given, task, run.fingerprints["data"], tokenizer, length, config.long.of(length))
     elif not config.has_one_teacher or not config.export.teacher or not config.student.kind.is_trained:
-        raise InputError(
-            "there is no exported, uncut teacher that could be the second model",
-            given=given,
-            remedy="one teacher with its weights, another --student than the teacher and export.teacher=true; or "
-            "--cascade ARTIFACT",
-        )
+        remedy = "one teacher with its weights, another --student, and export.teacher=true; or --cascade ARTIFACT"
+        raise InputError("no exported, uncut teacher can be the second model", given=given, remedy=remedy)
     elif not config.student.kind.is_of_teacher and not config.searches:
         own, theirs = (loading.load_tokenizer(model) for model in (config.student.model, config.teacher.model))
         if own.get_vocab() != theirs.get_vocab():
@@ -95,11 +85,9 @@ def _check_artifact(
         raise InputError("the second model is itself a cascade", given=given, remedy="name an artifact of one model")
     labels = list(manifest.task.labels)
     if (manifest.task.kind, labels) != (task.kind, list(task.labels)):
-        raise InputError(
-            "a cascade's models need the same labels in the same order",
-            given=f"{given}, which has {', '.join(labels)}; the task has {', '.join(task.labels)}",
-            remedy="name the artifact of another run on the same task",
-        )
+        given = f"{given}, which has {', '.join(labels)}; the task has {', '.join(task.labels)}"
+        remedy = "name the artifact of another run on the same task"
+        raise InputError("a cascade's models need the same labels in the same order", given=given, remedy=remedy)
     if tokenizer is not None:
         own, theirs = loading.load_tokenizer(tokenizer), Tokenizer.from_file(str(folder / TOKENIZER_JSON))
         windows = manifest.tokenizer.long
@@ -109,20 +97,15 @@ def _check_artifact(
         if theirs.get_vocab() != own.get_vocab() or lengths_differ:
             raise other_tokens(given)
     if manifest.lineage.data_fingerprint != rows:
-        raise InputError(
-            "the second model was made from other rows, or by another teacher: it may know rows that judge both",
-            given=given,
-            remedy="make it by the same command with another --student and --out",
-        )
+        what = "the second model was made from other rows, or by another teacher: it may know rows that judge both"
+        raise InputError(what, given=given, remedy="make it by the same command with another --student and --out")
 
 
 def other_tokens(given: str) -> InputError:
     """The error for another tokenizer."""
-    return InputError(
-        "a cascade's models must read the same tokens, but their tokenizers, lengths or windows differ",
-        given=given,
-        remedy="a student that is made of the same teacher: --student layers:..., conv, static or linear",
-    )
+    what = "a cascade's models must read the same tokens, but their tokenizers, lengths or windows differ"
+    remedy = "a student that is made of the same teacher: --student layers:..., conv, static or linear"
+    return InputError(what, given=given, remedy=remedy)
 
 
 def copy_second(manifest: Manifest, artifact: Path, out: Path) -> None:

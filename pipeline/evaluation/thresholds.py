@@ -6,7 +6,6 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from kdc.artifact.contract.terms import Evidence
 from kdc.artifact.decision import Abstention, LabelSets, OperatingPoint
@@ -16,24 +15,22 @@ from kdc.pipeline.config.aims import Aim, abstain_of, aims_of
 from kdc.pipeline.config.judging_settings import OperatingSettings
 from kdc.pipeline.config.metrics import Groups, Labels, Outputs
 from kdc.pipeline.data.prepared import PreparedData
-from kdc.pipeline.evaluation.variants import CASCADE, CASCADE_FP32, Variants
+from kdc.pipeline.evaluation.variants import Variants
 from kdc.pipeline.graphs.exporting import tuning_slice
 from kdc.pipeline.quality.decision_rates import having, measured
 from kdc.pipeline.quality.judging import EvaluationAnswers
 from kdc.pipeline.quality.operating import Chosen, choose, choose_answered, choose_at_least
-from kdc.serving.engine.deciding import decided, label_counts
+from kdc.serving.engine.deciding import label_counts
 from kdc.serving.engine.engine import activate
 
 _MOST_TOLD = 5  # labels named one by one
-_TIED, _FEWEST_TIED = 0.05, 10  # share and number of tied rows that deserve a note
 
 
 class _Choice(NamedTuple):
-    """A threshold, its aim, and the tuning set's probabilities (rows,)."""
+    """A threshold and its aim."""
 
     aim: Aim
     chosen: Chosen
-    probabilities: NDArray[np.floating]
 
     def fields(self, variant: str) -> dict[str, Any]:
         return {
@@ -77,7 +74,7 @@ def decided_task(
     if abstain is not None:
         confidence = tuning.max(axis=1)
         chosen = choose_answered(confidence, tuning.argmax(axis=1) == labels, abstain, groups=groups)
-        choices["answers"] = _Choice(abstain, chosen, confidence)
+        choices["answers"] = _Choice(abstain, chosen)
         _refuse_unshown("--abstain", choices)
         decision = Abstention(**choices["answers"].fields(variant))
         shares = label_counts(tuning, task.model_copy(update={"abstain": decision})) / len(labels)
@@ -87,14 +84,13 @@ def decided_task(
         for label, aim in aims.items():
             column = task.labels.index(label)
             chosen = choose(tuning[:, column], having(labels, column), aim, operating.evidence, groups=groups)
-            choices[label] = _Choice(aim, chosen, tuning[:, column])
+            choices[label] = _Choice(aim, chosen)
         _refuse_unshown("--aim", choices, operating.evidence)
         points = [OperatingPoint(label=label, **choice.fields(variant)) for label, choice in choices.items()]
         task = task.model_copy(update={"points": tuple(points)})
     task = measured(task, "tuning", tuning, labels)
     task = measured(task, "evaluation", activate(answers.students[variant], task.kind, temperature), answers.labels)
-    notes = _of_sets(task.sets) + _unreached(task.points) + _ties(choices)
-    return task, notes + (_flips(task, answers.students, variant, temperature) if choices else [])
+    return task, _unreached(task.points)
 
 
 def _sets(coverage: float, tuning: Outputs, labels: Labels, groups: Groups, variant: str) -> LabelSets:
@@ -104,30 +100,14 @@ def _sets(coverage: float, tuning: Outputs, labels: Labels, groups: Groups, vari
     return LabelSets(coverage=coverage, at_least=at_least, variant=variant)
 
 
-def _of_sets(sets: LabelSets | None) -> list[str]:
-    counted = None if sets is None else sets.evaluation
-    if sets is None or counted is None:
-        return []
-    return [
-        f"sets of labels hold the true label for {counted.coverage.text} % of the evaluation rows (asked: "
-        f"{100 * sets.coverage:g} %); they average {counted.size:.2f} labels, and {counted.single.text} % have one"
-    ]
-
-
 def _refuse_unshown(option: str, choices: Mapping[str, _Choice], evidence: Evidence = "interval") -> None:
     """Raise `BoundNotShown` if a label misses its own bound, or all miss a common one.
 
     Some labels may miss a common bound: rare ones nearly always do.
     """
-    # By the aim's label; None: for all other labels.
-    names_by_aim: dict[str | None, list[str]] = {}
-    for name, choice in choices.items():
-        if choice.aim.is_bound:
-            names_by_aim.setdefault(choice.aim.label, []).append(name)
-    missed = []
-    for names in names_by_aim.values():
-        if not any(choices[name].chosen.reached for name in names):
-            missed += names
+    bounds = {name: choice for name, choice in choices.items() if choice.aim.is_bound}
+    kept = {choice.aim.label for choice in bounds.values() if choice.chosen.reached}  # None: the common bound
+    missed = [name for name, choice in bounds.items() if choice.aim.label not in kept]
     if not missed or evidence == "point":
         return
 
@@ -137,7 +117,7 @@ def _refuse_unshown(option: str, choices: Mapping[str, _Choice], evidence: Evide
     named, more = {name: choices[name] for name in missed[:_MOST_TOLD]}, len(missed) - _MOST_TOLD
     possible = [
         ask(name, replace(aim, bound=float(chosen.proven)).text)
-        for name, (aim, chosen, _) in named.items()
+        for name, (aim, chosen) in named.items()
         if chosen.proven and 0 < float(chosen.proven) < 1
     ]
     nearest = [ask(name, repr(choice.chosen.threshold)) for name, choice in named.items()]
@@ -145,12 +125,10 @@ def _refuse_unshown(option: str, choices: Mapping[str, _Choice], evidence: Evide
     remedies.append(f"or give a threshold yourself; the nearest is {', '.join(nearest)}")
     if possible and option == "--aim":
         remedies.append("or judge by the estimate alone: --set operating.evidence=point")
-    raise BoundNotShown(
-        "the tuning set confirms no threshold that keeps the bound",
-        given="; ".join(f"{name}: {aim.text}: {chosen.note}" for name, (aim, chosen, _) in named.items())
-        + (f"; and {more} more" if more > 0 else ""),
-        remedy="; ".join(remedies) + " (nothing is trained again)",
-    )
+    given = "; ".join(f"{name}: {aim.text}: {chosen.note}" for name, (aim, chosen) in named.items())
+    given += f"; and {more} more" if more > 0 else ""
+    remedy = "; ".join(remedies) + " (nothing is trained again)"
+    raise BoundNotShown("the tuning set confirms no threshold that keeps the bound", given=given, remedy=remedy)
 
 
 def _unreached(points: Sequence[OperatingPoint]) -> list[str]:
@@ -159,28 +137,3 @@ def _unreached(points: Sequence[OperatingPoint]) -> list[str]:
         names = ", ".join(point.label for point in missed[:_MOST_TOLD])
         return [f"{len(missed)} labels do not reach their aim on the tuning set, among them {names}"]
     return [f"{point.label}: {point.aim} is not reached on the tuning set: {point.note}" for point in missed]
-
-
-def _ties(choices: Mapping[str, _Choice]) -> list[str]:
-    """Notes on rows of equal probability, which the next threshold (for a recall higher, else lower) moves at once."""
-    notes = []
-    for name, (aim, chosen, values) in choices.items():
-        is_above = aim.measure == "recall"
-        beyond = values[values >= chosen.threshold] if is_above else values[values < chosen.threshold]
-        if aim.measure != "fixed" and beyond.size:
-            tied = int((values == (beyond.min() if is_above else beyond.max())).sum())
-            if tied >= max(_FEWEST_TIED, _TIED * len(values)):
-                rows = f"{tied} of {len(values)} rows of the tuning set"
-                notes.append(f"{name}: {rows} share a probability: no threshold splits them")
-    if len(notes) > _MOST_TOLD:
-        return [f"{len(notes)} labels have many rows that share a probability"]
-    return notes
-
-
-def _flips(task: TaskInfo, logits: Mapping[str, Outputs], variant: str, temperature: float) -> list[str]:
-    fp32 = {"int8": "fp32", CASCADE: CASCADE_FP32}.get(variant, "")
-    if fp32 not in logits:
-        return []
-    own, others = (decided(activate(logits[name], task.kind, temperature), task) for name in (variant, fp32))
-    flips = int((own != others).any(axis=1).sum())
-    return [f"at the thresholds, {variant} and {fp32} decide {flips} of {len(own)} evaluation rows differently"]

@@ -73,9 +73,9 @@ def judge(
         raise InputError("the arrays do not hold numbers, in rows of one length", given=error) from None
     _check(logits, others, truth, members, kind, metric)
     contract = replace(Contract(), {"max_drop": max_drop, "confidence": confidence})
-    quality = compare(logits, Other("teacher", others), truth, kind, metric, contract=contract, groups=members)
-    if quality is None:
+    if contract.limits.max_drop is None:
         raise InputError("max_drop is missing", given=max_drop, remedy="points of the metric, such as 1.0")
+    quality = compare(logits, Other("teacher", others), truth, kind, metric, contract=contract, groups=members)
     return Shown(**quality.model_dump(), verdict=judge_drop(contract, quality))
 
 
@@ -95,11 +95,10 @@ def compare(
     contract: Contract,
     groups: Groups | None = None,
     look: int = 1,
-) -> Quality | None:
-    """Compare two models; None without `max_drop`."""
+) -> Quality:
+    """Compare two models. The contract must have a `max_drop`."""
     max_drop = contract.limits.max_drop
-    if max_drop is None:
-        return None
+    assert max_drop is not None
     score, other_score = (
         metrics.compute(logits, labels, kind, (metric,))[metric] for logits in (student, other.logits)
     )
@@ -173,10 +172,8 @@ def _check(student: Outputs, teacher: Outputs, labels: Labels, groups: Groups | 
         raise InputError("the groups do not fit the answers", given=given, remedy="(rows,)")
     if not all(np.isfinite(array).all() for array in (student, teacher, labels)):
         raise InputError("not every value is a number", given="NaN or infinity", remedy="leave these rows out")
-    not_places = "labels are indices of the outputs, from 0"
-    if traits.is_exclusive and not (labels % 1 == 0).all():
-        raise InputError(not_places, given="a number that is not whole")
-    if traits.is_exclusive and not 0 <= labels.min() <= labels.max() < outputs:
-        raise InputError(not_places, given=f"{labels.min():g} to {labels.max():g}, {outputs} outputs")
+    if traits.is_exclusive and not np.isin(labels, np.arange(outputs)).all():
+        given = f"{labels.min():g} to {labels.max():g}, {outputs} outputs"
+        raise InputError("labels are indices of the outputs, whole numbers from 0", given=given)
     if traits.has_lists and not np.isin(labels, (0, 1)).all():
         raise InputError("labels of multi-label rows are 0 or 1", given=f"{labels.min():g} to {labels.max():g}")

@@ -90,10 +90,6 @@ def nothing_fits(measured: Measured, contract: Contract, *, has_whole: bool = Fa
     made = sorted(_made(measured, contract), key=lambda form: _worst_miss(form[2], contract))
     if not made:
         return InputError("no candidate could be exported", given=", ".join(measured), remedy="see the lines above")
-    by_kind: dict[str, tuple[str, str, Costs]] = {}
-    for form in made:
-        by_kind.setdefault(kind_of(form[0]).name or form[0], form)
-    missed = [f"{name} in {kind}: {'; '.join(missed_costs(contract, costs))}" for name, kind, costs in by_kind.values()]
     (name, precision, costs), limits = made[0], contract.limits
     possible = (
         (limits.max_latency_ms, f"--max-latency-ms {1.1 * costs.latency_ms:.3g}"),
@@ -101,15 +97,11 @@ def nothing_fits(measured: Measured, contract: Contract, *, has_whole: bool = Fa
         (limits.min_rows_per_s, f"--set contract.min_rows_per_s={0.9 * costs.rows_per_s:.0f}"),
     )
     reachable = " ".join(option for limit, option in possible if limit is not None)
-    remedy = f"ask for what {name} in {precision} keeps ({reachable}), for a smaller --student, or bring a smaller "
-    remedy += "teacher (--teacher)"
+    remedy = f"ask for what {name} in {precision} keeps ({reachable}), a smaller --student, or a smaller --teacher"
     if limits.max_size_mb is not None and has_whole:
         remedy += "; --set student.vocabulary=auto makes files smaller"
-    return OutOfReach(
-        "no possible student keeps the contract, so nothing was trained",
-        given="the nearest is " + "\n    then ".join(missed),
-        remedy=remedy,
-    )
+    given = f"the nearest is {name} in {precision}: {'; '.join(missed_costs(contract, costs))}"
+    return OutOfReach("no possible student keeps the contract, so nothing was trained", given=given, remedy=remedy)
 
 
 def _made(measured: Measured, contract: Contract) -> list[tuple[str, str, Costs]]:

@@ -44,20 +44,6 @@ class EvaluationAnswers:
         return Other("teacher", self.teacher)
 
 
-@dataclass(frozen=True)
-class Tuning:
-    """Scores on the tuning set. They choose the precision, so that the evaluation rows judge one model."""
-
-    scores: Mapping[str, float]  # points, by variant
-    other: float  # points of the teacher or better baseline
-
-    def excess_drop(self, contract: Contract, variant: str) -> float:
-        limit = contract.limits.max_drop
-        if limit is None or variant not in self.scores:
-            return 0.0
-        return max(0.0, self.other - self.scores[variant] - limit)
-
-
 def judged_device(training_device: str) -> Device:
     import onnxruntime
 
@@ -75,7 +61,7 @@ def judge_artifact(
     manifest: Manifest,
     contract: Contract,
     answers: EvaluationAnswers,
-    tuning: Tuning,
+    tuning: Mapping[str, float],
     *,
     device: Device,
     int8_allowed: bool,
@@ -85,15 +71,18 @@ def judge_artifact(
     """Choose the variant by its costs and the tuning set, and judge it by the evaluation rows.
 
     Args:
+        tuning: points on the tuning set by variant, relative to the teacher or better baseline. They choose the
+            precision, so that the evaluation rows judge one model.
         int8_allowed: False if int8 lost more than `quantize.max_int8_drop`.
         look: given the judged answers, returns the number of this look at the evaluation rows.
     """
-    tried = []
+    tried, most_lost = [], contract.limits.max_drop
     for variant in _in_turn(manifest, device, int8_allowed=int8_allowed):
         engine = load(artifact, contract, device, variant=variant)
         rows = rows_to_time(engine, answers.texts, contract.at)
         costs = _costs(engine, contract, rows)
-        misses = (len(missed_costs(contract, costs)), tuning.excess_drop(contract, variant))
+        excess = 0.0 if most_lost is None else max(0.0, -tuning.get(variant, 0.0) - most_lost)
+        misses = (len(missed_costs(contract, costs)), excess)
         tried.append((misses, variant, engine, rows, costs))
         if not any(misses):
             break
@@ -131,7 +120,7 @@ def judge_answers(
 ) -> Answers:
     """Measure what a contract requires of answers."""
     quality = None
-    if other is not None:
+    if other is not None and contract.limits.max_drop is not None:
         quality = compare(logits, other, labels, task.kind, task.metric, contract=contract, groups=groups, look=look)
     return quality, found_rates(contract, task, probabilities, labels, groups=groups, look=look)
 

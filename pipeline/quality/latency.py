@@ -144,11 +144,9 @@ def rows_to_time(engine: Engine, texts: Sequence[Text], conditions: Conditions) 
 
 def check_length(conditions: Conditions, longest: int) -> None:
     if conditions.length is not None and conditions.length > longest:
-        raise InputError(
-            "the contract's length is more than the model takes",
-            given=f"{conditions.length} tokens, at most {longest}",
-            remedy=f"--set contract.at.length={longest}, or --set data.max_length={conditions.length}",
-        )
+        given = f"{conditions.length} tokens, at most {longest}"
+        remedy = f"--set contract.at.length={longest}, or --set data.max_length={conditions.length}"
+        raise InputError("the contract's length is more than the model takes", given=given, remedy=remedy)
 
 
 def rows_of(lengths: Sequence[int], engine: Engine) -> list[Text]:

@@ -25,7 +25,7 @@ from kdc.pipeline.packaging.card import model_card
 from kdc.pipeline.packaging.hugging_face import add_hugging_face_files, card_metadata
 from kdc.pipeline.packaging.lineage import base_models, hub_dataset, lineage_of
 from kdc.pipeline.packaging.manifest import ONNX_FILES, manifest_of, without_unused_cascades
-from kdc.pipeline.quality.judging import Tuning, judge_artifact, judged_device
+from kdc.pipeline.quality.judging import judge_artifact, judged_device
 from kdc.pipeline.results.artifact import CascadeResult, EvaluateResult, ExportResult, PackageResult, QuantizeResult
 from kdc.pipeline.results.training import StudentResult, TargetsResult, TeacherResult
 from kdc.pipeline.rundir.context import Run
@@ -117,10 +117,9 @@ def _judged(
         return with_decisions(manifest), None, notes
     write_manifest(folder, manifest)  # the engine needs a manifest
     student, teacher = run.result(StudentResult).tune[metric], run.result(TeacherResult).tune[metric]
-    tuning = Tuning(
-        scores=tuning_scores(student, quantized, variants.pairs, metric),
-        other=score_to_keep(comparison, teacher, contract.against),
-    )
+    to_keep = score_to_keep(comparison, teacher, contract.against)
+    scores = tuning_scores(student, quantized, variants.pairs, metric)
+    tuning = {variant: score - to_keep for variant, score in scores.items()}
     manifest, judgement = judge_artifact(
         folder,
         manifest,

@@ -11,7 +11,7 @@ from kdc.artifact.contract.text import refuse_failed
 from kdc.artifact.folder import load_manifest
 from kdc.common.errors import InputError, without_secrets
 from kdc.common.places import STANDARD, File, file_system, is_local, lock, whole_file_at
-from kdc.common.progress import RowCounter
+from kdc.common.progress import Meter
 from kdc.common.ray import connected
 from kdc.serving.bulk.inputs import read_all
 from kdc.serving.bulk.job import Counts, FinishedWindows, Job, Progress, WindowRecord, record_of
@@ -85,9 +85,9 @@ def _locally(request: PredictRequest, files: list[File]) -> PredictResult:
 def _watched(job: Job, where: str, work: Callable[[Progress], Counts]) -> PredictResult:
     output, began, speed = without_secrets(job.request.output), time.perf_counter(), Speed()
     # No bar on a terminal that shows the answers.
-    with RowCounter(draws=job.request.output != STANDARD or not sys.stdout.isatty()) as counter:
+    with Meter(draws=job.request.output != STANDARD or not sys.stdout.isatty()) as counter:
         counter.say(f"{job.task.name}: {where} -> {output}")
-        counter.start(sum(file.size for file in job.files) or None)
+        counter.start("rows", sum(file.size for file in job.files) or None)
         counts = work(lambda counts, done: counter.update(done, counts.read, speed(counts)))
     seconds = time.perf_counter() - began
     return PredictResult(

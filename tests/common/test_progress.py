@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from kdc.common.progress import Meter, Reporter, RowCounter
+from kdc.common.progress import Meter, Reporter
 
 
 def show_all(quiet: bool = False) -> None:
@@ -18,8 +18,8 @@ def show_all(quiet: bool = False) -> None:
     with Meter() as meter:
         meter.start("pull x", 100)
         meter.advance(50)
-    with RowCounter() as counter:
-        counter.start(100)
+    with Meter() as counter:
+        counter.start("rows", 100)
         counter.update(50, 3, 1.5)
 
 
@@ -42,7 +42,7 @@ def test_without_a_terminal_a_line_now_and_then_says_where_the_stage_is(capsys: 
     lines = capsys.readouterr().err.splitlines()
     assert lines[-1].startswith("teacher: done")  # and none after it
     assert 2 <= len(lines) - 2 <= 4
-    found = re.fullmatch(r"teacher: 1 s, step (\d) of 80, (\d+) rows/s, loss 0.500, about (\d+) s left", lines[-2])
+    found = re.fullmatch(r"teacher: 1 s, step (\d) of 80, (\d+) rows/s, loss 0.500, about 0:00:(\d+) left", lines[-2])
     assert found is not None, lines
     step, rows, left = map(int, found.groups())
     assert 5 <= step <= 8

@@ -199,14 +199,14 @@ def test_a_finished_run_abstains_by_its_last_stage_alone(finished: Finished, tmp
         (told.accuracy.hits, told.accuracy.of),
     ]
     assert (judgement.quality, judgement.required[0].look) == (None, 1)
-    again = verify_artifact(folder).judgement
+    again, _ = verify_artifact(folder)
     assert (again.required, again.compared) == (judgement.required, False)
     with pytest.raises(InputError, match="without rows"):
         verify_artifact(folder, given={"require": ["coverage>=0.5"]})
     columns = {name: getattr(finished.config.data, name) for name in ("text", "text_pair", "label")}
-    rows = verify_artifact(folder, data=finished.folder / "eval.csv", columns=columns)
-    assert rows.judgement.compared
-    assert rows.judgement.required == judgement.required
+    rows, _ = verify_artifact(folder, data=finished.folder / "eval.csv", columns=columns)
+    assert rows.compared
+    assert rows.required == judgement.required
 
 
 def test_a_model_that_is_always_wrong_answers_as_little_as_is_tried() -> None:

@@ -66,10 +66,10 @@ def test_the_contract_judges_against_the_best(weak: tuple[Path, Any]) -> None:
     assert made.verdict == "fail"
     assert quality.against == "tfidf"
     assert quality.teacher == pytest.approx(made.metrics["tfidf"]["macro_f1"])
-    judged = verify_artifact(made.artifact, data=folder / "eval.csv", columns={})
-    assert (judged.judgement.quality.against, judged.judgement.verdict) == ("tfidf", "fail")  # type: ignore[union-attr]
-    alone = verify_artifact(made.artifact, data=folder / "eval.csv", columns={}, given={"against": "teacher"})
-    assert (alone.judgement.quality.against, alone.judgement.verdict) == ("teacher", "pass")  # type: ignore[union-attr]
+    judged, _ = verify_artifact(made.artifact, data=folder / "eval.csv", columns={})
+    assert (judged.quality.against, judged.verdict) == ("tfidf", "fail")  # type: ignore[union-attr]
+    alone, _ = verify_artifact(made.artifact, data=folder / "eval.csv", columns={}, given={"against": "teacher"})
+    assert (alone.quality.against, alone.verdict) == ("teacher", "pass")  # type: ignore[union-attr]
 
 
 @pytest.mark.slow
@@ -79,8 +79,8 @@ def test_rows_that_the_baseline_never_saw_are_not_judged_by_the_teacher_in_silen
     teacher = str(folder / "run" / "teacher" / "model")
     with pytest.raises(InputError, match="no answers to these rows"):
         verify_artifact(made.artifact, data=other, columns={}, teacher=teacher)
-    judged = verify_artifact(made.artifact, data=other, columns={}, teacher=teacher, given={"against": "teacher"})
-    assert judged.judgement.verdict == "pass"
+    judged, _ = verify_artifact(made.artifact, data=other, columns={}, teacher=teacher, given={"against": "teacher"})
+    assert judged.verdict == "pass"
 
 
 def test_a_probe_that_is_better_is_the_teacher(tmp_path: Path) -> None:

@@ -175,7 +175,8 @@ def test_shares_are_verified_with_the_groups_of_the_evaluation(contracted: Contr
         manifest.model_copy(update={"files": manifest.files | describe_files(artifact, ["evaluation.npz"])}),
     )
     asked = Contract(limits=Limits(require=("accuracy>=0.5",)))
-    rate = verify_artifact(artifact, contract=asked, data=contracted.folder / "eval.csv").judgement.required[0].rate
+    judged, _ = verify_artifact(artifact, contract=asked, data=contracted.folder / "eval.csv")
+    rate = judged.required[0].rate
     _, sizes = np.unique(arrays["group"], return_counts=True)
     count = rate.of**2 / (sizes**2).sum()
     right = count * rate.hits / rate.of
@@ -250,13 +251,13 @@ def test_an_artifact_that_was_judged_elsewhere_is_said_to_be_so(
 def test_an_earlier_quality_does_not_answer_another_question(contracted: Contracted, tmp_path: Path) -> None:
     done = kdc("verify", str(contracted.passed), "--max-drop", "59")
     assert done.returncode == 2
-    assert "it was judged by --max-drop 60" in done.stderr
+    assert "was judged by --max-drop 60" in done.stderr
     promised = load_manifest(contracted.passed).contract
     assert promised is not None
     other = {"int8": "fp32", "fp32": "int8"}[promised.variant]
     done = kdc("verify", str(copy_with(contracted.passed, tmp_path / "other", variant=other)))
     assert done.returncode == 2
-    assert f"{other} was judged, and {promised.variant} is loaded here" in done.stderr
+    assert f"{other} was judged by" in done.stderr
 
 
 def test_fewer_threads_than_were_judged_are_said_to_be_so(

@@ -147,8 +147,8 @@ def test_a_run_chooses_by_the_tuning_slice_and_tells_of_the_evaluation_rows(thre
     assert not any("at the thresholds" in note for note in facts.notes)  # there are none
 
 
-def again(three: tuple[Path, Config], folder: Path, **operating: Any) -> tuple[TaskInfo, tuple[str, ...]]:
-    """What the run decides with other settings, and its notes; only its last stage may be done again."""
+def again(three: tuple[Path, Config], folder: Path, **operating: Any) -> TaskInfo:
+    """What the run decides with other settings; only its last stage may be done again."""
     root, config = three
     shutil.copytree(root, folder / "run", symlinks=True)
     settings: dict[str, Any] = {"run": config.run.model_copy(update={"out": folder / "run"})}
@@ -156,7 +156,7 @@ def again(three: tuple[Path, Config], folder: Path, **operating: Any) -> tuple[T
     made = tiny_runs.compress(config.model_copy(update=settings))
     assert [name for name, record in made.stages.items() if not record.skipped] == ["package"]
     assert made.result is not None
-    return load_manifest(folder / "run" / made.result.artifact).task, made.result.notes
+    return load_manifest(folder / "run" / made.result.artifact).task
 
 
 def test_sets_that_a_slice_is_too_small_for_are_refused_with_those_that_it_has_rows_for(
@@ -172,7 +172,6 @@ def test_sets_that_a_slice_is_too_small_for_are_refused_with_those_that_it_has_r
 
 
 def test_a_run_with_sets_can_abstain_too(three: tuple[Path, Config], tmp_path: Path) -> None:
-    task, notes = again(three, tmp_path, abstain="0.5")
+    task = again(three, tmp_path, abstain="0.5")
     assert task.sets == load_manifest(three[0] / "artifact").task.sets
     assert task.abstain is not None
-    assert any("sets of labels" in note for note in notes)

@@ -14,15 +14,14 @@ from numpy.typing import NDArray
 from scipy.stats import binomtest
 from tiers import others_slow
 
-from kdc.artifact.contract.rates import Rate
-from kdc.artifact.decision import Covered, LabelSets, OperatingPoint
+from kdc.artifact.decision import OperatingPoint
 from kdc.artifact.folder import load_manifest
 from kdc.artifact.manifest import TaskInfo
 from kdc.common.errors import BoundNotShown, InputError
 from kdc.pipeline.config.aims import Aim, aims_of, parse_aim
 from kdc.pipeline.config.resolve import layer_of, resolve
 from kdc.pipeline.data.prepared import open_data, texts_of
-from kdc.pipeline.evaluation.thresholds import _Choice, _flips, _of_sets, _refuse_unshown, _ties, _unreached
+from kdc.pipeline.evaluation.thresholds import _Choice, _refuse_unshown, _unreached
 from kdc.pipeline.quality.decision_rates import rates
 from kdc.pipeline.quality.operating import Chosen, choose
 from kdc.pipeline.rundir.record import CompressResult
@@ -389,8 +388,6 @@ def test_a_finished_run_gets_thresholds_by_its_last_stage_alone(finished: Finish
     assert point.tuning is not None
     assert (point.tuning.precision.value or 0) >= 0.9
     assert "## Decisions" in (made.artifact / "README.md").read_text(encoding="utf-8")
-    assert made.result is not None
-    assert any("evaluation rows differently" in note for note in made.result.notes) == (engine.variant == "int8")
 
 
 def test_a_bound_that_is_not_shown_ends_the_run_and_the_remedy_is_one(finished: Finished, tmp_path: Path) -> None:
@@ -428,7 +425,7 @@ def test_a_bound_that_is_not_shown_ends_the_run_and_the_remedy_is_one(finished: 
 
 
 def choices_of(asked: tuple[str, ...], chosen: dict[str, Chosen]) -> dict[str, _Choice]:
-    return {label: _Choice(aim, chosen[label], np.zeros(0)) for label, aim in aims_of(asked, TOXIC).items()}
+    return {label: _Choice(aim, chosen[label]) for label, aim in aims_of(asked, TOXIC).items()}
 
 
 def test_of_a_bound_for_all_labels_rare_ones_may_miss_it() -> None:
@@ -457,40 +454,13 @@ def test_of_a_bound_for_all_labels_rare_ones_may_miss_it() -> None:
         _refuse_unshown("--aim", choices_of(("recall>=0.9",), chosen))
 
 
-def test_rows_with_one_probability_beside_a_threshold_are_told() -> None:
-    """Would catch a choice among thresholds that part nothing, without a word of it, and words on rows that are nowhere
-    near the threshold, or where nothing was chosen."""
-    alike = np.append(np.full(12, 0.25), np.linspace(0.5, 1, 88))
-    for aim, threshold, is_told in (
-        ("precision>=0.9", 0.4, True),
-        ("precision>=0.9", 0.9, False),
-        ("recall>=0.9", 0.2, True),
-        ("recall>=0.9", 0.4, False),
-        ("0.4", 0.4, False),
-    ):
-        told = _ties({"toxic": _Choice(parse_aim(aim), Chosen(threshold), alike)})
-        words = "toxic: 12 of 100 rows of the tuning set share a probability: no threshold splits them"
-        assert told == ([words] if is_told else [])
-
-
-def test_so_many_rows_with_one_probability_are_told_as_are_a_twentieth_of_the_rows_or_ten() -> None:
-    for rows, tied, is_told in ((100, 9, False), (100, 10, True), (400, 19, False), (400, 20, True)):
-        alike = np.append(np.full(tied, 0.25), np.linspace(0.5, 1, rows - tied))
-        told = _ties({"toxic": _Choice(parse_aim("precision>=0.9"), Chosen(0.4), alike)})
-        assert bool(told) is is_told
-        many = {str(name): _Choice(parse_aim("f1"), Chosen(0.4), alike) for name in range(6)}
-        assert [note[:11] for note in _ties(many)] == (["6 labels ha"] if is_told else [])
-        many.pop("5")
-        assert len(_ties(many)) == (5 if is_told else 0)
-
-
 def test_of_many_labels_the_first_five_are_told_and_how_many_more_there_are() -> None:
     """Would catch labels that are told of twice or not at all, and words on none more."""
     for count, more in ((1, ""), (3, ""), (5, ""), (6, "; and 1 more"), (13, "; and 8 more")):
         names = [f"l{number}" for number in range(count)]
         aim, missed = parse_aim("recall>=0.9"), Chosen(0.5, reached=False, note="few rows")
         with pytest.raises(InputError) as refused:
-            _refuse_unshown("--aim", {name: _Choice(aim, missed, np.zeros(0)) for name in names})
+            _refuse_unshown("--aim", {name: _Choice(aim, missed) for name in names})
         told = "; ".join(f"{name}: recall>=0.9: few rows" for name in names[:5])
         assert refused.value.given == told + more
         points = [OperatingPoint(label=name, threshold=0.5, aim="f1", reached=False, note="few rows") for name in names]
@@ -504,7 +474,7 @@ def test_what_shows_nothing_is_not_advised() -> None:
     for proven, is_advised in (("0.0000", False), ("0.0001", True), ("0.9999", True), ("1.0000", False), ("", False)):
         missed = Chosen(0.5, reached=False, note="few rows", proven=proven)
         with pytest.raises(InputError) as refused:
-            _refuse_unshown("--aim", {"toxic": _Choice(parse_aim("recall>=0.9"), missed, np.zeros(0))})
+            _refuse_unshown("--aim", {"toxic": _Choice(parse_aim("recall>=0.9"), missed)})
         assert ("ask for less" in refused.value.remedy) is is_advised
         assert ("more labelled rows" in refused.value.remedy) is not is_advised
 
@@ -512,33 +482,9 @@ def test_what_shows_nothing_is_not_advised() -> None:
 @pytest.mark.parametrize("aim", ["f1", "matthews", "precision>=0.9", "recall>=0.9", "fpr<=0.1", "0.4"])
 def test_a_threshold_names_the_graph_whose_probabilities_chose_it(aim: str) -> None:
     """A person's own threshold was chosen by none."""
-    fields = _Choice(parse_aim(aim), Chosen(0.4, reached=False, note="why"), np.zeros(0)).fields("int8")
+    fields = _Choice(parse_aim(aim), Chosen(0.4, reached=False, note="why")).fields("int8")
     told = (fields["threshold"], fields["reached"], fields["note"], fields["variant"])
     assert told == (0.4, False, "why", "" if aim == "0.4" else "int8")
-
-
-def test_what_sets_do_is_told_in_percent() -> None:
-    sets = LabelSets(coverage=0.95, at_least=0.1)
-    assert _of_sets(None) == _of_sets(sets) == []
-    hits, ones = (Rate(hits=count, of=100, low=0.0, high=1.0) for count in (94, 60))
-    counted = sets.model_copy(update={"evaluation": Covered(coverage=hits, single=ones, size=1.5)})
-    assert _of_sets(counted) == [
-        f"sets of labels hold the true label for {hits.text} % of the evaluation rows (asked: 95 %); they average 1.50 "
-        f"labels, and {ones.text} % have one"
-    ]
-
-
-def test_rows_that_8_bits_decide_otherwise_are_counted_once_each() -> None:
-    """Of a row with two flips, one of a flip upwards, one of a flip downwards and one without."""
-    fp32 = np.array([[1.0, -1.0, 0.0], [-1.0, 1.0, 1.0], [1.0, 1.0, 1.0], [1.0, 1.0, 1.0]], dtype=np.float32) - 0.5
-    int8 = fp32.copy()
-    int8[0, :2] *= -1
-    int8[1, 0] = 1
-    int8[2, 0] = -1
-    told = "at the thresholds, int8 and fp32 decide 3 of 4 evaluation rows differently"
-    assert _flips(TOXIC, {"fp32": fp32, "int8": int8}, "int8", 1.0) == [told]
-    assert _flips(TOXIC, {"fp32": fp32, "int8": fp32}, "int8", 1.0) == [told.replace("3 of", "0 of")]
-    assert _flips(TOXIC, {"fp32": fp32}, "fp32", 1.0) == _flips(TOXIC, {"int8": int8}, "int8", 1.0) == []
 
 
 def test_an_aim_that_the_labels_cannot_have_is_refused_before_any_training(finished: Finished, tmp_path: Path) -> None:

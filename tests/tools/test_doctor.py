@@ -68,11 +68,6 @@ def test_the_json_of_a_report_is_read_back_as_the_same_report(report: Report) ->
     assert Report.model_validate_json(report.model_dump_json()) == report
 
 
-def test_a_broken_torch_has_only_its_error_in_json() -> None:
-    assert _with(torch={"error": "no libcudart"}).model_dump(mode="json")["torch"] == {"error": "no libcudart"}
-    assert _with().model_dump(mode="json")["torch"] == HEALTHY["torch"]
-
-
 def test_the_cpu_provider_really_starts(report: Report) -> None:
     assert Provider(name="CPUExecutionProvider", starts=True) in report.providers
 
@@ -133,9 +128,7 @@ def test_a_healthy_machine_gets_no_advice() -> None:
         ("providers", [{"name": "CPUExecutionProvider", "starts": True, "reason": ""}], "problem", "no CUDA provider"),
         ("torch/cuda", False, "problem", "PyTorch does not see it"),
         ("torch", {"error": "ended with status 1"}, "problem", "PyTorch cannot be imported"),
-        ("nvidia", {"driver": None, "devices": [], "detail": "no nvidia-smi"}, "note", "no NVIDIA GPU"),
         ("cpu/instructions", {"avx2": True, "avx512_vnni": False}, "note", "no int8 dot products"),
-        ("cores/usable", 2, "note", "2 of the machine's 8 cores"),
         ("memory/limit_bytes", 2 * 1024**3, "note", "2.0 GiB of memory"),
         ("hub/reachable", False, "note", "the hub cannot be reached"),
         ("minilm/usable", False, "problem", "weights of all-MiniLM-L6-v2"),
@@ -149,7 +142,7 @@ def test_what_is_wrong_is_named_with_a_remedy(path: str, value: object, level: s
 
 
 def test_problems_come_before_notes() -> None:
-    report = _with(**{"cores/usable": 2, "minilm/usable": False})
+    report = _with(**{"memory/limit_bytes": 2 * 1024**3, "minilm/usable": False})
     assert [advice.level for advice in advise(report)] == ["problem", "note"]
 
 

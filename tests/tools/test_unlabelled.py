@@ -100,7 +100,7 @@ def truth(rows: Sequence[Row]) -> dict[str, str]:
 
 
 def judged(artifact: Path, filled: Path, max_drop: float = 1.0, **given: Any) -> Judgement:
-    return verify_artifact(artifact, labelled=filled, given={"max_drop": max_drop} | given).judgement
+    return verify_artifact(artifact, labelled=filled, given={"max_drop": max_drop} | given)[0]
 
 
 def one_hot(answers: Sequence[str]) -> NDArray[np.float64]:

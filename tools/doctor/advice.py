@@ -54,11 +54,6 @@ def _providers(report: Report) -> Iterator[Advice]:
             "install it again: in kdc's folder `pip install --force-reinstall .`",
         )
     if report.nvidia.driver is None:
-        yield _note(
-            f"no NVIDIA GPU to be used: {report.nvidia.detail}",
-            "nothing to do without one, kdc runs on the CPU; else install the NVIDIA driver, and give a container its "
-            "GPU (`docker run --gpus all`)",
-        )
         return
     if providers and cuda is None:
         yield _problem(
@@ -85,11 +80,6 @@ def _machine(report: Report) -> Iterator[Advice]:
         yield _note(
             "this CPU has no int8 dot products, so int8 models gain little here and may answer slightly differently",
             "choose the variant on a machine like the one that serves; `kdc inspect` says which CPU judged it",
-        )
-    if report.cores.usable < (report.cores.host or 0):
-        yield _note(
-            f"{report.cores.usable} of the machine's {report.cores.host} cores may be used here",
-            "nothing to do, threads are sized to that; for more, raise the container's CPU limit",
         )
     memory = [size for size in (report.memory.total_bytes, report.memory.limit_bytes) if size is not None]
     if memory and min(memory) < _SMALL_MEMORY_BYTES:

@@ -1,8 +1,8 @@
 """The report of `kdc doctor`, as JSON or text."""
 
-from typing import Any, Literal
+from typing import Literal
 
-from pydantic import Field, field_serializer
+from pydantic import Field
 
 from kdc.common.frozen import Frozen
 from kdc.common.machine import Cores, Cpu, Memory, Nvidia
@@ -69,11 +69,6 @@ class Report(Frozen):
     hub: Hub
     minilm: Minilm
     advice: tuple[Advice, ...] = ()  # problems first
-
-    @field_serializer("torch")
-    def _only_what_it_said(self, torch: Torch | None) -> dict[str, Any] | None:
-        """Only fields that the probe gave: a broken PyTorch has just an error."""
-        return None if torch is None else torch.model_dump(exclude_unset=True)
 
 
 def render(report: Report) -> str:

@@ -81,12 +81,10 @@ def export_artifact(
 
 def _one_graph(manifest: Manifest, variant: str | None) -> str:
     variant = variant or manifest.providers[CPU_PROVIDER]
-    is_one = {str(name): value.second is None for name, value in manifest.variants.items()}
-    if variant not in is_one:
-        raise InputError("the artifact has no such variant", given=variant, remedy=f"it has: {', '.join(is_one)}")
-    if not is_one[variant]:
-        remedy = f"--variant with one of {', '.join(name for name, alone in is_one.items() if alone)}"
-        raise InputError("a Triton model is one graph, and this variant is two", given=variant, remedy=remedy)
+    alone = [str(name) for name, value in manifest.variants.items() if value.second is None]
+    if variant not in alone:
+        remedy = f"--variant with one of {', '.join(alone)}"
+        raise InputError("the artifact has no such variant of one graph", given=variant, remedy=remedy)
     return variant
 
 

@@ -62,11 +62,8 @@ def _mlflow() -> Any:
         import mlflow
         import mlflow.pyfunc
     except ModuleNotFoundError as error:
-        raise KdcError(
-            "MLflow is not installed",
-            given=f"no module {error.name}",
-            remedy="`pip install mlflow`, or the smaller `pip install mlflow-skinny pandas sqlalchemy alembic`",
-        ) from error
+        remedy = "`pip install mlflow`, or the smaller `pip install mlflow-skinny pandas sqlalchemy alembic`"
+        raise KdcError("MLflow is not installed", given=f"no module {error.name}", remedy=remedy) from error
     return mlflow
 
 

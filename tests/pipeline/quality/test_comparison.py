@@ -118,7 +118,7 @@ MULTI: dict[str, Any] = {
         ({"labels": np.zeros((20, 2))}, "labels do not fit"),
         ({"groups": np.zeros(19)}, "groups do not fit"),
         ({"groups": np.zeros(21)}, "groups do not fit"),
-        ({"labels": np.full(20, 0.5)}, "a number that is not whole"),
+        ({"labels": np.full(20, 0.5)}, "whole numbers from 0"),
         ({"labels": np.full(20, -1)}, "indices of the outputs"),
         ({"labels": np.full(20, 2)}, "indices of the outputs"),
         (MULTI | {"labels": np.full((20, 3), 2)}, "multi-label rows are 0 or 1"),

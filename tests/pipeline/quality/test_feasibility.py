@@ -137,16 +137,9 @@ def test_where_nothing_could_be_exported_it_says_so() -> None:
     assert "no candidate could be exported" in str(nothing_fits(students, within(max_size_mb=9)))
 
 
-def test_where_nothing_fits_the_nearest_of_each_kind_is_named() -> None:
-    """Would catch a person who learns of one student alone, whatever else is nearly small enough."""
-    costs = {"layers:0": 9.0, "layers:0,1": 12.0, "static": 4.0, "conv:width=64": 3.0, "conv": 5.0}
-    students = {
-        name: StudentCosts(parameters=1, variants={"int8": Costs(latency_ms=1.0, rows_per_s=1.0, size_mb=size)})
-        for name, size in costs.items()
-    }
-    error = nothing_fits(students, within(max_size_mb=1))
-    named = [line.split(" in int8")[0].split()[-1] for line in str(error.given).splitlines()]
-    assert named == ["conv:width=64", "static", "layers:0"]
-    assert "student.vocabulary" not in error.remedy  # it may not be possible
+def test_a_smaller_vocabulary_is_advised_only_if_it_makes_files_smaller() -> None:
+    costs = Costs(latency_ms=1.0, rows_per_s=1.0, size_mb=9.0)
+    students = {"layers:0": StudentCosts(parameters=1, variants={"int8": costs})}
+    assert "student.vocabulary" not in nothing_fits(students, within(max_size_mb=1)).remedy
     assert "--set student.vocabulary=auto" in nothing_fits(students, within(max_size_mb=1), has_whole=True).remedy
     assert "student.vocabulary" not in nothing_fits(students, within(max_latency_ms=0.1), has_whole=True).remedy

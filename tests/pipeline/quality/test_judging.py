@@ -13,7 +13,7 @@ from kdc.artifact.folder import load_manifest
 from kdc.artifact.manifest import Manifest, Variant
 from kdc.pipeline.quality import judging
 from kdc.pipeline.quality.comparison import Other
-from kdc.pipeline.quality.judging import EvaluationAnswers, Tuning, judge_artifact
+from kdc.pipeline.quality.judging import EvaluationAnswers, judge_artifact
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 LABELS = np.arange(400) % 2
@@ -61,7 +61,7 @@ class Judged:
             self.manifest.model_copy(update={"providers": {CPU: first}}),
             contract,
             answers,
-            Tuning(tuning or {"fp32": 90.0, "int8": 90.0}, other=90.0),
+            {name: points - 90.0 for name, points in (tuning or {"fp32": 90.0, "int8": 90.0}).items()},
             device="cpu",
             int8_allowed=int8_allowed,
             look=look,
@@ -151,17 +151,6 @@ def test_beside_a_cascade_a_gpu_tries_the_first_model_alone(
     assert judging._in_turn(manifest, "cuda", int8_allowed=True) == expected
 
 
-@pytest.mark.parametrize(
-    ("limit", "score", "expected"), [(1.0, 88.0, 1.0), (1.0, 89.0, 0.0), (1.0, 91.0, 0.0), (None, 50.0, 0.0)]
-)
-def test_what_a_variant_loses_beyond_the_limit_on_the_tuning_slice(
-    limit: float | None, score: float, expected: float
-) -> None:
-    contract = Contract(limits=Limits(max_drop=limit, max_size_mb=1.0))
-    assert Tuning({"int8": score}, other=90.0).excess_drop(contract, "int8") == expected
-    assert Tuning({}, other=90.0).excess_drop(contract, "int8") == 0.0
-
-
 def test_the_evaluation_rows_judge_one_variant_though_it_fails_and_another_would_pass(judged: Judged) -> None:
     """Would catch: a second look at the rows, which makes a pass by chance likelier than stated."""
     judgement = judged.judge(Contract(limits=Limits(max_drop=1.0)))
@@ -169,9 +158,13 @@ def test_the_evaluation_rows_judge_one_variant_though_it_fails_and_another_would
     assert len(judged.looks) == 1
 
 
-def test_a_variant_that_loses_too_much_on_the_tuning_slice_is_not_the_one_that_is_judged(judged: Judged) -> None:
-    judgement = judged.judge(Contract(limits=Limits(max_drop=1.0)), tuning={"fp32": 90.0, "int8": 88.0})
-    assert (judgement.variant, judgement.verdict) == ("fp32", "pass")
+@pytest.mark.parametrize(("int8", "variant"), [(88.0, "fp32"), (89.0, "int8"), (91.0, "int8"), (None, "int8")])
+def test_a_variant_that_loses_too_much_on_the_tuning_slice_is_not_the_one_that_is_judged(
+    judged: Judged, int8: float | None, variant: str
+) -> None:
+    tuning = {"fp32": 90.0} | ({} if int8 is None else {"int8": int8})
+    judgement = judged.judge(Contract(limits=Limits(max_drop=1.0)), tuning=tuning)
+    assert (judgement.variant, judgement.verdict) == (variant, "pass" if variant == "fp32" else "fail")
     assert len(judged.looks) == 1
 
 

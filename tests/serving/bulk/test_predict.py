@@ -595,8 +595,6 @@ def test_addresses_tell_their_format_and_keep_their_secrets_to_themselves() -> N
     for address, expected in (
         ("https://h/rows.csv?X-Signature=a.parquet", "csv"),
         ("https://h/rows.jsonl.gz?token=x", "jsonl"),
-        ("https://h/download?file=rows.tsv", "tsv"),
-        ("https://h/download?file=rows.csv.gz", "csv"),
         ("odd?name.csv", "csv"),
     ):
         assert format_of(address) == File(without_secrets(address), None, address, 0, "").format == expected
