@@ -9,8 +9,8 @@ from kdc.pipeline.config.metrics import Floats, Scorer
 
 _SEED = 0  # the same units always have the same interval
 _FEWEST_RESAMPLES, _MOST_RESAMPLES = 2000, 20_000
-_NUMBERS = 1_600_000  # more resamples than needed are drawn, up to this many numbers in all
-_IN_A_TAIL = 20  # resamples beyond each end, if `_MOST_RESAMPLES` allow it: with few the end is an extreme value
+_NUMBERS = 1_600_000  # extra resamples are drawn while resamples * width stay below this
+_IN_A_TAIL = 20  # resamples wanted beyond each end; with few, the end is an extreme value
 _MOST_BLOCKS = 2000  # of the jackknife
 _AT_A_TIME = 250_000  # numbers in a block of weights: 2 MB fit a core's cache
 
@@ -65,7 +65,7 @@ def _drawn(counts: Floats, size: int, generator: np.random.Generator) -> Floats:
     units, total = len(counts), int(counts.sum())
     if total > units:
         return generator.multinomial(total, counts / total, size=size).astype(np.float64)
-    # Faster if every unit is a single row.
+    # Faster, if all counts are 1.
     drawn = generator.integers(0, units, (size, units)) + units * np.arange(size)[:, None]
     return np.bincount(drawn.ravel(), minlength=size * units).reshape(size, units).astype(np.float64)
 

@@ -83,13 +83,12 @@ def found_rates(
 ) -> tuple[RequiredShare, ...]:
     """Measure the shares that a contract requires.
 
-    A pass needs every share, so each interval's end that can show a pass has the contract's confidence. A fail needs
-    only one share, and with more shares a chance fail is likelier. So the ends that can show a fail divide the error of
-    a single share.
+    A pass needs every share, so interval ends that can show a pass keep the contract's confidence. One share suffices
+    for a fail, so ends that can show a fail get Bonferroni's correction.
 
     Args:
-        groups: rows of one group count as identical. With the design effect, verdicts would err twice as often if few
-            rows of few groups are wrong.
+        groups: rows of one group count as identical. The design effect is not used: verdicts would err twice as often
+            if few rows of few groups are wrong.
     """
     required = contract.limits.require
     if not required:

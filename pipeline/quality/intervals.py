@@ -1,8 +1,8 @@
 """Confidence intervals, in points, of one model's score and of two models' difference on the same rows.
 
-Accuracy has formulas: Wilson's interval for one model, Tango's for two. Other metrics use the BCa bootstrap, with
-Student's quantile: the number of rows or groups that move the score gives its degrees of freedom. Measured error
-rates: docs/benchmarks/verdicts.md.
+Accuracy has formulas: Wilson's interval for one model, Tango's for two. Other metrics use the BCa bootstrap. The
+bootstrap and grouped rows take Student's quantile: the effective number of rows or groups gives its degrees of freedom.
+Measured error rates: docs/benchmarks/verdicts.md.
 """
 
 import math
@@ -22,7 +22,7 @@ from kdc.pipeline.quality.bootstrap import bca
 from kdc.pipeline.quality.unseen import unseen
 
 _UNSEEN_ROWS = 2  # rows that `design_effect` adds
-_FEWEST_GROUPS = 8  # with fewer effective groups, a bootstrap of a difference can show nothing
+_FEWEST_GROUPS = 8  # with fewer effective groups, a bootstrapped difference neither passes nor fails
 
 Ends = tuple[float, float]
 
@@ -112,9 +112,9 @@ def score_interval(
 def _widened(interval: Ends, middle: float, unseen: float, unequal: float, lowest: float, highest: float) -> Ends:
     """Widen an interval by unobserved changes, within the metric's range; in points.
 
-    One unseen event joins the spread, as in Fay and Feuer (1997, Statistics in Medicine 16:791). `unseen` is the cost
-    of z^2 (about four) events, so z standard errors of one event are about half of it. The event's group is taken to
-    have the root mean square size.
+    The spread of one unseen event is added in quadrature (Fay and Feuer 1997, Statistics in Medicine 16:791). `unseen`
+    is the cost of z^2 (about four) events, so z standard errors of one event cost `unseen / z`, about half. The
+    event's group has the root mean square size.
 
     Args:
         unequal: sum of squared group sizes, relative to equal groups.
@@ -125,8 +125,8 @@ def _widened(interval: Ends, middle: float, unseen: float, unequal: float, lowes
 
 
 def widest(logits: Outputs, others: Outputs, labels: Labels, kind: Kind, *, groups: Groups | None = None) -> list[int]:
-    """Classes that widen the interval of a macro F1 difference, the widest first: by the covariance of their F1
-    difference with the mean of all classes."""
+    """Classes that widen the interval of a macro F1 difference, by falling covariance of their F1 difference with the
+    macro F1 difference."""
     present, influence = influences(logits, others, labels, kind, groups=groups)
     part = influence.T @ influence.sum(axis=1)
     return [int(present[index]) for index in np.argsort(-part) if part[index] > 0]
@@ -137,8 +137,8 @@ def influences(
 ) -> tuple[NDArray[np.intp], Any]:
     """The classes that occur, and how far each group moves their F1 differences, (groups, classes), sparse.
 
-    The delta method: F1 is `2 TP / (answered + actual)`. A row moves it by its `2 TP - F1 (answered + actual)`,
-    divided by `answered + actual` of all rows.
+    The delta method: F1 is `2 TP / (answered + actual)`. A row moves F1 by `2 TP - F1 (answered + actual)`, with the
+    row's own counts, divided by `answered + actual` of all rows.
     """
     from scipy.sparse import csr_array
 
@@ -169,11 +169,11 @@ def wilson(right: float, rows: float, *, quantile: float) -> Ends:
 def tango(lost: float, won: float, rows: float, *, quantile: float) -> Ends:
     """The score interval of the difference of two paired proportions (Tango 1998, Statistics in Medicine 17:891).
 
-    If few rows differ, mostly one way, the interval's end nearer to 0 is too close to the observed difference. Of
-    students with a true drop of exactly the limit, up to 5 % would fail. Each end is therefore the farther of Tango's
-    end and the end corrected for skewness (Edgeworth expansion; Gart and Nam 1988, Biometrics 44:323). If nearly all
-    differing rows are lost, 3.4 % would still fail, since counts are discrete. The corrected end nearer to 0 therefore
-    gets a continuity correction of up to half a row.
+    If few rows differ, mostly one way, the interval's end nearer to 0 is too close to the observed difference. Up to
+    5 % of students whose true drop equals the limit would fail, not 2.5 %. Each end is therefore the farther of Tango's
+    end and the end corrected for skewness (Edgeworth expansion; Gart and Nam 1988, Biometrics 44:323). Counts are
+    discrete, so 3.4 % would still fail if the student loses nearly all differing rows. The corrected end nearer to 0
+    therefore gets a continuity correction of up to half a row.
 
     Args:
         lost: rows that only the other model has right. Counts may be fractions.
@@ -217,12 +217,12 @@ def design_effect(values: Floats, groups: Groups | None, *, correlation: float =
     """The variance of the rows' mean, relative to independent rows (Kish 1965, Survey Sampling, section 5.4); at least
     1.
 
-    A few differing rows say little about it, so two rows are added, as if all rows of their groups were alike. If no
-    row differs, equal groups count as one row each.
+    Few differing values tell little, so two pseudo-rows are added: all rows of their groups are alike. If all values
+    are equal, only the pseudo-rows' effect remains.
 
     Args:
-        values: (rows,) with deviations of about 1, like the added rows.
-        correlation: within the added rows' groups.
+        values: (rows,) in which a differing row deviates by about 1, as a pseudo-row does.
+        correlation: within the pseudo-rows' groups.
     """
     if groups is None:
         return 1.0

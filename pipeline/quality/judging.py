@@ -92,7 +92,7 @@ def judge_artifact(
     student = answers.student(variant, on_gpu=engine.provider == CUDA_PROVIDER)
     probabilities, decisions = engine.activated(student), manifest.task.traits.predictions(student)
     has_thresholds = bool(manifest.task.points) or manifest.task.abstain is not None
-    if contract.limits.require and has_thresholds:  # other thresholds count as another model
+    if contract.limits.require and has_thresholds:  # other thresholds count as another look
         decisions = np.column_stack([decisions, decided(probabilities, manifest.task)])
     judged = judge_answers(
         student,
@@ -159,7 +159,7 @@ def judge_again(
 
 
 def _in_turn(manifest: Manifest, device: Device, *, int8_allowed: bool) -> list[str]:
-    """On a GPU only a cascade has another: its first model."""
+    """On a GPU only a cascade has a second variant to try: its first model."""
     if device == "cuda":
         first = manifest.providers[CUDA_PROVIDER]
         is_alone = all(variant.second is None for name, variant in manifest.variants.items() if name == first)

@@ -20,7 +20,7 @@ from kdc.serving.engine.tokenizing import Text, row_of
 BATCH = 32  # rows of a throughput batch
 _WARM_UP_CALLS = 5
 _CALLS = 100  # least calls a round
-_CALLS_ABOVE = 5  # least calls a round above the latency's percentile
+_CALLS_ABOVE = 5  # least calls of a round that are slower than the percentile
 _BATCHES = 8  # throughput batches a round
 _ROUNDS = 9  # the median's 95 % interval leaves out the fastest and the slowest round
 _TIMED_ROWS = 100

@@ -19,8 +19,8 @@ from kdc.pipeline.quality.intervals import design_effect, independent_rows
 from kdc.pipeline.quality.shares import Surest, by_threshold, effect_of_least, floor4, surest_right
 
 _FEWEST = 10  # rows with the label, and without it: fewer would overfit
-_LEAST_GAIN = 0.02  # of the score, over giving the label to every row
-_CHANCE = 0.05  # of a threshold for a label that the model does not know
+_LEAST_GAIN = 0.02  # least score gain over giving the label to every row
+_CHANCE = 0.05  # significance level of `_knows`
 
 
 @dataclass(frozen=True)
@@ -44,9 +44,10 @@ def choose(
     """Choose the threshold of a label for an aim.
 
     A bound on precision or false positive rate takes the highest recall; a bound on recall takes the fewest false
-    alarms. Ties go to the threshold that keeps the bound best. If none keeps it, the nearest is chosen. The
-    threshold is one half if rows are too few, or the model hardly knows the label: the label's rows do not get higher
-    probabilities, or the best F1 hardly exceeds the F1 of giving every row the label (Matthews correlation: 0).
+    alarms. Ties go to the threshold that keeps the bound best. If none keeps it, `interval` falls back to `point`, and
+    `point` to the nearest. The threshold is one half if rows are too few, or the label's rows do not get higher
+    probabilities. Without a bound, it is also one half if the best F1 hardly exceeds the F1 of giving every row the
+    label (Matthews correlation: 0).
 
     With `interval`, the rows must show with an error of 5 % that other rows keep the bound. `surest_right` shows
     precision. Wilks's tolerance limits (1941, Ann. Math. Stat. 12:91) show recall and false positive rate: the share of
@@ -74,7 +75,7 @@ def choose(
 
 def _knows(probabilities: NDArray[np.floating], has_label: Flags, groups: Groups | None) -> bool:
     chance = mannwhitneyu(probabilities[has_label], probabilities[~has_label], alternative="greater").pvalue
-    # The test is of the covariance of rank and label; the design effect is of each row's part of it.
+    # The statistic is the covariance of rank and label. The design effect comes from each row's term.
     ranks = 2 * rankdata(probabilities) / len(probabilities) - 1
     effect = design_effect(2 * (has_label - has_label.mean()) * (ranks - ranks.mean()), groups)
     return bool(norm.isf(chance) > norm.isf(_CHANCE) * np.sqrt(effect))
@@ -116,7 +117,7 @@ def _by_interval(probabilities: NDArray[np.floating], has_label: Flags, aim: Aim
     best = surest(probabilities, has_label, 1 - aim.bound if is_most else aim.bound, groups)
     if best.bound is None:
         return Chosen(best.threshold)
-    # The shown bound depends on the requested one: request the shown one until the rows show what is requested.
+    # The bound that rows show depends on the requested bound. So request what they showed, until they show it.
     while best.bound:
         again = surest(probabilities, has_label, float(floor4(best.bound)), groups)
         if again.bound is None:
@@ -135,8 +136,8 @@ def _by_interval(probabilities: NDArray[np.floating], has_label: Flags, aim: Aim
 def _surest_with_label(
     probabilities: NDArray[np.floating], has_label: Flags, bound: float, groups: Groups | None
 ) -> Surest:
-    """`surest_right` among a label's surest rows: up to twice as many as have a probability of `bound` or more (0.5 if
-    lower), since less sure rows are right too rarely."""
+    """`surest_right` among a label's surest rows: at most twice the number of rows that reach `bound` or 0.5. Less sure
+    rows are right too rarely."""
     most = 2 * int((probabilities >= min(HALF, bound)).sum())
     most = min(max(most, _FEWEST), len(has_label))
     return surest_right(probabilities, has_label, bound, most=most, groups=groups)
@@ -151,7 +152,7 @@ def _tolerated(
     right, wins = (hits, -alarms) if with_label else (rows - alarms, hits)
     wrong_first = probabilities if with_label else -probabilities
     effect = effect_of_least(wrong_first[side], 1 - bound, None if groups is None else groups[side])
-    # A label never given keeps every bound, but is useless.
+    # A label never given keeps any false positive rate, but is useless.
     low = np.where(hits > 0, shares.at_least(shares.ERROR, right / effect, (rows - right) / effect), -1.0)
     if low.max() < bound:
         return Surest(HALF, rows, float(low.max()))
@@ -190,12 +191,12 @@ def choose_answered(
 
 
 def choose_at_least(of_truth: NDArray[np.floating], coverage: float, *, groups: Groups | None = None) -> float | None:
-    """The least probability of a set's labels at which a new row's set holds its true label with at least `coverage`.
+    """The threshold for label sets to hold a new row's true label with a chance of at least `coverage`.
 
     This is split conformal prediction (Papadopoulos et al. 2002, ECML), with the score whose sets are smallest on
     average (Sadinle et al. 2019, J. Am. Stat. Assoc. 114:223). With rows sorted by rising probability, the new row
-    lies below row k with a chance of at most `k / (n + 1)`. If it is one of d alike rows, the chance is
-    `(k + d - 1) / (n + d)`; d is the design effect of being below. The largest k with a chance of at most
+    lies below row k with a chance of at most `k / (n + 1)`. If rows come in groups of d alike rows, the chance is
+    `(k + d - 1) / (n + d)`. The design effect of lying below serves as d. The largest k with a chance of at most
     `1 - coverage` is chosen.
 
     Args:

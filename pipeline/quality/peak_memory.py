@@ -28,7 +28,7 @@ class ModelFiles(Frozen):
 
     def engine(self, *, temperature: float = 1.0, device: Device = "cpu") -> Engine:
         """The serving engine of an ONNX file."""
-        from kdc.serving.engine.engine import Engine  # torch models must not count its memory
+        from kdc.serving.engine.engine import Engine  # here, to stay out of a torch model's peak
 
         return Engine.from_files(
             self.model,

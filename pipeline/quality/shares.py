@@ -11,7 +11,7 @@ from kdc.artifact.contract.rates import Rate
 from kdc.pipeline.config.metrics import Flags, Floats, Groups, group_numbers
 from kdc.pipeline.quality.intervals import Ends, design_effect, independent_rows
 
-ERROR = 0.05  # chance that a chosen share breaks its bound
+ERROR = 0.05  # chance that a chosen threshold breaks its bound
 _STEPS = 50  # sets of surest rows
 _STARTS = np.array([10, 20, 30, 40])  # steps that get a quarter of `ERROR` each
 
@@ -61,8 +61,8 @@ def rate(hits: Count, of: Count, *, independent: float | None = None, confidence
 def effect_of_least(values: NDArray[np.floating], share: float, groups: Groups | None) -> float:
     """The design effect of being among the `share` of rows with the least values.
 
-    `share` is what a bound allows, not what a threshold leaves on the wrong side. If few rows are there by luck, they
-    also show little correlation within groups, and the luck would count twice.
+    `share` is the error rate that a bound allows, not the observed one. If errors are few by luck, they also look less
+    correlated within groups, and the luck would count twice.
     """
     least = np.zeros(len(values))
     least[np.argsort(values, kind="stable")[: math.ceil(share * len(values) - 1e-9)]] = 1
@@ -74,10 +74,10 @@ def surest_right(
 ) -> Surest:
     """The largest set of surest rows whose share of right rows is shown to be at least `bound`.
 
-    Fifty sets are tried: the k surest rows, with k up to `most`. Each is a test of the hypothesis that rows above the
-    next row's probability are right less often than the bound. The test is exact: given that probability, the number of
-    right rows is binomial. Grouped rows count as fewer, by the design effect of being right. Their correlation is taken
-    from all tried rows: the first few tell too little.
+    Fifty sets are tried: the k surest rows, with k up to `most`. Each set tests the hypothesis that rows more probable
+    than the next row are right less often than `bound`. The test is exact: given the next row, the number of right rows
+    is binomial. Grouped rows count as fewer, by the design effect of being right. Their correlation is taken from all
+    tried rows: the first few tell too little.
 
     The fallback procedure divides `ERROR` (Wiens 2003, Pharmaceutical Statistics 2:211; Wiens and Dmitrienko 2005, J.
     Biopharm. Stat. 15:929): each of `_STARTS` gets a quarter, and a rejected hypothesis leaves its error to the next. A

@@ -18,8 +18,8 @@ def unseen(
     """Points that a score may change by on other rows, though no row shows the change.
 
     If n rows or groups show no change, up to `z^2 / (n + z^2)` of others may change: the upper end of Wilson's
-    interval (1927) for no event. Suppose that this share of right answers turns wrong, or of wrong answers right,
-    in the rarest class, in the two rarest, and so on. The largest change of the score counts.
+    interval (1927) for no event. Suppose that this share of the rarest class's right answers turns wrong, or of its
+    wrong answers right. Repeat for the two rarest classes, and so on. The largest change of the score counts.
 
     Args:
         quantile: z, of the normal distribution.
@@ -57,8 +57,8 @@ class _Parts:
     """Sets of rows that may change together: of the rarest class, of the two rarest, and so on."""
 
     classes: NDArray[np.bool_]  # (parts, classes)
-    units: NDArray[np.intp]  # (parts, 1) groups with rows of the part
-    rows: NDArray[np.intp] | None  # (parts, 1) for multi-label; None if each row has one class
+    units: NDArray[np.intp]  # (parts, 1) number of groups with rows of the part
+    rows: NDArray[np.intp] | None  # (parts, 1) number of rows; None unless multi-label
     wrong: float  # chance that a failing row gets a given other class
 
 

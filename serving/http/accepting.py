@@ -15,7 +15,7 @@ from kdc.serving.http.settings import ServeSettings
 
 _MOST = 64  # connections accepted in a loop turn
 _SPARE_FILES = 64  # descriptors for other uses
-_FEWEST_GRPC = 64  # connections; with fewer a client could leave none for a probe
+_FEWEST_GRPC = 64  # connections; with fewer, one client could take all, even a probe's
 _MOST_PROBES = 512
 _TO_REFUSE = 8  # above the limit: each takes a descriptor until refused
 
@@ -26,7 +26,7 @@ class Accepting:
 
     def __init__(self, server: Any, most_connections: int) -> None:
         self._server, self._most_connections = server, most_connections  # uvicorn's server, in this event loop
-        self._listeners: list[socket.socket] = []  # copies: uvloop keeps its own from others
+        self._listeners: list[socket.socket] = []  # copies: uvloop's sockets refuse `accept`
         self._has_taken = False  # in this turn
         self._handed: set[asyncio.Task[Any]] = set()  # connections without a protocol yet
 
@@ -92,7 +92,7 @@ def most_grpc_connections(settings: ServeSettings) -> int:
 
 
 def most_probes() -> int:
-    """Most connections for probes: few descriptors, but enough that a probe can ask before others replace it."""
+    """Most connections for probes: few descriptors, but enough that newer connections replace no probe too soon."""
     return max(_SPARE_FILES // 2, min(_MOST_PROBES, _descriptors() // 16))
 
 

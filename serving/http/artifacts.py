@@ -68,7 +68,7 @@ def expected_sha256(given: str | None, names: Collection[str]) -> dict[str, str]
 
 
 def local(artifacts: str, *, allow_failed: bool = False, expect_sha256: str | None = None) -> str:
-    """Download addresses; return the list with absolute paths, since workers run in another folder. Links stay.
+    """Download addresses; return the list with absolute paths, since workers run in another folder. Symlinks are kept.
 
     Raises:
         KdcError: an artifact is missing, unreachable, damaged or refused.

@@ -1,6 +1,6 @@
 """Continuous batching: rows of concurrent requests share forward passes (docs/explanation/scheduling.md).
 
-Lanes run passes side by side: a single pass for many rows would be slower, as it would wait for the core that also
+Lanes run passes side by side. For many rows a pass on all cores would be slower: it would wait for the core that also
 handles requests.
 """
 
@@ -25,7 +25,7 @@ log = logging.getLogger("kdc.serve")
 # After so many failures no single row is to blame, and halving a batch stops.
 _MOST_FAILURES = 32
 _AVERAGED_S = 2.0  # seconds over which `_others` is averaged
-# Longest pass, in seconds, that takes rows out of turn, since others wait for its end.
+# Longest pass, in seconds, that takes rows out of turn: rows with earlier turns wait for its end.
 _AHEAD_S = 0.0025
 
 Forward = Callable[[Sequence[Part]], np.ndarray]
@@ -35,7 +35,7 @@ Forward = Callable[[Sequence[Part]], np.ndarray]
 class Batcher:
     """Batches rows of concurrent requests. Use it in one event loop."""
 
-    forward: Forward  # a batch to (rows, outputs) with all threads, while no other pass runs
+    forward: Forward  # (rows, outputs) of a batch, with all threads, while no other pass runs
     _: KW_ONLY
     beside: Forward | None = None  # with a share of the threads, called concurrently
     lanes: int = 1  # most passes at a time
@@ -43,11 +43,11 @@ class Batcher:
     max_batch_rows: int = sys.maxsize
     # Most padded tokens of a batch with rows out of turn.
     ahead_tokens: float = math.inf
-    # Most tokens of a request and before it (`Queue.before`), and most seconds they may take at the recent speed: a
-    # longer queue would answer clients that gave up.
+    # Most tokens of a request and of rows before it (`Queue.before`), and most seconds for them at the recent speed.
+    # Clients would give up on a longer queue.
     max_queue_tokens: int = 65536
     max_queue_seconds: float = 1.0
-    # Most seconds that a request may take beside as many others as waited lately.
+    # Most seconds for a request that shares passes with as many others as waited lately.
     max_seconds: float = math.inf
     has_neighbour: Callable[[], bool] = lambda: False  # if another batcher is busy, no pass gets all threads
     # Called in the event loop after a batch.
@@ -90,7 +90,7 @@ class Batcher:
             if queued and queued + tokens > most:
                 retry_after = max(1, round(queued / speed)) if speed is not None else 1
                 raise Overloaded(f"{queued} of {most} tokens are queued", retry_after)
-        # Others will take turns with it, since answered clients ask again.
+        # The request shares passes to its end, since answered clients ask again.
         if speed is not None and (1 + self._others) * tokens > speed * self.max_seconds and len(self.queue):
             seconds = (1 + self._others) * tokens / speed
             why = f"{tokens} tokens would take {seconds:.0f} s beside {self._others:.0f} other requests"

@@ -33,7 +33,7 @@ FRESH_S = 1.0  # least seconds to keep an exposition, since anyone may ask
 _SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _TOKENS = (16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
 _ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
-# Most characters of a model's label names, whose series outlive reloads: the largest manifest fits twice.
+# Most characters of a model's label names: the largest manifest fits twice. Series outlive reloads.
 _MOST_NAMES, _A_NAME = 4 << 20, 100  # the latter: overhead of each name
 OTHER = "other"  # stands for all further labels
 Ended = Literal["refused", "idle", "unread"]

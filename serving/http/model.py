@@ -119,7 +119,7 @@ class Model:
                 trace.tokenised(began, sum(map(len, encodings)), sum(truncated))
             if not truncate and any(truncated):
                 info = self.engine.tokenizer_info
-                # A pair with windows has no one limit: each window repeats its shorter text.
+                # A pair with windows has no fixed limit: each window repeats the shorter text.
                 most = f"{info.longest} tokens" + (f", or its {info.long.windows} windows hold" if info.long else "")
                 remedy = "shorten it, or send truncate: true"
                 raise InputError(f"a text has more than {most}", given=f"row {truncated.index(True)}", remedy=remedy)

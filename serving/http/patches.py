@@ -31,8 +31,8 @@ def allocate_metrics() -> None:
     worker; a failed allocation is an error.
 
     Versions: prometheus-client>=0.20,<0.27
-    Upstream: https://github.com/prometheus/client_python/issues/1199 (empty files). The SIGBUS has no issue there, but
-    the server had it: https://github.com/prometheus/prometheus/issues/19017
+    Upstream: https://github.com/prometheus/client_python/issues/1199 (empty files). The SIGBUS has no issue there;
+    Prometheus itself had it: https://github.com/prometheus/prometheus/issues/19017
     """
     prometheus_client.mmap_dict.open = _opened  # type: ignore[attr-defined]
 

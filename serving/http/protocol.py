@@ -107,7 +107,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._deaf = False  # input is dropped; earlier requests are still answered
         self._linger = LINGER_BYTES
         self._is_unsent = False  # the last answer is complete, but not sent
-        # Connections with an incomplete next request, by their last input; the longest idle first.
+        # Connections that await a request or its rest, by their last input; the longest idle first.
         self._idle: dict[BoundedProtocol, float] = vars(self.server_state).setdefault("kdc_idle", {})
         self._written = 0  # bytes of the last write, in memory until all are sent
         # Unsent bytes by connection, the longest waiting first.
@@ -359,7 +359,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self.cycle.more_body = False
         super().on_message_complete()
         self._idle.pop(self, None)
-        if self.cycle.response_complete:  # the clock was for its rest
+        if self.cycle.response_complete:  # the clock was for the body's rest
             _stop(self._clock)
             self._now_idle()
             self._forget_request()

@@ -1,8 +1,8 @@
 """The rows that wait for a forward pass.
 
 Requests share passes by fair queueing (Demers, Keshav and Shenker 1989), with a clock that counts tokens. Each pass
-advances the clock by its tokens divided by the number of waiting requests, at least to the turn of the row it was built
-around. The batcher holds a lock around the queue.
+advances the clock by the pass's tokens divided by the number of waiting requests, at least to the pass's earliest
+turn. The batcher holds a lock around the queue.
 """
 
 import asyncio
@@ -60,7 +60,7 @@ class Row:
 
 
 def _is_large(row: Row, ahead: float) -> bool:
-    """Whether the row's request waits for more than `ahead` tokens in several rows."""
+    """Whether the row's request has several waiting rows, together of more than `ahead` tokens."""
     return row.request.waiting > max(ahead, row.length)
 
 
@@ -132,10 +132,10 @@ class Queue:
 
         Args:
             max_tokens: padding included; one row alone may exceed it.
-            ahead: a batch of more padded tokens takes no row whose turn comes more than `ahead` later, since others
-                would wait for the batch's end. While few requests wait, a batch for a request of at most `ahead` tokens
-                takes no rows of a larger request. In a crowd it does: the large request's rows lie between the others
-                in length, and each batch would have only one row.
+            ahead: a batch of more padded tokens takes no row whose turn comes more than `ahead` later. Rows with
+                earlier turns would wait for the batch's end. While few requests wait, a batch for a request of at most
+                `ahead` tokens takes no rows of a larger request. In a crowd it takes them: their lengths lie between
+                the small requests' lengths, and a batch that stopped there would have only one row.
         """
         while self._by_turn[0][2].taken:
             heapq.heappop(self._by_turn)

@@ -1,8 +1,8 @@
 """Tokenises short requests in the event loop, long ones piece by piece in threads (docs/explanation/scheduling.md).
 
-Turns count seconds, since long words cost twenty times as much as short ones. Threads choose pieces themselves: in a
-storm of refused requests the event loop would leave threads idle. A row is never divided and may take a second.
-Meanwhile a spare thread begins another piece; the last free thread takes no long row.
+Turns count seconds, since long words cost twenty times as much as short ones. Threads choose pieces themselves: an
+event loop busy with refusals would leave threads idle. A row is never divided and may take a second. Meanwhile a spare
+thread begins another piece; the last free thread takes no long row.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ from kdc.serving.http.queue import Overloaded
 _INLINE_CHARS = 2000  # fewer are tokenised faster than handed to a thread,
 _INLINE_WORD = 32  # unless a word is longer
 _FIRST_CHARS, _MOST_CHARS = 4000, 8000  # most characters of the first piece, and of any
-_PIECE_S = 0.002  # most core seconds of a later piece, at the last piece's cost
+_PIECE_S = 0.002  # most core seconds of a later piece, by the cost of the piece before
 _LEAST_S = 1e-6  # some systems' thread clocks stand still for ms
 _MOST_THREADS = 4
 _LONG_S, _MOST_LONG = 0.03, 4  # seconds from which a piece is long; spare threads
@@ -66,7 +66,7 @@ class TokenizerPool:
             threading.Thread(target=self._tokenise, name=f"kdc-tokeniser-{thread}", daemon=True).start()
 
     def least_tokens(self, rows: Sequence[Text]) -> int:
-        """About the fewest tokens of cut rows. Endless words and blank texts have fewer."""
+        """A rough lower bound of the tokens after the cut. Endless words and blank texts have fewer."""
         most = self._engine.tokenizer_info.longest
         return sum(min(most, 1 + _characters(row) // _CHARS_A_TOKEN) for row in rows)
 

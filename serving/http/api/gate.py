@@ -1,4 +1,4 @@
-"""Checks requests, unless their path is in `ALWAYS_OPEN`, and counts all. Plain ASGI costs only microseconds."""
+"""Checks requests, except to `ALWAYS_OPEN` and `GET /`, and counts all. Plain ASGI costs only microseconds."""
 
 from __future__ import annotations
 

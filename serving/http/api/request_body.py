@@ -23,7 +23,7 @@ from kdc.serving.http.api.gate import Gate
 from kdc.serving.http.replies import EMPTY, ApiError
 from kdc.serving.http.settings import ServeSettings
 
-# Most `Marks` of a body: around one row (V2's pairs have the most), and elsewhere.
+# Most `Marks` of a body: for each row (V2's pairs have the most), and for all else.
 _MARKS_A_ROW, _OTHER_MARKS = 8, 512
 SMALL_BYTES = 32 * 1024  # smaller bodies take no turns, and their texts are not counted
 _CLOSE = {"Connection": "close"}  # the body's rest stays unread
@@ -112,7 +112,7 @@ def within_limits(batch: Sequence[str | list[str]], settings: ServeSettings) -> 
 class Marks:
     """Counts, piece by piece, the characters that make objects, to bound a JSON decoder's memory.
 
-    They are quotes, and outside strings opening brackets, opening braces and commas. Each makes at most two objects.
+    They are quotes and, outside strings, `[`, `{` and commas. Each makes at most two objects.
     Invalid JSON is bounded too: up to its first wrong byte the decoder sees the same strings.
     """
 
@@ -122,7 +122,7 @@ class Marks:
         self._rest = b""  # a backslash at the end of the last piece
 
     def add(self, piece: bytes) -> None:
-        piece = (self._rest + piece).replace(b"\\\\", b"").replace(b'\\"', b"")  # from left: only escapes are removed
+        piece = (self._rest + piece).replace(b"\\\\", b"").replace(b'\\"', b"")  # left to right, as JSON reads them
         self._rest = b"\\" if piece.endswith(b"\\") else b""
         parts = piece.split(b'"')
         outside = b"".join(parts[self._in_string :: 2])

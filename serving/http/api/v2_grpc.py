@@ -114,7 +114,7 @@ def _require_few_fields(message: bytes, max_texts: int) -> None:
     """Refuse a ModelInferRequest that would take too much memory: protobuf may turn two bytes into fifty.
 
     Raises:
-        IndexError, KeyError: no such message.
+        IndexError, KeyError: not a ModelInferRequest.
     """
     waiting, fields = [("request", 0, len(message))], 0
     while waiting:
