@@ -8,7 +8,7 @@ import hashlib
 import json
 import math
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 from kdc.artifact.manifest import Join
 from kdc.common.errors import InputError
 from kdc.common.files import write_whole
-from kdc.pipeline.config.metrics import predictions
 from kdc.pipeline.config.tasks import Task
 from kdc.pipeline.config.training_settings import TeacherSettings
 from kdc.pipeline.data.prepared import PreparedData
@@ -68,7 +67,7 @@ def depends_on(run: Run) -> dict[str, Any]:
 def run(run: Run, out: Path) -> TeacherResult:
     """Make the teachers."""
     if run.config.teacher.scores is not None:
-        result = _keep_scores(run.config.teacher.scores, run.data(), out, run.say)
+        result = _keep_scores(run.config.teacher.scores, run.data(), out)
         _check(run, result)
         return TeacherResult(**result.to_json())
     hint = rare_classes(run.data().task, run.result(DataResult).report)
@@ -125,7 +124,7 @@ def _make_teacher(run: Run, number: int, target: Path, checkpoints: Path) -> Mod
             tries |= _from_probe(probe, settings, data.task, train, score, checkpoints, join)
             model, result = _best_of(tries, data.task.metrics[0], target.with_name(_ATTEMPTS), run.say)
     if join is not None:
-        run.say(f"teacher: the answers of a row's windows are joined {_joined_by(data.task, join_of(model.config))}")
+        run.say(f"teacher: the answers of a row's windows are joined by {', '.join(join_of(model.config))}")
     _check(run, result)
     model.save_pretrained(target)
     tokenizer.save_pretrained(target)
@@ -152,11 +151,6 @@ def _scored(
     model.to("cpu")
     result = score_logits(answers, data)
     return result if training is None else result.model_copy(update={"training": training}), answers
-
-
-def _joined_by(task: Task, join: Sequence[Join]) -> str:
-    by_label = dict(zip(task.labels, join, strict=True)) if len(join) > 1 else {}
-    return ", ".join(f"{label} by {way}" for label, way in by_label.items()) or f"by {join[0]}"
 
 
 def _with_rates(
@@ -230,24 +224,10 @@ def _best_of(
     return tries[best]
 
 
-def _keep_scores(file: Path, data: PreparedData, out: Path, say: Callable[[str], None]) -> ModelResult:
+def _keep_scores(file: Path, data: PreparedData, out: Path) -> ModelResult:
     scores = scores_of_rows(file, data)
     np.save(out / SCORES, scores)
-    rows = data.rows("tune")
-    logits, labels = scores[np.asarray(rows["row"][:])], np.asarray(rows["label"][:])
-    if are_the_labels(logits, labels, data.task):
-        say(
-            f"warning: {file.name} gives all {len(labels)} rows of the tuning set their true label: is its column the "
-            "labels, and not the black box's answers?"
-        )
-    return score_logits(logits, data)
-
-
-def are_the_labels(logits: NDArray[np.float32], labels: NDArray[np.generic], task: Task) -> bool:
-    """Whether a black box's logits (rows, outputs) give every row its label."""
-    if task.kind == "regression":
-        return bool(np.allclose(task.center + task.spread * logits[:, 0], labels, atol=1e-5 * task.spread))
-    return bool((predictions(logits, task.kind) == labels).all())
+    return score_logits(scores[np.asarray(data.rows("tune")["row"][:])], data)
 
 
 def _check(run: Run, result: ModelResult) -> None:
