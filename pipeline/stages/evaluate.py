@@ -5,7 +5,7 @@ splits).
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,6 @@ from kdc.pipeline.evaluation.entries import Entry, Logits, entries_of
 from kdc.pipeline.evaluation.evidence import better_baseline
 from kdc.pipeline.evaluation.variants import CASCADE
 from kdc.pipeline.graphs.parity import check_equal
-from kdc.pipeline.models.vocabulary import read_kept
 from kdc.pipeline.quality.latency import Speed, compare_speeds
 from kdc.pipeline.quality.peak_memory import peak_memory_bytes
 from kdc.pipeline.results.artifact import CascadeResult, EvaluateResult, Pair, QuantizeResult
@@ -79,7 +78,7 @@ def run(run: Run, out: Path) -> EvaluateResult:
     for name, speed in speeds.items():
         entries[name].row |= speed.model_dump()
     if settings.memory:
-        _note_memory(list(entries.values()), texts[:_MEMORY_ROWS])
+        _note_memory(entries.values(), texts[:_MEMORY_ROWS])
 
     table = {name: entry.row for name, entry in entries.items()}
     (out / "table.json").write_text(json.dumps(table, indent=2), encoding="utf-8")
@@ -97,9 +96,6 @@ def run(run: Run, out: Path) -> EvaluateResult:
         temperature = run.result(QuantizeResult).temperature
         notes.append(_of_cascade(cascade.variants[CASCADE], kept, speeds[CASCADE], data.task.info(), temperature))
     notes += _apart_from_training(data, first, kept)
-    vocabulary = run.vocabulary_of(run.student)
-    if vocabulary is not None:
-        notes += _cut_otherwise(data, first, kept, read_kept(vocabulary), run.student_role)
     return EvaluateResult(
         table=table,
         notes=tuple(notes),
@@ -124,28 +120,13 @@ def _apart_from_training(data: PreparedData, split: str, logits: Logits) -> list
     apart = ~np.asarray(rows["overlaps"][:])
     if not 0 < apart.sum() <= (1 - OVERLAP_WORTH_TELLING) * len(apart):
         return []
+    metric, kind, labels = data.task.metrics[0], data.task.kind, np.asarray(rows["label"][:])[apart]
+    scores = {name: metrics.compute(part[apart], labels, kind, (metric,))[metric] for name, part in logits.items()}
+    listed = ", ".join(f"{name} {score:.1f}" for name, score in scores.items())
     return [
         f"{int((~apart).sum())} of {len(apart)} evaluation rows overlap with training rows; on the other "
-        f"{int(apart.sum())} {_scores(data, split, logits, apart)}"
+        f"{int(apart.sum())} {metric}: {listed}"
     ]
-
-
-def _cut_otherwise(data: PreparedData, split: str, logits: Logits, kept: NDArray[np.int64], role: str) -> list[str]:
-    ids = (data.tokens(reader, split).with_format("numpy")["input_ids"] for reader in ("teacher", role))
-    touched = np.array([not np.array_equal(theirs, kept[own]) for theirs, own in zip(*ids, strict=True)])
-    if not touched.any():
-        return [f"the smaller vocabulary cuts all {len(touched)} evaluation rows into the same pieces"]
-    return [
-        f"the smaller vocabulary cuts {int(touched.sum())} of {len(touched)} evaluation rows into other pieces; on "
-        f"these {_scores(data, split, logits, touched)}"
-    ]
-
-
-def _scores(data: PreparedData, split: str, logits: Logits, chosen: NDArray[np.bool_]) -> str:
-    metric, kind = data.task.metrics[0], data.task.kind
-    labels = np.asarray(data.rows(split)["label"][:])[chosen]
-    scores = {name: metrics.compute(part[chosen], labels, kind, (metric,))[metric] for name, part in logits.items()}
-    return f"{metric}: " + ", ".join(f"{name} {score:.1f}" for name, score in scores.items())
 
 
 def _answer_all(entry: Entry, data: PreparedData) -> None:
@@ -156,7 +137,7 @@ def _answer_all(entry: Entry, data: PreparedData) -> None:
         entry.row |= {name + suffix: value for name, value in scores.items()}
 
 
-def _note_memory(entries: Sequence[Entry], texts: list[Text]) -> None:
+def _note_memory(entries: Iterable[Entry], texts: list[Text]) -> None:
     """Two run at a time: imports take most time, and processes have their own memory."""
 
     def measure(entry: Entry) -> None:
