@@ -8,7 +8,6 @@ import shutil
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -227,50 +226,30 @@ def test_points_of_a_teacher_that_was_trained_again_are_made_again(
     assert min(students) > (root / "teacher" / "stage.json").stat().st_mtime_ns
 
 
-def test_the_hours_are_shared_among_the_students(
+def test_the_hours_are_shared_among_the_students_that_are_trained(
     finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What one does not use the next ones have. Would catch hours for each in place of hours for all, and a whole share
-    that is gone with a student that was refused at once."""
+    """Would catch hours for each in place of hours for all."""
     given = []
-    spent = iter((0.1, 0.0, 0.3))
-
-    def stand_in(student: str, config: Config, *_: Any) -> Any:
-        given.append(config.student.hours)
-        if student == "conv":  # after a fifth of an hour
-            raise KdcError("not made")
-
     monkeypatch.setattr(module, "compress", lambda *_, **__: None)
-    monkeypatch.setattr(module, "_make", stand_in)
+    monkeypatch.setattr(module, "_make", lambda student, config, *_: given.append(config.student.hours))
     monkeypatch.setattr(module, "_facts", lambda *_: None)
     monkeypatch.setattr(module, "curve_of", lambda _: ["layers:1", "teacher", "conv", "static"])
-    monkeypatch.setattr(module, "_hours_trained", lambda _: next(spent))
-    clock = iter((0.0, 0.0, 0.0, 720.0, 0.0))  # at the start of each, and at the failure
-    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: next(clock)))
     frontier(config_of(finished, tmp_path / "run", **{"student.hours": 1.0}))
-    assert given == pytest.approx([1.0 / 4, 0.9 / 3, 0.9 / 2, 0.7])
+    assert given == pytest.approx([1 / 3] * 4)
 
 
-@pytest.mark.parametrize(
-    ("flags", "words"),
-    [
-        ({"contract.max_drop": 1.0, "contract.max_size_mb": 20}, "takes no limits (--max-size-mb, --max-drop)"),
-        ({"student.model": "static"}, "for one without"),
-        ({"contract.search": "full"}, "without a search"),
-        (
-            {"operating.aims": ["0.7", "rude:recall>=0.9"]},
-            "would lose those whose bound is not confirmed",
-        ),
-        ({"operating.abstain": "accuracy>=0.9"}, "would lose those whose bound is not confirmed"),
-    ],
-)
-def test_what_it_cannot_be_made_of_is_refused_before_anything_is_done(
-    flags: dict[str, Any], words: str, finished: Finished, tmp_path: Path
-) -> None:
-    with pytest.raises(InputError) as caught:
-        frontier(config_of(finished, tmp_path / "run", **flags))
-    assert words.split(" (")[0] in str(caught.value)
+def test_limits_are_refused_before_anything_is_done(finished: Finished, tmp_path: Path) -> None:
+    limits = {"contract.max_drop": 1.0, "contract.max_size_mb": 20}
+    with pytest.raises(InputError, match="takes no limits"):
+        frontier(config_of(finished, tmp_path / "run", **limits))
     assert not (tmp_path / "run" / "data").exists()
+
+
+def test_a_curve_of_a_student_without_layers_has_the_others_without(finished: Finished, tmp_path: Path) -> None:
+    """Their settings are made of this one's, which suit no layers."""
+    config = config_of(finished, tmp_path, **{"student.model": "static"})
+    assert curve_of(config) == ["static", "teacher", "conv", "linear"]
 
 
 def test_several_processes_are_refused(finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
