@@ -38,29 +38,15 @@ def check_cut(spec: str, teacher: str) -> None:
     wanted = parse_cut(spec, config)
     if (whole := _without_weights(config)) is not None:
         encoder_layers(whole)
-    problem = remedy = ""
+    problem = ""
     if not can_be_cut(teacher, Cut(wanted.layers)):
-        first = Cut(tuple(range(len(wanted.layers))))
-        problem = (
-            "these layers would change when the student is loaded: what a layer of this teacher does depends on its "
-            "position, and its config cannot say otherwise"
-        )
-        remedy = f"--student {first} keeps the positions" if can_be_cut(teacher, first) else "another --student"
-        if not hasattr(config, "layer_types"):
-            remedy += "; transformers 5 allows it for more encoders than 4.57"
+        problem = "what a layer of this teacher does depends on its position, so these layers cannot be taken alone"
     elif wanted.ffn is not None and not _can_be_narrowed(config, Cut((), ffn=wanted.ffn)):
-        problem = (
-            "the feed-forward parts of this teacher cannot be made narrower: they are not two linear layers each, or "
-            "its config cannot say it"
-        )
-        remedy = "name the layers alone, without ffn="
+        problem = "the feed-forward parts of this teacher cannot be made narrower"
     elif wanted.heads is not None and not _can_be_narrowed(config, replace(wanted, layers=())):
-        problem = (
-            "this teacher's layers cannot have fewer heads: their attention is not four linear layers, or more of "
-            "the model is made for all heads"
-        )
-        remedy = "name the layers without heads="
+        problem = "this teacher's layers cannot have fewer heads"
     if problem:
+        remedy = "take the first layers (--student layers:0,1,2) without ffn= and heads=, or another student"
         raise InputError(problem, given=f"{spec} of a {config.model_type}", remedy=remedy)
 
 

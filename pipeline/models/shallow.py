@@ -155,17 +155,13 @@ def parse_shape(spec: str) -> Shape:
     sizes: dict[str, int] = {}
     for part in parts.split(",") if parts else ():
         name, _, value = part.partition("=")
-        problem = ""
-        if name not in _SIZES[kind]:
-            problem = f"the student {kind} has no such size"
-        elif name in sizes:
-            problem = f"the student {kind} has this size twice"
-        elif not re.fullmatch("[0-9]{1,9}", value) or not 1 <= int(value) <= _MOST[name]:
-            problem = f"a size of the student {kind} is no whole number within its range"
-        if problem:
-            ranges = ", ".join(f"{size} (1 to {_MOST[size]})" for size in _SIZES[kind])
-            given = f"{part[:_QUOTED]} in {spec[:_QUOTED]}"
-            raise InputError(problem, given=given, remedy=f"its sizes are {ranges}")
+        is_new = name in _SIZES[kind] and name not in sizes
+        if not is_new or not re.fullmatch("[0-9]{1,9}", value) or not 1 <= int(value) <= _MOST[name]:
+            raise InputError(
+                f"the student {kind} has no such size, has it twice, or it is no whole number in its range",
+                given=f"{part[:_QUOTED]} in {spec[:_QUOTED]}",
+                remedy="its sizes are " + ", ".join(f"{size} (1 to {_MOST[size]})" for size in _SIZES[kind]),
+            )
         sizes[name] = int(value)
     return Shape(**asdict(SHAPES[kind]) | sizes)
 
