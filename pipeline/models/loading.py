@@ -105,11 +105,6 @@ def config_at_hand(model: str) -> PretrainedConfig | None:
     return None
 
 
-def depth(model: str) -> int:
-    """The number of layers; 0 if unknown. Raises as `load_config`."""
-    return int(getattr(load_config(model), "num_hidden_layers", 0))
-
-
 def load_model(model: str, task: Task, *, pooling: Pooling = "auto", dropout: float | None = None) -> Loaded:
     """Load a sequence classifier.
 

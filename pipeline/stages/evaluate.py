@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kdc.artifact.manifest import TaskInfo
 from kdc.common.errors import KdcError
 from kdc.pipeline.config import metrics
 from kdc.pipeline.data.prepared import PreparedData, digest, texts_of
@@ -22,15 +21,13 @@ from kdc.pipeline.evaluation.entries import Entry, Logits, entries_of
 from kdc.pipeline.evaluation.evidence import better_baseline
 from kdc.pipeline.evaluation.variants import CASCADE
 from kdc.pipeline.graphs.parity import check_equal
-from kdc.pipeline.quality.latency import Speed, compare_speeds
+from kdc.pipeline.quality.latency import compare_speeds
 from kdc.pipeline.quality.peak_memory import peak_memory_bytes
-from kdc.pipeline.results.artifact import CascadeResult, EvaluateResult, Pair, QuantizeResult
+from kdc.pipeline.results.artifact import CascadeResult, EvaluateResult
 from kdc.pipeline.results.training import TargetsResult
 from kdc.pipeline.rundir.context import Run
 from kdc.pipeline.rundir.files import ALL_LOGITS, BASELINE_SUFFIX, EVALUATION
 from kdc.pipeline.rundir.fingerprints import this_machine
-from kdc.serving.engine.deciding import sureness
-from kdc.serving.engine.engine import activate
 from kdc.serving.engine.tokenizing import Text
 
 _NEEDED = ("teacher", "student", "merged", "fp32")
@@ -91,25 +88,12 @@ def run(run: Run, out: Path) -> EvaluateResult:
     }
     np.savez_compressed(out / ALL_LOGITS, **answers)
     metric = data.task.metrics[0]
-    cascade = run.result_or_none(CascadeResult)
-    if cascade and CASCADE in cascade.variants and CASCADE in speeds:
-        temperature = run.result(QuantizeResult).temperature
-        notes.append(_of_cascade(cascade.variants[CASCADE], kept, speeds[CASCADE], data.task.info(), temperature))
     notes += _apart_from_training(data, first, kept)
     return EvaluateResult(
         table=table,
         notes=tuple(notes),
         rows={split: len(data.rows(split)) for split in data.eval_splits},
         headline=f"{metric}: " + ", ".join(f"{name} {row[metric]:.1f}" for name, row in table.items()),
-    )
-
-
-def _of_cascade(pair: Pair, logits: Logits, speed: Speed, task: TaskInfo, temperature: float) -> str:
-    sure = sureness(activate(logits[pair.first], task.kind, temperature), task)
-    share = (sure < np.float64(pair.answered_from)).mean()
-    return (
-        f"cascade: {100 * share:.0f} % of the evaluation rows go to the second model; a row takes "
-        f"{speed.latency_mean_ms:.2f} ms on average, p95 {speed.latency_p95_ms:.2f} ms"
     )
 
 

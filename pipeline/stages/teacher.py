@@ -22,12 +22,10 @@ from kdc.common.files import write_whole
 from kdc.pipeline.config.tasks import Task
 from kdc.pipeline.config.training_settings import TeacherSettings
 from kdc.pipeline.data.prepared import PreparedData
-from kdc.pipeline.data.report import rare_classes
 from kdc.pipeline.data.scores import scores_of_rows
 from kdc.pipeline.data.sources import input_fingerprint
 from kdc.pipeline.evaluation.evidence import compared_with_baselines, worded
 from kdc.pipeline.models import loading
-from kdc.pipeline.results.data import DataResult
 from kdc.pipeline.results.training import Attempt, ModelResult, TeacherResult, TrainingSummary
 from kdc.pipeline.rundir import fingerprints
 from kdc.pipeline.rundir.context import Run
@@ -70,9 +68,6 @@ def run(run: Run, out: Path) -> TeacherResult:
         result = _keep_scores(run.config.teacher.scores, run.data(), out)
         _check(run, result)
         return TeacherResult(**result.to_json())
-    hint = rare_classes(run.data().task, run.result(DataResult).report)
-    if hint is not None and run.config.teacher.class_weights == "none" and not run.config.teacher.finetuned:
-        run.say(f"teacher: {hint}")
     results = []
     for number in range(len(run.config.teacher.sources)):
         name = ensemble.folder(number)
