@@ -40,11 +40,10 @@ from kdc.pipeline.training.predict import predict
 from kdc.pipeline.training.rates import MOST_TRIALS, SHARE, Rates, search_rates
 from kdc.pipeline.training.teachers import choose_join, load_finetuned, train_teacher
 
-_ATTEMPTS = "attempts.json"  # if fine-tuning does not beat the baselines
 _PROBE_CHECKPOINTS = "checkpoints-probe"
 _RATES_CHECKPOINTS = "checkpoints-rates"  # rate search
 Train = Callable[..., tuple[Any, TrainingSummary]]  # partial `train_teacher`
-Score = Callable[..., tuple[ModelResult, NDArray[np.float32]]]  # `_scored`
+Score = Callable[..., tuple[TeacherResult, NDArray[np.float32]]]  # `_scored`
 
 _REMEDY = (
     "try --set teacher.learning_rate=2e-5, more --epochs, or look at the labels; "
@@ -68,7 +67,7 @@ def run(run: Run, out: Path) -> TeacherResult:
         result = _keep_scores(run.config.teacher.scores, run.data(), out)
         _check(run, result)
         return TeacherResult(**result.to_json())
-    results = []
+    results: list[TeacherResult] = []
     for number in range(len(run.config.teacher.sources)):
         name = ensemble.folder(number)
         record, checkpoints = out / f"{name}.json", out / ("checkpoints" + name.removeprefix("model"))
@@ -77,15 +76,12 @@ def run(run: Run, out: Path) -> TeacherResult:
             write_whole(record, result.model_dump_json(exclude_unset=True))
         for done in (checkpoints, out / _PROBE_CHECKPOINTS, out / _RATES_CHECKPOINTS):
             shutil.rmtree(done, ignore_errors=True)
-        results.append(ModelResult.model_validate_json(record.read_text(encoding="utf-8")))
+        results.append(TeacherResult.model_validate_json(record.read_text(encoding="utf-8")))
     first, *others = results
-    more: dict[str, Any] = {"others": others} if others else {}
-    if (out / _ATTEMPTS).exists():
-        more["attempts"] = json.loads((out / _ATTEMPTS).read_text(encoding="utf-8"))
-    return TeacherResult(**first.to_json(), **more)
+    return first.model_copy(update={"others": tuple(others)}) if others else first
 
 
-def _make_teacher(run: Run, number: int, target: Path, checkpoints: Path) -> ModelResult:
+def _make_teacher(run: Run, number: int, target: Path, checkpoints: Path) -> TeacherResult:
     settings, data, role = run.config.teacher, run.data(), ensemble.role(number)
     source, join = settings.sources[number], run.config.long.trained_join(data.task.kind)
     tokenizer = loading.load_tokenizer(source)
@@ -117,7 +113,7 @@ def _make_teacher(run: Run, number: int, target: Path, checkpoints: Path) -> Mod
             run.say(f"teacher: {worded(comparison, data.task.metrics[0])}; fine-tunes it from the probe's head too")
             checkpoints, tries = checkpoints.with_name(_PROBE_CHECKPOINTS), {"fine-tuned": (model, result)}
             tries |= _from_probe(probe, settings, data.task, train, score, checkpoints, join)
-            model, result = _best_of(tries, data.task.metrics[0], target.with_name(_ATTEMPTS), run.say)
+            model, result = _best_of(tries, data.task.metrics[0], run.say)
     if join is not None:
         run.say(f"teacher: the answers of a row's windows are joined by {', '.join(join_of(model.config))}")
     _check(run, result)
@@ -135,7 +131,7 @@ def _scored(
     pad_id: int,
     device: str,
     chooses_join: bool,
-) -> tuple[ModelResult, NDArray[np.float32]]:
+) -> tuple[TeacherResult, NDArray[np.float32]]:
     """Result and logits (rows, outputs) on the tuning set, after choosing the windows' join if asked. The model starts
     and ends on the CPU."""
     tune = Rows([data.tokens(role, "tune")])
@@ -144,7 +140,7 @@ def _scored(
         choose_join(model, tune, data.task, pad_id)
     answers = predict(model, tune, pad_id=pad_id)
     model.to("cpu")
-    result = score_logits(answers, data)
+    result = TeacherResult(**score_logits(answers, data).to_json())
     return result if training is None else result.model_copy(update={"training": training}), answers
 
 
@@ -195,7 +191,7 @@ def _from_probe(
     score: Score,
     checkpoints: Path,
     join: tuple[Join, ...] | None,
-) -> dict[str, tuple[Any, ModelResult]]:
+) -> dict[str, tuple[Any, TeacherResult]]:
     """A teacher fine-tuned from the probe's head (LP-FT, Kumar et al. 2022, arXiv 2202.10054), and the probe itself."""
     with np.load(probe) as kept:
         head = Linear(kept["weight"], kept["bias"])
@@ -209,14 +205,14 @@ def _from_probe(
 
 
 def _best_of(
-    tries: Mapping[str, tuple[Any, ModelResult]], metric: str, record: Path, say: Callable[[str], None]
-) -> tuple[Any, ModelResult]:
-    scores = {how: tried.tune[metric] for how, (_, tried) in tries.items()}
-    best = max(scores, key=lambda how: scores[how])
-    write_whole(record, json.dumps([Attempt(how=how, score=score).to_json() for how, score in scores.items()]))
-    listed = ", ".join(f"{how} {score:.1f}" for how, score in scores.items())
+    tries: Mapping[str, tuple[Any, TeacherResult]], metric: str, say: Callable[[str], None]
+) -> tuple[Any, TeacherResult]:
+    attempts = tuple(Attempt(how=how, score=tried.tune[metric]) for how, (_, tried) in tries.items())
+    best = max(attempts, key=lambda attempt: attempt.score).how
+    listed = ", ".join(f"{attempt.how} {attempt.score:.1f}" for attempt in attempts)
     say(f"teacher: {listed} ({metric}, tuning set); the teacher is {best}")
-    return tries[best]
+    model, result = tries[best]
+    return model, result.model_copy(update={"attempts": attempts})
 
 
 def _keep_scores(file: Path, data: PreparedData, out: Path) -> ModelResult:
