@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from kdc.artifact.folder import load_manifest
 from kdc.artifact.manifest import CPU_PROVIDER
 from kdc.common import machine
 from kdc.common.errors import InputError, KdcError
@@ -147,8 +146,8 @@ def _make(
     root = root_of(config)
     result = compress(config, reporter=reporter, start_from=start_from, siblings=siblings)
     assert result.artifact is not None
-    sha256 = load_manifest(result.artifact, verify=False).sha256
-    return _Made(student, open_run(root, config, reporter), result.artifact, sha256)
+    assert result.result is not None
+    return _Made(student, open_run(root, config, reporter), result.artifact, result.result.sha256)
 
 
 def _facts(root: Path, made: list[_Made], left: list[Left], reporter: Reporter) -> FrontierFacts:

