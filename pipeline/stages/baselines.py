@@ -78,7 +78,6 @@ def _probe(encoder: Encoder, train: Sample, tune: Sample, task: Task, file: Path
 
     The file keeps the "together" head: a classifier can have no other.
     """
-    encoder.settle(train.tokens)
     together, *others = [""] if task.text_pair is None else ["together", "apart"]
     tried = {form: fit_probe(encoder, train, tune, task, apart=form == "apart") for form in (together, *others)}
     np.savez(file, weight=tried[together].model.weight, bias=tried[together].model.bias)

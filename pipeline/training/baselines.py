@@ -11,7 +11,7 @@ from kdc.pipeline.config import metrics
 from kdc.pipeline.config.tasks import Task
 from kdc.pipeline.models import loading
 from kdc.pipeline.training.batches import Rows
-from kdc.pipeline.training.environment import Environment, answering, settle
+from kdc.pipeline.training.environment import Environment, answering
 from kdc.pipeline.training.joining import set_join
 from kdc.pipeline.training.predict import predict
 
@@ -93,7 +93,7 @@ class Encoder:
     """A pretrained encoder, mean-pooled.
 
     Args:
-        environment: with `bf16=None`, fp32 until `settle`.
+        environment: with `bf16=None`, fp32.
         max_length: in tokens.
     """
 
@@ -107,11 +107,6 @@ class Encoder:
         set_join(self.model, ("mean",))  # for rows in windows
         self.tokenizer = loading.load_tokenizer(source)
         self.max_length = max_length
-
-    def settle(self, tokens: Any) -> None:
-        """Choose the fastest precision on these tokens."""
-        pad_id = self.tokenizer.pad_token_id
-        self.environment = settle(self.environment, self.model, Rows([tokens]), pad_id=pad_id, trains=False)
 
     def vectors(self, rows: Any, tokens: Any, *, apart: bool) -> NDArray[np.float32]:
         """Vectors (rows, features).
