@@ -82,7 +82,6 @@ def make_frontier(
             start_from = _FIRST_OWN
         made: list[_Made] = []
         left: list[Left] = []
-        roots: list[Path] = []
         trained = sum(kind_of(student).is_trained for student in students)
         hours = config.student.hours and config.student.hours / trained
         for index, student in enumerate(students):
@@ -90,7 +89,7 @@ def make_frontier(
             own = _config_of(config, student, hours, is_first=index == 0)
             _forget_other_teachers(root, root_of(own))
             try:
-                made.append(_make(student, own, tuple(roots), reporter, start_from))
+                made.append(_make(student, own, (root,) if index else (), reporter, start_from))
             except KdcError as error:
                 if disk_is_full(error) or (index == len(students) - 1 and not made):
                     raise
@@ -98,7 +97,6 @@ def make_frontier(
                 why = f"{error.what}{given}" + (f"; {error.remedy}" if error.remedy else "")
                 left.append(Left(student=student, why=why))
                 reporter.say(f"frontier: {student} is left out: {why}")
-            roots.append(root_of(own))
         return _facts(root, made, left, reporter)
 
 

@@ -90,6 +90,5 @@ def settle(environment: Environment, model: Any, rows: Rows, *, pad_id: int, tra
         if by_time[way] <= _CLEARLY * by_time[chosen]:
             chosen = way
     if is_open:
-        does, work = ("trains", "a step") if trains else ("answers", "the answers")
-        log.info("%s in %s, which is faster here for %s of this model", does, "bf16" if chosen.bf16 else "fp32", work)
+        log.info("%s in %s, which is faster here", "trains" if trains else "answers", "bf16" if chosen.bf16 else "fp32")
     return chosen
