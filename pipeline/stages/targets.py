@@ -6,7 +6,6 @@ ranks share them, and the stage resumes. With one uncalibrated teacher, memory d
 
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -42,16 +41,15 @@ def run(run: Run, out: Path) -> TargetsResult:
     total = sum(len(data.rows(split)) for split in _SPLITS if data.has(split))
     answers = out / "checkpoints"
     files = [answers / f"{ensemble.folder(number)}.npy" for number in range(len(run.config.teacher.sources))]
-    answer = partial(_answer, run.folder("teacher"), data, total, run.environment, run.progress)
     if run.config.teacher.scores is not None:
         np.save(path, np.load(run.folder("teacher") / SCORES)[:total])  # lowest row ids
         result = TargetsResult(rows=total)
     elif len(files) == 1:
-        answer(0, answers, path)
+        _answer(run, total, 0, answers, path)
         result = TargetsResult(rows=total)
     else:
         for number, file in enumerate(files):
-            answer(number, answers, file)
+            _answer(run, total, number, answers, file)
         scores = run.result(TeacherResult).scores(data.task.metrics[0])
         result = _average(files, ensemble.weights(scores, run.config.targets.weights), data, path)
     if run.config.targets.calibrate:
@@ -86,24 +84,15 @@ def _temperature(data: PreparedData, logits: NDArray[np.floating]) -> float:
     return calibrate(logits[rows], labels, data.task.kind, groups=data.groups("tune"))
 
 
-def _answer(
-    teachers: Path,
-    data: PreparedData,
-    total: int,
-    environment: Environment,
-    progress: Progress,
-    number: int,
-    answers: Path,
-    path: Path,
-) -> None:
-    """Write logits (total, outputs)."""
-    parts = answers / ensemble.folder(number)
+def _answer(run: Run, total: int, number: int, answers: Path, path: Path) -> None:
+    """Write a teacher's logits (total, outputs)."""
+    data, parts = run.data(), answers / ensemble.folder(number)
     parts.mkdir(parents=True, exist_ok=True)
     missing = [start for start in portions(total) if not _part(parts, start).exists()]
     if missing:
         rows = Rows.read(data, ensemble.role(number), [split for split in _SPLITS if data.has(split)])
-        teacher = str(teachers / ensemble.folder(number))
-        answer_with(teacher, data.task, rows, missing, parts, environment=environment, progress=progress)
+        teacher, environment = str(run.folder("teacher") / ensemble.folder(number)), run.environment
+        answer_with(teacher, data.task, rows, missing, parts, environment=environment, progress=run.progress)
     join_parts(parts, path, rows=total, outputs=data.task.outputs)
 
 
