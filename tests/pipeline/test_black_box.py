@@ -4,6 +4,7 @@ import csv
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import numpy as np
@@ -20,8 +21,9 @@ from kdc.pipeline.config.tasks import custom_task
 from kdc.pipeline.data.prepared import PreparedData, digest, open_data
 from kdc.pipeline.data.scores import Scores, scores_of_rows
 from kdc.pipeline.report.page import write_report
+from kdc.pipeline.results.training import ModelResult
 from kdc.pipeline.rundir.context import open_run
-from kdc.pipeline.stages.controls import student_without_unlabeled
+from kdc.pipeline.stages import controls
 from kdc.pipeline.training import students
 
 ALMOST = 0.9  # how sure the black box is of what it says
@@ -303,9 +305,19 @@ def test_other_unlabelled_rows_are_not_given_the_answers_of_the_old_ones(
     both = len(data.rows("train")) + len(data.rows("unlabeled"))
     assert record["metrics"]["train_rows"] == both  # a student learns from the unlabelled rows too
     # The control without them. The bugs to catch: it has them too, or learns from the labels alone.
-    run = open_run(tmp_path / "run", config, Reporter())
+    asked = config.model_copy(update={"run": config.run.model_copy(update={"controls": True})})
+    run, made = open_run(tmp_path / "run", asked, Reporter()), dict[str, Any]()
+
+    def noted(_: Any, work: Path, **how: Any) -> ModelResult:
+        made[work.stem] = how
+        (work / "model").mkdir(parents=True)
+        return ModelResult.model_validate(record["metrics"])
+
+    (tmp_path / "controls").mkdir()
+    with mock.patch.multiple(controls, student_control=noted, teacher_lora=noted):
+        controls.run(run, tmp_path / "controls")
     with mock.patch("kdc.pipeline.stages.controls.distil", wraps=students.distil) as distil:
-        control = student_without_unlabeled(run, tmp_path / "control")
+        control = controls.student_control(run, tmp_path / "control", **made["student_without_unlabeled"])
     assert control.training is not None
     assert control.training.train_rows == len(data.rows("train"))
     assert distil.call_args.args[0].min_steps == record["metrics"]["steps"]  # as many as with them

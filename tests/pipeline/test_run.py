@@ -144,8 +144,9 @@ def test_the_controls_that_are_made_are_those_that_tell_something(
         return ModelResult.model_validate_json(record.read_text())
 
     record = finished.folder / "run" / "controls" / "teacher_lora.json"
-    for name in ("student_without_kd", "student_without_unlabeled", "teacher_lora"):
+    for name in ("student_control", "teacher_lora"):
         monkeypatch.setattr(controls, name, make)
+    monkeypatch.setattr(PreparedData, "tokens", lambda *_: [])
     three = {"student_without_kd", "student_without_kd_by_loss", "teacher_lora"}
     run = open_run(finished.folder / "run", finished.config, Reporter())
     assert _made(run, tmp_path / "three") == three
