@@ -5,13 +5,12 @@ splits).
 """
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from kdc.common.errors import KdcError
 from kdc.pipeline.config import metrics
@@ -79,10 +78,9 @@ def run(run: Run, out: Path) -> EvaluateResult:
 
     table = {name: entry.row for name, entry in entries.items()}
     (out / "table.json").write_text(json.dumps(table, indent=2), encoding="utf-8")
-    labels = np.asarray(data.rows(first)["label"][:])
     kept = {name: entry.logits[first] for name, entry in entries.items()}
     baseline = better_baseline(run.result(TargetsResult).baseline_comparison)
-    _save_evaluation(out / EVALUATION, texts, labels, data.groups(first), kept, better=baseline)
+    _save_evaluation(out / EVALUATION, data, kept, better=baseline)
     answers: dict[str, Any] = {
         f"{split}/{name}": entry.logits[split] for name, entry in entries.items() for split in data.eval_splits
     }
@@ -153,21 +151,14 @@ def check_served(merged: Logits, served: Logits) -> None:
         )
 
 
-def _save_evaluation(
-    path: Path,
-    texts: Sequence[Text],
-    labels: NDArray[np.generic],
-    groups: NDArray[np.integer],
-    logits: Logits,
-    *,
-    better: str | None,
-) -> None:
+def _save_evaluation(path: Path, data: PreparedData, logits: Logits, *, better: str | None) -> None:
     """Save each row's SHA-256 (never its text), label, group and logits, also those of a baseline `better` than
     the teacher."""
+    rows = data.rows(data.eval_splits[0])
     arrays: dict[str, Any] = {
-        "text_sha256": np.frombuffer(b"".join(map(digest, texts)), dtype=np.uint8).reshape(-1, 32),
-        "label": labels,
-        "group": groups,
+        "text_sha256": np.frombuffer(b"".join(map(digest, texts_of(rows))), dtype=np.uint8).reshape(-1, 32),
+        "label": np.asarray(rows["label"][:]),
+        "group": np.asarray(rows["group"][:]),
         "teacher_logits": logits["teacher"],
         "student_logits": logits["fp32"],
     }

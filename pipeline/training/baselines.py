@@ -79,9 +79,7 @@ def fit_tfidf(train: Sample, tune: Sample, task: Task) -> Fitted:
         of_texts = [words.transform(texts) for words, texts in zip(vectorizers, _columns(rows), strict=True)]
         return hstack(of_texts).tocsr()
 
-    model, answers, score = best_fit(
-        vectors(train.rows), train.labels, vectors(tune.rows), tune.labels, task, _TFIDF_STRENGTHS
-    )
+    model, answers, score = best_fit(train, vectors(train.rows), tune, vectors(tune.rows), task, _TFIDF_STRENGTHS)
     return Fitted(model, lambda rows, tokens: model(vectors(rows)), answers, score)
 
 
@@ -146,9 +144,8 @@ def fit_probe(encoder: Encoder, train: Sample, tune: Sample, task: Task, *, apar
     mean, spread = vectors.mean(0), vectors.std(0)
     spread = np.maximum(spread, max(_LEAST_SPREAD * np.median(spread), 1e-6))
     tuned = encoder.vectors(tune.rows, tune.tokens, apart=apart)
-    scaled, _, score = best_fit(
-        (vectors - mean) / spread, train.labels, (tuned - mean) / spread, tune.labels, task, _PROBE_STRENGTHS
-    )
+    features, tune_features = ((each - mean) / spread for each in (vectors, tuned))
+    scaled, _, score = best_fit(train, features, tune, tune_features, task, _PROBE_STRENGTHS)
     weight = scaled.weight / spread  # the head reads unscaled vectors
     model = Linear(weight, scaled.bias - weight @ mean)
     return Fitted(model, lambda rows, tokens: model(encoder.vectors(rows, tokens, apart=apart)), model(tuned), score)
@@ -165,19 +162,14 @@ def with_head(model: Any, head: Linear) -> Any:
 
 
 def best_fit(
-    features: Any,
-    labels: NDArray[np.generic],
-    tune_features: Any,
-    tune_labels: NDArray[np.generic],
-    task: Task,
-    strengths: Iterable[float],
+    train: Sample, features: Any, tune: Sample, tune_features: Any, task: Task, strengths: Iterable[float]
 ) -> tuple[Linear, Logits, float]:
     """The model with the best first metric on the tuning set, its logits there, and the metric."""
     metric, tried = task.metrics[0], []
     for strength in strengths:
-        model = fit(features, labels, task, strength)
+        model = fit(features, train.labels, task, strength)
         answers = model(tune_features)
-        tried.append((model, answers, metrics.compute(answers, tune_labels, task.kind, (metric,))[metric]))
+        tried.append((model, answers, metrics.compute(answers, tune.labels, task.kind, (metric,))[metric]))
     return max(tried, key=lambda fitted: fitted[2])
 
 
