@@ -28,7 +28,7 @@ from kdc.pipeline.results.data import DataResult, TokenCounts
 from kdc.pipeline.rundir.context import Run
 from kdc.pipeline.rundir.fingerprints import answered_rows
 from kdc.pipeline.training import ensemble
-from kdc.pipeline.training.student_checks import check_plan, check_student, check_windows
+from kdc.pipeline.training.student_checks import check_models, check_windows
 
 
 def depends_on(run: Run) -> dict[str, Any]:
@@ -85,7 +85,6 @@ def check(run: Run) -> None:
     """
     config, data = run.config, run.data()
     operating, task = config.operating, data.task
-    check_plan(config.teacher, config.student, task)
     check_windows(config.long, task.kind, (config.teacher.window_loss, config.student.window_loss))
     aims_of(operating.aims, task)
     abstain_of(operating.abstain, operating.aims, task)
@@ -94,7 +93,7 @@ def check(run: Run) -> None:
     check_second(run)
     for requirement in config.contract.require:
         required_label(requirement, task)
-    check_student(config.student, config.teacher, is_searched=config.searches)
+    check_models(config.student, config.teacher, task, is_searched=config.searches)
     contract = config.contract.terms
     if contract is not None:
         length = run.result(DataResult).max_length["student"]
