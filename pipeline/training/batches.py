@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-import datasets
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -27,6 +26,8 @@ class Rows(Dataset):
     _files: tuple[PreparedData, str, tuple[str, ...], Path | None] | None = None  # arguments of `read`
 
     def __init__(self, parts: list[Any], teacher_logits: NDArray[np.float32] | None = None) -> None:
+        import datasets  # here, or it adds to the peak memory of a torch model
+
         self.dataset = datasets.concatenate_datasets(parts)  # rows of parts without labels have None
         self.teacher_logits = teacher_logits
         self.lengths = np.asarray(self.dataset.with_format("numpy")["length"][:])
