@@ -26,7 +26,7 @@ class Rows(Dataset):
     _files: tuple[PreparedData, str, tuple[str, ...], Path | None] | None = None  # arguments of `read`
 
     def __init__(self, parts: list[Any], teacher_logits: NDArray[np.float32] | None = None) -> None:
-        import datasets  # here, or it adds to the peak memory of a torch model
+        import datasets
 
         self.dataset = datasets.concatenate_datasets(parts)  # rows of parts without labels have None
         self.teacher_logits = teacher_logits
