@@ -54,7 +54,7 @@ def joined(rows: Rows, folder: Path) -> np.ndarray:
 
 def expected(rows: Rows) -> np.ndarray:
     logits = np.full((len(rows), 2), np.nan, dtype=np.float32)
-    for row in rows.parts[0]:
+    for row in rows.dataset:
         logits[row["row"]] = [sum(row["input_ids"]), len(row["input_ids"])]
     return logits
 
