@@ -4,7 +4,6 @@ Each is a run with its own artifact. The first is in the run directory. The othe
 rows, teacher and logits. Writes `frontier.html`, `frontier.json` and `frontier.md`.
 """
 
-import time
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,29 +11,27 @@ from typing import Any
 
 import numpy as np
 
-from kdc.artifact.folder import load_manifest
 from kdc.artifact.manifest import CPU_PROVIDER
 from kdc.common import machine
 from kdc.common.errors import InputError, KdcError
 from kdc.common.files import disk_is_full
 from kdc.common.progress import Reporter
 from kdc.pipeline.config import metrics
-from kdc.pipeline.config.aims import parse_abstain, parse_aim
 from kdc.pipeline.config.metrics import Floats
 from kdc.pipeline.config.settings import Config
-from kdc.pipeline.config.student_kinds import KINDS, kind_of
+from kdc.pipeline.config.student_kinds import kind_of
 from kdc.pipeline.evaluation.evidence import answers_of, look_of
 from kdc.pipeline.quality.frontier import FrontierFacts, Left, Point
 from kdc.pipeline.quality.intervals import difference, score_interval
 from kdc.pipeline.quality.judging import EvaluationAnswers, judged_device
 from kdc.pipeline.quality.latency import BATCH, in_pieces, interval_of_median, time_in_turns
-from kdc.pipeline.report.frontier import read_facts, write_frontier
+from kdc.pipeline.report.frontier import write_frontier
 from kdc.pipeline.results.training import StudentResult, TargetsResult
 from kdc.pipeline.run import STAGES, compress
 from kdc.pipeline.rundir.context import Run, open_run
 from kdc.pipeline.rundir.directory import FRONTIER, locked, root_of
 from kdc.pipeline.rundir.folders import forget
-from kdc.pipeline.rundir.record import RECORD, read_record, read_result
+from kdc.pipeline.rundir.record import RECORD, read_record
 from kdc.pipeline.stages.candidates import curve_of
 from kdc.pipeline.training import ranks
 from kdc.serving.engine.engine import Engine
@@ -43,8 +40,6 @@ _CONFIDENCE = 0.95  # of all score intervals together, of each time interval alo
 _ROUNDS = 9  # see `interval_of_median`
 _SHARED = ("data", "vocabulary", "baselines", "teacher", "targets", "uncut")
 _LAST_SHARED, _FIRST_OWN = "targets", "student"
-_LEAST_HOURS = 1 / 60  # per training
-_SECONDS_OF_AN_HOUR = 3600.0
 
 
 @dataclass(frozen=True)
@@ -87,17 +82,14 @@ def make_frontier(
             start_from = _FIRST_OWN
         made: list[_Made] = []
         left: list[Left] = []
-        roots: list[Path] = []
-        hours = config.student.hours
+        trained = sum(kind_of(student).is_trained for student in students)
+        hours = config.student.hours and config.student.hours / trained
         for index, student in enumerate(students):
             reporter.say(f"frontier: {student}, {index + 1} of {len(students)}")
-            share = None if hours is None else max(hours / (len(students) - index), _LEAST_HOURS)
-            own = _config_of(config, student, share, is_first=index == 0)
+            own = _config_of(config, student, hours, is_first=index == 0)
             _forget_other_teachers(root, root_of(own))
-            began = time.monotonic()
             try:
-                made.append(_make(student, own, tuple(roots), reporter, start_from))
-                hours = hours and hours - _hours_trained(root_of(own))
+                made.append(_make(student, own, (root,) if index else (), reporter, start_from))
             except KdcError as error:
                 if disk_is_full(error) or (index == len(students) - 1 and not made):
                     raise
@@ -105,9 +97,6 @@ def make_frontier(
                 why = f"{error.what}{given}" + (f"; {error.remedy}" if error.remedy else "")
                 left.append(Left(student=student, why=why))
                 reporter.say(f"frontier: {student} is left out: {why}")
-                spent = (time.monotonic() - began) / _SECONDS_OF_AN_HOUR
-                hours = hours and hours - min(share or 0.0, spent)
-            roots.append(root_of(own))
         return _facts(root, made, left, reporter)
 
 
@@ -117,29 +106,6 @@ def _check(config: Config) -> None:
             "a frontier takes no limits: it shows what each would cost",
             given=", ".join(f"contract.{name}" for name in limits),
             remedy="drop the limits, or drop --frontier for the one student that keeps them",
-        )
-    if config.contract.search == "full":
-        raise InputError(
-            "a frontier makes students along the whole curve, without a search",
-            given="contract.search=full",
-            remedy="drop contract.search, or drop --frontier and set the limits that a student has to keep",
-        )
-    bounds = [f"--aim {text}" for text in config.operating.aims if parse_aim(text).is_bound]
-    abstain = config.operating.abstain
-    bounds += [f"--abstain {abstain}"] if abstain is not None and parse_abstain(abstain).is_bound else []
-    if bounds:
-        raise InputError(
-            "a frontier shows every student, and would lose those whose bound is not confirmed",
-            given=", ".join(bounds),
-            remedy="drop it here, then set it for the student that you choose: same command without --frontier, with "
-            "that --student",
-        )
-    if not config.student.kind.has_layers:
-        without = ", ".join(kind.name for kind in KINDS.values() if not kind.has_layers)
-        raise InputError(
-            "a frontier trains students with layers and without, and these settings are for one without",
-            given=f"--student {config.student.model}",
-            remedy=f"drop --student: a frontier has {without} in any case",
         )
     if ranks.is_launched():
         raise InputError(
@@ -178,24 +144,13 @@ def _make(
     root = root_of(config)
     result = compress(config, reporter=reporter, start_from=start_from, siblings=siblings)
     assert result.artifact is not None
-    sha256 = load_manifest(result.artifact, verify=False).sha256
-    return _Made(student, open_run(root, config, reporter), result.artifact, sha256)
-
-
-def _hours_trained(root: Path) -> float:
-    if read_record(root / StudentResult.STAGE) is None:
-        return 0.0
-    training = read_result(root, StudentResult).training
-    return 0.0 if training is None else training.seconds / _SECONDS_OF_AN_HOUR
+    assert result.result is not None
+    return _Made(student, open_run(root, config, reporter), result.artifact, result.result.sha256)
 
 
 def _facts(root: Path, made: list[_Made], left: list[Left], reporter: Reporter) -> FrontierFacts:
     first, settings = made[0].run, made[0].run.config.evaluate
     device = judged_device(first.device)
-    where = {"cpu": machine.cpu().model, "threads": machine.cores().usable, "device": device}
-    before = read_facts(root)
-    if before is not None and before.is_of([point.sha256 for point in made], left, where):
-        return before
     reporter.started(FRONTIER, f"{len(made)} artifacts are measured side by side")
     answers = {point.student: point.answers() for point in made}
     one = answers[made[0].student]
@@ -231,7 +186,9 @@ def _facts(root: Path, made: list[_Made], left: list[Left], reporter: Reporter) 
         floors={name: scores[name] for name in ("probe", "tfidf", "majority") if name in scores},
         points=tuple(points),
         left=tuple(left),
-        **where,
+        cpu=machine.cpu().model,
+        threads=machine.cores().usable,
+        device=device,
     )
     write_frontier(root, facts)
     reporter.finished(FRONTIER, 0.0, f"{len(points)} points")

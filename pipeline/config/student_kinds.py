@@ -4,10 +4,13 @@ Settings load without torch, so kinds import `kdc.pipeline.models` lazily.
 """
 
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib import import_module
 from typing import Any
+
+from kdc.pipeline.config.tasks import Task
 
 UNCUT = "teacher"
 UNCUT_NAME = "the teacher itself, uncut"  # in the lineage
@@ -26,7 +29,7 @@ class OwnTraining:
     head_learning_rate: float
 
 
-class StudentKind:
+class StudentKind(ABC):
     """Students of one kind. `spec` is `--student`'s value, `teacher` an id or path."""
 
     name = ""  # spec before the colon
@@ -52,13 +55,12 @@ class StudentKind:
         """The student's part of fingerprints, as JSON."""
         return spec
 
-    def check(self, spec: str, teacher: str) -> None:
+    def check(self, spec: str, teacher: str) -> None:  # noqa: B027 - most kinds have nothing to refuse
         """Raise InputError if the spec is wrong or does not fit the teacher."""
 
-    def make(self, spec: str, whole: Any, importance: Callable[..., Any]) -> tuple[Any, tuple[str, ...]]:
-        """The untrained student and its randomly initialised modules. `whole` is the teacher as `Loaded`; `importance`
-        makes `Importance` (`models/units.py`)."""
-        raise NotImplementedError
+    @abstractmethod
+    def make(self, spec: str, task: Task, teacher: Callable[[], Any], importance: Callable[..., Any]) -> Any:
+        """The untrained student as `Loaded`, like what `teacher` returns; for `importance` see `models/units.py`."""
 
     def model_class(self, config: Any) -> Any:
         """The class that opens a saved student; None for other kinds and for transformers' own."""
@@ -105,14 +107,17 @@ class _Checkpoint(StudentKind):
     def fingerprint(self, spec: str, teacher: str) -> Any:
         return _models("loading").fingerprint(spec)
 
+    def make(self, spec: str, task: Task, teacher: Callable[[], Any], importance: Callable[..., Any]) -> Any:
+        return _models("loading").load_model(spec, task)
+
 
 class _Uncut(StudentKind):
     name = UNCUT
     has_sizes = False
     is_trained = False
 
-    def make(self, spec: str, whole: Any, importance: Callable[..., Any]) -> tuple[Any, tuple[str, ...]]:
-        return whole.model, whole.new_modules
+    def make(self, spec: str, task: Task, teacher: Callable[[], Any], importance: Callable[..., Any]) -> Any:
+        return teacher()
 
     def short_name(self, spec: str) -> str:
         return "teacher, uncut"
@@ -134,9 +139,10 @@ class _Layers(StudentKind):
     def check(self, spec: str, teacher: str) -> None:
         _models("possible_cuts").check_cut(spec, teacher)
 
-    def make(self, spec: str, whole: Any, importance: Callable[..., Any]) -> tuple[Any, tuple[str, ...]]:
-        cutting = _models("cutting")
-        return cutting.cut(whole.model, cutting.parse_cut(spec, whole.model.config), importance), whole.new_modules
+    def make(self, spec: str, task: Task, teacher: Callable[[], Any], importance: Callable[..., Any]) -> Any:
+        cutting, whole = _models("cutting"), teacher()
+        wanted = cutting.parse_cut(spec, whole.model.config)
+        return replace(whole, model=cutting.cut(whole.model, wanted, importance))
 
     def tried(self, teacher: str) -> Sequence[str]:
         return _models("possible_cuts").cuts_of_search(teacher)
@@ -169,9 +175,10 @@ class _Shallow(StudentKind):
     def check(self, spec: str, teacher: str) -> None:
         _models("shallow").check_shape(spec, _models("loading").config_at_hand(teacher))
 
-    def make(self, spec: str, whole: Any, importance: Callable[..., Any]) -> tuple[Any, tuple[str, ...]]:
+    def make(self, spec: str, task: Task, teacher: Callable[[], Any], importance: Callable[..., Any]) -> Any:
         shallow = _models("shallow")
-        return shallow.shallow_over(whole.model, shallow.parse_shape(spec))
+        model, new_modules = shallow.shallow_over(teacher().model, shallow.parse_shape(spec))
+        return _models("loading").Loaded(model, new_modules)
 
     def model_class(self, config: Any) -> Any:
         return _models("shallow").ShallowClassifier if getattr(config, "kdc_shallow", None) is not None else None

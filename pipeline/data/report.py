@@ -12,7 +12,6 @@ from kdc.pipeline.results.data import DataReport, SplitCounts
 OVERLAP_WORTH_TELLING = 0.1  # share of evaluation rows
 _LARGE_UNIT = 0.1  # share of rows; larger units fit no held-out set
 _EXAMPLES, _EXAMPLE_CHARACTERS = 3, 80
-_RARE = 0.2  # share of the mean class size
 _SMALL_TUNE = 100  # fewer rows decide mostly by chance
 
 
@@ -127,22 +126,3 @@ def _warnings(task: Task, report: DataReport, rows: dict[str, CheckedRows], near
     if absent:
         warnings.append(f"no training row has the label {', '.join(absent)}")
     return warnings
-
-
-def rare_classes(task: Task, report: DataReport) -> str | None:
-    """A hint if macro F1 decides and some of three or more classes are rare. With two classes, weights showed no
-    gain."""
-    counts = {name: count for name, count in (report.splits["train"].labels or {}).items() if count}
-    if task.metrics[0] != "macro_f1" or len(counts) < 3:
-        return None
-    mean = sum(counts.values()) / len(counts)
-    rare = sorted((count, name) for name, count in counts.items() if count < _RARE * mean)
-    if not rare:
-        return None
-    named = ", ".join(f"{name} {count:,}" for count, name in rare[:_EXAMPLES])
-    return (
-        f"{len(rare)} of {len(counts)} classes have less than a fifth of the average class's {mean:,.0f} training rows "
-        f"({named}); macro F1 counts each class alike: --set teacher.class_weights=balanced --set "
-        "student.class_weights=balanced may raise it, and cost accuracy (docs/how-to/thresholds.md, "
-        '"Rare classes")'
-    )

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kdc.artifact.manifest import LongTexts
+from kdc.artifact.manifest import LongTexts, TokenizerInfo
 from kdc.pipeline.data.prepared import PreparedData, texts_of
 from kdc.pipeline.data.tokens import apart, tokenizer_info
 from kdc.pipeline.graphs.files import FP32_ONNX, TOKENIZER_INFO, TOKENIZER_JSON
@@ -51,20 +51,27 @@ def export_model(
     Raises:
         KdcError: export failed, or logits differ.
     """
-    tokenizer = loading.load_tokenizer(str(model))
-    typed = "token_type_ids" in tokens.column_names
-    made_by = export_onnx(model, out / FP32_ONNX, exporter=exporter, token_type_ids=typed)
-    typed = "token_type_ids" in graph_inputs(out / FP32_ONNX)
-    info = tokenizer_info(tokenizer, max_length=max_length, token_type_ids=typed, long=long)
-    (out / TOKENIZER_INFO).write_text(info.model_dump_json(indent=2), encoding="utf-8")
-    tokenizer.backend_tokenizer.save(str(out / TOKENIZER_JSON), pretty=False)  # a third smaller
-
+    made_by, info = write_graph(model, out, exporter=exporter, max_length=max_length, long=long)
     rows = apart(tokens[index] for index in range(min(_ROWS, len(tokens))))
     longest = min(max_length, _LONGEST)
     batches = list(parity_batches(rows, pad_id=info.pad_id, max_length=longest, seed=seed))
     save_graph(simplify(out / FP32_ONNX, batches[:6]), out / FP32_ONNX)
     answer = onnx_logits(out / FP32_ONNX)
     return Exported(made_by, check_parity(answer, torch_logits(model), batches), answer, batches)
+
+
+def write_graph(
+    model: Path, out: Path, *, exporter: Exporter, max_length: int, long: LongTexts | None
+) -> tuple[str, TokenizerInfo]:
+    """Write a model's fp32 graph and tokenizer; return the exporter and how the tokenizer is used."""
+    tokenizer = loading.load_tokenizer(str(model))
+    typed = "token_type_ids" in tokenizer.model_input_names
+    made_by = export_onnx(model, out / FP32_ONNX, exporter=exporter, token_type_ids=typed)
+    typed = "token_type_ids" in graph_inputs(out / FP32_ONNX)
+    info = tokenizer_info(tokenizer, max_length=max_length, token_type_ids=typed, long=long)
+    (out / TOKENIZER_INFO).write_text(info.model_dump_json(indent=2), encoding="utf-8")
+    tokenizer.backend_tokenizer.save(str(out / TOKENIZER_JSON), pretty=False)  # a third smaller
+    return made_by, info
 
 
 def tuning_slice(data: PreparedData, fp32: Engine, *, most: int | None = None) -> TuningSlice:

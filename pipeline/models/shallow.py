@@ -34,18 +34,12 @@ class Shape:
 
 
 SHAPES = {
-    "linear": Shape(width=32, channels=0, window=1, depth=0, hidden=0, trains_vectors=True, pairs=1 << 15),
-    "static": Shape(width=256, channels=0, window=1, depth=0, hidden=256, trains_vectors=True),
+    "linear": Shape(width=32, channels=0, window=0, depth=0, hidden=0, trains_vectors=True, pairs=1 << 15),
+    "static": Shape(width=256, channels=0, window=0, depth=0, hidden=256, trains_vectors=True),
     "conv": Shape(width=128, channels=256, window=3, depth=1, hidden=256, trains_vectors=False),
-}
-_SIZES = {
-    "linear": ("width", "pairs"),
-    "static": ("width", "hidden"),
-    "conv": ("width", "channels", "window", "depth", "hidden"),
 }
 _MOST = {"width": 1024, "channels": 4096, "window": 9, "depth": 4, "hidden": 4096, "pairs": 1 << 20}
 _QUOTED = 100  # characters in errors
-_MOST_BYTES = 1 << 31  # ONNX's limit
 _FACTOR = 1_000_003  # a large prime
 
 
@@ -153,20 +147,17 @@ def parse_shape(spec: str) -> Shape:
         InputError: an unknown, repeated or out-of-range size.
     """
     kind, _, parts = spec.partition(":")
+    known = [name for name in _MOST if getattr(SHAPES[kind], name)]  # a kind's other sizes are 0
     sizes: dict[str, int] = {}
     for part in parts.split(",") if parts else ():
         name, _, value = part.partition("=")
-        problem = ""
-        if name not in _SIZES[kind]:
-            problem = f"the student {kind} has no such size"
-        elif name in sizes:
-            problem = f"the student {kind} has this size twice"
-        elif not re.fullmatch("[0-9]{1,9}", value) or not 1 <= int(value) <= _MOST[name]:
-            problem = f"a size of the student {kind} is no whole number within its range"
-        if problem:
-            ranges = ", ".join(f"{size} (1 to {_MOST[size]})" for size in _SIZES[kind])
-            given = f"{part[:_QUOTED]} in {spec[:_QUOTED]}"
-            raise InputError(problem, given=given, remedy=f"its sizes are {ranges}")
+        is_new = name in known and name not in sizes
+        if not is_new or not re.fullmatch("[0-9]{1,9}", value) or not 1 <= int(value) <= _MOST[name]:
+            raise InputError(
+                f"the student {kind} has no such size, has it twice, or it is no whole number in its range",
+                given=f"{part[:_QUOTED]} in {spec[:_QUOTED]}",
+                remedy="its sizes are " + ", ".join(f"{size} (1 to {_MOST[size]})" for size in known),
+            )
         sizes[name] = int(value)
     return Shape(**asdict(SHAPES[kind]) | sizes)
 
@@ -175,24 +166,15 @@ def check_shape(spec: str, teacher: PretrainedConfig | None) -> None:
     """Check sizes before training.
 
     Raises:
-        InputError: as `parse_shape`; wider than the teacher's vectors; or too large for an ONNX file.
+        InputError: as `parse_shape`; or wider than the teacher's vectors.
     """
     shape = parse_shape(spec)
     widest = getattr(teacher, "embedding_size", None) or getattr(teacher, "hidden_size", None)
-    if widest is None:
-        return
-    if "width=" in spec and shape.width > widest:
+    if widest is not None and "width=" in spec and shape.width > widest:
         raise InputError(
             f"a student over the teacher's token vectors is at most as wide as they are, {widest}",
             given=spec,
             remedy=f"width={widest} or less",
-        )
-    tables = 4 * (int(getattr(teacher, "vocab_size", 0)) + shape.pairs) * min(shape.width, widest)
-    if tables >= _MOST_BYTES:
-        raise InputError(
-            "the student's vectors would be larger than an ONNX file can be",
-            given=f"{spec}: {tables / 1e9:.1f} GB, the limit is 2 GB",
-            remedy="a smaller width, or fewer pairs",
         )
 
 

@@ -19,7 +19,6 @@ WIDTH_FIELDS = ("intermediate_size", "hidden_dim")  # feed-forward neurons
 # Attention modules' attributes: number of heads and total width.
 _COUNTS = ("num_attention_heads", "num_heads", "n_heads")
 _WIDTHS = ("all_head_size", "embed_dim", "dim")
-_NOT_NARROWED = "name the layers alone, without ffn= and heads="
 
 
 @dataclass(frozen=True)
@@ -70,11 +69,7 @@ def feed_forwards(model: PreTrainedModel) -> list[Part]:
         if up == down and len(up) == 2:  # neurons equal the hidden size
             up, down = up[:1], up[1:]
         if len(up) != 1 or len(down) != 1:
-            raise InputError(
-                "the feed-forward parts of this model cannot be made narrower",
-                given=f"{type(model).__name__}: {len(up)} and {len(down)} linear layers of {width} neurons in a layer",
-                remedy=_NOT_NARROWED,
-            )
+            raise _as_wide_as_they_are("feed-forward parts", model)
         parts.append(Part((up[0],), down[0], 1))
     return parts
 
@@ -89,13 +84,14 @@ def attentions(model: PreTrainedModel) -> list[Part]:
     for layer in encoder_layers(model)[1]:
         of_layer = _attentions(layer)
         if len(of_layer) != 1:
-            raise InputError(
-                "the attention of this model cannot be made narrower",
-                given=f"{type(model).__name__}: {len(of_layer)} modules with a query, a key and a value in a layer",
-                remedy=_NOT_NARROWED,
-            )
+            raise _as_wide_as_they_are("attentions", model)
         parts += of_layer
     return parts
+
+
+def _as_wide_as_they_are(parts: str, model: PreTrainedModel) -> InputError:
+    remedy = "name the layers alone, without ffn= and heads="
+    return InputError(f"the {parts} of this model cannot be made narrower", given=type(model).__name__, remedy=remedy)
 
 
 def _attentions(layer: nn.Module) -> list[Part]:

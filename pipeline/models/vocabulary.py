@@ -16,13 +16,14 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from tokenizers import Tokenizer
 from torch import nn
+from transformers import PreTrainedTokenizerFast
 
 from kdc.common.errors import InputError
 from kdc.pipeline.models import loading
 
 _KEPT = "kept.npy"  # old ids of the pieces, by new id
-_FOR_SLOW_TOKENIZERS = ("vocab.txt", "vocab.json", "merges.txt", "spiece.model", "sentencepiece.bpe.model", "spm.model")
 
 
 def save_smaller(source: str, used: Iterable[int], least: int, folder: Path) -> int:
@@ -42,21 +43,14 @@ def save_smaller(source: str, used: Iterable[int], least: int, folder: Path) -> 
     _check_ids(kept, config, tokenizer.pad_token_id)
     shutil.rmtree(folder, ignore_errors=True)  # from an interruption
     folder.mkdir(parents=True)
-    tokenizer.save_pretrained(folder)
     config.save_pretrained(folder)
-    for name in _FOR_SLOW_TOKENIZERS:
-        (folder / name).unlink(missing_ok=True)
-    smaller = without_others(whole, kept)
-    (folder / "tokenizer.json").write_text(json.dumps(smaller, ensure_ascii=False), encoding="utf-8")
-    settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
-    new = _new_ids(kept)
-    added: dict[str, Any] = settings.get("added_tokens_decoder", {})
-    settings |= {
-        "tokenizer_class": "PreTrainedTokenizerFast",  # reads tokenizer.json unchanged
-        "model_input_names": list(tokenizer.model_input_names),
-        "added_tokens_decoder": {str(new[int(old)]): token for old, token in added.items()},
-    }
-    (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=2), encoding="utf-8")
+    PreTrainedTokenizerFast(  # reads tokenizer.json unchanged
+        tokenizer_object=Tokenizer.from_str(json.dumps(without_others(whole, kept))),
+        model_input_names=tokenizer.model_input_names,
+        model_max_length=tokenizer.model_max_length,
+        truncation_side=tokenizer.truncation_side,
+        **tokenizer.special_tokens_map,
+    ).save_pretrained(folder)
     np.save(folder / _KEPT, np.array(kept, dtype=np.int64))
     return len(kept)
 

@@ -160,7 +160,6 @@ class TargetsResult(StageResult):
     STAGE = "targets"
 
     rows: int  # with logits
-    resumed_from: int | None = None  # rows answered before; None with several teachers or a black box
     weights: tuple[float, ...] | None = None  # of several teachers, with sum 1
     temperatures: tuple[float, ...] | None = None  # divide teachers' logits before averaging; None: one teacher
     temperature: float | None = None  # divides all logits; None: not calibrated

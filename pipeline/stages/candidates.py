@@ -16,18 +16,17 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import set_seed
 
 from kdc.artifact.contract.terms import Contract, Costs
-from kdc.artifact.manifest import LongTexts, TokenizerInfo
 from kdc.common.errors import InputError, KdcError
 from kdc.common.files import write_whole
 from kdc.pipeline.config.settings import Config
 from kdc.pipeline.config.student_kinds import KINDS, StudentKind, kind_of
 from kdc.pipeline.config.training_settings import StudentSettings
 from kdc.pipeline.data.prepared import texts_of
-from kdc.pipeline.data.tokens import tokenizer_info
+from kdc.pipeline.graphs.exporting import write_graph
+from kdc.pipeline.graphs.files import FP32_ONNX, TOKENIZER_JSON
 from kdc.pipeline.graphs.fp16 import to_fp16
 from kdc.pipeline.graphs.int8 import CANDIDATES, quantise
 from kdc.pipeline.graphs.int8_storage import VectorBits
-from kdc.pipeline.graphs.onnx_graph import Exporter, export_onnx, graph_inputs
 from kdc.pipeline.graphs.parity import Feeds
 from kdc.pipeline.graphs.ranges import sample_batches
 from kdc.pipeline.graphs.smoothing import make_source
@@ -45,7 +44,6 @@ from kdc.serving.engine.engine import Engine
 from kdc.serving.engine.tokenizing import Text
 
 _ROUNDS = 3
-_TOKENIZER = "tokenizer.json"
 _REFUSED = "refused"  # after a refusal the next run measures again: the machine may have been busy
 # It usually wins; the fastest is a few percent faster, and as large.
 _INT8 = next(candidate for candidate in CANDIDATES if candidate.name == "channel-smooth")
@@ -159,13 +157,14 @@ def _measure(run: Run, settings: StudentSettings, contract: Contract, scratch: P
     model = as_served(loaded.model)
     tokens, texts = data.tokens(role, "train"), texts_of(data.rows("tune"))
     with tempfile.TemporaryDirectory(dir=scratch) as name:  # leftovers of a kill go with the run
-        folder = Path(name)
-        long = config.long.of(max_length)
-        info = _export(model, source, folder, max_length=max_length, exporter=config.export.exporter, long=long)
+        folder, exporter, long = Path(name), config.export.exporter, config.long.of(max_length)
+        model.save_pretrained(folder / "model")
+        loading.load_tokenizer(source).save_pretrained(folder / "model")
+        _, info = write_graph(folder / "model", folder, exporter=exporter, max_length=max_length, long=long)
         batches = partial(sample_batches, tokens, info.input_names, rows=config.quantize.calibration_rows, seed=seed)
         open_engine = partial(
             Engine.from_files,
-            tokenizer_json=folder / _TOKENIZER,
+            tokenizer_json=folder / TOKENIZER_JSON,
             task=data.task.info(),
             tokenizer_info=info,
             device=judged_device(run.device),
@@ -187,23 +186,10 @@ def _measure(run: Run, settings: StudentSettings, contract: Contract, scratch: P
 
 def _costs_of(engine: Engine, file: Path, contract: Contract, texts: Sequence[Text]) -> Costs:
     """Keeps only medians: a busy machine must not let an impossible contract through."""
-    size = file.stat().st_size + (file.parent / _TOKENIZER).stat().st_size
+    size = file.stat().st_size + (file.parent / TOKENIZER_JSON).stat().st_size
     timed = rows_to_time(engine, texts, contract.at)
     costs = measure_costs(engine, timed, contract, size_bytes=size, rounds=_ROUNDS)
     return costs.model_copy(update={"latency_interval": None, "rows_interval": None, "starved": 0.0})
-
-
-def _export(
-    model: Any, source: str, folder: Path, *, max_length: int, exporter: Exporter, long: LongTexts | None
-) -> TokenizerInfo:
-    tokenizer = loading.load_tokenizer(source)
-    model.save_pretrained(folder / "model")
-    tokenizer.save_pretrained(folder / "model")
-    tokenizer.backend_tokenizer.save(str(folder / _TOKENIZER), pretty=False)
-    typed = "token_type_ids" in tokenizer.model_input_names
-    export_onnx(folder / "model", folder / "fp32.onnx", exporter=exporter, token_type_ids=typed)
-    typed = "token_type_ids" in graph_inputs(folder / "fp32.onnx")
-    return tokenizer_info(tokenizer, max_length=max_length, token_type_ids=typed, long=long)
 
 
 def _converted(
@@ -213,14 +199,16 @@ def _converted(
     bits: VectorBits | Literal["auto"],
 ) -> list[Path]:
     """The files; int8 with bits "auto" has a second one, with 4-bit token vectors."""
-    fp32, file = folder / "fp32.onnx", folder / f"{variant}.onnx"
-    if variant == "int8":
-        source = make_source(fp32, calibration_batches(), smoothed_file=folder / "smoothed.onnx")
-        quantise(source.file, file, _INT8, source.ranges, vector_bits=8 if bits == "auto" else bits)
-        if bits == "auto":
-            smaller = folder / "smaller.onnx"
-            quantise(source.file, smaller, _INT8, source.ranges, vector_bits=4)
-            return [file, smaller]
-    elif variant == "fp16":
+    fp32, file = folder / FP32_ONNX, folder / f"{variant}.onnx"
+    if variant == "fp32":
+        return [fp32]
+    if variant == "fp16":
         to_fp16(fp32, file)
-    return [file]
+        return [file]
+    source = make_source(fp32, calibration_batches(), smoothed_file=folder / "smoothed.onnx")
+    quantise(source.file, file, _INT8, source.ranges, vector_bits=8 if bits == "auto" else bits)
+    if bits != "auto":
+        return [file]
+    smaller = folder / "smaller.onnx"
+    quantise(source.file, smaller, _INT8, source.ranges, vector_bits=4)
+    return [file, smaller]

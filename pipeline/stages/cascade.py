@@ -19,7 +19,7 @@ from kdc.pipeline.config.student_kinds import UNCUT_NAME
 from kdc.pipeline.config.tasks import Task
 from kdc.pipeline.data.prepared import PreparedData, texts_of
 from kdc.pipeline.evaluation.evidence import score_to_keep
-from kdc.pipeline.evaluation.second_model import SecondModel, copy_second, files_in, other_tokens, scaled, second_model
+from kdc.pipeline.evaluation.second_model import SecondModel, copy_second, files_in, scaled, second_model
 from kdc.pipeline.evaluation.variants import CASCADE, CASCADE_FP32, student_files
 from kdc.pipeline.graphs.files import TOKENIZER_JSON, read_tokenizer_info
 from kdc.pipeline.quality.calibration import calibrate
@@ -67,8 +67,7 @@ def run(run: Run, out: Path) -> CascadeResult:
         manifest = load_manifest(asked)
         copy_second(manifest, asked, out)
         second, source, name = SecondModel(out, second.entry, files_in(out)), manifest.sha256, manifest.lineage.student
-    is_demanded = asked is not None and not run.config.searches
-    problem = _problem(data.task, run.folder("export"), second, f"--cascade {asked}" if is_demanded else None)
+    problem = _problem(data.task, run.folder("export"), second)
     if problem:
         return CascadeResult(second=name, source=source, note=problem, headline=problem)
     firsts, seconds = _answers(run, second)
@@ -95,15 +94,8 @@ def run(run: Run, out: Path) -> CascadeResult:
     return CascadeResult(second=name, source=source, best=best, variants=variants, note=note, headline=note)
 
 
-def _problem(task: Task, exported: Path, second: SecondModel, given: str | None) -> str:
-    """Why the student can have no second model, or "".
-
-    Args:
-        given: the option that demands a second model.
-
-    Raises:
-        InputError: the demanded model reads other tokens.
-    """
+def _problem(task: Task, exported: Path, second: SecondModel) -> str:
+    """Why the student can have no second model, or ""."""
     if not task.traits.has_labels:
         return f"{_NO}a number does not tell how sure it is"
     if not second.files:
@@ -112,11 +104,7 @@ def _problem(task: Task, exported: Path, second: SecondModel, given: str | None)
     infos = map(read_tokenizer_info, folders)
     own, theirs = ((folder / TOKENIZER_JSON).read_bytes() for folder in folders)
     length, other = ((info.max_length, info.long) for info in infos)
-    if (own, length) == (theirs, other):
-        return ""
-    if given is None:
-        return f"{_NO}the student has another tokenizer"
-    raise other_tokens(given)
+    return "" if (own, length) == (theirs, other) else f"{_NO}the student has another tokenizer"
 
 
 def _answers(run: Run, second: SecondModel) -> tuple[dict[str, _Answers], dict[str, _Answers]]:

@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from kdc.common.files import write_whole
 from kdc.pipeline.config.presets import method_rates
@@ -16,34 +16,33 @@ from kdc.pipeline.config.training_settings import KeptStep, StudentSettings
 from kdc.pipeline.models import loading
 from kdc.pipeline.results.training import ControlsResult, ModelResult
 from kdc.pipeline.rundir.context import Run
-from kdc.pipeline.rundir.files import CONTROLS, TEACHER_LOGITS
+from kdc.pipeline.rundir.files import TEACHER_LOGITS
 from kdc.pipeline.training.finetuning import plan_for, score_model
 from kdc.pipeline.training.students import distil, merged_student
 from kdc.pipeline.training.teachers import train_teacher
 
 
 def depends_on(run: Run) -> dict[str, Any]:
-    """The requested controls."""
-    if not run.config.run.controls:
-        return {"controls": False}
-    without = {f"student_without_kd_by_{rule}" for rule in ("score", "loss") if rule != _other_rule(run.student)}
-    if not run.config.data.unlabeled:
-        without.add("student_without_unlabeled")
-    return {"controls": True, "models": [name for name in CONTROLS if name not in without]}
+    """Which controls are made depends on the student and its rows, which the stage comes after."""
+    return {"controls": run.config.run.controls}
 
 
 def run(run: Run, out: Path) -> ControlsResult:
     """Train the controls."""
     if not run.config.run.controls:
         return ControlsResult(headline="not asked for")
-    results = {}
+    results, data, student = {}, run.data(), run.student
     makers: dict[str, Callable[[Run, Path], ModelResult]] = {"teacher_lora": teacher_lora}
     if not run.is_uncut:
-        makers["student_without_kd"] = partial(student_without_kd, kept_step=run.student.kept_step)
-        rule = _other_rule(run.student)
-        makers[f"student_without_kd_by_{rule}"] = partial(student_without_kd, kept_step=rule)
-        if run.data().has("unlabeled"):
-            makers["student_without_unlabeled"] = student_without_unlabeled
+        other: KeptStep = "loss" if student.kept_step == "score" else "score"
+        makers["student_without_kd"] = partial(student_control, settings=student)
+        by_other = student.model_copy(update={"kept_step": other})
+        makers[f"student_without_kd_by_{other}"] = partial(student_control, settings=by_other)
+        if data.has("unlabeled"):
+            rows = sum(len(data.tokens(run.student_role, split)) for split in ("train", "unlabeled"))
+            as_long = student.model_copy(update={"min_steps": plan_for(student, rows, run.environment).steps})
+            logits = run.folder("targets") / TEACHER_LOGITS
+            makers["student_without_unlabeled"] = partial(student_control, settings=as_long, logits=logits)
     for name, make in makers.items():
         record, work = out / f"{name}.json", out / f"{name}.work"
         if not (out / name).exists():  # otherwise finished before
@@ -54,32 +53,13 @@ def run(run: Run, out: Path) -> ControlsResult:
     return ControlsResult(**results)
 
 
-def _other_rule(student: StudentSettings) -> Literal["score", "loss"]:
-    return "loss" if student.kept_step == "score" else "score"
-
-
-def student_without_kd(run: Run, work: Path, *, kept_step: KeptStep) -> ModelResult:
-    """Train on labels alone; merge into `work/model`."""
-    student = run.student.model_copy(update={"kept_step": kept_step})
-    result = distil(student, run.origin_of(student), run.data(), None, work, run.environment, progress=run.progress)
-    _save_merged(work)
-    return result
-
-
-def student_without_unlabeled(run: Run, work: Path) -> ModelResult:
-    """Distil on labelled rows, in as many steps as with all, and merge."""
-    data, role = run.data(), run.student_role
-    rows = sum(len(data.tokens(role, split)) for split in ("train", "unlabeled"))
-    student = run.student.model_copy(update={"min_steps": plan_for(run.student, rows, run.environment).steps})
-    origin, logits = run.origin_of(student), run.folder("targets") / TEACHER_LOGITS
-    result = distil(student, origin, data, logits, work, run.environment, progress=run.progress, unlabeled=False)
-    _save_merged(work)
-    return result
-
-
-def _save_merged(work: Path) -> None:
+def student_control(run: Run, work: Path, *, settings: StudentSettings, logits: Path | None = None) -> ModelResult:
+    """Train on labelled rows alone, by the teacher's `logits` if given; merge into `work/model`."""
+    origin, data = run.origin_of(settings), run.data()
+    result = distil(settings, origin, data, logits, work, run.environment, progress=run.progress, unlabeled=False)
     merged_student(work).save_pretrained(work / "model")
     loading.load_tokenizer(str(work / "base")).save_pretrained(work / "model")
+    return result
 
 
 def teacher_lora(run: Run, work: Path) -> ModelResult:

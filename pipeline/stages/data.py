@@ -5,7 +5,7 @@ Reads the sources in the settings. Writes `rows/`, `tokens-<role>/`, `task.json`
 
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +24,11 @@ from kdc.pipeline.models import loading
 from kdc.pipeline.quality.intervals import independent_rows
 from kdc.pipeline.quality.latency import check_length
 from kdc.pipeline.quality.operating import fewest_rows
-from kdc.pipeline.results.data import DataReport, DataResult, TokenCounts
+from kdc.pipeline.results.data import DataResult, TokenCounts
 from kdc.pipeline.rundir.context import Run
 from kdc.pipeline.rundir.fingerprints import answered_rows
 from kdc.pipeline.training import ensemble
-from kdc.pipeline.training.student_checks import check_plan, check_student, check_windows
+from kdc.pipeline.training.student_checks import check_models, check_windows
 
 
 def depends_on(run: Run) -> dict[str, Any]:
@@ -41,9 +41,9 @@ def run(run: Run, out: Path) -> DataResult:
     """Make the rows."""
     config = run.config
     report = prepare(out, task_of(config.data), config.data, seed=config.run.seed)
-    _tell(report, run.say)
+    for warning in report.warnings:
+        run.say(f"warning: {warning}")
     task = open_data(out).task
-    check_plan(config.teacher, config.student, task)
     choose_exporter(config.export.exporter)
     sources = {ensemble.role(place): source for place, source in enumerate(config.teacher.sources)}
     if not config.student.kind.is_of_teacher:
@@ -51,14 +51,6 @@ def run(run: Run, out: Path) -> DataResult:
     max_length, tokens = _tokenised(out, task, sources, config.data.max_length, config.long, run.progress)
     headline = _headline(task.name, tokens["teacher"], max_length["teacher"], config.long.of(max_length["teacher"]))
     return DataResult(max_length=max_length, tokens=tokens, report=report, headline=headline)
-
-
-def _tell(report: DataReport, say: Callable[[str], None]) -> None:
-    for warning in report.warnings:
-        say(f"warning: {warning}")
-    if unused := report.unused_unlabeled_rows:
-        taken = report.splits["unlabeled"].rows
-        say(f"{taken:,} unlabelled texts are used, drawn at random; {unused:,} are not")
 
 
 def _tokenised(
@@ -101,7 +93,7 @@ def check(run: Run) -> None:
     check_second(run)
     for requirement in config.contract.require:
         required_label(requirement, task)
-    check_student(config.student, config.teacher, is_searched=config.searches)
+    check_models(config.student, config.teacher, task, is_searched=config.searches)
     contract = config.contract.terms
     if contract is not None:
         length = run.result(DataResult).max_length["student"]

@@ -5,15 +5,13 @@ splits).
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from kdc.artifact.manifest import TaskInfo
 from kdc.common.errors import KdcError
 from kdc.pipeline.config import metrics
 from kdc.pipeline.data.prepared import PreparedData, digest, texts_of
@@ -22,16 +20,13 @@ from kdc.pipeline.evaluation.entries import Entry, Logits, entries_of
 from kdc.pipeline.evaluation.evidence import better_baseline
 from kdc.pipeline.evaluation.variants import CASCADE
 from kdc.pipeline.graphs.parity import check_equal
-from kdc.pipeline.models.vocabulary import read_kept
-from kdc.pipeline.quality.latency import Speed, compare_speeds
+from kdc.pipeline.quality.latency import compare_speeds
 from kdc.pipeline.quality.peak_memory import peak_memory_bytes
-from kdc.pipeline.results.artifact import CascadeResult, EvaluateResult, Pair, QuantizeResult
+from kdc.pipeline.results.artifact import CascadeResult, EvaluateResult
 from kdc.pipeline.results.training import TargetsResult
 from kdc.pipeline.rundir.context import Run
 from kdc.pipeline.rundir.files import ALL_LOGITS, BASELINE_SUFFIX, EVALUATION
 from kdc.pipeline.rundir.fingerprints import this_machine
-from kdc.serving.engine.deciding import sureness
-from kdc.serving.engine.engine import activate
 from kdc.serving.engine.tokenizing import Text
 
 _NEEDED = ("teacher", "student", "merged", "fp32")
@@ -79,41 +74,24 @@ def run(run: Run, out: Path) -> EvaluateResult:
     for name, speed in speeds.items():
         entries[name].row |= speed.model_dump()
     if settings.memory:
-        _note_memory(list(entries.values()), texts[:_MEMORY_ROWS])
+        _note_memory(entries.values(), texts[:_MEMORY_ROWS])
 
     table = {name: entry.row for name, entry in entries.items()}
     (out / "table.json").write_text(json.dumps(table, indent=2), encoding="utf-8")
-    labels = np.asarray(data.rows(first)["label"][:])
     kept = {name: entry.logits[first] for name, entry in entries.items()}
     baseline = better_baseline(run.result(TargetsResult).baseline_comparison)
-    _save_evaluation(out / EVALUATION, texts, labels, data.groups(first), kept, better=baseline)
+    _save_evaluation(out / EVALUATION, data, kept, better=baseline)
     answers: dict[str, Any] = {
         f"{split}/{name}": entry.logits[split] for name, entry in entries.items() for split in data.eval_splits
     }
     np.savez_compressed(out / ALL_LOGITS, **answers)
     metric = data.task.metrics[0]
-    cascade = run.result_or_none(CascadeResult)
-    if cascade and CASCADE in cascade.variants and CASCADE in speeds:
-        temperature = run.result(QuantizeResult).temperature
-        notes.append(_of_cascade(cascade.variants[CASCADE], kept, speeds[CASCADE], data.task.info(), temperature))
     notes += _apart_from_training(data, first, kept)
-    vocabulary = run.vocabulary_of(run.student)
-    if vocabulary is not None:
-        notes += _cut_otherwise(data, first, kept, read_kept(vocabulary), run.student_role)
     return EvaluateResult(
         table=table,
         notes=tuple(notes),
         rows={split: len(data.rows(split)) for split in data.eval_splits},
         headline=f"{metric}: " + ", ".join(f"{name} {row[metric]:.1f}" for name, row in table.items()),
-    )
-
-
-def _of_cascade(pair: Pair, logits: Logits, speed: Speed, task: TaskInfo, temperature: float) -> str:
-    sure = sureness(activate(logits[pair.first], task.kind, temperature), task)
-    share = (sure < np.float64(pair.answered_from)).mean()
-    return (
-        f"cascade: {100 * share:.0f} % of the evaluation rows go to the second model; a row takes "
-        f"{speed.latency_mean_ms:.2f} ms on average, p95 {speed.latency_p95_ms:.2f} ms"
     )
 
 
@@ -124,28 +102,13 @@ def _apart_from_training(data: PreparedData, split: str, logits: Logits) -> list
     apart = ~np.asarray(rows["overlaps"][:])
     if not 0 < apart.sum() <= (1 - OVERLAP_WORTH_TELLING) * len(apart):
         return []
+    metric, kind, labels = data.task.metrics[0], data.task.kind, np.asarray(rows["label"][:])[apart]
+    scores = {name: metrics.compute(part[apart], labels, kind, (metric,))[metric] for name, part in logits.items()}
+    listed = ", ".join(f"{name} {score:.1f}" for name, score in scores.items())
     return [
         f"{int((~apart).sum())} of {len(apart)} evaluation rows overlap with training rows; on the other "
-        f"{int(apart.sum())} {_scores(data, split, logits, apart)}"
+        f"{int(apart.sum())} {metric}: {listed}"
     ]
-
-
-def _cut_otherwise(data: PreparedData, split: str, logits: Logits, kept: NDArray[np.int64], role: str) -> list[str]:
-    ids = (data.tokens(reader, split).with_format("numpy")["input_ids"] for reader in ("teacher", role))
-    touched = np.array([not np.array_equal(theirs, kept[own]) for theirs, own in zip(*ids, strict=True)])
-    if not touched.any():
-        return [f"the smaller vocabulary cuts all {len(touched)} evaluation rows into the same pieces"]
-    return [
-        f"the smaller vocabulary cuts {int(touched.sum())} of {len(touched)} evaluation rows into other pieces; on "
-        f"these {_scores(data, split, logits, touched)}"
-    ]
-
-
-def _scores(data: PreparedData, split: str, logits: Logits, chosen: NDArray[np.bool_]) -> str:
-    metric, kind = data.task.metrics[0], data.task.kind
-    labels = np.asarray(data.rows(split)["label"][:])[chosen]
-    scores = {name: metrics.compute(part[chosen], labels, kind, (metric,))[metric] for name, part in logits.items()}
-    return f"{metric}: " + ", ".join(f"{name} {score:.1f}" for name, score in scores.items())
 
 
 def _answer_all(entry: Entry, data: PreparedData) -> None:
@@ -156,7 +119,7 @@ def _answer_all(entry: Entry, data: PreparedData) -> None:
         entry.row |= {name + suffix: value for name, value in scores.items()}
 
 
-def _note_memory(entries: Sequence[Entry], texts: list[Text]) -> None:
+def _note_memory(entries: Iterable[Entry], texts: list[Text]) -> None:
     """Two run at a time: imports take most time, and processes have their own memory."""
 
     def measure(entry: Entry) -> None:
@@ -188,21 +151,14 @@ def check_served(merged: Logits, served: Logits) -> None:
         )
 
 
-def _save_evaluation(
-    path: Path,
-    texts: Sequence[Text],
-    labels: NDArray[np.generic],
-    groups: NDArray[np.integer],
-    logits: Logits,
-    *,
-    better: str | None,
-) -> None:
+def _save_evaluation(path: Path, data: PreparedData, logits: Logits, *, better: str | None) -> None:
     """Save each row's SHA-256 (never its text), label, group and logits, also those of a baseline `better` than
     the teacher."""
+    rows = data.rows(data.eval_splits[0])
     arrays: dict[str, Any] = {
-        "text_sha256": np.frombuffer(b"".join(map(digest, texts)), dtype=np.uint8).reshape(-1, 32),
-        "label": labels,
-        "group": groups,
+        "text_sha256": np.frombuffer(b"".join(map(digest, texts_of(rows))), dtype=np.uint8).reshape(-1, 32),
+        "label": np.asarray(rows["label"][:]),
+        "group": np.asarray(rows["group"][:]),
         "teacher_logits": logits["teacher"],
         "student_logits": logits["fp32"],
     }

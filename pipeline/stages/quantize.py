@@ -33,13 +33,7 @@ def run(run: Run, out: Path) -> QuantizeResult:
     temperature = calibrate(rows.logits, rows.labels, rows.task.kind, groups=run.data().groups("tune"))
     if not settings.enabled:
         return QuantizeResult(
-            temperature=temperature,
-            candidates={},
-            chosen=None,
-            winner=None,
-            int8=False,
-            note="int8 was not asked for",
-            headline="not asked for",
+            temperature=temperature, int8=False, note="int8 was not asked for", headline="not asked for"
         )
     bits = run.vector_bits
     if bits != 8 and settings.vector_bits == "auto":

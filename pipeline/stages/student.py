@@ -7,18 +7,17 @@ Reads `data/`, `teacher/`, `targets/`, and maybe `vocabulary/` and `search/`. Wr
 from pathlib import Path
 from typing import Any
 
-from kdc.pipeline.results.training import StudentResult, TeacherResult
+from kdc.pipeline.results.training import StudentResult
 from kdc.pipeline.rundir import fingerprints
 from kdc.pipeline.rundir.context import Run
 from kdc.pipeline.rundir.files import TEACHER_LOGITS
 from kdc.pipeline.training.finetuning import check_learned
-from kdc.pipeline.training.students import distil, keep_teacher, score_uncut
+from kdc.pipeline.training.students import distil, keep_teacher
 
 _REMEDY = (
     "train longer (--epochs, --set student.min_steps=800), change --set student.learning_rate, take another "
     "student (--student layers:first-half), or --set student.allow_majority=true to continue anyway"
 )
-_OF_MODEL = {"tune", "majority", "constant", "chance", "parameters"}  # taken from the teacher's result
 
 
 def depends_on(run: Run) -> dict[str, Any]:
@@ -31,13 +30,8 @@ def run(run: Run, out: Path) -> StudentResult:
     """Make the student."""
     settings, origin = run.student, run.origin_of(run.student)
     if run.is_uncut:
-        teacher = run.folder("teacher") / "model"
-        keep_teacher(teacher, origin, run.data(), out)
-        if origin.vocabulary is None:
-            kept = run.result(TeacherResult).model_dump(include=_OF_MODEL, exclude_unset=True)
-        else:
-            kept = score_uncut(teacher, origin, run.data()).to_json()
-        return StudentResult(**kept, headline="the teacher itself")
+        kept = keep_teacher(run.folder("teacher") / "model", origin, run.data(), out)
+        return StudentResult(**kept.to_json(), headline="the teacher itself")
     logits = run.folder("targets") / TEACHER_LOGITS
     result = distil(settings, origin, run.data(), logits, out, run.environment, progress=run.progress)
     warning = check_learned(result, run.data().task, who="student", allow=settings.allow_majority, remedy=_REMEDY)

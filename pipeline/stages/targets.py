@@ -6,7 +6,6 @@ ranks share them, and the stage resumes. With one uncalibrated teacher, memory d
 
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +13,7 @@ import numpy as np
 from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 
-from kdc.common.errors import KdcError
-from kdc.common.files import whole_file, write_whole
+from kdc.common.files import whole_file
 from kdc.common.progress import Progress
 from kdc.pipeline.config.tasks import Task
 from kdc.pipeline.data.prepared import PreparedData
@@ -30,8 +28,7 @@ from kdc.pipeline.training.batches import Rows
 from kdc.pipeline.training.environment import Environment, answering, settle
 from kdc.pipeline.training.predict import PORTION, portions, predict_portion
 
-_FORMAT = "number-format"  # beside the portions
-_SPLITS = ("train", "tune", "unlabeled")  # lowest row ids, in this order
+_SPLITS = ("train", "tune", "unlabeled")  # lowest row ids, in this order: a row's position is its id
 
 
 def depends_on(run: Run) -> dict[str, Any]:
@@ -44,15 +41,15 @@ def run(run: Run, out: Path) -> TargetsResult:
     total = sum(len(data.rows(split)) for split in _SPLITS if data.has(split))
     answers = out / "checkpoints"
     files = [answers / f"{ensemble.folder(number)}.npy" for number in range(len(run.config.teacher.sources))]
-    answer = partial(_answer, run.folder("teacher"), data, total, run.environment, run.progress)
     if run.config.teacher.scores is not None:
         np.save(path, np.load(run.folder("teacher") / SCORES)[:total])  # lowest row ids
         result = TargetsResult(rows=total)
     elif len(files) == 1:
-        result = TargetsResult(rows=total, resumed_from=answer(0, answers, path))
+        _answer(run, total, 0, answers, path)
+        result = TargetsResult(rows=total)
     else:
         for number, file in enumerate(files):
-            answer(number, answers, file)
+            _answer(run, total, number, answers, file)
         scores = run.result(TeacherResult).scores(data.task.metrics[0])
         result = _average(files, ensemble.weights(scores, run.config.targets.weights), data, path)
     if run.config.targets.calibrate:
@@ -87,26 +84,16 @@ def _temperature(data: PreparedData, logits: NDArray[np.floating]) -> float:
     return calibrate(logits[rows], labels, data.task.kind, groups=data.groups("tune"))
 
 
-def _answer(
-    teachers: Path,
-    data: PreparedData,
-    total: int,
-    environment: Environment,
-    progress: Progress,
-    number: int,
-    answers: Path,
-    path: Path,
-) -> int:
-    """Write logits (total, outputs); return rows done before a resume."""
-    parts = answers / ensemble.folder(number)
+def _answer(run: Run, total: int, number: int, answers: Path, path: Path) -> None:
+    """Write a teacher's logits (total, outputs)."""
+    data, parts = run.data(), answers / ensemble.folder(number)
     parts.mkdir(parents=True, exist_ok=True)
     missing = [start for start in portions(total) if not _part(parts, start).exists()]
     if missing:
         rows = Rows.read(data, ensemble.role(number), [split for split in _SPLITS if data.has(split)])
-        teacher = str(teachers / ensemble.folder(number))
-        answer_with(teacher, data.task, rows, missing, parts, environment=environment, progress=progress)
+        teacher, environment = str(run.folder("teacher") / ensemble.folder(number)), run.environment
+        answer_with(teacher, data.task, rows, missing, parts, environment=environment, progress=run.progress)
     join_parts(parts, path, rows=total, outputs=data.task.outputs)
-    return total - sum(min(PORTION, total - start) for start in missing)
 
 
 @ranks.on_all_ranks
@@ -122,16 +109,12 @@ def answer_with(
 ) -> None:
     """Answer portions with a teacher; ranks share them.
 
-    On a CPU, an unset precision becomes the faster one; a resumed stage keeps it.
+    On a CPU, an unset precision becomes the faster one.
     """
     model = loading.load_model(teacher, task).model.to(environment.device).eval()
     pad_id = loading.load_tokenizer(teacher).pad_token_id
-    if environment.bf16 is None and (kept := parts / _FORMAT).exists():
-        environment = replace(environment, bf16=kept.read_text() == "bf16")
     way = settle(environment, model, rows, pad_id=pad_id, trains=False)
     way = replace(way, bf16=bool(ranks.told_by_leader(float(bool(way.bf16)))))  # one precision on all ranks
-    if ranks.rank() == 0:
-        write_whole(parts / _FORMAT, "bf16" if way.bf16 else "fp32")
     with answering(way):
         answer_portions(model.eval(), rows, list(ranks.share_of(starts)), parts, pad_id=pad_id, progress=progress)
 
@@ -145,37 +128,23 @@ def answer_portions(
     pad_id: int,
     progress: Progress | None = None,
 ) -> None:
-    """Write each portion's ids and logits into `parts`, atomically."""
+    """Write each portion's logits into `parts`, atomically."""
     for done, start in enumerate(starts, 1):
         logits = predict_portion(model, rows, start, pad_id=pad_id)
-        ids = np.array([row["row"] for row in rows.__getitems__(list(range(start, start + len(logits))))])
         with whole_file(_part(parts, start)) as stream:
-            np.savez(stream, ids=ids, logits=logits)
+            np.save(stream, logits)
         if progress is not None:
             progress(done, len(starts), rows=PORTION)
 
 
 def join_parts(parts: Path, path: Path, *, rows: int, outputs: int) -> None:
-    """Join portions into one file, (rows, outputs) float32, by row id.
-
-    Raises:
-        KdcError: a row has no answer, or two.
-    """
+    """Join portions into one file, (rows, outputs) float32, by row id."""
     logits = open_memmap(path, mode="w+", dtype=np.float32, shape=(rows, outputs))
-    answers = np.zeros(rows, dtype=np.uint8)
     for start in portions(rows):
-        with np.load(_part(parts, start)) as part:
-            logits[part["ids"]] = part["logits"]
-            np.add.at(answers, part["ids"], 1)
+        part = np.load(_part(parts, start))
+        logits[start : start + len(part)] = part
     logits.flush()
-    if (answers != 1).any():
-        wrong = np.flatnonzero(answers != 1)
-        raise KdcError(
-            "rows without exactly one answer of the teacher",
-            given=f"{len(wrong)} rows, the first is {wrong[0]}",
-            remedy="run again with --from data",
-        )
 
 
 def _part(parts: Path, start: int) -> Path:
-    return parts / f"{start:012d}.npz"
+    return parts / f"{start:012d}.npy"

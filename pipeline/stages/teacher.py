@@ -8,26 +8,20 @@ import hashlib
 import json
 import math
 import shutil
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kdc.artifact.manifest import Join
 from kdc.common.errors import InputError
 from kdc.common.files import write_whole
-from kdc.pipeline.config.tasks import Task
 from kdc.pipeline.config.training_settings import TeacherSettings
 from kdc.pipeline.data.prepared import PreparedData
-from kdc.pipeline.data.report import rare_classes
 from kdc.pipeline.data.scores import scores_of_rows
 from kdc.pipeline.data.sources import input_fingerprint
 from kdc.pipeline.evaluation.evidence import compared_with_baselines, worded
 from kdc.pipeline.models import loading
-from kdc.pipeline.results.data import DataResult
 from kdc.pipeline.results.training import Attempt, ModelResult, TeacherResult, TrainingSummary
 from kdc.pipeline.rundir import fingerprints
 from kdc.pipeline.rundir.context import Run
@@ -42,11 +36,7 @@ from kdc.pipeline.training.predict import predict
 from kdc.pipeline.training.rates import MOST_TRIALS, SHARE, Rates, search_rates
 from kdc.pipeline.training.teachers import choose_join, load_finetuned, train_teacher
 
-_ATTEMPTS = "attempts.json"  # if fine-tuning does not beat the baselines
-_PROBE_CHECKPOINTS = "checkpoints-probe"
-_RATES_CHECKPOINTS = "checkpoints-rates"  # rate search
-Train = Callable[..., tuple[Any, TrainingSummary]]  # partial `train_teacher`
-Score = Callable[..., tuple[ModelResult, NDArray[np.float32]]]  # `_scored`
+_PROBE_CHECKPOINTS, _RATES_CHECKPOINTS = "checkpoints-probe", "checkpoints-rates"
 
 _REMEDY = (
     "try --set teacher.learning_rate=2e-5, more --epochs, or look at the labels; "
@@ -67,186 +57,150 @@ def depends_on(run: Run) -> dict[str, Any]:
 def run(run: Run, out: Path) -> TeacherResult:
     """Make the teachers."""
     if run.config.teacher.scores is not None:
-        result = _keep_scores(run.config.teacher.scores, run.data(), out, run.say)
+        result = _keep_scores(run.config.teacher.scores, run.data(), out)
         _check(run, result)
         return TeacherResult(**result.to_json())
-    hint = rare_classes(run.data().task, run.result(DataResult).report)
-    if hint is not None and run.config.teacher.class_weights == "none" and not run.config.teacher.finetuned:
-        run.say(f"teacher: {hint}")
-    results = []
-    for number in range(len(run.config.teacher.sources)):
-        name = ensemble.folder(number)
-        record, checkpoints = out / f"{name}.json", out / ("checkpoints" + name.removeprefix("model"))
-        if not record.exists():  # else already finished
-            result = _make_teacher(run, number, out / name, checkpoints)
-            write_whole(record, result.model_dump_json(exclude_unset=True))
-        for done in (checkpoints, out / _PROBE_CHECKPOINTS, out / _RATES_CHECKPOINTS):
-            shutil.rmtree(done, ignore_errors=True)
-        results.append(ModelResult.model_validate_json(record.read_text(encoding="utf-8")))
-    first, *others = results
-    more: dict[str, Any] = {"others": others} if others else {}
-    if (out / _ATTEMPTS).exists():
-        more["attempts"] = json.loads((out / _ATTEMPTS).read_text(encoding="utf-8"))
-    return TeacherResult(**first.to_json(), **more)
+    makers = [_Maker(run, number, out) for number in range(len(run.config.teacher.sources))]
+    first, *others = [maker.made() for maker in makers]
+    return first.model_copy(update={"others": tuple(others)}) if others else first
 
 
-def _make_teacher(run: Run, number: int, target: Path, checkpoints: Path) -> ModelResult:
-    settings, data, role = run.config.teacher, run.data(), ensemble.role(number)
-    source, join = settings.sources[number], run.config.long.trained_join(data.task.kind)
-    tokenizer = loading.load_tokenizer(source)
-    score = partial(
-        _scored,
-        data=data,
-        role=role,
-        pad_id=tokenizer.pad_token_id,
-        device=run.device,
-        chooses_join=join is not None and run.config.long.join == "auto",
-    )
-    if settings.finetuned:
-        model: Any = load_finetuned(source, data.task, settings.labels)
-        set_join(model, join)
-        result, _ = score(model)
-    else:
-        train = partial(
-            train_teacher, source, data=data, environment=run.environment, role=role, progress=run.progress, join=join
-        )
+class _Maker:
+    """Makes one of a run's teachers."""
+
+    def __init__(self, run: Run, number: int, out: Path) -> None:
+        self.run, self.out, self.data, self.is_first = run, out, run.data(), number == 0
+        self.name, self.role = ensemble.folder(number), ensemble.role(number)
+        self.checkpoints = "checkpoints" + self.name.removeprefix("model")
+        self.source = run.config.teacher.sources[number]
+        self.join = run.config.long.trained_join(self.data.task.kind)
+        self.metric = self.data.task.metrics[0]
+
+    def made(self) -> TeacherResult:
+        """Make the teacher, unless an interrupted run did."""
+        record = self.out / f"{self.name}.json"
+        if not record.exists():
+            write_whole(record, self.make().model_dump_json(exclude_unset=True))
+        for done in (self.checkpoints, _PROBE_CHECKPOINTS, _RATES_CHECKPOINTS):
+            shutil.rmtree(self.out / done, ignore_errors=True)
+        return TeacherResult.model_validate_json(record.read_text(encoding="utf-8"))
+
+    def make(self) -> TeacherResult:
+        settings = self.run.config.teacher
+        if settings.finetuned:
+            model: Any = load_finetuned(self.source, self.data.task, settings.labels)
+            set_join(model, self.join)
+            result, _ = self.score(model)
+        else:
+            model, result = self.fine_tune(settings)
+        if self.join is not None:
+            ways = ", ".join(join_of(model.config))
+            self.run.say(f"teacher: the answers of a row's windows are joined by {ways}")
+        _check(self.run, result)
+        model.save_pretrained(self.out / self.name)
+        loading.load_tokenizer(self.source).save_pretrained(self.out / self.name)
+        return result.model_copy(update={"parameters": model.num_parameters()})
+
+    def fine_tune(self, settings: TeacherSettings) -> tuple[Any, TeacherResult]:
         if settings.search == "quick":
-            steps = plan_for(settings, len(data.tokens(role, "train")), run.environment).steps
-            settings = _with_rates(settings, steps, train, target.with_name(f"rates-{role}.json"), run.say)
-        model, training = train(settings, checkpoints=checkpoints)
-        result, answers = score(model, training)
-        probe = run.folder("baselines") / PROBE
-        tries_probe = number == 0 and settings.from_probe == "auto" and probe.exists()
-        comparison = compared_with_baselines(run, answers) if tries_probe else None
-        if comparison is not None and not comparison.is_shown:
-            run.say(f"teacher: {worded(comparison, data.task.metrics[0])}; fine-tunes it from the probe's head too")
-            checkpoints, tries = checkpoints.with_name(_PROBE_CHECKPOINTS), {"fine-tuned": (model, result)}
-            tries |= _from_probe(probe, settings, data.task, train, score, checkpoints, join)
-            model, result = _best_of(tries, data.task.metrics[0], target.with_name(_ATTEMPTS), run.say)
-    if join is not None:
-        run.say(f"teacher: the answers of a row's windows are joined {_joined_by(data.task, join_of(model.config))}")
-    _check(run, result)
-    model.save_pretrained(target)
-    tokenizer.save_pretrained(target)
-    return result.model_copy(update={"parameters": model.num_parameters()})
+            settings = self.with_rates(settings)
+        model, training = self.train(settings, self.checkpoints)
+        result, answers = self.score(model, training)
+        probe = self.run.folder("baselines") / PROBE
+        tries_probe = self.is_first and settings.from_probe == "auto" and probe.exists()
+        comparison = compared_with_baselines(self.run, answers) if tries_probe else None
+        if comparison is None or comparison.is_shown:
+            return model, result
+        self.run.say(f"teacher: {worded(comparison, self.metric)}; fine-tunes it from the probe's head too")
+        return self.best_of({"fine-tuned": (model, result)} | self.from_probe(probe, settings))
 
-
-def _scored(
-    model: Any,
-    training: TrainingSummary | None = None,
-    *,
-    data: PreparedData,
-    role: str,
-    pad_id: int,
-    device: str,
-    chooses_join: bool,
-) -> tuple[ModelResult, NDArray[np.float32]]:
-    """Result and logits (rows, outputs) on the tuning set, after choosing the windows' join if asked. The model starts
-    and ends on the CPU."""
-    tune = Rows([data.tokens(role, "tune")])
-    model.to(device)
-    if chooses_join:
-        choose_join(model, tune, data.task, pad_id)
-    answers = predict(model, tune, pad_id=pad_id)
-    model.to("cpu")
-    result = score_logits(answers, data)
-    return result if training is None else result.model_copy(update={"training": training}), answers
-
-
-def _joined_by(task: Task, join: Sequence[Join]) -> str:
-    by_label = dict(zip(task.labels, join, strict=True)) if len(join) > 1 else {}
-    return ", ".join(f"{label} by {way}" for label, way in by_label.items()) or f"by {join[0]}"
-
-
-def _with_rates(
-    settings: TeacherSettings, steps: int, train: Train, record: Path, say: Callable[[str], None]
-) -> TeacherSettings:
-    """Search the learning rates. `steps`: of a full training; `record` keeps losses for resuming."""
-    default = Rates(settings.learning_rate, settings.new_modules_rate)
-    if ranks.size() > 1:  # a diverged trial would end the helpers
-        raise InputError(
-            "a search of rates does not run in several processes",
-            given=f"teacher.search=quick, {ranks.size()} processes",
-            remedy="search in one process, with --until teacher, and set the rates that it names",
+    def train(
+        self, settings: TeacherSettings, checkpoints: str, head: Linear | None = None
+    ) -> tuple[Any, TrainingSummary]:
+        return train_teacher(
+            self.source,
+            settings,
+            self.data,
+            self.run.environment,
+            role=self.role,
+            checkpoints=self.out / checkpoints,
+            progress=self.run.progress,
+            head=head,
+            join=self.join,
         )
-    hours = None if settings.hours is None else settings.hours / SHARE / MOST_TRIALS
-    losses: dict[str, float] = json.loads(record.read_text(encoding="utf-8")) if record.exists() else {}
 
-    def trial(rates: Rates, steps: int) -> float:
-        name = f"{rates.encoder:g}, {rates.head:g}, {steps} steps"
-        if name not in losses:
-            short = {"min_steps": steps, "epochs": 1e-3, "evaluations": 1, "patience": None, "hours": hours}
-            tried = settings.model_copy(update=_rates_of(rates) | short)
-            checkpoints = record.with_name(_RATES_CHECKPOINTS)
-            shutil.rmtree(checkpoints, ignore_errors=True)
-            try:
-                _, training = train(tried, checkpoints=checkpoints)
-                losses[name] = training.history.tune_loss[-1][1]
-            except Diverged:
-                losses[name] = math.inf
-            write_whole(record, json.dumps(losses, indent=1))
-        return losses[name]
+    def score(self, model: Any, training: TrainingSummary | None = None) -> tuple[TeacherResult, NDArray[np.float32]]:
+        """Result and logits (rows, outputs) on the tuning set, after choosing the windows' join if asked. The model
+        starts and ends on the CPU."""
+        tune, pad_id = Rows([self.data.tokens(self.role, "tune")]), loading.load_tokenizer(self.source).pad_token_id
+        model.to(self.run.device)
+        if self.join is not None and self.run.config.long.join == "auto":
+            choose_join(model, tune, self.data.task, pad_id)
+        answers = predict(model, tune, pad_id=pad_id)
+        model.to("cpu")
+        result = TeacherResult(**score_logits(answers, self.data).to_json())
+        return result.model_copy(update={"training": training}), answers
 
-    rates = search_rates(default, steps, trial)
-    words = f"{rates.encoder:g} for the encoder and {rates.head:g} for its head, after {len(losses)} short trainings"
-    say(f"teacher: learning rates {words if losses else 'as set, as the training is too short for a search'}")
-    return settings.model_copy(update=_rates_of(rates))
+    def with_rates(self, settings: TeacherSettings) -> TeacherSettings:
+        """Search the learning rates. A file keeps losses for resuming."""
+        if ranks.size() > 1:  # a diverged trial would end the helpers
+            raise InputError(
+                "a search of rates does not run in several processes",
+                given=f"teacher.search=quick, {ranks.size()} processes",
+                remedy="search in one process, with --until teacher, and set the rates that it names",
+            )
+        record = self.out / f"rates-{self.role}.json"
+        hours = None if settings.hours is None else settings.hours / SHARE / MOST_TRIALS
+        losses: dict[str, float] = json.loads(record.read_text(encoding="utf-8")) if record.exists() else {}
+
+        def trial(rates: Rates, steps: int) -> float:
+            name = f"{rates.encoder:g}, {rates.head:g}, {steps} steps"
+            if name not in losses:
+                short = {"min_steps": steps, "epochs": 1e-3, "evaluations": 1, "patience": None, "hours": hours}
+                shutil.rmtree(self.out / _RATES_CHECKPOINTS, ignore_errors=True)
+                try:
+                    tried = settings.model_copy(update=_rates_of(rates) | short)
+                    losses[name] = self.train(tried, _RATES_CHECKPOINTS)[1].history.tune_loss[-1][1]
+                except Diverged:
+                    losses[name] = math.inf
+                write_whole(record, json.dumps(losses, indent=1))
+            return losses[name]
+
+        steps = plan_for(settings, len(self.data.tokens(self.role, "train")), self.run.environment).steps
+        rates = search_rates(Rates(settings.learning_rate, settings.new_modules_rate), steps, trial)
+        how = f"after {len(losses)} short trainings" if losses else "as set: the training is too short for a search"
+        self.run.say(f"teacher: learning rates {rates.encoder:g} (encoder) and {rates.head:g} (head), {how}")
+        return settings.model_copy(update=_rates_of(rates))
+
+    def from_probe(self, probe: Path, settings: TeacherSettings) -> dict[str, tuple[Any, TeacherResult]]:
+        """A teacher fine-tuned from the probe's head (LP-FT, Kumar et al. 2022, arXiv 2202.10054), and the probe."""
+        with np.load(probe) as kept:
+            head = Linear(kept["weight"], kept["bias"])
+        probing = with_head(loading.load_model(self.source, self.data.task, pooling="mean").model, head)
+        set_join(probing, self.join)
+        second, training = self.train(settings, _PROBE_CHECKPOINTS, head)
+        return {
+            "fine-tuned from the probe's head": (second, self.score(second, training)[0]),
+            "the probe": (probing, self.score(probing)[0]),
+        }
+
+    def best_of(self, tries: dict[str, tuple[Any, TeacherResult]]) -> tuple[Any, TeacherResult]:
+        attempts = tuple(Attempt(how=how, score=tried.tune[self.metric]) for how, (_, tried) in tries.items())
+        best = max(attempts, key=lambda attempt: attempt.score).how
+        listed = ", ".join(f"{attempt.how} {attempt.score:.1f}" for attempt in attempts)
+        self.run.say(f"teacher: {listed} ({self.metric}, tuning set); the teacher is {best}")
+        model, result = tries[best]
+        return model, result.model_copy(update={"attempts": attempts})
 
 
 def _rates_of(rates: Rates) -> dict[str, float]:
     return {"learning_rate": rates.encoder, "head_learning_rate": rates.head}
 
 
-def _from_probe(
-    probe: Path,
-    settings: TeacherSettings,
-    task: Task,
-    train: Train,
-    score: Score,
-    checkpoints: Path,
-    join: tuple[Join, ...] | None,
-) -> dict[str, tuple[Any, ModelResult]]:
-    """A teacher fine-tuned from the probe's head (LP-FT, Kumar et al. 2022, arXiv 2202.10054), and the probe itself."""
-    with np.load(probe) as kept:
-        head = Linear(kept["weight"], kept["bias"])
-    probing = with_head(loading.load_model(settings.model, task, pooling="mean").model, head)
-    set_join(probing, join)
-    second, training = train(settings, checkpoints=checkpoints, head=head)
-    return {
-        "fine-tuned from the probe's head": (second, score(second, training)[0]),
-        "the probe": (probing, score(probing)[0]),
-    }
-
-
-def _best_of(
-    tries: Mapping[str, tuple[Any, ModelResult]], metric: str, record: Path, say: Callable[[str], None]
-) -> tuple[Any, ModelResult]:
-    scores = {how: tried.tune[metric] for how, (_, tried) in tries.items()}
-    best = max(scores, key=lambda how: scores[how])
-    write_whole(record, json.dumps([Attempt(how=how, score=score).to_json() for how, score in scores.items()]))
-    listed = ", ".join(f"{how} {score:.1f}" for how, score in scores.items())
-    say(f"teacher: {listed} ({metric}, tuning set); the teacher is {best}")
-    return tries[best]
-
-
-def _keep_scores(file: Path, data: PreparedData, out: Path, say: Callable[[str], None]) -> ModelResult:
+def _keep_scores(file: Path, data: PreparedData, out: Path) -> ModelResult:
     scores = scores_of_rows(file, data)
     np.save(out / SCORES, scores)
-    rows = data.rows("tune")
-    logits, labels = scores[np.asarray(rows["row"][:])], np.asarray(rows["label"][:])
-    if are_the_labels(logits, labels, data.task):
-        say(
-            f"warning: {file.name} gives all {len(labels)} rows of the tuning set their true label: is its column the "
-            "labels, and not the black box's answers?"
-        )
-    return score_logits(logits, data)
-
-
-def are_the_labels(logits: NDArray[np.float32], labels: NDArray[np.generic], task: Task) -> bool:
-    """Whether a black box's logits (rows, outputs) give every row its label."""
-    if not task.traits.has_labels:
-        return bool(np.allclose(task.center + task.spread * logits[:, 0], labels, atol=1e-5 * task.spread))
-    return bool((task.traits.predictions(logits) == labels).all())
+    return score_logits(scores[np.asarray(data.rows("tune")["row"][:])], data)
 
 
 def _check(run: Run, result: ModelResult) -> None:

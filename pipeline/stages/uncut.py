@@ -10,7 +10,6 @@ from typing import Any
 
 from kdc.common.errors import KdcError
 from kdc.pipeline.config.graph_settings import QuantizeSettings
-from kdc.pipeline.config.training_settings import StudentSettings
 from kdc.pipeline.graphs.exporting import export_model, tuning_slice
 from kdc.pipeline.graphs.files import FP32_ONNX
 from kdc.pipeline.graphs.int8 import worth_trying
@@ -33,12 +32,12 @@ def depends_on(run: Run) -> dict[str, Any]:
         "export": run.config.export.exporter,
         "quantize": quantize.model_dump() | {"vector_bits": _bits(quantize)},
     }
-    return settings | {"is_student": _is_student(run.student)} | this_machine(run.device)
+    return settings | {"is_student": run.is_uncut and run.student.has_all_pieces} | this_machine(run.device)
 
 
 def run(run: Run, out: Path) -> UncutResult:
     """Export the teacher, or note why it has no graph."""
-    if _is_student(run.student):
+    if run.is_uncut and run.student.has_all_pieces:  # with another vocabulary it is another model
         return UncutResult(headline="the student is the teacher itself")
     try:
         model = run.folder("teacher") / "model"
@@ -70,11 +69,6 @@ def run(run: Run, out: Path) -> UncutResult:
 def _bits(settings: QuantizeSettings) -> VectorBits:
     """The contract limits only the student's size."""
     return 8 if settings.vector_bits == "auto" else settings.vector_bits
-
-
-def _is_student(student: StudentSettings) -> bool:
-    """With another vocabulary it is another model."""
-    return not student.kind.is_trained and student.has_all_pieces
 
 
 def _quantised(run: Run, out: Path) -> Int8Choice:

@@ -19,19 +19,20 @@ class Rows(Dataset):
 
     Args:
         parts: `datasets.Dataset`s with `row` (the row id), `input_ids`, `length`, maybe `token_type_ids`, `windows`
-            (see `kdc.pipeline.data.tokens`) and, if labelled, `label`.
+            (see `kdc.pipeline.data.tokens`) and, if labelled, `label`; labelled ones first.
         teacher_logits: (row ids, outputs), may be memory-mapped.
     """
 
     _files: tuple[PreparedData, str, tuple[str, ...], Path | None] | None = None  # arguments of `read`
 
     def __init__(self, parts: list[Any], teacher_logits: NDArray[np.float32] | None = None) -> None:
-        self.parts = parts
-        self.starts = np.cumsum([0, *(len(part) for part in parts)])
+        import datasets
+
+        self.dataset = datasets.concatenate_datasets(parts)  # rows of parts without labels have None
         self.teacher_logits = teacher_logits
-        self.lengths = np.concatenate([np.asarray(part.with_format("numpy")["length"][:]) for part in parts])
-        labels = next((part["label"][0] for part in parts if "label" in part.column_names), 0)
-        self.no_label = [0.0] * len(labels) if isinstance(labels, list) else type(labels)(0)
+        self.lengths = np.asarray(self.dataset.with_format("numpy")["length"][:])
+        label = self.dataset["label"][0] if "label" in self.dataset.column_names else 0
+        self.no_label = [0.0] * len(label) if isinstance(label, list) else type(label)(0)
 
     @classmethod
     def read(cls, data: PreparedData, role: str, splits: Sequence[str], teacher_logits: Path | None = None) -> Self:
@@ -54,27 +55,20 @@ class Rows(Dataset):
         return super().__reduce_ex__(protocol) if self._files is None else (Rows.read, self._files)
 
     def __len__(self) -> int:
-        return int(self.starts[-1])
+        return len(self.dataset)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         return self.__getitems__([index])[0]
 
     def __getitems__(self, indices: list[int]) -> list[dict[str, Any]]:
-        rows: dict[int, dict[str, Any]] = {}
-        positions = np.asarray(indices)
-        for start, end, part in zip(self.starts[:-1], self.starts[1:], self.parts, strict=True):
-            inside = positions[(positions >= start) & (positions < end)]
-            if not len(inside):
-                continue
-            columns = part[(inside - start).tolist()]
-            for position, index in enumerate(inside.tolist()):
-                row = {name: values[position] for name, values in columns.items()}
-                row["labelled"] = "label" in row
-                row.setdefault("label", self.no_label)
-                if self.teacher_logits is not None:
-                    row["teacher_logits"] = self.teacher_logits[row["row"]]
-                rows[index] = row
-        return [rows[index] for index in indices]
+        columns = self.dataset[indices]
+        rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+        for row in rows:
+            row["labelled"] = row.get("label") is not None
+            row["label"] = row["label"] if row["labelled"] else self.no_label
+            if self.teacher_logits is not None:
+                row["teacher_logits"] = self.teacher_logits[row["row"]]
+        return rows
 
 
 @dataclass(frozen=True)

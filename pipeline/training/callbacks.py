@@ -1,4 +1,4 @@
-"""Trainer callbacks: learning rate, time limit, reports, kept checkpoint."""
+"""Trainer callbacks: learning rate, time limit, reports; and which step is kept."""
 
 import logging
 import math
@@ -86,18 +86,6 @@ class Report(TrainerCallback):
         self.loss = loss or self.loss
         if not math.isfinite(loss):
             raise Diverged("the training loss is not a number", given=loss, remedy="lower the learning rate by half")
-
-
-class KeepStep(TrainerCallback):
-    """Picks the checkpoint to load at the end."""
-
-    def __init__(self, kept_step: KeptStep) -> None:
-        self.kept_step: KeptStep = kept_step
-
-    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if control.should_training_stop and self.kept_step != "last":
-            step = kept_look(looks_of(state.log_history), self.kept_step)["step"]
-            state.best_model_checkpoint = str(Path(args.output_dir) / f"checkpoint-{step}")
 
 
 class Paced(TrainerCallback):

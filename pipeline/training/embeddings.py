@@ -16,8 +16,6 @@ from torch.nn import functional
 
 from kdc.pipeline.training.batches import Rows
 
-_CHUNK = 10_000  # rows per read
-
 
 class MetEmbedding(nn.Module):
     """Trains the token ids `met` (tokens,) of an embedding, which changes only in `put_back`."""
@@ -52,7 +50,7 @@ def only_met_tokens(model: Any, rows: Rows) -> Iterator[None]:
     if type(embedding) is not nn.Embedding or not embedding.weight.requires_grad:
         yield
         return
-    met = MetEmbedding(embedding, tokens_of(rows, embedding.num_embeddings))
+    met = MetEmbedding(embedding, tokens_of(rows))
     model.set_input_embeddings(met)
     try:
         yield
@@ -60,10 +58,7 @@ def only_met_tokens(model: Any, rows: Rows) -> Iterator[None]:
         model.set_input_embeddings(met.put_back())
 
 
-def tokens_of(rows: Rows, tokens: int) -> NDArray[np.integer]:
-    """Sorted token ids in rows; `tokens` is the vocabulary size."""
-    seen = np.zeros(tokens, dtype=bool)
-    for part in rows.parts:
-        for chunk in part.with_format("arrow").iter(_CHUNK):
-            seen[pyarrow.compute.list_flatten(chunk["input_ids"]).to_numpy()] = True
-    return np.flatnonzero(seen)
+def tokens_of(rows: Rows) -> NDArray[np.integer]:
+    """Sorted token ids in rows."""
+    ids = pyarrow.compute.list_flatten(rows.dataset.with_format("arrow")[:]["input_ids"])
+    return np.sort(pyarrow.compute.unique(ids).to_numpy())

@@ -8,7 +8,7 @@ import functools
 import logging
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -46,10 +46,8 @@ def pace() -> Pace:
     return Pace(halvings(min(torch.get_num_threads(), usable_cores())), torch.set_num_threads)
 
 
-@contextmanager
-def attention(environment: Environment) -> Iterator[None]:
-    with sdpa_kernel(SDPBackend.MATH) if environment.stepwise else nullcontext():
-        yield
+def attention(environment: Environment) -> AbstractContextManager[None]:
+    return sdpa_kernel(SDPBackend.MATH) if environment.stepwise else nullcontext()
 
 
 @contextmanager
@@ -90,6 +88,5 @@ def settle(environment: Environment, model: Any, rows: Rows, *, pad_id: int, tra
         if by_time[way] <= _CLEARLY * by_time[chosen]:
             chosen = way
     if is_open:
-        does, work = ("trains", "a step") if trains else ("answers", "the answers")
-        log.info("%s in %s, which is faster here for %s of this model", does, "bf16" if chosen.bf16 else "fp32", work)
+        log.info("%s in %s, which is faster here", "trains" if trains else "answers", "bf16" if chosen.bf16 else "fp32")
     return chosen

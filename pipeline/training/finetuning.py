@@ -1,6 +1,5 @@
 """Fine-tune a model and score it on the tuning set."""
 
-import logging
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdc.common.errors import InputError, KdcError
-from kdc.common.files import write_whole
 from kdc.common.progress import Progress
 from kdc.pipeline.config import metrics
 from kdc.pipeline.config.tasks import Task
@@ -24,8 +22,6 @@ from kdc.pipeline.training.loop import Objective, Plan, train
 from kdc.pipeline.training.predict import predict
 
 _LIKELY = 0.05  # p-value above which a score may be chance
-
-log = logging.getLogger("kdc")
 
 
 def fine_tune(
@@ -57,7 +53,6 @@ def fine_tune(
     splits = ["train", "unlabeled"] if teacher_logits and unlabeled and data.has("unlabeled") else ["train"]
     rows = Rows.read(data, role, splits, teacher_logits)
     environment = settle(environment, model, rows, pad_id=pad_id)
-    _note_precision(checkpoints, "bf16" if environment.bf16 else "fp32")
     return train(
         model,
         rows,
@@ -70,15 +65,6 @@ def fine_tune(
         progress=progress,
         groups=data.groups("tune"),
     )
-
-
-def _note_precision(checkpoints: Path, precision: str) -> None:
-    note = checkpoints / "precision"
-    before = note.read_text(encoding="utf-8") if note.exists() else precision
-    if before != precision:
-        log.warning("the training began in %s, and resumes in %s", before, precision)
-    checkpoints.mkdir(parents=True, exist_ok=True)
-    write_whole(note, precision)
 
 
 def plan_for(settings: TrainSettings, rows: int, environment: Environment) -> Plan:
@@ -107,13 +93,8 @@ def check_class_weights(setting: str | dict[str, float], task: Task) -> None:
 
 
 def class_weights(setting: str | dict[str, float], data: PreparedData) -> tuple[float, ...] | None:
-    """Factors in output order, or None; the average training label weighs 1.
-
-    Raises:
-        InputError: as `check_class_weights`.
-    """
+    """Factors in output order, or None; the average training label weighs 1."""
     task = data.task
-    check_class_weights(setting, task)
     if setting == "none":
         return None
     labels = np.asarray(data.tokens("teacher", "train")["label"][:])
@@ -129,7 +110,7 @@ def score_model(
     model: Any, data: PreparedData, role: str, pad_id: int, training: TrainingSummary | None = None
 ) -> ModelResult:
     result = score_logits(predict(model, Rows([data.tokens(role, "tune")]), pad_id=pad_id), data)
-    return result if training is None else result.model_copy(update={"training": training})
+    return result.model_copy(update={"training": training})
 
 
 def score_logits(logits: NDArray[np.floating], data: PreparedData) -> ModelResult:

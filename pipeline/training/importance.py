@@ -40,7 +40,7 @@ def unit_importance(
     chosen = np.random.default_rng(seed).permutation(len(rows))[:_ROWS]
     chosen = chosen[np.argsort(rows.lengths[chosen], kind="stable")]
     totals = [torch.zeros(part.units) for part in parts]
-    with _activations(model, parts) as activations:
+    with _activations(parts) as activations:
         for start in range(0, len(chosen), batch_size):
             for pieces in activations:
                 pieces.clear()
@@ -68,10 +68,8 @@ def _mixed(logits: torch.Tensor, mixtures: torch.Generator, *, one_label: bool) 
 
 
 @contextmanager
-def _activations(model: Any, parts: Sequence[Part]) -> Iterator[list[list[torch.Tensor]]]:
-    """Each part's unit outputs, (rows, tokens, units * width), in pieces if the model splits tokens. To save
-    memory, weights get no gradients."""
-    trained = [weight for weight in model.parameters() if weight.requires_grad]
+def _activations(parts: Sequence[Part]) -> Iterator[list[list[torch.Tensor]]]:
+    """Each part's unit outputs, (rows, tokens, units * width), in pieces if the model splits tokens."""
     activations: list[list[torch.Tensor]] = [[] for _ in parts]
 
     def note(pieces: list[torch.Tensor], _: Any, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
@@ -79,8 +77,6 @@ def _activations(model: Any, parts: Sequence[Part]) -> Iterator[list[list[torch.
         pieces.append(units if units.requires_grad else units.detach().requires_grad_())
         return (pieces[-1],)
 
-    for weight in trained:
-        weight.requires_grad_(False)
     hooks = [
         part.reader.register_forward_pre_hook(partial(note, pieces))
         for part, pieces in zip(parts, activations, strict=True)
@@ -90,5 +86,3 @@ def _activations(model: Any, parts: Sequence[Part]) -> Iterator[list[list[torch.
     finally:
         for hook in hooks:
             hook.remove()
-        for weight in trained:
-            weight.requires_grad_(True)

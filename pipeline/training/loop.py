@@ -24,7 +24,7 @@ from kdc.pipeline.quality.intervals import score_interval
 from kdc.pipeline.results.training import History, TrainingSummary
 from kdc.pipeline.training import ranks
 from kdc.pipeline.training.batches import Collator, LengthGroupedSampler, Rows
-from kdc.pipeline.training.callbacks import Deadline, KeepStep, Paced, Rate, Report, kept_look, looks_of
+from kdc.pipeline.training.callbacks import Deadline, Paced, Rate, Report, kept_look, looks_of
 from kdc.pipeline.training.checkpoints import seal, step_of
 from kdc.pipeline.training.dropout import cheap_dropout
 from kdc.pipeline.training.embeddings import only_met_tokens
@@ -98,10 +98,8 @@ class DistillationTrainer(Trainer):
         return self.optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
-        if self.lr_scheduler is None:
-            stepped: Any = optimizer or self.optimizer
-            self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(stepped, self.rate)
-            self._created_lr_scheduler = True
+        stepped: Any = optimizer or self.optimizer
+        self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(stepped, self.rate)
         return self.lr_scheduler
 
     def compute_loss(
@@ -140,8 +138,12 @@ class DistillationTrainer(Trainer):
     def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
         super()._save_checkpoint(*args, **kwargs)
         self.accelerator.wait_for_everyone()  # each rank saves its random state
+        folder, kept_step = Path(str(self.args.output_dir)), self.plan.settings.kept_step
         if self.args.should_save:
-            seal(Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}")
+            seal(folder / f"checkpoint-{self.state.global_step}")
+        if self.control.should_training_stop and kept_step != "last":
+            step = kept_look(looks_of(self.state.log_history), kept_step)["step"]
+            self.state.best_model_checkpoint = str(folder / f"checkpoint-{step}")
 
 
 @ranks.on_all_ranks
@@ -183,7 +185,6 @@ def train(
     )
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(Deadline(trainer.rate))
-    trainer.add_callback(KeepStep(plan.settings.kept_step))
     if device == "cpu":
         trainer.add_callback(Paced(trainer))
     resumed_from = 0
@@ -250,7 +251,6 @@ def training_arguments(plan: Plan, folder: Path) -> TrainingArguments:
         weight_decay=settings.weight_decay,
         eval_strategy="steps",
         save_strategy="steps",
-        logging_strategy="steps",
         eval_steps=plan.evaluate_every,
         save_steps=plan.evaluate_every,
         logging_steps=max(1, plan.evaluate_every // _LOGS_A_LOOK),
@@ -260,7 +260,6 @@ def training_arguments(plan: Plan, folder: Path) -> TrainingArguments:
         metric_for_best_model="eval_loss" if by_loss else "eval_score",
         greater_is_better=not by_loss,
         seed=environment.seed,
-        data_seed=environment.seed,
         use_cpu=environment.device == "cpu",
         bf16=bool(environment.bf16),
         dataloader_pin_memory=environment.device == "cuda",

@@ -61,12 +61,8 @@ def told_by_leader(number: float) -> float:
 
 
 def launcher() -> str:
-    """The command that started this run."""
-    if not is_launched():
-        return "kdc"
-    here, everywhere = os.environ.get("LOCAL_WORLD_SIZE", "?"), os.environ["WORLD_SIZE"]
-    hosts = "" if here == everywhere else f"--nnodes {int(everywhere) // int(here)} ... "
-    return f"torchrun {hosts}--nproc-per-node {here} -m kdc"
+    """How the command that started this run begins."""
+    return "torchrun ... -m kdc" if is_launched() else "kdc"
 
 
 def on_all_ranks(function: Function) -> Function:
@@ -87,11 +83,7 @@ def on_all_ranks(function: Function) -> Function:
 
 
 def join(device: str) -> None:
-    """Join the launched processes; on "cuda" take the local rank's GPU.
-
-    Raises:
-        InputError: more processes than GPUs.
-    """
+    """Join the launched processes; on "cuda" take the local rank's GPU."""
     global _group
     if not is_launched():
         return
@@ -100,14 +92,7 @@ def join(device: str) -> None:
 
     signal.signal(signal.SIGTERM, _stopped)
     if device == "cuda":
-        own, gpus = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
-        if own >= gpus:
-            raise InputError(
-                "there are more processes than GPUs",
-                given=f"process {own + 1} of this machine, {gpus} GPUs",
-                remedy=f"torchrun --nproc-per-node {gpus}",
-            )
-        torch.cuda.set_device(own)
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     else:
         os.environ[_DEVICE] = "cpu"  # torch.load does not know accelerate's "cpu:0"
     dist.init_process_group("cpu:gloo,cuda:nccl" if device == "cuda" else "gloo")
@@ -115,28 +100,16 @@ def join(device: str) -> None:
     _group = dist.new_group(backend="gloo", timeout=_PATIENCE)
 
 
-def help_leader(check: Callable[[str], None]) -> None:
-    """Follow orders until dismissed; for `check` see `check_everywhere`.
+def help_leader() -> None:
+    """Follow orders until dismissed.
 
     Raises:
         Lost: a process is gone.
     """
     while (order := _broadcast()) is not None:
-        if isinstance(order, str):
-            _do(partial(check, order))
-        else:
-            function, args, kwargs = order
-            _do(partial(function.__wrapped__, *args, progress=None, **kwargs))
+        function, args, kwargs = order
+        _do(partial(function.__wrapped__, *args, progress=None, **kwargs))
     _leave()
-
-
-def check_everywhere(check: Callable[[str], None], settings: str) -> None:
-    """Check the leader's settings, JSON, on all ranks; helpers use `help_leader`'s check."""
-    if _group is None:
-        check(settings)
-    else:
-        _broadcast(settings)
-        _do(partial(check, settings))
 
 
 @contextmanager

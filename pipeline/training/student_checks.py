@@ -22,22 +22,6 @@ def has_graph(config: PretrainedConfig) -> bool:
     return config.model_type not in _WITHOUT_GRAPH and not getattr(config, "is_encoder_decoder", False)
 
 
-def check_plan(teacher: TeacherSettings, student: StudentSettings, task: Task) -> None:
-    """Refuse early what later stages refuse.
-
-    Raises:
-        InputError: weights of unknown classes, or a black box among several teachers.
-    """
-    if teacher.scores is not None and teacher.more:
-        raise InputError(
-            "a black box cannot be averaged with a second teacher",
-            given=", ".join(teacher.more),
-            remedy="drop teacher.scores, or all --teacher but the first",
-        )
-    for settings in (teacher, student):
-        check_class_weights(settings.class_weights, task)
-
-
 def check_windows(long: LongSettings, kind: Kind, losses: tuple[str, ...]) -> None:
     """Check window settings.
 
@@ -58,14 +42,22 @@ def check_windows(long: LongSettings, kind: Kind, losses: tuple[str, ...]) -> No
         )
 
 
-def check_student(student: StudentSettings, teacher: TeacherSettings, *, is_searched: bool) -> None:
-    """Check a student against its teacher.
+def check_models(student: StudentSettings, teacher: TeacherSettings, task: Task, *, is_searched: bool) -> None:
+    """Check a student and its teacher.
 
     Raises:
-        InputError: the architecture is for teachers only; no layers for the training method; a spec that its kind
-            refuses; a smaller vocabulary for a student not made of the teacher; or the teacher itself as student, if
-            several or a black box.
+        InputError: weights of unknown classes; a black box among several teachers; the architecture is for teachers
+            only; no layers for the training method; a spec that its kind refuses; a smaller vocabulary for a student
+            not made of the teacher; or the teacher itself as student, if several or a black box.
     """
+    for settings in (teacher, student):
+        check_class_weights(settings.class_weights, task)
+    if teacher.scores is not None and teacher.more:
+        raise InputError(
+            "a black box cannot be averaged with a second teacher",
+            given=", ".join(teacher.more),
+            remedy="drop teacher.scores, or all --teacher but the first",
+        )
     kind = student.kind
     needs_layers = ["student.method=lora"] * (student.method == "lora")
     needs_layers += ["student.gradient_checkpointing=true"] * student.gradient_checkpointing

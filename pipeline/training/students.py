@@ -4,7 +4,6 @@ Its folder holds `base/` (untrained, with tokenizer) and `trained_logits.npy`. L
 initialisation changed the weights; full training adds `full/`.
 """
 
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -129,34 +128,28 @@ def new_student(
     model: str, task: Task, *, cut_from: str, vocabulary: Path | None = None, importance: Importance = first_units
 ) -> tuple[loading.Loaded, str]:
     """The untrained student and its tokenizer's path or hub id; for `importance` see `cut`."""
+
+    def teacher() -> loading.Loaded:
+        whole = loading.load_model(cut_from, task)
+        if vocabulary is not None:
+            cut_vectors(whole.model, vocabulary)
+        return whole
+
     kind = kind_of(model)
-    if not kind.is_of_teacher:
-        return loading.load_model(model, task), model
-    whole = loading.load_model(cut_from, task)
-    if vocabulary is not None:
-        cut_vectors(whole.model, vocabulary)
-    source = cut_from if vocabulary is None else str(vocabulary)
-    return loading.Loaded(*kind.make(model, whole, importance)), source
+    source = str(vocabulary or cut_from) if kind.is_of_teacher else model
+    return kind.make(model, task, teacher, importance), source
 
 
-def keep_teacher(teacher: Path, origin: StudentOrigin, data: PreparedData, out: Path) -> None:
-    """Save the uncut teacher as a student, in the origin's vocabulary."""
-    base = out / "base"
-    if origin.vocabulary is None:
-        shutil.copytree(teacher, base, dirs_exist_ok=True)
-    else:
-        model = new_student(UNCUT, data.task, cut_from=str(teacher), vocabulary=origin.vocabulary)[0].model
-        model.save_pretrained(base)
-        loading.load_tokenizer(str(origin.vocabulary)).save_pretrained(base)
-    pad_id = loading.load_tokenizer(str(base)).pad_token_id
-    np.save(out / TRAINED_LOGITS, predict(loading.load_plain(base), probe_rows(data, origin.role), pad_id=pad_id))
-
-
-def score_uncut(teacher: Path, origin: StudentOrigin, data: PreparedData) -> ModelResult:
-    """The teacher's tuning result in the origin's vocabulary."""
+def keep_teacher(teacher: Path, origin: StudentOrigin, data: PreparedData, out: Path | None = None) -> ModelResult:
+    """Score the uncut teacher in the origin's vocabulary, and save it as a student in `out`, if given."""
     loaded, source = new_student(UNCUT, data.task, cut_from=str(teacher), vocabulary=origin.vocabulary)
-    model, pad_id = loaded.model.eval(), loading.load_tokenizer(source).pad_token_id
-    result = score_model(model, data, origin.role, pad_id)
+    model, tokenizer = loaded.model, loading.load_tokenizer(source)
+    result = score_model(model, data, origin.role, tokenizer.pad_token_id)
+    if out is not None:
+        model.save_pretrained(out / "base")
+        tokenizer.save_pretrained(out / "base")
+        rows = probe_rows(data, origin.role)
+        np.save(out / TRAINED_LOGITS, predict(model, rows, pad_id=tokenizer.pad_token_id))
     return result.model_copy(update={"parameters": model.num_parameters()})
 
 

@@ -1,6 +1,5 @@
 """Train a teacher, or load a fine-tuned one."""
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +67,7 @@ def train_teacher(
 def choose_join(model: Any, tune: Rows, task: Task, pad_id: int) -> None:
     """Join windows in the way with the least tuning loss."""
     parts, counts = predict_parts(model, tune, pad_id=pad_id)
-    labels = np.concatenate([np.asarray(part["label"][:]) for part in tune.parts])
+    labels = np.asarray(tune.dataset["label"][:])
     if not task.traits.has_labels:
         labels = (labels - task.center) / task.spread
     set_join(model, best_join(parts, counts, labels, task.kind))
@@ -111,7 +110,7 @@ def label_order(config: Any, task: Task, names: tuple[str, ...] | None) -> list[
     """The teacher's output index for each label, by `names` or its config; None for regression.
 
     Raises:
-        InputError: outputs differ from the task's, lack names, or `names` are in another order than the config's.
+        InputError: outputs differ from the task's, or `names` are in another order than the config's.
     """
     if config.num_labels != task.outputs:
         raise InputError(
@@ -131,34 +130,22 @@ def label_order(config: Any, task: Task, names: tuple[str, ...] | None) -> list[
             remedy="leave out teacher.labels, which is for all teachers, or correct the one that is wrong (id2label "
             "in its config.json)",
         )
-    if names is None and all(re.fullmatch(r"LABEL_\d+", name) for name in outputs):
-        raise InputError(
-            "the teacher's outputs have no label names",
-            given=", ".join(outputs),
-            remedy=f"name them in its order, for example --set teacher.labels={','.join(task.labels)}, or in its "
-            "config.json (id2label)",
-        )
     if sorted(set(lower)) != sorted(name.lower() for name in task.labels):
         raise InputError(
             "the teacher's labels are not the task's",
             given=f"teacher {', '.join(outputs)}; task {', '.join(task.labels)}",
-            remedy="rename the labels in the data, or name the teacher's outputs with --set teacher.labels=NAMES",
+            remedy="rename the labels in the data, or name the teacher's outputs, in their order, for example --set "
+            f"teacher.labels={','.join(task.labels)}",
         )
     return [lower.index(name.lower()) for name in task.labels]
 
 
 def _output_layer(model: PreTrainedModel, outputs: int) -> torch.nn.Linear:
-    heads = [
+    *_, head = (
         module
         for name, module in model.named_modules()
         if isinstance(module, torch.nn.Linear)
         and module.out_features == outputs
         and not name.startswith(model.base_model_prefix + ".")
-    ]
-    if not heads:
-        raise InputError(
-            "cannot find the teacher's output layer",
-            given=type(model).__name__,
-            remedy="bring a teacher whose last layer is linear, with one output for each label",
-        )
-    return heads[-1]
+    )
+    return head

@@ -4,6 +4,7 @@ import csv
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import numpy as np
@@ -13,7 +14,6 @@ from scipy.special import softmax
 from tiny_runs import base_model, config_for, write_rows
 
 from kdc.artifact.folder import load_manifest
-from kdc.artifact.manifest import Kind
 from kdc.common.errors import InputError
 from kdc.common.progress import Reporter
 from kdc.pipeline.config.settings import Config
@@ -21,10 +21,9 @@ from kdc.pipeline.config.tasks import custom_task
 from kdc.pipeline.data.prepared import PreparedData, digest, open_data
 from kdc.pipeline.data.scores import Scores, scores_of_rows
 from kdc.pipeline.report.page import write_report
-from kdc.pipeline.run import compress
+from kdc.pipeline.results.training import ModelResult
 from kdc.pipeline.rundir.context import open_run
-from kdc.pipeline.stages.controls import student_without_unlabeled
-from kdc.pipeline.stages.teacher import are_the_labels
+from kdc.pipeline.stages import controls
 from kdc.pipeline.training import students
 
 ALMOST = 0.9  # how sure the black box is of what it says
@@ -107,17 +106,6 @@ def test_labels_are_found_whatever_their_case(boxed: tuple[Path, Config], data: 
     exact = scores_of_rows(write(tmp_path / "exact.csv", rows), data)
     other = [without(row, "no", "yes") | {"label": "no", "No": row["no"], "YES": row["yes"]} for row in rows]
     assert (scores_of_rows(write(tmp_path / "other.csv", other), data) == exact).all()
-
-
-@pytest.mark.parametrize(("wrong_every", "warns"), [(10**9, True), (20, False)])
-def test_answers_that_are_all_the_labels_are_asked_about(
-    boxed: tuple[Path, Config], tmp_path: Path, capsys: pytest.CaptureFixture[str], wrong_every: int, warns: bool
-) -> None:
-    folder, _ = boxed
-    scores = write(tmp_path / "scores.csv", answers(folder, wrong_every=wrong_every))
-    config = config_for(folder, folder / "base", f"teacher.scores={scores}", flags={"run.out": tmp_path / "run"})
-    compress(config, reporter=Reporter(), until="teacher")
-    assert ("their true label" in capsys.readouterr().err) is warns
 
 
 def by_id(data: PreparedData) -> list[dict[str, str]]:
@@ -221,24 +209,6 @@ def test_a_number_beside_the_answer_may_be_the_answer_in_regression(data: Prepar
         Scores(write(tmp_path / "both.csv", [row | {"score": "4.5"} for row in rows]), task).by_key()
 
 
-@pytest.mark.parametrize(
-    ("kind", "logits", "labels", "other"),
-    [
-        ("regression", [[-1.0], [1.0]], [1.0, 5.0], [1.0, 4.0]),
-        ("multilabel", [[9.0, -9.0], [-9.0, 9.0]], [[1, 0], [0, 1]], [[1, 0], [1, 1]]),
-        ("classification", [[9.0, -9.0], [-9.0, 9.0]], [0, 1], [0, 0]),
-    ],
-)
-def test_answers_that_are_the_labels_are_known_for_every_kind(
-    kind: Kind, logits: list, labels: list, other: list
-) -> None:
-    task = custom_task("ratings", "text", None, "rating", kind)
-    task = task.model_copy(update={"center": 3.0, "spread": 2.0})
-    found = np.array(logits, dtype=np.float32)
-    assert are_the_labels(found, np.array(labels), task)
-    assert not are_the_labels(found, np.array(other), task)
-
-
 def test_a_file_of_another_format_is_refused(data: PreparedData, tmp_path: Path) -> None:
     (tmp_path / "scores.xml").write_text("")
     with pytest.raises(InputError, match="unknown file format"):
@@ -335,9 +305,19 @@ def test_other_unlabelled_rows_are_not_given_the_answers_of_the_old_ones(
     both = len(data.rows("train")) + len(data.rows("unlabeled"))
     assert record["metrics"]["train_rows"] == both  # a student learns from the unlabelled rows too
     # The control without them. The bugs to catch: it has them too, or learns from the labels alone.
-    run = open_run(tmp_path / "run", config, Reporter())
+    asked = config.model_copy(update={"run": config.run.model_copy(update={"controls": True})})
+    run, made = open_run(tmp_path / "run", asked, Reporter()), dict[str, Any]()
+
+    def noted(_: Any, work: Path, **how: Any) -> ModelResult:
+        made[work.stem] = how
+        (work / "model").mkdir(parents=True)
+        return ModelResult.model_validate(record["metrics"])
+
+    (tmp_path / "controls").mkdir()
+    with mock.patch.multiple(controls, student_control=noted, teacher_lora=noted):
+        controls.run(run, tmp_path / "controls")
     with mock.patch("kdc.pipeline.stages.controls.distil", wraps=students.distil) as distil:
-        control = student_without_unlabeled(run, tmp_path / "control")
+        control = controls.student_control(run, tmp_path / "control", **made["student_without_unlabeled"])
     assert control.training is not None
     assert control.training.train_rows == len(data.rows("train"))
     assert distil.call_args.args[0].min_steps == record["metrics"]["steps"]  # as many as with them

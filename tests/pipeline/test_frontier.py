@@ -8,7 +8,6 @@ import shutil
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -26,7 +25,7 @@ from kdc.pipeline.config.settings import Config
 from kdc.pipeline.frontier import make_frontier
 from kdc.pipeline.models.loading import load_config
 from kdc.pipeline.quality.frontier import COSTS, FrontierFacts, Left, Point, front
-from kdc.pipeline.report.frontier import read_facts, table, write_frontier
+from kdc.pipeline.report.frontier import table, write_frontier
 from kdc.pipeline.run import compress
 from kdc.pipeline.rundir import folders
 from kdc.pipeline.stages.candidates import curve_of
@@ -151,15 +150,13 @@ def test_rows_teacher_and_targets_are_made_once(made: tuple[Config, FrontierFact
 
 
 @pytest.mark.slow
-def test_the_same_call_again_does_nothing(made: tuple[Config, FrontierFacts], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_same_call_again_only_measures_again(made: tuple[Config, FrontierFacts]) -> None:
     config, facts = made
-
-    def never(*_: Any, **__: Any) -> None:
-        raise AssertionError("measured again")
-
-    monkeypatch.setattr(module, "time_in_turns", never)
     before = {path: path.stat().st_mtime_ns for path in root_of(config).rglob("stage.json")}
-    assert frontier(config) == facts
+    again = frontier(config)
+    assert [(point.sha256, point.score) for point in again.points] == [
+        (point.sha256, point.score) for point in facts.points
+    ]
     assert {path: path.stat().st_mtime_ns for path in root_of(config).rglob("stage.json")} == before
 
 
@@ -227,50 +224,30 @@ def test_points_of_a_teacher_that_was_trained_again_are_made_again(
     assert min(students) > (root / "teacher" / "stage.json").stat().st_mtime_ns
 
 
-def test_the_hours_are_shared_among_the_students(
+def test_the_hours_are_shared_among_the_students_that_are_trained(
     finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What one does not use the next ones have. Would catch hours for each in place of hours for all, and a whole share
-    that is gone with a student that was refused at once."""
+    """Would catch hours for each in place of hours for all."""
     given = []
-    spent = iter((0.1, 0.0, 0.3))
-
-    def stand_in(student: str, config: Config, *_: Any) -> Any:
-        given.append(config.student.hours)
-        if student == "conv":  # after a fifth of an hour
-            raise KdcError("not made")
-
     monkeypatch.setattr(module, "compress", lambda *_, **__: None)
-    monkeypatch.setattr(module, "_make", stand_in)
+    monkeypatch.setattr(module, "_make", lambda student, config, *_: given.append(config.student.hours))
     monkeypatch.setattr(module, "_facts", lambda *_: None)
     monkeypatch.setattr(module, "curve_of", lambda _: ["layers:1", "teacher", "conv", "static"])
-    monkeypatch.setattr(module, "_hours_trained", lambda _: next(spent))
-    clock = iter((0.0, 0.0, 0.0, 720.0, 0.0))  # at the start of each, and at the failure
-    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: next(clock)))
     frontier(config_of(finished, tmp_path / "run", **{"student.hours": 1.0}))
-    assert given == pytest.approx([1.0 / 4, 0.9 / 3, 0.9 / 2, 0.7])
+    assert given == pytest.approx([1 / 3] * 4)
 
 
-@pytest.mark.parametrize(
-    ("flags", "words"),
-    [
-        ({"contract.max_drop": 1.0, "contract.max_size_mb": 20}, "takes no limits (--max-size-mb, --max-drop)"),
-        ({"student.model": "static"}, "for one without"),
-        ({"contract.search": "full"}, "without a search"),
-        (
-            {"operating.aims": ["0.7", "rude:recall>=0.9"]},
-            "would lose those whose bound is not confirmed",
-        ),
-        ({"operating.abstain": "accuracy>=0.9"}, "would lose those whose bound is not confirmed"),
-    ],
-)
-def test_what_it_cannot_be_made_of_is_refused_before_anything_is_done(
-    flags: dict[str, Any], words: str, finished: Finished, tmp_path: Path
-) -> None:
-    with pytest.raises(InputError) as caught:
-        frontier(config_of(finished, tmp_path / "run", **flags))
-    assert words.split(" (")[0] in str(caught.value)
+def test_limits_are_refused_before_anything_is_done(finished: Finished, tmp_path: Path) -> None:
+    limits = {"contract.max_drop": 1.0, "contract.max_size_mb": 20}
+    with pytest.raises(InputError, match="takes no limits"):
+        frontier(config_of(finished, tmp_path / "run", **limits))
     assert not (tmp_path / "run" / "data").exists()
+
+
+def test_a_curve_of_a_student_without_layers_has_the_others_without(finished: Finished, tmp_path: Path) -> None:
+    """Their settings are made of this one's, which suit no layers."""
+    config = config_of(finished, tmp_path, **{"student.model": "static"})
+    assert curve_of(config) == ["static", "teacher", "conv", "linear"]
 
 
 def test_several_processes_are_refused(finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -365,28 +342,6 @@ def facts_of(*points: Point, left: tuple[Left, ...] = ()) -> FrontierFacts:
         threads=1,
         device="cpu",
     )
-
-
-def test_facts_are_of_the_same_artifacts_measured_in_the_same_place_or_of_others() -> None:
-    """Would catch a page that stays though a student was made anew, is there no more, or was measured elsewhere."""
-    one, two = (a_point("static", 72.0, 0.1).model_copy(update={"sha256": sha256}) for sha256 in "ab")
-    why, other = (Left(student=student, why="it learned nothing") for student in ("conv", "linear"))
-    facts, where = facts_of(one, two, left=(why,)), {"cpu": "a CPU", "threads": 1, "device": "cpu"}
-    assert facts.is_of(["a", "b"], [why], where)
-    for sha256s in (["a"], ["b"], ["b", "a"], ["0", "b"], ["c", "b"], ["a", "b", "c"], []):
-        assert not facts.is_of(sha256s, [why], where)
-    for left in ([], [other], [why, other]):
-        assert not facts.is_of(["a", "b"], left, where)
-    assert facts_of(one, two).is_of(["a", "b"], [], where)
-    for change in ({"cpu": "A CPU"}, {"cpu": "b CPU"}, {"threads": 0}, {"threads": 2}, {"device": "cuda"}):
-        assert not facts.is_of(["a", "b"], [why], where | change)
-
-
-def test_facts_that_are_written_are_read_again(tmp_path: Path) -> None:
-    """Would catch a version of the file that its own reader refuses: every frontier would be measured again."""
-    facts = facts_of(a_point("static", 72.0, 0.1), left=(Left(student="conv", why="it learned nothing"),))
-    write_frontier(tmp_path, facts)
-    assert read_facts(tmp_path) == facts
 
 
 def test_the_table_tells_the_most_accurate_first_and_names_the_fronts() -> None:

@@ -21,8 +21,10 @@ from kdc.artifact.folder import load_manifest
 from kdc.common.errors import InputError
 from kdc.pipeline.config.settings import Config
 from kdc.pipeline.config.student_kinds import KINDS, OwnTraining, StudentKind
+from kdc.pipeline.config.tasks import Task
 from kdc.pipeline.models import possible_cuts
 from kdc.pipeline.models.cutting import Cut
+from kdc.pipeline.models.loading import Loaded
 from kdc.pipeline.models.pooling import mean_of_tokens
 from kdc.pipeline.report.page import write_report
 from kdc.pipeline.results.training import SearchResult
@@ -59,12 +61,13 @@ class Mean(StudentKind):
     name = "mean"
     own_training = OwnTraining(steps=2, learning_rate=3e-2, head_learning_rate=3e-2)
 
-    def make(self, spec: str, whole: Any, importance: Callable[..., Any]) -> tuple[Any, tuple[str, ...]]:
-        config = copy.deepcopy(whole.model.config)
+    def make(self, spec: str, task: Task, teacher: Callable[[], Any], importance: Callable[..., Any]) -> Any:
+        whole = teacher().model
+        config = copy.deepcopy(whole.config)
         config.kdc_mean = True
         model = MeanClassifier(config)
-        model.vectors.weight.data.copy_(whole.model.get_input_embeddings().weight)
-        return model, ("classifier",)
+        model.vectors.weight.data.copy_(whole.get_input_embeddings().weight)
+        return Loaded(model, ("classifier",))
 
     def model_class(self, config: PretrainedConfig) -> Any:
         return MeanClassifier if getattr(config, "kdc_mean", False) else None

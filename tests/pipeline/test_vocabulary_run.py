@@ -68,23 +68,6 @@ def test_its_artifact_has_the_pieces_that_the_texts_use(
 
 
 @pytest.mark.slow
-def test_rows_that_are_cut_otherwise_are_judged_apart(teacher: Path, finished: Finished, tmp_path: Path) -> None:
-    """Would catch a drop on texts with rare words that no figure tells of."""
-    for name in ("train.csv", "eval.csv"):
-        shutil.copy(finished.folder / name, tmp_path / name)
-    lines = (tmp_path / "eval.csv").read_text(encoding="utf-8").splitlines()
-    marked = [line.replace("w1 ", "w1 never1 ", 1) if place % 10 == 1 else line for place, line in enumerate(lines)]
-    changed = sum(line != other for line, other in zip(lines, marked, strict=True))
-    assert changed > 1
-    (tmp_path / "eval.csv").write_text("\n".join(marked) + "\n", encoding="utf-8")
-    config = tiny_runs.config_for(tmp_path, teacher, flags={"student.model": "layers:0", "student.vocabulary": "auto"})
-    result = tiny_runs.compress(config)
-    assert result.result is not None
-    (note,) = [note for note in result.result.notes if "smaller vocabulary" in note]
-    assert f"cuts {changed} of 90 evaluation rows into other pieces; on these macro_f1: teacher " in note
-
-
-@pytest.mark.slow
 def test_the_teacher_is_not_asked_again_for_another_vocabulary(
     teacher: Path, finished: Finished, tmp_path: Path
 ) -> None:

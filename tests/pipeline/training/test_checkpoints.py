@@ -1,4 +1,4 @@
-"""Checkpoints: only one that was written whole, and is still as it was, counts."""
+"""Checkpoints: only one that was written whole counts."""
 
 from pathlib import Path
 
@@ -31,17 +31,6 @@ def test_a_torn_one_does_not_count_and_is_removed(folder: Path) -> None:
     (folder / "checkpoint-100" / SEAL).unlink()
     assert last_checkpoint(folder) == folder / "checkpoint-12"
     assert not (folder / "checkpoint-100").exists()
-
-
-@pytest.mark.parametrize("damage", [b"", b"x" * 100])
-def test_a_damaged_one_does_not_count(folder: Path, damage: bytes) -> None:
-    (folder / "checkpoint-100" / "weights").write_bytes(damage)
-    assert last_checkpoint(folder) == folder / "checkpoint-12"
-
-
-def test_a_damaged_seal_does_not_count(folder: Path) -> None:
-    (folder / "checkpoint-100" / SEAL).write_text("{")
-    assert last_checkpoint(folder) == folder / "checkpoint-12"
 
 
 def test_no_checkpoint_is_none(tmp_path: Path) -> None:

@@ -68,7 +68,7 @@ def test_the_training_is_the_same_as_that_of_all_vectors(tmp_path: Path, monkeyp
 
 def test_tokens_that_no_row_holds_stay_as_they_are(tmp_path: Path) -> None:
     before, after = (model.state_dict()[NAME] for model in (tiny(), trained(tmp_path, 0.5)))
-    held = set(tokens_of(make_rows(60, MET, 0), TOKENS).tolist())
+    held = set(tokens_of(make_rows(60, MET, 0)).tolist())
     moved = {token for token in range(TOKENS) if not torch.equal(before[token], after[token])}
     assert moved == held
     assert held <= set(range(5, MET))
@@ -86,9 +86,7 @@ def test_a_checkpoint_holds_only_the_vectors_that_are_trained() -> None:
     with only_met_tokens(model, rows):
         shapes = {name: tuple(weight.shape) for name, weight in model.state_dict().items()}
         assert isinstance(model.get_input_embeddings(), MetEmbedding)
-        assert [shape for name, shape in shapes.items() if "word_embeddings" in name] == [
-            (len(tokens_of(rows, TOKENS)), 16)
-        ]
+        assert [shape for name, shape in shapes.items() if "word_embeddings" in name] == [(len(tokens_of(rows)), 16)]
     assert type(model.get_input_embeddings()) is torch.nn.Embedding
 
 
@@ -105,4 +103,4 @@ def test_the_tokens_of_all_parts_count_in_the_order_that_selects_them() -> None:
         datasets.Dataset.from_dict({"input_ids": ids, "length": [1] * len(ids)}) for ids in ([[1, 2], [9]], [[4]])
     )
     rows = Rows([first.select([0]), second])
-    assert tokens_of(rows, 10).tolist() == [1, 2, 4]
+    assert tokens_of(rows).tolist() == [1, 2, 4]

@@ -14,7 +14,7 @@ from kdc.artifact.folder import load_manifest
 from kdc.pipeline.config.settings import Config
 from kdc.pipeline.data.prepared import open_data
 from kdc.pipeline.models import loading
-from kdc.pipeline.results.training import ModelResult
+from kdc.pipeline.results.training import TeacherResult
 from kdc.pipeline.stages import teacher
 from kdc.pipeline.training import ensemble
 from kdc.pipeline.training.batches import Rows
@@ -75,16 +75,17 @@ def test_a_second_teacher_is_trained_though_the_run_was_cut_off_between_them(
 ) -> None:
     folder, config = two
     trained: list[int] = []
-    make = teacher._make_teacher
+    make = teacher._Maker.make
 
-    def cut_off(run: Any, place: int, *rest: Any) -> ModelResult:
+    def cut_off(maker: Any) -> TeacherResult:
+        place = int(not maker.is_first)
         if place == 1 and len(trained) == 1:
             trained.append(-1)
             raise KeyboardInterrupt
         trained.append(place)
-        return make(run, place, *rest)
+        return make(maker)
 
-    monkeypatch.setattr(teacher, "_make_teacher", cut_off)
+    monkeypatch.setattr(teacher._Maker, "make", cut_off)
     with pytest.raises(KeyboardInterrupt):
         tiny_runs.compress(config, until="teacher")
     tiny_runs.compress(config, until="teacher")

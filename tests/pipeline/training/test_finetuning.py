@@ -1,6 +1,5 @@
 """What the settings of a student make of its training."""
 
-import logging
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -122,18 +121,6 @@ def test_unlabelled_rows_are_trained_on_with_a_teachers_logits_alone(
     (asked,) = given
     assert asked["plan"].steps == 320 / 32
     assert (asked["plan"].new_modules, asked["pad_id"], asked["objective"].each_window) == (("classifier",), 3, True)
-
-
-def test_a_training_that_goes_on_in_another_number_format_says_so(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    with caplog.at_level(logging.WARNING, logger="kdc"):
-        for precision in ("bf16", "bf16", "fp32", "fp32", "bf16"):
-            finetuning._note_precision(tmp_path / "a" / "b", precision)
-    assert caplog.messages == [
-        "the training began in bf16, and resumes in fp32",
-        "the training began in fp32, and resumes in bf16",
-    ]
 
 
 class Labelled:
