@@ -8,6 +8,7 @@ import hashlib
 import json
 import math
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 
 from kdc.common.errors import InputError
 from kdc.common.files import write_whole
+from kdc.pipeline.config.tasks import Task
 from kdc.pipeline.config.training_settings import TeacherSettings
 from kdc.pipeline.data.prepared import PreparedData
 from kdc.pipeline.data.scores import scores_of_rows
@@ -57,7 +59,7 @@ def depends_on(run: Run) -> dict[str, Any]:
 def run(run: Run, out: Path) -> TeacherResult:
     """Make the teachers."""
     if run.config.teacher.scores is not None:
-        result = _keep_scores(run.config.teacher.scores, run.data(), out)
+        result = _keep_scores(run.config.teacher.scores, run.data(), out, run.say)
         _check(run, result)
         return TeacherResult(**result.to_json())
     makers = [_Maker(run, number, out) for number in range(len(run.config.teacher.sources))]
@@ -197,10 +199,24 @@ def _rates_of(rates: Rates) -> dict[str, float]:
     return {"learning_rate": rates.encoder, "head_learning_rate": rates.head}
 
 
-def _keep_scores(file: Path, data: PreparedData, out: Path) -> ModelResult:
+def _keep_scores(file: Path, data: PreparedData, out: Path, say: Callable[[str], None]) -> ModelResult:
     scores = scores_of_rows(file, data)
     np.save(out / SCORES, scores)
-    return score_logits(scores[np.asarray(data.rows("tune")["row"][:])], data)
+    rows = data.rows("tune")
+    logits, labels = scores[np.asarray(rows["row"][:])], np.asarray(rows["label"][:])
+    if are_the_labels(logits, labels, data.task):
+        say(
+            f"warning: {file.name} gives all {len(labels)} rows of the tuning set their true label: is its column the "
+            "labels, and not the black box's answers?"
+        )
+    return score_logits(logits, data)
+
+
+def are_the_labels(logits: NDArray[np.float32], labels: NDArray[np.generic], task: Task) -> bool:
+    """Whether a black box's logits (rows, outputs) give every row its label."""
+    if not task.traits.has_labels:
+        return bool(np.allclose(task.center + task.spread * logits[:, 0], labels, atol=1e-5 * task.spread))
+    return bool((task.traits.predictions(logits) == labels).all())
 
 
 def _check(run: Run, result: ModelResult) -> None:

@@ -14,6 +14,7 @@ from scipy.special import softmax
 from tiny_runs import base_model, config_for, write_rows
 
 from kdc.artifact.folder import load_manifest
+from kdc.artifact.task_kinds import Kind
 from kdc.common.errors import InputError
 from kdc.common.progress import Reporter
 from kdc.pipeline.config.settings import Config
@@ -22,8 +23,10 @@ from kdc.pipeline.data.prepared import PreparedData, digest, open_data
 from kdc.pipeline.data.scores import Scores, scores_of_rows
 from kdc.pipeline.report.page import write_report
 from kdc.pipeline.results.training import ModelResult
+from kdc.pipeline.run import compress
 from kdc.pipeline.rundir.context import open_run
 from kdc.pipeline.stages import controls
+from kdc.pipeline.stages.teacher import are_the_labels
 from kdc.pipeline.training import students
 
 ALMOST = 0.9  # how sure the black box is of what it says
@@ -106,6 +109,17 @@ def test_labels_are_found_whatever_their_case(boxed: tuple[Path, Config], data: 
     exact = scores_of_rows(write(tmp_path / "exact.csv", rows), data)
     other = [without(row, "no", "yes") | {"label": "no", "No": row["no"], "YES": row["yes"]} for row in rows]
     assert (scores_of_rows(write(tmp_path / "other.csv", other), data) == exact).all()
+
+
+@pytest.mark.parametrize(("wrong_every", "warns"), [(10**9, True), (20, False)])
+def test_answers_that_are_all_the_labels_are_asked_about(
+    boxed: tuple[Path, Config], tmp_path: Path, capsys: pytest.CaptureFixture[str], wrong_every: int, warns: bool
+) -> None:
+    folder, _ = boxed
+    scores = write(tmp_path / "scores.csv", answers(folder, wrong_every=wrong_every))
+    config = config_for(folder, folder / "base", f"teacher.scores={scores}", flags={"run.out": tmp_path / "run"})
+    compress(config, reporter=Reporter(), until="teacher")
+    assert ("their true label" in capsys.readouterr().err) is warns
 
 
 def by_id(data: PreparedData) -> list[dict[str, str]]:
@@ -207,6 +221,24 @@ def test_a_number_beside_the_answer_may_be_the_answer_in_regression(data: Prepar
     assert known[digest(("c", "d"))].tolist() == [2.5]
     with pytest.raises(InputError, match="rating, score may all be the answer"):
         Scores(write(tmp_path / "both.csv", [row | {"score": "4.5"} for row in rows]), task).by_key()
+
+
+@pytest.mark.parametrize(
+    ("kind", "logits", "labels", "other"),
+    [
+        ("regression", [[-1.0], [1.0]], [1.0, 5.0], [1.0, 4.0]),
+        ("multilabel", [[9.0, -9.0], [-9.0, 9.0]], [[1, 0], [0, 1]], [[1, 0], [1, 1]]),
+        ("classification", [[9.0, -9.0], [-9.0, 9.0]], [0, 1], [0, 0]),
+    ],
+)
+def test_answers_that_are_the_labels_are_known_for_every_kind(
+    kind: Kind, logits: list, labels: list, other: list
+) -> None:
+    task = custom_task("ratings", "text", None, "rating", kind)
+    task = task.model_copy(update={"center": 3.0, "spread": 2.0})
+    found = np.array(logits, dtype=np.float32)
+    assert are_the_labels(found, np.array(labels), task)
+    assert not are_the_labels(found, np.array(other), task)
 
 
 def test_a_file_of_another_format_is_refused(data: PreparedData, tmp_path: Path) -> None:
