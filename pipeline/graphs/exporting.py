@@ -55,7 +55,6 @@ def export_model(
     rows = apart(tokens[index] for index in range(min(_ROWS, len(tokens))))
     longest = min(max_length, _LONGEST)
     batches = list(parity_batches(rows, pad_id=info.pad_id, max_length=longest, seed=seed))
-    save_graph(simplify(out / FP32_ONNX, batches[:6]), out / FP32_ONNX)
     answer = onnx_logits(out / FP32_ONNX)
     return Exported(made_by, check_parity(answer, torch_logits(model), batches), answer, batches)
 
@@ -69,6 +68,7 @@ def write_graph(
     made_by = export_onnx(model, out / FP32_ONNX, exporter=exporter, token_type_ids=typed)
     typed = "token_type_ids" in graph_inputs(out / FP32_ONNX)
     info = tokenizer_info(tokenizer, max_length=max_length, token_type_ids=typed, long=long)
+    save_graph(simplify(out / FP32_ONNX, pad_id=info.pad_id, max_length=max_length), out / FP32_ONNX)
     (out / TOKENIZER_INFO).write_text(info.model_dump_json(indent=2), encoding="utf-8")
     tokenizer.backend_tokenizer.save(str(out / TOKENIZER_JSON), pretty=False)  # a third smaller
     return made_by, info

@@ -20,18 +20,18 @@ from kdc.serving.engine.providers import open_session
 _HIDDEN = -1e9  # added to the scores of padded tokens
 _HIDES = -1e4  # what exporters add is at most this
 
+_SIZES = ((2, 3), (3, 5))  # rows and tokens of made-up batches
+# Tokens. A batch of the longest rows shows a window of attention; longer ones take gigabytes, and their mask stays.
+_LONGEST = 512
 _NARROW = 4  # columns of a matrix at most
 
 Values = dict[str, list[np.ndarray]]  # of a tensor, in each batch
 
 
-def simplify(onnx_path: Path, batches: Sequence[Feeds]) -> ModelProto:
-    """The graph with less work.
-
-    Args:
-        batches: of different numbers of rows and tokens, up to the longest row, with padding.
-    """
+def simplify(onnx_path: Path, *, pad_id: int, max_length: int) -> ModelProto:
+    """The graph with less work; `max_length` are the most tokens of a row."""
     model = onnx.load(onnx_path)
+    batches = [_made_up(rows, tokens, pad_id) for rows, tokens in (*_SIZES, (5, max(6, min(max_length, _LONGEST))))]
     graph = model.graph
     by_text, by_mask = _depend_on(graph, ("input_ids", "token_type_ids")), _depend_on(graph, ("attention_mask",))
     computed = {name for node in graph.node for name in node.output} - by_text
@@ -48,11 +48,19 @@ def simplify(onnx_path: Path, batches: Sequence[Feeds]) -> ModelProto:
     masked = [feeds["attention_mask"] for feeds in batches]
     _fix_shapes(graph, reshapes, values)
     _slice_positions(graph, lookups, values)
-    _shorten_masks(graph, {name for name in masks if _hides_padding(values[name], masked)})
+    if max_length <= _LONGEST:
+        _shorten_masks(graph, {name for name in masks if _hides_padding(values[name], masked)})
     _look_up_products(graph)
     _drop_unread(graph)
     keep_first_tokens(model)
     return model
+
+
+def _made_up(rows: int, tokens: int, pad_id: int) -> Feeds:
+    mask = np.ones((rows, tokens), dtype=np.int64)
+    mask[1:, tokens // 2 :] = 0
+    ids = np.where(mask == 1, 1 if pad_id == 0 else 0, pad_id)
+    return {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(mask)}
 
 
 def _depend_on(graph: GraphProto, inputs: Collection[str]) -> set[str]:

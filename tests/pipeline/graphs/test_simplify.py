@@ -50,7 +50,7 @@ def test_a_model_with_a_head_on_the_first_token_does_less_and_answers_the_same(
     export_onnx(tmp_path, tmp_path / "model.onnx", exporter="torch", token_type_ids=False)
     before = onnx.load(tmp_path / "model.onnx")
     longest = tiny_models.MAX_LENGTH
-    after = simplify(tmp_path / "model.onnx", [feeds_of(*size, pad_id) for size in ((2, 5), (3, 7), (5, longest))])
+    after = simplify(tmp_path / "model.onnx", pad_id=pad_id, max_length=longest)
     for rows, tokens in ((1, 3), (2, 9), (7, longest)):
         feeds = feeds_of(rows, tokens, pad_id)
         with torch.no_grad():
@@ -63,7 +63,7 @@ def test_a_model_with_a_head_on_the_first_token_does_less_and_answers_the_same(
 def test_the_mask_the_shapes_and_the_positions_of_bert_take_eight_nodes(tmp_path: Path) -> None:
     tiny_models.build("bert", tmp_path)
     export_onnx(tmp_path, tmp_path / "model.onnx", exporter="torch")
-    after = simplify(tmp_path / "model.onnx", [feeds_of(2, 5), feeds_of(3, 7), feeds_of(5, tiny_models.MAX_LENGTH)])
+    after = simplify(tmp_path / "model.onnx", pad_id=0, max_length=tiny_models.MAX_LENGTH)
     counts = Counter(node.op_type for node in after.graph.node)
     assert not {"Range", "Expand", "GatherND", "Where", "And", "Concat", "Squeeze"} & set(counts)
     assert (counts["Shape"], counts["Cast"], counts["Sub"], counts["Unsqueeze"]) == (1, 1, 1, 1)
@@ -123,9 +123,14 @@ MASK = {
 }
 
 
-def simplified(model: ModelProto, tmp_path: Path) -> ModelProto:
+def simplified(model: ModelProto, tmp_path: Path, max_length: int = LONGEST) -> ModelProto:
     onnx.save(model, tmp_path / "model.onnx")
-    return simplify(tmp_path / "model.onnx", [feeds_of(2, 5), feeds_of(3, 7), feeds_of(5, LONGEST)])
+    return simplify(tmp_path / "model.onnx", pad_id=0, max_length=max_length)
+
+
+def test_a_mask_stays_if_no_batch_of_the_longest_rows_was_seen(tmp_path: Path) -> None:
+    after = simplified(attention(padding(), **MASK), tmp_path, max_length=513)
+    assert "Expand" in {node.op_type for node in after.graph.node}
 
 
 def test_a_mask_of_padding_becomes_short(tmp_path: Path) -> None:

@@ -98,7 +98,11 @@ def test_attentions_values_are_divided_by_their_own_weights(read_elsewhere: bool
         }
         for rows, tokens in ((2, 5), (3, 7), (5, 12))
     ]
-    model, simple, smoothed = simplify(tmp_path / "model.onnx", feeds), tmp_path / "simple.onnx", tmp_path / "s.onnx"
+    model, simple, smoothed = (
+        simplify(tmp_path / "model.onnx", pad_id=0, max_length=12),
+        tmp_path / "simple.onnx",
+        tmp_path / "s.onnx",
+    )
     makers = {name: node for node in model.graph.node for name in node.output}
     products = [makers[node.input[0]] for node in model.graph.node if node.op_type == "Transpose"]
     values = [node for node in products if node.op_type == "MatMul"]  # attention's second product of each layer
