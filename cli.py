@@ -136,7 +136,7 @@ def bench(
         ),
     ] = None,
     device: Device = "auto",
-    profile: Annotated[bool, option("Also show where the time of a pass goes, by operator.")] = False,
+    profile: Annotated[bool, option("Also show where the time of a pass goes, by operator.", "--profile")] = False,
     plot: Annotated[Path | None, option("File for a picture of the result: .svg, .png or .pdf.")] = None,
     as_json: Json = False,
 ) -> None:
