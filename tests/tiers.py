@@ -1,5 +1,6 @@
-"""Parameters of which `make test` takes the first ones, and `make test-slow` the others."""
+"""Which tests run: parameters of `make test` and of `make test-slow`, and packages that may be missing."""
 
+import importlib.util
 from collections.abc import Iterable
 from typing import Any
 
@@ -11,3 +12,11 @@ def others_slow(values: Iterable[Any], fast: int = 1) -> list[Any]:
     return [
         value if place < fast else pytest.param(value, marks=pytest.mark.slow) for place, value in enumerate(values)
     ]
+
+
+def installed(module: str) -> bool:
+    """Whether a module, whose parent package may be missing too, can be imported."""
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:
+        return False

@@ -33,6 +33,7 @@ def simplify(onnx_path: Path, *, pad_id: int, max_length: int) -> ModelProto:
     model = onnx.load(onnx_path)
     batches = [_made_up(rows, tokens, pad_id) for rows, tokens in (*_SIZES, (5, max(6, min(max_length, _LONGEST))))]
     graph = model.graph
+    _store_constants(graph)
     by_text, by_mask = _depend_on(graph, ("input_ids", "token_type_ids")), _depend_on(graph, ("attention_mask",))
     computed = {name for node in graph.node for name in node.output} - by_text
     masks = {name for node in _softmax_sums(graph) for name in node.input} & computed & by_mask
@@ -61,6 +62,18 @@ def _made_up(rows: int, tokens: int, pad_id: int) -> Feeds:
     mask[1:, tokens // 2 :] = 0
     ids = np.where(mask == 1, 1 if pad_id == 0 else 0, pad_id)
     return {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(mask)}
+
+
+def _store_constants(graph: GraphProto) -> None:
+    """Make Optimum's Constant nodes initializers, as torch's exporter writes them."""
+    nodes: list[NodeProto] = []
+    for node in graph.node:
+        if node.op_type == "Constant" and node.attribute[0].name == "value":
+            graph.initializer.add().CopyFrom(node.attribute[0].t)
+            graph.initializer[-1].name = node.output[0]
+        else:
+            nodes.append(node)
+    replace_nodes(graph, nodes)
 
 
 def _depend_on(graph: GraphProto, inputs: Collection[str]) -> set[str]:
@@ -175,8 +188,10 @@ def _look_up_products(graph: GraphProto) -> None:
         if node.op_type == "Gather" and node.input[0] in tables and attribute(node, "axis", 0) == 0
     }
     for node in graph.node:
-        lookup, matrix = lookups.get(node.input[0]), tables.get(node.input[1]) if len(node.input) > 1 else None
-        if node.op_type != "MatMul" or lookup is None or matrix is None or matrix.dims[1] > _NARROW:
+        if node.op_type != "MatMul" or node.input[0] not in lookups or node.input[1] not in tables:
+            continue
+        lookup, matrix = lookups[node.input[0]], tables[node.input[1]]
+        if matrix.dims[1] > _NARROW:
             continue
         product = numpy_helper.to_array(tables[lookup.input[0]]) @ numpy_helper.to_array(matrix)
         graph.initializer.append(numpy_helper.from_array(product, f"{node.name}_table"))

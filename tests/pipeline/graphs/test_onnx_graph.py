@@ -3,7 +3,6 @@
 The oracle is the model object itself, never loaded by the code under test.
 """
 
-import importlib.util
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ import tiny_models
 import torch
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
+from tiers import installed
 
 from kdc.artifact.manifest import TaskInfo, TokenizerInfo
 from kdc.common.errors import InputError, KdcError
@@ -27,13 +27,6 @@ from kdc.serving.engine.engine import Engine
 TYPED = ("bert", "electra", "deberta-v2")  # whose tokenizers make token types
 READS_TYPES = ("bert", "electra")
 ARCHITECTURES = tuple(tiny_models.ARCHITECTURES)
-
-
-def installed(name: str) -> bool:
-    try:
-        return importlib.util.find_spec(name) is not None
-    except ModuleNotFoundError:
-        return False
 
 
 HAS_OPTIMUM, HAS_ONNXSCRIPT = installed("optimum.exporters.onnx"), installed("onnxscript")
