@@ -19,7 +19,7 @@ from kdc.pipeline.quality.intervals import Difference, difference
 
 _POWER = 0.8
 _MOST_TIMES, _HALVINGS = 1e6, 30  # largest factor on the row count; bisection steps
-_WHOLE = 100.0  # points; with too few groups, an equal student's interval reaches at least this far down
+_WHOLE = 100.0  # points; with too few groups, the interval of equal models reaches at least this far down
 
 
 @dataclass(frozen=True)

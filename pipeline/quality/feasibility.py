@@ -16,8 +16,7 @@ Measured = Mapping[str, StudentCosts]  # by student: an id, a path, "layers:0,1,
 
 
 def fitting_students(measured: Measured, contract: Contract) -> list[str]:
-    """Students that can keep the contract in some precision: first students with layers, then others, each from the
-    most parameters down."""
+    """Students that can keep the contract in some precision: those with layers first, and larger ones first."""
     # Not a set: the order enters fingerprints, and a set's order differs between processes.
     fitting = {name: None for name, _, costs in _made(measured, contract) if not missed_costs(contract, costs)}
     return sorted(fitting, key=lambda name: (not kind_of(name).has_layers, -measured[name].parameters))

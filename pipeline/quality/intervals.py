@@ -34,7 +34,7 @@ class Difference:
     interval: Ends  # in points
     standard_error: float  # in points
     groups: int  # number of groups; of rows, if all rows are independent
-    # Maps a multiple of the row count to the points that unobserved errors may cost.
+    # Maps a factor on the row count to the points that unobserved errors may cost.
     unseen: Callable[[float], float] = field(compare=False)
 
 
@@ -137,8 +137,8 @@ def influences(
 ) -> tuple[NDArray[np.intp], Any]:
     """The classes that occur, and how far each group moves their F1 differences, (groups, classes), sparse.
 
-    The delta method: F1 is `2 TP / (answered + actual)`. A row moves F1 by `2 TP - F1 (answered + actual)`, with the
-    row's own counts, divided by `answered + actual` of all rows.
+    The delta method: F1 is `2 TP / (answered + actual)`. A row with tp and n = answered + actual of its own moves F1 by
+    `(2 tp - F1 n) / N`, with N = `answered + actual` of all rows.
     """
     from scipy.sparse import csr_array
 
@@ -217,8 +217,8 @@ def design_effect(values: Floats, groups: Groups | None, *, correlation: float =
     """The variance of the rows' mean, relative to independent rows (Kish 1965, Survey Sampling, section 5.4); at least
     1.
 
-    Few differing values tell little, so two pseudo-rows are added: all rows of their groups are alike. If all values
-    are equal, only the pseudo-rows' effect remains.
+    Few deviating rows show little correlation, so two pseudo-rows are added, from groups of rows with `correlation`. If
+    all values are equal, only the pseudo-rows' effect remains.
 
     Args:
         values: (rows,) in which a differing row deviates by about 1, as a pseudo-row does.

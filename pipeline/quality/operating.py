@@ -46,8 +46,8 @@ def choose(
     A bound on precision or false positive rate takes the highest recall; a bound on recall takes the fewest false
     alarms. Ties go to the threshold that keeps the bound best. If none keeps it, `interval` falls back to `point`, and
     `point` to the nearest. The threshold is one half if rows are too few, or the label's rows do not get higher
-    probabilities. Without a bound, it is also one half if the best F1 hardly exceeds the F1 of giving every row the
-    label (Matthews correlation: 0).
+    probabilities. Without a bound, it is also one half if labelling every row has almost the same F1, or if the
+    Matthews correlation is almost 0.
 
     With `interval`, the rows must show with an error of 5 % that other rows keep the bound. `surest_right` shows
     precision. Wilks's tolerance limits (1941, Ann. Math. Stat. 12:91) show recall and false positive rate: the share of
@@ -136,8 +136,8 @@ def _by_interval(probabilities: NDArray[np.floating], has_label: Flags, aim: Aim
 def _surest_with_label(
     probabilities: NDArray[np.floating], has_label: Flags, bound: float, groups: Groups | None
 ) -> Surest:
-    """`surest_right` among a label's surest rows: at most twice the number of rows that reach `bound` or 0.5. Less sure
-    rows are right too rarely."""
+    """`surest_right` among a label's surest rows: at most ten, or twice the number of rows that reach `bound` or 0.5.
+    Less sure rows are right too rarely."""
     most = 2 * int((probabilities >= min(HALF, bound)).sum())
     most = min(max(most, _FEWEST), len(has_label))
     return surest_right(probabilities, has_label, bound, most=most, groups=groups)

@@ -74,8 +74,8 @@ def surest_right(
 ) -> Surest:
     """The largest set of surest rows whose share of right rows is shown to be at least `bound`.
 
-    Fifty sets are tried: the k surest rows, with k up to `most`. Each set tests the hypothesis that rows more probable
-    than the next row are right less often than `bound`. The test is exact: given the next row, the number of right rows
+    Fifty sets are tried: the k surest rows, with k up to `most`. Each set tests the hypothesis that rows surer than row
+    k + 1 are right less often than `bound`. The test is exact: given the next row, the number of right rows
     is binomial. Grouped rows count as fewer, by the design effect of being right. Their correlation is taken from all
     tried rows: the first few tell too little.
 

@@ -1,4 +1,4 @@
-"""Bound errors that other rows may have although the measured rows show none."""
+"""Bounds on errors of other rows that the measured rows do not show."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,15 +17,15 @@ def unseen(
 ) -> Callable[[float], float]:
     """Points that a score may change by on other rows, though no row shows the change.
 
-    If n rows or groups show no change, up to `z^2 / (n + z^2)` of others may change: the upper end of Wilson's
-    interval (1927) for no event. Suppose that this share of the rarest class's right answers turns wrong, or of its
-    wrong answers right. Repeat for the two rarest classes, and so on. The largest change of the score counts.
+    If n rows or groups show no change, up to `z^2 / (n + z^2)` of others may change: the upper end of Wilson's interval
+    (1927) for no event. Suppose this share of the rarest class's right (or wrong) answers flips. Repeat for the two
+    rarest classes, and so on. The largest change of the score counts.
 
     Args:
         quantile: z, of the normal distribution.
 
     Returns:
-        A function from a multiple of the row count to points.
+        A function from a factor on the row count to points.
     """
     unit, square = metrics.group_numbers(groups, len(truth)), quantile**2
     score = metrics.METRICS[metric].unseen_cost

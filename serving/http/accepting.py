@@ -15,7 +15,7 @@ from kdc.serving.http.settings import ServeSettings
 
 _MOST = 64  # connections accepted in a loop turn
 _SPARE_FILES = 64  # descriptors for other uses
-_FEWEST_GRPC = 64  # connections; with fewer, one client could take all, even a probe's
+_FEWEST_GRPC = 64  # connections; with fewer connections, one client could lock out even probes
 _MOST_PROBES = 512
 _TO_REFUSE = 8  # above the limit: each takes a descriptor until refused
 

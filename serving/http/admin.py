@@ -96,7 +96,7 @@ class _Server:
 
 @contextlib.contextmanager
 def admin_port(port: int, *, is_ready: Callable[[], bool], metrics: Metrics, shared: bool) -> Iterator[None]:
-    """Answer `/livez`, `/readyz` and `/metrics` at all addresses. Enter it in the event loop.
+    """Answer `/livez`, `/readyz` and `/metrics` at all IPv4 addresses. Enter it in the event loop.
 
     If workers share the port, any of them answers.
 

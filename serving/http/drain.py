@@ -63,8 +63,8 @@ class Drain:
         os.kill(os.getpid(), signal.SIGTERM)
 
     async def _stop_listening(self, server: Any) -> None:
-        """The supervisor holds the socket too. If workers only closed it, it would accept connections that nobody
-        answers."""
+        """The supervisor holds the socket too. If workers only closed it, the socket would accept connections that
+        nobody answers."""
         folder = runtime.directory()
         if folder is None or not (folder / runtime.STOPPING).exists():
             return

@@ -64,7 +64,7 @@ class _Transport:
     def write(self, data: bytes) -> None:
         """Write a part of the answer; the head with the body's first part. If the head alone filled the transport,
         `pause_writing` would not be called again, and the body would not be counted."""
-        running = self._protocol.running  # not kept: a cycle would stay until a garbage collection
+        running = self._protocol.running  # not kept: reference cycles stay until a garbage collection
         if self._head is None and running.response_started and running.scope["method"] != "HEAD":
             self._head = data
         elif self._head:
@@ -245,7 +245,7 @@ class BoundedProtocol(HttpToolsProtocol):
         """End a connection that does not read."""
         self._unsent.pop(self, None)
         self._given_up.add(self)
-        if (connection := self.transport.get_extra_info("socket")) is not None:  # or the kernel keeps its part
+        if (connection := self.transport.get_extra_info("socket")) is not None:  # a reset frees the kernel's part
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.transport.abort()
         self._count("unread")
@@ -427,7 +427,7 @@ class BoundedProtocol(HttpToolsProtocol):
         newest = self.cycle
         if newest is None or newest.response_complete:
             self._write(status, message, {})
-        elif newest.more_body:  # part of this request
+        elif newest.more_body:  # this request's body is invalid
             newest.disconnected = True  # stops its app's writes
             newest.message_event.set()
             if newest is self.running and not newest.response_started:

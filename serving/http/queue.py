@@ -132,10 +132,10 @@ class Queue:
 
         Args:
             max_tokens: padding included; one row alone may exceed it.
-            ahead: a batch of more padded tokens takes no row whose turn comes more than `ahead` later. Rows with
+            ahead: a batch over `ahead` padded tokens takes no row whose turn comes more than `ahead` later. Rows with
                 earlier turns would wait for the batch's end. While few requests wait, a batch for a request of at most
-                `ahead` tokens takes no rows of a larger request. In a crowd it takes them: their lengths lie between
-                the small requests' lengths, and a batch that stopped there would have only one row.
+                `ahead` tokens takes no rows of a larger request that waits with several. In a crowd it takes them:
+                rows of large requests lie between small ones in length, and stopping there would leave one row.
         """
         while self._by_turn[0][2].taken:
             heapq.heappop(self._by_turn)

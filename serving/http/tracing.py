@@ -80,7 +80,7 @@ class Tracing:
     def __init__(self, exporters: Iterable[Callable[[], SpanExporter]]) -> None:
         instance = uuid.uuid4().hex
         named = {"service.name": "kdc", "service.version": __version__, "service.instance.id": instance}
-        # `create` prefers the names given here; merged again, the environment's win.
+        # `create` prefers these names; merging again lets the environment's names win.
         resource = Resource.create(named).merge(OTELResourceDetector().detect())
         self._provider = TracerProvider(resource=resource, shutdown_on_exit=False)
         for exporter in exporters:

@@ -66,7 +66,7 @@ def make_app(settings: ServeSettings) -> Starlette:
             if watcher is not None:
                 watcher.cancel()
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(1):  # a pass that still runs hangs
+                async with asyncio.timeout(1):  # a pass that takes longer hangs
                     await registry.close()
                     if traces is not None:
                         await traces.close()

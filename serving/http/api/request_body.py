@@ -198,7 +198,7 @@ async def decode_in_turn(request: Request, body: bytes) -> Any:
 
 
 def decoded(body: bytes) -> Any:
-    """Decode JSON in the event loop. A thread would hold the interpreter's lock too, and `Marks` bounds it to 16 ms.
+    """Decode JSON in the event loop. A thread would hold the interpreter's lock too. `Marks` bounds decoding to 16 ms.
 
     Raises:
         ApiError: 400, empty or malformed.

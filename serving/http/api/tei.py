@@ -20,7 +20,7 @@ from kdc.serving.http.model import Answer, Model
 from kdc.serving.http.replies import ApiError, JsonResponse, written
 
 _KINDS: dict[str | None, Kind] = {"softmax": "classification", "sigmoid": "multilabel", "none": "regression"}
-_MANY_LABELS, _FEW_OF = 256, 16  # with as many labels, a `top_k` of at most a sixteenth needs no full sort
+_MANY_LABELS, _FEW_OF = 256, 16  # from so many labels on, a `top_k` of a sixteenth or less needs no full sort
 
 
 def _lower(value: Any) -> Any:
@@ -48,7 +48,7 @@ class Options(Body):
 
 
 class Parameters(Options):
-    """Options of the Hub's clients, which win over the body's own."""
+    """Options of the Hub's clients. They win over the body's own, except that `truncate` wins over `truncation`."""
 
     truncation: bool | None = None
 
