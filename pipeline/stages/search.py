@@ -21,7 +21,7 @@ from kdc.pipeline.config.judging_settings import ContractSettings
 from kdc.pipeline.config.student_kinds import UNCUT, kind_of
 from kdc.pipeline.data.prepared import PreparedData
 from kdc.pipeline.quality.feasibility import fitting_students
-from kdc.pipeline.results.training import CandidatesResult, SearchResult, Trial
+from kdc.pipeline.results.training import CandidatesResult, SearchResult, TeacherResult, Trial
 from kdc.pipeline.rundir import fingerprints
 from kdc.pipeline.rundir.context import Run
 from kdc.pipeline.rundir.files import TEACHER_LOGITS
@@ -57,7 +57,9 @@ def run(run: Run, out: Path) -> SearchResult:
         winner, trials, stopped = _halve(most, train, settings, scored=UNCUT in survivors, progress=run.progress)
     headline = f"after {len(trials)} short trainings{stopped}"
     if UNCUT in survivors:
-        uncut = _uncut(run.folder("teacher") / "model", run.origin_of(run.settings_of(UNCUT)), run.data())
+        teacher, origin = run.folder("teacher") / "model", run.origin_of(run.settings_of(UNCUT))
+        parameters = run.result(CandidatesResult).candidates[UNCUT].parameters
+        uncut = _uncut(teacher, run.result(TeacherResult).tune, parameters, run.data(), origin)
         run.say(f"search: the teacher itself: tuning set {uncut.score:.1f}")
         longest = [trial for trial in trials if trial.student == winner][-1:]  # empty if no cut keeps the contract
         if all(trial.score <= uncut.score for trial in longest):
@@ -157,12 +159,14 @@ def short_training(run: Run, out: Path, student: str, steps: int) -> Trial:
     return Trial.model_validate_json(record.read_text(encoding="utf-8"))
 
 
-def _uncut(teacher: Path, origin: StudentOrigin, data: PreparedData) -> Trial:
-    """The uncut teacher as a trial."""
-    result = keep_teacher(teacher, origin, data)
-    assert result.parameters is not None
-    score = result.tune[data.task.metrics[0]]
-    return Trial(student=UNCUT, steps=0, parameters=result.parameters, score=score, seconds=0.0)
+def _uncut(
+    teacher: Path, tune: Mapping[str, float], parameters: int, data: PreparedData, origin: StudentOrigin
+) -> Trial:
+    """The uncut teacher as a trial; `tune` has its scores with all pieces."""
+    if origin.vocabulary is not None:
+        result = keep_teacher(teacher, origin, data)
+        tune, parameters = result.tune, result.parameters or parameters
+    return Trial(student=UNCUT, steps=0, parameters=parameters, score=tune[data.task.metrics[0]], seconds=0.0)
 
 
 def _is_out_of_time(trials: Sequence[Trial], max_hours: float | None) -> bool:

@@ -102,10 +102,10 @@ def judge_as_if(contracted: Contracted, wrong: int, *limits: str) -> Any:
 
 
 def test_a_report_needs_no_teacher(contracted: Contracted, monkeypatch: pytest.MonkeyPatch) -> None:
-    def gone(source: str) -> int:
+    def gone(source: str, **_: Any) -> None:
         raise InputError("cannot load the model's config", given=source)
 
-    monkeypatch.setattr(loading, "depth", gone)
+    monkeypatch.setattr(loading, "open_config", gone)
     candidates = write_report(contracted.root).candidates
     assert candidates is not None
     assert candidates.chosen in candidates.measured
