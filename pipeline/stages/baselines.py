@@ -18,6 +18,8 @@ from kdc.pipeline.rundir.context import Run
 from kdc.pipeline.rundir.files import BASELINE_LOGITS, PROBE
 from kdc.pipeline.training.baselines import Encoder, Fitted, Sample, fit_probe, fit_tfidf, majority
 
+_FORM_ROWS = 1000  # rows to choose `probe_form`
+
 
 def depends_on(run: Run) -> dict[str, Any]:
     return {**run.config.baselines.model_dump(), "probed": _is_probed(run.config.teacher)}
@@ -36,7 +38,7 @@ def run(run: Run, out: Path) -> BaselinesResult:
     if _is_probed(run.config.teacher):
         length = run.result(DataResult).max_length["teacher"]
         encoder = Encoder(run.config.teacher.model, task, environment=run.environment, max_length=length)
-        fitted["probe"], form = _probe(encoder, train, tune, task, out / PROBE)
+        fitted["probe"], form = _probe(encoder, train, tune, task, out / PROBE, seed=run.config.run.seed)
     run.progress(2, 2)
 
     answers: dict[str, Any] = {f"tune/{name}": baseline.tune for name, baseline in fitted.items()}
@@ -73,13 +75,26 @@ def _some(rows: int, most: int, seed: int) -> list[int] | None:
     return np.sort(np.random.default_rng(seed).choice(rows, most, replace=False)).tolist()
 
 
-def _probe(encoder: Encoder, train: Sample, tune: Sample, task: Task, file: Path) -> tuple[Fitted, str]:
+def _probe(encoder: Encoder, train: Sample, tune: Sample, task: Task, file: Path, *, seed: int) -> tuple[Fitted, str]:
     """The linear probe, and its better form on the tuning set: "together" or "apart" ("" for single texts).
 
     The file keeps the "together" head: a classifier can have no other.
     """
-    together, *others = [""] if task.text_pair is None else ["together", "apart"]
-    tried = {form: fit_probe(encoder, train, tune, task, apart=form == "apart") for form in (together, *others)}
-    np.savez(file, weight=tried[together].model.weight, bias=tried[together].model.bias)
-    best = max(tried, key=lambda form: tried[form].score)
-    return tried[best], best
+    encoder.settle(train.tokens)
+
+    def fitted(rows: Sample, *, apart: bool) -> Fitted:
+        return fit_probe(encoder, rows, tune, task, apart=apart)
+
+    if task.text_pair is None:
+        probe = head = fitted(train, apart=False)
+        form = ""
+    else:
+        positions = _some(len(train.labels), _FORM_ROWS, seed)
+        few = Sample.of(train.rows, train.tokens, positions)
+        tried = {"together": fitted(few, apart=False), "apart": fitted(few, apart=True)}
+        form = max(tried, key=lambda name: tried[name].score)
+        probe = tried[form] if positions is None else fitted(train, apart=form == "apart")
+        head = probe if form == "together" else tried["together"]
+    encoder.forget()
+    np.savez(file, weight=head.model.weight, bias=head.model.bias)
+    return probe, form

@@ -1,6 +1,6 @@
 """Cheap baselines: TF-IDF and a linear probe on the teacher's untrained encoder."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ from kdc.pipeline.config import metrics
 from kdc.pipeline.config.tasks import Task
 from kdc.pipeline.models import loading
 from kdc.pipeline.training.batches import Rows
-from kdc.pipeline.training.environment import Environment, answering
+from kdc.pipeline.training.environment import Environment, answering, settle
 from kdc.pipeline.training.joining import set_join
 from kdc.pipeline.training.predict import predict
 
@@ -91,7 +91,7 @@ class Encoder:
     """A pretrained encoder, mean-pooled.
 
     Args:
-        environment: with `bf16=None`, fp32.
+        environment: with `bf16=None`, fp32 until `settle`.
         max_length: in tokens.
     """
 
@@ -105,22 +105,33 @@ class Encoder:
         set_join(self.model, ("mean",))  # for rows in windows
         self.tokenizer = loading.load_tokenizer(source)
         self.max_length = max_length
+        self._of_rows: dict[int, Logits] = {}
+        self._of_texts: dict[str, Logits] = {}
 
-    def vectors(self, rows: Any, tokens: Any, *, apart: bool) -> NDArray[np.float32]:
-        """Vectors (rows, features).
+    def settle(self, tokens: Any) -> None:
+        """Choose the fastest precision on these tokens."""
+        pad_id = self.tokenizer.pad_token_id
+        self.environment = settle(self.environment, self.model, Rows([tokens]), pad_id=pad_id, trains=False)
+
+    def forget(self) -> None:
+        self._of_rows.clear()
+        self._of_texts.clear()
+
+    def vectors(self, rows: Any, tokens: Any, *, apart: bool, keep: bool = False) -> NDArray[np.float32]:
+        """Vectors (rows, features), cached if `keep`.
 
         `apart` encodes a pair's texts separately and gives both vectors, their product and absolute difference
         (Conneau et al. 2017, arXiv 1705.02364, section 3.1).
         """
         if not apart:
-            return self._encode(tokens)
-        first, second = map(self._vectors_of, _columns(rows))
+            if not keep:
+                return self._encode(tokens)
+            return _of_each(tokens["row"][:], self._of_rows, lambda _, new: self._encode(tokens.select(new)))
+        of_texts = self._of_texts if keep else {}
+        first, second = (
+            _of_each(texts, of_texts, lambda new, _: self._encode(self._tokens(new))) for texts in _columns(rows)
+        )
         return np.concatenate([first, second, first * second, np.abs(first - second)], axis=1)
-
-    def _vectors_of(self, texts: list[str]) -> NDArray[np.float32]:
-        distinct = list(dict.fromkeys(texts))
-        place = {text: number for number, text in enumerate(distinct)}
-        return self._encode(self._tokens(distinct))[[place[text] for text in texts]]
 
     def _encode(self, tokens: Any) -> NDArray[np.float32]:
         with answering(self.environment):
@@ -134,16 +145,23 @@ class Encoder:
         return datasets.Dataset.from_dict({**encoded, "row": list(range(len(texts))), "length": lengths})
 
 
+def _of_each(keys: Sequence[Any], known: dict[Any, Logits], encode: Callable[[list[Any], list[int]], Logits]) -> Logits:
+    positions = {key: position for position, key in enumerate(keys) if key not in known}
+    if positions:
+        known |= zip(positions, encode(list(positions), list(positions.values())), strict=True)
+    return np.stack([known[key] for key in keys])
+
+
 def fit_probe(encoder: Encoder, train: Sample, tune: Sample, task: Task, *, apart: bool = False) -> Fitted:
     """A linear model on a frozen encoder (Alain and Bengio 2016, arXiv 1610.01644); for `apart` see `Encoder.vectors`.
 
     Nearly constant features are not scaled up: their weights would be a thousand times larger, and int8, with one scale
     per row, would round the others to zero.
     """
-    vectors = encoder.vectors(train.rows, train.tokens, apart=apart)
+    vectors = encoder.vectors(train.rows, train.tokens, apart=apart, keep=True)
     mean, spread = vectors.mean(0), vectors.std(0)
     spread = np.maximum(spread, max(_LEAST_SPREAD * np.median(spread), 1e-6))
-    tuned = encoder.vectors(tune.rows, tune.tokens, apart=apart)
+    tuned = encoder.vectors(tune.rows, tune.tokens, apart=apart, keep=True)
     features, tune_features = ((each - mean) / spread for each in (vectors, tuned))
     scaled, _, score = best_fit(train, features, tune, tune_features, task, _PROBE_STRENGTHS)
     weight = scaled.weight / spread  # the head reads unscaled vectors

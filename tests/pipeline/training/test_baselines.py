@@ -15,6 +15,7 @@ from tiny_runs import base_model
 from transformers import AutoModel, AutoTokenizer
 
 from kdc.pipeline.config.tasks import Task, custom_task
+from kdc.pipeline.training import predict as predict_module
 from kdc.pipeline.training.baselines import Encoder, Sample, fit, fit_probe, fit_tfidf, majority
 from kdc.pipeline.training.environment import Environment
 
@@ -136,6 +137,34 @@ def test_the_probe_reads_the_mean_of_the_token_vectors(tmp_path: Path, apart: bo
     assert min(np.abs(answers - model.predict_proba(oracle)).max() for model in by_sklearn) < 0.01
     assert fitted.tune == pytest.approx(oracle @ fitted.model.weight.T + fitted.model.bias, abs=1e-4)
     assert fitted.answer(train.rows, train.tokens) == pytest.approx(fitted.tune, abs=1e-5)
+
+
+@pytest.mark.parametrize("apart", [False, True])
+def test_rows_that_were_kept_are_not_encoded_again(
+    tmp_path: Path, apart: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = base_model("bert", tmp_path / "model")
+    first, second = ([f"w{3 * place + start} w{place + 1}" for place in range(12)] for start in (1, 2))
+    encoded = dict(AutoTokenizer.from_pretrained(source)(first, second, return_attention_mask=False))
+    lengths = [len(ids) for ids in encoded["input_ids"]]
+    rows = datasets.Dataset.from_dict({"text": first, "text_pair": second})
+    tokens = datasets.Dataset.from_dict({**encoded, "row": list(range(100, 112)), "length": lengths})
+    counted = list[int]()
+
+    def predict(model: Any, rows: Any, *, pad_id: int) -> np.ndarray:
+        counted.append(len(rows))
+        return predict_module.predict(model, rows, pad_id=pad_id)
+
+    monkeypatch.setattr("kdc.pipeline.training.baselines.predict", predict)
+    task = task_of("classification", "a", "b", pair=True)
+    encoder = Encoder(str(source), task, environment=Environment(seed=0), max_length=64)
+    whole = encoder.vectors(rows, tokens, apart=apart)  # keeps nothing: an evaluation split may have millions of rows
+    some = [7, 2, 9]
+    encoder.vectors(rows.select(some), tokens.select(some), apart=apart, keep=True)
+    again = encoder.vectors(rows, tokens, apart=apart, keep=True)
+    assert encoder.vectors(rows, tokens, apart=apart, keep=True) == pytest.approx(again, abs=0)
+    assert again == pytest.approx(whole, abs=1e-5)
+    assert sum(counted) == (2 if apart else 1) * (12 + 12)
 
 
 def test_a_feature_that_is_nearly_constant_gets_no_huge_weight() -> None:
