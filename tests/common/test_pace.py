@@ -80,7 +80,7 @@ def test_passes_of_all_lengths_are_compared_with_their_like(seconds: dict[int, f
         nonlocal current
         current = threads
 
-    pace = Pace((2, 1), set_threads, lambda: now, turn=16)
+    pace = Pace((2, 1), set_threads, lambda: now, turn=16, alike=False)
     for length in np.random.default_rng(seed).choice([16, 256], p=[0.9, 0.1], size=4000).tolist():
         pace.step_begins()
         used.append(current)
