@@ -28,7 +28,7 @@ from kdc.pipeline.data.prepared import open_data, texts_of
 from kdc.pipeline.quality.frontier import FrontierFacts, Point
 from kdc.pipeline.quality.intervals import difference, score_interval
 from kdc.pipeline.quality.latency import interval_of_median
-from kdc.pipeline.report.frontier import table
+from kdc.pipeline.report.frontier import read_facts, table
 from kdc.pipeline.rundir.record import read_record
 from kdc.serving.engine.engine import Engine
 
@@ -86,10 +86,9 @@ def main() -> None:
     parser.add_argument("--peer-python", default=sys.executable)
     parser.add_argument("--rounds", type=int, default=9)
     options = parser.parse_args()
-    page = options.run / "frontier.json"
-    if not page.exists():
+    facts = read_facts(options.run)
+    if facts is None:
         parser.error(f"{options.run} holds no frontier: kdc compress --frontier --out {options.run}")
-    facts = FrontierFacts.model_validate_json(page.read_text(encoding="utf-8"))
     texts = texts_of(open_data(options.run / "data").rows("eval"))
     if not all(isinstance(text, str) for text in texts):
         parser.error("the peers read single texts, and these are pairs")

@@ -25,7 +25,7 @@ from kdc.pipeline.quality.frontier import FrontierFacts, Left, Point
 from kdc.pipeline.quality.intervals import difference, score_interval
 from kdc.pipeline.quality.judging import EvaluationAnswers, judged_device
 from kdc.pipeline.quality.latency import BATCH, in_pieces, interval_of_median, time_in_turns
-from kdc.pipeline.report.frontier import write_frontier
+from kdc.pipeline.report.frontier import read_facts, write_frontier
 from kdc.pipeline.results.training import StudentResult, TargetsResult
 from kdc.pipeline.run import STAGES, compress
 from kdc.pipeline.rundir.context import Run, open_run
@@ -151,6 +151,10 @@ def _make(
 def _facts(root: Path, made: list[_Made], left: list[Left], reporter: Reporter) -> FrontierFacts:
     first, settings = made[0].run, made[0].run.config.evaluate
     device = judged_device(first.device)
+    where = {"cpu": machine.cpu().model, "threads": machine.cores().usable, "device": device}
+    before = read_facts(root)
+    if before is not None and before.is_of([point.sha256 for point in made], left, where):
+        return before
     reporter.started(FRONTIER, f"{len(made)} artifacts are measured side by side")
     answers = {point.student: point.answers() for point in made}
     one = answers[made[0].student]
@@ -186,9 +190,7 @@ def _facts(root: Path, made: list[_Made], left: list[Left], reporter: Reporter) 
         floors={name: scores[name] for name in ("probe", "tfidf", "majority") if name in scores},
         points=tuple(points),
         left=tuple(left),
-        cpu=machine.cpu().model,
-        threads=machine.cores().usable,
-        device=device,
+        **where,
     )
     write_frontier(root, facts)
     reporter.finished(FRONTIER, 0.0, f"{len(points)} points")

@@ -1,7 +1,7 @@
 """The frontier: students that no other student beats in score and cost."""
 
-from collections.abc import Callable, Sequence
-from typing import Literal
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
 
 from kdc.pipeline.quality.intervals import Ends
 from kdc.pipeline.results.base import Result
@@ -50,6 +50,11 @@ class FrontierFacts(Result):
     cpu: str
     threads: int  # of a forward pass
     device: str  # "cpu" or "cuda"
+
+    def is_of(self, sha256s: Sequence[str], left: Sequence[Left], where: Mapping[str, Any]) -> bool:
+        """Whether the facts are of these artifacts, measured under the conditions `where`."""
+        same_place = all(getattr(self, name) == value for name, value in where.items())
+        return same_place and [point.sha256 for point in self.points] == list(sha256s) and self.left == tuple(left)
 
 
 # By title: a cost (less is better) and its description.

@@ -31,6 +31,15 @@ def write_frontier(root: Path, facts: FrontierFacts) -> None:
     write_whole(root / f"{FRONTIER}.json", json.dumps(facts.model_dump(mode="json"), indent=2, ensure_ascii=False))
 
 
+def read_facts(root: Path) -> FrontierFacts | None:
+    """The facts in a run directory; None without a page."""
+    try:
+        facts = FrontierFacts.model_validate_json((root / f"{FRONTIER}.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return facts if (root / f"{FRONTIER}.html").exists() else None
+
+
 def table(facts: FrontierFacts) -> list[list[str]]:
     """The points as rows of text, after a header, best first."""
     fronts = {name: front(facts.points, cost) for name, (cost, _) in COSTS.items()}

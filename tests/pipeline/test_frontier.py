@@ -25,7 +25,7 @@ from kdc.pipeline.config.settings import Config
 from kdc.pipeline.frontier import make_frontier
 from kdc.pipeline.models.loading import load_config
 from kdc.pipeline.quality.frontier import COSTS, FrontierFacts, Left, Point, front
-from kdc.pipeline.report.frontier import table, write_frontier
+from kdc.pipeline.report.frontier import read_facts, table, write_frontier
 from kdc.pipeline.run import compress
 from kdc.pipeline.rundir import folders
 from kdc.pipeline.stages.candidates import curve_of
@@ -150,13 +150,15 @@ def test_rows_teacher_and_targets_are_made_once(made: tuple[Config, FrontierFact
 
 
 @pytest.mark.slow
-def test_the_same_call_again_only_measures_again(made: tuple[Config, FrontierFacts]) -> None:
+def test_the_same_call_again_does_nothing(made: tuple[Config, FrontierFacts], monkeypatch: pytest.MonkeyPatch) -> None:
     config, facts = made
+
+    def never(*_: Any, **__: Any) -> None:
+        raise AssertionError("measured again")
+
+    monkeypatch.setattr(module, "time_in_turns", never)
     before = {path: path.stat().st_mtime_ns for path in root_of(config).rglob("stage.json")}
-    again = frontier(config)
-    assert [(point.sha256, point.score) for point in again.points] == [
-        (point.sha256, point.score) for point in facts.points
-    ]
+    assert frontier(config) == facts
     assert {path: path.stat().st_mtime_ns for path in root_of(config).rglob("stage.json")} == before
 
 
@@ -342,6 +344,28 @@ def facts_of(*points: Point, left: tuple[Left, ...] = ()) -> FrontierFacts:
         threads=1,
         device="cpu",
     )
+
+
+def test_facts_are_of_the_same_artifacts_measured_in_the_same_place_or_of_others() -> None:
+    """Would catch a page that stays though a student was made anew, is there no more, or was measured elsewhere."""
+    one, two = (a_point("static", 72.0, 0.1).model_copy(update={"sha256": sha256}) for sha256 in "ab")
+    why, other = (Left(student=student, why="it learned nothing") for student in ("conv", "linear"))
+    facts, where = facts_of(one, two, left=(why,)), {"cpu": "a CPU", "threads": 1, "device": "cpu"}
+    assert facts.is_of(["a", "b"], [why], where)
+    for sha256s in (["a"], ["b"], ["b", "a"], ["0", "b"], ["c", "b"], ["a", "b", "c"], []):
+        assert not facts.is_of(sha256s, [why], where)
+    for left in ([], [other], [why, other]):
+        assert not facts.is_of(["a", "b"], left, where)
+    assert facts_of(one, two).is_of(["a", "b"], [], where)
+    for change in ({"cpu": "A CPU"}, {"cpu": "b CPU"}, {"threads": 0}, {"threads": 2}, {"device": "cuda"}):
+        assert not facts.is_of(["a", "b"], [why], where | change)
+
+
+def test_facts_that_are_written_are_read_again(tmp_path: Path) -> None:
+    """Would catch a version of the file that its own reader refuses: every frontier would be measured again."""
+    facts = facts_of(a_point("static", 72.0, 0.1), left=(Left(student="conv", why="it learned nothing"),))
+    write_frontier(tmp_path, facts)
+    assert read_facts(tmp_path) == facts
 
 
 def test_the_table_tells_the_most_accurate_first_and_names_the_fronts() -> None:
