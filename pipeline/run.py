@@ -4,16 +4,18 @@ A stage is skipped if its fingerprint (of its settings and all earlier stages) m
 `rundir/folders.py`.
 """
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from types import ModuleType
-from typing import Any, get_type_hints
+from typing import Any, Protocol, get_type_hints
 
 from kdc.common.errors import InputError
 from kdc.common.progress import Reporter
 from kdc.pipeline.config.settings import Config
 from kdc.pipeline.results.artifact import PackageResult
+from kdc.pipeline.results.base import StageResult
 from kdc.pipeline.results.training import MergeResult
-from kdc.pipeline.rundir.context import open_run
+from kdc.pipeline.rundir.context import Run, open_run
 from kdc.pipeline.rundir.directory import claim, locked, root_of
 from kdc.pipeline.rundir.fingerprints import answered_rows, as_json, fingerprint_of, labelled_rows
 from kdc.pipeline.rundir.folders import Stage, forget, run_stage
@@ -39,8 +41,18 @@ from kdc.pipeline.stages import (
 from kdc.pipeline.training import ranks
 
 
-def _stage(module: ModuleType, *after: str, **more: Any) -> Stage:
-    """The stage of a file in `stages/`; its `run`'s annotation gives the result type."""
+class _StageModule(Protocol):
+    """A file in `stages/`."""
+
+    @property
+    def run(self) -> Callable[[Run, Path], StageResult]: ...
+
+    @property
+    def depends_on(self) -> Callable[[Run], dict[str, Any]]: ...
+
+
+def _stage(module: _StageModule, *after: str, **more: Any) -> Stage:
+    """A file's stage; `run`'s annotation gives the result type."""
     return Stage(get_type_hints(module.run)["return"], module.run, module.depends_on, after=after, **more)
 
 
@@ -119,15 +131,17 @@ def compress(
     last = names.index(until) if until else len(stages) - 1
     root = root_of(config)
     run = open_run(root, config, reporter, siblings)
+    check_same_run = partial(_check_same_run, config, root)
     ranks.join(run.device)
     if ranks.rank() > 0:
-        ranks.help_leader()
+        ranks.help_leader(check_same_run)
         return CompressResult(out=root)
     records: dict[str, StageRecord] = {}
     with ranks.leading(), locked(root, again=True):
         claim(root, config.model_dump_json(indent=2), [stage.name for stage in STAGES])
         batches = {"teacher.batch_size": config.teacher.batch_size, "student.batch_size": config.student.batch_size}
         ranks.check_batches(batches, ranks.size())
+        ranks.check_everywhere(check_same_run, config.model_dump_json())
         run.fingerprints["labelled"] = fingerprint_of("labelled", as_json(labelled_rows(config)), [])
         run.fingerprints["answered"] = fingerprint_of("data", as_json(answered_rows(config)), [])
         for stage in stages[redo_from:]:
@@ -142,3 +156,16 @@ def compress(
     result = run.result(PackageResult)
     artifact = root / (result.artifact if result.failed else "artifact")
     return CompressResult(out=root, stages=records, artifact=artifact, result=result)
+
+
+def _check_same_run(config: Config, root: Path, settings: str) -> None:
+    """Raises InputError if this rank has other settings or another run directory."""
+    file = root / "config.json"
+    if config.model_dump_json() != settings:
+        raise InputError("the processes were given different settings", remedy="the same command for all of them")
+    if not file.exists() or Config.model_validate_json(file.read_text(encoding="utf-8")) != config:
+        raise InputError(
+            "the processes do not see the same run directory",
+            given=root.absolute(),
+            remedy="--out on a disk that all hosts share",
+        )

@@ -61,8 +61,12 @@ def told_by_leader(number: float) -> float:
 
 
 def launcher() -> str:
-    """How the command that started this run begins."""
-    return "torchrun ... -m kdc" if is_launched() else "kdc"
+    """The command that started this run."""
+    if not is_launched():
+        return "kdc"
+    here, everywhere = os.environ.get("LOCAL_WORLD_SIZE", "?"), os.environ["WORLD_SIZE"]
+    hosts = "" if here == everywhere else f"--nnodes {int(everywhere) // int(here)} ... "
+    return f"torchrun {hosts}--nproc-per-node {here} -m kdc"
 
 
 def on_all_ranks(function: Function) -> Function:
@@ -100,16 +104,28 @@ def join(device: str) -> None:
     _group = dist.new_group(backend="gloo", timeout=_PATIENCE)
 
 
-def help_leader() -> None:
-    """Follow orders until dismissed.
+def help_leader(check: Callable[[str], None]) -> None:
+    """Follow orders until dismissed; for `check` see `check_everywhere`.
 
     Raises:
         Lost: a process is gone.
     """
     while (order := _broadcast()) is not None:
-        function, args, kwargs = order
-        _do(partial(function.__wrapped__, *args, progress=None, **kwargs))
+        if isinstance(order, str):
+            _do(partial(check, order))
+        else:
+            function, args, kwargs = order
+            _do(partial(function.__wrapped__, *args, progress=None, **kwargs))
     _leave()
+
+
+def check_everywhere(check: Callable[[str], None], settings: str) -> None:
+    """Check the leader's settings, JSON, on all ranks; helpers use `help_leader`'s check."""
+    if _group is None:
+        check(settings)
+    else:
+        _broadcast(settings)
+        _do(partial(check, settings))
 
 
 @contextmanager

@@ -115,7 +115,7 @@ def test_a_lost_process_stops_the_run_and_the_same_command_goes_on(tmp_path: Pat
     _, told = process.communicate(timeout=60)
     assert process.returncode != 0
     assert "another process of this run was lost; finished stages and checkpoints are kept" in told
-    assert "run this again to resume: torchrun ... -m kdc compress" in told
+    assert "run this again to resume: torchrun --nproc-per-node 2 -m kdc compress" in told
     leader, helper = together(tmp_path, teacher, *more)
     assert (leader.returncode, helper.returncode) == (0, 0), leader.stderr + helper.stderr
     assert metrics(tmp_path / "run", "teacher")["resumed_from"] > 0
