@@ -20,8 +20,8 @@ _TOKENS = -2  # the axis of tokens in (batch, tokens, width)
 def keep_first_tokens(model: ModelProto) -> int:
     """Change a graph in place. Returns the number of nodes that compute less.
 
-    From the head backwards, a node whose output is read at the first token alone gets inputs of that token alone. A
-    Slice takes the first token of a tensor that other nodes read whole.
+    It goes from the head backwards. If all readers of a node's output need only the first token, the node reads only
+    the first token of its inputs. If others need all tokens, a Slice takes the first one for its readers.
     """
     graph, shapes = model.graph, _shapes(model)
     constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer if len(tensor.dims) < 2}

@@ -160,9 +160,9 @@ def _slice_positions(graph: GraphProto, lookups: Sequence[NodeProto], values: Va
             read_by.setdefault(name, []).append(node.op_type)
     steps: dict[str, list[NodeProto]] = {}
     for node in lookups:
-        found = values[node.input[1]]
-        counted = all(np.array_equal(value, np.arange(value.size).reshape(value.shape)) for value in found)
-        flat = all(value.size == value.shape[-1] for value in found) and len({value.size for value in found}) > 1
+        indices = values[node.input[1]]
+        counted = all(np.array_equal(each, np.arange(each.size).reshape(each.shape)) for each in indices)
+        flat = all(each.size == each.shape[-1] for each in indices) and len({each.size for each in indices}) > 1
         if not (counted and flat) or attribute(node, "axis", 0) or read_by[node.output[0]] != ["Add"]:
             continue
         name = node.output[0]

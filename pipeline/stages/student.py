@@ -7,7 +7,7 @@ Reads `data/`, `teacher/`, `targets/`, and maybe `vocabulary/` and `search/`. Wr
 from pathlib import Path
 from typing import Any
 
-from kdc.pipeline.results.training import StudentResult
+from kdc.pipeline.results.training import ModelResult, StudentResult, TeacherResult
 from kdc.pipeline.rundir import fingerprints
 from kdc.pipeline.rundir.context import Run
 from kdc.pipeline.rundir.files import TEACHER_LOGITS
@@ -18,6 +18,7 @@ _REMEDY = (
     "train longer (--epochs, --set student.min_steps=800), change --set student.learning_rate, take another "
     "student (--student layers:first-half), or --set student.allow_majority=true to continue anyway"
 )
+_OF_MODEL = {"tune", "majority", "constant", "chance"}  # taken from the teacher's result
 
 
 def depends_on(run: Run) -> dict[str, Any]:
@@ -30,7 +31,9 @@ def run(run: Run, out: Path) -> StudentResult:
     """Make the student."""
     settings, origin = run.student, run.origin_of(run.student)
     if run.is_uncut:
-        kept = keep_teacher(run.folder("teacher") / "model", origin, run.data(), out)
+        scored = run.result(TeacherResult).model_dump(include=_OF_MODEL, exclude_unset=True)
+        known = ModelResult(**scored) if origin.vocabulary is None else None
+        kept = keep_teacher(run.folder("teacher") / "model", origin, run.data(), out, known)
         return StudentResult(**kept.to_json(), headline="the teacher itself")
     logits = run.folder("targets") / TEACHER_LOGITS
     result = distil(settings, origin, run.data(), logits, out, run.environment, progress=run.progress)

@@ -87,7 +87,11 @@ def on_all_ranks(function: Function) -> Function:
 
 
 def join(device: str) -> None:
-    """Join the launched processes; on "cuda" take the local rank's GPU."""
+    """Join the launched processes; on "cuda" take the local rank's GPU.
+
+    Raises:
+        InputError: more processes than GPUs.
+    """
     global _group
     if not is_launched():
         return
@@ -96,7 +100,11 @@ def join(device: str) -> None:
 
     signal.signal(signal.SIGTERM, _stopped)
     if device == "cuda":
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+        own, gpus = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+        if own >= gpus:
+            given, remedy = f"process {own + 1} of this machine, {gpus} GPUs", f"torchrun --nproc-per-node {gpus}"
+            raise InputError("there are more processes than GPUs", given=given, remedy=remedy)
+        torch.cuda.set_device(own)
     else:
         os.environ[_DEVICE] = "cpu"  # torch.load does not know accelerate's "cpu:0"
     dist.init_process_group("cpu:gloo,cuda:nccl" if device == "cuda" else "gloo")

@@ -140,11 +140,14 @@ def new_student(
     return kind.make(model, task, teacher, importance), source
 
 
-def keep_teacher(teacher: Path, origin: StudentOrigin, data: PreparedData, out: Path | None = None) -> ModelResult:
-    """Score the uncut teacher in the origin's vocabulary, and save it as a student in `out`, if given."""
+def keep_teacher(
+    teacher: Path, origin: StudentOrigin, data: PreparedData, out: Path | None = None, known: ModelResult | None = None
+) -> ModelResult:
+    """Score the uncut teacher in the origin's vocabulary, unless its score is `known`, and save it as a student in
+    `out`, if given."""
     loaded, source = new_student(UNCUT, data.task, cut_from=str(teacher), vocabulary=origin.vocabulary)
     model, tokenizer = loaded.model, loading.load_tokenizer(source)
-    result = score_model(model, data, origin.role, tokenizer.pad_token_id)
+    result = known or score_model(model, data, origin.role, tokenizer.pad_token_id)
     if out is not None:
         model.save_pretrained(out / "base")
         tokenizer.save_pretrained(out / "base")

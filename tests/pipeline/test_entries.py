@@ -1,4 +1,4 @@
-"""Which models are compared, what each is made from, and which are timed. The models are stand-ins."""
+"""The models that are compared: what each is made from, and which are timed. The models are stand-ins."""
 
 from pathlib import Path
 from types import SimpleNamespace

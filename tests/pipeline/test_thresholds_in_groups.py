@@ -39,8 +39,8 @@ def test_sets_hold_the_truth_as_often_as_was_asked_where_rows_form_groups() -> N
 
 @pytest.mark.parametrize("size", [1, 2, 4, 7])
 def test_sets_take_the_last_place_that_keeps_their_coverage(size: int) -> None:
-    """Rows of a group are alike. With a new row, a group has d rows, which lie below place k of n rows with a chance of
-    (k + d - 1) / (n + d). Would catch the place for independent rows, and a place that is a few too low."""
+    """Rows of a group are alike. A group has d rows, the new row included. They lie below place k of n rows with a
+    chance of (k + d - 1) / (n + d). Would catch the place for independent rows, and a place that is a few too low."""
     of_truth, groups = np.linspace(0.2, 0.9, 420), np.repeat(np.arange(420 // size), size)
     effect = design_effect((np.arange(420) < 42).astype(float), groups)
     assert effect == pytest.approx(size, rel=0.02)
