@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from kdc.common.cores import usable_cores
 from kdc.common.errors import KdcError
 from kdc.pipeline.config import metrics
 from kdc.pipeline.data.prepared import PreparedData, digest, texts_of
@@ -20,14 +21,15 @@ from kdc.pipeline.evaluation.entries import Entry, Logits, entries_of
 from kdc.pipeline.evaluation.evidence import better_baseline
 from kdc.pipeline.evaluation.variants import CASCADE
 from kdc.pipeline.graphs.parity import check_equal
-from kdc.pipeline.quality.latency import compare_speeds
+from kdc.pipeline.quality.latency import BATCH, compare_speeds
 from kdc.pipeline.quality.peak_memory import peak_memory_bytes
+from kdc.pipeline.quality.products import share_of_products
 from kdc.pipeline.results.artifact import CascadeResult, EvaluateResult
 from kdc.pipeline.results.training import TargetsResult
 from kdc.pipeline.rundir.context import Run
 from kdc.pipeline.rundir.files import ALL_LOGITS, BASELINE_SUFFIX, EVALUATION
 from kdc.pipeline.rundir.fingerprints import this_machine
-from kdc.serving.engine.tokenizing import Text
+from kdc.serving.engine.tokenizing import RowTokenizer, Text, pad
 
 _NEEDED = ("teacher", "student", "merged", "fp32")
 _OF_PAIR = {"first", "second", "temperature", "answered_from"}  # fields that change a cascade's answers
@@ -73,6 +75,7 @@ def run(run: Run, out: Path) -> EvaluateResult:
     )
     for name, speed in speeds.items():
         entries[name].row |= speed.model_dump()
+    _note_products(entries.values(), texts[:BATCH])
     if settings.memory:
         _note_memory(entries.values(), texts[:_MEMORY_ROWS])
 
@@ -117,6 +120,15 @@ def _answer_all(entry: Entry, data: PreparedData) -> None:
         scores = metrics.compute(logits, np.asarray(data.rows(split)["label"][:]), data.task.kind, data.task.metrics)
         suffix = split.removeprefix("eval")
         entry.row |= {name + suffix: value for name, value in scores.items()}
+
+
+def _note_products(entries: Iterable[Entry], texts: list[Text]) -> None:
+    for entry in entries:
+        files = entry.memory
+        if files is not None and files.model.suffix == ".onnx" and files.second is None:
+            rows = RowTokenizer.read(files.tokenizer_json, files.tokenizer).encode(texts)
+            feeds = pad(rows, files.tokenizer)
+            entry.row["share_of_products"] = round(share_of_products(files.model, feeds, threads=usable_cores()), 3)
 
 
 def _note_memory(entries: Iterable[Entry], texts: list[Text]) -> None:

@@ -101,6 +101,12 @@ def test_every_variant_and_control_is_in_the_table(finished: Finished) -> None:
         )
 
 
+def test_each_graph_on_a_cpu_has_its_share_of_what_products_alone_reach(finished: Finished) -> None:
+    shares = {name: row["share_of_products"] for name, row in finished.table.items() if "share_of_products" in row}
+    assert set(shares) == {"fp32", "int8", "teacher_fp32", "teacher_int8"}
+    assert all(0 < share < 1.5 for share in shares.values())  # neighbours may disturb either time
+
+
 def test_the_uncut_teacher_in_onnx_answers_as_the_teacher_does(finished: Finished) -> None:
     """Catches the student's graph, or the pretrained encoder's, under the teacher's name."""
     with np.load(finished.folder / "run" / "evaluate" / "logits.npz") as logits:

@@ -1,81 +1,14 @@
-"""The share of the CPU's peak: the operations of a graph's matrix products, and the speed of a large one."""
+"""The share of the CPU's peak that a pass of an artifact reaches."""
 
-from collections import Counter
 from pathlib import Path
 
-import numpy as np
-import onnx
 import pytest
 from bag_models import write_artifact
-from onnx import TensorProto, helper, numpy_helper
-from onnxruntime.quantization import QuantType, quantize_dynamic
 
+from kdc.pipeline.quality import products
 from kdc.tools.bench import peak
-from kdc.tools.bench.peak import node_events, operations, peak_share, speed
+from kdc.tools.bench.peak import peak_share
 from kdc.tools.bench.result import Loaded
-
-ROWS, TOKENS, WIDTH, HIDDEN, OUTPUTS = 2, 5, 8, 12, 3
-# By hand: two for each weight and token; two for each pair of tokens and column; two for each weight and row.
-OF_WEIGHTS = 2 * ROWS * (TOKENS * WIDTH * HIDDEN + HIDDEN * OUTPUTS)
-OF_ATTENTION = 2 * ROWS * TOKENS * TOKENS * HIDDEN
-FEEDS = {"x": np.ones((ROWS, TOKENS, WIDTH), np.float32)}
-
-
-@pytest.fixture
-def graph(tmp_path: Path) -> Path:
-    """A product with weights, one of tokens with tokens, and one of rows, as a classifier has them."""
-    random = np.random.default_rng(0)
-    weights = {"first": (WIDTH, HIDDEN), "last": (OUTPUTS, HIDDEN)}
-    nodes = [
-        helper.make_node("MatMul", ["x", "first"], ["tokens"]),
-        helper.make_node("Transpose", ["tokens"], ["turned"], perm=[0, 2, 1]),
-        helper.make_node("MatMul", ["tokens", "turned"], ["attention"]),
-        helper.make_node("ReduceMean", ["tokens"], ["rows"], axes=[1], keepdims=0),
-        helper.make_node("Gemm", ["rows", "last"], ["y"], transB=1),
-    ]
-    start = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["rows", "tokens", WIDTH])
-    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in ("y", "attention")]
-    values = [numpy_helper.from_array(random.random(shape, np.float32), name) for name, shape in weights.items()]
-    made = helper.make_graph(nodes, "graph", [start], ends, values)
-    onnx.save(helper.make_model(made, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), tmp_path / "a.onnx")
-    return tmp_path / "a.onnx"
-
-
-def test_operations_are_two_for_each_weight_and_token(graph: Path) -> None:
-    # The bugs to catch: batch or tokens counted once, the longer side of a turned weight, attention forgotten.
-    assert operations(graph, FEEDS) == {"fp32": OF_WEIGHTS + OF_ATTENTION}
-    assert not list(graph.parent.glob("*.json"))  # nothing of the profile stays
-
-
-def test_every_node_of_every_call_has_its_time(graph: Path) -> None:
-    events = node_events(graph, FEEDS, threads=1, calls=4)
-    counts = Counter(event["args"]["op_name"] for event in events)
-    assert counts["ReduceMean"] == 4
-    assert counts["MatMul"] + counts["FusedMatMul"] == 8
-    assert all(event["dur"] >= 0 for event in events)
-
-
-def test_an_int8_graph_has_the_same_operations_and_those_of_attention_are_fp32(graph: Path) -> None:
-    int8 = graph.with_name("int8.onnx")
-    quantize_dynamic(graph, int8, weight_type=QuantType.QInt8, op_types_to_quantize=["MatMul", "Gemm"])
-    assert operations(int8, FEEDS) == {"int8": OF_WEIGHTS, "fp32": OF_ATTENTION}
-
-
-def test_a_product_whose_scales_are_fixed_counts_as_int8(tmp_path: Path) -> None:
-    matrix = np.ones((WIDTH, HIDDEN), np.int8)
-    constants = {"scale": np.float32(0.1), "zero": np.uint8(9), "matrix": matrix, "zeros": np.int8(0)}
-    nodes = [
-        helper.make_node("QuantizeLinear", ["x", "scale", "zero"], ["rounded"]),
-        helper.make_node("DequantizeLinear", ["rounded", "scale", "zero"], ["values"]),
-        helper.make_node("DequantizeLinear", ["matrix", "scale", "zeros"], ["weights"]),
-        helper.make_node("MatMul", ["values", "weights"], ["y"]),
-    ]
-    start = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["rows", "tokens", WIDTH])
-    end = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
-    values = [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()]
-    made = helper.make_graph(nodes, "graph", [start], [end], values)
-    onnx.save(helper.make_model(made, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), tmp_path / "a.onnx")
-    assert operations(tmp_path / "a.onnx", FEEDS) == {"int8": 2 * ROWS * TOKENS * WIDTH * HIDDEN}
 
 
 def _loaded(**changes: object) -> Loaded:
@@ -93,7 +26,7 @@ def test_the_share_is_the_time_at_the_peak_of_the_time_that_was_taken(
         lambda file, feeds: {"int8": 600 * feeds["input_ids"].size, "fp32": 10 * len(feeds["input_ids"])},
     )
     monkeypatch.setattr(
-        peak, "speed", lambda number_format, threads: {"int8": 1000, "fp32": 100}[number_format] * threads
+        products, "speed", lambda number_format, threads: {"int8": 1000, "fp32": 100}[number_format] * threads
     )
     share = peak_share(write_artifact(tmp_path / "artifact"), _loaded())
     assert share is not None
@@ -107,21 +40,8 @@ def test_it_is_not_told_of_rows_that_no_single_pass_takes(tmp_path: Path) -> Non
     assert share(1, 1_000_000, 1.0) is None
 
 
-def test_the_peak_is_of_the_call_that_nothing_disturbed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Would catch shares above 1 where another process takes time from most of the few long calls."""
-    seconds = iter([9.0, 9.0, 0.5, 9.0, 9.0, 9.0])
-    monkeypatch.setattr(peak, "seconds_of", lambda call: next(seconds))
-    assert speed("fp32", threads=1) == 2 * 768**3 / 0.5
-
-
 @pytest.mark.parametrize(
     "changes", [{"on": "CUDAExecutionProvider"}, {"variant": "fp16"}, {"on": "cpu", "variant": "float32"}]
 )
 def test_it_is_not_told_where_there_is_no_peak_to_compare_with(changes: dict[str, str], tmp_path: Path) -> None:
     assert peak_share(tmp_path, _loaded(**changes)) is None
-
-
-@pytest.mark.parametrize("number_format", ["int8", "fp32"])
-def test_a_machine_does_more_than_a_thousand_million_operations_a_second(number_format: str) -> None:
-    # The bug to catch: seconds in the place of a rate. A core of any machine of today does ten times that.
-    assert speed(number_format, threads=1) > 1e9

@@ -8,9 +8,9 @@ from kdc.artifact.folder import load_manifest
 from kdc.artifact.manifest import CPU_PROVIDER
 from kdc.common.errors import InputError
 from kdc.common.tables import aligned
+from kdc.pipeline.quality.products import node_events, operations, seconds_alone
 from kdc.serving.engine.long_texts import Tokens
 from kdc.serving.engine.tokenizing import pad
-from kdc.tools.bench.peak import node_events, operations, speed
 from kdc.tools.bench.result import BenchResult, OperatorTime, PassProfile, SubjectResult
 
 _CALLS, _WARM_UPS = 30, 3
@@ -45,7 +45,6 @@ def _profile(subject: SubjectResult, rows: int, tokens: int) -> PassProfile:
         nodes[event["args"]["op_name"]] += 1
     seconds = sum(times.values()) / _CALLS / 1e6
     done = operations(file, feeds)
-    alone = sum(count / speed(number_format, subject.threads) for number_format, count in done.items())
     return PassProfile(
         subject=subject.name,
         rows=rows,
@@ -56,7 +55,7 @@ def _profile(subject: SubjectResult, rows: int, tokens: int) -> PassProfile:
             for name, time in times.most_common()
         ),
         gmacs_per_second=sum(done.values()) / 2e9 / seconds,
-        share_of_products=alone / seconds,
+        share_of_products=seconds_alone(done, subject.threads) / seconds,
     )
 
 
