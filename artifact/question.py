@@ -1,0 +1,290 @@
+"""The question that an artifact answers, as decision APIs ask it: TypeSafe's System One and OpenAI's Decisions.
+
+The manifest imports this module, so it imports only pydantic and the standard library.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    StrictBool,
+    StrictStr,
+    TypeAdapter,
+    ValidationError,
+    WithJsonSchema,
+)
+
+from kdc.artifact.task_kinds import TaskKind
+from kdc.common.errors import InputError
+from kdc.common.frozen import Frozen
+
+MOST_OPTIONS = 255
+_KEY = re.compile(r"\{([^{}]+)\}")
+_YES, _NO = ("true", "yes", "1"), ("false", "no", "0")
+
+
+def canonical(value: Any) -> str:
+    """A JSON value as text: sorted keys, no spaces.
+
+    Raises:
+        ValueError: it is nested too deeply, or no JSON.
+    """
+    try:
+        return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    except RecursionError:
+        raise ValueError("the JSON is nested too deeply") from None
+
+
+def state_text(state: Any, template: str | None) -> str:
+    """The text that a model reads. Text stays as it is; an object fills the template's `{key}`s; other JSON is written
+    canonically.
+
+    Raises:
+        ValueError: the object lacks a key of the template, or is nested too deeply.
+    """
+    if isinstance(state, str):
+        return state
+    if template is None or not isinstance(state, dict):
+        return canonical(state)
+    if missing := set(_KEY.findall(template)) - state.keys():
+        raise ValueError(f"the state has no key {', '.join(sorted(missing))}")
+    return _KEY.sub(lambda key: state_text(state[key[1]], None), template)
+
+
+class Option(Frozen):
+    """An option of a choice, a level of a score, or one of a noul's `false` and `true`."""
+
+    name: StrictStr | StrictBool  # OpenAI's options may be booleans
+    description: Any = None  # any JSON
+
+    @property
+    def label(self) -> str:
+        return canonical(self.name) if isinstance(self.name, bool) else self.name
+
+
+class Question(Frozen):
+    """A question of either API, and how an artifact answers it."""
+
+    type: Literal["noul", "choice", "score"]  # OpenAI calls a noul predicate
+    instructions: Any = None  # any JSON
+    options: tuple[Option, ...] = Field(min_length=2, max_length=MOST_OPTIONS)  # of a score: levels, lowest first
+    # How an object becomes text, as in `state_text`. None: canonical JSON.
+    template: str | None = None
+    label: str | None = None  # the task's label that a noul asks for; None: the one called true, yes or 1
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of what is asked, the same in both APIs. The order counts for levels only."""
+        options = [[option.name, option.description] for option in self.options]
+        if self.type == "choice":
+            options.sort(key=canonical)
+        return hashlib.sha256(canonical([self.type, self.instructions, options]).encode()).hexdigest()
+
+    def outputs(self, labels: tuple[str, ...], kind: TaskKind, yes: str | None = None) -> tuple[int, ...] | None:
+        """The model's output for each option, in order; for a noul the output of yes alone. None if none fit.
+
+        Args:
+            yes: the label that a noul asks for, if not `label`.
+        """
+        if self.type == "noul":
+            yes = yes or self.label or _yes_of(labels)
+            return (labels.index(yes),) if yes in labels else None
+        names = [option.label for option in self.options]
+        numbers = [str(level) for level in range(len(names))]
+        for wanted in (names, numbers) if self.type == "score" else (names,):
+            if kind.is_exclusive and len(wanted) == len(labels) and set(wanted) == set(labels):
+                return tuple(map(labels.index, wanted))
+        return None
+
+    @property
+    def text(self) -> str:
+        """For people, in about a hundred characters."""
+        asked = self.instructions if isinstance(self.instructions, str) else canonical(self.instructions)
+        options = "" if self.type == "noul" else f" ({len(self.options)}: {self.options[0].label}, ...)"
+        return f"{self.type}{options} {_shortened(asked)!r}"
+
+
+def _yes_of(labels: tuple[str, ...]) -> str | None:
+    for yes, no in zip(_YES, _NO, strict=True):
+        if sorted(label.lower() for label in labels) == sorted((yes, no)):
+            return next(label for label in labels if label.lower() == yes)
+    return None
+
+
+def _shortened(text: str, most: int = 80) -> str:
+    return text if len(text) <= most else f"{text[:most]}..."
+
+
+def misfit(questions: tuple[Question, ...], labels: tuple[str, ...], kind: TaskKind, *, is_pair: bool) -> str:
+    """Why a task cannot answer these questions; "" if it can."""
+    if questions and is_pair:
+        return "a question is about one text, and the task has pairs"
+    if len(questions) > 1 and not kind.has_lists:
+        return "only a multi-label task answers several questions, one for each label"
+    for question in questions:
+        if question.outputs(labels, kind) is None:
+            wanted = question.label or ", ".join(option.label for option in question.options)
+            shown = _shortened(", ".join(labels) or "a number")
+            return f"the {question.type} asks for {_shortened(wanted)}, and the task's labels are {shown}"
+    return ""
+
+
+def _is_content(value: Any) -> Any:
+    if value is not None and not isinstance(value, str | dict | list):
+        raise ValueError("Input should be a text, an object or an array")
+    return value
+
+
+Content = Annotated[
+    Any, AfterValidator(_is_content), WithJsonSchema({"type": ["string", "object", "array", "null"]})
+]  # text or JSON
+
+
+class Wire(BaseModel):
+    """A part of a question on the wire. An unknown key might change what is asked, so it is refused."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+
+class NoulCriteria(Wire):
+    true: Content = None
+    false: Content = None
+
+
+class Noul(Wire):
+    """TypeSafe's yes-or-no question."""
+
+    type: Literal["noul"]
+    instructions: Content = None
+    criteria: NoulCriteria | None = None
+
+    def question(self) -> Question:
+        criteria = self.criteria or NoulCriteria()
+        return _asked("noul", self.instructions, [("false", criteria.false), ("true", criteria.true)])
+
+
+class Choice(Wire):
+    """TypeSafe's choice: options with descriptions."""
+
+    type: Literal["choice"]
+    instructions: Content = None
+    criteria: dict[str, Content] = Field(min_length=2, max_length=MOST_OPTIONS)
+
+    def question(self) -> Question:
+        return _asked("choice", self.instructions, self.criteria.items())
+
+
+class Score(Wire):
+    """TypeSafe's score: levels, lowest first. A level that is no text is named by its canonical JSON."""
+
+    type: Literal["score"]
+    instructions: Content = None
+    criteria: list[Content] = Field(min_length=2, max_length=MOST_OPTIONS)
+
+    def question(self) -> Question:
+        levels = [(level if isinstance(level, str) else canonical(level), None) for level in self.criteria]
+        return _asked("score", self.instructions, levels)
+
+
+class Named(Wire):
+    """What OpenAI's questions share."""
+
+    instructions: Annotated[Any, AfterValidator(_is_content), WithJsonSchema({"type": ["string", "array"]})]
+    name: str | None = None
+
+
+class Predicate(Named):
+    """OpenAI's statement that is true or not."""
+
+    type: Literal["predicate"]
+
+    def question(self) -> Question:
+        return Noul(type="noul", instructions=self.instructions).question()
+
+
+class ChoiceOption(Wire):
+    value: str | bool
+    description: str | None = None
+
+
+class DecisionChoice(Named):
+    """OpenAI's choice."""
+
+    type: Literal["choice"]
+    choices: list[ChoiceOption] = Field(min_length=2, max_length=MOST_OPTIONS)
+
+    def question(self) -> Question:
+        return _asked("choice", self.instructions, [(choice.value, choice.description) for choice in self.choices])
+
+
+class Level(Wire):
+    label: str
+    description: str | None = None
+
+
+class DecisionScore(Named):
+    """OpenAI's score: levels, lowest first."""
+
+    type: Literal["score"]
+    levels: list[Level] = Field(min_length=2, max_length=MOST_OPTIONS)
+
+    def question(self) -> Question:
+        return _asked("score", self.instructions, [(level.label, level.description) for level in self.levels])
+
+
+def _asked(kind: Literal["noul", "choice", "score"], instructions: Any, options: Iterable[tuple[Any, Any]]) -> Question:
+    made = tuple(Option(name=name, description=description) for name, description in options)
+    return Question(type=kind, instructions=instructions, options=made)
+
+
+TypeSafeQuestion = Annotated[Noul | Choice | Score, Discriminator("type")]
+DecisionQuestion = Annotated[Predicate | DecisionChoice | DecisionScore, Discriminator("type")]
+_TYPESAFE: TypeAdapter[Noul | Choice | Score] = TypeAdapter(TypeSafeQuestion)
+_DECISIONS: TypeAdapter[Predicate | DecisionChoice | DecisionScore] = TypeAdapter(DecisionQuestion)
+
+
+def read_questions(path: Path) -> tuple[Question, ...]:
+    """Read a question object of either API, or several by their labels: an object of objects, or an array of objects
+    with `name`. Beside the API's keys a question may have `template` and `label`.
+
+    Raises:
+        InputError: the file cannot be read, or holds no question.
+    """
+    remedy = 'write {"type": "choice", "instructions": "...", "criteria": {"LABEL": "when it applies", ...}}'
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(document, dict) and "type" in document:
+            return (_read(document, None),)
+        if isinstance(document, list):
+            document = {each["name"]: each for each in document}
+        questions = tuple(_read(question, label) for label, question in document.items())
+    except OSError as error:
+        raise InputError("the question cannot be read", given=f"{path}: {error.strerror}", remedy=remedy) from None
+    except ValidationError as error:
+        wrong = error.errors(include_url=False)[0]
+        given = f"{path}: {'.'.join(map(str, wrong['loc']))}: {wrong['msg']}"
+        raise InputError("this is no question of a decision API", given=given, remedy=remedy) from None
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        raise InputError("the file holds no JSON of a question", given=path, remedy=remedy) from None
+    if not questions:
+        raise InputError("the file holds no question", given=path, remedy=remedy)
+    return questions
+
+
+def _read(document: dict[str, Any], label: str | None) -> Question:
+    rest = {key: value for key, value in document.items() if key not in ("template", "label")}
+    adapter: TypeAdapter[Any] = _TYPESAFE if "criteria" in rest or rest.get("type") == "noul" else _DECISIONS
+    question: Question = adapter.validate_python(rest).question()
+    own = {"template": document.get("template"), "label": document.get("label", label)}
+    complete = Question.model_validate(question.model_dump() | own)
+    canonical(complete.model_dump())  # refuses what no JSON can hold
+    return complete
