@@ -6,6 +6,7 @@ The manifest imports this module, so it imports only pydantic and the standard l
 import hashlib
 import json
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -28,6 +29,7 @@ from kdc.common.errors import InputError
 from kdc.common.frozen import Frozen
 
 MOST_OPTIONS = 255
+_MOST_DEEP = 100  # nested objects and arrays; OpenAI takes 32
 _KEY = re.compile(r"\{([^{}]+)\}")
 _YES, _NO = ("true", "yes", "1"), ("false", "no", "0")
 
@@ -36,12 +38,18 @@ def canonical(value: Any) -> str:
     """A JSON value as text: sorted keys, no spaces.
 
     Raises:
-        ValueError: it is nested too deeply, or no JSON.
+        ValueError: it is nested too deeply, or holds NaN or infinity.
     """
-    try:
-        return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-    except RecursionError:
-        raise ValueError("the JSON is nested too deeply") from None
+    level = [value]
+    for _ in range(_MOST_DEEP):
+        level = [child for each in level if isinstance(each, dict | list) for child in _children(each)]
+    if level:
+        raise ValueError(f"JSON is nested too deeply, at most {_MOST_DEEP} levels")
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def _children(value: dict[str, Any] | list[Any]) -> Iterable[Any]:
+    return value.values() if isinstance(value, dict) else value
 
 
 def state_text(state: Any, template: str | None) -> str:
@@ -155,12 +163,18 @@ class Wire(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid")
 
 
+class WireQuestion(Wire, ABC):
+    @abstractmethod
+    def question(self) -> Question:
+        """What is asked, in the form of both APIs."""
+
+
 class NoulCriteria(Wire):
     true: Content = None
     false: Content = None
 
 
-class Noul(Wire):
+class Noul(WireQuestion):
     """TypeSafe's yes-or-no question."""
 
     type: Literal["noul"]
@@ -172,7 +186,7 @@ class Noul(Wire):
         return _asked("noul", self.instructions, [("false", criteria.false), ("true", criteria.true)])
 
 
-class Choice(Wire):
+class Choice(WireQuestion):
     """TypeSafe's choice: options with descriptions."""
 
     type: Literal["choice"]
@@ -183,7 +197,7 @@ class Choice(Wire):
         return _asked("choice", self.instructions, self.criteria.items())
 
 
-class Score(Wire):
+class Score(WireQuestion):
     """TypeSafe's score: levels, lowest first. A level that is no text is named by its canonical JSON."""
 
     type: Literal["score"]
@@ -195,7 +209,7 @@ class Score(Wire):
         return _asked("score", self.instructions, levels)
 
 
-class Named(Wire):
+class Named(WireQuestion):
     """What OpenAI's questions share."""
 
     instructions: Annotated[Any, AfterValidator(_is_content), WithJsonSchema({"type": ["string", "array"]})]

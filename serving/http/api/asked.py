@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from starlette.requests import Request
 
-from kdc.artifact.question import Question, state_text
+from kdc.artifact.question import Question, WireQuestion, state_text
 from kdc.serving.engine.deciding import answered
 from kdc.serving.http.api.inference import Wanted, ask
 from kdc.serving.http.api.request_body import within_limits
@@ -44,20 +44,25 @@ class Answered:
     tokens: int  # that they read
 
 
-def find(request: Request, name: object, question: Question, where: Steps) -> Asked:
+def find(request: Request, name: object, wire: WireQuestion, where: Steps) -> Asked:
     """Find who answers: the artifact that knows the question, else one of `--answers` with the same options.
 
     Args:
         name: the request's model. Only a served name narrows the search; others are upstream's, such as `jev-latest`.
+        wire: the question as it was sent.
         where: of the question.
 
     Raises:
-        ApiError: 422, nobody does.
+        ApiError: 422, nobody does, or it is nested too deeply.
     """
     state = request.app.state
     registry: Registry = state.registry
     served = {name: registry.models[name]} if isinstance(name, str) and name in registry.models else registry.models
-    fingerprint = question.fingerprint
+    try:
+        question = wire.question()
+        fingerprint = question.fingerprint
+    except ValueError as error:
+        raise ApiError(422, str(error), where=where) from None
     for model in served.values():
         if (known := model.questions.get(fingerprint)) is not None:
             outputs = question.outputs(model.engine.labels, model.engine.task.traits, known.label)

@@ -33,8 +33,7 @@ async def decide(request: Request) -> Response:
     async with in_turn(request):
         body = checked(DecisionRequest, document)
         asked = [
-            find(request, body.model, question.question(), ("questions", place))
-            for place, question in enumerate(body.questions)
+            find(request, body.model, question, ("questions", place)) for place, question in enumerate(body.questions)
         ]
         state = _state(body.input)
     answered = await answers(request, asked, state)

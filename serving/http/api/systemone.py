@@ -26,10 +26,7 @@ async def system_one(request: Request) -> Response:
     document = await read_json(request)
     async with in_turn(request):
         body = checked(SystemOneRequest, document)
-        asked = [
-            find(request, body.model, question.question(), ("questions", name))
-            for name, question in body.questions.items()
-        ]
+        asked = [find(request, body.model, question, ("questions", name)) for name, question in body.questions.items()]
     answered = await answers(request, asked, body.state)
     return JsonResponse(_reply(body, asked, answered))
 
