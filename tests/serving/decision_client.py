@@ -75,13 +75,13 @@ def langchain(url: str, key: str) -> dict[str, Any]:
     from langchain_core.messages import HumanMessage
     from langchain_openai.decisions import Choice, OpenAIDecisions, Predicate, Score
 
-    decisions = OpenAIDecisions(model="gpt-6-luna", base_url=f"{url}/v1", api_key=key, max_retries=0)  # type: ignore[arg-type]
+    decisions = OpenAIDecisions(model="gpt-6-luna", base_url=f"{url}/v1", api_key=key, max_retries=0)
     questions = {
-        "mood": Choice(instructions=WHICH, choices=GOOD),  # type: ignore[arg-type]
+        "mood": Choice(instructions=WHICH, choices=GOOD),
         "spam": Predicate(instructions="Is it spam?"),
-        "urgency": Score(instructions="How urgent?", levels=LEVELS),  # type: ignore[arg-type]
+        "urgency": Score(instructions="How urgent?", levels=LEVELS),
     }
-    reply = decisions.invoke({"input": HumanMessage("w1 w2"), "questions": questions})  # type: ignore[typeddict-item]
+    reply = decisions.invoke({"input": HumanMessage("w1 w2"), "questions": questions})
     try:
         decisions.invoke({"input": "w1", "questions": {"late": Predicate(instructions="Is it late?")}})
         refused = ""
