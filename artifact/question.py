@@ -40,11 +40,11 @@ def canonical(value: Any) -> str:
     Raises:
         ValueError: it is nested too deeply, or holds NaN or infinity.
     """
-    level = [value]
-    for _ in range(_MOST_DEEP):
-        level = [child for each in level if isinstance(each, dict | list) for child in _children(each)]
-    if level:
-        raise ValueError(f"JSON is nested too deeply, at most {_MOST_DEEP} levels")
+    level, depth = [value], 0
+    while level := [child for each in level if isinstance(each, dict | list) for child in _children(each)]:
+        depth += 1
+        if depth > _MOST_DEEP:
+            raise ValueError(f"JSON is nested too deeply, at most {_MOST_DEEP} levels")
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
@@ -94,7 +94,7 @@ class Question(Frozen):
         """SHA-256 of what is asked, the same in both APIs. The order counts for levels only."""
         options = [[option.name, option.description] for option in self.options]
         if self.type == "choice":
-            options.sort(key=canonical)
+            options.sort(key=lambda option: (isinstance(option[0], bool), str(option[0])))
         return hashlib.sha256(canonical([self.type, self.instructions, options]).encode()).hexdigest()
 
     def outputs(self, labels: tuple[str, ...], kind: TaskKind, yes: str | None = None) -> tuple[int, ...] | None:
@@ -110,7 +110,8 @@ class Question(Frozen):
         numbers = [str(level) for level in range(len(names))]
         for wanted in (names, numbers) if self.type == "score" else (names,):
             if kind.is_exclusive and len(wanted) == len(labels) and set(wanted) == set(labels):
-                return tuple(map(labels.index, wanted))
+                places = {label: place for place, label in enumerate(labels)}
+                return tuple(places[label] for label in wanted)
         return None
 
     @property

@@ -232,7 +232,7 @@ def test_models_are_listed_for_both_apis(service: str) -> None:
     assert "Which mood?" in reply["models"][0]["description"]
 
 
-DEEP = b"[" * 101 + b"]" * 101
+DEEP = b"[" * 102 + b"1" + b"]" * 102
 WRONG: list[tuple[str, Any]] = [
     ("systemone", b"{"),
     ("systemone", b""),
