@@ -9,7 +9,8 @@ from typing import Literal
 from kdc.artifact.contract.rates import parse_bound
 from kdc.artifact.decision import ABSTAINED
 from kdc.artifact.manifest import TaskBase
-from kdc.artifact.question import Question, misfit, read_questions
+from kdc.artifact.question import Question, misfit
+from kdc.artifact.question_forms import read_questions
 from kdc.common.errors import InputError
 
 Measure = Literal["f1", "matthews", "precision", "recall", "fpr", "accuracy", "fixed"]

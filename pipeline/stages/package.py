@@ -16,7 +16,7 @@ from typing import Any
 from kdc.artifact.contract.judgement import Judgement
 from kdc.artifact.folder import describe_files, load_manifest, write_manifest
 from kdc.artifact.manifest import CPU_PROVIDER, CUDA_PROVIDER, MANIFEST_NAME, Manifest, TaskInfo
-from kdc.artifact.question import read_questions
+from kdc.artifact.question_forms import read_questions
 from kdc.common.files import write_whole
 from kdc.pipeline.config.aims import questions_of
 from kdc.pipeline.evaluation.evidence import answers_of, look_of, score_to_keep, teacher_note, tuning_scores

@@ -10,7 +10,8 @@ from bag_models import PAIR, SINGLE, write_artifact
 
 from kdc.artifact.folder import load_manifest, parse_manifest
 from kdc.artifact.manifest import TaskInfo
-from kdc.artifact.question import Option, Question, read_questions, state_text
+from kdc.artifact.question import Option, Question, state_text
+from kdc.artifact.question_forms import read_questions
 from kdc.artifact.task_kinds import KINDS
 from kdc.common.errors import InputError
 from kdc.pipeline.config.aims import questions_of

@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 from starlette.requests import Request
 
-from kdc.artifact.question import Question, WireQuestion, state_text
+from kdc.artifact.question import Question, state_text
+from kdc.artifact.question_forms import WireQuestion
 from kdc.serving.engine.deciding import answered
 from kdc.serving.http.api.inference import Wanted, ask
 from kdc.serving.http.api.request_body import within_limits
@@ -128,8 +129,8 @@ def confidence(kind: str, probabilities: np.ndarray) -> float:
     distance from the most probable level.
     """
     count, best = len(probabilities), int(probabilities.argmax())
-    if kind == "noul":
-        return abs(2 * float(probabilities[0]) - 1)
+    if kind == "noul":  # it has none
+        return 0.0
     if kind == "choice":
         return max(0.0, (float(probabilities[best]) - 1 / count) / (1 - 1 / count))
     levels = np.arange(count)

@@ -8,7 +8,8 @@ from pydantic import Field
 from starlette.requests import Request
 from starlette.responses import Response
 
-from kdc.artifact.question import DecisionQuestion, state_text
+from kdc.artifact.question import state_text
+from kdc.artifact.question_forms import DecisionQuestion
 from kdc.serving.http.api.asked import MOST_QUESTIONS, Asked, Numbers, answers, find
 from kdc.serving.http.api.inference import require_ready
 from kdc.serving.http.api.request_body import ModelName, Part, checked, in_turn, read_json

@@ -6,7 +6,7 @@ from pydantic import Field
 from starlette.requests import Request
 from starlette.responses import Response
 
-from kdc.artifact.question import TypeSafeQuestion
+from kdc.artifact.question_forms import TypeSafeQuestion
 from kdc.serving.http.api.asked import MOST_QUESTIONS, Answered, Asked, Numbers, answers, find
 from kdc.serving.http.api.request_body import ModelName, Part, checked, in_turn, read_json
 from kdc.serving.http.replies import JsonResponse

@@ -18,6 +18,7 @@ from kdc.artifact.manifest import TaskInfo
 from kdc.artifact.question import Option, Question
 from kdc.common.errors import InputError
 from kdc.serving.engine.engine import Engine
+from kdc.serving.http.api.asked import confidence
 from kdc.serving.http.registry import verify
 from kdc.serving.http.settings import ServeSettings
 
@@ -296,3 +297,17 @@ def test_a_wrong_token_is_told_in_the_apis_form(artifacts: dict[str, Path], monk
 def test_answers_names_artifacts_that_are_served(artifacts: dict[str, Path]) -> None:
     with pytest.raises(InputError, match="--answers"):
         verify(ServeSettings(artifact=f"mood={artifacts['mood']}", answers="mood, other"), hashes=False)
+
+
+@pytest.mark.parametrize(
+    ("kind", "probabilities", "expected"),
+    [
+        ("score", [0.1, 0.2, 0.7], 0.4),  # 1 - (0.2 + 2 * 0.1) / (2 / 3)
+        ("score", [0.5, 0.0, 0.5], 0.0),
+        ("choice", [0.1, 0.2, 0.7], 0.55),  # (0.7 - 1 / 3) / (2 / 3)
+        ("choice", [0.25] * 4, 0.0),
+    ],
+)
+def test_confidence_is_typesafes(kind: str, probabilities: list[float], expected: float) -> None:
+    """Would catch distances from the lowest level, and the highest probability alone."""
+    assert confidence(kind, np.array(probabilities)) == pytest.approx(expected)
