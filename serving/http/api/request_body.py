@@ -27,7 +27,7 @@ from kdc.serving.http.settings import ServeSettings
 # Most `Marks` of a body: for each row (V2's pairs have the most), and for all else.
 _MARKS_A_ROW, _OTHER_MARKS = 8, 512
 SMALL_BYTES = 32 * 1024  # smaller bodies take no turns, and their texts are not counted
-_MOST_OF_A_KEY = 100  # characters of a body's key in a message
+MOST_OF_A_KEY = 100  # characters of a body's key in a message
 _CLOSE = {"Connection": "close"}  # the body's rest stays unread
 
 
@@ -89,7 +89,7 @@ def checked(kind: type[B], document: Any) -> B:
         return kind.model_validate(document)
     except ValidationError as error:
         wrong = error.errors(include_url=False, include_context=False, include_input=False)[0]
-    steps = tuple(step if isinstance(step, int) else step[:_MOST_OF_A_KEY] for step in wrong["loc"])
+    steps = tuple(step if isinstance(step, int) else step[:MOST_OF_A_KEY] for step in wrong["loc"])
     where = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in steps).removeprefix(".")
     raise ApiError(422, f"{f'`{where}`' if where else 'the body'}: {wrong['msg']}; see /docs", where=steps)
 

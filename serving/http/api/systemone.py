@@ -8,7 +8,7 @@ from starlette.responses import Response
 
 from kdc.artifact.question_forms import TypeSafeQuestion
 from kdc.serving.http.api.asked import MOST_QUESTIONS, Answered, Asked, Numbers, answers, find
-from kdc.serving.http.api.request_body import ModelName, Part, checked, in_turn, read_json
+from kdc.serving.http.api.request_body import MOST_OF_A_KEY, ModelName, Part, checked, in_turn, read_json
 from kdc.serving.http.replies import JsonResponse
 
 
@@ -26,7 +26,10 @@ async def system_one(request: Request) -> Response:
     document = await read_json(request)
     async with in_turn(request):
         body = checked(SystemOneRequest, document)
-        asked = [find(request, body.model, question, ("questions", name)) for name, question in body.questions.items()]
+        asked = [
+            find(request, body.model, question, ("questions", name[:MOST_OF_A_KEY]))
+            for name, question in body.questions.items()
+        ]
     answered = await answers(request, asked, body.state)
     return JsonResponse(_reply(body, asked, answered))
 

@@ -208,10 +208,12 @@ def test_an_abstention_is_marked_and_keeps_its_probabilities(service: str, artif
 def test_a_question_with_other_words_is_not_answered_by_its_options_alone(service: str) -> None:
     """`mood` is not in --answers. Both errors list what is known."""
     strange = MOOD | {"instructions": "Which weather?"}
-    reply = post(service, "systemone", {"state": "w1", "questions": {"ok": YESNO, "strange": strange}})
+    reply = post(service, "systemone", {"state": "w1", "questions": {"ok": YESNO, "strange" * 1000: strange}})
     assert reply.status_code == 422
     (wrong,) = reply.json()["detail"]
-    assert wrong["loc"] == ["body", "questions", "strange"]
+    assert wrong["loc"][:2] == ["body", "questions"]
+    assert wrong["loc"][2].startswith("strange")
+    assert len(reply.content) < 1000
     openais = post(service, "decisions", {"input": "w1", "questions": [MOOD_OPENAI | {"instructions": "?"}]})
     assert openais.status_code == 400
     error = openais.json()["error"]
