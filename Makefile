@@ -7,6 +7,8 @@ VENV := .venv
 VENV_OPTIMUM := .venv-optimum
 # KServe's client would hold psutil, protobuf and pandas back by a major version each.
 VENV_KSERVE := .venv-kserve
+# Clients of decision APIs, which bring HTTP clients and langchain.
+VENV_DECISIONS := .venv-decisions
 # The tool that writes the bill of materials, and the installation that the bill describes, are kept apart.
 VENV_SBOM := .venv-sbom
 VENV_SERVING := .venv-serving
@@ -29,7 +31,7 @@ PARALLEL := -n 2 --dist loadfile
 # Two pips in one environment would trip over each other.
 .NOTPARALLEL:
 .PHONY: help docs demo test test-slow test-install check test-patches test-lowest test-highest test-browser test-ray \
-	test-kserve test-optimum mutants lock sbom audit audit-serving audit-compress audit-optimum test-audit clean
+	test-kserve test-decisions test-optimum mutants lock sbom audit audit-serving audit-compress audit-optimum test-audit clean
 
 help:
 	@echo 'make demo                install, run the built-in job (no hub, no GPU), print the artifact and a prediction'
@@ -42,6 +44,7 @@ help:
 	@echo 'make test-browser        the playground and the report in a headless Chromium or Chrome, which has to be installed'
 	@echo 'make test-ray            bulk scoring, and the grid of benchmarks/study.py, on a local Ray'
 	@echo 'make test-kserve         the service asked by the client of KServe, which has an environment of its own'
+	@echo 'make test-decisions      the service asked by clients of decision APIs and by jevcompat, in an environment of their own'
 	@echo 'make test-optimum        the tests of all that uses transformers with Optimum, which holds it at 4.57, in an environment of its own'
 	@echo 'make mutants             small changes of the code that decides, of which its tests have to notice 95 %'
 	@echo 'make lock                deploy/lock: the newest versions for the image, with hashes; with Docker the digest of its base'
@@ -100,6 +103,9 @@ test-ray: $(VENV)/.installed-ray
 
 test-kserve: $(VENV)/.installed-test $(VENV_KSERVE)/.installed
 	$(OFFLINE) $(VENV)/bin/python -P -m pytest -m kserve tests/deploy
+
+test-decisions: $(VENV)/.installed-test $(VENV_DECISIONS)/.installed
+	$(OFFLINE) $(VENV)/bin/python -P -m pytest -m decisions tests/serving/test_decision_clients.py
 
 # What loads, trains or exports a model. The rest sees none of transformers: the service, the stores, splits and metrics.
 OF_MODELS := $(addprefix tests/pipeline/,graphs models packaging rundir stages training test_*.py) tests/tools/test_bench.py
@@ -161,7 +167,7 @@ test-audit: $(VENV)/.installed-test $(VENV_AUDIT)/.installed $(VENV)/.installed-
 	$(VENV)/bin/python -P -m pytest -m audit tests/deploy
 
 clean:
-	rm -rf $(VENV) $(VENV_OPTIMUM) $(VENV_KSERVE) $(VENV_SBOM) $(VENV_SERVING) $(VENV_LOCK) $(VENV_AUDIT) $(VENV_PATCHES) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .typecheck
+	rm -rf $(VENV) $(VENV_OPTIMUM) $(VENV_KSERVE) $(VENV_DECISIONS) $(VENV_SBOM) $(VENV_SERVING) $(VENV_LOCK) $(VENV_AUDIT) $(VENV_PATCHES) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .typecheck
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A stamp is written last: an interrupted install is done again, a finished one is not.
@@ -204,6 +210,10 @@ $(VENV_AUDIT)/.installed: $(VENV_AUDIT)/.created
 
 $(VENV_KSERVE)/.installed: $(VENV_KSERVE)/.created
 	$(VENV_KSERVE)/bin/python -m pip install 'kserve>=0.15'
+	@touch $@
+
+$(VENV_DECISIONS)/.installed: tests/serving/decision-requirements.txt $(VENV_DECISIONS)/.created
+	$(VENV_DECISIONS)/bin/python -m pip install --requirement tests/serving/decision-requirements.txt
 	@touch $@
 
 $(VENV_SBOM)/.installed: $(VENV_SBOM)/.created

@@ -45,6 +45,7 @@ def render(manifest: Manifest) -> str:
     windows = "" if manifest.tokenizer.long is None else f" in a window; {manifest.tokenizer.long.text}"
     lines = [
         f"task        {task.name} ({task.kind}): {columns} -> {', '.join(task.labels) or 'a number'}",
+        *(f"question    {question.fingerprint[:16]}  {question.text}" for question in manifest.questions),
         f"made        {manifest.created} by kdc {manifest.kdc_version}",
         f"teacher     {lineage.teacher}",
         f"student     {lineage.student} (recipe {lineage.recipe}, seed {lineage.seed})"

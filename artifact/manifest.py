@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 from kdc.artifact.contract.judgement import Judgement
 from kdc.artifact.contract.terms import MOST_TOKENS, MOST_WINDOWS
 from kdc.artifact.decision import ABSTAINED, Abstention, LabelSets, OperatingPoint
+from kdc.artifact.question import Question, misfit
 from kdc.artifact.task_kinds import KINDS, TaskKind
 from kdc.artifact.task_kinds import Kind as Kind
 from kdc.common.frozen import Frozen
@@ -217,6 +218,7 @@ class Manifest(Frozen):
     schema_version: int = SCHEMA_VERSION
     kdc_version: str
     task: TaskInfo
+    questions: tuple[Question, ...] = ()  # of decision APIs; of a multi-label task one for each label
     lineage: Lineage
     files: dict[str, FileInfo]  # all but `manifest.json`
     tokenizer: TokenizerInfo
@@ -271,6 +273,9 @@ class Manifest(Frozen):
             ways = 1 if self.task.traits.is_exclusive else self.task.outputs
             if len(long.join) not in (1, ways) or ("noisy-or" in long.join and not self.task.traits.has_labels):
                 raise ValueError(f"the windows of a {self.task.kind} task cannot be joined by {', '.join(long.join)}")
+        task = self.task
+        if wrong := misfit(self.questions, task.labels, task.traits, is_pair=task.is_pair):
+            raise ValueError(wrong)
         shares = self.lineage.label_share
         if shares is not None and len(shares) != len(self.task.labels):
             raise ValueError(f"lineage has label shares of {len(shares)} labels, the task has {len(self.task.labels)}")

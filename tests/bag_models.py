@@ -12,6 +12,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from kdc.artifact.folder import describe_files, write_manifest
 from kdc.artifact.manifest import Kind, Lineage, Manifest, TaskInfo, TokenizerInfo, Variant
+from kdc.artifact.question import Question
 
 PAD_ID = 1  # as RoBERTa's; with 0 a test would not notice a forgotten pad id
 WORDS = {"[UNK]": 0, "[PAD]": 1, "[CLS]": 2, "[SEP]": 3} | {f"w{n}": n + 4 for n in range(20)}
@@ -112,6 +113,7 @@ def write_artifact(
     temperature: float = 2.0,
     outputs: int = 3,
     tokenizer: Path | None = None,
+    questions: tuple[Question, ...] = (),
 ) -> Path:
     """Write an artifact: fp32 with `scale`, and int8 with 1.01 times that, which is what the CPU loads. It has a copy
     of `tokenizer`, by default one of `WORDS`."""
@@ -129,6 +131,7 @@ def write_artifact(
     manifest = Manifest(
         kdc_version="0",
         task=task,
+        questions=questions,
         lineage=lineage,
         tokenizer=info,
         input_names=info.input_names,

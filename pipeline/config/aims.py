@@ -1,13 +1,16 @@
-"""Parses `--aim`, `--abstain` and `--require`, and checks that they fit the task."""
+"""Parses `--aim`, `--abstain`, `--question` and `--require`, and checks that they fit the task."""
 
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from kdc.artifact.contract.rates import parse_bound
 from kdc.artifact.decision import ABSTAINED
 from kdc.artifact.manifest import TaskBase
+from kdc.artifact.question import Question, misfit
+from kdc.artifact.question_forms import read_questions
 from kdc.common.errors import InputError
 
 Measure = Literal["f1", "matthews", "precision", "recall", "fpr", "accuracy", "fixed"]
@@ -137,6 +140,19 @@ def check_sets(coverage: float | None, task: TaskBase) -> None:
         if task.traits.is_exclusive:
             remedy += "; --abstain tells the rows that could be either"
         raise InputError(what, given=f"operating.sets={coverage}; {_described(task)}", remedy=remedy)
+
+
+def questions_of(path: Path | None, task: TaskBase) -> tuple[Question, ...]:
+    """The questions of a file; none without a file.
+
+    Raises:
+        InputError: the file is wrong, or its questions do not fit the task.
+    """
+    questions = () if path is None else read_questions(path)
+    if wrong := misfit(questions, task.labels, task.traits, is_pair=task.is_pair):
+        remedy = 'take the labels as options, or say which one a yes-or-no question asks for: "label": "LABEL"'
+        raise InputError(wrong, given=f"--question {path}", remedy=remedy)
+    return questions
 
 
 def required_label(requirement: str, task: TaskBase) -> str | None:

@@ -79,6 +79,14 @@ COMPRESS = (
         panel=_DECISIONS,
     ),
     Setting(
+        "question",
+        Path,
+        "JSON file with the question that the artifact answers in decision APIs: a question object of TypeSafe's "
+        "System One or OpenAI's Decisions, with the task's labels as options.",
+        "operating",
+        panel=_DECISIONS,
+    ),
+    Setting(
         "cascade",
         str,
         "Second model for rows that the student is unsure of: auto (the teacher), off, or the artifact of another run "

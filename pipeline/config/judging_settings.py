@@ -37,6 +37,12 @@ class OperatingSettings(Section):
         "classes (default: no sets)",
     )
 
+    question: Path | None = Field(
+        None,
+        description="file with the question that the artifact answers in decision APIs: a question object of "
+        "TypeSafe's System One or of OpenAI's Decisions (default: none)",
+    )
+
     @field_validator("aims")
     @classmethod
     def _can_be_read(cls, value: tuple[str, ...]) -> tuple[str, ...]:

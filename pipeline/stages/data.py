@@ -12,7 +12,7 @@ from typing import Any
 from kdc.artifact.manifest import LongTexts, longest_row
 from kdc.common.errors import InputError
 from kdc.common.progress import Progress
-from kdc.pipeline.config.aims import abstain_of, aims_of, check_sets, required_label
+from kdc.pipeline.config.aims import abstain_of, aims_of, check_sets, questions_of, required_label
 from kdc.pipeline.config.data_settings import LongSettings
 from kdc.pipeline.config.metrics import Groups
 from kdc.pipeline.config.tasks import Task, task_of
@@ -89,6 +89,7 @@ def check(run: Run) -> None:
     aims_of(operating.aims, task)
     abstain_of(operating.abstain, operating.aims, task)
     check_sets(operating.sets, task)
+    questions_of(operating.question, task)
     _check_rows_for_sets(operating.sets, data.groups("tune"))
     check_second(run)
     for requirement in config.contract.require:

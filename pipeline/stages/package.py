@@ -16,7 +16,9 @@ from typing import Any
 from kdc.artifact.contract.judgement import Judgement
 from kdc.artifact.folder import describe_files, load_manifest, write_manifest
 from kdc.artifact.manifest import CPU_PROVIDER, CUDA_PROVIDER, MANIFEST_NAME, Manifest, TaskInfo
+from kdc.artifact.question_forms import read_questions
 from kdc.common.files import write_whole
+from kdc.pipeline.config.aims import questions_of
 from kdc.pipeline.evaluation.evidence import answers_of, look_of, score_to_keep, teacher_note, tuning_scores
 from kdc.pipeline.evaluation.thresholds import decided_task
 from kdc.pipeline.evaluation.variants import CASCADE, CASCADE_FP32, Variants, variants_of
@@ -36,7 +38,10 @@ from kdc.pipeline.rundir.record import read_result
 
 def depends_on(run: Run) -> dict[str, Any]:
     terms = run.config.contract.terms
-    settings = {"formats": run.config.export.formats, **run.config.operating.model_dump()}
+    operating = run.config.operating
+    settings = {"formats": run.config.export.formats, **operating.model_dump(exclude={"question"})}
+    if operating.question is not None:
+        settings["questions"] = [question.model_dump() for question in read_questions(operating.question)]
     cascade = run.result_or_none(CascadeResult)
     if cascade is not None:
         settings["cascade"] = cascade.note
@@ -55,6 +60,8 @@ def run(run: Run, out: Path) -> PackageResult:
     _copy_files(run, working, with_int8=quantized.int8)
     variants, exported = variants_of(run), run.result(ExportResult)
     manifest = manifest_of(working, evaluated.table, exported, quantized, variants, lineage_of(run))
+    questions = questions_of(run.config.operating.question, manifest.task)
+    manifest = manifest.model_copy(update={"questions": questions})
     manifest, judgement, notes = _judged(run, working, manifest, variants)
     manifest = without_unused_cascades(working, manifest)
     notes.append(_cascade_note(run.result_or_none(CascadeResult), manifest))

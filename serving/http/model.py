@@ -63,6 +63,9 @@ class Model:
     def __init__(self, name: str, engine: Engine, settings: ServeSettings, listeners: Listeners = SILENT) -> None:
         self.name, self.engine = name, engine
         self.artifact = "" if engine.manifest is None else engine.manifest.sha256[:16]
+        self.questions = (
+            {} if engine.manifest is None else {each.fingerprint: each for each in engine.manifest.questions}
+        )
         self.max_batch_tokens = batch_tokens(engine, settings)
         labels = engine.labels or ("score",)
         self.score_bytes = _SCORE_BYTES + sum(len(label.encode()) for label in labels) // len(labels)

@@ -19,7 +19,7 @@ from kdc.artifact.folder import load_manifest
 from kdc.artifact.manifest import MANIFEST_NAME
 from kdc.common import machine
 from kdc.common.cores import usable_cores
-from kdc.common.errors import KdcError
+from kdc.common.errors import InputError, KdcError
 from kdc.common.memory import release_free_memory
 from kdc.serving.engine.engine import Engine
 from kdc.serving.http.artifacts import expected_sha256, local, paths_by_name
@@ -48,6 +48,9 @@ def verify(settings: ServeSettings, *, hashes: bool = True) -> ServeSettings:
     artifact = local(settings.artifact, allow_failed=allow, expect_sha256=sha256)
     paths = paths_by_name(artifact)
     expected = expected_sha256(sha256, paths)
+    if strangers := set(settings.answering) - paths.keys():
+        remedy = f"names of artifacts that are served: {', '.join(paths)}"
+        raise InputError("--answers names no artifact", given=", ".join(sorted(strangers)), remedy=remedy)
     for name, path in paths.items():
         manifest = load_manifest(path, verify=hashes, expect_sha256=expected.get(name))
         refuse_failed(manifest.contract, allow=allow)

@@ -1,5 +1,5 @@
 """Replies in JSON. An error is `{"error": message, "error_type": kind}`; under `/v1/` `error` is OpenAI's object with a
-`message`."""
+`message`, and of System One it is TypeSafe's `detail`."""
 
 import asyncio
 import logging
@@ -33,6 +33,11 @@ ERRORS = {
     503: ("Unavailable", "Starting or draining: send it to another instance."),
     504: ("Timeout", "No answer within the time limit."),
 }
+# TypeSafe's API answers 422, and OpenAI's 400, to whatever is wrong with a body.
+SYSTEM_ONE, DECISIONS = "/v1/systemone", "/v1/decisions"
+_STATUSES = {SYSTEM_ONE: {400: 422}, DECISIONS: {422: 400}}
+_TYPESAFE = {401: "authentication_error", 404: "not_found", 429: "rate_limit_error"}  # `error_type` in its words
+Steps = tuple[str | int, ...]
 EMPTY = "Empty"  # `error_type` of a blank text (400)
 # Keys of a request's scope: its artifact and number of abstentions.
 ARTIFACT, ABSTAINED = "kdc_artifact", "kdc_abstained"
@@ -70,18 +75,40 @@ class ApiError(Exception):
     """An error for the client, without any text of a request. `kind` is the `error_type`, by default as in `ERRORS`."""
 
     def __init__(
-        self, status: int, message: str, headers: dict[str, str] | None = None, *, kind: str | None = None
+        self,
+        status: int,
+        message: str,
+        headers: dict[str, str] | None = None,
+        *,
+        kind: str | None = None,
+        where: Steps = (),
     ) -> None:
         super().__init__(message)
         self.status, self.message, self.headers, self.kind = status, message, headers or {}, kind
+        self.where = where  # steps to the wrong part of the body
 
 
 def error_response(
-    status: int, message: str, headers: dict[str, str] | None = None, kind: str | None = None, *, path: str = ""
+    status: int,
+    message: str,
+    headers: dict[str, str] | None = None,
+    kind: str | None = None,
+    *,
+    path: str = "",
+    where: Steps = (),
 ) -> JsonResponse:
     kind = kind or ERRORS[status][0]
-    error = {"message": message, "type": kind, "param": None, "code": None} if path.startswith("/v1/") else message
-    return JsonResponse({"error": error, "error_type": kind}, status_code=status, headers=headers)
+    status = _STATUSES.get(path, {}).get(status, status)
+    content: dict[str, Any] = {"error": message, "error_type": kind}
+    if path == SYSTEM_ONE:
+        of_body = [{"loc": ["body", *where], "msg": message, "type": kind}]
+        content = {
+            "detail": of_body if status == 422 else {"error_type": _TYPESAFE.get(status, kind), "message": message}
+        }
+    elif path.startswith("/v1/"):
+        param = ".".join(map(str, where)) or None
+        content["error"] = {"message": message, "type": kind, "param": param, "code": None}
+    return JsonResponse(content, status_code=status, headers=headers)
 
 
 def tell_artifact(request: Request, response: Response) -> Response:
@@ -94,7 +121,8 @@ def tell_artifact(request: Request, response: Response) -> Response:
 
 async def on_api_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, ApiError)
-    response = error_response(error.status, error.message, error.headers, error.kind, path=request.scope["path"])
+    path = request.scope["path"]
+    response = error_response(error.status, error.message, error.headers, error.kind, path=path, where=error.where)
     return tell_artifact(request, response)
 
 

@@ -12,6 +12,7 @@ SERVE = (
         ("threads", int, "Threads of a worker's forward passes together (default: usable cores / workers)."),
         ("api-key-env", str, "Environment variable with the bearer token that requests must bring (default: none)."),
         ("grpc-address", str, "[HOST:]PORT of the Open Inference Protocol over gRPC, e.g. 9000 (default: no gRPC)."),
+        ("answers", str, "NAME,... of artifacts that answer every decision question whose options are their labels."),
         ("expect-sha256", str, "The manifest's SHA-256, of several artifacts NAME=SHA256,...; others are refused."),
         ("drain-delay", float, "Seconds of 503 answers between SIGTERM and the end (default 2).", "drain_delay_s"),
     ),

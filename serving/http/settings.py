@@ -31,6 +31,10 @@ class ServeSettings(Frozen):
 
     artifact: str = Field("", description="artifacts to serve: [NAME=]PATH or [NAME=]address, separated by commas")
     expect_sha256: str | None = Field(None, description="SHA-256 of the manifest; of several artifacts NAME=SHA256,...")
+    answers: str | None = Field(
+        None,
+        description="names, separated by commas: these artifacts answer every decision question with their options",
+    )
     device: Device = Field("auto", description="auto is CUDA if it starts, else the CPU; cuda; tensorrt; cpu")
     variant: str | None = Field(None, description="fp32, int8, fp16 or cascade; default: the manifest's choice")
     threads: int | None = Field(None, ge=1, le=1024, description="of all forward passes; default: the cores / workers")
@@ -60,6 +64,11 @@ class ServeSettings(Frozen):
     api_key_env: str | None = Field(None, description="environment variable that holds the bearer token")
     allow_failed: bool = Field(False, description="also serve an artifact that failed its contract")
     reload_s: float = Field(1.0, ge=0, description="seconds between checks for a new artifact; 0: never")
+
+    @property
+    def answering(self) -> tuple[str, ...]:
+        """Names in `answers`."""
+        return tuple(name.strip() for name in (self.answers or "").split(",") if name.strip())
 
     @property
     def api_key(self) -> str | None:

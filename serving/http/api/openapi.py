@@ -55,7 +55,8 @@ def document(operations: Sequence[Operation]) -> Json:
             "title": "kdc",
             "version": __version__,
             "description": "Text classification. Speaks the dialects of text-embeddings-inference and of the Hub's "
-            "clients, of vLLM's and OpenAI's, and the Open Inference Protocol V2. `/info` says which task is served.",
+            "clients, of vLLM's, OpenAI's and TypeSafe's, and the Open Inference Protocol V2. `/info` says which task "
+            "is served.",
         },
         "paths": paths,
         "components": {
@@ -137,6 +138,26 @@ _MODERATED = _object(
     category_scores=_by_label(_NUMBER),
     category_applied_input_types=_by_label(_array(_TEXT)),
 )
+# Of a decision: a noul (predicate), a choice, a score.
+_MEASURED = {"confidence": _NUMBER, "x_abstained": _FLAG}
+_SYSTEM_ONE = {
+    "anyOf": [
+        _object(_MEASURED, type=_TEXT, noul=_NUMBER),
+        _object(_MEASURED, type=_TEXT, choice=_TEXT, probabilities=_by_label(_NUMBER)),
+        _object(_MEASURED, type=_TEXT, score=_NUMBER, legend=_ANY, probabilities=_by_label(_NUMBER)),
+    ]
+}
+_NAME = {"type": ["string", "null"]}
+_DECIDED = {
+    "anyOf": [
+        _object(_MEASURED, type=_TEXT, name=_NAME, probability=_NUMBER),
+        _object(_MEASURED, type=_TEXT, name=_NAME, choice={"type": ["string", "boolean"]}, probabilities=_array(_ANY)),
+        _object(_MEASURED, type=_TEXT, name=_NAME, score=_NUMBER, probabilities=_array(_ANY)),
+    ]
+}
+_USAGE = _object(input_tokens=_INTEGER, output_tokens=_INTEGER)
+_WRONG = _object(loc=_array({"type": ["string", "integer"]}), msg=_TEXT, type=_TEXT)
+_DETAIL = {"anyOf": [_array(_WRONG), _object(error_type=_TEXT, message=_TEXT)]}  # of System One
 _INFO = _object(
     model_id=_TEXT,
     task=_TEXT,
@@ -154,10 +175,17 @@ _INFO = _object(
     second_model={"type": ["string", "null"]},
 )
 _REPLIES = {
-    "Error": _object(error=_MESSAGE, error_type=_ERROR_TYPE),
+    "Error": {"anyOf": [_object(error=_MESSAGE, error_type=_ERROR_TYPE), _object(detail=_DETAIL)]},
     "Predictions": {"anyOf": [_SCORES, _array(_SCORES), _DECISION, _array(_DECISION)]},
     "VllmReply": _object(id=_TEXT, object=_TEXT, created=_INTEGER, model=_TEXT, data=_array(_CLASSIFIED), usage=_ANY),
     "Moderations": _object(id=_TEXT, model=_TEXT, results=_array(_MODERATED)),
+    "SystemOne": _object(model=_TEXT, answers=_by_label(_SYSTEM_ONE), usage=_USAGE),
+    "Decision": _object(model=_TEXT, answers=_array(_DECIDED), usage=_USAGE),
+    "Models": _object(
+        object=_TEXT,
+        data=_array(_object(id=_TEXT, object=_TEXT, created=_INTEGER, owned_by=_TEXT)),
+        models=_array(_object(name=_TEXT, description=_TEXT, release_date=_TEXT)),
+    ),
     "Info": _INFO,
     "InferReply": _object({"id": _TEXT}, model_name=_TEXT, model_version=_TEXT, outputs=_array(_ANY)),
 }

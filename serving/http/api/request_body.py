@@ -1,5 +1,6 @@
 """Request bodies: limits, JSON, and what dialects share."""
 
+import contextlib
 import functools
 from collections.abc import Sequence
 from typing import Annotated, Any, TypeVar
@@ -26,6 +27,7 @@ from kdc.serving.http.settings import ServeSettings
 # Most `Marks` of a body: for each row (V2's pairs have the most), and for all else.
 _MARKS_A_ROW, _OTHER_MARKS = 8, 512
 SMALL_BYTES = 32 * 1024  # smaller bodies take no turns, and their texts are not counted
+MOST_OF_A_KEY = 100  # characters of a body's key in a message
 _CLOSE = {"Connection": "close"}  # the body's rest stays unread
 
 
@@ -87,8 +89,9 @@ def checked(kind: type[B], document: Any) -> B:
         return kind.model_validate(document)
     except ValidationError as error:
         wrong = error.errors(include_url=False, include_context=False, include_input=False)[0]
-    where = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in wrong["loc"]).removeprefix(".")
-    raise ApiError(422, f"{f'`{where}`' if where else 'the body'}: {wrong['msg']}; see /docs")
+    steps = tuple(step if isinstance(step, int) else step[:MOST_OF_A_KEY] for step in wrong["loc"])
+    where = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in steps).removeprefix(".")
+    raise ApiError(422, f"{f'`{where}`' if where else 'the body'}: {wrong['msg']}; see /docs", where=steps)
 
 
 def within_limits(batch: Sequence[str | list[str]], settings: ServeSettings) -> list[Text]:
@@ -188,6 +191,12 @@ async def read_json(request: Request) -> Any:
     if kind not in ("application/json", "application/x-www-form-urlencoded", ""):  # `curl -d` names a form's type
         raise ApiError(415, "the body is not application/json; send Content-Type: application/json")
     return await decode_in_turn(request, await read_bytes(request))
+
+
+def in_turn(request: Request) -> contextlib.AbstractAsyncContextManager[None]:
+    """Work on a body in the event loop. After each large body other requests get a turn."""
+    gate: Gate = request.app.state.gate
+    return gate.turn(request.scope.get("kdc_bytes", 0) > SMALL_BYTES)
 
 
 async def decode_in_turn(request: Request, body: bytes) -> Any:

@@ -6,10 +6,10 @@ import functools
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
-from kdc.serving.http.api import classify, moderations, pages, tei, v2
+from kdc.serving.http.api import classify, decisions, moderations, pages, systemone, tei, v2
 from kdc.serving.http.api.openapi import ANSWERED, COMPUTE, PAGE, PLAIN, Json, Operation, document
 from kdc.serving.http.metrics import CONTENT_TYPE
-from kdc.serving.http.replies import JsonResponse
+from kdc.serving.http.replies import DECISIONS, SYSTEM_ONE, JsonResponse
 
 _V2 = "Open Inference Protocol"
 _GUARDED = (401, 429, 500, 503, 504)
@@ -93,6 +93,21 @@ OPERATIONS = [
         bodies=(moderations.ModerationRequest,),
         reply=("Moderations",),
     ),
+    _ask(
+        path=SYSTEM_ONE,
+        handler=systemone.system_one,
+        name="System One",
+        bodies=(systemone.SystemOneRequest,),
+        reply=("SystemOne",),
+    ),
+    _ask(
+        path=DECISIONS,
+        handler=decisions.decide,
+        name="Decide",
+        bodies=(decisions.DecisionRequest,),
+        reply=("Decision",),
+    ),
+    Operation(path="/v1/models", handler=decisions.models, name="Models", errors=_GUARDED, reply=("Models",)),
     Operation(path="/info", handler=tei.info, name="Info", errors=_GUARDED, reply=("Info",)),
     Operation(path="/v2", handler=v2.server_metadata, name="Server", errors=_GUARDED),
     _get(path="/v2/health/live", handler=v2.live, name="Live"),

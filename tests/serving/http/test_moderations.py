@@ -91,7 +91,7 @@ def test_openais_client_shows_what_the_gate_refuses(
         right = client.with_options(api_key="secret")
         assert right.moderations.create(input="w1").model
         with pytest.raises(openai.NotFoundError, match="no such route"):
-            right.models.list()
+            right.files.list()
 
 
 @pytest.mark.parametrize(

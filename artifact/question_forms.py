@@ -1,0 +1,179 @@
+"""Question objects as the APIs write them: TypeSafe's (noul, choice, score) and OpenAI's (predicate, choice, score)."""
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    WithJsonSchema,
+)
+
+from kdc.artifact.question import MOST_OPTIONS, Option, Question, canonical
+from kdc.common.errors import InputError
+
+
+def _is_content(value: Any) -> Any:
+    if value is not None and not isinstance(value, str | dict | list):
+        raise ValueError("Input should be a text, an object or an array")
+    return value
+
+
+Content = Annotated[
+    Any, AfterValidator(_is_content), WithJsonSchema({"type": ["string", "object", "array", "null"]})
+]  # text or JSON
+
+
+class Wire(BaseModel):
+    """A part of a question on the wire. An unknown key might change what is asked, so it is refused."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+
+class WireQuestion(Wire, ABC):
+    @abstractmethod
+    def question(self) -> Question:
+        """What is asked, in the form of both APIs."""
+
+
+class NoulCriteria(Wire):
+    true: Content = None
+    false: Content = None
+
+
+class Noul(WireQuestion):
+    """TypeSafe's yes-or-no question."""
+
+    type: Literal["noul"]
+    instructions: Content = None
+    criteria: NoulCriteria | None = None
+
+    def question(self) -> Question:
+        criteria = self.criteria or NoulCriteria()
+        return _asked("noul", self.instructions, [("false", criteria.false), ("true", criteria.true)])
+
+
+class Choice(WireQuestion):
+    """TypeSafe's choice: options with descriptions."""
+
+    type: Literal["choice"]
+    instructions: Content = None
+    criteria: dict[str, Content] = Field(min_length=2, max_length=MOST_OPTIONS)
+
+    def question(self) -> Question:
+        return _asked("choice", self.instructions, self.criteria.items())
+
+
+class Score(WireQuestion):
+    """TypeSafe's score: levels, lowest first. A level that is no text is named by its canonical JSON."""
+
+    type: Literal["score"]
+    instructions: Content = None
+    criteria: list[Content] = Field(min_length=2, max_length=MOST_OPTIONS)
+
+    def question(self) -> Question:
+        levels = [(level if isinstance(level, str) else canonical(level), None) for level in self.criteria]
+        return _asked("score", self.instructions, levels)
+
+
+class Named(WireQuestion):
+    """What OpenAI's questions share."""
+
+    instructions: Annotated[Any, AfterValidator(_is_content), WithJsonSchema({"type": ["string", "array"]})]
+    name: str | None = None
+
+
+class Predicate(Named):
+    """OpenAI's statement that is true or not."""
+
+    type: Literal["predicate"]
+
+    def question(self) -> Question:
+        return Noul(type="noul", instructions=self.instructions).question()
+
+
+class ChoiceOption(Wire):
+    value: str | bool
+    description: str | None = None
+
+
+class DecisionChoice(Named):
+    """OpenAI's choice."""
+
+    type: Literal["choice"]
+    choices: list[ChoiceOption] = Field(min_length=2, max_length=MOST_OPTIONS)
+
+    def question(self) -> Question:
+        return _asked("choice", self.instructions, [(choice.value, choice.description) for choice in self.choices])
+
+
+class Level(Wire):
+    label: str
+    description: str | None = None
+
+
+class DecisionScore(Named):
+    """OpenAI's score: levels, lowest first."""
+
+    type: Literal["score"]
+    levels: list[Level] = Field(min_length=2, max_length=MOST_OPTIONS)
+
+    def question(self) -> Question:
+        return _asked("score", self.instructions, [(level.label, level.description) for level in self.levels])
+
+
+def _asked(kind: Literal["noul", "choice", "score"], instructions: Any, options: Iterable[tuple[Any, Any]]) -> Question:
+    made = tuple(Option(name=name, description=description) for name, description in options)
+    return Question(type=kind, instructions=instructions, options=made)
+
+
+TypeSafeQuestion = Annotated[Noul | Choice | Score, Discriminator("type")]
+DecisionQuestion = Annotated[Predicate | DecisionChoice | DecisionScore, Discriminator("type")]
+_TYPESAFE: TypeAdapter[Noul | Choice | Score] = TypeAdapter(TypeSafeQuestion)
+_DECISIONS: TypeAdapter[Predicate | DecisionChoice | DecisionScore] = TypeAdapter(DecisionQuestion)
+
+
+def read_questions(path: Path) -> tuple[Question, ...]:
+    """Read a question object of either API, or several by their labels: an object of objects, or an array of objects
+    with `name`. Beside the API's keys a question may have `template` and `label`.
+
+    Raises:
+        InputError: the file cannot be read, or holds no question.
+    """
+    remedy = 'write {"type": "choice", "instructions": "...", "criteria": {"LABEL": "when it applies", ...}}'
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(document, dict) and "type" in document:
+            return (_read(document, None),)
+        if isinstance(document, list):
+            document = {each["name"]: each for each in document}
+        questions = tuple(_read(question, label) for label, question in document.items())
+    except OSError as error:
+        raise InputError("the question cannot be read", given=f"{path}: {error.strerror}", remedy=remedy) from None
+    except ValidationError as error:
+        wrong = error.errors(include_url=False)[0]
+        given = f"{path}: {'.'.join(map(str, wrong['loc']))}: {wrong['msg']}"
+        raise InputError("this is no question of a decision API", given=given, remedy=remedy) from None
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        raise InputError("the file holds no JSON of a question", given=path, remedy=remedy) from None
+    if not questions:
+        raise InputError("the file holds no question", given=path, remedy=remedy)
+    return questions
+
+
+def _read(document: dict[str, Any], label: str | None) -> Question:
+    rest = {key: value for key, value in document.items() if key not in ("template", "label")}
+    adapter: TypeAdapter[Any] = _TYPESAFE if "criteria" in rest or rest.get("type") == "noul" else _DECISIONS
+    question: Question = adapter.validate_python(rest).question()
+    own = {"template": document.get("template"), "label": document.get("label", label)}
+    complete = Question.model_validate(question.model_dump() | own)
+    canonical(complete.model_dump())  # refuses what no JSON can hold
+    return complete

@@ -1,0 +1,133 @@
+"""Real clients of decision APIs, and the conformance suite jevcompat, against a running service.
+
+They have an environment of their own, since they come with libraries of their own: `make test-decisions`.
+"""
+
+import json
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from bag_models import SINGLE, write_artifact
+from live import ROOT, running
+
+from kdc.artifact.manifest import TaskInfo
+from kdc.artifact.question import Option, Question
+from kdc.serving.engine.engine import Engine
+
+PYTHON = ROOT / ".venv-decisions" / "bin" / "python"
+SCRIPT = Path(__file__).with_name("decision_client.py")
+pytestmark = [
+    pytest.mark.decisions,
+    pytest.mark.skipif(not PYTHON.exists(), reason="needs clients in an environment of their own: make test-decisions"),
+]
+TASKS = {
+    "mood": SINGLE,
+    "toxic": TaskInfo(name="toxic", kind="multilabel", labels=("insult", "threat", "spam")),
+    "urgency": TaskInfo(name="urgency", kind="classification", labels=("now", "later", "soon")),
+}
+TEMPLATE = "{subject} {body}"
+QUESTIONS = {
+    "mood": Question(
+        type="choice",
+        instructions="Which mood?",
+        options=(Option(name="bad"), Option(name="so so"), Option(name="good", description="glad")),
+        template=TEMPLATE,
+    ),
+    "toxic": Question(
+        type="noul",
+        instructions="Is it spam?",
+        options=(Option(name="false"), Option(name="true")),
+        template=TEMPLATE,
+        label="spam",
+    ),
+    "urgency": Question(
+        type="score",
+        instructions="How urgent?",
+        options=(Option(name="later"), Option(name="soon"), Option(name="now")),
+        template=TEMPLATE,
+    ),
+}
+
+
+def asked(client: str, *arguments: str) -> Any:
+    """What the script prints, run where the clients are."""
+    done = subprocess.run(
+        [str(PYTHON), str(SCRIPT), client, *arguments], capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.fixture(scope="module")
+def artifacts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("artifacts")
+    return {name: write_artifact(folder / name, task, questions=(QUESTIONS[name],)) for name, task in TASKS.items()}
+
+
+@pytest.fixture(scope="module")
+def service(artifacts: dict[str, Path]) -> Iterator[str]:
+    with running(",".join(f"{name}={path}" for name, path in artifacts.items())) as url:
+        yield url
+
+
+@pytest.mark.parametrize("client", ["typesafe", "openai", "langchain"])
+def test_a_client_gets_the_engines_answers(client: str, service: str, artifacts: dict[str, Path]) -> None:
+    rows = {name: Engine.load(path, device="cpu", threads=1).predict(["w1 w2"])[0] for name, path in artifacts.items()}
+    answer = asked(client, service, "any-key")
+    assert answer["choice"] == pytest.approx(dict(zip(SINGLE.labels, rows["mood"].tolist(), strict=True)), abs=1e-6)
+    assert answer["noul"] == pytest.approx(float(rows["toxic"][2]), abs=1e-6)
+    now, _, soon = rows["urgency"].tolist()
+    assert answer["score"] == pytest.approx(soon + 2 * now, abs=1e-6)
+    assert answer["legend"] == {"0": "later", "1": "soon", "2": "now"}
+    assert answer["tokens"] > 8
+    assert answer["models"] in (list(TASKS), None)
+    assert "Which mood?" in answer["refused"]
+
+
+# All that jevcompat 0.1 asks, so that it needs no model that answers any question: `--answers` takes them by options.
+QUEUES = [f"Queue {place:03d}" for place in range(255)]
+OPTIONS: list[list[str]] = [
+    ["false", "true"],
+    ["Billing", "Technical", "Sales"],
+    ["Billing", "Technical"],
+    *(["Billing", *QUEUES[1:count]] for count in (26, 64, 128, 255)),
+    ["환불 요청", "배송 문의", "🙂 기타"],
+    ["Red", "Green", "Blue", "Yellow", "Purple"],
+    ["English", "Other"],
+    ["Calm", "Very angry"],
+    ["Calm", "Frustrated", "Very angry"],
+    *([f"Level {level}: {'angrier' if level else 'calm'}" for level in range(count)] for count in (5, 10)),
+    ["Not at all", "A little", "Somewhat", "A lot", "More than anything"],
+    ["Rude", "Neutral", "Polite"],
+    ['{"label":"Calm"}', '{"label":"Frustrated"}', '{"label":"Very angry","signals":["threats"]}'],
+]
+
+
+@pytest.fixture(scope="module")
+def everything(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+    """Artifacts for all options, and their names."""
+    folder = tmp_path_factory.mktemp("everything")
+    places = {}
+    for place, labels in enumerate(OPTIONS):
+        task = TaskInfo(name="any", kind="classification", labels=tuple(labels))
+        places[f"m{place}"] = write_artifact(folder / str(place), task, outputs=len(labels))
+    return ",".join(f"{name}={path}" for name, path in places.items()), ",".join(places)
+
+
+@pytest.mark.parametrize("key", ["", "s3cret"])
+def test_all_requirements_of_jevcompat_are_met(
+    everything: tuple[str, str], key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """MUST and SHOULD. Those about tokens are tested with a token, and one without."""
+    monkeypatch.setenv("DECISION_KEY", key or "unused")
+    artifacts, names = everything
+    with running(artifacts, answers=names, api_key_env="DECISION_KEY" if key else None) as url:
+        report = asked("jevcompat", url, *([key] if key else []))
+    assert report["found"] == []
+    assert report["verdict"] == "conformant"
+    untested = {"auth.ignored-when-off"} if key else {"auth.bearer", "auth.missing", "auth.invalid"}
+    # The model's name is refused nowhere, so no error but a token's has the shape of `errors.shape`.
+    assert set(report["skip"]) == untested | {"errors.shape"}
