@@ -356,6 +356,10 @@ def nested_bodies() -> tuple[tuple[str, bytes], ...]:
     deep = b"[" * 900 + b"]" * 900 + b","
     keys = b'{"a":' * 900 + b"1" + b"}" * 900 + b","
     distinct = b",".join(b'"%x":0' % number for number in range(180_000))
+    options = b",".join(b'"%d":null' % number for number in range(255))
+    questions = b",".join(b'"q%d":{"type":"choice","criteria":{%b}}' % (number, options) for number in range(400))
+    choices = b",".join(b'{"value":"%d"}' % number for number in range(255))
+    choice = b'{"type":"choice","instructions":"x","choices":[%b]},' % choices
     v2 = "/v2/models/{}/infer"
     return (
         (v2, filled(text + b'{"x":[', b"[],", b"0]}}")),
@@ -368,6 +372,12 @@ def nested_bodies() -> tuple[tuple[str, bytes], ...]:
         ("/predict", filled(b'{"inputs":[', b'["a"],', b'["a"]]}')),
         ("/classify", filled(b'{"input":"w1","user":[', deep, b"0]}")),
         ("/v1/moderations", filled(b'{"input":[', b'"a",', b"{}]")),
+        ("/v1/systemone", b'{"state":"w1","questions":{%b}}' % questions),
+        (
+            "/v1/systemone",
+            filled(b'{"questions":{"q":{"type":"noul"}},"state":[', b"[" * 90 + b"]" * 90 + b",", b"0]}"),
+        ),
+        ("/v1/decisions", filled(b'{"input":"w1","questions":[', choice, choice[:-1] + b"]}")),
     )
 
 
