@@ -34,7 +34,6 @@ DECISIONS: dict[str, dict[str, Any]] = {
 ASKED: tuple[dict[str, Any], ...] = (
     {"aims": ("yes:recall>=0.9",)},
     {"abstain": "accuracy>=0.8"},
-    {"defer": ("error<=0.5", "disagreement<=0.9")},
     {"sets": 0.9},
 )
 # A student that makes mistakes, and a second model for the rows that it is not sure of.
