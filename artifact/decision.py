@@ -28,6 +28,8 @@ class Answered(Frozen):
 
     coverage: Rate
     accuracy: Rate
+    disagreement: Rate | None = None  # share of all rows that are answered unlike the teacher
+    error: Rate | None = None  # share of all rows that are answered unlike the label
 
 
 class Covered(Frozen):
@@ -57,12 +59,18 @@ class OperatingPoint(Threshold):
 
 
 class Abstention(Threshold):
-    """Least probability of the best class to answer a row; below it the answer is `ABSTAINED`."""
+    """Least probability of the best class to answer a row; below it the answer is `ABSTAINED`. A deferral is an
+    abstention whose aim bounds shares of all rows."""
 
     # Share of tuning rows that get each label.
     shares: tuple[Annotated[float, Field(ge=0, le=1)], ...] = ()
     tuning: Answered | None = None
     evaluation: Answered | None = None
+
+    @property
+    def defers(self) -> bool:
+        """Whether the aim bounds shares of all rows."""
+        return "<=" in self.aim
 
 
 class LabelSets(Frozen):
@@ -96,6 +104,10 @@ def decision_table(points: tuple[OperatingPoint, ...], abstain: Abstention | Non
         answered = abstain.evaluation
         cells = ["-"] * 2 if answered is None else [answered.coverage.text, answered.accuracy.text]
         titles = ["aim", "answered from", "answered %", "their accuracy %", "on the tuning set"]
+        if answered is not None:
+            of_all = {"unlike the teacher, of all %": answered.disagreement, "wrong, of all %": answered.error}
+            known = {title: rate.text for title, rate in of_all.items() if rate is not None}
+            titles[-1:-1], cells[2:] = known, known.values()
         return [titles, [abstain.aim, f"{abstain.threshold:.4f}", *cells, _on_tuning(abstain, "shown")]]
     titles = ["label", "aim", "from", "precision %", "recall %", "false alarms %", "on the tuning set"]
     rows = []

@@ -20,10 +20,18 @@ from numpy.typing import NDArray
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from kdc.common.tables import aligned
-from kdc.pipeline.config.aims import parse_abstain, parse_aim
+from kdc.pipeline.config.aims import parse_abstain, parse_aim, parse_defer
 from kdc.pipeline.quality.operating import choose, choose_answered, choose_at_least
 
-_AIMS = ("precision>=0.8", "recall>=0.9", "fpr<=0.1", "accuracy>=0.9", "sets 0.95")
+_AIMS = (
+    "precision>=0.8",
+    "recall>=0.9",
+    "fpr<=0.1",
+    "accuracy>=0.9",
+    "sets 0.95",
+    "disagreement<=0.02",
+    "disagreement<=0.02 even",
+)
 _ALLOWED = 5.5  # percent
 _HARDEST = 0.7  # share of right answers among the least sure rows
 
@@ -58,6 +66,8 @@ def outcome(slices: Slices, drawn: Drawn, *, grouped: bool) -> tuple[float, floa
     if slices.aim.startswith("sets"):
         at_least = choose_at_least(probabilities, float(slices.aim.split()[1]), groups=known)
         return (at_least or 0.0,) * 2
+    if slices.aim.startswith("disagreement"):
+        return deferred(slices.aim, drawn, known)
     measure, bound = slices.aim.replace("<", ">").split(">=")
     if measure == "accuracy":
         right = fates < _HARDEST + (1 - _HARDEST) * probabilities
@@ -73,6 +83,18 @@ def outcome(slices: Slices, drawn: Drawn, *, grouped: bool) -> tuple[float, floa
     }[measure]
     breaks = truth > float(bound) if measure == "fpr" else truth < float(bound)
     return float(chosen.reached and breaks), 1 - at if chosen.reached else 0.0
+
+
+def deferred(aim: str, drawn: Drawn, groups: NDArray[np.int64] | None) -> tuple[float, float]:
+    """`outcome` of a deferral. Teacher and model differ in twice the budget of all rows, more where the model is less
+    sure; "even": in a hair more than the budget, however sure."""
+    probabilities, fates, _ = drawn
+    aim, _, even = aim.partition(" ")
+    budget = float(aim.partition("<=")[2])
+    differs = fates < (budget if even else 4 * budget * (1 - probabilities))
+    chosen = choose_answered(probabilities, ~differs, parse_defer(aim), groups=groups)
+    breaks = chosen.threshold == 0 if even else 2 * (1 - chosen.threshold) ** 2 > 1
+    return float(chosen.reached and breaks), 1 - chosen.threshold if chosen.reached else 0.0
 
 
 def rates(slices: Slices, simulations: int) -> NDArray[np.float64]:

@@ -65,6 +65,6 @@ class OutOfReach(InputError):
 
 
 class BoundNotShown(InputError):
-    """The tuning set does not show a bound of `--aim` or `--abstain`."""
+    """The tuning set does not show a bound of `--aim`, `--abstain` or `--defer`."""
 
     code = "bound_not_shown"

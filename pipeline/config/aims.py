@@ -1,5 +1,6 @@
-"""Parses `--aim`, `--abstain`, `--question` and `--require`, and checks that they fit the task."""
+"""Parses `--aim`, `--abstain`, `--defer`, `--question` and `--require`, and checks that they fit the task."""
 
+import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,9 +14,11 @@ from kdc.artifact.question import Question, misfit
 from kdc.artifact.question_forms import read_questions
 from kdc.common.errors import InputError
 
-Measure = Literal["f1", "matthews", "precision", "recall", "fpr", "accuracy", "fixed"]
+Measure = Literal["f1", "matthews", "precision", "recall", "fpr", "accuracy", "disagreement", "error", "fixed"]
 _MOST_NAMED = 20  # in a message
 _MEASURES_OF_LABELS = ("precision", "recall", "fpr")
+_MEASURES_OF_ALL_ROWS = ("disagreement", "error")  # shares of all rows, deferred ones included
+_DEFER = re.compile(r"\s*(disagreement|error)\s*<=(.{1,50})", re.ASCII | re.IGNORECASE)
 MOST_POINTS = 500  # thresholds; each takes 1 kB of the manifest
 _HOW = (
     "write f1, matthews, precision>=0.95, recall>=0.99, fpr<=0.01 or a threshold such as 0.7, for one label "
@@ -34,14 +37,20 @@ class Aim:
     @property
     def is_bound(self) -> bool:
         """Whether the tuning set has to confirm it."""
-        return self.measure in (*_MEASURES_OF_LABELS, "accuracy")
+        return self.measure in (*_MEASURES_OF_LABELS, *_MEASURES_OF_ALL_ROWS, "accuracy")
+
+    @property
+    def is_of_all_rows(self) -> bool:
+        """Whether the bound is on a share of all rows, not of the answered ones."""
+        return self.measure in _MEASURES_OF_ALL_ROWS
 
     @property
     def text(self) -> str:
         """The aim without its label; "fixed" for a threshold."""
         if self.bound is None or self.measure == "fixed":
             return self.measure
-        return f"{self.measure}{'<=' if self.measure == 'fpr' else '>='}{self.bound}"
+        is_most = self.measure == "fpr" or self.is_of_all_rows
+        return f"{self.measure}{'<=' if is_most else '>='}{self.bound}"
 
 
 def parse_aim(text: str) -> Aim:
@@ -110,26 +119,46 @@ def parse_abstain(text: str) -> Aim:
     return Aim(None, "fixed", _probability(text, problem))
 
 
-def abstain_of(text: str | None, aims: Sequence[str], task: TaskBase) -> Aim | None:
-    """Return when the artifact abstains; None if never.
+def parse_defer(text: str) -> Aim:
+    """Parse one `--defer`, or raise ValueError."""
+    problem = f"{text!r} does not say when to defer; write disagreement<=0.02 or error<=0.05"
+    match = _DEFER.fullmatch(text)
+    if match is None or not 0 < (value := _probability(match[2], problem)) < 1:
+        raise ValueError(problem)
+    return Aim(None, match[1].lower(), value)  # type: ignore[arg-type]
+
+
+def abstain_of(
+    abstain: str | None, aims: Sequence[str], task: TaskBase, *, defer: Sequence[str] = ()
+) -> tuple[Aim, ...]:
+    """Return what the answered rows must keep; empty if all rows are answered.
 
     Raises:
-        InputError: no classification, a reserved class name, or aims too.
+        InputError: no classification, a reserved class name, aims too, or a bound given twice.
     """
-    if text is None:
-        return None
-    given = f"--abstain {text}"
+    options = [f"--defer {text}" for text in defer] if abstain is None else [f"--abstain {abstain}"]
+    if not options:
+        return ()
+    given, name = ", ".join(options), options[0].split()[0]
+    if abstain is not None and defer:
+        given = ", ".join([given, *(f"--defer {text}" for text in defer)])
+        raise InputError("--abstain and --defer choose the same threshold", given=given, remedy="keep one of them")
     if not task.traits.is_exclusive:
         what = "only a task that gives each row one of several classes can abstain"
-        remedy = "drop --abstain" + ("; a multi-label row may get no label" if task.traits.has_lists else "")
+        remedy = f"drop {name}" + ("; a multi-label row may get no label" if task.traits.has_lists else "")
         raise InputError(what, given=f"{given}; {_described(task)}", remedy=remedy)
     if ABSTAINED in task.labels:
         what = f"a class has the name that stands for no answer: {ABSTAINED}"
         raise InputError(what, given=given, remedy="rename the class")
     if aims:
-        what = "a threshold of one class and abstaining exclude each other"
+        what = f"a threshold of one class and {name} exclude each other"
         raise InputError(what, given=", ".join([given, *(f"--aim {aim}" for aim in aims)]), remedy="keep one of them")
-    return parse_abstain(text)
+    if abstain is not None:
+        return (parse_abstain(abstain),)
+    bounds = tuple(map(parse_defer, defer))
+    if len({bound.measure for bound in bounds}) < len(bounds):
+        raise InputError("a share has two bounds", given=given, remedy="one --defer for each share")
+    return bounds
 
 
 def check_sets(coverage: float | None, task: TaskBase) -> None:

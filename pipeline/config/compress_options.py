@@ -79,6 +79,15 @@ COMPRESS = (
         panel=_DECISIONS,
     ),
     Setting(
+        "defer",
+        list[str],
+        "Answer only if sure enough, by a bound on a share of all rows: disagreement<=0.02 (answered unlike the "
+        "teacher) or error<=0.05 (answered unlike the label). The run fails if the tuning set cannot confirm it. "
+        "Repeatable. Default: answer all rows.",
+        "operating",
+        panel=_DECISIONS,
+    ),
+    Setting(
         "question",
         Path,
         "JSON file with the question that the artifact answers in decision APIs: a question object of TypeSafe's "

@@ -6,7 +6,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator
 
 from kdc.artifact.contract.terms import Conditions, Contract, Evidence, Limits, Proof, Texts
-from kdc.pipeline.config.aims import parse_abstain, parse_aim
+from kdc.pipeline.config.aims import parse_abstain, parse_aim, parse_defer
 from kdc.pipeline.config.section import Section
 
 
@@ -29,6 +29,12 @@ class OperatingSettings(Section):
         description="which rows of a task with several classes to answer: accuracy>=0.98 answers as many rows as "
         "possible with that accuracy confirmed; a number is the lowest probability of an answer (default: all)",
     )
+    defer: Texts = Field(
+        (),
+        description="which rows of a task with several classes to answer, by a bound on a share of all rows: "
+        "disagreement<=0.02 (answered unlike the teacher), error<=0.05 (answered unlike the label), or both. As many "
+        "rows as possible are answered (default: all)",
+    )
     sets: float | None = Field(
         None,
         gt=0,
@@ -48,6 +54,13 @@ class OperatingSettings(Section):
     def _can_be_read(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for text in value:
             parse_aim(text)
+        return value
+
+    @field_validator("defer")
+    @classmethod
+    def _says_what_to_keep(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for text in value:
+            parse_defer(text)
         return value
 
     @field_validator("abstain", mode="before")

@@ -50,19 +50,22 @@ def decided_task(
     *,
     variant: str,
     temperature: float,
+    teacher: Outputs,
 ) -> tuple[TaskInfo, list[str]]:
     """The task with the requested thresholds and label sets, and notes for a person.
 
     Args:
         variant: its probabilities set the thresholds.
         temperature: divides its logits.
+        teacher: logits (rows, outputs) on the tuning set.
 
     Raises:
         BoundNotShown: no threshold is shown to keep a requested bound.
     """
     task = data.task.info()
-    aims, abstain = aims_of(operating.aims, task), abstain_of(operating.abstain, operating.aims, task)
-    if not aims and abstain is None and operating.sets is None:
+    aims = aims_of(operating.aims, task)
+    abstain = abstain_of(operating.abstain, operating.aims, task, defer=operating.defer)
+    if not aims and not abstain and operating.sets is None:
         return task, []
     with variants.files(variant).engine(temperature=temperature) as engine:
         held_out = tuning_slice(data, engine)
@@ -71,12 +74,8 @@ def decided_task(
     choices: dict[str, _Choice] = {}
     if operating.sets is not None:
         task = task.model_copy(update={"sets": _sets(operating.sets, tuning, labels, groups, variant)})
-    if abstain is not None:
-        confidence = tuning.max(axis=1)
-        chosen = choose_answered(confidence, tuning.argmax(axis=1) == labels, abstain, groups=groups)
-        choices["answers"] = _Choice(abstain, chosen)
-        _refuse_unshown("--abstain", choices)
-        decision = Abstention(**choices["answers"].fields(variant))
+    if abstain:
+        decision = _abstention(abstain, tuning, labels, teacher, groups=groups, variant=variant)
         shares = label_counts(tuning, task.model_copy(update={"abstain": decision})) / len(labels)
         decision = decision.model_copy(update={"shares": tuple(shares.round(6).tolist())})
         task = task.model_copy(update={"abstain": decision})
@@ -88,9 +87,29 @@ def decided_task(
         _refuse_unshown("--aim", choices, operating.evidence)
         points = [OperatingPoint(label=label, **choice.fields(variant)) for label, choice in choices.items()]
         task = task.model_copy(update={"points": tuple(points)})
-    task = measured(task, "tuning", tuning, labels)
-    task = measured(task, "evaluation", activate(answers.students[variant], task.kind, temperature), answers.labels)
+    evaluation = activate(answers.students[variant], task.kind, temperature)
+    task = measured(task, "tuning", tuning, labels, teacher=teacher)
+    task = measured(task, "evaluation", evaluation, answers.labels, teacher=answers.teacher)
     return task, _unreached(task.points)
+
+
+def _abstention(
+    aims: Sequence[Aim], tuning: Outputs, labels: Labels, teacher: Outputs, *, groups: Groups, variant: str
+) -> Abstention:
+    """The threshold that keeps all aims: the strictest of theirs.
+
+    Raises:
+        BoundNotShown: no threshold is shown to keep one of them.
+    """
+    confidence, answers, choices = tuning.max(axis=1), tuning.argmax(axis=1), list[_Choice]()
+    for aim in aims:
+        is_like_teacher = aim.measure == "disagreement"
+        right = answers == (teacher.argmax(axis=1) if is_like_teacher else labels)
+        choice = _Choice(aim, choose_answered(confidence, right, aim, groups=groups))
+        _refuse_unshown("--defer" if aim.is_of_all_rows else "--abstain", {"answers": choice})
+        choices.append(choice)
+    strictest = max(choices, key=lambda choice: choice.chosen.threshold)
+    return Abstention(**strictest.fields(variant) | {"aim": " and ".join(aim.text for aim in aims)})
 
 
 def _sets(coverage: float, tuning: Outputs, labels: Labels, groups: Groups, variant: str) -> LabelSets:
@@ -111,16 +130,17 @@ def _refuse_unshown(option: str, choices: Mapping[str, _Choice], evidence: Evide
     if not missed or evidence == "point":
         return
 
-    def ask(name: str, value: str) -> str:
-        return f"{option} {shlex.quote(value if option == '--abstain' else f'{name}:{value}')}"
+    def ask(option: str, name: str, value: str) -> str:
+        return f"{option} {shlex.quote(f'{name}:{value}' if option == '--aim' else value)}"
 
     named, more = {name: choices[name] for name in missed[:_MOST_TOLD]}, len(missed) - _MOST_TOLD
     possible = [
-        ask(name, replace(aim, bound=float(chosen.proven)).text)
+        ask(option, name, replace(aim, bound=float(chosen.proven)).text)
         for name, (aim, chosen) in named.items()
         if chosen.proven and 0 < float(chosen.proven) < 1
     ]
-    nearest = [ask(name, repr(choice.chosen.threshold)) for name, choice in named.items()]
+    by_hand = "--abstain" if option == "--defer" else option
+    nearest = [ask(by_hand, name, repr(choice.chosen.threshold)) for name, choice in named.items()]
     remedies = [f"ask for less: {', '.join(possible)}" if possible else "more labelled rows"]
     remedies.append(f"or give a threshold yourself; the nearest is {', '.join(nearest)}")
     if possible and option == "--aim":

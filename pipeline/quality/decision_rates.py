@@ -17,9 +17,15 @@ from kdc.pipeline.quality.shares import rate
 from kdc.serving.engine.deciding import answered, decided, in_sets
 
 
-def measured(task: TaskInfo, slice_name: str, probabilities: Outputs, labels: Labels) -> TaskInfo:
-    """The task with the rates of its decisions. `slice_name` is "tuning" or "evaluation"; label sets are measured only
-    on "evaluation"."""
+def measured(
+    task: TaskInfo, slice_name: str, probabilities: Outputs, labels: Labels, *, teacher: Outputs | None = None
+) -> TaskInfo:
+    """The task with the rates of its decisions.
+
+    Args:
+        slice_name: "tuning" or "evaluation"; label sets are measured only on "evaluation".
+        teacher: logits (rows, outputs), to measure disagreement.
+    """
     changes: dict[str, Any] = {}
     if task.points:
         gets, points = decided(probabilities, task), []
@@ -29,7 +35,7 @@ def measured(task: TaskInfo, slice_name: str, probabilities: Outputs, labels: La
             points.append(point.model_copy(update={slice_name: counted}))
         changes["points"] = tuple(points)
     if task.abstain is not None:
-        counted_answers = answered_rates(probabilities, labels, task.abstain)
+        counted_answers = answered_rates(probabilities, labels, task.abstain, teacher)
         changes["abstain"] = task.abstain.model_copy(update={slice_name: counted_answers})
     if task.sets is not None and slice_name == "evaluation":
         covered = covered_rates(probabilities, labels, task.sets)
@@ -53,10 +59,22 @@ def _of_label(gets: Flags, has: Flags) -> dict[str, tuple[Flags, Flags]]:
     return {"precision": (gets & has, gets), "recall": (gets & has, has), "fpr": (gets & ~has, ~has)}
 
 
-def answered_rates(probabilities: Outputs, labels: Labels, abstain: Abstention) -> Answered:
-    is_answered = answered(probabilities, abstain)
-    hits = (is_answered & (probabilities.argmax(axis=1) == labels)).sum()
-    return Answered(coverage=rate(is_answered.sum(), len(labels)), accuracy=rate(hits, is_answered.sum()))
+def answered_rates(
+    probabilities: Outputs, labels: Labels, abstain: Abstention, teacher: Outputs | None = None
+) -> Answered:
+    """Rates of an abstention; of a deferral also the shares of all rows."""
+    is_answered, answers, rows = answered(probabilities, abstain), probabilities.argmax(axis=1), len(labels)
+    wrong = is_answered & (answers != labels)
+    counted = Answered(
+        coverage=rate(is_answered.sum(), rows),
+        accuracy=rate(is_answered.sum() - wrong.sum(), is_answered.sum()),
+    )
+    if not abstain.defers:
+        return counted
+    of_all = {"error": rate(wrong.sum(), rows)}
+    if teacher is not None:
+        of_all["disagreement"] = rate((is_answered & (answers != teacher.argmax(axis=1))).sum(), rows)
+    return counted.model_copy(update=of_all)
 
 
 def covered_rates(probabilities: Outputs, labels: Labels, sets: LabelSets) -> Covered:

@@ -16,7 +16,7 @@ from kdc.pipeline.config.aims import Aim
 from kdc.pipeline.config.metrics import Flags, Floats, Groups
 from kdc.pipeline.quality import shares
 from kdc.pipeline.quality.intervals import design_effect, independent_rows
-from kdc.pipeline.quality.shares import Surest, by_threshold, effect_of_least, floor4, surest_right
+from kdc.pipeline.quality.shares import Surest, by_threshold, effect_of_least, floor4, surest_of_all, surest_right
 
 _FEWEST = 10  # rows with the label, and without it: fewer would overfit
 _LEAST_GAIN = 0.02  # least score gain over giving the label to every row
@@ -114,23 +114,37 @@ def _by_share(probabilities: NDArray[np.floating], has_label: Flags, aim: Aim, b
 def _by_interval(probabilities: NDArray[np.floating], has_label: Flags, aim: Aim, groups: Groups | None) -> Chosen:
     assert aim.bound is not None
     surest, is_most = _SUREST[aim.measure], aim.measure == "fpr"
-    best = surest(probabilities, has_label, 1 - aim.bound if is_most else aim.bound, groups)
+    best = _best_shown(surest, probabilities, has_label, 1 - aim.bound if is_most else aim.bound, groups)
     if best.bound is None:
         return Chosen(best.threshold)
-    # The bound that rows show depends on the requested bound. So request what they showed, until they show it.
-    while best.bound:
-        again = surest(probabilities, has_label, float(floor4(best.bound)), groups)
-        if again.bound is None:
-            break
-        best = again
-    assert best.bound is not None
-    proven = f"{1 - float(floor4(best.bound)):.4f}" if is_most else floor4(best.bound)
+    proven = _complement(best.bound) if is_most else floor4(best.bound)
     side = "with" if aim.measure == "recall" else "without"
     note = f"at best {proven} is shown, by {best.rows} rows {side} the label"
     if aim.measure == "precision":
         note = best.note(len(has_label))
     by_share = _by_share(probabilities, has_label, aim, aim.bound)
     return Chosen(by_share.threshold, reached=False, note=note, proven=proven)
+
+
+def _best_shown(
+    surest: "_SurestOf", probabilities: NDArray[np.floating], right: Flags, bound: float, groups: Groups | None
+) -> Surest:
+    """The rows that show `bound`, or those that show the best other one.
+
+    The bound that rows show depends on the requested bound. So request what they showed, until they show it.
+    """
+    best = surest(probabilities, right, bound, groups)
+    while best.bound:
+        again = surest(probabilities, right, float(floor4(best.bound)), groups)
+        if again.bound is None:
+            break
+        best = again
+    return best
+
+
+def _complement(share: float) -> str:
+    """One minus a share, with four digits, rounded up so that it can be requested."""
+    return f"{1 - float(floor4(share)):.4f}"
 
 
 def _surest_with_label(
@@ -161,7 +175,8 @@ def _tolerated(
     return Surest(_nearest_half(thresholds[best]), rows, None)
 
 
-_SUREST: dict[str, Callable[[NDArray[np.floating], Flags, float, Groups | None], Surest]] = {
+_SurestOf = Callable[[NDArray[np.floating], Flags, float, Groups | None], Surest]
+_SUREST: dict[str, _SurestOf] = {
     "precision": _surest_with_label,
     "recall": partial(_tolerated, with_label=True),
     "fpr": partial(_tolerated, with_label=False),
@@ -179,15 +194,22 @@ def choose_answered(
 
     Args:
         confidence: (rows,) the answers' probabilities.
-        right: (rows,)
+        right: (rows,) like the label, or like the teacher.
     """
     assert aim.bound is not None
     if aim.measure == "fixed":
         return Chosen(aim.bound)
-    best = surest_right(confidence, right, aim.bound, most=len(right), groups=groups)
+    if aim.is_of_all_rows:
+        best = _best_shown(surest_of_all, confidence, right, 1 - aim.bound, groups)
+        proven = "" if best.bound is None else _complement(best.bound)
+        note = f"at best {proven} is shown, by {best.rows} rows"
+    else:
+        best = surest_right(confidence, right, aim.bound, most=len(right), groups=groups)
+        proven = "" if best.bound is None else floor4(best.bound)
+        note = best.note(len(right)) if proven else ""
     if best.bound is None:
         return Chosen(best.threshold)
-    return Chosen(best.threshold, reached=False, note=best.note(len(right)), proven=floor4(best.bound))
+    return Chosen(best.threshold, reached=False, note=note, proven=proven)
 
 
 def choose_at_least(of_truth: NDArray[np.floating], coverage: float, *, groups: Groups | None = None) -> float | None:

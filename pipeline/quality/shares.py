@@ -112,6 +112,28 @@ def surest_right(
     return Surest(float(thresholds[best]), int(rows[best]), float(low.max()))
 
 
+def surest_of_all(confidence: NDArray[np.floating], right: Flags, bound: float, groups: Groups | None) -> Surest:
+    """The largest set of surest rows such that at least `bound` of all rows are shown to be right or outside the set.
+
+    Thresholds are tested in a fixed order, from the strictest on, up to the first that fails. No correction is needed:
+    the share of wrong rows inside grows with the set, so a set that breaks the bound is chosen only if the test of the
+    last set that keeps it errs (Wilks 1941, Ann. Math. Stat. 12:91). Each test is the exact binomial one. Grouped rows
+    count as fewer, by the design effect of being among the surest wrong rows that the bound allows.
+
+    Args:
+        confidence: (rows,) 0 to 1.
+        bound: 0 to 1.
+    """
+    thresholds, hits, wrong = by_threshold(confidence, right)
+    rows = len(right)
+    effect = effect_of_least(np.where(right, confidence, -np.asarray(confidence)), 1 - bound, groups)
+    low = at_least(ERROR, (rows - wrong) / effect, wrong / effect)
+    largest = int((low >= bound).sum()) - 1  # `low` falls
+    if largest < 0:
+        return Surest(float(thresholds[0]), rows, float(low[0]))
+    return Surest(float(thresholds[largest]), int(hits[largest] + wrong[largest]), None)
+
+
 def _effects(
     confidence: NDArray[np.floating], right: Flags, counts: NDArray[np.int64], groups: Groups | None
 ) -> Floats:

@@ -87,7 +87,7 @@ def check(run: Run) -> None:
     operating, task = config.operating, data.task
     check_windows(config.long, task.kind, (config.teacher.window_loss, config.student.window_loss))
     aims_of(operating.aims, task)
-    abstain_of(operating.abstain, operating.aims, task)
+    abstain_of(operating.abstain, operating.aims, task, defer=operating.defer)
     check_sets(operating.sets, task)
     questions_of(operating.question, task)
     _check_rows_for_sets(operating.sets, data.groups("tune"))

@@ -13,6 +13,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from kdc.artifact.contract.judgement import Judgement
 from kdc.artifact.folder import describe_files, load_manifest, write_manifest
 from kdc.artifact.manifest import CPU_PROVIDER, CUDA_PROVIDER, MANIFEST_NAME, Manifest, TaskInfo
@@ -31,7 +33,7 @@ from kdc.pipeline.quality.judging import judge_artifact, judged_device
 from kdc.pipeline.results.artifact import CascadeResult, EvaluateResult, ExportResult, PackageResult, QuantizeResult
 from kdc.pipeline.results.training import StudentResult, TargetsResult, TeacherResult
 from kdc.pipeline.rundir.context import Run
-from kdc.pipeline.rundir.files import EVALUATION, MADE_FROM, SETTINGS
+from kdc.pipeline.rundir.files import EVALUATION, MADE_FROM, SETTINGS, TEACHER_LOGITS
 from kdc.pipeline.rundir.fingerprints import this_machine
 from kdc.pipeline.rundir.record import read_result
 
@@ -110,12 +112,18 @@ def _judged(
     data, contract, quantized = run.data(), run.config.contract.terms, run.result(QuantizeResult)
     comparison, metric = run.result(TargetsResult).baseline_comparison, data.task.metrics[0]
     answers = answers_of(data, run.folder("evaluate"), comparison)
-    notes: list[str] = []
+    targets, notes = run.folder("targets") / TEACHER_LOGITS, list[str]()
 
     def with_decisions(manifest: Manifest) -> Manifest:
         variant, temperature = manifest.providers[CPU_PROVIDER], manifest.temperature
         task, more = decided_task(
-            run.config.operating, data, variants, answers, variant=variant, temperature=temperature
+            run.config.operating,
+            data,
+            variants,
+            answers,
+            variant=variant,
+            temperature=temperature,
+            teacher=np.load(targets, mmap_mode="r")[np.asarray(data.rows("tune")["row"][:])],
         )
         notes.extend(more)
         return manifest.model_copy(update={"task": task})

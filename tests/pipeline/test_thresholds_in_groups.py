@@ -16,7 +16,7 @@ from kdc.pipeline.quality.intervals import design_effect
 from kdc.pipeline.quality.operating import choose, choose_at_least
 
 
-@pytest.mark.parametrize("aim", ["recall>=0.9", "fpr<=0.1", "accuracy>=0.9"])
+@pytest.mark.parametrize("aim", ["recall>=0.9", "fpr<=0.1", "accuracy>=0.9", "disagreement<=0.1"])
 def test_a_bound_is_broken_as_rarely_as_is_said_where_rows_form_groups(aim: str) -> None:
     """Would catch rows that count as independent. Of 200 draws at an error of 5 % more than 21 are as rare as one in a
     thousand."""

@@ -127,7 +127,8 @@ def test_the_evaluation_is_not_the_same(both: tuple[Path, Path]) -> None:
 def decided(run: Run) -> TaskInfo:
     """The task of a finished run with its thresholds, by the fp32 graph."""
     data, answers = run.data(), answers_of(run.data(), run.folder("evaluate"), None)
-    return decided_task(run.config.operating, data, variants_of(run), answers, variant="fp32", temperature=1.0)[0]
+    settings, variants, teacher = run.config.operating, variants_of(run), np.zeros((len(data.rows("tune")), 2))
+    return decided_task(settings, data, variants, answers, variant="fp32", temperature=1.0, teacher=teacher)[0]
 
 
 @pytest.mark.parametrize("asked", ASKED)
