@@ -164,6 +164,7 @@ _INFO = _object(
     kind=_TEXT | {"enum": list(KINDS)},
     columns=_array(_TEXT, minItems=1, maxItems=2),
     labels=_array(_TEXT),
+    questions=_array(_TEXT),
     models=_array(_TEXT, minItems=1),
     max_input_length=_INTEGER,
     variant=_TEXT,

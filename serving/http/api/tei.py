@@ -167,6 +167,7 @@ async def info(request: Request) -> Response:
         "kind": task.kind,
         "columns": columns,
         "labels": list(task.labels),
+        "questions": [question.text for question in model.questions.values()],
         "thresholds": {point.label: point.threshold for point in task.points},
         "answers_from": None if task.abstain is None else task.abstain.threshold,
         "windows": None if engine.tokenizer_info.long is None else engine.tokenizer_info.long.model_dump(mode="json"),

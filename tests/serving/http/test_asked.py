@@ -104,6 +104,10 @@ def decide(service: str, questions: list[Any], given: Any = "w1 w2") -> Any:
     return reply.json()
 
 
+def test_info_tells_the_first_models_questions_for_people(service: str) -> None:
+    assert httpx.get(f"{service.rstrip('/')}/info").json()["questions"] == ["choice (3: so so, ...) 'Which mood?'"]
+
+
 def test_a_choice_has_the_engines_probabilities_by_option(service: str, artifacts: dict[str, Path]) -> None:
     expected = engines_row(artifacts, "mood", "w1 w2")
     reply = system_one(service, {"q": MOOD})

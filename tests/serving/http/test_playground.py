@@ -276,6 +276,15 @@ def test_a_shortcut_sends(pair: Page, keys: str) -> None:
 
 
 @pytest.mark.browser
+def test_the_questions_of_an_artifact_are_shown_as_text_and_many_are_counted(canned: Canned) -> None:
+    questions = [f"noul '<b>Is it {number}?</b>'" for number in range(10)]
+    page = canned({"questions": questions}, [{"label": "good", "score": 0.75}])
+    page.locator("textarea").first.wait_for()
+    shown = page.locator("#asked").inner_text().splitlines()
+    assert shown == [*questions[:8], "and 2 more questions"]
+
+
+@pytest.mark.browser
 def test_a_second_question_waits_for_the_first_answer(page: Page, url: str) -> None:
     held: list[Any] = []
     page.route("**/predict", lambda route: held.append(route))  # it cannot mark a built-in as its own
