@@ -59,7 +59,6 @@ _infer = functools.partial(
     _ask,
     handler=v2.infer,
     tag=_V2,
-    errors=tuple(error for error in _INFERENCE if error != 415),
     bodies=(v2.InferRequest,),
     reply=("InferReply",),
     is_binary=True,
