@@ -49,7 +49,7 @@ _COLUMNS = (
     ("latency_p50_ms", "p50, ms", 1, 2),
     ("latency_p95_ms", "p95, ms", 1, 2),
     ("rows_per_second", "rows/s", 1, 0),
-    ("share_of_products", "of products, %", 100, 0),
+    ("share_of_products", "of peak, %", 100, 0),
     ("peak_memory_bytes", "peak, MB", 1e-6, 0),
     ("training_seconds", "training, s", 1, 0),
 )

@@ -127,7 +127,7 @@ def test_the_head_says_what_is_served(pair: Page, url: str) -> None:
     box(pair, "first").wait_for()
     info = httpx.get(f"{url}/info").json()
     assert pair.get_by_role("heading", level=1).inner_text() == "tiny"
-    line = pair.locator("header p").inner_text()
+    line = pair.locator("#about").inner_text()
     assert line.split(" · ") == [info[name] for name in ("task", "kind", "variant", "provider")]
 
 
