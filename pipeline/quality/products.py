@@ -3,6 +3,7 @@
 import json
 import math
 from collections import Counter
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -11,9 +12,12 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
-from kdc.artifact.manifest import CPU_PROVIDER
+from kdc.artifact.manifest import CPU_PROVIDER, TokenizerInfo
 from kdc.common.pace import seconds_of
+from kdc.serving.engine.long_texts import Encoded, spread
+from kdc.serving.engine.passes import PASS_TOKENS
 from kdc.serving.engine.providers import SLOW_ON_CPU
+from kdc.serving.engine.tokenizing import pad
 
 # Rows of a square product for one thread; 1,024 are no faster (Intel Xeon with AVX-512 VNNI).
 _SIZE = 768
@@ -31,6 +35,13 @@ def share_of_products(file: Path, feeds: dict[str, np.ndarray], *, threads: int)
     events = node_events(file, feeds, threads=threads, calls=_CALLS)
     seconds = np.reshape([event["dur"] for event in events], (_CALLS, -1)).sum(axis=1).min() / 1e6
     return seconds_alone(operations(file, feeds), threads) / float(seconds)
+
+
+def served_pass(rows: Sequence[Encoded], info: TokenizerInfo, *, threads: int) -> dict[str, np.ndarray]:
+    """The inputs of the first of an engine's passes over `rows`, at least one row or window."""
+    parts, _ = spread(rows)
+    fitting = PASS_TOKENS * threads // max(map(len, parts))
+    return pad(parts[: max(1, fitting)], info)
 
 
 def seconds_alone(done: dict[str, int], threads: int) -> float:

@@ -50,7 +50,7 @@ class ModelFacts(Result):
     latency_p95_ms: float | None = None
     latency_mean_ms: float | None = None
     rows_per_second: float | None = None  # in batches of 32
-    share_of_products: float | None = None  # of such a pass, for matrix products at the speed of a large product
+    share_of_products: float | None = None  # of a pass, for matrix products at the speed of a large product
     peak_memory_bytes: int | None = None
 
 

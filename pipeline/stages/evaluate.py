@@ -23,13 +23,13 @@ from kdc.pipeline.evaluation.variants import CASCADE
 from kdc.pipeline.graphs.parity import check_equal
 from kdc.pipeline.quality.latency import BATCH, compare_speeds
 from kdc.pipeline.quality.peak_memory import peak_memory_bytes
-from kdc.pipeline.quality.products import share_of_products
+from kdc.pipeline.quality.products import served_pass, share_of_products
 from kdc.pipeline.results.artifact import CascadeResult, EvaluateResult
 from kdc.pipeline.results.training import TargetsResult
 from kdc.pipeline.rundir.context import Run
 from kdc.pipeline.rundir.files import ALL_LOGITS, BASELINE_SUFFIX, EVALUATION
 from kdc.pipeline.rundir.fingerprints import this_machine
-from kdc.serving.engine.tokenizing import RowTokenizer, Text, pad
+from kdc.serving.engine.tokenizing import RowTokenizer, Text
 
 _NEEDED = ("teacher", "student", "merged", "fp32")
 _OF_PAIR = {"first", "second", "temperature", "answered_from"}  # fields that change a cascade's answers
@@ -126,9 +126,9 @@ def _note_products(entries: Iterable[Entry], texts: list[Text]) -> None:
     for entry in entries:
         files = entry.memory
         if files is not None and files.model.suffix == ".onnx" and files.second is None:
-            rows = RowTokenizer.read(files.tokenizer_json, files.tokenizer).encode(texts)
-            feeds = pad(rows, files.tokenizer)
-            entry.row["share_of_products"] = round(share_of_products(files.model, feeds, threads=usable_cores()), 3)
+            rows, threads = RowTokenizer.read(files.tokenizer_json, files.tokenizer).encode(texts), usable_cores()
+            feeds = served_pass(rows, files.tokenizer, threads=threads)
+            entry.row["share_of_products"] = round(share_of_products(files.model, feeds, threads=threads), 3)
 
 
 def _note_memory(entries: Iterable[Entry], texts: list[Text]) -> None:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _TURN = 16  # timed passes per number of threads
 # Padded tokens of an encoder's pass per thread. Larger passes leave a core's cache: 32 rows of 64 tokens in one pass
 # take a fifth longer. Models without layers do so little per token that more passes cost more.
-_TOKENS = 512
+PASS_TOKENS = 512
 _LAYERS = b"LayerNormalization"  # an operator of all encoders
 _RETRY = "try again with fewer or shorter texts; `kdc doctor` looks at the device"
 
@@ -73,7 +73,7 @@ class Passes:
             raise KdcError("the engine is closed", remedy="load the artifact again")
         if not self._is_short:
             return self._pass(session, encodings)
-        tokens = _TOKENS * session.get_session_options().intra_op_num_threads
+        tokens = PASS_TOKENS * session.get_session_options().intra_op_num_threads
         passes = math.ceil(len(encodings) / max(1, tokens // max(map(len, encodings))))
         rows = math.ceil(len(encodings) / passes)
         parts = [encodings[start : start + rows] for start in range(0, len(encodings), rows)]

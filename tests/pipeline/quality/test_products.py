@@ -6,11 +6,13 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from bag_models import INFO
 from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.quantization import QuantType, quantize_dynamic
 
 from kdc.pipeline.quality import products
-from kdc.pipeline.quality.products import node_events, operations, share_of_products, speed
+from kdc.pipeline.quality.products import node_events, operations, served_pass, share_of_products, speed
+from kdc.serving.engine.long_texts import Tokens, Windows
 
 ROWS, TOKENS, WIDTH, HIDDEN, OUTPUTS = 2, 5, 8, 12, 3
 # By hand: two for each weight and token; two for each pair of tokens and column; two for each weight and row.
@@ -74,6 +76,18 @@ def test_a_product_whose_scales_are_fixed_counts_as_int8(tmp_path: Path) -> None
     made = helper.make_graph(nodes, "graph", [start], [end], values)
     onnx.save(helper.make_model(made, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), tmp_path / "a.onnx")
     assert operations(tmp_path / "a.onnx", FEEDS) == {"int8": 2 * ROWS * TOKENS * WIDTH * HIDDEN}
+
+
+@pytest.mark.parametrize(("tokens", "rows"), [(8, 32), (100, 10), (600, 1), (2000, 1)])
+def test_a_measured_pass_is_no_larger_than_a_served_one(tokens: int, rows: int) -> None:
+    """Would catch 32 long texts in one pass, whose attention takes gigabytes."""
+    given = [Tokens([1] * tokens, [0] * tokens)] * 32
+    assert served_pass(given, INFO, threads=2)["input_ids"].shape == (rows, tokens)
+
+
+def test_windows_of_a_text_are_rows_of_a_pass() -> None:
+    windows = Windows(tuple(Tokens([1] * 300, [0] * 300) for _ in range(9)), 2000, False)
+    assert served_pass([windows], INFO, threads=2)["input_ids"].shape == (3, 300)
 
 
 def test_the_share_is_of_the_fastest_pass(graph: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -125,7 +125,7 @@ def test_a_model_with_the_operator_of_encoders_runs_in_short_passes(
         return run(session, encodings)
 
     monkeypatch.setattr(engine._passes, "_pass", counted)
-    monkeypatch.setattr(passes_module, "_TOKENS", 2 * len(engine.encode(texts)[0]))
+    monkeypatch.setattr(passes_module, "PASS_TOKENS", 2 * len(engine.encode(texts)[0]))
     np.testing.assert_allclose(engine.logits(texts), [expected_logits(text) for text in texts], atol=1e-5)
     assert rows == expected
 
