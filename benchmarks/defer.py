@@ -5,8 +5,9 @@ Command: `python benchmarks/defer.py RUN... [--cascade FIRST,SECOND:SHARE] [--bu
 The teacher's recorded answers stand for the hosted model. Each split chooses the threshold on one half of the
 evaluation rows, as `kdc compress --defer 'disagreement<=BUDGET'` does, and measures on the other half. The table has
 means over 20 splits and over the runs of a line: folders whose names differ by a last number. A cascade's first model
-sends its least sure SHARE of rows to the second. `--rivals` also fits logistic regressions to the teacher's answers to
-each run's training rows, by TF-IDF, and by the frozen encoder MiniLM if its package is installed. Time is p50 of one
+sends its least sure SHARE of rows to the second. `--tuning` takes thresholds from each run's tuning set, as `kdc
+compress` does, and measures on all evaluation rows. `--rivals` also fits logistic regressions to the teacher's answers
+to each run's training rows, by TF-IDF, and by the frozen encoder MiniLM if its package is installed. Time is p50 of one
 row, as the run measured it.
 """
 
@@ -23,21 +24,24 @@ from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from kdc.artifact.contract.judgement import quantile_of
 from kdc.artifact.folder import load_manifest
 from kdc.artifact.manifest import CPU_PROVIDER
 from kdc.common.tables import aligned, number
 from kdc.pipeline.config.aims import parse_defer
 from kdc.pipeline.config.metrics import Floats, Groups, Labels
-from kdc.pipeline.data.prepared import PreparedData, open_data
+from kdc.pipeline.data.prepared import PreparedData, open_data, texts_of
 from kdc.pipeline.evaluation.evidence import read_logits
 from kdc.pipeline.models.minilm import find_minilm
+from kdc.pipeline.quality.intervals import wilson
 from kdc.pipeline.quality.operating import choose_answered
 from kdc.pipeline.rundir.files import TEACHER_LOGITS
 from kdc.pipeline.training.baselines import Encoder, Fitted, Sample, fit_probe, fit_tfidf
 from kdc.pipeline.training.environment import Environment
-from kdc.serving.engine.engine import activate
+from kdc.serving.engine.engine import Engine, activate
 
 _TITLES = ("model", "budget %", "local %", "agreement %", "local accuracy %", "all accuracy %", "upstream's %", "ms")
+_OF_TUNING = ("run", "budget %", "local %", "unlike the teacher, tuning %", "evaluation %")
 
 
 @dataclass(frozen=True)
@@ -98,6 +102,22 @@ def joined(first: Local, second: Local, share: float) -> Local:
     )
 
 
+def on_tuning(root: Path, budget: float) -> tuple[str, ...]:
+    """A line: the rows that a threshold of the tuning set answers, and those that it answers unlike the teacher."""
+    data, local, engine = open_data(root / "data"), read_local(root), Engine.load(root / "artifact", device="cpu")
+    rows = data.rows("tune")
+    probabilities = engine.predict(texts_of(rows))
+    targets = np.load(root / "targets" / TEACHER_LOGITS, mmap_mode="r")[np.asarray(rows["row"][:])].argmax(axis=1)
+    confidence, agrees = probabilities.max(axis=1), probabilities.argmax(axis=1) == targets
+    chosen = choose_answered(confidence, agrees, parse_defer(f"disagreement<={budget}"), groups=data.groups("tune"))
+    tuned = (confidence >= chosen.threshold) & ~agrees
+    is_local = local.confidence >= chosen.threshold
+    differs = is_local & (local.answers != local.teacher)
+    low, high = wilson(float(differs.sum()), len(differs), quantile=quantile_of(0.95))
+    shown = f"{_mean(differs):.1f} ({100 * low:.1f} to {100 * high:.1f})"
+    return root.name, f"{100 * budget:g}", f"{_mean(is_local):.1f}", f"{_mean(tuned):.1f}", shown
+
+
 def rivals(root: Path) -> list[Local]:
     """Logistic regressions of the teacher's answers, which the threshold rule treats as any local model."""
     data, local = open_data(root / "data"), read_local(root)
@@ -142,6 +162,7 @@ def main() -> None:
     parser.add_argument("--cascade", action="append", default=[], metavar="FIRST,SECOND:SHARE")
     parser.add_argument("--budgets", default="0.01,0.02,0.05")
     parser.add_argument("--splits", type=int, default=20)
+    parser.add_argument("--tuning", action="store_true", help="take thresholds from each run's tuning set")
     parser.add_argument("--rivals", action="store_true", help="fit logistic regressions to each teacher's answers")
     options = parser.parse_args()
     models = [read_local(root) for root in options.runs]
@@ -152,6 +173,10 @@ def main() -> None:
     if options.rivals:
         teachers = {read_local(root).teacher.tobytes(): root for root in options.runs}  # one run for each teacher
         models += [rival for root in teachers.values() for rival in rivals(root)]
+    if options.tuning:
+        pairs = product(options.runs, map(float, options.budgets.split(",")))
+        print(aligned([_OF_TUNING, *(on_tuning(*pair) for pair in pairs)], left=(0,)))
+        return
     lines: dict[str, list[Local]] = defaultdict(list)
     for model in models:
         lines[model.name].append(model)

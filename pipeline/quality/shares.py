@@ -115,10 +115,10 @@ def surest_right(
 def surest_of_all(confidence: NDArray[np.floating], right: Flags, bound: float, groups: Groups | None) -> Surest:
     """The largest set of surest rows such that at least `bound` of all rows are shown to be right or outside the set.
 
-    Thresholds are tested in a fixed order, from the strictest on, up to the first that fails. No correction is needed:
-    the share of wrong rows inside grows with the set, so a set that breaks the bound is chosen only if the test of the
-    last set that keeps it errs (Wilks 1941, Ann. Math. Stat. 12:91). Each test is the exact binomial one. Grouped rows
-    count as fewer, by the design effect of being among the surest wrong rows that the bound allows.
+    Thresholds are tested in a fixed order, from the strictest on, up to the first that fails. The share of wrong rows
+    inside grows with the set. So a set that breaks the bound is chosen only if one test errs, of the last set that
+    keeps it, and no correction is needed (Wilks 1941, Ann. Math. Stat. 12:91). Each test is the exact binomial one.
+    Grouped rows count as fewer, by the design effect of being among the surest wrong rows that the bound allows.
 
     Args:
         confidence: (rows,) 0 to 1.

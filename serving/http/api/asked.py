@@ -125,7 +125,7 @@ def _numbers(asked: Asked, row: np.ndarray) -> Numbers:
 def confidence(kind: str, probabilities: np.ndarray) -> float:
     """TypeSafe's confidence, in [0, 1]: 0 if all options are equally probable, 1 if one has all.
 
-    Of a choice (max p - 1/n) / (1 - 1/n). Of a score 1 - spread / spread of equal levels, where the spread is the mean
+    A choice has (max p - 1/n) / (1 - 1/n). A score has 1 - spread / spread of equal levels. The spread is the mean
     distance from the most probable level.
     """
     count, best = len(probabilities), int(probabilities.argmax())
