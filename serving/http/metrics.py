@@ -27,6 +27,7 @@ from kdc.serving.engine.deciding import label_counts
 from kdc.serving.http import patches
 from kdc.serving.http.model import SECOND, Answer, Model
 from kdc.serving.http.queue import BatchReport
+from kdc.serving.upstream.record import Standing
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 FRESH_S = 1.0  # least seconds to keep an exposition, since anyone may ask
@@ -101,6 +102,15 @@ class Metrics(Collector):
         self.truncated = counter("kdc_truncated_texts", "Texts that were cut.", model)
         self.rows = counter("kdc_rows", "Rows answered.", model)
         self.predictions = counter("kdc_predictions", "Rows by predicted label.", ["model", "label"])
+        self.decisions = counter("kdc_decisions", "Questions, by who answers and why.", [*model, "source", "reason"])
+        self.upstream = seconds("kdc_upstream_seconds", "Seconds of a request to the upstream.", ["outcome"])
+        self.audits = counter("kdc_audits", "Known questions that were audited.", [*model, "outcome"])
+        newest = functools.partial(gauge, multiprocess_mode="livemostrecent")
+        differs = "Share of a model's questions that it answers unlike the upstream: audited, with a 95 % interval."
+        self.disagreement = newest("kdc_disagreement", differs, [*model, "bound"])
+        self.budget = newest("kdc_disagreement_budget", "Bound on the disagreement, by the artifact's deferral.", model)
+        self.stopped = newest("kdc_stopped", "1 if an audit has stopped the artifact: all goes upstream.", model)
+        self.saved = counter("kdc_saved_usd", "USD that local answers saved, by KDC_UPSTREAM_PRICE.")
 
     @_counts
     def answered(self, route: str, status: object, seconds: float) -> None:
@@ -142,6 +152,29 @@ class Metrics(Collector):
                 self.predictions.labels(model.name, ABSTAINED).inc(len(answer.logits) - int(counts.sum()))
         if any(answer.truncated):
             self.truncated.labels(model.name).inc(sum(answer.truncated))
+
+    @_counts
+    def decided(self, model: str, source: str, reason: str, price: float = 0.0) -> None:
+        """A question. `price` is what the upstream would take, in USD."""
+        self.decisions.labels(model, source, reason).inc()
+        if source == "local":
+            self.saved.inc(price)
+
+    @_counts
+    def asked_upstream(self, outcome: str, seconds: float) -> None:
+        self.upstream.labels(outcome).observe(seconds)
+
+    @_counts
+    def audited(self, model: str, outcome: str) -> None:
+        self.audits.labels(model, outcome).inc()
+
+    @_counts
+    def stands(self, model: str, standing: Standing) -> None:
+        for bound in ("estimate", "low", "high"):
+            self.disagreement.labels(model, bound).set(getattr(standing, bound))
+        self.stopped.labels(model).set(standing.stopped is not None)
+        if standing.budget is not None:
+            self.budget.labels(model).set(standing.budget)
 
     def told(self) -> bytes | None:
         return self._told if time.monotonic() - self._told_at < self._fresh_s else None

@@ -24,7 +24,8 @@ from kdc.common.memory import release_free_memory
 from kdc.serving.engine.engine import Engine
 from kdc.serving.http.artifacts import expected_sha256, local, paths_by_name
 from kdc.serving.http.model import SILENT, Listeners, Model, batch_tokens, check_queue
-from kdc.serving.http.settings import ServeSettings, trace_exporters
+from kdc.serving.http.settings import ServeSettings, check_upstream, trace_exporters
+from kdc.serving.upstream.record import AuditRecord
 
 log = logging.getLogger("kdc.serve")
 
@@ -43,6 +44,7 @@ def verify(settings: ServeSettings, *, hashes: bool = True) -> ServeSettings:
         KdcError: an artifact or a setting is wrong.
     """
     _ = settings.api_key
+    check_upstream(settings)
     trace_exporters()
     allow, sha256 = settings.allow_failed, settings.expect_sha256
     artifact = local(settings.artifact, allow_failed=allow, expect_sha256=sha256)
@@ -54,6 +56,8 @@ def verify(settings: ServeSettings, *, hashes: bool = True) -> ServeSettings:
     for name, path in paths.items():
         manifest = load_manifest(path, verify=hashes, expect_sha256=expected.get(name))
         refuse_failed(manifest.contract, allow=allow)
+        if settings.resume:
+            AuditRecord(settings.state_folder, manifest.sha256, None).resume()
     return settings.model_copy(update={"artifact": artifact})
 
 

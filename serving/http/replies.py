@@ -30,6 +30,7 @@ ERRORS = {
     429: ("Overloaded", "Overloaded: try again after the seconds in Retry-After."),
     431: ("TooLarge", "The headers are too large."),
     500: ("Internal", "The service failed; see its log."),
+    502: ("Upstream", "The upstream failed, or refused the service's key."),
     503: ("Unavailable", "Starting or draining: send it to another instance."),
     504: ("Timeout", "No answer within the time limit."),
 }

@@ -20,6 +20,18 @@ SERVE = (
     ALLOW_FAILED,
     *settings(
         "",
+        "In front of a decision model",
+        (
+            "upstream",
+            str,
+            "URL of a decision model: it answers what no artifact is sure of. Its key: KDC_UPSTREAM_KEY.",
+        ),
+        ("forward-key", bool, "Send the caller's own key upstream."),
+        ("when-upstream-fails", str, "error (default), or answer: locally, marked x_below_threshold."),
+        ("resume", bool, "Let artifacts answer again that an audit has stopped."),
+    ),
+    *settings(
+        "",
         "Limits",
         ("max-body-bytes", int, "Largest request body, in bytes (default 2 MiB)."),
         ("max-bodies-bytes", int, "Largest sum of the bodies held at one time, in bytes (default 128 MiB)."),

@@ -4,7 +4,8 @@ import importlib.util
 import os
 import pkgutil
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, ValidationError
 
@@ -65,10 +66,32 @@ class ServeSettings(Frozen):
     allow_failed: bool = Field(False, description="also serve an artifact that failed its contract")
     reload_s: float = Field(1.0, ge=0, description="seconds between checks for a new artifact; 0: never")
 
+    upstream: str | None = Field(None, description="URL of a decision model, which answers what no artifact is sure of")
+    upstream_networks: str | None = Field(
+        None, description="private networks, such as 10.0.0.0/8,..., to which the upstream's name may lead"
+    )
+    upstream_timeout_s: float = Field(5.0, gt=0, description="seconds until an upstream request is given up")
+    upstream_connections: int = Field(256, ge=1, description="connections of a worker to the upstream")
+    upstream_price: float = Field(0.0, ge=0, description="USD that the upstream takes for 1,000 questions, for metrics")
+    forward_key: bool = Field(False, description="send the caller's key upstream instead of KDC_UPSTREAM_KEY")
+    when_upstream_fails: Literal["error", "answer"] = Field(
+        "error", description="error, or answer: with the local answer, marked x_below_threshold"
+    )
+    audit: float = Field(0.02, ge=0, le=1, description="share of the known questions that are compared with upstream's")
+    state_dir: str | None = Field(None, description="folder of the audits' records; default: ~/.local/state/kdc")
+    resume: bool = Field(False, description="let artifacts answer again that an audit has stopped")
+
     @property
     def answering(self) -> tuple[str, ...]:
         """Names in `answers`."""
         return tuple(name.strip() for name in (self.answers or "").split(",") if name.strip())
+
+    @property
+    def state_folder(self) -> Path:
+        """Of `state_dir`."""
+        if self.state_dir is not None:
+            return Path(self.state_dir)
+        return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state", "kdc")
 
     @property
     def api_key(self) -> str | None:
@@ -116,6 +139,23 @@ def check_grpc(settings: ServeSettings) -> None:
     """Raise `InputError` if gRPC is wanted and not installed."""
     if settings.grpc_address is not None and not all(map(importlib.util.find_spec, ("grpc", "tritonclient"))):
         raise _not_installed("grpc", "gRPC is asked for, but", f"{PREFIX}GRPC_ADDRESS={settings.grpc_address}")
+
+
+def check_upstream(settings: ServeSettings) -> None:
+    """Raise `InputError` if the upstream's settings are wrong."""
+    if settings.upstream is None:
+        if settings.forward_key or settings.resume:
+            given = "--forward-key" if settings.forward_key else "--resume"
+            raise InputError("this needs an upstream", given=given, remedy="add --upstream URL, or leave it out")
+        return
+    from kdc.serving.upstream.address import base_url, networks  # takes long to import
+
+    base_url(settings.upstream)
+    networks(settings.upstream_networks)
+    others = {"KDC_UPSTREAM_KEY": os.environ.get("KDC_UPSTREAM_KEY"), "--api-key-env": settings.api_key_env}
+    if settings.forward_key and (other := [name for name, value in others.items() if value]):
+        what = "a request has one key: the caller's own for the upstream, or another"
+        raise InputError(what, given=f"--forward-key and {other[0]}", remedy="keep one of them")
 
 
 def trace_exporters(environment: Mapping[str, str] = os.environ) -> dict[str, Callable[[], Any]]:

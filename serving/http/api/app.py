@@ -21,7 +21,7 @@ from kdc.serving.http.metrics import Metrics
 from kdc.serving.http.model import Listeners
 from kdc.serving.http.queue import BatchReport, Result, Row
 from kdc.serving.http.registry import Registry
-from kdc.serving.http.settings import ServeSettings, check_grpc, trace_exporters
+from kdc.serving.http.settings import ServeSettings, check_grpc, check_upstream, trace_exporters
 
 
 def make_app(settings: ServeSettings) -> Starlette:
@@ -31,6 +31,7 @@ def make_app(settings: ServeSettings) -> Starlette:
         InputError: the API key is empty or unfit for a header, or gRPC is not installed.
     """
     check_grpc(settings)
+    check_upstream(settings)
     metrics = Metrics()
     gate = Gate(settings, metrics)
 
@@ -51,6 +52,11 @@ def make_app(settings: ServeSettings) -> Starlette:
         registry.load()
         app.state.registry = registry
         metrics.models = registry.models
+        forwarding = None
+        if settings.upstream is not None:
+            from kdc.serving.http.api.forwarding import opened  # imports an HTTP client
+
+            forwarding = app.state.forwarding = opened(settings, registry.models, metrics)
         gate.open(traces)
         watcher = asyncio.create_task(registry.watch()) if settings.reload_s else None
         try:
@@ -65,6 +71,8 @@ def make_app(settings: ServeSettings) -> Starlette:
             gate.close()
             if watcher is not None:
                 watcher.cancel()
+            if forwarding is not None:
+                await forwarding.close()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(1):  # a pass that takes longer hangs
                     await registry.close()
@@ -72,9 +80,18 @@ def make_app(settings: ServeSettings) -> Starlette:
                         await traces.close()
 
     routes = [_route(operation.path, operation.handler, operation.method) for operation in OPERATIONS]
-    app = _guarded([*routes, _route("/docs/{asset}", pages.docs_asset, "GET")], gate, lifespan)
+    routes.append(_route("/docs/{asset}", pages.docs_asset, "GET"))
+    if settings.upstream is not None:
+        routes += [_route("/v1/{rest:path}", _relay, method) for method in ("GET", "POST", "DELETE")]
+    app = _guarded(routes, gate, lifespan)
     app.state.settings, app.state.metrics, app.state.gate = settings, metrics, gate
+    app.state.forwarding = None
     return app
+
+
+async def _relay(request: Request) -> Response:
+    relayed: Response = await request.app.state.forwarding.relay(request)
+    return relayed
 
 
 def _guarded(routes: list[Route], gate: Gate, lifespan: Lifespan[Starlette] | None = None) -> Starlette:

@@ -45,8 +45,8 @@ class Answered:
     tokens: int  # that they read
 
 
-def find(request: Request, name: object, wire: WireQuestion, where: Steps) -> Asked:
-    """Find who answers: the artifact that knows the question, else one of `--answers` with the same options.
+def find(request: Request, name: object, wire: WireQuestion, where: Steps) -> Asked | None:
+    """Find who answers: the artifact that knows the question, else one of `--answers` with the same options, else None.
 
     Args:
         name: the request's model. Only a served name narrows the search; others are upstream's, such as `jev-latest`.
@@ -54,7 +54,7 @@ def find(request: Request, name: object, wire: WireQuestion, where: Steps) -> As
         where: of the question.
 
     Raises:
-        ApiError: 422, nobody does, or it is nested too deeply.
+        ApiError: 422, it is nested too deeply.
     """
     state = request.app.state
     registry: Registry = state.registry
@@ -75,7 +75,12 @@ def find(request: Request, name: object, wire: WireQuestion, where: Steps) -> As
             label, template = (None, None) if own is None else (own.label, own.template)
             if (outputs := question.outputs(model.engine.labels, model.engine.task.traits, label)) is not None:
                 return Asked(question, model, outputs, template)
-    raise ApiError(422, f"no artifact here answers this question; known: {_known(registry)}", where=where)
+    return None
+
+
+def unknown(registry: Registry, where: Steps) -> ApiError:
+    """422: no artifact answers the question."""
+    return ApiError(422, f"no artifact here answers this question; known: {_known(registry)}", where=where)
 
 
 def _known(registry: Registry) -> str:

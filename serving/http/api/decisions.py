@@ -9,10 +9,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from kdc.artifact.question import state_text
-from kdc.artifact.question_forms import DecisionQuestion
-from kdc.serving.http.api.asked import MOST_QUESTIONS, Asked, Numbers, answers, find
+from kdc.artifact.question_forms import DecisionQuestion, WireQuestion
+from kdc.serving.http.api.asked import MOST_QUESTIONS, Numbers
+from kdc.serving.http.api.decided import DecisionBody, respond
 from kdc.serving.http.api.inference import require_ready
-from kdc.serving.http.api.request_body import ModelName, Part, checked, in_turn, read_json
 from kdc.serving.http.model import Model
 from kdc.serving.http.replies import ApiError, JsonResponse
 
@@ -20,54 +20,46 @@ _CONTENTS = ("content", "output", "input", "arguments")  # of a message, a tool'
 _OF_PARTS = ("text", "data", "refusal")
 
 
-class DecisionRequest(Part):
+class DecisionRequest(DecisionBody):
     """An input and questions. Other keys are ignored."""
 
-    model: ModelName = None
     input: str | Annotated[list[dict[str, Any]], Field(min_length=1)]
     questions: list[DecisionQuestion] = Field(min_length=1, max_length=MOST_QUESTIONS)
+
+    @property
+    def by_key(self) -> dict[int, WireQuestion]:
+        return dict(enumerate(self.questions))
+
+    def stated(self) -> Any:
+        return _state(self.input)
+
+    def answer(self, wire: Any, numbers: Numbers) -> dict[str, Any]:
+        probabilities, kind = numbers.probabilities, wire.type
+        if kind == "predicate":
+            return {"name": wire.name, "type": kind, "probability": probabilities[0], **numbers.more}
+        measured = {"name": wire.name, "type": kind, "confidence": numbers.confidence, **numbers.more}
+        if kind == "choice":
+            names = [choice.value for choice in wire.choices]
+            values = [{"value": name, "probability": p} for name, p in zip(names, probabilities, strict=True)]
+            return measured | {"choice": names[probabilities.index(max(probabilities))], "probabilities": values}
+        levels = [
+            {"value": level, "label": each.label, "probability": p}
+            for level, (each, p) in enumerate(zip(wire.levels, probabilities, strict=True))
+        ]
+        score = sum(level * p for level, p in enumerate(probabilities))
+        return measured | {"score": score, "probabilities": levels}
+
+    def usage(self, tokens: int) -> dict[str, Any]:
+        details = {
+            "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},
+            "output_tokens_details": {"reasoning_tokens": 0},
+        }
+        return {"input_tokens": tokens, "output_tokens": 0, "total_tokens": tokens} | details
 
 
 async def decide(request: Request) -> Response:
     """Questions of OpenAI's Decisions about an input, each answered by the artifact that knows it."""
-    document = await read_json(request)
-    async with in_turn(request):
-        body = checked(DecisionRequest, document)
-        asked = [
-            find(request, body.model, question, ("questions", place)) for place, question in enumerate(body.questions)
-        ]
-        state = _state(body.input)
-    answered = await answers(request, asked, state)
-    questions = zip(body.questions, asked, answered.numbers, strict=True)
-    usage = {"input_tokens": answered.tokens, "output_tokens": 0, "total_tokens": answered.tokens}
-    details = {
-        "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},
-        "output_tokens_details": {"reasoning_tokens": 0},
-    }
-    return JsonResponse(
-        {
-            "model": answered.models,
-            "answers": [{"name": question.name} | _answer(each, numbers) for question, each, numbers in questions],
-            "usage": usage | details,
-        }
-    )
-
-
-def _answer(asked: Asked, numbers: Numbers) -> dict[str, Any]:
-    probabilities, kind = numbers.probabilities, asked.question.type
-    if kind == "noul":
-        return {"type": "predicate", "probability": probabilities[0], **numbers.more}
-    names = [option.name for option in asked.question.options]
-    measured = {"type": kind, "confidence": numbers.confidence, **numbers.more}
-    if kind == "choice":
-        values = [{"value": name, "probability": p} for name, p in zip(names, probabilities, strict=True)]
-        return measured | {"choice": names[probabilities.index(max(probabilities))], "probabilities": values}
-    levels = [
-        {"value": level, "label": name, "probability": p}
-        for level, (name, p) in enumerate(zip(names, probabilities, strict=True))
-    ]
-    score = sum(level * p for level, p in enumerate(probabilities))
-    return measured | {"score": score, "probabilities": levels}
+    return await respond(request, DecisionRequest)
 
 
 def _state(given: str | list[dict[str, Any]]) -> Any:
@@ -123,4 +115,6 @@ async def models(request: Request) -> Response:
         description = questions or f"{model.engine.task.name}: {model.engine.task.kind}"
         listed.append({"id": name, "object": "model", "created": moment, "owned_by": "kdc"})
         described.append({"name": name, "description": description, "release_date": created[:10]})
-    return JsonResponse({"object": "list", "data": listed, "models": described})
+    own = {"object": "list", "data": listed, "models": described}
+    forwarding = request.app.state.forwarding
+    return JsonResponse(own) if forwarding is None else await forwarding.models(request, own)

@@ -185,12 +185,21 @@ async def read_json(request: Request) -> Any:
     """Read a JSON body.
 
     Raises:
-        ApiError: 415, another type; also as `read_bytes` and `decoded`.
+        ApiError: as `read_json_bytes` and `decoded`.
+    """
+    return await decode_in_turn(request, await read_json_bytes(request))
+
+
+async def read_json_bytes(request: Request) -> bytes:
+    """Read a JSON body without decoding it.
+
+    Raises:
+        ApiError: 415, another type; also as `read_bytes`.
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind not in ("application/json", "application/x-www-form-urlencoded", ""):  # `curl -d` names a form's type
         raise ApiError(415, "the body is not application/json; send Content-Type: application/json")
-    return await decode_in_turn(request, await read_bytes(request))
+    return await read_bytes(request)
 
 
 def in_turn(request: Request) -> contextlib.AbstractAsyncContextManager[None]:

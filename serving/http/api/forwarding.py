@@ -1,0 +1,299 @@
+"""What the service sends to the decision model that it stands in front of (`--upstream`), and how answers are merged.
+
+A question is answered here if an artifact knows it and is sure; all others go upstream in one request.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import orjson
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+from kdc.artifact.manifest import Manifest
+from kdc.common.errors import KdcError
+from kdc.serving.http.api.asked import Answered, Asked, Numbers, answers
+from kdc.serving.http.api.decided import AnswerObject, DecisionBody, Key, verdict, without
+from kdc.serving.http.api.request_body import decoded, read_bytes
+from kdc.serving.http.metrics import Metrics
+from kdc.serving.http.model import Model
+from kdc.serving.http.replies import ABSTAINED, ApiError, JsonResponse
+from kdc.serving.http.settings import ServeSettings
+from kdc.serving.upstream.auditor import Audit, Auditor
+from kdc.serving.upstream.client import KEY, Options, Upstream
+from kdc.serving.upstream.reply import Reply, UpstreamFailed, unusable
+
+log = logging.getLogger("kdc.serve")
+
+SOURCE = "x-kdc-source"
+_UPSTREAM = {SOURCE: "upstream"}
+T = TypeVar("T")
+
+
+@dataclass
+class _Decision:
+    """A request's questions on their way."""
+
+    body: DecisionBody
+    document: dict[str, Any]
+    raw: bytes
+    asked: dict[Any, Asked | None]
+    state: Any
+    # Of each question: why it is answered here ("sure"), or goes upstream.
+    reasons: dict[Any, str] = field(default_factory=dict)
+    numbers: dict[Any, Numbers] = field(default_factory=dict)  # of those that were asked here
+    tokens: int = 0
+    models: str = ""
+
+    @property
+    def rest(self) -> list[Key]:
+        return [key for key, reason in self.reasons.items() if reason != "sure"]
+
+    def own(self, key: Key, **more: object) -> AnswerObject:
+        return self.body.answer(self.body.by_key[key], self.numbers[key]) | more | {"x_source": "local"}
+
+
+def opened(settings: ServeSettings, models: Mapping[str, Model], metrics: Metrics) -> Forwarding:
+    """Make it in the event loop. `models` are served by name.
+
+    Raises:
+        InputError: a setting is wrong, or the audits cannot be recorded.
+    """
+    assert settings.upstream is not None
+    options = Options(
+        url=settings.upstream,
+        networks=settings.upstream_networks,
+        timeout_s=settings.upstream_timeout_s,
+        connections=settings.upstream_connections,
+        most_bytes=settings.max_body_bytes,
+        most_streamed_bytes=settings.max_reply_bytes,
+        forwards_key=settings.forward_key,
+    )
+    upstream = Upstream(options, metrics.asked_upstream)
+    auditor = Auditor(upstream, settings.audit, settings.state_folder, metrics, decode_reply)
+    for name, model in models.items():
+        if model.engine.manifest is not None:
+            auditor.has_stopped(name, model.engine.manifest)
+        if model.questions and model.engine.task.abstain is None:
+            log.warning("%s: has no threshold (--defer), so it answers its questions however unsure it is", name)
+    if upstream.spends_own_key and settings.api_key_env is None:
+        log.warning("whoever reaches this service spends %s; --api-key-env asks for a key", KEY)
+    auditor.start()
+    return Forwarding(settings, upstream, auditor, metrics)
+
+
+class Forwarding:
+    """Answers bodies of questions together with the upstream."""
+
+    def __init__(self, settings: ServeSettings, upstream: Upstream, auditor: Auditor, metrics: Metrics) -> None:
+        self._settings, self._upstream, self._auditor, self._metrics = settings, upstream, auditor, metrics
+
+    async def close(self) -> None:
+        await self._auditor.close()
+        await self._upstream.close()
+
+    async def answer(
+        self,
+        request: Request,
+        raw: bytes,
+        document: dict[str, Any],
+        body: DecisionBody,
+        asked: dict[Any, Asked | None],
+        state: Any,
+    ) -> Response:
+        """Answer each question here if an artifact is sure, else upstream.
+
+        Raises:
+            ApiError: the upstream fails, and no local answer may take its place.
+        """
+        decision = _Decision(body, document, raw, asked, state)
+        decision.reasons = {key: self._reason(request, each) for key, each in asked.items()}
+        await self._ask_here(request, decision, [key for key, reason in decision.reasons.items() if reason == "sure"])
+        price = self._settings.upstream_price / 1000
+        for key, each in asked.items():
+            source = "local" if decision.reasons[key] == "sure" else "upstream"
+            self._metrics.decided("none" if each is None else each.model.name, source, decision.reasons[key], price)
+        response: Response
+        if not decision.rest:
+            response = JsonResponse(
+                body.reply([decision.own(key) for key in asked], decision.models, decision.tokens),
+                headers={SOURCE: "local"},
+            )
+        else:
+            response = await self._merged(request, decision)
+        if response.status_code == 200:
+            self._audit(request, decision)
+        return response
+
+    def _reason(self, request: Request, asked: Asked | None) -> str:
+        if asked is None:
+            return "unknown"
+        if self._settings.forward_key:
+            key = request.headers.get("authorization")
+            if key is None or not self._upstream.keys.is_accepted(key, time.monotonic()):
+                return "key"
+        return "stopped" if self._auditor.has_stopped(asked.model.name, _manifest(asked)) else "sure"
+
+    async def _ask_here(self, request: Request, decision: _Decision, keys: Sequence[Key]) -> None:
+        """Ask the artifacts. Where they fail, as with a full queue, the upstream answers."""
+        known = [asked for key in keys if (asked := decision.asked[key]) is not None]
+        if not known:
+            return
+        try:
+            answered: Answered = await answers(request, known, decision.state)
+        except (ApiError, KdcError):
+            decision.reasons |= dict.fromkeys(keys, "failed")
+            return
+        decision.numbers |= dict(zip(keys, answered.numbers, strict=True))
+        decision.tokens, decision.models = decision.tokens + answered.tokens, answered.models
+        unsure = [key for key in keys if decision.numbers[key].more]
+        decision.reasons |= dict.fromkeys(unsure, "unsure")
+
+    async def _merged(self, request: Request, decision: _Decision) -> Response:
+        rest = decision.rest
+        is_whole = len(rest) == len(decision.asked)
+        body = decision.raw if is_whole else orjson.dumps(without(decision.document, rest))
+
+        def read(reply: Reply) -> tuple[Reply, Any, list[AnswerObject]]:
+            if not reply.is_answer:
+                return reply, None, []
+            content = decode_reply(reply)
+            return reply, content, decision.body.answers_in(content, rest)
+
+        try:
+            reply, content, theirs = await self._ask(request, body, read)
+        except UpstreamFailed as failure:
+            return await self._without_upstream(request, decision, failure)
+        if not reply.is_answer:
+            return _passed(reply)
+        request.scope.pop(ABSTAINED, None)  # the upstream answered those
+        by_key = {key: answer | {"x_source": "upstream"} for key, answer in zip(rest, theirs, strict=True)}
+        given = [by_key.get(key) or decision.own(key) for key in decision.asked]
+        source = "upstream" if is_whole else "mixed"
+        merged = decision.body.merged(given, content, 0 if is_whole else decision.tokens)
+        return JsonResponse(merged, headers=reply.headers | {SOURCE: source, "content-type": "application/json"})
+
+    async def _without_upstream(self, request: Request, decision: _Decision, failure: UpstreamFailed) -> Response:
+        """The local answers, marked, if the operator wants them and there are some to all questions; else an error."""
+        reasons = set(decision.reasons.values())
+        if self._settings.when_upstream_fails == "answer" and not reasons & {"unknown", "key", "failed"}:
+            await self._ask_here(request, decision, [key for key in decision.asked if key not in decision.numbers])
+            if "failed" not in decision.reasons.values():
+                rest = set(decision.rest)
+                given = [
+                    decision.own(key, **({"x_below_threshold": True} if key in rest else {})) for key in decision.asked
+                ]
+                reply = decision.body.reply(given, decision.models, decision.tokens)
+                return JsonResponse(reply, headers={SOURCE: "local"})
+        raise _error(failure)
+
+    def _audit(self, request: Request, decision: _Decision) -> None:
+        for key, reason in decision.reasons.items():
+            asked = decision.asked[key]
+            if asked is None or reason == "stopped" or not self._auditor.draw():
+                continue
+            alone = orjson.dumps(without(decision.document, [key])) if reason == "sure" else b""
+            own = verdict(decision.own(key)) if reason == "sure" else None
+
+            def differs(reply: Any, key: Key = key, own: object = own) -> bool:
+                return verdict(decision.body.answers_in(reply, [key])[0]) != own
+
+            target, caller = _target(request), request.headers.get("authorization")
+            self._auditor.submit(Audit(asked.model.name, _manifest(asked), target, alone, caller, differs))
+
+    async def whole(self, request: Request, raw: bytes) -> Response:
+        """Send a body upstream that is none of this service's."""
+        try:
+            return _passed(await self._ask(request, raw, lambda reply: reply))
+        except UpstreamFailed as failure:
+            raise _error(failure) from None
+
+    async def _ask(self, request: Request, body: bytes, read: Callable[[Reply], T]) -> T:
+        def held(reply: Reply) -> T:
+            request.app.state.gate.hold(request.scope, len(reply.body))
+            return read(reply)
+
+        return await self._upstream.ask(_target(request), body, request.headers.get("authorization"), held)
+
+    async def models(self, request: Request, own: dict[str, Any]) -> Response:
+        """The models of this service and, if it answers, of the upstream."""
+        try:
+            async with self._upstream.open("GET", _target(request), b"", request.headers) as (reply, parts):
+                theirs = decode_reply(Reply(reply.status, {}, b"".join([part async for part in parts])))
+        except UpstreamFailed:
+            return JsonResponse(own, headers={SOURCE: "local"})
+        for name in ("data", "models"):
+            more = theirs.get(name) if isinstance(theirs, dict) else None
+            own[name] += more if isinstance(more, list) else []
+        return JsonResponse(own, headers={SOURCE: "mixed"})
+
+    async def relay(self, request: Request) -> Response:
+        """Send a request for a route that this service does not have, and stream its reply.
+
+        Raises:
+            ApiError: 404, it would spend the service's key for anybody, or the path climbs.
+        """
+        if self._upstream.spends_own_key and self._settings.api_key_env is None:
+            what = "the upstream's other routes take its key; serve with --api-key-env or --forward-key to open them"
+            raise ApiError(404, what)
+        if {".", ".."} & set(request.url.path.replace("\\", "/").split("/")):
+            raise ApiError(404, "there is no such route; the path climbs")
+        return _Relayed(self._upstream, request, await read_bytes(request))
+
+
+class _Relayed(Response):
+    """A reply that is streamed from the upstream."""
+
+    def __init__(self, upstream: Upstream, request: Request, body: bytes) -> None:
+        super().__init__()
+        self._upstream, self._request, self._body = upstream, request, body
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = self._request
+        try:
+            async with self._upstream.open(request.method, _target(request), self._body, request.headers) as opened:
+                reply, parts = opened
+                await StreamingResponse(parts, reply.status, reply.headers | _UPSTREAM)(scope, receive, send)
+        except UpstreamFailed as failure:
+            raise _error(failure) from None
+
+
+def decode_reply(reply: Reply) -> Any:
+    """The JSON of a reply.
+
+    Raises:
+        UpstreamFailed: it is none, or no answer.
+    """
+    if not reply.is_answer:
+        raise unusable(f"has status {reply.status}")
+    try:
+        return decoded(reply.body)
+    except ApiError:
+        raise unusable("is no JSON") from None
+
+
+def _passed(reply: Reply) -> Response:
+    return Response(reply.body, reply.status, reply.headers | _UPSTREAM)
+
+
+def _error(failure: UpstreamFailed) -> ApiError:
+    return ApiError(failure.status, failure.message, failure.headers | _UPSTREAM)
+
+
+def _target(request: Request) -> str:
+    """The path and query, as they were sent."""
+    query = request.scope.get("query_string", b"")
+    path: bytes = request.scope.get("raw_path") or request.scope["path"].encode()
+    return (path.partition(b"?")[0] + (b"?" + query if query else b"")).decode("latin-1")
+
+
+def _manifest(asked: Asked) -> Manifest:
+    manifest = asked.model.engine.manifest
+    assert manifest is not None
+    return manifest

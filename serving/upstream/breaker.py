@@ -1,0 +1,37 @@
+"""A circuit breaker (Nygard, Release It!, 2007): a dead upstream costs no request its time-out."""
+
+from dataclasses import dataclass
+
+_FAILURES = 5  # in a row, until it opens
+_FIRST_S, _LONGEST_S = 1.0, 30.0  # seconds that it stays open; doubled by each failed trial
+
+
+@dataclass
+class Breaker:
+    """Times are seconds of a monotonic clock."""
+
+    failures: int = 0  # in a row
+    opened_s: float = 0.0  # for how long; 0: it is closed
+    until: float = 0.0
+    trying: bool = False  # one request tries whether it is over
+
+    def wait_s(self, now: float) -> float:
+        """Seconds until another request may try; 0: this one may go, and must call `ended`."""
+        if not self.opened_s:
+            return 0.0
+        if now < self.until or self.trying:
+            return max(self.until - now, _FIRST_S if self.trying else 0.0)
+        self.trying = True
+        return 0.0
+
+    def ended(self, *, failed: bool | None, now: float) -> None:
+        """A request ended. `failed` None: it says nothing, as when the client left."""
+        if failed is None:
+            self.trying = False
+        elif not failed:
+            self.failures, self.opened_s, self.trying = 0, 0.0, False
+        else:
+            self.failures += 1
+            if self.trying or (self.failures >= _FAILURES and not self.opened_s):
+                self.opened_s = min(self.opened_s * 2 or _FIRST_S, _LONGEST_S)
+                self.until, self.trying = now + self.opened_s, False

@@ -1,0 +1,36 @@
+"""A reply of the upstream, and its failures. Importing this takes no HTTP client."""
+
+from dataclasses import dataclass
+
+
+@dataclass
+class UpstreamFailed(Exception):
+    """No usable answer."""
+
+    status: int  # for the client: 429, 502, 503 or 504
+    message: str
+    outcome: str  # in metrics
+    retry_after: int | None = None  # seconds
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Of the error's reply."""
+        return {} if self.retry_after is None else {"Retry-After": str(self.retry_after)}
+
+
+def unusable(why: str) -> UpstreamFailed:
+    """A 2xx reply that answers not what was asked."""
+    return UpstreamFailed(502, f"the upstream's reply {why}", "server_error")
+
+
+@dataclass(frozen=True)
+class Reply:
+    """A reply below 500, whole or as its beginning."""
+
+    status: int
+    headers: dict[str, str]  # that its client gets
+    body: bytes = b""
+
+    @property
+    def is_answer(self) -> bool:
+        return 200 <= self.status < 300
