@@ -170,6 +170,8 @@ class Metrics(Collector):
 
     @_counts
     def stands(self, model: str, standing: Standing) -> None:
+        for source, reason in (("local", "sure"), ("upstream", "unsure")):  # begin at 0, as in `_begin`
+            self.decisions.labels(model, source, reason)
         for bound in ("estimate", "low", "high"):
             self.disagreement.labels(model, bound).set(getattr(standing, bound))
         self.stopped.labels(model).set(standing.stopped is not None)

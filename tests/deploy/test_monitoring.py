@@ -12,11 +12,12 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 import yaml
-from bag_models import write_artifact
-from live import running
+from bag_models import SINGLE, write_artifact
+from live import free_port, running
 from manifests import DEPLOY
 from prometheus_client.parser import text_string_to_metric_families
 
+from kdc.artifact.decision import Abstention
 from kdc.artifact.folder import load_manifest, write_manifest
 
 RULES = DEPLOY / "prometheus" / "alerts.yaml"
@@ -53,20 +54,28 @@ def dashboard_queries() -> list[str]:
 
 @pytest.fixture(scope="module")
 def series(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str, str]]]:
-    """Sample name -> labels of each of its series, after answers, a refusal, a failure and bad requests."""
+    """Sample name -> labels of each of its series, after answers, a refusal, a failure and bad requests, in front of an
+    upstream that is not there."""
     folder = write_artifact(tmp_path_factory.mktemp("artifact"))
+    defers = Abstention(threshold=0.9, aim="disagreement<=0.02", shares=(0.3, 0.3, 0.3))
+    task = SINGLE.model_copy(update={"abstain": defers})
+    places = f"plain={folder},deferring={write_artifact(tmp_path_factory.mktemp('deferring'), task)}"
+    upstream = {"upstream": f"http://127.0.0.1:{free_port()}", "state_dir": str(tmp_path_factory.mktemp("state"))}
     manifest = load_manifest(folder)
     lineage = manifest.lineage.model_copy(update={"label_share": (0.5, 0.2, 0.3)})
     write_manifest(folder, manifest.model_copy(update={"lineage": lineage}))
-    with running(folder, max_requests=1) as url, pytest.MonkeyPatch.context() as patch:
+    with running(places, max_requests=1, answers="deferring", **upstream) as url, pytest.MonkeyPatch.context() as patch:
         statuses = [ask(url, "w1 " * 50), ask(url, ["a", "b"]), httpx.post(f"{url}/predict", content="{").status_code]
+        question = {"type": "choice", "criteria": dict.fromkeys(SINGLE.labels)}
+        body = {"state": "w1", "questions": {"q": question}}
+        statuses.append(httpx.post(f"{url}/v1/systemone", json=body).status_code)
         place = urlsplit(url)
         with socket.create_connection((place.hostname, place.port), timeout=10) as held:
             held.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 20\r\n\r\n{")  # and no more
             statuses.append(next(status for status in iter(lambda: ask(url, "w1"), 0) if status != 200))
         patch.setattr("kdc.serving.engine.passes.pad", lambda encodings, info: {})
         statuses.append(next(status for status in iter(lambda: ask(url, "w1"), 0) if status != 429))
-        assert statuses == [200, 422, 400, 429, 424]
+        assert statuses == [200, 422, 400, 502, 429, 424]
         text = httpx.get(f"{url}/metrics").text
     found: dict[str, list[dict[str, str]]] = {}
     for family in text_string_to_metric_families(text):
