@@ -96,6 +96,8 @@ def _announce(settings: ServeSettings, host: str, port: int) -> None:
     lines = [f"serving {name}: {path}" for name, path in paths_by_name(settings.artifact).items()]
     address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     lines.append(f"at http://{address}, playground at /playground, API at /docs, metrics at /metrics")
+    if settings.upstream is not None:
+        lines.append(f"in front of {settings.upstream}: it answers what no artifact is sure of")
     if settings.grpc_address is not None:
         lines.append(f"gRPC at {settings.grpc_address}, Open Inference Protocol")
     lines.append(
