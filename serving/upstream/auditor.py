@@ -24,7 +24,7 @@ Outcome = Literal["agree", "differ", "deferred", "dropped", "failed"]
 _MOST_WAITING, _MOST_BYTES = 64, 8 << 20  # audits in the queue, and their bodies
 _AT_A_TIME = 2  # requests
 _LOOK_S = 1.0  # seconds until another worker's stop is seen
-_BUDGET = re.compile(r"disagreement<=([0-9.e-]+)")
+_BOUND = re.compile(r"(disagreement|error)<=([0-9.e-]+)")
 
 
 class Listener(Protocol):
@@ -36,10 +36,11 @@ class Listener(Protocol):
 
 
 def budget_of(manifest: Manifest) -> float | None:
-    """The bound on disagreement of the artifact's deferral."""
+    """The bound of the artifact's deferral: on disagreement, else on errors, since its labels may be the upstream's."""
     abstain = manifest.task.abstain
-    found = None if abstain is None else _BUDGET.search(abstain.aim)
-    return None if found is None else float(found[1])
+    bounds = dict(_BOUND.findall("" if abstain is None else abstain.aim))
+    bound = bounds.get("disagreement", bounds.get("error"))
+    return None if bound is None else float(bound)
 
 
 @dataclass(frozen=True)
@@ -59,14 +60,22 @@ class Auditor:
 
     Args:
         share: of the known questions, that are drawn.
+        budget: share of the known questions that may be answered here and unlike upstream; None: as `budget_of`.
         folder: of the records, which workers share and restarts keep.
         read: decodes a reply of the upstream, or raises `UpstreamFailed`.
     """
 
     def __init__(
-        self, upstream: Upstream, share: float, folder: Path, listener: Listener, read: Callable[[Reply], Any]
+        self,
+        upstream: Upstream,
+        share: float,
+        budget: float | None,
+        folder: Path,
+        listener: Listener,
+        read: Callable[[Reply], Any],
     ) -> None:
-        self._upstream, self._share, self._folder, self._listener, self._read = upstream, share, folder, listener, read
+        self._upstream, self._share, self._budget, self._folder = upstream, share, budget, folder
+        self._listener, self._read = listener, read
         self._records: dict[str, AuditRecord] = {}  # by the manifest's SHA-256
         self._standings: dict[str, Standing] = {}
         self._names: dict[str, str] = {}  # of models
@@ -83,7 +92,8 @@ class Auditor:
         """Whether the artifact differs from the upstream too often to answer."""
         sha256 = manifest.sha256
         if sha256 not in self._records:
-            record = AuditRecord(self._folder, sha256, budget_of(manifest))
+            budget = budget_of(manifest) if self._budget is None else self._budget
+            record = AuditRecord(self._folder, sha256, budget)
             self._records[sha256] = record
             self._note(model, sha256, record.read())
         return self._standings[sha256].stopped is not None

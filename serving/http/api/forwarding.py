@@ -76,7 +76,7 @@ def opened(settings: ServeSettings, models: Mapping[str, Model], metrics: Metric
         forwards_key=settings.forward_key,
     )
     upstream = Upstream(options, metrics.asked_upstream)
-    auditor = Auditor(upstream, settings.audit, settings.state_folder, metrics, decode_reply)
+    auditor = Auditor(upstream, settings.audit, settings.audit_budget, settings.state_folder, metrics, decode_reply)
     for name, model in models.items():
         if model.engine.manifest is not None:
             auditor.has_stopped(name, model.engine.manifest)
