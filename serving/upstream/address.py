@@ -3,7 +3,6 @@
 import ipaddress
 import re
 import socket
-from collections.abc import Sequence
 from urllib.parse import urlsplit
 
 from aiohttp import ThreadedResolver
@@ -78,12 +77,11 @@ class PublicResolver(ThreadedResolver):
         return mapped.is_global or any(mapped in network for network in self._allowed)
 
 
-def is_plain_text(base: str, allowed: Sequence[str] = ("localhost",)) -> bool:
+def is_plain_text(url: str) -> bool:
     """Whether a key would cross a network unencrypted."""
-    parts = urlsplit(base)
-    host = parts.hostname or ""
+    parts = urlsplit(url)
     try:
-        is_here = ipaddress.ip_address(host).is_loopback
+        is_here = ipaddress.ip_address(parts.hostname or "").is_loopback
     except ValueError:
-        is_here = host in allowed
+        is_here = parts.hostname == "localhost"
     return parts.scheme == "http" and not is_here

@@ -20,11 +20,13 @@ from kdc.artifact.manifest import Manifest
 from kdc.common.errors import KdcError
 from kdc.serving.http.api.asked import Answered, Asked, Numbers, answers
 from kdc.serving.http.api.decided import AnswerObject, DecisionBody, Key, verdict, without
+from kdc.serving.http.api.inference import cancelled_when_gone
 from kdc.serving.http.api.request_body import decoded, read_bytes
 from kdc.serving.http.metrics import Metrics
 from kdc.serving.http.model import Model
 from kdc.serving.http.replies import ABSTAINED, ApiError, JsonResponse
 from kdc.serving.http.settings import ServeSettings
+from kdc.serving.upstream.address import is_plain_text
 from kdc.serving.upstream.auditor import Audit, Auditor
 from kdc.serving.upstream.client import KEY, Options, Upstream
 from kdc.serving.upstream.reply import Reply, UpstreamFailed, unusable
@@ -84,6 +86,8 @@ def opened(settings: ServeSettings, models: Mapping[str, Model], metrics: Metric
             log.warning("%s: has no threshold (--defer), so it answers its questions however unsure it is", name)
     if upstream.spends_own_key and settings.api_key_env is None:
         log.warning("whoever reaches this service spends %s; --api-key-env asks for a key", KEY)
+    if (upstream.spends_own_key or settings.forward_key) and is_plain_text(settings.upstream):
+        log.warning("the upstream's key crosses the network unencrypted; use https")
     auditor.start()
     return Forwarding(settings, upstream, auditor, metrics)
 
@@ -219,7 +223,8 @@ class Forwarding:
             request.app.state.gate.hold(request.scope, len(reply.body))
             return read(reply)
 
-        return await self._upstream.ask(_target(request), body, request.headers.get("authorization"), held)
+        with cancelled_when_gone(request):
+            return await self._upstream.ask(_target(request), body, request.headers.get("authorization"), held)
 
     async def models(self, request: Request, own: dict[str, Any]) -> Response:
         """The models of this service and, if it answers, of the upstream."""

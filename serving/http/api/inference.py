@@ -111,7 +111,7 @@ async def ask(request: Request, model: Model, rows: list[Text], wanted: Wanted) 
         state.gate.hold(request.scope, max(0, sum(map(sys.getsizeof, texts)) - held))
     _hold_reply(request, model, len(rows), wanted)
     truncate = state.settings.auto_truncate if wanted.truncate is None else wanted.truncate
-    with _cancelled_when_gone(request):
+    with cancelled_when_gone(request):
         answer = await model.answer(rows, truncate=truncate, side=wanted.side, trace=request.scope.get("kdc_trace"))
     state.metrics.predicted(model, answer)
     await wait_for_freed_memory(request.scope)
@@ -141,7 +141,8 @@ def _hold_reply(request: Request, model: Model, rows: int, wanted: Wanted) -> No
 
 
 @contextlib.contextmanager
-def _cancelled_when_gone(request: Request) -> Iterator[None]:
+def cancelled_when_gone(request: Request) -> Iterator[None]:
+    """Cancel this task if the client leaves. The body must be read."""
     loop, task = asyncio.get_running_loop(), asyncio.current_task()
     watchers: list[asyncio.Task[None]] = []
 

@@ -1,0 +1,35 @@
+"""An application that asks a decision model by OpenAI's client: `python app.py rows.csv 200`.
+
+`OPENAI_BASE_URL` and `OPENAI_API_KEY` say which model. Nothing here is about kdc.
+"""
+
+import csv
+import json
+import statistics
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+from openai import OpenAI
+
+QUESTION = json.loads(Path(__file__).with_name("question.json").read_text(encoding="utf-8"))
+
+
+def main(file: str, count: int) -> None:
+    with open(file, encoding="utf-8", newline="") as stream:
+        rows = list(csv.DictReader(stream))[:: max(1, sum(1 for _ in open(file, encoding="utf-8")) // count)][:count]
+    client, seconds, right, sources = OpenAI(), [], 0, Counter[str]()
+    for row in rows:
+        began = time.perf_counter()
+        decision = client.decisions.create(model="hosted", input=row["text"], questions=[QUESTION])
+        seconds.append(time.perf_counter() - began)
+        answer = decision.answers[0]
+        right += answer.choice == row["label"]
+        sources[(answer.model_extra or {}).get("x_source", "hosted")] += 1
+    print(f"{len(rows)} sentences, median {1000 * statistics.median(seconds):.1f} ms, like the hosted model {right}")
+    print("answered by", dict(sources))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]))
