@@ -161,12 +161,12 @@ def test_the_tutorials_application_moves_to_kdc_by_one_variable(
     """The same file asks the stand-in for a hosted model, then kdc in front of it, which is sure of all or nothing."""
     monkeypatch.setenv("OPENAI_API_KEY", "none")
     rows = tmp_path / "rows.csv"
-    subprocess.run([PYTHON, EXAMPLE / "hosted.py", rows], check=True, timeout=60)
+    subprocess.run([str(PYTHON), str(EXAMPLE / "hosted.py"), str(rows)], check=True, timeout=60)
     port = free_port()
 
     def application(url: str) -> list[str]:
         monkeypatch.setenv("OPENAI_BASE_URL", f"{url}/v1")
-        command = [PYTHON, EXAMPLE / "app.py", rows, "20"]
+        command = [str(PYTHON), str(EXAMPLE / "app.py"), str(rows), "20"]
         return subprocess.run(command, check=True, timeout=120, capture_output=True, text=True).stdout.splitlines()
 
     (asked,) = read_questions(EXAMPLE / "question.json")
@@ -174,7 +174,7 @@ def test_the_tutorials_application_moves_to_kdc_by_one_variable(
     artifact = write_artifact(
         tmp_path / "topics", TOPICS.model_copy(update={"abstain": sure}), outputs=4, questions=(asked,)
     )
-    hosted = subprocess.Popen([PYTHON, EXAMPLE / "hosted.py", "serve", str(port)])
+    hosted = subprocess.Popen([str(PYTHON), str(EXAMPLE / "hosted.py"), "serve", str(port)])
     try:
         upstream = f"http://127.0.0.1:{port}"
         wait_for_port(port)
