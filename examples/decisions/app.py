@@ -5,6 +5,7 @@
 
 import csv
 import json
+import random
 import statistics
 import sys
 import time
@@ -18,16 +19,19 @@ QUESTION = json.loads(Path(__file__).with_name("question.json").read_text(encodi
 
 def main(file: str, count: int) -> None:
     with open(file, encoding="utf-8", newline="") as stream:
-        rows = list(csv.DictReader(stream))[:: max(1, sum(1 for _ in open(file, encoding="utf-8")) // count)][:count]
-    client, seconds, right, sources = OpenAI(), [], 0, Counter[str]()
+        rows = list(csv.DictReader(stream))
+    rows = random.Random(0).sample(rows, count)
+    client, seconds, same, sources = OpenAI(), [], 0, Counter[str]()
     for row in rows:
         began = time.perf_counter()
         decision = client.decisions.create(model="hosted", input=row["text"], questions=[QUESTION])
         seconds.append(time.perf_counter() - began)
         answer = decision.answers[0]
-        right += answer.choice == row["label"]
+        assert answer.type == "choice"
+        same += answer.choice == row["label"]
         sources[(answer.model_extra or {}).get("x_source", "hosted")] += 1
-    print(f"{len(rows)} sentences, median {1000 * statistics.median(seconds):.1f} ms, like the hosted model {right}")
+    middle = 1000 * statistics.median(seconds)
+    print(f"{len(rows)} sentences, median {middle:.1f} ms, {same} answered as the hosted model does")
     print("answered by", dict(sources))
 
 

@@ -29,9 +29,9 @@ def sentences() -> dict[str, str]:
     for topic, names in TOPICS.items():
         for name in names.split():
             module = importlib.import_module(name)
-            own = inspect.getmembers(module, lambda part, name=name: getattr(part, "__module__", "") == name)
-            for _, part in [("", module), *own]:
-                members = [part] + ([each for _, each in inspect.getmembers(part)] if inspect.isclass(part) else [])
+            own = [part for part in vars(module).values() if getattr(part, "__module__", "") == name]
+            for part in [module, *own]:
+                members = [part, *(vars(part).values() if inspect.isclass(part) else ())]
                 for document in filter(None, map(inspect.getdoc, members)):
                     for sentence in re.split(r"(?<=[.:])\s+(?=[A-Z])|\n\n", document):
                         text = " ".join(sentence.split())
@@ -51,8 +51,11 @@ class Hosted(BaseHTTPRequestHandler):
         time.sleep(DELAY_S)
         topic = self.topics.get(asked["input"], "text")
         answers = [answer(question, topic) for question in asked["questions"]]
-        usage = {"input_tokens": 0, "output_tokens": 0, "total_tokens": 0}
-        usage |= {"input_tokens_details": {"cached_tokens": 0}, "output_tokens_details": {"reasoning_tokens": 0}}
+        usage: dict[str, Any] = {
+            "input_tokens": 0,
+            "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},
+        }
+        usage |= {"output_tokens": 0, "output_tokens_details": {"reasoning_tokens": 0}, "total_tokens": 0}
         reply = json.dumps({"model": "hosted", "answers": answers, "usage": usage}).encode()
         self.send_response(200)
         self.send_header("Content-Type", "application/json")

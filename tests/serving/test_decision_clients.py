@@ -4,17 +4,22 @@ They have an environment of their own, since they come with libraries of their o
 """
 
 import json
+import re
+import socket
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from bag_models import SINGLE, write_artifact
-from live import ROOT, running
+from live import ROOT, free_port, running
 
+from kdc.artifact.decision import Abstention
 from kdc.artifact.manifest import TaskInfo
 from kdc.artifact.question import Option, Question
+from kdc.artifact.question_forms import read_questions
 from kdc.serving.engine.engine import Engine
 
 PYTHON = ROOT / ".venv-decisions" / "bin" / "python"
@@ -131,3 +136,58 @@ def test_all_requirements_of_jevcompat_are_met(
     untested = {"auth.ignored-when-off"} if key else {"auth.bearer", "auth.missing", "auth.invalid"}
     # The model's name is refused nowhere, so no error but a token's has the shape of `errors.shape`.
     assert set(report["skip"]) == untested | {"errors.shape"}
+
+
+TOPICS = TaskInfo(name="topics", kind="classification", labels=("files", "network", "numbers", "text"))
+EXAMPLE = ROOT / "examples" / "decisions"
+
+
+def wait_for_port(port: int) -> None:
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+        except OSError:
+            time.sleep(0.05)
+        else:
+            return
+    raise AssertionError("nobody listens after 30 s")
+
+
+@pytest.mark.parametrize(("threshold", "source"), [(0.0, "local"), (1.0, "upstream")])
+def test_the_tutorials_application_moves_to_kdc_by_one_variable(
+    threshold: float, source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The same file asks the stand-in for a hosted model, then kdc in front of it, which is sure of all or nothing."""
+    monkeypatch.setenv("OPENAI_API_KEY", "none")
+    rows = tmp_path / "rows.csv"
+    subprocess.run([str(PYTHON), str(EXAMPLE / "hosted.py"), str(rows)], check=True, timeout=60)
+    port = free_port()
+
+    def application(url: str) -> list[str]:
+        monkeypatch.setenv("OPENAI_BASE_URL", f"{url}/v1")
+        command = [str(PYTHON), str(EXAMPLE / "app.py"), str(rows), "20"]
+        return subprocess.run(command, check=True, timeout=120, capture_output=True, text=True).stdout.splitlines()
+
+    (asked,) = read_questions(EXAMPLE / "question.json")
+    sure = Abstention(threshold=threshold, aim="error<=0.05")
+    artifact = write_artifact(
+        tmp_path / "topics", TOPICS.model_copy(update={"abstain": sure}), outputs=4, questions=(asked,)
+    )
+    hosted = subprocess.Popen([str(PYTHON), str(EXAMPLE / "hosted.py"), "serve", str(port)])
+    try:
+        upstream = f"http://127.0.0.1:{port}"
+        wait_for_port(port)
+        before, by_hosted = application(upstream)
+        with running(artifact, upstream=upstream, state_dir=str(tmp_path / "state"), audit=0) as url:
+            after, by_both = application(url)
+    finally:
+        hosted.kill()
+        hosted.wait()
+    assert "20 answered as the hosted model does" in before
+    assert by_hosted == "answered by {'hosted': 20}"
+    assert by_both == f"answered by {{'{source}': 20}}"
+    assert ("20 answered as the hosted model does" in after) == (source == "upstream")
+    times = [float(re.search(r"median ([\d.]+) ms", line)[1]) for line in (before, after)]  # type: ignore[index]
+    with capsys.disabled():
+        print(f"\nthe application's median before and behind kdc: {times} ms, answered {by_both}")

@@ -24,6 +24,7 @@ from kdc.serving.upstream.reply import unusable
 
 Key = str | int  # of a question: its name, or its place in a list
 AnswerObject = dict[str, Any]
+REFUSAL = "refusal"  # OpenAI's type of an answer that the model declines to give
 
 
 class DecisionBody(Part):
@@ -89,9 +90,13 @@ def without(document: dict[str, Any], keys: Iterable[Key]) -> dict[str, Any]:
 
 
 def _answers(answer: AnswerObject, wire: Any) -> bool:
-    """Whether an answer is of its question: the type, the name, and a possible value."""
+    """Whether an answer is of its question: the type, the name, and a possible value; or the model's refusal."""
     name = getattr(wire, "name", None)
-    if answer.get("type") != wire.type or (name is not None and answer.get("name") != name):
+    if name is not None and answer.get("name") != name:
+        return False
+    if answer.get("type") == REFUSAL:
+        return True
+    if answer.get("type") != wire.type:
         return False
     options = wire.question().options
     if wire.type == "choice":
@@ -102,8 +107,14 @@ def _answers(answer: AnswerObject, wire: Any) -> bool:
 
 
 def verdict(answer: AnswerObject) -> object:
-    """What an answer says, for a comparison: yes or no, the option, or the nearest level."""
+    """What an answer says, for a comparison: yes or no, the option, or the nearest level.
+
+    Raises:
+        UpstreamFailed: it is a refusal.
+    """
     match answer["type"]:
+        case kind if kind == REFUSAL:
+            raise unusable("refuses an answer")
         case "choice":
             return answer["choice"]
         case "score":

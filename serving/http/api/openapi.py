@@ -127,6 +127,7 @@ ANSWERED = {
     "x-artifact": {"schema": _TEXT, "description": "Which artifact answered: 16 digits of its SHA-256"},
     "x-abstained-texts": {"schema": _INTEGER, "description": "Texts that are not answered, if the model abstains"},
 }
+SOURCED = {"x-kdc-source": {"schema": _TEXT, "description": "local, upstream or mixed, if there is an upstream"}}
 _ERROR_TYPE = _TEXT | {"enum": sorted({EMPTY, *(kind for kind, _ in ERRORS.values())})}
 _MESSAGE = {"anyOf": [_TEXT, _object(message=_TEXT, type=_ERROR_TYPE)]}  # an object under /v1/
 _SCORES = _array(_object(label=_TEXT, score=_NUMBER))
@@ -139,7 +140,7 @@ _MODERATED = _object(
     category_applied_input_types=_by_label(_array(_TEXT)),
 )
 # Of a decision: a noul (predicate), a choice, a score.
-_MEASURED = {"confidence": _NUMBER, "x_abstained": _FLAG}
+_MEASURED = {"confidence": _NUMBER, "x_abstained": _FLAG, "x_source": _TEXT, "x_below_threshold": _FLAG}
 _SYSTEM_ONE = {
     "anyOf": [
         _object(_MEASURED, type=_TEXT, noul=_NUMBER),

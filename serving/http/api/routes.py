@@ -7,7 +7,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
 from kdc.serving.http.api import classify, decisions, moderations, pages, systemone, tei, v2
-from kdc.serving.http.api.openapi import ANSWERED, COMPUTE, PAGE, PLAIN, Json, Operation, document
+from kdc.serving.http.api.openapi import ANSWERED, COMPUTE, PAGE, PLAIN, SOURCED, Json, Operation, document
 from kdc.serving.http.metrics import CONTENT_TYPE
 from kdc.serving.http.replies import DECISIONS, SYSTEM_ONE, JsonResponse
 
@@ -52,6 +52,7 @@ _get = functools.partial(Operation, errors=(500,))
 _page = functools.partial(_get, tag="pages", media=PAGE)
 _probe = functools.partial(_get, media=PLAIN)
 _ask = functools.partial(Operation, method="POST", tag="inference", errors=_INFERENCE, headers=ANSWERED)
+_decide = functools.partial(_ask, errors=(*_INFERENCE, 502), headers=ANSWERED | SOURCED)
 _predict = functools.partial(
     _ask, handler=tei.predict, bodies=(tei.PredictRequest,), reply=("Predictions",), headers=COMPUTE | ANSWERED
 )
@@ -92,14 +93,14 @@ OPERATIONS = [
         bodies=(moderations.ModerationRequest,),
         reply=("Moderations",),
     ),
-    _ask(
+    _decide(
         path=SYSTEM_ONE,
         handler=systemone.system_one,
         name="System One",
         bodies=(systemone.SystemOneRequest,),
         reply=("SystemOne",),
     ),
-    _ask(
+    _decide(
         path=DECISIONS,
         handler=decisions.decide,
         name="Decide",
