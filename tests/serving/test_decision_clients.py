@@ -9,9 +9,11 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from bag_models import SINGLE, write_artifact
 from live import ROOT, free_port, running
@@ -34,6 +36,7 @@ TASKS = {
     "urgency": TaskInfo(name="urgency", kind="classification", labels=("now", "later", "soon")),
 }
 TEMPLATE = "{subject} {body}"
+GOOD = {"bad": None, "so so": None, "good": "glad"}
 QUESTIONS = {
     "mood": Question(
         type="choice",
@@ -138,10 +141,6 @@ def test_all_requirements_of_jevcompat_are_met(
     assert set(report["skip"]) == untested | {"errors.shape"}
 
 
-TOPICS = TaskInfo(name="topics", kind="classification", labels=("files", "network", "numbers", "text"))
-EXAMPLE = ROOT / "examples" / "decisions"
-
-
 def wait_for_port(port: int) -> None:
     deadline = time.monotonic() + 30
     while time.monotonic() < deadline:
@@ -152,6 +151,89 @@ def wait_for_port(port: int) -> None:
         else:
             return
     raise AssertionError("nobody listens after 30 s")
+
+
+@contextmanager
+def reference(*options: str) -> Iterator[str]:
+    """jevcompat's reference server, as an upstream."""
+    port = free_port()
+    command = [str(PYTHON.with_name("jevcompat")), "mock", "--port", str(port), *options]
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    try:
+        wait_for_port(port)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.kill()
+        server.wait()
+
+
+@pytest.mark.parametrize("key", ["", "s3cret"])
+def test_all_requirements_are_met_in_front_of_the_reference_server(
+    artifacts: dict[str, Path], key: str, tmp_path: Path
+) -> None:
+    """All, `errors.shape` too: any question and any model's name go upstream. The key is the caller's."""
+    state = str(tmp_path)
+    with (
+        reference(*(["--key", key] if key else [])) as upstream,
+        running(artifacts["mood"], upstream=upstream, forward_key=bool(key), state_dir=state, audit=1) as url,
+    ):
+        report = asked("jevcompat", url, *([key] if key else []))
+    assert report["found"] == []
+    assert report["verdict"] == "conformant"
+    assert set(report["skip"]) == (
+        {"auth.ignored-when-off"} if key else {"auth.bearer", "auth.missing", "auth.invalid"}
+    )
+
+
+ANY = {
+    "urgent": {"type": "noul", "instructions": "Is it urgent?"},
+    "topic": {"type": "choice", "criteria": {"Billing": None, "Technical": None}},
+    "anger": {"type": "score", "criteria": ["calm", "cross", "furious"]},
+}
+
+
+@pytest.mark.parametrize(
+    "fault",
+    ["wrong-route", "xssi-200", "first-question-only", "boolean-type", "nan", "noul-range", "auth-rejects-header"],
+)
+def test_a_fault_of_the_upstream_is_an_error_and_no_answer(
+    artifacts: dict[str, Path], fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A known question is still answered. A missing route, and a refused key of the service, are faults too."""
+    monkeypatch.setenv("KDC_UPSTREAM_KEY", "s3cret")
+    body = {"model": "jev-latest", "state": "w1", "questions": ANY}
+    known = {"state": "w1", "questions": {"q": {"type": "choice", "instructions": "Which mood?", "criteria": GOOD}}}
+    with (
+        reference("--fault", fault) as upstream,
+        running(artifacts["mood"], upstream=upstream, state_dir=str(tmp_path), audit=0) as url,
+    ):
+        reply = httpx.post(f"{url}/v1/systemone", json=body, timeout=30)
+        here = httpx.post(f"{url}/v1/systemone", json=known, timeout=30)
+    expected = 404 if fault == "wrong-route" else 502
+    assert (reply.status_code, reply.headers["x-kdc-source"]) == (expected, "upstream")
+    assert "detail" in reply.json() or fault == "wrong-route"
+    assert (here.status_code, here.headers["x-kdc-source"]) == (200, "local")
+
+
+@pytest.mark.parametrize("fault", ["extra-answer", "no-usage", "plain-content-type", "unprefixed-extra", "float-usage"])
+def test_what_an_upstream_adds_or_leaves_out_costs_no_answer(
+    artifacts: dict[str, Path], fault: str, tmp_path: Path
+) -> None:
+    with (
+        reference("--fault", fault) as upstream,
+        running(artifacts["mood"], upstream=upstream, state_dir=str(tmp_path), audit=0) as url,
+    ):
+        reply = httpx.post(
+            f"{url}/v1/systemone", json={"model": "jev-latest", "state": "w1", "questions": ANY}, timeout=30
+        )
+    assert reply.status_code == 200
+    assert reply.headers["content-type"] == "application/json"
+    assert list(reply.json()["answers"]) == list(ANY)
+    assert reply.json()["usage"].keys() >= {"input_tokens", "output_tokens"}
+
+
+TOPICS = TaskInfo(name="topics", kind="classification", labels=("files", "network", "numbers", "text"))
+EXAMPLE = ROOT / "examples" / "decisions"
 
 
 @pytest.mark.parametrize(("threshold", "source"), [(0.0, "local"), (1.0, "upstream")])
