@@ -172,9 +172,9 @@ def is_error_of(path: str, body: bytes) -> bool:
     """Whether an error has the API's form."""
     document = json.loads(body)
     if path == SYSTEM_ONE:
-        detail = document["detail"]
+        detail = document.get("detail", {})
         return isinstance(detail, list) or {"error_type", "message"} <= detail.keys()
-    return {"message", "type", "param", "code"} <= document["error"].keys()
+    return {"message", "type", "param", "code"} <= document.get("error", {}).keys()
 
 
 @contextlib.contextmanager

@@ -23,6 +23,7 @@ from upstreams import (
     wrong,
 )
 
+from benchmarks.serving.faults import marks, soak
 from benchmarks.serving.stub import Stub, in_a_thread
 from benchmarks.serving.stub_answers import DECISIONS, SYSTEM_ONE
 from benchmarks.serving.stub_connection import RETRY_AFTER, Behaviour
@@ -41,6 +42,7 @@ STATUSES = {
     "slow": 504,
     "large": 502,
 }
+SOURCES = ("200 local", "200 mixed", "200 upstream", "422", "429", "502", "503", "504")  # of the soak's outcomes
 RETRIED = ("429", "503")  # by the client, after what the upstream says
 
 
@@ -208,3 +210,13 @@ def test_a_client_that_leaves_does_not_stay_in_work(service: Process, stub: Stub
     finally:
         stub.behaviour.delay_s = 0.0
     ends_well(service.url)
+
+
+@pytest.mark.slow  # the short form of `benchmarks/upstream.py --faults`
+def test_answers_are_right_under_load_whatever_fails(tmp_path: Path) -> None:
+    seen = soak(15, tmp_path)
+    assert seen.problems == []
+    assert [mark.what for mark in marks(seen) if not mark.holds] == []
+    assert seen.kills >= 2
+    of = {name: sum(count for outcome, count in seen.outcomes.items() if name in outcome) for name in SOURCES}
+    assert min(of.values()) > 10, seen.outcomes
