@@ -25,11 +25,10 @@ from kdc.pipeline.config.metrics import fitting
 from kdc.pipeline.config.tasks import Task
 from kdc.pipeline.data.fields import check_text, group_of, hash_of, sides_of, time_of
 from kdc.pipeline.data.labels import NOT_TRAINED, LabelReader
-from kdc.pipeline.data.overlap import Runs, near_rows, runs_of
+from kdc.pipeline.data.overlap import Ints, Runs, connect, near_rows, runs_of
 from kdc.pipeline.data.problems import FileProblem, Problems, RowProblem
 from kdc.pipeline.data.readers import Row, read_rows
 from kdc.pipeline.data.sources import Columns, SplitSource, columns_of, is_glue, locate
-from kdc.pipeline.data.units import Ints, connect
 from kdc.serving.engine.tokenizing import Text
 
 _MOST_BROKEN = 0.001  # largest share of rows skipped in a published file
@@ -91,8 +90,8 @@ class CheckedRows:
 
     def runs_beside(self, others: "CheckedRows") -> Runs:
         """Runs to compare with `others`, whose short texts are runs here too."""
-        known, short_texts = self.runs.short_texts, others.runs.short_texts
-        if all(np.isin(texts, known[length]).all() for length, texts in short_texts.items()):
+        short_texts = others.runs.short_texts
+        if np.isin(short_texts, self.runs.short_texts).all():
             return self.runs
         return runs_of(self._texts(), short_texts)
 
