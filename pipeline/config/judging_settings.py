@@ -13,28 +13,14 @@ from kdc.pipeline.config.section import Section
 class OperatingSettings(Section):
     """Thresholds, abstention and label sets, chosen on the tuning set."""
 
-    aims: Texts = Field(
-        (),
-        description="how to choose thresholds: f1, matthews, precision>=0.95, recall>=0.99, fpr<=0.01 or the "
-        "threshold itself; LABEL:recall>=0.9 for one label. The run fails if the tuning set cannot confirm a bound "
-        "(default: f1 for each label of a multi-label task)",
-    )
+    aims: Texts = ()
     evidence: Evidence = Field(
         "interval",
         description="how to check an aim's bound: interval (the tuning set shows, with an error of 5 %, that it holds "
         "on other rows) or point (it holds on the tuning set)",
     )
-    abstain: str | None = Field(
-        None,
-        description="which rows of a task with several classes to answer: accuracy>=0.98 answers as many rows as "
-        "possible with that accuracy confirmed; a number is the lowest probability of an answer (default: all)",
-    )
-    defer: Texts = Field(
-        (),
-        description="which rows of a task with several classes to answer, by a bound on a share of all rows: "
-        "disagreement<=0.02 (answered unlike the teacher), error<=0.05 (answered unlike the label), or both. As many "
-        "rows as possible are answered (default: all)",
-    )
+    abstain: str | None = None
+    defer: Texts = ()
     sets: float | None = Field(
         None,
         gt=0,
@@ -43,11 +29,7 @@ class OperatingSettings(Section):
         "classes (default: no sets)",
     )
 
-    question: Path | None = Field(
-        None,
-        description="file with the question that the artifact answers in decision APIs: a question object of "
-        "TypeSafe's System One or of OpenAI's Decisions (default: none)",
-    )
+    question: Path | None = None
 
     @field_validator("aims")
     @classmethod
@@ -75,11 +57,7 @@ class OperatingSettings(Section):
 class CascadeSettings(Section):
     """Stage `cascade`: a second model for rows that the student is unsure of."""
 
-    second: Literal["off", "auto"] | Path | None = Field(
-        None,
-        description="second model: auto (the uncut teacher), the artifact of another run on the same rows, or off; "
-        "used only if it gains (default: auto if kdc searches for a contract's student, otherwise off)",
-    )
+    second: Literal["off", "auto"] | Path | None = None
     max_drop: float = Field(
         0.1,
         ge=0,

@@ -15,10 +15,8 @@ from kdc.pipeline.config.training_settings import BaselinesSettings, StudentSett
 class RunSettings(Section):
     """Settings of the whole run."""
 
-    out: Path | None = Field(None, description="run directory (default: runs/<task>)")
-    family: Literal["bert", "roberta", "deberta", "minilm", "modernbert", "ettin"] | None = Field(
-        None, description="model family of teacher and student (default: bert, unless teacher.model is set)"
-    )
+    out: Path | None = None
+    family: Literal["bert", "roberta", "deberta", "minilm", "modernbert", "ettin"] | None = None
     recipe: Literal["best", "paper", "paper-as-described"] = Field(
         "best",
         description="distillation recipe: best (what measured best here), paper (the published script of KD-LoRA's "
