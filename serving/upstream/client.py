@@ -112,6 +112,8 @@ class Upstream:
         headers = {"content-type": "application/json"} | ({} if key is None else {"authorization": key})
         timeout = aiohttp.ClientTimeout(total=self.options.timeout_s, sock_connect=CONNECT_S)
         async with self.open("POST", path, body, headers, timeout) as (reply, parts):
+            if self.options.forwards_key and key is not None:  # other routes may take any key
+                self.keys.heard(key, reply.status, time.monotonic())
             return read(Reply(reply.status, reply.headers, b"".join([part async for part in parts])))
 
     @contextlib.asynccontextmanager
@@ -140,7 +142,7 @@ class Upstream:
         failed, outcome = None, "left"
         try:
             async with await self._send(method, path, body, headers, timeout) as response:
-                reply = self._begun(response, headers)
+                reply = self._begun(response)
                 yield reply, _bounded(response, most)
             failed, outcome = False, "ok" if reply.is_answer else "client_error"
         except UpstreamFailed as error:
@@ -192,11 +194,9 @@ class Upstream:
             return headers.get("authorization")
         return None if self._own_key is None else f"Bearer {self._own_key}"
 
-    def _begun(self, response: aiohttp.ClientResponse, headers: Mapping[str, str]) -> Reply:
+    def _begun(self, response: aiohttp.ClientResponse) -> Reply:
         """The beginning of a reply that its client may see."""
         status = response.status
-        if self.options.forwards_key and (key := headers.get("authorization")) is not None:
-            self.keys.heard(key, status, time.monotonic())
         if status == 429:
             raise UpstreamFailed(429, "the upstream takes no more requests now", "rate_limited", _retry_after(response))
         if status in (401, 403) and self._own_key is not None:

@@ -247,7 +247,7 @@ class Forwarding:
         if self._upstream.spends_own_key and self._settings.api_key_env is None:
             what = "the upstream's other routes take its key; serve with --api-key-env or --forward-key to open them"
             raise ApiError(404, what)
-        if {".", ".."} & set(request.url.path.replace("\\", "/").split("/")):
+        if {".", ".."} & set(request.scope["path"].replace("\\", "/").split("/")):
             raise ApiError(404, "there is no such route; the path climbs")
         return _Relayed(self._upstream, request, await read_bytes(request))
 
@@ -264,6 +264,7 @@ class _Relayed(Response):
         try:
             async with self._upstream.open(request.method, _target(request), self._body, request.headers) as opened:
                 reply, parts = opened
+                scope["kdc_deadline"].reschedule(None)  # a chat may last; the upstream's own limits bound it
                 await StreamingResponse(parts, reply.status, reply.headers | _UPSTREAM)(scope, receive, send)
         except UpstreamFailed as failure:
             raise _error(failure) from None

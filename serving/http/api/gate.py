@@ -131,7 +131,7 @@ class Gate:
         self._check(scope)
         self._inside += 1
         try:
-            async with asyncio.timeout(self._settings.timeout_s):
+            async with asyncio.timeout(self._settings.timeout_s) as scope["kdc_deadline"]:
                 await app(scope, receive, send)
         except TimeoutError:
             if "kdc_status" not in scope:
