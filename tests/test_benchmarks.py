@@ -2,13 +2,15 @@
 
 import sys
 
+import numpy as np
 import pytest
 from live import ROOT
 
 sys.path.insert(0, str(ROOT))
 
-from benchmarks import search
+from benchmarks import audit, search
 from benchmarks.serving.mark import Mark
+from kdc.serving.upstream.sequence import interval
 
 
 @pytest.mark.parametrize(
@@ -46,3 +48,26 @@ def test_students_are_ranked_against_their_full_training() -> None:
     # Ranks 1 2 3 4 against 1 3 4 2: 1 - 6 * (0 + 1 + 1 + 4) / (4 * 15) = 0.4.
     assert "rank correlation 0.40 with the full training on the tuning set, -0.40 on the evaluation rows" in told
     assert told.endswith("its best has 80.0 there in full, the best of all 90.0")
+
+
+def test_a_simulated_service_stops_where_one_that_looks_after_each_audit_does() -> None:
+    last = audit.stopping(0.05, 400)
+    generator, direct = np.random.default_rng(1), []
+    for gaps in generator.geometric(0.1, (20, len(last))):
+        audits = gaps.cumsum()
+        differing = np.searchsorted(audits, np.arange(1, 401), side="right")
+        looks = enumerate(differing, 1)
+        direct.append(next((n for n, count in looks if interval(int(count), n, expected=0.05)[0] > 0.05), np.inf))
+    assert any(np.isfinite(direct))
+    assert not all(np.isfinite(direct))
+
+    found = audit.audits_until_stop(last, 0.1, earlier=np.zeros(20, np.int64), before=0, seed=1)
+
+    assert found.tolist() == direct
+
+
+def test_earlier_audits_delay_a_simulated_stop() -> None:
+    last = audit.stopping(0.05, 400)
+    found = audit.audits_until_stop(last, 1.0, earlier=np.array([5, 5]), before=100, seed=1)
+    expected = next(n for n in range(100) if interval(5 + n, 100 + n, expected=0.05)[0] > 0.05)
+    assert found.tolist() == [expected, expected]
