@@ -14,6 +14,7 @@ import argparse
 import bisect
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from unittest import mock
 
@@ -34,50 +35,77 @@ _AT_ONCE = 100  # runs, to bound memory
 Integers = NDArray[np.int64]
 
 
-def stopping(budget: float, most: int) -> Integers:
+def stopping(budget: float, most: int, confidence: float = sequence.CONFIDENCE) -> Integers:
     """For 0, 1, 2, ... differing audits, the largest number of audits at which a service stops, until `most` stops."""
+
+    def stops(differing: int, audits: int) -> bool:
+        return sequence.interval(differing, audits, expected=budget, confidence=confidence)[0] > budget
+
     last = [0]
     while last[-1] < most:
         differing = len(last)
         audits = range(differing, most + 1)
-        stop = bisect.bisect_left(audits, True, key=lambda count: not _stops(differing, count, budget))
+        stop = bisect.bisect_left(audits, True, key=lambda count: not stops(differing, count))
         last.append(differing + stop - 1)
     return np.array(last)
 
 
-def _stops(differing: int, audits: int, budget: float) -> bool:
-    return sequence.interval(differing, audits, expected=budget)[0] > budget
+@dataclass(frozen=True)
+class Rule:
+    """When a service stops: `stopping` for all audits, and for those of each epoch."""
+
+    whole: Integers
+    epochs: Integers  # (epochs, differing audits)
+
+    @classmethod
+    def of(cls, budget: float, most: int) -> "Rule":
+        whole, each = stopping(budget, most), []
+        for epoch in range(1, most // sequence.EPOCH + 2):
+            confidence = 1 - (1 - sequence.CONFIDENCE) / (epoch * (epoch + 1))
+            each.append(stopping(budget, sequence.EPOCH, confidence))
+        longest = max(map(len, each))
+        return cls(
+            whole, np.array([np.pad(one, (0, longest - len(one)), constant_values=sequence.EPOCH) for one in each])
+        )
 
 
-def audits_until_stop(
-    last: Integers, share: float, *, earlier: Integers, before: int, seed: int
-) -> NDArray[np.float64]:
+def audits_until_stop(rule: Rule, share: float, *, earlier: Integers, before: int, seed: int) -> NDArray[np.float64]:
     """Audits until each run stops, infinite if it does not. A service can stop only when an audit differs.
 
     Args:
-        last: from `stopping`.
         share: of audits that differ.
-        earlier: (runs,) differing audits among the first `before`, which are not counted.
+        earlier: (runs,) differing audits among the first `before`, which are not counted and fill whole epochs.
     """
     generator, found = np.random.default_rng(seed), []
     for some in np.split(earlier, range(_AT_ONCE, len(earlier), _AT_ONCE)):
-        audits = generator.geometric(share, (len(some), len(last))).cumsum(axis=1)
-        differing = np.minimum(some[:, None] + np.arange(1, len(last) + 1), len(last) - 1)
-        stops = before + audits <= last[differing]
+        audits = generator.geometric(share, (len(some), len(rule.whole))).cumsum(axis=1)
+        differing = np.minimum(some[:, None] + np.arange(1, audits.shape[1] + 1), len(rule.whole) - 1)
+        stops = (before + audits <= rule.whole[differing]) | _stops_by_epoch(rule, before, audits)
         first = stops.argmax(axis=1)[:, None]
         stopped = np.take_along_axis(stops, first, axis=1)
         found.append(np.where(stopped, np.take_along_axis(audits, first, axis=1), np.inf))
     return np.concatenate(found).ravel()
 
 
-def fixed(last: Integers, share: float, runs: int) -> NDArray[np.float64]:
-    return audits_until_stop(last, share, earlier=np.zeros(runs, np.int64), before=0, seed=1)
+def _stops_by_epoch(rule: Rule, before: int, audits: Integers) -> NDArray[np.bool_]:
+    """Whether each differing audit stops its run by the counts of its epoch. `audits` are their numbers, from 1."""
+    epoch, within = np.divmod(audits - 1, sequence.EPOCH)
+    number = np.broadcast_to(np.arange(audits.shape[1]), audits.shape)
+    begins = np.diff(epoch, axis=1, prepend=-1) != 0
+    differing = number - np.maximum.accumulate(np.where(begins, number, 0), axis=1) + 1
+    epoch = np.minimum(epoch + before // sequence.EPOCH, len(rule.epochs) - 1)
+    many = rule.epochs.shape[1] - 1  # so many stop in any case
+    return (differing >= many) | (within < rule.epochs[epoch, np.minimum(differing, many)])
 
 
-def risen(last: Integers, budget: float, before: int, runs: int) -> NDArray[np.float64]:
+def fixed(rule: Rule, share: float, runs: int) -> NDArray[np.float64]:
+    return audits_until_stop(rule, share, earlier=np.zeros(runs, np.int64), before=0, seed=1)
+
+
+def risen(rule: Rule, budget: float, before: int, runs: int) -> NDArray[np.float64]:
     """Audits until the stop, from where the share rises to twice the budget."""
     earlier = np.random.default_rng(2).binomial(before, budget / 2, runs)
-    return audits_until_stop(last, 2 * budget, earlier=earlier, before=before, seed=3)
+    return audits_until_stop(rule, 2 * budget, earlier=earlier, before=before, seed=3)
 
 
 def times(audits: NDArray[np.float64]) -> tuple[float, float]:
@@ -90,10 +118,10 @@ def rows(options: argparse.Namespace) -> Iterator[tuple[tuple[str, ...], bool]]:
     """Rows of the table, each with whether it is shown to break what is promised."""
     most = round(options.requests * options.audited)
     for budget in map(float, options.budgets.split(",")):
-        last = stopping(budget, most)
+        rule = Rule.of(budget, most)
         for excess in (1.0, *_EXCESSES):
-            yield row(options, f"{100 * budget:g}", f"{excess:g} x budget", fixed(last, excess * budget, options.runs))
-        after = risen(last, budget, options.before, options.runs)
+            yield row(options, f"{100 * budget:g}", f"{excess:g} x budget", fixed(rule, excess * budget, options.runs))
+        after = risen(rule, budget, options.before, options.runs)
         yield row(options, f"{100 * budget:g}", f"0.5, then 2 x after {options.before:,} audits", after)
 
 
@@ -114,10 +142,10 @@ def priors(options: argparse.Namespace) -> Iterator[tuple[str, ...]]:
     for strength, mean in _PRIORS:
         parameters = strength, strength / (mean * budget) - strength
         with mock.patch.object(sequence, "prior", return_value=parameters):
-            last = stopping(budget, most)
+            rule = Rule.of(budget, most)
             high = sequence.interval(round(500 * budget), 2000, expected=budget)[1]
-        wrong = rate(np.isfinite(fixed(last, budget, options.runs)).sum(), options.runs)
-        found = [times(fixed(last, excess * budget, options.runs)) for excess in _EXCESSES]
+        wrong = rate(np.isfinite(fixed(rule, budget, options.runs)).sum(), options.runs)
+        found = [times(fixed(rule, excess * budget, options.runs)) for excess in _EXCESSES]
         counts = [f"{median:,.0f}, {late:,.0f}" for median, late in found]
         yield f"{strength:g}", f"{mean:g} x budget", wrong.text, *counts, f"{100 * high:.2f}"
 

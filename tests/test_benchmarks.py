@@ -10,7 +10,7 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks import audit, search
 from benchmarks.serving.mark import Mark
-from kdc.serving.upstream.sequence import interval
+from kdc.serving.upstream import sequence
 
 
 @pytest.mark.parametrize(
@@ -50,24 +50,34 @@ def test_students_are_ranked_against_their_full_training() -> None:
     assert told.endswith("its best has 80.0 there in full, the best of all 90.0")
 
 
-def test_a_simulated_service_stops_where_one_that_looks_after_each_audit_does() -> None:
-    last = audit.stopping(0.05, 400)
+def test_a_simulated_service_stops_where_one_that_looks_after_each_audit_does(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """By the code that a service runs, with short epochs."""
+    monkeypatch.setattr(sequence, "EPOCH", 100)
+    rule = audit.Rule.of(0.05, 400)
     generator, direct = np.random.default_rng(1), []
-    for gaps in generator.geometric(0.1, (20, len(last))):
-        audits = gaps.cumsum()
-        differing = np.searchsorted(audits, np.arange(1, 401), side="right")
-        looks = enumerate(differing, 1)
-        direct.append(next((n for n, count in looks if interval(int(count), n, expected=0.05)[0] > 0.05), np.inf))
-    assert any(np.isfinite(direct))
-    assert not all(np.isfinite(direct))
+    for gaps in generator.geometric(0.1, (20, len(rule.whole))):
+        differs = np.zeros(401, np.int64)
+        differs[[each for each in gaps.cumsum() if each <= 400]] = 1
+        direct.append(np.inf)
+        for n in range(1, 401):
+            epoch = (n - 1) // 100
+            newest = int(differs[100 * epoch + 1 : n + 1].sum()), n - 100 * epoch
+            if sequence.is_exceeded(0.05, (int(differs[: n + 1].sum()), n), newest, epoch + 1):
+                direct[-1] = n
+                break
+    assert 0 < np.isfinite(direct).sum() < 20
 
-    found = audit.audits_until_stop(last, 0.1, earlier=np.zeros(20, np.int64), before=0, seed=1)
+    found = audit.audits_until_stop(rule, 0.1, earlier=np.zeros(20, np.int64), before=0, seed=1)
 
     assert found.tolist() == direct
 
 
-def test_earlier_audits_delay_a_simulated_stop() -> None:
-    last = audit.stopping(0.05, 400)
-    found = audit.audits_until_stop(last, 1.0, earlier=np.array([5, 5]), before=100, seed=1)
-    expected = next(n for n in range(100) if interval(5 + n, 100 + n, expected=0.05)[0] > 0.05)
+def test_earlier_audits_delay_a_simulated_stop_within_an_epoch_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sequence, "EPOCH", 100)
+    rule = audit.Rule.of(0.05, 400)
+    found = audit.audits_until_stop(rule, 1.0, earlier=np.array([0, 0]), before=100, seed=1)
+    expected = next(n for n in range(1, 100) if sequence.is_exceeded(0.05, (n, 100 + n), (n, n), 2))
     assert found.tolist() == [expected, expected]
+    assert not sequence.is_exceeded(0.05, (expected, 100 + expected), (0, 0), 2)  # all audits alone would not stop

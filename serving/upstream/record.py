@@ -13,7 +13,7 @@ from pydantic import AwareDatetime, Field, ValidationError, model_validator
 from kdc.common.errors import InputError
 from kdc.common.files import write_whole
 from kdc.common.frozen import Frozen
-from kdc.serving.upstream.sequence import interval
+from kdc.serving.upstream.sequence import CONFIDENCE, EPOCH, interval, is_exceeded
 
 _EXPECTED = 0.02  # share of an artifact without a budget
 _WAIT_S = 10.0  # for other workers, which hold the lock for milliseconds
@@ -28,12 +28,14 @@ class Standing(Frozen):
 
     audits: int = Field(le=2**53, strict=True)
     differing: int = Field(ge=0, strict=True)
+    epoch: int = Field(1, ge=1, strict=True)  # number of the newest
+    newest: tuple[int, int] = (0, 0)  # differing, and all audits, of the newest epoch
     stopped: AwareDatetime | None  # when the artifact stopped answering
     budget: float | None = Field(gt=0, lt=1)  # largest allowed share of differing answers
 
     @model_validator(mode="after")
     def _is_possible(self) -> Self:
-        if self.differing > self.audits:
+        if not 0 <= self.newest[0] <= self.newest[1] or self.differing > self.audits:
             raise ValueError("more audits differ than were made")
         return self
 
@@ -57,14 +59,22 @@ class Standing(Frozen):
 
     @cached_property
     def _interval(self) -> tuple[float, float]:
-        return interval(self.differing, self.audits, expected=self.budget or _EXPECTED)
+        return interval(self.differing, self.audits, expected=self.budget or _EXPECTED, confidence=CONFIDENCE)
 
 
 def _sum(before: Standing, audits: int, differing: int) -> Standing:
     """The standing after further audits, stopped if the share of differing answers is shown to exceed the budget."""
-    counts = {"audits": before.audits + audits, "differing": before.differing + differing}
-    after = Standing(**counts, stopped=before.stopped, budget=before.budget)
-    if after.stopped is None and after.budget is not None and after.low > after.budget:
+    (differed, made), is_full = before.newest, before.newest[1] >= EPOCH
+    after = Standing(
+        audits=before.audits + audits,
+        differing=before.differing + differing,
+        epoch=before.epoch + is_full,
+        newest=(differing, audits) if is_full else (differed + differing, made + audits),
+        stopped=before.stopped,
+        budget=before.budget,
+    )
+    counts = after.differing, after.audits
+    if after.stopped is None and after.budget and is_exceeded(after.budget, counts, after.newest, after.epoch):
         return after.model_copy(update={"stopped": datetime.now(UTC).replace(microsecond=0)})
     return after
 

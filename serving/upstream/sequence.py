@@ -9,6 +9,9 @@ import math
 # The prior's first parameter, and its mean in multiples of the expected share. Any prior gives valid intervals. These
 # values find an excess soon: `benchmarks/audit.py --priors`.
 _STRENGTH, _MEAN = 8.0, 2.0
+EPOCH = 2000  # audits that are judged by themselves too, so that a good past hides no change
+# A wrong stop has a chance of 5 %: half of it by all audits, whose interval has this confidence, half by the epochs.
+CONFIDENCE = 0.975
 _HALVINGS = 50  # of the observed share, for an end's last digits
 
 
@@ -37,6 +40,22 @@ def interval(differing: int, audits: int, *, expected: float, confidence: float 
     mixture = _log_beta(first + differing, second + same) - _log_beta(first, second)
     least = mixture + math.log1p(-confidence)
     return _low(differing, same, least), 1 - _low(same, differing, least)
+
+
+def is_exceeded(budget: float, counts: tuple[int, int], newest: tuple[int, int], epoch: int) -> bool:
+    """Whether the share is shown to exceed the budget, by all audits or by those of the newest epoch.
+
+    If it never does, the chance that this is ever true is at most 5 %.
+
+    Args:
+        counts: differing, and all audits.
+        newest: the same of the epoch.
+        epoch: its number, from 1. The numbers' shares of the chance, 1 / (n (n + 1)), add up to 1.
+    """
+    return any(
+        interval(*each, expected=budget, confidence=1 - chance)[0] > budget
+        for each, chance in ((counts, 1 - CONFIDENCE), (newest, (1 - CONFIDENCE) / (epoch * (epoch + 1))))
+    )
 
 
 def _log_beta(first: float, second: float) -> float:

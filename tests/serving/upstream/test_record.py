@@ -15,6 +15,7 @@ from filelock import FileLock
 from kdc.common.errors import InputError
 from kdc.serving.upstream import record as module
 from kdc.serving.upstream.record import AuditRecord
+from kdc.serving.upstream.sequence import EPOCH
 
 SHA256 = "ab" * 32
 # Without syncs: two thousand would take the disk's time, and say nothing of workers.
@@ -80,6 +81,22 @@ def test_it_stops_when_the_lower_end_exceeds_the_budget_and_stays_stopped(tmp_pa
     assert later.high < 0.02
     assert later.stopped == standing.stopped
     assert json.loads(file_of(tmp_path).read_text())["stopped"] == f"{standing.stopped:%Y-%m-%dT%H:%M:%SZ}"
+
+
+def test_a_good_past_does_not_hide_that_it_differs_now(tmp_path: Path) -> None:
+    """After 20,000 good audits at half the budget, four times the budget stops it within an epoch or two, long before
+    the share of all audits passes the budget. Epochs are counted by themselves."""
+    record = AuditRecord(tmp_path, SHA256, 0.02)
+    for _ in range(10):
+        standing = record.add(EPOCH, EPOCH // 100)
+    assert (standing.epoch, standing.newest, standing.stopped) == (10, (20, 2000), None)
+    made = 0
+    while standing.stopped is None:
+        standing = record.add(25, 2)
+        made += 25
+    assert standing.estimate < 0.02
+    assert standing.newest[1] == made <= EPOCH
+    assert standing.epoch == 11
 
 
 def test_without_a_budget_it_never_stops(tmp_path: Path) -> None:
