@@ -8,26 +8,27 @@ from kdc.artifact.decision import decision_table, sets_table
 from kdc.artifact.manifest import Manifest
 from kdc.common.tables import aligned, number
 
-_ORDER = (
-    "teacher",
-    "teacher_fp32",
-    "teacher_int8",
-    "teacher_lora",
-    "student",
-    "student_without_kd",
-    "student_without_kd_by_score",
-    "student_without_kd_by_loss",
-    "student_without_unlabeled",
-    "merged",
-    "fp32",
-    "int8",
-    "fp16",
-    "second_fp32",
-    "second_int8",
-    "cascade",
-    "cascade_fp32",
-)
-_BASELINES = ("probe", "tfidf", "majority")
+# Models in the order of tables, in words.
+NAMES = {
+    "teacher": "teacher",
+    "teacher_fp32": "teacher, uncut, ONNX fp32",
+    "teacher_int8": "teacher, uncut, ONNX int8",
+    "teacher_lora": "LoRA teacher",
+    "student": "KD-LoRA student",
+    "student_without_kd": "student without KD",
+    "student_without_kd_by_score": "student without KD, step by score",
+    "student_without_kd_by_loss": "student without KD, step by loss",
+    "student_without_unlabeled": "student without the unlabelled texts",
+    "merged": "merged student",
+    "fp32": "ONNX fp32",
+    "int8": "ONNX int8",
+    "fp16": "ONNX fp16",
+    "second_fp32": "second model, ONNX fp32",
+    "second_int8": "second model, ONNX int8",
+    "cascade": "student and second model",
+    "cascade_fp32": "student and second model, fp32",
+}
+BASELINES = {"probe": "linear probe", "tfidf": "TF-IDF", "majority": "majority"}
 # column, title, factor, digits
 _COSTS = (
     ("size_bytes", "size MB", 1e-6, 1),
@@ -71,7 +72,7 @@ def render(manifest: Manifest) -> str:
 
 def in_order(names: Iterable[str]) -> list[str]:
     """Order models: teachers, students, models made from them, baselines."""
-    order = [*_ORDER, *(f"{name} (cuda)" for name in _ORDER), *_BASELINES]
+    order = [*NAMES, *(f"{name} (cuda)" for name in NAMES), *BASELINES]
     return sorted(names, key=lambda name: (order.index(name) if name in order else len(order), name))
 
 

@@ -14,9 +14,8 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from kdc.common.tables import aligned
-from kdc.pipeline.data.overlap import near_rows, nearest, runs_of
+from kdc.pipeline.data.overlap import connect, near_rows, nearest, runs_of
 from kdc.pipeline.data.splits import pick_slice
-from kdc.pipeline.data.units import connect
 
 _HELD_OUT = 6000
 

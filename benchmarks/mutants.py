@@ -30,6 +30,8 @@ ROOT = Path(__file__).resolve().parent.parent
 _QUALITY, _TRAINING, _ENGINE = "tests/pipeline/quality/", "tests/pipeline/training/", "tests/serving/engine/"
 _IN_GROUPS = "tests/pipeline/test_thresholds_in_groups.py"
 MODULES = {
+    "breaker": ("serving/upstream/breaker.py", ["tests/serving/upstream/test_breaker.py"]),
+    "address": ("serving/upstream/address.py", ["tests/serving/upstream/test_address.py"]),
     "losses": ("pipeline/training/losses.py", ["tests/pipeline/training/test_losses.py"]),
     "metrics": ("pipeline/config/metrics.py", [f"{_QUALITY}test_metrics.py", f"{_QUALITY}test_intervals.py"]),
     "intervals": (

@@ -2,13 +2,15 @@
 
 import sys
 
+import numpy as np
 import pytest
 from live import ROOT
 
 sys.path.insert(0, str(ROOT))
 
-from benchmarks import search
+from benchmarks import audit, search
 from benchmarks.serving.mark import Mark
+from kdc.serving.upstream import sequence
 
 
 @pytest.mark.parametrize(
@@ -46,3 +48,36 @@ def test_students_are_ranked_against_their_full_training() -> None:
     # Ranks 1 2 3 4 against 1 3 4 2: 1 - 6 * (0 + 1 + 1 + 4) / (4 * 15) = 0.4.
     assert "rank correlation 0.40 with the full training on the tuning set, -0.40 on the evaluation rows" in told
     assert told.endswith("its best has 80.0 there in full, the best of all 90.0")
+
+
+def test_a_simulated_service_stops_where_one_that_looks_after_each_audit_does(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """By the code that a service runs, with short epochs."""
+    monkeypatch.setattr(sequence, "EPOCH", 100)
+    rule = audit.Rule.of(0.05, 400)
+    generator, direct = np.random.default_rng(1), []
+    for gaps in generator.geometric(0.1, (20, len(rule.whole))):
+        differs = np.zeros(401, np.int64)
+        differs[[each for each in gaps.cumsum() if each <= 400]] = 1
+        direct.append(np.inf)
+        for n in range(1, 401):
+            epoch = (n - 1) // 100
+            newest = int(differs[100 * epoch + 1 : n + 1].sum()), n - 100 * epoch
+            if sequence.is_exceeded(0.05, (int(differs[: n + 1].sum()), n), newest, epoch + 1):
+                direct[-1] = n
+                break
+    assert 0 < np.isfinite(direct).sum() < 20
+
+    found = audit.audits_until_stop(rule, 0.1, earlier=np.zeros(20, np.int64), before=0, seed=1)
+
+    assert found.tolist() == direct
+
+
+def test_earlier_audits_delay_a_simulated_stop_within_an_epoch_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sequence, "EPOCH", 100)
+    rule = audit.Rule.of(0.05, 400)
+    found = audit.audits_until_stop(rule, 1.0, earlier=np.array([0, 0]), before=100, seed=1)
+    expected = next(n for n in range(1, 100) if sequence.is_exceeded(0.05, (n, 100 + n), (n, n), 2))
+    assert found.tolist() == [expected, expected]
+    assert not sequence.is_exceeded(0.05, (expected, 100 + expected), (0, 0), 2)  # all audits alone would not stop

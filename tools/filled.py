@@ -20,8 +20,8 @@ from kdc.common.errors import InputError
 from kdc.common.files import write_whole
 from kdc.common.places import find
 from kdc.common.progress import Meter
+from kdc.pipeline.data.overlap import connect
 from kdc.pipeline.data.problems import nearest_name, show
-from kdc.pipeline.data.units import connect
 from kdc.pipeline.quality.comparison import Other, compare
 from kdc.serving.bulk.inputs import Window, read_windows
 from kdc.serving.engine.engine import Engine

@@ -15,9 +15,9 @@ from kdc.artifact.manifest import TokenizerInfo
 from kdc.common.errors import InputError, KdcError
 from kdc.pipeline.config.tasks import Task
 from kdc.pipeline.data.fields import hashes_of
+from kdc.pipeline.data.overlap import connect
 from kdc.pipeline.data.prepared import digest
 from kdc.pipeline.data.tokens import tokenizer_info
-from kdc.pipeline.data.units import connect
 from kdc.pipeline.quality.comparison import Other
 from kdc.pipeline.rundir.files import BASELINE_SUFFIX, EVALUATION
 from kdc.serving.engine.engine import Engine

@@ -29,25 +29,10 @@ class Limits(Frozen):
     max_latency_ms: float | None = Field(
         None, gt=0, description="longest latency of one call under `contract.at`, in milliseconds"
     )
-    min_rows_per_s: float | None = Field(
-        None, gt=0, description="lowest throughput, in rows per second, in batches of 32 rows"
-    )
-    max_size_mb: float | None = Field(
-        None, gt=0, description="largest size of the ONNX file and tokenizer.json together, in MB"
-    )
-    max_drop: float | None = Field(
-        None,
-        ge=0,
-        le=200,
-        description="points of the metric that the student may be below its teacher or a better baseline",
-    )
-    require: Texts = Field(
-        (),
-        max_length=100,
-        description="bounds that the artifact's decisions must be shown to keep on the evaluation rows: "
-        "LABEL:precision>=0.95, LABEL:recall>=0.9, LABEL:fpr<=0.01, accuracy>=0.98 (of the answered rows), "
-        "coverage>=0.5 (share of answered rows)",
-    )
+    min_rows_per_s: float | None = Field(None, gt=0)
+    max_size_mb: float | None = Field(None, gt=0)
+    max_drop: float | None = Field(None, ge=0, le=200)
+    require: Texts = Field((), max_length=100)
 
     @field_validator("require")
     @classmethod
@@ -84,16 +69,9 @@ class Conditions(Frozen):
 class Proof(Frozen):
     """What proves `max_drop` and `require`."""
 
-    evidence: Evidence = Field(
-        "interval",
-        description="judge max_drop and require by interval (the confidence interval) or point (the measured value)",
-    )
-    against: Against = Field(
-        "best",
-        description="what the student is compared with: teacher, or best (the teacher or a baseline, whichever is "
-        "better on the tuning set)",
-    )
-    confidence: float = Field(0.95, gt=0.5, le=0.99, description="confidence level of the intervals")
+    evidence: Evidence = "interval"
+    against: Against = "best"
+    confidence: float = Field(0.95, gt=0.5, le=0.99)
 
 
 class Contract(Proof):

@@ -1,19 +1,16 @@
-"""Options of `kdc compress` for common settings."""
+"""Options of `kdc compress` for common settings. Their help is also the settings' description."""
 
 from pathlib import Path
 
 from kdc.artifact.contract.contract_options import LIMITS
-from kdc.common.command_options import Setting, settings
+from kdc.common.command_options import settings
 
-_DATA = "Data"
-_MODELS = "Models"
-_DECISIONS = "Decisions"
 RUN = "Run"
 
 COMPRESS = (
     *settings(
         "data",
-        _DATA,
+        "Data",
         ("train", Path, "File with labelled rows to train on: .csv, .tsv, .jsonl or .parquet."),
         ("text", str, "Column with the text."),
         ("text-pair", str, "Column with the second text of a pair."),
@@ -30,92 +27,93 @@ COMPRESS = (
         ("task", str, "A GLUE task instead of --train, or the built-in task pydocs; `kdc tasks` lists them."),
         ("data", Path, "Folder with the task's data: GLUE's TSV files or `save_to_disk` (default: the hub)."),
     ),
-    Setting(
-        "family",
-        str,
-        "Family of teacher and student: bert (default), roberta, deberta, minilm, modernbert or ettin.",
+    *settings(
         "run",
-        panel=_MODELS,
-    ),
-    Setting(
-        "teacher",
-        list[str],
-        "Hub id or path of the teacher. Repeat it to average several; the student is cut from the first.",
-        "teacher",
-        panel=_MODELS,
-    ),
-    Setting(
-        "student",
-        str,
-        "The teacher's layers to keep, counted from 0: layers:0,1,5 or layers:first-half; add ,ffn=768 and ,heads=6 "
-        "for fewer neurons and attention heads in each. Or conv, static or linear: the teacher's token embeddings "
-        "without layers. Or teacher: the teacher itself. Or a hub id or path.",
-        panel=_MODELS,
-        keys=("student.model",),
-    ),
-    Setting(
-        "long",
-        str,
-        "Texts longer than the model takes: cut (default) or windows, whose answers are combined.",
-        panel=_MODELS,
-        keys=("long.mode",),
+        "Models",
+        (
+            "family",
+            str,
+            "Family of teacher and student: bert (default), roberta, deberta, minilm, modernbert or ettin.",
+        ),
+        (
+            "teacher",
+            list[str],
+            "Hub id or path of the teacher. Repeat it to average several; the student is cut from the first.",
+            "teacher.teacher",
+        ),
+        (
+            "student",
+            str,
+            "The teacher's layers to keep, counted from 0: layers:0,1,5 or layers:first-half; add ,ffn=768 and "
+            ",heads=6 for fewer neurons and attention heads in each. Or conv, static or linear: the teacher's token "
+            "embeddings without layers. Or teacher: the teacher itself. Or a hub id or path.",
+            "student.model",
+        ),
+        (
+            "long",
+            str,
+            "Texts longer than the model takes: cut (default) or windows, whose answers are combined.",
+            "long.mode",
+        ),
     ),
     *LIMITS,
-    Setting(
-        "aim",
-        list[str],
-        "Choose a label's decision threshold on the tuning set: f1, matthews, precision>=0.95, recall>=0.99, "
-        "fpr<=0.01, or a number; LABEL:recall>=0.9 for one label. The run fails if the tuning set cannot confirm the "
-        "bound. Repeatable. Default: f1 for each label of a multi-label task, otherwise the most probable class.",
-        panel=_DECISIONS,
-        keys=("operating.aims",),
-    ),
-    Setting(
-        "abstain",
-        str,
-        "Answer only if sure enough: accuracy>=0.98 of the answered rows, or a lowest probability such as 0.9. The run "
-        "fails if the tuning set cannot confirm it. Default: answer all rows.",
+    *settings(
         "operating",
-        panel=_DECISIONS,
+        "Decisions",
+        (
+            "aim",
+            list[str],
+            "Choose a label's decision threshold on the tuning set: f1, matthews, precision>=0.95, recall>=0.99, "
+            "fpr<=0.01, or a number; LABEL:recall>=0.9 for one label. The run fails if the tuning set cannot confirm "
+            "the bound. Repeatable. Default: f1 for each label of a multi-label task, otherwise the most probable "
+            "class.",
+            "operating.aims",
+        ),
+        (
+            "abstain",
+            str,
+            "Answer only if sure enough: accuracy>=0.98 of the answered rows, or a lowest probability such as 0.9. The "
+            "run fails if the tuning set cannot confirm it. Default: answer all rows.",
+        ),
+        (
+            "defer",
+            list[str],
+            "Answer only if sure enough, by a bound on a share of all rows: disagreement<=0.02 (answered unlike the "
+            "teacher) or error<=0.05 (answered unlike the label). The run fails if the tuning set cannot confirm it. "
+            "Repeatable. Default: answer all rows.",
+        ),
+        (
+            "question",
+            Path,
+            "File with the question that the artifact answers in decision APIs: a JSON object of TypeSafe's "
+            "System One or OpenAI's Decisions, with the task's labels as options.",
+        ),
+        (
+            "cascade",
+            str,
+            "Second model for rows that the student is unsure of: auto (the teacher), off, or the artifact of another "
+            "run on the same rows. Default: auto if limits make kdc search for a student.",
+            "cascade.second",
+        ),
     ),
-    Setting(
-        "defer",
-        list[str],
-        "Answer only if sure enough, by a bound on a share of all rows: disagreement<=0.02 (answered unlike the "
-        "teacher) or error<=0.05 (answered unlike the label). The run fails if the tuning set cannot confirm it. "
-        "Repeatable. Default: answer all rows.",
-        "operating",
-        panel=_DECISIONS,
-    ),
-    Setting(
-        "question",
-        Path,
-        "JSON file with the question that the artifact answers in decision APIs: a question object of TypeSafe's "
-        "System One or OpenAI's Decisions, with the task's labels as options.",
-        "operating",
-        panel=_DECISIONS,
-    ),
-    Setting(
-        "cascade",
-        str,
-        "Second model for rows that the student is unsure of: auto (the teacher), off, or the artifact of another run "
-        "on the same rows. Default: auto if limits make kdc search for a student.",
-        panel=_DECISIONS,
-        keys=("cascade.second",),
-    ),
-    Setting("out", Path, "Run directory (default runs/<task>). The same one resumes the run.", "run", panel=RUN),
-    Setting(
-        "epochs",
-        float,
-        "Passes over the training rows, for teacher and student each (default: the recipe's).",
-        panel=RUN,
-        keys=("teacher.epochs", "student.epochs"),
-    ),
-    Setting(
-        "max-hours",
-        float,
-        "Longest time for the teacher's training, for the student's, and for the search, each (default: no limit).",
-        panel=RUN,
-        keys=("teacher.hours", "student.hours", "contract.max_hours"),
+    *settings(
+        "run",
+        RUN,
+        ("out", Path, "Run directory (default runs/<task>). The same one resumes the run."),
+        (
+            "epochs",
+            float,
+            "Passes over the training rows, for teacher and student each (default: the recipe's).",
+            "teacher.epochs",
+            "student.epochs",
+        ),
+        (
+            "max-hours",
+            float,
+            "Longest time for the teacher's training, for the student's, and for the search, each (default: no limit).",
+            "teacher.hours",
+            "student.hours",
+            "contract.max_hours",
+        ),
     ),
 )

@@ -17,23 +17,17 @@ _SPECIAL = 4  # most special tokens of a row (a RoBERTa pair)
 class DataSettings(Section):
     """Stage `data`: source and columns of the rows."""
 
-    task: str | None = Field(None, description="name of a GLUE task, or pydocs; `kdc tasks` lists them")
-    data: Path | None = Field(
-        None, description="folder with the rows: GLUE's TSV files, a save_to_disk folder, or train and dev files"
-    )
-    train: Path | None = Field(None, description="your own training file: .csv, .tsv, .jsonl or .parquet")
-    eval: Path | None = Field(
-        None, description="your own evaluation file (default: hold out a stratified tenth of the training file)"
-    )
-    unlabeled: Path | None = Field(None, description="file with more texts, which only the teacher labels")
+    task: str | None = None
+    data: Path | None = None
+    train: Path | None = None
+    eval: Path | None = None
+    unlabeled: Path | None = None
     max_unlabeled_rows: int | None = Field(
         None, ge=1, description="use at most this many of these texts, drawn at random (default: all)"
     )
-    text: str | None = Field(None, description="column with the (first) text (default: the task's)")
-    text_pair: str | None = Field(None, description="column with the second text of a pair (default: the task's)")
-    label: str | None = Field(
-        None, description="column with the label (default: the task's; for your own files: label)"
-    )
+    text: str | None = None
+    text_pair: str | None = None
+    label: str | None = None
     kind: Literal["auto", "classification", "multilabel", "regression"] = Field(
         "auto", description="what the label column holds; auto infers it from the training rows of your own files"
     )
@@ -45,12 +39,8 @@ class DataSettings(Section):
         None,
         description="column with the time of a row, a number or ISO 8601; the latest rows become the evaluation set",
     )
-    metric: str | None = Field(
-        None,
-        description="deciding metric; f1 is for two classes (default: the task's; for your own files: macro_f1 or "
-        "pearson)",
-    )
-    max_train_rows: int | None = Field(None, ge=20, description="train on at most this many rows (default: all)")
+    metric: str | None = None
+    max_train_rows: int | None = Field(None, ge=20)
     max_length: int | None = Field(
         None,
         ge=4,

@@ -7,16 +7,7 @@ from typing import Any
 # `paper-as-described`: Azimi et al. 2024, section 4. Differences: docs/explanation/distillation.md.
 _AS_PUBLISHED: dict[str, Any] = {"learning_rate": 5e-5, "batch_size": 16, "warmup": 0.0, "min_steps": 0, "epochs": 3}
 RECIPES: dict[str, dict[str, Any]] = {
-    "best": {
-        "student": {
-            "cut_from": "finetuned",
-            "learning_rate": 1e-3,
-            "min_steps": 1500,
-            "alpha": 0.9,
-            "dropout": 0.0,
-            "lora": {"r": 16, "alpha": 32, "dropout": 0.0, "targets": "all-linear"},
-        },
-    },
+    "best": {"student": {"lora": {"dropout": 0.0}}},  # the rest are the settings' defaults
     "paper": {
         "teacher": _AS_PUBLISHED
         | {"head_learning_rate": 5e-5, "pooling": "first", "from_probe": "off", "kept_step": "last"},
@@ -78,9 +69,8 @@ def method_rates(recipe: str, section: str, method: str) -> dict[str, float]:
     rate = _METHOD_RATES.get(recipe, {}).get(section, {}).get(method)
     if rate is None:
         return {}
-    one_for_all = {"head_learning_rate"} & RECIPES[recipe].get(
-        section, {}
-    ).keys()  # a recipe that sets both uses one rate
+    # A recipe that sets both uses one rate.
+    one_for_all = {"head_learning_rate"} & RECIPES[recipe].get(section, {}).keys()
     return dict.fromkeys(["learning_rate", *one_for_all], rate)
 
 

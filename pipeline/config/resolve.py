@@ -11,22 +11,28 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from kdc.artifact.contract.contract_options import TERMS
 from kdc.common.errors import InputError
+from kdc.pipeline.config.compress_options import COMPRESS
 from kdc.pipeline.config.presets import CUTS, FAMILIES, RECIPES, TASK_PRESETS, method_rates
 from kdc.pipeline.config.settings import Config
 from kdc.pipeline.config.student_kinds import CHECKPOINT
 from kdc.pipeline.config.tasks import task_key
 
 Layer = dict[str, Any]  # settings nested by section
+_HELP = {key: option.help for option in COMPRESS for key in option.sets}
+_HELP |= {f"contract.{key}": option.help for option in TERMS for key in option.sets}
 
 
 def settings_of(model: type[BaseModel] = Config, prefix: str = "") -> Iterator[tuple[str, Any, str]]:
-    """Yield each setting as (dotted key, default, description)."""
+    """Yield each setting as (dotted key, default, description): its own, or its option's help."""
     for name, field in model.model_fields.items():
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
             yield from settings_of(field.annotation, f"{prefix}{name}.")
         else:
-            yield f"{prefix}{name}", field.default, field.description or ""
+            help = _HELP.get(prefix + name, "")
+            meaning = field.description or help[:1].lower() + help[1:].removesuffix(".")
+            yield f"{prefix}{name}", field.default, meaning
 
 
 def parse_sets(items: list[str]) -> Layer:

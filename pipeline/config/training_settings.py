@@ -34,7 +34,7 @@ class LoraSettings(Section):
 class TrainSettings(Section):
     """Settings of every training."""
 
-    epochs: float = Field(3, gt=0, description="passes over the training rows")
+    epochs: float = Field(3, gt=0)
     min_steps: int = Field(0, ge=0, description="train at least this many steps, even if the epochs give fewer")
     batch_size: int = Field(32, ge=1, description="rows per step")
     accumulate: int = Field(1, ge=1, description="sum the gradients of this many steps for one update of the weights")

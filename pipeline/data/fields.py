@@ -8,8 +8,8 @@ from datetime import UTC, datetime
 
 import numpy as np
 
+from kdc.pipeline.data.overlap import Ints
 from kdc.pipeline.data.problems import RowProblem, is_missing
-from kdc.pipeline.data.units import Ints
 from kdc.serving.engine.tokenizing import Text, is_blank
 
 _TELLING = 20  # fewer characters may be shared by chance

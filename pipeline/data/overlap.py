@@ -1,10 +1,11 @@
-"""Finds near-duplicate rows, which leak between random splits, by shared runs of words.
+"""Finds rows that belong together: near duplicates, which leak between random splits, and units.
 
-Rows are near if they share at least half of the shorter row's runs. Time and memory are linear in the words. Runs in
-over 100 rows (templates) are ignored, so over 100 edits of one text go unnoticed.
+Rows are near if they share at least half of the shorter row's runs of words. Time and memory are linear in the words.
+Runs in over 100 rows (templates) are ignored, so over 100 edits of one text go unnoticed.
+
+A unit is a set of dependent rows: splits keep it whole, and confidence intervals take its rows as dependent.
 """
 
-import hashlib
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -14,15 +15,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from kdc.pipeline.data.units import Ints
 from kdc.serving.engine.tokenizing import Text
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
 
+Ints = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
 Hashes = npt.NDArray[np.uint64]
-ShortTexts = dict[int, Hashes]  # by number of words
 
 WORDS_OF_A_RUN, _LEAST_WORDS = 5, 3
 _COMMON = 100
@@ -32,6 +32,7 @@ _ROWS_AT_A_TIME = 2048
 # A word, or a character of scripts without spaces.
 _WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]|[^\W\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]+")
 _FACTOR = np.uint64(0x9E3779B97F4A7C15)
+_PROMPT_ROWS, _PROMPT_PART = 20, 20  # a prompt exceeds both
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Runs:
     rows: int
     row: Ints  # (pairs,)
     run: Hashes  # (pairs,) hash of the words
-    short_texts: ShortTexts
+    short_texts: Hashes  # of three or four words
     halvings: int = 0  # how often half were dropped
 
     def of(self, chosen: Mask) -> "Runs":
@@ -57,15 +58,15 @@ class Runs:
         return replace(self, row=self.row[kept], run=self.run[kept], halvings=halvings)
 
 
-def runs_of(rows: Iterable[Text], beside: ShortTexts | None = None) -> Runs:
+def runs_of(rows: Iterable[Text], beside: Hashes | None = None) -> Runs:
     """Collect runs of five words, within one text of a pair.
 
     A text of three or four words is a run itself, also inside longer texts. Shorter texts have none. `beside` has short
     texts of rows to compare with.
     """
     blocks = list(_blocks(rows))
-    own = _short_texts(blocks)
-    short = {length: np.union1d(texts, beside[length]) if beside else texts for length, texts in own.items()}
+    own = np.unique(np.concatenate([np.zeros(0, dtype=np.uint64), *(block.short_texts() for block in blocks)]))
+    short = own if beside is None else np.union1d(own, beside)
     runs = Runs(sum(block.rows for block in blocks), np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.uint64), own)
     for block in blocks:
         row, run = block.runs(short)
@@ -145,50 +146,64 @@ class _Block:
             runs = (runs ^ self.words[begins + offset]) * _FACTOR
         return text[begins], runs ^ (runs >> np.uint64(31))
 
-    def runs(self, short: ShortTexts) -> tuple[Ints, Hashes]:
-        rows, hashes = [], []
+    def short_texts(self) -> Hashes:
+        """The texts that are shorter than a run."""
+        every = ((length, *self.hashed(length)) for length in range(_LEAST_WORDS, WORDS_OF_A_RUN))
+        return np.concatenate([runs[self.lengths[text] == length] for length, text, runs in every])
+
+    def runs(self, short: Hashes) -> tuple[Ints, Hashes]:
+        pairs = []
         for length in range(_LEAST_WORDS, WORDS_OF_A_RUN + 1):
             text, runs = self.hashed(length)
-            kept = np.isin(runs, short[length]) if length in short else np.ones(len(runs), dtype=np.bool_)
-            rows.append(self.row[text[kept]])
-            hashes.append(runs[kept])
-        row, run = np.concatenate(rows), np.concatenate(hashes)
-        order = np.lexsort((run, row))
-        row, run = row[order], run[order]
-        first = np.ones(len(row), dtype=np.bool_)
-        first[1:] = (row[1:] != row[:-1]) | (run[1:] != run[:-1])
-        return row[first], run[first]
-
-
-def _short_texts(blocks: list[_Block]) -> ShortTexts:
-    short: ShortTexts = {}
-    for length in range(_LEAST_WORDS, WORDS_OF_A_RUN):
-        parts = [np.zeros(0, dtype=np.uint64)]
-        for block in blocks:
-            text, runs = block.hashed(length)
-            parts.append(runs[block.lengths[text] == length])
-        short[length] = np.unique(np.concatenate(parts))
-    return short
+            kept = np.isin(runs, short) | (length == WORDS_OF_A_RUN)
+            pairs.append(np.stack([self.row[text[kept]].astype(np.uint64), runs[kept]], axis=1))
+        row, run = np.unique(np.concatenate(pairs), axis=0).T
+        return row.astype(np.int64), run
 
 
 def _blocks(rows: Iterable[Text]) -> Iterator[_Block]:
+    from pandas.util import hash_array
+
     numbered = enumerate(rows)
     while block := list(islice(numbered, _ROWS_AT_A_TIME)):
-        hashes: dict[str, int] = {}
-        every_word: list[int] = []
-        lengths: list[int] = []
-        owners: list[int] = []
-        for number, row in block:
-            for text in (row,) if isinstance(row, str) else row:
-                words = _WORD.findall(text.lower())
-                if len(words) >= _LEAST_WORDS:
-                    hashes |= {word: _hash(word) for word in words if word not in hashes}
-                    every_word += [hashes[word] for word in words]
-                    lengths.append(len(words))
-                    owners.append(number)
-        arrays = np.array(every_word, dtype=np.uint64), np.array(lengths, dtype=np.int64), np.array(owners, np.int64)
-        yield _Block(len(block), *arrays)
+        sides = ((number, text) for number, row in block for text in ((row,) if isinstance(row, str) else row))
+        every = ((number, _WORD.findall(text.lower())) for number, text in sides)
+        texts = [(number, words) for number, words in every if len(words) >= _LEAST_WORDS]
+        hashes = hash_array(np.array([word for _, words in texts for word in words], dtype=object))
+        counts = np.array([(len(words), number) for number, words in texts], dtype=np.int64).reshape(-1, 2)
+        yield _Block(len(block), hashes, counts[:, 0], counts[:, 1])
 
 
-def _hash(word: str) -> int:
-    return int.from_bytes(hashlib.blake2b(word.encode(), digest_size=8).digest(), "little")
+def connect(
+    texts: Ints, sides: Ints | None = None, groups: Ints | None = None, near: tuple[Ints, Ints] | None = None
+) -> Ints:
+    """Number the units of rows that share a text (or one of a pair) or a group, or are near.
+
+    Prompts (texts in over 1/20 of all pairs) and short texts (`fields.sides_of`) connect nothing.
+
+    Args:
+        texts: (rows,) hashes.
+        sides: (rows, 2) hashes of a pair's texts.
+        groups: (rows,) hashes.
+        near: see `near_rows`.
+
+    Returns:
+        (rows,) numbered by first row.
+    """
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    rows = len(texts)
+    ties = [(texts, rows)]  # hashes, and how many rows one may connect
+    if sides is not None:
+        ties.append((sides.T.reshape(-1), max(_PROMPT_ROWS, rows // _PROMPT_PART)))
+    if groups is not None:
+        ties.append((groups, rows))
+    edges = [] if near is None else [near]
+    for numbers, most in ties:
+        _, first, inverse, counts = np.unique(numbers, return_index=True, return_inverse=True, return_counts=True)
+        tied = np.flatnonzero(counts[inverse] <= most)
+        edges.append((tied % rows, first[inverse[tied]] % rows))  # to the first with this hash
+    row, other = (np.concatenate(ends) for ends in zip(*edges, strict=True))
+    graph = coo_array((np.ones(len(row), dtype=np.int8), (row, other)), shape=(rows, rows))
+    return connected_components(graph, directed=False)[1].astype(np.int64)

@@ -33,13 +33,12 @@ from kdc.common.errors import KdcError
 from kdc.pipeline.config.data_settings import DataSettings
 from kdc.pipeline.config.tasks import Task, decided_by
 from kdc.pipeline.data.labels import LabelReader
-from kdc.pipeline.data.overlap import Mask
+from kdc.pipeline.data.overlap import Ints, Mask
 from kdc.pipeline.data.problems import Problems
 from kdc.pipeline.data.report import make_report, near_train
 from kdc.pipeline.data.rows import CheckedRows, check_split, read_all, texts_in, write_stream
 from kdc.pipeline.data.sources import file_source, is_glue
 from kdc.pipeline.data.splits import split_rows
-from kdc.pipeline.data.units import Ints
 from kdc.pipeline.results.data import DataReport
 from kdc.serving.engine.tokenizing import Text
 

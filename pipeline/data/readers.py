@@ -38,37 +38,12 @@ class Record(NamedTuple):
     fields: Sequence[object]  # one a column
 
 
-class Row(NamedTuple):
-    """A record's columns for the task, unchecked."""
-
-    line: int
-    text: object
-    text_pair: object
-    label: object
-    group: object
-    time: object
-
-
-def read_rows(source: SplitSource, columns: Columns, problems: Problems, *, seed: int) -> Iterator[Row]:
-    """Yield a split's rows in order; report bad records to `problems`.
+def find_columns(header: Sequence[str], columns: Columns) -> list[int | None]:
+    """Indices of text, second text, label, group and time; None if unread.
 
     Raises:
-        FileProblem: the file cannot be read (any further).
-        KdcError: the hub cannot be reached.
+        RowProblem: a column is missing, or there twice.
     """
-    names: Sequence[str] = ()
-    indices: list[int | None] = []
-    for record in read_records(source, problems, seed=seed, columns=columns):
-        try:
-            if record.names is not names:
-                indices, names = _find_columns(record.names, columns), record.names
-            yield Row(record.line, *[None if index is None else record.fields[index] for index in indices])
-        except FileProblem as problem:
-            problems.add(source, record.line, problem)  # JSONL columns vary
-
-
-def _find_columns(header: Sequence[str], columns: Columns) -> list[int | None]:
-    """Indices of text, second text, label, group and time; None if unread."""
     indices: list[int | None] = []
     faults: list[str] = []
     for names in columns:
@@ -84,15 +59,21 @@ def _find_columns(header: Sequence[str], columns: Columns) -> list[int | None]:
         remedy = "name the columns: --text, --text-pair, --label, --set data.group=COLUMN, --set data.time=COLUMN"
         if len(header) == 1 and any(mark in header[0] for mark in ";\t,|"):
             remedy = "fields are separated by commas in .csv and by tabs in .tsv: rename or convert the file"
-        raise FileProblem("wrong columns", f"{'; '.join(faults)}; the file has: {there}", remedy)
+        raise RowProblem("wrong columns", f"{'; '.join(faults)}; the file has: {there}", remedy)
     return indices
 
 
 def read_records(
     source: SplitSource, problems: Problems, *, seed: int = 0, columns: Columns | None = None
 ) -> Iterator[Record]:
-    """Yield a split's records; refuse tables that lack one of `columns`. Columnar formats read only these (None: all).
-    Raises like `read_rows`."""
+    """Yield a split's records in order; report bad ones to `problems`.
+
+    Columnar formats read only `columns` (None: all).
+
+    Raises:
+        FileProblem: the file cannot be read (any further), or a table lacks one of `columns`.
+        KdcError: the hub cannot be reached.
+    """
     path = source.path or Path()
     try:
         if source.format == "pydocs":
@@ -210,7 +191,10 @@ def _read_dataset(dataset: datasets.Dataset, columns: Columns | None) -> Iterato
 def _needed(names: Sequence[str], columns: Columns | None) -> list[str]:
     if columns is None:
         return list(names)
-    return list(dict.fromkeys(names[index] for index in _find_columns(names, columns) if index is not None))
+    try:
+        return list(dict.fromkeys(names[index] for index in find_columns(names, columns) if index is not None))
+    except RowProblem as problem:
+        raise FileProblem(problem.what, problem.detail, problem.remedy) from None
 
 
 def _read_batches(batches: Iterable[pa.RecordBatch | pa.Table], names: list[str], features: Any) -> Iterator[Record]:

@@ -3,10 +3,9 @@
 import numpy as np
 
 from kdc.pipeline.config.tasks import Task
-from kdc.pipeline.data.overlap import WORDS_OF_A_RUN, Mask, nearest
+from kdc.pipeline.data.overlap import WORDS_OF_A_RUN, Ints
 from kdc.pipeline.data.rows import CheckedRows
-from kdc.pipeline.data.splits import Part, belongs
-from kdc.pipeline.data.units import Ints
+from kdc.pipeline.data.splits import Part, related
 from kdc.pipeline.results.data import DataReport, SplitCounts
 
 OVERLAP_WORTH_TELLING = 0.1  # share of evaluation rows
@@ -56,30 +55,15 @@ def _duplicates(
         counts["unlabeled_rows_in_tune_left_out"] = int((~part.chosen).sum()) - part.unused
         evaluated = np.zeros(len(part.chosen), dtype=np.bool_)
         for name in near:
-            evaluated |= belongs(rows["unlabeled"], rows[name], parts[name].chosen)
+            evaluated |= related(rows["unlabeled"], rows[name], parts[name].chosen) >= 0
         counts["unlabeled_rows_in_eval"] = int((evaluated & part.chosen).sum())
     return counts
 
 
 def near_train(rows: dict[str, CheckedRows], parts: dict[str, Part]) -> dict[str, Ints]:
-    """For each given evaluation row, a training or tuning row with its text or group, or near it; else -1."""
-    train, near = rows["train"], {}
+    """For each given evaluation row a training or tuning row that is `related` to it; else -1."""
     used = parts["train"].chosen | parts["tune"].chosen
-    for name in (name for name in rows if name.startswith("eval")):
-        others = rows[name]
-        alike = nearest(others.runs_beside(train), train.runs_beside(others).of(used))
-        if others.groups is not None and train.groups is not None:
-            alike = np.where(alike < 0, _first_with(others.groups, train.groups, used), alike)
-        same = _first_with(others.texts, train.texts, used)
-        near[name] = np.where(same < 0, alike, same)
-    return near
-
-
-def _first_with(hashes: Ints, train_hashes: Ints, used: Mask) -> Ints:
-    train_rows = np.flatnonzero(used)
-    known, first = np.unique(train_hashes[train_rows], return_index=True)
-    index = np.searchsorted(known, hashes).clip(max=len(known) - 1)
-    return np.where(known[index] == hashes, train_rows[first[index]], -1)
+    return {name: related(rows[name], rows["train"], used) for name in rows if name.startswith("eval")}
 
 
 def _overlap_in_words(rows: dict[str, CheckedRows], name: str, near: Ints) -> str:

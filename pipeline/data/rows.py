@@ -5,7 +5,7 @@ Memory holds one batch of texts, and hashes of all rows.
 Writes: `<split>.arrow`, a stream of text, text_pair, label, hashes and time.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
@@ -25,11 +25,10 @@ from kdc.pipeline.config.metrics import fitting
 from kdc.pipeline.config.tasks import Task
 from kdc.pipeline.data.fields import check_text, group_of, hash_of, sides_of, time_of
 from kdc.pipeline.data.labels import NOT_TRAINED, LabelReader
-from kdc.pipeline.data.overlap import Runs, near_rows, runs_of
+from kdc.pipeline.data.overlap import Ints, Runs, connect, near_rows, runs_of
 from kdc.pipeline.data.problems import FileProblem, Problems, RowProblem
-from kdc.pipeline.data.readers import Row, read_rows
+from kdc.pipeline.data.readers import find_columns, read_records
 from kdc.pipeline.data.sources import Columns, SplitSource, columns_of, is_glue, locate
-from kdc.pipeline.data.units import Ints, connect
 from kdc.serving.engine.tokenizing import Text
 
 _MOST_BROKEN = 0.001  # largest share of rows skipped in a published file
@@ -91,8 +90,8 @@ class CheckedRows:
 
     def runs_beside(self, others: "CheckedRows") -> Runs:
         """Runs to compare with `others`, whose short texts are runs here too."""
-        known, short_texts = self.runs.short_texts, others.runs.short_texts
-        if all(np.isin(texts, known[length]).all() for length, texts in short_texts.items()):
+        short_texts = others.runs.short_texts
+        if np.isin(short_texts, self.runs.short_texts).all():
             return self.runs
         return runs_of(self._texts(), short_texts)
 
@@ -194,30 +193,36 @@ def check_split(
 def _good_rows(
     source: SplitSource, columns: Columns, labels: LabelReader | None, problems: Problems, seed: int
 ) -> Iterator[dict[str, Any]]:
+    names: Sequence[str] = ()
+    indices: list[int | None] = []
     try:
-        for row in read_rows(source, columns, problems, seed=seed):
+        for record in read_records(source, problems, seed=seed, columns=columns):
             try:
-                yield _check_row(row, columns, labels)
+                if record.names is not names:  # they vary in JSONL
+                    indices, names = find_columns(record.names, columns), record.names
+                fields = [None if index is None else record.fields[index] for index in indices]
+                yield _check_row(record.line, fields, columns, labels)
             except FileProblem:
                 raise
             except RowProblem as problem:
-                problems.add(source, row.line, problem)
+                problems.add(source, record.line, problem)
     except FileProblem as problem:
         problems.add(source, problem.line, problem)
 
 
-def _check_row(row: Row, columns: Columns, labels: LabelReader | None) -> dict[str, Any]:
+def _check_row(line: int, fields: Sequence[object], columns: Columns, labels: LabelReader | None) -> dict[str, Any]:
+    first, second, answer, group, time = fields
     # Read the label first: it counts even if the text is bad.
-    label = labels.read(row.label, row.line) if labels is not None else None
-    text = check_text(row.text, columns.text[0])
-    pair = check_text(row.text_pair, columns.text_pair[0]) if columns.text_pair else None
+    label = labels.read(answer, line) if labels is not None else None
+    text = check_text(first, columns.text[0])
+    pair = check_text(second, columns.text_pair[0]) if columns.text_pair else None
     good: dict[str, Any] = {"text": text, "text_pair": pair, "label": label, "text_hash": hash_of(text, pair)}
     if pair is not None:
         good["first_hash"], good["second_hash"] = sides_of(text, pair)
-    if columns.group and (labels is not None or row.group is not None):
-        good["group_hash"] = hash_of(group_of(row.group, columns.group[0]), None)
+    if columns.group and (labels is not None or group is not None):
+        good["group_hash"] = hash_of(group_of(group, columns.group[0]), None)
     if columns.time:
-        good["time"] = time_of(row.time, columns.time[0])
+        good["time"] = time_of(time, columns.time[0])
     return good
 
 

@@ -7,10 +7,9 @@ import numpy.typing as npt
 
 from kdc.common.errors import InputError
 from kdc.pipeline.config.tasks import Task
-from kdc.pipeline.data.overlap import Mask, nearest
+from kdc.pipeline.data.overlap import Ints, Mask, nearest
 from kdc.pipeline.data.rows import CheckedRows
 from kdc.pipeline.data.sources import SPLITS
-from kdc.pipeline.data.units import Ints
 
 TUNE_SHARE, TUNE_LEAST, TUNE_MOST = 0.1, 300, 2000
 TUNE_UNUSED = 600
@@ -61,7 +60,7 @@ def split_rows(
     if "unlabeled" in rows:
         # Texts that belong to tuning or held-out rows would leak them.
         others = rows["unlabeled"]
-        allowed = ~belongs(others, train, tune | held_out)
+        allowed = related(others, train, tune | held_out) < 0
         size = len(others) if most_unlabeled is None else most_unlabeled
         chosen = pick_texts(others.texts, allowed, train.texts[parts["train"].chosen], size, seed)
         parts["unlabeled"] = Part("unlabeled", chosen, unused=int((allowed & ~chosen).sum()))
@@ -69,13 +68,19 @@ def split_rows(
     return {name: parts[name] for name in SPLITS if name in parts}
 
 
-def belongs(others: CheckedRows, rows: CheckedRows, chosen: Mask) -> Mask:
-    """Whether each of `others` is near a chosen row, or has its text or group, (others,)."""
-    near = nearest(others.runs_beside(rows), rows.runs_beside(others).of(chosen)) >= 0
-    belong = near | np.isin(others.texts, rows.texts[chosen])
+def related(others: CheckedRows, rows: CheckedRows, chosen: Mask) -> Ints:
+    """For each of `others` a chosen row with its text, near it, or with its group; -1 if none."""
+    found = _first_with(others.texts, rows.texts, chosen)
+    found = np.where(found < 0, nearest(others.runs_beside(rows), rows.runs_beside(others).of(chosen)), found)
     if others.groups is not None and rows.groups is not None:
-        belong |= np.isin(others.groups, rows.groups[chosen])
-    return belong
+        found = np.where(found < 0, _first_with(others.groups, rows.groups, chosen), found)
+    return found
+
+
+def _first_with(hashes: Ints, row_hashes: Ints, chosen: Mask) -> Ints:
+    rows = np.flatnonzero(chosen)[::-1]  # the first row wins
+    first = dict(zip(row_hashes[rows].tolist(), rows.tolist(), strict=True))
+    return np.array([first.get(number, -1) for number in hashes.tolist()], dtype=np.int64)
 
 
 def pick_texts(texts: Ints, allowed: Mask, known: Ints, size: int, seed: int) -> Mask:

@@ -12,8 +12,8 @@ from kdc.artifact.decision import Abstention, LabelSets, OperatingPoint
 from kdc.artifact.manifest import TaskInfo
 from kdc.common.errors import BoundNotShown
 from kdc.pipeline.config.aims import Aim, abstain_of, aims_of
-from kdc.pipeline.config.judging_settings import OperatingSettings
 from kdc.pipeline.config.metrics import Groups, Labels, Outputs
+from kdc.pipeline.config.settings import OperatingSettings
 from kdc.pipeline.data.prepared import PreparedData
 from kdc.pipeline.evaluation.variants import Variants
 from kdc.pipeline.graphs.exporting import tuning_slice

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from kdc.common.errors import KdcError
 from kdc.common.progress import Progress
 from kdc.pipeline.config import metrics
-from kdc.pipeline.config.graph_settings import QuantizeSettings
+from kdc.pipeline.config.settings import QuantizeSettings
 from kdc.pipeline.config.tasks import Task
 from kdc.pipeline.graphs.files import INT8_ONNX
 from kdc.pipeline.graphs.int8 import Candidate, quantise

@@ -9,13 +9,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 
-from kdc.artifact.inspection import share
+from kdc.artifact.inspection import BASELINES, share
 from kdc.common.files import write_whole
 from kdc.common.tables import number
 from kdc.pipeline.packaging.markup import render
 from kdc.pipeline.quality.frontier import COSTS, FrontierFacts, Point, front
 from kdc.pipeline.report.drawing import FIRST, INK, SECOND, SOFT, styled, svg, write
-from kdc.pipeline.report.page import NAMES
 from kdc.pipeline.report.plots import short_name
 from kdc.pipeline.rundir.directory import FRONTIER
 
@@ -71,7 +70,7 @@ def _by_score(facts: FrontierFacts) -> list[Point]:
 
 
 def _floors(facts: FrontierFacts) -> str:
-    scores = [f"{NAMES[name]} {score:.1f}" for name, score in facts.floors.items()]
+    scores = [f"{BASELINES[name]} {score:.1f}" for name, score in facts.floors.items()]
     return ", ".join([f"teacher {facts.teacher:.1f}", *scores])
 
 
@@ -119,7 +118,7 @@ def _draw(
         if name in scores:
             axes.axhline(scores[name], color=SOFT, linestyle=":")
             words_at: Any = {"xycoords": ("axes fraction", "data"), "va": "bottom", "color": SOFT, "fontsize": 8}
-            axes.annotate(NAMES.get(name, name), (along, scores[name]), **words_at)
+            axes.annotate(BASELINES.get(name, name), (along, scores[name]), **words_at)
     axes.set_xscale("log")
     axes.margins(x=0.15, y=0.1)
     costs = [abs(cost(point)) for point in facts.points]

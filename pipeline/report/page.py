@@ -7,7 +7,7 @@ from typing import Any
 from kdc.artifact.contract.text import sentence
 from kdc.artifact.contract.text import table as contract_table
 from kdc.artifact.decision import decision_table, sets_table
-from kdc.artifact.inspection import in_order
+from kdc.artifact.inspection import BASELINES, NAMES, in_order
 from kdc.common.files import write_whole
 from kdc.common.tables import number
 from kdc.pipeline.config.student_kinds import UNCUT_NAME
@@ -19,28 +19,7 @@ from kdc.pipeline.report.gather import gather
 MOST_EXAMPLES = 50
 _FACTS = "report.json"
 _FOLDER = Path(__file__).parent
-NAMES = {
-    "teacher_fp32": "teacher, uncut, ONNX fp32",
-    "teacher_int8": "teacher, uncut, ONNX int8",
-    "teacher_lora": "LoRA teacher",
-    "student_without_kd": "student without KD",
-    "student_without_kd_by_score": "student without KD, step by score",
-    "student_without_kd_by_loss": "student without KD, step by loss",
-    "student_without_unlabeled": "student without the unlabelled texts",
-    "student": "KD-LoRA student",
-    "merged": "merged student",
-    "fp32": "ONNX fp32",
-    "int8": "ONNX int8",
-    "fp16": "ONNX fp16",
-    "second_fp32": "second model, ONNX fp32",
-    "second_int8": "second model, ONNX int8",
-    "cascade": "student and second model",
-    "cascade_fp32": "student and second model, fp32",
-    "probe": "linear probe",
-    "tfidf": "TF-IDF",
-    "majority": "majority",
-}
-_UNCUT_NAMES = NAMES | {"student": "teacher as the student", "merged": "teacher as the student, saved"}
+_UNCUT_NAMES = {"student": "teacher as the student", "merged": "teacher as the student, saved"}
 # Field of `ModelFacts`, title, factor, digits.
 _COLUMNS = (
     ("trainable_parameters", "trainable, M", 1e-6, 2),
@@ -88,7 +67,7 @@ def table(facts: Facts) -> list[list[str]]:
     others = [name for name in facts.models["teacher"].metrics if name != metric]
     titles = [title for _, title, _, _ in _COLUMNS]
     lines = [["model", metric, "95 % interval", *others, "kept %", "above chance %", *titles]]
-    names = _UNCUT_NAMES if facts.where.student.startswith(UNCUT_NAME) else NAMES
+    names = NAMES | BASELINES | (_UNCUT_NAMES if facts.where.student.startswith(UNCUT_NAME) else {})
     for name in in_order(facts.models):
         model = facts.models[name]
         low, high = model.interval

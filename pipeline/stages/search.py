@@ -17,7 +17,7 @@ from typing import Any
 
 from kdc.common.files import write_whole
 from kdc.common.progress import Progress
-from kdc.pipeline.config.judging_settings import ContractSettings
+from kdc.pipeline.config.settings import ContractSettings
 from kdc.pipeline.config.student_kinds import UNCUT, kind_of
 from kdc.pipeline.data.prepared import PreparedData
 from kdc.pipeline.quality.feasibility import fitting_students

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from kdc.common.errors import KdcError
-from kdc.pipeline.config.graph_settings import QuantizeSettings
+from kdc.pipeline.config.settings import QuantizeSettings
 from kdc.pipeline.graphs.exporting import export_model, tuning_slice
 from kdc.pipeline.graphs.files import FP32_ONNX
 from kdc.pipeline.graphs.int8 import worth_trying

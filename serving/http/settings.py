@@ -79,7 +79,10 @@ class ServeSettings(Frozen):
     )
     audit: float = Field(0.02, ge=0, le=1, description="share of the known questions that are compared with upstream's")
     audit_budget: float | None = Field(
-        None, gt=0, description="share that may be answered here and unlike upstream; default: the artifact's bound"
+        None,
+        gt=0,
+        lt=1,
+        description="share that may be answered here and unlike upstream; default: the artifact's bound",
     )
     state_dir: str | None = Field(None, description="folder of the audits' records; default: ~/.local/state/kdc")
     resume: bool = Field(False, description="let artifacts answer again that an audit has stopped")

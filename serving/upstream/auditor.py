@@ -88,6 +88,15 @@ class Auditor:
         for work in (*[self._work] * _AT_A_TIME, self._look):
             self._tasks.append(asyncio.create_task(work()))
 
+    def check(self, model: str, manifest: Manifest) -> None:
+        """Check, at start, that the artifact's record is whole and can be written.
+
+        Raises:
+            InputError: it is not.
+        """
+        self.has_stopped(model, manifest)
+        self._records[manifest.sha256].check()
+
     def has_stopped(self, model: str, manifest: Manifest) -> bool:
         """Whether the artifact differs from the upstream too often to answer."""
         sha256 = manifest.sha256

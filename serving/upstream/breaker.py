@@ -20,7 +20,7 @@ class Breaker:
         if not self.opened_s:
             return 0.0
         if now < self.until or self.trying:
-            return max(self.until - now, _FIRST_S if self.trying else 0.0)
+            return _FIRST_S if self.trying else self.until - now
         self.trying = True
         return 0.0
 

@@ -81,7 +81,7 @@ def opened(settings: ServeSettings, models: Mapping[str, Model], metrics: Metric
     auditor = Auditor(upstream, settings.audit, settings.audit_budget, settings.state_folder, metrics, decode_reply)
     for name, model in models.items():
         if model.engine.manifest is not None:
-            auditor.has_stopped(name, model.engine.manifest)
+            auditor.check(name, model.engine.manifest)
         if model.questions and model.engine.task.abstain is None:
             log.warning("%s: has no threshold (--defer), so it answers its questions however unsure it is", name)
     if upstream.spends_own_key and settings.api_key_env is None:

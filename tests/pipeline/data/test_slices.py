@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from kdc.pipeline.data.overlap import connect
 from kdc.pipeline.data.splits import pick_last, pick_slice, sample, shares, tune_size
-from kdc.pipeline.data.units import connect
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,9 @@
 """Readers: every format gives the rows that were written, and what a person gets wrong is named with its place."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import datasets
 import pyarrow as pa
@@ -12,8 +13,8 @@ import pytest
 from kdc.common.errors import InputError, KdcError
 from kdc.pipeline.config.data_settings import DataSettings
 from kdc.pipeline.config.tasks import TASKS, find_task
-from kdc.pipeline.data.problems import FileProblem, Problems
-from kdc.pipeline.data.readers import Row, read_rows
+from kdc.pipeline.data.problems import FileProblem, Problems, RowProblem
+from kdc.pipeline.data.readers import find_columns, read_records
 from kdc.pipeline.data.sources import (
     Columns,
     SplitSource,
@@ -25,6 +26,27 @@ from kdc.pipeline.data.sources import (
 
 COLUMNS = Columns(text=("text",), label=("label",))
 PAIR = Columns(text=("a",), text_pair=("b",), label=("label",))
+
+
+class Row(NamedTuple):
+    """A record's columns for the task."""
+
+    line: int
+    text: object
+    text_pair: object
+    label: object
+    group: object
+    time: object
+
+
+def read_rows(source: SplitSource, columns: Columns, problems: Problems, *, seed: int) -> Iterator[Row]:
+    for record in read_records(source, problems, seed=seed, columns=columns):
+        try:
+            indices = find_columns(record.names, columns)
+        except RowProblem as problem:
+            problems.add(source, record.line, problem)
+        else:
+            yield Row(record.line, *(None if index is None else record.fields[index] for index in indices))
 
 
 def _read(source: SplitSource, columns: Columns = COLUMNS) -> list[Row]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from kdc.pipeline.config.graph_settings import QuantizeSettings
+from kdc.pipeline.config.settings import QuantizeSettings
 from kdc.pipeline.graphs import int8, int8_trials
 from kdc.pipeline.graphs.int8 import Candidate
 from kdc.pipeline.graphs.int8_choice import Standard, choose, choose_again, is_faster

@@ -7,7 +7,7 @@ import aiohttp
 import pytest
 
 from kdc.common.errors import InputError
-from kdc.serving.upstream.address import PublicResolver, base_url, networks
+from kdc.serving.upstream.address import PublicResolver, base_url, is_plain_text, networks
 
 
 @pytest.mark.parametrize(
@@ -67,8 +67,9 @@ def test_a_name_leads_to_its_public_addresses_alone(monkeypatch: pytest.MonkeyPa
     ["127.0.0.1", "10.1.2.3", "192.168.0.1", "169.254.169.254", "100.64.0.1", "::1", "fe80::1%eth0", "::ffff:10.0.0.1"],
 )
 def test_a_name_that_leads_to_a_private_address_is_refused(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
-    with pytest.raises(OSError, match="private"):
-        resolved(monkeypatch, "a", address)
+    for name in ("a", "z"):
+        with pytest.raises(OSError, match="private"):
+            resolved(monkeypatch, name, address)
 
 
 def test_the_operator_can_allow_a_private_network(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -79,3 +80,15 @@ def test_the_operator_can_allow_a_private_network(monkeypatch: pytest.MonkeyPatc
 
 def test_localhost_is_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     assert resolved(monkeypatch, "localhost", "127.0.0.1") == ["127.0.0.1"]
+
+
+@pytest.mark.parametrize(
+    ("url", "is_plain"),
+    [
+        *(("http://a", True), ("http://z", True), ("http://10.0.0.1/v1", True)),
+        *(("http://localhost:1", False), ("http://127.0.0.1:1/v1", False), ("http://[::1]", False)),
+        *(("https://a", False), ("https://10.0.0.1", False)),
+    ],
+)
+def test_a_key_crosses_a_network_unencrypted_by_http_to_another_machine(url: str, is_plain: bool) -> None:
+    assert is_plain_text(url) == is_plain

@@ -20,8 +20,8 @@ def test_it_opens_after_five_failures_in_a_row() -> None:
 def test_one_request_tries_whether_it_is_over() -> None:
     breaker = Breaker()
     fail(breaker, 0, 5)
-    assert breaker.wait_s(1) == 0
-    assert breaker.wait_s(1) > 0  # another one, meanwhile
+    assert breaker.wait_s(1.25) == 0
+    assert breaker.wait_s(1.25) == 1  # another one, meanwhile
     breaker.ended(failed=False, now=1.5)
     assert [breaker.wait_s(1.5), breaker.wait_s(1.5)] == [0, 0]
 
@@ -42,6 +42,14 @@ def test_a_trial_whose_client_left_gives_its_turn_to_the_next() -> None:
     assert breaker.wait_s(1) == 0
     breaker.ended(failed=None, now=1)
     assert breaker.wait_s(1) == 0
+
+
+def test_failures_of_requests_from_before_do_not_lengthen_the_wait() -> None:
+    breaker = Breaker()
+    fail(breaker, 0, 5)
+    for _ in range(5):
+        breaker.ended(failed=True, now=0.5)
+    assert breaker.wait_s(0.5) == 0.5
 
 
 def test_it_closes_as_if_nothing_had_been() -> None:

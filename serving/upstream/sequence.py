@@ -1,0 +1,77 @@
+"""A confidence sequence for a share: its intervals hold after every audit at once, so a service may look after each.
+
+Robbins' mixture with a beta prior (Robbins 1970, Annals of Mathematical Statistics 41:1397; Howard, Ramdas, McAuliffe
+and Sekhon 2021, Annals of Statistics 49:1055).
+"""
+
+import math
+
+# The prior's first parameter, and its mean in multiples of the expected share. Any prior gives valid intervals. These
+# values find an excess soon: `benchmarks/audit.py --priors`.
+_STRENGTH, _MEAN = 8.0, 2.0
+EPOCH = 2000  # audits that are judged by themselves too, so that a good past hides no change
+# A wrong stop has a chance of 5 %: half of it by all audits, whose interval has this confidence, half by the epochs.
+CONFIDENCE = 0.975
+_HALVINGS = 50  # of the observed share, for an end's last digits
+
+
+def prior(expected: float) -> tuple[float, float]:
+    """Parameters of the beta prior of a share that is expected to be `expected`, in (0, 1)."""
+    mean = min(_MEAN * expected, (1 + expected) / 2)
+    return _STRENGTH, _STRENGTH / mean - _STRENGTH
+
+
+def interval(differing: int, audits: int, *, expected: float, confidence: float = 0.95) -> tuple[float, float]:
+    """The share of differing answers: every value whose likelihood is more than 1 - `confidence` of the mixture's.
+
+    If the share stays the same, the chance that it is ever outside is at most 1 - `confidence` (Ville 1939). If the
+    share varies but never exceeds `expected`, the chance that the lower end ever does is at most as large.
+
+    Args:
+        differing: of the `audits`.
+        expected: in (0, 1), chosen before the first audit; shares near twice this value get the narrowest intervals.
+
+    Returns:
+        Lower and upper end; (0, 1) without audits.
+    """
+    if not audits:
+        return 0.0, 1.0
+    same, (first, second) = audits - differing, prior(expected)
+    mixture = _log_beta(first + differing, second + same) - _log_beta(first, second)
+    least = mixture + math.log1p(-confidence)
+    return _low(differing, same, least), 1 - _low(same, differing, least)
+
+
+def is_exceeded(budget: float, counts: tuple[int, int], newest: tuple[int, int], epoch: int) -> bool:
+    """Whether the share is shown to exceed the budget, by all audits or by those of the newest epoch.
+
+    If it never does, the chance that this is ever true is at most 5 %.
+
+    Args:
+        counts: differing, and all audits.
+        newest: the same of the epoch.
+        epoch: its number, from 1. The numbers' shares of the chance, 1 / (n (n + 1)), add up to 1.
+    """
+    return any(
+        interval(*each, expected=budget, confidence=1 - chance)[0] > budget
+        for each, chance in ((counts, 1 - CONFIDENCE), (newest, (1 - CONFIDENCE) / (epoch * (epoch + 1))))
+    )
+
+
+def _log_beta(first: float, second: float) -> float:
+    return math.lgamma(first) + math.lgamma(second) - math.lgamma(first + second)
+
+
+def _low(hits: int, misses: int, least: float) -> float:
+    """The largest share, at most the observed one, whose log-likelihood does not exceed `least`; rounded down."""
+    outside, inside = 0.0, hits / (hits + misses)
+    if not hits:
+        return outside
+    for _ in range(_HALVINGS):
+        share = (outside + inside) / 2
+        likelihood = hits * math.log(share) + (misses * math.log1p(-share) if misses else 0.0)
+        if likelihood <= least:
+            outside = share
+        else:
+            inside = share
+    return outside
