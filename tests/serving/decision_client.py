@@ -1,10 +1,12 @@
 """What real clients of decision APIs get from a service: run by the Python that has them, prints one JSON object.
 
-`python decision_client.py CLIENT URL [KEY]` with typesafe, openai, langchain or jevcompat.
+`python decision_client.py CLIENT URL [KEY]` with typesafe, openai, langchain or jevcompat; `faults URL PORT` serves
+jevcompat's reference server at PORT with each of its faults in turn, and tests it and what stands before it at URL.
 """
 
 import json
 import sys
+import threading
 from typing import Any
 
 WHICH, GOOD = "Which mood?", {"bad": None, "so so": None, "good": "glad"}
@@ -109,7 +111,21 @@ def jevcompat(url: str, key: str) -> dict[str, Any]:
     return {"verdict": report.verdict, "found": found, **by_status}
 
 
+def faults(url: str, port: str) -> dict[str, Any]:
+    from jevcompat.mock import FAULTS, MockConfig, make_server
+
+    reports = {}
+    for fault in ("", *FAULTS):
+        server = make_server(MockConfig(faults=frozenset({fault} - {""})), port=int(port))
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        reports[fault] = {name: jevcompat(each, "") for name, each in (("it", f"http://127.0.0.1:{port}"), ("us", url))}
+        server.shutdown()
+        server.server_close()
+    return reports
+
+
 if __name__ == "__main__":
     client, url, *key = sys.argv[1:]
-    ask = {"typesafe": typesafe, "openai": openai, "langchain": langchain, "jevcompat": jevcompat}[client]
+    clients = {"typesafe": typesafe, "openai": openai, "langchain": langchain, "jevcompat": jevcompat}
+    ask = (clients | {"faults": faults})[client]
     print(json.dumps(ask(url, key[0] if key else "")))

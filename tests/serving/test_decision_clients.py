@@ -232,6 +232,38 @@ def test_what_an_upstream_adds_or_leaves_out_costs_no_answer(
     assert reply.json()["usage"].keys() >= {"input_tokens", "output_tokens"}
 
 
+TEAMS = {
+    "Billing": "Payments, invoices, refunds",
+    "Technical": "Bugs, outages, integrations",
+    "Sales": "Pricing questions, upgrades, new contracts",
+}
+TEAM = Question(  # one that jevcompat asks, also beside others
+    type="choice",
+    instructions="Which team should handle this ticket?",
+    options=tuple(Option(name=name, description=description) for name, description in TEAMS.items()),
+)
+
+
+def broken(report: dict[str, Any]) -> set[str]:
+    """The requirements that a server breaks; a 502 breaks none but the upstream's."""
+    return {finding.partition(":")[0] for finding in report["found"] if "got 502" not in finding}
+
+
+def test_whatever_the_reference_server_breaks_we_break_no_more(tmp_path: Path) -> None:
+    """With each of its faults, and a question that is answered here. A reply that fits no question becomes a 502."""
+    task = TaskInfo(name="team", kind="classification", labels=tuple(TEAMS))
+    artifact, port = write_artifact(tmp_path / "team", task, questions=(TEAM,)), free_port()
+    with running(artifact, upstream=f"http://127.0.0.1:{port}", state_dir=str(tmp_path), audit=0) as url:
+        reports = asked("faults", url, str(port))
+        shown = httpx.get(f"{url}/metrics").text
+    assert len(reports) > 40
+    assert (reports[""]["us"]["found"], reports[""]["us"]["verdict"]) == ([], "conformant")
+    more = {fault: broken(each["us"]) - broken(each["it"]) for fault, each in reports.items()}
+    assert {fault: found for fault, found in more.items() if found} == {}
+    local = 'kdc_decisions_total{model="artifact",reason="sure",source="local"}'
+    assert any(line.startswith(local) and float(line.split()[-1]) > 100 for line in shown.splitlines()), shown
+
+
 TOPICS = TaskInfo(name="topics", kind="classification", labels=("files", "network", "numbers", "text"))
 EXAMPLE = ROOT / "examples" / "decisions"
 
