@@ -155,7 +155,7 @@ class Forwarding:
             decision.reasons |= dict.fromkeys(keys, "failed")
             return
         decision.numbers |= dict(zip(keys, answered.numbers, strict=True))
-        decision.tokens, decision.models = decision.tokens + answered.tokens, answered.models
+        decision.tokens, decision.models = answered.tokens, answered.models
         unsure = [key for key in keys if decision.numbers[key].more]
         decision.reasons |= dict.fromkeys(unsure, "unsure")
 
@@ -173,7 +173,7 @@ class Forwarding:
         try:
             reply, content, theirs = await self._ask(request, body, read)
         except UpstreamFailed as failure:
-            return await self._without_upstream(request, decision, failure)
+            return self._without_upstream(decision, failure)
         if not reply.is_answer:
             return _passed(reply)
         request.scope.pop(ABSTAINED, None)  # the upstream answered those
@@ -183,18 +183,15 @@ class Forwarding:
         merged = decision.body.merged(given, content, 0 if is_whole else decision.tokens)
         return JsonResponse(merged, headers=reply.headers | {SOURCE: source, "content-type": "application/json"})
 
-    async def _without_upstream(self, request: Request, decision: _Decision, failure: UpstreamFailed) -> Response:
+    def _without_upstream(self, decision: _Decision, failure: UpstreamFailed) -> Response:
         """The local answers, marked, if the operator wants them and there are some to all questions; else an error."""
-        reasons = set(decision.reasons.values())
-        if self._settings.when_upstream_fails == "answer" and not reasons & {"unknown", "key", "failed"}:
-            await self._ask_here(request, decision, [key for key in decision.asked if key not in decision.numbers])
-            if "failed" not in decision.reasons.values():
-                rest = set(decision.rest)
-                given = [
-                    decision.own(key, **({"x_below_threshold": True} if key in rest else {})) for key in decision.asked
-                ]
-                reply = decision.body.reply(given, decision.models, decision.tokens)
-                return JsonResponse(reply, headers={SOURCE: "local"})
+        if self._settings.when_upstream_fails == "answer" and decision.numbers.keys() == decision.asked.keys():
+            rest = set(decision.rest)
+            given = [
+                decision.own(key, **({"x_below_threshold": True} if key in rest else {})) for key in decision.asked
+            ]
+            reply = decision.body.reply(given, decision.models, decision.tokens)
+            return JsonResponse(reply, headers={SOURCE: "local"})
         raise _error(failure)
 
     def _audit(self, request: Request, decision: _Decision) -> None:
