@@ -24,9 +24,9 @@ from upstreams import (
 )
 
 from benchmarks.serving.faults import marks, soak
-from benchmarks.serving.stub import Stub, in_a_thread
+from benchmarks.serving.stub import in_a_thread
 from benchmarks.serving.stub_answers import DECISIONS, SYSTEM_ONE
-from benchmarks.serving.stub_connection import RETRY_AFTER, Behaviour
+from benchmarks.serving.stub_connection import RETRY_AFTER, Behaviour, Stub
 
 TIMEOUT_S = 0.5
 STATUSES = {
@@ -198,6 +198,26 @@ def test_where_nobody_listens_local_answers_go_on(tmp_path: Path) -> None:
         assert post(url, SYSTEM_ONE, asked(SYSTEM_ONE, UNSURE[0], KNOWN)).status_code == 502
         assert post(url, SYSTEM_ONE, asked(SYSTEM_ONE, SURE[0], KNOWN)).status_code == 200
         assert httpx.get(f"{url}/v1/models").headers["x-kdc-source"] == "local"
+
+
+def test_a_new_connection_that_is_reset_is_no_kept_one(stub: Stub, tmp_path: Path) -> None:
+    """The upstream may have answered before it failed: it is not asked twice."""
+    stub.behaviour.faults = {"reset": 1.0}
+    with running(write_artifacts(tmp_path), upstream=stub.url, state_dir=str(tmp_path), audit=0) as url:
+        assert post(url, SYSTEM_ONE, asked(SYSTEM_ONE, UNSURE[0], KNOWN, "new")).status_code == 502
+    assert stub.ids["new"] == 1
+
+
+def test_a_stream_that_stalls_is_broken_off(service: Process, stub: Stub) -> None:
+    """A client must not take it for whole."""
+    stub.behaviour.event_s = 10
+    try:
+        with pytest.raises(httpx.RemoteProtocolError):
+            httpx.post(f"{service.url}/v1/chat/completions", json={"stream": True}, timeout=8)
+    finally:
+        stub.behaviour.event_s = 0.0
+    ends_well(service.url)
+    assert "Traceback" not in service.printed()
 
 
 def test_a_client_that_leaves_does_not_stay_in_work(service: Process, stub: Stub) -> None:
