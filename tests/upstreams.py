@@ -20,8 +20,8 @@ from kdc.artifact.question import Option, Question
 
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.serving.stub import Stub
 from benchmarks.serving.stub_answers import DECISIONS, SYSTEM_ONE, answer
+from benchmarks.serving.stub_connection import Stub
 
 PATHS = (SYSTEM_ONE, DECISIONS)
 THRESHOLD, SCALE, TEMPERATURE, BUDGET = 0.7, 2.0, 2.0, 0.05

@@ -24,8 +24,9 @@ from upstreams import (
     wrong,
 )
 
-from benchmarks.serving.stub import Stub, in_a_thread
+from benchmarks.serving.stub import in_a_thread
 from benchmarks.serving.stub_answers import DECISIONS, INPUT_TOKENS, MODEL, OUTPUT_TOKENS, SYSTEM_ONE
+from benchmarks.serving.stub_connection import Stub
 
 OWN, CALLERS = "OWN-S3CRET", "CALLER-S3CRET"
 AS_CALLER = {"authorization": f"Bearer {CALLERS}"}
@@ -168,7 +169,10 @@ def test_a_stream_of_events_comes_event_by_event(service: Process, stub: Stub) -
     chat = {"stream": True, "messages": []}
     with httpx.stream("POST", f"{service.url}/v1/chat/completions", json=chat, headers=AS_CALLER) as reply:
         assert reply.headers["content-type"] == "text/event-stream"
-        text = b"".join([(arrived.append(time.monotonic()), part)[1] for part in reply.iter_raw()]).decode()
+        text = ""
+        for part in reply.iter_raw():
+            arrived.append(time.monotonic())
+            text += part.decode()
     assert text == "".join(f'data: {{"delta":"{number}"}}\n\n' for number in range(5)) + "data: [DONE]\n\n"
     assert arrived[-1] - arrived[0] > 0.3
 

@@ -25,8 +25,9 @@ from upstreams import (
     wrong,
 )
 
-from benchmarks.serving.stub import Stub, in_a_thread
+from benchmarks.serving.stub import in_a_thread
 from benchmarks.serving.stub_answers import SYSTEM_ONE
+from benchmarks.serving.stub_connection import Stub
 
 # Sure texts of which the stub says otherwise, and texts of which `GOOD` is what both artifacts say.
 OTHERWISE = [text for text in SURE if upstreams_answer(SYSTEM_ONE, "mood", text)["choice"] != local_label("mood", text)]

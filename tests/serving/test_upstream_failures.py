@@ -24,9 +24,9 @@ from upstreams import (
 )
 
 from benchmarks.serving.faults import marks, soak
-from benchmarks.serving.stub import Stub, in_a_thread
+from benchmarks.serving.stub import in_a_thread
 from benchmarks.serving.stub_answers import DECISIONS, SYSTEM_ONE
-from benchmarks.serving.stub_connection import RETRY_AFTER, Behaviour
+from benchmarks.serving.stub_connection import RETRY_AFTER, Behaviour, Stub
 
 TIMEOUT_S = 0.5
 STATUSES = {

@@ -13,8 +13,9 @@ import pytest
 from live import connect, running
 from upstreams import HALF, KNOWN, NAMES, PATHS, SURE, UNSURE, asked, is_error_of, post, write_artifacts
 
-from benchmarks.serving.stub import Stub, in_a_thread
+from benchmarks.serving.stub import in_a_thread
 from benchmarks.serving.stub_answers import DECISIONS, SYSTEM_ONE
+from benchmarks.serving.stub_connection import Stub
 from kdc.common.errors import InputError
 from kdc.serving.http.registry import verify
 from kdc.serving.http.settings import ServeSettings
