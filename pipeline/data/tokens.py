@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from kdc.artifact.manifest import LEAST_WINDOW, LongTexts, TokenizerInfo, longest_row
@@ -32,7 +33,8 @@ if TYPE_CHECKING:
     import datasets
     from transformers import PreTrainedTokenizerBase
 
-_BATCH_ROWS = 64  # in memory, untruncated
+_BATCH_ROWS = 1024
+_BATCH_CHARACTERS = 1 << 20
 _BINS_TO_THE_CUT = 16  # the histogram reaches twice the cut
 
 
@@ -81,7 +83,7 @@ def tokenise(
 
     def tokenised(rows: datasets.Dataset, counted: Counter[str], bins: NDArray[np.int64]) -> Iterator[pa.RecordBatch]:
         nonlocal done
-        for batch in rows.with_format("arrow").iter(batch_size=_BATCH_ROWS):
+        for batch in _batches(rows):
             encodings, lengths = cutter.encode_and_measure(texts_in(batch))
             counted["tokens"] += sum(map(len, encodings))
             counted["truncated"] += sum(bool(encoding.overflowing) for encoding in encodings)
@@ -152,6 +154,17 @@ def tokenizer_info(
         truncation_side=tokenizer.truncation_side,
         long=long,
     )
+
+
+def _batches(rows: datasets.Dataset) -> Iterator[pa.Table]:
+    for table in rows.with_format("arrow").iter(batch_size=_BATCH_ROWS):
+        sizes = pc.utf8_length(table["text"]).to_numpy()
+        if "text_pair" in table.column_names:
+            sizes = sizes + pc.utf8_length(table["text_pair"]).to_numpy()
+        part = np.cumsum(sizes) // _BATCH_CHARACTERS
+        starts = [0, *(np.flatnonzero(np.diff(part)) + 1).tolist(), table.num_rows]
+        for start, end in itertools.pairwise(starts):
+            yield table.slice(start, end - start)
 
 
 def _columns(batch: pa.Table, rows: Sequence[Encoded], *, with_types: bool, in_windows: bool) -> pa.RecordBatch:
