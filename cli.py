@@ -10,8 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from kdc.artifact.artifact_options import ALLOW_FAILED, COLUMNS, REPLACE, SHA256, VARIANT
-from kdc.artifact.contract.contract_options import LIMITS, TERMS
+from kdc.artifact.artifact_options import ALLOW_FAILED, COLUMNS, LIMITS, REPLACE, SHA256, TERMS, VARIANT
 from kdc.common.command_options import Setting, argument, option, settings, taken, takes
 from kdc.common.errors import InputError, KdcError, installing, printable
 from kdc.pipeline.config.compress_options import COMPRESS, RUN

@@ -1,4 +1,4 @@
-"""Options of commands that take an artifact."""
+"""Options of commands that take an artifact, and its contract: `LIMITS` to compress to, `TERMS` to judge again."""
 
 from kdc.common.command_options import Setting, settings
 
@@ -16,4 +16,45 @@ COLUMNS = (
     *TEXTS,
     Setting("label", str, "Name of the column with the label (default label)."),
     Setting("separator", str, "Character that separates the labels of a multi-label cell."),
+)
+
+_PANEL = "Limits"
+LIMITS = settings(
+    "",
+    _PANEL,
+    ("max-latency-ms", float, "Latency of one row, p95, in milliseconds."),
+    ("max-size-mb", float, "Size of the ONNX file and tokenizer.json together, in MB (1,000,000 bytes)."),
+    ("max-drop", float, "Points of the metric that the student may score below the teacher or a better baseline."),
+    (
+        "require",
+        list[str],
+        "Bound that the artifact's decisions must keep on held-out rows: LABEL:precision>=0.95, LABEL:recall>=0.9, "
+        "LABEL:fpr<=0.01, accuracy>=0.98 (of the answered rows), coverage>=0.5 (share of answered rows). Repeatable.",
+    ),
+)
+TERMS = (
+    *LIMITS,
+    *settings(
+        "",
+        _PANEL,
+        ("min-rows-per-s", float, "Throughput in batches of 32, rows a second."),
+        (
+            "at",
+            str,
+            "Timing conditions, such as length=64,batch=1 (tokens a row, rows a call); also percentile=95 (of the "
+            "latencies), threads=2 (of a forward pass).",
+        ),
+        (
+            "evidence",
+            str,
+            "Judge --max-drop and --require by interval, the whole confidence interval (default), or point, the "
+            "estimate alone.",
+        ),
+        (
+            "against",
+            str,
+            "What --max-drop compares with: teacher, or best (default), the better of teacher and baselines.",
+        ),
+        ("confidence", float, "Confidence level of these intervals, above 0.5 and at most 0.99 (default 0.95)."),
+    ),
 )

@@ -150,11 +150,9 @@ def is_local(config: Config) -> bool:
     """Whether the run needs no hub."""
     rows = config.data.data or config.data.train or (config.data.task or "").lower() == "pydocs"
     models = config.teacher.sources + (() if config.student.kind.is_of_teacher else (config.student.model,))
-    return bool(rows) and all(map(_here, models))
-
-
-def _here(model: str) -> bool:
-    return Path(model).exists() or (model == "minilm" and find_minilm() != HUB_ID)
+    return bool(rows) and all(
+        Path(model).exists() or (model == "minilm" and find_minilm() != HUB_ID) for model in models
+    )
 
 
 def prepare_libraries(*, offline: bool) -> None:

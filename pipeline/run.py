@@ -7,15 +7,14 @@ A stage is skipped if its fingerprint (of its settings and all earlier stages) m
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, get_type_hints
+from types import ModuleType
+from typing import Any, get_type_hints
 
 from kdc.common.errors import InputError
 from kdc.common.progress import Reporter
 from kdc.pipeline.config.settings import Config
 from kdc.pipeline.results.artifact import PackageResult
-from kdc.pipeline.results.base import StageResult
-from kdc.pipeline.results.training import MergeResult
-from kdc.pipeline.rundir.context import Run, open_run
+from kdc.pipeline.rundir.context import open_run
 from kdc.pipeline.rundir.directory import claim, locked, root_of
 from kdc.pipeline.rundir.fingerprints import answered_rows, as_json, fingerprint_of, labelled_rows
 from kdc.pipeline.rundir.folders import Stage, forget, run_stage
@@ -41,34 +40,20 @@ from kdc.pipeline.stages import (
 from kdc.pipeline.training import ranks
 
 
-class _StageModule(Protocol):
-    """A file in `stages/`."""
-
-    @property
-    def run(self) -> Callable[[Run, Path], StageResult]: ...
-
-    @property
-    def depends_on(self) -> Callable[[Run], dict[str, Any]]: ...
-
-
-def _stage(module: _StageModule, *after: str, **more: Any) -> Stage:
-    """A file's stage; `run`'s annotation gives the result type."""
-    return Stage(get_type_hints(module.run)["return"], module.run, module.depends_on, after=after, **more)
+def _stage(module: ModuleType, *after: str, **more: Any) -> Stage:
+    """The stage of a file; the annotation of its `run` gives the result type."""
+    more |= {name: getattr(module, name) for name in ("is_intact", "check") if hasattr(module, name)}
+    depends_on: Callable[..., dict[str, Any]] = getattr(module, "depends_on", lambda run: {})
+    return Stage(get_type_hints(module.run)["return"], module.run, depends_on, after, **more)
 
 
 STAGES = (
     # Read, check, split (training, tuning, evaluation) and tokenise the rows.
-    _stage(data, check=data.check),
+    _stage(data),
     # A smaller vocabulary, if requested or if a size limit may need it.
     _stage(vocabulary, "data", is_wanted=lambda config: config.makes_vocabulary),
     # Export and time all students untrained, if a contract limits costs.
-    _stage(
-        candidates,
-        "data",
-        is_intact=candidates.is_intact,
-        is_wanted=lambda config: config.measures_first,
-        check=candidates.check,
-    ),
+    _stage(candidates, "data", is_wanted=lambda config: config.measures_first),
     # Cheap models to beat. "labelled" leaves out what cannot affect the teacher: unlabelled rows, the student's tokens.
     _stage(baselines, "labelled", is_wanted=lambda config: config.baselines.enabled),
     # Fine-tune or check the teacher.
@@ -80,7 +65,7 @@ STAGES = (
     # Distil the student.
     _stage(student, "targets"),
     # Merge its adapters or projection.
-    Stage(MergeResult, merge.run, lambda run: {}, after=("student",)),
+    _stage(merge, "student"),
     # ONNX graphs in fp32 and fp16.
     _stage(export, "merge"),
     # Choose the fastest good int8 model.
@@ -94,7 +79,7 @@ STAGES = (
     # All models on the evaluation split, timed side by side.
     _stage(evaluate, "quantize", "uncut", "controls"),
     # Build the artifact and judge it against the contract.
-    _stage(package, "evaluate", is_intact=package.is_intact),
+    _stage(package, "evaluate"),
 )
 
 _LAST_SHARED = "student"  # the last stage of all ranks under torchrun

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from kdc.artifact.contract.contract_options import LIMITS
+from kdc.artifact.artifact_options import LIMITS
 from kdc.common.command_options import settings
 
 RUN = "Run"

@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from kdc.artifact.contract.contract_options import TERMS
+from kdc.artifact.artifact_options import TERMS
 from kdc.common.errors import InputError
 from kdc.pipeline.config.compress_options import COMPRESS
 from kdc.pipeline.config.presets import CUTS, FAMILIES, RECIPES, TASK_PRESETS, method_rates

@@ -41,10 +41,11 @@ def lineage_of(run: Run) -> Lineage:
     cut_from = "finetuned" if config.teacher.finetuned else config.student.cut_from
     if config.teacher.scores is not None:
         cut_from = "pretrained"
+    vocabulary = run.vocabulary_of(run.student)
+    pieces = "" if vocabulary is None else f", with {len(read_kept(vocabulary))} pieces of its vocabulary"
     return Lineage(
         teacher=_teacher_name(config.teacher),
-        student=run.student.kind.title(_public_name(run.student.model), cut_from)
-        + _vocabulary(run.vocabulary_of(run.student)),
+        student=run.student.kind.title(_public_name(run.student.model), cut_from) + pieces,
         recipe=config.run.recipe,
         data_fingerprint=run.fingerprints["data"],
         seed=config.run.seed,
@@ -73,10 +74,6 @@ def label_share(labels: NDArray[np.generic], task: Task) -> tuple[float, ...] | 
     if task.traits.is_exclusive:
         labels = labels[:, None] == np.arange(task.outputs)
     return tuple(np.asarray(labels, dtype=np.float64).mean(axis=0).round(6).tolist())
-
-
-def _vocabulary(folder: Path | None) -> str:
-    return "" if folder is None else f", with {len(read_kept(folder))} pieces of its vocabulary"
 
 
 def _teacher_name(settings: TeacherSettings) -> str:

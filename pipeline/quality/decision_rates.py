@@ -62,7 +62,7 @@ def _of_label(gets: Flags, has: Flags) -> dict[str, tuple[Flags, Flags]]:
 def answered_rates(
     probabilities: Outputs, labels: Labels, abstain: Abstention, teacher: Outputs | None = None
 ) -> Answered:
-    """Rates of an abstention; of a deferral also the shares of all rows."""
+    """Rates of an abstention. A deferral adds its shares of all rows."""
     is_answered, answers, rows = answered(probabilities, abstain), probabilities.argmax(axis=1), len(labels)
     wrong = is_answered & (answers != labels)
     counted = Answered(

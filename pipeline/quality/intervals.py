@@ -125,8 +125,8 @@ def _widened(interval: Ends, middle: float, unseen: float, unequal: float, lowes
 
 
 def widest(logits: Outputs, others: Outputs, labels: Labels, kind: Kind, *, groups: Groups | None = None) -> list[int]:
-    """Classes that widen the interval of a macro F1 difference, by falling covariance of their F1 difference with the
-    macro F1 difference."""
+    """Classes that widen the interval of a macro F1 difference, the widest first. A class counts by the covariance of
+    its F1 difference with the macro F1 difference."""
     present, influence = influences(logits, others, labels, kind, groups=groups)
     part = influence.T @ influence.sum(axis=1)
     return [int(present[index]) for index in np.argsort(-part) if part[index] > 0]
@@ -137,8 +137,8 @@ def influences(
 ) -> tuple[NDArray[np.intp], Any]:
     """The classes that occur, and how far each group moves their F1 differences, (groups, classes), sparse.
 
-    The delta method: F1 is `2 TP / (answered + actual)`. A row with tp and n = answered + actual of its own moves F1 by
-    `(2 tp - F1 n) / N`, with N = `answered + actual` of all rows.
+    The delta method: F1 is `2 TP / (answered + actual)`. A row that adds tp to TP and n to `answered + actual` moves F1
+    by `(2 tp - F1 n) / N`. N is `answered + actual` of all rows.
     """
     from scipy.sparse import csr_array
 

@@ -150,7 +150,7 @@ def check_length(conditions: Conditions, longest: int) -> None:
 
 
 def rows_of(lengths: Sequence[int], engine: Engine) -> list[Text]:
-    """Make up a row of each length in tokens, at most the model's longest, and have the engine expect such rows."""
+    """Make up a row of each length (tokens, at most the model's longest). The engine then expects such rows."""
     engine.expect_made_up_rows()
     is_pair, longest = engine.task.is_pair, engine.tokenizer_info.longest
 

@@ -129,9 +129,9 @@ def _by_interval(probabilities: NDArray[np.floating], has_label: Flags, aim: Aim
 def _best_shown(
     surest: "_SurestOf", probabilities: NDArray[np.floating], right: Flags, bound: float, groups: Groups | None
 ) -> Surest:
-    """The rows that show `bound`, or those that show the best other one.
+    """The rows that show `bound`; if none do, the rows that show the highest bound below it.
 
-    The bound that rows show depends on the requested bound. So request what they showed, until they show it.
+    The shown bound depends on the requested bound. So the shown bound is requested next, until rows show it.
     """
     best = surest(probabilities, right, bound, groups)
     while best.bound:
@@ -150,7 +150,7 @@ def _complement(share: float) -> str:
 def _surest_with_label(
     probabilities: NDArray[np.floating], has_label: Flags, bound: float, groups: Groups | None
 ) -> Surest:
-    """`surest_right` among a label's surest rows: at most ten, or twice the number of rows that reach `bound` or 0.5.
+    """`surest_right` among a label's surest rows: twice as many as reach the lower of `bound` and 0.5, at least ten.
     Less sure rows are right too rarely."""
     most = 2 * int((probabilities >= min(HALF, bound)).sum())
     most = min(max(most, _FEWEST), len(has_label))

@@ -1,4 +1,4 @@
-"""The speed of a graph's matrix products beside a large product's on the same CPU, and beside the whole pass."""
+"""Compare a graph's matrix products with a large product on the same CPU, and with the whole pass."""
 
 import json
 import math
@@ -38,7 +38,7 @@ def share_of_products(file: Path, feeds: dict[str, np.ndarray], *, threads: int)
 
 
 def served_pass(rows: Sequence[Encoded], info: TokenizerInfo, *, threads: int) -> dict[str, np.ndarray]:
-    """The inputs of the first of an engine's passes over `rows`, at least one row or window."""
+    """The inputs of an engine's first pass over `rows`. The pass holds at least one row or window."""
     parts, _ = spread(rows)
     fitting = PASS_TOKENS * threads // max(map(len, parts))
     return pad(parts[: max(1, fitting)], info)
@@ -60,7 +60,7 @@ def operations(file: Path, feeds: dict[str, np.ndarray]) -> dict[str, int]:
 
 
 def node_events(file: Path, feeds: dict[str, np.ndarray], *, threads: int = 0, calls: int = 1) -> list[dict[str, Any]]:
-    """What ONNX Runtime's profiler says of each node in each call, as the serving engine runs it on a CPU."""
+    """Profile each node in each call with ONNX Runtime, as the serving engine runs it on a CPU."""
     with TemporaryDirectory() as folder:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3

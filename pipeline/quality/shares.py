@@ -59,7 +59,7 @@ def rate(hits: Count, of: Count, *, independent: float | None = None, confidence
 
 
 def effect_of_least(values: NDArray[np.floating], share: float, groups: Groups | None) -> float:
-    """The design effect of being among the `share` of rows with the least values.
+    """The design effect of a 0-or-1 value: 1 for the `share` of rows with the lowest `values`.
 
     `share` is the error rate that a bound allows, not the observed one. If errors are few by luck, they also look less
     correlated within groups, and the luck would count twice.
@@ -76,8 +76,8 @@ def surest_right(
 
     Fifty sets are tried: the k surest rows, with k up to `most`. Each set tests the hypothesis that rows surer than row
     k + 1 are right less often than `bound`. The test is exact: given the next row, the number of right rows
-    is binomial. Grouped rows count as fewer, by the design effect of being right. Their correlation is taken from all
-    tried rows: the first few tell too little.
+    is binomial. Grouped rows count as fewer, by the design effect of being right. The correlation within groups comes
+    from all tried rows, because the first few tell too little.
 
     The fallback procedure divides `ERROR` (Wiens 2003, Pharmaceutical Statistics 2:211; Wiens and Dmitrienko 2005, J.
     Biopharm. Stat. 15:929): each of `_STARTS` gets a quarter, and a rejected hypothesis leaves its error to the next. A
@@ -116,9 +116,9 @@ def surest_of_all(confidence: NDArray[np.floating], right: Flags, bound: float, 
     """The largest set of surest rows such that at least `bound` of all rows are shown to be right or outside the set.
 
     Thresholds are tested in a fixed order, from the strictest on, up to the first that fails. The share of wrong rows
-    inside grows with the set. So a set that breaks the bound is chosen only if one test errs, of the last set that
-    keeps it, and no correction is needed (Wilks 1941, Ann. Math. Stat. 12:91). Each test is the exact binomial one.
-    Grouped rows count as fewer, by the design effect of being among the surest wrong rows that the bound allows.
+    inside grows with the set. So a threshold beyond the true one is chosen only if the test at the true one errs.
+    Several tests need no correction then (Wilks 1941, Ann. Math. Stat. 12:91). Each test is the exact binomial one.
+    Grouped rows count as fewer: `effect_of_least` of the surest wrong rows is their design effect.
 
     Args:
         confidence: (rows,) 0 to 1.
@@ -149,7 +149,7 @@ def _effects(
 def prefixes(
     confidence: NDArray[np.floating], right: Flags, counts: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], Floats, Floats]:
-    """For each of `counts`, that many surest rows, and rows that tie with the last.
+    """Count, for each of `counts`, that many of the surest rows, and rows as sure as the last of them.
 
     Returns:
         Rows, thresholds and right rows, without repeats.

@@ -15,7 +15,7 @@ _STEPS = 64  # most sets of rare classes (`_Parts`)
 def unseen(
     truth: Labels, answers: Labels, metric: str, *, groups: Groups | None, quantile: float
 ) -> Callable[[float], float]:
-    """Points that a score may change by on other rows, though no row shows the change.
+    """Bound, in points, how far a score may change on other rows although no measured row shows the change.
 
     If n rows or groups show no change, up to `z^2 / (n + z^2)` of others may change: the upper end of Wilson's interval
     (1927) for no event. Suppose this share of the rarest class's right (or wrong) answers flips. Repeat for the two

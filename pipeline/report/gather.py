@@ -39,7 +39,6 @@ from kdc.pipeline.results.data import DataResult, VocabularyResult
 from kdc.pipeline.results.training import (
     CandidatesResult,
     ControlsResult,
-    ModelResult,
     SearchResult,
     StudentResult,
     TeacherResult,
@@ -47,7 +46,7 @@ from kdc.pipeline.results.training import (
 )
 from kdc.pipeline.rundir.context import Run
 from kdc.pipeline.rundir.directory import read_commands
-from kdc.pipeline.rundir.files import CONTROLS, MADE_FROM, SETTINGS
+from kdc.pipeline.rundir.files import MADE_FROM, SETTINGS
 from kdc.pipeline.rundir.record import RECORD, read_record
 from kdc.serving.engine.deciding import sureness
 from kdc.serving.engine.engine import activate
@@ -92,7 +91,8 @@ def gather(root: Path, *, examples: int) -> Facts:
     evaluation = _Evaluation(task, manifest, np.asarray(rows["label"][:]), data.groups(split), logits)
     teacher, student = logits["teacher"], logits[evaluation.served]
     controls = run.result(ControlsResult) if run.config.run.controls else None
-    trainings = _trainings(run.result(TeacherResult), run.result(StudentResult), controls)
+    models = {"teacher": run.result(TeacherResult), "student": run.result(StudentResult)} | dict(controls or ())
+    trainings = {name: model.training for name, model in models.items() if getattr(model, "training", None) is not None}
     tokens, role = run.result(DataResult), run.student_role
     train = (run.result(VocabularyResult).tokens if role == FEWER else tokens.tokens[role])["train"]
     gathered = Facts(
@@ -254,15 +254,6 @@ def verdict(report: Facts) -> str:
             f"{latency(int8) / own:.1f} times as long."
         )
     return sentence
-
-
-def _trainings(
-    teacher: TeacherResult, student: StudentResult, controls: ControlsResult | None
-) -> dict[str, TrainingSummary]:
-    models: dict[str, ModelResult | None] = {"teacher": teacher, "student": student}
-    if controls is not None:
-        models |= {name: getattr(controls, name) for name in CONTROLS}
-    return {name: model.training for name, model in models.items() if model is not None and model.training is not None}
 
 
 def _models(table: Table, trainings: Mapping[str, TrainingSummary], evaluation: _Evaluation) -> dict[str, ModelFacts]:

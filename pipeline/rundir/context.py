@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from kdc.artifact.manifest import Device, Join, LongTexts
+from kdc.artifact.manifest import Join, LongTexts
 from kdc.common.errors import InputError
 from kdc.common.progress import Progress, Reporter
 from kdc.pipeline.config.settings import Config
@@ -54,9 +54,7 @@ class Run:
     def data(self) -> PreparedData:
         return open_data(self.folder("data"), self.folder("vocabulary"))
 
-    def open_engine(
-        self, onnx_file: Path, *, exported: Path | None = None, temperature: float = 1.0, device: Device = "cpu"
-    ) -> Engine:
+    def open_engine(self, onnx_file: Path, *, exported: Path | None = None, temperature: float = 1.0) -> Engine:
         """The serving engine over an ONNX file, with the tokenizer of `exported` (default: the student's)."""
         from kdc.serving.engine.engine import Engine  # here, or it adds to a training's peak memory
 
@@ -67,7 +65,7 @@ class Run:
             task=self.data().task.info(),
             tokenizer_info=read_tokenizer_info(exported),
             temperature=temperature,
-            device=device,
+            device="cpu",
         )
 
     def result(self, kind: type[AnyResult]) -> AnyResult:

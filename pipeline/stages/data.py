@@ -11,11 +11,9 @@ from typing import Any
 
 from kdc.artifact.manifest import LongTexts, longest_row
 from kdc.common.errors import InputError
-from kdc.common.progress import Progress
 from kdc.pipeline.config.aims import abstain_of, aims_of, check_sets, questions_of, required_label
-from kdc.pipeline.config.data_settings import LongSettings
 from kdc.pipeline.config.metrics import Groups
-from kdc.pipeline.config.tasks import Task, task_of
+from kdc.pipeline.config.tasks import task_of
 from kdc.pipeline.data.prepared import open_data, prepare
 from kdc.pipeline.data.tokens import tokenise, windows_for
 from kdc.pipeline.evaluation.second_model import check_second
@@ -48,26 +46,19 @@ def run(run: Run, out: Path) -> DataResult:
     sources = {ensemble.role(place): source for place, source in enumerate(config.teacher.sources)}
     if not config.student.kind.is_of_teacher:
         sources["student"] = config.student.model
-    max_length, tokens = _tokenised(out, task, sources, config.data.max_length, config.long, run.progress)
-    headline = _headline(task.name, tokens["teacher"], max_length["teacher"], config.long.of(max_length["teacher"]))
-    return DataResult(max_length=max_length, tokens=tokens, report=report, headline=headline)
-
-
-def _tokenised(
-    out: Path, task: Task, sources: Mapping[str, str], most: int | None, long: LongSettings, on_rows: Progress
-) -> tuple[dict[str, int], dict[str, dict[str, TokenCounts]]]:
     max_length: dict[str, int] = {}
     tokens: dict[str, dict[str, TokenCounts]] = {}
     for role, source in sources.items():
         tokenizer = loading.load_tokenizer(source)
         longest = loading.longest_input(loading.load_config(source), tokenizer)
-        max_length[role] = min(most or task.max_length, longest)
-        windows = windows_for(tokenizer, long, max_length[role], is_pair=task.text_pair is not None)
-        tokens[role] = tokenise(out, role, tokenizer, max_length[role], on_rows, windows)
+        max_length[role] = min(config.data.max_length or task.max_length, longest)
+        windows = windows_for(tokenizer, config.long, max_length[role], is_pair=task.is_pair)
+        tokens[role] = tokenise(out, role, tokenizer, max_length[role], run.progress, windows)
     if "student" not in sources:  # made of the teacher
         os.symlink("tokens-teacher", out / "tokens-student")
         max_length["student"], tokens["student"] = max_length["teacher"], tokens["teacher"]
-    return max_length, tokens
+    headline = _headline(task.name, tokens["teacher"], max_length["teacher"], config.long.of(max_length["teacher"]))
+    return DataResult(max_length=max_length, tokens=tokens, report=report, headline=headline)
 
 
 def _headline(name: str, splits: Mapping[str, TokenCounts], length: int, long: LongTexts | None) -> str:

@@ -41,7 +41,7 @@ class Batcher:
     lanes: int = 1  # most passes at a time
     max_batch_tokens: int = 4096  # padded; one row alone may exceed it
     max_batch_rows: int = sys.maxsize
-    # Padded tokens of a batch with rows out of turn; more if they take less than `_AHEAD_S`.
+    # Most padded tokens of a batch that takes rows out of turn; more if the batch takes less than `_AHEAD_S`.
     ahead_tokens: float = math.inf
     # Most tokens of a request and of rows before it (`Queue.before`), and most seconds for them at the recent speed.
     # Clients would give up on a longer queue.
@@ -77,7 +77,7 @@ class Batcher:
         return self._running > 0 or len(self.queue) > 0
 
     def check_room(self, tokens: int) -> None:
-        """Check that the queue has room. Before tokenising, pass a lower bound, which an empty queue takes.
+        """Check that the queue has room. An empty queue takes any request. Before tokenising, pass a lower bound.
 
         Raises:
             Overloaded: it has none.
@@ -90,7 +90,7 @@ class Batcher:
             if queued and queued + tokens > most:
                 retry_after = max(1, round(queued / speed)) if speed is not None else 1
                 raise Overloaded(f"{queued} of {most} tokens are queued", retry_after)
-        # The number of sharing requests stays, since answered clients ask again.
+        # The number of requests that share passes stays the same, since answered clients ask again.
         if speed is not None and (1 + self._others) * tokens > speed * self.max_seconds and len(self.queue):
             seconds = (1 + self._others) * tokens / speed
             why = f"{tokens} tokens would take {seconds:.0f} s beside {self._others:.0f} other requests"

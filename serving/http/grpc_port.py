@@ -30,8 +30,8 @@ _READ_S, _HURRIED_S = 2.0, 0.1  # for a message to arrive; the latter if `_readi
 _END_S = 0.5  # for the last calls when the service ends
 _SPARE_CALLS = 128  # above `max_requests`: the gate refuses and counts them
 _METADATA = 16 * 1024  # bytes of a call
-# A reply is small if 2,048 of its size fit into the limit of unread bytes. By default clients have at most 1,024 calls,
-# so small replies fit into the half that large replies leave.
+# A reply is small if 2,048 of its size fit into the limit of unread bytes. By default clients have at most 1,024 calls:
+# small replies fit into the half that large replies leave.
 _SMALL_REPLIES = 2048
 _TOO_MUCH_UNREAD = b'{"error": "clients leave too many bytes of replies unread; try again in 1 s, or send fewer texts"}'
 

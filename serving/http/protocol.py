@@ -62,7 +62,7 @@ class _Transport:
         self.is_closing, self.close = protocol.transport.is_closing, protocol.close_gently
 
     def write(self, data: bytes) -> None:
-        """Write a part of the answer; the head with the body's first part. If the head alone filled the transport,
+        """Write a part of the answer. The head waits for the body's first part: if the head alone filled the transport,
         `pause_writing` would not be called again, and the body would not be counted."""
         running = self._protocol.running  # not kept: reference cycles stay until a garbage collection
         if self._head is None and running.response_started and running.scope["method"] != "HEAD":
@@ -320,7 +320,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self._break_off(431, _TOO_LARGE)
 
     def _break_off(self, status: int, message: str) -> NoReturn:
-        """Stop httptools by an error. It raises its own instead, so note the answer here."""
+        """Stop httptools by an error. httptools replaces the error by its own, so note the answer here."""
         self._refusal = (status, message)
         raise ValueError(message)
 

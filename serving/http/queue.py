@@ -134,8 +134,8 @@ class Queue:
             max_tokens: padding included; one row alone may exceed it.
             ahead: a batch over `ahead` padded tokens takes no row whose turn comes more than `ahead` later. Rows with
                 earlier turns would wait for the batch's end. While few requests wait, a batch for a request of at most
-                `ahead` tokens takes no rows of a larger request that waits with several. In a crowd it takes them:
-                rows of large requests lie between small ones in length, and stopping there would leave one row.
+                `ahead` tokens takes no row of a larger request with several waiting rows. In a crowd it does: sorted by
+                length, such rows lie between small requests, and a batch that stops at them would hold one row.
         """
         while self._by_turn[0][2].taken:
             heapq.heappop(self._by_turn)

@@ -1,5 +1,5 @@
 """Replies in JSON. An error is `{"error": message, "error_type": kind}`; under `/v1/` `error` is OpenAI's object with a
-`message`, and of System One it is TypeSafe's `detail`."""
+`message`. System One's errors are TypeSafe's `detail` instead."""
 
 import asyncio
 import logging

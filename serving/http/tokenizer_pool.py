@@ -19,10 +19,10 @@ from kdc.serving.engine.engine import Engine, Text
 from kdc.serving.engine.long_texts import Encoded
 from kdc.serving.http.queue import Overloaded
 
-_INLINE_CHARS = 2000  # fewer are tokenised faster than handed to a thread,
-_INLINE_WORD = 32  # unless a word is longer
+_INLINE_CHARS = 2000  # tokenising fewer characters is faster than waking a thread,
+_INLINE_WORD = 32  # unless a word has more than these
 _FIRST_CHARS, _MOST_CHARS = 4000, 8000  # most characters of the first piece, and of any
-_PIECE_S = 0.002  # most core seconds of a later piece, by the cost of the piece before
+_PIECE_S = 0.002  # most core seconds of a later piece, estimated from the piece before
 _LEAST_S = 1e-6  # some systems' thread clocks stand still for ms
 _MOST_THREADS = 4
 _LONG_S, _MOST_LONG = 0.03, 4  # seconds from which a piece is long; spare threads

@@ -169,11 +169,11 @@ def test_a_stream_of_events_comes_event_by_event(service: Process, stub: Stub) -
     chat = {"stream": True, "messages": []}
     with httpx.stream("POST", f"{service.url}/v1/chat/completions", json=chat, headers=AS_CALLER) as reply:
         assert reply.headers["content-type"] == "text/event-stream"
-        text = b""
+        text = ""
         for part in reply.iter_raw():
             arrived.append(time.monotonic())
-            text += part
-    assert text.decode() == "".join(f'data: {{"delta":"{number}"}}\n\n' for number in range(5)) + "data: [DONE]\n\n"
+            text += part.decode()
+    assert text == "".join(f'data: {{"delta":"{number}"}}\n\n' for number in range(5)) + "data: [DONE]\n\n"
     assert arrived[-1] - arrived[0] > 0.3
 
 

@@ -16,8 +16,7 @@ import pytest
 from kdc.common import machine
 from kdc.tools.doctor import diagnose as doctor
 from kdc.tools.doctor import probes
-from kdc.tools.doctor.advice import advise
-from kdc.tools.doctor.report import Hub, Provider, Report, render
+from kdc.tools.doctor.report import Hub, Provider, Report, advise, render
 
 HEALTHY: dict[str, Any] = {
     "kdc": "0.1.0",

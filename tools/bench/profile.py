@@ -1,8 +1,14 @@
-"""`kdc bench --profile`: where the time of a forward pass goes, by operator."""
+"""Where the time of a forward pass goes: the share of the CPU's peak, and by operator (`kdc bench --profile`).
+
+The share is the time of the matrix products at the speed of a large product, divided by the time of the pass.
+"""
 
 from collections import Counter
 from collections.abc import Sequence
+from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from kdc.artifact.folder import load_manifest
 from kdc.artifact.manifest import CPU_PROVIDER
@@ -11,11 +17,41 @@ from kdc.common.tables import aligned
 from kdc.pipeline.quality.products import node_events, operations, seconds_alone
 from kdc.serving.engine.long_texts import Tokens
 from kdc.serving.engine.tokenizing import pad
-from kdc.tools.bench.result import BenchResult, OperatorTime, PassProfile, SubjectResult
+from kdc.tools.bench.result import BenchResult, Loaded, OperatorTime, PassProfile, SubjectResult
 
 _CALLS, _WARM_UPS = 30, 3
 _LEAST_SHARE = 0.005  # smaller ones are one line
 _TITLES = ("operator", "nodes", "ms", "%")
+
+
+def peak_share(folder: Path, loaded: Loaded, rows: int, tokens: int, seconds: float) -> float | None:
+    """The share, 0 to 1, that a pass of `seconds` reaches. Each call measures the peak: a busy machine slows down both.
+
+    Returns:
+        None for rows in windows, on a GPU, in torch, for variants other than int8 and fp32, and without the package
+        onnx.
+    """
+    if not _is_one_graph(loaded) or find_spec("onnx") is None:
+        return None
+    if tokens > load_manifest(folder, verify=False).tokenizer.max_length:
+        return None
+    return seconds_alone(_count(folder, loaded.variant, rows, tokens), loaded.threads) / seconds
+
+
+def _is_one_graph(loaded: Loaded) -> bool:
+    return loaded.on == CPU_PROVIDER and loaded.variant in ("int8", "fp32")
+
+
+@cache
+def _count(folder: Path, variant: str, rows: int, tokens: int) -> dict[str, int]:
+    return operations(*_pass(folder, variant, rows, tokens))
+
+
+def _pass(folder: Path, variant: str, rows: int, tokens: int) -> tuple[Path, dict[str, Any]]:
+    """A variant's graph and its inputs."""
+    manifest = load_manifest(folder, verify=False)
+    file = folder / manifest.variants[variant].file  # type: ignore[index]
+    return file, pad([Tokens([1] * tokens, [0] * tokens)] * rows, manifest.tokenizer)
 
 
 def profiled(result: BenchResult) -> BenchResult:
@@ -30,13 +66,10 @@ def profiled(result: BenchResult) -> BenchResult:
 
 
 def _profile(subject: SubjectResult, rows: int, tokens: int) -> PassProfile:
-    if subject.on != CPU_PROVIDER or subject.variant not in ("int8", "fp32"):
+    if not _is_one_graph(subject):
         given = f"{subject.name}: {subject.variant} on {subject.on}"
         raise InputError("only int8 and fp32 on a CPU can be profiled", given=given, remedy="leave --profile out")
-    folder = Path(subject.path)
-    manifest = load_manifest(folder, verify=False)
-    file = folder / manifest.variants[subject.variant].file  # type: ignore[index]
-    feeds = pad([Tokens([1] * tokens, [0] * tokens)] * rows, manifest.tokenizer)
+    file, feeds = _pass(Path(subject.path), subject.variant, rows, tokens)
     times: Counter[str] = Counter()
     nodes: Counter[str] = Counter()
     events = node_events(file, feeds, threads=subject.threads, calls=_WARM_UPS + _CALLS)

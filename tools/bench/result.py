@@ -26,7 +26,7 @@ class Turn(Frozen):
 
     tokens: int  # per row
     ms: tuple[float, ...]  # latency of each timed call
-    peak_share: float | None = None  # see `kdc.tools.bench.peak`
+    peak_share: float | None = None  # see `kdc.tools.bench.profile`
 
     def rows_per_second(self, batch: int) -> float:
         """Throughput with `batch` rows a call."""

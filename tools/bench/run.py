@@ -9,16 +9,14 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from kdc.common import machine
 from kdc.common.errors import InputError, KdcError
+from kdc.tools.bench.profile import peak_share
 from kdc.tools.bench.result import BenchMachine, BenchResult, BenchSettings, CaseResult, Loaded, SubjectResult, Turn
-
-if TYPE_CHECKING:
-    from kdc.tools.bench.peak import Share
 
 STARTS = 3
 _PACKAGES = ("kdc", "onnxruntime-gpu", "onnxruntime", "tokenizers", "torch", "transformers")
@@ -95,8 +93,6 @@ def run_bench(
             for subject in subjects:
                 running.append(_Running(subject, device))
                 starts[subject].append(running[-1].start())
-        for process in running:
-            process.watch_peak()
         for process, case in _turns(running, cases, rounds, progress):
             process.take_turn(case, seconds)
         memory = [process.finish() for process in running]
@@ -136,7 +132,6 @@ class _Running:
         self.subject = subject
         self.turns: dict[Case, list[Turn]] = {}
         self._device = device
-        self._peak_share: Share | None = None
         self._began = time.perf_counter()
         self._process = subprocess.Popen(
             [sys.executable, "-P", "-m", "kdc.tools.bench.subject_process"],  # -P: no modules from the current folder
@@ -152,17 +147,10 @@ class _Running:
         )
         return time.perf_counter() - self._began
 
-    def watch_peak(self) -> None:
-        from kdc.tools.bench.peak import peak_share
-
-        self._peak_share = peak_share(self.subject.path.resolve(), self.loaded)
-
     def take_turn(self, case: Case, seconds: float) -> None:
         turn: Turn = self._ask(batch=case.batch, length=case.length, seconds=seconds)
-        if self._peak_share is not None:
-            share = self._peak_share(case.batch, turn.tokens, median(turn.ms) / 1000)
-            turn = turn.model_copy(update={"peak_share": share})
-        self.turns.setdefault(case, []).append(turn)
+        share = peak_share(self.subject.path, self.loaded, case.batch, turn.tokens, median(turn.ms) / 1000)
+        self.turns.setdefault(case, []).append(turn.model_copy(update={"peak_share": share}))
 
     def finish(self) -> int:
         """End the process; returns its peak memory in bytes."""

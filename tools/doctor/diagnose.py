@@ -12,11 +12,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from kdc.artifact.manifest import CPU_PROVIDER
 from kdc.common import machine
 from kdc.common.errors import KdcError
 from kdc.pipeline.models.minilm import HUB_ID, find_minilm
-from kdc.tools.doctor.advice import CPU, advise
-from kdc.tools.doctor.report import Hub, Minilm, Provider, Report, Torch
+from kdc.tools.doctor.report import Hub, Minilm, Provider, Report, Torch, advise
 
 HUB_TIMEOUT_S = 3.0
 DEFAULT_ENDPOINT = "https://huggingface.co"
@@ -72,7 +72,7 @@ def providers() -> list[Provider]:
     if importlib.util.find_spec("onnxruntime") is None:
         return []
     listed = _probe("providers")
-    answers = {name: _probe("provider", name) for name in listed.get("providers", [])} or {CPU: listed}
+    answers = {name: _probe("provider", name) for name in listed.get("providers", [])} or {CPU_PROVIDER: listed}
     return [
         Provider(name=name, starts="starts" in answer, reason="" if "starts" in answer else _reason(answer))
         for name, answer in answers.items()

@@ -8,7 +8,6 @@ import json
 import re
 import shutil
 from pathlib import Path
-from typing import Any
 
 from kdc.artifact.manifest import MANIFEST_NAME, Manifest
 
@@ -42,9 +41,9 @@ def _config(manifest: Manifest, name: str, variant: str) -> str:
     values = {"kdc_sha256": manifest.sha256, "kind": task.kind, "temperature": manifest.temperature}
     values |= {"center": task.center, "spread": task.spread}
     values |= manifest.tokenizer.model_dump(mode="json", exclude={"token_type_ids"}, exclude_none=True)
+    texts = {name: json.dumps(value) if isinstance(value, dict) else str(value) for name, value in values.items()}
     parameters = "\n".join(
-        f"parameters {{ key: {_text(name)} value {{ string_value: {_text(_value(value))} }} }}"
-        for name, value in values.items()
+        f"parameters {{ key: {_text(name)} value {{ string_value: {_text(text)} }} }}" for name, text in texts.items()
     )
     # int8 products are fast only on CPUs.
     group = "instance_group [ { kind: KIND_CPU } ]\n" if variant == "int8" else ""
@@ -60,10 +59,6 @@ output [
 {group}dynamic_batching {{ max_queue_delay_microseconds: {_WAIT_US} }}
 {parameters}
 """
-
-
-def _value(value: Any) -> str:
-    return json.dumps(value) if isinstance(value, dict) else str(value)
 
 
 def _text(value: str) -> str:

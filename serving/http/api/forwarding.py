@@ -13,14 +13,14 @@ from typing import Any, TypeVar
 
 import orjson
 from starlette.requests import Request
-from starlette.responses import Response, StreamingResponse
-from starlette.types import Receive, Scope, Send
+from starlette.responses import Response
 
 from kdc.artifact.manifest import Manifest
 from kdc.common.errors import KdcError
 from kdc.serving.http.api.asked import Answered, Asked, Numbers, answers
 from kdc.serving.http.api.decided import AnswerObject, DecisionBody, Key, verdict, without
 from kdc.serving.http.api.inference import cancelled_when_gone
+from kdc.serving.http.api.relaying import SOURCE, Relayed, error_of, passed, target
 from kdc.serving.http.api.request_body import decoded, read_bytes
 from kdc.serving.http.metrics import Metrics
 from kdc.serving.http.model import Model
@@ -33,8 +33,6 @@ from kdc.serving.upstream.reply import Reply, UpstreamFailed, unusable
 
 log = logging.getLogger("kdc.serve")
 
-SOURCE = "x-kdc-source"
-_UPSTREAM = {SOURCE: "upstream"}
 T = TypeVar("T")
 
 
@@ -175,7 +173,7 @@ class Forwarding:
         except UpstreamFailed as failure:
             return self._without_upstream(decision, failure)
         if not reply.is_answer:
-            return _passed(reply)
+            return passed(reply)
         request.scope.pop(ABSTAINED, None)  # the upstream answered those
         by_key = {key: answer | {"x_source": "upstream"} for key, answer in zip(rest, theirs, strict=True)}
         given = [by_key.get(key) or decision.own(key) for key in decision.asked]
@@ -192,7 +190,7 @@ class Forwarding:
             ]
             reply = decision.body.reply(given, decision.models, decision.tokens)
             return JsonResponse(reply, headers={SOURCE: "local"})
-        raise _error(failure)
+        raise error_of(failure)
 
     def _audit(self, request: Request, decision: _Decision) -> None:
         for key, reason in decision.reasons.items():
@@ -205,15 +203,15 @@ class Forwarding:
             def differs(reply: Any, key: Key = key, own: object = own) -> bool:
                 return verdict(decision.body.answers_in(reply, [key])[0]) != own
 
-            target, caller = _target(request), request.headers.get("authorization")
-            self._auditor.submit(Audit(asked.model.name, _manifest(asked), target, alone, caller, differs))
+            path, caller = target(request), request.headers.get("authorization")
+            self._auditor.submit(Audit(asked.model.name, _manifest(asked), path, alone, caller, differs))
 
     async def whole(self, request: Request, raw: bytes) -> Response:
         """Send a body upstream that is none of this service's."""
         try:
-            return _passed(await self._ask(request, raw, lambda reply: reply))
+            return passed(await self._ask(request, raw, lambda reply: reply))
         except UpstreamFailed as failure:
-            raise _error(failure) from None
+            raise error_of(failure) from None
 
     async def _ask(self, request: Request, body: bytes, read: Callable[[Reply], T]) -> T:
         def held(reply: Reply) -> T:
@@ -221,12 +219,12 @@ class Forwarding:
             return read(reply)
 
         with cancelled_when_gone(request):
-            return await self._upstream.ask(_target(request), body, request.headers.get("authorization"), held)
+            return await self._upstream.ask(target(request), body, request.headers.get("authorization"), held)
 
     async def models(self, request: Request, own: dict[str, Any]) -> Response:
         """The models of this service and, if it answers, of the upstream."""
         try:
-            async with self._upstream.open("GET", _target(request), b"", request.headers) as (reply, parts):
+            async with self._upstream.open("GET", target(request), b"", request.headers) as (reply, parts):
                 theirs = decode_reply(Reply(reply.status, {}, b"".join([part async for part in parts])))
         except UpstreamFailed:
             return JsonResponse(own, headers={SOURCE: "local"})
@@ -246,25 +244,7 @@ class Forwarding:
             raise ApiError(404, what)
         if {".", ".."} & set(request.scope["path"].replace("\\", "/").split("/")):
             raise ApiError(404, "there is no such route; the path climbs")
-        return _Relayed(self._upstream, request, await read_bytes(request))
-
-
-class _Relayed(Response):
-    """A reply that is streamed from the upstream."""
-
-    def __init__(self, upstream: Upstream, request: Request, body: bytes) -> None:
-        super().__init__()
-        self._upstream, self._request, self._body = upstream, request, body
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        request = self._request
-        try:
-            async with self._upstream.open(request.method, _target(request), self._body, request.headers) as opened:
-                reply, parts = opened
-                scope["kdc_deadline"].reschedule(None)  # a chat may last; the upstream's own limits bound it
-                await StreamingResponse(parts, reply.status, reply.headers | _UPSTREAM)(scope, receive, send)
-        except UpstreamFailed as failure:
-            raise _error(failure) from None
+        return Relayed(self._upstream, request, await read_bytes(request))
 
 
 def decode_reply(reply: Reply) -> Any:
@@ -279,21 +259,6 @@ def decode_reply(reply: Reply) -> Any:
         return decoded(reply.body)
     except ApiError:
         raise unusable("is no JSON") from None
-
-
-def _passed(reply: Reply) -> Response:
-    return Response(reply.body, reply.status, reply.headers | _UPSTREAM)
-
-
-def _error(failure: UpstreamFailed) -> ApiError:
-    return ApiError(failure.status, failure.message, failure.headers | _UPSTREAM)
-
-
-def _target(request: Request) -> str:
-    """The path and query, as they were sent."""
-    query = request.scope.get("query_string", b"")
-    path: bytes = request.scope.get("raw_path") or request.scope["path"].encode()
-    return (path.partition(b"?")[0] + (b"?" + query if query else b"")).decode("latin-1")
 
 
 def _manifest(asked: Asked) -> Manifest:

@@ -49,7 +49,7 @@ class Question(Body):
 
 
 async def respond(request: Request, *kinds: type[Question]) -> Response:
-    """Answer a body. Its key for rows tells its kind.
+    """Answer a body. The key that holds its rows tells its kind.
 
     Raises:
         ApiError: the body is wrong.

@@ -22,7 +22,7 @@ SERVICE = "inference.GRPCInferenceService"
 HEALTH = "grpc.health.v1.Health"
 _SERVING, _NOT_SERVING = b"\x08\x01", b"\x08\x02"  # of `HealthCheckResponse { ServingStatus status = 1 }`
 
-_SCORE_BYTES = 16  # of a probability: four in each of its copies
+_SCORE_BYTES = 16  # of a probability: four copies of four bytes
 _MOST_TENSORS = 2  # inputs, and outputs
 _OTHER_FIELDS = 512  # besides the texts
 # Nested messages, by field.
