@@ -84,6 +84,7 @@ def main() -> None:
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--table", type=Path, help="JSON: text -> option -> probability; default: answers by a hash")
     parser.add_argument("--delay", type=float, default=0.0, help="seconds until an answer")
+    parser.add_argument("--spread", type=float, default=0.0, help="share of the delay that depends on the request's id")
     parser.add_argument("--slow", type=float, default=10.0, help="seconds more of the fault `slow`")
     parser.add_argument("--fault", action="append", default=[], metavar="NAME=PROBABILITY")
     parser.add_argument("--seed", type=int, default=0)
@@ -92,7 +93,7 @@ def main() -> None:
     if unknown := sorted(faults.keys() - set(FAULTS)):
         parser.error(f"no such faults: {', '.join(unknown)}; there are {', '.join(FAULTS)}")
     table = {} if options.table is None else orjson.loads(options.table.read_bytes())
-    stub = Stub(Behaviour(options.delay, faults, options.slow), table, options.seed)
+    stub = Stub(Behaviour(options.delay, options.spread, faults, options.slow), table, options.seed)
 
     async def run() -> None:
         stopped = asyncio.Event()

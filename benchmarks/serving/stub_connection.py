@@ -5,6 +5,7 @@ import contextlib
 import random
 import socket
 import struct
+import zlib
 from collections import Counter, deque
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -29,6 +30,7 @@ class Behaviour:
     """Seconds and probabilities may change while it runs."""
 
     delay_s: float = 0.0
+    spread: float = 0.0  # share of the delay by which it is longer or shorter, always the same for one request's id
     faults: dict[str, float] = field(default_factory=dict)  # probability of each, of one request; their sum at most 1
     slow_s: float = 10.0
     large_bytes: int = 0
@@ -158,9 +160,11 @@ class Connection(asyncio.Protocol):
         except (orjson.JSONDecodeError, WrongBody):
             self._send(422, {"detail": [{"loc": ["body"], "msg": "stub: a wrong body", "type": "stub"}]})
             return
-        stub.ids[identity(path, document)] += 1
+        name, behaviour = identity(path, document), stub.behaviour
+        stub.ids[name] += 1
         fault = stub.fault(self._served > 0)
-        wait = stub.behaviour.delay_s + (stub.behaviour.slow_s if fault == "slow" else 0)
+        wait = behaviour.delay_s * (1 + behaviour.spread * (zlib.crc32(name.encode()) / 2**31 - 1))
+        wait += behaviour.slow_s if fault == "slow" else 0
         if wait:
             asyncio.get_running_loop().call_later(wait, self._answer, fault, content)
         else:
