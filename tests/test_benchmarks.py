@@ -8,7 +8,7 @@ from live import ROOT
 
 sys.path.insert(0, str(ROOT))
 
-from benchmarks import audit, search
+from benchmarks import audit, noisy, search
 from benchmarks.serving.mark import Mark
 from kdc.serving.upstream import sequence
 
@@ -81,3 +81,23 @@ def test_earlier_audits_delay_a_simulated_stop_within_an_epoch_at_most(monkeypat
     expected = next(n for n in range(1, 100) if sequence.is_exceeded(0.05, (n, 100 + n), (n, n), 2))
     assert found.tolist() == [expected, expected]
     assert not sequence.is_exceeded(0.05, (expected, 100 + expected), (0, 0), 2)  # all audits alone would not stop
+
+
+def test_noise_leaves_a_stub_the_accuracy_that_was_asked_for() -> None:
+    random = np.random.default_rng(3)
+    labels = random.integers(0, 5, 2000)
+    logits = 4 * np.eye(5)[labels] + random.standard_normal((2000, 5))
+    noise = random.standard_normal((2000, 5))
+
+    scale = noisy.scale_for(0.8, logits, noise, labels)
+
+    answers = (logits + scale * noise).argmax(axis=1)
+    assert (logits.argmax(axis=1) == labels).mean() > 0.95
+    assert (answers == labels).mean() == pytest.approx(0.8, abs=1 / 2000)
+
+
+def test_no_noise_makes_a_stub_better_than_its_teacher() -> None:
+    labels = np.array([0, 1, 0, 1])
+    logits = np.eye(2)[[0, 1, 1, 0]]
+    with pytest.raises(SystemExit, match="less accurate"):
+        noisy.scale_for(0.8, logits, np.ones((4, 2)), labels)

@@ -5,6 +5,7 @@ import re
 import shutil
 import socket
 import subprocess
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -71,8 +72,14 @@ def series(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str,
         statuses.append(httpx.post(f"{url}/v1/systemone", json=body).status_code)
         place = urlsplit(url)
         with socket.create_connection((place.hostname, place.port), timeout=10) as held:
-            held.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 20\r\n\r\n{")  # and no more
+            held.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n{")
+            asked = threading.Event()
+            # A body that is silent gives its place to others.
+            slow = threading.Thread(target=lambda: [held.send(b" ") for _ in iter(lambda: asked.wait(0.002), True)])
+            slow.start()
             statuses.append(next(status for status in iter(lambda: ask(url, "w1"), 0) if status != 200))
+            asked.set()
+            slow.join()
         patch.setattr("kdc.serving.engine.passes.pad", lambda encodings, info: {})
         statuses.append(next(status for status in iter(lambda: ask(url, "w1"), 0) if status != 429))
         assert statuses == [200, 422, 400, 502, 429, 424]
