@@ -152,10 +152,10 @@ def read_questions(path: Path) -> tuple[Question, ...]:
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
         if isinstance(document, dict) and "type" in document:
-            return (_read(document, None),)
+            return (question_of(document),)
         if isinstance(document, list):
             document = {each["name"]: each for each in document}
-        questions = tuple(_read(question, label) for label, question in document.items())
+        questions = tuple(question_of(question, label) for label, question in document.items())
     except OSError as error:
         raise InputError("the question cannot be read", given=f"{path}: {error.strerror}", remedy=remedy) from None
     except ValidationError as error:
@@ -169,7 +169,12 @@ def read_questions(path: Path) -> tuple[Question, ...]:
     return questions
 
 
-def _read(document: dict[str, Any], label: str | None) -> Question:
+def question_of(document: dict[str, Any], label: str | None = None) -> Question:
+    """Read one question object, which may also have `template` and `label`.
+
+    Raises:
+        ValueError: it is none of either API (pydantic's `ValidationError`), or no JSON can hold it.
+    """
     rest = {key: value for key, value in document.items() if key not in ("template", "label")}
     adapter: TypeAdapter[Any] = _TYPESAFE if "criteria" in rest or rest.get("type") == "noul" else _DECISIONS
     question: Question = adapter.validate_python(rest).question()

@@ -1,0 +1,71 @@
+"""What a kind of model endpoint does: it makes calls from a text, and an answer from their replies."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, TypeVar
+
+from kdc.tools.label.spec import Spec
+
+T = TypeVar("T")
+# How the probabilities were found, the best way first.
+How = Literal["endpoint", "logprobs", "stated", "votes", "bare"]
+
+
+class Unusable(Exception):
+    """A reply is no answer. The text says why, in words that the model may read; it quotes no secret."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """A request to the endpoint. Equal calls have one reply, so repeated samples differ in `number`."""
+
+    path: str  # after the endpoint's address, such as "/chat/completions"
+    body: dict[str, Any]
+    number: int = 0
+
+
+class Ask(Protocol):
+    async def __call__(self, call: Call, read: Callable[[dict[str, Any]], T]) -> T:
+        """Send a call, or find its usable reply in the ledger.
+
+        Args:
+            read: makes the result of a reply (decoded JSON), or raises `Unusable`.
+
+        Raises:
+            Unusable: `read` did, the endpoint refused this call, or it failed too often.
+        """
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The model's answer to one text."""
+
+    probabilities: tuple[float, ...]  # (labels,) sum 1, in the order of `Spec.labels`
+    how: How
+
+    def label(self, labels: tuple[str, ...]) -> str:
+        return labels[max(range(len(labels)), key=self.probabilities.__getitem__)]
+
+
+class Source(ABC):
+    """A kind of endpoint."""
+
+    def __init__(self, spec: Spec) -> None:
+        self.spec = spec
+
+    async def probe(self, ask: Ask, text: str) -> How:
+        """Find, with a few calls about `text`, the best way to probabilities that the model really gives.
+
+        Raises:
+            Unusable: no way works.
+        """
+        return (await self.answer(ask, text)).how
+
+    @abstractmethod
+    async def answer(self, ask: Ask, text: str) -> Answer:
+        """Label one text.
+
+        Raises:
+            Unusable: the model gave no answer of the list, however often it was asked.
+        """
