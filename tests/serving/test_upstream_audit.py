@@ -145,6 +145,17 @@ def test_an_upstream_that_fails_says_nothing_of_the_artifact(start: Callable[...
         assert set(counted(url, "kdc_stopped").values()) == {0.0}
 
 
+def test_what_is_answered_below_its_threshold_is_no_deferred_question(start: Callable[..., Any], stub: Stub) -> None:
+    """Would catch a failing upstream that makes the artifact look better than it is."""
+    stub.behaviour.faults = {"500": 1.0}
+    with start(when_upstream_fails="answer") as url:
+        assert source(url, HALF[0]) == "local"
+        stub.behaviour.faults = {}
+        assert source(url, SURE[0], ("mood",)) == "local"
+        until(lambda: sum(counted(url, "kdc_audits_total").values()) >= 1)
+        assert not [key for key in counted(url, "kdc_audits_total") if "deferred" in key]
+
+
 def test_nothing_is_audited_at_a_share_of_nought(start: Callable[..., Any], stub: Stub) -> None:
     with start(audit=0) as url:
         for text in (SURE[0], UNSURE[0]):

@@ -50,6 +50,7 @@ class _Decision:
     numbers: dict[Any, Numbers] = field(default_factory=dict)  # of those that were asked here
     tokens: int = 0
     models: str = ""
+    upstream_failed: bool = False
 
     @property
     def rest(self) -> list[Key]:
@@ -129,7 +130,8 @@ class Forwarding:
             )
         else:
             response = await self._merged(request, decision)
-        if response.status_code == 200:
+        # An upstream that failed says nothing of the artifact, and its questions may have been answered below threshold.
+        if response.status_code == 200 and not decision.upstream_failed:
             self._audit(request, decision)
         return response
 
@@ -183,6 +185,7 @@ class Forwarding:
 
     def _without_upstream(self, decision: _Decision, failure: UpstreamFailed) -> Response:
         """The local answers, marked, if the operator wants them and there are some to all questions; else an error."""
+        decision.upstream_failed = True
         if self._settings.when_upstream_fails == "answer" and decision.numbers.keys() == decision.asked.keys():
             rest = set(decision.rest)
             given = [
