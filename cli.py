@@ -16,6 +16,7 @@ from kdc.common.errors import InputError, KdcError, installing, printable
 from kdc.pipeline.config.compress_options import COMPRESS, RUN
 from kdc.serving.bulk.predict_options import PREDICT
 from kdc.serving.http.serve_options import SERVE
+from kdc.tools.label.label_options import LABEL
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -240,6 +241,38 @@ def predict(
         _print(as_json, result.to_json(), result.summary)
     else:
         sys.stderr.write(f"{result.summary}\n")
+
+
+@app.command()
+@takes(*LABEL)
+def label(
+    given: dict[str, Any],
+    spec: Annotated[Path, argument("TOML file: the model, the question and the prices. --init writes one.")],
+    files: Annotated[
+        list[str] | None,
+        argument(
+            "The table to label (file, directory or pattern) and the file to write. With --traces: OUT alone.", "IN OUT"
+        ),
+    ] = None,
+    init: Annotated[bool, option("Write a commented SPEC, and stop.", "--init")] = False,
+    as_json: Json = False,
+) -> None:
+    """Ask a large model for the labels of a table. `kdc compress --train OUT --teacher-scores OUT` takes the result.
+
+    \b
+    kdc label --init spec.toml
+    kdc label spec.toml mails.csv labelled.csv --dry-run
+    kdc label spec.toml mails.csv labelled.csv --max-usd 5
+
+    The same command again resumes; no recorded answer is paid twice."""
+    from kdc.tools.label import command
+
+    if init:
+        command.write_spec(spec)
+        _print(as_json, {"spec": str(spec)}, f"{spec}: fill it in, then kdc label {spec} IN OUT --dry-run")
+        return
+    document, words = command.label(spec, tuple(files or ()), **given)
+    _print(as_json, document, words)
 
 
 @app.command()

@@ -139,6 +139,6 @@ class Meter(_Bar):
         """Move the bar, or move it back if bytes are sent again."""
         self._update(advance=count)
 
-    def update(self, done: int, rows: int, rows_per_second: float) -> None:
-        """Move the bar to `done` bytes, and tell the rows in them."""
-        self._update(completed=done, description=f"{rows:,} rows, {rows_per_second:,.0f} rows/s")
+    def update(self, done: int, rows: int, rows_per_second: float, more: str = "") -> None:
+        """Move the bar to `done` bytes, and tell the rows in them, and `more`."""
+        self._update(completed=done, description=f"{rows:,} rows, {rows_per_second:,.0f} rows/s{more}")

@@ -9,11 +9,15 @@ from kdc.tools.label.spec import Spec
 
 T = TypeVar("T")
 # How the probabilities were found, the best way first.
-How = Literal["endpoint", "logprobs", "stated", "votes", "bare"]
+How = Literal["endpoint", "logprobs", "stated", "votes", "bare", "people"]
 
 
 class Unusable(Exception):
     """A reply is no answer. The text says why, in words that the model may read; it quotes no secret."""
+
+
+class Refused(Unusable):
+    """The endpoint refused the call, with a status of 4xx."""
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ class Model(Frozen):
     probabilities: Literal["auto", "logprobs", "stated", "votes"] = "auto"
     votes: int = Field(5, ge=1, le=100)  # samples of a text
     temperature: float | None = Field(1.0, ge=0, le=2)  # of samples; None: the model takes none
-    more: dict[str, Any] = {}  # further keys of each body, such as reasoning_effort
+    more: dict[str, Any] = Field(default_factory=dict)  # further keys of each body, such as reasoning_effort
 
 
 class Prices(Frozen):
@@ -60,6 +60,7 @@ class Spec(Frozen):
     examples: tuple[Example, ...] = ()
     prices: Prices = Prices()
     text: str = "text"  # column
+    label: str | None = None  # column with people's labels; a row that has one is not asked
 
     @field_validator("question", mode="before")
     @classmethod
@@ -101,8 +102,9 @@ class Spec(Frozen):
         return key
 
 
-TEMPLATE = '''# What `kdc label` asks, and where.
+TEMPLATE = """# What `kdc label` asks, and where.
 text = "text"  # the column with the texts
+# label = "label"  # a column with people's labels: kdc does not ask about rows that have one
 
 [source]
 kind = "chat"  # chat (any OpenAI-compatible chat completions), systemone or decisions
@@ -135,7 +137,7 @@ other = "anything else"
 # [[examples]]  # a few labelled texts help a chat model
 # text = "Where is my order?"
 # label = "delivery"
-'''
+"""
 
 
 def read_spec(path: Path) -> Spec:
