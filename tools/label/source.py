@@ -16,6 +16,10 @@ class Unusable(Exception):
     """A reply is no answer. The text says why, in words that the model may read; it quotes no secret."""
 
 
+class Refused(Unusable):
+    """The endpoint refused the call, with a 4xx status: the same call again is refused again."""
+
+
 @dataclass(frozen=True)
 class Call:
     """A request to the endpoint. Equal calls have one reply, so repeated samples differ in `number`."""
@@ -33,7 +37,8 @@ class Ask(Protocol):
             read: makes the result of a reply (decoded JSON), or raises `Unusable`.
 
         Raises:
-            Unusable: `read` did, the endpoint refused this call, or it failed too often.
+            Refused: the endpoint refused this call.
+            Unusable: `read` did, or the call failed too often.
         """
 
 
