@@ -37,7 +37,8 @@ class Ask(Protocol):
             read: makes the result of a reply (decoded JSON), or raises `Unusable`.
 
         Raises:
-            Unusable: `read` did, the endpoint refused this call, or it failed too often.
+            Refused: the endpoint refused this call.
+            Unusable: `read` did, or the call failed too often.
         """
 
 
