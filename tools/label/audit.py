@@ -23,10 +23,12 @@ from kdc.serving.bulk.inputs import Window, read_windows
 from kdc.serving.engine.engine import Engine
 from kdc.serving.engine.tokenizing import is_blank
 from kdc.tools.filled import ID, LABEL, NO_LABEL, Ints, cells, id_of, label_numbers, refuse_bad
-from kdc.tools.label.agreement import AuditResult, AuditWritten, agreement_of, gap_of, self_agreement
+from kdc.tools.label.agreement import AuditResult, AuditWritten, agreement_of, gap_of, render_audit, self_agreement
 from kdc.tools.label.spec import Spec
 from kdc.tools.label.studio import Row, labeling_config, read_tasks
 from kdc.tools.unlabelled import rows_for, table_to_fill
+
+__all__ = ["Student", "open_student", "read_audit", "render_audit", "write_audit"]
 
 _MARK = re.compile(
     r"(r[0-9a-f]{16}) ([\w-]+)"
