@@ -5,7 +5,7 @@ person filled in.
 """
 
 import io
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
@@ -30,7 +30,7 @@ from kdc.tools.reference import arrays_of
 Ints = NDArray[np.int64]
 ID, LABEL = "id", "label"
 _COLUMNS = ("texts", "sides", "student", "teacher")  # of `Answered`
-_NO_LABEL = -1
+NO_LABEL = -1
 _ALL_ROWS = "label all rows: --data FILE"
 
 
@@ -139,7 +139,7 @@ def judged_by_labels(path: Path, engine: Engine, contract: Contract) -> Quality:
     labels = _read_labels(path, engine.task, answered)
     worst, best = (quality_by(answered, labels, contract, empty_is_won=is_won) for is_won in (False, True))
     verdicts = {judge_drop(contract, worst), judge_drop(contract, best)}
-    missing = len(np.unique(answered.texts[answered.differs & (labels == _NO_LABEL)]))
+    missing = len(np.unique(answered.texts[answered.differs & (labels == NO_LABEL)]))
     if missing and verdicts not in ({"pass"}, {"fail"}):
         given = f"{path}: {missing} of {len(answered.to_label)}; the difference is "
         given += f"{worst.difference:+.2f} to {best.difference:+.2f} points, depending on them"
@@ -154,45 +154,73 @@ def judged_by_labels(path: Path, engine: Engine, contract: Contract) -> Quality:
 
 def _read_labels(path: Path, task: TaskInfo, answered: Answered) -> Ints:
     """Label numbers (rows,); -1 if missing."""
-    classes = {label: number for number, label in enumerate(task.labels)}
-    lower = {label.casefold(): number for label, number in classes.items()}
-    if len(lower) == len(classes):
-        classes = lower | classes
+    number_of = label_numbers(task.labels)
     numbers = {id_of(number): number for number in answered.to_label.tolist()}
     labels: dict[int, int] = {}
     for window in (window for file in find(str(path)) for window in read_windows(file)):
-        for line, name, label in _cells(window):
+        for line, name, label in cells(window):
             where = f"{path}, line {line}"
             if name not in numbers:
                 remedy = "give back the file that --to-label wrote, with labels and nothing else changed"
                 raise InputError("the file has a row that was not to be labelled", given=where, remedy=remedy)
             if not label:
                 continue
-            number = classes.get(label, classes.get(label.casefold()))
-            if number is None:
-                remedy = f"one of {', '.join(task.labels[:20])}{nearest_name(label, task.labels)}"
-                raise InputError("no such label", given=f"{show(label)} ({where})", remedy=remedy)
+            number = number_of(label, where)
             if labels.setdefault(numbers[name], number) != number:
                 raise InputError("one text has two labels", given=where, remedy="keep one of them")
-    return np.array([labels.get(text, _NO_LABEL) for text in answered.texts.tolist()], dtype=np.int64)
+    return np.array([labels.get(text, NO_LABEL) for text in answered.texts.tolist()], dtype=np.int64)
 
 
-def _cells(window: Window) -> list[tuple[int, str, str]]:
-    if window.bad:
-        first = window.bad[0]
-        raise InputError(first.problem, given=f"{first.file}, line {first.line}", remedy="fix the row")
+def label_numbers(labels: Sequence[str]) -> Callable[[str, str], int]:
+    """A function from a label, as people type it, to its number. Its second argument says where the label stands.
+
+    The function raises InputError for an unknown label.
+    """
+    numbers = {label: number for number, label in enumerate(labels)}
+    lower = {label.casefold(): number for label, number in numbers.items()}
+    if len(lower) == len(numbers):
+        numbers = lower | numbers
+
+    def number_of(label: str, where: str) -> int:
+        number = numbers.get(label, numbers.get(label.casefold()))
+        if number is None:
+            remedy = f"one of {', '.join(labels[:20])}{nearest_name(label, labels)}"
+            raise InputError("no such label", given=f"{show(label)} ({where})", remedy=remedy)
+        return number
+
+    return number_of
+
+
+def cells(window: Window) -> list[tuple[int, str, str]]:
+    """Line, id and label of each row of a filled table.
+
+    Raises:
+        InputError: a row is broken, or the columns are missing.
+    """
+    refuse_bad(window)
     columns = {name.strip().partition(":")[0].casefold(): name for name in window.names}  # "label: bad | good"
     if not {ID, LABEL} <= set(columns):
         given = f"{window.file} has {', '.join(map(show, window.names[:5])) or 'none'}"
-        remedy = "save it as CSV in UTF-8, with commas between the columns and the header that --to-label wrote"
+        remedy = "save it as CSV in UTF-8, with commas between the columns and the header that kdc wrote"
         raise InputError("there are no columns id and label", given=given, remedy=remedy)
     ids, labels = ([str(value or "").strip() for value in window.column(columns[name])] for name in (ID, LABEL))
     return list(zip(window.lines, ids, labels, strict=True))
 
 
+def refuse_bad(window: Window) -> None:
+    """Refuse broken rows.
+
+    Raises:
+        InputError: there is one.
+    """
+    if window.bad:
+        first = window.bad[0]
+        raise InputError(first.problem, given=f"{first.file}, line {first.line}", remedy="fix the row")
+
+
 def quality_by(answered: Answered, labels: Ints, contract: Contract, *, empty_is_won: bool) -> Quality:
     """The difference if the student, or else the teacher, wins all unlabelled differing rows."""
-    empty, alike = answered.differs & (labels == _NO_LABEL), ~answered.differs
+    empty, alike = answered.differs & (labels == NO_LABEL), ~answered.differs
     student = alike | (answered.student == labels) | (empty & empty_is_won)
     teacher = alike | (answered.teacher == labels) | (empty & (not empty_is_won))
     groups = connect(answered.texts, answered.sides if answered.sides.shape[1] else None)

@@ -8,7 +8,7 @@ import io
 import math
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +93,8 @@ def texts_to_label(
     answered, texts, skipped = _read(job, engine, _teacher(teacher, teacher_column, engine, columns), most_labels)
     limit, sample = contract.limits.max_drop, answered.sample(most_labels)
     sample.write(to_label)
-    write_whole(to_label, _csv(engine.task, [(number, texts[number]) for number in sample.to_label.tolist()]))
+    rows_to_label = [(id_of(number), texts[number]) for number in sample.to_label.tolist()]
+    write_whole(to_label, table_to_fill(engine.task.labels, rows_to_label, is_pair=engine.task.is_pair))
     needed, rows, differing = None, len(answered.texts), len(answered.to_label)
     if limit is not None:
         needed = rows_for(float(answered.differs.mean()), max_drop=limit, confidence=contract.confidence)
@@ -199,14 +200,20 @@ def _read(job: Job, engine: Engine, teacher: _Answer, most: int | None) -> tuple
     return answered, differing, skipped
 
 
-def _csv(task: TaskInfo, rows: Sequence[tuple[int, Text]]) -> bytes:
-    """The file to fill in. Its first bytes tell spreadsheets that it is UTF-8."""
+def table_to_fill(labels: Sequence[str], rows: Iterable[tuple[str, Text]], *, is_pair: bool, mark: str = "") -> bytes:
+    """The CSV to fill in: ids, texts, and a column for the label. Its first bytes tell spreadsheets that it is UTF-8.
+
+    Args:
+        rows: id and text.
+        mark: a note in the header of the ids.
+    """
     stream = io.StringIO(newline="")
     writer = csv.writer(stream, quoting=csv.QUOTE_ALL, lineterminator="\n")
-    writer.writerow([ID, *("text", "text_pair")[: 1 + task.is_pair], f"{LABEL}: {' | '.join(task.labels)}"])
-    for number, text in rows:
+    name = f"{ID}: {mark}" if mark else ID
+    writer.writerow([name, *("text", "text_pair")[: 1 + is_pair], f"{LABEL}: {' | '.join(labels)}"])
+    for identity, text in rows:
         parts = (text,) if isinstance(text, str) else text
-        writer.writerow([id_of(number), *(_FORMULA.sub("'", part) for part in parts), ""])
+        writer.writerow([identity, *(_FORMULA.sub("'", part) for part in parts), ""])
     return stream.getvalue().encode("utf-8-sig")
 
 

@@ -1,7 +1,8 @@
-"""A stub of a hosted decision model, which fails on purpose and remembers what it was asked.
+"""A stub of a hosted model, which fails on purpose and remembers what it was asked.
 
+It speaks two decision APIs, and OpenAI's chat completions.
 Command: `python -m benchmarks.serving.stub --port 9000 [--table answers.json] [--delay 0.1] [--fault 429=0.1 ...]`.
-`GET /stub` then tells how often it was asked what. Tests run it in a thread (`in_a_thread`).
+`GET /stub` then tells how often it was asked what, and what it charged. Tests run it in a thread (`in_a_thread`).
 
 | fault | instead of the answer |
 |---|---|
@@ -16,6 +17,18 @@ Command: `python -m benchmarks.serving.stub --port 9000 [--table answers.json] [
 | large | `large_bytes` more in the answer |
 | stale | as reset, on a connection that has served before; a new one is answered |
 | chunked | no fault: the right answer in small chunks |
+
+| `--chat` | what a chat does |
+|---|---|
+| logprobs | right log-probabilities, if they are asked for: this is the default |
+| logprobs_none, logprobs_missing | null, or no such key |
+| logprobs_zero, logprobs_9999 | each is 0, or -9999 |
+| logprobs_alone | the only candidate is the answer |
+| no_schema, no_tools, no_temperature, no_logprobs | 400 if response_format, tools, temperature, logprobs is sent |
+| think | reasoning in the content, before the answer |
+| order_bias=X | X more in the logit of the option that is listed first |
+| outside=P | with probability P an answer outside the list, until it is corrected |
+| refuse=P | with probability P a refusal |
 """
 
 import argparse
@@ -33,6 +46,7 @@ from pathlib import Path
 import orjson
 import uvloop
 
+from benchmarks.serving.stub_chat import chat_behaviour
 from benchmarks.serving.stub_connection import FAULTS, Behaviour, Connection, Stub
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -87,13 +101,18 @@ def main() -> None:
     parser.add_argument("--spread", type=float, default=0.0, help="share of the delay that depends on the request's id")
     parser.add_argument("--slow", type=float, default=10.0, help="seconds more of the fault `slow`")
     parser.add_argument("--fault", action="append", default=[], metavar="NAME=PROBABILITY")
+    parser.add_argument("--chat", action="append", default=[], metavar="NAME[=NUMBER]")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     faults = {name: float(probability) for name, _, probability in (each.partition("=") for each in options.fault)}
     if unknown := sorted(faults.keys() - set(FAULTS)):
         parser.error(f"no such faults: {', '.join(unknown)}; there are {', '.join(FAULTS)}")
+    try:
+        chat = chat_behaviour(options.chat)
+    except ValueError as error:
+        parser.error(str(error))
     table = {} if options.table is None else orjson.loads(options.table.read_bytes())
-    stub = Stub(Behaviour(options.delay, options.spread, faults, options.slow), table, options.seed)
+    stub = Stub(Behaviour(options.delay, options.spread, faults, options.slow, chat=chat), table, options.seed)
 
     async def run() -> None:
         stopped = asyncio.Event()

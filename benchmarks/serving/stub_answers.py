@@ -82,7 +82,7 @@ def answer(path: str, text: Any, question: Json, table: Table) -> Json:
     """
     kind = question.get("type")
     if kind in ("noul", "predicate"):
-        (_, yes) = _probabilities(text, question, ["false", "true"], table)
+        (_, yes) = known_probabilities(text, question, ["false", "true"], table)
         return {"type": "noul", "noul": yes} if kind == "noul" else _named(question, {"probability": yes})
     try:
         values, names = _options(path, question)
@@ -90,7 +90,7 @@ def answer(path: str, text: Any, question: Json, table: Table) -> Json:
         raise WrongBody(f"a {kind} without options") from None
     if kind not in ("choice", "score") or not names:
         return _named(question, {"x_stub": _digest(text, question, 4).hex()})  # a type that only this model knows
-    probabilities = _probabilities(text, question, names, table)
+    probabilities = known_probabilities(text, question, names, table)
     best = probabilities.index(max(probabilities))
     measured: Json = {"confidence": (probabilities[best] - 1 / len(names)) / (1 - 1 / len(names) or 1)}
     if kind == "choice":
@@ -124,7 +124,8 @@ def _options(path: str, question: Json) -> tuple[list[Any], list[str]]:
     return values, [value if isinstance(value, str) else orjson.dumps(value).decode() for value in values]
 
 
-def _probabilities(text: Any, question: Json, names: list[str], table: Table) -> list[float]:
+def known_probabilities(text: Any, question: Json, names: list[str], table: Table) -> list[float]:
+    """The probability of each name, by the table or else by a hash of the text and the question."""
     row = table.get(text) if isinstance(text, str) else None
     if row is not None and names == ["false", "true"] and "true" in row:
         return [1 - row["true"], row["true"]]

@@ -13,7 +13,9 @@ from typing import Any, cast
 import httptools
 import orjson
 
+from benchmarks.serving import stub_chat
 from benchmarks.serving.stub_answers import DECISIONS, MODEL, SYSTEM_ONE, Json, Table, WrongBody, identity, reply
+from benchmarks.serving.stub_chat import CHAT, ChatBehaviour, WrongChat
 
 FAULTS = (
     *("429", "500", "503", "422", "redirect", "reset", "cut", "json", "missing", "type", "slow", "large", "stale"),
@@ -36,6 +38,7 @@ class Behaviour:
     large_bytes: int = 0
     event_s: float = 0.0  # between events of a stream
     keys: frozenset[str] | None = None  # `Authorization` headers that it takes; None: any, or none
+    chat: ChatBehaviour = field(default_factory=ChatBehaviour)
 
 
 @dataclass(frozen=True)
@@ -60,22 +63,23 @@ class Stub:
         self.behaviour = behaviour or Behaviour()
         self.table: Table = table or {}
         self.url = ""
-        self._dice = random.Random(seed)
+        self.dice = random.Random(seed)
         self.connections: set[Connection] = set()
         self.forget()
 
     def forget(self) -> None:
         """Begin to count anew."""
-        self.ids: Counter[str] = Counter()  # requests by the `id` in their state
+        self.ids: Counter[str] = Counter()  # requests by the `id` in their state; chats by their text
         self.keys: Counter[str] = Counter()  # by their `Authorization`
         self.targets: Counter[str] = Counter()
         self.faults: Counter[str] = Counter()  # that were made
+        self.charged: Counter[str] = Counter()  # requests, input_tokens, output_tokens of each answer that was begun
         self.asked: deque[Asked] = deque(maxlen=1000)
         self.opened = 0  # connections
 
     def fault(self, has_served: bool) -> str:
         """Draw the next request's; "" for none."""
-        drawn = self._dice.random()
+        drawn = self.dice.random()
         for name, probability in self.behaviour.faults.items():
             drawn -= probability
             if drawn < 0:
@@ -85,10 +89,14 @@ class Stub:
                 return name
         return ""
 
+    def charge(self, usage: dict[str, int]) -> None:
+        self.charged["requests"] += 1
+        self.charged["input_tokens"] += usage.get("input_tokens", usage.get("prompt_tokens", 0))
+        self.charged["output_tokens"] += usage.get("output_tokens", usage.get("completion_tokens", 0))
+
     def told(self) -> Json:
-        return {name: dict(getattr(self, name)) for name in ("ids", "keys", "targets", "faults")} | {
-            "opened": self.opened
-        }
+        counters = ("ids", "keys", "targets", "faults", "charged")
+        return {name: dict(getattr(self, name)) for name in counters} | {"opened": self.opened}
 
 
 class Connection(asyncio.Protocol):
@@ -145,8 +153,8 @@ class Connection(asyncio.Protocol):
         stub.keys[self._headers.get("authorization", "")] += 1
         keys = stub.behaviour.keys
         if keys is not None and self._headers.get("authorization") not in keys:
-            self._send(401, {"detail": {"error_type": "authentication_error", "message": "stub: wrong key"}})
-        elif path in (SYSTEM_ONE, DECISIONS) and method == "POST":
+            self._send(401, _error(path, "authentication_error", "stub: wrong key"))
+        elif path in (SYSTEM_ONE, DECISIONS, CHAT) and method == "POST":
             self._decide(path, asked)
         else:
             self._other(path, asked)
@@ -156,31 +164,46 @@ class Connection(asyncio.Protocol):
         stub = self._stub
         try:
             document = orjson.loads(asked.body)
-            content = reply(path, document, stub.table)
+            if path == CHAT and isinstance(document, dict) and document.get("stream"):
+                self._task = asyncio.get_running_loop().create_task(self._stream())
+                return
+            if path == CHAT:
+                content, name = stub_chat.reply(document, stub.table, stub.behaviour.chat, stub.dice)
+            else:
+                content, name = reply(path, document, stub.table), identity(path, document)
+        except WrongChat as error:
+            self._send(400, _error(path, "invalid_request_error", *error.args))
+            return
         except (orjson.JSONDecodeError, WrongBody):
             self._send(422, {"detail": [{"loc": ["body"], "msg": "stub: a wrong body", "type": "stub"}]})
             return
-        name, behaviour = identity(path, document), stub.behaviour
+        behaviour = stub.behaviour
         stub.ids[name] += 1
         fault = stub.fault(self._served > 0)
         wait = behaviour.delay_s * (1 + behaviour.spread * (zlib.crc32(name.encode()) / 2**31 - 1))
         wait += behaviour.slow_s if fault == "slow" else 0
         if wait:
-            asyncio.get_running_loop().call_later(wait, self._answer, fault, content)
+            asyncio.get_running_loop().call_later(wait, self._answer, path, fault, content)
         else:
-            self._answer(fault, content)
+            self._answer(path, fault, content)
 
-    def _answer(self, fault: str, content: Json) -> None:
+    def _answer(self, path: str, fault: str, content: Json) -> None:
         if self._transport.is_closing():
             return
         if fault in ("429", "500", "503", "422"):
             after = {"Retry-After": str(RETRY_AFTER)} if fault in ("429", "503") else {}
-            self._send(int(fault), {"detail": {"error_type": "stub", "message": f"stub: {fault}"}}, after)
+            self._send(int(fault), _error(path, "stub", f"stub: {fault}"), after)
         elif fault == "redirect":
             self._send(307, {}, {"Location": f"{self._stub.url}/elsewhere"})
         elif fault in ("reset", "stale"):
             self._reset()
-        elif fault == "cut":
+        else:
+            self._stub.charge(content["usage"])
+            self._begin(fault, content)
+
+    def _begin(self, fault: str, content: Json) -> None:
+        """An answer of status 200, which may be damaged."""
+        if fault == "cut":
             whole = _written(200, orjson.dumps(content), {})
             self._transport.write(whole[: -len(orjson.dumps(content)) // 2])
             asyncio.get_running_loop().call_later(0.01, self._reset)  # so that the half arrives
@@ -192,13 +215,11 @@ class Connection(asyncio.Protocol):
             self._send(200, _damaged(fault, content, self._stub.behaviour.large_bytes))
 
     def _other(self, path: str, asked: Asked) -> None:
-        """Models, chats, and for any other route what was asked."""
+        """Models, and for any other route what was asked."""
         if path == "/v1/models":
             described = {"name": MODEL, "description": "a stub", "release_date": "2026-01-01"}
             listed = {"id": MODEL, "object": "model", "created": 0, "owned_by": "stub"}
             self._send(200, {"object": "list", "data": [listed], "models": [described]})
-        elif path == "/v1/chat/completions" and asked.document.get("stream"):
-            self._task = asyncio.get_running_loop().create_task(self._stream())
         else:
             self._send(200, {"method": asked.method, "target": asked.target, "body": asked.body.decode("latin-1")})
 
@@ -241,7 +262,19 @@ def _written(status: int, content: bytes, headers: dict[str, str]) -> bytes:
     return f"{head}x-request-id: stub\r\nContent-Length: {len(content)}\r\n\r\n".encode() + content
 
 
+def _error(path: str, kind: str, message: str, param: str | None = None) -> Json:
+    """An error in the form of the route's API."""
+    if path == CHAT:
+        return {"error": {"message": message, "type": kind, "param": param, "code": None}}
+    return {"detail": {"error_type": kind, "message": message}}
+
+
 def _damaged(fault: str, content: Json, large_bytes: int) -> Json:
+    if fault == "large":
+        return content | {"x_padding": "x" * large_bytes}
+    if "choices" in content:
+        stub_chat.damage(fault, content)
+        return content
     answers = content["answers"]
     first = next(iter(answers)) if isinstance(answers, dict) else 0
     if fault == "missing":
@@ -253,6 +286,4 @@ def _damaged(fault: str, content: Json, large_bytes: int) -> Json:
             **answers[first],
             "type": others.get(kind, "noul" if isinstance(answers, dict) else "predicate"),
         }
-    elif fault == "large":
-        content["x_padding"] = "x" * large_bytes
     return content
