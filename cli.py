@@ -265,6 +265,7 @@ def label(
     kdc label spec.toml mails.csv labelled.csv --max-usd 5
 
     The same command again resumes; no recorded answer is paid twice."""
+    from kdc.artifact.contract.terms import EXIT_CODES
     from kdc.tools.label import command
 
     if init:
@@ -273,6 +274,8 @@ def label(
         return
     document, words = command.label(spec, tuple(files or ()), **given)
     _print(as_json, document, words)
+    verdict = getattr(getattr(document, "gap", None), "verdict", None)
+    raise typer.Exit(EXIT_CODES[verdict or "pass"])
 
 
 @app.command()

@@ -4,11 +4,18 @@ from pathlib import Path
 from typing import Any
 
 from kdc.common.errors import InputError
+from kdc.tools.label.audit import read_audit, render_audit, write_audit
 from kdc.tools.label.run import Estimate, Labelled, label_table
 from kdc.tools.label.spec import read_spec, write_template
 
 write_spec = write_template
 _MODES = ("traces", "audit", "audited")
+_OPTIONS: dict[str | None, set[str]] = {
+    None: {"rows", "max_requests", "max_usd", "dry_run", "on_error"},
+    "traces": {"traces"},
+    "audit": {"audit", "to", "student", "max_drop"},
+    "audited": {"audited", "student", "max_drop"},
+}
 
 
 def label(spec: Path, files: tuple[str, ...], **given: Any) -> tuple[Any, str]:
@@ -18,16 +25,33 @@ def label(spec: Path, files: tuple[str, ...], **given: Any) -> tuple[Any, str]:
         InputError: options or files do not fit together.
         KdcError: as `label_table`.
     """
+    given = {name.replace("-", "_"): value for name, value in given.items()}
     mode = next((name for name in _MODES if name in given), None)
-    wanted = "OUT" if mode else "IN OUT"
+    wanted = "IN OUT" if mode is None else "OUT"
     if len(files) != len(wanted.split()):
         remedy = f"kdc label {spec} {wanted}{f' --{mode} ...' if mode else ''}"
         raise InputError("wrong number of files", given=" ".join(files) or "none", remedy=remedy)
-    result = label_table(read_spec(spec), *files, **given)
-    return result, render(result, spec, files[0])
+    if others := sorted(given.keys() - _OPTIONS[mode]):
+        names = ", ".join(f"--{name.replace('_', '-')}" for name in others)
+        what = f"these options do not go with {f'--{mode}' if mode else 'asking a model'}"
+        raise InputError(what, given=names, remedy="leave them out")
+    asked = read_spec(spec)
+    if mode is None:
+        result = label_table(asked, *files, **given)
+        return result, render(result)
+    if mode == "traces":
+        told = label_traces(asked, given["traces"], files[0])
+        return told, render_traces(told)
+    if mode == "audit":
+        if "to" not in given:
+            raise InputError("--audit writes a file", given="no --to", remedy="--to audit.csv")
+        written = write_audit(Path(files[0]), asked, given.pop("audit"), given.pop("to"), **given)
+        return written, render_audit(written)
+    judged = read_audit(Path(files[0]), asked, given.pop("audited"), **given)
+    return judged, render_audit(judged)
 
 
-def render(result: Labelled | Estimate, spec: Path, source: str) -> str:
+def render(result: Labelled | Estimate) -> str:
     if isinstance(result, Estimate):
         lines = [
             f"{result.texts:,} distinct texts; {result.sample:,} have an answer, {result.unanswered:,} got none",
