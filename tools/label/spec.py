@@ -60,11 +60,19 @@ class Spec(Frozen):
     examples: tuple[Example, ...] = ()
     prices: Prices = Prices()
     text: str = "text"  # column
+    prompt: str | None = None  # of logged chats: the user's message as it was sent, with {text} for the text
 
     @field_validator("question", mode="before")
     @classmethod
     def _question(cls, value: Any) -> Any:
         return question_of(value) if isinstance(value, dict) else value
+
+    @field_validator("prompt")
+    @classmethod
+    def _has_text_once(cls, prompt: str | None) -> str | None:
+        if prompt is not None and prompt.count("{text}") != 1:
+            raise ValueError("the prompt has to hold {text} once")
+        return prompt
 
     @model_validator(mode="after")
     def _labels_exist(self) -> "Spec":
@@ -101,8 +109,9 @@ class Spec(Frozen):
         return key
 
 
-TEMPLATE = '''# What `kdc label` asks, and where.
+TEMPLATE = """# What `kdc label` asks, and where.
 text = "text"  # the column with the texts
+# prompt = "Classify: {text}"  # of --traces: the user's message as it was sent, with {text} where the text stood
 
 [source]
 kind = "chat"  # chat (any OpenAI-compatible chat completions), systemone or decisions
@@ -135,7 +144,7 @@ other = "anything else"
 # [[examples]]  # a few labelled texts help a chat model
 # text = "Where is my order?"
 # label = "delivery"
-'''
+"""
 
 
 def read_spec(path: Path) -> Spec:
