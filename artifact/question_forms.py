@@ -143,7 +143,7 @@ _DECISIONS: TypeAdapter[Predicate | DecisionChoice | DecisionScore] = TypeAdapte
 
 def read_questions(path: Path) -> tuple[Question, ...]:
     """Read a question object of either API, or several by their labels: an object of objects, or an array of objects
-    with `name`. Beside the API's keys a question may have `template` and `label`.
+    with `name`. Beside the API's keys a question may have `template` and `label`. Or read what `kdc label` asked.
 
     Raises:
         InputError: the file cannot be read, or holds no question.
@@ -151,6 +151,8 @@ def read_questions(path: Path) -> tuple[Question, ...]:
     remedy = 'write {"type": "choice", "instructions": "...", "criteria": {"LABEL": "when it applies", ...}}'
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
+        if path.name.endswith(description_of("").name):
+            return (Question.model_validate(document["question"]),)
         if isinstance(document, dict) and "type" in document:
             return (question_of(document),)
         if isinstance(document, list):
@@ -167,6 +169,11 @@ def read_questions(path: Path) -> tuple[Question, ...]:
     if not questions:
         raise InputError("the file holds no question", given=path, remedy=remedy)
     return questions
+
+
+def description_of(table: str | Path) -> Path:
+    """The file in which `kdc label` says how it made a table: its question, and its column of texts."""
+    return Path(f"{table}.label.json")
 
 
 def question_of(document: dict[str, Any], label: str | None = None) -> Question:

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from kdc.artifact.artifact_options import TERMS
+from kdc.artifact.question_forms import description_of
 from kdc.common.errors import InputError
 from kdc.pipeline.config.compress_options import COMPRESS
 from kdc.pipeline.config.presets import CUTS, FAMILIES, RECIPES, TASK_PRESETS, method_rates
@@ -145,7 +146,25 @@ def _presets(asked: Layer) -> Layer:
         TASK_PRESETS.get(task_key(str(data.get("task"))), {}),
         {"contract": {"search": "off"}} if student.get("model") else {},  # a named student is not searched for
         {"run": {"family": family}} if family else {},
+        _of_labelled(data.get("train")),
     )
+
+
+def _of_labelled(train: Any) -> Layer:
+    """Columns and question of a table that `kdc label` wrote; nothing for other tables.
+
+    Raises:
+        InputError: the file beside the table is damaged.
+    """
+    description = description_of(train)
+    if train is None or not description.is_file():
+        return {}
+    try:
+        columns = {"text": str(json.loads(description.read_text(encoding="utf-8"))["text"]), "label": "label"}
+    except (ValueError, TypeError, KeyError):
+        remedy = "make it again by kdc label, or remove it and name --text and --label"
+        raise InputError("the description of a labelled table is damaged", given=description, remedy=remedy) from None
+    return {"data": columns, "operating": {"question": description}}
 
 
 def _merge(*layers: Layer) -> Layer:

@@ -7,6 +7,7 @@ from kdc.common.errors import InputError
 from kdc.tools.label.audit import read_audit, render_audit, write_audit
 from kdc.tools.label.run import Estimate, Labelled, label_table
 from kdc.tools.label.spec import read_spec, write_template
+from kdc.tools.label.traces import label_traces, render_traces
 
 write_spec = write_template
 _MODES = ("traces", "audit", "audited")

@@ -61,11 +61,19 @@ class Spec(Frozen):
     prices: Prices = Prices()
     text: str = "text"  # column
     label: str | None = None  # column with people's labels; a row that has one is not asked
+    prompt: str | None = None  # of logged chats: the user's message as it was sent, with {text} for the text
 
     @field_validator("question", mode="before")
     @classmethod
     def _question(cls, value: Any) -> Any:
         return question_of(value) if isinstance(value, dict) else value
+
+    @field_validator("prompt")
+    @classmethod
+    def _has_text_once(cls, prompt: str | None) -> str | None:
+        if prompt is not None and prompt.count("{text}") != 1:
+            raise ValueError("the prompt has to hold {text} once")
+        return prompt
 
     @model_validator(mode="after")
     def _labels_exist(self) -> "Spec":
@@ -105,6 +113,8 @@ class Spec(Frozen):
 TEMPLATE = """# What `kdc label` asks, and where.
 text = "text"  # the column with the texts
 # label = "label"  # a column with people's labels: kdc does not ask about rows that have one
+# prompt = "Classify this mail: {text}"  # of logged chats: the user's message as it was sent (--traces)
+# prompt = "Classify: {text}"  # of --traces: the user's message as it was sent, with {text} where the text stood
 
 [source]
 kind = "chat"  # chat (any OpenAI-compatible chat completions), systemone or decisions

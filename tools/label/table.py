@@ -3,12 +3,13 @@
 import hashlib
 import heapq
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from kdc.artifact.manifest import TaskInfo
+from kdc.artifact.question_forms import description_of
 from kdc.common.errors import InputError, without_secrets
 from kdc.common.files import write_whole
 from kdc.common.frozen import Frozen
@@ -125,13 +126,17 @@ class Table:
     def _number(self, text: str) -> int:
         return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8, salt=self._salt).digest(), "big")
 
-    def write(self, find: Callable[[Row], Answer | None]) -> int:
-        """Write OUT: the texts that have an answer. Gives the number of rows."""
+    def write(self, find: Callable[[Row], Answer | None], parts: Iterable[list[Row]] | None = None) -> int:
+        """Write OUT: the texts that have an answer. Gives the number of rows.
+
+        Args:
+            parts: the rows, if not those that `read` gives.
+        """
         writer, count = Writer(self._job), 0
 
         def pieces() -> Iterator[bytes]:
             nonlocal count
-            for part in self.read():
+            for part in self.read() if parts is None else parts:
                 answered = [(row, answer) for row in part if (answer := find(row)) is not None]
                 count += len(answered)
                 yield writer.piece(self._window([row for row, _ in answered]), self._columns([a for _, a in answered]))
@@ -162,17 +167,13 @@ def _softened(answer: Answer) -> tuple[float, ...]:
     return tuple(others + p * (_BARE - others) for p in answer.probabilities)
 
 
-def description_of(path: Path) -> Path:
-    """The file beside OUT that says how it was made."""
-    return Path(f"{path}.label.json")
-
-
 def describe(output: str, spec: Spec, facts: Frozen) -> None:
-    """Write the file beside OUT. `kdc compress --train OUT` takes the question from it."""
+    """Write the file beside OUT. `kdc compress --train OUT` takes the column of texts and the question from it."""
     document = {
         "endpoint": without_secrets(spec.source.url),
         "kind": spec.source.kind,
+        "text": spec.text,
         "question": spec.question.model_dump(mode="json"),
         **facts.model_dump(mode="json"),
     }
-    write_whole(description_of(Path(output)), json.dumps(document, indent=2, ensure_ascii=False))
+    write_whole(description_of(output), json.dumps(document, indent=2, ensure_ascii=False))

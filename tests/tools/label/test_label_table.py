@@ -22,6 +22,7 @@ sys.path.insert(0, str(ROOT))
 from benchmarks.serving import stub_connection
 from benchmarks.serving.stub import in_a_thread
 from benchmarks.serving.stub_answers import INPUT_TOKENS, OUTPUT_TOKENS
+from benchmarks.serving.stub_chat import RESOLVED, ChatBehaviour
 from benchmarks.serving.stub_connection import Stub
 from kdc.common.errors import InputError, KdcError
 from kdc.pipeline.config.tasks import Task
@@ -101,6 +102,43 @@ def test_a_decision_endpoints_probabilities_are_recovered(
         assert row["text"] == text
         assert row["label"] == max(labels, key=lambda label: known[label])
         assert all(math.isclose(float(row[label]), known[label], abs_tol=1e-9) for label in labels)
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "how", "tolerance"),
+    [
+        (ChatBehaviour(), "logprobs", 1e-6),
+        (ChatBehaviour(order_bias=0.4), "logprobs", 0.07),  # one order alone errs by 0.1
+        (ChatBehaviour(logprobs="zero"), "stated", 1e-6),
+        (ChatBehaviour(logprobs="9999", think=True), "stated", 1e-6),
+        (ChatBehaviour(logprobs="missing", no_schema=True), "stated", 1e-6),
+        (ChatBehaviour(no_logprobs=True, outside=0.2), "stated", 1e-6),
+        (ChatBehaviour(logprobs="alone", no_schema=True, no_tools=True), "stated", 1e-6),
+    ],
+)
+def test_a_chat_models_probabilities_are_recovered_by_the_best_way_that_it_has(
+    behaviour: ChatBehaviour, how: str, tolerance: float, stub: Stub, tmp_path: Path
+) -> None:
+    stub.behaviour.chat = behaviour
+    result = labelled(spec_for(stub, "chat"), table_of(tmp_path, TEXTS[:20]), str(tmp_path / "out.csv"))
+    assert (result.rows, result.how, result.resolved) == (20, {how: 20}, [RESOLVED])
+    for text, row in zip(TEXTS, rows_of(tmp_path / "out.csv"), strict=False):
+        found = {label: float(row[label]) for label in LABELS}
+        assert found == pytest.approx({label: stub.table[text][label] for label in LABELS}, abs=tolerance)
+
+
+def test_votes_recover_the_probabilities_within_their_sampling_error(stub: Stub, tmp_path: Path) -> None:
+    spec = spec_for(stub, "chat", probabilities="votes", votes=20)
+    result = labelled(spec, table_of(tmp_path, TEXTS), str(tmp_path / "out.csv"))
+    assert (result.how, result.requests) == ({"votes": 60}, 60 * 20)
+    rows = rows_of(tmp_path / "out.csv")
+    for label in LABELS:
+        errors = [float(row[label]) - stub.table[row["text"]][label] for row in rows]
+        shares = [stub.table[row["text"]][label] for row in rows]
+        # Half a vote for each label draws shares towards a third.
+        biases = [(20 * share + 0.5) / 21.5 - share for share in shares]
+        deviation = math.sqrt(sum(share * (1 - share) / 20 for share in shares)) / len(rows)
+        assert abs(sum(errors) - sum(biases)) / len(rows) < 4 * deviation
 
 
 def test_out_is_taken_as_teacher_scores(stub: Stub, tmp_path: Path) -> None:
@@ -194,7 +232,8 @@ def test_a_dry_run_asks_few_texts_and_estimates_all(stub: Stub, tmp_path: Path) 
     source, output = table_of(tmp_path, TEXTS), str(tmp_path / "out.csv")
     estimate = label_table(spec, source, output, dry_run=True)
     assert isinstance(estimate, Estimate)
-    assert (estimate.sample, estimate.texts, estimate.usd) == (20, len(TEXTS), pytest.approx(0.5 * len(TEXTS)))
+    assert (estimate.sample, estimate.texts) == (20, len(TEXTS))
+    assert estimate.usd == pytest.approx(0.5 * len(TEXTS))
     assert not Path(output).exists()
     labelled(spec, source, output)
     assert set(stub.ids.values()) == {1}  # the sample is not paid again

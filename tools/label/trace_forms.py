@@ -1,0 +1,242 @@
+"""Reads a row of logged answers, in each form that `kdc label --traces` knows. Rows are hostile: types are checked."""
+
+import math
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from kdc.artifact.question import canonical, state_text
+from kdc.common.records import parse_jsonl
+from kdc.serving.engine.tokenizing import is_blank, is_utf8
+from kdc.serving.http.api.decided import DecisionBody
+from kdc.serving.http.api.decisions import DecisionRequest
+from kdc.serving.http.api.systemone import SystemOneRequest
+from kdc.serving.http.replies import ApiError
+from kdc.serving.upstream.reply import UpstreamFailed
+from kdc.tools.label.chat_reply import Json, candidates, content, decoded, items, plain
+from kdc.tools.label.source import Answer, How, Unusable
+from kdc.tools.label.spec import Spec
+
+_PAIRS = (("request", "response"), ("input", "output"), ("body", "response"))  # a request, and its reply
+_REQUESTS = ("questions", "messages", "input")  # each API's key
+_ANSWERS = ("label", "answer", "output")  # columns, and keys of an answer in JSON
+_ROUNDING = 0.02  # by which written probabilities may miss a sum of 1
+_LEAST_MASS = 0.5  # of the labels among a token's candidates
+
+
+class NoTrace(Exception):
+    """A row has no usable answer."""
+
+    def __init__(self, why: Literal["outside", "unreadable", "other"]) -> None:
+        super().__init__(why)
+        self.why = why
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """A text and its logged answer."""
+
+    text: str
+    answer: Answer
+    model: str | None  # as the reply names it
+
+
+class RowReader:
+    """Finds the text and the answer of a row."""
+
+    def __init__(self, spec: Spec) -> None:
+        self._spec, self._labels = spec, spec.labels
+        self._exact = {label: place for place, label in enumerate(spec.labels)}
+        names = self._exact | ({"no": 0, "yes": 1} if spec.question.type == "noul" else {})
+        forms = Counter(map(plain, names))
+        self._plain = {plain(name): place for name, place in names.items() if forms[plain(name)] == 1}
+        places = range(len(spec.labels))
+        # Texts share these, so that a million fit.
+        self._bare = [Answer(tuple(float(place == own) for place in places), "bare") for own in places]
+        self._fingerprint = spec.question.fingerprint
+        self._before, self._after = (spec.prompt or "{text}").split("{text}")
+
+    def read(self, row: Json) -> Trace:
+        """Read a row, in the form that its keys tell.
+
+        Raises:
+            NoTrace: it has no usable answer.
+        """
+        text, answer, model = self._read(row)
+        if is_blank(text) or not is_utf8(text):
+            raise NoTrace("unreadable")
+        return Trace(text, answer, model if isinstance(model, str) and is_utf8(model) else None)
+
+    def _read(self, row: Json) -> tuple[str, Answer, Any]:
+        for asked, replied in _PAIRS:
+            request = _body(row.get(asked))
+            if replied in row and not request.keys().isdisjoint(_REQUESTS):
+                return self._exchange(request, _body(row[replied]))
+        messages = _from_json(row.get("messages"))
+        if isinstance(messages, list) and messages and _role(messages[-1]) == "assistant":  # OpenAI's fine-tuning files
+            reply = {"choices": [{"message": messages[-1]}]}
+            return self._sent(messages[:-1]), self._said(reply), None
+        return self._cells(row)
+
+    def _exchange(self, request: Json, reply: Json) -> tuple[str, Answer, Any]:
+        model = reply.get("model")
+        if "questions" in request:
+            return *self._decision(request, reply), model
+        if "messages" in request:
+            return self._sent(request["messages"]), self._said(reply), model
+        given = request["input"]
+        messages = [{"role": "user", "content": given}] if isinstance(given, str) else given
+        return self._sent(messages), self._said(_as_chat(reply)), model
+
+    def _decision(self, request: Json, reply: Json) -> tuple[str, Answer]:
+        kind = DecisionRequest if isinstance(request["questions"], list) else SystemOneRequest
+        try:
+            body: DecisionBody = kind.model_validate(request)
+            asked = [wire.question().fingerprint for wire in body.by_key.values()]
+            if self._fingerprint not in asked:
+                raise NoTrace("other")
+            text = state_text(body.stated(), self._spec.question.template)
+            answer = body.answers_in(reply, list(body.by_key))[asked.index(self._fingerprint)]
+        except (ValueError, TypeError, ApiError, UpstreamFailed):  # TypeError: Parquet's values beyond JSON
+            raise NoTrace("unreadable") from None
+        return text, Answer(self._decided(answer), "endpoint")
+
+    def _decided(self, answer: Json) -> tuple[float, ...]:
+        """An answer's probabilities (labels,). `answers_in` has checked all but those of a choice."""
+        if (key := {"noul": "noul", "predicate": "probability"}.get(answer["type"])) is not None:
+            return (1 - answer[key], answer[key])
+        given = answer.get("probabilities")  # a refusal has none
+        if isinstance(given, list):
+            options = [each for each in given if isinstance(each, dict) and isinstance(each.get("value"), str | bool)]
+            given = {_name(option["value"]): option.get("probability") for option in options}
+        if not isinstance(given, dict):
+            raise NoTrace("unreadable")
+        return _distribution(map(given.get, self._labels))
+
+    def _sent(self, messages: Any) -> str:
+        """The text in the user's last message, without the prompt around it."""
+        users = [each for each in messages if _role(each) == "user"] if isinstance(messages, list) else []
+        sent = users[-1].get("content") if users else None
+        if isinstance(sent, list):
+            texts = [part["text"] for part in sent if isinstance(part, dict) and isinstance(part.get("text"), str)]
+            sent = "\n".join(texts) if len(texts) == len(sent) else None  # None: an image
+        if not isinstance(sent, str):
+            raise NoTrace("unreadable")
+        end = len(sent) - len(self._after)
+        if end < len(self._before) or not sent.startswith(self._before) or not sent.endswith(self._after):
+            raise NoTrace("other")
+        return sent[len(self._before) : end]
+
+    def _said(self, reply: Json) -> Answer:
+        """The answer in a chat completion."""
+        try:
+            label = self._label(content(reply, may_be_cut=True))
+        except Unusable:
+            raise NoTrace("unreadable") from None
+        is_cut = items(reply, "choices")[0].get("finish_reason") == "length"
+        if is_cut and sum(name.startswith(self._labels[label]) for name in self._labels) > 1:
+            raise NoTrace("outside")  # it may be the beginning of another label
+        try:
+            return self._of_tokens(candidates(reply), label)
+        except Unusable:
+            return self._bare[label]
+
+    def _label(self, answer: str) -> int:
+        """The label that an answer is, or that a JSON object has as its value. A label within prose is none."""
+        label = self._place(answer)
+        if label is None:
+            try:
+                document = decoded(answer)
+            except Unusable:
+                raise NoTrace("outside") from None
+            named = [document[key] for key in _ANSWERS if key in document][:1]
+            values = named or list(document.values())
+            if len(values) > 1:
+                values = [value for value in values if isinstance(value, str | bool)]  # no scores
+            found = {self._place(_name(value)) for value in values if isinstance(value, str | int)} - {None}
+            label = found.pop() if len(found) == 1 else None
+        if label is None:
+            raise NoTrace("outside")
+        return label
+
+    def _place(self, text: str) -> int | None:
+        place = self._exact.get(text.strip())
+        return self._plain.get(plain(text)) if place is None else place
+
+    def _of_tokens(self, listed: dict[str, float], label: int) -> Answer:
+        """Probabilities from those of the first token, if a token is a label as a whole; else the label alone."""
+        masses = [0.0] * len(self._labels)
+        for token, probability in listed.items():
+            if (place := self._place(token)) is not None:
+                masses[place] += probability
+        total = math.fsum(masses)
+        if not masses[label] or sum(mass > 0 for mass in masses) < 2 or total < _LEAST_MASS:
+            return self._bare[label]
+        return Answer(tuple(mass / total for mass in masses), "logprobs")
+
+    def _cells(self, row: Json) -> tuple[str, Answer, Any]:
+        """A table's text, and the answer beside it or a probability for each label."""
+        column = next((key for key in _ANSWERS if key in row), None)
+        has_probabilities = self._exact.keys() <= row.keys()
+        if self._spec.text not in row or (column is None and not has_probabilities):
+            raise NoTrace("other")
+        text, model = row[self._spec.text], row.get("model")
+        if not isinstance(text, str):
+            raise NoTrace("unreadable")
+        if column is None or has_probabilities:
+            how: How = next((how for how in get_args(How) if row.get("how") == how), "endpoint")
+            return text, Answer(_distribution(map(row.get, self._labels)), how), model
+        return text, self._said({"choices": [{"message": {"content": _name(row[column])}}]}), model
+
+
+def _from_json(value: Any) -> Any:
+    """A value; a table holds JSON as text."""
+    return next(parse_jsonl([value], finite=True), (0, "", None))[2] if isinstance(value, str) else value
+
+
+def _body(value: Any) -> Json:
+    """A request or a reply, out of the envelopes of OpenAI's batch files; {} if it is none."""
+    value = _from_json(value)
+    for envelope in ("response", "body"):
+        if isinstance(value, dict) and envelope in value:
+            value = _from_json(value[envelope])
+    return value if isinstance(value, dict) else {}
+
+
+def _role(message: Any) -> Any:
+    return message.get("role") if isinstance(message, dict) else None
+
+
+def _as_chat(reply: Json) -> Json:
+    """A reply of OpenAI's Responses in the form of a chat completion."""
+    output = [item for item in items(reply, "output") if isinstance(item, dict)]
+    calls = [{"function": item} for item in output if item.get("type") == "function_call"]
+    messages = [item for item in output if item.get("type") == "message"]
+    parts = [part for part in items(messages[-1] if messages else None, "content") if isinstance(part, dict)]
+    texts = [part | {"type": "text"} for part in parts if part.get("type") == "output_text"]
+    logprobs = items(texts[0], "logprobs") if len(texts) == 1 else []
+    ended = "length" if reply.get("status") == "incomplete" else "stop"
+    message = {"tool_calls": calls, "content": texts}
+    return {"choices": [{"message": message, "logprobs": {"content": logprobs}, "finish_reason": ended}]}
+
+
+def _name(value: Any) -> Any:
+    """A label as text; numbers and booleans may be labels."""
+    return canonical(value) if isinstance(value, int) else value
+
+
+def _distribution(values: Iterable[Any]) -> tuple[float, ...]:
+    """Numbers, or their texts in CSV, divided by their sum.
+
+    Raises:
+        NoTrace: they are no probabilities.
+    """
+    try:
+        given = [float(value) for value in values]
+    except (TypeError, ValueError, OverflowError):
+        raise NoTrace("unreadable") from None
+    total = math.fsum(given)
+    if not all(0 <= value <= 1 for value in given) or abs(total - 1) > _ROUNDING:
+        raise NoTrace("unreadable")
+    return tuple(value / total for value in given)
