@@ -225,7 +225,7 @@ class _Options:
         """Read the probabilities of the codes, in the order of `Spec.labels`.
 
         A code that is not listed is less likely than each listed token. The codes that are not listed share at most
-        what the listed tokens leave. Such a code gets the smaller value: the smallest listed probability, or an equal
+        what the listed tokens leave. Each gets the smaller of two values: the smallest listed probability, and an equal
         share of the rest. No code gets less than 1e-12.
         """
         listed = candidates(reply)

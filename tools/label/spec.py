@@ -26,7 +26,7 @@ class Model(Frozen):
     timeout_s: float = Field(60, gt=0, le=3600)
     concurrency: int = Field(16, ge=1, le=512)  # most calls at once
     tries: int = Field(3, ge=1, le=20)  # of an answer outside the list
-    most_output_tokens: int = Field(256, ge=1, le=100_000)  # of a reply; for the worst case of `--max-usd`
+    most_output_tokens: int = Field(1000, ge=1, le=100_000)  # of a reply; for the worst case of `--max-usd`
     # Of a chat model. "auto" takes the first that the model really gives.
     probabilities: Literal["auto", "logprobs", "stated", "votes"] = "auto"
     votes: int = Field(5, ge=1, le=100)  # samples of a text
@@ -127,7 +127,7 @@ key_env = "OPENAI_API_KEY"  # the variable that holds the key
 # probabilities = "auto"  # auto, logprobs, stated or votes
 # votes = 5  # samples of a text, for "votes"
 # temperature = 1.0  # of samples; leave it out of calls with probabilities other than "votes"
-# most_output_tokens = 256
+# most_output_tokens = 1000  # of a reply; the worst case of --max-usd counts with it
 # more = { reasoning_effort = "low" }  # further keys of each request
 
 [prices]  # US dollars, for --max-usd and the estimate

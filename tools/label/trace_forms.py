@@ -1,6 +1,5 @@
 """Reads a row of logged answers, in each form that `kdc label --traces` knows. Rows are hostile: types are checked."""
 
-import math
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -9,7 +8,6 @@ from typing import Any, Literal, get_args
 from kdc.artifact.question import canonical, state_text
 from kdc.common.records import parse_jsonl
 from kdc.serving.engine.tokenizing import is_blank, is_utf8
-from kdc.serving.http.api.decided import DecisionBody
 from kdc.serving.http.api.decisions import DecisionRequest
 from kdc.serving.http.api.systemone import SystemOneRequest
 from kdc.serving.http.replies import ApiError
@@ -52,7 +50,6 @@ class RowReader:
         forms = Counter(map(plain, names))
         self._plain = {plain(name): place for name, place in names.items() if forms[plain(name)] == 1}
         places = range(len(spec.labels))
-        # Texts share these, so that a million fit.
         self._bare = [Answer(tuple(float(place == own) for place in places), "bare") for own in places]
         self._fingerprint = spec.question.fingerprint
         self._before, self._after = (spec.prompt or "{text}").split("{text}")
@@ -64,35 +61,31 @@ class RowReader:
             NoTrace: it has no usable answer.
         """
         text, answer, model = self._read(row)
-        if is_blank(text) or not is_utf8(text):
+        if not isinstance(text, str) or is_blank(text) or not is_utf8(text):
             raise NoTrace("unreadable")
         return Trace(text, answer, model if isinstance(model, str) and is_utf8(model) else None)
 
-    def _read(self, row: Json) -> tuple[str, Answer, Any]:
+    def _read(self, row: Json) -> tuple[Any, Answer, Any]:
         for asked, replied in _PAIRS:
             request = _body(row.get(asked))
             if replied in row and not request.keys().isdisjoint(_REQUESTS):
                 return self._exchange(request, _body(row[replied]))
         messages = _from_json(row.get("messages"))
-        if isinstance(messages, list) and messages and _role(messages[-1]) == "assistant":  # OpenAI's fine-tuning files
-            reply = {"choices": [{"message": messages[-1]}]}
-            return self._sent(messages[:-1]), self._said(reply), None
+        if isinstance(messages, list) and messages and _is_of(messages[-1], "assistant"):  # OpenAI's fine-tuning files
+            return self._sent(messages), self._said({"choices": [{"message": messages[-1]}]}), None
         return self._cells(row)
 
-    def _exchange(self, request: Json, reply: Json) -> tuple[str, Answer, Any]:
-        model = reply.get("model")
+    def _exchange(self, request: Json, reply: Json) -> tuple[Any, Answer, Any]:
         if "questions" in request:
-            return *self._decision(request, reply), model
-        if "messages" in request:
-            return self._sent(request["messages"]), self._said(reply), model
-        given = request["input"]
-        messages = [{"role": "user", "content": given}] if isinstance(given, str) else given
-        return self._sent(messages), self._said(_as_chat(reply)), model
+            return *self._decision(request, reply), reply.get("model")
+        sent = request.get("messages", request.get("input"))
+        messages = [{"role": "user", "content": sent}] if isinstance(sent, str) else sent
+        return self._sent(messages), self._said(_as_chat(reply) if "output" in reply else reply), reply.get("model")
 
     def _decision(self, request: Json, reply: Json) -> tuple[str, Answer]:
         kind = DecisionRequest if isinstance(request["questions"], list) else SystemOneRequest
         try:
-            body: DecisionBody = kind.model_validate(request)
+            body = kind.model_validate(request)
             asked = [wire.question().fingerprint for wire in body.by_key.values()]
             if self._fingerprint not in asked:
                 raise NoTrace("other")
@@ -116,7 +109,7 @@ class RowReader:
 
     def _sent(self, messages: Any) -> str:
         """The text in the user's last message, without the prompt around it."""
-        users = [each for each in messages if _role(each) == "user"] if isinstance(messages, list) else []
+        users = [each for each in messages if _is_of(each, "user")] if isinstance(messages, list) else []
         sent = users[-1].get("content") if users else None
         if isinstance(sent, list):
             texts = [part["text"] for part in sent if isinstance(part, dict) and isinstance(part.get("text"), str)]
@@ -144,21 +137,19 @@ class RowReader:
 
     def _label(self, answer: str) -> int:
         """The label that an answer is, or that a JSON object has as its value. A label within prose is none."""
-        label = self._place(answer)
-        if label is None:
-            try:
-                document = decoded(answer)
-            except Unusable:
-                raise NoTrace("outside") from None
-            named = [document[key] for key in _ANSWERS if key in document][:1]
-            values = named or list(document.values())
-            if len(values) > 1:
-                values = [value for value in values if isinstance(value, str | bool)]  # no scores
-            found = {self._place(_name(value)) for value in values if isinstance(value, str | int)} - {None}
-            label = found.pop() if len(found) == 1 else None
-        if label is None:
+        if (label := self._place(answer)) is not None:
+            return label
+        try:
+            document = decoded(answer)
+        except Unusable:
+            raise NoTrace("outside") from None
+        values = [document[key] for key in _ANSWERS if key in document][:1] or list(document.values())
+        kinds = str | bool if len(values) > 1 else str | int  # a number beside texts is a score
+        places = [self._place(_name(value)) for value in values if isinstance(value, kinds)]
+        found = {place for place in places if place is not None}
+        if len(found) != 1:
             raise NoTrace("outside")
-        return label
+        return found.pop()
 
     def _place(self, text: str) -> int | None:
         place = self._exact.get(text.strip())
@@ -170,24 +161,23 @@ class RowReader:
         for token, probability in listed.items():
             if (place := self._place(token)) is not None:
                 masses[place] += probability
-        total = math.fsum(masses)
+        total = sum(masses)
         if not masses[label] or sum(mass > 0 for mass in masses) < 2 or total < _LEAST_MASS:
             return self._bare[label]
         return Answer(tuple(mass / total for mass in masses), "logprobs")
 
-    def _cells(self, row: Json) -> tuple[str, Answer, Any]:
+    def _cells(self, row: Json) -> tuple[Any, Answer, Any]:
         """A table's text, and the answer beside it or a probability for each label."""
-        column = next((key for key in _ANSWERS if key in row), None)
+        answers = [row[key] for key in _ANSWERS if key in row]
         has_probabilities = self._exact.keys() <= row.keys()
-        if self._spec.text not in row or (column is None and not has_probabilities):
+        if self._spec.text not in row or not (answers or has_probabilities):
             raise NoTrace("other")
-        text, model = row[self._spec.text], row.get("model")
-        if not isinstance(text, str):
-            raise NoTrace("unreadable")
-        if column is None or has_probabilities:
+        if has_probabilities:
             how: How = next((how for how in get_args(How) if row.get("how") == how), "endpoint")
-            return text, Answer(_distribution(map(row.get, self._labels)), how), model
-        return text, self._said({"choices": [{"message": {"content": _name(row[column])}}]}), model
+            answer = Answer(_distribution(map(row.get, self._labels)), how)
+        else:
+            answer = self._said({"choices": [{"message": {"content": _name(answers[0])}}]})
+        return row[self._spec.text], answer, row.get("model")
 
 
 def _from_json(value: Any) -> Any:
@@ -204,8 +194,8 @@ def _body(value: Any) -> Json:
     return value if isinstance(value, dict) else {}
 
 
-def _role(message: Any) -> Any:
-    return message.get("role") if isinstance(message, dict) else None
+def _is_of(message: Any, role: str) -> bool:
+    return isinstance(message, dict) and message.get("role") == role
 
 
 def _as_chat(reply: Json) -> Json:
@@ -227,16 +217,12 @@ def _name(value: Any) -> Any:
 
 
 def _distribution(values: Iterable[Any]) -> tuple[float, ...]:
-    """Numbers, or their texts in CSV, divided by their sum.
-
-    Raises:
-        NoTrace: they are no probabilities.
-    """
+    """Probabilities, also as texts, divided by their sum."""
     try:
         given = [float(value) for value in values]
     except (TypeError, ValueError, OverflowError):
         raise NoTrace("unreadable") from None
-    total = math.fsum(given)
+    total = sum(given)
     if not all(0 <= value <= 1 for value in given) or abs(total - 1) > _ROUNDING:
         raise NoTrace("unreadable")
     return tuple(value / total for value in given)

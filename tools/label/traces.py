@@ -82,12 +82,10 @@ def read_traces(
                 rows[none.why] += 1
                 continue
             rows["usable"] += 1
-            first = traces.setdefault(trace.text, trace)
-            if first is trace:
-                continue
-            if first.text not in repeated:
-                repeated[first.text] = _Repeated(first.answer, spec.labels)
-            repeated[first.text].add(trace.answer)
+            if (first := traces.setdefault(trace.text, trace)) is not trace:
+                if trace.text not in repeated:
+                    repeated[trace.text] = _Repeated(first.answer, spec.labels)
+                repeated[trace.text].add(trace.answer)
         if progress is not None:
             progress(done, rows.total())
     for text, answers in repeated.items():
@@ -95,18 +93,14 @@ def read_traces(
     return list(traces.values()), _counts(rows, len(traces), [answers.votes for answers in repeated.values()])
 
 
-def _counts(rows: Counter[str], texts: int, votes: list[Counter[str]]) -> TraceCounts:
-    """Count. `votes` says of each repeated text how often each label was the answer."""
-    pairs = sum(comb(each.total(), 2) for each in votes)
-    equal = sum(comb(count, 2) for each in votes for count in each.values())
+def _counts(rows: Counter[str], texts: int, votes_of_repeated: list[Counter[str]]) -> TraceCounts:
+    pairs = sum(comb(each.total(), 2) for each in votes_of_repeated)
+    equal = sum(comb(count, 2) for each in votes_of_repeated for count in each.values())
     return TraceCounts(
         rows=rows.total(),
-        usable=rows["usable"],
         duplicates=rows["usable"] - texts,
-        disagreeing=sum(len(each) > 1 for each in votes),
-        outside=rows["outside"],
-        unreadable=rows["unreadable"],
-        other=rows["other"],
+        disagreeing=sum(len(each) > 1 for each in votes_of_repeated),
+        **{outcome: rows[outcome] for outcome in ("usable", "outside", "unreadable", "other")},
         self_agreement=equal / pairs if pairs else None,
         pairs=pairs,
     )
