@@ -15,7 +15,8 @@ import orjson
 
 from benchmarks.serving import stub_chat
 from benchmarks.serving.stub_answers import DECISIONS, MODEL, SYSTEM_ONE, Json, Table, WrongBody, identity, reply
-from benchmarks.serving.stub_chat import CHAT, ChatBehaviour, WrongChat
+from benchmarks.serving.stub_chat import CHAT, ChatBehaviour
+from benchmarks.serving.stub_chat_request import WrongChat
 
 FAULTS = (
     *("429", "500", "503", "422", "redirect", "reset", "cut", "json", "missing", "type", "slow", "large", "stale"),

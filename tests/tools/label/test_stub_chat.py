@@ -25,7 +25,7 @@ ROW = {"refund": 0.625, "so - so": 0.25, "other": 0.125}
 CODES = dict(zip("ABC", ROW, strict=True))
 TEXT, LONGER = "Where is it?", "Hello. Where is it?"
 TABLE = {TEXT: ROW, LONGER: {"refund": 0.1, "so - so": 0.2, "other": 0.7}, "Good?": {"true": 0.75}}
-LOGPROBS = {"logprobs": True, "top_logprobs": 20}
+LOGPROBS: dict[str, Any] = {"logprobs": True, "top_logprobs": 20}
 
 
 @pytest.fixture
@@ -286,7 +286,7 @@ def test_faults_are_made_of_chats_too(client: openai.OpenAI, stub: Stub) -> None
     stub.behaviour.faults = {"missing": 1.0}
     assert asked(client).choices == []
     stub.behaviour.faults = {"type": 1.0}
-    assert asked(client).choices[0].message.content == 7
+    assert isinstance(asked(client).choices[0].message.content, int)
     stub.behaviour.faults = {"chunked": 1.0}
     assert content(asked(client)) == "A"
 
