@@ -54,9 +54,9 @@ def chat_behaviour(names: Iterable[str]) -> ChatBehaviour:
     kinds = {field.name: field.type for field in dataclasses.fields(ChatBehaviour)}
     for each in names:
         name, _, number = each.partition("=")
-        form = name.removeprefix("logprobs").removeprefix("_") or "exact"
-        if each.startswith("logprobs") and form in LOGPROBS and not number:
-            read["logprobs"] = form
+        kind, _, form = each.partition("_")
+        if kind == "logprobs" and (form or "exact") in LOGPROBS:
+            read["logprobs"] = form or "exact"
         elif kinds.get(name) is (float if number else bool):
             read[name] = float(number) if number else True
         else:

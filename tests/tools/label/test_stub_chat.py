@@ -138,7 +138,7 @@ def test_the_longest_text_of_the_table_is_meant(client: openai.OpenAI, user: str
 
 
 def test_examples_before_and_corrections_after_are_not_the_text(client: openai.OpenAI, stub: Stub) -> None:
-    told = messages(TEXT)
+    told = messages(f"<text>{TEXT}</text>")
     told += [{"role": "assistant", "content": "A"}, {"role": "user", "content": f"<text>{LONGER}</text>"}]
     told += [{"role": "assistant", "content": "D"}, {"role": "user", "content": "D is not a code."}]
     assert content(asked(client, messages=told)) == "C"
@@ -154,6 +154,8 @@ def test_other_texts_are_answered_by_their_hash_in_any_order_of_labels(client: o
     assert one == pytest.approx(other)
     assert sum(map(math.exp, one.values())) == pytest.approx(1)
     assert found("Not known", ["a", "b", "c"]) != pytest.approx(one)
+    for framed in ("Read this:\n<text>\nUnknown\n</text>", "BEGIN 1\nUnknown\nEND 1"):
+        assert found(framed, ["a", "b", "c"]) == pytest.approx(one)
 
 
 def test_yes_and_no_are_a_nouls_true_and_false(client: openai.OpenAI) -> None:
@@ -213,8 +215,9 @@ def test_a_strict_schema_must_be_one(client: openai.OpenAI) -> None:
 
 
 def test_a_request_without_labels_or_messages_is_refused(client: openai.OpenAI) -> None:
-    for told in ([], [{"role": "user", "content": TEXT}], [{"role": "user", "content": 7}]):
-        with pytest.raises(openai.BadRequestError):
+    user = {"role": "user", "content": TEXT}
+    for told, why in (([], "form"), ([user], "no labels"), ([user | {"content": 7}], "form")):
+        with pytest.raises(openai.BadRequestError, match=why):
             asked(client, messages=told)
 
 
@@ -252,10 +255,9 @@ def test_a_share_of_calls_is_answered_outside_until_corrected(client: openai.Ope
         assert len(replies) == 1
         outside += [text] if OUTSIDE in replies else []
     assert 15 < len(outside) < 45  # 30, and three standard errors
-    correction = [{"role": "assistant", "content": OUTSIDE}, {"role": "user", "content": "That is no code."}]
-    told = messages(outside[0])
-    assert content(asked(client, messages=told + correction, temperature=0)) == "A"
     stub.behaviour.chat.outside = 1.0
+    correction = [{"role": "assistant", "content": OUTSIDE}, {"role": "user", "content": "That is no code."}]
+    assert content(asked(client, messages=messages(outside[0]) + correction)) == "A"
     found = first_candidates(asked(client, **LOGPROBS))
     assert max(found, key=found.__getitem__) == OUTSIDE
     assert json.loads(content(asked(client, **by_schema(LABEL)))) == {"label": OUTSIDE}
@@ -286,8 +288,7 @@ def test_faults_are_made_of_chats_too(client: openai.OpenAI, stub: Stub) -> None
     stub.behaviour.faults = {"missing": 1.0}
     assert asked(client).choices == []
     stub.behaviour.faults = {"type": 1.0}
-    content_of: Any = asked(client).choices[0].message.content
-    assert content_of == 7
+    assert isinstance(asked(client).choices[0].message.content, int)
     stub.behaviour.faults = {"chunked": 1.0}
     assert content(asked(client)) == "A"
 
