@@ -327,7 +327,7 @@ def test_log_probabilities_of_a_label_that_is_one_token_are_renormalised(api: st
     [
         ("refund", [{"token": "refund", "logprob": 0.0, "top_logprobs": []}]),
         ("refund", [token("refund", refund=0.2, delivery=0.2, I=0.4)]),
-        ("refund", [token("ref", ref=0.6, delivery=0.4), token("und", und=1.0)]),
+        ("refund", [token("ref", ref=0.2, delivery=0.5, other=0.3), token("und", und=1.0)]),
         ("refund", [{"token": "refund", "logprob": 0, "top_logprobs": [{"token": "delivery", "logprob": -9999}]}]),
         ("refund", [{"token": "refund", "logprob": "-1"}]),
     ],
@@ -344,7 +344,12 @@ def test_log_probabilities_that_tell_nothing_leave_the_answer_alone(
 
 def test_the_prompt_is_taken_off_exactly(tmp_path: Path) -> None:
     spec = spec_of(prompt="Label this:\n{text}\nAnswer:")
-    sent = ["Label this:\n  a {text}\nAnswer:", "Label this:\nb", "label this:\nc\nAnswer:", "Label this:\nAnswer:"]
+    sent = [
+        "Label this:\n  a {text}\nAnswer:",
+        "Label this:\nmore than the end",
+        "label this:\nc\nAnswer:",
+        "Label this:\nAnswer:",
+    ]
     rows = [{"request": chat_request(text), "response": completion("refund")} for text in sent]
     traces, counts = read_rows(tmp_path, rows, spec)
     assert [trace.text for trace in traces] == ["  a {text}"]
@@ -376,8 +381,8 @@ def test_answers_to_one_text_are_averaged(tmp_path: Path) -> None:
 
 
 def test_self_agreement_is_of_pairs_of_answers_to_one_text(tmp_path: Path) -> None:
-    """a: refund x3, other x1: 3 of 6 pairs are equal. b: other x2: 1 of 1. c has no pair: 4 of 7."""
-    answers = {"a": ["refund", "other", "refund", "refund"], "b": ["other", "other"], "c": ["refund"]}
+    """a: refund x3, other x1: 3 of 6 pairs are equal. b: other x2: 1 of 1. c and d have no pair: 4 of 7."""
+    answers = {"a": ["refund", "other", "refund", "refund"], "b": ["other", "other"], "c": ["refund"], "d": ["other"]}
     rows = [{"text": text, "label": label} for text, labels in answers.items() for label in labels]
     random.Random(0).shuffle(rows)
     _, counts = read_rows(tmp_path, rows)
@@ -478,6 +483,18 @@ JSON = st.recursive(
         | st.dictionaries(st.sampled_from(["role", "content", "text", "type", "choices", "message", "output"]), inner)
     ),
 )
+
+
+def test_half_a_surrogate_pair_and_an_option_that_is_no_name_are_unreadable(tmp_path: Path) -> None:
+    """The text is in JSON inside JSON, where no reader of tables sees it."""
+    broken = decision(choice_answer(0.2, 0.7, 0.1))
+    broken["answers"][0]["probabilities"][0]["value"] = ["refund"]
+    rows = [
+        {"request": json.dumps(chat_request("a \ud800")), "response": completion("refund")},
+        {"request": {"input": TEXT, "questions": [DECISION]}, "response": broken},
+    ]
+    _, counts = read_rows(tmp_path, rows)
+    assert counts.unreadable == 2
 
 
 @given(st.fixed_dictionaries({"request": JSON, "response": JSON, "messages": JSON, "text": JSON, "label": JSON}))
