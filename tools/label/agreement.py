@@ -263,7 +263,7 @@ def _counts(name: str, agreement: Agreement) -> list[str]:
 
 def _gap(gap: Gap) -> list[str]:
     low, high = gap.difference
-    value = f"{low:+.2f}" if low == high else f"{low:+.2f} to {high:+.2f}, depending on missing labels"
+    value = f"{low:+.2f}" if low == high else f"{low:+.2f} to {high:+.2f} (missing labels decide)"
     ends = f"95 % interval {gap.interval[0]:+.2f} to {gap.interval[1]:+.2f}"
     lines = [f"student minus model: {value} points ({ends}), on {gap.rows:,} texts of which {gap.differing:,} differ"]
     if gap.unlabelled:
@@ -271,7 +271,12 @@ def _gap(gap: Gap) -> list[str]:
         lines.append(f"{gap.unlabelled:,} differing texts have no label yet{settled}")
     if gap.verdict is None:
         return lines
-    claim = f"not worse than the model you replace by more than {gap.max_drop:g} points, by people's labels"
+    worse = f"{gap.max_drop:g} points worse than the model you replace, by people's labels"
+    claim = {
+        "pass": f"the student is at most {worse}",
+        "fail": f"the student is more than {worse}",
+        "not shown": f"the labels do not show whether the student is at most {worse}",
+    }[gap.verdict]
     more = "" if gap.is_settled else "; label the differing texts"
     if gap.rows_needed is not None:
         more = f"; a sample of about {gap.rows_needed:,} texts would show it (power 80 %)"

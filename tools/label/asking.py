@@ -166,11 +166,11 @@ class Asking:
         self, number: int, reply: dict[str, Any], text: str, most_usd: float, read: Callable[[dict[str, Any]], T]
     ) -> T:
         self._pace.went_well()
-        tokens = _tokens(reply)
+        tokens = tokens_of(reply)
         usd = most_usd if tokens is None else self._spec.prices.usd(*tokens)
         self.usd += usd - most_usd
         resolved = reply.get("model")
-        resolved = printable(resolved[:200].encode("utf-8", "replace").decode()) if isinstance(resolved, str) else None
+        resolved = resolved if isinstance(resolved, str) else None
         try:
             result = read(reply)
         except Unusable:
@@ -232,7 +232,7 @@ def _decoded(text: str) -> dict[str, Any]:
     return reply
 
 
-def _tokens(reply: dict[str, Any]) -> tuple[int, int] | None:
+def tokens_of(reply: dict[str, Any]) -> tuple[int, int] | None:
     """Tokens that the reply says were read and written; None if it does not, or says the impossible."""
     usage = reply.get("usage")
     if not isinstance(usage, dict):

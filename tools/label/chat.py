@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from kdc.artifact.question import canonical
 from kdc.tools.label.chat_reply import Final, Json, candidates, content, decoded, is_number, plain, shown, unfenced
-from kdc.tools.label.source import Answer, Ask, Call, How, Refused, Source, Unusable
+from kdc.tools.label.source import Answer, Ask, Call, How, Refused, Source, Unusable, results_of
 from kdc.tools.label.spec import Spec
 
 T = TypeVar("T")
@@ -49,6 +49,7 @@ class Chat(Source):
         self._ways: tuple[How, ...] = ("logprobs", "stated", "votes") if wanted == "auto" else (wanted,)
         self._forms: tuple[Callable[[Json], Json], ...] = (_by_schema, _by_tool, _by_text)
         order = tuple(range(len(spec.labels)))
+        self._at_once = spec.source.batch
         self._orders = _Options(spec, order), _Options(spec, order[::-1])
 
     async def answer(self, ask: Ask, text: str) -> Answer:
@@ -64,7 +65,7 @@ class Chat(Source):
             found = [await self._votes(ask, text, self._orders[0])]
         else:
             way = self._logprobs if how == "logprobs" else self._stated
-            found = [await way(ask, text, options) for options in self._orders]
+            found = await results_of((way(ask, text, options) for options in self._orders), at_once=self._at_once)
         self._ways = (how,)
         return Answer(tuple(_normalised([sum(values) for values in zip(*found, strict=True)])), how)
 
@@ -85,8 +86,10 @@ class Chat(Source):
         schema = _object({"label": {"type": "string", "enum": list(options.names)}})
         body = self._body(options, text, "votes") | self._limits(self.spec.source.temperature)
         counts = [0.5] * len(options.names)
-        for number in range(self.spec.source.votes):
-            counts[await self._asked_object(ask, body, schema, options.read_label, number)] += 1
+        samples = range(self.spec.source.votes)
+        asked = (self._asked_object(ask, body, schema, options.read_label, number) for number in samples)
+        for place in await results_of(asked, at_once=self._at_once):
+            counts[place] += 1
         return _normalised(counts)
 
     def _limits(self, temperature: float | None, tokens: int | None = None) -> Json:

@@ -5,14 +5,14 @@ from typing import Any
 
 from kdc.common.errors import InputError
 from kdc.tools.label.audit import read_audit, render_audit, write_audit
-from kdc.tools.label.run import Estimate, Labelled, label_table
+from kdc.tools.label.run import BatchWritten, Estimate, Labelled, label_table
 from kdc.tools.label.spec import read_spec, write_template
 from kdc.tools.label.traces import label_traces, render_traces
 
 write_spec = write_template
 _MODES = ("traces", "audit", "audited")
 _OPTIONS: dict[str | None, set[str]] = {
-    None: {"rows", "max_requests", "max_usd", "dry_run", "on_error"},
+    None: {"rows", "max_requests", "max_usd", "dry_run", "on_error", "results"},
     "traces": {"traces"},
     "audit": {"audit", "to", "student", "max_drop"},
     "audited": {"audited", "student", "max_drop"},
@@ -52,7 +52,7 @@ def label(spec: Path, files: tuple[str, ...], **given: Any) -> tuple[Any, str]:
     return judged, render_audit(judged)
 
 
-def render(result: Labelled | Estimate) -> str:
+def render(result: Labelled | Estimate | BatchWritten) -> str:
     if isinstance(result, Estimate):
         lines = [
             f"{result.texts:,} distinct texts; {result.sample:,} have an answer, {result.unanswered:,} got none",
@@ -60,6 +60,9 @@ def render(result: Labelled | Estimate) -> str:
             "next: the same command without --dry-run; --max-usd bounds the cost",
         ]
         return "\n".join(lines)
+    if isinstance(result, BatchWritten):
+        lines = [f"{result.file}: {result.calls:,} calls for the endpoint's batch API"]
+        return "\n".join([*lines, "next: send it, then the same command with --results FILE"])
     ways = ", ".join(f"{count:,} by {how}" for how, count in sorted(result.how.items()))
     people = f", {result.people:,} rows have a person's label" * bool(result.people)
     lines = [

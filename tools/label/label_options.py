@@ -10,6 +10,7 @@ LABEL = (
     Setting("max-requests", int, "Most calls, of all runs with this OUT together.", least=1),
     Setting("max-usd", float, "Most US dollars by SPEC's prices, of all runs with this OUT together.", least=0),
     Setting("dry-run", bool, "Ask 20 texts, which are kept, and estimate calls, cost and time of the rest."),
+    Setting("results", Path, "Results of the batch that an earlier run wrote (batch = true in SPEC)."),
     Setting("on-error", str, "Rows without a text: stop (default), or skip them."),
     Setting("traces", Path, "File with answers that the model gave before (.jsonl, or a table). No call is made."),
     *settings(

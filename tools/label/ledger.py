@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from kdc.artifact.question import canonical
-from kdc.common.errors import InputError
+from kdc.common.errors import InputError, printable
 from kdc.tools.label.source import Answer
 
 Outcome = Literal["answered", "unusable", "refused", "failed"]  # of an attempt; until it ends, "in flight"
@@ -105,6 +105,7 @@ class Ledger:
         reply: str | None = None,
     ) -> None:
         """Note how a call ended. Without `usd` it counts with the most that it could cost."""
+        resolved = None if resolved is None else printable(resolved[:200].encode("utf-8", "replace").decode())
         self._database.execute(
             "UPDATE attempts SET outcome = ?, seconds = ? - began, status = ?, usd = coalesce(?, usd), "
             "input_tokens = ?, output_tokens = ?, resolved = ?, reply = ? WHERE id = ?",

@@ -17,6 +17,7 @@ from kdc.common.frozen import Frozen
 from kdc.common.places import file_system, is_local, lock
 from kdc.common.progress import Meter
 from kdc.tools.label.asking import Asking, LimitReached
+from kdc.tools.label.batch import Batch, Pending, batch_of, read_results
 from kdc.tools.label.chat import Chat
 from kdc.tools.label.decisions import Decisions, SystemOne
 from kdc.tools.label.ledger import Ledger, ledger_of, text_hash
@@ -62,6 +63,13 @@ class Estimate(Frozen):
     hours: float
 
 
+class BatchWritten(Frozen):
+    """Calls that wait for an endpoint's batch API."""
+
+    file: str
+    calls: int
+
+
 def label_table(
     spec: Spec,
     source: str,
@@ -72,18 +80,26 @@ def label_table(
     max_usd: float | None = None,
     on_error: str = "stop",
     dry_run: bool = False,
-) -> Labelled | Estimate:
+    results: Path | None = None,
+) -> Labelled | Estimate | BatchWritten:
     """Label a table. The same command again resumes.
 
     Args:
         rows: label a random sample of this many distinct texts.
         max_requests, max_usd: limits of all runs with this ledger together.
         dry_run: ask a few texts, and estimate the rest; OUT is not written.
+        results: of the batch that an earlier run wrote.
 
     Raises:
         InputError: an option, a file or a row cannot be used.
         KdcError: the endpoint refuses all calls, or does not answer.
     """
+    limits = {"max_requests": max_requests, "max_usd": max_usd}
+    if spec.source.batch and (dry_run or any(limit is not None for limit in limits.values())):
+        what = "a batch is not sent by kdc, so it has no limits and no dry run"
+        raise InputError(what, given="batch = true", remedy="--rows bounds it")
+    if results is not None and not spec.source.batch:
+        raise InputError("results are those of a batch", given=f"--results {results}", remedy="batch = true in SPEC")
     system, path = file_system(output)
     if not is_local(system):
         raise InputError("the ledger lies beside OUT, so OUT is a local file", given=output, remedy="a path")
@@ -101,8 +117,13 @@ def label_table(
                 f"{ledger.unknown_usd:.4f} USD"
             )
         job = Job(table, ledger, meter, table.sample(min(_DRY_ROWS, rows or _DRY_ROWS) if dry_run else rows))
-        asyncio.run(job.ask_all(max_requests=max_requests, max_usd=max_usd))
-        return job.estimate(rows) if dry_run else job.written()
+        if not spec.source.batch:
+            asyncio.run(job.ask_all(**limits))
+            return job.estimate(rows) if dry_run else job.written()
+        if results is not None:
+            meter.say("{:,} replies, {:,} failed calls".format(*read_results(results, spec, ledger)))
+        calls = asyncio.run(job.write_batch())
+        return BatchWritten(file=str(batch_of(path)), calls=calls) if calls else job.written()
 
 
 def fingerprint(spec: Spec) -> bytes:
@@ -148,6 +169,23 @@ class Job:
             self.limit = f"{limit.what}: {limit.given}"
         finally:
             await asking.close()
+
+    async def write_batch(self) -> int:
+        """Keep the answers whose replies are there, and write the calls that are missing; gives their number."""
+        source, seen = SOURCES[self.spec.source.kind](self.spec), set[bytes]()
+        path = batch_of(self.table.output)
+        with Batch(self.spec, self.ledger, path) as batch:
+            for part in self.table.read():
+                for text in self._to_ask(part, seen):
+                    try:
+                        self.ledger.keep(text, await source.answer(batch, text))
+                    except Pending:
+                        continue
+                    except Unusable as reason:
+                        self._note(text, str(reason))
+        if not batch.calls:
+            path.unlink()
+        return batch.calls
 
     def _to_ask(self, rows: list[Row], seen: set[bytes]) -> list[str]:
         """Distinct texts without a person's label and without an answer."""

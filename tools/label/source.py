@@ -1,9 +1,10 @@
 """What a kind of model endpoint does: it makes calls from a text, and an answer from their replies."""
 
+import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar, cast
 
 from kdc.tools.label.spec import Spec
 
@@ -51,6 +52,21 @@ class Answer:
 
     def label(self, labels: tuple[str, ...]) -> str:
         return labels[max(range(len(labels)), key=self.probabilities.__getitem__)]
+
+
+async def results_of(calls: Iterable[Coroutine[Any, Any, T]], *, at_once: bool) -> list[T]:
+    """Results of calls.
+
+    Args:
+        at_once: make all calls before the first exception is raised, as a batch needs; else one after the other.
+    """
+    if not at_once:
+        return [await call for call in calls]
+    results = await asyncio.gather(*calls, return_exceptions=True)
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result
+    return cast(list[T], results)
 
 
 class Source(ABC):

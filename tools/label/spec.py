@@ -24,6 +24,7 @@ class Model(Frozen):
     model: str = Field(min_length=1)
     key_env: str | None = None  # environment variable that holds the key
     timeout_s: float = Field(60, gt=0, le=3600)
+    batch: bool = False  # write the calls into a file for the endpoint's batch API, and read its results
     concurrency: int = Field(16, ge=1, le=512)  # most calls at once
     tries: int = Field(3, ge=1, le=20)  # of an answer outside the list
     most_output_tokens: int = Field(1000, ge=1, le=100_000)  # of a reply; for the worst case of `--max-usd`
@@ -121,6 +122,7 @@ kind = "chat"  # chat (any OpenAI-compatible chat completions), systemone or dec
 url = "https://api.openai.com/v1"
 model = "gpt-5-mini"
 key_env = "OPENAI_API_KEY"  # the variable that holds the key
+# batch = true  # write the calls into OUT.batch.jsonl, for the endpoint's batch API
 # concurrency = 16  # most calls at once
 # timeout_s = 60
 # tries = 3  # of an answer outside the list

@@ -350,7 +350,12 @@ def test_the_verdict_is_the_one_of_all_labels_and_needs_those_of_differing_texts
     assert result.gap.interval == pytest.approx(whole.interval)
     assert result.gap.difference == (whole.difference, whole.difference)
     assert (result.gap.differing, result.gap.unlabelled) == (won + lost, 0)
-    claim = f"{verdict}: not worse than the model you replace by more than {max_drop:g} points, by people's labels"
+    worse = f"{max_drop:g} points worse than the model you replace, by people's labels"
+    claim = {
+        "pass": f"pass: the student is at most {worse}",
+        "fail": f"fail: the student is more than {worse}",
+        "not shown": f"not shown: the labels do not show whether the student is at most {worse}",
+    }[verdict]
     assert claim in render_audit(result)
 
 

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from live import ROOT
 
@@ -28,7 +29,7 @@ from kdc.common.errors import InputError, KdcError
 from kdc.pipeline.config.tasks import Task
 from kdc.pipeline.data.scores import Scores
 from kdc.tools.label import asking
-from kdc.tools.label.run import Estimate, Labelled, label_table
+from kdc.tools.label.run import BatchWritten, Estimate, Labelled, label_table
 from kdc.tools.label.spec import Spec, read_spec, write_template
 from kdc.tools.label.table import Table
 
@@ -179,6 +180,35 @@ def test_an_answer_that_is_never_usable_is_counted_with_its_reason(stub: Stub, t
     assert not Path(f"{output}.unanswered.jsonl").exists()
 
 
+@pytest.mark.parametrize("probabilities", ["auto", "stated", "votes"])
+def test_a_batch_gives_what_calls_give(probabilities: str, stub: Stub, tmp_path: Path) -> None:
+    stub.behaviour.chat = ChatBehaviour(outside=0.2)
+    spec = spec_for(stub, "chat", probabilities=probabilities, batch=True)
+    source, output, rounds = table_of(tmp_path, TEXTS), tmp_path / "out.csv", 0
+    results: Path | None = None
+    while isinstance(made := label_table(spec, source, str(output), results=results), BatchWritten):
+        rounds += 1
+        assert not output.exists()
+        lines = [json.loads(line) for line in Path(made.file).read_text().splitlines()]
+        assert (len(lines), {line["url"] for line in lines}) == (made.calls, {"/v1/chat/completions"})
+        if rounds == 1:
+            assert len({line["body"]["messages"][-1]["content"] for line in lines}) == len(TEXTS)  # all at once
+        results = tmp_path / "results.jsonl"
+        with results.open("w") as stream:
+            for line in lines:
+                body = httpx.post(f"{stub.url}{line['url']}", json=line["body"]).json()
+                stream.write(
+                    json.dumps({"custom_id": line["custom_id"], "response": {"status_code": 200, "body": body}})
+                )
+                stream.write("\n")
+    assert 2 <= rounds <= spec.source.tries  # some answers were outside the list
+    assert isinstance(made, Labelled)
+    assert (made.rows, made.unanswered) == (len(TEXTS), 0)
+    if probabilities != "votes":
+        for row in rows_of(output):
+            assert float(row["refund"]) == pytest.approx(stub.table[row["text"]]["refund"], abs=1e-6)
+
+
 def test_equal_texts_are_asked_once(stub: Stub, tmp_path: Path) -> None:
     result = labelled(spec_for(stub), table_of(tmp_path, TEXTS[:5] * 4), str(tmp_path / "out.csv"))
     assert (result.rows, result.texts, result.requests) == (20, 5, 5)
@@ -216,15 +246,17 @@ def test_a_limit_on_requests_is_never_passed_and_a_higher_one_resumes(stub: Stub
     assert (result.rows, result.limit) == (len(TEXTS), None)
 
 
-def test_a_limit_on_money_is_never_passed(stub: Stub, tmp_path: Path) -> None:
+@pytest.mark.parametrize("concurrency", [1, 8])
+def test_a_limit_on_money_is_never_passed(concurrency: int, stub: Stub, tmp_path: Path) -> None:
     prices = {"input": 1000.0, "output": 2000.0}
-    spec = spec_for(stub, prices=prices, most_output_tokens=OUTPUT_TOKENS)
+    spec = spec_for(stub, prices=prices, most_output_tokens=OUTPUT_TOKENS, concurrency=concurrency)
     call_usd = (1000 * INPUT_TOKENS + 2000 * OUTPUT_TOKENS) / 1e6
     result = labelled(spec, table_of(tmp_path, TEXTS), str(tmp_path / "out.csv"), max_usd=20.5 * call_usd)
     asked = sum(stub.ids.values())
     assert asked * call_usd <= 20.5 * call_usd
     assert result.usd == pytest.approx(asked * call_usd)
-    assert asked >= 10  # what is reserved is more than what it costs, and is given back
+    # What is reserved is more than what a call costs, and the rest is given back.
+    assert asked >= (19 if concurrency == 1 else 10)
 
 
 def test_a_dry_run_asks_few_texts_and_estimates_all(stub: Stub, tmp_path: Path) -> None:
@@ -276,6 +308,7 @@ def test_killed_runs_lose_no_recorded_answer_and_pay_none_twice(stub: Stub, tmp_
         (under_way,) = ledger.execute("SELECT count(*) FROM attempts WHERE outcome = 'failed'").fetchone()
     assert answered == len(texts)  # no recorded answer was asked for again
     assert 0 < under_way <= 8 * kills
+    assert 0 < result.maybe_paid <= 8
     assert result.requests == answered + under_way >= sum(stub.ids.values())
 
 
