@@ -27,6 +27,7 @@ from kdc.tools.label.table import Row, Table, describe
 
 SOURCES: dict[str, type[Source]] = {"systemone": SystemOne, "decisions": Decisions, "chat": Chat}
 _DRY_ROWS = 20
+_PROBES = 5  # texts, until one gets an answer
 _MOST_REASONS = 10_000  # texts without an answer whose reasons are kept
 _MOST_IN_VAIN = 50  # texts without an answer before the run ends, if none got one
 
@@ -141,7 +142,7 @@ class Job:
         self.spec = table.spec
         self.reasons: dict[str, str] = {}  # why texts have no answer
         self.limit: str | None = None
-        self._asked = self._answered = 0  # texts of this run
+        self._asked, self._answered = 0, ledger.answered  # texts of this run, and of all runs
 
     async def ask_all(self, **limits: Any) -> None:
         """Ask for each text that has no answer yet, until a limit is reached.
@@ -158,7 +159,7 @@ class Job:
                 rows += len(part)
                 texts = self._to_ask(part, seen)
                 if texts and not self._asked:
-                    await self._probe(source, asking, texts[0])
+                    await self._probe(source, asking, texts[:_PROBES])
 
                 def told(rows: int = rows, done: int = self.table.done) -> None:
                     speed = self._asked / max(time.monotonic() - began, 1e-9)
@@ -179,6 +180,7 @@ class Job:
                 for text in self._to_ask(part, seen):
                     try:
                         self.ledger.keep(text, await source.answer(batch, text))
+                        self._answered += 1
                     except Pending:
                         continue
                     except Unusable as reason:
@@ -198,12 +200,17 @@ class Job:
                 texts.append(row.text)
         return texts
 
-    async def _probe(self, source: Source, asking: Asking, text: str) -> None:
-        try:
-            self.meter.say(f"{self.spec.source.model}: probabilities by {await source.probe(asking, text)}")
-        except Unusable as reason:
+    async def _probe(self, source: Source, asking: Asking, texts: list[str]) -> None:
+        """Find the way to probabilities, before calls are made at once."""
+        for text in texts:
+            try:
+                self.meter.say(f"{self.spec.source.model}: probabilities by {await source.probe(asking, text)}")
+                return
+            except Unusable as reason:
+                failed = str(reason)
+        if not self._answered:
             remedy = "another model, or another `probabilities` in SPEC"
-            raise KdcError("the model gives no usable answer", given=str(reason), remedy=remedy) from None
+            raise KdcError("the model gives no usable answer", given=failed, remedy=remedy)
 
     async def _ask_each(self, source: Source, asking: Asking, texts: Iterator[str], told: Callable[[], None]) -> None:
         async def work() -> None:
@@ -260,14 +267,18 @@ class Job:
         asked: set[bytes] = set()
 
         def find(row: Row) -> Answer | None:
-            answer = row.person or (self.ledger.answer(row.text) if self.wanted(row.text) else None)
-            is_new = row.person is not None or (key := text_hash(row.text)) not in asked
-            if row.person is None and self.wanted(row.text):
+            if row.person is not None:
+                ways["people"] += 1
+                return row.person
+            if not self.wanted(row.text):
+                return None
+            answer, key = self.ledger.answer(row.text), text_hash(row.text)
+            if key not in asked:
                 asked.add(key)
-            if answer is not None and is_new:
-                ways[answer.how] += 1
-            elif answer is None and is_new and row.text in self.reasons:
-                lost.append({"file": row.file, "line": row.line, "reason": self.reasons[row.text]})
+                if answer is not None:
+                    ways[answer.how] += 1
+                elif row.text in self.reasons:
+                    lost.append({"file": row.file, "line": row.line, "reason": self.reasons[row.text]})
             return answer
 
         rows = self.table.write(find)

@@ -351,7 +351,15 @@ def test_a_model_that_never_answers_usably_is_told_early(stub: Stub, tmp_path: P
     stub.behaviour.faults = {"missing": 1.0}
     with pytest.raises(KdcError, match="no usable answer"):
         labelled(spec_for(stub, tries=1), table_of(tmp_path, TEXTS), str(tmp_path / "out.csv"))
-    assert sum(stub.ids.values()) == 1
+    assert sum(stub.ids.values()) == 5
+
+
+def test_texts_that_stay_without_an_answer_do_not_end_the_next_run(stub: Stub, tmp_path: Path) -> None:
+    stub.table = {**stub.table, **dict.fromkeys(TEXTS[2:], dict.fromkeys(LABELS, 0.9))}  # no probabilities
+    source, output = table_of(tmp_path, TEXTS), str(tmp_path / "out.csv")
+    for _ in range(2):
+        result = labelled(spec_for(stub, tries=1), source, output)
+        assert (result.rows, result.unanswered) == (2, len(TEXTS) - 2)
 
 
 def test_a_file_that_kdc_label_did_not_write_stays(stub: Stub, tmp_path: Path) -> None:
