@@ -5,7 +5,8 @@ from typing import Any
 
 from kdc.common.errors import InputError
 from kdc.tools.label.audit import read_audit, render_audit, write_audit
-from kdc.tools.label.run import BatchWritten, Estimate, Labelled, label_table
+from kdc.tools.label.results import render
+from kdc.tools.label.run import label_table
 from kdc.tools.label.spec import read_spec, write_template
 from kdc.tools.label.traces import label_traces, render_traces
 
@@ -50,35 +51,3 @@ def label(spec: Path, files: tuple[str, ...], **given: Any) -> tuple[Any, str]:
         return written, render_audit(written)
     judged = read_audit(Path(files[0]), asked, given.pop("audited"), **given)
     return judged, render_audit(judged)
-
-
-def render(result: Labelled | Estimate | BatchWritten) -> str:
-    if isinstance(result, Estimate):
-        lines = [
-            f"{result.texts:,} distinct texts; {result.sample:,} have an answer, {result.unanswered:,} got none",
-            f"all of them: about {result.requests:,.0f} calls, {result.usd:.2f} USD, {60 * result.hours:,.1f} minutes",
-            "next: the same command without --dry-run; --max-usd bounds the cost",
-        ]
-        return "\n".join(lines)
-    if isinstance(result, BatchWritten):
-        lines = [f"{result.file}: {result.calls:,} calls for the endpoint's batch API"]
-        return "\n".join([*lines, "next: send it, then the same command with --results FILE"])
-    ways = ", ".join(f"{count:,} by {how}" for how, count in sorted(result.how.items()))
-    people = f", {result.people:,} rows have a person's label" * bool(result.people)
-    lines = [
-        f"{result.output}: {result.rows:,} rows; {result.texts:,} distinct texts ({ways}), "
-        f"{result.unanswered:,} without an answer{people}",
-        f"{result.requests:,} calls, {result.input_tokens:,} + {result.output_tokens:,} tokens, {result.usd:.4f} USD",
-    ]
-    if result.p50_ms is not None:
-        lines.append(
-            f"{', '.join(result.resolved) or result.model}: median {result.p50_ms:,.0f} ms, p95 {result.p95_ms:,.0f} ms"
-        )
-    if len(result.resolved) > 1:
-        lines.append("the endpoint answered with several models, so one text may have got another answer from another")
-    if result.limit is not None:
-        lines.append(f"stopped early, {result.limit}; a higher limit resumes")
-    elif result.unanswered:
-        lines.append(f"why texts have no answer: {result.output}.unanswered.jsonl; the same command asks them again")
-    lines.append(f"next: kdc compress --train {result.output} --teacher-scores {result.output} --family minilm")
-    return "\n".join(lines)

@@ -13,7 +13,6 @@ from typing import Any
 from kdc.artifact.question import canonical
 from kdc.common.errors import InputError, KdcError
 from kdc.common.files import write_whole
-from kdc.common.frozen import Frozen
 from kdc.common.places import file_system, is_local, lock
 from kdc.common.progress import Meter
 from kdc.tools.label.asking import Asking, LimitReached
@@ -21,6 +20,7 @@ from kdc.tools.label.batch import Batch, Pending, batch_of, read_results
 from kdc.tools.label.chat import Chat
 from kdc.tools.label.decisions import Decisions, SystemOne
 from kdc.tools.label.ledger import Ledger, ledger_of, text_hash
+from kdc.tools.label.results import BatchWritten, Estimate, Labelled
 from kdc.tools.label.source import Answer, Source, Unusable
 from kdc.tools.label.spec import Spec
 from kdc.tools.label.table import Row, Table, describe
@@ -30,45 +30,6 @@ _DRY_ROWS = 20
 _PROBES = 5  # texts, until one gets an answer
 _MOST_REASONS = 10_000  # texts without an answer whose reasons are kept
 _MOST_IN_VAIN = 50  # texts without an answer before the run ends, if none got one
-
-
-class Labelled(Frozen):
-    """What OUT holds, and what it cost: all runs with this ledger together."""
-
-    output: str
-    rows: int  # in OUT
-    people: int  # of them with a person's label
-    texts: int  # distinct, that were to be asked
-    unanswered: int  # of them, without an answer
-    how: dict[str, int]  # texts by the way their probabilities were found
-    model: str
-    resolved: list[str]  # the models that replied, as they name themselves
-    requests: int
-    input_tokens: int
-    output_tokens: int
-    usd: float  # calls without a known end at their most
-    p50_ms: float | None  # of a usable reply
-    p95_ms: float | None
-    limit: str | None = None  # that ended the run before all texts were asked
-    maybe_paid: int = 0  # calls that were under way when an earlier run was killed
-
-
-class Estimate(Frozen):
-    """What a job would cost, from a sample that stays in the ledger."""
-
-    sample: int  # texts
-    texts: int  # distinct, of the whole job
-    unanswered: int  # of the sample
-    requests: float  # of the whole job
-    usd: float
-    hours: float
-
-
-class BatchWritten(Frozen):
-    """Calls that wait for an endpoint's batch API."""
-
-    file: str
-    calls: int
 
 
 def label_table(

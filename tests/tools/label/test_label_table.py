@@ -29,7 +29,8 @@ from kdc.common.errors import InputError, KdcError
 from kdc.pipeline.config.tasks import Task
 from kdc.pipeline.data.scores import Scores
 from kdc.tools.label import asking
-from kdc.tools.label.run import BatchWritten, Estimate, Labelled, label_table
+from kdc.tools.label.results import BatchWritten, Estimate, Labelled
+from kdc.tools.label.run import label_table
 from kdc.tools.label.spec import Spec, read_spec, write_template
 from kdc.tools.label.table import Table
 
