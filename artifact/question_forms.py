@@ -2,7 +2,6 @@
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -39,9 +38,18 @@ class Wire(BaseModel):
 
 
 class WireQuestion(Wire, ABC):
+    type: str
+    instructions: Content = None
+
     @abstractmethod
+    def options(self) -> list[tuple[Any, Any]]:
+        """Name and description of each option."""
+
     def question(self) -> Question:
         """What is asked, in the form of both APIs."""
+        kind: Any = "noul" if self.type == "predicate" else self.type
+        made = tuple(Option(name=name, description=description) for name, description in self.options())
+        return Question(type=kind, instructions=self.instructions, options=made)
 
 
 class NoulCriteria(Wire):
@@ -53,35 +61,31 @@ class Noul(WireQuestion):
     """TypeSafe's yes-or-no question."""
 
     type: Literal["noul"]
-    instructions: Content = None
     criteria: NoulCriteria | None = None
 
-    def question(self) -> Question:
+    def options(self) -> list[tuple[Any, Any]]:
         criteria = self.criteria or NoulCriteria()
-        return _asked("noul", self.instructions, [("false", criteria.false), ("true", criteria.true)])
+        return [("false", criteria.false), ("true", criteria.true)]
 
 
 class Choice(WireQuestion):
     """TypeSafe's choice: options with descriptions."""
 
     type: Literal["choice"]
-    instructions: Content = None
     criteria: dict[str, Content] = Field(min_length=2, max_length=MOST_OPTIONS)
 
-    def question(self) -> Question:
-        return _asked("choice", self.instructions, self.criteria.items())
+    def options(self) -> list[tuple[Any, Any]]:
+        return list(self.criteria.items())
 
 
 class Score(WireQuestion):
     """TypeSafe's score: levels, lowest first. A level that is no text is named by its canonical JSON."""
 
     type: Literal["score"]
-    instructions: Content = None
     criteria: list[Content] = Field(min_length=2, max_length=MOST_OPTIONS)
 
-    def question(self) -> Question:
-        levels = [(level if isinstance(level, str) else canonical(level), None) for level in self.criteria]
-        return _asked("score", self.instructions, levels)
+    def options(self) -> list[tuple[Any, Any]]:
+        return [(level if isinstance(level, str) else canonical(level), None) for level in self.criteria]
 
 
 class Named(WireQuestion):
@@ -96,8 +100,8 @@ class Predicate(Named):
 
     type: Literal["predicate"]
 
-    def question(self) -> Question:
-        return Noul(type="noul", instructions=self.instructions).question()
+    def options(self) -> list[tuple[Any, Any]]:
+        return [("false", None), ("true", None)]
 
 
 class ChoiceOption(Wire):
@@ -111,8 +115,8 @@ class DecisionChoice(Named):
     type: Literal["choice"]
     choices: list[ChoiceOption] = Field(min_length=2, max_length=MOST_OPTIONS)
 
-    def question(self) -> Question:
-        return _asked("choice", self.instructions, [(choice.value, choice.description) for choice in self.choices])
+    def options(self) -> list[tuple[Any, Any]]:
+        return [(choice.value, choice.description) for choice in self.choices]
 
 
 class Level(Wire):
@@ -126,13 +130,8 @@ class DecisionScore(Named):
     type: Literal["score"]
     levels: list[Level] = Field(min_length=2, max_length=MOST_OPTIONS)
 
-    def question(self) -> Question:
-        return _asked("score", self.instructions, [(level.label, level.description) for level in self.levels])
-
-
-def _asked(kind: Literal["noul", "choice", "score"], instructions: Any, options: Iterable[tuple[Any, Any]]) -> Question:
-    made = tuple(Option(name=name, description=description) for name, description in options)
-    return Question(type=kind, instructions=instructions, options=made)
+    def options(self) -> list[tuple[Any, Any]]:
+        return [(level.label, level.description) for level in self.levels]
 
 
 TypeSafeQuestion = Annotated[Noul | Choice | Score, Discriminator("type")]

@@ -98,9 +98,9 @@ def _answers(answer: AnswerObject, wire: Any) -> bool:
         return True
     if answer.get("type") != wire.type:
         return False
-    options = wire.question().options
+    options = wire.options()
     if wire.type == "choice":
-        return answer.get("choice") in [option.name for option in options]
+        return answer.get("choice") in [name for name, _ in options]
     value = answer.get({"noul": "noul", "predicate": "probability", "score": "score"}[wire.type])
     most = len(options) - 1 if wire.type == "score" else 1
     return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= most
