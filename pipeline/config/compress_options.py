@@ -42,6 +42,12 @@ COMPRESS = (
             "teacher.teacher",
         ),
         (
+            "teacher-scores",
+            Path,
+            "Table with the teacher's answers to all rows, instead of a teacher model. `kdc label` writes one.",
+            "teacher.scores",
+        ),
+        (
             "student",
             str,
             "The teacher's layers to keep, counted from 0: layers:0,1,5 or layers:first-half; add ,ffn=768 and "

@@ -56,7 +56,7 @@ def render(result: Labelled | Estimate) -> str:
     if isinstance(result, Estimate):
         lines = [
             f"{result.texts:,} distinct texts; {result.sample:,} have an answer, {result.unanswered:,} got none",
-            f"all of them: about {result.requests:,.0f} calls, {result.usd:.2f} USD, {result.hours:.1f} hours",
+            f"all of them: about {result.requests:,.0f} calls, {result.usd:.2f} USD, {60 * result.hours:,.1f} minutes",
             "next: the same command without --dry-run; --max-usd bounds the cost",
         ]
         return "\n".join(lines)

@@ -130,7 +130,7 @@ class Forwarding:
             )
         else:
             response = await self._merged(request, decision)
-        # An upstream that failed says nothing of the artifact, and its questions may have been answered below threshold.
+        # If the upstream failed, questions may have been answered below their threshold: they are not deferred ones.
         if response.status_code == 200 and not decision.upstream_failed:
             self._audit(request, decision)
         return response

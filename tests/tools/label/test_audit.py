@@ -235,20 +235,22 @@ def test_kappa_of_a_single_label_is_unknown() -> None:
     assert agreement_of(answers, answers, answers, LABELS).kappa is None
 
 
-def drawn(generator: np.random.Generator) -> tuple[Any, Any, Any]:
-    """300 texts, 20 % of them differing. The model is right on half of these and on 95 % of the others: 86 %."""
+def drawn(generator: np.random.Generator, others: int) -> tuple[Any, Any, Any]:
+    """300 texts, 20 % of them differing. The model is right on half of these and on 95 % of the others: 86 %.
+    All differing texts have labels, and so many of the others."""
     differs = generator.random(300) < 0.2
     right = generator.random(300) < np.where(differs, 0.5, 0.95)
     labelled = differs.copy()
-    labelled[generator.choice(np.flatnonzero(~differs), 60, replace=False)] = True  # all differing, a few others
+    labelled[generator.choice(np.flatnonzero(~differs), others, replace=False)] = True
     return right, labelled, differs.astype(np.int64)
 
 
-def test_stratified_accuracy_is_unbiased_and_its_interval_covers_the_truth() -> None:
+@pytest.mark.parametrize("others", [60, 5])
+def test_stratified_accuracy_is_unbiased_and_its_interval_covers_the_truth(others: int) -> None:
     generator = np.random.default_rng(0)
     found, naive = [], []
     for _ in range(1000):
-        right, labelled, strata = drawn(generator)
+        right, labelled, strata = drawn(generator, others)
         found.append(accuracy_of(right, labelled, strata))
         naive.append(right[labelled].mean())
     values = np.array([each.value for each in found])
@@ -362,6 +364,9 @@ def test_a_differing_text_without_a_label_counts_for_and_against_the_student(
     assert gap is not None
     assert gap.difference == (-8.0, 10.0)  # one won; nine are open
     assert (gap.unlabelled, gap.verdict, gap.is_settled) == (9, "not shown", False)
+    twenty = np.array([1] * 20 + [0] * 80)  # ten are lost, ten are open: a fail at worst, "not shown" at best
+    open_ = gap_of(twenty, np.zeros(100, dtype=np.int64), np.array([0] * 10 + [NO_LABEL] * 90), 1.0)
+    assert (open_.verdict, open_.is_settled, open_.rows_needed) == ("not shown", False, None)
     settled = gap_of(np.array([0] * 400), np.array([1] * 4 + [0] * 396), np.array([0] * 3 + [NO_LABEL] * 397), 5.0)
     assert (settled.unlabelled, settled.verdict, settled.is_settled) == (1, "pass", True)
 
@@ -508,6 +513,8 @@ def test_what_cannot_be_audited_is_refused(tmp_path: Path) -> None:
         write_audit(write_out(out, {"a": "unknown"}), SPEC, 3, tmp_path / "to.csv")
     with pytest.raises(InputError, match="no text has an answer"):
         write_audit(write_out(out, {"a": ""}), SPEC, 3, tmp_path / "to.csv")
+    with pytest.raises(InputError, match=r"1 columns, the header 2\n.*out.csv, line 2"):
+        write_audit(write_cells(out, [["text", "label"], ["a"]]), SPEC, 3, tmp_path / "to.csv")
     with pytest.raises(InputError, match="no column label"):
         write_audit(write_cells(out, [["text", "how"], ["a", "votes"]]), SPEC, 3, tmp_path / "to.csv")
     with pytest.raises(InputError, match="needs a student"):
@@ -518,6 +525,7 @@ def test_labels_stay_valid_when_the_table_has_grown(tmp_path: Path) -> None:
     out, to = write_out(tmp_path / "out.csv", moods(50)), tmp_path / "to.csv"
     write_audit(out, SPEC, 20, to)
     filled = fill(to, moods(50))
+    assert read_audit(out, SPEC, filled).rows == 20  # not all of the table
     grown = read_audit(write_out(out, moods(60)), SPEC, filled)
     assert grown.labelled == 20
     assert grown.rows >= 20
