@@ -1,8 +1,9 @@
 """Students of a noisy hosted model, judged by people's labels: does the student beat its teacher?
 
 Command: `python benchmarks/replace.py --data GLUE_FOLDER [--more FOLDER] [--tasks sst2 bank] [--rows 6000]
-[--accuracies 0.8 0.9] [--targets soft hard] [--students static] [--seeds 0 1 2] [--set student.min_steps=600] [--json]`. `bank` needs `--more` with
-`banking77-train.csv`. Needs the MiniLM weights (requirements-minilm.txt). Runs in `--runs` resume.
+[--accuracies 0.8 0.9] [--targets soft hard] [--students static] [--seeds 0 1 2] [--set student.min_steps=600]
+[--json]`. `bank` needs `--more` with `banking77-train.csv`. Needs the MiniLM weights (requirements-minilm.txt). Runs in
+`--runs` resume.
 
 A stub of a hosted model answers through `kdc label` (kind systemone), for training and evaluation rows alike:
 
