@@ -132,7 +132,7 @@ def main() -> None:
         cut_splits(options.more, options.runs)
         _derive(options.runs)
     if any(LINES[name][0][: len(HELD)] == HELD for name in options.lines):
-        _hold_sentences(options.data / "SST-2" / "train.tsv", options.runs / "held")
+        hold_sentences(options.data / "SST-2" / "train.tsv", options.runs / "held")
     tables = {
         name: [_run(name, seed, options, controls=seed in (options.controls or ())) for seed in options.seeds]
         for name in options.lines
@@ -192,7 +192,7 @@ def _derive(folder: Path) -> None:
                 out.writerow((text, draw.choice(texts[other]), round(5 * shared, 3)))
 
 
-def _hold_sentences(source: Path, target: Path) -> None:
+def hold_sentences(source: Path, target: Path) -> None:
     """Write `eval.csv`, whole sentences of SST-2's training file, and `train.csv`, rows that are no part of them. A
     sentence is a phrase of three words or more inside no other."""
     lines = source.read_text(encoding="utf-8").splitlines()[1:]

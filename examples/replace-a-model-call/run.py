@@ -1,0 +1,141 @@
+"""Replace a model call, from its logged answers to a served student: `python run.py [FOLDER]`. See README.md.
+
+The stand-in for the large model sorts sentences of Python's documentation by topic. It errs on 5 % of them.
+"""
+
+import contextlib
+import csv
+import json
+import os
+import random
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+from benchmarks.serving.stub import in_a_thread  # noqa: E402
+from benchmarks.serving.stub_connection import Stub  # noqa: E402
+from examples.decisions.hosted import TOPICS, sentences  # noqa: E402
+
+FRESH = 600  # sentences that the student does not learn from
+ERRORS = 0.05  # share of the large model's answers
+BUDGET = 0.05  # share of all texts that the student may answer unlike the large model
+PORT = int(os.environ.get("PORT", "3111"))
+PROMPT = "Which topic is this sentence about? {text}"
+QUESTION = {"type": "choice", "instructions": "Which topic is the sentence about?", "criteria": dict.fromkeys(TOPICS, "")}
+SPEC = f"""text = "sentence"
+prompt = "{PROMPT}"
+
+[source]
+kind = "chat"
+url = "https://api.example.com/v1"
+model = "large-1"
+
+[question]
+type = "choice"
+instructions = "{QUESTION["instructions"]}"
+criteria = {{ {", ".join(f'{topic} = ""' for topic in TOPICS)} }}
+"""
+
+
+def kdc(*arguments: str | Path, ends: tuple[int, ...] = (0,)) -> None:
+    """Run a command and show it. A verdict other than "pass" ends with 3 or 4."""
+    print("\n$ kdc", *arguments, flush=True)
+    done = subprocess.run([sys.executable, "-m", "kdc", *map(str, arguments)], stderr=subprocess.STDOUT)
+    if done.returncode not in ends:
+        sys.exit(f"kdc {arguments[0]} ended with {done.returncode}")
+
+
+def answers_of_the_model(people: dict[str, str]) -> dict[str, str]:
+    """The large model's answers: like people's, with some errors."""
+    dice = random.Random(1)
+    return {text: dice.choice(list(TOPICS)) if dice.random() < ERRORS * 4 / 3 else people[text] for text in people}
+
+
+def write_log(path: Path, answers: dict[str, str]) -> None:
+    """Chat completions as an application logs them."""
+    with path.open("w", encoding="utf-8") as stream:
+        for text, label in answers.items():
+            request = {"model": "large-1", "messages": [{"role": "user", "content": PROMPT.format(text=text)}]}
+            message = {"role": "assistant", "content": label}
+            response = {"model": "large-1-2026", "choices": [{"index": 0, "message": message, "finish_reason": "stop"}]}
+            stream.write(json.dumps({"request": request, "response": response}) + "\n")
+
+
+def fill_in(path: Path, people: dict[str, str]) -> None:
+    """What people do with the audit's file: they write a label into the last column of each row.
+
+    kdc puts ' before a text that a spreadsheet program would run as a formula.
+    """
+    with path.open(encoding="utf-8-sig", newline="") as stream:
+        header, *rows = csv.reader(stream)
+    labelled = [[identity, text, people.get(text) or people[text.removeprefix("'")]] for identity, text, _ in rows]
+    with path.open("w", encoding="utf-8", newline="") as stream:
+        csv.writer(stream).writerows([header, *labelled])
+
+
+@contextlib.contextmanager
+def served(artifact: Path, upstream: str) -> Iterator[str]:
+    """`kdc serve` before the stand-in."""
+    command = ["serve", f"topics={artifact}", "--upstream", f"{upstream}/v1", "--port", str(PORT)]
+    print("\n$ kdc", *command, flush=True)
+    environment = {**os.environ, "KDC_STATE_DIR": str(artifact.parent / "state")}
+    process = subprocess.Popen([sys.executable, "-m", "kdc", *command], env=environment, stderr=subprocess.DEVNULL)
+    url, deadline = f"http://127.0.0.1:{PORT}", time.monotonic() + 60
+    try:
+        while process.poll() is None and time.monotonic() < deadline:
+            with contextlib.suppress(httpx.TransportError):
+                if httpx.get(f"{url}/readyz").is_success:
+                    break
+            time.sleep(0.2)
+        yield url
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def ask(url: str, texts: list[str], answers: dict[str, str]) -> None:
+    """Ask as an application does, and print who answered."""
+    sources, same = Counter[str](), 0
+    with httpx.Client() as client:
+        for text in texts:
+            body = {"model": "large-1", "state": text, "questions": {"topic": QUESTION}}
+            reply = client.post(f"{url}/v1/systemone", json=body, timeout=30).raise_for_status()
+            sources[reply.headers["x-kdc-source"]] += 1
+            same += reply.json()["answers"]["topic"]["choice"] == answers[text]
+    print(f"local share: {100 * sources['local'] / len(texts):.1f} % of {len(texts)} new texts", dict(sources))
+    print(f"answered unlike the large model: {100 - 100 * same / len(texts):.1f} % of all texts")
+
+
+def main(folder: Path) -> None:
+    folder.mkdir(parents=True)
+    people = sentences()
+    answers = answers_of_the_model(people)
+    texts = random.Random(0).sample(list(people), len(people))
+    fresh, logged = texts[:FRESH], texts[FRESH:]
+    spec, run = folder / "spec.toml", folder / "run"
+    spec.write_text(SPEC, encoding="utf-8")
+    for name, some in (("logged", logged), ("fresh", fresh)):
+        write_log(folder / f"{name}.jsonl", {text: answers[text] for text in some})
+        kdc("label", spec, folder / f"{name}.csv", "--traces", folder / f"{name}.jsonl")
+    given = ("--train", folder / "logged.csv", "--teacher-scores", folder / "logged.csv", "--metric", "accuracy")
+    made = ("--family", "minilm", "--student", "static", "--set", "student.min_steps=600", "--out", run)
+    kdc("compress", *given, *made, "--defer", f"disagreement<={BUDGET}", ends=(0, 3, 4))
+    audit, student = folder / "audit.csv", ("--student", run / "artifact")
+    kdc("label", spec, folder / "fresh.csv", "--audit", "500", "--to", audit, *student, "--max-drop", "2")
+    fill_in(audit, people)
+    kdc("label", spec, folder / "fresh.csv", "--audited", audit, *student, "--max-drop", "2", ends=(0, 3, 4))
+    table = {text: {topic: float(topic == label) for topic in TOPICS} for text, label in answers.items()}
+    with in_a_thread(Stub(table=table)) as upstream, served(run / "artifact", upstream.url) as url:
+        ask(url, fresh, answers)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1] if len(sys.argv) > 1 else "replaced"))
