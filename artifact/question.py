@@ -77,11 +77,11 @@ class Question(Frozen):
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of what is asked, the same in both APIs. The order counts for levels only."""
-        options = [[option.name, option.description] for option in self.options]
+        """SHA-256 of what is asked, the same in both APIs. The order counts for levels only. An empty text is none."""
+        options = [[option.name, _told(option.description)] for option in self.options]
         if self.type == "choice":
             options.sort(key=lambda option: (isinstance(option[0], bool), str(option[0])))
-        return hashlib.sha256(canonical([self.type, self.instructions, options]).encode()).hexdigest()
+        return hashlib.sha256(canonical([self.type, _told(self.instructions), options]).encode()).hexdigest()
 
     def outputs(self, labels: tuple[str, ...], kind: TaskKind, yes: str | None = None) -> tuple[int, ...] | None:
         """The model's output for each option, in order; for a noul the output of yes alone. None if none fit.
@@ -106,6 +106,10 @@ class Question(Frozen):
         asked = self.instructions if isinstance(self.instructions, str) else canonical(self.instructions)
         options = "" if self.type == "noul" else f" ({len(self.options)}: {self.options[0].label}, ...)"
         return f"{self.type}{options} {_shortened(asked)!r}"
+
+
+def _told(value: Any) -> Any:
+    return None if value == "" else value
 
 
 def _yes_of(labels: tuple[str, ...]) -> str | None:

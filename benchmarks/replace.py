@@ -43,7 +43,7 @@ from benchmarks.serving.stub_connection import Stub
 from kdc.artifact.folder import load_manifest
 from kdc.artifact.manifest import CPU_PROVIDER
 from kdc.common.tables import aligned
-from kdc.pipeline.config.metrics import Floats, Labels
+from kdc.pipeline.config.metrics import Labels, Outputs
 from kdc.pipeline.data.prepared import open_data
 from kdc.pipeline.evaluation.evidence import read_logits
 from kdc.pipeline.quality.intervals import difference
@@ -73,9 +73,9 @@ class Setting(NamedTuple):
 class Answers:
     """A finished run on its evaluation rows."""
 
-    teacher: Floats  # (rows, classes), like the others
-    student: Floats
-    tfidf: Floats
+    teacher: Outputs  # (rows, classes), like the others
+    student: Outputs
+    tfidf: Outputs
     labels: Labels  # (rows,) people's
     seconds: float
 
@@ -174,8 +174,8 @@ def line_of(setting: Setting, runs: list[Answers]) -> dict[str, Any]:
     )
     labels = np.concatenate([run.labels for run in runs])
     rows = np.concatenate([np.arange(len(run.labels)) for run in runs])
-    both = (np.concatenate([getattr(run, name) for run in runs]) for name in ("student", "teacher"))
-    found = difference(*both, labels, "classification", "accuracy", groups=rows)
+    ours, theirs = np.concatenate([run.student for run in runs]), np.concatenate([run.teacher for run in runs])
+    found = difference(ours, theirs, labels, "classification", "accuracy", groups=rows)
     return {
         **setting._asdict(),
         "evaluation_rows": len(runs[0].labels),
@@ -188,7 +188,7 @@ def line_of(setting: Setting, runs: list[Answers]) -> dict[str, Any]:
     }
 
 
-def _accuracy(logits: Floats, labels: Labels) -> float:
+def _accuracy(logits: Outputs, labels: Labels) -> float:
     return 100 * float((logits.argmax(axis=1) == labels).mean())
 
 

@@ -191,6 +191,12 @@ def label_numbers(labels: Sequence[str]) -> Callable[[str, str], int]:
     return number_of
 
 
+def heading(name: str) -> tuple[str, str]:
+    """Name and note of a column such as "label: bad | good". Programs may take the mark of UTF-8 for a part of it."""
+    head, _, note = name.strip('\ufeff" ').partition(":")
+    return head.strip().casefold(), note.strip()
+
+
 def cells(window: Window) -> list[tuple[int, str, str]]:
     """Line, id and label of each row of a filled table.
 
@@ -198,7 +204,7 @@ def cells(window: Window) -> list[tuple[int, str, str]]:
         InputError: a row is broken, or the columns are missing.
     """
     refuse_bad(window)
-    columns = {name.strip().partition(":")[0].casefold(): name for name in window.names}  # "label: bad | good"
+    columns = {heading(name)[0]: name for name in window.names}
     if not {ID, LABEL} <= set(columns):
         given = f"{window.file} has {', '.join(map(show, window.names[:5])) or 'none'}"
         remedy = "save it as CSV in UTF-8, with commas between the columns and the header that kdc wrote"

@@ -29,7 +29,11 @@ ERRORS = 0.05  # share of the large model's answers
 BUDGET = 0.05  # share of all texts that the student may answer unlike the large model
 PORT = int(os.environ.get("PORT", "3111"))
 PROMPT = "Which topic is this sentence about? {text}"
-QUESTION = {"type": "choice", "instructions": "Which topic is the sentence about?", "criteria": dict.fromkeys(TOPICS, "")}
+QUESTION = {
+    "type": "choice",
+    "instructions": "Which topic is the sentence about?",
+    "criteria": dict.fromkeys(TOPICS, ""),
+}
 SPEC = f"""text = "sentence"
 prompt = "{PROMPT}"
 

@@ -59,7 +59,7 @@ def depends_on(run: Run) -> dict[str, Any]:
 def run(run: Run, out: Path) -> TeacherResult:
     """Make the teachers."""
     if run.config.teacher.scores is not None:
-        result = _keep_scores(run.config.teacher.scores, run.data(), out, run.say)
+        result = _keep_scores(run.config.teacher.scores, run.config.data.train, run.data(), out, run.say)
         _check(run, result)
         return TeacherResult(**result.to_json())
     makers = [_Maker(run, number, out) for number in range(len(run.config.teacher.sources))]
@@ -199,12 +199,15 @@ def _rates_of(rates: Rates) -> dict[str, float]:
     return {"learning_rate": rates.encoder, "head_learning_rate": rates.head}
 
 
-def _keep_scores(file: Path, data: PreparedData, out: Path, say: Callable[[str], None]) -> ModelResult:
+def _keep_scores(
+    file: Path, train: Path | None, data: PreparedData, out: Path, say: Callable[[str], None]
+) -> ModelResult:
     scores = scores_of_rows(file, data)
     np.save(out / SCORES, scores)
     rows = data.rows("tune")
     logits, labels = scores[np.asarray(rows["row"][:])], np.asarray(rows["label"][:])
-    if are_the_labels(logits, labels, data.task):
+    is_train = train is not None and train.resolve() == file.resolve()  # the labels are the black box's answers
+    if not is_train and are_the_labels(logits, labels, data.task):
         say(
             f"warning: {file.name} gives all {len(labels)} rows of the tuning set their true label: is its column the "
             "labels, and not the black box's answers?"

@@ -46,6 +46,13 @@ def test_a_noul_is_a_predicate(tmp_path: Path) -> None:
     assert read(tmp_path, noul).fingerprint == read(tmp_path, predicate).fingerprint
 
 
+def test_an_empty_text_is_no_text(tmp_path: Path) -> None:
+    """Some programs send "", others null or nothing, and mean the same."""
+    bare = {"type": "choice", "criteria": {"a": None, "b": None}}
+    empty = {"type": "choice", "instructions": "", "criteria": {"a": "", "b": None}}
+    assert read(tmp_path, bare).fingerprint == read(tmp_path, empty).fingerprint
+
+
 @pytest.mark.parametrize(
     "change",
     [

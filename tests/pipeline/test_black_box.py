@@ -26,7 +26,7 @@ from kdc.pipeline.results.training import ModelResult
 from kdc.pipeline.run import compress
 from kdc.pipeline.rundir.context import open_run
 from kdc.pipeline.stages import controls
-from kdc.pipeline.stages.teacher import are_the_labels
+from kdc.pipeline.stages.teacher import _keep_scores, are_the_labels
 from kdc.pipeline.training import students
 
 ALMOST = 0.9  # how sure the black box is of what it says
@@ -120,6 +120,17 @@ def test_answers_that_are_all_the_labels_are_asked_about(
     config = config_for(folder, folder / "base", f"teacher.scores={scores}", flags={"run.out": tmp_path / "run"})
     compress(config, reporter=Reporter(), until="teacher")
     assert ("their true label" in capsys.readouterr().err) is warns
+
+
+def test_a_table_of_labels_and_scores_is_not_asked_about(
+    boxed: tuple[Path, Config], data: PreparedData, tmp_path: Path
+) -> None:
+    """`kdc label` writes one: its labels are the black box's answers."""
+    scores, said = write(tmp_path / "scores.csv", answers(boxed[0], wrong_every=10**9)), list[str]()
+    for train in (scores, tmp_path / "train.csv", None):
+        _keep_scores(scores, train, data, tmp_path, said.append)
+        assert len(said) == (0 if train == scores else 1)
+        said.clear()
 
 
 def by_id(data: PreparedData) -> list[dict[str, str]]:

@@ -22,7 +22,7 @@ from kdc.pipeline.data.fields import hash_of
 from kdc.serving.bulk.inputs import Window, read_windows
 from kdc.serving.engine.engine import Engine
 from kdc.serving.engine.tokenizing import is_blank
-from kdc.tools.filled import ID, LABEL, NO_LABEL, Ints, cells, id_of, label_numbers, refuse_bad
+from kdc.tools.filled import ID, LABEL, NO_LABEL, Ints, cells, heading, id_of, label_numbers, refuse_bad
 from kdc.tools.label.agreement import AuditResult, AuditWritten, agreement_of, gap_of, render_audit, self_agreement
 from kdc.tools.label.spec import Spec
 from kdc.tools.label.studio import Row, labeling_config, read_tasks
@@ -215,8 +215,7 @@ def _table(path: Path, spec: Spec) -> tuple[str, list[Row]]:
         for line, identity, label in cells(window):
             where = f"{path}, line {line}"
             rows.append((identity, where, [number_of(label, where)] if label else []))
-        names = (name.partition(":") for name in window.names)
-        mark = next(note.strip() for name, _, note in names if name.strip().casefold() == ID)
+        mark = dict(heading(name) for name in window.names)[ID]
     return mark, rows
 
 

@@ -115,7 +115,6 @@ TEMPLATE = """# What `kdc label` asks, and where.
 text = "text"  # the column with the texts
 # label = "label"  # a column with people's labels: kdc does not ask about rows that have one
 # prompt = "Classify this mail: {text}"  # of logged chats: the user's message as it was sent (--traces)
-# prompt = "Classify: {text}"  # of --traces: the user's message as it was sent, with {text} where the text stood
 
 [source]
 kind = "chat"  # chat (any OpenAI-compatible chat completions), systemone or decisions

@@ -1,6 +1,7 @@
 """`kdc label --audit`: people's labels judge a large model and a student, without bias and without its answers."""
 
 import csv
+import io
 import json
 import random
 from collections.abc import Callable, Sequence
@@ -443,6 +444,18 @@ def test_a_skipped_task_has_no_label(tmp_path: Path) -> None:
     tasks[0]["annotations"] = [annotation("bad", was_cancelled=True)]
     export.write_text(json.dumps(tasks))
     assert read_audit(out, SPEC, export).labelled == 2
+
+
+def test_a_program_that_takes_the_mark_of_utf8_for_text_does_no_harm(tmp_path: Path) -> None:
+    out, to = write_out(tmp_path / "out.csv", moods(3)), tmp_path / "to.csv"
+    write_audit(out, SPEC, 3, to)
+    fill(to, moods(3))
+    rows = list(csv.reader(io.StringIO(to.read_bytes().decode("utf-8-sig"))))
+    rows[0][0] = f'\ufeff"{rows[0][0]}"'
+    stream = io.StringIO()
+    csv.writer(stream).writerows(rows)
+    to.write_text(stream.getvalue(), encoding="utf-8")
+    assert read_audit(out, SPEC, to).labelled == 3
 
 
 # Refusals
