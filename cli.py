@@ -267,9 +267,10 @@ def label(
     The same command again resumes; no recorded answer is paid twice."""
     from kdc.artifact.contract.terms import EXIT_CODES
     from kdc.tools.label import command
+    from kdc.tools.label.spec import write_template
 
     if init:
-        command.write_spec(spec)
+        write_template(spec)
         _print(as_json, {"spec": str(spec)}, f"{spec}: fill it in, then kdc label {spec} IN OUT --dry-run")
         return
     document, words = command.label(spec, tuple(files or ()), **given)

@@ -10,8 +10,8 @@ A stub of a hosted model answers through `kdc label` (kind systemone), for train
 - With probability `accuracy` it gives the people's label, else another label at random. Errors are independent of the
   text. A real model errs on hard and on similar texts, so its student gains less than these do
   (`benchmarks/noisy.py` has noise of that kind).
-- The probability of its answer is 0.60 + 0.35 r. With u uniform within 0 and 1, r is sqrt(u) if the answer is right,
-  and 1 - sqrt(u) if it is wrong. The other labels share the rest evenly.
+- The probability of its answer is 0.60 + 0.35 r. Draw u at random from 0 to 1: r is sqrt(u) for a right answer and
+  1 - sqrt(u) for a wrong one. The other labels share the rest evenly.
 
 `soft` targets are these probabilities. `hard` targets are the same answers without them. `kdc compress` trains on the
 answers alone; people's labels only judge. SST-2 is judged on 3,000 sentences of its training file whose phrases are no

@@ -7,11 +7,9 @@ The form is OpenAI's: a line holds `custom_id`, `method`, `url` and `body`; a li
 import json
 from collections.abc import Callable
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import IO, Any, TypeVar
 
 from kdc.common.errors import InputError
-from kdc.common.files import whole_file
 from kdc.common.places import find
 from kdc.serving.bulk.inputs import read_all
 from kdc.tools.label.asking import tokens_of
@@ -33,23 +31,14 @@ def batch_of(output: str) -> Path:
 class Batch:
     """The `Ask` of a batch: it reads replies from the ledger, and writes the calls that have none into a file."""
 
-    def __init__(self, spec: Spec, ledger: Ledger, path: Path) -> None:
+    def __init__(self, spec: Spec, ledger: Ledger, stream: IO[bytes]) -> None:
         self._ledger, self._route = ledger, "/" + spec.source.url.rstrip("/").rpartition("/")[2]
-        self._whole, self._written = whole_file(path), set[bytes]()
+        self._stream, self._written = stream, set[bytes]()
 
     @property
     def calls(self) -> int:
         """Calls in the file."""
         return len(self._written)
-
-    def __enter__(self) -> Self:
-        self._stream = self._whole.__enter__()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._whole.__exit__(kind, error, trace)
 
     async def __call__(self, call: Call, read: Callable[[dict[str, Any]], T]) -> T:
         """Read the reply from the ledger; see `Ask`.

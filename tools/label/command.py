@@ -7,10 +7,9 @@ from kdc.common.errors import InputError
 from kdc.tools.label.audit import read_audit, render_audit, write_audit
 from kdc.tools.label.results import render
 from kdc.tools.label.run import label_table
-from kdc.tools.label.spec import read_spec, write_template
+from kdc.tools.label.spec import read_spec
 from kdc.tools.label.traces import label_traces, render_traces
 
-write_spec = write_template
 _MODES = ("traces", "audit", "audited")
 _OPTIONS: dict[str | None, set[str]] = {
     None: {"rows", "max_requests", "max_usd", "dry_run", "on_error", "results"},
@@ -27,7 +26,6 @@ def label(spec: Path, files: tuple[str, ...], **given: Any) -> tuple[Any, str]:
         InputError: options or files do not fit together.
         KdcError: as `label_table`.
     """
-    given = {name.replace("-", "_"): value for name, value in given.items()}
     mode = next((name for name in _MODES if name in given), None)
     wanted = "IN OUT" if mode is None else "OUT"
     if len(files) != len(wanted.split()):

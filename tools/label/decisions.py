@@ -3,9 +3,9 @@
 from abc import abstractmethod
 from typing import Any
 
-from kdc.artifact.question import canonical
+from kdc.artifact.question import Option, canonical
 from kdc.tools.label.source import Answer, Ask, Call, Refused, Source, Unusable
-from kdc.tools.label.spec import NOUL
+from kdc.tools.label.spec import Spec
 
 _NAME = "label"  # of the only question
 _SUM_TOLERANCE = 0.02
@@ -50,13 +50,7 @@ class SystemOne(Decision):
 
     def _read(self, reply: dict[str, Any]) -> Answer:
         answers = reply.get("answers")
-        answer = answers.get(_NAME) if isinstance(answers, dict) else None
-        if not isinstance(answer, dict):
-            raise Unusable("the reply has no answer")
-        given = answer.get("probabilities")
-        if self.spec.question.type == "noul":
-            return _noul(answer.get("noul"))
-        return _answer([given.get(label) if isinstance(given, dict) else None for label in self.spec.labels])
+        return answer_of(answers.get(_NAME) if isinstance(answers, dict) else None, self.spec)
 
 
 class Decisions(Decision):
@@ -79,27 +73,27 @@ class Decisions(Decision):
 
     def _read(self, reply: dict[str, Any]) -> Answer:
         answers = reply.get("answers")
-        answer = answers[0] if isinstance(answers, list) and len(answers) == 1 else None
-        if not isinstance(answer, dict):
-            raise Unusable("the reply has no answer")
-        if self.spec.question.type == "noul":
-            return _noul(answer.get("probability"))
+        return answer_of(answers[0] if isinstance(answers, list) and len(answers) == 1 else None, self.spec)
+
+
+def answer_of(answer: Any, spec: Spec) -> Answer:
+    """Read either API's answer to the spec's question.
+
+    Raises:
+        Unusable: it lacks a probability.
+    """
+    if not isinstance(answer, dict):
+        raise Unusable("the reply has no answer")
+    probabilities: list[Any]
+    if spec.question.type == "noul":
+        yes: Any = answer.get("noul", answer.get("probability"))
+        probabilities = [1 - yes if _is_share(yes) else None, yes]
+    else:
         given = answer.get("probabilities")
-        listed = given if isinstance(given, list) else []
-        by_label = {
-            value if isinstance(value, str) else canonical(value): each.get("probability")
-            for each in listed
-            if isinstance(each, dict) and isinstance(value := each.get("value"), str | bool)
-        }
-        return _answer([by_label.get(label) for label in self.spec.labels])
-
-
-def _noul(yes: Any) -> Answer:
-    assert NOUL == ("false", "true")
-    return _answer([1 - yes if _is_share(yes) else None, yes])
-
-
-def _answer(probabilities: list[Any]) -> Answer:
+        if isinstance(given, list):  # OpenAI's
+            options = [each for each in given if isinstance(each, dict) and isinstance(each.get("value"), str | bool)]
+            given = {Option(name=each["value"]).label: each.get("probability") for each in options}
+        probabilities = [given.get(label) if isinstance(given, dict) else None for label in spec.labels]
     if not all(map(_is_share, probabilities)):
         raise Unusable("the answer lacks the probability of an option")
     total = sum(probabilities)

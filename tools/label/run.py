@@ -12,7 +12,7 @@ from typing import Any
 
 from kdc.artifact.question import canonical
 from kdc.common.errors import InputError, KdcError
-from kdc.common.files import write_whole
+from kdc.common.files import whole_file, write_whole
 from kdc.common.places import file_system, is_local, lock
 from kdc.common.progress import Meter
 from kdc.tools.label.asking import Asking, LimitReached
@@ -89,8 +89,9 @@ def label_table(
 
 
 def fingerprint(spec: Spec) -> bytes:
-    """Of what decides an answer: not the price, the time-out or the number of calls at once."""
-    source = spec.source.model_dump(exclude={"key_env", "timeout_s", "concurrency", "most_output_tokens"})
+    """Hash of what decides an answer: not the price, nor how calls are sent."""
+    how_sent = {"key_env", "timeout_s", "batch", "concurrency", "tries", "most_output_tokens"}
+    source = spec.source.model_dump(exclude=how_sent)
     asked = [source, spec.question.model_dump(), [example.model_dump() for example in spec.examples]]
     return hashlib.sha256(canonical(json.loads(json.dumps(asked))).encode()).digest()
 
@@ -136,7 +137,8 @@ class Job:
         """Keep the answers whose replies are there, and write the calls that are missing; gives their number."""
         source, seen = SOURCES[self.spec.source.kind](self.spec), set[bytes]()
         path = batch_of(self.table.output)
-        with Batch(self.spec, self.ledger, path) as batch:
+        with whole_file(path) as stream:
+            batch = Batch(self.spec, self.ledger, stream)
             for part in self.table.read():
                 for text in self._to_ask(part, seen):
                     try:

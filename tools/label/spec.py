@@ -127,7 +127,7 @@ key_env = "OPENAI_API_KEY"  # the variable that holds the key
 # tries = 3  # of an answer outside the list
 # probabilities = "auto"  # auto, logprobs, stated or votes
 # votes = 5  # samples of a text, for "votes"
-# temperature = 1.0  # of samples; leave it out of calls with probabilities other than "votes"
+# temperature = 1.0  # of samples, for "votes"; if the model takes no temperature: more = { temperature = "" }
 # most_output_tokens = 1000  # of a reply; the worst case of --max-usd counts with it
 # more = { reasoning_effort = "low" }  # further keys of each request
 

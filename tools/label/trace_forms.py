@@ -13,6 +13,7 @@ from kdc.serving.http.api.systemone import SystemOneRequest
 from kdc.serving.http.replies import ApiError
 from kdc.serving.upstream.reply import UpstreamFailed
 from kdc.tools.label.chat_reply import Json, candidates, content, decoded, items, plain
+from kdc.tools.label.decisions import answer_of
 from kdc.tools.label.source import Answer, How, Unusable
 from kdc.tools.label.spec import Spec
 
@@ -91,21 +92,9 @@ class RowReader:
                 raise NoTrace("other")
             text = state_text(body.stated(), self._spec.question.template)
             answer = body.answers_in(reply, list(body.by_key))[asked.index(self._fingerprint)]
-        except (ValueError, TypeError, ApiError, UpstreamFailed):  # TypeError: Parquet's values beyond JSON
+            return text, answer_of(answer, self._spec)
+        except (ValueError, TypeError, ApiError, UpstreamFailed, Unusable):  # TypeError: Parquet's values beyond JSON
             raise NoTrace("unreadable") from None
-        return text, Answer(self._decided(answer), "endpoint")
-
-    def _decided(self, answer: Json) -> tuple[float, ...]:
-        """An answer's probabilities (labels,). `answers_in` has checked all but those of a choice."""
-        if (key := {"noul": "noul", "predicate": "probability"}.get(answer["type"])) is not None:
-            return (1 - answer[key], answer[key])
-        given = answer.get("probabilities")  # a refusal has none
-        if isinstance(given, list):
-            options = [each for each in given if isinstance(each, dict) and isinstance(each.get("value"), str | bool)]
-            given = {_name(option["value"]): option.get("probability") for option in options}
-        if not isinstance(given, dict):
-            raise NoTrace("unreadable")
-        return _distribution(map(given.get, self._labels))
 
     def _sent(self, messages: Any) -> str:
         """The text in the user's last message, without the prompt around it."""

@@ -256,7 +256,7 @@ def test_a_limit_on_money_is_never_passed(concurrency: int, stub: Stub, tmp_path
     asked = sum(stub.ids.values())
     assert asked * call_usd <= 20.5 * call_usd
     assert result.usd == pytest.approx(asked * call_usd)
-    # What is reserved is more than what a call costs, and the rest is given back.
+    # kdc reserves more than a call costs, and gives the rest back.
     assert asked >= (19 if concurrency == 1 else 10)
 
 

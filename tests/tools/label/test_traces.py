@@ -172,7 +172,7 @@ def test_a_systemone_answer_gives_its_probabilities_and_the_template_its_text(tm
 
 
 def test_a_yes_or_no_question_gives_false_and_true(tmp_path: Path) -> None:
-    """From both APIs, and from a chat, whose model may say yes."""
+    """Both APIs give a probability; a chat model may say yes."""
     asked = {"state": "a", "questions": {"q": SPAM}}
     decided = {"input": "b", "questions": [{"type": "predicate", "instructions": "Spam?"}]}
     rows = [
