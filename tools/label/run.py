@@ -269,5 +269,6 @@ class Job:
         else:
             beside.unlink(missing_ok=True)
         if not rows:
-            raise KdcError("no text has an answer", given=self.limit or "see the reasons", remedy=f"{beside}")
+            remedy = f"the reasons are in {beside}" if lost else "a higher limit; the same command resumes"
+            raise KdcError("no text has an answer", given=self.limit or output, remedy=remedy)
         return labelled
