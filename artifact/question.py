@@ -7,6 +7,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable
+from functools import cached_property
 from typing import Any, Literal
 
 from pydantic import Field, StrictBool, StrictStr
@@ -75,7 +76,7 @@ class Question(Frozen):
     template: str | None = None
     label: str | None = None  # the task's label that a noul asks for; None: the one called true, yes or 1
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """SHA-256 of what is asked, the same in both APIs. The order counts for levels only. An empty text is none."""
         options = [[option.name, _told(option.description)] for option in self.options]

@@ -2,9 +2,11 @@
 
 import json
 from abc import ABC, abstractmethod
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import orjson
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -13,7 +15,9 @@ from pydantic import (
     Field,
     TypeAdapter,
     ValidationError,
+    ValidatorFunctionWrapHandler,
     WithJsonSchema,
+    WrapValidator,
 )
 
 from kdc.artifact.question import MOST_OPTIONS, Option, Question, canonical
@@ -45,6 +49,7 @@ class WireQuestion(Wire, ABC):
     def options(self) -> list[tuple[Any, Any]]:
         """Name and description of each option."""
 
+    @cached_property
     def question(self) -> Question:
         """What is asked, in the form of both APIs."""
         kind: Any = "noul" if self.type == "predicate" else self.type
@@ -134,10 +139,32 @@ class DecisionScore(Named):
         return [(level.label, level.description) for level in self.levels]
 
 
-TypeSafeQuestion = Annotated[Noul | Choice | Score, Discriminator("type")]
-DecisionQuestion = Annotated[Predicate | DecisionChoice | DecisionScore, Discriminator("type")]
-_TYPESAFE: TypeAdapter[Noul | Choice | Score] = TypeAdapter(TypeSafeQuestion)
-_DECISIONS: TypeAdapter[Predicate | DecisionChoice | DecisionScore] = TypeAdapter(DecisionQuestion)
+_MOST_KEPT, _MOST_KEPT_BYTES = 32, 16 * 1024  # questions of an API, and the JSON of each
+
+
+def _read_once(adapter: TypeAdapter[Any]) -> WrapValidator:
+    """Keep the last questions read: callers send the same few, and reading 77 options takes 0.14 ms."""
+
+    @lru_cache(_MOST_KEPT)
+    def read(question: bytes) -> Any:
+        return adapter.validate_python(orjson.loads(question))
+
+    def validate(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
+        try:
+            question = orjson.dumps(value)
+            return read(question) if len(question) <= _MOST_KEPT_BYTES else handler(value)
+        except TypeError:  # orjson cannot write it
+            return handler(value)
+
+    return WrapValidator(validate)
+
+
+_TypeSafe = Annotated[Noul | Choice | Score, Discriminator("type")]
+_Decision = Annotated[Predicate | DecisionChoice | DecisionScore, Discriminator("type")]
+_TYPESAFE: TypeAdapter[Noul | Choice | Score] = TypeAdapter(_TypeSafe)
+_DECISIONS: TypeAdapter[Predicate | DecisionChoice | DecisionScore] = TypeAdapter(_Decision)
+TypeSafeQuestion = Annotated[_TypeSafe, _read_once(_TYPESAFE)]
+DecisionQuestion = Annotated[_Decision, _read_once(_DECISIONS)]
 
 
 def read_questions(path: Path) -> tuple[Question, ...]:
@@ -183,7 +210,7 @@ def question_of(document: dict[str, Any], label: str | None = None) -> Question:
     """
     rest = {key: value for key, value in document.items() if key not in ("template", "label")}
     adapter: TypeAdapter[Any] = _TYPESAFE if "criteria" in rest or rest.get("type") == "noul" else _DECISIONS
-    question: Question = adapter.validate_python(rest).question()
+    question: Question = adapter.validate_python(rest).question
     own = {"template": document.get("template"), "label": document.get("label", label)}
     complete = Question.model_validate(question.model_dump() | own)
     canonical(complete.model_dump())  # refuses what no JSON can hold

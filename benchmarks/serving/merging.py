@@ -61,7 +61,7 @@ class Simulation:
         models = {name: named_model(name) for name in ("m0", "m1", "m2")}
         self._asked = [
             {
-                key: Asked(body.by_key[key].question(), models[shape.known[key]], (), None)
+                key: Asked(body.by_key[key].question, models[shape.known[key]], (), None)
                 if key in shape.known
                 else None
                 for key in shape.kinds

@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 from bag_models import PAIR, SINGLE, write_artifact
+from pydantic import TypeAdapter, ValidationError
 
 from kdc.artifact.folder import load_manifest, parse_manifest
 from kdc.artifact.manifest import TaskInfo
 from kdc.artifact.question import Option, Question, state_text
-from kdc.artifact.question_forms import read_questions
+from kdc.artifact.question_forms import TypeSafeQuestion, read_questions
 from kdc.artifact.task_kinds import KINDS
 from kdc.common.errors import InputError
 from kdc.pipeline.config.aims import questions_of
@@ -166,3 +167,39 @@ def test_a_wrong_file_is_refused_with_a_remedy(tmp_path: Path, document: Any, ta
     with pytest.raises(InputError, match=message) as caught:
         questions_of(written(tmp_path, document), task)
     assert caught.value.remedy
+
+
+WIRE: TypeAdapter[Any] = TypeAdapter(TypeSafeQuestion)
+
+
+def asks(instructions: Any) -> Any:
+    return WIRE.validate_json(json.dumps({"type": "noul", "instructions": instructions}))
+
+
+def test_a_question_that_is_asked_again_is_not_read_again() -> None:
+    assert asks("Glad?") is asks("Glad?")
+
+
+@pytest.mark.parametrize(("one", "other"), [([1], [1.0]), ([1], [True]), (["a", "b"], ["b", "a"]), ("", None)])
+def test_questions_that_differ_in_one_value_are_not_taken_for_each_other(one: Any, other: Any) -> None:
+    assert (json.dumps(asks(one).instructions), json.dumps(asks(other).instructions)) == (
+        json.dumps(one),
+        json.dumps(other),
+    )
+
+
+def test_few_and_short_questions_are_kept() -> None:
+    """Would catch memory that grows with what callers ask."""
+    first, long = asks("first"), asks("long" * 5000)
+    assert asks("long" * 5000) is not long
+    for number in range(100):
+        asks(f"other {number}")
+    assert asks("first") is not first
+
+
+def test_a_wrong_question_is_told_where_it_is() -> None:
+    """Would catch an error of the copy that is kept, which has no place in the body."""
+    wrong = {"type": "choice", "criteria": {"good": 1, "bad": None}}
+    with pytest.raises(ValidationError) as error:
+        TypeAdapter(dict[str, TypeSafeQuestion]).validate_python({"mood": wrong})
+    assert error.value.errors()[0]["loc"] == ("mood", "choice", "criteria", "good")

@@ -87,7 +87,7 @@ class RowReader:
         kind = DecisionRequest if isinstance(request["questions"], list) else SystemOneRequest
         try:
             body = kind.model_validate(request)
-            asked = [wire.question().fingerprint for wire in body.by_key.values()]
+            asked = [wire.question.fingerprint for wire in body.by_key.values()]
             if self._fingerprint not in asked:
                 raise NoTrace("other")
             text = state_text(body.stated(), self._spec.question.template)

@@ -60,7 +60,7 @@ def find(request: Request, name: object, wire: WireQuestion, where: Steps) -> As
     registry: Registry = state.registry
     served = {name: registry.models[name]} if isinstance(name, str) and name in registry.models else registry.models
     try:
-        question = wire.question()
+        question = wire.question
         fingerprint = question.fingerprint
     except ValueError as error:
         raise ApiError(422, str(error), where=where) from None
