@@ -19,7 +19,7 @@ def lora_targets(model: PreTrainedModel, targets: str | tuple[str, ...]) -> list
     """Full names of the encoder's linear layers in `targets`: "all-linear", "query-value", or last parts of names.
 
     Raises:
-        InputError: the encoder has no such layer.
+        InputError: no such layer.
     """
     prefix, stack = encoder_layers(model)
     linear = [f"{prefix}.{name}" for name, module in stack.named_modules() if isinstance(module, nn.Linear)]
@@ -38,8 +38,7 @@ def lora_targets(model: PreTrainedModel, targets: str | tuple[str, ...]) -> list
 
 
 def with_adapters(model: PreTrainedModel, new_modules: tuple[str, ...], settings: LoraSettings) -> Any:
-    """Put LoRA adapters on a model, in place, and return the PEFT model. Adapters, head and new modules train; the rest
-    is frozen.
+    """Put LoRA adapters on a model, in place, and return the PEFT model. Adapters, head and new modules train.
 
     Raises:
         InputError: PEFT refuses the settings, or the layers are missing.
@@ -79,7 +78,7 @@ def with_adapters(model: PreTrainedModel, new_modules: tuple[str, ...], settings
 
 
 def save_adapters(adapted: Any, folder: Path) -> None:
-    """Save trained adapters. They load only over the weights they were trained on."""
+    """The adapters load only over the weights they were trained on."""
     adapted.peft_config["default"].init_lora_weights = True  # else loading would change the base weights
     adapted.save_pretrained(folder)
 

@@ -19,7 +19,7 @@ from kdc.pipeline.training.predict import predict
 _TFIDF_STRENGTHS = (1.0, 10.0)
 _PROBE_STRENGTHS = (0.01, 0.1, 1.0)
 _MOST_WORDS = 100_000  # TF-IDF features
-_LEAST_SPREAD = 0.01  # least spread of a feature, as a share of the median
+_LEAST_SPREAD = 0.01  # of a feature, as a share of the median
 _TOLERANCE = 1e-4
 _NEVER = -30.0  # logit of absent labels
 
@@ -28,7 +28,7 @@ Logits = NDArray[np.float32]  # (rows, outputs)
 
 @dataclass(frozen=True)
 class Linear:
-    """A linear model. For regression it gives (answer - center) / spread."""
+    """For regression, a model of (answer - center) / spread."""
 
     weight: NDArray[np.float32]  # (outputs, features)
     bias: NDArray[np.float32]  # (outputs,)
@@ -39,8 +39,6 @@ class Linear:
 
 @dataclass(frozen=True)
 class Sample:
-    """Labelled rows."""
-
     rows: Any  # `datasets.Dataset` of texts
     tokens: Any  # the same rows, tokenised
     labels: NDArray[np.generic]  # (rows,); multi-label: (rows, outputs) in {0, 1}
@@ -57,11 +55,10 @@ class Fitted:
     model: Linear
     answer: Callable[[Any, Any], Logits]  # (rows, tokens) -> logits
     tune: Logits  # on the tuning set
-    score: float  # first metric, tuning set
+    score: float  # first metric
 
 
 def fit_tfidf(train: Sample, tune: Sample, task: Task) -> Fitted:
-    """TF-IDF of words and word pairs."""
     from scipy.sparse import hstack
     from sklearn.feature_extraction.text import TfidfVectorizer
 
@@ -88,12 +85,7 @@ def _columns(rows: Any) -> list[list[str]]:
 
 
 class Encoder:
-    """A pretrained encoder, mean-pooled.
-
-    Args:
-        environment: with `bf16=None`, fp32 until `settle`.
-        max_length: in tokens.
-    """
+    """A pretrained encoder, mean-pooled. With `bf16=None` it is fp32 until `settle`."""
 
     def __init__(self, source: str, task: Task, *, environment: Environment, max_length: int) -> None:
         import torch
@@ -170,7 +162,6 @@ def fit_probe(encoder: Encoder, train: Sample, tune: Sample, task: Task, *, apar
 
 
 def with_head(model: Any, head: Linear) -> Any:
-    """Give a mean-pooling classifier a probe's head."""
     import torch
 
     with torch.no_grad():

@@ -18,8 +18,7 @@ class Rows(Dataset):
     """Tokenised rows with the teacher's logits.
 
     Args:
-        parts: `datasets.Dataset`s with `row` (the row id), `input_ids`, `length`, maybe `token_type_ids`, `windows`
-            (see `kdc.pipeline.data.tokens`) and, if labelled, `label`; labelled ones first.
+        parts: datasets as in `kdc.pipeline.data.prepared`; labelled ones first.
         teacher_logits: (row ids, outputs), may be memory-mapped.
     """
 
@@ -36,11 +35,9 @@ class Rows(Dataset):
 
     @classmethod
     def read(cls, data: PreparedData, role: str, splits: Sequence[str], teacher_logits: Path | None = None) -> Self:
-        """Open tokenised splits of a run and memory-map the teacher's logits.
+        """Open tokenised splits of a run and memory-map the teacher's logits, a .npy file.
 
-        Args:
-            role: whose tokens: "teacher", "teacher-2", ..., "student" or "fewer".
-            teacher_logits: .npy file, by row id.
+        `role` says whose tokens: "teacher", "teacher-2", ..., "student" or "fewer".
 
         Raises:
             KdcError: a split is missing.
@@ -73,11 +70,7 @@ class Rows(Dataset):
 
 @dataclass(frozen=True)
 class Collator:
-    """Pads rows into tensors: input_ids, attention_mask, labels, labelled, and token_type_ids and teacher_logits if
-    present.
-
-    Each window is an input; `windows` (rows,) counts them.
-    """
+    """Pads rows into tensors. Each window is an input; `windows` (rows,) counts them."""
 
     pad_id: int
     pad_to: int | None = None  # tokens; None: longest row of the batch

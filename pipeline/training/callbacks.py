@@ -1,4 +1,4 @@
-"""Trainer callbacks: learning rate, time limit, reports; and which step is kept."""
+"""Trainer callbacks, and which step is kept."""
 
 import logging
 import math
@@ -23,8 +23,7 @@ _SECONDS_OF_AN_HOUR = 3600
 class Rate:
     """Learning rate factor: linear warm-up, then linear decay to 0 by updates or time, whichever ends first.
 
-    Stopping at a high rate would leave noisy weights. Checkpoints hold these attributes, so a resumed training knows
-    the time spent.
+    Checkpoints hold these attributes, so a resumed training knows the time spent.
     """
 
     def __init__(self, steps: int, warmup: int, hours: float | None = None) -> None:
@@ -40,14 +39,14 @@ class Rate:
 
 
 class Deadline(TrainerCallback):
-    """Feeds wall time to a `Rate` and stops at its limit, after a last evaluation. Rank 0's clock decides for all."""
+    """Stops at a `Rate`'s time limit, after a last evaluation. Rank 0's clock decides for all."""
 
     def __init__(self, rate: Rate, clock: Callable[[], float] = time.monotonic) -> None:
         self.rate, self._clock, self._seconds = rate, clock, rate.seconds
         self._before = 0.0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Start the clock: interruptions do not count. The new limit replaces the checkpoint's."""
+        """Interruptions do not count. The new limit replaces the checkpoint's."""
         self._before, self.rate.seconds = self._clock(), self._seconds
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -89,8 +88,6 @@ class Report(TrainerCallback):
 
 
 class Paced(TrainerCallback):
-    """Times training steps for `pace`."""
-
     def __init__(self, trainer: Any) -> None:
         self.trainer = trainer
         self.before = 0
@@ -104,7 +101,6 @@ class Paced(TrainerCallback):
 
 
 def looks_of(history: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The evaluations in a log."""
     return [entry for entry in history if "eval_score" in entry]
 
 

@@ -13,7 +13,6 @@ SEAL = "complete"
 
 
 def seal(checkpoint: Path) -> None:
-    """Sync all files, then write the seal."""
     for file in checkpoint.rglob("*"):
         if file.is_file():
             with file.open("rb") as stream:

@@ -1,4 +1,4 @@
-"""CPU dropout at an eighth of torch's cost, which was a third of a student's step.
+"""CPU dropout at an eighth of torch's cost.
 
 Torch's generator seeds each mask, so a resumed training draws the same.
 """
@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
-_STEPS = 1 << 16  # 16 bits
+_STEPS = 1 << 16
 
 
 class CheapDropout(nn.Dropout):
@@ -24,7 +24,7 @@ class CheapDropout(nn.Dropout):
 
 
 def keep_mask(shape: torch.Size, dropped: int) -> torch.Tensor:
-    """A mask, False with probability dropped / 65,536."""
+    """False with probability dropped / 65,536."""
     seed = int(torch.randint(2**62, (1,)))
     bits = np.random.SFC64(seed).random_raw(-(-shape.numel() // 4)).view(np.int16)[: shape.numel()]
     return torch.from_numpy(bits).view(shape) >= dropped - _STEPS // 2
@@ -32,7 +32,6 @@ def keep_mask(shape: torch.Size, dropped: int) -> torch.Tensor:
 
 @contextmanager
 def cheap_dropout(model: nn.Module) -> Iterator[None]:
-    """Use `CheapDropout` in a model."""
     modules = [module for module in model.modules() if type(module) is nn.Dropout and 0 < module.p < 1]
     for module in modules:
         module.__class__ = CheapDropout

@@ -1,7 +1,4 @@
-"""Train only token embeddings that the training rows use: a few thousand of 30,000 to 250,000.
-
-Others lose only weight decay.
-"""
+"""Train only token embeddings that the training rows use. Others lose only weight decay."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -59,6 +56,6 @@ def only_met_tokens(model: Any, rows: Rows) -> Iterator[None]:
 
 
 def tokens_of(rows: Rows) -> NDArray[np.integer]:
-    """Sorted token ids in rows."""
+    """Sorted ids."""
     ids = pyarrow.compute.list_flatten(rows.dataset.with_format("arrow")[:]["input_ids"])
     return np.sort(pyarrow.compute.unique(ids).to_numpy())

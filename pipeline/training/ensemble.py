@@ -10,17 +10,15 @@ Weights = Literal["score", "equal"]
 
 
 def role(index: int) -> str:
-    """The role of a teacher's tokens."""
     return "teacher" if index == 0 else f"teacher-{index + 1}"
 
 
 def folder(index: int) -> str:
-    """A teacher's folder in stage `teacher`."""
     return "model" if index == 0 else f"model-{index + 1}"
 
 
 def weights(scores: Sequence[float], how: Weights) -> NDArray[np.float64]:
-    """Weights that sum to 1, proportional to positive scores; equal if no score is positive."""
+    """Sum to 1, proportional to positive scores; equal if no score is positive."""
     parts = np.maximum(np.asarray(scores, dtype=np.float64), 0.0)
     if how == "equal" or not parts.sum():
         parts = np.ones(len(scores))

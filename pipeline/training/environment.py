@@ -1,6 +1,6 @@
 """A run's device and seed, and the fastest threads, precision and attention, by timing.
 
-bf16 has twice the speed of fp32 on one CPU and half on another. Fused attention is faster, except in bf16 for short
+bf16 has twice the speed of fp32 on one CPU and half on another. Fused attention is slower only in bf16, for short
 rows on a CPU without AMX.
 """
 
@@ -30,8 +30,6 @@ _CLEARLY = 0.9
 
 @dataclass(frozen=True)
 class Environment:
-    """What all trainings share."""
-
     seed: int
     device: str = "cpu"
     bf16: bool | None = False  # None: `settle` chooses
@@ -59,7 +57,7 @@ def answering(environment: Environment) -> Iterator[None]:
 
 
 def settle(environment: Environment, model: Any, rows: Rows, *, pad_id: int, trains: bool = True) -> Environment:
-    """Choose attention, and precision if open, by timing a training step, or inference if not `trains`.
+    """Choose attention, and precision if open, by timing a training step (inference if not `trains`).
 
     Weights and random state stay.
     """

@@ -43,7 +43,7 @@ def fine_tune(
     Args:
         role: see `Rows.read`.
         new_modules: see `Loaded`.
-        teacher_logits: .npy file, (row ids, outputs); None trains on labels only.
+        teacher_logits: .npy file, (row ids, outputs); None: labels only.
     """
     objective = Objective(
         data.task, class_weights(settings.class_weights, data), each_window=settings.window_loss == "each"
@@ -76,11 +76,7 @@ def plan_for(settings: TrainSettings, rows: int, environment: Environment) -> Pl
 
 
 def check_class_weights(setting: str | dict[str, float], task: Task) -> None:
-    """Check class weights.
-
-    Raises:
-        InputError: unknown labels, or regression.
-    """
+    """Raise InputError for unknown labels, and for any weights in regression."""
     if setting != "none" and not task.traits.has_labels:
         raise InputError("regression has no classes to weigh", given=setting, remedy="drop class_weights")
     unknown = sorted(set(setting) - set(task.labels)) if isinstance(setting, dict) else []
@@ -114,7 +110,7 @@ def score_model(
 
 
 def score_logits(logits: NDArray[np.floating], data: PreparedData) -> ModelResult:
-    """The result of tuning set logits (rows, outputs)."""
+    """`logits` (rows, outputs) are of the tuning set."""
     task, labels = data.task, np.asarray(data.rows("tune")["label"][:])
     return ModelResult(
         tune=metrics.compute(logits, labels, task.kind, task.metrics),
@@ -125,10 +121,7 @@ def score_logits(logits: NDArray[np.floating], data: PreparedData) -> ModelResul
 
 
 def check_learned(result: ModelResult, task: Task, *, who: str, allow: bool, remedy: str) -> str | None:
-    """Refuse a model that learned nothing; the first metric decides.
-
-    Args:
-        allow: return a warning instead of raising.
+    """Refuse a model that learned nothing, or return a warning with `allow`; the first metric decides.
 
     Raises:
         KdcError: answers are constant, no better than the majority's, or plausibly chance.

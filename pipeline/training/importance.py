@@ -28,12 +28,11 @@ def unit_importance(
     """First-order change of the logits without each unit, absolute, summed over rows: (units,) for each part.
 
     It is a unit's output times the gradient of the logits, summed over its width and a row's tokens (Molchanov et al.
-    2017, arXiv 1611.06440; Michel et al. 2019, arXiv 1905.10650, for heads). The papers use the loss, but a teacher's
-    copy has no loss against the teacher. A random mixture of logits covers all classes in one pass. As in a softmax, a
-    shift of all logits does not count.
+    2017, arXiv 1611.06440; Michel et al. 2019, arXiv 1905.10650, for heads). The papers use the loss, which
+    a teacher's copy lacks; here a random mixture of logits covers all classes in one pass. A shift of all logits does
+    not count.
 
-    Args:
-        model: ends in evaluation mode on the CPU.
+    The model ends in evaluation mode on the CPU.
     """
     model.eval().to(device)
     collate, mixtures = Collator(pad_id), torch.Generator().manual_seed(seed)

@@ -1,6 +1,6 @@
 """Torch logits of rows in windows, joined as `kdc.serving.engine.long_texts` does.
 
-The config's `kdc_join` names one way for each output, or one for all; default: mean.
+`kdc_join` in the config names one way for each output, or one for all; default: mean.
 """
 
 from collections.abc import Mapping, Sequence
@@ -27,7 +27,7 @@ def join_of(config: Any) -> tuple[Join, ...]:
 
 
 def set_join(model: Any, join: tuple[Join, ...] | None) -> None:
-    """Set a model's ways to join; None removes them, for cut rows."""
+    """None removes the ways to join, for cut rows."""
     if join is not None:
         model.config.kdc_join = list(join)
     elif hasattr(model.config, "kdc_join"):
@@ -35,7 +35,7 @@ def set_join(model: Any, join: tuple[Join, ...] | None) -> None:
 
 
 def parts_of(model: Any, batch: Mapping[str, Tensor]) -> Tensor:
-    """Logits (windows, outputs) of a `Collator` batch."""
+    """Logits (windows, outputs)."""
     device = next(model.parameters()).device
     inputs = {name: value.to(device) for name, value in batch.items() if name not in _NOT_INPUTS}
     count = len(inputs["input_ids"])
@@ -46,13 +46,13 @@ def parts_of(model: Any, batch: Mapping[str, Tensor]) -> Tensor:
 
 
 def logits_of(model: Any, batch: Mapping[str, Tensor]) -> Tensor:
-    """Logits (rows, outputs) of a `Collator` batch."""
+    """Logits (rows, outputs)."""
     parts = parts_of(model, batch)
     return joined(parts, batch["windows"], model.config) if "windows" in batch else parts
 
 
 def joined(parts: Tensor, counts: Tensor, config: Any) -> Tensor:
-    """Join logits (windows, outputs) into (rows, outputs); `counts` (rows,): windows of each row."""
+    """Join logits (windows, outputs) into (rows, outputs); `counts` (rows,) has each row's windows."""
     join, is_exclusive = join_of(config), _EXCLUSIVE[config.problem_type]
     rows = parts.split(counts.tolist())
     return torch.stack([part[0] if len(part) == 1 else _joined(part, join, is_exclusive) for part in rows])

@@ -1,7 +1,4 @@
-"""The training loop of teacher, student and controls, a `transformers.Trainer`.
-
-The caller removes its checkpoints.
-"""
+"""The training loop of teacher, student and controls. The caller removes its checkpoints."""
 
 import logging
 import os
@@ -40,7 +37,7 @@ _LOGS_A_LOOK = 5  # losses logged between evaluations
 
 @dataclass(frozen=True)
 class Plan:
-    """How to train; `steps` replaces the settings' epochs."""
+    """`steps` replaces the settings' epochs."""
 
     settings: TrainSettings
     environment: Environment
@@ -52,8 +49,6 @@ class Plan:
 
 @dataclass(frozen=True)
 class Objective:
-    """What to minimise."""
-
     task: Task  # standardises regression labels
     class_weights: tuple[float, ...] | None = None  # see `losses.Losses.weights`
     alpha: float = 0.0  # teacher's weight in [0, 1]; labels get the rest
@@ -62,8 +57,6 @@ class Objective:
 
 
 class DistillationTrainer(Trainer):
-    """A `Trainer` with distillation loss and sealed checkpoints."""
-
     def __init__(self, *, objective: Objective, plan: Plan, **trainer: Any) -> None:
         super().__init__(**trainer)
         self.model_accepts_loss_kwargs = False  # the loss is a mean: divide it by `accumulate`

@@ -33,7 +33,7 @@ class Losses:
         return class_weights[labels][:, None]
 
     def expected_weights(self, class_weights: Tensor, teacher_logits: Tensor) -> Tensor:
-        """`weights` of unlabelled rows, by the teacher."""
+        """`weights` by the teacher, for unlabelled rows."""
         return (torch.softmax(teacher_logits, dim=-1) @ class_weights)[:, None]
 
 
@@ -78,9 +78,12 @@ def distillation_loss(
     """Mean of `alpha * teacher + (1 - alpha) * label`; unlabelled rows have only the first term.
 
     Args:
-        logits, teacher_logits, labels, class_weights: as in `Losses`. Without a teacher, labels alone count. Labels of
-            unlabelled rows have any valid value. Regression takes no weights.
+        teacher_logits: None if labels alone count.
+        labels: any valid value in unlabelled rows.
         labelled: (batch,) bool.
+        class_weights: None for regression.
+
+    Other shapes are as in `Losses`.
     """
     losses = LOSSES[kind]
     factors: Tensor | float = 1.0 if class_weights is None else losses.weights(class_weights, labels)

@@ -20,7 +20,7 @@ _BATCH_SIZE = 64
 
 
 def predict_portion(model: Any, rows: Rows, start: int, *, pad_id: int) -> NDArray[np.float32]:
-    """Logits (rows, outputs) of up to `PORTION` rows from `start`, in row order."""
+    """Logits (rows, outputs) of up to `PORTION` rows from `start`."""
     collate = Collator(pad_id)
     portion = np.arange(start, min(start + PORTION, len(rows)))
     order = portion[np.argsort(rows.lengths[portion], kind="stable")]
@@ -37,13 +37,13 @@ def predict_portion(model: Any, rows: Rows, start: int, *, pad_id: int) -> NDArr
 
 
 def predict(model: Any, rows: Rows, *, pad_id: int) -> NDArray[np.float32]:
-    """Logits (rows, outputs), in row order; sets evaluation mode."""
+    """Logits (rows, outputs); sets evaluation mode."""
     model.eval()
     return np.concatenate([predict_portion(model, rows, start, pad_id=pad_id) for start in portions(len(rows))])
 
 
 def predict_parts(model: Any, rows: Rows, *, pad_id: int) -> tuple[NDArray[np.float32], list[int]]:
-    """Logits (windows, outputs), in row order, and each row's number of windows."""
+    """Logits (windows, outputs), and each row's number of windows."""
     model.eval()
     collate = Collator(pad_id)
     parts, counts = [], list[int]()
@@ -68,5 +68,5 @@ def answer_texts(
 
 
 def portions(rows: int) -> range:
-    """Start of each portion."""
+    """Starts of the portions."""
     return range(0, rows, PORTION)

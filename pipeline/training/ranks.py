@@ -1,7 +1,7 @@
 """The processes of a run under `torchrun`.
 
-Rank 0 leads: it runs the pipeline and writes the results. The others help: all ranks run functions marked
-`@on_all_ranks` together. Helpers leave after the student's training.
+Rank 0 leads: it runs the pipeline and writes the results. All ranks run functions marked `@on_all_ranks` together.
+Helpers leave after the student's training.
 """
 
 import functools
@@ -36,32 +36,30 @@ class Lost(KdcError):
 
 
 def rank() -> int:
-    """0 if this process leads or is alone."""
+    """0 if alone."""
     return int(os.environ["RANK"]) if is_launched() else 0
 
 
 def size() -> int:
-    """Number of processes; 1 after the helpers left."""
+    """1 after the helpers left."""
     return 1 if _group is None else int(os.environ["WORLD_SIZE"])
 
 
 def is_launched() -> bool:
-    """Whether processes launched with this one have not left."""
+    """False after the helpers left."""
     return all(name in os.environ for name in _VARIABLES) and int(os.environ["WORLD_SIZE"]) > 1
 
 
 def share_of(items: Sequence[T]) -> Sequence[T]:
-    """This rank's items."""
     return items if _group is None else items[rank() :: size()]
 
 
 def told_by_leader(number: float) -> float:
-    """The leader's number; all ranks must call it."""
+    """All ranks must call it."""
     return number if _group is None else float(_broadcast(number))
 
 
 def launcher() -> str:
-    """The command that started this run."""
     if not is_launched():
         return "kdc"
     here, everywhere = os.environ.get("LOCAL_WORLD_SIZE", "?"), os.environ["WORLD_SIZE"]
@@ -138,7 +136,7 @@ def check_everywhere(check: Callable[[str], None], settings: str) -> None:
 
 @contextmanager
 def leading() -> Iterator[None]:
-    """Dismiss the helpers at the end, also on failure, which only the leader reports."""
+    """Dismiss the helpers at the end, also on failure."""
     try:
         yield
     except BaseException:
@@ -171,8 +169,7 @@ def check_batches(batch_sizes: dict[str, int], processes: int) -> None:
 
 
 def is_told_by_another(error: KdcError, rank: int) -> bool:
-    """Whether another rank reports this error. All ranks meet wrong input and Ctrl-C. Ranks 0 and 1 report a lost
-    process, since one may be it."""
+    """All ranks meet wrong input and Ctrl-C. Ranks 0 and 1 report a lost process, since one may be it."""
     return rank > 0 and (isinstance(error, InputError | Stopped) or (isinstance(error, Lost) and rank > 1))
 
 

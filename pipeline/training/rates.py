@@ -1,27 +1,23 @@
 """Search a teacher's encoder and head learning rates by successive halving (Jamieson and Talwalkar 2016, arXiv
 1502.07943).
 
-Each trial has a full schedule: a truncated one ranks badly. Tuning loss ranks trials, since metrics are coarse on a few
-hundred rows.
+Each trial has a full schedule: a truncated one ranks badly. Tuning loss ranks trials: metrics are coarse on few rows.
 """
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-# Smallest change first.
 _ENCODER_FACTORS = (1.0, 0.5, 2.0)
 _HEAD_FACTORS = (1.0, 0.25, 4.0)
-_KEPT = 3  # pairs in round two
+_KEPT = 3  # in round two
 SHARE = 3  # training steps for each search step, at least
 MOST_TRIALS = 12  # 9 + 3
-_LEAST_STEPS = 20  # fewer only show how trainings begin
+_LEAST_STEPS = 20  # fewer steps only show how trainings begin
 
 
 @dataclass(frozen=True)
 class Rates:
-    """Peak learning rates."""
-
     encoder: float
     head: float
 
@@ -30,7 +26,7 @@ Trial = Callable[[Rates, int], float]  # (rates, steps) -> tuning loss
 
 
 def search_rates(default: Rates, steps: int, trial: Trial) -> Rates:
-    """The rates with the least trial loss for a training of `steps`."""
+    """The rates with the least loss for a training of `steps`."""
     pairs = [
         Rates(default.encoder * encoder, default.head * head) for head in _HEAD_FACTORS for encoder in _ENCODER_FACTORS
     ]

@@ -17,17 +17,13 @@ _WITHOUT_ADAPTERS = ("albert", "gpt2")
 
 
 def has_graph(config: PretrainedConfig) -> bool:
-    """Whether this classifier can be exported; True if untested."""
+    """True if untested."""
     # Encoder-decoders read the last end token, which some check rows lack.
     return config.model_type not in _WITHOUT_GRAPH and not getattr(config, "is_encoder_decoder", False)
 
 
 def check_windows(long: LongSettings, kind: Kind, losses: tuple[str, ...]) -> None:
-    """Check window settings.
-
-    Raises:
-        InputError: noisy-or for regression, or window losses without windows.
-    """
+    """Raise InputError for noisy-or in regression, and for window losses without windows."""
     if not KINDS[kind].has_labels and long.join == "noisy-or":
         raise InputError(
             "noisy-or combines probabilities, and a regression has none",
@@ -43,12 +39,10 @@ def check_windows(long: LongSettings, kind: Kind, losses: tuple[str, ...]) -> No
 
 
 def check_models(student: StudentSettings, teacher: TeacherSettings, task: Task, *, is_searched: bool) -> None:
-    """Check a student and its teacher.
-
-    Raises:
-        InputError: weights of unknown classes; a black box among several teachers; the architecture is for teachers
-            only; no layers for the training method; a spec that its kind refuses; a smaller vocabulary for a student
-            not made of the teacher; or the teacher itself as student, if several or a black box.
+    """Raises:
+    InputError: weights of unknown classes; a black box among several teachers; an architecture for teachers only;
+        no layers for the training method; a spec that its kind refuses; a smaller vocabulary for a student not made
+        of the teacher; or the teacher itself as student, if several or a black box.
     """
     for settings in (teacher, student):
         check_class_weights(settings.class_weights, task)

@@ -40,9 +40,9 @@ _CHECKPOINTS = "checkpoints"
 
 @dataclass(frozen=True)
 class StudentOrigin:
-    """Where a student's weights and tokens come from."""
+    """Where weights and tokens come from."""
 
-    cut_from: str  # teacher; unused by a checkpoint
+    cut_from: str  # unused by a checkpoint
     role: str  # "teacher", "student" or "fewer"
     vocabulary: Path | None = None  # see `save_smaller`; None keeps the model's
     join: tuple[Join, ...] | None = None
@@ -59,7 +59,7 @@ def distil(
     progress: Progress,
     unlabeled: bool = True,
 ) -> ModelResult:
-    """Make and train a student in `out`; without `teacher_logits`, a control on labels only."""
+    """Make and train a student in `out`; without `teacher_logits`, on labels only."""
     set_seed(environment.seed)
     new_modules, pad_id = _make_base(settings, origin, data, out, environment)
     # Reload: some architectures build a layer by its number.
@@ -143,8 +143,7 @@ def new_student(
 def keep_teacher(
     teacher: Path, origin: StudentOrigin, data: PreparedData, out: Path | None = None, known: ModelResult | None = None
 ) -> ModelResult:
-    """Score the uncut teacher in the origin's vocabulary, unless its score is `known`, and save it as a student in
-    `out`, if given."""
+    """Score the uncut teacher in the origin's vocabulary, unless `known`, and save it as a student in `out`."""
     loaded, source = new_student(UNCUT, data.task, cut_from=str(teacher), vocabulary=origin.vocabulary)
     model, tokenizer = loaded.model, loading.load_tokenizer(source)
     result = known or score_model(model, data, origin.role, tokenizer.pad_token_id)
@@ -157,7 +156,7 @@ def keep_teacher(
 
 
 def load_student(folder: Path) -> Any:
-    """The trained student: evaluation mode, fp32, CPU."""
+    """In evaluation mode, fp32, on the CPU."""
     base, full, below, adapter = (folder / name for name in ("base", "full", "below", "adapter"))
     if not adapter.exists():
         return loading.load_plain(full if full.exists() else base)
@@ -167,12 +166,12 @@ def load_student(folder: Path) -> Any:
 
 
 def merged_student(folder: Path) -> Any:
-    """The trained student as one fp32 model, adapters or projection merged."""
+    """In fp32, adapters or projection merged."""
     student = load_student(folder)
     return student.merge_and_unload(safe_merge=True) if (folder / "adapter").exists() else as_served(student)
 
 
 def probe_rows(data: PreparedData, role: str) -> Rows:
-    """The first tuning rows: stages compare a student's logits on them."""
+    """Stages compare a student's logits on these tuning rows."""
     tokens = data.tokens(role, "tune")
     return Rows([tokens.select(range(min(_PROBE_ROWS, len(tokens))))])

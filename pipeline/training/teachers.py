@@ -39,8 +39,7 @@ def train_teacher(
 ) -> tuple[Any, TrainingSummary]:
     """Fine-tune a pretrained teacher (path or hub id), merge its adapters, and return it on the CPU.
 
-    Args:
-        head: a linear probe's head to start from; forces mean pooling.
+    A linear probe's `head` to start from forces mean pooling.
     """
     set_seed(environment.seed)
     pooling = settings.pooling if head is None else "mean"
@@ -65,7 +64,7 @@ def train_teacher(
 
 
 def choose_join(model: Any, tune: Rows, task: Task, pad_id: int) -> None:
-    """Join windows in the way with the least tuning loss."""
+    """Choose the way with the least tuning loss."""
     parts, counts = predict_parts(model, tune, pad_id=pad_id)
     labels = np.asarray(tune.dataset["label"][:])
     if not task.traits.has_labels:
