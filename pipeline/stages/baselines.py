@@ -26,7 +26,6 @@ def depends_on(run: Run) -> dict[str, Any]:
 
 
 def run(run: Run, out: Path) -> BaselinesResult:
-    """Fit the baselines."""
     data, task, most = run.data(), run.data().task, run.config.baselines.max_rows
     rows, tokens = data.rows("train"), data.tokens("teacher", "train")
     train = Sample.of(rows, tokens, _some(len(rows), most, run.config.run.seed))
@@ -78,7 +77,7 @@ def _some(rows: int, most: int, seed: int) -> list[int] | None:
 def _probe(encoder: Encoder, train: Sample, tune: Sample, task: Task, file: Path, *, seed: int) -> tuple[Fitted, str]:
     """The linear probe, and its better form on the tuning set: "together" or "apart" ("" for single texts).
 
-    The file keeps the "together" head: a classifier can have no other.
+    The file keeps the "together" head, the only one that fits a classifier.
     """
     encoder.settle(train.tokens)
 

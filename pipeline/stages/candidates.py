@@ -1,8 +1,7 @@
 """Stage `candidates`: which students can keep the contract, before any training.
 
 Latency and size do not depend on weights, so kdc exports, quantises and times untrained students, with a smaller
-vocabulary too if size is limited. Reads `data/` and `vocabulary/`. Writes one record per student, from which the stage
-resumes.
+vocabulary too if size is limited. Reads `data/` and `vocabulary/`. Writes one record per student, to resume from.
 """
 
 import hashlib
@@ -45,7 +44,7 @@ from kdc.serving.engine.tokenizing import Text
 
 _ROUNDS = 3
 _REFUSED = "refused"  # after a refusal the next run measures again: the machine may have been busy
-# It usually wins; the fastest is a few percent faster, and as large.
+# It usually wins, and is about as fast and small as the best.
 _INT8 = next(candidate for candidate in CANDIDATES if candidate.name == "channel-smooth")
 
 
@@ -65,7 +64,6 @@ def depends_on(run: Run) -> dict[str, Any]:
 
 
 def run(run: Run, out: Path) -> CandidatesResult:
-    """Measure all students."""
     contract = run.config.contract.terms
     assert contract is not None
     measured, students = {}, students_of(run.config)
@@ -95,11 +93,7 @@ def _with_fewer_pieces(
 
 
 def check(run: Run) -> None:
-    """Report what keeps the contract.
-
-    Raises:
-        InputError: no student does.
-    """
+    """Report what keeps the contract; raise InputError if no student does."""
     contract, measured = run.config.contract.terms, run.result(CandidatesResult).candidates
     assert contract is not None
     for line in table(measured, contract):
@@ -115,7 +109,7 @@ def is_intact(root: Path) -> bool:
 
 
 def students_of(config: Config) -> list[str]:
-    """Students to measure; without a search, the configured one."""
+    """Without a search, only the configured student."""
     own = config.student.kind.canonical(config.student.model, config.teacher.model)
     if config.contract.search == "off":
         return [own]
@@ -125,7 +119,7 @@ def students_of(config: Config) -> list[str]:
 
 
 def curve_of(config: Config) -> list[str]:
-    """A frontier's students, the configured one first."""
+    """The configured student comes first."""
     own = config.student.kind.canonical(config.student.model, config.teacher.model)
     kinds = _kinds_beside(config.student.kind, has_whole=config.has_one_teacher)
     curve = [spec for kind in kinds for spec in kind.curve(config.teacher.model)]
@@ -185,7 +179,7 @@ def _measure(run: Run, settings: StudentSettings, contract: Contract, scratch: P
 
 
 def _costs_of(engine: Engine, file: Path, contract: Contract, texts: Sequence[Text]) -> Costs:
-    """Keeps only medians: a busy machine must not let an impossible contract through."""
+    """Medians only: a busy machine must not let an impossible contract through."""
     size = file.stat().st_size + (file.parent / TOKENIZER_JSON).stat().st_size
     timed = rows_to_time(engine, texts, contract.at)
     costs = measure_costs(engine, timed, contract, size_bytes=size, rounds=_ROUNDS)

@@ -38,8 +38,6 @@ _NO = "no second model is taken: "
 
 @dataclass(frozen=True)
 class _Answers:
-    """One model's answers."""
-
     logits: NDArray[np.floating]  # (rows, outputs)
     score: float  # in points
     temperature: float
@@ -60,7 +58,6 @@ def depends_on(run: Run) -> dict[str, Any]:
 
 
 def run(run: Run, out: Path) -> CascadeResult:
-    """Choose the second model's rows, and whether to take it."""
     settings, data, contract = run.config.cascade, run.data(), run.config.contract.terms
     asked, second, source, name = settings.second, second_model(run), "teacher", UNCUT_NAME
     if isinstance(asked, Path):
@@ -153,8 +150,10 @@ def _pair(
     max_drop: float,
     bar: float | None,
 ) -> Pair:
-    """The pair (precision and answers of each) that sends the fewest rows to the second model, within a contract's
-    `bar` or else `max_drop` points."""
+    """The pair (precision and answers of each) that sends the fewest rows to the second model.
+
+    It stays within a contract's `bar`, or else within `max_drop` points.
+    """
     (_, one), (_, other) = first, second
     rows, task = data.rows("tune"), data.task
     sure = sureness(activate(one.logits, task.kind, one.temperature), task.info())

@@ -23,12 +23,11 @@ from kdc.pipeline.training.teachers import train_teacher
 
 
 def depends_on(run: Run) -> dict[str, Any]:
-    """Which controls are made depends on the student and its rows, which the stage comes after."""
+    """The student and its rows count already: the stage comes after them."""
     return {"controls": run.config.run.controls}
 
 
 def run(run: Run, out: Path) -> ControlsResult:
-    """Train the controls."""
     if not run.config.run.controls:
         return ControlsResult(headline="not asked for")
     results, data, student = {}, run.data(), run.student
@@ -45,7 +44,7 @@ def run(run: Run, out: Path) -> ControlsResult:
             makers["student_without_unlabeled"] = partial(student_control, settings=as_long, logits=logits)
     for name, make in makers.items():
         record, work = out / f"{name}.json", out / f"{name}.work"
-        if not (out / name).exists():  # otherwise finished before
+        if not (out / name).exists():
             write_whole(record, make(run, work).model_dump_json(exclude_unset=True))
             (work / "model").rename(out / name)
             shutil.rmtree(work, ignore_errors=True)
@@ -54,7 +53,7 @@ def run(run: Run, out: Path) -> ControlsResult:
 
 
 def student_control(run: Run, work: Path, *, settings: StudentSettings, logits: Path | None = None) -> ModelResult:
-    """Train on labelled rows alone, by the teacher's `logits` if given; merge into `work/model`."""
+    """Train on labelled rows alone, also on the teacher's `logits` if given; merge into `work/model`."""
     origin, data = run.origin_of(settings), run.data()
     result = distil(settings, origin, data, logits, work, run.environment, progress=run.progress, unlabeled=False)
     merged_student(work).save_pretrained(work / "model")
@@ -63,7 +62,7 @@ def student_control(run: Run, work: Path, *, settings: StudentSettings, logits: 
 
 
 def teacher_lora(run: Run, work: Path) -> ModelResult:
-    """Fine-tune the teacher through the student's adapters, at the student's rate (recipe `paper`: the authors')."""
+    """Fine-tune through the student's adapters, at the student's rate (recipe `paper`: the authors')."""
     teacher, recipe = run.config.teacher, run.config.run.recipe
     rates = {"learning_rate": run.student.learning_rate}
     if recipe == "paper":

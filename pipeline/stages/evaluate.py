@@ -32,7 +32,7 @@ from kdc.pipeline.rundir.fingerprints import this_machine
 from kdc.serving.engine.tokenizing import RowTokenizer, Text
 
 _NEEDED = ("teacher", "student", "merged", "fp32")
-_OF_PAIR = {"first", "second", "temperature", "answered_from"}  # fields that change a cascade's answers
+_OF_PAIR = {"first", "second", "temperature", "answered_from"}  # that change a cascade's answers
 _MEMORY_ROWS = 64
 _SERVED_TOLERANCE = 1e-3  # largest logit difference, see `check_equal`
 
@@ -48,7 +48,6 @@ def depends_on(run: Run) -> dict[str, Any]:
 
 
 def run(run: Run, out: Path) -> EvaluateResult:
-    """Write the table."""
     data, settings = run.data(), run.config.evaluate
     notes: list[str] = []
     entries = entries_of(run, notes)
@@ -132,7 +131,7 @@ def _note_products(entries: Iterable[Entry], texts: list[Text]) -> None:
 
 
 def _note_memory(entries: Iterable[Entry], texts: list[Text]) -> None:
-    """Two run at a time: imports take most time, and processes have their own memory."""
+    """Two at a time: imports take most time, and processes have their own memory."""
 
     def measure(entry: Entry) -> None:
         if entry.memory is not None:
@@ -143,11 +142,7 @@ def _note_memory(entries: Iterable[Entry], texts: list[Text]) -> None:
 
 
 def check_served(merged: Logits, served: Logits) -> None:
-    """Check that the engine answers texts like the merged model.
-
-    Args:
-        merged: split to logits (rows, outputs) of the torch model.
-        served: likewise of the fp32 graph.
+    """Check that the engine (fp32 graph) answers like the merged torch model: both by split, (rows, outputs).
 
     Raises:
         KdcError: it does not.
@@ -164,8 +159,7 @@ def check_served(merged: Logits, served: Logits) -> None:
 
 
 def _save_evaluation(path: Path, data: PreparedData, logits: Logits, *, better: str | None) -> None:
-    """Save each row's SHA-256 (never its text), label, group and logits, also those of a baseline `better` than
-    the teacher."""
+    """Save each row's SHA-256 (never its text), label, group and logits, and a `better` baseline's logits."""
     rows = data.rows(data.eval_splits[0])
     arrays: dict[str, Any] = {
         "text_sha256": np.frombuffer(b"".join(map(digest, texts_of(rows))), dtype=np.uint8).reshape(-1, 32),

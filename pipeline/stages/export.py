@@ -21,12 +21,10 @@ _FP16_TOLERANCE = 1e-2  # of probabilities; fp16 holds three digits
 
 
 def depends_on(run: Run) -> dict[str, Any]:
-    """Export settings."""
     return run.config.export.model_dump(exclude={"teacher", "formats"})
 
 
 def run(run: Run, out: Path) -> ExportResult:
-    """Export the graphs."""
     model, role = run.folder("merge") / "model", run.student_role
     exported = export_model(
         model,
@@ -49,7 +47,7 @@ def run(run: Run, out: Path) -> ExportResult:
 
 
 def _make_fp16(out: Path, fp32: LogitsFunction, batches: list[Feeds], kind: Kind) -> float | str:
-    """Returns the largest probability difference, or why there is no graph."""
+    """The largest probability difference, or why there is no graph."""
     target = out / FP16_ONNX
 
     def probabilities(logits: LogitsFunction) -> LogitsFunction:

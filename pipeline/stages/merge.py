@@ -20,7 +20,6 @@ _TOLERANCE = 1e-5  # largest logit difference, see `check_equal`
 
 
 def run(run: Run, out: Path) -> MergeResult:
-    """Write `out/model`."""
     student = run.folder("student")
     tokenizer = loading.load_tokenizer(str(student / "base"))
     rows = probe_rows(run.data(), run.student_role)
@@ -40,13 +39,8 @@ def check_merge(
 ) -> MergeResult:
     """Check that merged logits equal the adapters', to 1e-5 x max(1, largest |logit|).
 
-    A model that learned nothing would pass, so training must have changed them.
-
-    Args:
-        untrained: (rows, outputs) before training.
-        adapted: (rows, outputs), in the training process.
-        merged: (rows, outputs), reloaded from disk.
-        is_trained: False for the teacher itself.
+    A model that learned nothing would pass, so training must have changed them; `is_trained` is False for the teacher
+    itself. Logits are (rows, outputs): `adapted` in the training process, `merged` reloaded from disk.
 
     Raises:
         KdcError: a check fails.

@@ -53,7 +53,7 @@ def depends_on(run: Run) -> dict[str, Any]:
 
 
 def run(run: Run, out: Path) -> PackageResult:
-    """Build and judge the artifact. Raises as `_judged`."""
+    """Raises as `_judged`."""
     evaluated, quantized = run.result(EvaluateResult), run.result(QuantizeResult)
     for unfinished in (run.root / "artifacts").glob("*.tmp"):  # interrupted or refused
         shutil.rmtree(unfinished, ignore_errors=True)
@@ -157,7 +157,7 @@ def is_intact(root: Path) -> bool:
 
 
 def note_run(folder: Path, settings: str, fingerprints: dict[str, str]) -> None:
-    """Save settings and fingerprints for the report, even after a skip: other stages may have run."""
+    """For the report, even after a skip: other stages may have run."""
     write_whole(folder / SETTINGS, settings)
     write_whole(folder / MADE_FROM, json.dumps(fingerprints, indent=2))
 
@@ -191,7 +191,7 @@ def _fp16_note(manifest: Manifest) -> str:
 
 
 def _new_name(path: Path) -> Path:
-    """The path, numbered if taken: an artifact may be in use."""
+    """Numbered if taken: an artifact may be in use."""
     numbered = (path.with_name(f"{path.name}-{number}") for number in itertools.count(2))
     return next(candidate for candidate in itertools.chain([path], numbered) if not candidate.exists())
 

@@ -26,7 +26,6 @@ def depends_on(run: Run) -> dict[str, Any]:
 
 
 def run(run: Run, out: Path) -> QuantizeResult:
-    """Judge the candidates."""
     settings, exported = run.config.quantize, run.folder("export")
     fp32 = run.open_engine(exported / FP32_ONNX)
     rows = tuning_slice(run.data(), fp32)

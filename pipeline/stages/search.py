@@ -42,7 +42,6 @@ def depends_on(run: Run) -> dict[str, Any]:
 
 
 def run(run: Run, out: Path) -> SearchResult:
-    """Find the best student."""
     survivors, settings = _survivors(run), run.config.contract
     cuts = _first_tried([student for student in survivors if student != UNCUT], is_quick=settings.search == "quick")
 
@@ -84,14 +83,11 @@ def _halve(
     scored: bool,
     progress: Progress,
 ) -> tuple[str, list[Trial], str]:
-    """Successive halving.
+    """Successive halving. Returns the winner, all trials, and why they ended early, or "".
 
     Args:
         most: steps of full trainings, largest student first.
         scored: train a single student too.
-
-    Returns:
-        The winner, all trials, and why they ended early, or "".
     """
     trials: list[Trial] = []
     survivors, is_quick, stopped = list(most), settings.search == "quick", ""

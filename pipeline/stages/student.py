@@ -18,7 +18,7 @@ _REMEDY = (
     "train longer (--epochs, --set student.min_steps=800), change --set student.learning_rate, take another "
     "student (--student layers:first-half), or --set student.allow_majority=true to continue anyway"
 )
-_OF_MODEL = {"tune", "majority", "constant", "chance"}  # taken from the teacher's result
+_OF_MODEL = {"tune", "majority", "constant", "chance"}  # from the teacher's result
 
 
 def depends_on(run: Run) -> dict[str, Any]:
@@ -28,7 +28,6 @@ def depends_on(run: Run) -> dict[str, Any]:
 
 
 def run(run: Run, out: Path) -> StudentResult:
-    """Make the student."""
     settings, origin = run.student, run.origin_of(run.student)
     if run.is_uncut:
         scored = run.result(TeacherResult).model_dump(include=_OF_MODEL, exclude_unset=True)

@@ -36,7 +36,6 @@ def depends_on(run: Run) -> dict[str, Any]:
 
 
 def run(run: Run, out: Path) -> TargetsResult:
-    """Write `out/logits.npy`."""
     path, data = out / TEACHER_LOGITS, run.data()
     total = sum(len(data.rows(split)) for split in _SPLITS if data.has(split))
     answers = out / "checkpoints"
@@ -85,7 +84,6 @@ def _temperature(data: PreparedData, logits: NDArray[np.floating]) -> float:
 
 
 def _answer(run: Run, total: int, number: int, answers: Path, path: Path) -> None:
-    """Write a teacher's logits (total, outputs)."""
     data, parts = run.data(), answers / ensemble.folder(number)
     parts.mkdir(parents=True, exist_ok=True)
     missing = [start for start in portions(total) if not _part(parts, start).exists()]
@@ -107,10 +105,7 @@ def answer_with(
     environment: Environment,
     progress: Progress | None,
 ) -> None:
-    """Answer portions with a teacher; ranks share them.
-
-    On a CPU, an unset precision becomes the faster one.
-    """
+    """Answer portions with a teacher; ranks share them. On a CPU, an unset precision becomes the faster one."""
     model = loading.load_model(teacher, task).model.to(environment.device).eval()
     pad_id = loading.load_tokenizer(teacher).pad_token_id
     way = settle(environment, model, rows, pad_id=pad_id, trains=False)
@@ -128,7 +123,7 @@ def answer_portions(
     pad_id: int,
     progress: Progress | None = None,
 ) -> None:
-    """Write each portion's logits into `parts`, atomically."""
+    """Write each portion's logits, atomically."""
     for done, start in enumerate(starts, 1):
         logits = predict_portion(model, rows, start, pad_id=pad_id)
         with whole_file(_part(parts, start)) as stream:
@@ -138,7 +133,7 @@ def answer_portions(
 
 
 def join_parts(parts: Path, path: Path, *, rows: int, outputs: int) -> None:
-    """Join portions into one file, (rows, outputs) float32, by row id."""
+    """One file, (rows, outputs) float32, by row id."""
     logits = open_memmap(path, mode="w+", dtype=np.float32, shape=(rows, outputs))
     for start in portions(rows):
         part = np.load(_part(parts, start))

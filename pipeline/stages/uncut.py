@@ -21,7 +21,7 @@ from kdc.pipeline.results.artifact import Int8Choice, UncutResult
 from kdc.pipeline.rundir.context import Run
 from kdc.pipeline.rundir.fingerprints import this_machine
 
-_ROWS = 300  # tuning rows that tell which is closest to fp32
+_ROWS = 300  # enough to tell which is closest to fp32
 # The usual winners, and one for CPUs whose 8-bit products saturate. Nothing is timed: any close one will do.
 _CANDIDATES = ("channel-minmax", "channel-percentile", "channel-smooth", "channel-minmax-7bit")
 
@@ -36,7 +36,6 @@ def depends_on(run: Run) -> dict[str, Any]:
 
 
 def run(run: Run, out: Path) -> UncutResult:
-    """Export the teacher, or note why it has no graph."""
     if run.is_uncut and run.student.has_all_pieces:  # with another vocabulary it is another model
         return UncutResult(headline="the student is the teacher itself")
     try:

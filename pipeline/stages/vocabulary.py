@@ -18,16 +18,11 @@ from kdc.pipeline.rundir.files import PIECES
 
 
 def depends_on(run: Run) -> dict[str, Any]:
-    """The requested vocabulary."""
     return {"vocabulary": run.config.student.vocabulary}
 
 
 def run(run: Run, out: Path) -> VocabularyResult:
-    """Make the vocabulary.
-
-    Raises:
-        InputError: a requested reduction is impossible.
-    """
+    """Raise InputError if a requested reduction is impossible."""
     data, asked, length = run.data(), run.config.student.vocabulary, run.max_length(FEWER)
     used, long = data.learned_pieces(), run.config.long.of(length)
     try:
