@@ -1,6 +1,6 @@
-"""Check configs of models and tokenizers before opening them.
+"""Check configs of models and tokenizers, which are hostile input, before opening them.
 
-Configs are hostile input: transformers 4.57 fetches and runs code that a config names.
+transformers 4.57 fetches and runs code that a config names.
 """
 
 from collections.abc import Iterator

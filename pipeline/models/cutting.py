@@ -31,10 +31,8 @@ _EXAMPLES = (
 
 @dataclass(frozen=True)
 class Cut:
-    """A student's share of its teacher."""
-
     layers: tuple[int, ...]  # from 0, in order
-    ffn: int | None = None  # feed-forward neurons per layer; None: all
+    ffn: int | None = None  # per layer; None: all
     heads: int | None = None  # per layer; None: all
 
     def __str__(self) -> str:
@@ -44,13 +42,13 @@ class Cut:
 
     @property
     def is_narrow(self) -> bool:
-        """Whether it has fewer neurons or heads."""
         return self.ffn is not None or self.heads is not None
 
 
 def parse_cut(text: str, config: PretrainedConfig) -> Cut:
-    """Parse `layers:0,1,5`, `layers:first-and-last`, `layers:first-half` or `layers:every-second`, with optional
-    `,ffn=768` and `,heads=6`.
+    """Parse `layers:0,1,5`, `layers:first-and-last`, `layers:first-half` or `layers:every-second`.
+
+    `,ffn=768` and `,heads=6` may follow.
 
     Raises:
         InputError: wrong or repeated layers, or counts beyond the teacher's.
@@ -69,7 +67,7 @@ def parse_cut(text: str, config: PretrainedConfig) -> Cut:
 
 
 def first_and_last(depth: int, total: int) -> tuple[int, ...]:
-    """The first `depth` - 1 layers and the last, whose states the head reads."""
+    """The last layer's states are what the head reads."""
     return (*range(depth - 1), total - 1)
 
 

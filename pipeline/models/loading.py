@@ -34,7 +34,7 @@ _MODEL_FILES = (".json", ".txt", ".model", ".safetensors", ".bin")
 class Loaded:
     """A sequence classifier in fp32 on the CPU.
 
-    `new_modules`, such as ("classifier", "pooler"), are not in the checkpoint: they start at random and must train.
+    `new_modules`, such as ("classifier", "pooler"), are not in the checkpoint: they must train.
     """
 
     model: Any
@@ -42,7 +42,7 @@ class Loaded:
 
 
 def locate(model: str) -> str:
-    """Path or hub id; resolves `minilm`."""
+    """Resolves `minilm`."""
     return str(find_minilm()) if model == "minilm" else model
 
 
@@ -58,7 +58,7 @@ def fingerprint(model: str) -> str:
 
 
 def load_tokenizer(model: str) -> PreTrainedTokenizerBase:
-    """The model's fast tokenizer, without chat templates: transformers before 5.10 writes each to a file of any name
+    """A fast tokenizer, without chat templates: transformers before 5.10 writes each to a file of any name
     (CVE-2026-9856, PYSEC-2026-3929).
 
     Raises:
@@ -80,17 +80,13 @@ def load_tokenizer(model: str) -> PreTrainedTokenizerBase:
 
 
 def load_config(model: str) -> PretrainedConfig:
-    """The model's config.
-
-    Raises:
-        InputError: no such model, or `open_config` refuses it.
-    """
+    """Raise InputError if there is no such model, or `open_config` refuses its config."""
     with _reading("model's config", model):
         return open_config(locate(model))
 
 
 def config_at_hand(model: str) -> PretrainedConfig | None:
-    """The config, or None if unreadable, so that finished runs need no hub."""
+    """None if unreadable, so that finished runs need no hub."""
     with suppress(KdcError):
         return load_config(model)
     return None
@@ -133,7 +129,7 @@ def outputs_of(task: Task) -> dict[str, Any]:
 
 
 def _set_dropout(config: PretrainedConfig, rate: float) -> None:
-    """Set all dropout rates except layer-drop, which skips layers."""
+    """All rates except layer-drop, which skips layers."""
     for name, value in config.to_dict().items():
         if "drop" in name and "layerdrop" not in name and isinstance(value, float | int):
             setattr(config, name, rate)
@@ -174,7 +170,7 @@ def _new_modules(model: PreTrainedModel, missing: set[str], source: str) -> tupl
 
 
 def longest_input(config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase) -> int:
-    """Most tokens of an input, with special tokens."""
+    """In tokens, with special tokens."""
     limit = int(getattr(config, "max_position_embeddings", None) or 0)
     if limit <= 0:  # XLNet says -1: no limit
         limit = 10**9

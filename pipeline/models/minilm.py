@@ -1,7 +1,6 @@
 """Find all-MiniLM-L6-v2, the `minilm` family's teacher: an installed package, else the hub.
 
-The package is a third party's: it is never imported, and its weights' SHA-256 is checked first. Nothing here uses the
-network.
+The package is a third party's: it is never imported, and its weights' SHA-256 is checked. The network stays unused.
 """
 
 import importlib.util

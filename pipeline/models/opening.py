@@ -12,7 +12,6 @@ from kdc.pipeline.models.units import class_with_its_heads
 
 
 def class_of(config: PretrainedConfig) -> Any:
-    """The class that opens this config."""
     for kind in KINDS.values():
         if (own := kind.model_class(config)) is not None:
             return own
@@ -22,11 +21,10 @@ def class_of(config: PretrainedConfig) -> Any:
 
 
 def as_served(model: Any) -> Any:
-    """The model as exported."""
     return model.folded() if hasattr(model, "folded") else model
 
 
 def open_classifier(place: str | Path, **options: Any) -> Any:
-    """Open a saved classifier; `options` as for `from_pretrained`."""
+    """`options` as for `from_pretrained`."""
     config = open_config(place)
     return class_of(config).from_pretrained(place, config=config, **options)

@@ -23,7 +23,7 @@ SENTENCE_POOLING = "1_Pooling/config.json"  # sentence-transformers' note on poo
 
 
 class MeanPooledClassifier(PreTrainedModel):
-    """An encoder, mean pooling, dropout and a linear layer."""
+    """Mean pooling, dropout and a linear layer over an encoder."""
 
     base_model_prefix = "encoder"
     supports_gradient_checkpointing = True
@@ -71,8 +71,7 @@ def is_mean_pooled(config: PretrainedConfig) -> bool:
 
 
 def reads_the_mean(place: str, pooling: Pooling) -> bool:
-    """Whether a classifier over this checkpoint reads the mean; "auto" follows its config or sentence-transformers'
-    note."""
+    """Whether a classifier over this checkpoint reads the mean; "auto" follows its config or `SENTENCE_POOLING`."""
     if pooling != "auto":
         return pooling == "mean"
     if is_mean_pooled(open_config(place)):
@@ -94,11 +93,7 @@ def unread(info: dict[str, Any]) -> set[str]:
 
 
 def mean_pooled_over(place: str, config: PretrainedConfig) -> tuple[MeanPooledClassifier, set[str]]:
-    """A mean-pooled classifier in fp32, and its `unread` weights.
-
-    Args:
-        config: with labels; gets `kdc_pooling`.
-    """
+    """A mean-pooled classifier in fp32, and its `unread` weights. The config has labels and gets `kdc_pooling`."""
     is_saved = is_mean_pooled(config)
     config.kdc_pooling = "mean"
     opener: Any = MeanPooledClassifier if is_saved else class_with_its_heads(config, AutoModel, MODEL_MAPPING)

@@ -27,11 +27,9 @@ _HEADED = ("bert", "big_bird", "camembert", "deberta-v2", "distilbert", "electra
 
 
 def check_cut(spec: str, teacher: str) -> None:
-    """Check a cut before training.
-
-    Raises:
-        InputError: as `parse_cut`; no stack of layers; layers that depend on their position, if the config cannot say
-            so; or widths that cannot shrink, see `feed_forwards` and `attentions`.
+    """Raises:
+    InputError: as `parse_cut`; no stack of layers; layers that depend on their position, if the config cannot say
+        so; or widths that cannot shrink, see `feed_forwards` and `attentions`.
     """
     config = load_config(teacher)
     wanted = parse_cut(spec, config)
@@ -55,7 +53,7 @@ def can_be_cut(teacher: str, wanted: Cut) -> bool:
 
 
 def half_width(teacher: str) -> Cut:
-    """Half of the neurons and heads; None for what cannot shrink."""
+    """None for what cannot shrink."""
     config = load_config(teacher)
     ffn, heads = neurons_of(config) // 2, heads_of(config) // 2
     half = Cut((), ffn=ffn) if ffn and _can_be_narrowed(config, Cut((), ffn=ffn)) else Cut(())
@@ -64,14 +62,14 @@ def half_width(teacher: str) -> Cut:
 
 
 def cuts_of_search(teacher: str) -> list[str]:
-    """Specs of each depth: at full width, with half the neurons, and with half the heads too."""
+    """Each depth at full width, with half the neurons, and with half the heads too."""
     total = _depth(teacher)
     depths = [first_and_last(count, total) for count in range(total, 0, -1)]
     return _possible((replace(width, layers=layers) for width in _widths(teacher) for layers in depths), teacher)
 
 
 def cuts_of_curve(teacher: str) -> list[str]:
-    """Specs for the frontier: half of the layers, then two thirds to a sixth at half width."""
+    """Half of the layers, then two thirds to a sixth at half width."""
     total, (whole, *narrower) = _depth(teacher), _widths(teacher)
     steps = [(1, 2, whole), (1, 3, whole), (1, 6, whole)]
     if narrower:

@@ -22,8 +22,6 @@ from kdc.pipeline.models.pooling import head_dropout
 
 @dataclass(frozen=True)
 class Shape:
-    """A shallow classifier's sizes."""
-
     width: int
     channels: int
     window: int  # tokens per convolution
@@ -76,7 +74,7 @@ class ShallowClassifier(PreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, *given: Any, **named: Any) -> Any:
-        """Freezes untrained vectors after loading, since transformers 5 replaces parameters."""
+        """Freezes untrained vectors, since transformers 5 replaces parameters."""
         loaded = super().from_pretrained(*given, **named)
         model = loaded[0] if isinstance(loaded, tuple) else loaded
         model.vectors.weight.requires_grad_(model.config.kdc_shallow["trains_vectors"])
@@ -120,7 +118,7 @@ class ShallowClassifier(PreTrainedModel):
         return (self.pairs(hashes) * both).sum(1) / both.sum(1).clamp(min=1)
 
     def folded(self) -> "ShallowClassifier":
-        """The same classifier with the projection merged."""
+        """With the projection merged."""
         if self.projection is None:
             return self
         config = copy.deepcopy(self.config)
@@ -163,11 +161,7 @@ def parse_shape(spec: str) -> Shape:
 
 
 def check_shape(spec: str, teacher: PretrainedConfig | None) -> None:
-    """Check sizes before training.
-
-    Raises:
-        InputError: as `parse_shape`; or wider than the teacher's vectors.
-    """
+    """Raise InputError as `parse_shape`, and for a shape wider than the teacher's vectors."""
     shape = parse_shape(spec)
     widest = getattr(teacher, "embedding_size", None) or getattr(teacher, "hidden_size", None)
     if widest is not None and "width=" in spec and shape.width > widest:

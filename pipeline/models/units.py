@@ -1,7 +1,7 @@
 """A layer's removable units: feed-forward neurons and attention heads.
 
-Most architectures divide the hidden size by the config's number of heads, so that number must stay. A model with fewer
-heads has the field `kdc_heads`; only `opening.py` opens it.
+Most architectures divide the hidden size by the config's number of heads, so that number must stay. The field
+`kdc_heads` says how many heads are left; only `opening.py` opens such a model.
 """
 
 from collections.abc import Callable, Sequence
@@ -27,7 +27,7 @@ class Part:
 
     makers: tuple[nn.Linear, ...]  # outputs are units; attention has three
     reader: nn.Linear  # inputs are the units
-    width: int  # numbers per unit; 1 for neurons
+    width: int  # per unit; 1 for neurons
     counts: nn.Module | None = None  # has the number of heads
 
     @property
@@ -54,11 +54,7 @@ def encoder_layers(model: PreTrainedModel) -> tuple[str, nn.ModuleList]:
 
 
 def feed_forwards(model: PreTrainedModel) -> list[Part]:
-    """Each layer's feed-forward part.
-
-    Raises:
-        InputError: a part is not two linear layers, such as a gated one.
-    """
+    """One part per layer; raise InputError for a part that is not two linear layers, such as a gated one."""
     width = neurons_of(model.config)
     parts = []
     for layer in encoder_layers(model)[1]:
@@ -75,11 +71,7 @@ def feed_forwards(model: PreTrainedModel) -> list[Part]:
 
 
 def attentions(model: PreTrainedModel) -> list[Part]:
-    """Each layer's attention.
-
-    Raises:
-        InputError: queries, keys, values or reader are not linear.
-    """
+    """One part per layer; raise InputError if queries, keys, values or reader are not linear."""
     parts = []
     for layer in encoder_layers(model)[1]:
         of_layer = _attentions(layer)
@@ -118,7 +110,6 @@ def first_units(_: Any, parts: Sequence[Part]) -> list[torch.Tensor]:
 
 
 def keep(part: Part, units: torch.Tensor) -> None:
-    """Keep these units, in this order."""
     numbers = (units[:, None] * part.width + torch.arange(part.width, device=units.device)).flatten()
     for maker in part.makers:
         maker.weight = nn.Parameter(maker.weight.detach()[numbers])
@@ -164,7 +155,7 @@ def class_with_its_heads(config: PretrainedConfig, auto: Any, classes: Any) -> A
 
 
 def heads_of(config: PretrainedConfig) -> int:
-    """Heads per layer; 0 if unknown."""
+    """0 if unknown."""
     heads = getattr(config, HEADS_FIELD, None) or getattr(config, "num_attention_heads", None)
     return heads if isinstance(heads, int) else 0
 
@@ -174,6 +165,6 @@ def neurons_field(config: PretrainedConfig) -> str | None:
 
 
 def neurons_of(config: PretrainedConfig) -> int:
-    """Neurons per layer; 0 if unknown."""
+    """0 if unknown."""
     field = neurons_field(config)
     return 0 if field is None else int(getattr(config, field))

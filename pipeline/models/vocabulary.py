@@ -1,8 +1,8 @@
 """A vocabulary of the pieces that a task's texts use (Abdaoui et al. 2020, "Load What You Need", arXiv 2010.05609, for
 languages).
 
-Smaller pieces still spell every text. The exception is a character that is no piece by itself: its pieces all stay, but
-the text before it may be split differently, and its word become unknown.
+Smaller pieces still spell every text, unless a character is no piece by itself. All pieces with such a character stay,
+but the text before it may be split differently, and its word become unknown.
 """
 
 import copy
@@ -81,11 +81,7 @@ def read_kept(folder: Path) -> NDArray[np.int64]:
 
 
 def cut_vectors(model: Any, folder: Path) -> None:
-    """Keep only a smaller vocabulary's vectors.
-
-    Raises:
-        InputError: no plain table holds them.
-    """
+    """Keep only a smaller vocabulary's vectors; raise InputError if no plain table holds them."""
     kept = read_kept(folder)
     new = _new_ids(kept)
     whole = model.get_input_embeddings().weight
@@ -181,7 +177,7 @@ class _Pieces:
 
 
 def _wordpiece(model: dict[str, Any]) -> _Pieces:
-    """Pieces that begin or, with the prefix, continue words; ids are by frequency."""
+    """Ids are by frequency. Pieces begin or, with the prefix, continue words."""
     prefix, vocabulary = model["continuing_subword_prefix"], model["vocab"]
     begins = {piece for piece in vocabulary if len(piece) == 1}
     goes_on = {

@@ -156,7 +156,7 @@ def keep_teacher(
 
 
 def load_student(folder: Path) -> Any:
-    """In evaluation mode, fp32, on the CPU."""
+    """The trained student: evaluation mode, fp32, CPU."""
     base, full, below, adapter = (folder / name for name in ("base", "full", "below", "adapter"))
     if not adapter.exists():
         return loading.load_plain(full if full.exists() else base)
@@ -166,7 +166,7 @@ def load_student(folder: Path) -> Any:
 
 
 def merged_student(folder: Path) -> Any:
-    """In fp32, adapters or projection merged."""
+    """The trained student in fp32, adapters or projection merged."""
     student = load_student(folder)
     return student.merge_and_unload(safe_merge=True) if (folder / "adapter").exists() else as_served(student)
 
