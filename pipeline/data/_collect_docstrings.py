@@ -1,6 +1,4 @@
-"""Collects the standard library's docstrings in its own interpreter.
-
-Importing every module has side effects (thread locks, signal tables, warnings).
+"""Collects the standard library's docstrings in its own interpreter: importing every module has side effects.
 
 Prints JSON: `objects`, [module, name, docstring] in a fixed order, and `unimportable`, {module: reason}. Output of
 imported modules is discarded.
@@ -29,7 +27,7 @@ FUNCTIONS = (
 
 
 def module_names() -> list[str]:
-    """Public modules, shallow ones first: an object gets its shortest name."""
+    """Shallow ones first: an object gets its shortest name."""
     names = {"os.path"}  # no file has this name
     packages: list[tuple[str, list[str]]] = []
     for name in sorted(sys.stdlib_module_names - SKIPPED):
@@ -48,7 +46,7 @@ def module_names() -> list[str]:
 
 
 def documented(module_name: str, module: types.ModuleType) -> list[list[str]]:
-    """[module, name, docstring] of a module's public functions, classes and methods."""
+    """[module, name, docstring] of public functions, classes and methods."""
     exported = set(getattr(module, "__all__", ()))
     candidates: list[tuple[str, str | None]] = []
     for name, value in sorted(vars(module).items()):

@@ -16,11 +16,7 @@ _TELLING = 20  # fewer characters may be shared by chance
 
 
 def check_text(value: object, column: str) -> str:
-    """Check the text.
-
-    Raises:
-        RowProblem: not a string, blank, or NaN.
-    """
+    """Raise RowProblem for what is not a string, or is blank or NaN."""
     if is_missing(value):
         what = "text is missing"
     elif not isinstance(value, str):
@@ -51,8 +47,7 @@ def hash_of(text: str, pair: str | None) -> int:
 
 
 def sides_of(text: str, pair: str) -> tuple[int, int]:
-    """64 bits of each text of a pair. Short texts ("yes", a name) also occur in unrelated pairs: they get the pair's
-    hash."""
+    """64 bits of each text. Short texts ("yes", a name) also occur in unrelated pairs: they get the pair's hash."""
     whole = hash_of(text, pair)
     first, second = (hash_of(side, None) if len(side.strip()) >= _TELLING else whole for side in (text, pair))
     return first, second
@@ -66,11 +61,7 @@ def hashes_of(texts: Sequence[Text]) -> tuple[Ints, Ints]:
 
 
 def group_of(value: object, column: str) -> str:
-    """A row's group.
-
-    Raises:
-        RowProblem: missing or blank.
-    """
+    """Raise RowProblem if the group is missing or blank."""
     group = "" if is_missing(value) else str(value).strip()
     if not group:
         raise RowProblem("group is missing", f"column {column!r}", "give each row a group, one of its own if need be")
@@ -78,11 +69,7 @@ def group_of(value: object, column: str) -> str:
 
 
 def time_of(value: object, column: str) -> float:
-    """A number, or a date in seconds since 1970 (UTC by default).
-
-    Raises:
-        RowProblem: neither.
-    """
+    """A number, or a date in seconds since 1970 (UTC by default); raise RowProblem if it is neither."""
     with suppress(TypeError, ValueError, OverflowError):
         if math.isfinite(number := float(value)):  # type: ignore[arg-type]
             return number

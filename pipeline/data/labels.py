@@ -17,7 +17,7 @@ NOT_TRAINED = "label is not in the training rows"
 
 
 def parse_number(text: str) -> float | None:
-    """The number in a text; None if float32 cannot hold it, or for "inf" or "1,5"."""
+    """None if float32 cannot hold it, or for "inf" or "1,5"."""
     if not _NUMBER.fullmatch(text):
         return None
     number = float(text)
@@ -102,7 +102,7 @@ class LabelReader:
         return self.kind
 
     def sorted_names(self) -> tuple[str, ...]:
-        """The labels, by value if all are whole numbers, else by spelling."""
+        """By value if all are whole numbers, else by spelling."""
         are_whole = all(re.fullmatch(r"-?\d{1,18}", name, re.ASCII) for name in self.counts)
         return tuple(sorted(self.counts, key=lambda name: (int(name) if are_whole else 0, name)))
 
@@ -141,12 +141,11 @@ class LabelReader:
 
     @property
     def is_constant(self) -> bool:
-        """Whether fewer than two labels occur."""
         return len(self._numbers if self.kind == "regression" else self.counts) < 2
 
 
 def _single(value: object) -> str:
-    """A label as text: 1 is "1", True is "true"."""
+    """1 is "1", True is "true"."""
     label = value.strip() if isinstance(value, str) else "" if is_missing(value) else str(value)
     if not label or label.lower() == "nan":
         raise _missing()

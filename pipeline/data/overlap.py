@@ -46,12 +46,11 @@ class Runs:
     halvings: int = 0  # how often half were dropped
 
     def of(self, chosen: Mask) -> "Runs":
-        """Keep the chosen rows' runs; rows keep their numbers."""
+        """The chosen rows keep their numbers."""
         kept = chosen[self.row]
         return replace(self, row=self.row[kept], run=self.run[kept])
 
     def halved(self, halvings: int) -> "Runs":
-        """Halve until `halvings`."""
         if halvings <= self.halvings:
             return self
         kept = self.run % np.uint64(2**halvings) == 0
@@ -78,7 +77,7 @@ def runs_of(rows: Iterable[Text], beside: Hashes | None = None) -> Runs:
 
 
 def near_rows(runs: Runs) -> tuple[Ints, Ints]:
-    """The pairs of near rows, as two arrays."""
+    """Pairs of near rows, as two arrays."""
     (table,) = _tables(runs)
     pairs = [np.zeros((2, 0), dtype=np.int64)]
     for row, other in _near(table, table):
@@ -99,7 +98,7 @@ _Table = tuple["csr_array", Ints]  # (rows, runs) ones, and runs per row, common
 
 
 def _near(one: _Table, others: _Table) -> Iterator[tuple[Ints, Ints]]:
-    """Yield near rows and others, (pairs,) each, by block."""
+    """Yield (pairs,) rows and others, by block."""
     (table, sizes), (other_table, other_sizes) = one, others
     transposed = other_table.T.tocsr()
     for start in range(0, len(sizes), _ROWS_AT_A_TIME):
@@ -147,7 +146,6 @@ class _Block:
         return text[begins], runs ^ (runs >> np.uint64(31))
 
     def short_texts(self) -> Hashes:
-        """The texts that are shorter than a run."""
         every = ((length, *self.hashed(length)) for length in range(_LEAST_WORDS, WORDS_OF_A_RUN))
         return np.concatenate([runs[self.lengths[text] == length] for length, text, runs in every])
 

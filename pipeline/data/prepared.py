@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     import datasets
 
 FEWER = "fewer"  # role of students with a smaller vocabulary
-_PIECES_ROWS = 4096  # a batch
+_PIECES_ROWS = 4096  # in a batch
 _DAMAGED = (OSError, ValueError, KeyError, TypeError)
 _AGAIN = "run again with `--from data`"
 
@@ -103,7 +103,7 @@ def _write_split(
 
 
 def _stored_labels(labels: pa.Array, task: Task) -> pa.Array:
-    """Encode labels as class numbers, multi-hot (rows, labels), or numbers."""
+    """As class numbers, multi-hot (rows, labels), or numbers."""
     if not task.traits.has_labels:
         return pa.array([float(label) for label in labels.to_pylist()], pa.float32())
     names = pa.array(task.labels, pa.string())
@@ -140,11 +140,11 @@ class PreparedData:
     vocabulary: Path | None = None  # stage folder with the "fewer" tokens
 
     def rows(self, split: str) -> datasets.Dataset:
-        """A split's texts, memory-mapped; raises KdcError if damaged."""
+        """Texts, memory-mapped; raises KdcError if damaged."""
         return _load(self.folder / "rows" / split)
 
     def tokens(self, role: str, split: str) -> datasets.Dataset:
-        """A split's token ids for "teacher", "student" or "fewer"."""
+        """Token ids for "teacher", "student" or "fewer"."""
         folder = self.vocabulary if role == FEWER and self.vocabulary is not None else self.folder
         return _load(folder / f"tokens-{role}" / split)
 
@@ -157,12 +157,12 @@ class PreparedData:
         return pieces
 
     def groups(self, split: str) -> Ints:
-        """Each row's unit in a labelled split, (rows,)."""
+        """Each row's unit, (rows,), in a labelled split."""
         return np.asarray(self.rows(split)["group"][:])
 
     @property
     def eval_splits(self) -> tuple[str, ...]:
-        """The evaluation splits; the first decides."""
+        """The first evaluation split decides."""
         return tuple(split for split in ("eval", "eval_mismatched") if self.has(split))
 
     def has(self, split: str) -> bool:
@@ -170,7 +170,7 @@ class PreparedData:
 
 
 def open_data(folder: Path, vocabulary: Path | None = None) -> PreparedData:
-    """Open a data stage; raises KdcError if damaged."""
+    """Raises KdcError if damaged."""
     try:
         return PreparedData(folder, Task.load(folder / "task.json"), vocabulary)
     except _DAMAGED as error:
@@ -197,10 +197,7 @@ def _load(folder: Path) -> datasets.Dataset:
 
 
 def read_labelled(path: Path, task: Task, *, separator: str | None = None) -> tuple[list[Text], list[Any]]:
-    """Read one labelled file or `save_to_disk` folder into memory.
-
-    Returns:
-        Texts (or pairs), and labels as in `rows/`.
+    """Read one labelled file or `save_to_disk` folder into memory: texts (or pairs), and labels as in `rows/`.
 
     Raises:
         InputError: lists the mistakes.

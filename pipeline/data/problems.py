@@ -27,11 +27,7 @@ class FileProblem(RowProblem):
 
 
 class Problems:
-    """All mistakes so far.
-
-    Attributes:
-        skipped: known broken rows of published files, by split.
-    """
+    """`skipped` counts known broken rows of published files, by split."""
 
     def __init__(self) -> None:
         self.skipped: Counter[str] = Counter()
@@ -55,7 +51,6 @@ class Problems:
         self._of_file[source.name] += count
 
     def raise_if_any(self) -> None:
-        """Raise InputError if any."""
         total = len(self)
         if not total:
             return
@@ -82,5 +77,5 @@ def show(value: object) -> str:
 
 
 def is_missing(value: object) -> bool:
-    """Whether a value is None, or the NaN of Parquet and JSON."""
+    """None, or the NaN of Parquet and JSON."""
     return value is None or (isinstance(value, float) and math.isnan(value))

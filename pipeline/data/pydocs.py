@@ -35,17 +35,13 @@ _SENTENCE_END = re.compile(r"(?<!e\.g)(?<!i\.e)(?<!etc)(?<!vs)(?<!cf)[.!?](?=\s+
 
 
 class Documented(NamedTuple):
-    """An object and its describing sentence."""
-
     module: str
     name: str
     sentence: str
 
 
 def make_pydocs(seed: int) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
-    """Make training and evaluation rows.
-
-    Keys: `question`, `sentence`, `label` (balanced), `group` (the object).
+    """Training and evaluation rows with `question`, `sentence`, `label` (balanced) and `group` (the object).
 
     Raises:
         KdcError: collecting failed, or this Python lacks docstrings.
@@ -64,7 +60,7 @@ def make_pydocs(seed: int) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
 
 
 def collect_docstrings() -> list[tuple[str, str, str]]:
-    """Import the standard library in a subprocess. Returns (module, name in module, docstring) in a fixed order.
+    """(module, name in module, docstring) of the standard library, imported in a subprocess, in a fixed order.
 
     Raises:
         KdcError: the subprocess failed or hung.
@@ -89,7 +85,7 @@ def collect_docstrings() -> list[tuple[str, str, str]]:
 
 
 def first_sentence(docstring: str) -> str:
-    """A docstring's first sentence; "" if its length is unusable."""
+    """The first sentence; "" if its length is unusable."""
     text = docstring.strip()
     while signature := _SIGNATURE_LINE.match(text):
         text = text[signature.end() :].strip()
@@ -102,8 +98,7 @@ def first_sentence(docstring: str) -> str:
 def gives_name_away(name: str, sentence: str) -> bool:
     """Whether the sentence contains the object's name as code.
 
-    Plain words may occur ("copy": "Copy a file."), but models could match code names ("copy_file", "TextWrapper",
-    "namelist()") by letters.
+    Models could match code ("copy_file", "TextWrapper", "namelist()") by letters. Plain words may occur.
     """
     own = name.rsplit(".", 1)[-1]
     if re.search(rf"(?<!\w){re.escape(own)}\s*\(", sentence):
@@ -113,10 +108,7 @@ def gives_name_away(name: str, sentence: str) -> bool:
 
 
 def usable_objects(docstrings: list[tuple[str, str, str]]) -> list[Documented]:
-    """Choose at most `MAX_OBJECTS` objects with a usable first sentence.
-
-    Only the first object keeps a shared sentence, which could be a false negative or leak between the splits.
-    """
+    """At most `MAX_OBJECTS`. Only the first object keeps a shared sentence: it could be a false negative or leak."""
     usable: dict[str, Documented] = {}
     for module, name, docstring in docstrings:
         sentence = first_sentence(docstring)
@@ -134,10 +126,7 @@ def _by_module(objects: list[Documented]) -> list[list[Documented]]:
 
 
 def split_by_object(objects: list[Documented], rng: random.Random) -> tuple[list[Documented], list[Documented]]:
-    """Split into training and evaluation objects, module by module.
-
-    A split has none or at least two of a module's objects, since negatives need another.
-    """
+    """Module by module. A split has none or at least two of a module's objects, since negatives need another."""
     modules = [members for members in _by_module(objects) if len(members) > 1]
     rng.shuffle(modules)
     train: list[Documented] = []
@@ -158,7 +147,7 @@ def split_by_object(objects: list[Documented], rng: random.Random) -> tuple[list
 
 
 def make_rows(objects: list[Documented], rng: random.Random) -> list[dict[str, str]]:
-    """Make two rows per object: its own sentence, and one of its module."""
+    """Two rows per object: its own sentence, and one of its module."""
     rows: list[dict[str, str]] = []
     for members in _by_module(objects):
         rng.shuffle(members)

@@ -31,11 +31,9 @@ _KNOWN_BROKEN = ("qqp",)
 
 
 class Record(NamedTuple):
-    """All fields of one row."""
-
-    line: int  # first line, or row, from 1
+    line: int  # or row, from 1
     names: Sequence[str]  # the same object for a table's records
-    fields: Sequence[object]  # one a column
+    fields: Sequence[object]  # one per column
 
 
 def find_columns(header: Sequence[str], columns: Columns) -> list[int | None]:
@@ -139,7 +137,7 @@ def _read_jsonl(source: SplitSource, path: Path, problems: Problems) -> Iterator
 
 
 def _lines(path: Path) -> Iterator[str]:
-    """Decoded lines with their ends. Only line feeds end a line: texts contain other separators."""
+    """With their ends. Only line feeds end a line: texts contain other separators."""
     number = 0
     with open(path, "rb") as stream:
         while raw := stream.readline(LONGEST_LINE):

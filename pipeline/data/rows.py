@@ -1,8 +1,7 @@
 """Checks each split's rows, learns the labels, and stores good rows.
 
-Memory holds one batch of texts, and hashes of all rows.
-
-Writes: `<split>.arrow`, a stream of text, text_pair, label, hashes and time.
+Memory holds one batch of texts, and hashes of all rows. Writes `<split>.arrow`, a stream of text, text_pair, label,
+hashes and time.
 """
 
 from collections.abc import Iterator, Sequence
@@ -31,7 +30,7 @@ from kdc.pipeline.data.readers import find_columns, read_records
 from kdc.pipeline.data.sources import Columns, SplitSource, columns_of, is_glue, locate
 from kdc.serving.engine.tokenizing import Text
 
-_MOST_BROKEN = 0.001  # largest share of rows skipped in a published file
+_MOST_BROKEN = 0.001  # largest share skipped in a published file
 _BATCH_ROWS = 1024
 _BATCH_CHARACTERS = 4 << 20
 _NOTHING_MORE = DataSettings()
@@ -59,7 +58,7 @@ class CheckedRows:
         return self.table.num_rows
 
     def text_at(self, row: int) -> str:
-        """A row's text; " / " joins a pair."""
+        """ " / " joins a pair."""
         (text,) = texts_in(self.table.slice(row, 1))
         return text if isinstance(text, str) else " / ".join(text)
 
@@ -71,17 +70,17 @@ class CheckedRows:
 
     @cached_property
     def texts(self) -> Ints:
-        """Hash of each row's text or pair, (rows,)."""
+        """Hash of each text or pair, (rows,)."""
         return self.table["text_hash"].to_numpy()
 
     @cached_property
     def groups(self) -> Ints | None:
-        """Hash of each row's group, (rows,); None without the column."""
+        """Hashes (rows,), or None without the column."""
         return self._numbers("group_hash")
 
     @cached_property
     def times(self) -> npt.NDArray[np.float64] | None:
-        """Each row's time, (rows,), or None."""
+        """(rows,), or None."""
         return self._numbers("time")
 
     @cached_property
@@ -89,7 +88,7 @@ class CheckedRows:
         return runs_of(self._texts())
 
     def runs_beside(self, others: "CheckedRows") -> Runs:
-        """Runs to compare with `others`, whose short texts are runs here too."""
+        """The short texts of `others` are runs here too."""
         short_texts = others.runs.short_texts
         if np.isin(short_texts, self.runs.short_texts).all():
             return self.runs
@@ -97,14 +96,14 @@ class CheckedRows:
 
     @cached_property
     def units(self) -> Ints:
-        """Each row's unit, (rows,); see `units.connect`."""
+        """(rows,); see `units.connect`."""
         first, second = self._numbers("first_hash"), self._numbers("second_hash")
         sides = None if first is None or second is None else np.stack([first, second], axis=1)
         return connect(self.texts, sides, self.groups, near_rows(self.runs))
 
     def classes(self, task: Task) -> Ints:
-        """The class to stratify by, (rows,): the label's number, a multi-label row's rarest one (without any, the count
-        of labels), 0 for regression."""
+        """(rows,) to stratify by: the label's number, a multi-label row's rarest one (the count of labels if none), 0
+        in regression."""
         if not task.traits.has_labels or self.labels is None:
             return np.zeros(len(self), dtype=np.int64)
         labels, frequency = self.table["label"], self.labels.counts
@@ -246,7 +245,7 @@ def _batches(rows: Iterator[dict[str, Any]], labels: LabelReader | None) -> Iter
 
 
 def write_stream(path: Path, batches: Iterator[pa.RecordBatch]) -> None:
-    """Write Arrow batches; the first one gives the schema."""
+    """The first batch gives the schema."""
     first = next(batches)
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, first.schema) as writer:
         for batch in chain([first], batches):

@@ -26,7 +26,7 @@ _SUM_TOLERANCE = 0.02
 
 
 def scores_of_rows(path: Path, data: PreparedData) -> NDArray[np.float32]:
-    """Read the answers as logits (rows, outputs), in the order of row ids.
+    """The answers as logits (rows, outputs), in the order of row ids.
 
     Raises:
         InputError: unreadable, columns or rows missing, or invalid probabilities.
@@ -50,7 +50,7 @@ def scores_of_rows(path: Path, data: PreparedData) -> NDArray[np.float32]:
 
 
 def _read_table(path: Path) -> Table:
-    """Read all columns. Cells of CSV and TSV stay text, so "null" and "007" match the run's texts."""
+    """Cells of CSV and TSV stay text, so "null" and "007" match the run's texts."""
     source, problems = file_source("scores", path, ""), Problems()
     rows: list[dict[str, Any]] = []
     names: dict[str, None] = {}
@@ -68,8 +68,6 @@ def _read_table(path: Path) -> Table:
 
 
 class Scores:
-    """A black box's answers, in memory."""
-
     def __init__(self, path: Path, task: Task) -> None:
         self.path, self.task = path, task
         self.table = _read_table(path)
@@ -104,7 +102,7 @@ class Scores:
         return values.astype(np.int64).tolist()
 
     def _logits(self) -> NDArray[np.float64]:
-        """Logits (rows, outputs)."""
+        """(rows, outputs)."""
         task = self.task
         if not task.traits.has_labels:
             logits = (self._numbers([self._answer_column()]) - task.center) / task.spread
@@ -130,7 +128,7 @@ class Scores:
         return np.log(probabilities)
 
     def _probability_columns(self) -> list[str]:
-        """Each label's column, ignoring case; [] if not exactly one each."""
+        """Ignoring case; [] if not exactly one for each label."""
         columns = []
         for label in self.task.labels:
             exact = [name for name in self.table if name == label]
@@ -141,8 +139,7 @@ class Scores:
         return columns if len(set(columns)) == len(columns) else []
 
     def _check_left_over(self, answer: str) -> None:
-        """Refuse an answer column if others seem to hold each label's probability: it may be the true labels, beside
-        added scores."""
+        """Refuse an answer column if others seem to hold each label's probability: it may be the true labels."""
         others = [name for name in self._others(answer) if 0 <= _as_numbers(self.table[name][:1])[0] <= 1]
         if all(any(label.casefold() in name.casefold() for name in others) for label in self.task.labels):
             raise self._wrong_columns(f"{answer}, and also what may be probabilities ({', '.join(others[:10])})")
@@ -179,7 +176,7 @@ class Scores:
         return {str(value) for value in values} <= set(self.task.labels)
 
     def _numbers(self, names: list[str]) -> NDArray[np.float64]:
-        """Numbers (rows, names)."""
+        """As floats (rows, names)."""
         values = np.column_stack([_as_numbers(self.table[name]) for name in names])
         wrong = ~np.isfinite(values).all(axis=1)
         what = "the teacher's scores are not all numbers"

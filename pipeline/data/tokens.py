@@ -1,7 +1,6 @@
 """Tokenises all splits once, in constant memory: truncated, unpadded.
 
-Reads `rows/<split>/`; writes `tokens-<role>/<split>/`. `input_ids` has a row's windows end to end, `windows` their
-lengths.
+`input_ids` has a row's windows end to end, `windows` their lengths.
 """
 
 from __future__ import annotations
