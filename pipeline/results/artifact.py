@@ -13,8 +13,6 @@ WholeJudgement = Annotated[Judgement, PlainSerializer(lambda judgement: judgemen
 
 
 class ExportResult(StageResult):
-    """Stage `export`."""
-
     STAGE = "export"
 
     exporter: str
@@ -24,7 +22,7 @@ class ExportResult(StageResult):
 
 
 class Int8Measurement(Result):
-    """One int8 candidate on the tuning set. The entry "fp32" has only timings."""
+    """On the tuning set. The entry "fp32" has only timings."""
 
     static: bool = False  # fixed activation ranges, so an answer does not depend on the batch
     graph: str = ""  # equal for candidates that do the same work
@@ -56,8 +54,6 @@ class Int8Choice(StageResult):
 
 
 class QuantizeResult(Int8Choice):
-    """Stage `quantize`."""
-
     STAGE = "quantize"
 
     temperature: float  # divides logits; fitted on the tuning set
@@ -65,7 +61,7 @@ class QuantizeResult(Int8Choice):
 
 
 class UncutResult(StageResult):
-    """Stage `uncut`; empty if the student is the teacher itself."""
+    """Empty if the student is the teacher itself."""
 
     STAGE = "uncut"
 
@@ -91,7 +87,7 @@ class Pair(Result):
 
 
 class CascadeResult(StageResult):
-    """Stage `cascade`; without variants if no second model gains."""
+    """Without variants if no second model gains."""
 
     STAGE = "cascade"
 
@@ -103,8 +99,6 @@ class CascadeResult(StageResult):
 
 
 class EvaluateResult(StageResult):
-    """Stage `evaluate`."""
-
     STAGE = "evaluate"
 
     table: Table
@@ -113,8 +107,6 @@ class EvaluateResult(StageResult):
 
 
 class PackageResult(StageResult):
-    """Stage `package`."""
-
     STAGE = "package"
 
     artifact: str  # folder, relative to the run directory
@@ -129,5 +121,4 @@ class PackageResult(StageResult):
 
     @property
     def failed(self) -> bool:
-        """Whether the artifact breaks its contract."""
         return self.contract is not None and self.contract.verdict == "fail"

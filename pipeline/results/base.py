@@ -12,8 +12,6 @@ Points = list[tuple[int, float]]  # (step, value) of a curve
 
 
 class Result(BaseModel):
-    """A part of a stage's result."""
-
     # NaN stays NaN in JSON: null is no number.
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), ser_json_inf_nan="constants")
 
@@ -23,8 +21,6 @@ class Result(BaseModel):
 
 
 class StageResult(Result):
-    """The result of one stage."""
-
     STAGE: ClassVar[str]
 
     headline: str = ""

@@ -6,15 +6,13 @@ from kdc.pipeline.results.base import Result, StageResult
 
 
 class Lengths(Result):
-    """A histogram of row lengths in tokens, before the cut."""
+    """Rows by length in tokens, before the cut."""
 
     width: int  # tokens in a bin
     counts: tuple[int, ...]  # rows by bin; the last has all longer rows
 
 
 class TokenCounts(Result):
-    """One tokenised split."""
-
     rows: int
     tokens: int  # after the cut
     truncated: int
@@ -22,14 +20,12 @@ class TokenCounts(Result):
 
 
 class SplitCounts(Result):
-    """One split of the rows."""
-
     rows: int
     labels: dict[str, int] | None = None  # by label, for classification
 
 
 class DataReport(Result):
-    """What was read and how it was split; also in `data/report.json`."""
+    """Also in `data/report.json`."""
 
     kind: str = ""  # of the label column
     splits: dict[str, SplitCounts] = Field(default_factory=dict)
@@ -42,7 +38,7 @@ class DataReport(Result):
 
 
 class DataResult(StageResult):
-    """Stage `data`. A role names the tokenizer: "teacher", "teacher-2", ..., "student"."""
+    """A role names the tokenizer: "teacher", "teacher-2", ..., "student"."""
 
     STAGE = "data"
 
@@ -52,8 +48,6 @@ class DataResult(StageResult):
 
 
 class VocabularyResult(StageResult):
-    """Stage `vocabulary`."""
-
     STAGE = "vocabulary"
 
     pieces: int | None = None  # None if the vocabulary cannot shrink

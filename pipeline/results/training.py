@@ -10,14 +10,10 @@ from kdc.pipeline.results.base import Points, Result, Scores, StageResult
 
 
 class NotMeasured(Result):
-    """A precision that could not be measured."""
-
     failed: str
 
 
 class StudentCosts(Result):
-    """One untrained student."""
-
     parameters: int
     variants: dict[str, Costs | NotMeasured]  # by precision ("fp32", "int8", "fp16")
     int8_4_bits: Costs | None = None  # with token embeddings in 4 bits, unless bits are set
@@ -25,8 +21,6 @@ class StudentCosts(Result):
 
 
 class CandidatesResult(StageResult):
-    """Stage `candidates`."""
-
     STAGE = "candidates"
 
     candidates: dict[str, StudentCosts]  # by student, in the order of measuring
@@ -43,8 +37,6 @@ class Trial(Result):
 
 
 class SearchResult(StageResult):
-    """Stage `search`."""
-
     STAGE = "search"
 
     student: str  # to train fully, or "teacher"
@@ -52,16 +44,12 @@ class SearchResult(StageResult):
 
 
 class History(Result):
-    """The curves of one training."""
-
     loss: Points  # mean since the last point
     score: Points  # on the tuning set
     tune_loss: Points
 
 
 class TrainingSummary(Result):
-    """One training."""
-
     best_score: float  # on the tuning set
     best_step: int  # whose weights were kept; see `TrainSettings.kept_step`
     steps: int
@@ -79,7 +67,7 @@ class TrainingSummary(Result):
 
 
 class ModelResult(StageResult):
-    """One model on the tuning set, and its training. JSON has the training's fields beside the others."""
+    """One model on the tuning set. JSON has the training's fields beside the others."""
 
     tune: Scores  # the first metric decides
     majority: Scores  # of the most frequent label; for regression, the mean
@@ -109,7 +97,7 @@ class ModelResult(StageResult):
 
 
 class BaselinesResult(StageResult):
-    """Stage `baselines`: "majority", "tfidf", and "probe" if there is an encoder."""
+    """By name: "majority", "tfidf", and "probe" if there is an encoder."""
 
     STAGE = "baselines"
 
@@ -141,7 +129,7 @@ class Attempt(Result):
 
 
 class TeacherResult(ModelResult):
-    """Stage `teacher`: the first teacher, which a student may be cut from."""
+    """The first teacher, which a student may be cut from."""
 
     STAGE = "teacher"
 
@@ -150,13 +138,11 @@ class TeacherResult(ModelResult):
     attempts: tuple[Attempt, ...] = ()
 
     def scores(self, metric: str) -> list[float]:
-        """Every teacher's metric on the tuning set."""
+        """On the tuning set."""
         return [teacher.tune[metric] for teacher in (self, *self.others)]
 
 
 class TargetsResult(StageResult):
-    """Stage `targets`."""
-
     STAGE = "targets"
 
     rows: int  # with logits
@@ -173,7 +159,7 @@ class StudentResult(ModelResult):
 
 
 class MergeResult(StageResult):
-    """Stage `merge`. Differences are the largest of any logit."""
+    """Differences are the largest of any logit."""
 
     STAGE = "merge"
 
@@ -183,7 +169,7 @@ class MergeResult(StageResult):
 
 
 class ControlsResult(StageResult):
-    """Stage `controls`; empty if not requested."""
+    """Empty if not requested."""
 
     STAGE = "controls"
 

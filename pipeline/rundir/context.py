@@ -33,13 +33,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Run:
-    """One run in one directory."""
-
     root: Path
     config: Config  # resolved
     device: str = "cpu"  # "cpu" or "cuda"
-    bf16: bool | None = False  # train in bf16 autocast; None: in the faster format
-    fingerprints: dict[str, str] = field(default_factory=dict)  # of the stages so far, by name
+    bf16: bool | None = False  # train in autocast; None: in the faster format
+    fingerprints: dict[str, str] = field(default_factory=dict)  # of the stages so far
     siblings: tuple[Path, ...] = ()
     progress: Progress = lambda done, total, /, *, rows=0, loss=None: None
     say: Callable[[str], None] = print
@@ -48,7 +46,7 @@ class Run:
         return self.root / stage
 
     def windows(self, role: str, model: Path) -> LongTexts | None:
-        """Windows of a saved model's rows; None if rows are cut."""
+        """None if rows are cut."""
         return self.config.long.of(self.max_length(role), join_of(load_config(str(model))))
 
     def data(self) -> PreparedData:
@@ -69,11 +67,11 @@ class Run:
         )
 
     def result(self, kind: type[AnyResult]) -> AnyResult:
-        """The result of a finished stage; see `read_result`."""
+        """See `read_result`."""
         return read_result(self.root, kind)
 
     def result_or_none(self, kind: type[AnyResult]) -> AnyResult | None:
-        """`result`, or None if the run lacks the stage."""
+        """None if the run lacks the stage."""
         return self.result(kind) if kind.STAGE in self.fingerprints else None
 
     def origin_of(self, student: StudentSettings) -> StudentOrigin:
@@ -94,17 +92,15 @@ class Run:
 
     @property
     def environment(self) -> Environment:
-        """Seed, device and precision of all trainings."""
         return Environment(self.config.run.seed, self.device, self.bf16)
 
     @property
     def student(self) -> StudentSettings:
-        """The student's settings; after a search, the winner's."""
+        """After a search, the winner's settings."""
         return self.settings_of(self.result(SearchResult).student if self.config.searches else None)
 
     def settings_of(self, student: str | None) -> StudentSettings:
-        """Settings of a searched student (None: the configured one), with a smaller vocabulary if a size limit needs
-        it."""
+        """A searched student's settings (None: the configured one's), with the vocabulary that a size limit needs."""
         settings = self.config.student if student is None else self.config.student.of(student)
         contract = self.config.contract.terms
         if contract is None or not self.config.tries_fewer_pieces:
@@ -124,12 +120,11 @@ class Run:
         return self.config.tries_fewer_pieces and self.result(VocabularyResult).pieces is not None
 
     def vocabulary_of(self, student: StudentSettings) -> Path | None:
-        """The folder of a student's smaller vocabulary."""
         return None if student.has_all_pieces else self.folder("vocabulary") / PIECES
 
     @property
     def vector_bits(self) -> VectorBits:
-        """Bits per number of int8 token embeddings: as set, or as a size limit needs."""
+        """Bits of int8 token embeddings: as set, or as a size limit needs."""
         asked, contract = self.config.quantize.vector_bits, self.config.contract.terms
         if asked != "auto":
             return asked
@@ -145,12 +140,10 @@ class Run:
 
     @property
     def student_role(self) -> str:
-        """`role_of` the student."""
         return self.role_of(self.student)
 
     def role_of(self, student: StudentSettings) -> str:
-        """The role of a student's tokens: "fewer" with a smaller vocabulary, "student" if configured, "teacher" if a
-        search makes it of the teacher."""
+        """Role "fewer" with a smaller vocabulary, "student" if configured, "teacher" if a search cuts it from one."""
         if not student.has_all_pieces:
             return FEWER
         configured = self.config.student
@@ -161,7 +154,7 @@ class Run:
         return self.result(DataResult).max_length["teacher" if role == FEWER else role]
 
     def cut_from(self, student: StudentSettings) -> str:
-        """The model to cut from: the fine-tuned or pretrained teacher."""
+        """The fine-tuned or pretrained teacher."""
         teacher = self.config.teacher
         # A given fine-tuned teacher has no pretrained form.
         finetuned = teacher.scores is None and (student.cut_from == "finetuned" or teacher.finetuned)
@@ -169,11 +162,7 @@ class Run:
 
 
 def open_run(root: Path, config: Config, reporter: Reporter, siblings: tuple[Path, ...] = ()) -> Run:
-    """Open a run for its stages.
-
-    Raises:
-        InputError: the requested device or precision is not available.
-    """
+    """Raise InputError if the requested device or precision is not available."""
     has_cuda = torch.cuda.is_available()
     if config.run.device == "cuda" and not has_cuda:
         raise InputError("no CUDA device is available", given="run.device=cuda", remedy="`kdc doctor` says why")
@@ -183,7 +172,7 @@ def open_run(root: Path, config: Config, reporter: Reporter, siblings: tuple[Pat
 
 
 def _is_bf16(device: str, precision: str) -> bool | None:
-    """Whether to train in bf16. None lets a timed step decide: a CPU's bf16 instructions can be slower than fp32."""
+    """None lets a timed step decide: a CPU's bf16 instructions can be slower than fp32."""
     if device == "cuda" and precision != "fp32":
         has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
         if precision == "bf16" and not has_bf16:

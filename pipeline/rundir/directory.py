@@ -1,6 +1,6 @@
 """The run directory: lock, settings, commands, and count of looks at the evaluation rows.
 
-The files outlive stages. A run replaces only files that a run made.
+A run replaces only files that a run made.
 """
 
 import hashlib
@@ -28,7 +28,6 @@ _RESULTS = (_CONFIG, _COMMANDS, LOOKS, "artifact", "artifacts", "rejected", FRON
 
 
 def root_of(config: Config) -> Path:
-    """The directory of a run."""
     if config.run.out is not None:
         return config.run.out
     return Path("runs") / task_of(config.data).name
@@ -62,7 +61,7 @@ def locked(root: Path, *, again: bool = False) -> Iterator[None]:
 def claim(root: Path, settings: str, stages: Iterable[str]) -> None:
     """Write the settings, as JSON, into the run directory.
 
-    Stages replace folders of their names: a new run directory must not hold such folders from elsewhere.
+    Stages replace folders of their names: a new run directory must not hold any from elsewhere.
 
     Raises:
         InputError: a run would replace something that no run made.
@@ -88,7 +87,7 @@ def note_command(root: Path, command: str) -> None:
 
 
 def read_commands(root: Path) -> list[str]:
-    """The commands, oldest first; none for a run from Python."""
+    """Oldest first; none for a run from Python."""
     file = root / _COMMANDS
     return json.loads(file.read_text(encoding="utf-8")) if file.exists() else []
 
@@ -124,7 +123,7 @@ def look_at(root: Path, rows: bytes, answers: NDArray[np.generic]) -> int:
 
 
 def _is_run(root: Path, folders: Iterable[Path]) -> bool:
-    """Whether there are a run's settings, or damaged ones beside a finished stage."""
+    """A run has settings, or damaged ones beside a finished stage."""
     try:
         settings = json.loads((root / _CONFIG).read_text(encoding="utf-8"))
     except OSError:

@@ -1,6 +1,6 @@
 """Fingerprints of stages: hashes of settings that a result depends on.
 
-They ignore folders: a moved file or model is the same input.
+Folders do not count: a moved file or model is the same input.
 """
 
 import hashlib
@@ -20,18 +20,17 @@ _LAYOUT = 2  # of stage folders: raising it makes older ones stale
 
 
 def fingerprint_of(name: str, settings: dict[str, Any], before: list[str]) -> str:
-    """The hash of a stage's name, its settings, and earlier fingerprints."""
+    """`before` are earlier fingerprints."""
     text = json.dumps([_LAYOUT, name, settings, before], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def as_json(settings: dict[str, Any]) -> dict[str, Any]:
-    """Settings as JSON reads them back."""
     return json.loads(json.dumps(settings, default=str))
 
 
 def labelled_rows(config: Config) -> dict[str, Any]:
-    """Settings of the teacher's rows. Unlabelled rows are left out: new ones must not retrain the teacher."""
+    """Settings of the teacher's rows. New unlabelled rows must not retrain the teacher, so they are left out."""
     paths = {"data", "train", "eval", "unlabeled", "max_unlabeled_rows"}
     return {
         **config.data.model_dump(mode="json", exclude=paths),
@@ -48,13 +47,12 @@ def _long(config: Config, unused: set[str]) -> dict[str, Any]:
 
 
 def answered_rows(config: Config) -> dict[str, Any]:
-    """Settings of the rows that the teacher answers."""
     rows = {"rows": input_fingerprint(config.data), "student_model": "the teacher's"}
     return labelled_rows(config) | rows | {"max_unlabeled_rows": config.data.max_unlabeled_rows}
 
 
 def training(config: Config, settings: TeacherSettings | StudentSettings) -> dict[str, Any]:
-    """Settings of a training, without judgement and time limit."""
+    """Without judgement and time limit."""
     unused = {"model", "more", "scores", "allow_majority", "hours"}
     if isinstance(settings, StudentSettings) and settings.has_all_pieces:
         unused.add("vocabulary")  # None and "all" train the same student
@@ -70,10 +68,10 @@ def training(config: Config, settings: TeacherSettings | StudentSettings) -> dic
 
 
 def gpu_name(device: str) -> str | None:
-    """The run's GPU; None on a CPU."""
+    """None on a CPU."""
     return str(torch.cuda.get_device_name()) if device == "cuda" else None
 
 
 def this_machine(device: str) -> dict[str, Any]:
-    """The machine: latencies, int8 and fp16 depend on it."""
+    """Latencies, int8 and fp16 depend on the machine."""
     return {"machine": [machine.cpu().model, machine.cores().usable, gpu_name(device)]}

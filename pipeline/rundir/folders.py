@@ -1,6 +1,5 @@
-"""Run one stage in its folder: whole or not at all, skipped if unchanged, resumed if interrupted.
-
-It works in `<stage>.partial/`, renamed at the end.
+"""Run one stage in `<stage>.partial/`, renamed at the end: whole or not at all, skipped if unchanged, resumed if
+interrupted.
 """
 
 import json
@@ -21,13 +20,11 @@ from kdc.pipeline.rundir.context import Run
 from kdc.pipeline.rundir.fingerprints import as_json, fingerprint_of
 from kdc.pipeline.rundir.record import RECORD, StageRecord, read_record
 
-_MARK = "fingerprint"  # fingerprint of a partial folder's work
+_MARK = "fingerprint"  # of a partial folder's work
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One step of the pipeline."""
-
     result: type[StageResult]
     run: Callable[[Run, Path], StageResult]
     depends_on: Callable[[Run], dict[str, Any]]
@@ -38,7 +35,6 @@ class Stage:
 
     @property
     def name(self) -> str:
-        """The name of the stage and its folder."""
         return self.result.STAGE
 
 
@@ -126,27 +122,26 @@ def _do(
 
 
 def kept_folder(root: Path, name: str) -> Path:
-    """The folder of files kept for runs with other settings; their names say what they depend on."""
+    """Files kept for runs with other settings; their names say what they depend on."""
     return root / f"{name}.kept"
 
 
 def forget(root: Path, name: str) -> None:
-    """Mark a stage as not done, before anything is redone. Otherwise an interruption leaves stages that look done but
-    used old results."""
+    """Mark a stage as not done before anything is redone, or an interruption leaves stages that used old results."""
     _remove(root / f"{name}.partial")
     shutil.rmtree(kept_folder(root, name), ignore_errors=True)
     (root / name / RECORD).unlink(missing_ok=True)
 
 
 def _remove(partial: Path) -> None:
-    """Remove a partial folder, record and mark first: after a kill, the rest must not count."""
+    """Record and mark go first: after a kill, the rest must not count."""
     for name in (RECORD, _MARK):
         (partial / name).unlink(missing_ok=True)
     shutil.rmtree(partial, ignore_errors=True)
 
 
 def _publish(partial: Path, folder: Path) -> None:
-    """Rename finished work. An older folder steps aside first, so a kill loses neither."""
+    """An older folder steps aside first, so a kill loses neither."""
     shutil.rmtree(partial / "checkpoints", ignore_errors=True)
     old = folder.with_name(f"{folder.name}.old")
     shutil.rmtree(old, ignore_errors=True)

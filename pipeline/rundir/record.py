@@ -61,7 +61,7 @@ class FrontierResult(Result):
 
 
 def read_record(folder: Path) -> StageRecord | None:
-    """A finished stage's record; None if its folder is not complete.
+    """None if the folder is not complete.
 
     Raises:
         KdcError: the record is damaged.
