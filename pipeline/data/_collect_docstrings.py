@@ -46,7 +46,7 @@ def module_names() -> list[str]:
 
 
 def documented(module_name: str, module: types.ModuleType) -> list[list[str]]:
-    """[module, name, docstring] of public functions, classes and methods."""
+    """[module, name, docstring] of public functions, classes, methods."""
     exported = set(getattr(module, "__all__", ()))
     candidates: list[tuple[str, str | None]] = []
     for name, value in sorted(vars(module).items()):

@@ -16,7 +16,7 @@ _TELLING = 20  # fewer characters may be shared by chance
 
 
 def check_text(value: object, column: str) -> str:
-    """Raise RowProblem for what is not a string, or is blank or NaN."""
+    """Raise RowProblem for what is no string, or is blank or NaN."""
     if is_missing(value):
         what = "text is missing"
     elif not isinstance(value, str):
@@ -31,8 +31,7 @@ def check_text(value: object, column: str) -> str:
 
 
 def hash_of(text: str, pair: str | None) -> int:
-    """64 bits of a text or pair, without the outer white space that no model sees. A million texts collide with a
-    chance of about 1 in 10^7.
+    """64 bits, without outer white space, which no model sees. A million texts collide with a chance of about 1e-7.
 
     Raises:
         RowProblem: the text has a lone surrogate.

@@ -128,7 +128,7 @@ def _tables(*several: Runs) -> list[_Table]:
 
 @dataclass(frozen=True)
 class _Block:
-    """The words of a block's texts, end to end, without the shortest texts."""
+    """The words of a block's texts, end to end, without the shortest."""
 
     rows: int
     words: Hashes  # (words,)
@@ -175,18 +175,16 @@ def _blocks(rows: Iterable[Text]) -> Iterator[_Block]:
 def connect(
     texts: Ints, sides: Ints | None = None, groups: Ints | None = None, near: tuple[Ints, Ints] | None = None
 ) -> Ints:
-    """Number the units of rows that share a text (or one of a pair) or a group, or are near.
+    """Number the units, (rows,): rows that share a text (or one of a pair) or a group, or are near.
 
-    Prompts (texts in over 1/20 of all pairs) and short texts (`fields.sides_of`) connect nothing.
+    Prompts (texts in over 1/20 of all pairs) and short texts (`fields.sides_of`) connect nothing. Numbers follow first
+    rows.
 
     Args:
         texts: (rows,) hashes.
         sides: (rows, 2) hashes of a pair's texts.
         groups: (rows,) hashes.
         near: see `near_rows`.
-
-    Returns:
-        (rows,) numbered by first row.
     """
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components

@@ -52,7 +52,7 @@ _AGAIN = "run again with `--from data`"
 
 
 def prepare(folder: Path, task: Task, data: DataSettings, *, seed: int) -> DataReport:
-    """Read, check, split, write and count all rows.
+    """Write and count all rows.
 
     Raises:
         InputError: lists mistakes in all files, or there are too few rows.
@@ -87,7 +87,7 @@ def prepare(folder: Path, task: Task, data: DataSettings, *, seed: int) -> DataR
 def _write_split(
     rows: CheckedRows, chosen: Mask, folder: Path, task: Task, first_row: int, further: Mapping[str, NDArray[Any]]
 ) -> None:
-    """Write the chosen rows, numbered from `first_row`; `further` has columns (rows,)."""
+    """`further` has columns (rows,)."""
     columns = {"row": first_row - 1 + np.cumsum(chosen), **further}
     columns |= {name: rows.table[name] for name in ("text", "text_pair", "label") if name in rows.table.column_names}
     table = pa.table(columns | {"chosen": chosen})
@@ -137,14 +137,14 @@ class PreparedData:
 
     folder: Path
     task: Task
-    vocabulary: Path | None = None  # stage folder with the "fewer" tokens
+    vocabulary: Path | None = None  # stage folder with "fewer" tokens
 
     def rows(self, split: str) -> datasets.Dataset:
         """Texts, memory-mapped; raises KdcError if damaged."""
         return _load(self.folder / "rows" / split)
 
     def tokens(self, role: str, split: str) -> datasets.Dataset:
-        """Token ids for "teacher", "student" or "fewer"."""
+        """Token ids; roles are "teacher", "teacher-2", ..., "student" and "fewer"."""
         folder = self.vocabulary if role == FEWER and self.vocabulary is not None else self.folder
         return _load(folder / f"tokens-{role}" / split)
 
@@ -182,7 +182,7 @@ def texts_of(rows: datasets.Dataset) -> list[Text]:
 
 
 def digest(text: str | tuple[str, ...]) -> bytes:
-    """A row's SHA-256 in `evaluation.npz`; NUL joins a pair."""
+    """A row's SHA-256; NUL joins a pair."""
     return hashlib.sha256("\0".join([text] if isinstance(text, str) else text).encode()).digest()
 
 
@@ -197,7 +197,7 @@ def _load(folder: Path) -> datasets.Dataset:
 
 
 def read_labelled(path: Path, task: Task, *, separator: str | None = None) -> tuple[list[Text], list[Any]]:
-    """Read one labelled file or `save_to_disk` folder into memory: texts (or pairs), and labels as in `rows/`.
+    """Texts (or pairs) of one file or `save_to_disk` folder, in memory, and labels as in `rows/`.
 
     Raises:
         InputError: lists the mistakes.

@@ -24,7 +24,7 @@ from kdc.common.errors import KdcError
 ANSWERS, DOES_NOT_ANSWER = "answers", "does_not_answer"
 EVAL_SHARE = 0.15
 MAX_OBJECTS = 2680  # a run takes minutes on two cores
-MIN_OBJECTS = 1000  # 300 evaluation rows; fewer mean little
+MIN_OBJECTS = 1000  # 300 evaluation rows
 MIN_WORDS, MAX_WORDS = 4, 40
 COLLECT_TIMEOUT_S = 120
 
@@ -60,7 +60,7 @@ def make_pydocs(seed: int) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
 
 
 def collect_docstrings() -> list[tuple[str, str, str]]:
-    """(module, name in module, docstring) of the standard library, imported in a subprocess, in a fixed order.
+    """(module, name in module, docstring) of the standard library, in a fixed order.
 
     Raises:
         KdcError: the subprocess failed or hung.
@@ -96,10 +96,7 @@ def first_sentence(docstring: str) -> str:
 
 
 def gives_name_away(name: str, sentence: str) -> bool:
-    """Whether the sentence contains the object's name as code.
-
-    Models could match code ("copy_file", "TextWrapper", "namelist()") by letters. Plain words may occur.
-    """
+    """Whether the sentence contains the name as code, which models could match by letters. Plain words may occur."""
     own = name.rsplit(".", 1)[-1]
     if re.search(rf"(?<!\w){re.escape(own)}\s*\(", sentence):
         return True

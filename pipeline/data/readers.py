@@ -40,7 +40,7 @@ def find_columns(header: Sequence[str], columns: Columns) -> list[int | None]:
     """Indices of text, second text, label, group and time; None if unread.
 
     Raises:
-        RowProblem: a column is missing, or there twice.
+        RowProblem: a column is missing or repeated.
     """
     indices: list[int | None] = []
     faults: list[str] = []
@@ -64,9 +64,7 @@ def find_columns(header: Sequence[str], columns: Columns) -> list[int | None]:
 def read_records(
     source: SplitSource, problems: Problems, *, seed: int = 0, columns: Columns | None = None
 ) -> Iterator[Record]:
-    """Yield a split's records in order; report bad ones to `problems`.
-
-    Columnar formats read only `columns` (None: all).
+    """Yield a split's records in order; report bad ones. Columnar formats read only `columns`; None: all.
 
     Raises:
         FileProblem: the file cannot be read (any further), or a table lacks one of `columns`.

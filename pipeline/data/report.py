@@ -61,7 +61,7 @@ def _duplicates(
 
 
 def near_train(rows: dict[str, CheckedRows], parts: dict[str, Part]) -> dict[str, Ints]:
-    """For each given evaluation row a training or tuning row that is `related` to it; else -1."""
+    """For each given evaluation row a `related` training or tuning row; else -1."""
     used = parts["train"].chosen | parts["tune"].chosen
     return {name: related(rows[name], rows["train"], used) for name in rows if name.startswith("eval")}
 

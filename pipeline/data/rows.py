@@ -1,7 +1,6 @@
 """Checks each split's rows, learns the labels, and stores good rows.
 
-Memory holds one batch of texts, and hashes of all rows. Writes `<split>.arrow`, a stream of text, text_pair, label,
-hashes and time.
+Memory holds one batch of texts, and hashes of all rows. Writes `<split>.arrow`: text, text_pair, label, hashes, time.
 """
 
 from collections.abc import Iterator, Sequence
@@ -122,7 +121,7 @@ def texts_in(rows: pa.RecordBatch | pa.Table) -> list[Text]:
 
 
 def read_all(data: DataSettings, task: Task, folder: Path, seed: int) -> tuple[Task, dict[str, CheckedRows]]:
-    """Read and check every split; `seed` decides the `pydocs` rows.
+    """`seed` decides the `pydocs` rows.
 
     Raises:
         InputError: lists the mistakes in all files.
@@ -150,7 +149,7 @@ def read_all(data: DataSettings, task: Task, folder: Path, seed: int) -> tuple[T
         is_learned = settled.labels != task.labels
         own = LabelReader(settled.kind, settled.labels, data.separator, is_glue(task.name), is_learned)
         splits[source.split] = check_split(source, settled, own, folder, problems, data, seed)
-        # The reader also accepts declared names that no training row has.
+        # The reader also accepts declared names without training rows.
         for name in sorted(own.counts.keys() - labels.counts.keys() if labels.counts else ()):
             problem = RowProblem(NOT_TRAINED, repr(name), "add training rows of it, or remove these")
             problems.add(source, None, problem, own.counts[name])
@@ -167,7 +166,7 @@ def check_split(
     data: DataSettings = _NOTHING_MORE,
     seed: int = 0,
 ) -> CheckedRows:
-    """Store a split's good rows in `folder`; report the others."""
+    """Store good rows in `folder`; report the others."""
     before = len(problems)
     columns = columns_of(
         task,

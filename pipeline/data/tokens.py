@@ -46,13 +46,11 @@ def tokenise(
     long: LongTexts | None = None,
     out: Path | None = None,
 ) -> dict[str, TokenCounts]:
-    """Tokenise every split like `tokenizer(text, pair, truncation=True, max_length=max_length)`.
-
-    Serving truncates with the same code.
+    """Tokenise every split like `tokenizer(text, pair, truncation=True, max_length=max_length)`, as serving does.
 
     Args:
         folder: of the data stage.
-        role: "teacher", "teacher-2", ..., "student", "fewer".
+        role: see `PreparedData.tokens`.
         max_length: tokens of a row, pair or not.
         on_rows: called with (rows done, all rows).
         long: windows for longer rows; None truncates.
@@ -107,7 +105,7 @@ def tokenise(
 def windows_for(
     tokenizer: PreTrainedTokenizerBase, settings: LongSettings, max_length: int, *, is_pair: bool
 ) -> LongTexts | None:
-    """Windows of rows over `max_length` tokens; None: rows are cut.
+    """None if rows are cut.
 
     Raises:
         InputError: windows are too short or leave gaps, or `keep` does not fit.

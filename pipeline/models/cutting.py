@@ -72,7 +72,7 @@ def first_and_last(depth: int, total: int) -> tuple[int, ...]:
 
 
 def cut(model: PreTrainedModel, wanted: Cut, importance: Importance) -> PreTrainedModel:
-    """A copy with these layers and their most important units, which `importance` scores in the copy."""
+    """A copy with these layers and their most important units, as `importance` scores them in the copy."""
     small = copy.deepcopy(model)
     name, stack = encoder_layers(small)
     parent = small.get_submodule(name.rpartition(".")[0])
@@ -92,7 +92,7 @@ def cut(model: PreTrainedModel, wanted: Cut, importance: Importance) -> PreTrain
 
 
 def keep_layers(config: PretrainedConfig, layers: Sequence[int]) -> None:
-    """Keep these layers in a config and its lists, such as `layer_types`."""
+    """Also shortens lists such as `layer_types`."""
     whole = config.num_hidden_layers
     for name, listed in config.to_dict().items():
         if any(part in name for part in _LISTS) and isinstance(listed, (list, tuple)) and len(listed) == whole:

@@ -32,10 +32,7 @@ _MODEL_FILES = (".json", ".txt", ".model", ".safetensors", ".bin")
 
 @dataclass(frozen=True)
 class Loaded:
-    """A sequence classifier in fp32 on the CPU.
-
-    `new_modules`, such as ("classifier", "pooler"), are not in the checkpoint: they must train.
-    """
+    """A sequence classifier in fp32 on the CPU. The checkpoint lacks `new_modules`, such as ("classifier", "pooler")."""
 
     model: Any
     new_modules: tuple[str, ...]
@@ -98,7 +95,7 @@ def load_model(model: str, task: Task, *, pooling: Pooling = "auto", dropout: fl
     Args:
         model: path, hub id, or `minilm`.
         pooling: see `reads_the_mean`.
-        dropout: all dropout rates; None: the checkpoint's.
+        dropout: all rates; None: the checkpoint's.
 
     Raises:
         InputError: no such model, or no classifier.

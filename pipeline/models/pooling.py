@@ -1,7 +1,7 @@
 """Classifiers that read the mean of their encoder's token vectors.
 
-Transformers' heads read the first token. Encoders trained for the mean, such as all-MiniLM, keep little there (Reimers
-and Gurevych 2019, arXiv 1908.10084).
+Encoders trained for the mean, such as all-MiniLM, keep little in the first token, which transformers' heads read
+(Reimers and Gurevych 2019, arXiv 1908.10084).
 """
 
 import json
@@ -19,7 +19,7 @@ from kdc.pipeline.models.units import class_with_its_heads, with_its_heads
 
 Pooling = Literal["auto", "first", "mean"]
 
-SENTENCE_POOLING = "1_Pooling/config.json"  # sentence-transformers' note on pooling
+SENTENCE_POOLING = "1_Pooling/config.json"  # says how sentence-transformers pools
 
 
 class MeanPooledClassifier(PreTrainedModel):
@@ -71,7 +71,7 @@ def is_mean_pooled(config: PretrainedConfig) -> bool:
 
 
 def reads_the_mean(place: str, pooling: Pooling) -> bool:
-    """Whether a classifier over this checkpoint reads the mean; "auto" follows its config or `SENTENCE_POOLING`."""
+    """Whether a classifier reads the mean; "auto" follows the checkpoint's config or `SENTENCE_POOLING`."""
     if pooling != "auto":
         return pooling == "mean"
     if is_mean_pooled(open_config(place)):

@@ -20,16 +20,18 @@ from kdc.pipeline.models.units import (
     with_its_heads,
 )
 
-# Attributes that do not change what a layer computes: its number, BigBird's seed, and widths, which weights show.
+# Attributes that do not change what a layer computes (its number, BigBird's seed), and widths, which weights show.
 _NOT_OF_FORM = ("layer_idx", "layer_id", "seed", *WIDTH_FIELDS)
-# With fewer heads these answer like all with the others silenced; MPNet's position biases are made for all heads.
+# With fewer heads these answer like all with the others silenced. MPNet's position biases are for all heads.
 _HEADED = ("bert", "big_bird", "camembert", "deberta-v2", "distilbert", "electra", "ernie", "roberta", "xlm-roberta")
 
 
 def check_cut(spec: str, teacher: str) -> None:
-    """Raises:
-    InputError: as `parse_cut`; no stack of layers; layers that depend on their position, if the config cannot say
-        so; or widths that cannot shrink, see `feed_forwards` and `attentions`.
+    """Check a cut before training.
+
+    Raises:
+        InputError: as `parse_cut`; no stack of layers; layers that depend on their position, if the config cannot say
+            so; or widths that cannot shrink.
     """
     config = load_config(teacher)
     wanted = parse_cut(spec, config)
@@ -102,13 +104,13 @@ def _can_be_narrowed(config: PretrainedConfig, width: Cut) -> bool:
 
 
 def _opens_as_it_was_cut(config: PretrainedConfig, wanted: Cut) -> bool | None:
-    """Whether the cut model has the form of a new one of its config; None if a config makes none."""
+    """Whether the cut model has the form of a new one; None if a config makes none."""
     whole = _without_weights(config)
     if whole is None:
         return None
     with suppress(Exception):  # layers or neurons not found, or an impossible config
         small = cut(whole, wanted, first_units)
-        again = _without_weights(type(config).from_dict(small.config.to_dict()))  # as from a file
+        again = _without_weights(type(config).from_dict(small.config.to_dict()))
         return again is not None and _form(small) == _form(again)
     return False
 

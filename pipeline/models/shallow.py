@@ -44,7 +44,7 @@ _FACTOR = 1_000_003  # a large prime
 class ShallowClassifier(PreTrainedModel):
     """Token vectors, convolutions, weighted mean and maximum, hidden layer, head.
 
-    In training, a projection narrows vectors of the teacher's width; `folded` merges both.
+    In training, a projection narrows vectors of the teacher's width.
     """
 
     base_model_prefix = "shallow"
@@ -175,7 +175,7 @@ def check_shape(spec: str, teacher: PretrainedConfig | None) -> None:
 def shallow_over(teacher: Any, shape: Shape) -> tuple[ShallowClassifier, tuple[str, ...]]:
     """A shallow classifier, at most as wide as the teacher's token vectors, and its new modules.
 
-    Vectors are scaled to a mean square of 1, which encoders leave to a norm.
+    Vectors get a mean square of 1, which encoders leave to a norm.
     """
     config = copy.deepcopy(teacher.config)
     table = teacher.get_input_embeddings().weight.detach()

@@ -40,7 +40,7 @@ Importance = Callable[[Any, Sequence[Part]], Sequence[torch.Tensor]]
 
 
 def encoder_layers(model: PreTrainedModel) -> tuple[str, nn.ModuleList]:
-    """Name and stack of the encoder's layers.
+    """Name and stack of the layers.
 
     Raises:
         InputError: layers share weights (ALBERT), or it is no encoder.
@@ -105,7 +105,7 @@ def _attention(layer: nn.Module, module: nn.Module) -> Part | None:
 
 
 def first_units(_: Any, parts: Sequence[Part]) -> list[torch.Tensor]:
-    """An `Importance` that prefers first units, for models whose weights do not matter."""
+    """Prefers first units, for models whose weights do not matter."""
     return [-torch.arange(part.units, device="cpu") for part in parts]
 
 

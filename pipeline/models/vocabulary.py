@@ -1,5 +1,4 @@
-"""A vocabulary of the pieces that a task's texts use (Abdaoui et al. 2020, "Load What You Need", arXiv 2010.05609, for
-languages).
+"""A vocabulary of the pieces that a task's texts use (Abdaoui et al. 2020, arXiv 2010.05609, for languages).
 
 Smaller pieces still spell every text, unless a character is no piece by itself. All pieces with such a character stay,
 but the text before it may be split differently, and its word become unknown.
@@ -29,12 +28,13 @@ _KEPT = "kept.npy"  # old ids of the pieces, by new id
 def save_smaller(source: str, used: Iterable[int], least: int, folder: Path) -> int:
     """Write a tokenizer with a smaller vocabulary and its model's config; return the number of pieces.
 
+    `folder` is replaced.
+
     Args:
         least: number to reach with the most frequent others, by the tokenizer's order.
-        folder: is replaced.
 
     Raises:
-        InputError: pieces are not made of smaller ones, some lack vectors, or positions count from a padding id that
+        InputError: pieces are not made of smaller ones, some lack vectors, or a padding id, from which positions count,
             would change.
     """
     tokenizer, config = loading.load_tokenizer(source), loading.load_config(source)

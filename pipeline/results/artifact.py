@@ -24,7 +24,7 @@ class ExportResult(StageResult):
 class Int8Measurement(Result):
     """On the tuning set. The entry "fp32" has only timings."""
 
-    static: bool = False  # fixed activation ranges, so an answer does not depend on the batch
+    static: bool = False  # fixed activation ranges: an answer does not depend on the batch
     graph: str = ""  # equal for candidates that do the same work
     nodes: dict[str, int] = Field(default_factory=dict)  # layer counts, from `int8.quantise`
     failed: str | None = None
@@ -57,7 +57,7 @@ class QuantizeResult(Int8Choice):
     STAGE = "quantize"
 
     temperature: float  # divides logits; fitted on the tuning set
-    candidates: dict[str, Int8Measurement] = Field(default_factory=dict)  # by name, also "fp32"; empty without int8
+    candidates: dict[str, Int8Measurement] = Field(default_factory=dict)  # also "fp32"; empty without int8
 
 
 class UncutResult(StageResult):
@@ -76,7 +76,7 @@ class Pair(Result):
     first: str  # student's variant
     second: str  # second model's number format
     temperature: float  # divides the second model's logits
-    answered_from: float  # the student's least confidence to answer
+    answered_from: float  # student's least confidence to answer
     share: float  # of rows for the second model
     score: float  # of both together
     first_score: float
@@ -109,7 +109,7 @@ class EvaluateResult(StageResult):
 class PackageResult(StageResult):
     STAGE = "package"
 
-    artifact: str  # folder, relative to the run directory
+    artifact: str  # relative to the run directory
     sha256: str  # of the manifest
     providers: dict[str, str]  # variant by execution provider
     table: Table  # from stage `evaluate`

@@ -1,4 +1,4 @@
-"""Results of the stages `candidates` to `merge`, and of `controls`."""
+"""Results of the stages `candidates` to `merge`, and of `controls`. All scores are on the tuning set."""
 
 from collections.abc import Callable
 from typing import Any
@@ -32,7 +32,7 @@ class Trial(Result):
     student: str  # its spec; "teacher" is not trained
     steps: int  # weight updates
     parameters: int
-    score: float  # on the tuning set
+    score: float
     seconds: float
 
 
@@ -45,12 +45,12 @@ class SearchResult(StageResult):
 
 class History(Result):
     loss: Points  # mean since the last point
-    score: Points  # on the tuning set
+    score: Points
     tune_loss: Points
 
 
 class TrainingSummary(Result):
-    best_score: float  # on the tuning set
+    best_score: float
     best_step: int  # whose weights were kept; see `TrainSettings.kept_step`
     steps: int
     resumed_from: int = 0  # 0: not resumed
@@ -71,7 +71,7 @@ class ModelResult(StageResult):
 
     tune: Scores  # the first metric decides
     majority: Scores  # of the most frequent label; for regression, the mean
-    constant: bool  # whether all rows get the same answer
+    constant: bool  # all rows get the same answer
     chance: float  # p-value of the score, in (0, 1]
     parameters: int | None = None  # with merged adapters; None: not counted
     training: TrainingSummary | None = None  # None for a fine-tuned teacher or a black box
@@ -101,7 +101,7 @@ class BaselinesResult(StageResult):
 
     STAGE = "baselines"
 
-    tune: dict[str, Scores]  # by baseline, on the tuning set
+    tune: dict[str, Scores]  # by baseline
     best: str
     train_rows: int  # used, at most `baselines.max_rows`
     probe_form: str | None = None  # "together" or "apart"; "" without pairs, None without a probe
@@ -125,7 +125,7 @@ class Attempt(Result):
     """One way to make a teacher."""
 
     how: str  # "fine-tuned", "fine-tuned from the probe's head", or "the probe"
-    score: float  # on the tuning set
+    score: float
 
 
 class TeacherResult(ModelResult):
@@ -138,7 +138,6 @@ class TeacherResult(ModelResult):
     attempts: tuple[Attempt, ...] = ()
 
     def scores(self, metric: str) -> list[float]:
-        """On the tuning set."""
         return [teacher.tune[metric] for teacher in (self, *self.others)]
 
 
@@ -174,7 +173,7 @@ class ControlsResult(StageResult):
     STAGE = "controls"
 
     student_without_kd: ModelResult | None = None  # trained on labels only
-    # likewise, but the rule for the kept step is the one that the student does not use
+    # likewise, but with the rule for the kept step that the student does not use
     student_without_kd_by_score: ModelResult | None = None
     student_without_kd_by_loss: ModelResult | None = None
     student_without_unlabeled: ModelResult | None = None

@@ -53,7 +53,7 @@ class Run:
         return open_data(self.folder("data"), self.folder("vocabulary"))
 
     def open_engine(self, onnx_file: Path, *, exported: Path | None = None, temperature: float = 1.0) -> Engine:
-        """The serving engine over an ONNX file, with the tokenizer of `exported` (default: the student's)."""
+        """The serving engine over an ONNX file, with the tokenizer of `exported` or else the student's."""
         from kdc.serving.engine.engine import Engine  # here, or it adds to a training's peak memory
 
         exported = exported or self.folder("export")
@@ -85,7 +85,7 @@ class Run:
 
     @property
     def join(self) -> tuple[Join, ...] | None:
-        """How windows of a student's rows are joined: like the teacher's."""
+        """Windows of a student's rows are joined like the teacher's."""
         if self.config.long.mode == "cut" or self.config.teacher.scores is not None:
             return self.config.long.trained_join(self.data().task.kind)
         return join_of(load_config(str(self.folder("teacher") / "model")))
@@ -143,7 +143,7 @@ class Run:
         return self.role_of(self.student)
 
     def role_of(self, student: StudentSettings) -> str:
-        """Role "fewer" with a smaller vocabulary, "student" if configured, "teacher" if a search cuts it from one."""
+        """Role "fewer" with a smaller vocabulary, else "student"; "teacher" if a search makes it of the teacher."""
         if not student.has_all_pieces:
             return FEWER
         configured = self.config.student
@@ -162,7 +162,7 @@ class Run:
 
 
 def open_run(root: Path, config: Config, reporter: Reporter, siblings: tuple[Path, ...] = ()) -> Run:
-    """Raise InputError if the requested device or precision is not available."""
+    """Raise InputError if the device or precision is not available."""
     has_cuda = torch.cuda.is_available()
     if config.run.device == "cuda" and not has_cuda:
         raise InputError("no CUDA device is available", given="run.device=cuda", remedy="`kdc doctor` says why")

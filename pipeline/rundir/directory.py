@@ -35,7 +35,7 @@ def root_of(config: Config) -> Path:
 
 @contextmanager
 def locked(root: Path, *, again: bool = False) -> Iterator[None]:
-    """Make the directory and lock it. With `again` a thread may lock it once more.
+    """`again` lets a thread lock it once more.
 
     Raises:
         InputError: the directory cannot be made, or another run works in it.
@@ -59,7 +59,7 @@ def locked(root: Path, *, again: bool = False) -> Iterator[None]:
 
 
 def claim(root: Path, settings: str, stages: Iterable[str]) -> None:
-    """Write the settings, as JSON, into the run directory.
+    """Write the settings, as JSON.
 
     Stages replace folders of their names: a new run directory must not hold any from elsewhere.
 
@@ -80,7 +80,7 @@ def claim(root: Path, settings: str, stages: Iterable[str]) -> None:
 
 
 def note_command(root: Path, command: str) -> None:
-    """Append a command, unless it was the last one."""
+    """Append, unless it was the last one."""
     commands = read_commands(root)
     if commands[-1:] != [command]:
         write_whole(root / _COMMANDS, json.dumps([*commands, command], indent=2))
@@ -93,14 +93,11 @@ def read_commands(root: Path) -> list[str]:
 
 
 def look_at(root: Path, rows: bytes, answers: NDArray[np.generic]) -> int:
-    """Count a look: a judgement by the evaluation rows. The same answers are the same look.
+    """Count a look, a judgement by the evaluation rows; return its number, from 1. The same answers are the same look.
 
     Args:
         rows: fingerprint of the rows and labels.
         answers: all answers that are judged, including decisions.
-
-    Returns:
-        The look's number, from 1.
 
     Raises:
         KdcError: the count is damaged.

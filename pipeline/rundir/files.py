@@ -1,4 +1,4 @@
-"""Names of files that one stage writes and others read."""
+"""Names of files that stages share."""
 
 PIECES = "pieces"  # stage vocabulary: tokenizer with fewer pieces
 BASELINE_LOGITS = "logits.npz"  # stage baselines: "<split>/<baseline>", tuning and evaluation splits

@@ -30,7 +30,7 @@ def as_json(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def labelled_rows(config: Config) -> dict[str, Any]:
-    """Settings of the teacher's rows. New unlabelled rows must not retrain the teacher, so they are left out."""
+    """Without unlabelled rows: new ones must not retrain the teacher."""
     paths = {"data", "train", "eval", "unlabeled", "max_unlabeled_rows"}
     return {
         **config.data.model_dump(mode="json", exclude=paths),

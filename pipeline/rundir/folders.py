@@ -29,9 +29,9 @@ class Stage:
     run: Callable[[Run, Path], StageResult]
     depends_on: Callable[[Run], dict[str, Any]]
     after: tuple[str, ...]  # stages whose fingerprints enter its own
-    is_intact: Callable[[Path], bool] = lambda root: True  # whether its files outside its folder exist
+    is_intact: Callable[[Path], bool] = lambda root: True  # whether files outside its folder exist
     is_wanted: Callable[[Config], bool] = lambda config: True  # by the settings
-    check: Callable[[Run], None] = lambda run: None  # afterwards; may refuse to continue
+    check: Callable[[Run], None] = lambda run: None  # afterwards; may stop the run
 
     @property
     def name(self) -> str:
@@ -39,7 +39,7 @@ class Stage:
 
 
 def run_stage(run: Run, stage: Stage, reporter: Reporter) -> StageRecord:
-    """Run, resume or skip a stage, then call its check. Adds its fingerprint to the run.
+    """Run, resume or skip a stage, then check. Adds its fingerprint to the run.
 
     Raises:
         KdcError: the record is damaged, or the stage fails.

@@ -33,7 +33,7 @@ class CompressResult(Result):
     out: Path  # the run directory
     stages: dict[str, StageRecord] = Field(default_factory=dict)  # by name; empty on a helper rank
     artifact: Path | None = None  # None if the run stopped early
-    result: PackageResult | None = None  # of stage `package`; None likewise
+    result: PackageResult | None = None  # None likewise
     report: Path | None = None  # None likewise, or if not written
 
     @property
@@ -64,7 +64,7 @@ def read_record(folder: Path) -> StageRecord | None:
     """None if the folder is not complete.
 
     Raises:
-        KdcError: the record is damaged.
+        KdcError: damaged record.
     """
     file = folder / RECORD
     if not file.exists():

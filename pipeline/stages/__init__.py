@@ -1,1 +1,1 @@
-"""The stages of `pipeline/run.py`. No stage imports another."""
+"""The stages of `pipeline/run.py`. None imports another. Those after `search` may read `vocabulary/` and `search/`."""

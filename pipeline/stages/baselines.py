@@ -1,7 +1,7 @@
 """Stage `baselines`: cheap models that the teacher should beat.
 
-Reads `data/`, but no evaluation labels. Writes `logits.npz`, by "<split>/<baseline>", and `probe.npz`, a head for the
-encoder: weight (outputs, width) and bias.
+Reads `data/`, but no evaluation labels. Writes `logits.npz` and `probe.npz`, see `rundir/files.py`. The probe is a head
+for the encoder: weight (outputs, width) and bias.
 """
 
 from pathlib import Path
@@ -77,7 +77,7 @@ def _some(rows: int, most: int, seed: int) -> list[int] | None:
 def _probe(encoder: Encoder, train: Sample, tune: Sample, task: Task, file: Path, *, seed: int) -> tuple[Fitted, str]:
     """The linear probe, and its better form on the tuning set: "together" or "apart" ("" for single texts).
 
-    The file keeps the "together" head, the only one that fits a classifier.
+    The file keeps the "together" head: only that fits a classifier.
     """
     encoder.settle(train.tokens)
 

@@ -43,7 +43,7 @@ from kdc.serving.engine.engine import Engine
 from kdc.serving.engine.tokenizing import Text
 
 _ROUNDS = 3
-_REFUSED = "refused"  # after a refusal the next run measures again: the machine may have been busy
+_REFUSED = "refused"  # the next run measures again: the machine may have been busy
 # It usually wins, and is about as fast and small as the best.
 _INT8 = next(candidate for candidate in CANDIDATES if candidate.name == "channel-smooth")
 
@@ -192,7 +192,7 @@ def _converted(
     calibration_batches: Callable[[], list[Feeds]],
     bits: VectorBits | Literal["auto"],
 ) -> list[Path]:
-    """The files; int8 with bits "auto" has a second one, with 4-bit token vectors."""
+    """With bits "auto" int8 has a second file, with 4-bit token vectors."""
     fp32, file = folder / FP32_ONNX, folder / f"{variant}.onnx"
     if variant == "fp32":
         return [fp32]

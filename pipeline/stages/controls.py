@@ -1,7 +1,7 @@
 """Stage `controls`: models to compare KD-LoRA with, on request (`run.controls`).
 
 Students without KD, by two rules for the kept step; one without unlabelled texts; a LoRA teacher. Reads `data/`,
-`teacher/`, `targets/`, and maybe `vocabulary/` and `search/`. Writes one plain model per control.
+`teacher/`, `targets/`. Writes one plain model per control.
 """
 
 import shutil
@@ -53,7 +53,7 @@ def run(run: Run, out: Path) -> ControlsResult:
 
 
 def student_control(run: Run, work: Path, *, settings: StudentSettings, logits: Path | None = None) -> ModelResult:
-    """Train on labelled rows alone, also on the teacher's `logits` if given; merge into `work/model`."""
+    """Train on labelled rows, also by the teacher's `logits` if given; merge into `work/model`."""
     origin, data = run.origin_of(settings), run.data()
     result = distil(settings, origin, data, logits, work, run.environment, progress=run.progress, unlabeled=False)
     merged_student(work).save_pretrained(work / "model")
@@ -62,7 +62,7 @@ def student_control(run: Run, work: Path, *, settings: StudentSettings, logits: 
 
 
 def teacher_lora(run: Run, work: Path) -> ModelResult:
-    """Fine-tune through the student's adapters, at the student's rate (recipe `paper`: the authors')."""
+    """Through the student's adapters, at the student's rate (recipe `paper`: the authors')."""
     teacher, recipe = run.config.teacher, run.config.run.recipe
     rates = {"learning_rate": run.student.learning_rate}
     if recipe == "paper":

@@ -159,7 +159,7 @@ def check_served(merged: Logits, served: Logits) -> None:
 
 
 def _save_evaluation(path: Path, data: PreparedData, logits: Logits, *, better: str | None) -> None:
-    """Save each row's SHA-256 (never its text), label, group and logits, and a `better` baseline's logits."""
+    """Save each row's SHA-256 (never its text), label, group and logits, also of a `better` baseline."""
     rows = data.rows(data.eval_splits[0])
     arrays: dict[str, Any] = {
         "text_sha256": np.frombuffer(b"".join(map(digest, texts_of(rows))), dtype=np.uint8).reshape(-1, 32),

@@ -1,7 +1,6 @@
 """Stage `export`: the merged student as ONNX graphs: fp32, and fp16 for CUDA.
 
-Reads `data/`, `merge/`, and maybe `vocabulary/` and `search/`. Writes `model.onnx`, `model.fp16.onnx`,
-`tokenizer.json`, `tokenizer_info.json`.
+Reads `data/`, `merge/`. Writes `model.onnx`, `model.fp16.onnx`, `tokenizer.json`, `tokenizer_info.json`.
 """
 
 from pathlib import Path

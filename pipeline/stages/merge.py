@@ -1,6 +1,6 @@
 """Stage `merge`: fold adapters, or a shallow student's projection, into the weights.
 
-Reads `data/`, `student/`, and maybe `vocabulary/` and `search/`. Writes `model/` (save_pretrained, with tokenizer).
+Reads `data/`, `student/`. Writes `model/` (save_pretrained, with tokenizer).
 """
 
 from pathlib import Path
@@ -39,8 +39,8 @@ def check_merge(
 ) -> MergeResult:
     """Check that merged logits equal the adapters', to 1e-5 x max(1, largest |logit|).
 
-    A model that learned nothing would pass, so training must have changed them; `is_trained` is False for the teacher
-    itself. Logits are (rows, outputs): `adapted` in the training process, `merged` reloaded from disk.
+    A model that learned nothing would pass, so training must have changed them; `is_trained` is False for the teacher.
+    Logits are (rows, outputs): `adapted` in the training process, `merged` reloaded from disk.
 
     Raises:
         KdcError: a check fails.

@@ -5,8 +5,8 @@ training, the better half for twice as long, until one is left. A quick search t
 a whole schedule: truncated ones rank badly. The uncut teacher, if it keeps the contract, wins unless the best student
 scores higher on the tuning set.
 
-Reads `data/`, `vocabulary/`, `candidates/`, `teacher/`, `targets/`. Writes one record per trial to `search.kept/`, so
-no trial repeats, even with other limits.
+Reads `data/`, `vocabulary/`, `candidates/`, `teacher/`, `targets/`. Writes one record per trial to `search.kept/`: no
+trial repeats, even with other limits.
 """
 
 import shutil
@@ -83,7 +83,7 @@ def _halve(
     scored: bool,
     progress: Progress,
 ) -> tuple[str, list[Trial], str]:
-    """Successive halving. Returns the winner, all trials, and why they ended early, or "".
+    """Returns the winner, all trials, and why they ended early, or "".
 
     Args:
         most: steps of full trainings, largest student first.

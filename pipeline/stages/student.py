@@ -1,7 +1,6 @@
 """Stage `student`: distil the teacher into a smaller model, or keep the teacher itself.
 
-Reads `data/`, `teacher/`, `targets/`, and maybe `vocabulary/` and `search/`. Writes the folder that
-`training/students.py` describes.
+Reads `data/`, `teacher/`, `targets/`. Writes the folder of `training/students.py`.
 """
 
 from pathlib import Path

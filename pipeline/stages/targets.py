@@ -1,7 +1,7 @@
 """Stage `targets`: the teacher's logits for every row that a student learns from.
 
-Reads `data/`, `teacher/`. Writes `logits.npy`, (rows, outputs) float32 by row id. Portions have their own files:
-ranks share them, and the stage resumes. With one uncalibrated teacher, memory does not grow with the rows.
+Reads `data/`, `teacher/`. Writes `logits.npy`. Portions have their own files: ranks share them, and the stage resumes.
+With one uncalibrated teacher, memory does not grow with the rows.
 """
 
 from collections.abc import Sequence
@@ -62,7 +62,7 @@ def run(run: Run, out: Path) -> TargetsResult:
 def _average(files: Sequence[Path], shares: NDArray[np.float64], data: PreparedData, path: Path) -> TargetsResult:
     logits = [np.load(file, mmap_mode="r") for file in files]
     fitted = np.array([_temperature(data, answers) for answers in logits])
-    # Relative ones: the student's temperature sets the overall sharpness.
+    # Relative ones: the student's temperature sets the sharpness.
     temperatures = tuple((fitted / np.exp(np.log(fitted).mean())).round(4).tolist())
     mean = ensemble.average(logits, shares, temperatures)
     np.save(path, mean)

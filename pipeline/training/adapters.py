@@ -41,7 +41,7 @@ def with_adapters(model: PreTrainedModel, new_modules: tuple[str, ...], settings
     """Put LoRA adapters on a model, in place, and return the PEFT model. Adapters, head and new modules train.
 
     Raises:
-        InputError: PEFT refuses the settings, or the layers are missing.
+        InputError: PEFT refuses the settings, or layers are missing.
         KdcError: a layer got no adapter, or a head is frozen.
     """
     from peft import LoraConfig, TaskType, get_peft_model

@@ -147,8 +147,7 @@ def _of_each(keys: Sequence[Any], known: dict[Any, Logits], encode: Callable[[li
 def fit_probe(encoder: Encoder, train: Sample, tune: Sample, task: Task, *, apart: bool = False) -> Fitted:
     """A linear model on a frozen encoder (Alain and Bengio 2016, arXiv 1610.01644); for `apart` see `Encoder.vectors`.
 
-    Nearly constant features are not scaled up: their weights would be a thousand times larger, and int8, with one scale
-    per row, would round the others to zero.
+    Nearly constant features are not scaled up: int8, with one scale per row, would round the others to zero.
     """
     vectors = encoder.vectors(train.rows, train.tokens, apart=apart, keep=True)
     mean, spread = vectors.mean(0), vectors.std(0)
@@ -173,7 +172,7 @@ def with_head(model: Any, head: Linear) -> Any:
 def best_fit(
     train: Sample, features: Any, tune: Sample, tune_features: Any, task: Task, strengths: Iterable[float]
 ) -> tuple[Linear, Logits, float]:
-    """The model with the best first metric on the tuning set, its logits there, and the metric."""
+    """The best model by the first metric on the tuning set, its logits there, and the metric."""
     metric, tried = task.metrics[0], []
     for strength in strengths:
         model = fit(features, train.labels, task, strength)
@@ -205,7 +204,7 @@ def fit(features: Any, labels: NDArray[np.generic], task: Task, strength: float)
     if len(present) == 1:
         bias[present] = 0.0
         return Linear(weight, bias)
-    # TF-IDF gradients start small: a tolerance of 1e-3 stopped early and cost 5.6 points on SST-2.
+    # TF-IDF gradients start small: a tolerance of 1e-3 cost 5.6 points on SST-2.
     logistic = LogisticRegression(C=strength, max_iter=1000, tol=_TOLERANCE).fit(features, labels)
     if len(present) == 2:  # two classes share one output
         weight[present], bias[present] = np.array([[-0.5], [0.5]]) * logistic.coef_, [-0.5, 0.5] * logistic.intercept_

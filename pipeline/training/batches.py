@@ -37,8 +37,6 @@ class Rows(Dataset):
     def read(cls, data: PreparedData, role: str, splits: Sequence[str], teacher_logits: Path | None = None) -> Self:
         """Open tokenised splits of a run and memory-map the teacher's logits, a .npy file.
 
-        `role` says whose tokens: "teacher", "teacher-2", ..., "student" or "fewer".
-
         Raises:
             KdcError: a split is missing.
         """
@@ -98,10 +96,7 @@ class Collator:
 
 @dataclass(eq=False)
 class LengthGroupedSampler(Sampler[int]):
-    """Shuffles rows into batches of similar length, by sorting 50 random batches at a time.
-
-    The order depends only on seed and epoch.
-    """
+    """Shuffles rows into batches of similar length: sorts 50 random batches at a time. Only seed and epoch decide."""
 
     lengths: NDArray[np.integer]  # (rows,) in tokens
     batch_size: int

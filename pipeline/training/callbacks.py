@@ -23,7 +23,7 @@ _SECONDS_OF_AN_HOUR = 3600
 class Rate:
     """Learning rate factor: linear warm-up, then linear decay to 0 by updates or time, whichever ends first.
 
-    Checkpoints hold these attributes, so a resumed training knows the time spent.
+    Checkpoints hold these attributes, time spent included.
     """
 
     def __init__(self, steps: int, warmup: int, hours: float | None = None) -> None:
@@ -105,7 +105,7 @@ def looks_of(history: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def kept_look(looks: list[dict[str, Any]], kept_step: KeptStep) -> dict[str, Any]:
-    """The evaluation of the step whose weights are kept.
+    """The kept step's evaluation.
 
     A last step within one standard error of the best score wins: its learning rate has decayed (Breiman et al. 1984,
     Classification and Regression Trees, section 3.4.3).

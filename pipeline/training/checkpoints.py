@@ -1,4 +1,4 @@
-"""Sealed checkpoints: the seal is written last, since the Trainer would resume from an incomplete checkpoint."""
+"""Sealed checkpoints: the seal comes last, since the Trainer would resume from an incomplete checkpoint."""
 
 import logging
 import os

@@ -42,7 +42,7 @@ class MetEmbedding(nn.Module):
 
 @contextmanager
 def only_met_tokens(model: Any, rows: Rows) -> Iterator[None]:
-    """Train only the rows' token embeddings. Frozen or custom embeddings are left alone."""
+    """Frozen or custom embeddings are left alone."""
     embedding = model.get_input_embeddings()
     if type(embedding) is not nn.Embedding or not embedding.weight.requires_grad:
         yield

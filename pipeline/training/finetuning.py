@@ -41,7 +41,7 @@ def fine_tune(
     """Train a model in place; it stays on the environment's device.
 
     Args:
-        role: see `Rows.read`.
+        role: see `PreparedData.tokens`.
         new_modules: see `Loaded`.
         teacher_logits: .npy file, (row ids, outputs); None: labels only.
     """

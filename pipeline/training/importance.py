@@ -27,10 +27,10 @@ def unit_importance(
 ) -> list[torch.Tensor]:
     """First-order change of the logits without each unit, absolute, summed over rows: (units,) for each part.
 
-    It is a unit's output times the gradient of the logits, summed over its width and a row's tokens (Molchanov et al.
-    2017, arXiv 1611.06440; Michel et al. 2019, arXiv 1905.10650, for heads). The papers use the loss, which
-    a teacher's copy lacks; here a random mixture of logits covers all classes in one pass. A shift of all logits does
-    not count.
+    It is a unit's output times the gradient of the logits, summed over its width and a row's tokens. See Molchanov et
+    al. 2017, arXiv 1611.06440, and for heads Michel et al. 2019, arXiv 1905.10650. The papers use the loss, which a
+    teacher's copy lacks. A random mixture of logits covers all classes in one pass. A shift of all logits changes
+    nothing.
 
     The model ends in evaluation mode on the CPU.
     """

@@ -1,7 +1,7 @@
 """The processes of a run under `torchrun`.
 
-Rank 0 leads: it runs the pipeline and writes the results. All ranks run functions marked `@on_all_ranks` together.
-Helpers leave after the student's training.
+Rank 0 leads and writes the results. All ranks run functions marked `@on_all_ranks`. Helpers leave after the student's
+training.
 """
 
 import functools
@@ -68,7 +68,7 @@ def launcher() -> str:
 
 
 def on_all_ranks(function: Function) -> Function:
-    """Let all ranks run a module-level function together.
+    """Let all ranks run a module-level function.
 
     Helpers get copies of the arguments except `progress`. The call returns the leader's result once all are done, or
     raises `Lost`.
@@ -111,7 +111,7 @@ def join(device: str) -> None:
 
 
 def help_leader(check: Callable[[str], None]) -> None:
-    """Follow orders until dismissed; for `check` see `check_everywhere`.
+    """Follow orders until dismissed, with `check` as in `check_everywhere`.
 
     Raises:
         Lost: a process is gone.
@@ -126,7 +126,7 @@ def help_leader(check: Callable[[str], None]) -> None:
 
 
 def check_everywhere(check: Callable[[str], None], settings: str) -> None:
-    """Check the leader's settings, JSON, on all ranks; helpers use `help_leader`'s check."""
+    """Check the leader's settings, JSON, on all ranks; helpers use `help_leader`'s `check`."""
     if _group is None:
         check(settings)
     else:
@@ -154,11 +154,7 @@ def dismiss() -> None:
 
 
 def check_batches(batch_sizes: dict[str, int], processes: int) -> None:
-    """Check batch sizes, by setting name.
-
-    Raises:
-        InputError: a size does not divide evenly.
-    """
+    """Raise InputError if a batch size, by setting name, does not divide evenly."""
     for name, rows in batch_sizes.items():
         if rows % processes:
             raise InputError(

@@ -18,7 +18,7 @@ _WITHOUT_ADAPTERS = ("albert", "gpt2")
 
 def has_graph(config: PretrainedConfig) -> bool:
     """True if untested."""
-    # Encoder-decoders read the last end token, which some check rows lack.
+    # Encoder-decoders read the last end token; some check rows lack it.
     return config.model_type not in _WITHOUT_GRAPH and not getattr(config, "is_encoder_decoder", False)
 
 
@@ -39,10 +39,12 @@ def check_windows(long: LongSettings, kind: Kind, losses: tuple[str, ...]) -> No
 
 
 def check_models(student: StudentSettings, teacher: TeacherSettings, task: Task, *, is_searched: bool) -> None:
-    """Raises:
-    InputError: weights of unknown classes; a black box among several teachers; an architecture for teachers only;
-        no layers for the training method; a spec that its kind refuses; a smaller vocabulary for a student not made
-        of the teacher; or the teacher itself as student, if several or a black box.
+    """Check a student and its teacher.
+
+    Raises:
+        InputError: weights of unknown classes; a black box among several teachers; an architecture for teachers only;
+            no layers for the training method; a spec that its kind refuses; a smaller vocabulary for a student not made
+            of the teacher; or the teacher itself as student, if several or a black box.
     """
     for settings in (teacher, student):
         check_class_weights(settings.class_weights, task)

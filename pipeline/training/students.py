@@ -143,7 +143,7 @@ def new_student(
 def keep_teacher(
     teacher: Path, origin: StudentOrigin, data: PreparedData, out: Path | None = None, known: ModelResult | None = None
 ) -> ModelResult:
-    """Score the uncut teacher in the origin's vocabulary, unless `known`, and save it as a student in `out`."""
+    """Score the uncut teacher in the origin's vocabulary, unless `known`; save it as a student in `out`."""
     loaded, source = new_student(UNCUT, data.task, cut_from=str(teacher), vocabulary=origin.vocabulary)
     model, tokenizer = loaded.model, loading.load_tokenizer(source)
     result = known or score_model(model, data, origin.role, tokenizer.pad_token_id)

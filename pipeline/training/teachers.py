@@ -37,7 +37,7 @@ def train_teacher(
     head: Linear | None = None,
     join: tuple[Join, ...] | None = None,
 ) -> tuple[Any, TrainingSummary]:
-    """Fine-tune a pretrained teacher (path or hub id), merge its adapters, and return it on the CPU.
+    """Fine-tune a pretrained teacher, merge its adapters, and return it on the CPU.
 
     A linear probe's `head` to start from forces mean pooling.
     """
@@ -79,7 +79,7 @@ def load_finetuned(source: str, task: Task, names: tuple[str, ...] | None) -> An
         names: its labels, if its config only says LABEL_0, LABEL_1, ...
 
     Raises:
-        InputError: it is missing, not fine-tuned, or has other labels.
+        InputError: missing, not fine-tuned, or other labels.
     """
     try:
         model, info = open_classifier(loading.locate(source), dtype=torch.float32, output_loading_info=True)
@@ -106,7 +106,7 @@ def load_finetuned(source: str, task: Task, names: tuple[str, ...] | None) -> An
 
 
 def label_order(config: Any, task: Task, names: tuple[str, ...] | None) -> list[int] | None:
-    """The teacher's output index for each label, by `names` or its config; None for regression.
+    """The teacher's output index for each label; None for regression.
 
     Raises:
         InputError: outputs differ from the task's, or `names` are in another order than the config's.
