@@ -244,7 +244,6 @@ def _batches(rows: Iterator[dict[str, Any]], labels: LabelReader | None) -> Iter
 
 
 def write_stream(path: Path, batches: Iterator[pa.RecordBatch]) -> None:
-    """The first batch gives the schema."""
     first = next(batches)
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, first.schema) as writer:
         for batch in chain([first], batches):

@@ -176,7 +176,6 @@ class Scores:
         return {str(value) for value in values} <= set(self.task.labels)
 
     def _numbers(self, names: list[str]) -> NDArray[np.float64]:
-        """As floats (rows, names)."""
         values = np.column_stack([_as_numbers(self.table[name]) for name in names])
         wrong = ~np.isfinite(values).all(axis=1)
         what = "the teacher's scores are not all numbers"

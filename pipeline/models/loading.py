@@ -32,7 +32,7 @@ _MODEL_FILES = (".json", ".txt", ".model", ".safetensors", ".bin")
 
 @dataclass(frozen=True)
 class Loaded:
-    """A sequence classifier in fp32 on the CPU. The checkpoint lacks `new_modules`, such as ("classifier", "pooler")."""
+    """A sequence classifier in fp32 on the CPU. The checkpoint lacks `new_modules`, e.g. ("classifier", "pooler")."""
 
     model: Any
     new_modules: tuple[str, ...]

@@ -59,7 +59,6 @@ def mean_of_tokens(states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
 
 
 def head_dropout(config: PretrainedConfig) -> float:
-    """The config's head dropout, else 0.1."""
     for name in ("classifier_dropout", "seq_classif_dropout", "hidden_dropout_prob"):
         if getattr(config, name, None) is not None:
             return float(getattr(config, name))

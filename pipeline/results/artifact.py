@@ -45,8 +45,6 @@ class Int8Measurement(Result):
 
 
 class Int8Choice(StageResult):
-    """The int8 candidate to keep."""
-
     chosen: str | None = None  # that a CPU loads; None: fp32
     winner: str | None = None  # candidate whose file is kept, chosen or not
     int8: bool  # whether a file is kept
@@ -61,8 +59,6 @@ class QuantizeResult(Int8Choice):
 
 
 class UncutResult(StageResult):
-    """Empty if the student is the teacher itself."""
-
     STAGE = "uncut"
 
     fp32_parity: float | None = None  # largest logit difference to torch; None: no graph

@@ -38,8 +38,6 @@ class DataReport(Result):
 
 
 class DataResult(StageResult):
-    """A role names the tokenizer: "teacher", "teacher-2", ..., "student"."""
-
     STAGE = "data"
 
     max_length: dict[str, int]  # in tokens, by role

@@ -78,7 +78,6 @@ class ModelResult(StageResult):
 
     @property
     def line(self) -> str:
-        """The metrics of the tuning set."""
         return "tuning set " + ", ".join(f"{name} {value:.1f}" for name, value in self.tune.items())
 
     @model_validator(mode="before")
@@ -117,7 +116,6 @@ class BaselineComparison(Result):
 
     @property
     def is_shown(self) -> bool:
-        """Whether the teacher is better in the whole interval."""
         return self.interval[0] > 0
 
 
@@ -152,8 +150,6 @@ class TargetsResult(StageResult):
 
 
 class StudentResult(ModelResult):
-    """Stage `student`."""
-
     STAGE = "student"
 
 

@@ -67,7 +67,6 @@ class Run:
         )
 
     def result(self, kind: type[AnyResult]) -> AnyResult:
-        """See `read_result`."""
         return read_result(self.root, kind)
 
     def result_or_none(self, kind: type[AnyResult]) -> AnyResult | None:

@@ -104,12 +104,10 @@ def check(run: Run) -> None:
 
 
 def is_intact(root: Path) -> bool:
-    """Whether no contract was refused."""
     return not (root / "candidates" / _REFUSED).exists()
 
 
 def students_of(config: Config) -> list[str]:
-    """Without a search, only the configured student."""
     own = config.student.kind.canonical(config.student.model, config.teacher.model)
     if config.contract.search == "off":
         return [own]
@@ -119,7 +117,6 @@ def students_of(config: Config) -> list[str]:
 
 
 def curve_of(config: Config) -> list[str]:
-    """The configured student comes first."""
     own = config.student.kind.canonical(config.student.model, config.teacher.model)
     kinds = _kinds_beside(config.student.kind, has_whole=config.has_one_teacher)
     curve = [spec for kind in kinds for spec in kind.curve(config.teacher.model)]

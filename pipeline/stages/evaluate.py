@@ -1,7 +1,6 @@
 """Stage `evaluate`: all models side by side on the evaluation split.
 
-Reads all earlier stages. Writes `table.json`, `evaluation.npz` (for the artifact) and `logits.npz` (all models and
-splits).
+Writes `table.json`, `evaluation.npz` (for the artifact) and `logits.npz` (all models and splits).
 """
 
 import json

@@ -1,7 +1,7 @@
 """Stage `package`: build the artifact and judge it.
 
-Reads the earlier stages. Writes `artifacts/<fingerprint>/` atomically and links `artifact` to it, or writes
-`rejected/<fingerprint>/` if it fails its contract.
+Writes `artifacts/<fingerprint>/` atomically and links `artifact` to it, or writes `rejected/<fingerprint>/` if it fails
+its contract.
 """
 
 import itertools

@@ -2,8 +2,8 @@
 
 Successive halving (Jamieson and Talwalkar 2016, arXiv 1502.07943): all survivors train for a part of their full
 training, the better half for twice as long, until one is left. A quick search tries fewer, in one round. Each trial has
-a whole schedule: truncated ones rank badly. The uncut teacher, if it keeps the contract, wins unless the best student
-scores higher on the tuning set.
+a whole schedule. The uncut teacher, if it keeps the contract, wins unless the best student scores higher on the tuning
+set.
 
 Reads `data/`, `vocabulary/`, `candidates/`, `teacher/`, `targets/`. Writes one record per trial to `search.kept/`: no
 trial repeats, even with other limits.
@@ -116,7 +116,6 @@ def _survivors(run: Run) -> list[str]:
 
 
 def first_share(steps: Iterable[int]) -> float:
-    """The first round's share of a full training."""
     return min(1.0, _FIRST_STEPS / min(steps))
 
 

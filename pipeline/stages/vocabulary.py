@@ -1,6 +1,6 @@
 """Stage `vocabulary`: a tokenizer with fewer pieces, and rows tokenised with it.
 
-Runs if requested or if a size limit may need it. Reads `data/`. Writes `pieces/` and `tokens-fewer/`.
+Reads `data/`. Writes `pieces/` and `tokens-fewer/`.
 """
 
 import shutil

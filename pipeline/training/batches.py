@@ -1,4 +1,4 @@
-"""Batches of tokenised rows, grouped by length and padded."""
+"""Batches of tokenised rows."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass

@@ -75,7 +75,7 @@ def distillation_loss(
     temperature: float,
     class_weights: Tensor | None = None,
 ) -> Tensor:
-    """Mean of `alpha * teacher + (1 - alpha) * label`; unlabelled rows have only the first term.
+    """Mean over the batch; unlabelled rows have only the teacher's term.
 
     Args:
         teacher_logits: None if labels alone count.

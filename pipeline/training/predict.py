@@ -20,7 +20,7 @@ _BATCH_SIZE = 64
 
 
 def predict_portion(model: Any, rows: Rows, start: int, *, pad_id: int) -> NDArray[np.float32]:
-    """Logits (rows, outputs) of up to `PORTION` rows from `start`."""
+    """Logits (rows, outputs), `PORTION` rows at most."""
     collate = Collator(pad_id)
     portion = np.arange(start, min(start + PORTION, len(rows)))
     order = portion[np.argsort(rows.lengths[portion], kind="stable")]
@@ -68,5 +68,4 @@ def answer_texts(
 
 
 def portions(rows: int) -> range:
-    """Starts of the portions."""
     return range(0, rows, PORTION)
