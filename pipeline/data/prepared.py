@@ -10,7 +10,7 @@ Then `tokens.py` writes
     tokens-<role>/<split>/    row, input_ids, length, label; token_type_ids and windows if used
 
 Splits are train, tune (training rows, never trained on), unlabeled, eval, eval_mismatched. Row numbers continue over
-them in this order, from 0. `group` is a row's unit (`units.connect`); `overlaps` marks overlap with training rows.
+them in this order, from 0. `group` is a row's unit (`overlap.connect`); `overlaps` marks overlap with training rows.
 """
 
 from __future__ import annotations

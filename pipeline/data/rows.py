@@ -95,7 +95,7 @@ class CheckedRows:
 
     @cached_property
     def units(self) -> Ints:
-        """(rows,); see `units.connect`."""
+        """(rows,); see `overlap.connect`."""
         first, second = self._numbers("first_hash"), self._numbers("second_hash")
         sides = None if first is None or second is None else np.stack([first, second], axis=1)
         return connect(self.texts, sides, self.groups, near_rows(self.runs))
