@@ -22,8 +22,6 @@ _CONNECTIONS = 16
 
 @dataclass(frozen=True)
 class Question:
-    """A request and its (rows, outputs) answer."""
-
     body: bytes
     expected: np.ndarray
 
@@ -53,7 +51,6 @@ class Phase:
 
 
 def make_questions(engine: Engine, dialect: Dialect, rows: Sequence[Text], count: int) -> list[Question]:
-    """Random requests."""
     dice, probabilities = random.Random(0), engine.predict(rows)
     questions = []
     for number in range(count):
@@ -73,8 +70,6 @@ class Asker:
         self._mean_rows = sum(len(question.expected) for question in questions) / len(questions)
 
     async def closed(self, seconds: float) -> Phase:
-        """Closed loop: ask again once answered."""
-
         async def again() -> None:
             while time.perf_counter() < began + seconds:
                 await self._ask(client, phase)
@@ -86,7 +81,6 @@ class Asker:
         return phase
 
     async def open(self, seconds: float, rows_per_second: float) -> Phase:
-        """Open loop: a fixed rate."""
         phase, client, began = Phase(), self._client(), time.perf_counter()
         watcher = asyncio.create_task(self._watch(phase))
         asked: set[asyncio.Task[None]] = set()

@@ -42,11 +42,9 @@ class Target:
     others: str = ROW
 
     def goes_on(self) -> bool:
-        """Whether time is left."""
         return time.monotonic() < self.until
 
     def row(self, text: str) -> object:
-        """A row with this text."""
         return [text, text] if self.is_pair else [text]
 
 
@@ -54,7 +52,6 @@ class Target:
 async def connected(
     target: Target, port: int | None = None
 ) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
-    """One connection."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port or target.port)
     try:
         yield reader, writer
@@ -63,8 +60,6 @@ async def connected(
 
 
 def again_and_again(connections: int) -> Callable[[Attack], Attack]:
-    """Repeat an attack on so many connections."""
-
     def repeat(attack: Attack) -> Attack:
         async def one(target: Target) -> None:
             while target.goes_on():
@@ -81,7 +76,6 @@ def again_and_again(connections: int) -> Callable[[Attack], Attack]:
 
 
 async def flood(target: Target, writer: asyncio.StreamWriter, data: bytes) -> None:
-    """Send repeatedly."""
     while target.goes_on():
         writer.write(data)
         await asyncio.wait_for(writer.drain(), 5)
@@ -156,7 +150,7 @@ async def metrics(target: Target) -> None:
 
 @again_and_again(100)
 async def slow_probes(target: Target) -> None:
-    """A byte a second on more connections than the admin port allows."""
+    """A byte a second on too many connections."""
     async with connected(target, target.admin_port) as (_, writer):
         for byte in itertools.cycle(b"GET /readyz HTTP/1.1\r\nx: " + b"y" * 100):
             if not target.goes_on():
@@ -176,7 +170,7 @@ async def probe_flood(target: Target) -> None:
 
 @again_and_again(70)
 async def large_probes(target: Target) -> None:
-    """A hundred headers of 64 kB on more connections than the admin port allows."""
+    """A hundred headers of 64 kB on too many connections."""
     async with connected(target, target.admin_port) as (_, writer):
         writer.write(b"GET /readyz HTTP/1.1\r\n")
         for _ in range(98):
@@ -346,8 +340,7 @@ async def long_words(target: Target) -> None:
 
 @functools.cache
 def nested_bodies() -> tuple[tuple[str, bytes], ...]:
-    """Routes and bodies that grow up to fifty times when decoded. V2 answers some; other routes refuse all. `{}` is the
-    model."""
+    """Routes and bodies that decoding grows up to fifty times. V2 answers some. `{}` is the model."""
 
     def filled(before: bytes, unit: bytes, after: bytes) -> bytes:
         return before + unit * ((2_000_000 - len(before) - len(after)) // len(unit)) + after
@@ -382,7 +375,6 @@ def nested_bodies() -> tuple[tuple[str, bytes], ...]:
 
 
 async def first_model(target: Target) -> str:
-    """The default model."""
     client = Asking(target.port, "/predict")
     reply = await client.post(json.dumps({"inputs": [target.row("w1")]}).encode())
     client.close()
@@ -399,7 +391,7 @@ async def nested_json(target: Target) -> None:
             await client.post(body)
         finally:
             client.close()
-        await asyncio.sleep(1)  # 120 MB a second: otherwise others wait for the network
+        await asyncio.sleep(1)  # or others wait for the network
         if not target.goes_on():
             return
 
@@ -411,7 +403,7 @@ async def large_requests(target: Target) -> None:
 
 
 async def many_labels(target: Target) -> None:
-    """Requests of the most rows allowed, to a model of 5,000 labels. With the token."""
+    """The same to a model of 5,000 labels. With the token."""
     rows = [target.row(ROW)] * 1024
     bodies = (json.dumps({"inputs": rows} | more).encode() for more in ({}, {"top_k": 5}))
     await asyncio.gather(*(_post_on(target, body, connections=2) for body in bodies))
@@ -446,7 +438,7 @@ async def long_pairs(target: Target) -> None:
 
 
 async def retries(target: Target) -> None:
-    """Nearly the most clients, retrying at once, and twenty new ones a second. With the token."""
+    """Nearly the most clients, retrying, and twenty new ones a second. With the token."""
     await asyncio.gather(_asking_again(target), _newcomers(target))
 
 
@@ -494,8 +486,6 @@ async def _post_on(target: Target, body: bytes, *, connections: int) -> None:
 
 
 class Asking(Client):
-    """A client with the token."""
-
     def _head(self, length: int) -> bytes:
         return HEAD + AUTHORIZED + b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n" % length
 
@@ -541,8 +531,8 @@ ATTACKS: dict[str, Attack] = {
     "long-pairs": long_pairs,
     "retries": retries,
 }
-# With the token, and may take memory, because settings bound it. `nested-json`, `slow-readers`, `small-chunks`,
-# `unfinished` and `grpc-unread` also have the token, but may not.
+# These may take memory, because settings bound it. `nested-json`, `slow-readers`, `small-chunks`, `unfinished` and
+# `grpc-unread` also have the token, but may not.
 WITH_THE_TOKEN = (
     "alone",
     "long-texts",

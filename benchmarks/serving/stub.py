@@ -1,8 +1,8 @@
-"""A stub of a hosted model, which fails on purpose and remembers what it was asked.
+"""A stub of a hosted model, which fails on purpose and counts requests.
 
 It speaks two decision APIs, and OpenAI's chat completions.
 Command: `python -m benchmarks.serving.stub --port 9000 [--table answers.json] [--delay 0.1] [--fault 429=0.1 ...]`.
-`GET /stub` then tells how often it was asked what, and what it charged. Tests run it in a thread (`in_a_thread`).
+`GET /stub` tells how often it was asked what, and what it charged. Tests run it in a thread.
 
 | fault | instead of the answer |
 |---|---|
@@ -66,7 +66,7 @@ async def serve(stub: Stub, port: int, stopped: asyncio.Event, started: threadin
 
 @contextlib.contextmanager
 def in_a_thread(stub: Stub, port: int = 0) -> Iterator[Stub]:
-    """Serve beside the caller, who may change and read all of it."""
+    """Serve beside the caller, who may change and read it."""
     loop, stopped, started = asyncio.new_event_loop(), asyncio.Event(), threading.Event()
     thread = threading.Thread(target=loop.run_until_complete, args=(serve(stub, port, stopped, started),), daemon=True)
     thread.start()
@@ -80,7 +80,7 @@ def in_a_thread(stub: Stub, port: int = 0) -> Iterator[Stub]:
 
 
 def started_process(port: int, *arguments: str) -> subprocess.Popen[bytes]:
-    """Start it as a process of its own, and wait until it listens."""
+    """Start a stub process, and wait until it listens."""
     process = subprocess.Popen(
         [sys.executable, "-m", "benchmarks.serving.stub", "--port", str(port), *arguments], cwd=ROOT
     )
