@@ -1,4 +1,4 @@
-"""Checks the code's size against `[tool.kdc.budgets]` in pyproject.toml, as part of `make check`.
+"""Checks the code's size against `[tool.kdc.budgets]` in pyproject.toml.
 
 Counts lines of each room, functions that take the whole run or all settings, and files over 300 lines.
 """

@@ -2,7 +2,7 @@
 
 Command: `python benchmarks/labels.py [--simulations 2000]`. `kdc verify` judges simulated sets of each world, with the
 true drop at the limit (at most 2.5 % may pass) and with none (at most 2.5 % may fail). A second table checks the power
-of the rows and labels that `kdc verify --to-label` asks for. Ends with 1 if an error rate exceeds 3 % beyond noise.
+of what `kdc verify --to-label` asks for. Ends with 1 if an error rate exceeds 3 % beyond noise.
 """
 
 import argparse

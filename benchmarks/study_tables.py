@@ -40,12 +40,10 @@ class Cell:
 
     @property
     def teacher(self) -> "Cell":
-        """The cell that trains the teacher."""
         return Cell(self.task, self.family, "fft", 0, self.seed)
 
     @property
     def name(self) -> str:
-        """Name in progress and failures."""
         rank = f" r{self.rank}" if self.rank else ""
         return f"{self.task} {self.family} {self.method}{rank} seed {self.seed}"
 
@@ -79,7 +77,6 @@ class Published:
 
     @property
     def scores(self) -> dict[str, float]:
-        """Points by column."""
         return dict(zip(_COLUMNS, self.points, strict=False))
 
 
@@ -104,7 +101,6 @@ class Score:
 
     @property
     def mean(self) -> float | None:
-        """Mean over the seeds that count."""
         return mean(self.values) if self.values else None
 
     def __str__(self) -> str:
@@ -128,7 +124,7 @@ class MethodSummary:
 
     @property
     def published(self) -> Published:
-        """The paper's figures; empty at other ranks."""
+        """Empty at other ranks."""
         return PUBLISHED.get((self.family, self.method), Published()) if self.rank in (0, _PAPER_RANK) else Published()
 
     @property
@@ -180,7 +176,7 @@ def _score(column: str, outcomes: Sequence[Outcome]) -> Score:
 
 
 def kept_percent(summary: MethodSummary, others: Sequence[MethodSummary], method: str) -> float | None:
-    """Percent of another method's average, of the same family and rank; None if missing."""
+    """Percent of another method's average, of the same family and rank."""
     for other in others:
         same_rank = not (summary.rank and other.rank) or summary.rank == other.rank
         if (other.family, other.method) == (summary.family, method) and same_rank:

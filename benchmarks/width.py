@@ -7,8 +7,8 @@ true drop is the limit. Columns:
 - the interval's width divided by a percentile bootstrap's, the median of the first 60 sets in which rows differ;
 - percent of students that pass: with the interval, with half of its term for unseen errors, with none of it.
 
-`--texts`: 399 of BANKING77's training rows, whose labels are the 48 most frequent words in the names of their intents.
-A model with TF-IDF differs from its noisy copy in single labels. The true drop is unknown, so nothing is counted.
+`--texts`: 399 of BANKING77's training rows, with the 48 most frequent words of intents' names as labels. A TF-IDF model
+differs from its noisy copy in single labels. The true drop is unknown, so nothing is counted.
 """
 
 import argparse
