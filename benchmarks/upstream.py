@@ -8,8 +8,8 @@ Commands (the first needs wrk):
 
 Latency: local answers with and without `--upstream`, and forwarded and mixed answers beside the stub asked directly, in
 turns. The stub answers after 50 to 150 ms, the same for one text. The soak asks two services while their upstream
-fails, dies and starts again. Simulated requests go through the merging code alone, half with `--when-upstream-fails answer`. Ends with 1
-unless all marks hold.
+fails, dies and starts again. Simulated requests go through the merging code alone, half with `--when-upstream-fails
+answer`. Ends with 1 unless all marks hold.
 """
 
 import argparse
