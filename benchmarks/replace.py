@@ -8,7 +8,7 @@ Command: `python benchmarks/replace.py --data GLUE_FOLDER [--more FOLDER] [--tas
 A stub of a hosted model answers through `kdc label` (kind systemone), for training and evaluation rows alike:
 
 - With probability `accuracy` it gives the people's label, else another label at random. Errors are independent of the
-text. A real model errs on hard and on similar texts, so its student gains less (see `benchmarks/noisy.py`).
+  text. A real model errs on hard and on similar texts, so its student gains less (see `benchmarks/noisy.py`).
 - The probability of its answer is 0.60 + 0.35 r. Draw u at random from 0 to 1: r is sqrt(u) for a right answer and
   1 - sqrt(u) for a wrong one. The other labels share the rest evenly.
 
