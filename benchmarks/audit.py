@@ -108,13 +108,12 @@ def risen(rule: Rule, budget: float, before: int, runs: int) -> NDArray[np.float
 
 
 def times(audits: NDArray[np.float64]) -> tuple[float, float]:
-    """Median and 95th percentile."""
     low, high = np.quantile(audits, (0.5, 0.95), method="higher")
     return float(low), float(high)
 
 
 def rows(options: argparse.Namespace) -> Iterator[tuple[tuple[str, ...], bool]]:
-    """Rows of the table, each with whether it breaks the promise."""
+    """Rows of the table, and whether each breaks the promise."""
     most = round(options.requests * options.audited)
     for budget in map(float, options.budgets.split(",")):
         rule = Rule.of(budget, most)

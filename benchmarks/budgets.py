@@ -53,7 +53,6 @@ def problems(measured: Mapping[str, int], budgets: Mapping[str, int]) -> list[st
 
 
 def main() -> int:
-    """Returns 1 if there are problems."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     folders = [
         package.replace(".", "/").removeprefix("kdc").strip("/")

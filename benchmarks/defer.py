@@ -47,7 +47,7 @@ _OF_TUNING = ("run", "budget %", "local %", "unlike the teacher, tuning %", "eva
 class Local:
     name: str
     probabilities: Floats  # (rows, classes)
-    teacher: Labels  # (rows,) the teacher's answers
+    teacher: Labels  # (rows,)
     labels: Labels  # (rows,)
     groups: Groups
     milliseconds: float | None
@@ -137,7 +137,7 @@ def _as_answered(data: PreparedData, split: str, targets: NDArray[np.float32]) -
 
 
 def measure(local: Local, budget: float, seed: int) -> list[float]:
-    """Percent of rows answered locally, of these like the teacher and right, and of all answers right."""
+    """Percent of rows answered locally, of these like the teacher and right, and of all right."""
     choose, rest = local.halves(seed)
     agrees, aim = np.asarray(local.answers == local.teacher), parse_defer(f"disagreement<={budget}")
     chosen = choose_answered(local.confidence[choose], agrees[choose], aim, groups=local.groups[choose])

@@ -64,7 +64,7 @@ class Beside:
     memory_mb: list[float] = field(default_factory=list)
     alone: float | None = None  # others' p99 without the attack, ms
     killed: int = 0
-    progress: float | None = None  # requests of the attack that were answered, relative to those without other clients
+    progress: float | None = None  # the attack's answered requests, relative to those without other clients
 
 
 async def beside(attack: Attack, target: Target, up: Running) -> Beside:

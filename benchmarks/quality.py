@@ -192,8 +192,8 @@ def _derive(folder: Path) -> None:
 
 
 def hold_sentences(source: Path, target: Path) -> None:
-    """Write `eval.csv`, sentences of SST-2's training file, and `train.csv`, rows that are no part of them. A sentence
-    is a phrase of three words or more inside no other."""
+    """Write `eval.csv`, sentences of SST-2's training file, and `train.csv`, rows outside them. A sentence is a phrase
+    of three words or more inside no other."""
     lines = source.read_text(encoding="utf-8").splitlines()[1:]
     labels = {" ".join(text.split()): label for text, label in (line.rsplit("\t", 1) for line in lines)}
     sentences: list[str] = []

@@ -67,8 +67,6 @@ class Setting(NamedTuple):
 
 @dataclass(frozen=True)
 class Answers:
-    """A finished run on its evaluation rows."""
-
     teacher: Outputs  # (rows, classes), like the others
     student: Outputs
     tfidf: Outputs

@@ -229,7 +229,7 @@ def _keep(grid: Grid, cell: Cell, result: dict[str, Any]) -> None:
 
 @contextmanager
 def local_pool(workers: int) -> Iterator[Submit]:
-    """A process for each cell, so a killed one does not affect others."""
+    """A process for each cell, so a killed one affects no other."""
     with ThreadPoolExecutor(workers) as threads:
         try:
             yield lambda *given: threads.submit(in_own_process, *given)
@@ -244,7 +244,7 @@ def in_own_process(function: Callable[..., Any], *given: Any) -> Any:
 
 @contextmanager
 def ray_pool(address: str | None, threads: int, device: str) -> Iterator[Submit]:
-    """Tasks of Ray, each with its own process, `threads` cores, and a GPU if allowed and available.
+    """Tasks of Ray, each with a process, `threads` cores, and a GPU if allowed and available.
 
     Raises:
         InputError: no cluster answers.

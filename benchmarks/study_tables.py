@@ -30,8 +30,6 @@ _TEX = str.maketrans(
 
 @dataclass(frozen=True)
 class Cell:
-    """One training."""
-
     task: str
     family: str
     method: str  # of `study.METHODS`
@@ -256,13 +254,10 @@ def _gap(value: float | None, published: float | None) -> str:
 
 
 def write_study(out: Path, outcomes: Sequence[Outcome], origin: dict[str, str]) -> str:
-    """Write `study.md`, `.csv`, `.tex` and `.json`.
+    """Write `study.md`, `.csv`, `.tex` and `.json`; returns the text of `study.md`.
 
     Args:
         origin: command and machine, by title.
-
-    Returns:
-        The text of `study.md`.
     """
     summaries = summarise(outcomes)
     tables = [scores_table(summaries), costs_table(summaries)]

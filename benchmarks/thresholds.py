@@ -40,8 +40,6 @@ Drawn = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]
 
 @dataclass(frozen=True)
 class Slices:
-    """Source of tuning sets."""
-
     aim: str
     rows: int
     most: int  # rows of a group, from 1

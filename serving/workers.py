@@ -27,7 +27,6 @@ class Workers:
 
     Args:
         folder: where workers run and report: files in the current folder could shadow modules.
-        environment: additional variables.
     """
 
     def __init__(self, listener: socket.socket, folder: Path, count: int, environment: Mapping[str, str]) -> None:

@@ -31,10 +31,8 @@ class Phase:
     """Results at one load.
 
     Attributes:
-        offered: rows/s sent.
-        answered: rows/s answered.
-        accepted: seconds of answered requests.
-        refused: seconds of 429 replies.
+        offered, answered: rows/s.
+        accepted, refused: seconds of answered requests, and of 429 replies.
         wrong: replies with other rows' answers.
         failed: other errors.
         resident: MB, each second.

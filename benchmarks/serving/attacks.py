@@ -120,7 +120,7 @@ async def unread_answers(target: Target) -> None:
 
 @again_and_again(300)
 async def slow_readers(target: Target) -> None:
-    """Large replies, read just fast enough to keep the connection. With the token."""
+    """Large replies, read just fast enough to keep the connection."""
     body = json.dumps({"inputs": [target.row("a")] * 16}).encode()
     asked = HEAD + AUTHORIZED + b"Content-Length: %d\r\n\r\n%s" % (len(body), body)
     loop = asyncio.get_running_loop()
@@ -280,7 +280,7 @@ async def churn(target: Target) -> None:
 
 @again_and_again(64)
 async def small_chunks(target: Target) -> None:
-    """Chunks of 16 bytes. With the token."""
+    """Chunks of 16 bytes."""
     body = (b"10\r\n" + b" " * 16 + b"\r\n") * 80_000 + b"0\r\n\r\n"
     async with connected(target) as (reader, writer):
         reading = asyncio.create_task(_read(reader))
@@ -327,13 +327,13 @@ async def odd_framings(target: Target) -> None:
 
 
 async def long_texts(target: Target) -> None:
-    """The largest bodies allowed, of the longest texts. With the token."""
+    """The largest bodies allowed, of the longest texts."""
     body = json.dumps({"inputs": [target.row("all of it is text " * 5500)] * (9 if target.is_pair else 18)}).encode()
     await _post_on(target, body, connections=4)
 
 
 async def long_words(target: Target) -> None:
-    """The same without spaces: tokenised whole. With the token."""
+    """The same without spaces: tokenised whole."""
     body = json.dumps({"inputs": [target.row("all-of-it-is-text" * 5500)] * (9 if target.is_pair else 18)}).encode()
     await _post_on(target, body, connections=4)
 
@@ -383,7 +383,7 @@ async def first_model(target: Target) -> str:
 
 @again_and_again(60)
 async def nested_json(target: Target) -> None:
-    """Small documents that grow in memory. With the token."""
+    """Small documents that grow in memory."""
     name = await first_model(target)
     for path, body in itertools.cycle(nested_bodies()):
         client = Asking(target.port, path.format(name))
@@ -397,27 +397,27 @@ async def nested_json(target: Target) -> None:
 
 
 async def large_requests(target: Target) -> None:
-    """One client whose requests have the most rows allowed. With the token."""
+    """One client whose requests have the most rows allowed."""
     body = json.dumps({"inputs": [target.row(ROW)] * 1024}).encode()
     await _post_on(target, body, connections=1)
 
 
 async def many_labels(target: Target) -> None:
-    """The same to a model of 5,000 labels. With the token."""
+    """The same to a model of 5,000 labels."""
     rows = [target.row(ROW)] * 1024
     bodies = (json.dumps({"inputs": rows} | more).encode() for more in ({}, {"top_k": 5}))
     await asyncio.gather(*(_post_on(target, body, connections=2) for body in bodies))
 
 
 async def without_spaces(target: Target) -> None:
-    """Characters that normalise to up to eighteen, without spaces. With the token."""
+    """Characters that normalise to up to eighteen, without spaces."""
     texts = ["\ufdfa" * 100_000, "\U0001f600" * 100_000, "\ufdfa" * 500]
     body = json.dumps({"inputs": [target.row(text) for text in texts]}, ensure_ascii=False).encode()
     await _post_on(target, body, connections=12)
 
 
 async def long_words_of_100(target: Target) -> None:
-    """Words of a hundred letters, WordPiece's slowest. With the token."""
+    """Words of a hundred letters, WordPiece's slowest."""
     draw = random.Random(0)
     words = ["".join(draw.choices(string.ascii_lowercase, k=100)) for _ in range(200)]
     rows = [target.row(" ".join(draw.choices(words, k=10 if target.is_pair else 20))) for _ in range(1000)]
@@ -425,20 +425,20 @@ async def long_words_of_100(target: Target) -> None:
 
 
 async def endless_words(target: Target) -> None:
-    """Single words as long as texts may be. With the token."""
+    """Single words as long as texts may be."""
     rows = [target.row(text) for text in ["x" * 90_000, "x" + " " * 90_000] * (5 if target.is_pair else 10)]
     await _post_on(target, json.dumps({"inputs": rows}).encode(), connections=12)
 
 
 async def long_pairs(target: Target) -> None:
-    """Pairs of the longest texts, both read whole to compare lengths. With the token."""
+    """Pairs of the longest texts, both read whole to compare lengths."""
     draw = random.Random(0)
     text = " ".join("".join(draw.choices(string.ascii_lowercase, k=100)) for _ in range(1970))
     await _post_on(target, json.dumps({"inputs": [target.row(text)] * 5}).encode(), connections=8)
 
 
 async def retries(target: Target) -> None:
-    """Nearly the most clients, retrying, and twenty new ones a second. With the token."""
+    """Nearly the most clients, retrying, and twenty new ones a second."""
     await asyncio.gather(_asking_again(target), _newcomers(target))
 
 

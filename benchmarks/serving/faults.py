@@ -57,8 +57,6 @@ class Seen:
 
 @dataclass(frozen=True)
 class Front:
-    """A service, and how it takes failures."""
-
     up: Running
     answers_alone: bool
 
@@ -68,7 +66,7 @@ class Front:
 
 
 def soak(seconds: float, scratch: Path) -> Seen:
-    """Ask two services, one with `--when-upstream-fails answer`, while their upstream dies and starts."""
+    """Ask two services, one with `--when-upstream-fails answer`, while their upstream dies and restarts."""
     artifacts = write_artifacts(scratch)
     settings = {"KDC_UPSTREAM_TIMEOUT_S": str(_TIMEOUT_S), "KDC_AUDIT": "0.1"}
     faults = [part for name in FAULTS for part in ("--fault", f"{name}={_FAULT}")]

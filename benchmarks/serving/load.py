@@ -52,11 +52,7 @@ class Figures:
 
 
 def check_wrk() -> None:
-    """Check that wrk is installed.
-
-    Raises:
-        InputError: it is not.
-    """
+    """Raise `InputError` if wrk is not installed."""
     if shutil.which("wrk") is None:
         raise InputError("the load generator is not installed", given="wrk", remedy="apt install wrk, or brew")
 

@@ -21,8 +21,6 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True)
 class Shape:
-    """Questions of a body."""
-
     kind: type[DecisionBody]
     document: Json  # without a state
     known: dict[Key, str]  # names of artifacts
@@ -32,8 +30,6 @@ class Shape:
 
 @dataclass
 class Simulated:
-    """A request on its way."""
-
     number: int
     shape: Shape
     fault: str

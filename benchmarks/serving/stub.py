@@ -8,26 +8,26 @@ Command: `python -m benchmarks.serving.stub --port 9000 [--table answers.json] [
 |---|---|
 | 429, 500, 503, 422 | that status; the first and third have `Retry-After` |
 | redirect | 307 to `/elsewhere` |
-| reset | the connection is reset before a reply |
+| reset | a reset before a reply |
 | cut | half a body, then a reset |
 | json | a body that is no JSON |
 | missing | an answer is missing |
-| type | an answer is of another question's type |
-| slow | the answer comes after `slow_s` |
+| type | an answer has another question's type |
+| slow | the answer after `slow_s` |
 | large | `large_bytes` more in the answer |
-| stale | as reset, on a connection that has served before; a new one is answered |
+| stale | as reset, on a connection that has served before |
 | chunked | no fault: the right answer in small chunks |
 
 | `--chat` | what a chat does |
 |---|---|
-| logprobs | right log-probabilities, if they are asked for: this is the default |
+| logprobs | right log-probabilities if asked for (default) |
 | logprobs_none, logprobs_missing | null, or no such key |
 | logprobs_zero, logprobs_9999 | each is 0, or -9999 |
 | logprobs_alone | the only candidate is the answer |
 | no_schema, no_tools, no_temperature, no_logprobs | 400 if response_format, tools, temperature, logprobs is sent |
 | think | reasoning in the content, before the answer |
-| order_bias=X | X more in the logit of the option that is listed first |
-| outside=P | with probability P an answer outside the list, until it is corrected |
+| order_bias=X | X more in the logit of the first option |
+| outside=P | with probability P an answer outside the list, until corrected |
 | refuse=P | with probability P a refusal |
 """
 

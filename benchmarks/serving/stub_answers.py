@@ -53,7 +53,7 @@ def _content(messages: list[Any]) -> Any:
 
 
 def reply(path: str, body: Any, table: Table) -> Json:
-    """The whole reply to a request.
+    """The reply to a request.
 
     Raises:
         WrongBody: it has no state, or no questions of the API's form.

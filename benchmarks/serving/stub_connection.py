@@ -58,8 +58,6 @@ class Asked:
 
 
 class Stub:
-    """What all connections share."""
-
     def __init__(self, behaviour: Behaviour | None = None, table: Table | None = None, seed: int = 0) -> None:
         self.behaviour = behaviour or Behaviour()
         self.table: Table = table or {}

@@ -1,4 +1,4 @@
-"""A job of `kdc predict`, with the windows that are finished.
+"""A job of `kdc predict`, with its finished windows.
 
 `OUTPUT.partial/` holds `job.json`, and each finished window's answers, bad rows and record, written in this order. A
 resumed job answers the windows without a record.

@@ -1,4 +1,4 @@
-"""Writes answered windows as bytes, and joins them into one file."""
+"""Answered windows as bytes, joined into one file."""
 
 from __future__ import annotations
 

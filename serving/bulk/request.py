@@ -29,7 +29,7 @@ class PredictRequest(Frozen):
     force: bool = False  # replace the output, drop an unfinished job
     allow_failed: bool = False
     engine: str = "local"  # "local", or "ray" for a cluster
-    address: str | None = None  # None: RAY_ADDRESS if set, or else Ray on this machine
+    address: str | None = None  # None: RAY_ADDRESS, else this machine
     actors: int | None = Field(None, ge=1)  # None: as many as have room
 
     @property

@@ -1,4 +1,4 @@
-"""Answers a window: rows of similar length share forward passes, which run in parallel."""
+"""Answers a window: rows of similar length share parallel passes."""
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor

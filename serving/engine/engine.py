@@ -1,4 +1,4 @@
-"""The engine. Imports only numpy, onnxruntime and tokenizers, to start fast and stay small."""
+"""Imports only numpy, onnxruntime and tokenizers, to start fast and stay small."""
 
 import itertools
 import math

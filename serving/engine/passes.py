@@ -31,7 +31,7 @@ _RETRY = "try again with fewer or shorter texts; `kdc doctor` looks at the devic
 class Passes:
     """Runs an open session. Thread-safe.
 
-    Methods take at least one row, and return float32 logits (rows or windows, outputs).
+    Methods take at least one row, and return float32 logits (parts, outputs).
     """
 
     def __init__(self, opened: OpenSession, info: TokenizerInfo, outputs: int, *, lanes: int, variant: str) -> None:

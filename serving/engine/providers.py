@@ -101,7 +101,6 @@ def open_session(
 
 
 def device_of(provider: str) -> Device:
-    """The device name that requests a provider."""
     return {TENSORRT_PROVIDER: "tensorrt", CUDA_PROVIDER: "cuda"}.get(provider, "cpu")  # type: ignore[return-value]
 
 
@@ -170,7 +169,7 @@ def _create(
     providers = list(dict.fromkeys([*providers, CPU_PROVIDER]))
     try:
         session = onnxruntime.InferenceSession(content, options, providers=providers, disabled_optimizers=slow)
-    except Exception as error:  # ONNX Runtime's exceptions share no base
+    except Exception as error:
         raise _unusable("ONNX Runtime cannot load the model", f"{path}: {error}") from error
     session._model_bytes = None  # kept by ONNX Runtime to restart on another provider
     return session

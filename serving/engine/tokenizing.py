@@ -45,7 +45,7 @@ def as_row(texts: Sequence[str]) -> Text:
 
 
 def checked_rows(texts: Sequence[Text], task: TaskInfo, first: int = 0) -> list[Text]:
-    """Check that rows fit the task. `first` is the first row's number in messages.
+    """Check that rows fit the task.
 
     Raises:
         InputError: a row is not one text (two for a pair task), or a text is blank or not Unicode.
@@ -187,7 +187,7 @@ class RowTokenizer:
             if once:
                 return
             most *= 4
-        # One character may become 33 tokens, and an endless word takes seconds and gigabytes.
+        # An endless word takes seconds and gigabytes.
         parts = tuple(text[-self._most_read :] if self._side == "left" else text[: self._most_read] for text in texts)
         if not once and parts != texts:
             yield parts, [_MARGIN + (self._word_tokens or 0)] * len(parts)

@@ -76,7 +76,7 @@ def take_what_waits(listener: socket.socket, server: Any, most: float = math.inf
 
 
 def most_connections(settings: ServeSettings) -> int:
-    """Most HTTP connections: the setting, or what descriptors allow beside gRPC."""
+    """The setting, or what descriptors allow beside gRPC."""
     grpc = 0 if settings.grpc_address is None else most_grpc_connections(settings)
     return max(1, min(settings.max_connections, _descriptors() - _SPARE_FILES - grpc))
 

@@ -1,4 +1,4 @@
-"""Probes and metrics on their own port and thread, where they wait for no client.
+"""Probes and metrics on their own port and thread.
 
 On a busy service's port a liveness probe may time out, and cause a restart. This port asks for no token: keep it
 unreachable from outside.

@@ -1,4 +1,4 @@
-"""Local paths of a list of artifacts (`KDC_ARTIFACT`), such as `stable=hf://me/one,canary=runs/two/artifact`."""
+"""Local paths for `KDC_ARTIFACT`, such as `stable=hf://me/one,canary=runs/two/artifact`."""
 
 import os
 import re

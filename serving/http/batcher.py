@@ -42,7 +42,7 @@ class Batcher:
     max_batch_rows: int = sys.maxsize
     # Most padded tokens of a batch that takes rows out of turn, unless it takes less than `_AHEAD_S`.
     ahead_tokens: float = math.inf
-    # Most tokens of a request and of rows before it (`Queue.before`), and most seconds for them at the recent speed.
+    # Most tokens of a request and of rows before it (`Queue.before`), and most seconds for them.
     max_queue_tokens: int = 65536
     max_queue_seconds: float = 1.0
     # Most seconds for a request that shares passes with as many others as waited lately.

@@ -74,8 +74,7 @@ class Drain:
         if self.workers > 1:
             await asyncio.sleep(0.05)
         for copy in copies:
-            # Waiting connections get a 503, since the shutdown would reset them. It follows at once, so later clients
-            # are refused and retry.
+            # Waiting connections get a 503: the shutdown would reset them. Later clients are refused and retry.
             taken = take_what_waits(copy, server)
             with contextlib.suppress(OSError):  # another worker was first
                 copy.shutdown(socket.SHUT_RD)

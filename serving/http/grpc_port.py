@@ -26,7 +26,7 @@ _CODES = {
     504: grpc.StatusCode.DEADLINE_EXCEEDED,
 }
 _TRAILING = ("x-artifact", "retry-after")  # reply headers that become trailing metadata
-_READ_S, _HURRIED_S = 2.0, 0.1  # for a message to arrive; the latter if `_reading` is full
+_READ_S, _HURRIED_S = 2.0, 0.1  # for a message; the latter if `_reading` is full
 _END_S = 0.5  # for the last calls when the service ends
 _SPARE_CALLS = 128  # above `max_requests`: the gate refuses and counts them
 _METADATA = 16 * 1024  # bytes of a call

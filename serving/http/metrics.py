@@ -1,10 +1,9 @@
-"""Prometheus metrics of the service, over all its workers.
+"""Prometheus metrics over all workers.
 
 Workers write into `PROMETHEUS_MULTIPROC_DIR`, and `exposition` adds them up. Labels take few values, whatever
 clients send.
 
-`kdc_predictions` counts rows by label at the operating points: a multi-label row under each of its labels, an
-abstention as `abstained`.
+`kdc_predictions` counts rows by label: a multi-label row under each of its labels, an abstention as `abstained`.
 """
 
 import functools

@@ -86,8 +86,8 @@ class Model:
                 on_left=functools.partial(listeners.left, name),
             )
 
-        # A cascade's second model has its own queue, so rows of the first do not wait. The batchers refer to this
-        # model weakly: a cycle would keep the engine until a garbage collection.
+        # A cascade's second model has its own queue, so rows of the first do not wait. The reference is weak: a cycle
+        # would keep the engine until a garbage collection.
         me = weakref.proxy(self)
         self._second: Batcher | None = None
         self._batcher = batcher(name, engine, lambda: me._second is not None and me._second.is_busy)

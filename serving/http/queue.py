@@ -60,7 +60,7 @@ class Row:
 
 
 def _is_large(row: Row, ahead: float) -> bool:
-    """Whether the row's request has several waiting rows, together of more than `ahead` tokens."""
+    """Whether the row's request has several waiting rows, of more than `ahead` tokens."""
     return row.request.waiting > max(ahead, row.length)
 
 

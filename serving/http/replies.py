@@ -17,7 +17,7 @@ from kdc.serving.http.queue import Closed, Overloaded
 
 log = logging.getLogger("kdc.serve")
 
-# By status: the `error_type`, in text-embeddings-inference's words if it has one, and the meaning.
+# `error_type`, in text-embeddings-inference's words if it has one, and meaning.
 ERRORS = {
     400: ("Malformed", "Empty or malformed JSON, a binary body that does not fit its header, or an empty text."),
     401: ("Unauthorized", "The bearer token is missing or wrong."),

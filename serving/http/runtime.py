@@ -14,7 +14,7 @@ from kdc.common.files import write_whole
 
 DIRECTORY = "KDC_RUNTIME_DIR"
 SUPERVISOR = "KDC_SUPERVISOR"  # process id of `kdc serve` or `bentoml serve`
-_STARTED = "started-"  # followed by the process id of a started worker
+_STARTED = "started-"  # followed by a worker's process id
 STOPPING = "stopping"  # the whole service stops
 _FAILED = "failed.json"
 _PREFIX, _LOCK = "kdc-serve-", "lock"

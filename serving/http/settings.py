@@ -93,7 +93,6 @@ class ServeSettings(Frozen):
 
     @property
     def state_folder(self) -> Path:
-        """Of `state_dir`."""
         if self.state_dir is not None:
             return Path(self.state_dir)
         return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state", "kdc")
@@ -118,7 +117,6 @@ class ServeSettings(Frozen):
         return token
 
     def environment(self) -> dict[str, str]:
-        """As environment variables."""
         values = self.model_dump(exclude_none=True)
         return {PREFIX + name.upper(): str(value) for name, value in values.items()}
 

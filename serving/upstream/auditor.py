@@ -143,7 +143,7 @@ class Auditor:
                 audit.path, audit.body, audit.key, lambda reply: audit.differs(self._read(reply))
             )
         except UpstreamFailed as failure:
-            await asyncio.sleep(failure.retry_after or 0)  # audits must not take what callers need
+            await asyncio.sleep(failure.retry_after or 0)  # callers come first
             return "failed"
         return "differ" if differs else "agree"
 

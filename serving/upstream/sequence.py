@@ -28,7 +28,6 @@ def interval(differing: int, audits: int, *, expected: float, confidence: float 
     share varies but never exceeds `expected`, the chance that the lower end ever does is at most as large.
 
     Args:
-        differing: of the `audits`.
         expected: in (0, 1), chosen before the first audit; shares near twice this value get the narrowest intervals.
 
     Returns:

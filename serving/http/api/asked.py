@@ -21,8 +21,6 @@ _MOST_LISTED = 20  # questions in a message
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A question, and who answers it."""
-
     question: Question
     model: Model
     outputs: tuple[int, ...]  # as `Question.outputs`
@@ -48,7 +46,6 @@ def find(request: Request, name: object, wire: WireQuestion, where: Steps) -> As
 
     Args:
         name: the request's model. Only a served name narrows the search; others, such as `jev-latest`, are upstream's.
-        where: of the question.
 
     Raises:
         ApiError: 422, nested too deeply.

@@ -1,4 +1,4 @@
-"""A body of questions of either API, and its answer: local, or merged with the upstream's."""
+"""A body of questions, and its answer: local, or merged with the upstream's."""
 
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
@@ -22,9 +22,9 @@ from kdc.serving.http.api.request_body import (
 from kdc.serving.http.replies import ApiError, JsonResponse, Steps
 from kdc.serving.upstream.reply import unusable
 
-Key = str | int  # of a question: its name, or its place in a list
+Key = str | int  # a question's name, or place in a list
 AnswerObject = dict[str, Any]
-REFUSAL = "refusal"  # OpenAI's type of an answer that the model declines to give
+REFUSAL = "refusal"  # OpenAI's type of a declined answer
 
 
 class DecisionBody(Part):
@@ -81,7 +81,7 @@ class DecisionBody(Part):
 
 
 def without(document: dict[str, Any], keys: Iterable[Key]) -> dict[str, Any]:
-    """The body with the questions `keys` alone."""
+    """The body with only these questions."""
     kept: list[Any] = list(keys)
     questions = document["questions"]
     only = [questions[key] for key in kept] if isinstance(questions, list) else {key: questions[key] for key in kept}

@@ -106,7 +106,7 @@ async def ask(request: Request, model: Model, rows: list[Text], wanted: Wanted) 
     """
     state = request.app.state
     request.scope[ARTIFACT] = model.artifact
-    if (held := request.scope.get("kdc_bytes", 0)) > SMALL_BYTES:  # one emoji quadruples a text's memory
+    if (held := request.scope.get("kdc_bytes", 0)) > SMALL_BYTES:  # an emoji quadruples a text's memory
         texts = (text for row in rows for text in ([row] if isinstance(row, str) else row))
         state.gate.hold(request.scope, max(0, sum(map(sys.getsizeof, texts)) - held))
     _hold_reply(request, model, len(rows), wanted)
