@@ -77,7 +77,7 @@ class TokenizerPool:
             InputError: a row is no input of the task, or has no token.
             Overloaded: the texts before it take too long.
         """
-        # The first row cut on the other side loads a tokenizer: 60 to 500 ms.
+        # The first row cut on the other side loads a tokenizer.
         if sum(map(_characters, rows)) < _INLINE_CHARS and self._engine.has_cut(side) and not _has_a_long_word(rows):
             return self._engine.encode(rows, side=side)
         sizes = self._engine.chars_read(rows)

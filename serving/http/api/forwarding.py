@@ -106,7 +106,7 @@ class Forwarding:
         asked: dict[Any, Asked | None],
         state: Any,
     ) -> Response:
-        """Answer each question here if an artifact is sure, else upstream.
+        """Answer each question here or upstream.
 
         Raises:
             ApiError: the upstream fails, and no local answer may take its place.

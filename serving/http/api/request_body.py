@@ -199,7 +199,7 @@ async def read_json_bytes(request: Request) -> bytes:
 
 
 def in_turn(request: Request) -> contextlib.AbstractAsyncContextManager[None]:
-    """After each large body other requests get a turn of the event loop."""
+    """Work on a body as in `Gate.turn`."""
     gate: Gate = request.app.state.gate
     return gate.turn(request.scope.get("kdc_bytes", 0) > SMALL_BYTES)
 
