@@ -5,8 +5,7 @@ Simulates services that differ from their upstream in a fixed share of questions
 `--before` audits and then in twice the budget. A service looks after every audit. Prints the percent that stop, and how
 long it takes. Ends with 1 if more than 5 % of those that use their whole budget are shown to stop.
 
-`--priors` compares priors for the middle budget: percent wrongly stopped, audits until a right stop (median and 95th
-percentile), and the upper end after 2,000 audits that differ in a quarter of the budget.
+`--priors` compares priors of the interval, for the middle budget. Columns: see docs/benchmarks/audit.md.
 """
 
 import argparse

@@ -3,11 +3,11 @@
 Command: `python benchmarks/defer.py RUN... [--cascade FIRST,SECOND:SHARE] [--budgets 0.01,0.02,0.05] [--rivals]`.
 
 The teacher's recorded answers stand for the hosted model. Each split chooses the threshold on half of the evaluation
-rows, as `kdc compress --defer 'disagreement<=BUDGET'` does, and measures on the other half. Means are over 20 splits
-and over runs whose folders differ by a last number. A cascade's first model sends its least sure SHARE of rows to the
-second. `--tuning` takes thresholds from the tuning set, and measures on all evaluation rows. `--rivals` also fits
-logistic regressions to the teacher's answers on the training rows: by TF-IDF, and by the frozen MiniLM if its package
-is installed. Time is p50 of one row, by the run.
+rows, by the rule of `--defer`, and measures on the other half. Means are over 20 splits and over runs whose folders
+differ by a last number. A cascade's first model sends its least sure SHARE of rows to the second. `--tuning` takes
+thresholds from the tuning set, and measures on all evaluation rows. `--rivals` also fits logistic regressions to the
+teacher's answers on the training rows: by TF-IDF, and by the frozen MiniLM if its package is installed. Time is p50 of
+one row, by the run.
 """
 
 import argparse

@@ -8,8 +8,7 @@ noise on its logits, one draw a text, lowers the accuracy on people's labels of 
 - `OUT/noisy`: the stub's answers are the training labels and the teacher's scores.
 - `OUT/people`: the control, with people's labels as both; on the evaluation rows the stub stays the teacher.
 
-Train on either with `kdc compress --train DIR/train.csv --eval DIR/eval.csv --text text --label label --metric accuracy
---family minilm --set teacher.scores=DIR/scores.csv`. `benchmarks/defer.py` then compares students with the stub.
+Commands that train on either and compare: docs/benchmarks/noisy-upstream.md.
 """
 
 import argparse
