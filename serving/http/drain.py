@@ -1,5 +1,4 @@
-"""After SIGTERM the service answers 503 for a while, so load balancers take it out. Then it answers the admitted
-requests, and stops."""
+"""Drains the service after SIGTERM (docs/explanation/scheduling.md)."""
 
 import asyncio
 import contextlib
