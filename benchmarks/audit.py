@@ -1,13 +1,11 @@
 """How often the audit of `kdc serve --upstream` stops a service wrongly, and how soon rightly.
 
 Command: `python benchmarks/audit.py [--runs 2000] [--requests 10000000] [--audited 0.02] [--budgets 0.01,0.02,0.05]`.
-Simulates services that differ from their upstream in a fixed share of all questions, or that keep to half of the budget
-for `--before` audits and then differ in twice the budget. A service looks at its interval after every audit. Prints the
-percent of services that stop, and how long it takes. Ends with 1 if more than 5 % of those that use their whole budget
-are shown to stop.
+Simulates services that differ from their upstream in a fixed share of questions, or in half of the budget for
+`--before` audits and then in twice the budget. A service looks after every audit. Prints the percent that stop, and how
+long it takes. Ends with 1 if more than 5 % of those that use their whole budget are shown to stop.
 
-`--priors` compares priors of the interval, for the middle budget. Columns: percent wrongly stopped, audits until
-a right stop (median and 95th percentile), and the upper end after 2,000 audits that differ in a quarter of the budget.
+`--priors` compares priors of the interval, for the middle budget. Columns: see docs/benchmarks/audit.md.
 """
 
 import argparse
@@ -28,7 +26,7 @@ from kdc.pipeline.quality.shares import rate
 from kdc.serving.upstream import sequence
 
 _ALLOWED = 0.05
-_EXCESSES = (1.5, 2.0, 3.0)  # shares, in multiples of the budget
+_EXCESSES = (1.5, 2.0, 3.0)  # in multiples of the budget
 _PRIORS = [(strength, mean) for mean in (1.0, 2.0, 3.0) for strength in (1.0, 4.0, 8.0, 30.0)]
 _AT_ONCE = 100  # runs, to bound memory
 
@@ -36,7 +34,7 @@ Integers = NDArray[np.int64]
 
 
 def stopping(budget: float, most: int, confidence: float = sequence.CONFIDENCE) -> Integers:
-    """For 0, 1, 2, ... differing audits, the largest number of audits at which a service stops, until `most` stops."""
+    """For 0, 1, ... differing audits, the most audits at which a service stops, until `most` stops."""
 
     def stops(differing: int, audits: int) -> bool:
         return sequence.interval(differing, audits, expected=budget, confidence=confidence)[0] > budget
@@ -74,7 +72,7 @@ def audits_until_stop(rule: Rule, share: float, *, earlier: Integers, before: in
 
     Args:
         share: of audits that differ.
-        earlier: (runs,) differing audits among the first `before`, which are not counted and fill whole epochs.
+        earlier: (runs,) differing audits among the first `before`, which fill whole epochs and are not counted.
     """
     generator, found = np.random.default_rng(seed), []
     for some in np.split(earlier, range(_AT_ONCE, len(earlier), _AT_ONCE)):
@@ -88,13 +86,13 @@ def audits_until_stop(rule: Rule, share: float, *, earlier: Integers, before: in
 
 
 def _stops_by_epoch(rule: Rule, before: int, audits: Integers) -> NDArray[np.bool_]:
-    """Whether each differing audit stops its run by the counts of its epoch. `audits` are their numbers, from 1."""
+    """Whether each differing audit stops its run by its epoch. `audits` are numbered from 1."""
     epoch, within = np.divmod(audits - 1, sequence.EPOCH)
     number = np.broadcast_to(np.arange(audits.shape[1]), audits.shape)
     begins = np.diff(epoch, axis=1, prepend=-1) != 0
     differing = number - np.maximum.accumulate(np.where(begins, number, 0), axis=1) + 1
     epoch = np.minimum(epoch + before // sequence.EPOCH, len(rule.epochs) - 1)
-    many = rule.epochs.shape[1] - 1  # so many stop in any case
+    many = rule.epochs.shape[1] - 1
     return (differing >= many) | (within < rule.epochs[epoch, np.minimum(differing, many)])
 
 
@@ -103,19 +101,18 @@ def fixed(rule: Rule, share: float, runs: int) -> NDArray[np.float64]:
 
 
 def risen(rule: Rule, budget: float, before: int, runs: int) -> NDArray[np.float64]:
-    """Audits until the stop, from where the share rises to twice the budget."""
+    """Audits until the stop, after the share rises to twice the budget."""
     earlier = np.random.default_rng(2).binomial(before, budget / 2, runs)
     return audits_until_stop(rule, 2 * budget, earlier=earlier, before=before, seed=3)
 
 
 def times(audits: NDArray[np.float64]) -> tuple[float, float]:
-    """Median and 95th percentile. Runs that do not stop count as infinite."""
     low, high = np.quantile(audits, (0.5, 0.95), method="higher")
     return float(low), float(high)
 
 
 def rows(options: argparse.Namespace) -> Iterator[tuple[tuple[str, ...], bool]]:
-    """Rows of the table, each with whether it is shown to break what is promised."""
+    """Rows of the table, and whether each breaks the promise."""
     most = round(options.requests * options.audited)
     for budget in map(float, options.budgets.split(",")):
         rule = Rule.of(budget, most)

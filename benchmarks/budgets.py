@@ -1,4 +1,4 @@
-"""Checks the code's size against `[tool.kdc.budgets]` in pyproject.toml, as part of `make check`.
+"""Checks the code's size against `[tool.kdc.budgets]` in pyproject.toml.
 
 Counts lines of each room, functions that take the whole run or all settings, and files over 300 lines.
 """
@@ -53,7 +53,6 @@ def problems(measured: Mapping[str, int], budgets: Mapping[str, int]) -> list[st
 
 
 def main() -> int:
-    """Returns 1 if there are problems."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     folders = [
         package.replace(".", "/").removeprefix("kdc").strip("/")

@@ -3,8 +3,8 @@
     python benchmarks/cascade.py --data GLUE runs/cascade/artifact runs/teacher/artifact runs/student/artifact
 
 The first artifact is the cascade; a subject may be PATH@VARIANT. All answer the same rows in turns. Factors are medians
-of the cascade's rows/s divided by another's. Latencies, at 16 connections, are of requests that the first model answers
-and of those that reach the second, also with the first model served alone.
+of the cascade's rows/s divided by another's. Latencies, at 16 connections, are of requests that end at the first and at
+the second model, also with the first served alone.
 """
 
 import argparse

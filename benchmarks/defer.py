@@ -1,14 +1,13 @@
-"""How many rows a deferral answers locally, by the logits that finished runs of `kdc compress` recorded.
+"""How many rows a deferral answers locally, by the recorded logits of finished runs.
 
 Command: `python benchmarks/defer.py RUN... [--cascade FIRST,SECOND:SHARE] [--budgets 0.01,0.02,0.05] [--rivals]`.
 
-The teacher's recorded answers stand for the hosted model. Each split chooses the threshold on one half of the
-evaluation rows, as `kdc compress --defer 'disagreement<=BUDGET'` does, and measures on the other half. The table has
-means over 20 splits and over the runs of a line: folders whose names differ by a last number. A cascade's first model
-sends its least sure SHARE of rows to the second. `--tuning` takes thresholds from each run's tuning set, as `kdc
-compress` does, and measures on all evaluation rows. `--rivals` also fits logistic regressions to the teacher's answers
-to each run's training rows, by TF-IDF, and by the frozen encoder MiniLM if its package is installed. Time is p50 of one
-row, as the run measured it.
+The teacher's recorded answers stand for the hosted model. Each split chooses the threshold on half of the evaluation
+rows, by the rule of `--defer`, and measures on the other half. Means are over 20 splits and over runs whose folders
+differ by a last number. A cascade's first model sends its least sure SHARE of rows to the second. `--tuning` takes
+thresholds from the tuning set, and measures on all evaluation rows. `--rivals` also fits logistic regressions to the
+teacher's answers on the training rows: by TF-IDF, and by the frozen MiniLM if its package is installed. Time is p50 of
+one row, by the run.
 """
 
 import argparse
@@ -46,14 +45,12 @@ _OF_TUNING = ("run", "budget %", "local %", "unlike the teacher, tuning %", "eva
 
 @dataclass(frozen=True)
 class Local:
-    """A local model on the evaluation rows."""
-
     name: str
     probabilities: Floats  # (rows, classes)
-    teacher: Labels  # (rows,) the teacher's answers
+    teacher: Labels  # (rows,)
     labels: Labels  # (rows,)
     groups: Groups
-    milliseconds: float | None  # for one row
+    milliseconds: float | None
 
     @property
     def answers(self) -> Labels:
@@ -64,7 +61,6 @@ class Local:
         return np.asarray(self.probabilities.max(axis=1))
 
     def halves(self, seed: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-        """Row numbers of two halves of the groups."""
         names = np.random.default_rng(seed).permutation(np.unique(self.groups))
         chooses = np.isin(self.groups, names[: len(names) // 2])
         return np.flatnonzero(chooses), np.flatnonzero(~chooses)
@@ -103,7 +99,7 @@ def joined(first: Local, second: Local, share: float) -> Local:
 
 
 def on_tuning(root: Path, budget: float) -> tuple[str, ...]:
-    """A line: the rows that a threshold of the tuning set answers, and those that it answers unlike the teacher."""
+    """A line: the rows answered by a threshold of the tuning set, and those unlike the teacher."""
     data, local, engine = open_data(root / "data"), read_local(root), Engine.load(root / "artifact", device="cpu")
     rows = data.rows("tune")
     probabilities = engine.predict(texts_of(rows))
@@ -119,7 +115,7 @@ def on_tuning(root: Path, budget: float) -> tuple[str, ...]:
 
 
 def rivals(root: Path) -> list[Local]:
-    """Logistic regressions of the teacher's answers, which the threshold rule treats as any local model."""
+    """Logistic regressions of the teacher's answers."""
     data, local = open_data(root / "data"), read_local(root)
     targets = np.load(root / "targets" / TEACHER_LOGITS, mmap_mode="r")
     train, tune = (_as_answered(data, split, targets) for split in ("train", "tune"))
@@ -141,7 +137,7 @@ def _as_answered(data: PreparedData, split: str, targets: NDArray[np.float32]) -
 
 
 def measure(local: Local, budget: float, seed: int) -> list[float]:
-    """Percent of rows answered locally, of these like the teacher and right, and of all answers right."""
+    """Percent of rows answered locally, of these like the teacher and right, and of all right."""
     choose, rest = local.halves(seed)
     agrees, aim = np.asarray(local.answers == local.teacher), parse_defer(f"disagreement<={budget}")
     chosen = choose_answered(local.confidence[choose], agrees[choose], aim, groups=local.groups[choose])
@@ -171,7 +167,7 @@ def main() -> None:
         first, second = map(read_local, map(Path, pair.split(",")))
         models.append(joined(first, second, float(share)))
     if options.rivals:
-        teachers = {read_local(root).teacher.tobytes(): root for root in options.runs}  # one run for each teacher
+        teachers = {read_local(root).teacher.tobytes(): root for root in options.runs}  # one run per teacher
         models += [rival for root in teachers.values() for rival in rivals(root)]
     if options.tuning:
         pairs = product(options.runs, map(float, options.budgets.split(",")))

@@ -40,11 +40,11 @@ _BEFORE_A_STUDENT = ("teacher", "targets")
 
 @dataclass(frozen=True)
 class Entrant:
-    """An artifact in one precision, or a peer in one form."""
+    """An artifact's precision, or a peer's form."""
 
     name: str
     variant: str  # "int8", ..., or "package"
-    probabilities: NDArray[np.floating]  # (rows, labels) of the evaluation rows
+    probabilities: NDArray[np.floating]  # (rows, labels)
     size_bytes: int
     seconds: float | None  # of all training; None without training
     turn: Callable[[], dict[str, float]]  # see `take_turn`

@@ -1,11 +1,11 @@
-"""Attacks on `kdc serve` and `kdc.load` by someone who can write an artifact's folder.
+"""Attacks on `kdc serve` and `kdc.load` by someone who writes an artifact's folder.
 
 Command: `python benchmarks/hostile_folder.py ARTIFACT [--reloads 60] [--seconds 60]`. Needs onnx. Ends with 1 if a
 bound is broken:
 
 - `reloads` replaces an artifact repeatedly: memory stays within 40 MB of its value after two reloads.
 - `swaps` swaps a forged model in and out while `kdc.load` expects a SHA-256: no load answers with it.
-- `pipe` turns one of two manifests into a named pipe without a writer: the other artifact still reloads.
+- `pipe` turns a manifest into a named pipe without a writer: another artifact still reloads.
 """
 
 import argparse

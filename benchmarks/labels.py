@@ -2,7 +2,7 @@
 
 Command: `python benchmarks/labels.py [--simulations 2000]`. `kdc verify` judges simulated sets of each world, with the
 true drop at the limit (at most 2.5 % may pass) and with none (at most 2.5 % may fail). A second table checks the power
-of the rows and labels that `kdc verify --to-label` asks for. Ends with 1 if an error rate exceeds 3 % beyond noise.
+of what `kdc verify --to-label` asks for. Ends with 1 if an error rate exceeds 3 % beyond noise.
 """
 
 import argparse
@@ -89,7 +89,7 @@ def worlds() -> list[World]:
 
 
 def rates(world: World, simulations: int) -> tuple[float, float, float]:
-    """Percent of passes at the limit, and of passes and fails of an equal student."""
+    """Percent of passes at the limit, and of an equal student's passes and fails."""
     random = np.random.default_rng([world.rows, round(10 * world.differing), world.most or 0, world.group])
     at_limit, equal = (verdicts(world, drop, simulations, random) for drop in (world.limit, 0.0))
     counts = (at_limit.count("pass"), equal.count("pass"), equal.count("fail"))

@@ -1,7 +1,7 @@
 """What windows gain on long texts: one sentence with an opinion among neutral ones.
 
 Command: `python benchmarks/long_texts.py [--data GLUE_FOLDER] [--seeds 0 1 2] [--lines cut] [--runs FOLDER]`. Hides a
-labelled SST-2 sentence among seven from QNLI; without `--data`, made-up texts and a tiny BERT take minutes. Prints
+labelled SST-2 sentence among seven from QNLI. Without `--data`, made-up texts and a tiny BERT take minutes. Prints
 accuracies (macro F1 with `--several` labels) and paired differences to `windows` with 95 % intervals. Runs resume.
 """
 
@@ -29,7 +29,6 @@ _TRAIN, _EVAL, _NEUTRAL, _LEAST_WORDS = 2000, 800, 7, 10
 _COMMON = ("--text", "text", "--label", "label", "--student", "teacher")
 _STEPS = ("teacher.epochs=1", "teacher.from_probe=off", "quantize.enabled=false")
 _NO_TIMES = ("evaluate.memory=false", "evaluate.latency_rows=10", "evaluate.throughput_rows=32", "evaluate.rounds=1")
-# Tokens of a window, tokens of a text, settings.
 _REAL = (64, 512, ("teacher.min_steps=250",))
 _MADE_UP = (24, 128, ("teacher.min_steps=200", "teacher.learning_rate=3e-3", "run.precision=fp32"))
 _SEVERAL = ("data.kind=multilabel", "data.separator=|", "teacher.min_steps=600", "student.allow_majority=true")

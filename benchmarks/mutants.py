@@ -212,7 +212,7 @@ def _inert_lines(code: str) -> set[int]:
 
 
 def outcome(mutant: Mutant, tests: list[str], seconds: Path) -> int:
-    """Run tests on the changed source in a process; `_LIVES` if they pass. The first run writes times to `seconds`."""
+    """Run tests on the changed source; `_LIVES` if they pass. The first run writes times to `seconds`."""
     child = os.fork()
     if child == 0:
         code = _KILLED
@@ -276,7 +276,7 @@ def _load_libraries(tests: list[str]) -> None:
         if is_library:
             with suppress(Exception):  # some modules refuse a direct import
                 importlib.import_module(name)
-    gc.freeze()  # without this, pytest's garbage collections take half the time
+    gc.freeze()  # or pytest's garbage collections take half the time
 
 
 def main() -> int:

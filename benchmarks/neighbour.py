@@ -8,7 +8,6 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def busy_neighbour() -> Iterator[None]:
-    """Keep one core busy during the block."""
     process = subprocess.Popen([sys.executable, "-c", "while True: pass"])
     try:
         yield

@@ -1,15 +1,14 @@
 """A stub of a hosted model that is right on 80 % of the evaluation rows, as files for `kdc compress`.
 
 Command: `python benchmarks/noisy.py RUN --train FILE --rows 4000 --out OUT [--accuracy 80] [--seed 0]`. RUN was made
-with `--until teacher`. Its teacher answers rows of FILE that it was not trained on, as a hosted model would, and RUN's
-evaluation rows. Normal noise on its logits, one draw a text, lowers the accuracy on people's labels of the evaluation
-rows. The files of a run have columns `text` and `label`, and `scores.csv` a probability for each label:
+with `--until teacher`. Its teacher answers rows of FILE that it was not trained on, and RUN's evaluation rows. Normal
+noise on its logits, one draw a text, lowers the accuracy on people's labels of the evaluation rows. Files have columns
+`text` and `label`, and `scores.csv` a probability for each label:
 
 - `OUT/noisy`: the stub's answers are the training labels and the teacher's scores.
-- `OUT/people`: the control. People's labels are both; on the evaluation rows the stub stays the teacher.
+- `OUT/people`: the control, with people's labels as both; on the evaluation rows the stub stays the teacher.
 
-Train on either with `kdc compress --train DIR/train.csv --eval DIR/eval.csv --text text --label label --metric accuracy
---family minilm --set teacher.scores=DIR/scores.csv`. `benchmarks/defer.py` then compares students with the stub.
+Commands that train on either and compare: docs/benchmarks/noisy-upstream.md.
 """
 
 import argparse
@@ -31,11 +30,11 @@ from kdc.serving.engine.engine import activate
 
 _BATCH = 64
 _HALVINGS = 40
-_SURE = 0.95  # probability of a label of people, as kdc takes a bare answer
+_SURE = 0.95  # of a person's label, as kdc takes a bare answer
 
 
 def unseen(run: Path, file: Path, rows: int, seed: int) -> tuple[list[str], Labels]:
-    """Rows of `file` whose text the run neither trained, tuned nor evaluated on; the first label of each text."""
+    """Rows of `file` with texts new to the run; the first label of each text."""
     data = open_data(run / "data")
     texts, labels = read_labelled(file, data.task)
     seen = {text for split in ("train", "tune", "eval") for text in texts_of(data.rows(split))}
@@ -67,7 +66,7 @@ def logits_of(run: Path, texts: Sequence[str]) -> Floats:
 
 
 def scale_for(accuracy: float, logits: Floats, noise: Floats, labels: Labels) -> float:
-    """The noise's standard deviation that leaves this accuracy (0 to 1), by bisection."""
+    """The noise's standard deviation that leaves this accuracy (0 to 1)."""
     low, high = 0.0, 100.0
     if (logits.argmax(axis=1) == labels).mean() < accuracy:
         raise SystemExit("the teacher is less accurate than the stub should be")
@@ -85,7 +84,7 @@ def write(
     evaluation: tuple[Sequence[str], Labels],
     probabilities: Floats,
 ) -> None:
-    """Files of a run; `probabilities` (rows, classes) are of the training rows, then of the evaluation rows."""
+    """`probabilities` (rows, classes) are of the training rows, then of the evaluation rows."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, (texts, labels) in (("train", train), ("eval", evaluation)):
         _write(folder / f"{name}.csv", ("text", "label"), zip(texts, (names[label] for label in labels), strict=True))

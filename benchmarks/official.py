@@ -9,7 +9,7 @@ fine-tuned once into `--runs`. Arms take turns in own processes. Prints rows/s, 
 | kdc-paper | recipe `paper-as-described`: the same settings, rows of similar length padded to a batch's longest |
 | kdc-best | the default recipe |
 
-The procedure's faults are fixed: rows meet their own teacher logits, the head is trained, and the schedule ends with
+The procedure's faults are fixed: rows get their own teacher logits, the head is trained, and the schedule ends with
 the time.
 """
 

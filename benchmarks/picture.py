@@ -1,7 +1,7 @@
 """Draws README's picture, accuracy against latency, from a table by `frontier.py`.
 
 Command: `python benchmarks/picture.py docs/benchmarks/frontier.md docs/frontier-sst2.svg --title TITLE`. Draws students
-as served (int8), the teacher in both precisions, packages in grey. The line joins students that no other beats in both
+in int8, the teacher in both precisions, packages in grey. The line joins students that no other beats in both
 figures.
 """
 
@@ -28,7 +28,7 @@ ROOT = Path(__file__).resolve().parent.parent
 _SAME = "teacher in fp32 by Optimum"  # same point as the teacher in fp32
 _STEPS = 60  # points of a line segment; names avoid them
 _COLUMNS = ("student", "accuracy", "p50 ms")
-# Offsets of names in typographic points, tried in order. Packages try the right side first.
+# Offsets of names in typographic points, in order. Packages try the right side first.
 _PLACES = (
     (-7, 4, "right", "center"),
     (7, 0, "left", "center"),

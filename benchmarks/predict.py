@@ -11,7 +11,7 @@ SST-2's (pairs: QNLI's), or are made up with the same lengths. On the first of `
 | map | `datasets.map` with the student in torch, batches of 32 |
 
 Then `kdc predict` for each of `--rows`: seconds, rows/s, peak memory. With Ray, also 1 and 2 actors of one thread on
-`--ray-rows`, against the local engine: seconds of the whole command, and rows/s from the first actor's start.
+`--ray-rows`, against the local engine: seconds of the command, and rows/s from the first actor's start.
 """
 
 import argparse

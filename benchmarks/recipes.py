@@ -6,7 +6,7 @@ of its student `best`. Prints means over seeds and gains with 95 % intervals (by
 Seconds exclude the search of learning rates.
 
 SST-2 is judged on 3,000 sentences of its training file (at least ten words, like 90 % of dev), without their phrases in
-training. These rows show a difference of one point, and choices leave dev untouched. `bank` and `cola` have rows that
+training. They show a difference of one point, and choices leave dev untouched. `bank` and `cola` have rows that
 `quality.py` does not report; `rare` has six training rows of every second class. QNLI has none: choose by the tuning
 set.
 """
@@ -149,7 +149,7 @@ def _write_screen(source: Path, out: Path) -> None:
     with (source / "train.tsv").open(encoding="utf-8", newline="") as stream:
         header, *rows = csv.reader(stream, delimiter="\t", quoting=csv.QUOTE_NONE)
     random.Random(0).shuffle(rows)
-    parts: set[str] = set()  # word runs of the sentences so far
+    parts: set[str] = set()  # word runs of earlier sentences
     sentences = []
     for row in sorted(rows, key=lambda row: -len(row[0].split())):  # stable: equal lengths stay shuffled
         text = " ".join(row[0].split())
@@ -225,7 +225,7 @@ def _measure(call: dict[str, Any], is_teacher: bool) -> tuple[dict[str, Any], An
 
 
 def _by_threshold(run: dict[str, Any]) -> dict[str, Any]:
-    """Apply the threshold of `--aim matthews` to a teacher, as a shift of logits."""
+    """Apply the threshold of `--aim matthews`, as a shift of logits."""
     from kdc.pipeline.config import metrics
     from kdc.pipeline.config.aims import parse_aim
     from kdc.pipeline.data.prepared import open_data

@@ -1,4 +1,4 @@
-"""Students of a noisy hosted model, judged by people's labels: does the student beat its teacher?
+"""Does the student of a noisy hosted model beat its teacher, by people's labels?
 
 Command: `python benchmarks/replace.py --data GLUE_FOLDER [--more FOLDER] [--tasks sst2 bank] [--rows 6000]
 [--accuracies 0.8 0.9] [--targets soft hard] [--students static] [--seeds 0 1 2] [--set student.min_steps=600]
@@ -8,18 +8,15 @@ Command: `python benchmarks/replace.py --data GLUE_FOLDER [--more FOLDER] [--tas
 A stub of a hosted model answers through `kdc label` (kind systemone), for training and evaluation rows alike:
 
 - With probability `accuracy` it gives the people's label, else another label at random. Errors are independent of the
-  text. A real model errs on hard and on similar texts, so its student gains less than these do
-  (`benchmarks/noisy.py` has noise of that kind).
+  text.
 - The probability of its answer is 0.60 + 0.35 r. Draw u at random from 0 to 1: r is sqrt(u) for a right answer and
   1 - sqrt(u) for a wrong one. The other labels share the rest evenly.
 
-`soft` targets are these probabilities. `hard` targets are the same answers without them. `kdc compress` trains on the
-answers alone; people's labels only judge. SST-2 is judged on 3,000 sentences of its training file whose phrases are no
-training rows (`quality.hold_sentences`), BANKING77 on the rows of `quality.cut_splits`.
+`soft` targets are these probabilities, `hard` targets the answers alone. Students train on answers; people's labels
+only judge. SST-2 is judged on the rows of `quality.hold_sentences`, BANKING77 on those of `quality.cut_splits`.
 
-A difference is the student's accuracy minus its teacher's on the same rows, in points, with a paired 95 % confidence
-interval. It covers chance in the evaluation rows, grouped over the seeds; chance in training shows in the seeds' range.
-"TF-IDF" is a logistic regression on the same hard answers.
+A difference is in points, with a paired 95 % confidence interval over the evaluation rows, grouped over the seeds.
+Chance in training shows in the seeds' range. Limits: docs/benchmarks/replacing.md.
 """
 
 import argparse
@@ -61,8 +58,6 @@ class Split(NamedTuple):
 
 
 class Setting(NamedTuple):
-    """A line of the table."""
-
     task: str
     accuracy: float  # 0 to 1
     targets: str
@@ -71,8 +66,6 @@ class Setting(NamedTuple):
 
 @dataclass(frozen=True)
 class Answers:
-    """A finished run on its evaluation rows."""
-
     teacher: Outputs  # (rows, classes), like the others
     student: Outputs
     tfidf: Outputs
@@ -81,7 +74,7 @@ class Answers:
 
 
 def read_task(task: str, options: argparse.Namespace) -> tuple[Split, Split]:
-    """Training and evaluation rows; distinct texts, and none in both."""
+    """Training and evaluation rows; texts are distinct."""
     folder = options.runs / "rows"
     if task == "bank":
         cut_splits(options.more, folder)
@@ -117,7 +110,7 @@ def noisy(split: Split, labels: list[str], accuracy: float, random: np.random.Ge
 
 
 def ask(folder: Path, task: str, train: Split, evaluation: Split, accuracy: float, seed: int) -> None:
-    """Write `train.out.csv` and `eval.out.csv` by `kdc label`, and `soft.csv` and `hard.csv`: both files' answers."""
+    """Write `train.out.csv` and `eval.out.csv` by `kdc label`; both files' answers are in `soft.csv` and `hard.csv`."""
     folder.mkdir(parents=True, exist_ok=True)
     labels = sorted(set(train.labels))
     random = np.random.default_rng([seed, round(100 * accuracy)])
@@ -145,7 +138,7 @@ def _write(path: Path, rows: list[Any]) -> None:
 
 
 def answers_of(setting: Setting, seed: int, splits: tuple[Split, Split], options: argparse.Namespace) -> Answers:
-    """Label, compress, and read what each model answers; a finished run is only read."""
+    """Label, compress, and read the answers; a finished run is only read."""
     train, evaluation = splits
     drawn = np.random.default_rng(seed).permutation(len(train.texts))[: options.rows]
     drawn_train = Split([train.texts[at] for at in drawn], [train.labels[at] for at in drawn])

@@ -17,8 +17,8 @@ are made up. Peers with torch need an environment:
 | infinity | infinity-emb |
 | bento-empty | BentoML without a model: start only |
 
-Loads are named by rows, connections and rows a request: `sst2-32`, `qnli-8x32`. Prints medians; "kdc is" is the
-median ratio within rounds. wrk's percentiles include waits hidden by stalled connections ("coordinated omission"). Ends
+Loads are named by rows, connections and rows a request: `sst2-32`, `qnli-8x32`. Prints medians; "kdc is" is the median
+ratio within rounds. wrk's percentiles include waits hidden by stalled connections ("coordinated omission"). Ends
 with 1 unless all marks hold.
 """
 

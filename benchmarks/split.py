@@ -67,7 +67,6 @@ def main() -> None:
 
 
 def _measure(options: argparse.Namespace, scratch: Path) -> dict[str, tuple[float, float]]:
-    """CPU time of each part for `kdc serve` and for bare uvicorn."""
     artifact = (options.run / "artifact").resolve()
     manifest = load_manifest(artifact)
     rows = read_rows("sst2", options.data, is_pair=manifest.task.is_pair)

@@ -2,7 +2,7 @@
 
 Command: `python benchmarks/study.py --tasks sst2,qnli --families bert,roberta,deberta --seeds 1,2,3 --out study`.
 Writes `study.md`, `.csv`, `.tex` and `.json` into `--out`, and resumes. Each cell has its own process, for its own peak
-memory. `fft` runs first; others copy its data, baselines, teacher and targets.
+memory. `fft` runs first; others copy its stages.
 """
 
 import argparse
@@ -159,7 +159,7 @@ def measure(call: Call, method: str, teacher: str | None) -> dict[str, dict[str,
 def figures_of(
     task: str, row: Mapping[str, Any], training: Mapping[str, Any], peak_memory_bytes: int | None = None
 ) -> dict[str, Any]:
-    """Fields of `Figures`. `peak_memory_bytes` is for trainings that record no peak on CUDA."""
+    """Fields of `Figures`. `peak_memory_bytes` serves trainings without a CUDA peak."""
     metrics, rows_per_second = TASKS[task].metrics, row.get("rows_per_second")
     return {
         "scores": {name: value for name, value in row.items() if name.removesuffix("_mismatched") in metrics},
@@ -173,7 +173,7 @@ def figures_of(
 
 
 def run_study(grid: Grid, submit: Submit, say: Callable[[str], object]) -> list[Outcome]:
-    """Run missing cells, teachers first. A failed cell is reported and retried at the next start.
+    """Run missing cells, teachers first. A failed cell is retried at the next start.
 
     Raises:
         InputError: a setting is wrong; nothing was trained.
@@ -229,7 +229,7 @@ def _keep(grid: Grid, cell: Cell, result: dict[str, Any]) -> None:
 
 @contextmanager
 def local_pool(workers: int) -> Iterator[Submit]:
-    """A process for each cell, so a killed one does not affect others."""
+    """A process for each cell, so a killed one affects no other."""
     with ThreadPoolExecutor(workers) as threads:
         try:
             yield lambda *given: threads.submit(in_own_process, *given)
@@ -244,7 +244,7 @@ def in_own_process(function: Callable[..., Any], *given: Any) -> Any:
 
 @contextmanager
 def ray_pool(address: str | None, threads: int, device: str) -> Iterator[Submit]:
-    """Tasks of Ray, each with its own process, `threads` cores, and a GPU if allowed and available.
+    """Tasks of Ray, each with a process, `threads` cores, and a GPU if allowed and available.
 
     Raises:
         InputError: no cluster answers.

@@ -30,8 +30,6 @@ _TEX = str.maketrans(
 
 @dataclass(frozen=True)
 class Cell:
-    """One training."""
-
     task: str
     family: str
     method: str  # of `study.METHODS`
@@ -40,12 +38,10 @@ class Cell:
 
     @property
     def teacher(self) -> "Cell":
-        """The cell that trains the teacher."""
         return Cell(self.task, self.family, "fft", 0, self.seed)
 
     @property
     def name(self) -> str:
-        """Name in progress and failures."""
         rank = f" r{self.rank}" if self.rank else ""
         return f"{self.task} {self.family} {self.method}{rank} seed {self.seed}"
 
@@ -79,7 +75,6 @@ class Published:
 
     @property
     def scores(self) -> dict[str, float]:
-        """Points by column."""
         return dict(zip(_COLUMNS, self.points, strict=False))
 
 
@@ -104,7 +99,6 @@ class Score:
 
     @property
     def mean(self) -> float | None:
-        """Mean over the seeds that count."""
         return mean(self.values) if self.values else None
 
     def __str__(self) -> str:
@@ -128,7 +122,7 @@ class MethodSummary:
 
     @property
     def published(self) -> Published:
-        """The paper's figures; empty at other ranks."""
+        """Empty at other ranks."""
         return PUBLISHED.get((self.family, self.method), Published()) if self.rank in (0, _PAPER_RANK) else Published()
 
     @property
@@ -180,7 +174,7 @@ def _score(column: str, outcomes: Sequence[Outcome]) -> Score:
 
 
 def kept_percent(summary: MethodSummary, others: Sequence[MethodSummary], method: str) -> float | None:
-    """Percent of another method's average, of the same family and rank; None if missing."""
+    """Percent of another method's average, of the same family and rank."""
     for other in others:
         same_rank = not (summary.rank and other.rank) or summary.rank == other.rank
         if (other.family, other.method) == (summary.family, method) and same_rank:
@@ -260,13 +254,10 @@ def _gap(value: float | None, published: float | None) -> str:
 
 
 def write_study(out: Path, outcomes: Sequence[Outcome], origin: dict[str, str]) -> str:
-    """Write `study.md`, `.csv`, `.tex` and `.json`.
+    """Write `study.md`, `.csv`, `.tex` and `.json`; returns the text of `study.md`.
 
     Args:
         origin: command and machine, by title.
-
-    Returns:
-        The text of `study.md`.
     """
     summaries = summarise(outcomes)
     tables = [scores_table(summaries), costs_table(summaries)]

@@ -1,4 +1,4 @@
-"""Latency of single passes with the engine's own choice of threads, all, and one; quiet and beside a busy process.
+"""Latency of single passes with the engine's choice of threads, all, and one; quiet and beside a busy process.
 
 Command: `python benchmarks/threads.py ARTIFACT [--rounds 5]`. Prints p50 and p95 in ms, medians over rounds.
 """
@@ -16,7 +16,7 @@ from benchmarks.neighbour import busy_neighbour
 from kdc.serving.engine.engine import Engine
 from kdc.serving.engine.long_texts import Tokens
 
-_PASSES, _BEFORE = 100, 150  # timed passes, and passes before them, in which the engine chooses
+_PASSES, _BEFORE = 100, 150  # timed passes, and passes before, in which the engine chooses
 
 
 def main() -> None:

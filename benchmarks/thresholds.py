@@ -40,8 +40,6 @@ Drawn = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]
 
 @dataclass(frozen=True)
 class Slices:
-    """Source of tuning sets."""
-
     aim: str
     rows: int
     most: int  # rows of a group, from 1
@@ -59,8 +57,8 @@ class Slices:
 
 
 def outcome(slices: Slices, drawn: Drawn, *, grouped: bool) -> tuple[float, float]:
-    """Whether the bound breaks, and the share of labelled or answered rows. For sets, both are the share of rows
-    whose set lacks the true label."""
+    """Whether the bound breaks, and the share of labelled or answered rows. For sets, both: the share of sets without
+    the true label."""
     probabilities, fates, groups = drawn
     known = groups if grouped else None
     if slices.aim.startswith("sets"):
@@ -86,8 +84,8 @@ def outcome(slices: Slices, drawn: Drawn, *, grouped: bool) -> tuple[float, floa
 
 
 def deferred(aim: str, drawn: Drawn, groups: NDArray[np.int64] | None) -> tuple[float, float]:
-    """`outcome` of a deferral. Teacher and model differ in twice the budget of all rows, more where the model is less
-    sure; "even": in a hair more than the budget, however sure."""
+    """`outcome` of a deferral. Teacher and model differ in twice the budget, more on less sure rows; "even": in a hair
+    more than the budget, however sure."""
     probabilities, fates, _ = drawn
     aim, _, even = aim.partition(" ")
     budget = float(aim.partition("<=")[2])

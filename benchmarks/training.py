@@ -3,7 +3,7 @@
 Command: `python benchmarks/training.py --data GLUE_FOLDER [--rounds 3] [--peer PYTHON]`. QNLI, MiniLM teacher and
 3-layer student, in turns. Prints median rows/s, the share of the machine's peak (matrix product), and the choice
 relative to the best fixed setting and to one thread. Also times torch's dropout, padding to 512 tokens, the Hugging
-Face Trainer, and sentence-transformers' cross-encoder (PYTHON with peers/requirements.txt).
+Face Trainer, and sentence-transformers' cross-encoder (PYTHON has peers/requirements.txt).
 """
 
 import argparse
@@ -74,7 +74,7 @@ def main() -> None:
     others = [
         Case(_TORCHS, most, own_dropout=False),
         Case("the plain Trainer", most, own_dropout=False, plain=True),
-        Case("padded to 512", most, pad_to=512),  # student only, as a teacher's step takes half a minute
+        Case("padded to 512", most, pad_to=512),  # student only: a teacher's step takes half a minute
     ]
     with tempfile.TemporaryDirectory() as scratch:
         tokens = _rows(options.data, Path(scratch))
@@ -150,8 +150,8 @@ def _has_bf16() -> bool:
 
 
 def _flops_of_a_row(who: str, tokens: Any) -> float:
-    """FLOPs of a training step for a row of mean length. Each linear weight takes 2 a token forward, 2 for the input's
-    gradient, 2 for its own (not with adapters). Attention takes three times 4 * tokens^2 * width a layer."""
+    """FLOPs of a step for a row of mean length. A linear weight takes 2 a token forward, 2 for the input's gradient, 2
+    for its own (not with adapters). Attention takes three times 4 * tokens^2 * width a layer."""
     import numpy as np
 
     layers, width, inner = (6 if who == TEACHER else 3), 384, 1536

@@ -1,4 +1,4 @@
-"""`kdc serve` in front of a stub of a hosted model: the time that it costs, and whether faults make wrong answers.
+"""`kdc serve` in front of a stub of a hosted model: its time, and whether faults make wrong answers.
 
 Commands (the first needs wrk):
 
@@ -6,10 +6,10 @@ Commands (the first needs wrk):
     python benchmarks/upstream.py --faults 60                   seconds of a soak
     python benchmarks/upstream.py --merge 10000000              simulated requests
 
-Latency: local answers with and without `--upstream`, and forwarded and mixed answers beside the stub asked directly,
-in turns. The stub answers after 50 to 150 ms, always the same for one text. The soak asks two services while their
-upstream fails in every way, and is killed and started again. Simulated requests go through the code that merges answers
-alone, half of them as with `--when-upstream-fails answer`. Ends with 1 unless all marks hold.
+Latency: local answers with and without `--upstream`, and forwarded and mixed answers beside the stub asked directly, in
+turns. The stub answers after 50 to 150 ms, the same for one text. The soak asks two services while their upstream
+fails, dies and starts again. Simulated requests go through the merging code alone, half with `--when-upstream-fails
+answer`. Ends with 1 unless all marks hold.
 """
 
 import argparse
@@ -43,16 +43,16 @@ sys.path.insert(0, str(ROOT / "tests"))
 
 from upstreams import asked, texts, write_artifacts
 
-DELAY_S, SPREAD = 0.1, 0.5  # equal delays would bring the requests of all connections at the same moment
+DELAY_S, SPREAD = 0.1, 0.5  # with equal delays all connections ask at once
 CONNECTIONS = (1, 32, 256)
 _LOCAL_MS, _FORWARDED_MS = 0.1, 2.0
-_BODIES = 24  # so that a round of one connection asks all of them
+_BODIES = 24  # so that one connection asks all in a round
 _CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True)
 class Way:
-    """A load: who is asked what. `beside` is the way that it is compared with."""
+    """A load, compared with the way `beside`."""
 
     name: str
     asks: str  # "plain", "front" or "stub"
@@ -71,7 +71,7 @@ WAYS = (
 
 @dataclass
 class Results:
-    """Figures of each round, by way and connections."""
+    """Figures by way and connections."""
 
     figures: dict[tuple[str, int], list[Figures]] = field(default_factory=dict)
 
@@ -96,7 +96,7 @@ def latency(rounds: int, seconds: float, scratch: Path) -> Results:
         for number in range(rounds):
             sys.stderr.write(f"round {number + 1} of {rounds}\n")
             for connections in CONNECTIONS:
-                # Noise that grows or fades would favour who always comes first.
+                # Growing noise would favour who always comes first.
                 for way in WAYS if number % 2 else reversed(WAYS):
                     took = drive(
                         ports[way.asks],
@@ -141,7 +141,7 @@ def latency_table(results: Results) -> str:
 
 
 def merge(requests: int) -> tuple[str, list[Mark]]:
-    """Simulate so many requests. A wrong merge raises `WrongMerge`."""
+    """A wrong merge raises `WrongMerge`."""
     lines, began = ["| outcome | requests |", "|---|---:|"], time.perf_counter()
     answers = 0
     for answers_alone in (False, True):

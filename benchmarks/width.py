@@ -1,14 +1,11 @@
 """How wide the interval of a multi-label difference is, and how often a narrower one would be wrong.
 
 Command: `python benchmarks/width.py [--sets 500] [--texts CSV]`. Sets are drawn from worlds in which the student's
-true drop is the limit. Columns:
+true drop is the limit. Columns: see docs/benchmarks/verdicts.md. Widths are medians of the first 60 sets in which rows
+differ.
 
-- rows that differ, the median;
-- the interval's width divided by a percentile bootstrap's, the median of the first 60 sets in which rows differ;
-- percent of students that pass: with the interval, with half of its term for unseen errors, with none of it.
-
-`--texts`: 399 of BANKING77's training rows, whose labels are the 48 most frequent words in the names of their intents.
-A model with TF-IDF differs from its noisy copy in single labels. The true drop is unknown, so nothing is counted.
+`--texts`: 399 of BANKING77's training rows, with the 48 most frequent words of intents' names as labels. A TF-IDF model
+differs from its noisy copy in single labels. The true drop is unknown, so nothing is counted.
 """
 
 import argparse

@@ -22,8 +22,8 @@ Drawn = tuple[NDArray, NDArray, NDArray, NDArray | None]  # labels, both logits,
 
 @dataclass(frozen=True)
 class World:
-    """Describes evaluation sets. `classes` are label shares. `losses_only` students differ only in lost rows; others
-    differ in `disagreement` percent of rows. Groups have 1 to `group` rows."""
+    """`classes` are label shares. `losses_only` students differ only in lost rows; others in `disagreement` percent of
+    rows. Groups have 1 to `group` rows."""
 
     metric: str
     rows: int
@@ -34,27 +34,24 @@ class World:
     group: int = 1
     mixed: bool = False  # groups share whether the student differs, not labels
     labels: tuple[float, ...] = ()  # share of rows with each
-    # With many classes: how often a row shares its group's fate.
+    # How often a row shares its group's fate, with many classes.
     fate: float | None = None
     rare_only: bool = False  # loses only in the rarer half
 
     @property
     def kind(self) -> str:
-        """The task's kind."""
         if self.labels:
             return "multilabel"
         return "regression" if self.metric in ("pearson", "spearman") else "classification"
 
 
 class Source(Protocol):
-    """Draws evaluation sets."""
-
     def draw(self, random: np.random.Generator) -> Drawn:
         """One evaluation set."""
 
 
 def source_of(world: World, drop: float) -> Source:
-    """A source of this world's sets, with this true drop in points.
+    """A source with this true drop in points.
 
     Raises:
         ValueError: the drop is impossible.
@@ -168,8 +165,8 @@ class Numbers:
 
 
 class SeveralLabels:
-    """Independent labels. A student differs in whole rows. In `disagreement` percent of rows, it errs as often as its
-    teacher, but on other labels."""
+    """Independent labels. A student differs in whole rows: in `disagreement` percent it errs as often as its teacher,
+    on other labels."""
 
     def __init__(self, world: World, drop: float) -> None:
         self._world = world
@@ -182,7 +179,6 @@ class SeveralLabels:
         return float((2 * hits / (hits + alarms + self._shares)).mean())
 
     def draw(self, random: np.random.Generator) -> Drawn:
-        """Groups share whether the student differs, not labels."""
         rows, groups = self._world.rows, grouped(self._world, random)
         shape = (rows, len(self._shares))
         labels = random.random(shape) < self._shares
@@ -241,7 +237,6 @@ class Many:
         return 100 * float(cost(*counts)[0])
 
     def draw(self, random: np.random.Generator) -> Drawn:
-        """Groups until there are enough rows."""
         chosen = random.integers(0, len(self._sizes), self._world.rows)
         chosen = chosen[: np.searchsorted(self._sizes[chosen].cumsum(), self._world.rows) + 1]
         sizes = self._sizes[chosen]
@@ -292,7 +287,7 @@ MANY = (
 
 
 def worlds(names: Iterable[str], rows: Iterable[int]) -> list[World]:
-    """Worlds by metric; "many" gives worlds of many classes."""
+    """Worlds by metric; "many": of many classes."""
     names = list(names)
     found = list(MANY) if "many" in names else []
     names = [name for name in names if name != "many"]

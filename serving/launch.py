@@ -16,12 +16,12 @@ from kdc.serving.http.registry import verify
 from kdc.serving.http.settings import ServeSettings, check_grpc
 from kdc.serving.workers import Workers
 
-_LOOK_S = 0.2  # seconds between checks
+_LOOK_S = 0.2
 _BACKLOG = 2048  # as in BentoML
 
 
 def bound_socket(host: str, port: int, option: str | None = None) -> socket.socket:
-    """Bind a socket without listening. Errors name `option`, by default --host or --port.
+    """Bind without listening. Errors name `option`, by default --host or --port.
 
     Raises:
         InputError: the host is unknown, or the port is taken.
@@ -84,7 +84,7 @@ def _run(settings: ServeSettings, listener: socket.socket, folder: Path, stop: l
 
 
 def _noted_signals() -> list[int]:
-    """A handler that raises could interrupt the workers' stop; one that locks could deadlock."""
+    """A handler that raises could interrupt the stop; one that locks could deadlock."""
     stop: list[int] = []
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda number, _: stop.append(number))

@@ -41,8 +41,7 @@ _SUPERVISOR = int(os.environ.get(runtime.SUPERVISOR) or os.getppid())
 
 
 class FrontDoor:
-    """Sends HTTP requests to our app. BentoML's middleware takes longer than a small model, and must not see
-    clients' input."""
+    """Sends HTTP requests to our app: BentoML's middleware is slower than a small model, and must not see input."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._bentoml = app
@@ -54,7 +53,7 @@ class FrontDoor:
 @bentoml.service(
     name="kdc",
     workers=_SETTINGS.workers,
-    # BentoML's metrics hold raw paths, and its access log takes a third of a request's time.
+    # BentoML's metrics hold raw paths; its access log takes a third of a request's time.
     metrics={"enabled": False},
     logging={"access": {"enabled": False}},
     # Our timeout fires first. BentoML never cancels its timer, so it must be short.
@@ -71,9 +70,9 @@ class Classifier:
     @bentoml.on_deployment
     @staticmethod
     def before_workers() -> None:
-        """Check the artifacts once. `bentoml serve` would restart a worker with a damaged artifact without end."""
+        """`bentoml serve` would restart a worker with a damaged artifact without end."""
         artifacts = verify(_SETTINGS).artifact
-        os.environ |= {"KDC_ARTIFACT": artifacts, runtime.SUPERVISOR: str(os.getpid())}  # workers inherit them
+        os.environ |= {"KDC_ARTIFACT": artifacts, runtime.SUPERVISOR: str(os.getpid())}
 
     @bentoml.on_startup
     async def start(self) -> None:
@@ -90,7 +89,7 @@ class Classifier:
         # A full collection over the imported modules would halt all requests for 40 ms.
         gc.collect()
         gc.freeze()
-        # HTTP requests leave no cycles. With Python's own thresholds, collections took half of a worker's time beside
+        # HTTP requests leave no cycles. With Python's thresholds, collections took half of a worker's time beside
         # thousands of connections.
         gc.set_threshold(*_GC_THRESHOLDS)
         _report_started(_APP.state.registry)
@@ -140,7 +139,7 @@ async def _end_with_the_supervisor() -> None:
 
 
 class _OneLine(logging.Formatter):
-    """One printable line per message, because artifact names come from outside."""
+    """One printable line per message: artifact names come from outside."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:
         return printable(super().formatMessage(record)).replace("\n", " ")

@@ -18,16 +18,15 @@ log = logging.getLogger("kdc.serve")
 _WORKER = (sys.executable, "-m", "_bentoml_impl.worker.service", "kdc.serving.service:Classifier")
 _KILLED_S = 5.0  # a killed worker's driver may hang
 _RECENT_S = 60.0  # seconds for which a death counts
-_WAITS_S = (0.0, 0.0, 1.0, 2.0, 4.0, 8.0)  # by recent deaths for each worker
-_FAILED_STARTS = 5  # in a row, for each worker
+_WAITS_S = (0.0, 0.0, 1.0, 2.0, 4.0, 8.0)  # by recent deaths per worker
+_FAILED_STARTS = 5  # in a row, per worker
 
 
 class Workers:
     """Processes that accept connections on one listening socket.
 
     Args:
-        folder: where workers run and report, because files in the current folder could shadow modules.
-        environment: additional variables.
+        folder: where workers run and report: files in the current folder could shadow modules.
     """
 
     def __init__(self, listener: socket.socket, folder: Path, count: int, environment: Mapping[str, str]) -> None:
@@ -41,7 +40,6 @@ class Workers:
         self._failed = 0  # since a worker was ready
 
     def start(self) -> None:
-        """Start the missing workers."""
         while len(self._processes) < self._count:
             self._processes.append(
                 subprocess.Popen(
@@ -82,7 +80,7 @@ class Workers:
                 log.warning("a worker cannot be started now: %s", error)
 
     def stop(self, bound_s: float) -> None:
-        """Stop all workers, by force after `bound_s` seconds: a forward pass may hang."""
+        """Stop all workers, by force after `bound_s`: a forward pass may hang."""
         for process in self._processes:
             process.terminate()
         self._wait(bound_s)

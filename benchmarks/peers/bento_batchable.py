@@ -12,8 +12,6 @@ from kdc.serving.engine.engine import Engine, Text
 
 @bentoml.service(logging={"access": {"enabled": False}})
 class Batchable:
-    """Classifies texts or pairs."""
-
     def __init__(self) -> None:
         self.engine = Engine.load(os.environ["PEER_ARTIFACT"], device="cpu")
         self.engine.warm_up()

@@ -5,9 +5,6 @@ import bentoml
 
 @bentoml.service(logging={"access": {"enabled": False}})
 class Empty:
-    """No model."""
-
     @bentoml.api
     def nothing(self) -> str:
-        """Answer nothing."""
         return ""

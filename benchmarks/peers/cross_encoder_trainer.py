@@ -24,7 +24,6 @@ _MAX_LENGTH = 128
 
 
 def main() -> None:
-    """Train, answer, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
     parser.add_argument("--epochs", type=int, default=4)

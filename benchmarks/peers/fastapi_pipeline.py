@@ -25,13 +25,11 @@ classify = pipeline("text-classification", model=os.environ["PEER_MODEL"], devic
 
 @app.get("/health")
 def health() -> dict[str, str]:
-    """Ready once it answers."""
     return {"status": "ok"}
 
 
 @app.post("/predict")
 def predict(question: Question) -> Any:
-    """Labels and scores."""
     return classify(question.inputs, batch_size=32, truncation=True)
 
 

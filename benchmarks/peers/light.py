@@ -1,16 +1,16 @@
 """Light classifiers of other packages, trained on a run's rows: the peers of `frontier.py`.
 
-`python light.py model2vec|fasttext|encoder|setfit|optimum RUN`, with requirements-light.txt. Peers train as their
-documentation shows, with the tuning set if they can use one:
+`python light.py model2vec|fasttext|encoder|setfit|optimum RUN`, with requirements-light.txt. Peers train as documented,
+with the tuning set if they can:
 
 - `model2vec`: classifier over vectors distilled from MiniLM; also in int8.
 - `fasttext`: autotuned for five minutes; also quantised (`.ftz`).
 - `encoder`: MiniLM exported to ONNX under a logistic regression.
 - `setfit`: 500 contrastive steps before that regression, in torch and in ONNX.
-- `optimum`: the frontier's uncut teacher in fp32 by `ORTModelForSequenceClassification`, not trained.
+- `optimum`: the frontier's uncut teacher in fp32 by `ORTModelForSequenceClassification`.
 
 Single texts only. Prints JSON: training seconds (null if none), and bytes and evaluation probabilities of each form.
-Each line on stdin names a form, which takes a turn (`take_turn`).
+Each line on stdin names a form for `take_turn`.
 """
 
 import json
@@ -56,7 +56,6 @@ def take_turn(answer: Answer, texts: Sequence[str]) -> dict[str, float]:
 
 
 def main() -> None:
-    """Train, then take turns."""
     name, run = sys.argv[1], Path(sys.argv[2])
     replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # packages may print to stdout

@@ -13,7 +13,6 @@ _BATCH = 32
 
 
 def main() -> None:
-    """Measure one way."""
     way, folder, file = sys.argv[1:]
     rows = json.loads(Path(file).read_text(encoding="utf-8"))
     pairs = not isinstance(rows[0], str)

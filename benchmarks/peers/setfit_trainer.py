@@ -28,7 +28,6 @@ class _Clock(TrainerCallback):
 
 
 def main() -> None:
-    """Train, answer, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
     parser.add_argument("--steps", type=int, default=500)

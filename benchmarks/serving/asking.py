@@ -22,8 +22,6 @@ _CONNECTIONS = 16
 
 @dataclass(frozen=True)
 class Question:
-    """A request and its (rows, outputs) answer."""
-
     body: bytes
     expected: np.ndarray
 
@@ -33,10 +31,8 @@ class Phase:
     """Results at one load.
 
     Attributes:
-        offered: rows/s sent.
-        answered: rows/s answered.
-        accepted: seconds of answered requests.
-        refused: seconds of 429 replies.
+        offered, answered: rows/s.
+        accepted, refused: seconds of answered requests, and of 429 replies.
         wrong: replies with other rows' answers.
         failed: other errors.
         resident: MB, each second.
@@ -53,7 +49,6 @@ class Phase:
 
 
 def make_questions(engine: Engine, dialect: Dialect, rows: Sequence[Text], count: int) -> list[Question]:
-    """Random requests."""
     dice, probabilities = random.Random(0), engine.predict(rows)
     questions = []
     for number in range(count):
@@ -73,8 +68,6 @@ class Asker:
         self._mean_rows = sum(len(question.expected) for question in questions) / len(questions)
 
     async def closed(self, seconds: float) -> Phase:
-        """Closed loop: ask again once answered."""
-
         async def again() -> None:
             while time.perf_counter() < began + seconds:
                 await self._ask(client, phase)
@@ -86,7 +79,6 @@ class Asker:
         return phase
 
     async def open(self, seconds: float, rows_per_second: float) -> Phase:
-        """Open loop: a fixed rate."""
         phase, client, began = Phase(), self._client(), time.perf_counter()
         watcher = asyncio.create_task(self._watch(phase))
         asked: set[asyncio.Task[None]] = set()

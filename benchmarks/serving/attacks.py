@@ -42,11 +42,9 @@ class Target:
     others: str = ROW
 
     def goes_on(self) -> bool:
-        """Whether time is left."""
         return time.monotonic() < self.until
 
     def row(self, text: str) -> object:
-        """A row with this text."""
         return [text, text] if self.is_pair else [text]
 
 
@@ -54,7 +52,6 @@ class Target:
 async def connected(
     target: Target, port: int | None = None
 ) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
-    """One connection."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port or target.port)
     try:
         yield reader, writer
@@ -63,8 +60,6 @@ async def connected(
 
 
 def again_and_again(connections: int) -> Callable[[Attack], Attack]:
-    """Repeat an attack on so many connections."""
-
     def repeat(attack: Attack) -> Attack:
         async def one(target: Target) -> None:
             while target.goes_on():
@@ -81,7 +76,6 @@ def again_and_again(connections: int) -> Callable[[Attack], Attack]:
 
 
 async def flood(target: Target, writer: asyncio.StreamWriter, data: bytes) -> None:
-    """Send repeatedly."""
     while target.goes_on():
         writer.write(data)
         await asyncio.wait_for(writer.drain(), 5)
@@ -126,7 +120,7 @@ async def unread_answers(target: Target) -> None:
 
 @again_and_again(300)
 async def slow_readers(target: Target) -> None:
-    """Large replies, read just fast enough to keep the connection. With the token."""
+    """Large replies, read just fast enough to keep the connection."""
     body = json.dumps({"inputs": [target.row("a")] * 16}).encode()
     asked = HEAD + AUTHORIZED + b"Content-Length: %d\r\n\r\n%s" % (len(body), body)
     loop = asyncio.get_running_loop()
@@ -156,7 +150,7 @@ async def metrics(target: Target) -> None:
 
 @again_and_again(100)
 async def slow_probes(target: Target) -> None:
-    """A byte a second on more connections than the admin port allows."""
+    """A byte a second on too many connections."""
     async with connected(target, target.admin_port) as (_, writer):
         for byte in itertools.cycle(b"GET /readyz HTTP/1.1\r\nx: " + b"y" * 100):
             if not target.goes_on():
@@ -176,7 +170,7 @@ async def probe_flood(target: Target) -> None:
 
 @again_and_again(70)
 async def large_probes(target: Target) -> None:
-    """A hundred headers of 64 kB on more connections than the admin port allows."""
+    """A hundred headers of 64 kB on too many connections."""
     async with connected(target, target.admin_port) as (_, writer):
         writer.write(b"GET /readyz HTTP/1.1\r\n")
         for _ in range(98):
@@ -286,7 +280,7 @@ async def churn(target: Target) -> None:
 
 @again_and_again(64)
 async def small_chunks(target: Target) -> None:
-    """Chunks of 16 bytes. With the token."""
+    """Chunks of 16 bytes."""
     body = (b"10\r\n" + b" " * 16 + b"\r\n") * 80_000 + b"0\r\n\r\n"
     async with connected(target) as (reader, writer):
         reading = asyncio.create_task(_read(reader))
@@ -333,21 +327,20 @@ async def odd_framings(target: Target) -> None:
 
 
 async def long_texts(target: Target) -> None:
-    """The largest bodies allowed, of the longest texts. With the token."""
+    """The largest bodies allowed, of the longest texts."""
     body = json.dumps({"inputs": [target.row("all of it is text " * 5500)] * (9 if target.is_pair else 18)}).encode()
     await _post_on(target, body, connections=4)
 
 
 async def long_words(target: Target) -> None:
-    """The same without spaces: tokenised whole. With the token."""
+    """The same without spaces: tokenised whole."""
     body = json.dumps({"inputs": [target.row("all-of-it-is-text" * 5500)] * (9 if target.is_pair else 18)}).encode()
     await _post_on(target, body, connections=4)
 
 
 @functools.cache
 def nested_bodies() -> tuple[tuple[str, bytes], ...]:
-    """Routes and bodies that grow up to fifty times when decoded. V2 answers some; other routes refuse all. `{}` is the
-    model."""
+    """Routes and bodies that decoding grows up to fifty times. V2 answers some. `{}` is the model."""
 
     def filled(before: bytes, unit: bytes, after: bytes) -> bytes:
         return before + unit * ((2_000_000 - len(before) - len(after)) // len(unit)) + after
@@ -382,7 +375,6 @@ def nested_bodies() -> tuple[tuple[str, bytes], ...]:
 
 
 async def first_model(target: Target) -> str:
-    """The default model."""
     client = Asking(target.port, "/predict")
     reply = await client.post(json.dumps({"inputs": [target.row("w1")]}).encode())
     client.close()
@@ -391,7 +383,7 @@ async def first_model(target: Target) -> str:
 
 @again_and_again(60)
 async def nested_json(target: Target) -> None:
-    """Small documents that grow in memory. With the token."""
+    """Small documents that grow in memory."""
     name = await first_model(target)
     for path, body in itertools.cycle(nested_bodies()):
         client = Asking(target.port, path.format(name))
@@ -399,33 +391,33 @@ async def nested_json(target: Target) -> None:
             await client.post(body)
         finally:
             client.close()
-        await asyncio.sleep(1)  # 120 MB a second: otherwise others wait for the network
+        await asyncio.sleep(1)  # or others wait for the network
         if not target.goes_on():
             return
 
 
 async def large_requests(target: Target) -> None:
-    """One client whose requests have the most rows allowed. With the token."""
+    """One client whose requests have the most rows allowed."""
     body = json.dumps({"inputs": [target.row(ROW)] * 1024}).encode()
     await _post_on(target, body, connections=1)
 
 
 async def many_labels(target: Target) -> None:
-    """Requests of the most rows allowed, to a model of 5,000 labels. With the token."""
+    """The same to a model of 5,000 labels."""
     rows = [target.row(ROW)] * 1024
     bodies = (json.dumps({"inputs": rows} | more).encode() for more in ({}, {"top_k": 5}))
     await asyncio.gather(*(_post_on(target, body, connections=2) for body in bodies))
 
 
 async def without_spaces(target: Target) -> None:
-    """Characters that normalise to up to eighteen, without spaces. With the token."""
+    """Characters that normalise to up to eighteen, without spaces."""
     texts = ["\ufdfa" * 100_000, "\U0001f600" * 100_000, "\ufdfa" * 500]
     body = json.dumps({"inputs": [target.row(text) for text in texts]}, ensure_ascii=False).encode()
     await _post_on(target, body, connections=12)
 
 
 async def long_words_of_100(target: Target) -> None:
-    """Words of a hundred letters, WordPiece's slowest. With the token."""
+    """Words of a hundred letters, WordPiece's slowest."""
     draw = random.Random(0)
     words = ["".join(draw.choices(string.ascii_lowercase, k=100)) for _ in range(200)]
     rows = [target.row(" ".join(draw.choices(words, k=10 if target.is_pair else 20))) for _ in range(1000)]
@@ -433,20 +425,20 @@ async def long_words_of_100(target: Target) -> None:
 
 
 async def endless_words(target: Target) -> None:
-    """Single words as long as texts may be. With the token."""
+    """Single words as long as texts may be."""
     rows = [target.row(text) for text in ["x" * 90_000, "x" + " " * 90_000] * (5 if target.is_pair else 10)]
     await _post_on(target, json.dumps({"inputs": rows}).encode(), connections=12)
 
 
 async def long_pairs(target: Target) -> None:
-    """Pairs of the longest texts, both read whole to compare lengths. With the token."""
+    """Pairs of the longest texts, both read whole to compare lengths."""
     draw = random.Random(0)
     text = " ".join("".join(draw.choices(string.ascii_lowercase, k=100)) for _ in range(1970))
     await _post_on(target, json.dumps({"inputs": [target.row(text)] * 5}).encode(), connections=8)
 
 
 async def retries(target: Target) -> None:
-    """Nearly the most clients, retrying at once, and twenty new ones a second. With the token."""
+    """Nearly the most clients, retrying, and twenty new ones a second."""
     await asyncio.gather(_asking_again(target), _newcomers(target))
 
 
@@ -494,8 +486,6 @@ async def _post_on(target: Target, body: bytes, *, connections: int) -> None:
 
 
 class Asking(Client):
-    """A client with the token."""
-
     def _head(self, length: int) -> bytes:
         return HEAD + AUTHORIZED + b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n" % length
 
@@ -541,8 +531,8 @@ ATTACKS: dict[str, Attack] = {
     "long-pairs": long_pairs,
     "retries": retries,
 }
-# With the token, and may take memory, because settings bound it. `nested-json`, `slow-readers`, `small-chunks`,
-# `unfinished` and `grpc-unread` also have the token, but may not.
+# These may take memory, because settings bound it. `nested-json`, `slow-readers`, `small-chunks`, `unfinished` and
+# `grpc-unread` also have the token, but may not.
 WITH_THE_TOKEN = (
     "alone",
     "long-texts",

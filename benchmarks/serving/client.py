@@ -1,4 +1,4 @@
-"""A lean HTTP client, because it shares cores with what it measures."""
+"""A lean HTTP client: it shares cores with what it measures."""
 
 import asyncio
 import time
@@ -24,7 +24,7 @@ class Client:
         self._free: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
 
     async def post(self, body: bytes) -> Reply:
-        """The answer to one request.
+        """The reply.
 
         Raises:
             OSError, EOFError, ValueError: broken connection, or no HTTP.
@@ -55,7 +55,6 @@ class Client:
         return await asyncio.open_connection("127.0.0.1", self._port)
 
     def close(self) -> None:
-        """Close idle connections."""
         for _, writer in self._free:
             writer.close()
 

@@ -1,6 +1,6 @@
-"""Loads services in front of a stub that fails in every way, and checks each answer.
+"""Loads services in front of a failing stub, and checks each answer.
 
-The stub derives its answers from the very text and question, so an answer of another request is seen as wrong.
+The stub derives answers from text and question, so another request's answer is seen as wrong.
 """
 
 import asyncio
@@ -28,23 +28,21 @@ from upstreams import KNOWN, NAMES, answers, asked, is_error_of, is_sure, texts,
 
 _CONNECTIONS, _TIMEOUT_S, _SLOW_S = 32, 0.5, 1.0
 _FAULT = 0.015  # probability of each
-_ALIVE_S, _DEAD_S = 4.0, 0.7  # between a start and the kill of the upstream, and back
+_ALIVE_S, _DEAD_S = 4.0, 0.7  # from the upstream's start to its kill, and back
 _STATUSES = (422, 429, 502, 503, 504)
 _LONGEST_OPEN_S = 31.0  # of the circuit breaker
 _PATHS = (SYSTEM_ONE, DECISIONS)
 _LEAVING = 0.02  # share of clients that leave before the answer
-_PAUSE_S = 0.05  # of a client after 503, so that most requests do not meet an open breaker
+_PAUSE_S = 0.05  # of a client after 503, so most requests meet no open breaker
 GONE = (OSError, EOFError, ValueError)  # no answer
 
 
 @dataclass
 class Seen:
-    """What became of the requests."""
-
     outcomes: Counter[str] = field(default_factory=Counter)  # by service, status and sources
     problems: list[str] = field(default_factory=list)  # of answers, with what would be right
     lost: int = 0  # requests without an answer
-    refused: int = 0  # requests that need no upstream, and got no answer here
+    refused: int = 0  # requests that need no upstream, without an answer
     seconds: list[float] = field(default_factory=list)  # of requests that need no upstream
     left: int = 0
     memory_mb: list[float] = field(default_factory=list)
@@ -59,8 +57,6 @@ class Seen:
 
 @dataclass(frozen=True)
 class Front:
-    """A service, and how it takes failures."""
-
     up: Running
     answers_alone: bool
 
@@ -70,7 +66,7 @@ class Front:
 
 
 def soak(seconds: float, scratch: Path) -> Seen:
-    """Ask two services, one with `--when-upstream-fails answer`, while their upstream is killed and started again."""
+    """Ask two services, one with `--when-upstream-fails answer`, while their upstream dies and restarts."""
     artifacts = write_artifacts(scratch)
     settings = {"KDC_UPSTREAM_TIMEOUT_S": str(_TIMEOUT_S), "KDC_AUDIT": "0.1"}
     faults = [part for name in FAULTS for part in ("--fault", f"{name}={_FAULT}")]
@@ -182,7 +178,7 @@ async def _kill(stub: StubProcess, faults: list[str], seen: Seen, until: float) 
 
 
 async def _recovers(front: Front) -> bool:
-    """Whether all is answered once the upstream is sound, after the breaker's longest time."""
+    """Whether all is answered again after the breaker's longest time."""
     client, text = Client(front.up.port, SYSTEM_ONE), texts()[False, False][0]
     body = json.dumps(asked(SYSTEM_ONE, text, NAMES)).encode()
     deadline = time.monotonic() + _LONGEST_OPEN_S

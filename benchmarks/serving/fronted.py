@@ -1,4 +1,4 @@
-"""Services of `kdc serve` in front of the stub, with the artifacts and requests of the tests."""
+"""`kdc serve` in front of the stub, with the tests' artifacts and requests."""
 
 import contextlib
 import subprocess
@@ -14,7 +14,7 @@ sys.path.insert(0, str(ROOT / "tests"))
 
 
 def fronting(artifacts: str, upstream: int | None, scratch: Path, *options: str, **environment: str) -> Server:
-    """`kdc serve` of `NAME=PATH,...` in front of a port of this machine; None: of nothing."""
+    """`kdc serve` of `NAME=PATH,...` in front of a local port, if any."""
     more = [] if upstream is None else ["--upstream", f"http://127.0.0.1:{upstream}/v1", *options]
     # The stub's answers are hashes, which differ from every artifact's.
     audits = {"KDC_AUDIT_BUDGET": "0.99", "KDC_STATE_DIR": str(scratch / "state")}
@@ -31,7 +31,7 @@ def fronting(artifacts: str, upstream: int | None, scratch: Path, *options: str,
 
 
 class StubProcess:
-    """A stub in a process of its own, which can be killed and started again at its port."""
+    """A stub process that can be killed and started again at its port."""
 
     def __init__(self, *arguments: str) -> None:
         self.port = free_port()
@@ -52,7 +52,6 @@ class StubProcess:
 
 @contextlib.contextmanager
 def stub_process(*arguments: str) -> Iterator[StubProcess]:
-    """It runs; afterwards it is killed."""
     stub = StubProcess(*arguments)
     stub.start()
     try:

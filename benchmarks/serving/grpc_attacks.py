@@ -87,7 +87,7 @@ def _growing(model: str) -> list[bytes]:
 
 
 async def contents(target: Target) -> None:
-    """Messages that grow. With the token."""
+    """Messages that grow."""
     growing = _growing(await first_model(target))
 
     async def one(channel: grpc.aio.Channel, place: int) -> None:
@@ -107,7 +107,7 @@ async def contents(target: Target) -> None:
 
 @again_and_again(16)
 async def unread(target: Target) -> None:
-    """Replies beyond the client's HTTP/2 window. With the token."""
+    """Replies beyond the client's HTTP/2 window."""
     given = {"name": "text", "datatype": "BYTES", "shape": [_FEW_ROWS]}
     texts = [struct.pack("<I", 2) + b"w1"] * _FEW_ROWS
     asked = messages.ModelInferRequest(

@@ -27,7 +27,6 @@ class Load:
 
     @property
     def name(self) -> str:
-        """As in `--loads`."""
         return f"{self.texts}-{self.connections}" + (f"x{self.rows}" if self.rows > 1 else "")
 
 
@@ -41,8 +40,6 @@ LOADS = {
 
 @dataclass(frozen=True)
 class Figures:
-    """Results of answered requests."""
-
     requests_per_second: float
     rows_per_second: float
     p50_ms: float
@@ -51,22 +48,16 @@ class Figures:
     errors: int
 
     def as_dict(self) -> dict[str, float]:
-        """By name."""
         return asdict(self)
 
 
 def check_wrk() -> None:
-    """Check that wrk is installed.
-
-    Raises:
-        InputError: it is not.
-    """
+    """Raise `InputError` if wrk is not installed."""
     if shutil.which("wrk") is None:
         raise InputError("the load generator is not installed", given="wrk", remedy="apt install wrk, or brew")
 
 
 def write_bodies(file: Path, dialect: Dialect, rows: Sequence[Text], rows_a_request: int) -> None:
-    """Write a request's body on each line."""
     count = len(rows) if rows_a_request == 1 else 128
     with file.open("w", encoding="utf-8") as out:
         for number in range(count):

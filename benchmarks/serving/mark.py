@@ -28,7 +28,6 @@ class Mark:
 
     @property
     def holds(self) -> bool:
-        """Whether it holds."""
         return self.verdict == "holds"
 
     def _keeps(self, value: float) -> bool:

@@ -1,6 +1,6 @@
-"""Runs the code that merges local and upstream answers, without sockets, on requests that overlap.
+"""Runs the code that merges answers, without sockets, on requests that overlap.
 
-Each answer's number is made of its request, its question and its source, so a swapped, lost or doubled answer is seen.
+Each answer's number tells its request, question and source, so a swapped, lost or doubled answer is seen.
 """
 
 import asyncio
@@ -52,8 +52,6 @@ class Pause:
 
 
 class Simulation:
-    """All requests of a run."""
-
     def __init__(self, *, answers_alone: bool, shapes: int = 2000, seed: int = 0) -> None:
         self._dice = random.Random(seed)
         self._shapes = [drawn_shape(self._dice) for _ in range(shapes)]
@@ -88,7 +86,7 @@ class Simulation:
         return self._dice.random() < _AUDITED
 
     def submit(self, audit: Any) -> None:
-        """An audit compares the local answer with the upstream's to the very question."""
+        """An audit compares both answers to the very question."""
         self.audits += 1
         if audit.body:
             document = orjson.loads(audit.body)
@@ -166,7 +164,7 @@ class Simulation:
                 answering.close()
 
     def _step(self, going: list[tuple[Simulated, Coroutine[Any, Any, Any]]], place: int) -> bool:
-        """Let one request go on; returns whether it ended."""
+        """Resume one request; returns whether it ended."""
         simulated, answering = going[place]
         try:
             answering.send(None)

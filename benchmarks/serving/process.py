@@ -1,4 +1,4 @@
-"""Starts a server, finds the answering process, and stops it."""
+"""Starts and stops a server."""
 
 import contextlib
 import http.client
@@ -44,7 +44,6 @@ class Running:
         return int(counts["oom_kill"])
 
     def resident_mb(self) -> float:
-        """Of the answering process."""
         return float(self.worker.memory_info().rss) / 1e6
 
     def ask(self, path: str, body: Any) -> Any:
@@ -142,7 +141,7 @@ def _when_ready(server: Server, port: int, process: subprocess.Popen[bytes], log
 
 
 def _peer_of(connection: http.client.HTTPConnection, port: int, processes: list[psutil.Process]) -> psutil.Process:
-    """The process at the other end; a supervisor may hold the listening socket too."""
+    """The process at the other end; a supervisor may listen too."""
     own = connection.sock.getsockname()[1]
     for process in processes:
         for other in process.net_connections(kind="tcp"):

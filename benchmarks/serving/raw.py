@@ -14,7 +14,6 @@ from kdc.serving.engine.engine import Engine
 
 
 def main() -> None:
-    """Run whole rounds."""
     artifact, file, size, seconds = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4])
     engine = Engine.load(artifact, device="cpu")
     engine.warm_up()

@@ -35,11 +35,9 @@ class Results:
     left_out: dict[str, str] = field(default_factory=dict)
 
     def add(self, load: str, server: str, figures: Figures) -> None:
-        """Add one run."""
         self.figures.setdefault(load, {}).setdefault(server, []).append(figures)
 
     def of(self, load: str, server: str) -> list[Figures]:
-        """Runs, if any."""
         return self.figures.get(load, {}).get(server, [])
 
 
@@ -83,7 +81,6 @@ def marks(results: Results) -> list[Mark]:
 
 
 def markdown(results: Results) -> str:
-    """All tables."""
     parts = [_loads(results), _servers(results), marks_table(marks(results))]
     parts += [f"left out: {name}: {why}\n" for name, why in results.left_out.items()]
     return "\n".join(part for part in parts if part)
@@ -115,7 +112,6 @@ def _servers(results: Results) -> str:
 
 
 def as_json(results: Results) -> dict[str, Any]:
-    """Everything, by round."""
     return {
         "loads": {
             load: {server: [run.as_dict() for run in runs] for server, runs in by_server.items()}

@@ -1,4 +1,4 @@
-"""The compared servers: how to start and ask each."""
+"""The compared servers."""
 
 import json
 import os
@@ -49,7 +49,6 @@ class Server:
     uses_torch: bool = False
 
     def variables(self) -> dict[str, str]:
-        """All its variables."""
         mine = base_variables() | self.environment
         if self.uses_torch:
             del mine["OMP_NUM_THREADS"]
@@ -57,7 +56,6 @@ class Server:
 
 
 def base_variables() -> dict[str, str]:
-    """Variables of all servers."""
     mine = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     mine.pop("PYTHONDONTWRITEBYTECODE", None)  # later starts use compiled files
     return mine
@@ -80,7 +78,7 @@ class Subject:
 
 
 def all_servers(subject: Subject) -> tuple[dict[str, Server], dict[str, str]]:
-    """Servers by name, and why others cannot run."""
+    """Servers, and why others cannot run, by name."""
     bare = {"KDC_ARTIFACT": str(subject.artifact), "KDC_DRAIN_DELAY_S": "0", "KDC_DEVICE": "cpu"}
     servers = {
         "kdc": Server(
@@ -221,7 +219,7 @@ def _pipeline_body(rows: Sequence[Text]) -> dict[str, Any]:
 
 
 def _infinity_body(rows: Sequence[Text]) -> dict[str, Any]:
-    # No pairs: both texts joined differ by one token, and maybe in the answer.
+    # No pairs: joined texts differ by one token, and maybe in the answer.
     return {"model": "student", "input": [row if isinstance(row, str) else " ".join(row) for row in rows]}
 
 

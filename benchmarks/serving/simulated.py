@@ -1,4 +1,4 @@
-"""Simulated requests for `merging.py`: their questions, and the numbers of all their answers."""
+"""Simulated requests for `merging.py`, with the numbers of their answers."""
 
 import asyncio
 import random
@@ -14,15 +14,13 @@ from kdc.serving.http.api.systemone import SystemOneRequest
 
 _MOST_QUESTIONS = 12
 _OPTIONS = ("one", "two", "three")
-_KNOWN = 0.6  # share of the questions that an artifact knows
+_KNOWN = 0.6  # share of the questions
 _HEADERS = {"authorization": "Bearer key"}
 Json = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Shape:
-    """Questions of a body, and which of them artifacts know."""
-
     kind: type[DecisionBody]
     document: Json  # without a state
     known: dict[Key, str]  # names of artifacts
@@ -32,8 +30,6 @@ class Shape:
 
 @dataclass
 class Simulated:
-    """A request on its way: who is to answer, and how the upstream fails."""
-
     number: int
     shape: Shape
     fault: str
@@ -44,7 +40,7 @@ class Simulated:
     sent: list[Key] = field(default_factory=list)  # upstream
 
     def value(self, key: Key, source: str) -> float:
-        """The number of the answer to a question, in [0, 1): no two of one request are equal."""
+        """An answer's number, in [0, 1): no two of one request are equal."""
         place = list(self.shape.kinds).index(key)
         return ((self.number * 7919 + place * 104_729 + (source == "local") * 611_953) % 1_000_003) / 1_000_003
 
@@ -91,13 +87,12 @@ def number_of(document: Json) -> int:
 
 
 def keys_of(document: Json) -> list[Key]:
-    """Keys of the questions that were sent."""
     questions = document["questions"]
     return list(questions) if isinstance(questions, dict) else [int(each["instructions"]) for each in questions]
 
 
 def upstreams_reply(simulated: Simulated, keys: Sequence[Key], fault: str) -> Json:
-    """The upstream's reply to these questions, with a fault in its first answer."""
+    """The upstream's reply, with a fault in its first answer."""
     is_list = simulated.shape.kind is DecisionRequest
     given = {key: _answer(simulated, key, is_list=is_list) for key in keys}
     first = keys[0]
@@ -140,7 +135,6 @@ def _best(value: float) -> int:
 
 
 def found_number(kind: str, answer: Json) -> float:
-    """The number in an answer."""
     if kind == "noul":
         return float(answer["noul"] if "noul" in answer else answer["probability"])
     if "x_value" in answer:

@@ -1,33 +1,33 @@
-"""A stub of a hosted model, which fails on purpose and remembers what it was asked.
+"""A stub of a hosted model, which fails on purpose and counts requests.
 
 It speaks two decision APIs, and OpenAI's chat completions.
 Command: `python -m benchmarks.serving.stub --port 9000 [--table answers.json] [--delay 0.1] [--fault 429=0.1 ...]`.
-`GET /stub` then tells how often it was asked what, and what it charged. Tests run it in a thread (`in_a_thread`).
+`GET /stub` tells how often it was asked what, and what it charged. Tests run it in a thread.
 
 | fault | instead of the answer |
 |---|---|
 | 429, 500, 503, 422 | that status; the first and third have `Retry-After` |
 | redirect | 307 to `/elsewhere` |
-| reset | the connection is reset before a reply |
+| reset | a reset before a reply |
 | cut | half a body, then a reset |
 | json | a body that is no JSON |
 | missing | an answer is missing |
-| type | an answer is of another question's type |
-| slow | the answer comes after `slow_s` |
+| type | an answer has another question's type |
+| slow | the answer after `slow_s` |
 | large | `large_bytes` more in the answer |
-| stale | as reset, on a connection that has served before; a new one is answered |
+| stale | as reset, on a connection that has served before |
 | chunked | no fault: the right answer in small chunks |
 
 | `--chat` | what a chat does |
 |---|---|
-| logprobs | right log-probabilities, if they are asked for: this is the default |
+| logprobs | right log-probabilities if asked for (default) |
 | logprobs_none, logprobs_missing | null, or no such key |
 | logprobs_zero, logprobs_9999 | each is 0, or -9999 |
 | logprobs_alone | the only candidate is the answer |
 | no_schema, no_tools, no_temperature, no_logprobs | 400 if response_format, tools, temperature, logprobs is sent |
 | think | reasoning in the content, before the answer |
-| order_bias=X | X more in the logit of the option that is listed first |
-| outside=P | with probability P an answer outside the list, until it is corrected |
+| order_bias=X | X more in the logit of the first option |
+| outside=P | with probability P an answer outside the list, until corrected |
 | refuse=P | with probability P a refusal |
 """
 
@@ -66,7 +66,7 @@ async def serve(stub: Stub, port: int, stopped: asyncio.Event, started: threadin
 
 @contextlib.contextmanager
 def in_a_thread(stub: Stub, port: int = 0) -> Iterator[Stub]:
-    """Serve beside the caller, who may change and read all of it."""
+    """Serve beside the caller, who may change and read it."""
     loop, stopped, started = asyncio.new_event_loop(), asyncio.Event(), threading.Event()
     thread = threading.Thread(target=loop.run_until_complete, args=(serve(stub, port, stopped, started),), daemon=True)
     thread.start()
@@ -80,7 +80,7 @@ def in_a_thread(stub: Stub, port: int = 0) -> Iterator[Stub]:
 
 
 def started_process(port: int, *arguments: str) -> subprocess.Popen[bytes]:
-    """Start it as a process of its own, and wait until it listens."""
+    """Start a stub process, and wait until it listens."""
     process = subprocess.Popen(
         [sys.executable, "-m", "benchmarks.serving.stub", "--port", str(port), *arguments], cwd=ROOT
     )

@@ -1,6 +1,6 @@
-"""What the stub of a hosted model answers: the same for the same text and question, in whatever request they come.
+"""The stub's answers: the same for the same text and question, in any request.
 
-It imports nothing of kdc, so a test that compares with it has an oracle of its own.
+It imports nothing of kdc, so it is an independent oracle.
 """
 
 import hashlib
@@ -24,7 +24,7 @@ class WrongBody(ValueError):
 
 
 def text_of(path: str, body: Json) -> Any:
-    """The state's text: of an object its `text`, if it has one; other JSON as it is."""
+    """The state's text: an object's `text`, if any; other JSON as it is."""
     state = body.get("state" if path == SYSTEM_ONE else "input")
     if path == DECISIONS and isinstance(state, list):
         state = _content(state)
@@ -45,7 +45,7 @@ def identity(path: str, body: Json) -> str:
 
 
 def _content(messages: list[Any]) -> Any:
-    """The content of the only message: a text, or the data of its only part; of several messages all of them."""
+    """The only message's text, or the data of its only part; several messages as they are."""
     content = messages[0].get("content") if len(messages) == 1 and isinstance(messages[0], dict) else messages
     if isinstance(content, list) and len(content) == 1 and isinstance(content[0], dict):
         return content[0].get("data", content[0].get("text", content))
@@ -53,7 +53,7 @@ def _content(messages: list[Any]) -> Any:
 
 
 def reply(path: str, body: Any, table: Table) -> Json:
-    """The whole reply to a request.
+    """The reply to a request.
 
     Raises:
         WrongBody: it has no state, or no questions of the API's form.
@@ -75,7 +75,7 @@ def reply(path: str, body: Any, table: Table) -> Json:
 
 
 def answer(path: str, text: Any, question: Json, table: Table) -> Json:
-    """The answer to one question, from the table if it has the text and all options, else from a hash of both.
+    """One answer, from the table if it has the text and all options, else from a hash of both.
 
     Raises:
         WrongBody: the question has not the form of its type.
@@ -89,7 +89,7 @@ def answer(path: str, text: Any, question: Json, table: Table) -> Json:
     except (KeyError, TypeError, AttributeError):
         raise WrongBody(f"a {kind} without options") from None
     if kind not in ("choice", "score") or not names:
-        return _named(question, {"x_stub": _digest(text, question, 4).hex()})  # a type that only this model knows
+        return _named(question, {"x_stub": _digest(text, question, 4).hex()})  # a type unknown elsewhere
     probabilities = known_probabilities(text, question, names, table)
     best = probabilities.index(max(probabilities))
     measured: Json = {"confidence": (probabilities[best] - 1 / len(names)) / (1 - 1 / len(names) or 1)}
@@ -125,7 +125,7 @@ def _options(path: str, question: Json) -> tuple[list[Any], list[str]]:
 
 
 def known_probabilities(text: Any, question: Json, names: list[str], table: Table) -> list[float]:
-    """The probability of each name, by the table or else by a hash of the text and the question."""
+    """Each name's probability, by the table or else by a hash of text and question."""
     row = table.get(text) if isinstance(text, str) else None
     if row is not None and names == ["false", "true"] and "true" in row:
         return [1 - row["true"], row["true"]]
@@ -138,6 +138,6 @@ def known_probabilities(text: Any, question: Json, names: list[str], table: Tabl
 
 
 def _digest(text: Any, question: Json, size: int) -> bytes:
-    """The name of a question is not part of what it asks."""
+    """A question's name is not part of what it asks."""
     asked = {key: value for key, value in question.items() if key != "name"}
     return hashlib.shake_256(orjson.dumps([text, asked], option=orjson.OPT_SORT_KEYS)).digest(size)

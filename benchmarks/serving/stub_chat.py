@@ -1,6 +1,6 @@
-"""OpenAI's chat completions of the stub: it labels the text of a chat, with probabilities that a test knows.
+"""OpenAI's chat completions of the stub, with probabilities that a test knows.
 
-`stub_chat_request` says how it finds the text and the labels. It imports nothing of kdc.
+`stub_chat_request` finds the text and the labels. Imports nothing of kdc.
 """
 
 import dataclasses
@@ -19,29 +19,27 @@ from benchmarks.serving.stub_answers import Json, Table
 from benchmarks.serving.stub_chat_request import Request, WrongChat, content, understood
 
 CHAT = "/v1/chat/completions"
-RESOLVED = "stub-1-2026-11"  # the model that answers, whatever alias the request has
+RESOLVED = "stub-1-2026-11"  # answers every alias
 OUTSIDE, REFUSAL = "none-of-these", "I cannot help with that."
 LOGPROBS = ("exact", "none", "zero", "9999", "missing", "alone")
 _SWITCHES = {"schema": "response_format", "tools": "tools", "temperature": "temperature", "logprobs": "logprobs"}
-_OUTSIDE_SHARE = 0.9  # probability of the token of an answer outside the list
+_OUTSIDE_SHARE = 0.9  # probability of its token
 _MOST_TOP = 20  # of the API
 
-Token = tuple[str, Mapping[str, float]]  # and the probabilities of what could stand there
+Token = tuple[str, Mapping[str, float]]  # text, and probabilities of all candidates
 
 
 @dataclass
 class ChatBehaviour:
-    """What the model can do, and how it errs."""
-
     logprobs: str = "exact"  # of `LOGPROBS`; "none": null, "missing": no such key, "alone": one candidate
     no_schema: bool = False  # 400 if the request has a response_format; so for the next three
     no_tools: bool = False
     no_temperature: bool = False  # such a model samples always
     no_logprobs: bool = False
-    think: bool = False  # reasoning in the content, before the answer
-    order_bias: float = 0.0  # added to the logit of the option that is listed first
-    outside: float = 0.0  # probability of an answer outside the list; the body decides, and a correction mends it
-    refuse: float = 0.0  # probability of a refusal; the text decides
+    think: bool = False
+    order_bias: float = 0.0  # added to the logit of the first option
+    outside: float = 0.0  # probability of an answer outside the list, by the body, until corrected
+    refuse: float = 0.0  # probability of a refusal, by the text
 
 
 def chat_behaviour(names: Iterable[str]) -> ChatBehaviour:
@@ -65,7 +63,7 @@ def chat_behaviour(names: Iterable[str]) -> ChatBehaviour:
 
 
 def reply(body: Any, table: Table, behaviour: ChatBehaviour, dice: random.Random) -> tuple[Json, str]:
-    """The whole reply, and the text that it labels.
+    """The reply, and the text that it labels.
 
     Raises:
         WrongChat: the model does not take this request.
@@ -162,7 +160,7 @@ def _joined(tokens: list[Token]) -> str:
 
 
 def _logprobs(tokens: list[Token], top: int, form: str) -> Json | None:
-    """The log-probabilities of a choice, in one of the forms of `LOGPROBS`."""
+    """A choice's log-probabilities, in a form of `LOGPROBS`."""
     if form == "none":
         return None
 
@@ -179,6 +177,6 @@ def _logprobs(tokens: list[Token], top: int, form: str) -> Json | None:
 
 
 def _share(decides: Any) -> float:
-    """A number from 0 to 1, always the same for the same JSON."""
+    """A number from 0 to 1, the same for the same JSON."""
     digest = hashlib.shake_256(orjson.dumps(decides, option=orjson.OPT_SORT_KEYS)).digest(8)
     return int.from_bytes(digest) / 2**64

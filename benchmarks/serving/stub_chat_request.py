@@ -1,8 +1,8 @@
-"""What a request of chat completions asks the stub: which text, and which labels.
+"""Which text and labels a chat asks the stub for.
 
 The labels are in a JSON schema, in a tool's parameters, or in lines `CODE: LABEL - DESCRIPTION` of the system message.
-The text is the last user message, or what it has in `<text>...</text>` or from `BEGIN N` to `END N`. If a key of the
-table occurs in the message, the longest such key is the text. It imports nothing of kdc.
+The text is the last user message, or its part in `<text>...</text>` or from `BEGIN N` to `END N`, or the longest key of
+the table in it. Imports nothing of kdc.
 """
 
 import re
@@ -22,14 +22,12 @@ class WrongChat(WrongBody):
 
 @dataclass(frozen=True)
 class Request:
-    """A request as the model understands it."""
-
     text: str
     is_corrected: bool  # the conversation went on after the text
-    properties: Json | None  # of the JSON object that is the answer; None: the answer is a code alone
+    properties: Json | None  # of the answer's JSON object; None: a code alone
     tool: str | None
-    given: dict[str, float]  # probabilities by code, or by label if the answer names labels
-    first: str  # of `given`: the option that is listed first
+    given: dict[str, float]  # probabilities by code, or by label
+    first: str  # the first option
 
 
 def understood(body: Json, table: Table) -> Request:
@@ -57,13 +55,13 @@ def understood(body: Json, table: Table) -> Request:
 
 
 def content(message: Json) -> str:
-    """The text of a message, also of one in parts."""
+    """A message's text, also from parts."""
     given = message.get("content") or ""
     return given if isinstance(given, str) else "".join(part.get("text", "") for part in given)
 
 
 def _text(users: list[tuple[int, str]], table: Table) -> tuple[int, str]:
-    """The place of the message with the text to label, and the text. Messages after it are corrections."""
+    """The place and text of the message to label. Messages after it are corrections."""
     earliest, (place, text) = 0, users[-1]
     for number, written in reversed(users):
         if found := list(_DELIMITED.finditer(written)):
@@ -78,7 +76,7 @@ def _text(users: list[tuple[int, str]], table: Table) -> tuple[int, str]:
 
 
 def _listed(system: str, row: Mapping[str, float]) -> dict[str, str]:
-    """Labels by their codes, in order. Only a label of the table may contain the marks that end a label."""
+    """Labels by code, in order. Only the table's labels may contain the marks that end a label."""
     listed: dict[str, str] = {}
     for code, rest in _OPTION.findall(system):
         known = [label for label in row if rest == label or rest.startswith((f"{label} - ", f"{label}: "))]
@@ -87,7 +85,7 @@ def _listed(system: str, row: Mapping[str, float]) -> dict[str, str]:
 
 
 def _schema(body: Json) -> tuple[str | None, Json | None]:
-    """The tool to call, and the properties of the object that is its argument, or the answer."""
+    """The tool to call, and the properties of its argument, or of the answer."""
     tools = [each["function"] for each in body.get("tools") or ()]
     choice, wanted = body.get("tool_choice"), body.get("response_format") or {}
     if tools and choice != "none":
@@ -107,20 +105,20 @@ def _schema(body: Json) -> tuple[str | None, Json | None]:
 
 
 def _in_words(system: str, listed: Mapping[str, str]) -> Json:
-    """What a request for JSON without a schema means: an object with a label, or with a probability of each code."""
+    """Without a schema: an object with a label, or with each code's probability."""
     if '"label"' in system:
         return {"label": {"enum": list(listed.values())}}
     return {code: {"type": "number"} for code in listed}
 
 
 def _values(properties: Json) -> list[str]:
-    """What a schema calls the labels: the values of an enum, else the names of its numbers."""
+    """A schema's labels: the values of an enum, else the names of its numbers."""
     enums = [each["enum"] for each in properties.values() if "enum" in each]
     return enums[0] if enums else [name for name, each in properties.items() if each.get("type") == "number"]
 
 
 def _probabilities(text: str, labels: list[str], table: Table) -> list[float]:
-    """They sum to 1, and do not depend on the order of the labels."""
+    """They sum to 1, whatever the labels' order."""
     is_noul = sorted(labels) == sorted(_NOUL) and not _NOUL.keys() <= table.get(text, {}).keys()
     keys = [_NOUL[label] for label in labels] if is_noul else labels
     found = known_probabilities(text, {"labels": sorted(keys)}, sorted(keys), table)

@@ -1,4 +1,4 @@
-"""One connection to the stub of a hosted decision model, and what all connections share."""
+"""One connection to the stub, and what all share."""
 
 import asyncio
 import contextlib
@@ -33,18 +33,18 @@ class Behaviour:
     """Seconds and probabilities may change while it runs."""
 
     delay_s: float = 0.0
-    spread: float = 0.0  # share of the delay by which it is longer or shorter, always the same for one request's id
-    faults: dict[str, float] = field(default_factory=dict)  # probability of each, of one request; their sum at most 1
+    spread: float = 0.0  # share of the delay by which it varies, fixed by the request's id
+    faults: dict[str, float] = field(default_factory=dict)  # probability of each; their sum at most 1
     slow_s: float = 10.0
     large_bytes: int = 0
     event_s: float = 0.0  # between events of a stream
-    keys: frozenset[str] | None = None  # `Authorization` headers that it takes; None: any, or none
+    keys: frozenset[str] | None = None  # accepted `Authorization` headers; None: any, or none
     chat: ChatBehaviour = field(default_factory=ChatBehaviour)
 
 
 @dataclass(frozen=True)
 class Asked:
-    """A request as it came. Header names are lower case."""
+    """Header names are lower case."""
 
     method: str
     target: str
@@ -58,8 +58,6 @@ class Asked:
 
 
 class Stub:
-    """What all connections share."""
-
     def __init__(self, behaviour: Behaviour | None = None, table: Table | None = None, seed: int = 0) -> None:
         self.behaviour = behaviour or Behaviour()
         self.table: Table = table or {}
@@ -69,12 +67,11 @@ class Stub:
         self.forget()
 
     def forget(self) -> None:
-        """Begin to count anew."""
         self.ids: Counter[str] = Counter()  # requests by the `id` in their state; chats by their text
         self.keys: Counter[str] = Counter()  # by their `Authorization`
         self.targets: Counter[str] = Counter()
         self.faults: Counter[str] = Counter()  # that were made
-        self.charged: Counter[str] = Counter()  # requests, input_tokens, output_tokens of each answer that was begun
+        self.charged: Counter[str] = Counter()  # requests, input_tokens, output_tokens of begun answers
         self.asked: deque[Asked] = deque(maxlen=1000)
         self.opened = 0  # connections
 
@@ -101,7 +98,7 @@ class Stub:
 
 
 class Connection(asyncio.Protocol):
-    """One connection; requests come one after the other."""
+    """Requests come one after the other."""
 
     def __init__(self, stub: Stub) -> None:
         self._stub = stub
@@ -207,7 +204,7 @@ class Connection(asyncio.Protocol):
         if fault == "cut":
             whole = _written(200, orjson.dumps(content), {})
             self._transport.write(whole[: -len(orjson.dumps(content)) // 2])
-            asyncio.get_running_loop().call_later(0.01, self._reset)  # so that the half arrives
+            asyncio.get_running_loop().call_later(0.01, self._reset)  # the half must arrive
         elif fault == "json":
             self._transport.write(_written(200, orjson.dumps(content)[:-1], {}))
         elif fault == "chunked":
@@ -216,7 +213,7 @@ class Connection(asyncio.Protocol):
             self._send(200, _damaged(fault, content, self._stub.behaviour.large_bytes))
 
     def _other(self, path: str, asked: Asked) -> None:
-        """Models, and for any other route what was asked."""
+        """Models; any other route tells what was asked."""
         if path == "/v1/models":
             described = {"name": MODEL, "description": "a stub", "release_date": "2026-01-01"}
             listed = {"id": MODEL, "object": "model", "created": 0, "owned_by": "stub"}
@@ -225,7 +222,6 @@ class Connection(asyncio.Protocol):
             self._send(200, {"method": asked.method, "target": asked.target, "body": asked.body.decode("latin-1")})
 
     async def _stream(self) -> None:
-        """Events one by one, as a chat's."""
         head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
         self._transport.write(head)
         for event in [*(b'{"delta":"%d"}' % number for number in range(_EVENTS)), b"[DONE]"]:

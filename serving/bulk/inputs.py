@@ -26,14 +26,12 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 WINDOW_ROWS = 8192
-WINDOW_BYTES = 32 << 20  # long texts make smaller windows
+WINDOW_BYTES = 32 << 20
 _ROWS_AT_ONCE = 64  # Parquet rows
 
 
 @dataclass(frozen=True)
 class BadRow:
-    """A row that cannot be answered."""
-
     file: str
     line: int
     problem: str
@@ -54,22 +52,19 @@ class Window:
     is_table: bool = True  # all rows have the same columns
 
     def __len__(self) -> int:
-        """Number of rows, bad ones included."""
         return len(self.lines) + len(self.bad)
 
     @property
     def position(self) -> str:
-        """File and first line, for messages."""
         return f"{self.file}, rows from line {self.lines[0]} on" if self.lines else self.file
 
     def column(self, name: str) -> list[Any]:
-        """A column's values; None for rows without it."""
+        """None for rows without the column."""
         if self.batch is None:
             return [row.get(name) for row in self.rows]
         return self.batch.column(name).to_pylist()
 
     def error_lines(self) -> bytes:
-        """The bad rows as JSONL."""
         return b"".join(json.dumps(vars(row)).encode() + b"\n" for row in self.bad)
 
     def dicts(self) -> list[dict[str, Any]]:
@@ -87,7 +82,6 @@ class Window:
             raise InputError(what, given=self.file, remedy="write .parquet") from error
 
     def without(self, bad: list[BadRow]) -> Window:
-        """The window with more rows moved to `bad`."""
         bad_lines = {row.line for row in bad}
         is_good = [line not in bad_lines for line in self.lines]
         return replace(
@@ -119,7 +113,7 @@ def read_windows(file: File) -> Iterator[Window]:
 
 
 def read_all(files: list[File]) -> Iterator[tuple[Window, int]]:
-    """Windows of all files, or of JSONL on standard input, with the bytes read so far."""
+    """All windows (JSONL on standard input without files), with the bytes read so far."""
     if not files:
         for window in _read_text(sys.stdin.buffer, STANDARD, "jsonl"):
             yield window, 0
@@ -151,7 +145,7 @@ def _read_text(raw: IO[bytes], name: str, kind: str) -> Iterator[Window]:
         stream.detach()
 
 
-# First line, number of characters, and values or the problem.
+# First line, number of characters, values or problem.
 _Row = tuple[int, int, dict[str, Any] | str]
 _Item = TypeVar("_Item")
 
@@ -184,7 +178,7 @@ def _grouped(items: Iterable[_Item], sizes_of: Callable[[_Item], tuple[int, int]
 
 def _rows_of_fields(records: Iterable[tuple[int, list[str]]], header: list[str]) -> Iterator[_Row]:
     for line, fields in records:
-        if not fields:  # a blank line
+        if not fields:
             continue
         if len(fields) != len(header):
             yield line, 0, f"the row has {len(fields)} columns, the header {len(header)}"
@@ -220,7 +214,7 @@ def _read_parquet(raw: IO[bytes], file: File) -> Iterator[Window]:
         with pq.ParquetFile(raw, pre_buffer=False, buffer_size=1 << 20) as table:
             schema, number, total = table.schema_arrow, 0, max(1, table.metadata.num_rows)
             _check_names(schema.names, file.address)
-            # Small batches: a file may store one text for all rows, so 300 bytes become gigabytes.
+            # Small batches: 300 bytes may become gigabytes.
             small = table.iter_batches(min(_ROWS_AT_ONCE, WINDOW_ROWS))
             for group in _grouped(small, lambda batch: (batch.num_rows, batch.nbytes)):
                 batch = pa.concat_batches(group) if group else pa.RecordBatch.from_pylist([], schema=schema)

@@ -1,7 +1,7 @@
-"""A job of `kdc predict`, with the windows that are finished.
+"""A job of `kdc predict`, with its finished windows.
 
-`OUTPUT.partial/` holds `job.json`, and for each finished window its answered rows, its bad rows and, written last, a
-record. The same job again answers the windows without a record.
+`OUTPUT.partial/` holds `job.json`, and each finished window's answers, bad rows and record, written in this order. A
+resumed job answers the windows without a record.
 """
 
 import hashlib
@@ -18,14 +18,14 @@ from kdc.serving.bulk.inputs import WINDOW_BYTES, WINDOW_ROWS, Window
 from kdc.serving.bulk.request import PredictRequest
 
 _JOB = "job.json"
-_ERRORS = "errors"  # file with the address of the list of bad rows
+_ERRORS = "errors"  # holds the address of the list of bad rows
 SUCCESS = "_SUCCESS"
 _START_OVER = "does another process work there? then start over: --force"
 
 
 @dataclass(frozen=True)
 class Job:
-    """A request with its input and its task.
+    """A checked request.
 
     Raises:
         InputError: an option does not fit the task.
@@ -34,7 +34,7 @@ class Job:
     request: PredictRequest
     files: list[File]  # empty for JSONL on standard input
     task: TaskInfo
-    identity: dict[str, str]  # what else decides the answers, such as the artifact
+    identity: dict[str, str]  # what else decides the answers
 
     def __post_init__(self) -> None:
         text_pair = self.request.text_pair
@@ -90,7 +90,7 @@ class WindowRecord(Counts):
     bytes: int
 
 
-Progress = Callable[[Counts, int], None]  # takes the counts and the input bytes read
+Progress = Callable[[Counts, int], None]  # counts, input bytes read
 
 
 class FinishedWindows:
@@ -100,10 +100,10 @@ class FinishedWindows:
         self.job, self._ending = job, ending
         self.folder = Folder(f"{job.request.output}.partial", first=_JOB)
         self._rows = self.folder if rows is None else rows
-        self._goes_on = False  # whether to resume
+        self._goes_on = False
 
     def resume_or_start(self, shards: Folder | None = None) -> None:
-        """Resume the same unfinished job, or start anew.
+        """Resume the unfinished job, or start anew.
 
         Args:
             shards: the output, if it grows under its name.
@@ -135,7 +135,7 @@ class FinishedWindows:
         folder.write(_JOB, fingerprint)
 
     def find(self, key: str, window: Window) -> WindowRecord | None:
-        """A window's record from an earlier run, or None.
+        """A window's record from an earlier run.
 
         Raises:
             KdcError: the window's number of rows changed.
@@ -151,7 +151,6 @@ class FinishedWindows:
         return record.model_copy(update={"resumed": record.read})
 
     def add(self, key: str, good: Window, rows: bytes) -> WindowRecord:
-        """Keep a window and its answered rows."""
         self._rows.write(key + self._ending, rows)
         if good.bad:
             self.folder.write(f"{key}.errors", good.error_lines())
@@ -173,8 +172,7 @@ class FinishedWindows:
                 raise KdcError("finished rows were changed", given=given, remedy=_START_OVER)
 
     def conclude(self, records: Mapping[str, WindowRecord]) -> None:
-        """Check all windows, and write the list of bad rows if requested. The address is kept first, so a killed job
-        knows its own list.
+        """Check all windows, and write the list of bad rows. Its address comes first, so a killed job knows its list.
 
         Raises:
             KdcError: rows are gone, or have another size.
@@ -197,7 +195,6 @@ def _read(folder: Folder, name: str) -> bytes:
 
 
 def record_of(good: Window, rows: bytes) -> WindowRecord:
-    """The record of a window with these answered rows."""
     return WindowRecord(read=len(good), written=len(good.lines), skipped=len(good.bad), bytes=len(rows))
 
 

@@ -1,4 +1,4 @@
-"""Writes answered windows as bytes, and joins them into one file."""
+"""Answered windows as bytes, joined into one file."""
 
 from __future__ import annotations
 
@@ -42,11 +42,6 @@ class Writer:
         self._schema: pa.Schema | None = None
 
     def check(self, window: Window) -> None:
-        """Check a window's columns.
-
-        Raises:
-            InputError: they differ from earlier windows, or have a new column's name.
-        """
         taken = sorted(set(window.names) & set(self._added))
         if taken:
             what = f"the input has a column {', '.join(taken)} already"
@@ -61,7 +56,6 @@ class Writer:
 
     @property
     def needs_types(self) -> bool:
-        """Whether column types are still unknown."""
         return self.kind == "parquet" and self._schema is None
 
     def begin_with(self, window: Window) -> None:
@@ -71,7 +65,7 @@ class Writer:
                 self._own_columns(window)
 
     def piece(self, window: Window, answers: Mapping[str, Sequence[Any]]) -> bytes:
-        """A window's rows with answers, without a header.
+        """Answered rows without a header.
 
         Raises:
             InputError: the format or the column's type cannot hold a value.
@@ -86,12 +80,11 @@ class Writer:
         plain, quoted = self._csv_writer(stream), self._csv_writer(stream, quoting=csv.QUOTE_ALL)
         for row, added in zip(window.dicts(), answers_by_row, strict=True):
             cells = list(map(_cell, [*(row.get(name) for name in self._names or []), *added]))
-            # Python's csv module leaves a lone carriage return unquoted, and readers take it for a row's end.
+            # Python's csv module leaves a lone carriage return unquoted; readers take it for a row's end.
             (quoted if any("\r" in cell for cell in cells) else plain).writerow(cells)
         return stream.getvalue().encode()
 
     def join(self, pieces: Iterable[bytes], stream: IO[bytes]) -> None:
-        """Write the pieces as one file."""
         if self.kind == "parquet":
             self._join_tables(pieces, stream)
             return
@@ -103,7 +96,6 @@ class Writer:
             stream.write(piece)
 
     def file(self, piece: bytes) -> bytes:
-        """A piece as a file."""
         if self.kind == "parquet" and piece:  # already a file
             return piece
         stream = io.BytesIO()
@@ -166,7 +158,7 @@ class Writer:
         text = [pa.field(name, pa.string()) for name in self._names or []]
         with pq.ParquetWriter(stream, self._schema or pa.schema([*text, *self._added_fields()])) as writer:
             for piece in filter(None, pieces):
-                # read_table would load pyarrow's datasets, and double the job's memory.
+                # read_table would load pyarrow's datasets: twice the memory.
                 writer.write_table(pq.ParquetFile(io.BytesIO(piece)).read())
 
 

@@ -22,8 +22,6 @@ from kdc.serving.engine.engine import Engine
 
 
 class PredictResult(Counts):
-    """Counts of a finished job, over all rows."""
-
     seconds: float
     rows_per_second: float  # without resumed rows
     output: str
@@ -84,7 +82,7 @@ def _locally(request: PredictRequest, files: list[File]) -> PredictResult:
 
 def _watched(job: Job, where: str, work: Callable[[Progress], Counts]) -> PredictResult:
     output, began, speed = without_secrets(job.request.output), time.perf_counter(), Speed()
-    # No bar on a terminal that shows the answers.
+    # No bar among answers on a terminal.
     with Meter(draws=job.request.output != STANDARD or not sys.stdout.isatty()) as counter:
         counter.say(f"{job.task.name}: {where} -> {output}")
         counter.start("rows", sum(file.size for file in job.files) or None)
@@ -116,7 +114,7 @@ def _into_file(job: Job, scorer: Scorer, progress: Progress) -> Counts:
     writer, output = Writer(job), job.request.output
     with lock(output):
         system, path = file_system(output)
-        if is_local(system) and system.isdir(path):  # even with --force: other files may be inside
+        if is_local(system) and system.isdir(path):  # other files may be inside
             raise InputError("the output is a directory", given=output, remedy="another name, or remove it first")
         finished, counts = FinishedWindows(job, ".rows"), Counts()
         finished.resume_or_start()
@@ -132,14 +130,14 @@ def _into_file(job: Job, scorer: Scorer, progress: Progress) -> Counts:
             counts, records[key] = counts.plus(record), record
             progress(counts, done)
         finished.conclude(records)
-        with whole_file_at(output) as stream:  # last: its existence ends the job
+        with whole_file_at(output) as stream:  # its existence ends the job
             writer.join(map(finished.rows, records), stream)
         finished.folder.remove()
     return counts
 
 
 def _into_standard_output(job: Job, scorer: Scorer, progress: Progress) -> Counts:
-    """Nothing is kept, so the job cannot resume."""
+    """Cannot resume."""
     writer, counts, errors = Writer(job), Counts(), job.request.errors
     with nullcontext() if errors is None else whole_file_at(errors) as named:
         for window, done in read_all(job.files):

@@ -1,7 +1,7 @@
-"""Answers a table on Ray (`--engine ray`): all nodes read files and answer windows.
+"""Answers a table on Ray (`--engine ray`).
 
-Actors write a shard per window. On a local disk the directory of shards appears whole. In an object store it grows,
-and `_SUCCESS` is written last.
+Actors write a shard per window. A local directory of shards appears whole. In an object store it grows, and `_SUCCESS`
+comes last.
 """
 
 import importlib
@@ -32,7 +32,7 @@ def share_out(nodes: list[dict[str, float]], device: Device, count: int | None, 
     Args:
         nodes: each node's resources, by Ray's names ("CPU", "GPU").
         device: "auto" is CUDA if the cluster has GPUs.
-        count: number of actors. Actors without room wait for new nodes.
+        count: actors without room wait for new nodes.
         threads: of each actor; None: 1 on a CPU, else a GPU's share of its node's cores.
 
     Raises:
@@ -64,7 +64,7 @@ def run(ray: Any, job: Job, manifest: Manifest, actors: Actors, *, progress: Pro
     shards = Folder(output if grows else f"{output}.partial/rows", first=SUCCESS)
     finished = FinishedWindows(job, f".{job.request.format}", shards)
     importlib.import_module("ray.data")  # `import ray` leaves it out
-    # Ray carries the artifact's files, because nodes may not see the folder.
+    # Nodes may not see the artifact's folder.
     files = {name: (job.request.artifact / name).read_bytes() for name in (MANIFEST_NAME, *manifest.files)}
     with lock(output):
         finished.resume_or_start(shards if grows else None)
@@ -101,7 +101,7 @@ def _rows(ray: Any, work: Work, actors: Actors, artifact: dict[str, bytes]) -> G
     windows = ray.data.from_items(files, override_num_blocks=len(files)).flat_map(
         windows_of, fn_kwargs={"work": work}, num_cpus=0, concurrency=readers
     )
-    task = ray.put((work, actors, artifact))  # each node fetches it once
+    task = ray.put((work, actors, artifact))  # fetched once a node
     answered = windows.map(
         Answerer,
         fn_constructor_args=[[task]],
@@ -123,7 +123,7 @@ def _rows(ray: Any, work: Work, actors: Actors, artifact: dict[str, bytes]) -> G
 
 @contextmanager
 def _quiet(ray: Any) -> Iterator[None]:
-    """Silence Ray Data. Each window gets its own block, so none waits for others."""
+    """Silence Ray Data, and give each window its own block, so none waits for others."""
     context = ray.data.DataContext.get_current()
     settings = {"enable_progress_bars": False, "print_on_execution_start": False, "target_max_block_size": 1}
     logger = logging.getLogger("ray.data")
@@ -133,7 +133,7 @@ def _quiet(ray: Any) -> Iterator[None]:
         for name, value in settings.items():
             restored.callback(setattr, context, name, getattr(context, name))
             setattr(context, name, value)
-        warnings.filterwarnings("ignore", module=r"ray\.")  # Ray warns of idle actors
+        warnings.filterwarnings("ignore", module=r"ray\.")
         yield
 
 
@@ -145,7 +145,7 @@ def _gather(job: Job, rows: Iterator[Row], progress: Progress) -> tuple[Counts, 
         content, file, number = pickle.loads(row["data"]), int(row["file"]), int(row["window"])
         if isinstance(content, KdcError):
             raise content
-        if content is None:  # the end of a file
+        if content is None:
             windows[file] = number
             continue
         if (key := key_of(file, number)) not in records:

@@ -1,6 +1,6 @@
 """Runs on Ray's nodes: reads windows, and answers them in actors.
 
-Errors are returned as values, because Ray would wrap raised errors and lose their parts.
+Errors are returned, because Ray wraps raised errors and loses their parts.
 """
 
 import os
@@ -27,8 +27,6 @@ _TRIES = 4  # actors that may die at one window
 
 @dataclass(frozen=True)
 class Actors:
-    """The plan of a job's actors."""
-
     count: int
     threads: int  # of each; Ray reserves as many cores
     device: Device  # never "auto": all actors must give the same answers
@@ -36,12 +34,10 @@ class Actors:
 
 @dataclass(frozen=True)
 class Work:
-    """What every node needs."""
-
     finished: FinishedWindows
     writer: Writer
     columns_seen_at: tuple[int, int]  # file and window of the first good row
-    run: str  # tells this run's marks from earlier ones
+    run: str  # in the names of marks
 
 
 def key_of(file: int, window: int) -> str:
@@ -53,8 +49,8 @@ def windows_of(row: Row, work: Work) -> Iterator[Row]:
     """Read the windows of a file.
 
     Yields:
-        A row per window, with the pickled window, or its record from an earlier run. Then a row with the number of
-        windows, and None or the error that ended the reading.
+        A row per window: the pickled window or its earlier record. Last, a row with the number of windows, and None or
+        the error that ended the reading.
     """
     file, number, end = row["file"], 0, None
     try:
@@ -68,11 +64,10 @@ def windows_of(row: Row, work: Work) -> Iterator[Row]:
 
 
 class Answerer:
-    """An actor: loads the model once, answers windows, and writes their shards.
+    """An actor, which loads the model once.
 
     Args:
-        task: a list with a reference to (`Work`, `Actors`, artifact files). Ray resolves no reference in a list, so
-            each actor fetches from its own node.
+        task: a reference to (`Work`, `Actors`, artifact files), in a list so that each actor fetches from its own node.
     """
 
     def __init__(self, task: list[Any]) -> None:
@@ -82,7 +77,7 @@ class Answerer:
         self._work, actors, files = ray.get(task[0])
         self._restarted = bool(ray.get_runtime_context().was_current_actor_reconstructed)
         self._problem: KdcError | None = None
-        # Otherwise every actor's tokenizer starts a thread per core.
+        # Otherwise every tokenizer starts a thread per core.
         os.environ.setdefault("RAYON_NUM_THREADS", str(actors.threads))
         try:
             self._scorer = Scorer(_load(self._work.finished.job, actors, files))
@@ -109,10 +104,10 @@ class Answerer:
 
 
 def count_try(folder: Folder, mark: str, window: Window) -> None:
-    """Count restarted actors' tries at a window in the file `mark`. Ray would restart actors without end.
+    """Count tries at a window in the file `mark`. Ray would restart actors without end.
 
     Raises:
-        KdcError: too many actors died at it.
+        KdcError: too many died.
     """
     tries = int(folder.read(mark)) if mark in folder else 1  # the first death leaves no mark
     if tries >= _TRIES:

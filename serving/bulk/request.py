@@ -12,15 +12,13 @@ from kdc.common.places import STANDARD, File, file_system, find, format_of, is_p
 
 
 class PredictRequest(Frozen):
-    """One table to answer."""
-
     artifact: Path
     source: str  # file, directory, pattern or URL; "-" is JSONL on standard input
     output: str  # "-" is JSONL on standard output; with Ray, a directory of shards
     text: str | None = None  # column; None: the task's
     text_pair: str | None = None  # column
     prefix: str = ""  # of the new columns
-    all_scores: bool = False  # add every class
+    all_scores: bool = False
     on_error: str = "stop"  # "stop" or "skip" at a bad row
     errors: str | None = None
     max_text_chars: int = Field(200_000, ge=1)
@@ -31,16 +29,15 @@ class PredictRequest(Frozen):
     force: bool = False  # replace the output, drop an unfinished job
     allow_failed: bool = False
     engine: str = "local"  # "local", or "ray" for a cluster
-    address: str | None = None  # None: RAY_ADDRESS if set, or else Ray on this machine
+    address: str | None = None  # None: RAY_ADDRESS, else this machine
     actors: int | None = Field(None, ge=1)  # None: as many as have room
 
     @property
     def format(self) -> str:
-        """The output's format."""
         return "jsonl" if self.output == STANDARD else format_of(self.output)
 
     def check(self) -> list[File]:
-        """Check the options and files, before a model is loaded.
+        """Check options and files, before a model is loaded.
 
         Raises:
             InputError: an option or a file cannot be used.

@@ -1,4 +1,4 @@
-"""Answers a window: rows of similar length share forward passes, which run in parallel."""
+"""Answers a window: rows of similar length share parallel passes."""
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +17,7 @@ from kdc.serving.engine.engine import Engine, Text
 from kdc.serving.engine.long_texts import Part
 from kdc.serving.engine.tokenizing import is_blank, is_utf8
 
-# Padded tokens of a forward pass, measured for the service (docs/benchmarks/serving.md).
+# Padded tokens of a pass (docs/benchmarks/serving.md).
 _CPU_TOKENS, _GPU_TOKENS = 256, 16_384
 _MANY_THREADS = 4  # with so many, the library is as fast as the word table with one
 LANES = 64  # parallel passes, at most one per thread
@@ -60,7 +60,7 @@ def _batches(encodings: Sequence[Part], most: int) -> Iterator[list[int]]:
 
 
 def answer_window(scorer: Scorer, writer: Writer, window: Window, *, columns_seen: bool) -> tuple[Window, bytes]:
-    """Answer a window of the writer's job. Returns it as from `split_bad`, and its answered rows as bytes.
+    """Answer a window. Returns it as from `split_bad`, and its answered rows.
 
     Raises:
         InputError: as `split_bad`, or the output's format cannot hold a value.
@@ -73,7 +73,7 @@ def split_bad(window: Window, job: Job, *, columns_seen: bool) -> tuple[Window, 
     """Move rows without a usable text to `bad`.
 
     Args:
-        columns_seen: whether an earlier row had the text columns. A JSONL row without them is then only a bad row.
+        columns_seen: whether an earlier row had the text columns; a JSONL row without them is then a bad row.
 
     Raises:
         InputError: the columns are missing, or a bad row stops the job.

@@ -33,7 +33,6 @@ def sureness(probabilities: np.ndarray, task: TaskInfo) -> np.ndarray:
 
 
 def label_counts(probabilities: np.ndarray, task: TaskInfo) -> np.ndarray:
-    """Number of rows that get each label: (outputs,)."""
     if task.traits.has_lists or task.abstain is not None:
         return decided(probabilities, task).sum(axis=0)
     return np.bincount(_classes(probabilities, task), minlength=task.outputs)

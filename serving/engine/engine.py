@@ -1,4 +1,4 @@
-"""The engine. Imports only numpy, onnxruntime and tokenizers, to start fast and stay small."""
+"""Imports only numpy, onnxruntime and tokenizers, to start fast and stay small."""
 
 import itertools
 import math
@@ -287,11 +287,7 @@ class Engine:
     def through(
         self, encodings: Sequence[Encoded], answer: Callable[["Engine", Sequence[Part]], np.ndarray]
     ) -> np.ndarray:
-        """Logits (rows, outputs) of encoded rows.
-
-        Args:
-            answer: gives one engine's logits of rows or windows, in order.
-        """
+        """Logits (rows, outputs) of encoded rows. `answer` gives one engine's logits of rows or windows, in order."""
         parts, counts = spread(encodings)
         logits = self.joined(answer(self, parts), counts)
         unsure = self.unsure(logits)
@@ -301,12 +297,12 @@ class Engine:
         return logits
 
     def joined(self, logits: np.ndarray, counts: Sequence[int]) -> np.ndarray:
-        """Join logits (parts, outputs) into (rows, outputs)."""
+        """Logits (parts, outputs) to (rows, outputs)."""
         long = self.tokenizer_info.long
         return logits if long is None else joined(logits, counts, long.join, self.task.kind)
 
     def unsure(self, logits: np.ndarray) -> np.ndarray:
-        """Indices of rows for a cascade's second model, from the first model's logits."""
+        """Indices of rows for a cascade's second model."""
         if self.second is None:
             return np.zeros(0, dtype=np.int64)
         if self._made_up is not None:
@@ -315,7 +311,7 @@ class Engine:
         return np.flatnonzero(sure < self._answered_from)
 
     def expect_made_up_rows(self) -> None:
-        """From now on, send the tuning set's share of rows to the second model, for timing with made-up rows."""
+        """Send the tuning set's share of rows to the second model, to time made-up rows."""
         share = self.share_that_goes_on
         self._made_up = (math.floor((row + 1) * share) > math.floor(row * share) for row in itertools.count())
 
@@ -327,9 +323,9 @@ class Engine:
     def encode(
         self, texts: Sequence[Text], *, side: str | None = None, first: int = 0, beside: bool = False
     ) -> list[Encoded]:
-        """Tokenise rows, and cut them or divide them into windows. No padding.
+        """Tokenise rows, and cut or divide them. No padding.
 
-        `side`, "left" or "right", is where long texts are cut; None is the artifact's side. Other arguments are as in
+        `side`, "left" or "right", is where long texts are cut; None is the artifact's. The rest is as in
         `RowTokenizer.encode`.
 
         Raises:
@@ -338,15 +334,13 @@ class Engine:
         return self._tokenizer.cutting(side).encode(checked_rows(texts, self.task, first), first, beside=beside)
 
     def chars_read(self, rows: Sequence[Text]) -> list[int]:
-        """As `RowTokenizer.chars_read`."""
         return self._tokenizer.chars_read(rows)
 
     def has_cut(self, side: str | None) -> bool:
-        """As `RowTokenizer.has_cut`."""
         return self._tokenizer.has_cut(side)
 
     def warm_up(self, max_batch_tokens: int = 1024) -> None:
-        """Run inputs of several lengths up to the longest, so first requests do not wait for memory.
+        """Run inputs of several lengths, so first requests do not wait for memory.
 
         `max_batch_tokens` are the padded tokens of the largest pass here. Its memory stays allocated.
         """

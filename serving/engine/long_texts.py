@@ -14,7 +14,7 @@ from tokenizers import Encoding
 from kdc.artifact.manifest import Join, LongTexts
 from kdc.artifact.task_kinds import KINDS, Kind
 
-# Bounds of a window's probability and logit for "noisy-or": logarithms are infinite beyond.
+# Bounds of "noisy-or" for a window's probability and logit: logarithms are infinite beyond.
 SURE, HOPELESS = 1 - 1e-6, -60.0
 
 
@@ -24,7 +24,7 @@ class Tokens:
 
     ids: list[int]  # (tokens,) special tokens included
     type_ids: list[int]  # (tokens,) 0 for the first text, 1 for the second
-    overflowing: bool = False  # whether it was cut; in an `Encoding`, the pieces
+    overflowing: bool = False  # was cut; in an `Encoding`, the pieces
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -35,8 +35,6 @@ Part: TypeAlias = Encoding | Tokens  # one row of a forward pass
 
 @dataclass(frozen=True, slots=True)
 class Windows:
-    """A row divided into windows."""
-
     parts: tuple[Tokens, ...]
     row_tokens: int  # without repetitions
     overflowing: bool
@@ -57,12 +55,11 @@ Encoded: TypeAlias = Part | Windows  # a row
 
 
 def row_tokens(row: Encoded) -> int:
-    """Tokens of a row, each counted once, unlike by `len`."""
+    """Counts each token once, unlike `len`."""
     return row.row_tokens if isinstance(row, Windows) else len(row)
 
 
 def spread(rows: Sequence[Encoded]) -> tuple[list[Part], list[int]]:
-    """Parts of all rows, and each row's number of parts."""
     if Windows not in set(map(type, rows)):  # nearly always
         return list(rows), [1] * len(rows)  # type: ignore[arg-type]
     parts: list[Part] = []
@@ -116,7 +113,7 @@ def windows_of(
 def joined(
     logits: NDArray[np.floating], counts: Sequence[int], join: Sequence[Join], kind: Kind
 ) -> NDArray[np.float32]:
-    """Join the windows' logits of each row.
+    """Join each row's logits.
 
     Class logits are first normalised to log-probabilities. "noisy-or" gives the log-odds that any window has the label,
     if windows are independent (Pearl 1988).

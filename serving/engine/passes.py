@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     import onnxruntime
 
 _TURN = 16  # timed passes per number of threads
-# Padded tokens of an encoder's pass per thread. Larger passes leave a core's cache: 32 rows of 64 tokens in one pass
-# take a fifth longer. Models without layers do so little per token that more passes cost more.
+# Padded tokens of an encoder's pass per thread. Larger passes leave a core's cache: 32 rows of 64 tokens take a fifth
+# longer. Models without layers do so little per token that more passes cost more.
 PASS_TOKENS = 512
 _LAYERS = b"LayerNormalization"  # an operator of all encoders
 _RETRY = "try again with fewer or shorter texts; `kdc doctor` looks at the device"
@@ -31,7 +31,7 @@ _RETRY = "try again with fewer or shorter texts; `kdc doctor` looks at the devic
 class Passes:
     """Runs an open session. Thread-safe.
 
-    Methods take at least one row, and return float32 logits (rows or windows, outputs).
+    Methods take at least one row, and return float32 logits (parts, outputs).
     """
 
     def __init__(self, opened: OpenSession, info: TokenizerInfo, outputs: int, *, lanes: int, variant: str) -> None:
@@ -43,7 +43,7 @@ class Passes:
         self._is_short = opened.provider == CPU_PROVIDER and _LAYERS in opened.content
         pools = (opened.threads,) if lanes == 1 else (opened.threads, beside.threads)
         self._uses = deque(pools[:1], maxlen=1)
-        # A method of `self` would make a cycle that keeps the session until a garbage collection.
+        # A method of `self` would make a cycle that keeps the session.
         self._pace = Pace(pools, self._uses.append, turn=_TURN, alike=False)
         self._timed = threading.Lock()
 

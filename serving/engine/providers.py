@@ -1,6 +1,6 @@
-"""Opens an ONNX Runtime session, proves that the requested device is in use, and checks the graph.
+"""Opens ONNX Runtime sessions, and proves that the requested device is in use.
 
-ONNX Runtime is imported late: the parent of the workers does not need it.
+ONNX Runtime is imported late: the workers' parent needs none.
 """
 
 from __future__ import annotations
@@ -30,25 +30,22 @@ _GPU: dict[str, tuple[str, str, str]] = {
     "tensorrt": (TENSORRT_PROVIDER, "TensorRT", f"`pip install tensorrt`, or use `--device cuda`; {_CUDA_REMEDY}"),
 }
 
-# ONNX Runtime's optimisers to switch off. The fused node is a loop over single numbers: an int8 pass takes 8 to 18 %
-# longer with it.
+# Optimisers to switch off. The fused node loops over single numbers: int8 passes take 8 to 18 % longer.
 SLOW_ON_CPU = ["SkipLayerNormFusion"]
 
 
 @dataclass(frozen=True)
 class OpenSession:
-    """A session and what it runs on."""
-
     session: onnxruntime.InferenceSession
     path: Path  # the ONNX file
-    content: bytes  # of the file
+    content: bytes
     provider: str
     threads: int
     notes: tuple[str, ...]
 
 
 def read_graph(path: Path) -> bytes:
-    """Read an ONNX file that no manifest names.
+    """Read an ONNX file outside an artifact.
 
     Raises:
         KdcError: it is missing.
@@ -73,8 +70,7 @@ def open_session(
     """Open the ONNX file for the provider that starts.
 
     Args:
-        plan_memory: keep a memory plan per input shape. On a CPU, single rows take 6 % less time. Batches, whose shapes
-            rarely repeat, take 4 % more.
+        plan_memory: keep a memory plan per input shape. On a CPU, single rows take 6 % less time, batches 4 % more.
         read: reads the file, which must hold all weights.
 
     Raises:
@@ -105,12 +101,11 @@ def open_session(
 
 
 def device_of(provider: str) -> Device:
-    """The device name that requests a provider."""
     return {TENSORRT_PROVIDER: "tensorrt", CUDA_PROVIDER: "cuda"}.get(provider, "cpu")  # type: ignore[return-value]
 
 
 def check_graph(session: onnxruntime.InferenceSession, task: TaskInfo, info: TokenizerInfo) -> None:
-    """Check a graph's inputs and outputs.
+    """Check inputs and outputs.
 
     Raises:
         KdcError: they do not fit the tokenizer or the task.
@@ -129,7 +124,7 @@ def check_graph(session: onnxruntime.InferenceSession, task: TaskInfo, info: Tok
 def run_bound(session: onnxruntime.InferenceSession, feeds: dict[str, np.ndarray]) -> np.ndarray:
     """Run a batch with IO binding, which copies inputs to the device once.
 
-    `feeds` has int64 (rows, longest) by input name. Returns logits (rows, outputs).
+    `feeds`: int64 (rows, longest) by input name. Returns logits (rows, outputs).
     """
     binding = session.io_binding()
     for name, value in feeds.items():
@@ -163,25 +158,25 @@ def _create(
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
     options.enable_mem_pattern = plan_memory
-    # Threads that spin long take the core that answers requests; threads that never spin wake late. A request took 1.03
-    # ms with 500 or 2000 us of spinning, 1.19 with 100 us.
+    # Threads that spin long take the core that answers requests; threads that never spin wake late. A request took
+    # 1.03 ms with 500 or 2000 us, 1.19 with 100 us.
     options.add_session_config_entry("session.intra_op.spin_duration_us", "500")
     # Refuse ONNX Runtime's own format, which our checks cannot read.
     options.add_session_config_entry("session.load_model_format", "ONNX")
-    # Otherwise external weights could come from the working directory.
+    # External weights could come from the working directory.
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", os.devnull)
     slow = SLOW_ON_CPU if providers == [CPU_PROVIDER] else None
     providers = list(dict.fromkeys([*providers, CPU_PROVIDER]))
     try:
         session = onnxruntime.InferenceSession(content, options, providers=providers, disabled_optimizers=slow)
-    except Exception as error:  # ONNX Runtime's exceptions share no base
+    except Exception as error:
         raise _unusable("ONNX Runtime cannot load the model", f"{path}: {error}") from error
     session._model_bytes = None  # kept by ONNX Runtime to restart on another provider
     return session
 
 
 def _why_not_on(session: onnxruntime.InferenceSession, provider: str) -> str:
-    """Why the session is not on `provider`, or "". ONNX Runtime falls back without an error."""
+    """Why the session is elsewhere, or "". ONNX Runtime falls back without an error."""
     actual = session.get_providers()[0]
     if actual != provider:
         return f"ONNX Runtime could not start {provider} and fell back to {actual}"

@@ -1,4 +1,4 @@
-"""Texts to token ids and padded batches. Training uses it too, so both see the same tokens."""
+"""Texts to token ids and padded batches. Training uses it too."""
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
@@ -16,11 +16,11 @@ from kdc.serving.engine.word_pieces import WordPieces
 
 Text = str | tuple[str, str]
 
-# The library itself cuts texts of up to this many times the maximum length.
+# The library cuts texts of up to this many times the maximum length.
 _FEW_PIECES = 4
 _MOST_TOKENS = 33  # per character: NFKC makes 18 letters, 33 bytes, of U+FDFA
 _SHORT_TEXT = 10  # words
-# Characters read first per kept token; each further attempt reads four times as many.
+# Characters read first per kept token.
 _CHARACTERS = 8
 _MOST_READ = 4  # times the first part, if a text cannot be cut between words
 # Most tokens seen at the cut of a part that the whole text lacks.
@@ -37,17 +37,15 @@ def is_utf8(text: str) -> bool:
 
 
 def is_blank(text: str) -> bool:
-    """Whether a text is empty or white space."""
     return not text or text.isspace()
 
 
 def as_row(texts: Sequence[str]) -> Text:
-    """One text, or two as a pair."""
     return texts[0] if len(texts) == 1 else (texts[0], texts[1])
 
 
 def checked_rows(texts: Sequence[Text], task: TaskInfo, first: int = 0) -> list[Text]:
-    """Check that rows fit the task. `first` is the first row's number in messages.
+    """Check that rows fit the task.
 
     Raises:
         InputError: a row is not one text (two for a pair task), or a text is blank or not Unicode.
@@ -75,8 +73,8 @@ def checked_rows(texts: Sequence[Text], task: TaskInfo, first: int = 0) -> list[
 
 @contextmanager
 def _library_errors(what: str, path: Path | None = None) -> Iterator[None]:
-    """Turn errors into `KdcError`. Rust panics are no `Exception`. Messages about rows are dropped, because they may
-    hold texts."""
+    """Turn errors into `KdcError`. Rust panics are no `Exception`. Messages about rows may hold texts, so they are
+    dropped."""
     try:
         yield
     except (KdcError, KeyboardInterrupt, SystemExit):
@@ -89,9 +87,9 @@ def _library_errors(what: str, path: Path | None = None) -> Iterator[None]:
 class RowTokenizer:
     """Tokenises rows, and cuts long ones or divides them into windows. Thread-safe.
 
-    Results equal the library's truncation ("longest_first"), which counts both texts of a pair. The library keeps all
-    pieces that it cuts off, and their combinations for a pair: gigabytes for two texts of 10,000 words. This class
-    reads little more than it keeps, if the tokenizer splits texts into words.
+    Results equal the library's truncation ("longest_first"). The library keeps all pieces that it cuts off, and a
+    pair's combinations: gigabytes for two texts of 10,000 words. This class reads little more than it keeps, if the
+    tokenizer splits texts into words.
 
     Args:
         tokenizer: its settings change, so nothing else may use it.
@@ -137,11 +135,11 @@ class RowTokenizer:
         return side in (None, self._side) or "_other_side" in self.__dict__
 
     def encode(self, rows: Sequence[Text], first: int = 0, *, beside: bool = False) -> list[Encoded]:
-        """Tokenise rows with special tokens, and cut them. `overflowing` is falsy unless a row was cut.
+        """Tokenise rows with special tokens, and cut them. `overflowing` is truthy if a row was cut.
 
         Args:
             first: number of the first row in messages.
-            beside: let other threads run, by not using the word table, which is faster.
+            beside: let other threads run, by not using the faster word table.
 
         Raises:
             InputError: a row has no token.
@@ -184,12 +182,12 @@ class RowTokenizer:
             parts, strays = zip(*(self._part(text, most) for text in texts), strict=True)
             uncut = [text for part, text in zip(parts, texts, strict=True) if part is text]
             if len(uncut) != len(texts) - 1 or any(len(text) > most for text in uncut):
-                break  # cutting saves nothing
+                break
             yield parts, strays
             if once:
                 return
             most *= 4
-        # One character may become 33 tokens, and an endless word takes seconds and gigabytes.
+        # An endless word takes seconds and gigabytes.
         parts = tuple(text[-self._most_read :] if self._side == "left" else text[: self._most_read] for text in texts)
         if not once and parts != texts:
             yield parts, [_MARGIN + (self._word_tokens or 0)] * len(parts)
@@ -202,7 +200,7 @@ class RowTokenizer:
         return all(is_whole or owners.count(text) - strays[text] >= least for text, is_whole in enumerate(whole))
 
     def chars_read(self, rows: Sequence[Text]) -> list[int]:
-        """Characters tokenised per row, if a long text's first part is enough."""
+        """Characters tokenised per row, if a first part is enough."""
 
         def of_row(row: Text) -> int:
             shorter, longer = ("", row) if isinstance(row, str) else sorted(row, key=len)
@@ -213,7 +211,7 @@ class RowTokenizer:
         return list(map(of_row, rows))
 
     def _part(self, text: str, most: int) -> tuple[str, int]:
-        """At most `most` characters of a text, and its strays: tokens at the cut that the whole text may lack."""
+        """At most `most` characters, and strays: tokens at the cut that the whole text may lack."""
         if len(text) <= most:
             return text, 0
         left = self._side == "left"
@@ -228,7 +226,7 @@ class RowTokenizer:
 
     @functools.cached_property
     def _word_tokens(self) -> int | None:
-        """Most tokens of a word (WordPiece knows no longer ones); None if unbounded."""
+        """Most tokens of a word; None if unbounded."""
         model = self._cutting.model
         is_bert = isinstance(self._cutting.pre_tokenizer, pre_tokenizers.BertPreTokenizer)
         return model.max_input_chars_per_word if is_bert and isinstance(model, models.WordPiece) else None
@@ -240,7 +238,7 @@ class RowTokenizer:
         return before is not None and len(before.pre_tokenize_str("word word")) > 1
 
     def encode_and_measure(self, rows: Sequence[Text]) -> tuple[list[Encoded], list[int]]:
-        """The tokens of `encode`, and each row's number of tokens before the cut."""
+        """As `encode`, with each row's number of tokens before the cut."""
         whole = self._whole.encode_batch_fast(rows)
         return [self._cut(encoding) for encoding in whole], [len(encoding) for encoding in whole]
 
@@ -280,12 +278,12 @@ class RowTokenizer:
 
 
 def kept_tokens(owners: Sequence[int | None], max_length: int, *, from_left: bool = False) -> list[int]:
-    """Ascending indices of the tokens that stay if a row is cut to `max_length`, the longer text first.
+    """Ascending indices of the tokens that stay after a cut to `max_length`, the longer text first.
 
     Args:
         owners: as in `windows_of`. All special tokens stay.
     """
-    # Numpy, because lists of 200,000 tokens would block other threads.
+    # Lists of 200,000 tokens would block other threads.
     numbers = np.array([-1 if owner is None else owner for owner in owners])
     texts = [np.flatnonzero(numbers == text) for text in (0, 1)]
     special = np.flatnonzero(numbers == -1)
@@ -303,7 +301,7 @@ def kept_tokens(owners: Sequence[int | None], max_length: int, *, from_left: boo
 
 
 def row_of(length: int, tokens: Callable[[Text], int], *, is_pair: bool) -> Text:
-    """A row of about `length` tokens, to measure latency. A pair's first text is short, as in real long pairs."""
+    """A row of about `length` tokens, to measure latency. A pair's first text is short, as in real pairs."""
 
     def words(count: int) -> Text:
         if not is_pair:

@@ -1,7 +1,7 @@
 """Tokenises plain rows by looking words up in a WordPiece vocabulary (BERT, MiniLM, E5).
 
-The `tokenizers` library (0.23) takes longer than a student without layers. Version 1.0 is to be as fast as this file
-(huggingface/tokenizers#2229), which can go then.
+The `tokenizers` library (0.23) takes longer than a student without layers. Version 1.0 may replace this file
+(huggingface/tokenizers#2229).
 """
 
 import json
@@ -18,7 +18,7 @@ _WORD = re.compile(r"[A-Za-z0-9]+|[^A-Za-z0-9\s]")  # a sign is a word
 _NOT_PLAIN = re.compile(r"[^ -~\t\n\r]")
 _LONGEST_UNKNOWN = 32  # characters; time grows with their square
 _TEXTS = ("A", "B")
-# Characters that no normaliser splits from their word: letters and digits, but no ideographs.
+# Letters and digits, but no ideographs, which normalisers split from their word.
 _LETTER = r"[^\W_\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"
 _SPACE = r"[ \t\n\r\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]"  # the normaliser drops other spaces
 _SPACES = re.compile(f"({_SPACE}){_SPACE}+")
@@ -26,10 +26,8 @@ _SPACES = re.compile(f"({_SPACE}){_SPACE}+")
 
 @dataclass(frozen=True, slots=True)
 class _Frame:
-    """Special tokens before, between and after a row's texts."""
-
-    ids: tuple[list[int], ...]  # (texts + 1,) token ids
-    type_ids: tuple[list[int], ...]  # (texts + 1,) their types
+    ids: tuple[list[int], ...]  # (texts + 1,) special tokens before, between and after
+    type_ids: tuple[list[int], ...]  # (texts + 1,)
     of_text: tuple[int, ...]  # (texts,) token type of each text
 
 
@@ -39,7 +37,7 @@ class WordPieces:
     Args:
         frames: for single texts, and for pairs.
         longest: most tokens of an uncut row, special tokens included.
-        added: added tokens. Texts with the first character of one are left to the library.
+        added: added tokens; texts with one's first character are left to the library.
     """
 
     def __init__(
@@ -54,7 +52,7 @@ class WordPieces:
     ) -> None:
         self._table, self._model, self._frames, self._longest = table, model, frames, longest
         self._signs, self._lowercase = frozenset(token[:1] for token in added), lowercase
-        # An added token may end inside a word. The rest must still be too long to be known.
+        # An added token may end inside a word, whose rest must be too long to be known.
         kept = model.max_input_chars_per_word + max(map(len, added), default=0) + 1
         self._long_word = re.compile(f"(?<!{_LETTER})({_LETTER}{{{kept}}}){_LETTER}+")
         self._squeezes_spaces = not any(any(map(str.isspace, token)) for token in added)
@@ -84,8 +82,8 @@ class WordPieces:
         return cls(table, model, frames, longest=longest, added=added, lowercase=lowercase)
 
     def encode(self, row: str | tuple[str, str]) -> Tokens | None:
-        """The tokens of a row. None if only the library can encode it: non-ASCII, a possible added token, a long
-        unknown word, too many tokens."""
+        """Tokens, or None if only the library can encode the row: non-ASCII, a possible added token, a long unknown
+        word, too many tokens."""
         texts = (row,) if isinstance(row, str) else row
         frame = self._frames[len(texts) - 1]
         ids, type_ids = frame.ids[0][:], frame.type_ids[0][:]
@@ -100,7 +98,7 @@ class WordPieces:
         return Tokens(ids, type_ids) if len(ids) <= self._longest else None
 
     def squeezed(self, text: str) -> str:
-        """A text with the same tokens, but without repeated spaces and the ends of words too long to be known."""
+        """The same tokens, without repeated spaces and the ends of words too long to be known."""
         text = self._long_word.sub(r"\1", text)
         return _SPACES.sub(r"\1", text) if self._squeezes_spaces else text
 

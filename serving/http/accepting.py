@@ -1,6 +1,6 @@
 """Accepts all waiting connections at once, and bounds their number.
 
-uvloop 0.23 accepts one a loop turn. With 900 busy clients a turn takes 0.1 s, and probes would wait for many seconds.
+uvloop 0.23 accepts one a loop turn. With 900 busy clients a turn takes 0.1 s, so probes would wait for many seconds.
 """
 
 import asyncio
@@ -13,25 +13,24 @@ from typing import Any
 
 from kdc.serving.http.settings import ServeSettings
 
-_MOST = 64  # connections accepted in a loop turn
+_MOST = 64  # per loop turn
 _SPARE_FILES = 64  # descriptors for other uses
-_FEWEST_GRPC = 64  # connections; with fewer connections, one client could lock out even probes
+_FEWEST_GRPC = 64  # connections; with fewer, one client could lock out even probes
 _MOST_PROBES = 512
 _TO_REFUSE = 8  # above the limit: each takes a descriptor until refused
 
 
 class Accepting:
-    """Accepts the other waiting connections after the server accepted one. Only for a single worker: with several, it
-    would take connections from idle workers."""
+    """Accepts waiting connections after the server accepted one. Only for a single worker: with several,
+    it would take connections from idle ones."""
 
     def __init__(self, server: Any, most_connections: int) -> None:
         self._server, self._most_connections = server, most_connections  # uvicorn's server, in this event loop
         self._listeners: list[socket.socket] = []  # copies: uvloop's sockets refuse `accept`
-        self._has_taken = False  # in this turn
+        self._has_taken = False
         self._handed: set[asyncio.Task[Any]] = set()  # connections without a protocol yet
 
     def more(self) -> None:
-        """Accept waiting connections, once per loop turn."""
         if self._has_taken:
             return
         self._has_taken = True
@@ -55,13 +54,13 @@ class Accepting:
 
 
 def listeners_of(server: Any) -> list[socket.socket]:
-    """Copies of a uvicorn server's listening sockets; the caller closes them."""
+    """Copies of uvicorn's listening sockets; the caller closes them."""
     servers = getattr(server, "servers", ())  # none before its start
     return [socket.fromfd(own.fileno(), own.family, own.type) for each in servers for own in each.sockets]
 
 
 def take_what_waits(listener: socket.socket, server: Any, most: float = math.inf) -> list[asyncio.Task[Any]]:
-    """Accept up to `most` waiting connections; a task hands each to the server's protocol."""
+    """Accept waiting connections; a task hands each to the server's protocol."""
     loop, config = asyncio.get_running_loop(), server.config
     listener.setblocking(False)
     connections: list[socket.socket] = []
@@ -77,22 +76,19 @@ def take_what_waits(listener: socket.socket, server: Any, most: float = math.inf
 
 
 def most_connections(settings: ServeSettings) -> int:
-    """Most HTTP connections: the setting, or what descriptors allow beside gRPC."""
+    """The setting, or what descriptors allow beside gRPC."""
     grpc = 0 if settings.grpc_address is None else most_grpc_connections(settings)
     return max(1, min(settings.max_connections, _descriptors() - _SPARE_FILES - grpc))
 
 
 def most_grpc_connections(settings: ServeSettings) -> int:
-    """Most gRPC connections.
-
-    Each has up to 16 calls; even a refused one takes 25 kB and 0.3 ms.
-    """
+    """Each has up to 16 calls; even a refused one takes 25 kB and 0.3 ms."""
     most = max(_FEWEST_GRPC, settings.max_requests // 16)
     return max(1, min(settings.max_connections, most, (_descriptors() - _SPARE_FILES) // 2))
 
 
 def most_probes() -> int:
-    """Most connections for probes: few descriptors, but enough that newer connections replace no probe too soon."""
+    """Few descriptors, but enough that newer connections replace no probe too soon."""
     return max(_SPARE_FILES // 2, min(_MOST_PROBES, _descriptors() // 16))
 
 

@@ -1,7 +1,7 @@
-"""Probes and metrics on their own port and thread, where they wait for no client.
+"""Probes and metrics on their own port and thread.
 
-On the service's port a liveness probe may time out, and a busy service would be restarted. This port asks for no token:
-keep it unreachable from outside.
+On a busy service's port a liveness probe may time out, and cause a restart. This port asks for no token: keep it
+unreachable from outside.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ from kdc.common.errors import InputError
 from kdc.serving.http.accepting import most_probes
 from kdc.serving.http.metrics import CONTENT_TYPE, Metrics
 
-_STUCK_S = 30.0  # seconds without an event loop turn until `/livez` says no
+_STUCK_S = 30.0  # without an event loop turn until `/livez` says no
 _BEAT_S = 0.5
 _WAITING = 4096  # connections in the kernel; further clients retry later
 _SECONDS = 5.0  # most of a connection
@@ -32,7 +32,7 @@ log = logging.getLogger("kdc.serve")
 class _Server:
     def __init__(self, port: int, answers: Mapping[str, Callable[[], Answer]], *, shared: bool) -> None:
         self._answers, self._most = answers, most_probes()
-        self._open: dict[asyncio.Task[None], None] = {}  # by connection, oldest first
+        self._open: dict[asyncio.Task[None], None] = {}  # oldest first
         self._listener = socket.create_server(("", port), backlog=_WAITING, reuse_port=shared)
         self._listener.setblocking(False)
         self._runner = asyncio.Runner(loop_factory=asyncio.SelectorEventLoop)

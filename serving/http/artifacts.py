@@ -1,4 +1,4 @@
-"""Local paths of a list of artifacts (`KDC_ARTIFACT`), such as `stable=hf://me/one,canary=runs/two/artifact`."""
+"""Local paths for `KDC_ARTIFACT`, such as `stable=hf://me/one,canary=runs/two/artifact`."""
 
 import os
 import re
@@ -42,7 +42,6 @@ def _parts(text: str) -> list[str]:
 
 
 def paths_by_name(artifacts: str) -> dict[str, Path]:
-    """`places_by_name` for a list without addresses."""
     return {name: Path(place) for name, place in places_by_name(artifacts).items()}
 
 
@@ -68,7 +67,7 @@ def expected_sha256(given: str | None, names: Collection[str]) -> dict[str, str]
 
 
 def local(artifacts: str, *, allow_failed: bool = False, expect_sha256: str | None = None) -> str:
-    """Download addresses; return the list with absolute paths, since workers run in another folder. Symlinks are kept.
+    """Download addresses; return the list with absolute paths for workers in another folder. Symlinks are kept.
 
     Raises:
         KdcError: an artifact is missing, unreachable, damaged or refused.
@@ -86,7 +85,7 @@ def local(artifacts: str, *, allow_failed: bool = False, expect_sha256: str | No
 
 
 def newest(runs: Path = Path("runs")) -> Path:
-    """The newest artifact under `runs/`.
+    """The newest artifact under `runs`.
 
     Raises:
         InputError: there is none.

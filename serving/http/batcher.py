@@ -1,7 +1,6 @@
 """Continuous batching: rows of concurrent requests share forward passes (docs/explanation/scheduling.md).
 
-Lanes run passes side by side. For many rows a pass on all cores would be slower: it would wait for the core that also
-handles requests.
+Lanes run passes side by side. A pass on all cores would wait for the core that also handles requests.
 """
 
 import asyncio
@@ -22,10 +21,10 @@ from kdc.serving.http.queue import BatchReport, Closed, Overloaded, Queue, Reque
 
 log = logging.getLogger("kdc.serve")
 
-# After so many failures no single row is to blame, and halving a batch stops.
+# After so many failures no single row is to blame, so halving stops.
 _MOST_FAILURES = 32
 _AVERAGED_S = 2.0  # seconds over which `_others` is averaged
-# Seconds of a pass. Longer passes take no rows out of turn, because rows with earlier turns would wait for their end.
+# Seconds; longer passes take no rows out of turn, because rows with earlier turns would wait.
 _AHEAD_S = 0.0025
 
 Forward = Callable[[Sequence[Part]], np.ndarray]
@@ -33,23 +32,22 @@ Forward = Callable[[Sequence[Part]], np.ndarray]
 
 @dataclass(eq=False)
 class Batcher:
-    """Batches rows of concurrent requests. Use it in one event loop."""
+    """Use it in one event loop."""
 
-    forward: Forward  # (rows, outputs) of a batch, with all threads, while no other pass runs
+    forward: Forward  # (rows, outputs), with all threads, while no other pass runs
     _: KW_ONLY
     beside: Forward | None = None  # with a share of the threads, called concurrently
-    lanes: int = 1  # most passes at a time
+    lanes: int = 1
     max_batch_tokens: int = 4096  # padded; one row alone may exceed it
     max_batch_rows: int = sys.maxsize
-    # Most padded tokens of a batch that takes rows out of turn; more if the batch takes less than `_AHEAD_S`.
+    # Most padded tokens of a batch that takes rows out of turn, unless it takes less than `_AHEAD_S`.
     ahead_tokens: float = math.inf
-    # Most tokens of a request and of rows before it (`Queue.before`), and most seconds for them at the recent speed.
-    # Clients would give up on a longer queue.
+    # Most tokens of a request and of rows before it (`Queue.before`), and most seconds for them.
     max_queue_tokens: int = 65536
     max_queue_seconds: float = 1.0
     # Most seconds for a request that shares passes with as many others as waited lately.
     max_seconds: float = math.inf
-    has_neighbour: Callable[[], bool] = lambda: False  # if another batcher is busy, no pass gets all threads
+    has_neighbour: Callable[[], bool] = lambda: False  # if true, no pass gets all threads
     # Called in the event loop after a batch.
     on_batch: Callable[[Sequence[Row], Sequence[Result], BatchReport], None] = lambda *_: None
     on_left: Callable[[int], None] = lambda _: None  # gets the waiting tokens after a caller left
@@ -61,7 +59,7 @@ class Batcher:
         self.queue = Queue()
         self._arrivals = 0
         self._running = 0
-        self._alone = False  # a pass with all threads runs
+        self._alone = False  # a pass with all threads
         self._closing = False
         self._tokens_per_second: float | None = None  # None before the first large batch
         self._others = 0.0  # average of waiting requests
@@ -77,7 +75,7 @@ class Batcher:
         return self._running > 0 or len(self.queue) > 0
 
     def check_room(self, tokens: int) -> None:
-        """Check that the queue has room. An empty queue takes any request. Before tokenising, pass a lower bound.
+        """An empty queue takes any request. Before tokenising, pass a lower bound.
 
         Raises:
             Overloaded: it has none.
@@ -90,14 +88,14 @@ class Batcher:
             if queued and queued + tokens > most:
                 retry_after = max(1, round(queued / speed)) if speed is not None else 1
                 raise Overloaded(f"{queued} of {most} tokens are queued", retry_after)
-        # The number of requests that share passes stays the same, since answered clients ask again.
+        # Answered clients ask again, so the number of waiting requests stays.
         if speed is not None and (1 + self._others) * tokens > speed * self.max_seconds and len(self.queue):
             seconds = (1 + self._others) * tokens / speed
             why = f"{tokens} tokens would take {seconds:.0f} s beside {self._others:.0f} other requests"
             raise Overloaded(why, max(1, round(self.queue.tokens / speed)))
 
     async def submit(self, encodings: Sequence[Part], trace: object = None) -> np.ndarray:
-        """Wait for the outputs of some rows, float32 (rows, outputs).
+        """Wait for outputs, float32 (rows, outputs).
 
         Args:
             encodings: at least one, unpadded.
@@ -105,7 +103,7 @@ class Batcher:
 
         Raises:
             Overloaded: the queue has no room.
-            InputError: even an empty queue would have no room.
+            InputError: even an empty queue has no room.
             Closed: `close` was called.
             KdcError: the pass failed.
         """
@@ -142,14 +140,13 @@ class Batcher:
         with self._lock:
             self._closing = True
             self._wake(self.lanes)
-        # Not joined: callers can cancel this while a pass hangs.
+        # Not joined: callers can cancel this if a pass hangs.
         while any(thread.is_alive() for thread in self._threads):
             await asyncio.sleep(0.005)
 
     def _work(self) -> None:
-        """A lane's thread."""
         work = threading.Condition(self._lock)
-        free_since: float | None = None  # end of its last pass, if it has not waited since
+        free_since: float | None = None  # end of the last pass, if it has not waited since
         while True:
             with self._lock:
                 while self._alone or not len(self.queue):
@@ -184,7 +181,7 @@ class Batcher:
         return max(self.ahead_tokens, _AHEAD_S * (self._tokens_per_second or 0.0) / self.lanes)
 
     def _average(self, waiting: int, began: float, ended: float) -> None:
-        since = max(began, self._averaged)  # another lane may have counted a part
+        since = max(began, self._averaged)  # another lane may have counted
         self._others *= math.exp(min(0.0, self._averaged - ended) / _AVERAGED_S)
         self._others += waiting * (1 - math.exp(min(0.0, since - ended) / _AVERAGED_S))
         self._averaged = max(ended, self._averaged)
@@ -212,17 +209,17 @@ class Batcher:
         _answer(batch, results)
         try:
             self.on_batch(batch, results, report)
-        except Exception:  # metrics on a full disk must not end the service
+        except Exception:  # a full disk must not end the service
             log.exception("the metrics or traces of a batch could not be written")
 
     def _learn_speed(self, tokens: int, seconds: float) -> None:
-        """A small batch is slow for its tokens, so it can only raise the speed."""
+        """A small batch is slow for its tokens, so it only raises the speed."""
         speed, known = tokens / max(seconds, 1e-9), self._tokens_per_second
         if tokens >= min(self.max_batch_tokens, self.ahead_tokens) / 4 or (known is not None and speed > known):
             self._tokens_per_second = speed if known is None else known + 0.2 * (speed - known)
 
     def _answers(self, batch: list[Row], forward: Forward, failures: list[Exception] | None = None) -> list[Result]:
-        """A bad row fails its batch, so the halves of a failed batch are tried again."""
+        """A bad row fails its batch, so its halves are tried again."""
         failures = [] if failures is None else failures
         try:
             results = list(forward([row.encoding for row in batch]))

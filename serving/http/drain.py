@@ -1,5 +1,4 @@
-"""After SIGTERM the service refuses new requests with 503 for a while, so that load balancers take it out. Then it
-answers the admitted requests, and stops."""
+"""Drains the service after SIGTERM (docs/explanation/scheduling.md)."""
 
 import asyncio
 import contextlib
@@ -31,9 +30,9 @@ class Drain:
         return self._task is not None
 
     def install(self, busy: Callable[[], int]) -> None:
-        """Replace the server's SIGTERM handler. Call it in the event loop, once the server has set its own."""
+        """Replace the server's SIGTERM handler. Call it in the event loop, after the server set its own."""
         if threading.current_thread() is not threading.main_thread():
-            return  # only the main thread gets signals; tests use others
+            return  # only the main thread gets signals
         loop, before = asyncio.get_running_loop(), signal.getsignal(signal.SIGTERM)
 
         def start() -> None:
@@ -63,8 +62,8 @@ class Drain:
         os.kill(os.getpid(), signal.SIGTERM)
 
     async def _stop_listening(self, server: Any) -> None:
-        """The supervisor holds the socket too. If workers only closed it, the socket would accept connections that
-        nobody answers."""
+        """The supervisor holds the socket too: closed by workers alone, it would accept connections that nobody
+        answers."""
         folder = runtime.directory()
         if folder is None or not (folder / runtime.STOPPING).exists():
             return
@@ -74,8 +73,7 @@ class Drain:
         if self.workers > 1:
             await asyncio.sleep(0.05)
         for copy in copies:
-            # Waiting connections are taken first and get a 503, since the shutdown would reset them. The shutdown
-            # follows at once, so later clients are refused and retry.
+            # Waiting connections get a 503: the shutdown would reset them. Later clients are refused and retry.
             taken = take_what_waits(copy, server)
             with contextlib.suppress(OSError):  # another worker was first
                 copy.shutdown(socket.SHUT_RD)

@@ -1,6 +1,6 @@
-"""gRPC on its own port: each call becomes an ASGI request, with the usual gate, limits and metrics.
+"""gRPC on its own port. Each call becomes an ASGI request, with the usual gate and limits.
 
-grpcio is an extra, so import this only if gRPC is wanted.
+Needs grpcio, an extra.
 """
 
 import asyncio
@@ -26,12 +26,12 @@ _CODES = {
     504: grpc.StatusCode.DEADLINE_EXCEEDED,
 }
 _TRAILING = ("x-artifact", "retry-after")  # reply headers that become trailing metadata
-_READ_S, _HURRIED_S = 2.0, 0.1  # for a message to arrive; the latter if `_reading` is full
+_READ_S, _HURRIED_S = 2.0, 0.1  # for a message; the latter if `_reading` is full
 _END_S = 0.5  # for the last calls when the service ends
 _SPARE_CALLS = 128  # above `max_requests`: the gate refuses and counts them
 _METADATA = 16 * 1024  # bytes of a call
-# A reply is small if 2,048 of its size fit into the limit of unread bytes. By default clients have at most 1,024 calls:
-# small replies fit into the half that large replies leave.
+# A reply is small if 2,048 of its size fit into the limit of unread bytes. By default clients have at most 1,024 calls,
+# so small replies fit into the half that large ones leave.
 _SMALL_REPLIES = 2048
 _TOO_MUCH_UNREAD = b'{"error": "clients leave too many bytes of replies unread; try again in 1 s, or send fewer texts"}'
 
@@ -88,12 +88,12 @@ def _options(settings: ServeSettings) -> dict[str, int]:
 
 
 class _Calls(grpc.GenericRpcHandler):
-    """Reads each call as a stream of one message. grpc reads streams only on request, so a call without a token is
-    refused unread."""
+    """Reads a call as a stream of one message: grpc reads it only on request, so calls without a token are refused
+    unread."""
 
     def __init__(self, app: ASGIApp, methods: Collection[str], settings: ServeSettings) -> None:
         self._app, self._methods = app, methods
-        # Bounds concurrent messages: each is in memory before it is counted.
+        # Each message is in memory before it is counted.
         self._reading = asyncio.Semaphore(max(1, settings.max_bodies_bytes // settings.max_body_bytes))
         self._most_unsent, self._unsent = settings.max_unsent_bytes, 0  # bytes of unread replies
 
@@ -109,7 +109,7 @@ class _Calls(grpc.GenericRpcHandler):
         async def receive() -> Message:
             nonlocal unread
             if not unread:
-                await asyncio.Event().wait()  # a client that leaves cancels this task
+                await asyncio.Event().wait()  # cancelled when the client leaves
             unread = False
             async with self._reading:
                 seconds = _HURRIED_S if self._reading.locked() else _READ_S
@@ -134,13 +134,13 @@ class _Calls(grpc.GenericRpcHandler):
         context.set_trailing_metadata(tuple((name, value.decode()) for name, value in trailing if value is not None))
         if status != 200:
             code = _CODES.get(status, grpc.StatusCode.INVALID_ARGUMENT if status < 424 else grpc.StatusCode.INTERNAL)
-            context.set_code(code)  # not `abort`: its exception keeps the call until a garbage collection
+            context.set_code(code)  # `abort`'s exception keeps the call until a garbage collection
             context.set_details(orjson.loads(body)["error"] if body else "")
         return body
 
     def _keeps(self, size: int, context: Any) -> bool:
-        """Count a reply until its client read it (HTTP/2's window); False if too much is unread. Large replies may take
-        half of the limit."""
+        """Count a reply until its client read it (HTTP/2's window); False if too much is unread. Large replies may
+        take half of the limit."""
         most = self._most_unsent if size <= self._most_unsent // _SMALL_REPLIES else self._most_unsent // 2
         if self._unsent and self._unsent + size > most:
             return False

@@ -1,10 +1,9 @@
-"""Prometheus metrics of the service, over all its workers.
+"""Prometheus metrics over all workers.
 
-Workers write into `PROMETHEUS_MULTIPROC_DIR`, and `exposition` adds them up. Labels take few values, whatever clients
-send.
+Workers write into `PROMETHEUS_MULTIPROC_DIR`, and `exposition` adds them up. Labels take few values, whatever
+clients send.
 
-`kdc_predictions` counts rows by label at the operating points: a multi-label row under each of its labels, an
-abstention as `abstained`.
+`kdc_predictions` counts rows by label: a multi-label row under each of its labels, an abstention as `abstained`.
 """
 
 import functools
@@ -155,7 +154,7 @@ class Metrics(Collector):
 
     @_counts
     def decided(self, model: str, source: str, reason: str, price: float = 0.0) -> None:
-        """A question. `price` is what the upstream would take, in USD."""
+        """`price` is what the upstream would take, in USD."""
         self.decisions.labels(model, source, reason).inc()
         if source == "local":
             self.saved.inc(price)
@@ -182,7 +181,7 @@ class Metrics(Collector):
         return self._told if time.monotonic() - self._told_at < self._fresh_s else None
 
     def _of_label(self, model: str, label: str) -> Counter:
-        """A label's series. Reloads with new labels cannot make series without end."""
+        """Reloads with new labels cannot make series without end."""
         known, size = self._labels.get(model, (set(), 0))
         if label not in known and (size := size + _A_NAME + len(label)) <= _MOST_NAMES:
             known.add(label)
@@ -190,7 +189,7 @@ class Metrics(Collector):
         return self.predictions.labels(model, label if label in known else OTHER)
 
     def exposition(self) -> bytes:
-        """All workers' metrics as text, renewed after 1 s or ten times the time it took, whichever is longer."""
+        """All workers' metrics as text, kept for 1 s or ten times what it took, whichever is longer."""
         with self._telling:
             if (told := self.told()) is None:
                 began = time.monotonic()
@@ -201,8 +200,7 @@ class Metrics(Collector):
 
     @_counts
     def _begin(self) -> None:
-        # Series begin at 0: Prometheus sees no increase in a series that begins at 1, and cannot divide by a missing
-        # series.
+        # Prometheus sees no increase in a series that begins at 1, and cannot divide by a missing one.
         for name, model in list(self.models.items()):
             for metric in (self.rows, self.truncated, self.queue_tokens, self.refused):
                 metric.labels(name)
@@ -226,8 +224,7 @@ class Metrics(Collector):
     def collect(self) -> Iterator[Metric]:
         """The loaded artifacts, and their training label shares.
 
-        Not gauges: their files would keep the labels of replaced artifacts. One worker answers for all, since all read
-        the same artifacts.
+        Gauges' files would keep the labels of replaced artifacts. One worker answers for all.
         """
         info = "1 for the artifact that answers: the beginning of its manifest's SHA-256."
         answers = GaugeMetricFamily("kdc_artifact_info", info, labels=["model", "artifact", "variant", "provider"])
@@ -258,7 +255,7 @@ def _expected_shares(manifest: Manifest) -> dict[str, float]:
 
 
 def _forget_the_dead(folder: Path) -> None:
-    """Remove gauges of killed workers, which would be added up for ever."""
+    """Remove gauges of killed workers, or they add up for ever."""
     for file in folder.glob("gauge_live*_*.db"):
         pid = int(file.stem.rpartition("_")[2])
         try:

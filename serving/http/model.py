@@ -32,17 +32,17 @@ _CPU_BATCH, _GPU_BATCH = 256, 4096
 _CPU_AHEAD = 64
 SECOND = "/second"  # suffix of a cascade's second model
 _SCORE_BYTES = 45  # of a score in a reply, besides the label
-_INLINE_NUMBERS = 100_000  # logits that the event loop itself converts in few ms
+_INLINE_NUMBERS = 100_000  # logits that the event loop converts in few ms
 _PASS_NUMBERS = 1 << 20  # most logits of a pass of several rows
 
 
 @dataclass(frozen=True)
 class Listeners:
-    """Callbacks in the event loop. The first argument is a model's name."""
+    """Called in the event loop, with a model's name first."""
 
     batch: Callable[[str, Sequence[Row], Sequence[Result], BatchReport], None] = lambda *_: None  # `Batcher.on_batch`
     left: Callable[[str, int], None] = lambda *_: None  # `Batcher.on_left`
-    # After each look at an artifact: whether the new one is refused, gone or unreadable.
+    # After each look: whether the new artifact is refused, gone or unreadable.
     reloaded: Callable[[str, bool], None] = lambda *_: None
 
 
@@ -52,7 +52,7 @@ SILENT = Listeners()
 @dataclass(frozen=True, slots=True)
 class Answer:
     logits: np.ndarray  # float32 (rows, outputs)
-    probabilities: np.ndarray  # float32 (rows, outputs), by `Engine.activated`; a regression's numbers
+    probabilities: np.ndarray  # float32 (rows, outputs), by `Engine.activated`
     tokens: list[int]  # (rows,) after the cut
     truncated: list[bool]  # (rows,)
 
@@ -86,8 +86,8 @@ class Model:
                 on_left=functools.partial(listeners.left, name),
             )
 
-        # A cascade's second model has its own queue, so that rows answered by the first do not wait. The batchers refer
-        # to this model weakly: a cycle would keep the engine until a garbage collection.
+        # A cascade's second model has its own queue, so rows of the first do not wait. The reference is weak: a cycle
+        # would keep the engine until a garbage collection.
         me = weakref.proxy(self)
         self._second: Batcher | None = None
         self._batcher = batcher(name, engine, lambda: me._second is not None and me._second.is_busy)
@@ -126,7 +126,7 @@ class Model:
                 most = f"{info.longest} tokens" + (f", or its {info.long.windows} windows hold" if info.long else "")
                 remedy = "shorten it, or send truncate: true"
                 raise InputError(f"a text has more than {most}", given=f"row {truncated.index(True)}", remedy=remedy)
-            if self._second is not None:  # refused before the first model answers, not after
+            if self._second is not None:  # refused before the first model answers
                 self._second.check_room(round(sum(map(len, encodings)) * self.engine.share_that_goes_on))
             parts, counts = spread(encodings)
             logits = self.engine.joined(await self._batcher.submit(parts, trace), counts)
@@ -141,7 +141,6 @@ class Model:
             self._active -= 1
 
     async def close(self) -> None:
-        """Free everything, after the last answer."""
         while self._active:  # a request may still be tokenising
             await asyncio.sleep(0.01)
         self._tokenizer_pool.close()

@@ -1,4 +1,4 @@
-"""Patches of other libraries. No other module has any (tests/serving/http/test_patches.py).
+"""Patches of other libraries, all in this module (tests/serving/http/test_patches.py).
 
 Each patch names its tested versions, as pyproject.toml does. `make test-patches` tries the lowest and the highest.
 """
@@ -27,18 +27,17 @@ def speak_http_by(protocol: str) -> None:
 def allocate_metrics() -> None:
     """Have prometheus_client allocate the pages of its files.
 
-    It maps sparse files into memory. On a full disk the first write to a missing page is a SIGBUS, which ends the
-    worker; a failed allocation is an error.
+    It maps sparse files. On a full disk a write to a missing page is a SIGBUS, which ends the worker.
 
     Versions: prometheus-client>=0.20,<0.27
-    Upstream: https://github.com/prometheus/client_python/issues/1199 (empty files). The SIGBUS has no issue there;
-    Prometheus itself had it: https://github.com/prometheus/prometheus/issues/19017
+    Upstream: https://github.com/prometheus/client_python/issues/1199 (empty files). Prometheus itself had the SIGBUS:
+    https://github.com/prometheus/prometheus/issues/19017
     """
     prometheus_client.mmap_dict.open = _opened  # type: ignore[attr-defined]
 
 
 def keep_metrics_in_memory() -> None:
-    """Have prometheus_client write no file for metrics made from now on.
+    """Have prometheus_client write no file for later metrics.
 
     prometheus_client decides at its import, before anyone knows whether files can be written.
 
@@ -63,5 +62,5 @@ class _Allocated(io.FileIO):
 def _opened(name: str, mode: str) -> Any:
     if mode != "a+b":
         return Path(name).open(mode)
-    # Not opened to append: if the file system cannot allocate, the C library writes pages, which append mode prevents.
+    # If the file system cannot allocate, the C library writes pages, which append mode prevents.
     return _Allocated(name, "r+", opener=lambda path, _: os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644))

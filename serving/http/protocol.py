@@ -1,9 +1,9 @@
 """uvicorn's HTTP/1.1 with bounds on what clients can take, and errors in JSON.
 
-uvicorn 0.54 has no such bounds. One client could hold gigabytes, or all connections, by endless heads or trailers, by
-pipelined requests, or by bodies that continue after a refusal.
+uvicorn 0.54 has no such bounds. One client could hold gigabytes, or all connections, by endless heads or trailers,
+pipelined requests, or bodies that continue after a refusal.
 
-httptools 0.9 leaves the body of a request with `Upgrade` unparsed, and a request hidden in it would be answered. So the
+httptools 0.9 leaves the body of a request with `Upgrade` unparsed, and would answer a request hidden in it. So the
 request is parsed again without that header.
 """
 
@@ -30,15 +30,15 @@ MAX_FIELDS = 100  # headers and trailers
 _TOO_LARGE = f"the headers are too large; at most {MAX_FIELDS} of {MAX_HEAD_BYTES} bytes together"
 HEAD_S = 10.0  # seconds for a head, from its first byte or the connection's start
 WRITE_S = 10.0  # seconds in which a client must read `LEAST_READ`, or all
-LEAST_READ = 64 * 1024  # bytes
+LEAST_READ = 64 * 1024
 IDLE_S = 0.5  # seconds of silence until a connection may be ended for another
-STALL_S = 0.05  # the same if the connection's request is incomplete and a complete one waits
+STALL_S = 0.05  # the same if its request is incomplete and a complete one waits
 LINGER_S = 2.0  # seconds to send the rest of an answered request
-LINGER_BYTES = 32 * 1024 * 1024  # most bytes of that rest, if the connection then closes
+LINGER_BYTES = 32 * 1024 * 1024  # of that rest, if the connection then closes
 _LINGER_REFUSED = 256 * 1024  # the same after invalid HTTP or a large head
 _MOST_IN_KERNEL = 64 * 1024  # unsent bytes in the kernel, which count towards a container's limit
-_PIECE = 4096  # bytes parsed at a time outside bodies, so that few requests come out at once
-# A body has at most `_MOST_TINY` + bytes / `_CHUNK` chunks: each costs as much as thousands of bytes.
+_PIECE = 4096  # bytes parsed at a time outside bodies, so few requests come out at once
+# A body has at most `_MOST_TINY` + bytes / `_CHUNK` chunks: one costs as much as thousands of bytes.
 _CHUNK, _MOST_TINY = 256, 1000
 _MOST_WAITING = 64 * 1024  # unparsed bytes behind an unanswered request
 
@@ -54,16 +54,14 @@ class _Flow(FlowControl):
 
 
 class _Transport:
-    """Writes one request's answer, and closes the connection gently."""
-
     def __init__(self, protocol: "BoundedProtocol") -> None:
         self._protocol = protocol
         self._head: bytes | None = None
         self.is_closing, self.close = protocol.transport.is_closing, protocol.close_gently
 
     def write(self, data: bytes) -> None:
-        """Write a part of the answer. The head waits for the body's first part: if the head alone filled the transport,
-        `pause_writing` would not be called again, and the body would not be counted."""
+        """The head waits for the body's first part. If it alone filled the transport, `pause_writing` would not be
+        called for the body."""
         running = self._protocol.running  # not kept: reference cycles stay until a garbage collection
         if self._head is None and running.response_started and running.scope["method"] != "HEAD":
             self._head = data
@@ -103,11 +101,11 @@ class BoundedProtocol(HttpToolsProtocol):
         self._chunks = self._chunked = 0  # of the body, and their bytes
         self._stalled = 0  # bytes since the last head or body piece
         self._refusal = (400, "this is not a valid HTTP request")
-        self._ending = False  # no further answers; input is dropped
+        self._ending = False  # no answers; input is dropped
         self._deaf = False  # input is dropped; earlier requests are still answered
         self._linger = LINGER_BYTES
-        self._is_unsent = False  # the last answer is complete, but not sent
-        # Connections that await a request or its rest, by their last input; the longest idle first.
+        self._is_unsent = False  # the last answer is not sent yet
+        # Connections that await a request or its rest, by last input; the longest idle first.
         self._idle: dict[BoundedProtocol, float] = vars(self.server_state).setdefault("kdc_idle", {})
         self._written = 0  # bytes of the last write, in memory until all are sent
         # Unsent bytes by connection, the longest waiting first.
@@ -136,7 +134,7 @@ class BoundedProtocol(HttpToolsProtocol):
             transport.close()  # not gently: refused connections must not keep descriptors
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Tell the request in work that its client left; uvicorn tells only the newest request."""
+        """Tell the request in work that its client left; uvicorn tells only the newest."""
         self._idle.pop(self, None)
         self._unsent.pop(self, None)
         self._given_up.discard(self)
@@ -151,7 +149,7 @@ class BoundedProtocol(HttpToolsProtocol):
         for cycle in (self.cycle, self.running):
             _forget_body(cycle)
         self.pipeline.clear()
-        self._forget_request()  # the request refers to this connection: a cycle only the garbage collector would free
+        self._forget_request()  # a cycle that only the garbage collector would free
         self._count()
 
     def data_received(self, data: bytes) -> None:
@@ -217,12 +215,12 @@ class BoundedProtocol(HttpToolsProtocol):
         super()._start_asgi_task(cycle, app)
 
     def write(self, *parts: bytes) -> None:
-        """Write parts of an answer. Only the last counts as unsent: a head is small."""
+        """Only the last part counts as unsent: a head is small."""
         self._written = len(parts[-1])
         self.transport.writelines(parts)
 
     def pause_writing(self) -> None:
-        """Give the client time to read. If too many bytes are unsent, close the longest waiting connections."""
+        """If too many bytes are unsent, close the longest waiting connections."""
         super().pause_writing()
         self._wait_for_reading()
         self._unsent[self] = self._written
@@ -242,7 +240,6 @@ class BoundedProtocol(HttpToolsProtocol):
             self._unread = self.loop.call_later(WRITE_S, self._wait_for_reading, left)
 
     def give_up(self) -> None:
-        """End a connection that does not read."""
         self._unsent.pop(self, None)
         self._given_up.add(self)
         if (connection := self.transport.get_extra_info("socket")) is not None:  # a reset frees the kernel's part
@@ -251,7 +248,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._count("unread")
 
     def resume_writing(self) -> None:
-        """Continue once the client has read. A closing connection keeps its clock: its client must read all."""
+        """A closing connection keeps its clock: its client must read all."""
         self._unsent.pop(self, None)
         if not self._ending:
             _stop(self._unread)
@@ -265,7 +262,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._idle[self] = self.loop.time()
 
     def _idle_for_long(self, seconds: float) -> "Iterator[BoundedProtocol]":
-        """Connections silent for at least `seconds`, longest first. On others a request may be on its way."""
+        """Connections silent for at least `seconds`, longest first."""
         before = self.loop.time() - seconds
         for idle, since in self._idle.items():
             if since > before:
@@ -276,8 +273,7 @@ class BoundedProtocol(HttpToolsProtocol):
         return self._end(idle for idle in self._idle_for_long(IDLE_S) if not idle.transport.get_write_buffer_size())
 
     def _make_room(self) -> bool:
-        """A complete request takes an incomplete one's place sooner: clients that never send their bodies could
-        otherwise hold every place."""
+        """A complete request replaces an incomplete one sooner, or clients without bodies could hold all places."""
         candidates = self._idle_for_long(IDLE_S if self.running.more_body else STALL_S)
         return self._end(idle for idle in candidates if idle.cycle and not idle.cycle.response_complete)
 
@@ -294,8 +290,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self.close_gently()
 
     def on_message_begin(self) -> None:
-        """Start the head's clock. A connection counts as idle until its request is complete: else incomplete requests
-        could take all places."""
+        """A connection counts as idle until its request is complete, or incomplete requests could take all places."""
         if self in self._idle:
             self._now_idle()
         self._unset_keepalive_if_required()
@@ -320,7 +315,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self._break_off(431, _TOO_LARGE)
 
     def _break_off(self, status: int, message: str) -> NoReturn:
-        """Stop httptools by an error. httptools replaces the error by its own, so note the answer here."""
+        """httptools replaces the error by its own, so note the answer."""
         self._refusal = (status, message)
         raise ValueError(message)
 
@@ -365,7 +360,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self._forget_request()
 
     def on_response_complete(self) -> None:
-        """Once the answer is sent, parse the next request, or drop this one's rest."""
+        """Parse the next request, or drop this one's rest."""
         _forget_body(self.running)
         if self._ending:
             self.server_state.total_requests += 1
@@ -402,8 +397,8 @@ class BoundedProtocol(HttpToolsProtocol):
         self.headers = None  # type: ignore[assignment]
 
     def close_gently(self) -> None:
-        """Close after the last answer. Input is read and dropped for a while: the kernel would reset a connection with
-        unread input, and lose the answer."""
+        """Close after the last answer, and drop input for a while. The kernel would reset a connection with unread
+        input, and lose the answer."""
         if self.transport.is_closing():
             return
         self._ending = True
@@ -459,6 +454,6 @@ def _stop(clock: asyncio.TimerHandle | None) -> None:
 
 
 def _forget_body(cycle: Any) -> None:
-    """Free a body that nobody reads: its request is in a reference cycle, which Python may keep for minutes."""
+    """Free a body that nobody reads: its request's reference cycle may stay for minutes."""
     if cycle is not None:
         cycle.body = type(cycle.body)()

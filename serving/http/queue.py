@@ -1,8 +1,8 @@
 """The rows that wait for a forward pass.
 
-Requests share passes by fair queueing (Demers, Keshav and Shenker 1989), with a clock that counts tokens. Each pass
-advances the clock by the pass's tokens divided by the number of waiting requests, at least to the pass's earliest
-turn. The batcher holds a lock around the queue.
+Fair queueing (Demers, Keshav and Shenker 1989), with a clock that counts tokens. A pass advances the clock by its
+tokens divided by the number of waiting requests, at least to its earliest turn. The batcher holds a lock around the
+queue.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ _MOST_PADDING = 0.25  # of a batch's real tokens
 
 
 class Overloaded(KdcError):
-    """The queue has no room; try again in `retry_after` seconds, at least 1."""
+    """`retry_after` is in seconds, at least 1."""
 
     def __init__(self, why: str, retry_after: int) -> None:
         super().__init__("the service is overloaded", given=why, remedy=f"try again in {retry_after} s")
@@ -60,14 +60,12 @@ class Row:
 
 
 def _is_large(row: Row, ahead: float) -> bool:
-    """Whether the row's request has several waiting rows, together of more than `ahead` tokens."""
+    """Whether the row's request has several waiting rows, of more than `ahead` tokens."""
     return row.request.waiting > max(ahead, row.length)
 
 
 @dataclass(frozen=True, slots=True)
 class BatchReport:
-    """One forward pass, for metrics and traces."""
-
     rows: int
     tokens: int  # padding included
     queued_tokens: int  # waiting when the pass began
@@ -92,12 +90,11 @@ class Queue:
         return len(self._requests)
 
     def before(self, tokens: int) -> int:
-        """Tokens answered before a new request of `tokens`; at most `tokens` of each waiting request."""
-        requests = tuple(self._requests)  # one step: it is also called without the lock
+        """Tokens answered before a new request: at most `tokens` of each waiting one."""
+        requests = tuple(self._requests)  # one step: also called without the lock
         return sum(min(request.waiting, tokens) for request in requests)
 
     def add(self, row: Row) -> None:
-        """Add the newest row."""
         request = row.request
         if not request.waiting:
             self._requests.add(request)
@@ -132,10 +129,9 @@ class Queue:
 
         Args:
             max_tokens: padding included; one row alone may exceed it.
-            ahead: a batch over `ahead` padded tokens takes no row whose turn comes more than `ahead` later. Rows with
-                earlier turns would wait for the batch's end. While few requests wait, a batch for a request of at most
-                `ahead` tokens takes no row of a larger request with several waiting rows. In a crowd it does: sorted by
-                length, such rows lie between small requests, and a batch that stops at them would hold one row.
+            ahead: a batch over `ahead` padded tokens takes no row whose turn comes more than `ahead` later. While few
+                requests wait, a batch for a request of at most `ahead` tokens takes no row of a larger request with
+                several waiting rows. In a crowd it does: a batch that stops at such rows would hold one row.
         """
         while self._by_turn[0][2].taken:
             heapq.heappop(self._by_turn)

@@ -30,7 +30,7 @@ from kdc.serving.upstream.record import AuditRecord
 log = logging.getLogger("kdc.serve")
 
 MAX_LANES = 4  # more would wait for the interpreter's lock
-PATIENCE_S = 60.0  # seconds until a slow read is logged and others load beside it
+PATIENCE_S = 60.0  # until a slow read is logged and others load beside it
 T = TypeVar("T")
 
 
@@ -78,11 +78,6 @@ class Registry:
         return next(iter(self.models.values()))
 
     def load(self) -> None:
-        """Load and warm all artifacts.
-
-        Raises:
-            KdcError: one cannot be loaded.
-        """
         for name, path in self._paths.items():
             self._seen[name] = _signature(path)
             self.models[name] = Model(name, self._open(name), self._settings, self._listeners)
@@ -123,7 +118,7 @@ class Registry:
         return False
 
     async def _read(self, name: str, function: Callable[[], T]) -> T:
-        """Call in a daemon thread, so that the process can end if a volume hangs."""
+        """Call in a daemon thread: the process can end if a volume hangs."""
         loop = asyncio.get_running_loop()
         outcome: asyncio.Future[T] = loop.create_future()
 
@@ -153,7 +148,7 @@ class Registry:
         task.add_done_callback(self._closing.discard)
 
     async def close(self) -> None:
-        """Answer queued requests, end threads, and wait for loads."""
+        """Answer queued requests, and wait for loads."""
         await asyncio.gather(*(model.close() for model in self.models.values()), *self._closing)
         if self._reads:
             await asyncio.wait(self._reads)
@@ -206,7 +201,7 @@ def _warn_of_contract(engine: Engine, judged: Judgement | None) -> None:
 def _signature(path: Path) -> object:
     """The link's target and the files' identities; None: no artifact.
 
-    All files count, so that a half-copied artifact is tried again with each new file.
+    All files count: a half-copied artifact is tried again with each new file.
     """
     try:
         with os.scandir(path) as entries:

@@ -17,7 +17,7 @@ from kdc.serving.http.queue import Closed, Overloaded
 
 log = logging.getLogger("kdc.serve")
 
-# By status: the `error_type`, in text-embeddings-inference's words if it has one, and the meaning.
+# `error_type`, in text-embeddings-inference's words if it has one, and meaning.
 ERRORS = {
     400: ("Malformed", "Empty or malformed JSON, a binary body that does not fit its header, or an empty text."),
     401: ("Unauthorized", "The bearer token is missing or wrong."),
@@ -40,13 +40,13 @@ _STATUSES = {SYSTEM_ONE: {400: 422}, DECISIONS: {422: 400}}
 _TYPESAFE = {401: "authentication_error", 404: "not_found", 429: "rate_limit_error"}  # `error_type` in its words
 Steps = tuple[str | int, ...]
 EMPTY = "Empty"  # `error_type` of a blank text (400)
-# Keys of a request's scope: its artifact and number of abstentions.
+# Keys of a request's scope.
 ARTIFACT, ABSTAINED = "kdc_artifact", "kdc_abstained"
 _AT_ONCE = 1024  # numbers written in a millisecond
 
 
 class JsonResponse(Response):
-    """A response of JSON. Floats keep all digits."""
+    """Floats keep all digits."""
 
     media_type = "application/json"
 
@@ -56,7 +56,7 @@ class JsonResponse(Response):
 
 
 async def written(shape: tuple[int, ...], values: Callable[[slice], list[Any]]) -> bytes:
-    """Write a JSON array in pieces: other requests get turns between, and few Python objects exist at a time.
+    """Write a JSON array in pieces, so other requests get turns and few Python objects exist.
 
     Args:
         shape: rows, at least one, and numbers of a row.
@@ -144,14 +144,14 @@ async def on_kdc_error(request: Request, error: Exception) -> Response:
 
 
 def on_unexpected(error: Exception, path: str = "") -> Response:
-    """500 for any other error. The log omits its message, which may hold a text."""
+    """500. The log omits the error's message, which may hold a text."""
     *_, (frame, line) = traceback.walk_tb(error.__traceback__)
     log.error("unexpected %s in %s:%s", type(error).__name__, frame.f_code.co_filename, line)
     return error_response(500, "the service failed on this request; see its log", path=path)
 
 
 async def on_no_route(request: Request, error: Exception) -> Response:
-    """404, or 405 with the route's methods. The path may hold anything, so it is not repeated."""
+    """404, or 405 with the route's methods. The path may hold anything."""
     assert isinstance(error, HTTPException)
     message, headers = "there is no such route; /docs lists them", dict(error.headers or {})
     if error.status_code == 405:

@@ -14,8 +14,8 @@ from kdc.common.files import write_whole
 
 DIRECTORY = "KDC_RUNTIME_DIR"
 SUPERVISOR = "KDC_SUPERVISOR"  # process id of `kdc serve` or `bentoml serve`
-_STARTED = "started-"  # followed by the process id of a started worker
-STOPPING = "stopping"  # the whole service stops, not one worker
+_STARTED = "started-"  # followed by a worker's process id
+STOPPING = "stopping"  # the whole service stops
 _FAILED = "failed.json"
 _PREFIX, _LOCK = "kdc-serve-", "lock"
 
@@ -28,7 +28,7 @@ def directory() -> Path | None:
 
 @contextmanager
 def own_folder() -> Iterator[Path]:
-    """Make and lock a folder of this process; remove the unlocked folders of killed services."""
+    """Make and lock a folder; remove the unlocked ones of killed services."""
     for left in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
         with suppress(OSError):  # another user's, or removed meanwhile
             if left.lstat().st_uid == os.getuid() and not left.is_symlink():

@@ -89,12 +89,10 @@ class ServeSettings(Frozen):
 
     @property
     def answering(self) -> tuple[str, ...]:
-        """Names in `answers`."""
         return tuple(name.strip() for name in (self.answers or "").split(",") if name.strip())
 
     @property
     def state_folder(self) -> Path:
-        """Of `state_dir`."""
         if self.state_dir is not None:
             return Path(self.state_dir)
         return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state", "kdc")
@@ -119,7 +117,6 @@ class ServeSettings(Frozen):
         return token
 
     def environment(self) -> dict[str, str]:
-        """As environment variables."""
         values = self.model_dump(exclude_none=True)
         return {PREFIX + name.upper(): str(value) for name, value in values.items()}
 
@@ -165,7 +162,7 @@ def check_upstream(settings: ServeSettings) -> None:
 
 
 def trace_exporters(environment: Mapping[str, str] = os.environ) -> dict[str, Callable[[], Any]]:
-    """The exporters that `OTEL_*` variables ask for, by name. OpenTelemetry is imported only if there is one.
+    """The exporters of `OTEL_*` variables, by name. OpenTelemetry is imported only if there is one.
 
     Raises:
         InputError: an unknown exporter, protocol or address, or a missing package.
@@ -193,7 +190,7 @@ def _not_installed(extra: str, what: str, given: str) -> InputError:
 
 
 def _check_otlp(environment: Mapping[str, str]) -> None:
-    """Refuse a wrong protocol or address, which the exporter would only log with every lost batch."""
+    """The exporter would only log a wrong protocol or address, with every lost batch."""
     variable, protocol = _first(environment, "PROTOCOL")
     if protocol not in ("", "http/protobuf"):
         remedy = "set it to http/protobuf; collectors take that on port 4318"

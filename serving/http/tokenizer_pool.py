@@ -1,8 +1,8 @@
 """Tokenises short requests in the event loop, long ones piece by piece in threads (docs/explanation/scheduling.md).
 
-Turns count seconds, since long words cost twenty times as much as short ones. Threads choose pieces themselves: an
-event loop busy with refusals would leave threads idle. A row is never divided and may take a second. Meanwhile a spare
-thread begins another piece; the last free thread takes no long row.
+Turns count seconds, since long words cost twenty times as much as short ones. Threads choose pieces themselves: a busy
+event loop would leave them idle. A row is never divided and may take a second. Meanwhile a spare thread begins another
+piece; the last free thread takes no long row.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ from kdc.serving.http.queue import Overloaded
 
 _INLINE_CHARS = 2000  # tokenising fewer characters is faster than waking a thread,
 _INLINE_WORD = 32  # unless a word has more than these
-_FIRST_CHARS, _MOST_CHARS = 4000, 8000  # most characters of the first piece, and of any
+_FIRST_CHARS, _MOST_CHARS = 4000, 8000  # of the first piece, and of any
 _PIECE_S = 0.002  # most core seconds of a later piece, estimated from the piece before
 _LEAST_S = 1e-6  # some systems' thread clocks stand still for ms
 _MOST_THREADS = 4
@@ -40,7 +40,7 @@ class _Work:
     encodings: list[Encoded] = field(default_factory=list)  # of the first rows
 
     def is_next_row_long(self) -> bool:
-        # All characters, not those in `sizes`: a text without words is read whole.
+        # All characters, not `sizes`: a text without words is read whole.
         return _characters(self.rows[len(self.encodings)]) > _MOST_CHARS
 
 
@@ -66,7 +66,7 @@ class TokenizerPool:
             threading.Thread(target=self._tokenise, name=f"kdc-tokeniser-{thread}", daemon=True).start()
 
     def least_tokens(self, rows: Sequence[Text]) -> int:
-        """A rough lower bound of the tokens after the cut. Endless words and blank texts have fewer."""
+        """A rough lower bound of tokens after the cut. Endless words and blank texts have fewer."""
         most = self._engine.tokenizer_info.longest
         return sum(min(most, 1 + _characters(row) // _CHARS_A_TOKEN) for row in rows)
 
@@ -77,7 +77,7 @@ class TokenizerPool:
             InputError: a row is no input of the task, or has no token.
             Overloaded: the texts before it take too long.
         """
-        # The first row cut on the other side loads a tokenizer: 60 to 500 ms.
+        # The first row cut on the other side loads a tokenizer.
         if sum(map(_characters, rows)) < _INLINE_CHARS and self._engine.has_cut(side) and not _has_a_long_word(rows):
             return self._engine.encode(rows, side=side)
         sizes = self._engine.chars_read(rows)
@@ -110,7 +110,7 @@ class TokenizerPool:
         self._changed.notify()
 
     def _tokenise(self) -> None:
-        """Run a thread, which holds nothing of a request between pieces."""
+        """A thread holds nothing of a request between pieces."""
         while self._take_a_turn():
             pass
 
@@ -152,7 +152,7 @@ class TokenizerPool:
         return entry
 
     def _piece(self, work: _Work) -> float:
-        """Tokenise the next rows; returns their core seconds."""
+        """Tokenise the next rows; returns core seconds."""
         most = _FIRST_CHARS if work.cost is None else min(_MOST_CHARS, _PIECE_S / work.cost)
         first = len(work.encodings)
         end, chars = first + 1, work.sizes[first]
@@ -180,7 +180,6 @@ class TokenizerPool:
             self._loop.call_soon_threadsafe(deliver)
 
     def close(self) -> None:
-        """End the threads."""
         with self._changed:
             self._closing = True
             self._changed.notify_all()
@@ -191,6 +190,6 @@ def _characters(row: Text) -> int:
 
 
 def _has_a_long_word(rows: Sequence[Text]) -> bool:
-    """WordPiece takes the square of a word's length."""
+    """WordPiece's time grows with the square of a word's length."""
     texts = (text for row in rows for text in ((row,) if isinstance(row, str) else row))
     return any(max(map(len, text.split()), default=0) > _INLINE_WORD for text in texts)

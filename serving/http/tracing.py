@@ -47,14 +47,14 @@ class Trace:
         self._span.set_attributes({"kdc.model": model, "kdc.artifact": artifact, "kdc.rows": rows})
 
     def tokenised(self, began: float, tokens: int, truncated: int) -> None:
-        """Record the tokenising. `began` is in seconds of `time.perf_counter`; tokens are counted after the cut."""
+        """`began` is in seconds of `time.perf_counter`; tokens are counted after the cut."""
         counts = {"kdc.tokens": tokens, "kdc.truncated_rows": truncated}
         self._span.set_attributes(counts)
         start = _epoch_ns(began, _zero_ns())
         self._tracer.start_span("tokenise", self._inside, attributes=counts, start_time=start).end()
 
     def passed(self, share: _Share, batch: dict[str, str | int], began: int, ended: int) -> None:
-        """Record a pass with rows of the request; times are epoch nanoseconds."""
+        """Times are epoch nanoseconds."""
         own = {"kdc.rows": share.rows, "kdc.tokens": share.tokens, "kdc.batch.id": batch["kdc.batch.id"]}
         self._tracer.start_span("queue", self._inside, attributes=own, start_time=share.arrived).end(began)
         session = self._tracer.start_span("session", self._inside, attributes={**own, **batch}, start_time=began)
@@ -74,8 +74,7 @@ class Trace:
 
 
 class Tracing:
-    """Makes spans and sends them from its own thread; drops spans if a collector is slow. BentoML's global tracer
-    provider stays."""
+    """Sends spans from its own thread; drops them if a collector is slow. BentoML's global tracer provider stays."""
 
     def __init__(self, exporters: Iterable[Callable[[], SpanExporter]]) -> None:
         instance = uuid.uuid4().hex
@@ -90,7 +89,7 @@ class Tracing:
         self._numbers = itertools.count(1)
 
     def begin(self, scope: Scope) -> Trace | None:
-        """Begin a request's span; None if it is not sampled."""
+        """None if the request is not sampled."""
         parent = next((value for name, value in scope["headers"] if name == b"traceparent"), None)
         context = Context() if parent is None else _W3C.extract({"traceparent": parent.decode("latin-1")}, Context())
         method = scope["method"] if scope["method"] in _METHODS else "_OTHER"
@@ -100,11 +99,10 @@ class Tracing:
         return Trace(self._tracer, method, span, set_span_in_context(span, Context())) if span.is_recording() else None
 
     def passed(self, model: str, rows: Sequence[Row], results: Sequence[Result], report: BatchReport) -> None:
-        """Record a pass in its traced requests."""
         zero = _zero_ns()  # read once: the clock may be set between spans
         shares: dict[Trace, _Share] = {}
         for row, result in zip(rows, results, strict=True):
-            if isinstance(row.request.trace, Trace):  # else not traced
+            if isinstance(row.request.trace, Trace):
                 share = shares.setdefault(row.request.trace, _Share(_epoch_ns(row.arrived, zero)))
                 share.rows += 1
                 share.tokens += row.length

@@ -1,4 +1,4 @@
-"""Compares a share of the local answers with the upstream's, in the background and never in the way."""
+"""Compares a share of the local answers with the upstream's, in the background."""
 
 from __future__ import annotations
 
@@ -45,14 +45,12 @@ def budget_of(manifest: Manifest) -> float | None:
 
 @dataclass(frozen=True)
 class Audit:
-    """A known question that was drawn."""
-
     model: str
     manifest: Manifest
     path: str
-    body: bytes  # with this question alone; b"": it was deferred, so it cannot differ
+    body: bytes  # with this question alone; b"": deferred, so it cannot differ
     key: str | None  # the caller's `Authorization`
-    differs: Callable[[Any], bool]  # of the upstream's reply, decoded; raises `UpstreamFailed` if it is unusable
+    differs: Callable[[Any], bool]  # of the upstream's reply, decoded; or raises `UpstreamFailed`
 
 
 class Auditor:
@@ -61,8 +59,8 @@ class Auditor:
     Args:
         share: of the known questions, that are drawn.
         budget: share of the known questions that may be answered here and unlike upstream; None: as `budget_of`.
-        folder: of the records, which workers share and restarts keep.
-        read: decodes a reply of the upstream, or raises `UpstreamFailed`.
+        folder: of the records, shared by workers.
+        read: decodes a reply, or raises `UpstreamFailed`.
     """
 
     def __init__(
@@ -89,7 +87,7 @@ class Auditor:
             self._tasks.append(asyncio.create_task(work()))
 
     def check(self, model: str, manifest: Manifest) -> None:
-        """Check, at start, that the artifact's record is whole and can be written.
+        """Check that the artifact's record is whole and can be written.
 
         Raises:
             InputError: it is not.
@@ -108,11 +106,10 @@ class Auditor:
         return self._standings[sha256].stopped is not None
 
     def draw(self) -> bool:
-        """Whether the next known question is audited."""
         return self._draw.random() < self._share
 
     def submit(self, audit: Audit) -> None:
-        """Queue an audit, or drop it: a deferred question as well, so that what is counted stays a fair sample."""
+        """Queue an audit, or drop it: deferred questions as well, so the counts stay a fair sample."""
         if self._queue.full() or self._bytes + len(audit.body) > _MOST_BYTES:
             self._listener.audited(audit.model, "dropped")
             return
@@ -128,7 +125,7 @@ class Auditor:
                     record = self._records[audit.manifest.sha256]
                     standing = await asyncio.to_thread(record.add, 1, int(outcome == "differ"))
                     self._note(audit.model, audit.manifest.sha256, standing)
-            except KdcError as error:  # as with a full disk
+            except KdcError as error:
                 outcome = "failed"
                 log.error("an audit is not recorded: %s", error.what)
             except Exception as error:  # noqa: BLE001 - the next audit must still be made; the text may be a client's
@@ -146,7 +143,7 @@ class Auditor:
                 audit.path, audit.body, audit.key, lambda reply: audit.differs(self._read(reply))
             )
         except UpstreamFailed as failure:
-            await asyncio.sleep(failure.retry_after or 0)  # audits must not take what callers need
+            await asyncio.sleep(failure.retry_after or 0)  # callers come first
             return "failed"
         return "differ" if differs else "agree"
 

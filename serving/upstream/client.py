@@ -1,4 +1,4 @@
-"""Asks the upstream: a pool of connections with limits, time-outs and a circuit breaker.
+"""Asks the upstream through a pool of connections with limits, time-outs and a circuit breaker.
 
 aiohttp comes with BentoML, and takes a third of httpx's time for a request.
 """
@@ -28,7 +28,7 @@ KEY = "KDC_UPSTREAM_KEY"
 CONNECT_S = 2.0  # seconds
 _LONGEST_RETRY_S = 3600  # of a `Retry-After`
 _ACCEPTED_S, _MOST_KEYS = 3600.0, 10_000
-# Headers of a reply that its client gets; `x-ratelimit-` and `openai-` as beginnings.
+# Headers of a reply that its client gets.
 _PASSED, _PASSED_BEGINNINGS = ("x-request-id", "request-id", "content-type"), ("x-ratelimit-", "openai-")
 Observe = Callable[[str, float], None]  # outcome of a request, seconds
 T = TypeVar("T")
@@ -59,7 +59,6 @@ class Keys:
         return now - self._accepted.get(self._hash(authorization), -_ACCEPTED_S) < _ACCEPTED_S
 
     def heard(self, authorization: str, status: int, now: float) -> None:
-        """The upstream answered a request with this key."""
         key = self._hash(authorization)
         if status in (401, 403):
             self._accepted.pop(key, None)
@@ -128,7 +127,7 @@ class Upstream:
         """Send a request; gives the reply's beginning, and its body in parts.
 
         Args:
-            headers: of the request, in lower case. The upstream gets its content type, `accept` and perhaps its key.
+            headers: in lower case. The upstream gets the content type, `accept` and perhaps the key.
             timeout: by default `timeout_s` between two parts of the reply.
 
         Raises:
@@ -195,7 +194,6 @@ class Upstream:
         return None if self._own_key is None else f"Bearer {self._own_key}"
 
     def _begun(self, response: aiohttp.ClientResponse) -> Reply:
-        """The beginning of a reply that its client may see."""
         status = response.status
         if status == 429:
             raise UpstreamFailed(429, "the upstream takes no more requests now", "rate_limited", _retry_after(response))

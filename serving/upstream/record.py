@@ -1,4 +1,4 @@
-"""What the audits of an artifact found: a file that the workers of a service share, and restarts keep."""
+"""What an artifact's audits found: a file that workers share, and restarts keep."""
 
 import time
 from collections.abc import Iterator
@@ -17,15 +17,13 @@ from kdc.serving.upstream.sequence import CONFIDENCE, EPOCH, interval, is_exceed
 
 _EXPECTED = 0.02  # share of an artifact without a budget
 _WAIT_S = 10.0  # for other workers, which hold the lock for milliseconds
-_SETTLED_S = 2.0  # file systems stamp changes that are closer than their clock's tick with one time
+_SETTLED_S = 2.0  # changes within a file system's tick have one time stamp
 _FORGET = "remove the file, or start with `kdc serve --resume`: both forget the audits"
 
 Stamp = tuple[int, int, int]
 
 
 class Standing(Frozen):
-    """Counts of audits, and what follows from them."""
-
     audits: int = Field(le=2**53, strict=True)
     differing: int = Field(ge=0, strict=True)
     epoch: int = Field(1, ge=1, strict=True)  # number of the newest
@@ -54,7 +52,7 @@ class Standing(Frozen):
 
     @property
     def budget_left(self) -> float | None:
-        """The budget less the estimate, negative if exceeded; None without a budget."""
+        """Negative if exceeded; None without a budget."""
         return None if self.budget is None else self.budget - self.estimate
 
     @cached_property
@@ -63,7 +61,7 @@ class Standing(Frozen):
 
 
 def _sum(before: Standing, audits: int, differing: int) -> Standing:
-    """The standing after further audits, stopped if the share of differing answers is shown to exceed the budget."""
+    """The standing after further audits."""
     (differed, made), is_full = before.newest, before.newest[1] >= EPOCH
     after = Standing(
         audits=before.audits + audits,
@@ -80,14 +78,14 @@ def _sum(before: Standing, audits: int, differing: int) -> Standing:
 
 
 class AuditRecord:
-    """The record of one artifact. All methods but `read` sync the disk, so they may take a tenth of a second.
+    """One artifact's record. All methods but `read` sync the disk, which may take a tenth of a second.
 
-    Each method raises InputError if the file is damaged (`resume` does not) or cannot be read, written or locked.
+    Methods raise InputError if the file is damaged (but `resume`), or cannot be read, written or locked.
 
     Args:
         folder: of all records; created when needed.
         artifact_sha256: the manifest's; names the file.
-        budget: largest share of differing answers at which the artifact goes on answering; None: never stop.
+        budget: largest share of differing answers; None: never stop.
     """
 
     def __init__(self, folder: Path, artifact_sha256: str, budget: float | None) -> None:
@@ -96,7 +94,7 @@ class AuditRecord:
         self._last: tuple[Stamp, Standing] | None = None  # what `read` saw
 
     def check(self) -> Standing:
-        """Check, at start, that the file is whole and can be written."""
+        """Check that the file is whole and can be written."""
         return self.add(0, 0)
 
     def add(self, audits: int, differing: int) -> Standing:
@@ -107,7 +105,7 @@ class AuditRecord:
         return after
 
     def read(self) -> Standing:
-        """The record as it is now. Reads the file only if it changed."""
+        """Reads the file only if it changed."""
         with self._refusals():
             try:
                 status = self._path.stat()

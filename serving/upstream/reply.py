@@ -1,4 +1,4 @@
-"""A reply of the upstream, and its failures. Importing this takes no HTTP client."""
+"""A reply of the upstream, and its failures. Imports no HTTP client."""
 
 from dataclasses import dataclass
 
@@ -19,7 +19,7 @@ class UpstreamFailed(Exception):
 
 
 def unusable(why: str) -> UpstreamFailed:
-    """A 2xx reply that answers not what was asked."""
+    """A 2xx reply without the wanted answer."""
     return UpstreamFailed(502, f"the upstream's reply {why}", "server_error")
 
 

@@ -1,4 +1,4 @@
-"""A confidence sequence for a share: its intervals hold after every audit at once, so a service may look after each.
+"""A confidence sequence for a share: its intervals hold after every audit at once.
 
 Robbins' mixture with a beta prior (Robbins 1970, Annals of Mathematical Statistics 41:1397; Howard, Ramdas, McAuliffe
 and Sekhon 2021, Annals of Statistics 49:1055).
@@ -6,17 +6,17 @@ and Sekhon 2021, Annals of Statistics 49:1055).
 
 import math
 
-# The prior's first parameter, and its mean in multiples of the expected share. Any prior gives valid intervals. These
-# values find an excess soon: `benchmarks/audit.py --priors`.
+# The prior's first parameter, and its mean in multiples of the expected share. Any prior gives valid intervals; these
+# values find an excess soon (`benchmarks/audit.py --priors`).
 _STRENGTH, _MEAN = 8.0, 2.0
-EPOCH = 2000  # audits that are judged by themselves too, so that a good past hides no change
-# A wrong stop has a chance of 5 %: half of it by all audits, whose interval has this confidence, half by the epochs.
+EPOCH = 2000  # audits judged by themselves too, so a good past hides no change
+# A wrong stop has a chance of 5 %: half by all audits, at this confidence, half by the epochs.
 CONFIDENCE = 0.975
 _HALVINGS = 50  # of the observed share, for an end's last digits
 
 
 def prior(expected: float) -> tuple[float, float]:
-    """Parameters of the beta prior of a share that is expected to be `expected`, in (0, 1)."""
+    """Parameters of the beta prior; `expected` is in (0, 1)."""
     mean = min(_MEAN * expected, (1 + expected) / 2)
     return _STRENGTH, _STRENGTH / mean - _STRENGTH
 
@@ -28,7 +28,6 @@ def interval(differing: int, audits: int, *, expected: float, confidence: float 
     share varies but never exceeds `expected`, the chance that the lower end ever does is at most as large.
 
     Args:
-        differing: of the `audits`.
         expected: in (0, 1), chosen before the first audit; shares near twice this value get the narrowest intervals.
 
     Returns:
@@ -43,14 +42,14 @@ def interval(differing: int, audits: int, *, expected: float, confidence: float 
 
 
 def is_exceeded(budget: float, counts: tuple[int, int], newest: tuple[int, int], epoch: int) -> bool:
-    """Whether the share is shown to exceed the budget, by all audits or by those of the newest epoch.
+    """Whether all audits, or those of the newest epoch, show that the share exceeds the budget.
 
     If it never does, the chance that this is ever true is at most 5 %.
 
     Args:
         counts: differing, and all audits.
         newest: the same of the epoch.
-        epoch: its number, from 1. The numbers' shares of the chance, 1 / (n (n + 1)), add up to 1.
+        epoch: its number, from 1. Shares of the chance, 1 / (n (n + 1)), add up to 1.
     """
     return any(
         interval(*each, expected=budget, confidence=1 - chance)[0] > budget

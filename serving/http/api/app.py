@@ -105,7 +105,7 @@ def _guarded(routes: list[Route], gate: Gate, lifespan: Lifespan[Starlette] | No
             405: replies.on_no_route,
         },
     )
-    app.router.redirect_slashes = False  # redirects would follow the Host header
+    app.router.redirect_slashes = False
     app.add_middleware(gate.around)
     return app
 

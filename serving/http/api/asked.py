@@ -1,4 +1,4 @@
-"""What System One and Decisions share: which artifact answers a question, and the numbers of an answer."""
+"""What System One and Decisions share: who answers a question, and the answer's numbers."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -21,8 +21,6 @@ _MOST_LISTED = 20  # questions in a message
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A question, and who answers it."""
-
     question: Question
     model: Model
     outputs: tuple[int, ...]  # as `Question.outputs`
@@ -31,8 +29,6 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class Numbers:
-    """An answer's numbers."""
-
     probabilities: list[float]  # of each option, in order, sum 1; of a noul that of yes alone
     confidence: float
     more: dict[str, bool]  # {"x_abstained": True} if the artifact abstains
@@ -41,20 +37,18 @@ class Numbers:
 @dataclass(frozen=True, slots=True)
 class Answered:
     numbers: list[Numbers]  # of each question
-    models: str  # names of the models that answered
+    models: str  # names
     tokens: int  # that they read
 
 
 def find(request: Request, name: object, wire: WireQuestion, where: Steps) -> Asked | None:
-    """Find who answers: the artifact that knows the question, else one of `--answers` with the same options, else None.
+    """Find the artifact that knows the question, else one of `--answers` with the same options.
 
     Args:
-        name: the request's model. Only a served name narrows the search; others are upstream's, such as `jev-latest`.
-        wire: the question as it was sent.
-        where: of the question.
+        name: the request's model. Only a served name narrows the search; others, such as `jev-latest`, are upstream's.
 
     Raises:
-        ApiError: 422, it is nested too deeply.
+        ApiError: 422, nested too deeply.
     """
     state = request.app.state
     registry: Registry = state.registry
@@ -79,7 +73,6 @@ def find(request: Request, name: object, wire: WireQuestion, where: Steps) -> As
 
 
 def unknown(registry: Registry, where: Steps) -> ApiError:
-    """422: no artifact answers the question."""
     return ApiError(422, f"no artifact here answers this question; known: {_known(registry)}", where=where)
 
 
@@ -90,7 +83,7 @@ def _known(registry: Registry) -> str:
 
 
 async def answers(request: Request, asked: list[Asked], state: Any) -> Answered:
-    """Answer questions about one state. Questions of one artifact and template share one row.
+    """Answer questions about one state. An artifact's questions with one template share a row.
 
     Raises:
         ApiError: the state is wrong, or as `ask`.

@@ -1,4 +1,4 @@
-"""A body of questions of either API, and its answer: local, or merged with the upstream's."""
+"""A body of questions, and its answer: local, or merged with the upstream's."""
 
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
@@ -22,9 +22,9 @@ from kdc.serving.http.api.request_body import (
 from kdc.serving.http.replies import ApiError, JsonResponse, Steps
 from kdc.serving.upstream.reply import unusable
 
-Key = str | int  # of a question: its name, or its place in a list
+Key = str | int  # a question's name, or place in a list
 AnswerObject = dict[str, Any]
-REFUSAL = "refusal"  # OpenAI's type of an answer that the model declines to give
+REFUSAL = "refusal"  # OpenAI's type of a declined answer
 
 
 class DecisionBody(Part):
@@ -50,7 +50,6 @@ class DecisionBody(Part):
         """Of answers that read so many tokens."""
 
     def reply(self, given: Sequence[AnswerObject], model: str, tokens: int) -> dict[str, Any]:
-        """The reply to all questions."""
         return {"model": model, "answers": self._collected(given), "usage": self.usage(tokens)}
 
     def merged(self, given: Sequence[AnswerObject], reply: dict[str, Any], tokens: int) -> dict[str, Any]:
@@ -63,7 +62,7 @@ class DecisionBody(Part):
         return list(given) if isinstance(keys[0], int) else dict(zip(keys, given, strict=True))
 
     def answers_in(self, reply: Any, keys: Sequence[Key]) -> list[AnswerObject]:
-        """The upstream's answers to the questions `keys`, which were all that it was asked.
+        """The upstream's answers to the questions `keys`, all that it was asked.
 
         Raises:
             UpstreamFailed: one is missing, or does not answer its question.
@@ -82,7 +81,7 @@ class DecisionBody(Part):
 
 
 def without(document: dict[str, Any], keys: Iterable[Key]) -> dict[str, Any]:
-    """The body with the questions `keys` alone."""
+    """The body with only these questions."""
     kept: list[Any] = list(keys)
     questions = document["questions"]
     only = [questions[key] for key in kept] if isinstance(questions, list) else {key: questions[key] for key in kept}
@@ -90,7 +89,7 @@ def without(document: dict[str, Any], keys: Iterable[Key]) -> dict[str, Any]:
 
 
 def _answers(answer: AnswerObject, wire: Any) -> bool:
-    """Whether an answer is of its question: the type, the name, and a possible value; or the model's refusal."""
+    """Whether type, name and value fit the question, or the model refuses."""
     name = getattr(wire, "name", None)
     if name is not None and answer.get("name") != name:
         return False
@@ -107,7 +106,7 @@ def _answers(answer: AnswerObject, wire: Any) -> bool:
 
 
 def verdict(answer: AnswerObject) -> object:
-    """What an answer says, for a comparison: yes or no, the option, or the nearest level.
+    """What an answer says: yes or no, the option, or the nearest level.
 
     Raises:
         UpstreamFailed: it is a refusal.
@@ -140,7 +139,7 @@ async def respond(request: Request, kind: type[DecisionBody]) -> Response:
     """Answer a body of questions.
 
     Raises:
-        ApiError: the body is wrong, no artifact here knows a question and there is no upstream, or that fails.
+        ApiError: the body is wrong, the upstream fails, or without one no artifact knows a question.
         KdcError: as `Model.answer`, without an upstream.
     """
     raw = await read_json_bytes(request)
@@ -154,7 +153,7 @@ async def respond(request: Request, kind: type[DecisionBody]) -> Response:
     except ApiError:
         if forwarding is None:
             raise
-        whole: Response = await forwarding.whole(request, raw)  # the upstream says what is wrong, or knows better
+        whole: Response = await forwarding.whole(request, raw)  # the upstream may know better
         return whole
     if forwarding is not None:
         merged: Response = await forwarding.answer(request, raw, document, body, asked, state)

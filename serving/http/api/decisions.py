@@ -63,7 +63,7 @@ async def decide(request: Request) -> Response:
 
 
 def _state(given: str | list[dict[str, Any]]) -> Any:
-    """The state of an input: the text or JSON of its only message, else a line `role: text` for each message.
+    """The text or JSON of the only message, else a line `role: text` for each message.
 
     Raises:
         ApiError: 422, it has no text.

@@ -1,6 +1,6 @@
-"""What the service sends to the decision model that it stands in front of (`--upstream`), and how answers are merged.
+"""What goes to the decision model behind the service (`--upstream`), and how answers are merged.
 
-A question is answered here if an artifact knows it and is sure; all others go upstream in one request.
+An artifact answers a question if it knows it and is sure; all others go upstream in one request.
 """
 
 from __future__ import annotations
@@ -38,16 +38,14 @@ T = TypeVar("T")
 
 @dataclass
 class _Decision:
-    """A request's questions on their way."""
-
     body: DecisionBody
     document: dict[str, Any]
     raw: bytes
     asked: dict[Any, Asked | None]
     state: Any
-    # Of each question: why it is answered here ("sure"), or goes upstream.
+    # Why each question is answered here ("sure"), or goes upstream.
     reasons: dict[Any, str] = field(default_factory=dict)
-    numbers: dict[Any, Numbers] = field(default_factory=dict)  # of those that were asked here
+    numbers: dict[Any, Numbers] = field(default_factory=dict)  # of those asked here
     tokens: int = 0
     models: str = ""
     upstream_failed: bool = False
@@ -61,7 +59,7 @@ class _Decision:
 
 
 def opened(settings: ServeSettings, models: Mapping[str, Model], metrics: Metrics) -> Forwarding:
-    """Make it in the event loop. `models` are served by name.
+    """Make it in the event loop.
 
     Raises:
         InputError: a setting is wrong, or the audits cannot be recorded.
@@ -92,8 +90,6 @@ def opened(settings: ServeSettings, models: Mapping[str, Model], metrics: Metric
 
 
 class Forwarding:
-    """Answers bodies of questions together with the upstream."""
-
     def __init__(self, settings: ServeSettings, upstream: Upstream, auditor: Auditor, metrics: Metrics) -> None:
         self._settings, self._upstream, self._auditor, self._metrics = settings, upstream, auditor, metrics
 
@@ -110,7 +106,7 @@ class Forwarding:
         asked: dict[Any, Asked | None],
         state: Any,
     ) -> Response:
-        """Answer each question here if an artifact is sure, else upstream.
+        """Answer each question here or upstream.
 
         Raises:
             ApiError: the upstream fails, and no local answer may take its place.
@@ -130,7 +126,7 @@ class Forwarding:
             )
         else:
             response = await self._merged(request, decision)
-        # If the upstream failed, questions may have been answered below their threshold: they are not deferred ones.
+        # If the upstream failed, answers below their threshold are not deferred ones.
         if response.status_code == 200 and not decision.upstream_failed:
             self._audit(request, decision)
         return response
@@ -145,7 +141,7 @@ class Forwarding:
         return "stopped" if self._auditor.has_stopped(asked.model.name, _manifest(asked)) else "sure"
 
     async def _ask_here(self, request: Request, decision: _Decision, keys: Sequence[Key]) -> None:
-        """Ask the artifacts. Where they fail, as with a full queue, the upstream answers."""
+        """Ask the artifacts. If they fail, as with a full queue, the upstream answers."""
         known = [asked for key in keys if (asked := decision.asked[key]) is not None]
         if not known:
             return
@@ -184,7 +180,7 @@ class Forwarding:
         return JsonResponse(merged, headers=reply.headers | {SOURCE: source, "content-type": "application/json"})
 
     def _without_upstream(self, decision: _Decision, failure: UpstreamFailed) -> Response:
-        """The local answers, marked, if the operator wants them and there are some to all questions; else an error."""
+        """The local answers, marked, if the operator wants them and none is missing; else an error."""
         decision.upstream_failed = True
         if self._settings.when_upstream_fails == "answer" and decision.numbers.keys() == decision.asked.keys():
             rest = set(decision.rest)
@@ -210,7 +206,7 @@ class Forwarding:
             self._auditor.submit(Audit(asked.model.name, _manifest(asked), path, alone, caller, differs))
 
     async def whole(self, request: Request, raw: bytes) -> Response:
-        """Send a body upstream that is none of this service's."""
+        """Send a body upstream as it is."""
         try:
             return passed(await self._ask(request, raw, lambda reply: reply))
         except UpstreamFailed as failure:
@@ -225,7 +221,7 @@ class Forwarding:
             return await self._upstream.ask(target(request), body, request.headers.get("authorization"), held)
 
     async def models(self, request: Request, own: dict[str, Any]) -> Response:
-        """The models of this service and, if it answers, of the upstream."""
+        """The models of this service and of the upstream."""
         try:
             async with self._upstream.open("GET", target(request), b"", request.headers) as (reply, parts):
                 theirs = decode_reply(Reply(reply.status, {}, b"".join([part async for part in parts])))
@@ -237,7 +233,7 @@ class Forwarding:
         return JsonResponse(own, headers={SOURCE: "mixed"})
 
     async def relay(self, request: Request) -> Response:
-        """Send a request for a route that this service does not have, and stream its reply.
+        """Relay a request for another route, and stream its reply.
 
         Raises:
             ApiError: 404, it would spend the service's key for anybody, or the path climbs.

@@ -27,16 +27,15 @@ ALWAYS_OPEN = frozenset(
     | {"/grpc.health.v1.Health/Check"}
 )
 
-# Content types that browsers post across sites without a CORS preflight. Other clients send the latter two as well,
-# such as `curl -d`.
+# Content types that browsers post across sites without a CORS preflight. `curl -d` and others send the latter two.
 _NEVER_JSON, _PERHAPS_JSON = {b"text/plain", b"multipart/form-data"}, {b"application/x-www-form-urlencoded", b""}
 
-_MOST_TURNS = 100  # of the event loop; closing takes one or two
+_MOST_TURNS = 100  # closing takes one or two
 _NO_ANSWER = 499  # nginx's status: the client left
 
 
 async def wait_for_freed_memory(scope: Scope) -> None:
-    """Wait until given-up connections are closed, so that replies do not pile up in memory."""
+    """Wait until given-up connections are closed: replies must not pile up in memory."""
     for _ in range(_MOST_TURNS):
         if not scope.get("kdc_given_up"):
             return
@@ -44,8 +43,6 @@ async def wait_for_freed_memory(scope: Scope) -> None:
 
 
 class Gate:
-    """Admits or refuses requests, and counts answers."""
-
     def __init__(self, settings: ServeSettings, metrics: Metrics) -> None:
         self._metrics = metrics
         self._settings = settings
@@ -70,7 +67,7 @@ class Gate:
 
     @contextlib.asynccontextmanager
     async def turn(self, is_large: bool) -> AsyncIterator[None]:
-        """Work in the event loop. A large request's piece gets a loop turn of its own; small requests run between."""
+        """A large request's piece gets a loop turn of its own; small requests run between."""
         if not is_large:
             yield
             return

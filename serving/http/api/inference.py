@@ -18,7 +18,7 @@ from kdc.serving.http.model import Answer, Model
 from kdc.serving.http.replies import ABSTAINED, ARTIFACT, ApiError
 
 _OUTPUT_BYTES = 12  # of an output: its logit twice, and its probability
-_WATCH_S = 0.05  # seconds until a task watches whether the client leaves; most answers are faster
+_WATCH_S = 0.05  # seconds until a task watches the client; most answers are faster
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ class Question(Body):
 
 
 async def respond(request: Request, *kinds: type[Question]) -> Response:
-    """Answer a body. The key that holds its rows tells its kind.
+    """Answer a body; the key of its rows tells its kind.
 
     Raises:
         ApiError: the body is wrong.
@@ -60,8 +60,8 @@ async def respond(request: Request, *kinds: type[Question]) -> Response:
         model_named(request, name)  # 404 before the body is read
     question = _understand(await read_json(request), kinds)
     rows = within_limits(question.rows, request.app.state.settings)
-    question.rows = question.rows[:0]  # only `rows` keeps the texts while the request waits
-    # Only now: a reload may have replaced the model.
+    question.rows = question.rows[:0]  # only `rows` keeps the texts
+    # A reload may have replaced the model.
     model = model_named(request, question.model if name is None else name)
     question.model = None  # frees it: it may be any JSON
     answer = await ask(request, model, rows, question.wanted(model))
@@ -82,7 +82,7 @@ def require_ready(request: Request) -> None:
 
 
 def model_named(request: Request, name: object) -> Model:
-    """The model of that name; None: the first.
+    """The named model; None: the first.
 
     Raises:
         ApiError: 404.
@@ -98,7 +98,7 @@ def model_named(request: Request, name: object) -> Model:
 
 
 async def ask(request: Request, model: Model, rows: list[Text], wanted: Wanted) -> Answer:
-    """Answer rows and count them in metrics. If the client leaves, the work is cancelled.
+    """Answer rows and count them. The work is cancelled if the client leaves.
 
     Raises:
         ApiError: 413, the reply is too large; 429, too many bytes in work.
@@ -106,7 +106,7 @@ async def ask(request: Request, model: Model, rows: list[Text], wanted: Wanted) 
     """
     state = request.app.state
     request.scope[ARTIFACT] = model.artifact
-    if (held := request.scope.get("kdc_bytes", 0)) > SMALL_BYTES:  # one emoji quadruples a text's memory
+    if (held := request.scope.get("kdc_bytes", 0)) > SMALL_BYTES:  # an emoji quadruples a text's memory
         texts = (text for row in rows for text in ([row] if isinstance(row, str) else row))
         state.gate.hold(request.scope, max(0, sum(map(sys.getsizeof, texts)) - held))
     _hold_reply(request, model, len(rows), wanted)

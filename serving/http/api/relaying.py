@@ -1,4 +1,4 @@
-"""Replies of the upstream that go to the client as they are."""
+"""Replies of the upstream, as they are."""
 
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
@@ -28,8 +28,6 @@ def target(request: Request) -> str:
 
 
 class Relayed(Response):
-    """A reply that is streamed from the upstream."""
-
     def __init__(self, upstream: Upstream, request: Request, body: bytes) -> None:
         super().__init__()
         self._upstream, self._request, self._body = upstream, request, body

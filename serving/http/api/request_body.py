@@ -24,10 +24,10 @@ from kdc.serving.http.api.gate import Gate
 from kdc.serving.http.replies import EMPTY, ApiError
 from kdc.serving.http.settings import ServeSettings
 
-# Most `Marks` of a body: for each row (V2's pairs have the most), and for all else.
+# Most `Marks`: for each row (V2's pairs have the most), and for all else.
 _MARKS_A_ROW, _OTHER_MARKS = 8, 512
-SMALL_BYTES = 32 * 1024  # smaller bodies take no turns, and their texts are not counted
-MOST_OF_A_KEY = 100  # characters of a body's key in a message
+SMALL_BYTES = 32 * 1024  # smaller bodies take no turns and are not counted
+MOST_OF_A_KEY = 100  # characters of a key in a message
 _CLOSE = {"Connection": "close"}  # the body's rest stays unread
 
 
@@ -80,7 +80,7 @@ B = TypeVar("B", bound=Part)
 
 
 def checked(kind: type[B], document: Any) -> B:
-    """Validate a document as `kind`.
+    """Validate a document.
 
     Raises:
         ApiError: 422, the first wrong field, without the document's text.
@@ -113,16 +113,16 @@ def within_limits(batch: Sequence[str | list[str]], settings: ServeSettings) -> 
 
 
 class Marks:
-    """Counts, piece by piece, the characters that make objects, to bound a JSON decoder's memory.
+    """Counts the characters that make objects, to bound a JSON decoder's memory.
 
-    They are quotes and, outside strings, `[`, `{` and commas. Each makes at most two objects.
-    Invalid JSON is bounded too: up to its first wrong byte the decoder sees the same strings.
+    They are quotes and, outside strings, `[`, `{` and commas. Each makes at most two objects. Invalid JSON is
+    bounded too: up to its first wrong byte it has the same strings.
     """
 
     def __init__(self) -> None:
         self.count = 0
         self._in_string = 0
-        self._rest = b""  # a backslash at the end of the last piece
+        self._rest = b""  # the last piece's final backslash
 
     def add(self, piece: bytes) -> None:
         piece = (self._rest + piece).replace(b"\\\\", b"").replace(b'\\"', b"")  # left to right, as JSON reads them
@@ -134,7 +134,7 @@ class Marks:
 
 
 async def read_bytes(request: Request, json_bytes: int | None = None) -> bytes:
-    """Read the body, whose first `json_bytes` (None: all) are JSON.
+    """Read a body whose first `json_bytes` (None: all) are JSON.
 
     Raises:
         ApiError: 413, too large; 415, compressed; 422, too many marks; 429, too many bytes in work.
@@ -182,11 +182,7 @@ def _too_large(most: int) -> ApiError:
 
 
 async def read_json(request: Request) -> Any:
-    """Read a JSON body.
-
-    Raises:
-        ApiError: as `read_json_bytes` and `decoded`.
-    """
+    """Raises as `read_json_bytes` and `decoded`."""
     return await decode_in_turn(request, await read_json_bytes(request))
 
 
@@ -203,20 +199,20 @@ async def read_json_bytes(request: Request) -> bytes:
 
 
 def in_turn(request: Request) -> contextlib.AbstractAsyncContextManager[None]:
-    """Work on a body in the event loop. After each large body other requests get a turn."""
+    """Work on a body as in `Gate.turn`."""
     gate: Gate = request.app.state.gate
     return gate.turn(request.scope.get("kdc_bytes", 0) > SMALL_BYTES)
 
 
 async def decode_in_turn(request: Request, body: bytes) -> Any:
-    """Decode JSON. After each large body other requests get a turn of the event loop."""
+    """Decode JSON, with turns as in `in_turn`."""
     gate: Gate = request.app.state.gate
     async with gate.turn(len(body) > SMALL_BYTES):
         return decoded(body)
 
 
 def decoded(body: bytes) -> Any:
-    """Decode JSON in the event loop. A thread would hold the interpreter's lock too. `Marks` bounds decoding to 16 ms.
+    """Decode JSON in the event loop: a thread would hold the interpreter's lock too. `Marks` bounds it to 16 ms.
 
     Raises:
         ApiError: 400, empty or malformed.

@@ -20,7 +20,7 @@ from kdc.serving.http.model import Answer, Model
 from kdc.serving.http.replies import ApiError, JsonResponse, written
 
 _KINDS: dict[str | None, Kind] = {"softmax": "classification", "sigmoid": "multilabel", "none": "regression"}
-_MANY_LABELS, _FEW_OF = 256, 16  # from so many labels on, a `top_k` of a sixteenth or less needs no full sort
+_MANY_LABELS, _FEW_OF = 256, 16  # from so many labels on, a `top_k` of a sixteenth needs no full sort
 
 
 def _lower(value: Any) -> Any:
@@ -120,8 +120,7 @@ async def predict(request: Request) -> Response:
 
 
 def labelled(engine: Engine, outputs: np.ndarray, top_k: int | None = None) -> list[list[dict[str, Any]]]:
-    """The `top_k` labels and scores of each row of outputs (rows, outputs), best first. A regression's label is
-    "score"."""
+    """Each row's `top_k` labels and scores of (rows, outputs), best first. A regression's label is "score"."""
     names = engine.labels or ("score",)
     return [
         [{"label": names[column], "score": row[column]} for column in order]

@@ -133,7 +133,7 @@ def _model(request: Request) -> Model:
 
 
 def model_of(request: Request, name: str, version: str) -> Model:
-    """The model of a name and version; "" and "1" are any version.
+    """Versions "" and "1" are any version.
 
     Raises:
         ApiError: 404.
@@ -264,7 +264,7 @@ async def _reply(
 
 
 def requested_outputs(body: InferRequest, *, has_labels: bool) -> dict[str, bool]:
-    """The requested outputs in order (default: all), and whether each is raw.
+    """The requested outputs (default: all), and whether each is raw.
 
     Raises:
         ApiError: 422, unknown or repeated.
@@ -286,7 +286,7 @@ def _flag(parameters: dict[str, Any] | None, name: str, default: bool = False) -
 
 
 def output(model: Model, name: str, probabilities: np.ndarray) -> tuple[dict[str, Any], np.ndarray | list[str]]:
-    """An output's description and values: probabilities (rows, outputs) or best labels."""
+    """An output's description and values; `probabilities` are (rows, outputs)."""
     if name == "probabilities":
         return {"name": name, "datatype": "FP32", "shape": list(probabilities.shape)}, probabilities
     labels = [model.engine.labels[column] for column in probabilities.argmax(axis=1).tolist()]

@@ -73,7 +73,7 @@ async def infer(request: Request) -> Response:
     rows = v2.read_rows(body, b"".join(message.raw_input_contents), settings)
     requested = v2.requested_outputs(body, has_labels=bool(model.engine.labels))
     request_id, is_raw = v2.id_of(message.id), bool(message.raw_input_contents)
-    del message, body, inputs  # frees the rest while the request waits
+    del message, body, inputs  # frees them while the request waits
     wanted = Wanted(score_bytes=_SCORE_BYTES) if "probabilities" in requested else Wanted(top_k=1)
     answer = await ask(request, model, rows, wanted)
     reply = messages.ModelInferResponse(model_name=model.name, model_version=model.artifact, id=request_id)
@@ -111,7 +111,7 @@ async def _read(request: Request, kind: type[M]) -> M:
 
 
 def _require_few_fields(message: bytes, max_texts: int) -> None:
-    """Refuse a ModelInferRequest that would take too much memory: protobuf may turn two bytes into fifty.
+    """Refuse a ModelInferRequest with too many fields: protobuf may turn two bytes into fifty.
 
     Raises:
         IndexError, KeyError: not a ModelInferRequest.
