@@ -148,7 +148,9 @@ def draw(run: Path, served: tuple[float, float]) -> str:
             f"The student answers {share:.0f} % of the texts; {like:.0f} % of all answers agree with the large model"
         )
     axes.plot(*([100 * value] for value in served), "D", color=FIRST, markersize=7, label=f"{FRESH} new texts, served")
-    axes.set(title=title, xlabel="texts answered by the student, %", ylabel="all answers that agree, %")
+    axes.set(
+        title=title, xlabel="texts answered by the student, %", ylabel="answers that agree with the large model, %"
+    )
     axes.set(xlim=(0, 102), ylim=(min(like for _, like in curve) - 1, 100.5))
     axes.legend(loc="lower left")
     return with_colours(svg(figure, "agreement", title))
