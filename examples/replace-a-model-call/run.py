@@ -138,15 +138,15 @@ def draw(run: Path, served: tuple[float, float]) -> str:
     axes = (figure := Figure(figsize=(7.4, 4.2))).subplots()
     axes.plot(*zip(*curve, strict=True), color=FIRST, label="held-out texts, by the threshold")
     axes.axhline(100 - 100 * BUDGET, color=SOFT, linestyle=":", label=f"budget: {100 - 100 * BUDGET:g} % of all texts")
-    title = "No threshold is certified: the large model answers all texts"
-    if chosen.reached and chosen.evaluation is not None and (unlike := chosen.evaluation.disagreement) is not None:
+    title = "No threshold is certified to keep the budget"
+    if chosen.evaluation is not None and (unlike := chosen.evaluation.disagreement) is not None:
         share, like = 100 * chosen.evaluation.coverage.hits / unlike.of, 100 - 100 * unlike.hits / unlike.of
         axes.plot([share] * 2, [100 - 100 * unlike.low, 100 - 100 * unlike.high], color=SECOND, linewidth=3)
-        told = f"certified threshold {chosen.threshold:.2f}, with a 95 % confidence interval"
+        kind = "certified" if chosen.reached else "uncertified"
+        told = f"{kind} threshold {chosen.threshold:.2f}, with a 95 % confidence interval"
         axes.plot([share], [like], "o", color=SECOND, markersize=9, label=told)
-        title = (
-            f"The student answers {share:.0f} % of the texts; {like:.0f} % of all answers agree with the large model"
-        )
+        if chosen.reached:
+            title = f"The student answers {share:.0f} % of the texts; {like:.0f} % of all answers agree with the model"
     axes.plot(*([100 * value] for value in served), "D", color=FIRST, markersize=7, label=f"{FRESH} new texts, served")
     axes.set(
         title=title, xlabel="texts answered by the student, %", ylabel="answers that agree with the large model, %"
