@@ -213,6 +213,15 @@ def test_a_batch_gives_what_calls_give(probabilities: str, stub: Stub, tmp_path:
             assert float(row["refund"]) == pytest.approx(stub.table[row["text"]]["refund"], abs=1e-6)
 
 
+def test_a_chat_reply_without_an_answer_is_asked_again(stub: Stub, tmp_path: Path) -> None:
+    """Would catch a reply without choices that is taken for a model without log-probabilities."""
+    stub.behaviour.faults, stub.dice = {"missing": 0.3}, random.Random(1)
+    result = labelled(spec_for(stub, "chat"), table_of(tmp_path, TEXTS), str(tmp_path / "out.csv"))
+    assert stub.faults["missing"] > 10
+    assert result.how == {"logprobs": result.rows}
+    assert result.unanswered <= 10  # of 120 calls, a share of 0.3 ** 3 fails in all three tries
+
+
 def test_a_decision_that_is_refused_is_not_asked_again() -> None:
     """OpenAI's Decisions answer a question with `refusal`. A chat that refuses is not asked again either."""
     calls = []
