@@ -100,7 +100,7 @@ def picture(points: list[Point], title: str) -> str:
     axes.set_title(title, color=INK, fontsize=11)
     _write_names(figure, axes, points)
     told = "; ".join(f"{point.name} {point.accuracy:.1f} % in {point.latency:.2f} ms" for point in points)
-    return _with_colours(svg(figure, "frontier", f"{title}. {told}."))
+    return with_colours(svg(figure, "frontier", f"{title}. {told}."))
 
 
 def _is_beaten(point: Point, points: list[Point]) -> bool:
@@ -144,7 +144,8 @@ def _along(axes: Axes, line: Line2D) -> NDArray[np.float64]:
     return np.concatenate([start + (end - start) * steps for start, end in pairwise(corners)])
 
 
-def _with_colours(figure: str) -> str:
+def with_colours(figure: str) -> str:
+    """A figure of the report that stands alone: with the page's colours, light and dark."""
     page = (ROOT / "pipeline" / "report" / "page.css").read_text(encoding="utf-8")
     light, dark = re.findall(r"(--ink:.*?)\}", page, flags=re.DOTALL)[:2]
     style = f"svg {{ background: var(--paper); {light} }} @media (prefers-color-scheme: dark) {{ svg {{ {dark} }} }}"

@@ -15,6 +15,8 @@ Command: `python -m benchmarks.serving.stub --port 9000 [--table answers.json] [
 | type | an answer has another question's type |
 | slow | the answer after `slow_s` |
 | large | `large_bytes` more in the answer |
+| outside | an answer that is none of the options |
+| absurd | probabilities, or log-probabilities, that cannot be |
 | stale | as reset, on a connection that has served before |
 | chunked | no fault: the right answer in small chunks |
 
@@ -100,6 +102,7 @@ def main() -> None:
     parser.add_argument("--delay", type=float, default=0.0, help="seconds until an answer")
     parser.add_argument("--spread", type=float, default=0.0, help="share of the delay that depends on the request's id")
     parser.add_argument("--slow", type=float, default=10.0, help="seconds more of the fault `slow`")
+    parser.add_argument("--retry-after", type=int, help="seconds, of the faults 429 and 503")
     parser.add_argument("--fault", action="append", default=[], metavar="NAME=PROBABILITY")
     parser.add_argument("--chat", action="append", default=[], metavar="NAME[=NUMBER]")
     parser.add_argument("--seed", type=int, default=0)
@@ -112,7 +115,10 @@ def main() -> None:
     except ValueError as error:
         parser.error(str(error))
     table = {} if options.table is None else orjson.loads(options.table.read_bytes())
-    stub = Stub(Behaviour(options.delay, options.spread, faults, options.slow, chat=chat), table, options.seed)
+    behaviour = Behaviour(
+        options.delay, options.spread, faults, options.slow, retry_after_s=options.retry_after, chat=chat
+    )
+    stub = Stub(behaviour, table, options.seed)
 
     async def run() -> None:
         stopped = asyncio.Event()

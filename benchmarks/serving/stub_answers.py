@@ -14,6 +14,7 @@ import orjson
 SYSTEM_ONE, DECISIONS = "/v1/systemone", "/v1/decisions"
 MODEL = "stub-1"
 INPUT_TOKENS, OUTPUT_TOKENS = 100, 7  # of a request, and of each of its questions
+OUTSIDE = "none-of-these"
 
 Json = dict[str, Any]
 Table = Mapping[str, Mapping[str, float]]  # text -> option -> probability; of a noul the option is "true"
@@ -64,13 +65,15 @@ def reply(path: str, body: Any, table: Table) -> Json:
     text, asked = text_of(path, body), body["questions"]
     if not asked or not all(isinstance(each, dict) for each in (asked.values() if kind is dict else asked)):
         raise WrongBody("questions are objects")
-    usage = {"input_tokens": INPUT_TOKENS, "output_tokens": OUTPUT_TOKENS * len(asked)}
+    usage: Json = {"input_tokens": INPUT_TOKENS, "output_tokens": OUTPUT_TOKENS * len(asked)}
     answers: Any
     if path == SYSTEM_ONE:
         answers = {name: answer(path, text, question, table) for name, question in asked.items()}
     else:
         answers = [answer(path, text, question, table) for question in asked]
         usage["total_tokens"] = sum(usage.values())
+        usage["input_tokens_details"] = {"cache_write_tokens": 0, "cached_tokens": 0}
+        usage["output_tokens_details"] = {"reasoning_tokens": 0}
     return {"model": MODEL, "answers": answers, "usage": usage}
 
 
@@ -106,6 +109,33 @@ def answer(path: str, text: Any, question: Json, table: Table) -> Json:
     else:
         listed = [{"value": level, "label": names[level], "probability": p} for level, p in enumerate(probabilities)]
     return _named(question, measured | {"probabilities": listed})
+
+
+def damage(fault: str, content: Json) -> None:
+    """Spoil the first answer of a reply: `missing`, `type`, `outside` (other options), `absurd` (other sums)."""
+    answers = content["answers"]
+    first = next(iter(answers)) if isinstance(answers, dict) else 0
+    if fault == "missing":
+        del answers[first]
+    elif fault == "type":
+        others = {"noul": "choice", "predicate": "choice"}
+        other = others.get(answers[first]["type"], "noul" if isinstance(answers, dict) else "predicate")
+        answers[first] = {**answers[first], "type": other}
+    elif fault in ("outside", "absurd"):
+        answers[first] = _spoiled(answers[first], is_outside=fault == "outside")
+
+
+def _spoiled(answered: Json, *, is_outside: bool) -> Json:
+    """An answer whose options or probabilities cannot be."""
+    given = answered.get("probabilities")
+    if given is None:
+        return answered | {key: 1e9 for key in ("noul", "probability") if key in answered}
+    if isinstance(given, dict):
+        given = {f"{OUTSIDE}-{name}": p for name, p in given.items()} if is_outside else dict.fromkeys(given, 1e9)
+    else:
+        other = {"value": OUTSIDE} if is_outside else {"probability": 1e9}
+        given = [each | other for each in given]
+    return answered | {"probabilities": given} | ({"choice": OUTSIDE} if is_outside else {})
 
 
 def _named(question: Json, answered: Json) -> Json:

@@ -15,12 +15,12 @@ from typing import Any
 
 import orjson
 
-from benchmarks.serving.stub_answers import Json, Table
+from benchmarks.serving.stub_answers import OUTSIDE, Json, Table
 from benchmarks.serving.stub_chat_request import Request, WrongChat, content, understood
 
 CHAT = "/v1/chat/completions"
 RESOLVED = "stub-1-2026-11"  # answers every alias
-OUTSIDE, REFUSAL = "none-of-these", "I cannot help with that."
+REFUSAL = "I cannot help with that."
 LOGPROBS = ("exact", "none", "zero", "9999", "missing", "alone")
 _SWITCHES = {"schema": "response_format", "tools": "tools", "temperature": "temperature", "logprobs": "logprobs"}
 _OUTSIDE_SHARE = 0.9  # probability of its token
@@ -84,11 +84,16 @@ def reply(body: Any, table: Table, behaviour: ChatBehaviour, dice: random.Random
 
 
 def damage(fault: str, content: Json) -> None:
-    """Take the answer out of a reply (`missing`), or make it a number (`type`)."""
+    """Spoil a reply: `missing` has no answer, `type` a number, `outside` no option, `absurd` other probabilities."""
     if fault == "missing":
         content["choices"] = []
     elif fault == "type":
         content["choices"][0]["message"] = {"role": "assistant", "content": 7, "refusal": None}
+    elif fault == "outside":
+        content["choices"][0]["message"] = {"role": "assistant", "content": OUTSIDE, "refusal": None}
+    elif fault == "absurd":
+        for token in (content["choices"][0].get("logprobs") or {}).get("content", ()):
+            token |= {"logprob": 1e9, "top_logprobs": [each | {"logprob": 1e9} for each in token["top_logprobs"]]}
 
 
 def _check(body: Json, behaviour: ChatBehaviour) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import hashlib
 import random
 import socket
 import struct
@@ -13,14 +14,14 @@ from typing import Any, cast
 import httptools
 import orjson
 
-from benchmarks.serving import stub_chat
+from benchmarks.serving import stub_answers, stub_chat
 from benchmarks.serving.stub_answers import DECISIONS, MODEL, SYSTEM_ONE, Json, Table, WrongBody, identity, reply
 from benchmarks.serving.stub_chat import CHAT, ChatBehaviour
 from benchmarks.serving.stub_chat_request import WrongChat
 
 FAULTS = (
     *("429", "500", "503", "422", "redirect", "reset", "cut", "json", "missing", "type", "slow", "large", "stale"),
-    "chunked",
+    *("outside", "absurd", "chunked"),
 )
 RETRY_AFTER = 7  # seconds; no client computes it by itself
 _REASONS = {200: "OK", 307: "Temporary Redirect", 401: "Unauthorized", 404: "Not Found", 422: "Unprocessable Content"}
@@ -37,6 +38,7 @@ class Behaviour:
     faults: dict[str, float] = field(default_factory=dict)  # probability of each; their sum at most 1
     slow_s: float = 10.0
     large_bytes: int = 0
+    retry_after_s: int | None = None  # None: `RETRY_AFTER`
     event_s: float = 0.0  # between events of a stream
     keys: frozenset[str] | None = None  # accepted `Authorization` headers; None: any, or none
     chat: ChatBehaviour = field(default_factory=ChatBehaviour)
@@ -72,6 +74,8 @@ class Stub:
         self.targets: Counter[str] = Counter()
         self.faults: Counter[str] = Counter()  # that were made
         self.charged: Counter[str] = Counter()  # requests, input_tokens, output_tokens of begun answers
+        self.again = 0  # whole answers to a body that had one already
+        self.answered: set[bytes] = set()  # hashes of the bodies that had one
         self.asked: deque[Asked] = deque(maxlen=1000)
         self.opened = 0  # connections
 
@@ -92,9 +96,15 @@ class Stub:
         self.charged["input_tokens"] += usage.get("input_tokens", usage.get("prompt_tokens", 0))
         self.charged["output_tokens"] += usage.get("output_tokens", usage.get("completion_tokens", 0))
 
+    def answers_whole(self, body: bytes) -> None:
+        """Note an answer without a fault."""
+        key = hashlib.blake2b(body, digest_size=16).digest()
+        self.again += key in self.answered
+        self.answered.add(key)
+
     def told(self) -> Json:
         counters = ("ids", "keys", "targets", "faults", "charged")
-        return {name: dict(getattr(self, name)) for name in counters} | {"opened": self.opened}
+        return {name: dict(getattr(self, name)) for name in counters} | {"opened": self.opened, "again": self.again}
 
 
 class Connection(asyncio.Protocol):
@@ -181,15 +191,16 @@ class Connection(asyncio.Protocol):
         wait = behaviour.delay_s * (1 + behaviour.spread * (zlib.crc32(name.encode()) / 2**31 - 1))
         wait += behaviour.slow_s if fault == "slow" else 0
         if wait:
-            asyncio.get_running_loop().call_later(wait, self._answer, path, fault, content)
+            asyncio.get_running_loop().call_later(wait, self._answer, path, fault, content, asked.body)
         else:
-            self._answer(path, fault, content)
+            self._answer(path, fault, content, asked.body)
 
-    def _answer(self, path: str, fault: str, content: Json) -> None:
+    def _answer(self, path: str, fault: str, content: Json, body: bytes) -> None:
         if self._transport.is_closing():
             return
         if fault in ("429", "500", "503", "422"):
-            after = {"Retry-After": str(RETRY_AFTER)} if fault in ("429", "503") else {}
+            after_s = RETRY_AFTER if self._stub.behaviour.retry_after_s is None else self._stub.behaviour.retry_after_s
+            after = {"Retry-After": str(after_s)} if fault in ("429", "503") else {}
             self._send(int(fault), _error(path, "stub", f"stub: {fault}"), after)
         elif fault == "redirect":
             self._send(307, {}, {"Location": f"{self._stub.url}/elsewhere"})
@@ -197,6 +208,8 @@ class Connection(asyncio.Protocol):
             self._reset()
         else:
             self._stub.charge(content["usage"])
+            if fault == "":
+                self._stub.answers_whole(body)
             self._begin(fault, content)
 
     def _begin(self, fault: str, content: Json) -> None:
@@ -245,7 +258,7 @@ class Connection(asyncio.Protocol):
 
     def _reset(self) -> None:
         link: socket.socket = self._transport.get_extra_info("socket")
-        with contextlib.suppress(OSError):  # the other end was faster
+        with contextlib.suppress(OSError, ValueError):  # the other end was faster
             link.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
         self._transport.abort()
 
@@ -269,18 +282,5 @@ def _error(path: str, kind: str, message: str, param: str | None = None) -> Json
 def _damaged(fault: str, content: Json, large_bytes: int) -> Json:
     if fault == "large":
         return content | {"x_padding": "x" * large_bytes}
-    if "choices" in content:
-        stub_chat.damage(fault, content)
-        return content
-    answers = content["answers"]
-    first = next(iter(answers)) if isinstance(answers, dict) else 0
-    if fault == "missing":
-        del answers[first]
-    elif fault == "type":
-        kind = answers[first]["type"]
-        others = {"noul": "choice", "predicate": "choice"}
-        answers[first] = {
-            **answers[first],
-            "type": others.get(kind, "noul" if isinstance(answers, dict) else "predicate"),
-        }
+    (stub_chat if "choices" in content else stub_answers).damage(fault, content)
     return content

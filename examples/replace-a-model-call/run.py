@@ -3,6 +3,7 @@
 The stand-in for the large model sorts sentences of Python's documentation by topic. It errs on 5 % of them.
 """
 
+import argparse
 import contextlib
 import csv
 import json
@@ -16,13 +17,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
+from matplotlib.figure import Figure
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
+from benchmarks.picture import with_colours  # noqa: E402
 from benchmarks.serving.stub import in_a_thread  # noqa: E402
 from benchmarks.serving.stub_connection import Stub  # noqa: E402
 from examples.decisions.hosted import TOPICS, sentences  # noqa: E402
+from kdc.artifact.decision import Abstention  # noqa: E402
+from kdc.pipeline.report.drawing import FIRST, SECOND, SOFT, styled, svg  # noqa: E402
 
 FRESH = 600  # sentences that the student does not learn from
 ERRORS = 0.05  # share of the large model's answers
@@ -105,8 +110,8 @@ def served(artifact: Path, upstream: str) -> Iterator[str]:
         process.wait(30)
 
 
-def ask(url: str, texts: list[str], answers: dict[str, str]) -> None:
-    """Ask as an application does, and print who answered."""
+def ask(url: str, texts: list[str], answers: dict[str, str]) -> tuple[float, float]:
+    """Ask as an application does, and print who answered. Gives the shares answered locally, and like the model."""
     sources, same = Counter[str](), 0
     with httpx.Client() as client:
         for text in texts:
@@ -116,13 +121,46 @@ def ask(url: str, texts: list[str], answers: dict[str, str]) -> None:
             same += reply.json()["answers"]["topic"]["choice"] == answers[text]
     print(f"local share: {100 * sources['local'] / len(texts):.1f} % of {len(texts)} new texts", dict(sources))
     print(f"answered unlike the large model: {100 - 100 * same / len(texts):.1f} % of all texts")
+    return sources["local"] / len(texts), same / len(texts)
 
 
-def main(folder: Path) -> None:
+@styled
+def draw(run: Path, served: tuple[float, float]) -> str:
+    """Agreement with the large model over the share that the student answers; deferred texts agree.
+
+    Args:
+        run: folder of `kdc compress`; its report has shares and accuracies of the run's held-out texts.
+        served: what `ask` gives.
+    """
+    report = json.loads((run / "report.json").read_text(encoding="utf-8"))["abstention"]
+    curve = [(0.0, 100.0)] + [(100 * share, 100 - 100 * share * (1 - right)) for share, right in report["student"]]
+    chosen = Abstention.model_validate(report["abstain"])
+    axes = (figure := Figure(figsize=(7.4, 4.2))).subplots()
+    axes.plot(*zip(*curve, strict=True), color=FIRST, label="held-out texts, by the threshold")
+    axes.axhline(100 - 100 * BUDGET, color=SOFT, linestyle=":", label=f"budget: {100 - 100 * BUDGET:g} % of all texts")
+    title = "No threshold is certified to keep the budget"
+    if chosen.evaluation is not None and (unlike := chosen.evaluation.disagreement) is not None:
+        share, like = 100 * chosen.evaluation.coverage.hits / unlike.of, 100 - 100 * unlike.hits / unlike.of
+        axes.plot([share] * 2, [100 - 100 * unlike.low, 100 - 100 * unlike.high], color=SECOND, linewidth=3)
+        kind = "certified" if chosen.reached else "uncertified"
+        told = f"{kind} threshold {chosen.threshold:.2f}, with a 95 % confidence interval"
+        axes.plot([share], [like], "o", color=SECOND, markersize=9, label=told)
+        if chosen.reached:
+            title = f"The student answers {share:.0f} % of the texts; {like:.0f} % of all answers agree with the model"
+    axes.plot(*([100 * value] for value in served), "D", color=FIRST, markersize=7, label=f"{FRESH} new texts, served")
+    axes.set(
+        title=title, xlabel="texts answered by the student, %", ylabel="answers that agree with the large model, %"
+    )
+    axes.set(xlim=(0, 102), ylim=(min(like for _, like in curve) - 1, 100.5))
+    axes.legend(loc="lower left")
+    return with_colours(svg(figure, "agreement", title))
+
+
+def main(folder: Path, count: int, steps: int) -> None:
     folder.mkdir(parents=True)
     people = sentences()
     answers = answers_of_the_model(people)
-    texts = random.Random(0).sample(list(people), len(people))
+    texts = random.Random(0).sample(list(people), min(count, len(people)))
     fresh, logged = texts[:FRESH], texts[FRESH:]
     spec, run = folder / "spec.toml", folder / "run"
     spec.write_text(SPEC, encoding="utf-8")
@@ -130,7 +168,7 @@ def main(folder: Path) -> None:
         write_log(folder / f"{name}.jsonl", {text: answers[text] for text in some})
         kdc("label", spec, folder / f"{name}.csv", "--traces", folder / f"{name}.jsonl")
     given = ("--train", folder / "logged.csv", "--teacher-scores", folder / "logged.csv", "--metric", "accuracy")
-    made = ("--family", "minilm", "--student", "static", "--set", "student.min_steps=600", "--out", run)
+    made = ("--family", "minilm", "--student", "static", "--set", f"student.min_steps={steps}", "--out", run)
     kdc("compress", *given, *made, "--defer", f"disagreement<={BUDGET}", ends=(0, 3, 4))
     audit, student = folder / "audit.csv", ("--student", run / "artifact")
     kdc("label", spec, folder / "fresh.csv", "--audit", "500", "--to", audit, *student, "--max-drop", "2")
@@ -138,8 +176,15 @@ def main(folder: Path) -> None:
     kdc("label", spec, folder / "fresh.csv", "--audited", audit, *student, "--max-drop", "2", ends=(0, 3, 4))
     table = {text: {topic: float(topic == label) for topic in TOPICS} for text, label in answers.items()}
     with in_a_thread(Stub(table=table)) as upstream, served(run / "artifact", upstream.url) as url:
-        ask(url, fresh, answers)
+        served_shares = ask(url, fresh, answers)
+    (folder / "agreement.svg").write_text(draw(run, served_shares), encoding="utf-8")
+    print(f"the share of local answers against the agreement: {folder / 'agreement.svg'}")
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1] if len(sys.argv) > 1 else "replaced"))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, nargs="?", default=Path("replaced"), help="a new folder")
+    parser.add_argument("--texts", type=int, default=3356, help=f"logged ones, and {FRESH} new ones")
+    parser.add_argument("--steps", type=int, default=600, help="least training steps of the student")
+    options = parser.parse_args()
+    main(options.folder, options.texts, options.steps)

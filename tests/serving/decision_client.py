@@ -1,7 +1,9 @@
 """What real clients of decision APIs get from a service: run by the Python that has them, prints one JSON object.
 
-`python decision_client.py CLIENT URL [KEY]` with typesafe, openai, langchain or jevcompat; `faults URL PORT` serves
-jevcompat's reference server at PORT with each of its faults in turn, and tests it and what stands before it at URL.
+`python decision_client.py CLIENT URL [KEY]` with typesafe, openai, langchain or jevcompat; with systemone or decisions
+the official client of that API asks the stub of a hosted model one question of each type that labels. `faults URL PORT`
+serves jevcompat's reference server at PORT with each of its faults in turn, and tests it and what stands before it at
+URL.
 """
 
 import json
@@ -100,6 +102,49 @@ def langchain(url: str, key: str) -> dict[str, Any]:
     }
 
 
+def systemone(url: str, key: str) -> dict[str, Any]:
+    from typesafe_sdk import Choice, Noul, TypeSafeClient
+
+    with TypeSafeClient(api_key=key, base_url=url) as client:
+        mood = client.system_one(state="w1", questions={"label": Choice(instructions=WHICH, criteria=GOOD)})
+        spam = client.system_one(state="w1", questions={"label": Noul(instructions="Is it spam?")})
+    return {
+        "choice": mood.choices["label"].choice,
+        "probabilities": mood.choices["label"].probabilities,
+        "noul": spam.nouls["label"].noul,
+        "tokens": mood.usage.input_tokens + mood.usage.output_tokens,
+        "model": mood.model,
+    }
+
+
+def decisions(url: str, key: str) -> dict[str, Any]:
+    import openai
+    from openai.types import Decision
+
+    choices = [{"value": name} | ({"description": text} if text else {}) for name, text in GOOD.items()]
+    questions: list[Any] = [
+        {"type": "choice", "name": "label", "instructions": WHICH, "choices": choices},
+        {"type": "predicate", "name": "label", "instructions": "Is it spam?"},
+    ]
+    with openai.OpenAI(base_url=f"{url}/v1", api_key=key, max_retries=0) as client:
+        raw = [
+            client.decisions.with_raw_response.create(model="gpt-6-luna", input="w1", questions=[question]).content
+            for question in questions
+        ]
+    # The client builds objects without a check; this checks every field.
+    mood, spam = map(Decision.model_validate_json, raw)
+    (of_mood,), (of_spam,) = mood.answers, spam.answers
+    assert of_mood.type == "choice"
+    assert of_spam.type == "predicate"
+    return {
+        "choice": of_mood.choice,
+        "probabilities": {str(each.value): each.probability for each in of_mood.probabilities},
+        "noul": of_spam.probability,
+        "tokens": mood.usage.total_tokens,
+        "model": mood.model,
+    }
+
+
 def jevcompat(url: str, key: str) -> dict[str, Any]:
     from jevcompat.runner import run
 
@@ -127,5 +172,5 @@ def faults(url: str, port: str) -> dict[str, Any]:
 if __name__ == "__main__":
     client, url, *key = sys.argv[1:]
     clients = {"typesafe": typesafe, "openai": openai, "langchain": langchain, "jevcompat": jevcompat}
-    ask = (clients | {"faults": faults})[client]
+    ask = (clients | {"faults": faults, "systemone": systemone, "decisions": decisions})[client]
     print(json.dumps(ask(url, key[0] if key else "")))

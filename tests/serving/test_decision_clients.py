@@ -3,10 +3,12 @@
 They have an environment of their own, since they come with libraries of their own: `make test-decisions`.
 """
 
+import csv
 import json
 import re
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,11 +20,18 @@ import pytest
 from bag_models import SINGLE, write_artifact
 from live import ROOT, free_port, running
 
+sys.path.insert(0, str(ROOT))
+
+from benchmarks.serving.stub import in_a_thread
+from benchmarks.serving.stub_answers import INPUT_TOKENS, MODEL, OUTPUT_TOKENS
+from benchmarks.serving.stub_connection import Stub
 from kdc.artifact.decision import Abstention
 from kdc.artifact.manifest import TaskInfo
 from kdc.artifact.question import Option, Question
 from kdc.artifact.question_forms import read_questions
 from kdc.serving.engine.engine import Engine
+from kdc.tools.label.run import label_table
+from kdc.tools.label.spec import Spec
 
 PYTHON = ROOT / ".venv-decisions" / "bin" / "python"
 SCRIPT = Path(__file__).with_name("decision_client.py")
@@ -93,6 +102,39 @@ def test_a_client_gets_the_engines_answers(client: str, service: str, artifacts:
     assert answer["tokens"] > 8
     assert answer["models"] in (list(TASKS), None)
     assert "Which mood?" in answer["refused"]
+
+
+@pytest.mark.parametrize(("kind", "state"), [("systemone", "state"), ("decisions", "input")])
+def test_kdc_label_asks_the_stub_what_an_official_client_asks_and_reads_the_same(
+    kind: str, state: str, tmp_path: Path
+) -> None:
+    """The official clients check the stub's replies, so that labels from the stub are labels from such an endpoint."""
+    rows = {"bad": 0.25, "so so": 0.125, "good": 0.625, "true": 0.75}
+    asks = {
+        "choice": {"type": "choice", "instructions": "Which mood?", "criteria": GOOD},
+        "noul": {"type": "noul", "instructions": "Is it spam?"},
+    }
+    (tmp_path / "in.csv").write_text("text\nw1\n")
+    with in_a_thread(Stub(table={"w1": rows})) as stub:
+        answer = asked(kind, stub.url, "any-key")
+        for name, question in asks.items():
+            source = {"kind": kind, "url": f"{stub.url}/v1", "model": "gpt-6-luna"}
+            spec = Spec.model_validate({"source": source, "question": question})
+            label_table(spec, str(tmp_path / "in.csv"), str(tmp_path / f"{name}.csv"))
+        sent = [each.document for each in stub.asked if each.method == "POST"]
+    by_client, by_kdc = ([{key: each[key] for key in (state, "questions")} for each in some] for some in halves(sent))
+    assert by_kdc == by_client
+    assert answer["probabilities"] == {name: rows[name] for name in GOOD}
+    assert answer["noul"] == rows["true"]
+    assert (answer["choice"], answer["model"], answer["tokens"]) == ("good", MODEL, INPUT_TOKENS + OUTPUT_TOKENS)
+    for name, column, expected in (("choice", "good", rows["good"]), ("noul", "true", rows["true"])):
+        with (tmp_path / f"{name}.csv").open(newline="") as stream:
+            (row,) = csv.DictReader(stream)
+        assert float(row[column]) == pytest.approx(expected)
+
+
+def halves(values: list[Any]) -> tuple[list[Any], list[Any]]:
+    return values[: len(values) // 2], values[len(values) // 2 :]
 
 
 # All that jevcompat 0.1 asks, so that it needs no model that answers any question: `--answers` takes them by options.

@@ -121,7 +121,7 @@ def candidates(reply: Any) -> dict[str, float]:
     """
     tokens = items(next(iter(items(reply, "choices")), None), "logprobs", "content")
     if not tokens:
-        raise Final("the model gives no log-probabilities")
+        raise (Final if items(reply, "choices") else Unusable)("the model gives no log-probabilities")
     first = next((token for token in tokens if plain(_token(token))), None)
     listed: dict[str, float] = {}
     for each in (first, *items(first, "top_logprobs")):

@@ -4,6 +4,7 @@ from abc import abstractmethod
 from typing import Any
 
 from kdc.artifact.question import Option, canonical
+from kdc.tools.label.chat_reply import Final
 from kdc.tools.label.source import Answer, Ask, Call, Refused, Source, Unusable
 from kdc.tools.label.spec import Spec
 
@@ -19,7 +20,7 @@ class Decision(Source):
         for number in range(self.spec.source.tries):
             try:
                 return await ask(Call(self._path, body, number), self._read)
-            except Refused:
+            except (Refused, Final):
                 raise
             except Unusable:
                 if number == self.spec.source.tries - 1:
@@ -84,6 +85,8 @@ def answer_of(answer: Any, spec: Spec) -> Answer:
     """
     if not isinstance(answer, dict):
         raise Unusable("the reply has no answer")
+    if answer.get("type") == "refusal":
+        raise Final("the model refused to answer")
     probabilities: list[Any]
     if spec.question.type == "noul":
         yes: Any = answer.get("noul", answer.get("probability"))

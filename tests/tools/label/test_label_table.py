@@ -1,5 +1,6 @@
 """`kdc label` before a stub of a hosted model: what it recovers, loses, pays and tells."""
 
+import asyncio
 import csv
 import json
 import math
@@ -10,7 +11,7 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +30,10 @@ from kdc.common.errors import InputError, KdcError
 from kdc.pipeline.config.tasks import Task
 from kdc.pipeline.data.scores import Scores
 from kdc.tools.label import asking
+from kdc.tools.label.decisions import Decisions
 from kdc.tools.label.results import BatchWritten, Estimate, Labelled
 from kdc.tools.label.run import label_table
+from kdc.tools.label.source import Call, Unusable
 from kdc.tools.label.spec import Spec, read_spec, write_template
 from kdc.tools.label.table import Table
 
@@ -208,6 +211,30 @@ def test_a_batch_gives_what_calls_give(probabilities: str, stub: Stub, tmp_path:
     if probabilities != "votes":
         for row in rows_of(output):
             assert float(row["refund"]) == pytest.approx(stub.table[row["text"]]["refund"], abs=1e-6)
+
+
+def test_a_chat_reply_without_an_answer_is_asked_again(stub: Stub, tmp_path: Path) -> None:
+    """Would catch a reply without choices that is taken for a model without log-probabilities."""
+    stub.behaviour.faults, stub.dice = {"missing": 0.3}, random.Random(1)
+    result = labelled(spec_for(stub, "chat"), table_of(tmp_path, TEXTS), str(tmp_path / "out.csv"))
+    assert stub.faults["missing"] > 10
+    assert result.how == {"logprobs": result.rows}
+    assert result.unanswered <= 10  # of 120 calls, a share of 0.3 ** 3 fails in all three tries
+
+
+def test_a_decision_that_is_refused_is_not_asked_again() -> None:
+    """OpenAI's Decisions answer a question with `refusal`. A chat that refuses is not asked again either."""
+    calls = []
+
+    async def refuse(call: Call, read: Callable[[dict[str, Any]], Any]) -> Any:
+        calls.append(call)
+        return read({"model": "stub", "answers": [{"type": "refusal", "name": "label"}]})
+
+    nowhere = Stub()
+    nowhere.url = "http://127.0.0.1:9"
+    with pytest.raises(Unusable, match="refused"):
+        asyncio.run(Decisions(spec_for(nowhere, "decisions")).answer(refuse, "text"))
+    assert len(calls) == 1
 
 
 def test_equal_texts_are_asked_once(stub: Stub, tmp_path: Path) -> None:

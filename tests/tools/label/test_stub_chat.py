@@ -16,8 +16,8 @@ from openai.types.chat import ChatCompletion
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.serving.stub import in_a_thread
-from benchmarks.serving.stub_answers import DECISIONS, INPUT_TOKENS, OUTPUT_TOKENS, SYSTEM_ONE
-from benchmarks.serving.stub_chat import CHAT, OUTSIDE, RESOLVED, ChatBehaviour, chat_behaviour
+from benchmarks.serving.stub_answers import DECISIONS, INPUT_TOKENS, OUTPUT_TOKENS, OUTSIDE, SYSTEM_ONE
+from benchmarks.serving.stub_chat import CHAT, RESOLVED, ChatBehaviour, chat_behaviour
 from benchmarks.serving.stub_connection import Behaviour, Stub
 
 LABELS = {"refund": "money back", "so - so": "neither: or both", "other": ""}
