@@ -26,8 +26,8 @@ app = typer.Typer(
 )
 
 _STAGES = (
-    "data, vocabulary, candidates, baselines, teacher, targets, search, student, merge, export, quantize, uncut, "
-    "cascade, controls, evaluate or package"
+    "data, vocabulary, candidates, baselines, teacher, label_errors, targets, search, student, merge, export, "
+    "quantize, uncut, cascade, controls, evaluate or package"
 )
 
 Artifact = Annotated[Path, argument("Folder of an artifact, for example runs/qnli/artifact.")]

@@ -19,6 +19,7 @@ from kdc.pipeline.config.settings import Config
 from kdc.pipeline.config.tasks import task_of
 from kdc.pipeline.data.sources import locate
 from kdc.pipeline.models.minilm import HUB_ID, find_minilm
+from kdc.pipeline.results.training import LabelErrorsResult
 from kdc.pipeline.rundir.directory import FRONTIER, note_command, root_of
 from kdc.pipeline.rundir.record import CompressResult, FrontierResult
 from kdc.pipeline.training import ranks
@@ -127,6 +128,8 @@ def render(compressed: CompressResult) -> str:
     lines = [aligned(cells(result.table, result.metric)), ""]
     lines += [f"{provider} loads {variant}" for provider, variant in result.providers.items()]
     lines += [f"note: {note}" for note in result.notes]
+    if (audit := compressed.stages.get(LabelErrorsResult.STAGE)) is not None:
+        lines.append(audit.metrics["headline"])
     if result.contract is not None:
         lines += ["", render_contract(result.contract), ""]
     lines += [

@@ -27,6 +27,7 @@ from kdc.pipeline.stages import (
     data,
     evaluate,
     export,
+    label_errors,
     merge,
     package,
     quantize,
@@ -58,6 +59,8 @@ STAGES = (
     _stage(baselines, "labelled", is_wanted=lambda config: config.baselines.enabled),
     # Fine-tune or check the teacher.
     _stage(teacher, "labelled", "baselines"),
+    # Rows whose label is probably wrong, on request.
+    _stage(label_errors, "teacher", is_wanted=lambda config: config.data.audit_labels),
     # The teacher's logits. "answered" leaves out the student's tokens.
     _stage(targets, "answered", "baselines", "teacher"),
     # Short trainings choose the student, if a contract limits costs.

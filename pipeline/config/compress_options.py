@@ -24,6 +24,12 @@ COMPRESS = (
             "macro_f1 or pearson, or a GLUE task's own.",
         ),
         ("max-train-rows", int, "Train on at most this many rows (default: all)."),
+        (
+            "audit-labels",
+            bool,
+            "List training rows whose label is probably wrong, in label_errors.csv. Trains the teacher three times "
+            "more, on two thirds of the rows each.",
+        ),
         ("task", str, "A GLUE task instead of --train, or the built-in task pydocs; `kdc tasks` lists them."),
         ("data", Path, "Folder with the task's data: GLUE's TSV files or `save_to_disk` (default: the hub)."),
     ),

@@ -3,14 +3,16 @@
 Writes into the folder of stage `data`:
 
     task.json, report.json    the task with labels; counts and warnings
-    rows/<split>/             row, text, text_pair; if labelled, group and label; if given for evaluation, overlaps
+    rows/<split>/             row, source_row, text, text_pair; if labelled, group and label; if given for evaluation,
+                              overlaps
 
 Then `tokens.py` writes
 
     tokens-<role>/<split>/    row, input_ids, length, label; token_type_ids and windows if used
 
 Splits are train, tune (training rows, never trained on), unlabeled, eval, eval_mismatched. Row numbers continue over
-them in this order, from 0. `group` is a row's unit (`overlap.connect`); `overlaps` marks overlap with training rows.
+them in this order, from 0. `source_row` counts a source's rows, from 1. `group` is a row's unit (`overlap.connect`);
+`overlaps` marks overlap with training rows.
 """
 
 from __future__ import annotations
@@ -72,6 +74,7 @@ def prepare(folder: Path, task: Task, data: DataSettings, *, seed: int) -> DataR
             if len(part):
                 origin = rows[part.origin]
                 further: dict[str, NDArray[Any]] = {"group": origin.units} if origin.labels is not None else {}
+                further["source_row"] = np.arange(1, len(origin) + 1)
                 if part.origin in near:
                     further["overlaps"] = near[part.origin] >= 0
                 _write_split(origin, part.chosen, folder / "rows" / name, task, first_row, further)

@@ -119,6 +119,15 @@ class BaselineComparison(Result):
         return self.interval[0] > 0
 
 
+class LabelErrorsResult(StageResult):
+    """Stage `label_errors`."""
+
+    STAGE = "label_errors"
+
+    errors: int  # training rows whose label is probably wrong
+    rows: int  # training rows
+
+
 class Attempt(Result):
     """One way to make a teacher."""
 

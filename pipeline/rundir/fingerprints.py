@@ -31,9 +31,9 @@ def as_json(settings: dict[str, Any]) -> dict[str, Any]:
 
 def labelled_rows(config: Config) -> dict[str, Any]:
     """Without unlabelled rows: new ones must not retrain the teacher."""
-    paths = {"data", "train", "eval", "unlabeled", "max_unlabeled_rows"}
+    unused = {"data", "train", "eval", "unlabeled", "max_unlabeled_rows", "audit_labels"}
     return {
-        **config.data.model_dump(mode="json", exclude=paths),
+        **config.data.model_dump(mode="json", exclude=unused),
         "task_name": task_of(config.data).name,
         "seed": config.run.seed,
         "rows": input_fingerprint(config.data.model_copy(update={"unlabeled": None})),

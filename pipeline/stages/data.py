@@ -26,6 +26,7 @@ from kdc.pipeline.results.data import DataResult, TokenCounts
 from kdc.pipeline.rundir.context import Run
 from kdc.pipeline.rundir.fingerprints import answered_rows
 from kdc.pipeline.training import ensemble
+from kdc.pipeline.training.folds import check_audit
 from kdc.pipeline.training.student_checks import check_models, check_windows
 
 
@@ -86,6 +87,8 @@ def check(run: Run) -> None:
     for requirement in config.contract.require:
         required_label(requirement, task)
     check_models(config.student, config.teacher, task, is_searched=config.searches)
+    if config.data.audit_labels:
+        check_audit(config.teacher, task)
     contract = config.contract.terms
     if contract is not None:
         length = run.result(DataResult).max_length["student"]

@@ -1,0 +1,49 @@
+"""Confident learning (Northcutt et al. 2021, arXiv 1911.00068): which labels are probably wrong."""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+Ints = NDArray[np.int64]
+
+
+class LabelErrors(NamedTuple):
+    """Rows whose label is probably wrong, the most probable error first."""
+
+    rows: Ints  # (errors,), indices
+    suggested: Ints  # (errors,), class numbers
+
+
+def confident_classes(probabilities: NDArray[np.floating], labels: Ints) -> Ints:
+    """The class that each row confidently has, (rows,); -1 for none.
+
+    A row confidently has a class if the probability reaches the class's threshold: its mean over the rows with that
+    label. Of several classes the most probable counts (section 3.1).
+
+    Args:
+        probabilities: (rows, classes), by models that did not learn from the row.
+        labels: (rows,), class numbers.
+    """
+    of_class = np.eye(probabilities.shape[1])[labels]
+    counts = of_class.sum(0)
+    means = (of_class * probabilities).sum(0) / np.maximum(counts, 1)
+    thresholds = np.where(counts > 0, means, np.inf)  # a class without rows has no threshold to reach
+    reached = np.where(probabilities >= thresholds, probabilities, -1.0)
+    return np.where(reached.max(1) >= 0, reached.argmax(1), -1)
+
+
+def find_label_errors(probabilities: NDArray[np.floating], labels: Ints) -> LabelErrors:
+    """Rows that confidently have another class than their label, off the diagonal of the confident joint.
+
+    A row whose label is also the most probable class is none. The order is by the normalised margin: the probability of
+    the label minus that of the most probable other class. Arguments as in `confident_classes`.
+    """
+    probabilities = probabilities.astype(np.float64)
+    confident = confident_classes(probabilities, labels)
+    rows = np.flatnonzero((confident >= 0) & (confident != labels) & (probabilities.argmax(1) != labels))
+    found, own = probabilities[rows], labels[rows]
+    of_label = found[np.arange(len(rows)), own]
+    others = np.where(np.eye(found.shape[1], dtype=np.bool_)[own], -np.inf, found)
+    order = np.argsort(of_label - others.max(1), kind="stable")
+    return LabelErrors(rows[order], confident[rows[order]])
