@@ -10,6 +10,7 @@ from kdc.artifact.decision import decision_table, sets_table
 from kdc.artifact.inspection import BASELINES, NAMES, in_order, labels_in_words
 from kdc.common.files import write_whole
 from kdc.common.tables import number
+from kdc.pipeline.config.labelled import PEOPLE
 from kdc.pipeline.config.student_kinds import UNCUT_NAME
 from kdc.pipeline.packaging.markup import render
 from kdc.pipeline.report import plots
@@ -96,8 +97,9 @@ def deferred(facts: Facts) -> str:
     if abstain is None or not abstain.defers or (rates := abstain.evaluation) is None or not rates.coverage.of:
         return ""
     share = 100 * (1 - rates.coverage.hits / rates.coverage.of)
-    labels = (facts.where.labels or "the labels").removeprefix("model:")
-    unlike = {"the teacher": rates.disagreement, f"{labels} (labels)": rates.error}
+    unlike = {"the teacher": rates.disagreement}
+    if facts.where.labels != PEOPLE and facts.replaced is not None:
+        unlike[f"{facts.replaced.model}'s labels"] = rates.error
     agreements = [f"{100 * (1 - rate.hits / rate.of):.1f} % with {whose}" for whose, rate in unlike.items() if rate]
     return (
         f"With --defer {abstain.aim}, {share:.1f} % of the evaluation rows go on upstream. "
