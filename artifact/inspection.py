@@ -53,6 +53,7 @@ def render(manifest: Manifest) -> str:
         + (f", trained in {lineage.trained}" if lineage.trained else ""),
         *([] if manifest.second is None else [f"second      {manifest.second.text}"]),
         f"data        {lineage.data_fingerprint}",
+        *([f"labels      {labels_in_words(lineage.labels)}"] if lineage.labels else []),
         f"packages    {', '.join(f'{name} {version}' for name, version in lineage.packages.items())}",
         f"judged on   {lineage.cpu}" + (f", {lineage.gpu}" if lineage.gpu else ""),
         f"length      at most {length} tokens{windows}; calibration temperature {manifest.temperature:.3f}",
@@ -68,6 +69,15 @@ def render(manifest: Manifest) -> str:
     if manifest.contract is not None:
         lines += ["", render_contract(manifest.contract)]
     return "\n".join(lines)
+
+
+def labels_in_words(labels: str | None) -> str:
+    """What scores mean by `Lineage.labels`; "" if that is not known."""
+    if labels is None:
+        return ""
+    if labels == "people":
+        return "scores are by people's labels"
+    return f"scores are agreement with {labels.removeprefix('model:')}'s labels, not accuracy by people's labels"
 
 
 def in_order(names: Iterable[str]) -> list[str]:

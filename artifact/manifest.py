@@ -116,6 +116,8 @@ class Lineage(Frozen):
     gpu: str | None = None  # None if a CPU trained
     # Share of training rows with each label. None for regression.
     label_share: tuple[Annotated[float, Field(ge=0, le=1)], ...] | None = None
+    # Who labelled the evaluation rows: "people", "model:NAME", or None if kdc does not know.
+    labels: str | None = Field(None, max_length=300)
     trained: str  # number format and threads; "" if nothing was trained
 
 

@@ -15,6 +15,7 @@ from kdc.artifact.artifact_options import TERMS
 from kdc.artifact.question_forms import description_of
 from kdc.common.errors import InputError
 from kdc.pipeline.config.compress_options import COMPRESS
+from kdc.pipeline.config.labelled import read_description
 from kdc.pipeline.config.presets import CUTS, FAMILIES, RECIPES, TASK_PRESETS, method_rates
 from kdc.pipeline.config.settings import Config
 from kdc.pipeline.config.student_kinds import CHECKPOINT
@@ -151,20 +152,11 @@ def _presets(asked: Layer) -> Layer:
 
 
 def _of_labelled(train: Any) -> Layer:
-    """Columns and question of a table that `kdc label` wrote; nothing for other tables.
-
-    Raises:
-        InputError: the file beside the table is damaged.
-    """
-    description = description_of(train)
-    if train is None or not description.is_file():
+    """Columns and question of a table that `kdc label` wrote; nothing for other tables."""
+    description = read_description(train)
+    if description is None:
         return {}
-    try:
-        columns = {"text": str(json.loads(description.read_text(encoding="utf-8"))["text"]), "label": "label"}
-    except (ValueError, TypeError, KeyError):
-        remedy = "make it again by kdc label, or remove it and name --text and --label"
-        raise InputError("the description of a labelled table is damaged", given=description, remedy=remedy) from None
-    return {"data": columns, "operating": {"question": description}}
+    return {"data": {"text": description.text, "label": "label"}, "operating": {"question": description_of(train)}}
 
 
 def _merge(*layers: Layer) -> Layer:

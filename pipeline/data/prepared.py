@@ -53,8 +53,8 @@ _DAMAGED = (OSError, ValueError, KeyError, TypeError)
 _AGAIN = "run again with `--from data`"
 
 
-def prepare(folder: Path, task: Task, data: DataSettings, *, seed: int) -> DataReport:
-    """Write and count all rows.
+def prepare(folder: Path, task: Task, data: DataSettings, *, seed: int, people_judge: bool = True) -> DataReport:
+    """Write and count all rows; `people_judge` as in `split_rows`.
 
     Raises:
         InputError: lists mistakes in all files, or there are too few rows.
@@ -66,7 +66,8 @@ def prepare(folder: Path, task: Task, data: DataSettings, *, seed: int) -> DataR
     with tempfile.TemporaryDirectory(dir=folder, prefix="staging-", ignore_cleanup_errors=True) as staging:
         task, rows = read_all(data, task, Path(staging), seed)
         task = decided_by(task, data.metric)
-        parts = split_rows(task, rows, data.max_train_rows, seed, most_unlabeled=data.max_unlabeled_rows)
+        most = data.max_unlabeled_rows
+        parts = split_rows(task, rows, data.max_train_rows, seed, most_unlabeled=most, people_judge=people_judge)
         near = near_train(rows, parts)
         report = make_report(task, rows, parts, near)
         first_row = 0

@@ -2,9 +2,10 @@
 
 import numpy as np
 
+from kdc.pipeline.config.labelled import PEOPLE
 from kdc.pipeline.config.tasks import Task
 from kdc.pipeline.data.overlap import WORDS_OF_A_RUN, Ints
-from kdc.pipeline.data.rows import CheckedRows
+from kdc.pipeline.data.rows import FEWEST_PEOPLE, CheckedRows
 from kdc.pipeline.data.splits import Part, related
 from kdc.pipeline.results.data import DataReport, SplitCounts
 
@@ -19,6 +20,8 @@ def make_report(task: Task, rows: dict[str, CheckedRows], parts: dict[str, Part]
     used = sum(len(part) for part in parts.values() if part.origin == "train")
     report = DataReport(
         kind=task.kind,
+        labels=_labels(rows[parts["eval"].origin], parts["eval"]),
+        replaced=rows["train"].description,
         splits={name: _count(task, rows[part.origin], part) for name, part in parts.items()},
         held_out=len(parts["eval"]) if parts["eval"].origin == "train" else 0,
         unused_train_rows=len(rows["train"]) - used,
@@ -27,6 +30,13 @@ def make_report(task: Task, rows: dict[str, CheckedRows], parts: dict[str, Part]
         skipped={name: split.skipped for name, split in rows.items() if split.skipped},
     )
     return report.model_copy(update={"warnings": tuple(_warnings(task, report, rows, near))})
+
+
+def _labels(rows: CheckedRows, part: Part) -> str | None:
+    """Who labelled the rows of a part."""
+    if rows.description is None:
+        return None
+    return PEOPLE if rows.people[part.chosen].all() else f"model:{rows.description.model}"
 
 
 def _count(task: Task, rows: CheckedRows, part: Part) -> SplitCounts:
@@ -85,6 +95,12 @@ def _warnings(task: Task, report: DataReport, rows: dict[str, CheckedRows], near
     warnings, duplicates = [], report.duplicates
     if report.held_out:
         warnings.append(f"no evaluation rows were given: {report.held_out:,} training rows are held out")
+    people = sum(int(split.people.sum()) for split in rows.values())
+    if people and report.labels != PEOPLE:
+        warnings.append(
+            f"{people:,} rows have people's labels and judge nothing: that takes {FEWEST_PEOPLE} of them, or a tenth "
+            "of the rows, and no --teacher-scores (docs/how-to/labels-from-an-llm.md)"
+        )
     largest, count = int(np.bincount(rows["train"].units).max()), len(rows["train"])
     if largest > _LARGE_UNIT * count:
         warnings.append(

@@ -19,11 +19,12 @@ from kdc.artifact.manifest import MAX_MANIFEST_BYTES
 from kdc.artifact.task_kinds import KINDS, Kind
 from kdc.common.errors import InputError
 from kdc.pipeline.config.data_settings import DataSettings
+from kdc.pipeline.config.labelled import HOW, PEOPLE, Description, read_description
 from kdc.pipeline.config.metrics import fitting
 from kdc.pipeline.config.tasks import Task
 from kdc.pipeline.data.fields import check_text, group_of, hash_of, sides_of, time_of
 from kdc.pipeline.data.labels import NOT_TRAINED, LabelReader
-from kdc.pipeline.data.overlap import Ints, Runs, connect, near_rows, runs_of
+from kdc.pipeline.data.overlap import Ints, Mask, Runs, connect, near_rows, runs_of
 from kdc.pipeline.data.problems import FileProblem, Problems, RowProblem
 from kdc.pipeline.data.readers import find_columns, read_records
 from kdc.pipeline.data.sources import Columns, SplitSource, columns_of, is_glue, locate
@@ -33,6 +34,7 @@ _MOST_BROKEN = 0.001  # largest share skipped in a published file
 _BATCH_ROWS = 1024
 _BATCH_CHARACTERS = 4 << 20
 _NOTHING_MORE = DataSettings()
+FEWEST_PEOPLE = 100  # rows with people's labels that may judge: fewer settle no limit
 _COLUMNS = {
     "text": pa.string(),
     "text_pair": pa.string(),
@@ -41,6 +43,7 @@ _COLUMNS = {
     "second_hash": pa.int64(),
     "group_hash": pa.int64(),
     "time": pa.float64(),
+    "people": pa.bool_(),
 }
 
 
@@ -52,6 +55,7 @@ class CheckedRows:
     table: pa.Table  # memory-mapped; only columns without gaps
     labels: LabelReader | None  # None if unlabelled
     skipped: int  # known broken rows
+    description: Description | None = None  # of a table that `kdc label` wrote
 
     def __len__(self) -> int:
         return self.table.num_rows
@@ -81,6 +85,21 @@ class CheckedRows:
     def times(self) -> npt.NDArray[np.float64] | None:
         """(rows,), or None."""
         return self._numbers("time")
+
+    @cached_property
+    def people(self) -> Mask:
+        """Whether `kdc label` took each row's label from people, (rows,)."""
+        column = self._numbers("people")
+        return np.zeros(len(self), dtype=np.bool_) if column is None else column
+
+    def judging(self, size: int, people_judge: bool) -> Mask:
+        """Rows that may judge models, (rows,): those with people's labels, or those without.
+
+        Args:
+            size: of the evaluation set; people judge if they labelled as many rows, or `FEWEST_PEOPLE`.
+        """
+        enough = max(min(size, FEWEST_PEOPLE), 1)
+        return self.people if people_judge and int(self.people.sum()) >= enough else ~self.people
 
     @cached_property
     def runs(self) -> Runs:
@@ -168,11 +187,13 @@ def check_split(
 ) -> CheckedRows:
     """Store good rows in `folder`; report the others."""
     before = len(problems)
+    description = read_description(source.path) if labels is not None else None
     columns = columns_of(
         task,
         labeled=labels is not None,
         group="group" if source.format == "pydocs" else data.group,
         time=data.time if source.split == "train" else None,
+        how=None if description is None else HOW,
     )
     path = folder / f"{source.split}.arrow"
     write_stream(path, _batches(_good_rows(source, columns, labels, problems, seed), labels))
@@ -185,7 +206,7 @@ def check_split(
         problems.add(source, None, RowProblem("row has too few columns", remedy=remedy), skipped)
     if not len(table) and len(problems) == before:
         problems.add(source, None, FileProblem("no rows", remedy="the file has no rows: check the path"))
-    return CheckedRows(source, table, labels, skipped)
+    return CheckedRows(source, table, labels, skipped, description)
 
 
 def _good_rows(
@@ -209,7 +230,7 @@ def _good_rows(
 
 
 def _check_row(line: int, fields: Sequence[object], columns: Columns, labels: LabelReader | None) -> dict[str, Any]:
-    first, second, answer, group, time = fields
+    first, second, answer, group, time, how = fields
     # Read the label first: it counts even if the text is bad.
     label = labels.read(answer, line) if labels is not None else None
     text = check_text(first, columns.text[0])
@@ -221,6 +242,8 @@ def _check_row(line: int, fields: Sequence[object], columns: Columns, labels: La
         good["group_hash"] = hash_of(group_of(group, columns.group[0]), None)
     if columns.time:
         good["time"] = time_of(time, columns.time[0])
+    if columns.how:
+        good["people"] = how == PEOPLE
     return good
 
 

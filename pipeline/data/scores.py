@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from kdc.common.errors import InputError
+from kdc.pipeline.config.labelled import HOW, PEOPLE
 from kdc.pipeline.config.tasks import Task
 from kdc.pipeline.data.prepared import PreparedData, digest, texts_of
 from kdc.pipeline.data.problems import FileProblem, Problems
@@ -31,11 +32,18 @@ def scores_of_rows(path: Path, data: PreparedData) -> NDArray[np.float32]:
     Raises:
         InputError: unreadable, columns or rows missing, or invalid probabilities.
     """
-    logits, by_id = Scores(path, data.task).by_key()
+    scores = Scores(path, data.task)
+    logits, by_id = scores.by_key()
     parts, missing = [], []
     for split in filter(data.has, SPLITS):
         rows = data.rows(split)
         keys: list[Any] = rows["row"][:] if by_id else [digest(text) for text in texts_of(rows)]
+        if split not in ("train", "unlabeled") and not scores.people.isdisjoint(keys):
+            raise InputError(
+                "the teacher's scores hold people's labels of rows that judge it: it would always be right",
+                given=f"{path}, column {HOW}, {split} rows",
+                remedy="let the model answer these texts too: kdc label without `label` in SPEC",
+            )
         answers = [logits[key] for key in keys if key in logits]
         if len(answers) < len(keys):
             missing.append(f"{len(keys) - len(answers)} of {len(keys)} {split} rows")
@@ -71,6 +79,7 @@ class Scores:
     def __init__(self, path: Path, task: Task) -> None:
         self.path, self.task = path, task
         self.table = _read_table(path)
+        self.people: set[Any] = set()  # keys of rows that people labelled, after `by_key`
 
     def by_key(self) -> tuple[dict[Any, NDArray[np.float64]], bool]:
         """Logits (outputs,) by row id or text fingerprint, and whether by id."""
@@ -87,6 +96,7 @@ class Scores:
         else:
             texts = zip(*(map(str, self.table[name]) for name in columns), strict=True)
             keys = [digest(text) for text in texts]
+        self.people = {key for key, how in zip(keys, self.table.get(HOW, ()), strict=False) if how == PEOPLE}
         logits: dict[Any, NDArray[np.float64]] = {}
         rows = zip(keys, self._logits(), strict=True)
         differs = [not np.array_equal(logits.setdefault(key, row), row) for key, row in rows]

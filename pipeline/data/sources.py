@@ -75,16 +75,19 @@ class Columns(NamedTuple):
     label: tuple[str, ...] = ()
     group: tuple[str, ...] = ()  # optional in unlabelled files
     time: tuple[str, ...] = ()
+    how: tuple[str, ...] = ()  # of a table that `kdc label` wrote
 
 
-def columns_of(task: Task, *, labeled: bool, group: str | None = None, time: str | None = None) -> Columns:
+def columns_of(
+    task: Task, *, labeled: bool, group: str | None = None, time: str | None = None, how: str | None = None
+) -> Columns:
     """The columns of a task's files, including GLUE's own names."""
     own = _GLUE_NAMES.get(task.name, {})
 
     def names(column: str | None) -> tuple[str, ...]:
         return tuple(name for name in (own.get(column or ""), column) if name)
 
-    return Columns(*map(names, (task.text, task.text_pair, task.label if labeled else None, group, time)))
+    return Columns(*map(names, (task.text, task.text_pair, task.label if labeled else None, group, time, how)))
 
 
 def locate(data: DataSettings) -> tuple[SplitSource, ...]:

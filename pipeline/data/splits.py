@@ -35,8 +35,12 @@ def split_rows(
     seed: int,
     *,
     most_unlabeled: int | None = None,
+    people_judge: bool = True,
 ) -> dict[str, Part]:
     """Choose every split's rows.
+
+    Args:
+        people_judge: evaluate on rows with people's labels if there are enough; else they only train.
 
     Raises:
         InputError: too few rows.
@@ -45,18 +49,23 @@ def split_rows(
     classes, units = train.classes(task), train.units
     free = np.ones(len(train), dtype=np.bool_)
     held_out = np.zeros(len(train), dtype=np.bool_)
-    parts = {name: Part(name, np.ones(len(others), dtype=np.bool_)) for name, others in rows.items()}
+    parts = {name: Part(name, others.judging(len(others), people_judge)) for name, others in rows.items()}
+    size = max(round(len(train) * HELD_OUT_SHARE), 1)
+    judging = train.judging(size, people_judge)
     if "eval" not in rows:
-        size = max(round(len(train) * HELD_OUT_SHARE), 1)
         if train.times is None:
-            held_out = pick_slice(units, classes, free, size, 3 * seed)
-            free = ~held_out
+            held_out = pick_slice(units, classes, judging, size, 3 * seed)
+            free = ~np.isin(units, units[held_out])
         else:
             held_out, free = pick_last(units, train.times, size)
+            held_out &= judging
         parts["eval"] = Part("train", held_out)
-    tune = pick_slice(units, classes, free, tune_size(int(free.sum()), max_train_rows), 3 * seed + 1)
+    size = tune_size(int(free.sum()), max_train_rows)
+    is_enough = not people_judge or int((free & judging).sum()) >= size
+    tune = pick_slice(units, classes, free & judging if is_enough else free, size, 3 * seed + 1)
     parts["tune"] = Part("train", tune)
-    parts["train"] = Part("train", sample(classes, free & ~tune, max_train_rows or len(train), 3 * seed + 2))
+    free &= ~np.isin(units, units[tune])
+    parts["train"] = Part("train", sample(classes, free, max_train_rows or len(train), 3 * seed + 2))
     if "unlabeled" in rows:
         # Texts that belong to tuning or held-out rows would leak them.
         others = rows["unlabeled"]

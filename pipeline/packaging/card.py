@@ -5,7 +5,7 @@ from pathlib import Path
 from kdc.artifact.contract.judgement import Judgement
 from kdc.artifact.contract.text import sentence, table
 from kdc.artifact.decision import decision_table, sets_table
-from kdc.artifact.inspection import cells
+from kdc.artifact.inspection import cells, labels_in_words
 from kdc.artifact.manifest import Manifest
 from kdc.pipeline.config.student_kinds import UNCUT_NAME
 from kdc.pipeline.packaging.hugging_face import CONFIG, WEIGHTS
@@ -38,6 +38,7 @@ def model_card(
         teacher=teacher,
         adapted=adapted,
         uncut=lineage.student.removeprefix(UNCUT_NAME) if lineage.student.startswith(UNCUT_NAME) else None,
+        labels=labels_in_words(lineage.labels),
         models=cells(manifest.metrics, task.metric),
         candidates=_candidates(int8, task.metric),
         decisions=decision_table(task.points, task.abstain),

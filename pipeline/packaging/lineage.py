@@ -15,6 +15,7 @@ from kdc.pipeline.config.training_settings import TeacherSettings
 from kdc.pipeline.data.sources import HUB_NAME
 from kdc.pipeline.models.minilm import HUB_ID
 from kdc.pipeline.models.vocabulary import read_kept
+from kdc.pipeline.results.data import DataResult
 from kdc.pipeline.results.training import StudentResult, TrainingSummary
 from kdc.pipeline.rundir.context import Run
 from kdc.pipeline.rundir.fingerprints import gpu_name
@@ -53,6 +54,7 @@ def lineage_of(run: Run) -> Lineage:
         cpu=machine.cpu().model,
         gpu=gpu_name(run.device),
         trained=_trained(run.result(StudentResult).training),
+        labels=run.result(DataResult).report.labels,
         label_share=label_share(np.asarray(data.rows("train")["label"][:]), data.task),
     )
 

@@ -9,6 +9,7 @@ from pydantic import Field
 
 from kdc.artifact.decision import Abstention, LabelSets, OperatingPoint
 from kdc.artifact.manifest import Kind, Lineage
+from kdc.pipeline.config.labelled import Description
 from kdc.pipeline.quality.calibration import Reliability
 from kdc.pipeline.results.artifact import Pair, WholeJudgement
 from kdc.pipeline.results.base import Result, Scores
@@ -166,6 +167,7 @@ class Facts(Result):
     contract: WholeJudgement | None
     candidates: CandidateFacts | None  # None if no contract limits costs
     where: Origin
+    replaced: Description | None = None  # the large model that labelled the training table
 
     def to_json(self) -> dict[str, Any]:
         return self.model_dump(mode="json", exclude_unset=True, by_alias=True)

@@ -127,6 +127,7 @@ def gather(root: Path, *, examples: int) -> Facts:
             run.config.contract.terms,
         ),
         where=_origin(root, manifest, tokens),
+        replaced=tokens.report.replaced,
         notes=run.result(PackageResult).notes,
     )
     words = verdict(gathered) + wide(student, teacher, evaluation.labels, task, evaluation.groups)

@@ -7,9 +7,10 @@ from typing import Any
 from kdc.artifact.contract.text import sentence
 from kdc.artifact.contract.text import table as contract_table
 from kdc.artifact.decision import decision_table, sets_table
-from kdc.artifact.inspection import BASELINES, NAMES, in_order
+from kdc.artifact.inspection import BASELINES, NAMES, in_order, labels_in_words
 from kdc.common.files import write_whole
 from kdc.common.tables import number
+from kdc.pipeline.config.labelled import PEOPLE
 from kdc.pipeline.config.student_kinds import UNCUT_NAME
 from kdc.pipeline.packaging.markup import render
 from kdc.pipeline.report import plots
@@ -79,6 +80,33 @@ def table(facts: Facts) -> list[list[str]]:
     return lines
 
 
+def replaced_table(facts: Facts) -> list[list[str]]:
+    """The large model beside the student, header first; empty if kdc does not know it."""
+    large, student = facts.replaced, facts.models[facts.served]
+    if large is None:
+        return []
+    costs = [number(large.p50_ms, 0), number(large.p95_ms, 0), number(large.usd_per_million_texts, 2)]
+    own = [number(student.latency_p50_ms, 2), number(student.latency_p95_ms, 2), "-"]
+    titles = ["model", "p50, ms", "p95, ms", "US dollars for a million texts"]
+    return [titles, [large.model, *costs], [f"student, {facts.served}", *own]]
+
+
+def deferred(facts: Facts) -> str:
+    """What goes on to the large model by `--defer`; "" without it."""
+    abstain = None if facts.abstention is None else facts.abstention.abstain
+    if abstain is None or not abstain.defers or (rates := abstain.evaluation) is None or not rates.coverage.of:
+        return ""
+    share = 100 * (1 - rates.coverage.hits / rates.coverage.of)
+    unlike = {"the teacher": rates.disagreement}
+    if facts.where.labels != PEOPLE and facts.replaced is not None:
+        unlike[f"{facts.replaced.model}'s labels"] = rates.error
+    agreements = [f"{100 * (1 - rate.hits / rate.of):.1f} % with {whose}" for whose, rate in unlike.items() if rate]
+    return (
+        f"With --defer {abstain.aim}, {share:.1f} % of the evaluation rows go on upstream. "
+        f"If these count as agreeing, the pair agrees on {' and '.join(agreements)}."
+    )
+
+
 def _values(facts: Facts) -> dict[str, Any]:
     judgement, where = facts.contract, facts.where
     trained = f", trained in {where.trained}" if where.trained else ""
@@ -93,6 +121,9 @@ def _values(facts: Facts) -> dict[str, Any]:
         ),
         "sets": sets_table(facts.sets),
         "models": table(facts),
+        "labels": labels_in_words(facts.where.labels),
+        "replaced": replaced_table(facts),
+        "deferred": deferred(facts),
         "origin": [
             ("teacher", where.teacher),
             ("student", f"{where.student}, recipe {where.recipe}, seed {where.seed}{trained}"),

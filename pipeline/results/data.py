@@ -2,6 +2,7 @@
 
 from pydantic import Field
 
+from kdc.pipeline.config.labelled import Description
 from kdc.pipeline.results.base import Result, StageResult
 
 
@@ -28,6 +29,8 @@ class DataReport(Result):
     """Also in `data/report.json`."""
 
     kind: str = ""  # of the label column
+    labels: str | None = None  # who labelled the evaluation rows, as in the manifest's lineage
+    replaced: Description | None = None  # the large model that labelled the training table
     splits: dict[str, SplitCounts] = Field(default_factory=dict)
     held_out: int = 0  # training rows used for evaluation
     unused_train_rows: int = 0  # beyond `data.max_train_rows`

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from kdc.common import machine
+from kdc.pipeline.config.labelled import read_description
 from kdc.pipeline.config.settings import Config
 from kdc.pipeline.config.tasks import task_of
 from kdc.pipeline.config.training_settings import StudentSettings, TeacherSettings
@@ -32,7 +33,11 @@ def as_json(settings: dict[str, Any]) -> dict[str, Any]:
 def labelled_rows(config: Config) -> dict[str, Any]:
     """Without unlabelled rows: new ones must not retrain the teacher."""
     unused = {"data", "train", "eval", "unlabeled", "max_unlabeled_rows", "audit_labels"}
+    described = [read_description(table) for table in (config.data.train, config.data.eval)]
+    labellers = [table and table.model for table in described]
+    by = {"labellers": labellers, "people_judge": config.teacher.scores is None} if any(labellers) else {}
     return {
+        **by,
         **config.data.model_dump(mode="json", exclude=unused),
         "task_name": task_of(config.data).name,
         "seed": config.run.seed,

@@ -39,7 +39,9 @@ def depends_on(run: Run) -> dict[str, Any]:
 def run(run: Run, out: Path) -> DataResult:
     """Make the rows."""
     config = run.config
-    report = prepare(out, task_of(config.data), config.data, seed=config.run.seed)
+    # To a teacher whose scores `kdc label` wrote, people's labels are its own: it would always be right.
+    people_judge = config.teacher.scores is None
+    report = prepare(out, task_of(config.data), config.data, seed=config.run.seed, people_judge=people_judge)
     for warning in report.warnings:
         run.say(f"warning: {warning}")
     task = open_data(out).task

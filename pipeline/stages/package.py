@@ -17,6 +17,7 @@ import numpy as np
 
 from kdc.artifact.contract.judgement import Judgement
 from kdc.artifact.folder import describe_files, load_manifest, write_manifest
+from kdc.artifact.inspection import labels_in_words
 from kdc.artifact.manifest import CPU_PROVIDER, CUDA_PROVIDER, MANIFEST_NAME, Manifest, TaskInfo
 from kdc.artifact.question_forms import read_questions
 from kdc.common.files import write_whole
@@ -94,7 +95,16 @@ def run(run: Run, out: Path) -> PackageResult:
         contract=judgement,
         sets=manifest.task.sets,
         notes=tuple(
-            note for note in (of_teacher, quantized.note, _fp16_note(manifest), *evaluated.notes, *notes) if note
+            note
+            for note in (
+                labels_in_words(manifest.lineage.labels),
+                of_teacher,
+                quantized.note,
+                _fp16_note(manifest),
+                *evaluated.notes,
+                *notes,
+            )
+            if note
         ),
         example=example,
         headline=f"{final.name}, sha256 {manifest.sha256[:16]}{verdict}",

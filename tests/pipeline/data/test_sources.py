@@ -37,6 +37,7 @@ class Row(NamedTuple):
     label: object
     group: object
     time: object
+    how: object = None
 
 
 def read_rows(source: SplitSource, columns: Columns, problems: Problems, *, seed: int) -> Iterator[Row]:

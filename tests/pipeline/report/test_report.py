@@ -246,6 +246,42 @@ def test_quoted_texts_cannot_become_part_of_the_page(facts: dict[str, Any]) -> N
     assert reader.tables[1][1][:2] == ["<script>alert(1)</script>", "a | b\n$x^2$ & <b>"]
 
 
+def replacing(facts: dict[str, Any], labels: str) -> Facts:
+    """As if a large model had labelled the rows, and 30 of 120 were deferred."""
+    changed = copy.deepcopy(facts)
+    changed["replaced"] = {"text": "text", "model": "<b>large", "how": {"votes": 400}, "usd": 0.3, "p50_ms": 812.4}
+    changed["where"]["labels"] = labels
+    rates = {"coverage": 90, "disagreement": 6, "error": 12}
+    evaluation: dict[str, Any] = {name: {"hits": hits, "of": 120, "low": 0, "high": 1} for name, hits in rates.items()}
+    evaluation["accuracy"] = {"hits": 78, "of": 90, "low": 0, "high": 1}
+    abstain = {"threshold": 0.7, "aim": "disagreement<=0.1", "evaluation": evaluation}
+    changed["abstention"] = {"abstain": abstain, "teacher": [[1, 1]], "student": [[1, 1]]}
+    return Facts.model_validate(changed)
+
+
+def test_the_last_section_is_of_the_model_that_is_replaced(facts: dict[str, Any]) -> None:
+    told = page(replacing(facts, "model:<b>large"))
+    student = facts["models"][facts["served"]]
+    large, own = Reader(told).tables[-1][1:]
+    assert large == ["<b>large", "812", "-", "750.00"]  # 0.3 USD for 400 texts
+    assert own[1:3] == [f"{student['latency_p50_ms']:.2f}", f"{student['latency_p95_ms']:.2f}"]
+    last = html.unescape(told.rpartition("<h2>")[2])
+    assert last.startswith("The model you replace</h2>")
+    assert "25.0 % of the evaluation rows go on upstream" in last
+    assert "95.0 % with the teacher and 90.0 % with <b>large's labels" in last
+
+
+def test_peoples_labels_are_no_agreement_with_the_model(facts: dict[str, Any]) -> None:
+    """Rows that go on count as agreeing: with the model they would, with people they may not."""
+    told = markdown(replacing(facts, "people"))
+    assert "95.0 % with the teacher." in told
+    assert "90.0 %" not in told
+
+
+def test_of_other_runs_no_replaced_model_is_told(text: str) -> None:
+    assert "The model you replace" not in text
+
+
 def test_without_examples_no_row_is_quoted(run: Path, tmp_path: Path) -> None:
     copied = tmp_path / "run"
     shutil.copytree(run, copied, symlinks=True)
