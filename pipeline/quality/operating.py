@@ -126,8 +126,8 @@ def _by_interval(probabilities: NDArray[np.floating], has_label: Flags, aim: Aim
 def _best_shown(
     surest: "_SurestOf", probabilities: NDArray[np.floating], right: Flags, bound: float, groups: Groups | None
 ) -> Surest:
-    """The rows that show `bound`, else the highest bound below it. The shown bound depends on the requested bound, so it
-    is requested next."""
+    """The rows that show `bound`, else the highest bound below it. The shown bound depends on the requested bound, so
+    it is requested next."""
     best = surest(probabilities, right, bound, groups)
     while best.bound:
         again = surest(probabilities, right, float(floor4(best.bound)), groups)
