@@ -46,7 +46,7 @@ def scaled(logits: Outputs, temperature: float, wanted: float) -> Outputs:
 
 
 def check_second(run: Run) -> None:
-    """Before training.
+    """Refuse an impossible second model before training.
 
     Raises:
         InputError: the task is a regression, the teacher is not exported, or rows, labels or tokens differ.

@@ -20,7 +20,8 @@ _TOKENS = -2  # the axis of tokens in (batch, tokens, width)
 def keep_first_tokens(model: ModelProto) -> int:
     """Change a graph in place, from the head backwards. Returns the number of nodes that compute less.
 
-    If all readers of a node's output need only the first token, so does the node. Otherwise a Slice takes it for them.
+    If all readers of a node's output need only the first token, so does the node. Otherwise a Slice
+    takes the first token for these readers.
     """
     graph, shapes = model.graph, _shapes(model)
     constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer if len(tensor.dims) < 2}

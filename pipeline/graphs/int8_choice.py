@@ -42,9 +42,9 @@ def is_faster(candidate: Int8Measurement, fp32: Int8Measurement) -> bool:
 def choose(measured: Mapping[str, Int8Measurement], standard: Standard) -> Int8Choice:
     """Choose the fastest eligible candidate that loses at most `max_drop`; not the entry "fp32".
 
-    Among equal speeds (within noise), the smallest mean difference from fp32's outputs wins,
-    because few labels move metrics. Speed is throughput in batches of 32, which is less noisy than latency. Candidates
-    of one graph share their best speed.
+    Among equal speeds (within noise), the smallest mean difference from fp32's outputs wins, because few labels move
+    metrics. Speed is throughput in batches of 32, which is less noisy than latency. Candidates of one graph share their
+    best speed.
     """
     invariant = {name: each for name, each in measured.items() if is_eligible(each)}
     drops = {name: standard.drop(each) for name, each in invariant.items()}

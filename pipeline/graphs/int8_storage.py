@@ -20,7 +20,7 @@ _LARGEST = 127
 _NARROWEST = 8  # columns of a table; scales of a narrower one take as much space
 _RESTORED_AT_LOAD = 1024  # rows of a table at most, such as positions
 _BLOCK, _MIDDLE = 32, 8  # 4-bit numbers per scale, and the number that means 0
-_SHRUNK = (1.0, 0.9, 0.8, 0.7)  # scales to try, as shares of the largest number's
+_SHRUNK = (1.0, 0.9, 0.8, 0.7)  # scales to try, as shares of the one that reaches the largest number
 _SMALLEST_NORMAL_FP16 = 6.2e-5
 
 

@@ -116,7 +116,7 @@ class Trials:
         )
 
     def choose(self, choose: Callable[[Mapping[str, Int8Measurement], Standard], Int8Choice]) -> Int8Choice:
-        """Choose until the winner is batch-invariant; static candidates rarely are not."""
+        """Choose until the winner is batch-invariant. Only winners are checked: static candidates rarely fail."""
         while True:
             choice = choose(self.measured, self.standard)
             if choice.winner is None or self._is_invariant(choice.winner):

@@ -58,7 +58,7 @@ def card_metadata(manifest: Manifest, *, models: list[str], dataset: tuple[str, 
     """The model card's YAML head, for the hub.
 
     Args:
-        models: hub ids that gave the weights.
+        models: hub ids of the models that gave the weights.
         dataset: hub id, configuration and split of the evaluation rows.
     """
     task = manifest.task

@@ -83,7 +83,7 @@ def _teacher_name(settings: TeacherSettings) -> str:
 
 
 def base_models(student: str, teacher: str) -> list[str]:
-    """Hub id that gave the weights, if any."""
+    """Hub id of the model that gave the weights, if any."""
     name = teacher if kind_of(student).is_of_teacher else student
     is_public = name == "minilm" or not Path(name).exists()
     return [_public_name(name)] if is_public and _HUB_ID.fullmatch(_public_name(name)) else []
