@@ -1,5 +1,5 @@
-"""The command line `kdc`. Each command parses its options and makes one call; heavy imports wait until then. Long
-tables of options lie in the room whose settings they change."""
+"""The command line `kdc`. Each command makes one call; heavy imports wait until then. Long tables of options lie in the
+room whose settings they change."""
 
 import json
 import os

@@ -1,7 +1,6 @@
 """Decision thresholds, and how often the decisions are right.
 
-Without operating points a row gets its most probable class, or all labels whose probability is at least `HALF`. Without
-an abstention every row is answered.
+Without operating points a row gets its most probable class, or all labels from `HALF` on.
 """
 
 from typing import Annotated
@@ -16,16 +15,12 @@ ABSTAINED = "abstained"
 
 
 class Rates(Frozen):
-    """Rates of a threshold."""
-
     precision: Rate
     recall: Rate
     false_alarms: Rate  # share of rows without the label that get it
 
 
 class Answered(Frozen):
-    """Rates of an abstention."""
-
     coverage: Rate
     accuracy: Rate
     disagreement: Rate | None = None  # share of all rows that are answered unlike the teacher
@@ -35,8 +30,8 @@ class Answered(Frozen):
 class Covered(Frozen):
     """Rates of label sets."""
 
-    coverage: Rate  # share of sets with the true label
-    single: Rate  # share with one label
+    coverage: Rate  # of sets with the true label
+    single: Rate  # of sets with one label
     size: float = Field(ge=1)  # mean labels
 
 
@@ -69,7 +64,6 @@ class Abstention(Threshold):
 
     @property
     def defers(self) -> bool:
-        """Whether the aim bounds shares of all rows."""
         return "<=" in self.aim
 
 
@@ -83,7 +77,7 @@ class LabelSets(Frozen):
 
 
 def sets_table(sets: LabelSets | None) -> list[list[str]]:
-    """Cells of text, header first; empty without sets."""
+    """Cells, header first; empty without sets."""
     if sets is None:
         return []
     rates = sets.evaluation
@@ -99,7 +93,7 @@ def sets_table(sets: LabelSets | None) -> list[list[str]]:
 
 
 def decision_table(points: tuple[OperatingPoint, ...], abstain: Abstention | None) -> list[list[str]]:
-    """Cells of text, header first; empty without decisions."""
+    """Cells, header first; empty without decisions."""
     if abstain is not None:
         answered = abstain.evaluation
         cells = ["-"] * 2 if answered is None else [answered.coverage.text, answered.accuracy.text]

@@ -1,4 +1,4 @@
-"""Writes an artifact's `manifest.json`, and reads it with a check of every file."""
+"""Writes an artifact's `manifest.json`; reads it and checks every file."""
 
 import hashlib
 import json
@@ -20,7 +20,7 @@ from kdc.common.files import sha256_of, write_whole
 
 
 def describe_files(folder: Path, names: Iterable[str]) -> dict[str, FileInfo]:
-    """Size and SHA-256 of files, for `Manifest.files`."""
+    """For `Manifest.files`."""
     return {name: FileInfo(sha256=sha256_of(folder / name), size=(folder / name).stat().st_size) for name in names}
 
 
@@ -48,7 +48,7 @@ def load_manifest(folder: Path, *, verify: bool = True, expect_sha256: str | Non
     """Read `manifest.json` and check the artifact.
 
     Args:
-        verify: also check contents, not only presence and size.
+        verify: check contents, not only presence and size.
         expect_sha256: the manifest's `sha256` from its maker, against forgery.
 
     Raises:
@@ -87,7 +87,7 @@ def check_contents(folder: Path, manifest: Manifest) -> None:
 
 
 def read_contents(path: Path, manifest: Manifest, *, verify: bool = True) -> bytes:
-    """Read a file once, and check the bytes that it returns.
+    """Read a file once, and check these bytes.
 
     Raises:
         KdcError: the file is damaged or unreadable.
@@ -127,7 +127,7 @@ def _reading() -> Iterator[None]:
 
 
 def parse_manifest(content: bytes, path: object, *, expect_sha256: str | None = None) -> Manifest:
-    """Parse a manifest, without its files. `path` is for messages.
+    """Parse a manifest alone. `path` is for messages.
 
     Raises:
         InputError: it is not the expected one.

@@ -1,7 +1,6 @@
 """Tells whether an ONNX file holds its weights, without the `onnx` package, which the serving install lacks.
 
-No hash covers weights in another file ("external data"). The reader refuses protobuf groups,
-which no exporter writes.
+No hash covers weights in another file ("external data").
 """
 
 import mmap
@@ -28,7 +27,7 @@ _VARINT, _EIGHT, _BYTES, _FOUR = 0, 1, 2, 5  # protobuf's wire types
 
 
 def is_self_contained(data: bytes | mmap.mmap) -> bool:
-    """Whether an ONNX file holds its weights. False also for damaged or other files, and for millions of fields."""
+    """False also for damaged or other files, and for millions of fields."""
     try:
         return _holds_all(data)
     except IndexError:
@@ -58,7 +57,7 @@ def _holds_all(data: bytes | mmap.mmap) -> bool:
                 at += size
             elif wire in (_EIGHT, _FOUR):
                 at += 8 if wire == _EIGHT else 4
-            else:  # a group, which ONNX readers skip
+            else:  # a group, which ONNX readers skip and no exporter writes
                 return False
         if at != end:
             return False

@@ -8,7 +8,7 @@ from kdc.artifact.decision import decision_table, sets_table
 from kdc.artifact.manifest import Manifest
 from kdc.common.tables import aligned, number
 
-# Models in the order of tables, in words.
+# Models in the order of tables.
 NAMES = {
     "teacher": "teacher",
     "teacher_fp32": "teacher, uncut, ONNX fp32",
@@ -81,14 +81,13 @@ def labels_in_words(labels: str | None) -> str:
 
 
 def in_order(names: Iterable[str]) -> list[str]:
-    """Order models: teachers, students, models made from them, baselines."""
+    """Models in the order of `NAMES`, then baselines."""
     order = [*NAMES, *(f"{name} (cuda)" for name in NAMES), *BASELINES]
     return sorted(names, key=lambda name: (order.index(name) if name in order else len(order), name))
 
 
 def cells(rows: Mapping[str, Mapping[str, Any]], metric: str) -> list[list[str]]:
-    """Cells of text, header first: metrics, percent of the teacher's score, percent of its lead over the majority (if
-    measured), costs. A missing value is "-".
+    """Cells, header first: metrics, percent of the teacher's score, and of its lead over a measured majority, costs.
 
     Args:
         rows: model -> column -> value, as in `Manifest.metrics`.

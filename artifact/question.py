@@ -40,8 +40,7 @@ def _children(value: dict[str, Any] | list[Any]) -> Iterable[Any]:
 
 
 def state_text(state: Any, template: str | None) -> str:
-    """The text that a model reads. Text stays as it is; an object fills the template's `{key}`s; other JSON is written
-    canonically.
+    """The text that a model reads. An object fills the template's `{key}`s; other JSON is written canonically.
 
     Raises:
         ValueError: the object lacks a key of the template, or is nested too deeply.
@@ -72,20 +71,20 @@ class Question(Frozen):
     type: Literal["noul", "choice", "score"]  # OpenAI calls a noul predicate
     instructions: Any = None  # any JSON
     options: tuple[Option, ...] = Field(min_length=2, max_length=MOST_OPTIONS)  # of a score: levels, lowest first
-    # How an object becomes text, as in `state_text`. None: canonical JSON.
+    # See `state_text`. None: canonical JSON.
     template: str | None = None
     label: str | None = None  # the task's label that a noul asks for; None: the one called true, yes or 1
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of what is asked, the same in both APIs. The order counts for levels only. An empty text is none."""
+        """SHA-256, the same in both APIs. The order counts for levels only. An empty text is none."""
         options = [[option.name, _told(option.description)] for option in self.options]
         if self.type == "choice":
             options.sort(key=lambda option: (isinstance(option[0], bool), str(option[0])))
         return hashlib.sha256(canonical([self.type, _told(self.instructions), options]).encode()).hexdigest()
 
     def outputs(self, labels: tuple[str, ...], kind: TaskKind, yes: str | None = None) -> tuple[int, ...] | None:
-        """The model's output for each option, in order; for a noul the output of yes alone. None if none fit.
+        """The model's output for each option; for a noul the output of yes alone. None if none fit.
 
         Args:
             yes: the label that a noul asks for, if not `label`.
@@ -103,7 +102,7 @@ class Question(Frozen):
 
     @property
     def text(self) -> str:
-        """For people, in about a hundred characters."""
+        """In about a hundred characters."""
         asked = self.instructions if isinstance(self.instructions, str) else canonical(self.instructions)
         options = "" if self.type == "noul" else f" ({len(self.options)}: {self.options[0].label}, ...)"
         return f"{self.type}{options} {_shortened(asked)!r}"

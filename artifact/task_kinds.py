@@ -1,4 +1,4 @@
-"""The kinds of task: subclasses of `TaskKind`, listed in `KINDS`. The manifest imports them, so numpy loads late."""
+"""The kinds of task. The manifest imports them, so numpy loads late."""
 
 from typing import Any, Literal
 
@@ -7,7 +7,7 @@ Kind = Literal["classification", "multilabel", "regression"]
 
 
 class TaskKind:
-    """Tasks of one kind. Defaults are those of classification.
+    """Tasks of one kind; defaults are classification's.
 
     Scores are (rows, outputs). Labels are class numbers (rows,), 0 or 1 (rows, outputs) for multi-label, or numbers
     (rows,).
@@ -21,7 +21,7 @@ class TaskKind:
     problem_type = "single_label_classification"  # in transformers
 
     def predictions(self, scores: Any, threshold: float = 0.0) -> Any:
-        """The label of each row, shaped as labels are. A multi-label row has labels from `threshold` on."""
+        """Labels of the rows. A multi-label row has labels from `threshold` on."""
         return scores.argmax(-1)
 
     def certainty(self, probabilities: Any) -> Any:
@@ -29,7 +29,7 @@ class TaskKind:
         return probabilities.max(axis=1, keepdims=True)
 
     def majority(self, labels: Any) -> Any:
-        """The most frequent label. The more frequent answer of each output if multi-label, the mean of numbers."""
+        """The most frequent label, each output's most frequent answer if multi-label, or the mean."""
         import numpy as np
 
         return np.bincount(labels).argmax()

@@ -23,7 +23,6 @@ class Setting:
 
     @property
     def argument(self) -> str:
-        """The command's parameter."""
         return self.name.replace("-", "_")
 
     @property
@@ -44,7 +43,7 @@ def settings(section: str, panel: str | None, *rows: tuple[Any, ...]) -> tuple[S
 
 
 def takes(*settings: Setting) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a command these options. Its first argument receives the given values by setting name."""
+    """Give a command these options. Its first argument receives their values by setting name."""
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         _, *own = inspect.signature(command).parameters.values()

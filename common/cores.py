@@ -9,10 +9,8 @@ from typing import Self
 
 
 def usable_cores(root: Path = Path("/")) -> int:
-    """Cores of this process: the least of affinity and control group quotas, rounded down, at least 1.
-
-    ONNX Runtime counts the machine's cores, which slows down a container with fewer.
-    """
+    """The least of affinity and control group quotas, rounded down, at least 1. ONNX Runtime counts the machine's
+    cores, which slows down a container with fewer."""
     try:
         cores = len(os.sched_getaffinity(0))
     except AttributeError:  # macOS and Windows
@@ -33,7 +31,6 @@ def cgroup_folders(controller: str, root: Path = Path("/")) -> Iterator[tuple[Pa
 
     Args:
         controller: "cpu" or "memory".
-        root: with `/proc` and `/sys`.
 
     Yields:
         A folder, maybe missing, and the control groups' version (1 or 2).
@@ -53,7 +50,7 @@ def cgroup_folders(controller: str, root: Path = Path("/")) -> Iterator[tuple[Pa
 
 
 class Neighbours:
-    """Cores that others took during a block: processes, and virtual machines if the system counts them."""
+    """Cores that other processes took during a block, and virtual machines if the system counts them."""
 
     def __enter__(self) -> Self:
         self._before = self._read()
@@ -66,7 +63,7 @@ class Neighbours:
         self._others = max(0.0, (busy_now - busy - (own_now - own)) / max(ended - began, 1e-3))
 
     def short_of(self, threads: int) -> float:
-        """How many cores others took from `threads`."""
+        """Cores that others took from `threads`."""
         return max(0.0, self._others - max(0, usable_cores() - threads))
 
     @staticmethod

@@ -13,7 +13,7 @@ _UNSEEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u20
 
 
 def printable(text: str) -> str:
-    """Escape marks that would move a terminal's cursor or rename its window. Names may come from others."""
+    """Escape marks that would move a terminal's cursor or rename its window."""
     return _UNSEEN.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
 
 
@@ -23,7 +23,6 @@ def without_secrets(text: str) -> str:
 
 
 def installing(extra: str) -> str:
-    """Remedy for a missing extra."""
     return f"pip install 'kdc[{extra}]' (in a checkout: pip install '.[{extra}]')"
 
 

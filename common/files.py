@@ -33,24 +33,19 @@ def sha256_of(path: Path) -> str:
 
 
 def write_whole(path: Path, content: str | bytes, *, shared: bool = False) -> None:
-    """Write a file atomically.
-
-    Args:
-        content: text (UTF-8) or bytes.
-        path, shared: as in `whole_file`.
-    """
+    """See `whole_file`; text is written as UTF-8."""
     with whole_file(path, shared=shared) as stream:
         stream.write(content.encode() if isinstance(content, str) else content)
 
 
 @contextmanager
 def whole_file(path: Path, *, shared: bool = False) -> Iterator[IO[bytes]]:
-    """A stream whose content replaces `path` when the block ends. An error keeps the old file, and an OSError names it.
-    Content is synced first, so a power cut leaves no empty file.
+    """A stream whose content replaces `path` when the block ends. An error keeps the old file. Content is synced first,
+    so a power cut leaves no empty file.
 
     Args:
         path: in an existing folder.
-        shared: processes may write at once, each to its own temporary file. A killed writer's file stays.
+        shared: processes may write at once. A killed writer's temporary file stays.
     """
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex if shared else 'kdc'}.tmp")
     try:

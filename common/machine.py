@@ -23,12 +23,12 @@ _SMI_TIMEOUT_S = 15
 class Cpu(Frozen):
     model: str
     architecture: str  # for example "x86_64"
-    # Instruction sets that matter for int8; None: unknown.
+    # For int8; None: unknown.
     instructions: dict[str, bool] | None = None
 
     @property
     def has_int8_products(self) -> bool | None:
-        """Whether the CPU has int8 dot products. Without them, x86 saturates sums of 8-bit products. None: unknown."""
+        """Without int8 dot products, x86 saturates sums of 8-bit products. None: unknown."""
         if self.instructions is None:
             return None
         return any(self.instructions.get(name) for name in _INT8_PRODUCTS)
@@ -71,7 +71,6 @@ def cores() -> Cores:
 
 
 def memory(root: Path = Path("/")) -> Memory:
-    """The machine's memory and the container's limit."""
     import psutil
 
     total = psutil.virtual_memory().total
@@ -86,7 +85,6 @@ def memory(root: Path = Path("/")) -> Memory:
 
 
 def versions(packages: Iterable[str]) -> dict[str, str]:
-    """Versions of installed packages."""
     installed = {}
     for name in packages:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):

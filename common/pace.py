@@ -1,9 +1,8 @@
 """Finds the fastest number of threads by timing.
 
-Threads of a step wait for each other. With cores of their own, two are nearly twice as fast as one. If other processes
-use the cores, each wait lasts until the slowest thread gets a core back, and one thread is faster. `Pace` times real
-steps with the current number, half and twice it: at the start, every minute or few, and when the speed halves. Numbers
-further away may be too slow to try.
+Threads of a step wait for each other. If other processes use the cores, each wait lasts until the slowest thread gets a
+core back, and one thread is faster. `Pace` times real steps with the current number, half and twice it: at the start,
+every minute or few, and when the speed halves. Numbers further away may be too slow to try.
 """
 
 import logging
@@ -17,20 +16,20 @@ from statistics import mean
 log = logging.getLogger("kdc")
 
 _REMEMBERED = 8  # last steps that give a speed
-_LOOK_AGAIN_S, _LOOK_AGAIN_STEPS = 60.0, 50  # compare again after both; steps times those of a turn
+_LOOK_AGAIN_S, _LOOK_AGAIN_STEPS = 60.0, 50  # compare again after both; steps times `turn`
 _LATEST_S = 240.0  # the wait doubles up to this while other numbers are far behind
 _SOON_S = 5.0  # least wait if the speed halved
-_WORTH = 1.05  # how many times as fast another number must be
+_WORTH = 1.05  # least speedup of another number
 
 
 class Pace:
-    """Chooses the number of threads by timing steps.
+    """Chooses the number of threads.
 
     Args:
-        choices: numbers of threads, descending, close together.
+        choices: descending, close together.
         turn: steps timed with a number in a turn.
-        alike: True for training. A service's passes differ in size, so numbers alternate, passes of similar size are
-            compared, and a falling speed means nothing.
+        alike: False for a service: passes differ in size, so numbers alternate, passes of similar size are compared,
+            and a falling speed means nothing.
     """
 
     def __init__(
@@ -51,7 +50,7 @@ class Pace:
         self._used = self.threads  # in the current step
         self._began = 0.0
         self._looked: float | None = None  # end of the last comparison
-        self._beyond: list[int] = []  # neighbours of a new choice, not timed yet
+        self._beyond: list[int] = []  # untimed neighbours of a new choice
         self._steps = 0  # since the last comparison, or since the work began
         self._settled = 0.0  # speed after the last comparison
         self._wait = _LOOK_AGAIN_S  # until the next comparison
@@ -61,7 +60,7 @@ class Pace:
 
     @contextmanager
     def work(self) -> Iterator[None]:
-        """Work of similar steps. Afterwards the most threads are set."""
+        """Afterwards the most threads are set."""
         self._speeds = self._no_steps()
         self._plan, self._steps, self._settled = [], 0, 0.0
         self._used = self.threads
@@ -72,11 +71,10 @@ class Pace:
             self._set(self.choices[0])
 
     def step_begins(self) -> None:
-        """Call before a step."""
         self._began = self._clock()
 
     def step_ends(self, tokens: int) -> None:
-        """Call after a step; tokens include padding."""
+        """Tokens include padding."""
         if len(self.choices) == 1:
             return
         now = self._clock()
@@ -152,7 +150,7 @@ class Pace:
         return sum(tokens for tokens, _ in steps) / sum(seconds for _, seconds in steps)
 
     def _times_as_fast(self, threads: int) -> float:
-        """Speed relative to the chosen number: geometric mean ratio among steps of similar size."""
+        """Geometric mean of the speed's ratios to the chosen number's, among steps of similar size."""
         by_size: dict[int, tuple[list[float], list[float]]] = {}
         for side, number in enumerate((self.threads, threads)):
             for tokens, seconds in self._speeds[number]:
@@ -167,12 +165,11 @@ def _count(threads: int) -> str:
 
 
 def halvings(most: int) -> list[int]:
-    """Numbers to try: the most, half of it, ... one."""
+    """The most, half of it, ... one."""
     return [most >> halving for halving in range(most.bit_length())]
 
 
 def seconds_of(call: Callable[[], object]) -> float:
-    """Wall-clock seconds of a call."""
     began = time.perf_counter()
     call()
     return time.perf_counter() - began

@@ -26,7 +26,7 @@ _LONGEST_DETAIL = 600  # some messages hold a whole page
 
 
 def file_system(address: str) -> tuple[Any, str]:
-    """fsspec's file system of an address, and the path.
+    """fsspec's file system, and the path.
 
     Raises:
         InputError: the scheme is unknown, or its package missing.
@@ -62,7 +62,7 @@ def is_local(system: Any) -> bool:
 
 @contextmanager
 def reaching(address: str, remedy: str = _REMEDY, passing: tuple[type[Exception], ...] = ()) -> Iterator[None]:
-    """Turn any error of a store's package into `KdcError`, except `passing`."""
+    """Turn errors of a store's package into `KdcError`, except `passing`."""
     try:
         yield
     except Exception as error:  # packages' errors share no base
@@ -73,14 +73,12 @@ def reaching(address: str, remedy: str = _REMEDY, passing: tuple[type[Exception]
 
 
 def reaching_remote(system: Any, address: str) -> AbstractContextManager[None]:
-    """Like `reaching`, but errors of the local file system pass."""
+    """`reaching`, but errors of the local file system pass."""
     return reaching(address, passing=(Exception,) if is_local(system) else ())
 
 
 @dataclass(frozen=True)
 class File:
-    """One input file."""
-
     address: str  # without secrets
     system: Any  # fsspec's
     path: str  # on that system
@@ -171,7 +169,7 @@ def _describe(system: Any, path: str, address: str) -> File:
 
 
 def _is_hidden(path: str, root: str) -> bool:
-    """Whether a tool made it: .ipynb_checkpoints, _temporary, _delta_log."""
+    """Made by a tool: .ipynb_checkpoints, _temporary, _delta_log."""
     below = PurePosixPath(path).relative_to(PurePosixPath(root)).parts
     return any(part.startswith((".", "_")) for part in below)
 
@@ -180,7 +178,7 @@ class Folder:
     """A folder of small files, each written atomically.
 
     Args:
-        first: the file that `remove` deletes first. A folder without it is half removed.
+        first: what `remove` deletes first. A folder without it is half removed.
     """
 
     def __init__(self, address: str, first: str) -> None:
@@ -242,14 +240,14 @@ class Folder:
 
 @contextmanager
 def whole_file_at(address: str) -> Iterator[IO[bytes]]:
-    """A stream to a file that gets its name when complete. Creates local folders."""
+    """A stream to a file that is named when complete. Creates local folders."""
     system, path = file_system(address)
     if is_local(system):
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         with files.whole_file(Path(path)) as stream:
             yield stream
         return
-    with system.transaction, system.open(path, "wb") as stream:  # committed at the end, or dropped
+    with system.transaction, system.open(path, "wb") as stream:
         yield stream
 
 

@@ -22,8 +22,7 @@ class _Bar:
     """A bar on a terminal, until the context ends.
 
     Args:
-        quiet: print nothing.
-        draws: False draws no bar, but prints lines.
+        draws: False prints lines only.
     """
 
     def __init__(self, *, quiet: bool = False, draws: bool = True) -> None:
@@ -49,7 +48,6 @@ class _Bar:
         self.stop()
 
     def _draw(self, columns: list[Any], title: str, total: float | None, **fields: Any) -> None:
-        """Without a terminal the bar only counts."""
         from rich.progress import Progress
 
         self.stop()
@@ -66,7 +64,7 @@ class _Bar:
 
 
 class Reporter(_Bar):
-    """Shows stages of a run: lines when one begins and ends, a bar or lines between. Shows kdc's log."""
+    """Shows a run's stages and kdc's log: lines when a stage begins and ends, a bar or lines between."""
 
     def __init__(self, *, quiet: bool = False, beat_s: float = _BEAT_S) -> None:
         from rich.logging import RichHandler
@@ -91,7 +89,7 @@ class Reporter(_Bar):
             ).start()
 
     def progress(self, done: int, total: int, /, *, rows: int = 0, loss: float | None = None) -> None:
-        """Move the bar; see `Progress`. The last loss stays until new work begins."""
+        """See `Progress`. The last loss stays until new work begins."""
         fields: dict[str, Any] = {"rows": rows}
         if loss is not None or (self._task is not None and done < self._task.completed):
             fields["loss"] = loss
@@ -136,9 +134,9 @@ class Meter(_Bar):
         self._draw([TextColumn("{task.description}", markup=False), *bar], title, total)
 
     def advance(self, count: int) -> None:
-        """Move the bar, or move it back if bytes are sent again."""
+        """Negative if bytes are sent again."""
         self._update(advance=count)
 
     def update(self, done: int, rows: int, rows_per_second: float, more: str = "") -> None:
-        """Move the bar to `done` bytes, and tell the rows in them, and `more`."""
+        """`done` is in bytes."""
         self._update(completed=done, description=f"{rows:,} rows, {rows_per_second:,.0f} rows/s{more}")

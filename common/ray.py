@@ -19,7 +19,7 @@ def connected(address: str | None, cores: int = 1) -> Iterator[Any]:
     """Connect to Ray for the block, unless connected; yields the module `ray`.
 
     Args:
-        address: a cluster's, or "auto" for this machine's cluster; None: Ray on this machine alone.
+        address: a cluster's, or "auto" for this machine's cluster; None: this machine alone.
         cores: least cores to offer on this machine alone.
 
     Raises:

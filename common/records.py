@@ -28,7 +28,7 @@ class BrokenQuoting(Exception):
 
 
 def parse_delimited(lines: Iterable[str], delimiter: str) -> Iterator[tuple[int, list[str]]]:
-    """Parse lines (with their ends) by csv's rules: quoted fields may hold delimiters and line breaks.
+    """Parse lines (with their ends); quoted fields may hold delimiters and line breaks.
 
     Yields:
         Each record's first line and fields, header first. A blank line has no fields.
@@ -57,7 +57,7 @@ _FINITE = json.JSONDecoder(parse_float=_finite, parse_constant=_finite)
 
 
 def parse_jsonl(lines: Iterable[str], *, finite: bool = False) -> Iterator[tuple[int, str, Any]]:
-    """Parse one JSON value a line, skipping blank lines. `finite` refuses NaN and 1e999, which Python accepts.
+    """Parse a JSON value a line, skipping blank lines. `finite` refuses NaN and 1e999.
 
     Yields:
         Line number, text, and value (for a broken line, its error).

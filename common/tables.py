@@ -13,8 +13,8 @@ def aligned(rows: Sequence[Sequence[str]], *, left: Collection[int] = (0,)) -> s
     """Lines with aligned columns. A cell's line breaks become spaces.
 
     Args:
-        rows: cells; all rows have the same length.
-        left: left-aligned columns, from 0; the others are numbers.
+        rows: of the same length.
+        left: left-aligned columns, from 0.
     """
     columns = []
     for number, column in enumerate(zip(*rows, strict=True)):
@@ -25,7 +25,7 @@ def aligned(rows: Sequence[Sequence[str]], *, left: Collection[int] = (0,)) -> s
 
 
 def markdown(rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table, header first; all columns but the first are numbers."""
+    """A table, header first; all columns but the first are numbers."""
     head, *body = [[plain(cell) for cell in row] for row in rows]
     lines = [head, ["---"] + ["---:"] * (len(head) - 1), *body]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)

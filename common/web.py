@@ -21,7 +21,7 @@ def is_inside(address: str) -> bool:
 
 
 def leads_inside(server: str, target: str) -> bool:
-    """Whether an internet server leads to a private target. Unresolved names (behind a proxy) count as internet."""
+    """Whether an internet server leads to a private target. Unresolved names (behind a proxy) are internet."""
     return _resolves_inside(target) and not _resolves_inside(server)
 
 
@@ -35,10 +35,8 @@ def _resolves_inside(name: str) -> bool:
 
 
 async def session(*, server: str, **more: Any) -> "aiohttp.ClientSession":
-    """A session for one server; the name keeps sessions apart.
-
-    After a connection to the internet, later ones (redirects, other DNS answers) must go there too.
-    """
+    """A session for one server; the name keeps sessions apart. After a connection to the internet, later ones
+    (redirects, other DNS answers) must go there too."""
     import aiohttp
     import yarl
 

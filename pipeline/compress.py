@@ -36,7 +36,7 @@ def compress_for_people(
     """`kdc.pipeline.run.compress` with progress on stderr, a report, and errors that say how to resume.
 
     Args:
-        command: the one that resumes the run; None from Python.
+        command: resumes the run; None from Python.
 
     Raises:
         KdcError: as the stages say; also for Ctrl-C and a full disk.
@@ -159,12 +159,12 @@ def is_local(config: Config) -> bool:
 
 
 def prepare_libraries(*, offline: bool) -> None:
-    """Quiet transformers and datasets, and keep them off the network if `offline`. Call it before their import."""
+    """Call before the import of transformers and datasets."""
     for name in ("HF_HUB_DISABLE_TELEMETRY", "DISABLE_SAFETENSORS_CONVERSION"):
         os.environ.setdefault(name, "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     if ranks.is_launched():
-        # Otherwise DDP warns if its search for unused weights finds none.
+        # DDP warns if its search for unused weights finds none.
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     if offline:
         os.environ["HF_HUB_OFFLINE"] = "1"
@@ -180,7 +180,7 @@ def prepare_libraries(*, offline: bool) -> None:
 
 
 def command_to_go_on(arguments: Sequence[str]) -> str:
-    """The command that resumes a run: without `--from`, which would redo finished stages."""
+    """Without `--from`, which would redo finished stages."""
     remaining = [
         argument
         for before, argument in itertools.pairwise(["", *arguments])

@@ -1,7 +1,7 @@
 """Students from the teacher itself down to token vectors alone, measured side by side.
 
-Each is a run with its own artifact. The first is in the run directory. The others, in `frontier/<student>/`, reuse its
-rows, teacher and logits. Writes `frontier.html`, `frontier.json` and `frontier.md`.
+Each is a run. The first is in the run directory. The others, in `frontier/<student>/`, reuse its rows, teacher and
+logits.
 """
 
 from contextlib import ExitStack
@@ -44,8 +44,6 @@ _LAST_SHARED, _FIRST_OWN = "targets", "student"
 
 @dataclass(frozen=True)
 class _Made:
-    """A finished point."""
-
     student: str
     run: Run
     artifact: Path
@@ -63,11 +61,11 @@ def make_frontier(
     start_from: str | None = None,
     force: bool = False,
 ) -> FrontierFacts:
-    """Make all missing points and measure them.
+    """Make missing points and measure all.
 
     Args:
         config: of the first point; `student.hours` bounds all trainings together.
-        start_from, force: for each point, see `kdc.pipeline.run.compress`.
+        start_from, force: for each point, as in `kdc.pipeline.run.compress`.
 
     Raises:
         InputError: unsuitable settings; or as the shared stages say.
@@ -127,7 +125,7 @@ def _config_of(config: Config, student: str, hours: float | None, *, is_first: b
 
 
 def _forget_other_teachers(first: Path, root: Path) -> None:
-    """Forget a point's stages if the first point redid a shared stage: its results may differ."""
+    """Forget a point's stages if the first point redid a shared one: results may differ."""
     names = [stage.name for stage in STAGES]
     for name in _SHARED:
         old, new = read_record(root / name), read_record(first / name)
@@ -200,7 +198,7 @@ def _facts(root: Path, made: list[_Made], left: list[Left], reporter: Reporter) 
 def _point(
     made: _Made, answers: EvaluationAnswers, engine: Engine, timing: Floats, *, root: Path, points: int
 ) -> Point:
-    """Measure one artifact. The measurement counts as a look at the evaluation rows: people choose by it."""
+    """Counts as a look at the evaluation rows: people choose by it."""
     task, result = made.run.data().task, made.run.result(StudentResult)
     metric, confidence = task.metrics[0], 1 - (1 - _CONFIDENCE) / (2 * points)
     logits = answers.student(str(engine.variant), on_gpu=engine.provider != CPU_PROVIDER)

@@ -1,7 +1,6 @@
 """`kdc verify --labelled`: the verdict on accuracy from labels of the differing rows alone.
 
-Rows that both models answer alike cannot change the difference. Reads a file that `kdc.tools.unlabelled` wrote and a
-person filled in.
+Other rows cannot change the difference. Reads a file of `kdc.tools.unlabelled` that a person filled in.
 """
 
 import io
@@ -38,8 +37,8 @@ _ALL_ROWS = "label all rows: --data FILE"
 class Answered:
     """The rows of a verdict, and both models' answers."""
 
-    texts: Ints  # (rows,) hash of each text or pair: `fields.hash_of`
-    sides: Ints  # (rows, 2) hashes of a pair's texts: `fields.sides_of`; (rows, 0) for single texts
+    texts: Ints  # (rows,) `fields.hash_of` each text or pair
+    sides: Ints  # (rows, 2) `fields.sides_of` a pair; (rows, 0) for single texts
     student: Ints  # (rows,) numbers of labels
     teacher: Ints  # (rows,) numbers of labels
     artifact: str  # the student's SHA-256
@@ -52,14 +51,14 @@ class Answered:
 
     @property
     def to_label(self) -> Ints:
-        """Hashes of the differing texts, in the order to label: random, but always the same."""
+        """Hashes of differing texts, in the order to label: random, but always the same."""
         return np.unique(self.texts[self.differs])
 
     def sample(self, most: int | None) -> Self:
         """The largest random sample with at most `most` differing texts.
 
-        It takes texts by hash, up to the first differing text too many, so the share of differing texts is unbiased
-        (Haldane 1945, Biometrika 33:222).
+        Texts are taken by hash up to the first differing one too many, so their share is unbiased (Haldane 1945,
+        Biometrika 33:222).
         """
         differing = self.to_label
         if most is None or len(differing) <= most:
@@ -98,12 +97,12 @@ def answers_beside(path: Path) -> Path:
 
 
 def id_of(number: int) -> str:
-    """A text's id in the file. A letter keeps spreadsheets from reading a number."""
+    """A text's id. A letter keeps spreadsheets from reading a number."""
     return f"r{number & (2**64 - 1):016x}"
 
 
 def check_task(task: TaskInfo, contract: Contract, given: Mapping[str, Any]) -> None:
-    """Refuse what the differing rows alone cannot judge. `given` are the limits that replace the artifact's.
+    """Refuse what differing rows alone cannot judge. `given`: limits that replace the artifact's.
 
     Raises:
         InputError: the task or its metric does not fit, or a limit needs all labels.
@@ -124,7 +123,7 @@ def judged_by_labels(path: Path, engine: Engine, contract: Contract) -> Quality:
     """Compare student and teacher by a filled file.
 
     Raises:
-        InputError: there is no `max_drop`, the file does not fit, or it lacks labels that the verdict depends on.
+        InputError: there is no `max_drop`, the file does not fit, or it lacks labels that the verdict needs.
         KdcError: the models' answers are damaged.
     """
     if contract.limits.max_drop is None:
@@ -172,10 +171,8 @@ def _read_labels(path: Path, task: TaskInfo, answered: Answered) -> Ints:
 
 
 def label_numbers(labels: Sequence[str]) -> Callable[[str, str], int]:
-    """A function from a label, as people type it, to its number. Its second argument says where the label stands.
-
-    The function raises InputError for an unknown label.
-    """
+    """A function from a label, as people type it, and where it stands, to its number. It raises InputError for an
+    unknown label."""
     numbers = {label: number for number, label in enumerate(labels)}
     lower = {label.casefold(): number for label, number in numbers.items()}
     if len(lower) == len(numbers):
@@ -192,13 +189,13 @@ def label_numbers(labels: Sequence[str]) -> Callable[[str, str], int]:
 
 
 def heading(name: str) -> tuple[str, str]:
-    """Name and note of a column such as "label: bad | good". Programs may take the mark of UTF-8 for a part of it."""
+    """Name and note of a column such as "label: bad | good", which may begin with UTF-8's mark."""
     head, _, note = name.strip('\ufeff" ').partition(":")
     return head.strip().casefold(), note.strip()
 
 
 def cells(window: Window) -> list[tuple[int, str, str]]:
-    """Line, id and label of each row of a filled table.
+    """Line, id and label of each row.
 
     Raises:
         InputError: a row is broken, or the columns are missing.
@@ -214,18 +211,14 @@ def cells(window: Window) -> list[tuple[int, str, str]]:
 
 
 def refuse_bad(window: Window) -> None:
-    """Refuse broken rows.
-
-    Raises:
-        InputError: there is one.
-    """
+    """Raise InputError for a broken row."""
     if window.bad:
         first = window.bad[0]
         raise InputError(first.problem, given=f"{first.file}, line {first.line}", remedy="fix the row")
 
 
 def quality_by(answered: Answered, labels: Ints, contract: Contract, *, empty_is_won: bool) -> Quality:
-    """The difference if the student, or else the teacher, wins all unlabelled differing rows."""
+    """The difference if the student, else the teacher, wins all unlabelled differing rows."""
     empty, alike = answered.differs & (labels == NO_LABEL), ~answered.differs
     student = alike | (answered.student == labels) | (empty & empty_is_won)
     teacher = alike | (answered.teacher == labels) | (empty & (not empty_is_won))

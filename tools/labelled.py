@@ -34,9 +34,9 @@ class Evaluation(Frozen):
     metrics: dict[str, float]  # in points, by name
     interval: tuple[float, float]  # 95 %, of the deciding metric
     groups: int
-    points: tuple[OperatingPoint, ...]  # label thresholds, with rates on these rows as `evaluation`
-    abstain: Abstention | None  # likewise; None if all rows are answered
-    sets: LabelSets | None  # likewise; None without label sets
+    points: tuple[OperatingPoint, ...]  # with rates on these rows as `evaluation`
+    abstain: Abstention | None  # likewise
+    sets: LabelSets | None  # likewise
     promised: dict[str, float]  # the manifest's metrics on the evaluation set
 
 
@@ -48,7 +48,7 @@ def evaluate_artifact(
     variant: str | None = None,
     device: Device = "auto",
 ) -> Evaluation:
-    """Score an artifact on a file's labels. `columns` are as in `read_rows_for`.
+    """`columns` are as in `read_rows_for`.
 
     Raises:
         InputError: the file does not fit the task.
@@ -99,8 +99,8 @@ def compare_again(
     columns: Mapping[str, str | None],
     teacher: str | None,
 ) -> tuple[list[Text], Answers]:
-    """Compare an artifact with its teacher on a labelled file, and count its decisions. Without a teacher, it uses the
-    logits that the artifact keeps. Arguments are as in `kdc.verify`.
+    """Compare an artifact with its teacher, or the logits that it keeps, and count its decisions. Arguments are as in
+    `kdc.verify`.
 
     Returns:
         Texts, comparison (None without `max_drop`), and decisions.
@@ -130,11 +130,10 @@ def read_rows_for(
     """Read a labelled file for an artifact's task.
 
     Args:
-        columns: names of the columns `text`, `text_pair` and `label`, and the `separator` of labels in a cell. Missing
-            names are as in training.
+        columns: names of `text`, `text_pair` and `label`, by default as in training, and the `separator` of labels.
 
     Returns:
-        The task with these columns, texts, and labels: (rows,), or (rows, outputs) in {0, 1} for multi-label.
+        The task, texts, and labels: (rows,), or (rows, outputs) in {0, 1} for multi-label.
     """
     task = task_with(info, columns)
     texts, labels = read_labelled(data, task, separator=columns.get("separator"))

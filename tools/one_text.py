@@ -9,7 +9,7 @@ from kdc.serving.engine.engine import Engine, Text
 
 
 def answer(artifact: Path, row: Text, *, variant: str | None, device: Device) -> tuple[dict[str, Any], str]:
-    """Answer a text or a pair, as a JSON document and as lines for people.
+    """The answer as a JSON document, and as lines for people.
 
     Raises:
         InputError: there is no such artifact or variant, or the row does not fit.

@@ -29,15 +29,13 @@ _TEACHER = "teacher_logits"  # in `EVALUATION`
 
 
 class Reference(NamedTuple):
-    """A model to compare with."""
-
     other: Other | None
     groups: NDArray[np.integer]  # (rows,) rows of one group are not independent
     look: int  # see `Quality`
 
 
 def kept_reference(artifact: Path, engine: Engine, texts: Sequence[Text], contract: Contract) -> Reference:
-    """The contract's reference on evaluation rows. A variant not judged before counts as one more look.
+    """The contract's reference. A variant not judged before is one more look.
 
     Raises:
         InputError: the artifact was not evaluated on some rows.
@@ -63,7 +61,7 @@ def kept_reference(artifact: Path, engine: Engine, texts: Sequence[Text], contra
 
 
 def reference_if_kept(artifact: Path, engine: Engine, texts: Sequence[Text], contract: Contract) -> Reference:
-    """`kept_reference`, or without it only the rows' groups."""
+    """`kept_reference`, or only the rows' groups."""
     try:
         return kept_reference(artifact, engine, texts, contract)
     except KdcError:
@@ -71,11 +69,7 @@ def reference_if_kept(artifact: Path, engine: Engine, texts: Sequence[Text], con
 
 
 def refuse_better_baseline(artifact: Path, engine: Engine, contract: Contract) -> None:
-    """Refuse to compare with the teacher if the contract compares with a better baseline.
-
-    Raises:
-        InputError: there is such a baseline.
-    """
+    """Raise InputError if the contract compares with a baseline that beat the teacher."""
     manifest = engine.manifest
     if contract.against == "teacher" or manifest is None or EVALUATION not in manifest.files:
         return
@@ -99,7 +93,7 @@ def _to_beat(names: Sequence[str], contract: Contract) -> str:
 
 @contextmanager
 def arrays_of(path: Path, what: str, remedy: str) -> Iterator[Any]:
-    """Open an .npz file from others, without unpickling.
+    """Open a foreign .npz file, without unpickling.
 
     Raises:
         KdcError: it exceeds 1 GiB unpacked, or the block raises.
@@ -115,8 +109,8 @@ def arrays_of(path: Path, what: str, remedy: str) -> Iterator[Any]:
 
 
 def teacher_of(task: Task, teacher: str, like: TokenizerInfo) -> Callable[[Sequence[Text]], NDArray[np.float32]]:
-    """A fine-tuned teacher as a function from rows to logits (rows, outputs). It cuts rows as the artifact does, or
-    shorter if its own maximum is."""
+    """A fine-tuned teacher as a function to logits (rows, outputs). Rows are cut as by the artifact, or to the
+    teacher's maximum."""
     from kdc.pipeline.models import loading
     from kdc.pipeline.training.joining import set_join
     from kdc.pipeline.training.predict import answer_texts

@@ -1,7 +1,5 @@
-"""`kdc verify --unlabelled`: writes the texts that two models answer differently, for a person to label.
-
-The answers go into OUT.csv.answers.npz, beside OUT.csv.
-"""
+"""`kdc verify --unlabelled`: writes the texts that two models answer differently, for a person to label. The answers go
+into OUT.csv.answers.npz."""
 
 import csv
 import io
@@ -35,14 +33,12 @@ from kdc.tools.verify import open_artifact
 
 _Answer = Callable[[Window, Sequence[Text]], Ints]  # rows and their texts to label numbers
 
-# Places where a spreadsheet, with any column separator, may read a formula.
+# Where a spreadsheet, with any column separator, may read a formula.
 _FORMULA = re.compile(r"(?:^|(?<=[;\t\r\n]))(?=\s*[=+\-@])")
 _MOST_TOLD = 20  # labels in a message
 
 
 class ToLabel(Frozen):
-    """What was written."""
-
     file: str
     labels: tuple[str, ...]
     rows: int  # with a text
@@ -51,7 +47,7 @@ class ToLabel(Frozen):
     to_label: int
     rows_judged: int  # by the file's labels; all, if it has all differing texts
     max_drop: float | None  # points of accuracy; None without a limit
-    # rows and labels that show, with 80 % power, that an equally good student keeps `max_drop`; None if none would
+    # see `rows_for`
     rows_needed: int | None
     labels_needed: int | None
 
@@ -73,10 +69,10 @@ def texts_to_label(
 
     Args:
         given: limits that replace the artifact's.
-        columns: names of the columns `text` and `text_pair`; missing names are the task's.
+        columns: names of `text` and `text_pair`, by default the task's.
         teacher: an artifact's folder, or the path or hub id of a checkpoint.
-        teacher_column: column with the teacher's answers, instead of `teacher`.
-        most_labels: size of a random sample; None writes all.
+        teacher_column: the teacher's answers, instead of `teacher`.
+        most_labels: size of a random sample; None: all.
 
     Raises:
         InputError: an option is missing or does not fit, or `to_label` exists.
@@ -114,7 +110,7 @@ def texts_to_label(
 
 def rows_for(differing: float, *, max_drop: float, confidence: float) -> int | None:
     """About how many rows show, with 80 % power, that an equally good student keeps `max_drop` points of accuracy; None
-    if no number does. `differing` is the share of rows with different answers."""
+    if no number does. `differing`: share of rows with different answers."""
     square, deviation = quantile_of(confidence) ** 2, 100 * math.sqrt(differing)  # of one row, in points
     below = deviation * math.sqrt(square)
     one_row = Difference((-below, below), deviation, 1, lambda rows: 100 * square / (rows + square))
@@ -175,7 +171,7 @@ def _answers_in(column: str, task: TaskInfo) -> _Answer:
 
 
 def _read(job: Job, engine: Engine, teacher: _Answer, most: int | None) -> tuple[Answered, dict[int, Text], int]:
-    """Both models' answers, differing texts by hash (the `most` lowest), and the number of rows without a text."""
+    """Both models' answers, differing texts by hash (the `most` lowest), and the count of rows without a text."""
     parts: list[tuple[Ints, Ints, Ints, Ints]] = []
     differing: dict[int, Text] = {}
     rows, skipped, began = 0, 0, time.perf_counter()
@@ -201,11 +197,11 @@ def _read(job: Job, engine: Engine, teacher: _Answer, most: int | None) -> tuple
 
 
 def table_to_fill(labels: Sequence[str], rows: Iterable[tuple[str, Text]], *, is_pair: bool, mark: str = "") -> bytes:
-    """The CSV to fill in: ids, texts, and a column for the label. Its first bytes tell spreadsheets that it is UTF-8.
+    """The CSV to fill in. Its first bytes tell spreadsheets that it is UTF-8.
 
     Args:
         rows: id and text.
-        mark: a note in the header of the ids.
+        mark: a note in the ids' header.
     """
     stream = io.StringIO(newline="")
     writer = csv.writer(stream, quoting=csv.QUOTE_ALL, lineterminator="\n")

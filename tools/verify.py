@@ -1,7 +1,6 @@
 """`kdc verify`: judges again, on this machine, whether an artifact keeps its contract.
 
-Latency and int8 arithmetic differ between machines. Metrics need the compress extra, and labels of all rows or of
-differing rows.
+Latency and int8 arithmetic differ between machines. Metrics need the compress extra.
 """
 
 from collections.abc import Mapping
@@ -28,9 +27,8 @@ def open_artifact(
     device: Device | None,
     expect_sha256: str | None,
 ) -> tuple[Path, Manifest, Engine, Contract]:
-    """Check an artifact's hashes and load it, by default on the kind of device where it was judged. Also returns its
-    folder, resolved."""
-    folder = artifact.resolve()  # resolved once: a link may change
+    """Check an artifact's hashes and load it, by default on the kind of device where it was judged."""
+    folder = artifact.resolve()  # once: a link may change
     manifest = load_manifest(folder, expect_sha256=expect_sha256)
     before = manifest.contract
     if contract is None:
@@ -53,7 +51,7 @@ def verify_artifact(
     device: Device | None = None,
     expect_sha256: str | None = None,
 ) -> tuple[Judgement, Judgement | None]:
-    """Check an artifact's hashes, then judge it. Further arguments are as in `kdc.verify`.
+    """Further arguments are as in `kdc.verify`.
 
     Args:
         given: limits and conditions that replace the contract's.
@@ -61,7 +59,7 @@ def verify_artifact(
         columns: of `data`, see `kdc.tools.labelled.read_rows_for`.
 
     Returns:
-        The judgement, and the artifact's own, if it has one.
+        The judgement, and the artifact's own.
 
     Raises:
         InputError: there is no limit, the file does not fit, or its rows need a teacher.
@@ -99,7 +97,7 @@ def verify_artifact(
 
 
 def _answers_of_before(contract: Contract, before: Judgement | None, variant: str) -> Answers:
-    """The earlier judgement's answers. Other limits, confidence or variants need rows, so are refused."""
+    """The earlier judgement's answers. Other limits, confidence or variants need rows."""
     limits, options = contract.limits, _limits_on_answers(contract)
     if not options:
         return None, ()

@@ -23,8 +23,6 @@ _Length = Annotated[int, Field(ge=1, le=MOST_WINDOWS * MOST_TOKENS)]  # of a row
 
 
 class Check(NamedTuple):
-    """One limit and its measurement."""
-
     limit: str  # name in `Limits`
     title: str  # what is limited
     bound: str  # limit with sign and unit
@@ -39,21 +37,21 @@ class Judgement(Frozen):
     contract: Contract
     variant: str
     provider: str  # ONNX Runtime's
-    cpu: str  # model name; another CPU differs in latency, and maybe in int8 results
+    cpu: str  # model name
     threads: int = Field(ge=1, le=1024)  # of the timed pass
-    # Tokens of timed rows; `kdc verify` times other rows of these lengths.
+    # Tokens of timed rows, for `kdc verify`.
     lengths: tuple[_Length, ...] = Field(min_length=1, max_length=100)
     costs: Costs
     quality: Quality | None = None  # None without `max_drop`
     required: tuple[RequiredShare, ...] = ()  # in the contract's order
     # False if quality and requirements come from an earlier judgement.
     compared: bool
-    missed: tuple[str, ...] = ()  # as from `decide`
+    missed: tuple[str, ...] = ()  # from `decide`
     verdict: Verdict
 
     @property
     def look(self) -> int | None:
-        """Number of this look at the evaluation set, if any."""
+        """Number of this look, if any."""
         if self.quality is not None:
             return self.quality.look
         return self.required[0].look if self.required else None
@@ -77,7 +75,7 @@ class Judgement(Frozen):
 def decide(
     contract: Contract, costs: Costs, quality: Quality | None, required: Sequence[RequiredShare] = ()
 ) -> tuple[Verdict, tuple[str, ...]]:
-    """The verdict, and a sentence for each failed limit, or else for each one not shown."""
+    """The verdict, and a sentence for each failed limit, else for each not shown."""
     checks = checks_of(contract, costs, quality, required)
     verdicts: tuple[Verdict, ...] = ("fail", "not shown")
     for verdict in verdicts:
@@ -89,7 +87,6 @@ def decide(
 def checks_of(
     contract: Contract, costs: Costs, quality: Quality | None, required: Sequence[RequiredShare]
 ) -> list[Check]:
-    """Check every limit."""
     checks = _cost_checks(contract, costs)
     limit = contract.limits.max_drop
     if quality is not None and limit is not None:
@@ -144,7 +141,7 @@ def _measured(cost: float, interval: tuple[float, float] | None, unit: str, form
 
 
 def _is_neighbours(low: float, high: float, limit: float, starved: float, at_most: bool) -> bool:
-    """Whether the interval's better end would keep the limit if every thread had a core."""
+    """Whether the better end would keep the limit if every thread had a core."""
     free = max(1 - starved, 1e-9)
     return starved >= _STARVED and (low * free <= limit if at_most else high / free >= limit)
 
@@ -212,8 +209,8 @@ def _drop_in_words(contract: Contract, quality: Quality, limit: float) -> str:
 def spent(confidence: float, look: int) -> float:
     """Confidence for this look at the evaluation set.
 
-    The first look may err with probability 1 - confidence, look k with 1 / (k (k - 1)) of that. These fractions sum to
-    1, so all looks together err at most twice as often as the first.
+    The first look may err with probability 1 - confidence, look k with 1 / (k (k - 1)) of that. The fractions sum to 1,
+    so all looks err at most twice as often as the first.
     """
     return confidence if look == 1 else 1 - (1 - confidence) / (look * (look - 1))
 

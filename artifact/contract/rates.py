@@ -14,15 +14,12 @@ _BOUND = re.compile(
 
 
 class Bound(NamedTuple):
-    """A bound on a share of rows."""
-
     label: str | None
     measure: str  # fpr: false positive rate; coverage: share answered
     value: float
 
     @property
     def is_most(self) -> bool:
-        """Whether the value is a maximum."""
         return self.measure == "fpr"
 
     @property
@@ -31,7 +28,7 @@ class Bound(NamedTuple):
 
 
 def parse_bound(text: str) -> Bound | None:
-    """Read a bound such as `LABEL:precision>=0.95` or `fpr<=0.01`. None for other texts, and values outside 0 to 1."""
+    """A bound such as `LABEL:precision>=0.95` or `fpr<=0.01`; None for other texts, and values outside 0 to 1."""
     match = _BOUND.fullmatch(text)
     if match is None:
         return None
@@ -56,7 +53,6 @@ class Rate(Frozen):
 
     @property
     def text(self) -> str:
-        """Percent with the interval."""
         if not self.of:
             return "-"
         return f"{100 * self.hits / self.of:.1f} ({100 * self.low:.1f} to {100 * self.high:.1f})"

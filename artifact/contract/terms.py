@@ -102,19 +102,19 @@ class Quality(Frozen):
     teacher: float | None
     student: float | None
     difference: float  # student minus teacher or baseline, in points
-    # Two-sided confidence interval, wider with each look (`kdc.pipeline.quality.intervals`).
+    # Two-sided confidence interval, wider with each look.
     interval: tuple[float, float]
     rows: int
     groups: int  # independent groups
     # Number of this model among those judged by these rows (see `spent`).
     look: int = Field(1, ge=1)
-    # About how many rows would prove the limit (power 80 %), if the measured difference is the true one. None if no
-    # number would, or the verdict is clear.
+    # Rows that would prove the limit (power 80 %), if the measured difference is true. None if none would, or the
+    # verdict is clear.
     rows_needed: int | None = None
 
     @property
     def other(self) -> str:
-        """Whom the student is compared with, in messages."""
+        """Name in messages."""
         return "the teacher" if self.against == "teacher" else f"the baseline {self.against}"
 
 
@@ -122,14 +122,13 @@ class RequiredShare(Frozen):
     """A required share, counted on labelled rows."""
 
     requirement: str
-    # The interval's end that proves the share has the contract's confidence. At the other end, all shares together may
-    # err as often as one.
+    # The end that proves the share has the contract's confidence. At the other end, all shares together may err as
+    # often as one.
     rate: Rate
     look: int = Field(1, ge=1)  # see `Quality`
 
     @property
     def asked(self) -> Bound:
-        """The parsed requirement."""
         bound = parse_bound(self.requirement)
         assert bound is not None  # contracts are validated
         return bound
@@ -152,7 +151,7 @@ def parse_conditions(text: str | None) -> dict[str, str]:
 
 
 def replace(contract: Contract, changes: Mapping[str, Any]) -> Contract:
-    """Replace terms of a contract.
+    """Replace terms.
 
     Args:
         changes: limits, `at` as text, fields of `Proof`. None changes nothing.

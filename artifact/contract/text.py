@@ -35,7 +35,7 @@ def refuse_failed(judgement: Judgement | None, *, allow: bool) -> None:
 
 
 def render(judgement: Judgement, before: Judgement | None = None) -> str:
-    """The judgement for a terminal, with an earlier one."""
+    """For a terminal, with an earlier judgement."""
     lines = [aligned(table(judgement), left=range(4)), "", sentence(judgement)]
     lines += [f"try: {suggestion}" for suggestion in advice(judgement)]
     if before is not None:

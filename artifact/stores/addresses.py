@@ -13,8 +13,6 @@ _TAG = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]*)(?::([A-Za-z0-9][A-Za-z0-9._-]*)
 
 @dataclass(frozen=True)
 class Repository:
-    """A repository of the Hugging Face hub."""
-
     name: str  # owner/name
     revision: str | None  # branch, tag or commit; None: the default
 
@@ -38,7 +36,7 @@ def is_address(text: str) -> bool:
 
 
 def parse_address(text: str) -> Repository | Tag | str:
-    """Parse an address. A str is a URL or path for fsspec.
+    """A str is a URL or path for fsspec.
 
     Raises:
         InputError: it is empty, or an impossible hub address or tag.
@@ -58,7 +56,7 @@ def parse_address(text: str) -> Repository | Tag | str:
 
 
 def name_of(text: str) -> str:
-    """A service's name for an artifact: the last part of its address, or the part before `artifact`.
+    """A service's name for an artifact: the last part of its address, or the one before `artifact`.
 
     Raises:
         InputError: as `parse_address`.

@@ -14,7 +14,7 @@ from kdc.common.places import file_system, is_local, lock, reaching, whole_file_
 from kdc.common.progress import Meter
 
 JOURNAL_NAME = ".kdc-push.json"  # the manifest of an unfinished push: files that are there are complete
-# Bytes of a range request. Small ones take more requests; large ones take memory, and lose more if cut off.
+# Bytes of a range request. Large ones take memory, and lose more if cut off.
 _REQUEST_BYTES = 8 * 1024 * 1024
 _COPY_BYTES = 1024 * 1024
 _REMEDY = (
@@ -74,13 +74,13 @@ def _telling_why(is_web: bool) -> Iterator[None]:
 
 
 def push_to_files(url: str, artifact: Outgoing, *, force: bool) -> tuple[int | None, str]:
-    """Send missing files, the manifest last. `force` replaces another artifact, or writes among other files.
+    """Send missing files, manifest last. `force` replaces another artifact, or writes among other files.
 
     Returns:
         Bytes sent (None: all was there), and the address without secrets.
 
     Raises:
-        InputError: something else is there without `force`, or another process writes.
+        InputError: something else is there, or another process writes.
         KdcError: the store failed.
     """
     target = FileTarget(url)

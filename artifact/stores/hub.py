@@ -1,7 +1,6 @@
 """Artifacts in model repositories of the Hugging Face hub.
 
-kdc downloads files itself, to bound sizes and resume. A push is one commit. A repeated push
-skips large files that are uploaded already.
+kdc downloads files itself, to bound sizes and resume. A push is one commit.
 """
 
 import hashlib
@@ -65,7 +64,7 @@ class HubSource(Source):
         return Opened(next(chunks), self._sizes[name], chunks)
 
     def _stream(self, name: str, offset: int) -> Generator[Any, None, None]:
-        """Yield the position of the first byte, then chunks. Resumes after a broken connection or a busy reply."""
+        """Yield the first byte's position, then chunks. Resumes after a broken connection or a busy reply."""
         from huggingface_hub import hf_hub_url
         from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
 

@@ -1,7 +1,6 @@
 """Receives an artifact in a hidden folder, checks every file, then renames the folder.
 
-A killed pull to `copy` may leave `.copy.partial-*`, which the next pull completes, and `.copy.kdc-replaced`, the old
-artifact.
+A killed pull to `copy` may leave `.copy.partial-*` for the next pull, and `.copy.kdc-replaced`, the old artifact.
 """
 
 import contextlib
@@ -22,7 +21,7 @@ _PULL_AGAIN = "pull again; if that fails, push the artifact again from a copy th
 
 
 def holds(folder: Path, manifest: Manifest, *, force: bool, is_cache: bool = False) -> bool:
-    """Whether the artifact is there already. False: it may be placed there. `is_cache` lets it replace any folder.
+    """Whether the artifact is there. False: it may be placed there. `is_cache`: it may replace any folder.
 
     Raises:
         InputError: something else is there.
@@ -49,7 +48,7 @@ def holds(folder: Path, manifest: Manifest, *, force: bool, is_cache: bool = Fal
 
 
 def _strangers(folder: Path) -> list[str]:
-    """Names in the folder that belong to no artifact, so must stay."""
+    """Names that belong to no artifact."""
     if not folder.is_dir():
         return [folder.name]
     path = folder / MANIFEST_NAME
@@ -61,7 +60,7 @@ def _strangers(folder: Path) -> list[str]:
 
 
 def prepare(folder: Path, manifest: Manifest) -> Path:
-    """Make or reuse the hidden folder for the files. Removes other artifacts' hidden folders.
+    """Make or reuse the hidden folder. Removes other artifacts' hidden folders.
 
     Raises:
         InputError: it is another user's, whose links could lead anywhere.
@@ -77,7 +76,7 @@ def prepare(folder: Path, manifest: Manifest) -> Path:
 
 
 def receive_files(source: Source, manifest: Manifest, folder: Path, meter: Meter) -> int:
-    """Receive all files, small ones first. Returns bytes received.
+    """Small files first. Returns bytes received.
 
     Raises:
         KdcError: the disk is full, the store failed, or data are damaged.
@@ -96,7 +95,7 @@ def receive_files(source: Source, manifest: Manifest, folder: Path, meter: Meter
 
 
 def _receive_file(source: Source, name: str, info: FileInfo, path: Path, meter: Meter) -> int:
-    """Complete a file, or fetch it again if its hash is wrong. Returns bytes received."""
+    """Complete a file; fetch it again if its hash is wrong. Returns bytes received."""
     received = 0
     start: int | None = None
     while start != 0:  # from 0 on all bytes are new: the store is wrong
@@ -150,7 +149,7 @@ def _check_size(source: Source, name: str, size: int | None, info: FileInfo) -> 
 
 
 def recover(folder: Path) -> None:
-    """After a killed pull, restore the old artifact if the new one never took its name, else delete it."""
+    """After a killed pull, restore the old artifact, or delete it if the new one took its name."""
     old = _replaced(folder)
     if os.path.lexists(folder) or not (old / MANIFEST_NAME).exists():
         _delete(old)
@@ -159,7 +158,7 @@ def recover(folder: Path) -> None:
 
 
 def publish(partial: Path, folder: Path) -> None:
-    """Rename the hidden folder; the old artifact moves aside, and back on failure."""
+    """Rename the hidden folder. The old artifact moves aside, and back on failure."""
     partial.chmod(0o755)  # a server may run as another user
     old = _replaced(folder)
     if folder.exists():

@@ -22,8 +22,6 @@ from kdc.common.progress import Meter
 
 
 class Transfer(Frozen):
-    """What a transfer moved."""
-
     sha256: str  # of the manifest
     task: str
     changed: bool  # False if it was there already
@@ -33,26 +31,22 @@ class Transfer(Frozen):
 
 
 class Pulled(Transfer):
-    """Result of `kdc pull`."""
-
     source: str
     folder: str
     received_bytes: int
 
 
 class Pushed(Transfer):
-    """Result of `kdc push`."""
-
     artifact: str
     target: str  # address with the hub's commit or BentoML's version
     sent_bytes: int
 
 
 def pull_artifact(source: str, folder: Path, *, expect_sha256: str | None = None, force: bool = False) -> Pulled:
-    """Pull an artifact into a new or empty folder, with a progress bar.
+    """Pull an artifact into a new or empty folder.
 
     Args:
-        expect_sha256: the manifest's SHA-256 from its maker.
+        expect_sha256: the manifest's, from its maker.
         force: replace another artifact.
 
     Raises:
@@ -69,7 +63,7 @@ def pull_artifact(source: str, folder: Path, *, expect_sha256: str | None = None
 
 
 def cached(name: str, address: str, *, allow_failed: bool = False, expect_sha256: str | None = None) -> Path:
-    """Folder of an artifact in the cache (`KDC_CACHE`, else the user's), fetched if missing. `name` is only printed.
+    """An artifact's folder in the cache (`KDC_CACHE`, else the user's), fetched if missing. `name` is only printed.
 
     Raises:
         InputError: as `pull_artifact`, or the artifact failed its contract.
@@ -117,8 +111,7 @@ def fetch(
 
     Args:
         manifest, content: from `source.read_manifest`.
-        force: replace another or damaged artifact.
-        is_cache: anything in the folder may be replaced.
+        force, is_cache: see `holds`.
 
     Returns:
         Bytes received; None if it was there.
@@ -154,7 +147,7 @@ def fetch(
 def push_artifact(
     artifact: Path, target: str, *, force: bool = False, allow_failed: bool = False, public: bool = False
 ) -> Pushed:
-    """Push a folder's artifact, with a progress bar.
+    """Push a folder's artifact.
 
     Args:
         force: replace another artifact, if the store keeps no versions.

@@ -22,7 +22,6 @@ from kdc.pipeline.rundir.files import ALL_LOGITS, BASELINE_LOGITS
 
 
 def answers_of(data: PreparedData, evaluated: Path, comparison: BaselineComparison | None) -> EvaluationAnswers:
-    """All models' answers to the evaluation rows, and the baseline that beats the teacher."""
     split, baseline = data.eval_splits[0], better_baseline(comparison)
     rows, logits = data.rows(split), read_logits(evaluated, split)
     better = None if baseline is None else Other(baseline, logits[baseline])
@@ -37,7 +36,7 @@ def read_logits(evaluated: Path, split: str) -> dict[str, NDArray[np.float32]]:
 
 
 def look_of(data: PreparedData, root: Path, answers: Labels) -> int:
-    """This look's number; `look_at` counts it in the run directory."""
+    """This look's number, from `look_at`."""
     rows = data.rows(data.eval_splits[0])
     fingerprint = hashlib.sha256(b"".join(map(digest, texts_of(rows))))
     fingerprint.update(np.asarray(rows["label"][:]).tobytes())
@@ -47,7 +46,6 @@ def look_of(data: PreparedData, root: Path, answers: Labels) -> int:
 def tuning_scores(
     student: float, quantized: QuantizeResult, pairs: Mapping[str, Pair], metric: str
 ) -> dict[str, float]:
-    """The variants' scores on the tuning set."""
     scores = {"fp32": student, "fp16": student}  # fp16 differs by rounding
     int8 = quantized.candidates.get(quantized.winner or "")
     if int8 is not None and int8.tune is not None:
@@ -56,7 +54,7 @@ def tuning_scores(
 
 
 def compared_with_baselines(run: Run, logits: Outputs) -> BaselineComparison | None:
-    """A teacher's logits on the tuning set against the best baseline; None without baselines."""
+    """The teacher's tuning logits against the best baseline; None without baselines."""
     if not run.config.baselines.enabled:
         return None
     data, best = run.data(), run.result(BaselinesResult).best
@@ -84,7 +82,6 @@ def score_to_keep(comparison: BaselineComparison | None, teacher: float, against
 
 
 def worded(comparison: BaselineComparison, metric: str) -> str:
-    """The comparison in words."""
     low, high = comparison.interval
     return (
         f"on the tuning set the teacher is {'' if comparison.is_shown else 'not shown to be '}better than the baseline "
@@ -94,7 +91,7 @@ def worded(comparison: BaselineComparison, metric: str) -> str:
 
 
 def teacher_note(comparison: BaselineComparison | None, attempts: Sequence[Attempt], metric: str) -> str:
-    """A note on the teacher's attempts, and on a baseline that it does not beat."""
+    """The teacher's attempts, and a baseline that it does not beat."""
     notes = []
     if attempts:
         best = max(attempts, key=lambda attempt: attempt.score)

@@ -41,7 +41,7 @@ def files_in(folder: Path) -> dict[str, Path]:
 
 
 def scaled(logits: Outputs, temperature: float, wanted: float) -> Outputs:
-    """Rescale logits to another temperature; see `Engine.of_second`."""
+    """Logits at another temperature; see `Engine.of_second`."""
     return logits * np.float32(wanted / temperature)
 
 
@@ -102,7 +102,6 @@ def _check_artifact(
 
 
 def other_tokens(given: str) -> InputError:
-    """The error for another tokenizer."""
     what = "a cascade's models must read the same tokens, but their tokenizers, lengths or windows differ"
     remedy = "a student that is made of the same teacher: --student layers:..., conv, static or linear"
     return InputError(what, given=given, remedy=remedy)

@@ -27,8 +27,6 @@ _MOST_TOLD = 5  # labels named one by one
 
 
 class _Choice(NamedTuple):
-    """A threshold and its aim."""
-
     aim: Aim
     chosen: Chosen
 
@@ -55,8 +53,7 @@ def decided_task(
     """The task with the requested thresholds and label sets, and notes for a person.
 
     Args:
-        variant: its probabilities set the thresholds.
-        temperature: divides its logits.
+        variant: its probabilities, from logits divided by `temperature`, set the thresholds.
         teacher: logits (rows, outputs) on the tuning set.
 
     Raises:
@@ -96,10 +93,10 @@ def decided_task(
 def _abstention(
     aims: Sequence[Aim], tuning: Outputs, labels: Labels, teacher: Outputs, *, groups: Groups, variant: str
 ) -> Abstention:
-    """The threshold that keeps all aims: the strictest of theirs.
+    """The strictest of the aims' thresholds, which keeps all.
 
     Raises:
-        BoundNotShown: no threshold is shown to keep one of them.
+        BoundNotShown: no threshold is shown to keep an aim.
     """
     confidence, answers, choices = tuning.max(axis=1), tuning.argmax(axis=1), list[_Choice]()
     for aim in aims:

@@ -16,8 +16,6 @@ CASCADE, CASCADE_FP32 = "cascade", "cascade_fp32"
 
 @dataclass(frozen=True)
 class Variants:
-    """The parts of an artifact's variants."""
-
     exported: Path  # the student's fp32 graph and tokenizer
     task: TaskInfo
     students: Mapping[str, Path]  # ONNX files by number format; int8 only if a CPU loads it
@@ -37,7 +35,6 @@ class Variants:
         )
 
     def files(self, variant: str) -> ModelFiles:
-        """The files of a variant."""
         pair, second = self.pairs.get(variant), None
         if pair is not None:
             file = self.second.files[pair.second]
@@ -52,7 +49,6 @@ class Variants:
 
 
 def student_files(exported: Path, quantized: Path, *, with_int8: bool) -> dict[str, Path]:
-    """The student's ONNX files by number format."""
     return {"fp32": exported / FP32_ONNX} | ({"int8": quantized / INT8_ONNX} if with_int8 else {})
 
 

@@ -45,8 +45,8 @@ def export_model(
     """Export a model and check its graph.
 
     Args:
-        max_length: in tokens, of rows or windows.
-        long: windows of longer rows; None cuts them.
+        max_length: tokens of rows or windows.
+        long: None cuts longer rows.
 
     Raises:
         KdcError: export failed, or logits differ.
@@ -62,7 +62,7 @@ def export_model(
 def write_graph(
     model: Path, out: Path, *, exporter: Exporter, max_length: int, long: LongTexts | None
 ) -> tuple[str, TokenizerInfo]:
-    """Write a model's fp32 graph and tokenizer; return the exporter and how the tokenizer is used."""
+    """Write the fp32 graph and tokenizer; return the exporter and how the tokenizer is used."""
     tokenizer = loading.load_tokenizer(str(model))
     typed = "token_type_ids" in tokenizer.model_input_names
     made_by = export_onnx(model, out / FP32_ONNX, exporter=exporter, token_type_ids=typed)

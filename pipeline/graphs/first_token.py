@@ -1,6 +1,6 @@
-"""Computes only the first token where the head reads no other one. The logits stay equal.
+"""Computes only the first token where the head reads no other. The logits stay equal.
 
-For the other tokens, the last layer then computes nothing but keys and values: a sixth of its products.
+For other tokens, the last layer then computes only keys and values: a sixth of its products.
 """
 
 from collections.abc import Iterable, Mapping, Set
@@ -18,10 +18,10 @@ _TOKENS = -2  # the axis of tokens in (batch, tokens, width)
 
 
 def keep_first_tokens(model: ModelProto) -> int:
-    """Change a graph in place. Returns the number of nodes that compute less.
+    """Change a graph in place, from the head backwards. Returns the number of nodes that compute less.
 
-    It goes from the head backwards. If all readers of a node's output need only the first token, the node reads only
-    the first token of its inputs. If others need all tokens, a Slice takes the first one for its readers.
+    If all readers of a node's output need only the first token, so does the node. Otherwise a Slice
+    takes the first token for these readers.
     """
     graph, shapes = model.graph, _shapes(model)
     constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer if len(tensor.dims) < 2}
@@ -79,7 +79,7 @@ def _inputs_at(
     constants: Mapping[str, np.ndarray],
     stored: Set[str],
 ) -> dict[int, int] | None:
-    """The inputs of which a node needs one token for an output of one token, and their axes; None if unknown."""
+    """Inputs, with axes, of which a node needs one token for one token of output; None if unknown."""
     known = [shapes.get(name) for name in node.input]
     if node.op_type in _BY_VECTOR:
         over = attribute(node, "axis", -1)
@@ -100,7 +100,7 @@ def _inputs_at(
 
 
 def _cut(graph: GraphProto, name: str, axes: Mapping[str, int], readers: Iterable[NodeProto]) -> list[NodeProto]:
-    """Nodes that take the first token of a tensor for its readers in `axes`."""
+    """Nodes that take a tensor's first token for its readers in `axes`."""
     made: dict[int, NodeProto] = {}
     for reader in readers:
         if (axis := axes.get(reader.name)) is None:

@@ -20,8 +20,7 @@ def to_fp16(onnx_in: Path, onnx_out: Path) -> None:
     """Convert weights and arithmetic to fp16. Inputs stay int64, `logits` float32.
 
     Constants are clipped to +-1e4: the attention mask's -3.4e38 would become minus infinity, and padded rows NaN.
-    Arithmetic that ends in an integer stays fp32: DeBERTa and MPNet bucket distances by logarithm, and fp16 would
-    choose the wrong bucket.
+    Arithmetic that ends in an integer stays fp32: in fp16, DeBERTa and MPNet would choose wrong buckets of distances.
 
     Raises:
         KdcError: the converter failed, or left no fp16 weight.
@@ -69,7 +68,7 @@ def _integer_arithmetic(model: onnx.ModelProto) -> set[str]:
         # Stop at integers, and at shapes, which ignore values.
         if _casts_to(node) != TensorProto.FLOAT and node.op_type not in ("Shape", "Size"):
             waiting += [producers[name] for name in node.input if name in producers]
-    # The converter loses excluded nodes in branches, so exclude the branching node.
+    # The converter loses excluded nodes in branches: exclude the branching node.
     for node in model.graph.node:
         branches = [attribute.g for attribute in node.attribute if attribute.HasField("g")]
         if any(inner.name in names for branch in branches for part in nested_graphs(branch) for inner in part.node):

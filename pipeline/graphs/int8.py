@@ -1,8 +1,8 @@
 """Makes int8 candidates from the fp32 graph, and checks that they are quantised.
 
 Static candidates compute linear layers with fixed scales (uint8 activations, int8 weights, fp32 results), so answers do
-not depend on the batch. Attention products, Softmax, LayerNorm and Add stay fp32: 8 bits would save little time and
-cost much accuracy.
+not depend on the batch. Attention products, Softmax, LayerNorm and Add stay fp32: 8 bits would save little and cost
+accuracy.
 """
 
 import math
@@ -46,11 +46,8 @@ _REMEDY = "the fp32 variant serves instead"
 
 @dataclass(frozen=True)
 class Candidate:
-    """One way to quantise.
-
-    Without `ranges` it is dynamic, for comparison only: each batch sets the activation scales, so answers depend on
-    neighbours.
-    """
+    """One way to quantise. Without `ranges` it is dynamic: each batch sets the activation scales, so answers depend on
+    neighbours."""
 
     name: str
     per_channel: bool  # weight scales per output channel
@@ -101,12 +98,12 @@ def quantise(
     """Write the int8 variant of a graph.
 
     Args:
-        ranges: of `activations(onnx_in)`; unused if dynamic.
+        ranges: of `activations(onnx_in)`.
         vector_bits: see `store_tables`.
 
     Returns:
-        Counts: "wanted" linear layers; "quantized" and "float" products that ONNX Runtime runs; lookups in stored
-            "tables"; "stored" layers, computed in fp32.
+        Counts: "wanted" linear layers; "quantized" and "float" products at run time; lookups in stored "tables";
+            "stored" layers, computed in fp32.
 
     Raises:
         KdcError: the quantiser failed or quantised nothing.
@@ -159,8 +156,8 @@ def count_operators(onnx_path: Path) -> dict[str, int]:
 
 
 def _noisiest(linear: Sequence[NodeProto], candidate: Candidate, ranges: Ranges) -> set[str]:
-    """A layer's input noise in 8 bits ranks layers like their effect on logits (measured on MiniLM), without extra
-    runs. Layers that read one tensor stay together, since rounding it affects all."""
+    """A layer's input noise in 8 bits ranks layers like their effect on logits (measured on MiniLM). Layers that read
+    one tensor stay together."""
     names: set[str] = set()
     method, count = candidate.ranges, math.ceil(candidate.exclude * len(linear))
     if method is None or not count:
@@ -207,7 +204,7 @@ def _quantise_linear(model: ModelProto, names: list[str], candidate: Candidate, 
 
 
 def read_unrounded(graph: GraphProto) -> None:
-    """Let all but quantised products, such as residual connections, read a tensor before it is rounded."""
+    """Let all but quantised products read a tensor before it is rounded."""
     makers = {name: node for node in graph.node for name in node.output}
     for node in graph.node:
         for index, name in enumerate(node.input):
@@ -218,7 +215,7 @@ def read_unrounded(graph: GraphProto) -> None:
 
 
 def use_fast_gelu(model: ModelProto) -> None:
-    """Compute GELU by tanh, in two thirds of the time. The difference is below the rounding that follows."""
+    """Compute GELU by tanh, in two thirds of the time; rounding hides the difference."""
     for node in model.graph.node:
         if node.op_type == "Gelu":
             node.op_type, node.domain = "FastGelu", _MICROSOFT
@@ -227,7 +224,7 @@ def use_fast_gelu(model: ModelProto) -> None:
 
 
 def _declare_float(graph: GraphProto, tensors: set[str]) -> None:
-    """Declare float tensors: the quantiser skips unknown types, and shape inference fails on graphs like DeBERTa's."""
+    """The quantiser skips unknown types, and shape inference fails on graphs like DeBERTa's."""
     known = {value.name for value in (*graph.value_info, *graph.input, *graph.output)}
     graph.value_info.extend(
         helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in sorted(tensors - known)
@@ -235,10 +232,9 @@ def _declare_float(graph: GraphProto, tensors: set[str]) -> None:
 
 
 def join_biases(model: ModelProto) -> int:
-    """Fuse each quantised MatMul with its bias Add, in place. Returns how many.
+    """Fuse each quantised MatMul with its bias Add, in place, which ONNX Runtime leaves apart. Returns how many.
 
-    ONNX Runtime would add the bias separately. MatMulIntegerToFloat adds it while scaling, with equal results and 5 to
-    12 % more throughput on a three-layer MiniLM, partly since GELU then has no bias (docs/benchmarks/int8.md).
+    Results are equal; throughput: docs/benchmarks/int8.md.
     """
     graph, wrapped = model.graph, ONNXModel(model)
     makers, readers_of = wrapped.output_name_to_node(), wrapped.input_name_to_nodes()

@@ -12,8 +12,6 @@ _NOISE = 0.15  # relative noise of speeds on shared machines
 
 @dataclass(frozen=True)
 class Standard:
-    """The limits for candidates."""
-
     metric: str
     fp32_score: float  # on the tuning set, in points
     rows: int  # in the tuning set
@@ -21,21 +19,18 @@ class Standard:
     free_drop: float  # points that count as no loss
 
     def drop(self, candidate: Int8Measurement) -> float:
-        """Points lost against fp32."""
         assert candidate.tune is not None
         return self.fp32_score - candidate.tune[self.metric]
 
     def is_free(self, candidate: Int8Measurement) -> bool:
-        """Whether a candidate is eligible, loses at most `max_drop`, and within noise at most `free_drop`.
-
-        Changed labels may be better or worse, so the standard error is the square root of their number.
-        """
+        """Whether a candidate is eligible, loses at most `max_drop`, and within noise at most `free_drop`. The standard
+        error is the square root of the number of changed labels."""
         cost, noise = self.drop(candidate), 100 * math.sqrt(candidate.label_changes) / self.rows
         return is_eligible(candidate) and cost <= self.max_drop and cost - noise <= self.free_drop
 
 
 def is_eligible(candidate: Int8Measurement) -> bool:
-    """Whether a candidate was made and is not known to depend on the batch."""
+    """Whether it was made and is not known to depend on the batch."""
     return candidate.failed is None and candidate.static and candidate.batch_invariant is not False
 
 
@@ -45,13 +40,11 @@ def is_faster(candidate: Int8Measurement, fp32: Int8Measurement) -> bool:
 
 
 def choose(measured: Mapping[str, Int8Measurement], standard: Standard) -> Int8Choice:
-    """Choose the fastest eligible candidate that loses at most `max_drop`. The entry "fp32" does not count.
+    """Choose the fastest eligible candidate that loses at most `max_drop`; not the entry "fp32".
 
-    Among equal speeds (within noise), the smallest mean difference from fp32's outputs wins: it says more than the few
-    labels that move metrics.
-
-    Speed is throughput in batches of 32: on a busy machine, a difference of 2 % can be 20 % in single-row latency.
-    Candidates of one graph do equal work and share their best speed, or noise would decide.
+    Among equal speeds (within noise), the smallest mean difference from fp32's outputs wins, because few labels move
+    metrics. Speed is throughput in batches of 32, which is less noisy than latency. Candidates of one graph share their
+    best speed.
     """
     invariant = {name: each for name, each in measured.items() if is_eligible(each)}
     drops = {name: standard.drop(each) for name, each in invariant.items()}
@@ -79,10 +72,7 @@ def choose(measured: Mapping[str, Int8Measurement], standard: Standard) -> Int8C
 
 
 def choose_again(before: Int8Choice, measured: Mapping[str, Int8Measurement], standard: Standard) -> Int8Choice:
-    """Choose again after further measurements.
-
-    Only a more accurate candidate replaces `before`, preferably one that `is_free`.
-    """
+    """After further measurements, only a more accurate candidate replaces `before`, preferably one that `is_free`."""
     eligible = {name: each for name, each in measured.items() if is_eligible(each)}
     rivals: Mapping[str, Int8Measurement] = measured
     if before.chosen is not None:

@@ -1,4 +1,4 @@
-"""Makes int8 candidates, compares them with fp32 on the tuning set, and times them."""
+"""Makes, compares and times int8 candidates on the tuning set."""
 
 import json
 import math
@@ -42,8 +42,6 @@ _OTHER_RANGES = (
 
 @dataclass(frozen=True)
 class TuningSlice:
-    """Rows to judge candidates on."""
-
     texts: Sequence[Text]
     labels: NDArray[np.generic]  # (rows,) or (rows, outputs)
     logits: NDArray[np.float32]  # (rows, outputs) of the fp32 graph
@@ -75,7 +73,6 @@ class Trials:
         return Standard(metric, score, len(rows.texts), self.settings.max_int8_drop, self.settings.free_drop)
 
     def source_of(self, candidate: Candidate) -> Source:
-        """The candidate's source graph, made on demand."""
         if candidate.smooth not in self.sources:
             smoothed = self.folder / "smoothed.onnx" if candidate.smooth else None
             self.sources[candidate.smooth] = make_source(self.fp32_file, self.batches, smoothed_file=smoothed)
@@ -119,7 +116,7 @@ class Trials:
         )
 
     def choose(self, choose: Callable[[Mapping[str, Int8Measurement], Standard], Int8Choice]) -> Int8Choice:
-        """Choose until the winner is batch-invariant. Only winners are checked, since static candidates rarely fail."""
+        """Choose until the winner is batch-invariant. Only winners are checked: static candidates rarely fail."""
         while True:
             choice = choose(self.measured, self.standard)
             if choice.winner is None or self._is_invariant(choice.winner):
@@ -144,7 +141,7 @@ class Trials:
         return comparison.passes()
 
     def time(self) -> None:
-        """Time engines in short turns, so that slow moments affect all."""
+        """Short turns, so that slow moments affect all."""
         answers = {FP32: self.fp32.logits} | {name: engine.logits for name, engine in self.engines.items()}
         rounds = self.settings.rounds
         speeds = compare_speeds(answers, self.rows.texts, latency_rows=10, throughput_rows=32, rounds=rounds)
@@ -154,8 +151,8 @@ class Trials:
         self.measured[FP32] = Int8Measurement(**speeds[FP32].model_dump())
 
     def repair(self) -> None:
-        """Try other activation ranges, then the most accurate candidate without `exclude`, with sensitive layers in
-        fp32, until the loss `is_free`."""
+        """Try other ranges, then the most accurate candidate without `exclude` with sensitive layers in fp32, until the
+        loss `is_free`."""
         for candidate in _OTHER_RANGES:
             self.judge(candidate)
         whole = {name: each for name, each in self.candidates.items() if each.static and not each.exclude}
@@ -170,7 +167,6 @@ class Trials:
                 return
 
     def keep(self, winner: str | None) -> None:
-        """Keep the winner's file and all measurements."""
         table = {name: measurement.to_json() for name, measurement in self.measured.items()}
         (self.folder / "candidates.json").write_text(json.dumps(table, indent=2), encoding="utf-8")
         if winner is not None:
@@ -193,7 +189,7 @@ def with_layers_kept(candidate: Candidate, layers: Sequence[frozenset[str]], *, 
 def layers_by_worth(
     onnx_path: Path, candidate: Candidate, ranges: Ranges, batches: Sequence[Feeds]
 ) -> list[frozenset[str]]:
-    """Groups of linear layers (node names) that are better in fp32, highest gain per cost first."""
+    """Groups of linear layers (node names) by falling gain per cost in fp32."""
     graph = onnx.load(onnx_path).graph
     sizes = {name: math.prod(tensor.dims) for name, tensor in float_matrices(graph).items()}
     fp32 = onnx_logits(onnx_path)

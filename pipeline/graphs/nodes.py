@@ -25,7 +25,6 @@ def names_read(node: NodeProto) -> set[str]:
 
 
 def float_matrices(graph: GraphProto) -> dict[str, TensorProto]:
-    """The graph's fp32 matrices by name."""
     return {
         tensor.name: tensor
         for tensor in graph.initializer
@@ -73,11 +72,8 @@ def readers(linear: Iterable[NodeProto]) -> dict[str, list[NodeProto]]:
 
 
 def _varying(graph: GraphProto) -> set[str]:
-    """Names of input-dependent tensors.
-
-    ONNX Runtime folds others at load, such as DeBERTa's relative positions; if quantised, each batch would recompute
-    them.
-    """
+    """Names of input-dependent tensors. ONNX Runtime folds others at load, such as DeBERTa's relative positions; if
+    quantised, each batch would recompute them."""
     varying = {value.name for value in graph.input}
     for node in graph.node:
         # A node's inputs leave out what its branches read.

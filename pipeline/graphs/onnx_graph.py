@@ -33,7 +33,7 @@ _OPTIMUM_OPSET = 18
 def export_onnx(
     model_dir: Path, out_file: Path, *, exporter: Exporter = "auto", token_type_ids: bool = True
 ) -> Literal["optimum", "torch"]:
-    """Export a classifier in fp32, with dynamic axes; return the exporter used.
+    """Export with dynamic axes; return the exporter used.
 
     Args:
         exporter: "auto" is torch if onnxscript is installed, else Optimum.
@@ -104,19 +104,18 @@ def save_graph(graph: onnx.ModelProto, path: Path) -> None:
 
 
 def versions_of(path: Path) -> tuple[int, int]:
-    """A file's operator and format versions."""
+    """Operator and format versions."""
     graph = onnx.load(path, load_external_data=False)
     return next(opset.version for opset in graph.opset_import if opset.domain in ("", "ai.onnx")), graph.ir_version
 
 
 def load_classifier(model_dir: Path) -> PreTrainedModel:
-    """The classifier for export: fp32, in evaluation mode."""
     # Every architecture has eager attention.
     return open_classifier(model_dir, attn_implementation="eager", local_files_only=True).float().eval()
 
 
 def choose_exporter(exporter: Exporter) -> Literal["optimum", "torch"]:
-    """The exporter to use; InputError if not installed."""
+    """InputError if it is not installed."""
     if exporter != "optimum" and _is_installed("onnxscript"):
         return "torch"
     if exporter != "torch" and _is_installed("optimum.exporters.onnx") and transformers.__version__.startswith("4."):
@@ -206,7 +205,7 @@ def _fill_token_types_with_zeros(graph: onnx.GraphProto) -> None:
 
 
 def _inline_aliases(graph: onnx.GraphProto) -> None:
-    """Inline Optimum's Identity nodes after shared weights, which they hide from quantisers."""
+    """Inline Identity nodes, by which Optimum hides shared weights from quantisers."""
     constants = {tensor.name for tensor in graph.initializer}
     outputs = {value.name for value in graph.output}
     aliases: dict[str, str] = {}
@@ -241,7 +240,7 @@ def _is_installed(module: str) -> bool:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Silence exporters' and quantisers' warnings, which our checks replace."""
+    """Silence warnings that our checks replace."""
     previous = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

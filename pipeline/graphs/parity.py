@@ -27,7 +27,6 @@ _INVARIANCE_TOLERANCE = 1e-3  # in probability
 
 
 def torch_logits(model_dir: Path) -> LogitsFunction:
-    """The torch classifier, parity's reference."""
     model = load_classifier(model_dir)
     accepted = inspect.signature(model.forward).parameters
 
@@ -105,7 +104,7 @@ def check_equal(
         The largest difference, and its limit: the tolerance, times the largest absolute expected value if above 1.
 
     Raises:
-        KdcError: the difference is larger or NaN.
+        KdcError: the difference is above the limit or NaN.
     """
     difference = float(np.abs(actual - expected).max())
     allowed = tolerance * max(1.0, float(np.abs(expected).max()))
@@ -123,7 +122,6 @@ class BatchInvariance:
     compared_rows: int
 
     def passes(self) -> bool:
-        """Whether no label changes, and no number by over 1e-3."""
         return self.label_flips == 0 and self.max_probability_difference <= _INVARIANCE_TOLERANCE
 
 
@@ -144,7 +142,7 @@ def batch_invariance(
     together = np.empty_like(alone)
     order = np.random.default_rng(seed).permutation(len(encodings))
     for start in range(0, len(order), _INVARIANCE_BATCH):
-        # Fill the last batch from the start, so that each row has neighbours.
+        # Fill the last batch from the start.
         rows = np.resize(np.roll(order, -start), _INVARIANCE_BATCH).tolist()
         together[rows] = run([encodings[row] for row in rows])
     # `changed_labels` wants logits: probability 0.5 is logit 0.

@@ -38,7 +38,7 @@ class Histogram:
         self._counts = np.zeros(0, dtype=np.int64)
 
     def add(self, values: np.ndarray) -> None:
-        """Count a batch's values, of any shape."""
+        """Count values of any shape."""
         low, high = float(values.min()), float(values.max())
         self.minimum, self.maximum = min(self.minimum, low), max(self.maximum, high)
         self._width = self._width or max(high - low, 1e-6) / _FIRST_BINS
@@ -52,8 +52,7 @@ class Histogram:
         self._counts[start : start + len(counts)] += counts
 
     def range(self, method: RangeMethod) -> tuple[float, float]:
-        """The range to represent, with zero. "minmax" keeps all values, "percentile" cuts 0.005 % off each end; for
-        "entropy" see `_entropy_range`."""
+        """The range to represent, with zero. "percentile" cuts 0.005 % off each end."""
         if method == "minmax" or self.minimum == self.maximum:
             return min(self.minimum, 0.0), max(self.maximum, 0.0)
         if method == "entropy":
@@ -66,7 +65,7 @@ class Histogram:
 
     def _entropy_range(self) -> tuple[float, float]:
         """Cut at the distance from zero with the smallest Kullback-Leibler divergence between the clipped distribution
-        and its 8-bit form (Migacz 2017, 8-bit inference with TensorRT). ONNX Runtime's ranges are only symmetric."""
+        and its 8-bit form (Migacz 2017, 8-bit inference with TensorRT)."""
         largest = max(-self.minimum, self.maximum)
         smallest, best = np.inf, (min(self.minimum, 0.0), max(self.maximum, 0.0))
         for threshold in largest * np.arange(1, _THRESHOLDS + 1) / _THRESHOLDS:
@@ -160,7 +159,7 @@ def watch(onnx_path: Path, tensors: Sequence[str], batches: Iterable[Feeds]) -> 
 
 
 def sample_batches(tokens: Any, input_names: Sequence[str], *, rows: int, seed: int) -> list[Feeds]:
-    """Calibration batches of up to `rows` random rows or windows of tokens, a `datasets.Dataset`."""
+    """Calibration batches of up to `rows` random rows or windows of a `datasets.Dataset`."""
     chosen = np.random.default_rng(seed).permutation(len(tokens))[:rows]
     return list(calibration_batches(apart(tokens[int(index)] for index in chosen)[:rows], input_names))
 

@@ -1,7 +1,7 @@
 """Removes work from an exported graph. Its logits stay equal.
 
-Exporters write general code: some 25 nodes build the mask, and each layer computes its shapes anew. kdc runs the graph
-on a few batches to see what such tensors hold, because exporters change their code.
+Some 25 nodes build the mask, and each layer computes its shapes anew. kdc runs the graph on a few batches to see what
+such tensors hold, because exporters change their code.
 """
 
 import tempfile
@@ -21,7 +21,7 @@ _HIDDEN = -1e9  # added to the scores of padded tokens
 _HIDES = -1e4  # what exporters add is at most this
 
 _SIZES = ((2, 3), (3, 5))  # rows and tokens of made-up batches
-# Tokens. A batch of the longest rows shows a window of attention; longer ones take gigabytes, and their mask stays.
+# Tokens of the batch that shows a window of attention. Longer rows take gigabytes, and keep their mask.
 _LONGEST = 512
 _NARROW = 4  # columns of a matrix at most
 
@@ -29,7 +29,7 @@ Values = dict[str, list[np.ndarray]]  # of a tensor, in each batch
 
 
 def simplify(onnx_path: Path, *, pad_id: int, max_length: int) -> ModelProto:
-    """The graph with less work; `max_length` are the most tokens of a row."""
+    """`max_length`: most tokens of a row."""
     model = onnx.load(onnx_path)
     batches = [_made_up(rows, tokens, pad_id) for rows, tokens in (*_SIZES, (5, max(6, min(max_length, _LONGEST))))]
     graph = model.graph
@@ -65,7 +65,7 @@ def _made_up(rows: int, tokens: int, pad_id: int) -> Feeds:
 
 
 def _store_constants(graph: GraphProto) -> None:
-    """Make Optimum's Constant nodes initializers, as torch's exporter writes them."""
+    """Make Optimum's Constant nodes initializers, like torch's exporter."""
     nodes: list[NodeProto] = []
     for node in graph.node:
         if node.op_type == "Constant" and node.attribute[0].name == "value":
@@ -77,7 +77,7 @@ def _store_constants(graph: GraphProto) -> None:
 
 
 def _depend_on(graph: GraphProto, inputs: Collection[str]) -> set[str]:
-    """Names of tensors whose values depend on inputs, not only on their shapes."""
+    """Tensors whose values depend on inputs, not only on their shapes."""
     names = set(inputs)
     for node in graph.node:
         if node.op_type not in ("Shape", "Size") and not names.isdisjoint(names_read(node)):
@@ -92,7 +92,7 @@ def _softmax_sums(graph: GraphProto) -> list[NodeProto]:
 
 
 def _values(model: ModelProto, names: Sequence[str], sized: Sequence[str], batches: Sequence[Feeds]) -> Values:
-    """What tensors hold in each batch, and the shapes of `sized` ones, as `{name}_shape`."""
+    """What tensors hold in each batch; shapes of `sized` as `{name}_shape`."""
     watched = ModelProto()
     watched.CopyFrom(model)
     watched.graph.node.extend(helper.make_node("Shape", [name], [f"{name}_shape"]) for name in sized)
@@ -108,7 +108,7 @@ def _values(model: ModelProto, names: Sequence[str], sized: Sequence[str], batch
 
 
 def _hides_padding(values: Sequence[np.ndarray], masks: Sequence[np.ndarray]) -> bool:
-    """Whether added values hide padded tokens and nothing else, so not for windowed or causal attention."""
+    """Whether added values hide padded tokens alone: not for windowed or causal attention."""
     for value, mask in zip(values, masks, strict=True):
         if value.ndim != 4 or value.shape[0] != len(mask) or value.shape[-1] != mask.shape[1]:
             return False
@@ -138,7 +138,7 @@ def _shorten_masks(graph: GraphProto, masks: set[str]) -> None:
 
 
 def _fix_shapes(graph: GraphProto, reshapes: Sequence[NodeProto], values: Values) -> None:
-    """Let Reshape copy the first axes of its input where they are the batch and the sequence."""
+    """Let Reshape copy the batch and the sequence from its input."""
     for node in reshapes:
         shapes, before = np.stack(values[node.input[1]]), np.stack(values[f"{node.input[0]}_shape"])
         same = np.arange(shapes.shape[1]) < before.shape[1]
@@ -180,7 +180,7 @@ def _slice_positions(graph: GraphProto, lookups: Sequence[NodeProto], values: Va
 
 
 def _look_up_products(graph: GraphProto) -> None:
-    """Look up the product of a table's row and a narrow matrix, such as a token's share, instead of computing it."""
+    """Look up the product of a table's row and a narrow matrix, such as a token's share."""
     tables = float_matrices(graph)
     lookups = {
         node.output[0]: node

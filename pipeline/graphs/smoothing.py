@@ -1,8 +1,7 @@
 """SmoothQuant (Xiao et al. 2023, arXiv 2211.10438): moves activation outliers into weights.
 
 Each input channel of a linear layer is divided by a factor, and its row of weights multiplied. The value projection
-divides what attention returns. Other divisions are fp32 nodes: LayerNorm cannot absorb them, since BERT's residual
-connection reads the same output.
+divides what attention returns. Other divisions are fp32 nodes: a residual connection also reads LayerNorm's output.
 """
 
 from collections import Counter
@@ -27,8 +26,6 @@ _LEAST = 1e-5
 
 @dataclass(frozen=True)
 class Source:
-    """A graph to quantise, with its ranges."""
-
     file: Path
     ranges: Ranges
 
@@ -42,7 +39,7 @@ def make_source(fp32_file: Path, batches: Sequence[Feeds], *, smoothed_file: Pat
 
 
 def largest_by_channel(onnx_path: Path, batches: Iterable[Feeds]) -> dict[str, np.ndarray]:
-    """Largest absolute values (channels,) over unpadded batches, for each tensor that linear layers read."""
+    """Largest absolute values (channels,) over unpadded batches, by tensor that linear layers read."""
     largest: dict[str, np.ndarray] = {}
     for values in watch(onnx_path, list(_groups(onnx.load(onnx_path).graph)), batches):
         for name, value in values.items():
@@ -52,7 +49,7 @@ def largest_by_channel(onnx_path: Path, batches: Iterable[Feeds]) -> dict[str, n
 
 
 def smooth(onnx_in: Path, onnx_out: Path, largest: Mapping[str, np.ndarray]) -> int:
-    """Write the smoothed graph, equal but for rounding; `largest` is from `largest_by_channel`."""
+    """Write the smoothed graph, equal but for rounding. Returns the number of smoothed tensors."""
     model = onnx.load(onnx_in)
     graph = model.graph
     constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
@@ -66,7 +63,7 @@ def smooth(onnx_in: Path, onnx_out: Path, largest: Mapping[str, np.ndarray]) -> 
 
     groups = _groups(graph)
     projections = {tensor: _value_projection(graph, tensor) for tensor in groups}
-    # Values come first, because what they read scales their weights again.
+    # Values first: what they read scales their weights again.
     for tensor in sorted(groups, key=lambda name: not projections[name]):
         nodes = groups[tensor]
         factors = _factors(largest[tensor], [constants[node.input[1]] for node in nodes])
@@ -91,8 +88,8 @@ def smooth(onnx_in: Path, onnx_out: Path, largest: Mapping[str, np.ndarray]) -> 
 
 
 def _value_projection(graph: GraphProto, tensor: str) -> list[tuple[NodeProto, int]]:
-    """Nodes and inputs with the weights and the bias of attention's values, if `tensor` is what attention returns and
-    nothing else reads these values; else nothing."""
+    """Nodes and inputs with bias and weights of attention's values, if `tensor` is what attention returns and nothing
+    else reads the values."""
     makers = {name: node for node in graph.node for name in node.output}
     counts = Counter(name for node in graph.node for name in node.input)
     matrices = float_matrices(graph)
@@ -117,12 +114,12 @@ def _value_projection(graph: GraphProto, tensor: str) -> list[tuple[NodeProto, i
 
 
 def _groups(graph: GraphProto) -> dict[str, list[NodeProto]]:
-    """MatMul layers by input. A node before the head's Gemm would keep ONNX Runtime from computing it in 8 bits."""
+    """MatMul layers by input. A node before the head's Gemm would keep it from running in 8 bits."""
     return readers(node for node in linear_layers(graph) if node.op_type == "MatMul")
 
 
 def _factors(activation: np.ndarray, weights: Sequence[np.ndarray]) -> np.ndarray:
-    """The paper's equation 4, per channel: max |X| ^ alpha / max |W| ^ (1 - alpha)."""
+    """Equation 4, per channel: max |X| ^ alpha / max |W| ^ (1 - alpha)."""
     weight = np.max([np.abs(matrix).max(axis=1) for matrix in weights], axis=0)
     factors = np.maximum(activation, _LEAST) ** _STRENGTH / np.maximum(weight, _LEAST) ** (1 - _STRENGTH)
     return np.maximum(factors, _LEAST).astype(np.float32)

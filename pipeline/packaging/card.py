@@ -16,7 +16,7 @@ from kdc.pipeline.results.artifact import QuantizeResult
 def model_card(
     manifest: Manifest, int8: QuantizeResult, judgement: Judgement | None, example: str, *, teacher: str, adapted: bool
 ) -> str:
-    """Render the model's answers, measurements, use and limits.
+    """Render `card.md`.
 
     Args:
         teacher: a note; "" if all is well.

@@ -24,8 +24,8 @@ _SPECIAL = [f"{role}_token" for role in ("bos", "cls", "eos", "mask", "sep", "un
 def add_hugging_face_files(model: Path, folder: Path, tokenizer: TokenizerInfo) -> None:
     """Add a saved classifier's config, tokenizer settings and weights to an artifact.
 
-    Weights that no class of transformers can read are left out: a head over the mean token vector, fewer attention
-    heads, no layers. `AutoModelForSequenceClassification` would fill in random weights; without the file it refuses.
+    Weights that transformers cannot read are left out: a head over the mean token vector, fewer attention heads, no
+    layers. `AutoModelForSequenceClassification` would fill in random weights; without the file it refuses.
     """
     config = json.loads((model / CONFIG).read_text(encoding="utf-8"))
     config.pop("_name_or_path", None)
@@ -35,8 +35,8 @@ def add_hugging_face_files(model: Path, folder: Path, tokenizer: TokenizerInfo) 
     settings = {
         name: token["content"] if isinstance(token, dict) else str(token) for name, token in special.items()
     } | {
-        # This class reads `tokenizer.json` alone. In transformers 5 an architecture's class has its own rules, and
-        # 4.57 cannot read all its files.
+        # Reads `tokenizer.json` alone. In transformers 5 an architecture's class has its own rules, and 4.57 cannot
+        # read all its files.
         "tokenizer_class": "PreTrainedTokenizerFast",
         "model_input_names": list(tokenizer.input_names),
         "model_max_length": tokenizer.max_length,

@@ -37,7 +37,6 @@ _PACKAGES = (
 
 
 def lineage_of(run: Run) -> Lineage:
-    """A run's teacher, student, recipe, data, versions and machine."""
     config, data = run.config, run.data()
     cut_from = "finetuned" if config.teacher.finetuned else config.student.cut_from
     if config.teacher.scores is not None:
@@ -69,7 +68,8 @@ def _trained(training: TrainingSummary | None) -> str:
 def label_share(labels: NDArray[np.generic], task: Task) -> tuple[float, ...] | None:
     """Each label's share of training rows, for noticing drift; None for regression.
 
-    Labels are (rows,), or (rows, outputs) for multi-label.
+    Args:
+        labels: (rows,), or (rows, outputs) for multi-label.
     """
     if not task.traits.has_labels:
         return None
@@ -85,7 +85,7 @@ def _teacher_name(settings: TeacherSettings) -> str:
 
 
 def base_models(student: str, teacher: str) -> list[str]:
-    """The hub id of the model that gave the weights, if any."""
+    """Hub id of the model that gave the weights, if any."""
     name = teacher if kind_of(student).is_of_teacher else student
     is_public = name == "minilm" or not Path(name).exists()
     return [_public_name(name)] if is_public and _HUB_ID.fullmatch(_public_name(name)) else []

@@ -1,4 +1,4 @@
-"""The manifest of a run's artifact: its variants, and which one a provider loads."""
+"""The manifest of a run's artifact."""
 
 import shutil
 from collections.abc import Iterable, Mapping
@@ -28,7 +28,7 @@ _SECOND_FILES = {"fp32": "second.onnx", "int8": "second_int8.onnx"}
 def manifest_of(
     folder: Path, table: Table, exported: ExportResult, quantized: QuantizeResult, made: Variants, lineage: Lineage
 ) -> Manifest:
-    """The manifest of an artifact's folder. Copies second models there."""
+    """Copies second models into the folder."""
     variants = _variants(folder, table, exported, quantized)
     variants |= _cascades(made, table, variants, folder)
     info = read_tokenizer_info(made.exported)
@@ -78,7 +78,7 @@ def _variants(folder: Path, table: Table, exported: ExportResult, quantized: Qua
 
 
 def _cascades(made: Variants, table: Table, variants: Mapping[str, Variant], folder: Path) -> dict[str, Variant]:
-    """Each cascade's measurements; versions are the newer graph's. Copies second models."""
+    """Versions are the newer graph's."""
     cascades = {}
     for name, pair in made.pairs.items():
         if name not in table or (name == CASCADE_FP32 and f"{name} (cuda)" not in table):  # it could not be run
@@ -109,8 +109,7 @@ def _measured(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def on_cuda(variants: Iterable[str], table: Table) -> str:
-    """The variant that a GPU loads: a cascade, else fp16 if it ran on a GPU, else fp32. A CPU run shows no fp16
-    overflow: it computes in fp32."""
+    """The variant for a GPU: a cascade, else fp16 if it ran on a GPU (a CPU shows no overflow), else fp32."""
     if CASCADE_FP32 in variants:
         return CASCADE_FP32
     return "fp16" if "fp16" in variants and "fp16 (cuda)" in table else "fp32"

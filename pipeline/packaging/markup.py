@@ -29,5 +29,5 @@ def render(template: Path, **values: Any) -> str:
 
 
 def _as_it_is(value: Any) -> str:
-    """A value as Markdown shows it; tables are Markdown already."""
+    """Tables are Markdown already."""
     return value if isinstance(value, Markup) else plain(str(value))

@@ -25,15 +25,13 @@ class Bin:
 
 @dataclass(frozen=True)
 class Reliability:
-    """Calibration of a model's confidence."""
-
     ece: float  # expected calibration error, 0 to 1
     bins: tuple[Bin, ...]  # by rising confidence, without empty bins
 
 
 def reliability(probabilities: Outputs, labels: Labels, kind: Kind) -> Reliability:
-    """Expected calibration error over 15 bins of equal width (Guo et al. 2017, arXiv 1706.04599, equation 3). A
-    multi-label output counts with the confidence of its more probable side. Not for regression."""
+    """Calibration over 15 bins of equal width (Guo et al. 2017, arXiv 1706.04599, equation 3). A multi-label output
+    counts by its more probable side. Not for regression."""
     confidence = KINDS[kind].certainty(probabilities).ravel()
     right = (KINDS[kind].predictions(probabilities, 0.5) == labels).ravel()
     numbers = np.minimum((confidence * _BINS).astype(np.int64), _BINS - 1)
@@ -48,7 +46,7 @@ def reliability(probabilities: Outputs, labels: Labels, kind: Kind) -> Reliabili
 def calibrate(logits: Outputs, labels: Labels, kind: Kind, *, groups: Groups | None = None) -> float:
     """The temperature with the highest likelihood (Guo et al. 2017, arXiv 1706.04599, section 4.2).
 
-    A one-sided t-test over groups at 5 % must show a gain in log-likelihood, in five-fold cross-validation.
+    In five-fold cross-validation, a one-sided t-test over groups at 5 % must show that it helps.
 
     Returns:
         A temperature in [0.05, 20]; 1.0 if none helps, and for regression.

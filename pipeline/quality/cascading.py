@@ -17,8 +17,6 @@ _STEPS = 100
 
 
 class Going(NamedTuple):
-    """A cascade's threshold."""
-
     answered_from: float  # least confidence at which the first model answers
     share: float  # of rows for the second model
     score: float  # points of both models together
@@ -33,7 +31,7 @@ def curve(
     *,
     thresholds: Sequence[float] | None = None,
 ) -> list[Going]:
-    """Scores of the cascade by threshold.
+    """Scores by threshold.
 
     Args:
         first, second: logits on one scale.
@@ -58,8 +56,7 @@ def _thresholds(sure: NDArray[np.floating]) -> list[float]:
 
 
 def fewest(points: list[Going], wanted: float) -> Going:
-    """The first point from which on all points score at least `wanted`: a single point may be lucky. If there is none,
-    the last point."""
+    """The first point from which on all score at least `wanted` (one may be lucky), else the last."""
     chosen = points[-1]
     for point in reversed(points):
         if point.score < wanted:

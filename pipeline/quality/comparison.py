@@ -1,4 +1,4 @@
-"""Compare a student with its teacher, or a better baseline."""
+"""Compare a student with its teacher or a better baseline."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from kdc.pipeline.quality.intervals import Difference, difference
 
 _POWER = 0.8
 _MOST_TIMES, _HALVINGS = 1e6, 30  # largest factor on the row count; bisection steps
-_WHOLE = 100.0  # points; with too few groups, the interval of equal models reaches at least this far down
+_WHOLE = 100.0  # points that equal models' interval reaches down with too few groups
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ def compare(
     groups: Groups | None = None,
     look: int = 1,
 ) -> Quality:
-    """Compare two models. The contract must have a `max_drop`."""
+    """The contract must have a `max_drop`."""
     max_drop = contract.limits.max_drop
     assert max_drop is not None
     score, other_score = (
@@ -106,7 +106,7 @@ def compare(
     observed = difference(student, other.logits, labels, kind, metric, groups=groups, confidence=confidence)
     gap, needed = round(score - other_score, 4), None
     if observed.interval[0] < -max_drop:
-        # With few rows or groups the interval is wider than its standard error says.
+        # The interval of few rows or groups is wider than its standard error says.
         more = rows_needed(gap, gap - observed.interval[0], observed, max_drop=max_drop, confidence=confidence)
         needed = None if more is None else max(math.ceil(len(labels) * more), len(labels) + 1)
     return Quality(
@@ -124,18 +124,17 @@ def compare(
 
 
 def rows_needed(gap: float, below: float, observed: Difference, *, max_drop: float, confidence: float) -> float | None:
-    """The factor by which the row count must grow to show, with a power of 80 %, that a difference keeps to `max_drop`.
+    """The factor on the row count that shows `max_drop` with a power of 80 %.
 
-    The distance from `gap` to -max_drop must be at least z_confidence + z_power standard errors, which fall with the
-    root of the rows (Lachin 1981, Controlled Clinical Trials 2:93-113, equation 3). It must also be at least what
-    unobserved errors may cost (`unseen`).
+    `gap` must exceed -max_drop by z_confidence + z_power standard errors (Lachin 1981, Controlled Clinical Trials
+    2:93-113, equation 3), and by what unobserved errors may cost (`unseen`).
 
     Args:
         gap: student minus teacher, in points.
         below: points from the interval's lower end to `gap`.
 
     Returns:
-        None if the difference is at or beyond the limit.
+        None if `gap` is at or beyond the limit.
     """
     room = gap + max_drop
     if room <= 0:

@@ -23,8 +23,8 @@ def measured(
     """The task with the rates of its decisions.
 
     Args:
-        slice_name: "tuning" or "evaluation"; label sets are measured only on "evaluation".
-        teacher: logits (rows, outputs), to measure disagreement.
+        slice_name: "tuning", or "evaluation", which includes label sets.
+        teacher: logits (rows, outputs).
     """
     changes: dict[str, Any] = {}
     if task.points:
@@ -62,7 +62,7 @@ def _of_label(gets: Flags, has: Flags) -> dict[str, tuple[Flags, Flags]]:
 def answered_rates(
     probabilities: Outputs, labels: Labels, abstain: Abstention, teacher: Outputs | None = None
 ) -> Answered:
-    """Rates of an abstention. A deferral adds its shares of all rows."""
+    """A deferral adds shares of all rows."""
     is_answered, answers, rows = answered(probabilities, abstain), probabilities.argmax(axis=1), len(labels)
     wrong = is_answered & (answers != labels)
     counted = Answered(
@@ -78,7 +78,6 @@ def answered_rates(
 
 
 def covered_rates(probabilities: Outputs, labels: Labels, sets: LabelSets) -> Covered:
-    """How often label sets hold the true label, and their sizes."""
     holds = in_sets(probabilities, sets)
     sizes, rows = holds.sum(axis=1), len(labels)
     return Covered(
@@ -89,7 +88,7 @@ def covered_rates(probabilities: Outputs, labels: Labels, sets: LabelSets) -> Co
 
 
 def sweep(probabilities: NDArray[np.floating], has_label: Flags, thresholds: Floats) -> tuple[Floats, Floats, Floats]:
-    """Precision (NaN without rows), recall, and share of rows that get the label; (thresholds,) each."""
+    """Precision (NaN without rows), recall, and share of rows with the label; (thresholds,) each."""
     gets = probabilities[:, None] >= thresholds
     hits, given = (gets & has_label[:, None]).sum(axis=0), gets.sum(axis=0)
     with np.errstate(invalid="ignore"):
@@ -101,12 +100,12 @@ def found_rates(
 ) -> tuple[RequiredShare, ...]:
     """Measure the shares that a contract requires.
 
-    A pass needs every share, so interval ends that can show a pass keep the contract's confidence. One share suffices
-    for a fail, so ends that can show a fail get Bonferroni's correction.
+    A pass needs every share, so its interval ends keep the contract's confidence. One share suffices for a fail, so
+    those ends get Bonferroni's correction.
 
     Args:
-        groups: rows of one group count as identical. The design effect is not used: verdicts would err twice as often
-            if few rows of few groups are wrong.
+        groups: count as identical rows. With the design effect, verdicts err twice as often if few rows of few groups
+            are wrong.
     """
     required = contract.limits.require
     if not required:

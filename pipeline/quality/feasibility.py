@@ -16,27 +16,22 @@ Measured = Mapping[str, StudentCosts]  # by student: an id, a path, "layers:0,1,
 
 
 def fitting_students(measured: Measured, contract: Contract) -> list[str]:
-    """Students that can keep the contract in some precision: those with layers first, and larger ones first."""
-    # Not a set: the order enters fingerprints, and a set's order differs between processes.
+    """Students that can keep the contract in some precision: with layers first, then larger first."""
+    # Not a set, whose order differs between processes: the order enters fingerprints.
     fitting = {name: None for name, _, costs in _made(measured, contract) if not missed_costs(contract, costs)}
     return sorted(fitting, key=lambda name: (not kind_of(name).has_layers, -measured[name].parameters))
 
 
 @dataclass(frozen=True)
 class Stored:
-    """How a student is stored to keep the contract's size."""
-
     costs: StudentCosts  # int8 costs are measured with `bits`
     bits: Literal[8, 4] = 8  # of int8 token embeddings
     has_fewer_pieces: bool = False
 
 
 def as_stored(student: StudentCosts, contract: Contract) -> Stored:
-    """The student's own form, unless it is too large: then the first smaller form that keeps the contract, else the
-    last.
-
-    Smaller forms cost accuracy, so a student that is only too slow keeps its own.
-    """
+    """The own form, or if too large the first smaller one that keeps the contract, else the last. Smaller forms cost
+    accuracy."""
     most, forms = contract.limits.max_size_mb, _forms(student)
     if most is None or min((costs.size_mb for costs in costs_of(student).values()), default=0.0) <= most:
         return forms[0]
@@ -62,7 +57,7 @@ def costs_of(student: StudentCosts) -> dict[str, Costs]:
 
 
 def table(measured: Measured, contract: Contract) -> list[str]:
-    """A line for each student and precision: costs, and why it was dropped."""
+    """Costs of each student and precision, and why it was dropped."""
     rows = [("student", "variant", "M params", "ms", "rows/s", "MB", "")]
     for name, student in measured.items():
         stored = as_stored(student, contract)

@@ -1,4 +1,4 @@
-"""The frontier: students that no other student beats in score and cost."""
+"""The frontier: students that no other beats in score and cost."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
@@ -20,23 +20,21 @@ class Point(Result):
     difference_interval: Ends  # paired by row
     latency_p50_ms: float  # of one row, tokenising included
     latency_p95_ms: float
-    latency_interval: Ends | None  # of the p50, from its spread over rounds
+    latency_interval: Ends | None  # of the p50 over rounds
     rows_per_second: float  # in batches of 32
-    rows_interval: Ends | None  # from the spread over rounds
+    rows_interval: Ends | None
     size_mb: float  # ONNX file and tokenizer.json
     parameters: int | None
     training_seconds: float | None  # None if not trained
 
 
 class Left(Result):
-    """A student that did not become a point."""
-
     student: str
     why: str
 
 
 class FrontierFacts(Result):
-    """The frontier's points and conditions. All intervals of scores and differences hold at once with 95 %."""
+    """All intervals of scores and differences hold at once with 95 %."""
 
     schema_version: Literal[1] = 1
     task: str
@@ -52,7 +50,7 @@ class FrontierFacts(Result):
     device: str  # "cpu" or "cuda"
 
     def is_of(self, sha256s: Sequence[str], left: Sequence[Left], where: Mapping[str, Any]) -> bool:
-        """Whether the facts are of these artifacts, measured under the conditions `where`."""
+        """Whether these artifacts were measured under the conditions `where`."""
         same_place = all(getattr(self, name) == value for name, value in where.items())
         return same_place and [point.sha256 for point in self.points] == list(sha256s) and self.left == tuple(left)
 

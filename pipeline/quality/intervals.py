@@ -1,8 +1,6 @@
-"""Confidence intervals, in points, of one model's score and of two models' difference on the same rows.
+"""Confidence intervals, in points, of a model's score and of two models' difference on the same rows.
 
-Accuracy has formulas: Wilson's interval for one model, Tango's for two. Other metrics use the BCa bootstrap. The
-bootstrap and grouped rows take Student's quantile: the effective number of rows or groups gives its degrees of freedom.
-Measured error rates: docs/benchmarks/verdicts.md.
+Methods: docs/explanation/verdicts.md. Error rates: docs/benchmarks/verdicts.md.
 """
 
 import math
@@ -29,11 +27,9 @@ Ends = tuple[float, float]
 
 @dataclass(frozen=True)
 class Difference:
-    """How sure the difference of two models' scores is."""
-
     interval: Ends  # in points
     standard_error: float  # in points
-    groups: int  # number of groups; of rows, if all rows are independent
+    groups: int  # number of groups, or of independent rows
     # Maps a factor on the row count to the points that unobserved errors may cost.
     unseen: Callable[[float], float] = field(compare=False)
 
@@ -94,7 +90,6 @@ def score_interval(
     groups: Groups | None = None,
     confidence: float = 0.95,
 ) -> Ends:
-    """The interval of one model's score, in points."""
     (truth, answers), groups = metrics.as_scored(labels, kind, logits), _real(groups)
     effective = independent_rows(groups, len(truth))
     if metric == "accuracy":
@@ -113,8 +108,8 @@ def _widened(interval: Ends, middle: float, unseen: float, unequal: float, lowes
     """Widen an interval by unobserved changes, within the metric's range; in points.
 
     The spread of one unseen event is added in quadrature (Fay and Feuer 1997, Statistics in Medicine 16:791). `unseen`
-    is the cost of z^2 (about four) events, so z standard errors of one event cost `unseen / z`, about half. The
-    event's group has the root mean square size.
+    is the cost of z^2 (about four) events, so z standard errors of one cost about half. The event's group has the root
+    mean square size.
 
     Args:
         unequal: sum of squared group sizes, relative to equal groups.
@@ -125,8 +120,8 @@ def _widened(interval: Ends, middle: float, unseen: float, unequal: float, lowes
 
 
 def widest(logits: Outputs, others: Outputs, labels: Labels, kind: Kind, *, groups: Groups | None = None) -> list[int]:
-    """Classes that widen the interval of a macro F1 difference, the widest first. A class counts by the covariance of
-    its F1 difference with the macro F1 difference."""
+    """Classes that widen the interval of a macro F1 difference, by the covariance of their F1 differences with it,
+    widest first."""
     present, influence = influences(logits, others, labels, kind, groups=groups)
     part = influence.T @ influence.sum(axis=1)
     return [int(present[index]) for index in np.argsort(-part) if part[index] > 0]
@@ -137,8 +132,7 @@ def influences(
 ) -> tuple[NDArray[np.intp], Any]:
     """The classes that occur, and how far each group moves their F1 differences, (groups, classes), sparse.
 
-    The delta method: F1 is `2 TP / (answered + actual)`. A row that adds tp to TP and n to `answered + actual` moves F1
-    by `(2 tp - F1 n) / N`. N is `answered + actual` of all rows.
+    Delta method: F1 is `2 TP / N`, N is `answered + actual`. A row that adds tp and n moves F1 by `(2 tp - F1 n) / N`.
     """
     from scipy.sparse import csr_array
 
@@ -157,8 +151,7 @@ def influences(
 
 
 def wilson(right: float, rows: float, *, quantile: float) -> Ends:
-    """The score interval of a proportion; counts may be fractions (Wilson 1927, Journal of the American Statistical
-    Association 22:209)."""
+    """The score interval of a proportion (Wilson 1927, J. Am. Stat. Assoc. 22:209); counts may be fractions."""
     square = quantile**2
     middle = (right + square / 2) / (rows + square)
     half = quantile * math.sqrt(right * (rows - right) / rows + square / 4) / (rows + square)
@@ -169,19 +162,17 @@ def wilson(right: float, rows: float, *, quantile: float) -> Ends:
 def tango(lost: float, won: float, rows: float, *, quantile: float) -> Ends:
     """The score interval of the difference of two paired proportions (Tango 1998, Statistics in Medicine 17:891).
 
-    If few rows differ, mostly one way, the interval's end nearer to 0 is too close to the observed difference. Up to
-    5 % of students whose true drop equals the limit would fail, not 2.5 %. Each end is therefore the farther of Tango's
-    end and the end corrected for skewness (Edgeworth expansion; Gart and Nam 1988, Biometrics 44:323). Counts are
-    discrete, so 3.4 % would still fail if the student loses nearly all differing rows. The corrected end nearer to 0
-    therefore gets a continuity correction of up to half a row.
+    If few rows differ, mostly one way, the end nearer to 0 is too close: up to 5 % of students at the limit would fail,
+    not 2.5 %. So each end is the farther of Tango's and one corrected for skewness (Edgeworth expansion; Gart and Nam
+    1988, Biometrics 44:323). Counts are discrete, so 3.4 % would still fail if nearly all differing rows are lost. The
+    corrected end nearer to 0 therefore gets a continuity correction of up to half a row.
 
     Args:
-        lost: rows that only the other model has right. Counts may be fractions.
-        won: rows that only this model has right.
+        lost, won: rows that only the other, or only this model has right; may be fractions.
         quantile: normal or Student's.
 
     Returns:
-        The interval of this model's accuracy minus the other's, within [-1, 1].
+        This model's accuracy minus the other's, within [-1, 1].
     """
     from scipy.optimize import brentq
 
@@ -214,15 +205,12 @@ def tango(lost: float, won: float, rows: float, *, quantile: float) -> Ends:
 
 
 def design_effect(values: Floats, groups: Groups | None, *, correlation: float = 1.0) -> float:
-    """The variance of the rows' mean, relative to independent rows (Kish 1965, Survey Sampling, section 5.4); at least
-    1.
+    """Variance of the mean, relative to independent rows (Kish 1965, Survey Sampling, section 5.4); at least 1.
 
-    Few deviating rows show little correlation, so two pseudo-rows are added, from groups of rows with `correlation`. If
-    all values are equal, only the pseudo-rows' effect remains.
+    Few deviating rows show little correlation, so two pseudo-rows with `correlation` in their groups are added.
 
     Args:
-        values: (rows,) in which a differing row deviates by about 1, as a pseudo-row does.
-        correlation: within the pseudo-rows' groups.
+        values: (rows,) a differing row deviates by about 1, as a pseudo-row does.
     """
     if groups is None:
         return 1.0

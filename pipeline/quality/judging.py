@@ -24,8 +24,6 @@ Answers = tuple[Quality | None, tuple[RequiredShare, ...]]
 
 @dataclass(frozen=True)
 class EvaluationAnswers:
-    """The evaluation rows and each model's answers."""
-
     texts: Sequence[Text]
     labels: Labels
     teacher: Outputs  # logits
@@ -68,13 +66,12 @@ def judge_artifact(
     look: Callable[[Labels], int],
     with_decisions: Callable[[Manifest], Manifest],
 ) -> tuple[Manifest, Judgement]:
-    """Choose the variant by its costs and the tuning set, and judge it by the evaluation rows.
+    """Choose the variant by costs and the tuning set, so that the evaluation rows judge one model.
 
     Args:
-        tuning: points on the tuning set by variant, relative to the teacher or better baseline. They choose the
-            precision, so that the evaluation rows judge one model.
+        tuning: points on the tuning set by variant, relative to the teacher or better baseline.
         int8_allowed: False if int8 lost more than `quantize.max_int8_drop`.
-        look: given the judged answers, returns the number of this look at the evaluation rows.
+        look: returns the number of this look by the judged answers.
     """
     tried, most_lost = [], contract.limits.max_drop
     for variant in _in_turn(manifest, device, int8_allowed=int8_allowed):
@@ -118,7 +115,6 @@ def judge_answers(
     groups: Groups,
     look: int,
 ) -> Answers:
-    """Measure what a contract requires of answers."""
     quality = None
     if other is not None and contract.limits.max_drop is not None:
         quality = compare(logits, other, labels, task.kind, task.metric, contract=contract, groups=groups, look=look)
@@ -134,7 +130,7 @@ def judge_again(
     compared: bool,
     costs: Costs | None = None,
 ) -> Judgement:
-    """Decide whether an engine keeps its contract.
+    """Judge an engine.
 
     Args:
         compared: False if the answers come from an earlier judgement.

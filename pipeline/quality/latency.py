@@ -22,7 +22,7 @@ _WARM_UP_CALLS = 5
 _CALLS = 100  # least calls a round
 _CALLS_ABOVE = 5  # least calls of a round that are slower than the percentile
 _BATCHES = 8  # throughput batches a round
-_ROUNDS = 9  # the median's 95 % interval leaves out the fastest and the slowest round
+_ROUNDS = 9  # the 95 % interval leaves out the fastest and the slowest
 _TIMED_ROWS = 100
 
 Models = Mapping[str, Callable[[list[Any]], object]]
@@ -49,7 +49,7 @@ def time_in_turns(
     Args:
         models: include tokenising.
         percentiles: of the calls' latencies, 0 to 100.
-        warm_up_calls: untimed calls of each model besides one batch, since the first calls allocate memory.
+        warm_up_calls: untimed calls of each model, besides one batch.
 
     Returns:
         By model, (rounds, percentiles + 2): percentiles and mean in milliseconds, and rows a second.
@@ -68,8 +68,8 @@ def time_in_turns(
 
 
 def interval_of_median(values: Floats, confidence: float) -> tuple[float, float] | None:
-    """The distribution-free interval of a median (Conover 1999, Practical Nonparametric Statistics, section 3.2); None
-    if there are too few values."""
+    """The distribution-free interval (Conover 1999, Practical Nonparametric Statistics, section 3.2); None for too few
+    values."""
     count = len(values)
     outside = [sum(math.comb(count, below) for below in range(cut)) / 2**count for cut in range(count // 2 + 1)]
     cut = max(cut for cut, share in enumerate(outside) if 2 * share <= 1 - confidence)
@@ -82,7 +82,7 @@ def interval_of_median(values: Floats, confidence: float) -> tuple[float, float]
 def compare_speeds(
     models: Models, texts: Sequence[Text], *, latency_rows: int, throughput_rows: int, rounds: int
 ) -> dict[str, Speed]:
-    """Time several models on the same texts, which repeat if too few."""
+    """Texts repeat if too few."""
     calls, batches = in_pieces(texts, latency_rows, 1), in_pieces(texts, throughput_rows, BATCH)
     speeds = {}
     for name, timing in time_in_turns(models, calls, batches, percentiles=(50, 95), rounds=rounds).items():
@@ -100,14 +100,14 @@ def in_pieces(rows: Sequence[Text], count: int, size: int) -> list[list[Text]]:
 def measure_costs(
     engine: Engine, rows: Sequence[Text], contract: Contract, *, size_bytes: int, rounds: int = _ROUNDS
 ) -> Costs:
-    """Time an engine, loaded with the contract's threads, under the contract's conditions.
+    """Time an engine, loaded with the contract's threads.
 
     Args:
         rows: from `rows_to_time`.
         size_bytes: of the ONNX file and `tokenizer.json`.
     """
     batch, percentile = contract.at.batch, contract.at.percentile
-    # With too few calls the percentile is the slowest call.
+    # Fewer calls would make the percentile the slowest one.
     calls = max(_CALLS, math.ceil(_CALLS_ABOVE / (1 - percentile / 100) - 1e-6))
     with Neighbours() as neighbours:
         timing = time_in_turns(
@@ -150,7 +150,7 @@ def check_length(conditions: Conditions, longest: int) -> None:
 
 
 def rows_of(lengths: Sequence[int], engine: Engine) -> list[Text]:
-    """Make up a row of each length (tokens, at most the model's longest). The engine then expects such rows."""
+    """A made-up row of each length (tokens, cut to the model's longest). The engine then expects such rows."""
     engine.expect_made_up_rows()
     is_pair, longest = engine.task.is_pair, engine.tokenizer_info.longest
 

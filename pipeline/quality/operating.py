@@ -25,9 +25,7 @@ _CHANCE = 0.05  # significance level of `_knows`
 
 @dataclass(frozen=True)
 class Chosen:
-    """A chosen threshold."""
-
-    threshold: float  # rows from this probability on get the label, or are answered
+    threshold: float  # from this probability on, rows get the label or an answer
     reached: bool = True
     note: str = ""  # why not
     proven: str = ""  # bound shown instead; "" if unknown
@@ -46,13 +44,12 @@ def choose(
     A bound on precision or false positive rate takes the highest recall; a bound on recall takes the fewest false
     alarms. Ties go to the threshold that keeps the bound best. If none keeps it, `interval` falls back to `point`, and
     `point` to the nearest. The threshold is one half if rows are too few, or the label's rows do not get higher
-    probabilities. Without a bound, it is also one half if labelling every row has almost the same F1, or if the
-    Matthews correlation is almost 0.
+    probabilities. Without a bound, it is also one half if F1 gains little over labelling every row, or the Matthews
+    correlation is almost 0.
 
-    With `interval`, the rows must show with an error of 5 % that other rows keep the bound. `surest_right` shows
-    precision. Wilks's tolerance limits (1941, Ann. Math. Stat. 12:91) show recall and false positive rate: the share of
-    all rows beyond a row's probability has a beta distribution. Grouped rows count as fewer, by the design effect of
-    being on the wrong side. With `point`, the rows' own share must keep the bound.
+    With `interval`, other rows must be shown to keep the bound, with an error of 5 %: precision by `surest_right`, the
+    others by tolerance limits (Wilks 1941, Ann. Math. Stat. 12:91). Grouped rows count as fewer, by the design effect
+    of being on the wrong side. With `point`, the rows' own share must keep the bound.
 
     Args:
         probabilities: (rows,) of the label.
@@ -75,7 +72,7 @@ def choose(
 
 def _knows(probabilities: NDArray[np.floating], has_label: Flags, groups: Groups | None) -> bool:
     chance = mannwhitneyu(probabilities[has_label], probabilities[~has_label], alternative="greater").pvalue
-    # The statistic is the covariance of rank and label. The design effect comes from each row's term.
+    # The design effect is of each row's term in the statistic, the covariance of rank and label.
     ranks = 2 * rankdata(probabilities) / len(probabilities) - 1
     effect = design_effect(2 * (has_label - has_label.mean()) * (ranks - ranks.mean()), groups)
     return bool(norm.isf(chance) > norm.isf(_CHANCE) * np.sqrt(effect))
@@ -129,10 +126,8 @@ def _by_interval(probabilities: NDArray[np.floating], has_label: Flags, aim: Aim
 def _best_shown(
     surest: "_SurestOf", probabilities: NDArray[np.floating], right: Flags, bound: float, groups: Groups | None
 ) -> Surest:
-    """The rows that show `bound`; if none do, the rows that show the highest bound below it.
-
-    The shown bound depends on the requested bound. So the shown bound is requested next, until rows show it.
-    """
+    """The rows that show `bound`, else the highest bound below it. The shown bound depends on the requested bound, so
+    it is requested next."""
     best = surest(probabilities, right, bound, groups)
     while best.bound:
         again = surest(probabilities, right, float(floor4(best.bound)), groups)
@@ -143,15 +138,15 @@ def _best_shown(
 
 
 def _complement(share: float) -> str:
-    """One minus a share, with four digits, rounded up so that it can be requested."""
+    """One minus a share, with four digits, rounded up."""
     return f"{1 - float(floor4(share)):.4f}"
 
 
 def _surest_with_label(
     probabilities: NDArray[np.floating], has_label: Flags, bound: float, groups: Groups | None
 ) -> Surest:
-    """`surest_right` among a label's surest rows: twice as many as reach the lower of `bound` and 0.5, at least ten.
-    Less sure rows are right too rarely."""
+    """`surest_right` among twice the rows that reach the lower of `bound` and 0.5, at least ten: others are right too
+    rarely."""
     most = 2 * int((probabilities >= min(HALF, bound)).sum())
     most = min(max(most, _FEWEST), len(has_label))
     return surest_right(probabilities, has_label, bound, most=most, groups=groups)
@@ -166,7 +161,7 @@ def _tolerated(
     right, wins = (hits, -alarms) if with_label else (rows - alarms, hits)
     wrong_first = probabilities if with_label else -probabilities
     effect = effect_of_least(wrong_first[side], 1 - bound, None if groups is None else groups[side])
-    # A label never given keeps any false positive rate, but is useless.
+    # A label never given is useless.
     low = np.where(hits > 0, shares.at_least(shares.ERROR, right / effect, (rows - right) / effect), -1.0)
     if low.max() < bound:
         return Surest(HALF, rows, float(low.max()))
@@ -190,10 +185,10 @@ def _nearest_half(thresholds: Floats) -> float:
 def choose_answered(
     confidence: NDArray[np.floating], right: Flags, aim: Aim, *, groups: Groups | None = None
 ) -> Chosen:
-    """The least probability from which answers are shown to keep an aim.
+    """The least probability whose answers are shown to keep an aim.
 
     Args:
-        confidence: (rows,) the answers' probabilities.
+        confidence: (rows,) probabilities.
         right: (rows,) like the label, or like the teacher.
     """
     assert aim.bound is not None
@@ -215,11 +210,10 @@ def choose_answered(
 def choose_at_least(of_truth: NDArray[np.floating], coverage: float, *, groups: Groups | None = None) -> float | None:
     """The threshold for label sets to hold a new row's true label with a chance of at least `coverage`.
 
-    This is split conformal prediction (Papadopoulos et al. 2002, ECML), with the score whose sets are smallest on
-    average (Sadinle et al. 2019, J. Am. Stat. Assoc. 114:223). With rows sorted by rising probability, the new row
-    lies below row k with a chance of at most `k / (n + 1)`. If rows come in groups of d alike rows, the chance is
-    `(k + d - 1) / (n + d)`. The design effect of lying below serves as d. The largest k with a chance of at most
-    `1 - coverage` is chosen.
+    Split conformal prediction (Papadopoulos et al. 2002, ECML) with the score of Sadinle et al. (2019, J. Am. Stat.
+    Assoc. 114:223). By rising probability, the new row lies below row k with a chance of at most `k / (n + 1)`, or
+    `(k + d - 1) / (n + d)` in groups of d alike rows. The design effect of lying below serves as d. k is the largest
+    with a chance of at most `1 - coverage`.
 
     Args:
         of_truth: (rows,) the probability of each row's true label.

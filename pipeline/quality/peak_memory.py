@@ -27,7 +27,6 @@ class ModelFiles(Frozen):
     second: tuple[Second, Path] | None = None  # of a cascade, with its ONNX file
 
     def engine(self, *, temperature: float = 1.0, device: Device = "cpu") -> Engine:
-        """The serving engine of an ONNX file."""
         from kdc.serving.engine.engine import Engine  # here, to stay out of a torch model's peak
 
         return Engine.from_files(
@@ -53,7 +52,7 @@ def peak_memory_bytes(files: ModelFiles, texts: Sequence[Text]) -> int:
         KdcError: the process failed.
     """
     done = subprocess.run(
-        [sys.executable, "-P", "-m", "kdc.pipeline.quality.peak_memory"],  # -P: no module of the caller's folder
+        [sys.executable, "-P", "-m", "kdc.pipeline.quality.peak_memory"],  # -P: no modules from the current folder
         input=_Request(files=files, texts=tuple(texts)).model_dump_json(),
         capture_output=True,
         text=True,

@@ -28,24 +28,21 @@ _PRODUCTS = dict.fromkeys(_INT8, "int8") | dict.fromkeys(_FP32, "fp32")
 
 
 def share_of_products(file: Path, feeds: dict[str, np.ndarray], *, threads: int) -> float:
-    """The time that a pass's matrix products take at the speed of a large product, divided by the time of the pass.
-
-    The fastest of six passes counts, as for the product.
-    """
+    """The time of a pass's matrix products at the speed of a large one, as a share of the fastest of six passes."""
     events = node_events(file, feeds, threads=threads, calls=_CALLS)
     seconds = np.reshape([event["dur"] for event in events], (_CALLS, -1)).sum(axis=1).min() / 1e6
     return seconds_alone(operations(file, feeds), threads) / float(seconds)
 
 
 def served_pass(rows: Sequence[Encoded], info: TokenizerInfo, *, threads: int) -> dict[str, np.ndarray]:
-    """The inputs of an engine's first pass over `rows`. The pass holds at least one row or window."""
+    """The inputs of an engine's first pass over `rows`: at least one row or window."""
     parts, _ = spread(rows)
     fitting = PASS_TOKENS * threads // max(map(len, parts))
     return pad(parts[: max(1, fitting)], info)
 
 
 def seconds_alone(done: dict[str, int], threads: int) -> float:
-    """Seconds that operations take at the speed of a large product of their number format."""
+    """Seconds at the speed of a large product of each number format."""
     return sum(count / speed(number_format, threads) for number_format, count in done.items())
 
 
@@ -60,7 +57,7 @@ def operations(file: Path, feeds: dict[str, np.ndarray]) -> dict[str, int]:
 
 
 def node_events(file: Path, feeds: dict[str, np.ndarray], *, threads: int = 0, calls: int = 1) -> list[dict[str, Any]]:
-    """Profile each node in each call with ONNX Runtime, as the serving engine runs it on a CPU."""
+    """Each node in each call, profiled as the serving engine runs it on a CPU."""
     with TemporaryDirectory() as folder:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
@@ -77,7 +74,7 @@ def node_events(file: Path, feeds: dict[str, np.ndarray], *, threads: int = 0, c
 
 
 def speed(number_format: str, threads: int) -> float:
-    """Operations a second of a large product now. The fastest call counts, because other processes interrupt some."""
+    """Operations a second of a large product now, by the fastest call: other processes interrupt some."""
     session, left = _product(number_format, threads)
     seconds = min(seconds_of(lambda: session.run(None, {"left": left})) for _ in range(_CALLS))
     return 2 * left.shape[0] ** 3 / seconds

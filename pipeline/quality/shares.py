@@ -20,9 +20,7 @@ Count = int | np.integer
 
 
 class Surest(NamedTuple):
-    """The surest rows: all from `threshold` on."""
-
-    threshold: float  # a probability
+    threshold: float  # least probability of these rows
     rows: int
     bound: float | None  # shown share, if less than requested
 
@@ -37,8 +35,8 @@ def floor4(share: float) -> str:
 
 
 def at_least(error: Floats | float, right: Floats | float, wrong: Floats | float) -> Floats:
-    """The lower end of a share's interval. Its chance of lying above the true share is at most `error` (Clopper and
-    Pearson 1934, Biometrika 26:404). Counts may be fractions."""
+    """The lower end of a share's interval, above the true share with a chance of at most `error` (Clopper and Pearson
+    1934, Biometrika 26:404). Counts may be fractions."""
     return np.where(np.greater(right, 0), beta.ppf(error, np.maximum(right, 1e-9), np.add(wrong, 1)), 0.0)
 
 
@@ -59,10 +57,10 @@ def rate(hits: Count, of: Count, *, independent: float | None = None, confidence
 
 
 def effect_of_least(values: NDArray[np.floating], share: float, groups: Groups | None) -> float:
-    """The design effect of a 0-or-1 value: 1 for the `share` of rows with the lowest `values`.
+    """The design effect of being among the `share` of rows with the lowest `values`.
 
-    `share` is the error rate that a bound allows, not the observed one. If errors are few by luck, they also look less
-    correlated within groups, and the luck would count twice.
+    `share` is the error rate that a bound allows. Errors that are few by luck also look less correlated, so with the
+    observed rate luck would count twice.
     """
     least = np.zeros(len(values))
     least[np.argsort(values, kind="stable")[: math.ceil(share * len(values) - 1e-9)]] = 1
@@ -74,14 +72,13 @@ def surest_right(
 ) -> Surest:
     """The largest set of surest rows whose share of right rows is shown to be at least `bound`.
 
-    Fifty sets are tried: the k surest rows, with k up to `most`. Each set tests the hypothesis that rows surer than row
-    k + 1 are right less often than `bound`. The test is exact: given the next row, the number of right rows
-    is binomial. Grouped rows count as fewer, by the design effect of being right. The correlation within groups comes
-    from all tried rows, because the first few tell too little.
+    Fifty sets of the k surest rows are tried. Each tests the hypothesis that rows surer than row k + 1 are right less
+    often than `bound`. The test is exact: given the next row, the number of right rows is binomial. Grouped rows count
+    as fewer, by the design effect of being right, with the correlation within groups of all tried rows.
 
     The fallback procedure divides `ERROR` (Wiens 2003, Pharmaceutical Statistics 2:211; Wiens and Dmitrienko 2005, J.
-    Biopharm. Stat. 15:929): each of `_STARTS` gets a quarter, and a rejected hypothesis leaves its error to the next. A
-    threshold breaks the bound on other rows with a chance of at most `ERROR`.
+    Biopharm. Stat. 15:929): a rejected hypothesis leaves its error to the next. So a threshold breaks the bound on
+    other rows with a chance of at most `ERROR`.
 
     Args:
         confidence: (rows,) 0 to 1.
@@ -115,10 +112,9 @@ def surest_right(
 def surest_of_all(confidence: NDArray[np.floating], right: Flags, bound: float, groups: Groups | None) -> Surest:
     """The largest set of surest rows such that at least `bound` of all rows are shown to be right or outside the set.
 
-    Thresholds are tested in a fixed order, from the strictest on, up to the first that fails. The share of wrong rows
-    inside grows with the set. So a threshold beyond the true one is chosen only if the test at the true one errs.
-    Several tests need no correction then (Wilks 1941, Ann. Math. Stat. 12:91). Each test is the exact binomial one.
-    Grouped rows count as fewer: `effect_of_least` of the surest wrong rows is their design effect.
+    Exact binomial tests go from the strictest threshold to the first that fails. The share of wrong rows inside only
+    grows, so they need no correction (Wilks 1941, Ann. Math. Stat. 12:91). Grouped rows count as fewer, by the design
+    effect of the surest wrong rows.
 
     Args:
         confidence: (rows,) 0 to 1.
@@ -141,7 +137,7 @@ def _effects(
         return np.ones(len(counts))
     order = np.argsort(-np.asarray(confidence, dtype=np.float64), kind="stable")[: counts[-1]]
     hits, group = np.asarray(right, dtype=np.float64)[order], group_numbers(groups, len(right))[order]
-    alike = len(order) / independent_rows(group, len(order))  # the design effect if grouped rows are wholly alike
+    alike = len(order) / independent_rows(group, len(order))  # of wholly alike groups
     correlation = min(1.0, (design_effect(hits, group) - 1) / (alike - 1)) if alike > 1 else 1.0
     return np.array([design_effect(hits[:count], group[:count], correlation=correlation) for count in counts])
 
@@ -149,7 +145,7 @@ def _effects(
 def prefixes(
     confidence: NDArray[np.floating], right: Flags, counts: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], Floats, Floats]:
-    """Count, for each of `counts`, that many of the surest rows, and rows as sure as the last of them.
+    """The first `counts` of the surest rows, each with rows as sure as its last.
 
     Returns:
         Rows, thresholds and right rows, without repeats.
@@ -161,8 +157,8 @@ def prefixes(
 
 
 def by_threshold(probabilities: NDArray[np.floating], right: Flags) -> tuple[Floats, Floats, Floats]:
-    """Falling thresholds, with the right and wrong rows above each. They lie halfway between probabilities, so that
-    rounding moves no row."""
+    """Falling thresholds, with the right and wrong rows above each. They lie halfway between probabilities: rounding
+    moves no row."""
     distinct, number = np.unique(np.asarray(probabilities, dtype=np.float64), return_inverse=True)
     hits, misses = (np.bincount(number, weights=rows, minlength=len(distinct))[::-1] for rows in (right, ~right))
     falling = distinct[::-1]

@@ -17,9 +17,8 @@ def unseen(
 ) -> Callable[[float], float]:
     """Bound, in points, how far a score may change on other rows although no measured row shows the change.
 
-    If n rows or groups show no change, up to `z^2 / (n + z^2)` of others may change: the upper end of Wilson's interval
-    (1927) for no event. Suppose this share of the rarest class's right (or wrong) answers flips. Repeat for the two
-    rarest classes, and so on. The largest change of the score counts.
+    If n rows or groups show no change, up to `z^2 / (n + z^2)` of others may change (Wilson 1927). The bound is the
+    largest change if that share of right (or wrong) answers flips in the rarest class, the two rarest, and so on.
 
     Args:
         quantile: z, of the normal distribution.
@@ -54,11 +53,11 @@ def unseen(
 
 @dataclass(frozen=True)
 class _Parts:
-    """Sets of rows that may change together: of the rarest class, of the two rarest, and so on."""
+    """Sets of rows that may change together (parts)."""
 
     classes: NDArray[np.bool_]  # (parts, classes)
-    units: NDArray[np.intp]  # (parts, 1) number of groups with rows of the part
-    rows: NDArray[np.intp] | None  # (parts, 1) number of rows; None unless multi-label
+    units: NDArray[np.intp]  # (parts, 1) groups with rows of the part
+    rows: NDArray[np.intp] | None  # (parts, 1); None unless multi-label
     wrong: float  # chance that a failing row gets a given other class
 
 

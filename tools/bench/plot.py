@@ -1,4 +1,4 @@
-"""Plots a benchmark. Needs matplotlib, which comes with `[compress]`."""
+"""Plots a benchmark. Needs matplotlib, from `[compress]`."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ _FORMATS = (".svg", ".png", ".pdf")
 
 
 def draw(result: BenchResult, path: Path) -> None:
-    """Plot the latency of the smallest batch and the throughput of the largest.
+    """Latency of the smallest batch and throughput of the largest.
 
     Raises:
         InputError: the file cannot be written.
@@ -47,7 +47,7 @@ def draw(result: BenchResult, path: Path) -> None:
 
 
 def check_format(path: Path) -> None:
-    """Check a plot's file before anything is measured.
+    """Check the file before anything is measured.
 
     Raises:
         InputError: the ending is unknown, or the folder does not exist.

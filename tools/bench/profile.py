@@ -1,6 +1,6 @@
 """Where the time of a forward pass goes: the share of the CPU's peak, and by operator (`kdc bench --profile`).
 
-The share is the time of the matrix products at the speed of a large product, divided by the time of the pass.
+The share is the time of the matrix products at the speed of a large one, divided by the time of the pass.
 """
 
 from collections import Counter
@@ -28,8 +28,7 @@ def peak_share(folder: Path, loaded: Loaded, rows: int, tokens: int, seconds: fl
     """The share, 0 to 1, that a pass of `seconds` reaches. Each call measures the peak: a busy machine slows down both.
 
     Returns:
-        None for rows in windows, on a GPU, in torch, for variants other than int8 and fp32, and without the package
-        onnx.
+        None for rows in windows, on a GPU, in torch, for other variants than int8 and fp32, and without onnx.
     """
     if not _is_one_graph(loaded) or find_spec("onnx") is None:
         return None
@@ -48,14 +47,13 @@ def _count(folder: Path, variant: str, rows: int, tokens: int) -> dict[str, int]
 
 
 def _pass(folder: Path, variant: str, rows: int, tokens: int) -> tuple[Path, dict[str, Any]]:
-    """A variant's graph and its inputs."""
     manifest = load_manifest(folder, verify=False)
     file = folder / manifest.variants[variant].file  # type: ignore[index]
     return file, pad([Tokens([1] * tokens, [0] * tokens)] * rows, manifest.tokenizer)
 
 
 def profiled(result: BenchResult) -> BenchResult:
-    """Add profiles of each artifact at its cases.
+    """Add profiles.
 
     Raises:
         InputError: a subject is in torch or on a GPU, or its variant has no graph of its own.

@@ -11,8 +11,6 @@ _CASE_TITLES = ("tokens", "rows", "subject", "p50 ms", "p95 ms", "p99 ms", "rows
 
 
 class Loaded(Frozen):
-    """What a subject's process has loaded."""
-
     runtime: str  # "onnxruntime" or "torch"
     variant: str  # such as int8, or torch's data type
     on: str  # execution provider, or torch's device
@@ -22,14 +20,11 @@ class Loaded(Frozen):
 
 
 class Turn(Frozen):
-    """One turn of a subject at a case."""
-
     tokens: int  # per row
     ms: tuple[float, ...]  # latency of each timed call
     peak_share: float | None = None  # see `kdc.tools.bench.profile`
 
     def rows_per_second(self, batch: int) -> float:
-        """Throughput with `batch` rows a call."""
         return 1000 * batch * len(self.ms) / sum(self.ms)
 
 
@@ -45,7 +40,7 @@ class CaseResult(Frozen):
     p99_ms: float
     rows_per_second: float  # median of the rounds
     peak_share: float | None  # median of the turns, 0 to 1
-    # rows a second relative to the first subject, median of the rounds; None if the rows are too long for that subject
+    # rows a second relative to the first subject, median of the rounds; None if rows are too long for it
     against_first: float | None
 
 
@@ -54,7 +49,7 @@ class SubjectResult(Loaded):
     path: str
     cold_start_s: float  # median, from process start to first answer
     peak_memory_bytes: int
-    cases: tuple[CaseResult, ...]  # except cases with rows too long for it
+    cases: tuple[CaseResult, ...]  # without rows too long for it
 
 
 class BenchSettings(Frozen):
@@ -65,12 +60,10 @@ class BenchSettings(Frozen):
 
 
 class BenchMachine(Frozen):
-    """`packages` has versions by name."""
-
     cpu: Cpu
     cores: Cores
     nvidia: Nvidia
-    packages: dict[str, str]
+    packages: dict[str, str]  # versions by name
 
 
 class OperatorTime(Frozen):
@@ -82,7 +75,7 @@ class OperatorTime(Frozen):
 
 
 class PassProfile(Frozen):
-    """One pass. Products are counted in billions of multiplications and additions (GMAC)."""
+    """One pass. GMAC: a billion multiplications and additions."""
 
     subject: str
     rows: int

@@ -1,4 +1,4 @@
-"""Runs each subject in its own process. Subjects take turns, so the machine's noise affects all alike."""
+"""Runs each subject in its own process, in turns, so the machine's noise affects all alike."""
 
 import json
 import pickle
@@ -32,10 +32,8 @@ class Subject:
 
 @dataclass(frozen=True)
 class Case:
-    """Rows a call, and tokens a row."""
-
-    batch: int
-    length: int
+    batch: int  # rows a call
+    length: int  # tokens a row
 
 
 def parse_subject(text: str) -> Subject:
@@ -73,7 +71,7 @@ def run_bench(
     Args:
         cases: a subject skips rows too long for it.
         rounds: turns of each subject at each case.
-        threads: numbers of threads for each subject; without numbers, all usable cores.
+        threads: each measured with every subject; if empty, all usable cores.
 
     Raises:
         InputError: two subjects have one name, or one is neither an artifact nor a model.
@@ -140,7 +138,7 @@ class _Running:
         )
 
     def start(self) -> float:
-        """Wait for the first answer; returns seconds since the start."""
+        """Returns seconds from the start to the first answer."""
         subject = self.subject
         self.loaded: Loaded = self._ask(
             path=str(subject.path.absolute()), variant=subject.variant, device=self._device, threads=subject.threads
@@ -161,7 +159,7 @@ class _Running:
         self._process.communicate()
 
     def _ask(self, **request: Any) -> Any:
-        """Send a request, or an empty line, and read the reply."""
+        """An empty request is an empty line."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         try:
@@ -192,7 +190,7 @@ def _turns(
 
 
 def _summary(case: Case, turns: Sequence[Turn], first: Sequence[Turn]) -> CaseResult:
-    """Compare a subject's turns at a case with the `first` subject's, which may be empty."""
+    """`first`: the first subject's turns, maybe none."""
     calls = [milliseconds for turn in turns for milliseconds in turn.ms]
     p50, p95, p99 = np.percentile(calls, (50, 95, 99)).tolist()
     speeds = [turn.rows_per_second(case.batch) for turn in turns]

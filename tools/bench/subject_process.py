@@ -33,11 +33,10 @@ class Model:
     about: Loaded
 
     def row(self, length: int) -> Text:
-        """A made-up row of about `length` tokens."""
+        """Of about `length` tokens."""
         return row_of(length, self.count_tokens, is_pair=self.is_pair)
 
     def time(self, batch: int, length: int, seconds: float) -> Turn:
-        """Time calls on `batch` rows of about `length` tokens."""
         row = self.row(length)
         rows = [row] * batch
         for _ in range(_WARM_UPS):
@@ -49,7 +48,7 @@ class Model:
 
 
 def load(path: Path, *, variant: str | None, device: Any, threads: int | None) -> Model:
-    """Load an artifact with the serving engine, or a Hugging Face model with torch.
+    """An artifact in the serving engine, or a Hugging Face model in torch.
 
     Raises:
         InputError: the folder holds neither, or a variant is given for torch.

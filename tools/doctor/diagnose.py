@@ -1,5 +1,4 @@
-"""Gathers the facts of `kdc doctor`. Imports neither torch nor ONNX Runtime: `probes.py` tries them in its own
-process."""
+"""Gathers the facts of `kdc doctor`. Imports neither torch nor ONNX Runtime: `probes.py` tries them in processes."""
 
 import importlib.metadata
 import importlib.util
@@ -47,8 +46,7 @@ def diagnose(check_hub: bool = True) -> Report:
 
 
 def installed_packages() -> dict[str, dict[str, str | None]]:
-    """Versions (None if missing) by name, for the base install ("") and the extra "compress"; empty without kdc's
-    metadata."""
+    """Versions (None if missing) by name, of the base install ("") and "compress"; empty without kdc's metadata."""
     try:
         requirements = importlib.metadata.requires("kdc") or []
     except importlib.metadata.PackageNotFoundError:
@@ -68,7 +66,6 @@ def installed_packages() -> dict[str, dict[str, str | None]]:
 
 
 def providers() -> list[Provider]:
-    """Try every execution provider that ONNX Runtime lists."""
     if importlib.util.find_spec("onnxruntime") is None:
         return []
     listed = _probe("providers")
@@ -80,7 +77,7 @@ def providers() -> list[Provider]:
 
 
 def hub(*, check: bool = True) -> Hub:
-    """Whether the hub answers in three seconds. HF_HUB_OFFLINE prevents the check."""
+    """HF_HUB_OFFLINE prevents the check."""
     endpoint = os.environ.get("HF_ENDPOINT") or DEFAULT_ENDPOINT
     if not check:
         return Hub(endpoint=endpoint, reachable=None, detail="not checked")
@@ -92,7 +89,7 @@ def hub(*, check: bool = True) -> Hub:
 
 
 def _probe(*question: str, timeout_s: float = _PROBE_TIMEOUT_S) -> dict[str, Any]:
-    """Have `probes.py` answer a question. Adds stderr as `words`. Without an answer there is only an `error`."""
+    """Ask `probes.py`. Adds stderr as `words`; without an answer there is only an `error`."""
     command = [sys.executable, "-P", "-W", "ignore", str(_PROBES), *question]
     try:
         done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=timeout_s)

@@ -1,7 +1,6 @@
-"""Tries for `kdc doctor` what may hang, crash or print, in one process per question.
+"""Tries for `kdc doctor` what may hang, crash or print. The last line of stdout is a JSON object.
 
-Command: `python tools/doctor/probes.py providers | provider NAME | torch | hub URL SECONDS`. The last line of stdout is
-a JSON object.
+Command: `python tools/doctor/probes.py providers | provider NAME | torch | hub URL SECONDS`.
 """
 
 import json
@@ -24,14 +23,14 @@ TINY_MODEL = (
 
 
 def probe_providers() -> dict[str, Any]:
-    """List ONNX Runtime's providers, which may not work."""
+    """Listed providers may not work."""
     import onnxruntime
 
     return {"providers": onnxruntime.get_available_providers()}
 
 
 def probe_provider(name: str) -> dict[str, Any]:
-    """Check that a provider runs a model. ONNX Runtime falls back to the CPU without an error."""
+    """ONNX Runtime falls back to the CPU without an error."""
     import numpy as np
     import onnxruntime
 
@@ -47,7 +46,7 @@ def probe_provider(name: str) -> dict[str, Any]:
 
 
 def probe_torch() -> dict[str, Any]:
-    """PyTorch's CUDA build ("" for CPUs), devices, and without a GPU the CPU's training speeds."""
+    """CUDA build ("" for CPUs), devices, and without a GPU the CPU's training speeds."""
     import torch
 
     available = torch.cuda.is_available()
@@ -80,7 +79,6 @@ def _training_speeds() -> dict[str, float]:
 
 
 def probe_hub(url: str, timeout_s: str) -> dict[str, Any]:
-    """Check whether the hub's address answers."""
     import httpx
 
     try:

@@ -14,17 +14,13 @@ _SMALL_MEMORY_BYTES = 4 * 1024**3  # a BERT-base teacher trains in 2 GB
 
 
 class Provider(Frozen):
-    """An execution provider; `reason` says why it does not start."""
-
     name: str
     starts: bool
-    reason: str = ""
+    reason: str = ""  # why not
 
 
 class Torch(Frozen):
-    """PyTorch's CUDA version ("" for CPUs), and its devices."""
-
-    cuda_build: str = ""
+    cuda_build: str = ""  # version; "" for CPUs
     cuda: bool = False
     devices: tuple[str, ...] = ()
     # training steps a second on the CPU; empty with a GPU
@@ -34,18 +30,14 @@ class Torch(Frozen):
 
 
 class Hub(Frozen):
-    """The hub's address, and whether it answers; None if not asked."""
-
     endpoint: str
-    reachable: bool | None
+    reachable: bool | None  # None if not asked
     detail: str
 
 
 class Minilm(Frozen):
-    """Source of the minilm teacher: the package, or the hub."""
-
     usable: bool
-    from_package: bool
+    from_package: bool  # else from the hub
     detail: str
 
 
@@ -58,8 +50,6 @@ class Advice(Frozen):
 
 
 class Report(Frozen):
-    """This machine and this install."""
-
     kdc: str | None  # None if not installed
     python: str
     system: str  # operating system and architecture

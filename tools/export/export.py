@@ -22,8 +22,6 @@ _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")  # valid for registry t
 
 
 class Exported(NamedTuple):
-    """What was written."""
-
     place: str  # folder, or MLflow's model address
     sha256: str  # of the manifest
     bytes: int  # of all files; for MLflow, of the artifact
@@ -42,10 +40,9 @@ def export_artifact(
     """Check an artifact's hashes, and write it in one of `FORMS`.
 
     Args:
-        target: "triton": the model repository. "oci": a new folder. "mlflow": address of the tracking server or
-            database.
-        name: of the model (None: the task's name), or the image's tag (None: "latest").
-        variant: of a Triton model; None is the CPU's choice. Other forms hold all variants.
+        target: "triton": the model repository. "oci": a new folder. "mlflow": address of the server or database.
+        name: of the model (None: the task's), or the image's tag (None: "latest").
+        variant: of a Triton model; None is the CPU's choice.
 
     Raises:
         InputError: the form, variant or name is impossible, the place is taken, or the contract failed.
@@ -90,8 +87,8 @@ def _one_graph(manifest: Manifest, variant: str | None) -> str:
 
 @contextmanager
 def _whole_folder(folder: Path, *, beside: Path) -> Iterator[Path]:
-    """A folder that gets its name when the block ends, or is removed. Until then it lies outside the model repository,
-    because Triton would load a half-written model."""
+    """A folder that gets its name when the block ends. Until then it lies outside the model repository, because Triton
+    would load a half-written model."""
     if os.path.lexists(folder):
         raise InputError("something is there already", given=folder, remedy="name another place, or remove it")
     folder.parent.mkdir(parents=True, exist_ok=True)

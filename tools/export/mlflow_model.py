@@ -11,8 +11,6 @@ from kdc.serving.engine.engine import Engine
 
 
 class Classifier(PythonModel):
-    """Answers rows of a pandas table."""
-
     def load_context(self, context: Any) -> None:
         """Refuses an artifact that failed its contract."""
         self.engine = Engine.load(context.artifacts["artifact"])
@@ -20,8 +18,7 @@ class Classifier(PythonModel):
         refuse_failed(self.engine.manifest.contract, allow=False)
 
     def predict(self, context: Any, model_input: pd.DataFrame, params: Any = None) -> pd.DataFrame:
-        """Each row's `label` and `score_LABEL` of every label, or a regression's `number`. Input columns are named as
-        in training."""
+        """`label` and every `score_LABEL`, or a regression's `number`. Input columns are named as in training."""
         task = self.engine.task
         columns = [name for name in (task.text, task.text_pair) if name is not None]
         rows = model_input[columns].itertuples(index=False, name=None)

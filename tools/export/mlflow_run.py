@@ -1,4 +1,4 @@
-"""An artifact in MLflow: a run with lineage and measurements, and a `pyfunc` model. Nothing is pickled."""
+"""An artifact in MLflow: a run with lineage and measurements, and a `pyfunc` model without pickles."""
 
 import os
 import shutil

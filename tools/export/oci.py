@@ -20,7 +20,7 @@ _ARCHITECTURES = ("amd64", "arm64")
 
 
 def write_image(artifact: Path, manifest: Manifest, folder: Path, *, tag: str) -> None:
-    """Write the layout. The same artifact gives the same bytes, so registries store a layer once."""
+    """The same artifact gives the same bytes, so registries store a layer once."""
     blobs = folder / "blobs" / "sha256"
     blobs.mkdir(parents=True)
     layer = _add_layer(artifact, sorted([*manifest.files, MANIFEST_NAME]), blobs)
@@ -39,7 +39,7 @@ def write_image(artifact: Path, manifest: Manifest, folder: Path, *, tag: str) -
 def _add_image(
     architecture: str, layer: dict[str, Any], created: str, annotations: dict[str, str], blobs: Path
 ) -> dict[str, Any]:
-    """Add one platform's image; returns its manifest's descriptor."""
+    """Returns the descriptor of the image's manifest."""
     config = {
         "created": created,
         "architecture": architecture,

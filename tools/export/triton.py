@@ -21,7 +21,6 @@ def model_name(task: str) -> str:
 
 
 def write_model(artifact: Path, manifest: Manifest, folder: Path, *, name: str, variant: str) -> None:
-    """Write the model, the tokenizer and the manifest."""
     graph = manifest.variants[variant].file  # type: ignore[index]
     (folder / "1").mkdir()
     shutil.copyfile(artifact / graph, folder / "1" / "model.onnx")
