@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 import tiny_runs
-from tiny_runs import WORDS, base_model, config_for
+from tiny_models import WORDS
+from tiny_runs import base_model, config_for
 
 from kdc.artifact.folder import load_manifest
 from kdc.artifact.inspection import render
@@ -134,8 +135,10 @@ def test_a_hostile_description_is_refused(tmp_path: Path, facts: dict[str, Any])
 
 def test_dollars_are_of_a_million_answered_texts(tmp_path: Path) -> None:
     known, free = (read_description(table(tmp_path / "t.csv", [], **usd)) for usd in ({}, {"usd": 0}))
-    assert known is not None and known.usd_per_million_texts == pytest.approx(500.0)  # 0.25 for 400 + 100
-    assert free is not None and free.usd_per_million_texts is None
+    assert known is not None
+    assert known.usd_per_million_texts == pytest.approx(500.0)
+    assert free is not None
+    assert free.usd_per_million_texts is None
 
 
 def test_a_run_says_whose_labels_its_scores_are_by(tmp_path: Path) -> None:
@@ -152,7 +155,8 @@ def test_a_run_says_whose_labels_its_scores_are_by(tmp_path: Path) -> None:
     manifest = load_manifest(result.artifact)
     facts = write_report(result.out)
     assert manifest.lineage.labels == facts.where.labels == "model:large-1"
-    assert facts.replaced is not None and facts.replaced.p95_ms == 1930
+    assert facts.replaced is not None
+    assert facts.replaced.p95_ms == 1930
     texts = [printed(result), render(manifest), (result.artifact / "README.md").read_text(encoding="utf-8")]
     texts += [(result.out / name).read_text(encoding="utf-8") for name in ("report.md", "report.html")]
     for text in texts:

@@ -173,7 +173,7 @@ def test_mnli_has_both_evaluation_sets(tmp_path: Path) -> None:
 def test_unlabelled_glue_file_needs_no_label(tmp_path: Path) -> None:
     source = _file(tmp_path, "unlabelled.tsv", 'index\tquestion\tsentence\n0\tWho?\tThe "best" one\n', "qnli")
     rows = _read(source, columns_of(find_task("qnli"), labeled=False))
-    assert [tuple(row) for row in rows] == [(2, "Who?", 'The "best" one', None, None, None)]
+    assert [tuple(row) for row in rows] == [(2, "Who?", 'The "best" one', None, None, None, None)]
 
 
 MISTAKES: dict[str, tuple[str, str | bytes, str]] = {
