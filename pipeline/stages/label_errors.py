@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kdc.common.errors import KdcError
 from kdc.common.files import whole_file, write_whole
 from kdc.pipeline.data.overlap import Mask
 from kdc.pipeline.data.prepared import PreparedData, texts_of
@@ -82,12 +81,6 @@ def _scores_of(run: Run, held_out: Mask, checkpoints: Path) -> NDArray[np.float3
 
 def _table(data: PreparedData, probabilities: NDArray[np.float32], errors: LabelErrors) -> str:
     rows = data.rows("train")
-    if "source_row" not in rows.column_names:
-        raise KdcError(
-            "the run's rows do not say where they come from: an older kdc wrote them",
-            given=data.folder,
-            remedy="run again with `--from data`",
-        )
     chosen, names = rows.select(errors.rows), data.task.labels
     columns: tuple[list[Any], ...] = (chosen["source_row"][:], texts_of(chosen), chosen["label"][:])
     stream = io.StringIO()
