@@ -3,8 +3,8 @@
 Writes into the folder of stage `data`:
 
     task.json, report.json    the task with labels; counts and warnings
-    rows/<split>/             row, source_row, text, text_pair; if labelled, group and label; if given for evaluation,
-                              overlaps
+    rows/<split>/             row, text, text_pair; if labelled, group, source_row and label; if given for
+                              evaluation, overlaps
 
 Then `tokens.py` writes
 
@@ -74,8 +74,9 @@ def prepare(folder: Path, task: Task, data: DataSettings, *, seed: int, people_j
         for name, part in parts.items():
             if len(part):
                 origin = rows[part.origin]
-                further: dict[str, NDArray[Any]] = {"group": origin.units} if origin.labels is not None else {}
-                further["source_row"] = np.arange(1, len(origin) + 1)
+                further: dict[str, NDArray[Any]] = {}
+                if origin.labels is not None:
+                    further = {"group": origin.units, "source_row": np.arange(1, len(origin) + 1)}
                 if part.origin in near:
                     further["overlaps"] = near[part.origin] >= 0
                 _write_split(origin, part.chosen, folder / "rows" / name, task, first_row, further)
