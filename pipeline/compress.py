@@ -180,7 +180,7 @@ def prepare_libraries(*, offline: bool) -> None:
 
 
 def command_to_go_on(arguments: Sequence[str]) -> str:
-    """Without `--from`, which would redo finished stages."""
+    """The command without `--from`, which would redo finished stages."""
     remaining = [
         argument
         for before, argument in itertools.pairwise(["", *arguments])

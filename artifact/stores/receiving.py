@@ -48,7 +48,7 @@ def holds(folder: Path, manifest: Manifest, *, force: bool, is_cache: bool = Fal
 
 
 def _strangers(folder: Path) -> list[str]:
-    """Names that belong to no artifact."""
+    """Names of files that belong to no artifact."""
     if not folder.is_dir():
         return [folder.name]
     path = folder / MANIFEST_NAME

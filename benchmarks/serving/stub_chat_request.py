@@ -118,7 +118,7 @@ def _values(properties: Json) -> list[str]:
 
 
 def _probabilities(text: str, labels: list[str], table: Table) -> list[float]:
-    """They sum to 1, whatever the labels' order."""
+    """The labels' probabilities; they sum to 1, whatever the order."""
     is_noul = sorted(labels) == sorted(_NOUL) and not _NOUL.keys() <= table.get(text, {}).keys()
     keys = [_NOUL[label] for label in labels] if is_noul else labels
     found = known_probabilities(text, {"labels": sorted(keys)}, sorted(keys), table)

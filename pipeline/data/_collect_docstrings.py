@@ -27,7 +27,7 @@ FUNCTIONS = (
 
 
 def module_names() -> list[str]:
-    """Shallow ones first: an object gets its shortest name."""
+    """Public modules, shallow ones first: an object gets its shortest name."""
     names = {"os.path"}  # no file has this name
     packages: list[tuple[str, list[str]]] = []
     for name in sorted(sys.stdlib_module_names - SKIPPED):

@@ -17,7 +17,7 @@ NOT_TRAINED = "label is not in the training rows"
 
 
 def parse_number(text: str) -> float | None:
-    """None if float32 cannot hold it, or for "inf" or "1,5"."""
+    """The number in a text; None if float32 cannot hold it, or for "inf" or "1,5"."""
     if not _NUMBER.fullmatch(text):
         return None
     number = float(text)
@@ -102,7 +102,7 @@ class LabelReader:
         return self.kind
 
     def sorted_names(self) -> tuple[str, ...]:
-        """By value if all are whole numbers, else by spelling."""
+        """The labels, by value if all are whole numbers, else by spelling."""
         are_whole = all(re.fullmatch(r"-?\d{1,18}", name, re.ASCII) for name in self.counts)
         return tuple(sorted(self.counts, key=lambda name: (int(name) if are_whole else 0, name)))
 
@@ -145,7 +145,7 @@ class LabelReader:
 
 
 def _single(value: object) -> str:
-    """1 is "1", True is "true"."""
+    """A label as text: 1 is "1", True is "true"."""
     label = value.strip() if isinstance(value, str) else "" if is_missing(value) else str(value)
     if not label or label.lower() == "nan":
         raise _missing()

@@ -108,7 +108,7 @@ def _write_split(
 
 
 def _stored_labels(labels: pa.Array, task: Task) -> pa.Array:
-    """As class numbers, multi-hot (rows, labels), or numbers."""
+    """Labels as class numbers, multi-hot (rows, labels), or numbers."""
     if not task.traits.has_labels:
         return pa.array([float(label) for label in labels.to_pylist()], pa.float32())
     names = pa.array(task.labels, pa.string())

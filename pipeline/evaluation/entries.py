@@ -130,7 +130,7 @@ def _torch_entry(
 
 
 def _baseline_entries(logits: Path, names: Iterable[str]) -> dict[str, Entry]:
-    """Without costs: nobody would serve them."""
+    """The baselines' entries, without costs: nobody would serve them."""
     with np.load(logits) as file:
         answers = dict(file)
     return {name: Entry(partial(_kept, answers, name), {"runtime": "a baseline"}) for name in names}

@@ -30,7 +30,7 @@ class Standard:
 
 
 def is_eligible(candidate: Int8Measurement) -> bool:
-    """Whether it was made and is not known to depend on the batch."""
+    """Whether the candidate was made and is not known to depend on the batch."""
     return candidate.failed is None and candidate.static and candidate.batch_invariant is not False
 
 

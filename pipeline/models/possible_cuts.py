@@ -55,7 +55,7 @@ def can_be_cut(teacher: str, wanted: Cut) -> bool:
 
 
 def half_width(teacher: str) -> Cut:
-    """None for what cannot shrink."""
+    """A cut to half the neurons and half the heads; None for what cannot shrink."""
     config = load_config(teacher)
     ffn, heads = neurons_of(config) // 2, heads_of(config) // 2
     half = Cut((), ffn=ffn) if ffn and _can_be_narrowed(config, Cut((), ffn=ffn)) else Cut(())

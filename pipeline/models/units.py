@@ -155,7 +155,7 @@ def class_with_its_heads(config: PretrainedConfig, auto: Any, classes: Any) -> A
 
 
 def heads_of(config: PretrainedConfig) -> int:
-    """0 if unknown."""
+    """Attention heads of a layer; 0 if unknown."""
     heads = getattr(config, HEADS_FIELD, None) or getattr(config, "num_attention_heads", None)
     return heads if isinstance(heads, int) else 0
 
@@ -165,6 +165,6 @@ def neurons_field(config: PretrainedConfig) -> str | None:
 
 
 def neurons_of(config: PretrainedConfig) -> int:
-    """0 if unknown."""
+    """Feed-forward neurons of a layer; 0 if unknown."""
     field = neurons_field(config)
     return 0 if field is None else int(getattr(config, field))

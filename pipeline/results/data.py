@@ -26,7 +26,7 @@ class SplitCounts(Result):
 
 
 class DataReport(Result):
-    """Also in `data/report.json`."""
+    """What was read and how it was split; also in `data/report.json`."""
 
     kind: str = ""  # of the label column
     labels: str | None = None  # who labelled the evaluation rows, as in the manifest's lineage

@@ -57,7 +57,7 @@ def answered_rows(config: Config) -> dict[str, Any]:
 
 
 def training(config: Config, settings: TeacherSettings | StudentSettings) -> dict[str, Any]:
-    """Without judgement and time limit."""
+    """Settings of a training, without judgement and time limit."""
     unused = {"model", "more", "scores", "allow_majority", "hours"}
     if isinstance(settings, StudentSettings) and settings.has_all_pieces:
         unused.add("vocabulary")  # None and "all" train the same student
@@ -73,7 +73,7 @@ def training(config: Config, settings: TeacherSettings | StudentSettings) -> dic
 
 
 def gpu_name(device: str) -> str | None:
-    """None on a CPU."""
+    """The GPU's name; None on a CPU."""
     return str(torch.cuda.get_device_name()) if device == "cuda" else None
 
 

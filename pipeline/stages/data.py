@@ -39,7 +39,7 @@ def depends_on(run: Run) -> dict[str, Any]:
 def run(run: Run, out: Path) -> DataResult:
     """Make the rows."""
     config = run.config
-    # To a teacher whose scores `kdc label` wrote, people's labels are its own: it would always be right.
+    # The scores that `kdc label` writes repeat people's labels: by them the teacher would always be right.
     people_judge = config.teacher.scores is None
     report = prepare(out, task_of(config.data), config.data, seed=config.run.seed, people_judge=people_judge)
     for warning in report.warnings:

@@ -56,6 +56,6 @@ def only_met_tokens(model: Any, rows: Rows) -> Iterator[None]:
 
 
 def tokens_of(rows: Rows) -> NDArray[np.integer]:
-    """Sorted ids."""
+    """Sorted ids of the tokens in the rows."""
     ids = pyarrow.compute.list_flatten(rows.dataset.with_format("arrow")[:]["input_ids"])
     return np.sort(pyarrow.compute.unique(ids).to_numpy())

@@ -136,7 +136,7 @@ def check_everywhere(check: Callable[[str], None], settings: str) -> None:
 
 @contextmanager
 def leading() -> Iterator[None]:
-    """Dismiss the helpers at the end, also on failure."""
+    """Lead the other processes, and dismiss them at the end, also on failure."""
     try:
         yield
     except BaseException:

@@ -38,7 +38,7 @@ _PASS_NUMBERS = 1 << 20  # most logits of a pass of several rows
 
 @dataclass(frozen=True)
 class Listeners:
-    """Called in the event loop, with a model's name first."""
+    """Functions that are called in the event loop, with a model's name first."""
 
     batch: Callable[[str, Sequence[Row], Sequence[Result], BatchReport], None] = lambda *_: None  # `Batcher.on_batch`
     left: Callable[[str, int], None] = lambda *_: None  # `Batcher.on_left`

@@ -23,14 +23,14 @@ TINY_MODEL = (
 
 
 def probe_providers() -> dict[str, Any]:
-    """Listed providers may not work."""
+    """The providers that ONNX Runtime lists; they may not work."""
     import onnxruntime
 
     return {"providers": onnxruntime.get_available_providers()}
 
 
 def probe_provider(name: str) -> dict[str, Any]:
-    """ONNX Runtime falls back to the CPU without an error."""
+    """Run a provider: ONNX Runtime falls back to the CPU without an error."""
     import numpy as np
     import onnxruntime
 
