@@ -4,6 +4,7 @@ kdc downloads files itself, to bound sizes and resume. A push is one commit.
 """
 
 import hashlib
+import os
 import sys
 import time
 from collections.abc import Generator, Iterator
@@ -23,6 +24,8 @@ from kdc.common.files import sha256_of
 from kdc.common.places import reaching
 from kdc.common.web import leads_inside
 
+# Or each request names torch's version and the coding agent around it.
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 _TIMEOUT_S = 30.0
 _TRIES = 4  # attempts in a row that bring no byte
 _PAUSE_S = 0.5  # before the second attempt; then doubles

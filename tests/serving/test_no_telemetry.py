@@ -69,6 +69,16 @@ def test_the_store_of_bentoml_is_used_without_its_usage_reports(watched: Path, t
     assert watched.read_text(encoding="utf-8") == ""
 
 
+def test_the_hub_is_not_told_what_else_is_installed_or_who_asks(watched: Path) -> None:
+    code = (
+        "import kdc.artifact.stores.hub; from huggingface_hub.utils import build_hf_headers\n"
+        "print(build_hf_headers(library_name='kdc')['user-agent'])"
+    )
+    environment = {**os.environ, "AI_AGENT": "somebody"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert {part.split("/")[0].strip() for part in done.stdout.split(";")} == {"kdc", "hf_hub", "python"}
+
+
 def test_the_watch_sees_a_call(watched: Path) -> None:
     code = "import socket; socket.socket(socket.AF_INET, socket.SOCK_DGRAM).connect(('192.0.2.1', 9))"
     subprocess.run([sys.executable, "-c", code], check=False, capture_output=True)
