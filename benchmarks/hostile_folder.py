@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import httpx
+import httpx2
 import numpy as np
 import onnx
 
@@ -145,7 +145,7 @@ def _model_of(artifact: Path) -> str:
 
 
 def _refused(up: Running, name: str) -> bool:
-    metrics = httpx.get(f"http://127.0.0.1:{up.port}/metrics").text
+    metrics = httpx2.get(f"http://127.0.0.1:{up.port}/metrics").text
     return f'kdc_artifact_refused{{model="{name}"}} 1.0' in metrics
 
 

@@ -1,6 +1,6 @@
 """Classify texts with `kdc serve`: one kept connection, and retries if the service is busy.
 
-    pip install httpx
+    pip install httpx2
     python client.py 'a gripping film' dull        # or one text a line on standard input
 
 Prints label and score of each text; skips blank lines. A tab separates the texts of a pair. KDC_URL names the service
@@ -17,12 +17,12 @@ import random
 import sys
 import time
 
-import httpx
+import httpx2
 
 BUSY = {429, 503}  # nothing was computed; a 422 would fail again
 TRIES = 5
 TOTAL_S = 30.0  # of a request with all tries and pauses
-# Of one try: more than the service's own timeout (504, KDC_TIMEOUT_S, 10). httpx bounds each wait for bytes, not their
+# Of one try: more than the service's own timeout (504, KDC_TIMEOUT_S, 10). httpx2 bounds each wait for bytes, not their
 # sum, which is enough for small replies.
 TRY_S = 12.0
 PAUSE_S, LONGEST_PAUSE_S = 0.1, 5.0
@@ -38,13 +38,13 @@ def main() -> None:
     token = os.environ.get("KDC_TOKEN")
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     lines = iter(sys.argv[1:] or (line.rstrip("\r\n") for line in sys.stdin if line.strip()))
-    with httpx.Client(base_url=os.environ.get("KDC_URL", "http://localhost:3000"), headers=headers) as client:
+    with httpx2.Client(base_url=os.environ.get("KDC_URL", "http://localhost:3000"), headers=headers) as client:
         while rows := [line.split("\t") for line in itertools.islice(lines, ROWS)]:
             for label, score in classify(client, rows):
                 print(f"{label}\t{score:.4f}")
 
 
-def classify(client: httpx.Client, rows: list[list[str]]) -> list[tuple[str, float]]:
+def classify(client: httpx2.Client, rows: list[list[str]]) -> list[tuple[str, float]]:
     """Best label and score of each row.
 
     Args:
@@ -60,7 +60,7 @@ def classify(client: httpx.Client, rows: list[list[str]]) -> list[tuple[str, flo
         pause = random.uniform(0, min(PAUSE_S * 2**attempt, LONGEST_PAUSE_S))
         try:
             reply = client.post("/predict", json=body, timeout=max(0.001, min(TRY_S, ends - time.monotonic())))
-        except httpx.TransportError as error:  # asking twice is harmless
+        except httpx2.TransportError as error:  # asking twice is harmless
             why = f"{type(error).__name__}: {error}"
         else:
             if reply.status_code == 200:
@@ -75,7 +75,7 @@ def classify(client: httpx.Client, rows: list[list[str]]) -> list[tuple[str, flo
     raise NoAnswer(f"gave up after {attempt} tries: {why}")
 
 
-def retry_after(reply: httpx.Response) -> float:
+def retry_after(reply: httpx2.Response) -> float:
     """Seconds. A service sends a number, a proxy maybe a date."""
     told = reply.headers.get("Retry-After", "")
     if told.isdecimal():

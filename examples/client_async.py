@@ -1,6 +1,6 @@
 """Classify texts with `kdc serve`: several requests at once, answers in the order of the texts.
 
-    pip install httpx
+    pip install httpx2
     python client_async.py 'a gripping film' dull        # or one text a line on standard input
 
 Prints label and score of each text; skips blank lines. A tab separates the texts of a pair. KDC_URL names the service
@@ -21,7 +21,7 @@ import time
 from collections import deque
 from collections.abc import Iterator
 
-import httpx
+import httpx2
 
 AT_ONCE = 8  # more would wait in the service's queue or be refused
 BUSY = {429, 503}  # nothing was computed; a 422 would fail again
@@ -43,10 +43,10 @@ async def main() -> None:
     token = os.environ.get("KDC_TOKEN")
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     batches = batches_of(iter(sys.argv[1:] or (line.rstrip("\r\n") for line in sys.stdin if line.strip())))
-    limits = httpx.Limits(max_connections=AT_ONCE, max_keepalive_connections=AT_ONCE)
+    limits = httpx2.Limits(max_connections=AT_ONCE, max_keepalive_connections=AT_ONCE)
     url = os.environ.get("KDC_URL", "http://localhost:3000")
     working: deque[asyncio.Task[Answers]] = deque()
-    async with httpx.AsyncClient(base_url=url, headers=headers, limits=limits, timeout=None) as client:
+    async with httpx2.AsyncClient(base_url=url, headers=headers, limits=limits, timeout=None) as client:
         try:
             while rows := await asyncio.to_thread(next, batches, None):  # a slow input must not hold back answers
                 working.append(asyncio.create_task(classify(client, rows)))
@@ -72,7 +72,7 @@ def show(answers: Answers) -> None:
         print(f"{label}\t{score:.4f}")
 
 
-async def classify(client: httpx.AsyncClient, rows: list[list[str]]) -> Answers:
+async def classify(client: httpx2.AsyncClient, rows: list[list[str]]) -> Answers:
     """Best label and score of each row.
 
     Args:
@@ -89,7 +89,7 @@ async def classify(client: httpx.AsyncClient, rows: list[list[str]]) -> Answers:
         try:
             async with asyncio.timeout(min(TRY_S, ends - time.monotonic())):
                 reply = await client.post("/predict", json=body)
-        except (httpx.TransportError, TimeoutError) as error:  # asking twice is harmless
+        except (httpx2.TransportError, TimeoutError) as error:  # asking twice is harmless
             why = f"{type(error).__name__}: {error}"
         else:
             if reply.status_code == 200:
@@ -104,7 +104,7 @@ async def classify(client: httpx.AsyncClient, rows: list[list[str]]) -> Answers:
     raise NoAnswer(f"gave up after {attempt} tries: {why}")
 
 
-def retry_after(reply: httpx.Response) -> float:
+def retry_after(reply: httpx2.Response) -> float:
     """Seconds. A service sends a number, a proxy maybe a date."""
     told = reply.headers.get("Retry-After", "")
     if told.isdecimal():

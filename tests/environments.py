@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import httpx
+import httpx2
 from live import free_port
 
 Argument = str | Path
@@ -105,6 +105,6 @@ class Maker:
 
 
 def _is_ready(url: str) -> bool:
-    with contextlib.suppress(httpx.TransportError):
-        return httpx.get(f"{url}/health", timeout=2).status_code == 200
+    with contextlib.suppress(httpx2.TransportError):
+        return httpx2.get(f"{url}/health", timeout=2).status_code == 200
     return False

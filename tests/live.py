@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import httpx
+import httpx2
 import psutil
 import uvicorn
 
@@ -85,8 +85,8 @@ class Process:
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             assert self.popen.poll() is None, self.printed()
-            with contextlib.suppress(httpx.TransportError):
-                if httpx.get(f"{self.url}/health", timeout=2).status_code == 200:
+            with contextlib.suppress(httpx2.TransportError):
+                if httpx2.get(f"{self.url}/health", timeout=2).status_code == 200:
                     return
             time.sleep(0.05)
         raise AssertionError(f"not ready after {seconds} s:\n{self.printed()}")

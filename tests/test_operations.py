@@ -8,7 +8,7 @@ import subprocess
 import time
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 import typer
 import yaml
@@ -190,10 +190,10 @@ def infer(port: int, caller: str) -> str:
     deadline = time.monotonic() + 10
     while True:
         try:
-            reply = httpx.post(
+            reply = httpx2.post(
                 f"http://127.0.0.1:{port}/v2/models/qnli/infer", json=body, headers={"X-Caller": caller}, timeout=10
             )
-        except httpx.ConnectError:
+        except httpx2.ConnectError:
             assert time.monotonic() < deadline
             time.sleep(0.05)
             continue

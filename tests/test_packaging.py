@@ -103,11 +103,14 @@ def test_the_pages_are_packaged(folder: str) -> None:
     assert pages <= packaged
 
 
-def test_the_documentation_says_why_each_dependency_is_there() -> None:
-    page = (ROOT / "docs" / "reference" / "support.md").read_text(encoding="utf-8")
-    section = page.partition("## What is installed")[2]
-    explained = re.findall(r"^\| `([A-Za-z0-9-]+)` \| .", section.partition("These bring")[0], re.MULTILINE)
-    assert sorted(explained) == sorted(_names(PROJECT["project"]["dependencies"]))
+def test_the_documentation_says_what_each_dependency_is_for_and_who_maintains_it() -> None:
+    page = (ROOT / "docs" / "reference" / "dependencies.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(.+)` \| (.*?) ?\| .+ \| 20\d\d-\d\d \| .+ \| .+ \|$", page, re.MULTILINE)
+    told = {(name, extra) for name, extras in rows for extra in extras.split(", ")}
+    base = _names(PROJECT["project"]["dependencies"])
+    of_users = {extra: _names(EXTRAS[extra]) - base for extra in EXTRAS.keys() - {"test", "docs", "browser"}}
+    assert told == {(name, "") for name in base} | {(name, key) for key, names in of_users.items() for name in names}
+    assert len(rows) == len(dict(rows))
 
 
 def test_the_map_of_the_code_names_files_that_are_there() -> None:

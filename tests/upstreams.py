@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import numpy as np
 from bag_models import expected_logits, write_artifact
 from live import ROOT, Process, served
@@ -52,7 +52,7 @@ NOULS = {"urgent": "Is it urgent?", "late": "Is it late?"}
 LEVELS = ("low", "middle", "high")
 NAMES = (*CHOICES, *NOULS, "loud")
 # A new one for each request would read the certificates of all authorities; connections are not kept.
-_CLIENT = httpx.Client(timeout=30, limits=httpx.Limits(max_keepalive_connections=0))
+_CLIENT = httpx2.Client(timeout=30, limits=httpx2.Limits(max_keepalive_connections=0))
 
 
 def write_artifacts(folder: Path) -> str:
@@ -187,7 +187,7 @@ def fronted(folder: Path, stub: Stub, *arguments: str, **environment: str) -> It
         yield process
 
 
-def post(url: str, path: str, body: Any, **headers: str) -> httpx.Response:
+def post(url: str, path: str, body: Any, **headers: str) -> httpx2.Response:
     """Send a body, as JSON unless it is bytes."""
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
     return _CLIENT.post(url + path, content=content, headers={"content-type": "application/json"} | headers)

@@ -4,6 +4,7 @@ kdc downloads files itself, to bound sizes and resume. A push is one commit.
 """
 
 import hashlib
+import os
 import sys
 import time
 from collections.abc import Generator, Iterator
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import httpx
+import httpx2
 
 from kdc.artifact.manifest import MANIFEST_NAME, Manifest
 from kdc.artifact.stores.addresses import HUB, Repository
@@ -23,6 +24,8 @@ from kdc.common.files import sha256_of
 from kdc.common.places import reaching
 from kdc.common.web import leads_inside
 
+# Or each request names torch's version and the coding agent around it.
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 _TIMEOUT_S = 30.0
 _TRIES = 4  # attempts in a row that bring no byte
 _PAUSE_S = 0.5  # before the second attempt; then doubles
@@ -50,7 +53,7 @@ class HubSource(Source):
             info = api.repo_info(self._name, revision=repository.revision, files_metadata=True, timeout=_TIMEOUT_S)
         self._commit, self._endpoint = info.sha, api.endpoint
         self._sizes = {file.rfilename: file.size for file in info.siblings or ()}
-        self._client = httpx.Client(
+        self._client = httpx2.Client(
             follow_redirects=True,
             max_redirects=5,
             timeout=_TIMEOUT_S,
@@ -90,7 +93,7 @@ class HubSource(Source):
                             failures = 0
                             yield chunk
                         return
-                except (httpx.TransportError, _Busy):
+                except (httpx2.TransportError, _Busy):
                     failures += 1
                     if failures == _TRIES:
                         raise
@@ -101,7 +104,7 @@ class _Busy(KdcError):
     """A retry may help."""
 
 
-def _refuse_failure(response: httpx.Response, address: str) -> None:
+def _refuse_failure(response: httpx2.Response, address: str) -> None:
     status = response.status_code
     if status not in (200, 206):
         kind = _Busy if status == 429 or status >= 500 else KdcError

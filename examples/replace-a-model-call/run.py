@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
+import httpx2
 from matplotlib.figure import Figure
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -100,8 +100,8 @@ def served(artifact: Path, upstream: str) -> Iterator[str]:
     url, deadline = f"http://127.0.0.1:{PORT}", time.monotonic() + 60
     try:
         while process.poll() is None and time.monotonic() < deadline:
-            with contextlib.suppress(httpx.TransportError):
-                if httpx.get(f"{url}/readyz").is_success:
+            with contextlib.suppress(httpx2.TransportError):
+                if httpx2.get(f"{url}/readyz").is_success:
                     break
             time.sleep(0.2)
         yield url
@@ -113,7 +113,7 @@ def served(artifact: Path, upstream: str) -> Iterator[str]:
 def ask(url: str, texts: list[str], answers: dict[str, str]) -> tuple[float, float]:
     """Ask as an application does, and print who answered. Gives the shares answered locally, and like the model."""
     sources, same = Counter[str](), 0
-    with httpx.Client() as client:
+    with httpx2.Client() as client:
         for text in texts:
             body = {"model": "large-1", "state": text, "questions": {"topic": QUESTION}}
             reply = client.post(f"{url}/v1/systemone", json=body, timeout=30).raise_for_status()

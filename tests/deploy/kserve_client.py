@@ -9,7 +9,7 @@ import json
 import sys
 from typing import Any
 
-import httpx
+import httpx  # noqa: TID251  # comes with the KServe client
 import numpy as np
 from kserve import (
     InferenceRESTClient,

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import numpy as np
 import pytest
 from bag_models import SINGLE, WORDS, expected_logits, write_artifact
@@ -35,7 +35,7 @@ def samples(url: str, name: str) -> dict[str, float]:
     """Label -> value."""
     return {
         sample.labels.get("label", ""): sample.value
-        for family in text_string_to_metric_families(httpx.get(f"{url}/metrics").text)
+        for family in text_string_to_metric_families(httpx2.get(f"{url}/metrics").text)
         for sample in family.samples
         if sample.name == name
     }
@@ -86,7 +86,7 @@ def test_shares_that_do_not_fit_the_labels_are_refused(share: tuple[float, ...],
 
 def test_predictions_and_training_share_of_classes(tmp_path: Path) -> None:
     with running(with_share(write_artifact(tmp_path), (0.5, 0.2, 0.3))) as url:
-        httpx.post(f"{url}/predict", json={"inputs": [[text] for text in TEXTS]})
+        httpx2.post(f"{url}/predict", json={"inputs": [[text] for text in TEXTS]})
         best = np.array([expected_logits(text) for text in TEXTS]).argmax(axis=1)
         counts = dict(zip(SINGLE.labels, np.bincount(best, minlength=3).tolist(), strict=True))
         assert samples(url, "kdc_predictions_total") == counts
@@ -97,7 +97,7 @@ def test_predictions_and_training_share_of_classes(tmp_path: Path) -> None:
 def test_multilabel_rows_count_under_each_label_that_they_get(tmp_path: Path) -> None:
     assert set(TEXTS) <= set(WORDS)
     with running(with_share(write_artifact(tmp_path, TAGS), (1.0, 0.5, 0.0))) as url:
-        httpx.post(f"{url}/predict", json={"inputs": [[text] for text in TEXTS]})
+        httpx2.post(f"{url}/predict", json={"inputs": [[text] for text in TEXTS]})
         given = (np.array([expected_logits(text) for text in TEXTS]) >= 0).sum(axis=0)
         assert given.sum() != len(TEXTS)
         assert samples(url, "kdc_predictions_total") == dict(zip(TAGS.labels, given.tolist(), strict=True))
@@ -106,7 +106,7 @@ def test_multilabel_rows_count_under_each_label_that_they_get(tmp_path: Path) ->
 
 def test_regression_has_rows_and_no_labels(tmp_path: Path) -> None:
     with running(write_artifact(tmp_path, NUMBER, outputs=1)) as url:
-        httpx.post(f"{url}/predict", json={"inputs": "w1"})
+        httpx2.post(f"{url}/predict", json={"inputs": "w1"})
         assert samples(url, "kdc_rows_total") == {"": 1}
         assert samples(url, "kdc_predictions_total") == samples(url, "kdc_training_label_share") == {}
 
@@ -115,7 +115,7 @@ def test_two_workers_tell_the_share_once_and_their_rows_together(tmp_path: Path)
     folder = with_share(write_artifact(tmp_path / "artifact"), (0.5, 0.2, 0.3))
     with served(tmp_path, str(folder), "--workers", "2") as service:
         for _ in range(10):
-            httpx.post(f"{service.url}/predict", json={"inputs": "w1"})  # each over a connection of its own
+            httpx2.post(f"{service.url}/predict", json={"inputs": "w1"})  # each over a connection of its own
         assert samples(service.url, "kdc_training_label_share") == {"bad": 0.5, "so so": 0.2, "good": 0.3}
         assert samples(service.url, "kdc_rows_total") == {"": 10}
         assert samples(service.url, "kdc_queue_tokens") == {"": 0}

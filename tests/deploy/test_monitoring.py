@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-import httpx
+import httpx2
 import pytest
 import yaml
 from bag_models import SINGLE, write_artifact
@@ -66,10 +66,10 @@ def series(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str,
     lineage = manifest.lineage.model_copy(update={"label_share": (0.5, 0.2, 0.3)})
     write_manifest(folder, manifest.model_copy(update={"lineage": lineage}))
     with running(places, max_requests=1, answers="deferring", **upstream) as url, pytest.MonkeyPatch.context() as patch:
-        statuses = [ask(url, "w1 " * 50), ask(url, ["a", "b"]), httpx.post(f"{url}/predict", content="{").status_code]
+        statuses = [ask(url, "w1 " * 50), ask(url, ["a", "b"]), httpx2.post(f"{url}/predict", content="{").status_code]
         question = {"type": "choice", "criteria": dict.fromkeys(SINGLE.labels)}
         body = {"state": "w1", "questions": {"q": question}}
-        statuses.append(httpx.post(f"{url}/v1/systemone", json=body).status_code)
+        statuses.append(httpx2.post(f"{url}/v1/systemone", json=body).status_code)
         place = urlsplit(url)
         with socket.create_connection((place.hostname, place.port), timeout=10) as held:
             held.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n{")
@@ -83,7 +83,7 @@ def series(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str,
         patch.setattr("kdc.serving.engine.passes.pad", lambda encodings, info: {})
         statuses.append(next(status for status in iter(lambda: ask(url, "w1"), 0) if status != 429))
         assert statuses == [200, 422, 400, 502, 429, 424]
-        text = httpx.get(f"{url}/metrics").text
+        text = httpx2.get(f"{url}/metrics").text
     found: dict[str, list[dict[str, str]]] = {}
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
@@ -92,7 +92,7 @@ def series(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str,
 
 
 def ask(url: str, inputs: str | list[str]) -> int:
-    return httpx.post(f"{url}/predict", json={"inputs": inputs}, timeout=30).status_code
+    return httpx2.post(f"{url}/predict", json={"inputs": inputs}, timeout=30).status_code
 
 
 def selectors(query: str) -> list[tuple[str, list[tuple[str, str, str]]]]:

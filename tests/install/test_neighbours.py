@@ -7,7 +7,7 @@ import zipfile
 from pathlib import Path
 
 import bag_models
-import httpx
+import httpx2
 import numpy as np
 import pytest
 from environments import Environment, Maker
@@ -67,7 +67,7 @@ def test_serving_beside_modules_by_our_names(artifact: Path, with_wheel: Environ
     """BentoML puts the folder that it is started in before all others."""
     write_modules(tmp_path)
     with with_wheel.serving("kdc", "serve", artifact, "--device", "cpu", cwd=tmp_path) as url:
-        answer = httpx.post(f"{url}/predict", json={"inputs": "w1 w2"}).json()
+        answer = httpx2.post(f"{url}/predict", json={"inputs": "w1 w2"}).json()
     assert [entry["score"] for entry in answer] == pytest.approx(sorted(expected()[0], reverse=True), rel=1e-5)
 
 

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import bag_models
-import httpx
+import httpx2
 import pytest
 from environments import Environment
 from tracked import tracked
@@ -61,7 +61,7 @@ def test_the_program_and_the_module_are_the_same(
 def test_bentoml_serves_the_installed_service(with_wheel: Environment, artifact: Path, tmp_path: Path) -> None:
     command = ("python", "-m", "bentoml", "serve", "kdc.serving.service:Classifier")
     with with_wheel.serving(*command, cwd=tmp_path, KDC_ARTIFACT=str(artifact)) as url:
-        assert httpx.post(f"{url}/predict", json={"inputs": "w1 w2"}).json()[0]["label"] == BEST
+        assert httpx2.post(f"{url}/predict", json={"inputs": "w1 w2"}).json()[0]["label"] == BEST
 
 
 def test_a_bento_answers_where_kdc_is_not_installed(
@@ -69,8 +69,8 @@ def test_a_bento_answers_where_kdc_is_not_installed(
 ) -> None:
     variables = {"BENTOML_HOME": str(store), "KDC_ARTIFACT": str(artifact), "KDC_WORKERS": "2"}
     with without_kdc.serving("python", "-m", "bentoml", "serve", "kdc:latest", cwd=tmp_path, **variables) as url:
-        assert httpx.post(f"{url}/predict", json={"inputs": "w1 w2"}).json()[0]["label"] == BEST
-        assert httpx.get(f"{url}/readyz").text == "yes\n"  # of our app: BentoML's gets no request
+        assert httpx2.post(f"{url}/predict", json={"inputs": "w1 w2"}).json()[0]["label"] == BEST
+        assert httpx2.get(f"{url}/readyz").text == "yes\n"  # of our app: BentoML's gets no request
 
 
 def test_a_bento_is_loaded_by_python(store: Path, without_kdc: Environment, tmp_path: Path) -> None:

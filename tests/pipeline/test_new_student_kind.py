@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
-import httpx
+import httpx2
 import live
 import numpy as np
 import pytest
@@ -123,7 +123,7 @@ def test_it_ends_as_an_artifact_that_serves(begun: Callable[..., Config]) -> Non
     assert write_report(result.out).where.student == "mean of the finetuned teacher"
     pairs = [["w1 w9", "w4"], ["w2 w9 w30", "w4 w5"]]
     with live.running(result.artifact) as url:
-        answer = httpx.post(f"{url}/predict", json={"inputs": pairs}).raise_for_status().json()
+        answer = httpx2.post(f"{url}/predict", json={"inputs": pairs}).raise_for_status().json()
     assert [labels[0]["label"] for labels in answer] == ["yes", "no"]
 
 

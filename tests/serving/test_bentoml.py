@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import numpy as np
 import pytest
 from bag_models import write_artifact
@@ -104,8 +104,8 @@ def by_bentoml(folder: Path, artifact: Path) -> Iterator[str]:
         deadline, is_ready = time.monotonic() + 60, False
         while not is_ready:
             assert time.monotonic() < deadline, log.read_text(encoding="utf-8")
-            with contextlib.suppress(httpx.TransportError):
-                is_ready = httpx.get(f"http://127.0.0.1:{port}/readyz", timeout=5).status_code == 200
+            with contextlib.suppress(httpx2.TransportError):
+                is_ready = httpx2.get(f"http://127.0.0.1:{port}/readyz", timeout=5).status_code == 200
             time.sleep(0.05)
         yield f"http://127.0.0.1:{port}"
     finally:
@@ -128,7 +128,7 @@ def test_the_service_has_nothing_that_bentoml_reads_unsafely(facts: dict[str, An
 
 def test_only_described_routes_are_answered(url: str, facts: dict[str, Any]) -> None:
     described = {*describe()["paths"], "/schema.json"}
-    with httpx.Client(base_url=url) as client:
+    with httpx2.Client(base_url=url) as client:
         for path in {*facts["routes"], *OTHERS} - described:
             assert {client.request(method, path).status_code for method in ("GET", "POST", "PUT")} == {404}, path
         for path in ("/livez", "/readyz", "/healthz", "/schema.json", "/classify"):
@@ -140,7 +140,7 @@ def test_no_body_is_unpickled(url: str, facts: dict[str, Any], tmp_path: Path, k
     mark = tmp_path / "mark"
     bomb = pickle.dumps(Bomb(mark))
     paths = {*facts["routes"], *OTHERS, "/predict", "/v2/models/mood/infer", "/v1/moderations"}
-    with httpx.Client(base_url=url) as client:
+    with httpx2.Client(base_url=url) as client:
         for path in sorted(paths):
             reply = client.post(path, content=bomb, headers={"Content-Type": kind, **RUNNERS})
             assert reply.status_code in (400, 404, 405, 415), path
@@ -158,12 +158,12 @@ def test_bentoml_would_still_unpickle_a_body(tmp_path: Path) -> None:
 
 def test_both_ways_to_start_bound_what_a_connection_can_take(url: str) -> None:
     """Would catch uvicorn's own protocol, which takes headers of any size."""
-    reply = httpx.get(f"{url}/health", headers={"X-Large": "x" * 20_000})
+    reply = httpx2.get(f"{url}/health", headers={"X-Large": "x" * 20_000})
     assert reply.status_code == 431
     assert "too large" in reply.json()["error"]
 
 
 def test_both_ways_to_start_give_the_engines_answers(url: str, artifact: Path) -> None:
     expected = np.sort(Engine.load(artifact, device="cpu").predict(["w1"])[0])[::-1]
-    reply = httpx.post(f"{url}/predict", json={"inputs": "w1"})
+    reply = httpx2.post(f"{url}/predict", json={"inputs": "w1"})
     assert [entry["score"] for entry in reply.json()] == pytest.approx(expected.tolist(), abs=1e-6)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import numpy as np
 import pytest
 from bag_models import PAIR, SINGLE, expected_logits, make_graph, write_artifact
@@ -128,12 +128,12 @@ def test_kdc_predict_asks_both(artifact: Path, tmp_path: Path) -> None:
 
 def test_the_service_asks_both_and_tells_so(service: str) -> None:
     expected, goes_on = by_hand(TEXTS)
-    answered = httpx.post(f"{service}/predict", json={"inputs": [[text] for text in TEXTS]}).json()
+    answered = httpx2.post(f"{service}/predict", json={"inputs": [[text] for text in TEXTS]}).json()
     for scores, row in zip(answered, expected, strict=True):
         by_label = {each["label"]: each["score"] for each in scores}
         np.testing.assert_allclose([by_label[label] for label in SINGLE.labels], row, atol=1e-5)
-    assert httpx.get(f"{service}/info").json()["second_model"] == "the other"
-    lines = httpx.get(f"{service}/metrics").text.splitlines()
+    assert httpx2.get(f"{service}/info").json()["second_model"] == "the other"
+    lines = httpx2.get(f"{service}/metrics").text.splitlines()
     counted = {line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in lines if not line.startswith("#")}
     assert counted['kdc_batch_rows_sum{model="mood/second"}'] == goes_on.sum()
     assert counted['kdc_batch_rows_sum{model="mood"}'] == counted['kdc_rows_total{model="mood"}'] == len(TEXTS)

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 from bag_models import SINGLE, write_artifact
 from live import ROOT, free_port, running
@@ -249,8 +249,8 @@ def test_a_fault_of_the_upstream_is_an_error_and_no_answer(
         reference("--fault", fault) as upstream,
         running(artifacts["mood"], upstream=upstream, state_dir=str(tmp_path), audit=0) as url,
     ):
-        reply = httpx.post(f"{url}/v1/systemone", json=body, timeout=30)
-        here = httpx.post(f"{url}/v1/systemone", json=known, timeout=30)
+        reply = httpx2.post(f"{url}/v1/systemone", json=body, timeout=30)
+        here = httpx2.post(f"{url}/v1/systemone", json=known, timeout=30)
     expected = 404 if fault == "wrong-route" else 502
     assert (reply.status_code, reply.headers["x-kdc-source"]) == (expected, "upstream")
     assert "detail" in reply.json() or fault == "wrong-route"
@@ -265,7 +265,7 @@ def test_what_an_upstream_adds_or_leaves_out_costs_no_answer(
         reference("--fault", fault) as upstream,
         running(artifacts["mood"], upstream=upstream, state_dir=str(tmp_path), audit=0) as url,
     ):
-        reply = httpx.post(
+        reply = httpx2.post(
             f"{url}/v1/systemone", json={"model": "jev-latest", "state": "w1", "questions": ANY}, timeout=30
         )
     assert reply.status_code == 200
@@ -297,7 +297,7 @@ def test_whatever_the_reference_server_breaks_we_break_no_more(tmp_path: Path) -
     artifact, port = write_artifact(tmp_path / "team", task, questions=(TEAM,)), free_port()
     with running(artifact, upstream=f"http://127.0.0.1:{port}", state_dir=str(tmp_path), audit=0) as url:
         reports = asked("faults", url, str(port))
-        shown = httpx.get(f"{url}/metrics").text
+        shown = httpx2.get(f"{url}/metrics").text
     assert len(reports) > 40
     assert (reports[""]["us"]["found"], reports[""]["us"]["verdict"]) == ([], "conformant")
     more = {fault: broken(each["us"]) - broken(each["it"]) for fault, each in reports.items()}

@@ -5,7 +5,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 from bag_models import INFO, write_artifact
 from live import running
@@ -63,29 +63,31 @@ def predicted(artifact: Path, folder: Path) -> list[dict[str, str]]:
 
 def test_a_reply_tells_the_label_where_it_is_asked_for(service: str, expected: list[str]) -> None:
     rows = [[text] for text in TEXTS]
-    plain = httpx.post(f"{service}/predict", json={"inputs": rows}).json()
-    asked = httpx.post(f"{service}/predict", json={"inputs": rows, "decision": True}).json()
+    plain = httpx2.post(f"{service}/predict", json={"inputs": rows}).json()
+    asked = httpx2.post(f"{service}/predict", json={"inputs": rows, "decision": True}).json()
     assert [row["decision"] for row in asked] == expected
     assert [row["scores"] for row in asked] == plain
-    alone = httpx.post(f"{service}/predict", json={"inputs": TEXTS[0], "decision": True}).json()
+    alone = httpx2.post(f"{service}/predict", json={"inputs": TEXTS[0], "decision": True}).json()
     assert alone == asked[0]
-    hub = httpx.post(
+    hub = httpx2.post(
         f"{service}/predict", json={"inputs": TEXTS[0], "parameters": {"decision": True, "top_k": 1}}
     ).json()
     assert (hub[0]["decision"], len(hub[0]["scores"])) == (expected[0], 1)
-    assert httpx.post(f"{service}/predict", json={"inputs": "w1", "decision": "yes"}).status_code == 422
+    assert httpx2.post(f"{service}/predict", json={"inputs": "w1", "decision": "yes"}).status_code == 422
 
 
 def test_scores_of_another_function_do_not_change_the_label(service: str, expected: list[str]) -> None:
     body = {"inputs": [[text] for text in TEXTS], "decision": True, "raw_scores": True}
-    assert [row["decision"] for row in httpx.post(f"{service}/predict", json=body).json()] == expected
+    assert [row["decision"] for row in httpx2.post(f"{service}/predict", json=body).json()] == expected
 
 
 def test_metrics_count_the_labels_that_are_given(artifact: Path, expected: list[str]) -> None:
     with running(f"spam={artifact}") as url:
-        httpx.post(f"{url}/predict", json={"inputs": [[text] for text in TEXTS]}).raise_for_status()
-        shown = httpx.get(f"{url}/metrics").text
-        assert httpx.get(f"{url}/info").json()["thresholds"] == {"spam": Engine.load(artifact).task.points[0].threshold}
+        httpx2.post(f"{url}/predict", json={"inputs": [[text] for text in TEXTS]}).raise_for_status()
+        shown = httpx2.get(f"{url}/metrics").text
+        assert httpx2.get(f"{url}/info").json()["thresholds"] == {
+            "spam": Engine.load(artifact).task.points[0].threshold
+        }
     for label in PLAIN.labels:
         assert f'kdc_predictions_total{{label="{label}",model="spam"}} {expected.count(label)}.0' in shown
 
@@ -101,7 +103,7 @@ def test_what_is_given_is_compared_with_what_the_threshold_gave_before(artifact:
     task = Engine.load(artifact).task
     points = (task.points[0].model_copy(update={"tuning": rates}),)
     with running(write_artifact(tmp_path, task.model_copy(update={"points": points}), INFO, outputs=2)) as url:
-        shown = httpx.get(f"{url}/metrics").text
+        shown = httpx2.get(f"{url}/metrics").text
     lines = [line.rpartition(" ") for line in shown.splitlines() if line.startswith("kdc_training_label_share{")]
     found = {label: float(value) for line, _, value in lines for label in PLAIN.labels if f'label="{label}"' in line}
     assert found == pytest.approx({"spam": 0.3, "ham": 0.7})
@@ -141,10 +143,10 @@ def test_a_service_tells_which_rows_it_does_not_answer(unsure: tuple[Path, list[
     artifact, expected = unsure
     rows = [[text] for text in TEXTS]
     with running(f"spam={artifact}") as url:
-        plain = httpx.post(f"{url}/predict", json={"inputs": rows})
-        asked = httpx.post(f"{url}/predict", json={"inputs": rows, "decision": True})
+        plain = httpx2.post(f"{url}/predict", json={"inputs": rows})
+        asked = httpx2.post(f"{url}/predict", json={"inputs": rows, "decision": True})
         others = [
-            httpx.post(f"{url}{path}", json=body)
+            httpx2.post(f"{url}{path}", json=body)
             for path, body in (
                 ("/classify", {"texts": TEXTS}),
                 (
@@ -153,7 +155,7 @@ def test_a_service_tells_which_rows_it_does_not_answer(unsure: tuple[Path, list[
                 ),
             )
         ]
-        info, shown = httpx.get(f"{url}/info").json(), httpx.get(f"{url}/metrics").text
+        info, shown = httpx2.get(f"{url}/info").json(), httpx2.get(f"{url}/metrics").text
     assert [row["decision"] for row in asked.json()] == expected
     assert [row["scores"] for row in asked.json()] == plain.json()  # who does not ask gets what was there before
     assert [answer.status_code for answer in others] == [200, 200], [answer.text for answer in others]
@@ -168,8 +170,8 @@ def test_a_service_tells_which_rows_it_does_not_answer(unsure: tuple[Path, list[
 
 
 def test_a_service_that_answers_everything_has_no_header_of_it(service: str) -> None:
-    assert "x-abstained-texts" not in httpx.post(f"{service}/predict", json={"inputs": "w1"}).headers
-    assert httpx.get(f"{service}/info").json()["answers_from"] is None
+    assert "x-abstained-texts" not in httpx2.post(f"{service}/predict", json={"inputs": "w1"}).headers
+    assert httpx2.get(f"{service}/info").json()["answers_from"] is None
 
 
 def test_a_table_says_which_rows_are_not_answered(unsure: tuple[Path, list[str]], tmp_path: Path) -> None:
@@ -212,10 +214,10 @@ def test_a_service_tells_the_set_of_labels_with_the_decision(several: tuple[Path
     artifact, expected = several
     body = {"inputs": [[text] for text in TEXTS]}
     with running(f"spam={artifact}") as url:
-        plain = httpx.post(f"{url}/predict", json=body).json()
-        asked = httpx.post(f"{url}/predict", json=body | {"decision": True}).json()
-        first = httpx.post(f"{url}/predict", json=body | {"decision": True, "top_k": 1, "raw_scores": True}).json()
-        info = httpx.get(f"{url}/info").json()
+        plain = httpx2.post(f"{url}/predict", json=body).json()
+        asked = httpx2.post(f"{url}/predict", json=body | {"decision": True}).json()
+        first = httpx2.post(f"{url}/predict", json=body | {"decision": True, "top_k": 1, "raw_scores": True}).json()
+        info = httpx2.get(f"{url}/info").json()
     assert asked == [
         {"decision": labels[0], "set": labels, "scores": scores} for labels, scores in zip(expected, plain, strict=True)
     ]
@@ -224,11 +226,11 @@ def test_a_service_tells_the_set_of_labels_with_the_decision(several: tuple[Path
 
 
 def test_a_service_without_sets_tells_of_none(service: str) -> None:
-    assert set(httpx.post(f"{service}/predict", json={"inputs": "w1", "decision": True}).json()) == {
+    assert set(httpx2.post(f"{service}/predict", json={"inputs": "w1", "decision": True}).json()) == {
         "decision",
         "scores",
     }
-    assert httpx.get(f"{service}/info").json()["sets"] is None
+    assert httpx2.get(f"{service}/info").json()["sets"] is None
 
 
 def test_a_table_has_a_column_of_sets(several: tuple[Path, list[list[str]]], tmp_path: Path) -> None:

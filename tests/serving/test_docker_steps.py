@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 from conftest import Finished
 from live import ROOT, free_port
@@ -87,8 +87,8 @@ def wait_until_healthy(url: str, process: subprocess.Popen[bytes], log: Path) ->
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         assert process.poll() is None, log.read_text()
-        with contextlib.suppress(httpx.TransportError):
-            if httpx.get(f"{url}/health").status_code == 200:
+        with contextlib.suppress(httpx2.TransportError):
+            if httpx2.get(f"{url}/health").status_code == 200:
                 return
         time.sleep(0.1)
     pytest.fail(f"not healthy after 60 s: {log.read_text()}")
@@ -141,7 +141,7 @@ def test_the_image_without_docker(finished: Finished, folder: Path, unprivileged
         )
     try:
         wait_until_healthy(f"http://127.0.0.1:{port}", process, log)
-        answer = httpx.post(f"http://127.0.0.1:{port}/predict", json={"inputs": ["w1 w4", "w5"]})
+        answer = httpx2.post(f"http://127.0.0.1:{port}/predict", json={"inputs": ["w1 w4", "w5"]})
         assert {entry["label"] for entry in answer.json()} == {"yes", "no"}
         assert subprocess.run(health, check=False, **inside).returncode == 0
         process.send_signal(signal.SIGTERM)

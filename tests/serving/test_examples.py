@@ -16,7 +16,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 from bag_models import PAIR, write_artifact
 from live import ROOT, free_port, running
@@ -265,11 +265,11 @@ def module(request: pytest.FixtureRequest) -> Any:
 def ask(module: Any, url: str) -> Any:
     rows = [["w1"]]
     if module.__file__.endswith("client.py"):
-        with httpx.Client(base_url=url) as client:
+        with httpx2.Client(base_url=url) as client:
             return module.classify(client, rows)
 
     async def once() -> Any:
-        async with httpx.AsyncClient(base_url=url, timeout=None) as client:
+        async with httpx2.AsyncClient(base_url=url, timeout=None) as client:
             return await module.classify(client, rows)
 
     return asyncio.run(once())
@@ -319,7 +319,7 @@ def test_retry_after_is_read_as_seconds_or_as_a_date(module: Any, header: str | 
         import datetime
 
         header = format_datetime(datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=10), usegmt=True)
-    reply = httpx.Response(429, headers=[(b"Retry-After", header.encode("latin-1"))] if header else [])
+    reply = httpx2.Response(429, headers=[(b"Retry-After", header.encode("latin-1"))] if header else [])
     assert module.retry_after(reply) == pytest.approx(seconds, abs=1.5)
 
 

@@ -17,7 +17,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import numpy as np
 import pytest
 from bag_models import SINGLE, write_artifact
@@ -107,7 +107,7 @@ def noted(service: str) -> Iterator[tuple[str, list[dict[str, Any]]]]:
         def forward(self) -> None:
             body = self.rfile.read(int(self.headers.get("content-length", 0)))
             kind = self.headers.get("content-type", "application/json")
-            reply = httpx.request(self.command, service + self.path, content=body, headers={"content-type": kind})
+            reply = httpx2.request(self.command, service + self.path, content=body, headers={"content-type": kind})
             if self.command == "POST":  # BentoML's client first asks whether the service is ready
                 requests.append({"path": self.path, "type": kind, "body": json.loads(body)})
             self.send_response(reply.status_code)
@@ -160,7 +160,7 @@ def test_the_service_answers_as_it_did(service: str, client: str) -> None:
 
 def answered(service: str, request: dict[str, Any]) -> dict[str, Any]:
     content, headers = json.dumps(request["body"]).encode(), {"content-type": request["type"]}
-    reply = httpx.post(service + request["path"], content=content, headers=headers)
+    reply = httpx2.post(service + request["path"], content=content, headers=headers)
     return {"status": reply.status_code, "body": kept(reply.json())}
 
 

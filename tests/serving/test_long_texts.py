@@ -7,7 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import httpx
+import httpx2
 import numpy as np
 import pytest
 import torch
@@ -281,7 +281,7 @@ def test_a_needle_is_found_wherever_it_stands_and_padding_does_not_hide_it(artif
 
 
 def test_a_service_answers_long_texts_and_counts_their_windows(artifact: Path) -> None:
-    with running(artifact) as url, httpx.Client(base_url=url) as client:
+    with running(artifact) as url, httpx2.Client(base_url=url) as client:
         found = client.post("/predict", json={"inputs": [[text] for text in TEXTS]}).json()
         info = client.get("/info").json()
         cut = client.post("/predict", json={"inputs": " ".join(WORDS), "truncate": False})
@@ -344,7 +344,7 @@ def test_both_models_of_a_cascade_answer_by_windows(tmp_path: Path) -> None:
     with Engine.load(folder) as engine:
         np.testing.assert_allclose(engine.predict(TEXTS), expected, atol=1e-5)
     with running(folder) as url:
-        found = httpx.post(f"{url}/predict", json={"inputs": [[text] for text in TEXTS]}).json()
+        found = httpx2.post(f"{url}/predict", json={"inputs": [[text] for text in TEXTS]}).json()
     labels = SINGLE.labels
     scores = [[{each["label"]: each["score"] for each in row}[label] for label in labels] for row in found]
     np.testing.assert_allclose(scores, expected, atol=1e-4)

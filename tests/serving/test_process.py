@@ -19,7 +19,7 @@ from types import SimpleNamespace
 from typing import Any
 from unittest.mock import Mock
 
-import httpx
+import httpx2
 import psutil
 import pytest
 from bag_models import SINGLE, write_artifact
@@ -153,8 +153,8 @@ def test_bentomls_client_gets_the_engines_answers(service: Process, artifact: Pa
 def test_bentomls_routes_are_answered_by_our_app(service: Process) -> None:
     """Would catch a request that BentoML's own code sees: it keeps a timer of eleven seconds for each."""
     for route in ("/livez", "/readyz", "/healthz", "/schema.json"):
-        assert httpx.get(service.url + route).status_code == 200
-    counted = httpx.get(f"{service.url}/metrics").text
+        assert httpx2.get(service.url + route).status_code == 200
+    counted = httpx2.get(f"{service.url}/metrics").text
     for route in ("/livez", "/readyz", "/healthz", "/schema.json"):
         assert f'kdc_requests_total{{route="{route}",status="200"}}' in counted
 
@@ -163,7 +163,7 @@ async def ask_for_all_lengths(url: str, requests: int = 100) -> None:
     """Ask with texts and batches of all sizes over several connections."""
     dice, left = random.Random(0), requests
 
-    async def one_connection(client: httpx.AsyncClient) -> None:
+    async def one_connection(client: httpx2.AsyncClient) -> None:
         nonlocal left
         while left > 0:
             left -= 1
@@ -172,7 +172,7 @@ async def ask_for_all_lengths(url: str, requests: int = 100) -> None:
             assert reply.status_code == 200
             assert len(reply.json()) == len(texts)
 
-    async with httpx.AsyncClient(timeout=30) as client:
+    async with httpx2.AsyncClient(timeout=30) as client:
         await asyncio.gather(*(one_connection(client) for _ in range(8)))
 
 
@@ -184,14 +184,14 @@ def test_memory_is_flat_over_requests_of_all_lengths(service: Process) -> None:
 
 
 def test_metrics_are_ours_and_of_all_workers(service: Process) -> None:
-    httpx.post(f"{service.url}/predict", json={"inputs": "w1"})
-    text = httpx.get(f"{service.url}/metrics").text
+    httpx2.post(f"{service.url}/predict", json={"inputs": "w1"})
+    text = httpx2.get(f"{service.url}/metrics").text
     assert "kdc_requests_total" in text
     assert "bentoml" not in text
 
 
 def test_onnx_runtime_keeps_no_reports_to_send(service: Process) -> None:
-    httpx.post(f"{service.url}/predict", json={"inputs": "w1"})
+    httpx2.post(f"{service.url}/predict", json={"inputs": "w1"})
     home = service.log.parent / "home"
     assert [path for path in home.rglob("*") if "onnxruntime" in path.name] == []
 
@@ -217,15 +217,15 @@ def test_sigterm_under_load_loses_nothing(artifact: Path, tmp_path: Path, count:
     statuses: list[int] = []
     failures: list[str] = []
 
-    async def client_loop(client: httpx.AsyncClient, url: str, offset: int, until: asyncio.Event) -> None:
+    async def client_loop(client: httpx2.AsyncClient, url: str, offset: int, until: asyncio.Event) -> None:
         number = offset
         while not until.is_set():
             number += 1
             try:
                 reply = await client.post(f"{url}/predict", json={"inputs": texts[number % len(texts)]})
-            except httpx.ConnectError:
+            except httpx2.ConnectError:
                 return  # refused: the service is gone
-            except httpx.TransportError as error:
+            except httpx2.TransportError as error:
                 failures.append(repr(error))
                 return
             statuses.append(reply.status_code)
@@ -237,7 +237,7 @@ def test_sigterm_under_load_loses_nothing(artifact: Path, tmp_path: Path, count:
 
     async def scenario(process: Process) -> None:
         until = asyncio.Event()
-        async with httpx.AsyncClient(limits=httpx.Limits(max_connections=16), timeout=20) as client:
+        async with httpx2.AsyncClient(limits=httpx2.Limits(max_connections=16), timeout=20) as client:
             loops = [asyncio.create_task(client_loop(client, process.url, 9 * n, until)) for n in range(8)]
             while statuses.count(200) < 30:
                 await asyncio.sleep(0.01)
@@ -264,13 +264,13 @@ def test_a_killed_worker_comes_back_and_the_service_goes_on(artifact: Path, tmp_
         first.kill()
         killed = time.monotonic()
         for _ in range(20):
-            assert httpx.post(f"{process.url}/predict", json={"inputs": "w1"}, timeout=20).status_code == 200
+            assert httpx2.post(f"{process.url}/predict", json={"inputs": "w1"}, timeout=20).status_code == 200
         while {worker.pid for worker in workers(process)} <= {first.pid, second.pid}:
             assert time.monotonic() < deadline
             time.sleep(0.1)
         assert time.monotonic() - killed < 8
         assert second.is_running()
-        assert httpx.post(f"{process.url}/predict", json={"inputs": "w1"}, timeout=20).status_code == 200
+        assert httpx2.post(f"{process.url}/predict", json={"inputs": "w1"}, timeout=20).status_code == 200
 
 
 def wait_for_the_end(worker: psutil.Process, process: Process) -> None:

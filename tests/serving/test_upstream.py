@@ -4,7 +4,7 @@ import json
 import time
 from collections.abc import Iterator
 
-import httpx
+import httpx2
 import pytest
 from live import Process
 from upstreams import (
@@ -52,13 +52,13 @@ def fresh(stub: Stub) -> None:
     stub.forget()
 
 
-def sent(service: Process, path: str, body: object) -> httpx.Response:
+def sent(service: Process, path: str, body: object) -> httpx2.Response:
     reply = post(service.url, path, body, **AS_CALLER)
     assert reply.status_code == 200, reply.text
     return reply
 
 
-def check(reply: httpx.Response, path: str, text: str, sources: dict[str, str]) -> None:
+def check(reply: httpx2.Response, path: str, text: str, sources: dict[str, str]) -> None:
     """Each answer is its source's to its question, in the order of `sources`."""
     given = answers(path, reply.json())
     assert list(given) == list(sources)
@@ -155,19 +155,19 @@ def test_a_local_row_is_what_numpy_says(service: Process) -> None:
 
 
 def test_other_routes_go_upstream_as_they_are(service: Process, stub: Stub) -> None:
-    reply = httpx.get(f"{service.url}/v1/files/a%2Fb?x=%20y&x=2", headers=AS_CALLER)
+    reply = httpx2.get(f"{service.url}/v1/files/a%2Fb?x=%20y&x=2", headers=AS_CALLER)
     assert reply.json() == {"method": "GET", "target": "/v1/files/a%2Fb?x=%20y&x=2", "body": ""}
     reply = post(service.url, "/v1/embeddings", b' {"input": "a"}', **AS_CALLER)
     assert (reply.headers["x-kdc-source"], reply.json()["body"]) == ("upstream", ' {"input": "a"}')
     assert set(stub.keys) == {f"Bearer {OWN}"}
-    assert httpx.get(f"{service.url}/other", headers=AS_CALLER).status_code == 404
+    assert httpx2.get(f"{service.url}/other", headers=AS_CALLER).status_code == 404
 
 
 def test_a_stream_of_events_comes_event_by_event(service: Process, stub: Stub) -> None:
     stub.behaviour.event_s = 0.1
     arrived: list[float] = []
     chat = {"stream": True, "messages": []}
-    with httpx.stream("POST", f"{service.url}/v1/chat/completions", json=chat, headers=AS_CALLER) as reply:
+    with httpx2.stream("POST", f"{service.url}/v1/chat/completions", json=chat, headers=AS_CALLER) as reply:
         assert reply.headers["content-type"] == "text/event-stream"
         text = ""
         for part in reply.iter_raw():
@@ -178,13 +178,13 @@ def test_a_stream_of_events_comes_event_by_event(service: Process, stub: Stub) -
 
 
 def test_models_of_both_are_listed(service: Process) -> None:
-    listed = httpx.get(f"{service.url}/v1/models", headers=AS_CALLER).json()
+    listed = httpx2.get(f"{service.url}/v1/models", headers=AS_CALLER).json()
     assert [each["id"] for each in listed["data"]] == [each["name"] for each in listed["models"]] == [*KNOWN, MODEL]
 
 
 def test_questions_are_counted_by_who_answers_and_why(service: Process) -> None:
     def counted() -> dict[str, float]:
-        lines = httpx.get(f"{service.url}/metrics").text.splitlines()
+        lines = httpx2.get(f"{service.url}/metrics").text.splitlines()
         pairs = [line.rpartition(" ") for line in lines if line.startswith(("kdc_decisions_total", "kdc_saved"))]
         return {name: float(value) for name, _, value in pairs}
 
@@ -209,6 +209,6 @@ def test_neither_keys_nor_texts_are_told(service: Process, stub: Stub) -> None:
     assert replies[-1].status_code == 401
     assert dict(stub.keys) == {f"Bearer {OWN}": 2}
     told = [reply.text + str(reply.headers) for reply in replies]
-    told += [service.printed(), httpx.get(f"{service.url}/metrics").text, httpx.get(f"{service.url}/docs.json").text]
+    told += [service.printed(), httpx2.get(f"{service.url}/metrics").text, httpx2.get(f"{service.url}/docs.json").text]
     for secret in (OWN, CALLERS, "T3XT"):
         assert [secret in text for text in told] == [False] * len(told)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 from live import Process, running
 from upstreams import (
@@ -59,7 +59,7 @@ def until(holds: Callable[[], bool], seconds: float = 10) -> None:
 
 def counted(url: str, name: str) -> dict[str, float]:
     """Values of a metric, by its labels."""
-    lines = [line.rpartition(" ") for line in httpx.get(f"{url}/metrics").text.splitlines()]
+    lines = [line.rpartition(" ") for line in httpx2.get(f"{url}/metrics").text.splitlines()]
     return {key.removeprefix(name): float(value) for key, _, value in lines if key.startswith(name + "{")}
 
 
@@ -124,7 +124,7 @@ def test_answers_that_agree_stop_nothing(start: Callable[..., Any], stub: Stub) 
 def test_a_full_queue_keeps_nobody_waiting(start: Callable[..., Any], stub: Stub) -> None:
     """An upstream that takes seconds for each audit: local answers come at once, and audits are dropped and counted."""
     stub.behaviour.delay_s = 2.0
-    with start() as url, httpx.Client() as client:
+    with start() as url, httpx2.Client() as client:
         began = time.monotonic()
         for number in range(200):
             reply = client.post(url + SYSTEM_ONE, json=asked(SYSTEM_ONE, SURE[number % 50], KNOWN))

@@ -4,7 +4,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 from live import Process, free_port, running
 from upstreams import (
@@ -115,7 +115,7 @@ def test_a_reply_in_small_chunks_is_read_whole(service: Process, stub: Stub) -> 
 def test_the_upstreams_refusal_passes_unchanged(service: Process, stub: Stub, path: str) -> None:
     stub.behaviour.faults = {"422": 1.0}
     reply = post(service.url, path, asked(path, HALF[0], NAMES))
-    direct = httpx.post(stub.url + path, json=asked(path, HALF[0], NAMES))
+    direct = httpx2.post(stub.url + path, json=asked(path, HALF[0], NAMES))
     assert (reply.status_code, reply.content) == (direct.status_code, direct.content) == (422, direct.content)
     for _ in range(6):  # it is no failure
         assert post(service.url, path, asked(path, HALF[0], NAMES)).status_code == 422
@@ -150,7 +150,7 @@ def test_failures_are_counted_by_their_kind(service: Process, stub: Stub) -> Non
         stub.behaviour.faults = {}
         ends_well(service.url)
     time.sleep(1.1)  # an exposition is kept for a second
-    shown = httpx.get(f"{service.url}/metrics").text
+    shown = httpx2.get(f"{service.url}/metrics").text
     for kind in (*kinds.values(), "ok", "open"):
         (count,) = [
             line for line in shown.splitlines() if line.startswith(f'kdc_upstream_seconds_count{{outcome="{kind}"')
@@ -197,7 +197,7 @@ def test_where_nobody_listens_local_answers_go_on(tmp_path: Path) -> None:
     with running(write_artifacts(tmp_path), upstream=upstream, state_dir=str(tmp_path), audit=0) as url:
         assert post(url, SYSTEM_ONE, asked(SYSTEM_ONE, UNSURE[0], KNOWN)).status_code == 502
         assert post(url, SYSTEM_ONE, asked(SYSTEM_ONE, SURE[0], KNOWN)).status_code == 200
-        assert httpx.get(f"{url}/v1/models").headers["x-kdc-source"] == "local"
+        assert httpx2.get(f"{url}/v1/models").headers["x-kdc-source"] == "local"
 
 
 def test_a_new_connection_that_is_reset_is_no_kept_one(stub: Stub, tmp_path: Path) -> None:
@@ -212,8 +212,8 @@ def test_a_stream_that_stalls_is_broken_off(service: Process, stub: Stub) -> Non
     """A client must not take it for whole."""
     stub.behaviour.event_s = 10
     try:
-        with pytest.raises(httpx.RemoteProtocolError):
-            httpx.post(f"{service.url}/v1/chat/completions", json={"stream": True}, timeout=8)
+        with pytest.raises(httpx2.RemoteProtocolError):
+            httpx2.post(f"{service.url}/v1/chat/completions", json={"stream": True}, timeout=8)
     finally:
         stub.behaviour.event_s = 0.0
     ends_well(service.url)
@@ -225,8 +225,8 @@ def test_a_client_that_leaves_does_not_stay_in_work(service: Process, stub: Stub
     stub.behaviour.delay_s = 0.4
     try:
         for _ in range(8):
-            with pytest.raises(httpx.ReadTimeout):
-                httpx.post(service.url + SYSTEM_ONE, json=asked(SYSTEM_ONE, UNSURE[0], NAMES), timeout=0.1)
+            with pytest.raises(httpx2.ReadTimeout):
+                httpx2.post(service.url + SYSTEM_ONE, json=asked(SYSTEM_ONE, UNSURE[0], NAMES), timeout=0.1)
     finally:
         stub.behaviour.delay_s = 0.0
     ends_well(service.url)

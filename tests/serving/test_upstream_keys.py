@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
-import httpx
+import httpx2
 import pytest
 from live import connect, running
 from upstreams import HALF, KNOWN, NAMES, PATHS, SURE, UNSURE, asked, is_error_of, post, write_artifacts
@@ -67,7 +67,7 @@ def test_a_refused_key_gets_no_local_answer(start: Start, stub: Stub, path: str)
             "401"
         ] * 3
         assert [source(url, KEY, path=path), source(url, KEY, path=path)] == ["upstream", "local"]
-        direct = httpx.post(stub.url + path, json=asked(path, SURE[0], KNOWN), headers={"authorization": OTHER})
+        direct = httpx2.post(stub.url + path, json=asked(path, SURE[0], KNOWN), headers={"authorization": OTHER})
         reply = post(url, path, asked(path, SURE[0], KNOWN), authorization=OTHER)
         assert (reply.status_code, reply.content) == (401, direct.content)
         stub.behaviour.keys = frozenset()  # it is withdrawn; the next question that goes upstream tells it
@@ -77,7 +77,7 @@ def test_a_refused_key_gets_no_local_answer(start: Start, stub: Stub, path: str)
 def test_a_route_that_asks_for_no_key_accepts_none(start: Start, stub: Stub) -> None:
     """Would catch local answers for any key that the upstream's public pages were asked with."""
     with start(forward_key=True) as url:
-        assert httpx.get(f"{url}/v1/status", headers={"authorization": OTHER}).status_code == 200
+        assert httpx2.get(f"{url}/v1/status", headers={"authorization": OTHER}).status_code == 200
         stub.behaviour.keys = frozenset({KEY})
         assert source(url, OTHER) == "401"
 
@@ -108,7 +108,7 @@ def test_the_services_own_key_is_refused_as_a_failure(
 def test_other_routes_spend_no_key_for_anybody(start: Start, stub: Stub, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KDC_UPSTREAM_KEY", "OWN-S3CRET")
     with start() as url:
-        assert httpx.get(f"{url}/v1/files").status_code == 404
+        assert httpx2.get(f"{url}/v1/files").status_code == 404
     assert not stub.asked
 
 
@@ -178,7 +178,7 @@ def test_hop_headers_and_cookies_stay_here(start: Start, stub: Stub) -> None:
     with start() as url:
         headers = {"cookie": "a=b", "x-secret": "S3CRET", "referer": "http://inside/", "x-forwarded-for": "10.0.0.1"}
         post(url, SYSTEM_ONE, asked(SYSTEM_ONE, UNSURE[0], KNOWN), **headers)
-        httpx.get(f"{url}/v1/files", headers=headers)
+        httpx2.get(f"{url}/v1/files", headers=headers)
     assert len(stub.asked) == 2
     for request in stub.asked:
         assert not headers.keys() & request.headers.keys()
@@ -189,7 +189,7 @@ def test_a_stream_may_last_longer_than_a_request(start: Start, stub: Stub) -> No
     stub.behaviour.event_s = 0.3
     with start(timeout_s=1.0) as url:
         began = time.monotonic()
-        reply = httpx.post(f"{url}/v1/chat/completions", json={"stream": True, "messages": []}, timeout=10)
+        reply = httpx2.post(f"{url}/v1/chat/completions", json={"stream": True, "messages": []}, timeout=10)
         assert reply.text.endswith("data: [DONE]\n\n")
         assert time.monotonic() - began > 1.5
 

@@ -79,11 +79,11 @@ def _training_speeds() -> dict[str, float]:
 
 
 def probe_hub(url: str, timeout_s: str) -> dict[str, Any]:
-    import httpx
+    import httpx2
 
     try:
-        status = httpx.head(url, timeout=float(timeout_s), follow_redirects=True).status_code
-    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        status = httpx2.head(url, timeout=float(timeout_s), follow_redirects=True).status_code
+    except (httpx2.HTTPError, httpx2.InvalidURL) as error:
         return {"reachable": False, "detail": str(error)}
     # 403, 407 and 5xx come from a proxy, or a gateway with nothing behind it.
     return {"reachable": status < 500 and status not in (403, 407), "detail": f"HTTP {status}"}

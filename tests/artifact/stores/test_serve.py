@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 from live import served
 from tiny_runs import ROOT
@@ -106,7 +106,7 @@ def test_a_path_imports_nothing_of_stores() -> None:
 def test_kdc_serve_answers_from_an_object_store(artifact: Path, bucket: Any, tmp_path: Path, cache: Path) -> None:
     push_artifact(artifact, ADDRESS)
     with served(tmp_path, "--workers", "2", f"mood={ADDRESS}") as process:
-        answer = httpx.post(f"{process.url}/predict", json={"inputs": "w1 w2"}, timeout=10).json()
+        answer = httpx2.post(f"{process.url}/predict", json={"inputs": "w1 w2"}, timeout=10).json()
         assert {entry["label"] for entry in answer} == {"bad", "so so", "good"}
         printed = process.printed()
     assert printed.count("fetched mood") == 1

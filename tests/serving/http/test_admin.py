@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Iterator
 
-import httpx
+import httpx2
 import pytest
 from bag_models import write_artifact
 from live import free_port, running
@@ -31,27 +31,27 @@ def test_it_answers_while_the_event_loop_does_not(
     ports: tuple[str, str, threading.Event], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     url, probed, held = ports
-    assert {path: httpx.get(probed + path).status_code for path in ("/livez", "/readyz", "/metrics", "/predict")} == {
+    assert {path: httpx2.get(probed + path).status_code for path in ("/livez", "/readyz", "/metrics", "/predict")} == {
         "/livez": 200,
         "/readyz": 200,
         "/metrics": 200,
         "/predict": 404,
     }
-    assert "kdc_requests_total" in httpx.get(f"{probed}/metrics").text
-    asking = threading.Thread(target=lambda: httpx.post(f"{url}/classify", json={"texts": ["w1"]}, timeout=30))
+    assert "kdc_requests_total" in httpx2.get(f"{probed}/metrics").text
+    asking = threading.Thread(target=lambda: httpx2.post(f"{url}/classify", json={"texts": ["w1"]}, timeout=30))
     asking.start()
     time.sleep(0.3)
-    with pytest.raises(httpx.TimeoutException):
-        httpx.get(f"{url}/health", timeout=0.2)
-    assert httpx.get(f"{probed}/readyz", timeout=5).status_code == 200
-    assert httpx.get(f"{probed}/livez", timeout=5).status_code == 200
+    with pytest.raises(httpx2.TimeoutException):
+        httpx2.get(f"{url}/health", timeout=0.2)
+    assert httpx2.get(f"{probed}/readyz", timeout=5).status_code == 200
+    assert httpx2.get(f"{probed}/livez", timeout=5).status_code == 200
     monkeypatch.setattr(admin, "_STUCK_S", 1.0)
     time.sleep(1.2)
-    assert httpx.get(f"{probed}/livez", timeout=5).status_code == 503
+    assert httpx2.get(f"{probed}/livez", timeout=5).status_code == 503
     held.set()
     asking.join()
     deadline = time.monotonic() + 20
-    while httpx.get(f"{probed}/livez", timeout=5).status_code != 200:
+    while httpx2.get(f"{probed}/livez", timeout=5).status_code != 200:
         assert time.monotonic() < deadline
         time.sleep(0.1)
 
@@ -75,7 +75,7 @@ def test_connections_that_say_little_do_not_hold_it(
         with contextlib.suppress(OSError):  # of one that was ended
             client.sendall(b"G")
     for _ in range(40):
-        assert httpx.get(f"{probed}/readyz", timeout=5).status_code == 200
+        assert httpx2.get(f"{probed}/readyz", timeout=5).status_code == 200
     for client in slow:
         client.close()
 
@@ -94,7 +94,7 @@ def test_no_burst_of_connections_stays_open(monkeypatch: pytest.MonkeyPatch) -> 
         burst = [stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=0.05)) for _ in range(200)]
         held.set()
         assert first.recv(12) == b"HTTP/1.1 200"
-        assert httpx.get(f"http://127.0.0.1:{port}/", timeout=20).status_code == 404  # it came last
+        assert httpx2.get(f"http://127.0.0.1:{port}/", timeout=20).status_code == 404  # it came last
         assert sum(map(_is_open, burst)) <= 8
 
 

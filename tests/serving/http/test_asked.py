@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import numpy as np
 import pytest
 from bag_models import SINGLE, write_artifact
@@ -88,8 +88,8 @@ def engines_row(artifacts: dict[str, Path], name: str, text: str) -> dict[str, f
     return dict(zip(TASKS[name].labels, row.tolist(), strict=True))
 
 
-def post(service: str, path: str, body: Any) -> httpx.Response:
-    return httpx.post(f"{service}/v1/{path}", content=body if isinstance(body, bytes) else json.dumps(body).encode())
+def post(service: str, path: str, body: Any) -> httpx2.Response:
+    return httpx2.post(f"{service}/v1/{path}", content=body if isinstance(body, bytes) else json.dumps(body).encode())
 
 
 def system_one(service: str, questions: dict[str, Any], state: Any = "w1 w2") -> Any:
@@ -105,7 +105,7 @@ def decide(service: str, questions: list[Any], given: Any = "w1 w2") -> Any:
 
 
 def test_info_tells_the_first_models_questions_for_people(service: str) -> None:
-    assert httpx.get(f"{service.rstrip('/')}/info").json()["questions"] == ["choice (3: so so, ...) 'Which mood?'"]
+    assert httpx2.get(f"{service.rstrip('/')}/info").json()["questions"] == ["choice (3: so so, ...) 'Which mood?'"]
 
 
 def test_a_choice_has_the_engines_probabilities_by_option(service: str, artifacts: dict[str, Path]) -> None:
@@ -234,7 +234,7 @@ def test_a_served_name_narrows_who_answers(service: str) -> None:
 
 
 def test_models_are_listed_for_both_apis(service: str) -> None:
-    reply = httpx.get(f"{service}/v1/models").json()
+    reply = httpx2.get(f"{service}/v1/models").json()
     assert [each["id"] for each in reply["data"]] == [each["name"] for each in reply["models"]] == list(TASKS)
     assert "Which mood?" in reply["models"][0]["description"]
 

@@ -11,7 +11,7 @@ from types import FrameType, SimpleNamespace
 from typing import Any
 
 import grpc
-import httpx
+import httpx2
 import orjson
 import pytest
 from bag_models import write_artifact
@@ -169,13 +169,13 @@ def test_a_body_that_becomes_large_is_refused_before_it_is_decoded(
     read: list[int] = []
     monkeypatch.setattr(request_body.Marks, "add", counting(request_body.Marks.add, read))
     monkeypatch.setattr(request_body, "orjson", SimpleNamespace(loads=None, JSONDecodeError=ValueError))  # would be 500
-    reply = httpx.post(served[0] + path.format("tags"), content=body)
+    reply = httpx2.post(served[0] + path.format("tags"), content=body)
     refused = 400 if path == "/v1/decisions" else 422  # as OpenAI's API does
     assert (reply.status_code, reply.headers["connection"]) == (refused, "close")
     assert "at most 1024 texts" in reply.text
     assert sum(read) < 1_000_000  # of two megabytes
     monkeypatch.undo()
-    assert httpx.post(f"{served[0]}/predict", json={"inputs": "w1"}).status_code == 200
+    assert httpx2.post(f"{served[0]}/predict", json={"inputs": "w1"}).status_code == 200
 
 
 def counting(add: Callable[[Marks, bytes], None], read: list[int]) -> Callable[[Marks, bytes], None]:
@@ -197,10 +197,10 @@ def test_as_many_texts_as_a_request_may_have_pass_in_every_form(tmp_path: Path) 
             ("/v1/moderations", {"input": texts}),
             ("/v2/models/tags/infer", {"id": "7", "inputs": [tensor], "outputs": [{"name": "label"}]}),
         ):
-            assert httpx.post(url + path, json=body).status_code == 200
+            assert httpx2.post(url + path, json=body).status_code == 200
         # Pairs in two tensors have the most marks; a model of single texts says so after they were read.
         both = [tensor, tensor | {"name": "text_pair"}]
-        reply = httpx.post(f"{url}/v2/models/tags/infer", json={"inputs": both})
+        reply = httpx2.post(f"{url}/v2/models/tags/infer", json={"inputs": both})
         assert "one text a row" in reply.json()["error"]
 
 
@@ -233,8 +233,8 @@ def test_while_a_request_waits_only_its_texts_are_kept(
         ("/v1/moderations", {"input": "w1", "model": "tags"}),
         ("/v2/models/tags/infer", document),
     ):
-        assert httpx.post(url + path, json=body).status_code == 200
-    reply = httpx.post(
+        assert httpx2.post(url + path, json=body).status_code == 200
+    reply = httpx2.post(
         f"{url}/v2/models/tags/infer",
         content=head + struct.pack("<I", 2) + b"w1",
         headers={"Inference-Header-Content-Length": str(len(head))},
@@ -278,8 +278,8 @@ def test_texts_count_as_what_they_become(tmp_path: Path) -> None:
     with running(write_artifact(tmp_path), max_bodies_bytes=200_000) as url:
         for text, status in (("w1 " * 30_000, 200), ("\U0001f600" + "w1 " * 30_000, 429)):  # four bytes a character
             body = json.dumps({"inputs": text}, ensure_ascii=False).encode()
-            assert httpx.post(f"{url}/predict", content=body).status_code == status
-        assert httpx.post(f"{url}/predict", json={"inputs": "w1 " * 30_000}).status_code == 200  # all was given back
+            assert httpx2.post(f"{url}/predict", content=body).status_code == status
+        assert httpx2.post(f"{url}/predict", json={"inputs": "w1 " * 30_000}).status_code == 200  # all was given back
 
 
 def test_a_page_of_another_site_cannot_ask(served: tuple[str, str]) -> None:
@@ -287,15 +287,15 @@ def test_a_page_of_another_site_cannot_ask(served: tuple[str, str]) -> None:
     form = {"Content-Type": "application/x-www-form-urlencoded"}
     own = {"Content-Type": "application/json"}
     for headers, status in ((form, 200), ({}, 200), (page | own, 200), (page | form, 415), (page, 415)):
-        assert httpx.post(f"{served[0]}/predict", content=body, headers=headers).status_code == status
+        assert httpx2.post(f"{served[0]}/predict", content=body, headers=headers).status_code == status
     plain = page | {"Content-Type": "text/plain"}
-    assert httpx.post(f"{served[0]}/v2/models/tags/infer", content=body, headers=plain).status_code == 415
+    assert httpx2.post(f"{served[0]}/v2/models/tags/infer", content=body, headers=plain).status_code == 415
 
 
 def test_an_option_that_is_nested_deep_is_refused(served: tuple[str, str]) -> None:
     # It was turned into a text to be compared, which Python refuses to do so deep.
     body = b'{"inputs": "w1", "function_to_apply": ' + b"[" * 1000 + b"]" * 1000 + b"}"
-    assert httpx.post(f"{served[0]}/predict", content=body).status_code == 422
+    assert httpx2.post(f"{served[0]}/predict", content=body).status_code == 422
 
 
 @pytest.mark.parametrize("field", ["int64_contents", "fp32_contents", "bool_contents"])

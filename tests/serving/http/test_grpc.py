@@ -14,7 +14,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import grpc
-import httpx
+import httpx2
 import numpy as np
 import pytest
 import tritonclient.grpc as triton
@@ -103,7 +103,7 @@ def test_tritonclient_gets_the_engines_answers(single: Served) -> None:
     assert (reply.id, reply.model_name, reply.model_version) == (
         "seven",
         "mood",
-        httpx.get(f"{single.url}/v2/models/mood").json()["versions"][0],
+        httpx2.get(f"{single.url}/v2/models/mood").json()["versions"][0],
     )
 
 
@@ -192,7 +192,7 @@ def test_probes_without_a_token_hold_up_nobody(guarded: Served) -> None:
     never.set()
     asked = request([b"w1"], parameters=padding(120_000)).SerializeToString()
     assert guarded.call(asked, metadata=KEY)
-    assert httpx.post(f"{guarded.url}/predict", json={"inputs": "w1"}, headers=dict(KEY)).status_code == 200
+    assert httpx2.post(f"{guarded.url}/predict", json={"inputs": "w1"}, headers=dict(KEY)).status_code == 200
 
 
 def test_without_the_token_a_message_is_not_even_read(guarded: Served) -> None:
@@ -252,7 +252,7 @@ def test_of_half_a_million_texts_no_more_are_decoded_than_a_request_may_have() -
 def test_methods_that_there_are_not(single: Served) -> None:
     assert single.refusal(b"", "/inference.GRPCInferenceService/ModelStreamInfer")[0] == grpc.StatusCode.UNIMPLEMENTED
     assert single.refusal(b"", "/predict")[0] == grpc.StatusCode.UNIMPLEMENTED
-    assert httpx.post(single.url + INFER, content=b"").status_code == 404  # and over HTTP there is no such path
+    assert httpx2.post(single.url + INFER, content=b"").status_code == 404  # and over HTTP there is no such path
 
 
 def test_a_call_is_counted_like_a_request_and_tells_the_artifact(
@@ -262,13 +262,13 @@ def test_a_call_is_counted_like_a_request_and_tells_the_artifact(
 
     def counted() -> float:
         name = f'kdc_requests_total{{route="{INFER}",status="200"}} '
-        lines = httpx.get(f"{single.url}/metrics").text.splitlines()
+        lines = httpx2.get(f"{single.url}/metrics").text.splitlines()
         return sum(float(line.removeprefix(name)) for line in lines if line.startswith(name))
 
     before = counted()
     _, call = single.channel.unary_unary(INFER).with_call(request([b"w1"]).SerializeToString())
     told = dict(call.trailing_metadata())
-    assert told["x-artifact"] == httpx.post(f"{single.url}/predict", json={"inputs": "w1"}).headers["x-artifact"]
+    assert told["x-artifact"] == httpx2.post(f"{single.url}/predict", json={"inputs": "w1"}).headers["x-artifact"]
     assert counted() == before + 1
 
 
@@ -303,7 +303,7 @@ def test_a_message_that_does_not_come_is_waited_for_as_long_as_any_body(tmp_path
         time.sleep(0.2)
         left.cancel()
         time.sleep(0.1)
-        shown = httpx.get(f"{url}/metrics").text
+        shown = httpx2.get(f"{url}/metrics").text
         never.set()
     for status in (504, 499):
         assert f'kdc_requests_total{{route="{INFER}",status="{status}"}} 1.0' in shown
@@ -325,7 +325,7 @@ def test_messages_that_do_not_come_leave_others_their_places(tmp_path: Path) -> 
             client = socket.create_connection(("127.0.0.1", int(address.rpartition(":")[2])))
             stack.enter_context(client).sendall(PREFACE + frame(4, 0, 0) + begun)
         channel.unary_unary(INFER)(asked, timeout=20)  # 32 * 0.1 s at most; it was 32 * 2 s
-        assert 'status="504"' in httpx.get(f"{url}/metrics").text
+        assert 'status="504"' in httpx2.get(f"{url}/metrics").text
 
 
 def test_replies_that_are_not_read_have_a_budget(tmp_path: Path) -> None:

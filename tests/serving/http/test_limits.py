@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import numpy as np
 import pytest
 from bag_models import SINGLE, write_artifact
@@ -53,8 +53,8 @@ def slow(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
     return gate
 
 
-def ask(url: str, text: str = "w1", **more: Any) -> httpx.Response:
-    return httpx.post(f"{url}/predict", json={"inputs": text}, timeout=30, **more)
+def ask(url: str, text: str = "w1", **more: Any) -> httpx2.Response:
+    return httpx2.post(f"{url}/predict", json={"inputs": text}, timeout=30, **more)
 
 
 def answers_again(url: str) -> None:
@@ -81,14 +81,14 @@ def test_the_token_is_asked_for(artifact: Path, monkeypatch: pytest.MonkeyPatch)
         for scheme in ("Bearer", "bearer"):
             assert ask(url, headers={"Authorization": f"{scheme} {KEY}"}).status_code == 200
         for open_route in ("/health", "/metrics", "/v2/health/live", "/v2/health/ready", "/docs.json"):
-            assert httpx.get(url + open_route).status_code == 200
+            assert httpx2.get(url + open_route).status_code == 200
         for closed in ("/info", "/v2", "/nowhere"):
-            assert httpx.get(url + closed).status_code == 401
+            assert httpx2.get(url + closed).status_code == 401
 
 
 def test_no_route_leads_to_the_host_that_a_client_names(artifact: Path) -> None:
     with running(artifact) as url:
-        reply = httpx.post(f"{url}/predict/", json={"inputs": "w1"}, headers={"Host": "elsewhere.example"})
+        reply = httpx2.post(f"{url}/predict/", json={"inputs": "w1"}, headers={"Host": "elsewhere.example"})
     assert (reply.status_code, reply.headers.get("location")) == (404, None)
 
 
@@ -102,7 +102,7 @@ def test_a_token_that_no_header_can_bring_is_refused(key: str, monkeypatch: pyte
 
 def test_a_compressed_body_is_refused_by_name(url: str) -> None:
     body = gzip.compress(b'{"inputs": "w1"}')
-    reply = httpx.post(f"{url}/predict", content=body, headers={"Content-Encoding": "gzip"})
+    reply = httpx2.post(f"{url}/predict", content=body, headers={"Content-Encoding": "gzip"})
     assert (reply.status_code, "compressed" in reply.json()["error"]) == (415, True)
 
 
@@ -113,7 +113,7 @@ def test_all_bodies_together_are_bounded(artifact: Path) -> None:
             time.sleep(0.2)
             two.sendall(raw(b" " * 4000, length=4096))
             assert b" 429 " in two.recv(4096).split(b"\r\n", 1)[0]
-        reply = httpx.post(f"{url}/predict", content=b" " * 4000 + b'{"inputs": "w1"}')
+        reply = httpx2.post(f"{url}/predict", content=b" " * 4000 + b'{"inputs": "w1"}')
         assert reply.status_code == 200  # they left, and their bytes with them
 
 
@@ -128,7 +128,7 @@ def test_a_head_without_end_is_refused(url: str) -> None:
 
 
 def test_large_bodies_on_one_connection_are_not_taken_for_heads(artifact: Path) -> None:
-    with running(artifact) as url, httpx.Client() as client:
+    with running(artifact) as url, httpx2.Client() as client:
         for _ in range(3):
             body = {"inputs": [["w1 " * 3000]] * 30}  # 270 kB
             assert client.post(f"{url}/predict", json=body, timeout=30).status_code == 200
@@ -152,7 +152,7 @@ def test_what_is_not_http_gets_the_json_object_too(url: str) -> None:
 def test_a_large_body_is_refused_and_the_next_request_works(url: str, chunked: bool) -> None:
     body = b'{"inputs": "' + b"w" * 10_000 + b'"}'
     content: Any = iter([body[:100], body[100:]]) if chunked else body
-    reply = httpx.post(f"{url}/predict", content=content)
+    reply = httpx2.post(f"{url}/predict", content=content)
     assert (reply.status_code, reply.json()["error_type"]) == (413, "TooLarge")
     assert ask(url).status_code == 200
 
@@ -192,10 +192,10 @@ def test_a_forward_pass_that_hangs_does_not_hold_up_the_end(artifact: Path, slow
     slow.set()
 
 
-def gather(url: str, texts: list[str]) -> list[httpx.Response]:
-    async def all_of_them() -> list[httpx.Response]:
-        limits = httpx.Limits(max_connections=len(texts))
-        async with httpx.AsyncClient(limits=limits, timeout=30) as client:
+def gather(url: str, texts: list[str]) -> list[httpx2.Response]:
+    async def all_of_them() -> list[httpx2.Response]:
+        limits = httpx2.Limits(max_connections=len(texts))
+        async with httpx2.AsyncClient(limits=limits, timeout=30) as client:
             return await asyncio.gather(*(client.post(f"{url}/predict", json={"inputs": text}) for text in texts))
 
     return asyncio.run(all_of_them())
@@ -203,7 +203,7 @@ def gather(url: str, texts: list[str]) -> list[httpx.Response]:
 
 def refusals(url: str) -> float:
     """Requests that were answered with 429, by the queue or by the gate, which does not know their route."""
-    counts = re.findall(r'kdc_requests_total{route="[^"]*",status="429"} (\S+)', httpx.get(f"{url}/metrics").text)
+    counts = re.findall(r'kdc_requests_total{route="[^"]*",status="429"} (\S+)', httpx2.get(f"{url}/metrics").text)
     return sum(map(float, counts))
 
 
@@ -261,9 +261,9 @@ def test_a_model_that_fails_is_424(artifact: Path, monkeypatch: pytest.MonkeyPat
 def test_metrics_count_and_their_labels_stay_few(url: str) -> None:
     ask(url, "w1 w2")
     for number in range(10):
-        httpx.get(f"{url}/path-{number}")
-        httpx.post(f"{url}/v2/models/model-{number}/infer", json={})
-    text = httpx.get(f"{url}/metrics").text
+        httpx2.get(f"{url}/path-{number}")
+        httpx2.post(f"{url}/v2/models/model-{number}/infer", json={})
+    text = httpx2.get(f"{url}/metrics").text
     assert "path-" not in text
     assert "model-" not in text
     assert 'kdc_requests_total{route="/predict",status="200"}' in text

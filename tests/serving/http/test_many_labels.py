@@ -9,7 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import httpx
+import httpx2
 import numpy as np
 import orjson
 import pytest
@@ -108,7 +108,7 @@ def test_every_dialect_gives_all_scores_of_a_large_reply(url: str, artifacts: tu
         return [entry["score"] for entry in sorted(row, key=lambda entry: places[entry["label"]])]
 
     def post(path: str, body: Any) -> Any:
-        reply = httpx.post(url + path, json=body, timeout=30)
+        reply = httpx2.post(url + path, json=body, timeout=30)
         assert reply.status_code == 200, reply.text
         assert orjson.dumps(reply.json()) == reply.content  # each number with the digits that it needs
         return reply.json()
@@ -126,7 +126,7 @@ def test_every_dialect_gives_all_scores_of_a_large_reply(url: str, artifacts: tu
     results = post("/v1/moderations", {"model": "several", "input": TEXTS})["results"]
     moderated = [list(result["category_scores"].values()) for result in results]
     np.testing.assert_allclose(moderated, expected["several"], atol=1e-6)
-    binary = httpx.post(f"{url}/v2/models/one/infer", json=BINARY)
+    binary = httpx2.post(f"{url}/v2/models/one/infer", json=BINARY)
     raw = binary.content[-4 * ROWS * LABELS :]
     np.testing.assert_allclose(np.frombuffer(raw, "<f4").reshape(ROWS, LABELS), expected["one"], atol=1e-6)
 
@@ -144,10 +144,10 @@ def test_every_dialect_gives_all_scores_of_a_large_reply(url: str, artifacts: tu
 )
 def test_a_reply_that_is_too_large_is_refused_before_anything_is_computed(bounded: str, path: str, body: Any) -> None:
     def answered() -> list[str]:
-        return re.findall(r"^kdc_batch_rows_count.*$", httpx.get(f"{bounded}/metrics").text, re.MULTILINE)
+        return re.findall(r"^kdc_batch_rows_count.*$", httpx2.get(f"{bounded}/metrics").text, re.MULTILINE)
 
     before = answered()
-    reply = httpx.post(bounded + path, json=body)
+    reply = httpx2.post(bounded + path, json=body)
     message = reply.json()["error"] if not path.startswith("/v1") else reply.json()["error"]["message"]
     assert (reply.status_code, reply.json()["error_type"]) == (413, "TooLarge")
     assert f"given: {ROWS * body.get('top_k', LABELS)} scores" in message
@@ -157,12 +157,12 @@ def test_a_reply_that_is_too_large_is_refused_before_anything_is_computed(bounde
 
 
 def test_what_a_refusal_advises_is_answered(bounded: str) -> None:
-    few = httpx.post(f"{bounded}/predict", json={"inputs": [[text] for text in TEXTS], "top_k": 5})
+    few = httpx2.post(f"{bounded}/predict", json={"inputs": [[text] for text in TEXTS], "top_k": 5})
     assert [len(row) for row in few.json()] == [5] * ROWS
-    fewer = httpx.post(f"{bounded}/predict", json={"inputs": [[text] for text in TEXTS[:9]]})
+    fewer = httpx2.post(f"{bounded}/predict", json={"inputs": [[text] for text in TEXTS[:9]]})
     assert [len(row) for row in fewer.json()] == [LABELS] * 9
-    assert httpx.post(f"{bounded}/v2/models/one/infer", json=BINARY).status_code == 200
-    labels = httpx.post(f"{bounded}/v2/models/one/infer", json=V2 | {"outputs": [{"name": "label"}]}).json()
+    assert httpx2.post(f"{bounded}/v2/models/one/infer", json=BINARY).status_code == 200
+    labels = httpx2.post(f"{bounded}/v2/models/one/infer", json=V2 | {"outputs": [{"name": "label"}]}).json()
     assert labels["outputs"][0]["data"] == [row[0]["label"] for row in few.json()]
 
 
@@ -181,14 +181,14 @@ def test_replies_in_work_are_bounded_together_and_small_ones_are_let_in(
     monkeypatch.setattr(Engine, "run", held)
     monkeypatch.setattr(Engine, "run_beside", held)
     with running(artifacts[0], max_bodies_bytes=500_000) as url, ThreadPoolExecutor() as pool:
-        first = pool.submit(httpx.post, f"{url}/predict", json=large, timeout=30)
+        first = pool.submit(httpx2.post, f"{url}/predict", json=large, timeout=30)
         assert began.wait(20)
-        second = httpx.post(f"{url}/predict", json=large)
-        small = pool.submit(httpx.post, f"{url}/predict", json={"inputs": "w1"}, timeout=30)
+        second = httpx2.post(f"{url}/predict", json=large)
+        small = pool.submit(httpx2.post, f"{url}/predict", json={"inputs": "w1"}, timeout=30)
         ended.set()
         assert [reply.result().status_code for reply in (first, small)] == [200, 200]
         assert (second.status_code, second.headers["retry-after"]) == (429, "1")
-        assert httpx.post(f"{url}/predict", json=large).status_code == 200  # the bytes are free again
-        twice = httpx.post(f"{url}/predict", json={"inputs": large["inputs"] * 2, "top_k": 1})  # type: ignore[operator]
+        assert httpx2.post(f"{url}/predict", json=large).status_code == 200  # the bytes are free again
+        twice = httpx2.post(f"{url}/predict", json={"inputs": large["inputs"] * 2, "top_k": 1})  # type: ignore[operator]
         assert twice.status_code == 413
         assert "too many texts for a model of 300 labels; given: 120; at most 68" in twice.json()["error"]

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import numpy as np
 import openai
 import pytest
@@ -109,6 +109,6 @@ def test_openais_client_shows_what_the_gate_refuses(
     ],
 )
 def test_what_is_wrong_is_said(service: str, body: Any, status: int) -> None:
-    reply = httpx.post(f"{service}/v1/moderations", json=body)
+    reply = httpx2.post(f"{service}/v1/moderations", json=body)
     assert reply.status_code == status
     assert reply.json()["error"]["message"]

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 import schemathesis
 from bag_models import PAIR, TYPED, write_artifact
@@ -83,15 +83,15 @@ def test_every_route_is_described() -> None:
 
 
 def test_the_page_works_without_another_host(urls: list[str]) -> None:
-    page = httpx.get(f"{urls[0]}/docs")
+    page = httpx2.get(f"{urls[0]}/docs")
     assert page.status_code == 200
     assert "http" not in page.text.replace("<!doctype html>", "")
     for name, least in (("swagger-ui-bundle.js", 10**6), ("swagger-ui.css", 10**5), ("start.js", 10)):
-        reply = httpx.get(f"{urls[0]}/docs/{name}")
+        reply = httpx2.get(f"{urls[0]}/docs/{name}")
         assert reply.status_code == 200
         assert len(reply.content) >= least
-    assert httpx.get(f"{urls[0]}/docs/../service.py").status_code == 404
-    assert httpx.get(f"{urls[0]}/docs.json").json() == describe()
+    assert httpx2.get(f"{urls[0]}/docs/../service.py").status_code == 404
+    assert httpx2.get(f"{urls[0]}/docs.json").json() == describe()
 
 
 def test_the_manual_lists_every_error() -> None:

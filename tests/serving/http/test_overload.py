@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
-import httpx
+import httpx2
 import numpy as np
 from bag_models import SINGLE, write_artifact
 from live import resident_bytes, served
@@ -74,7 +74,7 @@ def test_under_overload_answers_are_right_or_refused_and_memory_stays(tmp_path: 
         before, seen = resident_bytes(process), Seen()
         asyncio.run(load(process.url, seen))
         after = resident_bytes(process)
-        assert httpx.post(f"{process.url}/predict", json={"inputs": "w1"}).status_code == 200
+        assert httpx2.post(f"{process.url}/predict", json={"inputs": "w1"}).status_code == 200
         printed = process.printed()
     assert seen.problems == []
     assert seen.right > ENOUGH

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-import httpx
+import httpx2
 import pytest
 from bag_models import TYPED, write_artifact
 from live import running
@@ -125,7 +125,7 @@ def test_a_pair_task_has_two_boxes_named_by_its_columns(pair: Page) -> None:
 @pytest.mark.browser
 def test_the_head_says_what_is_served(pair: Page, url: str) -> None:
     box(pair, "first").wait_for()
-    info = httpx.get(f"{url}/info").json()
+    info = httpx2.get(f"{url}/info").json()
     assert pair.get_by_role("heading", level=1).inner_text() == "tiny"
     line = pair.locator("#about").inner_text()
     assert line.split(" · ") == [info[name] for name in ("task", "kind", "variant", "provider")]
@@ -446,21 +446,21 @@ def test_names_are_shown_as_text_not_as_html(canned: Canned) -> None:
 
 
 def test_the_page_is_open_where_the_service_has_a_key(locked_url: str) -> None:
-    assert httpx.get(f"{locked_url}/playground").status_code == 200
-    assert httpx.get(f"{locked_url}/info").status_code == 401
+    assert httpx2.get(f"{locked_url}/playground").status_code == 200
+    assert httpx2.get(f"{locked_url}/info").status_code == 401
 
 
 def test_the_browser_is_told_to_load_nothing_else(url: str) -> None:
-    headers = httpx.get(f"{url}/playground").headers
+    headers = httpx2.get(f"{url}/playground").headers
     assert headers["content-type"] == "text/html; charset=utf-8"
     assert headers["content-security-policy"].startswith("default-src 'none';")
     for page in ("/playground", "/docs"):
-        assert "frame-ancestors 'none'" in httpx.get(url + page).headers["content-security-policy"]
+        assert "frame-ancestors 'none'" in httpx2.get(url + page).headers["content-security-policy"]
     assert headers["referrer-policy"] == "no-referrer"
     assert headers["x-content-type-options"] == "nosniff"
 
 
 def test_the_root_leads_to_the_page_and_still_predicts(url: str) -> None:
-    home = httpx.get(url)
+    home = httpx2.get(url)
     assert (home.status_code, home.headers["location"]) == (307, "playground")
-    assert httpx.post(url, json={"inputs": ["w1", "w5"]}).status_code == 200
+    assert httpx2.post(url, json={"inputs": ["w1", "w5"]}).status_code == 200

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import httpx
+import httpx2
 import pytest
 import uvicorn
 import uvloop
@@ -113,7 +113,7 @@ def test_trailers_do_not_become_headers(url: str) -> None:
 
 def test_requests_that_do_not_wait_are_answered_in_order(url: str) -> None:
     texts = [f"w{number % 7}" for number in range(600)]
-    expected = [httpx.post(f"{url}/predict", json={"inputs": f"w{number}"}).json() for number in range(7)]
+    expected = [httpx2.post(f"{url}/predict", json={"inputs": f"w{number}"}).json() for number in range(7)]
     with connect(url) as client:
         client.sendall(b"".join(request(json.dumps({"inputs": text}).encode()) for text in texts))  # 50 kB
         answers = replies(client, len(texts))
@@ -268,7 +268,7 @@ def test_a_client_that_does_not_read_is_cut_off(artifact: Path, monkeypatch: pyt
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         client.sendall(b"GET /docs/swagger-ui-bundle.js HTTP/1.1\r\nHost: x\r\n\r\n" * 8)
         deadline = time.monotonic() + 8
-        while "kdc_connections 1.0" not in httpx.get(f"{url}/metrics").text:  # the one that asks
+        while "kdc_connections 1.0" not in httpx2.get(f"{url}/metrics").text:  # the one that asks
             assert time.monotonic() < deadline
             time.sleep(0.1)
 
@@ -387,7 +387,7 @@ def test_connections_beyond_the_limit_are_refused_and_counted(artifact: Path, mo
         for client in held[1:]:
             client.close()
         time.sleep(0.2)
-        counted = httpx.get(f"{url}/metrics").text
+        counted = httpx2.get(f"{url}/metrics").text
         assert "kdc_refused_connections_total 1.0" in counted
         assert "kdc_idle_connections_closed_total 0.0" in counted
         assert "kdc_connections 2.0" in counted  # the first one, and the one that asks
@@ -414,7 +414,7 @@ def test_the_connection_that_was_idle_the_longest_gives_way_to_another(
                 more = halves.enter_context(connect(url))  # takes the place of `another` when that closes
             more.sendall(request()[:-5])
             time.sleep(0.1)
-        counted = httpx.get(f"{url}/metrics").text
+        counted = httpx2.get(f"{url}/metrics").text
         halves.close()  # the service would wait for them
         assert "kdc_refused_connections_total 0.0" in counted
 
@@ -563,7 +563,7 @@ def test_all_replies_that_are_not_read_have_a_budget(tmp_path: Path) -> None:
     artifact = write_artifact(tmp_path, SINGLE.model_copy(update={"labels": tuple(name * 24_000 for name in "abc")}))
     asks = b"GET /info HTTP/1.1\r\nHost: x\r\n\r\n"
     with running(artifact, max_unsent_bytes=450_000) as url, contextlib.ExitStack() as stack:
-        whole = httpx.get(f"{url}/info").content
+        whole = httpx2.get(f"{url}/info").content
         place = urlsplit(url)
         slow = [stack.enter_context(socket.socket()) for _ in range(6)]
         for client in slow:
@@ -573,14 +573,14 @@ def test_all_replies_that_are_not_read_have_a_budget(tmp_path: Path) -> None:
             client.sendall(asks)
             time.sleep(0.05)  # so that the first is the one that has had the longest
         for _ in range(3):  # who reads at once is not touched
-            assert httpx.get(f"{url}/info").content == whole
+            assert httpx2.get(f"{url}/info").content == whole
         for client in slow[:4]:
             with pytest.raises(ConnectionResetError):
                 until_closed(client)
         for client in slow[4:]:
             client.sendall(asks.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
             assert until_closed(client).count(whole) == 2
-        assert "kdc_unread_connections_closed_total 4.0" in httpx.get(f"{url}/metrics").text
+        assert "kdc_unread_connections_closed_total 4.0" in httpx2.get(f"{url}/metrics").text
 
 
 def test_no_reply_is_made_while_those_that_were_given_up_are_still_in_memory() -> None:

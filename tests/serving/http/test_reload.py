@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 from bag_models import WORDS, expected_logits, write_artifact
 from live import running
@@ -34,7 +34,7 @@ def link(target: Path, at: Path) -> Path:
 
 
 def raw_scores(url: str, text: str = "w1", path: str = "/predict") -> list[float]:
-    reply = httpx.post(url + path, json={"inputs": text, "raw_scores": True}, timeout=30)
+    reply = httpx2.post(url + path, json={"inputs": text, "raw_scores": True}, timeout=30)
     assert reply.status_code == 200, reply.text
     return sorted(entry["score"] for entry in reply.json())
 
@@ -86,18 +86,18 @@ def test_every_answer_tells_which_artifact_gave_it(tmp_path: Path) -> None:
     }
 
     def told(url: str) -> set[str]:
-        return {httpx.post(url + path, json=body).headers["x-artifact"] for path, body in bodies.items()}
+        return {httpx2.post(url + path, json=body).headers["x-artifact"] for path, body in bodies.items()}
 
     with running(place, reload_s=0.05) as url:
         assert told(url) == {old}
         new = load_manifest(link(write_artifact(tmp_path / "two", scale=3.0), place)).sha256[:16]
         eventually(lambda: raw_scores(url) == expected_scores(3.0))
         assert told(url) == {new}
-        assert httpx.get(url + v2).json()["versions"] == [new]
-        reply = httpx.post(f"{url}{v2}/versions/{new}/infer", json={"inputs": [tensor]})
+        assert httpx2.get(url + v2).json()["versions"] == [new]
+        reply = httpx2.post(f"{url}{v2}/versions/{new}/infer", json={"inputs": [tensor]})
         assert reply.json()["model_version"] == new
-        assert httpx.post(f"{url}{v2}/versions/{old}/infer", json={"inputs": [tensor]}).status_code == 404
-        shown = httpx.get(f"{url}/metrics").text
+        assert httpx2.post(f"{url}{v2}/versions/{old}/infer", json={"inputs": [tensor]}).status_code == 404
+        shown = httpx2.get(f"{url}/metrics").text
         assert f'kdc_artifact_info{{artifact="{new}",model="{tmp_path.name}",provider="CPUExecutionProvider"' in shown
         assert old not in shown
 
@@ -135,12 +135,12 @@ def test_requests_in_flight_finish_on_the_old_one(tmp_path: Path, monkeypatch: p
     place = link(write_artifact(tmp_path / "one"), tmp_path / "artifact")
 
     def sha(url: str) -> str:
-        return str(httpx.get(f"{url}/info").json()["model_sha"])
+        return str(httpx2.get(f"{url}/info").json()["model_sha"])
 
     async def scenario(url: str) -> None:
         old = sha(url)
         body = {"inputs": "w7", "raw_scores": True}
-        before = asyncio.create_task(asyncio.to_thread(httpx.post, f"{url}/predict", json=body, timeout=30))
+        before = asyncio.create_task(asyncio.to_thread(httpx2.post, f"{url}/predict", json=body, timeout=30))
         await asyncio.to_thread(held.wait, 10)
         link(write_artifact(tmp_path / "two", scale=3.0), place)
         await asyncio.to_thread(eventually, lambda: sha(url) != old)
@@ -177,10 +177,10 @@ def test_a_bad_artifact_is_refused_logged_and_the_old_one_stays(
         link(bad, place)
         eventually(lambda: "the new artifact is refused" in caplog.text)
         assert raw_scores(url) == expected_scores(1.0)
-        eventually(lambda: f'kdc_artifact_refused{{model="{tmp_path.name}"}} 1.0' in httpx.get(f"{url}/metrics").text)
+        eventually(lambda: f'kdc_artifact_refused{{model="{tmp_path.name}"}} 1.0' in httpx2.get(f"{url}/metrics").text)
         link(write_artifact(tmp_path / "good", scale=2.0), place)  # and a good one after it is taken
         eventually(lambda: raw_scores(url) == expected_scores(2.0))
-        eventually(lambda: f'kdc_artifact_refused{{model="{tmp_path.name}"}} 0.0' in httpx.get(f"{url}/metrics").text)
+        eventually(lambda: f'kdc_artifact_refused{{model="{tmp_path.name}"}} 0.0' in httpx2.get(f"{url}/metrics").text)
 
 
 def test_an_artifact_that_is_gone_is_told_and_the_old_one_stays_until_there_is_one(
@@ -191,11 +191,11 @@ def test_an_artifact_that_is_gone_is_told_and_the_old_one_stays_until_there_is_o
     told = f'kdc_artifact_refused{{model="{tmp_path.name}"}} '
     with caplog.at_level(logging.ERROR), running(place, reload_s=0.05) as url:
         link(tmp_path / "no-such-folder", place)
-        eventually(lambda: f"{told}1.0" in httpx.get(f"{url}/metrics").text)
+        eventually(lambda: f"{told}1.0" in httpx2.get(f"{url}/metrics").text)
         assert caplog.text.count("there is no artifact any more") == 1
         assert raw_scores(url) == expected_scores(1.0)
         link(tmp_path / "one", place)
-        eventually(lambda: f"{told}0.0" in httpx.get(f"{url}/metrics").text)
+        eventually(lambda: f"{told}0.0" in httpx2.get(f"{url}/metrics").text)
         assert raw_scores(url) == expected_scores(1.0)
 
 
@@ -238,7 +238,7 @@ def test_the_other_side_is_cut_by_the_loaded_artifact_not_by_the_one_on_disk(tmp
     place = link(write_artifact(tmp_path / "one"), tmp_path / "artifact")
     with running(place, reload_s=0) as url:
         shutil.rmtree(tmp_path / "one")
-        reply = httpx.post(
+        reply = httpx2.post(
             f"{url}/predict", json={"inputs": "w1", "raw_scores": True, "truncation_direction": "left"}, timeout=30
         )
         assert sorted(entry["score"] for entry in reply.json()) == expected_scores(1.0)
@@ -277,7 +277,7 @@ def test_a_volume_that_hangs_is_told_and_keeps_nobody_waiting(
         return look(path)
 
     def told(url: str, value: str) -> bool:
-        return f'kdc_artifact_refused{{model="a"}} {value}' in httpx.get(f"{url}/metrics", timeout=3).text
+        return f'kdc_artifact_refused{{model="a"}} {value}' in httpx2.get(f"{url}/metrics", timeout=3).text
 
     monkeypatch.setattr(registry, "_signature", hanging)
     monkeypatch.setattr("kdc.serving.http.registry.PATIENCE_S", 0.1)
@@ -391,20 +391,20 @@ def test_an_artifact_that_goes_away_changes_nothing(tmp_path: Path) -> None:
 def test_two_artifacts_are_served_by_name(tmp_path: Path) -> None:
     one, two = write_artifact(tmp_path / "one"), write_artifact(tmp_path / "two", scale=2.0)
     with running(f"a={one},b={two}") as url:
-        info = httpx.get(f"{url}/info").json()
+        info = httpx2.get(f"{url}/info").json()
         assert (info["model_id"], info["models"]) == ("a", ["a", "b"])
         replies = {
-            name: httpx.post(f"{url}/classify", json={"texts": ["w1 w5"], "model": name}).json()[0][0]["score"]
+            name: httpx2.post(f"{url}/classify", json={"texts": ["w1 w5"], "model": name}).json()[0][0]["score"]
             for name in ("a", "b")
         }
         for place, body in (("/predict/b", {}), ("/predict", {"model": "b"}), ("/predict/b", {"model": "a"})):
-            reply = httpx.post(url + place, json={"inputs": "w1 w5"} | body)
+            reply = httpx2.post(url + place, json={"inputs": "w1 w5"} | body)
             assert reply.json()[0]["score"] == pytest.approx(replies["b"], abs=1e-6)
             assert reply.headers["x-model"] == "b"
         for place, body in (("/predict/c", {}), ("/predict", {"model": "c"})):
-            unknown = httpx.post(url + place, json={"inputs": "w1"} | body)
+            unknown = httpx2.post(url + place, json={"inputs": "w1"} | body)
             assert (unknown.status_code, "it serves: a, b" in unknown.json()["error"]) == (404, True)
         for name, path in (("a", one), ("b", two)):
             assert replies[name] == pytest.approx(Engine.load(path, device="cpu").predict(["w1 w5"]).max(), abs=1e-6)
         for name in ("a", "b"):
-            assert httpx.get(f"{url}/v2/models/{name}").json()["name"] == name
+            assert httpx2.get(f"{url}/v2/models/{name}").json()["name"] == name

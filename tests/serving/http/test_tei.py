@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import numpy as np
 import pytest
 from bag_models import PAIR, SINGLE, TYPED, expected_logits, write_artifact
@@ -28,10 +28,10 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield url
 
 
-def post(url: str, body: Any, **headers: str) -> httpx.Response:
+def post(url: str, body: Any, **headers: str) -> httpx2.Response:
     if isinstance(body, bytes):
-        return httpx.post(f"{url}/predict", content=body, headers=headers)
-    return httpx.post(f"{url}/predict", json=body, headers=headers)
+        return httpx2.post(f"{url}/predict", content=body, headers=headers)
+    return httpx2.post(f"{url}/predict", json=body, headers=headers)
 
 
 def softmax(logits: np.ndarray, temperature: float = 2.0) -> np.ndarray:
@@ -57,7 +57,7 @@ def assert_same(reply: list[dict[str, Any]], best_first: list[tuple[str, float]]
 @pytest.mark.parametrize("inputs", ["w1 w2", ["w1 w2"]])
 @pytest.mark.parametrize("path", ["/", "/predict"])
 def test_one_text_gives_all_classes_best_first(single: str, path: str, inputs: Any) -> None:
-    reply = httpx.post(single + path, json={"inputs": inputs})
+    reply = httpx2.post(single + path, json={"inputs": inputs})
     assert reply.status_code == 200
     assert_same(reply.json(), expected("w1 w2"))
 
@@ -189,10 +189,10 @@ def test_a_text_without_anything_to_read_is_refused_on_every_route(
 ) -> None:
     """Would catch a route that answers it, and a half of a pair that is let through."""
     for url, rows in ((single, [["w1"], [blank]]), (pair, [["w1", "w2"], ["w1", blank]])):
-        name = httpx.get(f"{url}/info").json()["model_id"]
+        name = httpx2.get(f"{url}/info").json()["model_id"]
         tensor = {"name": "text", "datatype": "BYTES", "shape": [2, len(rows[0])], "data": rows}
         body = {"texts": rows} if path == "/classify" else {"inputs": [tensor] if path.startswith("/v2") else rows}
-        reply = httpx.post(url + path.replace("single", name), json=body)
+        reply = httpx2.post(url + path.replace("single", name), json=body)
         assert (reply.status_code, reply.json()["error_type"]) == (400, "Empty")
         assert "row 1" in reply.json()["error"]
 
@@ -214,7 +214,7 @@ def test_curl_needs_no_content_type(single: str) -> None:
 def test_what_a_page_of_another_site_can_post_is_refused(single: str, path: str, kind: str, origin: str) -> None:
     """A browser asks no permission for these types, so that any page could use a service in its user's network."""
     headers = {name: value for name, value in (("content-type", kind), ("origin", origin)) if value}
-    reply = httpx.post(single + path, content=b'{"inputs": "w1"}', headers=headers)
+    reply = httpx2.post(single + path, content=b'{"inputs": "w1"}', headers=headers)
     assert (reply.status_code, reply.json()["error_type"]) == (415, "UnsupportedMediaType")
 
 
@@ -230,7 +230,7 @@ def test_an_unknown_model_is_told_before_its_body_is_sent(single: str) -> None:
 
 
 def test_info_describes_the_task(pair: str) -> None:
-    info = httpx.get(f"{pair}/info").json()
+    info = httpx2.get(f"{pair}/info").json()
     assert info["columns"] == ["premise", "hypothesis"]
     assert info["labels"] == ["a", "b", "c"]
     assert info["model_type"]["classifier"]["id2label"] == {"0": "a", "1": "b", "2": "c"}
@@ -238,18 +238,18 @@ def test_info_describes_the_task(pair: str) -> None:
 
 
 def test_classify_answers_what_bentomls_clients_send(single: str) -> None:
-    reply = httpx.post(f"{single}/classify", json={"texts": ["w1", ["w2 w3"]]}).json()
+    reply = httpx2.post(f"{single}/classify", json={"texts": ["w1", ["w2 w3"]]}).json()
     assert_same(reply[1], expected("w2 w3"))
-    assert httpx.post(f"{single}/classify", json={"texts": []}).status_code == 422
-    assert httpx.post(f"{single}/classify", json={"texts": ["w1"], "model": "none"}).status_code == 404
+    assert httpx2.post(f"{single}/classify", json={"texts": []}).status_code == 422
+    assert httpx2.post(f"{single}/classify", json={"texts": ["w1"], "model": "none"}).status_code == 404
 
 
 @pytest.mark.parametrize("given", ["w1", ["w1", "w2 w3"], [["w1"]]])
 def test_classify_answers_vllms_clients_in_its_shape(single: str, given: Any) -> None:
     """Catches scores in the order of the best, where vLLM has that of the labels, and a best label of another row."""
-    name = httpx.get(f"{single}/info").json()["model_id"]
+    name = httpx2.get(f"{single}/info").json()["model_id"]
     body = {"model": name, "input": given, "user": "somebody"}
-    reply = httpx.post(f"{single}/classify", json=body).json()
+    reply = httpx2.post(f"{single}/classify", json=body).json()
     texts = [given] if isinstance(given, str) else [row if isinstance(row, str) else row[0] for row in given]
     assert [row["index"] for row in reply["data"]] == list(range(len(texts)))
     for text, row in zip(texts, reply["data"], strict=True):
@@ -265,13 +265,13 @@ def test_classify_answers_vllms_clients_in_its_shape(single: str, given: Any) ->
 def test_vllms_clients_can_ask_for_logits(single: str) -> None:
     raw = post(single, {"inputs": "w1", "raw_scores": True}).json()
     for asked in ({"use_activation": False, "raw_scores": None}, {"raw_scores": True, "use_activation": None}):
-        (row,) = httpx.post(f"{single}/classify", json={"input": "w1"} | asked).json()["data"]
+        (row,) = httpx2.post(f"{single}/classify", json={"input": "w1"} | asked).json()["data"]
         assert sorted(row["probs"]) == pytest.approx(sorted(each["score"] for each in raw), abs=1e-6)
 
 
 def test_classify_answers_inputs_as_predict_does(single: str) -> None:
     for body in ({"inputs": "w1"}, {"inputs": [["w1"], ["w2"]]}, {"inputs": "w1", "parameters": {"top_k": 1}}):
-        assert httpx.post(f"{single}/classify", json=body).json() == post(single, body).json()
+        assert httpx2.post(f"{single}/classify", json=body).json() == post(single, body).json()
 
 
 @pytest.mark.parametrize(
@@ -287,11 +287,11 @@ def test_classify_answers_inputs_as_predict_does(single: str) -> None:
     ],
 )
 def test_classify_says_what_is_wrong(single: str, body: Any) -> None:
-    reply = httpx.post(f"{single}/classify", json=body)
+    reply = httpx2.post(f"{single}/classify", json=body)
     assert (reply.status_code, reply.json()["error_type"]) == (422, "Validation")
 
 
 def test_unknown_routes_and_methods_are_json_too(single: str) -> None:
-    assert httpx.get(f"{single}/nowhere").json()["error_type"] == "NotFound"
-    wrong = httpx.delete(f"{single}/predict")
+    assert httpx2.get(f"{single}/nowhere").json()["error_type"] == "NotFound"
+    wrong = httpx2.delete(f"{single}/predict")
     assert (wrong.status_code, wrong.json()["error_type"]) == (405, "MethodNotAllowed")

@@ -12,7 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 from bag_models import write_artifact
 from live import free_port, running, served
@@ -123,8 +123,8 @@ def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_artifact(tmp_path_factory.mktemp("runs") / "mood" / "artifact")
 
 
-def ask(url: str, inputs: Any = "w1 w2", **headers: str) -> httpx.Response:
-    return httpx.post(f"{url}/predict", json={"inputs": inputs}, headers=headers, timeout=30)
+def ask(url: str, inputs: Any = "w1 w2", **headers: str) -> httpx2.Response:
+    return httpx2.post(f"{url}/predict", json={"inputs": inputs}, headers=headers, timeout=30)
 
 
 def test_a_request_is_a_child_of_its_callers_span_and_a_parent_of_its_parts(
@@ -262,9 +262,9 @@ def test_no_text_token_path_or_header_is_in_what_is_sent(
             ask(url, "hushhush w1 w2 w3 w4 w5", **secret).status_code,  # the pass fails
             ask(url, ["hushhush", "a pair"], **secret).status_code,
             ask(url, "hushhush", Authorization="Bearer hushhush-wrong").status_code,
-            httpx.post(f"{url}/hushhush?hushhush", headers=secret).status_code,
-            httpx.request("MKCOL", f"{url}/predict?hushhush", headers=secret).status_code,
-            httpx.post(f"{url}/v2/models/hushhush/infer", headers=secret, content=b"hushhush").status_code,
+            httpx2.post(f"{url}/hushhush?hushhush", headers=secret).status_code,
+            httpx2.request("MKCOL", f"{url}/predict?hushhush", headers=secret).status_code,
+            httpx2.post(f"{url}/v2/models/hushhush/infer", headers=secret, content=b"hushhush").status_code,
         ]
     requests = [span for span in collector.spans if "http.request.method" in span.attributes]
     assert [span.attributes["http.response.status_code"] for span in requests] == statuses
@@ -281,7 +281,7 @@ def test_probes_are_not_traced_and_refused_requests_are(
     monkeypatch.setenv("MY_KEY", "key")
     with running(artifact, api_key_env="MY_KEY") as url:
         for path in ("/health", "/metrics", "/v2/health/live", "/"):
-            httpx.get(url + path)
+            httpx2.get(url + path)
         assert ask(url).status_code == 401
     (refused,) = collector.spans
     assert refused.name == "POST"
@@ -322,7 +322,7 @@ def test_the_environments_sampler_decides_what_is_traced(
 def test_a_wrong_traceparent_begins_a_trace_of_its_own(artifact: Path, collector: Collector, parent: str) -> None:
     with running(artifact) as url:
         headers = [(b"traceparent", parent.encode("latin-1"))]
-        reply = httpx.post(f"{url}/predict", json={"inputs": "w1"}, headers=headers)
+        reply = httpx2.post(f"{url}/predict", json={"inputs": "w1"}, headers=headers)
         assert reply.status_code == 200
     request = collector.spans[0]
     assert request.parent == ""
@@ -339,7 +339,7 @@ def test_a_dead_collector_neither_slows_nor_breaks_answers(
     monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "10")
     monkeypatch.setenv("OTEL_BSP_MAX_QUEUE_SIZE", "16")
     monkeypatch.setenv("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "8")
-    with running(artifact) as url, httpx.Client() as client:
+    with running(artifact) as url, httpx2.Client() as client:
         took = []
         for _ in range(40):  # ten times what the queue holds
             began = time.perf_counter()
@@ -352,14 +352,14 @@ def test_a_dead_collector_neither_slows_nor_breaks_answers(
 
 SILENT = """
 import asyncio, json, os, sys
-import httpx
+import httpx2
 from kdc.serving.http.api.app import make_app
 from kdc.serving.http.settings import ServeSettings
 
 async def answer_one_request():
     app = make_app(ServeSettings(artifact=sys.argv[1], device="cpu", threads=1))
     async with app.router.lifespan_context(app):
-        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://here") as client:
+        async with httpx2.AsyncClient(transport=httpx2.ASGITransport(app), base_url="http://here") as client:
             assert (await client.post("/predict", json={"inputs": "w1"})).status_code == 200
 
 for environment in json.loads(sys.argv[2]):
@@ -394,7 +394,7 @@ def test_kdc_serve_sends_and_prints_each_request_once_in_its_drain(
 ) -> None:
     with served(tmp_path, str(artifact), "--drain-delay", "0.2", OTEL_TRACES_EXPORTER="otlp,console") as process:
         assert ask(process.url, traceparent=f"00-{CALLER}-{PARENT}-01").status_code == 200
-        assert httpx.get(f"{process.url}/readyz").status_code == 200  # without a span
+        assert httpx2.get(f"{process.url}/readyz").status_code == 200  # without a span
         assert collector.bodies == []
         assert process.stop() == 0
         printed = process.printed()

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import numpy as np
 import pytest
 import tritonclient.http as triton
@@ -145,10 +145,10 @@ def element(text: bytes) -> bytes:
     return struct.pack("<I", len(text)) + text
 
 
-def ask(served: Served, body: Any, tail: bytes = b"", length: str | None = None) -> httpx.Response:
+def ask(served: Served, body: Any, tail: bytes = b"", length: str | None = None) -> httpx2.Response:
     head = body if isinstance(body, bytes) else json.dumps(body).encode()
     headers = {HEADER: length or str(len(head))} if tail or length else {}
-    return httpx.post(f"{served.url}/v2/models/mood/infer", content=head + tail, headers=headers)
+    return httpx2.post(f"{served.url}/v2/models/mood/infer", content=head + tail, headers=headers)
 
 
 def described(shape: list[int], **more: Any) -> dict[str, Any]:
@@ -200,7 +200,7 @@ def test_an_error_is_one_json_object_and_the_next_request_works(
 ) -> None:
     if length == "\u00b2":  # a digit to str.isdigit, not to int
         headers = [(HEADER.encode(), "\u00b2".encode("latin-1"))]
-        reply = httpx.post(f"{single.url}/v2/models/mood/infer", content=body, headers=headers)
+        reply = httpx2.post(f"{single.url}/v2/models/mood/infer", content=body, headers=headers)
     else:
         reply = ask(single, body, tail, length)
     assert reply.status_code == status, reply.text

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 from live import ROOT
 
@@ -200,7 +200,7 @@ def test_a_batch_gives_what_calls_give(probabilities: str, stub: Stub, tmp_path:
         results = tmp_path / "results.jsonl"
         with results.open("w") as stream:
             for line in lines:
-                body = httpx.post(f"{stub.url}{line['url']}", json=line["body"]).json()
+                body = httpx2.post(f"{stub.url}{line['url']}", json=line["body"]).json()
                 stream.write(
                     json.dumps({"custom_id": line["custom_id"], "response": {"status_code": 200, "body": body}})
                 )

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
-import httpx
+import httpx2
 import openai
 import pytest
 from live import ROOT
@@ -297,14 +297,14 @@ def test_what_is_charged_is_what_was_answered_with_200_by_all_three(client: open
     questions = {"q": {"type": "noul"}, "r": {"type": "noul"}}
     decisions = [{"type": "predicate", "name": name} for name in questions]
     replies = [asked(client), asked(client, LONGER, temperature=1, n=2)]
-    assert httpx.post(stub.url + SYSTEM_ONE, json={"state": TEXT, "questions": questions}).status_code == 200
-    assert httpx.post(stub.url + DECISIONS, json={"input": TEXT, "questions": decisions}).status_code == 200
+    assert httpx2.post(stub.url + SYSTEM_ONE, json={"state": TEXT, "questions": questions}).status_code == 200
+    assert httpx2.post(stub.url + DECISIONS, json={"input": TEXT, "questions": decisions}).status_code == 200
     for fault in ("429", "500", "503", "422", "reset"):
         stub.behaviour.faults = {fault: 1.0}
         with pytest.raises(openai.APIError):
             asked(client)
     stub.behaviour.faults = {"redirect": 1.0}
-    assert httpx.post(stub.url + CHAT, json={"model": "alias", "messages": messages()}).status_code == 307
+    assert httpx2.post(stub.url + CHAT, json={"model": "alias", "messages": messages()}).status_code == 307
     usages = [reply.usage for reply in replies if reply.usage is not None]
     assert [usage.prompt_tokens for usage in usages] == [
         len((listed(LABELS) + " " + text).split()) for text in (TEXT, LONGER)
@@ -315,7 +315,7 @@ def test_what_is_charged_is_what_was_answered_with_200_by_all_three(client: open
         "input_tokens": 2 * INPUT_TOKENS + sum(usage.prompt_tokens for usage in usages),
         "output_tokens": 4 * OUTPUT_TOKENS + 3,
     }
-    assert httpx.get(f"{stub.url}/stub").json()["charged"] == expected
+    assert httpx2.get(f"{stub.url}/stub").json()["charged"] == expected
     stub.behaviour.faults = {"cut": 1.0}
     with pytest.raises(openai.APIConnectionError):
         asked(client)
