@@ -32,6 +32,12 @@ class DataSettings(Section):
         "auto", description="what the label column holds; auto infers it from the training rows of your own files"
     )
     separator: str | None = Field(None, description="text that separates the labels in a multi-label cell")
+    prefix: str = Field(
+        "",
+        max_length=100,
+        description='put this before every text, as the models were trained to read: "query: " for E5 (which family '
+        "e5 sets). It becomes a part of the tokenizer, so requests come without it",
+    )
     group: str | None = Field(
         None, description="column with the group of a row, such as a user or a document; groups are never split"
     )

@@ -17,7 +17,10 @@ class RunSettings(Section):
     """Settings of the whole run."""
 
     out: Path | None = None
-    family: Literal["bert", "roberta", "deberta", "minilm", "modernbert", "ettin"] | None = None
+    family: (
+        Literal["bert", "roberta", "deberta", "minilm", "e5", "multilingual-minilm", "mmbert", "modernbert", "ettin"]
+        | None
+    ) = None
     recipe: Literal["best", "paper", "paper-as-described"] = Field(
         "best",
         description="distillation recipe: best (what measured best here), paper (the published script of KD-LoRA's "

@@ -2,6 +2,7 @@
 
 import hashlib
 import inspect
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -9,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import snapshot_download
+from tokenizers import Tokenizer
 from transformers import (
     MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
     AutoTokenizer,
@@ -23,7 +26,8 @@ from kdc.pipeline.config.tasks import Task
 from kdc.pipeline.models.configs import check_tokenizer, open_config
 from kdc.pipeline.models.minilm import find_minilm
 from kdc.pipeline.models.opening import class_of, open_classifier
-from kdc.pipeline.models.pooling import SENTENCE_POOLING, Pooling, mean_pooled_over, reads_the_mean, unread
+from kdc.pipeline.models.pooling import SENTENCE_POOLING, Pooling, file_of, mean_pooled_over, reads_the_mean, unread
+from kdc.pipeline.models.prefixes import with_backend, with_prefix
 
 # Positions of these architectures start after the padding id.
 COUNTS_FROM_PADDING = ("roberta", "xlm-roberta", "xlm-roberta-xl", "roberta-prelayernorm", "camembert", "mpnet", "xmod")
@@ -39,8 +43,18 @@ class Loaded:
 
 
 def locate(model: str) -> str:
-    """Resolves `minilm`."""
-    return str(find_minilm()) if model == "minilm" else model
+    """Resolves `minilm`, and fetches a hub id's `@revision`."""
+    if model == "minilm":
+        return str(find_minilm())
+    name, at, revision = model.partition("@")
+    if not at or Path(model).exists():
+        return model
+    folder = snapshot_download(
+        name, revision=revision, allow_patterns=["*.json", "*.txt", "*.model", "model*.safetensors"]
+    )
+    if not any(Path(folder).glob("*.safetensors")):
+        snapshot_download(name, revision=revision, allow_patterns="pytorch_model*")
+    return folder
 
 
 def fingerprint(model: str) -> str:
@@ -54,17 +68,20 @@ def fingerprint(model: str) -> str:
     return hashlib.sha256("".join(f"{file.name} {sha256_of(file)}\n" for file in files).encode()).hexdigest()
 
 
-def load_tokenizer(model: str) -> PreTrainedTokenizerBase:
+def load_tokenizer(model: str, prefix: str = "") -> PreTrainedTokenizerBase:
     """A fast tokenizer, without chat templates: transformers before 5.10 writes each to a file of any name
-    (CVE-2026-9856, PYSEC-2026-3929).
+    (CVE-2026-9856, PYSEC-2026-3929). It puts `prefix` before every text (`prefixes.with_prefix`).
 
     Raises:
-        InputError: no such model, or no fast tokenizer.
+        InputError: no such model, no fast tokenizer, or one that cannot have the prefix.
     """
     config = load_config(model)  # checked before AutoTokenizer opens it
     with _reading("tokenizer", model):
         check_tokenizer(locate(model), config)
         tokenizer = AutoTokenizer.from_pretrained(locate(model), config=config, use_fast=True, trust_remote_code=False)
+        file = file_of(locate(model), "tokenizer.json")
+        if tokenizer.is_fast and file is not None:
+            tokenizer = _as_in(file, tokenizer)
     # The tokenizer's own __setattr__ would instead set a special token of this name.
     object.__setattr__(tokenizer, "chat_template", None)
     classifier: Any = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING.get(type(config), None)
@@ -73,7 +90,16 @@ def load_tokenizer(model: str) -> PreTrainedTokenizerBase:
     if not tokenizer.is_fast:
         remedy = "use a model that ships a tokenizer.json"
         raise InputError("the model has no fast tokenizer", given=model, remedy=remedy)
-    return tokenizer
+    return with_prefix(tokenizer, prefix) if prefix else tokenizer
+
+
+def _as_in(file: Path, tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+    """transformers 5 opens multilingual MiniLM's Unigram pieces as BERT's words, which are then unknown
+    (huggingface/transformers#43496)."""
+    kind = json.loads(file.read_text(encoding="utf-8"))["model"].get("type")
+    if kind in (None, type(tokenizer.backend_tokenizer.model).__name__):
+        return tokenizer
+    return with_backend(tokenizer, Tokenizer.from_file(str(file)))
 
 
 def load_config(model: str) -> PretrainedConfig:
@@ -101,8 +127,8 @@ def load_model(model: str, task: Task, *, pooling: Pooling = "auto", dropout: fl
         InputError: no such model, or no classifier.
         KdcError: the checkpoint lacks encoder weights, or the hub is unreachable.
     """
-    place = locate(model)
     with _reading("model", model):
+        place = locate(model)
         config = open_config(place, num_labels=task.outputs, **outputs_of(task))
         if dropout is not None:
             _set_dropout(config, dropout)

@@ -17,15 +17,15 @@ import torch
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from torch import nn
-from transformers import PreTrainedTokenizerFast
 
 from kdc.common.errors import InputError
 from kdc.pipeline.models import loading
+from kdc.pipeline.models.prefixes import with_backend
 
 _KEPT = "kept.npy"  # old ids of the pieces, by new id
 
 
-def save_smaller(source: str, used: Iterable[int], least: int, folder: Path) -> int:
+def save_smaller(source: str, used: Iterable[int], least: int, folder: Path, prefix: str = "") -> int:
     """Write a tokenizer with a smaller vocabulary and its model's config; return the number of pieces.
 
     `folder` is replaced.
@@ -37,20 +37,15 @@ def save_smaller(source: str, used: Iterable[int], least: int, folder: Path) -> 
         InputError: pieces are not made of smaller ones, some lack vectors, or a padding id, from which positions count,
             would change.
     """
-    tokenizer, config = loading.load_tokenizer(source), loading.load_config(source)
+    tokenizer, config = loading.load_tokenizer(source, prefix), loading.load_config(source)
     whole = json.loads(tokenizer.backend_tokenizer.to_str())
     kept = kept_pieces(whole, used, least)
     _check_ids(kept, config, tokenizer.pad_token_id)
     shutil.rmtree(folder, ignore_errors=True)  # from an interruption
     folder.mkdir(parents=True)
     config.save_pretrained(folder)
-    PreTrainedTokenizerFast(  # reads tokenizer.json unchanged
-        tokenizer_object=Tokenizer.from_str(json.dumps(without_others(whole, kept))),
-        model_input_names=tokenizer.model_input_names,
-        model_max_length=tokenizer.model_max_length,
-        truncation_side=tokenizer.truncation_side,
-        **tokenizer.special_tokens_map,
-    ).save_pretrained(folder)
+    smaller = Tokenizer.from_str(json.dumps(without_others(whole, kept)))
+    with_backend(tokenizer, smaller).save_pretrained(folder)
     np.save(folder / _KEPT, np.array(kept, dtype=np.int64))
     return len(kept)
 
