@@ -35,8 +35,7 @@ class DataSettings(Section):
     prefix: str = Field(
         "",
         max_length=100,
-        description='put this before every text, as the models were trained to read: "query: " for E5 (which family '
-        "e5 sets). It becomes a part of the tokenizer, so requests come without it",
+        description="put this before every text; it becomes a part of the tokenizer (family e5 sets it to 'query: ')",
     )
     group: str | None = Field(
         None, description="column with the group of a row, such as a user or a document; groups are never split"

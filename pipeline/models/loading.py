@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -46,15 +47,14 @@ def locate(model: str) -> str:
     """Resolves `minilm`, and fetches a hub id's `@revision`."""
     if model == "minilm":
         return str(find_minilm())
-    name, at, revision = model.partition("@")
-    if not at or Path(model).exists():
-        return model
-    folder = snapshot_download(
-        name, revision=revision, allow_patterns=["*.json", "*.txt", "*.model", "model*.safetensors"]
-    )
-    if not any(Path(folder).glob("*.safetensors")):
-        snapshot_download(name, revision=revision, allow_patterns="pytorch_model*")
-    return folder
+    return _fetched(*model.split("@", 1)) if "@" in model and not Path(model).exists() else model
+
+
+@cache
+def _fetched(name: str, revision: str) -> str:
+    fetch = partial(snapshot_download, name, revision=revision)
+    folder = fetch(allow_patterns=["*.json", "*.txt", "*.model", "model*.safetensors"])
+    return folder if [*Path(folder).glob("*.safetensors")] else fetch(allow_patterns="pytorch_model*")
 
 
 def fingerprint(model: str) -> str:
@@ -77,11 +77,9 @@ def load_tokenizer(model: str, prefix: str = "") -> PreTrainedTokenizerBase:
     """
     config = load_config(model)  # checked before AutoTokenizer opens it
     with _reading("tokenizer", model):
-        check_tokenizer(locate(model), config)
-        tokenizer = AutoTokenizer.from_pretrained(locate(model), config=config, use_fast=True, trust_remote_code=False)
-        file = file_of(locate(model), "tokenizer.json")
-        if tokenizer.is_fast and file is not None:
-            tokenizer = _as_in(file, tokenizer)
+        check_tokenizer(place := locate(model), config)
+        opened = AutoTokenizer.from_pretrained(place, config=config, use_fast=True, trust_remote_code=False)
+        tokenizer: Any = _as_in_file(opened, file_of(place, "tokenizer.json"))
     # The tokenizer's own __setattr__ would instead set a special token of this name.
     object.__setattr__(tokenizer, "chat_template", None)
     classifier: Any = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING.get(type(config), None)
@@ -93,13 +91,13 @@ def load_tokenizer(model: str, prefix: str = "") -> PreTrainedTokenizerBase:
     return with_prefix(tokenizer, prefix) if prefix else tokenizer
 
 
-def _as_in(file: Path, tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
-    """transformers 5 opens multilingual MiniLM's Unigram pieces as BERT's words, which are then unknown
-    (huggingface/transformers#43496)."""
-    kind = json.loads(file.read_text(encoding="utf-8"))["model"].get("type")
-    if kind in (None, type(tokenizer.backend_tokenizer.model).__name__):
+def _as_in_file(tokenizer: Any, file: Path | None) -> Any:
+    """transformers 5 makes BERT's words of multilingual MiniLM's pieces (huggingface/transformers#43496)."""
+    if file is None or not tokenizer.is_fast:
         return tokenizer
-    return with_backend(tokenizer, Tokenizer.from_file(str(file)))
+    kind = json.loads(file.read_text(encoding="utf-8"))["model"].get("type")
+    is_same = kind in (None, type(tokenizer.backend_tokenizer.model).__name__)
+    return tokenizer if is_same else with_backend(tokenizer, Tokenizer.from_file(str(file)))
 
 
 def load_config(model: str) -> PretrainedConfig:

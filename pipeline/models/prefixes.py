@@ -1,11 +1,9 @@
-"""A prefix before every text, such as E5's "query: ", as a part of the tokenizer's template.
+"""A prefix before every text, such as E5's "query: ", in the tokenizer's template: no cut drops it there."""
 
-There no cut drops it, and whatever reads tokenizer.json has it.
-"""
-
+import json
 from typing import Any
 
-from tokenizers import Encoding, Tokenizer, processors
+from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from kdc.common.errors import InputError
@@ -18,40 +16,27 @@ def with_prefix(tokenizer: Any, prefix: str) -> PreTrainedTokenizerBase:
     """The tokenizer with a prefix, unless it has that already.
 
     Raises:
-        InputError: prefix and text together have other tokens than apart.
+        InputError: it has no template, or other tokens for prefix and text together than apart.
     """
-    before, after = (Tokenizer.from_str(tokenizer.backend_tokenizer.to_str()) for _ in range(2))
-    before.no_padding()
-    before.no_truncation()
-    encoded = before.encode(prefix.strip(), add_special_tokens=False)
-    single, pair = before.encode(_PROBES[0]), before.encode(_PROBES[0], _PROBES[0])
-    start = single.sequence_ids.index(0)
-    if encoded.ids and single.ids[:start][-len(encoded) :] == encoded.ids:
+    before = tokenizer.backend_tokenizer
+    encoded, whole = before.encode(prefix.strip(), add_special_tokens=False), json.loads(before.to_str())
+    template = whole["post_processor"] or {}
+    special = template.get("special_tokens", {})
+    if special.get(_NAME, {}).get("ids") == encoded.ids:
         return tokenizer
-    owned = zip(pair.tokens, pair.ids, pair.sequence_ids, strict=True)
-    special: list[Any] = [(token, number) for token, number, owner in owned if owner is None]
-    special.append({"id": _NAME, "ids": encoded.ids, "tokens": encoded.tokens})
-    after.post_processor = processors.TemplateProcessing(_template(single), _template(pair), special)
-    whole = [before.encode(prefix + text).ids for text in _PROBES]
-    before.post_processor = after.post_processor
-    if [before.encode(text).ids for text in _PROBES] != whole:
+    special[_NAME] = {"id": _NAME, "ids": encoded.ids, "tokens": encoded.tokens}
+    for row in (template.get("single", []), template.get("pair", [])):
+        for place, text in reversed([*enumerate(part.get("Sequence") for part in row)]):
+            if text is not None:
+                row.insert(place, {"SpecialToken": {"id": _NAME, "type_id": text["type_id"]}})
+    after = Tokenizer.from_str(json.dumps(whole))
+    if any(before.encode(prefix + text).ids != after.encode(text).ids for text in _PROBES):
         raise InputError(
-            "this tokenizer has other tokens for prefix and text together than apart",
+            "this tokenizer cannot put a prefix before texts: together they would be other tokens",
             given=f"data.prefix={prefix!r}",
             remedy="drop data.prefix, and put it into the texts of all files and requests",
         )
     return with_backend(tokenizer, after)
-
-
-def _template(row: Encoding) -> list[str]:
-    parts: list[str] = []
-    for token, kind, owner in zip(row.tokens, row.type_ids, row.sequence_ids, strict=True):
-        text = None if owner is None else f"${'AB'[owner]}:{kind}"
-        if text is None:
-            parts.append(f"{token}:{kind}")
-        elif text not in parts:
-            parts += [f"{_NAME}:{kind}", text]
-    return parts
 
 
 def with_backend(tokenizer: PreTrainedTokenizerBase, backend: Tokenizer) -> PreTrainedTokenizerFast:
