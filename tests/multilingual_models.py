@@ -12,7 +12,7 @@ import sentencepiece
 import torch
 import transformers
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
-from transformers.convert_slow_tokenizer import generate_merges
+from transformers import convert_slow_tokenizer
 from transformers.utils import sentencepiece_model_pb2_new
 
 LETTERS = {
@@ -58,7 +58,7 @@ def _trained(kind: str, pieces: int, **options: Any) -> Any:
         minloglevel=2,
         **options,
     )
-    proto = sentencepiece_model_pb2_new.ModelProto()
+    proto: Any = sentencepiece_model_pb2_new.ModelProto()  # type: ignore[attr-defined]
     proto.ParseFromString(made.getvalue())
     return proto
 
@@ -85,7 +85,8 @@ def bpe() -> Tokenizer:
     special = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>"]
     scores = {piece.piece: piece.score for piece in proto.pieces[3:]}
     pieces = {piece: place for place, piece in enumerate([*special, *scores])}
-    made = models.BPE(pieces, generate_merges(scores, scores), unk_token="<unk>", fuse_unk=True, byte_fallback=True)
+    merges = convert_slow_tokenizer.generate_merges(scores, scores)  # type: ignore[attr-defined]
+    made = models.BPE(pieces, merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True)
     tokenizer = Tokenizer(made)
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
     tokenizer.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])

@@ -19,6 +19,7 @@ from transformers import (
     PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
 )
 
 from kdc.common.errors import InputError, KdcError
@@ -28,10 +29,10 @@ from kdc.pipeline.models.configs import check_tokenizer, open_config
 from kdc.pipeline.models.minilm import find_minilm
 from kdc.pipeline.models.opening import class_of, open_classifier
 from kdc.pipeline.models.pooling import SENTENCE_POOLING, Pooling, file_of, mean_pooled_over, reads_the_mean, unread
-from kdc.pipeline.models.prefixes import with_backend, with_prefix
 
 # Positions of these architectures start after the padding id.
 COUNTS_FROM_PADDING = ("roberta", "xlm-roberta", "xlm-roberta-xl", "roberta-prelayernorm", "camembert", "mpnet", "xmod")
+_PREFIX, _PROBES = "prefix", ("word", "zwei Wörter", "日本語")
 _MODEL_FILES = (".json", ".txt", ".model", ".safetensors", ".bin")
 
 
@@ -70,7 +71,7 @@ def fingerprint(model: str) -> str:
 
 def load_tokenizer(model: str, prefix: str = "") -> PreTrainedTokenizerBase:
     """A fast tokenizer, without chat templates: transformers before 5.10 writes each to a file of any name
-    (CVE-2026-9856, PYSEC-2026-3929). It puts `prefix` before every text (`prefixes.with_prefix`).
+    (CVE-2026-9856, PYSEC-2026-3929). It puts `prefix` before every text.
 
     Raises:
         InputError: no such model, no fast tokenizer, or one that cannot have the prefix.
@@ -88,16 +89,54 @@ def load_tokenizer(model: str, prefix: str = "") -> PreTrainedTokenizerBase:
     if not tokenizer.is_fast:
         remedy = "use a model that ships a tokenizer.json"
         raise InputError("the model has no fast tokenizer", given=model, remedy=remedy)
-    return with_prefix(tokenizer, prefix) if prefix else tokenizer
+    return _with_prefix(tokenizer, prefix) if prefix else tokenizer
 
 
 def _as_in_file(tokenizer: Any, file: Path | None) -> Any:
     """transformers 5 makes BERT's words of multilingual MiniLM's pieces (huggingface/transformers#43496)."""
     if file is None or not tokenizer.is_fast:
         return tokenizer
-    kind = json.loads(file.read_text(encoding="utf-8"))["model"].get("type")
-    is_same = kind in (None, type(tokenizer.backend_tokenizer.model).__name__)
-    return tokenizer if is_same else with_backend(tokenizer, Tokenizer.from_file(str(file)))
+    backend = Tokenizer.from_file(str(file))
+    is_same = type(backend.model) is type(tokenizer.backend_tokenizer.model)
+    return tokenizer if is_same else with_backend(tokenizer, backend)
+
+
+def _with_prefix(tokenizer: Any, prefix: str) -> PreTrainedTokenizerBase:
+    """A tokenizer that has the prefix in its template, where no cut drops it.
+
+    Raises:
+        InputError: it has no template, or other tokens for prefix and text together than apart.
+    """
+    before = tokenizer.backend_tokenizer
+    encoded, whole = before.encode(prefix.strip(), add_special_tokens=False), json.loads(before.to_str())
+    template = whole["post_processor"] or {}
+    special = template.get("special_tokens", {})
+    if special.get(_PREFIX, {}).get("ids") == encoded.ids:
+        return tokenizer
+    special[_PREFIX] = {"id": _PREFIX, "ids": encoded.ids, "tokens": encoded.tokens}
+    for row in (template.get("single", []), template.get("pair", [])):
+        for place, text in reversed([*enumerate(part.get("Sequence") for part in row)]):
+            if text is not None:
+                row.insert(place, {"SpecialToken": {"id": _PREFIX, "type_id": text["type_id"]}})
+    after = Tokenizer.from_str(json.dumps(whole))
+    if any(before.encode(prefix + text).ids != after.encode(text).ids for text in _PROBES):
+        raise InputError(
+            "this tokenizer cannot put a prefix before texts: together they would be other tokens",
+            given=f"data.prefix={prefix!r}",
+            remedy="drop data.prefix, and put it into the texts of all files and requests",
+        )
+    return with_backend(tokenizer, after)
+
+
+def with_backend(tokenizer: PreTrainedTokenizerBase, backend: Tokenizer) -> PreTrainedTokenizerFast:
+    """A tokenizer of these settings that, unlike transformers' own classes, opens its tokenizer.json unchanged."""
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        model_input_names=tokenizer.model_input_names,
+        model_max_length=tokenizer.model_max_length,
+        truncation_side=tokenizer.truncation_side,
+        **tokenizer.special_tokens_map,
+    )
 
 
 def load_config(model: str) -> PretrainedConfig:

@@ -11,8 +11,7 @@ from kdc.common.errors import InputError
 from kdc.pipeline.data.prepared import FEWER
 from kdc.pipeline.data.tokens import tokenise
 from kdc.pipeline.models import loading
-from kdc.pipeline.models.scripts import covered_scripts
-from kdc.pipeline.models.vocabulary import read_kept, save_smaller
+from kdc.pipeline.models.vocabulary import covered_scripts, read_kept, save_smaller
 from kdc.pipeline.results.data import VocabularyResult
 from kdc.pipeline.rundir.context import Run
 from kdc.pipeline.rundir.files import PIECES

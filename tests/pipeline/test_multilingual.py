@@ -17,8 +17,7 @@ from kdc.common.progress import Reporter
 from kdc.pipeline.config.resolve import layer_of, parse_sets, resolve
 from kdc.pipeline.config.settings import Config
 from kdc.pipeline.models import loading
-from kdc.pipeline.models.scripts import covered_scripts
-from kdc.pipeline.models.vocabulary import cut_vectors, read_kept, save_smaller
+from kdc.pipeline.models.vocabulary import covered_scripts, cut_vectors, read_kept, save_smaller
 from kdc.pipeline.results.data import VocabularyResult
 from kdc.pipeline.run import compress
 from kdc.pipeline.rundir.record import read_result
@@ -119,7 +118,7 @@ def test_scripts_that_lose_their_pieces_are_named(models: dict[str, Path]) -> No
     used = {piece for text in ["schlecht das gut", "das große Paket"] for piece in whole.encode(text).ids}
     letters = multilingual_models.LETTERS["Cyrillic"]
     cyrillic = [piece for piece in whole.get_vocab() if set(piece) & set(letters)]
-    kept = used | {whole.token_to_id(letter) for letter in letters}
+    kept = used | {whole.get_vocab()[letter] for letter in letters}
     covered, lost = covered_scripts(whole, kept, used)
     assert covered == "100% Latin"
     assert f"Cyrillic ({len(letters)} of {len(cyrillic)} pieces)" in lost
