@@ -35,8 +35,7 @@ def run(run: Run, out: Path) -> VocabularyResult:
             raise
         shutil.rmtree(out / PIECES, ignore_errors=True)
         return VocabularyResult(headline=f"no smaller vocabulary is tried: {error.what}")
-    whole = loading.load_tokenizer(source).backend_tokenizer
-    scripts, note = covered_scripts(whole, read_kept(out / PIECES).tolist(), used)
+    scripts, note = covered_scripts(loading.load_tokenizer(source).backend_tokenizer, read_kept(out / PIECES), used)
     if note and asked is not None:
         run.say(f"warning: {note}")
     whose = "a student has" if asked is not None else "a student may have, if the contract's size needs it,"
