@@ -155,6 +155,8 @@ def test_a_family_goes_from_rows_to_an_artifact(
     assert note in result.result.notes
     whole = Tokenizer.from_file(str(models[family] / "tokenizer.json"))
     prefix = "query: " if family == "e5" else ""
+    of_teacher = loading.load_tokenizer(str(tmp_path / "run" / "teacher" / "model"))
+    assert of_teacher("gut das")["input_ids"] == whole.encode(f"{prefix}gut das").ids
     with Engine.load(result.artifact, variant="fp32", device="cpu") as engine:
         assert kept[engine.encode(["gut das"])[0].ids].tolist() == whole.encode(f"{prefix}gut das").ids
         answers = engine.predict(["das gut", "良い", "schlecht", "悪い"]).argmax(1)
