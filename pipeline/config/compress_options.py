@@ -39,7 +39,8 @@ COMPRESS = (
         (
             "family",
             str,
-            "Family of teacher and student: bert (default), roberta, deberta, minilm, modernbert or ettin.",
+            "Family of teacher and student: bert (default), roberta, deberta, minilm, modernbert or ettin; for many "
+            "languages e5, multilingual-minilm or mmbert.",
         ),
         (
             "teacher",

@@ -32,6 +32,11 @@ class DataSettings(Section):
         "auto", description="what the label column holds; auto infers it from the training rows of your own files"
     )
     separator: str | None = Field(None, description="text that separates the labels in a multi-label cell")
+    prefix: str = Field(
+        "",
+        max_length=100,
+        description="put this before every text; it becomes a part of the tokenizer (family e5 sets it to 'query: ')",
+    )
     group: str | None = Field(
         None, description="column with the group of a row, such as a user or a document; groups are never split"
     )

@@ -36,7 +36,12 @@ RECIPES: dict[str, dict[str, Any]] = {
 # Students of families that name none.
 CUTS = {"best": "layers:first-and-last", "paper": "layers:every-second", "paper-as-described": "layers:every-second"}
 
-# `models/minilm.py` finds minilm's teacher.
+E5 = "intfloat/multilingual-e5-small@614241f622f53c4eeff9890bdc4f31cfecc418b3"
+MINILM_50 = "sentence-transformers/paraphrase-multilingual-MiniLM-L12-v2@e8f8c211226b894fcb81acc59f3b34ba3efd5f42"
+MMBERT = "jhu-clsp/mmBERT-small@abc32620dd4f6ab06f5fbe905dc25f310618e09f"
+_CUT = {"student": {"vocabulary": "auto"}}  # vectors of 250,000 pieces are most of their weights
+
+# `models/minilm.py` finds minilm's teacher. Learning rates from e5 on are untested guesses.
 FAMILIES: dict[str, dict[str, Any]] = {
     "bert": {
         "teacher": {"model": "google-bert/bert-base-uncased", "learning_rate": 3e-5},
@@ -51,7 +56,9 @@ FAMILIES: dict[str, dict[str, Any]] = {
         "student": {"model": "microsoft/deberta-v3-small"},
     },
     "minilm": {"teacher": {"model": "minilm", "learning_rate": 1e-4}},
-    # Both families' learning rates are untested guesses.
+    "e5": _CUT | {"data": {"prefix": "query: "}, "teacher": {"model": E5, "learning_rate": 1e-4, "pooling": "mean"}},
+    "multilingual-minilm": _CUT | {"teacher": {"model": MINILM_50, "learning_rate": 1e-4, "pooling": "mean"}},
+    "mmbert": _CUT | {"teacher": {"model": MMBERT, "learning_rate": 5e-5}},  # its own head reads the mean
     "modernbert": {"teacher": {"model": "answerdotai/ModernBERT-base", "learning_rate": 5e-5}},
     "ettin": {
         "teacher": {"model": "jhu-clsp/ettin-encoder-150m", "learning_rate": 5e-5},

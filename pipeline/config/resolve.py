@@ -18,7 +18,7 @@ from kdc.pipeline.config.compress_options import COMPRESS
 from kdc.pipeline.config.labelled import read_description
 from kdc.pipeline.config.presets import CUTS, FAMILIES, RECIPES, TASK_PRESETS, method_rates
 from kdc.pipeline.config.settings import Config
-from kdc.pipeline.config.student_kinds import CHECKPOINT
+from kdc.pipeline.config.student_kinds import CHECKPOINT, kind_of
 from kdc.pipeline.config.tasks import task_key
 
 Layer = dict[str, Any]  # settings nested by section
@@ -146,6 +146,7 @@ def _presets(asked: Layer) -> Layer:
         {section: method_rates(recipe, section, method) for section, method in methods.items()},
         TASK_PRESETS.get(task_key(str(data.get("task"))), {}),
         {"contract": {"search": "off"}} if student.get("model") else {},  # a named student is not searched for
+        {} if kind_of(str(student.get("model") or "teacher")).is_of_teacher else {"student": {"vocabulary": None}},
         {"run": {"family": family}} if family else {},
         _of_labelled(data.get("train")),
     )

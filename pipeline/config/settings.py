@@ -12,12 +12,14 @@ from kdc.pipeline.config.data_settings import DataSettings, LongSettings
 from kdc.pipeline.config.section import SPLIT, Section
 from kdc.pipeline.config.training_settings import BaselinesSettings, StudentSettings, TargetsSettings, TeacherSettings
 
+Family = Literal["bert", "roberta", "deberta", "minilm", "modernbert", "ettin", "e5", "multilingual-minilm", "mmbert"]
+
 
 class RunSettings(Section):
     """Settings of the whole run."""
 
     out: Path | None = None
-    family: Literal["bert", "roberta", "deberta", "minilm", "modernbert", "ettin"] | None = None
+    family: Family | None = None
     recipe: Literal["best", "paper", "paper-as-described"] = Field(
         "best",
         description="distillation recipe: best (what measured best here), paper (the published script of KD-LoRA's "

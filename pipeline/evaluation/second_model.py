@@ -60,7 +60,8 @@ def check_second(run: Run) -> None:
         raise InputError(what, given=f"{given}; {task.name} is a regression", remedy="drop --cascade")
     if not config.student.has_all_pieces:
         given = f"{given}, student.vocabulary={config.student.vocabulary}"
-        raise InputError("a cascade's models must read the same tokens", given=given, remedy="drop one of them")
+        remedy = "drop --cascade, or --set student.vocabulary=all"
+        raise InputError("a cascade's models must read the same tokens", given=given, remedy=remedy)
     if isinstance(second, Path):
         student, length = config.student.model, run.result(DataResult).max_length["student"]
         reads = config.teacher.model if config.student.kind.is_of_teacher else student

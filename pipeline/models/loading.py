@@ -2,19 +2,24 @@
 
 import hashlib
 import inspect
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import snapshot_download
+from tokenizers import Tokenizer
 from transformers import (
     MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
     AutoTokenizer,
     PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
 )
 
 from kdc.common.errors import InputError, KdcError
@@ -23,10 +28,11 @@ from kdc.pipeline.config.tasks import Task
 from kdc.pipeline.models.configs import check_tokenizer, open_config
 from kdc.pipeline.models.minilm import find_minilm
 from kdc.pipeline.models.opening import class_of, open_classifier
-from kdc.pipeline.models.pooling import SENTENCE_POOLING, Pooling, mean_pooled_over, reads_the_mean, unread
+from kdc.pipeline.models.pooling import SENTENCE_POOLING, Pooling, file_of, mean_pooled_over, reads_the_mean, unread
 
 # Positions of these architectures start after the padding id.
 COUNTS_FROM_PADDING = ("roberta", "xlm-roberta", "xlm-roberta-xl", "roberta-prelayernorm", "camembert", "mpnet", "xmod")
+_PREFIX, _PROBES = "prefix", ("word", "zwei Wörter", "日本語")
 _MODEL_FILES = (".json", ".txt", ".model", ".safetensors", ".bin")
 
 
@@ -39,8 +45,17 @@ class Loaded:
 
 
 def locate(model: str) -> str:
-    """Resolves `minilm`."""
-    return str(find_minilm()) if model == "minilm" else model
+    """Resolves `minilm`, and fetches a hub id's `@revision`."""
+    if model == "minilm":
+        return str(find_minilm())
+    return _fetched(*model.split("@", 1)) if "@" in model and not Path(model).exists() else model
+
+
+@cache
+def _fetched(name: str, revision: str) -> str:
+    fetch = partial(snapshot_download, name, revision=revision)
+    folder = fetch(allow_patterns=["*.json", "*.txt", "*.model", "model*.safetensors"])
+    return folder if [*Path(folder).glob("*.safetensors")] else fetch(allow_patterns="pytorch_model*")
 
 
 def fingerprint(model: str) -> str:
@@ -54,17 +69,18 @@ def fingerprint(model: str) -> str:
     return hashlib.sha256("".join(f"{file.name} {sha256_of(file)}\n" for file in files).encode()).hexdigest()
 
 
-def load_tokenizer(model: str) -> PreTrainedTokenizerBase:
+def load_tokenizer(model: str, prefix: str = "") -> PreTrainedTokenizerBase:
     """A fast tokenizer, without chat templates: transformers before 5.10 writes each to a file of any name
-    (CVE-2026-9856, PYSEC-2026-3929).
+    (CVE-2026-9856, PYSEC-2026-3929). It puts `prefix` before every text.
 
     Raises:
-        InputError: no such model, or no fast tokenizer.
+        InputError: no such model, no fast tokenizer, or one that cannot have the prefix.
     """
     config = load_config(model)  # checked before AutoTokenizer opens it
     with _reading("tokenizer", model):
-        check_tokenizer(locate(model), config)
-        tokenizer = AutoTokenizer.from_pretrained(locate(model), config=config, use_fast=True, trust_remote_code=False)
+        check_tokenizer(place := locate(model), config)
+        opened = AutoTokenizer.from_pretrained(place, config=config, use_fast=True, trust_remote_code=False)
+        tokenizer: Any = _as_in_file(opened, file_of(place, "tokenizer.json"))
     # The tokenizer's own __setattr__ would instead set a special token of this name.
     object.__setattr__(tokenizer, "chat_template", None)
     classifier: Any = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING.get(type(config), None)
@@ -73,7 +89,54 @@ def load_tokenizer(model: str) -> PreTrainedTokenizerBase:
     if not tokenizer.is_fast:
         remedy = "use a model that ships a tokenizer.json"
         raise InputError("the model has no fast tokenizer", given=model, remedy=remedy)
-    return tokenizer
+    return _with_prefix(tokenizer, prefix) if prefix else tokenizer
+
+
+def _as_in_file(tokenizer: Any, file: Path | None) -> Any:
+    """transformers 5 makes BERT's words of multilingual MiniLM's pieces (huggingface/transformers#43496)."""
+    if file is None or not tokenizer.is_fast:
+        return tokenizer
+    backend = Tokenizer.from_file(str(file))
+    is_same = type(backend.model) is type(tokenizer.backend_tokenizer.model)
+    return tokenizer if is_same else with_backend(tokenizer, backend)
+
+
+def _with_prefix(tokenizer: Any, prefix: str) -> PreTrainedTokenizerBase:
+    """A tokenizer that has the prefix in its template, where no cut drops it.
+
+    Raises:
+        InputError: it has no template, or other tokens for prefix and text together than apart.
+    """
+    before = tokenizer.backend_tokenizer
+    encoded, whole = before.encode(prefix.strip(), add_special_tokens=False), json.loads(before.to_str())
+    template = whole["post_processor"] or {}
+    special = template.get("special_tokens", {})
+    if special.get(_PREFIX, {}).get("ids") == encoded.ids:
+        return tokenizer
+    special[_PREFIX] = {"id": _PREFIX, "ids": encoded.ids, "tokens": encoded.tokens}
+    for row in (template.get("single", []), template.get("pair", [])):
+        for place, text in reversed([*enumerate(part.get("Sequence") for part in row)]):
+            if text is not None:
+                row.insert(place, {"SpecialToken": {"id": _PREFIX, "type_id": text["type_id"]}})
+    after = Tokenizer.from_str(json.dumps(whole))
+    if any(before.encode(prefix + text).ids != after.encode(text).ids for text in _PROBES):
+        raise InputError(
+            "this tokenizer cannot put a prefix before texts: together they would be other tokens",
+            given=f"data.prefix={prefix!r}",
+            remedy="drop data.prefix, and put it into the texts of all files and requests",
+        )
+    return with_backend(tokenizer, after)
+
+
+def with_backend(tokenizer: PreTrainedTokenizerBase, backend: Tokenizer) -> PreTrainedTokenizerFast:
+    """A tokenizer of these settings that, unlike transformers' own classes, opens its tokenizer.json unchanged."""
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        model_input_names=tokenizer.model_input_names,
+        model_max_length=tokenizer.model_max_length,
+        truncation_side=tokenizer.truncation_side,
+        **tokenizer.special_tokens_map,
+    )
 
 
 def load_config(model: str) -> PretrainedConfig:
@@ -101,8 +164,8 @@ def load_model(model: str, task: Task, *, pooling: Pooling = "auto", dropout: fl
         InputError: no such model, or no classifier.
         KdcError: the checkpoint lacks encoder weights, or the hub is unreachable.
     """
-    place = locate(model)
     with _reading("model", model):
+        place = locate(model)
         config = open_config(place, num_labels=task.outputs, **outputs_of(task))
         if dropout is not None:
             _set_dropout(config, dropout)

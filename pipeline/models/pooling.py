@@ -75,14 +75,20 @@ def reads_the_mean(place: str, pooling: Pooling) -> bool:
         return pooling == "mean"
     if is_mean_pooled(open_config(place)):
         return True
-    note = cached_file(
+    note = file_of(place, SENTENCE_POOLING)
+    return note is not None and bool(json.loads(note.read_text(encoding="utf-8")).get("pooling_mode_mean_tokens"))
+
+
+def file_of(place: str, name: str) -> Path | None:
+    """A model's file, from a folder or the hub; None if it has none."""
+    file = cached_file(
         place,
-        SENTENCE_POOLING,
+        name,
         _raise_exceptions_for_missing_entries=False,
         _raise_exceptions_for_connection_errors=False,
         _raise_exceptions_for_gated_repo=False,
     )
-    return note is not None and bool(json.loads(Path(note).read_text(encoding="utf-8")).get("pooling_mode_mean_tokens"))
+    return None if file is None else Path(file)
 
 
 def unread(info: dict[str, Any]) -> set[str]:

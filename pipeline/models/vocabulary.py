@@ -7,6 +7,8 @@ but the text before it may be split differently, and its word become unknown.
 import copy
 import json
 import shutil
+import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,15 +19,17 @@ import torch
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from torch import nn
-from transformers import PreTrainedTokenizerFast
 
 from kdc.common.errors import InputError
 from kdc.pipeline.models import loading
 
 _KEPT = "kept.npy"  # old ids of the pieces, by new id
+_COVERED = 0.01  # share of the used pieces, for a script
+_FEW = 100  # pieces of a script; BERT has fewer of Cyrillic
+_NAMED = 5
 
 
-def save_smaller(source: str, used: Iterable[int], least: int, folder: Path) -> int:
+def save_smaller(source: str, used: Iterable[int], least: int, folder: Path, prefix: str = "") -> int:
     """Write a tokenizer with a smaller vocabulary and its model's config; return the number of pieces.
 
     `folder` is replaced.
@@ -37,20 +41,15 @@ def save_smaller(source: str, used: Iterable[int], least: int, folder: Path) -> 
         InputError: pieces are not made of smaller ones, some lack vectors, or a padding id, from which positions count,
             would change.
     """
-    tokenizer, config = loading.load_tokenizer(source), loading.load_config(source)
+    tokenizer, config = loading.load_tokenizer(source, prefix), loading.load_config(source)
     whole = json.loads(tokenizer.backend_tokenizer.to_str())
     kept = kept_pieces(whole, used, least)
     _check_ids(kept, config, tokenizer.pad_token_id)
     shutil.rmtree(folder, ignore_errors=True)  # from an interruption
     folder.mkdir(parents=True)
     config.save_pretrained(folder)
-    PreTrainedTokenizerFast(  # reads tokenizer.json unchanged
-        tokenizer_object=Tokenizer.from_str(json.dumps(without_others(whole, kept))),
-        model_input_names=tokenizer.model_input_names,
-        model_max_length=tokenizer.model_max_length,
-        truncation_side=tokenizer.truncation_side,
-        **tokenizer.special_tokens_map,
-    ).save_pretrained(folder)
+    smaller = Tokenizer.from_str(json.dumps(without_others(whole, kept)))
+    loading.with_backend(tokenizer, smaller).save_pretrained(folder)
     np.save(folder / _KEPT, np.array(kept, dtype=np.int64))
     return len(kept)
 
@@ -225,3 +224,27 @@ def _merged(merge: Any, model: dict[str, Any]) -> tuple[str, str, str]:
     """A merge's two pieces, one text in older files, and the result."""
     first, second = merge.split(" ") if isinstance(merge, str) else merge
     return first, second, first + second.removeprefix(model.get("continuing_subword_prefix") or "")
+
+
+def covered_scripts(whole: Tokenizer, kept: Iterable[int], used: Iterable[int]) -> tuple[str, str]:
+    """In words: the scripts of the `used` pieces, and those that lose nearly all their pieces ("" if none)."""
+    scripts = {piece: script for piece in range(whole.get_vocab_size()) if (script := _script(whole.decode([piece])))}
+    every, left, seen = (Counter(scripts[piece] for piece in ids if piece in scripts) for ids in (scripts, kept, used))
+    covered = {script: count / seen.total() for script, count in seen.most_common() if count >= _COVERED * seen.total()}
+    lost = [script for script, pieces in (every - left).most_common() if pieces >= _FEW and script not in covered]
+    named = ", ".join(f"{script} ({left[script]} of {every[script]} pieces)" for script in lost[:_NAMED])
+    named += f" and {len(lost) - _NAMED} others" if len(lost) > _NAMED else ""
+    note = (
+        f"the student spells words of these scripts by single characters, since the texts have hardly any: {named}. If "
+        "requests may have them, give such texts to --unlabeled, or --set student.vocabulary=all"
+    )
+    return ", ".join(f"{share:.0%} {script}" for script, share in covered.items()), note if lost else ""
+
+
+def _script(piece: str) -> str | None:
+    """Of the first letter, by its name, since Python lacks Unicode's own table."""
+    for letter in unicodedata.normalize("NFKC", piece):
+        if unicodedata.category(letter) in ("Lu", "Ll", "Lt", "Lo"):
+            name = unicodedata.name(letter, "?").split(" ")[0]
+            return "Han" if name == "CJK" else name.title()
+    return None

@@ -87,8 +87,8 @@ def _teacher_name(settings: TeacherSettings) -> str:
 def base_models(student: str, teacher: str) -> list[str]:
     """Hub id of the model that gave the weights, if any."""
     name = teacher if kind_of(student).is_of_teacher else student
-    is_public = name == "minilm" or not Path(name).exists()
-    return [_public_name(name)] if is_public and _HUB_ID.fullmatch(_public_name(name)) else []
+    is_public, public = name == "minilm" or not Path(name).exists(), _public_name(name).partition("@")[0]
+    return [public] if is_public and _HUB_ID.fullmatch(public) else []
 
 
 def hub_dataset(task: Task, source: DataSettings) -> tuple[str, str, str] | None:

@@ -52,4 +52,5 @@ class VocabularyResult(StageResult):
     STAGE = "vocabulary"
 
     pieces: int | None = None  # None if the vocabulary cannot shrink
+    note: str = ""  # on scripts that lose their pieces
     tokens: dict[str, TokenCounts] = Field(default_factory=dict)  # by split

@@ -80,6 +80,7 @@ class Run:
             vocabulary=self.vocabulary_of(student),
             role=self.role_of(student),
             join=self.join,
+            prefix=self.config.data.prefix,
         )
 
     @property

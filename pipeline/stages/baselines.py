@@ -36,7 +36,8 @@ def run(run: Run, out: Path) -> BaselinesResult:
     form = None
     if _is_probed(run.config.teacher):
         length = run.result(DataResult).max_length["teacher"]
-        encoder = Encoder(run.config.teacher.model, task, environment=run.environment, max_length=length)
+        source, prefix = run.config.teacher.model, run.config.data.prefix
+        encoder = Encoder(source, task, environment=run.environment, max_length=length, prefix=prefix)
         fitted["probe"], form = _probe(encoder, train, tune, task, out / PROBE, seed=run.config.run.seed)
     run.progress(2, 2)
 

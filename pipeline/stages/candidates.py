@@ -150,7 +150,7 @@ def _measure(run: Run, settings: StudentSettings, contract: Contract, scratch: P
     with tempfile.TemporaryDirectory(dir=scratch) as name:  # leftovers of a kill go with the run
         folder, exporter, long = Path(name), config.export.exporter, config.long.of(max_length)
         model.save_pretrained(folder / "model")
-        loading.load_tokenizer(source).save_pretrained(folder / "model")
+        loading.load_tokenizer(source, config.data.prefix).save_pretrained(folder / "model")
         _, info = write_graph(folder / "model", folder, exporter=exporter, max_length=max_length, long=long)
         batches = partial(sample_batches, tokens, info.input_names, rows=config.quantize.calibration_rows, seed=seed)
         open_engine = partial(

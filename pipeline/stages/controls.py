@@ -79,6 +79,6 @@ def teacher_lora(run: Run, work: Path) -> ModelResult:
         join=run.join,
     )
     model.save_pretrained(work / "model")
-    tokenizer = loading.load_tokenizer(source)
+    tokenizer = loading.load_tokenizer(source, run.config.data.prefix)
     tokenizer.save_pretrained(work / "model")
     return score_model(model.to(run.device), run.data(), "teacher", tokenizer.pad_token_id, training)

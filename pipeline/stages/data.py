@@ -52,7 +52,7 @@ def run(run: Run, out: Path) -> DataResult:
     max_length: dict[str, int] = {}
     tokens: dict[str, dict[str, TokenCounts]] = {}
     for role, source in sources.items():
-        tokenizer = loading.load_tokenizer(source)
+        tokenizer = loading.load_tokenizer(source, config.data.prefix)
         longest = loading.longest_input(loading.load_config(source), tokenizer)
         max_length[role] = min(config.data.max_length or task.max_length, longest)
         windows = windows_for(tokenizer, config.long, max_length[role], is_pair=task.is_pair)

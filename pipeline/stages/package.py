@@ -32,6 +32,7 @@ from kdc.pipeline.packaging.lineage import base_models, hub_dataset, lineage_of
 from kdc.pipeline.packaging.manifest import ONNX_FILES, manifest_of, without_unused_cascades
 from kdc.pipeline.quality.judging import judge_artifact, judged_device
 from kdc.pipeline.results.artifact import CascadeResult, EvaluateResult, ExportResult, PackageResult, QuantizeResult
+from kdc.pipeline.results.data import VocabularyResult
 from kdc.pipeline.results.training import StudentResult, TargetsResult, TeacherResult
 from kdc.pipeline.rundir.context import Run
 from kdc.pipeline.rundir.files import EVALUATION, MADE_FROM, SETTINGS, TEACHER_LOGITS
@@ -99,6 +100,7 @@ def run(run: Run, out: Path) -> PackageResult:
             for note in (
                 labels_in_words(manifest.lineage.labels),
                 of_teacher,
+                "" if run.student.has_all_pieces else run.result(VocabularyResult).note,
                 quantized.note,
                 _fp16_note(manifest),
                 *evaluated.notes,

@@ -100,7 +100,7 @@ class _Maker:
             self.run.say(f"teacher: the answers of a row's windows are joined by {ways}")
         _check(self.run, result)
         model.save_pretrained(self.out / self.name)
-        loading.load_tokenizer(self.source).save_pretrained(self.out / self.name)
+        loading.load_tokenizer(self.source, self.run.config.data.prefix).save_pretrained(self.out / self.name)
         return result.model_copy(update={"parameters": model.num_parameters()})
 
     def fine_tune(self, settings: TeacherSettings) -> tuple[Any, TeacherResult]:

@@ -87,7 +87,7 @@ def _columns(rows: Any) -> list[list[str]]:
 class Encoder:
     """A pretrained encoder, mean-pooled. With `bf16=None` it is fp32 until `settle`."""
 
-    def __init__(self, source: str, task: Task, *, environment: Environment, max_length: int) -> None:
+    def __init__(self, source: str, task: Task, *, environment: Environment, max_length: int, prefix: str = "") -> None:
         import torch
 
         self.environment = environment
@@ -95,7 +95,7 @@ class Encoder:
         self.model.classifier = torch.nn.Identity()
         self.model.config.problem_type = "regression"
         set_join(self.model, ("mean",))  # for rows in windows
-        self.tokenizer = loading.load_tokenizer(source)
+        self.tokenizer = loading.load_tokenizer(source, prefix)
         self.max_length = max_length
         self._of_rows: dict[int, Logits] = {}
         self._of_texts: dict[str, Logits] = {}

@@ -46,6 +46,7 @@ class StudentOrigin:
     role: str  # "teacher", "student" or "fewer"
     vocabulary: Path | None = None  # see `save_smaller`; None keeps the model's
     join: tuple[Join, ...] | None = None
+    prefix: str = ""
 
 
 def distil(
@@ -116,7 +117,7 @@ def _make_base(
         vocabulary=origin.vocabulary,
         importance=first_units if begun else importance,
     )
-    tokenizer = loading.load_tokenizer(source)
+    tokenizer = loading.load_tokenizer(source, origin.prefix)
     set_join(loaded.model, origin.join)
     if not begun:
         loaded.model.save_pretrained(out / "base")
