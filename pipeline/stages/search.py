@@ -26,12 +26,12 @@ from kdc.pipeline.rundir import fingerprints
 from kdc.pipeline.rundir.context import Run
 from kdc.pipeline.rundir.files import TEACHER_LOGITS
 from kdc.pipeline.rundir.folders import kept_folder
+from kdc.pipeline.training.callbacks import SECONDS_OF_AN_HOUR
 from kdc.pipeline.training.finetuning import plan_for
 from kdc.pipeline.training.students import StudentOrigin, distil, keep_teacher
 
 _FIRST_STEPS = 400  # fewer steps rank early progress
 _QUICK_SURVIVORS = 3  # with layers, and as many without, which train faster
-_SECONDS_OF_AN_HOUR = 3600
 
 
 def depends_on(run: Run) -> dict[str, Any]:
@@ -165,4 +165,4 @@ def _uncut(
 
 
 def _is_out_of_time(trials: Sequence[Trial], max_hours: float | None) -> bool:
-    return max_hours is not None and sum(trial.seconds for trial in trials) >= max_hours * _SECONDS_OF_AN_HOUR
+    return max_hours is not None and sum(trial.seconds for trial in trials) >= max_hours * SECONDS_OF_AN_HOUR
