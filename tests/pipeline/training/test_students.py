@@ -225,7 +225,8 @@ def test_a_training_that_patience_ended_is_repeated_by_a_schedule_of_twice_its_b
     result = distil(tmp_path / "student", teacher, model=model, method="full", patience=2, hours=hours)
     assert len(asked) == trainings
     assert starts == [0.0] * trainings
-    assert load_plain(tmp_path / "student" / "full").classifier.bias.tolist() == [kept + 1.0] * 2
+    saved: Any = load_plain(tmp_path / "student" / "full")
+    assert saved.classifier.bias.tolist() == [kept + 1.0] * 2
     assert result.training is not None
     assert (result.training.best_step, result.training.seconds) == ((20, 30)[kept], sum((900, 100)[:trainings]))
     if trainings == 2:
