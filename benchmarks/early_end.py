@@ -1,11 +1,10 @@
 """Does a student without layers that ends its training early lose anything, and what does it gain on wrong labels?
 
-Command: `python benchmarks/early_end.py RUN ... [--student static] [--set student.patience=99]`, after `kdc compress ...
---until targets`. Trains the student of each run, and prints the evaluation rows' score (fp32), the kept step, the steps
-of the kept training and the seconds of processor time.
+Command: `python benchmarks/early_end.py RUN ... [--student static] [--set student.patience=99]`. `kdc compress ...
+--student static --until targets` makes a run. Trains the student of each run, and prints the evaluation rows' score
+(fp32), the kept step, the steps of the kept training, and the seconds of processor time.
 
-A run on wrong labels is one of `benchmarks/replace.py --targets hard`. The rule before this one is `--set
-student.evaluations=8 student.patience=99`.
+The tables of `benchmarks/replace.py --targets hard` have wrong labels.
 """
 
 import argparse

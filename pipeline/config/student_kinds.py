@@ -89,7 +89,6 @@ class StudentKind(ABC):
             "head_learning_rate": own.head_learning_rate,
             "epochs": given.epochs if other else 3 * given.epochs,
             "min_steps": own.steps * given.min_steps // (other.steps if other else 1),
-            "evaluations": given.evaluations if other else 5 * given.evaluations,
         }
         if other is None and given.kept_step == "score":  # any other rule was chosen on purpose
             settings["kept_step"] = "loss"

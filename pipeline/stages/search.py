@@ -129,7 +129,7 @@ def steps_of_full_training(run: Run, student: str) -> int:
 def short_training(run: Run, out: Path, student: str, steps: int) -> Trial:
     """Train for at least `steps`, or read the record."""
     settings = run.settings_of(student).model_copy(
-        update={"min_steps": steps, "epochs": 1e-3, "evaluations": 2, "hours": None}
+        update={"min_steps": steps, "epochs": 1e-3, "evaluations": 2, "patience": None, "hours": None}
     )
     depends_on = fingerprints.as_json(fingerprints.training(run.config, settings))
     name = fingerprints.fingerprint_of("trial", depends_on, [run.fingerprints["targets"]])[:16]

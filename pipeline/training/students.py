@@ -37,7 +37,6 @@ from kdc.pipeline.training.predict import predict
 TRAINED_LOGITS = "trained_logits.npy"  # for `probe_rows`, right after training
 _PROBE_ROWS = 64
 _CHECKPOINTS = "checkpoints"
-_EVALUATIONS = 8  # of the shorter schedule
 
 
 @dataclass(frozen=True)
@@ -109,15 +108,16 @@ def distil(
 
 
 def _shorter(settings: StudentSettings, training: TrainingSummary) -> StudentSettings | None:
-    """Settings of a whole schedule around the best step, if patience ended a training without layers; else None.
+    """Settings of a whole schedule of twice the best step, or None.
 
-    Patience alone keeps a step whose learning rate has hardly fallen.
+    If the best step comes early, its learning rate has hardly fallen. Students with layers train once.
     """
     hours = None if settings.hours is None else settings.hours - training.seconds / SECONDS_OF_AN_HOUR
-    if settings.kind.has_layers or training.steps >= training.planned_steps or (hours is not None and hours <= 0):
+    steps = 2 * training.best_step
+    is_over = settings.patience is None or (hours is not None and hours <= 0)
+    if settings.kind.has_layers or is_over or steps >= training.planned_steps:
         return None
-    steps = {"epochs": 1e-3, "min_steps": 2 * training.best_step, "evaluations": _EVALUATIONS}
-    return settings.model_copy(update={**steps, "patience": None, "hours": hours})
+    return settings.model_copy(update={"epochs": 1e-3, "min_steps": steps, "patience": None, "hours": hours})
 
 
 def _kept_loss(training: TrainingSummary) -> float:

@@ -197,9 +197,9 @@ def summary(losses: list[float], planned: int, seconds: float) -> TrainingSummar
         ("static", 90, 0.25, 0.4, 1, 0),
         ("layers:0", 90, None, 0.4, 1, 0),
     ],
-    ids=["better", "worse", "within the hours", "whole", "out of time", "layers"],
+    ids=["better", "worse", "within the hours", "late best step", "out of time", "layers"],
 )
-def test_a_training_that_patience_ended_is_repeated_by_a_schedule_of_twice_its_best_step(
+def test_a_training_whose_best_step_came_early_is_repeated_by_a_schedule_of_twice_that_step(
     teacher: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
