@@ -14,6 +14,8 @@ from kdc.pipeline.config.tasks import Task
 
 UNCUT = "teacher"
 UNCUT_NAME = "the teacher itself, uncut"  # in the lineage
+# Without layers, noisy labels are learnt by heart within a few hundred steps.
+_PATIENCE = 6  # evaluations
 
 
 def _models(module: str) -> Any:
@@ -74,8 +76,8 @@ class StudentKind(ABC):
         """Specs a frontier trains in full."""
         return self.tried(teacher)
 
-    def training(self, epochs: float, min_steps: int, kept_step: str, *, beside: "StudentKind") -> dict[str, Any]:
-        """What this kind changes in the settings of kind `beside`."""
+    def training(self, given: Any, *, beside: "StudentKind") -> dict[str, Any]:
+        """What this kind changes in `given`, the `StudentSettings` of kind `beside`."""
         own, other = self.own_training, beside.own_training
         if own is None or own == other:
             return {}
@@ -85,11 +87,13 @@ class StudentKind(ABC):
             "gradient_checkpointing": False,
             "learning_rate": own.learning_rate,
             "head_learning_rate": own.head_learning_rate,
-            "epochs": epochs if other else 3 * epochs,
-            "min_steps": own.steps * min_steps // (other.steps if other else 1),
+            "epochs": given.epochs if other else 3 * given.epochs,
+            "min_steps": own.steps * given.min_steps // (other.steps if other else 1),
         }
-        if other is None and kept_step == "score":  # any other rule was chosen on purpose
+        if other is None and given.kept_step == "score":  # any other rule was chosen on purpose
             settings["kept_step"] = "loss"
+        if given.kept_step != "last":
+            settings["patience"] = given.patience or _PATIENCE
         return settings
 
     def short_name(self, spec: str) -> str:

@@ -227,4 +227,4 @@ class StudentSettings(TrainSettings):
 
     def training_beside(self, other: StudentKind) -> dict[str, Any]:
         """Changes this student makes to another kind's training."""
-        return self.kind.training(self.epochs, self.min_steps, self.kept_step, beside=other)
+        return self.kind.training(self, beside=other)

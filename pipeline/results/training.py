@@ -53,6 +53,7 @@ class TrainingSummary(Result):
     best_score: float
     best_step: int  # whose weights were kept; see `TrainSettings.kept_step`
     steps: int
+    planned_steps: int = 0  # more than `steps` if patience or time ended it
     resumed_from: int = 0  # 0: not resumed
     train_rows: int = 0
     rows_per_second: float

@@ -26,12 +26,12 @@ from kdc.pipeline.rundir import fingerprints
 from kdc.pipeline.rundir.context import Run
 from kdc.pipeline.rundir.files import TEACHER_LOGITS
 from kdc.pipeline.rundir.folders import kept_folder
+from kdc.pipeline.training.callbacks import SECONDS_OF_AN_HOUR
 from kdc.pipeline.training.finetuning import plan_for
 from kdc.pipeline.training.students import StudentOrigin, distil, keep_teacher
 
 _FIRST_STEPS = 400  # fewer steps rank early progress
 _QUICK_SURVIVORS = 3  # with layers, and as many without, which train faster
-_SECONDS_OF_AN_HOUR = 3600
 
 
 def depends_on(run: Run) -> dict[str, Any]:
@@ -129,7 +129,7 @@ def steps_of_full_training(run: Run, student: str) -> int:
 def short_training(run: Run, out: Path, student: str, steps: int) -> Trial:
     """Train for at least `steps`, or read the record."""
     settings = run.settings_of(student).model_copy(
-        update={"min_steps": steps, "epochs": 1e-3, "evaluations": 2, "hours": None}
+        update={"min_steps": steps, "epochs": 1e-3, "evaluations": 2, "patience": None, "hours": None}
     )
     depends_on = fingerprints.as_json(fingerprints.training(run.config, settings))
     name = fingerprints.fingerprint_of("trial", depends_on, [run.fingerprints["targets"]])[:16]
@@ -165,4 +165,4 @@ def _uncut(
 
 
 def _is_out_of_time(trials: Sequence[Trial], max_hours: float | None) -> bool:
-    return max_hours is not None and sum(trial.seconds for trial in trials) >= max_hours * _SECONDS_OF_AN_HOUR
+    return max_hours is not None and sum(trial.seconds for trial in trials) >= max_hours * SECONDS_OF_AN_HOUR

@@ -17,7 +17,7 @@ from kdc.pipeline.training.environment import pace
 
 log = logging.getLogger("kdc")
 
-_SECONDS_OF_AN_HOUR = 3600
+SECONDS_OF_AN_HOUR = 3600
 
 
 class Rate:
@@ -28,7 +28,7 @@ class Rate:
 
     def __init__(self, steps: int, warmup: int, hours: float | None = None) -> None:
         self.steps, self.warmup = steps, warmup
-        self.seconds = None if hours is None else hours * _SECONDS_OF_AN_HOUR
+        self.seconds = None if hours is None else hours * SECONDS_OF_AN_HOUR
         self.spent = 0.0  # seconds
 
     def __call__(self, step: int) -> float:
@@ -56,7 +56,7 @@ class Deadline(TrainerCallback):
         self.rate.spent += ranks.told_by_leader(now - self._before)
         self._before = now
         if self.rate.spent >= self.rate.seconds and state.global_step < state.max_steps:
-            hours = self.rate.seconds / _SECONDS_OF_AN_HOUR
+            hours = self.rate.seconds / SECONDS_OF_AN_HOUR
             log.warning("ends after %g hours, at step %s of %s", hours, state.global_step, state.max_steps)
             control.should_training_stop = control.should_evaluate = control.should_save = True
 

@@ -21,6 +21,7 @@ from kdc.pipeline.training.environment import Environment, settle
 from kdc.pipeline.training.loop import Objective, Plan, train
 from kdc.pipeline.training.predict import predict
 
+_MOST_EVALUATIONS = 40  # that patience asks for
 _LIKELY = 0.05  # p-value above which a score may be chance
 
 
@@ -68,10 +69,14 @@ def fine_tune(
 
 
 def plan_for(settings: TrainSettings, rows: int, environment: Environment) -> Plan:
-    """Turn epochs into steps: at least `min_steps`, rounded up to whole evaluation intervals."""
-    rows_per_update = settings.batch_size * settings.accumulate
-    least = max(math.ceil(settings.epochs * math.ceil(rows / rows_per_update)), settings.min_steps)
-    every = math.ceil(least / settings.evaluations)
+    """Turn epochs into steps: at least `min_steps`, rounded up to whole evaluation intervals.
+
+    With patience, each pass over the rows has an evaluation: small tables are learnt by heart in a few passes.
+    """
+    updates = math.ceil(rows / (settings.batch_size * settings.accumulate))
+    least = max(math.ceil(settings.epochs * updates), settings.min_steps)
+    passes = 0 if settings.patience is None else min(least // updates, _MOST_EVALUATIONS)
+    every = math.ceil(least / max(settings.evaluations, passes))
     return Plan(settings, environment, steps=every * math.ceil(least / every), evaluate_every=every)
 
 

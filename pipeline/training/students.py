@@ -23,9 +23,10 @@ from kdc.pipeline.models import loading
 from kdc.pipeline.models.opening import as_served
 from kdc.pipeline.models.units import Importance, Part, first_units
 from kdc.pipeline.models.vocabulary import cut_vectors
-from kdc.pipeline.results.training import ModelResult
+from kdc.pipeline.results.training import ModelResult, TrainingSummary
 from kdc.pipeline.training import adapters
 from kdc.pipeline.training.batches import Rows
+from kdc.pipeline.training.callbacks import SECONDS_OF_AN_HOUR
 from kdc.pipeline.training.checkpoints import last_checkpoint
 from kdc.pipeline.training.environment import Environment
 from kdc.pipeline.training.finetuning import fine_tune, score_model
@@ -63,25 +64,40 @@ def distil(
     """Make and train a student in `out`; without `teacher_logits`, on labels only."""
     set_seed(environment.seed)
     new_modules, pad_id = _make_base(settings, origin, data, out, environment)
-    # Reload: some architectures build a layer by its number.
-    student: Any = loading.load_model(str(out / "base"), data.task, dropout=settings.dropout_rate).model
+
+    def train(model: Any, settings: StudentSettings, checkpoints: Path) -> TrainingSummary:
+        return fine_tune(
+            model,
+            settings,
+            data,
+            environment,
+            role=origin.role,
+            pad_id=pad_id,
+            checkpoints=checkpoints,
+            progress=progress,
+            new_modules=new_modules,
+            teacher_logits=teacher_logits,
+            unlabeled=unlabeled,
+        )
+
+    def base() -> Any:  # reloaded: some architectures build a layer by its number
+        return loading.load_model(str(out / "base"), data.task, dropout=settings.dropout_rate).model
+
+    student = base()
     parameters = as_served(student).num_parameters()
     if settings.method == "lora":
         student = adapters.with_adapters(student, new_modules, settings.lora)
         adapters.save_rewritten(student, out / "base", out / "below")
-    training = fine_tune(
-        student,
-        settings,
-        data,
-        environment,
-        role=origin.role,
-        pad_id=pad_id,
-        checkpoints=out / _CHECKPOINTS,
-        progress=progress,
-        new_modules=new_modules,
-        teacher_logits=teacher_logits,
-        unlabeled=unlabeled,
-    )
+    training = train(student, settings, out / _CHECKPOINTS)
+    shorter = _shorter(settings, training)
+    if shorter is not None:
+        set_seed(environment.seed)
+        again = base()
+        whole = train(again, shorter, out / _CHECKPOINTS / "shorter")
+        seconds = round(training.seconds + whole.seconds, 1)
+        if _kept_loss(whole) < _kept_loss(training):
+            student, training = again, whole
+        training = training.model_copy(update={"seconds": seconds})
     result = score_model(student, data, origin.role, pad_id, training)
     student.to("cpu")
     if settings.method == "lora":
@@ -90,6 +106,23 @@ def distil(
         student.save_pretrained(out / "full")
     np.save(out / TRAINED_LOGITS, predict(student, probe_rows(data, origin.role), pad_id=pad_id))
     return result.model_copy(update={"parameters": parameters})
+
+
+def _shorter(settings: StudentSettings, training: TrainingSummary) -> StudentSettings | None:
+    """Settings of a whole schedule of twice the best step, or None.
+
+    If the best step comes early, its learning rate has hardly fallen. Students with layers train once.
+    """
+    hours = None if settings.hours is None else settings.hours - training.seconds / SECONDS_OF_AN_HOUR
+    steps = 2 * training.best_step
+    is_over = settings.patience is None or (hours is not None and hours <= 0)
+    if settings.kind.has_layers or is_over or steps >= training.planned_steps:
+        return None
+    return settings.model_copy(update={"epochs": 1e-3, "min_steps": steps, "patience": None, "hours": hours})
+
+
+def _kept_loss(training: TrainingSummary) -> float:
+    return dict(training.history.tune_loss)[training.best_step]
 
 
 def _make_base(

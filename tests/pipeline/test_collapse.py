@@ -92,6 +92,17 @@ def test_steps_are_counted_by_updates(
     assert (plan.steps, plan.evaluate_every) == (steps, every)
 
 
+@pytest.mark.parametrize(
+    ("rows", "patience", "every"),
+    [(320, None, 50), (320, 3, 10), (320_000, 3, 3750), (640, 3, 20), (32, 3, 10)],
+    ids=["no patience", "at most 40", "few passes", "20 passes", "tiny"],
+)
+def test_patience_counts_passes_over_the_rows(rows: int, patience: int | None, every: int) -> None:
+    """Would catch a patience that ends a large table's training within its first pass."""
+    settings = StudentSettings(epochs=3, min_steps=400, evaluations=8, batch_size=32, patience=patience)
+    assert plan_for(settings, rows, Environment(seed=0)).evaluate_every == every
+
+
 def test_a_merge_that_changes_answers_is_refused() -> None:
     logits = np.array([[1.0, -1.0]], dtype=np.float32)
     with pytest.raises(KdcError, match="differ from the trained student's"):

@@ -119,6 +119,18 @@ def test_only_by_default_a_student_without_layers_keeps_its_step_by_another_rule
     assert make({"student.model": "conv", "student.kept_step": "score"}).student.of("linear").kept_step == "score"
 
 
+@pytest.mark.parametrize("kind", ["conv", "static"])
+def test_a_student_without_layers_ends_early_unless_it_keeps_its_last_step(kind: str) -> None:
+    """Would catch a patience that a run with kept_step=last refuses, and one that replaces the person's."""
+    named = make({"student.model": kind})
+    assert named.student.patience == 6
+    assert make({"student.model": kind, "student.patience": 2}).student.patience == 2
+    assert make({"student.patience": 2}).student.of(kind).patience == 2
+    assert make({"student.model": kind, "student.kept_step": "last"}).student.patience is None
+    assert make({"student.kept_step": "last"}).student.of(kind).patience is None
+    assert make().student.patience is None
+
+
 def test_a_search_around_one_student_without_layers_trains_each_other_one_in_its_own_way() -> None:
     """Would catch `linear` at the rates and steps of the `conv` that was named, and the other way round."""
     for named, other in (("conv", "linear"), ("linear", "static")):

@@ -178,6 +178,62 @@ def test_a_student_is_trained_without_dropout_unless_it_is_asked_for(
     assert torch.equal(first, second) is not drops
 
 
+def summary(losses: list[float], planned: int, seconds: float) -> TrainingSummary:
+    """A training with an evaluation every 10 steps, whose least loss is kept."""
+    looks = [(10 * number, loss) for number, loss in enumerate(losses, 1)]
+    best = min(looks, key=lambda look: look[1])[0]
+    history = History(loss=[], score=[], tune_loss=looks)
+    update = {"best_step": best, "steps": looks[-1][0], "planned_steps": planned, "seconds": seconds}
+    return SUMMARY.model_copy(update={**update, "history": history})
+
+
+@pytest.mark.parametrize(
+    ("model", "planned", "hours", "shorter_loss", "trainings", "kept"),
+    [
+        ("static", 90, None, 0.4, 2, 1),
+        ("static", 90, None, 0.6, 2, 0),
+        ("static", 90, 1.0, 0.4, 2, 1),
+        ("static", 40, None, 0.4, 1, 0),
+        ("static", 90, 0.25, 0.4, 1, 0),
+        ("layers:0", 90, None, 0.4, 1, 0),
+    ],
+    ids=["better", "worse", "within the hours", "late best step", "out of time", "layers"],
+)
+def test_a_training_whose_best_step_came_early_is_repeated_by_a_schedule_of_twice_that_step(
+    teacher: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    model: str,
+    planned: int,
+    hours: float | None,
+    shorter_loss: float,
+    trainings: int,
+    kept: int,
+) -> None:
+    """Would catch a shorter training that starts from trained weights, is kept though worse, or passes the hours."""
+    runs = [summary([0.7, 0.5, 0.6, 0.6], planned, 900.0), summary([0.9, 0.8, shorter_loss], 30, 100.0)]
+    asked: list[StudentSettings] = []
+    starts: list[float] = []
+
+    def caught(student: Any, settings: StudentSettings, *given: Any, **more: Any) -> TrainingSummary:
+        asked.append(settings)
+        starts.append(student.classifier.bias.sum().item())
+        student.classifier.bias.data.fill_(float(len(asked)))
+        return runs[len(asked) - 1]
+
+    monkeypatch.setattr(students, "fine_tune", caught)
+    result = distil(tmp_path / "student", teacher, model=model, method="full", patience=2, hours=hours)
+    assert len(asked) == trainings
+    assert starts == [0.0] * trainings
+    saved: Any = load_plain(tmp_path / "student" / "full")
+    assert saved.classifier.bias.tolist() == [kept + 1.0] * 2
+    assert result.training is not None
+    assert (result.training.best_step, result.training.seconds) == ((20, 30)[kept], sum((900, 100)[:trainings]))
+    if trainings == 2:
+        assert (asked[1].min_steps, asked[1].patience) == (40, None)
+        assert asked[1].hours == (None if hours is None else hours - 0.25)
+
+
 def stopped(model: Any, *given: Any, **more: Any) -> TrainingSummary:
     raise InterruptedError(float(model.classifier.bias.sum()))
 
