@@ -300,10 +300,10 @@ def test_each_quoted_text_has_its_own_direction(facts: dict[str, Any]) -> None:
 
 def test_labels_that_matplotlib_has_no_letters_for_are_text_without_a_warning() -> None:
     """The browser has the letters."""
-    names = ["苦情", "請求書"]
+    names, counts = ["苦情", "請求書"], ((3, 1), (0, 2))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        drawn = plots.confusion({"teacher": [[3, 1], [0, 2]], "student": [[3, 1], [0, 2]]}, names, "int8")
+        drawn = plots.confusion({"teacher": counts, "student": counts}, names, "int8")
     assert all(f">{name}<" in drawn for name in names)
 
 
