@@ -1,6 +1,7 @@
 """The benchmarks' own judgement."""
 
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ from live import ROOT
 
 sys.path.insert(0, str(ROOT))
 
-from benchmarks import audit, noisy, search
+from benchmarks import audit, languages, noisy, search
 from benchmarks.serving.mark import Mark
 from kdc.serving.upstream import sequence
 
@@ -101,3 +102,24 @@ def test_no_noise_makes_a_stub_better_than_its_teacher() -> None:
     logits = np.eye(2)[[0, 1, 1, 0]]
     with pytest.raises(SystemExit, match="less accurate"):
         noisy.scale_for(0.8, logits, np.ones((4, 2)), labels)
+
+
+def test_translations_of_one_source_package_never_part(tmp_path: Path) -> None:
+    packages, translations = [], {"de": "Spiel {}\n Ein Spiel\n .\n für Kinder {}", "ja": "ゲーム {}\n 説明 {}"}
+    names = [f"game-{number}{part}" for number in range(40) for part in ("", "-data")]
+    for name in names:
+        source = f"Source: {name.removesuffix('-data')} (1.0)\n" if name.endswith("-data") else ""
+        packages.append(f"Package: {name}\n{source}Section: games\nDescription-md5: {name}5\n")
+    (tmp_path / "main_Packages").write_text("\n".join(packages))
+    for language, text in translations.items():
+        told = [f"Package: {one}\nDescription-md5: {one}5\nDescription-{language}: {text}\n" for one in names]
+        written = "\n".join(each.format(one, one) for each, one in zip(told, names, strict=True))
+        (tmp_path / f"main_Translation-{language}").write_text(written, encoding="utf-8")
+
+    rows = languages.choose(languages.read_rows(tmp_path), 400)
+
+    assert (rows[0].language, rows[0].text) == ("de", f"Spiel {rows[0].source}. Ein Spiel für Kinder {rows[0].source}")
+    assert len(rows) == 2 * 40  # one of a source package and language
+    for source in {row.source for row in rows}:
+        assert len({row.split for row in rows if row.source == source}) == 1
+    assert {row.split for row in rows} == {"train", "tune", "eval"}

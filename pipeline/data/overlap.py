@@ -6,14 +6,15 @@ Runs in over 100 rows (templates) are ignored, so over 100 edits of one text go 
 A unit is a set of dependent rows: splits keep it whole, and confidence intervals take its rows as dependent.
 """
 
-import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING
+from unicodedata import normalize
 
 import numpy as np
 import numpy.typing as npt
+import regex
 
 from kdc.serving.engine.tokenizing import Text
 
@@ -29,8 +30,9 @@ _COMMON = 100
 _NEAR = 0.5
 _MOST_RUNS = 10_000_000  # halve by hash while there are more
 _ROWS_AT_A_TIME = 2048
-# A word, or a character of scripts without spaces.
-_WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]|[^\W\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]+")
+_NO_SPACES = r"\p{Han}\p{Hangul}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}\p{Tibetan}\u3040-\u30ff"
+# A word, or a character of scripts without spaces, with its marks. The marks of Hindi would end a word in `re`.
+_WORD = regex.compile(rf"(?V1)[{_NO_SPACES}&&\w]\p{{M}}*|[\w--[{_NO_SPACES}]]+")
 _FACTOR = np.uint64(0x9E3779B97F4A7C15)
 _PROMPT_ROWS, _PROMPT_PART = 20, 20  # a prompt exceeds both
 
@@ -165,7 +167,7 @@ def _blocks(rows: Iterable[Text]) -> Iterator[_Block]:
     numbered = enumerate(rows)
     while block := list(islice(numbered, _ROWS_AT_A_TIME)):
         sides = ((number, text) for number, row in block for text in ((row,) if isinstance(row, str) else row))
-        every = ((number, _WORD.findall(text.lower())) for number, text in sides)
+        every = ((number, _WORD.findall(normalize("NFKC", text).lower())) for number, text in sides)
         texts = [(number, words) for number, words in every if len(words) >= _LEAST_WORDS]
         hashes = hash_array(np.array([word for _, words in texts for word in words], dtype=object))
         counts = np.array([(len(words), number) for number, words in texts], dtype=np.int64).reshape(-1, 2)

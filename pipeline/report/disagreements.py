@@ -3,6 +3,7 @@
 from typing import Any
 
 import numpy as np
+import regex
 
 from kdc.pipeline.config import metrics
 from kdc.pipeline.config.metrics import Labels, Outputs
@@ -65,4 +66,8 @@ def _in_words(answer: Any, task: Task) -> Answer:
 
 
 def _shortened(text: str) -> str:
-    return text if len(text) <= _MOST_CHARACTERS else text[:_MOST_CHARACTERS] + " …"
+    """Cut before the letter, with its marks, or the emoji that would be too long."""
+    if len(text) <= _MOST_CHARACTERS:
+        return text
+    *_, last = regex.finditer(r"\X", text[: _MOST_CHARACTERS + 1])
+    return text[: last.start() or _MOST_CHARACTERS] + " …"

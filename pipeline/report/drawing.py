@@ -3,6 +3,7 @@
 import html
 import io
 import re
+import warnings
 from pathlib import Path
 
 from matplotlib import rc_context
@@ -27,7 +28,9 @@ def svg(figure: Figure, name: str, words: str) -> str:
         words: the text alternative.
     """
     stream = io.StringIO()
-    figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None})
+    with warnings.catch_warnings():  # of letters that the browser has fonts for
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")
+        figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None})
     text = stream.getvalue()
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)

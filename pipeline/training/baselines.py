@@ -18,7 +18,12 @@ from kdc.pipeline.training.predict import predict
 # scikit-learn's C
 _TFIDF_STRENGTHS = (1.0, 10.0)
 _PROBE_STRENGTHS = (0.01, 0.1, 1.0)
-_MOST_WORDS = 100_000  # TF-IDF features
+_MOST_FEATURES = 100_000  # of TF-IDF, for each text
+# scikit-learn's TfidfVectorizer. Characters are the floor of scripts without spaces: a Japanese sentence is one word.
+_TFIDF_FORMS: dict[str, dict[str, Any]] = {
+    "words": {"ngram_range": (1, 2), "token_pattern": r"(?u)\b\w+\b"},
+    "characters": {"ngram_range": (1, 4), "analyzer": "char_wb"},
+}
 _LEAST_SPREAD = 0.01  # of a feature, as a share of the median
 _TOLERANCE = 1e-4
 _NEVER = -30.0  # logit of absent labels
@@ -58,14 +63,19 @@ class Fitted:
     score: float  # first metric
 
 
-def fit_tfidf(train: Sample, tune: Sample, task: Task) -> Fitted:
+def fit_tfidf(train: Sample, tune: Sample, task: Task, forms: Iterable[str] = _TFIDF_FORMS) -> Fitted:
+    """TF-IDF of words or of characters: the better one by the first metric on the tuning set."""
+    return max((_fit_tfidf(train, tune, task, form) for form in forms), key=lambda fitted: fitted.score)
+
+
+def _fit_tfidf(train: Sample, tune: Sample, task: Task, form: str) -> Fitted:
     from scipy.sparse import hstack
     from sklearn.feature_extraction.text import TfidfVectorizer
 
     vectorizers = []
     for texts in _columns(train.rows):
         vectorizer = TfidfVectorizer(
-            ngram_range=(1, 2), sublinear_tf=True, max_features=_MOST_WORDS, token_pattern=r"(?u)\b\w+\b"
+            sublinear_tf=True, max_features=_MOST_FEATURES, dtype=np.float32, **_TFIDF_FORMS[form]
         )
         try:
             vectorizers.append(vectorizer.fit(texts))
@@ -73,7 +83,7 @@ def fit_tfidf(train: Sample, tune: Sample, task: Task) -> Fitted:
             vectorizers.append(vectorizer.fit(["none"]))
 
     def vectors(rows: Any) -> Any:
-        of_texts = [words.transform(texts) for words, texts in zip(vectorizers, _columns(rows), strict=True)]
+        of_texts = [vectorizer.transform(texts) for vectorizer, texts in zip(vectorizers, _columns(rows), strict=True)]
         return hstack(of_texts).tocsr()
 
     model, answers, score = best_fit(train, vectors(train.rows), tune, vectors(tune.rows), task, _TFIDF_STRENGTHS)

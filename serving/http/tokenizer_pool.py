@@ -26,7 +26,7 @@ _PIECE_S = 0.002  # most core seconds of a later piece, estimated from the piece
 _LEAST_S = 1e-6  # some systems' thread clocks stand still for ms
 _MOST_THREADS = 4
 _LONG_S, _MOST_LONG = 0.03, 4  # seconds from which a piece is long; spare threads
-_CHARS_A_TOKEN = 16  # about the most; English has five
+_BYTES_A_TOKEN = 16  # about the most in any script, in UTF-8; a Chinese character has three
 
 
 @dataclass(slots=True, eq=False)
@@ -68,7 +68,7 @@ class TokenizerPool:
     def least_tokens(self, rows: Sequence[Text]) -> int:
         """A rough lower bound of tokens after the cut. Endless words and blank texts have fewer."""
         most = self._engine.tokenizer_info.longest
-        return sum(min(most, 1 + _characters(row) // _CHARS_A_TOKEN) for row in rows)
+        return sum(min(most, 1 + sum(map(_bytes, _texts(row))) // _BYTES_A_TOKEN) for row in rows)
 
     async def encode(self, rows: Sequence[Text], side: str | None) -> list[Encoded]:
         """See `Engine.encode`.
@@ -185,11 +185,18 @@ class TokenizerPool:
             self._changed.notify_all()
 
 
+def _texts(row: Text) -> tuple[str, ...]:
+    return (row,) if isinstance(row, str) else row
+
+
 def _characters(row: Text) -> int:
-    return len(row) if isinstance(row, str) else len(row[0]) + len(row[1])
+    return sum(map(len, _texts(row)))
+
+
+def _bytes(text: str) -> int:
+    return len(text) if text.isascii() else len(text.encode(errors="replace"))
 
 
 def _has_a_long_word(rows: Sequence[Text]) -> bool:
     """WordPiece's time grows with the square of a word's length."""
-    texts = (text for row in rows for text in ((row,) if isinstance(row, str) else row))
-    return any(max(map(len, text.split()), default=0) > _INLINE_WORD for text in texts)
+    return any(max(map(len, text.split()), default=0) > _INLINE_WORD for row in rows for text in _texts(row))

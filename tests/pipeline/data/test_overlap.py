@@ -3,6 +3,7 @@
 import csv
 import random
 import time
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -66,6 +67,34 @@ def test_a_run_that_stands_everywhere_ties_nothing() -> None:
 
 def test_texts_without_spaces_have_runs_of_characters() -> None:
     assert near("この映画はとても面白かったと思います", "映画はとても面白かった") == {(0, 1)}
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["ພາສາລາວເປັນພາສາທາງການຂອງລາວ", "ภาษาไทยเปนภาษาทมระดบเสยงของคำ", "𠀀𠀁𠀂𠀃𠀄𠀅𠀆𠀇𠀈𠀉𠀊𠀋", "ｺﾉｴｲｶﾞﾊﾄﾃﾓｵﾓｼﾛｶｯﾀ"],
+    ids=["Lao", "Thai", "rare ideographs", "narrow kana"],
+)
+def test_scripts_without_spaces_have_runs_of_characters(text: str) -> None:
+    """Would catch: a sentence that is one word, of which no part is near it."""
+    assert near(text, text[2:-2]) == {(0, 1)}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Die große Übung über schöne Häuser",
+        "كانت الساعة آخر القاعة أمس",
+        "그 영화는 정말로 재미있었다",
+        "Tiếng Việt là ngôn ngữ",
+    ],
+)
+def test_composed_and_decomposed_characters_are_the_same(text: str) -> None:
+    assert near(text, unicodedata.normalize("NFD", text)) == {(0, 1)}
+
+
+def test_vowel_signs_are_part_of_their_word() -> None:
+    # The consonants are the same.
+    assert near("दिन में काम किया गया था वहाँ", "दान मो कीम कीया गये थे वहु") == set()
 
 
 def test_no_run_goes_from_one_text_of_a_pair_to_the_other() -> None:

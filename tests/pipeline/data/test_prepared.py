@@ -16,6 +16,7 @@ from kdc.common.errors import InputError
 from kdc.pipeline.config.data_settings import DataSettings
 from kdc.pipeline.config.tasks import Task, custom_task, find_task
 from kdc.pipeline.data import readers
+from kdc.pipeline.data.fields import hash_of
 from kdc.pipeline.data.prepared import PreparedData, open_data, prepare, read_labelled
 from kdc.pipeline.results.data import DataReport
 
@@ -129,6 +130,12 @@ def test_equal_texts_are_never_parted(tmp_path: Path) -> None:
     assert not texts["eval"] & (texts["train"] | texts["tune"])
     assert (report.duplicates["within_train"], report.duplicates["texts_with_different_labels"]) == (600, 300)
     assert len(data.rows("tune")) == pytest.approx(300, abs=6)
+
+
+def test_a_text_has_one_hash_in_both_spellings_of_unicode() -> None:
+    """Would catch: `Ü` of a training row that is another text than `U` with a mark in an evaluation row."""
+    assert hash_of("\u00dcber", None) == hash_of("U\u0308ber", None) != hash_of("Uber", None)
+    assert hash_of("a", "\u00dc") == hash_of("a", "U\u0308")
 
 
 def test_the_same_seed_gives_the_same_splits_and_another_seed_does_not(tmp_path: Path) -> None:

@@ -3,9 +3,10 @@
 from typing import Any
 
 import numpy as np
+import pytest
 
 from kdc.pipeline.config.tasks import Task, custom_task
-from kdc.pipeline.report.disagreements import disagreements
+from kdc.pipeline.report.disagreements import _shortened, disagreements
 from kdc.pipeline.report.facts import Disagreements
 
 ROWS = [{"text": f"text {number}"} for number in range(4)]
@@ -64,3 +65,17 @@ def test_long_texts_are_quoted_in_part() -> None:
     arrays = (np.array([[1.0, 0.0]], dtype=np.float32), np.array([[0.0, 1.0]], dtype=np.float32), np.array([0]))
     (row,) = disagreements(rows, *arrays, task, temperature=1.0, most=5).rows
     assert len(row.text) < 1100
+
+
+@pytest.mark.parametrize(
+    "letter", ["\u0e17\u0e35\u0e48", "\U0001f469\u200d\U0001f469\u200d\U0001f467", "U\u0308", "नि"]
+)
+def test_no_letter_is_cut_from_its_marks(letter: str) -> None:
+    for before in range(len(letter)):
+        cut = _shortened("x" * before + letter * 1000)
+        assert cut.endswith(letter + " …")
+        assert 1000 - len(letter) < len(cut.removesuffix(" …")) <= 1000
+
+
+def test_one_endless_letter_is_cut() -> None:
+    assert len(_shortened("e" + "\u0301" * 5000)) == 1002

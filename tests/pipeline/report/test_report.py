@@ -5,6 +5,7 @@ import html
 import json
 import re
 import shutil
+import warnings
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from kdc.common.errors import InputError
 from kdc.pipeline.compress import compress_for_people
 from kdc.pipeline.config.student_kinds import UNCUT_NAME
 from kdc.pipeline.config.tasks import custom_task, decided_by
+from kdc.pipeline.report import plots
 from kdc.pipeline.report.facts import Facts
 from kdc.pipeline.report.gather import verdict, wide
 from kdc.pipeline.report.page import markdown, page, reported_artifact, table, write_report
@@ -287,6 +289,22 @@ def test_without_examples_no_row_is_quoted(run: Path, tmp_path: Path) -> None:
     shutil.copytree(run, copied, symlinks=True)
     assert write_report(copied, examples=False).disagreements.rows == ()
     assert len(Reader((copied / "report.html").read_text(encoding="utf-8")).tables) == 1
+
+
+def test_each_quoted_text_has_its_own_direction(facts: dict[str, Any]) -> None:
+    """Would catch: Arabic from left to right, with its full stop on the wrong side."""
+    told = page(Facts.model_validate(hostile(facts)))
+    assert '<th scope="row" dir="auto">&lt;script&gt;' in told
+    assert '<td dir="auto">a | b' in told
+
+
+def test_labels_that_matplotlib_has_no_letters_for_are_text_without_a_warning() -> None:
+    """The browser has the letters."""
+    names, counts = ["苦情", "請求書"], ((3, 1), (0, 2))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        drawn = plots.confusion({"teacher": counts, "student": counts}, names, "int8")
+    assert all(f">{name}<" in drawn for name in names)
 
 
 def test_the_same_run_gives_the_same_page(run: Path, text: str) -> None:

@@ -101,6 +101,23 @@ def test_texts_without_words_are_answered() -> None:
     assert fit_tfidf(train, train, task_of("classification", "a", "b")).tune.shape == (8, 2)
 
 
+def test_tfidf_reads_characters_of_a_script_without_spaces() -> None:
+    """Would catch: a Japanese sentence that is one word, which no other row has."""
+    fillers = ["".join(RANDOM.choice(list("映画音楽時間場所人物"), size=12)) for _ in range(80)]
+    texts = [f"{filler[:6]}{'面白' if place % 2 else '退屈'}{filler[6:]}" for place, filler in enumerate(fillers)]
+    labels = [place % 2 for place in range(80)]
+    train, tune = sample(texts[:40], labels[:40]), sample(texts[40:], labels[40:])
+    fitted = fit_tfidf(train, tune, task_of("classification", "dull", "good"))
+    assert np.mean(fitted.tune.argmax(1) == labels[40:]) > 0.9
+
+
+def test_tfidf_reads_words_where_these_are_better_on_the_tuning_rows() -> None:
+    # Pairs of words tell the labels apart; characters within words do not.
+    rows = sample(["not good but bad", "not bad but good"] * 20, [0, 1] * 20)
+    task = task_of("classification", "a", "b")
+    assert fit_tfidf(rows, rows, task, ["characters"]).score < fit_tfidf(rows, rows, task).score == 100
+
+
 @pytest.mark.parametrize("apart", [False, True])
 def test_the_probe_reads_the_mean_of_the_token_vectors(tmp_path: Path, apart: bool) -> None:
     source = base_model("bert", tmp_path / "model")

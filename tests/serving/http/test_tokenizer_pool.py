@@ -95,6 +95,18 @@ def test_a_request_waits_for_a_piece_of_a_longer_one_and_not_for_all_of_it() -> 
     assert engine.seen.count("a") == 30
 
 
+def test_the_guess_of_tokens_knows_scripts_without_spaces() -> None:
+    """Would catch: Chinese texts that are tokenised, though the queue has no room for a fifth of their tokens."""
+
+    async def guess(row: Any) -> int:
+        with contextlib.closing(TokenizerPool(cast("Any", Slow()))) as pool:
+            return pool.least_tokens([row])
+
+    assert asyncio.run(guess("好" * 32)) == 1 + 32 * 3 // 16
+    assert asyncio.run(guess(("好" * 16, "a" * 16))) == 1 + 64 // 16
+    assert asyncio.run(guess("a\ud800" * 8)) == 1 + 1  # refused later, with a message
+
+
 def test_pieces_follow_each_other_while_the_event_loop_is_busy() -> None:
     """Would catch threads that are idle between two pieces in a storm of requests that are refused."""
     engine: Any = Slow()
