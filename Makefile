@@ -44,7 +44,7 @@ help:
 	@echo 'make test-patches        what kdc replaces in other libraries, with the lowest and highest versions that pyproject.toml allows'
 	@echo 'make check               lint, format, types, who imports whom, .github, size beside its budgets, and deploy/k8s: rendered, and valid'
 	@echo 'make docs                build/site: the documentation as a site, with every link checked'
-	@echo 'make test-browser        the playground and the report in a headless Chromium or Chrome, which has to be installed'
+	@echo 'make test-browser        the playground, the report and an exported page in a headless Chromium or Chrome, which has to be installed'
 	@echo 'make test-ray            bulk scoring, and the grid of benchmarks/study.py, on a local Ray'
 	@echo 'make test-kserve         the service asked by the client of KServe, which has an environment of its own'
 	@echo 'make test-decisions      the service asked by clients of decision APIs and by jevcompat, in an environment of their own'
@@ -105,7 +105,7 @@ check: $(VENV)/.installed-test
 docs: $(VENV)/.installed-docs
 	$(VENV)/bin/python docs/build.py
 
-test-browser: $(VENV)/.installed-browser
+test-browser: $(VENV)/.installed-browser build/npm
 	$(OFFLINE) $(VENV)/bin/python -P -m pytest -m browser
 
 test-ray: $(VENV)/.installed-ray
@@ -197,6 +197,13 @@ $(VENV)/.installed-test: pyproject.toml $(VENV)/.created
 $(VENV)/.installed-docs: pyproject.toml $(VENV)/.created
 	$(VENV)/bin/python -m pip install --editable '.[compress,docs]'
 	@touch $@
+
+# The JavaScript libraries that `kdc export --to web` unpacks, which tests take from here.
+build/npm: tools/export/web_page.py $(VENV)/.installed-test
+	@mkdir -p $@
+	$(VENV)/bin/python -c 'from kdc.tools.export.web_page import PACKAGES, fetch; \
+		[open(f"$@/{package.archive}", "wb").write(fetch(package)) for package in PACKAGES]' && touch $@ || \
+		echo 'npm cannot be reached: the tests of an exported page say that they are skipped.'
 
 $(VENV)/.installed-browser: pyproject.toml $(VENV)/.created
 	$(VENV)/bin/python -m pip install --editable '.[compress,test,browser]'

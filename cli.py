@@ -414,8 +414,9 @@ def pull(
 
 @app.command()
 @takes(
-    Setting("name", str, "Name of a Triton model (default: the task's), or tag of an image (default latest)."),
-    Setting("variant", str, "fp32, int8 or fp16 of a Triton model (default: the one that CPUs load)."),
+    Setting("name", str, "Name of a Triton model or page (default: the task's), or tag of an image (default latest)."),
+    Setting("variant", str, "fp32, int8 or fp16 of a Triton model or a web page (default: the one that CPUs load)."),
+    Setting("assets", Path, "Folder with a web page's libraries as `npm pack` writes them (default: fetched)."),
     ALLOW_FAILED,
 )
 def export(
@@ -423,19 +424,22 @@ def export(
     artifact: Artifact,
     target: Annotated[
         str,
-        argument("Triton's model repository, the folder of the image layout, or MLflow's address: sqlite:///FILE.db."),
+        argument(
+            "Triton's model repository, folder of an image or a web page, or MLflow's address: sqlite:///FILE.db."
+        ),
     ],
     to: Annotated[
         str,
         option(
             "triton: a model of its ONNX Runtime backend, which takes token ids; oci: an image layout with the "
-            "artifact under /models, for registries, Kubernetes and KServe; mlflow: a run and a pyfunc model.",
+            "artifact under /models, for registries, Kubernetes and KServe; mlflow: a run and a pyfunc model; "
+            "web: a page that runs the model in the browser.",
             "--to",
         ),
     ],
     as_json: Json = False,
 ) -> None:
-    """Export an artifact as a Triton model, as an OCI image for any registry, or to MLflow."""
+    """Export an artifact as a Triton model, an OCI image for any registry, a web page, or to MLflow."""
     from kdc.tools.export.export import export_artifact
 
     result = export_artifact(artifact, target, form=to, **given)

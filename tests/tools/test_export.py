@@ -251,7 +251,7 @@ def test_an_mlflow_that_does_not_answer_is_told(artifact: Path) -> None:
     [
         ({"form": "zip"}, "no such form"),
         ({"form": "triton", "variant": "fp16"}, "no such variant"),
-        ({"form": "oci", "variant": "fp32"}, "only --to triton"),
+        ({"form": "oci", "variant": "fp32"}, "--to oci takes no variant"),
         ({"form": "triton", "name": "../mood"}, "not a valid name"),
         ({"form": "oci", "name": "a b"}, "not a valid name"),
     ],

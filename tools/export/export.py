@@ -16,8 +16,10 @@ from kdc.common.errors import InputError
 from kdc.tools.export.mlflow_run import log_run
 from kdc.tools.export.oci import write_image
 from kdc.tools.export.triton import model_name, write_model
+from kdc.tools.export.web_page import write_page
 
-FORMS = ("triton", "oci", "mlflow")
+FORMS = ("triton", "oci", "mlflow", "web")
+_OF_ONE_GRAPH = ("triton", "web")
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")  # valid for registry tags and Triton models
 
 
@@ -35,26 +37,31 @@ def export_artifact(
     form: str,
     name: str | None = None,
     variant: str | None = None,
+    assets: Path | None = None,
     allow_failed: bool = False,
 ) -> Exported:
     """Check an artifact's hashes, and write it in one of `FORMS`.
 
     Args:
-        target: "triton": the model repository. "oci": a new folder. "mlflow": address of the server or database.
-        name: of the model (None: the task's), or the image's tag (None: "latest").
-        variant: of a Triton model; None is the CPU's choice.
+        target: "triton": the model repository. "oci", "web": a new folder. "mlflow": address of the server or database.
+        name: of the model or page (None: the task's), or the image's tag (None: "latest").
+        variant: of a Triton model or a web page; None is the CPU's choice.
+        assets: folder with the archives of a web page's JavaScript libraries; None fetches them from npm.
 
     Raises:
         InputError: the form, variant or name is impossible, the place is taken, or the contract failed.
-        KdcError: the artifact is damaged, or MLflow is missing or refused.
+        KdcError: the artifact is damaged, MLflow is missing or refused, or a JavaScript library is not to be had.
     """
     if form not in FORMS:
         raise InputError("no such form", given=form, remedy=f"--to {' or --to '.join(FORMS)}")
     manifest = load_manifest(artifact)
     refuse_failed(manifest.contract, allow=allow_failed)
-    if variant is not None and form != "triton":
-        raise InputError("only --to triton takes a variant", given=f"--variant {variant}", remedy="drop it")
-    task_name = model_name(manifest.task.name)
+    if variant is not None and form not in _OF_ONE_GRAPH:
+        remedy = f"drop it, or --to {' or --to '.join(_OF_ONE_GRAPH)}"
+        raise InputError(f"--to {form} takes no variant", given=f"--variant {variant}", remedy=remedy)
+    if assets is not None and form != "web":
+        raise InputError("only --to web takes assets", given=f"--assets {assets}", remedy="drop it")
+    task_name, title = model_name(manifest.task.name), name or manifest.task.name
     name = name or ("latest" if form == "oci" else task_name)
     if not _NAME.fullmatch(name):
         raise InputError("not a valid name of a model or tag", given=name, remedy="letters, digits, and within it ._-")
@@ -67,6 +74,11 @@ def export_artifact(
         with _whole_folder(folder, beside=Path(target)) as working:
             write_model(artifact, manifest, working, name=name, variant=variant)
         use = f"tritonserver --model-repository {target}"
+    elif form == "web":
+        variant, folder = _one_graph(manifest, variant), Path(target)
+        with _whole_folder(folder, beside=folder) as working:
+            write_page(artifact, manifest, working, title=title, variant=variant, assets=assets)
+        use = f"python -m http.server --bind 127.0.0.1 --directory {target}, and open http://127.0.0.1:8000"
     else:
         folder = Path(target)
         with _whole_folder(folder, beside=folder) as working:
