@@ -22,6 +22,7 @@ from kdc.common.errors import KdcError
 
 _PAGES = Path(__file__).with_name("web")
 _PACKED = ".gzip"  # not .gz, which some servers decompress
+_MOST_BYTES = 256 * 1024 * 1024  # of an archive; a longer one has another hash
 _SECONDS = 60  # without a byte from the registry
 
 
@@ -84,6 +85,7 @@ def write_page(
     info = task.model_dump(mode="json", include={"kind", "labels", "center", "spread"}) | {
         "name": title,
         "columns": [name for name in (task.text, task.text_pair) if name is not None],
+        "temperature": manifest.temperature,
         "variant": variant,
         "max_length": tokenizer.max_length,
         "truncation_side": tokenizer.truncation_side,
@@ -105,7 +107,7 @@ def fetch(package: Package, assets: Path | None = None) -> bytes:
             content = Path(place).read_bytes()
         else:
             with urllib.request.urlopen(place, timeout=_SECONDS) as reply:
-                content = reply.read()
+                content = reply.read(_MOST_BYTES)
     except (OSError, ValueError) as error:
         packages = " ".join(f"{each.name}@{each.version}" for each in PACKAGES)
         remedy = f"where npm can be reached: npm pack {packages}; then --assets with that folder"

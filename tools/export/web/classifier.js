@@ -30,8 +30,9 @@ function cut(texts, room, side) {
 }
 
 /** Probabilities of the labels, or a regression's number. */
-function scoresOf(logits, { kind, center, spread }) {
-  if (kind === "regression") return [logits[0] * spread + center];
+function scoresOf(raw, { kind, center, spread, temperature }) {
+  if (kind === "regression") return [raw[0] * spread + center];
+  const logits = Array.from(raw, (logit) => logit / temperature);
   if (kind === "multilabel") return logits.map((logit) => 1 / (1 + Math.exp(-logit)));
   const greatest = Math.max(...logits);
   const powers = logits.map((logit) => Math.exp(logit - greatest));
