@@ -12,7 +12,7 @@ import sentencepiece
 import torch
 import transformers
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
-from transformers import convert_slow_tokenizer
+from transformers.convert_slow_tokenizer import generate_merges  # type: ignore[attr-defined]
 from transformers.utils import sentencepiece_model_pb2_new
 
 LETTERS = {
@@ -85,7 +85,7 @@ def bpe() -> Tokenizer:
     special = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>"]
     scores = {piece.piece: piece.score for piece in proto.pieces[3:]}
     pieces = {piece: place for place, piece in enumerate([*special, *scores])}
-    merges = convert_slow_tokenizer.generate_merges(scores, scores)  # type: ignore[attr-defined]
+    merges = generate_merges(scores, scores)
     made = models.BPE(pieces, merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True)
     tokenizer = Tokenizer(made)
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
