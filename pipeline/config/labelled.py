@@ -20,7 +20,7 @@ class Description(BaseModel):
     text: str  # column
     model: str = Field(pattern=r"^[^\p{C}]{1,200}$")
     how: dict[str, Annotated[int, Field(ge=0)]]  # answered texts, by the way their probabilities were found
-    usd: float = Field(ge=0)
+    usd: float = Field(0.0, ge=0)  # logged answers cost nothing more
     p50_ms: float | None = Field(None, ge=0)
     p95_ms: float | None = Field(None, ge=0)
 

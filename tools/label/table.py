@@ -172,6 +172,7 @@ def describe(output: str, spec: Spec, facts: Frozen) -> None:
     document = {
         "endpoint": without_secrets(spec.source.url),
         "kind": spec.source.kind,
+        "model": spec.source.model,
         "text": spec.text,
         "question": spec.question.model_dump(mode="json"),
         **facts.model_dump(mode="json"),

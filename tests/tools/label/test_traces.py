@@ -20,8 +20,9 @@ from pydantic import ValidationError
 
 from kdc.artifact.question_forms import question_of
 from kdc.common.errors import InputError
+from kdc.pipeline.config.labelled import read_description
 from kdc.tools.label.spec import Spec
-from kdc.tools.label.traces import Trace, TraceCounts, read_traces
+from kdc.tools.label.traces import Trace, TraceCounts, label_traces, read_traces
 
 Json = dict[str, Any]
 LABELS = ("refund", "delivery", "other")
@@ -401,6 +402,16 @@ def test_progress_reaches_the_end(tmp_path: Path) -> None:
     told: list[tuple[int, int]] = []
     read_traces(file, spec_of(), lambda done, rows: told.append((done, rows)))
     assert told[-1] == (file.stat().st_size, 1)
+
+
+def test_what_is_written_names_the_model_for_kdc_compress(tmp_path: Path) -> None:
+    """Would catch a description that `kdc compress --train` refuses as damaged."""
+    write_table(tmp_path / "log.csv", [{"text": "a", "answer": "refund"}, {"text": "b", "answer": "other"}])
+    label_traces(spec_of(), tmp_path / "log.csv", str(tmp_path / "out.csv"))
+    description = read_description(tmp_path / "out.csv")
+    assert description is not None
+    assert (description.text, description.model, description.how) == ("text", "m", {"bare": 2})
+    assert description.usd_per_million_texts is None
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
