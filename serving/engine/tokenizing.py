@@ -89,7 +89,8 @@ class RowTokenizer:
 
     Results equal the library's truncation ("longest_first"). The library keeps all pieces that it cuts off, and a
     pair's combinations: gigabytes for two texts of 10,000 words. This class reads little more than it keeps, if the
-    tokenizer splits texts into words.
+    tokenizer splits texts into words. One exception: it cannot tell which text of a pair is longer if both are longer
+    than what it reads (32 * (`max_length` + 32) characters). Then an odd token may stay of the other text.
 
     Args:
         tokenizer: its settings change, so nothing else may use it.
