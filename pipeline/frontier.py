@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from kdc.artifact.folder import load_manifest
 from kdc.artifact.manifest import CPU_PROVIDER
 from kdc.common import machine
 from kdc.common.errors import InputError, KdcError
@@ -182,6 +183,7 @@ def _facts(root: Path, made: list[_Made], left: list[Left], reporter: Reporter) 
     facts = FrontierFacts(
         task=task.name,
         metric=metric,
+        labels=load_manifest(made[0].artifact).lineage.labels,
         rows=len(one.labels),
         groups=len(np.unique(one.groups)),
         teacher=scores["teacher"],

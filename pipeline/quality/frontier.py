@@ -39,6 +39,7 @@ class FrontierFacts(Result):
     schema_version: Literal[1] = 1
     task: str
     metric: str  # of `score`
+    labels: str | None = None  # as in `Lineage`
     rows: int  # evaluation rows
     groups: int  # independent groups of rows
     teacher: float  # points, in torch

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 
-from kdc.artifact.inspection import BASELINES, share
+from kdc.artifact.inspection import BASELINES, labels_in_words, share
 from kdc.common.files import write_whole
 from kdc.common.tables import number
 from kdc.pipeline.packaging.markup import render
@@ -25,6 +25,7 @@ def write_frontier(root: Path, facts: FrontierFacts) -> None:
     """Write the files; the facts come last, as the sign that all exist."""
     folder = Path(__file__).parent
     values = {"facts": facts, "title": f"{facts.task}: the whole curve", "rows": table(facts), "floors": _floors(facts)}
+    values["labels"] = labels_in_words(facts.labels)
     write_whole(root / f"{FRONTIER}.md", render(folder / f"{FRONTIER}.md", **values))
     write_whole(root / f"{FRONTIER}.html", render(folder / f"{FRONTIER}.html", figure=curve(facts), **values))
     write_whole(root / f"{FRONTIER}.json", json.dumps(facts.model_dump(mode="json"), indent=2, ensure_ascii=False))

@@ -1,6 +1,7 @@
 """A frontier: one teacher, several students, each an artifact of its own, and a page that compares them."""
 
 import csv
+import html
 import json
 import os
 import random
@@ -366,6 +367,14 @@ def test_facts_that_are_written_are_read_again(tmp_path: Path) -> None:
     facts = facts_of(a_point("static", 72.0, 0.1), left=(Left(student="conv", why="it learned nothing"),))
     write_frontier(tmp_path, facts)
     assert read_facts(tmp_path) == facts
+
+
+@pytest.mark.parametrize(("labels", "told"), [("model:GPT-X", "agreement with GPT-X's labels"), (None, None)])
+def test_the_page_says_whose_labels_the_scores_are_by(labels: str | None, told: str | None, tmp_path: Path) -> None:
+    write_frontier(tmp_path, facts_of(a_point("static", 72.0, 0.1)).model_copy(update={"labels": labels}))
+    for name in ("frontier.html", "frontier.md"):
+        text = html.unescape((tmp_path / name).read_text(encoding="utf-8"))
+        assert (told is not None and told in text) or (told is None and "labels" not in text), name
 
 
 def test_the_table_tells_the_most_accurate_first_and_names_the_fronts() -> None:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from email.utils import format_datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx2
@@ -303,7 +304,7 @@ def test_pauses_double_and_differ(module: Any, monkeypatch: pytest.MonkeyPatch) 
         asked.append(most)
         return 0.0
 
-    monkeypatch.setattr(module.random, "uniform", longest)
+    monkeypatch.setattr(module, "random", SimpleNamespace(uniform=longest))  # others may use the real one
     monkeypatch.setattr(module, "LONGEST_PAUSE_S", 1.0)
     with stub((503, None)) as server, pytest.raises(module.NoAnswer, match="503"):
         ask(module, server.url)
