@@ -8,14 +8,14 @@ import shutil
 import threading
 import time
 import weakref
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import httpx2
 import pytest
-from bag_models import WORDS, expected_logits, write_artifact
+from bag_models import WORDS, write_artifact
 from live import running
+from reloads import eventually, expected_scores, link, raw_scores
 
 from kdc.artifact.folder import load_manifest
 from kdc.common.errors import InputError
@@ -23,31 +23,6 @@ from kdc.serving.engine.engine import Engine
 from kdc.serving.http import registry
 from kdc.serving.http.artifacts import paths_by_name
 from kdc.serving.http.settings import ServeSettings
-
-
-def link(target: Path, at: Path) -> Path:
-    """Point `at` to `target` in one step, as `kdc compress` does."""
-    temporary = at.with_suffix(".new")
-    temporary.symlink_to(target)
-    temporary.replace(at)
-    return at
-
-
-def raw_scores(url: str, text: str = "w1", path: str = "/predict") -> list[float]:
-    reply = httpx2.post(url + path, json={"inputs": text, "raw_scores": True}, timeout=30)
-    assert reply.status_code == 200, reply.text
-    return sorted(entry["score"] for entry in reply.json())
-
-
-def expected_scores(scale: float, text: str = "w1") -> Any:
-    return pytest.approx(sorted(expected_logits(text, scale=scale * 1.01).tolist()), abs=1e-5)
-
-
-def eventually(holds: Callable[[], bool], seconds: float = 10) -> None:
-    deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def test_a_new_artifact_takes_over_and_no_request_fails(tmp_path: Path) -> None:
