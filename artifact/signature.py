@@ -24,7 +24,7 @@ MAX_SIGNATURE_BYTES = 64 * 1024
 VARIABLE = "env:"
 _PAYLOAD_TYPE = "application/vnd.in-toto+json"
 _PREDICATE_TYPE = "urn:kdc:evidence:1"
-_LINEAGE = {"data_fingerprint", "teacher", "student", "recipe", "seed", "packages"}
+_EVIDENCE: Any = {"kdc_version": True, "created": True, "task": {"name"}, "lineage": True, "contract": {"verdict"}}
 _MOST_SIGNATURES = 8
 _SIGN = "`kdc push ARTIFACT PLACE --sign KEY` signs it"
 
@@ -45,13 +45,7 @@ def sign(manifest: Manifest, content: bytes, key: str) -> bytes:
         "_type": "https://in-toto.io/Statement/v1",
         "subject": [{"name": MANIFEST_NAME, "digest": digest}],
         "predicateType": _PREDICATE_TYPE,
-        "predicate": {
-            "kdc_version": manifest.kdc_version,
-            "created": manifest.created,
-            "task": manifest.task.name,
-            "verdict": None if manifest.contract is None else manifest.contract.verdict,
-            **manifest.lineage.model_dump(mode="json", include=_LINEAGE),
-        },
+        "predicate": manifest.model_dump(mode="json", include=_EVIDENCE),
     }
     payload = json.dumps(statement, sort_keys=True, separators=(",", ":")).encode()
     sig = base64.b64encode(private.sign(_signed_bytes(payload))).decode()

@@ -81,9 +81,8 @@ def local(
         if is_address(place):
             from kdc.artifact.stores.transfer import cached  # takes long to import
 
-            sha256 = expected.get(name)
-            folder = cached(name, place, allow_failed=allow_failed, expect_sha256=sha256, verify_key=verify_key)
-            paths[name] = str(folder)
+            pin = expected.get(name)
+            paths[name] = str(cached(name, place, allow_failed=allow_failed, expect_sha256=pin, verify_key=verify_key))
         else:
             paths[name] = os.path.abspath(place)
     return ",".join(f"{name}={path}" for name, path in paths.items())

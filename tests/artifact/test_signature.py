@@ -16,7 +16,7 @@ import transfers
 from bag_models import write_artifact
 from signing import authenticated, envelope, make_key, put_signature, statement
 
-from kdc.artifact.folder import load_manifest
+from kdc.artifact.folder import load_manifest, parse_manifest
 from kdc.artifact.signature import MAX_SIGNATURE_BYTES, read_signature, sign, signed_sha256_of
 from kdc.common.errors import InputError, KdcError
 
@@ -75,14 +75,18 @@ def test_the_statement_names_the_bytes_of_the_manifest_and_how_it_was_made(
     predicate = document.pop("predicate")
     assert {**document, "predicate": {}} == statement(artifact)
     manifest = json.loads((artifact / "manifest.json").read_bytes())
-    names = ("data_fingerprint", "teacher", "student", "recipe", "seed", "packages")
-    assert predicate == {name: manifest["lineage"][name] for name in names} | {
-        "kdc_version": manifest["kdc_version"],
-        "created": manifest["created"],
-        "task": manifest["task"]["name"],
-        "verdict": None,
+    assert predicate == {name: manifest[name] for name in ("kdc_version", "created", "lineage", "contract")} | {
+        "task": {"name": manifest["task"]["name"]}
     }
+    assert predicate["lineage"]["data_fingerprint"]
     assert signed(artifact, keys[0]) == signed(artifact, keys[0])
+
+
+def test_the_statement_holds_the_verdict(keys: tuple[str, str]) -> None:
+    content = (Path(__file__).parent / "manifests" / "0.1.0.json").read_bytes()
+    document = json.loads(sign(parse_manifest(content, "0.1.0.json"), content, keys[0]))
+    predicate = json.loads(base64.b64decode(document["payload"]))["predicate"]
+    assert predicate["contract"] == {"verdict": json.loads(content)["contract"]["verdict"]}
 
 
 def test_an_envelope_made_elsewhere_is_accepted(artifact: Path, keys: tuple[str, str]) -> None:
