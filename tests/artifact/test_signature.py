@@ -84,7 +84,8 @@ def test_the_statement_names_the_bytes_of_the_manifest_and_how_it_was_made(
 
 
 def test_the_statement_holds_the_verdict_alone_of_the_contract(artifact: Path, keys: tuple[str, str]) -> None:
-    judged = Judgement.model_construct(verdict="not shown", variant="int8")
+    facts: Json = {"verdict": "not shown", "variant": "int8"}
+    judged = Judgement.model_construct(**facts)
     manifest = load_manifest(artifact).model_copy(update={"contract": judged})
     document = json.loads(sign(manifest, b"", keys[0]))
     predicate = json.loads(base64.b64decode(document["payload"]))["predicate"]
