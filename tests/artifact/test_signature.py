@@ -201,7 +201,7 @@ def test_a_signature_that_is_no_regular_file_is_refused_at_once(artifact: Path, 
 
 def test_of_an_endless_signature_only_the_bound_is_read(artifact: Path) -> None:
     with (artifact / "signature.json").open("wb") as file:
-        file.truncate(10**9)
+        file.truncate(10**8)
     content = read_signature(artifact)
     assert content is not None
     assert len(content) == MAX_SIGNATURE_BYTES + 1
@@ -289,3 +289,6 @@ def test_inspect_says_that_a_given_key_signed(artifact: Path, keys: tuple[str, s
     assert done.stdout.splitlines()[-1] == "signed by a given key"
     assert transfers.kdc("inspect", place, "--verify-key", new[1]).returncode == 2
     assert transfers.kdc("inspect", place, "--verify-key", "").returncode == 2
+    pulled = transfers.kdc("pull", place, str(tmp_path / "copy"), "--verify-key", keys[1])
+    assert "signed by a given key" in pulled.stdout
+    assert transfers.kdc("pull", place, str(tmp_path / "another"), "--verify-key", new[1]).returncode == 2
