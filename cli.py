@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from kdc.artifact.artifact_options import ALLOW_FAILED, COLUMNS, LIMITS, REPLACE, SHA256, TERMS, VARIANT
+from kdc.artifact.artifact_options import ALLOW_FAILED, COLUMNS, LIMITS, REPLACE, SHA256, TERMS, VARIANT, VERIFY_KEY
 from kdc.common.command_options import Setting, argument, option, settings, taken, takes
 from kdc.common.errors import InputError, KdcError, installing, printable
 from kdc.pipeline.config.compress_options import COMPRESS, RUN
@@ -358,14 +358,16 @@ def verify(
 
 
 @app.command(name="inspect")
-@takes(SHA256)
+@takes(SHA256, VERIFY_KEY)
 def inspect_(given: dict[str, Any], artifact: Artifact, as_json: Json = False) -> None:
     """Show an artifact's manifest, lineage and metrics, after checking every file's hash."""
     from kdc.artifact.folder import load_manifest
     from kdc.artifact.inspection import render
+    from kdc.artifact.signature import signed_sha256_of
 
-    manifest = load_manifest(artifact, **given)
-    _print(as_json, manifest, render(manifest))
+    keys, expected = given.get("verify_key"), given.get("expect_sha256")
+    manifest = load_manifest(artifact, expect_sha256=signed_sha256_of(artifact, keys, expected))
+    _print(as_json, manifest, render(manifest) + ("\n\nsigned by a given key" if keys else ""))
 
 
 @app.command()
@@ -373,6 +375,7 @@ def inspect_(given: dict[str, Any], artifact: Artifact, as_json: Json = False) -
     REPLACE,
     ALLOW_FAILED,
     Setting("public", bool, "Make the hub repository public if push creates it (default: private)."),
+    Setting("sign", str, "Private Ed25519 key to sign it with: a PEM file, or env:NAME.", keys=("sign_key",)),
 )
 def push(
     given: dict[str, Any],
@@ -392,7 +395,7 @@ def push(
 
 
 @app.command()
-@takes(SHA256, REPLACE)
+@takes(SHA256, VERIFY_KEY, REPLACE)
 def pull(
     given: dict[str, Any],
     source: Annotated[
@@ -409,6 +412,7 @@ def pull(
 
     result = pull_artifact(source, folder, **given)
     done = f"{result.received_bytes:,} of {result.bytes:,} bytes received, all hashes match"
+    done += ", signed by a given key" if given.get("verify_key") else ""
     _print(as_json, result, f"{folder}: {done if result.changed else 'is there already'}, SHA-256 {result.sha256}")
 
 

@@ -4,6 +4,8 @@ from kdc.common.command_options import Setting, settings
 
 VARIANT = Setting("variant", str, "What to load: fp32, int8, fp16 or cascade (default: the manifest's choice).")
 SHA256 = Setting("expect-sha256", str, "SHA-256 that the manifest must have; any other artifact is refused.")
+_VERIFY = "Public key, a PEM file or env:NAME. One of these keys must have signed the artifact. Repeatable."
+VERIFY_KEY = Setting("verify-key", list[str], _VERIFY)
 ALLOW_FAILED = Setting("allow-failed", bool, "Accept an artifact that failed its contract.")
 REPLACE = Setting("force", bool, "Replace another artifact that is there already.")
 TEXTS = settings(

@@ -57,7 +57,7 @@ def load_manifest(folder: Path, *, verify: bool = True, expect_sha256: str | Non
     """
     path = folder / MANIFEST_NAME
     try:
-        with _opened(path) as file:
+        with opened(path) as file:
             content = file.read(MAX_MANIFEST_BYTES + 1)
     except (FileNotFoundError, NotADirectoryError) as error:
         remedy = f"give the folder that holds {MANIFEST_NAME}, e.g. `runs/sst2/artifact`"
@@ -79,7 +79,7 @@ def check_contents(folder: Path, manifest: Manifest) -> None:
         KdcError: a file is damaged or unreadable.
     """
     for name in manifest.files:
-        with _reading(), _opened(folder / name) as file:
+        with _reading(), opened(folder / name) as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
             size = os.fstat(file.fileno()).st_size
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if size else nullcontext(b"") as content:
@@ -92,7 +92,7 @@ def read_contents(path: Path, manifest: Manifest, *, verify: bool = True) -> byt
     Raises:
         KdcError: the file is damaged or unreadable.
     """
-    with _reading(), _opened(path) as file:
+    with _reading(), opened(path) as file:
         content = file.read(manifest.files[path.name].size + 1)  # a file that has grown must not fill memory
     if verify:
         _check(content, hashlib.sha256(content).hexdigest(), manifest, path)
@@ -108,7 +108,7 @@ def _check(content: bytes | mmap.mmap, digest: str, manifest: Manifest, path: Pa
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[BufferedReader]:
+def opened(path: Path) -> Iterator[BufferedReader]:
     """Open a regular file; a named pipe would wait for a writer."""
     with open(path, "rb", opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NONBLOCK", 0))) as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
@@ -154,7 +154,7 @@ def parse_manifest(content: bytes, path: object, *, expect_sha256: str | None = 
         raise _damaged("the manifest does not follow its schema", f"{path}: {problems}") from error
     if expect_sha256 is not None and manifest.sha256 != expect_sha256.strip().lower():
         given = f"manifest SHA-256 {manifest.sha256}, expected {expect_sha256}"
-        remedy = "fetch the artifact again, or pass the SHA-256 that `kdc inspect` prints for a copy that you trust"
+        remedy = "fetch it again, or if you trust this copy, sign it, or pass the SHA-256 that `kdc inspect` prints"
         raise InputError("this is not the artifact that was expected", given=given, remedy=remedy)
     return manifest
 

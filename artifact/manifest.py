@@ -18,6 +18,7 @@ from kdc.common.frozen import Frozen
 
 SCHEMA_VERSION = 1
 MANIFEST_NAME = "manifest.json"
+SIGNATURE_NAME = "signature.json"
 MAX_MANIFEST_BYTES = 1024 * 1024
 CPU_PROVIDER = "CPUExecutionProvider"
 CUDA_PROVIDER = "CUDAExecutionProvider"
@@ -251,7 +252,7 @@ class Manifest(Frozen):
     @model_validator(mode="after")
     def _parts_fit_together(self) -> Self:
         for name in self.files:
-            if not _PLAIN_NAME.fullmatch(name) or name == MANIFEST_NAME:
+            if not _PLAIN_NAME.fullmatch(name) or name in (MANIFEST_NAME, SIGNATURE_NAME):
                 raise ValueError(f"file name {name!r} is not a plain name inside the artifact")
         if len({name.lower() for name in self.files}) < len(self.files):
             raise ValueError("two file names differ only in upper and lower case: some disks keep just one")

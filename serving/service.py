@@ -71,8 +71,7 @@ class Classifier:
     @staticmethod
     def before_workers() -> None:
         """`bentoml serve` would restart a worker with a damaged artifact without end."""
-        artifacts = verify(_SETTINGS).artifact
-        os.environ |= {"KDC_ARTIFACT": artifacts, runtime.SUPERVISOR: str(os.getpid())}
+        os.environ |= verify(_SETTINGS).environment() | {runtime.SUPERVISOR: str(os.getpid())}
 
     @bentoml.on_startup
     async def start(self) -> None:

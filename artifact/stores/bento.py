@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from kdc.artifact.folder import load_manifest
-from kdc.artifact.manifest import MANIFEST_NAME
 from kdc.artifact.stores.addresses import BENTO, Tag
 from kdc.artifact.stores.sources import Outgoing
 from kdc.common.errors import InputError
@@ -47,7 +46,8 @@ def push_to_bento(tag: Tag, artifact: Outgoing, *, force: bool) -> tuple[int | N
         if (present := _find(tag)) is not None and not force:
             for model in [present] if tag.version is not None else bentoml.models.list(tag.name):
                 if model.info.metadata.get("kdc_sha256") == manifest.sha256:
-                    return None, f"{BENTO}{model.tag}"
+                    is_new = artifact.renew_signature(Path(model.path))
+                    return len(artifact.signature or b"") if is_new else None, f"{BENTO}{model.tag}"
             if tag.version is not None:
                 remedy = "another version, or --force to replace it"
                 raise InputError("another model is there", given=f"{BENTO}{tag}", remedy=remedy)
@@ -59,9 +59,10 @@ def push_to_bento(tag: Tag, artifact: Outgoing, *, force: bool) -> tuple[int | N
         ) as model:
             for name in manifest.files:
                 shutil.copyfile(artifact.folder / name, Path(model.path) / name)
-            (Path(model.path) / MANIFEST_NAME).write_bytes(artifact.content)
+            for name, content in artifact.by_name.items():
+                (Path(model.path) / name).write_bytes(content)
             load_manifest(Path(model.path), expect_sha256=manifest.sha256)
-    return manifest.size_bytes + len(artifact.content), f"{BENTO}{model.tag}"
+    return manifest.size_bytes + artifact.size_bytes, f"{BENTO}{model.tag}"
 
 
 def _find(tag: Tag) -> Any:

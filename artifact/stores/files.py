@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from kdc.artifact.folder import describe_files
-from kdc.artifact.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, FileInfo, Manifest
-from kdc.artifact.stores.sources import Opened, Outgoing, Source
+from kdc.artifact.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, SIGNATURE_NAME, FileInfo, Manifest
+from kdc.artifact.stores.sources import Documents, Opened, Outgoing, Source
 from kdc.common.errors import InputError, KdcError, without_secrets
 from kdc.common.places import file_system, is_local, lock, reaching, whole_file_at
 from kdc.common.progress import Meter
@@ -93,7 +93,8 @@ class FileTarget(FileSource):
 
     def send(self, artifact: Outgoing, *, force: bool, meter: Meter) -> int | None:
         manifest = artifact.manifest
-        old = self._artifact_to_replace(manifest, force)
+        present = self._artifact_to_replace(manifest, force)
+        old = None if present is None else present.manifest
         stored = {} if old is None else old.files
         if old is None and self._journal() == artifact.content:
             stored = manifest.files
@@ -103,30 +104,35 @@ class FileTarget(FileSource):
         missing_bytes = sum(info.size for info in missing.values())
         meter.start(f"push {self.address}", manifest.size_bytes)
         meter.advance(manifest.size_bytes - missing_bytes)
-        if old is not None and old.sha256 == manifest.sha256 and not missing:
-            return None
+        if present is not None and present.manifest.sha256 == manifest.sha256 and not missing:
+            if artifact.signature in (None, present.signature):
+                return None
+            self._write(SIGNATURE_NAME, artifact.signature)
+            return len(artifact.signature)
         self._remove([*missing])  # so that the journal is right about all files
         self._write(JOURNAL_NAME, artifact.content)
-        self._remove([MANIFEST_NAME])
+        self._remove([MANIFEST_NAME, SIGNATURE_NAME])
         for name in sorted(missing, key=lambda name: missing[name].size):
             self._send_file(artifact.folder / name, name, meter)
-        self._write(MANIFEST_NAME, artifact.content)
+        for name, content in artifact.by_name.items():
+            self._write(name, content)
         outdated = set() if old is None else old.files.keys() - manifest.files.keys()
         self._remove([*sorted(outdated), JOURNAL_NAME])
-        return missing_bytes + len(artifact.content)
+        return missing_bytes + artifact.size_bytes
 
-    def _artifact_to_replace(self, manifest: Manifest, force: bool) -> Manifest | None:
+    def _artifact_to_replace(self, manifest: Manifest, force: bool) -> Documents | None:
         try:
-            old, _ = self.read_manifest()
+            present = self.read_documents()
         except KdcError as error:
             if force or not self._is_occupied():
                 return None
             remedy = "another place, or --force to write into it"
             raise InputError("something else is there", given=self.address, remedy=remedy) from error
+        old = present.manifest
         if old.sha256 != manifest.sha256 and not force:
             given, remedy = f"{self.address}: {old.task.name}, SHA-256 {old.sha256}", "another place, or --force"
             raise InputError("another artifact is there", given=given, remedy=remedy)
-        return old
+        return present
 
     def _is_occupied(self) -> bool:
         """Whether anything is there that kdc did not push."""

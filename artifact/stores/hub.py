@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 import httpx2
 
-from kdc.artifact.manifest import MANIFEST_NAME, Manifest
+from kdc.artifact.manifest import SIGNATURE_NAME
 from kdc.artifact.stores.addresses import HUB, Repository
 from kdc.artifact.stores.sources import Opened, Outgoing, Source
 from kdc.common.errors import InputError, KdcError
@@ -165,9 +165,10 @@ def push_to_hub(repository: Repository, artifact: Outgoing, *, public: bool) -> 
         differing = _differing(before, artifact)
         if not differing:
             return None, f"{HUB}{repository.name}@{before.sha}"
-        files = [name for name in differing if name != MANIFEST_NAME]
+        files = [name for name in differing if name in manifest.files]
         operations = [CommitOperationAdd(name, str(artifact.folder / name)) for name in files]
-        operations += [CommitOperationAdd(MANIFEST_NAME, artifact.content), *_removals(repository, before, manifest)]
+        operations += [CommitOperationAdd(name, content) for name, content in artifact.by_name.items()]
+        operations += _removals(repository, before, artifact)
         if not sys.stderr.isatty():
             disable_progress_bars()
         commit = api.create_commit(
@@ -183,7 +184,7 @@ def push_to_hub(repository: Repository, artifact: Outgoing, *, public: bool) -> 
         if lost := _differing(after, artifact):
             given, remedy = f"{address}: {', '.join(lost)}", "check the repository's .gitignore, then push again"
             raise KdcError("the hub took the commit without some files", given=given, remedy=remedy)
-    return sum(manifest.files[name].size for name in files) + len(artifact.content), address
+    return sum(manifest.files[name].size for name in files) + artifact.size_bytes, address
 
 
 def _branch(api: Any, repository: Repository, public: bool) -> Any:
@@ -201,25 +202,28 @@ def _branch(api: Any, repository: Repository, public: bool) -> Any:
 
 def _differing(commit: Any, artifact: Outgoing) -> list[str]:
     stored = {file.rfilename: file for file in commit.siblings or ()}
-    names = [*artifact.manifest.files, MANIFEST_NAME]
-    return [name for name in names if name not in stored or not _is_same(stored[name], artifact.folder / name)]
+    contents: dict[str, bytes | Path] = {name: artifact.folder / name for name in artifact.manifest.files}
+    contents |= artifact.by_name
+    return [name for name, content in contents.items() if name not in stored or not _is_same(stored[name], content)]
 
 
-def _is_same(stored: Any, path: Path) -> bool:
-    if stored.size != path.stat().st_size:
+def _is_same(stored: Any, content: bytes | Path) -> bool:
+    if stored.size != (content.stat().st_size if isinstance(content, Path) else len(content)):
         return False
     if stored.lfs is not None:
-        return bool(stored.lfs.sha256 == sha256_of(path))
-    content = b"blob %d\0" % stored.size + path.read_bytes()
-    return bool(stored.blob_id == hashlib.sha1(content, usedforsecurity=False).hexdigest())
+        digest = sha256_of(content) if isinstance(content, Path) else hashlib.sha256(content).hexdigest()
+        return bool(stored.lfs.sha256 == digest)
+    blob = b"blob %d\0" % stored.size + (content.read_bytes() if isinstance(content, Path) else content)
+    return bool(stored.blob_id == hashlib.sha1(blob, usedforsecurity=False).hexdigest())
 
 
-def _removals(repository: Repository, before: Any, manifest: Manifest) -> list[Any]:
+def _removals(repository: Repository, before: Any, artifact: Outgoing) -> list[Any]:
     from huggingface_hub import CommitOperationDelete
 
     try:
-        old, _ = HubSource(Repository(repository.name, before.sha)).read_manifest()
+        old = HubSource(Repository(repository.name, before.sha)).read_documents().manifest
     except KdcError:  # its files are unknown
         return []
     stored = {file.rfilename for file in before.siblings or ()}
-    return [CommitOperationDelete(name) for name in sorted(stored & old.files.keys() - manifest.files.keys())]
+    outdated = {*old.files, SIGNATURE_NAME} - {*artifact.manifest.files, *artifact.by_name}
+    return [CommitOperationDelete(name) for name in sorted(stored & outdated)]

@@ -10,7 +10,7 @@ import shutil
 from pathlib import Path
 
 from kdc.artifact.folder import load_manifest, parse_manifest
-from kdc.artifact.manifest import MANIFEST_NAME, FileInfo, Manifest
+from kdc.artifact.manifest import MANIFEST_NAME, SIGNATURE_NAME, FileInfo, Manifest
 from kdc.artifact.stores.sources import Source
 from kdc.common.errors import InputError, KdcError
 from kdc.common.files import sha256_of
@@ -53,7 +53,7 @@ def _strangers(folder: Path) -> list[str]:
         return [folder.name]
     path = folder / MANIFEST_NAME
     try:
-        known = {path.name, *parse_manifest(path.read_bytes(), path).files}
+        known = {path.name, SIGNATURE_NAME, *parse_manifest(path.read_bytes(), path).files}
     except (OSError, KdcError):
         known = set()
     return sorted(path.name for path in folder.iterdir() if path.name not in known or not path.is_file())

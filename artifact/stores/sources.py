@@ -7,17 +7,43 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kdc.artifact.folder import parse_manifest
-from kdc.artifact.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, Manifest
-from kdc.common.errors import InputError
+from kdc.artifact.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, SIGNATURE_NAME, Manifest
+from kdc.artifact.signature import MAX_SIGNATURE_BYTES, Keys, read_signature, signed_sha256
+from kdc.common.errors import InputError, KdcError
+from kdc.common.files import write_whole
 
 
 @dataclass(frozen=True)
-class Outgoing:
+class Documents:
+    """An artifact's manifest, and who signed it."""
+
+    manifest: Manifest
+    content: bytes  # of `manifest.json`
+    signature: bytes | None  # content of `signature.json`, if there is one
+
+    @property
+    def by_name(self) -> dict[str, bytes]:
+        """Contents in the order of writing, the manifest last."""
+        signature = {} if self.signature is None else {SIGNATURE_NAME: self.signature}
+        return signature | {MANIFEST_NAME: self.content}
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(map(len, self.by_name.values()))
+
+    def renew_signature(self, folder: Path) -> bool:
+        """Write the signature if the same artifact in a folder has another one or none. Returns whether it did."""
+        if self.signature is None or self.signature == read_signature(folder):
+            return False
+        write_whole(folder / SIGNATURE_NAME, self.signature, shared=True)
+        return True
+
+
+@dataclass(frozen=True)
+class Outgoing(Documents):
     """A verified artifact to push."""
 
     folder: Path
-    manifest: Manifest
-    content: bytes  # of `manifest.json`
 
 
 @dataclass(frozen=True)
@@ -53,11 +79,11 @@ class Source(ABC):
                     break
         return bytes(content[:limit])
 
-    def read_manifest(self, expect_sha256: str | None = None) -> tuple[Manifest, bytes]:
-        """The manifest and its bytes.
+    def read_documents(self, expect_sha256: str | None = None, verify_key: Keys = None) -> Documents:
+        """Read the manifest and its signature.
 
         Raises:
-            InputError: the artifact is missing, or not the expected one.
+            InputError: the artifact is missing, not the expected one, or not signed by a key.
             KdcError: it is damaged, or the store failed.
         """
         try:
@@ -65,4 +91,10 @@ class Source(ABC):
         except FileNotFoundError:
             remedy = f"give the place that holds {MANIFEST_NAME}; `kdc push ARTIFACT {self.address}` puts one there"
             raise InputError("there is no artifact here", given=self.address, remedy=remedy) from None
-        return parse_manifest(content, f"{self.address}/{MANIFEST_NAME}", expect_sha256=expect_sha256), content
+        signature = None
+        # Some stores refuse to tell that a file is missing.
+        with contextlib.suppress(FileNotFoundError, *([KdcError] if verify_key is None else [])):
+            signature = self.read(SIGNATURE_NAME, MAX_SIGNATURE_BYTES + 1)
+        expected = signed_sha256(signature, verify_key, self.address, expect_sha256)
+        manifest = parse_manifest(content, f"{self.address}/{MANIFEST_NAME}", expect_sha256=expected)
+        return Documents(manifest, content, signature)

@@ -6,6 +6,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from kdc.artifact.manifest import MANIFEST_NAME
+from kdc.artifact.signature import Keys
 from kdc.artifact.stores.addresses import is_address, name_of
 from kdc.common.errors import InputError
 
@@ -66,7 +67,9 @@ def expected_sha256(given: str | None, names: Collection[str]) -> dict[str, str]
     return expected
 
 
-def local(artifacts: str, *, allow_failed: bool = False, expect_sha256: str | None = None) -> str:
+def local(
+    artifacts: str, *, allow_failed: bool = False, expect_sha256: str | None = None, verify_key: Keys = None
+) -> str:
     """Download addresses; return the list with absolute paths for workers in another folder. Symlinks are kept.
 
     Raises:
@@ -78,7 +81,8 @@ def local(artifacts: str, *, allow_failed: bool = False, expect_sha256: str | No
         if is_address(place):
             from kdc.artifact.stores.transfer import cached  # takes long to import
 
-            paths[name] = str(cached(name, place, allow_failed=allow_failed, expect_sha256=expected.get(name)))
+            pin = expected.get(name)
+            paths[name] = str(cached(name, place, allow_failed=allow_failed, expect_sha256=pin, verify_key=verify_key))
         else:
             paths[name] = os.path.abspath(place)
     return ",".join(f"{name}={path}" for name, path in paths.items())

@@ -17,6 +17,7 @@ from kdc.artifact.contract.judgement import Judgement
 from kdc.artifact.contract.text import refuse_failed, sentence
 from kdc.artifact.folder import load_manifest
 from kdc.artifact.manifest import MANIFEST_NAME
+from kdc.artifact.signature import signed_sha256_of
 from kdc.common import machine
 from kdc.common.cores import usable_cores
 from kdc.common.errors import InputError, KdcError
@@ -46,15 +47,16 @@ def verify(settings: ServeSettings, *, hashes: bool = True) -> ServeSettings:
     _ = settings.api_key
     check_upstream(settings)
     trace_exporters()
-    allow, sha256 = settings.allow_failed, settings.expect_sha256
-    artifact = local(settings.artifact, allow_failed=allow, expect_sha256=sha256)
+    allow, sha256, keys = settings.allow_failed, settings.expect_sha256, settings.verify_key
+    artifact = local(settings.artifact, allow_failed=allow, expect_sha256=sha256, verify_key=keys)
     paths = paths_by_name(artifact)
     expected = expected_sha256(sha256, paths)
     if strangers := set(settings.answering) - paths.keys():
         remedy = f"names of artifacts that are served: {', '.join(paths)}"
         raise InputError("--answers names no artifact", given=", ".join(sorted(strangers)), remedy=remedy)
     for name, path in paths.items():
-        manifest = load_manifest(path, verify=hashes, expect_sha256=expected.get(name))
+        signed = signed_sha256_of(path, keys, expected.get(name))
+        manifest = load_manifest(path, verify=hashes, expect_sha256=signed)
         refuse_failed(manifest.contract, allow=allow)
         if settings.resume:
             AuditRecord(settings.state_folder, manifest.sha256, None).resume()
@@ -79,7 +81,7 @@ class Registry:
 
     def load(self) -> None:
         for name, path in self._paths.items():
-            self._seen[name] = _signature(path)
+            self._seen[name] = _identity(path)
             self.models[name] = Model(name, self._open(name), self._settings, self._listeners)
 
     async def watch(self) -> None:
@@ -98,7 +100,7 @@ class Registry:
             self._listeners.reloaded(name, refused)
 
     async def _look(self, name: str, path: Path, *, refused: bool) -> bool:
-        signature = await self._read(name, functools.partial(_signature, path))
+        signature = await self._read(name, functools.partial(_identity, path))
         if signature == self._seen[name]:
             return refused
         self._seen[name] = signature
@@ -163,15 +165,15 @@ class Registry:
         return None
 
     def _open(self, name: str) -> Engine:
-        settings = self._settings
+        settings, folder = self._settings, self._paths[name].resolve()  # once: a link may change
         threads = settings.threads or max(1, usable_cores() // settings.workers)
         engine = Engine.load(
-            self._paths[name],
+            folder,
             variant=settings.variant,
             device=settings.device,
             threads=threads,
             lanes=MAX_LANES,
-            expect_sha256=self._expected.get(name),
+            expect_sha256=signed_sha256_of(folder, settings.verify_key, self._expected.get(name)),
         )
         assert engine.manifest is not None
         check_queue(engine.tokenizer_info, settings.max_queue_tokens)
@@ -198,7 +200,7 @@ def _warn_of_contract(engine: Engine, judged: Judgement | None) -> None:
             log.warning("%s: %s", engine.task.name, warning)
 
 
-def _signature(path: Path) -> object:
+def _identity(path: Path) -> object:
     """The link's target and the files' identities; None: no artifact.
 
     All files count: a half-copied artifact is tried again with each new file.

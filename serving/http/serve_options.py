@@ -1,6 +1,6 @@
 """Options of `kdc serve`."""
 
-from kdc.artifact.artifact_options import ALLOW_FAILED, VARIANT
+from kdc.artifact.artifact_options import ALLOW_FAILED, VARIANT, VERIFY_KEY
 from kdc.common.command_options import settings
 
 SERVE = (
@@ -16,6 +16,7 @@ SERVE = (
         ("expect-sha256", str, "The manifest's SHA-256, of several artifacts NAME=SHA256,...; others are refused."),
         ("drain-delay", float, "Seconds of 503 answers between SIGTERM and the end (default 2).", "drain_delay_s"),
     ),
+    VERIFY_KEY,
     VARIANT,
     ALLOW_FAILED,
     *settings(

@@ -7,9 +7,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 
 from kdc.artifact.manifest import Device
+from kdc.artifact.signature import VARIABLE
 from kdc.common.errors import InputError, installing
 from kdc.common.frozen import Frozen
 
@@ -27,11 +28,20 @@ def _with_host(address: str) -> str:
     return f"{host or '127.0.0.1'}:{port}"
 
 
+def _key_places(keys: str | list[str]) -> list[str]:
+    """With absolute paths: workers run in another folder."""
+    places = keys.split(",") if isinstance(keys, str) else keys
+    return [place if place.startswith(VARIABLE) else os.path.abspath(place) for place in map(str.strip, places)]
+
+
 class ServeSettings(Frozen):
     """Settings of one worker; the variable of `name` is `KDC_NAME`."""
 
     artifact: str = Field("", description="artifacts to serve: [NAME=]PATH or [NAME=]address, separated by commas")
     expect_sha256: str | None = Field(None, description="SHA-256 of the manifest; of several artifacts NAME=SHA256,...")
+    verify_key: Annotated[list[str] | None, BeforeValidator(_key_places)] = Field(
+        None, description="public keys, one of which signed each artifact: PEM files or env:NAME, separated by commas"
+    )
     answers: str | None = Field(
         None,
         description="names, separated by commas: these artifacts answer every decision question with their options",
@@ -118,6 +128,7 @@ class ServeSettings(Frozen):
 
     def environment(self) -> dict[str, str]:
         values = self.model_dump(exclude_none=True)
+        values = {name: ",".join(value) if isinstance(value, list) else value for name, value in values.items()}
         return {PREFIX + name.upper(): str(value) for name, value in values.items()}
 
 

@@ -216,7 +216,7 @@ def test_a_changed_second_model_is_refused(tmp_path: Path) -> None:
 def test_what_is_loaded_is_what_was_hashed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Would catch a file that is opened again after its hash was compared: each is emptied as soon as it is read."""
     folder = with_second(write_artifact(tmp_path / "mood", temperature=FIRST_T))
-    opened = folder_module._opened
+    opened = folder_module.opened
 
     @contextlib.contextmanager
     def emptying(path: Path) -> Iterator[Any]:
@@ -224,7 +224,7 @@ def test_what_is_loaded_is_what_was_hashed(tmp_path: Path, monkeypatch: pytest.M
             yield file
         path.write_bytes(b"")
 
-    monkeypatch.setattr(folder_module, "_opened", emptying)
+    monkeypatch.setattr(folder_module, "opened", emptying)
     with Engine.load(folder, device="cpu", threads=2, lanes=2) as engine:
         assert engine.lanes == 2
         encodings = engine.encode(TEXTS)

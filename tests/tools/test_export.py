@@ -113,6 +113,15 @@ def test_an_image_holds_the_artifact_under_models(artifact: Path, tmp_path: Path
     assert load_manifest(tmp_path / "mounted" / "models") == load_manifest(artifact)
 
 
+def test_an_image_holds_the_signature(artifact: Path, tmp_path: Path) -> None:
+    signed = shutil.copytree(artifact, tmp_path / "signed")
+    (signed / "signature.json").write_bytes(b"{}")
+    export_artifact(signed, str(tmp_path / "image"), form="oci")
+    layer = max((tmp_path / "image" / "blobs" / "sha256").iterdir(), key=lambda path: path.stat().st_size)
+    with tarfile.open(layer) as archive:
+        assert "models/signature.json" in archive.getnames()
+
+
 def test_the_same_artifact_makes_the_same_image(artifact: Path, tmp_path: Path) -> None:
     """Would catch times and owners in the archive, with which each push sends the layer again."""
     copy = shutil.copytree(artifact, tmp_path / "copy", copy_function=shutil.copy)

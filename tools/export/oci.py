@@ -9,7 +9,7 @@ import tarfile
 from pathlib import Path
 from typing import Any
 
-from kdc.artifact.manifest import MANIFEST_NAME, Manifest
+from kdc.artifact.manifest import MANIFEST_NAME, SIGNATURE_NAME, Manifest
 from kdc.common.files import sha256_of
 
 _INDEX, _MANIFEST, _CONFIG, _LAYER = (
@@ -23,7 +23,8 @@ def write_image(artifact: Path, manifest: Manifest, folder: Path, *, tag: str) -
     """The same artifact gives the same bytes, so registries store a layer once."""
     blobs = folder / "blobs" / "sha256"
     blobs.mkdir(parents=True)
-    layer = _add_layer(artifact, sorted([*manifest.files, MANIFEST_NAME]), blobs)
+    signature = [SIGNATURE_NAME] if (artifact / SIGNATURE_NAME).is_file() else []
+    layer = _add_layer(artifact, sorted([*manifest.files, MANIFEST_NAME, *signature]), blobs)
     annotations = {
         "org.opencontainers.image.title": manifest.task.name,
         "org.opencontainers.image.created": manifest.created,

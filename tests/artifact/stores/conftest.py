@@ -1,10 +1,12 @@
-"""Fixtures of transfers: two artifacts, and a local S3."""
+"""Fixtures of transfers: two artifacts, a local S3, a local hub, and BentoML's store."""
 
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import hub_stub
 import pytest
+from hub_stub import TOKEN, Stub
 from local_s3 import running_s3
 from transfers import Traffic, make_artifact
 
@@ -60,3 +62,41 @@ def traffic(monkeypatch: pytest.MonkeyPatch) -> Traffic:
 
     monkeypatch.setattr(client, "_make_api_call", call)
     return counted
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """An empty store. BentoML keeps the one of BENTOML_HOME as it was imported, so here it is exchanged inside it."""
+    from bentoml._internal.configuration.containers import BentoMLContainer
+    from bentoml._internal.models import ModelStore
+
+    monkeypatch.setenv("KDC_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("BENTOML_DO_NOT_TRACK", "true")
+    models = tmp_path / "home" / "models"
+    models.mkdir(parents=True)
+    BentoMLContainer.model_store.set(ModelStore(models))
+    yield models
+    BentoMLContainer.model_store.reset()
+
+
+@pytest.fixture
+def stub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Stub]:
+    """The hub that the library asks, with a token for it."""
+    import huggingface_hub
+    from huggingface_hub import constants, file_download, utils
+
+    with hub_stub.hub() as stub:
+        monkeypatch.setattr(constants, "ENDPOINT", stub.url)
+        for place in (constants, file_download):  # the template is made of the endpoint when the library is imported
+            template = stub.url + "/{repo_id}/resolve/{revision}/{filename}"
+            monkeypatch.setattr(place, "HUGGINGFACE_CO_URL_TEMPLATE", template, raising=False)
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)  # a protocol of its own, which is not spoken here
+        monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no-token"))
+        monkeypatch.setattr(hub, "_PAUSE_S", 0.01)
+        monkeypatch.setenv("HF_TOKEN", TOKEN)
+        # What the library keeps of a session knows whether it was offline; versions name the way to drop it otherwise.
+        drop = getattr(utils, "reset_sessions", None) or huggingface_hub.close_session
+        drop()
+        yield stub
+        drop()

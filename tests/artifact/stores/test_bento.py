@@ -5,7 +5,6 @@ import os
 import pickle
 import shutil
 from pathlib import Path
-from typing import Any
 
 import pytest
 import transfers
@@ -16,20 +15,7 @@ from kdc.artifact.stores.transfer import pull_artifact, push_artifact
 from kdc.common.errors import InputError, KdcError
 from kdc.serving.http.artifacts import local
 
-
-@pytest.fixture(autouse=True)
-def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """An empty store. BentoML keeps the one of BENTOML_HOME as it was imported, so here it is exchanged inside it."""
-    from bentoml._internal.configuration.containers import BentoMLContainer
-    from bentoml._internal.models import ModelStore
-
-    monkeypatch.setenv("KDC_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("BENTOML_DO_NOT_TRACK", "true")
-    models = tmp_path / "home" / "models"
-    models.mkdir(parents=True)
-    BentoMLContainer.model_store.set(ModelStore(models))
-    yield models
-    BentoMLContainer.model_store.reset()
+pytestmark = pytest.mark.usefixtures("store")
 
 
 def test_a_round_trip_gives_equal_bytes(artifact: Path, tmp_path: Path, store: Path) -> None:

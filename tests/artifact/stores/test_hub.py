@@ -5,7 +5,6 @@ import os
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import hub_stub
@@ -22,29 +21,6 @@ from kdc.common.errors import InputError, KdcError
 from kdc.serving.http.artifacts import local
 
 ADDRESS, NAME = "hf://team/mood", "team/mood"
-
-
-@pytest.fixture
-def stub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Stub]:
-    """The hub that the library asks, with a token for it."""
-    import huggingface_hub
-    from huggingface_hub import constants, file_download, utils
-
-    with hub_stub.hub() as stub:
-        monkeypatch.setattr(constants, "ENDPOINT", stub.url)
-        for place in (constants, file_download):  # the template is made of the endpoint when the library is imported
-            template = stub.url + "/{repo_id}/resolve/{revision}/{filename}"
-            monkeypatch.setattr(place, "HUGGINGFACE_CO_URL_TEMPLATE", template, raising=False)
-        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)  # a protocol of its own, which is not spoken here
-        monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no-token"))
-        monkeypatch.setattr(hub, "_PAUSE_S", 0.01)
-        monkeypatch.setenv("HF_TOKEN", TOKEN)
-        # What the library keeps of a session knows whether it was offline; versions name the way to drop it otherwise.
-        drop = getattr(utils, "reset_sessions", None) or huggingface_hub.close_session
-        drop()
-        yield stub
-        drop()
 
 
 def put(stub: Stub, artifact: Path, **instead: bytes) -> str:

@@ -8,14 +8,14 @@ import shutil
 import threading
 import time
 import weakref
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import httpx2
 import pytest
-from bag_models import WORDS, expected_logits, write_artifact
+from bag_models import WORDS, write_artifact
 from live import running
+from reloads import eventually, expected_scores, link, raw_scores
 
 from kdc.artifact.folder import load_manifest
 from kdc.common.errors import InputError
@@ -23,31 +23,6 @@ from kdc.serving.engine.engine import Engine
 from kdc.serving.http import registry
 from kdc.serving.http.artifacts import paths_by_name
 from kdc.serving.http.settings import ServeSettings
-
-
-def link(target: Path, at: Path) -> Path:
-    """Point `at` to `target` in one step, as `kdc compress` does."""
-    temporary = at.with_suffix(".new")
-    temporary.symlink_to(target)
-    temporary.replace(at)
-    return at
-
-
-def raw_scores(url: str, text: str = "w1", path: str = "/predict") -> list[float]:
-    reply = httpx2.post(url + path, json={"inputs": text, "raw_scores": True}, timeout=30)
-    assert reply.status_code == 200, reply.text
-    return sorted(entry["score"] for entry in reply.json())
-
-
-def expected_scores(scale: float, text: str = "w1") -> Any:
-    return pytest.approx(sorted(expected_logits(text, scale=scale * 1.01).tolist()), abs=1e-5)
-
-
-def eventually(holds: Callable[[], bool], seconds: float = 10) -> None:
-    deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def test_a_new_artifact_takes_over_and_no_request_fails(tmp_path: Path) -> None:
@@ -223,7 +198,7 @@ def test_after_any_error_in_a_reload_the_next_artifact_is_loaded(
         raise error
 
     with caplog.at_level(logging.ERROR), running(place, reload_s=0.05) as url:
-        monkeypatch.setattr("kdc.artifact.folder._opened", refuse)
+        monkeypatch.setattr("kdc.artifact.folder.opened", refuse)
         bad = tmp_path / "bad"
         shutil.copytree(tmp_path / "one", bad)
         link(bad, place)
@@ -269,7 +244,7 @@ def test_a_volume_that_hangs_is_told_and_keeps_nobody_waiting(
 ) -> None:
     """Would catch a look at one artifact that ends the reloads of the others, and one that nobody hears of."""
     places = {name: link(write_artifact(tmp_path / f"{name}1"), tmp_path / name) for name in ("a", "b")}
-    hangs, over, look = threading.Event(), threading.Event(), registry._signature
+    hangs, over, look = threading.Event(), threading.Event(), registry._identity
 
     def hanging(path: Path) -> object:
         if hangs.is_set() and path == places["a"]:
@@ -279,7 +254,7 @@ def test_a_volume_that_hangs_is_told_and_keeps_nobody_waiting(
     def told(url: str, value: str) -> bool:
         return f'kdc_artifact_refused{{model="a"}} {value}' in httpx2.get(f"{url}/metrics", timeout=3).text
 
-    monkeypatch.setattr(registry, "_signature", hanging)
+    monkeypatch.setattr(registry, "_identity", hanging)
     monkeypatch.setattr("kdc.serving.http.registry.PATIENCE_S", 0.1)
     with caplog.at_level(logging.ERROR), running(f"a={places['a']},b={places['b']}", reload_s=0.05) as url:
         hangs.set()
@@ -297,14 +272,14 @@ def test_a_volume_that_hangs_is_told_and_keeps_nobody_waiting(
 def test_a_look_that_fails_is_not_the_last_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    place, look, fails = link(write_artifact(tmp_path / "one"), tmp_path / "place"), registry._signature, [False]
+    place, look, fails = link(write_artifact(tmp_path / "one"), tmp_path / "place"), registry._identity, [False]
 
     def failing(path: Path) -> object:
         if fails[0]:
             raise MemoryError
         return look(path)
 
-    monkeypatch.setattr(registry, "_signature", failing)
+    monkeypatch.setattr(registry, "_identity", failing)
     with caplog.at_level(logging.ERROR), running(str(place), reload_s=0.05) as url:
         fails[0] = True
         eventually(lambda: "cannot be checked" in caplog.text)
@@ -315,7 +290,7 @@ def test_a_look_that_fails_is_not_the_last_one(
 
 def test_a_hung_volume_does_not_hold_up_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Would catch a thread that the end of the loop, or of the process, waits for."""
-    looks, over, look = threading.Event(), threading.Event(), registry._signature
+    looks, over, look = threading.Event(), threading.Event(), registry._identity
 
     def hanging(path: Path) -> object:
         if threading.current_thread().name == "kdc-reader":
@@ -323,7 +298,7 @@ def test_a_hung_volume_does_not_hold_up_the_end(tmp_path: Path, monkeypatch: pyt
             assert over.wait(60)
         return look(path)
 
-    monkeypatch.setattr(registry, "_signature", hanging)
+    monkeypatch.setattr(registry, "_identity", hanging)
     with running(write_artifact(tmp_path / "one"), reload_s=0.05):  # it fails where its end takes 15 seconds
         assert looks.wait(10)
     reader = next(each for each in threading.enumerate() if each.name == "kdc-reader")
