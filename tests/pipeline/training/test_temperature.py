@@ -40,20 +40,24 @@ def sigmoid(logits: NDArray[Any]) -> NDArray[np.float64]:
 
 
 def sharper(model: Any, kind: Any, pad_id: int, *, windows: bool) -> Any:
-    """Data on which a model is a third as sure as it should be: labels drawn from three times its logits."""
-    random = np.random.default_rng(0)
-    parts = [random.integers(3, 9, size=random.integers(1, 4) if windows else 1).tolist() for _ in range(COUNT)]
+    """Data on which a model is a third as sure as it should be: labels drawn from three times its logits.
+
+    The rows that are compared once more have one window.
+    """
+    random, outputs = np.random.default_rng(0), model.config.num_labels
+    counts = np.where(np.arange(COUNT) < 64, 1, random.integers(1, 4, COUNT)) if windows else np.ones(COUNT, np.int64)
+    parts = [random.integers(3, 9, size=count).tolist() for count in counts]
     columns: dict[str, Any] = {"row": list(range(COUNT)), "length": [sum(part) for part in parts]}
     columns["input_ids"] = [random.integers(5, 90, size=sum(part)).tolist() for part in parts]
     columns |= {"windows": parts} if windows else {}
-    labels = [[0, 0, 0]] * COUNT if kind == "multilabel" else [0] * COUNT
+    labels = [[0] * outputs] * COUNT if kind == "multilabel" else [0] * COUNT
     logits = predict(model, Rows([datasets.Dataset.from_dict(columns | {"label": labels})]), pad_id=pad_id)
     if kind == "multilabel":
         labels = (random.random(logits.shape) < sigmoid(3 * logits)).astype(int).tolist()
     else:
-        labels = [int(random.choice(3, p=row)) for row in softmax(3 * logits)]
+        labels = [int(random.choice(outputs, p=row)) for row in softmax(3 * logits)]
     rows = datasets.Dataset.from_dict(columns | {"label": labels})
-    task = custom_task("toy", "text", None, "label", kind, ("a", "b", "c"))
+    task = custom_task("toy", "text", None, "label", kind, tuple("abcdefghijklmnop"[:outputs]))
     return SimpleNamespace(
         task=task, tokens=lambda role, split: rows, rows=lambda split: rows, groups=lambda split: np.arange(COUNT)
     )
@@ -72,8 +76,10 @@ def folded(model: Any, kind: Any, *, windows: bool = False) -> tuple[float | Non
 
 @pytest.mark.parametrize("architecture", [*tiny_models.ARCHITECTURES, *tiny_models.GATED])
 def test_the_last_layer_is_divided_by_the_temperature(architecture: str, tmp_path: Path) -> None:
-    """Would catch another layer than the last one of a head, and a bias that is left as it was."""
-    model, _ = tiny_models.build(architecture, tmp_path)
+    """There are as many labels as the layers are wide. Would catch another layer, and a bias that is left as it was."""
+    model, _ = tiny_models.build(architecture, tmp_path, outputs=16)
+    head = [part for part in model.modules() if isinstance(part, torch.nn.Linear)][-1]
+    torch.nn.init.normal_(head.bias)
     temperature, before, after = folded(model, "classification")
     assert temperature == pytest.approx(1 / 3, rel=0.15)
     np.testing.assert_allclose(after * temperature, before, rtol=1e-4, atol=1e-5)
