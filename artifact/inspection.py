@@ -56,7 +56,7 @@ def render(manifest: Manifest) -> str:
         *([f"labels      {labels_in_words(lineage.labels)}"] if lineage.labels else []),
         f"packages    {', '.join(f'{name} {version}' for name, version in lineage.packages.items())}",
         f"judged on   {lineage.cpu}" + (f", {lineage.gpu}" if lineage.gpu else ""),
-        f"length      at most {length} tokens{windows}; calibration temperature {manifest.temperature:.3f}",
+        f"length      at most {length} tokens{windows}; calibration temperature {manifest.fitted_temperature:.3f}",
         "loads       " + ", ".join(f"{variant} on {provider}" for provider, variant in manifest.providers.items()),
         f"files       {len(manifest.files)}, all hashes match",
         *(f"            {name}  {file.size} bytes  {file.sha256[:16]}" for name, file in manifest.files.items()),

@@ -228,8 +228,9 @@ class Manifest(Frozen):
     input_names: tuple[str, ...]
     variants: dict[VariantName, Variant]
     providers: dict[str, str]  # execution provider -> variant
-    # Divides logits before softmax or sigmoid; from the tuning set.
+    # Divides logits before softmax or sigmoid; from the tuning set. 1 if it is in the graphs already.
     temperature: float = Field(default=1.0, ge=1e-6, le=1e6)
+    folded_temperature: float | None = Field(None, ge=1e-6, le=1e6)  # that the graphs' logits are divided by
     # Evaluation table: model -> column -> value.
     metrics: dict[str, Annotated[dict[str, Scalar], Field(max_length=_MOST_CELLS)]] = Field(
         default_factory=dict, max_length=_MOST_CELLS
@@ -243,6 +244,11 @@ class Manifest(Frozen):
         """The second model on CPUs."""
         loaded = self.providers[CPU_PROVIDER]
         return next((variant.second for name, variant in self.variants.items() if name == loaded), None)
+
+    @property
+    def fitted_temperature(self) -> float:
+        """From the tuning set, in the graphs or not."""
+        return self.temperature * (self.folded_temperature or 1.0)
 
     @property
     def size_bytes(self) -> int:

@@ -20,7 +20,7 @@ const model = await AutoModelForSequenceClassification.from_pretrained(place, { 
 const options = { truncation: true, return_token_type_ids: manifest.input_names.includes("token_type_ids") };
 const { logits } = await model(tokenizer(text, { text_pair: second ?? null, ...options }));
 
-const scores = Array.from(logits.data, (logit) => logit / manifest.temperature);
+const scores = Array.from(logits.data, (logit) => logit / manifest.temperature); // by 1, unless the artifact is older
 const greatest = Math.max(...scores);
 const powers = scores.map((score) => Math.exp(score - greatest));
 const sum = powers.reduce((total, power) => total + power);

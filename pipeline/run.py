@@ -67,7 +67,7 @@ STAGES = (
     _stage(search, "targets", is_wanted=lambda config: config.searches),
     # Distil the student.
     _stage(student, "targets"),
-    # Merge its adapters or projection.
+    # Merge its adapters or projection, and calibrate its logits.
     _stage(merge, "student"),
     # ONNX graphs in fp32 and fp16.
     _stage(export, "merge"),

@@ -38,6 +38,7 @@ def export_model(
     tokens: "datasets.Dataset",
     *,
     exporter: Exporter,
+    is_pair: bool,
     max_length: int,
     long: LongTexts | None,
     seed: int,
@@ -45,13 +46,14 @@ def export_model(
     """Export a model and check its graph.
 
     Args:
+        is_pair: whether rows have two texts.
         max_length: tokens of rows or windows.
         long: None cuts longer rows.
 
     Raises:
         KdcError: export failed, or logits differ.
     """
-    made_by, info = write_graph(model, out, exporter=exporter, max_length=max_length, long=long)
+    made_by, info = write_graph(model, out, exporter=exporter, is_pair=is_pair, max_length=max_length, long=long)
     rows = apart(tokens[index] for index in range(min(_ROWS, len(tokens))))
     longest = min(max_length, _LONGEST)
     batches = list(parity_batches(rows, pad_id=info.pad_id, max_length=longest, seed=seed))
@@ -60,11 +62,15 @@ def export_model(
 
 
 def write_graph(
-    model: Path, out: Path, *, exporter: Exporter, max_length: int, long: LongTexts | None
+    model: Path, out: Path, *, exporter: Exporter, is_pair: bool, max_length: int, long: LongTexts | None
 ) -> tuple[str, TokenizerInfo]:
-    """Write the fp32 graph and tokenizer; return the exporter and how the tokenizer is used."""
+    """Write the fp32 graph and tokenizer; return the exporter and how the tokenizer is used.
+
+    A graph for single texts takes no token types, which are all 0. XLNet's are not.
+    """
     tokenizer = loading.load_tokenizer(str(model))
     typed = "token_type_ids" in tokenizer.model_input_names
+    typed = typed and (is_pair or any(tokenizer.backend_tokenizer.encode("a").type_ids))
     made_by = export_onnx(model, out / FP32_ONNX, exporter=exporter, token_type_ids=typed)
     typed = "token_type_ids" in graph_inputs(out / FP32_ONNX)
     info = tokenizer_info(tokenizer, max_length=max_length, token_type_ids=typed, long=long)

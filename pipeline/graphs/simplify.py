@@ -48,7 +48,7 @@ def simplify(onnx_path: Path, *, pad_id: int, max_length: int) -> ModelProto:
     values = _values(model, sorted(wanted), sorted({node.input[0] for node in reshapes}), batches)
     masked = [feeds["attention_mask"] for feeds in batches]
     _fix_shapes(graph, reshapes, values)
-    _slice_positions(graph, lookups, values)
+    _shorten_lookups(graph, lookups, values)
     if max_length <= _LONGEST:
         _shorten_masks(graph, {name for name in masks if _hides_padding(values[name], masked)})
     _look_up_products(graph)
@@ -152,20 +152,27 @@ def _fix_shapes(graph: GraphProto, reshapes: Sequence[NodeProto], values: Values
             del node.attribute[:]  # `allowzero`
 
 
-def _slice_positions(graph: GraphProto, lookups: Sequence[NodeProto], values: Values) -> None:
-    """Take the first rows of a table of positions instead of a lookup."""
-    read_by: dict[str, list[str]] = {}
+def _shorten_lookups(graph: GraphProto, lookups: Sequence[NodeProto], values: Values) -> None:
+    """Add one row of a table of token types, and the first rows of a table of positions, instead of lookups."""
+    tables, read_by = float_matrices(graph), dict[str, list[str]]()
     for node in graph.node:
         for name in node.input:
             read_by.setdefault(name, []).append(node.op_type)
     steps: dict[str, list[NodeProto]] = {}
     for node in lookups:
-        indices = values[node.input[1]]
+        indices, name = values[node.input[1]], node.output[0]
+        if attribute(node, "axis", 0) or read_by[name] != ["Add"]:
+            continue
+        types = np.unique(np.concatenate([each.ravel() for each in indices]))
+        if len(types) == 1:
+            row = numpy_helper.to_array(tables[node.input[0]])[types[0]]
+            graph.initializer.append(numpy_helper.from_array(row, name))
+            steps[node.name] = []
+            continue
         counted = all(np.array_equal(each, np.arange(each.size).reshape(each.shape)) for each in indices)
         flat = all(each.size == each.shape[-1] for each in indices) and len({each.size for each in indices}) > 1
-        if not (counted and flat) or attribute(node, "axis", 0) or read_by[node.output[0]] != ["Add"]:
+        if not (counted and flat):
             continue
-        name = node.output[0]
         graph.initializer.extend(
             numpy_helper.from_array(np.array([value]), f"{name}_{part}") for part, value in (("first", 0), ("axis", 0))
         )

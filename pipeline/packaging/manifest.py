@@ -26,7 +26,13 @@ _SECOND_FILES = {"fp32": "second.onnx", "int8": "second_int8.onnx"}
 
 
 def manifest_of(
-    folder: Path, table: Table, exported: ExportResult, quantized: QuantizeResult, made: Variants, lineage: Lineage
+    folder: Path,
+    table: Table,
+    exported: ExportResult,
+    quantized: QuantizeResult,
+    made: Variants,
+    lineage: Lineage,
+    folded_temperature: float | None,
 ) -> Manifest:
     """Copies second models into the folder."""
     variants = _variants(folder, table, exported, quantized)
@@ -45,6 +51,7 @@ def manifest_of(
             CUDA_PROVIDER: on_cuda(variants, table),
         },
         temperature=quantized.temperature,
+        folded_temperature=None if folded_temperature == 1 else folded_temperature,
         metrics=table,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )

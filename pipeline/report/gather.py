@@ -163,12 +163,13 @@ def wide(logits: Outputs, others: Outputs, labels: Labels, task: Task, groups: G
 
 
 def _calibration(evaluation: _Evaluation) -> facts.CalibrationFacts | None:
-    labels, kind = evaluation.labels, evaluation.task.kind
+    labels, kind, manifest = evaluation.labels, evaluation.task.kind, evaluation.manifest
     if not evaluation.task.traits.has_labels:
         return None
+    uncalibrated = activate(evaluation.logits[evaluation.served], kind, 1 / (manifest.folded_temperature or 1.0))
     return facts.CalibrationFacts(
-        temperature=evaluation.manifest.temperature,
-        before=reliability(evaluation.probabilities(evaluation.served, calibrated=False), labels, kind),
+        temperature=manifest.fitted_temperature,
+        before=reliability(uncalibrated, labels, kind),
         after=reliability(evaluation.probabilities(evaluation.served, calibrated=True), labels, kind),
     )
 

@@ -54,7 +54,7 @@ class Int8Choice(StageResult):
 class QuantizeResult(Int8Choice):
     STAGE = "quantize"
 
-    temperature: float  # divides logits; fitted on the tuning set
+    temperature: float  # divides logits; fitted on the tuning set, unless stage `merge` did so
     candidates: dict[str, Int8Measurement] = Field(default_factory=dict)  # also "fp32"; empty without int8
 
 

@@ -171,6 +171,7 @@ class MergeResult(StageResult):
     max_difference: float  # from the model with adapters
     tolerance: float  # of `max_difference`
     difference_from_untrained: float  # from the untrained student
+    temperature: float | None = None  # that divides the saved last layer, then; None: it cannot
 
 
 class ControlsResult(StageResult):

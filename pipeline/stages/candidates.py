@@ -151,7 +151,9 @@ def _measure(run: Run, settings: StudentSettings, contract: Contract, scratch: P
         folder, exporter, long = Path(name), config.export.exporter, config.long.of(max_length)
         model.save_pretrained(folder / "model")
         loading.load_tokenizer(source, config.data.prefix).save_pretrained(folder / "model")
-        _, info = write_graph(folder / "model", folder, exporter=exporter, max_length=max_length, long=long)
+        _, info = write_graph(
+            folder / "model", folder, exporter=exporter, is_pair=data.task.is_pair, max_length=max_length, long=long
+        )
         batches = partial(sample_batches, tokens, info.input_names, rows=config.quantize.calibration_rows, seed=seed)
         open_engine = partial(
             Engine.from_files,

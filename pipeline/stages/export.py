@@ -30,6 +30,7 @@ def run(run: Run, out: Path) -> ExportResult:
         out,
         run.data().tokens(role, "tune"),
         exporter=run.config.export.exporter,
+        is_pair=run.data().task.is_pair,
         max_length=run.max_length(role),
         long=run.windows(role, model),
         seed=run.config.run.seed,

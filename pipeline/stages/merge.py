@@ -1,4 +1,4 @@
-"""Stage `merge`: fold adapters, or a shallow student's projection, into the weights.
+"""Stage `merge`: fold adapters, or a shallow student's projection, and then the temperature into the weights.
 
 Reads `data/`, `student/`. Writes `model/` (save_pretrained, with tokenizer).
 """
@@ -15,6 +15,7 @@ from kdc.pipeline.results.training import MergeResult
 from kdc.pipeline.rundir.context import Run
 from kdc.pipeline.training.predict import predict
 from kdc.pipeline.training.students import TRAINED_LOGITS, merged_student, probe_rows
+from kdc.pipeline.training.temperature import fold_temperature
 
 _TOLERANCE = 1e-5  # largest logit difference, see `check_equal`
 
@@ -24,10 +25,15 @@ def run(run: Run, out: Path) -> MergeResult:
     tokenizer = loading.load_tokenizer(str(student / "base"))
     rows = probe_rows(run.data(), run.student_role)
     untrained = predict(loading.load_plain(student / "base"), rows, pad_id=tokenizer.pad_token_id)
-    merged_student(student).save_pretrained(out / "model")
+    model = merged_student(student)
+    model.save_pretrained(out / "model")
     tokenizer.save_pretrained(out / "model")
     merged = predict(loading.load_plain(out / "model"), rows, pad_id=tokenizer.pad_token_id)
-    return check_merge(untrained, np.load(student / TRAINED_LOGITS), merged, is_trained=not run.is_uncut)
+    result = check_merge(untrained, np.load(student / TRAINED_LOGITS), merged, is_trained=not run.is_uncut)
+    pad_id, device = tokenizer.pad_token_id, run.device
+    temperature = fold_temperature(model, run.data(), run.student_role, pad_id=pad_id, device=device)
+    model.save_pretrained(out / "model")
+    return result.model_copy(update={"temperature": temperature})
 
 
 def check_merge(

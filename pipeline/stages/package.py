@@ -33,7 +33,7 @@ from kdc.pipeline.packaging.manifest import ONNX_FILES, manifest_of, without_unu
 from kdc.pipeline.quality.judging import judge_artifact, judged_device
 from kdc.pipeline.results.artifact import CascadeResult, EvaluateResult, ExportResult, PackageResult, QuantizeResult
 from kdc.pipeline.results.data import VocabularyResult
-from kdc.pipeline.results.training import StudentResult, TargetsResult, TeacherResult
+from kdc.pipeline.results.training import MergeResult, StudentResult, TargetsResult, TeacherResult
 from kdc.pipeline.rundir.context import Run
 from kdc.pipeline.rundir.files import EVALUATION, MADE_FROM, SETTINGS, TEACHER_LOGITS
 from kdc.pipeline.rundir.fingerprints import this_machine
@@ -63,7 +63,8 @@ def run(run: Run, out: Path) -> PackageResult:
     working.mkdir(parents=True)
     _copy_files(run, working, with_int8=quantized.int8)
     variants, exported = variants_of(run), run.result(ExportResult)
-    manifest = manifest_of(working, evaluated.table, exported, quantized, variants, lineage_of(run))
+    folded = run.result(MergeResult).temperature
+    manifest = manifest_of(working, evaluated.table, exported, quantized, variants, lineage_of(run), folded)
     questions = questions_of(run.config.operating.question, manifest.task)
     manifest = manifest.model_copy(update={"questions": questions})
     manifest, judgement, notes = _judged(run, working, manifest, variants)

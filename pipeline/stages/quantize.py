@@ -17,6 +17,7 @@ from kdc.pipeline.graphs.int8_trials import Trials
 from kdc.pipeline.graphs.ranges import sample_batches
 from kdc.pipeline.quality.calibration import calibrate
 from kdc.pipeline.results.artifact import QuantizeResult
+from kdc.pipeline.results.training import MergeResult
 from kdc.pipeline.rundir.context import Run
 from kdc.pipeline.rundir.fingerprints import this_machine
 
@@ -29,7 +30,9 @@ def run(run: Run, out: Path) -> QuantizeResult:
     settings, exported = run.config.quantize, run.folder("export")
     fp32 = run.open_engine(exported / FP32_ONNX)
     rows = tuning_slice(run.data(), fp32)
-    temperature = calibrate(rows.logits, rows.labels, rows.task.kind, groups=run.data().groups("tune"))
+    temperature = 1.0
+    if run.result(MergeResult).temperature is None:
+        temperature = calibrate(rows.logits, rows.labels, rows.task.kind, groups=run.data().groups("tune"))
     if not settings.enabled:
         return QuantizeResult(
             temperature=temperature, int8=False, note="int8 was not asked for", headline="not asked for"

@@ -45,6 +45,7 @@ def run(run: Run, out: Path) -> UncutResult:
             out,
             run.data().tokens("teacher", "tune"),
             exporter=run.config.export.exporter,
+            is_pair=run.data().task.is_pair,
             max_length=run.max_length("teacher"),
             long=run.windows("teacher", model),
             seed=run.config.run.seed,

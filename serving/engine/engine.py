@@ -49,7 +49,7 @@ class Engine:
     Attributes:
         task: kind, labels, and whether a row is a pair.
         tokenizer_info: how rows are cut and padded.
-        temperature: divides the logits before softmax or sigmoid.
+        temperature: divides the logits before softmax or sigmoid; 1 if the graph does so.
         provider: the execution provider in use, e.g. "CPUExecutionProvider".
         threads: size of ONNX Runtime's thread pool.
         lanes: parallel `run_beside` passes, which share the threads.
@@ -264,7 +264,7 @@ class Engine:
         return sets_in_words(probabilities, self.task)
 
     def logits(self, texts: Sequence[Text], *, batch_size: int = 32) -> np.ndarray:
-        """The model's raw outputs, before temperature and scale: float32 (rows, outputs). Arguments as in `predict`.
+        """The graph's outputs, before `temperature` and scale: float32 (rows, outputs). Arguments as in `predict`.
 
         `of_second` has scaled the logits of a cascade's second model.
         """

@@ -30,7 +30,9 @@ def log_run(artifact: Path, manifest: Manifest, tracking: str, name: str) -> str
             mlflow.start_run(run_name=f"{name} {manifest.sha256[:12]}", tags=_tags(manifest)),
         ):
             warnings.filterwarnings("ignore", ".*An input example")  # the signature says the same
-            mlflow.log_params(manifest.lineage.model_dump(include=_LINEAGE) | {"temperature": manifest.temperature})
+            mlflow.log_params(
+                manifest.lineage.model_dump(include=_LINEAGE) | {"temperature": manifest.fitted_temperature}
+            )
             mlflow.log_metrics(_metrics(manifest))
             return _log_model(mlflow, artifact, manifest, name)
     except mlflow.exceptions.MlflowException as error:
