@@ -170,6 +170,8 @@ def verify(
     text_pair: str | None = None,
     label: str | None = None,
     separator: str | None = None,
+    delimiter: str | None = None,
+    encoding: str | None = None,
     device: Device | None = None,
     expect_sha256: str | None = None,
 ) -> Judgement:
@@ -181,6 +183,7 @@ def verify(
         data: file with labelled rows; without one, the earlier quality stands.
         teacher: hub id or path, needed for rows that the artifact was not evaluated on.
         text, text_pair, label, separator: columns of that file, if not named as in training.
+        delimiter, encoding: how that file is written, if not with commas (.csv) or tabs (.tsv) in UTF-8.
         device: "cpu", "cuda" or "auto"; None: where the contract was judged before.
         expect_sha256: the SHA-256 that the manifest must have.
 
@@ -200,7 +203,14 @@ def verify(
         contract=contract,
         data=None if data is None else Path(data),
         teacher=teacher,
-        columns={"text": text, "text_pair": text_pair, "label": label, "separator": separator},
+        columns={
+            "text": text,
+            "text_pair": text_pair,
+            "label": label,
+            "separator": separator,
+            "delimiter": delimiter,
+            "encoding": encoding,
+        },
         device=device,
         expect_sha256=expect_sha256,
     )

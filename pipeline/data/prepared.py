@@ -22,7 +22,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +32,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from kdc.common.errors import KdcError
+from kdc.common.records import USUAL, Dialect
 from kdc.pipeline.config.data_settings import DataSettings
 from kdc.pipeline.config.tasks import Task, decided_by
 from kdc.pipeline.data.labels import LabelReader
@@ -201,7 +202,9 @@ def _load(folder: Path) -> datasets.Dataset:
         raise KdcError(what, given=folder, remedy=_AGAIN) from error
 
 
-def read_labelled(path: Path, task: Task, *, separator: str | None = None) -> tuple[list[Text], list[Any]]:
+def read_labelled(
+    path: Path, task: Task, *, separator: str | None = None, dialect: Dialect = USUAL
+) -> tuple[list[Text], list[Any]]:
     """Texts (or pairs) of one file or `save_to_disk` folder, in memory, and labels as in `rows/`.
 
     Raises:
@@ -209,6 +212,7 @@ def read_labelled(path: Path, task: Task, *, separator: str | None = None) -> tu
     """
     problems, labels = Problems(), LabelReader(task.kind, task.labels, separator, is_glue(task.name))
     with tempfile.TemporaryDirectory(prefix="kdc-") as staging:
-        rows = check_split(file_source("eval", path, task.name), task, labels, Path(staging), problems)
+        source = replace(file_source("eval", path, task.name), dialect=dialect)
+        rows = check_split(source, task, labels, Path(staging), problems)
         problems.raise_if_any()
         return texts_in(rows.table), _stored_labels(rows.table["label"].combine_chunks(), task).to_pylist()

@@ -7,7 +7,7 @@ GLUE comes from the hub, or kdc makes `pydocs`.
 import hashlib
 import json
 import platform
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -21,6 +21,7 @@ SPLITS = ("train", "tune", "unlabeled", "eval", "eval_mismatched")  # in row-num
 HUB_NAME = "nyu-mll/glue"
 
 FORMATS: dict[str, records.Format] = {**records.FORMATS, ".json": "jsonl"}
+_DELIMITED = ("csv", "tsv", "glue_tsv")
 _STEMS = {
     "train": ("train",),
     "validation": ("dev", "validation", "eval", "val", "valid"),
@@ -45,6 +46,7 @@ class SplitSource:
     path: Path | None = None
     part: str = ""  # split in a `save_to_disk` folder or on the hub
     task: str = ""  # GLUE task, of unquoted files or hub
+    dialect: records.Dialect = records.USUAL
 
     @property
     def name(self) -> str:
@@ -94,7 +96,8 @@ def locate(data: DataSettings) -> tuple[SplitSource, ...]:
     """Find train, then evaluation, then unlabeled splits.
 
     Raises:
-        InputError: unknown task, missing or unknown file, or conflicting sources.
+        InputError: unknown task, missing or unknown file, conflicting sources, or no file that a delimiter or an
+            encoding is for.
     """
     task = find_task(data.task) if data.task is not None else None
     name = task.name if task is not None else ""
@@ -114,7 +117,12 @@ def locate(data: DataSettings) -> tuple[SplitSource, ...]:
         splits = [SplitSource(split, "hub", part=part, task=name) for split, part in _hub_splits(task).items()]
     else:
         splits = [SplitSource("train", "pydocs"), SplitSource("eval", "pydocs")]
-    return (*splits, *(file_source(split, path, name) for split, path in given.items()))
+    splits += [file_source(split, path, name) for split, path in given.items()]
+    for option, formats in (("delimiter", _DELIMITED), ("encoding", (*_DELIMITED, "jsonl"))):
+        if getattr(data, option) is not None and not any(split.format in formats for split in splits):
+            listed = ", ".join(split.name for split in splits)
+            raise InputError(f"--{option} fits none of the files", given=listed, remedy="leave it out")
+    return tuple(replace(split, dialect=data.dialect) for split in splits)
 
 
 def is_glue(name: str) -> bool:
