@@ -108,7 +108,8 @@ def compress(
         until: stop after this stage, without an artifact.
         force: redo all stages.
         **settings: any setting of `kdc config`, such as `task` or `train`. If several sections share a name, give it
-            in its section: `student={"epochs": 2}`.
+            in its section: `student={"epochs": 2}`. `train`, `eval` and `unlabeled` also take rows in memory: lists
+            of texts and labels, `(texts, labels)`, a pandas or polars DataFrame, or a `datasets.Dataset`.
 
     Returns:
         The artifact's path, every model's metrics, and the contract's judgement.
@@ -148,6 +149,7 @@ def frontier(
 
 def _resolved(config: str | PathLike[str] | None, contract: Contract | None, settings: dict[str, Any]) -> Config:
     """Settings from a file, a contract and keywords. Later ones win."""
+    from os import PathLike
     from pathlib import Path
 
     from kdc.pipeline.config import resolve
@@ -157,7 +159,16 @@ def _resolved(config: str | PathLike[str] | None, contract: Contract | None, set
         terms = contract.model_dump(exclude_none=True)
         layer["contract"] = terms.pop("limits") | terms | layer.get("contract", {})
     file = resolve.read_file(Path(config)) if config is not None else {}
-    return resolve.resolve(flags=layer, sets={}, file=file)
+    held = {
+        split: rows
+        for split, rows in layer.get("data", {}).items()
+        if split in ("train", "eval", "unlabeled") and not isinstance(rows, str | PathLike | None)
+    }
+    if not held:
+        return resolve.resolve(flags=layer, sets={}, file=file)
+    from kdc.pipeline.rundir.given import resolve_with_rows
+
+    return resolve_with_rows(held, layer, file)
 
 
 def verify(

@@ -73,6 +73,26 @@ def find_columns(header: Sequence[str], columns: Columns) -> list[int | None]:
     return indices
 
 
+def read_fields(
+    source: SplitSource, columns: Columns, problems: Problems, *, seed: int = 0
+) -> Iterator[tuple[int, list[object]]]:
+    """Yield each record's line and its values of `columns`, None if unread; report bad records.
+
+    Raises:
+        FileProblem, KdcError: as `read_records`.
+    """
+    names: Sequence[str] = ()
+    indices: list[int | None] = []
+    for record in read_records(source, problems, seed=seed, columns=columns):
+        try:
+            if record.names is not names:  # they vary in JSONL
+                indices, names = find_columns(record.names, columns), record.names
+        except RowProblem as problem:
+            problems.add(source, record.line, problem)
+        else:
+            yield record.line, [None if index is None else record.fields[index] for index in indices]
+
+
 def read_records(
     source: SplitSource, problems: Problems, *, seed: int = 0, columns: Columns | None = None
 ) -> Iterator[Record]:

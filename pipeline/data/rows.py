@@ -19,15 +19,15 @@ from kdc.artifact.manifest import MAX_MANIFEST_BYTES
 from kdc.artifact.task_kinds import KINDS, Kind
 from kdc.common.errors import InputError
 from kdc.pipeline.config.data_settings import DataSettings
-from kdc.pipeline.config.labelled import HOW, PEOPLE, Description, read_description
+from kdc.pipeline.config.labelled import PEOPLE, Description, read_description
 from kdc.pipeline.config.metrics import fitting
 from kdc.pipeline.config.tasks import Task
 from kdc.pipeline.data.fields import check_text, group_of, hash_of, sides_of, time_of
 from kdc.pipeline.data.labels import NOT_TRAINED, LabelReader
 from kdc.pipeline.data.overlap import Ints, Mask, Runs, connect, near_rows, runs_of
 from kdc.pipeline.data.problems import FileProblem, Problems, RowProblem
-from kdc.pipeline.data.readers import find_columns, read_records
-from kdc.pipeline.data.sources import Columns, SplitSource, columns_of, is_glue, locate
+from kdc.pipeline.data.readers import read_fields
+from kdc.pipeline.data.sources import Columns, SplitSource, columns_for, is_glue, locate
 from kdc.serving.engine.tokenizing import Text
 
 _MOST_BROKEN = 0.001  # largest share skipped in a published file
@@ -188,13 +188,7 @@ def check_split(
     """Store good rows in `folder`; report the others."""
     before = len(problems)
     description = read_description(source.path) if labels is not None else None
-    columns = columns_of(
-        task,
-        labeled=labels is not None,
-        group="group" if source.format == "pydocs" else data.group,
-        time=data.time if source.split == "train" else None,
-        how=None if description is None else HOW,
-    )
+    columns = columns_for(source, task, data)
     path = folder / f"{source.split}.arrow"
     write_stream(path, _batches(_good_rows(source, columns, labels, problems, seed), labels))
     with pa.memory_map(str(path)) as stream:
@@ -212,19 +206,14 @@ def check_split(
 def _good_rows(
     source: SplitSource, columns: Columns, labels: LabelReader | None, problems: Problems, seed: int
 ) -> Iterator[dict[str, Any]]:
-    names: Sequence[str] = ()
-    indices: list[int | None] = []
     try:
-        for record in read_records(source, problems, seed=seed, columns=columns):
+        for line, fields in read_fields(source, columns, problems, seed=seed):
             try:
-                if record.names is not names:  # they vary in JSONL
-                    indices, names = find_columns(record.names, columns), record.names
-                fields = [None if index is None else record.fields[index] for index in indices]
-                yield _check_row(record.line, fields, columns, labels)
+                yield _check_row(line, fields, columns, labels)
             except FileProblem:
                 raise
             except RowProblem as problem:
-                problems.add(source, record.line, problem)
+                problems.add(source, line, problem)
     except FileProblem as problem:
         problems.add(source, problem.line, problem)
 

@@ -4,9 +4,7 @@
 GLUE comes from the hub, or kdc makes `pydocs`.
 """
 
-import hashlib
 import json
-import platform
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -14,6 +12,7 @@ from typing import Literal, NamedTuple
 from kdc.common import records
 from kdc.common.errors import InputError
 from kdc.pipeline.config.data_settings import DataSettings
+from kdc.pipeline.config.labelled import HOW, read_description
 from kdc.pipeline.config.tasks import TASKS, Task, find_task
 
 Format = records.Format | Literal["glue_tsv", "saved", "hub", "pydocs"]
@@ -92,6 +91,22 @@ def columns_of(
     return Columns(*map(names, (task.text, task.text_pair, task.label if labeled else None, group, time, how)))
 
 
+def columns_for(source: SplitSource, task: Task, data: DataSettings) -> Columns:
+    """The columns that a run reads of a split.
+
+    Raises:
+        InputError: the description of a labelled table is damaged.
+    """
+    labeled = source.split != "unlabeled"
+    return columns_of(
+        task,
+        labeled=labeled,
+        group="group" if source.format == "pydocs" else data.group,
+        time=data.time if source.split == "train" else None,
+        how=None if not labeled or read_description(source.path) is None else HOW,
+    )
+
+
 def locate(data: DataSettings) -> tuple[SplitSource, ...]:
     """Find train, then evaluation, then unlabeled splits.
 
@@ -147,29 +162,6 @@ def file_source(split: str, path: Path, task_name: str) -> SplitSource:
     if format == "tsv" and is_glue(task_name):
         return SplitSource(split, "glue_tsv", path, task=task_name)
     return SplitSource(split, format, path)
-
-
-def input_fingerprint(data: DataSettings) -> str:
-    """SHA-256 (hex) of file names and contents, the hub's name, or Python's version for `pydocs`.
-
-    Raises:
-        InputError: as `locate`, or an unreadable file.
-    """
-    digest = hashlib.sha256()
-    origins = {"pydocs": platform.python_version(), "hub": HUB_NAME}
-    for split in locate(data):
-        hub_config = split.task if split.format == "hub" else ""
-        origin = origins.get(split.format, "")
-        digest.update(json.dumps([split.split, split.format, split.part, hub_config, origin]).encode())
-        for file in split.files:
-            digest.update(f"\0{file.name}\0".encode())
-            try:
-                with file.open("rb") as stream:
-                    hashlib.file_digest(stream, lambda: digest)
-            except OSError as error:
-                what = f"cannot read the file ({error.strerror})"
-                raise InputError(what, given=file, remedy="check its permissions") from None
-    return digest.hexdigest()
 
 
 def _hub_splits(task: Task | None) -> dict[str, str]:

@@ -14,7 +14,7 @@ from kdc.pipeline.config.labelled import read_description
 from kdc.pipeline.config.settings import Config
 from kdc.pipeline.config.tasks import task_of
 from kdc.pipeline.config.training_settings import StudentSettings, TeacherSettings
-from kdc.pipeline.data.sources import input_fingerprint
+from kdc.pipeline.data.fingerprint import input_fingerprint
 from kdc.pipeline.models import loading
 
 _LAYOUT = 2  # of stage folders: raising it makes older ones stale

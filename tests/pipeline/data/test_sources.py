@@ -15,6 +15,7 @@ from kdc.common.errors import InputError, KdcError
 from kdc.common.records import Dialect
 from kdc.pipeline.config.data_settings import DataSettings
 from kdc.pipeline.config.tasks import TASKS, find_task
+from kdc.pipeline.data.fingerprint import input_fingerprint
 from kdc.pipeline.data.problems import FileProblem, Problems, RowProblem
 from kdc.pipeline.data.readers import find_columns, read_records
 from kdc.pipeline.data.sources import (
@@ -22,7 +23,6 @@ from kdc.pipeline.data.sources import (
     SplitSource,
     columns_of,
     file_source,
-    input_fingerprint,
     locate,
 )
 
@@ -352,8 +352,45 @@ def test_fingerprint_follows_the_contents(tmp_path: Path) -> None:
     first, second = tmp_path / "a.csv", tmp_path / "b.csv"
     first.write_text("text,label\na,x\n")
     second.write_text("text,label\na,x\n")
-    before = input_fingerprint(DataSettings(train=first, eval=second))
-    assert input_fingerprint(DataSettings(train=first, eval=second)) == before
-    assert input_fingerprint(DataSettings(train=first)) != before
-    second.write_text("text,label\na,y\n")
-    assert input_fingerprint(DataSettings(train=first, eval=second)) != before
+    before = input_fingerprint(DataSettings(train=first, eval=second, text="text"))
+    assert input_fingerprint(DataSettings(train=first, eval=second, text="text")) == before
+    assert input_fingerprint(DataSettings(train=first, text="text")) != before
+    second.write_text("text,label\na,yy\n")
+    assert input_fingerprint(DataSettings(train=first, eval=second, text="text")) != before
+
+
+def test_the_same_rows_have_one_fingerprint_in_every_format(tmp_path: Path) -> None:
+    rows: list[dict[str, Any]] = [{"text": "a;b", "label": 1, "n": None}, {"text": "für", "label": 0, "n": 2}]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "b.csv").write_text('label;other;text\n1;;"a;b"\n0;2;für\n', encoding="cp1252")
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "c.parquet")
+    datasets.Dataset.from_list(rows).save_to_disk(str(tmp_path / "saved"))
+    given: list[dict[str, Any]] = [{"train": tmp_path / name} for name in ("a.jsonl", "c.parquet", "saved")]
+    given.append({"train": tmp_path / "b.csv", "delimiter": ";", "encoding": "cp1252"})
+    assert len({input_fingerprint(DataSettings(text="text", **each)) for each in given}) == 1
+
+
+@pytest.mark.parametrize("changed", [["b", "a"], ["a", "b "], ["a", "b", "b"], ["a"], ["ab", ""]])
+def test_other_rows_have_another_fingerprint(tmp_path: Path, changed: list[str]) -> None:
+    prints = []
+    for number, texts in enumerate((["a", "b"], changed)):
+        path = tmp_path / f"{number}.jsonl"
+        path.write_text("".join(json.dumps({"text": text, "label": "x"}) + "\n" for text in texts))
+        prints.append(input_fingerprint(DataSettings(train=path, text="text")))
+    assert prints[0] != prints[1]
+
+
+@pytest.mark.parametrize(("group", "different"), [(None, 1), ("user", 2)])
+def test_only_the_columns_that_are_read_count(tmp_path: Path, group: str | None, different: int) -> None:
+    prints = set()
+    for name, user in (("a.csv", "u"), ("b.csv", "v")):
+        (tmp_path / name).write_text(f"text,label,user\na,x,{user}\n")
+        prints.add(input_fingerprint(DataSettings(train=tmp_path / name, text="text", group=group)))
+    assert len(prints) == different
+
+
+def test_a_file_of_which_only_mistakes_changed_has_another_fingerprint(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("text,label\na,x\n")
+    (tmp_path / "b.csv").write_text("text,label\na,x\nb\n")
+    prints = {input_fingerprint(DataSettings(train=tmp_path / name, text="text")) for name in ("a.csv", "b.csv")}
+    assert len(prints) == 2
