@@ -47,6 +47,8 @@ class DataSettings(Section):
         None,
         description="column with the time of a row, a number or ISO 8601; the latest rows become the evaluation set",
     )
+    skip_invalid: bool = False
+    most_invalid: float = Field(0.1, gt=0, lt=1, description="largest share of a file that skip_invalid leaves out")
     metric: str | None = None
     audit_labels: bool = False
     max_train_rows: int | None = Field(None, ge=20)

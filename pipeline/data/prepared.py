@@ -3,6 +3,7 @@
 Writes into the folder of stage `data`:
 
     task.json, report.json    the task with labels; counts and warnings
+    skipped.jsonl             rows that `--skip-invalid` left out
     rows/<split>/             row, text, text_pair; if labelled, group, source_row and label; if given for
                               evaluation, overlaps
 
@@ -11,8 +12,8 @@ Then `tokens.py` writes
     tokens-<role>/<split>/    row, input_ids, length, label; token_type_ids and windows if used
 
 Splits are train, tune (training rows, never trained on), unlabeled, eval, eval_mismatched. Row numbers continue over
-them in this order, from 0. `source_row` counts a source's rows, from 1. `group` is a row's unit (`overlap.connect`);
-`overlaps` marks overlap with training rows.
+them in this order, from 0. `source_row` counts a source's rows, from 1, with those left out. `group` is a row's unit
+(`overlap.connect`); `overlaps` marks overlap with training rows.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ from kdc.pipeline.data.labels import LabelReader
 from kdc.pipeline.data.overlap import Ints, Mask
 from kdc.pipeline.data.problems import Problems
 from kdc.pipeline.data.report import make_report, near_train
-from kdc.pipeline.data.rows import CheckedRows, check_split, read_all, texts_in, write_stream
+from kdc.pipeline.data.rows import SKIPPED, CheckedRows, check_split, read_all, texts_in, write_stream
 from kdc.pipeline.data.sources import file_source, is_glue
 from kdc.pipeline.data.splits import split_rows
 from kdc.pipeline.results.data import DataReport
@@ -67,6 +68,8 @@ def prepare(folder: Path, task: Task, data: DataSettings, *, seed: int, people_j
     with tempfile.TemporaryDirectory(dir=folder, prefix="staging-", ignore_cleanup_errors=True) as staging:
         task, rows = read_all(data, task, Path(staging), seed)
         task = decided_by(task, data.metric)
+        if (skipped := Path(staging) / SKIPPED).exists():
+            skipped.replace(folder / SKIPPED)
         most = data.max_unlabeled_rows
         parts = split_rows(task, rows, data.max_train_rows, seed, most_unlabeled=most, people_judge=people_judge)
         near = near_train(rows, parts)
@@ -77,7 +80,7 @@ def prepare(folder: Path, task: Task, data: DataSettings, *, seed: int, people_j
                 origin = rows[part.origin]
                 further: dict[str, NDArray[Any]] = {}
                 if origin.labels is not None:
-                    further = {"group": origin.units, "source_row": np.arange(1, len(origin) + 1)}
+                    further = {"group": origin.units, "source_row": origin.table["source_row"].to_numpy()}
                 if part.origin in near:
                     further["overlaps"] = near[part.origin] >= 0
                 _write_split(origin, part.chosen, folder / "rows" / name, task, first_row, further)

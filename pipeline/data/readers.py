@@ -23,7 +23,7 @@ from kdc.common.records import (
     parse_delimited,
     parse_jsonl,
 )
-from kdc.pipeline.data.problems import FileProblem, Problems, RowProblem, nearest_name, show
+from kdc.pipeline.data.problems import FileProblem, InvalidRow, Problems, RowProblem, nearest_name, show
 from kdc.pipeline.data.pydocs import make_pydocs
 from kdc.pipeline.data.sources import HUB_NAME, Columns, SplitSource
 from kdc.serving.engine.tokenizing import is_utf8
@@ -52,7 +52,7 @@ def find_columns(header: Sequence[str], columns: Columns) -> list[int | None]:
     """Indices of text, second text, label, group and time; None if unread.
 
     Raises:
-        RowProblem: a column is missing or repeated.
+        InvalidRow: a column is missing or repeated.
     """
     indices: list[int | None] = []
     faults: list[str] = []
@@ -69,7 +69,7 @@ def find_columns(header: Sequence[str], columns: Columns) -> list[int | None]:
         remedy = "name the columns: --text, --text-pair, --label, --set data.group=COLUMN, --set data.time=COLUMN"
         if option := other_delimiter(header):
             remedy = f"name the character that separates the fields: {option}"
-        raise RowProblem("wrong columns", f"{'; '.join(faults)}; the file has: {there}", remedy)
+        raise InvalidRow("wrong columns", f"{'; '.join(faults)}; the file has: {there}", remedy)
     return indices
 
 
@@ -150,7 +150,7 @@ def _read_delimited(source: SplitSource, path: Path, problems: Problems, columns
         elif fields != blank:
             what = "row has too few columns" if missing > 0 else "row has too many columns"
             remedy = "complete or remove these rows" if missing > 0 else "quote fields that hold the separator"
-            problems.add(source, line, RowProblem(what, f"{len(fields)} instead of {len(header)}", remedy))
+            problems.add(source, line, InvalidRow(what, f"{len(fields)} instead of {len(header)}", remedy))
 
 
 def _read_jsonl(source: SplitSource, path: Path, problems: Problems) -> Iterator[Record]:
@@ -163,7 +163,7 @@ def _read_jsonl(source: SplitSource, path: Path, problems: Problems) -> Iterator
             raise FileProblem("one JSON array instead of one object a line", remedy=remedy)
         else:
             what, detail = ("not JSON", show(str(value))) if is_broken else ("not a JSON object", type(value).__name__)
-            problems.add(source, number, RowProblem(what, detail, "write one JSON object a line"))
+            problems.add(source, number, InvalidRow(what, detail, "write one JSON object a line"))
 
 
 def _lines(path: Path, dialect: Dialect) -> Iterator[str]:
