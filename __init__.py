@@ -108,7 +108,8 @@ def compress(
         until: stop after this stage, without an artifact.
         force: redo all stages.
         **settings: any setting of `kdc config`, such as `task` or `train`. If several sections share a name, give it
-            in its section: `student={"epochs": 2}`.
+            in its section: `student={"epochs": 2}`. `train`, `eval` and `unlabeled` also take rows in memory: lists
+            of texts and labels, `(texts, labels)`, a pandas or polars DataFrame, or a `datasets.Dataset`.
 
     Returns:
         The artifact's path, every model's metrics, and the contract's judgement.
@@ -148,6 +149,7 @@ def frontier(
 
 def _resolved(config: str | PathLike[str] | None, contract: Contract | None, settings: dict[str, Any]) -> Config:
     """Settings from a file, a contract and keywords. Later ones win."""
+    from os import PathLike
     from pathlib import Path
 
     from kdc.pipeline.config import resolve
@@ -157,7 +159,16 @@ def _resolved(config: str | PathLike[str] | None, contract: Contract | None, set
         terms = contract.model_dump(exclude_none=True)
         layer["contract"] = terms.pop("limits") | terms | layer.get("contract", {})
     file = resolve.read_file(Path(config)) if config is not None else {}
-    return resolve.resolve(flags=layer, sets={}, file=file)
+    held = {
+        split: rows
+        for split, rows in layer.get("data", {}).items()
+        if split in ("train", "eval", "unlabeled") and not isinstance(rows, str | PathLike | None)
+    }
+    if not held:
+        return resolve.resolve(flags=layer, sets={}, file=file)
+    from kdc.pipeline.rundir.given import resolve_with_rows
+
+    return resolve_with_rows(held, layer, file)
 
 
 def verify(
@@ -170,6 +181,8 @@ def verify(
     text_pair: str | None = None,
     label: str | None = None,
     separator: str | None = None,
+    delimiter: str | None = None,
+    encoding: str | None = None,
     device: Device | None = None,
     expect_sha256: str | None = None,
 ) -> Judgement:
@@ -181,6 +194,7 @@ def verify(
         data: file with labelled rows; without one, the earlier quality stands.
         teacher: hub id or path, needed for rows that the artifact was not evaluated on.
         text, text_pair, label, separator: columns of that file, if not named as in training.
+        delimiter, encoding: how that file is written, if not with commas (.csv) or tabs (.tsv) in UTF-8.
         device: "cpu", "cuda" or "auto"; None: where the contract was judged before.
         expect_sha256: the SHA-256 that the manifest must have.
 
@@ -200,7 +214,14 @@ def verify(
         contract=contract,
         data=None if data is None else Path(data),
         teacher=teacher,
-        columns={"text": text, "text_pair": text_pair, "label": label, "separator": separator},
+        columns={
+            "text": text,
+            "text_pair": text_pair,
+            "label": label,
+            "separator": separator,
+            "delimiter": delimiter,
+            "encoding": encoding,
+        },
         device=device,
         expect_sha256=expect_sha256,
     )

@@ -14,10 +14,17 @@ TEXTS = settings(
     ("text", str, "Name of the column with the text (default: as in training)."),
     ("text-pair", str, "Name of the column with the second text of a pair (default: as in training)."),
 )
+DIALECT = settings(
+    "",
+    None,
+    ("delimiter", str, "Character between the fields of .csv and .tsv (default: comma and tab)."),
+    ("encoding", str, "Encoding of text files, for example cp1252 or utf-16 (default utf-8)."),
+)
 COLUMNS = (
     *TEXTS,
     Setting("label", str, "Name of the column with the label (default label)."),
     Setting("separator", str, "Character that separates the labels of a multi-label cell."),
+    *DIALECT,
 )
 
 _PANEL = "Limits"

@@ -30,7 +30,7 @@ from kdc.common.files import write_whole
 from kdc.common.ray import connected
 from kdc.pipeline.config.resolve import parse_sets, resolve
 from kdc.pipeline.config.tasks import TASKS
-from kdc.pipeline.data.sources import input_fingerprint
+from kdc.pipeline.data.fingerprint import input_fingerprint
 
 Call = dict[str, Any]  # keywords of `kdc.compress`
 Result = dict[str, dict[str, Any]] | str  # of `measure`, or why it failed

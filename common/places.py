@@ -12,7 +12,7 @@ from typing import IO, Any
 
 from kdc.common import files
 from kdc.common.errors import InputError, KdcError, without_secrets
-from kdc.common.records import FORMATS
+from kdc.common.records import FORMATS, USUAL, Dialect
 
 _COMPRESSED = {".gz": "gzip", ".bz2": "bz2", ".xz": "xz", ".zst": "zstd"}
 STANDARD = "-"
@@ -84,6 +84,7 @@ class File:
     path: str  # on that system
     size: int  # bytes
     changed: str  # modification time or entity tag
+    dialect: Dialect = USUAL
 
     @property
     def format(self) -> str:
@@ -136,7 +137,7 @@ def exists(address: str) -> bool:
         return bool(system.exists(path))
 
 
-def find(address: str) -> list[File]:
+def find(address: str, dialect: Dialect = USUAL) -> list[File]:
     """Sorted files of an input: one file, a directory or a pattern.
 
     Raises:
@@ -145,7 +146,7 @@ def find(address: str) -> list[File]:
     """
     system, path = file_system(address)
     with reaching_remote(system, address):
-        return [_describe(system, match, address) for match in _matches(system, path, address)]
+        return [_describe(system, match, address, dialect) for match in _matches(system, path, address)]
 
 
 def _matches(system: Any, path: str, address: str) -> list[str]:
@@ -161,11 +162,11 @@ def _matches(system: Any, path: str, address: str) -> list[str]:
     return sorted(matches)
 
 
-def _describe(system: Any, path: str, address: str) -> File:
+def _describe(system: Any, path: str, address: str, dialect: Dialect) -> File:
     info = system.info(path)
     changed = next((str(info[key]) for key in _CHANGED if key in info), "")
     whole = path if is_local(system) or "://" in path else f"{address.partition('://')[0]}://{path}"
-    return File(without_secrets(whole), system, path, int(info.get("size") or 0), changed)
+    return File(without_secrets(whole), system, path, int(info.get("size") or 0), changed, dialect)
 
 
 def _is_hidden(path: str, root: str) -> bool:

@@ -1,10 +1,16 @@
 """Parses CSV, TSV and JSONL record by record, in constant memory. Lines count from 1."""
 
+import codecs
 import csv
+import io
 import json
 import math
-from collections.abc import Iterable, Iterator
-from typing import Any, Literal
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import IO, Any, Literal
+
+from kdc.common.errors import InputError
 
 Format = Literal["csv", "tsv", "jsonl", "parquet"]
 FORMATS: dict[str, Format] = {
@@ -15,16 +21,89 @@ FORMATS: dict[str, Format] = {
     ".parquet": "parquet",
 }
 DELIMITERS = {"csv": ",", "tsv": "\t"}
+_OTHER_DELIMITERS = ";\t|,"  # by how usual they are
+_ENCODINGS = "cp1252 (Western Europe), cp932 (Japan), gb18030 (China), utf-16"
 # Without it, an unclosed quote would swallow the file.
 LONGEST_LINE = 64 << 20
 
 
-class BrokenQuoting(Exception):
-    """A table cannot be parsed from the record at `line` on."""
+@dataclass(frozen=True)
+class Dialect:
+    """How a text file is written.
 
-    def __init__(self, reason: str, line: int) -> None:
+    Raises:
+        InputError: the delimiter is not one character, or the encoding is unknown.
+    """
+
+    delimiter: str | None = None  # None: by the file's ending
+    encoding: str | None = None  # None: UTF-8
+
+    def __post_init__(self) -> None:
+        if len(mark := self.delimiter_of("csv")) != 1 or mark in '"\r\n\0':
+            raise InputError("a delimiter is one character", given=repr(mark), remedy="for example --delimiter ';'")
+        try:
+            "".encode(self.codec)  # also fails for codecs that are no encodings of text
+        except (LookupError, ValueError):
+            raise InputError("no such encoding", given=self.encoding, remedy=f"such as {_ENCODINGS}") from None
+
+    @property
+    def codec(self) -> str:
+        return self.encoding or "utf-8"
+
+    def delimiter_of(self, format: str) -> str:
+        return DELIMITERS[format] if self.delimiter is None else self.delimiter.replace("\\t", "\t")
+
+
+USUAL = Dialect()
+
+
+class BrokenLine(Exception):
+    """A file cannot be read from `line` on."""
+
+    def __init__(self, reason: str, line: int, remedy: str) -> None:
         super().__init__(reason, line)
-        self.reason, self.line = reason, line
+        self.reason, self.line, self.remedy = reason, line, remedy
+
+
+def decoded_lines(raw: IO[bytes], dialect: Dialect, newline: str) -> Generator[str, None, None]:
+    """Lines with their ends (`newline` as of `io.TextIOWrapper`). Bytes of another encoding become surrogates.
+
+    Raises:
+        BrokenLine: a line is too long, or the encoding's codec tells only that the bytes are of another one.
+    """
+    number, stream = 0, io.TextIOWrapper(raw, encoding=dialect.codec, errors="surrogateescape", newline=newline)
+    try:
+        for number, line in enumerate(iter(partial(stream.readline, LONGEST_LINE), ""), start=1):
+            if len(line) == LONGEST_LINE and not line.endswith("\n"):
+                what = f"a line is longer than {LONGEST_LINE >> 20} million characters"
+                raise BrokenLine(what, number, "one row a line: is this another format?")
+            yield line.removeprefix("\ufeff") if number == 1 else line
+    except UnicodeError:
+        raise BrokenLine(f"not {dialect.codec.upper()}", number + 1, f"--encoding {_ENCODINGS}") from None
+    finally:
+        if not raw.closed:
+            stream.detach()
+
+
+def other_encoding(line: str) -> str:
+    """The option for a line of another encoding. Its bytes are surrogates, if it was read as UTF-8."""
+    raw = line.encode("utf-8", "surrogateescape")
+    guess = "utf-16-le" if raw[1::2].count(0) > raw[::2].count(0) else "utf-16-be"
+    if b"\0" not in raw:
+        guess = "cp1252"
+    if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        guess = "utf-16"
+    try:
+        codecs.getincrementaldecoder(guess)().decode(raw)  # the line may end within a character
+        return f"--encoding {guess}, or name the true one"
+    except UnicodeDecodeError:
+        return f"name the encoding: --encoding {_ENCODINGS}"
+
+
+def other_delimiter(header: Sequence[str]) -> str:
+    """The option for a table whose header seems to be one column by mistake, or ""."""
+    mark = max(_OTHER_DELIMITERS, key=header[0].count) if len(header) == 1 else ""
+    return f"--delimiter {mark!r}" if mark and mark in header[0] else ""
 
 
 def parse_delimited(lines: Iterable[str], delimiter: str) -> Iterator[tuple[int, list[str]]]:
@@ -34,7 +113,7 @@ def parse_delimited(lines: Iterable[str], delimiter: str) -> Iterator[tuple[int,
         Each record's first line and fields, header first. A blank line has no fields.
 
     Raises:
-        BrokenQuoting: a quote is not closed or doubled, or a record holds a carriage return.
+        BrokenLine: a quote is not closed or doubled, or a record holds a carriage return.
     """
     csv.field_size_limit(LONGEST_LINE)  # Python's 128 KiB are too few
     reader = csv.reader(lines, delimiter=delimiter, strict=True)
@@ -44,7 +123,10 @@ def parse_delimited(lines: Iterable[str], delimiter: str) -> Iterator[tuple[int,
             line, begins = begins, reader.line_num + 1
             yield line, fields
     except csv.Error as error:
-        raise BrokenQuoting(str(error), begins) from None
+        remedy = 'write a quote inside a quoted field twice (""), and close every quote'
+        if begins == 1 and "expected after" in str(error):
+            remedy += "; or name the character between the fields, as in --delimiter ';'"
+        raise BrokenLine(f"broken quoting: {error}", begins, remedy) from None
 
 
 def _finite(text: str) -> float:

@@ -1,5 +1,6 @@
 """The command line in fresh processes: what it prints, its exit codes, and what people get when things go wrong."""
 
+import csv
 import json
 import shutil
 import socket
@@ -83,6 +84,16 @@ def test_evaluate_finds_what_the_artifact_promises(finished: Finished) -> None:
     assert found["rows"] == 90
     assert found["metrics"] == found["promised"]
     assert found["interval"][0] <= found["metrics"]["accuracy"] <= found["interval"][1]
+
+
+def test_evaluate_reads_a_table_in_another_dialect(finished: Finished, tmp_path: Path) -> None:
+    with (finished.folder / "eval.csv").open(newline="", encoding="utf-8") as source:
+        rows = list(csv.reader(source))
+    with (tmp_path / "eval.csv").open("w", newline="", encoding="utf-16") as stream:
+        csv.writer(stream, delimiter=";").writerows(rows)
+    usual = evaluate_artifact(finished.artifact, finished.folder / "eval.csv", columns={})
+    columns = {"delimiter": ";", "encoding": "utf-16"}
+    assert evaluate_artifact(finished.artifact, tmp_path / "eval.csv", columns=columns).metrics == usual.metrics
 
 
 def test_evaluate_counts_groups_of_rows_as_verify_does(finished: Finished) -> None:

@@ -19,6 +19,7 @@ from kdc.common.errors import InputError
 from kdc.common.files import write_whole
 from kdc.common.places import find
 from kdc.common.progress import Meter
+from kdc.common.records import Dialect
 from kdc.pipeline.data.overlap import connect
 from kdc.pipeline.data.problems import nearest_name, show
 from kdc.pipeline.quality.comparison import Other, compare
@@ -119,8 +120,8 @@ def check_task(task: TaskInfo, contract: Contract, given: Mapping[str, Any]) -> 
         raise InputError(what, given=f"max_drop {contract.limits.max_drop:g}", remedy=remedy)
 
 
-def judged_by_labels(path: Path, engine: Engine, contract: Contract) -> Quality:
-    """Compare student and teacher by a filled file.
+def judged_by_labels(path: Path, engine: Engine, contract: Contract, how: Mapping[str, str | None]) -> Quality:
+    """Compare student and teacher by a filled file; `how` has its `delimiter` and `encoding`.
 
     Raises:
         InputError: there is no `max_drop`, the file does not fit, or it lacks labels that the verdict needs.
@@ -135,7 +136,7 @@ def judged_by_labels(path: Path, engine: Engine, contract: Contract) -> Quality:
         given = f"{path} is for {theirs}, this is {own}"
         remedy = "verify that artifact, or write the texts on which this one differs: --to-label"
         raise InputError("the labels are for the answers of another artifact", given=given, remedy=remedy)
-    labels = _read_labels(path, engine.task, answered)
+    labels = _read_labels(path, engine.task, answered, Dialect(how.get("delimiter"), how.get("encoding")))
     worst, best = (quality_by(answered, labels, contract, empty_is_won=is_won) for is_won in (False, True))
     verdicts = {judge_drop(contract, worst), judge_drop(contract, best)}
     missing = len(np.unique(answered.texts[answered.differs & (labels == NO_LABEL)]))
@@ -151,12 +152,12 @@ def judged_by_labels(path: Path, engine: Engine, contract: Contract) -> Quality:
     return worst if is_lost else best
 
 
-def _read_labels(path: Path, task: TaskInfo, answered: Answered) -> Ints:
+def _read_labels(path: Path, task: TaskInfo, answered: Answered, dialect: Dialect) -> Ints:
     """Label numbers (rows,); -1 if missing."""
     number_of = label_numbers(task.labels)
     numbers = {id_of(number): number for number in answered.to_label.tolist()}
     labels: dict[int, int] = {}
-    for window in (window for file in find(str(path)) for window in read_windows(file)):
+    for window in (window for file in find(str(path), dialect) for window in read_windows(file)):
         for line, name, label in cells(window):
             where = f"{path}, line {line}"
             if name not in numbers:

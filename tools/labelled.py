@@ -11,6 +11,7 @@ from kdc.artifact.contract.terms import Contract
 from kdc.artifact.decision import Abstention, LabelSets, OperatingPoint, decision_table, sets_table
 from kdc.artifact.manifest import Device, TaskInfo
 from kdc.common.frozen import Frozen
+from kdc.common.records import Dialect
 from kdc.common.tables import aligned
 from kdc.pipeline.config import metrics
 from kdc.pipeline.config.tasks import TASKS, Task, custom_task
@@ -130,13 +131,15 @@ def read_rows_for(
     """Read a labelled file for an artifact's task.
 
     Args:
-        columns: names of `text`, `text_pair` and `label`, by default as in training, and the `separator` of labels.
+        columns: names of `text`, `text_pair` and `label`, by default as in training, the `separator` of labels, and
+            the file's `delimiter` and `encoding`.
 
     Returns:
         The task, texts, and labels: (rows,), or (rows, outputs) in {0, 1} for multi-label.
     """
     task = task_with(info, columns)
-    texts, labels = read_labelled(data, task, separator=columns.get("separator"))
+    dialect = Dialect(columns.get("delimiter"), columns.get("encoding"))
+    texts, labels = read_labelled(data, task, separator=columns.get("separator"), dialect=dialect)
     return task, texts, np.asarray(labels)
 
 

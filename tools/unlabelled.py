@@ -125,7 +125,7 @@ def _request(source: str, out: Path, columns: Mapping[str, str | None]) -> Predi
             raise InputError("the file is there already", given=path, remedy=remedy)
     if out.suffix.lower() != ".csv":
         raise InputError("the texts to label are written as .csv", given=out, remedy="--to-label label.csv")
-    names = {name: columns.get(name) for name in ("text", "text_pair")}
+    names = {name: columns.get(name) for name in ("text", "text_pair", "delimiter", "encoding")}
     return PredictRequest(artifact=Path(), source=source, output=str(out), on_error="skip", **names)
 
 

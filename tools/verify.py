@@ -56,7 +56,7 @@ def verify_artifact(
     Args:
         given: limits and conditions that replace the contract's.
         labelled: the filled file of `texts_to_label`, instead of `data`.
-        columns: of `data`, see `kdc.tools.labelled.read_rows_for`.
+        columns: of `data`, and how `labelled` is written, see `kdc.tools.labelled.read_rows_for`.
 
     Returns:
         The judgement, and the artifact's own.
@@ -88,7 +88,7 @@ def verify_artifact(
 
         check_task(engine.task, contract, given)
         refuse_better_baseline(folder, engine, contract)
-        answers = judged_by_labels(labelled, engine, contract), ()
+        answers = judged_by_labels(labelled, engine, contract, columns or {}), ()
     is_measured = answers is not None or not _limits_on_answers(contract)
     if answers is None:
         answers = _answers_of_before(contract, before, engine.variant)

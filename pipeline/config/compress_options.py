@@ -17,6 +17,9 @@ COMPRESS = (
         ("label", str, "Column with the label (default label)."),
         ("eval", Path, "File with labelled rows to evaluate on (default: a tenth of the training rows)."),
         ("unlabeled", Path, "File with more texts, which only the teacher labels (kdc verify: --unlabelled)."),
+        ("delimiter", str, "Character between the fields of .csv and .tsv files (default: comma and tab)."),
+        ("encoding", str, "Encoding of text files, for example cp1252 or utf-16 (default utf-8)."),
+        ("skip-invalid", bool, "Leave out rows without text or label, at most a tenth; data/skipped.jsonl lists them."),
         (
             "metric",
             str,

@@ -8,6 +8,7 @@ from pydantic import Field, field_validator, model_validator
 from kdc.artifact.contract.terms import MOST_TOKENS, MOST_WINDOWS
 from kdc.artifact.manifest import Join, LongTexts
 from kdc.artifact.task_kinds import KINDS, Kind
+from kdc.common.records import Dialect
 from kdc.pipeline.config.metrics import METRICS
 from kdc.pipeline.config.section import Section
 
@@ -28,6 +29,8 @@ class DataSettings(Section):
     text: str | None = None
     text_pair: str | None = None
     label: str | None = None
+    delimiter: str | None = None
+    encoding: str | None = None
     kind: Literal["auto", "classification", "multilabel", "regression"] = Field(
         "auto", description="what the label column holds; auto infers it from the training rows of your own files"
     )
@@ -44,6 +47,8 @@ class DataSettings(Section):
         None,
         description="column with the time of a row, a number or ISO 8601; the latest rows become the evaluation set",
     )
+    skip_invalid: bool = False
+    most_invalid: float = Field(0.1, gt=0, lt=1, description="largest share of a file that skip_invalid leaves out")
     metric: str | None = None
     audit_labels: bool = False
     max_train_rows: int | None = Field(None, ge=20)
@@ -60,6 +65,10 @@ class DataSettings(Section):
         if metric is not None and metric not in METRICS:
             raise ValueError(f"Input should be one of {', '.join(METRICS)}")
         return metric
+
+    @property
+    def dialect(self) -> Dialect:
+        return Dialect(self.delimiter, self.encoding)
 
     @model_validator(mode="after")
     def _at_most_of_what_is_there(self) -> Self:

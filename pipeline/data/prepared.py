@@ -3,6 +3,7 @@
 Writes into the folder of stage `data`:
 
     task.json, report.json    the task with labels; counts and warnings
+    skipped.jsonl             rows that `--skip-invalid` left out
     rows/<split>/             row, text, text_pair; if labelled, group, source_row and label; if given for
                               evaluation, overlaps
 
@@ -11,8 +12,8 @@ Then `tokens.py` writes
     tokens-<role>/<split>/    row, input_ids, length, label; token_type_ids and windows if used
 
 Splits are train, tune (training rows, never trained on), unlabeled, eval, eval_mismatched. Row numbers continue over
-them in this order, from 0. `source_row` counts a source's rows, from 1. `group` is a row's unit (`overlap.connect`);
-`overlaps` marks overlap with training rows.
+them in this order, from 0. `source_row` counts a source's rows, from 1, with those left out. `group` is a row's unit
+(`overlap.connect`); `overlaps` marks overlap with training rows.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,13 +33,14 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from kdc.common.errors import KdcError
+from kdc.common.records import USUAL, Dialect
 from kdc.pipeline.config.data_settings import DataSettings
 from kdc.pipeline.config.tasks import Task, decided_by
 from kdc.pipeline.data.labels import LabelReader
 from kdc.pipeline.data.overlap import Ints, Mask
 from kdc.pipeline.data.problems import Problems
 from kdc.pipeline.data.report import make_report, near_train
-from kdc.pipeline.data.rows import CheckedRows, check_split, read_all, texts_in, write_stream
+from kdc.pipeline.data.rows import SKIPPED, CheckedRows, check_split, read_all, texts_in, write_stream
 from kdc.pipeline.data.sources import file_source, is_glue
 from kdc.pipeline.data.splits import split_rows
 from kdc.pipeline.results.data import DataReport
@@ -66,6 +68,8 @@ def prepare(folder: Path, task: Task, data: DataSettings, *, seed: int, people_j
     with tempfile.TemporaryDirectory(dir=folder, prefix="staging-", ignore_cleanup_errors=True) as staging:
         task, rows = read_all(data, task, Path(staging), seed)
         task = decided_by(task, data.metric)
+        if (skipped := Path(staging) / SKIPPED).exists():
+            skipped.replace(folder / SKIPPED)
         most = data.max_unlabeled_rows
         parts = split_rows(task, rows, data.max_train_rows, seed, most_unlabeled=most, people_judge=people_judge)
         near = near_train(rows, parts)
@@ -76,7 +80,7 @@ def prepare(folder: Path, task: Task, data: DataSettings, *, seed: int, people_j
                 origin = rows[part.origin]
                 further: dict[str, NDArray[Any]] = {}
                 if origin.labels is not None:
-                    further = {"group": origin.units, "source_row": np.arange(1, len(origin) + 1)}
+                    further = {"group": origin.units, "source_row": origin.table["source_row"].to_numpy()}
                 if part.origin in near:
                     further["overlaps"] = near[part.origin] >= 0
                 _write_split(origin, part.chosen, folder / "rows" / name, task, first_row, further)
@@ -201,7 +205,9 @@ def _load(folder: Path) -> datasets.Dataset:
         raise KdcError(what, given=folder, remedy=_AGAIN) from error
 
 
-def read_labelled(path: Path, task: Task, *, separator: str | None = None) -> tuple[list[Text], list[Any]]:
+def read_labelled(
+    path: Path, task: Task, *, separator: str | None = None, dialect: Dialect = USUAL
+) -> tuple[list[Text], list[Any]]:
     """Texts (or pairs) of one file or `save_to_disk` folder, in memory, and labels as in `rows/`.
 
     Raises:
@@ -209,6 +215,7 @@ def read_labelled(path: Path, task: Task, *, separator: str | None = None) -> tu
     """
     problems, labels = Problems(), LabelReader(task.kind, task.labels, separator, is_glue(task.name))
     with tempfile.TemporaryDirectory(prefix="kdc-") as staging:
-        rows = check_split(file_source("eval", path, task.name), task, labels, Path(staging), problems)
+        source = replace(file_source("eval", path, task.name), dialect=dialect)
+        rows = check_split(source, task, labels, Path(staging), problems)
         problems.raise_if_any()
         return texts_in(rows.table), _stored_labels(rows.table["label"].combine_chunks(), task).to_pylist()

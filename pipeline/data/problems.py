@@ -1,10 +1,12 @@
 """Collects all mistakes in a run's data files. Messages never quote a text."""
 
 import difflib
+import json
 import math
 from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass
+from pathlib import Path
 
 from kdc.common.errors import InputError
 from kdc.pipeline.data.sources import SplitSource
@@ -26,11 +28,21 @@ class FileProblem(RowProblem):
     """A file's rest cannot be read."""
 
 
-class Problems:
-    """`skipped` counts known broken rows of published files, by split."""
+class InvalidRow(RowProblem):
+    """A row has no text or no label, or is no row of its format."""
 
-    def __init__(self) -> None:
+
+class Problems:
+    """`skipped` counts rows that are left out, by split: known broken ones of published files, and invalid ones.
+
+    Args:
+        left_out: file (.jsonl) that lists invalid rows, which are then left out; None: they are mistakes.
+    """
+
+    def __init__(self, left_out: Path | None = None) -> None:
+        self.left_out = left_out
         self.skipped: Counter[str] = Counter()
+        self.first_skipped: dict[str, str] = {}
         self._counts: Counter[str] = Counter()
         self._of_file: Counter[str] = Counter()
         self._listed: list[str] = []
@@ -41,10 +53,16 @@ class Problems:
 
     def add(self, source: SplitSource, line: int | None, problem: RowProblem, count: int = 1) -> None:
         """Add a mistake, or the first of `count` equal ones. Lines start at 1; None: the whole file."""
+        where = source.name if line is None else f"{source.name}{source.unit}{line}"
+        reason = problem.what + (f" ({problem.detail})" if problem.detail else "")
+        if self.left_out is not None and isinstance(problem, InvalidRow):
+            self.skipped[source.split] += 1
+            self.first_skipped.setdefault(source.split, f"{where}: {reason}; {problem.remedy}")
+            with self.left_out.open("a", encoding="utf-8") as stream:
+                stream.write(json.dumps({"file": source.name, "line": line, "reason": reason}) + "\n")
+            return
         if self._of_file[source.name] < MAX_SHOWN:
-            where = source.name if line is None else f"{source.name}{source.unit}{line}"
-            detail = f" ({problem.detail})" if problem.detail else ""
-            self._listed.append(f"{where}: {problem.what}{detail}")
+            self._listed.append(f"{where}: {reason}")
             if problem.remedy:
                 self._remedies[problem.remedy] = None
         self._counts[problem.what] += count

@@ -1,11 +1,12 @@
 """Reads a split's file, in constant memory.
 
-Text is UTF-8, with or without BOM, LF or CRLF. CSV and TSV quote like Python's csv module, GLUE's TSV not at all.
+Text is UTF-8 or as `--encoding` says, with or without BOM, LF or CRLF. CSV and TSV quote like Python's csv module,
+GLUE's TSV not at all.
 """
 
 from __future__ import annotations
 
-import codecs
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from itertools import chain
@@ -13,10 +14,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kdc.common.errors import KdcError
-from kdc.common.records import DELIMITERS, LONGEST_LINE, BrokenQuoting, parse_delimited, parse_jsonl
-from kdc.pipeline.data.problems import FileProblem, Problems, RowProblem, nearest_name, show
+from kdc.common.records import (
+    BrokenLine,
+    Dialect,
+    decoded_lines,
+    other_delimiter,
+    other_encoding,
+    parse_delimited,
+    parse_jsonl,
+)
+from kdc.pipeline.data.problems import FileProblem, InvalidRow, Problems, RowProblem, nearest_name, show
 from kdc.pipeline.data.pydocs import make_pydocs
 from kdc.pipeline.data.sources import HUB_NAME, Columns, SplitSource
+from kdc.serving.engine.tokenizing import is_utf8
 
 if TYPE_CHECKING:
     import datasets
@@ -28,6 +38,8 @@ _BATCH_ROWS = 1024
 _COLA_HEADER = ["source", "label", "star", "sentence"]
 # Everybody skips QQP's questions with line breaks.
 _KNOWN_BROKEN = ("qqp",)
+# Bytes of another encoding, as `decoded_lines` gives them.
+_WRONG = re.compile("[\0\ud800-\udfff]")
 
 
 class Record(NamedTuple):
@@ -40,7 +52,7 @@ def find_columns(header: Sequence[str], columns: Columns) -> list[int | None]:
     """Indices of text, second text, label, group and time; None if unread.
 
     Raises:
-        RowProblem: a column is missing or repeated.
+        InvalidRow: a column is missing or repeated.
     """
     indices: list[int | None] = []
     faults: list[str] = []
@@ -55,10 +67,30 @@ def find_columns(header: Sequence[str], columns: Columns) -> list[int | None]:
     if faults:
         there = ", ".join(show(name) for name in header[:20]) + (", ..." if len(header) > 20 else "")
         remedy = "name the columns: --text, --text-pair, --label, --set data.group=COLUMN, --set data.time=COLUMN"
-        if len(header) == 1 and any(mark in header[0] for mark in ";\t,|"):
-            remedy = "fields are separated by commas in .csv and by tabs in .tsv: rename or convert the file"
-        raise RowProblem("wrong columns", f"{'; '.join(faults)}; the file has: {there}", remedy)
+        if option := other_delimiter(header):
+            remedy = f"name the character that separates the fields: {option}"
+        raise InvalidRow("wrong columns", f"{'; '.join(faults)}; the file has: {there}", remedy)
     return indices
+
+
+def read_fields(
+    source: SplitSource, columns: Columns, problems: Problems, *, seed: int = 0
+) -> Iterator[tuple[int, list[object]]]:
+    """Yield each record's line and its values of `columns`, None if unread; report bad records.
+
+    Raises:
+        FileProblem, KdcError: as `read_records`.
+    """
+    names: Sequence[str] = ()
+    indices: list[int | None] = []
+    for record in read_records(source, problems, seed=seed, columns=columns):
+        try:
+            if record.names is not names:  # they vary in JSONL
+                indices, names = find_columns(record.names, columns), record.names
+        except RowProblem as problem:
+            problems.add(source, record.line, problem)
+        else:
+            yield record.line, [None if index is None else record.fields[index] for index in indices]
 
 
 def read_records(
@@ -84,13 +116,12 @@ def read_records(
             yield from _read_jsonl(source, path, problems)
         else:
             yield from _read_delimited(source, path, problems, columns)
-    except BrokenQuoting as error:
-        what, detail = "broken quoting", error.reason
-        remedy = 'a quote inside a quoted field is written twice (""), and every quote that opens a field is closed'
-        if "new-line character" in error.reason:
-            what, detail = "a carriage return inside a row", ""
+    except BrokenLine as error:
+        what, remedy = error.reason, error.remedy
+        if "new-line character" in what:
+            what = "a carriage return inside a row"
             remedy = f"end lines with line feeds: tr '\\r' '\\n' < {path} > {path.stem}.lf{path.suffix}"
-        raise FileProblem(what, detail, remedy, line=error.line) from None
+        raise FileProblem(what, "", remedy, line=error.line) from None
     except OSError as error:
         if error.filename is None or str(error.filename) != str(source.path):
             raise
@@ -98,12 +129,13 @@ def read_records(
 
 
 def _read_delimited(source: SplitSource, path: Path, problems: Problems, columns: Columns | None) -> Iterator[Record]:
+    delimiter = source.dialect.delimiter_of("csv" if source.format == "csv" else "tsv")
     if source.format == "glue_tsv":
-        lines = (line.removesuffix("\n").removesuffix("\r").split("\t") for line in _lines(path))
+        lines = (line.removesuffix("\n").removesuffix("\r").split(delimiter) for line in _lines(path, source.dialect))
         records: Iterator[tuple[int, list[str]]] = enumerate(lines, start=1)
         blank = [""]
     else:
-        records, blank = parse_delimited(_lines(path), DELIMITERS[source.format]), []
+        records, blank = parse_delimited(_lines(path, source.dialect), delimiter), []
     first = next(records)
     header = first[1]
     if source.task == "cola" and columns is not None and not set(columns.text) & set(header):
@@ -118,11 +150,11 @@ def _read_delimited(source: SplitSource, path: Path, problems: Problems, columns
         elif fields != blank:
             what = "row has too few columns" if missing > 0 else "row has too many columns"
             remedy = "complete or remove these rows" if missing > 0 else "quote fields that hold the separator"
-            problems.add(source, line, RowProblem(what, f"{len(fields)} instead of {len(header)}", remedy))
+            problems.add(source, line, InvalidRow(what, f"{len(fields)} instead of {len(header)}", remedy))
 
 
 def _read_jsonl(source: SplitSource, path: Path, problems: Problems) -> Iterator[Record]:
-    for number, line, value in parse_jsonl(_lines(path)):
+    for number, line, value in parse_jsonl(_lines(path, source.dialect)):
         is_broken = isinstance(value, Exception)
         if isinstance(value, dict):
             yield Record(number, list(value), list(value.values()))
@@ -131,36 +163,22 @@ def _read_jsonl(source: SplitSource, path: Path, problems: Problems) -> Iterator
             raise FileProblem("one JSON array instead of one object a line", remedy=remedy)
         else:
             what, detail = ("not JSON", show(str(value))) if is_broken else ("not a JSON object", type(value).__name__)
-            problems.add(source, number, RowProblem(what, detail, "write one JSON object a line"))
+            problems.add(source, number, InvalidRow(what, detail, "write one JSON object a line"))
 
 
-def _lines(path: Path) -> Iterator[str]:
+def _lines(path: Path, dialect: Dialect) -> Iterator[str]:
     """With their ends. Only line feeds end a line: texts contain other separators."""
     number = 0
     with open(path, "rb") as stream:
-        while raw := stream.readline(LONGEST_LINE):
-            number += 1
-            if number == 1:
-                raw = raw.removeprefix(codecs.BOM_UTF8)
-                if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-                    raise _not_utf8(path, 1, "it begins with the mark of UTF-16", "UTF-16")
-            if len(raw) == LONGEST_LINE:
-                raise FileProblem(f"a line longer than {LONGEST_LINE >> 20} MiB", line=number)
-            if b"\0" in raw:
-                at = raw.index(b"\0") + 1
-                raise _not_utf8(path, number, f"a zero byte, byte {at} of the line", "UTF-16LE")
-            try:
-                yield raw.decode("utf-8")
-            except UnicodeDecodeError as error:
-                where = f"byte 0x{raw[error.start]:02x}, byte {error.start + 1} of the line"
-                raise _not_utf8(path, number, where, "WINDOWS-1252") from None
+        for number, line in enumerate(decoded_lines(stream, dialect, "\n"), start=1):
+            wrong = None if is_utf8(line) and "\0" not in line else _WRONG.search(line)
+            if wrong is not None:
+                at = len(line[: wrong.start()].encode(dialect.codec, "replace")) + 1
+                detail = f"byte 0x{ord(wrong[0]) & 0xFF:02x}, byte {at} of the line"
+                raise FileProblem(f"not {dialect.codec.upper()}", detail, other_encoding(line), line=number)
+            yield line
     if number == 0:
         raise FileProblem("the file is empty", remedy="check the path")
-
-
-def _not_utf8(path: Path, line: int, detail: str, guess: str) -> FileProblem:
-    remedy = f"convert it: iconv -f {guess} -t UTF-8 {path} > {path.stem}.utf8{path.suffix} (or name its true encoding)"
-    return FileProblem("not UTF-8", detail, remedy, line=line)
 
 
 def _read_parquet(path: Path, columns: Columns | None) -> Iterator[Record]:

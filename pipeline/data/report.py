@@ -119,7 +119,7 @@ def _warnings(task: Task, report: DataReport, rows: dict[str, CheckedRows], near
     if count := duplicates.get("texts_with_different_labels", 0):
         warnings.append(f"{count:,} training texts occur more than once, with different labels")
     for name, count in report.skipped.items():
-        warnings.append(f"{count:,} broken rows of the published {name} file were left out")
+        warnings.append(f"{count:,} invalid {name} rows were left out; --skip-invalid lists them in data/skipped.jsonl")
     if (tune := report.splits["tune"].rows) < _SMALL_TUNE:
         warnings.append(f"the tuning set has only {tune} rows: choices on it are mostly chance")
     absent = [name for name, count in (report.splits["train"].labels or {}).items() if not count]

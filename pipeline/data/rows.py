@@ -19,17 +19,18 @@ from kdc.artifact.manifest import MAX_MANIFEST_BYTES
 from kdc.artifact.task_kinds import KINDS, Kind
 from kdc.common.errors import InputError
 from kdc.pipeline.config.data_settings import DataSettings
-from kdc.pipeline.config.labelled import HOW, PEOPLE, Description, read_description
+from kdc.pipeline.config.labelled import PEOPLE, Description, read_description
 from kdc.pipeline.config.metrics import fitting
 from kdc.pipeline.config.tasks import Task
 from kdc.pipeline.data.fields import check_text, group_of, hash_of, sides_of, time_of
 from kdc.pipeline.data.labels import NOT_TRAINED, LabelReader
 from kdc.pipeline.data.overlap import Ints, Mask, Runs, connect, near_rows, runs_of
 from kdc.pipeline.data.problems import FileProblem, Problems, RowProblem
-from kdc.pipeline.data.readers import find_columns, read_records
-from kdc.pipeline.data.sources import Columns, SplitSource, columns_of, is_glue, locate
+from kdc.pipeline.data.readers import read_fields
+from kdc.pipeline.data.sources import Columns, SplitSource, columns_for, is_glue, locate
 from kdc.serving.engine.tokenizing import Text
 
+SKIPPED = "skipped.jsonl"  # lists the rows that `--skip-invalid` leaves out
 _MOST_BROKEN = 0.001  # largest share skipped in a published file
 _BATCH_ROWS = 1024
 _BATCH_CHARACTERS = 4 << 20
@@ -44,6 +45,7 @@ _COLUMNS = {
     "group_hash": pa.int64(),
     "time": pa.float64(),
     "people": pa.bool_(),
+    "source_row": pa.int64(),
 }
 
 
@@ -54,7 +56,7 @@ class CheckedRows:
     source: SplitSource
     table: pa.Table  # memory-mapped; only columns without gaps
     labels: LabelReader | None  # None if unlabelled
-    skipped: int  # known broken rows
+    skipped: int  # rows left out
     description: Description | None = None  # of a table that `kdc label` wrote
 
     def __len__(self) -> int:
@@ -146,7 +148,7 @@ def read_all(data: DataSettings, task: Task, folder: Path, seed: int) -> tuple[T
         InputError: lists the mistakes in all files.
         KdcError: the hub cannot be reached.
     """
-    problems = Problems()
+    problems = Problems(folder / SKIPPED if data.skip_invalid else None)
     train_source, *others = locate(data)
     if data.group is not None and train_source.format == "pydocs":
         raise InputError("pydocs has groups of its own", given=f"data.group={data.group}", remedy="leave it out")
@@ -188,20 +190,19 @@ def check_split(
     """Store good rows in `folder`; report the others."""
     before = len(problems)
     description = read_description(source.path) if labels is not None else None
-    columns = columns_of(
-        task,
-        labeled=labels is not None,
-        group="group" if source.format == "pydocs" else data.group,
-        time=data.time if source.split == "train" else None,
-        how=None if description is None else HOW,
-    )
+    columns = columns_for(source, task, data)
     path = folder / f"{source.split}.arrow"
     write_stream(path, _batches(_good_rows(source, columns, labels, problems, seed), labels))
     with pa.memory_map(str(path)) as stream:
         table = pa.ipc.open_stream(stream).read_all()
     table = table.select([name for name in table.column_names if not table[name].null_count])
     skipped = problems.skipped[source.split]
-    if skipped > max(_MOST_BROKEN * len(table), 1):
+    if problems.left_out is not None and skipped > data.most_invalid * (skipped + len(table)):
+        first = problems.first_skipped[source.split]
+        what, remedy = "too many invalid rows", "correct them, or allow a larger share: --set data.most_invalid=0.3"
+        detail = f"{skipped:,} of {skipped + len(table):,}, and {data.most_invalid:.0%} may be; the first is {first}"
+        problems.add(source, None, FileProblem(what, detail, remedy))
+    elif problems.left_out is None and skipped > max(_MOST_BROKEN * len(table), 1):
         remedy = "the file is more broken than the published one: get it again"
         problems.add(source, None, RowProblem("row has too few columns", remedy=remedy), skipped)
     if not len(table) and len(problems) == before:
@@ -212,30 +213,30 @@ def check_split(
 def _good_rows(
     source: SplitSource, columns: Columns, labels: LabelReader | None, problems: Problems, seed: int
 ) -> Iterator[dict[str, Any]]:
-    names: Sequence[str] = ()
-    indices: list[int | None] = []
+    rows = 0
     try:
-        for record in read_records(source, problems, seed=seed, columns=columns):
+        for line, fields in read_fields(source, columns, problems, seed=seed):
             try:
-                if record.names is not names:  # they vary in JSONL
-                    indices, names = find_columns(record.names, columns), record.names
-                fields = [None if index is None else record.fields[index] for index in indices]
-                yield _check_row(record.line, fields, columns, labels)
+                row = _check_row(line, fields, columns, labels, text_first=problems.left_out is not None)
+                rows += 1
+                yield row | {"source_row": rows + problems.skipped[source.split]}
             except FileProblem:
                 raise
             except RowProblem as problem:
-                problems.add(source, record.line, problem)
+                problems.add(source, line, problem)
     except FileProblem as problem:
         problems.add(source, problem.line, problem)
 
 
-def _check_row(line: int, fields: Sequence[object], columns: Columns, labels: LabelReader | None) -> dict[str, Any]:
+def _check_row(
+    line: int, fields: Sequence[object], columns: Columns, labels: LabelReader | None, *, text_first: bool
+) -> dict[str, Any]:
+    """`text_first`: the label of a row without a text does not count."""
     first, second, answer, group, time, how = fields
-    # Read the label first: it counts even if the text is bad.
+    texts = _check_texts(first, second, columns) if text_first else None
     label = labels.read(answer, line) if labels is not None else None
-    text = check_text(first, columns.text[0])
-    pair = check_text(second, columns.text_pair[0]) if columns.text_pair else None
-    good: dict[str, Any] = {"text": text, "text_pair": pair, "label": label, "text_hash": hash_of(text, pair)}
+    text, pair, text_hash = texts or _check_texts(first, second, columns)
+    good: dict[str, Any] = {"text": text, "text_pair": pair, "label": label, "text_hash": text_hash}
     if pair is not None:
         good["first_hash"], good["second_hash"] = sides_of(text, pair)
     if columns.group and (labels is not None or group is not None):
@@ -245,6 +246,13 @@ def _check_row(line: int, fields: Sequence[object], columns: Columns, labels: La
     if columns.how:
         good["people"] = how == PEOPLE
     return good
+
+
+def _check_texts(first: object, second: object, columns: Columns) -> tuple[str, str | None, int]:
+    """Texts and their hash."""
+    text = check_text(first, columns.text[0])
+    pair = check_text(second, columns.text_pair[0]) if columns.text_pair else None
+    return text, pair, hash_of(text, pair)
 
 
 def _batches(rows: Iterator[dict[str, Any]], labels: LabelReader | None) -> Iterator[pa.RecordBatch]:

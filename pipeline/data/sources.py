@@ -4,16 +4,15 @@
 GLUE comes from the hub, or kdc makes `pydocs`.
 """
 
-import hashlib
 import json
-import platform
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 from kdc.common import records
 from kdc.common.errors import InputError
 from kdc.pipeline.config.data_settings import DataSettings
+from kdc.pipeline.config.labelled import HOW, read_description
 from kdc.pipeline.config.tasks import TASKS, Task, find_task
 
 Format = records.Format | Literal["glue_tsv", "saved", "hub", "pydocs"]
@@ -21,6 +20,7 @@ SPLITS = ("train", "tune", "unlabeled", "eval", "eval_mismatched")  # in row-num
 HUB_NAME = "nyu-mll/glue"
 
 FORMATS: dict[str, records.Format] = {**records.FORMATS, ".json": "jsonl"}
+_DELIMITED = ("csv", "tsv", "glue_tsv")
 _STEMS = {
     "train": ("train",),
     "validation": ("dev", "validation", "eval", "val", "valid"),
@@ -45,6 +45,7 @@ class SplitSource:
     path: Path | None = None
     part: str = ""  # split in a `save_to_disk` folder or on the hub
     task: str = ""  # GLUE task, of unquoted files or hub
+    dialect: records.Dialect = records.USUAL
 
     @property
     def name(self) -> str:
@@ -90,11 +91,28 @@ def columns_of(
     return Columns(*map(names, (task.text, task.text_pair, task.label if labeled else None, group, time, how)))
 
 
+def columns_for(source: SplitSource, task: Task, data: DataSettings) -> Columns:
+    """The columns that a run reads of a split.
+
+    Raises:
+        InputError: the description of a labelled table is damaged.
+    """
+    labeled = source.split != "unlabeled"
+    return columns_of(
+        task,
+        labeled=labeled,
+        group="group" if source.format == "pydocs" else data.group,
+        time=data.time if source.split == "train" else None,
+        how=None if not labeled or read_description(source.path) is None else HOW,
+    )
+
+
 def locate(data: DataSettings) -> tuple[SplitSource, ...]:
     """Find train, then evaluation, then unlabeled splits.
 
     Raises:
-        InputError: unknown task, missing or unknown file, or conflicting sources.
+        InputError: unknown task, missing or unknown file, conflicting sources, or no file that a delimiter or an
+            encoding is for.
     """
     task = find_task(data.task) if data.task is not None else None
     name = task.name if task is not None else ""
@@ -114,7 +132,12 @@ def locate(data: DataSettings) -> tuple[SplitSource, ...]:
         splits = [SplitSource(split, "hub", part=part, task=name) for split, part in _hub_splits(task).items()]
     else:
         splits = [SplitSource("train", "pydocs"), SplitSource("eval", "pydocs")]
-    return (*splits, *(file_source(split, path, name) for split, path in given.items()))
+    splits += [file_source(split, path, name) for split, path in given.items()]
+    for option, formats in (("delimiter", _DELIMITED), ("encoding", (*_DELIMITED, "jsonl"))):
+        if getattr(data, option) is not None and not any(split.format in formats for split in splits):
+            listed = ", ".join(split.name for split in splits)
+            raise InputError(f"--{option} fits none of the files", given=listed, remedy="leave it out")
+    return tuple(replace(split, dialect=data.dialect) for split in splits)
 
 
 def is_glue(name: str) -> bool:
@@ -139,29 +162,6 @@ def file_source(split: str, path: Path, task_name: str) -> SplitSource:
     if format == "tsv" and is_glue(task_name):
         return SplitSource(split, "glue_tsv", path, task=task_name)
     return SplitSource(split, format, path)
-
-
-def input_fingerprint(data: DataSettings) -> str:
-    """SHA-256 (hex) of file names and contents, the hub's name, or Python's version for `pydocs`.
-
-    Raises:
-        InputError: as `locate`, or an unreadable file.
-    """
-    digest = hashlib.sha256()
-    origins = {"pydocs": platform.python_version(), "hub": HUB_NAME}
-    for split in locate(data):
-        hub_config = split.task if split.format == "hub" else ""
-        origin = origins.get(split.format, "")
-        digest.update(json.dumps([split.split, split.format, split.part, hub_config, origin]).encode())
-        for file in split.files:
-            digest.update(f"\0{file.name}\0".encode())
-            try:
-                with file.open("rb") as stream:
-                    hashlib.file_digest(stream, lambda: digest)
-            except OSError as error:
-                what = f"cannot read the file ({error.strerror})"
-                raise InputError(what, given=file, remedy="check its permissions") from None
-    return digest.hexdigest()
 
 
 def _hub_splits(task: Task | None) -> dict[str, str]:

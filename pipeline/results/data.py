@@ -36,7 +36,7 @@ class DataReport(Result):
     unused_train_rows: int = 0  # beyond `data.max_train_rows`
     unused_unlabeled_rows: int = 0  # beyond `data.max_unlabeled_rows`
     duplicates: dict[str, int] = Field(default_factory=dict)  # repeats, near repeats and shared groups, by kind
-    skipped: dict[str, int] = Field(default_factory=dict)  # broken rows of published files, by split
+    skipped: dict[str, int] = Field(default_factory=dict)  # rows left out as invalid, by split
     warnings: tuple[str, ...] = ()
 
 

@@ -14,7 +14,7 @@ from kdc.pipeline.config.labelled import read_description
 from kdc.pipeline.config.settings import Config
 from kdc.pipeline.config.tasks import task_of
 from kdc.pipeline.config.training_settings import StudentSettings, TeacherSettings
-from kdc.pipeline.data.sources import input_fingerprint
+from kdc.pipeline.data.fingerprint import input_fingerprint
 from kdc.pipeline.models import loading
 
 _LAYOUT = 2  # of stage folders: raising it makes older ones stale
@@ -32,7 +32,7 @@ def as_json(settings: dict[str, Any]) -> dict[str, Any]:
 
 def labelled_rows(config: Config) -> dict[str, Any]:
     """Without unlabelled rows: new ones must not retrain the teacher."""
-    unused = {"data", "train", "eval", "unlabeled", "max_unlabeled_rows", "audit_labels"}
+    unused = {"data", "train", "eval", "unlabeled", "delimiter", "encoding", "max_unlabeled_rows", "audit_labels"}
     described = [read_description(table) for table in (config.data.train, config.data.eval)]
     labellers = [table and table.model for table in described]
     by = {"labellers": labellers, "people_judge": config.teacher.scores is None} if any(labellers) else {}

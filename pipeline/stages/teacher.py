@@ -19,9 +19,9 @@ from kdc.common.errors import InputError
 from kdc.common.files import write_whole
 from kdc.pipeline.config.tasks import Task
 from kdc.pipeline.config.training_settings import TeacherSettings
+from kdc.pipeline.data.fingerprint import input_fingerprint
 from kdc.pipeline.data.prepared import PreparedData
 from kdc.pipeline.data.scores import scores_of_rows
-from kdc.pipeline.data.sources import input_fingerprint
 from kdc.pipeline.evaluation.evidence import compared_with_baselines, worded
 from kdc.pipeline.models import loading
 from kdc.pipeline.results.training import Attempt, ModelResult, TeacherResult, TrainingSummary

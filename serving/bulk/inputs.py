@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import json
 import lzma
 import sys
@@ -11,7 +10,6 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from functools import partial
 from itertools import compress
 from typing import IO, TYPE_CHECKING, Any, TypeVar
 
@@ -19,7 +17,15 @@ import numpy as np
 
 from kdc.common.errors import InputError
 from kdc.common.places import STANDARD, File, reaching_remote
-from kdc.common.records import DELIMITERS, LONGEST_LINE, BrokenQuoting, parse_delimited, parse_jsonl
+from kdc.common.records import (
+    USUAL,
+    BrokenLine,
+    Dialect,
+    decoded_lines,
+    other_encoding,
+    parse_delimited,
+    parse_jsonl,
+)
 from kdc.serving.engine.tokenizing import is_utf8
 
 if TYPE_CHECKING:
@@ -103,9 +109,10 @@ def read_windows(file: File) -> Iterator[Window]:
     with reaching_remote(file.system, file.address):
         try:
             with file.open() as raw:
-                yield from (
-                    _read_parquet(raw, file) if file.format == "parquet" else _read_text(raw, file.address, file.format)
-                )
+                if file.format == "parquet":
+                    yield from _read_parquet(raw, file)
+                else:
+                    yield from _read_text(raw, file.address, file.format, file.dialect)
         except (EOFError, zlib.error, lzma.LZMAError, OSError) as error:
             if isinstance(error, OSError) and error.errno is not None and not isinstance(error, FileNotFoundError):
                 raise
@@ -115,7 +122,7 @@ def read_windows(file: File) -> Iterator[Window]:
 def read_all(files: list[File]) -> Iterator[tuple[Window, int]]:
     """All windows (JSONL on standard input without files), with the bytes read so far."""
     if not files:
-        for window in _read_text(sys.stdin.buffer, STANDARD, "jsonl"):
+        for window in _read_text(sys.stdin.buffer, STANDARD, "jsonl", USUAL):
             yield window, 0
     before = 0
     for file in files:
@@ -124,25 +131,22 @@ def read_all(files: list[File]) -> Iterator[tuple[Window, int]]:
         before += file.size
 
 
-def _read_text(raw: IO[bytes], name: str, kind: str) -> Iterator[Window]:
-    # Bytes that are not UTF-8 become surrogates, which mark bad rows.
-    stream = io.TextIOWrapper(raw, encoding="utf-8-sig", errors="surrogateescape", newline="")
+def _read_text(raw: IO[bytes], name: str, kind: str, dialect: Dialect) -> Iterator[Window]:
+    lines = decoded_lines(raw, dialect, "")  # surrogates mark bad rows
     try:
         if kind == "jsonl":
-            yield from _windows(_rows_of_jsonl(_lines(stream, name)), name, None, raw)
+            yield from _windows(_rows_of_jsonl(lines), name, None, raw)
             return
-        records = parse_delimited(_lines(stream, name), DELIMITERS[kind])
+        records = parse_delimited(lines, dialect.delimiter_of(kind))
         _, header = next(records, (1, []))
         if not header:
             raise InputError("the file is empty", given=name, remedy="a header line with the columns' names, then rows")
         _check_names(header, name)
         yield from _windows(_rows_of_fields(records, header), name, header, raw)
-    except BrokenQuoting as error:
-        remedy = 'write a quote inside a quoted field twice (""), and close every quote'
-        given = f"{name}, line {error.line}"
-        raise InputError(f"broken quoting: {error.reason}", given=given, remedy=remedy) from None
+    except BrokenLine as error:
+        raise InputError(error.reason, given=f"{name}, line {error.line}", remedy=error.remedy) from None
     finally:
-        stream.detach()
+        lines.close()
 
 
 # First line, number of characters, values or problem.
@@ -183,7 +187,7 @@ def _rows_of_fields(records: Iterable[tuple[int, list[str]]], header: list[str])
         if len(fields) != len(header):
             yield line, 0, f"the row has {len(fields)} columns, the header {len(header)}"
         elif not is_utf8(whole := "".join(fields)):
-            yield line, 0, "the row is not valid UTF-8"
+            yield line, 0, _wrong_bytes(whole)
         else:
             yield line, len(whole), dict(zip(header, fields, strict=True))
 
@@ -193,17 +197,13 @@ def _rows_of_jsonl(lines: Iterable[str]) -> Iterator[_Row]:
         if not isinstance(row, dict):
             yield line, 0, f"the line is no JSON object{f': {row}' if isinstance(row, Exception) else ''}"
         elif not is_utf8(text) or ("\\ud" in text.lower() and not is_utf8(json.dumps(row, ensure_ascii=False))):
-            yield line, 0, "the row is not valid UTF-8"
+            yield line, 0, _wrong_bytes(text)
         else:
             yield line, len(text), row
 
 
-def _lines(stream: IO[str], name: str) -> Iterator[str]:
-    for number, line in enumerate(iter(partial(stream.readline, LONGEST_LINE), ""), start=1):
-        if len(line) == LONGEST_LINE and not line.endswith("\n"):
-            what = f"a line is longer than {LONGEST_LINE >> 20} million characters"
-            raise InputError(what, given=f"{name}, line {number}", remedy="one row a line: is this another format?")
-        yield line
+def _wrong_bytes(text: str) -> str:
+    return f"the row is not valid UTF-8 or of the given encoding ({other_encoding(text)})"
 
 
 def _read_parquet(raw: IO[bytes], file: File) -> Iterator[Window]:
@@ -230,4 +230,4 @@ def _check_names(names: list[str], file: str) -> None:
     if twice:
         raise InputError("two columns have one name", given=f"{file}: {', '.join(twice)}", remedy="rename one")
     if not all(map(is_utf8, names)):
-        raise InputError("the header is not valid UTF-8", given=file, remedy="save the file as UTF-8")
+        raise InputError("the header is not valid UTF-8", given=file, remedy="name its --encoding")

@@ -65,6 +65,7 @@ class Job:
         return {
             "files": [[file.address, file.size, _version(file)] for file in self.files],
             "kind": request.format,
+            "dialect": [request.delimiter, request.encoding],
             "columns": columns,
             "max_text_chars": request.max_text_chars,
             "window": [WINDOW_ROWS, WINDOW_BYTES],

@@ -1,10 +1,11 @@
 """Options of `kdc predict` that set fields of `PredictRequest`."""
 
-from kdc.artifact.artifact_options import ALLOW_FAILED, TEXTS, VARIANT
+from kdc.artifact.artifact_options import ALLOW_FAILED, DIALECT, TEXTS, VARIANT
 from kdc.common.command_options import Setting
 
 PREDICT = (
     *TEXTS,
+    *DIALECT,
     Setting("prefix", str, "Prefix for the names of the new columns (default: none)."),
     Setting("all-scores", bool, "Add a column with the score of each class, not only of the best."),
     Setting("on-error", str, "Bad rows (no text, or too long): stop (default), or skip them."),

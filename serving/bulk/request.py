@@ -9,6 +9,7 @@ from kdc.artifact.manifest import Device
 from kdc.common.errors import InputError, installing
 from kdc.common.frozen import Frozen
 from kdc.common.places import STANDARD, File, file_system, find, format_of, is_packed
+from kdc.common.records import Dialect
 
 
 class PredictRequest(Frozen):
@@ -17,6 +18,8 @@ class PredictRequest(Frozen):
     output: str  # "-" is JSONL on standard output; with Ray, a directory of shards
     text: str | None = None  # column; None: the task's
     text_pair: str | None = None  # column
+    delimiter: str | None = None  # of CSV and TSV inputs; None: by the ending
+    encoding: str | None = None  # of text inputs; None: UTF-8
     prefix: str = ""  # of the new columns
     all_scores: bool = False
     on_error: str = "stop"  # "stop" or "skip" at a bad row
@@ -43,7 +46,7 @@ class PredictRequest(Frozen):
             InputError: an option or a file cannot be used.
         """
         self._check_options()
-        files = [] if self.source == STANDARD else find(self.source)
+        files = [] if self.source == STANDARD else find(self.source, Dialect(self.delimiter, self.encoding))
         uses_parquet = "parquet" in (self.format, *(file.format for file in files))
         self._check_apart(files)
         if uses_parquet and importlib.util.find_spec("pyarrow") is None:
@@ -56,6 +59,9 @@ class PredictRequest(Frozen):
             raise InputError("no such way to treat a bad row", given=self.on_error, remedy="stop or skip")
         if self.errors is not None and self.on_error != "skip":
             raise InputError("--errors names rows that are skipped", given="--on-error stop", remedy="--on-error skip")
+        if self.source == STANDARD and (self.delimiter, self.encoding) != (None, None):
+            remedy = "leave out --delimiter and --encoding"
+            raise InputError("standard input is JSONL in UTF-8", given=STANDARD, remedy=remedy)
         if is_packed(self.output):
             remedy = "pack it afterwards, or .parquet"
             raise InputError("the output is not compressed by kdc", given=self.output, remedy=remedy)

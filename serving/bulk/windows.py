@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from kdc.artifact.manifest import CPU_PROVIDER
 from kdc.common.errors import InputError
+from kdc.common.records import other_delimiter
 from kdc.serving.bulk.inputs import BadRow, Window
 from kdc.serving.bulk.job import Job
 from kdc.serving.bulk.outputs import Writer
@@ -82,7 +83,7 @@ def split_bad(window: Window, job: Job, *, columns_seen: bool) -> tuple[Window, 
     absent = [name for name in names if name not in window.names]
     if absent and (window.is_table or not columns_seen) and (window.names or not window.bad):
         given = f"{window.file} has {', '.join(window.names[:20]) or 'none'}"
-        remedy = "name the columns: --text COLUMN [--text-pair COLUMN]"
+        remedy = other_delimiter(window.names) or "name the columns: --text COLUMN [--text-pair COLUMN]"
         raise InputError(f"no column {', '.join(absent)}", given=given, remedy=remedy)
     most = job.request.max_text_chars
     parts = zip(*(window.column(name) for name in names), strict=True)

@@ -127,6 +127,18 @@ def test_only_differing_texts_are_to_be_labelled_and_each_counts_by_its_label(ar
     assert (quality.rows, quality.metric, quality.student, quality.teacher) == (200, "accuracy", None, None)
 
 
+def test_a_file_that_a_spreadsheet_saved_gives_the_same_verdict(artifact: Path, tmp_path: Path) -> None:
+    rows = rows_with(lost=4, won=1, neither=2, alike=193)
+    to_label(artifact, tmp_path, rows)
+    before = judged(artifact, fill(tmp_path / "label.csv", truth(rows)))
+    filled = read(tmp_path / "label.csv")
+    with (tmp_path / "label.csv").open("w", newline="", encoding="cp1252") as stream:
+        csv.writer(stream, delimiter=";").writerows(filled)
+    columns = {"delimiter": ";", "encoding": "cp1252"}
+    after = verify_artifact(artifact, labelled=tmp_path / "label.csv", given={"max_drop": 1.0}, columns=columns)[0]
+    assert after.quality == before.quality
+
+
 @pytest.mark.parametrize(
     ("counts", "max_drop", "verdict"),
     [((0, 2, 0, 798), 1.0, "pass"), ((40, 2, 3, 355), 1.0, "fail"), ((4, 4, 4, 288), 1.0, "not shown")],

@@ -12,7 +12,7 @@ from kdc.tools.label.traces import label_traces, render_traces
 
 _MODES = ("traces", "audit", "audited")
 _OPTIONS: dict[str | None, set[str]] = {
-    None: {"rows", "max_requests", "max_usd", "dry_run", "on_error", "results"},
+    None: {"rows", "max_requests", "max_usd", "dry_run", "on_error", "results", "delimiter", "encoding"},
     "traces": {"traces"},
     "audit": {"audit", "to", "student", "max_drop"},
     "audited": {"audited", "student", "max_drop"},

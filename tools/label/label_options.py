@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from kdc.artifact.artifact_options import DIALECT
 from kdc.common.command_options import Setting, settings
 
 _PEOPLE = "Compare the labels with people's"
@@ -12,6 +13,7 @@ LABEL = (
     Setting("dry-run", bool, "Ask 20 texts, which are kept, and estimate calls, cost and time of the rest."),
     Setting("results", Path, "Results of the batch that an earlier run wrote (batch = true in SPEC)."),
     Setting("on-error", str, "Rows without a text: stop (default), or skip them."),
+    *DIALECT,
     Setting("traces", Path, "File with answers that the model gave before (.jsonl, or a table). No call is made."),
     *settings(
         "",

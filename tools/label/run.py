@@ -15,6 +15,7 @@ from kdc.common.errors import InputError, KdcError
 from kdc.common.files import whole_file, write_whole
 from kdc.common.places import file_system, is_local, lock
 from kdc.common.progress import Meter
+from kdc.common.records import Dialect
 from kdc.tools.label.asking import Asking, LimitReached
 from kdc.tools.label.batch import Batch, Pending, batch_of, read_results
 from kdc.tools.label.chat import Chat
@@ -41,6 +42,8 @@ def label_table(
     max_requests: int | None = None,
     max_usd: float | None = None,
     on_error: str = "stop",
+    delimiter: str | None = None,
+    encoding: str | None = None,
     dry_run: bool = False,
     results: Path | None = None,
 ) -> Labelled | Estimate | BatchWritten:
@@ -49,6 +52,7 @@ def label_table(
     Args:
         rows: label a random sample of this many distinct texts.
         max_requests, max_usd: limits of all runs with this ledger together.
+        delimiter, encoding: of the table.
         dry_run: ask a few texts, and estimate the rest; OUT is not written.
         results: of the batch that an earlier run wrote.
 
@@ -69,7 +73,7 @@ def label_table(
     if Path(path).exists() and not ledger_path.exists():
         raise InputError("the output is there already", given=output, remedy="another name")
     with lock(output), ExitStack() as stack:
-        table = Table(spec, source, output, on_error=on_error)
+        table = Table(spec, source, output, on_error=on_error, dialect=Dialect(delimiter, encoding))
         ledger = Ledger(ledger_path, endpoint=spec.source.url, model=spec.source.model, spec=fingerprint(spec))
         stack.callback(ledger.close)
         meter = stack.enter_context(Meter())

@@ -14,6 +14,7 @@ from kdc.common.errors import InputError, without_secrets
 from kdc.common.files import write_whole
 from kdc.common.frozen import Frozen
 from kdc.common.places import STANDARD, File, whole_file_at
+from kdc.common.records import USUAL, Dialect
 from kdc.serving.bulk.inputs import Window, read_all
 from kdc.serving.bulk.job import Job
 from kdc.serving.bulk.outputs import Writer
@@ -51,12 +52,16 @@ class Table:
         InputError: an option, a file or a column's name cannot be used.
     """
 
-    def __init__(self, spec: Spec, source: str, output: str, *, on_error: str = "stop") -> None:
+    def __init__(
+        self, spec: Spec, source: str, output: str, *, on_error: str = "stop", dialect: Dialect = USUAL
+    ) -> None:
         if STANDARD in (source, output):
             what = "kdc label reads its input twice, and keeps a ledger beside its output"
             raise InputError(what, given=STANDARD, remedy="name files")
         self.spec, self.output = spec, output
-        request = PredictRequest(artifact=Path(), source=source, output=output, text=spec.text, on_error=on_error)
+        request = PredictRequest(
+            artifact=Path(), source=source, output=output, text=spec.text, on_error=on_error, **vars(dialect)
+        )
         files = request.check()
         task = TaskInfo(name="label", kind="classification", text=spec.text, labels=spec.labels)
         self._job = _LabelJob(request, files, task, {})

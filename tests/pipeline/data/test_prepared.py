@@ -314,3 +314,65 @@ def test_many_rows_of_one_unit_do_not_block_the_slice(tmp_path: Path) -> None:
     assert "same" not in tune["text"][:]
     assert 200 <= len(tune) <= 300
     assert np.bincount(tune["label"][:]).min() > 50
+
+
+def _spoiled(path: Path, rows: int, spoil: dict[int, str]) -> Path:
+    """A CSV whose rows (from 1) have the labels x and y in turns; `spoil` replaces some."""
+    lines = [spoil.get(row, f"text {row},{'xy'[row % 2]}") for row in range(1, rows + 1)]
+    path.write_text("\n".join(["text,label", *lines]) + "\n")
+    return path
+
+
+SPOILED = {3: "no label,", 40: " ,x", 41: "one,two,three", 90: "alone"}
+
+
+def test_invalid_rows_are_left_out_counted_and_listed(tmp_path: Path) -> None:
+    train = _spoiled(tmp_path / "t.csv", 100, SPOILED)
+    unlabeled = _spoiled(tmp_path / "u.csv", 100, {7: ",x", 8: "kept,"})
+    data = DataSettings(train=train, unlabeled=unlabeled, skip_invalid=True)
+    report = prepare(tmp_path / "data", _task(), data, seed=0)
+    assert report.skipped == {"train": 4, "unlabeled": 1}
+    listed = [json.loads(line) for line in (tmp_path / "data" / "skipped.jsonl").read_text().splitlines()]
+    reasons = [
+        "label is missing",
+        "text is empty",
+        "row has too many columns",
+        "row has too few columns",
+        "text is empty",
+    ]
+    places = [*((str(train), 1 + row) for row in SPOILED), (str(unlabeled), 8)]
+    assert [(row["file"], row["line"]) for row in listed] == places
+    assert [row["reason"].partition(" (")[0] for row in listed] == reasons
+
+
+def test_a_row_keeps_its_number_in_the_file_beside_rows_left_out(tmp_path: Path) -> None:
+    data = DataSettings(train=_spoiled(tmp_path / "t.csv", 100, SPOILED), skip_invalid=True)
+    prepare(tmp_path / "data", _task(), data, seed=0)
+    for split in ("train", "tune", "eval"):
+        rows = open_data(tmp_path / "data").rows(split)
+        assert rows["text"][:] == [f"text {number}" for number in rows["source_row"][:]]
+
+
+@pytest.mark.parametrize(("invalid", "most", "refused"), [(10, 0.1, False), (11, 0.1, True), (11, 0.3, False)])
+def test_more_than_a_tenth_is_refused_unless_a_share_is_given(
+    tmp_path: Path, invalid: int, most: float, refused: bool
+) -> None:
+    train = _spoiled(tmp_path / "t.csv", 100, dict.fromkeys(range(1, invalid + 1), ",x"))
+    data = DataSettings(train=train, skip_invalid=True, most_invalid=most)
+    if not refused:
+        assert prepare(tmp_path / "data", _task(), data, seed=0).skipped == {"train": invalid}
+        return
+    with pytest.raises(InputError, match=r"11 of 100, and 10% may be; the first is .*t\.csv:2: text is empty"):
+        prepare(tmp_path / "data", _task(), data, seed=0)
+
+
+def test_the_label_of_a_row_left_out_does_not_count(tmp_path: Path) -> None:
+    train = _spoiled(tmp_path / "t.csv", 100, {5: ",only here"})
+    prepare(tmp_path / "data", _task(), DataSettings(train=train, skip_invalid=True), seed=0)
+    assert open_data(tmp_path / "data").task.labels == ("x", "y")
+
+
+def test_a_label_that_is_not_trained_is_a_mistake_and_no_invalid_row(tmp_path: Path) -> None:
+    train, evaluation = _spoiled(tmp_path / "t.csv", 100, {}), _spoiled(tmp_path / "e.csv", 50, {9: "text,z"})
+    with pytest.raises(InputError, match="label is not in the training rows"):
+        prepare(tmp_path / "data", _task(), DataSettings(train=train, eval=evaluation, skip_invalid=True), seed=0)

@@ -1,5 +1,6 @@
 """Readers: every format gives the rows that were written, and what a person gets wrong is named with its place."""
 
+import csv
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,8 +12,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from kdc.common.errors import InputError, KdcError
+from kdc.common.records import Dialect
 from kdc.pipeline.config.data_settings import DataSettings
 from kdc.pipeline.config.tasks import TASKS, find_task
+from kdc.pipeline.data.fingerprint import input_fingerprint
 from kdc.pipeline.data.problems import FileProblem, Problems, RowProblem
 from kdc.pipeline.data.readers import find_columns, read_records
 from kdc.pipeline.data.sources import (
@@ -20,7 +23,6 @@ from kdc.pipeline.data.sources import (
     SplitSource,
     columns_of,
     file_source,
-    input_fingerprint,
     locate,
 )
 
@@ -86,6 +88,53 @@ def test_glue_tsv_is_not_quoted(tmp_path: Path) -> None:
 def test_byte_order_mark_and_crlf_are_accepted(tmp_path: Path, task: str) -> None:
     source = _file(tmp_path, "t.tsv", b"\xef\xbb\xbftext\tlabel\r\nfirst\tx\r\nsecond\ty\r\n", task)
     assert _texts(_read(source)) == [(2, "first", "x"), (3, "second", "y")]
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "utf-16", "utf-16-le", "utf-8", "cp932", "gb18030"])
+def test_delimiter_and_encoding_give_the_rows_that_were_written(tmp_path: Path, encoding: str) -> None:
+    text = {"cp1252": 'für 5 €, "ja"', "cp932": "表示;ソ", "gb18030": "中文;好"}.get(encoding, "für 中\u2028;文")
+    path = tmp_path / "t.csv"
+    with path.open("w", encoding=encoding, newline="") as stream:
+        csv.writer(stream, delimiter=";").writerows([["text", "label"], [text, "x"], ["two\nlines", "y"]])
+    (source,) = locate(DataSettings(train=path, delimiter=";", encoding=encoding))
+    assert _texts(_read(source)) == [(2, text, "x"), (3, "two\nlines", "y")]
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"delimiter": ";;"}, {"delimiter": ""}, {"delimiter": '"'}, {"encoding": "latin-x"}, {"encoding": "zlib"}]
+)
+def test_a_dialect_that_cannot_be_is_refused(wrong: dict[str, str]) -> None:
+    with pytest.raises(InputError, match=r"one character|no such encoding"):
+        Dialect(**wrong)
+
+
+def test_jsonl_has_an_encoding_too(tmp_path: Path) -> None:
+    path = tmp_path / "t.jsonl"
+    path.write_text('{"text": "é", "label": 1}\n', encoding="latin-1")
+    (source,) = locate(DataSettings(train=path, encoding="latin-1"))
+    assert _texts(_read(source)) == [(1, "é", 1)]
+
+
+@pytest.mark.parametrize("delimiter", ["\t", "\\t"])
+def test_a_tab_may_be_typed_in_two_characters(tmp_path: Path, delimiter: str) -> None:
+    (tmp_path / "t.csv").write_text("text\tlabel\na;b,c\tx\n")
+    (source,) = locate(DataSettings(train=tmp_path / "t.csv", delimiter=delimiter))
+    assert _texts(_read(source)) == [(2, "a;b,c", "x")]
+
+
+def test_bytes_of_another_encoding_name_their_line(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_bytes(b"text,label\na,x\n\x81,y\n")
+    (source,) = locate(DataSettings(train=tmp_path / "t.csv", encoding="cp1252"))
+    with pytest.raises(FileProblem) as caught:
+        _read(source)
+    assert (caught.value.line, caught.value.what) == (3, "not CP1252")
+
+
+def test_half_a_character_of_utf16_is_a_mistake_of_the_file(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_bytes("text,label\na,x\n".encode("utf-16-le") + b"\x00\xd8a\x00")
+    (source,) = locate(DataSettings(train=tmp_path / "t.csv", encoding="utf-16-le"))
+    with pytest.raises(FileProblem, match="UTF-16-LE"):
+        _read(source)
 
 
 def test_lines_end_at_line_feeds_only(tmp_path: Path) -> None:
@@ -190,12 +239,15 @@ MISTAKES: dict[str, tuple[str, str | bytes, str]] = {
     ),
     "missing column in JSON": ("t.jsonl", '{"text": "a", "label": 1}\n{"Text": "a", "label": 1}\n', "t.jsonl:2: wrong"),
     "column twice": ("t.csv", "text,text,label\na,b,x\n", "column 'text' is there 2 times"),
-    "other separator": ("t.csv", "text;label\na;x\n", "fields are separated by commas in .csv"),
+    "other separator": ("t.csv", "text;label\na;x\n", "--delimiter ';'"),
+    "quoted, other separator": ("t.csv", '"text";"label"\n"a";"x"\n', "--delimiter ';'"),
     "empty file": ("t.csv", "", "t.csv: the file is empty"),
     "not UTF-8": ("t.csv", b"text,label\nok,x\ncaf\xe9,y\n", "t.csv:3: not UTF-8 (byte 0xe9, byte 4 of the line)"),
-    "remedy for not UTF-8": ("t.csv", b"text,label\ncaf\xe9,y\n", "iconv -f WINDOWS-1252 -t UTF-8"),
-    "UTF-16": ("t.csv", "text,label\na,x\n".encode("utf-16"), "iconv -f UTF-16 -t UTF-8"),
-    "UTF-16 without its mark": ("t.csv", "text,label\na,x\n".encode("utf-16-le"), "a zero byte, byte 2 of the line"),
+    "remedy for not UTF-8": ("t.csv", b"text,label\ncaf\xe9,y\n", "remedy: --encoding cp1252"),
+    "UTF-16": ("t.csv", "text,label\na,x\n".encode("utf-16"), "remedy: --encoding utf-16"),
+    "UTF-16 without its mark": ("t.csv", "text,label\na,x\n".encode("utf-16-le"), "remedy: --encoding utf-16-le"),
+    "UTF-16 of another order": ("t.csv", "text,label\na,x\n".encode("utf-16-be"), "remedy: --encoding utf-16-be"),
+    "no guess": ("t.csv", b"text,label\n\x81\x81,y\n", "name the encoding: --encoding cp1252"),
     "open quote": ("t.csv", 'text,label\na,x\n"b,y\nc,z\n', "t.csv:3: broken quoting"),
     "text behind a quote": ("t.csv", 'text,label\n"a"b,x\n', "t.csv:2: broken quoting"),
     "old Mac line ends": ("t.csv", "text,label\ra,x\r", "a carriage return inside a row"),
@@ -239,6 +291,7 @@ WRONG_SOURCES = {
     "two sources": (DataSettings(data=Path("."), train=Path("t.csv")), "two sources of data"),
     "evaluation alone": (DataSettings(eval=Path("t.csv")), "without a training file"),
     "nothing": (DataSettings(), "no data was given"),
+    "delimiter without a table": (DataSettings(task="pydocs", delimiter=";"), "--delimiter fits none of the files"),
 }
 
 
@@ -299,8 +352,45 @@ def test_fingerprint_follows_the_contents(tmp_path: Path) -> None:
     first, second = tmp_path / "a.csv", tmp_path / "b.csv"
     first.write_text("text,label\na,x\n")
     second.write_text("text,label\na,x\n")
-    before = input_fingerprint(DataSettings(train=first, eval=second))
-    assert input_fingerprint(DataSettings(train=first, eval=second)) == before
-    assert input_fingerprint(DataSettings(train=first)) != before
-    second.write_text("text,label\na,y\n")
-    assert input_fingerprint(DataSettings(train=first, eval=second)) != before
+    before = input_fingerprint(DataSettings(train=first, eval=second, text="text"))
+    assert input_fingerprint(DataSettings(train=first, eval=second, text="text")) == before
+    assert input_fingerprint(DataSettings(train=first, text="text")) != before
+    second.write_text("text,label\na,yy\n")
+    assert input_fingerprint(DataSettings(train=first, eval=second, text="text")) != before
+
+
+def test_the_same_rows_have_one_fingerprint_in_every_format(tmp_path: Path) -> None:
+    rows: list[dict[str, Any]] = [{"text": "a;b", "label": 1, "n": None}, {"text": "für", "label": 0, "n": 2}]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "b.csv").write_text('label;other;text\n1;;"a;b"\n0;2;für\n', encoding="cp1252")
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "c.parquet")
+    datasets.Dataset.from_list(rows).save_to_disk(str(tmp_path / "saved"))
+    given: list[dict[str, Any]] = [{"train": tmp_path / name} for name in ("a.jsonl", "c.parquet", "saved")]
+    given.append({"train": tmp_path / "b.csv", "delimiter": ";", "encoding": "cp1252"})
+    assert len({input_fingerprint(DataSettings(text="text", **each)) for each in given}) == 1
+
+
+@pytest.mark.parametrize("changed", [["b", "a"], ["a", "b "], ["a", "b", "b"], ["a"], ["ab", ""]])
+def test_other_rows_have_another_fingerprint(tmp_path: Path, changed: list[str]) -> None:
+    prints = []
+    for number, texts in enumerate((["a", "b"], changed)):
+        path = tmp_path / f"{number}.jsonl"
+        path.write_text("".join(json.dumps({"text": text, "label": "x"}) + "\n" for text in texts))
+        prints.append(input_fingerprint(DataSettings(train=path, text="text")))
+    assert prints[0] != prints[1]
+
+
+@pytest.mark.parametrize(("group", "different"), [(None, 1), ("user", 2)])
+def test_only_the_columns_that_are_read_count(tmp_path: Path, group: str | None, different: int) -> None:
+    prints = set()
+    for name, user in (("a.csv", "u"), ("b.csv", "v")):
+        (tmp_path / name).write_text(f"text,label,user\na,x,{user}\n")
+        prints.add(input_fingerprint(DataSettings(train=tmp_path / name, text="text", group=group)))
+    assert len(prints) == different
+
+
+def test_a_file_of_which_only_mistakes_changed_has_another_fingerprint(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("text,label\na,x\n")
+    (tmp_path / "b.csv").write_text("text,label\na,x\nb\n")
+    prints = {input_fingerprint(DataSettings(train=tmp_path / name, text="text")) for name in ("a.csv", "b.csv")}
+    assert len(prints) == 2

@@ -1,5 +1,6 @@
 """`kdc predict`: all rows come out in order, with the answers that numpy gives too; a kill loses no finished window."""
 
+import csv
 import gzip
 import json
 import os
@@ -424,6 +425,33 @@ def test_bytes_that_are_not_utf8_are_refused(artifact: Path, tmp_path: Path, con
     (tmp_path / "in.csv").write_bytes(content)
     with pytest.raises(InputError, match="not valid UTF-8"):
         predict(artifact, tmp_path / "in.csv", tmp_path / "out.csv")
+
+
+def test_a_table_in_another_dialect_gives_the_answers_of_the_usual_one(artifact: Path, tmp_path: Path) -> None:
+    rows = [{**row, "note": "für; 5 €"} for row in make_rows(40)]
+    usual = predict(artifact, write(tmp_path / "in.csv", rows), tmp_path / "out.csv")
+    with (tmp_path / "excel.csv").open("w", newline="", encoding="utf-16") as stream:
+        writer = csv.DictWriter(stream, rows[0], delimiter=";")
+        writer.writeheader()
+        writer.writerows(rows)
+    how = {"delimiter": ";", "encoding": "utf-16"}
+    assert predict(artifact, tmp_path / "excel.csv", tmp_path / "other.csv", **how).written == usual.written == 40
+    assert (tmp_path / "other.csv").read_text() == (tmp_path / "out.csv").read_text()
+
+
+def test_another_delimiter_or_encoding_is_proposed(artifact: Path, tmp_path: Path) -> None:
+    for content, option in (
+        (b"id;sentence\n1;w1\n", "--delimiter ';'"),
+        (b"sentence,n\nw1,\xfc\n", "--encoding cp1252"),
+    ):
+        (tmp_path / "in.csv").write_bytes(content)
+        with pytest.raises(InputError, match=option):
+            predict(artifact, tmp_path / "in.csv", tmp_path / "out.csv", force=True)
+
+
+def test_standard_input_takes_no_dialect(artifact: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="standard input is JSONL in UTF-8"):
+        predict(artifact, "-", tmp_path / "out.csv", encoding="cp1252")
 
 
 def test_compressed_input_is_unpacked_and_a_cut_one_named(artifact: Path, tmp_path: Path) -> None:

@@ -242,6 +242,14 @@ def test_equal_texts_are_asked_once(stub: Stub, tmp_path: Path) -> None:
     assert (result.rows, result.texts, result.requests) == (20, 5, 5)
 
 
+def test_a_table_in_another_dialect_is_labelled(stub: Stub, tmp_path: Path) -> None:
+    with (tmp_path / "in.csv").open("w", newline="", encoding="utf-16") as stream:
+        csv.writer(stream, delimiter=";").writerows([["n", "text"], *(("€", text) for text in TEXTS[:5])])
+    how = {"delimiter": ";", "encoding": "utf-16"}
+    labelled(spec_for(stub), str(tmp_path / "in.csv"), str(tmp_path / "out.csv"), **how)
+    assert [row["text"] for row in rows_of(tmp_path / "out.csv")] == TEXTS[:5]
+
+
 def test_rows_with_a_persons_label_are_not_asked(stub: Stub, tmp_path: Path) -> None:
     people = ["other" if number % 3 == 0 else "" for number in range(len(TEXTS))]
     source = table_of(tmp_path, TEXTS, person=people)
