@@ -205,6 +205,12 @@ build/npm: tools/export/web_page.py $(VENV)/.installed-test
 		[open(f"$@/{package.archive}", "wb").write(fetch(package)) for package in PACKAGES]' && touch $@ || \
 		echo 'npm cannot be reached: the tests of an exported page say that they are skipped.'
 
+# transformers.js, by which tests open what `kdc export --to hub` writes. Its scripts would fetch libraries for GPUs.
+build/js:
+	@mkdir -p $@
+	npm install --prefix $@ --ignore-scripts --no-audit --no-fund --silent @huggingface/transformers@4.3.2 || \
+		echo 'npm is not here, or cannot be reached: the tests with transformers.js say that they are skipped.'
+
 $(VENV)/.installed-browser: pyproject.toml $(VENV)/.created
 	$(VENV)/bin/python -m pip install --editable '.[compress,test,browser]'
 	@touch $@

@@ -118,6 +118,8 @@ class FileTarget(FileSource):
     def _artifact_to_replace(self, manifest: Manifest, force: bool) -> Manifest | None:
         try:
             old, _ = self.read_manifest()
+            if self.has_hub_layout:
+                raise KdcError("an exported repository is there", given=self.address)
         except KdcError as error:
             if force or not self._is_occupied():
                 return None

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from kdc.artifact.folder import parse_manifest
 from kdc.artifact.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, Manifest
+from kdc.artifact.stores.hub_layout import path_of
 from kdc.common.errors import InputError
 
 
@@ -33,6 +34,7 @@ class Source(ABC):
     """A store that holds one artifact."""
 
     address: str  # without secrets
+    has_hub_layout = False  # as `read_manifest` saw it
 
     @abstractmethod
     def open(self, name: str, offset: int = 0) -> Opened:
@@ -42,6 +44,10 @@ class Source(ABC):
             FileNotFoundError: it is not there.
             KdcError: the store failed; reading chunks raises it too.
         """
+
+    def path_of(self, name: str) -> str:
+        """Where the store has a file of the artifact."""
+        return path_of(name) if self.has_hub_layout else name
 
     def read(self, name: str, limit: int) -> bytes:
         """Read at most `limit` bytes. Raises like `open`."""
@@ -60,9 +66,13 @@ class Source(ABC):
             InputError: the artifact is missing, or not the expected one.
             KdcError: it is damaged, or the store failed.
         """
-        try:
-            content = self.read(MANIFEST_NAME, MAX_MANIFEST_BYTES + 1)
-        except FileNotFoundError:
+        for self.has_hub_layout in (False, True):
+            with contextlib.suppress(FileNotFoundError):
+                content = self.read(self.path_of(MANIFEST_NAME), MAX_MANIFEST_BYTES + 1)
+                break
+        else:
             remedy = f"give the place that holds {MANIFEST_NAME}; `kdc push ARTIFACT {self.address}` puts one there"
-            raise InputError("there is no artifact here", given=self.address, remedy=remedy) from None
-        return parse_manifest(content, f"{self.address}/{MANIFEST_NAME}", expect_sha256=expect_sha256), content
+            raise InputError("there is no artifact here", given=self.address, remedy=remedy)
+        return parse_manifest(
+            content, f"{self.address}/{self.path_of(MANIFEST_NAME)}", expect_sha256=expect_sha256
+        ), content

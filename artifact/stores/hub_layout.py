@@ -1,0 +1,110 @@
+"""An artifact as a model repository: files lie where transformers.js, Optimum and others look by default.
+
+`kdc/` keeps the manifest, and the files that this layout changes, so that a pull gets the same artifact back.
+"""
+
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from kdc.artifact.manifest import CPU_PROVIDER, MANIFEST_NAME, Manifest
+from kdc.common.errors import InputError
+
+CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
+_KEPT = (WEIGHTS, "tokenizer.json", "tokenizer_config.json")
+# Names by number format, with the one that browsers ask for.
+_GRAPHS = {"fp32": ["model.onnx"], "int8": ["model_int8.onnx", "model_quantized.onnx"], "fp16": ["model_fp16.onnx"]}
+
+
+def path_of(name: str) -> str:
+    """Where a file of the artifact lies in the repository."""
+    if name.endswith(".onnx"):
+        return f"onnx/{name}"
+    return name if name in _KEPT else f"kdc/{name}"
+
+
+def write_repository(artifact: Path, manifest: Manifest, folder: Path, *, examples: Sequence[str] = ()) -> None:
+    """Write an artifact's repository into an empty folder.
+
+    Args:
+        examples: texts that the hub offers to try.
+
+    Raises:
+        InputError: the artifact is no Hugging Face folder.
+    """
+    if missing := {CONFIG, CARD} - manifest.files.keys():
+        what = f"the artifact has no {min(missing)}, which other libraries read"
+        raise InputError(what, given=artifact, remedy="make it again with --set export.formats=onnx,hf")
+    for name in [*manifest.files, MANIFEST_NAME]:
+        _copy(artifact / name, folder / path_of(name))
+    variants = {str(name): variant.file for name, variant in manifest.variants.items()}
+    for variant, names in _GRAPHS.items():
+        for name in names if variant in variants else ():
+            if not (folder / "onnx" / name).exists():
+                _copy(artifact / variants[variant], folder / "onnx" / name)
+    # The variant that CPUs load was judged; of two models the first.
+    judged = next(name for name in _GRAPHS if variants.get(name) == variants[manifest.providers[CPU_PROVIDER]])
+    config = json.loads((artifact / CONFIG).read_text(encoding="utf-8"))
+    _write_json(folder / CONFIG, config | {"transformers.js_config": {"dtype": judged}})
+    tokenizer = json.loads((artifact / "tokenizer.json").read_text(encoding="utf-8"))
+    if pieces := _word_pieces(tokenizer["model"]):
+        (folder / "vocab.txt").write_text("".join(f"{piece}\n" for piece in pieces), encoding="utf-8")
+    _write_card(artifact / CARD, manifest, folder, examples, judged)
+
+
+def _copy(source: Path, target: Path) -> None:
+    target.parent.mkdir(exist_ok=True)
+    shutil.copyfile(source, target)
+
+
+def _write_json(path: Path, content: Any) -> None:
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _word_pieces(model: dict[str, Any]) -> list[str]:
+    """BERT's pieces in the order of their ids; empty for other tokenizers, or if a list of lines cannot hold them."""
+    if model.get("type") != "WordPiece":
+        return []
+    pieces = sorted(model["vocab"], key=model["vocab"].__getitem__)
+    is_list = all(model["vocab"][piece] == number for number, piece in enumerate(pieces))
+    return pieces if is_list and not any("\n" in piece or "\r" in piece for piece in pieces) else []
+
+
+def _write_card(card: Path, manifest: Manifest, folder: Path, examples: Sequence[str], judged: str) -> None:
+    """The artifact's card, with the commands that this layout needs."""
+    from huggingface_hub import ModelCard
+
+    made = ModelCard(card.read_text(encoding="utf-8"), ignore_metadata_errors=True)
+    if examples:
+        made.data["widget"] = [{"text": text} for text in examples]
+    text = made.text.replace("kdc try . ", "kdc pull FOLDER artifact      # or hf://OWNER/NAME\nkdc try artifact ")
+    text = text.replace('kdc.load(".")', 'kdc.load("artifact")')
+    before, _, rest = text.partition("\nThe folder is a Hugging Face model too.")
+    _, heading, limits = rest.partition("\n## Limits\n")
+    made.text = f"{before.rstrip()}\n\n{_libraries(manifest, judged)}{heading}{limits}"
+    (folder / CARD).write_text(str(made), encoding="utf-8")
+
+
+def _libraries(manifest: Manifest, judged: str) -> str:
+    task, temperature = manifest.task, manifest.temperature
+    by = "softmax" if task.traits.is_exclusive else "sigmoid"
+    scaled = "logits" if temperature == 1 else f"logits / {temperature}"
+    answer = f"{by}({scaled})" if task.traits.has_labels else f"logits * {task.spread} + {task.center}"
+    script = '`pipeline("text-classification", FOLDER)`'
+    if task.is_pair or not task.traits.has_labels:
+        script = "`AutoModelForSequenceClassification.from_pretrained(FOLDER)`"
+    if task.is_pair and manifest.tokenizer.token_type_ids:
+        script += ", with `return_token_type_ids: true` for the tokenizer"
+    opens = "`AutoModelForSequenceClassification.from_pretrained(FOLDER)`"
+    return f"""## Other libraries
+
+FOLDER is this folder or, on the hub, OWNER/NAME. `{answer}` is what `kdc`
+answers{" to texts of one window" if manifest.tokenizer.long else ""}.
+
+- transformers.js: {script}.
+- Optimum: `ORTModelForSequenceClassification.from_pretrained(FOLDER, file_name="{_GRAPHS[judged][0]}")`.
+- transformers: {opens if WEIGHTS in manifest.files else "it has no class for this model, and refuses it"}.
+"""
