@@ -13,7 +13,11 @@ from kdc.artifact.manifest import CPU_PROVIDER, MANIFEST_NAME, Manifest
 from kdc.common.errors import InputError
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
-_KEPT = (WEIGHTS, "tokenizer.json", "tokenizer_config.json")
+# Weights of a student that reads the mean of token vectors, as modules of sentence-transformers.
+ENCODER, HEAD = "encoder.safetensors", "head.safetensors"
+_MODULES = {"0_Transformer": "Transformer", "1_Pooling": "Pooling", "2_Dense": "Dense"}
+_MOVED = {ENCODER: f"0_Transformer/{WEIGHTS}", HEAD: f"2_Dense/{WEIGHTS}"}
+_TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
 # Names by number format, with the one that browsers ask for.
 _GRAPHS = {"fp32": ["model.onnx"], "int8": ["model_int8.onnx", "model_quantized.onnx"], "fp16": ["model_fp16.onnx"]}
 
@@ -22,7 +26,7 @@ def path_of(name: str) -> str:
     """Where a file of the artifact lies in the repository."""
     if name.endswith(".onnx"):
         return f"onnx/{name}"
-    return name if name in _KEPT else f"kdc/{name}"
+    return name if name in (WEIGHTS, *_TOKENIZER) else _MOVED.get(name, f"kdc/{name}")
 
 
 def write_repository(artifact: Path, manifest: Manifest, folder: Path, *, examples: Sequence[str] = ()) -> None:
@@ -48,6 +52,8 @@ def write_repository(artifact: Path, manifest: Manifest, folder: Path, *, exampl
     judged = next(name for name in _GRAPHS if variants.get(name) == variants[manifest.providers[CPU_PROVIDER]])
     config = json.loads((artifact / CONFIG).read_text(encoding="utf-8"))
     _write_json(folder / CONFIG, config | {"transformers.js_config": {"dtype": judged}})
+    if HEAD in manifest.files:
+        _write_modules(folder, config, manifest.tokenizer.max_length)
     tokenizer = json.loads((artifact / "tokenizer.json").read_text(encoding="utf-8"))
     if pieces := _word_pieces(tokenizer["model"]):
         (folder / "vocab.txt").write_text("".join(f"{piece}\n" for piece in pieces), encoding="utf-8")
@@ -62,6 +68,25 @@ def _copy(source: Path, target: Path) -> None:
 def _write_json(path: Path, content: Any) -> None:
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _write_modules(folder: Path, config: dict[str, Any], max_length: int) -> None:
+    """What sentence-transformers reads beside the weights of encoder and head."""
+    modules = [
+        {"idx": number, "name": str(number), "path": path, "type": f"sentence_transformers.models.{module}"}
+        for number, (path, module) in enumerate(_MODULES.items())
+    ]
+    _write_json(folder / "modules.json", modules)
+    encoder, pooling, dense = (folder / path for path in _MODULES)
+    for name in _TOKENIZER:
+        _copy(folder / name, encoder / name)
+    _write_json(encoder / CONFIG, {name: value for name, value in config.items() if name != "architectures"})
+    _write_json(encoder / "sentence_bert_config.json", {"max_seq_length": max_length, "do_lower_case": False})
+    with (dense / WEIGHTS).open("rb") as file:  # its head, in JSON, has the shapes
+        outputs, width = json.loads(file.read(int.from_bytes(file.read(8), "little")))["linear.weight"]["shape"]
+    _write_json(pooling / CONFIG, {"word_embedding_dimension": width, "pooling_mode_mean_tokens": True})
+    linear = {"in_features": width, "out_features": outputs, "bias": True}
+    _write_json(dense / CONFIG, linear | {"activation_function": "torch.nn.modules.linear.Identity"})
 
 
 def _word_pieces(model: dict[str, Any]) -> list[str]:
@@ -99,6 +124,9 @@ def _libraries(manifest: Manifest, judged: str) -> str:
     if task.is_pair and manifest.tokenizer.token_type_ids:
         script += ", with `return_token_type_ids: true` for the tokenizer"
     opens = "`AutoModelForSequenceClassification.from_pretrained(FOLDER)`"
+    sentences = "its modules cannot express this model"
+    if HEAD in manifest.files:
+        sentences = "`SentenceTransformer(FOLDER).encode(texts)` gives the logits"
     return f"""## Other libraries
 
 FOLDER is this folder or, on the hub, OWNER/NAME. `{answer}` is what `kdc`
@@ -107,4 +135,5 @@ answers{" to texts of one window" if manifest.tokenizer.long else ""}.
 - transformers.js: {script}.
 - Optimum: `ORTModelForSequenceClassification.from_pretrained(FOLDER, file_name="{_GRAPHS[judged][0]}")`.
 - transformers: {opens if WEIGHTS in manifest.files else "it has no class for this model, and refuses it"}.
+- sentence-transformers: {sentences}.
 """
