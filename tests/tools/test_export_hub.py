@@ -63,14 +63,15 @@ console.log(JSON.stringify((await model(inputs)).logits.tolist()));
 """
 
 
-def make(folder: Path, task: TaskInfo = SINGLE, info: TokenizerInfo = INFO, **how: Any) -> Path:
-    """A bag of words as a Hugging Face folder that says to be a BERT."""
+def make(folder: Path, task: TaskInfo = SINGLE, info: TokenizerInfo = INFO, *, own: Any = None, **how: Any) -> Path:
+    """A bag of words as a Hugging Face folder that says to be a BERT, with `own` fields of its config."""
     manifest = load_manifest(write_artifact(folder, task, info, **how))
     several = task.kind == "multilabel"
     config = {
         "model_type": "bert",
         "id2label": dict(enumerate(task.labels)),
         "problem_type": f"{'multi' if several else 'single'}_label_classification",
+        **(own or {}),
     }
     settings = {
         "tokenizer_class": "PreTrainedTokenizerFast",
@@ -102,10 +103,19 @@ def in_node(script: str, folder: Path, rows: Any, scratch: Path) -> Any:
 
 
 @needs_transformers_js
-@pytest.mark.parametrize("task", [SINGLE, SEVERAL], ids=lambda task: task.kind)
-def test_the_pipeline_of_transformers_js_answers_as_the_engine(task: TaskInfo, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("task", "own"),
+    [
+        (SINGLE, {"architectures": ["BertForSequenceClassification"]}),
+        (SEVERAL, {"architectures": ["MeanPooledClassifier"], "kdc_pooling": "mean"}),
+        (SINGLE, {"architectures": ["BertForSequenceClassification"], "kdc_heads": 1}),
+        (SINGLE, {"architectures": ["ShallowClassifier"], "kdc_shallow": {"width": 8}}),
+    ],
+    ids=["first-token", "mean", "heads", "shallow"],
+)
+def test_the_pipeline_of_transformers_js_answers_as_the_engine(task: TaskInfo, own: Any, tmp_path: Path) -> None:
     """Would catch a file that the pipeline does not find, another variant's graph, and other labels."""
-    artifact = make(tmp_path / "artifact", task, temperature=1.0)
+    artifact = make(tmp_path / "artifact", task, own=own, temperature=1.0)
     texts = ["w1 w2", "w3 w4 w5 w6"]  # of longer ones transformers.js also cuts off the last [SEP]
     answers = in_node(PIPELINE, export(artifact, tmp_path / "made"), texts, tmp_path)
     with kdc.load(artifact, device="cpu", threads=1) as engine:

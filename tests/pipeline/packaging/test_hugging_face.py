@@ -142,11 +142,31 @@ def of_the_mean(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path, A
     return Path(export_artifact(artifact, str(tmp_path / "made"), form="hub").place), model, tokenizer
 
 
+@pytest.mark.parametrize(
+    "own",
+    [
+        {"architectures": ["MeanPooledClassifier"]},
+        {"architectures": ["BertForSequenceClassification"], "kdc_heads": 1},
+        {"architectures": ["ShallowClassifier"], "kdc_shallow": {"width": 8}},
+    ],
+    ids=["mean", "heads", "shallow"],
+)
+def test_optimum_opens_what_transformers_refuses(own: Any, of_the_mean: tuple[Path, Any, Any]) -> None:
+    optimum = pytest.importorskip("optimum.onnxruntime", reason="Optimum is an extra")
+    made, _, _ = of_the_mean
+    config = json.loads((made / "config.json").read_text()) | own
+    (made / "config.json").write_text(json.dumps(config))
+    model = optimum.ORTModelForSequenceClassification.from_pretrained(made)
+    feeds = AutoTokenizer.from_pretrained(made)(["w1 w2", "w3"], padding=True, return_tensors="pt")
+    with kdc.load(made.parent / "artifact", device="cpu", variant="fp32", threads=1) as engine:
+        np.testing.assert_allclose(model(**feeds).logits, engine.logits(["w1 w2", "w3"]), atol=1e-5)
+
+
 TEXTS = ["w1 w5 w7", "w2", "w3 w4 " * 90]  # the last one is cut
 
 
-def logits_of(model: Any, tokenizer: Any) -> NDArray[np.float32]:
-    feeds = tokenizer(TEXTS, truncation=True, max_length=32, padding=True, return_tensors="pt")
+def logits_of(model: Any, tokenizer: Any, rows: Any) -> NDArray[np.float32]:
+    feeds = tokenizer(rows, truncation=True, max_length=32, padding=True, return_tensors="pt")
     with torch.inference_mode():
         return np.asarray(model(**feeds).logits)
 
@@ -163,7 +183,7 @@ def test_encoder_and_head_are_those_of_the_student(of_the_mean: tuple[Path, Any,
     mean = (states * mask).sum(1) / mask.sum(1)
     linear = safetensors.numpy.load_file(made / "2_Dense" / "model.safetensors")
     logits = mean @ linear["linear.weight"].T + linear["linear.bias"]
-    np.testing.assert_allclose(logits, logits_of(model, tokenizer), atol=1e-5)
+    np.testing.assert_allclose(logits, logits_of(model, tokenizer, TEXTS), atol=1e-5)
 
 
 def test_sentence_transformers_gives_the_logits(of_the_mean: tuple[Path, Any, Any]) -> None:
@@ -171,7 +191,9 @@ def test_sentence_transformers_gives_the_logits(of_the_mean: tuple[Path, Any, An
     sentence_transformers = pytest.importorskip("sentence_transformers", reason=reason)
     made, model, tokenizer = of_the_mean
     opened = sentence_transformers.SentenceTransformer(str(made), device="cpu")
-    np.testing.assert_allclose(opened.encode(TEXTS), logits_of(model, tokenizer), atol=1e-5)
+    np.testing.assert_allclose(opened.encode(TEXTS), logits_of(model, tokenizer, TEXTS), atol=1e-5)
+    pairs = logits_of(model, tokenizer, [list(row) for row in ROWS])
+    np.testing.assert_allclose(opened.encode(ROWS), pairs, atol=1e-5)
     assert "SentenceTransformer(FOLDER).encode(texts)" in (made / "README.md").read_text(encoding="utf-8")
     assert "softmax(logits / 1.7)" in (made / "README.md").read_text(encoding="utf-8")
 
