@@ -29,6 +29,17 @@ def path_of(name: str) -> str:
     return name if name in (WEIGHTS, *_TOKENIZER) else _MOVED.get(name, f"kdc/{name}")
 
 
+def is_of_layout(path: str) -> bool:
+    """Whether a repository's file is one that kdc writes there."""
+    made = ("onnx", "kdc", *_MODULES, "modules.json", "vocab.txt", CONFIG, CARD, WEIGHTS, *_TOKENIZER)
+    return path.partition("/")[0] in made
+
+
+def is_hugging_face(manifest: Manifest) -> bool:
+    """Whether the artifact has what a repository needs."""
+    return {CONFIG, CARD} <= manifest.files.keys()
+
+
 def write_repository(artifact: Path, manifest: Manifest, folder: Path, *, examples: Sequence[str] = ()) -> None:
     """Write an artifact's repository into an empty folder.
 
@@ -38,31 +49,39 @@ def write_repository(artifact: Path, manifest: Manifest, folder: Path, *, exampl
     Raises:
         InputError: the artifact is no Hugging Face folder.
     """
-    if missing := {CONFIG, CARD} - manifest.files.keys():
-        what = f"the artifact has no {min(missing)}, which other libraries read"
+    if not is_hugging_face(manifest):
+        what = f"the artifact lacks {CONFIG} or {CARD}, which other libraries read"
         raise InputError(what, given=artifact, remedy="make it again with --set export.formats=onnx,hf")
-    for name in [*manifest.files, MANIFEST_NAME]:
-        _copy(artifact / name, folder / path_of(name))
-    variants = {str(name): variant.file for name, variant in manifest.variants.items()}
-    for variant, names in _GRAPHS.items():
-        for name in names if variant in variants else ():
-            if not (folder / "onnx" / name).exists():
-                _copy(artifact / variants[variant], folder / "onnx" / name)
+    for path, source in copied_files(artifact, manifest).items():
+        (folder / path).parent.mkdir(exist_ok=True)
+        shutil.copyfile(source, folder / path)
+    write_made_files(artifact, manifest, folder, examples=examples)
+
+
+def copied_files(artifact: Path, manifest: Manifest) -> dict[str, Path]:
+    """The repository's files that the artifact has: path -> file."""
+    files = {path_of(name): artifact / name for name in [*manifest.files, MANIFEST_NAME]}
+    for variant, value in manifest.variants.items():
+        for name in _GRAPHS.get(variant, ()):
+            files.setdefault(f"onnx/{name}", artifact / value.file)
+    if HEAD in manifest.files:
+        files |= {f"{next(iter(_MODULES))}/{name}": artifact / name for name in _TOKENIZER}
+    return files
+
+
+def write_made_files(artifact: Path, manifest: Manifest, folder: Path, *, examples: Sequence[str] = ()) -> None:
+    """Write the repository's other files."""
     # The variant that CPUs load was judged; of two models the first.
+    variants = {str(name): variant.file for name, variant in manifest.variants.items()}
     judged = next(name for name in _GRAPHS if variants.get(name) == variants[manifest.providers[CPU_PROVIDER]])
     config = json.loads((artifact / CONFIG).read_text(encoding="utf-8"))
     _write_json(folder / CONFIG, config | {"transformers.js_config": {"dtype": judged}})
     if HEAD in manifest.files:
-        _write_modules(folder, config, manifest.tokenizer.max_length)
+        _write_modules(artifact / HEAD, folder, config, manifest.tokenizer.max_length)
     tokenizer = json.loads((artifact / "tokenizer.json").read_text(encoding="utf-8"))
     if pieces := _word_pieces(tokenizer["model"]):
         (folder / "vocab.txt").write_text("".join(f"{piece}\n" for piece in pieces), encoding="utf-8")
     _write_card(artifact / CARD, manifest, folder, examples, judged)
-
-
-def _copy(source: Path, target: Path) -> None:
-    target.parent.mkdir(exist_ok=True)
-    shutil.copyfile(source, target)
 
 
 def _write_json(path: Path, content: Any) -> None:
@@ -70,7 +89,7 @@ def _write_json(path: Path, content: Any) -> None:
     path.write_text(json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def _write_modules(folder: Path, config: dict[str, Any], max_length: int) -> None:
+def _write_modules(head: Path, folder: Path, config: dict[str, Any], max_length: int) -> None:
     """What sentence-transformers reads beside the weights of encoder and head."""
     modules = [
         {"idx": number, "name": str(number), "path": path, "type": f"sentence_transformers.models.{module}"}
@@ -78,11 +97,9 @@ def _write_modules(folder: Path, config: dict[str, Any], max_length: int) -> Non
     ]
     _write_json(folder / "modules.json", modules)
     encoder, pooling, dense = (folder / path for path in _MODULES)
-    for name in _TOKENIZER:
-        _copy(folder / name, encoder / name)
     _write_json(encoder / CONFIG, {name: value for name, value in config.items() if name != "architectures"})
     _write_json(encoder / "sentence_bert_config.json", {"max_seq_length": max_length, "do_lower_case": False})
-    with (dense / WEIGHTS).open("rb") as file:  # its head, in JSON, has the shapes
+    with head.open("rb") as file:  # it begins with shapes in JSON
         outputs, width = json.loads(file.read(int.from_bytes(file.read(8), "little")))["linear.weight"]["shape"]
     _write_json(pooling / CONFIG, {"word_embedding_dimension": width, "pooling_mode_mean_tokens": True})
     linear = {"in_features": width, "out_features": outputs, "bias": True}

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from bag_models import INFO, PAIR, SINGLE, TYPED, write_artifact
+from bag_models import PAIR, SINGLE, TYPED, write_artifact, write_hub_artifact
 from conftest import Finished
 from huggingface_hub import ModelCard
 from live import ROOT
@@ -16,8 +16,8 @@ from tokenizers import Tokenizer, models
 from transfers import contents
 
 import kdc
-from kdc.artifact.folder import describe_files, load_manifest, write_manifest
-from kdc.artifact.manifest import TaskInfo, TokenizerInfo
+from kdc.artifact.folder import load_manifest, write_manifest
+from kdc.artifact.manifest import TaskInfo
 from kdc.artifact.stores.transfer import pull_artifact, push_artifact
 from kdc.common.errors import InputError, KdcError
 from kdc.tools.export.export import export_artifact
@@ -28,21 +28,6 @@ needs_transformers_js = pytest.mark.skipif(
     shutil.which("node") is None or not (NODE_MODULES / "@huggingface" / "transformers").exists(),
     reason="needs node and transformers.js: make build/js",
 )
-CARD = """---
-pipeline_tag: text-classification
----
-# mood
-
-## Use
-
-kdc try . hello
-
-The folder is a Hugging Face model too. `from_pretrained(FOLDER, {subfolder: ""})`
-
-## Limits
-
-Few.
-"""
 # Answers each text with all labels and their scores.
 PIPELINE = """
 import { readFileSync } from "node:fs";
@@ -61,30 +46,6 @@ const options = { truncation: true, padding: true, return_token_type_ids: true }
 const inputs = tokenizer(rows.map((row) => row[0]), { text_pair: rows.map((row) => row[1]), ...options });
 console.log(JSON.stringify((await model(inputs)).logits.tolist()));
 """
-
-
-def make(folder: Path, task: TaskInfo = SINGLE, info: TokenizerInfo = INFO, *, own: Any = None, **how: Any) -> Path:
-    """A bag of words as a Hugging Face folder that says to be a BERT, with `own` fields of its config."""
-    manifest = load_manifest(write_artifact(folder, task, info, **how))
-    several = task.kind == "multilabel"
-    config = {
-        "model_type": "bert",
-        "id2label": dict(enumerate(task.labels)),
-        "problem_type": f"{'multi' if several else 'single'}_label_classification",
-        **(own or {}),
-    }
-    settings = {
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "model_max_length": info.max_length,
-        "pad_token": "[PAD]",
-        "padding_side": "right",
-    }
-    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
-    (folder / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
-    (folder / "README.md").write_text(CARD, encoding="utf-8")
-    added = describe_files(folder, ["config.json", "tokenizer_config.json", "README.md"])
-    write_manifest(folder, manifest.model_copy(update={"files": manifest.files | added}))
-    return folder
 
 
 def export(artifact: Path, folder: Path, **how: Any) -> Path:
@@ -115,7 +76,7 @@ def in_node(script: str, folder: Path, rows: Any, scratch: Path) -> Any:
 )
 def test_the_pipeline_of_transformers_js_answers_as_the_engine(task: TaskInfo, own: Any, tmp_path: Path) -> None:
     """Would catch a file that the pipeline does not find, another variant's graph, and other labels."""
-    artifact = make(tmp_path / "artifact", task, own=own, temperature=1.0)
+    artifact = write_hub_artifact(tmp_path / "artifact", task, own=own, temperature=1.0)
     texts = ["w1 w2", "w3 w4 w5 w6"]  # of longer ones transformers.js also cuts off the last [SEP]
     answers = in_node(PIPELINE, export(artifact, tmp_path / "made"), texts, tmp_path)
     with kdc.load(artifact, device="cpu", threads=1) as engine:
@@ -127,7 +88,7 @@ def test_the_pipeline_of_transformers_js_answers_as_the_engine(task: TaskInfo, o
 
 @needs_transformers_js
 def test_transformers_js_takes_pairs(tmp_path: Path) -> None:
-    artifact = make(tmp_path / "artifact", PAIR, TYPED, temperature=1.0)
+    artifact = write_hub_artifact(tmp_path / "artifact", PAIR, TYPED, temperature=1.0)
     rows = [("w1 w2", "w3"), ("w4", "w5 w6")]
     logits = in_node(PAIRS, export(artifact, tmp_path / "made"), rows, tmp_path)
     with kdc.load(artifact, device="cpu", threads=1) as engine:
@@ -197,21 +158,23 @@ def test_word_pieces_are_listed_by_their_ids(tmp_path: Path) -> None:
     """Would catch the order of the file, which is that of the alphabet in some libraries."""
     vocabulary = {"[UNK]": 1, "b": 2, "a": 3, "##a": 4, "[PAD]": 0}
     Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]")).save(str(tmp_path / "tokenizer.json"))
-    made = export(make(tmp_path / "artifact", tokenizer=tmp_path / "tokenizer.json"), tmp_path / "made")
+    made = export(write_hub_artifact(tmp_path / "artifact", tokenizer=tmp_path / "tokenizer.json"), tmp_path / "made")
     assert (made / "vocab.txt").read_text(encoding="utf-8").splitlines() == ["[PAD]", "[UNK]", "b", "a", "##a"]
 
 
 def test_other_vocabularies_have_no_list(tmp_path: Path) -> None:
     """A list with a gap would shift all later ids."""
     Tokenizer(models.WordPiece({"[UNK]": 0, "a": 2}, unk_token="[UNK]")).save(str(tmp_path / "tokenizer.json"))
-    gap = make(tmp_path / "gap", tokenizer=tmp_path / "tokenizer.json")
-    for name, artifact in {"words": make(tmp_path / "artifact"), "of-gap": gap}.items():
+    gap = write_hub_artifact(tmp_path / "gap", tokenizer=tmp_path / "tokenizer.json")
+    for name, artifact in {"words": write_hub_artifact(tmp_path / "artifact"), "of-gap": gap}.items():
         assert not (export(artifact, tmp_path / name) / "vocab.txt").exists()
 
 
 def test_the_card_says_how_this_layout_opens_and_what_to_try(tmp_path: Path) -> None:
     """By the hub's own reader."""
-    made = export(make(tmp_path / "artifact", temperature=1.7), tmp_path / "made", example=["I: like it", "no"])
+    made = export(
+        write_hub_artifact(tmp_path / "artifact", temperature=1.7), tmp_path / "made", example=["I: like it", "no"]
+    )
     card = ModelCard.load(made / "README.md")
     assert card.data.to_dict()["widget"] == [{"text": "I: like it"}, {"text": "no"}]
     assert card.data.pipeline_tag == "text-classification"
@@ -230,8 +193,8 @@ def test_the_measurements_stay_in_the_card(finished: Finished, tmp_path: Path) -
 
 
 def test_what_cannot_be_exported_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"has no README\.md.*\n.*\n.*export\.formats=onnx,hf"):
+    with pytest.raises(InputError, match=r"lacks config\.json or README\.md.*\n.*\n.*export\.formats=onnx,hf"):
         export(write_artifact(tmp_path / "plain"), tmp_path / "made")
     with pytest.raises(InputError, match="takes examples"):
-        export(make(tmp_path / "pair", PAIR, TYPED), tmp_path / "made", example=["a text"])
+        export(write_hub_artifact(tmp_path / "pair", PAIR, TYPED), tmp_path / "made", example=["a text"])
     assert not (tmp_path / "made").exists()
