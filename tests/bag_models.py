@@ -1,8 +1,10 @@
 """Artifacts whose answers numpy can compute too: the logits are sums over words, and words are split at spaces."""
 
+import json
 import shutil
 import string
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -10,7 +12,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
-from kdc.artifact.folder import describe_files, write_manifest
+from kdc.artifact.folder import describe_files, load_manifest, write_manifest
 from kdc.artifact.manifest import Kind, Lineage, Manifest, TaskInfo, TokenizerInfo, Variant
 from kdc.artifact.question import Question
 
@@ -22,6 +24,21 @@ SINGLE = TaskInfo(name="mood", kind="classification", text="sentence", labels=("
 PAIR = TaskInfo(name="nli", kind="classification", text="premise", text_pair="hypothesis", labels=("a", "b", "c"))
 INFO = TokenizerInfo(max_length=8, pad_id=PAD_ID, pad_token="[PAD]", token_type_ids=False)
 TYPED = INFO.model_copy(update={"token_type_ids": True})
+CARD = """---
+pipeline_tag: text-classification
+---
+# mood
+
+## Use
+
+kdc try . hello
+
+The folder is a Hugging Face model too. `from_pretrained(FOLDER, {subfolder: ""})`
+
+## Limits
+
+Few.
+"""
 
 
 def table(outputs: int) -> NDArray[np.float32]:
@@ -145,4 +162,30 @@ def write_artifact(
         created="now",
     )
     write_manifest(folder, manifest)
+    return folder
+
+
+def write_hub_artifact(
+    folder: Path, task: TaskInfo = SINGLE, info: TokenizerInfo = INFO, *, own: Any = None, **how: Any
+) -> Path:
+    """A bag of words as a Hugging Face folder that says to be a BERT, with `own` fields of its config."""
+    manifest = load_manifest(write_artifact(folder, task, info, **how))
+    several = task.kind == "multilabel"
+    config = {
+        "model_type": "bert",
+        "id2label": dict(enumerate(task.labels)),
+        "problem_type": f"{'multi' if several else 'single'}_label_classification",
+        **(own or {}),
+    }
+    settings = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_max_length": info.max_length,
+        "pad_token": "[PAD]",
+        "padding_side": "right",
+    }
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
+    (folder / "README.md").write_text(CARD, encoding="utf-8")
+    added = describe_files(folder, ["config.json", "tokenizer_config.json", "README.md"])
+    write_manifest(folder, manifest.model_copy(update={"files": manifest.files | added}))
     return folder

@@ -123,6 +123,8 @@ class FileTarget(FileSource):
     def _artifact_to_replace(self, manifest: Manifest, force: bool) -> Documents | None:
         try:
             present = self.read_documents()
+            if self.has_hub_layout:
+                raise KdcError("an exported repository is there", given=self.address)
         except KdcError as error:
             if force or not self._is_occupied():
                 return None

@@ -6,8 +6,9 @@ kdc downloads files itself, to bound sizes and resume. A push is one commit.
 import hashlib
 import os
 import sys
+import tempfile
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -16,8 +17,9 @@ from urllib.parse import urlsplit
 
 import httpx2
 
-from kdc.artifact.manifest import SIGNATURE_NAME
+from kdc.artifact.manifest import MANIFEST_NAME, SIGNATURE_NAME
 from kdc.artifact.stores.addresses import HUB, Repository
+from kdc.artifact.stores.hub_layout import copied_files, is_hugging_face, is_of_layout, path_of, write_made_files
 from kdc.artifact.stores.sources import Opened, Outgoing, Source
 from kdc.common.errors import InputError, KdcError
 from kdc.common.files import sha256_of
@@ -146,7 +148,7 @@ def _asking_hub(address: str) -> Iterator[None]:
 
 
 def push_to_hub(repository: Repository, artifact: Outgoing, *, public: bool) -> tuple[int | None, str]:
-    """Commit files that differ, and remove other files of the previous artifact.
+    """Commit files that differ, in the hub's layout, and remove other files of the previous artifact.
 
     Returns:
         Bytes that differ (None: all was there), and the commit's address.
@@ -159,16 +161,15 @@ def push_to_hub(repository: Repository, artifact: Outgoing, *, public: bool) -> 
     from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined]
 
     manifest = artifact.manifest
-    with _asking_hub(str(repository)):
+    with tempfile.TemporaryDirectory() as scratch, _asking_hub(str(repository)):
         api = _hub_api()
         before = _branch(api, repository, public)
-        differing = _differing(before, artifact)
+        files = _files_of(artifact, Path(scratch))
+        differing = _differing(before, files)
         if not differing:
             return None, f"{HUB}{repository.name}@{before.sha}"
-        files = [name for name in differing if name in manifest.files]
-        operations = [CommitOperationAdd(name, str(artifact.folder / name)) for name in files]
-        operations += [CommitOperationAdd(name, content) for name, content in artifact.by_name.items()]
-        operations += _removals(repository, before, artifact)
+        operations = [CommitOperationAdd(name, str(files[name])) for name in differing]
+        operations += _removals(repository, before, files)
         if not sys.stderr.isatty():
             disable_progress_bars()
         commit = api.create_commit(
@@ -181,10 +182,24 @@ def push_to_hub(repository: Repository, artifact: Outgoing, *, public: bool) -> 
         address = f"{HUB}{repository.name}@{commit.oid}"
         after = api.repo_info(repository.name, revision=commit.oid, files_metadata=True, timeout=_TIMEOUT_S)
         # The hub silently skips files in .gitignore.
-        if lost := _differing(after, artifact):
+        if lost := _differing(after, files):
             given, remedy = f"{address}: {', '.join(lost)}", "check the repository's .gitignore, then push again"
             raise KdcError("the hub took the commit without some files", given=given, remedy=remedy)
-    return sum(manifest.files[name].size for name in files) + artifact.size_bytes, address
+        return sum(files[name].stat().st_size for name in differing), address
+
+
+def _files_of(artifact: Outgoing, scratch: Path) -> dict[str, Path]:
+    """Path in the repository -> file. An artifact that is no Hugging Face folder stays flat."""
+    has_layout = is_hugging_face(artifact.manifest)
+    files = {name: artifact.folder / name for name in artifact.manifest.files}
+    if has_layout:
+        files = copied_files(artifact.folder, artifact.manifest)
+        write_made_files(artifact.folder, artifact.manifest, scratch)
+    for name, content in artifact.by_name.items():
+        path = scratch / (path_of(name) if has_layout else name)
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(content)
+    return files | {path.relative_to(scratch).as_posix(): path for path in scratch.rglob("*") if path.is_file()}
 
 
 def _branch(api: Any, repository: Repository, public: bool) -> Any:
@@ -200,30 +215,30 @@ def _branch(api: Any, repository: Repository, public: bool) -> Any:
     return ask()
 
 
-def _differing(commit: Any, artifact: Outgoing) -> list[str]:
+def _differing(commit: Any, files: Mapping[str, Path]) -> list[str]:
     stored = {file.rfilename: file for file in commit.siblings or ()}
-    contents: dict[str, bytes | Path] = {name: artifact.folder / name for name in artifact.manifest.files}
-    contents |= artifact.by_name
-    return [name for name, content in contents.items() if name not in stored or not _is_same(stored[name], content)]
+    return [name for name, path in files.items() if name not in stored or not _is_same(stored[name], path)]
 
 
-def _is_same(stored: Any, content: bytes | Path) -> bool:
-    if stored.size != (content.stat().st_size if isinstance(content, Path) else len(content)):
+def _is_same(stored: Any, path: Path) -> bool:
+    if stored.size != path.stat().st_size:
         return False
     if stored.lfs is not None:
-        digest = sha256_of(content) if isinstance(content, Path) else hashlib.sha256(content).hexdigest()
-        return bool(stored.lfs.sha256 == digest)
-    blob = b"blob %d\0" % stored.size + (content.read_bytes() if isinstance(content, Path) else content)
-    return bool(stored.blob_id == hashlib.sha1(blob, usedforsecurity=False).hexdigest())
+        return bool(stored.lfs.sha256 == sha256_of(path))
+    content = b"blob %d\0" % stored.size + path.read_bytes()
+    return bool(stored.blob_id == hashlib.sha1(content, usedforsecurity=False).hexdigest())
 
 
-def _removals(repository: Repository, before: Any, artifact: Outgoing) -> list[Any]:
+def _removals(repository: Repository, before: Any, files: Mapping[str, Path]) -> list[Any]:
     from huggingface_hub import CommitOperationDelete
 
+    source = HubSource(Repository(repository.name, before.sha))
     try:
-        old = HubSource(Repository(repository.name, before.sha)).read_documents().manifest
+        old = source.read_documents().manifest
     except KdcError:  # its files are unknown
         return []
     stored = {file.rfilename for file in before.siblings or ()}
-    outdated = {*old.files, SIGNATURE_NAME} - {*artifact.manifest.files, *artifact.by_name}
-    return [CommitOperationDelete(name) for name in sorted(stored & outdated)]
+    outdated = {*old.files, MANIFEST_NAME, SIGNATURE_NAME}
+    if source.has_hub_layout:
+        outdated = {*filter(is_of_layout, stored)}
+    return [CommitOperationDelete(name) for name in sorted(stored & outdated - files.keys())]

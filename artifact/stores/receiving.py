@@ -120,7 +120,7 @@ def _receive_rest(source: Source, name: str, info: FileInfo, path: Path, meter: 
             meter.advance(start)
             return start, count
         try:
-            opened = source.open(name, start if start < info.size else 0)
+            opened = source.open(source.path_of(name), start if start < info.size else 0)
         except FileNotFoundError as error:
             given, remedy = f"{source.address}/{name}", "push the artifact again: `kdc push` sends what is missing"
             raise KdcError("a file of the artifact is missing", given=given, remedy=remedy) from error

@@ -9,6 +9,7 @@ from pathlib import Path
 from kdc.artifact.folder import parse_manifest
 from kdc.artifact.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, SIGNATURE_NAME, Manifest
 from kdc.artifact.signature import MAX_SIGNATURE_BYTES, Keys, read_signature, signed_sha256
+from kdc.artifact.stores.hub_layout import path_of
 from kdc.common.errors import InputError, KdcError
 from kdc.common.files import write_whole
 
@@ -59,6 +60,7 @@ class Source(ABC):
     """A store that holds one artifact."""
 
     address: str  # without secrets
+    has_hub_layout = False  # as `read_documents` saw it
 
     @abstractmethod
     def open(self, name: str, offset: int = 0) -> Opened:
@@ -68,6 +70,10 @@ class Source(ABC):
             FileNotFoundError: it is not there.
             KdcError: the store failed; reading chunks raises it too.
         """
+
+    def path_of(self, name: str) -> str:
+        """Where the store has a file of the artifact."""
+        return path_of(name) if self.has_hub_layout else name
 
     def read(self, name: str, limit: int) -> bytes:
         """Read at most `limit` bytes. Raises like `open`."""
@@ -86,15 +92,17 @@ class Source(ABC):
             InputError: the artifact is missing, not the expected one, or not signed by a key.
             KdcError: it is damaged, or the store failed.
         """
-        try:
-            content = self.read(MANIFEST_NAME, MAX_MANIFEST_BYTES + 1)
-        except FileNotFoundError:
+        for self.has_hub_layout in (False, True):
+            with contextlib.suppress(FileNotFoundError):
+                content = self.read(self.path_of(MANIFEST_NAME), MAX_MANIFEST_BYTES + 1)
+                break
+        else:
             remedy = f"give the place that holds {MANIFEST_NAME}; `kdc push ARTIFACT {self.address}` puts one there"
-            raise InputError("there is no artifact here", given=self.address, remedy=remedy) from None
+            raise InputError("there is no artifact here", given=self.address, remedy=remedy)
         signature = None
         # Some stores refuse to tell that a file is missing.
         with contextlib.suppress(FileNotFoundError, *([KdcError] if verify_key is None else [])):
-            signature = self.read(SIGNATURE_NAME, MAX_SIGNATURE_BYTES + 1)
+            signature = self.read(self.path_of(SIGNATURE_NAME), MAX_SIGNATURE_BYTES + 1)
         expected = signed_sha256(signature, verify_key, self.address, expect_sha256)
-        manifest = parse_manifest(content, f"{self.address}/{MANIFEST_NAME}", expect_sha256=expected)
+        manifest = parse_manifest(content, f"{self.address}/{self.path_of(MANIFEST_NAME)}", expect_sha256=expected)
         return Documents(manifest, content, signature)

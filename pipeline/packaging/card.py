@@ -7,8 +7,8 @@ from kdc.artifact.contract.text import sentence, table
 from kdc.artifact.decision import decision_table, sets_table
 from kdc.artifact.inspection import cells, labels_in_words
 from kdc.artifact.manifest import Manifest
+from kdc.artifact.stores.hub_layout import CONFIG, WEIGHTS
 from kdc.pipeline.config.student_kinds import UNCUT_NAME
-from kdc.pipeline.packaging.hugging_face import CONFIG, WEIGHTS
 from kdc.pipeline.packaging.markup import render
 from kdc.pipeline.results.artifact import QuantizeResult
 

@@ -9,14 +9,18 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
+from safetensors.torch import load_file, save
 from transformers import AutoModelForSequenceClassification
 
 from kdc.artifact.manifest import CPU_PROVIDER, Manifest, TokenizerInfo
+from kdc.artifact.stores.hub_layout import CONFIG, ENCODER, HEAD, WEIGHTS
 from kdc.pipeline.config.metrics import METRICS
 from kdc.pipeline.models.configs import open_config
 from kdc.pipeline.models.opening import class_of
+from kdc.pipeline.models.pooling import MeanPooledClassifier
+from kdc.pipeline.models.units import HEADS_FIELD
 
-CONFIG, TOKENIZER_CONFIG, WEIGHTS = "config.json", "tokenizer_config.json", "model.safetensors"
+TOKENIZER_CONFIG = "tokenizer_config.json"
 
 _SPECIAL = [f"{role}_token" for role in ("bos", "cls", "eos", "mask", "sep", "unk")]
 
@@ -25,7 +29,8 @@ def add_hugging_face_files(model: Path, folder: Path, tokenizer: TokenizerInfo) 
     """Add a saved classifier's config, tokenizer settings and weights to an artifact.
 
     Weights that transformers cannot read are left out: a head over the mean token vector, fewer attention heads, no
-    layers. `AutoModelForSequenceClassification` would fill in random weights; without the file it refuses.
+    layers. `AutoModelForSequenceClassification` would fill in random weights; without the file it refuses. Encoder and
+    head of a mean are files of their own, for `kdc.artifact.stores.hub_layout`.
     """
     config = json.loads((model / CONFIG).read_text(encoding="utf-8"))
     config.pop("_name_or_path", None)
@@ -46,8 +51,20 @@ def add_hugging_face_files(model: Path, folder: Path, tokenizer: TokenizerInfo) 
         "clean_up_tokenization_spaces": False,
     }
     _write(folder / TOKENIZER_CONFIG, settings)
-    if class_of(open_config(model)) is AutoModelForSequenceClassification:
+    opened = open_config(model)
+    if class_of(opened) is AutoModelForSequenceClassification:
         shutil.copyfile(model / WEIGHTS, folder / WEIGHTS)
+    elif class_of(opened) is MeanPooledClassifier and getattr(opened, HEADS_FIELD, None) is None:
+        _add_modules(model / WEIGHTS, folder)
+
+
+def _add_modules(weights: Path, folder: Path) -> None:
+    """Write encoder and head with the names of weights in `AutoModel` and sentence-transformers' Dense."""
+    tensors = load_file(weights)
+    of_encoder = f"{MeanPooledClassifier.base_model_prefix}."
+    for name, before, after in ((ENCODER, of_encoder, ""), (HEAD, "classifier.", "linear.")):
+        part = {after + key.removeprefix(before): value for key, value in tensors.items() if key.startswith(before)}
+        (folder / name).write_bytes(save(part, metadata={"format": "pt"}))
 
 
 def _write(path: Path, content: dict[str, Any]) -> None:

@@ -4,7 +4,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -12,13 +12,14 @@ from typing import NamedTuple
 from kdc.artifact.contract.text import refuse_failed
 from kdc.artifact.folder import load_manifest
 from kdc.artifact.manifest import CPU_PROVIDER, Manifest
+from kdc.artifact.stores.hub_layout import write_repository
 from kdc.common.errors import InputError
 from kdc.tools.export.mlflow_run import log_run
 from kdc.tools.export.oci import write_image
 from kdc.tools.export.triton import model_name, write_model
 from kdc.tools.export.web_page import write_page
 
-FORMS = ("triton", "oci", "mlflow", "web")
+FORMS = ("triton", "oci", "mlflow", "web", "hub")
 _OF_ONE_GRAPH = ("triton", "web")
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")  # valid for registry tags and Triton models
 
@@ -38,15 +39,18 @@ def export_artifact(
     name: str | None = None,
     variant: str | None = None,
     assets: Path | None = None,
+    example: Sequence[str] = (),
     allow_failed: bool = False,
 ) -> Exported:
     """Check an artifact's hashes, and write it in one of `FORMS`.
 
     Args:
-        target: "triton": the model repository. "oci", "web": a new folder. "mlflow": address of the server or database.
+        target: "triton": the model repository. "oci", "web", "hub": a new folder. "mlflow": address of a server or
+            database.
         name: of the model or page (None: the task's), or the image's tag (None: "latest").
         variant: of a Triton model or a web page; None is the CPU's choice.
         assets: folder with the archives of a web page's JavaScript libraries; None fetches them from npm.
+        example: texts that the hub offers to try.
 
     Raises:
         InputError: the form, variant or name is impossible, the place is taken, or the contract failed.
@@ -61,6 +65,8 @@ def export_artifact(
         raise InputError(f"--to {form} takes no variant", given=f"--variant {variant}", remedy=remedy)
     if assets is not None and form != "web":
         raise InputError("only --to web takes assets", given=f"--assets {assets}", remedy="drop it")
+    if example and (form != "hub" or manifest.task.is_pair):
+        raise InputError("only --to hub of a task on single texts takes examples", given=example[0], remedy="drop them")
     task_name, title = model_name(manifest.task.name), name or manifest.task.name
     name = name or ("latest" if form == "oci" else task_name)
     if not _NAME.fullmatch(name):
@@ -79,6 +85,11 @@ def export_artifact(
         with _whole_folder(folder, beside=folder) as working:
             write_page(artifact, manifest, working, title=title, variant=variant, assets=assets)
         use = f"python -m http.server --bind 127.0.0.1 --directory {target}, and open http://127.0.0.1:8000"
+    elif form == "hub":
+        folder = Path(target)
+        with _whole_folder(folder, beside=folder) as working:
+            write_repository(artifact, manifest, working, examples=example)
+        use = f"hf upload OWNER/NAME {target}; kdc pull hf://OWNER/NAME DIR"
     else:
         folder = Path(target)
         with _whole_folder(folder, beside=folder) as working:

@@ -263,7 +263,9 @@ def test_a_link_in_the_hidden_folder_is_not_followed(artifact: Path, tmp_path: P
         pull_artifact(str(artifact), tmp_path / "copy")
 
 
-@pytest.mark.parametrize("name", ["../escaped", "/tmp/escaped", "a/b", "..", ".hidden", "manifest.json", "signature.json"])
+@pytest.mark.parametrize(
+    "name", ["../escaped", "/tmp/escaped", "a/b", "..", ".hidden", "manifest.json", "signature.json"]
+)
 def test_a_name_that_leads_out_is_refused(artifact: Path, tmp_path: Path, name: str) -> None:
     hostile = shutil.copytree(artifact, tmp_path / "hostile")
     files_there = json.loads((hostile / "manifest.json").read_bytes())["files"]

@@ -10,6 +10,7 @@ from pathlib import Path
 import hub_stub
 import pytest
 import transfers
+from bag_models import write_hub_artifact
 from hub_stub import TOKEN, Stub
 from transfers import BIG, BIG_BYTES, contents, hidden
 
@@ -258,3 +259,32 @@ def test_the_commands_print_no_token(artifact: Path, tmp_path: Path, stub: Stub)
         assert "S3CRET" not in done.stdout + done.stderr
         assert "Traceback" not in done.stderr
     assert pushed.stderr == ""
+
+
+def test_a_hugging_face_folder_is_pushed_as_a_repository(tmp_path: Path, stub: Stub) -> None:
+    """Would catch files that transformers.js does not find, and a second commit of the same artifact."""
+    folder = write_hub_artifact(tmp_path / "artifact")
+    pushed = push_artifact(folder, ADDRESS)
+    assert {"config.json", "onnx/model.onnx", "onnx/model_quantized.onnx", "kdc/manifest.json"} <= stub.files(
+        NAME
+    ).keys()
+    assert not {"manifest.json", "model.onnx"} & stub.files(NAME).keys()
+    assert push_artifact(folder, ADDRESS).changed is False
+    pull_artifact(pushed.target, tmp_path / "copy")
+    assert contents(tmp_path / "copy") == contents(folder)
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+def test_a_push_in_another_layout_leaves_no_file_of_the_old_one(
+    is_first: bool, artifact: Path, tmp_path: Path, stub: Stub
+) -> None:
+    """Would catch an old manifest beside the new one, which a pull reads first."""
+    folder = write_hub_artifact(tmp_path / "artifact")
+    old, new = (artifact, folder) if is_first else (folder, artifact)
+    push_artifact(new, "hf://team/alone")
+    alone = stub.files("team/alone").keys()
+    push_artifact(old, ADDRESS)
+    pushed = push_artifact(new, ADDRESS)
+    assert stub.files(NAME).keys() == alone
+    pull_artifact(pushed.target, tmp_path / "copy")
+    assert contents(tmp_path / "copy") == contents(new)
