@@ -308,10 +308,18 @@ def test_names_make_no_lines_of_their_own_in_what_inspect_prints() -> None:
     assert [line for line in lines if line.startswith("sha256")] == ["sha256      "]
 
 
+@pytest.mark.parametrize("changes", [{"temperature": 1.7}, {"folded_temperature": 1.7}])
+def test_people_are_shown_the_temperature_that_was_fitted(changes: dict[str, float]) -> None:
+    """Would catch the 1 that is left once a temperature is in the weights."""
+    assert "calibration temperature 1.700" in render(make_manifest(**changes))
+
+
 @pytest.mark.parametrize("temperature", [1e-300, 1e300])
 def test_a_temperature_that_makes_no_probabilities_is_refused(temperature: float) -> None:
     with pytest.raises(ValidationError):
         make_manifest(temperature=temperature)
+    with pytest.raises(ValidationError):
+        make_manifest(folded_temperature=temperature)
 
 
 def test_file_names_that_are_one_on_some_disks_are_refused() -> None:

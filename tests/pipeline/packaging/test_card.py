@@ -79,3 +79,19 @@ def test_a_card_has_the_same_structure_whatever_the_names(manifest: Manifest, tm
     assert structure(hostile.text) == structure(harmless.text)
     assert hostile.data.to_dict().keys() == harmless.data.to_dict().keys()
     assert hostile.data.model_name == name
+
+
+@pytest.mark.parametrize(
+    ("changes", "formula"),
+    [
+        ({"temperature": 1.0, "folded_temperature": 1.7}, "softmax(logits)"),
+        ({"temperature": 1.7}, "softmax(logits / 1.7)"),
+    ],
+)
+def test_a_card_divides_only_logits_that_are_not_divided_yet(
+    manifest: Manifest, changes: dict[str, float], formula: str
+) -> None:
+    with_config = {"files": manifest.files | {"config.json": manifest.files["tokenizer.json"]}}
+    int8 = QuantizeResult(temperature=1.0, int8=True, winner="")
+    text = model_card(manifest.model_copy(update=with_config | changes), int8, None, "", teacher="", adapted=False)
+    assert f"`{formula}`" in text
