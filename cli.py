@@ -284,7 +284,7 @@ def label(
 def evaluate(
     columns: dict[str, Any],
     artifact: Artifact,
-    data: Annotated[Path, option("File with labelled rows: .csv, .tsv, .jsonl or .parquet.")],
+    data: Annotated[Path, option("File with labelled rows: .csv, .tsv, .jsonl, .parquet or .xlsx.")],
     variant: Variant = None,
     device: Device = "auto",
     as_json: Json = False,

@@ -11,7 +11,7 @@ COMPRESS = (
     *settings(
         "data",
         "Data",
-        ("train", Path, "File with labelled rows to train on: .csv, .tsv, .jsonl or .parquet."),
+        ("train", Path, "File with labelled rows to train on: .csv, .tsv, .jsonl, .parquet or .xlsx."),
         ("text", str, "Column with the text."),
         ("text-pair", str, "Column with the second text of a pair."),
         ("label", str, "Column with the label (default label)."),

@@ -23,6 +23,7 @@ from kdc.common.records import (
     parse_delimited,
     parse_jsonl,
 )
+from kdc.common.sheets import read_sheet
 from kdc.pipeline.data.problems import FileProblem, InvalidRow, Problems, RowProblem, nearest_name, show
 from kdc.pipeline.data.pydocs import make_pydocs
 from kdc.pipeline.data.sources import HUB_NAME, Columns, SplitSource
@@ -134,6 +135,8 @@ def _read_delimited(source: SplitSource, path: Path, problems: Problems, columns
         lines = (line.removesuffix("\n").removesuffix("\r").split(delimiter) for line in _lines(path, source.dialect))
         records: Iterator[tuple[int, list[str]]] = enumerate(lines, start=1)
         blank = [""]
+    elif source.format == "xlsx":
+        records, blank = read_sheet(path, source.name), []
     else:
         records, blank = parse_delimited(_lines(path, source.dialect), delimiter), []
     first = next(records)

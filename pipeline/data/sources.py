@@ -155,7 +155,7 @@ def file_source(split: str, path: Path, task_name: str) -> SplitSource:
         return SplitSource(split, "saved", path)
     if not path.is_file():
         what = "this folder is not one saved with `Dataset.save_to_disk`" if path.is_dir() else "no such file"
-        raise InputError(what, given=path, remedy="name a .csv, .tsv, .jsonl or .parquet file")
+        raise InputError(what, given=path, remedy="name a .csv, .tsv, .jsonl, .parquet or .xlsx file")
     format = FORMATS.get(path.suffix.lower())
     if format is None:
         raise InputError("unknown file format", given=path, remedy=f"known endings: {', '.join(FORMATS)}")

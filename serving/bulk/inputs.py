@@ -1,4 +1,4 @@
-"""Reads a table in windows of rows, in constant memory: CSV, TSV, JSONL, Parquet, or JSONL on stdin."""
+"""Reads a table in windows of rows, in constant memory: CSV, TSV, JSONL, Parquet, XLSX, or JSONL on stdin."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ from kdc.common.records import (
     parse_delimited,
     parse_jsonl,
 )
+from kdc.common.sheets import read_sheet
 from kdc.serving.engine.tokenizing import is_utf8
 
 if TYPE_CHECKING:
@@ -111,6 +112,9 @@ def read_windows(file: File) -> Iterator[Window]:
             with file.open() as raw:
                 if file.format == "parquet":
                     yield from _read_parquet(raw, file)
+                elif file.format == "xlsx":
+                    records = read_sheet(raw, file.address)
+                    yield from _windows_of_table(records, next(records)[1], file.address, raw)
                 else:
                     yield from _read_text(raw, file.address, file.format, file.dialect)
         except (EOFError, zlib.error, lzma.LZMAError, OSError) as error:
@@ -141,12 +145,18 @@ def _read_text(raw: IO[bytes], name: str, kind: str, dialect: Dialect) -> Iterat
         _, header = next(records, (1, []))
         if not header:
             raise InputError("the file is empty", given=name, remedy="a header line with the columns' names, then rows")
-        _check_names(header, name)
-        yield from _windows(_rows_of_fields(records, header), name, header, raw)
+        yield from _windows_of_table(records, header, name, raw)
     except BrokenLine as error:
         raise InputError(error.reason, given=f"{name}, line {error.line}", remedy=error.remedy) from None
     finally:
         lines.close()
+
+
+def _windows_of_table(
+    records: Iterable[tuple[int, list[Any]]], header: list[str], name: str, raw: IO[bytes]
+) -> Iterator[Window]:
+    _check_names(header, name)
+    yield from _windows(_rows_of_fields(records, header), name, header, raw)
 
 
 # First line, number of characters, values or problem.
@@ -180,13 +190,13 @@ def _grouped(items: Iterable[_Item], sizes_of: Callable[[_Item], tuple[int, int]
         yield group
 
 
-def _rows_of_fields(records: Iterable[tuple[int, list[str]]], header: list[str]) -> Iterator[_Row]:
+def _rows_of_fields(records: Iterable[tuple[int, list[Any]]], header: list[str]) -> Iterator[_Row]:
     for line, fields in records:
         if not fields:
             continue
         if len(fields) != len(header):
             yield line, 0, f"the row has {len(fields)} columns, the header {len(header)}"
-        elif not is_utf8(whole := "".join(fields)):
+        elif not is_utf8(whole := "".join(map(str, fields))):
             yield line, 0, _wrong_bytes(whole)
         else:
             yield line, len(whole), dict(zip(header, fields, strict=True))

@@ -62,6 +62,8 @@ class PredictRequest(Frozen):
         if self.source == STANDARD and (self.delimiter, self.encoding) != (None, None):
             remedy = "leave out --delimiter and --encoding"
             raise InputError("standard input is JSONL in UTF-8", given=STANDARD, remedy=remedy)
+        if self.format == "xlsx":
+            raise InputError("kdc writes no .xlsx", given=self.output, remedy="name a .csv file")
         if is_packed(self.output):
             remedy = "pack it afterwards, or .parquet"
             raise InputError("the output is not compressed by kdc", given=self.output, remedy=remedy)

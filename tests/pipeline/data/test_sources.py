@@ -318,9 +318,9 @@ def test_incomplete_folder_is_refused(tmp_path: Path, files: tuple[str, ...], ex
 
 
 def test_unknown_format_names_the_known_ones(tmp_path: Path) -> None:
-    (tmp_path / "t.xlsx").write_text("x")
+    (tmp_path / "t.docx").write_text("x")
     with pytest.raises(InputError, match=r"known endings: \.csv, \.tsv, \.jsonl"):
-        locate(DataSettings(train=tmp_path / "t.xlsx"))
+        locate(DataSettings(train=tmp_path / "t.docx"))
 
 
 def test_unreachable_hub_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -360,12 +360,18 @@ def test_fingerprint_follows_the_contents(tmp_path: Path) -> None:
 
 
 def test_the_same_rows_have_one_fingerprint_in_every_format(tmp_path: Path) -> None:
+    openpyxl = pytest.importorskip("openpyxl")
     rows: list[dict[str, Any]] = [{"text": "a;b", "label": 1, "n": None}, {"text": "für", "label": 0, "n": 2}]
     (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (tmp_path / "b.csv").write_text('label;other;text\n1;;"a;b"\n0;2;für\n', encoding="cp1252")
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "c.parquet")
     datasets.Dataset.from_list(rows).save_to_disk(str(tmp_path / "saved"))
     given: list[dict[str, Any]] = [{"train": tmp_path / name} for name in ("a.jsonl", "c.parquet", "saved")]
+    book = openpyxl.Workbook()
+    for cells in (["n", "text", "label"], [None, "a;b", 1], [2, "für", 0]):
+        book.active.append(cells)
+    book.save(tmp_path / "d.xlsx")
+    given.append({"train": tmp_path / "d.xlsx"})
     given.append({"train": tmp_path / "b.csv", "delimiter": ";", "encoding": "cp1252"})
     assert len({input_fingerprint(DataSettings(text="text", **each)) for each in given}) == 1
 

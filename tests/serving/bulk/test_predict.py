@@ -439,6 +439,22 @@ def test_a_table_in_another_dialect_gives_the_answers_of_the_usual_one(artifact:
     assert (tmp_path / "other.csv").read_text() == (tmp_path / "out.csv").read_text()
 
 
+@pytest.mark.parametrize("out", [".csv", ".jsonl", ".parquet"])
+def test_a_sheet_gives_the_answers_of_its_rows(artifact: Path, tmp_path: Path, out: str) -> None:
+    openpyxl = pytest.importorskip("openpyxl")
+    rows, book = make_rows(40), openpyxl.Workbook()
+    for cells in (["id", "sentence"], *([row["id"], row["sentence"]] for row in rows)):
+        book.active.append(cells)
+    book.save(tmp_path / "in.xlsx")
+    assert predict(artifact, tmp_path / "in.xlsx", tmp_path / f"out{out}").written == 40
+    check(read(tmp_path / f"out{out}"), rows)
+
+
+def test_no_sheet_is_written(artifact: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"kdc writes no \.xlsx"):
+        predict(artifact, write(tmp_path / "in.csv", make_rows(3)), tmp_path / "out.xlsx")
+
+
 def test_another_delimiter_or_encoding_is_proposed(artifact: Path, tmp_path: Path) -> None:
     for content, option in (
         (b"id;sentence\n1;w1\n", "--delimiter ';'"),

@@ -1,0 +1,54 @@
+"""Reads the first sheet of an .xlsx file, row by row. Formulas are never computed: their stored value is read."""
+
+import zipfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from kdc.common.errors import InputError, installing
+
+# A small zip file may hold gigabytes, and a small sheet may name a cell far away.
+MOST_BYTES, _MOST_RATIO = 512 << 20, 100  # unpacked, and by packed byte
+MOST_CELLS, _MOST_ROWS = 50_000_000, 1_048_576  # so many rows has the format
+_WRONG = (zipfile.BadZipFile, zlib.error, LookupError, ValueError, TypeError, AttributeError, SyntaxError, EOFError)
+_SIZES = ("compress_size", "file_size")
+_DAMAGED = (*_WRONG, RuntimeError, ArithmeticError)
+
+
+def read_sheet(file: Path | IO[bytes], name: str) -> Iterator[tuple[int, list[Any]]]:
+    """Yield each row's number and values, with the header's width or more; header first. A blank row has no values.
+
+    Raises:
+        InputError: openpyxl is missing, or the file is damaged, empty or too large.
+    """
+    try:
+        from openpyxl import load_workbook
+    except ImportError:
+        raise InputError("sheets need openpyxl", given=name, remedy=f"{installing('xlsx')}, or save as .csv") from None
+    try:
+        with zipfile.ZipFile(file) as archive:
+            packed, size = (sum(getattr(part, key) for part in archive.infolist()) for key in _SIZES)
+        if size > min(MOST_BYTES, max(_MOST_RATIO * packed, 1 << 20)):
+            raise _too_large(name, f"{size:,} bytes, packed in {packed:,}")
+        sheet = load_workbook(file, read_only=True, data_only=True).worksheets[0]
+        sheet.reset_dimensions()  # programs write wrong ones
+        cells = width = 0
+        for number, row in enumerate(sheet.iter_rows(values_only=True), start=1):
+            if (cells := cells + len(row)) > MOST_CELLS or number > _MOST_ROWS:
+                raise _too_large(name, f"row {number:,}")
+            values = [value if value is None or isinstance(value, str | int | float) else str(value) for value in row]
+            while values and values[-1] is None:
+                values.pop()
+            if not width and values:
+                width, values = len(values), ["" if value is None else str(value) for value in values]
+            if width:
+                yield number, values + [None] * (width - len(values)) if values else []
+    except _DAMAGED as error:
+        raise InputError(f"not a readable .xlsx file: {error}", given=name, remedy="save it again") from None
+    if not width:
+        raise InputError("the sheet is empty", given=name, remedy="the rows belong into the first sheet")
+
+
+def _too_large(name: str, what: str) -> InputError:
+    return InputError("the sheet is too large", given=f"{name}: {what}", remedy="save it as .csv")
