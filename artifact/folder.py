@@ -61,6 +61,8 @@ def load_manifest(folder: Path, *, verify: bool = True, expect_sha256: str | Non
             content = file.read(MAX_MANIFEST_BYTES + 1)
     except (FileNotFoundError, NotADirectoryError) as error:
         remedy = f"give the folder that holds {MANIFEST_NAME}, e.g. `runs/sst2/artifact`"
+        if (folder / "kdc" / MANIFEST_NAME).exists():
+            remedy = f"this is an artifact exported for the hub: `kdc pull {folder} artifact`, and give that folder"
         raise InputError("there is no artifact here", given=folder, remedy=remedy) from error
     except OSError as error:
         raise _damaged("the manifest cannot be read", f"{path}: {error}") from error

@@ -137,6 +137,12 @@ def test_a_pull_gets_the_artifact_back(finished: Finished, tmp_path: Path) -> No
     assert contents(tmp_path / "copy") == contents(finished.artifact)
 
 
+def test_an_engine_says_how_to_get_an_artifact(tmp_path: Path) -> None:
+    made = export(write_hub_artifact(tmp_path / "artifact"), tmp_path / "made")
+    with pytest.raises(InputError, match=f"kdc pull {made} artifact"):
+        kdc.load(made)
+
+
 @pytest.mark.parametrize("name", ["onnx/model_int8.onnx", "tokenizer.json", "kdc/README.md"])
 def test_a_changed_file_of_the_repository_is_refused(name: str, finished: Finished, tmp_path: Path) -> None:
     made = export(finished.artifact, tmp_path / "made")
