@@ -17,6 +17,9 @@ COLUMNS = (
     Setting("label", str, "Name of the column with the label (default label)."),
     Setting("separator", str, "Character that separates the labels of a multi-label cell."),
 )
+SLICE = Setting(
+    "slice", list[str], "Give the metrics also by value of this column, or by length, in tokens. Repeatable."
+)
 
 _PANEL = "Limits"
 LIMITS = settings(
@@ -29,7 +32,8 @@ LIMITS = settings(
         "require",
         list[str],
         "Bound that the artifact's decisions must keep on held-out rows: LABEL:precision>=0.95, LABEL:recall>=0.9, "
-        "LABEL:fpr<=0.01, accuracy>=0.98 (of the answered rows), coverage>=0.5 (share of answered rows). Repeatable.",
+        "LABEL:fpr<=0.01, accuracy>=0.98 (of the answered rows), coverage>=0.5 (share of answered rows), "
+        "accuracy[language=de]>=0.9 (of the rows with this value of a column). Repeatable.",
     ),
 )
 TERMS = (

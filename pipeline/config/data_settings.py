@@ -5,12 +5,13 @@ from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from kdc.artifact.contract.terms import MOST_TOKENS, MOST_WINDOWS
+from kdc.artifact.contract.terms import MOST_TOKENS, MOST_WINDOWS, Texts
 from kdc.artifact.manifest import Join, LongTexts
 from kdc.artifact.task_kinds import KINDS, Kind
 from kdc.pipeline.config.metrics import METRICS
 from kdc.pipeline.config.section import Section
 
+LENGTH = "length"  # a slice: not a column, but ranges of tokens
 _SPECIAL = 4  # most special tokens of a row (a RoBERTa pair)
 
 
@@ -45,6 +46,7 @@ class DataSettings(Section):
         description="column with the time of a row, a number or ISO 8601; the latest rows become the evaluation set",
     )
     metric: str | None = None
+    slices: Texts = Field((), max_length=10)
     audit_labels: bool = False
     max_train_rows: int | None = Field(None, ge=20)
     max_length: int | None = Field(

@@ -1,6 +1,7 @@
 """Checks each split's rows, learns the labels, and stores good rows.
 
-Memory holds one batch of texts, and hashes of all rows. Writes `<split>.arrow`: text, text_pair, label, hashes, time.
+Memory holds one batch of texts, and hashes of all rows. Writes `<split>.arrow`: text, text_pair, label, hashes, time,
+slices.
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,11 +19,11 @@ import pyarrow.compute as pc
 from kdc.artifact.manifest import MAX_MANIFEST_BYTES
 from kdc.artifact.task_kinds import KINDS, Kind
 from kdc.common.errors import InputError
-from kdc.pipeline.config.data_settings import DataSettings
+from kdc.pipeline.config.data_settings import LENGTH, DataSettings
 from kdc.pipeline.config.labelled import HOW, PEOPLE, Description, read_description
 from kdc.pipeline.config.metrics import fitting
 from kdc.pipeline.config.tasks import Task
-from kdc.pipeline.data.fields import check_text, group_of, hash_of, sides_of, time_of
+from kdc.pipeline.data.fields import check_text, group_of, hash_of, sides_of, slice_of, time_of
 from kdc.pipeline.data.labels import NOT_TRAINED, LabelReader
 from kdc.pipeline.data.overlap import Ints, Mask, Runs, connect, near_rows, runs_of
 from kdc.pipeline.data.problems import FileProblem, Problems, RowProblem
@@ -44,6 +45,7 @@ _COLUMNS = {
     "group_hash": pa.int64(),
     "time": pa.float64(),
     "people": pa.bool_(),
+    "slices": pa.list_(pa.string()),
 }
 
 
@@ -158,7 +160,9 @@ def read_all(data: DataSettings, task: Task, folder: Path, seed: int) -> tuple[T
         )
     kind: Kind | None = None if data.kind == "auto" and data.task is None else task.kind
     labels = LabelReader(kind, task.labels, data.separator, is_glue(task.name))
-    train = check_split(train_source, task, labels, folder, problems, data, seed)
+    unsliced = data.model_copy(update={"slices": ()})
+    of_train = unsliced if any(source.split == "eval" for source in others) else data
+    train = check_split(train_source, task, labels, folder, problems, of_train, seed)
     settled = _settle(task, labels, train, problems)
     splits = {"train": train}
     for source in others:
@@ -195,6 +199,8 @@ def check_split(
         time=data.time if source.split == "train" else None,
         how=None if description is None else HOW,
     )
+    if source.split in ("train", "eval"):
+        columns = columns._replace(slices=tuple(name for name in data.slices if name != LENGTH))
     path = folder / f"{source.split}.arrow"
     write_stream(path, _batches(_good_rows(source, columns, labels, problems, seed), labels))
     with pa.memory_map(str(path)) as stream:
@@ -230,7 +236,7 @@ def _good_rows(
 
 
 def _check_row(line: int, fields: Sequence[object], columns: Columns, labels: LabelReader | None) -> dict[str, Any]:
-    first, second, answer, group, time, how = fields
+    first, second, answer, group, time, how, *slices = fields
     # Read the label first: it counts even if the text is bad.
     label = labels.read(answer, line) if labels is not None else None
     text = check_text(first, columns.text[0])
@@ -244,6 +250,7 @@ def _check_row(line: int, fields: Sequence[object], columns: Columns, labels: La
         good["time"] = time_of(time, columns.time[0])
     if columns.how:
         good["people"] = how == PEOPLE
+    good["slices"] = list(map(slice_of, slices)) or None
     return good
 
 

@@ -76,6 +76,7 @@ class Columns(NamedTuple):
     group: tuple[str, ...] = ()  # optional in unlabelled files
     time: tuple[str, ...] = ()
     how: tuple[str, ...] = ()  # of a table that `kdc label` wrote
+    slices: tuple[str, ...] = ()  # names of as many columns
 
 
 def columns_of(

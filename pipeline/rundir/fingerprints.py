@@ -31,8 +31,8 @@ def as_json(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def labelled_rows(config: Config) -> dict[str, Any]:
-    """Without unlabelled rows: new ones must not retrain the teacher."""
-    unused = {"data", "train", "eval", "unlabeled", "max_unlabeled_rows", "audit_labels"}
+    """Without unlabelled rows and slices: new ones must not retrain the teacher."""
+    unused = {"data", "train", "eval", "unlabeled", "max_unlabeled_rows", "audit_labels", "slices"}
     described = [read_description(table) for table in (config.data.train, config.data.eval)]
     labellers = [table and table.model for table in described]
     by = {"labellers": labellers, "people_judge": config.teacher.scores is None} if any(labellers) else {}

@@ -11,7 +11,7 @@ from typing import Any
 
 from kdc.artifact.manifest import LongTexts, longest_row
 from kdc.common.errors import InputError
-from kdc.pipeline.config.aims import abstain_of, aims_of, check_sets, questions_of, required_label
+from kdc.pipeline.config.aims import abstain_of, aims_of, check_sets, check_slices, questions_of, required_label
 from kdc.pipeline.config.metrics import Groups
 from kdc.pipeline.config.tasks import task_of
 from kdc.pipeline.data.prepared import open_data, prepare
@@ -33,7 +33,8 @@ from kdc.pipeline.training.student_checks import check_models, check_windows
 def depends_on(run: Run) -> dict[str, Any]:
     student = run.config.student
     own = {} if student.kind.is_of_teacher else {"student_model": loading.fingerprint(student.model)}
-    return answered_rows(run.config) | own
+    slices = run.config.data.slices
+    return answered_rows(run.config) | own | ({"slices": slices} if slices else {})
 
 
 def run(run: Run, out: Path) -> DataResult:
@@ -88,6 +89,7 @@ def check(run: Run) -> None:
     check_second(run)
     for requirement in config.contract.require:
         required_label(requirement, task)
+    check_slices(data.slices(config.data.slices, "student"), config.contract.require)
     check_models(config.student, config.teacher, task, is_searched=config.searches)
     if config.data.audit_labels:
         check_audit(config.teacher, task)
