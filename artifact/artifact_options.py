@@ -17,9 +17,7 @@ COLUMNS = (
     Setting("label", str, "Name of the column with the label (default label)."),
     Setting("separator", str, "Character that separates the labels of a multi-label cell."),
 )
-SLICE = Setting(
-    "slice", list[str], "Give the metrics also by value of this column, or by length, in tokens. Repeatable."
-)
+SLICE = Setting("slice", list[str], "Give the metrics also by value of this column, or by length. Repeatable.")
 
 _PANEL = "Limits"
 LIMITS = settings(

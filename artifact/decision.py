@@ -105,9 +105,7 @@ def slice_table(figures: Sequence[SliceFigures]) -> list[list[str]]:
         cells["95 % interval"] = "too few rows" if ends is None else f"{ends[0]:.1f} to {ends[1]:.1f}"
         cells |= {name: number(scores.get(name)) for name in figures[0].metrics if name != metric}
         beside = (part.difference, *(part.difference_interval or ()))
-        cells["against the teacher"] = (
-            "-" if part.difference is None else "{:+.1f} ({:+.1f} to {:+.1f})".format(*beside)
-        )
+        cells["against the teacher"] = "{:+.1f} ({:+.1f} to {:+.1f})".format(*beside) if len(beside) == 3 else "-"
         cells["answered %"] = "-" if rates is None else rates.coverage.text
         cells["their accuracy %"] = "-" if rates is None else rates.accuracy.text
         worse = "yes" if part.is_worse else "not shown"

@@ -220,15 +220,10 @@ def check_slices(slices: Slices, requirements: Sequence[str] = ()) -> None:
             given = f"--slice {column}: {len(values):,} values, at most {_MOST_VALUES:,}"
             remedy = "a column with fewer values, such as a language or a region"
             raise InputError("a column has too many values for slices", given=given, remedy=remedy)
-    for requirement in requirements:
-        bound = parse_bound(requirement)
-        if bound is None or bound.slice is None:
-            continue
-        column, value = bound.slice
-        if value not in known.get(column, ()):
+    for bound in filter(None, map(parse_bound, requirements)):
+        if bound.slice is not None and bound.slice[1] not in known.get(column := bound.slice[0], ()):
             remedy = _one_of(known[column]) if column in known else f"add --slice {shlex.quote(column)}"
-            what = "no evaluation row is in the required slice"
-            raise InputError(what, given=f"--require {requirement}", remedy=remedy)
+            raise InputError("no evaluation row is in the required slice", given=bound.name, remedy=remedy)
 
 
 def _described(task: TaskBase) -> str:

@@ -46,7 +46,7 @@ class DataSettings(Section):
         description="column with the time of a row, a number or ISO 8601; the latest rows become the evaluation set",
     )
     metric: str | None = None
-    slices: Texts = Field((), max_length=10)
+    slices: Texts = Field((), max_length=8)
     audit_labels: bool = False
     max_train_rows: int | None = Field(None, ge=20)
     max_length: int | None = Field(

@@ -226,7 +226,7 @@ def read_labelled(
     """
     problems, labels = Problems(), LabelReader(task.kind, task.labels, separator, is_glue(task.name))
     with tempfile.TemporaryDirectory(prefix="kdc-") as staging:
-        data, source = DataSettings(slices=tuple(slices)), file_source("eval", path, task.name)
+        data, source = DataSettings().model_copy(update={"slices": slices}), file_source("eval", path, task.name)
         table = check_split(source, task, labels, Path(staging), problems, data).table
         problems.raise_if_any()
         values = table["slices"].to_pylist() if "slices" in table.column_names else []

@@ -42,9 +42,8 @@ def slice_figures(
         scores = metrics.compute(logits[rows], names=names, **own)
         changes: dict[str, Any] = {"metrics": scores, "interval": score_interval(logits[rows], **by_groups)}
         if task.abstain is not None:
-            changes["answered"] = answered_rates(
-                activate(logits[rows], task.kind, temperature), labels[rows], task.abstain
-            )
+            probabilities = activate(logits[rows], task.kind, temperature)
+            changes["answered"] = answered_rates(probabilities, labels[rows], task.abstain)
         if teacher is not None:
             (beside,) = metrics.compute(teacher[rows], names=names[:1], **own).values()
             changes["difference"] = round(scores[names[0]] - beside, 4)
