@@ -10,7 +10,17 @@ from typing import Annotated, Any
 
 import typer
 
-from kdc.artifact.artifact_options import ALLOW_FAILED, COLUMNS, LIMITS, REPLACE, SHA256, TERMS, VARIANT, VERIFY_KEY
+from kdc.artifact.artifact_options import (
+    ALLOW_FAILED,
+    COLUMNS,
+    LIMITS,
+    REPLACE,
+    SHA256,
+    SLICE,
+    TERMS,
+    VARIANT,
+    VERIFY_KEY,
+)
 from kdc.common.command_options import Setting, argument, option, settings, taken, takes
 from kdc.common.errors import InputError, KdcError, installing, printable
 from kdc.pipeline.config.compress_options import COMPRESS, RUN
@@ -280,7 +290,7 @@ def label(
 
 
 @app.command()
-@takes(*COLUMNS)
+@takes(*COLUMNS, SLICE)
 def evaluate(
     columns: dict[str, Any],
     artifact: Artifact,
@@ -293,7 +303,10 @@ def evaluate(
     os.environ["HF_HUB_OFFLINE"] = "1"
     from kdc.tools.labelled import evaluate_artifact, render
 
-    evaluation = evaluate_artifact(artifact, data, columns=columns, variant=variant, device=_device(device))
+    slices = columns.pop("slice", ())
+    evaluation = evaluate_artifact(
+        artifact, data, columns=columns, slices=slices, variant=variant, device=_device(device)
+    )
     _print(as_json, evaluation, render(evaluation))
 
 

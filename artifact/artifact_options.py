@@ -26,6 +26,7 @@ COLUMNS = (
     Setting("separator", str, "Character that separates the labels of a multi-label cell."),
     *DIALECT,
 )
+SLICE = Setting("slice", list[str], "Give the metrics also by value of this column, or by length. Repeatable.")
 
 _PANEL = "Limits"
 LIMITS = settings(
@@ -38,7 +39,8 @@ LIMITS = settings(
         "require",
         list[str],
         "Bound that the artifact's decisions must keep on held-out rows: LABEL:precision>=0.95, LABEL:recall>=0.9, "
-        "LABEL:fpr<=0.01, accuracy>=0.98 (of the answered rows), coverage>=0.5 (share of answered rows). Repeatable.",
+        "LABEL:fpr<=0.01, accuracy>=0.98 (of the answered rows), coverage>=0.5 (share of answered rows), "
+        "accuracy[language=de]>=0.9 (of the rows with this value of a column). Repeatable.",
     ),
 )
 TERMS = (

@@ -3,12 +3,14 @@
 Without operating points a row gets its most probable class, or all labels from `HALF` on.
 """
 
+from collections.abc import Sequence
 from typing import Annotated
 
 from pydantic import Field
 
 from kdc.artifact.contract.rates import Rate
 from kdc.common.frozen import Frozen
+from kdc.common.tables import number
 
 HALF = 0.5
 ABSTAINED = "abstained"
@@ -74,6 +76,53 @@ class LabelSets(Frozen):
     at_least: float = Field(ge=0, le=1)
     variant: str = ""  # whose probabilities chose it
     evaluation: Covered | None = None
+
+
+class SliceFigures(Frozen):
+    """A model on the evaluation rows with one value of a column. Scores are points, intervals have 95 %."""
+
+    name: str  # such as "language=de"; "all rows" comes first
+    rows: int = Field(ge=0)
+    metric: str  # that decides
+    metrics: dict[str, float] = Field(default_factory=dict, max_length=10)  # empty: too few rows
+    interval: tuple[float, float] | None = None
+    difference: float | None = None  # to the teacher
+    difference_interval: tuple[float, float] | None = None  # paired by row
+    answered: Answered | None = None  # None: all rows are answered
+    chance: float | None = Field(None, ge=0, le=1)  # corrected p-value of a score so far below all rows'
+
+    @property
+    def is_worse(self) -> bool:
+        return self.chance is not None and self.chance <= 0.05
+
+
+def slice_table(figures: Sequence[SliceFigures]) -> list[list[str]]:
+    """Cells, header first; empty without slices."""
+    lines: list[list[str]] = []
+    for part in figures:
+        metric, scores, rates, ends = part.metric, part.metrics, part.answered, part.interval
+        cells = {"slice": part.name, "rows": str(part.rows), metric: number(scores.get(metric))}
+        cells["95 % interval"] = "too few rows" if ends is None else f"{ends[0]:.1f} to {ends[1]:.1f}"
+        cells |= {name: number(scores.get(name)) for name in figures[0].metrics if name != metric}
+        beside = (part.difference, *(part.difference_interval or ()))
+        cells["against the teacher"] = "{:+.1f} ({:+.1f} to {:+.1f})".format(*beside) if len(beside) == 3 else "-"
+        cells["answered %"] = "-" if rates is None else rates.coverage.text
+        cells["their accuracy %"] = "-" if rates is None else rates.accuracy.text
+        worse = "yes" if part.is_worse else "not shown"
+        cells["worse than all rows"] = "-" if part.chance is None else f"{worse}, p {part.chance:.2g}"
+        lines += [list(cells.values())] if lines else [list(cells), list(cells.values())]
+    known = [column for column in zip(*lines, strict=True) if {*column[1:]} - {"-"}]
+    return [list(line) for line in zip(*known, strict=True)]
+
+
+def slice_notes(figures: Sequence[SliceFigures]) -> list[str]:
+    """A sentence for each slice that scores below all rows beyond chance."""
+    return [
+        f"{part.name}: {part.metric} {part.metrics[part.metric]:.1f}, below {figures[0].metrics[part.metric]:.1f} of "
+        f"all rows beyond chance (p {part.chance:.2g}, corrected for the number of slices)"
+        for part in figures
+        if part.is_worse
+    ]
 
 
 def sets_table(sets: LabelSets | None) -> list[list[str]]:

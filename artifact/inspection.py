@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from kdc.artifact.contract.text import render as render_contract
-from kdc.artifact.decision import decision_table, sets_table
+from kdc.artifact.decision import decision_table, sets_table, slice_table
 from kdc.artifact.manifest import Manifest
 from kdc.common.tables import aligned, number
 
@@ -64,8 +64,9 @@ def render(manifest: Manifest) -> str:
     ]
     lines = [line.replace("\n", " ") for line in lines]  # a line break in a name would fake a line
     lines += ["", aligned(cells(manifest.metrics, manifest.task.metric))]
-    for decisions in (decision_table(manifest.task.points, manifest.task.abstain), sets_table(manifest.task.sets)):
-        lines += ["", aligned(decisions)] if decisions else []
+    decisions = decision_table(manifest.task.points, manifest.task.abstain)
+    for more in (decisions, sets_table(manifest.task.sets), slice_table(manifest.slices)):
+        lines += ["", aligned(more)] if more else []
     if manifest.contract is not None:
         lines += ["", render_contract(manifest.contract)]
     return "\n".join(lines)

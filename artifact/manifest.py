@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 
 from kdc.artifact.contract.judgement import Judgement
 from kdc.artifact.contract.terms import MOST_TOKENS, MOST_WINDOWS
-from kdc.artifact.decision import ABSTAINED, Abstention, LabelSets, OperatingPoint
+from kdc.artifact.decision import ABSTAINED, Abstention, LabelSets, OperatingPoint, SliceFigures
 from kdc.artifact.question import Question, misfit
 from kdc.artifact.task_kinds import KINDS, TaskKind
 from kdc.artifact.task_kinds import Kind as Kind
@@ -31,7 +31,7 @@ Scalar = float | Annotated[int, Field(ge=-(2**63), lt=2**63)] | str | None
 Join = Literal["mean", "max", "first", "noisy-or"]  # how the answers of a row's windows are combined
 MOST_LABELS = 10_000  # logits of 1,024 texts then take 41 MB
 _MOST_ID = 2**31 - 1
-_MOST_CELLS = 200  # rows and columns of the evaluation table; runs have about thirty
+_MOST_CELLS = 200  # rows or columns of a table of figures; runs have about thirty
 LEAST_WINDOW = 16  # tokens; leaves room for text beside special and kept tokens
 
 _SHA256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -235,6 +235,7 @@ class Manifest(Frozen):
     metrics: dict[str, Annotated[dict[str, Scalar], Field(max_length=_MOST_CELLS)]] = Field(
         default_factory=dict, max_length=_MOST_CELLS
     )
+    slices: tuple[SliceFigures, ...] = Field((), max_length=_MOST_CELLS)
     contract: Judgement | None = None
     created: str  # UTC, ISO 8601
     sha256: str = ""  # of the other fields; reveals corruption, not forgery

@@ -36,7 +36,7 @@ _SURE = 0.95  # of a person's label, as kdc takes a bare answer
 def unseen(run: Path, file: Path, rows: int, seed: int) -> tuple[list[str], Labels]:
     """Rows of `file` with texts new to the run; the first label of each text."""
     data = open_data(run / "data")
-    texts, labels = read_labelled(file, data.task)
+    texts, labels, _ = read_labelled(file, data.task)
     seen = {text for split in ("train", "tune", "eval") for text in texts_of(data.rows(split))}
     first: dict[Any, int] = {}
     for text, label in zip(texts, labels, strict=True):

@@ -8,7 +8,8 @@ from pydantic import Field
 from kdc.common.frozen import Frozen
 
 _BOUND = re.compile(
-    r"(?:(.+):)?\s*(?:(precision|recall|accuracy|coverage)\s*>=|(fpr)\s*<=)([^<>=:]{1,50})",
+    r"(?:(.+):)?\s*(?:(precision|recall|accuracy|coverage)|(fpr))(?:\[([^=]{1,100})=(.{1,100})\])?"
+    r"\s*(?(3)<=|>=)([^<>=:]{1,50})",
     re.ASCII | re.DOTALL | re.IGNORECASE,
 )
 
@@ -17,6 +18,7 @@ class Bound(NamedTuple):
     label: str | None
     measure: str  # fpr: false positive rate; coverage: share answered
     value: float
+    slice: tuple[str, str] | None = None  # column and value: of these rows alone
 
     @property
     def is_most(self) -> bool:
@@ -24,19 +26,22 @@ class Bound(NamedTuple):
 
     @property
     def name(self) -> str:
-        return self.measure if self.label is None else f"{self.label}:{self.measure}"
+        of_label = self.measure if self.label is None else f"{self.label}:{self.measure}"
+        return of_label if self.slice is None else f"{of_label}[{'='.join(self.slice)}]"
 
 
 def parse_bound(text: str) -> Bound | None:
-    """A bound such as `LABEL:precision>=0.95` or `fpr<=0.01`; None for other texts, and values outside 0 to 1."""
+    """A bound such as `LABEL:precision>=0.95`, `fpr<=0.01` or `accuracy[language=de]>=0.9`; None if it is none, or its
+    value is not within 0 and 1."""
     match = _BOUND.fullmatch(text)
     if match is None:
         return None
     try:
-        value = float(match[4])
+        value = float(match[6])
     except ValueError:
         return None
-    return Bound(match[1], (match[2] or match[3]).lower(), value) if 0 <= value <= 1 else None
+    rows = None if match[4] is None else (match[4], match[5])
+    return Bound(match[1], (match[2] or match[3]).lower(), value, rows) if 0 <= value <= 1 else None
 
 
 class Rate(Frozen):

@@ -42,7 +42,8 @@ class Limits(Frozen):
             if bound is None or bound.value in (0, 1):
                 raise ValueError(
                     f"{text[:_LONGEST_TEXT]!r} is no bound with a value above 0 and below 1; write "
-                    "LABEL:precision>=0.95, LABEL:recall>=0.9, LABEL:fpr<=0.01, accuracy>=0.98 or coverage>=0.5"
+                    "LABEL:precision>=0.95, LABEL:recall>=0.9, LABEL:fpr<=0.01, accuracy>=0.98 or coverage>=0.5; "
+                    "of some rows, accuracy[COLUMN=VALUE]>=0.9"
                 )
         return value
 

@@ -13,9 +13,11 @@ from kdc.artifact.manifest import TaskBase
 from kdc.artifact.question import Question, misfit
 from kdc.artifact.question_forms import read_questions
 from kdc.common.errors import InputError
+from kdc.pipeline.config.metrics import Slices
 
 Measure = Literal["f1", "matthews", "precision", "recall", "fpr", "accuracy", "disagreement", "error", "fixed"]
 _MOST_NAMED = 20  # in a message
+_MOST_VALUES = 1000  # of a column with slices
 _MEASURES_OF_LABELS = ("precision", "recall", "fpr")
 _MEASURES_OF_ALL_ROWS = ("disagreement", "error")  # shares of all rows, deferred ones included
 _DEFER = re.compile(r"\s*(disagreement|error)\s*<=(.{1,50})", re.ASCII | re.IGNORECASE)
@@ -56,7 +58,7 @@ class Aim:
 def parse_aim(text: str) -> Aim:
     """Parse one `--aim`, or raise ValueError."""
     bound = parse_bound(text)
-    if bound is not None and bound.measure in _MEASURES_OF_LABELS:
+    if bound is not None and bound.measure in _MEASURES_OF_LABELS and bound.slice is None:
         return Aim(bound.label, bound.measure, bound.value)  # type: ignore[arg-type]
     label, _, threshold = text.rpartition(":")
     if (best := threshold.strip().lower()) in ("f1", "matthews"):
@@ -113,7 +115,7 @@ def aims_of(texts: Sequence[str], task: TaskBase) -> dict[str, Aim]:
 def parse_abstain(text: str) -> Aim:
     """Parse `--abstain`, or raise ValueError."""
     bound = parse_bound(text)
-    if bound is not None and bound.label is None and bound.measure == "accuracy" and 0 < bound.value < 1:
+    if bound is not None and bound[:2] == (None, "accuracy") and bound.slice is None and 0 < bound.value < 1:
         return Aim(None, "accuracy", bound.value)
     problem = f"{text!r} does not say when to abstain; write accuracy>=0.98, or a probability such as 0.9"
     return Aim(None, "fixed", _probability(text, problem))
@@ -208,6 +210,20 @@ def required_label(requirement: str, task: TaskBase) -> str | None:
     if label not in task.labels:
         raise InputError("there is no such label", given=given, remedy=_one_of(task.labels))
     return label
+
+
+def check_slices(slices: Slices, requirements: Sequence[str] = ()) -> None:
+    """Raise InputError if a column has too many values, or no row is in a required slice."""
+    known = {column: sorted(set(values)) for column, values in slices.items()}
+    for column, values in known.items():
+        if len(values) > _MOST_VALUES:
+            given = f"--slice {column}: {len(values):,} values, at most {_MOST_VALUES:,}"
+            remedy = "a column with fewer values, such as a language or a region"
+            raise InputError("a column has too many values for slices", given=given, remedy=remedy)
+    for bound in filter(None, map(parse_bound, requirements)):
+        if bound.slice is not None and bound.slice[1] not in known.get(column := bound.slice[0], ()):
+            remedy = _one_of(known[column]) if column in known else f"add --slice {shlex.quote(column)}"
+            raise InputError("no evaluation row is in the required slice", given=bound.name, remedy=remedy)
 
 
 def _described(task: TaskBase) -> str:

@@ -26,6 +26,13 @@ COMPRESS = (
             "Deciding metric: accuracy, macro_f1, matthews, f1 (two classes), pearson or spearman (numbers). Default: "
             "macro_f1 or pearson, or a GLUE task's own.",
         ),
+        (
+            "slice",
+            list[str],
+            "Give the figures also by value of this column of the evaluation rows, or by length, in tokens. The model "
+            "does not read the column. Repeatable.",
+            "data.slices",
+        ),
         ("max-train-rows", int, "Train on at most this many rows (default: all)."),
         (
             "audit-labels",

@@ -5,13 +5,14 @@ from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from kdc.artifact.contract.terms import MOST_TOKENS, MOST_WINDOWS
+from kdc.artifact.contract.terms import MOST_TOKENS, MOST_WINDOWS, Texts
 from kdc.artifact.manifest import Join, LongTexts
 from kdc.artifact.task_kinds import KINDS, Kind
 from kdc.common.records import Dialect
 from kdc.pipeline.config.metrics import METRICS
 from kdc.pipeline.config.section import Section
 
+LENGTH = "length"  # a slice: not a column, but ranges of tokens
 _SPECIAL = 4  # most special tokens of a row (a RoBERTa pair)
 
 
@@ -50,6 +51,7 @@ class DataSettings(Section):
     skip_invalid: bool = False
     most_invalid: float = Field(0.1, gt=0, lt=1, description="largest share of a file that skip_invalid leaves out")
     metric: str | None = None
+    slices: Texts = Field((), max_length=8)
     audit_labels: bool = False
     max_train_rows: int | None = Field(None, ge=20)
     max_length: int | None = Field(

@@ -3,7 +3,7 @@
 A scorer takes many weightings of the rows at once, for the bootstrap; weights of 1 give the metric.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -19,6 +19,7 @@ Flags = NDArray[np.bool_]  # (rows,)
 Labels = NDArray[np.generic]  # labels or answers, (rows,); multi-label (rows, outputs) in {0, 1}
 Outputs = NDArray[np.floating]  # logits or probabilities (rows, outputs)
 Groups = NDArray[np.integer]  # (rows,) equal numbers for dependent rows
+Slices = Mapping[str, NDArray[np.object_]]  # by column each row's value, (rows,)
 Scorer = Callable[[Floats], Floats]  # weights >= 0 (samples, rows) to scores in [-1, 1] (samples,)
 OfCounts = Callable[[Floats, Floats, Floats], Floats]  # the three `counts` to scores
 

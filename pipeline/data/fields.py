@@ -14,6 +14,7 @@ from kdc.pipeline.data.problems import InvalidRow, RowProblem, is_missing
 from kdc.serving.engine.tokenizing import Text, is_blank
 
 _TELLING = 20  # fewer characters may be shared by chance
+_LONGEST_VALUE = 100  # characters of a slice's value
 
 
 def check_text(value: object, column: str) -> str:
@@ -68,6 +69,13 @@ def group_of(value: object, column: str) -> str:
     if not group:
         raise RowProblem("group is missing", f"column {column!r}", "give each row a group, one of its own if need be")
     return group
+
+
+def slice_of(value: object) -> str:
+    """A slice's value, cut to 100 characters; raise RowProblem for half a character."""
+    text = "" if is_missing(value) else str(value).strip()[:_LONGEST_VALUE]
+    hash_of(text, None)
+    return text or "(none)"
 
 
 def time_of(value: object, column: str) -> float:

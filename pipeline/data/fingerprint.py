@@ -9,7 +9,7 @@ from kdc.pipeline.config.data_settings import DataSettings
 from kdc.pipeline.config.tasks import task_of
 from kdc.pipeline.data.problems import FileProblem, Problems, is_missing
 from kdc.pipeline.data.readers import read_fields
-from kdc.pipeline.data.sources import HUB_NAME, Columns, SplitSource, columns_for, locate
+from kdc.pipeline.data.sources import HUB_NAME, Columns, SplitSource, columns_for, for_split, locate
 
 
 def input_fingerprint(data: DataSettings) -> str:
@@ -18,16 +18,16 @@ def input_fingerprint(data: DataSettings) -> str:
     Raises:
         InputError: as `locate`, or the description of a labelled table is damaged.
     """
-    digest, task = hashlib.sha256(), task_of(data)
+    digest, task, sources = hashlib.sha256(), task_of(data), locate(data)
     origins = {"pydocs": platform.python_version(), "hub": HUB_NAME}
-    for source in locate(data):
+    for source in sources:
         origin = origins.get(source.format)
         if origin is not None:
             described = [source.format, source.part, source.task, origin]
         else:
             stats = [file.stat() for file in source.files]
             versions = tuple((stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns) for stat in stats)
-            described = [_of_rows(source, columns_for(source, task, data), versions)]
+            described = [_of_rows(source, columns_for(source, task, for_split(source, sources, data)), versions)]
         digest.update(json.dumps([source.split, *described]).encode())
     return digest.hexdigest()
 

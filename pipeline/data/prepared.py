@@ -5,7 +5,7 @@ Writes into the folder of stage `data`:
     task.json, report.json    the task with labels; counts and warnings
     skipped.jsonl             rows that `--skip-invalid` left out
     rows/<split>/             row, text, text_pair; if labelled, group, source_row and label; if given for
-                              evaluation, overlaps
+                              evaluation, overlaps; if rows of the file are evaluated, slices
 
 Then `tokens.py` writes
 
@@ -22,7 +22,7 @@ import hashlib
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,7 +34,8 @@ from numpy.typing import NDArray
 
 from kdc.common.errors import KdcError
 from kdc.common.records import USUAL, Dialect
-from kdc.pipeline.config.data_settings import DataSettings
+from kdc.pipeline.config.data_settings import LENGTH, DataSettings
+from kdc.pipeline.config.metrics import Slices
 from kdc.pipeline.config.tasks import Task, decided_by
 from kdc.pipeline.data.labels import LabelReader
 from kdc.pipeline.data.overlap import Ints, Mask
@@ -98,7 +99,8 @@ def _write_split(
 ) -> None:
     """`further` has columns (rows,)."""
     columns = {"row": first_row - 1 + np.cumsum(chosen), **further}
-    columns |= {name: rows.table[name] for name in ("text", "text_pair", "label") if name in rows.table.column_names}
+    own = {"text", "text_pair", "label", "slices"}.intersection(rows.table.column_names)
+    columns |= {name: rows.table[name] for name in sorted(own)}
     table = pa.table(columns | {"chosen": chosen})
 
     def batches() -> Iterator[pa.RecordBatch]:
@@ -169,6 +171,11 @@ class PreparedData:
         """Each row's unit, (rows,), in a labelled split."""
         return np.asarray(self.rows(split)["group"][:])
 
+    def slices(self, columns: Sequence[str], role: str) -> Slices:
+        """Of the deciding evaluation rows; lengths are of a role's tokens."""
+        rows, lengths = self.rows("eval"), self.tokens(role, "eval")["length"]
+        return slices_of(columns, rows["slices"] if "slices" in rows.column_names else (), lengths)
+
     @property
     def eval_splits(self) -> tuple[str, ...]:
         """The first evaluation split decides."""
@@ -195,6 +202,14 @@ def digest(text: str | tuple[str, ...]) -> bytes:
     return hashlib.sha256("\0".join([text] if isinstance(text, str) else text).encode()).digest()
 
 
+def slices_of(columns: Sequence[str], values: Iterable[Sequence[str]], lengths: Iterable[int]) -> Slices:
+    """From each row's values of the columns but `LENGTH`, and its tokens, whose ranges are 1-8, 9-16, 17-32, ..."""
+    by_column = iter(zip(*values, strict=True))
+    powers = (max(3, (length - 1).bit_length()) for length in lengths)
+    ranges = (f"{1 if power == 3 else 2 ** (power - 1) + 1}-{2**power}" for power in powers)
+    return {name: np.array([*(ranges if name == LENGTH else next(by_column))], dtype=object) for name in columns}
+
+
 def _load(folder: Path) -> datasets.Dataset:
     import datasets
 
@@ -206,9 +221,9 @@ def _load(folder: Path) -> datasets.Dataset:
 
 
 def read_labelled(
-    path: Path, task: Task, *, separator: str | None = None, dialect: Dialect = USUAL
-) -> tuple[list[Text], list[Any]]:
-    """Texts (or pairs) of one file or `save_to_disk` folder, in memory, and labels as in `rows/`.
+    path: Path, task: Task, *, separator: str | None = None, dialect: Dialect = USUAL, slices: Sequence[str] = ()
+) -> tuple[list[Text], list[Any], list[list[str]]]:
+    """Texts (or pairs) of one file or `save_to_disk` folder, in memory, labels as in `rows/`, and values of `slices`.
 
     Raises:
         InputError: lists the mistakes.
@@ -216,6 +231,8 @@ def read_labelled(
     problems, labels = Problems(), LabelReader(task.kind, task.labels, separator, is_glue(task.name))
     with tempfile.TemporaryDirectory(prefix="kdc-") as staging:
         source = replace(file_source("eval", path, task.name), dialect=dialect)
-        rows = check_split(source, task, labels, Path(staging), problems)
+        data = DataSettings().model_copy(update={"slices": slices})
+        table = check_split(source, task, labels, Path(staging), problems, data).table
         problems.raise_if_any()
-        return texts_in(rows.table), _stored_labels(rows.table["label"].combine_chunks(), task).to_pylist()
+        values = table["slices"].to_pylist() if "slices" in table.column_names else []
+        return texts_in(table), _stored_labels(table["label"].combine_chunks(), task).to_pylist(), values

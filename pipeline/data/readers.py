@@ -50,14 +50,15 @@ class Record(NamedTuple):
 
 
 def find_columns(header: Sequence[str], columns: Columns) -> list[int | None]:
-    """Indices of text, second text, label, group and time; None if unread.
+    """Indices of text, second text, label, group, time, `how` and slices; None if unread.
 
     Raises:
         InvalidRow: a column is missing or repeated.
     """
     indices: list[int | None] = []
     faults: list[str] = []
-    for names in columns:
+    *single, slices = columns
+    for names in (*single, *((name,) for name in slices)):
         name = next((name for name in names if name in header), None)
         indices.append(None if name is None else header.index(name))
         is_optional = names is columns.group and not columns.label
@@ -67,7 +68,7 @@ def find_columns(header: Sequence[str], columns: Columns) -> list[int | None]:
             faults.append(f"column {name!r} is there {header.count(name)} times")
     if faults:
         there = ", ".join(show(name) for name in header[:20]) + (", ..." if len(header) > 20 else "")
-        remedy = "name the columns: --text, --text-pair, --label, --set data.group=COLUMN, --set data.time=COLUMN"
+        remedy = "name the columns: --text, --text-pair, --label, --slice, --set data.group=NAME, --set data.time=NAME"
         if option := other_delimiter(header):
             remedy = f"name the character that separates the fields: {option}"
         raise InvalidRow("wrong columns", f"{'; '.join(faults)}; the file has: {there}", remedy)

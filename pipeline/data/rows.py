@@ -1,6 +1,7 @@
 """Checks each split's rows, learns the labels, and stores good rows.
 
-Memory holds one batch of texts, and hashes of all rows. Writes `<split>.arrow`: text, text_pair, label, hashes, time.
+Memory holds one batch of texts, and hashes of all rows. Writes `<split>.arrow`: text, text_pair, label, hashes, time,
+slices.
 """
 
 from collections.abc import Iterator, Sequence
@@ -22,12 +23,12 @@ from kdc.pipeline.config.data_settings import DataSettings
 from kdc.pipeline.config.labelled import PEOPLE, Description, read_description
 from kdc.pipeline.config.metrics import fitting
 from kdc.pipeline.config.tasks import Task
-from kdc.pipeline.data.fields import check_text, group_of, hash_of, sides_of, time_of
+from kdc.pipeline.data.fields import check_text, group_of, hash_of, sides_of, slice_of, time_of
 from kdc.pipeline.data.labels import NOT_TRAINED, LabelReader
 from kdc.pipeline.data.overlap import Ints, Mask, Runs, connect, near_rows, runs_of
 from kdc.pipeline.data.problems import FileProblem, Problems, RowProblem
 from kdc.pipeline.data.readers import read_fields
-from kdc.pipeline.data.sources import Columns, SplitSource, columns_for, is_glue, locate
+from kdc.pipeline.data.sources import Columns, SplitSource, columns_for, for_split, is_glue, locate
 from kdc.serving.engine.tokenizing import Text
 
 SKIPPED = "skipped.jsonl"  # lists the rows that `--skip-invalid` leaves out
@@ -46,6 +47,7 @@ _COLUMNS = {
     "time": pa.float64(),
     "people": pa.bool_(),
     "source_row": pa.int64(),
+    "slices": pa.list_(pa.string()),
 }
 
 
@@ -160,7 +162,7 @@ def read_all(data: DataSettings, task: Task, folder: Path, seed: int) -> tuple[T
         )
     kind: Kind | None = None if data.kind == "auto" and data.task is None else task.kind
     labels = LabelReader(kind, task.labels, data.separator, is_glue(task.name))
-    train = check_split(train_source, task, labels, folder, problems, data, seed)
+    train = check_split(train_source, task, labels, folder, problems, for_split(train_source, others, data), seed)
     settled = _settle(task, labels, train, problems)
     splits = {"train": train}
     for source in others:
@@ -232,7 +234,7 @@ def _check_row(
     line: int, fields: Sequence[object], columns: Columns, labels: LabelReader | None, *, text_first: bool
 ) -> dict[str, Any]:
     """`text_first`: the label of a row without a text does not count."""
-    first, second, answer, group, time, how = fields
+    first, second, answer, group, time, how, *slices = fields
     texts = _check_texts(first, second, columns) if text_first else None
     label = labels.read(answer, line) if labels is not None else None
     text, pair, text_hash = texts or _check_texts(first, second, columns)
@@ -245,6 +247,7 @@ def _check_row(
         good["time"] = time_of(time, columns.time[0])
     if columns.how:
         good["people"] = how == PEOPLE
+    good["slices"] = list(map(slice_of, slices)) or None
     return good
 
 

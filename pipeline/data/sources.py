@@ -5,13 +5,14 @@ GLUE comes from the hub, or kdc makes `pydocs`.
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 from kdc.common import records
 from kdc.common.errors import InputError
-from kdc.pipeline.config.data_settings import DataSettings
+from kdc.pipeline.config.data_settings import LENGTH, DataSettings
 from kdc.pipeline.config.labelled import HOW, read_description
 from kdc.pipeline.config.tasks import TASKS, Task, find_task
 
@@ -77,6 +78,7 @@ class Columns(NamedTuple):
     group: tuple[str, ...] = ()  # optional in unlabelled files
     time: tuple[str, ...] = ()
     how: tuple[str, ...] = ()  # of a table that `kdc label` wrote
+    slices: tuple[str, ...] = ()  # names of as many columns
 
 
 def columns_of(
@@ -98,13 +100,26 @@ def columns_for(source: SplitSource, task: Task, data: DataSettings) -> Columns:
         InputError: the description of a labelled table is damaged.
     """
     labeled = source.split != "unlabeled"
-    return columns_of(
+    columns = columns_of(
         task,
         labeled=labeled,
         group="group" if source.format == "pydocs" else data.group,
         time=data.time if source.split == "train" else None,
         how=None if not labeled or read_description(source.path) is None else HOW,
     )
+    slices = tuple(name for name in data.slices if name != LENGTH)
+    return columns._replace(slices=slices if source.split in ("train", "eval") else ())
+
+
+def unsliced(data: DataSettings) -> DataSettings:
+    """Without slices, whose columns no model reads."""
+    return data.model_copy(update={"slices": ()})
+
+
+def for_split(source: SplitSource, sources: Sequence[SplitSource], data: DataSettings) -> DataSettings:
+    """Without slices for training rows of which none are evaluated."""
+    has_eval = any(other.split == "eval" for other in sources)
+    return unsliced(data) if has_eval and source.split == "train" else data
 
 
 def locate(data: DataSettings) -> tuple[SplitSource, ...]:

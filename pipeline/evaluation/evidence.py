@@ -26,7 +26,7 @@ def answers_of(data: PreparedData, evaluated: Path, comparison: BaselineComparis
     rows, logits = data.rows(split), read_logits(evaluated, split)
     better = None if baseline is None else Other(baseline, logits[baseline])
     labels, groups = np.asarray(rows["label"][:]), data.groups(split)
-    return EvaluationAnswers(texts_of(rows), labels, logits["teacher"], logits, groups, better)
+    return EvaluationAnswers(texts_of(rows), labels, logits, groups, better)
 
 
 def read_logits(evaluated: Path, split: str) -> dict[str, NDArray[np.float32]]:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from kdc.artifact.contract.judgement import Judgement
 from kdc.artifact.contract.text import sentence, table
-from kdc.artifact.decision import decision_table, sets_table
+from kdc.artifact.decision import decision_table, sets_table, slice_table
 from kdc.artifact.inspection import cells, labels_in_words
 from kdc.artifact.manifest import Manifest
 from kdc.artifact.stores.hub_layout import CONFIG, WEIGHTS
@@ -43,6 +43,7 @@ def model_card(
         candidates=_candidates(int8, task.metric),
         decisions=decision_table(task.points, task.abstain),
         sets=sets_table(task.sets),
+        slices=slice_table(manifest.slices),
         file=file if CONFIG in manifest.files else None,
         dtype=file.removesuffix(".onnx").removeprefix("model").removeprefix("_") or "fp32",
         has_weights=WEIGHTS in manifest.files,

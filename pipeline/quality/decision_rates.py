@@ -11,7 +11,7 @@ from kdc.artifact.contract.terms import Contract, RequiredShare
 from kdc.artifact.decision import Abstention, Answered, Covered, LabelSets, Rates
 from kdc.artifact.manifest import TaskInfo
 from kdc.pipeline.config.aims import required_label
-from kdc.pipeline.config.metrics import Flags, Floats, Groups, Labels, Outputs
+from kdc.pipeline.config.metrics import Flags, Floats, Groups, Labels, Outputs, Slices
 from kdc.pipeline.quality.intervals import independent_rows
 from kdc.pipeline.quality.shares import rate
 from kdc.serving.engine.deciding import answered, decided, in_sets
@@ -96,7 +96,14 @@ def sweep(probabilities: NDArray[np.floating], has_label: Flags, thresholds: Flo
 
 
 def found_rates(
-    contract: Contract, task: TaskInfo, probabilities: Outputs, labels: Labels, *, groups: Groups, look: int = 1
+    contract: Contract,
+    task: TaskInfo,
+    probabilities: Outputs,
+    labels: Labels,
+    *,
+    groups: Groups,
+    slices: Slices | None = None,
+    look: int = 1,
 ) -> tuple[RequiredShare, ...]:
     """Measure the shares that a contract requires.
 
@@ -106,6 +113,7 @@ def found_rates(
     Args:
         groups: count as identical rows. With the design effect, verdicts err twice as often if few rows of few groups
             are wrong.
+        slices: the rows' values of columns that a requirement names.
     """
     required = contract.limits.require
     if not required:
@@ -125,6 +133,9 @@ def found_rates(
             column = task.labels.index(label)
             counts = _of_label(gets[:, column], having(labels, column))
         hits, rows = counts[bound.measure]
+        if bound.slice is not None:
+            inside = np.asarray((slices or {})[bound.slice[0]] == bound.slice[1], dtype=np.bool_)
+            hits, rows = hits & inside, rows & inside
         counted = rate(
             hits.sum(),
             rows.sum(),

@@ -1,7 +1,7 @@
 """Judge an artifact against its contract, by its costs on this machine and its answers."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +10,7 @@ from kdc.artifact.contract.judgement import Judgement, decide, missed_costs
 from kdc.artifact.contract.terms import Contract, Costs, Quality, RequiredShare
 from kdc.artifact.manifest import CPU_PROVIDER, CUDA_PROVIDER, Device, Manifest, TaskInfo
 from kdc.common import machine
-from kdc.pipeline.config.metrics import Groups, Labels, Outputs
+from kdc.pipeline.config.metrics import Groups, Labels, Outputs, Slices
 from kdc.pipeline.quality.comparison import Other, compare
 from kdc.pipeline.quality.decision_rates import found_rates
 from kdc.pipeline.quality.latency import measure_costs, rows_to_time
@@ -26,10 +26,14 @@ Answers = tuple[Quality | None, tuple[RequiredShare, ...]]
 class EvaluationAnswers:
     texts: Sequence[Text]
     labels: Labels
-    teacher: Outputs  # logits
-    students: Mapping[str, Outputs]  # logits by variant ("int8", "fp32 (cuda)", ...)
+    students: Mapping[str, Outputs]  # logits by variant ("int8", "fp32 (cuda)", ...) and of "teacher"
     groups: Groups
     better: Other | None = None  # baseline that beats the teacher on the tuning set
+    slices: Slices = field(default_factory=dict)
+
+    @property
+    def teacher(self) -> Outputs:
+        return self.students["teacher"]
 
     def student(self, variant: str, *, on_gpu: bool) -> Outputs:
         """A variant's logits; with `on_gpu` from the GPU, if evaluated there."""
@@ -99,6 +103,7 @@ def judge_artifact(
         contract=contract,
         other=answers.other(contract),
         groups=answers.groups,
+        slices=answers.slices,
         look=look(decisions) if contract.limits.max_drop is not None or contract.limits.require else 1,
     )
     return manifest, judge_again(engine, contract, rows, judged, compared=True, costs=costs)
@@ -114,11 +119,13 @@ def judge_answers(
     other: Other | None,
     groups: Groups,
     look: int,
+    slices: Slices | None = None,
 ) -> Answers:
     quality = None
     if other is not None and contract.limits.max_drop is not None:
         quality = compare(logits, other, labels, task.kind, task.metric, contract=contract, groups=groups, look=look)
-    return quality, found_rates(contract, task, probabilities, labels, groups=groups, look=look)
+    rates = found_rates(contract, task, probabilities, labels, groups=groups, slices=slices, look=look)
+    return quality, rates
 
 
 def judge_again(

@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import Field
 
-from kdc.artifact.decision import Abstention, LabelSets, OperatingPoint
+from kdc.artifact.decision import Abstention, LabelSets, OperatingPoint, SliceFigures
 from kdc.artifact.manifest import Kind, Lineage
 from kdc.pipeline.config.labelled import Description
 from kdc.pipeline.quality.calibration import Reliability
@@ -161,6 +161,7 @@ class Facts(Result):
     decisions: tuple[DecisionFacts, ...] = ()
     abstention: AbstentionFacts | None = None
     sets: LabelSets | None = None
+    slices: tuple[SliceFigures, ...] = ()
     cascade: CascadeFacts | None = None  # None without a second model or its answers
     lengths: LengthFacts  # of training rows
     disagreements: Disagreements

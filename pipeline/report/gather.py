@@ -115,6 +115,7 @@ def gather(root: Path, *, examples: int) -> Facts:
         decisions=_decisions(evaluation),
         abstention=_abstention(evaluation),
         sets=manifest.task.sets,
+        slices=manifest.slices,
         cascade=_cascade(run.result_or_none(CascadeResult), second_model(run).entry, evaluation),
         lengths=facts.LengthFacts(**dict(train.lengths), cut=manifest.tokenizer.longest, truncated=train.truncated),
         disagreements=disagreements(

@@ -6,7 +6,7 @@ from typing import Any
 
 from kdc.artifact.contract.text import sentence
 from kdc.artifact.contract.text import table as contract_table
-from kdc.artifact.decision import decision_table, sets_table
+from kdc.artifact.decision import decision_table, sets_table, slice_table
 from kdc.artifact.inspection import BASELINES, NAMES, in_order, labels_in_words
 from kdc.common.files import write_whole
 from kdc.common.tables import number
@@ -120,6 +120,8 @@ def _values(facts: Facts) -> dict[str, Any]:
             None if facts.abstention is None else facts.abstention.abstain,
         ),
         "sets": sets_table(facts.sets),
+        "slices": slice_table(facts.slices),
+        "worse": ["worse" * part.is_worse for part in facts.slices],
         "models": table(facts),
         "labels": labels_in_words(facts.where.labels),
         "replaced": replaced_table(facts),

@@ -15,6 +15,7 @@ from kdc.pipeline.config.settings import Config
 from kdc.pipeline.config.tasks import task_of
 from kdc.pipeline.config.training_settings import StudentSettings, TeacherSettings
 from kdc.pipeline.data.fingerprint import input_fingerprint
+from kdc.pipeline.data.sources import unsliced
 from kdc.pipeline.models import loading
 
 _LAYOUT = 2  # of stage folders: raising it makes older ones stale
@@ -31,8 +32,9 @@ def as_json(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def labelled_rows(config: Config) -> dict[str, Any]:
-    """Without unlabelled rows: new ones must not retrain the teacher."""
-    unused = {"data", "train", "eval", "unlabeled", "delimiter", "encoding", "max_unlabeled_rows", "audit_labels"}
+    """Without unlabelled rows and slices: new ones must not retrain the teacher."""
+    files = {"data", "train", "eval", "unlabeled", "delimiter", "encoding"}
+    unused = files | {"max_unlabeled_rows", "audit_labels", "slices"}
     described = [read_description(table) for table in (config.data.train, config.data.eval)]
     labellers = [table and table.model for table in described]
     by = {"labellers": labellers, "people_judge": config.teacher.scores is None} if any(labellers) else {}
@@ -41,7 +43,7 @@ def labelled_rows(config: Config) -> dict[str, Any]:
         **config.data.model_dump(mode="json", exclude=unused),
         "task_name": task_of(config.data).name,
         "seed": config.run.seed,
-        "rows": input_fingerprint(config.data.model_copy(update={"unlabeled": None})),
+        "rows": input_fingerprint(unsliced(config.data).model_copy(update={"unlabeled": None})),
         "teacher_models": [loading.fingerprint(source) for source in config.teacher.sources],
         **_long(config, {"join"}),
     }
@@ -52,7 +54,7 @@ def _long(config: Config, unused: set[str]) -> dict[str, Any]:
 
 
 def answered_rows(config: Config) -> dict[str, Any]:
-    rows = {"rows": input_fingerprint(config.data), "student_model": "the teacher's"}
+    rows = {"rows": input_fingerprint(unsliced(config.data)), "student_model": "the teacher's"}
     return labelled_rows(config) | rows | {"max_unlabeled_rows": config.data.max_unlabeled_rows}
 
 

@@ -11,9 +11,10 @@ from typing import Any
 
 from kdc.artifact.manifest import LongTexts, longest_row
 from kdc.common.errors import InputError
-from kdc.pipeline.config.aims import abstain_of, aims_of, check_sets, questions_of, required_label
+from kdc.pipeline.config.aims import abstain_of, aims_of, check_sets, check_slices, questions_of, required_label
 from kdc.pipeline.config.metrics import Groups
 from kdc.pipeline.config.tasks import task_of
+from kdc.pipeline.data.fingerprint import input_fingerprint
 from kdc.pipeline.data.prepared import open_data, prepare
 from kdc.pipeline.data.tokens import tokenise, windows_for
 from kdc.pipeline.evaluation.second_model import check_second
@@ -33,7 +34,9 @@ from kdc.pipeline.training.student_checks import check_models, check_windows
 def depends_on(run: Run) -> dict[str, Any]:
     student = run.config.student
     own = {} if student.kind.is_of_teacher else {"student_model": loading.fingerprint(student.model)}
-    return answered_rows(run.config) | own
+    data = run.config.data
+    sliced = {"slices": data.slices, "sliced_rows": input_fingerprint(data)} if data.slices else {}
+    return answered_rows(run.config) | own | sliced
 
 
 def run(run: Run, out: Path) -> DataResult:
@@ -88,6 +91,7 @@ def check(run: Run) -> None:
     check_second(run)
     for requirement in config.contract.require:
         required_label(requirement, task)
+    check_slices(data.slices(config.data.slices, "student"), config.contract.require)
     check_models(config.student, config.teacher, task, is_searched=config.searches)
     if config.data.audit_labels:
         check_audit(config.teacher, task)

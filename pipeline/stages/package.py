@@ -9,6 +9,7 @@ import json
 import os
 import shlex
 import shutil
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from kdc.artifact.contract.judgement import Judgement
+from kdc.artifact.decision import slice_notes
 from kdc.artifact.folder import describe_files, load_manifest, write_manifest
 from kdc.artifact.inspection import labels_in_words
 from kdc.artifact.manifest import CPU_PROVIDER, CUDA_PROVIDER, MANIFEST_NAME, Manifest, TaskInfo
@@ -31,6 +33,7 @@ from kdc.pipeline.packaging.hugging_face import add_hugging_face_files, card_met
 from kdc.pipeline.packaging.lineage import base_models, hub_dataset, lineage_of
 from kdc.pipeline.packaging.manifest import ONNX_FILES, manifest_of, without_unused_cascades
 from kdc.pipeline.quality.judging import judge_artifact, judged_device
+from kdc.pipeline.quality.slices import slice_figures
 from kdc.pipeline.results.artifact import CascadeResult, EvaluateResult, ExportResult, PackageResult, QuantizeResult
 from kdc.pipeline.results.data import VocabularyResult
 from kdc.pipeline.results.training import MergeResult, StudentResult, TargetsResult, TeacherResult
@@ -49,6 +52,8 @@ def depends_on(run: Run) -> dict[str, Any]:
     cascade = run.result_or_none(CascadeResult)
     if cascade is not None:
         settings["cascade"] = cascade.note
+    if run.config.data.slices:
+        settings["slices"] = run.config.data.slices
     if terms is not None:
         settings |= {"contract": terms.model_dump(), **this_machine(run.device)}
     return settings
@@ -124,7 +129,8 @@ def _judged(
     """
     data, contract, quantized = run.data(), run.config.contract.terms, run.result(QuantizeResult)
     comparison, metric = run.result(TargetsResult).baseline_comparison, data.task.metrics[0]
-    answers = answers_of(data, run.folder("evaluate"), comparison)
+    slices = data.slices(run.config.data.slices, run.student_role)
+    answers = replace(answers_of(data, run.folder("evaluate"), comparison), slices=slices)
     targets, notes = run.folder("targets") / TEACHER_LOGITS, list[str]()
 
     def with_decisions(manifest: Manifest) -> Manifest:
@@ -141,8 +147,14 @@ def _judged(
         notes.extend(more)
         return manifest.model_copy(update={"task": task})
 
+    def with_slices(manifest: Manifest) -> Manifest:
+        served, names = manifest.providers[CPU_PROVIDER], data.task.metrics
+        figures = slice_figures(answers, served, manifest.task, names, manifest.temperature)
+        notes.extend(slice_notes(figures))
+        return manifest.model_copy(update={"slices": figures})
+
     if contract is None:
-        return with_decisions(manifest), None, notes
+        return with_slices(with_decisions(manifest)), None, notes
     write_manifest(folder, manifest)  # the engine needs a manifest
     student, teacher = run.result(StudentResult).tune[metric], run.result(TeacherResult).tune[metric]
     to_keep = score_to_keep(comparison, teacher, contract.against)
@@ -159,7 +171,7 @@ def _judged(
         look=partial(look_of, data, run.root),
         with_decisions=with_decisions,
     )
-    return manifest, judgement, notes
+    return with_slices(manifest), judgement, notes
 
 
 def is_intact(root: Path) -> bool:

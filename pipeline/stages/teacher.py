@@ -22,6 +22,7 @@ from kdc.pipeline.config.training_settings import TeacherSettings
 from kdc.pipeline.data.fingerprint import input_fingerprint
 from kdc.pipeline.data.prepared import PreparedData
 from kdc.pipeline.data.scores import scores_of_rows
+from kdc.pipeline.data.sources import unsliced
 from kdc.pipeline.evaluation.evidence import compared_with_baselines, worded
 from kdc.pipeline.models import loading
 from kdc.pipeline.results.training import Attempt, ModelResult, TeacherResult, TrainingSummary
@@ -50,7 +51,7 @@ def depends_on(run: Run) -> dict[str, Any]:
     settings, file = run.config.teacher, run.config.teacher.scores
     scores = None
     if file is not None and file.is_file():  # they include unlabelled rows
-        data = run.config.data
+        data = unsliced(run.config.data)
         scores = [hashlib.sha256(file.read_bytes()).hexdigest(), input_fingerprint(data), data.max_unlabeled_rows]
     more = [loading.fingerprint(source) for source in settings.sources[1:]]
     return fingerprints.training(run.config, settings) | {"more": more, "scores": scores}

@@ -302,7 +302,7 @@ def test_pydocs_slices_keep_objects_together(tmp_path: Path, monkeypatch: pytest
 
 def test_read_labelled_gives_texts_and_labels(tmp_path: Path) -> None:
     path = _write(tmp_path / "more.jsonl", [{"text": "one", "label": "b"}, {"text": "two", "label": "a"}])
-    assert read_labelled(path, _task(labels=("a", "b"))) == (["one", "two"], [1, 0])
+    assert read_labelled(path, _task(labels=("a", "b"))) == (["one", "two"], [1, 0], [])
     with pytest.raises(InputError, match="unknown label"):
         read_labelled(path, _task(labels=("a", "c")))
 

@@ -46,7 +46,7 @@ class Judged:
         answered_from: float | None = None,
     ) -> Any:
         students = {"fp32": RIGHT, "int8": HALF_WRONG, "fp32 (cuda)": HALF_WRONG, "int8 (cuda)": RIGHT}
-        answers = EvaluationAnswers(["a text"] * 400, LABELS, RIGHT, students, np.arange(400))
+        answers = EvaluationAnswers(["a text"] * 400, LABELS, students | {"teacher": RIGHT}, np.arange(400))
 
         def look(logits: np.ndarray) -> int:
             self.looks.append(logits)
@@ -101,7 +101,7 @@ def test_no_further_variant_is_timed_than_the_first_that_keeps_the_costs(judged:
 )
 def test_a_student_is_compared_with_what_its_contract_names(against: Any, has_better: bool, expected: str) -> None:
     better = Other("tfidf", HALF_WRONG) if has_better else None
-    answers = EvaluationAnswers([], LABELS, RIGHT, {}, np.arange(400), better)
+    answers = EvaluationAnswers([], LABELS, {"teacher": RIGHT}, np.arange(400), better)
     assert answers.other(Contract(limits=Limits(max_drop=1.0), against=against)).name == expected
 
 
@@ -176,7 +176,7 @@ def test_without_a_limit_on_the_drop_no_look_is_spent(judged: Judged) -> None:
 @pytest.mark.parametrize(("on_gpu", "expected"), [(True, 2.0), (False, 1.0)])
 def test_a_gpu_is_judged_by_what_it_answered_itself_where_it_did(on_gpu: bool, expected: float) -> None:
     logits = {"fp32": np.full((1, 2), 1.0), "fp32 (cuda)": np.full((1, 2), 2.0), "int8": np.full((1, 2), 3.0)}
-    answers = EvaluationAnswers([], np.zeros(1), np.zeros((1, 2)), logits, np.zeros(1, int))
+    answers = EvaluationAnswers([], np.zeros(1), logits, np.zeros(1, int))
     assert answers.student("fp32", on_gpu=on_gpu)[0, 0] == expected
     assert answers.student("int8", on_gpu=on_gpu)[0, 0] == 3.0
 

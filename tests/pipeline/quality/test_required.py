@@ -1,6 +1,7 @@
 """The shares that a contract asks of decisions: how they are counted, and what is shown by them."""
 
 import time
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from kdc.artifact.contract.text import table
 from kdc.artifact.decision import Abstention, OperatingPoint
 from kdc.artifact.manifest import TaskInfo
 from kdc.common.errors import InputError
-from kdc.pipeline.config.aims import required_label
+from kdc.pipeline.config.aims import parse_abstain, parse_aim, required_label
 from kdc.pipeline.quality.decision_rates import found_rates
 
 TAGS = TaskInfo(
@@ -183,9 +184,42 @@ def test_a_requirement_that_is_no_bound_is_refused(wrong: str) -> None:
         contract("accuracy>=0.5", wrong)
 
 
+@pytest.mark.parametrize(
+    ("text", "rows"),
+    [
+        ("accuracy[language=de]>=0.9", (None, "accuracy", 0.9, ("language", "de"))),
+        ("spam:Recall[the land=a:b=c]] >= .9", ("spam", "recall", 0.9, ("the land", "a:b=c]"))),
+        ("fpr[length=1-8]<=0.1", (None, "fpr", 0.1, ("length", "1-8"))),
+        ("fpr[length=1-8]>=0.1", None),
+        ("accuracy[]>=0.5", None),
+        ("accuracy[a=]>=0.5", None),
+        (f"accuracy[a={'x' * 101}]>=0.5", None),
+    ],
+)
+def test_a_bound_may_be_on_some_rows(text: str, rows: Any) -> None:
+    assert parse_bound(text) == rows
+
+
+@pytest.mark.parametrize("parse", [parse_aim, parse_abstain])
+def test_a_threshold_is_not_chosen_for_some_rows(parse: Any) -> None:
+    with pytest.raises(ValueError, match=r"aim|abstain"):
+        parse("accuracy[language=de]>=0.9" if parse is parse_abstain else "recall[language=de]>=0.9")
+
+
+def test_a_share_of_a_slice_counts_its_rows_alone() -> None:
+    """The German rows are right as often as asked, all rows are not."""
+    labels = np.zeros(100, dtype=int)
+    probabilities = np.array([(0.9, 0.1)] * 40 + [(0.1, 0.9)] * 60)
+    slices = {"land": np.array(["de"] * 40 + ["en"] * 60, dtype=object)}
+    asked = contract("accuracy[land=de]>=0.9", "accuracy>=0.9", "bad:recall[land=en]>=0.9", "accuracy[land=fr]>=0.9")
+    found = found_rates(asked, MOOD, probabilities, labels, groups=np.arange(100), slices=slices)
+    assert [(share.rate.hits, share.rate.of) for share in found] == [(40, 40), (40, 100), (0, 60), (0, 0)]
+    assert [judge_share(share, "interval") for share in found] == ["pass", "fail", "fail", "not shown"]
+
+
 def test_bounds_are_read_whatever_labels_are_called() -> None:
-    assert parse_bound("age>=18:fpr<=1e-2") == ("age>=18", "fpr", 0.01)
-    assert parse_bound("a\nb:Recall >= .5 ") == ("a\nb", "recall", 0.5)
+    assert parse_bound("age>=18:fpr<=1e-2") == ("age>=18", "fpr", 0.01, None)
+    assert parse_bound("a\nb:Recall >= .5 ") == ("a\nb", "recall", 0.5, None)
     assert parse_bound("preci\u017fion>=0.9") is None  # a long s, which ignoring case would take for an s
 
 

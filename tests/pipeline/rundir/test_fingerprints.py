@@ -59,6 +59,7 @@ def test_what_the_teacher_is_not_trained_on_leaves_its_rows_as_they_are(folder: 
     before = labelled_rows(config(folder))
     (folder / "teacher").rename(folder / "moved")
     more = {"data__unlabeled": folder / "more.csv", "teacher__model": str(folder / "moved"), "student__model": "conv"}
+    more["data__slices"] = ["language"]
     assert labelled_rows(config(folder, "data.max_unlabeled_rows=7", **more)) == before
 
 
