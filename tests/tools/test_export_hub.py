@@ -191,11 +191,18 @@ def test_the_card_says_how_this_layout_opens_and_what_to_try(tmp_path: Path) -> 
     assert card.text.rstrip().endswith("## Limits\n\nFew.")
 
 
-def test_the_measurements_stay_in_the_card(finished: Finished, tmp_path: Path) -> None:
+def test_the_card_of_a_run_keeps_its_measurements_and_loses_what_no_longer_holds(
+    finished: Finished, tmp_path: Path
+) -> None:
+    """Would catch a card of `kdc compress` with words that the export does not find."""
     made = export(finished.artifact, tmp_path / "made")
-    before, after = (ModelCard.load(folder / "README.md").data for folder in (finished.artifact, made))
-    assert before.eval_results
-    assert after.eval_results == before.eval_results
+    before, after = (ModelCard.load(folder / "README.md") for folder in (finished.artifact, made))
+    assert before.data.eval_results
+    assert after.data.eval_results == before.data.eval_results
+    for outdated in ("kdc try . ", 'kdc.load(".")', "subfolder", "The folder is a Hugging Face model too"):
+        assert outdated in before.text
+        assert outdated not in after.text
+    assert before.text.partition("## Limits")[2] == after.text.partition("## Limits")[2] != ""
 
 
 def test_what_cannot_be_exported_is_refused(tmp_path: Path) -> None:
