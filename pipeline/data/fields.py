@@ -10,7 +10,7 @@ from unicodedata import normalize
 import numpy as np
 
 from kdc.pipeline.data.overlap import Ints
-from kdc.pipeline.data.problems import InvalidRow, RowProblem, is_missing
+from kdc.pipeline.data.problems import RowProblem, is_missing
 from kdc.serving.engine.tokenizing import Text, is_blank
 
 _TELLING = 20  # fewer characters may be shared by chance
@@ -29,7 +29,7 @@ def check_text(value: object, column: str) -> str:
         what = "text is empty"
     else:
         return value
-    raise InvalidRow(what, f"column {column!r}", "fill in or remove these rows")
+    raise RowProblem(what, f"column {column!r}", "fill in or remove these rows", is_invalid=True)
 
 
 def hash_of(text: str, pair: str | None) -> int:
@@ -45,7 +45,8 @@ def hash_of(text: str, pair: str | None) -> int:
         if pair is not None:
             content = b"%d:%b%b" % (len(content), content, normalize("NFC", pair.strip()).encode())
     except UnicodeEncodeError:
-        raise InvalidRow("text holds half a character (a lone surrogate)", remedy="correct these rows") from None
+        what = "text holds half a character (a lone surrogate)"
+        raise RowProblem(what, remedy="correct these rows", is_invalid=True) from None
     return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little", signed=True)
 
 

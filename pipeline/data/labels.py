@@ -6,16 +6,7 @@ from dataclasses import dataclass, field
 
 from kdc.artifact.manifest import MOST_LABELS
 from kdc.artifact.task_kinds import KINDS, Kind
-from kdc.pipeline.data.problems import (
-    MAX_SHOWN,
-    FileProblem,
-    InvalidRow,
-    Problems,
-    RowProblem,
-    is_missing,
-    nearest_name,
-    show,
-)
+from kdc.pipeline.data.problems import MAX_SHOWN, FileProblem, Problems, RowProblem, is_missing, nearest_name, show
 from kdc.pipeline.data.sources import SplitSource
 
 _FEW_NUMBERS = 20
@@ -73,7 +64,7 @@ class LabelReader:
             return labels
         label = _single(value)
         if self.is_glue and label in ("-1", "-1.0") and label not in self._known:
-            raise InvalidRow("row has no label", "-1 marks unlabelled rows", "give a labelled split")
+            raise RowProblem("row has no label", "-1 marks unlabelled rows", "give a labelled split", is_invalid=True)
         if self.kind != "classification":
             number = self._note_number(label, line)
             if self.kind == "regression":
@@ -168,7 +159,8 @@ def _single(value: object) -> str:
 
 
 def _missing() -> RowProblem:
-    return InvalidRow("label is missing", remedy="fill in or remove these rows; unlabelled ones go to --unlabeled")
+    remedy = "fill in or remove these rows; unlabelled ones go to --unlabeled"
+    return RowProblem("label is missing", remedy=remedy, is_invalid=True)
 
 
 def _not_a_number(label: str) -> RowProblem:

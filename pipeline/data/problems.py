@@ -21,15 +21,12 @@ class RowProblem(Exception):
     what: str  # equal kinds are counted together
     detail: str = ""
     remedy: str = ""
+    is_invalid: bool = False  # the row has no text or label, or is no row of its format
     line: int | None = None  # where a `FileProblem` starts; None: whole file
 
 
 class FileProblem(RowProblem):
     """A file's rest cannot be read."""
-
-
-class InvalidRow(RowProblem):
-    """A row has no text or no label, or is no row of its format."""
 
 
 class Problems:
@@ -55,7 +52,7 @@ class Problems:
         """Add a mistake, or the first of `count` equal ones. Lines start at 1; None: the whole file."""
         where = source.name if line is None else f"{source.name}{source.unit}{line}"
         reason = problem.what + (f" ({problem.detail})" if problem.detail else "")
-        if self.left_out is not None and isinstance(problem, InvalidRow):
+        if self.left_out is not None and problem.is_invalid:
             self.skipped[source.split] += 1
             self.first_skipped.setdefault(source.split, f"{where}: {reason}; {problem.remedy}")
             with self.left_out.open("a", encoding="utf-8") as stream:

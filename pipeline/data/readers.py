@@ -24,7 +24,7 @@ from kdc.common.records import (
     parse_jsonl,
 )
 from kdc.common.sheets import read_sheet
-from kdc.pipeline.data.problems import FileProblem, InvalidRow, Problems, RowProblem, nearest_name, show
+from kdc.pipeline.data.problems import FileProblem, Problems, RowProblem, nearest_name, show
 from kdc.pipeline.data.pydocs import make_pydocs
 from kdc.pipeline.data.sources import HUB_NAME, Columns, SplitSource
 from kdc.serving.engine.tokenizing import is_utf8
@@ -53,7 +53,7 @@ def find_columns(header: Sequence[str], columns: Columns) -> list[int | None]:
     """Indices of text, second text, label, group, time, `how` and slices; None if unread.
 
     Raises:
-        InvalidRow: a column is missing or repeated.
+        RowProblem: a column is missing or repeated.
     """
     indices: list[int | None] = []
     faults: list[str] = []
@@ -71,7 +71,7 @@ def find_columns(header: Sequence[str], columns: Columns) -> list[int | None]:
         remedy = "name the columns: --text, --text-pair, --label, --slice, --set data.group=NAME, --set data.time=NAME"
         if option := other_delimiter(header):
             remedy = f"name the character that separates the fields: {option}"
-        raise InvalidRow("wrong columns", f"{'; '.join(faults)}; the file has: {there}", remedy)
+        raise RowProblem("wrong columns", f"{'; '.join(faults)}; the file has: {there}", remedy, is_invalid=True)
     return indices
 
 
@@ -154,7 +154,8 @@ def _read_delimited(source: SplitSource, path: Path, problems: Problems, columns
         elif fields != blank:
             what = "row has too few columns" if missing > 0 else "row has too many columns"
             remedy = "complete or remove these rows" if missing > 0 else "quote fields that hold the separator"
-            problems.add(source, line, InvalidRow(what, f"{len(fields)} instead of {len(header)}", remedy))
+            detail = f"{len(fields)} instead of {len(header)}"
+            problems.add(source, line, RowProblem(what, detail, remedy, is_invalid=True))
 
 
 def _read_jsonl(source: SplitSource, path: Path, problems: Problems) -> Iterator[Record]:
@@ -167,7 +168,7 @@ def _read_jsonl(source: SplitSource, path: Path, problems: Problems) -> Iterator
             raise FileProblem("one JSON array instead of one object a line", remedy=remedy)
         else:
             what, detail = ("not JSON", show(str(value))) if is_broken else ("not a JSON object", type(value).__name__)
-            problems.add(source, number, InvalidRow(what, detail, "write one JSON object a line"))
+            problems.add(source, number, RowProblem(what, detail, "write one JSON object a line", is_invalid=True))
 
 
 def _lines(path: Path, dialect: Dialect) -> Iterator[str]:

@@ -13,6 +13,7 @@ from kdc.pipeline.data.problems import RowProblem
 from kdc.pipeline.data.readers import find_columns
 from kdc.pipeline.data.sources import SplitSource, columns_for
 from kdc.pipeline.rundir.directory import locked, root_of
+from kdc.pipeline.training import ranks
 
 _FORMS = "(texts, labels), a pandas or polars DataFrame, a datasets.Dataset, or a path; unlabeled also takes texts"
 
@@ -34,6 +35,9 @@ def resolve_with_rows(held: Mapping[str, Any], flags: Layer, file: Layer) -> Con
     config = resolve(flags=flags | {"data": data}, sets={}, file=file | {"data": columns | file.get("data", {})})
     root, task = root_of(config), task_of(config.data)
     files = {split: root / "given" / f"{split}.parquet" for split in held}
+    reading = config.model_copy(update={"data": config.data.model_copy(update=files)})
+    if ranks.rank() > 0:  # the leader writes
+        return reading
     with locked(root):
         for split, path in files.items():
             wanted = columns_for(SplitSource(split, "parquet", path), task, config.data)
@@ -48,7 +52,7 @@ def resolve_with_rows(held: Mapping[str, Any], flags: Layer, file: Layer) -> Con
             except (pa.ArrowException, TypeError, ValueError) as error:
                 what = f"{split} is no table of rows: {error}"
                 raise InputError(what, given=type(held[split]).__name__, remedy=_FORMS) from None
-    return config.model_copy(update={"data": config.data.model_copy(update=files)})
+    return reading
 
 
 def _table(rows: Any, task: Task, *, is_labelled: bool) -> Any:

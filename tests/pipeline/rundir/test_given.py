@@ -14,6 +14,7 @@ from kdc.pipeline.config.settings import Config
 from kdc.pipeline.data.fingerprint import input_fingerprint
 from kdc.pipeline.rundir.directory import locked
 from kdc.pipeline.rundir.fingerprints import as_json, labelled_rows
+from kdc.pipeline.training import ranks
 
 TEXTS, LABELS = ["good; film", "für 5 €\nbad", "so"], ["pos", "neg", "pos"]
 
@@ -93,6 +94,14 @@ def test_lists_need_no_name_of_a_column_and_the_files_name_wins(tmp_path: Path) 
 def test_what_is_no_table_is_refused(tmp_path: Path, train: Any, message: str) -> None:
     with pytest.raises(InputError, match=message):
         resolved(tmp_path / "run", train=train)
+
+
+def test_only_the_leader_of_several_processes_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ranks, "rank", lambda: 1)
+    with locked(tmp_path / "run"):  # the leader's
+        held = resolved(tmp_path / "run", train=(TEXTS, LABELS))
+    assert held.data.train == tmp_path / "run" / "given" / "train.parquet"
+    assert not held.data.train.exists()
 
 
 def test_rows_of_a_run_that_works_are_not_replaced(tmp_path: Path) -> None:
