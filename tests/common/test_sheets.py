@@ -68,7 +68,8 @@ def test_a_formula_is_its_stored_value(tmp_path: Path) -> None:
     assert rows == [(1, ["text"]), (2, [7]), (3, [None, 1])]
 
 
-def test_a_wrong_dimension_costs_nothing(tmp_path: Path) -> None:
+def test_a_wrong_dimension_costs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sheets, "MOST_CELLS", 1000)
     head = _HEAD.replace("<sheetData>", '<dimension ref="A1:XFD1048576"/><sheetData>')
     xml = head + '<row r="1"><c r="A1" t="str"><v>text</v></c></row>' + _END
     assert read(with_sheet(tmp_path / "t.xlsx", xml)) == [(1, ["text"])]
