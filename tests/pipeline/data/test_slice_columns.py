@@ -11,7 +11,9 @@ from kdc.common.errors import InputError
 from kdc.pipeline.config.aims import check_slices
 from kdc.pipeline.config.data_settings import DataSettings
 from kdc.pipeline.config.tasks import custom_task
+from kdc.pipeline.data.fingerprint import input_fingerprint
 from kdc.pipeline.data.prepared import PreparedData, open_data, prepare, read_labelled, slices_of
+from kdc.pipeline.data.sources import unsliced
 
 TASK = custom_task("own", "text", None, "label", "classification", ("a", "b"))
 
@@ -43,6 +45,21 @@ def test_held_out_rows_take_their_values_along(tmp_path: Path) -> None:
     rows = prepared(tmp_path, train=train, slices=("land", "shop")).rows("eval")
     numbers = [int(text.rpartition(" ")[2]) for text in rows["text"][:]]
     assert rows["slices"][:] == [[f"land {number % 2}", str(number)] for number in numbers]
+
+
+@pytest.mark.parametrize("has_eval", [True, False])
+def test_other_values_change_the_fingerprint_of_sliced_rows_alone(has_eval: bool, tmp_path: Path) -> None:
+    """Would catch a teacher that is trained again for a column it never reads, and figures of values of before."""
+
+    def fingerprints(language: str) -> tuple[str, str]:
+        judged = write(tmp_path / "judged.jsonl", 20, language=lambda row: language)
+        train = write(tmp_path / "train.jsonl", 20) if has_eval else judged
+        data = DataSettings(train=train, eval=judged if has_eval else None, text="text", slices=("language",))
+        return input_fingerprint(data), input_fingerprint(unsliced(data))
+
+    german, english = fingerprints("de"), fingerprints("en")
+    assert german[0] != english[0]
+    assert german[1] == english[1]
 
 
 def test_a_value_is_bounded_and_whole(tmp_path: Path) -> None:
