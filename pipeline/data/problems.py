@@ -34,10 +34,11 @@ class Problems:
 
     Args:
         left_out: file (.jsonl) that lists invalid rows, which are then left out; None: they are mistakes.
+        way_out: another remedy for invalid rows.
     """
 
-    def __init__(self, left_out: Path | None = None) -> None:
-        self.left_out = left_out
+    def __init__(self, left_out: Path | None = None, way_out: str = "") -> None:
+        self.left_out, self.way_out = left_out, way_out
         self.skipped: Counter[str] = Counter()
         self.first_skipped: dict[str, str] = {}
         self._counts: Counter[str] = Counter()
@@ -60,8 +61,9 @@ class Problems:
             return
         if self._of_file[source.name] < MAX_SHOWN:
             self._listed.append(f"{where}: {reason}")
-            if problem.remedy:
-                self._remedies[problem.remedy] = None
+            for remedy in (problem.remedy, self.way_out if problem.is_invalid else ""):
+                if remedy:
+                    self._remedies[remedy] = None
         self._counts[problem.what] += count
         self._of_file[source.name] += count
 

@@ -119,7 +119,9 @@ def _warnings(task: Task, report: DataReport, rows: dict[str, CheckedRows], near
     if count := duplicates.get("texts_with_different_labels", 0):
         warnings.append(f"{count:,} training texts occur more than once, with different labels")
     for name, count in report.skipped.items():
-        warnings.append(f"{count:,} invalid {name} rows were left out; --skip-invalid lists them in data/skipped.jsonl")
+        warnings.append(
+            f"{count:,} invalid {name} rows were left out; with --skip-invalid, data/skipped.jsonl lists them"
+        )
     if (tune := report.splits["tune"].rows) < _SMALL_TUNE:
         warnings.append(f"the tuning set has only {tune} rows: choices on it are mostly chance")
     absent = [name for name, count in (report.splits["train"].labels or {}).items() if not count]

@@ -150,7 +150,7 @@ def read_all(data: DataSettings, task: Task, folder: Path, seed: int) -> tuple[T
         InputError: lists the mistakes in all files.
         KdcError: the hub cannot be reached.
     """
-    problems = Problems(folder / SKIPPED if data.skip_invalid else None)
+    problems = Problems(folder / SKIPPED if data.skip_invalid else None, "--skip-invalid leaves them out")
     train_source, *others = locate(data)
     if data.group is not None and train_source.format == "pydocs":
         raise InputError("pydocs has groups of its own", given=f"data.group={data.group}", remedy="leave it out")

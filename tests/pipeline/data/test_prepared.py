@@ -376,3 +376,13 @@ def test_a_label_that_is_not_trained_is_a_mistake_and_no_invalid_row(tmp_path: P
     train, evaluation = _spoiled(tmp_path / "t.csv", 100, {}), _spoiled(tmp_path / "e.csv", 50, {9: "text,z"})
     with pytest.raises(InputError, match="label is not in the training rows"):
         prepare(tmp_path / "data", _task(), DataSettings(train=train, eval=evaluation, skip_invalid=True), seed=0)
+
+
+@pytest.mark.parametrize(("row", "is_offered"), [(",x", True), ("text,", True), ("text,\ud83d", False)])
+def test_the_option_is_offered_for_mistakes_that_it_leaves_out(tmp_path: Path, row: str, is_offered: bool) -> None:
+    train = tmp_path / "t.csv"
+    lines = ["text,label", row, *(f"text {number},{'xy'[number % 2]}" for number in range(50))]
+    train.write_text("\n".join(lines), encoding="utf-8", errors="surrogatepass")
+    with pytest.raises(InputError) as error:
+        prepare(tmp_path / "data", _task(), DataSettings(train=train), seed=0)
+    assert ("--skip-invalid" in str(error.value.remedy)) == is_offered
