@@ -81,14 +81,20 @@ BOUNDED := /^dependencies/,/^\]/s/^ *"\(.*\)>=\(.*\),<\(.*\)",$$/
 OF_PATCHES := $(addprefix tests/serving/,test_process.py test_bentoml.py $(addprefix http/test_,patches.py metrics.py protocol.py drain.py))
 test-patches: test-lowest test-highest
 test-lowest: VERSIONS := \1==\2
+# What else serving has a lowest version of, and more tests of what uses it. The package for CPUs is the smaller one.
+test-lowest: LOWEST := /^dependencies/,/^\]/s/^ *"\(httpx2\|onnxruntime\|pydantic\)>=\([0-9.]*\)[";].*$$/\1==\2/p
+test-lowest: MORE := tests/artifact tests/serving/engine tests/serving/upstream
 test-highest: VERSIONS := \1>=\2,<\3
 test-lowest test-highest: $(VENV)/.installed-test
 	rm -rf $(VENV_PATCHES)
 	$(VENV)/bin/python -m venv --without-pip $(VENV_PATCHES)
 	$(VENV)/bin/python -m pip --python $(VENV_PATCHES)/bin/python install --no-deps --editable . \
-		$$(sed -n '$(BOUNDED)$(VERSIONS)/p' pyproject.toml)
+		$$(sed -n -e '$(BOUNDED)$(VERSIONS)/p' -e '$(LOWEST)' pyproject.toml)
+	$(if $(LOWEST),$(VENV)/bin/python -m pip --python $(VENV_PATCHES)/bin/python install \
+		"$$($(VENV_PATCHES)/bin/python -c 'from importlib.metadata import requires; \
+		print(*(name for name in requires("pydantic") if name.startswith("pydantic-core")))')")
 	$(VENV)/bin/python $(PURELIB) > "$$($(VENV_PATCHES)/bin/python $(PURELIB))/libraries.pth"
-	$(OFFLINE) $(VENV_PATCHES)/bin/python -P -m pytest $(PARALLEL) $(OF_PATCHES)
+	$(OFFLINE) $(VENV_PATCHES)/bin/python -P -m pytest $(PARALLEL) $(OF_PATCHES) $(MORE)
 
 check: $(VENV)/.installed-test
 	$(VENV)/bin/python -m ruff check .

@@ -471,6 +471,13 @@ def test_a_contract_that_only_a_narrow_student_keeps_ends_with_it(
     assert "1 layer, ffn 9" in (run / "report.html").read_text(encoding="utf-8")
 
 
+def assert_is_teacher(run: Path, artifact: Path) -> None:
+    """Its logits are the teacher's, divided by the temperature."""
+    temperature = load_manifest(artifact).fitted_temperature
+    with np.load(run / "evaluate" / "logits.npz") as logits:
+        assert np.abs(temperature * logits["eval/fp32"] - logits["eval/teacher"]).max() < 1e-4
+
+
 def test_a_search_may_take_the_teacher_in_place_of_a_student_with_a_tokenizer_of_its_own(
     rows: Rows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -487,8 +494,8 @@ def test_a_search_may_take_the_teacher_in_place_of_a_student_with_a_tokenizer_of
     found = read_result(tmp_path / "run", SearchResult)
     assert found.student == "teacher"
     assert {trial.student for trial in found.trials} == {str(student), "layers:0,ffn=9", "teacher"}
-    with np.load(tmp_path / "run" / "evaluate" / "logits.npz") as logits:
-        assert np.abs(logits["eval/fp32"] - logits["eval/teacher"]).max() < 1e-4
+    assert result.artifact is not None
+    assert_is_teacher(tmp_path / "run", result.artifact)
     assert {"teacher_lora", "fp32"} <= set(result.metrics)
     assert "student_without_kd" not in result.metrics
 
@@ -517,8 +524,8 @@ def test_a_student_that_is_the_teacher_itself_ends_as_its_graph(rows: Rows, run:
     assert result.result.contract is not None
     assert result.result.contract.verdict == "pass"
     assert result.artifact is not None
+    assert_is_teacher(run, result.artifact)
     with np.load(run / "evaluate" / "logits.npz") as logits:
-        assert np.abs(logits["eval/fp32"] - logits["eval/teacher"]).max() < 1e-4
         assert "eval/teacher_fp32" not in logits.files  # it stands there as the student already
     assert not (run / "student" / "adapter").exists()
     assert load_manifest(result.artifact).lineage.student == "the teacher itself, uncut"
