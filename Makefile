@@ -41,7 +41,7 @@ help:
 	@echo 'make test-slow           the tests that take minutes: whole runs, killed processes, the steps of the Dockerfile'
 	@echo 'make test-install        the wheel, an editable installation and a Bento, each in an environment made for it'
 	@echo 'make test-wheel          the tests, of the wheel in dist/ (python -m build makes it), by PYTHON'
-	@echo 'make test-patches        what kdc replaces in other libraries, with the lowest and highest versions that pyproject.toml allows'
+	@echo 'make test-patches        what kdc replaces in other libraries, with the lowest and highest versions that pyproject.toml allows, and serving with all its lowest versions'
 	@echo 'make check               lint, format, types, who imports whom, .github, size beside its budgets, and deploy/k8s: rendered, and valid'
 	@echo 'make docs                build/site: the documentation as a site, with every link checked'
 	@echo 'make test-browser        the playground, the report and an exported page in a headless Chromium or Chrome, which has to be installed'
