@@ -10,10 +10,11 @@ from kdc.common.errors import InputError, installing
 
 # A small zip file may hold gigabytes, and a small sheet may name a cell far away.
 MOST_BYTES, _MOST_RATIO = 512 << 20, 100  # unpacked, and by packed byte
-MOST_CELLS, _MOST_ROWS = 50_000_000, 1_048_576  # so many rows has the format
-_WRONG = (zipfile.BadZipFile, zlib.error, LookupError, ValueError, TypeError, AttributeError, SyntaxError, EOFError)
-_SIZES = ("compress_size", "file_size")
-_DAMAGED = (*_WRONG, RuntimeError, ArithmeticError)
+MOST_CELLS, _MOST_ROWS = 50_000_000, 1_048_576  # the format has no more rows
+_DAMAGED = (
+    *(zipfile.BadZipFile, zlib.error, LookupError, ValueError, TypeError, AttributeError),
+    *(SyntaxError, EOFError, RuntimeError, ArithmeticError),
+)
 
 
 def read_sheet(file: Path | IO[bytes], name: str) -> Iterator[tuple[int, list[Any]]]:
@@ -28,7 +29,8 @@ def read_sheet(file: Path | IO[bytes], name: str) -> Iterator[tuple[int, list[An
         raise InputError("sheets need openpyxl", given=name, remedy=f"{installing('xlsx')}, or save as .csv") from None
     try:
         with zipfile.ZipFile(file) as archive:
-            packed, size = (sum(getattr(part, key) for part in archive.infolist()) for key in _SIZES)
+            parts = archive.infolist()
+        packed, size = sum(part.compress_size for part in parts), sum(part.file_size for part in parts)
         if size > min(MOST_BYTES, max(_MOST_RATIO * packed, 1 << 20)):
             raise _too_large(name, f"{size:,} bytes, packed in {packed:,}")
         sheet = load_workbook(file, read_only=True, data_only=True).worksheets[0]
@@ -44,8 +46,9 @@ def read_sheet(file: Path | IO[bytes], name: str) -> Iterator[tuple[int, list[An
                 width, values = len(values), ["" if value is None else str(value) for value in values]
             if width:
                 yield number, values + [None] * (width - len(values)) if values else []
-    except _DAMAGED as error:
-        raise InputError(f"not a readable .xlsx file: {error}", given=name, remedy="save it again") from None
+    except _DAMAGED as error:  # whose words may quote a cell
+        what = f"not a readable .xlsx file ({type(error).__name__})"
+        raise InputError(what, given=name, remedy="save it again, or as .csv") from None
     if not width:
         raise InputError("the sheet is empty", given=name, remedy="the rows belong into the first sheet")
 

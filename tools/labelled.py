@@ -26,6 +26,7 @@ from kdc.common.records import Dialect
 from kdc.common.tables import aligned
 from kdc.pipeline.config import metrics
 from kdc.pipeline.config.aims import check_slices
+from kdc.pipeline.config.data_settings import LENGTH
 from kdc.pipeline.config.metrics import Slices
 from kdc.pipeline.config.tasks import TASKS, Task, custom_task
 from kdc.pipeline.data.prepared import read_labelled, slices_of
@@ -164,7 +165,7 @@ def read_rows_for(
     task = task_with(engine.task, columns)
     dialect, separator = Dialect(columns.get("delimiter"), columns.get("encoding")), columns.get("separator")
     texts, labels, values = read_labelled(data, task, separator=separator, dialect=dialect, slices=slices)
-    sliced = slices_of(slices, values, map(len, engine.encode(texts) if slices else ()))
+    sliced = slices_of(slices, values, map(len, engine.encode(texts) if LENGTH in slices else ()))
     check_slices(sliced)
     return task, texts, np.asarray(labels), sliced
 

@@ -203,7 +203,12 @@ def digest(text: str | tuple[str, ...]) -> bytes:
 
 
 def slices_of(columns: Sequence[str], values: Iterable[Sequence[str]], lengths: Iterable[int]) -> Slices:
-    """From each row's values of the columns but `LENGTH`, and its tokens, whose ranges are 1-8, 9-16, 17-32, ..."""
+    """Each row's value of every column. `LENGTH` becomes a range of tokens: 1-8, 9-16, 17-32, ...
+
+    Args:
+        values: by row, of the columns but `LENGTH`.
+        lengths: tokens by row; read only for `LENGTH`.
+    """
     by_column = iter(zip(*values, strict=True))
     powers = (max(3, (length - 1).bit_length()) for length in lengths)
     ranges = (f"{1 if power == 3 else 2 ** (power - 1) + 1}-{2**power}" for power in powers)

@@ -110,6 +110,13 @@ def test_a_hostile_sheet_is_refused(xml: str, message: str, tmp_path: Path, monk
         read(with_sheet(tmp_path / "t.xlsx", xml))
 
 
+def test_an_error_quotes_no_cell(tmp_path: Path) -> None:
+    xml = _HEAD + '<row r="1"><c r="A1"><v>a secret text</v></c></row>' + _END
+    with pytest.raises(InputError, match="not a readable") as error:
+        read(with_sheet(tmp_path / "t.xlsx", xml))
+    assert "secret" not in f"{error.value.what} {error.value.given} {error.value.remedy}"
+
+
 def test_a_file_that_is_no_sheet_is_refused(tmp_path: Path) -> None:
     (tmp_path / "t.xlsx").write_text("text,label\n")
     with pytest.raises(InputError, match=r"not a readable \.xlsx file"):

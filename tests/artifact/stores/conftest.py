@@ -66,7 +66,7 @@ def traffic(monkeypatch: pytest.MonkeyPatch) -> Traffic:
 
 @pytest.fixture
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """An empty store. BentoML keeps the one of BENTOML_HOME as it was imported, so here it is exchanged inside it."""
+    """An empty store. BentoML reads BENTOML_HOME at its import alone, so the fixture replaces its store."""
     from bentoml._internal.configuration.containers import BentoMLContainer
     from bentoml._internal.models import ModelStore
 

@@ -1,11 +1,12 @@
 """The shares that a contract asks of decisions: how they are counted, and what is shown by them."""
 
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from scipy.stats import binomtest
+from scipy.stats import binom, binomtest
 
 from kdc.artifact.contract.judgement import Judgement, decide, judge_share, spent
 from kdc.artifact.contract.rates import Rate, parse_bound
@@ -255,3 +256,23 @@ def test_a_label_that_looks_like_a_bound_is_told_as_it_is() -> None:
         ["age>=18:recall", ">= 50 %", "no row", "not shown"],
     ]
     assert "no evaluation row" in missed[1]
+
+
+@pytest.mark.parametrize(("true", "rows"), [(0.92, 1720), (0.93, 740), (0.95, 260), (0.97, 115)])
+def test_the_rows_that_the_docs_name_show_the_bound_in_four_of_five_runs(true: float, rows: int) -> None:
+    """Of docs/how-to/set-limits.md, by the verdict's own rule and the binomial distribution."""
+    page = (Path(__file__).parents[3] / "docs" / "how-to" / "set-limits.md").read_text(encoding="utf-8")
+    assert f"{rows:,}" in page
+
+    def power(count: int) -> float:
+        fewest = next(hits for hits in range(int(0.9 * count), count) if passes(hits, count))
+        return float(binom.sf(fewest - 1, count, true))
+
+    def passes(hits: int, count: int) -> bool:
+        right = np.arange(count) < hits
+        probabilities = np.stack([right, ~right], axis=1).astype(np.float32)
+        labels, terms = np.zeros(count, int), contract("accuracy>=0.9")
+        (share,) = found_rates(terms, MOOD, probabilities, labels, groups=np.arange(count))
+        return judge_share(share, "interval") == "pass"
+
+    assert 0.79 <= power(rows) <= 0.88  # with few rows it moves in steps
