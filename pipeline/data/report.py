@@ -16,7 +16,6 @@ _SMALL_TUNE = 100
 
 
 def make_report(task: Task, rows: dict[str, CheckedRows], parts: dict[str, Part], near: dict[str, Ints]) -> DataReport:
-    """`near` comes from `near_train`."""
     used = sum(len(part) for part in parts.values() if part.origin == "train")
     report = DataReport(
         kind=task.kind,

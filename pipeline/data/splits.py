@@ -160,7 +160,7 @@ def pick_slice(units: Ints, classes: Ints, eligible: Mask, size: int, seed: int)
 
     Args:
         units: (rows,)
-        classes: (rows,) from 0; all 0 to skip stratifying.
+        classes: (rows,); all 0 to skip stratifying.
         eligible: (rows,)
         size: large units or rare classes may give fewer.
     """

@@ -11,9 +11,7 @@ from transformers.utils.peft_utils import find_adapter_config_file
 
 
 def open_config(place: str | Path, **options: Any) -> PretrainedConfig:
-    """`options` are for `from_pretrained`.
-
-    Only transformers' own classifiers pass. Other architectures may open a second config elsewhere, as LightGlue's
+    """Only transformers' own classifiers pass. Other architectures may open a second config elsewhere, as LightGlue's
     does (CVE-2026-5241), or generate text, for which transformers 4.57 runs code beside the weights (CVE-2026-80047).
 
     Raises:
@@ -44,7 +42,6 @@ def check_tokenizer(place: str | Path, config: PretrainedConfig) -> None:
 
     Raises:
         ValueError: tokenizer_class is no tokenizer; or the vocabulary is a file elsewhere, which the run would copy.
-        Exception: any, if tokenizer_config.json is broken.
     """
     settings = get_tokenizer_config(place)
     for name in (settings.get("tokenizer_class"), getattr(config, "tokenizer_class", None)):

@@ -92,7 +92,6 @@ def cut(model: PreTrainedModel, wanted: Cut, importance: Importance) -> PreTrain
 
 
 def keep_layers(config: PretrainedConfig, layers: Sequence[int]) -> None:
-    """Also shortens lists of layers."""
     whole = config.num_hidden_layers
     for name, listed in config.to_dict().items():
         if any(part in name for part in _LISTS) and isinstance(listed, (list, tuple)) and len(listed) == whole:

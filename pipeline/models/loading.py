@@ -59,7 +59,6 @@ def _fetched(name: str, revision: str) -> str:
 
 
 def fingerprint(model: str) -> str:
-    """Hash of a folder's model files, or the hub id."""
     folder = Path(model)
     if not folder.is_dir():
         return model
@@ -102,11 +101,7 @@ def _as_in_file(tokenizer: Any, file: Path | None) -> Any:
 
 
 def _with_prefix(tokenizer: Any, prefix: str) -> PreTrainedTokenizerBase:
-    """Put the prefix into the template, where no cut drops it.
-
-    Raises:
-        InputError: no template, or prefix and text have other tokens together than apart.
-    """
+    """Put the prefix into the template, where no cut drops it."""
     before = tokenizer.backend_tokenizer
     encoded, whole = before.encode(prefix.strip(), add_special_tokens=False), json.loads(before.to_str())
     template = whole["post_processor"] or {}

@@ -27,8 +27,7 @@ _HEADED = ("bert", "big_bird", "camembert", "deberta-v2", "distilbert", "electra
 
 
 def check_cut(spec: str, teacher: str) -> None:
-    """Raise InputError as `parse_cut`, and for a teacher without a stack of layers, layers that depend on their
-    position, or widths that cannot shrink."""
+    """Raise InputError as `parse_cut`, and for layers that depend on their position or widths that cannot shrink."""
     config = load_config(teacher)
     wanted = parse_cut(spec, config)
     if (whole := _without_weights(config)) is not None:
@@ -60,14 +59,12 @@ def half_width(teacher: str) -> Cut:
 
 
 def cuts_of_search(teacher: str) -> list[str]:
-    """Each depth: whole, with half the neurons, and with half the heads too."""
     total = _depth(teacher)
     depths = [first_and_last(count, total) for count in range(total, 0, -1)]
     return _possible((replace(width, layers=layers) for width in _widths(teacher) for layers in depths), teacher)
 
 
 def cuts_of_curve(teacher: str) -> list[str]:
-    """Half of the layers, then two thirds to a sixth at half width."""
     total, (whole, *narrower) = _depth(teacher), _widths(teacher)
     steps = [(1, 2, whole), (1, 3, whole), (1, 6, whole)]
     if narrower:

@@ -122,7 +122,6 @@ def kept_pieces(tokenizer: dict[str, Any], used: Iterable[int], least: int) -> l
 
 
 def without_others(tokenizer: dict[str, Any], kept: Sequence[int]) -> dict[str, Any]:
-    """Only these pieces, renumbered."""
     new = _new_ids(kept)
     smaller, model = copy.deepcopy(tokenizer), tokenizer["model"]
     if model["type"] == "Unigram":
@@ -218,7 +217,7 @@ def _bpe(model: dict[str, Any]) -> _Pieces:
 
 
 def _merged(merge: Any, model: dict[str, Any]) -> tuple[str, str, str]:
-    """A merge's pieces (one text in older files) and result."""
+    """Older files have one text."""
     first, second = merge.split(" ") if isinstance(merge, str) else merge
     return first, second, first + second.removeprefix(model.get("continuing_subword_prefix") or "")
 

@@ -24,7 +24,7 @@ _TFIDF_FORMS: dict[str, dict[str, Any]] = {
     "words": {"ngram_range": (1, 2), "token_pattern": r"(?u)\b\w+\b"},
     "characters": {"ngram_range": (1, 4), "analyzer": "char_wb"},
 }
-_LEAST_SPREAD = 0.01  # of a feature, as a share of the median
+_LEAST_SPREAD = 0.01  # share of the median
 _TOLERANCE = 1e-4
 _NEVER = -30.0  # logit of absent labels
 
@@ -95,7 +95,7 @@ def _columns(rows: Any) -> list[list[str]]:
 
 
 class Encoder:
-    """A pretrained encoder, mean-pooled. With `bf16=None` it is fp32 until `settle`."""
+    """Mean-pooled. With `bf16=None` it is fp32 until `settle`."""
 
     def __init__(self, source: str, task: Task, *, environment: Environment, max_length: int, prefix: str = "") -> None:
         import torch
@@ -181,7 +181,7 @@ def with_head(model: Any, head: Linear) -> Any:
 def best_fit(
     train: Sample, features: Any, tune: Sample, tune_features: Any, task: Task, strengths: Iterable[float]
 ) -> tuple[Linear, Logits, float]:
-    """The best model by the first metric on the tuning set, its logits there, and its score."""
+    """The best on the tuning set by the first metric, its logits and its score."""
     metric, tried = task.metrics[0], []
     for strength in strengths:
         model = fit(features, train.labels, task, strength)

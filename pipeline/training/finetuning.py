@@ -21,7 +21,7 @@ from kdc.pipeline.training.environment import Environment, settle
 from kdc.pipeline.training.loop import Objective, Plan, train
 from kdc.pipeline.training.predict import predict
 
-_MOST_EVALUATIONS = 40  # that patience asks for
+_MOST_EVALUATIONS = 40  # with patience
 _LIKELY = 0.05  # a larger p-value may be chance
 
 

@@ -52,7 +52,7 @@ def logits_of(model: Any, batch: Mapping[str, Tensor]) -> Tensor:
 
 
 def joined(parts: Tensor, counts: Tensor, config: Any) -> Tensor:
-    """Logits (rows, outputs) of (windows, outputs); `counts` (rows,) has each row's windows."""
+    """Join logits (windows, outputs) into (rows, outputs); `counts` (rows,) has each row's windows."""
     join, is_exclusive = join_of(config), _EXCLUSIVE[config.problem_type]
     rows = parts.split(counts.tolist())
     return torch.stack([part[0] if len(part) == 1 else _joined(part, join, is_exclusive) for part in rows])

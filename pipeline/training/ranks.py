@@ -121,7 +121,7 @@ def help_leader(check: Callable[[str], None]) -> None:
 
 
 def check_everywhere(check: Callable[[str], None], settings: str) -> None:
-    """Check the leader's settings (JSON) on all ranks; helpers use `help_leader`'s `check`."""
+    """`settings` is JSON; helpers use `help_leader`'s `check`."""
     if _group is None:
         check(settings)
     else:

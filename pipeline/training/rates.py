@@ -26,7 +26,6 @@ Trial = Callable[[Rates, int], float]  # (rates, steps) -> tuning loss
 
 
 def search_rates(default: Rates, steps: int, trial: Trial) -> Rates:
-    """`steps` is the length of the training."""
     pairs = [
         Rates(default.encoder * encoder, default.head * head) for head in _HEAD_FACTORS for encoder in _ENCODER_FACTORS
     ]

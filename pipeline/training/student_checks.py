@@ -38,7 +38,6 @@ def check_windows(long: LongSettings, kind: Kind, losses: tuple[str, ...]) -> No
 
 
 def check_models(student: StudentSettings, teacher: TeacherSettings, task: Task, *, is_searched: bool) -> None:
-    """Raise InputError for settings that no training could use."""
     for settings in (teacher, student):
         check_class_weights(settings.class_weights, task)
     if teacher.scores is not None and teacher.more:

@@ -61,7 +61,7 @@ def distil(
     progress: Progress,
     unlabeled: bool = True,
 ) -> ModelResult:
-    """Make and train a student in `out`; without `teacher_logits`, on labels only."""
+    """Without `teacher_logits`, train on labels only."""
     set_seed(environment.seed)
     new_modules, pad_id = _make_base(settings, origin, data, out, environment)
 
@@ -177,7 +177,7 @@ def new_student(
 def keep_teacher(
     teacher: Path, origin: StudentOrigin, data: PreparedData, out: Path | None = None, known: ModelResult | None = None
 ) -> ModelResult:
-    """Score the uncut teacher in the origin's vocabulary, and save it as a student in `out`."""
+    """Score the uncut teacher with the origin's vocabulary; save it in `out`."""
     loaded, source = new_student(UNCUT, data.task, cut_from=str(teacher), vocabulary=origin.vocabulary)
     model, tokenizer = loaded.model, loading.load_tokenizer(source)
     result = known or score_model(model, data, origin.role, tokenizer.pad_token_id)
