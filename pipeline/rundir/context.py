@@ -96,7 +96,7 @@ class Run:
         return self.settings_of(self.result(SearchResult).student if self.config.searches else None)
 
     def settings_of(self, student: str | None) -> StudentSettings:
-        """None: the configured student. The vocabulary is as a size limit needs."""
+        """A searched student's settings (None: the configured one's), with the vocabulary that a size limit needs."""
         settings = self.config.student if student is None else self.config.student.of(student)
         contract = self.config.contract.terms
         if contract is None or not self.config.tries_fewer_pieces:
@@ -139,7 +139,7 @@ class Run:
         return self.role_of(self.student)
 
     def role_of(self, student: StudentSettings) -> str:
-        """Also "teacher", if a search takes a student made of the teacher."""
+        """Role "fewer" with a smaller vocabulary, else "student"; "teacher" if a search makes it of the teacher."""
         if not student.has_all_pieces:
             return FEWER
         configured = self.config.student

@@ -67,7 +67,7 @@ def _is_done(stage: Stage, record: StageRecord | None, fingerprint: str, root: P
 def _reuse(folder: Path, siblings: tuple[Path, ...], fingerprint: str) -> bool:
     """Publish a sibling's finished folder, or its own if killed before the rename.
 
-    Nothing writes finished files, so hard links do.
+    A sibling's files are hard-linked: nothing writes finished files.
     """
     partial = folder.with_name(f"{folder.name}.partial")
     for source in (partial, *(sibling / folder.name for sibling in siblings)):
