@@ -1,4 +1,4 @@
-"""`kdc compress` for a person who watches: one run, or several with --frontier."""
+"""`kdc compress` for people who watch."""
 
 import contextlib
 import itertools
@@ -40,7 +40,7 @@ def compress_for_people(
 
     Raises:
         KdcError: as the stages say; also for Ctrl-C and a full disk.
-        SystemExit: on a helper rank, if another rank reports the error.
+        SystemExit: on a helper rank, if another reports the error.
     """
     with _watched(config, command) as reporter:
         from kdc.pipeline.run import compress
@@ -57,11 +57,7 @@ def compress_for_people(
 def frontier_for_people(
     config: Config, *, start_from: str | None = None, force: bool = False, command: str | None = None
 ) -> FrontierResult:
-    """`make_frontier` with the progress, report and errors of `compress_for_people`.
-
-    Raises:
-        KdcError: as `make_frontier`; also for Ctrl-C and a full disk.
-    """
+    """`make_frontier` like `compress_for_people`."""
     with _watched(config, command) as reporter:
         from kdc.pipeline.frontier import make_frontier
         from kdc.pipeline.stages.candidates import curve_of
@@ -150,7 +146,6 @@ def render_frontier(frontier: FrontierResult) -> str:
 
 
 def is_local(config: Config) -> bool:
-    """Whether the run needs no hub."""
     rows = config.data.data or config.data.train or (config.data.task or "").lower() == "pydocs"
     models = config.teacher.sources + (() if config.student.kind.is_of_teacher else (config.student.model,))
     return bool(rows) and all(
@@ -173,14 +168,14 @@ def prepare_libraries(*, offline: bool) -> None:
 
     transformers.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
-    # They are about settings that transformers 5 renamed (4.57 lacks the new names), and file systems' clocks.
+    # About settings that transformers 5 renamed (4.57 lacks the new names), and file systems' clocks.
     warnings.filterwarnings("ignore", module="transformers")
     datasets.logging.set_verbosity_error()
     datasets.disable_progress_bars()
 
 
 def command_to_go_on(arguments: Sequence[str]) -> str:
-    """The command without `--from`, which would redo finished stages."""
+    """Without `--from`, which would redo finished stages."""
     remaining = [
         argument
         for before, argument in itertools.pairwise(["", *arguments])

@@ -1,7 +1,6 @@
-"""Students from the teacher itself down to token vectors alone, measured side by side.
+"""Runs and measures students from the teacher down to token vectors alone.
 
-Each is a run. The first is in the run directory. The others, in `frontier/<student>/`, reuse its rows, teacher and
-logits.
+Later runs, in `frontier/<student>/`, reuse the first one's rows, teacher and logits.
 """
 
 from contextlib import ExitStack
@@ -37,7 +36,7 @@ from kdc.pipeline.stages.candidates import curve_of
 from kdc.pipeline.training import ranks
 from kdc.serving.engine.engine import Engine
 
-_CONFIDENCE = 0.95  # of all score intervals together, of each time interval alone
+_CONFIDENCE = 0.95  # of all score intervals together, of each time interval
 _ROUNDS = 9  # see `interval_of_median`
 _SHARED = ("data", "vocabulary", "baselines", "teacher", "targets", "uncut")
 _LAST_SHARED, _FIRST_OWN = "targets", "student"
@@ -65,16 +64,15 @@ def make_frontier(
     """Make missing points and measure all.
 
     Args:
-        config: of the first point; `student.hours` bounds all trainings together.
-        start_from, force: for each point, as in `kdc.pipeline.run.compress`.
+        config: of the first point; `student.hours` bounds all trainings.
+        start_from, force: for each point, see `compress`.
 
     Raises:
-        InputError: unsuitable settings; or as the shared stages say.
-        KdcError: a shared stage failed, or no point could be made.
+        KdcError: unsuitable settings, a shared stage failed, or no point could be made.
     """
     _check(config)
     root, students = root_of(config), curve_of(config)
-    with locked(root, again=True):  # one lock: all points need the same teacher
+    with locked(root, again=True):  # all points need one teacher
         compress(config, reporter=reporter, start_from=start_from, until=_LAST_SHARED, force=force)
         names = [stage.name for stage in STAGES]
         if force or (start_from is not None and names.index(start_from) <= names.index(_LAST_SHARED)):
@@ -120,13 +118,13 @@ def _config_of(config: Config, student: str, hours: float | None, *, is_first: b
         root = root_of(config) / FRONTIER / "".join(letter if letter.isalnum() else "-" for letter in student)
         settings, run = settings.of(student), run.model_copy(update={"out": root, "controls": False})
     changes: dict[str, Any] = {"student": settings.model_copy(update={"hours": hours}), "run": run}
-    if not kind_of(student).is_trained:  # it would be its own second model
+    if not kind_of(student).is_trained:  # else its own second model
         changes["cascade"] = config.cascade.model_copy(update={"second": "off"})
     return config.model_copy(update=changes)
 
 
 def _forget_other_teachers(first: Path, root: Path) -> None:
-    """Forget a point's stages if the first point redid a shared one: results may differ."""
+    """The first point may have redone a shared stage: results may differ."""
     names = [stage.name for stage in STAGES]
     for name in _SHARED:
         old, new = read_record(root / name), read_record(first / name)

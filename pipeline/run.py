@@ -1,8 +1,4 @@
-"""The pipeline, top to bottom: from a labelled task to a verified artifact.
-
-A stage is skipped if its fingerprint (of its settings and all earlier stages) matches, and resumes if interrupted; see
-`rundir/folders.py`.
-"""
+"""The pipeline, top to bottom; docs/explanation/pipeline.md describes the stages, `rundir/folders.py` runs them."""
 
 from collections.abc import Callable
 from functools import partial
@@ -42,46 +38,31 @@ from kdc.pipeline.training import ranks
 
 
 def _stage(module: ModuleType, *after: str, **more: Any) -> Stage:
-    """The stage of a file; the annotation of its `run` gives the result type."""
+    """The annotation of the module's `run` gives the result type."""
     more |= {name: getattr(module, name) for name in ("is_intact", "check") if hasattr(module, name)}
     depends_on: Callable[..., dict[str, Any]] = getattr(module, "depends_on", lambda run: {})
     return Stage(get_type_hints(module.run)["return"], module.run, depends_on, after, **more)
 
 
 STAGES = (
-    # Read, check, split (training, tuning, evaluation) and tokenise the rows.
     _stage(data),
-    # A smaller vocabulary, if requested or if a size limit may need it.
     _stage(vocabulary, "data", is_wanted=lambda config: config.makes_vocabulary),
-    # Export and time all students untrained, if a contract limits costs.
     _stage(candidates, "data", is_wanted=lambda config: config.measures_first),
-    # Cheap models to beat. "labelled" leaves out what cannot affect the teacher: unlabelled rows, the student's tokens.
+    # "labelled" leaves out what cannot affect the teacher: unlabelled rows, the student's tokens.
     _stage(baselines, "labelled", is_wanted=lambda config: config.baselines.enabled),
-    # Fine-tune or check the teacher.
     _stage(teacher, "labelled", "baselines"),
-    # Rows whose label is probably wrong, on request.
     _stage(label_errors, "teacher", is_wanted=lambda config: config.data.audit_labels),
-    # The teacher's logits. "answered" leaves out the student's tokens.
+    # "answered" leaves out the student's tokens.
     _stage(targets, "answered", "baselines", "teacher"),
-    # Short trainings choose the student, if a contract limits costs.
     _stage(search, "targets", is_wanted=lambda config: config.searches),
-    # Distil the student.
     _stage(student, "targets"),
-    # Merge its adapters or projection, and calibrate its logits.
     _stage(merge, "student"),
-    # ONNX graphs in fp32 and fp16.
     _stage(export, "merge"),
-    # Choose the fastest good int8 model.
     _stage(quantize, "export"),
-    # The teacher as ONNX too, to compare students with.
     _stage(uncut, "teacher", is_wanted=lambda config: config.export.teacher and config.has_one_teacher),
-    # A second model for rows that the student is unsure of, on request or with a search.
     _stage(cascade, "targets", "quantize", "uncut", is_wanted=lambda config: config.cascades),
-    # Models to compare KD-LoRA with, on request.
     _stage(controls, "teacher", "student"),
-    # All models on the evaluation split, timed side by side.
     _stage(evaluate, "quantize", "uncut", "controls"),
-    # Build the artifact and judge it against the contract.
     _stage(package, "evaluate"),
 )
 
@@ -101,7 +82,6 @@ def compress(
 
     Args:
         start_from, until: first stage to redo, and last stage.
-        force: redo all.
         siblings: idle run directories with stages to reuse.
 
     Returns:
@@ -147,7 +127,6 @@ def compress(
 
 
 def _check_same_run(config: Config, root: Path, settings: str) -> None:
-    """Raises InputError if this rank has other settings or another run directory."""
     file = root / "config.json"
     if config.model_dump_json() != settings:
         raise InputError("the processes were given different settings", remedy="the same command for all of them")

@@ -1,7 +1,6 @@
-"""Collects the standard library's docstrings in its own interpreter: importing every module has side effects.
+"""Collects the standard library's docstrings in a process of its own, since imports have side effects.
 
-Prints JSON: `objects`, [module, name, docstring] in a fixed order, and `unimportable`, {module: reason}. Output of
-imported modules is discarded.
+Prints JSON: `objects`, [module, name, docstring] in a fixed order, and `unimportable`, {module: reason}.
 
 Command: `python -I -S -B -W ignore pipeline/data/_collect_docstrings.py`
 """
@@ -46,7 +45,6 @@ def module_names() -> list[str]:
 
 
 def documented(module_name: str, module: types.ModuleType) -> list[list[str]]:
-    """[module, name, docstring] of public functions, classes, methods."""
     exported = set(getattr(module, "__all__", ()))
     candidates: list[tuple[str, str | None]] = []
     for name, value in sorted(vars(module).items()):

@@ -13,12 +13,12 @@ from kdc.pipeline.data.overlap import Ints
 from kdc.pipeline.data.problems import RowProblem, is_missing
 from kdc.serving.engine.tokenizing import Text, is_blank
 
-_TELLING = 20  # fewer characters may be shared by chance
+_TELLING = 20  # characters
 _LONGEST_VALUE = 100  # characters of a slice's value
 
 
 def check_text(value: object, column: str) -> str:
-    """Raise RowProblem for what is no string, or is blank or NaN."""
+    """Raise RowProblem for non-strings, blanks and NaN."""
     if is_missing(value):
         what = "text is missing"
     elif not isinstance(value, str):
@@ -51,7 +51,7 @@ def hash_of(text: str, pair: str | None) -> int:
 
 
 def sides_of(text: str, pair: str) -> tuple[int, int]:
-    """64 bits of each text. Short texts ("yes", a name) also occur in unrelated pairs: they get the pair's hash."""
+    """Short texts ("yes", a name) also occur in unrelated pairs, so they get the pair's hash."""
     whole = hash_of(text, pair)
     first, second = (hash_of(side, None) if len(side.strip()) >= _TELLING else whole for side in (text, pair))
     return first, second
@@ -65,7 +65,6 @@ def hashes_of(texts: Sequence[Text]) -> tuple[Ints, Ints]:
 
 
 def group_of(value: object, column: str) -> str:
-    """Raise RowProblem if the group is missing or blank."""
     group = "" if is_missing(value) else str(value).strip()
     if not group:
         raise RowProblem("group is missing", f"column {column!r}", "give each row a group, one of its own if need be")
@@ -73,14 +72,14 @@ def group_of(value: object, column: str) -> str:
 
 
 def slice_of(value: object) -> str:
-    """A slice's value, cut to 100 characters; raise RowProblem for half a character."""
+    """Raise RowProblem for a lone surrogate."""
     text = "" if is_missing(value) else str(value).strip()[:_LONGEST_VALUE]
     hash_of(text, None)
     return text or "(none)"
 
 
 def time_of(value: object, column: str) -> float:
-    """A number, or a date in seconds since 1970 (UTC by default); raise RowProblem if it is neither."""
+    """A number, or a date's seconds since 1970 (UTC by default)."""
     with suppress(TypeError, ValueError, OverflowError):
         if math.isfinite(number := float(value)):  # type: ignore[arg-type]
             return number

@@ -1,4 +1,4 @@
-"""The fingerprint of a run's rows: the same rows have the same one in every format, in a file or from memory."""
+"""The fingerprint of a run's rows, equal in every file format and from memory."""
 
 import hashlib
 import json
@@ -16,7 +16,7 @@ def input_fingerprint(data: DataSettings) -> str:
     """SHA-256 (hex) of the columns that a run reads, the hub's name, or Python's version for `pydocs`.
 
     Raises:
-        InputError: as `locate`, or the description of a labelled table is damaged.
+        InputError: as `locate`, or a labelled table's description is damaged.
     """
     digest, task, sources = hashlib.sha256(), task_of(data), locate(data)
     origins = {"pydocs": platform.python_version(), "hub": HUB_NAME}
@@ -34,19 +34,19 @@ def input_fingerprint(data: DataSettings) -> str:
 
 @lru_cache(maxsize=16)
 def _of_rows(source: SplitSource, columns: Columns, versions: tuple[tuple[int, ...], ...]) -> str:
-    """The stage `data` reports what is wrong in a file. `versions` make a changed file another key of the cache."""
+    """`versions` gives a changed file another key in the cache."""
     digest, problems = hashlib.sha256(), Problems()
     try:
         for _, fields in read_fields(source, columns, problems):
             row = [field if type(field) is str else _plain(field) for field in fields]
-            digest.update(ascii(row).encode())  # twice as fast as JSON
+            digest.update(ascii(row).encode())  # faster than JSON
     except FileProblem as problem:
         problems.add(source, problem.line, problem)
     return f"{digest.hexdigest()} {len(problems)}"
 
 
 def _plain(value: object) -> object:
-    """A value as a CSV file would have it: a label 1 is also "1"."""
+    """As in a CSV file: 1 is "1"."""
     if isinstance(value, list):
         return [_plain(item) for item in value]
     if is_missing(value):

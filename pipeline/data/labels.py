@@ -17,7 +17,7 @@ NOT_TRAINED = "label is not in the training rows"
 
 
 def parse_number(text: str) -> float | None:
-    """The number in a text; None if float32 cannot hold it, or for "inf" or "1,5"."""
+    """None if float32 cannot hold it, and for "inf" or "1,5"."""
     if not _NUMBER.fullmatch(text):
         return None
     number = float(text)
@@ -32,7 +32,7 @@ class LabelReader:
     names: tuple[str, ...] = ()  # empty: learn them from this split
     separator: str | None = None
     is_glue: bool = False  # "0", "1", ... are indices of `names`, -1 is none
-    learned: bool = False  # from training rows, as messages say
+    learned: bool = False  # from training rows
     counts: Counter[str] = field(default_factory=Counter)  # empty for regression
     is_list: bool | None = None  # None until known
     _numbers: set[str] = field(default_factory=set)
@@ -79,7 +79,7 @@ class LabelReader:
         return label
 
     def settle(self, source: SplitSource, problems: Problems) -> Kind:
-        """Settle the kind after the last row; report mistakes.
+        """Call after the last row.
 
         Lists or a separator mean multi-label. At least 90 % numbers, with a decimal point or over 20 distinct
         ones, mean regression; all else means classification.
@@ -91,7 +91,7 @@ class LabelReader:
             elif holds_measurements and self._numeric_rows >= _MOSTLY * self._rows:
                 self.kind = "regression"
                 counts = [1] * len(self._not_numbers)
-                if counts:  # the last one stands for the rest
+                if counts:
                     counts[-1] = self._rows - self._numeric_rows - len(counts) + 1
                 for (line, problem), count in zip(self._not_numbers, counts, strict=True):
                     problems.add(source, line, problem, count)
@@ -102,7 +102,7 @@ class LabelReader:
         return self.kind
 
     def sorted_names(self) -> tuple[str, ...]:
-        """The labels, by value if all are whole numbers, else by spelling."""
+        """By value if all are whole numbers, else by spelling."""
         are_whole = all(re.fullmatch(r"-?\d{1,18}", name, re.ASCII) for name in self.counts)
         return tuple(sorted(self.counts, key=lambda name: (int(name) if are_whole else 0, name)))
 
@@ -145,7 +145,6 @@ class LabelReader:
 
 
 def _single(value: object) -> str:
-    """A label as text: 1 is "1", True is "true"."""
     label = value.strip() if isinstance(value, str) else "" if is_missing(value) else str(value)
     if not label or label.lower() == "nan":
         raise _missing()

@@ -1,9 +1,9 @@
-"""Finds rows that belong together: near duplicates, which leak between random splits, and units.
+"""Finds near duplicates, which leak between random splits, and units of rows.
 
-Rows are near if they share at least half of the shorter row's runs of words. Time and memory are linear in the words.
-Runs in over 100 rows (templates) are ignored, so over 100 edits of one text go unnoticed.
+Rows are near if they share at least half of the shorter row's runs of words. Runs in over 100 rows (templates) are
+ignored, so over 100 edits of one text go unnoticed.
 
-A unit is a set of dependent rows: splits keep it whole, and confidence intervals take its rows as dependent.
+Splits keep units whole, and confidence intervals take a unit's rows as dependent.
 """
 
 from collections.abc import Iterable, Iterator
@@ -31,7 +31,7 @@ _NEAR = 0.5
 _MOST_RUNS = 10_000_000  # halve by hash while there are more
 _ROWS_AT_A_TIME = 2048
 _NO_SPACES = r"\p{Han}\p{Hangul}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}\p{Tibetan}\u3040-\u30ff"
-# A word, or a character of scripts without spaces, with its marks. The marks of Hindi would end a word in `re`.
+# A word, or a character of scripts without spaces, with its marks: `re` would end a Hindi word at one.
 _WORD = regex.compile(rf"(?V1)[{_NO_SPACES}&&\w]\p{{M}}*|[\w--[{_NO_SPACES}]]+")
 _FACTOR = np.uint64(0x9E3779B97F4A7C15)
 _PROMPT_ROWS, _PROMPT_PART = 20, 20  # a prompt exceeds both
@@ -48,7 +48,6 @@ class Runs:
     halvings: int = 0  # how often half were dropped
 
     def of(self, chosen: Mask) -> "Runs":
-        """The chosen rows keep their numbers."""
         kept = chosen[self.row]
         return replace(self, row=self.row[kept], run=self.run[kept])
 
@@ -60,10 +59,9 @@ class Runs:
 
 
 def runs_of(rows: Iterable[Text], beside: Hashes | None = None) -> Runs:
-    """Collect runs of five words, within one text of a pair.
+    """Runs have five words of one text. A text of three or four words is a run itself, also inside longer texts.
 
-    A text of three or four words is a run itself, also inside longer texts. Shorter texts have none. `beside` has short
-    texts of rows to compare with.
+    `beside` has the short texts of rows to compare with.
     """
     blocks = list(_blocks(rows))
     own = np.unique(np.concatenate([np.zeros(0, dtype=np.uint64), *(block.short_texts() for block in blocks)]))
@@ -79,7 +77,7 @@ def runs_of(rows: Iterable[Text], beside: Hashes | None = None) -> Runs:
 
 
 def near_rows(runs: Runs) -> tuple[Ints, Ints]:
-    """Pairs of near rows, as two arrays."""
+    """Pairs of row numbers."""
     (table,) = _tables(runs)
     pairs = [np.zeros((2, 0), dtype=np.int64)]
     for row, other in _near(table, table):
@@ -100,7 +98,6 @@ _Table = tuple["csr_array", Ints]  # (rows, runs) ones, and runs per row, common
 
 
 def _near(one: _Table, others: _Table) -> Iterator[tuple[Ints, Ints]]:
-    """Yield (pairs,) rows and others, by block."""
     (table, sizes), (other_table, other_sizes) = one, others
     transposed = other_table.T.tocsr()
     for start in range(0, len(sizes), _ROWS_AT_A_TIME):
@@ -130,7 +127,7 @@ def _tables(*several: Runs) -> list[_Table]:
 
 @dataclass(frozen=True)
 class _Block:
-    """The words of a block's texts, end to end, without the shortest."""
+    """Words of texts, end to end, without the shortest texts."""
 
     rows: int
     words: Hashes  # (words,)
@@ -138,7 +135,6 @@ class _Block:
     row: Ints  # (texts,) row number
 
     def hashed(self, length: int) -> tuple[Ints, Hashes]:
-        """All runs of `length` words: text and hash."""
         text = np.repeat(np.arange(len(self.lengths)), self.lengths)
         ends = np.cumsum(self.lengths)[text]
         begins = np.flatnonzero(np.arange(len(self.words)) + length <= ends)
@@ -177,7 +173,7 @@ def _blocks(rows: Iterable[Text]) -> Iterator[_Block]:
 def connect(
     texts: Ints, sides: Ints | None = None, groups: Ints | None = None, near: tuple[Ints, Ints] | None = None
 ) -> Ints:
-    """Number the units, (rows,): rows that share a text (or one of a pair) or a group, or are near.
+    """Number the units, (rows,): rows that share a text (or one of a pair) or group, or are near.
 
     Prompts (texts in over 1/20 of all pairs) and short texts (`fields.sides_of`) connect nothing. Numbers follow first
     rows.
@@ -186,13 +182,12 @@ def connect(
         texts: (rows,) hashes.
         sides: (rows, 2) hashes of a pair's texts.
         groups: (rows,) hashes.
-        near: see `near_rows`.
     """
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
     rows = len(texts)
-    ties = [(texts, rows)]  # hashes, and how many rows one may connect
+    ties = [(texts, rows)]  # hashes; most rows one may connect
     if sides is not None:
         ties.append((sides.T.reshape(-1), max(_PROMPT_ROWS, rows // _PROMPT_PART)))
     if groups is not None:

@@ -1,19 +1,14 @@
-"""Prepares and opens a run's rows.
+"""Prepares and opens a run's rows. Stage `data` writes:
 
-Writes into the folder of stage `data`:
-
-    task.json, report.json    the task with labels; counts and warnings
+    task.json, report.json
     skipped.jsonl             rows that `--skip-invalid` left out
-    rows/<split>/             row, text, text_pair; if labelled, group, source_row and label; if given for
-                              evaluation, overlaps; if rows of the file are evaluated, slices
+    rows/<split>/             row, text, text_pair; if labelled, group, source_row and label; in given evaluation
+                              files, overlaps; in evaluated files, slices
+    tokens-<role>/<split>/    (`tokens.py`) row, input_ids, length, label; token_type_ids and windows if used
 
-Then `tokens.py` writes
-
-    tokens-<role>/<split>/    row, input_ids, length, label; token_type_ids and windows if used
-
-Splits are train, tune (training rows, never trained on), unlabeled, eval, eval_mismatched. Row numbers continue over
-them in this order, from 0. `source_row` counts a source's rows, from 1, with those left out. `group` is a row's unit
-(`overlap.connect`); `overlaps` marks overlap with training rows.
+Splits are train, tune (never trained on), unlabeled, eval, eval_mismatched. Row numbers continue over them in this
+order, from 0. `source_row` counts a source's rows, from 1, with those left out. `group` is a row's unit
+(`overlap.connect`). `overlaps` marks overlap with training rows.
 """
 
 from __future__ import annotations
@@ -50,17 +45,17 @@ from kdc.serving.engine.tokenizing import Text
 if TYPE_CHECKING:
     import datasets
 
-FEWER = "fewer"  # role of students with a smaller vocabulary
+FEWER = "fewer"  # for a smaller vocabulary
 _PIECES_ROWS = 4096  # in a batch
 _DAMAGED = (OSError, ValueError, KeyError, TypeError)
 _AGAIN = "run again with `--from data`"
 
 
 def prepare(folder: Path, task: Task, data: DataSettings, *, seed: int, people_judge: bool = True) -> DataReport:
-    """Write and count all rows; `people_judge` as in `split_rows`.
+    """Write and count all rows.
 
     Raises:
-        InputError: lists mistakes in all files, or there are too few rows.
+        InputError: lists mistakes in all files; or too few rows.
         KdcError: the hub cannot be reached.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -97,7 +92,6 @@ def prepare(folder: Path, task: Task, data: DataSettings, *, seed: int, people_j
 def _write_split(
     rows: CheckedRows, chosen: Mask, folder: Path, task: Task, first_row: int, further: Mapping[str, NDArray[Any]]
 ) -> None:
-    """`further` has columns (rows,)."""
     columns = {"row": first_row - 1 + np.cumsum(chosen), **further}
     own = {"text", "text_pair", "label", "slices"}.intersection(rows.table.column_names)
     columns |= {name: rows.table[name] for name in sorted(own)}
@@ -114,7 +108,6 @@ def _write_split(
 
 
 def _stored_labels(labels: pa.Array, task: Task) -> pa.Array:
-    """Labels as class numbers, multi-hot (rows, labels), or numbers."""
     if not task.traits.has_labels:
         return pa.array([float(label) for label in labels.to_pylist()], pa.float32())
     names = pa.array(task.labels, pa.string())
@@ -129,7 +122,6 @@ def _stored_labels(labels: pa.Array, task: Task) -> pa.Array:
 
 
 def write_dataset(folder: Path, batches: Iterator[pa.RecordBatch]) -> None:
-    """Stream Arrow batches into a `datasets` folder."""
     import datasets
 
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -144,14 +136,12 @@ def write_dataset(folder: Path, batches: Iterator[pa.RecordBatch]) -> None:
 
 @dataclass(frozen=True)
 class PreparedData:
-    """A finished data stage."""
-
     folder: Path
     task: Task
     vocabulary: Path | None = None  # stage folder with "fewer" tokens
 
     def rows(self, split: str) -> datasets.Dataset:
-        """Texts, memory-mapped; raises KdcError if damaged."""
+        """Memory-mapped; raises KdcError if damaged."""
         return _load(self.folder / "rows" / split)
 
     def tokens(self, role: str, split: str) -> datasets.Dataset:
@@ -168,11 +158,11 @@ class PreparedData:
         return pieces
 
     def groups(self, split: str) -> Ints:
-        """Each row's unit, (rows,), in a labelled split."""
+        """Each row's unit, (rows,)."""
         return np.asarray(self.rows(split)["group"][:])
 
     def slices(self, columns: Sequence[str], role: str) -> Slices:
-        """Of the deciding evaluation rows; lengths are of a role's tokens."""
+        """Slices of the deciding evaluation rows."""
         rows, lengths = self.rows("eval"), self.tokens(role, "eval")["length"]
         return slices_of(columns, rows["slices"] if "slices" in rows.column_names else (), lengths)
 
@@ -203,11 +193,10 @@ def digest(text: str | tuple[str, ...]) -> bytes:
 
 
 def slices_of(columns: Sequence[str], values: Iterable[Sequence[str]], lengths: Iterable[int]) -> Slices:
-    """Each row's value of every column. `LENGTH` becomes a range of tokens: 1-8, 9-16, 17-32, ...
+    """Each row's value by column. `LENGTH` becomes a range of tokens: 1-8, 9-16, 17-32, ...
 
     Args:
-        values: by row, of the columns but `LENGTH`.
-        lengths: tokens by row; read only for `LENGTH`.
+        values: by row, without `LENGTH`.
     """
     by_column = iter(zip(*values, strict=True))
     powers = (max(3, (length - 1).bit_length()) for length in lengths)
@@ -228,7 +217,7 @@ def _load(folder: Path) -> datasets.Dataset:
 def read_labelled(
     path: Path, task: Task, *, separator: str | None = None, dialect: Dialect = USUAL, slices: Sequence[str] = ()
 ) -> tuple[list[Text], list[Any], list[list[str]]]:
-    """Texts (or pairs) of one file or `save_to_disk` folder, in memory, labels as in `rows/`, and values of `slices`.
+    """Texts (or pairs), labels as in `rows/`, and values of `slices` of one file or `save_to_disk` folder.
 
     Raises:
         InputError: lists the mistakes.

@@ -16,8 +16,6 @@ MAX_SHOWN = 5  # per file
 
 @dataclass(eq=False)
 class RowProblem(Exception):
-    """One row cannot be used."""
-
     what: str  # equal kinds are counted together
     detail: str = ""
     remedy: str = ""
@@ -30,10 +28,10 @@ class FileProblem(RowProblem):
 
 
 class Problems:
-    """`skipped` counts rows that are left out, by split: known broken ones of published files, and invalid ones.
+    """`skipped` counts rows left out, by split.
 
     Args:
-        left_out: file (.jsonl) that lists invalid rows, which are then left out; None: they are mistakes.
+        left_out: .jsonl file for invalid rows; None: they are mistakes.
         way_out: another remedy for invalid rows.
     """
 

@@ -1,4 +1,4 @@
-"""The built-in task `pydocs`: does a sentence describe a Python object? Works offline.
+"""The built-in task `pydocs`: does a sentence describe a Python object?
 
 Pairs come from the running Python's standard library:
 
@@ -29,7 +29,7 @@ MIN_WORDS, MAX_WORDS = 4, 40
 COLLECT_TIMEOUT_S = 120
 
 _COLLECTOR = Path(__file__).with_name("_collect_docstrings.py")
-# A signature ("dedent(text) -> str", "D.values() -> ...") gives the name away.
+# A signature gives the name away.
 _SIGNATURE_LINE = re.compile(r"^[\w.]+\s*\([^\n]*$\n?", re.MULTILINE)
 _SENTENCE_END = re.compile(r"(?<!e\.g)(?<!i\.e)(?<!etc)(?<!vs)(?<!cf)[.!?](?=\s+[A-Z`'\"(*]|\s*$)")
 
@@ -60,12 +60,8 @@ def make_pydocs(seed: int) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
 
 
 def collect_docstrings() -> list[tuple[str, str, str]]:
-    """(module, name in module, docstring) of the standard library, in a fixed order.
-
-    Raises:
-        KdcError: the subprocess failed or hung.
-    """
-    # -I -S hide environment, current folder and site-packages. -OO is not inherited and strips nothing here.
+    """(module, name in module, docstring) of the standard library."""
+    # -I -S hide environment, current folder and site-packages.
     command = [sys.executable, "-I", "-S", "-B", "-W", "ignore", str(_COLLECTOR)]
     remedy = f"run `{' '.join(command)}` to see why, or use another task: `kdc tasks`"
     try:
@@ -96,7 +92,7 @@ def first_sentence(docstring: str) -> str:
 
 
 def gives_name_away(name: str, sentence: str) -> bool:
-    """Whether the sentence contains the name as code, which models could match by letters. Plain words may occur."""
+    """Whether the sentence has the name as code, which models could match by letters."""
     own = name.rsplit(".", 1)[-1]
     if re.search(rf"(?<!\w){re.escape(own)}\s*\(", sentence):
         return True
@@ -105,7 +101,7 @@ def gives_name_away(name: str, sentence: str) -> bool:
 
 
 def usable_objects(docstrings: list[tuple[str, str, str]]) -> list[Documented]:
-    """At most `MAX_OBJECTS`. Only the first object keeps a shared sentence: it could be a false negative or leak."""
+    """Only the first object keeps a shared sentence, which could be a false negative or leak."""
     usable: dict[str, Documented] = {}
     for module, name, docstring in docstrings:
         sentence = first_sentence(docstring)
@@ -123,7 +119,7 @@ def _by_module(objects: list[Documented]) -> list[list[Documented]]:
 
 
 def split_by_object(objects: list[Documented], rng: random.Random) -> tuple[list[Documented], list[Documented]]:
-    """Module by module. A split has none or at least two of a module's objects, since negatives need another."""
+    """A split has none or at least two of a module's objects, since negatives need another."""
     modules = [members for members in _by_module(objects) if len(members) > 1]
     rng.shuffle(modules)
     train: list[Documented] = []
@@ -144,7 +140,7 @@ def split_by_object(objects: list[Documented], rng: random.Random) -> tuple[list
 
 
 def make_rows(objects: list[Documented], rng: random.Random) -> list[dict[str, str]]:
-    """Two rows per object: its own sentence, and one of its module."""
+    """Pair each object with its own sentence, and with one of its module."""
     rows: list[dict[str, str]] = []
     for members in _by_module(objects):
         rng.shuffle(members)

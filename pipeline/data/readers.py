@@ -35,11 +35,10 @@ if TYPE_CHECKING:
 
 _pydocs = lru_cache(maxsize=1)(make_pydocs)  # one subprocess for both splits
 _BATCH_ROWS = 1024
-# CoLA's files have no header.
 _COLA_HEADER = ["source", "label", "star", "sentence"]
 # Everybody skips QQP's questions with line breaks.
 _KNOWN_BROKEN = ("qqp",)
-# Bytes of another encoding, as `decoded_lines` gives them.
+# Wrong bytes, as `decoded_lines` gives them.
 _WRONG = re.compile("[\0\ud800-\udfff]")
 
 
@@ -50,10 +49,10 @@ class Record(NamedTuple):
 
 
 def find_columns(header: Sequence[str], columns: Columns) -> list[int | None]:
-    """Indices of text, second text, label, group, time, `how` and slices; None if unread.
+    """Indices in the order of `Columns`; None if unread.
 
     Raises:
-        RowProblem: a column is missing or repeated.
+        RowProblem: a missing or repeated column.
     """
     indices: list[int | None] = []
     faults: list[str] = []
@@ -172,7 +171,7 @@ def _read_jsonl(source: SplitSource, path: Path, problems: Problems) -> Iterator
 
 
 def _lines(path: Path, dialect: Dialect) -> Iterator[str]:
-    """With their ends. Only line feeds end a line: texts contain other separators."""
+    """Only line feeds end a line: texts contain other separators."""
     number = 0
     with open(path, "rb") as stream:
         for number, line in enumerate(decoded_lines(stream, dialect, "\n"), start=1):
@@ -249,7 +248,7 @@ def _from_hub(source: SplitSource) -> datasets.Dataset:
 
     try:
         return datasets.load_dataset(HUB_NAME, source.task, split=source.part)
-    except (OSError, ValueError) as error:  # unreachable, refused, or offline and not in the cache
+    except (OSError, ValueError) as error:
         raise KdcError(
             f"cannot get {HUB_NAME} from the hub ({type(error).__name__}: {error})",
             given=source.task,

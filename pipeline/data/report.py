@@ -1,4 +1,4 @@
-"""Counts each split's rows, labels and duplicates, and warns of misleading data."""
+"""Counts rows, labels and duplicates, and warns of misleading data."""
 
 import numpy as np
 
@@ -10,13 +10,12 @@ from kdc.pipeline.data.splits import Part, related
 from kdc.pipeline.results.data import DataReport, SplitCounts
 
 OVERLAP_WORTH_TELLING = 0.1  # share of evaluation rows
-_LARGE_UNIT = 0.1  # share of rows; larger units fit no held-out set
+_LARGE_UNIT = 0.1  # share of rows
 _EXAMPLES, _EXAMPLE_CHARACTERS = 3, 80
-_SMALL_TUNE = 100  # fewer rows decide mostly by chance
+_SMALL_TUNE = 100
 
 
 def make_report(task: Task, rows: dict[str, CheckedRows], parts: dict[str, Part], near: dict[str, Ints]) -> DataReport:
-    """`near` comes from `near_train`."""
     used = sum(len(part) for part in parts.values() if part.origin == "train")
     report = DataReport(
         kind=task.kind,
@@ -33,7 +32,6 @@ def make_report(task: Task, rows: dict[str, CheckedRows], parts: dict[str, Part]
 
 
 def _labels(rows: CheckedRows, part: Part) -> str | None:
-    """Who labelled the rows of a part."""
     if rows.description is None:
         return None
     return PEOPLE if rows.people[part.chosen].all() else f"model:{rows.description.model}"

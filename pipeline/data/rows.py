@@ -1,7 +1,6 @@
-"""Checks each split's rows, learns the labels, and stores good rows.
+"""Checks rows, learns the labels, and stores good rows in `<split>.arrow`.
 
-Memory holds one batch of texts, and hashes of all rows. Writes `<split>.arrow`: text, text_pair, label, hashes, time,
-slices.
+Memory holds one batch of texts, and hashes of all rows.
 """
 
 from collections.abc import Iterator, Sequence
@@ -31,12 +30,12 @@ from kdc.pipeline.data.readers import read_fields
 from kdc.pipeline.data.sources import Columns, SplitSource, columns_for, for_split, is_glue, locate
 from kdc.serving.engine.tokenizing import Text
 
-SKIPPED = "skipped.jsonl"  # lists the rows that `--skip-invalid` leaves out
-_MOST_BROKEN = 0.001  # largest share skipped in a published file
+SKIPPED = "skipped.jsonl"
+_MOST_BROKEN = 0.001  # share skipped in a published file
 _BATCH_ROWS = 1024
 _BATCH_CHARACTERS = 4 << 20
 _NOTHING_MORE = DataSettings()
-FEWEST_PEOPLE = 100  # rows with people's labels that may judge: fewer settle no limit
+FEWEST_PEOPLE = 100  # fewer settle no limit
 _COLUMNS = {
     "text": pa.string(),
     "text_pair": pa.string(),
@@ -65,7 +64,6 @@ class CheckedRows:
         return self.table.num_rows
 
     def text_at(self, row: int) -> str:
-        """ " / " joins a pair."""
         (text,) = texts_in(self.table.slice(row, 1))
         return text if isinstance(text, str) else " / ".join(text)
 
@@ -82,7 +80,7 @@ class CheckedRows:
 
     @cached_property
     def groups(self) -> Ints | None:
-        """Hashes (rows,), or None without the column."""
+        """Hashes, (rows,)."""
         return self._numbers("group_hash")
 
     @cached_property
@@ -92,15 +90,15 @@ class CheckedRows:
 
     @cached_property
     def people(self) -> Mask:
-        """Whether `kdc label` took each row's label from people, (rows,)."""
+        """Whether people labelled each row, (rows,)."""
         column = self._numbers("people")
         return np.zeros(len(self), dtype=np.bool_) if column is None else column
 
     def judging(self, size: int, people_judge: bool) -> Mask:
-        """Rows that may judge models, (rows,): those with people's labels, or those without.
+        """Rows that may judge models, (rows,): with people's labels, or without.
 
         Args:
-            size: of the evaluation set; people judge if they labelled as many rows, or `FEWEST_PEOPLE`.
+            size: rows to evaluate on; people judge if they labelled as many, or `FEWEST_PEOPLE`.
         """
         enough = max(min(size, FEWEST_PEOPLE), 1)
         return self.people if people_judge and int(self.people.sum()) >= enough else ~self.people
@@ -124,8 +122,7 @@ class CheckedRows:
         return connect(self.texts, sides, self.groups, near_rows(self.runs))
 
     def classes(self, task: Task) -> Ints:
-        """(rows,) to stratify by: the label's number, a multi-label row's rarest one (the count of labels if none), 0
-        in regression."""
+        """(rows,) to stratify by: a label's number, the rarest of several (len(labels) if none), 0 in regression."""
         if not task.traits.has_labels or self.labels is None:
             return np.zeros(len(self), dtype=np.int64)
         labels, frequency = self.table["label"], self.labels.counts
@@ -148,7 +145,6 @@ def read_all(data: DataSettings, task: Task, folder: Path, seed: int) -> tuple[T
 
     Raises:
         InputError: lists the mistakes in all files.
-        KdcError: the hub cannot be reached.
     """
     problems = Problems(folder / SKIPPED if data.skip_invalid else None, "--skip-invalid leaves them out")
     train_source, *others = locate(data)
@@ -189,7 +185,7 @@ def check_split(
     data: DataSettings = _NOTHING_MORE,
     seed: int = 0,
 ) -> CheckedRows:
-    """Store good rows in `folder`; report the others."""
+    """Store good rows; report the others."""
     before = len(problems)
     description = read_description(source.path) if labels is not None else None
     columns = columns_for(source, task, data)
@@ -233,7 +229,7 @@ def _good_rows(
 def _check_row(
     line: int, fields: Sequence[object], columns: Columns, labels: LabelReader | None, *, text_first: bool
 ) -> dict[str, Any]:
-    """`text_first`: the label of a row without a text does not count."""
+    """`text_first`: do not count labels of rows without text."""
     first, second, answer, group, time, how, *slices = fields
     texts = _check_texts(first, second, columns) if text_first else None
     label = labels.read(answer, line) if labels is not None else None
@@ -252,14 +248,13 @@ def _check_row(
 
 
 def _check_texts(first: object, second: object, columns: Columns) -> tuple[str, str | None, int]:
-    """Texts and their hash."""
     text = check_text(first, columns.text[0])
     pair = check_text(second, columns.text_pair[0]) if columns.text_pair else None
     return text, pair, hash_of(text, pair)
 
 
 def _batches(rows: Iterator[dict[str, Any]], labels: LabelReader | None) -> Iterator[pa.RecordBatch]:
-    """Batches of bounded size; the last may be empty."""
+    """The last batch may be empty."""
 
     def made() -> pa.RecordBatch:
         # Whether labels are lists is known only now.

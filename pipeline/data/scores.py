@@ -67,7 +67,7 @@ def _read_table(path: Path) -> Table:
             if len(set(record.names)) < len(record.names):
                 twice = next(name for name in record.names if record.names.count(name) > 1)
                 raise FileProblem("two columns have one name", repr(twice), "rename one")
-            names.update(dict.fromkeys(record.names))  # JSONL may add columns
+            names.update(dict.fromkeys(record.names))
             rows.append(dict(zip(record.names, record.fields, strict=True)))
     except FileProblem as problem:
         problems.add(source, problem.line, problem)
@@ -138,7 +138,6 @@ class Scores:
         return np.log(probabilities)
 
     def _probability_columns(self) -> list[str]:
-        """Ignoring case; [] if not exactly one for each label."""
         columns = []
         for label in self.task.labels:
             exact = [name for name in self.table if name == label]
@@ -149,7 +148,7 @@ class Scores:
         return columns if len(set(columns)) == len(columns) else []
 
     def _check_left_over(self, answer: str) -> None:
-        """Refuse an answer column if others seem to hold each label's probability: it may be the true labels."""
+        """If other columns seem to hold probabilities, this one may be the true labels."""
         others = [name for name in self._others(answer) if 0 <= _as_numbers(self.table[name][:1])[0] <= 1]
         if all(any(label.casefold() in name.casefold() for name in others) for label in self.task.labels):
             raise self._wrong_columns(f"{answer}, and also what may be probabilities ({', '.join(others[:10])})")
@@ -178,7 +177,6 @@ class Scores:
         return answer
 
     def _may_answer(self, values: list[Any]) -> bool:
-        """Whether these are labels, or numbers but not row numbers."""
         if not self.task.traits.has_labels:
             numbers = _as_numbers(values)
             counts = np.array_equal(numbers - numbers[0], np.arange(len(numbers)))

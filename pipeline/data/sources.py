@@ -1,4 +1,4 @@
-"""Finds each split's file, and knows GLUE's column names.
+"""Finds each split's source.
 
 `--data` holds GLUE's TSV files, a `save_to_disk` dataset, or train and dev files. Otherwise `--train` names a file,
 GLUE comes from the hub, or kdc makes `pydocs`.
@@ -39,25 +39,21 @@ _GLUE_NAMES: dict[str, dict[str, str]] = {
 
 @dataclass(frozen=True)
 class SplitSource:
-    """Where a split's rows are."""
-
     split: str  # "train", "eval", "eval_mismatched", "unlabeled", or "scores" for a black box's answers
     format: Format
     path: Path | None = None
-    part: str = ""  # split in a `save_to_disk` folder or on the hub
-    task: str = ""  # GLUE task, of unquoted files or hub
+    part: str = ""  # on the hub or in a `save_to_disk` folder
+    task: str = ""  # of GLUE
     dialect: records.Dialect = records.USUAL
 
     @property
     def name(self) -> str:
-        """The name in messages."""
         if self.path is not None:
             return f"{self.path}[{self.part}]" if self.part else str(self.path)
         return f"{HUB_NAME} {self.task} {self.part}" if self.format == "hub" else f"pydocs {self.split}"
 
     @property
     def files(self) -> list[Path]:
-        """The sorted files; none for hub and built-in task."""
         if self.path is None:
             return []
         root = self.path / self.part
@@ -84,7 +80,7 @@ class Columns(NamedTuple):
 def columns_of(
     task: Task, *, labeled: bool, group: str | None = None, time: str | None = None, how: str | None = None
 ) -> Columns:
-    """The columns of a task's files, including GLUE's own names."""
+    """Includes GLUE's own names."""
     own = _GLUE_NAMES.get(task.name, {})
 
     def names(column: str | None) -> tuple[str, ...]:
@@ -94,11 +90,7 @@ def columns_of(
 
 
 def columns_for(source: SplitSource, task: Task, data: DataSettings) -> Columns:
-    """The columns that a run reads of a split.
-
-    Raises:
-        InputError: the description of a labelled table is damaged.
-    """
+    """Raises InputError if a labelled table's description is damaged."""
     labeled = source.split != "unlabeled"
     columns = columns_of(
         task,
@@ -112,7 +104,6 @@ def columns_for(source: SplitSource, task: Task, data: DataSettings) -> Columns:
 
 
 def unsliced(data: DataSettings) -> DataSettings:
-    """Without slices, whose columns no model reads."""
     return data.model_copy(update={"slices": ()})
 
 
@@ -126,8 +117,7 @@ def locate(data: DataSettings) -> tuple[SplitSource, ...]:
     """Find train, then evaluation, then unlabeled splits.
 
     Raises:
-        InputError: unknown task, missing or unknown file, conflicting sources, or no file that a delimiter or an
-            encoding is for.
+        InputError: unknown task, missing or unknown file, conflicting sources, or an unused delimiter or encoding.
     """
     task = find_task(data.task) if data.task is not None else None
     name = task.name if task is not None else ""
@@ -156,16 +146,12 @@ def locate(data: DataSettings) -> tuple[SplitSource, ...]:
 
 
 def is_glue(name: str) -> bool:
-    """Whether it is a GLUE task: unquoted .tsv files, maybe with numbers as labels."""
+    """GLUE has unquoted .tsv files, maybe with numbers as labels."""
     return name in TASKS and bool(TASKS[name].glue_folder)
 
 
 def file_source(split: str, path: Path, task_name: str) -> SplitSource:
-    """A file or `save_to_disk` folder as a split.
-
-    Raises:
-        InputError: missing, or unknown format.
-    """
+    """Raises InputError for a missing file or an unknown format."""
     if (path / "state.json").is_file():
         return SplitSource(split, "saved", path)
     if not path.is_file():

@@ -40,7 +40,7 @@ def split_rows(
     """Choose every split's rows.
 
     Args:
-        people_judge: evaluate on rows with people's labels if there are enough; else they only train.
+        people_judge: evaluate on people's labels if there are enough; else their rows only train.
 
     Raises:
         InputError: too few rows.
@@ -67,7 +67,7 @@ def split_rows(
     free &= ~np.isin(units, units[tune])
     parts["train"] = Part("train", sample(classes, free, max_train_rows or len(train), 3 * seed + 2))
     if "unlabeled" in rows:
-        # Texts that belong to tuning or held-out rows would leak them.
+        # They would leak tuning or held-out rows.
         others = rows["unlabeled"]
         allowed = related(others, train, tune | held_out) < 0
         size = len(others) if most_unlabeled is None else most_unlabeled
@@ -78,7 +78,7 @@ def split_rows(
 
 
 def related(others: CheckedRows, rows: CheckedRows, chosen: Mask) -> Ints:
-    """For each of `others` a chosen row with its text, near it, or with its group; -1 if none."""
+    """For each of `others` a chosen row with its text or group, or near it; -1 if none."""
     found = _first_with(others.texts, rows.texts, chosen)
     found = np.where(found < 0, nearest(others.runs_beside(rows), rows.runs_beside(others).of(chosen)), found)
     if others.groups is not None and rows.groups is not None:
@@ -122,8 +122,7 @@ def _check_parts(parts: dict[str, Part], classes: Ints, units: Ints) -> None:
 
 
 def tune_size(rows: int, max_train_rows: int | None = None) -> int:
-    """Size of the tuning set: a tenth of the used rows, 300 to 2,000, at most half. If `max_train_rows` leaves rows
-    unused, the minimum rises, up to 600."""
+    """A tenth of the used rows, 300 to 2,000, at most half. Unused rows raise the minimum, up to 600."""
     used = min(rows, max_train_rows or rows)
     least = max(TUNE_LEAST, min(rows - used, TUNE_UNUSED))
     return min(max(round(used * TUNE_SHARE), least), TUNE_MOST, used // 2)
@@ -133,11 +132,11 @@ def shares(counts: Ints, size: int, *, at_least: int = 0, leave: int = 0) -> Int
     """Split `size` rows over classes in proportion (largest remainders).
 
     Args:
-        counts: (classes,) rows per class.
-        at_least: minimum per class (or all it has), ignored if the sum exceeds `size`.
+        counts: (classes,) rows.
+        at_least: minimum per class, ignored if the sum exceeds `size`.
 
     Returns:
-        Rows to take, (classes,); they sum to `size` if possible.
+        (classes,) rows, which sum to `size` if possible.
     """
     most = np.maximum(counts - leave, 0)
     least = np.minimum(at_least, most)
@@ -161,7 +160,7 @@ def pick_slice(units: Ints, classes: Ints, eligible: Mask, size: int, seed: int)
 
     Args:
         units: (rows,)
-        classes: (rows,) from 0; all 0 to skip stratifying.
+        classes: (rows,); all 0 to skip stratifying.
         eligible: (rows,)
         size: large units or rare classes may give fewer.
     """
@@ -182,7 +181,7 @@ def pick_slice(units: Ints, classes: Ints, eligible: Mask, size: int, seed: int)
     shuffled = np.random.default_rng(seed).permutation(len(ends))
     shuffled = shuffled[np.argsort(rarest[shuffled], kind="stable")]
     blocks = np.split(shuffled, np.cumsum(np.bincount(rarest, minlength=len(counts)))[:-1])
-    # First within each class's share, then up to half of a class.
+    # First each class's share, then up to half of the class.
     for limit in (wanted, np.maximum(wanted, counts // 2)):
         for label, block in zip(by_count, blocks, strict=True):
             for unit in block:
@@ -199,8 +198,8 @@ def pick_slice(units: Ints, classes: Ints, eligible: Mask, size: int, seed: int)
 def pick_last(units: Ints, times: npt.NDArray[np.float64], size: int) -> tuple[Mask, Mask]:
     """Choose about `size` of the latest rows, and the older rows unrelated to them.
 
-    Whole units are chosen, latest first, without rows older than the size-th latest. These, and later rows without
-    room, are in neither part: training on them would leak the future.
+    Whole units are chosen, latest first, but not their rows older than the size-th latest. Rows in neither part would
+    leak the future into training.
 
     Args:
         units: (rows,)
@@ -221,7 +220,6 @@ def pick_last(units: Ints, times: npt.NDArray[np.float64], size: int) -> tuple[M
     for unit in np.argsort(-latest, kind="stable"):
         if taken >= size or latest[unit] < begins:
             break
-        # Keep half of the rows for training.
         leaves_enough = whole + counts[unit] <= max(1.5 * size, len(times) / 2)
         if counts[unit] <= 1.5 * size and taken + late[unit] <= 1.5 * size and leaves_enough:
             chosen[unit] = True

@@ -49,12 +49,10 @@ def tokenise(
     """Tokenise every split like `tokenizer(text, pair, truncation=True, max_length=max_length)`, as serving does.
 
     Args:
-        folder: of the data stage.
         role: see `PreparedData.tokens`.
-        max_length: tokens of a row, pair or not.
         on_rows: called with (rows done, all rows).
         long: windows for longer rows; None truncates.
-        out: where to write, if not `folder`.
+        out: replaces `folder`.
 
     Raises:
         KdcError: the tokenizer is not fast.
@@ -108,7 +106,7 @@ def windows_for(
     """None if rows are cut.
 
     Raises:
-        InputError: windows are too short or leave gaps, or `keep` does not fit.
+        InputError: windows too short, gaps between them, or `keep` too large.
     """
     long = settings.of(max_length)
     if long is None:
@@ -129,7 +127,7 @@ def windows_for(
 
 
 def apart(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Split tokenised rows into their windows."""
+    """The windows of tokenised rows."""
     windows = []
     for row in rows:
         tokens = {name: row[name] for name in ("input_ids", "token_type_ids") if name in row}

@@ -1,7 +1,4 @@
-"""Check configs of models and tokenizers, which are hostile input, before opening them.
-
-transformers 4.57 fetches and runs code that a config names.
-"""
+"""Check configs of models and tokenizers: transformers 4.57 fetches and runs code that a hostile one names."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,9 +11,7 @@ from transformers.utils.peft_utils import find_adapter_config_file
 
 
 def open_config(place: str | Path, **options: Any) -> PretrainedConfig:
-    """A saved model's config; `options` as for `from_pretrained`.
-
-    Only transformers' own classifiers pass. Other architectures may open a second config elsewhere, as LightGlue's
+    """Only transformers' own classifiers pass. Other architectures may open a second config elsewhere, as LightGlue's
     does (CVE-2026-5241), or generate text, for which transformers 4.57 runs code beside the weights (CVE-2026-80047).
 
     Raises:
@@ -43,11 +38,10 @@ def open_config(place: str | Path, **options: Any) -> PretrainedConfig:
 
 
 def check_tokenizer(place: str | Path, config: PretrainedConfig) -> None:
-    """Refuse a tokenizer for which AutoTokenizer would open something else.
+    """Refuse what AutoTokenizer must not open.
 
     Raises:
         ValueError: tokenizer_class is no tokenizer; or the vocabulary is a file elsewhere, which the run would copy.
-        Exception: any, if tokenizer_config.json is broken.
     """
     settings = get_tokenizer_config(place)
     for name in (settings.get("tokenizer_class"), getattr(config, "tokenizer_class", None)):

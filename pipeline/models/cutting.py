@@ -51,7 +51,7 @@ def parse_cut(text: str, config: PretrainedConfig) -> Cut:
     `,ffn=768` and `,heads=6` may follow.
 
     Raises:
-        InputError: wrong or repeated layers, or counts beyond the teacher's.
+        InputError: wrong or repeated layers, or too large counts.
     """
     names, *widths = re.split(",(?=ffn=|heads=)", text.removeprefix(_PREFIX).replace(" ", ""))
     layers = _layers(names, int(getattr(config, "num_hidden_layers", 0)), text)
@@ -67,12 +67,12 @@ def parse_cut(text: str, config: PretrainedConfig) -> Cut:
 
 
 def first_and_last(depth: int, total: int) -> tuple[int, ...]:
-    """The last layer's states are what the head reads."""
+    """The head reads the last layer's states."""
     return (*range(depth - 1), total - 1)
 
 
 def cut(model: PreTrainedModel, wanted: Cut, importance: Importance) -> PreTrainedModel:
-    """A copy with these layers and their most important units, as `importance` scores them in the copy."""
+    """A copy with these layers, and the units that `importance` scores highest in it."""
     small = copy.deepcopy(model)
     name, stack = encoder_layers(small)
     parent = small.get_submodule(name.rpartition(".")[0])
@@ -92,7 +92,6 @@ def cut(model: PreTrainedModel, wanted: Cut, importance: Importance) -> PreTrain
 
 
 def keep_layers(config: PretrainedConfig, layers: Sequence[int]) -> None:
-    """Also shortens lists such as `layer_types`."""
     whole = config.num_hidden_layers
     for name, listed in config.to_dict().items():
         if any(part in name for part in _LISTS) and isinstance(listed, (list, tuple)) and len(listed) == whole:

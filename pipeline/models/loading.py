@@ -45,7 +45,7 @@ class Loaded:
 
 
 def locate(model: str) -> str:
-    """Resolves `minilm`, and fetches a hub id's `@revision`."""
+    """Fetches a hub id's `@revision`."""
     if model == "minilm":
         return str(find_minilm())
     return _fetched(*model.split("@", 1)) if "@" in model and not Path(model).exists() else model
@@ -59,12 +59,11 @@ def _fetched(name: str, revision: str) -> str:
 
 
 def fingerprint(model: str) -> str:
-    """Hash of a folder's model files, or the hub id."""
     folder = Path(model)
     if not folder.is_dir():
         return model
     files = [file for file in sorted(folder.iterdir()) if file.suffix in _MODEL_FILES]
-    if (note := folder / SENTENCE_POOLING).is_file():  # says what a new head reads
+    if (note := folder / SENTENCE_POOLING).is_file():
         files.append(note)
     return hashlib.sha256("".join(f"{file.name} {sha256_of(file)}\n" for file in files).encode()).hexdigest()
 
@@ -74,14 +73,14 @@ def load_tokenizer(model: str, prefix: str = "") -> PreTrainedTokenizerBase:
     (CVE-2026-9856, PYSEC-2026-3929). It puts `prefix` before every text.
 
     Raises:
-        InputError: no such model, no fast tokenizer, or one that cannot have the prefix.
+        InputError: no such model, no fast tokenizer, or one unfit for the prefix.
     """
-    config = load_config(model)  # checked before AutoTokenizer opens it
+    config = load_config(model)  # before AutoTokenizer opens it
     with _reading("tokenizer", model):
         check_tokenizer(place := locate(model), config)
         opened = AutoTokenizer.from_pretrained(place, config=config, use_fast=True, trust_remote_code=False)
         tokenizer: Any = _as_in_file(opened, file_of(place, "tokenizer.json"))
-    # The tokenizer's own __setattr__ would instead set a special token of this name.
+    # The tokenizer's own __setattr__ would set a special token.
     object.__setattr__(tokenizer, "chat_template", None)
     classifier: Any = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING.get(type(config), None)
     if classifier and "token_type_ids" not in inspect.signature(classifier.forward).parameters:
@@ -102,11 +101,7 @@ def _as_in_file(tokenizer: Any, file: Path | None) -> Any:
 
 
 def _with_prefix(tokenizer: Any, prefix: str) -> PreTrainedTokenizerBase:
-    """A tokenizer that has the prefix in its template, where no cut drops it.
-
-    Raises:
-        InputError: it has no template, or other tokens for prefix and text together than apart.
-    """
+    """Put the prefix into the template, where no cut drops it."""
     before = tokenizer.backend_tokenizer
     encoded, whole = before.encode(prefix.strip(), add_special_tokens=False), json.loads(before.to_str())
     template = whole["post_processor"] or {}
@@ -129,7 +124,7 @@ def _with_prefix(tokenizer: Any, prefix: str) -> PreTrainedTokenizerBase:
 
 
 def with_backend(tokenizer: PreTrainedTokenizerBase, backend: Tokenizer) -> PreTrainedTokenizerFast:
-    """A tokenizer of these settings that, unlike transformers' own classes, opens its tokenizer.json unchanged."""
+    """Unlike transformers' own classes, it opens its tokenizer.json unchanged."""
     return PreTrainedTokenizerFast(
         tokenizer_object=backend,
         model_input_names=tokenizer.model_input_names,
@@ -140,7 +135,7 @@ def with_backend(tokenizer: PreTrainedTokenizerBase, backend: Tokenizer) -> PreT
 
 
 def load_config(model: str) -> PretrainedConfig:
-    """Raise InputError if there is no such model, or `open_config` refuses its config."""
+    """Raise InputError for a missing model or a config that `open_config` refuses."""
     with _reading("model's config", model):
         return open_config(locate(model))
 
@@ -156,7 +151,7 @@ def load_model(model: str, task: Task, *, pooling: Pooling = "auto", dropout: fl
     """Load a sequence classifier.
 
     Args:
-        model: path, hub id, or `minilm`.
+        model: path, hub id or `minilm`.
         pooling: see `reads_the_mean`.
         dropout: all rates; None: the checkpoint's.
 
@@ -189,7 +184,7 @@ def outputs_of(task: Task) -> dict[str, Any]:
 
 
 def _set_dropout(config: PretrainedConfig, rate: float) -> None:
-    """All rates except layer-drop, which skips layers."""
+    """Not layer-drop, which skips layers."""
     for name, value in config.to_dict().items():
         if "drop" in name and "layerdrop" not in name and isinstance(value, float | int):
             setattr(config, name, rate)
@@ -230,7 +225,7 @@ def _new_modules(model: PreTrainedModel, missing: set[str], source: str) -> tupl
 
 
 def longest_input(config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase) -> int:
-    """In tokens, with special tokens."""
+    """In tokens, special ones included."""
     limit = int(getattr(config, "max_position_embeddings", None) or 0)
     if limit <= 0:  # XLNet says -1: no limit
         limit = 10**9
@@ -242,5 +237,5 @@ def longest_input(config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase) 
 
 
 def load_plain(folder: Path) -> PreTrainedModel:
-    """A saved classifier: evaluation mode, fp32, CPU."""
+    """In evaluation mode, fp32, on the CPU."""
     return open_classifier(folder, dtype=torch.float32).eval()

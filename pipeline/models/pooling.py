@@ -1,4 +1,4 @@
-"""Classifiers that read the mean of their encoder's token vectors.
+"""Mean-pooled classifiers.
 
 Encoders trained for the mean, such as all-MiniLM, keep little in the first token, which transformers' heads read
 (Reimers and Gurevych 2019, arXiv 1908.10084).
@@ -23,15 +23,13 @@ SENTENCE_POOLING = "1_Pooling/config.json"  # says how sentence-transformers poo
 
 
 class MeanPooledClassifier(PreTrainedModel):
-    """Mean pooling, dropout and a linear layer over an encoder."""
-
     base_model_prefix = "encoder"
     supports_gradient_checkpointing = True
     _supports_sdpa = True
 
     def __init__(self, config: PretrainedConfig, encoder: PreTrainedModel | None = None) -> None:
         encoder = encoder or with_its_heads(AutoModel.from_config(config))
-        super().__init__(encoder.config)  # with the attention chosen for the encoder
+        super().__init__(encoder.config)  # has the encoder's attention
         if getattr(encoder, "pooler", None) is not None:
             encoder.pooler = None  # unread, so it must not train
         self.encoder = encoder
@@ -46,7 +44,7 @@ class MeanPooledClassifier(PreTrainedModel):
         token_type_ids: torch.Tensor | None = None,
         **_: Any,
     ) -> SequenceClassifierOutput:
-        """Logits (rows, outputs) of ids (rows, tokens)."""
+        """Inputs are (rows, tokens)."""
         types = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
         states = self.encoder(input_ids=input_ids, attention_mask=attention_mask, **types).last_hidden_state
         return SequenceClassifierOutput(logits=self.classifier(self.dropout(mean_of_tokens(states, attention_mask))))
@@ -70,7 +68,7 @@ def is_mean_pooled(config: PretrainedConfig) -> bool:
 
 
 def reads_the_mean(place: str, pooling: Pooling) -> bool:
-    """Whether a classifier reads the mean; "auto" follows the checkpoint's config or `SENTENCE_POOLING`."""
+    """With "auto", the checkpoint's config or `SENTENCE_POOLING` decides."""
     if pooling != "auto":
         return pooling == "mean"
     if is_mean_pooled(open_config(place)):
@@ -80,7 +78,7 @@ def reads_the_mean(place: str, pooling: Pooling) -> bool:
 
 
 def file_of(place: str, name: str) -> Path | None:
-    """A model's file, from a folder or the hub; None if it has none."""
+    """From a folder or the hub; None if missing."""
     file = cached_file(
         place,
         name,
@@ -92,13 +90,13 @@ def file_of(place: str, name: str) -> Path | None:
 
 
 def unread(info: dict[str, Any]) -> set[str]:
-    """Weights that a checkpoint lacks or has in another shape."""
+    """Weights missing or in another shape."""
     mismatched = {key if isinstance(key, str) else key[0] for key in info["mismatched_keys"]}
     return mismatched | set(info["missing_keys"])
 
 
 def mean_pooled_over(place: str, config: PretrainedConfig) -> tuple[MeanPooledClassifier, set[str]]:
-    """A mean-pooled classifier in fp32, and its `unread` weights. The config has labels and gets `kdc_pooling`."""
+    """The classifier in fp32, and its `unread` weights. The config gets `kdc_pooling`."""
     is_saved = is_mean_pooled(config)
     config.kdc_pooling = "mean"
     opener: Any = MeanPooledClassifier if is_saved else class_with_its_heads(config, AutoModel, MODEL_MAPPING)

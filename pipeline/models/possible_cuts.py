@@ -20,19 +20,14 @@ from kdc.pipeline.models.units import (
     with_its_heads,
 )
 
-# Attributes that do not change what a layer computes (its number, BigBird's seed), and widths, which weights show.
+# Attributes that do not change what a layer computes, and widths, which weights show.
 _NOT_OF_FORM = ("layer_idx", "layer_id", "seed", *WIDTH_FIELDS)
 # With fewer heads these answer like all with the others silenced. MPNet's position biases are for all heads.
 _HEADED = ("bert", "big_bird", "camembert", "deberta-v2", "distilbert", "electra", "ernie", "roberta", "xlm-roberta")
 
 
 def check_cut(spec: str, teacher: str) -> None:
-    """Check a cut before training.
-
-    Raises:
-        InputError: as `parse_cut`; no stack of layers; layers that depend on their position, if the config cannot say
-            so; or widths that cannot shrink.
-    """
+    """Raise InputError as `parse_cut`, and for layers that depend on their position or widths that cannot shrink."""
     config = load_config(teacher)
     wanted = parse_cut(spec, config)
     if (whole := _without_weights(config)) is not None:
@@ -55,7 +50,7 @@ def can_be_cut(teacher: str, wanted: Cut) -> bool:
 
 
 def half_width(teacher: str) -> Cut:
-    """A cut to half the neurons and half the heads; None for what cannot shrink."""
+    """Half the neurons and heads; None for what cannot shrink."""
     config = load_config(teacher)
     ffn, heads = neurons_of(config) // 2, heads_of(config) // 2
     half = Cut((), ffn=ffn) if ffn and _can_be_narrowed(config, Cut((), ffn=ffn)) else Cut(())
@@ -64,14 +59,12 @@ def half_width(teacher: str) -> Cut:
 
 
 def cuts_of_search(teacher: str) -> list[str]:
-    """Each depth at full width, with half the neurons, and with half the heads too."""
     total = _depth(teacher)
     depths = [first_and_last(count, total) for count in range(total, 0, -1)]
     return _possible((replace(width, layers=layers) for width in _widths(teacher) for layers in depths), teacher)
 
 
 def cuts_of_curve(teacher: str) -> list[str]:
-    """Half of the layers, then two thirds to a sixth at half width."""
     total, (whole, *narrower) = _depth(teacher), _widths(teacher)
     steps = [(1, 2, whole), (1, 3, whole), (1, 6, whole)]
     if narrower:
@@ -93,7 +86,7 @@ def _widths(teacher: str) -> list[Cut]:
 def _possible(cuts: Iterable[Cut], teacher: str) -> list[str]:
     total = _depth(teacher)
     smaller = [each for each in cuts if len(each.layers) < total or each.is_narrow]
-    # `half_width` checked the widths on all layers.
+    # `half_width` checked the widths.
     opens = {layers: can_be_cut(teacher, Cut(layers)) for layers in {each.layers for each in smaller}}
     return [str(each) for each in smaller if opens[each.layers]]
 
@@ -104,11 +97,11 @@ def _can_be_narrowed(config: PretrainedConfig, width: Cut) -> bool:
 
 
 def _opens_as_it_was_cut(config: PretrainedConfig, wanted: Cut) -> bool | None:
-    """Whether the cut model has the form of a new one; None if a config makes none."""
+    """Compares the cut model with a new one; None if a config makes none."""
     whole = _without_weights(config)
     if whole is None:
         return None
-    with suppress(Exception):  # layers or neurons not found, or an impossible config
+    with suppress(Exception):
         small = cut(whole, wanted, first_units)
         again = _without_weights(type(config).from_dict(small.config.to_dict()))
         return again is not None and _form(small) == _form(again)

@@ -1,4 +1,4 @@
-"""Shallow classifiers over a teacher's token vectors, without attention.
+"""Classifiers over a teacher's token vectors, without attention.
 
 `linear` averages tokens and neighbouring pairs (Joulin et al. 2016, arXiv 1607.01759). `static` reads a bag of tokens
 (Iyyer et al. 2015, "Deep Unordered Composition Rivals Syntactic Methods"). `conv` adds convolutions (Kim 2014, arXiv
@@ -42,13 +42,10 @@ _FACTOR = 1_000_003  # a large prime
 
 
 class ShallowClassifier(PreTrainedModel):
-    """Token vectors, convolutions, weighted mean and maximum, hidden layer, head.
-
-    In training, a projection narrows vectors of the teacher's width.
-    """
+    """In training, a projection narrows vectors of the teacher's width."""
 
     base_model_prefix = "shallow"
-    _supports_sdpa = True  # a teacher's config may ask for any attention
+    _supports_sdpa = True  # a teacher's config may ask for it
     vectors: Any
     projection: Any
     pairs: Any
@@ -93,7 +90,7 @@ class ShallowClassifier(PreTrainedModel):
         token_type_ids: torch.Tensor | None = None,
         **_: Any,
     ) -> SequenceClassifierOutput:
-        """Logits (rows, outputs) of ids (rows, tokens)."""
+        """Inputs are (rows, tokens)."""
         states = self.vectors(input_ids)
         if self.projection is not None:
             states = self.projection(states)
@@ -118,7 +115,6 @@ class ShallowClassifier(PreTrainedModel):
         return (self.pairs(hashes) * both).sum(1) / both.sum(1).clamp(min=1)
 
     def folded(self) -> "ShallowClassifier":
-        """With the projection merged."""
         if self.projection is None:
             return self
         config = copy.deepcopy(self.config)
@@ -132,7 +128,7 @@ class ShallowClassifier(PreTrainedModel):
 
 
 def _windows(states: torch.Tensor, window: int) -> torch.Tensor:
-    """Each token's window, zero-padded: (rows, tokens, window * width)."""
+    """Zero-padded: (rows, tokens, window * width)."""
     before = (window - 1) // 2
     padded = functional.pad(states, (0, 0, before, window - 1 - before))
     return torch.cat([padded[:, start : start + states.shape[1]] for start in range(window)], dim=-1)
@@ -142,10 +138,10 @@ def parse_shape(spec: str) -> Shape:
     """Parse a spec such as `static` or `conv:channels=128,window=5`.
 
     Raises:
-        InputError: an unknown, repeated or out-of-range size.
+        InputError: unknown, repeated or out-of-range sizes.
     """
     kind, _, parts = spec.partition(":")
-    known = [name for name in _MOST if getattr(SHAPES[kind], name)]  # a kind's other sizes are 0
+    known = [name for name in _MOST if getattr(SHAPES[kind], name)]
     sizes: dict[str, int] = {}
     for part in parts.split(",") if parts else ():
         name, _, value = part.partition("=")
@@ -161,7 +157,7 @@ def parse_shape(spec: str) -> Shape:
 
 
 def check_shape(spec: str, teacher: PretrainedConfig | None) -> None:
-    """Raise InputError as `parse_shape`, and for a shape wider than the teacher's vectors."""
+    """Raise InputError as `parse_shape`, and for a width above the teacher's."""
     shape = parse_shape(spec)
     widest = getattr(teacher, "embedding_size", None) or getattr(teacher, "hidden_size", None)
     if widest is not None and "width=" in spec and shape.width > widest:
@@ -173,7 +169,7 @@ def check_shape(spec: str, teacher: PretrainedConfig | None) -> None:
 
 
 def shallow_over(teacher: Any, shape: Shape) -> tuple[ShallowClassifier, tuple[str, ...]]:
-    """A shallow classifier, at most as wide as the teacher's token vectors, and its new modules.
+    """The classifier, at most as wide as the teacher's vectors, and its new modules.
 
     Vectors get a mean square of 1, which encoders leave to a norm.
     """
@@ -183,7 +179,7 @@ def shallow_over(teacher: Any, shape: Shape) -> tuple[ShallowClassifier, tuple[s
     shape = replace(shape, width=min(shape.width, table.shape[1]))
     config.kdc_shallow = asdict(shape) | {"unfolded_width": table.shape[1]}
     config.vocab_size = table.shape[0]
-    config.type_vocab_size = 1  # token types are not read
+    config.type_vocab_size = 1  # unread
     model = ShallowClassifier(config)
     with torch.no_grad():
         model.vectors.weight.copy_(table / table.square().mean().sqrt())

@@ -1,7 +1,7 @@
-"""A layer's removable units: feed-forward neurons and attention heads.
+"""Removes a layer's units: feed-forward neurons and attention heads.
 
-Most architectures divide the hidden size by the config's number of heads, so that number must stay. The field
-`kdc_heads` says how many heads are left; only `opening.py` opens such a model.
+Most architectures divide the hidden size by the config's number of heads, which must stay. `kdc_heads` has the number
+that is left; only `opening.py` opens such a model.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,7 +16,7 @@ from kdc.common.errors import InputError
 
 HEADS_FIELD = "kdc_heads"
 WIDTH_FIELDS = ("intermediate_size", "hidden_dim")  # feed-forward neurons
-# Attention modules' attributes: number of heads and total width.
+# Attention modules' attributes.
 _COUNTS = ("num_attention_heads", "num_heads", "n_heads")
 _WIDTHS = ("all_head_size", "embed_dim", "dim")
 
@@ -26,9 +26,9 @@ class Part:
     """One layer's feed-forward part or attention."""
 
     makers: tuple[nn.Linear, ...]  # outputs are units; attention has three
-    reader: nn.Linear  # inputs are the units
+    reader: nn.Linear  # inputs are units
     width: int  # per unit; 1 for neurons
-    counts: nn.Module | None = None  # has the number of heads
+    counts: nn.Module | None = None  # has `_COUNTS` and `_WIDTHS`
 
     @property
     def units(self) -> int:
@@ -54,7 +54,7 @@ def encoder_layers(model: PreTrainedModel) -> tuple[str, nn.ModuleList]:
 
 
 def feed_forwards(model: PreTrainedModel) -> list[Part]:
-    """One part per layer; raise InputError for a part that is not two linear layers, such as a gated one."""
+    """One per layer; raise InputError unless it is two linear layers."""
     width = neurons_of(model.config)
     parts = []
     for layer in encoder_layers(model)[1]:
@@ -71,7 +71,7 @@ def feed_forwards(model: PreTrainedModel) -> list[Part]:
 
 
 def attentions(model: PreTrainedModel) -> list[Part]:
-    """One part per layer; raise InputError if queries, keys, values or reader are not linear."""
+    """One per layer; raise InputError if queries, keys, values or reader are not linear."""
     parts = []
     for layer in encoder_layers(model)[1]:
         of_layer = _attentions(layer)
@@ -91,7 +91,7 @@ def _attentions(layer: nn.Module) -> list[Part]:
 
 
 def _attention(layer: nn.Module, module: nn.Module) -> Part | None:
-    """The reader is the first layer of its shape, since feed-forward parts come later."""
+    """The reader is the first layer of its shape: feed-forward parts come later."""
     linear = [(name, child) for name, child in module.named_children() if isinstance(child, nn.Linear)]
     makers = tuple(child for letter in "qkv" for name, child in linear if name.startswith(letter))
     heads = next((count for name in _COUNTS if isinstance(count := getattr(module, name, None), int)), 0)
@@ -105,7 +105,7 @@ def _attention(layer: nn.Module, module: nn.Module) -> Part | None:
 
 
 def first_units(_: Any, parts: Sequence[Part]) -> list[torch.Tensor]:
-    """Prefers first units, for models whose weights do not matter."""
+    """For models whose weights do not matter."""
     return [-torch.arange(part.units, device="cpu") for part in parts]
 
 
@@ -135,14 +135,14 @@ def with_its_heads(model: Any) -> Any:
     if heads is None:
         return model
     for part in attentions(model):
-        if type(heads) is not int or not 1 <= heads <= part.units:  # JSON's true is an int too
+        if type(heads) is not int or not 1 <= heads <= part.units:  # true is an int
             raise ValueError(f"its config.json has {HEADS_FIELD}={heads!r}, and its layers have {part.units} heads")
         keep(part, torch.arange(heads, device="cpu"))
     return model
 
 
 def class_with_its_heads(config: PretrainedConfig, auto: Any, classes: Any) -> Any:
-    """`auto`, or with fewer heads the config's class, narrowed before weights load."""
+    """With fewer heads, the config's class narrows before weights load."""
     if getattr(config, HEADS_FIELD, None) is None:
         return auto
     whole: Any = classes[type(config)]
@@ -155,7 +155,7 @@ def class_with_its_heads(config: PretrainedConfig, auto: Any, classes: Any) -> A
 
 
 def heads_of(config: PretrainedConfig) -> int:
-    """Attention heads of a layer; 0 if unknown."""
+    """Per layer; 0 if unknown."""
     heads = getattr(config, HEADS_FIELD, None) or getattr(config, "num_attention_heads", None)
     return heads if isinstance(heads, int) else 0
 
@@ -165,6 +165,6 @@ def neurons_field(config: PretrainedConfig) -> str | None:
 
 
 def neurons_of(config: PretrainedConfig) -> int:
-    """Feed-forward neurons of a layer; 0 if unknown."""
+    """Per layer; 0 if unknown."""
     field = neurons_field(config)
     return 0 if field is None else int(getattr(config, field))

@@ -24,22 +24,19 @@ from kdc.common.errors import InputError
 from kdc.pipeline.models import loading
 
 _KEPT = "kept.npy"  # old ids of the pieces, by new id
-_COVERED = 0.01  # share of the used pieces, for a script
-_FEW = 100  # pieces of a script; BERT has fewer of Cyrillic
+_COVERED = 0.01  # share of used pieces
+_FEW = 100  # pieces of a script; BERT has fewer Cyrillic ones
 _NAMED = 5
 
 
 def save_smaller(source: str, used: Iterable[int], least: int, folder: Path, prefix: str = "") -> int:
-    """Write a tokenizer with a smaller vocabulary and its model's config; return the number of pieces.
-
-    `folder` is replaced.
+    """Replace `folder` by a smaller tokenizer and the model's config; return the number of pieces.
 
     Args:
-        least: number to reach with the most frequent others, by the tokenizer's order.
+        least: number to reach with the most frequent others.
 
     Raises:
-        InputError: pieces are not made of smaller ones, some lack vectors, or a padding id, from which positions count,
-            would change.
+        InputError: pieces not made of smaller ones, pieces without vectors, or a padding id that must stay.
     """
     tokenizer, config = loading.load_tokenizer(source, prefix), loading.load_config(source)
     whole = json.loads(tokenizer.backend_tokenizer.to_str())
@@ -80,7 +77,7 @@ def read_kept(folder: Path) -> NDArray[np.int64]:
 
 
 def cut_vectors(model: Any, folder: Path) -> None:
-    """Keep only a smaller vocabulary's vectors; raise InputError if no plain table holds them."""
+    """Keep a smaller vocabulary's vectors; raise InputError if no plain table holds them."""
     kept = read_kept(folder)
     new = _new_ids(kept)
     whole = model.get_input_embeddings().weight
@@ -102,7 +99,7 @@ def cut_vectors(model: Any, folder: Path) -> None:
 
 
 def kept_pieces(tokenizer: dict[str, Any], used: Iterable[int], least: int) -> list[int]:
-    """Ascending old ids of the pieces that stay in a `tokenizer.json`.
+    """Ascending old ids of the pieces that stay.
 
     Raises:
         InputError: as `save_smaller`.
@@ -125,7 +122,6 @@ def kept_pieces(tokenizer: dict[str, Any], used: Iterable[int], least: int) -> l
 
 
 def without_others(tokenizer: dict[str, Any], kept: Sequence[int]) -> dict[str, Any]:
-    """A `tokenizer.json` with only these pieces, renumbered."""
     new = _new_ids(kept)
     smaller, model = copy.deepcopy(tokenizer), tokenizer["model"]
     if model["type"] == "Unigram":
@@ -164,7 +160,7 @@ def _renumber(processor: dict[str, Any] | None, new: dict[int, int]) -> None:
 class _Pieces:
     needed: set[int]  # without them, characters are lost or change
     by_frequency: list[int]  # most frequent first
-    parents: dict[int, tuple[int, int]] = field(default_factory=dict)  # the two pieces that each merges
+    parents: dict[int, tuple[int, int]] = field(default_factory=dict)  # the pieces it merges
 
     def keep(self, piece: int, kept: set[int]) -> None:
         waiting = [piece]
@@ -176,7 +172,7 @@ class _Pieces:
 
 
 def _wordpiece(model: dict[str, Any]) -> _Pieces:
-    """Ids are by frequency. Pieces begin or, with the prefix, continue words."""
+    """Ids are by frequency. With the prefix, pieces continue words."""
     prefix, vocabulary = model["continuing_subword_prefix"], model["vocab"]
     begins = {piece for piece in vocabulary if len(piece) == 1}
     goes_on = {
@@ -221,13 +217,13 @@ def _bpe(model: dict[str, Any]) -> _Pieces:
 
 
 def _merged(merge: Any, model: dict[str, Any]) -> tuple[str, str, str]:
-    """A merge's two pieces, one text in older files, and the result."""
+    """Older files have one text."""
     first, second = merge.split(" ") if isinstance(merge, str) else merge
     return first, second, first + second.removeprefix(model.get("continuing_subword_prefix") or "")
 
 
 def covered_scripts(whole: Tokenizer, kept: Iterable[int], used: Iterable[int]) -> tuple[str, str]:
-    """In words: the scripts of the `used` pieces, and those that lose nearly all their pieces ("" if none)."""
+    """In words: scripts of `used` pieces, and scripts that lose nearly all pieces ("" if none)."""
     scripts = {piece: script for piece in range(whole.get_vocab_size()) if (script := _script(whole.decode([piece])))}
     every, left, seen = (Counter(scripts[piece] for piece in ids if piece in scripts) for ids in (scripts, kept, used))
     covered = {script: count / seen.total() for script, count in seen.most_common() if count >= _COVERED * seen.total()}
@@ -242,7 +238,7 @@ def covered_scripts(whole: Tokenizer, kept: Iterable[int], used: Iterable[int]) 
 
 
 def _script(piece: str) -> str | None:
-    """Of the first letter, by its name, since Python lacks Unicode's own table."""
+    """By the first letter's name: Python lacks Unicode's table."""
     for letter in unicodedata.normalize("NFKC", piece):
         if unicodedata.category(letter) in ("Lu", "Ll", "Lt", "Lo"):
             name = unicodedata.name(letter, "?").split(" ")[0]

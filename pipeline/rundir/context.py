@@ -1,4 +1,4 @@
-"""What a stage gets: the run's folder, settings, device and progress."""
+"""What each stage gets."""
 
 from __future__ import annotations
 
@@ -53,8 +53,8 @@ class Run:
         return open_data(self.folder("data"), self.folder("vocabulary"))
 
     def open_engine(self, onnx_file: Path, *, exported: Path | None = None, temperature: float = 1.0) -> Engine:
-        """The serving engine over an ONNX file, with the tokenizer of `exported` or else the student's."""
-        from kdc.serving.engine.engine import Engine  # here, or it adds to a training's peak memory
+        """The tokenizer is from `exported`, or else the student's."""
+        from kdc.serving.engine.engine import Engine  # adds to a training's peak memory
 
         exported = exported or self.folder("export")
         return Engine.from_files(
@@ -70,11 +70,9 @@ class Run:
         return read_result(self.root, kind)
 
     def result_or_none(self, kind: type[AnyResult]) -> AnyResult | None:
-        """None if the run lacks the stage."""
         return self.result(kind) if kind.STAGE in self.fingerprints else None
 
     def origin_of(self, student: StudentSettings) -> StudentOrigin:
-        """A student's parts, and whose tokens it takes."""
         return StudentOrigin(
             cut_from=self.cut_from(student),
             vocabulary=self.vocabulary_of(student),
@@ -85,7 +83,6 @@ class Run:
 
     @property
     def join(self) -> tuple[Join, ...] | None:
-        """Windows of a student's rows are joined like the teacher's."""
         if self.config.long.mode == "cut" or self.config.teacher.scores is not None:
             return self.config.long.trained_join(self.data().task.kind)
         return join_of(load_config(str(self.folder("teacher") / "model")))
@@ -96,7 +93,6 @@ class Run:
 
     @property
     def student(self) -> StudentSettings:
-        """After a search, the winner's settings."""
         return self.settings_of(self.result(SearchResult).student if self.config.searches else None)
 
     def settings_of(self, student: str | None) -> StudentSettings:
@@ -111,12 +107,12 @@ class Run:
 
     def _costs_of(self, student: str | None) -> StudentCosts | None:
         measured = self.result(CandidatesResult).candidates
-        # Without a search one student was measured.
+        # Without a search there is one.
         return next(iter(measured.values())) if student is None else measured.get(student)
 
     @property
     def tries_fewer_pieces(self) -> bool:
-        """Whether a size limit may need a smaller vocabulary, and one exists."""
+        """Whether a size limit may need the smaller vocabulary."""
         return self.config.tries_fewer_pieces and self.result(VocabularyResult).pieces is not None
 
     def vocabulary_of(self, student: StudentSettings) -> Path | None:
@@ -124,7 +120,7 @@ class Run:
 
     @property
     def vector_bits(self) -> VectorBits:
-        """Bits of int8 token embeddings: as set, or as a size limit needs."""
+        """Of token embeddings, as set or as a size limit needs."""
         asked, contract = self.config.quantize.vector_bits, self.config.contract.terms
         if asked != "auto":
             return asked
@@ -150,11 +146,10 @@ class Run:
         return "student" if student.model == configured.model or configured.kind.is_of_teacher else "teacher"
 
     def max_length(self, role: str) -> int:
-        """Tokens after which a role's rows are cut."""
+        """In tokens."""
         return self.result(DataResult).max_length["teacher" if role == FEWER else role]
 
     def cut_from(self, student: StudentSettings) -> str:
-        """The fine-tuned or pretrained teacher."""
         teacher = self.config.teacher
         # A given fine-tuned teacher has no pretrained form.
         finetuned = teacher.scores is None and (student.cut_from == "finetuned" or teacher.finetuned)

@@ -22,7 +22,7 @@ from kdc.pipeline.config.tasks import task_of
 _CONFIG, _COMMANDS, LOOKS = "config.json", "commands.json", "looks.json"
 _STAGE_FILES = ("stage.json", "fingerprint")
 _ENDINGS = ("", ".partial", ".old", ".kept")
-FRONTIER = "frontier"  # folder of a frontier's other run directories
+FRONTIER = "frontier"  # a frontier's other run directories
 _PAGES = tuple(f"{page}.{ending}" for page in ("report", FRONTIER) for ending in ("html", "json", "md"))
 _RESULTS = (_CONFIG, _COMMANDS, LOOKS, "artifact", "artifacts", "rejected", FRONTIER, *_PAGES)
 
@@ -35,7 +35,7 @@ def root_of(config: Config) -> Path:
 
 @contextmanager
 def locked(root: Path, *, again: bool = False) -> Iterator[None]:
-    """`again` lets a thread lock it once more.
+    """Lock, also `again` in the same thread.
 
     Raises:
         InputError: the directory cannot be made, or another run works in it.
@@ -59,12 +59,10 @@ def locked(root: Path, *, again: bool = False) -> Iterator[None]:
 
 
 def claim(root: Path, settings: str, stages: Iterable[str]) -> None:
-    """Write the settings, as JSON.
-
-    Stages replace folders of their names: a new run directory must not hold any from elsewhere.
+    """Write the settings (JSON).
 
     Raises:
-        InputError: a run would replace something that no run made.
+        InputError: stages would replace folders that no run made.
     """
     folders = [root / f"{stage}{ending}" for stage in stages for ending in _ENDINGS]
     if not _is_run(root, folders):
@@ -80,24 +78,23 @@ def claim(root: Path, settings: str, stages: Iterable[str]) -> None:
 
 
 def note_command(root: Path, command: str) -> None:
-    """Append, unless it was the last one."""
     commands = read_commands(root)
     if commands[-1:] != [command]:
         write_whole(root / _COMMANDS, json.dumps([*commands, command], indent=2))
 
 
 def read_commands(root: Path) -> list[str]:
-    """Oldest first; none for a run from Python."""
+    """Oldest first; none from Python."""
     file = root / _COMMANDS
     return json.loads(file.read_text(encoding="utf-8")) if file.exists() else []
 
 
 def look_at(root: Path, rows: bytes, answers: NDArray[np.generic]) -> int:
-    """Count a look, a judgement by the evaluation rows; return its number, from 1. The same answers are the same look.
+    """The number, from 1, of a look: a judgement by the evaluation rows. The same answers are the same look.
 
     Args:
-        rows: fingerprint of the rows and labels.
-        answers: all answers that are judged, including decisions.
+        rows: fingerprint with labels.
+        answers: all that is judged, including decisions.
 
     Raises:
         KdcError: the count is damaged.

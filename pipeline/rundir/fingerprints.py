@@ -1,7 +1,4 @@
-"""Fingerprints of stages: hashes of settings that a result depends on.
-
-Folders do not count: a moved file or model is the same input.
-"""
+"""Fingerprints: hashes of what a stage's result depends on, without the paths of files and models."""
 
 import hashlib
 import json
@@ -18,11 +15,10 @@ from kdc.pipeline.data.fingerprint import input_fingerprint
 from kdc.pipeline.data.sources import unsliced
 from kdc.pipeline.models import loading
 
-_LAYOUT = 2  # of stage folders: raising it makes older ones stale
+_LAYOUT = 2  # raise to make older stage folders stale
 
 
 def fingerprint_of(name: str, settings: dict[str, Any], before: list[str]) -> str:
-    """`before` are earlier fingerprints."""
     text = json.dumps([_LAYOUT, name, settings, before], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -59,7 +55,7 @@ def answered_rows(config: Config) -> dict[str, Any]:
 
 
 def training(config: Config, settings: TeacherSettings | StudentSettings) -> dict[str, Any]:
-    """Settings of a training, without judgement and time limit."""
+    """Without judgement and time limit."""
     unused = {"model", "more", "scores", "allow_majority", "hours"}
     if isinstance(settings, StudentSettings) and settings.has_all_pieces:
         unused.add("vocabulary")  # None and "all" train the same student
@@ -75,7 +71,7 @@ def training(config: Config, settings: TeacherSettings | StudentSettings) -> dic
 
 
 def gpu_name(device: str) -> str | None:
-    """The GPU's name; None on a CPU."""
+    """None on a CPU."""
     return str(torch.cuda.get_device_name()) if device == "cuda" else None
 
 

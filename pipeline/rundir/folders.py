@@ -1,6 +1,4 @@
-"""Run one stage in `<stage>.partial/`, renamed at the end: whole or not at all, skipped if unchanged, resumed if
-interrupted.
-"""
+"""Run a stage in `<stage>.partial/`, renamed at the end; skip it if unchanged, resume it if interrupted."""
 
 import json
 import os
@@ -20,7 +18,7 @@ from kdc.pipeline.rundir.context import Run
 from kdc.pipeline.rundir.fingerprints import as_json, fingerprint_of
 from kdc.pipeline.rundir.record import RECORD, StageRecord, read_record
 
-_MARK = "fingerprint"  # of a partial folder's work
+_MARK = "fingerprint"
 
 
 @dataclass(frozen=True)
@@ -28,8 +26,8 @@ class Stage:
     result: type[StageResult]
     run: Callable[[Run, Path], StageResult]
     depends_on: Callable[[Run], dict[str, Any]]
-    after: tuple[str, ...]  # stages whose fingerprints enter its own
-    is_intact: Callable[[Path], bool] = lambda root: True  # whether files outside its folder exist
+    after: tuple[str, ...]  # stages in its fingerprint
+    is_intact: Callable[[Path], bool] = lambda root: True  # files outside its folder
     is_wanted: Callable[[Config], bool] = lambda config: True  # by the settings
     check: Callable[[Run], None] = lambda run: None  # afterwards; may stop the run
 
@@ -39,13 +37,13 @@ class Stage:
 
 
 def run_stage(run: Run, stage: Stage, reporter: Reporter) -> StageRecord:
-    """Run, resume or skip a stage, then check. Adds its fingerprint to the run.
+    """Add the fingerprint to the run; run, resume or skip; then check.
 
     Raises:
         KdcError: the record is damaged, or the stage fails.
     """
     settings = as_json(stage.depends_on(run))
-    before = [run.fingerprints[name] for name in stage.after if name in run.fingerprints]  # others are not wanted
+    before = [run.fingerprints[name] for name in stage.after if name in run.fingerprints]  # others not wanted
     run.fingerprints[stage.name] = fingerprint = fingerprint_of(stage.name, settings, before)
     folder = run.root / stage.name
     record = read_record(folder)
@@ -67,7 +65,7 @@ def _is_done(stage: Stage, record: StageRecord | None, fingerprint: str, root: P
 
 
 def _reuse(folder: Path, siblings: tuple[Path, ...], fingerprint: str) -> bool:
-    """Publish a finished folder: its own, if killed before the rename, or a sibling's.
+    """Publish a sibling's finished folder, or its own if killed before the rename.
 
     A sibling's files are hard-linked: nothing writes finished files.
     """
@@ -89,7 +87,7 @@ def _reuse(folder: Path, siblings: tuple[Path, ...], fingerprint: str) -> bool:
 def _link(source: str, target: str) -> None:
     try:
         os.link(source, target)
-    except OSError:  # another disk, or no hard links
+    except OSError:  # e.g. another disk
         shutil.copy2(source, target)
 
 
@@ -122,19 +120,19 @@ def _do(
 
 
 def kept_folder(root: Path, name: str) -> Path:
-    """Files kept for runs with other settings; their names say what they depend on."""
+    """For runs with other settings; file names say what a file depends on."""
     return root / f"{name}.kept"
 
 
 def forget(root: Path, name: str) -> None:
-    """Mark a stage as not done before anything is redone, or an interruption leaves stages that used old results."""
+    """Forget all before any is redone: an interruption must leave no stage that used old results."""
     _remove(root / f"{name}.partial")
     shutil.rmtree(kept_folder(root, name), ignore_errors=True)
     (root / name / RECORD).unlink(missing_ok=True)
 
 
 def _remove(partial: Path) -> None:
-    """Record and mark go first: after a kill, the rest must not count."""
+    """Record and mark go first, so a kill leaves nothing that counts."""
     for name in (RECORD, _MARK):
         (partial / name).unlink(missing_ok=True)
     shutil.rmtree(partial, ignore_errors=True)

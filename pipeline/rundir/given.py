@@ -1,4 +1,4 @@
-"""Rows that a caller holds in memory: written as `given/<split>.parquet` of the run, and read like any file."""
+"""Writes rows in memory as `given/<split>.parquet` of the run, which reads them like any file."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,13 +19,13 @@ _FORMS = "(texts, labels), a pandas or polars DataFrame, a datasets.Dataset, or 
 
 
 def resolve_with_rows(held: Mapping[str, Any], flags: Layer, file: Layer) -> Config:
-    """Resolve the settings, and write the rows into the run.
+    """Resolve the settings, and write the rows.
 
     Args:
         held: rows of "train", "eval" or "unlabeled".
 
     Raises:
-        InputError: the settings are wrong, the rows no table, or another run works in the directory.
+        InputError: wrong settings, rows that are no table, or another run in the directory.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -59,7 +59,7 @@ def _table(rows: Any, task: Task, *, is_labelled: bool) -> Any:
     """A pyarrow.Table."""
     import pyarrow as pa
 
-    if hasattr(rows, "with_format"):  # a datasets.Dataset, whose schema has the names of classes
+    if hasattr(rows, "with_format"):  # a datasets.Dataset
         return rows.with_format("arrow")[:]
     if not isinstance(rows, list | tuple):
         return pa.table(rows)

@@ -1,4 +1,4 @@
-"""A stage's record, and the results of a run and a frontier."""
+"""Results of a stage, a run and a frontier."""
 
 import json
 from pathlib import Path
@@ -16,25 +16,25 @@ AnyResult = TypeVar("AnyResult", bound=StageResult)
 
 
 class StageRecord(Result):
-    """A stage's `stage.json`, and whether it was skipped now."""
+    """A stage's `stage.json`."""
 
     skipped: bool
     stage: str
     fingerprint: str  # of settings and earlier stages
     settings: dict[str, Any] = Field(default_factory=dict)
     metrics: dict[str, Any]
-    seconds: float = 0.0  # of the execution that finished it
+    seconds: float = 0.0  # of the finishing execution
     peak_memory_bytes: int | None = None  # resident, of the process
 
 
 class CompressResult(Result):
-    """A whole run, as `kdc compress --json` prints it."""
+    """As `kdc compress --json` prints it."""
 
     out: Path  # the run directory
     stages: dict[str, StageRecord] = Field(default_factory=dict)  # by name; empty on a helper rank
     artifact: Path | None = None  # None if the run stopped early
     result: PackageResult | None = None  # None likewise
-    report: Path | None = None  # None likewise, or if not written
+    report: Path | None = None  # None if not written
 
     @property
     def metrics(self) -> Table:
@@ -43,20 +43,20 @@ class CompressResult(Result):
 
     @property
     def verdict(self) -> Literal["pass", "fail", "not shown"] | None:
-        """The contract's verdict; None if not judged."""
+        """None if not judged."""
         contract = None if self.result is None else self.result.contract
         return None if contract is None else contract.verdict
 
 
 class FrontierResult(Result):
-    """A frontier, as `kdc compress --frontier --json` prints it."""
+    """As `kdc compress --frontier --json` prints it."""
 
     out: Path  # the first point's run directory
     page: Path
     facts: FrontierFacts
 
     def artifact(self, student: str) -> Path:
-        """The student's artifact; `KeyError` if left out."""
+        """`KeyError` if left out."""
         return self.out / {point.student: point.artifact for point in self.facts.points}[student]
 
 
@@ -78,11 +78,7 @@ def read_record(folder: Path) -> StageRecord | None:
 
 
 def read_result(root: Path, kind: type[AnyResult]) -> AnyResult:
-    """The result of a finished stage, e.g. `read_result(root, StudentResult)`.
-
-    Raises:
-        KdcError: the record is missing, damaged, or of another version.
-    """
+    """Raises KdcError if the record is missing, damaged, or of another version."""
     record = read_record(root / kind.STAGE)
     if record is None:
         raise KdcError(

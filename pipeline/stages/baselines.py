@@ -1,7 +1,6 @@
 """Stage `baselines`: cheap models that the teacher should beat.
 
-Reads `data/`, but no evaluation labels. Writes `logits.npz` and `probe.npz`, see `rundir/files.py`. The probe is a head
-for the encoder: weight (outputs, width) and bias.
+Reads `data/`, but no evaluation labels. Writes `logits.npz`, and `probe.npz`: weight (outputs, width) and bias.
 """
 
 from pathlib import Path
@@ -65,7 +64,6 @@ def run(run: Run, out: Path) -> BaselinesResult:
 
 
 def _is_probed(teacher: TeacherSettings) -> bool:
-    """Fine-tuned teachers have no untrained encoder, black boxes none."""
     return not teacher.finetuned and teacher.scores is None
 
 
@@ -76,7 +74,7 @@ def _some(rows: int, most: int, seed: int) -> list[int] | None:
 
 
 def _probe(encoder: Encoder, train: Sample, tune: Sample, task: Task, file: Path, *, seed: int) -> tuple[Fitted, str]:
-    """The linear probe, and its better form on the tuning set: "together" or "apart" ("" for single texts).
+    """Also gives the better form on the tuning set, "together" or "apart" ("" for single texts).
 
     The file keeps the "together" head: only that fits a classifier.
     """

@@ -1,7 +1,7 @@
 """Stage `candidates`: which students can keep the contract, before any training.
 
-Latency and size do not depend on weights, so kdc exports, quantises and times untrained students, with a smaller
-vocabulary too if size is limited. Reads `data/` and `vocabulary/`. Writes one record per student, to resume from.
+Latency and size do not depend on weights, so kdc exports, quantises and times untrained students. If size is limited,
+it also tries a smaller vocabulary. Reads `data/`, `vocabulary/`. Writes a record per student.
 """
 
 import hashlib
@@ -44,7 +44,7 @@ from kdc.serving.engine.tokenizing import Text
 
 _ROUNDS = 3
 _REFUSED = "refused"  # the next run measures again: the machine may have been busy
-# It usually wins, and is about as fast and small as the best.
+# Usually the winner, or about as fast and small.
 _INT8 = next(candidate for candidate in CANDIDATES if candidate.name == "channel-smooth")
 
 
@@ -93,7 +93,7 @@ def _with_fewer_pieces(
 
 
 def check(run: Run) -> None:
-    """Report what keeps the contract; raise InputError if no student does."""
+    """Raise InputError if no student keeps the contract."""
     contract, measured = run.config.contract.terms, run.result(CandidatesResult).candidates
     assert contract is not None
     for line in table(measured, contract):
@@ -147,7 +147,7 @@ def _measure(run: Run, settings: StudentSettings, contract: Contract, scratch: P
     loaded, source = new_student(settings.model, data.task, cut_from=config.teacher.model, vocabulary=vocabulary)
     model = as_served(loaded.model)
     tokens, texts = data.tokens(role, "train"), texts_of(data.rows("tune"))
-    with tempfile.TemporaryDirectory(dir=scratch) as name:  # leftovers of a kill go with the run
+    with tempfile.TemporaryDirectory(dir=scratch) as name:
         folder, exporter, long = Path(name), config.export.exporter, config.long.of(max_length)
         model.save_pretrained(folder / "model")
         loading.load_tokenizer(source, config.data.prefix).save_pretrained(folder / "model")
@@ -191,7 +191,7 @@ def _converted(
     calibration_batches: Callable[[], list[Feeds]],
     bits: VectorBits | Literal["auto"],
 ) -> list[Path]:
-    """With bits "auto" int8 has a second file, with 4-bit token vectors."""
+    """With bits "auto", int8 has a second file with 4-bit vectors."""
     fp32, file = folder / FP32_ONNX, folder / f"{variant}.onnx"
     if variant == "fp32":
         return [fp32]

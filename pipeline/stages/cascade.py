@@ -1,8 +1,7 @@
 """Stage `cascade`: a second model for rows that the student is unsure of, if the pair gains.
 
 kdc sends it as few tuning rows as the allowed loss permits. The pair must answer 10 % more rows a second than the
-second model alone. Reads `data/`, `teacher/`, `targets/`, `export/`, `quantize/`, and `uncut/` or another run's
-artifact, which it copies.
+second model alone. Reads `data/`, `teacher/`, `targets/`, `export/`, `quantize/`, `uncut/`, or another run's artifact.
 """
 
 from dataclasses import dataclass
@@ -92,7 +91,6 @@ def run(run: Run, out: Path) -> CascadeResult:
 
 
 def _problem(task: Task, exported: Path, second: SecondModel) -> str:
-    """Why the student can have no second model, or ""."""
     if not task.traits.has_labels:
         return f"{_NO}a number does not tell how sure it is"
     if not second.files:
@@ -150,10 +148,7 @@ def _pair(
     max_drop: float,
     bar: float | None,
 ) -> Pair:
-    """The pair (precision and answers of each) that sends the fewest rows to the second model.
-
-    It stays within a contract's `bar`, or else within `max_drop` points.
-    """
+    """The fewest rows go to the second model within a contract's `bar`, or else within `max_drop` points."""
     (_, one), (_, other) = first, second
     rows, task = data.rows("tune"), data.task
     sure = sureness(activate(one.logits, task.kind, one.temperature), task.info())
@@ -177,7 +172,7 @@ def _pair(
 
 
 def _why_not(pair: Pair, alone: float) -> str:
-    """Why the pair is refused, or ""; `alone`: the second model's throughput."""
+    """`alone`: the second model's throughput."""
     if not pair.share:
         return (
             f"{_NO}the student alone scores {pair.first_score:.1f} on the tuning set, and {pair.wanted:.1f} is enough "

@@ -1,7 +1,7 @@
 """Stage `controls`: models to compare KD-LoRA with, on request (`run.controls`).
 
 Students without KD, by two rules for the kept step; one without unlabelled texts; a LoRA teacher. Reads `data/`,
-`teacher/`, `targets/`. Writes one plain model per control.
+`teacher/`, `targets/`.
 """
 
 import shutil
@@ -23,7 +23,6 @@ from kdc.pipeline.training.teachers import train_teacher
 
 
 def depends_on(run: Run) -> dict[str, Any]:
-    """The student and its rows count already: the stage comes after them."""
     return {"controls": run.config.run.controls}
 
 
@@ -53,7 +52,7 @@ def run(run: Run, out: Path) -> ControlsResult:
 
 
 def student_control(run: Run, work: Path, *, settings: StudentSettings, logits: Path | None = None) -> ModelResult:
-    """Train on labelled rows, also by the teacher's `logits` if given; merge into `work/model`."""
+    """Train on labelled rows, with the teacher's `logits` if given."""
     origin, data = run.origin_of(settings), run.data()
     result = distil(settings, origin, data, logits, work, run.environment, progress=run.progress, unlabeled=False)
     merged_student(work).save_pretrained(work / "model")
@@ -62,7 +61,7 @@ def student_control(run: Run, work: Path, *, settings: StudentSettings, logits: 
 
 
 def teacher_lora(run: Run, work: Path) -> ModelResult:
-    """Through the student's adapters, at the student's rate (recipe `paper`: the authors')."""
+    """With the student's adapters and rate (recipe `paper`: the authors')."""
     teacher, recipe = run.config.teacher, run.config.run.recipe
     rates = {"learning_rate": run.student.learning_rate}
     if recipe == "paper":

@@ -1,7 +1,4 @@
-"""Stage `data`: read, check, split and tokenise rows.
-
-Reads the sources in the settings. Writes `rows/`, `tokens-<role>/`, `task.json` and `report.json`.
-"""
+"""Stage `data`: read, check, split and tokenise rows, as `data/prepared.py` describes."""
 
 import math
 import os
@@ -40,9 +37,8 @@ def depends_on(run: Run) -> dict[str, Any]:
 
 
 def run(run: Run, out: Path) -> DataResult:
-    """Make the rows."""
     config = run.config
-    # The scores that `kdc label` writes repeat people's labels: by them the teacher would always be right.
+    # Scores of `kdc label` repeat people's labels: the teacher would always be right.
     people_judge = config.teacher.scores is None
     report = prepare(out, task_of(config.data), config.data, seed=config.run.seed, people_judge=people_judge)
     for warning in report.warnings:
@@ -75,11 +71,7 @@ def _headline(name: str, splits: Mapping[str, TokenCounts], length: int, long: L
 
 
 def check(run: Run) -> None:
-    """Check settings against the task.
-
-    Raises:
-        InputError: they do not fit.
-    """
+    """Raise InputError for settings that do not fit the task."""
     config, data = run.config, run.data()
     operating, task = config.operating, data.task
     check_windows(config.long, task.kind, (config.teacher.window_loss, config.student.window_loss))

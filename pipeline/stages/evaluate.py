@@ -33,7 +33,7 @@ from kdc.serving.engine.tokenizing import RowTokenizer, Text
 _NEEDED = ("teacher", "student", "merged", "fp32")
 _OF_PAIR = {"first", "second", "temperature", "answered_from"}  # that change a cascade's answers
 _MEMORY_ROWS = 64
-_SERVED_TOLERANCE = 1e-3  # largest logit difference, see `check_equal`
+_SERVED_TOLERANCE = 1e-3  # of logits, see `check_equal`
 
 
 def depends_on(run: Run) -> dict[str, Any]:
@@ -130,7 +130,7 @@ def _note_products(entries: Iterable[Entry], texts: list[Text]) -> None:
 
 
 def _note_memory(entries: Iterable[Entry], texts: list[Text]) -> None:
-    """Two at a time: imports take most time, and processes have their own memory."""
+    """Two at a time: each is a process, and mostly imports."""
 
     def measure(entry: Entry) -> None:
         if entry.memory is not None:
@@ -141,11 +141,7 @@ def _note_memory(entries: Iterable[Entry], texts: list[Text]) -> None:
 
 
 def check_served(merged: Logits, served: Logits) -> None:
-    """Check that the engine (fp32 graph) answers like the merged torch model: both by split, (rows, outputs).
-
-    Raises:
-        KdcError: it does not.
-    """
+    """Raise KdcError unless the engine answers like the merged torch model; both are (rows, outputs) by split."""
     for split, expected in merged.items():
         check_equal(
             served[split],
@@ -158,7 +154,7 @@ def check_served(merged: Logits, served: Logits) -> None:
 
 
 def _save_evaluation(path: Path, data: PreparedData, logits: Logits, *, better: str | None) -> None:
-    """Save each row's SHA-256 (never its text), label, group and logits, also of a `better` baseline."""
+    """Save each row's SHA-256 (never its text), label, group and logits."""
     rows = data.rows(data.eval_splits[0])
     arrays: dict[str, Any] = {
         "text_sha256": np.frombuffer(b"".join(map(digest, texts_of(rows))), dtype=np.uint8).reshape(-1, 32),

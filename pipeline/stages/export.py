@@ -1,4 +1,4 @@
-"""Stage `export`: the merged student as ONNX graphs: fp32, and fp16 for CUDA.
+"""Stage `export`: the merged student as ONNX in fp32, and in fp16 for CUDA.
 
 Reads `data/`, `merge/`. Writes `model.onnx`, `model.fp16.onnx`, `tokenizer.json`, `tokenizer_info.json`.
 """
@@ -47,7 +47,7 @@ def run(run: Run, out: Path) -> ExportResult:
 
 
 def _make_fp16(out: Path, fp32: LogitsFunction, batches: list[Feeds], kind: Kind) -> float | str:
-    """The largest probability difference, or why there is no graph."""
+    """The largest difference, or why there is none."""
     target = out / FP16_ONNX
 
     def probabilities(logits: LogitsFunction) -> LogitsFunction:

@@ -1,7 +1,7 @@
 """Stage `label_errors`: training rows whose label is probably wrong, on request (`data.audit_labels`).
 
-Each fold of the training rows is scored by a teacher trained on the others. Reads `data/` and the result of `teacher/`.
-Writes `fold-<number>.npy`, logits (rows of the fold, outputs), and label_errors.csv, also into the run directory.
+Each fold is scored by a teacher trained on the others. Reads `data/`, `teacher/`. Writes `fold-<number>.npy`, logits
+(rows of the fold, outputs), and label_errors.csv, also into the run directory.
 """
 
 import csv
@@ -31,7 +31,6 @@ TABLE = "label_errors.csv"
 
 
 def run(run: Run, out: Path) -> LabelErrorsResult:
-    """Score the folds and list the probable errors."""
     data = run.data()
     labels = np.asarray(data.rows("train")["label"][:])
     folds = assign_folds(data.groups("train"), FOLDS, run.config.run.seed)
@@ -54,12 +53,11 @@ def run(run: Run, out: Path) -> LabelErrorsResult:
 
 
 def check(run: Run) -> None:
-    """Put the table where users look, also if another run made it."""
+    """Users look in the run directory, also if another run made the table."""
     shutil.copyfile(run.folder(LabelErrorsResult.STAGE) / TABLE, run.root / TABLE)
 
 
 def _scores_of(run: Run, held_out: Mask, checkpoints: Path) -> NDArray[np.float32]:
-    """Logits (held-out rows, outputs) of a teacher trained on the other rows."""
     data, source, settings = run.data(), run.config.teacher.sources[0], run.config.teacher
     training = run.result(TeacherResult).training
     if training is not None:  # None: the linear probe was better

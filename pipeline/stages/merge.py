@@ -1,4 +1,4 @@
-"""Stage `merge`: fold adapters, or a shallow student's projection, and then the temperature into the weights.
+"""Stage `merge`: fold adapters or projection, and then the temperature, into the weights.
 
 Reads `data/`, `student/`. Writes `model/` (save_pretrained, with tokenizer).
 """
@@ -17,7 +17,7 @@ from kdc.pipeline.training.predict import predict
 from kdc.pipeline.training.students import TRAINED_LOGITS, merged_student, probe_rows
 from kdc.pipeline.training.temperature import fold_temperature
 
-_TOLERANCE = 1e-5  # largest logit difference, see `check_equal`
+_TOLERANCE = 1e-5  # of logits, see `check_equal`
 
 
 def run(run: Run, out: Path) -> MergeResult:
@@ -43,9 +43,8 @@ def check_merge(
     *,
     is_trained: bool = True,
 ) -> MergeResult:
-    """Check that merged logits equal the adapters', to 1e-5 x max(1, largest |logit|).
+    """Check that merged logits equal the adapters', to 1e-5 x max(1, largest |logit|), and that training changed them.
 
-    A model that learned nothing would pass, so training must have changed them; `is_trained` is False for the teacher.
     Logits are (rows, outputs): `adapted` in the training process, `merged` reloaded from disk.
 
     Raises:

@@ -1,7 +1,7 @@
 """Stage `package`: build the artifact and judge it.
 
-Writes `artifacts/<fingerprint>/` atomically and links `artifact` to it, or writes `rejected/<fingerprint>/` if it fails
-its contract.
+Writes `artifacts/<fingerprint>/` atomically and links `artifact` to it. Writes `rejected/<fingerprint>/` instead if it
+fails its contract.
 """
 
 import itertools
@@ -60,7 +60,6 @@ def depends_on(run: Run) -> dict[str, Any]:
 
 
 def run(run: Run, out: Path) -> PackageResult:
-    """Raises as `_judged`."""
     evaluated, quantized = run.result(EvaluateResult), run.result(QuantizeResult)
     for unfinished in (run.root / "artifacts").glob("*.tmp"):  # interrupted or refused
         shutil.rmtree(unfinished, ignore_errors=True)
@@ -122,11 +121,7 @@ def run(run: Run, out: Path) -> PackageResult:
 def _judged(
     run: Run, folder: Path, manifest: Manifest, variants: Variants
 ) -> tuple[Manifest, Judgement | None, list[str]]:
-    """The manifest with thresholds, the judgement (None without a contract), and notes.
-
-    Raises:
-        BoundNotShown: no threshold keeps the bounds on the tuning set.
-    """
+    """Raises BoundNotShown if no threshold keeps the bounds on the tuning set."""
     data, contract, quantized = run.data(), run.config.contract.terms, run.result(QuantizeResult)
     comparison, metric = run.result(TargetsResult).baseline_comparison, data.task.metrics[0]
     slices = data.slices(run.config.data.slices, run.student_role)
@@ -175,14 +170,13 @@ def _judged(
 
 
 def is_intact(root: Path) -> bool:
-    """Whether the artifact exists, and its link unless it failed."""
     result = read_result(root, PackageResult)
     folders = [root / result.artifact] + ([] if result.failed else [root / "artifact"])
     return all((folder / MANIFEST_NAME).exists() for folder in folders)
 
 
 def note_run(folder: Path, settings: str, fingerprints: dict[str, str]) -> None:
-    """For the report, even after a skip: other stages may have run."""
+    """Also after a skip: other stages may have run."""
     write_whole(folder / SETTINGS, settings)
     write_whole(folder / MADE_FROM, json.dumps(fingerprints, indent=2))
 

@@ -1,7 +1,7 @@
 """Stage `quantize`: choose the fastest int8 model that loses at most `quantize.max_int8_drop` points.
 
 If it loses more than `quantize.free_drop` beyond noise, kdc tries other ranges and keeps the worst layers in fp32.
-Reads `data/`, `export/`. Writes `candidates.json` and `model.int8.onnx`. If none passes, the file has the most accurate
+Reads `data/`, `export/`. Writes `candidates.json`, and `model.int8.onnx`: if none passes, the most accurate
 batch-invariant candidate, and CPUs load fp32.
 """
 

@@ -1,12 +1,10 @@
 """Stage `search`: find the most accurate student within the contract by short trainings.
 
-Successive halving (Jamieson and Talwalkar 2016, arXiv 1502.07943): all survivors train for a part of their full
-training, the better half for twice as long, until one is left. A quick search tries fewer, in one round. Each trial has
-a whole schedule. The uncut teacher, if it keeps the contract, wins unless the best student scores higher on the tuning
-set.
+Successive halving (Jamieson and Talwalkar 2016, arXiv 1502.07943): all train for a part of their full training, the
+better half for twice as long, until one is left. A quick search tries fewer, in one round. Each trial has a whole
+schedule. The uncut teacher, if it keeps the contract, wins unless a student scores higher on the tuning set.
 
-Reads `data/`, `vocabulary/`, `candidates/`, `teacher/`, `targets/`. Writes one record per trial to `search.kept/`: no
-trial repeats, even with other limits.
+Reads `data/`, `vocabulary/`, `candidates/`, `teacher/`, `targets/`. `search.kept/` keeps trials, also for other limits.
 """
 
 import shutil
@@ -30,8 +28,8 @@ from kdc.pipeline.training.callbacks import SECONDS_OF_AN_HOUR
 from kdc.pipeline.training.finetuning import plan_for
 from kdc.pipeline.training.students import StudentOrigin, distil, keep_teacher
 
-_FIRST_STEPS = 400  # fewer steps rank early progress
-_QUICK_SURVIVORS = 3  # with layers, and as many without, which train faster
+_FIRST_STEPS = 400  # fewer rank early progress
+_QUICK_SURVIVORS = 3  # with layers, and as many without
 
 
 def depends_on(run: Run) -> dict[str, Any]:
@@ -60,7 +58,7 @@ def run(run: Run, out: Path) -> SearchResult:
         parameters = run.result(CandidatesResult).candidates[UNCUT].parameters
         uncut = _uncut(teacher, run.result(TeacherResult).tune, parameters, run.data(), origin)
         run.say(f"search: the teacher itself: tuning set {uncut.score:.1f}")
-        longest = [trial for trial in trials if trial.student == winner][-1:]  # empty if no cut keeps the contract
+        longest = [trial for trial in trials if trial.student == winner][-1:]
         if all(trial.score <= uncut.score for trial in longest):
             winner = UNCUT
         trials.append(uncut)
@@ -83,7 +81,7 @@ def _halve(
     scored: bool,
     progress: Progress,
 ) -> tuple[str, list[Trial], str]:
-    """Returns the winner, all trials, and why they ended early, or "".
+    """The winner, all trials, and why they ended early ("" if not).
 
     Args:
         most: steps of full trainings, largest student first.
@@ -102,7 +100,7 @@ def _halve(
             trials.append(trial)
             scores[student] = trial.score
             progress(len(trials), len(trials) + 1)
-        # Ties go to the larger student: it comes first.
+        # Ties go to the larger, earlier student.
         ranked = sorted(scores, key=lambda student: -scores[student]) or survivors
         survivors = ranked[: 1 if is_quick or 2 * share > 1 else len(ranked) // 2] or ranked[:1]
         share *= 2
@@ -127,7 +125,6 @@ def steps_of_full_training(run: Run, student: str) -> int:
 
 
 def short_training(run: Run, out: Path, student: str, steps: int) -> Trial:
-    """Train for at least `steps`, or read the record."""
     settings = run.settings_of(student).model_copy(
         update={"min_steps": steps, "epochs": 1e-3, "evaluations": 2, "patience": None, "hours": None}
     )
@@ -157,7 +154,7 @@ def short_training(run: Run, out: Path, student: str, steps: int) -> Trial:
 def _uncut(
     teacher: Path, tune: Mapping[str, float], parameters: int, data: PreparedData, origin: StudentOrigin
 ) -> Trial:
-    """The uncut teacher as a trial; `tune` has its scores with all pieces."""
+    """`tune` has scores with all pieces."""
     if origin.vocabulary is not None:
         result = keep_teacher(teacher, origin, data)
         tune, parameters = result.tune, result.parameters or parameters

@@ -1,4 +1,4 @@
-"""Stage `student`: distil the teacher into a smaller model, or keep the teacher itself.
+"""Stage `student`: distil the teacher, or keep it.
 
 Reads `data/`, `teacher/`, `targets/`. Writes the folder of `training/students.py`.
 """

@@ -1,7 +1,7 @@
 """Stage `targets`: the teacher's logits for every row that a student learns from.
 
-Reads `data/`, `teacher/`. Writes `logits.npy`. Portions have their own files: ranks share them, and the stage resumes.
-With one uncalibrated teacher, memory does not grow with the rows.
+Reads `data/`, `teacher/`. Writes `logits.npy`. Ranks share portions, and the stage resumes from them. With one
+uncalibrated teacher, memory does not grow with the rows.
 """
 
 from collections.abc import Sequence
@@ -28,7 +28,7 @@ from kdc.pipeline.training.batches import Rows
 from kdc.pipeline.training.environment import Environment, answering, settle
 from kdc.pipeline.training.predict import PORTION, portions, predict_portion
 
-_SPLITS = ("train", "tune", "unlabeled")  # lowest row ids, in this order: a row's position is its id
+_SPLITS = ("train", "tune", "unlabeled")  # in this order, a row's position is its id
 
 
 def depends_on(run: Run) -> dict[str, Any]:
@@ -105,7 +105,7 @@ def answer_with(
     environment: Environment,
     progress: Progress | None,
 ) -> None:
-    """Answer portions with a teacher; ranks share them. On a CPU, an unset precision becomes the faster one."""
+    """On a CPU, an unset precision becomes the faster one."""
     model = loading.load_model(teacher, task).model.to(environment.device).eval()
     pad_id = loading.load_tokenizer(teacher).pad_token_id
     way = settle(environment, model, rows, pad_id=pad_id, trains=False)
@@ -123,7 +123,6 @@ def answer_portions(
     pad_id: int,
     progress: Progress | None = None,
 ) -> None:
-    """Write each portion's logits, atomically."""
     for done, start in enumerate(starts, 1):
         logits = predict_portion(model, rows, start, pad_id=pad_id)
         with whole_file(_part(parts, start)) as stream:
@@ -133,7 +132,7 @@ def answer_portions(
 
 
 def join_parts(parts: Path, path: Path, *, rows: int, outputs: int) -> None:
-    """One file, (rows, outputs) float32, by row id."""
+    """(rows, outputs) float32, by row id."""
     logits = open_memmap(path, mode="w+", dtype=np.float32, shape=(rows, outputs))
     for start in portions(rows):
         part = np.load(_part(parts, start))

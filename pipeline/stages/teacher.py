@@ -1,7 +1,7 @@
 """Stage `teacher`: fine-tune the teacher, or check a fine-tuned one.
 
-Reads `data/`. Writes `model/` (save_pretrained, outputs in label order, with tokenizer), and `model-2/`, ... for
-further teachers; for a black box only `scores.npy`, (rows, outputs) by row id.
+Reads `data/`. Writes `model/` (outputs in label order, with tokenizer), and `model-2/`, ... for further teachers. For
+a black box it only writes `scores.npy`.
 """
 
 import hashlib
@@ -58,7 +58,6 @@ def depends_on(run: Run) -> dict[str, Any]:
 
 
 def run(run: Run, out: Path) -> TeacherResult:
-    """Make the teachers."""
     if run.config.teacher.scores is not None:
         result = _keep_scores(run.config.teacher.scores, run.config.data.train, run.data(), out, run.say)
         _check(run, result)
@@ -69,8 +68,6 @@ def run(run: Run, out: Path) -> TeacherResult:
 
 
 class _Maker:
-    """Makes one of a run's teachers."""
-
     def __init__(self, run: Run, number: int, out: Path) -> None:
         self.run, self.out, self.data, self.is_first = run, out, run.data(), number == 0
         self.name, self.role = ensemble.folder(number), ensemble.role(number)
@@ -80,7 +77,7 @@ class _Maker:
         self.metric = self.data.task.metrics[0]
 
     def made(self) -> TeacherResult:
-        """Make the teacher, unless an interrupted run did."""
+        """An interrupted run may have made it."""
         record = self.out / f"{self.name}.json"
         if not record.exists():
             write_whole(record, self.make().model_dump_json(exclude_unset=True))
@@ -133,8 +130,7 @@ class _Maker:
         )
 
     def score(self, model: Any, training: TrainingSummary | None = None) -> tuple[TeacherResult, NDArray[np.float32]]:
-        """Result and logits (rows, outputs) on the tuning set, after choosing the windows' join if asked. The model
-        starts and ends on the CPU."""
+        """Result and logits (rows, outputs) on the tuning set; chooses the windows' join if asked."""
         tune, pad_id = Rows([self.data.tokens(self.role, "tune")]), loading.load_tokenizer(self.source).pad_token_id
         model.to(self.run.device)
         if self.join is not None and self.run.config.long.join == "auto":
@@ -145,7 +141,7 @@ class _Maker:
         return result.model_copy(update={"training": training}), answers
 
     def with_rates(self, settings: TeacherSettings) -> TeacherSettings:
-        """Search the learning rates. A file keeps losses for resuming."""
+        """A file keeps losses for resuming."""
         if ranks.size() > 1:  # a diverged trial would end the helpers
             raise InputError(
                 "a search of rates does not run in several processes",
@@ -217,7 +213,6 @@ def _keep_scores(
 
 
 def are_the_labels(logits: NDArray[np.float32], labels: NDArray[np.generic], task: Task) -> bool:
-    """Whether a black box's logits (rows, outputs) give every row its label."""
     if not task.traits.has_labels:
         return bool(np.allclose(task.center + task.spread * logits[:, 0], labels, atol=1e-5 * task.spread))
     return bool((task.traits.predictions(logits) == labels).all())

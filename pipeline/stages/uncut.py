@@ -1,7 +1,7 @@
-"""Stage `uncut`: the teacher itself as ONNX in fp32 and int8, to compare students with.
+"""Stage `uncut`: the teacher as ONNX in fp32 and int8, to compare students with.
 
 Reads `data/`, `teacher/`. Writes `export`'s files except fp16, `model.int8.onnx` and `candidates.json`; nothing if
-the student is the teacher itself.
+the teacher is the student.
 """
 
 from functools import partial
@@ -21,7 +21,7 @@ from kdc.pipeline.results.artifact import Int8Choice, UncutResult
 from kdc.pipeline.rundir.context import Run
 from kdc.pipeline.rundir.fingerprints import this_machine
 
-_ROWS = 300  # enough to tell which is closest to fp32
+_ROWS = 300  # enough to find the closest to fp32
 # The usual winners, and one for CPUs whose 8-bit products saturate. Nothing is timed: any close one will do.
 _CANDIDATES = ("channel-minmax", "channel-percentile", "channel-smooth", "channel-minmax-7bit")
 
@@ -36,7 +36,7 @@ def depends_on(run: Run) -> dict[str, Any]:
 
 
 def run(run: Run, out: Path) -> UncutResult:
-    if run.is_uncut and run.student.has_all_pieces:  # with another vocabulary it is another model
+    if run.is_uncut and run.student.has_all_pieces:
         return UncutResult(headline="the student is the teacher itself")
     try:
         model = run.folder("teacher") / "model"
@@ -90,7 +90,7 @@ def _quantised(run: Run, out: Path) -> Int8Choice:
     )
     trials.judge_all(worth_trying(_CANDIDATES), run.progress)
     choice = trials.choose(choose)
-    if choice.chosen is None:  # fair: the student's int8 is repaired too
+    if choice.chosen is None:  # the student's int8 is repaired too
         trials.repair()
         choice = trials.choose(choose)
     trials.keep(choice.winner)

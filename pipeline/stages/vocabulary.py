@@ -1,4 +1,4 @@
-"""Stage `vocabulary`: a tokenizer with fewer pieces, and rows tokenised with it.
+"""Stage `vocabulary`: a tokenizer with fewer pieces.
 
 Reads `data/`. Writes `pieces/` and `tokens-fewer/`.
 """

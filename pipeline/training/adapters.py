@@ -16,11 +16,7 @@ _REWRITING_INITS = ("pissa", "olora")
 
 
 def lora_targets(model: PreTrainedModel, targets: str | tuple[str, ...]) -> list[str]:
-    """Full names of the encoder's linear layers in `targets`: "all-linear", "query-value", or last parts of names.
-
-    Raises:
-        InputError: no such layer.
-    """
+    """Full names of the encoder's linear layers in `targets`: "all-linear", "query-value", or last parts of names."""
     prefix, stack = encoder_layers(model)
     linear = [f"{prefix}.{name}" for name, module in stack.named_modules() if isinstance(module, nn.Linear)]
     if targets == "all-linear":
@@ -38,11 +34,10 @@ def lora_targets(model: PreTrainedModel, targets: str | tuple[str, ...]) -> list
 
 
 def with_adapters(model: PreTrainedModel, new_modules: tuple[str, ...], settings: LoraSettings) -> Any:
-    """Put LoRA adapters on a model, in place, and return the PEFT model. Adapters, head and new modules train.
+    """Put LoRA adapters on a model, in place. Adapters, head and new modules train.
 
     Raises:
         InputError: PEFT refuses the settings, or layers are missing.
-        KdcError: a layer got no adapter, or a head is frozen.
     """
     from peft import LoraConfig, TaskType, get_peft_model
 
@@ -84,7 +79,7 @@ def save_adapters(adapted: Any, folder: Path) -> None:
 
 
 def save_rewritten(adapted: Any, base: Path, folder: Path) -> None:
-    """Save the untrained base weights if PiSSA or OLoRA changed them; `base` holds the original."""
+    """Save the base weights if PiSSA or OLoRA changed them; `base` holds the original."""
     if not str(adapted.peft_config["default"].init_lora_weights).startswith(_REWRITING_INITS):
         return
     below = {

@@ -19,12 +19,12 @@ from kdc.pipeline.training.predict import predict
 _TFIDF_STRENGTHS = (1.0, 10.0)
 _PROBE_STRENGTHS = (0.01, 0.1, 1.0)
 _MOST_FEATURES = 100_000  # of TF-IDF, for each text
-# scikit-learn's TfidfVectorizer. Characters are the floor of scripts without spaces: a Japanese sentence is one word.
+# Characters serve scripts without spaces: a Japanese sentence is one word.
 _TFIDF_FORMS: dict[str, dict[str, Any]] = {
     "words": {"ngram_range": (1, 2), "token_pattern": r"(?u)\b\w+\b"},
     "characters": {"ngram_range": (1, 4), "analyzer": "char_wb"},
 }
-_LEAST_SPREAD = 0.01  # of a feature, as a share of the median
+_LEAST_SPREAD = 0.01  # share of the median
 _TOLERANCE = 1e-4
 _NEVER = -30.0  # logit of absent labels
 
@@ -45,7 +45,7 @@ class Linear:
 @dataclass(frozen=True)
 class Sample:
     rows: Any  # `datasets.Dataset` of texts
-    tokens: Any  # the same rows, tokenised
+    tokens: Any
     labels: NDArray[np.generic]  # (rows,); multi-label: (rows, outputs) in {0, 1}
 
     @classmethod
@@ -64,7 +64,7 @@ class Fitted:
 
 
 def fit_tfidf(train: Sample, tune: Sample, task: Task, forms: Iterable[str] = _TFIDF_FORMS) -> Fitted:
-    """TF-IDF of words or of characters: the better one by the first metric on the tuning set."""
+    """TF-IDF of words or of characters, chosen on the tuning set."""
     return max((_fit_tfidf(train, tune, task, form) for form in forms), key=lambda fitted: fitted.score)
 
 
@@ -79,7 +79,7 @@ def _fit_tfidf(train: Sample, tune: Sample, task: Task, form: str) -> Fitted:
         )
         try:
             vectorizers.append(vectorizer.fit(texts))
-        except ValueError:  # "empty vocabulary": no words
+        except ValueError:  # no words
             vectorizers.append(vectorizer.fit(["none"]))
 
     def vectors(rows: Any) -> Any:
@@ -95,7 +95,7 @@ def _columns(rows: Any) -> list[list[str]]:
 
 
 class Encoder:
-    """A pretrained encoder, mean-pooled. With `bf16=None` it is fp32 until `settle`."""
+    """Mean-pooled. With `bf16=None` it is fp32 until `settle`."""
 
     def __init__(self, source: str, task: Task, *, environment: Environment, max_length: int, prefix: str = "") -> None:
         import torch
@@ -111,7 +111,6 @@ class Encoder:
         self._of_texts: dict[str, Logits] = {}
 
     def settle(self, tokens: Any) -> None:
-        """Choose the fastest precision on these tokens."""
         pad_id = self.tokenizer.pad_token_id
         self.environment = settle(self.environment, self.model, Rows([tokens]), pad_id=pad_id, trains=False)
 
@@ -122,8 +121,8 @@ class Encoder:
     def vectors(self, rows: Any, tokens: Any, *, apart: bool, keep: bool = False) -> NDArray[np.float32]:
         """Vectors (rows, features), cached if `keep`.
 
-        `apart` encodes a pair's texts separately and gives both vectors, their product and absolute difference
-        (Conneau et al. 2017, arXiv 1705.02364, section 3.1).
+        `apart` gives a pair's two vectors, their product and absolute difference (Conneau et al. 2017, arXiv
+        1705.02364, section 3.1).
         """
         if not apart:
             if not keep:
@@ -155,7 +154,7 @@ def _of_each(keys: Sequence[Any], known: dict[Any, Logits], encode: Callable[[li
 
 
 def fit_probe(encoder: Encoder, train: Sample, tune: Sample, task: Task, *, apart: bool = False) -> Fitted:
-    """A linear model on a frozen encoder (Alain and Bengio 2016, arXiv 1610.01644); for `apart` see `Encoder.vectors`.
+    """A linear model on a frozen encoder (Alain and Bengio 2016, arXiv 1610.01644).
 
     Nearly constant features are not scaled up: int8, with one scale per row, would round the others to zero.
     """
@@ -182,7 +181,7 @@ def with_head(model: Any, head: Linear) -> Any:
 def best_fit(
     train: Sample, features: Any, tune: Sample, tune_features: Any, task: Task, strengths: Iterable[float]
 ) -> tuple[Linear, Logits, float]:
-    """The best model by the first metric on the tuning set, its logits there, and the metric."""
+    """The best on the tuning set by the first metric, its logits and its score."""
     metric, tried = task.metrics[0], []
     for strength in strengths:
         model = fit(features, train.labels, task, strength)
@@ -192,7 +191,7 @@ def best_fit(
 
 
 def fit(features: Any, labels: NDArray[np.generic], task: Task, strength: float) -> Linear:
-    """Logistic regression (one for each label if multi-label), or ridge regression on standardised labels.
+    """Logistic regression, or ridge regression on standardised labels.
 
     Args:
         features: (rows, features), dense or sparse.
@@ -224,7 +223,7 @@ def fit(features: Any, labels: NDArray[np.generic], task: Task, strength: float)
 
 
 def majority(labels: NDArray[np.generic], rows: int, task: Task) -> Logits:
-    """Logits (rows, outputs) of the most frequent label, the majority of each label, or the mean."""
+    """Logits (rows, outputs) that always give the majority label or the mean."""
     if not task.traits.has_labels:
         return np.zeros((rows, 1), dtype=np.float32)
     label = task.traits.majority(labels.astype(np.int64))

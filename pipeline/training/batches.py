@@ -15,11 +15,11 @@ from kdc.pipeline.data.tokens import apart
 
 
 class Rows(Dataset):
-    """Tokenised rows with the teacher's logits.
+    """Tokenised rows.
 
     Args:
         parts: datasets as in `kdc.pipeline.data.prepared`; labelled ones first.
-        teacher_logits: (row ids, outputs), may be memory-mapped.
+        teacher_logits: (row ids, outputs).
     """
 
     _files: tuple[PreparedData, str, tuple[str, ...], Path | None] | None = None  # arguments of `read`
@@ -35,7 +35,7 @@ class Rows(Dataset):
 
     @classmethod
     def read(cls, data: PreparedData, role: str, splits: Sequence[str], teacher_logits: Path | None = None) -> Self:
-        """Open tokenised splits of a run and memory-map the teacher's logits, a .npy file.
+        """Read splits of a run, and the teacher's logits from a .npy file.
 
         Raises:
             KdcError: a split is missing.
@@ -46,7 +46,7 @@ class Rows(Dataset):
         return rows
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        # Paths stay unresolved: another host may mount the shared disk elsewhere.
+        # Another host may mount the shared disk elsewhere, so paths stay unresolved.
         return super().__reduce_ex__(protocol) if self._files is None else (Rows.read, self._files)
 
     def __len__(self) -> int:
@@ -96,7 +96,7 @@ class Collator:
 
 @dataclass(eq=False)
 class LengthGroupedSampler(Sampler[int]):
-    """Shuffles rows into batches of similar length: sorts 50 random batches at a time. Only seed and epoch decide."""
+    """Shuffles rows into batches of similar length: sorts 50 random batches at a time."""
 
     lengths: NDArray[np.integer]  # (rows,) in tokens
     batch_size: int

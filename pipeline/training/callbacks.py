@@ -23,7 +23,7 @@ SECONDS_OF_AN_HOUR = 3600
 class Rate:
     """Learning rate factor: linear warm-up, then linear decay to 0 by updates or time, whichever ends first.
 
-    Checkpoints hold these attributes, time spent included.
+    Checkpoints hold the attributes.
     """
 
     def __init__(self, steps: int, warmup: int, hours: float | None = None) -> None:
@@ -66,7 +66,7 @@ class Diverged(KdcError):
 
 
 class Report(TrainerCallback):
-    """Reports progress, stops on a non-finite loss, and finds a moved run's best checkpoint."""
+    """Also stops on a non-finite loss, and finds a moved run's best checkpoint."""
 
     def __init__(self, progress: Progress | None, rows: int) -> None:
         self.progress, self.rows = progress, rows
@@ -105,11 +105,8 @@ def looks_of(history: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def kept_look(looks: list[dict[str, Any]], kept_step: KeptStep) -> dict[str, Any]:
-    """The kept step's evaluation.
-
-    A last step within one standard error of the best score wins: its learning rate has decayed (Breiman et al. 1984,
-    Classification and Regression Trees, section 3.4.3).
-    """
+    """A last step within one standard error of the best score wins: its learning rate has decayed (Breiman et al. 1984,
+    Classification and Regression Trees, section 3.4.3)."""
     if kept_step == "last":
         return looks[-1]
     if kept_step == "loss":

@@ -1,4 +1,4 @@
-"""Sealed checkpoints: the seal comes last, since the Trainer would resume from an incomplete checkpoint."""
+"""Seals complete checkpoints: the Trainer would also resume from incomplete ones."""
 
 import logging
 import os

@@ -1,4 +1,4 @@
-"""Train only token embeddings that the training rows use. Others lose only weight decay."""
+"""Train only token embeddings that training rows use. Others miss only weight decay."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +15,7 @@ from kdc.pipeline.training.batches import Rows
 
 
 class MetEmbedding(nn.Module):
-    """Trains the token ids `met` (tokens,) of an embedding, which changes only in `put_back`."""
+    """Trains the token ids `met` (tokens,); the embedding changes only in `put_back`."""
 
     _whole: nn.Embedding
     _ids: torch.Tensor
@@ -56,6 +56,5 @@ def only_met_tokens(model: Any, rows: Rows) -> Iterator[None]:
 
 
 def tokens_of(rows: Rows) -> NDArray[np.integer]:
-    """Sorted ids of the tokens in the rows."""
     ids = pyarrow.compute.list_flatten(rows.dataset.with_format("arrow")[:]["input_ids"])
     return np.sort(pyarrow.compute.unique(ids).to_numpy())

@@ -18,7 +18,7 @@ def folder(index: int) -> str:
 
 
 def weights(scores: Sequence[float], how: Weights) -> NDArray[np.float64]:
-    """Sum to 1, proportional to positive scores; equal if no score is positive."""
+    """Proportional to positive scores, with sum 1; equal if none is positive."""
     parts = np.maximum(np.asarray(scores, dtype=np.float64), 0.0)
     if how == "equal" or not parts.sum():
         parts = np.ones(len(scores))

@@ -1,4 +1,4 @@
-"""A run's device and seed, and the fastest threads, precision and attention, by timing.
+"""Times threads, precision and attention, and takes the fastest.
 
 bf16 has twice the speed of fp32 on one CPU and half on another. Fused attention is slower only in bf16, for short
 rows on a CPU without AMX.
@@ -23,7 +23,7 @@ from kdc.pipeline.training.joining import parts_of
 
 log = logging.getLogger("kdc")
 
-# With fewer rows, a step's fixed costs dominate.
+# With fewer rows, fixed costs dominate.
 _PROBED_TOKENS, _PROBED_ROWS = 1024, 32
 _CLEARLY = 0.9
 
@@ -38,7 +38,7 @@ class Environment:
 
 @functools.cache
 def pace() -> Pace:
-    """Chooses torch's threads: all usable cores, half, ..., 1. `OMP_NUM_THREADS` (torchrun sets it) fixes them."""
+    """Tries all usable cores, half, ..., 1. `OMP_NUM_THREADS` (torchrun sets it) fixes the threads."""
     if "OMP_NUM_THREADS" in os.environ:
         return Pace((torch.get_num_threads(),), torch.set_num_threads)
     return Pace(halvings(min(torch.get_num_threads(), usable_cores())), torch.set_num_threads)
@@ -57,10 +57,7 @@ def answering(environment: Environment) -> Iterator[None]:
 
 
 def settle(environment: Environment, model: Any, rows: Rows, *, pad_id: int, trains: bool = True) -> Environment:
-    """Choose attention, and precision if open, by timing a training step (inference if not `trains`).
-
-    Weights and random state stay.
-    """
+    """Choose attention, and precision if open, by timing a step. Weights and random state stay."""
     if environment.device != "cpu" or environment.bf16 is False:
         return environment
     order = np.argsort(rows.lengths, kind="stable")[len(rows) // 2 :]
@@ -78,7 +75,7 @@ def settle(environment: Environment, model: Any, rows: Rows, *, pad_id: int, tra
     is_open = environment.bf16 is None
     fused = replace(environment, bf16=True, stepwise=False)
     ways = [fused, replace(fused, stepwise=True), *([replace(fused, bf16=False)] if is_open else [])]
-    with pace().work(), torch.random.fork_rng(devices=[]):  # on the fastest thread count so far
+    with pace().work(), torch.random.fork_rng(devices=[]):
         seconds = least_seconds([functools.partial(step, way) for way in ways])
     by_time = dict(zip(ways, seconds, strict=True))
     chosen = ways[-1 if is_open else 0]

@@ -21,8 +21,8 @@ from kdc.pipeline.training.environment import Environment, settle
 from kdc.pipeline.training.loop import Objective, Plan, train
 from kdc.pipeline.training.predict import predict
 
-_MOST_EVALUATIONS = 40  # that patience asks for
-_LIKELY = 0.05  # p-value above which a score may be chance
+_MOST_EVALUATIONS = 40  # with patience
+_LIKELY = 0.05  # a larger p-value may be chance
 
 
 def fine_tune(
@@ -71,7 +71,7 @@ def fine_tune(
 def plan_for(settings: TrainSettings, rows: int, environment: Environment) -> Plan:
     """Turn epochs into steps: at least `min_steps`, rounded up to whole evaluation intervals.
 
-    With patience, each pass over the rows has an evaluation: small tables are learnt by heart in a few passes.
+    Small tables are learnt by heart in a few passes, so with patience each pass has an evaluation.
     """
     updates = math.ceil(rows / (settings.batch_size * settings.accumulate))
     least = max(math.ceil(settings.epochs * updates), settings.min_steps)
@@ -81,7 +81,7 @@ def plan_for(settings: TrainSettings, rows: int, environment: Environment) -> Pl
 
 
 def check_class_weights(setting: str | dict[str, float], task: Task) -> None:
-    """Raise InputError for unknown labels, and for any weights in regression."""
+    """Raise InputError for unknown labels, and in regression."""
     if setting != "none" and not task.traits.has_labels:
         raise InputError("regression has no classes to weigh", given=setting, remedy="drop class_weights")
     unknown = sorted(set(setting) - set(task.labels)) if isinstance(setting, dict) else []
@@ -94,7 +94,7 @@ def check_class_weights(setting: str | dict[str, float], task: Task) -> None:
 
 
 def class_weights(setting: str | dict[str, float], data: PreparedData) -> tuple[float, ...] | None:
-    """Factors in output order, or None; the average training label weighs 1."""
+    """In output order; the average training label weighs 1."""
     task = data.task
     if setting == "none":
         return None
@@ -115,7 +115,7 @@ def score_model(
 
 
 def score_logits(logits: NDArray[np.floating], data: PreparedData) -> ModelResult:
-    """`logits` (rows, outputs) are of the tuning set."""
+    """`logits` (tuning rows, outputs)."""
     task, labels = data.task, np.asarray(data.rows("tune")["label"][:])
     return ModelResult(
         tune=metrics.compute(logits, labels, task.kind, task.metrics),
@@ -126,11 +126,7 @@ def score_logits(logits: NDArray[np.floating], data: PreparedData) -> ModelResul
 
 
 def check_learned(result: ModelResult, task: Task, *, who: str, allow: bool, remedy: str) -> str | None:
-    """Refuse a model that learned nothing, or return a warning with `allow`; the first metric decides.
-
-    Raises:
-        KdcError: answers are constant, no better than the majority's, or plausibly chance.
-    """
+    """Raise KdcError, or warn with `allow`, if answers are constant, no better than the majority's, or maybe chance."""
     name = task.metrics[0]
     score, floor = result.tune[name], result.majority[name]
     if result.constant:

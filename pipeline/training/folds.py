@@ -1,4 +1,4 @@
-"""Folds of the training rows: a model trained on the others scores each."""
+"""Folds of the training rows, each scored by a model of the others."""
 
 from __future__ import annotations
 
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PartOfTraining(PreparedData):
-    """A run's data with only some training rows as tokens."""
-
     kept: Ints = field(kw_only=True)  # indices of training rows
 
     def tokens(self, role: str, split: str) -> datasets.Dataset:
@@ -29,15 +27,14 @@ class PartOfTraining(PreparedData):
 
 
 def part_of(data: PreparedData, chosen: Mask) -> PartOfTraining:
-    """The data with the chosen training rows, (rows,)."""
     return PartOfTraining(data.folder, data.task, data.vocabulary, kept=np.flatnonzero(chosen))
 
 
 def assign_folds(groups: Ints, count: int, seed: int) -> Ints:
-    """Each row's fold, (rows,), of about as many groups each. Groups stay whole.
+    """Each row's fold, (rows,). Groups stay whole.
 
     Raises:
-        InputError: there are fewer groups than folds.
+        InputError: fewer groups than folds.
     """
     _, group = np.unique(groups, return_inverse=True)
     distinct = int(group.max()) + 1
@@ -51,11 +48,7 @@ def assign_folds(groups: Ints, count: int, seed: int) -> Ints:
 
 
 def check_audit(teacher: TeacherSettings, task: Task) -> None:
-    """Check that folds of the rows can train the teacher and judge labels.
-
-    Raises:
-        InputError: the teacher is not fine-tuned here, or a row has not one label of several.
-    """
+    """Raise InputError if the teacher is not fine-tuned here, or a row has not one label of several."""
     if teacher.scores is not None or teacher.finetuned:
         given = "teacher.finetuned" if teacher.scores is None else "--teacher-scores"
         raise InputError(

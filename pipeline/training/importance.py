@@ -25,12 +25,11 @@ def unit_importance(
     batch_size: int = 32,
     seed: int = 0,
 ) -> list[torch.Tensor]:
-    """First-order change of the logits without each unit, absolute, summed over rows: (units,) for each part.
+    """First-order absolute change of the logits without each unit, summed over rows: (units,) for each part.
 
     It is a unit's output times the gradient of the logits, summed over its width and a row's tokens. See Molchanov et
-    al. 2017, arXiv 1611.06440, and for heads Michel et al. 2019, arXiv 1905.10650. The papers use the loss, which a
-    teacher's copy lacks. A random mixture of logits covers all classes in one pass. A shift of all logits changes
-    nothing.
+    al. 2017, arXiv 1611.06440, and for heads Michel et al. 2019, arXiv 1905.10650; they use the loss. A random mixture
+    of logits covers all classes in one pass.
 
     The model ends in evaluation mode on the CPU.
     """
@@ -68,7 +67,7 @@ def _mixed(logits: torch.Tensor, mixtures: torch.Generator, *, one_label: bool) 
 
 @contextmanager
 def _activations(parts: Sequence[Part]) -> Iterator[list[list[torch.Tensor]]]:
-    """Each part's unit outputs, (rows, tokens, units * width), in pieces if the model splits tokens."""
+    """Each part's (rows, tokens, units * width), in pieces if the model splits tokens."""
     activations: list[list[torch.Tensor]] = [[] for _ in parts]
 
     def note(pieces: list[torch.Tensor], _: Any, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:

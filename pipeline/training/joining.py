@@ -1,4 +1,4 @@
-"""Torch logits of rows in windows, joined as `kdc.serving.engine.long_texts` does.
+"""`kdc.serving.engine.long_texts` in torch.
 
 `kdc_join` in the config names one way for each output, or one for all; default: mean.
 """
@@ -27,7 +27,7 @@ def join_of(config: Any) -> tuple[Join, ...]:
 
 
 def set_join(model: Any, join: tuple[Join, ...] | None) -> None:
-    """None removes the ways to join, for cut rows."""
+    """None is for cut rows."""
     if join is not None:
         model.config.kdc_join = list(join)
     elif hasattr(model.config, "kdc_join"):
@@ -52,7 +52,7 @@ def logits_of(model: Any, batch: Mapping[str, Tensor]) -> Tensor:
 
 
 def joined(parts: Tensor, counts: Tensor, config: Any) -> Tensor:
-    """Logits (rows, outputs) of logits (windows, outputs); `counts` (rows,) has each row's windows."""
+    """Join logits (windows, outputs) into (rows, outputs); `counts` (rows,) has each row's windows."""
     join, is_exclusive = join_of(config), _EXCLUSIVE[config.problem_type]
     rows = parts.split(counts.tolist())
     return torch.stack([part[0] if len(part) == 1 else _joined(part, join, is_exclusive) for part in rows])
@@ -80,7 +80,7 @@ def _way(part: Tensor, way: Join, is_exclusive: bool) -> Tensor:
 def best_join(
     parts: NDArray[np.float32], counts: Sequence[int], labels: NDArray[np.generic], kind: Kind
 ) -> tuple[Join, ...]:
-    """The ways to join with the least label loss: one for each output if multi-label, else one for all.
+    """The ways with the least label loss: one for each output if multi-label, else one for all.
 
     Args:
         parts: (windows, outputs) logits.

@@ -37,11 +37,9 @@ _LOGS_A_LOOK = 5  # losses logged between evaluations
 
 @dataclass(frozen=True)
 class Plan:
-    """`steps` replaces the settings' epochs."""
-
     settings: TrainSettings
     environment: Environment
-    steps: int  # updates
+    steps: int  # replaces epochs
     evaluate_every: int  # updates; each evaluation has a checkpoint
     new_modules: tuple[str, ...] = ()
     pad_to: int | None = None  # tokens, for benchmarks; None groups by length
@@ -51,7 +49,7 @@ class Plan:
 class Objective:
     task: Task  # standardises regression labels
     class_weights: tuple[float, ...] | None = None  # see `losses.Losses.weights`
-    alpha: float = 0.0  # teacher's weight in [0, 1]; labels get the rest
+    alpha: float = 0.0  # teacher's weight in [0, 1]
     temperature: float = 1.0  # T > 0
     each_window: bool = False
 
@@ -59,7 +57,7 @@ class Objective:
 class DistillationTrainer(Trainer):
     def __init__(self, *, objective: Objective, plan: Plan, **trainer: Any) -> None:
         super().__init__(**trainer)
-        self.model_accepts_loss_kwargs = False  # the loss is a mean: divide it by `accumulate`
+        self.model_accepts_loss_kwargs = False  # the mean loss needs division by `accumulate`
         self.objective: Objective = objective
         self.plan: Plan = plan
         self.rate = Rate(plan.steps, round(plan.settings.warmup * plan.steps), plan.settings.hours)
@@ -153,10 +151,10 @@ def train(
     progress: Progress | None = None,
     groups: Groups | None = None,
 ) -> TrainingSummary:
-    """Train in place, across ranks under torchrun; the model ends with the kept step's weights.
+    """Train in place, across ranks under torchrun, and keep the kept step's weights.
 
     Args:
-        groups: (tuning rows,), dependent rows share a group; None: all are independent.
+        groups: (tuning rows,), equal for dependent rows; None: all are independent.
 
     Raises:
         Diverged: the loss is not finite.
@@ -230,7 +228,7 @@ def _summary(trainer: DistillationTrainer, costs: dict[str, float], model: Any, 
 def training_arguments(plan: Plan, folder: Path) -> TrainingArguments:
     settings, environment = plan.settings, plan.environment
     by_loss = settings.kept_step == "loss"
-    # With bf16 off, TrainingArguments reads this variable, perhaps from an earlier training.
+    # With bf16 off, TrainingArguments reads this variable.
     os.environ["ACCELERATE_MIXED_PRECISION"] = "bf16" if environment.bf16 else "no"
     arguments = TrainingArguments(
         output_dir=str(folder),
@@ -249,7 +247,7 @@ def training_arguments(plan: Plan, folder: Path) -> TrainingArguments:
         save_steps=plan.evaluate_every,
         logging_steps=max(1, plan.evaluate_every // _LOGS_A_LOOK),
         logging_nan_inf_filter=False,
-        save_total_limit=3,  # best, last, and one before until the last is sealed
+        save_total_limit=3,  # best, last, and one until the last is sealed
         load_best_model_at_end=settings.kept_step != "last",
         metric_for_best_model="eval_loss" if by_loss else "eval_score",
         greater_is_better=not by_loss,

@@ -11,25 +11,24 @@ from kdc.artifact.task_kinds import Kind
 
 
 class Losses:
-    """Losses of a kind of task, before they are averaged. Defaults are those of classification.
+    """Losses before they are averaged; the defaults are for classification.
 
     Logits are (batch, outputs). Labels are (batch,) class ids, (batch, outputs) in {0, 1} for multi-label, or (batch,)
     numbers. Class weights are (outputs,). Results are (batch, 1), for multi-label (batch, outputs).
     """
 
     def of_labels(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Cross-entropy, binary cross-entropy or squared error."""
         return F.cross_entropy(logits, labels, reduction="none")[:, None]
 
     def of_teacher(self, logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
-        """Divergence from the softened teacher, or squared error without T. T^2 preserves gradient size."""
+        """Divergence from the softened teacher. T^2 preserves gradient size."""
         student = F.log_softmax(logits / temperature, dim=-1)
         teacher = F.log_softmax(teacher_logits / temperature, dim=-1)
         divergence = F.kl_div(student, teacher, reduction="none", log_target=True)
         return divergence.sum(-1, keepdim=True) * temperature**2
 
     def weights(self, class_weights: Tensor, labels: Tensor) -> Tensor:
-        """Weights of the labels that a row has; 1 for absent multi-label labels."""
+        """Absent multi-label labels weigh 1."""
         return class_weights[labels][:, None]
 
     def expected_weights(self, class_weights: Tensor, teacher_logits: Tensor) -> Tensor:
@@ -78,7 +77,6 @@ def distillation_loss(
     """Mean over the batch; unlabelled rows have only the teacher's term.
 
     Args:
-        teacher_logits: None if labels alone count.
         labels: any valid value in unlabelled rows.
         labelled: (batch,) bool.
         class_weights: None for regression.

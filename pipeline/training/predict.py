@@ -14,13 +14,13 @@ from kdc.pipeline.training.joining import logits_of, parts_of
 from kdc.serving.engine.long_texts import spread
 from kdc.serving.engine.tokenizing import RowTokenizer, Text, pad
 
-# Rows sorted by length together; also the unit of sharing and resuming.
+# Rows sorted by length together, and shared or resumed together.
 PORTION = 2048
 _BATCH_SIZE = 64
 
 
 def predict_portion(model: Any, rows: Rows, start: int, *, pad_id: int) -> NDArray[np.float32]:
-    """Logits (rows, outputs), `PORTION` rows at most."""
+    """Logits (rows, outputs)."""
     collate = Collator(pad_id)
     portion = np.arange(start, min(start + PORTION, len(rows)))
     order = portion[np.argsort(rows.lengths[portion], kind="stable")]
@@ -58,7 +58,7 @@ def predict_parts(model: Any, rows: Rows, *, pad_id: int) -> tuple[NDArray[np.fl
 def answer_texts(
     model: Any, texts: Sequence[Text], tokenizer: RowTokenizer, info: TokenizerInfo
 ) -> NDArray[np.float32]:
-    """Logits (rows, outputs) of one batch, tokenised and padded by the serving code."""
+    """Logits (rows, outputs) by the serving code's tokenising and padding."""
     encodings = tokenizer.encode(texts)
     batch = {name: torch.from_numpy(values) for name, values in pad(encodings, info).items()}
     if info.long is not None:

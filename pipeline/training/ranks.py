@@ -24,7 +24,7 @@ _VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 _PATIENCE = timedelta(days=7)
 
 _group: Any = None  # None if alone
-_working = False  # while all ranks run a function
+_working = False
 
 
 class Stopped(KdcError):
@@ -70,8 +70,7 @@ def launcher() -> str:
 def on_all_ranks(function: Function) -> Function:
     """Let all ranks run a module-level function.
 
-    Helpers get copies of the arguments except `progress`. The call returns the leader's result once all are done, or
-    raises `Lost`.
+    Helpers get copies of the arguments except `progress`. The call returns the leader's result, or raises `Lost`.
     """
 
     @functools.wraps(function)
@@ -85,11 +84,7 @@ def on_all_ranks(function: Function) -> Function:
 
 
 def join(device: str) -> None:
-    """Join the launched processes; on "cuda" take the local rank's GPU.
-
-    Raises:
-        InputError: more processes than GPUs.
-    """
+    """Raises InputError for more processes than GPUs."""
     global _group
     if not is_launched():
         return
@@ -111,7 +106,7 @@ def join(device: str) -> None:
 
 
 def help_leader(check: Callable[[str], None]) -> None:
-    """Follow orders until dismissed, with `check` as in `check_everywhere`.
+    """Follow orders until dismissed.
 
     Raises:
         Lost: a process is gone.
@@ -126,7 +121,7 @@ def help_leader(check: Callable[[str], None]) -> None:
 
 
 def check_everywhere(check: Callable[[str], None], settings: str) -> None:
-    """Check the leader's settings, JSON, on all ranks; helpers use `help_leader`'s `check`."""
+    """`settings` is JSON; helpers use `help_leader`'s `check`."""
     if _group is None:
         check(settings)
     else:
@@ -136,7 +131,7 @@ def check_everywhere(check: Callable[[str], None], settings: str) -> None:
 
 @contextmanager
 def leading() -> Iterator[None]:
-    """Lead the other processes, and dismiss them at the end, also on failure."""
+    """Dismiss the helpers at the end, also on failure."""
     try:
         yield
     except BaseException:
@@ -147,14 +142,14 @@ def leading() -> Iterator[None]:
 
 
 def dismiss() -> None:
-    """Release the helpers, unless a failure keeps them from listening."""
+    """After a failure, helpers may not listen."""
     if _group is not None and not _working:
         _broadcast(None)
         _leave()
 
 
 def check_batches(batch_sizes: dict[str, int], processes: int) -> None:
-    """Raise InputError if a batch size, by setting name, does not divide evenly."""
+    """Raise InputError for an uneven batch size; keys are setting names."""
     for name, rows in batch_sizes.items():
         if rows % processes:
             raise InputError(
@@ -165,7 +160,7 @@ def check_batches(batch_sizes: dict[str, int], processes: int) -> None:
 
 
 def is_told_by_another(error: KdcError, rank: int) -> bool:
-    """All ranks meet wrong input and Ctrl-C. Ranks 0 and 1 report a lost process, since one may be it."""
+    """All ranks meet wrong input and Ctrl-C. Ranks 0 and 1 report a lost process, which may be either."""
     return rank > 0 and (isinstance(error, InputError | Stopped) or (isinstance(error, Lost) and rank > 1))
 
 

@@ -13,7 +13,7 @@ _HEAD_FACTORS = (1.0, 0.25, 4.0)
 _KEPT = 3  # in round two
 SHARE = 3  # training steps for each search step, at least
 MOST_TRIALS = 12  # 9 + 3
-_LEAST_STEPS = 20  # fewer steps only show how trainings begin
+_LEAST_STEPS = 20  # fewer show only the beginning
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,6 @@ Trial = Callable[[Rates, int], float]  # (rates, steps) -> tuning loss
 
 
 def search_rates(default: Rates, steps: int, trial: Trial) -> Rates:
-    """The rates with the least loss for a training of `steps`."""
     pairs = [
         Rates(default.encoder * encoder, default.head * head) for head in _HEAD_FACTORS for encoder in _ENCODER_FACTORS
     ]
@@ -38,7 +37,6 @@ def search_rates(default: Rates, steps: int, trial: Trial) -> Rates:
 
 
 def _rounds(steps: int) -> list[tuple[int, int]]:
-    """(pairs, steps each) per round; empty for too few steps."""
     budget, all_pairs = steps // SHARE, len(_ENCODER_FACTORS) * len(_HEAD_FACTORS)
     first = budget // (2 * all_pairs)
     if first >= _LEAST_STEPS:

@@ -17,13 +17,12 @@ _WITHOUT_ADAPTERS = ("albert", "gpt2")
 
 
 def has_graph(config: PretrainedConfig) -> bool:
-    """Whether the architecture exports; True if that is untested."""
+    """True for untested architectures."""
     # Encoder-decoders read the last end token; some check rows lack it.
     return config.model_type not in _WITHOUT_GRAPH and not getattr(config, "is_encoder_decoder", False)
 
 
 def check_windows(long: LongSettings, kind: Kind, losses: tuple[str, ...]) -> None:
-    """Raise InputError for noisy-or in regression, and for window losses without windows."""
     if not KINDS[kind].has_labels and long.join == "noisy-or":
         raise InputError(
             "noisy-or combines probabilities, and a regression has none",
@@ -39,13 +38,6 @@ def check_windows(long: LongSettings, kind: Kind, losses: tuple[str, ...]) -> No
 
 
 def check_models(student: StudentSettings, teacher: TeacherSettings, task: Task, *, is_searched: bool) -> None:
-    """Check a student and its teacher.
-
-    Raises:
-        InputError: weights of unknown classes; a black box among several teachers; an architecture for teachers only;
-            no layers for the training method; a spec that its kind refuses; a smaller vocabulary for a student not made
-            of the teacher; or the teacher itself as student, if several or a black box.
-    """
     for settings in (teacher, student):
         check_class_weights(settings.class_weights, task)
     if teacher.scores is not None and teacher.more:

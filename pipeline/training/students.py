@@ -34,14 +34,14 @@ from kdc.pipeline.training.importance import unit_importance
 from kdc.pipeline.training.joining import set_join
 from kdc.pipeline.training.predict import predict
 
-TRAINED_LOGITS = "trained_logits.npy"  # for `probe_rows`, right after training
+TRAINED_LOGITS = "trained_logits.npy"  # of `probe_rows`
 _PROBE_ROWS = 64
 _CHECKPOINTS = "checkpoints"
 
 
 @dataclass(frozen=True)
 class StudentOrigin:
-    """Where weights and tokens come from."""
+    """Source of weights and tokens."""
 
     cut_from: str  # unused by a checkpoint
     role: str  # "teacher", "student" or "fewer"
@@ -61,7 +61,7 @@ def distil(
     progress: Progress,
     unlabeled: bool = True,
 ) -> ModelResult:
-    """Make and train a student in `out`; without `teacher_logits`, on labels only."""
+    """Without `teacher_logits`, train on labels only."""
     set_seed(environment.seed)
     new_modules, pad_id = _make_base(settings, origin, data, out, environment)
 
@@ -109,9 +109,9 @@ def distil(
 
 
 def _shorter(settings: StudentSettings, training: TrainingSummary) -> StudentSettings | None:
-    """Settings of a whole schedule of twice the best step, or None.
+    """Settings of a whole schedule of twice the best step: at an early one the learning rate has hardly fallen.
 
-    If the best step comes early, its learning rate has hardly fallen. Students with layers train once.
+    None for students with layers, which train once.
     """
     hours = None if settings.hours is None else settings.hours - training.seconds / SECONDS_OF_AN_HOUR
     steps = 2 * training.best_step
@@ -161,7 +161,7 @@ def _make_base(
 def new_student(
     model: str, task: Task, *, cut_from: str, vocabulary: Path | None = None, importance: Importance = first_units
 ) -> tuple[loading.Loaded, str]:
-    """The untrained student and its tokenizer's path or hub id; for `importance` see `cut`."""
+    """The untrained student, and its tokenizer's path or hub id."""
 
     def teacher() -> loading.Loaded:
         whole = loading.load_model(cut_from, task)
@@ -177,7 +177,7 @@ def new_student(
 def keep_teacher(
     teacher: Path, origin: StudentOrigin, data: PreparedData, out: Path | None = None, known: ModelResult | None = None
 ) -> ModelResult:
-    """Score the uncut teacher in the origin's vocabulary, unless `known`; save it as a student in `out`."""
+    """Score the uncut teacher with the origin's vocabulary; save it in `out`."""
     loaded, source = new_student(UNCUT, data.task, cut_from=str(teacher), vocabulary=origin.vocabulary)
     model, tokenizer = loaded.model, loading.load_tokenizer(source)
     result = known or score_model(model, data, origin.role, tokenizer.pad_token_id)
@@ -190,7 +190,7 @@ def keep_teacher(
 
 
 def load_student(folder: Path) -> Any:
-    """The trained student: evaluation mode, fp32, CPU."""
+    """In evaluation mode, fp32, on the CPU."""
     base, full, below, adapter = (folder / name for name in ("base", "full", "below", "adapter"))
     if not adapter.exists():
         return loading.load_plain(full if full.exists() else base)
@@ -200,12 +200,12 @@ def load_student(folder: Path) -> Any:
 
 
 def merged_student(folder: Path) -> Any:
-    """The trained student in fp32, adapters or projection merged."""
+    """Adapters or projection are merged."""
     student = load_student(folder)
     return student.merge_and_unload(safe_merge=True) if (folder / "adapter").exists() else as_served(student)
 
 
 def probe_rows(data: PreparedData, role: str) -> Rows:
-    """Stages compare a student's logits on these tuning rows."""
+    """Tuning rows for comparing a student's logits."""
     tokens = data.tokens(role, "tune")
     return Rows([tokens.select(range(min(_PROBE_ROWS, len(tokens))))])

@@ -37,10 +37,7 @@ def train_teacher(
     head: Linear | None = None,
     join: tuple[Join, ...] | None = None,
 ) -> tuple[Any, TrainingSummary]:
-    """Fine-tune a pretrained teacher, merge its adapters, and return it on the CPU.
-
-    A linear probe's `head` to start from forces mean pooling.
-    """
+    """Fine-tune a teacher, on the CPU at the end. A linear probe's `head` to start from forces mean pooling."""
     set_seed(environment.seed)
     pooling = settings.pooling if head is None else "mean"
     loaded = loading.load_model(source, data.task, pooling=pooling, dropout=settings.dropout_rate)
@@ -57,14 +54,13 @@ def train_teacher(
         pad_id=loading.load_tokenizer(source).pad_token_id,
         checkpoints=checkpoints,
         progress=progress,
-        new_modules=loaded.new_modules if head is None else (),  # the head is already trained
+        new_modules=loaded.new_modules if head is None else (),
     )
     model = model.to("cpu")
     return model.merge_and_unload() if settings.method == "lora" else model, training
 
 
 def choose_join(model: Any, tune: Rows, task: Task, pad_id: int) -> None:
-    """Choose the way with the least tuning loss."""
     parts, counts = predict_parts(model, tune, pad_id=pad_id)
     labels = np.asarray(tune.dataset["label"][:])
     if not task.traits.has_labels:
@@ -76,7 +72,7 @@ def load_finetuned(source: str, task: Task, names: tuple[str, ...] | None) -> An
     """Load a fine-tuned teacher (path or hub id), its outputs in label order.
 
     Args:
-        names: its labels, if its config only says LABEL_0, LABEL_1, ...
+        names: for a config that only says LABEL_0, LABEL_1, ...
 
     Raises:
         InputError: missing, not fine-tuned, or other labels.
@@ -109,7 +105,7 @@ def label_order(config: Any, task: Task, names: tuple[str, ...] | None) -> list[
     """The teacher's output index for each label; None for regression.
 
     Raises:
-        InputError: outputs differ from the task's, or `names` are in another order than the config's.
+        InputError: other outputs than the task's, or `names` in another order than the config's.
     """
     if config.num_labels != task.outputs:
         raise InputError(

@@ -1,4 +1,4 @@
-"""Folds the calibration temperature into a classifier, so that softmax or sigmoid of its logits is calibrated."""
+"""Folds the calibration temperature into a classifier."""
 
 from typing import Any
 
@@ -18,14 +18,10 @@ _TOLERANCE = 1e-4  # of probabilities
 
 
 def fold_temperature(model: Any, data: PreparedData, role: str, *, pad_id: int, device: str) -> float | None:
-    """Divide the last layer by the temperature that suits the tuning set, in place.
-
-    Args:
-        model: on the CPU, where it stays.
-        role: whose tokens it reads.
+    """Divide the last layer by the temperature that suits the tuning set.
 
     Returns:
-        The temperature; 1.0 if none helps. None if dividing the layer would not divide a row's logits; it is unchanged.
+        The temperature; 1.0 if none helps. None if that would not divide a row's logits: the layer is unchanged.
     """
     kind = data.task.kind
     layers = [
@@ -52,7 +48,6 @@ def _set(layer: nn.Linear, parameters: dict[str, nn.Parameter]) -> None:
 
 
 def _scales(join: tuple[str, ...], kind: Kind) -> bool:
-    """Whether a row's probabilities follow if all its windows' logits are divided. Log-probabilities of classes do not
-    keep their order across windows, so "max" does not scale there, and "noisy-or" never does."""
+    """Log-probabilities of classes do not keep their order across windows, so "max" does not scale there."""
     traits = KINDS[kind]
     return traits.has_labels and {"mean", "first"}.union(() if traits.is_exclusive else {"max"}).issuperset(join)
