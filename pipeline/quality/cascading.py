@@ -31,12 +31,11 @@ def curve(
     *,
     thresholds: Sequence[float] | None = None,
 ) -> list[Going]:
-    """Scores by threshold.
+    """Scores by ascending threshold, about a hundred by default.
 
     Args:
         first, second: logits on one scale.
         sure: (rows,) the first model's confidence, 0 to 1.
-        thresholds: ascending; None for about a hundred.
     """
     points, name = [], task.metrics[0]
     for threshold in _thresholds(sure) if thresholds is None else thresholds:
@@ -50,7 +49,7 @@ def curve(
 def _thresholds(sure: NDArray[np.floating]) -> list[float]:
     ordered = np.sort(sure).astype(np.float64)
     places = np.unique(np.linspace(0, len(sure), _STEPS + 1).round().astype(int))
-    # Halfway between two rows, so that rounding moves no row.
+    # Halfway between two rows: rounding moves no row.
     between = np.concatenate([[0.0], (ordered[:-1] + ordered[1:]) / 2, [np.nextafter(ordered[-1], 2)]])
     return np.unique(between[places]).tolist()
 
