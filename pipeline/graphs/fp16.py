@@ -19,8 +19,8 @@ _INTEGERS = (TensorProto.INT64, TensorProto.INT32)
 def to_fp16(onnx_in: Path, onnx_out: Path) -> None:
     """Convert weights and arithmetic to fp16. Inputs stay int64, `logits` float32.
 
-    Constants are clipped to +-1e4: the attention mask's -3.4e38 would become minus infinity, and padded rows NaN.
-    Arithmetic that ends in an integer stays fp32: in fp16, DeBERTa and MPNet would choose wrong buckets of distances.
+    Constants are clipped to +-1e4: the attention mask's -3.4e38 would make padded rows NaN. Arithmetic that ends in an
+    integer stays fp32: DeBERTa and MPNet would choose wrong buckets of distances.
 
     Raises:
         KdcError: the converter failed, or left no fp16 weight.

@@ -50,8 +50,6 @@ class TuningSlice:
 
 @dataclass
 class Trials:
-    """The candidates of one fp32 graph."""
-
     folder: Path  # for candidates' files
     fp32_file: Path  # as exported
     batches: Sequence[Feeds]  # from `sample_batches`
@@ -84,7 +82,6 @@ class Trials:
             progress(done, len(candidates))
 
     def judge(self, candidate: Candidate) -> Int8Measurement:
-        """Make a candidate and compare it with fp32; failures are recorded."""
         name, file = candidate.name, self.folder / f"{candidate.name}.onnx"
         self.measured[name] = Int8Measurement(static=candidate.static, graph=candidate.graph)
         try:
@@ -123,7 +120,6 @@ class Trials:
                 return choice
 
     def _is_invariant(self, name: str) -> bool:
-        """Cached in `measured`."""
         if (known := self.measured[name].batch_invariant) is not None:
             return known
         engine, kind = self.engines[name], self.rows.task.kind
@@ -151,8 +147,8 @@ class Trials:
         self.measured[FP32] = Int8Measurement(**speeds[FP32].model_dump())
 
     def repair(self) -> None:
-        """Try other ranges, then the most accurate candidate without `exclude` with sensitive layers in fp32, until the
-        loss `is_free`."""
+        """Try other ranges, then the most accurate candidate with more and more layers in fp32, until the loss
+        `is_free`."""
         for candidate in _OTHER_RANGES:
             self.judge(candidate)
         whole = {name: each for name, each in self.candidates.items() if each.static and not each.exclude}

@@ -1,4 +1,4 @@
-"""ONNX nodes, constants and linear layers. Only `replace_nodes` changes a graph."""
+"""ONNX nodes, constants and linear layers."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -10,7 +10,6 @@ LINEAR_OPS = ("MatMul", "Gemm")
 
 
 def nested_graphs(graph: GraphProto) -> Iterator[GraphProto]:
-    """The graph and all its branches."""
     yield graph
     for node in graph.node:
         for part in node.attribute:
@@ -64,7 +63,7 @@ def linear_layers(graph: GraphProto) -> list[NodeProto]:
 
 
 def readers(linear: Iterable[NodeProto]) -> dict[str, list[NodeProto]]:
-    """Linear layers by the tensor they read, such as query, key and value."""
+    """Linear layers by the tensor they read."""
     groups: dict[str, list[NodeProto]] = {}
     for node in linear:
         groups.setdefault(node.input[0], []).append(node)
@@ -72,8 +71,7 @@ def readers(linear: Iterable[NodeProto]) -> dict[str, list[NodeProto]]:
 
 
 def _varying(graph: GraphProto) -> set[str]:
-    """Names of input-dependent tensors. ONNX Runtime folds others at load, such as DeBERTa's relative positions; if
-    quantised, each batch would recompute them."""
+    """Names of input-dependent tensors. ONNX Runtime folds others at load, unless they are quantised."""
     varying = {value.name for value in graph.input}
     for node in graph.node:
         # A node's inputs leave out what its branches read.
