@@ -1,6 +1,6 @@
-"""Computes only the first token in the last layer, except keys and values, if the head reads no other token.
+"""Computes only the first token if the head reads no other.
 
-The logits stay equal.
+The last layer needs only keys and values of other tokens.
 """
 
 from collections.abc import Iterable, Mapping, Set
@@ -20,7 +20,7 @@ _TOKENS = -2  # the axis of tokens in (batch, tokens, width)
 def keep_first_tokens(model: ModelProto) -> int:
     """Change a graph in place, from the head backwards. Returns the number of nodes that compute less.
 
-    A node computes one token if all its readers need only one. Otherwise a Slice takes the token for these readers.
+    A node computes one token if all readers need only one. Otherwise a Slice takes it for these readers.
     """
     graph, shapes = model.graph, _shapes(model)
     constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer if len(tensor.dims) < 2}
@@ -56,7 +56,7 @@ def keep_first_tokens(model: ModelProto) -> int:
 
 
 def _shapes(model: ModelProto) -> dict[str, list[int]]:
-    """Known shapes by tensor; 0 if a size varies."""
+    """Unknown sizes are 0."""
     graph = onnx.shape_inference.infer_shapes(model).graph
     types = {value.name: value.type.tensor_type for value in (*graph.value_info, *graph.input)}
     shapes = {
@@ -77,7 +77,7 @@ def _inputs_at(
     constants: Mapping[str, np.ndarray],
     stored: Set[str],
 ) -> dict[int, int] | None:
-    """Inputs, with axes, of which a node needs one token to make one; None if unknown."""
+    """Inputs (with axes) of which one token suffices; None if unknown."""
     known = [shapes.get(name) for name in node.input]
     if node.op_type in _BY_VECTOR:
         over = attribute(node, "axis", -1)

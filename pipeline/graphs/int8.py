@@ -83,7 +83,6 @@ CANDIDATES = (
 
 
 def worth_trying(names: Iterable[str] | None = None) -> list[Candidate]:
-    """The named candidates, or all, for this CPU."""
     exact = cpu().has_int8_products is True
     named = [candidate for candidate in CANDIDATES if names is None or candidate.name in names]
     return [candidate for candidate in named if not (candidate.seven_bit and exact)]
@@ -135,7 +134,7 @@ def quantise(
 
 
 def count_operators(onnx_path: Path) -> dict[str, int]:
-    """Count products after ONNX Runtime's optimiser."""
+    """Count products in the optimised graph."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     with tempfile.TemporaryDirectory() as scratch:
@@ -149,8 +148,7 @@ def count_operators(onnx_path: Path) -> dict[str, int]:
 
 
 def _noisiest(linear: Sequence[NodeProto], candidate: Candidate, ranges: Ranges) -> set[str]:
-    """By the input noise in 8 bits, which ranks layers like their effect on MiniLM's logits. Layers that read one
-    tensor stay together."""
+    """By the input noise in 8 bits, which ranks layers like their effect on MiniLM's logits."""
     names: set[str] = set()
     method, count = candidate.ranges, math.ceil(candidate.exclude * len(linear))
     if method is None or not count:
@@ -197,7 +195,7 @@ def _quantise_linear(model: ModelProto, names: list[str], candidate: Candidate, 
 
 
 def read_unrounded(graph: GraphProto) -> None:
-    """Only quantised products read rounded tensors."""
+    """Let only quantised products read rounded tensors."""
     makers = {name: node for node in graph.node for name in node.output}
     for node in graph.node:
         for index, name in enumerate(node.input):
@@ -208,7 +206,7 @@ def read_unrounded(graph: GraphProto) -> None:
 
 
 def use_fast_gelu(model: ModelProto) -> None:
-    """Compute GELU by tanh, in two thirds of the time; rounding hides the difference."""
+    """GELU by tanh takes two thirds of the time; rounding hides the difference."""
     for node in model.graph.node:
         if node.op_type == "Gelu":
             node.op_type, node.domain = "FastGelu", _MICROSOFT

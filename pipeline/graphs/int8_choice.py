@@ -1,4 +1,4 @@
-"""Chooses an int8 candidate by tuning-set measurements."""
+"""Chooses an int8 candidate (docs/explanation/int8.md)."""
 
 import math
 from collections.abc import Mapping
@@ -42,8 +42,8 @@ def is_faster(candidate: Int8Measurement, fp32: Int8Measurement) -> bool:
 def choose(measured: Mapping[str, Int8Measurement], standard: Standard) -> Int8Choice:
     """Choose the fastest eligible candidate that loses at most `max_drop`.
 
-    Among equal speeds, within noise, the smallest mean difference from fp32's outputs wins: few labels move metrics.
-    Speed is throughput, which is less noisy than latency. Candidates of one graph share their best speed.
+    Among equal speeds, within noise, the smallest mean difference from fp32's outputs wins. Throughput is less noisy
+    than latency. Candidates of one graph share their best speed.
     """
     invariant = {name: each for name, each in measured.items() if is_eligible(each)}
     drops = {name: standard.drop(each) for name, each in invariant.items()}
@@ -71,7 +71,7 @@ def choose(measured: Mapping[str, Int8Measurement], standard: Standard) -> Int8C
 
 
 def choose_again(before: Int8Choice, measured: Mapping[str, Int8Measurement], standard: Standard) -> Int8Choice:
-    """After further measurements, only a more accurate candidate replaces `before`, preferably one that `is_free`."""
+    """Only a more accurate candidate replaces `before`, preferably one that `is_free`."""
     eligible = {name: each for name, each in measured.items() if is_eligible(each)}
     rivals: Mapping[str, Int8Measurement] = measured
     if before.chosen is not None:

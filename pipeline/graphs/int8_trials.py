@@ -113,7 +113,7 @@ class Trials:
         )
 
     def choose(self, choose: Callable[[Mapping[str, Int8Measurement], Standard], Int8Choice]) -> Int8Choice:
-        """Choose until the winner is batch-invariant. Only winners are checked: static candidates rarely fail."""
+        """Choose until the winner is batch-invariant: static candidates rarely fail."""
         while True:
             choice = choose(self.measured, self.standard)
             if choice.winner is None or self._is_invariant(choice.winner):
@@ -137,7 +137,7 @@ class Trials:
         return comparison.passes()
 
     def time(self) -> None:
-        """Short turns, so that slow moments affect all."""
+        """In short turns: slow moments affect all."""
         answers = {FP32: self.fp32.logits} | {name: engine.logits for name, engine in self.engines.items()}
         rounds = self.settings.rounds
         speeds = compare_speeds(answers, self.rows.texts, latency_rows=10, throughput_rows=32, rounds=rounds)
@@ -172,7 +172,7 @@ class Trials:
 
 
 def with_layers_kept(candidate: Candidate, layers: Sequence[frozenset[str]], *, most: float) -> Iterator[Candidate]:
-    """The candidate with the first 1, 2, 4, ... groups in fp32, up to `most` layers."""
+    """With the first 1, 2, 4, ... groups in fp32, up to `most` layers."""
     count = 1
     while count <= len(layers):
         keep = frozenset().union(*layers[:count])

@@ -36,7 +36,7 @@ def attribute(node: NodeProto, name: str, default: int) -> int:
 
 
 def replace_nodes(graph: GraphProto, nodes: Sequence[NodeProto]) -> None:
-    """Set the graph's nodes, and drop unread constants."""
+    """Drops unread constants."""
     # Clearing the graph empties its nodes.
     copies = [NodeProto.FromString(node.SerializeToString()) for node in nodes]
     del graph.node[:]
@@ -48,12 +48,12 @@ def replace_nodes(graph: GraphProto, nodes: Sequence[NodeProto]) -> None:
 
 
 def activations(onnx_path: Path) -> tuple[str, ...]:
-    """Names of the tensors to calibrate."""
+    """Tensors to calibrate."""
     return tuple(sorted(readers(linear_layers(onnx.load(onnx_path).graph))))
 
 
 def linear_layers(graph: GraphProto) -> list[NodeProto]:
-    """MatMul and Gemm nodes that multiply input-dependent values with a weight matrix."""
+    """Products of input-dependent values with a weight matrix."""
     weights, varying = float_matrices(graph), _varying(graph)
     return [
         node

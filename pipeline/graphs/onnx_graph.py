@@ -37,7 +37,7 @@ def export_onnx(
 
     Args:
         exporter: "auto" is torch if onnxscript is installed, else Optimum.
-        token_type_ids: an input only if the model uses them too.
+        token_type_ids: make them an input, if the model uses them.
 
     Raises:
         InputError: the exporter is not installed.
@@ -110,7 +110,7 @@ def load_classifier(model_dir: Path) -> PreTrainedModel:
 
 
 def choose_exporter(exporter: Exporter) -> Literal["optimum", "torch"]:
-    """InputError if it is not installed."""
+    """InputError if not installed."""
     if exporter != "optimum" and _is_installed("onnxscript"):
         return "torch"
     if exporter != "torch" and _is_installed("optimum.exporters.onnx") and transformers.__version__.startswith("4."):
@@ -183,7 +183,7 @@ def _normalise(model: onnx.ModelProto, typed: bool) -> None:
             for axis, name in zip(value.type.tensor_type.shape.dim, names, strict=False):
                 if axis.dim_param:
                     axis.dim_param = name
-    # Inferred shapes have old axis names; torch's metadata has stack traces with paths.
+    # These hold old axis names, and stack traces with paths.
     del graph.value_info[:]
     for part in (model, graph, *graph.node, *graph.input, *graph.output, *graph.initializer):
         part.doc_string = ""

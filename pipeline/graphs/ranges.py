@@ -63,8 +63,8 @@ class Histogram:
         return min(max(low, self.minimum), 0.0), max(min(high, self.maximum), 0.0)
 
     def _entropy_range(self) -> tuple[float, float]:
-        """Cut at the distance from zero with the smallest Kullback-Leibler divergence between the clipped distribution
-        and its 8-bit form (Migacz 2017, 8-bit inference with TensorRT)."""
+        """By the smallest Kullback-Leibler divergence of the clipped values and their 8-bit form (Migacz 2017, 8-bit
+        inference with TensorRT)."""
         largest = max(-self.minimum, self.maximum)
         smallest, best = np.inf, (min(self.minimum, 0.0), max(self.maximum, 0.0))
         for threshold in largest * np.arange(1, _THRESHOLDS + 1) / _THRESHOLDS:
@@ -114,7 +114,7 @@ class Histogram:
 
 
 def _in_steps(counts: np.ndarray, filled: np.ndarray) -> np.ndarray:
-    """Counts per 8-bit step, spread evenly over its filled bins."""
+    """Spread each 8-bit step's count evenly over its filled bins."""
     step = np.arange(len(counts)) * (_STEPS + 1) // len(counts)
     total, bins = np.bincount(step, counts), np.bincount(step, filled)
     return np.where(filled, (total / np.maximum(bins, 1))[step], 0.0)
@@ -158,7 +158,7 @@ def watch(onnx_path: Path, tensors: Sequence[str], batches: Iterable[Feeds]) -> 
 
 
 def sample_batches(tokens: Any, input_names: Sequence[str], *, rows: int, seed: int) -> list[Feeds]:
-    """Calibration batches of up to `rows` random rows or windows."""
+    """Calibration batches of random rows or windows."""
     chosen = np.random.default_rng(seed).permutation(len(tokens))[:rows]
     return list(calibration_batches(apart(tokens[int(index)] for index in chosen)[:rows], input_names))
 

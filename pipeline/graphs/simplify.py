@@ -1,6 +1,6 @@
-"""Removes work from an exported graph, such as the 25 nodes that build the mask. Its logits stay equal.
+"""Removes work from an exported graph, such as building the mask by 25 nodes. Its logits stay equal.
 
-kdc runs the graph on a few batches to see what tensors hold, because exporters change their code.
+Since exporters change their code, a few batches show what tensors hold.
 """
 
 import tempfile
@@ -28,7 +28,7 @@ Values = dict[str, list[np.ndarray]]  # of a tensor, in each batch
 
 
 def simplify(onnx_path: Path, *, pad_id: int, max_length: int) -> ModelProto:
-    """`max_length`: most tokens of a row."""
+    """`max_length`: of rows, in tokens."""
     model = onnx.load(onnx_path)
     batches = [_made_up(rows, tokens, pad_id) for rows, tokens in (*_SIZES, (5, max(6, min(max_length, _LONGEST))))]
     graph = model.graph
@@ -76,7 +76,7 @@ def _store_constants(graph: GraphProto) -> None:
 
 
 def _depend_on(graph: GraphProto, inputs: Collection[str]) -> set[str]:
-    """Tensors whose values depend on inputs, not only on their shapes."""
+    """Tensors that depend on inputs' values, not only their shapes."""
     names = set(inputs)
     for node in graph.node:
         if node.op_type not in ("Shape", "Size") and not names.isdisjoint(names_read(node)):
@@ -106,7 +106,7 @@ def _values(model: ModelProto, names: Sequence[str], sized: Sequence[str], batch
 
 
 def _hides_padding(values: Sequence[np.ndarray], masks: Sequence[np.ndarray]) -> bool:
-    """Whether added values hide padded tokens alone; windowed and causal attention hide more."""
+    """Windowed and causal attention hide more than padding."""
     for value, mask in zip(values, masks, strict=True):
         if value.ndim != 4 or value.shape[0] != len(mask) or value.shape[-1] != mask.shape[1]:
             return False
@@ -151,7 +151,7 @@ def _fix_shapes(graph: GraphProto, reshapes: Sequence[NodeProto], values: Values
 
 
 def _shorten_lookups(graph: GraphProto, lookups: Sequence[NodeProto], values: Values) -> None:
-    """Replace lookups of one token type by its row, and lookups of positions by the table's first rows."""
+    """Replace lookups of one token type by its row, and of positions by the table's first rows."""
     tables, read_by = float_matrices(graph), dict[str, list[str]]()
     for node in graph.node:
         for name in node.input:
