@@ -23,8 +23,6 @@ Answer = str | float
 
 
 class TaskFacts(Result):
-    """The task."""
-
     name: str
     kind: Kind
     labels: tuple[str, ...]
@@ -33,45 +31,41 @@ class TaskFacts(Result):
 
 
 class ModelFacts(Result):
-    """One model on the evaluation rows. None: not measured, or not trained."""
+    """On the evaluation rows. None: not measured, or not trained."""
 
     metrics: Scores  # points by metric
-    collapsed: bool  # gives one answer
+    collapsed: bool
     interval: Interval  # 95 %
-    kept_percent: float | None  # of the teacher's metric; None if that is not above 0
-    kept_above_chance_percent: float | None = None  # of the teacher's lead over the majority; None without a lead
-    difference: float  # deciding metric minus the teacher's
+    kept_percent: float | None  # of the teacher's metric, if above 0
+    kept_above_chance_percent: float | None = None  # of the teacher's lead over the majority
+    difference: float  # from the teacher
     difference_interval: Interval  # 95 %, paired by row
     trainable_parameters: int | None
     training_seconds: float | None
-    runtime: str | None = None  # with the device
+    runtime: str | None = None
     parameters: int | None = None
     size_bytes: int | None = None  # model file and tokenizer.json
-    latency_p50_ms: float | None = None  # for one row, tokenising included
+    latency_p50_ms: float | None = None  # of one row, with tokenising
     latency_p95_ms: float | None = None
     latency_mean_ms: float | None = None
     rows_per_second: float | None = None  # in batches of 32
-    share_of_products: float | None = None  # of a pass, for matrix products at the speed of a large product
+    share_of_products: float | None = None  # see `products.share_of_products`
     peak_memory_bytes: int | None = None
 
 
 class TrainingFacts(History):
-    """The curves of one training, and the step whose weights were kept."""
-
     best_step: int
     steps: int
 
 
 class CalibrationFacts(Result):
-    """The served student's calibration, without and with temperature."""
-
     temperature: float
     before: Reliability
     after: Reliability
 
 
 class DecisionFacts(Result):
-    """A label's operating point, and curves over thresholds on the evaluation rows."""
+    """Curves over thresholds, on the evaluation rows."""
 
     point: OperatingPoint
     thresholds: tuple[float, ...]
@@ -81,35 +75,27 @@ class DecisionFacts(Result):
 
 
 class AbstentionFacts(Result):
-    """Which rows the artifact answers, and accuracy at other shares."""
-
     abstain: Abstention
     teacher: tuple[tuple[float, float], ...]  # (share of surest rows, accuracy), of the teacher
     student: tuple[tuple[float, float], ...]  # of the served student
 
 
 class CascadeFacts(Result):
-    """What a second model does for rows the student is unsure of."""
-
     second: str
-    taken: bool  # whether the artifact has it
+    taken: bool
     pair: Pair  # on the tuning set
     share: float  # of rows for the second model
     score: float  # of both models
-    curve: tuple[tuple[float, float], ...]  # (share of rows for the second model, score)
+    curve: tuple[tuple[float, float], ...]  # (share, score)
 
 
 class LengthFacts(Lengths):
-    """The student's training rows by tokens, and the cut."""
-
     cut: int
     truncated: int
 
 
 class QuotedRow(Result):
-    """A row on which teacher and student differ. Long texts are shortened."""
-
-    text: str
+    text: str  # shortened
     text_pair: str | None
     label: Answer
     teacher: Answer
@@ -118,17 +104,13 @@ class QuotedRow(Result):
 
 
 class Disagreements(Result):
-    """Rows on which teacher and student differ."""
-
     count: int | None  # None for regression, where answers always differ
     teacher_right: int | None = None
     student_right: int | None = None
-    rows: tuple[QuotedRow, ...]  # the most confident; for regression, the largest differences
+    rows: tuple[QuotedRow, ...]  # most confident, or most different, first
 
 
 class CandidateFacts(Result):
-    """A contract's candidates."""
-
     measured: dict[str, StudentCosts]  # by student, untrained
     kept: tuple[str, ...]  # that can keep the contract
     trials: tuple[Trial, ...]  # short trainings
@@ -136,8 +118,6 @@ class CandidateFacts(Result):
 
 
 class Origin(Lineage):
-    """How the artifact was made; `packages` begins with kdc."""
-
     commands: tuple[str, ...]  # oldest first
     rows: dict[str, int]  # by tokenised split
     created: str
@@ -146,29 +126,27 @@ class Origin(Lineage):
 
 
 class Facts(Result):
-    """All facts of a run."""
-
     verdict: str = ""
     notes: tuple[str, ...] = ()
-    schema_number: int = Field(alias="schema")  # "schema" in JSON, a name that BaseModel uses
+    schema_number: int = Field(alias="schema")  # BaseModel has `schema`
     task: TaskFacts
     served: str  # variant that a CPU loads ("fp32", "int8" or "cascade")
     models: dict[str, ModelFacts]
-    training: dict[str, TrainingFacts]  # by model; none for a given fine-tuned teacher
-    # rows by true label (down) and answer (across), of "teacher" and served "student"; None with many classes
+    training: dict[str, TrainingFacts]
+    # "teacher" and served "student", (true label, answer); None with many classes
     confusion: dict[str, Matrix] | None
     calibration: CalibrationFacts | None  # None for regression
     decisions: tuple[DecisionFacts, ...] = ()
     abstention: AbstentionFacts | None = None
     sets: LabelSets | None = None
     slices: tuple[SliceFigures, ...] = ()
-    cascade: CascadeFacts | None = None  # None without a second model or its answers
+    cascade: CascadeFacts | None = None
     lengths: LengthFacts  # of training rows
     disagreements: Disagreements
     contract: WholeJudgement | None
     candidates: CandidateFacts | None  # None if no contract limits costs
     where: Origin
-    replaced: Description | None = None  # the large model that labelled the training table
+    replaced: Description | None = None  # labelled the training table
 
     def to_json(self) -> dict[str, Any]:
         return self.model_dump(mode="json", exclude_unset=True, by_alias=True)
