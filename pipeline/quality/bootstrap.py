@@ -12,7 +12,7 @@ _FEWEST_RESAMPLES, _MOST_RESAMPLES = 2000, 20_000
 _NUMBERS = 1_600_000  # limit of resamples * width for extra resamples
 _IN_A_TAIL = 20  # resamples beyond each end
 _MOST_BLOCKS = 2000  # of the jackknife
-_AT_A_TIME = 250_000  # numbers in a block of weights: 2 MB fit a core's cache
+_AT_A_TIME = 250_000  # numbers of a block: 2 MB fit a core's cache
 
 
 def bca(
@@ -43,14 +43,14 @@ def bca(
     bias = ndtri(np.clip(below, 1 / resamples, 1 - 1 / resamples))
     pulled = bias + np.array([-at_end, at_end])
     room = 1 - acceleration * pulled
-    # From the pole at `room` 0 on, the formula is wrong: take the most extreme value.
+    # Beyond the pole the formula is wrong: take the most extreme value.
     at = np.where(room > 0, ndtr(bias + pulled / np.where(room > 0, room, 1)), pulled > 0)
     low, high = np.quantile(values, at)
     return (float(low), float(high)), error
 
 
 def _enough(tail: float, width: int) -> int:
-    """Resamples for a share `tail` beyond each end."""
+    """For a share `tail` beyond each end."""
     for_the_tail = math.ceil(min(_IN_A_TAIL / tail, _MOST_RESAMPLES)) if tail else _MOST_RESAMPLES
     return max(_FEWEST_RESAMPLES, for_the_tail, min(_NUMBERS // width, _MOST_RESAMPLES))
 

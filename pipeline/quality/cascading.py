@@ -1,7 +1,4 @@
-"""A cascade: the first model answers the rows it is sure of, the second model the others.
-
-Viola and Jones 2001 for detectors; Wang et al. 2011 (SIGIR) for ranking.
-"""
+"""A cascade: the first model answers the rows it is sure of, the second model the others (Viola and Jones 2001)."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -55,7 +52,7 @@ def _thresholds(sure: NDArray[np.floating]) -> list[float]:
 
 
 def fewest(points: list[Going], wanted: float) -> Going:
-    """The first point from which on all score at least `wanted` (one may be lucky), else the last."""
+    """The first point from which on all score at least `wanted`, else the last: one alone may be lucky."""
     chosen = points[-1]
     for point in reversed(points):
         if point.score < wanted:

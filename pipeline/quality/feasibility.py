@@ -1,4 +1,4 @@
-"""Find students that can keep a contract, from costs measured before training."""
+"""Students that can keep a contract, by costs before training."""
 
 import math
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from kdc.common.tables import aligned
 from kdc.pipeline.config.student_kinds import kind_of
 from kdc.pipeline.results.training import NotMeasured, StudentCosts
 
-Measured = Mapping[str, StudentCosts]  # by student: an id, a path, "layers:0,1,2", "conv", "static" or "teacher"
+Measured = Mapping[str, StudentCosts]  # by student, as --student names it
 
 
 def fitting_students(measured: Measured, contract: Contract) -> list[str]:
@@ -74,7 +74,7 @@ def table(measured: Measured, contract: Contract) -> list[str]:
 
 
 def nothing_fits(measured: Measured, contract: Contract, *, has_whole: bool = False) -> InputError:
-    """The error if no student can keep the contract. `has_whole`: students had the whole vocabulary."""
+    """`has_whole`: students had the whole vocabulary."""
     made = sorted(_made(measured, contract), key=lambda form: _worst_miss(form[2], contract))
     if not made:
         return InputError("no candidate could be exported", given=", ".join(measured), remedy="see the lines above")

@@ -37,7 +37,7 @@ class FrontierFacts(Result):
     schema_version: Literal[1] = 1
     task: str
     metric: str  # of `score`
-    labels: str | None = None  # as in `Lineage`
+    labels: str | None = None  # see `Lineage`
     rows: int  # evaluation rows
     groups: int  # independent groups of rows
     teacher: float  # points, in torch

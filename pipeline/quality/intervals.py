@@ -1,4 +1,4 @@
-"""Confidence intervals, in points, of a model's score and of two models' difference on the same rows.
+"""Confidence intervals, in points, of a score and of two models' difference on the same rows.
 
 Methods: docs/explanation/verdicts.md. Error rates: docs/benchmarks/verdicts.md.
 """
@@ -115,7 +115,7 @@ def _widened(interval: Ends, middle: float, unseen: float, unequal: float, lowes
 
 
 def widest(logits: Outputs, others: Outputs, labels: Labels, kind: Kind, *, groups: Groups | None = None) -> list[int]:
-    """Classes whose F1 difference covaries with the macro F1 difference, and so widens its interval; widest first."""
+    """Classes whose F1 difference covaries with macro F1's, and so widens its interval; widest first."""
     present, influence = influences(logits, others, labels, kind, groups=groups)
     part = influence.T @ influence.sum(axis=1)
     return [int(present[index]) for index in np.argsort(-part) if part[index] > 0]

@@ -1,4 +1,4 @@
-"""Judge an artifact against its contract, by its costs on this machine and its answers."""
+"""Judge an artifact by its costs on this machine and its answers."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -156,7 +156,7 @@ def judge_again(
 
 
 def _in_turn(manifest: Manifest, device: Device, *, int8_allowed: bool) -> list[str]:
-    """On a GPU only a cascade has a second variant to try: its first model."""
+    """On a GPU, only a cascade has a second variant: its first model."""
     if device == "cuda":
         first = manifest.providers[CUDA_PROVIDER]
         is_alone = all(variant.second is None for name, variant in manifest.variants.items() if name == first)

@@ -14,10 +14,10 @@ class LabelErrors(NamedTuple):
 
 
 def confident_classes(probabilities: NDArray[np.floating], labels: Ints) -> Ints:
-    """The most probable class, (rows,), of those whose mean over the rows with that label is reached (section 3.1).
+    """The most probable class that reaches its mean over rows with its label (section 3.1), (rows,); -1 for none.
 
-    A row that reaches none has -1. `probabilities`, (rows, classes), must come from models that did not learn from the
-    row.
+    Args:
+        probabilities: (rows, classes), by models that did not learn from the row.
     """
     of_class = np.eye(probabilities.shape[1])[labels]
     counts = of_class.sum(0)
@@ -30,8 +30,7 @@ def confident_classes(probabilities: NDArray[np.floating], labels: Ints) -> Ints
 def find_label_errors(probabilities: NDArray[np.floating], labels: Ints) -> LabelErrors:
     """Rows that confidently have another class than their label, unless the label is the most probable class.
 
-    The most probable error comes first, by the normalised margin: the label's probability minus the most probable other
-    class's. Arguments as in `confident_classes`.
+    The order is by normalised margin: the label's probability minus the most probable other class's.
     """
     probabilities = probabilities.astype(np.float64)
     confident = confident_classes(probabilities, labels)

@@ -97,7 +97,7 @@ def in_pieces(rows: Sequence[Text], count: int, size: int) -> list[list[Text]]:
 def measure_costs(
     engine: Engine, rows: Sequence[Text], contract: Contract, *, size_bytes: int, rounds: int = _ROUNDS
 ) -> Costs:
-    """Time an engine, loaded with the contract's threads, on rows from `rows_to_time`."""
+    """`rows` are from `rows_to_time`."""
     batch, percentile = contract.at.batch, contract.at.percentile
     calls = max(_CALLS, math.ceil(_CALLS_ABOVE / (1 - percentile / 100) - 1e-6))
     with Neighbours() as neighbours:
@@ -137,7 +137,7 @@ def check_length(conditions: Conditions, longest: int) -> None:
 
 
 def rows_of(lengths: Sequence[int], engine: Engine) -> list[Text]:
-    """A made-up row of each length in tokens, at most the model's longest. The engine then expects such rows."""
+    """A made-up row of each length in tokens, at most the model's longest. The engine expects these afterwards."""
     engine.expect_made_up_rows()
     is_pair, longest = engine.task.is_pair, engine.tokenizer_info.longest
 

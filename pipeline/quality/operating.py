@@ -41,9 +41,9 @@ def choose(
 ) -> Chosen:
     """Choose the threshold of a label, from its probabilities (rows,), for an aim.
 
-    A bound on precision or false positive rate takes the highest recall; a bound on recall takes the fewest false
-    alarms. Ties go to the threshold that keeps the bound best. If none keeps it, `interval` falls back to `point`, and
-    `point` to the nearest. The threshold is one half if rows are too few, or if the model knows nothing of the label.
+    A bound on precision or false positive rate takes the highest recall; a bound on recall the fewest false alarms.
+    Ties go to the threshold that keeps the bound best. If none keeps it, `interval` falls back to `point`, and `point`
+    to the nearest. The threshold is one half if rows are too few, or the model cannot tell the label.
 
     With `interval`, other rows must be shown to keep the bound, with an error of 5 %: precision by `surest_right`, the
     others by tolerance limits (Wilks 1941, Ann. Math. Stat. 12:91). With `point`, the rows' own share must keep it.
@@ -120,7 +120,7 @@ def _by_interval(probabilities: NDArray[np.floating], has_label: Flags, aim: Aim
 def _best_shown(
     surest: "_SurestOf", probabilities: NDArray[np.floating], right: Flags, bound: float, groups: Groups | None
 ) -> Surest:
-    """The rows that show `bound`, else the highest bound below it. What is shown depends on what is requested."""
+    """The rows that show `bound`, else the highest bound that is also shown if requested."""
     best = surest(probabilities, right, bound, groups)
     while best.bound:
         again = surest(probabilities, right, float(floor4(best.bound)), groups)
@@ -176,7 +176,7 @@ def _nearest_half(thresholds: Floats) -> float:
 def choose_answered(
     confidence: NDArray[np.floating], right: Flags, aim: Aim, *, groups: Groups | None = None
 ) -> Chosen:
-    """The least probability whose answers are shown to keep an aim. `right`: like the label, or like the teacher."""
+    """The least probability whose answers are shown to keep an aim."""
     assert aim.bound is not None
     if aim.measure == "fixed":
         return Chosen(aim.bound)
@@ -219,5 +219,5 @@ def fewest_rows(coverage: float) -> int:
 
 
 def _missed(coverage: float) -> Fraction:
-    """1 - coverage in decimals: in binary, 10 * (1 - 0.9) is less than 1."""
+    """In decimals: in binary, 10 * (1 - 0.9) is less than 1."""
     return 1 - Fraction(str(coverage))

@@ -56,7 +56,7 @@ def operations(file: Path, feeds: dict[str, np.ndarray]) -> dict[str, int]:
 
 
 def node_events(file: Path, feeds: dict[str, np.ndarray], *, threads: int = 0, calls: int = 1) -> list[dict[str, Any]]:
-    """Profile each node in each call, with the serving engine's optimisers."""
+    """Profile each node in each call, as the serving engine optimises."""
     with TemporaryDirectory() as folder:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
@@ -73,7 +73,7 @@ def node_events(file: Path, feeds: dict[str, np.ndarray], *, threads: int = 0, c
 
 
 def speed(number_format: str, threads: int) -> float:
-    """Operations a second of a large product; the fastest call, since other processes interrupt some."""
+    """Operations a second of a large product, by the fastest call."""
     session, left = _product(number_format, threads)
     seconds = min(seconds_of(lambda: session.run(None, {"left": left})) for _ in range(_CALLS))
     return 2 * left.shape[0] ** 3 / seconds

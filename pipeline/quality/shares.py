@@ -71,9 +71,9 @@ def surest_right(
 ) -> Surest:
     """The largest set of surest rows whose share of right rows is shown to be at least `bound`.
 
-    Fifty sets are tried (docs/explanation/decisions.md). The tests are exact: given row k + 1, the number of right rows
-    among the k surest is binomial. Grouped rows count as fewer, by the design effect of being right. The fallback
-    procedure (Wiens 2003) divides `ERROR`: a rejected hypothesis leaves its error to the next.
+    Fifty sets are tried, by the fallback procedure (docs/explanation/decisions.md). The tests are exact: given row k +
+    1, the number of right rows among the k surest is binomial. Grouped rows count as fewer, by the design effect of
+    being right.
 
     Args:
         confidence: (rows,) 0 to 1.
@@ -105,7 +105,7 @@ def surest_right(
 
 
 def surest_of_all(confidence: NDArray[np.floating], right: Flags, bound: float, groups: Groups | None) -> Surest:
-    """The largest set of surest rows such that at least `bound` of all rows are shown to be right or outside the set.
+    """The largest set of surest rows with at least `bound` of all rows shown to be right or outside it.
 
     Exact tests go from the strictest threshold to the first that fails. They need no correction, since the share of
     wrong rows inside only grows (Wilks 1941, Ann. Math. Stat. 12:91).

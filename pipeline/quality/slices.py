@@ -24,7 +24,7 @@ _ENOUGH = 20  # shuffles with so low a score: the slice is not worse
 def slice_figures(
     answers: EvaluationAnswers, variant: str, task: TaskInfo, names: tuple[str, ...], temperature: float
 ) -> tuple[SliceFigures, ...]:
-    """All rows, then the slices, largest first; none without slices. The first metric of `names` decides."""
+    """All rows, then the slices, largest first. The first metric of `names` decides."""
     if not answers.slices:
         return ()
     logits, teacher = answers.students[variant], answers.students.get("teacher")
@@ -34,7 +34,7 @@ def slice_figures(
 
     def figures(name: str, rows: Flags) -> SliceFigures:
         part = SliceFigures(name=name, rows=int(rows.sum()), metric=names[0])
-        # Perfect answers do not score 1 if the metric needs labels that the slice lacks.
+        # Perfect answers score less if the slice lacks a label.
         if independent_rows(groups[rows], part.rows) < _FEWEST or perfect(rows[None].astype(np.float64))[0] < 1 - 1e-9:
             return part
         own: dict[str, Any] = {"labels": labels[rows], "kind": task.kind}
