@@ -113,7 +113,7 @@ def _sets(coverage: float, tuning: Outputs, labels: Labels, groups: Groups, vari
 
 
 def _refuse_unshown(option: str, choices: Mapping[str, _Choice], evidence: Evidence = "interval") -> None:
-    """Raise `BoundNotShown` if a label misses its own bound, or all miss a common one: rare labels nearly always do."""
+    """Raise `BoundNotShown` if a label misses its own bound, or all miss a common one. Rare labels nearly always do."""
     bounds = {name: choice for name, choice in choices.items() if choice.aim.is_bound}
     kept = {choice.aim.label for choice in bounds.values() if choice.chosen.reached}  # None: the common bound
     missed = [name for name, choice in bounds.items() if choice.aim.label not in kept]

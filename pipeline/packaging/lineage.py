@@ -81,14 +81,14 @@ def _teacher_name(settings: TeacherSettings) -> str:
 
 
 def base_models(student: str, teacher: str) -> list[str]:
-    """The hub id that gave the weights, if any."""
+    """The hub id of the model that gave the weights."""
     name = teacher if kind_of(student).is_of_teacher else student
     is_public, public = name == "minilm" or not Path(name).exists(), _public_name(name).partition("@")[0]
     return [public] if is_public and _HUB_ID.fullmatch(public) else []
 
 
 def hub_dataset(task: Task, source: DataSettings) -> tuple[str, str, str] | None:
-    """Hub id, configuration and split."""
+    """Hub id, configuration and split of the evaluation rows."""
     if not task.hub_config or source.data is not None or source.train is not None:
         return None
     return HUB_NAME, task.hub_config, task.eval_splits[0]

@@ -102,8 +102,8 @@ def found_rates(
     """Measure the shares that a contract requires.
 
     A pass needs every share, so its interval ends keep the contract's confidence. One share suffices for a fail: those
-    ends get Bonferroni's correction. Rows of a group count as identical: the design effect errs twice as often if few
-    rows of few groups are wrong.
+    ends get Bonferroni's correction. Rows of a group count as identical: with the design effect, verdicts err twice as
+    often if few rows of few groups are wrong.
     """
     required = contract.limits.require
     if not required:

@@ -30,7 +30,7 @@ class Stored:
 
 
 def as_stored(student: StudentCosts, contract: Contract) -> Stored:
-    """The first form that is small enough, else the last. Smaller forms cost accuracy."""
+    """The own form, or if too large the first smaller one that keeps the contract, else the last."""
     most, forms = contract.limits.max_size_mb, _forms(student)
     if most is None or min((costs.size_mb for costs in costs_of(student).values()), default=0.0) <= most:
         return forms[0]

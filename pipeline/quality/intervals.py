@@ -30,7 +30,7 @@ class Difference:
     interval: Ends  # in points
     standard_error: float  # in points
     groups: int  # number of groups, or of independent rows
-    # From a factor on the row count to points.
+    # Points that unobserved errors may cost, by a factor on the row count.
     unseen: Callable[[float], float] = field(compare=False)
 
 

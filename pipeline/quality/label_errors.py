@@ -14,7 +14,7 @@ class LabelErrors(NamedTuple):
 
 
 def confident_classes(probabilities: NDArray[np.floating], labels: Ints) -> Ints:
-    """The most probable class that reaches its mean over rows with its label (section 3.1), (rows,); -1 for none.
+    """The most probable class that reaches its mean over the rows with its label, (rows,); -1 for none (section 3.1).
 
     Args:
         probabilities: (rows, classes), by models that did not learn from the row.

@@ -32,7 +32,7 @@ class Speed(Frozen):
     latency_p50_ms: float  # of calls with one row
     latency_p95_ms: float
     rows_per_second: float  # in batches of 32 rows
-    latency_mean_ms: float  # suits a cascade, whose rows differ
+    latency_mean_ms: float  # suits a cascade, whose rows' times differ
 
 
 def time_in_turns(

@@ -43,10 +43,10 @@ def choose(
 
     A bound on precision or false positive rate takes the highest recall; a bound on recall the fewest false alarms.
     Ties go to the threshold that keeps the bound best. If none keeps it, `interval` falls back to `point`, and `point`
-    to the nearest. The threshold is one half if rows are too few, or the model cannot tell the label.
+    to the nearest. The threshold is one half if rows are too few, or the label's rows do not get higher probabilities.
 
     With `interval`, other rows must be shown to keep the bound, with an error of 5 %: precision by `surest_right`, the
-    others by tolerance limits (Wilks 1941, Ann. Math. Stat. 12:91). With `point`, the rows' own share must keep it.
+    others by tolerance limits (Wilks 1941, Ann. Math. Stat. 12:91). With `point`, the rows' share must keep the bound.
     """
     if aim.measure == "fixed":
         assert aim.bound is not None

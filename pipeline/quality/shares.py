@@ -35,8 +35,8 @@ def floor4(share: float) -> str:
 
 
 def at_least(error: Floats | float, right: Floats | float, wrong: Floats | float) -> Floats:
-    """The lower end of a share's exact interval (Clopper and Pearson 1934, Biometrika 26:404), wrong with a chance of
-    at most `error`."""
+    """The lower end of a share's exact interval, above the true share with a chance of at most `error` (Clopper and
+    Pearson 1934, Biometrika 26:404)."""
     return np.where(np.greater(right, 0), beta.ppf(error, np.maximum(right, 1e-9), np.add(wrong, 1)), 0.0)
 
 

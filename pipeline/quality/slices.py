@@ -34,7 +34,7 @@ def slice_figures(
 
     def figures(name: str, rows: Flags) -> SliceFigures:
         part = SliceFigures(name=name, rows=int(rows.sum()), metric=names[0])
-        # Perfect answers score less if the slice lacks a label.
+        # Perfect answers score less than 1 if the metric needs a label that the slice lacks.
         if independent_rows(groups[rows], part.rows) < _FEWEST or perfect(rows[None].astype(np.float64))[0] < 1 - 1e-9:
             return part
         own: dict[str, Any] = {"labels": labels[rows], "kind": task.kind}
