@@ -34,18 +34,18 @@ class ModelFacts(Result):
     """On the evaluation rows. None: not measured, or not trained."""
 
     metrics: Scores  # points by metric
-    collapsed: bool
+    collapsed: bool  # gives one answer
     interval: Interval  # 95 %
-    kept_percent: float | None  # of the teacher's metric, if above 0
-    kept_above_chance_percent: float | None = None  # of the teacher's lead over the majority
-    difference: float  # from the teacher
+    kept_percent: float | None  # of the teacher's metric; None if that is not above 0
+    kept_above_chance_percent: float | None = None  # of the teacher's lead over the majority; None without a lead
+    difference: float  # deciding metric minus the teacher's
     difference_interval: Interval  # 95 %, paired by row
     trainable_parameters: int | None
     training_seconds: float | None
-    runtime: str | None = None
+    runtime: str | None = None  # with the device
     parameters: int | None = None
     size_bytes: int | None = None  # model file and tokenizer.json
-    latency_p50_ms: float | None = None  # of one row, with tokenising
+    latency_p50_ms: float | None = None  # for one row, tokenising included
     latency_p95_ms: float | None = None
     latency_mean_ms: float | None = None
     rows_per_second: float | None = None  # in batches of 32
@@ -82,7 +82,7 @@ class AbstentionFacts(Result):
 
 class CascadeFacts(Result):
     second: str
-    taken: bool
+    taken: bool  # whether the artifact has it
     pair: Pair  # on the tuning set
     share: float  # of rows for the second model
     score: float  # of both models
@@ -107,7 +107,7 @@ class Disagreements(Result):
     count: int | None  # None for regression, where answers always differ
     teacher_right: int | None = None
     student_right: int | None = None
-    rows: tuple[QuotedRow, ...]  # most confident, or most different, first
+    rows: tuple[QuotedRow, ...]  # the most confident; for regression, the largest differences
 
 
 class CandidateFacts(Result):
@@ -132,21 +132,21 @@ class Facts(Result):
     task: TaskFacts
     served: str  # variant that a CPU loads ("fp32", "int8" or "cascade")
     models: dict[str, ModelFacts]
-    training: dict[str, TrainingFacts]
-    # "teacher" and served "student", (true label, answer); None with many classes
+    training: dict[str, TrainingFacts]  # by model; none for a given fine-tuned teacher
+    # rows by true label (down) and answer (across), of "teacher" and served "student"; None with many classes
     confusion: dict[str, Matrix] | None
     calibration: CalibrationFacts | None  # None for regression
     decisions: tuple[DecisionFacts, ...] = ()
     abstention: AbstentionFacts | None = None
     sets: LabelSets | None = None
     slices: tuple[SliceFigures, ...] = ()
-    cascade: CascadeFacts | None = None
+    cascade: CascadeFacts | None = None  # None without a second model or its answers
     lengths: LengthFacts  # of training rows
     disagreements: Disagreements
     contract: WholeJudgement | None
     candidates: CandidateFacts | None  # None if no contract limits costs
     where: Origin
-    replaced: Description | None = None  # labelled the training table
+    replaced: Description | None = None  # the large model that labelled the training table
 
     def to_json(self) -> dict[str, Any]:
         return self.model_dump(mode="json", exclude_unset=True, by_alias=True)

@@ -236,7 +236,7 @@ def verdict(report: Facts) -> str:
         sentence += f", is {ratio:.1f} times smaller" if ratio >= 1 else f", is {1 / ratio:.1f} times larger"
     is_uncut = report.where.student == UNCUT_NAME
     fp32, int8 = report.models.get("fp32" if is_uncut else "teacher_fp32"), report.models.get("teacher_int8")
-    # A cascade's median row may use one model only.
+    # A cascade's median row may use one model only: the mean tells more.
     is_cascade = report.cascade is not None and report.cascade.taken
     latency = operator.attrgetter("latency_mean_ms" if is_cascade else "latency_p50_ms")
     own, on_average = latency(served), ", on average," if is_cascade else ""

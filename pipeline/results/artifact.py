@@ -17,7 +17,7 @@ class ExportResult(StageResult):
 
     exporter: str
     fp32_parity: float  # largest logit difference to the merged model
-    # largest probability difference to fp32; text: why it is missing
+    # largest probability difference to fp32; text: why it is missing; None: not requested
     fp16_parity: float | str | None = None
 
 
@@ -26,15 +26,15 @@ class Int8Measurement(Result):
 
     static: bool = False  # fixed activation ranges
     graph: str = ""  # equal for candidates that do the same work
-    nodes: dict[str, int] = Field(default_factory=dict)  # from `int8.quantise`
+    nodes: dict[str, int] = Field(default_factory=dict)  # layer counts
     failed: str | None = None
     tune: Scores | None = None
-    label_changes: int = 0
+    label_changes: int = 0  # rows with another label than fp32
     parity: float | None = None  # largest probability difference to fp32
-    mean_difference: float = 0.0
+    mean_difference: float = 0.0  # of probability
     # Rows alone against batches of 16, for winners only.
     max_probability_difference: float | None = None
-    label_flips: int = 0
+    label_flips: int = 0  # rows
     compared_rows: int = 0
     batch_invariant: bool | None = None
     latency_p50_ms: float | None = None  # of one row
@@ -61,7 +61,7 @@ class QuantizeResult(Int8Choice):
 class UncutResult(StageResult):
     STAGE = "uncut"
 
-    fp32_parity: float | None = None  # largest logit difference to torch
+    fp32_parity: float | None = None  # largest logit difference to torch; None: no graph
     int8: str | None = None  # candidate whose file is kept
     note: str = ""  # why there is no graph, or no good int8
 
@@ -72,7 +72,7 @@ class Pair(Result):
     first: str  # student's variant
     second: str  # number format
     temperature: float  # divides the second model's logits
-    answered_from: float  # student's least confidence
+    answered_from: float  # student's least confidence to answer
     share: float  # of rows for the second model
     score: float
     first_score: float
@@ -103,12 +103,12 @@ class EvaluateResult(StageResult):
 class PackageResult(StageResult):
     STAGE = "package"
 
-    artifact: str  # in the run directory
+    artifact: str  # relative to the run directory
     sha256: str  # of the manifest
     providers: dict[str, str]  # variants by provider
     table: Table  # from stage `evaluate`
     metric: str  # that decides
-    contract: WholeJudgement | None = None
+    contract: WholeJudgement | None = None  # None: not requested
     sets: LabelSets | None = None
     notes: tuple[str, ...] = ()
     example: str = ""  # `kdc try`'s arguments, shell-quoted

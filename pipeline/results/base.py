@@ -12,7 +12,7 @@ Points = list[tuple[int, float]]  # (step, value) of a curve
 
 
 class Result(BaseModel):
-    # NaN: null is no number.
+    # NaN stays NaN in JSON: null is no number.
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), ser_json_inf_nan="constants")
 
     def to_json(self) -> dict[str, Any]:

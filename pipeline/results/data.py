@@ -35,7 +35,7 @@ class DataReport(Result):
     held_out: int = 0  # training rows used for evaluation
     unused_train_rows: int = 0  # beyond `data.max_train_rows`
     unused_unlabeled_rows: int = 0  # beyond `data.max_unlabeled_rows`
-    duplicates: dict[str, int] = Field(default_factory=dict)  # by kind
+    duplicates: dict[str, int] = Field(default_factory=dict)  # repeats, near repeats and shared groups
     skipped: dict[str, int] = Field(default_factory=dict)  # invalid rows by split
     warnings: tuple[str, ...] = ()
 

@@ -16,8 +16,8 @@ class NotMeasured(Result):
 class StudentCosts(Result):
     parameters: int
     variants: dict[str, Costs | NotMeasured]  # by precision
-    int8_4_bits: Costs | None = None  # with token embeddings in 4 bits
-    fewer_pieces: "StudentCosts | None" = None  # with a smaller vocabulary
+    int8_4_bits: Costs | None = None  # with token embeddings in 4 bits, unless bits are set
+    fewer_pieces: "StudentCosts | None" = None  # with a smaller vocabulary, if the contract limits size
 
 
 class CandidatesResult(StageResult):
@@ -51,7 +51,7 @@ class TrainingSummary(Result):
     best_score: float
     best_step: int  # whose weights were kept; see `TrainSettings.kept_step`
     steps: int
-    planned_steps: int = 0  # patience or time may end it earlier
+    planned_steps: int = 0  # more than `steps` if patience or time ended it
     resumed_from: int = 0  # 0: not resumed
     train_rows: int = 0
     rows_per_second: float
@@ -59,7 +59,7 @@ class TrainingSummary(Result):
     trainable_parameters: int
     history: History
     learning_rate: float  # highest
-    head_learning_rate: float  # highest
+    head_learning_rate: float  # highest, of random weights
     precision: str  # "fp32" or "bf16"
     threads: int | None = None  # at the end; None on CUDA
     peak_memory_bytes: int | None = None  # None without CUDA
@@ -72,7 +72,7 @@ class ModelResult(StageResult):
     majority: Scores  # of the most frequent label, or the mean
     constant: bool  # one answer for all
     chance: float  # p-value of the score, in (0, 1]
-    parameters: int | None = None  # with merged adapters
+    parameters: int | None = None  # with merged adapters; None: not counted
     training: TrainingSummary | None = None  # None for a fine-tuned teacher or a black box
 
     @property
@@ -142,8 +142,8 @@ class TargetsResult(StageResult):
 
     rows: int  # with logits
     weights: tuple[float, ...] | None = None  # of several teachers, with sum 1
-    temperatures: tuple[float, ...] | None = None  # divide logits before averaging
-    temperature: float | None = None  # divides all logits
+    temperatures: tuple[float, ...] | None = None  # divide logits before averaging; None: one teacher
+    temperature: float | None = None  # divides all logits; None: not calibrated
     baseline_comparison: BaselineComparison | None = None
 
 
@@ -159,7 +159,7 @@ class MergeResult(StageResult):
     max_difference: float  # from the model with adapters
     tolerance: float  # of `max_difference`
     difference_from_untrained: float  # from the untrained student
-    temperature: float | None = None  # by which the saved last layer is divided
+    temperature: float | None = None  # divides the saved last layer; None: it cannot
 
 
 class ControlsResult(StageResult):
