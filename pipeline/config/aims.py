@@ -1,4 +1,4 @@
-"""Parses `--aim`, `--abstain`, `--defer`, `--question` and `--require`, and checks that they fit the task."""
+"""Parses options on decisions, and checks that they fit the task."""
 
 import re
 import shlex
@@ -19,7 +19,7 @@ Measure = Literal["f1", "matthews", "precision", "recall", "fpr", "accuracy", "d
 _MOST_NAMED = 20  # in a message
 _MOST_VALUES = 1000  # of a column with slices
 _MEASURES_OF_LABELS = ("precision", "recall", "fpr")
-_MEASURES_OF_ALL_ROWS = ("disagreement", "error")  # shares of all rows, deferred ones included
+_MEASURES_OF_ALL_ROWS = ("disagreement", "error")  # deferred rows included
 _DEFER = re.compile(r"\s*(disagreement|error)\s*<=(.{1,50})", re.ASCII | re.IGNORECASE)
 MOST_POINTS = 500  # thresholds; each takes 1 kB of the manifest
 _HOW = (
@@ -30,11 +30,9 @@ _HOW = (
 
 @dataclass(frozen=True)
 class Aim:
-    """How a label's threshold is chosen."""
-
     label: str | None  # None: every label (multi-label), or the second class
     measure: Measure
-    bound: float | None  # limit of the measure, or the threshold; None maximises it
+    bound: float | None  # limit, or the threshold; None maximises the measure
 
     @property
     def is_bound(self) -> bool:
@@ -43,12 +41,12 @@ class Aim:
 
     @property
     def is_of_all_rows(self) -> bool:
-        """Whether the bound is on a share of all rows, not of the answered ones."""
+        """Not of the answered rows."""
         return self.measure in _MEASURES_OF_ALL_ROWS
 
     @property
     def text(self) -> str:
-        """The aim without its label; "fixed" for a threshold."""
+        """Without the label; "fixed" for a threshold."""
         if self.bound is None or self.measure == "fixed":
             return self.measure
         is_most = self.measure == "fpr" or self.is_of_all_rows
@@ -77,7 +75,7 @@ def _probability(text: str, problem: str) -> float:
 
 
 def aims_of(texts: Sequence[str], task: TaskBase) -> dict[str, Aim]:
-    """Return the aim of each label that gets a threshold; up to `MOST_POINTS` multi-label labels default to f1.
+    """Aims by label; up to `MOST_POINTS` labels of a multi-label task default to f1.
 
     Raises:
         InputError: an aim does not fit the task, or a label has two.
@@ -133,11 +131,7 @@ def parse_defer(text: str) -> Aim:
 def abstain_of(
     abstain: str | None, aims: Sequence[str], task: TaskBase, *, defer: Sequence[str] = ()
 ) -> tuple[Aim, ...]:
-    """Return what the answered rows must keep; empty if all rows are answered.
-
-    Raises:
-        InputError: no classification, a reserved class name, aims too, or a bound given twice.
-    """
+    """What answered rows must keep; empty if all are answered. InputError if the options do not fit."""
     options = [f"--defer {text}" for text in defer] if abstain is None else [f"--abstain {abstain}"]
     if not options:
         return ()
@@ -164,7 +158,7 @@ def abstain_of(
 
 
 def check_sets(coverage: float | None, task: TaskBase) -> None:
-    """Raise InputError for label sets without three classes."""
+    """InputError without three classes."""
     if coverage is not None and not task.can_have_sets:
         what = "only a task that gives each row one of three classes or more can have sets of labels"
         remedy = "drop operating.sets"
@@ -174,11 +168,7 @@ def check_sets(coverage: float | None, task: TaskBase) -> None:
 
 
 def questions_of(path: Path | None, task: TaskBase) -> tuple[Question, ...]:
-    """The questions of a file; none without a file.
-
-    Raises:
-        InputError: the file is wrong, or its questions do not fit the task.
-    """
+    """InputError if the file is wrong, or its questions do not fit the task."""
     questions = () if path is None else read_questions(path)
     if wrong := misfit(questions, task.labels, task.traits, is_pair=task.is_pair):
         remedy = 'take the labels as options, or say which one a yes-or-no question asks for: "label": "LABEL"'
@@ -187,11 +177,7 @@ def questions_of(path: Path | None, task: TaskBase) -> tuple[Question, ...]:
 
 
 def required_label(requirement: str, task: TaskBase) -> str | None:
-    """A requirement's label; None if it is about answered rows.
-
-    Raises:
-        InputError: the requirement does not fit the task.
-    """
+    """None for a requirement on answered rows; InputError if it does not fit the task."""
     bound, given = parse_bound(requirement), f"--require {requirement}"
     assert bound is not None
     is_of_classes = task.traits.is_exclusive
@@ -213,7 +199,7 @@ def required_label(requirement: str, task: TaskBase) -> str | None:
 
 
 def check_slices(slices: Slices, requirements: Sequence[str] = ()) -> None:
-    """Raise InputError if a column has too many values, or no row is in a required slice."""
+    """InputError if a column has too many values, or a required slice no row."""
     known = {column: sorted(set(values)) for column, values in slices.items()}
     for column, values in known.items():
         if len(values) > _MOST_VALUES:

@@ -12,13 +12,11 @@ from kdc.common.records import Dialect
 from kdc.pipeline.config.metrics import METRICS
 from kdc.pipeline.config.section import Section
 
-LENGTH = "length"  # a slice: not a column, but ranges of tokens
-_SPECIAL = 4  # most special tokens of a row (a RoBERTa pair)
+LENGTH = "length"  # a slice by tokens, not a column
+_SPECIAL = 4  # most special tokens (RoBERTa pairs)
 
 
 class DataSettings(Section):
-    """Stage `data`: source and columns of the rows."""
-
     task: str | None = None
     data: Path | None = None
     train: Path | None = None
@@ -82,8 +80,6 @@ class DataSettings(Section):
 
 
 class LongSettings(Section):
-    """Handling of rows with more tokens than `data.max_length`."""
-
     mode: Literal["cut", "windows"] = Field(
         "cut",
         description="what to do with rows over data.max_length tokens: cut drops the rest, windows splits the row "
@@ -117,8 +113,8 @@ class LongSettings(Section):
         return self
 
     def trained_join(self, kind: Kind) -> tuple[Join, ...] | None:
-        """How training joins the teacher's windows; None if rows are cut. Multi-label takes the maximum: in a mean,
-        windows without a label would outvote the one with it."""
+        """None if rows are cut. Multi-label takes the maximum: in a mean, windows without a label would outvote one
+        with it."""
         if self.mode == "cut":
             return None
         if self.join != "auto":
@@ -126,7 +122,7 @@ class LongSettings(Section):
         return ("max" if KINDS[kind].has_lists else "mean",)
 
     def of(self, max_length: int, join: tuple[Join, ...] = ("mean",)) -> LongTexts | None:
-        """The windows of `max_length` tokens; None if rows are cut."""
+        """None if rows are cut."""
         if self.mode == "cut":
             return None
         room = max_length - self.keep

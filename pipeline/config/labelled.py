@@ -1,4 +1,4 @@
-"""The file beside a table that `kdc label` wrote: who labelled it, and what that cost."""
+"""The file that `kdc label` writes beside a table: who labelled it, and costs."""
 
 from pathlib import Path
 from typing import Annotated
@@ -8,19 +8,17 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from kdc.artifact.question_forms import description_of
 from kdc.common.errors import InputError
 
-HOW, PEOPLE = "how", "people"  # a column of the table, and its word for people's labels
+HOW, PEOPLE = "how", "people"  # a column, and its word for people's labels
 _MOST_BYTES = 1 << 20
 
 
 class Description(BaseModel):
-    """The large model, and its answers to all texts."""
-
     model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False, protected_namespaces=())
 
     text: str  # column
     model: str = Field(pattern=r"^[^\p{C}]{1,200}$")
-    how: dict[str, Annotated[int, Field(ge=0)]]  # answered texts, by the way their probabilities were found
-    usd: float = Field(0.0, ge=0)  # logged answers cost nothing more
+    how: dict[str, Annotated[int, Field(ge=0)]]  # texts by origin of their probabilities
+    usd: float = Field(0.0, ge=0)  # logged answers cost nothing
     p50_ms: float | None = Field(None, ge=0)
     p95_ms: float | None = Field(None, ge=0)
 
@@ -32,11 +30,7 @@ class Description(BaseModel):
 
 
 def read_description(table: Path | str | None) -> Description | None:
-    """None for a table that `kdc label` did not write.
-
-    Raises:
-        InputError: the file beside the table is damaged.
-    """
+    """None for a table that `kdc label` did not write; InputError if damaged."""
     file = description_of(str(table))
     if table is None or not file.is_file():
         return None

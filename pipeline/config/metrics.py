@@ -32,8 +32,7 @@ class Metric:
     hub_name: str
     lowest: float
     scorer: Callable[[NDArray[np.generic], NDArray[np.generic]], Scorer]  # from labels and answers
-    # What unseen errors cost (`kdc.pipeline.quality.unseen`): a function of counts, or the score's fall if all
-    # rows become wrong. Half of the rows cost half.
+    # For `quality.unseen`: a function of counts, or the fall if all rows become wrong; half of the rows cost half.
     unseen_cost: OfCounts | float
     labels: int | None = None  # required number; None: any
 
@@ -45,7 +44,7 @@ def fitting(kind: Kind, labels: int | None = None) -> list[str]:
 
 
 def compute(logits: Outputs, labels: Labels, kind: Kind, names: tuple[str, ...]) -> dict[str, float]:
-    """The named metrics of logits (rows, outputs), in points."""
+    """In points."""
     return _points(names, *as_scored(labels, kind, logits))
 
 
@@ -55,7 +54,7 @@ def _points(names: tuple[str, ...], truth: Labels, answers: Labels) -> dict[str,
 
 
 def as_scored(labels: Labels, kind: Kind, *logits: Outputs) -> tuple[Labels, ...]:
-    """Labels as scorers take them, integers except for regression, and the answers of each model's logits."""
+    """Labels, integers except for regression, and each model's answers."""
     traits = KINDS[kind]
     return np.asarray(labels, dtype=traits.label_type), *map(traits.predictions, logits)
 
@@ -66,7 +65,7 @@ def is_constant(logits: Outputs, kind: Kind) -> bool:
 
 
 def changed_labels(logits: Outputs, others: Outputs, kind: Kind) -> int:
-    """Count rows with different labels; 0 for regression."""
+    """Rows; 0 for regression."""
     traits = KINDS[kind]
     return int((~is_right(*map(traits.predictions, (logits, others)))).sum()) if traits.has_labels else 0
 
@@ -78,10 +77,9 @@ def majority(labels: Labels, kind: Kind, names: tuple[str, ...]) -> dict[str, fl
 
 
 def chance(logits: Outputs, labels: Labels, kind: Kind, name: str, *, groups: Groups | None = None) -> float:
-    """The p-value, in (0, 1], of the score.
+    """The score's p-value, in (0, 1].
 
-    A permutation test (Ojala and Garriga 2010, JMLR 11:1833), valid for every metric. It shuffles groups, and the rows
-    within each, since these may depend on each other. `groups` is (rows,); None: independent rows.
+    A permutation test (Ojala and Garriga 2010, JMLR 11:1833). It shuffles groups, and the rows within each.
     """
     truth, answers = as_scored(labels, kind, logits)
     once, generator = np.ones((1, len(truth))), np.random.default_rng(0)
@@ -98,12 +96,12 @@ def chance(logits: Outputs, labels: Labels, kind: Kind, name: str, *, groups: Gr
 
 
 def group_numbers(groups: Groups | None, rows: int) -> NDArray[np.intp]:
-    """Number the groups from 0, (rows,); without groups, each row is its own."""
+    """Numbers from 0, (rows,); without groups, each row is its own."""
     return np.arange(rows) if groups is None else np.unique(groups, return_inverse=True)[1].reshape(-1)
 
 
 def is_right(truth: NDArray[np.generic], answers: NDArray[np.generic]) -> NDArray[np.bool_]:
-    """Whether all labels of each row are right, (rows,)."""
+    """Whether all labels of a row are right, (rows,)."""
     return (truth == answers).reshape(len(truth), -1).all(axis=1)
 
 
@@ -117,10 +115,7 @@ def _f1(both: Floats, answered: Floats, actual: Floats) -> Floats:
 
 
 def _macro_f1(both: Floats, answered: Floats, actual: Floats) -> Floats:
-    """The mean F1 of the classes that occur as labels.
-
-    scikit-learn also averages over predicted classes, so one wrong answer can cost a third of the scale.
-    """
+    """Over the classes that occur as labels. scikit-learn adds predicted ones: one wrong answer can cost a third."""
     present = actual > 0
     return (f1_by_class(both, answered, actual) * present).sum(axis=1) / np.maximum(present.sum(axis=1), 1)
 
@@ -134,7 +129,7 @@ def _matthews(both: Floats, answered: Floats, actual: Floats) -> Floats:
 
 
 def counts(truth: Labels, answers: Labels) -> Callable[[Floats], tuple[Floats, Floats, Floats]]:
-    """A function from weights to weighted true positives, predicted and actual, (samples, classes) each."""
+    """From weights to weighted true positives, predicted and actual, (samples, classes) each."""
     from scipy.sparse import csr_array
 
     if truth.ndim > 1:
@@ -167,10 +162,7 @@ def _pearson(truth: NDArray[np.generic], answers: NDArray[np.generic]) -> Scorer
 
 
 def _spearman(truth: NDArray[np.generic], answers: NDArray[np.generic]) -> Scorer:
-    """Pearson's correlation of ranks. Equal values share their mean rank.
-
-    Rows are sorted once; then a rank is a running sum of weights.
-    """
+    """Equal values share their mean rank. Rows are sorted once; then a rank is a running sum of weights."""
     by_truth = np.argsort(truth, kind="stable")
     by_answer = np.argsort(answers[by_truth], kind="stable")  # label to answer order
     truth_ranks, answer_ranks = _ranks(truth[by_truth]), _ranks(answers[by_truth][by_answer])
@@ -189,7 +181,7 @@ def _spearman(truth: NDArray[np.generic], answers: NDArray[np.generic]) -> Score
 
 
 def _ranks(ascending: NDArray[np.generic]) -> Callable[[Floats], Floats]:
-    """A function from weights to centred ranks, (rows, samples) by value; weight w ranks as w rows."""
+    """From weights to centred ranks, (rows, samples) by value; weight w ranks as w rows."""
     is_first = np.append(True, ascending[1:] != ascending[:-1])
     value = np.cumsum(is_first) - 1
     last = np.append(np.flatnonzero(is_first)[1:], len(ascending)) - 1

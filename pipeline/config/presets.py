@@ -2,8 +2,7 @@
 
 from typing import Any
 
-# `best`: what measured best here (docs/benchmarks/students.md).
-# `paper`: the authors' script (github.com/rambodazimi/KD-LoRA, src/BERT_KD_LoRA.py).
+# `best`: docs/benchmarks/students.md. `paper`: github.com/rambodazimi/KD-LoRA, src/BERT_KD_LoRA.py.
 # `paper-as-described`: Azimi et al. 2024, section 4. Differences: docs/explanation/distillation.md.
 _AS_PUBLISHED: dict[str, Any] = {"learning_rate": 5e-5, "batch_size": 16, "warmup": 0.0, "min_steps": 0, "epochs": 3}
 RECIPES: dict[str, dict[str, Any]] = {
@@ -39,7 +38,7 @@ CUTS = {"best": "layers:first-and-last", "paper": "layers:every-second", "paper-
 E5 = "intfloat/multilingual-e5-small@614241f622f53c4eeff9890bdc4f31cfecc418b3"
 MINILM_50 = "sentence-transformers/paraphrase-multilingual-MiniLM-L12-v2@e8f8c211226b894fcb81acc59f3b34ba3efd5f42"
 MMBERT = "jhu-clsp/mmBERT-small@abc32620dd4f6ab06f5fbe905dc25f310618e09f"
-_CUT = {"student": {"vocabulary": "auto"}}  # vectors of 250,000 pieces are most of their weights
+_CUT = {"student": {"vocabulary": "auto"}}  # 250,000 pieces are most of their weights
 
 # `models/minilm.py` finds minilm's teacher. Learning rates from e5 on are untested guesses.
 FAMILIES: dict[str, dict[str, Any]] = {
@@ -66,13 +65,13 @@ FAMILIES: dict[str, dict[str, Any]] = {
     },
 }
 
-# Rates of the non-default method: adapters need higher ones. `paper` follows the authors' scripts.
+# Adapters need higher rates. `paper` follows the authors' scripts.
 _RATES: dict[str, dict[str, float]] = {"teacher": {"lora": 5e-4}, "student": {"full": 1e-4}}
 _METHOD_RATES = {"best": _RATES, "paper": _RATES | {"student": {"full": 5e-5}}, "paper-as-described": _RATES}
 
 
 def method_rates(recipe: str, section: str, method: str) -> dict[str, float]:
-    """A section's learning rates for its non-default method."""
+    """For a non-default method."""
     rate = _METHOD_RATES.get(recipe, {}).get(section, {}).get(method)
     if rate is None:
         return {}

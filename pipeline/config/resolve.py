@@ -27,7 +27,7 @@ _HELP |= {f"contract.{key}": option.help for option in TERMS for key in option.s
 
 
 def settings_of(model: type[BaseModel] = Config, prefix: str = "") -> Iterator[tuple[str, Any, str]]:
-    """Yield each setting as (dotted key, default, description): its own, or its option's help."""
+    """(Dotted key, default, description or its option's help) of each setting."""
     for name, field in model.model_fields.items():
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
             yield from settings_of(field.annotation, f"{prefix}{name}.")
@@ -38,11 +38,7 @@ def settings_of(model: type[BaseModel] = Config, prefix: str = "") -> Iterator[t
 
 
 def parse_sets(items: list[str]) -> Layer:
-    """Parse items such as `student.lora.r=16`; values that are not TOML are text.
-
-    Raises:
-        InputError: an item lacks `=` or a key.
-    """
+    """Parse items such as `student.lora.r=16`; values that are not TOML are text."""
     layer: Layer = {}
     for item in items:
         key, sign, text = item.partition("=")
@@ -57,11 +53,6 @@ def parse_sets(items: list[str]) -> Layer:
 
 
 def read_file(path: Path) -> Layer:
-    """Read a TOML file.
-
-    Raises:
-        InputError: it cannot be read or parsed.
-    """
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -82,10 +73,7 @@ def layer_of(flags: Mapping[str, Any]) -> Layer:
 
 
 def layer_of_keywords(keywords: Mapping[str, Any]) -> Layer:
-    """Turn Python keyword arguments into a layer.
-
-    A keyword is a setting that one section alone has, or a section with a mapping: `{"task": "qnli", "student":
-    {"epochs": 2}}`.
+    """Take settings that one section alone has, and whole sections: `{"task": "qnli", "student": {"epochs": 2}}`.
 
     Raises:
         InputError: the name is unknown or ambiguous.
@@ -112,11 +100,7 @@ def layer_of_keywords(keywords: Mapping[str, Any]) -> Layer:
 
 
 def resolve(*, flags: Layer, sets: Layer, file: Layer) -> Config:
-    """Merge and validate the layers.
-
-    Raises:
-        InputError: lists all unknown keys and wrong values.
-    """
+    """Merge and validate the layers; InputError lists all mistakes."""
     asked = _merge(file, sets, flags)
     try:
         presets = _presets(asked)
@@ -153,7 +137,7 @@ def _presets(asked: Layer) -> Layer:
 
 
 def _of_labelled(train: Any) -> Layer:
-    """Columns and question of a table that `kdc label` wrote; nothing for other tables."""
+    """Columns and question of a table that `kdc label` wrote."""
     description = read_description(train)
     if description is None:
         return {}
@@ -180,7 +164,7 @@ def _put(layer: Layer, key: str, value: Any) -> None:
 
 
 def _mistakes(item: ErrorDetails, every: Sequence[ErrorDetails]) -> list[str]:
-    """All alternatives of a union are one mistake; each key of an unknown section is one."""
+    """A union's alternatives are one mistake; each key of an unknown section is one."""
     key = _key(item)
     known = [setting for setting, _, _ in settings_of()]
     if item["type"] != "extra_forbidden":

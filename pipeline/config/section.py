@@ -8,9 +8,7 @@ from kdc.common.frozen import Frozen
 
 
 class Section(Frozen):
-    """One group of settings."""
-
-    # Turns a float's default 32 into 32.0: else `--set x=32` would rerun the stage.
+    # Turns a float's default 32 into 32.0: else `--set x=32` would rerun a stage.
     model_config = ConfigDict(validate_default=True)
 
 

@@ -16,8 +16,6 @@ Family = Literal["bert", "roberta", "deberta", "minilm", "modernbert", "ettin", 
 
 
 class RunSettings(Section):
-    """Settings of the whole run."""
-
     out: Path | None = None
     family: Family | None = None
     recipe: Literal["best", "paper", "paper-as-described"] = Field(
@@ -41,8 +39,6 @@ class RunSettings(Section):
 
 
 class ExportSettings(Section):
-    """Stage `export`: write the student as ONNX."""
-
     exporter: Literal["auto", "optimum", "torch"] = Field(
         "auto", description="exporter of the ONNX file; auto takes torch, or Optimum if onnxscript is not installed"
     )
@@ -66,8 +62,6 @@ class ExportSettings(Section):
 
 
 class QuantizeSettings(Section):
-    """Stage `quantize`: make int8 candidates and choose one."""
-
     enabled: bool = Field(True, description="make int8 candidates and judge them")
     max_int8_drop: float = Field(
         1.0, ge=0, description="points of the metric that int8 may lose against the fp32 ONNX file"
@@ -99,8 +93,6 @@ def _read_by(parse: Callable[[str], Aim]) -> AfterValidator:
 
 
 class OperatingSettings(Section):
-    """Thresholds, abstention and label sets, chosen on the tuning set."""
-
     aims: Annotated[Texts, _read_by(parse_aim)] = ()
     evidence: Evidence = Field(
         "interval",
@@ -129,8 +121,6 @@ class OperatingSettings(Section):
 
 
 class CascadeSettings(Section):
-    """Stage `cascade`: a second model for rows that the student is unsure of."""
-
     second: Literal["off", "auto"] | Path | None = None
     max_drop: float = Field(
         0.1,
@@ -141,8 +131,6 @@ class CascadeSettings(Section):
 
 
 class EvaluateSettings(Section):
-    """Stage `evaluate`: measure every model on the evaluation rows."""
-
     latency_rows: int = Field(100, ge=10, description="time this many rows one by one (p50, p95)")
     throughput_rows: int = Field(256, ge=32, description="time this many rows in batches of 32")
     rounds: int = Field(3, ge=1, description="timing rounds, in turns over all models; the median counts")
@@ -150,8 +138,6 @@ class EvaluateSettings(Section):
 
 
 class ContractSettings(Section, Proof, Limits):
-    """Limits the artifact must keep. Nothing is judged if none is set."""
-
     search: Literal["quick", "full", "off"] = Field(
         "quick",
         description="search for the student that keeps the contract, by short trainings of candidates that can keep "
@@ -169,7 +155,7 @@ class ContractSettings(Section, Proof, Limits):
 
     @property
     def terms(self) -> Contract | None:
-        """The contract for the manifest; None if no limit is set."""
+        """None if no limit is set."""
         if not self.set_ones:
             return None
         limits = Limits(**self.model_dump(include=set(Limits.model_fields)))
@@ -177,8 +163,6 @@ class ContractSettings(Section, Proof, Limits):
 
 
 class ReportSettings(Section):
-    """The report's settings."""
-
     examples: bool = Field(True, description="quote some rows on which teacher and student disagree")
 
 
@@ -200,7 +184,7 @@ class Config(Section):
 
     @property
     def has_one_teacher(self) -> bool:
-        """Whether one model, not a black box, is the teacher."""
+        """A black box counts as none."""
         return self.teacher.scores is None and len(self.teacher.sources) == 1
 
     @property
@@ -217,12 +201,10 @@ class Config(Section):
 
     @property
     def makes_vocabulary(self) -> bool:
-        """Whether a smaller vocabulary is made."""
         return not self.student.has_all_pieces or self.tries_fewer_pieces
 
     @property
     def cascades(self) -> bool:
-        """Whether to look for a second model."""
         second = self.cascade.second
         if second is not None:
             return second != "off"
@@ -230,5 +212,4 @@ class Config(Section):
 
     @property
     def searches(self) -> bool:
-        """Whether stage `search` chooses the student."""
         return self.measures_first and self.contract.search != "off"

@@ -14,7 +14,7 @@ from kdc.pipeline.config.tasks import Task
 
 UNCUT = "teacher"
 UNCUT_NAME = "the teacher itself, uncut"  # in the lineage
-# Without layers, noisy labels are learnt by heart within a few hundred steps.
+# Without layers, a few hundred steps learn noisy labels by heart.
 _PATIENCE = 6  # evaluations
 
 
@@ -24,7 +24,7 @@ def _models(module: str) -> Any:
 
 @dataclass(frozen=True)
 class OwnTraining:
-    """Training of students without layers: most weights start at random, and steps are cheap."""
+    """For students without layers: most weights are random, and steps are cheap."""
 
     steps: int  # multiple of a layered student's `min_steps`
     learning_rate: float
@@ -32,10 +32,10 @@ class OwnTraining:
 
 
 class StudentKind(ABC):
-    """Students of one kind. `spec` is `--student`'s value, `teacher` an id or path."""
+    """`spec` is `--student`'s value, `teacher` an id or path."""
 
     name = ""  # spec before the colon
-    is_of_teacher = True  # reads the teacher's tokens, maybe with a smaller vocabulary
+    is_of_teacher = True  # reads the teacher's tokens
     has_sizes: bool | None = None  # after a colon; None: optional
     is_trained = True
     own_training: OwnTraining | None = None  # None if it has layers
@@ -54,7 +54,7 @@ class StudentKind(ABC):
         return spec
 
     def fingerprint(self, spec: str, teacher: str) -> Any:
-        """The student's part of fingerprints, as JSON."""
+        """As JSON."""
         return spec
 
     def check(self, spec: str, teacher: str) -> None:  # noqa: B027 - most kinds have nothing to refuse
@@ -62,22 +62,22 @@ class StudentKind(ABC):
 
     @abstractmethod
     def make(self, spec: str, task: Task, teacher: Callable[[], Any], importance: Callable[..., Any]) -> Any:
-        """The untrained student as `Loaded`, like what `teacher` returns; for `importance` see `models/units.py`."""
+        """The untrained student as `Loaded`, as `teacher` returns; for `importance` see `models/units.py`."""
 
     def model_class(self, config: Any) -> Any:
-        """The class that opens a saved student; None for other kinds and for transformers' own."""
+        """The class that opens a saved student; None for others and for transformers' own."""
         return None
 
     def tried(self, teacher: str) -> Sequence[str]:
-        """Specs that a search measures untrained, largest first."""
+        """Specs for a search, largest first."""
         return [self.name]
 
     def curve(self, teacher: str) -> Sequence[str]:
-        """Specs a frontier trains in full."""
+        """For a frontier."""
         return self.tried(teacher)
 
     def training(self, given: Any, *, beside: "StudentKind") -> dict[str, Any]:
-        """What this kind changes in `given`, the `StudentSettings` of kind `beside`."""
+        """Changes to `given`, the `StudentSettings` of kind `beside`."""
         own, other = self.own_training, beside.own_training
         if own is None or own == other:
             return {}
@@ -97,11 +97,11 @@ class StudentKind(ABC):
         return settings
 
     def short_name(self, spec: str) -> str:
-        """The name in plots."""
+        """For plots."""
         return spec.rsplit("/", 1)[-1]
 
     def title(self, spec: str, cut_from: str) -> str:
-        """The name in the lineage; `cut_from` is "finetuned" or "pretrained"."""
+        """For the lineage; `cut_from` is "finetuned" or "pretrained"."""
         return f"{spec} of the {cut_from} teacher" if self.is_of_teacher else spec
 
 
@@ -164,8 +164,6 @@ class _Layers(StudentKind):
 
 
 class _Shallow(StudentKind):
-    """The teacher's token embeddings without layers."""
-
     def __init__(self, name: str, own_training: OwnTraining) -> None:
         self.name, self.own_training = name, own_training
 
@@ -199,5 +197,5 @@ KINDS: dict[str, StudentKind] = {
 
 
 def kind_of(spec: str) -> StudentKind:
-    """The kind a spec names; `CHECKPOINT` by default."""
+    """`CHECKPOINT` by default."""
     return next((kind for kind in KINDS.values() if kind.is_named(spec)), CHECKPOINT)

@@ -13,7 +13,7 @@ from kdc.pipeline.config.metrics import fitting
 
 
 class Task(TaskBase):
-    """A task. Custom ones have no labels until their rows are read."""
+    """Custom tasks have no labels until rows are read."""
 
     label: str  # the label column
     metrics: tuple[str, ...]  # the first decides
@@ -23,16 +23,14 @@ class Task(TaskBase):
     max_length: int = 128  # tokens of a row
 
     def info(self) -> TaskInfo:
-        """The task for the manifest."""
+        """For the manifest."""
         return TaskInfo(**{name: getattr(self, name) for name in TaskBase.model_fields}, metric=self.metrics[0])
 
     def save(self, path: Path) -> None:
-        """Write as JSON."""
         write_whole(path, self.model_dump_json(indent=2))
 
     @staticmethod
     def load(path: Path) -> "Task":
-        """Read from JSON."""
         return Task.model_validate_json(path.read_text(encoding="utf-8"))
 
 
@@ -77,11 +75,7 @@ TASKS: dict[str, Task] = {
 
 
 def find_task(name: str) -> Task:
-    """Find a task by any usual spelling ("SST-2", "sst2", "STS_B").
-
-    Raises:
-        InputError: unknown task; names the nearest.
-    """
+    """By any usual spelling ("SST-2", "sst2", "STS_B"); InputError names the nearest."""
     key = task_key(name)
     if key in TASKS:
         return TASKS[key]
@@ -93,24 +87,18 @@ def find_task(name: str) -> Task:
 
 
 def task_key(name: str) -> str:
-    """The `TASKS` key for any usual spelling."""
     return name.lower().replace("-", "").replace("_", "")
 
 
 def custom_task(
     name: str, text: str, text_pair: str | None, label: str, kind: Kind, labels: tuple[str, ...] = ()
 ) -> Task:
-    """Make a custom task; training rows give missing labels."""
     metrics = tuple(fitting(kind)[:2])
     return Task(name=name, text=text, text_pair=text_pair, label=label, kind=kind, labels=labels, metrics=metrics)
 
 
 def decided_by(task: Task, metric: str | None) -> Task:
-    """Set the deciding metric, if given.
-
-    Raises:
-        InputError: it does not fit the task.
-    """
+    """Set the deciding metric, if given; InputError if it does not fit the task."""
     if metric is None:
         return task
     known = fitting(task.kind, len(task.labels))
@@ -122,11 +110,7 @@ def decided_by(task: Task, metric: str | None) -> Task:
 
 
 def task_of(data: DataSettings) -> Task:
-    """The task that the settings describe.
-
-    Raises:
-        InputError: no data or text column, or an unknown task or metric.
-    """
+    """InputError without data or text column, or for an unknown task or metric."""
     if data.task is not None:
         columns = data.model_dump(include={"text", "text_pair", "label"}, exclude_none=True)
         return decided_by(find_task(data.task).model_copy(update=columns), data.metric)
@@ -146,7 +130,6 @@ def task_of(data: DataSettings) -> Task:
 
 
 def render() -> str:
-    """The known tasks as a table, and how to name a custom one."""
     lines = []
     for task in TASKS.values():
         columns = task.text if task.text_pair is None else f"{task.text} + {task.text_pair}"

@@ -13,8 +13,6 @@ KeptStep = Literal["score", "loss", "last"]  # rule that chooses the checkpoint
 
 
 class LoraSettings(Section):
-    """Low-rank adapters, as PEFT makes them."""
-
     r: int = Field(16, ge=1, description="rank of the adapters")
     alpha: float = Field(32, gt=0, description="scale of the adapters: their updates are multiplied by alpha / r")
     dropout: float = Field(
@@ -32,8 +30,6 @@ class LoraSettings(Section):
 
 
 class TrainSettings(Section):
-    """Settings of every training."""
-
     epochs: float = Field(3, gt=0)
     min_steps: int = Field(0, ge=0, description="train at least this many steps, even if the epochs give fewer")
     batch_size: int = Field(32, ge=1, description="rows per step")
@@ -93,13 +89,11 @@ class TrainSettings(Section):
 
     @property
     def new_modules_rate(self) -> float:
-        """Learning rate of randomly initialised modules."""
+        """Of randomly initialised modules."""
         return self.head_learning_rate or self.learning_rate
 
 
 class BaselinesSettings(Section):
-    """Stage `baselines`: cheap models to beat."""
-
     enabled: bool = Field(True, description="fit the baselines and show them beside the models in every table")
     max_rows: int = Field(
         20_000, ge=20, description="fit the baselines to at most this many training rows, drawn at random"
@@ -107,8 +101,6 @@ class BaselinesSettings(Section):
 
 
 class TeacherSettings(TrainSettings):
-    """Stage `teacher`: fine-tune a teacher, or check a fine-tuned one."""
-
     model: str = Field("google-bert/bert-base-uncased", description="teacher: hub id or path")
     more: Annotated[tuple[str, ...], SPLIT] | None = Field(
         None, description="more teachers, separated by commas; the logits of all teachers are averaged (default: none)"
@@ -152,8 +144,6 @@ class TeacherSettings(TrainSettings):
 
 
 class TargetsSettings(Section):
-    """Stage `targets`: what the student learns from."""
-
     weights: Literal["score", "equal"] = Field(
         "score", description="weights of several teachers: score (their score on the tuning set) or equal"
     )
@@ -164,8 +154,6 @@ class TargetsSettings(Section):
 
 
 class StudentSettings(TrainSettings):
-    """Stage `student`: distil the teacher into a student."""
-
     model: str = Field(
         "layers:first-and-last",
         description="student: a hub id or path, or made of the teacher. layers:0,1,5 keeps these layers; "
@@ -213,7 +201,6 @@ class StudentSettings(TrainSettings):
 
     @property
     def kind(self) -> StudentKind:
-        """The student's kind."""
         return kind_of(self.model)
 
     @property
@@ -221,10 +208,9 @@ class StudentSettings(TrainSettings):
         return self.vocabulary in (None, "all")
 
     def of(self, model: str) -> Self:
-        """These settings for another student, as its kind changes them."""
+        """For another student, as its kind changes settings."""
         other = self.model_copy(update={"model": model})
         return other.model_copy(update=other.training_beside(self.kind))
 
     def training_beside(self, other: StudentKind) -> dict[str, Any]:
-        """Changes this student makes to another kind's training."""
         return self.kind.training(self, beside=other)

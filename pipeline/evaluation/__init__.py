@@ -1,1 +1,1 @@
-"""Evaluate a run's models: answers, baselines, second models and thresholds."""
+"""Answers, second models and thresholds."""

@@ -38,13 +38,13 @@ Logits = dict[str, NDArray[np.float32]]  # (rows, outputs) by split or model
 class Entry:
     predict: Callable[[str], NDArray[np.float32]]  # a split's name to its logits
     row: dict[str, Scalar]  # first columns of the table
-    answer: Answer | None = None  # texts to logits, tokenising included; None: not timed
-    memory: ModelFiles | None = None  # for measuring memory; None: not measured
+    answer: Answer | None = None  # with tokenising; None: not timed
+    memory: ModelFiles | None = None  # None: not measured
     logits: Logits = field(default_factory=dict)
 
 
 def entries_of(run: Run, notes: list[str]) -> dict[str, Entry]:
-    """Entries by name, in the table's order. `notes` gets what is missing."""
+    """In the table's order. `notes` gets what is missing."""
     onnx = _onnx_entries(run, notes)
     baselines = run.result_or_none(BaselinesResult)
     return (
@@ -105,7 +105,7 @@ def _torch_entry(
     model: Any = None,
     weights: Path | None = None,
 ) -> Entry:
-    """The torch model in `folder`, or `model`; sized by the files in `weights`, if given."""
+    """The model in `folder`, or `model`; the files in `weights`, if given, are its size."""
     if model is None:
         model = loading.load_model(str(folder), data.task).model
     model = model.to(device).eval()
@@ -130,7 +130,7 @@ def _torch_entry(
 
 
 def _baseline_entries(logits: Path, names: Iterable[str]) -> dict[str, Entry]:
-    """The baselines' entries, without costs: nobody would serve them."""
+    """Without costs: nobody would serve them."""
     with np.load(logits) as file:
         answers = dict(file)
     return {name: Entry(partial(_kept, answers, name), {"runtime": "a baseline"}) for name in names}
@@ -141,7 +141,7 @@ def _kept(answers: Logits, model: str, split: str) -> NDArray[np.float32]:
 
 
 def _onnx_entries(run: Run, notes: list[str]) -> dict[str, Entry]:
-    """Student and uncut teacher on the CPU; all but int8 on the run's GPU too."""
+    """On the CPU; all but int8 on the run's GPU too."""
     data, student, teacher = run.data(), run.folder("export"), run.folder("uncut")
     parameters = {student: run.result(StudentResult).parameters, teacher: run.result(TeacherResult).parameters}
     graphs = {

@@ -30,13 +30,12 @@ def answers_of(data: PreparedData, evaluated: Path, comparison: BaselineComparis
 
 
 def read_logits(evaluated: Path, split: str) -> dict[str, NDArray[np.float32]]:
-    """Logits (rows, outputs) on a split by model, from stage `evaluate`."""
+    """Logits (rows, outputs) by model."""
     with np.load(evaluated / ALL_LOGITS) as arrays:
         return {name.removeprefix(f"{split}/"): arrays[name] for name in arrays if name.startswith(f"{split}/")}
 
 
 def look_of(data: PreparedData, root: Path, answers: Labels) -> int:
-    """This look's number, from `look_at`."""
     rows = data.rows(data.eval_splits[0])
     fingerprint = hashlib.sha256(b"".join(map(digest, texts_of(rows))))
     fingerprint.update(np.asarray(rows["label"][:]).tobytes())
@@ -54,7 +53,7 @@ def tuning_scores(
 
 
 def compared_with_baselines(run: Run, logits: Outputs) -> BaselineComparison | None:
-    """The teacher's tuning logits against the best baseline; None without baselines."""
+    """`logits` are the teacher's on the tuning set. None without baselines."""
     if not run.config.baselines.enabled:
         return None
     data, best = run.data(), run.result(BaselinesResult).best
@@ -68,14 +67,13 @@ def compared_with_baselines(run: Run, logits: Outputs) -> BaselineComparison | N
 
 
 def better_baseline(comparison: BaselineComparison | None) -> str | None:
-    """The baseline that beats the teacher, if any."""
     if comparison is None or comparison.teacher_score >= comparison.baseline_score:
         return None
     return comparison.baseline
 
 
 def score_to_keep(comparison: BaselineComparison | None, teacher: float, against: Literal["teacher", "best"]) -> float:
-    """The tuning score to compare with: the teacher's, or a better baseline's."""
+    """The teacher's tuning score, or a better baseline's."""
     if comparison is None:
         return teacher
     return max([comparison.teacher_score] + [comparison.baseline_score] * (against == "best"))
@@ -91,7 +89,6 @@ def worded(comparison: BaselineComparison, metric: str) -> str:
 
 
 def teacher_note(comparison: BaselineComparison | None, attempts: Sequence[Attempt], metric: str) -> str:
-    """The teacher's attempts, and a baseline that it does not beat."""
     notes = []
     if attempts:
         best = max(attempts, key=lambda attempt: attempt.score)

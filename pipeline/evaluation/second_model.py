@@ -28,7 +28,7 @@ class SecondModel:
 
 
 def second_model(run: Run) -> SecondModel:
-    """The teacher itself, or stage `cascade`'s copy of an artifact."""
+    """The teacher, or stage `cascade`'s copy of an artifact."""
     is_artifact = isinstance(run.config.cascade.second, Path)
     folder = run.folder("cascade" if is_artifact else "uncut")
     # A folder `uncut` may be from an earlier start.
@@ -41,16 +41,12 @@ def files_in(folder: Path) -> dict[str, Path]:
 
 
 def scaled(logits: Outputs, temperature: float, wanted: float) -> Outputs:
-    """Logits at another temperature; see `Engine.of_second`."""
+    """See `Engine.of_second`."""
     return logits * np.float32(wanted / temperature)
 
 
 def check_second(run: Run) -> None:
-    """Refuse an impossible second model before training.
-
-    Raises:
-        InputError: the task is a regression, the teacher is not exported, or rows, labels or tokens differ.
-    """
+    """Refuse an impossible second model before training, by InputError."""
     config, second = run.config, run.config.cascade.second
     if second is None or second == "off":
         return
@@ -80,7 +76,7 @@ def check_second(run: Run) -> None:
 def _check_artifact(
     folder: Path, given: str, task: Task, rows: str, tokenizer: str | None, max_length: int, long: LongTexts | None
 ) -> None:
-    """Refuse an artifact with other labels, rows (by fingerprint) or tokens (None: unknown)."""
+    """`rows` is a fingerprint. `tokenizer`: None if unknown."""
     manifest = load_manifest(folder)
     if any(variant.second is not None for variant in manifest.variants.values()):
         raise InputError("the second model is itself a cascade", given=given, remedy="name an artifact of one model")
@@ -109,7 +105,7 @@ def other_tokens(given: str) -> InputError:
 
 
 def copy_second(manifest: Manifest, artifact: Path, out: Path) -> None:
-    """Copy an artifact's fp32, its tokenizer, and int8 if a CPU loads it."""
+    """Also int8, if a CPU loads it."""
     variants = {str(name): variant for name, variant in manifest.variants.items()}
     for name, file in _FILES.items():
         if name in variants and name in ("fp32", manifest.providers[CPU_PROVIDER]):

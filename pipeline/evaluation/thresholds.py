@@ -53,11 +53,11 @@ def decided_task(
     """The task with the requested thresholds and label sets, and notes for a person.
 
     Args:
-        variant: its probabilities, from logits divided by `temperature`, set the thresholds.
+        variant: whose probabilities set the thresholds.
         teacher: logits (rows, outputs) on the tuning set.
 
     Raises:
-        BoundNotShown: no threshold is shown to keep a requested bound.
+        BoundNotShown: no threshold is shown to keep a bound.
     """
     task = data.task.info()
     aims = aims_of(operating.aims, task)
@@ -93,11 +93,7 @@ def decided_task(
 def _abstention(
     aims: Sequence[Aim], tuning: Outputs, labels: Labels, teacher: Outputs, *, groups: Groups, variant: str
 ) -> Abstention:
-    """The strictest of the aims' thresholds, which keeps all.
-
-    Raises:
-        BoundNotShown: no threshold is shown to keep an aim.
-    """
+    """The strictest of the aims' thresholds, which keeps all aims."""
     confidence, answers, choices = tuning.max(axis=1), tuning.argmax(axis=1), list[_Choice]()
     for aim in aims:
         is_like_teacher = aim.measure == "disagreement"
@@ -117,10 +113,7 @@ def _sets(coverage: float, tuning: Outputs, labels: Labels, groups: Groups, vari
 
 
 def _refuse_unshown(option: str, choices: Mapping[str, _Choice], evidence: Evidence = "interval") -> None:
-    """Raise `BoundNotShown` if a label misses its own bound, or all miss a common one.
-
-    Some labels may miss a common bound: rare ones nearly always do.
-    """
+    """Raise `BoundNotShown` if a label misses its own bound, or all miss a common one. Rare labels nearly always do."""
     bounds = {name: choice for name, choice in choices.items() if choice.aim.is_bound}
     kept = {choice.aim.label for choice in bounds.values() if choice.chosen.reached}  # None: the common bound
     missed = [name for name, choice in bounds.items() if choice.aim.label not in kept]

@@ -1,4 +1,4 @@
-"""The variants of a run's artifact: number formats of the student, alone or in a cascade."""
+"""The student's number formats, alone or in a cascade."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,7 +24,6 @@ class Variants:
     pairs: Mapping[str, Pair]  # cascades by variant; empty if none gains
 
     def second_of(self, pair: Pair, file: str) -> Second:
-        """The manifest's entry of a cascade's second model."""
         return Second(
             name=self.second_name,
             file=file,
@@ -53,7 +52,7 @@ def student_files(exported: Path, quantized: Path, *, with_int8: bool) -> dict[s
 
 
 def variants_of(run: Run) -> Variants:
-    """Call it after stage `cascade`."""
+    """Call after stage `cascade`."""
     cascade, with_int8 = run.result_or_none(CascadeResult), run.result(QuantizeResult).chosen is not None
     return Variants(
         exported=run.folder("export"),

@@ -43,15 +43,11 @@ def export_model(
     long: LongTexts | None,
     seed: int,
 ) -> Exported:
-    """Export a model and check its graph.
+    """Export a model and check its graph; KdcError if logits differ.
 
     Args:
-        is_pair: whether rows have two texts.
         max_length: tokens of rows or windows.
         long: None cuts longer rows.
-
-    Raises:
-        KdcError: export failed, or logits differ.
     """
     made_by, info = write_graph(model, out, exporter=exporter, is_pair=is_pair, max_length=max_length, long=long)
     rows = apart(tokens[index] for index in range(min(_ROWS, len(tokens))))
@@ -64,10 +60,7 @@ def export_model(
 def write_graph(
     model: Path, out: Path, *, exporter: Exporter, is_pair: bool, max_length: int, long: LongTexts | None
 ) -> tuple[str, TokenizerInfo]:
-    """Write the fp32 graph and tokenizer; return the exporter and how the tokenizer is used.
-
-    A graph for single texts takes no token types, which are all 0. XLNet's are not.
-    """
+    """Write the fp32 graph and tokenizer. A graph for single texts takes no token types that are all 0."""
     tokenizer = loading.load_tokenizer(str(model))
     typed = "token_type_ids" in tokenizer.model_input_names
     typed = typed and (is_pair or any(tokenizer.backend_tokenizer.encode("a").type_ids))

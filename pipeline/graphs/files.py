@@ -10,5 +10,4 @@ TOKENIZER_INFO = "tokenizer_info.json"
 
 
 def read_tokenizer_info(exported: Path) -> TokenizerInfo:
-    """How an exported model cuts and pads rows."""
     return TokenizerInfo.model_validate_json((exported / TOKENIZER_INFO).read_text(encoding="utf-8"))

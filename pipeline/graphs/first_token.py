@@ -1,6 +1,6 @@
-"""Computes only the first token where the head reads no other. The logits stay equal.
+"""Computes only the first token if the head reads no other.
 
-For other tokens, the last layer then computes only keys and values: a sixth of its products.
+The last layer needs only keys and values of other tokens.
 """
 
 from collections.abc import Iterable, Mapping, Set
@@ -11,7 +11,7 @@ from onnx import GraphProto, ModelProto, NodeProto, helper, numpy_helper
 
 from kdc.pipeline.graphs.nodes import attribute, names_read, replace_nodes
 
-# Operators that treat all vectors along the last axis alike.
+# Operators that act on each vector along the last axis.
 _BY_VECTOR = ("Cast", "Erf", "Gelu", "Identity", "LayerNormalization", "Relu", "Sigmoid", "Softmax", "Tanh")
 _BY_ELEMENT = ("Add", "Div", "Mul", "Sub")
 _TOKENS = -2  # the axis of tokens in (batch, tokens, width)
@@ -20,8 +20,7 @@ _TOKENS = -2  # the axis of tokens in (batch, tokens, width)
 def keep_first_tokens(model: ModelProto) -> int:
     """Change a graph in place, from the head backwards. Returns the number of nodes that compute less.
 
-    If all readers of a node's output need only the first token, so does the node. Otherwise a Slice
-    takes the first token for these readers.
+    A node computes one token if all readers need only one. Otherwise a Slice takes it for these readers.
     """
     graph, shapes = model.graph, _shapes(model)
     constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer if len(tensor.dims) < 2}
@@ -30,7 +29,7 @@ def keep_first_tokens(model: ModelProto) -> int:
     for node in graph.node:
         for name in names_read(node):
             readers.setdefault(name, []).append(node)
-    axes: dict[str, dict[str, int]] = {}  # by tensor and by reader of one token: the axis of tokens, from the end
+    axes: dict[str, dict[str, int]] = {}  # by tensor and reader of one token: axis of tokens, from the end
     nodes: list[NodeProto] = []
     less = 0
     for node in reversed(graph.node):
@@ -57,7 +56,7 @@ def keep_first_tokens(model: ModelProto) -> int:
 
 
 def _shapes(model: ModelProto) -> dict[str, list[int]]:
-    """Known shapes by tensor; 0 stands for a size that varies."""
+    """Unknown sizes are 0."""
     graph = onnx.shape_inference.infer_shapes(model).graph
     types = {value.name: value.type.tensor_type for value in (*graph.value_info, *graph.input)}
     shapes = {
@@ -67,7 +66,6 @@ def _shapes(model: ModelProto) -> dict[str, list[int]]:
 
 
 def _takes_first(node: NodeProto, constants: Mapping[str, np.ndarray]) -> bool:
-    """Whether a node selects the first token of (batch, tokens, width)."""
     index = constants.get(node.input[1]) if node.op_type == "Gather" else None
     return index is not None and attribute(node, "axis", 0) == 1 and not index.any()
 
@@ -79,7 +77,7 @@ def _inputs_at(
     constants: Mapping[str, np.ndarray],
     stored: Set[str],
 ) -> dict[int, int] | None:
-    """Inputs, with axes, of which a node needs one token for one token of output; None if unknown."""
+    """Inputs (with axes) of which one token suffices; None if unknown."""
     known = [shapes.get(name) for name in node.input]
     if node.op_type in _BY_VECTOR:
         over = attribute(node, "axis", -1)
@@ -100,7 +98,6 @@ def _inputs_at(
 
 
 def _cut(graph: GraphProto, name: str, axes: Mapping[str, int], readers: Iterable[NodeProto]) -> list[NodeProto]:
-    """Nodes that take a tensor's first token for its readers in `axes`."""
     made: dict[int, NodeProto] = {}
     for reader in readers:
         if (axis := axes.get(reader.name)) is None:

@@ -11,16 +11,16 @@ from kdc.common.errors import KdcError
 from kdc.pipeline.graphs.nodes import nested_graphs
 from kdc.pipeline.graphs.onnx_graph import check_axes, quiet, save_graph
 
-# Masks a token, and stays below fp16's limit of 65,504 when added to a score.
+# Masks a token, and with a score stays below fp16's limit of 65,504.
 LARGEST = 1e4
 _INTEGERS = (TensorProto.INT64, TensorProto.INT32)
 
 
 def to_fp16(onnx_in: Path, onnx_out: Path) -> None:
-    """Convert weights and arithmetic to fp16. Inputs stay int64, `logits` float32.
+    """Convert weights and arithmetic to fp16. Inputs and `logits` keep their types.
 
-    Constants are clipped to +-1e4: the attention mask's -3.4e38 would become minus infinity, and padded rows NaN.
-    Arithmetic that ends in an integer stays fp32: in fp16, DeBERTa and MPNet would choose wrong buckets of distances.
+    Constants are clipped to +-1e4: the attention mask's -3.4e38 would make padded rows NaN. Arithmetic that ends in an
+    integer stays fp32: DeBERTa and MPNet would choose wrong buckets of distances.
 
     Raises:
         KdcError: the converter failed, or left no fp16 weight.
@@ -65,7 +65,7 @@ def _integer_arithmetic(model: onnx.ModelProto) -> set[str]:
         if node.name in names:
             continue
         names.add(node.name)
-        # Stop at integers, and at shapes, which ignore values.
+        # Shapes ignore values.
         if _casts_to(node) != TensorProto.FLOAT and node.op_type not in ("Shape", "Size"):
             waiting += [producers[name] for name in node.input if name in producers]
     # The converter loses excluded nodes in branches: exclude the branching node.

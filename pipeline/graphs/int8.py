@@ -1,8 +1,6 @@
-"""Makes int8 candidates from the fp32 graph, and checks that they are quantised.
+"""Makes int8 candidates from the fp32 graph (docs/explanation/int8.md).
 
-Static candidates compute linear layers with fixed scales (uint8 activations, int8 weights, fp32 results), so answers do
-not depend on the batch. Attention products, Softmax, LayerNorm and Add stay fp32: 8 bits would save little and cost
-accuracy.
+Static candidates compute linear layers with fixed scales: uint8 activations, int8 weights, fp32 results.
 """
 
 import math
@@ -46,8 +44,7 @@ _REMEDY = "the fp32 variant serves instead"
 
 @dataclass(frozen=True)
 class Candidate:
-    """One way to quantise. Without `ranges` it is dynamic: each batch sets the activation scales, so answers depend on
-    neighbours."""
+    """One way to quantise; dynamic without `ranges`."""
 
     name: str
     per_channel: bool  # weight scales per output channel
@@ -63,7 +60,7 @@ class Candidate:
 
     @property
     def graph(self) -> str:
-        """Candidates with the same text take equal time."""
+        """Equal for candidates that take equal time."""
         if not self.static:
             return "dynamic"
         parts = ["per-channel" if self.per_channel else "per-tensor", f"{self.exclude:.0%} in fp32"]
@@ -86,7 +83,6 @@ CANDIDATES = (
 
 
 def worth_trying(names: Iterable[str] | None = None) -> list[Candidate]:
-    """The named candidates, or all; without 7-bit weights on CPUs with exact 8-bit products."""
     exact = cpu().has_int8_products is True
     named = [candidate for candidate in CANDIDATES if names is None or candidate.name in names]
     return [candidate for candidate in named if not (candidate.seven_bit and exact)]
@@ -95,11 +91,7 @@ def worth_trying(names: Iterable[str] | None = None) -> list[Candidate]:
 def quantise(
     onnx_in: Path, onnx_out: Path, candidate: Candidate, ranges: Ranges, *, vector_bits: VectorBits = 8
 ) -> dict[str, int]:
-    """Write the int8 variant of a graph.
-
-    Args:
-        ranges: of `activations(onnx_in)`.
-        vector_bits: see `store_tables`.
+    """Write the int8 variant of a graph, with `ranges` of `activations(onnx_in)`.
 
     Returns:
         Counts: "wanted" linear layers; "quantized" and "float" products at run time; lookups in stored "tables";
@@ -142,7 +134,7 @@ def quantise(
 
 
 def count_operators(onnx_path: Path) -> dict[str, int]:
-    """Count "quantized" and "float" products after ONNX Runtime's optimiser."""
+    """Count products in the optimised graph."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     with tempfile.TemporaryDirectory() as scratch:
@@ -156,8 +148,7 @@ def count_operators(onnx_path: Path) -> dict[str, int]:
 
 
 def _noisiest(linear: Sequence[NodeProto], candidate: Candidate, ranges: Ranges) -> set[str]:
-    """A layer's input noise in 8 bits ranks layers like their effect on logits (measured on MiniLM). Layers that read
-    one tensor stay together."""
+    """By the input noise in 8 bits, which ranks layers like their effect on MiniLM's logits."""
     names: set[str] = set()
     method, count = candidate.ranges, math.ceil(candidate.exclude * len(linear))
     if method is None or not count:
@@ -204,7 +195,7 @@ def _quantise_linear(model: ModelProto, names: list[str], candidate: Candidate, 
 
 
 def read_unrounded(graph: GraphProto) -> None:
-    """Let all but quantised products read a tensor before it is rounded."""
+    """Let only quantised products read rounded tensors."""
     makers = {name: node for node in graph.node for name in node.output}
     for node in graph.node:
         for index, name in enumerate(node.input):
@@ -215,7 +206,7 @@ def read_unrounded(graph: GraphProto) -> None:
 
 
 def use_fast_gelu(model: ModelProto) -> None:
-    """Compute GELU by tanh, in two thirds of the time; rounding hides the difference."""
+    """GELU by tanh takes two thirds of the time; rounding hides the difference."""
     for node in model.graph.node:
         if node.op_type == "Gelu":
             node.op_type, node.domain = "FastGelu", _MICROSOFT
@@ -224,7 +215,7 @@ def use_fast_gelu(model: ModelProto) -> None:
 
 
 def _declare_float(graph: GraphProto, tensors: set[str]) -> None:
-    """The quantiser skips unknown types, and shape inference fails on graphs like DeBERTa's."""
+    """The quantiser skips unknown types, and shape inference fails on DeBERTa."""
     known = {value.name for value in (*graph.value_info, *graph.input, *graph.output)}
     graph.value_info.extend(
         helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in sorted(tensors - known)
@@ -232,10 +223,7 @@ def _declare_float(graph: GraphProto, tensors: set[str]) -> None:
 
 
 def join_biases(model: ModelProto) -> int:
-    """Fuse each quantised MatMul with its bias Add, in place, which ONNX Runtime leaves apart. Returns how many.
-
-    Results are equal; throughput: docs/benchmarks/int8.md.
-    """
+    """Fuse each quantised MatMul with its bias Add, which ONNX Runtime leaves apart. Returns how many."""
     graph, wrapped = model.graph, ONNXModel(model)
     makers, readers_of = wrapped.output_name_to_node(), wrapped.input_name_to_nodes()
     constants = {tensor.name: tensor for tensor in graph.initializer}

@@ -1,4 +1,4 @@
-"""Chooses an int8 candidate by tuning-set measurements."""
+"""Chooses an int8 candidate (docs/explanation/int8.md)."""
 
 import math
 from collections.abc import Mapping
@@ -23,28 +23,27 @@ class Standard:
         return self.fp32_score - candidate.tune[self.metric]
 
     def is_free(self, candidate: Int8Measurement) -> bool:
-        """Whether a candidate is eligible, loses at most `max_drop`, and within noise at most `free_drop`. The standard
-        error is the square root of the number of changed labels."""
+        """Whether the candidate is eligible, and loses at most `max_drop`, and at most `free_drop` beyond noise.
+
+        The standard error is the square root of the number of changed labels.
+        """
         cost, noise = self.drop(candidate), 100 * math.sqrt(candidate.label_changes) / self.rows
         return is_eligible(candidate) and cost <= self.max_drop and cost - noise <= self.free_drop
 
 
 def is_eligible(candidate: Int8Measurement) -> bool:
-    """Whether the candidate was made and is not known to depend on the batch."""
     return candidate.failed is None and candidate.static and candidate.batch_invariant is not False
 
 
 def is_faster(candidate: Int8Measurement, fp32: Int8Measurement) -> bool:
-    """Whether it beats fp32 in single rows or batches."""
     return candidate.latency_against_fp32 < 1 or candidate.rows_per_second > fp32.rows_per_second
 
 
 def choose(measured: Mapping[str, Int8Measurement], standard: Standard) -> Int8Choice:
-    """Choose the fastest eligible candidate that loses at most `max_drop`; not the entry "fp32".
+    """Choose the fastest eligible candidate that loses at most `max_drop`.
 
-    Among equal speeds (within noise), the smallest mean difference from fp32's outputs wins, because few labels move
-    metrics. Speed is throughput in batches of 32, which is less noisy than latency. Candidates of one graph share their
-    best speed.
+    Among equal speeds, within noise, the smallest mean difference from fp32's outputs wins. Throughput is less noisy
+    than latency. Candidates of one graph share their best speed.
     """
     invariant = {name: each for name, each in measured.items() if is_eligible(each)}
     drops = {name: standard.drop(each) for name, each in invariant.items()}
@@ -72,7 +71,7 @@ def choose(measured: Mapping[str, Int8Measurement], standard: Standard) -> Int8C
 
 
 def choose_again(before: Int8Choice, measured: Mapping[str, Int8Measurement], standard: Standard) -> Int8Choice:
-    """After further measurements, only a more accurate candidate replaces `before`, preferably one that `is_free`."""
+    """Only a more accurate candidate replaces `before`, preferably one that `is_free`."""
     eligible = {name: each for name, each in measured.items() if is_eligible(each)}
     rivals: Mapping[str, Int8Measurement] = measured
     if before.chosen is not None:

@@ -1,7 +1,7 @@
 """Stores embedding tables and unquantised linear layers as int8, computed in fp32.
 
-Each table row or output channel has a scale. Rows of large tables are restored after the lookup; small tables and
-matrices at load, when ONNX Runtime folds constants. Graphs change in place.
+Each table row or output channel has a scale. Rows of large tables are restored after the lookup, all else at load,
+when ONNX Runtime folds constants. Graphs change in place.
 """
 
 from collections.abc import Container
@@ -17,15 +17,15 @@ from kdc.pipeline.graphs.nodes import attribute, float_matrices, replace_nodes
 VectorBits = Literal[8, 4]
 
 _LARGEST = 127
-_NARROWEST = 8  # columns of a table; scales of a narrower one take as much space
-_RESTORED_AT_LOAD = 1024  # rows of a table at most, such as positions
-_BLOCK, _MIDDLE = 32, 8  # 4-bit numbers per scale, and the number that means 0
-_SHRUNK = (1.0, 0.9, 0.8, 0.7)  # scales to try, as shares of the one that reaches the largest number
+_NARROWEST = 8  # columns of a table; below, scales take as much space
+_RESTORED_AT_LOAD = 1024  # most rows of a table
+_BLOCK, _MIDDLE = 32, 8  # 4-bit numbers per scale, and the number for 0
+_SHRUNK = (1.0, 0.9, 0.8, 0.7)  # scales to try, relative to one that clips nothing
 _SMALLEST_NORMAL_FP16 = 6.2e-5
 
 
 def store_tables(graph: GraphProto, vector_bits: VectorBits = 8) -> int:
-    """Store embedding tables as int8, but token embeddings in `vector_bits` if 32 divides their width."""
+    """Store embedding tables as int8; token embeddings in `vector_bits`, if 32 divides their width."""
     matrices = float_matrices(graph)
     nodes: list[NodeProto] = []
     lookups = 0
@@ -48,7 +48,6 @@ def store_tables(graph: GraphProto, vector_bits: VectorBits = 8) -> int:
 
 
 def store_matrices(graph: GraphProto, except_for: Container[str]) -> int:
-    """Store linear layers not in `except_for` as int8."""
     matrices = float_matrices(graph)
     nodes: list[NodeProto] = []
     layers = 0
@@ -65,8 +64,7 @@ def store_matrices(graph: GraphProto, except_for: Container[str]) -> int:
 
 
 def share_with_quantised(graph: GraphProto) -> None:
-    """Let stored matrices use the quantiser's copies: DeBERTa projects tokens (quantised) and positions (stored) by the
-    same weights."""
+    """Let stored matrices use the quantiser's copies: DeBERTa projects tokens and positions by the same weights."""
     constants = {tensor.name: tensor for tensor in graph.initializer}
     shared: dict[str, str] = {}
     for name, tensor in constants.items():
@@ -97,8 +95,7 @@ def _restored_lookup(graph: GraphProto, table: TensorProto, node: NodeProto) -> 
 
 
 def _unpacked_lookup(graph: GraphProto, table: TensorProto, node: NodeProto) -> list[NodeProto]:
-    """Look up packed rows (batch, sequence). A byte holds a number of the row's first half (lower bits) and its
-    second."""
+    """A byte holds a number of the row's first half (lower bits) and one of its second."""
     width, output = table.dims[1], node.output[0]
     numbers, scales = _four_bits(numpy_helper.to_array(table).tobytes(), width)
     first, second = np.split(numbers, 2, axis=1)
@@ -136,7 +133,7 @@ def _unpacked_lookup(graph: GraphProto, table: TensorProto, node: NodeProto) -> 
 
 @lru_cache(maxsize=1)  # shared by all candidates
 def _four_bits(table: bytes, width: int) -> tuple[NDArray[np.uint8], NDArray[np.float16]]:
-    """Numbers 0 to 15 and scales (rows, blocks, 1) of a fp32 table, with the least squared error among `_SHRUNK`."""
+    """Numbers 0 to 15 and scales (rows, blocks, 1) with the least squared error among `_SHRUNK`."""
     blocks = np.frombuffer(table, dtype=np.float32).reshape(-1, width // _BLOCK, _BLOCK)
     reach = np.abs(blocks).max(axis=-1, keepdims=True) / (_MIDDLE - 0.5)
     best = np.full(reach.shape, np.inf, dtype=np.float32)

@@ -50,8 +50,6 @@ class TuningSlice:
 
 @dataclass
 class Trials:
-    """The candidates of one fp32 graph."""
-
     folder: Path  # for candidates' files
     fp32_file: Path  # as exported
     batches: Sequence[Feeds]  # from `sample_batches`
@@ -84,7 +82,6 @@ class Trials:
             progress(done, len(candidates))
 
     def judge(self, candidate: Candidate) -> Int8Measurement:
-        """Make a candidate and compare it with fp32; failures are recorded."""
         name, file = candidate.name, self.folder / f"{candidate.name}.onnx"
         self.measured[name] = Int8Measurement(static=candidate.static, graph=candidate.graph)
         try:
@@ -116,14 +113,13 @@ class Trials:
         )
 
     def choose(self, choose: Callable[[Mapping[str, Int8Measurement], Standard], Int8Choice]) -> Int8Choice:
-        """Choose until the winner is batch-invariant. Only winners are checked: static candidates rarely fail."""
+        """Choose until the winner is batch-invariant: static candidates rarely fail."""
         while True:
             choice = choose(self.measured, self.standard)
             if choice.winner is None or self._is_invariant(choice.winner):
                 return choice
 
     def _is_invariant(self, name: str) -> bool:
-        """Cached in `measured`."""
         if (known := self.measured[name].batch_invariant) is not None:
             return known
         engine, kind = self.engines[name], self.rows.task.kind
@@ -141,7 +137,7 @@ class Trials:
         return comparison.passes()
 
     def time(self) -> None:
-        """Short turns, so that slow moments affect all."""
+        """In short turns: slow moments affect all."""
         answers = {FP32: self.fp32.logits} | {name: engine.logits for name, engine in self.engines.items()}
         rounds = self.settings.rounds
         speeds = compare_speeds(answers, self.rows.texts, latency_rows=10, throughput_rows=32, rounds=rounds)
@@ -151,8 +147,8 @@ class Trials:
         self.measured[FP32] = Int8Measurement(**speeds[FP32].model_dump())
 
     def repair(self) -> None:
-        """Try other ranges, then the most accurate candidate without `exclude` with sensitive layers in fp32, until the
-        loss `is_free`."""
+        """Try other ranges, then the most accurate candidate with more and more layers in fp32, until the loss
+        `is_free`."""
         for candidate in _OTHER_RANGES:
             self.judge(candidate)
         whole = {name: each for name, each in self.candidates.items() if each.static and not each.exclude}
@@ -176,7 +172,7 @@ class Trials:
 
 
 def with_layers_kept(candidate: Candidate, layers: Sequence[frozenset[str]], *, most: float) -> Iterator[Candidate]:
-    """The candidate with the first 1, 2, 4, ... groups in fp32, up to `most` layers."""
+    """With the first 1, 2, 4, ... groups in fp32, up to `most` layers."""
     count = 1
     while count <= len(layers):
         keep = frozenset().union(*layers[:count])

@@ -1,4 +1,4 @@
-"""ONNX nodes, constants and linear layers. Only `replace_nodes` changes a graph."""
+"""ONNX nodes, constants and linear layers."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -10,7 +10,6 @@ LINEAR_OPS = ("MatMul", "Gemm")
 
 
 def nested_graphs(graph: GraphProto) -> Iterator[GraphProto]:
-    """The graph and all its branches."""
     yield graph
     for node in graph.node:
         for part in node.attribute:
@@ -37,7 +36,7 @@ def attribute(node: NodeProto, name: str, default: int) -> int:
 
 
 def replace_nodes(graph: GraphProto, nodes: Sequence[NodeProto]) -> None:
-    """Set the graph's nodes, and drop unread constants."""
+    """Drops unread constants."""
     # Clearing the graph empties its nodes.
     copies = [NodeProto.FromString(node.SerializeToString()) for node in nodes]
     del graph.node[:]
@@ -49,12 +48,12 @@ def replace_nodes(graph: GraphProto, nodes: Sequence[NodeProto]) -> None:
 
 
 def activations(onnx_path: Path) -> tuple[str, ...]:
-    """Names of the tensors to calibrate."""
+    """Tensors to calibrate."""
     return tuple(sorted(readers(linear_layers(onnx.load(onnx_path).graph))))
 
 
 def linear_layers(graph: GraphProto) -> list[NodeProto]:
-    """MatMul and Gemm nodes that multiply input-dependent values with a weight matrix."""
+    """Products of input-dependent values with a weight matrix."""
     weights, varying = float_matrices(graph), _varying(graph)
     return [
         node
@@ -64,7 +63,7 @@ def linear_layers(graph: GraphProto) -> list[NodeProto]:
 
 
 def readers(linear: Iterable[NodeProto]) -> dict[str, list[NodeProto]]:
-    """Linear layers by the tensor they read, such as query, key and value."""
+    """Linear layers by the tensor they read."""
     groups: dict[str, list[NodeProto]] = {}
     for node in linear:
         groups.setdefault(node.input[0], []).append(node)
@@ -72,8 +71,7 @@ def readers(linear: Iterable[NodeProto]) -> dict[str, list[NodeProto]]:
 
 
 def _varying(graph: GraphProto) -> set[str]:
-    """Names of input-dependent tensors. ONNX Runtime folds others at load, such as DeBERTa's relative positions; if
-    quantised, each batch would recompute them."""
+    """Names of input-dependent tensors. ONNX Runtime folds others at load, unless they are quantised."""
     varying = {value.name for value in graph.input}
     for node in graph.node:
         # A node's inputs leave out what its branches read.

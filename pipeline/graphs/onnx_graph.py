@@ -37,7 +37,7 @@ def export_onnx(
 
     Args:
         exporter: "auto" is torch if onnxscript is installed, else Optimum.
-        token_type_ids: whether the tokenizer makes them; an input only if the model uses them.
+        token_type_ids: make them an input, if the model uses them.
 
     Raises:
         InputError: the exporter is not installed.
@@ -68,13 +68,12 @@ def export_onnx(
 
 
 def graph_inputs(path: Path) -> tuple[str, ...]:
-    """The graph's inputs, in `INPUT_NAMES` order."""
     present = {value.name for value in onnx.load(path, load_external_data=False).graph.input}
     return tuple(name for name in INPUT_NAMES if name in present)
 
 
 def check_axes(path: Path) -> None:
-    """Raise KdcError for wrong names, types or fixed axes."""
+    """KdcError for wrong names, types or fixed axes."""
     graph = onnx.load(path, load_external_data=False).graph
     inputs, outputs = ([value.name for value in values] for values in (graph.input, graph.output))
     problems = [f"no input {name}" for name in INPUT_NAMES[:2] if name not in inputs]
@@ -90,14 +89,10 @@ def check_axes(path: Path) -> None:
 
 
 def save_graph(graph: onnx.ModelProto, path: Path) -> None:
-    """Write one file in the oldest format that has its operators.
-
-    Raises:
-        KdcError: it exceeds ONNX's limit of 2 GB.
-    """
+    """Write one file; KdcError if it exceeds ONNX's limit of 2 GB."""
     if graph.ByteSize() >= onnx.checker.MAXIMUM_PROTOBUF:
         raise KdcError("the model is too large for one ONNX file", given=f"{graph.ByteSize()} bytes, the limit is 2 GB")
-    # Exporters write their newest version, which older runtimes refuse.
+    # Older runtimes refuse the exporters' newest version.
     oldest = helper.find_min_ir_version_for(graph.opset_import, ignore_unknown=True)
     graph.ir_version = min(graph.ir_version, oldest)
     onnx.save(graph, path)
@@ -115,7 +110,7 @@ def load_classifier(model_dir: Path) -> PreTrainedModel:
 
 
 def choose_exporter(exporter: Exporter) -> Literal["optimum", "torch"]:
-    """InputError if it is not installed."""
+    """InputError if not installed."""
     if exporter != "optimum" and _is_installed("onnxscript"):
         return "torch"
     if exporter != "torch" and _is_installed("optimum.exporters.onnx") and transformers.__version__.startswith("4."):
@@ -133,7 +128,7 @@ def _export_with_optimum(model: PreTrainedModel, file: Path, typed: bool) -> Non
     from optimum.exporters.onnx import export
     from optimum.exporters.tasks import TasksManager
 
-    # By name, since Optimum does not know kdc's classes.
+    # Optimum does not know kdc's classes.
     architecture = TasksManager.get_exporter_config_constructor(
         "onnx",
         task="text-classification",
@@ -157,7 +152,7 @@ class _LogitsOnly(torch.nn.Module):
 
 
 def _export_with_torch(model: PreTrainedModel, file: Path, typed: bool) -> None:
-    # torch.export fixes sizes 0 and 1. Without padding, it traces a branch for a mask of ones.
+    # torch.export fixes sizes 0 and 1, and without padding traces a branch for a mask of ones.
     ids = torch.full((2, 7), (model.config.pad_token_id or 0) + 1, dtype=torch.int64)
     mask = torch.ones_like(ids)
     mask[1, 5:] = 0
@@ -188,7 +183,7 @@ def _normalise(model: onnx.ModelProto, typed: bool) -> None:
             for axis, name in zip(value.type.tensor_type.shape.dim, names, strict=False):
                 if axis.dim_param:
                     axis.dim_param = name
-    # Inferred shapes have old axis names; torch's metadata has stack traces with paths.
+    # These hold old axis names, and stack traces with paths.
     del graph.value_info[:]
     for part in (model, graph, *graph.node, *graph.input, *graph.output, *graph.initializer):
         part.doc_string = ""
@@ -205,7 +200,7 @@ def _fill_token_types_with_zeros(graph: onnx.GraphProto) -> None:
 
 
 def _inline_aliases(graph: onnx.GraphProto) -> None:
-    """Inline Identity nodes, by which Optimum hides shared weights from quantisers."""
+    """Optimum's Identity nodes hide shared weights from quantisers."""
     constants = {tensor.name for tensor in graph.initializer}
     outputs = {value.name for value in graph.output}
     aliases: dict[str, str] = {}
@@ -240,7 +235,6 @@ def _is_installed(module: str) -> bool:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Silence warnings that our checks replace."""
     previous = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

@@ -39,7 +39,7 @@ def torch_logits(model_dir: Path) -> LogitsFunction:
 
 
 def onnx_logits(path: Path, *, threads: int | None = None) -> LogitsFunction:
-    """An ONNX file on the CPU; ignores unknown feeds."""
+    """Ignores unknown feeds."""
     session = open_session(lambda _: path, device="cpu", threads=threads).session
     names = {value.name for value in session.get_inputs()}
 
@@ -68,11 +68,7 @@ def _padded(rows: Sequence[Sequence[int]], filler: int) -> np.ndarray:
 def check_parity(
     run: LogitsFunction, reference: LogitsFunction, batches: Iterable[Feeds], *, tolerance: float = 1e-4
 ) -> float:
-    """The largest difference over all batches.
-
-    Raises:
-        KdcError: as `check_equal`; shapes differ; or there is no batch.
-    """
+    """The largest difference over all batches; KdcError as `check_equal`."""
     differences = []
     for feeds in batches:
         expected, actual = reference(feeds), run(feeds)
@@ -98,10 +94,7 @@ def check_parity(
 def check_equal(
     actual: np.ndarray, expected: np.ndarray, tolerance: float, *, problem: str, where: str, remedy: str
 ) -> tuple[float, float]:
-    """Compare logits or probabilities.
-
-    Returns:
-        The largest difference, and its limit: the tolerance, times the largest absolute expected value if above 1.
+    """The largest difference, and its limit: the tolerance, times the largest absolute expected value if above 1.
 
     Raises:
         KdcError: the difference is above the limit or NaN.
@@ -115,8 +108,6 @@ def check_equal(
 
 @dataclass(frozen=True)
 class BatchInvariance:
-    """Single rows against batches."""
-
     max_probability_difference: float  # for regression, of the number
     label_flips: int  # rows whose label differs
     compared_rows: int
@@ -134,9 +125,7 @@ def batch_invariance(
 ) -> BatchInvariance:
     """Compare each row alone with the row in random batches of 16.
 
-    Args:
-        run: maps rows to probabilities (rows, outputs), or regression's numbers.
-        encodings: at least one.
+    `run` maps rows to probabilities (rows, outputs), or regression's numbers.
     """
     alone = np.concatenate([run([encoding]) for encoding in encodings])
     together = np.empty_like(alone)

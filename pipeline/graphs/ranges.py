@@ -38,7 +38,6 @@ class Histogram:
         self._counts = np.zeros(0, dtype=np.int64)
 
     def add(self, values: np.ndarray) -> None:
-        """Count values of any shape."""
         low, high = float(values.min()), float(values.max())
         self.minimum, self.maximum = min(self.minimum, low), max(self.maximum, high)
         self._width = self._width or max(high - low, 1e-6) / _FIRST_BINS
@@ -52,7 +51,7 @@ class Histogram:
         self._counts[start : start + len(counts)] += counts
 
     def range(self, method: RangeMethod) -> tuple[float, float]:
-        """The range to represent, with zero. "percentile" cuts 0.005 % off each end."""
+        """The range to represent, with zero."""
         if method == "minmax" or self.minimum == self.maximum:
             return min(self.minimum, 0.0), max(self.maximum, 0.0)
         if method == "entropy":
@@ -64,8 +63,8 @@ class Histogram:
         return min(max(low, self.minimum), 0.0), max(min(high, self.maximum), 0.0)
 
     def _entropy_range(self) -> tuple[float, float]:
-        """Cut at the distance from zero with the smallest Kullback-Leibler divergence between the clipped distribution
-        and its 8-bit form (Migacz 2017, 8-bit inference with TensorRT)."""
+        """By the smallest Kullback-Leibler divergence of the clipped values and their 8-bit form (Migacz 2017, 8-bit
+        inference with TensorRT)."""
         largest = max(-self.minimum, self.maximum)
         smallest, best = np.inf, (min(self.minimum, 0.0), max(self.maximum, 0.0))
         for threshold in largest * np.arange(1, _THRESHOLDS + 1) / _THRESHOLDS:
@@ -96,7 +95,7 @@ class Histogram:
         return float((self._counts * (values - restored) ** 2).sum() / (self._counts * values**2).sum())
 
     def _widen(self) -> None:
-        """Join pairs of bins, from an even bin on, so that zero stays an edge."""
+        """Join pairs of bins from an even bin on: zero stays an edge."""
         if self._first % 2:
             self._cover(self._first - 1, self._first)
         if len(self._counts) % 2:
@@ -115,7 +114,7 @@ class Histogram:
 
 
 def _in_steps(counts: np.ndarray, filled: np.ndarray) -> np.ndarray:
-    """Counts per 8-bit step, spread evenly over its filled bins."""
+    """Spread each 8-bit step's count evenly over its filled bins."""
     step = np.arange(len(counts)) * (_STEPS + 1) // len(counts)
     total, bins = np.bincount(step, counts), np.bincount(step, filled)
     return np.where(filled, (total / np.maximum(bins, 1))[step], 0.0)
@@ -125,7 +124,7 @@ Ranges = Mapping[str, Histogram]  # by tensor name
 
 
 def collect_ranges(onnx_path: Path, tensors: Sequence[str], batches: Iterable[Feeds]) -> Ranges:
-    """Histogram `nodes.activations` over `calibration_batches`. Raises as `watch`."""
+    """Raises as `watch`."""
     histograms = {name: Histogram() for name in tensors}
     for activations in watch(onnx_path, tensors, batches):
         for name, values in activations.items():
@@ -159,13 +158,13 @@ def watch(onnx_path: Path, tensors: Sequence[str], batches: Iterable[Feeds]) -> 
 
 
 def sample_batches(tokens: Any, input_names: Sequence[str], *, rows: int, seed: int) -> list[Feeds]:
-    """Calibration batches of up to `rows` random rows or windows of a `datasets.Dataset`."""
+    """Calibration batches of random rows or windows."""
     chosen = np.random.default_rng(seed).permutation(len(tokens))[:rows]
     return list(calibration_batches(apart(tokens[int(index)] for index in chosen)[:rows], input_names))
 
 
 def calibration_batches(rows: Sequence[Row], input_names: Sequence[str], *, batch_size: int = 32) -> Iterator[Feeds]:
-    """Batches of rows of equal length, so unpadded."""
+    """Unpadded: a batch has rows of equal length."""
     by_length: dict[int, list[Row]] = defaultdict(list)
     for row in rows:
         by_length[len(row["input_ids"])].append(row)

@@ -1,7 +1,6 @@
-"""Removes work from an exported graph. Its logits stay equal.
+"""Removes work from an exported graph, such as building the mask by 25 nodes. Its logits stay equal.
 
-Some 25 nodes build the mask, and each layer computes its shapes anew. kdc runs the graph on a few batches to see what
-such tensors hold, because exporters change their code.
+Since exporters change their code, a few batches show what tensors hold.
 """
 
 import tempfile
@@ -21,15 +20,15 @@ _HIDDEN = -1e9  # added to the scores of padded tokens
 _HIDES = -1e4  # what exporters add is at most this
 
 _SIZES = ((2, 3), (3, 5))  # rows and tokens of made-up batches
-# Tokens of the batch that shows a window of attention. Longer rows take gigabytes, and keep their mask.
+# Tokens of the longest batch. Longer rows take gigabytes, and keep their mask.
 _LONGEST = 512
-_NARROW = 4  # columns of a matrix at most
+_NARROW = 4  # most columns of a matrix
 
 Values = dict[str, list[np.ndarray]]  # of a tensor, in each batch
 
 
 def simplify(onnx_path: Path, *, pad_id: int, max_length: int) -> ModelProto:
-    """`max_length`: most tokens of a row."""
+    """`max_length`: of rows, in tokens."""
     model = onnx.load(onnx_path)
     batches = [_made_up(rows, tokens, pad_id) for rows, tokens in (*_SIZES, (5, max(6, min(max_length, _LONGEST))))]
     graph = model.graph
@@ -65,7 +64,7 @@ def _made_up(rows: int, tokens: int, pad_id: int) -> Feeds:
 
 
 def _store_constants(graph: GraphProto) -> None:
-    """Make Optimum's Constant nodes initializers, like torch's exporter."""
+    """Make Optimum's Constant nodes initializers."""
     nodes: list[NodeProto] = []
     for node in graph.node:
         if node.op_type == "Constant" and node.attribute[0].name == "value":
@@ -77,7 +76,7 @@ def _store_constants(graph: GraphProto) -> None:
 
 
 def _depend_on(graph: GraphProto, inputs: Collection[str]) -> set[str]:
-    """Tensors whose values depend on inputs, not only on their shapes."""
+    """Tensors that depend on inputs' values, not only their shapes."""
     names = set(inputs)
     for node in graph.node:
         if node.op_type not in ("Shape", "Size") and not names.isdisjoint(names_read(node)):
@@ -92,7 +91,6 @@ def _softmax_sums(graph: GraphProto) -> list[NodeProto]:
 
 
 def _values(model: ModelProto, names: Sequence[str], sized: Sequence[str], batches: Sequence[Feeds]) -> Values:
-    """What tensors hold in each batch; shapes of `sized` as `{name}_shape`."""
     watched = ModelProto()
     watched.CopyFrom(model)
     watched.graph.node.extend(helper.make_node("Shape", [name], [f"{name}_shape"]) for name in sized)
@@ -108,7 +106,7 @@ def _values(model: ModelProto, names: Sequence[str], sized: Sequence[str], batch
 
 
 def _hides_padding(values: Sequence[np.ndarray], masks: Sequence[np.ndarray]) -> bool:
-    """Whether added values hide padded tokens alone: not for windowed or causal attention."""
+    """Windowed and causal attention hide more than padding."""
     for value, mask in zip(values, masks, strict=True):
         if value.ndim != 4 or value.shape[0] != len(mask) or value.shape[-1] != mask.shape[1]:
             return False
@@ -153,7 +151,7 @@ def _fix_shapes(graph: GraphProto, reshapes: Sequence[NodeProto], values: Values
 
 
 def _shorten_lookups(graph: GraphProto, lookups: Sequence[NodeProto], values: Values) -> None:
-    """Add one row of a table of token types, and the first rows of a table of positions, instead of lookups."""
+    """Replace lookups of one token type by its row, and of positions by the table's first rows."""
     tables, read_by = float_matrices(graph), dict[str, list[str]]()
     for node in graph.node:
         for name in node.input:
@@ -187,7 +185,7 @@ def _shorten_lookups(graph: GraphProto, lookups: Sequence[NodeProto], values: Va
 
 
 def _look_up_products(graph: GraphProto) -> None:
-    """Look up the product of a table's row and a narrow matrix, such as a token's share."""
+    """Multiply a table with a narrow matrix once, and look up the product."""
     tables = float_matrices(graph)
     lookups = {
         node.output[0]: node

@@ -1,1 +1,1 @@
-"""An artifact's manifest, lineage, model card and Hugging Face files."""
+"""Manifest, lineage, model card and Hugging Face files."""

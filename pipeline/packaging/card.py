@@ -16,12 +16,7 @@ from kdc.pipeline.results.artifact import QuantizeResult
 def model_card(
     manifest: Manifest, int8: QuantizeResult, judgement: Judgement | None, example: str, *, teacher: str, adapted: bool
 ) -> str:
-    """Render `card.md`.
-
-    Args:
-        teacher: a note; "" if all is well.
-        adapted: whether adapters trained the student.
-    """
+    """`teacher`: a note; "" if all is well. `adapted`: whether adapters trained the student."""
     task, lineage = manifest.task, manifest.lineage
     file = manifest.variants.get("int8", manifest.variants["fp32"]).file  # the smallest one
     return render(

@@ -28,9 +28,8 @@ _SPECIAL = [f"{role}_token" for role in ("bos", "cls", "eos", "mask", "sep", "un
 def add_hugging_face_files(model: Path, folder: Path, tokenizer: TokenizerInfo) -> None:
     """Add a saved classifier's config, tokenizer settings and weights to an artifact.
 
-    Weights that transformers cannot read are left out: a head over the mean token vector, fewer attention heads, no
-    layers. `AutoModelForSequenceClassification` would fill in random weights; without the file it refuses. Encoder and
-    head of a mean are files of their own, for `kdc.artifact.stores.hub_layout`.
+    Weights that transformers cannot read (a mean head, fewer attention heads, no layers) are left out: else
+    `AutoModelForSequenceClassification` would fill in random ones. Encoder and head of a mean are files of their own.
     """
     config = json.loads((model / CONFIG).read_text(encoding="utf-8"))
     config.pop("_name_or_path", None)
@@ -40,8 +39,7 @@ def add_hugging_face_files(model: Path, folder: Path, tokenizer: TokenizerInfo) 
     settings = {
         name: token["content"] if isinstance(token, dict) else str(token) for name, token in special.items()
     } | {
-        # Reads `tokenizer.json` alone. In transformers 5 an architecture's class has its own rules, and 4.57 cannot
-        # read all its files.
+        # Reads `tokenizer.json` alone. An architecture's class has its own rules in transformers 5.
         "tokenizer_class": "PreTrainedTokenizerFast",
         "model_input_names": list(tokenizer.input_names),
         "model_max_length": tokenizer.max_length,
@@ -59,7 +57,7 @@ def add_hugging_face_files(model: Path, folder: Path, tokenizer: TokenizerInfo) 
 
 
 def _add_modules(weights: Path, folder: Path) -> None:
-    """Write encoder and head with the names of weights in `AutoModel` and sentence-transformers' Dense."""
+    """Weights get the names of `AutoModel` and sentence-transformers' Dense."""
     tensors = load_file(weights)
     of_encoder = f"{MeanPooledClassifier.base_model_prefix}."
     for name, before, after in ((ENCODER, of_encoder, ""), (HEAD, "classifier.", "linear.")):
@@ -75,7 +73,7 @@ def card_metadata(manifest: Manifest, *, models: list[str], dataset: tuple[str, 
     """The model card's YAML head, for the hub.
 
     Args:
-        models: hub ids of the models that gave the weights.
+        models: hub ids that gave the weights.
         dataset: hub id, configuration and split of the evaluation rows.
     """
     task = manifest.task

@@ -66,11 +66,7 @@ def _trained(training: TrainingSummary | None) -> str:
 
 
 def label_share(labels: NDArray[np.generic], task: Task) -> tuple[float, ...] | None:
-    """Each label's share of training rows, for noticing drift; None for regression.
-
-    Args:
-        labels: (rows,), or (rows, outputs) for multi-label.
-    """
+    """Each label's share of training rows, to notice drift; None for regression."""
     if not task.traits.has_labels:
         return None
     if task.traits.is_exclusive:
@@ -85,14 +81,14 @@ def _teacher_name(settings: TeacherSettings) -> str:
 
 
 def base_models(student: str, teacher: str) -> list[str]:
-    """Hub id of the model that gave the weights, if any."""
+    """The hub id of the model that gave the weights."""
     name = teacher if kind_of(student).is_of_teacher else student
     is_public, public = name == "minilm" or not Path(name).exists(), _public_name(name).partition("@")[0]
     return [public] if is_public and _HUB_ID.fullmatch(public) else []
 
 
 def hub_dataset(task: Task, source: DataSettings) -> tuple[str, str, str] | None:
-    """Hub id, configuration and split of the evaluation rows, if on the hub."""
+    """Hub id, configuration and split of the evaluation rows."""
     if not task.hub_config or source.data is not None or source.train is not None:
         return None
     return HUB_NAME, task.hub_config, task.eval_splits[0]

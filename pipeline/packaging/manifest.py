@@ -58,7 +58,7 @@ def manifest_of(
 
 
 def _variants(folder: Path, table: Table, exported: ExportResult, quantized: QuantizeResult) -> dict[str, Variant]:
-    """Removes files that the evaluation dropped."""
+    """Removes dropped files."""
     int8 = quantized.candidates[quantized.winner] if quantized.winner is not None else None
     parity = {
         "fp32": exported.fp32_parity,
@@ -85,7 +85,7 @@ def _variants(folder: Path, table: Table, exported: ExportResult, quantized: Qua
 
 
 def _cascades(made: Variants, table: Table, variants: Mapping[str, Variant], folder: Path) -> dict[str, Variant]:
-    """Variants with their second models; versions are the newer graph's."""
+    """Versions are the newer graph's."""
     cascades = {}
     for name, pair in made.pairs.items():
         if name not in table or (name == CASCADE_FP32 and f"{name} (cuda)" not in table):  # it could not be run
@@ -116,14 +116,13 @@ def _measured(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def on_cuda(variants: Iterable[str], table: Table) -> str:
-    """The variant for a GPU: a cascade, else fp16 if it ran on a GPU (a CPU shows no overflow), else fp32."""
+    """A cascade, else fp16 if it ran on a GPU (a CPU shows no overflow), else fp32."""
     if CASCADE_FP32 in variants:
         return CASCADE_FP32
     return "fp16" if "fp16" in variants and "fp16 (cuda)" in table else "fp32"
 
 
 def without_unused_cascades(folder: Path, manifest: Manifest) -> Manifest:
-    """Remove second models that no provider loads."""
     loaded = set(manifest.providers.values())
     variants = {name: made for name, made in manifest.variants.items() if made.second is None or name in loaded}
     unused = set(_SECOND_FILES.values()).difference(*(variant.graphs for variant in variants.values()))

@@ -10,10 +10,7 @@ from kdc.common.tables import code, markdown, plain
 
 
 def render(template: Path, **values: Any) -> str:
-    """Fill a template, which may use others of its folder.
-
-    Filter `markdown` makes a table of rows, header first; `code` shows text as code.
-    """
+    """Filter `markdown` makes a table of rows, header first."""
     environment = Environment(
         loader=FileSystemLoader(template.parent),
         autoescape=select_autoescape(),

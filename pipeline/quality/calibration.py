@@ -16,9 +16,7 @@ _ERROR = 0.05  # chance of keeping a temperature that does not help
 
 @dataclass(frozen=True)
 class Bin:
-    """Rows of similar confidence; in multi-label tasks, outputs."""
-
-    rows: int
+    rows: int  # in multi-label tasks, outputs
     confidence: float  # mean, 0 to 1
     accuracy: float  # 0 to 1
 
@@ -30,8 +28,7 @@ class Reliability:
 
 
 def reliability(probabilities: Outputs, labels: Labels, kind: Kind) -> Reliability:
-    """Calibration over 15 bins of equal width (Guo et al. 2017, arXiv 1706.04599, equation 3). A multi-label output
-    counts by its more probable side. Not for regression."""
+    """Calibration over 15 bins of equal width (Guo et al. 2017, arXiv 1706.04599, equation 3). Not for regression."""
     confidence = KINDS[kind].certainty(probabilities).ravel()
     right = (KINDS[kind].predictions(probabilities, 0.5) == labels).ravel()
     numbers = np.minimum((confidence * _BINS).astype(np.int64), _BINS - 1)
@@ -44,12 +41,9 @@ def reliability(probabilities: Outputs, labels: Labels, kind: Kind) -> Reliabili
 
 
 def calibrate(logits: Outputs, labels: Labels, kind: Kind, *, groups: Groups | None = None) -> float:
-    """The temperature with the highest likelihood (Guo et al. 2017, arXiv 1706.04599, section 4.2).
+    """The likeliest temperature, 0.05 to 20 (Guo et al. 2017, section 4.2).
 
-    In five-fold cross-validation, a one-sided t-test over groups at 5 % must show that it helps.
-
-    Returns:
-        A temperature in [0.05, 20]; 1.0 if none helps, and for regression.
+    It is 1.0 for regression, and unless a one-sided t-test at 5 % shows a gain in five-fold cross-validation.
     """
     if not KINDS[kind].has_labels:
         return 1.0

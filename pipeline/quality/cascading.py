@@ -1,7 +1,4 @@
-"""A cascade: the first model answers the rows it is sure of, the second model the others.
-
-Viola and Jones 2001 for detectors; Wang et al. 2011 (SIGIR) for ranking.
-"""
+"""A cascade: the first model answers the rows it is sure of, the second model the others (Viola and Jones 2001)."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -31,12 +28,11 @@ def curve(
     *,
     thresholds: Sequence[float] | None = None,
 ) -> list[Going]:
-    """Scores by threshold.
+    """Scores by ascending threshold, about a hundred by default.
 
     Args:
         first, second: logits on one scale.
         sure: (rows,) the first model's confidence, 0 to 1.
-        thresholds: ascending; None for about a hundred.
     """
     points, name = [], task.metrics[0]
     for threshold in _thresholds(sure) if thresholds is None else thresholds:
@@ -50,13 +46,13 @@ def curve(
 def _thresholds(sure: NDArray[np.floating]) -> list[float]:
     ordered = np.sort(sure).astype(np.float64)
     places = np.unique(np.linspace(0, len(sure), _STEPS + 1).round().astype(int))
-    # Halfway between two rows, so that rounding moves no row.
+    # Halfway between two rows: rounding moves no row.
     between = np.concatenate([[0.0], (ordered[:-1] + ordered[1:]) / 2, [np.nextafter(ordered[-1], 2)]])
     return np.unique(between[places]).tolist()
 
 
 def fewest(points: list[Going], wanted: float) -> Going:
-    """The first point from which on all score at least `wanted` (one may be lucky), else the last."""
+    """The first point from which on all score at least `wanted`, else the last: one alone may be lucky."""
     chosen = points[-1]
     for point in reversed(points):
         if point.score < wanted:

@@ -1,4 +1,4 @@
-"""Compare a student with its teacher or a better baseline."""
+"""Compare a student with another model."""
 
 from __future__ import annotations
 
@@ -29,8 +29,6 @@ class Other:
 
 
 class Shown(Quality):
-    """The difference of two models, with a verdict."""
-
     verdict: Verdict
 
 
@@ -106,7 +104,7 @@ def compare(
     observed = difference(student, other.logits, labels, kind, metric, groups=groups, confidence=confidence)
     gap, needed = round(score - other_score, 4), None
     if observed.interval[0] < -max_drop:
-        # The interval of few rows or groups is wider than its standard error says.
+        # With few rows or groups, the interval is wider than its standard error says.
         more = rows_needed(gap, gap - observed.interval[0], observed, max_drop=max_drop, confidence=confidence)
         needed = None if more is None else max(math.ceil(len(labels) * more), len(labels) + 1)
     return Quality(
@@ -130,11 +128,8 @@ def rows_needed(gap: float, below: float, observed: Difference, *, max_drop: flo
     2:93-113, equation 3), and by what unobserved errors may cost (`unseen`).
 
     Args:
-        gap: student minus teacher, in points.
+        gap: student minus teacher, in points; None is returned at or beyond the limit.
         below: points from the interval's lower end to `gap`.
-
-    Returns:
-        None if `gap` is at or beyond the limit.
     """
     room = gap + max_drop
     if room <= 0:

@@ -20,12 +20,7 @@ from kdc.serving.engine.deciding import answered, decided, in_sets
 def measured(
     task: TaskInfo, slice_name: str, probabilities: Outputs, labels: Labels, *, teacher: Outputs | None = None
 ) -> TaskInfo:
-    """The task with the rates of its decisions.
-
-    Args:
-        slice_name: "tuning", or "evaluation", which includes label sets.
-        teacher: logits (rows, outputs).
-    """
+    """The task with the rates of its decisions on "tuning", or on "evaluation" with label sets."""
     changes: dict[str, Any] = {}
     if task.points:
         gets, points = decided(probabilities, task), []
@@ -44,7 +39,6 @@ def measured(
 
 
 def having(labels: Labels, column: int) -> Flags:
-    """(rows,) whether each row has a column's label."""
     labels = np.asarray(labels).astype(np.int64)
     return labels == column if labels.ndim == 1 else labels[:, column] == 1
 
@@ -107,13 +101,9 @@ def found_rates(
 ) -> tuple[RequiredShare, ...]:
     """Measure the shares that a contract requires.
 
-    A pass needs every share, so its interval ends keep the contract's confidence. One share suffices for a fail, so
-    those ends get Bonferroni's correction.
-
-    Args:
-        groups: count as identical rows. With the design effect, verdicts err twice as often if few rows of few groups
-            are wrong.
-        slices: the rows' values of columns that a requirement names.
+    A pass needs every share, so its interval ends keep the contract's confidence. One share suffices for a fail: those
+    ends get Bonferroni's correction. Rows of a group count as identical: with the design effect, verdicts err twice as
+    often if few rows of few groups are wrong.
     """
     required = contract.limits.require
     if not required:

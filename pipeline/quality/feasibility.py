@@ -1,4 +1,4 @@
-"""Find students that can keep a contract, from costs measured before training."""
+"""Students that can keep a contract, by costs before training."""
 
 import math
 from collections.abc import Mapping
@@ -12,12 +12,12 @@ from kdc.common.tables import aligned
 from kdc.pipeline.config.student_kinds import kind_of
 from kdc.pipeline.results.training import NotMeasured, StudentCosts
 
-Measured = Mapping[str, StudentCosts]  # by student: an id, a path, "layers:0,1,2", "conv", "static" or "teacher"
+Measured = Mapping[str, StudentCosts]  # by student, as --student names it
 
 
 def fitting_students(measured: Measured, contract: Contract) -> list[str]:
-    """Students that can keep the contract in some precision: with layers first, then larger first."""
-    # Not a set, whose order differs between processes: the order enters fingerprints.
+    """Students that can keep the contract: with layers first, then larger first."""
+    # Not a set: the order enters fingerprints.
     fitting = {name: None for name, _, costs in _made(measured, contract) if not missed_costs(contract, costs)}
     return sorted(fitting, key=lambda name: (not kind_of(name).has_layers, -measured[name].parameters))
 
@@ -30,8 +30,7 @@ class Stored:
 
 
 def as_stored(student: StudentCosts, contract: Contract) -> Stored:
-    """The own form, or if too large the first smaller one that keeps the contract, else the last. Smaller forms cost
-    accuracy."""
+    """The own form, or if too large the first smaller one that keeps the contract, else the last."""
     most, forms = contract.limits.max_size_mb, _forms(student)
     if most is None or min((costs.size_mb for costs in costs_of(student).values()), default=0.0) <= most:
         return forms[0]
@@ -57,7 +56,6 @@ def costs_of(student: StudentCosts) -> dict[str, Costs]:
 
 
 def table(measured: Measured, contract: Contract) -> list[str]:
-    """Costs of each student and precision, and why it was dropped."""
     rows = [("student", "variant", "M params", "ms", "rows/s", "MB", "")]
     for name, student in measured.items():
         stored = as_stored(student, contract)
@@ -76,11 +74,7 @@ def table(measured: Measured, contract: Contract) -> list[str]:
 
 
 def nothing_fits(measured: Measured, contract: Contract, *, has_whole: bool = False) -> InputError:
-    """The error if no student can keep the contract.
-
-    Args:
-        has_whole: students had the whole vocabulary.
-    """
+    """`has_whole`: students had the whole vocabulary."""
     made = sorted(_made(measured, contract), key=lambda form: _worst_miss(form[2], contract))
     if not made:
         return InputError("no candidate could be exported", given=", ".join(measured), remedy="see the lines above")

@@ -8,14 +8,12 @@ from kdc.pipeline.results.base import Result
 
 
 class Point(Result):
-    """One artifact, in the precision it serves in."""
-
     student: str  # as --student names it
     artifact: str  # folder, relative to the first run directory
     sha256: str  # of its manifest
     variant: str  # "fp32", "int8", "cascade", ...
     score: float  # points on the evaluation rows
-    interval: Ends  # of `score`
+    interval: Ends
     difference: float  # points above the teacher
     difference_interval: Ends  # paired by row
     latency_p50_ms: float  # of one row, tokenising included
@@ -34,12 +32,12 @@ class Left(Result):
 
 
 class FrontierFacts(Result):
-    """All intervals of scores and differences hold at once with 95 %."""
+    """The intervals of all scores and differences hold together with 95 %."""
 
     schema_version: Literal[1] = 1
     task: str
     metric: str  # of `score`
-    labels: str | None = None  # as in `Lineage`
+    labels: str | None = None  # see `Lineage`
     rows: int  # evaluation rows
     groups: int  # independent groups of rows
     teacher: float  # points, in torch
@@ -51,12 +49,11 @@ class FrontierFacts(Result):
     device: str  # "cpu" or "cuda"
 
     def is_of(self, sha256s: Sequence[str], left: Sequence[Left], where: Mapping[str, Any]) -> bool:
-        """Whether these artifacts were measured under the conditions `where`."""
         same_place = all(getattr(self, name) == value for name, value in where.items())
         return same_place and [point.sha256 for point in self.points] == list(sha256s) and self.left == tuple(left)
 
 
-# By title: a cost (less is better) and its description.
+# Less is better.
 COSTS: dict[str, tuple[Callable[[Point], float], str]] = {
     "latency": (lambda point: point.latency_p50_ms, "milliseconds for one row (p50)"),
     "throughput": (lambda point: -point.rows_per_second, "rows a second, in batches of 32"),

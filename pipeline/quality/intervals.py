@@ -1,4 +1,4 @@
-"""Confidence intervals, in points, of a model's score and of two models' difference on the same rows.
+"""Confidence intervals, in points, of a score and of two models' difference on the same rows.
 
 Methods: docs/explanation/verdicts.md. Error rates: docs/benchmarks/verdicts.md.
 """
@@ -30,7 +30,7 @@ class Difference:
     interval: Ends  # in points
     standard_error: float  # in points
     groups: int  # number of groups, or of independent rows
-    # Maps a factor on the row count to the points that unobserved errors may cost.
+    # Points that unobserved errors may cost, by a factor on the row count.
     unseen: Callable[[float], float] = field(compare=False)
 
 
@@ -44,11 +44,7 @@ def difference(
     groups: Groups | None = None,
     confidence: float = 0.95,
 ) -> Difference:
-    """The interval of the score of `logits` minus the score of `others`.
-
-    Args:
-        confidence: two-sided, within (0, 1).
-    """
+    """The two-sided interval of the score of `logits` minus the score of `others`."""
     (truth, answers, other_answers), groups = metrics.as_scored(labels, kind, logits, others), _real(groups)
     effective = independent_rows(groups, len(truth))
     count = len(truth) if groups is None else len(np.unique(groups))
@@ -105,11 +101,10 @@ def score_interval(
 
 
 def _widened(interval: Ends, middle: float, unseen: float, unequal: float, lowest: float, highest: float) -> Ends:
-    """Widen an interval by unobserved changes, within the metric's range; in points.
+    """Widen an interval by unobserved changes, in points.
 
     The spread of one unseen event is added in quadrature (Fay and Feuer 1997, Statistics in Medicine 16:791). `unseen`
-    is the cost of z^2 (about four) events, so z standard errors of one cost about half. The event's group has the root
-    mean square size.
+    is the cost of z^2 (about four) events, so z standard errors of one cost about half.
 
     Args:
         unequal: sum of squared group sizes, relative to equal groups.
@@ -120,8 +115,7 @@ def _widened(interval: Ends, middle: float, unseen: float, unequal: float, lowes
 
 
 def widest(logits: Outputs, others: Outputs, labels: Labels, kind: Kind, *, groups: Groups | None = None) -> list[int]:
-    """Classes that widen the interval of a macro F1 difference, by the covariance of their F1 differences with it,
-    widest first."""
+    """Classes whose F1 difference covaries with macro F1's, and so widens its interval; widest first."""
     present, influence = influences(logits, others, labels, kind, groups=groups)
     part = influence.T @ influence.sum(axis=1)
     return [int(present[index]) for index in np.argsort(-part) if part[index] > 0]
@@ -132,7 +126,7 @@ def influences(
 ) -> tuple[NDArray[np.intp], Any]:
     """The classes that occur, and how far each group moves their F1 differences, (groups, classes), sparse.
 
-    Delta method: F1 is `2 TP / N`, N is `answered + actual`. A row that adds tp and n moves F1 by `(2 tp - F1 n) / N`.
+    Delta method, with F1 as `2 TP / N`: a row that adds tp and n moves F1 by `(2 tp - F1 n) / N`.
     """
     from scipy.sparse import csr_array
 
@@ -151,7 +145,7 @@ def influences(
 
 
 def wilson(right: float, rows: float, *, quantile: float) -> Ends:
-    """The score interval of a proportion (Wilson 1927, J. Am. Stat. Assoc. 22:209); counts may be fractions."""
+    """The score interval of a proportion (Wilson 1927, J. Am. Stat. Assoc. 22:209)."""
     square = quantile**2
     middle = (right + square / 2) / (rows + square)
     half = quantile * math.sqrt(right * (rows - right) / rows + square / 4) / (rows + square)
@@ -163,13 +157,11 @@ def tango(lost: float, won: float, rows: float, *, quantile: float) -> Ends:
     """The score interval of the difference of two paired proportions (Tango 1998, Statistics in Medicine 17:891).
 
     If few rows differ, mostly one way, the end nearer to 0 is too close: up to 5 % of students at the limit would fail,
-    not 2.5 %. So each end is the farther of Tango's and one corrected for skewness (Edgeworth expansion; Gart and Nam
-    1988, Biometrics 44:323). Counts are discrete, so 3.4 % would still fail if nearly all differing rows are lost. The
-    corrected end nearer to 0 therefore gets a continuity correction of up to half a row.
+    not 2.5 %. So each end is the farther of Tango's and one corrected for skewness (Gart and Nam 1988, Biometrics
+    44:323). Counts are discrete, so the corrected end nearer to 0 also moves by up to half a row.
 
     Args:
         lost, won: rows that only the other, or only this model has right; may be fractions.
-        quantile: normal or Student's.
 
     Returns:
         This model's accuracy minus the other's, within [-1, 1].
@@ -179,10 +171,9 @@ def tango(lost: float, won: float, rows: float, *, quantile: float) -> Ends:
     half = (lost - won) / (lost + won) / 2 if lost + won else 0.0
 
     def deviation(gap: float, corrected: bool, shift: float) -> float:
-        """Standard errors from a true `gap` up to the observed difference."""
         linear = (2 * rows - won + lost) * gap - won - lost
         root = math.sqrt(max(0.0, linear**2 + 8 * rows * lost * gap * (1 - gap)))
-        differing = (root - linear) / (2 * rows) + gap  # likeliest share of rows that only one model has right
+        differing = (root - linear) / (2 * rows) + gap  # share of rows that only one model has right
         variance = max(differing - gap**2, 1e-15)
         above = (won - lost - rows * gap) / math.sqrt(rows * variance)
         if not corrected:
@@ -207,10 +198,8 @@ def tango(lost: float, won: float, rows: float, *, quantile: float) -> Ends:
 def design_effect(values: Floats, groups: Groups | None, *, correlation: float = 1.0) -> float:
     """Variance of the mean, relative to independent rows (Kish 1965, Survey Sampling, section 5.4); at least 1.
 
-    Few deviating rows show little correlation, so two pseudo-rows with `correlation` in their groups are added.
-
-    Args:
-        values: (rows,) a differing row deviates by about 1, as a pseudo-row does.
+    Few deviating rows show little correlation, so two pseudo-rows with `correlation` are added. `values`, (rows,), must
+    deviate by about 1, as they do.
     """
     if groups is None:
         return 1.0

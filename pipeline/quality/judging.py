@@ -1,4 +1,4 @@
-"""Judge an artifact against its contract, by its costs on this machine and its answers."""
+"""Judge an artifact by its costs on this machine and its answers."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -36,7 +36,6 @@ class EvaluationAnswers:
         return self.students["teacher"]
 
     def student(self, variant: str, *, on_gpu: bool) -> Outputs:
-        """A variant's logits; with `on_gpu` from the GPU, if evaluated there."""
         name = f"{variant} (cuda)"
         return self.students[name if on_gpu and name in self.students else variant]
 
@@ -54,7 +53,7 @@ def judged_device(training_device: str) -> Device:
 
 
 def load(artifact: Path, contract: Contract, device: Device, *, variant: str | None = None) -> Engine:
-    """Load an artifact with the contract's threads, without checking hashes."""
+    """Hashes are not checked."""
     return Engine.load(artifact, variant=variant, device=device, threads=contract.at.threads, verify=False)
 
 
@@ -73,9 +72,8 @@ def judge_artifact(
     """Choose the variant by costs and the tuning set, so that the evaluation rows judge one model.
 
     Args:
-        tuning: points on the tuning set by variant, relative to the teacher or better baseline.
-        int8_allowed: False if int8 lost more than `quantize.max_int8_drop`.
-        look: returns the number of this look by the judged answers.
+        tuning: points by variant, relative to the teacher or better baseline.
+        look: the number of this look, by the judged answers.
     """
     tried, most_lost = [], contract.limits.max_drop
     for variant in _in_turn(manifest, device, int8_allowed=int8_allowed):
@@ -137,11 +135,7 @@ def judge_again(
     compared: bool,
     costs: Costs | None = None,
 ) -> Judgement:
-    """Judge an engine.
-
-    Args:
-        compared: False if the answers come from an earlier judgement.
-    """
+    """`compared`: False if the answers come from an earlier judgement."""
     costs = costs or _costs(engine, contract, rows)
     quality, required = answers
     verdict, missed = decide(contract, costs, quality, required)
@@ -162,7 +156,7 @@ def judge_again(
 
 
 def _in_turn(manifest: Manifest, device: Device, *, int8_allowed: bool) -> list[str]:
-    """On a GPU only a cascade has a second variant to try: its first model."""
+    """On a GPU, only a cascade has a second variant: its first model."""
     if device == "cuda":
         first = manifest.providers[CUDA_PROVIDER]
         is_alone = all(variant.second is None for name, variant in manifest.variants.items() if name == first)

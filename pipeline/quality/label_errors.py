@@ -9,35 +9,28 @@ Ints = NDArray[np.int64]
 
 
 class LabelErrors(NamedTuple):
-    """Rows whose label is probably wrong, the most probable error first."""
-
     rows: Ints  # (errors,), indices
     suggested: Ints  # (errors,), class numbers
 
 
 def confident_classes(probabilities: NDArray[np.floating], labels: Ints) -> Ints:
-    """The class that each row confidently has, (rows,); -1 for none.
-
-    A row confidently has a class if the probability reaches the class's threshold: its mean over the rows with that
-    label. Of several classes the most probable counts (section 3.1).
+    """The most probable class that reaches its mean over the rows with its label, (rows,); -1 for none (section 3.1).
 
     Args:
         probabilities: (rows, classes), by models that did not learn from the row.
-        labels: (rows,), class numbers.
     """
     of_class = np.eye(probabilities.shape[1])[labels]
     counts = of_class.sum(0)
     means = (of_class * probabilities).sum(0) / np.maximum(counts, 1)
-    thresholds = np.where(counts > 0, means, np.inf)  # a class without rows has no threshold to reach
+    thresholds = np.where(counts > 0, means, np.inf)
     reached = np.where(probabilities >= thresholds, probabilities, -1.0)
     return np.where(reached.max(1) >= 0, reached.argmax(1), -1)
 
 
 def find_label_errors(probabilities: NDArray[np.floating], labels: Ints) -> LabelErrors:
-    """Rows that confidently have another class than their label, off the diagonal of the confident joint.
+    """Rows that confidently have another class than their label, unless the label is the most probable class.
 
-    A row whose label is also the most probable class is none. The order is by the normalised margin: the probability of
-    the label minus that of the most probable other class. Arguments as in `confident_classes`.
+    The order is by normalised margin: the label's probability minus the most probable other class's.
     """
     probabilities = probabilities.astype(np.float64)
     confident = confident_classes(probabilities, labels)

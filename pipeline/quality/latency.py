@@ -20,7 +20,7 @@ from kdc.serving.engine.tokenizing import Text, row_of
 BATCH = 32  # rows of a throughput batch
 _WARM_UP_CALLS = 5
 _CALLS = 100  # least calls a round
-_CALLS_ABOVE = 5  # least calls of a round that are slower than the percentile
+_CALLS_ABOVE = 5  # least calls a round above the percentile
 _BATCHES = 8  # throughput batches a round
 _ROUNDS = 9  # the 95 % interval leaves out the fastest and the slowest
 _TIMED_ROWS = 100
@@ -32,7 +32,7 @@ class Speed(Frozen):
     latency_p50_ms: float  # of calls with one row
     latency_p95_ms: float
     rows_per_second: float  # in batches of 32 rows
-    latency_mean_ms: float  # suits a cascade, whose rows take very different times
+    latency_mean_ms: float  # suits a cascade, whose rows' times differ
 
 
 def time_in_turns(
@@ -48,8 +48,8 @@ def time_in_turns(
 
     Args:
         models: include tokenising.
-        percentiles: of the calls' latencies, 0 to 100.
-        warm_up_calls: untimed calls of each model, besides one batch.
+        percentiles: 0 to 100.
+        warm_up_calls: untimed, besides one batch.
 
     Returns:
         By model, (rounds, percentiles + 2): percentiles and mean in milliseconds, and rows a second.
@@ -68,8 +68,7 @@ def time_in_turns(
 
 
 def interval_of_median(values: Floats, confidence: float) -> tuple[float, float] | None:
-    """The distribution-free interval (Conover 1999, Practical Nonparametric Statistics, section 3.2); None for too few
-    values."""
+    """Distribution-free (Conover 1999, Practical Nonparametric Statistics, section 3.2); None for too few values."""
     count = len(values)
     outside = [sum(math.comb(count, below) for below in range(cut)) / 2**count for cut in range(count // 2 + 1)]
     cut = max(cut for cut, share in enumerate(outside) if 2 * share <= 1 - confidence)
@@ -82,7 +81,6 @@ def interval_of_median(values: Floats, confidence: float) -> tuple[float, float]
 def compare_speeds(
     models: Models, texts: Sequence[Text], *, latency_rows: int, throughput_rows: int, rounds: int
 ) -> dict[str, Speed]:
-    """Texts repeat if too few."""
     calls, batches = in_pieces(texts, latency_rows, 1), in_pieces(texts, throughput_rows, BATCH)
     speeds = {}
     for name, timing in time_in_turns(models, calls, batches, percentiles=(50, 95), rounds=rounds).items():
@@ -92,7 +90,6 @@ def compare_speeds(
 
 
 def in_pieces(rows: Sequence[Text], count: int, size: int) -> list[list[Text]]:
-    """`count` rows, repeated if too few, in lists of `size`."""
     repeated = [rows[number % len(rows)] for number in range(count)]
     return [repeated[start : start + size] for start in range(0, count, size)]
 
@@ -100,14 +97,8 @@ def in_pieces(rows: Sequence[Text], count: int, size: int) -> list[list[Text]]:
 def measure_costs(
     engine: Engine, rows: Sequence[Text], contract: Contract, *, size_bytes: int, rounds: int = _ROUNDS
 ) -> Costs:
-    """Time an engine, loaded with the contract's threads.
-
-    Args:
-        rows: from `rows_to_time`.
-        size_bytes: of the ONNX file and `tokenizer.json`.
-    """
+    """`rows` are from `rows_to_time`."""
     batch, percentile = contract.at.batch, contract.at.percentile
-    # Fewer calls would make the percentile the slowest one.
     calls = max(_CALLS, math.ceil(_CALLS_ABOVE / (1 - percentile / 100) - 1e-6))
     with Neighbours() as neighbours:
         timing = time_in_turns(
@@ -131,11 +122,7 @@ def measure_costs(
 
 
 def rows_to_time(engine: Engine, texts: Sequence[Text], conditions: Conditions) -> list[Text]:
-    """A hundred texts, spread evenly, or one made-up row if the conditions name a length.
-
-    Raises:
-        InputError: the length is more than the model takes.
-    """
+    """A hundred texts, spread evenly, or one made-up row if the conditions name a length."""
     if conditions.length is None:
         return [texts[number * len(texts) // _TIMED_ROWS] for number in range(_TIMED_ROWS)]
     check_length(conditions, engine.tokenizer_info.longest)
@@ -150,7 +137,7 @@ def check_length(conditions: Conditions, longest: int) -> None:
 
 
 def rows_of(lengths: Sequence[int], engine: Engine) -> list[Text]:
-    """A made-up row of each length (tokens, cut to the model's longest). The engine then expects such rows."""
+    """A made-up row of each length in tokens, at most the model's longest. The engine expects these afterwards."""
     engine.expect_made_up_rows()
     is_pair, longest = engine.task.is_pair, engine.tokenizer_info.longest
 

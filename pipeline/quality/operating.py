@@ -39,20 +39,14 @@ def choose(
     *,
     groups: Groups | None = None,
 ) -> Chosen:
-    """Choose the threshold of a label for an aim.
+    """Choose the threshold of a label, from its probabilities (rows,), for an aim.
 
-    A bound on precision or false positive rate takes the highest recall; a bound on recall takes the fewest false
-    alarms. Ties go to the threshold that keeps the bound best. If none keeps it, `interval` falls back to `point`, and
-    `point` to the nearest. The threshold is one half if rows are too few, or the label's rows do not get higher
-    probabilities. Without a bound, it is also one half if F1 gains little over labelling every row, or the Matthews
-    correlation is almost 0.
+    A bound on precision or false positive rate takes the highest recall; a bound on recall the fewest false alarms.
+    Ties go to the threshold that keeps the bound best. If none keeps it, `interval` falls back to `point`, and `point`
+    to the nearest. The threshold is one half if rows are too few, or the label's rows do not get higher probabilities.
 
     With `interval`, other rows must be shown to keep the bound, with an error of 5 %: precision by `surest_right`, the
-    others by tolerance limits (Wilks 1941, Ann. Math. Stat. 12:91). Grouped rows count as fewer, by the design effect
-    of being on the wrong side. With `point`, the rows' own share must keep the bound.
-
-    Args:
-        probabilities: (rows,) of the label.
+    others by tolerance limits (Wilks 1941, Ann. Math. Stat. 12:91). With `point`, the rows' share must keep the bound.
     """
     if aim.measure == "fixed":
         assert aim.bound is not None
@@ -72,14 +66,14 @@ def choose(
 
 def _knows(probabilities: NDArray[np.floating], has_label: Flags, groups: Groups | None) -> bool:
     chance = mannwhitneyu(probabilities[has_label], probabilities[~has_label], alternative="greater").pvalue
-    # The design effect is of each row's term in the statistic, the covariance of rank and label.
+    # Each row's term in the statistic, the covariance of rank and label.
     ranks = 2 * rankdata(probabilities) / len(probabilities) - 1
     effect = design_effect(2 * (has_label - has_label.mean()) * (ranks - ranks.mean()), groups)
     return bool(norm.isf(chance) > norm.isf(_CHANCE) * np.sqrt(effect))
 
 
 def _highest(probabilities: NDArray[np.floating], has_label: Flags, aim: Aim) -> Chosen:
-    """The threshold with the highest F1 or Matthews correlation (1975, Biochim. Biophys. Acta 405:442)."""
+    """By F1 or the Matthews correlation (1975, Biochim. Biophys. Acta 405:442)."""
     thresholds, hits, alarms = by_threshold(probabilities, has_label)
     rows, positives, given = len(has_label), has_label.sum(), hits + alarms
     if aim.measure == "f1":
@@ -126,8 +120,7 @@ def _by_interval(probabilities: NDArray[np.floating], has_label: Flags, aim: Aim
 def _best_shown(
     surest: "_SurestOf", probabilities: NDArray[np.floating], right: Flags, bound: float, groups: Groups | None
 ) -> Surest:
-    """The rows that show `bound`, else the highest bound below it. The shown bound depends on the requested bound, so
-    it is requested next."""
+    """The rows that show `bound`, else the highest bound that is also shown if requested."""
     best = surest(probabilities, right, bound, groups)
     while best.bound:
         again = surest(probabilities, right, float(floor4(best.bound)), groups)
@@ -145,8 +138,7 @@ def _complement(share: float) -> str:
 def _surest_with_label(
     probabilities: NDArray[np.floating], has_label: Flags, bound: float, groups: Groups | None
 ) -> Surest:
-    """`surest_right` among twice the rows that reach the lower of `bound` and 0.5, at least ten: others are right too
-    rarely."""
+    """`surest_right` among twice the rows that reach `bound` or 0.5, at least ten: others are right too rarely."""
     most = 2 * int((probabilities >= min(HALF, bound)).sum())
     most = min(max(most, _FEWEST), len(has_label))
     return surest_right(probabilities, has_label, bound, most=most, groups=groups)
@@ -161,7 +153,6 @@ def _tolerated(
     right, wins = (hits, -alarms) if with_label else (rows - alarms, hits)
     wrong_first = probabilities if with_label else -probabilities
     effect = effect_of_least(wrong_first[side], 1 - bound, None if groups is None else groups[side])
-    # A label never given is useless.
     low = np.where(hits > 0, shares.at_least(shares.ERROR, right / effect, (rows - right) / effect), -1.0)
     if low.max() < bound:
         return Surest(HALF, rows, float(low.max()))
@@ -185,12 +176,7 @@ def _nearest_half(thresholds: Floats) -> float:
 def choose_answered(
     confidence: NDArray[np.floating], right: Flags, aim: Aim, *, groups: Groups | None = None
 ) -> Chosen:
-    """The least probability whose answers are shown to keep an aim.
-
-    Args:
-        confidence: (rows,) probabilities.
-        right: (rows,) like the label, or like the teacher.
-    """
+    """The least probability whose answers are shown to keep an aim."""
     assert aim.bound is not None
     if aim.measure == "fixed":
         return Chosen(aim.bound)
@@ -210,14 +196,12 @@ def choose_answered(
 def choose_at_least(of_truth: NDArray[np.floating], coverage: float, *, groups: Groups | None = None) -> float | None:
     """The threshold for label sets to hold a new row's true label with a chance of at least `coverage`.
 
-    Split conformal prediction (Papadopoulos et al. 2002, ECML) with the score of Sadinle et al. (2019, J. Am. Stat.
-    Assoc. 114:223). By rising probability, the new row lies below row k with a chance of at most `k / (n + 1)`, or
-    `(k + d - 1) / (n + d)` in groups of d alike rows. The design effect of lying below serves as d. k is the largest
-    with a chance of at most `1 - coverage`.
+    Split conformal prediction (Papadopoulos et al. 2002) with the score of Sadinle et al. (2019). A new row lies below
+    the k-th lowest with a chance of at most `k / (n + 1)`, or `(k + d - 1) / (n + d)` in groups of d alike rows. The
+    design effect of lying below serves as d.
 
     Args:
         of_truth: (rows,) the probability of each row's true label.
-        coverage: 0 to 1.
 
     Returns:
         None with fewer independent rows than `fewest_rows`.
@@ -231,10 +215,9 @@ def choose_at_least(of_truth: NDArray[np.floating], coverage: float, *, groups: 
 
 
 def fewest_rows(coverage: float) -> int:
-    """Independent rows that `choose_at_least` needs."""
     return math.ceil(1 / _missed(coverage)) - 1
 
 
 def _missed(coverage: float) -> Fraction:
-    """1 - coverage in decimals: in binary, 10 * (1 - 0.9) is less than 1."""
+    """In decimals: in binary, 10 * (1 - 0.9) is less than 1."""
     return 1 - Fraction(str(coverage))

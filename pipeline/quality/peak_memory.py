@@ -46,11 +46,7 @@ class _Request(Frozen):
 
 
 def peak_memory_bytes(files: ModelFiles, texts: Sequence[Text]) -> int:
-    """Peak resident memory of a fresh process that answers `texts` in one batch.
-
-    Raises:
-        KdcError: the process failed.
-    """
+    """Peak resident memory of a fresh process that answers `texts` in one batch; KdcError if it fails."""
     done = subprocess.run(
         [sys.executable, "-P", "-m", "kdc.pipeline.quality.peak_memory"],  # -P: no modules from the current folder
         input=_Request(files=files, texts=tuple(texts)).model_dump_json(),

@@ -1,4 +1,4 @@
-"""Compare a graph's matrix products with a large product on the same CPU, and with the whole pass."""
+"""How well a graph's matrix products use the CPU."""
 
 import json
 import math
@@ -28,26 +28,25 @@ _PRODUCTS = dict.fromkeys(_INT8, "int8") | dict.fromkeys(_FP32, "fp32")
 
 
 def share_of_products(file: Path, feeds: dict[str, np.ndarray], *, threads: int) -> float:
-    """The time of a pass's matrix products at the speed of a large one, as a share of the fastest of six passes."""
+    """Time of a pass's products at a large product's speed, relative to the fastest of six passes."""
     events = node_events(file, feeds, threads=threads, calls=_CALLS)
     seconds = np.reshape([event["dur"] for event in events], (_CALLS, -1)).sum(axis=1).min() / 1e6
     return seconds_alone(operations(file, feeds), threads) / float(seconds)
 
 
 def served_pass(rows: Sequence[Encoded], info: TokenizerInfo, *, threads: int) -> dict[str, np.ndarray]:
-    """The inputs of an engine's first pass over `rows`: at least one row or window."""
+    """Inputs of an engine's first pass over `rows`."""
     parts, _ = spread(rows)
     fitting = PASS_TOKENS * threads // max(map(len, parts))
     return pad(parts[: max(1, fitting)], info)
 
 
 def seconds_alone(done: dict[str, int], threads: int) -> float:
-    """Seconds at the speed of a large product of each number format."""
     return sum(count / speed(number_format, threads) for number_format, count in done.items())
 
 
 def operations(file: Path, feeds: dict[str, np.ndarray]) -> dict[str, int]:
-    """Operations of a pass's matrix products, by number format. An int8 graph's attention is fp32."""
+    """Operations of a pass's matrix products, by number format."""
     counts: Counter[str] = Counter()
     for node in (event["args"] for event in node_events(file, feeds) if event["args"]["op_name"] in _PRODUCTS):
         # Two operations per output element and column of the left operand.
@@ -57,7 +56,7 @@ def operations(file: Path, feeds: dict[str, np.ndarray]) -> dict[str, int]:
 
 
 def node_events(file: Path, feeds: dict[str, np.ndarray], *, threads: int = 0, calls: int = 1) -> list[dict[str, Any]]:
-    """Each node in each call, profiled as the serving engine runs it on a CPU."""
+    """Profile each node in each call, as the serving engine optimises."""
     with TemporaryDirectory() as folder:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
@@ -74,7 +73,7 @@ def node_events(file: Path, feeds: dict[str, np.ndarray], *, threads: int = 0, c
 
 
 def speed(number_format: str, threads: int) -> float:
-    """Operations a second of a large product now, by the fastest call: other processes interrupt some."""
+    """Operations a second of a large product, by the fastest call."""
     session, left = _product(number_format, threads)
     seconds = min(seconds_of(lambda: session.run(None, {"left": left})) for _ in range(_CALLS))
     return 2 * left.shape[0] ** 3 / seconds

@@ -30,13 +30,13 @@ class Surest(NamedTuple):
 
 
 def floor4(share: float) -> str:
-    """A share with four digits, rounded down so that it can be requested."""
+    """A share with four digits, rounded down: still shown if requested."""
     return f"{math.floor(share * 1e4) / 1e4:.4f}"
 
 
 def at_least(error: Floats | float, right: Floats | float, wrong: Floats | float) -> Floats:
-    """The lower end of a share's interval, above the true share with a chance of at most `error` (Clopper and Pearson
-    1934, Biometrika 26:404). Counts may be fractions."""
+    """The lower end of a share's exact interval, above the true share with a chance of at most `error` (Clopper and
+    Pearson 1934, Biometrika 26:404)."""
     return np.where(np.greater(right, 0), beta.ppf(error, np.maximum(right, 1e-9), np.add(wrong, 1)), 0.0)
 
 
@@ -45,7 +45,7 @@ def rate(hits: Count, of: Count, *, independent: float | None = None, confidence
 
     Args:
         independent: the effective number of `of` rows.
-        confidences: of the two-sided intervals that give the lower and the upper end.
+        confidences: two-sided, for the lower and the upper end.
     """
     hits, of = int(hits), int(of)
     if not of:
@@ -59,8 +59,7 @@ def rate(hits: Count, of: Count, *, independent: float | None = None, confidence
 def effect_of_least(values: NDArray[np.floating], share: float, groups: Groups | None) -> float:
     """The design effect of being among the `share` of rows with the lowest `values`.
 
-    `share` is the error rate that a bound allows. Errors that are few by luck also look less correlated, so with the
-    observed rate luck would count twice.
+    `share` is the error rate that a bound allows: with the observed rate, luck would count twice.
     """
     least = np.zeros(len(values))
     least[np.argsort(values, kind="stable")[: math.ceil(share * len(values) - 1e-9)]] = 1
@@ -72,13 +71,9 @@ def surest_right(
 ) -> Surest:
     """The largest set of surest rows whose share of right rows is shown to be at least `bound`.
 
-    Fifty sets of the k surest rows are tried. Each tests the hypothesis that rows surer than row k + 1 are right less
-    often than `bound`. The test is exact: given the next row, the number of right rows is binomial. Grouped rows count
-    as fewer, by the design effect of being right, with the correlation within groups of all tried rows.
-
-    The fallback procedure divides `ERROR` (Wiens 2003, Pharmaceutical Statistics 2:211; Wiens and Dmitrienko 2005, J.
-    Biopharm. Stat. 15:929): a rejected hypothesis leaves its error to the next. So a threshold breaks the bound on
-    other rows with a chance of at most `ERROR`.
+    Fifty sets are tried, by the fallback procedure (docs/explanation/decisions.md). The tests are exact: given row k +
+    1, the number of right rows among the k surest is binomial. Grouped rows count as fewer, by the design effect of
+    being right.
 
     Args:
         confidence: (rows,) 0 to 1.
@@ -110,15 +105,10 @@ def surest_right(
 
 
 def surest_of_all(confidence: NDArray[np.floating], right: Flags, bound: float, groups: Groups | None) -> Surest:
-    """The largest set of surest rows such that at least `bound` of all rows are shown to be right or outside the set.
+    """The largest set of surest rows with at least `bound` of all rows shown to be right or outside it.
 
-    Exact binomial tests go from the strictest threshold to the first that fails. The share of wrong rows inside only
-    grows, so they need no correction (Wilks 1941, Ann. Math. Stat. 12:91). Grouped rows count as fewer, by the design
-    effect of the surest wrong rows.
-
-    Args:
-        confidence: (rows,) 0 to 1.
-        bound: 0 to 1.
+    Exact tests go from the strictest threshold to the first that fails. They need no correction, since the share of
+    wrong rows inside only grows (Wilks 1941, Ann. Math. Stat. 12:91).
     """
     thresholds, hits, wrong = by_threshold(confidence, right)
     rows = len(right)
@@ -145,11 +135,7 @@ def _effects(
 def prefixes(
     confidence: NDArray[np.floating], right: Flags, counts: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], Floats, Floats]:
-    """The first `counts` of the surest rows, each with rows as sure as its last.
-
-    Returns:
-        Rows, thresholds and right rows, without repeats.
-    """
+    """The `counts` surest rows, with ties of the last: rows, thresholds and right rows, without repeats."""
     thresholds, hits, misses = by_threshold(confidence, right)
     rows = (hits + misses).astype(np.int64)
     last = np.unique(np.searchsorted(rows, counts))
@@ -157,8 +143,7 @@ def prefixes(
 
 
 def by_threshold(probabilities: NDArray[np.floating], right: Flags) -> tuple[Floats, Floats, Floats]:
-    """Falling thresholds, with the right and wrong rows above each. They lie halfway between probabilities: rounding
-    moves no row."""
+    """Falling thresholds, halfway between probabilities, with the right and wrong rows above each."""
     distinct, number = np.unique(np.asarray(probabilities, dtype=np.float64), return_inverse=True)
     hits, misses = (np.bincount(number, weights=rows, minlength=len(distinct))[::-1] for rows in (right, ~right))
     falling = distinct[::-1]

@@ -1,4 +1,4 @@
-"""A model's figures by slice of the evaluation rows, and the slices that score below all rows beyond chance."""
+"""A model's figures by slice of the evaluation rows."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -24,7 +24,7 @@ _ENOUGH = 20  # shuffles with so low a score: the slice is not worse
 def slice_figures(
     answers: EvaluationAnswers, variant: str, task: TaskInfo, names: tuple[str, ...], temperature: float
 ) -> tuple[SliceFigures, ...]:
-    """All rows, and then the slices, largest first; none without slices. The first metric of `names` decides."""
+    """All rows, then the slices, largest first. The first metric of `names` decides."""
     if not answers.slices:
         return ()
     logits, teacher = answers.students[variant], answers.students.get("teacher")
@@ -34,7 +34,7 @@ def slice_figures(
 
     def figures(name: str, rows: Flags) -> SliceFigures:
         part = SliceFigures(name=name, rows=int(rows.sum()), metric=names[0])
-        # Perfect answers do not score 1 if the metric needs labels that the slice lacks.
+        # Perfect answers score less than 1 if the metric needs a label that the slice lacks.
         if independent_rows(groups[rows], part.rows) < _FEWEST or perfect(rows[None].astype(np.float64))[0] < 1 - 1e-9:
             return part
         own: dict[str, Any] = {"labels": labels[rows], "kind": task.kind}
@@ -60,7 +60,6 @@ def slice_figures(
 
 
 def _largest(column: str, values: NDArray[np.object_]) -> Iterator[tuple[str, Flags]]:
-    """The values of the most rows, with these rows, and the others together."""
     names, number, counts = np.unique(values, return_inverse=True, return_counts=True)
     order = np.argsort(-counts, kind="stable")
     for place in order[:_MOST_SHOWN]:
@@ -70,13 +69,10 @@ def _largest(column: str, values: NDArray[np.object_]) -> Iterator[tuple[str, Fl
 
 
 def chances(score: Scorer, inside: Flags, groups: Groups) -> Floats:
-    """P-values, (slices,), of scores so low, if being in the slice says nothing of the answers.
+    """P-values, (slices,), of scores so low in random slices.
 
     A permutation test: each group takes another group's share of rows in the slice. It ends early for slices that are
-    not worse (Besag and Clifford 1991, Biometrika 78:301).
-
-    Args:
-        inside: (slices, rows) whether a row is in a slice.
+    not worse (Besag and Clifford 1991, Biometrika 78:301). `inside` is (slices, rows).
     """
     number, generator = metrics.group_numbers(groups, inside.shape[1]), np.random.default_rng(0)
     sizes = np.bincount(number)
@@ -92,7 +88,7 @@ def chances(score: Scorer, inside: Flags, groups: Groups) -> Floats:
 
 
 def holm(chances: Floats) -> Floats:
-    """P-values corrected for their number (Holm 1979, Scandinavian Journal of Statistics 6:65)."""
+    """P-values corrected for their number (Holm 1979, Scand. J. Stat. 6:65)."""
     order = np.argsort(chances)
     corrected = np.maximum.accumulate(chances[order] * np.arange(len(chances), 0, -1)).clip(max=1)
     return corrected[np.argsort(order)]

@@ -1,4 +1,4 @@
-"""Bounds on errors of other rows that the measured rows do not show."""
+"""Bounds on changes that no measured row shows."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,16 +15,11 @@ _STEPS = 64  # most sets of rare classes (`_Parts`)
 def unseen(
     truth: Labels, answers: Labels, metric: str, *, groups: Groups | None, quantile: float
 ) -> Callable[[float], float]:
-    """Bound, in points, how far a score may change on other rows although no measured row shows the change.
+    """How far a score may change on other rows: from a factor on the row count to points.
 
     If n rows or groups show no change, up to `z^2 / (n + z^2)` of others may change (Wilson 1927). The bound is the
     largest change if that share of right (or wrong) answers flips in the rarest class, the two rarest, and so on.
-
-    Args:
-        quantile: z, of the normal distribution.
-
-    Returns:
-        A function from a factor on the row count to points.
+    `quantile` is z.
     """
     unit, square = metrics.group_numbers(groups, len(truth)), quantile**2
     score = metrics.METRICS[metric].unseen_cost
@@ -56,7 +51,7 @@ class _Parts:
     """Sets of rows that may change together (parts)."""
 
     classes: NDArray[np.bool_]  # (parts, classes)
-    units: NDArray[np.intp]  # (parts, 1) groups with rows of the part
+    units: NDArray[np.intp]  # (parts, 1), groups
     rows: NDArray[np.intp] | None  # (parts, 1); None unless multi-label
     wrong: float  # chance that a failing row gets a given other class
 
@@ -68,7 +63,7 @@ def _parts(truth: Labels, actual: Floats, unit: NDArray[np.intp], chosen: NDArra
     last = np.unique(np.geomspace(1, len(present), _STEPS).astype(int))[:, None] - 1
     if truth.ndim == 1:
         first, wrong = np.where(chosen, rank[truth], len(present)), 1 / max(1, len(present) - 1)
-    else:  # a failing row gets as many wrong labels as the row with the most labels has
+    else:  # a failing row gets the most labels of any row, all wrong
         first = np.where(chosen & truth.astype(np.bool_), rank, len(present) - 1).min(axis=1)
         labels = truth.sum(axis=1)
         wrong = min(1.0, float(labels.max() / max(1.0, len(present) - labels.mean())))

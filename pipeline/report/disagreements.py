@@ -17,18 +17,13 @@ _MOST_CHARACTERS = 1000
 def disagreements(
     rows: Any, teacher: Outputs, student: Outputs, labels: Labels, task: Task, *, temperature: float, most: int
 ) -> Disagreements:
-    """Count the differing rows, and quote those with the most confident student.
-
-    Args:
-        rows: with `text` and `text_pair`.
-        temperature: divides the student's logits.
-    """
+    """`temperature` divides the student's logits."""
     by_teacher: Labels
     by_student: Labels
     counts: dict[str, Any] = {"count": None}
     confidence = None
     if not task.traits.has_labels:
-        # Answers always differ: quote the largest differences, in the labels' unit.
+        # Largest differences, in the labels' unit.
         by_teacher, by_student = (task.center + task.spread * logits[:, 0] for logits in (teacher, student))
         order = np.argsort(-np.abs(teacher[:, 0] - student[:, 0]), kind="stable")[:most]
     else:
@@ -66,7 +61,7 @@ def _in_words(answer: Any, task: Task) -> Answer:
 
 
 def _shortened(text: str) -> str:
-    """Cut before the letter, with its marks, or the emoji that would be too long."""
+    """Do not cut a letter from its marks."""
     if len(text) <= _MOST_CHARACTERS:
         return text
     *_, last = regex.finditer(r"\X", text[: _MOST_CHARACTERS + 1])

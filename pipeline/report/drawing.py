@@ -16,19 +16,14 @@ _VARIABLES = {f"#0a0b{number:02x}": f"--{name}" for number, name in enumerate(_N
 INK, SOFT, PAPER, *SERIES = _VARIABLES
 FIRST, SECOND = SERIES[:2]
 _MARKS = "os^D"
-# A decorator: the style applies when a figure is made and when it is saved.
+# A decorator: the style must apply until a figure is saved.
 styled = rc_context(fname=Path(__file__).with_name("figures.mplstyle"))
 
 
 def svg(figure: Figure, name: str, words: str) -> str:
-    """A figure for a page; call it under `styled`.
-
-    Args:
-        name: prefix that makes ids unique.
-        words: the text alternative.
-    """
+    """Call under `styled`. `name` makes ids unique; `words` are the text alternative."""
     stream = io.StringIO()
-    with warnings.catch_warnings():  # of letters that the browser has fonts for
+    with warnings.catch_warnings():  # the browser has more fonts
         warnings.filterwarnings("ignore", "Glyph .* missing from font")
         figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None})
     text = stream.getvalue()
@@ -48,12 +43,11 @@ def svg(figure: Figure, name: str, words: str) -> str:
 
 
 def series(number: int) -> tuple[str, str]:
-    """A series' own colour and mark."""
     return SERIES[number % len(SERIES)], _MARKS[number // len(SERIES) % len(_MARKS)]
 
 
 def write(
     axes: Axes, text: str, place: tuple[float, float], *, above: float, aside: float = 0.0, colour: str = INK
 ) -> None:
-    """Write centred text near a place in the data; offsets are points."""
+    """Offsets are points."""
     axes.annotate(text, place, xytext=(aside, above), textcoords="offset points", ha="center", color=colour)

@@ -23,8 +23,6 @@ Answer = str | float
 
 
 class TaskFacts(Result):
-    """The task."""
-
     name: str
     kind: Kind
     labels: tuple[str, ...]
@@ -33,7 +31,7 @@ class TaskFacts(Result):
 
 
 class ModelFacts(Result):
-    """One model on the evaluation rows. None: not measured, or not trained."""
+    """On the evaluation rows. None: not measured, or not trained."""
 
     metrics: Scores  # points by metric
     collapsed: bool  # gives one answer
@@ -51,27 +49,23 @@ class ModelFacts(Result):
     latency_p95_ms: float | None = None
     latency_mean_ms: float | None = None
     rows_per_second: float | None = None  # in batches of 32
-    share_of_products: float | None = None  # of a pass, for matrix products at the speed of a large product
+    share_of_products: float | None = None  # see `products.share_of_products`
     peak_memory_bytes: int | None = None
 
 
 class TrainingFacts(History):
-    """The curves of one training, and the step whose weights were kept."""
-
     best_step: int
     steps: int
 
 
 class CalibrationFacts(Result):
-    """The served student's calibration, without and with temperature."""
-
     temperature: float
     before: Reliability
     after: Reliability
 
 
 class DecisionFacts(Result):
-    """A label's operating point, and curves over thresholds on the evaluation rows."""
+    """Curves over thresholds, on the evaluation rows."""
 
     point: OperatingPoint
     thresholds: tuple[float, ...]
@@ -81,35 +75,27 @@ class DecisionFacts(Result):
 
 
 class AbstentionFacts(Result):
-    """Which rows the artifact answers, and accuracy at other shares."""
-
     abstain: Abstention
     teacher: tuple[tuple[float, float], ...]  # (share of surest rows, accuracy), of the teacher
     student: tuple[tuple[float, float], ...]  # of the served student
 
 
 class CascadeFacts(Result):
-    """What a second model does for rows the student is unsure of."""
-
     second: str
     taken: bool  # whether the artifact has it
     pair: Pair  # on the tuning set
     share: float  # of rows for the second model
     score: float  # of both models
-    curve: tuple[tuple[float, float], ...]  # (share of rows for the second model, score)
+    curve: tuple[tuple[float, float], ...]  # (share, score)
 
 
 class LengthFacts(Lengths):
-    """The student's training rows by tokens, and the cut."""
-
     cut: int
     truncated: int
 
 
 class QuotedRow(Result):
-    """A row on which teacher and student differ. Long texts are shortened."""
-
-    text: str
+    text: str  # shortened
     text_pair: str | None
     label: Answer
     teacher: Answer
@@ -118,8 +104,6 @@ class QuotedRow(Result):
 
 
 class Disagreements(Result):
-    """Rows on which teacher and student differ."""
-
     count: int | None  # None for regression, where answers always differ
     teacher_right: int | None = None
     student_right: int | None = None
@@ -127,8 +111,6 @@ class Disagreements(Result):
 
 
 class CandidateFacts(Result):
-    """A contract's candidates."""
-
     measured: dict[str, StudentCosts]  # by student, untrained
     kept: tuple[str, ...]  # that can keep the contract
     trials: tuple[Trial, ...]  # short trainings
@@ -136,8 +118,6 @@ class CandidateFacts(Result):
 
 
 class Origin(Lineage):
-    """How the artifact was made; `packages` begins with kdc."""
-
     commands: tuple[str, ...]  # oldest first
     rows: dict[str, int]  # by tokenised split
     created: str
@@ -146,11 +126,9 @@ class Origin(Lineage):
 
 
 class Facts(Result):
-    """All facts of a run."""
-
     verdict: str = ""
     notes: tuple[str, ...] = ()
-    schema_number: int = Field(alias="schema")  # "schema" in JSON, a name that BaseModel uses
+    schema_number: int = Field(alias="schema")  # BaseModel has `schema`
     task: TaskFacts
     served: str  # variant that a CPU loads ("fp32", "int8" or "cascade")
     models: dict[str, ModelFacts]

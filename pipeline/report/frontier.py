@@ -22,7 +22,7 @@ _WIDE = 100  # a cost's range, above which ticks are powers of ten
 
 
 def write_frontier(root: Path, facts: FrontierFacts) -> None:
-    """Write the files; the facts come last, as the sign that all exist."""
+    """The facts come last, as the sign that all files exist."""
     folder = Path(__file__).parent
     values = {"facts": facts, "title": f"{facts.task}: the whole curve", "rows": table(facts), "floors": _floors(facts)}
     values["labels"] = labels_in_words(facts.labels)
@@ -32,7 +32,7 @@ def write_frontier(root: Path, facts: FrontierFacts) -> None:
 
 
 def read_facts(root: Path) -> FrontierFacts | None:
-    """The facts in a run directory; None without a page."""
+    """None without a page."""
     try:
         facts = FrontierFacts.model_validate_json((root / f"{FRONTIER}.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -41,7 +41,7 @@ def read_facts(root: Path) -> FrontierFacts | None:
 
 
 def table(facts: FrontierFacts) -> list[list[str]]:
-    """The points as rows of text, after a header, best first."""
+    """Best first, after a header."""
     fronts = {name: front(facts.points, cost) for name, (cost, _) in COSTS.items()}
     costs = ["p50 ms", "p95 ms", "rows/s", "MB", "training s"]
     lines = [["student", facts.metric, "interval", "kept %", "to the teacher", *costs, "on the front of"]]
@@ -114,7 +114,7 @@ def _draw(
         aside = 10 if order % 2 else -10  # neighbours would overlap
         write(axes, str(ranks[point.student]), place, above=-4, aside=aside)
     scores = {"teacher": facts.teacher} | facts.floors
-    # The probe's name is moved aside, since scores may be equal. The majority is too far below.
+    # Scores may be equal, so the probe's name is moved. The majority is too far below.
     for name, along in (("teacher", 0.0), ("tfidf", 0.0), ("probe", 0.3)):
         if name in scores:
             axes.axhline(scores[name], color=SOFT, linestyle=":")

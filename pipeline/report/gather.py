@@ -73,10 +73,7 @@ class _Evaluation:
 
 
 def gather(root: Path, *, examples: int) -> Facts:
-    """Gather all facts of a run.
-
-    Args:
-        examples: most rows to quote.
+    """Gather the facts, with at most `examples` rows.
 
     Raises:
         InputError: this is not the directory of a finished run.
@@ -155,7 +152,6 @@ def _open(root: Path) -> Run:
 
 
 def wide(logits: Outputs, others: Outputs, labels: Labels, task: Task, groups: Groups) -> str:
-    """A sentence on classes that most widen a macro F1 interval."""
     if task.metrics[0] != "macro_f1" or len(task.labels) <= _NAMED_CLASSES:
         return ""
     columns = widest(logits, others, labels, task.kind, groups=groups)[:_NAMED_CLASSES]
@@ -207,7 +203,7 @@ def _abstention(evaluation: _Evaluation) -> facts.AbstentionFacts | None:
 
 
 def _cascade(cascade: CascadeResult | None, entry: str, evaluation: _Evaluation) -> facts.CascadeFacts | None:
-    """The score over the second model's share of rows; its table rows begin with `entry`."""
+    """The second model's table rows begin with `entry`."""
     pair, manifest = None if cascade is None else cascade.best, evaluation.manifest
     if cascade is None or pair is None or f"{entry}_{pair.second}" not in evaluation.logits:
         return None
@@ -226,7 +222,7 @@ def _cascade(cascade: CascadeResult | None, entry: str, evaluation: _Evaluation)
 
 
 def verdict(report: Facts) -> str:
-    """Sentences that compare the student with its teacher, in torch and ONNX."""
+    """Compares the student with its teacher, in torch and ONNX."""
     served, teacher, metric = report.models[report.served], report.models["teacher"], report.task.metric
     low, high = served.difference_interval
     sentence = (

@@ -36,15 +36,7 @@ _COLUMNS = (
 
 
 def write_report(root: Path, *, examples: bool = True) -> Facts:
-    """Write the report of a finished run into its directory.
-
-    Args:
-        examples: quote rows on which teacher and student differ.
-
-    Raises:
-        InputError: the run is not finished.
-        KdcError: the run's artifact is damaged.
-    """
+    """Raises as `gather`. `examples`: quote rows on which teacher and student differ."""
     facts = gather(root, examples=MOST_EXAMPLES if examples else 0)
     write_whole(root / "report.md", markdown(facts))
     write_whole(root / "report.html", page(facts))
@@ -54,7 +46,7 @@ def write_report(root: Path, *, examples: bool = True) -> Facts:
 
 
 def reported_artifact(root: Path) -> str | None:
-    """The reported artifact's SHA-256; None without a whole report."""
+    """SHA-256; None without a whole report."""
     try:
         facts = json.loads((root / _FACTS).read_text(encoding="utf-8"))
         return str(facts["where"]["artifact_sha256"]) if (root / "report.html").exists() else None
@@ -63,7 +55,6 @@ def reported_artifact(root: Path) -> str | None:
 
 
 def table(facts: Facts) -> list[list[str]]:
-    """The models as rows of text, header first."""
     metric = facts.task.metric
     others = [name for name in facts.models["teacher"].metrics if name != metric]
     titles = [title for _, title, _, _ in _COLUMNS]
@@ -81,7 +72,7 @@ def table(facts: Facts) -> list[list[str]]:
 
 
 def replaced_table(facts: Facts) -> list[list[str]]:
-    """The large model beside the student, header first; empty if kdc does not know it."""
+    """The large model beside the student; empty if unknown."""
     large, student = facts.replaced, facts.models[facts.served]
     if large is None:
         return []
@@ -92,7 +83,6 @@ def replaced_table(facts: Facts) -> list[list[str]]:
 
 
 def deferred(facts: Facts) -> str:
-    """What goes on to the large model by `--defer`; "" without it."""
     abstain = None if facts.abstention is None else facts.abstention.abstain
     if abstain is None or not abstain.defers or (rates := abstain.evaluation) is None or not rates.coverage.of:
         return ""

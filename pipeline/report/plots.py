@@ -29,13 +29,13 @@ _MOST_LABELS = 9  # with drawn thresholds
 _MOST_NUMBERS = 12  # most classes of a matrix with counts
 _AREA = 12.0  # points squared per MB
 _LEAST_AREA = 30.0
-_FAR = 4.0  # times the slowest latency; farther limits are only written
+_FAR = 4.0  # times the slowest latency; farther limits are words
 _MANY = 12  # more names need seven lines
 
 
 @styled
 def curves(training: Mapping[str, facts.TrainingFacts], metric: str) -> str:
-    """Loss and tuning score over steps; marks show kept steps."""
+    """Marks show kept steps."""
     figure, words = Figure(figsize=(9, 3.4)), []
     left, right = figure.subplots(1, 2)
     for number, (name, curve) in enumerate(training.items()):
@@ -53,7 +53,6 @@ def curves(training: Mapping[str, facts.TrainingFacts], metric: str) -> str:
 
 @styled
 def trade_offs(models: Mapping[str, facts.ModelFacts], metric: str) -> str:
-    """The metric with its interval, against latency and size."""
     figure, words = Figure(figsize=(9, 3.8)), list[str]()
     left, right = figure.subplots(1, 2)
     for name, model in models.items():
@@ -77,7 +76,6 @@ def trade_offs(models: Mapping[str, facts.ModelFacts], metric: str) -> str:
 
 @styled
 def confusion(counts: Mapping[str, facts.Matrix], labels: Sequence[str], served: str) -> str:
-    """Confusion matrices of teacher and student, shaded by row share."""
     teacher, student = counts["teacher"], counts["student"]
     width = 4.5 if len(labels) <= _MOST_NUMBERS else 5.5
     figure = Figure(figsize=(2 * width, width * 0.85))
@@ -111,7 +109,6 @@ def _draw_confusion(axes: Axes, matrix: facts.Matrix, labels: Sequence[str], col
 
 @styled
 def reliability(calibration: facts.CalibrationFacts) -> str:
-    """Accuracy by confidence, without and with the temperature."""
     before, after = calibration.before, calibration.after
     figure = Figure(figsize=(9, 3.6))
     left, right = figure.subplots(1, 2, sharey=True)
@@ -133,7 +130,6 @@ def reliability(calibration: facts.CalibrationFacts) -> str:
 
 @styled
 def decisions(labels: Sequence[facts.DecisionFacts]) -> str:
-    """Precision, recall and share of rows over the threshold."""
     drawn, more = labels[:_MOST_LABELS], len(labels) - _MOST_LABELS
     columns = min(3, len(drawn))
     down = -(-len(drawn) // columns)
@@ -162,7 +158,6 @@ def decisions(labels: Sequence[facts.DecisionFacts]) -> str:
 
 @styled
 def abstention(curves: facts.AbstentionFacts) -> str:
-    """Accuracy over the share of answered rows."""
     figure = Figure(figsize=(9, 3.2))
     axes = figure.subplots()
     for number, (name, curve) in enumerate((("teacher", curves.teacher), ("student, as served", curves.student))):
@@ -181,7 +176,6 @@ def abstention(curves: facts.AbstentionFacts) -> str:
 
 @styled
 def cascade(both: facts.CascadeFacts, metric: str, *, teacher: facts.ModelFacts) -> str:
-    """Score and speed over the share of rows for the second model."""
     figure = Figure(figsize=(9, 3.4))
     left, right = figure.subplots(1, 2)
     pair, shares = both.pair, [share for share, _ in both.curve]
@@ -210,7 +204,6 @@ def cascade(both: facts.CascadeFacts, metric: str, *, teacher: facts.ModelFacts)
 
 @styled
 def lengths(lengths: facts.LengthFacts) -> str:
-    """Training rows by tokens, and the cut."""
     width, counts, cut = lengths.width, lengths.counts, lengths.cut
     figure = Figure(figsize=(9, 2.8))
     axes = figure.subplots()
@@ -229,7 +222,6 @@ def lengths(lengths: facts.LengthFacts) -> str:
 
 @styled
 def pareto(candidates: facts.CandidateFacts, judgement: Judgement, *, teacher: float, artifact: float) -> str:
-    """Draw the candidates, the artifact and the contract's limits."""
     limits, points = judgement.contract.limits, _points(candidates, judgement)
     scores = {trial.student: trial.score for trial in candidates.trials}
     tried, untried = points.keys() & scores.keys(), points.keys() - scores.keys()

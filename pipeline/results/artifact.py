@@ -24,19 +24,19 @@ class ExportResult(StageResult):
 class Int8Measurement(Result):
     """On the tuning set. The entry "fp32" has only timings."""
 
-    static: bool = False  # fixed activation ranges: an answer does not depend on the batch
+    static: bool = False  # fixed activation ranges
     graph: str = ""  # equal for candidates that do the same work
-    nodes: dict[str, int] = Field(default_factory=dict)  # layer counts, from `int8.quantise`
+    nodes: dict[str, int] = Field(default_factory=dict)  # layer counts
     failed: str | None = None
     tune: Scores | None = None
     label_changes: int = 0  # rows with another label than fp32
     parity: float | None = None  # largest probability difference to fp32
-    mean_difference: float = 0.0  # mean probability difference to fp32
+    mean_difference: float = 0.0  # of probability
     # Rows alone against batches of 16, for winners only.
     max_probability_difference: float | None = None
-    label_flips: int = 0  # rows with another label
+    label_flips: int = 0  # rows
     compared_rows: int = 0
-    batch_invariant: bool | None = None  # whether differences are negligible
+    batch_invariant: bool | None = None
     latency_p50_ms: float | None = None  # of one row
     latency_p95_ms: float | None = None
     latency_mean_ms: float | None = None
@@ -46,7 +46,7 @@ class Int8Measurement(Result):
 
 class Int8Choice(StageResult):
     chosen: str | None = None  # that a CPU loads; None: fp32
-    winner: str | None = None  # candidate whose file is kept, chosen or not
+    winner: str | None = None  # whose file is kept, chosen or not
     int8: bool  # whether a file is kept
     note: str = ""
 
@@ -54,7 +54,7 @@ class Int8Choice(StageResult):
 class QuantizeResult(Int8Choice):
     STAGE = "quantize"
 
-    temperature: float  # divides logits; fitted on the tuning set, unless stage `merge` did so
+    temperature: float  # divides logits; 1 after stage `merge` divided the weights
     candidates: dict[str, Int8Measurement] = Field(default_factory=dict)  # also "fp32"; empty without int8
 
 
@@ -70,27 +70,25 @@ class Pair(Result):
     """A cascade on the tuning set."""
 
     first: str  # student's variant
-    second: str  # second model's number format
+    second: str  # number format
     temperature: float  # divides the second model's logits
     answered_from: float  # student's least confidence to answer
     share: float  # of rows for the second model
-    score: float  # of both together
+    score: float
     first_score: float
     second_score: float
-    wanted: float  # least score requested
+    wanted: float  # least score
     rows_per_second: float  # estimated from each model alone
     second_rows_per_second: float
 
 
 class CascadeResult(StageResult):
-    """Without variants if no second model gains."""
-
     STAGE = "cascade"
 
     second: str = ""
     source: str = ""  # "teacher", or SHA-256 of an artifact's manifest
     best: Pair | None = None
-    variants: dict[str, Pair] = Field(default_factory=dict)
+    variants: dict[str, Pair] = Field(default_factory=dict)  # empty without gain
     note: str = ""
 
 
@@ -107,13 +105,13 @@ class PackageResult(StageResult):
 
     artifact: str  # relative to the run directory
     sha256: str  # of the manifest
-    providers: dict[str, str]  # variant by execution provider
+    providers: dict[str, str]  # variants by provider
     table: Table  # from stage `evaluate`
     metric: str  # that decides
     contract: WholeJudgement | None = None  # None: not requested
     sets: LabelSets | None = None
     notes: tuple[str, ...] = ()
-    example: str = ""  # arguments for `kdc try`, shell-quoted
+    example: str = ""  # `kdc try`'s arguments, shell-quoted
 
     @property
     def failed(self) -> bool:

@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict
 from kdc.artifact.manifest import Scalar
 
 Scores = dict[str, float]
-Table = dict[str, dict[str, Scalar]]  # model -> column -> value, as in the manifest
+Table = dict[str, dict[str, Scalar]]  # model -> column -> value
 Points = list[tuple[int, float]]  # (step, value) of a curve
 
 
@@ -16,7 +16,7 @@ class Result(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), ser_json_inf_nan="constants")
 
     def to_json(self) -> dict[str, Any]:
-        """The fields that were set, as JSON values."""
+        """Only fields that were set."""
         return self.model_dump(mode="json", exclude_unset=True)
 
 
@@ -27,5 +27,5 @@ class StageResult(Result):
 
     @property
     def line(self) -> str:
-        """The progress output's line; "" for none."""
+        """For the progress output."""
         return self.headline

@@ -10,7 +10,7 @@ class Lengths(Result):
     """Rows by length in tokens, before the cut."""
 
     width: int  # tokens in a bin
-    counts: tuple[int, ...]  # rows by bin; the last has all longer rows
+    counts: tuple[int, ...]  # the last bin has all longer rows
 
 
 class TokenCounts(Result):
@@ -22,28 +22,28 @@ class TokenCounts(Result):
 
 class SplitCounts(Result):
     rows: int
-    labels: dict[str, int] | None = None  # by label, for classification
+    labels: dict[str, int] | None = None
 
 
 class DataReport(Result):
-    """What was read and how it was split; also in `data/report.json`."""
+    """Also in `data/report.json`."""
 
     kind: str = ""  # of the label column
-    labels: str | None = None  # who labelled the evaluation rows, as in the manifest's lineage
-    replaced: Description | None = None  # the large model that labelled the training table
+    labels: str | None = None  # who labelled the evaluation rows
+    replaced: Description | None = None  # labelled the training table
     splits: dict[str, SplitCounts] = Field(default_factory=dict)
     held_out: int = 0  # training rows used for evaluation
     unused_train_rows: int = 0  # beyond `data.max_train_rows`
     unused_unlabeled_rows: int = 0  # beyond `data.max_unlabeled_rows`
-    duplicates: dict[str, int] = Field(default_factory=dict)  # repeats, near repeats and shared groups, by kind
-    skipped: dict[str, int] = Field(default_factory=dict)  # rows left out as invalid, by split
+    duplicates: dict[str, int] = Field(default_factory=dict)  # repeats, near repeats and shared groups
+    skipped: dict[str, int] = Field(default_factory=dict)  # invalid rows by split
     warnings: tuple[str, ...] = ()
 
 
 class DataResult(StageResult):
     STAGE = "data"
 
-    max_length: dict[str, int]  # in tokens, by role
+    max_length: dict[str, int]  # tokens by role
     tokens: dict[str, dict[str, TokenCounts]]  # by role and split
     report: DataReport = DataReport()
 

@@ -1,4 +1,4 @@
-"""Results of the stages `candidates` to `merge`, and of `controls`. All scores are on the tuning set."""
+"""Results of stages up to `merge`, and of `controls`. Scores are on the tuning set."""
 
 from collections.abc import Callable
 from typing import Any
@@ -15,7 +15,7 @@ class NotMeasured(Result):
 
 class StudentCosts(Result):
     parameters: int
-    variants: dict[str, Costs | NotMeasured]  # by precision ("fp32", "int8", "fp16")
+    variants: dict[str, Costs | NotMeasured]  # by precision
     int8_4_bits: Costs | None = None  # with token embeddings in 4 bits, unless bits are set
     fewer_pieces: "StudentCosts | None" = None  # with a smaller vocabulary, if the contract limits size
 
@@ -23,13 +23,11 @@ class StudentCosts(Result):
 class CandidatesResult(StageResult):
     STAGE = "candidates"
 
-    candidates: dict[str, StudentCosts]  # by student, in the order of measuring
+    candidates: dict[str, StudentCosts]  # in the order of measuring
 
 
 class Trial(Result):
-    """One short training of the search."""
-
-    student: str  # its spec; "teacher" is not trained
+    student: str  # "teacher" is not trained
     steps: int  # weight updates
     parameters: int
     score: float
@@ -44,7 +42,7 @@ class SearchResult(StageResult):
 
 
 class History(Result):
-    loss: Points  # mean since the last point
+    loss: Points  # means between points
     score: Points
     tune_loss: Points
 
@@ -64,15 +62,15 @@ class TrainingSummary(Result):
     head_learning_rate: float  # highest, of random weights
     precision: str  # "fp32" or "bf16"
     threads: int | None = None  # at the end; None on CUDA
-    peak_memory_bytes: int | None = None  # on the device; None without CUDA
+    peak_memory_bytes: int | None = None  # None without CUDA
 
 
 class ModelResult(StageResult):
-    """One model on the tuning set. JSON has the training's fields beside the others."""
+    """JSON has the training's fields beside the others."""
 
     tune: Scores  # the first metric decides
-    majority: Scores  # of the most frequent label; for regression, the mean
-    constant: bool  # all rows get the same answer
+    majority: Scores  # of the most frequent label, or the mean
+    constant: bool  # one answer for all
     chance: float  # p-value of the score, in (0, 1]
     parameters: int | None = None  # with merged adapters; None: not counted
     training: TrainingSummary | None = None  # None for a fine-tuned teacher or a black box
@@ -97,19 +95,15 @@ class ModelResult(StageResult):
 
 
 class BaselinesResult(StageResult):
-    """By name: "majority", "tfidf", and "probe" if there is an encoder."""
-
     STAGE = "baselines"
 
-    tune: dict[str, Scores]  # by baseline
+    tune: dict[str, Scores]  # "majority", "tfidf", and "probe" with an encoder
     best: str
-    train_rows: int  # used, at most `baselines.max_rows`
-    probe_form: str | None = None  # "together" or "apart"; "" without pairs, None without a probe
+    train_rows: int
+    probe_form: str | None = None  # "together" or "apart"; "" without pairs
 
 
 class BaselineComparison(Result):
-    """The teacher beside the best baseline on the tuning set, in points."""
-
     baseline: str
     teacher_score: float
     baseline_score: float
@@ -121,28 +115,22 @@ class BaselineComparison(Result):
 
 
 class LabelErrorsResult(StageResult):
-    """Stage `label_errors`."""
-
     STAGE = "label_errors"
 
-    errors: int  # training rows whose label is probably wrong
+    errors: int
     rows: int  # training rows
 
 
 class Attempt(Result):
-    """One way to make a teacher."""
-
     how: str  # "fine-tuned", "fine-tuned from the probe's head", or "the probe"
     score: float
 
 
 class TeacherResult(ModelResult):
-    """The first teacher, which a student may be cut from."""
-
     STAGE = "teacher"
 
-    others: tuple[ModelResult, ...] = ()  # their logits are averaged with the first teacher's
-    # in order, if fine-tuning alone did not beat the baselines; the best is the teacher
+    others: tuple[ModelResult, ...] = ()  # logits are averaged
+    # if fine-tuning alone did not beat the baselines; the best is the teacher
     attempts: tuple[Attempt, ...] = ()
 
     def scores(self, metric: str) -> list[float]:
@@ -154,9 +142,9 @@ class TargetsResult(StageResult):
 
     rows: int  # with logits
     weights: tuple[float, ...] | None = None  # of several teachers, with sum 1
-    temperatures: tuple[float, ...] | None = None  # divide teachers' logits before averaging; None: one teacher
+    temperatures: tuple[float, ...] | None = None  # divide logits before averaging; None: one teacher
     temperature: float | None = None  # divides all logits; None: not calibrated
-    baseline_comparison: BaselineComparison | None = None  # None without baselines
+    baseline_comparison: BaselineComparison | None = None
 
 
 class StudentResult(ModelResult):
@@ -171,16 +159,14 @@ class MergeResult(StageResult):
     max_difference: float  # from the model with adapters
     tolerance: float  # of `max_difference`
     difference_from_untrained: float  # from the untrained student
-    temperature: float | None = None  # that divides the saved last layer, then; None: it cannot
+    temperature: float | None = None  # divides the saved last layer; None: it cannot
 
 
 class ControlsResult(StageResult):
-    """Empty if not requested."""
-
     STAGE = "controls"
 
     student_without_kd: ModelResult | None = None  # trained on labels only
-    # likewise, but with the rule for the kept step that the student does not use
+    # with the rule for the kept step that the student does not use
     student_without_kd_by_score: ModelResult | None = None
     student_without_kd_by_loss: ModelResult | None = None
     student_without_unlabeled: ModelResult | None = None
