@@ -25,8 +25,8 @@ class Rates(Frozen):
 class Answered(Frozen):
     coverage: Rate
     accuracy: Rate
-    disagreement: Rate | None = None  # share of all rows that are answered unlike the teacher
-    error: Rate | None = None  # share of all rows that are answered unlike the label
+    disagreement: Rate | None = None  # share of all rows answered unlike the teacher
+    error: Rate | None = None  # share of all rows answered wrongly
 
 
 class Covered(Frozen):
@@ -48,8 +48,6 @@ class Threshold(Frozen):
 
 
 class OperatingPoint(Threshold):
-    """Threshold of one label."""
-
     label: str
     tuning: Rates | None = None
     evaluation: Rates | None = None
@@ -97,7 +95,7 @@ class SliceFigures(Frozen):
 
 
 def slice_table(figures: Sequence[SliceFigures]) -> list[list[str]]:
-    """Cells, header first; empty without slices."""
+    """Cells, header first."""
     lines: list[list[str]] = []
     for part in figures:
         metric, scores, rates, ends = part.metric, part.metrics, part.answered, part.interval
@@ -116,7 +114,6 @@ def slice_table(figures: Sequence[SliceFigures]) -> list[list[str]]:
 
 
 def slice_notes(figures: Sequence[SliceFigures]) -> list[str]:
-    """A sentence for each slice that scores below all rows beyond chance."""
     return [
         f"{part.name}: {part.metric} {part.metrics[part.metric]:.1f}, below {figures[0].metrics[part.metric]:.1f} of "
         f"all rows beyond chance (p {part.chance:.2g}, corrected for the number of slices)"
@@ -126,7 +123,7 @@ def slice_notes(figures: Sequence[SliceFigures]) -> list[str]:
 
 
 def sets_table(sets: LabelSets | None) -> list[list[str]]:
-    """Cells, header first; empty without sets."""
+    """Cells, header first."""
     if sets is None:
         return []
     rates = sets.evaluation
@@ -142,7 +139,7 @@ def sets_table(sets: LabelSets | None) -> list[list[str]]:
 
 
 def decision_table(points: tuple[OperatingPoint, ...], abstain: Abstention | None) -> list[list[str]]:
-    """Cells, header first; empty without decisions."""
+    """Cells, header first."""
     if abstain is not None:
         answered = abstain.evaluation
         cells = ["-"] * 2 if answered is None else [answered.coverage.text, answered.accuracy.text]

@@ -25,10 +25,7 @@ def describe_files(folder: Path, names: Iterable[str]) -> dict[str, FileInfo]:
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> Manifest:
-    """Write `manifest.json` atomically, after all other files.
-
-    Returns:
-        The manifest with its `sha256`.
+    """Write `manifest.json` atomically, after all other files, and return it with its `sha256`.
 
     Raises:
         KdcError: a file is missing or differs, or the manifest is too large.
@@ -89,11 +86,7 @@ def check_contents(folder: Path, manifest: Manifest) -> None:
 
 
 def read_contents(path: Path, manifest: Manifest, *, verify: bool = True) -> bytes:
-    """Read a file once, and check these bytes.
-
-    Raises:
-        KdcError: the file is damaged or unreadable.
-    """
+    """Read a file once, and check these bytes."""
     with _reading(), opened(path) as file:
         content = file.read(manifest.files[path.name].size + 1)  # a file that has grown must not fill memory
     if verify:
@@ -129,12 +122,7 @@ def _reading() -> Iterator[None]:
 
 
 def parse_manifest(content: bytes, path: object, *, expect_sha256: str | None = None) -> Manifest:
-    """Parse a manifest alone. `path` is for messages.
-
-    Raises:
-        InputError: it is not the expected one.
-        KdcError: it is too large or damaged, or its schema is unknown.
-    """
+    """Parse a manifest alone. `path` is for messages. Raises like `load_manifest`."""
     if len(content) > MAX_MANIFEST_BYTES:
         raise _damaged("the manifest is too large", f"{path}: over {MAX_MANIFEST_BYTES} bytes")
     try:

@@ -31,7 +31,7 @@ Scalar = float | Annotated[int, Field(ge=-(2**63), lt=2**63)] | str | None
 Join = Literal["mean", "max", "first", "noisy-or"]  # how the answers of a row's windows are combined
 MOST_LABELS = 10_000  # logits of 1,024 texts then take 41 MB
 _MOST_ID = 2**31 - 1
-_MOST_CELLS = 200  # rows or columns of a table of figures; runs have about thirty
+_MOST_CELLS = 200  # rows or columns of a table of figures
 LEAST_WINDOW = 16  # tokens; leaves room for text beside special and kept tokens
 
 _SHA256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -40,11 +40,7 @@ _PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,199}")
 
 
 class TaskBase(Frozen):
-    """What a model reads and answers, for training and serving.
-
-    A regression model predicts (label - `center`) / `spread`, so large numbers train as well as small ones. The engine
-    scales back.
-    """
+    """What a model reads and answers. A regression model predicts (label - `center`) / `spread`."""
 
     name: str
     kind: Kind
@@ -61,7 +57,6 @@ class TaskBase(Frozen):
 
     @property
     def outputs(self) -> int:
-        """Width of the last layer."""
         return len(self.labels) if self.traits.has_labels else 1
 
     @property
@@ -70,7 +65,7 @@ class TaskBase(Frozen):
 
     @property
     def can_have_sets(self) -> bool:
-        """Whether rows can have label sets. For two labels, an abstention says as much."""
+        """For two labels, an abstention says as much."""
         return self.traits.is_exclusive and len(self.labels) > 2
 
 
@@ -162,7 +157,6 @@ class TokenizerInfo(Frozen):
 
     @property
     def input_names(self) -> tuple[str, ...]:
-        """Inputs of the graph, in order."""
         return ("input_ids", "attention_mask") + (("token_type_ids",) if self.token_type_ids else ())
 
     @model_validator(mode="after")
@@ -182,7 +176,7 @@ class Second(Frozen):
     name: str  # teacher or another student
     file: str
     token_type_ids: bool
-    temperature: float = Field(ge=1e-6, le=1e6)  # divides logits before softmax or sigmoid
+    temperature: float = Field(ge=1e-6, le=1e6)
     # The first model answers rows of at least this `kdc.serving.engine.deciding.sureness`.
     answered_from: float = Field(ge=0, le=1)
     share: float = Field(ge=0, le=1)  # of tuning rows that the second model answers
@@ -193,7 +187,7 @@ class Second(Frozen):
 
 
 class Variant(Frozen):
-    """One ONNX file, or a cascade's two, measured through the serving engine. None: not measured."""
+    """One ONNX file, or a cascade's two. None: not measured."""
 
     file: str
     second: Second | None = None  # of a cascade
@@ -204,7 +198,7 @@ class Variant(Frozen):
     batch_invariance: float | None = None  # largest difference of a probability, alone and in a batch
     opset: int  # ONNX operator version
     ir: int  # ONNX file format version
-    candidate: str | None = None  # winning int8 candidate; None for other variants
+    candidate: str | None = None  # winning int8 candidate
     latency_p50_ms: float | None = None  # of one row
     latency_p95_ms: float | None = None  # of one row
     rows_per_second: float | None = None  # in batches of 32
@@ -216,8 +210,6 @@ class Variant(Frozen):
 
 
 class Manifest(Frozen):
-    """What an engine loads, and its measurements."""
-
     schema_version: int = SCHEMA_VERSION
     kdc_version: str
     task: TaskInfo
@@ -248,7 +240,6 @@ class Manifest(Frozen):
 
     @property
     def fitted_temperature(self) -> float:
-        """From the tuning set, in the graphs or not."""
         return self.temperature * (self.folded_temperature or 1.0)
 
     @property

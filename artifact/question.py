@@ -1,6 +1,6 @@
 """The question that an artifact answers, as decision APIs ask it: TypeSafe's System One and OpenAI's Decisions.
 
-The manifest imports this module, so it imports only pydantic and the standard library.
+Imports only pydantic and the standard library, like the manifest.
 """
 
 import hashlib
@@ -84,11 +84,7 @@ class Question(Frozen):
         return hashlib.sha256(canonical([self.type, _told(self.instructions), options]).encode()).hexdigest()
 
     def outputs(self, labels: tuple[str, ...], kind: TaskKind, yes: str | None = None) -> tuple[int, ...] | None:
-        """The model's output for each option; for a noul the output of yes alone. None if none fit.
-
-        Args:
-            yes: the label that a noul asks for, if not `label`.
-        """
+        """The model's output for each option; for a noul the output of yes alone. None if none fit."""
         if self.type == "noul":
             yes = yes or self.label or _yes_of(labels)
             return (labels.index(yes),) if yes in labels else None
@@ -102,7 +98,6 @@ class Question(Frozen):
 
     @property
     def text(self) -> str:
-        """In about a hundred characters."""
         asked = self.instructions if isinstance(self.instructions, str) else canonical(self.instructions)
         options = "" if self.type == "noul" else f" ({len(self.options)}: {self.options[0].label}, ...)"
         return f"{self.type}{options} {_shortened(asked)!r}"

@@ -34,7 +34,7 @@ def sign(manifest: Manifest, content: bytes, key: str) -> bytes:
 
     Args:
         content: of `manifest.json`.
-        key: file with the private key in PEM, or env:NAME for a variable that holds it.
+        key: PEM file with the private key, or env:NAME.
 
     Raises:
         InputError: it is no Ed25519 key, or the package `cryptography` is missing.
@@ -58,8 +58,6 @@ def signed_sha256(signature: bytes | None, keys: Keys, place: object, expected: 
     """The SHA-256 that a manifest must have: as one of the keys signed it, and as expected.
 
     Args:
-        signature: content of `signature.json`; None if there is none.
-        place: of the artifact, for messages.
         expected: SHA-256 from the artifact's maker.
 
     Raises:
@@ -78,16 +76,11 @@ def signed_sha256(signature: bytes | None, keys: Keys, place: object, expected: 
 
 
 def signed_sha256_of(folder: Path, keys: Keys, expected: str | None = None) -> str | None:
-    """`signed_sha256` of an artifact's folder."""
     return expected if keys is None else signed_sha256(read_signature(folder), keys, folder, expected)
 
 
 def read_signature(folder: Path) -> bytes | None:
-    """The content of `signature.json`, cut if it is too large; None if there is none.
-
-    Raises:
-        KdcError: it is no regular file.
-    """
+    """The content of `signature.json`, cut if it is too large; None if there is none."""
     try:
         with opened(folder / SIGNATURE_NAME) as file:
             return file.read(MAX_SIGNATURE_BYTES + 1)
@@ -124,7 +117,7 @@ def _verified(signature: bytes, keys: Sequence[Any], where: str) -> str:
 
 
 def _manifest_sha256(payload: bytes, where: str) -> str:
-    """The manifest's own SHA-256 in a statement whose signature holds. The key may sign other documents too."""
+    """The manifest's own SHA-256. The key may sign other documents too."""
     try:
         statement = json.loads(payload)
         (subject,) = statement["subject"]

@@ -1,4 +1,4 @@
-"""The judgement: a contract, measurements, and their verdict."""
+"""A contract, measurements, and their verdict."""
 
 from collections.abc import Sequence
 from statistics import NormalDist
@@ -32,8 +32,6 @@ class Check(NamedTuple):
 
 
 class Judgement(Frozen):
-    """A contract and whether an artifact keeps it."""
-
     contract: Contract
     variant: str
     provider: str  # ONNX Runtime's
@@ -51,7 +49,6 @@ class Judgement(Frozen):
 
     @property
     def look(self) -> int | None:
-        """Number of this look, if any."""
         if self.quality is not None:
             return self.quality.look
         return self.required[0].look if self.required else None
@@ -104,7 +101,6 @@ def checks_of(
 
 
 def missed_costs(contract: Contract, costs: Costs) -> list[str]:
-    """A sentence for each broken limit on costs."""
     return [check.problem for check in _cost_checks(contract, costs) if check.verdict == "fail"]
 
 
@@ -141,7 +137,7 @@ def _measured(cost: float, interval: tuple[float, float] | None, unit: str, form
 
 
 def _is_neighbours(low: float, high: float, limit: float, starved: float, at_most: bool) -> bool:
-    """Whether the better end would keep the limit if every thread had a core."""
+    """Whether the limit would hold if every thread had a core."""
     free = max(1 - starved, 1e-9)
     return starved >= _STARVED and (low * free <= limit if at_most else high / free >= limit)
 
@@ -160,7 +156,6 @@ def _verdict(low: float, high: float, limit: float, *, at_most: bool = False) ->
 
 
 def judge_drop(contract: Contract, quality: Quality | None) -> Verdict:
-    """Verdict on `max_drop`; "pass" without a limit."""
     limit = contract.limits.max_drop
     if quality is None or limit is None:
         return "pass"
@@ -169,7 +164,6 @@ def judge_drop(contract: Contract, quality: Quality | None) -> Verdict:
 
 
 def judge_share(share: RequiredShare, evidence: Evidence) -> Verdict:
-    """Verdict on a required share; "not shown" without rows."""
     rate = share.rate
     if rate.value is None:
         return "not shown"
@@ -216,5 +210,4 @@ def spent(confidence: float, look: int) -> float:
 
 
 def quantile_of(confidence: float) -> float:
-    """Normal quantile of a two-sided interval."""
     return NormalDist().inv_cdf((1 + confidence) / 2)

@@ -40,12 +40,7 @@ _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 class HubSource(Source):
-    """An artifact at one commit; later pushes do not change it.
-
-    Raises:
-        InputError: there is no such repository or revision.
-        KdcError: the hub failed.
-    """
+    """An artifact at one commit; later pushes do not change it."""
 
     def __init__(self, repository: Repository) -> None:
         self._name = repository.name
@@ -155,7 +150,6 @@ def push_to_hub(repository: Repository, artifact: Outgoing, *, public: bool) -> 
 
     Raises:
         InputError: this token may not see the repository.
-        KdcError: the hub failed.
     """
     from huggingface_hub import CommitOperationAdd
     from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined]
