@@ -63,16 +63,13 @@ def takes(*settings: Setting) -> Callable[[Callable[..., None]], Callable[..., N
 
 
 def taken(given: dict[str, Any], settings: Iterable[Setting]) -> dict[str, Any]:
-    """Remove these settings from `given` and return them."""
     return {key: given.pop(key) for setting in settings for key in setting.sets if key in given}
 
 
 def option(help: str, *names: str, panel: str | None = None, least: float | None = None) -> Any:
-    """An option whose help tells its default."""
     return typer.Option(*names, help=help, rich_help_panel=panel, min=least, show_default=False)
 
 
 def argument(help: str, metavar: str | None = None) -> Any:
-    """A positional argument."""
     escaped = help.replace("[@", r"\[@")  # rich would take it for markup
     return typer.Argument(help=escaped, metavar=metavar, show_default=False)

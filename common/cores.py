@@ -1,4 +1,4 @@
-"""Usable cores, cores that other processes take, and control groups."""
+"""Usable cores, busy cores, and control groups."""
 
 import contextlib
 import os

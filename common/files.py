@@ -33,7 +33,6 @@ def sha256_of(path: Path) -> str:
 
 
 def write_whole(path: Path, content: str | bytes, *, shared: bool = False) -> None:
-    """See `whole_file`; text is written as UTF-8."""
     with whole_file(path, shared=shared) as stream:
         stream.write(content.encode() if isinstance(content, str) else content)
 
@@ -63,7 +62,7 @@ def whole_file(path: Path, *, shared: bool = False) -> Iterator[IO[bytes]]:
 
 
 def disk_is_full(error: BaseException | None) -> bool:
-    """Whether an error means a full disk. Rust and C++ libraries say so only in the message."""
+    """Rust and C++ libraries report a full disk only in the message."""
     while error is not None:
         if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in str(error):
             return True
@@ -72,7 +71,6 @@ def disk_is_full(error: BaseException | None) -> bool:
 
 
 def refusal(error: OSError) -> KdcError | None:
-    """The error for people if the file system refused, else None."""
     remedy = _REFUSALS.get(error.errno or 0)
     if remedy is None:
         return None

@@ -1,8 +1,7 @@
 """Finds the fastest number of threads by timing.
 
-Threads of a step wait for each other. If other processes use the cores, each wait lasts until the slowest thread gets a
-core back, and one thread is faster. `Pace` times real steps with the current number, half and twice it: at the start,
-every minute or few, and when the speed halves. Numbers further away may be too slow to try.
+Threads of a step wait for each other, so on busy cores fewer threads may be faster. `Pace` times real steps with the
+current number, half and twice it: at the start, every few minutes, and when the speed halves.
 """
 
 import logging
@@ -60,7 +59,6 @@ class Pace:
 
     @contextmanager
     def work(self) -> Iterator[None]:
-        """Afterwards the most threads are set."""
         self._speeds = self._no_steps()
         self._plan, self._steps, self._settled = [], 0, 0.0
         self._used = self.threads
@@ -145,7 +143,7 @@ class Pace:
         self._looked, self._steps = now, 1
 
     def _speed(self, threads: int) -> float:
-        """Tokens a second, including waits for a core."""
+        """Tokens a second."""
         steps = self._speeds[threads]
         return sum(tokens for tokens, _ in steps) / sum(seconds for _, seconds in steps)
 
@@ -165,7 +163,7 @@ def _count(threads: int) -> str:
 
 
 def halvings(most: int) -> list[int]:
-    """The most, half of it, ... one."""
+    """`[most, most // 2, ..., 1]`"""
     return [most >> halving for halving in range(most.bit_length())]
 
 

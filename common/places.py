@@ -26,11 +26,7 @@ _LONGEST_DETAIL = 600  # some messages hold a whole page
 
 
 def file_system(address: str) -> tuple[Any, str]:
-    """fsspec's file system, and the path.
-
-    Raises:
-        InputError: the scheme is unknown, or its package missing.
-    """
+    """fsspec's file system, and the path."""
     import fsspec
 
     try:
@@ -91,11 +87,7 @@ class File:
         return format_of(self.address)
 
     def open(self) -> IO[bytes]:
-        """Open for reading, decompressed.
-
-        Raises:
-            InputError: no package can decompress it.
-        """
+        """Open for reading, decompressed."""
         from fsspec.compression import available_compressions
 
         compression = _COMPRESSED.get(Path(_without_query(self.path)).suffix)
@@ -106,11 +98,6 @@ class File:
 
 
 def format_of(address: str) -> str:
-    """A file's format.
-
-    Raises:
-        InputError: unknown ending.
-    """
     ending = _ending(address)
     if ending not in FORMATS:
         raise InputError("unknown format", given=address, remedy=f"one of {', '.join(FORMATS)}")
@@ -118,7 +105,7 @@ def format_of(address: str) -> str:
 
 
 def _ending(address: str) -> str:
-    """Ending of the format: ".csv" of "rows.csv.gz"."""
+    """ ".csv" of "rows.csv.gz"."""
     name = Path(_without_query(address))
     return Path(name.stem if name.suffix in _COMPRESSED else name).suffix.lower()
 
@@ -142,7 +129,6 @@ def find(address: str, dialect: Dialect = USUAL) -> list[File]:
 
     Raises:
         InputError: there is no such file, or none of a known format.
-        KdcError: the store failed.
     """
     system, path = file_system(address)
     with reaching_remote(system, address):
@@ -195,11 +181,7 @@ class Folder:
         return exists(self._address)
 
     def read(self, name: str) -> bytes:
-        """A file's bytes.
-
-        Raises:
-            FileNotFoundError: it is not there.
-        """
+        """Raises FileNotFoundError."""
         return self._system.cat_file(self._at(name))
 
     def write(self, name: str, data: bytes) -> None:
@@ -229,7 +211,6 @@ class Folder:
         os.replace(self._path, path)
 
     def remove(self) -> None:
-        """Remove the folder, if it exists."""
         if self._first in self:
             self._system.rm_file(self._at(self._first))
         if self.exists():
@@ -254,11 +235,7 @@ def whole_file_at(address: str) -> Iterator[IO[bytes]]:
 
 @contextmanager
 def lock(output: str) -> Iterator[None]:
-    """Lock a local output, if its folder is writable.
-
-    Raises:
-        InputError: another process writes it.
-    """
+    """Lock a local output, if its folder is writable."""
     from filelock import FileLock, Timeout
 
     system, path = file_system(output)

@@ -21,10 +21,6 @@ def connected(address: str | None, cores: int = 1) -> Iterator[Any]:
     Args:
         address: a cluster's, or "auto" for this machine's cluster; None: this machine alone.
         cores: least cores to offer on this machine alone.
-
-    Raises:
-        InputError: no cluster answers.
-        KdcError: Ray is missing or does not start.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # Ray reports every restartable actor on stderr.

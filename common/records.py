@@ -30,11 +30,7 @@ LONGEST_LINE = 64 << 20
 
 @dataclass(frozen=True)
 class Dialect:
-    """How a text file is written.
-
-    Raises:
-        InputError: the delimiter is not one character, or the encoding is unknown.
-    """
+    """How a text file is written."""
 
     delimiter: str | None = None  # None: by the file's ending
     encoding: str | None = None  # None: UTF-8
@@ -59,8 +55,6 @@ USUAL = Dialect()
 
 
 class BrokenLine(Exception):
-    """A file cannot be read from `line` on."""
-
     def __init__(self, reason: str, line: int, remedy: str) -> None:
         super().__init__(reason, line)
         self.reason, self.line, self.remedy = reason, line, remedy
@@ -70,7 +64,7 @@ def decoded_lines(raw: IO[bytes], dialect: Dialect, newline: str) -> Generator[s
     """Lines with their ends (`newline` as of `io.TextIOWrapper`). Bytes of another encoding become surrogates.
 
     Raises:
-        BrokenLine: a line is too long, or the encoding's codec tells only that the bytes are of another one.
+        BrokenLine: a line is too long, or its bytes do not decode.
     """
     number, stream = 0, io.TextIOWrapper(raw, encoding=dialect.codec, errors="surrogateescape", newline=newline)
     try:
@@ -87,7 +81,7 @@ def decoded_lines(raw: IO[bytes], dialect: Dialect, newline: str) -> Generator[s
 
 
 def other_encoding(line: str) -> str:
-    """The option for a line of another encoding. Its bytes are surrogates, if it was read as UTF-8."""
+    """The option for a line of another encoding, whose bytes may be surrogates."""
     raw = line.encode("utf-8", "surrogateescape")
     guess = "utf-16-le" if raw[1::2].count(0) > raw[::2].count(0) else "utf-16-be"
     if b"\0" not in raw:
@@ -102,13 +96,13 @@ def other_encoding(line: str) -> str:
 
 
 def other_delimiter(header: Sequence[str]) -> str:
-    """The option for a table whose header seems to be one column by mistake, or ""."""
+    """The option for a header that seems to be one column by mistake, or ""."""
     mark = max(_OTHER_DELIMITERS, key=header[0].count) if len(header) == 1 else ""
     return f"--delimiter {mark!r}" if mark and mark in header[0] else ""
 
 
 def parse_delimited(lines: Iterable[str], delimiter: str) -> Iterator[tuple[int, list[str]]]:
-    """Parse lines (with their ends); quoted fields may hold delimiters and line breaks.
+    """Parse lines with their ends.
 
     Yields:
         Each record's first line and fields, header first. A blank line has no fields.

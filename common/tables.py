@@ -10,12 +10,7 @@ _MARKS = re.compile(r"([\\`*\[\]<&|]|(?<![^\W_])_|_(?![^\W_]))")  # within a wor
 
 
 def aligned(rows: Sequence[Sequence[str]], *, left: Collection[int] = (0,)) -> str:
-    """Lines with aligned columns. A cell's line breaks become spaces.
-
-    Args:
-        rows: of the same length.
-        left: left-aligned columns, from 0.
-    """
+    """Lines with aligned columns, `left` ones to the left. A cell's line breaks become spaces."""
     columns = []
     for number, column in enumerate(zip(*rows, strict=True)):
         cells = [cell.replace("\n", " ") for cell in column]
@@ -37,7 +32,6 @@ def plain(text: str) -> str:
 
 
 def code(text: str) -> str:
-    """Inline code in Markdown."""
     line = _on_one_line(text)
     fence = "`" * (1 + max(map(len, re.findall("`+", line)), default=0))
     return f"{fence} {line} {fence}" if "`" in line else f"{fence}{line}{fence}"
@@ -48,5 +42,4 @@ def _on_one_line(text: str) -> str:
 
 
 def number(value: float | None, digits: int = 1, factor: float = 1) -> str:
-    """`value` times `factor`; "-" for None and other non-numbers."""
     return "-" if not isinstance(value, int | float) else f"{value * factor:.{digits}f}"

@@ -16,7 +16,6 @@ _REMEDY = "give the address it redirects to, if you trust it"
 
 
 def is_inside(address: str) -> bool:
-    """Whether an address is not on the internet."""
     return not ipaddress.ip_address(address.partition("%")[0]).is_global
 
 
