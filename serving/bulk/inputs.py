@@ -66,7 +66,6 @@ class Window:
         return f"{self.file}, rows from line {self.lines[0]} on" if self.lines else self.file
 
     def column(self, name: str) -> list[Any]:
-        """None for rows without the column."""
         if self.batch is None:
             return [row.get(name) for row in self.rows]
         return self.batch.column(name).to_pylist()
@@ -75,11 +74,6 @@ class Window:
         return b"".join(json.dumps(vars(row)).encode() + b"\n" for row in self.bad)
 
     def dicts(self) -> list[dict[str, Any]]:
-        """Rows as values by column.
-
-        Raises:
-            InputError: a Parquet value has no Python form.
-        """
         if self.batch is None:
             return self.rows
         try:
@@ -101,12 +95,7 @@ class Window:
 
 
 def read_windows(file: File) -> Iterator[Window]:
-    """Read a file in windows, the same each time. A file without rows gives one empty window.
-
-    Raises:
-        InputError: the file cannot be read.
-        KdcError: the store refused or did not answer.
-    """
+    """Read a file in windows, the same each time. A file without rows gives one empty window."""
     with reaching_remote(file.system, file.address):
         try:
             with file.open() as raw:

@@ -25,11 +25,7 @@ _START_OVER = "does another process work there? then start over: --force"
 
 @dataclass(frozen=True)
 class Job:
-    """A checked request.
-
-    Raises:
-        InputError: an option does not fit the task.
-    """
+    """A checked request."""
 
     request: PredictRequest
     files: list[File]  # empty for JSONL on standard input
@@ -104,10 +100,7 @@ class FinishedWindows:
         self._goes_on = False
 
     def resume_or_start(self, shards: Folder | None = None) -> None:
-        """Resume the unfinished job, or start anew.
-
-        Args:
-            shards: the output, if it grows under its name.
+        """`shards` is the output, if it grows under its name.
 
         Raises:
             InputError: without `--force`, the output or another unfinished job exists.
@@ -136,11 +129,7 @@ class FinishedWindows:
         folder.write(_JOB, fingerprint)
 
     def find(self, key: str, window: Window) -> WindowRecord | None:
-        """A window's record from an earlier run.
-
-        Raises:
-            KdcError: the window's number of rows changed.
-        """
+        """A window's record from an earlier run."""
         if not self._goes_on or f"{key}.json" not in self.folder:
             return None
         record = WindowRecord.model_validate_json(self.folder.read(f"{key}.json"))
@@ -173,11 +162,7 @@ class FinishedWindows:
                 raise KdcError("finished rows were changed", given=given, remedy=_START_OVER)
 
     def conclude(self, records: Mapping[str, WindowRecord]) -> None:
-        """Check all windows, and write the list of bad rows. Its address comes first, so a killed job knows its list.
-
-        Raises:
-            KdcError: rows are gone, or have another size.
-        """
+        """Check all windows, and write the list of bad rows. Its address comes first: a killed job knows its list."""
         self._check(records)
         if (address := self.job.request.errors) is None:
             return

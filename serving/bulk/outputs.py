@@ -23,12 +23,6 @@ _SEPARATOR = "|"
 
 
 class Writer:
-    """Writes a job's output in its format.
-
-    Raises:
-        InputError: a label contains the separator of labels.
-    """
-
     def __init__(self, job: Job) -> None:
         self.job = job
         self.kind = job.request.format

@@ -137,7 +137,6 @@ def _into_file(job: Job, scorer: Scorer, progress: Progress) -> Counts:
 
 
 def _into_standard_output(job: Job, scorer: Scorer, progress: Progress) -> Counts:
-    """Write to standard output, which cannot resume."""
     writer, counts, errors = Writer(job), Counts(), job.request.errors
     with nullcontext() if errors is None else whole_file_at(errors) as named:
         for window, done in read_all(job.files):

@@ -31,12 +31,8 @@ def share_out(nodes: list[dict[str, float]], device: Device, count: int | None, 
 
     Args:
         nodes: each node's resources, by Ray's names ("CPU", "GPU").
-        device: "auto" is CUDA if the cluster has GPUs.
         count: actors without room wait for new nodes.
         threads: of each actor; None: 1 on a CPU, else a GPU's share of its node's cores.
-
-    Raises:
-        InputError: no node has room for an actor.
     """
     gpus = int(sum(node.get("GPU", 0) for node in nodes))
     if device == "auto":
@@ -58,7 +54,6 @@ def share_out(nodes: list[dict[str, float]], device: Device, count: int | None, 
 
 
 def run(ray: Any, job: Job, manifest: Manifest, actors: Actors, *, progress: Progress) -> Counts:
-    """Answer everything with the connected module `ray`. Raises as `predict`."""
     output = job.request.output
     grows = not is_local(file_system(output)[0])
     shards = Folder(output if grows else f"{output}.partial/rows", first=SUCCESS)

@@ -41,16 +41,14 @@ class Work:
 
 
 def key_of(file: int, window: int) -> str:
-    """A window's name. Names sort in input order."""
+    """Names sort in input order."""
     return f"part-{file:06d}-{window:06d}"
 
 
 def windows_of(row: Row, work: Work) -> Iterator[Row]:
-    """Read the windows of a file.
+    """Yield a row per window: the pickled window or its earlier record.
 
-    Yields:
-        A row per window: the pickled window or its earlier record. Last, a row with the number of windows, and None or
-        the error that ended the reading.
+    The last row has the number of windows, and None or the error that ended the reading.
     """
     file, number, end = row["file"], 0, None
     try:
@@ -104,11 +102,7 @@ class Answerer:
 
 
 def count_try(folder: Folder, mark: str, window: Window) -> None:
-    """Count tries at a window in the file `mark`. Ray would restart actors without end.
-
-    Raises:
-        KdcError: too many died.
-    """
+    """Count tries at a window in the file `mark`. Ray would restart actors without end."""
     tries = int(folder.read(mark)) if mark in folder else 1  # the first death leaves no mark
     if tries >= _TRIES:
         remedy = "did memory run out? use fewer --actors; the same command resumes"

@@ -40,11 +40,7 @@ class PredictRequest(Frozen):
         return "jsonl" if self.output == STANDARD else format_of(self.output)
 
     def check(self) -> list[File]:
-        """Check options and files, before a model is loaded.
-
-        Raises:
-            InputError: an option or a file cannot be used.
-        """
+        """Check options and files, before a model is loaded."""
         self._check_options()
         files = [] if self.source == STANDARD else find(self.source, Dialect(self.delimiter, self.encoding))
         uses_parquet = "parquet" in (self.format, *(file.format for file in files))

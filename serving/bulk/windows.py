@@ -61,11 +61,7 @@ def _batches(encodings: Sequence[Part], most: int) -> Iterator[list[int]]:
 
 
 def answer_window(scorer: Scorer, writer: Writer, window: Window, *, columns_seen: bool) -> tuple[Window, bytes]:
-    """Answer a window. Returns it as from `split_bad`, and its answered rows.
-
-    Raises:
-        InputError: as `split_bad`, or the output's format cannot hold a value.
-    """
+    """Return the window as from `split_bad`, and its answered rows."""
     good, texts = split_bad(window, writer.job, columns_seen=columns_seen)
     return good, writer.piece(good, _answers(scorer(texts), writer.job))
 

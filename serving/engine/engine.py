@@ -101,21 +101,12 @@ class Engine:
         verify: bool = True,
         expect_sha256: str | None = None,
     ) -> Self:
-        """Load an artifact's folder.
+        """Load an artifact's folder, as `kdc.load` does.
 
         Args:
-            variant: "fp32", "int8", "fp16", or "cascade" for two models; None takes the manifest's choice.
-            device: "auto" takes CUDA if it starts, else the CPU with a note. "cpu", "cuda" and "tensorrt" do not fall
-                back.
-            threads: threads of one forward pass; None takes all usable cores.
             lanes: parallel `run_beside` passes; a GPU has one. With more, a second session holds its own weights,
                 and `run` times whether all threads or one lane's share is faster.
             verify: check the SHA-256 of each loaded file.
-            expect_sha256: SHA-256 that the manifest must have.
-
-        Raises:
-            InputError: the artifact is missing, not the expected one, or lacks the variant.
-            KdcError: the artifact is damaged, or the requested device did not start.
         """
         folder = Path(path).resolve()  # once: a link may change
         manifest = load_manifest(folder, verify=False, expect_sha256=expect_sha256)
@@ -323,13 +314,9 @@ class Engine:
     def encode(
         self, texts: Sequence[Text], *, side: str | None = None, first: int = 0, beside: bool = False
     ) -> list[Encoded]:
-        """Tokenise rows, and cut or divide them. No padding.
+        """Tokenise rows, and cut long texts at `side` ("left" or "right"; None: the artifact's). No padding.
 
-        `side`, "left" or "right", is where long texts are cut; None is the artifact's. The rest is as in
-        `RowTokenizer.encode`.
-
-        Raises:
-            InputError: a row does not fit the task, or has no token.
+        See `RowTokenizer.encode`.
         """
         return self._tokenizer.cutting(side).encode(checked_rows(texts, self.task, first), first, beside=beside)
 
@@ -342,7 +329,7 @@ class Engine:
     def warm_up(self, max_batch_tokens: int = 1024) -> None:
         """Run inputs of several lengths, so first requests do not wait for memory.
 
-        `max_batch_tokens` are the padded tokens of the largest pass here. Its memory stays allocated.
+        `max_batch_tokens`: padded tokens of the largest pass, whose memory stays allocated.
         """
         short = self.encode([("a", "a") if self.task.is_pair else "a"])[0]
         word_id = short.ids[len(short) // 2]

@@ -28,7 +28,7 @@ _MARGIN = 32
 
 
 def is_utf8(text: str) -> bool:
-    """Whether a text has a UTF-8 form. On a lone surrogate the tokenizer fails without naming the row."""
+    """On a lone surrogate the tokenizer fails without naming the row."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -45,11 +45,7 @@ def as_row(texts: Sequence[str]) -> Text:
 
 
 def checked_rows(texts: Sequence[Text], task: TaskInfo, first: int = 0) -> list[Text]:
-    """Check that rows fit the task.
-
-    Raises:
-        InputError: a row is not one text (two for a pair task), or a text is blank or not Unicode.
-    """
+    """Raises InputError if a row is not one text (two for a pair task), or a text is blank or not Unicode."""
     if isinstance(texts, str):
         raise InputError("the texts are one string, not a list", given="str", remedy='give a list: ["..."]')
     width = 2 if task.is_pair else 1
@@ -73,8 +69,7 @@ def checked_rows(texts: Sequence[Text], task: TaskInfo, first: int = 0) -> list[
 
 @contextmanager
 def _library_errors(what: str, path: Path | None = None) -> Iterator[None]:
-    """Turn errors into `KdcError`. Rust panics are no `Exception`. Messages about rows may hold texts, so they are
-    dropped."""
+    """Rust panics are no `Exception`. Messages about rows may hold texts, so they are dropped."""
     try:
         yield
     except (KdcError, KeyboardInterrupt, SystemExit):
@@ -87,10 +82,9 @@ def _library_errors(what: str, path: Path | None = None) -> Iterator[None]:
 class RowTokenizer:
     """Tokenises rows, and cuts long ones or divides them into windows. Thread-safe.
 
-    Results equal the library's truncation ("longest_first"). The library keeps all pieces that it cuts off, and a
-    pair's combinations: gigabytes for two texts of 10,000 words. This class reads little more than it keeps, if the
-    tokenizer splits texts into words. One exception: it cannot tell which text of a pair is longer if both are longer
-    than what it reads (32 * (`max_length` + 32) characters). Then an odd token may stay of the other text.
+    Results equal the library's truncation ("longest_first"), which takes gigabytes for two texts of 10,000 words. This
+    class reads little more than it keeps, if the tokenizer splits texts into words. If both texts of a pair are longer
+    than it reads (32 * (`max_length` + 32) characters), an odd token may stay of the other text.
 
     Args:
         tokenizer: its settings change, so nothing else may use it.
@@ -118,11 +112,7 @@ class RowTokenizer:
 
     @classmethod
     def read(cls, path: Path, info: TokenizerInfo, read: Callable[[Path], bytes] = Path.read_bytes) -> Self:
-        """Parse `tokenizer.json`.
-
-        Raises:
-            KdcError: it cannot be parsed.
-        """
+        """Parse `tokenizer.json`."""
         content = read(path)
         with _library_errors("tokenizer.json cannot be read", path):
             return cls(Tokenizer.from_buffer(content), info.max_length, info.truncation_side, info.long)
