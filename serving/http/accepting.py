@@ -1,6 +1,6 @@
 """Accepts all waiting connections at once, and bounds their number.
 
-uvloop 0.23 accepts one a loop turn. With 900 busy clients a turn takes 0.1 s, so probes would wait for many seconds.
+uvloop 0.23 accepts one a loop turn, so probes would wait for seconds behind busy clients.
 """
 
 import asyncio
@@ -21,8 +21,7 @@ _TO_REFUSE = 8  # above the limit: each takes a descriptor until refused
 
 
 class Accepting:
-    """Accepts waiting connections after the server accepted one. Only for a single worker: with several,
-    it would take connections from idle ones."""
+    """Only for a single worker: with several, it would take connections from idle ones."""
 
     def __init__(self, server: Any, most_connections: int) -> None:
         self._server, self._most_connections = server, most_connections  # uvicorn's server, in this event loop

@@ -99,9 +99,6 @@ def admin_port(port: int, *, is_ready: Callable[[], bool], metrics: Metrics, sha
     """Answer `/livez`, `/readyz` and `/metrics` at all IPv4 addresses. Enter it in the event loop.
 
     If workers share the port, any of them answers.
-
-    Raises:
-        InputError: the port is taken.
     """
     turned = time.monotonic()
 

@@ -75,11 +75,7 @@ class Batcher:
         return self._running > 0 or len(self.queue) > 0
 
     def check_room(self, tokens: int) -> None:
-        """An empty queue takes any request. Before tokenising, pass a lower bound.
-
-        Raises:
-            Overloaded: it has none.
-        """
+        """An empty queue takes any request. Before tokenising, pass a lower bound."""
         queued, speed, most = self.queue.tokens, self._tokens_per_second, self.max_queue_tokens
         if speed is not None:
             most = min(most, int(speed * self.max_queue_seconds))
@@ -95,17 +91,11 @@ class Batcher:
             raise Overloaded(why, max(1, round(self.queue.tokens / speed)))
 
     async def submit(self, encodings: Sequence[Part], trace: object = None) -> np.ndarray:
-        """Wait for outputs, float32 (rows, outputs).
-
-        Args:
-            encodings: at least one, unpadded.
-            trace: for `on_batch`.
+        """Wait for outputs, float32 (rows, outputs), of at least one unpadded encoding.
 
         Raises:
             Overloaded: the queue has no room.
             InputError: even an empty queue has no room.
-            Closed: `close` was called.
-            KdcError: the pass failed.
         """
         tokens = sum(map(len, encodings))
         if tokens > self.max_queue_tokens:

@@ -30,7 +30,7 @@ class Drain:
         return self._task is not None
 
     def install(self, busy: Callable[[], int]) -> None:
-        """Replace the server's SIGTERM handler. Call it in the event loop, after the server set its own."""
+        """Call it in the event loop, after the server set its SIGTERM handler."""
         if threading.current_thread() is not threading.main_thread():
             return  # only the main thread gets signals
         loop, before = asyncio.get_running_loop(), signal.getsignal(signal.SIGTERM)

@@ -38,15 +38,7 @@ _TOO_MUCH_UNREAD = b'{"error": "clients leave too many bytes of replies unread; 
 
 @contextlib.asynccontextmanager
 async def grpc_port(app: ASGIApp, methods: Collection[str], settings: ServeSettings) -> AsyncIterator[None]:
-    """Answer calls by an app while the context lasts.
-
-    Args:
-        app: answers POST at `methods` with a message, or an error of `replies`.
-        methods: other calls are UNIMPLEMENTED.
-
-    Raises:
-        InputError: it cannot listen there.
-    """
+    """`app` answers POST at `methods` with a message, or an error of `replies`; other calls are UNIMPLEMENTED."""
     assert settings.grpc_address is not None
     server = grpc.aio.server(
         handlers=(_Calls(app, methods, settings),),

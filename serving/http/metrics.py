@@ -189,7 +189,7 @@ class Metrics(Collector):
         return self.predictions.labels(model, label if label in known else OTHER)
 
     def exposition(self) -> bytes:
-        """All workers' metrics as text, kept for 1 s or ten times what it took, whichever is longer."""
+        """Kept for 1 s or ten times what it took, whichever is longer."""
         with self._telling:
             if (told := self.told()) is None:
                 began = time.monotonic()

@@ -58,7 +58,7 @@ class Answer:
 
 
 class Model:
-    """A loaded artifact. Create it in the event loop."""
+    """Create it in the event loop."""
 
     def __init__(self, name: str, engine: Engine, settings: ServeSettings, listeners: Listeners = SILENT) -> None:
         self.name, self.engine = name, engine
@@ -157,7 +157,6 @@ async def _beside(function: Callable[[np.ndarray], np.ndarray], logits: np.ndarr
 
 
 def check_queue(info: TokenizerInfo, most: int) -> None:
-    """Raise `InputError` if one text may exceed the queue."""
     if info.long is not None and (windows := info.long.windows) * info.max_length > most:
         what = "one text may have more tokens in its windows than the queue takes"
         given = f"{windows} windows of {info.max_length} tokens, KDC_MAX_QUEUE_TOKENS={most}"

@@ -262,7 +262,6 @@ class BoundedProtocol(HttpToolsProtocol):
         self._idle[self] = self.loop.time()
 
     def _idle_for_long(self, seconds: float) -> "Iterator[BoundedProtocol]":
-        """Connections silent for at least `seconds`, longest first."""
         before = self.loop.time() - seconds
         for idle, since in self._idle.items():
             if since > before:
@@ -303,7 +302,6 @@ class BoundedProtocol(HttpToolsProtocol):
         super().on_url(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Count headers and trailers; drop trailers."""
         self._fields += 1
         self._count_field(len(name) + len(value))
         if self._in_head:
@@ -360,7 +358,6 @@ class BoundedProtocol(HttpToolsProtocol):
             self._forget_request()
 
     def on_response_complete(self) -> None:
-        """Parse the next request, or drop this one's rest."""
         _forget_body(self.running)
         if self._ending:
             self.server_state.total_requests += 1

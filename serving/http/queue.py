@@ -106,7 +106,6 @@ class Queue:
         self.tokens += row.length
 
     def remove(self, row: Row) -> None:
-        """Remove a row, unless a batch has it."""
         if not row.taken:
             del self._by_length[bisect.bisect_left(self._by_length, row.key, key=_KEY)]
             self._leaves(row)

@@ -40,9 +40,6 @@ def verify(settings: ServeSettings, *, hashes: bool = True) -> ServeSettings:
 
     Args:
         hashes: compare every file's SHA-256; workers compare the files they load.
-
-    Raises:
-        KdcError: an artifact or a setting is wrong.
     """
     _ = settings.api_key
     check_upstream(settings)
@@ -85,7 +82,6 @@ class Registry:
             self.models[name] = Model(name, self._open(name), self._settings, self._listeners)
 
     async def watch(self) -> None:
-        """Reload changed artifacts, until cancelled."""
         await asyncio.gather(*(self._watch(name, path) for name, path in self._paths.items()))
 
     async def _watch(self, name: str, path: Path) -> None:
@@ -150,7 +146,6 @@ class Registry:
         task.add_done_callback(self._closing.discard)
 
     async def close(self) -> None:
-        """Answer queued requests, and wait for loads."""
         await asyncio.gather(*(model.close() for model in self.models.values()), *self._closing)
         if self._reads:
             await asyncio.wait(self._reads)
@@ -160,7 +155,7 @@ class Registry:
             return self._open(name)
         except KdcError as error:
             log.error("%s: the new artifact is refused, the old one stays: %s (%s)", name, error.what, error.given)
-        except Exception:  # the next change must still be seen
+        except Exception:
             log.exception("%s: the new artifact is refused, the old one stays", name)
         return None
 
@@ -201,10 +196,7 @@ def _warn_of_contract(engine: Engine, judged: Judgement | None) -> None:
 
 
 def _identity(path: Path) -> object:
-    """The link's target and the files' identities; None: no artifact.
-
-    All files count: a half-copied artifact is tried again with each new file.
-    """
+    """All files count: a half-copied artifact is tried again with each new file. None: no artifact."""
     try:
         with os.scandir(path) as entries:
             files = {entry.name: entry.stat() for entry in entries}

@@ -128,7 +128,6 @@ async def on_api_error(request: Request, error: Exception) -> Response:
 
 
 async def on_kdc_error(request: Request, error: Exception) -> Response:
-    """422, 429 or 503 for refusals, else 424."""
     assert isinstance(error, KdcError)
     status, headers = 424, None
     if isinstance(error, Overloaded):
@@ -151,7 +150,7 @@ def on_unexpected(error: Exception, path: str = "") -> Response:
 
 
 async def on_no_route(request: Request, error: Exception) -> Response:
-    """404, or 405 with the route's methods. The path may hold anything."""
+    """The path may hold anything: no message repeats it."""
     assert isinstance(error, HTTPException)
     message, headers = "there is no such route; /docs lists them", dict(error.headers or {})
     if error.status_code == 405:

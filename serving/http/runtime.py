@@ -21,7 +21,6 @@ _PREFIX, _LOCK = "kdc-serve-", "lock"
 
 
 def directory() -> Path | None:
-    """The folder; None without `kdc serve`."""
     name = os.environ.get(DIRECTORY)
     return None if name is None else Path(name)
 
@@ -62,7 +61,6 @@ def report_failure(folder: Path, error: KdcError) -> None:
 
 
 def read_failure(folder: Path) -> KdcError | None:
-    """Why no worker can start, if known."""
     if not (folder / _FAILED).exists():
         return None
     failure = json.loads((folder / _FAILED).read_bytes())

@@ -109,11 +109,7 @@ class ServeSettings(Frozen):
 
     @property
     def api_key(self) -> str | None:
-        """The bearer token of requests, if any.
-
-        Raises:
-            InputError: the variable is empty, or no header could hold its value.
-        """
+        """The bearer token of requests, if any."""
         if (variable := self.api_key_env) is None:
             return None
         token = os.environ.get(variable, "")
@@ -133,11 +129,7 @@ class ServeSettings(Frozen):
 
 
 def resolve(flags: Mapping[str, object] | None = None, environment: Mapping[str, str] = os.environ) -> ServeSettings:
-    """Resolve the settings: flag (not None), then variable, then default.
-
-    Raises:
-        InputError: lists all wrong values.
-    """
+    """A flag wins over its variable, and the variable over the default."""
     values: dict[str, object] = {name: environment.get(PREFIX + name.upper()) for name in ServeSettings.model_fields}
     values = {name: value for name, value in values.items() if value}
     values |= {name: value for name, value in (flags or {}).items() if value is not None}
@@ -150,13 +142,11 @@ def resolve(flags: Mapping[str, object] | None = None, environment: Mapping[str,
 
 
 def check_grpc(settings: ServeSettings) -> None:
-    """Raise `InputError` if gRPC is wanted and not installed."""
     if settings.grpc_address is not None and not all(map(importlib.util.find_spec, ("grpc", "tritonclient"))):
         raise _not_installed("grpc", "gRPC is asked for, but", f"{PREFIX}GRPC_ADDRESS={settings.grpc_address}")
 
 
 def check_upstream(settings: ServeSettings) -> None:
-    """Raise `InputError` if the upstream's settings are wrong."""
     if settings.upstream is None:
         if settings.forward_key or settings.resume:
             given = "--forward-key" if settings.forward_key else "--resume"
@@ -173,11 +163,7 @@ def check_upstream(settings: ServeSettings) -> None:
 
 
 def trace_exporters(environment: Mapping[str, str] = os.environ) -> dict[str, Callable[[], Any]]:
-    """The exporters of `OTEL_*` variables, by name. OpenTelemetry is imported only if there is one.
-
-    Raises:
-        InputError: an unknown exporter, protocol or address, or a missing package.
-    """
+    """The exporters of `OTEL_*` variables, by name. OpenTelemetry is imported only if there is one."""
     exporters: dict[str, Callable[[], Any]] = {}
     if environment.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
         return exporters

@@ -71,12 +71,7 @@ class TokenizerPool:
         return sum(min(most, 1 + sum(map(_bytes, _texts(row))) // _BYTES_A_TOKEN) for row in rows)
 
     async def encode(self, rows: Sequence[Text], side: str | None) -> list[Encoded]:
-        """See `Engine.encode`.
-
-        Raises:
-            InputError: a row is no input of the task, or has no token.
-            Overloaded: the texts before it take too long.
-        """
+        """As `Engine.encode`; raises `Overloaded` if the texts before it take too long."""
         # The first row cut on the other side loads a tokenizer.
         if sum(map(_characters, rows)) < _INLINE_CHARS and self._engine.has_cut(side) and not _has_a_long_word(rows):
             return self._engine.encode(rows, side=side)

@@ -25,11 +25,6 @@ from kdc.serving.http.settings import ServeSettings, check_grpc, check_upstream,
 
 
 def make_app(settings: ServeSettings) -> Starlette:
-    """Make the app.
-
-    Raises:
-        InputError: the API key is empty or unfit for a header, or gRPC is not installed.
-    """
     check_grpc(settings)
     check_upstream(settings)
     metrics = Metrics()

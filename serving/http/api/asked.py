@@ -83,12 +83,7 @@ def _known(registry: Registry) -> str:
 
 
 async def answers(request: Request, asked: list[Asked], state: Any) -> Answered:
-    """Answer questions about one state. An artifact's questions with one template share a row.
-
-    Raises:
-        ApiError: the state is wrong, or as `ask`.
-        KdcError: as `Model.answer`.
-    """
+    """Answer questions about one state. An artifact's questions with one template share a row."""
     try:
         texts = {template: state_text(state, template) for template in {each.template for each in asked}}
     except ValueError as error:

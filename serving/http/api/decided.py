@@ -136,12 +136,6 @@ def _added(own: dict[str, Any], theirs: object) -> dict[str, Any]:
 
 
 async def respond(request: Request, kind: type[DecisionBody]) -> Response:
-    """Answer a body of questions.
-
-    Raises:
-        ApiError: the body is wrong, the upstream fails, or without one no artifact knows a question.
-        KdcError: as `Model.answer`, without an upstream.
-    """
     raw = await read_json_bytes(request)
     document = await decode_in_turn(request, raw)
     forwarding = request.app.state.forwarding

@@ -1,4 +1,4 @@
-"""Checks requests, except to `ALWAYS_OPEN` and `GET /`, and counts all. Plain ASGI costs only microseconds."""
+"""Checks requests, except to `ALWAYS_OPEN` and `GET /`, and counts all."""
 
 from __future__ import annotations
 
@@ -76,11 +76,7 @@ class Gate:
             await asyncio.sleep(0)
 
     def hold(self, scope: Scope, size: int, *, leave: int = 0) -> None:
-        """Count bytes of a body or reply until its request ends. `leave` bytes must stay free.
-
-        Raises:
-            ApiError: 429, over `max_bodies_bytes`.
-        """
+        """Count bytes of a body or reply until its request ends. `leave` bytes must stay free."""
         if self._bytes + size + leave > self._settings.max_bodies_bytes:
             raise ApiError(
                 429,

@@ -36,11 +36,6 @@ class Question(Body):
     model: ModelName = None
 
     def wanted(self, model: Model) -> Wanted:
-        """The answer's options.
-
-        Raises:
-            ApiError: 422, the model has no such answer.
-        """
         return Wanted()
 
     @abstractmethod
@@ -49,12 +44,7 @@ class Question(Body):
 
 
 async def respond(request: Request, *kinds: type[Question]) -> Response:
-    """Answer a body; the key of its rows tells its kind.
-
-    Raises:
-        ApiError: the body is wrong.
-        KdcError: as `Model.answer`.
-    """
+    """Answer a body; the key of its rows tells its kind."""
     name = request.path_params.get("name")
     if name is not None:
         model_named(request, name)  # 404 before the body is read
@@ -82,11 +72,6 @@ def require_ready(request: Request) -> None:
 
 
 def model_named(request: Request, name: object) -> Model:
-    """The named model; None: the first.
-
-    Raises:
-        ApiError: 404.
-    """
     registry = request.app.state.registry
     models: dict[str, Model] = registry.models
     if name is None:
@@ -98,12 +83,7 @@ def model_named(request: Request, name: object) -> Model:
 
 
 async def ask(request: Request, model: Model, rows: list[Text], wanted: Wanted) -> Answer:
-    """Answer rows and count them. The work is cancelled if the client leaves.
-
-    Raises:
-        ApiError: 413, the reply is too large; 429, too many bytes in work.
-        KdcError: as `Model.answer`.
-    """
+    """Answer rows and count them. The work is cancelled if the client leaves."""
     state = request.app.state
     request.scope[ARTIFACT] = model.artifact
     if (held := request.scope.get("kdc_bytes", 0)) > SMALL_BYTES:  # an emoji quadruples a text's memory
@@ -142,7 +122,7 @@ def _hold_reply(request: Request, model: Model, rows: int, wanted: Wanted) -> No
 
 @contextlib.contextmanager
 def cancelled_when_gone(request: Request) -> Iterator[None]:
-    """Cancel this task if the client leaves. The body must be read."""
+    """The body must be read."""
     loop, task = asyncio.get_running_loop(), asyncio.current_task()
     watchers: list[asyncio.Task[None]] = []
 

@@ -30,8 +30,6 @@ class ModerationRequest(Question):
         return Wanted(score_bytes=_TIMES * model.score_bytes)
 
     async def reply(self, model: Model, answer: Answer) -> Response:
-        """A result for each text."""
-
         def values(rows: slice) -> list[Any]:
             scores = answer.probabilities[rows]
             on = decided(scores, model.engine.task).tolist()

@@ -45,7 +45,7 @@ class Body(Part):
     @model_validator(mode="before")
     @classmethod
     def _has_known_keys(cls, values: Any) -> Any:
-        """Refuse unknown keys in one error: pydantic would make one for each, with its name."""
+        """pydantic would make an error for each unknown key, with its name."""
         if isinstance(values, dict) and not values.keys() <= (known := _keys_of(cls)):
             names = ", ".join(sorted(known))
             raise PydanticCustomError("unknown_keys", "Input has unknown keys; known: {names}", {"names": names})
@@ -80,11 +80,7 @@ B = TypeVar("B", bound=Part)
 
 
 def checked(kind: type[B], document: Any) -> B:
-    """Validate a document.
-
-    Raises:
-        ApiError: 422, the first wrong field, without the document's text.
-    """
+    """The `ApiError` (422) names the first wrong field, without the document's text."""
     try:
         return kind.model_validate(document)
     except ValidationError as error:
@@ -95,11 +91,7 @@ def checked(kind: type[B], document: Any) -> B:
 
 
 def within_limits(batch: Sequence[str | list[str]], settings: ServeSettings) -> list[Text]:
-    """Check the number and lengths of texts; returns texts and pairs.
-
-    Raises:
-        ApiError: 422, too many rows or too long a text; 400, a blank text.
-    """
+    """Check the number and lengths of texts; returns texts and pairs."""
     if len(batch) > settings.max_texts:
         raise ApiError(422, f"too many texts; given: {len(batch)}; at most {settings.max_texts} a request")
     rows = [[row] if isinstance(row, str) else row for row in batch]
@@ -134,12 +126,7 @@ class Marks:
 
 
 async def read_bytes(request: Request, json_bytes: int | None = None) -> bytes:
-    """Read a body whose first `json_bytes` (None: all) are JSON.
-
-    Raises:
-        ApiError: 413, too large; 415, compressed; 422, too many marks; 429, too many bytes in work.
-        ClientDisconnect: the client left.
-    """
+    """Read a body whose first `json_bytes` (None: all) are JSON. Raises ClientDisconnect if the client leaves."""
     if request.headers.get("content-encoding", "identity").lower() != "identity":
         raise ApiError(415, "the body is compressed; send it without Content-Encoding")
     gate: Gate = request.app.state.gate
@@ -182,16 +169,10 @@ def _too_large(most: int) -> ApiError:
 
 
 async def read_json(request: Request) -> Any:
-    """Raises as `read_json_bytes` and `decoded`."""
     return await decode_in_turn(request, await read_json_bytes(request))
 
 
 async def read_json_bytes(request: Request) -> bytes:
-    """Read a JSON body without decoding it.
-
-    Raises:
-        ApiError: 415, another type; also as `read_bytes`.
-    """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind not in ("application/json", "application/x-www-form-urlencoded", ""):  # `curl -d` names a form's type
         raise ApiError(415, "the body is not application/json; send Content-Type: application/json")
@@ -199,24 +180,18 @@ async def read_json_bytes(request: Request) -> bytes:
 
 
 def in_turn(request: Request) -> contextlib.AbstractAsyncContextManager[None]:
-    """Work on a body as in `Gate.turn`."""
     gate: Gate = request.app.state.gate
     return gate.turn(request.scope.get("kdc_bytes", 0) > SMALL_BYTES)
 
 
 async def decode_in_turn(request: Request, body: bytes) -> Any:
-    """Decode JSON, with turns as in `in_turn`."""
     gate: Gate = request.app.state.gate
     async with gate.turn(len(body) > SMALL_BYTES):
         return decoded(body)
 
 
 def decoded(body: bytes) -> Any:
-    """Decode JSON in the event loop: a thread would hold the interpreter's lock too. `Marks` bounds it to 16 ms.
-
-    Raises:
-        ApiError: 400, empty or malformed.
-    """
+    """Decode JSON in the event loop: a thread would hold the interpreter's lock too. `Marks` bounds it to 16 ms."""
     try:
         return orjson.loads(body)
     except orjson.JSONDecodeError:

@@ -133,11 +133,7 @@ def _model(request: Request) -> Model:
 
 
 def model_of(request: Request, name: str, version: str) -> Model:
-    """Versions "" and "1" are any version.
-
-    Raises:
-        ApiError: 404.
-    """
+    """Versions "" and "1" are any version."""
     model = model_named(request, name)
     if version not in ("", _ANY_VERSION, model.artifact):
         raise ApiError(404, f"there is no such version; it serves {model.artifact}, which also answers to 1")
@@ -157,11 +153,6 @@ async def _read(request: Request) -> tuple[InferRequest, list[Text]]:
 
 
 def id_of(value: object) -> str | None:
-    """A request's `id`, if it is text.
-
-    Raises:
-        ApiError: 422, too long.
-    """
     if not isinstance(value, str):
         return None
     if len(value) > _MOST_ID:
@@ -170,11 +161,7 @@ def id_of(value: object) -> str | None:
 
 
 def read_rows(body: InferRequest, tail: bytes, settings: ServeSettings) -> list[Text]:
-    """The rows of a request; `tail` holds its binary tensors.
-
-    Raises:
-        ApiError: 422.
-    """
+    """The rows of a request; `tail` holds its binary tensors."""
     columns: dict[str, list[list[str]]] = {}
     start = 0
     for tensor in body.inputs:
@@ -264,11 +251,7 @@ async def _reply(
 
 
 def requested_outputs(body: InferRequest, *, has_labels: bool) -> dict[str, bool]:
-    """The requested outputs (default: all), and whether each is raw.
-
-    Raises:
-        ApiError: 422, unknown or repeated.
-    """
+    """The requested outputs (default: all), and whether each is raw."""
     known = _OUTPUTS if has_labels else _OUTPUTS[1:]
     by_default = _flag(body.parameters, "binary_data_output")
     if not body.outputs:

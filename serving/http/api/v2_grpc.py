@@ -143,11 +143,7 @@ def _require_few_fields(message: bytes, max_texts: int) -> None:
 
 
 def _inputs(message: Any, most: int) -> list[dict[str, Any]]:
-    """A request's tensors as in JSON, with at most `most` + 1 texts each.
-
-    Raises:
-        ApiError: 422.
-    """
+    """A request's tensors as in JSON, with at most `most` + 1 texts each."""
     raw, inputs = message.raw_input_contents, []
     if len(message.inputs) > _MOST_TENSORS or len(message.outputs) > _MOST_TENSORS:
         raise ApiError(422, f"a request has at most {_MOST_TENSORS} inputs and {_MOST_TENSORS} outputs")
