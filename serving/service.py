@@ -88,8 +88,7 @@ class Classifier:
         # A full collection over the imported modules would halt all requests for 40 ms.
         gc.collect()
         gc.freeze()
-        # HTTP requests leave no cycles. With Python's thresholds, collections took half of a worker's time beside
-        # thousands of connections.
+        # HTTP requests leave no cycles. With Python's thresholds, collections took half of a worker's time.
         gc.set_threshold(*_GC_THRESHOLDS)
         _report_started(_APP.state.registry)
         self._orphaned = asyncio.create_task(_end_with_the_supervisor())

@@ -53,11 +53,7 @@ class Workers:
             )
 
     def restart(self, now: float | None = None) -> None:
-        """Replace dead workers, unless it is too early. `now` is in seconds of `time.monotonic`.
-
-        Raises:
-            KdcError: too many starts failed in a row, and no running worker was ever ready.
-        """
+        """Replace dead workers, unless it is too early. `now` is in seconds of `time.monotonic`."""
         now = time.monotonic() if now is None else now
         for process in [process for process in self._processes if process.poll() is not None]:
             self._processes.remove(process)

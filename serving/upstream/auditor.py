@@ -87,11 +87,6 @@ class Auditor:
             self._tasks.append(asyncio.create_task(work()))
 
     def check(self, model: str, manifest: Manifest) -> None:
-        """Check that the artifact's record is whole and can be written.
-
-        Raises:
-            InputError: it is not.
-        """
         self.has_stopped(model, manifest)
         self._records[manifest.sha256].check()
 
@@ -148,7 +143,6 @@ class Auditor:
         return "differ" if differs else "agree"
 
     async def _look(self) -> None:
-        """See what other workers recorded."""
         while True:
             await asyncio.sleep(_LOOK_S)
             for sha256, record in list(self._records.items()):

@@ -39,7 +39,6 @@ class Standing(Frozen):
 
     @property
     def estimate(self) -> float:
-        """The share of audits that differ; 0 before the first."""
         return self.differing / self.audits if self.audits else 0.0
 
     @property
@@ -61,7 +60,6 @@ class Standing(Frozen):
 
 
 def _sum(before: Standing, audits: int, differing: int) -> Standing:
-    """The standing after further audits."""
     (differed, made), is_full = before.newest, before.newest[1] >= EPOCH
     after = Standing(
         audits=before.audits + audits,
