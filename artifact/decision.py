@@ -1,6 +1,6 @@
 """Decision thresholds, and how often the decisions are right.
 
-Without operating points a row gets its most probable class, or all labels from `HALF` on.
+Without thresholds a row gets its most probable class, or all labels from `HALF` on.
 """
 
 from collections.abc import Sequence
@@ -30,19 +30,15 @@ class Answered(Frozen):
 
 
 class Covered(Frozen):
-    """Rates of label sets."""
-
     coverage: Rate  # of sets with the true label
     single: Rate  # of sets with one label
     size: float = Field(ge=1)  # mean labels
 
 
 class Threshold(Frozen):
-    """Least probability for a decision."""
-
     threshold: float = Field(ge=0, le=1)
     aim: str  # "f1", "precision>=0.95", ..., or "fixed" by a person
-    reached: bool = True  # whether the tuning set reaches the aim (for an abstention: proves it)
+    reached: bool = True  # the tuning set reaches the aim (for an abstention: proves it)
     note: str = ""  # why not
     variant: str = ""  # whose probabilities chose it; "" if fixed
 
@@ -68,7 +64,7 @@ class Abstention(Threshold):
 
 
 class LabelSets(Frozen):
-    """Least probability of a label to join a row's set, which always holds the most probable label."""
+    """Least probability of a label to join a row's set. The most probable label always does."""
 
     coverage: float = Field(gt=0, lt=1)  # as requested
     at_least: float = Field(ge=0, le=1)

@@ -1,4 +1,4 @@
-"""Writes an artifact's `manifest.json`; reads it and checks every file."""
+"""Writes, reads and checks an artifact's folder."""
 
 import hashlib
 import json
@@ -25,7 +25,7 @@ def describe_files(folder: Path, names: Iterable[str]) -> dict[str, FileInfo]:
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> Manifest:
-    """Write `manifest.json` atomically, after all other files, and return it with its `sha256`.
+    """Write `manifest.json` atomically, after all other files.
 
     Raises:
         KdcError: a file is missing or differs, or the manifest is too large.
@@ -72,11 +72,7 @@ def load_manifest(folder: Path, *, verify: bool = True, expect_sha256: str | Non
 
 
 def check_contents(folder: Path, manifest: Manifest) -> None:
-    """Check hashes, and that ONNX files hold their weights.
-
-    Raises:
-        KdcError: a file is damaged or unreadable.
-    """
+    """Check hashes, and that ONNX files hold their weights."""
     for name in manifest.files:
         with _reading(), opened(folder / name) as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
@@ -122,7 +118,7 @@ def _reading() -> Iterator[None]:
 
 
 def parse_manifest(content: bytes, path: object, *, expect_sha256: str | None = None) -> Manifest:
-    """Parse a manifest alone. `path` is for messages. Raises like `load_manifest`."""
+    """`path` is for messages. Raises like `load_manifest`."""
     if len(content) > MAX_MANIFEST_BYTES:
         raise _damaged("the manifest is too large", f"{path}: over {MAX_MANIFEST_BYTES} bytes")
     try:

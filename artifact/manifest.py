@@ -31,7 +31,7 @@ Scalar = float | Annotated[int, Field(ge=-(2**63), lt=2**63)] | str | None
 Join = Literal["mean", "max", "first", "noisy-or"]  # how the answers of a row's windows are combined
 MOST_LABELS = 10_000  # logits of 1,024 texts then take 41 MB
 _MOST_ID = 2**31 - 1
-_MOST_CELLS = 200  # rows or columns of a table of figures
+_MOST_CELLS = 200
 LEAST_WINDOW = 16  # tokens; leaves room for text beside special and kept tokens
 
 _SHA256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -106,7 +106,7 @@ class Lineage(Frozen):
     student: str
     recipe: str  # of distillation
     data_fingerprint: str  # hash of training and evaluation data
-    seed: int  # of splits, initialisation, order and dropout
+    seed: int  # of splits, weights, order, dropout
     packages: dict[str, str]
     cpu: str  # model that judged the int8 variant
     gpu: str | None = None  # None if a CPU trained
@@ -138,7 +138,7 @@ class LongTexts(Frozen):
 
 
 class TokenizerInfo(Frozen):
-    """How rows are cut and padded: what `tokenizer.json` does not say."""
+    """What `tokenizer.json` does not say about rows."""
 
     # Tokens of a row, with special tokens and both texts.
     max_length: int = Field(ge=3, le=MOST_TOKENS)
@@ -171,7 +171,7 @@ def longest_row(max_length: int, long: LongTexts | None) -> int:
 
 
 class Second(Frozen):
-    """A cascade's second model, for rows that the first is unsure of. It uses the same `tokenizer.json`."""
+    """A cascade's second model. It uses the same `tokenizer.json`."""
 
     name: str  # teacher or another student
     file: str
@@ -195,7 +195,7 @@ class Variant(Frozen):
     metrics: dict[str, float] = Field(default_factory=dict)  # points, on the evaluation set
     # Largest absolute difference from its source: of logits for fp32, else of probabilities.
     parity: float | None = None
-    batch_invariance: float | None = None  # largest difference of a probability, alone and in a batch
+    batch_invariance: float | None = None  # largest difference alone and in a batch
     opset: int  # ONNX operator version
     ir: int  # ONNX file format version
     candidate: str | None = None  # winning int8 candidate
@@ -213,7 +213,7 @@ class Manifest(Frozen):
     schema_version: int = SCHEMA_VERSION
     kdc_version: str
     task: TaskInfo
-    questions: tuple[Question, ...] = ()  # of decision APIs; of a multi-label task one for each label
+    questions: tuple[Question, ...] = ()  # of a multi-label task one for each label
     lineage: Lineage
     files: dict[str, FileInfo]  # all but `manifest.json`
     tokenizer: TokenizerInfo

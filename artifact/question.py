@@ -66,14 +66,12 @@ class Option(Frozen):
 
 
 class Question(Frozen):
-    """A question of either API, and how an artifact answers it."""
-
     type: Literal["noul", "choice", "score"]  # OpenAI calls a noul predicate
     instructions: Any = None  # any JSON
     options: tuple[Option, ...] = Field(min_length=2, max_length=MOST_OPTIONS)  # of a score: levels, lowest first
     # See `state_text`. None: canonical JSON.
     template: str | None = None
-    label: str | None = None  # the task's label that a noul asks for; None: the one called true, yes or 1
+    label: str | None = None  # that a noul asks for; None: the one called true, yes or 1
 
     @cached_property
     def fingerprint(self) -> str:
@@ -119,7 +117,7 @@ def _shortened(text: str, most: int = 80) -> str:
 
 
 def misfit(questions: tuple[Question, ...], labels: tuple[str, ...], kind: TaskKind, *, is_pair: bool) -> str:
-    """Why a task cannot answer these questions; "" if it can."""
+    """Why a task cannot answer these questions, or ""."""
     if questions and is_pair:
         return "a question is about one text, and the task has pairs"
     if len(questions) > 1 and not kind.has_lists:

@@ -36,7 +36,7 @@ Content = Annotated[
 
 
 class Wire(BaseModel):
-    """A part of a question. An unknown key might change what is asked, so it is refused."""
+    """An unknown key might change what is asked, so it is refused."""
 
     model_config = ConfigDict(strict=True, extra="forbid")
 
@@ -83,7 +83,7 @@ class Choice(WireQuestion):
 
 
 class Score(WireQuestion):
-    """TypeSafe's score: levels, lowest first. A level that is no text is named by its canonical JSON."""
+    """TypeSafe's score: levels, lowest first. Canonical JSON names a level that is no text."""
 
     type: Literal["score"]
     criteria: list[Content] = Field(min_length=2, max_length=MOST_OPTIONS)
@@ -136,7 +136,7 @@ class DecisionScore(Named):
         return [(level.label, level.description) for level in self.levels]
 
 
-_MOST_KEPT, _MOST_KEPT_BYTES = 32, 16 * 1024  # questions of an API, and the JSON of each
+_MOST_KEPT, _MOST_KEPT_BYTES = 32, 16 * 1024  # questions of an API; bytes of each
 
 
 def _read_once(adapter: TypeAdapter[Any]) -> WrapValidator:

@@ -19,7 +19,7 @@ from kdc.artifact.folder import opened
 from kdc.artifact.manifest import MANIFEST_NAME, SIGNATURE_NAME, Manifest
 from kdc.common.errors import InputError, installing
 
-Keys = Sequence[str] | None  # files with public keys in PEM, or env:NAME; None: no signature is needed
+Keys = Sequence[str] | None  # PEM files or env:NAME; None: no signature is needed
 MAX_SIGNATURE_BYTES = 64 * 1024
 VARIABLE = "env:"
 _PAYLOAD_TYPE = "application/vnd.in-toto+json"
@@ -57,9 +57,6 @@ def sign(manifest: Manifest, content: bytes, key: str) -> bytes:
 def signed_sha256(signature: bytes | None, keys: Keys, place: object, expected: str | None = None) -> str | None:
     """The SHA-256 that a manifest must have: as one of the keys signed it, and as expected.
 
-    Args:
-        expected: SHA-256 from the artifact's maker.
-
     Raises:
         InputError: no key signed it, it is damaged, a key is wrong, or both SHA-256 differ.
     """
@@ -89,7 +86,7 @@ def read_signature(folder: Path) -> bytes | None:
 
 
 def key_id(key: Any) -> str:
-    """SHA-256 of an Ed25519 public key in DER, as `openssl pkey -pubin -outform DER | sha256sum` prints it."""
+    """The SHA-256 that `openssl pkey -pubin -outform DER | sha256sum` prints."""
     from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
     return hashlib.sha256(key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).hexdigest()

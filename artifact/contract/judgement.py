@@ -1,4 +1,4 @@
-"""A contract, measurements, and their verdict."""
+"""A contract and its verdict."""
 
 from collections.abc import Sequence
 from statistics import NormalDist
@@ -41,7 +41,7 @@ class Judgement(Frozen):
     lengths: tuple[_Length, ...] = Field(min_length=1, max_length=100)
     costs: Costs
     quality: Quality | None = None  # None without `max_drop`
-    required: tuple[RequiredShare, ...] = ()  # in the contract's order
+    required: tuple[RequiredShare, ...] = ()
     # False if quality and requirements come from an earlier judgement.
     compared: bool
     missed: tuple[str, ...] = ()  # from `decide`

@@ -14,7 +14,7 @@ Evidence = Literal["interval", "point"]
 Against = Literal["best", "teacher"]
 MOST_TOKENS = 8192  # of a row or window
 MOST_WINDOWS = 64  # of a row
-_LONGEST_TEXT = 1000  # characters of a requirement
+_LONGEST_TEXT = 1000
 EXIT_CODES: dict[str, int] = {"pass": 0, "fail": 3, "not shown": 4}
 
 Texts = Annotated[
@@ -98,7 +98,7 @@ class Quality(Frozen):
     # Points; None if only differing rows have labels.
     teacher: float | None
     student: float | None
-    difference: float  # student minus teacher or baseline, in points
+    difference: float  # student minus other, in points
     # Two-sided confidence interval, wider with each look.
     interval: tuple[float, float]
     rows: int

@@ -17,7 +17,6 @@ _REMEDY = "`bentoml models list` lists its models; BENTOML_HOME is its folder"
 
 
 def folder_of(tag: Tag) -> Path:
-    """A model's folder."""
     model = _find(tag)
     if model is None:
         raise InputError("BentoML's store has no such model", given=f"{BENTO}{tag}", remedy=_REMEDY)

@@ -1,6 +1,6 @@
 """An artifact as a model repository: files lie where transformers.js, Optimum and others look by default.
 
-`kdc/` keeps the manifest, and the files that this layout changes, so that a pull gets the same artifact back.
+`kdc/` keeps the manifest and the files that this layout changes.
 """
 
 import json
@@ -23,7 +23,6 @@ _GRAPHS = {"fp32": ["model.onnx"], "int8": ["model_int8.onnx", "model_quantized.
 
 
 def path_of(name: str) -> str:
-    """A file's path in the repository."""
     if name.endswith(".onnx"):
         return f"onnx/{name}"
     return name if name in (WEIGHTS, *_TOKENIZER) else _MOVED.get(name, f"kdc/{name}")
@@ -54,7 +53,6 @@ def write_repository(artifact: Path, manifest: Manifest, folder: Path, *, exampl
 
 
 def copied_files(artifact: Path, manifest: Manifest) -> dict[str, Path]:
-    """Path in the repository -> file of the artifact."""
     names = [*manifest.files, MANIFEST_NAME]
     names += [SIGNATURE_NAME] if (artifact / SIGNATURE_NAME).exists() else []
     files = {path_of(name): artifact / name for name in names}
@@ -67,7 +65,6 @@ def copied_files(artifact: Path, manifest: Manifest) -> dict[str, Path]:
 
 
 def write_made_files(artifact: Path, manifest: Manifest, folder: Path, *, examples: Sequence[str] = ()) -> None:
-    """Write the repository's other files."""
     # The variant that CPUs load was judged; of two models the first.
     variants = {str(name): variant.file for name, variant in manifest.variants.items()}
     judged = next(name for name in _GRAPHS if variants.get(name) == variants[manifest.providers[CPU_PROVIDER]])

@@ -16,12 +16,12 @@ from kdc.common.errors import InputError, KdcError
 from kdc.common.files import sha256_of
 from kdc.common.progress import Meter
 
-_SPARE_BYTES = 16 * 1024 * 1024  # file systems need some free space
+_SPARE_BYTES = 16 * 1024 * 1024  # for the file system
 _PULL_AGAIN = "pull again; if that fails, push the artifact again from a copy that `kdc inspect` accepts"
 
 
 def holds(folder: Path, manifest: Manifest, *, force: bool, is_cache: bool = False) -> bool:
-    """Whether the artifact is there. False: it may be placed there. `is_cache`: it may replace any folder.
+    """Whether the artifact is there; False: it may be placed there. `is_cache`: it may replace any folder.
 
     Raises:
         InputError: something else is there.

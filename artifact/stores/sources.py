@@ -1,4 +1,4 @@
-"""Interface of a store to pull from, and an artifact to push."""
+"""A store to pull from, and an artifact to push."""
 
 import contextlib
 from abc import ABC, abstractmethod
@@ -18,7 +18,7 @@ from kdc.common.files import write_whole
 class Documents:
     manifest: Manifest
     content: bytes  # of `manifest.json`
-    signature: bytes | None  # content of `signature.json`, if there is one
+    signature: bytes | None  # of `signature.json`
 
     @property
     def by_name(self) -> dict[str, bytes]:
@@ -31,7 +31,7 @@ class Documents:
         return sum(map(len, self.by_name.values()))
 
     def renew_signature(self, folder: Path) -> bool:
-        """Write a new signature into a folder of the same artifact; return whether it was new."""
+        """Write a new signature; return whether it was new."""
         if self.signature is None or self.signature == read_signature(folder):
             return False
         write_whole(folder / SIGNATURE_NAME, self.signature, shared=True)
@@ -40,8 +40,6 @@ class Documents:
 
 @dataclass(frozen=True)
 class Outgoing(Documents):
-    """A verified artifact to push."""
-
     folder: Path
 
 
@@ -53,8 +51,6 @@ class Opened:
 
 
 class Source(ABC):
-    """A store that holds one artifact."""
-
     address: str  # without secrets
     has_hub_layout = False  # as `read_documents` saw it
 

@@ -39,7 +39,7 @@ class Pulled(Transfer):
 
 class Pushed(Transfer):
     artifact: str
-    target: str  # address with the hub's commit or BentoML's version
+    target: str  # with commit or version
     sent_bytes: int
 
 
@@ -55,7 +55,6 @@ def pull_artifact(
 
     Raises:
         InputError: the artifact is missing, not the expected one or not signed, or something else is in the folder.
-        KdcError: data are damaged, the store failed, or the disk is full.
     """
     began = time.perf_counter()
     store = open_source(source)
@@ -101,7 +100,7 @@ def open_source(address: str) -> Source:
 
 
 def fetch(source: Source, documents: Documents, folder: Path, *, force: bool, is_cache: bool = False) -> int | None:
-    """Bring an artifact into a folder; processes with the same folder take turns. `force` and `is_cache`: see `holds`.
+    """Bring an artifact into a folder; processes with the same folder take turns.
 
     Returns:
         Bytes received; None if it was there, perhaps with another signature.
@@ -149,9 +148,6 @@ def push_artifact(
         force: replace another artifact, if the store keeps no versions.
         public: make a new hub repository public.
         sign_key: private key, see `sign`; None sends the signature that is there.
-
-    Raises:
-        InputError: there is no artifact, it failed its contract, or the target or key is wrong, or the target taken.
     """
     began = time.perf_counter()
     store = parse_address(target)
