@@ -38,12 +38,12 @@ class Setting:
 
 
 def settings(section: str, panel: str | None, *rows: tuple[Any, ...]) -> tuple[Setting, ...]:
-    """Options of one section and panel, each (name, type, help, keys...)."""
+    """Each row is (name, type, help, keys...)."""
     return tuple(Setting(name, kind, help, section, panel, tuple(keys)) for name, kind, help, *keys in rows)
 
 
 def takes(*settings: Setting) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a command these options. Its first argument receives their values by setting name."""
+    """The command's first argument receives the values by setting name."""
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         _, *own = inspect.signature(command).parameters.values()

@@ -54,7 +54,7 @@ class InputError(KdcError):
 
 
 class OutOfReach(InputError):
-    """No student can keep a limit, as known before training."""
+    """Known before training: no student can keep a limit."""
 
     code = "limit_out_of_reach"
 

@@ -39,8 +39,7 @@ def write_whole(path: Path, content: str | bytes, *, shared: bool = False) -> No
 
 @contextmanager
 def whole_file(path: Path, *, shared: bool = False) -> Iterator[IO[bytes]]:
-    """A stream whose content replaces `path` when the block ends. An error keeps the old file. Content is synced first,
-    so a power cut leaves no empty file.
+    """A stream whose content replaces `path` when the block ends without an error. A power cut leaves no empty file.
 
     Args:
         path: in an existing folder.

@@ -15,8 +15,8 @@ from statistics import mean
 log = logging.getLogger("kdc")
 
 _REMEMBERED = 8  # last steps that give a speed
-_LOOK_AGAIN_S, _LOOK_AGAIN_STEPS = 60.0, 50  # compare again after both; steps times `turn`
-_LATEST_S = 240.0  # the wait doubles up to this while other numbers are far behind
+_LOOK_AGAIN_S, _LOOK_AGAIN_STEPS = 60.0, 50  # least wait; steps times `turn`
+_LATEST_S = 240.0  # longest wait, if other numbers are far behind
 _SOON_S = 5.0  # least wait if the speed halved
 _WORTH = 1.05  # least speedup of another number
 
@@ -27,8 +27,7 @@ class Pace:
     Args:
         choices: descending, close together.
         turn: steps timed with a number in a turn.
-        alike: False for a service: passes differ in size, so numbers alternate, passes of similar size are compared,
-            and a falling speed means nothing.
+        alike: False if passes differ in size: numbers alternate, and passes of similar size are compared.
     """
 
     def __init__(
@@ -45,14 +44,14 @@ class Pace:
         self._set, self._clock, self._turn, self._alike = set_threads, clock, turn, alike
         self._remembered = max(turn, _REMEMBERED)
         self._speeds = self._no_steps()
-        self._plan: list[int] = []  # next steps' threads, while comparing
+        self._plan: list[int] = []  # next steps' threads
         self._used = self.threads  # in the current step
         self._began = 0.0
-        self._looked: float | None = None  # end of the last comparison
-        self._beyond: list[int] = []  # untimed neighbours of a new choice
-        self._steps = 0  # since the last comparison, or since the work began
-        self._settled = 0.0  # speed after the last comparison
-        self._wait = _LOOK_AGAIN_S  # until the next comparison
+        self._looked: float | None = None  # last comparison's end
+        self._beyond: list[int] = []  # untimed neighbours
+        self._steps = 0  # since the last comparison
+        self._settled = 0.0  # after the last comparison
+        self._wait = _LOOK_AGAIN_S  # for a comparison
 
     def _no_steps(self) -> dict[int, deque[tuple[int, float]]]:
         return {threads: deque(maxlen=self._remembered) for threads in self.choices}
@@ -148,7 +147,7 @@ class Pace:
         return sum(tokens for tokens, _ in steps) / sum(seconds for _, seconds in steps)
 
     def _times_as_fast(self, threads: int) -> float:
-        """Geometric mean of the speed's ratios to the chosen number's, among steps of similar size."""
+        """Geometric mean of the ratio to the chosen number's speed, among steps of similar size."""
         by_size: dict[int, tuple[list[float], list[float]]] = {}
         for side, number in enumerate((self.threads, threads)):
             for tokens, seconds in self._speeds[number]:
@@ -174,8 +173,8 @@ def seconds_of(call: Callable[[], object]) -> float:
 
 
 def least_seconds(steps: Sequence[Callable[[], object]]) -> list[float]:
-    """Least seconds in two alternating rounds: other processes only slow a step."""
+    """Alternating rounds: other processes only slow a step."""
     for step in steps:
-        step()  # the first call allocates memory
+        step()
     rounds = [[seconds_of(step) for step in steps] for _ in range(2)]
     return [min(seconds) for seconds in zip(*rounds, strict=True)]

@@ -46,7 +46,7 @@ def _of_web(address: str) -> dict[str, Any]:
 
 
 def _told(error: Exception, address: str) -> str:
-    """An error's message, or only its type if the message repeats a secret."""
+    """Only the error's type if its message repeats a secret."""
     words = without_secrets(str(error))[:_LONGEST_DETAIL]
     secrets = set(_WORDS.findall(address)) - set(_WORDS.findall(without_secrets(address)))
     return type(error).__name__ + ("" if any(secret in words for secret in secrets) else f": {words}")
@@ -58,7 +58,7 @@ def is_local(system: Any) -> bool:
 
 @contextmanager
 def reaching(address: str, remedy: str = _REMEDY, passing: tuple[type[Exception], ...] = ()) -> Iterator[None]:
-    """Turn errors of a store's package into `KdcError`, except `passing`."""
+    """Turn a store's errors into `KdcError`, except `passing`."""
     try:
         yield
     except Exception as error:  # packages' errors share no base
@@ -125,11 +125,7 @@ def exists(address: str) -> bool:
 
 
 def find(address: str, dialect: Dialect = USUAL) -> list[File]:
-    """Sorted files of an input: one file, a directory or a pattern.
-
-    Raises:
-        InputError: there is no such file, or none of a known format.
-    """
+    """Sorted files of an input: one file, a directory or a pattern."""
     system, path = file_system(address)
     with reaching_remote(system, address):
         return [_describe(system, match, address, dialect) for match in _matches(system, path, address)]
@@ -222,7 +218,7 @@ class Folder:
 
 @contextmanager
 def whole_file_at(address: str) -> Iterator[IO[bytes]]:
-    """A stream to a file that is named when complete. Creates local folders."""
+    """The file gets its name when it is complete. Local folders are created."""
     system, path = file_system(address)
     if is_local(system):
         Path(path).parent.mkdir(parents=True, exist_ok=True)

@@ -7,8 +7,8 @@ from typing import Any, Protocol, Self
 
 from kdc.common.errors import printable
 
-_BEAT_S = 30.0  # seconds between lines without a bar
-_SPEED_S = 120.0  # seconds over which the speed is averaged
+_BEAT_S = 30.0  # between lines without a bar
+_SPEED_S = 120.0  # of the averaged speed
 
 
 class Progress(Protocol):
@@ -118,8 +118,6 @@ def _line(task: Any) -> str:
 
 
 class Meter(_Bar):
-    """Bytes of a transfer or of an input."""
-
     def start(self, title: str, total: int | None) -> None:
         """Begin a bar of `total` bytes; None: unknown."""
         from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn

@@ -30,8 +30,6 @@ LONGEST_LINE = 64 << 20
 
 @dataclass(frozen=True)
 class Dialect:
-    """How a text file is written."""
-
     delimiter: str | None = None  # None: by the file's ending
     encoding: str | None = None  # None: UTF-8
 
@@ -39,7 +37,7 @@ class Dialect:
         if len(mark := self.delimiter_of("csv")) != 1 or mark in '"\r\n\0':
             raise InputError("a delimiter is one character", given=repr(mark), remedy="for example --delimiter ';'")
         try:
-            "".encode(self.codec)  # also fails for codecs that are no encodings of text
+            "".encode(self.codec)  # fails for codecs of no text
         except (LookupError, ValueError):
             raise InputError("no such encoding", given=self.encoding, remedy=f"such as {_ENCODINGS}") from None
 
@@ -81,7 +79,7 @@ def decoded_lines(raw: IO[bytes], dialect: Dialect, newline: str) -> Generator[s
 
 
 def other_encoding(line: str) -> str:
-    """The option for a line of another encoding, whose bytes may be surrogates."""
+    """The option for a line of another encoding."""
     raw = line.encode("utf-8", "surrogateescape")
     guess = "utf-16-le" if raw[1::2].count(0) > raw[::2].count(0) else "utf-16-be"
     if b"\0" not in raw:
@@ -89,14 +87,14 @@ def other_encoding(line: str) -> str:
     if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         guess = "utf-16"
     try:
-        codecs.getincrementaldecoder(guess)().decode(raw)  # the line may end within a character
+        codecs.getincrementaldecoder(guess)().decode(raw)  # it may end within a character
         return f"--encoding {guess}, or name the true one"
     except UnicodeDecodeError:
         return f"name the encoding: --encoding {_ENCODINGS}"
 
 
 def other_delimiter(header: Sequence[str]) -> str:
-    """The option for a header that seems to be one column by mistake, or ""."""
+    """The option for a table that seems to be one column, or ""."""
     mark = max(_OTHER_DELIMITERS, key=header[0].count) if len(header) == 1 else ""
     return f"--delimiter {mark!r}" if mark and mark in header[0] else ""
 

@@ -5,7 +5,7 @@ from collections.abc import Collection, Sequence
 
 from kdc.common.errors import printable
 
-_WIDEST = 200  # characters to which cells are padded
+_WIDEST = 200  # characters of padded cells
 _MARKS = re.compile(r"([\\`*\[\]<&|]|(?<![^\W_])_|_(?![^\W_]))")  # within a word _ marks nothing
 
 
@@ -20,14 +20,14 @@ def aligned(rows: Sequence[Sequence[str]], *, left: Collection[int] = (0,)) -> s
 
 
 def markdown(rows: Sequence[Sequence[str]]) -> str:
-    """A table, header first; all columns but the first are numbers."""
+    """A table, header first, with numbers from the second column on."""
     head, *body = [[plain(cell) for cell in row] for row in rows]
     lines = [head, ["---"] + ["---:"] * (len(head) - 1), *body]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def plain(text: str) -> str:
-    """Escape a foreign name for Markdown: no link, HTML, heading or line break."""
+    """Escape a foreign name: no link, HTML, heading or line break."""
     return _MARKS.sub(r"\\\1", _on_one_line(text))
 
 
