@@ -2,7 +2,7 @@
 
     import kdc
 
-    result = kdc.compress(task="pydocs", family="minilm")  # takes minutes; the same call again resumes the run
+    result = kdc.compress(task="pydocs", family="minilm")  # takes minutes
     engine = kdc.load(result.artifact)
     engine.predict([("What does `shutil.copytree` do?", "Recursively copy a directory tree.")])
 

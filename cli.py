@@ -507,7 +507,6 @@ def _print(as_json: bool, document: Any, text: str) -> None:
 
 
 def main() -> None:
-    """Prints kdc's errors without a traceback, and exits with their codes."""
     try:
         app()
         return
