@@ -1,4 +1,4 @@
-"""Reads a table in windows of rows, in constant memory: CSV, TSV, JSONL, Parquet, XLSX, or JSONL on stdin."""
+"""Reads a table in windows of rows, in constant memory. Standard input is JSONL."""
 
 from __future__ import annotations
 
@@ -46,11 +46,9 @@ class BadRow:
 
 @dataclass
 class Window:
-    """Consecutive rows of one file."""
-
     file: str  # for messages
     names: list[str]  # of the columns
-    # values by column; a JSONL row has only the columns that it names. Empty for Parquet
+    # Values by column. A JSONL row has only its own columns. Empty for Parquet.
     rows: list[dict[str, Any]]
     batch: pa.RecordBatch | None
     lines: list[int]  # in Parquet, rows' numbers from 1
@@ -78,7 +76,7 @@ class Window:
             return self.rows
         try:
             return self.batch.to_pylist()
-        except (ValueError, OverflowError) as error:  # nanoseconds, years beyond 9999
+        except (ValueError, OverflowError) as error:  # nanoseconds, late years
             what = f"a value has no form in text: {error}"
             raise InputError(what, given=self.file, remedy="write .parquet") from error
 
@@ -95,7 +93,7 @@ class Window:
 
 
 def read_windows(file: File) -> Iterator[Window]:
-    """Read a file in windows, the same each time. A file without rows gives one empty window."""
+    """The windows are the same each time. A file without rows gives one empty window."""
     with reaching_remote(file.system, file.address):
         try:
             with file.open() as raw:
@@ -113,7 +111,7 @@ def read_windows(file: File) -> Iterator[Window]:
 
 
 def read_all(files: list[File]) -> Iterator[tuple[Window, int]]:
-    """All windows (JSONL on standard input without files), with the bytes read so far."""
+    """Yield each window with the bytes read so far. Without files, read standard input."""
     if not files:
         for window in _read_text(sys.stdin.buffer, STANDARD, "jsonl", USUAL):
             yield window, 0

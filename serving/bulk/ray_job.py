@@ -1,7 +1,6 @@
 """Answers a table on Ray (`--engine ray`).
 
-Actors write a shard per window. A local directory of shards appears whole. In an object store it grows, and `_SUCCESS`
-comes last.
+Actors write a shard per window. A local directory of shards appears whole. In an object store `_SUCCESS` comes last.
 """
 
 import importlib
@@ -118,7 +117,7 @@ def _rows(ray: Any, work: Work, actors: Actors, artifact: dict[str, bytes]) -> G
 
 @contextmanager
 def _quiet(ray: Any) -> Iterator[None]:
-    """Silence Ray Data, and give each window its own block, so none waits for others."""
+    """Silence Ray Data. Each window gets its own block, so none waits for others."""
     context = ray.data.DataContext.get_current()
     settings = {"enable_progress_bars": False, "print_on_execution_start": False, "target_max_block_size": 1}
     logger = logging.getLogger("ray.data")

@@ -1,7 +1,4 @@
-"""Runs on Ray's nodes: reads windows, and answers them in actors.
-
-Errors are returned, because Ray wraps raised errors and loses their parts.
-"""
+"""Runs on Ray's nodes. Errors are returned, because Ray wraps raised errors and loses their parts."""
 
 import os
 import pickle
@@ -22,21 +19,21 @@ from kdc.serving.bulk.windows import LANES, Scorer, answer_window
 from kdc.serving.engine.engine import Engine
 
 Row = dict[str, Any]  # one row of a Ray Dataset
-_TRIES = 4  # actors that may die at one window
+_TRIES = 4  # deaths at one window
 
 
 @dataclass(frozen=True)
 class Actors:
     count: int
     threads: int  # of each; Ray reserves as many cores
-    device: Device  # never "auto": all actors must give the same answers
+    device: Device  # not "auto": all actors must give the same answers
 
 
 @dataclass(frozen=True)
 class Work:
     finished: FinishedWindows
     writer: Writer
-    columns_seen_at: tuple[int, int]  # file and window of the first good row
+    columns_seen_at: tuple[int, int]  # of the first good row
     run: str  # in the names of marks
 
 
@@ -62,10 +59,8 @@ def windows_of(row: Row, work: Work) -> Iterator[Row]:
 
 
 class Answerer:
-    """An actor, which loads the model once.
-
-    Args:
-        task: a reference to (`Work`, `Actors`, artifact files), in a list so that each actor fetches from its own node.
+    """Args:
+    task: a reference to (`Work`, `Actors`, artifact files), in a list so that each actor fetches from its own node.
     """
 
     def __init__(self, task: list[Any]) -> None:
@@ -102,7 +97,7 @@ class Answerer:
 
 
 def count_try(folder: Folder, mark: str, window: Window) -> None:
-    """Count tries at a window in the file `mark`. Ray would restart actors without end."""
+    """Ray would restart actors without end. `mark` names the file that holds the count."""
     tries = int(folder.read(mark)) if mark in folder else 1  # the first death leaves no mark
     if tries >= _TRIES:
         remedy = "did memory run out? use fewer --actors; the same command resumes"

@@ -20,8 +20,8 @@ from kdc.serving.engine.tokenizing import is_blank, is_utf8
 
 # Padded tokens of a pass (docs/benchmarks/serving.md).
 _CPU_TOKENS, _GPU_TOKENS = 256, 16_384
-_MANY_THREADS = 4  # with so many, the library is as fast as the word table with one
-LANES = 64  # parallel passes, at most one per thread
+_MANY_THREADS = 4  # the library is then as fast as the word table
+LANES = 64  # at most one per thread
 
 
 class Scorer:
@@ -61,7 +61,6 @@ def _batches(encodings: Sequence[Part], most: int) -> Iterator[list[int]]:
 
 
 def answer_window(scorer: Scorer, writer: Writer, window: Window, *, columns_seen: bool) -> tuple[Window, bytes]:
-    """Return the window as from `split_bad`, and its answered rows."""
     good, texts = split_bad(window, writer.job, columns_seen=columns_seen)
     return good, writer.piece(good, _answers(scorer(texts), writer.job))
 
@@ -71,9 +70,6 @@ def split_bad(window: Window, job: Job, *, columns_seen: bool) -> tuple[Window, 
 
     Args:
         columns_seen: whether an earlier row had the text columns; a JSONL row without them is then a bad row.
-
-    Raises:
-        InputError: the columns are missing, or a bad row stops the job.
     """
     names = job.text_columns
     absent = [name for name in names if name not in window.names]
@@ -115,7 +111,7 @@ def _answers(scores: NDArray[np.float32], job: Job) -> dict[str, list[Any]]:
     if task.traits.has_labels:
         gets = decided(scores, task)
         columns.append(in_words(gets, task))
-        if task.traits.is_exclusive:  # a threshold may give the less probable class
+        if task.traits.is_exclusive:  # may be less probable
             best = np.where(gets.any(axis=1), np.where(gets, scores, 0).max(axis=1), best)
     columns.append(best.tolist())
     if task.sets is not None:

@@ -172,7 +172,7 @@ class Engine:
         threads: int | None = None,
         second: tuple[Second, Path] | None = None,
     ) -> Self:
-        """Load bare ONNX files, before an artifact exists."""
+        """Load ONNX files without an artifact."""
         opened = open_session(lambda _: onnx_path, device=device, threads=threads)
         engine = cls(opened, RowTokenizer.read(tokenizer_json, tokenizer_info), task, tokenizer_info, temperature)
         if second is not None:
@@ -278,7 +278,7 @@ class Engine:
     def through(
         self, encodings: Sequence[Encoded], answer: Callable[["Engine", Sequence[Part]], np.ndarray]
     ) -> np.ndarray:
-        """Logits (rows, outputs) of encoded rows. `answer` gives one engine's logits of rows or windows, in order."""
+        """Logits (rows, outputs). `answer` gives one engine's logits of rows or windows, in order."""
         parts, counts = spread(encodings)
         logits = self.joined(answer(self, parts), counts)
         unsure = self.unsure(logits)
@@ -302,12 +302,11 @@ class Engine:
         return np.flatnonzero(sure < self._answered_from)
 
     def expect_made_up_rows(self) -> None:
-        """Send the tuning set's share of rows to the second model, to time made-up rows."""
+        """For made-up rows: send the tuning set's share to the second model."""
         share = self.share_that_goes_on
         self._made_up = (math.floor((row + 1) * share) > math.floor(row * share) for row in itertools.count())
 
     def of_second(self, logits: np.ndarray) -> np.ndarray:
-        """Scale the second model's logits to fit the first model's temperature."""
         assert self.second is not None
         return logits * np.float32(self.temperature / self.second.temperature)
 
@@ -327,10 +326,7 @@ class Engine:
         return self._tokenizer.has_cut(side)
 
     def warm_up(self, max_batch_tokens: int = 1024) -> None:
-        """Run inputs of several lengths, so first requests do not wait for memory.
-
-        `max_batch_tokens`: padded tokens of the largest pass, whose memory stays allocated.
-        """
+        """First requests must not wait for memory. `max_batch_tokens`: padded tokens of the largest pass."""
         short = self.encode([("a", "a") if self.task.is_pair else "a"])[0]
         word_id = short.ids[len(short) // 2]
         lengths = [8 * 2**power for power in range(12) if 8 * 2**power < self.tokenizer_info.max_length]
@@ -343,11 +339,11 @@ class Engine:
             self.second.warm_up(max_batch_tokens)
 
     def run(self, encodings: Sequence[Encoded]) -> np.ndarray:
-        """Logits (rows, outputs) of at least one row, in a pass that has the threads to itself. Raises as `predict`."""
+        """Logits (rows, outputs) of at least one row, with all threads. Raises as `predict`."""
         return self._in_rows(self._passes.run(encodings), encodings)
 
     def run_beside(self, encodings: Sequence[Encoded]) -> np.ndarray:
-        """`run` with a share of the threads, for parallel calls."""
+        """`run` with a share of the threads."""
         return self._in_rows(self._passes.run_beside(encodings), encodings)
 
     def _in_rows(self, logits: np.ndarray, encodings: Sequence[Encoded]) -> np.ndarray:
@@ -355,7 +351,7 @@ class Engine:
 
 
 def activate(logits: np.ndarray, kind: Kind, temperature: float = 1.0) -> np.ndarray:
-    """Softmax or sigmoid (multi-label) of logits / temperature, as float32. Regression is unchanged."""
+    """Softmax or sigmoid (multi-label) of logits / temperature, as float32."""
     result, traits = logits.astype(np.float32), KINDS[kind]
     if not traits.has_labels:
         return result

@@ -45,7 +45,6 @@ class OpenSession:
 
 
 def read_graph(path: Path) -> bytes:
-    """Read an ONNX file outside an artifact."""
     if not path.is_file():
         raise _unusable("the ONNX file is missing", path)
     return path.read_bytes()
@@ -68,10 +67,6 @@ def open_session(
     Args:
         plan_memory: keep a memory plan per input shape. On a CPU, single rows take 6 % less time, batches 4 % more.
         read: reads the file, which must hold all weights.
-
-    Raises:
-        InputError: the device is unknown.
-        KdcError: the requested device did not start, or the file cannot be loaded.
     """
     if device not in ("auto", "cpu", *_GPU):
         raise InputError("no such device", given=device, remedy="choose auto, cpu, cuda or tensorrt")
@@ -113,10 +108,7 @@ def check_graph(session: onnxruntime.InferenceSession, task: TaskInfo, info: Tok
 
 
 def run_bound(session: onnxruntime.InferenceSession, feeds: dict[str, np.ndarray]) -> np.ndarray:
-    """Run a batch with IO binding, which copies inputs to the device once.
-
-    `feeds`: int64 (rows, longest) by input name. Returns logits (rows, outputs).
-    """
+    """IO binding copies inputs to the device once. `feeds`: int64 (rows, longest) by input name."""
     binding = session.io_binding()
     for name, value in feeds.items():
         binding.bind_cpu_input(name, value)
@@ -126,7 +118,7 @@ def run_bound(session: onnxruntime.InferenceSession, feeds: dict[str, np.ndarray
 
 
 def _obstacle(provider: str) -> str:
-    """Why the provider cannot be tried, or "". Also loads the CUDA libraries of pip."""
+    """Why the provider cannot be tried, or "". Also loads pip's CUDA libraries."""
     import onnxruntime
 
     if provider not in onnxruntime.get_available_providers():
@@ -161,7 +153,7 @@ def _create(
         session = onnxruntime.InferenceSession(content, options, providers=providers, disabled_optimizers=slow)
     except Exception as error:
         raise _unusable("ONNX Runtime cannot load the model", f"{path}: {error}") from error
-    session._model_bytes = None  # kept by ONNX Runtime to restart on another provider
+    session._model_bytes = None  # kept for another provider
     return session
 
 

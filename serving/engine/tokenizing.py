@@ -1,4 +1,4 @@
-"""Texts to token ids and padded batches. Training uses it too."""
+"""Texts to token ids and padded batches."""
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
@@ -22,7 +22,7 @@ _MOST_TOKENS = 33  # per character: NFKC makes 18 letters, 33 bytes, of U+FDFA
 _SHORT_TEXT = 10  # words
 # Characters read first per kept token.
 _CHARACTERS = 8
-_MOST_READ = 4  # times the first part, if a text cannot be cut between words
+_MOST_READ = 4  # first parts, if no space is found
 # Most tokens seen at the cut of a part that the whole text lacks.
 _MARGIN = 32
 
@@ -89,8 +89,8 @@ class RowTokenizer:
     Args:
         tokenizer: its settings change, so nothing else may use it.
         max_length: tokens of a cut row or a window, special tokens included.
-        truncation_side: "right" cuts a text's end, "left" its beginning.
-        long: how a longer row is divided; None cuts it.
+        truncation_side: "right" cuts a text's end.
+        long: None cuts longer rows.
     """
 
     def __init__(
@@ -118,7 +118,7 @@ class RowTokenizer:
             return cls(Tokenizer.from_buffer(content), info.max_length, info.truncation_side, info.long)
 
     def cutting(self, side: str | None) -> "RowTokenizer":
-        """A tokenizer that cuts `side`; None is this one. The first call for the other side takes 60 to 500 ms."""
+        """A tokenizer that cuts `side`. The first call for the other side takes 60 to 500 ms."""
         return self if side in (None, self._side) else self._other_side
 
     def has_cut(self, side: str | None) -> bool:
@@ -131,10 +131,6 @@ class RowTokenizer:
         Args:
             first: number of the first row in messages.
             beside: let other threads run, by not using the faster word table.
-
-        Raises:
-            InputError: a row has no token.
-            KdcError: the library failed.
         """
         with _library_errors("the tokenizer failed on these texts"):
             encodings = self._encode(rows, beside)
@@ -167,7 +163,7 @@ class RowTokenizer:
         return self._cut(*self._whole.encode_batch_fast([row]))
 
     def _attempts(self, texts: Sequence[str], *, once: bool) -> Iterator[tuple[Sequence[str], Sequence[int]]]:
-        """Parts of texts that may hold all kept tokens, and each part's strays (see `_part`)."""
+        """Parts of texts that may hold all kept tokens, each with its strays (see `_part`)."""
         most = self._first_part
         while self._splits_words:
             parts, strays = zip(*(self._part(text, most) for text in texts), strict=True)
@@ -191,7 +187,7 @@ class RowTokenizer:
         return all(is_whole or owners.count(text) - strays[text] >= least for text, is_whole in enumerate(whole))
 
     def chars_read(self, rows: Sequence[Text]) -> list[int]:
-        """Characters tokenised per row, if a first part is enough."""
+        """Characters per row, if a first part is enough."""
 
         def of_row(row: Text) -> int:
             shorter, longer = ("", row) if isinstance(row, str) else sorted(row, key=len)
@@ -217,19 +213,19 @@ class RowTokenizer:
 
     @functools.cached_property
     def _word_tokens(self) -> int | None:
-        """Most tokens of a word; None if unbounded."""
+        """None if unbounded."""
         model = self._cutting.model
         is_bert = isinstance(self._cutting.pre_tokenizer, pre_tokenizers.BertPreTokenizer)
         return model.max_input_chars_per_word if is_bert and isinstance(model, models.WordPiece) else None
 
     @functools.cached_property
     def _splits_words(self) -> bool:
-        """Whether a word's tokens depend on the word alone."""
+        """Otherwise a word's tokens depend on its neighbours."""
         before = self._cutting.pre_tokenizer
         return before is not None and len(before.pre_tokenize_str("word word")) > 1
 
     def encode_and_measure(self, rows: Sequence[Text]) -> tuple[list[Encoded], list[int]]:
-        """As `encode`, with each row's number of tokens before the cut."""
+        """Also give each row's number of tokens before the cut."""
         whole = self._whole.encode_batch_fast(rows)
         return [self._cut(encoding) for encoding in whole], [len(encoding) for encoding in whole]
 
@@ -269,10 +265,10 @@ class RowTokenizer:
 
 
 def kept_tokens(owners: Sequence[int | None], max_length: int, *, from_left: bool = False) -> list[int]:
-    """Ascending indices of the tokens that stay after a cut to `max_length`, the longer text first.
+    """Ascending indices of the tokens that stay after a cut to `max_length`. All special tokens stay.
 
     Args:
-        owners: as in `windows_of`. All special tokens stay.
+        owners: as in `windows_of`.
     """
     # Lists of 200,000 tokens would block other threads.
     numbers = np.array([-1 if owner is None else owner for owner in owners])
@@ -280,7 +276,7 @@ def kept_tokens(owners: Sequence[int | None], max_length: int, *, from_left: boo
     special = np.flatnonzero(numbers == -1)
     room = max(max_length - len(special), 0)
     shorter, longer = sorted(map(len, texts))
-    # As in the library: cut the longer text down to the shorter, then both alike.
+    # As in the library: cut the longer text to the shorter's length, then both alike.
     longer = min(longer, max(shorter, room - shorter))
     if shorter + longer > room:
         shorter, longer = room // 2, room - room // 2
@@ -292,7 +288,7 @@ def kept_tokens(owners: Sequence[int | None], max_length: int, *, from_left: boo
 
 
 def row_of(length: int, tokens: Callable[[Text], int], *, is_pair: bool) -> Text:
-    """A row of about `length` tokens, to measure latency. A pair's first text is short, as in real pairs."""
+    """A row of about `length` tokens, to measure latency. A pair's first text is short."""
 
     def words(count: int) -> Text:
         if not is_pair:
@@ -305,11 +301,7 @@ def row_of(length: int, tokens: Callable[[Text], int], *, is_pair: bool) -> Text
 
 
 def pad(encodings: Sequence[Encoded], info: TokenizerInfo) -> dict[str, np.ndarray]:
-    """Pad at least one row to the longest one.
-
-    Returns:
-        int64 (rows, longest) by input name. The attention mask is 0 on padding.
-    """
+    """Pad at least one row to the longest one: int64 (rows, longest) by input name."""
     parts, _ = spread(encodings)
     longest = max(map(len, parts))
     fillers = {"input_ids": info.pad_id, "attention_mask": 0, "token_type_ids": info.pad_type_id}

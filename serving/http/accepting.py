@@ -15,19 +15,19 @@ from kdc.serving.http.settings import ServeSettings
 
 _MOST = 64  # per loop turn
 _SPARE_FILES = 64  # descriptors for other uses
-_FEWEST_GRPC = 64  # connections; with fewer, one client could lock out even probes
+_FEWEST_GRPC = 64  # with fewer, one client could lock out probes
 _MOST_PROBES = 512
-_TO_REFUSE = 8  # above the limit: each takes a descriptor until refused
+_TO_REFUSE = 8  # each takes a descriptor until refused
 
 
 class Accepting:
     """Only for a single worker: with several, it would take connections from idle ones."""
 
     def __init__(self, server: Any, most_connections: int) -> None:
-        self._server, self._most_connections = server, most_connections  # uvicorn's server, in this event loop
-        self._listeners: list[socket.socket] = []  # copies: uvloop's sockets refuse `accept`
+        self._server, self._most_connections = server, most_connections  # uvicorn's, in this loop
+        self._listeners: list[socket.socket] = []  # copies: uvloop's refuse `accept`
         self._has_taken = False
-        self._handed: set[asyncio.Task[Any]] = set()  # connections without a protocol yet
+        self._handed: set[asyncio.Task[Any]] = set()  # without a protocol yet
 
     def more(self) -> None:
         if self._has_taken:
@@ -59,11 +59,11 @@ def listeners_of(server: Any) -> list[socket.socket]:
 
 
 def take_what_waits(listener: socket.socket, server: Any, most: float = math.inf) -> list[asyncio.Task[Any]]:
-    """Accept waiting connections; a task hands each to the server's protocol."""
+    """A task hands each connection to the server's protocol."""
     loop, config = asyncio.get_running_loop(), server.config
     listener.setblocking(False)
     connections: list[socket.socket] = []
-    with contextlib.suppress(OSError):  # none left, shut down, or out of descriptors
+    with contextlib.suppress(OSError):  # none left, or out of descriptors
         while len(connections) < most:
             connections.append(listener.accept()[0])
 
@@ -75,19 +75,19 @@ def take_what_waits(listener: socket.socket, server: Any, most: float = math.inf
 
 
 def most_connections(settings: ServeSettings) -> int:
-    """The setting, or what descriptors allow beside gRPC."""
+    """Descriptors may allow fewer than the setting."""
     grpc = 0 if settings.grpc_address is None else most_grpc_connections(settings)
     return max(1, min(settings.max_connections, _descriptors() - _SPARE_FILES - grpc))
 
 
 def most_grpc_connections(settings: ServeSettings) -> int:
-    """Each has up to 16 calls; even a refused one takes 25 kB and 0.3 ms."""
+    """Each has up to 16 calls; a refused one takes 25 kB and 0.3 ms."""
     most = max(_FEWEST_GRPC, settings.max_requests // 16)
     return max(1, min(settings.max_connections, most, (_descriptors() - _SPARE_FILES) // 2))
 
 
 def most_probes() -> int:
-    """Few descriptors, but enough that newer connections replace no probe too soon."""
+    """Enough that newer connections replace no probe too soon."""
     return max(_SPARE_FILES // 2, min(_MOST_PROBES, _descriptors() // 16))
 
 

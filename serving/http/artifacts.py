@@ -15,7 +15,7 @@ _NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9._-]+")
 
 
 def places_by_name(artifacts: str) -> dict[str, str]:
-    """Split `[NAME=]PLACE,...` into paths and addresses by name."""
+    """Split `[NAME=]PLACE,...`."""
     places: dict[str, str] = {}
     for part in _parts(artifacts):
         name, sign, place = part.partition("=")
@@ -43,7 +43,7 @@ def paths_by_name(artifacts: str) -> dict[str, Path]:
 
 
 def expected_sha256(given: str | None, names: Collection[str]) -> dict[str, str]:
-    """Split `SHA256` (of a single artifact) or `NAME=SHA256,...` by name."""
+    """Split `SHA256` (of a single artifact) or `NAME=SHA256,...`."""
     expected: dict[str, str] = {}
     for part in _parts(given or ""):
         name, _, value = part.rpartition("=")
@@ -62,7 +62,7 @@ def expected_sha256(given: str | None, names: Collection[str]) -> dict[str, str]
 def local(
     artifacts: str, *, allow_failed: bool = False, expect_sha256: str | None = None, verify_key: Keys = None
 ) -> str:
-    """Download addresses; return the list with absolute paths for workers in another folder. Symlinks are kept."""
+    """Download addresses; return the list with absolute paths, for workers in another folder. Symlinks are kept."""
     paths = places_by_name(artifacts)
     expected = expected_sha256(expect_sha256, paths)
     for name, place in paths.items():

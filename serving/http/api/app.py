@@ -1,4 +1,4 @@
-"""The HTTP app, alone or inside BentoML: routes, error handlers and the gate."""
+"""The HTTP app, alone or inside BentoML."""
 
 import asyncio
 import contextlib
@@ -69,7 +69,7 @@ def make_app(settings: ServeSettings) -> Starlette:
             if forwarding is not None:
                 await forwarding.close()
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(1):  # a pass that takes longer hangs
+                async with asyncio.timeout(1):  # a longer pass hangs
                     await registry.close()
                     if traces is not None:
                         await traces.close()

@@ -31,7 +31,6 @@ class ClassifyRequest(Question):
 
 
 def rows_of(texts: list[Any], settings: ServeSettings) -> list[Text]:
-    """Check rows from outside a body."""
     return within_limits(checked(ClassifyRequest, {"texts": texts}).rows, settings)
 
 

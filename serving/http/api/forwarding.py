@@ -1,4 +1,4 @@
-"""What goes to the decision model behind the service (`--upstream`), and how answers are merged.
+"""Decision models behind the service (`--upstream`), and merged answers.
 
 An artifact answers a question if it knows it and is sure; all others go upstream in one request.
 """
@@ -43,7 +43,7 @@ class _Decision:
     raw: bytes
     asked: dict[Any, Asked | None]
     state: Any
-    # Why each question is answered here ("sure"), or goes upstream.
+    # Why it is answered here ("sure") or upstream.
     reasons: dict[Any, str] = field(default_factory=dict)
     numbers: dict[Any, Numbers] = field(default_factory=dict)  # of those asked here
     tokens: int = 0
@@ -117,7 +117,7 @@ class Forwarding:
             )
         else:
             response = await self._merged(request, decision)
-        # If the upstream failed, answers below their threshold are not deferred ones.
+        # If the upstream failed, answers below their threshold are no deferred ones.
         if response.status_code == 200 and not decision.upstream_failed:
             self._audit(request, decision)
         return response
@@ -132,7 +132,7 @@ class Forwarding:
         return "stopped" if self._auditor.has_stopped(asked.model.name, _manifest(asked)) else "sure"
 
     async def _ask_here(self, request: Request, decision: _Decision, keys: Sequence[Key]) -> None:
-        """Ask the artifacts. If they fail, as with a full queue, the upstream answers."""
+        """If the artifacts fail, as with a full queue, the upstream answers."""
         known = [asked for key in keys if (asked := decision.asked[key]) is not None]
         if not known:
             return
@@ -221,7 +221,6 @@ class Forwarding:
         return JsonResponse(own, headers={SOURCE: "mixed"})
 
     async def relay(self, request: Request) -> Response:
-        """Relay a request for another route, and stream its reply."""
         if self._upstream.spends_own_key and self._settings.api_key_env is None:
             what = "the upstream's other routes take its key; serve with --api-key-env or --forward-key to open them"
             raise ApiError(404, what)

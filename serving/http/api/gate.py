@@ -27,7 +27,7 @@ ALWAYS_OPEN = frozenset(
     | {"/grpc.health.v1.Health/Check"}
 )
 
-# Content types that browsers post across sites without a CORS preflight. `curl -d` and others send the latter two.
+# Browsers post these content types across sites without a CORS preflight. `curl -d` and others send the latter two.
 _NEVER_JSON, _PERHAPS_JSON = {b"text/plain", b"multipart/form-data"}, {b"application/x-www-form-urlencoded", b""}
 
 _MOST_TURNS = 100  # closing takes one or two
@@ -35,7 +35,7 @@ _NO_ANSWER = 499  # nginx's status: the client left
 
 
 async def wait_for_freed_memory(scope: Scope) -> None:
-    """Wait until given-up connections are closed: replies must not pile up in memory."""
+    """Replies must not pile up in memory of given-up connections."""
     for _ in range(_MOST_TURNS):
         if not scope.get("kdc_given_up"):
             return
@@ -67,7 +67,7 @@ class Gate:
 
     @contextlib.asynccontextmanager
     async def turn(self, is_large: bool) -> AsyncIterator[None]:
-        """A large request's piece gets a loop turn of its own; small requests run between."""
+        """A large request's piece gets a loop turn of its own."""
         if not is_large:
             yield
             return
@@ -76,7 +76,7 @@ class Gate:
             await asyncio.sleep(0)
 
     def hold(self, scope: Scope, size: int, *, leave: int = 0) -> None:
-        """Count bytes of a body or reply until its request ends. `leave` bytes must stay free."""
+        """Until the request ends, its bytes count. `leave` bytes must stay free."""
         if self._bytes + size + leave > self._settings.max_bodies_bytes:
             raise ApiError(
                 429,

@@ -24,11 +24,11 @@ from kdc.serving.http.api.gate import Gate
 from kdc.serving.http.replies import EMPTY, ApiError
 from kdc.serving.http.settings import ServeSettings
 
-# Most `Marks`: for each row (V2's pairs have the most), and for all else.
+# Most `Marks`: for each row, and for all else.
 _MARKS_A_ROW, _OTHER_MARKS = 8, 512
-SMALL_BYTES = 32 * 1024  # smaller bodies take no turns and are not counted
-MOST_OF_A_KEY = 100  # characters of a key in a message
-_CLOSE = {"Connection": "close"}  # the body's rest stays unread
+SMALL_BYTES = 32 * 1024  # smaller ones take no turns
+MOST_OF_A_KEY = 100  # characters in a message
+_CLOSE = {"Connection": "close"}  # with an unread rest
 
 
 class Part(BaseModel):
@@ -58,8 +58,6 @@ def _keys_of(kind: type[Body]) -> frozenset[str]:
 
 
 class Otherwise:
-    """Replaces pydantic's error message."""
-
     def __init__(self, message: str) -> None:
         self._message = message
 
@@ -74,13 +72,13 @@ def in_a_list(value: Any) -> Any:
 Pair = Annotated[list[str], Field(min_length=1, max_length=2)]
 Row = Annotated[str | Pair, Otherwise("Input should be a text, [text] or [text, text]; a batch: [[...], [...]]")]
 Batch = Annotated[list[Row], Field(min_length=1, fail_fast=True)]
-# Any JSON: a name that is no string gets 404, as an unknown model does.
+# Any JSON: a name that is no string gets 404.
 ModelName = Annotated[Any, WithJsonSchema({"type": ["string", "null"]})]
 B = TypeVar("B", bound=Part)
 
 
 def checked(kind: type[B], document: Any) -> B:
-    """The `ApiError` (422) names the first wrong field, without the document's text."""
+    """The error names the first wrong field, without the document's text."""
     try:
         return kind.model_validate(document)
     except ValidationError as error:
@@ -91,7 +89,7 @@ def checked(kind: type[B], document: Any) -> B:
 
 
 def within_limits(batch: Sequence[str | list[str]], settings: ServeSettings) -> list[Text]:
-    """Check the number and lengths of texts; returns texts and pairs."""
+    """Returns texts and pairs."""
     if len(batch) > settings.max_texts:
         raise ApiError(422, f"too many texts; given: {len(batch)}; at most {settings.max_texts} a request")
     rows = [[row] if isinstance(row, str) else row for row in batch]
@@ -117,7 +115,7 @@ class Marks:
         self._rest = b""  # the last piece's final backslash
 
     def add(self, piece: bytes) -> None:
-        piece = (self._rest + piece).replace(b"\\\\", b"").replace(b'\\"', b"")  # left to right, as JSON reads them
+        piece = (self._rest + piece).replace(b"\\\\", b"").replace(b'\\"', b"")  # left to right, like JSON
         self._rest = b"\\" if piece.endswith(b"\\") else b""
         parts = piece.split(b'"')
         outside = b"".join(parts[self._in_string :: 2])
@@ -191,9 +189,9 @@ async def decode_in_turn(request: Request, body: bytes) -> Any:
 
 
 def decoded(body: bytes) -> Any:
-    """Decode JSON in the event loop: a thread would hold the interpreter's lock too. `Marks` bounds it to 16 ms."""
+    """A thread would hold the interpreter's lock too. `Marks` bounds the time to 16 ms."""
     try:
         return orjson.loads(body)
     except orjson.JSONDecodeError:
         wrong = "is not valid JSON in UTF-8" if body.strip() else 'is empty; send {"inputs": "a text"}'
-    raise ApiError(400, f"the body {wrong}")  # out here: the decoder's error holds the document
+    raise ApiError(400, f"the body {wrong}")  # the decoder's error holds the document

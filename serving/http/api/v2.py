@@ -117,9 +117,9 @@ async def infer(request: Request) -> Response:
     Binary tensors follow the JSON, whose length is in Inference-Header-Content-Length."""
     _model(request)  # 404 before the body is read
     body, rows = await _read(request)
-    model = _model(request)  # again: a reload may have replaced it
+    model = _model(request)  # a reload may have replaced it
     outputs, request_id = requested_outputs(body, has_labels=bool(model.engine.labels)), id_of(body.id)
-    del body  # frees the body while the request waits
+    del body  # frees it while waiting
     is_binary = outputs.get("probabilities")
     wanted = Wanted(top_k=1)
     if is_binary is not None:
@@ -161,7 +161,7 @@ def id_of(value: object) -> str | None:
 
 
 def read_rows(body: InferRequest, tail: bytes, settings: ServeSettings) -> list[Text]:
-    """The rows of a request; `tail` holds its binary tensors."""
+    """`tail` holds the binary tensors."""
     columns: dict[str, list[list[str]]] = {}
     start = 0
     for tensor in body.inputs:
@@ -206,7 +206,7 @@ def _within(values: Iterable[str], settings: ServeSettings) -> list[str]:
 
 
 def _read_bytes_tensor(raw: bytes) -> Iterator[str]:
-    """Decode a BYTES tensor: for each element a little-endian uint32 length, then UTF-8."""
+    """For each element a little-endian uint32 length, then UTF-8."""
     end = 0
     while end < len(raw):
         start = end + 4
@@ -251,7 +251,7 @@ async def _reply(
 
 
 def requested_outputs(body: InferRequest, *, has_labels: bool) -> dict[str, bool]:
-    """The requested outputs (default: all), and whether each is raw."""
+    """By default all outputs. True: raw."""
     known = _OUTPUTS if has_labels else _OUTPUTS[1:]
     by_default = _flag(body.parameters, "binary_data_output")
     if not body.outputs:
@@ -269,7 +269,7 @@ def _flag(parameters: dict[str, Any] | None, name: str, default: bool = False) -
 
 
 def output(model: Model, name: str, probabilities: np.ndarray) -> tuple[dict[str, Any], np.ndarray | list[str]]:
-    """An output's description and values; `probabilities` are (rows, outputs)."""
+    """`probabilities` are (rows, outputs)."""
     if name == "probabilities":
         return {"name": name, "datatype": "FP32", "shape": list(probabilities.shape)}, probabilities
     labels = [model.engine.labels[column] for column in probabilities.argmax(axis=1).tolist()]
