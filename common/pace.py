@@ -51,7 +51,7 @@ class Pace:
         self._beyond: list[int] = []  # untimed neighbours
         self._steps = 0  # since the last comparison
         self._settled = 0.0  # after the last comparison
-        self._wait = _LOOK_AGAIN_S  # for a comparison
+        self._wait = _LOOK_AGAIN_S  # until the next comparison
 
     def _no_steps(self) -> dict[int, deque[tuple[int, float]]]:
         return {threads: deque(maxlen=self._remembered) for threads in self.choices}

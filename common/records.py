@@ -37,7 +37,7 @@ class Dialect:
         if len(mark := self.delimiter_of("csv")) != 1 or mark in '"\r\n\0':
             raise InputError("a delimiter is one character", given=repr(mark), remedy="for example --delimiter ';'")
         try:
-            "".encode(self.codec)  # fails for codecs of no text
+            "".encode(self.codec)  # codecs of bytes fail too
         except (LookupError, ValueError):
             raise InputError("no such encoding", given=self.encoding, remedy=f"such as {_ENCODINGS}") from None
 

@@ -16,7 +16,7 @@ from kdc.serving.http import runtime
 log = logging.getLogger("kdc.serve")
 # BentoML's worker command, without the socket's descriptor.
 _WORKER = (sys.executable, "-m", "_bentoml_impl.worker.service", "kdc.serving.service:Classifier")
-_KILLED_S = 5.0  # a killed worker's driver may hang
+_KILLED_S = 5.0  # its driver may hang
 _RECENT_S = 60.0  # seconds for which a death counts
 _WAITS_S = (0.0, 0.0, 1.0, 2.0, 4.0, 8.0)  # by recent deaths per worker
 _FAILED_STARTS = 5  # in a row, per worker
@@ -48,12 +48,12 @@ class Workers:
                     env=self._environment,
                     stdin=subprocess.DEVNULL,
                     pass_fds=[self._listener.fileno()],
-                    start_new_session=True,  # Ctrl-C must reach this process alone
+                    start_new_session=True,  # Ctrl-C must not reach it
                 )
             )
 
     def restart(self, now: float | None = None) -> None:
-        """Replace dead workers, unless it is too early. `now` is in seconds of `time.monotonic`."""
+        """Replace dead workers, unless it is too early. `now` is by `time.monotonic`."""
         now = time.monotonic() if now is None else now
         for process in [process for process in self._processes if process.poll() is not None]:
             self._processes.remove(process)
@@ -76,7 +76,7 @@ class Workers:
                 log.warning("a worker cannot be started now: %s", error)
 
     def stop(self, bound_s: float) -> None:
-        """Stop all workers, by force after `bound_s`: a forward pass may hang."""
+        """By force after `bound_s`: a forward pass may hang."""
         for process in self._processes:
             process.terminate()
         self._wait(bound_s)

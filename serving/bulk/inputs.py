@@ -76,7 +76,7 @@ class Window:
             return self.rows
         try:
             return self.batch.to_pylist()
-        except (ValueError, OverflowError) as error:  # nanoseconds, late years
+        except (ValueError, OverflowError) as error:  # nanoseconds, years beyond 9999
             what = f"a value has no form in text: {error}"
             raise InputError(what, given=self.file, remedy="write .parquet") from error
 

@@ -46,7 +46,7 @@ class Job:
 
     @property
     def added_columns(self) -> dict[str, str]:
-        """New columns by name: "text", "texts" or "number"."""
+        """Types of the new columns: "text", "texts" or "number"."""
         traits, labels = self.task.traits, self.task.labels if self.request.all_scores else ()
         types = {"label": "texts" if traits.has_lists else "text"} if traits.has_labels else {}
         types |= {"score": "number"} | ({"set": "texts"} if self.task.sets is not None else {})

@@ -33,7 +33,7 @@ class Actors:
 class Work:
     finished: FinishedWindows
     writer: Writer
-    columns_seen_at: tuple[int, int]  # of the first good row
+    columns_seen_at: tuple[int, int]  # file and window of the first good row
     run: str  # in the names of marks
 
 
@@ -59,7 +59,9 @@ def windows_of(row: Row, work: Work) -> Iterator[Row]:
 
 
 class Answerer:
-    """Args:
+    """An actor loads the model once.
+
+    Args:
     task: a reference to (`Work`, `Actors`, artifact files), in a list so that each actor fetches from its own node.
     """
 

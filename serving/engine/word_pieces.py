@@ -37,7 +37,7 @@ class WordPieces:
     Args:
         frames: for single texts, and for pairs.
         longest: most tokens of an uncut row, special tokens included.
-        added: tokens; texts with one's first character are left to the library.
+        added: added tokens; texts with one's first character are left to the library.
     """
 
     def __init__(

@@ -81,7 +81,7 @@ def most_connections(settings: ServeSettings) -> int:
 
 
 def most_grpc_connections(settings: ServeSettings) -> int:
-    """Each has up to 16 calls; a refused one takes 25 kB and 0.3 ms."""
+    """Each has up to 16 calls; even a refused one takes 25 kB and 0.3 ms."""
     most = max(_FEWEST_GRPC, settings.max_requests // 16)
     return max(1, min(settings.max_connections, most, (_descriptors() - _SPARE_FILES) // 2))
 

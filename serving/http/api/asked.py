@@ -29,7 +29,7 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class Numbers:
-    probabilities: list[float]  # by option; a noul's is of yes alone
+    probabilities: list[float]  # by option, sum 1; a noul's is of yes alone
     confidence: float
     more: dict[str, bool]  # {"x_abstained": True} if the artifact abstains
 

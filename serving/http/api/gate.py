@@ -35,7 +35,7 @@ _NO_ANSWER = 499  # nginx's status: the client left
 
 
 async def wait_for_freed_memory(scope: Scope) -> None:
-    """Replies must not pile up in memory of given-up connections."""
+    """Wait until given-up connections are closed: replies must not pile up in memory."""
     for _ in range(_MOST_TURNS):
         if not scope.get("kdc_given_up"):
             return

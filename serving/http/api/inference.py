@@ -18,7 +18,7 @@ from kdc.serving.http.model import Answer, Model
 from kdc.serving.http.replies import ABSTAINED, ARTIFACT, ApiError
 
 _OUTPUT_BYTES = 12  # a logit twice, and a probability
-_WATCH_S = 0.05  # most answers are faster
+_WATCH_S = 0.05  # then a task watches the client; most answers are faster
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from kdc.serving.http.api.request_body import in_a_list
 from kdc.serving.http.model import Answer, Model
 from kdc.serving.http.replies import ApiError, JsonResponse, written
 
-_TIMES = 3  # names of a label
+_TIMES = 3  # a result names each label three times
 _Texts = Annotated[list[str], Field(min_length=1, fail_fast=True)]
 
 

@@ -26,9 +26,9 @@ from kdc.serving.http.settings import ServeSettings
 
 # Most `Marks`: for each row, and for all else.
 _MARKS_A_ROW, _OTHER_MARKS = 8, 512
-SMALL_BYTES = 32 * 1024  # smaller ones take no turns
+SMALL_BYTES = 32 * 1024  # smaller bodies take no turns
 MOST_OF_A_KEY = 100  # characters in a message
-_CLOSE = {"Connection": "close"}  # with an unread rest
+_CLOSE = {"Connection": "close"}  # the body's rest stays unread
 
 
 class Part(BaseModel):

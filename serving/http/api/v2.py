@@ -251,7 +251,7 @@ async def _reply(
 
 
 def requested_outputs(body: InferRequest, *, has_labels: bool) -> dict[str, bool]:
-    """By default all outputs. True: raw."""
+    """The requested outputs (default: all), and whether each is raw."""
     known = _OUTPUTS if has_labels else _OUTPUTS[1:]
     by_default = _flag(body.parameters, "binary_data_output")
     if not body.outputs:

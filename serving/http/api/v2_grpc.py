@@ -28,7 +28,7 @@ _OTHER_FIELDS = 512  # besides the texts
 # Nested messages, by field.
 _PARTS = {("request", 5): "tensor", ("request", 6): "output", ("tensor", 5): "contents"}
 _SHAPE, _TEXTS = ("tensor", 3), ("contents", 8)
-_FIXED = {1: 8, 5: 4}  # by wire type; no groups
+_FIXED = {1: 8, 5: 4}  # bytes of wire types; groups (3, 4) never occur
 
 M = TypeVar("M", bound=Message)
 
@@ -130,7 +130,7 @@ def _require_few_fields(message: bytes, max_texts: int) -> None:
                 size, at = varint(message, at)
                 if field in _PARTS:
                     waiting.append((_PARTS[field], at, min(at + size, end)))
-                fields += size if field == _SHAPE else 0  # numbers of a byte
+                fields += size if field == _SHAPE else 0  # a byte for each number
                 at += size
             else:
                 at += _FIXED[wire]
