@@ -197,7 +197,7 @@ class Variant(Frozen):
     parity: float | None = None
     batch_invariance: float | None = None  # largest difference alone and in a batch
     opset: int  # ONNX operator version
-    ir: int  # ONNX file format version
+    ir: int  # ONNX format version
     candidate: str | None = None  # winning int8 candidate
     latency_p50_ms: float | None = None  # of one row
     latency_p95_ms: float | None = None  # of one row

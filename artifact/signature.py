@@ -19,7 +19,7 @@ from kdc.artifact.folder import opened
 from kdc.artifact.manifest import MANIFEST_NAME, SIGNATURE_NAME, Manifest
 from kdc.common.errors import InputError, installing
 
-Keys = Sequence[str] | None  # PEM files or env:NAME; None: no signature is needed
+Keys = Sequence[str] | None  # public keys: PEM files or env:NAME; None: no signature is needed
 MAX_SIGNATURE_BYTES = 64 * 1024
 VARIABLE = "env:"
 _PAYLOAD_TYPE = "application/vnd.in-toto+json"

@@ -1,5 +1,3 @@
-"""Usable cores, busy cores, and control groups."""
-
 import contextlib
 import os
 import time

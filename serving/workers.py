@@ -1,5 +1,3 @@
-"""The workers of `kdc serve`."""
-
 import logging
 import os
 import socket
@@ -16,7 +14,7 @@ from kdc.serving.http import runtime
 log = logging.getLogger("kdc.serve")
 # BentoML's worker command, without the socket's descriptor.
 _WORKER = (sys.executable, "-m", "_bentoml_impl.worker.service", "kdc.serving.service:Classifier")
-_KILLED_S = 5.0  # its driver may hang
+_KILLED_S = 5.0  # a killed worker's driver may hang
 _RECENT_S = 60.0  # seconds for which a death counts
 _WAITS_S = (0.0, 0.0, 1.0, 2.0, 4.0, 8.0)  # by recent deaths per worker
 _FAILED_STARTS = 5  # in a row, per worker
@@ -76,7 +74,7 @@ class Workers:
                 log.warning("a worker cannot be started now: %s", error)
 
     def stop(self, bound_s: float) -> None:
-        """By force after `bound_s`: a forward pass may hang."""
+        """Stop all workers, by force after `bound_s`: a forward pass may hang."""
         for process in self._processes:
             process.terminate()
         self._wait(bound_s)

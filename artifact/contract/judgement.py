@@ -1,5 +1,3 @@
-"""A contract and its verdict."""
-
 from collections.abc import Sequence
 from statistics import NormalDist
 from typing import Annotated, NamedTuple, Self

@@ -1,5 +1,3 @@
-"""Limits, conditions and measurements of a contract."""
-
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 

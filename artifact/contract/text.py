@@ -1,5 +1,3 @@
-"""A judgement for people: table, sentence, advice."""
-
 from kdc.artifact.contract.judgement import Judgement
 from kdc.common.errors import InputError
 from kdc.common.tables import aligned

@@ -31,7 +31,7 @@ class Documents:
         return sum(map(len, self.by_name.values()))
 
     def renew_signature(self, folder: Path) -> bool:
-        """Write a new signature; return whether it was new."""
+        """Write a new signature into the folder; return whether it was new."""
         if self.signature is None or self.signature == read_signature(folder):
             return False
         write_whole(folder / SIGNATURE_NAME, self.signature, shared=True)

@@ -1,5 +1,3 @@
-"""Answered windows as bytes."""
-
 from __future__ import annotations
 
 import csv

@@ -62,7 +62,7 @@ class Answerer:
     """An actor loads the model once.
 
     Args:
-    task: a reference to (`Work`, `Actors`, artifact files), in a list so that each actor fetches from its own node.
+        task: a reference to (`Work`, `Actors`, artifact files), in a list so that each actor fetches from its own node.
     """
 
     def __init__(self, task: list[Any]) -> None:

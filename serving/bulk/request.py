@@ -1,5 +1,3 @@
-"""The request of `kdc predict`."""
-
 import importlib.util
 from pathlib import Path
 

@@ -111,7 +111,7 @@ def _answers(scores: NDArray[np.float32], job: Job) -> dict[str, list[Any]]:
     if task.traits.has_labels:
         gets = decided(scores, task)
         columns.append(in_words(gets, task))
-        if task.traits.is_exclusive:  # may be less probable
+        if task.traits.is_exclusive:  # a threshold may give the less probable class
             best = np.where(gets.any(axis=1), np.where(gets, scores, 0).max(axis=1), best)
     columns.append(best.tolist())
     if task.sets is not None:

@@ -153,7 +153,7 @@ def _create(
         session = onnxruntime.InferenceSession(content, options, providers=providers, disabled_optimizers=slow)
     except Exception as error:
         raise _unusable("ONNX Runtime cannot load the model", f"{path}: {error}") from error
-    session._model_bytes = None  # kept for another provider
+    session._model_bytes = None  # kept by ONNX Runtime for another provider
     return session
 
 

@@ -27,7 +27,7 @@ class Accepting:
         self._server, self._most_connections = server, most_connections  # uvicorn's, in this loop
         self._listeners: list[socket.socket] = []  # copies: uvloop's refuse `accept`
         self._has_taken = False
-        self._handed: set[asyncio.Task[Any]] = set()  # without a protocol yet
+        self._handed: set[asyncio.Task[Any]] = set()  # connections without a protocol yet
 
     def more(self) -> None:
         if self._has_taken:

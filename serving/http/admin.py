@@ -95,7 +95,7 @@ class _Server:
 
 @contextlib.contextmanager
 def admin_port(port: int, *, is_ready: Callable[[], bool], metrics: Metrics, shared: bool) -> Iterator[None]:
-    """Enter it in the event loop. If workers share the port, any of them answers, at all IPv4 addresses."""
+    """Enter it in the event loop. It listens at all IPv4 addresses. If workers share the port, any of them answers."""
     turned = time.monotonic()
 
     async def beat() -> None:

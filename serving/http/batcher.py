@@ -23,7 +23,7 @@ log = logging.getLogger("kdc.serve")
 
 # After so many failures no single row is to blame.
 _MOST_FAILURES = 32
-_AVERAGED_S = 2.0  # average of `_others`
+_AVERAGED_S = 2.0  # seconds that `_others` averages
 # Seconds; longer passes take no rows out of turn.
 _AHEAD_S = 0.0025
 
@@ -34,7 +34,7 @@ Forward = Callable[[Sequence[Part]], np.ndarray]
 class Batcher:
     """Use it in one event loop."""
 
-    forward: Forward  # with all threads, while no other pass runs
+    forward: Forward  # (rows, outputs), with all threads, while no other pass runs
     _: KW_ONLY
     beside: Forward | None = None  # with a share of the threads
     lanes: int = 1
@@ -55,7 +55,7 @@ class Batcher:
     def __post_init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._lock = threading.Lock()
-        self._idle: list[threading.Condition] = []  # idle lanes, last one last
+        self._idle: list[threading.Condition] = []  # of idle lanes; the last ran last
         self.queue = Queue()
         self._arrivals = 0
         self._running = 0
@@ -84,7 +84,7 @@ class Batcher:
             if queued and queued + tokens > most:
                 retry_after = max(1, round(queued / speed)) if speed is not None else 1
                 raise Overloaded(f"{queued} of {most} tokens are queued", retry_after)
-        # Answered clients ask again.
+        # Answered clients ask again, so the number of waiting requests stays.
         if speed is not None and (1 + self._others) * tokens > speed * self.max_seconds and len(self.queue):
             seconds = (1 + self._others) * tokens / speed
             why = f"{tokens} tokens would take {seconds:.0f} s beside {self._others:.0f} other requests"

@@ -25,7 +25,7 @@ _CODES = {
 _TRAILING = ("x-artifact", "retry-after")  # reply headers in trailing metadata
 _READ_S, _HURRIED_S = 2.0, 0.1  # for a message; hurried if `_reading` is full
 _END_S = 0.5  # for the last calls
-_SPARE_CALLS = 128  # which the gate refuses and counts
+_SPARE_CALLS = 128  # above `max_requests`: the gate refuses and counts them
 _METADATA = 16 * 1024  # bytes of a call
 # A reply is small if 2,048 of its size fit into the limit of unread bytes. By default clients have at most 1,024 calls.
 _SMALL_REPLIES = 2048

@@ -187,7 +187,7 @@ class Metrics(Collector):
         return self.predictions.labels(model, label if label in known else OTHER)
 
     def exposition(self) -> bytes:
-        """Kept for 1 s or ten times what it took."""
+        """The text is kept for 1 s, or ten times what it took to make."""
         with self._telling:
             if (told := self.told()) is None:
                 began = time.monotonic()

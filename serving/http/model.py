@@ -136,7 +136,7 @@ class Model:
             self._active -= 1
 
     async def close(self) -> None:
-        while self._active:  # some are tokenising
+        while self._active:  # a request may still be tokenising
             await asyncio.sleep(0.01)
         self._tokenizer_pool.close()
         await self._batcher.close()

@@ -87,28 +87,28 @@ class BoundedProtocol(HttpToolsProtocol):
         self.timeout_keep_alive: float = BoundedProtocol.settings.keep_alive_s  # type: ignore[assignment]
         self._clock: asyncio.TimerHandle | None = None  # aborts slow senders
         self._unread: asyncio.TimerHandle | None = None  # aborts slow readers
-        self.running: Any = None  # `cycle` is the newest
+        self.running: Any = None  # the request in work; `cycle` is the newest
         self._received = b""  # unparsed, because requests wait
         self._in_head = False
         self._is_between = False  # between two requests
         self._head_bytes = self._fields = 0
-        self._left = 0  # of the body, by Content-Length
+        self._left = 0  # body bytes to come
         self._chunks = self._chunked = 0  # and their bytes
         self._stalled = 0  # bytes since the last head or piece
         self._refusal = (400, "this is not a valid HTTP request")
         self._ending = False  # no answers; input is dropped
         self._deaf = False  # input is dropped; earlier requests are still answered
         self._linger = LINGER_BYTES
-        self._is_unsent = False  # the last answer is
+        self._is_unsent = False  # the last answer is not sent yet
         # By last input: connections that await a request or its rest.
         self._idle: dict[BoundedProtocol, float] = vars(self.server_state).setdefault("kdc_idle", {})
-        self._written = 0  # bytes in memory
+        self._written = 0  # bytes of the last write
         # Unsent bytes, the longest waiting connection first.
         self._unsent: dict[BoundedProtocol, int] = vars(self.server_state).setdefault("kdc_unsent", {})
         self._given_up: set[BoundedProtocol] = vars(self.server_state).setdefault("kdc_given_up", set())
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """The longest idle connection makes room, or this one is refused."""
+        """If there are too many connections, end the longest idle one, else refuse this one."""
         super().connection_made(transport)
         if BoundedProtocol.accepting is not None:
             BoundedProtocol.accepting.more()
@@ -243,7 +243,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._count("unread")
 
     def resume_writing(self) -> None:
-        """The client of a closing connection must read all."""
+        """A closing connection keeps its clock: its client must read all."""
         self._unsent.pop(self, None)
         if not self._ending:
             _stop(self._unread)
@@ -267,7 +267,7 @@ class BoundedProtocol(HttpToolsProtocol):
         return self._end(idle for idle in self._idle_for_long(IDLE_S) if not idle.transport.get_write_buffer_size())
 
     def _make_room(self) -> bool:
-        """Otherwise clients without bodies could hold all places."""
+        """A complete request waits less, or clients without bodies could hold all places."""
         candidates = self._idle_for_long(IDLE_S if self.running.more_body else STALL_S)
         return self._end(idle for idle in candidates if idle.cycle and not idle.cycle.response_complete)
 
@@ -347,7 +347,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self.cycle.more_body = False
         super().on_message_complete()
         self._idle.pop(self, None)
-        if self.cycle.response_complete:  # for the body's rest
+        if self.cycle.response_complete:  # the clock was for the body's rest
             _stop(self._clock)
             self._now_idle()
             self._forget_request()
@@ -389,7 +389,8 @@ class BoundedProtocol(HttpToolsProtocol):
         self.headers = None  # type: ignore[assignment]
 
     def close_gently(self) -> None:
-        """Close after the last answer, and drop input for a while: with unread input the kernel would reset."""
+        """Close after the last answer, and drop input for a while. The kernel would reset a connection with unread
+        input, and lose the answer."""
         if self.transport.is_closing():
             return
         self._ending = True

@@ -141,7 +141,7 @@ class Queue:
         without_large = len(self._requests) <= _FEW_REQUESTS and not _is_large(next_row, ahead)
         while last - first < max_rows:
             count = last - first + 1
-            # Padding for each neighbour.
+            # Padding that each neighbour adds.
             shorter = longest - rows[first - 1].length if first > 0 else None
             longer = (rows[last].length - longest) * (count - 1) if last < len(rows) else None
             if shorter is None and longer is None:

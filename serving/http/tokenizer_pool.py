@@ -31,7 +31,7 @@ _BYTES_A_TOKEN = 16  # about the most in any script
 @dataclass(slots=True, eq=False)
 class _Work:
     rows: Sequence[Text]
-    sizes: list[int]  # characters that are read
+    sizes: list[int]  # (rows,) characters that are read
     side: str | None
     future: asyncio.Future[list[Encoded]]
     chars: int  # that wait
@@ -52,7 +52,7 @@ class TokenizerPool:
         self._count = max(1, min(_MOST_THREADS, engine.threads // 2))
         self._changed = threading.Condition()
         self._works: set[_Work] = set()
-        self._cost = 5e-7  # of a character
+        self._cost = 5e-7  # average core seconds a character
         self._turns: list[tuple[float, int, _Work]] = []  # a heap of waiting requests
         self._arrivals = itertools.count()
         self._clock = 0.0  # in core seconds

@@ -23,7 +23,7 @@ log = logging.getLogger("kdc.serve")
 Outcome = Literal["agree", "differ", "deferred", "dropped", "failed"]
 _MOST_WAITING, _MOST_BYTES = 64, 8 << 20  # waiting audits, their bodies
 _AT_A_TIME = 2  # requests
-_LOOK_S = 1.0  # until another's stop is seen
+_LOOK_S = 1.0  # until another worker's stop is seen
 _BOUND = re.compile(r"(disagreement|error)<=([0-9.e-]+)")
 
 
@@ -91,7 +91,7 @@ class Auditor:
         self._records[manifest.sha256].check()
 
     def has_stopped(self, model: str, manifest: Manifest) -> bool:
-        """The artifact differs from the upstream too often."""
+        """Whether the artifact differs from the upstream too often."""
         sha256 = manifest.sha256
         if sha256 not in self._records:
             budget = budget_of(manifest) if self._budget is None else self._budget

@@ -3,12 +3,12 @@
 from dataclasses import dataclass
 
 _FAILURES = 5  # in a row, until it opens
-_FIRST_S, _LONGEST_S = 1.0, 30.0  # open; doubled by each failed trial
+_FIRST_S, _LONGEST_S = 1.0, 30.0  # seconds open; doubled by each failed trial
 
 
 @dataclass
 class Breaker:
-    """Times are by a monotonic clock."""
+    """Times are seconds of a monotonic clock."""
 
     failures: int = 0  # in a row
     opened_s: float = 0.0  # seconds; 0: closed

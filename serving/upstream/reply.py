@@ -1,4 +1,4 @@
-"""A reply of the upstream, and its failures. Imports no HTTP client."""
+"""Imports no HTTP client."""
 
 from dataclasses import dataclass
 

@@ -16,7 +16,7 @@ from kdc.serving.http.registry import Registry
 from kdc.serving.http.replies import ABSTAINED, ARTIFACT, ApiError, Steps
 
 MOST_QUESTIONS = 400  # of a request, as in OpenAI's API
-_MOST_LISTED = 20  # questions in a message
+_MOST_LISTED = 20
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,7 +43,7 @@ class _Decision:
     raw: bytes
     asked: dict[Any, Asked | None]
     state: Any
-    # Why it is answered here ("sure") or upstream.
+    # Why a question is answered here ("sure") or upstream.
     reasons: dict[Any, str] = field(default_factory=dict)
     numbers: dict[Any, Numbers] = field(default_factory=dict)  # of those asked here
     tokens: int = 0
@@ -117,7 +117,7 @@ class Forwarding:
             )
         else:
             response = await self._merged(request, decision)
-        # If the upstream failed, answers below their threshold are no deferred ones.
+        # If the upstream failed, answers below their threshold are not deferred ones.
         if response.status_code == 200 and not decision.upstream_failed:
             self._audit(request, decision)
         return response

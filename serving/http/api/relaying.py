@@ -1,5 +1,3 @@
-"""Replies of the upstream, as they are."""
-
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send

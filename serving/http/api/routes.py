@@ -1,5 +1,3 @@
-"""The routes in the OpenAPI document."""
-
 import asyncio
 import functools
 

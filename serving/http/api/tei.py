@@ -20,7 +20,7 @@ from kdc.serving.http.model import Answer, Model
 from kdc.serving.http.replies import ApiError, JsonResponse, written
 
 _KINDS: dict[str | None, Kind] = {"softmax": "classification", "sigmoid": "multilabel", "none": "regression"}
-_MANY_LABELS, _FEW_OF = 256, 16  # then a `top_k` of a sixteenth needs no full sort
+_MANY_LABELS, _FEW_OF = 256, 16  # with so many labels, a `top_k` of a sixteenth needs no full sort
 
 
 def _lower(value: Any) -> Any:
