@@ -326,7 +326,10 @@ class Engine:
         return self._tokenizer.has_cut(side)
 
     def warm_up(self, max_batch_tokens: int = 1024) -> None:
-        """First requests must not wait for memory. `max_batch_tokens`: padded tokens of the largest pass."""
+        """First requests must not wait for memory.
+
+        `max_batch_tokens`: padded tokens of the largest pass, whose memory stays.
+        """
         short = self.encode([("a", "a") if self.task.is_pair else "a"])[0]
         word_id = short.ids[len(short) // 2]
         lengths = [8 * 2**power for power in range(12) if 8 * 2**power < self.tokenizer_info.max_length]

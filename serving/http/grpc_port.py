@@ -34,7 +34,7 @@ _TOO_MUCH_UNREAD = b'{"error": "clients leave too many bytes of replies unread; 
 
 @contextlib.asynccontextmanager
 async def grpc_port(app: ASGIApp, methods: Collection[str], settings: ServeSettings) -> AsyncIterator[None]:
-    """`app` answers POST at `methods` with a message, or an error of `replies`."""
+    """`app` answers POST at `methods` with a message, or an error of `replies`; others are UNIMPLEMENTED."""
     assert settings.grpc_address is not None
     server = grpc.aio.server(
         handlers=(_Calls(app, methods, settings),),
@@ -100,7 +100,7 @@ class _Calls(grpc.GenericRpcHandler):
             unread = False
             async with self._reading:
                 seconds = _HURRIED_S if self._reading.locked() else _READ_S
-                async with asyncio.timeout(seconds):
+                async with asyncio.timeout(seconds):  # a late message is 504
                     message = await anext(messages, None)
             if message is None:  # too large (grpc has answered), or the client left
                 unread = True
