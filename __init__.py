@@ -2,7 +2,7 @@
 
     import kdc
 
-    result = kdc.compress(task="pydocs", family="minilm")  # takes minutes; the same call again resumes the run
+    result = kdc.compress(task="pydocs", family="minilm")  # takes minutes
     engine = kdc.load(result.artifact)
     engine.predict([("What does `shutil.copytree` do?", "Recursively copy a directory tree.")])
 
@@ -67,9 +67,6 @@ def load(
         allow_failed: accept an artifact that failed its contract.
         expect_sha256: the SHA-256 that the manifest must have.
 
-    Returns:
-        An engine. Its `predict` returns probabilities (rows, classes).
-
     Raises:
         InputError: the artifact is missing, not the expected one, or failed its contract.
         KdcError: the artifact is damaged, or the device did not start.
@@ -116,7 +113,7 @@ def compress(
 
     Raises:
         InputError: a setting, a file or a row is wrong.
-        KdcError: a stage failed; the message says what to do.
+        KdcError: a stage failed.
     """
     resolved = _resolved(config, contract, settings)
     from kdc.pipeline.compress import compress_for_people
@@ -148,7 +145,6 @@ def frontier(
 
 
 def _resolved(config: str | PathLike[str] | None, contract: Contract | None, settings: dict[str, Any]) -> Config:
-    """Settings from a file, a contract and keywords. Later ones win."""
     from os import PathLike
     from pathlib import Path
 

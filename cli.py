@@ -1,5 +1,4 @@
-"""The command line `kdc`. Each command makes one call; heavy imports wait until then. Long tables of options lie in the
-room whose settings they change."""
+"""The command line `kdc`. Heavy imports wait for the command. Long option tables lie in the room they set."""
 
 import json
 import os
@@ -502,14 +501,12 @@ def _device(name: str) -> Any:
 
 
 def _print(as_json: bool, document: Any, text: str) -> None:
-    """Print `document` as JSON (pydantic models too), or `text`."""
     if as_json:
         text = json.dumps(document, indent=2, default=lambda model: model.model_dump(mode="json"))
     typer.echo(printable(text))
 
 
 def main() -> None:
-    """Prints kdc's errors without a traceback, and exits with their codes."""
     try:
         app()
         return

@@ -1,1 +1,1 @@
-"""What passes between making and serving: manifest, contract, stores."""
+"""Manifest, contract, stores."""

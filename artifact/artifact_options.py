@@ -1,4 +1,4 @@
-"""Options of commands that take an artifact, and its contract: `LIMITS` to compress to, `TERMS` to judge again."""
+"""Options for artifacts and contracts: `LIMITS` to compress to, `TERMS` to judge again."""
 
 from kdc.common.command_options import Setting, settings
 

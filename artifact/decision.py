@@ -1,6 +1,6 @@
 """Decision thresholds, and how often the decisions are right.
 
-Without operating points a row gets its most probable class, or all labels from `HALF` on.
+Without thresholds a row gets its most probable class, or all labels from `HALF` on.
 """
 
 from collections.abc import Sequence
@@ -25,31 +25,25 @@ class Rates(Frozen):
 class Answered(Frozen):
     coverage: Rate
     accuracy: Rate
-    disagreement: Rate | None = None  # share of all rows that are answered unlike the teacher
-    error: Rate | None = None  # share of all rows that are answered unlike the label
+    disagreement: Rate | None = None  # share of all rows answered unlike the teacher
+    error: Rate | None = None  # share of all rows answered wrongly
 
 
 class Covered(Frozen):
-    """Rates of label sets."""
-
     coverage: Rate  # of sets with the true label
     single: Rate  # of sets with one label
     size: float = Field(ge=1)  # mean labels
 
 
 class Threshold(Frozen):
-    """Least probability for a decision."""
-
     threshold: float = Field(ge=0, le=1)
     aim: str  # "f1", "precision>=0.95", ..., or "fixed" by a person
-    reached: bool = True  # whether the tuning set reaches the aim (for an abstention: proves it)
+    reached: bool = True  # the tuning set reaches the aim (for an abstention: proves it)
     note: str = ""  # why not
     variant: str = ""  # whose probabilities chose it; "" if fixed
 
 
 class OperatingPoint(Threshold):
-    """Threshold of one label."""
-
     label: str
     tuning: Rates | None = None
     evaluation: Rates | None = None
@@ -70,7 +64,7 @@ class Abstention(Threshold):
 
 
 class LabelSets(Frozen):
-    """Least probability of a label to join a row's set, which always holds the most probable label."""
+    """Least probability of a label to join a row's set. The most probable label always does."""
 
     coverage: float = Field(gt=0, lt=1)  # as requested
     at_least: float = Field(ge=0, le=1)
@@ -97,7 +91,7 @@ class SliceFigures(Frozen):
 
 
 def slice_table(figures: Sequence[SliceFigures]) -> list[list[str]]:
-    """Cells, header first; empty without slices."""
+    """Cells, header first."""
     lines: list[list[str]] = []
     for part in figures:
         metric, scores, rates, ends = part.metric, part.metrics, part.answered, part.interval
@@ -116,7 +110,6 @@ def slice_table(figures: Sequence[SliceFigures]) -> list[list[str]]:
 
 
 def slice_notes(figures: Sequence[SliceFigures]) -> list[str]:
-    """A sentence for each slice that scores below all rows beyond chance."""
     return [
         f"{part.name}: {part.metric} {part.metrics[part.metric]:.1f}, below {figures[0].metrics[part.metric]:.1f} of "
         f"all rows beyond chance (p {part.chance:.2g}, corrected for the number of slices)"
@@ -126,7 +119,7 @@ def slice_notes(figures: Sequence[SliceFigures]) -> list[str]:
 
 
 def sets_table(sets: LabelSets | None) -> list[list[str]]:
-    """Cells, header first; empty without sets."""
+    """Cells, header first."""
     if sets is None:
         return []
     rates = sets.evaluation
@@ -142,7 +135,7 @@ def sets_table(sets: LabelSets | None) -> list[list[str]]:
 
 
 def decision_table(points: tuple[OperatingPoint, ...], abstain: Abstention | None) -> list[list[str]]:
-    """Cells, header first; empty without decisions."""
+    """Cells, header first."""
     if abstain is not None:
         answered = abstain.evaluation
         cells = ["-"] * 2 if answered is None else [answered.coverage.text, answered.accuracy.text]

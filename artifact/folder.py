@@ -1,4 +1,4 @@
-"""Writes an artifact's `manifest.json`; reads it and checks every file."""
+"""Writes, reads and checks an artifact's folder."""
 
 import hashlib
 import json
@@ -26,9 +26,6 @@ def describe_files(folder: Path, names: Iterable[str]) -> dict[str, FileInfo]:
 
 def write_manifest(folder: Path, manifest: Manifest) -> Manifest:
     """Write `manifest.json` atomically, after all other files.
-
-    Returns:
-        The manifest with its `sha256`.
 
     Raises:
         KdcError: a file is missing or differs, or the manifest is too large.
@@ -75,11 +72,7 @@ def load_manifest(folder: Path, *, verify: bool = True, expect_sha256: str | Non
 
 
 def check_contents(folder: Path, manifest: Manifest) -> None:
-    """Check hashes, and that ONNX files hold their weights.
-
-    Raises:
-        KdcError: a file is damaged or unreadable.
-    """
+    """Check hashes, and that ONNX files hold their weights."""
     for name in manifest.files:
         with _reading(), opened(folder / name) as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
@@ -89,11 +82,7 @@ def check_contents(folder: Path, manifest: Manifest) -> None:
 
 
 def read_contents(path: Path, manifest: Manifest, *, verify: bool = True) -> bytes:
-    """Read a file once, and check these bytes.
-
-    Raises:
-        KdcError: the file is damaged or unreadable.
-    """
+    """Read a file once, and check these bytes."""
     with _reading(), opened(path) as file:
         content = file.read(manifest.files[path.name].size + 1)  # a file that has grown must not fill memory
     if verify:
@@ -129,12 +118,7 @@ def _reading() -> Iterator[None]:
 
 
 def parse_manifest(content: bytes, path: object, *, expect_sha256: str | None = None) -> Manifest:
-    """Parse a manifest alone. `path` is for messages.
-
-    Raises:
-        InputError: it is not the expected one.
-        KdcError: it is too large or damaged, or its schema is unknown.
-    """
+    """`path` is for messages. Raises like `load_manifest`."""
     if len(content) > MAX_MANIFEST_BYTES:
         raise _damaged("the manifest is too large", f"{path}: over {MAX_MANIFEST_BYTES} bytes")
     try:

@@ -1,6 +1,6 @@
-"""Tells whether an ONNX file holds its weights, without the `onnx` package, which the serving install lacks.
+"""Tells whether an ONNX file holds its weights: no hash covers weights in another file ("external data").
 
-No hash covers weights in another file ("external data").
+The serving install lacks the package `onnx`.
 """
 
 import mmap
@@ -57,7 +57,7 @@ def _holds_all(data: bytes | mmap.mmap) -> bool:
                 at += size
             elif wire in (_EIGHT, _FOUR):
                 at += 8 if wire == _EIGHT else 4
-            else:  # a group, which ONNX readers skip and no exporter writes
+            else:  # a group: no exporter writes it
                 return False
         if at != end:
             return False

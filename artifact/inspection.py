@@ -8,7 +8,6 @@ from kdc.artifact.decision import decision_table, sets_table, slice_table
 from kdc.artifact.manifest import Manifest
 from kdc.common.tables import aligned, number
 
-# Models in the order of tables.
 NAMES = {
     "teacher": "teacher",
     "teacher_fp32": "teacher, uncut, ONNX fp32",
@@ -73,7 +72,7 @@ def render(manifest: Manifest) -> str:
 
 
 def labels_in_words(labels: str | None) -> str:
-    """What scores mean by `Lineage.labels`; "" if that is not known."""
+    """What scores mean by `Lineage.labels`."""
     if labels is None:
         return ""
     if labels == "people":
@@ -82,17 +81,12 @@ def labels_in_words(labels: str | None) -> str:
 
 
 def in_order(names: Iterable[str]) -> list[str]:
-    """Models in the order of `NAMES`, then baselines."""
     order = [*NAMES, *(f"{name} (cuda)" for name in NAMES), *BASELINES]
     return sorted(names, key=lambda name: (order.index(name) if name in order else len(order), name))
 
 
 def cells(rows: Mapping[str, Mapping[str, Any]], metric: str) -> list[list[str]]:
-    """Cells, header first: metrics, percent of the teacher's score, and of its lead over a measured majority, costs.
-
-    Args:
-        rows: model -> column -> value, as in `Manifest.metrics`.
-    """
+    """Cells, header first, of `Manifest.metrics`."""
     costs = {key for key, *_ in _COSTS} | {"runtime", "latency_mean_ms"}
     metrics = [key for key in next(iter(rows.values()), {}) if key not in costs]
     floor = rows.get("majority", {}).get(metric)
@@ -112,8 +106,7 @@ def cells(rows: Mapping[str, Mapping[str, Any]], metric: str) -> list[list[str]]
 
 
 def share(score: float | None, teacher: float | None, floor: float = 0.0) -> float | None:
-    """Percent of the teacher's score, counted from `floor`: 56.0 of 80.7 is 69 %, but 13 % above a majority of 52.3.
-    None if unknown, or the teacher does not beat the floor."""
+    """Percent of the teacher's score, counted from `floor`. None if the teacher does not beat the floor."""
     if score is None or teacher is None or teacher <= floor:
         return None
     return 100 * (score - floor) / (teacher - floor)

@@ -31,7 +31,7 @@ Scalar = float | Annotated[int, Field(ge=-(2**63), lt=2**63)] | str | None
 Join = Literal["mean", "max", "first", "noisy-or"]  # how the answers of a row's windows are combined
 MOST_LABELS = 10_000  # logits of 1,024 texts then take 41 MB
 _MOST_ID = 2**31 - 1
-_MOST_CELLS = 200  # rows or columns of a table of figures; runs have about thirty
+_MOST_CELLS = 200
 LEAST_WINDOW = 16  # tokens; leaves room for text beside special and kept tokens
 
 _SHA256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -40,11 +40,7 @@ _PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,199}")
 
 
 class TaskBase(Frozen):
-    """What a model reads and answers, for training and serving.
-
-    A regression model predicts (label - `center`) / `spread`, so large numbers train as well as small ones. The engine
-    scales back.
-    """
+    """What a model reads and answers. A regression model predicts (label - `center`) / `spread`."""
 
     name: str
     kind: Kind
@@ -61,7 +57,6 @@ class TaskBase(Frozen):
 
     @property
     def outputs(self) -> int:
-        """Width of the last layer."""
         return len(self.labels) if self.traits.has_labels else 1
 
     @property
@@ -70,7 +65,7 @@ class TaskBase(Frozen):
 
     @property
     def can_have_sets(self) -> bool:
-        """Whether rows can have label sets. For two labels, an abstention says as much."""
+        """For two labels, an abstention says as much."""
         return self.traits.is_exclusive and len(self.labels) > 2
 
 
@@ -111,7 +106,7 @@ class Lineage(Frozen):
     student: str
     recipe: str  # of distillation
     data_fingerprint: str  # hash of training and evaluation data
-    seed: int  # of splits, initialisation, order and dropout
+    seed: int  # of splits, weights, order, dropout
     packages: dict[str, str]
     cpu: str  # model that judged the int8 variant
     gpu: str | None = None  # None if a CPU trained
@@ -143,7 +138,7 @@ class LongTexts(Frozen):
 
 
 class TokenizerInfo(Frozen):
-    """How rows are cut and padded: what `tokenizer.json` does not say."""
+    """What `tokenizer.json` does not say about rows."""
 
     # Tokens of a row, with special tokens and both texts.
     max_length: int = Field(ge=3, le=MOST_TOKENS)
@@ -162,7 +157,6 @@ class TokenizerInfo(Frozen):
 
     @property
     def input_names(self) -> tuple[str, ...]:
-        """Inputs of the graph, in order."""
         return ("input_ids", "attention_mask") + (("token_type_ids",) if self.token_type_ids else ())
 
     @model_validator(mode="after")
@@ -177,12 +171,12 @@ def longest_row(max_length: int, long: LongTexts | None) -> int:
 
 
 class Second(Frozen):
-    """A cascade's second model, for rows that the first is unsure of. It uses the same `tokenizer.json`."""
+    """A cascade's second model. It uses the same `tokenizer.json`."""
 
     name: str  # teacher or another student
     file: str
     token_type_ids: bool
-    temperature: float = Field(ge=1e-6, le=1e6)  # divides logits before softmax or sigmoid
+    temperature: float = Field(ge=1e-6, le=1e6)
     # The first model answers rows of at least this `kdc.serving.engine.deciding.sureness`.
     answered_from: float = Field(ge=0, le=1)
     share: float = Field(ge=0, le=1)  # of tuning rows that the second model answers
@@ -193,7 +187,7 @@ class Second(Frozen):
 
 
 class Variant(Frozen):
-    """One ONNX file, or a cascade's two, measured through the serving engine. None: not measured."""
+    """One ONNX file, or a cascade's two. None: not measured."""
 
     file: str
     second: Second | None = None  # of a cascade
@@ -201,10 +195,10 @@ class Variant(Frozen):
     metrics: dict[str, float] = Field(default_factory=dict)  # points, on the evaluation set
     # Largest absolute difference from its source: of logits for fp32, else of probabilities.
     parity: float | None = None
-    batch_invariance: float | None = None  # largest difference of a probability, alone and in a batch
+    batch_invariance: float | None = None  # largest difference alone and in a batch
     opset: int  # ONNX operator version
-    ir: int  # ONNX file format version
-    candidate: str | None = None  # winning int8 candidate; None for other variants
+    ir: int  # ONNX format version
+    candidate: str | None = None  # winning int8 candidate
     latency_p50_ms: float | None = None  # of one row
     latency_p95_ms: float | None = None  # of one row
     rows_per_second: float | None = None  # in batches of 32
@@ -216,12 +210,10 @@ class Variant(Frozen):
 
 
 class Manifest(Frozen):
-    """What an engine loads, and its measurements."""
-
     schema_version: int = SCHEMA_VERSION
     kdc_version: str
     task: TaskInfo
-    questions: tuple[Question, ...] = ()  # of decision APIs; of a multi-label task one for each label
+    questions: tuple[Question, ...] = ()  # of a multi-label task one for each label
     lineage: Lineage
     files: dict[str, FileInfo]  # all but `manifest.json`
     tokenizer: TokenizerInfo
@@ -248,7 +240,6 @@ class Manifest(Frozen):
 
     @property
     def fitted_temperature(self) -> float:
-        """From the tuning set, in the graphs or not."""
         return self.temperature * (self.folded_temperature or 1.0)
 
     @property

@@ -1,6 +1,6 @@
 """The question that an artifact answers, as decision APIs ask it: TypeSafe's System One and OpenAI's Decisions.
 
-The manifest imports this module, so it imports only pydantic and the standard library.
+Imports only pydantic and the standard library, like the manifest.
 """
 
 import hashlib
@@ -66,14 +66,12 @@ class Option(Frozen):
 
 
 class Question(Frozen):
-    """A question of either API, and how an artifact answers it."""
-
     type: Literal["noul", "choice", "score"]  # OpenAI calls a noul predicate
     instructions: Any = None  # any JSON
     options: tuple[Option, ...] = Field(min_length=2, max_length=MOST_OPTIONS)  # of a score: levels, lowest first
     # See `state_text`. None: canonical JSON.
     template: str | None = None
-    label: str | None = None  # the task's label that a noul asks for; None: the one called true, yes or 1
+    label: str | None = None  # that a noul asks for; None: the one called true, yes or 1
 
     @cached_property
     def fingerprint(self) -> str:
@@ -84,11 +82,7 @@ class Question(Frozen):
         return hashlib.sha256(canonical([self.type, _told(self.instructions), options]).encode()).hexdigest()
 
     def outputs(self, labels: tuple[str, ...], kind: TaskKind, yes: str | None = None) -> tuple[int, ...] | None:
-        """The model's output for each option; for a noul the output of yes alone. None if none fit.
-
-        Args:
-            yes: the label that a noul asks for, if not `label`.
-        """
+        """The model's output for each option; for a noul the output of yes alone. None if none fit."""
         if self.type == "noul":
             yes = yes or self.label or _yes_of(labels)
             return (labels.index(yes),) if yes in labels else None
@@ -102,7 +96,6 @@ class Question(Frozen):
 
     @property
     def text(self) -> str:
-        """In about a hundred characters."""
         asked = self.instructions if isinstance(self.instructions, str) else canonical(self.instructions)
         options = "" if self.type == "noul" else f" ({len(self.options)}: {self.options[0].label}, ...)"
         return f"{self.type}{options} {_shortened(asked)!r}"
@@ -124,7 +117,7 @@ def _shortened(text: str, most: int = 80) -> str:
 
 
 def misfit(questions: tuple[Question, ...], labels: tuple[str, ...], kind: TaskKind, *, is_pair: bool) -> str:
-    """Why a task cannot answer these questions; "" if it can."""
+    """Why a task cannot answer these questions, or ""."""
     if questions and is_pair:
         return "a question is about one text, and the task has pairs"
     if len(questions) > 1 and not kind.has_lists:

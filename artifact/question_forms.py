@@ -36,7 +36,7 @@ Content = Annotated[
 
 
 class Wire(BaseModel):
-    """A part of a question on the wire. An unknown key might change what is asked, so it is refused."""
+    """An unknown key might change what is asked, so it is refused."""
 
     model_config = ConfigDict(strict=True, extra="forbid")
 
@@ -51,7 +51,6 @@ class WireQuestion(Wire, ABC):
 
     @cached_property
     def question(self) -> Question:
-        """What is asked, in the form of both APIs."""
         kind: Any = "noul" if self.type == "predicate" else self.type
         made = tuple(Option(name=name, description=description) for name, description in self.options())
         return Question(type=kind, instructions=self.instructions, options=made)
@@ -84,7 +83,7 @@ class Choice(WireQuestion):
 
 
 class Score(WireQuestion):
-    """TypeSafe's score: levels, lowest first. A level that is no text is named by its canonical JSON."""
+    """TypeSafe's score: levels, lowest first. Canonical JSON names a level that is no text."""
 
     type: Literal["score"]
     criteria: list[Content] = Field(min_length=2, max_length=MOST_OPTIONS)
@@ -94,8 +93,6 @@ class Score(WireQuestion):
 
 
 class Named(WireQuestion):
-    """What OpenAI's questions share."""
-
     instructions: Annotated[Any, AfterValidator(_is_content), WithJsonSchema({"type": ["string", "array"]})]
     name: str | None = None
 
@@ -139,11 +136,11 @@ class DecisionScore(Named):
         return [(level.label, level.description) for level in self.levels]
 
 
-_MOST_KEPT, _MOST_KEPT_BYTES = 32, 16 * 1024  # questions of an API, and the JSON of each
+_MOST_KEPT, _MOST_KEPT_BYTES = 32, 16 * 1024  # questions of an API; bytes of each
 
 
 def _read_once(adapter: TypeAdapter[Any]) -> WrapValidator:
-    """Keep the last questions read: callers send the same few, and reading 77 options takes 0.14 ms."""
+    """Keep the last questions read: callers send the same few."""
 
     @lru_cache(_MOST_KEPT)
     def read(question: bytes) -> Any:
@@ -198,15 +195,15 @@ def read_questions(path: Path) -> tuple[Question, ...]:
 
 
 def description_of(table: str | Path) -> Path:
-    """The file in which `kdc label` says how it made a table: its question, and its column of texts."""
+    """Where `kdc label` writes a table's question and column of texts."""
     return Path(f"{table}.label.json")
 
 
 def question_of(document: dict[str, Any], label: str | None = None) -> Question:
-    """Read one question object, which may also have `template` and `label`.
+    """Read one question object.
 
     Raises:
-        ValueError: it is none of either API (pydantic's `ValidationError`), or no JSON can hold it.
+        ValueError: it is none of either API, or no JSON can hold it.
     """
     rest = {key: value for key, value in document.items() if key not in ("template", "label")}
     adapter: TypeAdapter[Any] = _TYPESAFE if "criteria" in rest or rest.get("type") == "noul" else _DECISIONS

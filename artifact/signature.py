@@ -19,7 +19,7 @@ from kdc.artifact.folder import opened
 from kdc.artifact.manifest import MANIFEST_NAME, SIGNATURE_NAME, Manifest
 from kdc.common.errors import InputError, installing
 
-Keys = Sequence[str] | None  # files with public keys in PEM, or env:NAME; None: no signature is needed
+Keys = Sequence[str] | None  # public keys: PEM files or env:NAME; None: no signature is needed
 MAX_SIGNATURE_BYTES = 64 * 1024
 VARIABLE = "env:"
 _PAYLOAD_TYPE = "application/vnd.in-toto+json"
@@ -34,7 +34,7 @@ def sign(manifest: Manifest, content: bytes, key: str) -> bytes:
 
     Args:
         content: of `manifest.json`.
-        key: file with the private key in PEM, or env:NAME for a variable that holds it.
+        key: PEM file with the private key, or env:NAME.
 
     Raises:
         InputError: it is no Ed25519 key, or the package `cryptography` is missing.
@@ -57,11 +57,6 @@ def sign(manifest: Manifest, content: bytes, key: str) -> bytes:
 def signed_sha256(signature: bytes | None, keys: Keys, place: object, expected: str | None = None) -> str | None:
     """The SHA-256 that a manifest must have: as one of the keys signed it, and as expected.
 
-    Args:
-        signature: content of `signature.json`; None if there is none.
-        place: of the artifact, for messages.
-        expected: SHA-256 from the artifact's maker.
-
     Raises:
         InputError: no key signed it, it is damaged, a key is wrong, or both SHA-256 differ.
     """
@@ -78,16 +73,11 @@ def signed_sha256(signature: bytes | None, keys: Keys, place: object, expected: 
 
 
 def signed_sha256_of(folder: Path, keys: Keys, expected: str | None = None) -> str | None:
-    """`signed_sha256` of an artifact's folder."""
     return expected if keys is None else signed_sha256(read_signature(folder), keys, folder, expected)
 
 
 def read_signature(folder: Path) -> bytes | None:
-    """The content of `signature.json`, cut if it is too large; None if there is none.
-
-    Raises:
-        KdcError: it is no regular file.
-    """
+    """The content of `signature.json`, cut if it is too large; None if there is none."""
     try:
         with opened(folder / SIGNATURE_NAME) as file:
             return file.read(MAX_SIGNATURE_BYTES + 1)
@@ -96,7 +86,7 @@ def read_signature(folder: Path) -> bytes | None:
 
 
 def key_id(key: Any) -> str:
-    """SHA-256 of an Ed25519 public key in DER, as `openssl pkey -pubin -outform DER | sha256sum` prints it."""
+    """The SHA-256 that `openssl pkey -pubin -outform DER | sha256sum` prints."""
     from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
     return hashlib.sha256(key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).hexdigest()
@@ -124,7 +114,7 @@ def _verified(signature: bytes, keys: Sequence[Any], where: str) -> str:
 
 
 def _manifest_sha256(payload: bytes, where: str) -> str:
-    """The manifest's own SHA-256 in a statement whose signature holds. The key may sign other documents too."""
+    """The manifest's own SHA-256. The key may sign other documents too."""
     try:
         statement = json.loads(payload)
         (subject,) = statement["subject"]

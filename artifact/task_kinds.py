@@ -13,11 +13,11 @@ class TaskKind:
     (rows,).
     """
 
-    has_labels = True  # otherwise a number, which has no probability
+    has_labels = True  # otherwise a number
     is_exclusive = True  # exactly one label a row
     has_lists = False  # any number of labels a row
     fewest_labels = 2
-    label_type: str | None = "int64"  # in which metrics compare labels; None: as they are
+    label_type: str | None = "int64"  # in metrics; None: as they are
     problem_type = "single_label_classification"  # in transformers
 
     def predictions(self, scores: Any, threshold: float = 0.0) -> Any:
@@ -25,11 +25,11 @@ class TaskKind:
         return scores.argmax(-1)
 
     def certainty(self, probabilities: Any) -> Any:
-        """Probabilities of the predictions: of each row (rows, 1), or of each output (rows, outputs) if multi-label."""
+        """Probabilities of the predictions: (rows, 1), or (rows, outputs) if multi-label."""
         return probabilities.max(axis=1, keepdims=True)
 
     def majority(self, labels: Any) -> Any:
-        """The most frequent label, each output's most frequent answer if multi-label, or the mean."""
+        """The most frequent label (of each output if multi-label), or the mean."""
         import numpy as np
 
         return np.bincount(labels).argmax()

@@ -38,12 +38,12 @@ class Setting:
 
 
 def settings(section: str, panel: str | None, *rows: tuple[Any, ...]) -> tuple[Setting, ...]:
-    """Options of one section and panel, each (name, type, help, keys...)."""
+    """Each row is (name, type, help, keys...)."""
     return tuple(Setting(name, kind, help, section, panel, tuple(keys)) for name, kind, help, *keys in rows)
 
 
 def takes(*settings: Setting) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a command these options. Its first argument receives their values by setting name."""
+    """The command's first argument receives the values by setting name."""
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         _, *own = inspect.signature(command).parameters.values()
@@ -63,16 +63,13 @@ def takes(*settings: Setting) -> Callable[[Callable[..., None]], Callable[..., N
 
 
 def taken(given: dict[str, Any], settings: Iterable[Setting]) -> dict[str, Any]:
-    """Remove these settings from `given` and return them."""
     return {key: given.pop(key) for setting in settings for key in setting.sets if key in given}
 
 
 def option(help: str, *names: str, panel: str | None = None, least: float | None = None) -> Any:
-    """An option whose help tells its default."""
     return typer.Option(*names, help=help, rich_help_panel=panel, min=least, show_default=False)
 
 
 def argument(help: str, metavar: str | None = None) -> Any:
-    """A positional argument."""
     escaped = help.replace("[@", r"\[@")  # rich would take it for markup
     return typer.Argument(help=escaped, metavar=metavar, show_default=False)

@@ -1,5 +1,3 @@
-"""Usable cores, cores that other processes take, and control groups."""
-
 import contextlib
 import os
 import time
@@ -9,8 +7,7 @@ from typing import Self
 
 
 def usable_cores(root: Path = Path("/")) -> int:
-    """The least of affinity and control group quotas, rounded down, at least 1. ONNX Runtime counts the machine's
-    cores, which slows down a container with fewer."""
+    """The least of affinity and control group quotas, at least 1. ONNX Runtime counts the machine's cores instead."""
     try:
         cores = len(os.sched_getaffinity(0))
     except AttributeError:  # macOS and Windows
@@ -28,9 +25,6 @@ def usable_cores(root: Path = Path("/")) -> int:
 
 def cgroup_folders(controller: str, root: Path = Path("/")) -> Iterator[tuple[Path, int]]:
     """This process's control group folders and their ancestors, whose limits hold too; none on macOS and Windows.
-
-    Args:
-        controller: "cpu" or "memory".
 
     Yields:
         A folder, maybe missing, and the control groups' version (1 or 2).
@@ -50,7 +44,7 @@ def cgroup_folders(controller: str, root: Path = Path("/")) -> Iterator[tuple[Pa
 
 
 class Neighbours:
-    """Cores that other processes took during a block, and virtual machines if the system counts them."""
+    """Cores that other processes and virtual machines took during a block."""
 
     def __enter__(self) -> Self:
         self._before = self._read()
@@ -63,12 +57,11 @@ class Neighbours:
         self._others = max(0.0, (busy_now - busy - (own_now - own)) / max(ended - began, 1e-3))
 
     def short_of(self, threads: int) -> float:
-        """Cores that others took from `threads`."""
         return max(0.0, self._others - max(0, usable_cores() - threads))
 
     @staticmethod
     def _read() -> tuple[float, float, float]:
-        """Seconds of the clock, of busy cores, and of this process."""
+        """Seconds: clock, busy cores, this process."""
         import psutil
 
         mine = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None

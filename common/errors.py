@@ -1,7 +1,4 @@
-"""Errors for people: what was wrong, the given value, the remedy.
-
-Exit codes: 0 done, 1 failure, 2 wrong input; 3 and 4 are verdicts.
-"""
+"""Errors for people. Exit codes: 0 done, 1 failure, 2 wrong input; 3 and 4 are verdicts."""
 
 import re
 
@@ -18,7 +15,6 @@ def printable(text: str) -> str:
 
 
 def without_secrets(text: str) -> str:
-    """Replace users, passwords, queries and fragments of addresses by dots."""
     return _VALUES.sub(r"\1...", _USER.sub("...@", text))
 
 
@@ -58,7 +54,7 @@ class InputError(KdcError):
 
 
 class OutOfReach(InputError):
-    """No student can keep a limit, as known before training."""
+    """Known before training: no student can keep a limit."""
 
     code = "limit_out_of_reach"
 

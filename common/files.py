@@ -33,15 +33,13 @@ def sha256_of(path: Path) -> str:
 
 
 def write_whole(path: Path, content: str | bytes, *, shared: bool = False) -> None:
-    """See `whole_file`; text is written as UTF-8."""
     with whole_file(path, shared=shared) as stream:
         stream.write(content.encode() if isinstance(content, str) else content)
 
 
 @contextmanager
 def whole_file(path: Path, *, shared: bool = False) -> Iterator[IO[bytes]]:
-    """A stream whose content replaces `path` when the block ends. An error keeps the old file. Content is synced first,
-    so a power cut leaves no empty file.
+    """A stream whose content replaces `path` when the block ends without an error. A power cut leaves no empty file.
 
     Args:
         path: in an existing folder.
@@ -63,7 +61,7 @@ def whole_file(path: Path, *, shared: bool = False) -> Iterator[IO[bytes]]:
 
 
 def disk_is_full(error: BaseException | None) -> bool:
-    """Whether an error means a full disk. Rust and C++ libraries say so only in the message."""
+    """Rust and C++ libraries report a full disk only in the message."""
     while error is not None:
         if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in str(error):
             return True
@@ -72,7 +70,6 @@ def disk_is_full(error: BaseException | None) -> bool:
 
 
 def refusal(error: OSError) -> KdcError | None:
-    """The error for people if the file system refused, else None."""
     remedy = _REFUSALS.get(error.errno or 0)
     if remedy is None:
         return None

@@ -1,5 +1,3 @@
-"""Base of records kept as JSON."""
-
 from pydantic import BaseModel, ConfigDict
 
 

@@ -1,5 +1,3 @@
-"""This machine's CPU, cores, memory, and NVIDIA driver."""
-
 import contextlib
 import importlib.metadata
 import os

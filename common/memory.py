@@ -31,12 +31,12 @@ def reset_peak_memory() -> None:
 
 
 def release_free_memory() -> None:
-    """Return freed memory (glibc only): threads' pools keep hundreds of megabytes of closed models."""
+    """glibc only: threads' pools keep hundreds of megabytes of closed models."""
     with contextlib.suppress(AttributeError, OSError, TypeError):  # another C library
         ctypes.CDLL(None).malloc_trim(0)
 
 
 def share_heaps() -> None:
-    """Let threads share two heaps (glibc only): heaps of their own keep hundreds of megabytes after large requests."""
+    """glibc only: a heap for each thread keeps hundreds of megabytes after large requests."""
     with contextlib.suppress(AttributeError, OSError, TypeError):  # another C library
         ctypes.CDLL(None).mallopt(_M_ARENA_MAX, _HEAPS)

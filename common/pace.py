@@ -1,8 +1,7 @@
 """Finds the fastest number of threads by timing.
 
-Threads of a step wait for each other. If other processes use the cores, each wait lasts until the slowest thread gets a
-core back, and one thread is faster. `Pace` times real steps with the current number, half and twice it: at the start,
-every minute or few, and when the speed halves. Numbers further away may be too slow to try.
+Threads of a step wait for each other, so on busy cores fewer threads may be faster. `Pace` times real steps with the
+current number, half and twice it: at the start, every few minutes, and when the speed halves.
 """
 
 import logging
@@ -16,8 +15,8 @@ from statistics import mean
 log = logging.getLogger("kdc")
 
 _REMEMBERED = 8  # last steps that give a speed
-_LOOK_AGAIN_S, _LOOK_AGAIN_STEPS = 60.0, 50  # compare again after both; steps times `turn`
-_LATEST_S = 240.0  # the wait doubles up to this while other numbers are far behind
+_LOOK_AGAIN_S, _LOOK_AGAIN_STEPS = 60.0, 50  # least wait; steps times `turn`
+_LATEST_S = 240.0  # longest wait, if other numbers are far behind
 _SOON_S = 5.0  # least wait if the speed halved
 _WORTH = 1.05  # least speedup of another number
 
@@ -28,8 +27,7 @@ class Pace:
     Args:
         choices: descending, close together.
         turn: steps timed with a number in a turn.
-        alike: False for a service: passes differ in size, so numbers alternate, passes of similar size are compared,
-            and a falling speed means nothing.
+        alike: False if passes differ in size: numbers alternate, and passes of similar size are compared.
     """
 
     def __init__(
@@ -46,13 +44,13 @@ class Pace:
         self._set, self._clock, self._turn, self._alike = set_threads, clock, turn, alike
         self._remembered = max(turn, _REMEMBERED)
         self._speeds = self._no_steps()
-        self._plan: list[int] = []  # next steps' threads, while comparing
+        self._plan: list[int] = []  # next steps' threads
         self._used = self.threads  # in the current step
         self._began = 0.0
-        self._looked: float | None = None  # end of the last comparison
-        self._beyond: list[int] = []  # untimed neighbours of a new choice
-        self._steps = 0  # since the last comparison, or since the work began
-        self._settled = 0.0  # speed after the last comparison
+        self._looked: float | None = None  # last comparison's end
+        self._beyond: list[int] = []  # untimed neighbours
+        self._steps = 0  # since the last comparison
+        self._settled = 0.0  # after the last comparison
         self._wait = _LOOK_AGAIN_S  # until the next comparison
 
     def _no_steps(self) -> dict[int, deque[tuple[int, float]]]:
@@ -60,7 +58,6 @@ class Pace:
 
     @contextmanager
     def work(self) -> Iterator[None]:
-        """Afterwards the most threads are set."""
         self._speeds = self._no_steps()
         self._plan, self._steps, self._settled = [], 0, 0.0
         self._used = self.threads
@@ -145,12 +142,12 @@ class Pace:
         self._looked, self._steps = now, 1
 
     def _speed(self, threads: int) -> float:
-        """Tokens a second, including waits for a core."""
+        """Tokens a second."""
         steps = self._speeds[threads]
         return sum(tokens for tokens, _ in steps) / sum(seconds for _, seconds in steps)
 
     def _times_as_fast(self, threads: int) -> float:
-        """Geometric mean of the speed's ratios to the chosen number's, among steps of similar size."""
+        """Geometric mean of the ratio to the chosen number's speed, among steps of similar size."""
         by_size: dict[int, tuple[list[float], list[float]]] = {}
         for side, number in enumerate((self.threads, threads)):
             for tokens, seconds in self._speeds[number]:
@@ -165,7 +162,7 @@ def _count(threads: int) -> str:
 
 
 def halvings(most: int) -> list[int]:
-    """The most, half of it, ... one."""
+    """`[most, most // 2, ..., 1]`"""
     return [most >> halving for halving in range(most.bit_length())]
 
 
@@ -176,8 +173,8 @@ def seconds_of(call: Callable[[], object]) -> float:
 
 
 def least_seconds(steps: Sequence[Callable[[], object]]) -> list[float]:
-    """Least seconds in two alternating rounds: other processes only slow a step."""
+    """Alternating rounds: other processes only slow a step."""
     for step in steps:
-        step()  # the first call allocates memory
+        step()
     rounds = [[seconds_of(step) for step in steps] for _ in range(2)]
     return [min(seconds) for seconds in zip(*rounds, strict=True)]

@@ -26,11 +26,7 @@ _LONGEST_DETAIL = 600  # some messages hold a whole page
 
 
 def file_system(address: str) -> tuple[Any, str]:
-    """fsspec's file system, and the path.
-
-    Raises:
-        InputError: the scheme is unknown, or its package missing.
-    """
+    """fsspec's file system, and the path."""
     import fsspec
 
     try:
@@ -50,7 +46,7 @@ def _of_web(address: str) -> dict[str, Any]:
 
 
 def _told(error: Exception, address: str) -> str:
-    """An error's message, or only its type if the message repeats a secret."""
+    """Only the error's type if its message repeats a secret."""
     words = without_secrets(str(error))[:_LONGEST_DETAIL]
     secrets = set(_WORDS.findall(address)) - set(_WORDS.findall(without_secrets(address)))
     return type(error).__name__ + ("" if any(secret in words for secret in secrets) else f": {words}")
@@ -62,7 +58,7 @@ def is_local(system: Any) -> bool:
 
 @contextmanager
 def reaching(address: str, remedy: str = _REMEDY, passing: tuple[type[Exception], ...] = ()) -> Iterator[None]:
-    """Turn errors of a store's package into `KdcError`, except `passing`."""
+    """Turn a store's errors into `KdcError`, except `passing`."""
     try:
         yield
     except Exception as error:  # packages' errors share no base
@@ -91,11 +87,7 @@ class File:
         return format_of(self.address)
 
     def open(self) -> IO[bytes]:
-        """Open for reading, decompressed.
-
-        Raises:
-            InputError: no package can decompress it.
-        """
+        """Open for reading, decompressed."""
         from fsspec.compression import available_compressions
 
         compression = _COMPRESSED.get(Path(_without_query(self.path)).suffix)
@@ -106,11 +98,6 @@ class File:
 
 
 def format_of(address: str) -> str:
-    """A file's format.
-
-    Raises:
-        InputError: unknown ending.
-    """
     ending = _ending(address)
     if ending not in FORMATS:
         raise InputError("unknown format", given=address, remedy=f"one of {', '.join(FORMATS)}")
@@ -118,7 +105,7 @@ def format_of(address: str) -> str:
 
 
 def _ending(address: str) -> str:
-    """Ending of the format: ".csv" of "rows.csv.gz"."""
+    """The ending `.csv` of `rows.csv.gz`."""
     name = Path(_without_query(address))
     return Path(name.stem if name.suffix in _COMPRESSED else name).suffix.lower()
 
@@ -138,12 +125,7 @@ def exists(address: str) -> bool:
 
 
 def find(address: str, dialect: Dialect = USUAL) -> list[File]:
-    """Sorted files of an input: one file, a directory or a pattern.
-
-    Raises:
-        InputError: there is no such file, or none of a known format.
-        KdcError: the store failed.
-    """
+    """Sorted files of an input: one file, a directory or a pattern."""
     system, path = file_system(address)
     with reaching_remote(system, address):
         return [_describe(system, match, address, dialect) for match in _matches(system, path, address)]
@@ -195,11 +177,7 @@ class Folder:
         return exists(self._address)
 
     def read(self, name: str) -> bytes:
-        """A file's bytes.
-
-        Raises:
-            FileNotFoundError: it is not there.
-        """
+        """Raises FileNotFoundError."""
         return self._system.cat_file(self._at(name))
 
     def write(self, name: str, data: bytes) -> None:
@@ -229,7 +207,6 @@ class Folder:
         os.replace(self._path, path)
 
     def remove(self) -> None:
-        """Remove the folder, if it exists."""
         if self._first in self:
             self._system.rm_file(self._at(self._first))
         if self.exists():
@@ -241,7 +218,7 @@ class Folder:
 
 @contextmanager
 def whole_file_at(address: str) -> Iterator[IO[bytes]]:
-    """A stream to a file that is named when complete. Creates local folders."""
+    """The file gets its name when it is complete. Local folders are created."""
     system, path = file_system(address)
     if is_local(system):
         Path(path).parent.mkdir(parents=True, exist_ok=True)
@@ -254,11 +231,7 @@ def whole_file_at(address: str) -> Iterator[IO[bytes]]:
 
 @contextmanager
 def lock(output: str) -> Iterator[None]:
-    """Lock a local output, if its folder is writable.
-
-    Raises:
-        InputError: another process writes it.
-    """
+    """Lock a local output, if its folder is writable."""
     from filelock import FileLock, Timeout
 
     system, path = file_system(output)

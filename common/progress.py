@@ -7,23 +7,17 @@ from typing import Any, Protocol, Self
 
 from kdc.common.errors import printable
 
-_BEAT_S = 30.0  # seconds between lines without a bar
-_SPEED_S = 120.0  # seconds over which the speed is averaged
+_BEAT_S = 30.0  # between lines without a bar
+_SPEED_S = 120.0  # of the averaged speed
 
 
 class Progress(Protocol):
-    """How long work reports progress."""
-
     def __call__(self, done: int, total: int, /, *, rows: int = 0, loss: float | None = None) -> None:
         """Take `done` of `total` steps, each of `rows` rows."""
 
 
 class _Bar:
-    """A bar on a terminal, until the context ends.
-
-    Args:
-        draws: False prints lines only.
-    """
+    """A bar on a terminal; `draws=False` prints lines only."""
 
     def __init__(self, *, quiet: bool = False, draws: bool = True) -> None:
         from rich.console import Console
@@ -64,7 +58,7 @@ class _Bar:
 
 
 class Reporter(_Bar):
-    """Shows a run's stages and kdc's log: lines when a stage begins and ends, a bar or lines between."""
+    """Shows a run's stages and kdc's log."""
 
     def __init__(self, *, quiet: bool = False, beat_s: float = _BEAT_S) -> None:
         from rich.logging import RichHandler
@@ -89,7 +83,7 @@ class Reporter(_Bar):
             ).start()
 
     def progress(self, done: int, total: int, /, *, rows: int = 0, loss: float | None = None) -> None:
-        """See `Progress`. The last loss stays until new work begins."""
+        """The last loss stays until new work begins."""
         fields: dict[str, Any] = {"rows": rows}
         if loss is not None or (self._task is not None and done < self._task.completed):
             fields["loss"] = loss
@@ -124,8 +118,6 @@ def _line(task: Any) -> str:
 
 
 class Meter(_Bar):
-    """Bytes of a transfer or of an input."""
-
     def start(self, title: str, total: int | None) -> None:
         """Begin a bar of `total` bytes; None: unknown."""
         from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn

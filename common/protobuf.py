@@ -1,4 +1,4 @@
-"""Protobuf's wire format, to check foreign messages."""
+"""Protobuf's wire format."""
 
 import mmap
 

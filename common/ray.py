@@ -1,4 +1,4 @@
-"""Joins a Ray cluster, or starts Ray here."""
+"""Connects to Ray."""
 
 import logging
 import os
@@ -21,10 +21,6 @@ def connected(address: str | None, cores: int = 1) -> Iterator[Any]:
     Args:
         address: a cluster's, or "auto" for this machine's cluster; None: this machine alone.
         cores: least cores to offer on this machine alone.
-
-    Raises:
-        InputError: no cluster answers.
-        KdcError: Ray is missing or does not start.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # Ray reports every restartable actor on stderr.
@@ -37,7 +33,7 @@ def connected(address: str | None, cores: int = 1) -> Iterator[Any]:
         yield ray
         return
     options: dict[str, Any] = {"address": address}
-    if not address:  # otherwise Ray joins any local cluster
+    if not address:  # else Ray joins any local cluster
         options = {"address": "local", "num_cpus": max(cores, usable_cores()), "include_dashboard": False}
     try:
         _check_answers(address)
@@ -51,7 +47,7 @@ def connected(address: str | None, cores: int = 1) -> Iterator[Any]:
         remedy = "`ray start --head` starts one; without --address, Ray runs on this machine alone"
         raise InputError(f"no Ray cluster answers ({why})", given=f"--address {address}", remedy=remedy) from None
     try:
-        with redirect_stdout(sys.stderr):  # Ray prints lost nodes to stdout, which is for results
+        with redirect_stdout(sys.stderr):  # Ray prints lost nodes to stdout
             yield ray
     finally:
         ray.shutdown()

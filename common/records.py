@@ -30,12 +30,6 @@ LONGEST_LINE = 64 << 20
 
 @dataclass(frozen=True)
 class Dialect:
-    """How a text file is written.
-
-    Raises:
-        InputError: the delimiter is not one character, or the encoding is unknown.
-    """
-
     delimiter: str | None = None  # None: by the file's ending
     encoding: str | None = None  # None: UTF-8
 
@@ -43,7 +37,7 @@ class Dialect:
         if len(mark := self.delimiter_of("csv")) != 1 or mark in '"\r\n\0':
             raise InputError("a delimiter is one character", given=repr(mark), remedy="for example --delimiter ';'")
         try:
-            "".encode(self.codec)  # also fails for codecs that are no encodings of text
+            "".encode(self.codec)  # codecs of bytes fail too
         except (LookupError, ValueError):
             raise InputError("no such encoding", given=self.encoding, remedy=f"such as {_ENCODINGS}") from None
 
@@ -59,8 +53,6 @@ USUAL = Dialect()
 
 
 class BrokenLine(Exception):
-    """A file cannot be read from `line` on."""
-
     def __init__(self, reason: str, line: int, remedy: str) -> None:
         super().__init__(reason, line)
         self.reason, self.line, self.remedy = reason, line, remedy
@@ -70,7 +62,7 @@ def decoded_lines(raw: IO[bytes], dialect: Dialect, newline: str) -> Generator[s
     """Lines with their ends (`newline` as of `io.TextIOWrapper`). Bytes of another encoding become surrogates.
 
     Raises:
-        BrokenLine: a line is too long, or the encoding's codec tells only that the bytes are of another one.
+        BrokenLine: a line is too long, or its bytes do not decode.
     """
     number, stream = 0, io.TextIOWrapper(raw, encoding=dialect.codec, errors="surrogateescape", newline=newline)
     try:
@@ -87,7 +79,7 @@ def decoded_lines(raw: IO[bytes], dialect: Dialect, newline: str) -> Generator[s
 
 
 def other_encoding(line: str) -> str:
-    """The option for a line of another encoding. Its bytes are surrogates, if it was read as UTF-8."""
+    """The option for a line of another encoding."""
     raw = line.encode("utf-8", "surrogateescape")
     guess = "utf-16-le" if raw[1::2].count(0) > raw[::2].count(0) else "utf-16-be"
     if b"\0" not in raw:
@@ -95,20 +87,20 @@ def other_encoding(line: str) -> str:
     if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         guess = "utf-16"
     try:
-        codecs.getincrementaldecoder(guess)().decode(raw)  # the line may end within a character
+        codecs.getincrementaldecoder(guess)().decode(raw)  # it may end within a character
         return f"--encoding {guess}, or name the true one"
     except UnicodeDecodeError:
         return f"name the encoding: --encoding {_ENCODINGS}"
 
 
 def other_delimiter(header: Sequence[str]) -> str:
-    """The option for a table whose header seems to be one column by mistake, or ""."""
+    """The option for a table that seems to be one column, or ""."""
     mark = max(_OTHER_DELIMITERS, key=header[0].count) if len(header) == 1 else ""
     return f"--delimiter {mark!r}" if mark and mark in header[0] else ""
 
 
 def parse_delimited(lines: Iterable[str], delimiter: str) -> Iterator[tuple[int, list[str]]]:
-    """Parse lines (with their ends); quoted fields may hold delimiters and line breaks.
+    """Parse lines with their ends.
 
     Yields:
         Each record's first line and fields, header first. A blank line has no fields.

@@ -18,11 +18,7 @@ _DAMAGED = (
 
 
 def read_sheet(file: Path | IO[bytes], name: str) -> Iterator[tuple[int, list[Any]]]:
-    """Yield each row's number and values, with the header's width or more; header first. A blank row has no values.
-
-    Raises:
-        InputError: openpyxl is missing, or the file is damaged, empty or too large.
-    """
+    """Yield each row's number and values, header first. Rows have at least the header's width; blank rows are empty."""
     try:
         from openpyxl import load_workbook
     except ImportError:

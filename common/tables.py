@@ -5,17 +5,12 @@ from collections.abc import Collection, Sequence
 
 from kdc.common.errors import printable
 
-_WIDEST = 200  # characters to which cells are padded
+_WIDEST = 200  # characters of padded cells
 _MARKS = re.compile(r"([\\`*\[\]<&|]|(?<![^\W_])_|_(?![^\W_]))")  # within a word _ marks nothing
 
 
 def aligned(rows: Sequence[Sequence[str]], *, left: Collection[int] = (0,)) -> str:
-    """Lines with aligned columns. A cell's line breaks become spaces.
-
-    Args:
-        rows: of the same length.
-        left: left-aligned columns, from 0.
-    """
+    """Lines with aligned columns, `left` ones to the left. A cell's line breaks become spaces."""
     columns = []
     for number, column in enumerate(zip(*rows, strict=True)):
         cells = [cell.replace("\n", " ") for cell in column]
@@ -25,19 +20,18 @@ def aligned(rows: Sequence[Sequence[str]], *, left: Collection[int] = (0,)) -> s
 
 
 def markdown(rows: Sequence[Sequence[str]]) -> str:
-    """A table, header first; all columns but the first are numbers."""
+    """A table, header first, with numbers from the second column on."""
     head, *body = [[plain(cell) for cell in row] for row in rows]
     lines = [head, ["---"] + ["---:"] * (len(head) - 1), *body]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def plain(text: str) -> str:
-    """Escape a foreign name for Markdown: no link, HTML, heading or line break."""
+    """Escape a foreign name: no link, HTML, heading or line break."""
     return _MARKS.sub(r"\\\1", _on_one_line(text))
 
 
 def code(text: str) -> str:
-    """Inline code in Markdown."""
     line = _on_one_line(text)
     fence = "`" * (1 + max(map(len, re.findall("`+", line)), default=0))
     return f"{fence} {line} {fence}" if "`" in line else f"{fence}{line}{fence}"
@@ -48,5 +42,4 @@ def _on_one_line(text: str) -> str:
 
 
 def number(value: float | None, digits: int = 1, factor: float = 1) -> str:
-    """`value` times `factor`; "-" for None and other non-numbers."""
     return "-" if not isinstance(value, int | float) else f"{value * factor:.{digits}f}"

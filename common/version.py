@@ -1,3 +1,3 @@
-"""The version. It is in a room because rooms cannot import the root."""
+"""A room of its own: rooms cannot import the root."""
 
 __version__ = "0.1.0"

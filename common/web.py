@@ -16,7 +16,6 @@ _REMEDY = "give the address it redirects to, if you trust it"
 
 
 def is_inside(address: str) -> bool:
-    """Whether an address is not on the internet."""
     return not ipaddress.ip_address(address.partition("%")[0]).is_global
 
 
@@ -35,8 +34,8 @@ def _resolves_inside(name: str) -> bool:
 
 
 async def session(*, server: str, **more: Any) -> "aiohttp.ClientSession":
-    """A session for one server; the name keeps sessions apart. After a connection to the internet, later ones
-    (redirects, other DNS answers) must go there too."""
+    """After a connection to the internet, later ones (redirects, other DNS answers) must go there too. `server` keeps
+    sessions apart."""
     import aiohttp
     import yarl
 

@@ -1,4 +1,4 @@
-"""Runs an artifact: the engine, the HTTP service and bulk scoring. Needs neither torch nor transformers."""
+"""Runs an artifact. Needs neither torch nor transformers."""
 
 import os
 

@@ -1,6 +1,6 @@
 """`kdc serve`: checks the artifacts, then runs the workers until a signal.
 
-BentoML's own supervisor takes commands on two TCP ports without a password, so it is not used.
+BentoML's own supervisor is not used: it takes commands on two TCP ports without a password.
 """
 
 import signal
@@ -21,11 +21,7 @@ _BACKLOG = 2048  # as in BentoML
 
 
 def bound_socket(host: str, port: int, option: str | None = None) -> socket.socket:
-    """Bind without listening. Errors name `option`, by default --host or --port.
-
-    Raises:
-        InputError: the host is unknown, or the port is taken.
-    """
+    """Bind without listening. Errors name `option`."""
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     except (socket.gaierror, OverflowError, UnicodeError) as error:
@@ -46,11 +42,6 @@ def _cannot_listen(error: OSError, address: str, option: str) -> KdcError:
 
 
 def serve(settings: ServeSettings, host: str, port: int) -> None:
-    """Serve on a host name or IP address until SIGTERM or SIGINT.
-
-    Raises:
-        KdcError: an artifact is damaged, or a worker could not start.
-    """
     with bound_socket(host, port) as listener:
         if settings.grpc_address is not None:
             check_grpc(settings)
@@ -69,7 +60,7 @@ def serve(settings: ServeSettings, host: str, port: int) -> None:
 def _run(settings: ServeSettings, listener: socket.socket, folder: Path, stop: list[int]) -> None:
     try:
         listener.listen(_BACKLOG)
-    except OSError as error:  # another service bound here listens already
+    except OSError as error:  # another service listens here
         raise _cannot_listen(error, "{}:{}".format(*listener.getsockname()), "--port") from error
     workers = Workers(listener, folder, settings.workers, settings.environment())
     try:

@@ -34,14 +34,14 @@ if runtime.directory() is not None:  # `kdc serve` says the same
 
 _SETTINGS = resolve()
 _APP = make_app(_SETTINGS)
-# Python's are (700, 10, 10). gRPC's calls leave cycles that hold their messages: 600 MB of them with 20,000 objects.
+# Python's are (700, 10, 10). gRPC's calls leave cycles that hold their messages: 600 MB with 20,000 objects.
 _GC_THRESHOLDS = (2000, 10, 40)
 # From the environment, because the parent process may have died.
 _SUPERVISOR = int(os.environ.get(runtime.SUPERVISOR) or os.getppid())
 
 
 class FrontDoor:
-    """Sends HTTP requests to our app: BentoML's middleware is slower than a small model, and must not see input."""
+    """BentoML's middleware is slower than a small model, and must not see input."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._bentoml = app
@@ -53,12 +53,12 @@ class FrontDoor:
 @bentoml.service(
     name="kdc",
     workers=_SETTINGS.workers,
-    # BentoML's metrics hold raw paths; its access log takes a third of a request's time.
+    # BentoML's metrics hold raw paths; its access log is slow.
     metrics={"enabled": False},
     logging={"access": {"enabled": False}},
     # Our timeout fires first. BentoML never cancels its timer, so it must be short.
     traffic={"timeout": _SETTINGS.timeout_s + 1},
-    # kdc.serving.http.tracing makes more detailed spans.
+    # Our own spans say more.
     tracing={"excluded_urls": ".*"},
 )
 class Classifier:
@@ -85,11 +85,10 @@ class Classifier:
         except KdcError as error:
             _report_failure(error)
             raise
-        # A full collection over the imported modules would halt all requests for 40 ms.
+        # A full collection of the imported modules takes 40 ms.
         gc.collect()
         gc.freeze()
-        # HTTP requests leave no cycles. With Python's thresholds, collections took half of a worker's time beside
-        # thousands of connections.
+        # HTTP requests leave no cycles. With Python's thresholds, collections took half of a worker's time.
         gc.set_threshold(*_GC_THRESHOLDS)
         _report_started(_APP.state.registry)
         self._orphaned = asyncio.create_task(_end_with_the_supervisor())
@@ -113,12 +112,12 @@ class Classifier:
         return tei.labelled(chosen.engine, answer.probabilities)
 
 
-service: Any = Classifier  # the decorator makes it a bentoml.Service
-_SCHEMA = JsonResponse(service.schema())  # takes two milliseconds; anyone may ask
+service: Any = Classifier  # a bentoml.Service
+_SCHEMA = JsonResponse(service.schema())  # two milliseconds; anyone may ask
 
 
 async def _schema(request: Request) -> Response:
-    """`GET /schema.json`: BentoML clients ask for it first."""
+    """BentoML clients ask for `GET /schema.json` first."""
     request.scope["kdc_route"] = "/schema.json"
     return _SCHEMA
 
@@ -130,7 +129,7 @@ service.add_asgi_middleware(FrontDoor)  # for servers with another protocol
 
 
 async def _end_with_the_supervisor() -> None:
-    """Stop this worker if its supervisor dies, or it would hold the port."""
+    """A worker without its supervisor would hold the port."""
     while os.getppid() == _SUPERVISOR:
         await asyncio.sleep(1)
     logging.getLogger("kdc.serve").error("the supervisor is gone: stopping")
@@ -138,7 +137,7 @@ async def _end_with_the_supervisor() -> None:
 
 
 class _OneLine(logging.Formatter):
-    """One printable line per message: artifact names come from outside."""
+    """Artifact names come from outside."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:
         return printable(super().formatMessage(record)).replace("\n", " ")

@@ -1,5 +1,3 @@
-"""The workers of `kdc serve`."""
-
 import logging
 import os
 import socket
@@ -48,16 +46,12 @@ class Workers:
                     env=self._environment,
                     stdin=subprocess.DEVNULL,
                     pass_fds=[self._listener.fileno()],
-                    start_new_session=True,  # Ctrl-C must reach this process alone
+                    start_new_session=True,  # Ctrl-C must not reach it
                 )
             )
 
     def restart(self, now: float | None = None) -> None:
-        """Replace dead workers, unless it is too early. `now` is in seconds of `time.monotonic`.
-
-        Raises:
-            KdcError: too many starts failed in a row, and no running worker was ever ready.
-        """
+        """Replace dead workers, unless it is too early. `now` is by `time.monotonic`."""
         now = time.monotonic() if now is None else now
         for process in [process for process in self._processes if process.poll() is not None]:
             self._processes.remove(process)

@@ -1,1 +1,1 @@
-"""The contract: what an artifact must keep, and its verdict. Imports only pydantic."""
+"""Imports only pydantic."""

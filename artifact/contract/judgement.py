@@ -1,5 +1,3 @@
-"""The judgement: a contract, measurements, and their verdict."""
-
 from collections.abc import Sequence
 from statistics import NormalDist
 from typing import Annotated, NamedTuple, Self
@@ -32,8 +30,6 @@ class Check(NamedTuple):
 
 
 class Judgement(Frozen):
-    """A contract and whether an artifact keeps it."""
-
     contract: Contract
     variant: str
     provider: str  # ONNX Runtime's
@@ -43,7 +39,7 @@ class Judgement(Frozen):
     lengths: tuple[_Length, ...] = Field(min_length=1, max_length=100)
     costs: Costs
     quality: Quality | None = None  # None without `max_drop`
-    required: tuple[RequiredShare, ...] = ()  # in the contract's order
+    required: tuple[RequiredShare, ...] = ()
     # False if quality and requirements come from an earlier judgement.
     compared: bool
     missed: tuple[str, ...] = ()  # from `decide`
@@ -51,7 +47,6 @@ class Judgement(Frozen):
 
     @property
     def look(self) -> int | None:
-        """Number of this look, if any."""
         if self.quality is not None:
             return self.quality.look
         return self.required[0].look if self.required else None
@@ -104,7 +99,6 @@ def checks_of(
 
 
 def missed_costs(contract: Contract, costs: Costs) -> list[str]:
-    """A sentence for each broken limit on costs."""
     return [check.problem for check in _cost_checks(contract, costs) if check.verdict == "fail"]
 
 
@@ -141,7 +135,7 @@ def _measured(cost: float, interval: tuple[float, float] | None, unit: str, form
 
 
 def _is_neighbours(low: float, high: float, limit: float, starved: float, at_most: bool) -> bool:
-    """Whether the better end would keep the limit if every thread had a core."""
+    """Whether the limit would hold if every thread had a core."""
     free = max(1 - starved, 1e-9)
     return starved >= _STARVED and (low * free <= limit if at_most else high / free >= limit)
 
@@ -160,7 +154,6 @@ def _verdict(low: float, high: float, limit: float, *, at_most: bool = False) ->
 
 
 def judge_drop(contract: Contract, quality: Quality | None) -> Verdict:
-    """Verdict on `max_drop`; "pass" without a limit."""
     limit = contract.limits.max_drop
     if quality is None or limit is None:
         return "pass"
@@ -169,7 +162,6 @@ def judge_drop(contract: Contract, quality: Quality | None) -> Verdict:
 
 
 def judge_share(share: RequiredShare, evidence: Evidence) -> Verdict:
-    """Verdict on a required share; "not shown" without rows."""
     rate = share.rate
     if rate.value is None:
         return "not shown"
@@ -216,5 +208,4 @@ def spent(confidence: float, look: int) -> float:
 
 
 def quantile_of(confidence: float) -> float:
-    """Normal quantile of a two-sided interval."""
     return NormalDist().inv_cdf((1 + confidence) / 2)

@@ -31,8 +31,7 @@ class Bound(NamedTuple):
 
 
 def parse_bound(text: str) -> Bound | None:
-    """A bound such as `LABEL:precision>=0.95`, `fpr<=0.01` or `accuracy[language=de]>=0.9`; None if it is none, or its
-    value is not within 0 and 1."""
+    """Parse a bound such as `LABEL:precision>=0.95`, `fpr<=0.01` or `accuracy[language=de]>=0.9`; else None."""
     match = _BOUND.fullmatch(text)
     if match is None:
         return None

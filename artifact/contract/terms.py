@@ -1,5 +1,3 @@
-"""Limits, conditions and measurements of a contract."""
-
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
@@ -12,9 +10,9 @@ from kdc.common.frozen import Frozen
 Verdict = Literal["pass", "fail", "not shown"]
 Evidence = Literal["interval", "point"]
 Against = Literal["best", "teacher"]
-MOST_TOKENS = 8192  # of a row or window, also at warm-up
+MOST_TOKENS = 8192  # of a row or window
 MOST_WINDOWS = 64  # of a row
-_LONGEST_TEXT = 1000  # characters of a requirement
+_LONGEST_TEXT = 1000
 EXIT_CODES: dict[str, int] = {"pass": 0, "fail": 3, "not shown": 4}
 
 Texts = Annotated[
@@ -53,8 +51,6 @@ class Limits(Frozen):
 
 
 class Conditions(Frozen):
-    """How latency and throughput are measured."""
-
     length: int | None = Field(
         None, ge=3, le=MOST_TOKENS, description="tokens of each timed row (default: rows as they come)"
     )
@@ -68,8 +64,6 @@ class Conditions(Frozen):
 
 
 class Proof(Frozen):
-    """What proves `max_drop` and `require`."""
-
     evidence: Evidence = "interval"
     against: Against = "best"
     confidence: float = Field(0.95, gt=0.5, le=0.99)
@@ -98,11 +92,11 @@ class Quality(Frozen):
     """The student against its teacher or a better baseline, on the same evaluation rows."""
 
     metric: str
-    against: str  # "teacher" or a better baseline
+    against: str
     # Points; None if only differing rows have labels.
     teacher: float | None
     student: float | None
-    difference: float  # student minus teacher or baseline, in points
+    difference: float  # student minus other, in points
     # Two-sided confidence interval, wider with each look.
     interval: tuple[float, float]
     rows: int
@@ -120,8 +114,6 @@ class Quality(Frozen):
 
 
 class RequiredShare(Frozen):
-    """A required share, counted on labelled rows."""
-
     requirement: str
     # The end that proves the share has the contract's confidence. At the other end, all shares together may err as
     # often as one.
@@ -136,11 +128,7 @@ class RequiredShare(Frozen):
 
 
 def parse_conditions(text: str | None) -> dict[str, str]:
-    """Split `length=64,batch=1`, without checking names.
-
-    Raises:
-        InputError: a part is not `name=number`.
-    """
+    """Split `length=64,batch=1`, without checking names."""
     conditions: dict[str, str] = {}
     for part in text.split(",") if text is not None else ():
         name, sign, value = (piece.strip() for piece in part.partition("="))
@@ -152,10 +140,7 @@ def parse_conditions(text: str | None) -> dict[str, str]:
 
 
 def replace(contract: Contract, changes: Mapping[str, Any]) -> Contract:
-    """Replace terms.
-
-    Args:
-        changes: limits, `at` as text, fields of `Proof`. None changes nothing.
+    """Replace limits, `at` (as text) and fields of `Proof`; None changes nothing.
 
     Raises:
         InputError: an unknown condition, or a wrong value.

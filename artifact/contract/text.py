@@ -1,5 +1,3 @@
-"""A judgement for people: table, sentence, advice."""
-
 from kdc.artifact.contract.judgement import Judgement
 from kdc.common.errors import InputError
 from kdc.common.tables import aligned
@@ -28,14 +26,12 @@ _HOLDS = {"pass": "yes", "fail": "no", "not shown": "not shown"}
 
 
 def refuse_failed(judgement: Judgement | None, *, allow: bool) -> None:
-    """Raise InputError if an artifact failed its contract, unless `allow`."""
     if judgement is not None and judgement.verdict == "fail" and not allow:
         remedy = "make one that keeps it, or use this one anyway: --allow-failed"
         raise InputError("the artifact failed its contract", given="; ".join(judgement.missed), remedy=remedy)
 
 
 def render(judgement: Judgement, before: Judgement | None = None) -> str:
-    """For a terminal, with an earlier judgement."""
     lines = [aligned(table(judgement), left=range(4)), "", sentence(judgement)]
     lines += [f"try: {suggestion}" for suggestion in advice(judgement)]
     if before is not None:
@@ -47,7 +43,6 @@ def render(judgement: Judgement, before: Judgement | None = None) -> str:
 
 
 def table(judgement: Judgement) -> list[list[str]]:
-    """Name, limit, measurement and verdict of each limit, header first."""
     rows = [["contract", "limit", "found", "holds"]]
     for check in judgement.checks:
         is_old = check.limit in ("max_drop", "require") and not judgement.compared

@@ -1,2 +1,4 @@
-"""Transfers to and from the Hugging Face hub, BentoML's model store, and fsspec's stores. Their packages are imported
-only when needed."""
+"""Transfers to and from the Hugging Face hub, BentoML and fsspec, which are imported only when needed.
+
+A store that fails raises `KdcError`.
+"""

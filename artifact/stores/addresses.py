@@ -22,8 +22,6 @@ class Repository:
 
 @dataclass(frozen=True)
 class Tag:
-    """A model in BentoML's store."""
-
     name: str
     version: str | None  # None: newest, or new in a push
 
@@ -56,11 +54,7 @@ def parse_address(text: str) -> Repository | Tag | str:
 
 
 def name_of(text: str) -> str:
-    """A service's name for an artifact: the last part of its address, or the one before `artifact`.
-
-    Raises:
-        InputError: as `parse_address`.
-    """
+    """A service's name for an artifact: the last part of its address, or the one before `artifact`."""
     address = parse_address(text) if is_address(text) else text
     if not isinstance(address, str):
         return address.name.rpartition("/")[2]

@@ -17,11 +17,6 @@ _REMEDY = "`bentoml models list` lists its models; BENTOML_HOME is its folder"
 
 
 def folder_of(tag: Tag) -> Path:
-    """A model's folder.
-
-    Raises:
-        InputError: there is no such model.
-    """
     model = _find(tag)
     if model is None:
         raise InputError("BentoML's store has no such model", given=f"{BENTO}{tag}", remedy=_REMEDY)
@@ -37,7 +32,6 @@ def push_to_bento(tag: Tag, artifact: Outgoing, *, force: bool) -> tuple[int | N
 
     Raises:
         InputError: the version is another artifact, or a file's name is reserved.
-        KdcError: the store cannot be written.
     """
     manifest, bentoml = artifact.manifest, _bentoml()
     if reserved := [name for name in _RESERVED if name in manifest.files]:

@@ -13,8 +13,8 @@ from kdc.common.errors import InputError, KdcError, without_secrets
 from kdc.common.places import file_system, is_local, lock, reaching, whole_file_at
 from kdc.common.progress import Meter
 
-JOURNAL_NAME = ".kdc-push.json"  # the manifest of an unfinished push: files that are there are complete
-# Bytes of a range request. Large ones take memory, and lose more if cut off.
+JOURNAL_NAME = ".kdc-push.json"  # the manifest of an unfinished push
+# Bytes of a range request. Large ones take memory.
 _REQUEST_BYTES = 8 * 1024 * 1024
 _COPY_BYTES = 1024 * 1024
 _REMEDY = (
@@ -24,7 +24,7 @@ _REMEDY = (
 
 
 class FileSource(Source):
-    """An artifact at a URL. Messages show `address` instead, if given."""
+    """Messages show `address`, if given."""
 
     def __init__(self, url: str, address: str | None = None) -> None:
         self._whole_address = address or url
@@ -32,7 +32,7 @@ class FileSource(Source):
         with reaching(self._whole_address, _REMEDY):  # some packages connect here
             self._system, path = file_system(url)
         self._path = path.rstrip("/")
-        self._system.invalidate_cache()  # a long-running process must not see an old listing
+        self._system.invalidate_cache()  # another process may have written
 
     def open(self, name: str, offset: int = 0) -> Opened:
         is_web = "https" in self._system.protocol
@@ -81,10 +81,9 @@ def push_to_files(url: str, artifact: Outgoing, *, force: bool) -> tuple[int | N
 
     Raises:
         InputError: something else is there, or another process writes.
-        KdcError: the store failed.
     """
     target = FileTarget(url)
-    with Meter() as meter, lock(url):  # two writers would mix files
+    with Meter() as meter, lock(url):
         return target.send(artifact, force=force, meter=meter), target.address
 
 
@@ -109,7 +108,7 @@ class FileTarget(FileSource):
                 return None
             self._write(SIGNATURE_NAME, artifact.signature)
             return len(artifact.signature)
-        self._remove([*missing])  # so that the journal is right about all files
+        self._remove([*missing])  # keeps the journal right
         self._write(JOURNAL_NAME, artifact.content)
         self._remove([MANIFEST_NAME, SIGNATURE_NAME])
         for name in sorted(missing, key=lambda name: missing[name].size):

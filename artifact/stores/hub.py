@@ -40,12 +40,7 @@ _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 class HubSource(Source):
-    """An artifact at one commit; later pushes do not change it.
-
-    Raises:
-        InputError: there is no such repository or revision.
-        KdcError: the hub failed.
-    """
+    """An artifact at one commit; later pushes do not change it."""
 
     def __init__(self, repository: Repository) -> None:
         self._name = repository.name
@@ -155,7 +150,6 @@ def push_to_hub(repository: Repository, artifact: Outgoing, *, public: bool) -> 
 
     Raises:
         InputError: this token may not see the repository.
-        KdcError: the hub failed.
     """
     from huggingface_hub import CommitOperationAdd
     from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined]
@@ -189,7 +183,7 @@ def push_to_hub(repository: Repository, artifact: Outgoing, *, public: bool) -> 
 
 
 def _files_of(artifact: Outgoing, scratch: Path) -> dict[str, Path]:
-    """Path in the repository -> file. An artifact that is no Hugging Face folder stays flat."""
+    """Path in the repository -> file."""
     has_layout = is_hugging_face(artifact.manifest)
     files = {name: artifact.folder / name for name in artifact.manifest.files}
     if has_layout:

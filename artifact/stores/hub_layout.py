@@ -1,6 +1,6 @@
 """An artifact as a model repository: files lie where transformers.js, Optimum and others look by default.
 
-`kdc/` keeps the manifest, and the files that this layout changes, so that a pull gets the same artifact back.
+`kdc/` keeps the manifest and the files that this layout changes.
 """
 
 import json
@@ -23,20 +23,17 @@ _GRAPHS = {"fp32": ["model.onnx"], "int8": ["model_int8.onnx", "model_quantized.
 
 
 def path_of(name: str) -> str:
-    """Where a file of the artifact lies in the repository."""
     if name.endswith(".onnx"):
         return f"onnx/{name}"
     return name if name in (WEIGHTS, *_TOKENIZER) else _MOVED.get(name, f"kdc/{name}")
 
 
 def is_of_layout(path: str) -> bool:
-    """Whether a repository's file is one that kdc writes there."""
     made = ("onnx", "kdc", *_MODULES, "modules.json", "vocab.txt", CONFIG, CARD, WEIGHTS, *_TOKENIZER)
     return path.partition("/")[0] in made
 
 
 def is_hugging_face(manifest: Manifest) -> bool:
-    """Whether the artifact has what a repository needs."""
     return {CONFIG, CARD} <= manifest.files.keys()
 
 
@@ -45,9 +42,6 @@ def write_repository(artifact: Path, manifest: Manifest, folder: Path, *, exampl
 
     Args:
         examples: texts that the hub offers to try.
-
-    Raises:
-        InputError: the artifact is no Hugging Face folder.
     """
     if not is_hugging_face(manifest):
         what = f"the artifact lacks {CONFIG} or {CARD}, which other libraries read"
@@ -59,7 +53,6 @@ def write_repository(artifact: Path, manifest: Manifest, folder: Path, *, exampl
 
 
 def copied_files(artifact: Path, manifest: Manifest) -> dict[str, Path]:
-    """The repository's files that the artifact has: path -> file."""
     names = [*manifest.files, MANIFEST_NAME]
     names += [SIGNATURE_NAME] if (artifact / SIGNATURE_NAME).exists() else []
     files = {path_of(name): artifact / name for name in names}
@@ -72,7 +65,6 @@ def copied_files(artifact: Path, manifest: Manifest) -> dict[str, Path]:
 
 
 def write_made_files(artifact: Path, manifest: Manifest, folder: Path, *, examples: Sequence[str] = ()) -> None:
-    """Write the repository's other files."""
     # The variant that CPUs load was judged; of two models the first.
     variants = {str(name): variant.file for name, variant in manifest.variants.items()}
     judged = next(name for name in _GRAPHS if variants.get(name) == variants[manifest.providers[CPU_PROVIDER]])
@@ -92,7 +84,6 @@ def _write_json(path: Path, content: Any) -> None:
 
 
 def _write_modules(head: Path, folder: Path, config: dict[str, Any], max_length: int) -> None:
-    """What sentence-transformers reads beside the weights of encoder and head."""
     modules = [
         {"idx": number, "name": str(number), "path": path, "type": f"sentence_transformers.models.{module}"}
         for number, (path, module) in enumerate(_MODULES.items())
@@ -109,7 +100,7 @@ def _write_modules(head: Path, folder: Path, config: dict[str, Any], max_length:
 
 
 def _word_pieces(model: dict[str, Any]) -> list[str]:
-    """BERT's pieces in the order of their ids; empty for other tokenizers, or if a list of lines cannot hold them."""
+    """BERT's pieces by id; empty if `vocab.txt` cannot hold them."""
     if model.get("type") != "WordPiece":
         return []
     pieces = sorted(model["vocab"], key=model["vocab"].__getitem__)
@@ -118,7 +109,6 @@ def _word_pieces(model: dict[str, Any]) -> list[str]:
 
 
 def _write_card(card: Path, manifest: Manifest, folder: Path, examples: Sequence[str], judged: str) -> None:
-    """The artifact's card, with the commands that this layout needs."""
     from huggingface_hub import ModelCard
 
     made = ModelCard(card.read_text(encoding="utf-8"), ignore_metadata_errors=True)

@@ -16,12 +16,12 @@ from kdc.common.errors import InputError, KdcError
 from kdc.common.files import sha256_of
 from kdc.common.progress import Meter
 
-_SPARE_BYTES = 16 * 1024 * 1024  # file systems need some free space
+_SPARE_BYTES = 16 * 1024 * 1024  # for the file system
 _PULL_AGAIN = "pull again; if that fails, push the artifact again from a copy that `kdc inspect` accepts"
 
 
 def holds(folder: Path, manifest: Manifest, *, force: bool, is_cache: bool = False) -> bool:
-    """Whether the artifact is there. False: it may be placed there. `is_cache`: it may replace any folder.
+    """Whether the artifact is there; False: it may be placed there. `is_cache`: it may replace any folder.
 
     Raises:
         InputError: something else is there.
@@ -48,7 +48,6 @@ def holds(folder: Path, manifest: Manifest, *, force: bool, is_cache: bool = Fal
 
 
 def _strangers(folder: Path) -> list[str]:
-    """Names of files that belong to no artifact."""
     if not folder.is_dir():
         return [folder.name]
     path = folder / MANIFEST_NAME
@@ -76,11 +75,7 @@ def prepare(folder: Path, manifest: Manifest) -> Path:
 
 
 def receive_files(source: Source, manifest: Manifest, folder: Path, meter: Meter) -> int:
-    """Small files first. Returns bytes received.
-
-    Raises:
-        KdcError: the disk is full, the store failed, or data are damaged.
-    """
+    """Small files first. Returns bytes received."""
     present = sum(path.lstat().st_size for path in folder.iterdir())
     needed, free = manifest.size_bytes - present + _SPARE_BYTES, shutil.disk_usage(folder).free
     if needed > free:
@@ -95,7 +90,7 @@ def receive_files(source: Source, manifest: Manifest, folder: Path, meter: Meter
 
 
 def _receive_file(source: Source, name: str, info: FileInfo, path: Path, meter: Meter) -> int:
-    """Complete a file; fetch it again if its hash is wrong. Returns bytes received."""
+    """Complete a file; fetch it again if its hash is wrong."""
     received = 0
     start: int | None = None
     while start != 0:  # from 0 on all bytes are new: the store is wrong

@@ -1,4 +1,4 @@
-"""Interface of a store to pull from, and an artifact to push."""
+"""A store to pull from, and an artifact to push."""
 
 import contextlib
 from abc import ABC, abstractmethod
@@ -16,11 +16,9 @@ from kdc.common.files import write_whole
 
 @dataclass(frozen=True)
 class Documents:
-    """An artifact's manifest, and who signed it."""
-
     manifest: Manifest
     content: bytes  # of `manifest.json`
-    signature: bytes | None  # content of `signature.json`, if there is one
+    signature: bytes | None  # of `signature.json`
 
     @property
     def by_name(self) -> dict[str, bytes]:
@@ -33,7 +31,7 @@ class Documents:
         return sum(map(len, self.by_name.values()))
 
     def renew_signature(self, folder: Path) -> bool:
-        """Write the signature if the same artifact in a folder has another one or none. Returns whether it did."""
+        """Write a new signature into the folder; return whether it was new."""
         if self.signature is None or self.signature == read_signature(folder):
             return False
         write_whole(folder / SIGNATURE_NAME, self.signature, shared=True)
@@ -42,23 +40,17 @@ class Documents:
 
 @dataclass(frozen=True)
 class Outgoing(Documents):
-    """A verified artifact to push."""
-
     folder: Path
 
 
 @dataclass(frozen=True)
 class Opened:
-    """A file being read."""
-
     start: int  # as requested, or 0 if the store cannot seek
     size: int | None  # of the whole file; None: unknown
     chunks: Generator[bytes, None, None]  # close it to end early
 
 
 class Source(ABC):
-    """A store that holds one artifact."""
-
     address: str  # without secrets
     has_hub_layout = False  # as `read_documents` saw it
 
@@ -72,7 +64,6 @@ class Source(ABC):
         """
 
     def path_of(self, name: str) -> str:
-        """Where the store has a file of the artifact."""
         return path_of(name) if self.has_hub_layout else name
 
     def read(self, name: str, limit: int) -> bytes:
@@ -90,7 +81,6 @@ class Source(ABC):
 
         Raises:
             InputError: the artifact is missing, not the expected one, or not signed by a key.
-            KdcError: it is damaged, or the store failed.
         """
         for self.has_hub_layout in (False, True):
             with contextlib.suppress(FileNotFoundError):

@@ -39,7 +39,7 @@ class Pulled(Transfer):
 
 class Pushed(Transfer):
     artifact: str
-    target: str  # address with the hub's commit or BentoML's version
+    target: str  # with commit or version
     sent_bytes: int
 
 
@@ -55,7 +55,6 @@ def pull_artifact(
 
     Raises:
         InputError: the artifact is missing, not the expected one or not signed, or something else is in the folder.
-        KdcError: data are damaged, the store failed, or the disk is full.
     """
     began = time.perf_counter()
     store = open_source(source)
@@ -69,12 +68,7 @@ def pull_artifact(
 def cached(
     name: str, address: str, *, allow_failed: bool = False, expect_sha256: str | None = None, verify_key: Keys = None
 ) -> Path:
-    """An artifact's folder in the cache (`KDC_CACHE`, else the user's), fetched if missing. `name` is only printed.
-
-    Raises:
-        InputError: as `pull_artifact`, or the artifact failed its contract.
-        KdcError: as `pull_artifact`.
-    """
+    """An artifact's folder in the cache (`KDC_CACHE`, else the user's), fetched if missing. `name` is only printed."""
     source = open_source(address)
     documents = source.read_documents(expect_sha256, verify_key)
     manifest = documents.manifest
@@ -91,12 +85,6 @@ def cached(
 
 
 def open_source(address: str) -> Source:
-    """Open the store of an address.
-
-    Raises:
-        InputError: the address is impossible, or its package missing.
-        KdcError: the store failed.
-    """
     store = parse_address(address)
     if isinstance(store, Repository):
         from kdc.artifact.stores.hub import HubSource
@@ -112,17 +100,10 @@ def open_source(address: str) -> Source:
 
 
 def fetch(source: Source, documents: Documents, folder: Path, *, force: bool, is_cache: bool = False) -> int | None:
-    """Bring an artifact into a folder. Processes with the same folder take turns.
-
-    Args:
-        documents: from `source.read_documents`.
-        force, is_cache: see `holds`.
+    """Bring an artifact into a folder; processes with the same folder take turns.
 
     Returns:
         Bytes received; None if it was there, perhaps with another signature.
-
-    Raises:
-        InputError, KdcError: as `pull_artifact`.
     """
     from filelock import FileLock
 
@@ -167,10 +148,6 @@ def push_artifact(
         force: replace another artifact, if the store keeps no versions.
         public: make a new hub repository public.
         sign_key: private key, see `sign`; None sends the signature that is there.
-
-    Raises:
-        InputError: there is no artifact, it failed its contract, or the target or key is wrong, or the target taken.
-        KdcError: the artifact is damaged, or the store failed.
     """
     began = time.perf_counter()
     store = parse_address(target)

@@ -1,4 +1,1 @@
-"""Adds labels and scores to a table of any size (`kdc predict`).
-
-Parquet needs pyarrow.
-"""
+"""`kdc predict`. Parquet needs pyarrow."""

@@ -1,4 +1,4 @@
-"""Reads a table in windows of rows, in constant memory: CSV, TSV, JSONL, Parquet, XLSX, or JSONL on stdin."""
+"""Reads a table in windows of rows, in constant memory. Standard input is JSONL."""
 
 from __future__ import annotations
 
@@ -46,11 +46,9 @@ class BadRow:
 
 @dataclass
 class Window:
-    """Consecutive rows of one file."""
-
     file: str  # for messages
     names: list[str]  # of the columns
-    # values by column; a JSONL row has only the columns that it names. Empty for Parquet
+    # Values by column. A JSONL row has only its own columns. Empty for Parquet.
     rows: list[dict[str, Any]]
     batch: pa.RecordBatch | None
     lines: list[int]  # in Parquet, rows' numbers from 1
@@ -66,7 +64,6 @@ class Window:
         return f"{self.file}, rows from line {self.lines[0]} on" if self.lines else self.file
 
     def column(self, name: str) -> list[Any]:
-        """None for rows without the column."""
         if self.batch is None:
             return [row.get(name) for row in self.rows]
         return self.batch.column(name).to_pylist()
@@ -75,11 +72,6 @@ class Window:
         return b"".join(json.dumps(vars(row)).encode() + b"\n" for row in self.bad)
 
     def dicts(self) -> list[dict[str, Any]]:
-        """Rows as values by column.
-
-        Raises:
-            InputError: a Parquet value has no Python form.
-        """
         if self.batch is None:
             return self.rows
         try:
@@ -101,12 +93,7 @@ class Window:
 
 
 def read_windows(file: File) -> Iterator[Window]:
-    """Read a file in windows, the same each time. A file without rows gives one empty window.
-
-    Raises:
-        InputError: the file cannot be read.
-        KdcError: the store refused or did not answer.
-    """
+    """The windows are the same each time. A file without rows gives one empty window."""
     with reaching_remote(file.system, file.address):
         try:
             with file.open() as raw:
@@ -124,7 +111,7 @@ def read_windows(file: File) -> Iterator[Window]:
 
 
 def read_all(files: list[File]) -> Iterator[tuple[Window, int]]:
-    """All windows (JSONL on standard input without files), with the bytes read so far."""
+    """Yield each window with the bytes read so far. Without files, read standard input."""
     if not files:
         for window in _read_text(sys.stdin.buffer, STANDARD, "jsonl", USUAL):
             yield window, 0

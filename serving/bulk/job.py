@@ -1,7 +1,6 @@
 """A job of `kdc predict`, with its finished windows.
 
-`OUTPUT.partial/` holds `job.json`, and each finished window's answers, bad rows and record, written in this order. A
-resumed job answers the windows without a record.
+`OUTPUT.partial/` holds `job.json`, and each finished window's answers, bad rows and record, written in this order.
 """
 
 import hashlib
@@ -18,23 +17,19 @@ from kdc.serving.bulk.inputs import WINDOW_BYTES, WINDOW_ROWS, Window
 from kdc.serving.bulk.request import PredictRequest
 
 _JOB = "job.json"
-_ERRORS = "errors"  # holds the address of the list of bad rows
+_ERRORS = "errors"  # address of the bad rows
 SUCCESS = "_SUCCESS"
 _START_OVER = "does another process work there? then start over: --force"
 
 
 @dataclass(frozen=True)
 class Job:
-    """A checked request.
-
-    Raises:
-        InputError: an option does not fit the task.
-    """
+    """A checked request."""
 
     request: PredictRequest
     files: list[File]  # empty for JSONL on standard input
     task: TaskInfo
-    identity: dict[str, str]  # what else decides the answers
+    identity: dict[str, str]  # decides the answers too
 
     def __post_init__(self) -> None:
         text_pair = self.request.text_pair
@@ -51,7 +46,7 @@ class Job:
 
     @property
     def added_columns(self) -> dict[str, str]:
-        """New columns by name, with their type: "text", "texts" or "number"."""
+        """Types of the new columns: "text", "texts" or "number"."""
         traits, labels = self.task.traits, self.task.labels if self.request.all_scores else ()
         types = {"label": "texts" if traits.has_lists else "text"} if traits.has_labels else {}
         types |= {"score": "number"} | ({"set": "texts"} if self.task.sets is not None else {})
@@ -74,8 +69,6 @@ class Job:
 
 
 class Counts(Frozen):
-    """Rows of a window, or of a job so far."""
-
     read: int = 0
     written: int = 0
     skipped: int = 0
@@ -86,8 +79,6 @@ class Counts(Frozen):
 
 
 class WindowRecord(Counts):
-    """A finished window, as `<key>.json`."""
-
     bytes: int
 
 
@@ -95,8 +86,6 @@ Progress = Callable[[Counts, int], None]  # counts, input bytes read
 
 
 class FinishedWindows:
-    """Finished windows of a job, by keys that sort in input order."""
-
     def __init__(self, job: Job, ending: str, rows: Folder | None = None) -> None:
         self.job, self._ending = job, ending
         self.folder = Folder(f"{job.request.output}.partial", first=_JOB)
@@ -104,10 +93,7 @@ class FinishedWindows:
         self._goes_on = False
 
     def resume_or_start(self, shards: Folder | None = None) -> None:
-        """Resume the unfinished job, or start anew.
-
-        Args:
-            shards: the output, if it grows under its name.
+        """`shards` is the output, if it grows under its name.
 
         Raises:
             InputError: without `--force`, the output or another unfinished job exists.
@@ -136,11 +122,6 @@ class FinishedWindows:
         folder.write(_JOB, fingerprint)
 
     def find(self, key: str, window: Window) -> WindowRecord | None:
-        """A window's record from an earlier run.
-
-        Raises:
-            KdcError: the window's number of rows changed.
-        """
         if not self._goes_on or f"{key}.json" not in self.folder:
             return None
         record = WindowRecord.model_validate_json(self.folder.read(f"{key}.json"))
@@ -173,11 +154,7 @@ class FinishedWindows:
                 raise KdcError("finished rows were changed", given=given, remedy=_START_OVER)
 
     def conclude(self, records: Mapping[str, WindowRecord]) -> None:
-        """Check all windows, and write the list of bad rows. Its address comes first, so a killed job knows its list.
-
-        Raises:
-            KdcError: rows are gone, or have another size.
-        """
+        """The list's address is written first: a killed job knows its list."""
         self._check(records)
         if (address := self.job.request.errors) is None:
             return
@@ -200,7 +177,7 @@ def record_of(good: Window, rows: bytes) -> WindowRecord:
 
 
 def _version(file: File) -> str:
-    """A file's version, or a hash of its path, which may hold secrets."""
+    """A hash replaces the path, which may hold secrets."""
     return file.changed or hashlib.sha256(file.path.encode()).hexdigest()
 
 

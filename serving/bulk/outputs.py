@@ -1,5 +1,3 @@
-"""Answered windows as bytes, joined into one file."""
-
 from __future__ import annotations
 
 import csv
@@ -23,12 +21,6 @@ _SEPARATOR = "|"
 
 
 class Writer:
-    """Writes a job's output in its format.
-
-    Raises:
-        InputError: a label contains the separator of labels.
-    """
-
     def __init__(self, job: Job) -> None:
         self.job = job
         self.kind = job.request.format
@@ -59,7 +51,7 @@ class Writer:
         return self.kind == "parquet" and self._schema is None
 
     def begin_with(self, window: Window) -> None:
-        """Take the column types from a window that this writer does not answer."""
+        """Take the column types from a window that is answered already."""
         if self.needs_types and (window.lines or window.batch is not None):
             with _refusing(window):
                 self._own_columns(window)
@@ -80,7 +72,7 @@ class Writer:
         plain, quoted = self._csv_writer(stream), self._csv_writer(stream, quoting=csv.QUOTE_ALL)
         for row, added in zip(window.dicts(), answers_by_row, strict=True):
             cells = list(map(_cell, [*(row.get(name) for name in self._names or []), *added]))
-            # Python's csv module leaves a lone carriage return unquoted; readers take it for a row's end.
+            # Python's csv module leaves a lone carriage return unquoted.
             (quoted if any("\r" in cell for cell in cells) else plain).writerow(cells)
         return stream.getvalue().encode()
 
@@ -158,7 +150,7 @@ class Writer:
         text = [pa.field(name, pa.string()) for name in self._names or []]
         with pq.ParquetWriter(stream, self._schema or pa.schema([*text, *self._added_fields()])) as writer:
             for piece in filter(None, pieces):
-                # read_table would load pyarrow's datasets: twice the memory.
+                # read_table needs twice the memory.
                 writer.write_table(pq.ParquetFile(io.BytesIO(piece)).read())
 
 

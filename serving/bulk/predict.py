@@ -40,12 +40,6 @@ class PredictResult(Counts):
 
 
 def predict(request: PredictRequest) -> PredictResult:
-    """Answer a table.
-
-    Raises:
-        InputError: an option, a file or a row cannot be used.
-        KdcError: the model or a worker failed, or finished rows are gone.
-    """
     files = request.check()
     return _on_ray(request, files) if request.engine == "ray" else _locally(request, files)
 
@@ -59,7 +53,7 @@ def _on_ray(request: PredictRequest, files: list[File]) -> PredictResult:
     with connected(address, (request.actors or 1) * (request.threads or 1)) as ray:
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         actors = ray_job.share_out(nodes, request.device, request.actors, request.threads)
-        # "engine": a local job keeps its rows elsewhere.
+        # A local job keeps its rows elsewhere.
         chosen = {"variant": request.variant or "", "provider": actors.device}
         job = Job(request, files, manifest.task, {"engine": "ray", "artifact": manifest.sha256, **chosen})
         where = f"Ray, {actors.count} actors on {actors.device}, {actors.threads} threads each"
@@ -97,7 +91,7 @@ def _watched(job: Job, where: str, work: Callable[[Progress], Counts]) -> Predic
 
 
 class Speed:
-    """Rows a second. Resumed rows are only read, so they do not count."""
+    """Rows a second. Resumed rows are only read, and do not count."""
 
     def __init__(self) -> None:
         self._began = time.perf_counter()
@@ -130,14 +124,13 @@ def _into_file(job: Job, scorer: Scorer, progress: Progress) -> Counts:
             counts, records[key] = counts.plus(record), record
             progress(counts, done)
         finished.conclude(records)
-        with whole_file_at(output) as stream:  # its existence ends the job
+        with whole_file_at(output) as stream:  # ends the job
             writer.join(map(finished.rows, records), stream)
         finished.folder.remove()
     return counts
 
 
 def _into_standard_output(job: Job, scorer: Scorer, progress: Progress) -> Counts:
-    """Write to standard output, which cannot resume."""
     writer, counts, errors = Writer(job), Counts(), job.request.errors
     with nullcontext() if errors is None else whole_file_at(errors) as named:
         for window, done in read_all(job.files):

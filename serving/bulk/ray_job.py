@@ -1,7 +1,6 @@
 """Answers a table on Ray (`--engine ray`).
 
-Actors write a shard per window. A local directory of shards appears whole. In an object store it grows, and `_SUCCESS`
-comes last.
+Actors write a shard per window. A local directory of shards appears whole. In an object store `_SUCCESS` comes last.
 """
 
 import importlib
@@ -31,12 +30,8 @@ def share_out(nodes: list[dict[str, float]], device: Device, count: int | None, 
 
     Args:
         nodes: each node's resources, by Ray's names ("CPU", "GPU").
-        device: "auto" is CUDA if the cluster has GPUs.
         count: actors without room wait for new nodes.
         threads: of each actor; None: 1 on a CPU, else a GPU's share of its node's cores.
-
-    Raises:
-        InputError: no node has room for an actor.
     """
     gpus = int(sum(node.get("GPU", 0) for node in nodes))
     if device == "auto":
@@ -58,7 +53,6 @@ def share_out(nodes: list[dict[str, float]], device: Device, count: int | None, 
 
 
 def run(ray: Any, job: Job, manifest: Manifest, actors: Actors, *, progress: Progress) -> Counts:
-    """Answer everything with the connected module `ray`. Raises as `predict`."""
     output = job.request.output
     grows = not is_local(file_system(output)[0])
     shards = Folder(output if grows else f"{output}.partial/rows", first=SUCCESS)
@@ -123,7 +117,7 @@ def _rows(ray: Any, work: Work, actors: Actors, artifact: dict[str, bytes]) -> G
 
 @contextmanager
 def _quiet(ray: Any) -> Iterator[None]:
-    """Silence Ray Data, and give each window its own block, so none waits for others."""
+    """Silence Ray Data. Each window gets its own block, so none waits for others."""
     context = ray.data.DataContext.get_current()
     settings = {"enable_progress_bars": False, "print_on_execution_start": False, "target_max_block_size": 1}
     logger = logging.getLogger("ray.data")

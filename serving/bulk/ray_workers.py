@@ -1,7 +1,4 @@
-"""Runs on Ray's nodes: reads windows, and answers them in actors.
-
-Errors are returned, because Ray wraps raised errors and loses their parts.
-"""
+"""Runs on Ray's nodes. Errors are returned, because Ray wraps raised errors and loses their parts."""
 
 import os
 import pickle
@@ -22,14 +19,14 @@ from kdc.serving.bulk.windows import LANES, Scorer, answer_window
 from kdc.serving.engine.engine import Engine
 
 Row = dict[str, Any]  # one row of a Ray Dataset
-_TRIES = 4  # actors that may die at one window
+_TRIES = 4  # deaths at one window
 
 
 @dataclass(frozen=True)
 class Actors:
     count: int
     threads: int  # of each; Ray reserves as many cores
-    device: Device  # never "auto": all actors must give the same answers
+    device: Device  # not "auto": all actors must give the same answers
 
 
 @dataclass(frozen=True)
@@ -41,16 +38,14 @@ class Work:
 
 
 def key_of(file: int, window: int) -> str:
-    """A window's name. Names sort in input order."""
+    """Names sort in input order."""
     return f"part-{file:06d}-{window:06d}"
 
 
 def windows_of(row: Row, work: Work) -> Iterator[Row]:
-    """Read the windows of a file.
+    """Yield a row per window: the pickled window or its earlier record.
 
-    Yields:
-        A row per window: the pickled window or its earlier record. Last, a row with the number of windows, and None or
-        the error that ended the reading.
+    The last row has the number of windows, and None or the error that ended the reading.
     """
     file, number, end = row["file"], 0, None
     try:
@@ -64,7 +59,7 @@ def windows_of(row: Row, work: Work) -> Iterator[Row]:
 
 
 class Answerer:
-    """An actor, which loads the model once.
+    """An actor loads the model once.
 
     Args:
         task: a reference to (`Work`, `Actors`, artifact files), in a list so that each actor fetches from its own node.
@@ -104,11 +99,7 @@ class Answerer:
 
 
 def count_try(folder: Folder, mark: str, window: Window) -> None:
-    """Count tries at a window in the file `mark`. Ray would restart actors without end.
-
-    Raises:
-        KdcError: too many died.
-    """
+    """Ray would restart actors without end. `mark` names the file that holds the count."""
     tries = int(folder.read(mark)) if mark in folder else 1  # the first death leaves no mark
     if tries >= _TRIES:
         remedy = "did memory run out? use fewer --actors; the same command resumes"

@@ -1,5 +1,3 @@
-"""The request of `kdc predict`."""
-
 import importlib.util
 from pathlib import Path
 
@@ -18,7 +16,7 @@ class PredictRequest(Frozen):
     output: str  # "-" is JSONL on standard output; with Ray, a directory of shards
     text: str | None = None  # column; None: the task's
     text_pair: str | None = None  # column
-    delimiter: str | None = None  # of CSV and TSV inputs; None: by the ending
+    delimiter: str | None = None  # None: by the ending
     encoding: str | None = None  # of text inputs; None: UTF-8
     prefix: str = ""  # of the new columns
     all_scores: bool = False
@@ -40,11 +38,6 @@ class PredictRequest(Frozen):
         return "jsonl" if self.output == STANDARD else format_of(self.output)
 
     def check(self) -> list[File]:
-        """Check options and files, before a model is loaded.
-
-        Raises:
-            InputError: an option or a file cannot be used.
-        """
         self._check_options()
         files = [] if self.source == STANDARD else find(self.source, Dialect(self.delimiter, self.encoding))
         uses_parquet = "parquet" in (self.format, *(file.format for file in files))

@@ -20,8 +20,8 @@ from kdc.serving.engine.tokenizing import is_blank, is_utf8
 
 # Padded tokens of a pass (docs/benchmarks/serving.md).
 _CPU_TOKENS, _GPU_TOKENS = 256, 16_384
-_MANY_THREADS = 4  # with so many, the library is as fast as the word table with one
-LANES = 64  # parallel passes, at most one per thread
+_MANY_THREADS = 4  # the library is then as fast as the word table
+LANES = 64  # at most one per thread
 
 
 class Scorer:
@@ -61,11 +61,6 @@ def _batches(encodings: Sequence[Part], most: int) -> Iterator[list[int]]:
 
 
 def answer_window(scorer: Scorer, writer: Writer, window: Window, *, columns_seen: bool) -> tuple[Window, bytes]:
-    """Answer a window. Returns it as from `split_bad`, and its answered rows.
-
-    Raises:
-        InputError: as `split_bad`, or the output's format cannot hold a value.
-    """
     good, texts = split_bad(window, writer.job, columns_seen=columns_seen)
     return good, writer.piece(good, _answers(scorer(texts), writer.job))
 
@@ -75,9 +70,6 @@ def split_bad(window: Window, job: Job, *, columns_seen: bool) -> tuple[Window, 
 
     Args:
         columns_seen: whether an earlier row had the text columns; a JSONL row without them is then a bad row.
-
-    Raises:
-        InputError: the columns are missing, or a bad row stops the job.
     """
     names = job.text_columns
     absent = [name for name in names if name not in window.names]

@@ -28,7 +28,7 @@ def answered(probabilities: np.ndarray, abstain: Abstention) -> np.ndarray:
 
 
 def sureness(probabilities: np.ndarray, task: TaskInfo) -> np.ndarray:
-    """How sure a model is of each row: (rows,) in [0, 1]. For multi-label, the lowest max(p, 1 - p) of all labels."""
+    """(rows,) in [0, 1]. For multi-label, the lowest max(p, 1 - p) of all labels."""
     return task.traits.certainty(probabilities).min(axis=1)
 
 
@@ -47,7 +47,7 @@ def _classes(probabilities: np.ndarray, task: TaskInfo) -> np.ndarray:
 
 
 def in_words(chosen: np.ndarray, task: TaskInfo) -> list[Any]:
-    """A label name or `ABSTAINED` for each row of `chosen`, as from `decided`; lists of names if multi-label."""
+    """A label name or `ABSTAINED` for each row of `decided`; lists of names if multi-label."""
     if task.traits.has_lists:
         return [[task.labels[column] for column in np.flatnonzero(row)] for row in chosen]
     columns = np.where(chosen.any(axis=1), chosen.argmax(axis=1), len(task.labels))
@@ -56,12 +56,12 @@ def in_words(chosen: np.ndarray, task: TaskInfo) -> list[Any]:
 
 
 def in_sets(probabilities: np.ndarray, sets: LabelSets) -> np.ndarray:
-    """Which labels are in rows' sets: bool (rows, outputs). No set is empty."""
+    """bool (rows, outputs). No set is empty."""
     return probabilities >= np.minimum(probabilities.max(axis=1, keepdims=True), np.float64(sets.at_least))
 
 
 def sets_in_words(probabilities: np.ndarray, task: TaskInfo) -> list[list[str]]:
-    """Label names in each row's set, most probable first."""
+    """Most probable label first."""
     assert task.sets is not None
     sizes = in_sets(probabilities, task.sets).sum(axis=1)
     orders = np.argsort(-probabilities, axis=1, kind="stable")

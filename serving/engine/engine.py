@@ -101,21 +101,12 @@ class Engine:
         verify: bool = True,
         expect_sha256: str | None = None,
     ) -> Self:
-        """Load an artifact's folder.
+        """Load an artifact's folder, as `kdc.load` does.
 
         Args:
-            variant: "fp32", "int8", "fp16", or "cascade" for two models; None takes the manifest's choice.
-            device: "auto" takes CUDA if it starts, else the CPU with a note. "cpu", "cuda" and "tensorrt" do not fall
-                back.
-            threads: threads of one forward pass; None takes all usable cores.
             lanes: parallel `run_beside` passes; a GPU has one. With more, a second session holds its own weights,
                 and `run` times whether all threads or one lane's share is faster.
             verify: check the SHA-256 of each loaded file.
-            expect_sha256: SHA-256 that the manifest must have.
-
-        Raises:
-            InputError: the artifact is missing, not the expected one, or lacks the variant.
-            KdcError: the artifact is damaged, or the requested device did not start.
         """
         folder = Path(path).resolve()  # once: a link may change
         manifest = load_manifest(folder, verify=False, expect_sha256=expect_sha256)
@@ -181,7 +172,7 @@ class Engine:
         threads: int | None = None,
         second: tuple[Second, Path] | None = None,
     ) -> Self:
-        """Load bare ONNX files, before an artifact exists."""
+        """Load ONNX files without an artifact."""
         opened = open_session(lambda _: onnx_path, device=device, threads=threads)
         engine = cls(opened, RowTokenizer.read(tokenizer_json, tokenizer_info), task, tokenizer_info, temperature)
         if second is not None:
@@ -287,7 +278,7 @@ class Engine:
     def through(
         self, encodings: Sequence[Encoded], answer: Callable[["Engine", Sequence[Part]], np.ndarray]
     ) -> np.ndarray:
-        """Logits (rows, outputs) of encoded rows. `answer` gives one engine's logits of rows or windows, in order."""
+        """Logits (rows, outputs). `answer` gives one engine's logits of rows or windows, in order."""
         parts, counts = spread(encodings)
         logits = self.joined(answer(self, parts), counts)
         unsure = self.unsure(logits)
@@ -311,25 +302,20 @@ class Engine:
         return np.flatnonzero(sure < self._answered_from)
 
     def expect_made_up_rows(self) -> None:
-        """Send the tuning set's share of rows to the second model, to time made-up rows."""
+        """For made-up rows: send the tuning set's share to the second model."""
         share = self.share_that_goes_on
         self._made_up = (math.floor((row + 1) * share) > math.floor(row * share) for row in itertools.count())
 
     def of_second(self, logits: np.ndarray) -> np.ndarray:
-        """Scale the second model's logits to fit the first model's temperature."""
         assert self.second is not None
         return logits * np.float32(self.temperature / self.second.temperature)
 
     def encode(
         self, texts: Sequence[Text], *, side: str | None = None, first: int = 0, beside: bool = False
     ) -> list[Encoded]:
-        """Tokenise rows, and cut or divide them. No padding.
+        """Tokenise rows, and cut long texts at `side` ("left" or "right"; None: the artifact's). No padding.
 
-        `side`, "left" or "right", is where long texts are cut; None is the artifact's. The rest is as in
-        `RowTokenizer.encode`.
-
-        Raises:
-            InputError: a row does not fit the task, or has no token.
+        See `RowTokenizer.encode`.
         """
         return self._tokenizer.cutting(side).encode(checked_rows(texts, self.task, first), first, beside=beside)
 
@@ -340,9 +326,9 @@ class Engine:
         return self._tokenizer.has_cut(side)
 
     def warm_up(self, max_batch_tokens: int = 1024) -> None:
-        """Run inputs of several lengths, so first requests do not wait for memory.
+        """First requests must not wait for memory.
 
-        `max_batch_tokens` are the padded tokens of the largest pass here. Its memory stays allocated.
+        `max_batch_tokens`: padded tokens of the largest pass, whose memory stays.
         """
         short = self.encode([("a", "a") if self.task.is_pair else "a"])[0]
         word_id = short.ids[len(short) // 2]
@@ -356,11 +342,11 @@ class Engine:
             self.second.warm_up(max_batch_tokens)
 
     def run(self, encodings: Sequence[Encoded]) -> np.ndarray:
-        """Logits (rows, outputs) of at least one row, in a pass that has the threads to itself. Raises as `predict`."""
+        """Logits (rows, outputs) of at least one row, with all threads. Raises as `predict`."""
         return self._in_rows(self._passes.run(encodings), encodings)
 
     def run_beside(self, encodings: Sequence[Encoded]) -> np.ndarray:
-        """`run` with a share of the threads, for parallel calls."""
+        """`run` with a share of the threads."""
         return self._in_rows(self._passes.run_beside(encodings), encodings)
 
     def _in_rows(self, logits: np.ndarray, encodings: Sequence[Encoded]) -> np.ndarray:
@@ -368,7 +354,7 @@ class Engine:
 
 
 def activate(logits: np.ndarray, kind: Kind, temperature: float = 1.0) -> np.ndarray:
-    """Softmax or sigmoid (multi-label) of logits / temperature, as float32. Regression is unchanged."""
+    """Softmax or sigmoid (multi-label) of logits / temperature, as float32."""
     result, traits = logits.astype(np.float32), KINDS[kind]
     if not traits.has_labels:
         return result

@@ -113,7 +113,7 @@ def windows_of(
 def joined(
     logits: NDArray[np.floating], counts: Sequence[int], join: Sequence[Join], kind: Kind
 ) -> NDArray[np.float32]:
-    """Join each row's logits.
+    """Join each row's logits to float32 (rows, outputs).
 
     Class logits are first normalised to log-probabilities. "noisy-or" gives the log-odds that any window has the label,
     if windows are independent (Pearl 1988).
@@ -122,9 +122,6 @@ def joined(
         logits: (parts, outputs), a row's parts side by side.
         counts: (rows,) parts per row.
         join: one way per output, or one for all.
-
-    Returns:
-        float32 (rows, outputs).
     """
     if len(counts) == len(logits):
         return np.asarray(logits, dtype=np.float32)

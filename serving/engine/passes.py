@@ -21,18 +21,15 @@ if TYPE_CHECKING:
     import onnxruntime
 
 _TURN = 16  # timed passes per number of threads
-# Padded tokens of an encoder's pass per thread. Larger passes leave a core's cache: 32 rows of 64 tokens take a fifth
-# longer. Models without layers do so little per token that more passes cost more.
+# Padded tokens of an encoder's pass per thread. Larger passes leave a core's cache. Without layers, more
+# passes cost more.
 PASS_TOKENS = 512
 _LAYERS = b"LayerNormalization"  # an operator of all encoders
 _RETRY = "try again with fewer or shorter texts; `kdc doctor` looks at the device"
 
 
 class Passes:
-    """Runs an open session. Thread-safe.
-
-    Methods take at least one row, and return float32 logits (parts, outputs).
-    """
+    """Thread-safe. Methods take at least one row, and return float32 logits (parts, outputs)."""
 
     def __init__(self, opened: OpenSession, info: TokenizerInfo, outputs: int, *, lanes: int, variant: str) -> None:
         self._info, self._outputs, self._variant = info, outputs, variant
@@ -51,7 +48,7 @@ class Passes:
         self._session = self._beside = None
 
     def run(self, encodings: Sequence[Encoded]) -> np.ndarray:
-        """A pass with all threads or one lane's share, whichever is faster now."""
+        """All threads or one lane's share, whichever is faster now."""
         if not self._timed.acquire(blocking=False):  # another pass would distort the time
             return self._run(self._session, encodings)
         try:

@@ -30,7 +30,7 @@ _GPU: dict[str, tuple[str, str, str]] = {
     "tensorrt": (TENSORRT_PROVIDER, "TensorRT", f"`pip install tensorrt`, or use `--device cuda`; {_CUDA_REMEDY}"),
 }
 
-# Optimisers to switch off. The fused node loops over single numbers: int8 passes take 8 to 18 % longer.
+# Optimisers to switch off: the fused node slows int8 passes by 8 to 18 %.
 SLOW_ON_CPU = ["SkipLayerNormFusion"]
 
 
@@ -45,11 +45,6 @@ class OpenSession:
 
 
 def read_graph(path: Path) -> bytes:
-    """Read an ONNX file outside an artifact.
-
-    Raises:
-        KdcError: it is missing.
-    """
     if not path.is_file():
         raise _unusable("the ONNX file is missing", path)
     return path.read_bytes()
@@ -72,10 +67,6 @@ def open_session(
     Args:
         plan_memory: keep a memory plan per input shape. On a CPU, single rows take 6 % less time, batches 4 % more.
         read: reads the file, which must hold all weights.
-
-    Raises:
-        InputError: the device is unknown.
-        KdcError: the requested device did not start, or the file cannot be loaded.
     """
     if device not in ("auto", "cpu", *_GPU):
         raise InputError("no such device", given=device, remedy="choose auto, cpu, cuda or tensorrt")
@@ -105,11 +96,6 @@ def device_of(provider: str) -> Device:
 
 
 def check_graph(session: onnxruntime.InferenceSession, task: TaskInfo, info: TokenizerInfo) -> None:
-    """Check inputs and outputs.
-
-    Raises:
-        KdcError: they do not fit the tokenizer or the task.
-    """
     inputs = {value.name for value in session.get_inputs()}
     if inputs != set(info.input_names):
         given = f"graph {sorted(inputs)}, tokenizer {sorted(info.input_names)}"
@@ -122,10 +108,7 @@ def check_graph(session: onnxruntime.InferenceSession, task: TaskInfo, info: Tok
 
 
 def run_bound(session: onnxruntime.InferenceSession, feeds: dict[str, np.ndarray]) -> np.ndarray:
-    """Run a batch with IO binding, which copies inputs to the device once.
-
-    `feeds`: int64 (rows, longest) by input name. Returns logits (rows, outputs).
-    """
+    """IO binding copies inputs to the device once. `feeds`: int64 (rows, longest) by input name."""
     binding = session.io_binding()
     for name, value in feeds.items():
         binding.bind_cpu_input(name, value)
@@ -135,7 +118,7 @@ def run_bound(session: onnxruntime.InferenceSession, feeds: dict[str, np.ndarray
 
 
 def _obstacle(provider: str) -> str:
-    """Why the provider cannot be tried, or "". Also loads the CUDA libraries of pip."""
+    """Why the provider cannot be tried, or "". Also loads pip's CUDA libraries."""
     import onnxruntime
 
     if provider not in onnxruntime.get_available_providers():
@@ -158,8 +141,7 @@ def _create(
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
     options.enable_mem_pattern = plan_memory
-    # Threads that spin long take the core that answers requests; threads that never spin wake late. A request took
-    # 1.03 ms with 500 or 2000 us, 1.19 with 100 us.
+    # Threads that spin long take the core that answers requests; threads that never spin wake late.
     options.add_session_config_entry("session.intra_op.spin_duration_us", "500")
     # Refuse ONNX Runtime's own format, which our checks cannot read.
     options.add_session_config_entry("session.load_model_format", "ONNX")
@@ -171,7 +153,7 @@ def _create(
         session = onnxruntime.InferenceSession(content, options, providers=providers, disabled_optimizers=slow)
     except Exception as error:
         raise _unusable("ONNX Runtime cannot load the model", f"{path}: {error}") from error
-    session._model_bytes = None  # kept by ONNX Runtime to restart on another provider
+    session._model_bytes = None  # kept by ONNX Runtime for another provider
     return session
 
 

@@ -1,4 +1,4 @@
-"""Texts to token ids and padded batches. Training uses it too."""
+"""Texts to token ids and padded batches."""
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
@@ -22,13 +22,13 @@ _MOST_TOKENS = 33  # per character: NFKC makes 18 letters, 33 bytes, of U+FDFA
 _SHORT_TEXT = 10  # words
 # Characters read first per kept token.
 _CHARACTERS = 8
-_MOST_READ = 4  # times the first part, if a text cannot be cut between words
+_MOST_READ = 4  # first parts, if no space is found
 # Most tokens seen at the cut of a part that the whole text lacks.
 _MARGIN = 32
 
 
 def is_utf8(text: str) -> bool:
-    """Whether a text has a UTF-8 form. On a lone surrogate the tokenizer fails without naming the row."""
+    """On a lone surrogate the tokenizer fails without naming the row."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -45,11 +45,7 @@ def as_row(texts: Sequence[str]) -> Text:
 
 
 def checked_rows(texts: Sequence[Text], task: TaskInfo, first: int = 0) -> list[Text]:
-    """Check that rows fit the task.
-
-    Raises:
-        InputError: a row is not one text (two for a pair task), or a text is blank or not Unicode.
-    """
+    """Raises InputError if a row is not one text (two for a pair task), or a text is blank or not Unicode."""
     if isinstance(texts, str):
         raise InputError("the texts are one string, not a list", given="str", remedy='give a list: ["..."]')
     width = 2 if task.is_pair else 1
@@ -73,8 +69,7 @@ def checked_rows(texts: Sequence[Text], task: TaskInfo, first: int = 0) -> list[
 
 @contextmanager
 def _library_errors(what: str, path: Path | None = None) -> Iterator[None]:
-    """Turn errors into `KdcError`. Rust panics are no `Exception`. Messages about rows may hold texts, so they are
-    dropped."""
+    """Rust panics are no `Exception`. Messages about rows may hold texts, so they are dropped."""
     try:
         yield
     except (KdcError, KeyboardInterrupt, SystemExit):
@@ -87,16 +82,15 @@ def _library_errors(what: str, path: Path | None = None) -> Iterator[None]:
 class RowTokenizer:
     """Tokenises rows, and cuts long ones or divides them into windows. Thread-safe.
 
-    Results equal the library's truncation ("longest_first"). The library keeps all pieces that it cuts off, and a
-    pair's combinations: gigabytes for two texts of 10,000 words. This class reads little more than it keeps, if the
-    tokenizer splits texts into words. One exception: it cannot tell which text of a pair is longer if both are longer
-    than what it reads (32 * (`max_length` + 32) characters). Then an odd token may stay of the other text.
+    Results equal the library's truncation ("longest_first"), which takes gigabytes for two texts of 10,000 words. This
+    class reads little more than it keeps, if the tokenizer splits texts into words. If both texts of a pair are longer
+    than it reads (32 * (`max_length` + 32) characters), an odd token may stay of the other text.
 
     Args:
         tokenizer: its settings change, so nothing else may use it.
         max_length: tokens of a cut row or a window, special tokens included.
-        truncation_side: "right" cuts a text's end, "left" its beginning.
-        long: how a longer row is divided; None cuts it.
+        truncation_side: "right" cuts a text's end.
+        long: None cuts longer rows.
     """
 
     def __init__(
@@ -118,17 +112,13 @@ class RowTokenizer:
 
     @classmethod
     def read(cls, path: Path, info: TokenizerInfo, read: Callable[[Path], bytes] = Path.read_bytes) -> Self:
-        """Parse `tokenizer.json`.
-
-        Raises:
-            KdcError: it cannot be parsed.
-        """
+        """Parse `tokenizer.json`."""
         content = read(path)
         with _library_errors("tokenizer.json cannot be read", path):
             return cls(Tokenizer.from_buffer(content), info.max_length, info.truncation_side, info.long)
 
     def cutting(self, side: str | None) -> "RowTokenizer":
-        """A tokenizer that cuts `side`; None is this one. The first call for the other side takes 60 to 500 ms."""
+        """A tokenizer that cuts `side`. The first call for the other side takes 60 to 500 ms."""
         return self if side in (None, self._side) else self._other_side
 
     def has_cut(self, side: str | None) -> bool:
@@ -141,10 +131,6 @@ class RowTokenizer:
         Args:
             first: number of the first row in messages.
             beside: let other threads run, by not using the faster word table.
-
-        Raises:
-            InputError: a row has no token.
-            KdcError: the library failed.
         """
         with _library_errors("the tokenizer failed on these texts"):
             encodings = self._encode(rows, beside)
@@ -177,7 +163,7 @@ class RowTokenizer:
         return self._cut(*self._whole.encode_batch_fast([row]))
 
     def _attempts(self, texts: Sequence[str], *, once: bool) -> Iterator[tuple[Sequence[str], Sequence[int]]]:
-        """Parts of texts that may hold all kept tokens, and each part's strays (see `_part`)."""
+        """Parts of texts that may hold all kept tokens, each with its strays (see `_part`)."""
         most = self._first_part
         while self._splits_words:
             parts, strays = zip(*(self._part(text, most) for text in texts), strict=True)
@@ -201,7 +187,7 @@ class RowTokenizer:
         return all(is_whole or owners.count(text) - strays[text] >= least for text, is_whole in enumerate(whole))
 
     def chars_read(self, rows: Sequence[Text]) -> list[int]:
-        """Characters tokenised per row, if a first part is enough."""
+        """Characters per row, if a first part is enough."""
 
         def of_row(row: Text) -> int:
             shorter, longer = ("", row) if isinstance(row, str) else sorted(row, key=len)
@@ -234,12 +220,12 @@ class RowTokenizer:
 
     @functools.cached_property
     def _splits_words(self) -> bool:
-        """Whether a word's tokens depend on the word alone."""
+        """Otherwise a word's tokens depend on its neighbours."""
         before = self._cutting.pre_tokenizer
         return before is not None and len(before.pre_tokenize_str("word word")) > 1
 
     def encode_and_measure(self, rows: Sequence[Text]) -> tuple[list[Encoded], list[int]]:
-        """As `encode`, with each row's number of tokens before the cut."""
+        """Also give each row's number of tokens before the cut."""
         whole = self._whole.encode_batch_fast(rows)
         return [self._cut(encoding) for encoding in whole], [len(encoding) for encoding in whole]
 
@@ -279,10 +265,10 @@ class RowTokenizer:
 
 
 def kept_tokens(owners: Sequence[int | None], max_length: int, *, from_left: bool = False) -> list[int]:
-    """Ascending indices of the tokens that stay after a cut to `max_length`, the longer text first.
+    """Ascending indices of the tokens that stay after a cut to `max_length`. All special tokens stay.
 
     Args:
-        owners: as in `windows_of`. All special tokens stay.
+        owners: as in `windows_of`.
     """
     # Lists of 200,000 tokens would block other threads.
     numbers = np.array([-1 if owner is None else owner for owner in owners])
@@ -290,7 +276,7 @@ def kept_tokens(owners: Sequence[int | None], max_length: int, *, from_left: boo
     special = np.flatnonzero(numbers == -1)
     room = max(max_length - len(special), 0)
     shorter, longer = sorted(map(len, texts))
-    # As in the library: cut the longer text down to the shorter, then both alike.
+    # As in the library: cut the longer text to the shorter's length, then both alike.
     longer = min(longer, max(shorter, room - shorter))
     if shorter + longer > room:
         shorter, longer = room // 2, room - room // 2
@@ -302,7 +288,7 @@ def kept_tokens(owners: Sequence[int | None], max_length: int, *, from_left: boo
 
 
 def row_of(length: int, tokens: Callable[[Text], int], *, is_pair: bool) -> Text:
-    """A row of about `length` tokens, to measure latency. A pair's first text is short, as in real pairs."""
+    """A row of about `length` tokens, to measure latency. A pair's first text is short."""
 
     def words(count: int) -> Text:
         if not is_pair:
@@ -315,11 +301,7 @@ def row_of(length: int, tokens: Callable[[Text], int], *, is_pair: bool) -> Text
 
 
 def pad(encodings: Sequence[Encoded], info: TokenizerInfo) -> dict[str, np.ndarray]:
-    """Pad at least one row to the longest one.
-
-    Returns:
-        int64 (rows, longest) by input name. The attention mask is 0 on padding.
-    """
+    """Pad at least one row to the longest one: int64 (rows, longest) by input name."""
     parts, _ = spread(encodings)
     longest = max(map(len, parts))
     fillers = {"input_ids": info.pad_id, "attention_mask": 0, "token_type_ids": info.pad_type_id}

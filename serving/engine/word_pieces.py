@@ -82,8 +82,8 @@ class WordPieces:
         return cls(table, model, frames, longest=longest, added=added, lowercase=lowercase)
 
     def encode(self, row: str | tuple[str, str]) -> Tokens | None:
-        """Tokens, or None if only the library can encode the row: non-ASCII, a possible added token, a long unknown
-        word, too many tokens."""
+        """None if only the library can encode the row: non-ASCII, a possible added token, a long unknown word, too many
+        tokens."""
         texts = (row,) if isinstance(row, str) else row
         frame = self._frames[len(texts) - 1]
         ids, type_ids = frame.ids[0][:], frame.type_ids[0][:]
@@ -133,7 +133,7 @@ def _takes_each_text_once(processor: processors.PostProcessor | None) -> bool:
 
 
 def _frame(row: Encoding) -> _Frame:
-    """The frame of a row whose texts have one token each."""
+    """Each text of the row has one token."""
     ids, type_ids = row.ids, row.type_ids
     words = [index for index, text in enumerate(row.sequence_ids) if text is not None]
     starts, ends = [0, *(index + 1 for index in words)], [*words, len(ids)]

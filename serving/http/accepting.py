@@ -1,6 +1,6 @@
 """Accepts all waiting connections at once, and bounds their number.
 
-uvloop 0.23 accepts one a loop turn. With 900 busy clients a turn takes 0.1 s, so probes would wait for many seconds.
+uvloop 0.23 accepts one a loop turn, so probes would wait for seconds behind busy clients.
 """
 
 import asyncio
@@ -15,18 +15,17 @@ from kdc.serving.http.settings import ServeSettings
 
 _MOST = 64  # per loop turn
 _SPARE_FILES = 64  # descriptors for other uses
-_FEWEST_GRPC = 64  # connections; with fewer, one client could lock out even probes
+_FEWEST_GRPC = 64  # with fewer, one client could lock out probes
 _MOST_PROBES = 512
-_TO_REFUSE = 8  # above the limit: each takes a descriptor until refused
+_TO_REFUSE = 8  # each takes a descriptor until refused
 
 
 class Accepting:
-    """Accepts waiting connections after the server accepted one. Only for a single worker: with several,
-    it would take connections from idle ones."""
+    """Only for a single worker: with several, it would take connections from idle ones."""
 
     def __init__(self, server: Any, most_connections: int) -> None:
-        self._server, self._most_connections = server, most_connections  # uvicorn's server, in this event loop
-        self._listeners: list[socket.socket] = []  # copies: uvloop's sockets refuse `accept`
+        self._server, self._most_connections = server, most_connections  # uvicorn's, in this loop
+        self._listeners: list[socket.socket] = []  # copies: uvloop's refuse `accept`
         self._has_taken = False
         self._handed: set[asyncio.Task[Any]] = set()  # connections without a protocol yet
 
@@ -60,11 +59,11 @@ def listeners_of(server: Any) -> list[socket.socket]:
 
 
 def take_what_waits(listener: socket.socket, server: Any, most: float = math.inf) -> list[asyncio.Task[Any]]:
-    """Accept waiting connections; a task hands each to the server's protocol."""
+    """A task hands each connection to the server's protocol."""
     loop, config = asyncio.get_running_loop(), server.config
     listener.setblocking(False)
     connections: list[socket.socket] = []
-    with contextlib.suppress(OSError):  # none left, shut down, or out of descriptors
+    with contextlib.suppress(OSError):  # none left, or out of descriptors
         while len(connections) < most:
             connections.append(listener.accept()[0])
 
@@ -76,7 +75,7 @@ def take_what_waits(listener: socket.socket, server: Any, most: float = math.inf
 
 
 def most_connections(settings: ServeSettings) -> int:
-    """The setting, or what descriptors allow beside gRPC."""
+    """Descriptors may allow fewer than the setting."""
     grpc = 0 if settings.grpc_address is None else most_grpc_connections(settings)
     return max(1, min(settings.max_connections, _descriptors() - _SPARE_FILES - grpc))
 
@@ -88,7 +87,7 @@ def most_grpc_connections(settings: ServeSettings) -> int:
 
 
 def most_probes() -> int:
-    """Few descriptors, but enough that newer connections replace no probe too soon."""
+    """Enough that newer connections replace no probe too soon."""
     return max(_SPARE_FILES // 2, min(_MOST_PROBES, _descriptors() // 16))
 
 

@@ -1,7 +1,6 @@
-"""Probes and metrics on their own port and thread.
+"""Probes and metrics on their own port and thread: on a busy port a liveness probe may time out and cause a restart.
 
-On a busy service's port a liveness probe may time out, and cause a restart. This port asks for no token: keep it
-unreachable from outside.
+This port asks for no token: keep it unreachable from outside.
 """
 
 import asyncio
@@ -17,9 +16,9 @@ from kdc.common.errors import InputError
 from kdc.serving.http.accepting import most_probes
 from kdc.serving.http.metrics import CONTENT_TYPE, Metrics
 
-_STUCK_S = 30.0  # without an event loop turn until `/livez` says no
+_STUCK_S = 30.0  # event loop's pause that `/livez` reports
 _BEAT_S = 0.5
-_WAITING = 4096  # connections in the kernel; further clients retry later
+_WAITING = 4096  # connections in the kernel
 _SECONDS = 5.0  # most of a connection
 _HEAD_BYTES = 8192
 _TEXT = "text/plain"
@@ -65,7 +64,7 @@ class _Server:
     def _end_oldest(self) -> None:
         if self._open:
             task = next(iter(self._open))
-            del self._open[task]  # now: a cancelled task ends two turns later
+            del self._open[task]  # a cancelled task ends later
             task.cancel()
 
     async def _serve(self, connection: socket.socket) -> None:
@@ -79,7 +78,7 @@ class _Server:
                         return
                 head, body = self._answer(head)
                 sent_of_body = connection.sendmsg([head, body]) - len(head)
-                if sent_of_body >= 0:  # a client that takes less than the head is no probe
+                if sent_of_body >= 0:  # a probe takes the head at once
                     await self._loop.sock_sendall(connection, memoryview(body)[sent_of_body:])
 
     def _answer(self, head: bytes) -> tuple[bytes, bytes]:
@@ -96,13 +95,7 @@ class _Server:
 
 @contextlib.contextmanager
 def admin_port(port: int, *, is_ready: Callable[[], bool], metrics: Metrics, shared: bool) -> Iterator[None]:
-    """Answer `/livez`, `/readyz` and `/metrics` at all IPv4 addresses. Enter it in the event loop.
-
-    If workers share the port, any of them answers.
-
-    Raises:
-        InputError: the port is taken.
-    """
+    """Enter it in the event loop. It listens at all IPv4 addresses. If workers share the port, any of them answers."""
     turned = time.monotonic()
 
     async def beat() -> None:

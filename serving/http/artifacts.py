@@ -15,11 +15,7 @@ _NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9._-]+")
 
 
 def places_by_name(artifacts: str) -> dict[str, str]:
-    """Split `[NAME=]PLACE,...` into paths and addresses by name.
-
-    Raises:
-        InputError: no artifact, a wrong name, or a name twice.
-    """
+    """Split `[NAME=]PLACE,...`."""
     places: dict[str, str] = {}
     for part in _parts(artifacts):
         name, sign, place = part.partition("=")
@@ -47,11 +43,7 @@ def paths_by_name(artifacts: str) -> dict[str, Path]:
 
 
 def expected_sha256(given: str | None, names: Collection[str]) -> dict[str, str]:
-    """Split `SHA256` (of a single artifact) or `NAME=SHA256,...` by name.
-
-    Raises:
-        InputError: a name or SHA-256 is wrong, or one is missing.
-    """
+    """Split `SHA256` (of a single artifact) or `NAME=SHA256,...`."""
     expected: dict[str, str] = {}
     for part in _parts(given or ""):
         name, _, value = part.rpartition("=")
@@ -70,11 +62,7 @@ def expected_sha256(given: str | None, names: Collection[str]) -> dict[str, str]
 def local(
     artifacts: str, *, allow_failed: bool = False, expect_sha256: str | None = None, verify_key: Keys = None
 ) -> str:
-    """Download addresses; return the list with absolute paths for workers in another folder. Symlinks are kept.
-
-    Raises:
-        KdcError: an artifact is missing, unreachable, damaged or refused.
-    """
+    """Download addresses; return the list with absolute paths, for workers in another folder. Symlinks are kept."""
     paths = places_by_name(artifacts)
     expected = expected_sha256(expect_sha256, paths)
     for name, place in paths.items():
@@ -89,11 +77,6 @@ def local(
 
 
 def newest(runs: Path = Path("runs")) -> Path:
-    """The newest artifact under `runs`.
-
-    Raises:
-        InputError: there is none.
-    """
     manifests = list(runs.glob(f"*/artifact/{MANIFEST_NAME}"))
     if not manifests:
         remedy = "make one with `kdc compress --task pydocs --family minilm`, or name one: `kdc serve ARTIFACT`"

@@ -21,10 +21,10 @@ from kdc.serving.http.queue import BatchReport, Closed, Overloaded, Queue, Reque
 
 log = logging.getLogger("kdc.serve")
 
-# After so many failures no single row is to blame, so halving stops.
+# After so many failures no single row is to blame.
 _MOST_FAILURES = 32
-_AVERAGED_S = 2.0  # seconds over which `_others` is averaged
-# Seconds; longer passes take no rows out of turn, because rows with earlier turns would wait.
+_AVERAGED_S = 2.0  # seconds that `_others` averages
+# Seconds; longer passes take no rows out of turn.
 _AHEAD_S = 0.0025
 
 Forward = Callable[[Sequence[Part]], np.ndarray]
@@ -36,21 +36,21 @@ class Batcher:
 
     forward: Forward  # (rows, outputs), with all threads, while no other pass runs
     _: KW_ONLY
-    beside: Forward | None = None  # with a share of the threads, called concurrently
+    beside: Forward | None = None  # with a share of the threads
     lanes: int = 1
     max_batch_tokens: int = 4096  # padded; one row alone may exceed it
     max_batch_rows: int = sys.maxsize
     # Most padded tokens of a batch that takes rows out of turn, unless it takes less than `_AHEAD_S`.
     ahead_tokens: float = math.inf
-    # Most tokens of a request and of rows before it (`Queue.before`), and most seconds for them.
+    # Most tokens of a request and of rows before it (`Queue.before`), and seconds for them.
     max_queue_tokens: int = 65536
     max_queue_seconds: float = 1.0
-    # Most seconds for a request that shares passes with as many others as waited lately.
+    # Most seconds for a request, if as many others share passes as waited lately.
     max_seconds: float = math.inf
     has_neighbour: Callable[[], bool] = lambda: False  # if true, no pass gets all threads
-    # Called in the event loop after a batch.
+    # Runs in the event loop.
     on_batch: Callable[[Sequence[Row], Sequence[Result], BatchReport], None] = lambda *_: None
-    on_left: Callable[[int], None] = lambda _: None  # gets the waiting tokens after a caller left
+    on_left: Callable[[int], None] = lambda _: None  # gets the waiting tokens
 
     def __post_init__(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -59,10 +59,10 @@ class Batcher:
         self.queue = Queue()
         self._arrivals = 0
         self._running = 0
-        self._alone = False  # a pass with all threads
+        self._alone = False  # one pass has all threads
         self._closing = False
         self._tokens_per_second: float | None = None  # None before the first large batch
-        self._others = 0.0  # average of waiting requests
+        self._others = 0.0  # waiting requests, averaged
         self._averaged = time.perf_counter()
         self._threads = [
             threading.Thread(target=self._work, name=f"kdc-batcher-{lane}", daemon=True) for lane in range(self.lanes)
@@ -75,11 +75,7 @@ class Batcher:
         return self._running > 0 or len(self.queue) > 0
 
     def check_room(self, tokens: int) -> None:
-        """An empty queue takes any request. Before tokenising, pass a lower bound.
-
-        Raises:
-            Overloaded: it has none.
-        """
+        """An empty queue takes any request. Before tokenising, pass a lower bound."""
         queued, speed, most = self.queue.tokens, self._tokens_per_second, self.max_queue_tokens
         if speed is not None:
             most = min(most, int(speed * self.max_queue_seconds))
@@ -95,17 +91,11 @@ class Batcher:
             raise Overloaded(why, max(1, round(self.queue.tokens / speed)))
 
     async def submit(self, encodings: Sequence[Part], trace: object = None) -> np.ndarray:
-        """Wait for outputs, float32 (rows, outputs).
-
-        Args:
-            encodings: at least one, unpadded.
-            trace: for `on_batch`.
+        """Wait for outputs, float32 (rows, outputs), of at least one unpadded encoding.
 
         Raises:
             Overloaded: the queue has no room.
-            InputError: even an empty queue has no room.
-            Closed: `close` was called.
-            KdcError: the pass failed.
+            InputError: even an empty queue has none.
         """
         tokens = sum(map(len, encodings))
         if tokens > self.max_queue_tokens:
@@ -123,7 +113,7 @@ class Batcher:
                 row = Row(len(encoding), (len(encoding), self._arrivals), encoding, request, index, now)
                 self.queue.add(row)
                 rows.append(row)
-            if not self._alone:  # else that pass wakes the lanes when it ends
+            if not self._alone:  # else that pass wakes them
                 self._wake(len(rows))
         try:
             return await request.future
@@ -136,17 +126,17 @@ class Batcher:
             raise
 
     async def close(self) -> None:
-        """Answer the queued rows, then end the threads."""
+        """Answer the queued rows first."""
         with self._lock:
             self._closing = True
             self._wake(self.lanes)
-        # Not joined: callers can cancel this if a pass hangs.
+        # Not joined: a pass may hang.
         while any(thread.is_alive() for thread in self._threads):
             await asyncio.sleep(0.005)
 
     def _work(self) -> None:
         work = threading.Condition(self._lock)
-        free_since: float | None = None  # end of the last pass, if it has not waited since
+        free_since: float | None = None  # last pass's end; None: it waited since
         while True:
             with self._lock:
                 while self._alone or not len(self.queue):
@@ -187,7 +177,7 @@ class Batcher:
         self._averaged = max(ended, self._averaged)
 
     def _wake(self, lanes: int) -> None:
-        """Wake idle lanes, the last one first: its core's cache is warm."""
+        """The last idle lane comes first: its core's cache is warm."""
         for _ in range(min(lanes, len(self._idle))):
             self._idle.pop().notify()
 
@@ -196,20 +186,20 @@ class Batcher:
         results = self._answers(batch, self.forward if alone or self.beside is None else self.beside)
         ended = time.perf_counter()
         tokens = len(batch) * batch[-1].length  # sorted by length
-        # A lane's wait for its core and the interpreter's lock counts too.
+        # Waits for a core and the interpreter's lock count too.
         busy = ended - (began if free_since is None else free_since)
         if not any(isinstance(result, Exception) for result in results):  # a failed pass says nothing
             self._learn_speed(tokens, busy / (1 if alone else self.lanes))
         waited = began - min(row.arrived for row in batch)
         report = BatchReport(len(batch), tokens, queued, waited, ended - began, began)
-        with contextlib.suppress(RuntimeError):  # the pass outlived its server
+        with contextlib.suppress(RuntimeError):  # the server has ended
             self._loop.call_soon_threadsafe(self._deliver, batch, results, report)
 
     def _deliver(self, batch: list[Row], results: list[Result], report: BatchReport) -> None:
         _answer(batch, results)
         try:
             self.on_batch(batch, results, report)
-        except Exception:  # a full disk must not end the service
+        except Exception:  # such as a full disk
             log.exception("the metrics or traces of a batch could not be written")
 
     def _learn_speed(self, tokens: int, seconds: float) -> None:

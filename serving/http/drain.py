@@ -13,15 +13,13 @@ from typing import Any
 from kdc.serving.http import runtime
 from kdc.serving.http.accepting import listeners_of, take_what_waits
 
-_FRESH_S = 0.5  # seconds for a new connection's first request
+_FRESH_S = 0.5  # for a connection's first request
 
 
 @dataclass(eq=False)
 class Drain:
-    """Handles SIGTERM instead of the server."""
-
     delay_s: float  # seconds of 503 before listening ends
-    bound_s: float  # most seconds for admitted requests after that
+    bound_s: float  # most seconds for admitted requests
     workers: int  # that share the socket
     _task: asyncio.Task[None] | None = None
 
@@ -30,7 +28,7 @@ class Drain:
         return self._task is not None
 
     def install(self, busy: Callable[[], int]) -> None:
-        """Replace the server's SIGTERM handler. Call it in the event loop, after the server set its own."""
+        """Call it in the event loop, after the server set its SIGTERM handler."""
         if threading.current_thread() is not threading.main_thread():
             return  # only the main thread gets signals
         loop, before = asyncio.get_running_loop(), signal.getsignal(signal.SIGTERM)
@@ -54,7 +52,7 @@ class Drain:
             async with asyncio.timeout(self.bound_s):
                 while busy() or any(connection.transport.get_write_buffer_size() for connection in connections):
                     await asyncio.sleep(0.01)
-        except TimeoutError:  # uvicorn would wait for ever for clients that do not read
+        except TimeoutError:  # uvicorn would wait for ever
             for connection in list(connections):
                 connection.transport.abort()
         asyncio.get_running_loop().remove_signal_handler(signal.SIGTERM)
@@ -62,8 +60,7 @@ class Drain:
         os.kill(os.getpid(), signal.SIGTERM)
 
     async def _stop_listening(self, server: Any) -> None:
-        """The supervisor holds the socket too: closed by workers alone, it would accept connections that nobody
-        answers."""
+        """If only workers closed the socket, the supervisor's copy would accept connections that nobody answers."""
         folder = runtime.directory()
         if folder is None or not (folder / runtime.STOPPING).exists():
             return
@@ -73,7 +70,7 @@ class Drain:
         if self.workers > 1:
             await asyncio.sleep(0.05)
         for copy in copies:
-            # Waiting connections get a 503: the shutdown would reset them. Later clients are refused and retry.
+            # Waiting connections get a 503: the shutdown would reset them.
             taken = take_what_waits(copy, server)
             with contextlib.suppress(OSError):  # another worker was first
                 copy.shutdown(socket.SHUT_RD)

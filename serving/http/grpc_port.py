@@ -1,7 +1,4 @@
-"""gRPC on its own port. Each call becomes an ASGI request, with the usual gate and limits.
-
-Needs grpcio, an extra.
-"""
+"""gRPC on its own port: each call becomes an ASGI request. Needs grpcio, an extra."""
 
 import asyncio
 import contextlib
@@ -25,28 +22,19 @@ _CODES = {
     503: grpc.StatusCode.UNAVAILABLE,
     504: grpc.StatusCode.DEADLINE_EXCEEDED,
 }
-_TRAILING = ("x-artifact", "retry-after")  # reply headers that become trailing metadata
-_READ_S, _HURRIED_S = 2.0, 0.1  # for a message; the latter if `_reading` is full
-_END_S = 0.5  # for the last calls when the service ends
+_TRAILING = ("x-artifact", "retry-after")  # reply headers in trailing metadata
+_READ_S, _HURRIED_S = 2.0, 0.1  # for a message; hurried if `_reading` is full
+_END_S = 0.5  # for the last calls
 _SPARE_CALLS = 128  # above `max_requests`: the gate refuses and counts them
 _METADATA = 16 * 1024  # bytes of a call
-# A reply is small if 2,048 of its size fit into the limit of unread bytes. By default clients have at most 1,024 calls,
-# so small replies fit into the half that large ones leave.
+# A reply is small if 2,048 of its size fit into the limit of unread bytes. By default clients have at most 1,024 calls.
 _SMALL_REPLIES = 2048
 _TOO_MUCH_UNREAD = b'{"error": "clients leave too many bytes of replies unread; try again in 1 s, or send fewer texts"}'
 
 
 @contextlib.asynccontextmanager
 async def grpc_port(app: ASGIApp, methods: Collection[str], settings: ServeSettings) -> AsyncIterator[None]:
-    """Answer calls by an app while the context lasts.
-
-    Args:
-        app: answers POST at `methods` with a message, or an error of `replies`.
-        methods: other calls are UNIMPLEMENTED.
-
-    Raises:
-        InputError: it cannot listen there.
-    """
+    """`app` answers POST at `methods` with a message, or an error of `replies`; others are UNIMPLEMENTED."""
     assert settings.grpc_address is not None
     server = grpc.aio.server(
         handlers=(_Calls(app, methods, settings),),
@@ -70,15 +58,15 @@ def _options(settings: ServeSettings) -> dict[str, int]:
         "grpc.so_reuseport": int(settings.workers > 1),
         "grpc.max_allowed_incoming_connections": most_grpc_connections(settings),
         "grpc.max_receive_message_length": settings.max_body_bytes,
-        # Compressed messages are refused: kilobytes may unpack to gigabytes.
+        # Kilobytes of a compressed message may unpack to gigabytes.
         "grpc.compression_enabled_algorithms_bitset": 1,  # none but "not compressed"
         "grpc.per_message_decompression": 0,
-        "grpc.max_connection_age_ms": 60_000,  # the client reconnects, maybe to another worker
+        "grpc.max_connection_age_ms": 60_000,  # the client reconnects, maybe elsewhere
         "grpc.max_connection_age_grace_ms": round(1000 * settings.timeout_s),
         "grpc.max_connection_idle_ms": round(1000 * settings.keep_alive_s),
         "grpc.server_handshake_timeout_ms": round(1000 * settings.timeout_s),
         "grpc.max_concurrent_streams": 16,
-        # grpc 1.85 also counts ending calls, and so refuses clients within the limit.
+        # grpc 1.85 also counts ending calls.
         "grpc.http.overload_protection": 0,
         "grpc.max_metadata_size": _METADATA,
         "grpc.absolute_max_metadata_size": _METADATA,
@@ -88,12 +76,11 @@ def _options(settings: ServeSettings) -> dict[str, int]:
 
 
 class _Calls(grpc.GenericRpcHandler):
-    """Reads a call as a stream of one message: grpc reads it only on request, so calls without a token are refused
-    unread."""
+    """A call is a stream of one message: grpc reads it only on request, so calls without a token are refused unread."""
 
     def __init__(self, app: ASGIApp, methods: Collection[str], settings: ServeSettings) -> None:
         self._app, self._methods = app, methods
-        # Each message is in memory before it is counted.
+        # A message is in memory before it is counted.
         self._reading = asyncio.Semaphore(max(1, settings.max_bodies_bytes // settings.max_body_bytes))
         self._most_unsent, self._unsent = settings.max_unsent_bytes, 0  # bytes of unread replies
 
@@ -134,13 +121,12 @@ class _Calls(grpc.GenericRpcHandler):
         context.set_trailing_metadata(tuple((name, value.decode()) for name, value in trailing if value is not None))
         if status != 200:
             code = _CODES.get(status, grpc.StatusCode.INVALID_ARGUMENT if status < 424 else grpc.StatusCode.INTERNAL)
-            context.set_code(code)  # `abort`'s exception keeps the call until a garbage collection
+            context.set_code(code)  # `abort`'s exception would keep the call
             context.set_details(orjson.loads(body)["error"] if body else "")
         return body
 
     def _keeps(self, size: int, context: Any) -> bool:
-        """Count a reply until its client read it (HTTP/2's window); False if too much is unread. Large replies may
-        take half of the limit."""
+        """Count a reply until its client read it. False: too much is unread. Large replies get half of the limit."""
         most = self._most_unsent if size <= self._most_unsent // _SMALL_REPLIES else self._most_unsent // 2
         if self._unsent and self._unsent + size > most:
             return False

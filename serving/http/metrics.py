@@ -1,9 +1,7 @@
-"""Prometheus metrics over all workers.
+"""Prometheus metrics over all workers, which write into `PROMETHEUS_MULTIPROC_DIR`.
 
-Workers write into `PROMETHEUS_MULTIPROC_DIR`, and `exposition` adds them up. Labels take few values, whatever
-clients send.
-
-`kdc_predictions` counts rows by label: a multi-label row under each of its labels, an abstention as `abstained`.
+Labels take few values, whatever clients send. `kdc_predictions` counts rows by label: a multi-label row under each of
+its labels, an abstention as `abstained`.
 """
 
 import functools
@@ -29,13 +27,13 @@ from kdc.serving.http.queue import BatchReport
 from kdc.serving.upstream.record import Standing
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-FRESH_S = 1.0  # least seconds to keep an exposition, since anyone may ask
+FRESH_S = 1.0  # anyone may ask
 _SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _TOKENS = (16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
 _ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 # Most characters of a model's label names: the largest manifest fits twice. Series outlive reloads.
-_MOST_NAMES, _A_NAME = 4 << 20, 100  # the latter: overhead of each name
-OTHER = "other"  # stands for all further labels
+_MOST_NAMES, _A_NAME = 4 << 20, 100  # the latter: for each name
+OTHER = "other"  # all further labels
 Ended = Literal["refused", "idle", "unread"]
 
 log = logging.getLogger("kdc.serve")
@@ -59,8 +57,8 @@ class Metrics(Collector):
     def __init__(self) -> None:
         patches.allocate_metrics()
         self.incomplete = False  # a count was lost, as on a full disk
-        self.models: Mapping[str, Model] = {}  # by name; read at each `exposition`
-        self._labels: dict[str, tuple[set[str], int]] = {}  # by model: labels with series, their size
+        self.models: Mapping[str, Model] = {}  # read at each `exposition`
+        self._labels: dict[str, tuple[set[str], int]] = {}  # labels with series, their size
         self._told, self._told_at, self._fresh_s = b"", -math.inf, 0.0
         self._telling = threading.Lock()
         self._shared = bool(os.environ.get("PROMETHEUS_MULTIPROC_DIR"))
@@ -154,7 +152,7 @@ class Metrics(Collector):
 
     @_counts
     def decided(self, model: str, source: str, reason: str, price: float = 0.0) -> None:
-        """`price` is what the upstream would take, in USD."""
+        """`price`: the upstream's, in USD."""
         self.decisions.labels(model, source, reason).inc()
         if source == "local":
             self.saved.inc(price)
@@ -181,7 +179,7 @@ class Metrics(Collector):
         return self._told if time.monotonic() - self._told_at < self._fresh_s else None
 
     def _of_label(self, model: str, label: str) -> Counter:
-        """Reloads with new labels cannot make series without end."""
+        """Reloads with new labels must not make series without end."""
         known, size = self._labels.get(model, (set(), 0))
         if label not in known and (size := size + _A_NAME + len(label)) <= _MOST_NAMES:
             known.add(label)
@@ -189,7 +187,7 @@ class Metrics(Collector):
         return self.predictions.labels(model, label if label in known else OTHER)
 
     def exposition(self) -> bytes:
-        """All workers' metrics as text, kept for 1 s or ten times what it took, whichever is longer."""
+        """The text is kept for 1 s, or ten times what it took to make."""
         with self._telling:
             if (told := self.told()) is None:
                 began = time.monotonic()
@@ -222,10 +220,7 @@ class Metrics(Collector):
         return generate_latest(together)
 
     def collect(self) -> Iterator[Metric]:
-        """The loaded artifacts, and their training label shares.
-
-        Gauges' files would keep the labels of replaced artifacts. One worker answers for all.
-        """
+        """Gauges' files would keep the labels of replaced artifacts. One worker answers for all."""
         info = "1 for the artifact that answers: the beginning of its manifest's SHA-256."
         answers = GaugeMetricFamily("kdc_artifact_info", info, labels=["model", "artifact", "variant", "provider"])
         share = "Share of the training rows that carry a label, or of held-out rows that get it if thresholds decide."
@@ -255,12 +250,12 @@ def _expected_shares(manifest: Manifest) -> dict[str, float]:
 
 
 def _forget_the_dead(folder: Path) -> None:
-    """Remove gauges of killed workers, or they add up for ever."""
+    """Gauges of killed workers would add up for ever."""
     for file in folder.glob("gauge_live*_*.db"):
         pid = int(file.stem.rpartition("_")[2])
         try:
             os.kill(pid, 0)
         except ProcessLookupError:
             multiprocess.mark_process_dead(pid, str(folder))
-        except PermissionError:  # another user's process took the id
+        except PermissionError:  # another user's process
             continue

@@ -25,24 +25,23 @@ from kdc.serving.http.tokenizer_pool import TokenizerPool
 if TYPE_CHECKING:
     from kdc.serving.http.tracing import Trace
 
-# Most padded tokens of a pass. On a CPU a token costs the same in passes of 64 to 512 (benchmarks/split.py); larger
-# passes keep others waiting.
+# Most padded tokens of a pass. On a CPU a token costs the same in passes of 64 to 512 (benchmarks/split.py).
 _CPU_BATCH, _GPU_BATCH = 256, 4096
-# `Batcher.ahead_tokens` on a CPU; passes on a GPU are short.
+# `Batcher.ahead_tokens`; passes on a GPU are short.
 _CPU_AHEAD = 64
-SECOND = "/second"  # suffix of a cascade's second model
-_SCORE_BYTES = 45  # of a score in a reply, besides the label
-_INLINE_NUMBERS = 100_000  # logits that the event loop converts in few ms
-_PASS_NUMBERS = 1 << 20  # most logits of a pass of several rows
+SECOND = "/second"  # of a cascade
+_SCORE_BYTES = 45  # without its label
+_INLINE_NUMBERS = 100_000  # logits converted in few ms
+_PASS_NUMBERS = 1 << 20  # logits of a pass of several rows
 
 
 @dataclass(frozen=True)
 class Listeners:
-    """Functions that are called in the event loop, with a model's name first."""
+    """Called in the event loop, with a model's name first."""
 
     batch: Callable[[str, Sequence[Row], Sequence[Result], BatchReport], None] = lambda *_: None  # `Batcher.on_batch`
     left: Callable[[str, int], None] = lambda *_: None  # `Batcher.on_left`
-    # After each look: whether the new artifact is refused, gone or unreadable.
+    # Whether the new artifact is refused, gone or unreadable.
     reloaded: Callable[[str, bool], None] = lambda *_: None
 
 
@@ -58,7 +57,7 @@ class Answer:
 
 
 class Model:
-    """A loaded artifact. Create it in the event loop."""
+    """Create it in the event loop."""
 
     def __init__(self, name: str, engine: Engine, settings: ServeSettings, listeners: Listeners = SILENT) -> None:
         self.name, self.engine = name, engine
@@ -86,8 +85,7 @@ class Model:
                 on_left=functools.partial(listeners.left, name),
             )
 
-        # A cascade's second model has its own queue, so rows of the first do not wait. The reference is weak: a cycle
-        # would keep the engine until a garbage collection.
+        # Rows of the first model do not wait for the second model's. A cycle would keep the engine.
         me = weakref.proxy(self)
         self._second: Batcher | None = None
         self._batcher = batcher(name, engine, lambda: me._second is not None and me._second.is_busy)
@@ -99,10 +97,7 @@ class Model:
     async def answer(
         self, rows: Sequence[Text], *, truncate: bool = True, side: str | None = None, trace: Trace | None = None
     ) -> Answer:
-        """Answer rows, in passes shared with other requests.
-
-        Args:
-            rows: at least one.
+        """Answer at least one row, in passes shared with other requests.
 
         Raises:
             InputError: a row is wrong or too long, or the rows exceed an empty queue.
@@ -122,11 +117,11 @@ class Model:
                 trace.tokenised(began, sum(map(len, encodings)), sum(truncated))
             if not truncate and any(truncated):
                 info = self.engine.tokenizer_info
-                # A pair with windows has no fixed limit: each window repeats the shorter text.
+                # A pair with windows has no fixed limit.
                 most = f"{info.longest} tokens" + (f", or its {info.long.windows} windows hold" if info.long else "")
                 remedy = "shorten it, or send truncate: true"
                 raise InputError(f"a text has more than {most}", given=f"row {truncated.index(True)}", remedy=remedy)
-            if self._second is not None:  # refused before the first model answers
+            if self._second is not None:  # before the first model answers
                 self._second.check_room(round(sum(map(len, encodings)) * self.engine.share_that_goes_on))
             parts, counts = spread(encodings)
             logits = self.engine.joined(await self._batcher.submit(parts, trace), counts)
@@ -147,7 +142,7 @@ class Model:
         await self._batcher.close()
         if self._second is not None:
             await self._second.close()
-        await asyncio.to_thread(self.engine.close)  # takes 40 ms of a core
+        await asyncio.to_thread(self.engine.close)  # 40 ms of a core
 
 
 async def _beside(function: Callable[[np.ndarray], np.ndarray], logits: np.ndarray) -> np.ndarray:
@@ -157,7 +152,6 @@ async def _beside(function: Callable[[np.ndarray], np.ndarray], logits: np.ndarr
 
 
 def check_queue(info: TokenizerInfo, most: int) -> None:
-    """Raise `InputError` if one text may exceed the queue."""
     if info.long is not None and (windows := info.long.windows) * info.max_length > most:
         what = "one text may have more tokens in its windows than the queue takes"
         given = f"{windows} windows of {info.max_length} tokens, KDC_MAX_QUEUE_TOKENS={most}"

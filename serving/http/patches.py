@@ -53,7 +53,7 @@ class _Allocated(io.FileIO):
         try:
             os.posix_fallocate(self.fileno(), 0, size)
         except OSError:
-            if not os.fstat(self.fileno()).st_size:  # new: an empty file breaks the sum over workers
+            if not os.fstat(self.fileno()).st_size:  # an empty file breaks the sum over workers
                 os.unlink(self.name)
             raise
         return size

@@ -1,10 +1,10 @@
 """uvicorn's HTTP/1.1 with bounds on what clients can take, and errors in JSON.
 
-uvicorn 0.54 has no such bounds. One client could hold gigabytes, or all connections, by endless heads or trailers,
-pipelined requests, or bodies that continue after a refusal.
+With uvicorn 0.54 one client could hold gigabytes, or all connections, by endless heads or trailers, pipelined
+requests, or bodies that continue after a refusal.
 
-httptools 0.9 leaves the body of a request with `Upgrade` unparsed, and would answer a request hidden in it. So the
-request is parsed again without that header.
+httptools 0.9 would answer a request hidden in the body of a request with `Upgrade`. So that request is parsed again
+without the header.
 """
 
 import asyncio
@@ -28,23 +28,23 @@ from kdc.serving.http.settings import ServeSettings
 MAX_HEAD_BYTES = 16 * 1024  # of a head and trailers
 MAX_FIELDS = 100  # headers and trailers
 _TOO_LARGE = f"the headers are too large; at most {MAX_FIELDS} of {MAX_HEAD_BYTES} bytes together"
-HEAD_S = 10.0  # seconds for a head, from its first byte or the connection's start
-WRITE_S = 10.0  # seconds in which a client must read `LEAST_READ`, or all
+HEAD_S = 10.0  # from a head's first byte or the connection's start
+WRITE_S = 10.0  # until a client has read `LEAST_READ`, or all
 LEAST_READ = 64 * 1024
-IDLE_S = 0.5  # seconds of silence until a connection may be ended for another
-STALL_S = 0.05  # the same if its request is incomplete and a complete one waits
-LINGER_S = 2.0  # seconds to send the rest of an answered request
+IDLE_S = 0.5  # of silence, until another connection may replace it
+STALL_S = 0.05  # for an incomplete request, if a complete one waits
+LINGER_S = 2.0  # for an answered request's rest
 LINGER_BYTES = 32 * 1024 * 1024  # of that rest, if the connection then closes
-_LINGER_REFUSED = 256 * 1024  # the same after invalid HTTP or a large head
-_MOST_IN_KERNEL = 64 * 1024  # unsent bytes in the kernel, which count towards a container's limit
-_PIECE = 4096  # bytes parsed at a time outside bodies, so few requests come out at once
-# A body has at most `_MOST_TINY` + bytes / `_CHUNK` chunks: one costs as much as thousands of bytes.
+_LINGER_REFUSED = 256 * 1024  # after invalid HTTP or a large head
+_MOST_IN_KERNEL = 64 * 1024  # unsent bytes, which count towards a container's limit
+_PIECE = 4096  # at a time, so few requests come out at once
+# A body has at most `_MOST_TINY` + bytes / `_CHUNK` chunks: each costs as much as thousands of bytes.
 _CHUNK, _MOST_TINY = 256, 1000
-_MOST_WAITING = 64 * 1024  # unparsed bytes behind an unanswered request
+_MOST_WAITING = 64 * 1024  # behind an unanswered request
 
 
 class _Flow(FlowControl):
-    """Keeps reading paused while pipelined requests wait, even if the app resumes it."""
+    """The app cannot resume reading while pipelined requests wait."""
 
     held = False
 
@@ -60,9 +60,8 @@ class _Transport:
         self.is_closing, self.close = protocol.transport.is_closing, protocol.close_gently
 
     def write(self, data: bytes) -> None:
-        """The head waits for the body's first part. If it alone filled the transport, `pause_writing` would not be
-        called for the body."""
-        running = self._protocol.running  # not kept: reference cycles stay until a garbage collection
+        """The head waits for the body's first part, or `pause_writing` would not be called for the body."""
+        running = self._protocol.running  # not kept: that would be a cycle
         if self._head is None and running.response_started and running.scope["method"] != "HEAD":
             self._head = data
         elif self._head:
@@ -73,11 +72,7 @@ class _Transport:
 
 
 class BoundedProtocol(HttpToolsProtocol):
-    """One connection.
-
-    Attributes:
-        front: wraps the server's app, outside its middleware.
-    """
+    """One connection. `front` wraps the server's app, outside its middleware."""
 
     front: ClassVar[Callable[[ASGIApp], ASGIApp] | None] = None
     settings: ClassVar[ServeSettings] = ServeSettings()
@@ -97,18 +92,18 @@ class BoundedProtocol(HttpToolsProtocol):
         self._in_head = False
         self._is_between = False  # between two requests
         self._head_bytes = self._fields = 0
-        self._left = 0  # bytes of the body to come, by Content-Length
-        self._chunks = self._chunked = 0  # of the body, and their bytes
-        self._stalled = 0  # bytes since the last head or body piece
+        self._left = 0  # body bytes to come
+        self._chunks = self._chunked = 0  # and their bytes
+        self._stalled = 0  # bytes since the last head or piece
         self._refusal = (400, "this is not a valid HTTP request")
         self._ending = False  # no answers; input is dropped
         self._deaf = False  # input is dropped; earlier requests are still answered
         self._linger = LINGER_BYTES
         self._is_unsent = False  # the last answer is not sent yet
-        # Connections that await a request or its rest, by last input; the longest idle first.
+        # By last input: connections that await a request or its rest.
         self._idle: dict[BoundedProtocol, float] = vars(self.server_state).setdefault("kdc_idle", {})
-        self._written = 0  # bytes of the last write, in memory until all are sent
-        # Unsent bytes by connection, the longest waiting first.
+        self._written = 0  # bytes of the last write
+        # Unsent bytes, the longest waiting connection first.
         self._unsent: dict[BoundedProtocol, int] = vars(self.server_state).setdefault("kdc_unsent", {})
         self._given_up: set[BoundedProtocol] = vars(self.server_state).setdefault("kdc_given_up", set())
 
@@ -131,16 +126,16 @@ class BoundedProtocol(HttpToolsProtocol):
             self._ending = True
             self._count("refused")
             self._write(503, "too many connections; try again in 1 s", {"Retry-After": "1"})
-            transport.close()  # not gently: refused connections must not keep descriptors
+            transport.close()  # refused connections must not keep descriptors
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Tell the request in work that its client left; uvicorn tells only the newest."""
+        """uvicorn tells only the newest request that its client left."""
         self._idle.pop(self, None)
         self._unsent.pop(self, None)
         self._given_up.discard(self)
         _stop(self._clock)
         _stop(self._unread)
-        self._unset_keepalive_if_required()  # uvicorn keeps it after a reset: 8 kB for 75 s
+        self._unset_keepalive_if_required()  # uvicorn keeps 8 kB for 75 s
         if self.running is not None and not self.running.response_complete:
             self.running.disconnected = True
             self.running.message_event.set()
@@ -149,7 +144,7 @@ class BoundedProtocol(HttpToolsProtocol):
         for cycle in (self.cycle, self.running):
             _forget_body(cycle)
         self.pipeline.clear()
-        self._forget_request()  # a cycle that only the garbage collector would free
+        self._forget_request()  # a cycle, else collected late
         self._count()
 
     def data_received(self, data: bytes) -> None:
@@ -189,7 +184,7 @@ class BoundedProtocol(HttpToolsProtocol):
         except httptools.HttpParserError:
             self._refuse(*self._refusal)
         else:
-            if self._stalled > MAX_HEAD_BYTES + _PIECE:  # httptools reports a header only at its end
+            if self._stalled > MAX_HEAD_BYTES + _PIECE:  # httptools reports only whole headers
                 self._refuse(431, _TOO_LARGE)
 
     def _read_again(self, rest: bytes) -> None:
@@ -215,7 +210,7 @@ class BoundedProtocol(HttpToolsProtocol):
         super()._start_asgi_task(cycle, app)
 
     def write(self, *parts: bytes) -> None:
-        """Only the last part counts as unsent: a head is small."""
+        """A head is small, so only the last part counts as unsent."""
         self._written = len(parts[-1])
         self.transport.writelines(parts)
 
@@ -262,7 +257,6 @@ class BoundedProtocol(HttpToolsProtocol):
         self._idle[self] = self.loop.time()
 
     def _idle_for_long(self, seconds: float) -> "Iterator[BoundedProtocol]":
-        """Connections silent for at least `seconds`, longest first."""
         before = self.loop.time() - seconds
         for idle, since in self._idle.items():
             if since > before:
@@ -273,7 +267,7 @@ class BoundedProtocol(HttpToolsProtocol):
         return self._end(idle for idle in self._idle_for_long(IDLE_S) if not idle.transport.get_write_buffer_size())
 
     def _make_room(self) -> bool:
-        """A complete request replaces an incomplete one sooner, or clients without bodies could hold all places."""
+        """A complete request waits less, or clients without bodies could hold all places."""
         candidates = self._idle_for_long(IDLE_S if self.running.more_body else STALL_S)
         return self._end(idle for idle in candidates if idle.cycle and not idle.cycle.response_complete)
 
@@ -303,7 +297,6 @@ class BoundedProtocol(HttpToolsProtocol):
         super().on_url(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Count headers and trailers; drop trailers."""
         self._fields += 1
         self._count_field(len(name) + len(value))
         if self._in_head:
@@ -315,7 +308,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self._break_off(431, _TOO_LARGE)
 
     def _break_off(self, status: int, message: str) -> NoReturn:
-        """httptools replaces the error by its own, so note the answer."""
+        """httptools replaces the error by its own."""
         self._refusal = (status, message)
         raise ValueError(message)
 
@@ -360,7 +353,6 @@ class BoundedProtocol(HttpToolsProtocol):
             self._forget_request()
 
     def on_response_complete(self) -> None:
-        """Parse the next request, or drop this one's rest."""
         _forget_body(self.running)
         if self._ending:
             self.server_state.total_requests += 1
@@ -391,7 +383,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self.close_gently()
 
     def _forget_request(self) -> None:
-        """Free an answered request: thousands of idle connections may stay."""
+        """Thousands of idle connections may stay."""
         self._is_between = True
         self.cycle = self.running = self.scope = None  # type: ignore[assignment]
         self.headers = None  # type: ignore[assignment]
@@ -422,7 +414,7 @@ class BoundedProtocol(HttpToolsProtocol):
         newest = self.cycle
         if newest is None or newest.response_complete:
             self._write(status, message, {})
-        elif newest.more_body:  # this request's body is invalid
+        elif newest.more_body:  # its body is invalid
             newest.disconnected = True  # stops its app's writes
             newest.message_event.set()
             if newest is self.running and not newest.response_started:
@@ -454,6 +446,6 @@ def _stop(clock: asyncio.TimerHandle | None) -> None:
 
 
 def _forget_body(cycle: Any) -> None:
-    """Free a body that nobody reads: its request's reference cycle may stay for minutes."""
+    """The request's reference cycle may stay for minutes."""
     if cycle is not None:
         cycle.body = type(cycle.body)()

@@ -1,8 +1,7 @@
-"""The rows that wait for a forward pass.
+"""The rows that wait for a forward pass. The batcher holds a lock around the queue.
 
 Fair queueing (Demers, Keshav and Shenker 1989), with a clock that counts tokens. A pass advances the clock by its
-tokens divided by the number of waiting requests, at least to its earliest turn. The batcher holds a lock around the
-queue.
+tokens divided by the number of waiting requests, at least to its earliest turn.
 """
 
 import asyncio
@@ -20,12 +19,12 @@ from kdc.serving.engine.long_texts import Part
 Result = np.ndarray | Exception  # outputs or error
 _KEY = attrgetter("key")
 _FEW = 64  # stale rows in the heap
-_FEW_REQUESTS = 4  # more waiting requests are a crowd (see `Queue.take`)
+_FEW_REQUESTS = 4  # more are a crowd (see `Queue.take`)
 _MOST_PADDING = 0.25  # of a batch's real tokens
 
 
 class Overloaded(KdcError):
-    """`retry_after` is in seconds, at least 1."""
+    """`retry_after`: seconds, at least 1."""
 
     def __init__(self, why: str, retry_after: int) -> None:
         super().__init__("the service is overloaded", given=why, remedy=f"try again in {retry_after} s")
@@ -40,27 +39,27 @@ class Closed(KdcError):
 @dataclass(slots=True, eq=False)
 class Request:
     future: asyncio.Future[np.ndarray]  # float32 (rows, outputs)
-    missing: int  # rows without an answer
+    missing: int  # unanswered rows
     answers: list[np.ndarray | None]  # each row's outputs
     trace: object = None  # the request's spans
-    waiting: int = 0  # tokens of its waiting rows
+    waiting: int = 0  # tokens that wait
     next_turn: float = 0.0
 
 
 @dataclass(slots=True, eq=False)
 class Row:
     length: int  # in tokens
-    key: tuple[int, int]  # length and arrival, for sorting
+    key: tuple[int, int]  # length and arrival
     encoding: Part
     request: Request
     index: int  # within the request
-    arrived: float  # in seconds of `time.perf_counter`
-    turn: float = 0.0  # the lowest comes first
+    arrived: float  # by `time.perf_counter`
+    turn: float = 0.0  # lowest first
     taken: bool = False
 
 
 def _is_large(row: Row, ahead: float) -> bool:
-    """Whether the row's request has several waiting rows, of more than `ahead` tokens."""
+    """Whether the request has several waiting rows, of more than `ahead` tokens."""
     return row.request.waiting > max(ahead, row.length)
 
 
@@ -68,10 +67,10 @@ def _is_large(row: Row, ahead: float) -> bool:
 class BatchReport:
     rows: int
     tokens: int  # padding included
-    queued_tokens: int  # waiting when the pass began
+    queued_tokens: int  # when the pass began
     queued_seconds: float  # of its oldest row
     seconds: float
-    began: float  # in seconds of `time.perf_counter`
+    began: float  # by `time.perf_counter`
 
 
 class Queue:
@@ -91,7 +90,7 @@ class Queue:
 
     def before(self, tokens: int) -> int:
         """Tokens answered before a new request: at most `tokens` of each waiting one."""
-        requests = tuple(self._requests)  # one step: also called without the lock
+        requests = tuple(self._requests)  # one step: needs no lock
         return sum(min(request.waiting, tokens) for request in requests)
 
     def add(self, row: Row) -> None:
@@ -106,7 +105,6 @@ class Queue:
         self.tokens += row.length
 
     def remove(self, row: Row) -> None:
-        """Remove a row, unless a batch has it."""
         if not row.taken:
             del self._by_length[bisect.bisect_left(self._by_length, row.key, key=_KEY)]
             self._leaves(row)
@@ -131,7 +129,7 @@ class Queue:
             max_tokens: padding included; one row alone may exceed it.
             ahead: a batch over `ahead` padded tokens takes no row whose turn comes more than `ahead` later. While few
                 requests wait, a batch for a request of at most `ahead` tokens takes no row of a larger request with
-                several waiting rows. In a crowd it does: a batch that stops at such rows would hold one row.
+                several waiting rows. In a crowd it does, or it would hold one row.
         """
         while self._by_turn[0][2].taken:
             heapq.heappop(self._by_turn)

@@ -1,7 +1,4 @@
-"""Loads, warms and reloads a worker's models without a pause.
-
-A volume that hangs stops no other artifact.
-"""
+"""Loads, warms and reloads a worker's models without a pause, even if a volume hangs."""
 
 import asyncio
 import contextlib
@@ -31,18 +28,14 @@ from kdc.serving.upstream.record import AuditRecord
 log = logging.getLogger("kdc.serve")
 
 MAX_LANES = 4  # more would wait for the interpreter's lock
-PATIENCE_S = 60.0  # until a slow read is logged and others load beside it
+PATIENCE_S = 60.0  # then a slow read is logged, and others load beside it
 T = TypeVar("T")
 
 
 def verify(settings: ServeSettings, *, hashes: bool = True) -> ServeSettings:
     """Check settings, artifacts and contracts; returns the settings with local paths.
 
-    Args:
-        hashes: compare every file's SHA-256; workers compare the files they load.
-
-    Raises:
-        KdcError: an artifact or a setting is wrong.
+    `hashes`: compare every file's SHA-256; workers compare the files they load.
     """
     _ = settings.api_key
     check_upstream(settings)
@@ -76,7 +69,6 @@ class Registry:
 
     @property
     def first(self) -> Model:
-        """The model of routes that name none."""
         return next(iter(self.models.values()))
 
     def load(self) -> None:
@@ -85,7 +77,6 @@ class Registry:
             self.models[name] = Model(name, self._open(name), self._settings, self._listeners)
 
     async def watch(self) -> None:
-        """Reload changed artifacts, until cancelled."""
         await asyncio.gather(*(self._watch(name, path) for name, path in self._paths.items()))
 
     async def _watch(self, name: str, path: Path) -> None:
@@ -108,7 +99,7 @@ class Registry:
             log.error("%s: there is no artifact any more, the old one stays: %s", name, path)
             return True
         async with contextlib.AsyncExitStack() as stack:
-            # One load at a time, unless it hangs: loads take memory and cores.
+            # Loads take memory and cores: one at a time, unless it hangs.
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(PATIENCE_S):
                     await stack.enter_async_context(self._loading)
@@ -120,7 +111,7 @@ class Registry:
         return False
 
     async def _read(self, name: str, function: Callable[[], T]) -> T:
-        """Call in a daemon thread: the process can end if a volume hangs."""
+        """In a daemon thread: the process can end if a volume hangs."""
         loop = asyncio.get_running_loop()
         outcome: asyncio.Future[T] = loop.create_future()
 
@@ -150,7 +141,6 @@ class Registry:
         task.add_done_callback(self._closing.discard)
 
     async def close(self) -> None:
-        """Answer queued requests, and wait for loads."""
         await asyncio.gather(*(model.close() for model in self.models.values()), *self._closing)
         if self._reads:
             await asyncio.wait(self._reads)
@@ -160,7 +150,7 @@ class Registry:
             return self._open(name)
         except KdcError as error:
             log.error("%s: the new artifact is refused, the old one stays: %s (%s)", name, error.what, error.given)
-        except Exception:  # the next change must still be seen
+        except Exception:
             log.exception("%s: the new artifact is refused, the old one stays", name)
         return None
 
@@ -201,10 +191,7 @@ def _warn_of_contract(engine: Engine, judged: Judgement | None) -> None:
 
 
 def _identity(path: Path) -> object:
-    """The link's target and the files' identities; None: no artifact.
-
-    All files count: a half-copied artifact is tried again with each new file.
-    """
+    """All files count: a half-copied artifact is tried again with each new file."""
     try:
         with os.scandir(path) as entries:
             files = {entry.name: entry.stat() for entry in entries}

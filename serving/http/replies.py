@@ -1,5 +1,5 @@
-"""Replies in JSON. An error is `{"error": message, "error_type": kind}`; under `/v1/` `error` is OpenAI's object with a
-`message`. System One's errors are TypeSafe's `detail` instead."""
+"""Replies in JSON. An error is `{"error": message, "error_type": kind}`. Under `/v1/` `error` is OpenAI's object with a
+`message`, and System One's errors are TypeSafe's `detail`."""
 
 import asyncio
 import logging
@@ -37,9 +37,9 @@ ERRORS = {
 # TypeSafe's API answers 422, and OpenAI's 400, to whatever is wrong with a body.
 SYSTEM_ONE, DECISIONS = "/v1/systemone", "/v1/decisions"
 _STATUSES = {SYSTEM_ONE: {400: 422}, DECISIONS: {422: 400}}
-_TYPESAFE = {401: "authentication_error", 404: "not_found", 429: "rate_limit_error"}  # `error_type` in its words
+_TYPESAFE = {401: "authentication_error", 404: "not_found", 429: "rate_limit_error"}  # its `error_type`
 Steps = tuple[str | int, ...]
-EMPTY = "Empty"  # `error_type` of a blank text (400)
+EMPTY = "Empty"  # of a blank text
 # Keys of a request's scope.
 ARTIFACT, ABSTAINED = "kdc_artifact", "kdc_abstained"
 _AT_ONCE = 1024  # numbers written in a millisecond
@@ -56,11 +56,7 @@ class JsonResponse(Response):
 
 
 async def written(shape: tuple[int, ...], values: Callable[[slice], list[Any]]) -> bytes:
-    """Write a JSON array in pieces, so other requests get turns and few Python objects exist.
-
-    Args:
-        shape: rows, at least one, and numbers of a row.
-    """
+    """Write a JSON array in pieces, so other requests get turns. `shape`: rows (at least one), numbers of a row."""
     rows, width = shape
     step = max(1, _AT_ONCE // width)
     if rows <= step:
@@ -73,7 +69,7 @@ async def written(shape: tuple[int, ...], values: Callable[[slice], list[Any]]) 
 
 
 class ApiError(Exception):
-    """An error for the client, without any text of a request. `kind` is the `error_type`, by default as in `ERRORS`."""
+    """An error for the client, without any text of a request. `kind` is the `error_type`, by default from `ERRORS`."""
 
     def __init__(
         self,
@@ -86,7 +82,7 @@ class ApiError(Exception):
     ) -> None:
         super().__init__(message)
         self.status, self.message, self.headers, self.kind = status, message, headers or {}, kind
-        self.where = where  # steps to the wrong part of the body
+        self.where = where  # the body's wrong part
 
 
 def error_response(
@@ -128,7 +124,6 @@ async def on_api_error(request: Request, error: Exception) -> Response:
 
 
 async def on_kdc_error(request: Request, error: Exception) -> Response:
-    """422, 429 or 503 for refusals, else 424."""
     assert isinstance(error, KdcError)
     status, headers = 424, None
     if isinstance(error, Overloaded):
@@ -144,14 +139,14 @@ async def on_kdc_error(request: Request, error: Exception) -> Response:
 
 
 def on_unexpected(error: Exception, path: str = "") -> Response:
-    """500. The log omits the error's message, which may hold a text."""
+    """The error's message may hold a text: the log omits it."""
     *_, (frame, line) = traceback.walk_tb(error.__traceback__)
     log.error("unexpected %s in %s:%s", type(error).__name__, frame.f_code.co_filename, line)
     return error_response(500, "the service failed on this request; see its log", path=path)
 
 
 async def on_no_route(request: Request, error: Exception) -> Response:
-    """404, or 405 with the route's methods. The path may hold anything."""
+    """The path may hold anything: no message repeats it."""
     assert isinstance(error, HTTPException)
     message, headers = "there is no such route; /docs lists them", dict(error.headers or {})
     if error.status_code == 405:

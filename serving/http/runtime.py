@@ -13,15 +13,14 @@ from kdc.common.errors import InputError, KdcError
 from kdc.common.files import write_whole
 
 DIRECTORY = "KDC_RUNTIME_DIR"
-SUPERVISOR = "KDC_SUPERVISOR"  # process id of `kdc serve` or `bentoml serve`
-_STARTED = "started-"  # followed by a worker's process id
+SUPERVISOR = "KDC_SUPERVISOR"  # the supervisor's process id
+_STARTED = "started-"  # and a process id
 STOPPING = "stopping"  # the whole service stops
 _FAILED = "failed.json"
 _PREFIX, _LOCK = "kdc-serve-", "lock"
 
 
 def directory() -> Path | None:
-    """The folder; None without `kdc serve`."""
     name = os.environ.get(DIRECTORY)
     return None if name is None else Path(name)
 
@@ -58,11 +57,10 @@ def was_ready(folder: Path, worker: int) -> bool:
 def report_failure(folder: Path, error: KdcError) -> None:
     parts = {"what": error.what, "given": None if error.given is None else str(error.given), "remedy": error.remedy}
     content = json.dumps({"exit_code": error.exit_code, "parts": parts})
-    write_whole(folder / _FAILED, content, shared=True)  # all workers fail at the same moment
+    write_whole(folder / _FAILED, content, shared=True)  # all workers fail together
 
 
 def read_failure(folder: Path) -> KdcError | None:
-    """Why no worker can start, if known."""
     if not (folder / _FAILED).exists():
         return None
     failure = json.loads((folder / _FAILED).read_bytes())

@@ -1,5 +1,3 @@
-"""Options of `kdc serve`."""
-
 from kdc.artifact.artifact_options import ALLOW_FAILED, VARIANT, VERIFY_KEY
 from kdc.common.command_options import settings
 

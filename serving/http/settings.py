@@ -1,4 +1,4 @@
-"""Settings of the service, from variables `KDC_*` and OpenTelemetry's `OTEL_*`."""
+"""Settings of the service, from `KDC_*` and OpenTelemetry's `OTEL_*`."""
 
 import importlib.util
 import os
@@ -29,7 +29,7 @@ def _with_host(address: str) -> str:
 
 
 def _key_places(keys: str | list[str]) -> list[str]:
-    """With absolute paths: workers run in another folder."""
+    """Workers run in another folder."""
     places = keys.split(",") if isinstance(keys, str) else keys
     return [place if place.startswith(VARIABLE) else os.path.abspath(place) for place in map(str.strip, places)]
 
@@ -109,11 +109,6 @@ class ServeSettings(Frozen):
 
     @property
     def api_key(self) -> str | None:
-        """The bearer token of requests, if any.
-
-        Raises:
-            InputError: the variable is empty, or no header could hold its value.
-        """
         if (variable := self.api_key_env) is None:
             return None
         token = os.environ.get(variable, "")
@@ -133,11 +128,7 @@ class ServeSettings(Frozen):
 
 
 def resolve(flags: Mapping[str, object] | None = None, environment: Mapping[str, str] = os.environ) -> ServeSettings:
-    """Resolve the settings: flag (not None), then variable, then default.
-
-    Raises:
-        InputError: lists all wrong values.
-    """
+    """A flag wins over its variable."""
     values: dict[str, object] = {name: environment.get(PREFIX + name.upper()) for name in ServeSettings.model_fields}
     values = {name: value for name, value in values.items() if value}
     values |= {name: value for name, value in (flags or {}).items() if value is not None}
@@ -150,19 +141,17 @@ def resolve(flags: Mapping[str, object] | None = None, environment: Mapping[str,
 
 
 def check_grpc(settings: ServeSettings) -> None:
-    """Raise `InputError` if gRPC is wanted and not installed."""
     if settings.grpc_address is not None and not all(map(importlib.util.find_spec, ("grpc", "tritonclient"))):
         raise _not_installed("grpc", "gRPC is asked for, but", f"{PREFIX}GRPC_ADDRESS={settings.grpc_address}")
 
 
 def check_upstream(settings: ServeSettings) -> None:
-    """Raise `InputError` if the upstream's settings are wrong."""
     if settings.upstream is None:
         if settings.forward_key or settings.resume:
             given = "--forward-key" if settings.forward_key else "--resume"
             raise InputError("this needs an upstream", given=given, remedy="add --upstream URL, or leave it out")
         return
-    from kdc.serving.upstream.address import base_url, networks  # takes long to import
+    from kdc.serving.upstream.address import base_url, networks  # slow to import
 
     base_url(settings.upstream)
     networks(settings.upstream_networks)
@@ -173,11 +162,7 @@ def check_upstream(settings: ServeSettings) -> None:
 
 
 def trace_exporters(environment: Mapping[str, str] = os.environ) -> dict[str, Callable[[], Any]]:
-    """The exporters of `OTEL_*` variables, by name. OpenTelemetry is imported only if there is one.
-
-    Raises:
-        InputError: an unknown exporter, protocol or address, or a missing package.
-    """
+    """The exporters of `OTEL_*` variables. OpenTelemetry is imported only if there is one."""
     exporters: dict[str, Callable[[], Any]] = {}
     if environment.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
         return exporters
@@ -201,7 +186,7 @@ def _not_installed(extra: str, what: str, given: str) -> InputError:
 
 
 def _check_otlp(environment: Mapping[str, str]) -> None:
-    """The exporter would only log a wrong protocol or address, with every lost batch."""
+    """The exporter would only log what is wrong, with every lost batch."""
     variable, protocol = _first(environment, "PROTOCOL")
     if protocol not in ("", "http/protobuf"):
         remedy = "set it to http/protobuf; collectors take that on port 4318"

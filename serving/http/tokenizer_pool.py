@@ -1,8 +1,7 @@
 """Tokenises short requests in the event loop, long ones piece by piece in threads (docs/explanation/scheduling.md).
 
-Turns count seconds, since long words cost twenty times as much as short ones. Threads choose pieces themselves: a busy
-event loop would leave them idle. A row is never divided and may take a second. Meanwhile a spare thread begins another
-piece; the last free thread takes no long row.
+Turns count seconds, since long words cost twenty times as much as short ones. A row is never divided and may take a
+second. Meanwhile a spare thread begins another piece; the last free thread takes no long row.
 """
 
 import asyncio
@@ -19,14 +18,14 @@ from kdc.serving.engine.engine import Engine, Text
 from kdc.serving.engine.long_texts import Encoded
 from kdc.serving.http.queue import Overloaded
 
-_INLINE_CHARS = 2000  # tokenising fewer characters is faster than waking a thread,
-_INLINE_WORD = 32  # unless a word has more than these
-_FIRST_CHARS, _MOST_CHARS = 4000, 8000  # of the first piece, and of any
-_PIECE_S = 0.002  # most core seconds of a later piece, estimated from the piece before
-_LEAST_S = 1e-6  # some systems' thread clocks stand still for ms
+_INLINE_CHARS = 2000  # fewer are faster than waking a thread
+_INLINE_WORD = 32  # unless a word has more
+_FIRST_CHARS, _MOST_CHARS = 4000, 8000  # first piece, any piece
+_PIECE_S = 0.002  # most core seconds, estimated from the piece before
+_LEAST_S = 1e-6  # some thread clocks stand still
 _MOST_THREADS = 4
-_LONG_S, _MOST_LONG = 0.03, 4  # seconds from which a piece is long; spare threads
-_BYTES_A_TOKEN = 16  # about the most in any script, in UTF-8; a Chinese character has three
+_LONG_S, _MOST_LONG = 0.03, 4  # of a long piece; spare threads
+_BYTES_A_TOKEN = 16  # about the most in any script
 
 
 @dataclass(slots=True, eq=False)
@@ -36,19 +35,16 @@ class _Work:
     side: str | None
     future: asyncio.Future[list[Encoded]]
     chars: int  # that wait
-    cost: float | None = None  # core seconds a character, in its last piece
+    cost: float | None = None  # of a character, in core seconds
     encodings: list[Encoded] = field(default_factory=list)  # of the first rows
 
     def is_next_row_long(self) -> bool:
-        # All characters, not `sizes`: a text without words is read whole.
+        # A text without words is read whole: count all characters.
         return _characters(self.rows[len(self.encodings)]) > _MOST_CHARS
 
 
 class TokenizerPool:
-    """Tokenises one artifact's requests. Use it in one event loop.
-
-    At most `max_queue_seconds` may come before a request, counted as in `Queue.before`.
-    """
+    """Use it in one event loop. At most `max_queue_seconds` may come before a request, counted as in `Queue.before`."""
 
     def __init__(self, engine: Engine, max_queue_seconds: float = math.inf) -> None:
         self._engine, self._max_queue_seconds = engine, max_queue_seconds
@@ -59,25 +55,20 @@ class TokenizerPool:
         self._cost = 5e-7  # average core seconds a character
         self._turns: list[tuple[float, int, _Work]] = []  # a heap of waiting requests
         self._arrivals = itertools.count()
-        self._clock = 0.0  # the last turn, in core seconds
+        self._clock = 0.0  # in core seconds
         self._began: dict[int, float] = {}  # of each thread's piece
         self._closing = False
         for thread in range(self._count + _MOST_LONG):
             threading.Thread(target=self._tokenise, name=f"kdc-tokeniser-{thread}", daemon=True).start()
 
     def least_tokens(self, rows: Sequence[Text]) -> int:
-        """A rough lower bound of tokens after the cut. Endless words and blank texts have fewer."""
+        """A rough lower bound. Endless words and blank texts have fewer tokens."""
         most = self._engine.tokenizer_info.longest
         return sum(min(most, 1 + sum(map(_bytes, _texts(row))) // _BYTES_A_TOKEN) for row in rows)
 
     async def encode(self, rows: Sequence[Text], side: str | None) -> list[Encoded]:
-        """See `Engine.encode`.
-
-        Raises:
-            InputError: a row is no input of the task, or has no token.
-            Overloaded: the texts before it take too long.
-        """
-        # The first row cut on the other side loads a tokenizer.
+        """As `Engine.encode`; raises `Overloaded` if the texts before it take too long."""
+        # The other side's tokenizer is loaded late.
         if sum(map(_characters, rows)) < _INLINE_CHARS and self._engine.has_cut(side) and not _has_a_long_word(rows):
             return self._engine.encode(rows, side=side)
         sizes = self._engine.chars_read(rows)
@@ -110,7 +101,7 @@ class TokenizerPool:
         self._changed.notify()
 
     def _tokenise(self) -> None:
-        """A thread holds nothing of a request between pieces."""
+        """Between pieces a thread holds nothing of a request."""
         while self._take_a_turn():
             pass
 
@@ -152,7 +143,7 @@ class TokenizerPool:
         return entry
 
     def _piece(self, work: _Work) -> float:
-        """Tokenise the next rows; returns core seconds."""
+        """Returns core seconds."""
         most = _FIRST_CHARS if work.cost is None else min(_MOST_CHARS, _PIECE_S / work.cost)
         first = len(work.encodings)
         end, chars = first + 1, work.sizes[first]

@@ -1,6 +1,6 @@
-"""OpenTelemetry spans of requests.
+"""OpenTelemetry spans of requests. No span holds a text, a token, a path or a header.
 
-No span holds a text, a token, a path or a header. `tracestate` may hold anything, so it is not read.
+`tracestate` may hold anything, so it is not read.
 """
 
 import asyncio
@@ -22,13 +22,13 @@ from starlette.types import Scope
 from kdc.common.version import __version__
 from kdc.serving.http.queue import BatchReport, Result, Row
 
-_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"})  # clients may send any word
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"})  # clients may send others
 _W3C = TraceContextTextMapPropagator()
 
 
 @dataclass(slots=True)
 class _Share:
-    arrived: int  # when the first row came, in epoch nanoseconds
+    arrived: int  # first row, epoch nanoseconds
     rows: int = 0
     tokens: int = 0  # without padding
     failure: Exception | None = None
@@ -36,8 +36,6 @@ class _Share:
 
 @dataclass(slots=True, eq=False)
 class Trace:
-    """The spans of one sampled request."""
-
     _tracer: Tracer
     _method: str
     _span: Span  # the request's
@@ -47,7 +45,7 @@ class Trace:
         self._span.set_attributes({"kdc.model": model, "kdc.artifact": artifact, "kdc.rows": rows})
 
     def tokenised(self, began: float, tokens: int, truncated: int) -> None:
-        """`began` is in seconds of `time.perf_counter`; tokens are counted after the cut."""
+        """`began` is by `time.perf_counter`; tokens are counted after the cut."""
         counts = {"kdc.tokens": tokens, "kdc.truncated_rows": truncated}
         self._span.set_attributes(counts)
         start = _epoch_ns(began, _zero_ns())
@@ -63,7 +61,7 @@ class Trace:
         session.end(ended)
 
     def ended(self, route: str, status: int) -> None:
-        """End the request's span. The route is "none" if none matched or the gate refused it."""
+        """The route is "none" if none matched or the gate refused it."""
         if route != "none":
             self._span.update_name(f"{self._method} {route}")
             self._span.set_attribute("http.route", route)
@@ -74,12 +72,12 @@ class Trace:
 
 
 class Tracing:
-    """Sends spans from its own thread; drops them if a collector is slow. BentoML's global tracer provider stays."""
+    """Sends spans from its own thread; drops them if a collector is slow. BentoML's tracer provider stays."""
 
     def __init__(self, exporters: Iterable[Callable[[], SpanExporter]]) -> None:
         instance = uuid.uuid4().hex
         named = {"service.name": "kdc", "service.version": __version__, "service.instance.id": instance}
-        # `create` prefers these names; merging again lets the environment's names win.
+        # `create` lets our names win; merging again lets the environment's win.
         resource = Resource.create(named).merge(OTELResourceDetector().detect())
         self._provider = TracerProvider(resource=resource, shutdown_on_exit=False)
         for exporter in exporters:
@@ -99,7 +97,7 @@ class Tracing:
         return Trace(self._tracer, method, span, set_span_in_context(span, Context())) if span.is_recording() else None
 
     def passed(self, model: str, rows: Sequence[Row], results: Sequence[Result], report: BatchReport) -> None:
-        zero = _zero_ns()  # read once: the clock may be set between spans
+        zero = _zero_ns()  # the clock may be set between
         shares: dict[Trace, _Share] = {}
         for row, result in zip(rows, results, strict=True):
             if isinstance(row.request.trace, Trace):
@@ -121,10 +119,10 @@ class Tracing:
             trace.passed(share, batch, began, ended)
 
     async def close(self) -> None:
-        """Send the last spans. Cancelling is safe: the thread ends with the process."""
+        """Cancelling is safe: the thread ends with the process."""
         thread = threading.Thread(target=self._provider.shutdown, name="kdc-traces", daemon=True)
         thread.start()
-        while thread.is_alive():  # not joined: a collector may hang
+        while thread.is_alive():  # a collector may hang
             await asyncio.sleep(0.005)
 
 

@@ -1,1 +1,1 @@
-"""The decision model behind a service: its client, and the audit of local answers."""
+"""The decision model behind a service, and the audit of local answers."""

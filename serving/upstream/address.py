@@ -15,11 +15,7 @@ Networks = tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]
 
 
 def base_url(given: str) -> str:
-    """The part before `/v1/...`: `https://api.example.com/v1/` is `https://api.example.com`.
-
-    Raises:
-        InputError: no http or https URL, or it holds a password, a query or a fragment.
-    """
+    """The part before `/v1/...`: `https://api.example.com/v1/` is `https://api.example.com`."""
     try:
         parts = urlsplit(given)
         _ = parts.port
@@ -34,11 +30,7 @@ def base_url(given: str) -> str:
 
 
 def networks(given: str | None) -> Networks:
-    """Split networks such as `10.0.0.0/8,fd00::/8`.
-
-    Raises:
-        InputError: one is none.
-    """
+    """Split networks such as `10.0.0.0/8,fd00::/8`."""
     try:
         return tuple(ipaddress.ip_network(part.strip()) for part in (given or "").split(",") if part.strip())
     except ValueError as error:
@@ -60,11 +52,6 @@ class PublicResolver(ThreadedResolver):
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
     ) -> list[ResolveResult]:
-        """Resolve at each new connection.
-
-        Raises:
-            OSError: the name is unknown, or has only addresses that are not allowed.
-        """
         found = await super().resolve(host, port, family)
         public = found if host == "localhost" else [each for each in found if self._is_allowed(each["host"])]
         if not public:

@@ -21,14 +21,14 @@ from kdc.serving.upstream.reply import Reply, UpstreamFailed
 log = logging.getLogger("kdc.serve")
 
 Outcome = Literal["agree", "differ", "deferred", "dropped", "failed"]
-_MOST_WAITING, _MOST_BYTES = 64, 8 << 20  # audits in the queue, and their bodies
+_MOST_WAITING, _MOST_BYTES = 64, 8 << 20  # waiting audits, their bodies
 _AT_A_TIME = 2  # requests
-_LOOK_S = 1.0  # seconds until another worker's stop is seen
+_LOOK_S = 1.0  # until another worker's stop is seen
 _BOUND = re.compile(r"(disagreement|error)<=([0-9.e-]+)")
 
 
 class Listener(Protocol):
-    """Counts for metrics; the first argument is a model's name."""
+    """The first argument is a model's name."""
 
     def audited(self, model: str, outcome: Outcome) -> None: ...
 
@@ -36,7 +36,7 @@ class Listener(Protocol):
 
 
 def budget_of(manifest: Manifest) -> float | None:
-    """The bound of the artifact's deferral: on disagreement, else on errors, since its labels may be the upstream's."""
+    """The deferral's bound on disagreement, else on errors, since its labels may be the upstream's."""
     abstain = manifest.task.abstain
     bounds = dict(_BOUND.findall("" if abstain is None else abstain.aim))
     bound = bounds.get("disagreement", bounds.get("error"))
@@ -48,9 +48,9 @@ class Audit:
     model: str
     manifest: Manifest
     path: str
-    body: bytes  # with this question alone; b"": deferred, so it cannot differ
+    body: bytes  # with this question alone; b"": deferred
     key: str | None  # the caller's `Authorization`
-    differs: Callable[[Any], bool]  # of the upstream's reply, decoded; or raises `UpstreamFailed`
+    differs: Callable[[Any], bool]  # of the decoded reply; may raise `UpstreamFailed`
 
 
 class Auditor:
@@ -87,16 +87,11 @@ class Auditor:
             self._tasks.append(asyncio.create_task(work()))
 
     def check(self, model: str, manifest: Manifest) -> None:
-        """Check that the artifact's record is whole and can be written.
-
-        Raises:
-            InputError: it is not.
-        """
         self.has_stopped(model, manifest)
         self._records[manifest.sha256].check()
 
     def has_stopped(self, model: str, manifest: Manifest) -> bool:
-        """Whether the artifact differs from the upstream too often to answer."""
+        """Whether the artifact differs from the upstream too often."""
         sha256 = manifest.sha256
         if sha256 not in self._records:
             budget = budget_of(manifest) if self._budget is None else self._budget
@@ -109,7 +104,7 @@ class Auditor:
         return self._draw.random() < self._share
 
     def submit(self, audit: Audit) -> None:
-        """Queue an audit, or drop it: deferred questions as well, so the counts stay a fair sample."""
+        """Deferred questions may be dropped too, so the counts stay a fair sample."""
         if self._queue.full() or self._bytes + len(audit.body) > _MOST_BYTES:
             self._listener.audited(audit.model, "dropped")
             return
@@ -148,7 +143,6 @@ class Auditor:
         return "differ" if differs else "agree"
 
     async def _look(self) -> None:
-        """See what other workers recorded."""
         while True:
             await asyncio.sleep(_LOOK_S)
             for sha256, record in list(self._records.items()):

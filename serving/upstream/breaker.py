@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 _FAILURES = 5  # in a row, until it opens
-_FIRST_S, _LONGEST_S = 1.0, 30.0  # seconds that it stays open; doubled by each failed trial
+_FIRST_S, _LONGEST_S = 1.0, 30.0  # seconds open; doubled by each failed trial
 
 
 @dataclass
@@ -11,9 +11,9 @@ class Breaker:
     """Times are seconds of a monotonic clock."""
 
     failures: int = 0  # in a row
-    opened_s: float = 0.0  # for how long; 0: it is closed
+    opened_s: float = 0.0  # seconds; 0: closed
     until: float = 0.0
-    trying: bool = False  # one request tries whether it is over
+    trying: bool = False  # with one request
 
     def wait_s(self, now: float) -> float:
         """Seconds until another request may try; 0: this one may go, and must call `ended`."""
@@ -25,7 +25,7 @@ class Breaker:
         return 0.0
 
     def ended(self, *, failed: bool | None, now: float) -> None:
-        """A request ended. `failed` None: it says nothing, as when the client left."""
+        """`failed` None: it says nothing, as when the client left."""
         if failed is None:
             self.trying = False
         elif not failed:

@@ -1,7 +1,4 @@
-"""Asks the upstream through a pool of connections with limits, time-outs and a circuit breaker.
-
-aiohttp comes with BentoML, and takes a third of httpx2's time for a request.
-"""
+"""Asks the upstream through a pool of connections with limits, time-outs and a circuit breaker."""
 
 from __future__ import annotations
 
@@ -28,9 +25,9 @@ KEY = "KDC_UPSTREAM_KEY"
 CONNECT_S = 2.0  # seconds
 _LONGEST_RETRY_S = 3600  # of a `Retry-After`
 _ACCEPTED_S, _MOST_KEYS = 3600.0, 10_000
-# Headers of a reply that its client gets.
+# Reply headers for its client.
 _PASSED, _PASSED_BEGINNINGS = ("x-request-id", "request-id", "content-type"), ("x-ratelimit-", "openai-")
-Observe = Callable[[str, float], None]  # outcome of a request, seconds
+Observe = Callable[[str, float], None]  # outcome, seconds
 T = TypeVar("T")
 
 
@@ -40,13 +37,13 @@ class Options:
     networks: str | None = None
     timeout_s: float = 5.0
     connections: int = 256
-    most_bytes: int = 2 << 20  # of a reply that is read whole
+    most_bytes: int = 2 << 20  # of a whole reply
     most_streamed_bytes: int = 16 << 20
     forwards_key: bool = False
 
 
 class Keys:
-    """Keys of callers that the upstream accepted within an hour, as salted hashes in memory."""
+    """Keys of callers that the upstream accepted within an hour, as salted hashes."""
 
     def __init__(self) -> None:
         self._salt = secrets.token_bytes(32)
@@ -124,14 +121,11 @@ class Upstream:
         headers: Mapping[str, str],
         timeout: aiohttp.ClientTimeout | None = None,
     ) -> AsyncIterator[tuple[Reply, AsyncIterator[bytes]]]:
-        """Send a request; gives the reply's beginning, and its body in parts.
+        """Give a reply's beginning, and its body in parts. Raises as `ask`, also between two parts.
 
         Args:
             headers: in lower case. The upstream gets the content type, `accept` and perhaps the key.
             timeout: by default `timeout_s` between two parts of the reply.
-
-        Raises:
-            UpstreamFailed: as `ask`, also between two parts.
         """
         most = self.options.most_streamed_bytes if timeout is None else self.options.most_bytes
         began = time.monotonic()
@@ -154,7 +148,7 @@ class Upstream:
         except (aiohttp.ClientConnectorError, aiohttp.ClientConnectorDNSError):
             failed, outcome = True, "connect"
             raise UpstreamFailed(502, "the upstream cannot be reached", outcome) from None
-        except (aiohttp.ClientError, OSError):  # its text may hold a part of the reply
+        except (aiohttp.ClientError, OSError):  # its text may quote the reply
             failed, outcome = True, "broken"
             raise UpstreamFailed(502, "the upstream broke the connection", outcome) from None
         finally:
@@ -165,7 +159,7 @@ class Upstream:
     async def _send(
         self, method: str, path: str, body: bytes, headers: Mapping[str, str], timeout: aiohttp.ClientTimeout | None
     ) -> aiohttp.ClientResponse:
-        """Send once, and again if a kept connection was closed meanwhile."""
+        """Send again if a kept connection was closed meanwhile."""
         sent = {name: headers[name] for name in ("content-type", "accept") if name in headers}
         if (key := self._key(headers)) is not None:
             sent["authorization"] = key

@@ -15,9 +15,9 @@ from kdc.common.files import write_whole
 from kdc.common.frozen import Frozen
 from kdc.serving.upstream.sequence import CONFIDENCE, EPOCH, interval, is_exceeded
 
-_EXPECTED = 0.02  # share of an artifact without a budget
-_WAIT_S = 10.0  # for other workers, which hold the lock for milliseconds
-_SETTLED_S = 2.0  # changes within a file system's tick have one time stamp
+_EXPECTED = 0.02  # without a budget
+_WAIT_S = 10.0  # other workers hold the lock for ms
+_SETTLED_S = 2.0  # a file system's time stamps are coarse
 _FORGET = "remove the file, or start with `kdc serve --resume`: both forget the audits"
 
 Stamp = tuple[int, int, int]
@@ -27,9 +27,9 @@ class Standing(Frozen):
     audits: int = Field(le=2**53, strict=True)
     differing: int = Field(ge=0, strict=True)
     epoch: int = Field(1, ge=1, strict=True)  # number of the newest
-    newest: tuple[int, int] = (0, 0)  # differing, and all audits, of the newest epoch
+    newest: tuple[int, int] = (0, 0)  # of the newest epoch: differing, all
     stopped: AwareDatetime | None  # when the artifact stopped answering
-    budget: float | None = Field(gt=0, lt=1)  # largest allowed share of differing answers
+    budget: float | None = Field(gt=0, lt=1)  # share of differing answers
 
     @model_validator(mode="after")
     def _is_possible(self) -> Self:
@@ -39,7 +39,6 @@ class Standing(Frozen):
 
     @property
     def estimate(self) -> float:
-        """The share of audits that differ; 0 before the first."""
         return self.differing / self.audits if self.audits else 0.0
 
     @property
@@ -61,7 +60,6 @@ class Standing(Frozen):
 
 
 def _sum(before: Standing, audits: int, differing: int) -> Standing:
-    """The standing after further audits."""
     (differed, made), is_full = before.newest, before.newest[1] >= EPOCH
     after = Standing(
         audits=before.audits + audits,
@@ -83,7 +81,6 @@ class AuditRecord:
     Methods raise InputError if the file is damaged (but `resume`), or cannot be read, written or locked.
 
     Args:
-        folder: of all records; created when needed.
         artifact_sha256: the manifest's; names the file.
         budget: largest share of differing answers; None: never stop.
     """
@@ -98,7 +95,7 @@ class AuditRecord:
         return self.add(0, 0)
 
     def add(self, audits: int, differing: int) -> Standing:
-        """Add counts, and stop the artifact if its share of differing answers is shown to exceed the budget."""
+        """Stops the artifact if its share of differing answers is shown to exceed the budget."""
         with self._locked():
             after = _sum(self._load(), audits, differing)
             write_whole(self._path, after.model_dump_json() + "\n")

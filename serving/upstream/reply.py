@@ -1,4 +1,4 @@
-"""A reply of the upstream, and its failures. Imports no HTTP client."""
+"""Imports no HTTP client."""
 
 from dataclasses import dataclass
 
@@ -19,7 +19,7 @@ class UpstreamFailed(Exception):
 
 
 def unusable(why: str) -> UpstreamFailed:
-    """A 2xx reply without the wanted answer."""
+    """For a 2xx reply without the wanted answer."""
     return UpstreamFailed(502, f"the upstream's reply {why}", "server_error")
 
 
@@ -28,7 +28,7 @@ class Reply:
     """A reply below 500, whole or as its beginning."""
 
     status: int
-    headers: dict[str, str]  # that its client gets
+    headers: dict[str, str]  # for its client
     body: bytes = b""
 
     @property

@@ -9,10 +9,10 @@ import math
 # The prior's first parameter, and its mean in multiples of the expected share. Any prior gives valid intervals; these
 # values find an excess soon (`benchmarks/audit.py --priors`).
 _STRENGTH, _MEAN = 8.0, 2.0
-EPOCH = 2000  # audits judged by themselves too, so a good past hides no change
+EPOCH = 2000  # audits judged by themselves too: a good past hides no change
 # A wrong stop has a chance of 5 %: half by all audits, at this confidence, half by the epochs.
 CONFIDENCE = 0.975
-_HALVINGS = 50  # of the observed share, for an end's last digits
+_HALVINGS = 50  # to the last digits
 
 
 def prior(expected: float) -> tuple[float, float]:

@@ -1,4 +1,4 @@
-"""The HTTP app, alone or inside BentoML: routes, error handlers and the gate."""
+"""The HTTP app, alone or inside BentoML."""
 
 import asyncio
 import contextlib
@@ -25,11 +25,6 @@ from kdc.serving.http.settings import ServeSettings, check_grpc, check_upstream,
 
 
 def make_app(settings: ServeSettings) -> Starlette:
-    """Make the app.
-
-    Raises:
-        InputError: the API key is empty or unfit for a header, or gRPC is not installed.
-    """
     check_grpc(settings)
     check_upstream(settings)
     metrics = Metrics()
@@ -74,7 +69,7 @@ def make_app(settings: ServeSettings) -> Starlette:
             if forwarding is not None:
                 await forwarding.close()
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(1):  # a pass that takes longer hangs
+                async with asyncio.timeout(1):  # a longer pass hangs
                     await registry.close()
                     if traces is not None:
                         await traces.close()

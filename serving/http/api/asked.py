@@ -1,4 +1,4 @@
-"""What System One and Decisions share: who answers a question, and the answer's numbers."""
+"""Who answers a question of System One or Decisions, and the answer's numbers."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +16,7 @@ from kdc.serving.http.registry import Registry
 from kdc.serving.http.replies import ABSTAINED, ARTIFACT, ApiError, Steps
 
 MOST_QUESTIONS = 400  # of a request, as in OpenAI's API
-_MOST_LISTED = 20  # questions in a message
+_MOST_LISTED = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,7 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class Numbers:
-    probabilities: list[float]  # of each option, in order, sum 1; of a noul that of yes alone
+    probabilities: list[float]  # by option, sum 1; a noul's is of yes alone
     confidence: float
     more: dict[str, bool]  # {"x_abstained": True} if the artifact abstains
 
@@ -46,9 +46,6 @@ def find(request: Request, name: object, wire: WireQuestion, where: Steps) -> As
 
     Args:
         name: the request's model. Only a served name narrows the search; others, such as `jev-latest`, are upstream's.
-
-    Raises:
-        ApiError: 422, nested too deeply.
     """
     state = request.app.state
     registry: Registry = state.registry
@@ -83,12 +80,7 @@ def _known(registry: Registry) -> str:
 
 
 async def answers(request: Request, asked: list[Asked], state: Any) -> Answered:
-    """Answer questions about one state. An artifact's questions with one template share a row.
-
-    Raises:
-        ApiError: the state is wrong, or as `ask`.
-        KdcError: as `Model.answer`.
-    """
+    """An artifact's questions with one template share a row."""
     try:
         texts = {template: state_text(state, template) for template in {each.template for each in asked}}
     except ValueError as error:
@@ -121,7 +113,7 @@ def _numbers(asked: Asked, row: np.ndarray) -> Numbers:
 
 
 def confidence(kind: str, probabilities: np.ndarray) -> float:
-    """TypeSafe's confidence, in [0, 1]: 0 if all options are equally probable, 1 if one has all.
+    """TypeSafe's confidence, in [0, 1].
 
     A choice has (max p - 1/n) / (1 - 1/n). A score has 1 - spread / spread of equal levels. The spread is the mean
     distance from the most probable level.

@@ -24,8 +24,6 @@ class ClassifyRequest(Question):
     rows: Batch = Field(alias="texts")
 
     async def reply(self, model: Model, answer: Answer) -> Response:
-        """All labels and scores, best first."""
-
         def values(rows: slice) -> list[Any]:
             return labelled(model.engine, answer.probabilities[rows])
 
@@ -33,11 +31,6 @@ class ClassifyRequest(Question):
 
 
 def rows_of(texts: list[Any], settings: ServeSettings) -> list[Text]:
-    """Check rows from outside a body.
-
-    Raises:
-        ApiError: as `checked` and `within_limits`.
-    """
     return within_limits(checked(ClassifyRequest, {"texts": texts}).rows, settings)
 
 
@@ -55,7 +48,6 @@ class VllmRequest(Question):
     priority: _Unused = None
 
     async def reply(self, model: Model, answer: Answer) -> Response:
-        """Each row's best label, and all scores in label order; logits if asked for."""
         names, tokens = model.engine.labels or ("score",), sum(answer.tokens)
         is_raw = self.raw_scores or self.use_activation is False
 

@@ -24,11 +24,11 @@ from kdc.serving.upstream.reply import unusable
 
 Key = str | int  # a question's name, or place in a list
 AnswerObject = dict[str, Any]
-REFUSAL = "refusal"  # OpenAI's type of a declined answer
+REFUSAL = "refusal"  # a declined answer
 
 
 class DecisionBody(Part):
-    """A body of questions in one API's form. Its `questions`, and a reply's `answers`, are by name or a list."""
+    """`questions`, and a reply's `answers`, are by name or a list."""
 
     model: ModelName = None
 
@@ -53,7 +53,7 @@ class DecisionBody(Part):
         return {"model": model, "answers": self._collected(given), "usage": self.usage(tokens)}
 
     def merged(self, given: Sequence[AnswerObject], reply: dict[str, Any], tokens: int) -> dict[str, Any]:
-        """The upstream's reply, with the answers to all questions."""
+        """The upstream's reply, with all answers."""
         usage = _added(self.usage(tokens), reply.get("usage"))
         return reply | {"answers": self._collected(given), "usage": usage}
 
@@ -62,7 +62,7 @@ class DecisionBody(Part):
         return list(given) if isinstance(keys[0], int) else dict(zip(keys, given, strict=True))
 
     def answers_in(self, reply: Any, keys: Sequence[Key]) -> list[AnswerObject]:
-        """The upstream's answers to the questions `keys`, all that it was asked.
+        """The upstream's answers to the questions `keys`. It was asked no others.
 
         Raises:
             UpstreamFailed: one is missing, or does not answer its question.
@@ -81,7 +81,7 @@ class DecisionBody(Part):
 
 
 def without(document: dict[str, Any], keys: Iterable[Key]) -> dict[str, Any]:
-    """The body with only these questions."""
+    """Keeps only these questions."""
     kept: list[Any] = list(keys)
     questions = document["questions"]
     only = [questions[key] for key in kept] if isinstance(questions, list) else {key: questions[key] for key in kept}
@@ -89,7 +89,7 @@ def without(document: dict[str, Any], keys: Iterable[Key]) -> dict[str, Any]:
 
 
 def _answers(answer: AnswerObject, wire: Any) -> bool:
-    """Whether type, name and value fit the question, or the model refuses."""
+    """A refusal answers every question."""
     name = getattr(wire, "name", None)
     if name is not None and answer.get("name") != name:
         return False
@@ -106,11 +106,7 @@ def _answers(answer: AnswerObject, wire: Any) -> bool:
 
 
 def verdict(answer: AnswerObject) -> object:
-    """What an answer says: yes or no, the option, or the nearest level.
-
-    Raises:
-        UpstreamFailed: it is a refusal.
-    """
+    """What an answer says: yes or no, the option, or the nearest level. Raises UpstreamFailed for a refusal."""
     match answer["type"]:
         case kind if kind == REFUSAL:
             raise unusable("refuses an answer")
@@ -123,7 +119,7 @@ def verdict(answer: AnswerObject) -> object:
 
 
 def _added(own: dict[str, Any], theirs: object) -> dict[str, Any]:
-    """Sums of what both count; the rest as it is."""
+    """Numbers of both are added."""
     if not isinstance(theirs, dict):
         return own
     total: dict[str, Any] = own | theirs
@@ -136,12 +132,6 @@ def _added(own: dict[str, Any], theirs: object) -> dict[str, Any]:
 
 
 async def respond(request: Request, kind: type[DecisionBody]) -> Response:
-    """Answer a body of questions.
-
-    Raises:
-        ApiError: the body is wrong, the upstream fails, or without one no artifact knows a question.
-        KdcError: as `Model.answer`, without an upstream.
-    """
     raw = await read_json_bytes(request)
     document = await decode_in_turn(request, raw)
     forwarding = request.app.state.forwarding

@@ -1,4 +1,4 @@
-"""What goes to the decision model behind the service (`--upstream`), and how answers are merged.
+"""Decision models behind the service (`--upstream`), and merged answers.
 
 An artifact answers a question if it knows it and is sure; all others go upstream in one request.
 """
@@ -43,7 +43,7 @@ class _Decision:
     raw: bytes
     asked: dict[Any, Asked | None]
     state: Any
-    # Why each question is answered here ("sure"), or goes upstream.
+    # Why a question is answered here ("sure") or upstream.
     reasons: dict[Any, str] = field(default_factory=dict)
     numbers: dict[Any, Numbers] = field(default_factory=dict)  # of those asked here
     tokens: int = 0
@@ -59,11 +59,7 @@ class _Decision:
 
 
 def opened(settings: ServeSettings, models: Mapping[str, Model], metrics: Metrics) -> Forwarding:
-    """Make it in the event loop.
-
-    Raises:
-        InputError: a setting is wrong, or the audits cannot be recorded.
-    """
+    """Make it in the event loop."""
     assert settings.upstream is not None
     options = Options(
         url=settings.upstream,
@@ -106,11 +102,6 @@ class Forwarding:
         asked: dict[Any, Asked | None],
         state: Any,
     ) -> Response:
-        """Answer each question here or upstream.
-
-        Raises:
-            ApiError: the upstream fails, and no local answer may take its place.
-        """
         decision = _Decision(body, document, raw, asked, state)
         decision.reasons = {key: self._reason(request, each) for key, each in asked.items()}
         await self._ask_here(request, decision, [key for key, reason in decision.reasons.items() if reason == "sure"])
@@ -141,7 +132,7 @@ class Forwarding:
         return "stopped" if self._auditor.has_stopped(asked.model.name, _manifest(asked)) else "sure"
 
     async def _ask_here(self, request: Request, decision: _Decision, keys: Sequence[Key]) -> None:
-        """Ask the artifacts. If they fail, as with a full queue, the upstream answers."""
+        """If the artifacts fail, as with a full queue, the upstream answers."""
         known = [asked for key in keys if (asked := decision.asked[key]) is not None]
         if not known:
             return
@@ -180,7 +171,6 @@ class Forwarding:
         return JsonResponse(merged, headers=reply.headers | {SOURCE: source, "content-type": "application/json"})
 
     def _without_upstream(self, decision: _Decision, failure: UpstreamFailed) -> Response:
-        """The local answers, marked, if the operator wants them and none is missing; else an error."""
         decision.upstream_failed = True
         if self._settings.when_upstream_fails == "answer" and decision.numbers.keys() == decision.asked.keys():
             rest = set(decision.rest)
@@ -206,7 +196,6 @@ class Forwarding:
             self._auditor.submit(Audit(asked.model.name, _manifest(asked), path, alone, caller, differs))
 
     async def whole(self, request: Request, raw: bytes) -> Response:
-        """Send a body upstream as it is."""
         try:
             return passed(await self._ask(request, raw, lambda reply: reply))
         except UpstreamFailed as failure:
@@ -221,7 +210,6 @@ class Forwarding:
             return await self._upstream.ask(target(request), body, request.headers.get("authorization"), held)
 
     async def models(self, request: Request, own: dict[str, Any]) -> Response:
-        """The models of this service and of the upstream."""
         try:
             async with self._upstream.open("GET", target(request), b"", request.headers) as (reply, parts):
                 theirs = decode_reply(Reply(reply.status, {}, b"".join([part async for part in parts])))
@@ -233,11 +221,6 @@ class Forwarding:
         return JsonResponse(own, headers={SOURCE: "mixed"})
 
     async def relay(self, request: Request) -> Response:
-        """Relay a request for another route, and stream its reply.
-
-        Raises:
-            ApiError: 404, it would spend the service's key for anybody, or the path climbs.
-        """
         if self._upstream.spends_own_key and self._settings.api_key_env is None:
             what = "the upstream's other routes take its key; serve with --api-key-env or --forward-key to open them"
             raise ApiError(404, what)
@@ -247,11 +230,6 @@ class Forwarding:
 
 
 def decode_reply(reply: Reply) -> Any:
-    """The JSON of a reply.
-
-    Raises:
-        UpstreamFailed: it is none, or no answer.
-    """
     if not reply.is_answer:
         raise unusable(f"has status {reply.status}")
     try:

@@ -1,4 +1,4 @@
-"""Checks requests, except to `ALWAYS_OPEN` and `GET /`, and counts all. Plain ASGI costs only microseconds."""
+"""Checks requests, except to `ALWAYS_OPEN` and `GET /`, and counts all."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ ALWAYS_OPEN = frozenset(
     | {"/grpc.health.v1.Health/Check"}
 )
 
-# Content types that browsers post across sites without a CORS preflight. `curl -d` and others send the latter two.
+# Browsers post these content types across sites without a CORS preflight. `curl -d` and others send the latter two.
 _NEVER_JSON, _PERHAPS_JSON = {b"text/plain", b"multipart/form-data"}, {b"application/x-www-form-urlencoded", b""}
 
 _MOST_TURNS = 100  # closing takes one or two
@@ -67,7 +67,7 @@ class Gate:
 
     @contextlib.asynccontextmanager
     async def turn(self, is_large: bool) -> AsyncIterator[None]:
-        """A large request's piece gets a loop turn of its own; small requests run between."""
+        """A large request's piece gets a loop turn of its own."""
         if not is_large:
             yield
             return
@@ -76,11 +76,7 @@ class Gate:
             await asyncio.sleep(0)
 
     def hold(self, scope: Scope, size: int, *, leave: int = 0) -> None:
-        """Count bytes of a body or reply until its request ends. `leave` bytes must stay free.
-
-        Raises:
-            ApiError: 429, over `max_bodies_bytes`.
-        """
+        """Until the request ends, its bytes count. `leave` bytes must stay free."""
         if self._bytes + size + leave > self._settings.max_bodies_bytes:
             raise ApiError(
                 429,

@@ -1,4 +1,4 @@
-"""A dialect is a `Question`: a pydantic model of its body that also writes the reply."""
+"""A dialect is a `Question`: its body's pydantic model, which also writes the reply."""
 
 import asyncio
 import contextlib
@@ -17,8 +17,8 @@ from kdc.serving.http.api.request_body import SMALL_BYTES, Body, ModelName, chec
 from kdc.serving.http.model import Answer, Model
 from kdc.serving.http.replies import ABSTAINED, ARTIFACT, ApiError
 
-_OUTPUT_BYTES = 12  # of an output: its logit twice, and its probability
-_WATCH_S = 0.05  # seconds until a task watches the client; most answers are faster
+_OUTPUT_BYTES = 12  # a logit twice, and a probability
+_WATCH_S = 0.05  # then a task watches the client; most answers are faster
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,7 @@ class Wanted:
     truncate: bool | None = None  # None: the setting
     side: str | None = None  # "left" or "right"; None: the artifact's
     top_k: int | None = None  # of each row in the reply; None: all
-    score_bytes: int | None = None  # of a score in the reply; None: as JSON with its label
+    score_bytes: int | None = None  # in the reply; None: JSON with labels
 
 
 class Question(Body):
@@ -36,11 +36,6 @@ class Question(Body):
     model: ModelName = None
 
     def wanted(self, model: Model) -> Wanted:
-        """The answer's options.
-
-        Raises:
-            ApiError: 422, the model has no such answer.
-        """
         return Wanted()
 
     @abstractmethod
@@ -49,12 +44,7 @@ class Question(Body):
 
 
 async def respond(request: Request, *kinds: type[Question]) -> Response:
-    """Answer a body; the key of its rows tells its kind.
-
-    Raises:
-        ApiError: the body is wrong.
-        KdcError: as `Model.answer`.
-    """
+    """The key of a body's rows tells its kind."""
     name = request.path_params.get("name")
     if name is not None:
         model_named(request, name)  # 404 before the body is read
@@ -63,7 +53,7 @@ async def respond(request: Request, *kinds: type[Question]) -> Response:
     question.rows = question.rows[:0]  # only `rows` keeps the texts
     # A reload may have replaced the model.
     model = model_named(request, question.model if name is None else name)
-    question.model = None  # frees it: it may be any JSON
+    question.model = None  # it may be any JSON
     answer = await ask(request, model, rows, question.wanted(model))
     return await question.reply(model, answer)
 
@@ -82,11 +72,6 @@ def require_ready(request: Request) -> None:
 
 
 def model_named(request: Request, name: object) -> Model:
-    """The named model; None: the first.
-
-    Raises:
-        ApiError: 404.
-    """
     registry = request.app.state.registry
     models: dict[str, Model] = registry.models
     if name is None:
@@ -98,12 +83,7 @@ def model_named(request: Request, name: object) -> Model:
 
 
 async def ask(request: Request, model: Model, rows: list[Text], wanted: Wanted) -> Answer:
-    """Answer rows and count them. The work is cancelled if the client leaves.
-
-    Raises:
-        ApiError: 413, the reply is too large; 429, too many bytes in work.
-        KdcError: as `Model.answer`.
-    """
+    """The work is cancelled if the client leaves."""
     state = request.app.state
     request.scope[ARTIFACT] = model.artifact
     if (held := request.scope.get("kdc_bytes", 0)) > SMALL_BYTES:  # an emoji quadruples a text's memory
@@ -142,7 +122,7 @@ def _hold_reply(request: Request, model: Model, rows: int, wanted: Wanted) -> No
 
 @contextlib.contextmanager
 def cancelled_when_gone(request: Request) -> Iterator[None]:
-    """Cancel this task if the client leaves. The body must be read."""
+    """The body must be read."""
     loop, task = asyncio.get_running_loop(), asyncio.current_task()
     watchers: list[asyncio.Task[None]] = []
 

@@ -1,4 +1,4 @@
-"""`POST /v1/moderations` of OpenAI's clients. A label is on if its probability reaches its operating point."""
+"""`POST /v1/moderations` of OpenAI's clients. A label is on from its operating point."""
 
 import uuid
 from typing import Annotated, Any
@@ -14,7 +14,7 @@ from kdc.serving.http.api.request_body import in_a_list
 from kdc.serving.http.model import Answer, Model
 from kdc.serving.http.replies import ApiError, JsonResponse, written
 
-_TIMES = 3  # a result names a label three times
+_TIMES = 3  # a result names each label three times
 _Texts = Annotated[list[str], Field(min_length=1, fail_fast=True)]
 
 
@@ -30,8 +30,6 @@ class ModerationRequest(Question):
         return Wanted(score_bytes=_TIMES * model.score_bytes)
 
     async def reply(self, model: Model, answer: Answer) -> Response:
-        """A result for each text."""
-
         def values(rows: slice) -> list[Any]:
             scores = answer.probabilities[rows]
             on = decided(scores, model.engine.task).tolist()

@@ -1,4 +1,4 @@
-"""The OpenAPI document of a table of operations."""
+"""The OpenAPI document."""
 
 import inspect
 import re
@@ -27,12 +27,12 @@ class Operation:
 
     path: str
     handler: Handler
-    name: str  # the summary, and the operationId in snake case
+    name: str  # summary and operationId
     errors: tuple[int, ...]  # statuses
     method: str = "GET"
     tag: str = "operations"
     media: str = JSON  # of the reply; "" for no content
-    reply: tuple[str, ...] = ()  # schemas; any object if none
+    reply: tuple[str, ...] = ()  # schemas; none: any object
     bodies: tuple[type[BaseModel], ...] = ()
     is_binary: bool = False
     headers: Json = field(default_factory=dict)  # of the reply

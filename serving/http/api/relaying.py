@@ -1,5 +1,3 @@
-"""Replies of the upstream, as they are."""
-
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
@@ -21,7 +19,7 @@ def error_of(failure: UpstreamFailed) -> ApiError:
 
 
 def target(request: Request) -> str:
-    """The path and query, as they were sent."""
+    """Path and query, as sent."""
     query = request.scope.get("query_string", b"")
     path: bytes = request.scope.get("raw_path") or request.scope["path"].encode()
     return (path.partition(b"?")[0] + (b"?" + query if query else b"")).decode("latin-1")
@@ -37,7 +35,7 @@ class Relayed(Response):
         try:
             async with self._upstream.open(request.method, target(request), self._body, request.headers) as opened:
                 reply, parts = opened
-                scope["kdc_deadline"].reschedule(None)  # a chat may last; the upstream's own limits bound it
+                scope["kdc_deadline"].reschedule(None)  # a chat may last
                 await StreamingResponse(parts, reply.status, reply.headers | UPSTREAM)(scope, receive, send)
         except UpstreamFailed as failure:
             raise error_of(failure) from None

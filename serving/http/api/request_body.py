@@ -24,10 +24,10 @@ from kdc.serving.http.api.gate import Gate
 from kdc.serving.http.replies import EMPTY, ApiError
 from kdc.serving.http.settings import ServeSettings
 
-# Most `Marks`: for each row (V2's pairs have the most), and for all else.
+# Most `Marks`: for each row, and for all else.
 _MARKS_A_ROW, _OTHER_MARKS = 8, 512
-SMALL_BYTES = 32 * 1024  # smaller bodies take no turns and are not counted
-MOST_OF_A_KEY = 100  # characters of a key in a message
+SMALL_BYTES = 32 * 1024  # smaller bodies take no turns
+MOST_OF_A_KEY = 100  # characters in a message
 _CLOSE = {"Connection": "close"}  # the body's rest stays unread
 
 
@@ -45,7 +45,7 @@ class Body(Part):
     @model_validator(mode="before")
     @classmethod
     def _has_known_keys(cls, values: Any) -> Any:
-        """Refuse unknown keys in one error: pydantic would make one for each, with its name."""
+        """pydantic would make an error for each unknown key, with its name."""
         if isinstance(values, dict) and not values.keys() <= (known := _keys_of(cls)):
             names = ", ".join(sorted(known))
             raise PydanticCustomError("unknown_keys", "Input has unknown keys; known: {names}", {"names": names})
@@ -58,8 +58,6 @@ def _keys_of(kind: type[Body]) -> frozenset[str]:
 
 
 class Otherwise:
-    """Replaces pydantic's error message."""
-
     def __init__(self, message: str) -> None:
         self._message = message
 
@@ -74,17 +72,13 @@ def in_a_list(value: Any) -> Any:
 Pair = Annotated[list[str], Field(min_length=1, max_length=2)]
 Row = Annotated[str | Pair, Otherwise("Input should be a text, [text] or [text, text]; a batch: [[...], [...]]")]
 Batch = Annotated[list[Row], Field(min_length=1, fail_fast=True)]
-# Any JSON: a name that is no string gets 404, as an unknown model does.
+# Any JSON: a name that is no string gets 404.
 ModelName = Annotated[Any, WithJsonSchema({"type": ["string", "null"]})]
 B = TypeVar("B", bound=Part)
 
 
 def checked(kind: type[B], document: Any) -> B:
-    """Validate a document.
-
-    Raises:
-        ApiError: 422, the first wrong field, without the document's text.
-    """
+    """The error names the first wrong field, without the document's text."""
     try:
         return kind.model_validate(document)
     except ValidationError as error:
@@ -95,11 +89,7 @@ def checked(kind: type[B], document: Any) -> B:
 
 
 def within_limits(batch: Sequence[str | list[str]], settings: ServeSettings) -> list[Text]:
-    """Check the number and lengths of texts; returns texts and pairs.
-
-    Raises:
-        ApiError: 422, too many rows or too long a text; 400, a blank text.
-    """
+    """Returns texts and pairs."""
     if len(batch) > settings.max_texts:
         raise ApiError(422, f"too many texts; given: {len(batch)}; at most {settings.max_texts} a request")
     rows = [[row] if isinstance(row, str) else row for row in batch]
@@ -125,7 +115,7 @@ class Marks:
         self._rest = b""  # the last piece's final backslash
 
     def add(self, piece: bytes) -> None:
-        piece = (self._rest + piece).replace(b"\\\\", b"").replace(b'\\"', b"")  # left to right, as JSON reads them
+        piece = (self._rest + piece).replace(b"\\\\", b"").replace(b'\\"', b"")  # left to right, like JSON
         self._rest = b"\\" if piece.endswith(b"\\") else b""
         parts = piece.split(b'"')
         outside = b"".join(parts[self._in_string :: 2])
@@ -134,12 +124,7 @@ class Marks:
 
 
 async def read_bytes(request: Request, json_bytes: int | None = None) -> bytes:
-    """Read a body whose first `json_bytes` (None: all) are JSON.
-
-    Raises:
-        ApiError: 413, too large; 415, compressed; 422, too many marks; 429, too many bytes in work.
-        ClientDisconnect: the client left.
-    """
+    """Read a body whose first `json_bytes` (None: all) are JSON. Raises ClientDisconnect if the client leaves."""
     if request.headers.get("content-encoding", "identity").lower() != "identity":
         raise ApiError(415, "the body is compressed; send it without Content-Encoding")
     gate: Gate = request.app.state.gate
@@ -182,16 +167,10 @@ def _too_large(most: int) -> ApiError:
 
 
 async def read_json(request: Request) -> Any:
-    """Raises as `read_json_bytes` and `decoded`."""
     return await decode_in_turn(request, await read_json_bytes(request))
 
 
 async def read_json_bytes(request: Request) -> bytes:
-    """Read a JSON body without decoding it.
-
-    Raises:
-        ApiError: 415, another type; also as `read_bytes`.
-    """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind not in ("application/json", "application/x-www-form-urlencoded", ""):  # `curl -d` names a form's type
         raise ApiError(415, "the body is not application/json; send Content-Type: application/json")
@@ -199,26 +178,20 @@ async def read_json_bytes(request: Request) -> bytes:
 
 
 def in_turn(request: Request) -> contextlib.AbstractAsyncContextManager[None]:
-    """Work on a body as in `Gate.turn`."""
     gate: Gate = request.app.state.gate
     return gate.turn(request.scope.get("kdc_bytes", 0) > SMALL_BYTES)
 
 
 async def decode_in_turn(request: Request, body: bytes) -> Any:
-    """Decode JSON, with turns as in `in_turn`."""
     gate: Gate = request.app.state.gate
     async with gate.turn(len(body) > SMALL_BYTES):
         return decoded(body)
 
 
 def decoded(body: bytes) -> Any:
-    """Decode JSON in the event loop: a thread would hold the interpreter's lock too. `Marks` bounds it to 16 ms.
-
-    Raises:
-        ApiError: 400, empty or malformed.
-    """
+    """A thread would hold the interpreter's lock too. `Marks` bounds the time to 16 ms."""
     try:
         return orjson.loads(body)
     except orjson.JSONDecodeError:
         wrong = "is not valid JSON in UTF-8" if body.strip() else 'is empty; send {"inputs": "a text"}'
-    raise ApiError(400, f"the body {wrong}")  # out here: the decoder's error holds the document
+    raise ApiError(400, f"the body {wrong}")  # the decoder's error holds the document

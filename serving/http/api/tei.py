@@ -20,7 +20,7 @@ from kdc.serving.http.model import Answer, Model
 from kdc.serving.http.replies import ApiError, JsonResponse, written
 
 _KINDS: dict[str | None, Kind] = {"softmax": "classification", "sigmoid": "multilabel", "none": "regression"}
-_MANY_LABELS, _FEW_OF = 256, 16  # from so many labels on, a `top_k` of a sixteenth needs no full sort
+_MANY_LABELS, _FEW_OF = 256, 16  # with so many labels, a `top_k` of a sixteenth needs no full sort
 
 
 def _lower(value: Any) -> Any:
@@ -120,7 +120,7 @@ async def predict(request: Request) -> Response:
 
 
 def labelled(engine: Engine, outputs: np.ndarray, top_k: int | None = None) -> list[list[dict[str, Any]]]:
-    """Each row's `top_k` labels and scores of (rows, outputs), best first. A regression's label is "score"."""
+    """The `top_k` labels and scores of (rows, outputs), best first."""
     names = engine.labels or ("score",)
     return [
         [{"label": names[column], "score": row[column]} for column in order]
@@ -135,7 +135,7 @@ def _best(outputs: np.ndarray, most: int | None) -> list[list[int]]:
     lows = -np.partition(-outputs, most - 1, axis=1)[:, most - 1]
     best = []
     for row, low in zip(outputs, lows, strict=True):
-        columns = np.flatnonzero(row >= low)  # more than `most` if several tie
+        columns = np.flatnonzero(row >= low)  # more if several tie
         best.append(columns[np.argsort(-row[columns], kind="stable")[:most]].tolist())
     return best
 

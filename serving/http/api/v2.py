@@ -117,9 +117,9 @@ async def infer(request: Request) -> Response:
     Binary tensors follow the JSON, whose length is in Inference-Header-Content-Length."""
     _model(request)  # 404 before the body is read
     body, rows = await _read(request)
-    model = _model(request)  # again: a reload may have replaced it
+    model = _model(request)  # a reload may have replaced it
     outputs, request_id = requested_outputs(body, has_labels=bool(model.engine.labels)), id_of(body.id)
-    del body  # frees the body while the request waits
+    del body  # frees it while waiting
     is_binary = outputs.get("probabilities")
     wanted = Wanted(top_k=1)
     if is_binary is not None:
@@ -133,11 +133,7 @@ def _model(request: Request) -> Model:
 
 
 def model_of(request: Request, name: str, version: str) -> Model:
-    """Versions "" and "1" are any version.
-
-    Raises:
-        ApiError: 404.
-    """
+    """Versions "" and "1" are any version."""
     model = model_named(request, name)
     if version not in ("", _ANY_VERSION, model.artifact):
         raise ApiError(404, f"there is no such version; it serves {model.artifact}, which also answers to 1")
@@ -157,11 +153,6 @@ async def _read(request: Request) -> tuple[InferRequest, list[Text]]:
 
 
 def id_of(value: object) -> str | None:
-    """A request's `id`, if it is text.
-
-    Raises:
-        ApiError: 422, too long.
-    """
     if not isinstance(value, str):
         return None
     if len(value) > _MOST_ID:
@@ -170,11 +161,7 @@ def id_of(value: object) -> str | None:
 
 
 def read_rows(body: InferRequest, tail: bytes, settings: ServeSettings) -> list[Text]:
-    """The rows of a request; `tail` holds its binary tensors.
-
-    Raises:
-        ApiError: 422.
-    """
+    """`tail` holds the binary tensors."""
     columns: dict[str, list[list[str]]] = {}
     start = 0
     for tensor in body.inputs:
@@ -219,7 +206,7 @@ def _within(values: Iterable[str], settings: ServeSettings) -> list[str]:
 
 
 def _read_bytes_tensor(raw: bytes) -> Iterator[str]:
-    """Decode a BYTES tensor: for each element a little-endian uint32 length, then UTF-8."""
+    """For each element a little-endian uint32 length, then UTF-8."""
     end = 0
     while end < len(raw):
         start = end + 4
@@ -264,11 +251,7 @@ async def _reply(
 
 
 def requested_outputs(body: InferRequest, *, has_labels: bool) -> dict[str, bool]:
-    """The requested outputs (default: all), and whether each is raw.
-
-    Raises:
-        ApiError: 422, unknown or repeated.
-    """
+    """The requested outputs (default: all), and whether each is raw."""
     known = _OUTPUTS if has_labels else _OUTPUTS[1:]
     by_default = _flag(body.parameters, "binary_data_output")
     if not body.outputs:
@@ -286,7 +269,7 @@ def _flag(parameters: dict[str, Any] | None, name: str, default: bool = False) -
 
 
 def output(model: Model, name: str, probabilities: np.ndarray) -> tuple[dict[str, Any], np.ndarray | list[str]]:
-    """An output's description and values; `probabilities` are (rows, outputs)."""
+    """`probabilities` are (rows, outputs)."""
     if name == "probabilities":
         return {"name": name, "datatype": "FP32", "shape": list(probabilities.shape)}, probabilities
     labels = [model.engine.labels[column] for column in probabilities.argmax(axis=1).tolist()]

@@ -20,9 +20,9 @@ from kdc.serving.http.replies import ApiError
 
 SERVICE = "inference.GRPCInferenceService"
 HEALTH = "grpc.health.v1.Health"
-_SERVING, _NOT_SERVING = b"\x08\x01", b"\x08\x02"  # of `HealthCheckResponse { ServingStatus status = 1 }`
+_SERVING, _NOT_SERVING = b"\x08\x01", b"\x08\x02"  # `HealthCheckResponse.status`
 
-_SCORE_BYTES = 16  # of a probability: four copies of four bytes
+_SCORE_BYTES = 16  # four copies of four bytes
 _MOST_TENSORS = 2  # inputs, and outputs
 _OTHER_FIELDS = 512  # besides the texts
 # Nested messages, by field.
@@ -34,7 +34,7 @@ M = TypeVar("M", bound=Message)
 
 
 async def health(request: Request) -> Response:
-    """`Health/Check` of any service. It needs no token, so its message stays unread."""
+    """It needs no token, so its message stays unread."""
     return Response(_SERVING if request.app.state.gate.is_ready() else _NOT_SERVING)
 
 
@@ -111,7 +111,7 @@ async def _read(request: Request, kind: type[M]) -> M:
 
 
 def _require_few_fields(message: bytes, max_texts: int) -> None:
-    """Refuse a ModelInferRequest with too many fields: protobuf may turn two bytes into fifty.
+    """Protobuf may turn two bytes into fifty.
 
     Raises:
         IndexError, KeyError: not a ModelInferRequest.
@@ -143,11 +143,7 @@ def _require_few_fields(message: bytes, max_texts: int) -> None:
 
 
 def _inputs(message: Any, most: int) -> list[dict[str, Any]]:
-    """A request's tensors as in JSON, with at most `most` + 1 texts each.
-
-    Raises:
-        ApiError: 422.
-    """
+    """Tensors as in JSON, with at most `most` + 1 texts each."""
     raw, inputs = message.raw_input_contents, []
     if len(message.inputs) > _MOST_TENSORS or len(message.outputs) > _MOST_TENSORS:
         raise ApiError(422, f"a request has at most {_MOST_TENSORS} inputs and {_MOST_TENSORS} outputs")
