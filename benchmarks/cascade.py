@@ -4,7 +4,7 @@
 
 The first artifact is the cascade; a subject may be PATH@VARIANT. All answer the same rows in turns. Factors are medians
 of the cascade's rows/s divided by another's. Latencies, at 16 connections, are of requests that end at the first and at
-the second model, also with the first served alone.
+the second model.
 """
 
 import argparse
@@ -106,7 +106,6 @@ def _first_alone(path: Path, cascade: Engine) -> str:
 def _requests(
     servers: dict[str, Server], rows: list[Text], options: argparse.Namespace, scratch: Path
 ) -> dict[str, list[float]]:
-    """One-row requests/s, by subject and round."""
     found: dict[str, list[float]] = {subject: [] for subject in servers}
     for _ in range(options.rounds):
         for subject, server in servers.items():

@@ -1,8 +1,7 @@
 """Attacks on `kdc serve` by hostile clients: effect on memory, probes and others.
 
 Command: `python benchmarks/hostile.py ARTIFACT [--seconds 30] [--only trailers,idle]`, as root. The service has 1 GiB
-of memory (`--memory-mb 0`: no limit, no root) and asks for a token, which most attacks lack. Others ask for rows, and
-probes ask `/readyz` at the service's port and the admin port.
+of memory (`--memory-mb 0`: no limit, no root) and asks for a token, which most attacks lack.
 
 Ends with 1 if a bound of docs/benchmarks/attacks.md is broken.
 """
@@ -68,7 +67,7 @@ async def beside(attack: Attack, target: Target, up: Running) -> Beside:
 
 
 def in_a_process(name: str) -> Attack:
-    """An attack in its own process, with lower priority than all else."""
+    """The process has a lower priority than all else."""
 
     async def attack(target: Target) -> None:
         with ProcessPoolExecutor(1, initializer=os.nice, initargs=(10,)) as process:
@@ -89,7 +88,7 @@ async def _ask(target: Target, up: Running, seen: Beside) -> None:
     expected = (await client.post(body)).body
     is_last = False
     while not is_last:
-        is_last = not target.goes_on()  # so at least one request is sent
+        is_last = not target.goes_on()  # sends at least one request
         try:
             reply = await asyncio.wait_for(client.post(body), 10)
         except (*GONE, TimeoutError) as error:

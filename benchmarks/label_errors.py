@@ -3,14 +3,11 @@
 Command: `python benchmarks/label_errors.py --data GLUE_FOLDER [--rows 3000] [--flipped 0.1] [--seed 0] [--set
 teacher.epochs=2] [--json]`. Needs the MiniLM weights (requirements-minilm.txt). Runs in `--runs` resume.
 
-SST-2: draws training rows and flips a share of the labels at random, independent of the text. That is the kindest case:
-people err on hard texts. Teachers learn from the noisy, the mended (each found row gets its suggested label) and the
-clean labels; people's labels of 3,000 other sentences judge (`quality.hold_sentences`).
-
+Flips a share of SST-2's training labels at random. Teachers learn from the noisy, the mended (each found row gets its
+suggested label) and the clean labels; people's labels of 3,000 other sentences judge (`quality.hold_sentences`).
 Control: TF-IDF with logistic regression, on the same folds and by the same rule.
 
-Precision and recall count the found rows among the training rows; "at k" takes as many first rows by margin as there
-are flips.
+"At k" takes as many first rows by margin as there are flips.
 """
 
 import argparse
@@ -100,7 +97,7 @@ def scores_of(probabilities: Outputs, labels: Ints, wrong: Mask) -> dict[str, fl
 
 
 def control(texts: list[Any], labels: Ints, folds: Ints) -> Outputs:
-    """Out-of-fold probabilities (rows, 2) of TF-IDF with logistic regression."""
+    """Out-of-fold probabilities (rows, 2)."""
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline

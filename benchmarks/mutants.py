@@ -1,8 +1,8 @@
 """Mutation testing: how many small changes of deciding code do its tests notice?
 
 Command: `make mutants`, or `python benchmarks/mutants.py [--only losses,metrics] [--draw 30] [--jobs 2]`. Samples
-cosmic-ray's changes with a seed; each runs in a process until a test fails. Prints survivors (some explained in
-`survivors.md`), and ends with 1 if under 95 % of a module's mutants die.
+cosmic-ray's changes with a seed. Prints survivors (some explained in `survivors.md`), and ends with 1 if under 95 % of
+a module's mutants die.
 """
 
 import argparse
@@ -140,9 +140,9 @@ MODULES = {
     "queue": ("serving/http/queue.py", ["tests/serving/http/test_queue.py"]),
 }
 _KILLED, _LIVES, _LEAST = 1, 0, 0.95
-# Changes that are equivalent here (`is` for `==`), or need arguments.
+# Equivalent here (`is` for `==`), or need arguments.
 _SAME = re.compile(r"Operator_(?!Is)\w+_Is(Not)?$|variable-|VariableReplacer|VariableInserter")
-# A mutant slower than this counts as endless.
+# A slower mutant counts as endless.
 _TIMES, _SECONDS = 3, 20
 _TIMES_WAITING, _SECONDS_WAITING = 6, 60  # waiting for other processes
 _COLLECT = """
@@ -212,7 +212,7 @@ def _inert_lines(code: str) -> set[int]:
 
 
 def outcome(mutant: Mutant, tests: list[str], seconds: Path) -> int:
-    """Run tests on the changed source; `_LIVES` if they pass. The first run writes times to `seconds`."""
+    """`_LIVES` if the tests pass. The first run writes times to `seconds`."""
     child = os.fork()
     if child == 0:
         code = _KILLED

@@ -1,9 +1,9 @@
 """A stub of a hosted model that is right on 80 % of the evaluation rows, as files for `kdc compress`.
 
 Command: `python benchmarks/noisy.py RUN --train FILE --rows 4000 --out OUT [--accuracy 80] [--seed 0]`. RUN was made
-with `--until teacher`. Its teacher answers rows of FILE that it was not trained on, and RUN's evaluation rows. Normal
-noise on its logits, one draw a text, lowers the accuracy on people's labels of the evaluation rows. Files have columns
-`text` and `label`, and `scores.csv` a probability for each label:
+with `--until teacher`. Its teacher answers other rows of FILE, and RUN's evaluation rows. Normal noise on its logits,
+one draw a text, lowers the accuracy. Files have columns `text` and `label`, and `scores.csv` a probability for each
+label:
 
 - `OUT/noisy`: the stub's answers are the training labels and the teacher's scores.
 - `OUT/people`: the control, with people's labels as both; on the evaluation rows the stub stays the teacher.
@@ -48,7 +48,7 @@ def unseen(run: Path, file: Path, rows: int, seed: int) -> tuple[list[str], Labe
 
 
 def logits_of(run: Path, texts: Sequence[str]) -> Floats:
-    """The teacher's logits (texts, classes)."""
+    """The teacher's (texts, classes)."""
     import torch
 
     folder, task = str(run / "teacher" / "model"), open_data(run / "data").task

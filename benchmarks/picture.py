@@ -1,8 +1,7 @@
 """Draws README's picture, accuracy against latency, from a table by `frontier.py`.
 
 Command: `python benchmarks/picture.py docs/benchmarks/frontier.md docs/frontier-sst2.svg --title TITLE`. Draws students
-in int8, the teacher in both precisions, packages in grey. The line joins students that no other beats in both
-figures.
+in int8, the teacher in both precisions, packages in grey. The line joins students that no other beats in both figures.
 """
 
 import argparse
@@ -25,10 +24,10 @@ from kdc.pipeline.report.drawing import FIRST, INK, SOFT, styled, svg
 from kdc.pipeline.report.plots import short_name
 
 ROOT = Path(__file__).resolve().parent.parent
-_SAME = "teacher in fp32 by Optimum"  # same point as the teacher in fp32
+_SAME = "teacher in fp32 by Optimum"
 _STEPS = 60  # points of a line segment; names avoid them
 _COLUMNS = ("student", "accuracy", "p50 ms")
-# Offsets of names in typographic points, in order. Packages try the right side first.
+# Offsets of names in typographic points. Packages try the right side first.
 _PLACES = (
     (-7, 4, "right", "center"),
     (7, 0, "left", "center"),
@@ -138,7 +137,7 @@ def _write_names(figure: Figure, axes: Axes, points: list[Point]) -> None:
 
 
 def _along(axes: Axes, line: Line2D) -> NDArray[np.float64]:
-    """Points of the line in pixels, (points, 2)."""
+    """(points, 2) in pixels."""
     corners = axes.transData.transform(line.get_xydata())
     steps = np.linspace(0, 1, _STEPS)[:, None]
     return np.concatenate([start + (end - start) * steps for start, end in pairwise(corners)])

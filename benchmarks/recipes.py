@@ -6,9 +6,8 @@ of its student `best`. Prints means over seeds and gains with 95 % intervals (by
 Seconds exclude the search of learning rates.
 
 SST-2 is judged on 3,000 sentences of its training file (at least ten words, like 90 % of dev), without their phrases in
-training. They show a difference of one point, and choices leave dev untouched. `bank` and `cola` have rows that
-`quality.py` does not report; `rare` has six training rows of every second class. QNLI has none: choose by the tuning
-set.
+training, so choices leave dev untouched. `bank` and `cola` have rows that `quality.py` does not report; `rare` has six
+training rows of every second class. QNLI has none: choose by the tuning set.
 """
 
 import argparse

@@ -61,8 +61,6 @@ ALL_CELLS = {
 
 @dataclass(frozen=True)
 class Grid:
-    """All combinations, in table order."""
-
     tasks: Sequence[str]
     families: Sequence[str]
     methods: Sequence[str]
@@ -126,7 +124,7 @@ def _key(call: Call) -> dict[str, Any]:
 
 
 def copy_stages(source: Path, target: Path, stages: Sequence[str]) -> None:
-    """Copy finished stages; `kdc.compress` reuses them if rows and settings match."""
+    """`kdc.compress` reuses finished stages if rows and settings match."""
     for stage in stages:
         if (source / stage).exists() and not (target / stage).exists():
             shutil.copytree(source / stage, target / f"{stage}.copy", dirs_exist_ok=True)
@@ -229,7 +227,7 @@ def _keep(grid: Grid, cell: Cell, result: dict[str, Any]) -> None:
 
 @contextmanager
 def local_pool(workers: int) -> Iterator[Submit]:
-    """A process for each cell, so a killed one affects no other."""
+    """A killed process affects no other cell."""
     with ThreadPoolExecutor(workers) as threads:
         try:
             yield lambda *given: threads.submit(in_own_process, *given)

@@ -48,7 +48,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Figures:
-    """Results of one training; a baseline has no costs."""
+    """A baseline has no costs."""
 
     scores: dict[str, float]  # points by metric
     collapsed: bool = False  # one answer for all tuning rows
@@ -68,7 +68,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Published:
-    points: tuple[float, ...] = ()  # for each of `_COLUMNS`
+    points: tuple[float, ...] = ()  # by `_COLUMNS`
     average: float | None = None  # over the columns, in points
     memory_mb: float | None = None  # peak while training
     inference_s: float | None = None  # on the paper's rows and GPU
@@ -130,7 +130,7 @@ class MethodSummary:
         return self.published.average if self.scores.keys() == self.published.scores.keys() else None
 
     def cost(self, name: str, of_cells: Callable[[list[float]], float] = mean) -> float | None:
-        """Mean (or `of_cells`) of a field of `Figures`; None without values."""
+        """None without values."""
         known = [value for figures in self.figures if (value := getattr(figures, name)) is not None]
         return of_cells(known) if known else None
 
@@ -142,7 +142,7 @@ class MethodSummary:
 
 
 def columns(tasks: Iterable[str]) -> list[str]:
-    """Columns of tasks; MNLI has two."""
+    """MNLI has two columns."""
     return [column for task in tasks for column in ((task, f"{task}_mismatched") if task == "mnli" else (task,))]
 
 

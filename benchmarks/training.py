@@ -150,8 +150,9 @@ def _has_bf16() -> bool:
 
 
 def _flops_of_a_row(who: str, tokens: Any) -> float:
-    """FLOPs of a step for a row of mean length. A linear weight takes 2 a token forward, 2 for the input's gradient, 2
-    for its own (not with adapters). Attention takes three times 4 * tokens^2 * width a layer."""
+    """A linear weight takes 2 FLOPs a token forward, 2 for the input's gradient, 2 for its own (not with adapters).
+    Attention takes three times 4 * tokens^2 * width a layer.
+    """
     import numpy as np
 
     layers, width, inner = (6 if who == TEACHER else 3), 384, 1536
@@ -180,7 +181,7 @@ def _peer_speed(python: Path, run: Path, steps: int) -> float:
 
 
 def _speed(tokens: Any, who: str, case: Case, steps: int) -> float:
-    """Rows/s, without the first step."""
+    """Leaves the first step out."""
     import numpy as np
     import torch
     from transformers import set_seed
@@ -244,7 +245,7 @@ def _ours(model: Any, tokens: Any, logits: Any, case: Case, steps: int, folder: 
 
 
 def _plain(model: Any, tokens: Any, logits: Any, case: Case, steps: int, folder: Path, environment: Any) -> Any:
-    """The Trainer as in transformers' course: random order, padded to the batch's longest, labels only."""
+    """As in transformers' course: random order, padded to the batch's longest, labels only."""
     from transformers import DataCollatorWithPadding, Trainer, TrainingArguments
 
     from kdc.pipeline.models import loading

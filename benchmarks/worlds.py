@@ -23,12 +23,13 @@ Drawn = tuple[NDArray, NDArray, NDArray, NDArray | None]  # labels, both logits,
 @dataclass(frozen=True)
 class World:
     """`classes` are label shares. `losses_only` students differ only in lost rows; others in `disagreement` percent of
-    rows. Groups have 1 to `group` rows."""
+    rows. Groups have 1 to `group` rows.
+    """
 
     metric: str
     rows: int
     limit: float  # points
-    disagreement: float = 0.0  # percent of rows; in regression, difference of the two models' errors
+    disagreement: float = 0.0  # percent of rows; in regression, difference of the models' errors
     classes: tuple[float, ...] = (0.5, 0.5)
     losses_only: bool = False
     group: int = 1
@@ -51,7 +52,7 @@ class Source(Protocol):
 
 
 def source_of(world: World, drop: float) -> Source:
-    """A source with this true drop in points.
+    """`drop` is the true one, in points.
 
     Raises:
         ValueError: the drop is impossible.
@@ -142,8 +143,6 @@ class Classes:
 
 
 class Numbers:
-    """Labels and two correlated models."""
-
     def __init__(self, world: World, drop: float) -> None:
         self._world = world
         scores = np.array([_TEACHER, _TEACHER - drop / 100])
@@ -165,8 +164,7 @@ class Numbers:
 
 
 class SeveralLabels:
-    """Independent labels. A student differs in whole rows: in `disagreement` percent it errs as often as its teacher,
-    on other labels."""
+    """Independent labels. A student errs in `disagreement` percent of rows as often as its teacher, on other labels."""
 
     def __init__(self, world: World, drop: float) -> None:
         self._world = world
@@ -287,7 +285,7 @@ MANY = (
 
 
 def worlds(names: Iterable[str], rows: Iterable[int]) -> list[World]:
-    """Worlds by metric; "many": of many classes."""
+    """"many": worlds of many classes."""
     names = list(names)
     found = list(MANY) if "many" in names else []
     names = [name for name in names if name != "many"]

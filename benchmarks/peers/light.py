@@ -1,7 +1,7 @@
 """Light classifiers of other packages, trained on a run's rows: the peers of `frontier.py`.
 
-`python light.py model2vec|fasttext|encoder|setfit|optimum RUN`, with requirements-light.txt. Peers train as documented,
-with the tuning set if they can:
+`python light.py model2vec|fasttext|encoder|setfit|optimum RUN`, with requirements-light.txt; single texts only. Peers
+train as documented, with the tuning set if they can:
 
 - `model2vec`: classifier over vectors distilled from MiniLM; also in int8.
 - `fasttext`: autotuned for five minutes; also quantised (`.ftz`).
@@ -9,8 +9,8 @@ with the tuning set if they can:
 - `setfit`: 500 contrastive steps before that regression, in torch and in ONNX.
 - `optimum`: the frontier's uncut teacher in fp32 by `ORTModelForSequenceClassification`.
 
-Single texts only. Prints JSON: training seconds (null if none), and bytes and evaluation probabilities of each form.
-Each line on stdin names a form for `take_turn`.
+Prints JSON: training seconds (null if none), and bytes and evaluation probabilities of each form. Each line on stdin
+names a form for `take_turn`.
 """
 
 import json

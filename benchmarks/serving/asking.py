@@ -59,7 +59,7 @@ def make_questions(engine: Engine, dialect: Dialect, rows: Sequence[Text], count
 
 
 class Asker:
-    """Loads a server; `labels` are in column order."""
+    """`labels` are in column order."""
 
     def __init__(self, up: Running, labels: Sequence[str], questions: Sequence[Question]) -> None:
         self._up = up

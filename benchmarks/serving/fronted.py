@@ -31,8 +31,6 @@ def fronting(artifacts: str, upstream: int | None, scratch: Path, *options: str,
 
 
 class StubProcess:
-    """A stub process that can be killed and started again at its port."""
-
     def __init__(self, *arguments: str) -> None:
         self.port = free_port()
         self._arguments, self._starts = arguments, 0

@@ -52,7 +52,6 @@ class Figures:
 
 
 def check_wrk() -> None:
-    """Raise `InputError` if wrk is not installed."""
     if shutil.which("wrk") is None:
         raise InputError("the load generator is not installed", given="wrk", remedy="apt install wrk, or brew")
 

@@ -1,6 +1,6 @@
 """Runs the code that merges answers, without sockets, on requests that overlap.
 
-Each answer's number tells its request, question and source, so a swapped, lost or doubled answer is seen.
+Each answer's number tells its request, question and source: a swapped, lost or doubled answer is seen.
 """
 
 import asyncio
@@ -77,7 +77,7 @@ class Simulation:
         self._live: dict[int, Simulated] = {}
         self.audits = 0
 
-    # What `Forwarding` asks of the auditor and the upstream.
+    # For `Forwarding`, which asks the auditor and the upstream.
 
     def has_stopped(self, *_: object) -> bool:
         return False

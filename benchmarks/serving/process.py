@@ -37,7 +37,6 @@ class Running:
     group: Path | None = None  # cgroup, if memory is limited
 
     def memory_kills(self) -> int:
-        """Processes killed for memory."""
         assert self.group is not None
         events = next(file for name in ("memory.events", "memory.oom_control") if (file := self.group / name).exists())
         counts = dict(line.split() for line in events.read_text("ascii").splitlines())
@@ -64,7 +63,7 @@ class Running:
 
 @contextlib.contextmanager
 def running(server: Server, log: Path, memory_mb: int | None = None) -> Iterator[Running]:
-    """A started server; stops it after the block.
+    """A server that runs until the block ends.
 
     Args:
         memory_mb: MiB of all its processes (needs root); None: no limit.
@@ -141,7 +140,7 @@ def _when_ready(server: Server, port: int, process: subprocess.Popen[bytes], log
 
 
 def _peer_of(connection: http.client.HTTPConnection, port: int, processes: list[psutil.Process]) -> psutil.Process:
-    """The process at the other end; a supervisor may listen too."""
+    """A supervisor may listen too."""
     own = connection.sock.getsockname()[1]
     for process in processes:
         for other in process.net_connections(kind="tcp"):

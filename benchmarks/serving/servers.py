@@ -14,7 +14,7 @@ from kdc.serving.engine.tokenizing import Text
 
 ROOT = Path(__file__).resolve().parents[2]
 PEERS = ROOT / "benchmarks" / "peers"
-# In their order of turns; `raw` is raw.py.
+# In their order of turns.
 NAMES = ("kdc", "uvicorn", "at-once", "raw", "bentoml-batchable", "fastapi-pipeline", "infinity", "bento-empty")
 
 

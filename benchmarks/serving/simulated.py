@@ -40,7 +40,7 @@ class Simulated:
     sent: list[Key] = field(default_factory=list)  # upstream
 
     def value(self, key: Key, source: str) -> float:
-        """An answer's number, in [0, 1): no two of one request are equal."""
+        """In [0, 1): no two answers of one request are equal."""
         place = list(self.shape.kinds).index(key)
         return ((self.number * 7919 + place * 104_729 + (source == "local") * 611_953) % 1_000_003) / 1_000_003
 
@@ -68,7 +68,7 @@ def _typesafes(kind: str) -> Json:
 
 
 def _openais(kind: str, name: str | None, place: int) -> Json:
-    """Its instructions tell the place, since names may be missing."""
+    """The instructions tell the place, since names may be missing."""
     more: Json = {
         "noul": {},
         "choice": {"choices": [{"value": option} for option in _OPTIONS]},
@@ -92,7 +92,7 @@ def keys_of(document: Json) -> list[Key]:
 
 
 def upstreams_reply(simulated: Simulated, keys: Sequence[Key], fault: str) -> Json:
-    """The upstream's reply, with a fault in its first answer."""
+    """`fault` is in the first answer."""
     is_list = simulated.shape.kind is DecisionRequest
     given = {key: _answer(simulated, key, is_list=is_list) for key in keys}
     first = keys[0]
@@ -145,7 +145,6 @@ def found_number(kind: str, answer: Json) -> float:
 
 
 def said(kind: str, value: float, source: str) -> object:
-    """What an answer with this number says."""
     if kind == "noul":
         return value >= 0.5
     if kind == "choice":

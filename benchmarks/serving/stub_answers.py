@@ -13,11 +13,11 @@ import orjson
 
 SYSTEM_ONE, DECISIONS = "/v1/systemone", "/v1/decisions"
 MODEL = "stub-1"
-INPUT_TOKENS, OUTPUT_TOKENS = 100, 7  # of a request, and of each of its questions
+INPUT_TOKENS, OUTPUT_TOKENS = 100, 7  # of a request, and of each question
 OUTSIDE = "none-of-these"
 
 Json = dict[str, Any]
-Table = Mapping[str, Mapping[str, float]]  # text -> option -> probability; of a noul the option is "true"
+Table = Mapping[str, Mapping[str, float]]  # text -> option -> probability; a noul's option is "true"
 
 
 class WrongBody(ValueError):
@@ -25,7 +25,7 @@ class WrongBody(ValueError):
 
 
 def text_of(path: str, body: Json) -> Any:
-    """The state's text: an object's `text`, if any; other JSON as it is."""
+    """An object's `text`, if any; other states as they are."""
     state = body.get("state" if path == SYSTEM_ONE else "input")
     if path == DECISIONS and isinstance(state, list):
         state = _content(state)
@@ -35,7 +35,7 @@ def text_of(path: str, body: Json) -> Any:
 
 
 def identity(path: str, body: Json) -> str:
-    """The `id` in the state, by which requests are counted; without one its text."""
+    """The `id` in the state; without one its text."""
     state = body.get("state" if path == SYSTEM_ONE else "input")
     if path == DECISIONS and isinstance(state, list):
         state = _content(state)
@@ -126,7 +126,6 @@ def damage(fault: str, content: Json) -> None:
 
 
 def _spoiled(answered: Json, *, is_outside: bool) -> Json:
-    """An answer whose options or probabilities cannot be."""
     given = answered.get("probabilities")
     if given is None:
         return answered | {key: 1e9 for key in ("noul", "probability") if key in answered}
@@ -155,7 +154,7 @@ def _options(path: str, question: Json) -> tuple[list[Any], list[str]]:
 
 
 def known_probabilities(text: Any, question: Json, names: list[str], table: Table) -> list[float]:
-    """Each name's probability, by the table or else by a hash of text and question."""
+    """By the table, or else by a hash of text and question."""
     row = table.get(text) if isinstance(text, str) else None
     if row is not None and names == ["false", "true"] and "true" in row:
         return [1 - row["true"], row["true"]]
@@ -168,6 +167,6 @@ def known_probabilities(text: Any, question: Json, names: list[str], table: Tabl
 
 
 def _digest(text: Any, question: Json, size: int) -> bytes:
-    """A question's name is not part of what it asks."""
+    """Leaves the question's name out."""
     asked = {key: value for key, value in question.items() if key != "name"}
     return hashlib.shake_256(orjson.dumps([text, asked], option=orjson.OPT_SORT_KEYS)).digest(size)

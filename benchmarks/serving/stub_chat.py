@@ -1,7 +1,4 @@
-"""OpenAI's chat completions of the stub, with probabilities that a test knows.
-
-`stub_chat_request` finds the text and the labels. Imports nothing of kdc.
-"""
+"""OpenAI's chat completions of the stub, with probabilities that a test knows. Imports nothing of kdc."""
 
 import dataclasses
 import hashlib
@@ -147,7 +144,7 @@ def _answer(body: Json, request: Request, behaviour: ChatBehaviour, dice: random
 
 
 def _object(properties: Json, value: str, given: Mapping[str, float]) -> Json:
-    """A schema's object: its enum is `value`, and its numbers are probabilities."""
+    """Fill a schema's object: its enum is `value`, and its numbers are probabilities."""
     if value == OUTSIDE:
         return {next(iter(properties)): OUTSIDE}
     numbers = {name: given.get(name, given[value]) for name, each in properties.items() if each.get("type") == "number"}
@@ -165,7 +162,7 @@ def _joined(tokens: list[Token]) -> str:
 
 
 def _logprobs(tokens: list[Token], top: int, form: str) -> Json | None:
-    """A choice's log-probabilities, in a form of `LOGPROBS`."""
+    """`form` is of `LOGPROBS`."""
     if form == "none":
         return None
 
@@ -182,6 +179,6 @@ def _logprobs(tokens: list[Token], top: int, form: str) -> Json | None:
 
 
 def _share(decides: Any) -> float:
-    """A number from 0 to 1, the same for the same JSON."""
+    """The same number from 0 to 1 for the same JSON."""
     digest = hashlib.shake_256(orjson.dumps(decides, option=orjson.OPT_SORT_KEYS)).digest(8)
     return int.from_bytes(digest) / 2**64

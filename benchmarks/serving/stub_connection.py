@@ -80,7 +80,7 @@ class Stub:
         self.opened = 0  # connections
 
     def fault(self, has_served: bool) -> str:
-        """Draw the next request's; "" for none."""
+        """"" for none."""
         drawn = self.dice.random()
         for name, probability in self.behaviour.faults.items():
             drawn -= probability
@@ -97,7 +97,6 @@ class Stub:
         self.charged["output_tokens"] += usage.get("output_tokens", usage.get("completion_tokens", 0))
 
     def answers_whole(self, body: bytes) -> None:
-        """Note an answer without a fault."""
         key = hashlib.blake2b(body, digest_size=16).digest()
         self.again += key in self.answered
         self.answered.add(key)
@@ -213,7 +212,6 @@ class Connection(asyncio.Protocol):
             self._begin(fault, content)
 
     def _begin(self, fault: str, content: Json) -> None:
-        """An answer of status 200, which may be damaged."""
         if fault == "cut":
             whole = _written(200, orjson.dumps(content), {})
             self._transport.write(whole[: -len(orjson.dumps(content)) // 2])
