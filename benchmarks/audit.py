@@ -1,11 +1,9 @@
 """How often the audit of `kdc serve --upstream` stops a service wrongly, and how soon rightly.
 
 Command: `python benchmarks/audit.py [--runs 2000] [--requests 10000000] [--audited 0.02] [--budgets 0.01,0.02,0.05]`.
-Simulated services differ from their upstream in a fixed share of questions, or in half of the budget for `--before`
-audits and then in twice the budget. Ends with 1 if more than 5 % of those that use their whole budget are shown to
-stop.
-
-`--priors` compares priors of the interval, for the middle budget. Columns: see docs/benchmarks/audit.md.
+Services differ from their upstream in a fixed share of questions, or in half of the budget for `--before` audits and
+then in twice the budget. Ends with 1 if more than 5 % of those that use their whole budget are shown to stop.
+`--priors` compares priors of the interval. Columns: docs/benchmarks/audit.md.
 """
 
 import argparse
@@ -83,7 +81,6 @@ def audits_until_stop(rule: Rule, share: float, *, earlier: Integers, before: in
 
 
 def _stops_by_epoch(rule: Rule, before: int, audits: Integers) -> NDArray[np.bool_]:
-    """`audits` are numbered from 1."""
     epoch, within = np.divmod(audits - 1, sequence.EPOCH)
     number = np.broadcast_to(np.arange(audits.shape[1]), audits.shape)
     begins = np.diff(epoch, axis=1, prepend=-1) != 0

@@ -2,9 +2,8 @@
 
     python benchmarks/cascade.py --data GLUE runs/cascade/artifact runs/teacher/artifact runs/student/artifact
 
-The first artifact is the cascade; a subject may be PATH@VARIANT. All answer the same rows in turns. Factors are medians
-of the cascade's rows/s divided by another's. Latencies, at 16 connections, are of requests that end at the first and at
-the second model.
+The first artifact is the cascade; a subject may be PATH@VARIANT. Factors are medians of the cascade's rows/s divided by
+another's. Latencies, at 16 connections, are of requests that end at the first and at the second model.
 """
 
 import argparse

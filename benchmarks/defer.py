@@ -2,11 +2,11 @@
 
 Command: `python benchmarks/defer.py RUN... [--cascade FIRST,SECOND:SHARE] [--budgets 0.01,0.02,0.05] [--rivals]`.
 
-The teacher's recorded answers stand for the hosted model. Each split chooses the threshold on half of the evaluation
-rows, by the rule of `--defer`, and measures on the other half. Means are over 20 splits and over runs whose folders
-differ by a last number. A cascade's first model sends its least sure SHARE of rows to the second. `--tuning` takes
-thresholds from the tuning set. `--rivals` also fits logistic regressions to the teacher's answers: by TF-IDF, and by
-the frozen MiniLM if its package is installed. Time is p50 of one row, by the run.
+The teacher's recorded answers stand for the hosted model. The rule of `--defer` chooses the threshold on half of the
+evaluation rows (`--tuning`: on the tuning set), the other half measures. Means are over 20 splits and over runs whose
+folders differ by a last number. A cascade's first model sends its least sure SHARE of rows to the second. `--rivals`
+also fits logistic regressions to the teacher's answers: by TF-IDF, and by the frozen MiniLM if installed. Time is p50
+of one row.
 """
 
 import argparse
@@ -84,7 +84,7 @@ def _line(root: Path) -> str:
 
 
 def joined(first: Local, second: Local, share: float) -> Local:
-    """The threshold between the models looks at no answer, so the choice of the other threshold stays valid."""
+    """The choice of the other threshold stays valid: the one between the models looks at no answer."""
     if not np.array_equal(first.teacher, second.teacher):
         raise SystemExit(f"{first.name} and {second.name} have different teachers")
     goes_on = first.confidence < np.quantile(first.confidence, share)

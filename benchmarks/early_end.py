@@ -2,8 +2,7 @@
 
 Command: `python benchmarks/early_end.py RUN ... [--student static] [--set student.patience=99]`. `kdc compress ...
 --student static --until targets` makes a run; the tables of `benchmarks/replace.py --targets hard` have wrong labels.
-Prints the evaluation rows' score (fp32), the kept step, the steps of the kept training, and the seconds of processor
-time.
+Scores (fp32) are of the evaluation rows, seconds of the processor.
 """
 
 import argparse

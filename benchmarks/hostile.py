@@ -55,7 +55,7 @@ class Beside:
     memory_mb: list[float] = field(default_factory=list)
     alone: float | None = None  # others' p99 without the attack, ms
     killed: int = 0
-    progress: float | None = None  # the attack's answered requests, relative to those without other clients
+    progress: float | None = None  # relative to the attack's progress without other clients
 
 
 async def beside(attack: Attack, target: Target, up: Running) -> Beside:
@@ -104,7 +104,7 @@ async def _ask(target: Target, up: Running, seen: Beside) -> None:
 
 
 def _is_same(reply: bytes, expected: bytes) -> bool:
-    """Batches may change a score's last digits."""
+    """Batches may change last digits."""
     if reply == expected:
         return True
     (one, other) = (json.loads(body)[0][0] for body in (reply, expected))

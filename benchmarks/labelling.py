@@ -3,15 +3,13 @@
 Command: `python benchmarks/labelling.py [--kinds chat systemone decisions] [--rows 2000] [--kills 10] [--seed 1]
 [--memory-rows 5000 50000]`; 0 rows leave a part out. Linux only. Ends with 1 if a property is broken.
 
-The stub of the model counts requests, charges, and repeated whole answers. It knows nothing of the command's ledger.
-
-Kills: a fifth of all replies are faults (`FAULTS`). Each run has a limit of requests and one of money, and gets `kill
--9` at a random moment. A limit that ends a run is doubled. The last run is the first that nothing ends. Afterwards:
+A fifth of the stub's replies are faults (`FAULTS`). Each run has a limit of requests and one of money, doubled if it
+ends the run, and gets `kill -9` at a random moment. The last run is the first that nothing ends. Afterwards:
 
 | column | is broken if | |---|---| | lost | a row is neither in OUT nor among the texts without an answer | | wrong | a
-label in OUT is not the one that the stub knows | | again | more whole answers came twice than the command told calls
-under way | | unseen | the ledger has fewer requests than the stub, or more by more than the command told calls under
-way | | over | the stub had more requests, or charged more, than a limit allowed at the end of a run |
+label in OUT is not the stub's | | again | more whole answers came twice than the command told calls under way | |
+unseen | the ledger has fewer requests than the stub, or more by more than the command told calls under way | | over |
+the stub had more requests, or charged more, than a limit allowed |
 
 Memory, without faults, is broken if its peak grows by more than `--most-bytes` for a distinct text.
 """
@@ -101,11 +99,7 @@ class Job:
             csv.writer(stream).writerows([["text"], *([text] for text in texts)])
 
     def run(self, *options: str, kill: Callable[[int], None] | None = None) -> "Ended":
-        """Run the command.
-
-        Args:
-            kill: kills the process with this id at its moment, unless it has ended.
-        """
+        """`kill` ends the process with this id at its moment, unless it has ended."""
         command = [sys.executable, "-P", "-m", "kdc", "label", "spec.toml", "in.csv", "out.csv", "--json", *options]
         said, told = self.folder / "stdout", self.folder / "stderr"
         with said.open("w") as out, told.open("w") as err:
@@ -133,7 +127,6 @@ class Job:
 
 @contextmanager
 def stub(*options: str) -> Iterator[int]:
-    """Yields its port."""
     port = free_port()
     process = started_process(port, *options)
     try:
@@ -214,7 +207,7 @@ def _killer(port: int, dice: random.Random) -> Callable[[int], None]:
 
 
 def _has_ended(pid: int) -> bool:
-    """Whether a child has ended. It stays to be waited for."""
+    """The ended child stays to be waited for."""
     return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
 

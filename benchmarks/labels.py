@@ -1,8 +1,8 @@
 """Error rates of verdicts with labels of differing rows only, and how many labels they need.
 
-Command: `python benchmarks/labels.py [--simulations 2000]`. `kdc verify` judges simulated sets of each world, with the
-true drop at the limit and with none. A second table checks the power of what `kdc verify --to-label` asks for. Ends
-with 1 if an error rate (at most 2.5 %) exceeds 3 % beyond noise.
+Command: `python benchmarks/labels.py [--simulations 2000]`. `kdc verify` judges simulated sets with the true drop at
+the limit and with none. A second table checks the power of what `kdc verify --to-label` asks for. Ends with 1 if an
+error rate (at most 2.5 %) exceeds 3 % beyond noise.
 """
 
 import argparse

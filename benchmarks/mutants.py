@@ -1,8 +1,7 @@
 """Mutation testing: how many small changes of deciding code do its tests notice?
 
-Command: `make mutants`, or `python benchmarks/mutants.py [--only losses,metrics] [--draw 30] [--jobs 2]`. Samples
-cosmic-ray's changes with a seed. Prints survivors (some explained in `survivors.md`), and ends with 1 if under 95 % of
-a module's mutants die.
+Command: `make mutants`, or `python benchmarks/mutants.py [--only losses,metrics] [--draw 30] [--jobs 2]`. Prints
+survivors (some explained in `survivors.md`), and ends with 1 if under 95 % of a module's mutants die.
 """
 
 import argparse
@@ -165,7 +164,7 @@ class Mutant:
 
 
 def mutants_of(path: Path, draw: int | None, seed: int) -> tuple[list[Mutant], int]:
-    """Sampled mutants, and the number of changes, outside inert lines."""
+    """Sampled mutants, and the number of all changes."""
     from cosmic_ray.ast import ast_nodes, get_ast
     from cosmic_ray.mutating import mutate_code
     from cosmic_ray.plugins import get_operator, operator_names
@@ -296,7 +295,7 @@ def main() -> int:
 
 
 def _of_module(name: str, options: argparse.Namespace, seconds: Path) -> float:
-    """Share of mutants that died; prints survivors."""
+    """Share of mutants that died."""
     file, tests = MODULES[name]
     source = (ROOT / file).read_text(encoding="utf-8")
     if outcome(Mutant(ROOT / file, "none", 0, "", "", source), tests, seconds) != _LIVES:

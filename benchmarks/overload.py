@@ -2,7 +2,7 @@
 
 Command: `python benchmarks/overload.py --run RUN [--data GLUE_FOLDER] [--seconds 60] [--times 4]`. 16 connections
 measure the capacity; then requests arrive at `--times` that rate; then as at first. Ends with 1 if a mark fails.
-"waits" is the longest wait in a full queue at capacity.
+"waits" is the longest wait in a full queue.
 """
 
 import argparse
@@ -57,7 +57,7 @@ def main() -> None:
 
 
 async def _phases(options: argparse.Namespace, scratch: Path) -> tuple[dict[str, Phase], float]:
-    """The phases, and the longest wait in a full queue in seconds."""
+    """With the longest wait in a full queue, in seconds."""
     artifact = options.run / "artifact"
     manifest = load_manifest(artifact)
     servers, _ = all_servers(Subject(artifact.resolve(), manifest, None, None, scratch))

@@ -1,7 +1,7 @@
 """Draws README's picture, accuracy against latency, from a table by `frontier.py`.
 
 Command: `python benchmarks/picture.py docs/benchmarks/frontier.md docs/frontier-sst2.svg --title TITLE`. Draws students
-in int8, the teacher in both precisions, packages in grey. The line joins students that no other beats in both figures.
+in int8, the teacher in both precisions, packages in grey. No student beats the line's in both figures.
 """
 
 import argparse
@@ -144,7 +144,7 @@ def _along(axes: Axes, line: Line2D) -> NDArray[np.float64]:
 
 
 def with_colours(figure: str) -> str:
-    """A figure of the report that stands alone: with the page's colours, light and dark."""
+    """The figure stands alone, with the page's colours, light and dark."""
     page = (ROOT / "pipeline" / "report" / "page.css").read_text(encoding="utf-8")
     light, dark = re.findall(r"(--ink:.*?)\}", page, flags=re.DOTALL)[:2]
     style = f"svg {{ background: var(--paper); {light} }} @media (prefers-color-scheme: dark) {{ svg {{ {dark} }} }}"

@@ -4,8 +4,7 @@ Command: `python benchmarks/quality.py --data FOLDER [--lines sst2 ...]`. FOLDER
 `QNLI/unlabelled.tsv`. `bank` and `cola` need `--more` with `banking77-train.csv` and `cola-train.tsv`. `sst2-held`
 judges by 3,000 training sentences. `-steps` lines have the steps of `-ul` without its texts; `-long` lines more.
 
-Needs the MiniLM weights (requirements-minilm.txt). Runs in `--runs` resume. Prints a table, commands, and the gain by
-distillation. `--controls` adds those of `run.controls`.
+Needs the MiniLM weights (requirements-minilm.txt). Runs in `--runs` resume. `--controls` adds those of `run.controls`.
 """
 
 import argparse
@@ -139,7 +138,7 @@ def main() -> None:
 
 
 def cut_splits(source: Path, target: Path, *, screen: bool = False) -> None:
-    """Cut fixed evaluation rows; with `screen` others, to choose settings by."""
+    """With `screen`, cuts other evaluation rows, to choose settings by."""
     from sklearn.model_selection import train_test_split
 
     with (source / "banking77-train.csv").open(encoding="utf-8", newline="") as stream:

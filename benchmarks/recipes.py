@@ -2,12 +2,12 @@
 
 Command: `python benchmarks/recipes.py --data GLUE_FOLDER [--seeds 0] [--only layers-last,rank-64]`; `bank`, `rare` and
 `cola` need `--more FOLDER` (see `quality.py`). Takes hours; runs resume. Each variant changes one thing of `teacher` or
-of its student `best`. Prints means over seeds and gains with 95 % intervals (by groups of rows, seeds as given).
-Seconds exclude the search of learning rates.
+of its student `best`. Gains have 95 % intervals (by groups of rows, seeds as given). Seconds exclude the search of
+learning rates.
 
 SST-2 is judged on 3,000 sentences of its training file (at least ten words, like 90 % of dev), without their phrases in
-training, so choices leave dev untouched. `bank` and `cola` have rows that `quality.py` does not report; `rare` has six
-training rows of every second class. QNLI has none: choose by the tuning set.
+training. `bank` and `cola` have rows that `quality.py` does not report; `rare` has six training rows of every second
+class. QNLI has none: choose by the tuning set.
 """
 
 import argparse
@@ -224,7 +224,7 @@ def _measure(call: dict[str, Any], is_teacher: bool) -> tuple[dict[str, Any], An
 
 
 def _by_threshold(run: dict[str, Any]) -> dict[str, Any]:
-    """Apply the threshold of `--aim matthews`, as a shift of logits."""
+    """The threshold of `--aim matthews`, as a shift of logits."""
     from kdc.pipeline.config import metrics
     from kdc.pipeline.config.aims import parse_aim
     from kdc.pipeline.data.prepared import open_data

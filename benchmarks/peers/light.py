@@ -5,12 +5,12 @@ train as documented, with the tuning set if they can:
 
 - `model2vec`: classifier over vectors distilled from MiniLM; also in int8.
 - `fasttext`: autotuned for five minutes; also quantised (`.ftz`).
-- `encoder`: MiniLM exported to ONNX under a logistic regression.
+- `encoder`: MiniLM in ONNX under a logistic regression.
 - `setfit`: 500 contrastive steps before that regression, in torch and in ONNX.
-- `optimum`: the frontier's uncut teacher in fp32 by `ORTModelForSequenceClassification`.
+- `optimum`: the uncut teacher in fp32 by `ORTModelForSequenceClassification`.
 
-Prints JSON: training seconds (null if none), and bytes and evaluation probabilities of each form. Each line on stdin
-names a form for `take_turn`.
+Prints JSON: training seconds (null if none), and bytes and evaluation probabilities of each form. A line on stdin names
+a form for `take_turn`.
 """
 
 import json
@@ -146,7 +146,7 @@ def _encoder(train: Rows, tune: Rows, scratch: Path) -> Forms:
 
 
 def _in_onnx(model: str, folder: Path) -> tuple[Answer, int]:
-    """An encoder in ONNX: texts -> vectors, and its bytes."""
+    """The encoder (texts -> vectors), and its bytes."""
     import onnxruntime
     from sentence_transformers import SentenceTransformer
 

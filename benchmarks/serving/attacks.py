@@ -325,7 +325,7 @@ async def long_words(target: Target) -> None:
 
 @functools.cache
 def nested_bodies() -> tuple[tuple[str, bytes], ...]:
-    """Routes and bodies that decoding grows up to fifty times. V2 answers some. `{}` is the model."""
+    """Routes and bodies that decoding grows up to fifty times. `{}` is the model."""
 
     def filled(before: bytes, unit: bytes, after: bytes) -> bytes:
         return before + unit * ((2_000_000 - len(before) - len(after)) // len(unit)) + after
@@ -419,7 +419,6 @@ async def long_pairs(target: Target) -> None:
 
 
 async def retries(target: Target) -> None:
-    """Nearly the most clients, retrying, and twenty new ones a second."""
     await asyncio.gather(_asking_again(target), _newcomers(target))
 
 
@@ -511,8 +510,8 @@ ATTACKS: dict[str, Attack] = {
     "long-pairs": long_pairs,
     "retries": retries,
 }
-# Settings bound their memory. `nested-json`, `slow-readers`, `small-chunks`, `unfinished` and `grpc-unread` also have
-# the token, but may not take more.
+# Settings bound their memory. `nested-json`, `slow-readers`, `small-chunks`, `unfinished` and `grpc-unread` have the
+# token, but no more memory.
 WITH_THE_TOKEN = (
     "alone",
     "long-texts",

@@ -63,7 +63,7 @@ class Front:
 
 
 def soak(seconds: float, scratch: Path) -> Seen:
-    """Ask two services, one with `--when-upstream-fails answer`, while their upstream dies and restarts."""
+    """One of the two services has `--when-upstream-fails answer`."""
     artifacts = write_artifacts(scratch)
     settings = {"KDC_UPSTREAM_TIMEOUT_S": str(_TIMEOUT_S), "KDC_AUDIT": "0.1"}
     # A possible answer is passed on with whatever probabilities.

@@ -77,7 +77,7 @@ class Simulation:
         self._live: dict[int, Simulated] = {}
         self.audits = 0
 
-    # For `Forwarding`, which asks the auditor and the upstream.
+    # The auditor and the upstream.
 
     def has_stopped(self, *_: object) -> bool:
         return False
@@ -86,7 +86,6 @@ class Simulation:
         return self._dice.random() < _AUDITED
 
     def submit(self, audit: Any) -> None:
-        """An audit compares both answers to the very question."""
         self.audits += 1
         if audit.body:
             document = orjson.loads(audit.body)
@@ -142,11 +141,7 @@ class Simulation:
         return simulated, answering
 
     async def run(self, requests: int) -> None:
-        """Simulate so many requests.
-
-        Raises:
-            WrongMerge: a reply is wrong.
-        """
+        """Raises `WrongMerge` if a reply is wrong."""
         going: list[tuple[Simulated, Coroutine[Any, Any, Any]]] = []
         started = ended = steps = 0
         try:
@@ -177,7 +172,6 @@ class Simulation:
         return False
 
     def _check(self, simulated: Simulated, end: Any) -> None:
-        """One answer to each question, in order, of the right source."""
         shape, fault = simulated.shape, simulated.fault
         sure = set(shape.known) - simulated.unsure
         rest = [key for key in shape.kinds if key not in sure]

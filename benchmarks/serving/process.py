@@ -46,11 +46,7 @@ class Running:
         return float(self.worker.memory_info().rss) / 1e6
 
     def ask(self, path: str, body: Any) -> Any:
-        """The decoded reply.
-
-        Raises:
-            KdcError: it is not 200.
-        """
+        """Raises `KdcError` unless the reply is 200."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
         with contextlib.closing(connection):
             connection.request("POST", path, json.dumps(body), {"Content-Type": "application/json"})

@@ -19,13 +19,8 @@ _CONFIDENCE = 0.95
 
 @dataclass
 class Results:
-    """All measurements.
-
-    Attributes:
-        figures: by load, server and round.
-        ready: seconds of each start, by server.
-        resident: MB after each load, by server.
-        agreement: percent of rows with the engine's label.
+    """Attributes: figures: by load, server and round. ready: seconds of each start, by server. resident: MB after each
+    load, by server. agreement: percent of rows with the engine's label.
     """
 
     figures: dict[str, dict[str, list[Figures]]] = field(default_factory=dict)

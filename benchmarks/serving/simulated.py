@@ -68,7 +68,7 @@ def _typesafes(kind: str) -> Json:
 
 
 def _openais(kind: str, name: str | None, place: int) -> Json:
-    """The instructions tell the place, since names may be missing."""
+    """The instructions tell the place."""
     more: Json = {
         "noul": {},
         "choice": {"choices": [{"value": option} for option in _OPTIONS]},

@@ -1,7 +1,4 @@
-"""The stub's answers: the same for the same text and question, in any request.
-
-It imports nothing of kdc, so it is an independent oracle.
-"""
+"""The stub's answers: the same for the same text and question. Imports nothing of kdc: it is an independent oracle."""
 
 import hashlib
 import math
@@ -46,7 +43,7 @@ def identity(path: str, body: Json) -> str:
 
 
 def _content(messages: list[Any]) -> Any:
-    """The only message's text, or the data of its only part; several messages as they are."""
+    """The only message's text or part; several messages as they are."""
     content = messages[0].get("content") if len(messages) == 1 and isinstance(messages[0], dict) else messages
     if isinstance(content, list) and len(content) == 1 and isinstance(content[0], dict):
         return content[0].get("data", content[0].get("text", content))
@@ -54,11 +51,7 @@ def _content(messages: list[Any]) -> Any:
 
 
 def reply(path: str, body: Any, table: Table) -> Json:
-    """The reply to a request.
-
-    Raises:
-        WrongBody: it has no state, or no questions of the API's form.
-    """
+    """Raises `WrongBody` if the request has no state, or no questions of the API's form."""
     key, kind = ("state", dict) if path == SYSTEM_ONE else ("input", list)
     if not isinstance(body, dict) or body.get(key) is None or not isinstance(body.get("questions"), kind):
         raise WrongBody(f"no {key}, or no questions")
@@ -78,7 +71,7 @@ def reply(path: str, body: Any, table: Table) -> Json:
 
 
 def answer(path: str, text: Any, question: Json, table: Table) -> Json:
-    """One answer, from the table if it has the text and all options, else from a hash of both.
+    """By the table if it has the text and all options, else by a hash of both.
 
     Raises:
         WrongBody: the question has not the form of its type.
@@ -112,7 +105,7 @@ def answer(path: str, text: Any, question: Json, table: Table) -> Json:
 
 
 def damage(fault: str, content: Json) -> None:
-    """Spoil the first answer of a reply: `missing`, `type`, `outside` (other options), `absurd` (other sums)."""
+    """Spoil the first answer: `missing`, `type`, `outside` (other options), `absurd` (other sums)."""
     answers = content["answers"]
     first = next(iter(answers)) if isinstance(answers, dict) else 0
     if fault == "missing":
@@ -154,7 +147,7 @@ def _options(path: str, question: Json) -> tuple[list[Any], list[str]]:
 
 
 def known_probabilities(text: Any, question: Json, names: list[str], table: Table) -> list[float]:
-    """By the table, or else by a hash of text and question."""
+    """By the table, else by a hash of text and question."""
     row = table.get(text) if isinstance(text, str) else None
     if row is not None and names == ["false", "true"] and "true" in row:
         return [1 - row["true"], row["true"]]

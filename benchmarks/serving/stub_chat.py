@@ -40,11 +40,7 @@ class ChatBehaviour:
 
 
 def chat_behaviour(names: Iterable[str]) -> ChatBehaviour:
-    """Read names such as `logprobs_zero`, `no_schema`, `think` and `outside=0.1`.
-
-    Raises:
-        ValueError: there is no such name.
-    """
+    """Read names such as `logprobs_zero`, `no_schema`, `think` and `outside=0.1`; others raise `ValueError`."""
     read: dict[str, Any] = {}
     kinds = {field.name: field.type for field in dataclasses.fields(ChatBehaviour)}
     for each in names:
@@ -81,7 +77,7 @@ def reply(body: Any, table: Table, behaviour: ChatBehaviour, dice: random.Random
 
 
 def damage(fault: str, content: Json) -> None:
-    """Spoil a reply: `missing` has no answer, `type` a number, `outside` no option, `absurd` other probabilities."""
+    """`missing` has no answer, `type` a number, `outside` no option, `absurd` other probabilities."""
     if fault == "missing":
         content["choices"] = []
     elif fault == "type":
@@ -106,7 +102,7 @@ def _check(body: Json, behaviour: ChatBehaviour) -> None:
 def _choice(
     place: int, body: Json, request: Request, behaviour: ChatBehaviour, dice: random.Random
 ) -> tuple[Json, int]:
-    """One answer, and how many tokens it has."""
+    """With the number of tokens."""
     message: Json = {"role": "assistant", "content": None, "refusal": None}
     choice = {"index": place, "message": message, "logprobs": None, "finish_reason": "stop"}
     if _share(request.text) < behaviour.refuse:
@@ -152,7 +148,7 @@ def _object(properties: Json, value: str, given: Mapping[str, float]) -> Json:
 
 
 def _certain(text: str) -> list[Token]:
-    """Words as tokens, each the only candidate."""
+    """Each word is a token and the only candidate."""
     words = [f" {word}" if place else word for place, word in enumerate(text.split(" "))]
     return [(word, {word: 1.0}) for word in words]
 
@@ -179,6 +175,6 @@ def _logprobs(tokens: list[Token], top: int, form: str) -> Json | None:
 
 
 def _share(decides: Any) -> float:
-    """The same number from 0 to 1 for the same JSON."""
+    """From 0 to 1, the same for the same JSON."""
     digest = hashlib.shake_256(orjson.dumps(decides, option=orjson.OPT_SORT_KEYS)).digest(8)
     return int.from_bytes(digest) / 2**64

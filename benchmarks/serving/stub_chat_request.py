@@ -1,8 +1,8 @@
 """Which text and labels a chat asks the stub for. Imports nothing of kdc.
 
-The labels are in a JSON schema, in a tool's parameters, or in lines `CODE: LABEL - DESCRIPTION` of the system message.
-The text is the last user message, or its part in `<text>...</text>` or from `BEGIN N` to `END N`, or the longest key of
-the table in it.
+Labels are in a JSON schema, a tool's parameters, or lines `CODE: LABEL - DESCRIPTION` of the system message. The text
+is the last user message, or its part in `<text>...</text>` or from `BEGIN N` to `END N`, or the longest key of the
+table in it.
 """
 
 import re
@@ -111,13 +111,13 @@ def _in_words(system: str, listed: Mapping[str, str]) -> Json:
 
 
 def _values(properties: Json) -> list[str]:
-    """The values of an enum, else the names of the schema's numbers."""
+    """An enum's values, else the names of numbers."""
     enums = [each["enum"] for each in properties.values() if "enum" in each]
     return enums[0] if enums else [name for name, each in properties.items() if each.get("type") == "number"]
 
 
 def _probabilities(text: str, labels: list[str], table: Table) -> list[float]:
-    """They sum to 1, whatever the labels' order."""
+    """They sum to 1."""
     is_noul = sorted(labels) == sorted(_NOUL) and not _NOUL.keys() <= table.get(text, {}).keys()
     keys = [_NOUL[label] for label in labels] if is_noul else labels
     found = known_probabilities(text, {"labels": sorted(keys)}, sorted(keys), table)
