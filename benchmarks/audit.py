@@ -24,7 +24,7 @@ from kdc.pipeline.quality.shares import rate
 from kdc.serving.upstream import sequence
 
 _ALLOWED = 0.05
-_EXCESSES = (1.5, 2.0, 3.0)  # in multiples of the budget
+_EXCESSES = (1.5, 2.0, 3.0)  # times the budget
 _PRIORS = [(strength, mean) for mean in (1.0, 2.0, 3.0) for strength in (1.0, 4.0, 8.0, 30.0)]
 _AT_ONCE = 100
 

@@ -112,7 +112,7 @@ def _requests(
             bodies = scratch / "bodies.txt"
             write_bodies(bodies, server.dialect, rows, 1)
             with running(server, scratch / "serve.log") as up:
-                for seconds in (options.seconds / 4, options.seconds):  # the first warms up
+                for seconds in (options.seconds / 4, options.seconds):  # warm-up first
                     figures = drive(
                         up.port, server.dialect.path, bodies, connections=_CONNECTIONS, rows=1, seconds=seconds
                     )

@@ -84,7 +84,7 @@ def scores_of(probabilities: Outputs, labels: Ints, wrong: Mask) -> dict[str, fl
     """Found rows against the flipped ones, `wrong` (rows,), in percent."""
     errors = find_label_errors(probabilities, labels)
     own = probabilities[np.arange(len(labels)), labels]
-    first = np.argsort(own, kind="stable")[: wrong.sum()]  # of two classes, the margin's order
+    first = np.argsort(own, kind="stable")[: wrong.sum()]  # the margin's order
     hits = int(wrong[errors.rows].sum())
     return {
         "found": len(errors.rows),

@@ -53,11 +53,11 @@ class Soaked(NamedTuple):
     kind: str
     runs: int
     kills: int
-    raised: int  # times that a limit ended a run
+    raised: int  # raised limits
     rows: int  # in OUT
     unanswered: int
     requests: int  # by the stub
-    told: int  # calls under way at the kills
+    told: int  # under way at the kills
     lost: int
     wrong: int
     again: int
@@ -111,7 +111,6 @@ class Job:
         return Ended(process.returncode, said.read_text(), told.read_text(), usage.ru_maxrss / 1024)
 
     def requests(self) -> int:
-        """Counted by the ledger."""
         with sqlite3.connect(f"{self.output}.ledger") as ledger:
             (count,) = ledger.execute("SELECT count(*) FROM attempts").fetchone()
         return int(count)

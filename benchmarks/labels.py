@@ -34,7 +34,7 @@ class World:
     rows: int
     differing: float  # answered differently
     limit: float  # points
-    neither: float = 0.0  # answered differently, and both wrong
+    neither: float = 0.0  # both wrong
     losses_only: bool = False
     group: int = 1  # most rows with one fate
     most: int | None = None  # texts to label

@@ -40,7 +40,7 @@ LINES = {
     "cut": (),
     "whole": (),
 }
-_BASELINES = ("tfidf",)  # of whole texts, for every line
+_BASELINES = ("tfidf",)  # of whole texts
 
 
 def main() -> None:

@@ -273,7 +273,7 @@ def _load_libraries(tests: list[str]) -> None:
     for name, file in json.loads(done.stdout).items():
         is_library = file and ("site-packages" in file or not Path(file).resolve().is_relative_to(ROOT))
         if is_library:
-            with suppress(Exception):  # some modules refuse a direct import
+            with suppress(Exception):
                 importlib.import_module(name)
     gc.freeze()  # or pytest's garbage collections take half the time
 

@@ -29,7 +29,7 @@ from kdc.serving.engine.engine import Engine
 from kdc.serving.http.settings import resolve
 
 _QUESTIONS = 300
-_HOLD_S = 10.0  # of the phases before and after
+_HOLD_S = 10.0  # before and after
 
 
 def main() -> None:
@@ -68,7 +68,7 @@ async def _phases(options: argparse.Namespace, scratch: Path) -> tuple[dict[str,
     questions = make_questions(engine, server.dialect, rows, _QUESTIONS)
     tokens = sum(map(len, engine.encode(rows))) / len(rows)
     labels = engine.labels or ("score",)
-    del engine  # its threads would share the cores
+    del engine  # its threads share the cores
     with running(server, scratch / "kdc.log") as up:
         asker = Asker(up, labels, questions)
         await asker.closed(_HOLD_S / 2)  # warm-up

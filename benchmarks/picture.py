@@ -25,7 +25,7 @@ from kdc.pipeline.report.plots import short_name
 
 ROOT = Path(__file__).resolve().parent.parent
 _SAME = "teacher in fp32 by Optimum"
-_STEPS = 60  # points of a line segment; names avoid them
+_STEPS = 60  # points of a line segment
 _COLUMNS = ("student", "accuracy", "p50 ms")
 # Offsets of names in typographic points. Packages try the right side first.
 _PLACES = (
@@ -52,7 +52,7 @@ class Point:
     name: str
     is_package: bool
     accuracy: float  # percent
-    latency: float  # median ms of a text
+    latency: float  # median ms
 
 
 def points_of(markdown: str) -> list[Point]:

@@ -7,8 +7,8 @@ SST-2's (pairs: QNLI's), or are made up with the same lengths. On the first of `
 length in batches of 32: the limit | | pipeline | a transformers pipeline over the student in torch, batches of 32 | |
 map | `datasets.map` with the student in torch, batches of 32 |
 
-Then `kdc predict` for each of `--rows`, and with Ray 1 and 2 actors of one thread on `--ray-rows`: seconds of the
-command, and rows/s from the first actor's start.
+Then `kdc predict` for each of `--rows`. With Ray, also 1 and 2 actors of one thread on `--ray-rows`; rows/s count from
+the first actor's start.
 """
 
 import argparse

@@ -196,7 +196,7 @@ def hold_sentences(source: Path, target: Path) -> None:
     lines = source.read_text(encoding="utf-8").splitlines()[1:]
     labels = {" ".join(text.split()): label for text, label in (line.rsplit("\t", 1) for line in lines)}
     sentences: list[str] = []
-    by_start: dict[tuple[str, ...], list[int]] = defaultdict(list)  # sentences with these three words
+    by_start: dict[tuple[str, ...], list[int]] = defaultdict(list)
     for text in sorted(labels, key=lambda text: (-len(text), text)):
         words = text.split()
         if len(words) > 2 and not any(f" {text} " in f" {sentences[at]} " for at in by_start[tuple(words[:3])]):
@@ -241,7 +241,7 @@ def _run(name: str, seed: int, options: argparse.Namespace, *, controls: bool) -
         made, copy = options.runs / f"{teacher_of}-{seed}" / stage, out / stage
         if made.exists() and not copy.exists():
             shutil.copytree(made, out / f"{stage}.copy", dirs_exist_ok=True)
-            (out / f"{stage}.copy").rename(copy)  # the run redoes what would differ
+            (out / f"{stage}.copy").rename(copy)
     filled = [part.format(data=options.data, own=options.runs) for part in arguments]
     command = ["compress", *filled, *_BRIEF, "--set", f"run.seed={seed}", "--out", str(out), "--json"]
     if controls:

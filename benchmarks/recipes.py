@@ -148,9 +148,9 @@ def _write_screen(source: Path, out: Path) -> None:
     with (source / "train.tsv").open(encoding="utf-8", newline="") as stream:
         header, *rows = csv.reader(stream, delimiter="\t", quoting=csv.QUOTE_NONE)
     random.Random(0).shuffle(rows)
-    parts: set[str] = set()  # word runs of earlier sentences
+    parts: set[str] = set()  # of earlier sentences
     sentences = []
-    for row in sorted(rows, key=lambda row: -len(row[0].split())):  # stable: equal lengths stay shuffled
+    for row in sorted(rows, key=lambda row: -len(row[0].split())):  # equal lengths stay shuffled
         text = " ".join(row[0].split())
         if text not in parts and len(text.split()) >= _SCREEN_WORDS:
             sentences.append(row)
@@ -252,7 +252,7 @@ def _gain(metric: str, runs: list[dict[str, Any]], bases: list[dict[str, Any]]) 
 
     data = [open_data(run["run"] / "data") for run in bases]
     labels = np.concatenate([np.asarray(each.rows("eval")["label"][:]) for each in data])
-    groups = np.concatenate([each.groups("eval") for each in data])  # the same numbers in all seeds
+    groups = np.concatenate([each.groups("eval") for each in data])  # equal in all seeds
     mine, theirs = (np.concatenate([run["logits"] for run in each]) for each in (runs, bases))
     return difference(mine, theirs, labels, "classification", metric, groups=groups).interval
 

@@ -44,7 +44,7 @@ from kdc.tools.label.spec import Spec
 
 _TITLES = ("task", "teacher right", "targets", "student", "teacher %", "student %", "difference", "by seed", "TF-IDF %")
 _QUESTIONS = {"sst2": "Is the review positive?", "bank": "What does the customer of the bank want?"}
-_LEAST, _SPREAD = 0.60, 0.35  # probability of an answer
+_LEAST, _SPREAD = 0.60, 0.35  # of an answer's probability
 
 
 class Split(NamedTuple):
@@ -61,7 +61,7 @@ class Setting(NamedTuple):
 
 @dataclass(frozen=True)
 class Answers:
-    teacher: Outputs  # (rows, classes), like the others
+    teacher: Outputs  # (rows, classes)
     student: Outputs
     tfidf: Outputs
     labels: Labels  # (rows,) people's
@@ -146,7 +146,7 @@ def answers_of(setting: Setting, seed: int, splits: tuple[Split, Split], options
     command += ["--set", f"teacher.scores={folder / setting.targets}.csv", "--student", setting.student]
     command += [part for each in [f"run.seed={seed}", *options.set] for part in ("--set", each)]
     done = subprocess.run(command, stdout=subprocess.DEVNULL)
-    if done.returncode not in (0, 3, 4):  # a verdict is no failure here
+    if done.returncode not in (0, 3, 4):  # verdicts
         raise SystemExit(f"kdc compress failed: {root}")
     data, split = open_data(root / "data"), "eval"
     logits, labels = read_logits(root / "evaluate", split), np.asarray(data.rows(split)["label"][:])

@@ -88,7 +88,7 @@ class Bench:
         bodies = self._scratch / f"{up.server.name}-{load.texts}-{load.rows}.txt"
         if not bodies.exists():
             write_bodies(bodies, dialect, self._rows[load.texts], load.rows)
-        for seconds in (self._seconds / 4, self._seconds):  # the first warms up
+        for seconds in (self._seconds / 4, self._seconds):  # warm-up first
             figures = drive(
                 up.port, dialect.path, bodies, connections=load.connections, rows=load.rows, seconds=seconds
             )

@@ -33,7 +33,7 @@ from kdc.pipeline.config.tasks import TASKS
 from kdc.pipeline.data.fingerprint import input_fingerprint
 
 Call = dict[str, Any]  # keywords of `kdc.compress`
-Result = dict[str, dict[str, Any]] | str  # of `measure`, or why it failed
+Result = dict[str, dict[str, Any]] | str  # or why it failed
 Submit = Callable[..., "Future[Any]"]
 
 METHODS: dict[str, dict[str, Any]] = {
@@ -45,7 +45,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "probe": {},
     "tfidf": {},
 }
-_BASELINES = ("probe", "tfidf")  # made by the call of `fft`
+_BASELINES = ("probe", "tfidf")  # made by `fft`
 SHARED = ("data", "baselines", "teacher", "targets")
 # `fft` is fine-tuning alone; tables mark collapsed models; unneeded stages are off.
 ALL_CELLS = {
@@ -67,7 +67,7 @@ class Grid:
     ranks: Sequence[int]
     seeds: Sequence[int]
     out: Path
-    sets: Sequence[str] = ()  # of every cell: "section.key=value"
+    sets: Sequence[str] = ()  # "section.key=value"
 
     def cells(self) -> list[Cell]:
         return [

@@ -33,7 +33,7 @@ _AIMS = (
     "disagreement<=0.02 even",
 )
 _ALLOWED = 5.5  # percent
-_HARDEST = 0.7  # share of right answers among the least sure rows
+_HARDEST = 0.7  # right among the least sure rows
 
 Drawn = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]
 
@@ -42,8 +42,8 @@ Drawn = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]
 class Slices:
     aim: str
     rows: int
-    most: int  # rows of a group, from 1
-    correlation: float  # of two rows of a group
+    most: int  # rows of a group
+    correlation: float  # within a group
 
     def draw(self, generator: np.random.Generator) -> Drawn:
         """(rows,) probabilities, numbers that decide labels, and groups. A row copies its group or is drawn alone, so

@@ -22,13 +22,13 @@ from unittest import mock
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-os.environ.pop("OMP_NUM_THREADS", None)  # it would leave no choice
+os.environ.pop("OMP_NUM_THREADS", None)
 from transformers import PrinterCallback, TrainerCallback
 
 from benchmarks.neighbour import busy_neighbour
 
 BATCH = 32
-PADDED_STEPS, CHOSEN_STEPS = 3, 3  # timed steps of padded rows; factor of steps if kdc chooses
+PADDED_STEPS, CHOSEN_STEPS = 3, 3  # steps; factor if kdc chooses
 TEACHER, STUDENT = "teacher", "student"
 _TORCHS = "torch's dropout"
 _PEER = "sentence-transformers"
@@ -74,7 +74,7 @@ def main() -> None:
     others = [
         Case(_TORCHS, most, own_dropout=False),
         Case("the plain Trainer", most, own_dropout=False, plain=True),
-        Case("padded to 512", most, pad_to=512),  # student only: a teacher's step takes half a minute
+        Case("padded to 512", most, pad_to=512),  # a teacher's step takes half a minute
     ]
     with tempfile.TemporaryDirectory() as scratch:
         tokens = _rows(options.data, Path(scratch))
@@ -198,7 +198,7 @@ def _speed(tokens: Any, who: str, case: Case, steps: int) -> float:
 
     steps = PADDED_STEPS if case.pad_to else CHOSEN_STEPS * steps if case.threads is None else steps
     set_seed(0)
-    without = who == STUDENT and case.own_dropout  # as the recipe trains a student
+    without = who == STUDENT and case.own_dropout  # as in the recipe
     pooling: Any = "first" if case.plain else "auto"
     loaded = loading.load_model("minilm", find_task("qnli"), pooling=pooling, dropout=0.0 if without else None)
     model = loaded.model

@@ -42,10 +42,10 @@ sys.path.insert(0, str(ROOT / "tests"))
 
 from upstreams import asked, texts, write_artifacts
 
-DELAY_S, SPREAD = 0.1, 0.5  # with equal delays all connections ask at once
+DELAY_S, SPREAD = 0.1, 0.5  # equal delays synchronise connections
 CONNECTIONS = (1, 32, 256)
 _LOCAL_MS, _FORWARDED_MS = 0.1, 2.0
-_BODIES = 24  # so that one connection asks all in a round
+_BODIES = 24  # one connection asks all in a round
 _CONFIDENCE = 0.95
 
 

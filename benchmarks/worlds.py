@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 
 from kdc.pipeline.config import metrics
 
-_TEACHER = 0.85  # share of right answers, for classes
+_TEACHER = 0.85  # share of right classes
 _POPULATION = 200_000
 _LABELS_A_ROW = (0.5, 0.25, 0.12, 0.08, 0.05)
 _ROUNDING = 1e-12
-_SLIPS = 0.03  # share of wrong labels, if there are several
+_SLIPS = 0.03  # share of wrong labels
 
 Drawn = tuple[NDArray, NDArray, NDArray, NDArray | None]  # labels, both logits, groups
 
@@ -34,10 +34,10 @@ class World:
     losses_only: bool = False
     group: int = 1
     mixed: bool = False  # groups share whether the student differs, not labels
-    labels: tuple[float, ...] = ()  # share of rows with each
+    labels: tuple[float, ...] = ()  # share of rows
     # How often a row shares its group's fate, with many classes.
     fate: float | None = None
-    rare_only: bool = False  # loses only in the rarer half
+    rare_only: bool = False  # loses the rarer half
 
     @property
     def kind(self) -> str:
@@ -52,22 +52,14 @@ class Source(Protocol):
 
 
 def source_of(world: World, drop: float) -> Source:
-    """`drop` is the true one, in points.
-
-    Raises:
-        ValueError: the drop is impossible.
-    """
+    """`drop` is in points; an impossible one raises ValueError."""
     if world.fate is not None:
         return Many(world, drop)
     return (Numbers if world.kind == "regression" else SeveralLabels if world.labels else Classes)(world, drop)
 
 
 def bisected(drop_of: Callable[[float], float], drop: float) -> float:
-    """The share of lost rows that gives this true drop.
-
-    Raises:
-        ValueError: no share has it.
-    """
+    """The share of lost rows; ValueError if none gives this true drop."""
     low, high = 0.0, 1.0
     for _ in range(60):
         middle = (low + high) / 2
@@ -81,7 +73,7 @@ def bisected(drop_of: Callable[[float], float], drop: float) -> float:
 
 
 def grouped(world: World, random: np.random.Generator) -> NDArray | None:
-    """(rows,) group numbers; None for single rows."""
+    """(rows,); None for single rows."""
     if world.group == 1:
         return None
     sizes = random.integers(1, world.group + 1, world.rows)
@@ -146,7 +138,7 @@ class Numbers:
     def __init__(self, world: World, drop: float) -> None:
         self._world = world
         scores = np.array([_TEACHER, _TEACHER - drop / 100])
-        if world.metric == "spearman":  # of a normal distribution (Pearson 1907)
+        if world.metric == "spearman":  # Pearson 1907, normal distribution
             scores = 2 * np.sin(np.pi * scores / 6)
         teacher, student = scores
         shared = 1 - world.disagreement / 100  # correlation of the models' errors
@@ -155,7 +147,6 @@ class Numbers:
         self._root = np.linalg.cholesky(matrix)
 
     def draw(self, random: np.random.Generator) -> Drawn:
-        """Groups copy one row."""
         groups = grouped(self._world, random)
         labels, teacher, student = self._root @ random.standard_normal((3, self._world.rows))
         if groups is not None:

@@ -24,7 +24,7 @@ from statistics import median, quantiles
 from typing import Any, TextIO
 
 _BATCH = 32
-_CALLS, _ROWS = 100, 512  # of a turn: single texts, and in batches
+_CALLS, _ROWS = 100, 512  # single texts, in batches
 _THREADS = 1
 _SETFIT_STEPS = 500
 _AUTOTUNE_S = 300  # fastText's default
@@ -58,7 +58,7 @@ def take_turn(answer: Answer, texts: Sequence[str]) -> dict[str, float]:
 def main() -> None:
     name, run = sys.argv[1], Path(sys.argv[2])
     replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # packages may print to stdout
+    os.dup2(2, 1)  # packages print to stdout
     import torch
     from datasets import load_from_disk
 

@@ -19,7 +19,7 @@ KEY = "hostile-benchmark"
 HEAD = b"POST /predict HTTP/1.1\r\nHost: x\r\n"
 AUTHORIZED = b"Authorization: Bearer " + KEY.encode() + b"\r\n"
 ROW = "a row of words such as others send"
-GONE = (OSError, EOFError, ValueError)  # the service ended the connection
+GONE = (OSError, EOFError, ValueError)  # the service hung up
 
 Attack = Callable[["Target"], Awaitable[None]]
 
@@ -132,7 +132,6 @@ async def slow_readers(target: Target) -> None:
 
 @again_and_again(64)
 async def metrics(target: Target) -> None:
-    """Public paths that are slow to make."""
     async with connected(target) as (reader, writer):
         for path in itertools.cycle((b"/metrics", b"/docs.json", b"/schema.json")):
             if not target.goes_on():

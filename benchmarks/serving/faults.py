@@ -25,12 +25,12 @@ from upstreams import KNOWN, NAMES, answers, asked, is_error_of, is_sure, texts,
 
 _CONNECTIONS, _TIMEOUT_S, _SLOW_S = 32, 0.5, 1.0
 _FAULT = 0.015  # probability of each
-_ALIVE_S, _DEAD_S = 4.0, 0.7  # from the upstream's start to its kill, and back
+_ALIVE_S, _DEAD_S = 4.0, 0.7  # seconds up, and down
 _STATUSES = (422, 429, 502, 503, 504)
-_LONGEST_OPEN_S = 31.0  # of the circuit breaker
+_LONGEST_OPEN_S = 31.0  # of the breaker
 _PATHS = (SYSTEM_ONE, DECISIONS)
-_LEAVING = 0.02  # share of clients that leave before the answer
-_PAUSE_S = 0.05  # after 503, so most requests meet no open breaker
+_LEAVING = 0.02  # share that leaves early
+_PAUSE_S = 0.05  # after 503
 GONE = (OSError, EOFError, ValueError)  # no answer
 
 
@@ -39,11 +39,11 @@ class Seen:
     outcomes: Counter[str] = field(default_factory=Counter)  # by service, status and sources
     problems: list[str] = field(default_factory=list)  # with what would be right
     lost: int = 0  # requests without an answer
-    refused: int = 0  # need no upstream, but got no answer
-    seconds: list[float] = field(default_factory=list)  # of requests that need no upstream
+    refused: int = 0  # although no upstream is needed
+    seconds: list[float] = field(default_factory=list)  # without the upstream
     left: int = 0
     memory_mb: list[float] = field(default_factory=list)
-    connections: int = 0  # to the upstream, at most
+    connections: int = 0  # to the upstream
     kills: int = 0
     recovered: bool = False
 

@@ -35,7 +35,7 @@ from kdc.serving.http.settings import ServeSettings
 from kdc.serving.upstream.reply import Reply, UpstreamFailed
 
 _AT_ONCE, _TURN = 64, 2000
-_UNSURE, _AUDITED = 0.25, 0.02  # shares of the known questions
+_UNSURE, _AUDITED = 0.25, 0.02  # of known questions
 _FAULTS = ("fails", "refuses", "json", "list", "missing", "type", "range", "option", "more", "busy")
 _FAULT = 0.02  # probability of each
 
@@ -45,8 +45,6 @@ class WrongMerge(Exception):
 
 
 class Pause:
-    """The driver decides which request goes on."""
-
     def __await__(self) -> Generator[None, None, None]:
         yield
 
@@ -159,7 +157,7 @@ class Simulation:
                 answering.close()
 
     def _step(self, going: list[tuple[Simulated, Coroutine[Any, Any, Any]]], place: int) -> bool:
-        """Resume one request; returns whether it ended."""
+        """Returns whether the request ended."""
         simulated, answering = going[place]
         try:
             answering.send(None)

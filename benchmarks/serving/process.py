@@ -34,7 +34,7 @@ class Running:
     port: int
     seconds_to_ready: float
     worker: psutil.Process
-    group: Path | None = None  # cgroup, if memory is limited
+    group: Path | None = None  # cgroup
 
     def memory_kills(self) -> int:
         assert self.group is not None

@@ -19,8 +19,13 @@ _CONFIDENCE = 0.95
 
 @dataclass
 class Results:
-    """Attributes: figures: by load, server and round. ready: seconds of each start, by server. resident: MB after each
-    load, by server. agreement: percent of rows with the engine's label.
+    """Measurements.
+
+    Attributes:
+        figures: by load, server and round.
+        ready: seconds of each start, by server.
+        resident: MB after each load, by server.
+        agreement: percent of rows with the engine's label.
     """
 
     figures: dict[str, dict[str, list[Figures]]] = field(default_factory=dict)

@@ -14,7 +14,7 @@ from kdc.serving.http.api.systemone import SystemOneRequest
 
 _MOST_QUESTIONS = 12
 _OPTIONS = ("one", "two", "three")
-_KNOWN = 0.6  # share of the questions
+_KNOWN = 0.6  # share of questions
 _HEADERS = {"authorization": "Bearer key"}
 Json = dict[str, Any]
 
@@ -25,7 +25,7 @@ class Shape:
     document: Json  # without a state
     known: dict[Key, str]  # names of artifacts
     kinds: dict[Key, str]
-    names: dict[Key, str | None]  # of questions in a list
+    names: dict[Key, str | None]  # of listed questions
 
 
 @dataclass

@@ -65,7 +65,7 @@ def in_a_thread(stub: Stub, port: int = 0) -> Iterator[Stub]:
 
 
 def started_process(port: int, *arguments: str) -> subprocess.Popen[bytes]:
-    """Start a stub process, and wait until it listens."""
+    """Returns once the stub listens."""
     process = subprocess.Popen(
         [sys.executable, "-m", "benchmarks.serving.stub", "--port", str(port), *arguments], cwd=ROOT
     )

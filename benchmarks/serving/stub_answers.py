@@ -10,7 +10,7 @@ import orjson
 
 SYSTEM_ONE, DECISIONS = "/v1/systemone", "/v1/decisions"
 MODEL = "stub-1"
-INPUT_TOKENS, OUTPUT_TOKENS = 100, 7  # of a request, and of each question
+INPUT_TOKENS, OUTPUT_TOKENS = 100, 7  # a request, a question
 OUTSIDE = "none-of-these"
 
 Json = dict[str, Any]
@@ -85,7 +85,7 @@ def answer(path: str, text: Any, question: Json, table: Table) -> Json:
     except (KeyError, TypeError, AttributeError):
         raise WrongBody(f"a {kind} without options") from None
     if kind not in ("choice", "score") or not names:
-        return _named(question, {"x_stub": _digest(text, question, 4).hex()})  # a type unknown elsewhere
+        return _named(question, {"x_stub": _digest(text, question, 4).hex()})  # of an unknown type
     probabilities = known_probabilities(text, question, names, table)
     best = probabilities.index(max(probabilities))
     measured: Json = {"confidence": (probabilities[best] - 1 / len(names)) / (1 - 1 / len(names) or 1)}

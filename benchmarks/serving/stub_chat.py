@@ -20,23 +20,23 @@ RESOLVED = "stub-1-2026-11"  # answers every alias
 REFUSAL = "I cannot help with that."
 LOGPROBS = ("exact", "none", "zero", "9999", "missing", "alone")
 _SWITCHES = {"schema": "response_format", "tools": "tools", "temperature": "temperature", "logprobs": "logprobs"}
-_OUTSIDE_SHARE = 0.9  # probability of its token
+_OUTSIDE_SHARE = 0.9  # its token's probability
 _MOST_TOP = 20  # of the API
 
-Token = tuple[str, Mapping[str, float]]  # text, and probabilities of all candidates
+Token = tuple[str, Mapping[str, float]]  # text, candidates' probabilities
 
 
 @dataclass
 class ChatBehaviour:
     logprobs: str = "exact"  # of `LOGPROBS`; "none": null, "missing": no such key, "alone": one candidate
-    no_schema: bool = False  # 400 if the request has a response_format; so for the next three
+    no_schema: bool = False  # 400 if requested, like the next three
     no_tools: bool = False
     no_temperature: bool = False  # such a model samples always
     no_logprobs: bool = False
     think: bool = False
-    order_bias: float = 0.0  # added to the logit of the first option
-    outside: float = 0.0  # probability of an answer outside the list, by the body, until corrected
-    refuse: float = 0.0  # probability of a refusal, by the text
+    order_bias: float = 0.0  # to the first option's logit
+    outside: float = 0.0  # by the body, until corrected
+    refuse: float = 0.0  # by the text
 
 
 def chat_behaviour(names: Iterable[str]) -> ChatBehaviour:
@@ -148,7 +148,6 @@ def _object(properties: Json, value: str, given: Mapping[str, float]) -> Json:
 
 
 def _certain(text: str) -> list[Token]:
-    """Each word is a token and the only candidate."""
     words = [f" {word}" if place else word for place, word in enumerate(text.split(" "))]
     return [(word, {word: 1.0}) for word in words]
 

@@ -23,10 +23,10 @@ class WrongChat(WrongBody):
 @dataclass(frozen=True)
 class Request:
     text: str
-    is_corrected: bool  # the conversation went on after the text
+    is_corrected: bool  # messages follow the text
     properties: Json | None  # of the answer's JSON object; None: a code alone
     tool: str | None
-    given: dict[str, float]  # probabilities by code, or by label
+    given: dict[str, float]  # by code or label
     first: str  # the first option
 
 
@@ -104,7 +104,7 @@ def _schema(body: Json) -> tuple[str | None, Json | None]:
 
 
 def _in_words(system: str, listed: Mapping[str, str]) -> Json:
-    """Without a schema: an object with a label, or with each code's probability."""
+    """An object with a label, or with each code's probability."""
     if '"label"' in system:
         return {"label": {"enum": list(listed.values())}}
     return {code: {"type": "number"} for code in listed}
