@@ -35,7 +35,7 @@ class Reference(NamedTuple):
 
 
 def kept_reference(artifact: Path, engine: Engine, texts: Sequence[Text], contract: Contract) -> Reference:
-    """The contract's reference. A variant not judged before is one more look.
+    """A variant not judged before is one more look.
 
     Raises:
         InputError: the artifact was not evaluated on some rows.
@@ -104,13 +104,14 @@ def arrays_of(path: Path, what: str, remedy: str) -> Iterator[Any]:
                 raise ValueError(f"more than {_MOST_BYTES} bytes once unpacked")
         with np.load(path, allow_pickle=False) as arrays:
             yield arrays
-    except Exception as error:  # numpy, zipfile and zlib raise many kinds
+    except Exception as error:  # numpy, zipfile and zlib raise many
         raise KdcError(f"{what} cannot be read", given=f"{path}: {error}", remedy=remedy) from error
 
 
 def teacher_of(task: Task, teacher: str, like: TokenizerInfo) -> Callable[[Sequence[Text]], NDArray[np.float32]]:
     """A fine-tuned teacher as a function to logits (rows, outputs). Rows are cut as by the artifact, or to the
-    teacher's maximum."""
+    teacher's maximum.
+    """
     from kdc.pipeline.models import loading
     from kdc.pipeline.training.joining import set_join
     from kdc.pipeline.training.predict import answer_texts
@@ -123,7 +124,7 @@ def teacher_of(task: Task, teacher: str, like: TokenizerInfo) -> Callable[[Seque
     info = tokenizer_info(tokenizer, max_length=longest, token_type_ids=typed, long=like.long)
     if like.long is not None and not hasattr(model.config, "kdc_join"):
         set_join(model, like.long.join)
-    with tempfile.TemporaryDirectory(prefix="kdc-") as folder:  # a hub id has no folder here
+    with tempfile.TemporaryDirectory(prefix="kdc-") as folder:  # a hub id has no folder
         tokenizer.backend_tokenizer.save(f"{folder}/tokenizer.json", pretty=False)
         rows = RowTokenizer.read(Path(folder) / "tokenizer.json", info)
 

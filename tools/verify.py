@@ -17,7 +17,7 @@ from kdc.pipeline.quality.judging import Answers, judge_again, load
 from kdc.pipeline.quality.latency import rows_of, rows_to_time
 from kdc.serving.engine.engine import Engine
 
-_LENGTHS = (8, 16, 32, 64)  # tokens of the timed rows, without a contract
+_LENGTHS = (8, 16, 32, 64)  # tokens of timed rows, without a contract
 
 
 def open_artifact(
@@ -28,7 +28,7 @@ def open_artifact(
     expect_sha256: str | None,
 ) -> tuple[Path, Manifest, Engine, Contract]:
     """Check an artifact's hashes and load it, by default on the kind of device where it was judged."""
-    folder = artifact.resolve()  # once: a link may change
+    folder = artifact.resolve()  # a link may change
     manifest = load_manifest(folder, expect_sha256=expect_sha256)
     before = manifest.contract
     if contract is None:
@@ -97,7 +97,7 @@ def verify_artifact(
 
 
 def _answers_of_before(contract: Contract, before: Judgement | None, variant: str) -> Answers:
-    """The earlier judgement's answers. Other limits, confidence or variants need rows."""
+    """Other limits, confidence or variants need rows."""
     limits, options = contract.limits, _limits_on_answers(contract)
     if not options:
         return None, ()

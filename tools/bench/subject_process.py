@@ -27,13 +27,12 @@ _WARM_UPS = 3
 
 @dataclass(frozen=True)
 class Model:
-    answer: Callable[[list[Text]], Any]  # rows to probabilities, tokenising included
+    answer: Callable[[list[Text]], Any]  # to probabilities, with tokenising
     count_tokens: Callable[[Text], int]  # special tokens included
     is_pair: bool
     about: Loaded
 
     def row(self, length: int) -> Text:
-        """Of about `length` tokens."""
         return row_of(length, self.count_tokens, is_pair=self.is_pair)
 
     def time(self, batch: int, length: int, seconds: float) -> Turn:

@@ -20,7 +20,7 @@ from kdc.tools.label.spec import Spec
 
 T = TypeVar("T")
 _TRIES, _FIRST_WAIT_S, _LONGEST_WAIT_S, _LONGEST_RETRY_S = 8, 0.5, 60.0, 600.0
-_MOST_LOST = 3  # calls that failed in all tries, one after the other, before the run ends
+_MOST_LOST = 3  # calls in a row that failed in all tries, before the run ends
 _MOST_BYTES = 4 << 20  # of a reply
 _MOST_TOKENS = 1 << 40
 _MOST_TOLD = 300  # characters of a refusal
@@ -67,8 +67,6 @@ class Pace:
 
 
 class _Again(Exception):
-    """The call may succeed later."""
-
     def __init__(self, why: str, *, status: int | None = None, after_s: float = 0.0, is_paid: bool = True) -> None:
         self.why, self.status, self.after_s, self.is_paid = why, status, after_s, is_paid
 
@@ -85,7 +83,7 @@ class Asking:
     ) -> None:
         self._spec, self._ledger, self._max_requests, self._max_usd = spec, ledger, max_requests, max_usd
         spent = ledger.spent()
-        self.requests, self.usd = spent.requests, spent.usd  # with what is reserved for calls under way
+        self.requests, self.usd = spent.requests, spent.usd  # with reserves of calls under way
         self._pace, self._lost, self._draw = Pace(spec.source.concurrency), 0, random.Random()
         key = spec.key()
         headers = {"User-Agent": f"kdc/{__version__}", "Content-Type": "application/json"}
@@ -121,7 +119,7 @@ class Asking:
             except _Again as again:
                 why = again.why
                 if number < _TRIES - 1:
-                    # "Full jitter", so that calls that failed together do not come together again.
+                    # "Full jitter": calls that failed together do not come together again.
                     jitter = self._draw.uniform(0, min(_LONGEST_WAIT_S, _FIRST_WAIT_S * 2**number))
                     await asyncio.sleep(again.after_s + jitter)
             else:
@@ -180,7 +178,6 @@ class Asking:
         return result
 
     async def _sent(self, path: str, body: bytes) -> str:
-        """The text of a reply with status 2xx."""
         try:
             async with self._session.post(
                 f"{self._url}{path}", data=body, proxy=self._proxy, allow_redirects=False
@@ -233,7 +230,7 @@ def _decoded(text: str) -> dict[str, Any]:
 
 
 def tokens_of(reply: dict[str, Any]) -> tuple[int, int] | None:
-    """Tokens that the reply says were read and written; None if it does not, or says the impossible."""
+    """Read and written tokens; None if the reply says none, or the impossible."""
     usage = reply.get("usage")
     if not isinstance(usage, dict):
         return None

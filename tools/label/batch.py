@@ -1,7 +1,7 @@
 """Files of a batch API instead of calls: OUT.batch.jsonl goes to the endpoint, and its results come back as a file.
 
 The form is OpenAI's: a line holds `custom_id`, `method`, `url` and `body`; a line of the results `custom_id` and
-`response`. A batch may need several rounds, since an answer outside the list is asked again.
+`response`. An answer outside the list needs a further round.
 """
 
 import json
@@ -37,7 +37,6 @@ class Batch:
 
     @property
     def calls(self) -> int:
-        """Calls in the file."""
         return len(self._written)
 
     async def __call__(self, call: Call, read: Callable[[dict[str, Any]], T]) -> T:
@@ -73,7 +72,7 @@ def read_results(path: Path, spec: Spec, ledger: Ledger) -> tuple[int, int]:
                 failed += 1
                 continue
             replies += 1
-            if ledger.reply(key) is not None:  # the same results again
+            if ledger.reply(key) is not None:  # known results
                 continue
             tokens, model = tokens_of(body), body.get("model")
             ledger.end(

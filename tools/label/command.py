@@ -20,7 +20,7 @@ _OPTIONS: dict[str | None, set[str]] = {
 
 
 def label(spec: Path, files: tuple[str, ...], **given: Any) -> tuple[Any, str]:
-    """Do what the options say; gives the result for `--json`, and for people.
+    """The result for `--json`, and for people.
 
     Raises:
         InputError: options or files do not fit together.

@@ -17,7 +17,7 @@ from kdc.artifact.question import canonical
 from kdc.common.errors import InputError, printable
 from kdc.tools.label.source import Answer
 
-Outcome = Literal["answered", "unusable", "refused", "failed"]  # of an attempt; until it ends, "in flight"
+Outcome = Literal["answered", "unusable", "refused", "failed"]  # until the attempt ends, "in flight"
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS attempts (
     id INTEGER PRIMARY KEY, key BLOB NOT NULL, endpoint TEXT NOT NULL, requested TEXT NOT NULL, resolved TEXT,
@@ -40,7 +40,7 @@ def ledger_of(output: str) -> Path:
 
 @dataclass(frozen=True)
 class Spent:
-    """What the endpoint was asked, by all runs together."""
+    """By all runs together."""
 
     requests: int
     input_tokens: int
@@ -49,13 +49,10 @@ class Spent:
 
 
 class Ledger:
-    """Open it in one process at a time.
+    """Open it in one process at a time. Another file raises InputError.
 
     Args:
         spec: fingerprint of what decides a text's answer.
-
-    Raises:
-        InputError: the file is no ledger.
     """
 
     def __init__(self, path: Path, *, endpoint: str, model: str, spec: bytes) -> None:
@@ -124,7 +121,6 @@ class Ledger:
 
     @property
     def answered(self) -> int:
-        """Texts with an answer."""
         (count,) = self._database.execute("SELECT count(*) FROM answers WHERE spec = ?", [self._spec]).fetchone()
         return int(count)
 
@@ -135,7 +131,7 @@ class Ledger:
         return Spent(*row)
 
     def models(self) -> list[str]:
-        """The models that replied, as they name themselves."""
+        """As the models name themselves."""
         rows = self._database.execute("SELECT DISTINCT resolved FROM attempts WHERE resolved IS NOT NULL ORDER BY 1")
         return [name for (name,) in rows]
 

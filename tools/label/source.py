@@ -18,14 +18,14 @@ class Unusable(Exception):
 
 
 class Refused(Unusable):
-    """The endpoint refused the call, with a status of 4xx."""
+    """The endpoint refused the call with 4xx."""
 
 
 @dataclass(frozen=True)
 class Call:
-    """A request to the endpoint. Equal calls have one reply, so repeated samples differ in `number`."""
+    """Equal calls have one reply, so repeated samples differ in `number`."""
 
-    path: str  # after the endpoint's address, such as "/chat/completions"
+    path: str  # such as "/chat/completions"
     body: dict[str, Any]
     number: int = 0
 
@@ -45,9 +45,7 @@ class Ask(Protocol):
 
 @dataclass(frozen=True)
 class Answer:
-    """The model's answer to one text."""
-
-    probabilities: tuple[float, ...]  # (labels,) sum 1, in the order of `Spec.labels`
+    probabilities: tuple[float, ...]  # sum 1, in the order of `Spec.labels`
     how: How
 
     def label(self, labels: tuple[str, ...]) -> str:

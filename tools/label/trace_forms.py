@@ -17,16 +17,14 @@ from kdc.tools.label.decisions import answer_of
 from kdc.tools.label.source import Answer, How, Unusable
 from kdc.tools.label.spec import Spec
 
-_PAIRS = (("request", "response"), ("input", "output"), ("body", "response"))  # a request, and its reply
+_PAIRS = (("request", "response"), ("input", "output"), ("body", "response"))  # a request, its reply
 _REQUESTS = ("questions", "messages", "input")  # each API's key
-_ANSWERS = ("label", "answer", "output")  # columns, and keys of an answer in JSON
-_ROUNDING = 0.02  # by which written probabilities may miss a sum of 1
+_ANSWERS = ("label", "answer", "output")  # columns, and keys in JSON
+_ROUNDING = 0.02  # of written probabilities' sum
 _LEAST_MASS = 0.5  # of the labels among a token's candidates
 
 
 class NoTrace(Exception):
-    """A row has no usable answer."""
-
     def __init__(self, why: Literal["outside", "unreadable", "other"]) -> None:
         super().__init__(why)
         self.why = why
@@ -34,16 +32,12 @@ class NoTrace(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """A text and its logged answer."""
-
     text: str
     answer: Answer
     model: str | None  # as the reply names it
 
 
 class RowReader:
-    """Finds the text and the answer of a row."""
-
     def __init__(self, spec: Spec) -> None:
         self._spec, self._labels = spec, spec.labels
         self._exact = {label: place for place, label in enumerate(spec.labels)}
@@ -56,11 +50,7 @@ class RowReader:
         self._before, self._after = (spec.prompt or "{text}").split("{text}")
 
     def read(self, row: Json) -> Trace:
-        """Read a row, in the form that its keys tell.
-
-        Raises:
-            NoTrace: it has no usable answer.
-        """
+        """Read a row in the form that its keys tell; `NoTrace` without a usable answer."""
         text, answer, model = self._read(row)
         if not isinstance(text, str) or is_blank(text) or not is_utf8(text):
             raise NoTrace("unreadable")
@@ -111,14 +101,13 @@ class RowReader:
         return sent[len(self._before) : end]
 
     def _said(self, reply: Json) -> Answer:
-        """The answer in a chat completion."""
         try:
             label = self._label(content(reply, may_be_cut=True))
         except Unusable:
             raise NoTrace("unreadable") from None
         is_cut = items(reply, "choices")[0].get("finish_reason") == "length"
         if is_cut and sum(name.startswith(self._labels[label]) for name in self._labels) > 1:
-            raise NoTrace("outside")  # it may be the beginning of another label
+            raise NoTrace("outside")  # it may begin another label
         try:
             return self._of_tokens(candidates(reply), label)
         except Unusable:
@@ -145,7 +134,7 @@ class RowReader:
         return self._plain.get(plain(text)) if place is None else place
 
     def _of_tokens(self, listed: dict[str, float], label: int) -> Answer:
-        """Probabilities from those of the first token, if a token is a label as a whole; else the label alone."""
+        """Probabilities only if a first token is a label as a whole."""
         masses = [0.0] * len(self._labels)
         for token, probability in listed.items():
             if (place := self._place(token)) is not None:
@@ -170,7 +159,7 @@ class RowReader:
 
 
 def _from_json(value: Any) -> Any:
-    """A value; a table holds JSON as text."""
+    """A table holds JSON as text."""
     return next(parse_jsonl([value], finite=True), (0, "", None))[2] if isinstance(value, str) else value
 
 
@@ -188,7 +177,7 @@ def _is_of(message: Any, role: str) -> bool:
 
 
 def _as_chat(reply: Json) -> Json:
-    """A reply of OpenAI's Responses in the form of a chat completion."""
+    """OpenAI's Responses as a chat completion."""
     output = [item for item in items(reply, "output") if isinstance(item, dict)]
     calls = [{"function": item} for item in output if item.get("type") == "function_call"]
     messages = [item for item in output if item.get("type") == "message"]
@@ -201,12 +190,12 @@ def _as_chat(reply: Json) -> Json:
 
 
 def _name(value: Any) -> Any:
-    """A label as text; numbers and booleans may be labels."""
+    """Numbers and booleans may be labels."""
     return canonical(value) if isinstance(value, int) else value
 
 
 def _distribution(values: Iterable[Any]) -> tuple[float, ...]:
-    """Probabilities, also as texts, divided by their sum."""
+    """Divided by their sum."""
     try:
         given = [float(value) for value in values]
     except (TypeError, ValueError, OverflowError):
