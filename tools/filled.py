@@ -1,6 +1,5 @@
-"""`kdc verify --labelled`: the verdict on accuracy from labels of the differing rows alone.
-
-Other rows cannot change the difference. Reads a file of `kdc.tools.unlabelled` that a person filled in.
+"""`kdc verify --labelled`: the verdict on accuracy from labels of the differing rows alone. Other rows cannot change
+the difference.
 """
 
 import io
@@ -72,7 +71,7 @@ class Answered:
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """Raises InputError if the file is missing, and KdcError if it is damaged."""
+        """Raises KdcError if the file is damaged."""
         file = answers_beside(path)
         if not file.exists():
             remedy = "the filled file needs the name and the folder that --to-label gave it"
@@ -94,11 +93,7 @@ def id_of(number: int) -> str:
 
 
 def check_task(task: TaskInfo, contract: Contract, given: Mapping[str, Any]) -> None:
-    """Refuse what differing rows alone cannot judge. `given`: limits that replace the artifact's.
-
-    Raises:
-        InputError: the task or its metric does not fit, or a limit needs all labels.
-    """
+    """Raise InputError for what differing rows alone cannot judge. `given` replaces the artifact's limits."""
     if not task.traits.is_exclusive:
         what = "the rows that differ show only accuracy of single labels: other metrics count every row"
         raise InputError(what, given=f"a {task.kind} task", remedy=_ALL_ROWS)
@@ -112,7 +107,7 @@ def check_task(task: TaskInfo, contract: Contract, given: Mapping[str, Any]) -> 
 
 
 def judged_by_labels(path: Path, engine: Engine, contract: Contract, how: Mapping[str, str | None]) -> Quality:
-    """Compare student and teacher by a filled file; `how` has its `delimiter` and `encoding`.
+    """`how` has the filled file's `delimiter` and `encoding`.
 
     Raises:
         InputError: there is no `max_drop`, the file does not fit, or it lacks labels that the verdict needs.
@@ -163,7 +158,7 @@ def _read_labels(path: Path, task: TaskInfo, answered: Answered, dialect: Dialec
 
 
 def label_numbers(labels: Sequence[str]) -> Callable[[str, str], int]:
-    """A function from a typed label, and where it stands, to its number. Unknown labels raise InputError."""
+    """From a typed label, and where it stands, to its number. Unknown labels raise InputError."""
     numbers = {label: number for number, label in enumerate(labels)}
     lower = {label.casefold(): number for label, number in numbers.items()}
     if len(lower) == len(numbers):

@@ -49,7 +49,7 @@ class Evaluation(Frozen):
     metrics: dict[str, float]  # in points, by name
     interval: tuple[float, float]  # 95 %, of the deciding metric
     groups: int
-    points: tuple[OperatingPoint, ...]  # with rates on these rows as `evaluation`
+    points: tuple[OperatingPoint, ...]  # `evaluation` holds these rows' rates
     abstain: Abstention | None  # likewise
     sets: LabelSets | None  # likewise
     slices: tuple[SliceFigures, ...]
@@ -119,10 +119,7 @@ def compare_again(
     teacher: str | None,
 ) -> tuple[list[Text], Answers]:
     """Compare an artifact with its teacher, or the logits that it keeps, and count its decisions. Arguments are as in
-    `kdc.verify`.
-
-    Returns:
-        Texts, comparison (None without `max_drop`), and decisions.
+    `kdc.verify`. The comparison is None without `max_drop`.
 
     Raises:
         InputError: the file does not fit, or rows without kept logits need a teacher.

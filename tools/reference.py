@@ -30,7 +30,7 @@ _TEACHER = "teacher_logits"  # in `EVALUATION`
 
 class Reference(NamedTuple):
     other: Other | None
-    groups: NDArray[np.integer]  # (rows,) rows of one group are not independent
+    groups: NDArray[np.integer]  # (rows,); rows of one group depend
     look: int  # see `Quality`
 
 
@@ -93,10 +93,8 @@ def _to_beat(names: Sequence[str], contract: Contract) -> str:
 
 @contextmanager
 def arrays_of(path: Path, what: str, remedy: str) -> Iterator[Any]:
-    """Open a foreign .npz file, without unpickling.
-
-    Raises:
-        KdcError: it exceeds 1 GiB unpacked, or the block raises.
+    """Open a foreign .npz file, without unpickling. A larger one than 1 GiB unpacked, or a failing block, raises
+    KdcError.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -109,9 +107,7 @@ def arrays_of(path: Path, what: str, remedy: str) -> Iterator[Any]:
 
 
 def teacher_of(task: Task, teacher: str, like: TokenizerInfo) -> Callable[[Sequence[Text]], NDArray[np.float32]]:
-    """A fine-tuned teacher as a function to logits (rows, outputs). Rows are cut as by the artifact, or to the
-    teacher's maximum.
-    """
+    """Gives logits (rows, outputs). Rows are cut as by the artifact, or to the teacher's maximum."""
     from kdc.pipeline.models import loading
     from kdc.pipeline.training.joining import set_join
     from kdc.pipeline.training.predict import answer_texts

@@ -173,7 +173,7 @@ def _answers_in(column: str, task: TaskInfo) -> _Answer:
 
 
 def _read(job: Job, engine: Engine, teacher: _Answer, most: int | None) -> tuple[Answered, dict[int, Text], int]:
-    """Both models' answers, differing texts by hash (the `most` lowest), and the count of rows without a text."""
+    """With differing texts by hash (the `most` lowest), and the count of rows without a text."""
     parts: list[tuple[Ints, Ints, Ints, Ints]] = []
     differing: dict[int, Text] = {}
     rows, skipped, began = 0, 0, time.perf_counter()

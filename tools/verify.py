@@ -51,15 +51,12 @@ def verify_artifact(
     device: Device | None = None,
     expect_sha256: str | None = None,
 ) -> tuple[Judgement, Judgement | None]:
-    """Further arguments are as in `kdc.verify`.
+    """Further arguments are as in `kdc.verify`. Returns the judgement, and the artifact's own.
 
     Args:
         given: limits and conditions that replace the contract's.
         labelled: the filled file of `texts_to_label`, instead of `data`.
         columns: of `data`, and how `labelled` is written, see `kdc.tools.labelled.read_rows_for`.
-
-    Returns:
-        The judgement, and the artifact's own.
 
     Raises:
         InputError: there is no limit, the file does not fit, or its rows need a teacher.

@@ -25,7 +25,7 @@ _TITLES = ("operator", "nodes", "ms", "%")
 
 
 def peak_share(folder: Path, loaded: Loaded, rows: int, tokens: int, seconds: float) -> float | None:
-    """The share, 0 to 1, that a pass of `seconds` reaches. Each call measures the peak: a busy machine slows down both.
+    """The share, 0 to 1. Each call measures the peak: a busy machine slows down both.
 
     Returns:
         None for rows in windows, on a GPU, in torch, for other variants than int8 and fp32, and without onnx.

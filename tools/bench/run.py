@@ -128,7 +128,7 @@ class _Running:
         self._device = device
         self._began = time.perf_counter()
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "kdc.tools.bench.subject_process"],  # -P: no modules from the current folder
+            [sys.executable, "-P", "-m", "kdc.tools.bench.subject_process"],  # no modules from the current folder
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
         )

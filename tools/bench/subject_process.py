@@ -47,12 +47,7 @@ class Model:
 
 
 def load(path: Path, *, variant: str | None, device: Any, threads: int | None) -> Model:
-    """An artifact in the serving engine, or a Hugging Face model in torch.
-
-    Raises:
-        InputError: the folder holds neither, or a variant is given for torch.
-        KdcError: the model cannot be loaded.
-    """
+    """An artifact, or a Hugging Face model in torch; InputError for other folders, or a variant for torch."""
     if (path / MANIFEST_NAME).exists():
         return _load_artifact(path, variant, device, threads)
     if not (path / "config.json").exists():

@@ -30,7 +30,7 @@ def probe_providers() -> dict[str, Any]:
 
 
 def probe_provider(name: str) -> dict[str, Any]:
-    """Run a provider: ONNX Runtime falls back to the CPU without an error."""
+    """Without an error, ONNX Runtime falls back to the CPU."""
     import numpy as np
     import onnxruntime
 

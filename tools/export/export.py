@@ -27,7 +27,7 @@ _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")  # registry tags, Trito
 class Exported(NamedTuple):
     place: str  # folder, or MLflow's address
     sha256: str  # of the manifest
-    bytes: int  # of the files; MLflow: the artifact
+    bytes: int  # without MLflow's files
     next: str
 
 

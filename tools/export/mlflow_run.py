@@ -16,7 +16,11 @@ _COSTS = {"size_bytes", "latency_p50_ms", "latency_p95_ms", "rows_per_second", "
 
 
 def log_run(artifact: Path, manifest: Manifest, tracking: str, name: str) -> str:
-    """Log a run in the task's experiment at `tracking`, and return the model's address. Raises KdcError without MLflow."""
+    """Log a run in the task's experiment at `tracking`, and return the model's address.
+
+    Raises:
+        KdcError: MLflow is not installed, or refused.
+    """
     mlflow = _mlflow()
     try:
         mlflow.set_tracking_uri(tracking)

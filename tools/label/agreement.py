@@ -21,7 +21,7 @@ Flags = NDArray[np.bool_]
 
 
 class AuditWritten(Frozen):
-    files: tuple[str, ...]  # CSV, Label Studio's two
+    files: tuple[str, ...]  # Label Studio's are two
     labels: tuple[str, ...]
     rows: int
     skipped: int  # no text or answer
@@ -43,8 +43,6 @@ class Accuracy(Frozen):
 
 
 class Cell(Frozen):
-    """How often an answer meets a label."""
-
     people: str
     answer: str
     rows: int
@@ -69,7 +67,7 @@ class Gap(Frozen):
     unlabelled: int  # of `differing`
     max_drop: float | None
     verdict: Verdict | None
-    is_settled: bool  # whatever the missing labels
+    is_settled: bool  # no missing label changes the verdict
     rows_needed: int | None  # see `Quality`
 
 
@@ -113,7 +111,7 @@ def agreement_of(people: Ints, answers: Ints, strata: Ints | None, labels: Seque
 
 
 def _weights(labelled: Flags, strata: Ints) -> NDArray[np.float64] | None:
-    """How many sampled texts each labelled text stands for; None if a stratum has no label."""
+    """Sampled texts that each labelled text stands for; None if a stratum has no label."""
     sizes, counts = np.bincount(strata), np.bincount(strata, weights=labelled)
     if ((sizes > 0) & (counts == 0)).any():
         return None
@@ -121,12 +119,12 @@ def _weights(labelled: Flags, strata: Ints) -> NDArray[np.float64] | None:
 
 
 def accuracy_of(right: Flags, labelled: Flags, strata: Ints) -> Accuracy:
-    """A model's accuracy. Each stratum must have a labelled text.
+    """Each stratum must have a labelled text.
 
-    The labelled texts within a stratum are random too: the variance is the one of double sampling (Cochran 1977,
-    Sampling Techniques, chapter 12). The exact interval then takes the effective number of texts (Korn and Graubard
-    1998, Survey Methodology 24:193). For the variance, a stratum gets one more right and one more wrong text: a few
-    equal texts would make it 0.
+    The labelled texts within a stratum are random: the variance is the one of double sampling (Cochran 1977, Sampling
+    Techniques, chapter 12). The exact interval then takes the effective number of texts (Korn and Graubard 1998, Survey
+    Methodology 24:193). For the variance, a stratum gets one more right and one more wrong text: a few equal texts
+    would make it 0.
 
     Args:
         right, labelled, strata: (texts,); `right` counts only where `labelled`.

@@ -20,7 +20,7 @@ from kdc.tools.label.spec import Spec
 
 T = TypeVar("T")
 _TRIES, _FIRST_WAIT_S, _LONGEST_WAIT_S, _LONGEST_RETRY_S = 8, 0.5, 60.0, 600.0
-_MOST_LOST = 3  # calls in a row that failed in all tries, before the run ends
+_MOST_LOST = 3  # failed calls in a row, before the run ends
 _MOST_BYTES = 4 << 20  # of a reply
 _MOST_TOKENS = 1 << 40
 _MOST_TOLD = 300  # characters of a refusal
@@ -46,7 +46,7 @@ class Pace:
 
     @contextlib.asynccontextmanager
     async def turn(self) -> AsyncIterator[float]:
-        """Wait for a turn; gives its beginning."""
+        """Yields its beginning."""
         async with self._free:
             await self._free.wait_for(lambda: self._running < int(self._allowed))
             self._running += 1
@@ -61,7 +61,7 @@ class Pace:
         self._allowed = min(self._most, self._allowed + 1 / self._allowed)
 
     def trouble(self, began: float) -> None:
-        """Halve, once for all calls that were under way."""
+        """Halve once for all calls under way."""
         if began > self._halved:
             self._allowed, self._halved = max(1.0, self._allowed / 2), time.monotonic()
 
@@ -72,7 +72,7 @@ class _Again(Exception):
 
 
 class Asking:
-    """The `Ask` of a run. Create it in the event loop, and close it.
+    """Create it in the event loop, and close it.
 
     Args:
         max_requests, max_usd: of all runs with this ledger together.
@@ -101,10 +101,9 @@ class Asking:
         await self._session.close()
 
     async def __call__(self, call: Call, read: Callable[[dict[str, Any]], T]) -> T:
-        """Send a call; see `Ask`.
+        """See `Ask`.
 
         Raises:
-            Unusable: as `Ask`.
             LimitReached: the call may pass a limit.
             KdcError: the endpoint refuses all calls, or does not answer.
         """

@@ -44,7 +44,7 @@ class Student(NamedTuple):
 
 
 def open_student(folder: Path, spec: Spec) -> Student:
-    """Raises InputError if the artifact answers another question than the spec's."""
+    """Raises InputError if the artifact answers another question."""
     engine = Engine.load(folder)
     task, manifest = engine.task, engine.manifest
     outputs = spec.question.outputs(task.labels, task.traits) if task.traits.is_exclusive else None
@@ -95,7 +95,6 @@ def _draw(out: Path, spec: Spec, *, most: int | None = None, last: str = _AFTER_
 
 
 def _answered(window: Window, text: str) -> list[tuple[int, str, str]]:
-    """Line, text and the model's label."""
     refuse_bad(window)
     if missing := [name for name in (text, LABEL) if name not in window.names]:
         given = f"{window.file} has {', '.join(window.names[:20]) or 'none'}"
@@ -111,7 +110,6 @@ def write_audit(
 
     Args:
         out: the table that `kdc label` wrote.
-        rows: size of the sample.
         to: a .csv file; the Label Studio files lie beside it.
         student: an artifact's folder. Texts that it answers differently from the model come first.
         max_drop: points of accuracy that the estimate of labels is for.
@@ -155,12 +153,10 @@ def write_audit(
 def read_audit(
     out: Path, spec: Spec, filled: Path, student: Path | None = None, max_drop: float | None = None
 ) -> AuditResult:
-    """Judge the large model, and a student, by people's labels.
+    """Judge the large model, and a student, by people's labels. Further arguments are as in `write_audit`.
 
     Args:
-        out: the table that `kdc label` wrote.
         filled: the CSV with labels, or Label Studio's JSON export.
-        student: an artifact's folder.
         max_drop: points of accuracy that the student may lose against the model; None gives no verdict.
 
     Raises:
@@ -205,7 +201,6 @@ def _lacking(people: Ints, strata: Ints | None) -> str:
 
 
 def _table(path: Path, spec: Spec) -> tuple[str, list[Row]]:
-    """The mark and rows of a filled CSV."""
     mark, rows, number_of = "", [], label_numbers(spec.labels)
     for window in (window for file in find(str(path)) for window in read_windows(file)):
         for line, identity, label in cells(window):

@@ -43,7 +43,6 @@ class Batch:
         """Read the reply from the ledger; see `Ask`.
 
         Raises:
-            Unusable: `read` did.
             Pending: there is no reply yet.
         """
         key = self._ledger.key(call.path, call.body, call.number)

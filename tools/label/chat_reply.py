@@ -11,7 +11,7 @@ from kdc.tools.label.source import Unusable
 Json = dict[str, Any]
 
 _MOST_CHARACTERS = 20_000  # of an answer, without reasoning
-_MOST_ITEMS = 100  # tokens or candidates; the API gives at most 20 candidates
+_MOST_ITEMS = 100  # the API gives at most 20 candidates
 _MOST_QUOTED = 200  # characters
 _AROUND = " \t\r\n\"'`\u201c\u201d\u2018\u2019«»"  # white space, and several languages' quotes
 _FENCE = re.compile(r"```\w*\n(.*)```", re.DOTALL)
@@ -33,12 +33,12 @@ def is_number(value: Any) -> TypeGuard[float]:
 
 
 def shown(text: str) -> str:
-    """The beginning of a hostile text, without control characters and half surrogate pairs."""
+    """Cut, without control characters and half surrogate pairs."""
     return printable(text[:_MOST_QUOTED].encode(errors="replace").decode())
 
 
 def plain(text: str) -> str:
-    """An answer without a code fence, white space, quotes, a final full stop, and case."""
+    """Without a code fence, white space, quotes, a final full stop, and case."""
     return unfenced(text).strip(_AROUND).removesuffix(".").strip(_AROUND).casefold()
 
 
@@ -109,11 +109,11 @@ def decoded(answer: str) -> Json:
 
 
 def candidates(reply: Any) -> dict[str, float]:
-    """The probabilities of the tokens that may be the answer's first one, after white space and quotes.
+    """The probabilities of the tokens that may be the answer's first one, after white space and quotes. -9999 stands
+    for a token without a probability, which is left out.
 
     Raises:
-        Unusable: the log-probabilities cannot be true: none at all, only one, or ones that sum to more than 1, as zeros do.
-            -9999 stands for a token without a probability, which is left out.
+        Unusable: the log-probabilities cannot be true: none, only one, or ones that sum to more than 1.
     """
     tokens = items(next(iter(items(reply, "choices")), None), "logprobs", "content")
     if not tokens:

@@ -1,7 +1,7 @@
 """The ledger beside OUT: each attempt with its cost and outcome, and each text's answer, in one SQLite file.
 
 An attempt is written before it is sent, with the most that it can cost. What is written survives `kill -9`; a power cut
-may take the last seconds. The ledger holds replies, and of prompts and texts only hashes.
+may take the last seconds. Of prompts and texts the ledger holds only hashes.
 """
 
 import hashlib
@@ -83,7 +83,7 @@ class Ledger:
         return None if row is None else json.loads(row[0])
 
     def begin(self, key: bytes, usd: float) -> int:
-        """Note that a call is sent that costs at most `usd`; gives its number."""
+        """The call costs at most `usd`. Gives its number."""
         statement = "INSERT INTO attempts (key, endpoint, requested, began, outcome, usd) VALUES (?, ?, ?, ?, ?, ?)"
         row = [key, self._endpoint, self._model, time.time(), "in flight", usd]
         number = self._database.execute(statement, row).lastrowid
@@ -101,7 +101,7 @@ class Ledger:
         resolved: str | None = None,
         reply: str | None = None,
     ) -> None:
-        """Note how a call ended. Without `usd` it counts with the most that it could cost."""
+        """Without `usd` the call counts with the most that it could cost."""
         resolved = None if resolved is None else printable(resolved[:200].encode("utf-8", "replace").decode())
         self._database.execute(
             "UPDATE attempts SET outcome = ?, seconds = ? - began, status = ?, usd = coalesce(?, usd), "

@@ -30,7 +30,7 @@ SOURCES: dict[str, type[Source]] = {"systemone": SystemOne, "decisions": Decisio
 _DRY_ROWS = 20
 _PROBES = 5  # until one is answered
 _MOST_REASONS = 10_000  # kept
-_MOST_IN_VAIN = 50  # texts without an answer before the run ends, if none got one
+_MOST_IN_VAIN = 50  # then the run ends
 
 
 def label_table(
@@ -108,11 +108,7 @@ class Job:
         self._asked, self._answered = 0, ledger.answered  # this run, all runs
 
     async def ask_all(self, **limits: Any) -> None:
-        """Ask for each text that has no answer yet, until a limit is reached.
-
-        Raises:
-            KdcError: the endpoint refuses all calls, does not answer, or gives no usable answer.
-        """
+        """Ask until a limit is reached. Raises KdcError if the endpoint refuses all calls or gives no usable answer."""
         asking, source = Asking(self.spec, self.ledger, **limits), SOURCES[self.spec.source.kind](self.spec)
         seen: set[bytes] = set()
         rows, began = 0, time.monotonic()
@@ -135,7 +131,7 @@ class Job:
             await asking.close()
 
     async def write_batch(self) -> int:
-        """Keep the answers whose replies are there, and write the missing calls; gives their number."""
+        """Keep the answers of known replies, and write the missing calls; gives their number."""
         source, seen = SOURCES[self.spec.source.kind](self.spec), set[bytes]()
         path = batch_of(self.table.output)
         with whole_file(path) as stream:
@@ -165,7 +161,7 @@ class Job:
         return texts
 
     async def _probe(self, source: Source, asking: Asking, texts: list[str]) -> None:
-        """Find the way to probabilities, before calls are made at once."""
+        """Find the way to probabilities before calls are made at once."""
         for text in texts:
             try:
                 self.meter.say(f"{self.spec.source.model}: probabilities by {await source.probe(asking, text)}")
@@ -222,11 +218,7 @@ class Job:
         )
 
     def written(self) -> Labelled:
-        """Write OUT, its description, and the texts without an answer.
-
-        Raises:
-            KdcError: no text has an answer.
-        """
+        """Write OUT, its description, and the texts without an answer. Raises KdcError if no text has one."""
         output, ways, lost = self.table.output, Counter[str](), list[dict[str, Any]]()
         asked: set[bytes] = set()
 

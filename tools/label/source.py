@@ -53,11 +53,7 @@ class Answer:
 
 
 async def results_of(calls: Iterable[Coroutine[Any, Any, T]], *, at_once: bool) -> list[T]:
-    """Results of calls.
-
-    Args:
-        at_once: make all calls before the first exception is raised, as a batch needs; else one after the other.
-    """
+    """`at_once` makes all calls before the first exception is raised, as a batch needs; else they follow each other."""
     if not at_once:
         return [await call for call in calls]
     results = await asyncio.gather(*calls, return_exceptions=True)
@@ -74,17 +70,9 @@ class Source(ABC):
         self.spec = spec
 
     async def probe(self, ask: Ask, text: str) -> How:
-        """Find, with a few calls about `text`, the best way to probabilities that the model really gives.
-
-        Raises:
-            Unusable: no way works.
-        """
+        """Find, with a few calls, the best way to probabilities that the model really gives. Raises `Unusable`."""
         return (await self.answer(ask, text)).how
 
     @abstractmethod
     async def answer(self, ask: Ask, text: str) -> Answer:
-        """Label one text.
-
-        Raises:
-            Unusable: the model gave no answer of the list, however often it was asked.
-        """
+        """Raises `Unusable` if the model gave no answer of the list, however often it was asked."""

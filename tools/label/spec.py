@@ -25,7 +25,7 @@ class Model(Frozen):
     batch: bool = False  # write calls and read results as files
     concurrency: int = Field(16, ge=1, le=512)  # calls at once
     tries: int = Field(3, ge=1, le=20)  # of an answer outside the list
-    most_output_tokens: int = Field(1000, ge=1, le=100_000)  # of a reply; for the worst case of `--max-usd`
+    most_output_tokens: int = Field(1000, ge=1, le=100_000)  # for the worst case of `--max-usd`
     # Of a chat model. "auto" takes the first that the model really gives.
     probabilities: Literal["auto", "logprobs", "stated", "votes"] = "auto"
     votes: int = Field(5, ge=1, le=100)  # samples of a text
@@ -57,8 +57,8 @@ class Spec(Frozen):
     examples: tuple[Example, ...] = ()
     prices: Prices = Prices()
     text: str = "text"  # column
-    label: str | None = None  # people's labels; a row that has one is not asked
-    prompt: str | None = None  # logged chats: the user's message as sent, with {text} for the text
+    label: str | None = None  # rows with a person's label are not asked
+    prompt: str | None = None  # the user's message in logged chats, with {text} for the text
 
     @field_validator("question", mode="before")
     @classmethod
@@ -163,7 +163,7 @@ def read_spec(path: Path) -> Spec:
 
 
 def _line_of(text: str, names: list[str]) -> int | None:
-    """The line of a key, or of the nearest table above it."""
+    """Of a key, or of the nearest table above it."""
     table: list[str] = []
     best: tuple[int, int] | None = None  # matches, line
     for number, line in enumerate(text.splitlines(), 1):
@@ -180,7 +180,7 @@ def _line_of(text: str, names: list[str]) -> int | None:
 
 
 def write_template(path: Path) -> None:
-    """Write a commented spec; InputError if the file is there already."""
+    """Raises InputError if the file is there already."""
     try:
         with path.open("x", encoding="utf-8") as stream:
             stream.write(TEMPLATE)

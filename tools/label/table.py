@@ -24,7 +24,7 @@ from kdc.tools.label.source import Answer
 from kdc.tools.label.spec import Spec
 
 HOW = "how"
-_BARE = 0.95  # an answer's probability without probabilities, as in `--teacher-scores`
+_BARE = 0.95  # a bare answer's probability, as in `--teacher-scores`
 
 
 class _LabelJob(Job):
@@ -45,7 +45,7 @@ def person(label: str, labels: Sequence[str]) -> Answer:
 
 
 class Table:
-    """The input and the output of a job. Raises InputError for options, files and column names that cannot be used."""
+    """Raises InputError for options, files and column names that cannot be used."""
 
     def __init__(
         self, spec: Spec, source: str, output: str, *, on_error: str = "stop", dialect: Dialect = USUAL
@@ -127,7 +127,7 @@ class Table:
         return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8, salt=self._salt).digest(), "big")
 
     def write(self, find: Callable[[Row], Answer | None], parts: Iterable[list[Row]] | None = None) -> int:
-        """Write the texts of `parts` (None: of `read`) that have an answer. Gives the number of rows."""
+        """Write the texts of `parts` (None: of `read`) that have an answer; returns their number."""
         writer, count = Writer(self._job), 0
 
         def pieces() -> Iterator[bytes]:

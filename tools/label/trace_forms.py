@@ -87,7 +87,7 @@ class RowReader:
             raise NoTrace("unreadable") from None
 
     def _sent(self, messages: Any) -> str:
-        """The text in the user's last message, without the prompt around it."""
+        """Without the prompt around the text."""
         users = [each for each in messages if _is_of(each, "user")] if isinstance(messages, list) else []
         sent = users[-1].get("content") if users else None
         if isinstance(sent, list):
@@ -114,7 +114,7 @@ class RowReader:
             return self._bare[label]
 
     def _label(self, answer: str) -> int:
-        """The label that an answer is, or that a JSON object has as its value. A label within prose is none."""
+        """An answer is a label, or a JSON object with a label as its value. A label within prose is none."""
         if (label := self._place(answer)) is not None:
             return label
         try:
@@ -145,7 +145,7 @@ class RowReader:
         return Answer(tuple(mass / total for mass in masses), "logprobs")
 
     def _cells(self, row: Json) -> tuple[Any, Answer, Any]:
-        """A table's text, and the answer beside it or a probability for each label."""
+        """The answer is beside the text, or a probability for each label."""
         answers = [row[key] for key in _ANSWERS if key in row]
         has_probabilities = self._exact.keys() <= row.keys()
         if self._spec.text not in row or not (answers or has_probabilities):
@@ -164,7 +164,7 @@ def _from_json(value: Any) -> Any:
 
 
 def _body(value: Any) -> Json:
-    """A request or a reply, out of the envelopes of OpenAI's batch files; {} if it is none."""
+    """Out of the envelopes of OpenAI's batch files; {} if it is none."""
     value = _from_json(value)
     for envelope in ("response", "body"):
         if isinstance(value, dict) and envelope in value:

@@ -56,13 +56,10 @@ class _Repeated:
 def read_traces(
     path: Path, spec: Spec, progress: Callable[[int, int], None] | None = None
 ) -> tuple[list[Trace], TraceCounts]:
-    """Read logged answers.
+    """Gives the mean answer to each text, in the order of the texts' first rows.
 
     Args:
         progress: takes bytes and rows read so far.
-
-    Returns:
-        The mean answer to each text, in the order of the texts' first rows.
 
     Raises:
         InputError: the file is missing, of no known format, or not readable as such.
