@@ -133,7 +133,6 @@ def _forms_of(peer: Peer) -> list[Entrant]:
 
 
 def _points(entrants: list[Entrant], facts: FrontierFacts, run: Path) -> list[Point]:
-    """Points with simultaneous intervals, without times."""
     data = open_data(run / "data")
     kind, labels, groups = data.task.kind, np.asarray(data.rows("eval")["label"][:]), data.groups("eval")
     with np.load(run / "evaluate" / "logits.npz") as kept:

@@ -268,7 +268,6 @@ class _QuickFirst:
 
 
 def _load_libraries(tests: list[str]) -> None:
-    """Import libraries once instead of in each mutant."""
     done = subprocess.run([sys.executable, "-P", "-W", "ignore", "-c", _COLLECT, *tests], stdout=subprocess.PIPE)
     for name, file in json.loads(done.stdout).items():
         is_library = file and ("site-packages" in file or not Path(file).resolve().is_relative_to(ROOT))
@@ -295,7 +294,6 @@ def main() -> int:
 
 
 def _of_module(name: str, options: argparse.Namespace, seconds: Path) -> float:
-    """Share of mutants that died."""
     file, tests = MODULES[name]
     source = (ROOT / file).read_text(encoding="utf-8")
     if outcome(Mutant(ROOT / file, "none", 0, "", "", source), tests, seconds) != _LIVES:

@@ -68,7 +68,7 @@ async def _phases(options: argparse.Namespace, scratch: Path) -> tuple[dict[str,
     questions = make_questions(engine, server.dialect, rows, _QUESTIONS)
     tokens = sum(map(len, engine.encode(rows))) / len(rows)
     labels = engine.labels or ("score",)
-    del engine  # its threads share the cores
+    del engine  # its threads would share the cores
     with running(server, scratch / "kdc.log") as up:
         asker = Asker(up, labels, questions)
         await asker.closed(_HOLD_S / 2)  # warm-up

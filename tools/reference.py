@@ -30,7 +30,7 @@ _TEACHER = "teacher_logits"  # in `EVALUATION`
 
 class Reference(NamedTuple):
     other: Other | None
-    groups: NDArray[np.integer]  # (rows,); rows of one group depend
+    groups: NDArray[np.integer]  # (rows,); dependent within a group
     look: int  # see `Quality`
 
 

@@ -146,7 +146,6 @@ def _encoder(train: Rows, tune: Rows, scratch: Path) -> Forms:
 
 
 def _in_onnx(model: str, folder: Path) -> tuple[Answer, int]:
-    """The encoder (texts -> vectors), and its bytes."""
     import onnxruntime
     from sentence_transformers import SentenceTransformer
 

@@ -35,7 +35,7 @@ def head(path: str = _METHOD) -> bytes:
 
 
 _HELLO = PREFACE + frame(_SETTINGS, 0, 0)
-_BEGUN = struct.pack(">BI", 0, 2_000_000)  # uncompressed, its length
+_BEGUN = struct.pack(">BI", 0, 2_000_000)  # an uncompressed message's length
 
 
 def _calls(*frames: tuple[int, int, bytes], end: int = _STREAMS) -> bytes:

@@ -157,7 +157,6 @@ class Simulation:
                 answering.close()
 
     def _step(self, going: list[tuple[Simulated, Coroutine[Any, Any, Any]]], place: int) -> bool:
-        """Returns whether the request ended."""
         simulated, answering = going[place]
         try:
             answering.send(None)

@@ -172,7 +172,6 @@ def _obstacle(python: str, modules: str) -> str:
 
 
 def _same_cut(subject: Subject, model: Path) -> Path:
-    """Gives the model the artifact's maximum length."""
     folder = subject.scratch / "model"
     folder.mkdir()
     for file in model.iterdir():

@@ -136,7 +136,6 @@ def _named(question: Json, answered: Json) -> Json:
 
 
 def _options(path: str, question: Json) -> tuple[list[Any], list[str]]:
-    """Options as the answer names them, and as the table does."""
     if path == SYSTEM_ONE:
         values = list(question.get("criteria") or ())
     elif question.get("type") == "choice":

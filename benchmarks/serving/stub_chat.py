@@ -140,7 +140,6 @@ def _answer(body: Json, request: Request, behaviour: ChatBehaviour, dice: random
 
 
 def _object(properties: Json, value: str, given: Mapping[str, float]) -> Json:
-    """Fill a schema's object: its enum is `value`, and its numbers are probabilities."""
     if value == OUTSIDE:
         return {next(iter(properties)): OUTSIDE}
     numbers = {name: given.get(name, given[value]) for name, each in properties.items() if each.get("type") == "number"}

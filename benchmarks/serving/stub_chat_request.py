@@ -84,7 +84,6 @@ def _listed(system: str, row: Mapping[str, float]) -> dict[str, str]:
 
 
 def _schema(body: Json) -> tuple[str | None, Json | None]:
-    """The tool to call, and the properties of its argument, or of the answer."""
     tools = [each["function"] for each in body.get("tools") or ()]
     choice, wanted = body.get("tool_choice"), body.get("response_format") or {}
     if tools and choice != "none":
@@ -104,7 +103,6 @@ def _schema(body: Json) -> tuple[str | None, Json | None]:
 
 
 def _in_words(system: str, listed: Mapping[str, str]) -> Json:
-    """An object with a label, or with each code's probability."""
     if '"label"' in system:
         return {"label": {"enum": list(listed.values())}}
     return {code: {"type": "number"} for code in listed}

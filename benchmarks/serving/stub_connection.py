@@ -117,7 +117,7 @@ class Connection(asyncio.Protocol):
         self._task: asyncio.Task[None] | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)  # uvloop's is none
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is none by its class
         self._stub.opened += 1
         self._number = self._stub.opened
         self._stub.connections.add(self)

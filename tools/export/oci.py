@@ -40,7 +40,6 @@ def write_image(artifact: Path, manifest: Manifest, folder: Path, *, tag: str) -
 def _add_image(
     architecture: str, layer: dict[str, Any], created: str, annotations: dict[str, str], blobs: Path
 ) -> dict[str, Any]:
-    """The descriptor of the image's manifest."""
     config = {
         "created": created,
         "architecture": architecture,

@@ -43,7 +43,7 @@ def _config(manifest: Manifest, name: str, variant: str) -> str:
     parameters = "\n".join(
         f"parameters {{ key: {_text(name)} value {{ string_value: {_text(text)} }} }}" for name, text in texts.items()
     )
-    # Only CPUs are fast with int8 products.
+    # int8 products are fast only on CPUs.
     group = "instance_group [ { kind: KIND_CPU } ]\n" if variant == "int8" else ""
     return f"""name: {_text(name)}
 backend: "onnxruntime"

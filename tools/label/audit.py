@@ -61,8 +61,6 @@ def open_student(folder: Path, spec: Spec) -> Student:
 
 @dataclass(frozen=True)
 class _Sample:
-    """Distinct texts by rising id."""
-
     ids: list[str]
     texts: list[str]
     model: Ints  # (texts,) label numbers
@@ -192,7 +190,6 @@ def read_audit(
 
 
 def _lacking(people: Ints, strata: Ints | None) -> str:
-    """What an accuracy needs; "" if there is one."""
     if strata is None:
         return "the labels of all rows, or the student whose differing texts come first in the file"
     of_both = ("of texts that both models answer alike", "of texts that both models answer differently")

@@ -71,7 +71,7 @@ def read_results(path: Path, spec: Spec, ledger: Ledger) -> tuple[int, int]:
                 failed += 1
                 continue
             replies += 1
-            if ledger.reply(key) is not None:  # known results
+            if ledger.reply(key) is not None:  # the same results again
                 continue
             tokens, model = tokens_of(body), body.get("model")
             ledger.end(

@@ -116,12 +116,11 @@ class Chat(Source):
             try:
                 return await asked(form)
             except Refused:
-                if self._forms == (form,):  # it refuses something else
+                if self._forms == (form,):  # it took this form before, so it refuses something else
                     raise
         return await asked(last)
 
     async def _asked(self, ask: Ask, body: Json, read: Callable[[Json], T], number: int = 0) -> T:
-        """While the answer is outside the list, ask again with the reason."""
         more = self.spec.source.more
         body = {key: value for key, value in (body | more).items() if more.get(key, 0) not in ("", None)}
         failed: list[tuple[Unusable, str]] = []  # reasons and answers

@@ -20,7 +20,7 @@ class Labelled(Frozen):
     usd: float  # calls without a known end at their most
     p50_ms: float | None  # of usable replies
     p95_ms: float | None
-    limit: str | None = None  # ended the run early
+    limit: str | None = None  # that ended the run early
     maybe_paid: int = 0  # calls under way when a run was killed
 
 

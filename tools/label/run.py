@@ -29,8 +29,8 @@ from kdc.tools.label.table import Row, Table, describe
 SOURCES: dict[str, type[Source]] = {"systemone": SystemOne, "decisions": Decisions, "chat": Chat}
 _DRY_ROWS = 20
 _PROBES = 5  # until one is answered
-_MOST_REASONS = 10_000  # kept
-_MOST_IN_VAIN = 50  # then the run ends
+_MOST_REASONS = 10_000  # texts without an answer
+_MOST_IN_VAIN = 50  # texts before the run ends, if none got an answer
 
 
 def label_table(
@@ -103,7 +103,7 @@ class Job:
     def __init__(self, table: Table, ledger: Ledger, meter: Meter, wanted: Callable[[str], bool]) -> None:
         self.table, self.ledger, self.meter, self.wanted = table, ledger, meter, wanted
         self.spec = table.spec
-        self.reasons: dict[str, str] = {}  # texts without answers
+        self.reasons: dict[str, str] = {}  # why texts have no answer
         self.limit: str | None = None
         self._asked, self._answered = 0, ledger.answered  # this run, all runs
 
@@ -150,7 +150,6 @@ class Job:
         return batch.calls
 
     def _to_ask(self, rows: list[Row], seen: set[bytes]) -> list[str]:
-        """Distinct texts without a person's label and without an answer."""
         texts = []
         for row in rows:
             if row.person is not None or (key := text_hash(row.text)) in seen or not self.wanted(row.text):
@@ -161,7 +160,6 @@ class Job:
         return texts
 
     async def _probe(self, source: Source, asking: Asking, texts: list[str]) -> None:
-        """Find the way to probabilities before calls are made at once."""
         for text in texts:
             try:
                 self.meter.say(f"{self.spec.source.model}: probabilities by {await source.probe(asking, text)}")

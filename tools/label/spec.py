@@ -163,7 +163,6 @@ def read_spec(path: Path) -> Spec:
 
 
 def _line_of(text: str, names: list[str]) -> int | None:
-    """Of a key, or of the nearest table above it."""
     table: list[str] = []
     best: tuple[int, int] | None = None  # matches, line
     for number, line in enumerate(text.splitlines(), 1):

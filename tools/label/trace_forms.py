@@ -87,7 +87,6 @@ class RowReader:
             raise NoTrace("unreadable") from None
 
     def _sent(self, messages: Any) -> str:
-        """Without the prompt around the text."""
         users = [each for each in messages if _is_of(each, "user")] if isinstance(messages, list) else []
         sent = users[-1].get("content") if users else None
         if isinstance(sent, list):
@@ -145,7 +144,6 @@ class RowReader:
         return Answer(tuple(mass / total for mass in masses), "logprobs")
 
     def _cells(self, row: Json) -> tuple[Any, Answer, Any]:
-        """The answer is beside the text, or a probability for each label."""
         answers = [row[key] for key in _ANSWERS if key in row]
         has_probabilities = self._exact.keys() <= row.keys()
         if self._spec.text not in row or not (answers or has_probabilities):

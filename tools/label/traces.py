@@ -33,7 +33,7 @@ class TraceCounts(Frozen):
     unreadable: int  # broken, or without an answer
     other: int  # another question, or an unknown form
     self_agreement: float | None  # share of equal answers in `pairs`
-    pairs: int  # answers to one text
+    pairs: int  # pairs of answers to one text
 
 
 class _Repeated:
