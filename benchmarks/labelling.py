@@ -4,14 +4,14 @@ Command: `python benchmarks/labelling.py [--kinds chat systemone decisions] [--r
 [--memory-rows 5000 50000]`; 0 rows leave a part out. Linux only. Ends with 1 if a property is broken.
 
 A fifth of the stub's replies are faults (`FAULTS`). Each run has a limit of requests and one of money, doubled if it
-ends the run, and gets `kill -9` at a random moment. The last run is the first that nothing ends. Afterwards:
+ends the run, and gets `kill -9` at a random moment. The last run is the first that nothing ends. Broken is:
 
-| column | is broken if | |---|---| | lost | a row is neither in OUT nor among the texts without an answer | | wrong | a
-label in OUT is not the stub's | | again | more whole answers came twice than the command told calls under way | |
-unseen | the ledger has fewer requests than the stub, or more by more than the command told calls under way | | over |
-the stub had more requests, or charged more, than a limit allowed |
-
-Memory, without faults, is broken if its peak grows by more than `--most-bytes` for a distinct text.
+- lost: a row is neither in OUT nor among the texts without an answer.
+- wrong: a label in OUT is not the stub's.
+- again: more whole answers came twice than the command told calls under way.
+- unseen: the ledger has fewer requests than the stub, or more by more than the command told calls under way.
+- over: the stub had more requests, or charged more, than a limit allowed.
+- memory, without faults: the peak grows by more than `--most-bytes` for a distinct text.
 """
 
 import argparse

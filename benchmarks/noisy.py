@@ -47,7 +47,7 @@ def unseen(run: Path, file: Path, rows: int, seed: int) -> tuple[list[str], Labe
 
 
 def logits_of(run: Path, texts: Sequence[str]) -> Floats:
-    """The teacher's (texts, classes)."""
+    """The teacher's logits (texts, classes)."""
     import torch
 
     folder, task = str(run / "teacher" / "model"), open_data(run / "data").task

@@ -6,14 +6,20 @@ are made up. Peers with torch need an environment:
     python3.11 -m venv peers && peers/bin/pip install -r benchmarks/peers/requirements.txt
     python benchmarks/serve.py --run runs/sst2 --data GLUE_FOLDER --peers peers/bin/python
 
-| server | what | |---|---| | kdc | `kdc serve` | | uvicorn | the same app without BentoML: the limit over HTTP | |
-at-once | `uvicorn` with a model that takes no time (on request) | | raw | forward passes alone, of up to 32 rows of
-similar length: the limit | | bentoml-batchable | the same engine behind BentoML's batcher | | fastapi-pipeline |
-FastAPI around a transformers pipeline | | infinity | infinity-emb | | bento-empty | BentoML without a model: start only
-|
+Servers:
+
+- kdc: `kdc serve`.
+- uvicorn: the same app without BentoML, the limit over HTTP.
+- at-once: `uvicorn` with a model that takes no time (on request).
+- raw: forward passes alone, of up to 32 rows of similar length, the limit.
+- bentoml-batchable: the same engine behind BentoML's batcher.
+- fastapi-pipeline: FastAPI around a transformers pipeline.
+- infinity: infinity-emb.
+- bento-empty: BentoML without a model, start only.
 
 Loads are named by rows, connections and rows a request: `sst2-32`, `qnli-8x32`. "kdc is" is the median ratio within
-rounds. wrk's percentiles include "coordinated omission". Ends with 1 unless all marks hold.
+rounds. wrk's percentiles include waits hidden by stalled connections ("coordinated omission"). Ends with 1 unless all
+marks hold.
 """
 
 import argparse

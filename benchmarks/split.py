@@ -3,10 +3,13 @@
 Command: `python benchmarks/split.py --run RUN [--data GLUE_FOLDER]`. Needs wrk. Prints CPU microseconds a request of
 one SST-2 text (all threads), and time a token by batch size.
 
-| part | how it is measured | |---|---| | parse, tokenise, serialise | the service's own functions | | queue | the
-batcher with a model that costs nothing | | session | forward passes in lanes, as large as under load | | HTTP |
-`/health` under bare uvicorn | | BentoML | `/health` under `kdc serve`, less HTTP | | all | a worker's CPU time at 32
-connections | | the rest | all, less the parts: waits between threads, the allocator, spinning threads |
+- parse, tokenise, serialise: the service's own functions.
+- queue: the batcher with a model that costs nothing.
+- session: forward passes in lanes, as large as under load.
+- HTTP: `/health` under bare uvicorn.
+- BentoML: `/health` under `kdc serve`, less HTTP.
+- all: a worker's CPU time at 32 connections.
+- the rest: all, less the parts: waits between threads, the allocator, spinning threads.
 """
 
 import argparse

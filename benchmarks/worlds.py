@@ -276,7 +276,7 @@ MANY = (
 
 
 def worlds(names: Iterable[str], rows: Iterable[int]) -> list[World]:
-    """ "many": worlds of many classes."""
+    """The name "many" gives worlds of many classes."""
     names = list(names)
     found = list(MANY) if "many" in names else []
     names = [name for name in names if name != "many"]

@@ -111,7 +111,6 @@ def judged_by_labels(path: Path, engine: Engine, contract: Contract, how: Mappin
 
     Raises:
         InputError: there is no `max_drop`, the file does not fit, or it lacks labels that the verdict needs.
-        KdcError: the models' answers are damaged.
     """
     if contract.limits.max_drop is None:
         raise InputError("labels need a limit on the drop", given=path, remedy="set a limit: --max-drop 1")
@@ -158,7 +157,7 @@ def _read_labels(path: Path, task: TaskInfo, answered: Answered, dialect: Dialec
 
 
 def label_numbers(labels: Sequence[str]) -> Callable[[str, str], int]:
-    """From a typed label, and where it stands, to its number. Unknown labels raise InputError."""
+    """A function from a typed label, and where it stands, to its number. Unknown labels raise InputError."""
     numbers = {label: number for number, label in enumerate(labels)}
     lower = {label.casefold(): number for label, number in numbers.items()}
     if len(lower) == len(numbers):
@@ -217,5 +216,5 @@ def quality_by(answered: Answered, labels: Ints, contract: Contract, *, empty_is
 
 
 def _as_logits(right: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """(rows, 2); class 0 is right."""
+    """(rows, 2) logits; class 0 means right."""
     return np.column_stack([right, ~right]).astype(np.float32)

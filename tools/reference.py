@@ -93,9 +93,7 @@ def _to_beat(names: Sequence[str], contract: Contract) -> str:
 
 @contextmanager
 def arrays_of(path: Path, what: str, remedy: str) -> Iterator[Any]:
-    """Open a foreign .npz file, without unpickling. A larger one than 1 GiB unpacked, or a failing block, raises
-    KdcError.
-    """
+    """Open a foreign .npz file, without unpickling. Raises KdcError if it exceeds 1 GiB, or the block raises."""
     try:
         with zipfile.ZipFile(path) as archive:
             if sum(entry.file_size for entry in archive.infolist()) > _MOST_BYTES:

@@ -77,7 +77,6 @@ def texts_to_label(
 
     Raises:
         InputError: an option is missing or does not fit, or `to_label` exists.
-        KdcError: the artifact is damaged.
     """
     if unlabelled is None or to_label is None:
         remedy = "--unlabelled FILE --to-label OUT.csv; with labels in it, --labelled OUT.csv alone"

@@ -60,7 +60,6 @@ def verify_artifact(
 
     Raises:
         InputError: there is no limit, the file does not fit, or its rows need a teacher.
-        KdcError: the artifact is damaged.
     """
     if labelled is not None and data is not None:
         both = f"--data {data}, --labelled {labelled}"

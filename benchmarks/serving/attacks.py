@@ -509,8 +509,8 @@ ATTACKS: dict[str, Attack] = {
     "long-pairs": long_pairs,
     "retries": retries,
 }
-# Settings bound their memory. `nested-json`, `slow-readers`, `small-chunks`, `unfinished` and `grpc-unread` have the
-# token, but no more memory.
+# Settings bound the memory of these attacks. `nested-json`, `slow-readers`, `small-chunks`, `unfinished` and
+# `grpc-unread` have the token too, but may not take memory.
 WITH_THE_TOKEN = (
     "alone",
     "long-texts",

@@ -21,7 +21,7 @@ class Mark:
 
     @property
     def verdict(self) -> str:
-        """ "not shown" if the interval holds the bound."""
+        """The verdict is "not shown" if the interval holds the bound."""
         found = {self._keeps(end) for end in self.interval or (self.value,)}
         return "not shown" if len(found) > 1 else "holds" if found == {True} else "fails"
 

@@ -1,20 +1,35 @@
 """A stub of two decision APIs and OpenAI's chat completions, which fails on purpose and counts requests.
 
 Command: `python -m benchmarks.serving.stub --port 9000 [--table answers.json] [--delay 0.1] [--fault 429=0.1 ...]`.
-`GET /stub` tells what it was asked how often, and what it charged.
+`GET /stub` tells how often it was asked what, and what it charged.
 
-| fault | instead of the answer | |---|---| | 429, 500, 503, 422 | that status; 429 and 503 have `Retry-After` | |
-redirect | 307 to `/elsewhere` | | reset | a reset before a reply | | stale | as reset, on a connection that has served
-before | | cut | half a body, then a reset | | json | no JSON | | missing | one answer too few | | type | another
-question's type | | slow | the answer after `slow_s` | | large | `large_bytes` more | | outside | none of the options |
-| absurd | impossible probabilities | | chunked | no fault: small chunks |
+Instead of the answer, a fault gives:
 
-| `--chat` | what a chat does | |---|---| | logprobs | right log-probabilities if asked for (default) | | logprobs_none,
-logprobs_missing | null, or no such key | | logprobs_zero, logprobs_9999 | each is 0, or -9999 | | logprobs_alone | the
-answer is the only candidate | | no_schema, no_tools, no_temperature, no_logprobs | 400 if response_format, tools,
-temperature, logprobs is sent | | think | reasoning before the answer | | order_bias=X | X more in the first option's
-logit | | outside=P | with probability P an answer outside the list, until corrected | | refuse=P | with probability P a
-refusal |
+- 429, 500, 503, 422: that status; 429 and 503 have `Retry-After`.
+- redirect: 307 to `/elsewhere`.
+- reset: a reset before a reply.
+- stale: as reset, on a connection that has served before.
+- cut: half a body, then a reset.
+- json: a body that is no JSON.
+- missing: an answer is missing.
+- type: an answer has another question's type.
+- slow: the answer after `slow_s`.
+- large: `large_bytes` more in the answer.
+- outside: an answer that is none of the options.
+- absurd: impossible probabilities or log-probabilities.
+- chunked: no fault, the right answer in small chunks.
+
+With `--chat`, a chat gives:
+
+- logprobs: right log-probabilities if asked for (default).
+- logprobs_none, logprobs_missing: null, or no such key.
+- logprobs_zero, logprobs_9999: each is 0, or -9999.
+- logprobs_alone: the only candidate is the answer.
+- no_schema, no_tools, no_temperature, no_logprobs: 400 if response_format, tools, temperature, logprobs is sent.
+- think: reasoning in the content, before the answer.
+- order_bias=X: X more in the logit of the first option.
+- outside=P: with probability P an answer outside the list, until corrected.
+- refuse=P: with probability P a refusal.
 """
 
 import argparse

@@ -102,7 +102,7 @@ def _check(body: Json, behaviour: ChatBehaviour) -> None:
 def _choice(
     place: int, body: Json, request: Request, behaviour: ChatBehaviour, dice: random.Random
 ) -> tuple[Json, int]:
-    """With the number of tokens."""
+    """One answer, and how many tokens it has."""
     message: Json = {"role": "assistant", "content": None, "refusal": None}
     choice = {"index": place, "message": message, "logprobs": None, "finish_reason": "stop"}
     if _share(request.text) < behaviour.refuse:

@@ -80,7 +80,7 @@ class Stub:
         self.opened = 0  # connections
 
     def fault(self, has_served: bool) -> str:
-        """ "" for none."""
+        """Without a fault, "" is drawn."""
         drawn = self.dice.random()
         for name, probability in self.behaviour.faults.items():
             drawn -= probability

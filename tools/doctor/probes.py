@@ -30,7 +30,7 @@ def probe_providers() -> dict[str, Any]:
 
 
 def probe_provider(name: str) -> dict[str, Any]:
-    """Without an error, ONNX Runtime falls back to the CPU."""
+    """ONNX Runtime falls back to the CPU without an error."""
     import numpy as np
     import onnxruntime
 

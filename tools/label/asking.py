@@ -46,7 +46,7 @@ class Pace:
 
     @contextlib.asynccontextmanager
     async def turn(self) -> AsyncIterator[float]:
-        """Yields its beginning."""
+        """Yields when the turn began."""
         async with self._free:
             await self._free.wait_for(lambda: self._running < int(self._allowed))
             self._running += 1

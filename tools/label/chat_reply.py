@@ -33,7 +33,7 @@ def is_number(value: Any) -> TypeGuard[float]:
 
 
 def shown(text: str) -> str:
-    """Cut, without control characters and half surrogate pairs."""
+    """A hostile text's beginning, without control characters and half surrogate pairs."""
     return printable(text[:_MOST_QUOTED].encode(errors="replace").decode())
 
 
@@ -90,7 +90,7 @@ def _text(message: Json) -> str:
 
 
 def _without_reasoning(text: str) -> str:
-    """What follows the last `</think>`: some models' template holds the beginning."""
+    """What follows the last `</think>`. Some models write only this end."""
     _, end, after = text.rpartition("</think>")
     if not end and after.lstrip().startswith("<think>"):
         raise Final("the answer is reasoning without an end")

@@ -40,7 +40,7 @@ def ledger_of(output: str) -> Path:
 
 @dataclass(frozen=True)
 class Spent:
-    """By all runs together."""
+    """Requests and costs of all runs."""
 
     requests: int
     input_tokens: int

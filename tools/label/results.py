@@ -4,7 +4,7 @@ from kdc.common.frozen import Frozen
 
 
 class Labelled(Frozen):
-    """All runs with this ledger together."""
+    """What all runs with this ledger gave and cost."""
 
     output: str
     rows: int  # in OUT

@@ -84,7 +84,6 @@ class Spec(Frozen):
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """In order."""
         return NOUL if self.question.type == "noul" else tuple(option.label for option in self.question.options)
 
     @property

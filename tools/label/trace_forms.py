@@ -133,7 +133,7 @@ class RowReader:
         return self._plain.get(plain(text)) if place is None else place
 
     def _of_tokens(self, listed: dict[str, float], label: int) -> Answer:
-        """Probabilities only if a first token is a label as a whole."""
+        """Gives probabilities only if a first token is a whole label."""
         masses = [0.0] * len(self._labels)
         for token, probability in listed.items():
             if (place := self._place(token)) is not None:
@@ -162,7 +162,7 @@ def _from_json(value: Any) -> Any:
 
 
 def _body(value: Any) -> Json:
-    """Out of the envelopes of OpenAI's batch files; {} if it is none."""
+    """Unwraps OpenAI's batch files; {} without a body."""
     value = _from_json(value)
     for envelope in ("response", "body"):
         if isinstance(value, dict) and envelope in value:

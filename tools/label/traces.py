@@ -49,7 +49,7 @@ class _Repeated:
 
     @property
     def mean(self) -> Answer:
-        """Found in the worst of the answers' ways."""
+        """Its way is the worst of the answers' ways."""
         return Answer(tuple(total / self.votes.total() for total in self._sums), self._how)
 
 
