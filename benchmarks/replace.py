@@ -6,11 +6,11 @@ Command: `python benchmarks/replace.py --data GLUE_FOLDER [--more FOLDER] [--tas
 `--runs` resume.
 
 A stub of a hosted model answers through `kdc label` (kind systemone). With probability `accuracy` it gives the people's
-label, else another label at random. Its answer has the probability 0.60 + 0.35 r. Draw u at random from 0 to 1: r is
-sqrt(u) for a right answer and 1 - sqrt(u) for a wrong one. The other labels share the rest evenly.
+label, else another label at random, whatever the text. Its answer has the probability 0.60 + 0.35 r. Draw u at random
+from 0 to 1: r is sqrt(u) for a right answer and 1 - sqrt(u) for a wrong one. The other labels share the rest evenly.
 
-`soft` targets are these probabilities, `hard` targets the answers alone. SST-2 is judged on the rows of
-`quality.hold_sentences`, BANKING77 on those of `quality.cut_splits`. A difference is in points, with a paired 95 %
+`soft` targets are these probabilities, `hard` targets the answers alone. People's labels only judge: SST-2 on the rows
+of `quality.hold_sentences`, BANKING77 on those of `quality.cut_splits`. A difference is in points, with a paired 95 %
 confidence interval over the evaluation rows, grouped over the seeds.
 """
 
