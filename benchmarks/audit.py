@@ -1,11 +1,9 @@
 """How often the audit of `kdc serve --upstream` stops a service wrongly, and how soon rightly.
 
 Command: `python benchmarks/audit.py [--runs 2000] [--requests 10000000] [--audited 0.02] [--budgets 0.01,0.02,0.05]`.
-Simulates services that differ from their upstream in a fixed share of questions, or in half of the budget for
-`--before` audits and then in twice the budget. A service looks after every audit. Prints the percent that stop, and how
-long it takes. Ends with 1 if more than 5 % of those that use their whole budget are shown to stop.
-
-`--priors` compares priors of the interval, for the middle budget. Columns: see docs/benchmarks/audit.md.
+Services differ from their upstream in a fixed share of questions, or in half of the budget for `--before` audits and
+then in twice the budget. Ends with 1 if more than 5 % of those that use their whole budget are shown to stop.
+`--priors` compares priors of the interval. Columns: docs/benchmarks/audit.md.
 """
 
 import argparse
@@ -26,9 +24,9 @@ from kdc.pipeline.quality.shares import rate
 from kdc.serving.upstream import sequence
 
 _ALLOWED = 0.05
-_EXCESSES = (1.5, 2.0, 3.0)  # in multiples of the budget
+_EXCESSES = (1.5, 2.0, 3.0)  # times the budget
 _PRIORS = [(strength, mean) for mean in (1.0, 2.0, 3.0) for strength in (1.0, 4.0, 8.0, 30.0)]
-_AT_ONCE = 100  # runs, to bound memory
+_AT_ONCE = 100
 
 Integers = NDArray[np.int64]
 
@@ -50,8 +48,6 @@ def stopping(budget: float, most: int, confidence: float = sequence.CONFIDENCE) 
 
 @dataclass(frozen=True)
 class Rule:
-    """When a service stops: `stopping` for all audits, and for those of each epoch."""
-
     whole: Integers
     epochs: Integers  # (epochs, differing audits)
 
@@ -71,7 +67,6 @@ def audits_until_stop(rule: Rule, share: float, *, earlier: Integers, before: in
     """Audits until each run stops, infinite if it does not. A service can stop only when an audit differs.
 
     Args:
-        share: of audits that differ.
         earlier: (runs,) differing audits among the first `before`, which fill whole epochs and are not counted.
     """
     generator, found = np.random.default_rng(seed), []
@@ -86,7 +81,6 @@ def audits_until_stop(rule: Rule, share: float, *, earlier: Integers, before: in
 
 
 def _stops_by_epoch(rule: Rule, before: int, audits: Integers) -> NDArray[np.bool_]:
-    """Whether each differing audit stops its run by its epoch. `audits` are numbered from 1."""
     epoch, within = np.divmod(audits - 1, sequence.EPOCH)
     number = np.broadcast_to(np.arange(audits.shape[1]), audits.shape)
     begins = np.diff(epoch, axis=1, prepend=-1) != 0
@@ -101,7 +95,6 @@ def fixed(rule: Rule, share: float, runs: int) -> NDArray[np.float64]:
 
 
 def risen(rule: Rule, budget: float, before: int, runs: int) -> NDArray[np.float64]:
-    """Audits until the stop, after the share rises to twice the budget."""
     earlier = np.random.default_rng(2).binomial(before, budget / 2, runs)
     return audits_until_stop(rule, 2 * budget, earlier=earlier, before=before, seed=3)
 

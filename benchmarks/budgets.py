@@ -1,6 +1,5 @@
-"""Checks the code's size against `[tool.kdc.budgets]` in pyproject.toml.
-
-Counts lines of each room, functions that take the whole run or all settings, and files over 300 lines.
+"""Checks lines of each room, functions that take the whole run or all settings, and files over 300 lines against
+`[tool.kdc.budgets]` in pyproject.toml.
 """
 
 import ast
@@ -15,7 +14,6 @@ WHOLES = ("Run", "Config")
 
 
 def measure(rooms: Mapping[str, Path]) -> dict[str, int]:
-    """Lines of each room (name -> folder), and counts over all."""
     counts, long_files, takers = dict.fromkeys(rooms, 0), 0, dict.fromkeys(WHOLES, 0)
     for room, folder in rooms.items():
         for file in folder.glob("*.py"):
@@ -44,7 +42,6 @@ def _types_taken(tree: ast.Module) -> Iterator[set[str]]:
 
 
 def problems(measured: Mapping[str, int], budgets: Mapping[str, int]) -> list[str]:
-    """What exceeds, lacks or no longer needs a budget."""
     over = [
         f"{what}: {count}, of {budgets[what]}" for what, count in measured.items() if count > budgets.get(what, count)
     ]

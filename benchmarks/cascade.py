@@ -2,9 +2,8 @@
 
     python benchmarks/cascade.py --data GLUE runs/cascade/artifact runs/teacher/artifact runs/student/artifact
 
-The first artifact is the cascade; a subject may be PATH@VARIANT. All answer the same rows in turns. Factors are medians
-of the cascade's rows/s divided by another's. Latencies, at 16 connections, are of requests that end at the first and at
-the second model, also with the first served alone.
+The first artifact is the cascade; a subject may be PATH@VARIANT. Factors are medians of the cascade's rows/s divided by
+another's. Latencies, at 16 connections, are of requests that end at the first and at the second model.
 """
 
 import argparse
@@ -106,7 +105,6 @@ def _first_alone(path: Path, cascade: Engine) -> str:
 def _requests(
     servers: dict[str, Server], rows: list[Text], options: argparse.Namespace, scratch: Path
 ) -> dict[str, list[float]]:
-    """One-row requests/s, by subject and round."""
     found: dict[str, list[float]] = {subject: [] for subject in servers}
     for _ in range(options.rounds):
         for subject, server in servers.items():
@@ -114,7 +112,7 @@ def _requests(
             bodies = scratch / "bodies.txt"
             write_bodies(bodies, server.dialect, rows, 1)
             with running(server, scratch / "serve.log") as up:
-                for seconds in (options.seconds / 4, options.seconds):  # the first warms up
+                for seconds in (options.seconds / 4, options.seconds):  # warm-up first
                     figures = drive(
                         up.port, server.dialect.path, bodies, connections=_CONNECTIONS, rows=1, seconds=seconds
                     )

@@ -2,12 +2,11 @@
 
 Command: `python benchmarks/defer.py RUN... [--cascade FIRST,SECOND:SHARE] [--budgets 0.01,0.02,0.05] [--rivals]`.
 
-The teacher's recorded answers stand for the hosted model. Each split chooses the threshold on half of the evaluation
-rows, by the rule of `--defer`, and measures on the other half. Means are over 20 splits and over runs whose folders
-differ by a last number. A cascade's first model sends its least sure SHARE of rows to the second. `--tuning` takes
-thresholds from the tuning set, and measures on all evaluation rows. `--rivals` also fits logistic regressions to the
-teacher's answers on the training rows: by TF-IDF, and by the frozen MiniLM if its package is installed. Time is p50 of
-one row, by the run.
+The teacher's recorded answers stand for the hosted model. The rule of `--defer` chooses the threshold on half of the
+evaluation rows, and the other half measures. With `--tuning` the tuning set chooses, and all evaluation rows measure.
+Means are over 20 splits and over runs whose folders differ by a last number. A cascade's first model sends its least
+sure SHARE of rows to the second. `--rivals` also fits logistic regressions to the teacher's answers on the training
+rows: by TF-IDF, and by the frozen MiniLM if its package is installed. Time is p50 of one row, by the run.
 """
 
 import argparse
@@ -67,7 +66,6 @@ class Local:
 
 
 def read_local(root: Path) -> Local:
-    """The variant that a CPU loads, with its calibration."""
     manifest, data = load_manifest(root / "artifact"), open_data(root / "data")
     split = data.eval_splits[0]
     logits, rows, served = read_logits(root / "evaluate", split), data.rows(split), manifest.providers[CPU_PROVIDER]
@@ -86,7 +84,7 @@ def _line(root: Path) -> str:
 
 
 def joined(first: Local, second: Local, share: float) -> Local:
-    """A cascade. Its threshold between the models looks at no answer, so the choice of the other one stays valid."""
+    """The choice of the other threshold stays valid: the one between the models looks at no answer."""
     if not np.array_equal(first.teacher, second.teacher):
         raise SystemExit(f"{first.name} and {second.name} have different teachers")
     goes_on = first.confidence < np.quantile(first.confidence, share)
@@ -99,7 +97,6 @@ def joined(first: Local, second: Local, share: float) -> Local:
 
 
 def on_tuning(root: Path, budget: float) -> tuple[str, ...]:
-    """A line: the rows answered by a threshold of the tuning set, and those unlike the teacher."""
     data, local, engine = open_data(root / "data"), read_local(root), Engine.load(root / "artifact", device="cpu")
     rows = data.rows("tune")
     probabilities = engine.predict(texts_of(rows))
@@ -115,7 +112,6 @@ def on_tuning(root: Path, budget: float) -> tuple[str, ...]:
 
 
 def rivals(root: Path) -> list[Local]:
-    """Logistic regressions of the teacher's answers."""
     data, local = open_data(root / "data"), read_local(root)
     targets = np.load(root / "targets" / TEACHER_LOGITS, mmap_mode="r")
     train, tune = (_as_answered(data, split, targets) for split in ("train", "tune"))
@@ -167,7 +163,7 @@ def main() -> None:
         first, second = map(read_local, map(Path, pair.split(",")))
         models.append(joined(first, second, float(share)))
     if options.rivals:
-        teachers = {read_local(root).teacher.tobytes(): root for root in options.runs}  # one run per teacher
+        teachers = {read_local(root).teacher.tobytes(): root for root in options.runs}
         models += [rival for root in teachers.values() for rival in rivals(root)]
     if options.tuning:
         pairs = product(options.runs, map(float, options.budgets.split(",")))

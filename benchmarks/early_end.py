@@ -1,10 +1,8 @@
 """Does a student without layers that ends its training early lose anything, and what does it gain on wrong labels?
 
 Command: `python benchmarks/early_end.py RUN ... [--student static] [--set student.patience=99]`. `kdc compress ...
---student static --until targets` makes a run. Trains the student of each run, and prints the evaluation rows' score
-(fp32), the kept step, the steps of the kept training, and the seconds of processor time.
-
-The tables of `benchmarks/replace.py --targets hard` have wrong labels.
+--student static --until targets` makes a run; the tables of `benchmarks/replace.py --targets hard` have wrong labels.
+Scores (fp32) are of the evaluation rows. Seconds are processor time.
 """
 
 import argparse

@@ -2,8 +2,7 @@
 
 Command: `python benchmarks/frontier.py RUN [--peers model2vec,fasttext,setfit] [--peer-python PYTHON]`, after `kdc
 compress --frontier --out RUN` on single texts in classes. PYTHON has `peers/requirements-light.txt`. All are timed in
-turns on the same evaluation texts, one thread each. int8 artifacts also run in fp32. A student's training seconds
-include the teacher's training and answers.
+turns on one thread each. A student's training seconds include the teacher's.
 """
 
 import argparse
@@ -46,7 +45,7 @@ class Entrant:
     variant: str  # "int8", ..., or "package"
     probabilities: NDArray[np.floating]  # (rows, labels)
     size_bytes: int
-    seconds: float | None  # of all training; None without training
+    seconds: float | None  # of all training
     turn: Callable[[], dict[str, float]]  # see `take_turn`
 
 
@@ -134,7 +133,6 @@ def _forms_of(peer: Peer) -> list[Entrant]:
 
 
 def _points(entrants: list[Entrant], facts: FrontierFacts, run: Path) -> list[Point]:
-    """Points with simultaneous intervals, without times."""
     data = open_data(run / "data")
     kind, labels, groups = data.task.kind, np.asarray(data.rows("eval")["label"][:]), data.groups("eval")
     with np.load(run / "evaluate" / "logits.npz") as kept:

@@ -127,7 +127,7 @@ def _swap(place: Path, copies: tuple[Path, Path], parent: int) -> None:
     dice, new = np.random.default_rng(0), copies[0].with_name("swapping")
     while os.getppid() == parent:
         for copy in copies:
-            new.unlink(missing_ok=True)  # renaming to another hard link does nothing
+            new.unlink(missing_ok=True)  # renaming to a hard link does nothing
             new.hardlink_to(copy)
             new.replace(place)
             time.sleep(dice.uniform(0, 0.05))

@@ -1,7 +1,6 @@
-"""Costs of int8 candidates on the tuning set, as means over finished runs.
+"""Costs of int8 candidates on the tuning set relative to fp32, as means over finished runs.
 
-Command: `python benchmarks/int8.py RUN [RUN ...]`. Prints differences of probabilities, points lost, and latency, all
-relative to fp32.
+Command: `python benchmarks/int8.py RUN [RUN ...]`.
 """
 
 import argparse

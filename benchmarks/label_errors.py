@@ -3,14 +3,10 @@
 Command: `python benchmarks/label_errors.py --data GLUE_FOLDER [--rows 3000] [--flipped 0.1] [--seed 0] [--set
 teacher.epochs=2] [--json]`. Needs the MiniLM weights (requirements-minilm.txt). Runs in `--runs` resume.
 
-SST-2: draws training rows and flips a share of the labels at random, independent of the text. That is the kindest case:
-people err on hard texts. Teachers learn from the noisy, the mended (each found row gets its suggested label) and the
-clean labels; people's labels of 3,000 other sentences judge (`quality.hold_sentences`).
-
-Control: TF-IDF with logistic regression, on the same folds and by the same rule.
-
-Precision and recall count the found rows among the training rows; "at k" takes as many first rows by margin as there
-are flips.
+Flips are random, independent of the text: the kindest case. Teachers learn SST-2 from the noisy, the mended (each found
+row gets its suggested label) and the clean labels; people's labels of 3,000 other sentences judge. Control: TF-IDF with
+logistic regression, on the same folds and by the same rule. "At k" takes as many first rows by margin as there are
+flips.
 """
 
 import argparse
@@ -54,7 +50,7 @@ def write(path: Path, rows: list[Any]) -> None:
 
 
 def make_tables(options: argparse.Namespace) -> tuple[list[list[str]], set[int]]:
-    """Write `eval.csv`, `clean.csv` and `noisy.csv`; the noisy rows, and the indices of flipped ones."""
+    """The noisy rows, and the indices of flipped ones."""
     hold_sentences(options.data / "SST-2" / "train.tsv", options.runs / "rows")
     tables = {name: read(options.runs / "rows" / f"{name}.csv") for name in ("eval", "train")}
     named = {name: [[text, _NAMES[int(label)]] for text, label in rows] for name, rows in tables.items()}
@@ -72,7 +68,7 @@ def _other(label: str) -> str:
 
 
 def train(name: str, until: str, options: argparse.Namespace, *more: str) -> Outputs:
-    """Compress until a stage; the teacher's logits of the evaluation rows."""
+    """The teacher's logits of the evaluation rows."""
     root = options.runs / f"run-{name}"
     command = [sys.executable, "-m", "kdc", "compress", "--train", str(options.runs / f"{name}.csv"), "--text", "text"]
     command += ["--eval", str(options.runs / "eval.csv"), "--family", "minilm", "--metric", "accuracy"]
@@ -89,7 +85,7 @@ def scores_of(probabilities: Outputs, labels: Ints, wrong: Mask) -> dict[str, fl
     """Found rows against the flipped ones, `wrong` (rows,), in percent."""
     errors = find_label_errors(probabilities, labels)
     own = probabilities[np.arange(len(labels)), labels]
-    first = np.argsort(own, kind="stable")[: wrong.sum()]  # of two classes, the margin's order
+    first = np.argsort(own, kind="stable")[: wrong.sum()]  # the margin's order
     hits = int(wrong[errors.rows].sum())
     return {
         "found": len(errors.rows),
@@ -100,7 +96,7 @@ def scores_of(probabilities: Outputs, labels: Ints, wrong: Mask) -> dict[str, fl
 
 
 def control(texts: list[Any], labels: Ints, folds: Ints) -> Outputs:
-    """Out-of-fold probabilities (rows, 2) of TF-IDF with logistic regression."""
+    """Out-of-fold probabilities (rows, 2)."""
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline

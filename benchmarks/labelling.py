@@ -1,26 +1,17 @@
 """Does `kdc label` keep its promises while the endpoint fails and the command is killed, and is its memory bounded?
 
 Command: `python benchmarks/labelling.py [--kinds chat systemone decisions] [--rows 2000] [--kills 10] [--seed 1]
-[--memory-rows 5000 50000]`; 0 rows leave a part out. Linux only. Prints two tables, and ends with 1 if a property is
-broken.
+[--memory-rows 5000 50000]`; 0 rows leave a part out. Linux only. Ends with 1 if a property is broken.
 
-The command and the stub of the model are processes of their own. The stub counts what it was asked, what it charged,
-and whole answers to a request that had one already. It knows nothing of the command's ledger.
+A fifth of the stub's replies are faults (`FAULTS`). Each run has a limit of requests and one of money, doubled if it
+ends the run, and gets `kill -9` at a random moment. The last run is the first that nothing ends. Broken is:
 
-Kills: a fifth of all replies are faults (`FAULTS`). Each run of the command has a limit of requests and one of money,
-and gets `kill -9` at a random moment. A limit that ends a run is doubled. The last run is the first that nothing ends.
-Afterwards:
-
-| column | is broken if |
-|---|---|
-| lost | a row is neither in OUT nor among the texts without an answer |
-| wrong | a label in OUT is not the one that the stub knows |
-| again | more whole answers came twice than the command told calls under way |
-| unseen | the ledger has fewer requests than the stub, or more by more than the command told calls under way |
-| over | the stub had more requests, or charged more, than a limit allowed at the end of a run |
-
-Memory: peak resident memory of the command for two numbers of distinct texts, without faults. The property is broken if
-the peak grows by more than `--most-bytes` for a text.
+- lost: a row is neither in OUT nor among the texts without an answer.
+- wrong: a label in OUT is not the stub's.
+- again: more whole answers came twice than the command told calls under way.
+- unseen: the ledger has fewer requests than the stub, or more by more than the command told calls under way.
+- over: the stub had more requests, or charged more, than a limit allowed.
+- memory, without faults: the peak grows by more than `--most-bytes` for a distinct text.
 """
 
 import argparse
@@ -52,23 +43,21 @@ LABELS = ("refund", "delivery", "other")
 _SHARE = 0.2  # of the replies
 _CONCURRENCY = 16
 _DELAY_S, _RETRY_AFTER_S = 0.05, 1  # beside kills
-_LATEST_KILL_S = 3.0  # after the command's start, or after its first call
+_LATEST_KILL_S = 3.0  # after the start, or the first call
 _USD_FOR_TOKEN = {"input": 1e-6, "output": 2e-6}
 _UNDER_WAY = re.compile(r"(\d+) calls were under way")
 _KILLED = -signal.SIGKILL
 
 
 class Soaked(NamedTuple):
-    """A table that was labelled in spite of faults and kills."""
-
     kind: str
     runs: int
     kills: int
-    raised: int  # times that a limit ended a run
+    raised: int  # raised limits
     rows: int  # in OUT
     unanswered: int
     requests: int  # by the stub
-    told: int  # calls under way at the kills
+    told: int  # under way at the kills
     lost: int
     wrong: int
     again: int
@@ -88,8 +77,6 @@ class Peak(NamedTuple):
 
 
 class Ended(NamedTuple):
-    """A run of the command."""
-
     code: int
     said: str  # stdout
     told: str  # stderr
@@ -97,8 +84,6 @@ class Ended(NamedTuple):
 
 
 class Job:
-    """A spec and a table in a folder, and the command that labels it."""
-
     def __init__(self, folder: Path, kind: str, texts: list[str], port: int) -> None:
         folder.mkdir()
         self.folder, self.output = folder, folder / "out.csv"
@@ -114,11 +99,7 @@ class Job:
             csv.writer(stream).writerows([["text"], *([text] for text in texts)])
 
     def run(self, *options: str, kill: Callable[[int], None] | None = None) -> "Ended":
-        """Run the command.
-
-        Args:
-            kill: kills the process with this id at its moment, unless it has ended.
-        """
+        """`kill` ends the process with this id at its moment, unless it has ended."""
         command = [sys.executable, "-P", "-m", "kdc", "label", "spec.toml", "in.csv", "out.csv", "--json", *options]
         said, told = self.folder / "stdout", self.folder / "stderr"
         with said.open("w") as out, told.open("w") as err:
@@ -130,7 +111,6 @@ class Job:
         return Ended(process.returncode, said.read_text(), told.read_text(), usage.ru_maxrss / 1024)
 
     def requests(self) -> int:
-        """Those that the ledger has."""
         with sqlite3.connect(f"{self.output}.ledger") as ledger:
             (count,) = ledger.execute("SELECT count(*) FROM attempts").fetchone()
         return int(count)
@@ -146,7 +126,6 @@ class Job:
 
 @contextmanager
 def stub(*options: str) -> Iterator[int]:
-    """A stub of the model; gives its port."""
     port = free_port()
     process = started_process(port, *options)
     try:
@@ -162,7 +141,6 @@ def counted(port: int) -> Any:
 
 
 def soak(folder: Path, kind: str, options: argparse.Namespace) -> Soaked:
-    """Label a table whose endpoint fails and whose command is killed."""
     dice = random.Random(f"{options.seed} {kind}")
     texts = [f"message {number} {dice.getrandbits(64):x}" for number in range(options.rows)]
     right = {text: dice.choice(LABELS) for text in texts}
@@ -212,7 +190,7 @@ def soak(folder: Path, kind: str, options: argparse.Namespace) -> Soaked:
 
 
 def _killer(port: int, dice: random.Random) -> Callable[[int], None]:
-    """Kill a command at a random moment: one in four counts from its start, the others from its first call."""
+    """One kill in four counts from the command's start, the others from its first call."""
     is_from_start, after_s = dice.random() < 0.25, dice.uniform(0, _LATEST_KILL_S)
     before = sum(counted(port)["targets"].values())
 
@@ -228,12 +206,11 @@ def _killer(port: int, dice: random.Random) -> Callable[[int], None]:
 
 
 def _has_ended(pid: int) -> bool:
-    """Whether a child has ended. It stays to be waited for."""
+    """The ended child stays to be waited for."""
     return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
 
 def _sure(label: str, dice: random.Random) -> dict[str, float]:
-    """Probabilities of all labels, the greatest of which is `label`'s."""
     sure = dice.uniform(0.5, 0.95)
     return {each: sure if each == label else (1 - sure) / (len(LABELS) - 1) for each in LABELS}
 
@@ -243,7 +220,7 @@ def _usd(charged: dict[str, int]) -> float:
 
 
 def peak(folder: Path, kind: str, rows: int) -> Peak:
-    """Peak memory of the command for a number of distinct texts of about 100 characters."""
+    """The texts are distinct and have about 100 characters."""
     with stub() as port:
         texts = [f"message {number} {'of some words ' * 6}" for number in range(rows)]
         job, began = Job(folder / f"{kind}-{rows}", kind, texts, port), time.monotonic()

@@ -1,8 +1,8 @@
 """Error rates of verdicts with labels of differing rows only, and how many labels they need.
 
-Command: `python benchmarks/labels.py [--simulations 2000]`. `kdc verify` judges simulated sets of each world, with the
-true drop at the limit (at most 2.5 % may pass) and with none (at most 2.5 % may fail). A second table checks the power
-of what `kdc verify --to-label` asks for. Ends with 1 if an error rate exceeds 3 % beyond noise.
+Command: `python benchmarks/labels.py [--simulations 2000]`. `kdc verify` judges simulated sets with the true drop at
+the limit and with none. A second table checks the power of what `kdc verify --to-label` asks for. Ends with 1 if an
+error rate (at most 2.5 %) exceeds 3 % beyond noise.
 """
 
 import argparse
@@ -29,12 +29,12 @@ _CHECKED = 100  # sets
 
 @dataclass(frozen=True)
 class World:
-    """Source of sets; shares in percent."""
+    """Shares are in percent."""
 
     rows: int
     differing: float  # answered differently
     limit: float  # points
-    neither: float = 0.0  # answered differently, and both wrong
+    neither: float = 0.0  # both wrong
     losses_only: bool = False
     group: int = 1  # most rows with one fate
     most: int | None = None  # texts to label
@@ -56,7 +56,7 @@ class World:
 
 
 def verdicts(world: World, drop: float, simulations: int, random: np.random.Generator) -> list[str]:
-    """Verdicts of simulated sets. Without groups, a formula gives them; kdc checks the first hundred."""
+    """Without groups, a formula gives the verdicts; kdc checks the first hundred."""
     contract = replace(Contract(), {"max_drop": world.limit})
     quantile = quantile_of(contract.confidence)
     found: list[str] = []

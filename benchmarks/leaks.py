@@ -1,7 +1,7 @@
-"""How much a held-out slice of SST-2's training file shares with the remaining rows.
+"""How much a held-out slice of SST-2's training file shares with the remaining rows, if equal texts stay together, and
+if rows that contain one another do as well (as in `kdc`).
 
-Command: `python benchmarks/leaks.py --data GLUE_FOLDER`. Holds rows out with only equal texts kept together, and also
-with rows that contain one another (as `kdc` does).
+Command: `python benchmarks/leaks.py --data GLUE_FOLDER`.
 """
 
 import argparse

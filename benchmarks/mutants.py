@@ -1,8 +1,7 @@
 """Mutation testing: how many small changes of deciding code do its tests notice?
 
-Command: `make mutants`, or `python benchmarks/mutants.py [--only losses,metrics] [--draw 30] [--jobs 2]`. Samples
-cosmic-ray's changes with a seed; each runs in a process until a test fails. Prints survivors (some explained in
-`survivors.md`), and ends with 1 if under 95 % of a module's mutants die.
+Command: `make mutants`, or `python benchmarks/mutants.py [--only losses,metrics] [--draw 30] [--jobs 2]`. Prints
+survivors (some explained in `survivors.md`), and ends with 1 if under 95 % of a module's mutants die.
 """
 
 import argparse
@@ -140,9 +139,9 @@ MODULES = {
     "queue": ("serving/http/queue.py", ["tests/serving/http/test_queue.py"]),
 }
 _KILLED, _LIVES, _LEAST = 1, 0, 0.95
-# Changes that are equivalent here (`is` for `==`), or need arguments.
+# Equivalent here (`is` for `==`), or need arguments.
 _SAME = re.compile(r"Operator_(?!Is)\w+_Is(Not)?$|variable-|VariableReplacer|VariableInserter")
-# A mutant slower than this counts as endless.
+# A slower mutant counts as endless.
 _TIMES, _SECONDS = 3, 20
 _TIMES_WAITING, _SECONDS_WAITING = 6, 60  # waiting for other processes
 _COLLECT = """
@@ -165,7 +164,7 @@ class Mutant:
 
 
 def mutants_of(path: Path, draw: int | None, seed: int) -> tuple[list[Mutant], int]:
-    """Sampled mutants, and the number of changes, outside inert lines."""
+    """Sampled mutants, and the number of all changes."""
     from cosmic_ray.ast import ast_nodes, get_ast
     from cosmic_ray.mutating import mutate_code
     from cosmic_ray.plugins import get_operator, operator_names
@@ -212,7 +211,7 @@ def _inert_lines(code: str) -> set[int]:
 
 
 def outcome(mutant: Mutant, tests: list[str], seconds: Path) -> int:
-    """Run tests on the changed source; `_LIVES` if they pass. The first run writes times to `seconds`."""
+    """`_LIVES` if the tests pass. The first run writes times to `seconds`."""
     child = os.fork()
     if child == 0:
         code = _KILLED
@@ -269,12 +268,11 @@ class _QuickFirst:
 
 
 def _load_libraries(tests: list[str]) -> None:
-    """Import libraries once instead of in each mutant."""
     done = subprocess.run([sys.executable, "-P", "-W", "ignore", "-c", _COLLECT, *tests], stdout=subprocess.PIPE)
     for name, file in json.loads(done.stdout).items():
         is_library = file and ("site-packages" in file or not Path(file).resolve().is_relative_to(ROOT))
         if is_library:
-            with suppress(Exception):  # some modules refuse a direct import
+            with suppress(Exception):
                 importlib.import_module(name)
     gc.freeze()  # or pytest's garbage collections take half the time
 
@@ -296,7 +294,6 @@ def main() -> int:
 
 
 def _of_module(name: str, options: argparse.Namespace, seconds: Path) -> float:
-    """Share of mutants that died; prints survivors."""
     file, tests = MODULES[name]
     source = (ROOT / file).read_text(encoding="utf-8")
     if outcome(Mutant(ROOT / file, "none", 0, "", "", source), tests, seconds) != _LIVES:

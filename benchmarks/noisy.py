@@ -1,14 +1,13 @@
 """A stub of a hosted model that is right on 80 % of the evaluation rows, as files for `kdc compress`.
 
 Command: `python benchmarks/noisy.py RUN --train FILE --rows 4000 --out OUT [--accuracy 80] [--seed 0]`. RUN was made
-with `--until teacher`. Its teacher answers rows of FILE that it was not trained on, and RUN's evaluation rows. Normal
-noise on its logits, one draw a text, lowers the accuracy on people's labels of the evaluation rows. Files have columns
-`text` and `label`, and `scores.csv` a probability for each label:
+with `--until teacher`. Its teacher, with normal noise on its logits (one draw a text), answers other rows of FILE, and
+RUN's evaluation rows. Files have columns `text` and `label`, and `scores.csv` a probability for each label:
 
 - `OUT/noisy`: the stub's answers are the training labels and the teacher's scores.
 - `OUT/people`: the control, with people's labels as both; on the evaluation rows the stub stays the teacher.
 
-Commands that train on either and compare: docs/benchmarks/noisy-upstream.md.
+Next: docs/benchmarks/noisy-upstream.md.
 """
 
 import argparse
@@ -34,7 +33,7 @@ _SURE = 0.95  # of a person's label, as kdc takes a bare answer
 
 
 def unseen(run: Path, file: Path, rows: int, seed: int) -> tuple[list[str], Labels]:
-    """Rows of `file` with texts new to the run; the first label of each text."""
+    """New texts of `file`, each with its first label."""
     data = open_data(run / "data")
     texts, labels, _ = read_labelled(file, data.task)
     seen = {text for split in ("train", "tune", "eval") for text in texts_of(data.rows(split))}
@@ -66,7 +65,7 @@ def logits_of(run: Path, texts: Sequence[str]) -> Floats:
 
 
 def scale_for(accuracy: float, logits: Floats, noise: Floats, labels: Labels) -> float:
-    """The noise's standard deviation that leaves this accuracy (0 to 1)."""
+    """The noise's standard deviation; accuracy from 0 to 1."""
     low, high = 0.0, 100.0
     if (logits.argmax(axis=1) == labels).mean() < accuracy:
         raise SystemExit("the teacher is less accurate than the stub should be")

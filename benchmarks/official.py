@@ -1,16 +1,14 @@
 """The paper's training procedure against `kdc compress` on the same rows, teacher, cores and seconds.
 
 Command: `python benchmarks/official.py --data GLUE_FOLDER [--seconds 120] [--rounds 1]`. QNLI, `minilm`; the teacher is
-fine-tuned once into `--runs`. Arms take turns in own processes. Prints rows/s, peak memory and accuracy.
+fine-tuned once into `--runs`.
 
-| arm | what |
-|---|---|
-| official | the procedure as described: rows padded to 512 tokens, random order |
-| kdc-paper | recipe `paper-as-described`: the same settings, rows of similar length padded to a batch's longest |
-| kdc-best | the default recipe |
+- official: the procedure as described: rows padded to 512 tokens, random order.
+- kdc-paper: recipe `paper-as-described`: rows of similar length, padded to a batch's longest.
+- kdc-best: the default recipe.
 
-The procedure's faults are fixed: rows get their own teacher logits, the head is trained, and the schedule ends with
-the time.
+The procedure's faults are fixed: rows get their own teacher logits, the head is trained, and the schedule ends with the
+time.
 """
 
 import argparse

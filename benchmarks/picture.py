@@ -1,8 +1,7 @@
 """Draws README's picture, accuracy against latency, from a table by `frontier.py`.
 
 Command: `python benchmarks/picture.py docs/benchmarks/frontier.md docs/frontier-sst2.svg --title TITLE`. Draws students
-in int8, the teacher in both precisions, packages in grey. The line joins students that no other beats in both
-figures.
+in int8, the teacher in both precisions, packages in grey. The line joins students that no other beats in both figures.
 """
 
 import argparse
@@ -25,10 +24,10 @@ from kdc.pipeline.report.drawing import FIRST, INK, SOFT, styled, svg
 from kdc.pipeline.report.plots import short_name
 
 ROOT = Path(__file__).resolve().parent.parent
-_SAME = "teacher in fp32 by Optimum"  # same point as the teacher in fp32
-_STEPS = 60  # points of a line segment; names avoid them
+_SAME = "teacher in fp32 by Optimum"
+_STEPS = 60  # points of a line segment
 _COLUMNS = ("student", "accuracy", "p50 ms")
-# Offsets of names in typographic points, in order. Packages try the right side first.
+# Offsets of names in typographic points. Packages try the right side first.
 _PLACES = (
     (-7, 4, "right", "center"),
     (7, 0, "left", "center"),
@@ -53,7 +52,7 @@ class Point:
     name: str
     is_package: bool
     accuracy: float  # percent
-    latency: float  # median ms of a text
+    latency: float  # median ms
 
 
 def points_of(markdown: str) -> list[Point]:
@@ -138,14 +137,14 @@ def _write_names(figure: Figure, axes: Axes, points: list[Point]) -> None:
 
 
 def _along(axes: Axes, line: Line2D) -> NDArray[np.float64]:
-    """Points of the line in pixels, (points, 2)."""
+    """(points, 2) in pixels."""
     corners = axes.transData.transform(line.get_xydata())
     steps = np.linspace(0, 1, _STEPS)[:, None]
     return np.concatenate([start + (end - start) * steps for start, end in pairwise(corners)])
 
 
 def with_colours(figure: str) -> str:
-    """A figure of the report that stands alone: with the page's colours, light and dark."""
+    """The figure stands alone, with the page's colours, light and dark."""
     page = (ROOT / "pipeline" / "report" / "page.css").read_text(encoding="utf-8")
     light, dark = re.findall(r"(--ink:.*?)\}", page, flags=re.DOTALL)[:2]
     style = f"svg {{ background: var(--paper); {light} }} @media (prefers-color-scheme: dark) {{ svg {{ {dark} }} }}"

@@ -2,11 +2,9 @@
 
 Command: `python benchmarks/quality.py --data FOLDER [--lines sst2 ...]`. FOLDER has GLUE's TSV layout and
 `QNLI/unlabelled.tsv`. `bank` and `cola` need `--more` with `banking77-train.csv` and `cola-train.tsv`. `sst2-held`
-judges by 3,000 training sentences: the 872 dev rows were looked at often. `-steps` lines have the steps of `-ul`
-without its texts; `-long` lines more.
+judges by 3,000 training sentences. `-steps` lines have the steps of `-ul` without its texts; `-long` lines more.
 
-Needs the MiniLM weights (requirements-minilm.txt). Runs in `--runs` resume. Prints a table, commands, and the gain by
-distillation. `--controls` adds those of `run.controls`.
+Needs the MiniLM weights (requirements-minilm.txt). Runs in `--runs` resume. `--controls` trains `run.controls`.
 """
 
 import argparse
@@ -70,7 +68,7 @@ LINES: dict[str, tuple[list[str], str]] = {
     "bank-conv": ([*BANK, "--family", "minilm", "--student", "conv"], "bank"),
     "bank-static": ([*BANK, "--family", "minilm", "--student", "static"], "bank"),
     "sst2-third": ([*SST2, *THIRD], "sst2"),
-    # Slower than two whole layers by 10 to 20 %.
+    # 10 to 20 % slower than two whole layers.
     "sst2-narrow": ([*SST2, "--student", "layers:0,1,5,ffn=768"], "sst2"),
     # As fast as two layers.
     "sst2-heads": ([*SST2, *NARROW], "sst2"),
@@ -140,7 +138,7 @@ def main() -> None:
 
 
 def cut_splits(source: Path, target: Path, *, screen: bool = False) -> None:
-    """Cut fixed evaluation rows; with `screen` others, to choose settings by."""
+    """With `screen`, cuts other evaluation rows, to choose settings by."""
     from sklearn.model_selection import train_test_split
 
     with (source / "banking77-train.csv").open(encoding="utf-8", newline="") as stream:
@@ -192,12 +190,13 @@ def _derive(folder: Path) -> None:
 
 
 def hold_sentences(source: Path, target: Path) -> None:
-    """Write `eval.csv`, sentences of SST-2's training file, and `train.csv`, rows outside them. A sentence is a phrase
-    of three words or more inside no other."""
+    """Write `eval.csv`, sentences of SST-2's training file, and `train.csv`, rows outside them. A sentence has three
+    words or more and is a phrase of no other.
+    """
     lines = source.read_text(encoding="utf-8").splitlines()[1:]
     labels = {" ".join(text.split()): label for text, label in (line.rsplit("\t", 1) for line in lines)}
     sentences: list[str] = []
-    by_start: dict[tuple[str, ...], list[int]] = defaultdict(list)  # sentences with these three words
+    by_start: dict[tuple[str, ...], list[int]] = defaultdict(list)
     for text in sorted(labels, key=lambda text: (-len(text), text)):
         words = text.split()
         if len(words) > 2 and not any(f" {text} " in f" {sentences[at]} " for at in by_start[tuple(words[:3])]):
@@ -242,7 +241,7 @@ def _run(name: str, seed: int, options: argparse.Namespace, *, controls: bool) -
         made, copy = options.runs / f"{teacher_of}-{seed}" / stage, out / stage
         if made.exists() and not copy.exists():
             shutil.copytree(made, out / f"{stage}.copy", dirs_exist_ok=True)
-            (out / f"{stage}.copy").rename(copy)  # the run redoes what would differ
+            (out / f"{stage}.copy").rename(copy)
     filled = [part.format(data=options.data, own=options.runs) for part in arguments]
     command = ["compress", *filled, *_BRIEF, "--set", f"run.seed={seed}", "--out", str(out), "--json"]
     if controls:

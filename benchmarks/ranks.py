@@ -1,7 +1,7 @@
 """Training in two processes against one, on the same cores.
 
 Command: `python benchmarks/ranks.py --data GLUE_FOLDER [--rows 3000] [--rounds 3]`. Alternates `kdc compress --until
-student` with and without `torchrun --nproc-per-node 2`. Prints median rows/s and tuning accuracy.
+student` with and without `torchrun --nproc-per-node 2`.
 """
 
 import argparse

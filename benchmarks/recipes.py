@@ -2,13 +2,12 @@
 
 Command: `python benchmarks/recipes.py --data GLUE_FOLDER [--seeds 0] [--only layers-last,rank-64]`; `bank`, `rare` and
 `cola` need `--more FOLDER` (see `quality.py`). Takes hours; runs resume. Each variant changes one thing of `teacher` or
-of its student `best`. Prints means over seeds and gains with 95 % intervals (by groups of rows, seeds as given).
-Seconds exclude the search of learning rates.
+of its student `best`. Gains have 95 % intervals (by groups of rows, seeds as given). Seconds exclude the search of
+learning rates.
 
 SST-2 is judged on 3,000 sentences of its training file (at least ten words, like 90 % of dev), without their phrases in
-training. They show a difference of one point, and choices leave dev untouched. `bank` and `cola` have rows that
-`quality.py` does not report; `rare` has six training rows of every second class. QNLI has none: choose by the tuning
-set.
+training. `bank` and `cola` have rows that `quality.py` does not report; `rare` has six training rows of every second
+class. QNLI has none: choose by the tuning set.
 """
 
 import argparse
@@ -149,9 +148,9 @@ def _write_screen(source: Path, out: Path) -> None:
     with (source / "train.tsv").open(encoding="utf-8", newline="") as stream:
         header, *rows = csv.reader(stream, delimiter="\t", quoting=csv.QUOTE_NONE)
     random.Random(0).shuffle(rows)
-    parts: set[str] = set()  # word runs of earlier sentences
+    parts: set[str] = set()  # of earlier sentences
     sentences = []
-    for row in sorted(rows, key=lambda row: -len(row[0].split())):  # stable: equal lengths stay shuffled
+    for row in sorted(rows, key=lambda row: -len(row[0].split())):  # equal lengths stay shuffled
         text = " ".join(row[0].split())
         if text not in parts and len(text.split()) >= _SCREEN_WORDS:
             sentences.append(row)
@@ -225,7 +224,7 @@ def _measure(call: dict[str, Any], is_teacher: bool) -> tuple[dict[str, Any], An
 
 
 def _by_threshold(run: dict[str, Any]) -> dict[str, Any]:
-    """Apply the threshold of `--aim matthews`, as a shift of logits."""
+    """The threshold of `--aim matthews`, as a shift of logits."""
     from kdc.pipeline.config import metrics
     from kdc.pipeline.config.aims import parse_aim
     from kdc.pipeline.data.prepared import open_data
@@ -253,7 +252,7 @@ def _gain(metric: str, runs: list[dict[str, Any]], bases: list[dict[str, Any]]) 
 
     data = [open_data(run["run"] / "data") for run in bases]
     labels = np.concatenate([np.asarray(each.rows("eval")["label"][:]) for each in data])
-    groups = np.concatenate([each.groups("eval") for each in data])  # the same numbers in all seeds
+    groups = np.concatenate([each.groups("eval") for each in data])  # equal in all seeds
     mine, theirs = (np.concatenate([run["logits"] for run in each]) for each in (runs, bases))
     return difference(mine, theirs, labels, "classification", metric, groups=groups).interval
 

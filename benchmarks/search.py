@@ -1,8 +1,8 @@
 """Does a short training rank students like the full one? The search of `kdc compress` relies on it.
 
 Command: `python benchmarks/search.py RUN [--students layers:0,5 static ...]`, after `kdc compress ... --until targets`.
-Trains students for the search's first share, twice that, and in full (`--full-only`). Prints scores and Spearman
-correlations. Takes hours; trainings in RUN/search.kept/ (short) and RUN/search.ranks/ (full) are reused.
+Trains for the search's first share, twice that, and in full (`--full-only`). Takes hours; trainings in RUN/search.kept/
+(short) and RUN/search.ranks/ (full) are reused.
 """
 
 import argparse
@@ -113,7 +113,6 @@ def _in_full(run: Any, student: str) -> Trained:
 
 
 def table(results: dict[str, dict[str, Trained]]) -> str:
-    """Scores, rank correlations, and the full score of each share's best, in Markdown."""
     from scipy.stats import spearmanr
 
     shares = [name for name in next(iter(results.values())) if name != FULL]

@@ -6,20 +6,20 @@ are made up. Peers with torch need an environment:
     python3.11 -m venv peers && peers/bin/pip install -r benchmarks/peers/requirements.txt
     python benchmarks/serve.py --run runs/sst2 --data GLUE_FOLDER --peers peers/bin/python
 
-| server | what |
-|---|---|
-| kdc | `kdc serve` |
-| uvicorn | the same app without BentoML: the limit over HTTP |
-| at-once | `uvicorn` with a model that takes no time (on request) |
-| raw | forward passes alone, of up to 32 rows of similar length: the limit |
-| bentoml-batchable | the same engine behind BentoML's batcher |
-| fastapi-pipeline | FastAPI around a transformers pipeline |
-| infinity | infinity-emb |
-| bento-empty | BentoML without a model: start only |
+Servers:
 
-Loads are named by rows, connections and rows a request: `sst2-32`, `qnli-8x32`. Prints medians; "kdc is" is the median
-ratio within rounds. wrk's percentiles include waits hidden by stalled connections ("coordinated omission"). Ends
-with 1 unless all marks hold.
+- kdc: `kdc serve`.
+- uvicorn: the same app without BentoML, the limit over HTTP.
+- at-once: `uvicorn` with a model that takes no time (on request).
+- raw: forward passes alone, of up to 32 rows of similar length, the limit.
+- bentoml-batchable: the same engine behind BentoML's batcher.
+- fastapi-pipeline: FastAPI around a transformers pipeline.
+- infinity: infinity-emb.
+- bento-empty: BentoML without a model, start only.
+
+Loads are named by rows, connections and rows a request: `sst2-32`, `qnli-8x32`. "kdc is" is the median ratio within
+rounds. wrk's percentiles include waits hidden by stalled connections ("coordinated omission"). Ends with 1 unless all
+marks hold.
 """
 
 import argparse
@@ -94,7 +94,7 @@ class Bench:
         bodies = self._scratch / f"{up.server.name}-{load.texts}-{load.rows}.txt"
         if not bodies.exists():
             write_bodies(bodies, dialect, self._rows[load.texts], load.rows)
-        for seconds in (self._seconds / 4, self._seconds):  # the first warms up
+        for seconds in (self._seconds / 4, self._seconds):  # warm-up first
             figures = drive(
                 up.port, dialect.path, bodies, connections=load.connections, rows=load.rows, seconds=seconds
             )

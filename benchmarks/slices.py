@@ -23,7 +23,7 @@ def alarms(sizes: list[int], worlds: int, *, whole: bool) -> float:
 
     Args:
         sizes: rows of each group, which are right or wrong together.
-        whole: a group lies in one slice, instead of each row in any.
+        whole: a group lies in one slice.
     """
     generator, groups = np.random.default_rng(5), np.repeat(np.arange(len(sizes)), sizes)
     found = 0

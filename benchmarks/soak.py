@@ -1,7 +1,7 @@
 """Does the memory of `kdc serve` stay flat under minutes of load with rows of all lengths?
 
-Command: `python benchmarks/soak.py --run RUN [--minutes 10]`. Needs wrk. Prints resident memory over time; ends with 1
-if it grows or a request fails.
+Command: `python benchmarks/soak.py --run RUN [--minutes 10]`. Needs wrk. Ends with 1 if resident memory grows or a
+request fails.
 """
 
 import argparse

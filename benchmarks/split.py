@@ -3,15 +3,13 @@
 Command: `python benchmarks/split.py --run RUN [--data GLUE_FOLDER]`. Needs wrk. Prints CPU microseconds a request of
 one SST-2 text (all threads), and time a token by batch size.
 
-| part | how it is measured |
-|---|---|
-| parse, tokenise, serialise | the service's own functions |
-| queue | the batcher with a model that costs nothing |
-| session | forward passes in lanes, as large as under load |
-| HTTP | `/health` under bare uvicorn |
-| BentoML | `/health` under `kdc serve`, less HTTP |
-| all | a worker's CPU time at 32 connections |
-| the rest | all, less the parts: waits between threads, the allocator, spinning threads |
+- parse, tokenise, serialise: the service's own functions.
+- queue: the batcher with a model that costs nothing.
+- session: forward passes in lanes, as large as under load.
+- HTTP: `/health` under bare uvicorn.
+- BentoML: `/health` under `kdc serve`, less HTTP.
+- all: a worker's CPU time at 32 connections.
+- the rest: all, less the parts: waits between threads, the allocator, spinning threads.
 """
 
 import argparse
@@ -92,7 +90,7 @@ def _measure(options: argparse.Namespace, scratch: Path) -> dict[str, tuple[floa
 
 @dataclass(frozen=True)
 class Loaded:
-    """A server under load: CPU microseconds of a request and of `/health`, and mean rows a pass."""
+    """CPU microseconds of a request and of `/health`, and mean rows a pass."""
 
     request: float
     health: float
@@ -234,7 +232,7 @@ def _growth(engine: Engine) -> str:
             began = time.perf_counter()
             engine.run([row] * size)
             alone[size].append(1e6 * (time.perf_counter() - began) / tokens)
-            count = engine.lanes * max(1, 512 // tokens)  # enough to hide the threads' start
+            count = engine.lanes * max(1, 512 // tokens)  # hides the threads' start
             began = time.perf_counter()
             _side_by_side(engine, [[row] * size] * count)
             beside[size].append(1e6 * (time.perf_counter() - began) / (count * tokens))

@@ -33,7 +33,7 @@ from kdc.pipeline.config.tasks import TASKS
 from kdc.pipeline.data.fingerprint import input_fingerprint
 
 Call = dict[str, Any]  # keywords of `kdc.compress`
-Result = dict[str, dict[str, Any]] | str  # of `measure`, or why it failed
+Result = dict[str, dict[str, Any]] | str  # or why it failed
 Submit = Callable[..., "Future[Any]"]
 
 METHODS: dict[str, dict[str, Any]] = {
@@ -45,7 +45,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "probe": {},
     "tfidf": {},
 }
-_BASELINES = ("probe", "tfidf")  # made by the call of `fft`
+_BASELINES = ("probe", "tfidf")  # made by `fft`
 SHARED = ("data", "baselines", "teacher", "targets")
 # `fft` is fine-tuning alone; tables mark collapsed models; unneeded stages are off.
 ALL_CELLS = {
@@ -61,15 +61,13 @@ ALL_CELLS = {
 
 @dataclass(frozen=True)
 class Grid:
-    """All combinations, in table order."""
-
     tasks: Sequence[str]
     families: Sequence[str]
     methods: Sequence[str]
     ranks: Sequence[int]
     seeds: Sequence[int]
     out: Path
-    sets: Sequence[str] = ()  # of every cell: "section.key=value"
+    sets: Sequence[str] = ()  # "section.key=value"
 
     def cells(self) -> list[Cell]:
         return [
@@ -126,7 +124,7 @@ def _key(call: Call) -> dict[str, Any]:
 
 
 def copy_stages(source: Path, target: Path, stages: Sequence[str]) -> None:
-    """Copy finished stages; `kdc.compress` reuses them if rows and settings match."""
+    """`kdc.compress` reuses finished stages if rows and settings match."""
     for stage in stages:
         if (source / stage).exists() and not (target / stage).exists():
             shutil.copytree(source / stage, target / f"{stage}.copy", dirs_exist_ok=True)
@@ -229,7 +227,7 @@ def _keep(grid: Grid, cell: Cell, result: dict[str, Any]) -> None:
 
 @contextmanager
 def local_pool(workers: int) -> Iterator[Submit]:
-    """A process for each cell, so a killed one affects no other."""
+    """A killed process affects no other cell."""
     with ThreadPoolExecutor(workers) as threads:
         try:
             yield lambda *given: threads.submit(in_own_process, *given)

@@ -20,7 +20,7 @@ _SOURCE = (
 )
 _PAPER_RANK = 8
 _COLUMNS = ("cola", "mnli", "mnli_mismatched", "mrpc", "qnli", "qqp", "rte", "sst2", "stsb", "wnli")
-_UNBEATABLE = "wnli"  # no model beats the majority, so it blurs averages
+_UNBEATABLE = "wnli"  # no model beats the majority
 _TEX = str.maketrans(
     {character: rf"\{character}" for character in "&%_#$"}
     | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
@@ -48,15 +48,15 @@ class Cell:
 
 @dataclass(frozen=True)
 class Figures:
-    """Results of one training; a baseline has no costs."""
+    """A baseline has no costs."""
 
     scores: dict[str, float]  # points by metric
-    collapsed: bool = False  # one answer for all tuning rows
+    collapsed: bool = False  # answers all alike
     inference_s_per_1000_rows: float | None = None
     seconds: float | None = None  # of training
     parameters: int | None = None  # with adapters merged
     trainable_parameters: int | None = None
-    peak_memory_bytes: int | None = None  # of the GPU, else the process
+    peak_memory_bytes: int | None = None  # GPU, else process
 
 
 @dataclass(frozen=True)
@@ -68,10 +68,10 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Published:
-    points: tuple[float, ...] = ()  # for each of `_COLUMNS`
-    average: float | None = None  # over the columns, in points
+    points: tuple[float, ...] = ()  # by `_COLUMNS`
+    average: float | None = None  # in points
     memory_mb: float | None = None  # peak while training
-    inference_s: float | None = None  # on the paper's rows and GPU
+    inference_s: float | None = None  # on the paper's GPU
 
     @property
     def scores(self) -> dict[str, float]:
@@ -93,8 +93,8 @@ PUBLISHED = {
 
 @dataclass(frozen=True)
 class Score:
-    values: tuple[float, ...]  # points of seeds that count
-    collapsed: int = 0  # seeds with one answer, not in `values`
+    values: tuple[float, ...]  # points by seed
+    collapsed: int = 0  # seeds not in `values`
     failed: int = 0
 
     @property
@@ -113,7 +113,7 @@ class MethodSummary:
     family: str
     method: str
     rank: int  # 0 without adapters
-    scores: dict[str, Score]  # by column, see `columns`
+    scores: dict[str, Score]  # by column
     figures: tuple[Figures, ...] = ()  # of successful cells
 
     @property
@@ -130,7 +130,7 @@ class MethodSummary:
         return self.published.average if self.scores.keys() == self.published.scores.keys() else None
 
     def cost(self, name: str, of_cells: Callable[[list[float]], float] = mean) -> float | None:
-        """Mean (or `of_cells`) of a field of `Figures`; None without values."""
+        """None without values."""
         known = [value for figures in self.figures if (value := getattr(figures, name)) is not None]
         return of_cells(known) if known else None
 
@@ -142,7 +142,7 @@ class MethodSummary:
 
 
 def columns(tasks: Iterable[str]) -> list[str]:
-    """Columns of tasks; MNLI has two."""
+    """MNLI has two columns."""
     return [column for task in tasks for column in ((task, f"{task}_mismatched") if task == "mnli" else (task,))]
 
 
@@ -254,10 +254,8 @@ def _gap(value: float | None, published: float | None) -> str:
 
 
 def write_study(out: Path, outcomes: Sequence[Outcome], origin: dict[str, str]) -> str:
-    """Write `study.md`, `.csv`, `.tex` and `.json`; returns the text of `study.md`.
-
-    Args:
-        origin: command and machine, by title.
+    """Write `study.md`, `.csv`, `.tex` and `.json`; returns the text of `study.md`. `origin` has command and machine,
+    by title.
     """
     summaries = summarise(outcomes)
     tables = [scores_table(summaries), costs_table(summaries)]

@@ -16,7 +16,7 @@ from benchmarks.neighbour import busy_neighbour
 from kdc.serving.engine.engine import Engine
 from kdc.serving.engine.long_texts import Tokens
 
-_PASSES, _BEFORE = 100, 150  # timed passes, and passes before, in which the engine chooses
+_PASSES, _BEFORE = 100, 150  # timed; before, the engine chooses
 
 
 def main() -> None:

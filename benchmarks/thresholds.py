@@ -1,8 +1,8 @@
 """How often a threshold shown to keep a bound breaks it on new rows, if rows come in groups.
 
 Command: `python benchmarks/thresholds.py [--simulations 2000] [--rows 500,2000] [--aims 'recall>=0.9'] [--jobs 2]`.
-Judges simulated tuning sets with and without their groups. Prints the percent that break the bound (at most 5 %
-should). Ends with 1 if, with groups, more than 5.5 % break beyond noise.
+Prints the percent of simulated tuning sets, judged with and without their groups, that break the bound. Ends with 1 if,
+with groups, more than 5.5 % break beyond noise.
 """
 
 import argparse
@@ -33,7 +33,7 @@ _AIMS = (
     "disagreement<=0.02 even",
 )
 _ALLOWED = 5.5  # percent
-_HARDEST = 0.7  # share of right answers among the least sure rows
+_HARDEST = 0.7  # right among the least sure rows
 
 Drawn = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]
 
@@ -42,12 +42,13 @@ Drawn = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]
 class Slices:
     aim: str
     rows: int
-    most: int  # rows of a group, from 1
-    correlation: float  # of two rows of a group
+    most: int  # rows of a group
+    correlation: float  # within a group
 
     def draw(self, generator: np.random.Generator) -> Drawn:
         """(rows,) probabilities, numbers that decide labels, and groups. A row copies its group or is drawn alone, so
-        any function of it has this correlation."""
+        any function of it has this correlation.
+        """
         sizes = generator.integers(1, self.most + 1, self.rows)
         groups = np.repeat(np.arange(self.rows), sizes)[: self.rows]
         of_group = generator.random(self.rows) < math.sqrt(self.correlation)
@@ -57,8 +58,9 @@ class Slices:
 
 
 def outcome(slices: Slices, drawn: Drawn, *, grouped: bool) -> tuple[float, float]:
-    """Whether the bound breaks, and the share of labelled or answered rows. For sets, both: the share of sets without
-    the true label."""
+    """Whether the bound breaks, and the share of labelled or answered rows; for sets, both the share without the true
+    label.
+    """
     probabilities, fates, groups = drawn
     known = groups if grouped else None
     if slices.aim.startswith("sets"):
@@ -85,7 +87,8 @@ def outcome(slices: Slices, drawn: Drawn, *, grouped: bool) -> tuple[float, floa
 
 def deferred(aim: str, drawn: Drawn, groups: NDArray[np.int64] | None) -> tuple[float, float]:
     """`outcome` of a deferral. Teacher and model differ in twice the budget, more on less sure rows; "even": in a hair
-    more than the budget, however sure."""
+    more than the budget, however sure.
+    """
     probabilities, fates, _ = drawn
     aim, _, even = aim.partition(" ")
     budget = float(aim.partition("<=")[2])

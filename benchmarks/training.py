@@ -22,13 +22,13 @@ from unittest import mock
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-os.environ.pop("OMP_NUM_THREADS", None)  # it would leave no choice
+os.environ.pop("OMP_NUM_THREADS", None)
 from transformers import PrinterCallback, TrainerCallback
 
 from benchmarks.neighbour import busy_neighbour
 
 BATCH = 32
-PADDED_STEPS, CHOSEN_STEPS = 3, 3  # timed steps of padded rows; factor of steps if kdc chooses
+PADDED_STEPS, CHOSEN_STEPS = 3, 3  # steps; factor if kdc chooses
 TEACHER, STUDENT = "teacher", "student"
 _TORCHS = "torch's dropout"
 _PEER = "sentence-transformers"
@@ -74,7 +74,7 @@ def main() -> None:
     others = [
         Case(_TORCHS, most, own_dropout=False),
         Case("the plain Trainer", most, own_dropout=False, plain=True),
-        Case("padded to 512", most, pad_to=512),  # student only: a teacher's step takes half a minute
+        Case("padded to 512", most, pad_to=512),  # a teacher's step takes half a minute
     ]
     with tempfile.TemporaryDirectory() as scratch:
         tokens = _rows(options.data, Path(scratch))
@@ -150,8 +150,9 @@ def _has_bf16() -> bool:
 
 
 def _flops_of_a_row(who: str, tokens: Any) -> float:
-    """FLOPs of a step for a row of mean length. A linear weight takes 2 a token forward, 2 for the input's gradient, 2
-    for its own (not with adapters). Attention takes three times 4 * tokens^2 * width a layer."""
+    """A linear weight takes 2 FLOPs a token forward, 2 for the input's gradient, 2 for its own (not with adapters).
+    Attention takes three times 4 * tokens^2 * width a layer.
+    """
     import numpy as np
 
     layers, width, inner = (6 if who == TEACHER else 3), 384, 1536
@@ -180,7 +181,7 @@ def _peer_speed(python: Path, run: Path, steps: int) -> float:
 
 
 def _speed(tokens: Any, who: str, case: Case, steps: int) -> float:
-    """Rows/s, without the first step."""
+    """Leaves the first step out."""
     import numpy as np
     import torch
     from transformers import set_seed
@@ -197,7 +198,7 @@ def _speed(tokens: Any, who: str, case: Case, steps: int) -> float:
 
     steps = PADDED_STEPS if case.pad_to else CHOSEN_STEPS * steps if case.threads is None else steps
     set_seed(0)
-    without = who == STUDENT and case.own_dropout  # as the recipe trains a student
+    without = who == STUDENT and case.own_dropout  # as in the recipe
     pooling: Any = "first" if case.plain else "auto"
     loaded = loading.load_model("minilm", find_task("qnli"), pooling=pooling, dropout=0.0 if without else None)
     model = loaded.model
@@ -244,7 +245,7 @@ def _ours(model: Any, tokens: Any, logits: Any, case: Case, steps: int, folder: 
 
 
 def _plain(model: Any, tokens: Any, logits: Any, case: Case, steps: int, folder: Path, environment: Any) -> Any:
-    """The Trainer as in transformers' course: random order, padded to the batch's longest, labels only."""
+    """As in transformers' course: random order, padded to the batch's longest, labels only."""
     from transformers import DataCollatorWithPadding, Trainer, TrainingArguments
 
     from kdc.pipeline.models import loading

@@ -6,10 +6,9 @@ Commands (the first needs wrk):
     python benchmarks/upstream.py --faults 60                   seconds of a soak
     python benchmarks/upstream.py --merge 10000000              simulated requests
 
-Latency: local answers with and without `--upstream`, and forwarded and mixed answers beside the stub asked directly, in
-turns. The stub answers after 50 to 150 ms, the same for one text. The soak asks two services while their upstream
-fails, dies and starts again. Simulated requests go through the merging code alone, half with `--when-upstream-fails
-answer`. Ends with 1 unless all marks hold.
+Latency: local answers with and without `--upstream`, and forwarded and mixed answers beside the stub alone, in turns.
+The stub answers after 50 to 150 ms, the same for one text. The soak asks two services while their upstream fails, dies
+and starts again. Simulated requests go through the merging code alone. Ends with 1 unless all marks hold.
 """
 
 import argparse
@@ -43,10 +42,10 @@ sys.path.insert(0, str(ROOT / "tests"))
 
 from upstreams import asked, texts, write_artifacts
 
-DELAY_S, SPREAD = 0.1, 0.5  # with equal delays all connections ask at once
+DELAY_S, SPREAD = 0.1, 0.5  # equal delays synchronise connections
 CONNECTIONS = (1, 32, 256)
 _LOCAL_MS, _FORWARDED_MS = 0.1, 2.0
-_BODIES = 24  # so that one connection asks all in a round
+_BODIES = 24  # one connection asks all in a round
 _CONFIDENCE = 0.95
 
 
@@ -71,8 +70,6 @@ WAYS = (
 
 @dataclass
 class Results:
-    """Figures by way and connections."""
-
     figures: dict[tuple[str, int], list[Figures]] = field(default_factory=dict)
 
     def more(self, way: Way, connections: int) -> list[float]:
@@ -141,7 +138,6 @@ def latency_table(results: Results) -> str:
 
 
 def merge(requests: int) -> tuple[str, list[Mark]]:
-    """A wrong merge raises `WrongMerge`."""
     lines, began = ["| outcome | requests |", "|---|---:|"], time.perf_counter()
     answers = 0
     for answers_alone in (False, True):

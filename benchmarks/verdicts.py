@@ -5,10 +5,10 @@ Command: `python benchmarks/verdicts.py [--simulations 3000] [--metrics accuracy
 should be at most 2.5 %. Ends with 1 if one exceeds 3.0 % beyond simulation noise. Power is the share of equal students
 that pass, of the first 300 sets. `--metrics many`: macro F1 of 20 to 48 classes or labels.
 
-Bootstraps are slow, so `clear_verdict` judges many sets without one. An interval covers the measured difference plus or
-minus what no row shows, so a limit in that range is "not shown". For several labels, groups, or 500 rows and more, a
-standard error decides (delta method for macro F1, else a jackknife over 100 blocks). A drop within the limit cannot
-fail, so equal students' later sets stop there.
+`clear_verdict` judges many sets without a slow bootstrap. An interval covers the measured difference plus or minus what
+no row shows, so a limit in that range is "not shown". For several labels, groups, or 500 rows and more, a standard
+error decides (delta method for macro F1, else a jackknife over 100 blocks). A drop within the limit cannot fail, so
+equal students' later sets stop there.
 """
 
 import argparse
@@ -55,7 +55,7 @@ def verdicts(
 ) -> tuple[float, float]:
     """Percent that pass (of the first `for_passes`) and fail."""
     source = source_of(world, drop)
-    # Each world has its own seed: a lucky shared draw would look like many faults.
+    # A lucky draw shared by all worlds would look like many faults.
     random, passed, failed = np.random.default_rng([seed, zlib.crc32(repr(world).encode())]), 0, 0
     to_check, for_passes = _CHECKED, min(simulations, for_passes or simulations)
     for number in range(simulations):
@@ -98,7 +98,7 @@ def _is_slow(world: World) -> bool:
 def clear_verdict(
     world: World, labels: NDArray, teacher: NDArray, student: NDArray, groups: NDArray | None
 ) -> str | None:
-    """The verdict, or None if it needs a bootstrap."""
+    """None if the set needs a bootstrap."""
     if world.metric == "accuracy":
         return None
     answers = list(map(KINDS[world.kind].predictions, (student, teacher)))

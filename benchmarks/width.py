@@ -1,8 +1,7 @@
 """How wide the interval of a multi-label difference is, and how often a narrower one would be wrong.
 
-Command: `python benchmarks/width.py [--sets 500] [--texts CSV]`. Sets are drawn from worlds in which the student's
-true drop is the limit. Columns: see docs/benchmarks/verdicts.md. Widths are medians of the first 60 sets in which rows
-differ.
+Command: `python benchmarks/width.py [--sets 500] [--texts CSV]`. Students' true drop is the limit. Columns: see
+docs/benchmarks/verdicts.md. Widths are medians of the first 60 sets in which rows differ.
 
 `--texts`: 399 of BANKING77's training rows, with the 48 most frequent words of intents' names as labels. A TF-IDF model
 differs from its noisy copy in single labels. The true drop is unknown, so nothing is counted.

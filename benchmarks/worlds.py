@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 
 from kdc.pipeline.config import metrics
 
-_TEACHER = 0.85  # share of right answers, for classes
+_TEACHER = 0.85  # share of right classes
 _POPULATION = 200_000
 _LABELS_A_ROW = (0.5, 0.25, 0.12, 0.08, 0.05)
 _ROUNDING = 1e-12
-_SLIPS = 0.03  # share of wrong labels, if there are several
+_SLIPS = 0.03  # share of wrong labels
 
 Drawn = tuple[NDArray, NDArray, NDArray, NDArray | None]  # labels, both logits, groups
 
@@ -23,20 +23,21 @@ Drawn = tuple[NDArray, NDArray, NDArray, NDArray | None]  # labels, both logits,
 @dataclass(frozen=True)
 class World:
     """`classes` are label shares. `losses_only` students differ only in lost rows; others in `disagreement` percent of
-    rows. Groups have 1 to `group` rows."""
+    rows. Groups have 1 to `group` rows.
+    """
 
     metric: str
     rows: int
     limit: float  # points
-    disagreement: float = 0.0  # percent of rows; in regression, difference of the two models' errors
+    disagreement: float = 0.0  # percent of rows; in regression, difference of the models' errors
     classes: tuple[float, ...] = (0.5, 0.5)
     losses_only: bool = False
     group: int = 1
     mixed: bool = False  # groups share whether the student differs, not labels
-    labels: tuple[float, ...] = ()  # share of rows with each
+    labels: tuple[float, ...] = ()  # share of rows
     # How often a row shares its group's fate, with many classes.
     fate: float | None = None
-    rare_only: bool = False  # loses only in the rarer half
+    rare_only: bool = False  # loses the rarer half
 
     @property
     def kind(self) -> str:
@@ -51,22 +52,14 @@ class Source(Protocol):
 
 
 def source_of(world: World, drop: float) -> Source:
-    """A source with this true drop in points.
-
-    Raises:
-        ValueError: the drop is impossible.
-    """
+    """`drop` is in points; an impossible one raises ValueError."""
     if world.fate is not None:
         return Many(world, drop)
     return (Numbers if world.kind == "regression" else SeveralLabels if world.labels else Classes)(world, drop)
 
 
 def bisected(drop_of: Callable[[float], float], drop: float) -> float:
-    """The share of lost rows that gives this true drop.
-
-    Raises:
-        ValueError: no share has it.
-    """
+    """The share of lost rows; ValueError if none gives this true drop."""
     low, high = 0.0, 1.0
     for _ in range(60):
         middle = (low + high) / 2
@@ -80,7 +73,7 @@ def bisected(drop_of: Callable[[float], float], drop: float) -> float:
 
 
 def grouped(world: World, random: np.random.Generator) -> NDArray | None:
-    """(rows,) group numbers; None for single rows."""
+    """(rows,); None for single rows."""
     if world.group == 1:
         return None
     sizes = random.integers(1, world.group + 1, world.rows)
@@ -142,12 +135,10 @@ class Classes:
 
 
 class Numbers:
-    """Labels and two correlated models."""
-
     def __init__(self, world: World, drop: float) -> None:
         self._world = world
         scores = np.array([_TEACHER, _TEACHER - drop / 100])
-        if world.metric == "spearman":  # of a normal distribution (Pearson 1907)
+        if world.metric == "spearman":  # Pearson 1907, normal distribution
             scores = 2 * np.sin(np.pi * scores / 6)
         teacher, student = scores
         shared = 1 - world.disagreement / 100  # correlation of the models' errors
@@ -156,7 +147,6 @@ class Numbers:
         self._root = np.linalg.cholesky(matrix)
 
     def draw(self, random: np.random.Generator) -> Drawn:
-        """Groups copy one row."""
         groups = grouped(self._world, random)
         labels, teacher, student = self._root @ random.standard_normal((3, self._world.rows))
         if groups is not None:
@@ -165,8 +155,7 @@ class Numbers:
 
 
 class SeveralLabels:
-    """Independent labels. A student differs in whole rows: in `disagreement` percent it errs as often as its teacher,
-    on other labels."""
+    """Independent labels. A student errs in `disagreement` percent of rows as often as its teacher, on other labels."""
 
     def __init__(self, world: World, drop: float) -> None:
         self._world = world
@@ -287,7 +276,7 @@ MANY = (
 
 
 def worlds(names: Iterable[str], rows: Iterable[int]) -> list[World]:
-    """Worlds by metric; "many": of many classes."""
+    """The name "many" gives worlds of many classes."""
     names = list(names)
     found = list(MANY) if "many" in names else []
     names = [name for name in names if name != "many"]

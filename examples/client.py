@@ -7,7 +7,7 @@ Prints label and score of each text; skips blank lines. A tab separates the text
 (default http://localhost:3000); KDC_TOKEN holds its bearer token, if it needs one.
 
 Retries 429, 503 and failed connections after `Retry-After` and a random, doubling pause, until tries or seconds run
-out. Other answers are final. Unanswered rows give exit code 1.
+out. Unanswered rows give exit code 1.
 """
 
 import email.utils
@@ -21,9 +21,9 @@ import httpx2
 
 BUSY = {429, 503}  # nothing was computed; a 422 would fail again
 TRIES = 5
-TOTAL_S = 30.0  # of a request with all tries and pauses
-# Of one try: more than the service's own timeout (504, KDC_TIMEOUT_S, 10). httpx2 bounds each wait for bytes, not their
-# sum, which is enough for small replies.
+TOTAL_S = 30.0  # with all tries and pauses
+# More than the service's own timeout (504, KDC_TIMEOUT_S, 10). httpx2 bounds each wait for bytes, not their sum, which
+# is enough for small replies.
 TRY_S = 12.0
 PAUSE_S, LONGEST_PAUSE_S = 0.1, 5.0
 ROWS = 32  # of a request
@@ -34,7 +34,6 @@ class NoAnswer(Exception):
 
 
 def main() -> None:
-    """Read texts, print label and score of each."""
     token = os.environ.get("KDC_TOKEN")
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     lines = iter(sys.argv[1:] or (line.rstrip("\r\n") for line in sys.stdin if line.strip()))

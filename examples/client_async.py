@@ -3,12 +3,8 @@
     pip install httpx2
     python client_async.py 'a gripping film' dull        # or one text a line on standard input
 
-Prints label and score of each text; skips blank lines. A tab separates the texts of a pair. KDC_URL names the service
-(default http://localhost:3000); KDC_TOKEN holds its bearer token, if it needs one.
-
-Retries 429, 503 and failed connections after `Retry-After` and a random, doubling pause, until tries or seconds run
-out. Other answers are final. Unanswered rows give exit code 1.
-Memory does not grow with the input. For whole tables use `kdc predict`, which is faster and needs no service.
+Input, output, retries, KDC_URL and KDC_TOKEN are as in `client.py`. Memory does not grow with the input. For whole
+tables use `kdc predict`, which is faster and needs no service.
 """
 
 import asyncio
@@ -23,11 +19,11 @@ from collections.abc import Iterator
 
 import httpx2
 
-AT_ONCE = 8  # more would wait in the service's queue or be refused
+AT_ONCE = 8  # more would wait or be refused
 BUSY = {429, 503}  # nothing was computed; a 422 would fail again
 TRIES = 5
-TOTAL_S = 30.0  # of a request with all tries and pauses
-TRY_S = 12.0  # of one try: more than the service's own timeout (504, KDC_TIMEOUT_S, 10)
+TOTAL_S = 30.0  # with all tries and pauses
+TRY_S = 12.0  # more than the service's own timeout (504, KDC_TIMEOUT_S, 10)
 PAUSE_S, LONGEST_PAUSE_S = 0.1, 5.0
 ROWS = 32  # of a request
 
@@ -39,7 +35,6 @@ class NoAnswer(Exception):
 
 
 async def main() -> None:
-    """Read texts, print label and score of each."""
     token = os.environ.get("KDC_TOKEN")
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     batches = batches_of(iter(sys.argv[1:] or (line.rstrip("\r\n") for line in sys.stdin if line.strip())))
@@ -67,7 +62,6 @@ def batches_of(lines: Iterator[str]) -> Iterator[list[list[str]]]:
 
 
 def show(answers: Answers) -> None:
-    """Print a line for each answer."""
     for label, score in answers:
         print(f"{label}\t{score:.4f}")
 

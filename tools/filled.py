@@ -1,6 +1,5 @@
-"""`kdc verify --labelled`: the verdict on accuracy from labels of the differing rows alone.
-
-Other rows cannot change the difference. Reads a file of `kdc.tools.unlabelled` that a person filled in.
+"""`kdc verify --labelled`: the verdict on accuracy from labels of the differing rows alone. Other rows cannot change
+the difference.
 """
 
 import io
@@ -36,18 +35,15 @@ _ALL_ROWS = "label all rows: --data FILE"
 
 @dataclass(frozen=True)
 class Answered:
-    """The rows of a verdict, and both models' answers."""
-
-    texts: Ints  # (rows,) `fields.hash_of` each text or pair
+    texts: Ints  # (rows,) `fields.hash_of`
     sides: Ints  # (rows, 2) `fields.sides_of` a pair; (rows, 0) for single texts
-    student: Ints  # (rows,) numbers of labels
-    teacher: Ints  # (rows,) numbers of labels
+    student: Ints  # (rows,) label numbers
+    teacher: Ints  # (rows,) label numbers
     artifact: str  # the student's SHA-256
     variant: str
 
     @property
     def differs(self) -> NDArray[np.bool_]:
-        """Bool (rows,)."""
         return self.student != self.teacher
 
     @property
@@ -68,7 +64,6 @@ class Answered:
         return replace(self, **{name: getattr(self, name)[kept] for name in _COLUMNS})
 
     def write(self, path: Path) -> None:
-        """Write the answers beside the texts to label."""
         stream = io.BytesIO()
         columns: dict[str, Any] = {name: np.asarray(value) for name, value in vars(self).items()}
         np.savez_compressed(stream, **columns)
@@ -76,12 +71,7 @@ class Answered:
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """Read the answers that `write` wrote.
-
-        Raises:
-            InputError: the file is missing.
-            KdcError: it is damaged.
-        """
+        """Raises KdcError if the file is damaged."""
         file = answers_beside(path)
         if not file.exists():
             remedy = "the filled file needs the name and the folder that --to-label gave it"
@@ -98,16 +88,12 @@ def answers_beside(path: Path) -> Path:
 
 
 def id_of(number: int) -> str:
-    """A text's id. A letter keeps spreadsheets from reading a number."""
+    """A letter keeps spreadsheets from reading a number."""
     return f"r{number & (2**64 - 1):016x}"
 
 
 def check_task(task: TaskInfo, contract: Contract, given: Mapping[str, Any]) -> None:
-    """Refuse what differing rows alone cannot judge. `given`: limits that replace the artifact's.
-
-    Raises:
-        InputError: the task or its metric does not fit, or a limit needs all labels.
-    """
+    """Raise InputError for what differing rows alone cannot judge. `given` replaces the artifact's limits."""
     if not task.traits.is_exclusive:
         what = "the rows that differ show only accuracy of single labels: other metrics count every row"
         raise InputError(what, given=f"a {task.kind} task", remedy=_ALL_ROWS)
@@ -121,11 +107,10 @@ def check_task(task: TaskInfo, contract: Contract, given: Mapping[str, Any]) -> 
 
 
 def judged_by_labels(path: Path, engine: Engine, contract: Contract, how: Mapping[str, str | None]) -> Quality:
-    """Compare student and teacher by a filled file; `how` has its `delimiter` and `encoding`.
+    """`how` has the filled file's `delimiter` and `encoding`.
 
     Raises:
         InputError: there is no `max_drop`, the file does not fit, or it lacks labels that the verdict needs.
-        KdcError: the models' answers are damaged.
     """
     if contract.limits.max_drop is None:
         raise InputError("labels need a limit on the drop", given=path, remedy="set a limit: --max-drop 1")
@@ -153,7 +138,7 @@ def judged_by_labels(path: Path, engine: Engine, contract: Contract, how: Mappin
 
 
 def _read_labels(path: Path, task: TaskInfo, answered: Answered, dialect: Dialect) -> Ints:
-    """Label numbers (rows,); -1 if missing."""
+    """(rows,); -1 if missing."""
     number_of = label_numbers(task.labels)
     numbers = {id_of(number): number for number in answered.to_label.tolist()}
     labels: dict[int, int] = {}
@@ -172,8 +157,7 @@ def _read_labels(path: Path, task: TaskInfo, answered: Answered, dialect: Dialec
 
 
 def label_numbers(labels: Sequence[str]) -> Callable[[str, str], int]:
-    """A function from a label, as people type it, and where it stands, to its number. It raises InputError for an
-    unknown label."""
+    """A function from a typed label, and where it stands, to its number. Unknown labels raise InputError."""
     numbers = {label: number for number, label in enumerate(labels)}
     lower = {label.casefold(): number for label, number in numbers.items()}
     if len(lower) == len(numbers):
@@ -196,11 +180,7 @@ def heading(name: str) -> tuple[str, str]:
 
 
 def cells(window: Window) -> list[tuple[int, str, str]]:
-    """Line, id and label of each row.
-
-    Raises:
-        InputError: a row is broken, or the columns are missing.
-    """
+    """Line, id and label of each row. A broken row or a missing column raises InputError."""
     refuse_bad(window)
     columns = {heading(name)[0]: name for name in window.names}
     if not {ID, LABEL} <= set(columns):
@@ -212,7 +192,6 @@ def cells(window: Window) -> list[tuple[int, str, str]]:
 
 
 def refuse_bad(window: Window) -> None:
-    """Raise InputError for a broken row."""
     if window.bad:
         first = window.bad[0]
         raise InputError(first.problem, given=f"{first.file}, line {first.line}", remedy="fix the row")
@@ -233,9 +212,9 @@ def quality_by(answered: Answered, labels: Ints, contract: Contract, *, empty_is
         contract=contract,
         groups=groups,
     )
-    return quality.model_copy(update={"student": None, "teacher": None})  # unknown without labels of all rows
+    return quality.model_copy(update={"student": None, "teacher": None})  # needs labels of all rows
 
 
 def _as_logits(right: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """(rows, 2) logits, with class 0 if the model is right."""
+    """(rows, 2) logits; class 0 means right."""
     return np.column_stack([right, ~right]).astype(np.float32)

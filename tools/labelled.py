@@ -1,5 +1,6 @@
 """An artifact on labelled rows: metrics for `kdc evaluate`, a comparison with the teacher for `kdc verify`. Needs the
-compress extra."""
+compress extra.
+"""
 
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -41,8 +42,6 @@ from kdc.tools.reference import kept_reference, reference_if_kept, refuse_better
 
 
 class Evaluation(Frozen):
-    """Output of `kdc evaluate --json`."""
-
     artifact: str
     rows: int
     variant: str | None
@@ -50,11 +49,11 @@ class Evaluation(Frozen):
     metrics: dict[str, float]  # in points, by name
     interval: tuple[float, float]  # 95 %, of the deciding metric
     groups: int
-    points: tuple[OperatingPoint, ...]  # with rates on these rows as `evaluation`
+    points: tuple[OperatingPoint, ...]  # `evaluation` holds these rows' rates
     abstain: Abstention | None  # likewise
     sets: LabelSets | None  # likewise
     slices: tuple[SliceFigures, ...]
-    promised: dict[str, float]  # the manifest's metrics on the evaluation set
+    promised: dict[str, float]  # on the evaluation set
 
 
 def evaluate_artifact(
@@ -66,11 +65,7 @@ def evaluate_artifact(
     variant: str | None = None,
     device: Device = "auto",
 ) -> Evaluation:
-    """`columns` and `slices` are as in `read_rows_for`.
-
-    Raises:
-        InputError: the file does not fit the task.
-    """
+    """`columns` and `slices` are as in `read_rows_for`. Raises InputError if the file does not fit the task."""
     engine = Engine.load(artifact, variant=variant, device=device)
     manifest, info = engine.manifest, engine.task
     assert manifest is not None
@@ -124,10 +119,7 @@ def compare_again(
     teacher: str | None,
 ) -> tuple[list[Text], Answers]:
     """Compare an artifact with its teacher, or the logits that it keeps, and count its decisions. Arguments are as in
-    `kdc.verify`.
-
-    Returns:
-        Texts, comparison (None without `max_drop`), and decisions.
+    `kdc.verify`. The comparison is None without `max_drop`.
 
     Raises:
         InputError: the file does not fit, or rows without kept logits need a teacher.
@@ -141,7 +133,7 @@ def compare_again(
         return texts, (None, ())
     find = kept_reference if has_drop and teacher is None else reference_if_kept
     other, groups, look = find(artifact, engine, texts, contract)
-    if has_drop and teacher is not None:  # evaluation rows keep their groups and their look
+    if has_drop and teacher is not None:  # evaluation rows keep groups and look
         refuse_better_baseline(artifact, engine, contract)
         other = Other("teacher", teacher_of(task, teacher, engine.tokenizer_info)(texts))
     logits = engine.logits(texts)
@@ -171,6 +163,5 @@ def read_rows_for(
 
 
 def task_with(info: TaskInfo, columns: Mapping[str, str | None]) -> Task:
-    """An artifact's task with a file's columns."""
     text, pair = columns.get("text") or info.text, columns.get("text_pair") or info.text_pair
     return custom_task(info.name, text, pair, columns.get("label") or "label", info.kind, info.labels)

@@ -9,12 +9,7 @@ from kdc.serving.engine.engine import Engine, Text
 
 
 def answer(artifact: Path, row: Text, *, variant: str | None, device: Device) -> tuple[dict[str, Any], str]:
-    """The answer as a JSON document, and as lines for people.
-
-    Raises:
-        InputError: there is no such artifact or variant, or the row does not fit.
-        KdcError: the artifact is damaged, or the model cannot run.
-    """
+    """The answer as a JSON document, and as lines for people."""
     engine = Engine.load(artifact, variant=variant, device=device)
     (outputs,) = engine.predict([row])
     scores = dict(zip(engine.labels or ("score",), map(float, outputs), strict=True))

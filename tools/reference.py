@@ -30,12 +30,12 @@ _TEACHER = "teacher_logits"  # in `EVALUATION`
 
 class Reference(NamedTuple):
     other: Other | None
-    groups: NDArray[np.integer]  # (rows,) rows of one group are not independent
+    groups: NDArray[np.integer]  # (rows,); dependent within a group
     look: int  # see `Quality`
 
 
 def kept_reference(artifact: Path, engine: Engine, texts: Sequence[Text], contract: Contract) -> Reference:
-    """The contract's reference. A variant not judged before is one more look.
+    """A variant not judged before is one more look.
 
     Raises:
         InputError: the artifact was not evaluated on some rows.
@@ -93,24 +93,19 @@ def _to_beat(names: Sequence[str], contract: Contract) -> str:
 
 @contextmanager
 def arrays_of(path: Path, what: str, remedy: str) -> Iterator[Any]:
-    """Open a foreign .npz file, without unpickling.
-
-    Raises:
-        KdcError: it exceeds 1 GiB unpacked, or the block raises.
-    """
+    """Open a foreign .npz file, without unpickling. Raises KdcError if it exceeds 1 GiB, or the block raises."""
     try:
         with zipfile.ZipFile(path) as archive:
             if sum(entry.file_size for entry in archive.infolist()) > _MOST_BYTES:
                 raise ValueError(f"more than {_MOST_BYTES} bytes once unpacked")
         with np.load(path, allow_pickle=False) as arrays:
             yield arrays
-    except Exception as error:  # numpy, zipfile and zlib raise many kinds
+    except Exception as error:  # numpy, zipfile and zlib raise many
         raise KdcError(f"{what} cannot be read", given=f"{path}: {error}", remedy=remedy) from error
 
 
 def teacher_of(task: Task, teacher: str, like: TokenizerInfo) -> Callable[[Sequence[Text]], NDArray[np.float32]]:
-    """A fine-tuned teacher as a function to logits (rows, outputs). Rows are cut as by the artifact, or to the
-    teacher's maximum."""
+    """Gives logits (rows, outputs). Rows are cut as by the artifact, or to the teacher's maximum."""
     from kdc.pipeline.models import loading
     from kdc.pipeline.training.joining import set_join
     from kdc.pipeline.training.predict import answer_texts
@@ -123,7 +118,7 @@ def teacher_of(task: Task, teacher: str, like: TokenizerInfo) -> Callable[[Seque
     info = tokenizer_info(tokenizer, max_length=longest, token_type_ids=typed, long=like.long)
     if like.long is not None and not hasattr(model.config, "kdc_join"):
         set_join(model, like.long.join)
-    with tempfile.TemporaryDirectory(prefix="kdc-") as folder:  # a hub id has no folder here
+    with tempfile.TemporaryDirectory(prefix="kdc-") as folder:  # a hub id has no folder
         tokenizer.backend_tokenizer.save(f"{folder}/tokenizer.json", pretty=False)
         rows = RowTokenizer.read(Path(folder) / "tokenizer.json", info)
 

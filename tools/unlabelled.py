@@ -1,5 +1,6 @@
 """`kdc verify --unlabelled`: writes the texts that two models answer differently, for a person to label. The answers go
-into OUT.csv.answers.npz."""
+into OUT.csv.answers.npz.
+"""
 
 import csv
 import io
@@ -31,7 +32,7 @@ from kdc.tools.filled import ID, LABEL, Answered, Ints, answers_beside, check_ta
 from kdc.tools.reference import refuse_better_baseline
 from kdc.tools.verify import open_artifact
 
-_Answer = Callable[[Window, Sequence[Text]], Ints]  # rows and their texts to label numbers
+_Answer = Callable[[Window, Sequence[Text]], Ints]  # rows and texts to label numbers
 
 # Where a spreadsheet, with any column separator, may read a formula.
 _FORMULA = re.compile(r"(?:^|(?<=[;\t\r\n]))(?=\s*[=+\-@])")
@@ -43,10 +44,10 @@ class ToLabel(Frozen):
     labels: tuple[str, ...]
     rows: int  # with a text
     skipped: int  # without a text
-    differing: int  # distinct texts with different answers
+    differing: int  # distinct, different answers
     to_label: int
     rows_judged: int  # by the file's labels; all, if it has all differing texts
-    max_drop: float | None  # points of accuracy; None without a limit
+    max_drop: float | None  # points; None: no limit
     # see `rows_for`
     rows_needed: int | None
     labels_needed: int | None
@@ -76,7 +77,6 @@ def texts_to_label(
 
     Raises:
         InputError: an option is missing or does not fit, or `to_label` exists.
-        KdcError: the artifact is damaged.
     """
     if unlabelled is None or to_label is None:
         remedy = "--unlabelled FILE --to-label OUT.csv; with labels in it, --labelled OUT.csv alone"
@@ -110,7 +110,8 @@ def texts_to_label(
 
 def rows_for(differing: float, *, max_drop: float, confidence: float) -> int | None:
     """About how many rows show, with 80 % power, that an equally good student keeps `max_drop` points of accuracy; None
-    if no number does. `differing`: share of rows with different answers."""
+    if no number does. `differing`: share of rows with different answers.
+    """
     square, deviation = quantile_of(confidence) ** 2, 100 * math.sqrt(differing)  # of one row, in points
     below = deviation * math.sqrt(square)
     one_row = Difference((-below, below), deviation, 1, lambda rows: 100 * square / (rows + square))
@@ -171,7 +172,7 @@ def _answers_in(column: str, task: TaskInfo) -> _Answer:
 
 
 def _read(job: Job, engine: Engine, teacher: _Answer, most: int | None) -> tuple[Answered, dict[int, Text], int]:
-    """Both models' answers, differing texts by hash (the `most` lowest), and the count of rows without a text."""
+    """With differing texts by hash (the `most` lowest), and the count of rows without a text."""
     parts: list[tuple[Ints, Ints, Ints, Ints]] = []
     differing: dict[int, Text] = {}
     rows, skipped, began = 0, 0, time.perf_counter()
@@ -185,7 +186,7 @@ def _read(job: Job, engine: Engine, teacher: _Answer, most: int | None) -> tuple
                 student, answers = engine.logits(texts).argmax(-1).astype(np.int64), teacher(good, texts)
                 parts.append((numbers, sides, student, answers))
                 differing |= {int(numbers[row]): texts[row] for row in np.flatnonzero(student != answers)}
-                if most is not None:  # these hold the lowest of all
+                if most is not None:  # keeps the lowest of all
                     differing = {number: differing[number] for number in sorted(differing)[:most]}
             counter.update(done, rows, rows / max(time.perf_counter() - began, 1e-9))
     if not parts:

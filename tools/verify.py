@@ -17,7 +17,7 @@ from kdc.pipeline.quality.judging import Answers, judge_again, load
 from kdc.pipeline.quality.latency import rows_of, rows_to_time
 from kdc.serving.engine.engine import Engine
 
-_LENGTHS = (8, 16, 32, 64)  # tokens of the timed rows, without a contract
+_LENGTHS = (8, 16, 32, 64)  # tokens of timed rows, without a contract
 
 
 def open_artifact(
@@ -28,7 +28,7 @@ def open_artifact(
     expect_sha256: str | None,
 ) -> tuple[Path, Manifest, Engine, Contract]:
     """Check an artifact's hashes and load it, by default on the kind of device where it was judged."""
-    folder = artifact.resolve()  # once: a link may change
+    folder = artifact.resolve()  # a link may change
     manifest = load_manifest(folder, expect_sha256=expect_sha256)
     before = manifest.contract
     if contract is None:
@@ -51,19 +51,15 @@ def verify_artifact(
     device: Device | None = None,
     expect_sha256: str | None = None,
 ) -> tuple[Judgement, Judgement | None]:
-    """Further arguments are as in `kdc.verify`.
+    """Further arguments are as in `kdc.verify`. Returns the judgement, and the artifact's own.
 
     Args:
         given: limits and conditions that replace the contract's.
         labelled: the filled file of `texts_to_label`, instead of `data`.
         columns: of `data`, and how `labelled` is written, see `kdc.tools.labelled.read_rows_for`.
 
-    Returns:
-        The judgement, and the artifact's own.
-
     Raises:
         InputError: there is no limit, the file does not fit, or its rows need a teacher.
-        KdcError: the artifact is damaged.
     """
     if labelled is not None and data is not None:
         both = f"--data {data}, --labelled {labelled}"
@@ -97,7 +93,7 @@ def verify_artifact(
 
 
 def _answers_of_before(contract: Contract, before: Judgement | None, variant: str) -> Answers:
-    """The earlier judgement's answers. Other limits, confidence or variants need rows."""
+    """Other limits, confidence or variants need rows."""
     limits, options = contract.limits, _limits_on_answers(contract)
     if not options:
         return None, ()

@@ -18,6 +18,5 @@ class Batchable:
 
     @bentoml.api(batchable=True)
     def classify(self, texts: list[list[str]]) -> list[list[float]]:
-        """Probabilities, in label order."""
         rows: list[Text] = [(row[0], row[1]) if len(row) == 2 else row[0] for row in texts]
         return self.engine.predict(rows).tolist()

@@ -55,7 +55,7 @@ def main() -> None:
         show_progress_bar=False,
     )
     seconds = time.perf_counter() - began
-    # Rows are read at a step's begin: this span lacks two steps.
+    # A step begins by reading its rows: this span lacks two steps.
     speed = (len(ends) - 2 * _BATCH) / (ends[-1] - ends[_BATCH])
     told = {"seconds": round(seconds, 1), "rows_per_second": round(speed, 1)}
     if options.steps is None:
@@ -67,7 +67,7 @@ def main() -> None:
 
 
 class _Noted(list[Any]):
-    """Records when each example is read, just before its step."""
+    """Notes when each example is read."""
 
     def __init__(self, examples: list[InputExample], reads: list[float]) -> None:
         super().__init__(examples)

@@ -1,16 +1,16 @@
 """Light classifiers of other packages, trained on a run's rows: the peers of `frontier.py`.
 
-`python light.py model2vec|fasttext|encoder|setfit|optimum RUN`, with requirements-light.txt. Peers train as documented,
-with the tuning set if they can:
+`python light.py model2vec|fasttext|encoder|setfit|optimum RUN`, with requirements-light.txt; single texts only. Peers
+train as documented, with the tuning set if they can:
 
 - `model2vec`: classifier over vectors distilled from MiniLM; also in int8.
 - `fasttext`: autotuned for five minutes; also quantised (`.ftz`).
-- `encoder`: MiniLM exported to ONNX under a logistic regression.
+- `encoder`: MiniLM in ONNX under a logistic regression.
 - `setfit`: 500 contrastive steps before that regression, in torch and in ONNX.
-- `optimum`: the frontier's uncut teacher in fp32 by `ORTModelForSequenceClassification`.
+- `optimum`: the uncut teacher in fp32 by `ORTModelForSequenceClassification`.
 
-Single texts only. Prints JSON: training seconds (null if none), and bytes and evaluation probabilities of each form.
-Each line on stdin names a form for `take_turn`.
+Prints JSON: training seconds (null if none), and bytes and evaluation probabilities of each form. A line on stdin names
+a form for `take_turn`.
 """
 
 import json
@@ -24,7 +24,7 @@ from statistics import median, quantiles
 from typing import Any, TextIO
 
 _BATCH = 32
-_CALLS, _ROWS = 100, 512  # of a turn: single texts, and in batches
+_CALLS, _ROWS = 100, 512  # single texts, in batches
 _THREADS = 1
 _SETFIT_STEPS = 500
 _AUTOTUNE_S = 300  # fastText's default
@@ -58,7 +58,7 @@ def take_turn(answer: Answer, texts: Sequence[str]) -> dict[str, float]:
 def main() -> None:
     name, run = sys.argv[1], Path(sys.argv[2])
     replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # packages may print to stdout
+    os.dup2(2, 1)  # packages print to stdout
     import torch
     from datasets import load_from_disk
 
@@ -146,7 +146,6 @@ def _encoder(train: Rows, tune: Rows, scratch: Path) -> Forms:
 
 
 def _in_onnx(model: str, folder: Path) -> tuple[Answer, int]:
-    """An encoder in ONNX: texts -> vectors, and its bytes."""
     import onnxruntime
     from sentence_transformers import SentenceTransformer
 

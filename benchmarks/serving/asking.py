@@ -34,7 +34,6 @@ class Phase:
         offered, answered: rows/s.
         accepted, refused: seconds of answered requests, and of 429 replies.
         wrong: replies with other rows' answers.
-        failed: other errors.
         resident: MB, each second.
     """
 
@@ -59,7 +58,7 @@ def make_questions(engine: Engine, dialect: Dialect, rows: Sequence[Text], count
 
 
 class Asker:
-    """Loads a server; `labels` are in column order."""
+    """`labels` are in column order."""
 
     def __init__(self, up: Running, labels: Sequence[str], questions: Sequence[Question]) -> None:
         self._up = up
@@ -131,7 +130,7 @@ class Asker:
 
 
 def _finish(phase: Phase, client: Client, watcher: asyncio.Task[None], *, sent_in: float, began: float) -> None:
-    """Sums to rates; answers come after sending ended."""
+    """Answers come after sending ended."""
     watcher.cancel()
     client.close()
     phase.offered /= sent_in

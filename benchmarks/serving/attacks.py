@@ -19,19 +19,13 @@ KEY = "hostile-benchmark"
 HEAD = b"POST /predict HTTP/1.1\r\nHost: x\r\n"
 AUTHORIZED = b"Authorization: Bearer " + KEY.encode() + b"\r\n"
 ROW = "a row of words such as others send"
-GONE = (OSError, EOFError, ValueError)  # the service ended the connection
+GONE = (OSError, EOFError, ValueError)  # the service hung up
 
 Attack = Callable[["Target"], Awaitable[None]]
 
 
 @dataclass(frozen=True)
 class Target:
-    """What is attacked, and until when.
-
-    Attributes:
-        done: times of the attack's own answers.
-    """
-
     port: int
     is_pair: bool
     until: float
@@ -138,7 +132,6 @@ async def slow_readers(target: Target) -> None:
 
 @again_and_again(64)
 async def metrics(target: Target) -> None:
-    """Public paths that are slow to make."""
     async with connected(target) as (reader, writer):
         for path in itertools.cycle((b"/metrics", b"/docs.json", b"/schema.json")):
             if not target.goes_on():
@@ -150,7 +143,6 @@ async def metrics(target: Target) -> None:
 
 @again_and_again(100)
 async def slow_probes(target: Target) -> None:
-    """A byte a second on too many connections."""
     async with connected(target, target.admin_port) as (_, writer):
         for byte in itertools.cycle(b"GET /readyz HTTP/1.1\r\nx: " + b"y" * 100):
             if not target.goes_on():
@@ -162,7 +154,6 @@ async def slow_probes(target: Target) -> None:
 
 @again_and_again(300)
 async def probe_flood(target: Target) -> None:
-    """Connections to the admin port, reopened at once."""
     async with connected(target, target.admin_port) as (reader, writer):
         writer.write(b"G")
         await asyncio.wait_for(reader.read(), max(0.1, target.until - time.monotonic()))
@@ -181,7 +172,6 @@ async def large_probes(target: Target) -> None:
 
 @again_and_again(64)
 async def resets(target: Target) -> None:
-    """Connections reset after an answer."""
     async with connected(target) as (reader, writer):
         writer.write(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
         await reader.read(4096)
@@ -191,7 +181,6 @@ async def resets(target: Target) -> None:
 
 @again_and_again(16)
 async def refused_bodies(target: Target) -> None:
-    """Bodies of tiny chunks without a token."""
     body = b"1\r\nx\r\n" * 300_000 + b"0\r\n\r\n"
     async with connected(target) as (reader, writer):
         reading = asyncio.create_task(_read(reader))
@@ -236,22 +225,19 @@ async def slowloris(target: Target) -> None:
 
 
 async def idle(target: Target) -> None:
-    """A quarter more connections than allowed."""
     await _hold(target, b"")
 
 
 async def held(target: Target) -> None:
-    """As `idle`, after one request."""
     await _hold(target, b"GET /info HTTP/1.1\r\nHost: x\r\n\r\n")
 
 
 async def begun(target: Target) -> None:
-    """As `idle`, within a head."""
     await _hold(target, b"GET /info HTTP/1.1\r\nHo")
 
 
 async def unfinished(target: Target) -> None:
-    """As `idle`, within a body. The token makes the service wait longer."""
+    """The token makes the service wait longer."""
     await _hold(target, HEAD + AUTHORIZED + b"Content-Length: 5\r\n\r\n")
 
 
@@ -280,7 +266,6 @@ async def churn(target: Target) -> None:
 
 @again_and_again(64)
 async def small_chunks(target: Target) -> None:
-    """Chunks of 16 bytes."""
     body = (b"10\r\n" + b" " * 16 + b"\r\n") * 80_000 + b"0\r\n\r\n"
     async with connected(target) as (reader, writer):
         reading = asyncio.create_task(_read(reader))
@@ -327,20 +312,19 @@ async def odd_framings(target: Target) -> None:
 
 
 async def long_texts(target: Target) -> None:
-    """The largest bodies allowed, of the longest texts."""
     body = json.dumps({"inputs": [target.row("all of it is text " * 5500)] * (9 if target.is_pair else 18)}).encode()
     await _post_on(target, body, connections=4)
 
 
 async def long_words(target: Target) -> None:
-    """The same without spaces: tokenised whole."""
+    """Tokenised whole."""
     body = json.dumps({"inputs": [target.row("all-of-it-is-text" * 5500)] * (9 if target.is_pair else 18)}).encode()
     await _post_on(target, body, connections=4)
 
 
 @functools.cache
 def nested_bodies() -> tuple[tuple[str, bytes], ...]:
-    """Routes and bodies that decoding grows up to fifty times. V2 answers some. `{}` is the model."""
+    """Routes and bodies that decoding grows up to fifty times. `{}` is the model."""
 
     def filled(before: bytes, unit: bytes, after: bytes) -> bytes:
         return before + unit * ((2_000_000 - len(before) - len(after)) // len(unit)) + after
@@ -383,7 +367,6 @@ async def first_model(target: Target) -> str:
 
 @again_and_again(60)
 async def nested_json(target: Target) -> None:
-    """Small documents that grow in memory."""
     name = await first_model(target)
     for path, body in itertools.cycle(nested_bodies()):
         client = Asking(target.port, path.format(name))
@@ -397,27 +380,25 @@ async def nested_json(target: Target) -> None:
 
 
 async def large_requests(target: Target) -> None:
-    """One client whose requests have the most rows allowed."""
     body = json.dumps({"inputs": [target.row(ROW)] * 1024}).encode()
     await _post_on(target, body, connections=1)
 
 
 async def many_labels(target: Target) -> None:
-    """The same to a model of 5,000 labels."""
     rows = [target.row(ROW)] * 1024
     bodies = (json.dumps({"inputs": rows} | more).encode() for more in ({}, {"top_k": 5}))
     await asyncio.gather(*(_post_on(target, body, connections=2) for body in bodies))
 
 
 async def without_spaces(target: Target) -> None:
-    """Characters that normalise to up to eighteen, without spaces."""
+    """Characters that normalise to up to eighteen."""
     texts = ["\ufdfa" * 100_000, "\U0001f600" * 100_000, "\ufdfa" * 500]
     body = json.dumps({"inputs": [target.row(text) for text in texts]}, ensure_ascii=False).encode()
     await _post_on(target, body, connections=12)
 
 
 async def long_words_of_100(target: Target) -> None:
-    """Words of a hundred letters, WordPiece's slowest."""
+    """WordPiece's slowest."""
     draw = random.Random(0)
     words = ["".join(draw.choices(string.ascii_lowercase, k=100)) for _ in range(200)]
     rows = [target.row(" ".join(draw.choices(words, k=10 if target.is_pair else 20))) for _ in range(1000)]
@@ -425,20 +406,18 @@ async def long_words_of_100(target: Target) -> None:
 
 
 async def endless_words(target: Target) -> None:
-    """Single words as long as texts may be."""
     rows = [target.row(text) for text in ["x" * 90_000, "x" + " " * 90_000] * (5 if target.is_pair else 10)]
     await _post_on(target, json.dumps({"inputs": rows}).encode(), connections=12)
 
 
 async def long_pairs(target: Target) -> None:
-    """Pairs of the longest texts, both read whole to compare lengths."""
+    """Both texts are read whole to compare lengths."""
     draw = random.Random(0)
     text = " ".join("".join(draw.choices(string.ascii_lowercase, k=100)) for _ in range(1970))
     await _post_on(target, json.dumps({"inputs": [target.row(text)] * 5}).encode(), connections=8)
 
 
 async def retries(target: Target) -> None:
-    """Nearly the most clients, retrying, and twenty new ones a second."""
     await asyncio.gather(_asking_again(target), _newcomers(target))
 
 
@@ -491,7 +470,6 @@ class Asking(Client):
 
 
 async def alone(target: Target) -> None:
-    """No attack, for comparison."""
     await asyncio.sleep(target.until - time.monotonic())
 
 
@@ -531,8 +509,8 @@ ATTACKS: dict[str, Attack] = {
     "long-pairs": long_pairs,
     "retries": retries,
 }
-# These may take memory, because settings bound it. `nested-json`, `slow-readers`, `small-chunks`, `unfinished` and
-# `grpc-unread` also have the token, but may not.
+# Settings bound the memory of these attacks. `nested-json`, `slow-readers`, `small-chunks`, `unfinished` and
+# `grpc-unread` have the token too, but may not take memory.
 WITH_THE_TOKEN = (
     "alone",
     "long-texts",

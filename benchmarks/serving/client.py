@@ -24,11 +24,7 @@ class Client:
         self._free: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
 
     async def post(self, body: bytes) -> Reply:
-        """The reply.
-
-        Raises:
-            OSError, EOFError, ValueError: broken connection, or no HTTP.
-        """
+        """Raises OSError, EOFError or ValueError if the connection breaks or speaks no HTTP."""
         reader, writer = await self._connection()
         began = time.perf_counter()
         try:

@@ -1,7 +1,4 @@
-"""Loads services in front of a failing stub, and checks each answer.
-
-The stub derives answers from text and question, so another request's answer is seen as wrong.
-"""
+"""Loads services in front of a failing stub, and checks each answer against the stub's rule."""
 
 import asyncio
 import json
@@ -28,25 +25,25 @@ from upstreams import KNOWN, NAMES, answers, asked, is_error_of, is_sure, texts,
 
 _CONNECTIONS, _TIMEOUT_S, _SLOW_S = 32, 0.5, 1.0
 _FAULT = 0.015  # probability of each
-_ALIVE_S, _DEAD_S = 4.0, 0.7  # from the upstream's start to its kill, and back
+_ALIVE_S, _DEAD_S = 4.0, 0.7  # seconds up, and down
 _STATUSES = (422, 429, 502, 503, 504)
-_LONGEST_OPEN_S = 31.0  # of the circuit breaker
+_LONGEST_OPEN_S = 31.0  # of the breaker
 _PATHS = (SYSTEM_ONE, DECISIONS)
-_LEAVING = 0.02  # share of clients that leave before the answer
-_PAUSE_S = 0.05  # of a client after 503, so most requests meet no open breaker
+_LEAVING = 0.02  # share that leaves early
+_PAUSE_S = 0.05  # after 503
 GONE = (OSError, EOFError, ValueError)  # no answer
 
 
 @dataclass
 class Seen:
     outcomes: Counter[str] = field(default_factory=Counter)  # by service, status and sources
-    problems: list[str] = field(default_factory=list)  # of answers, with what would be right
+    problems: list[str] = field(default_factory=list)  # with what would be right
     lost: int = 0  # requests without an answer
-    refused: int = 0  # requests that need no upstream, without an answer
-    seconds: list[float] = field(default_factory=list)  # of requests that need no upstream
+    refused: int = 0  # although no upstream is needed
+    seconds: list[float] = field(default_factory=list)  # without the upstream
     left: int = 0
     memory_mb: list[float] = field(default_factory=list)
-    connections: int = 0  # to the upstream, at most
+    connections: int = 0  # to the upstream
     kills: int = 0
     recovered: bool = False
 
@@ -66,10 +63,10 @@ class Front:
 
 
 def soak(seconds: float, scratch: Path) -> Seen:
-    """Ask two services, one with `--when-upstream-fails answer`, while their upstream dies and restarts."""
+    """One of the two services has `--when-upstream-fails answer`."""
     artifacts = write_artifacts(scratch)
     settings = {"KDC_UPSTREAM_TIMEOUT_S": str(_TIMEOUT_S), "KDC_AUDIT": "0.1"}
-    # A possible answer is passed on with the upstream's probabilities, whatever they are.
+    # A possible answer is passed on with whatever probabilities.
     names = [name for name in FAULTS if name not in ("outside", "absurd")]
     faults = [part for name in names for part in ("--fault", f"{name}={_FAULT}")]
     with stub_process("--delay", "0.005", "--slow", str(_SLOW_S)) as stub:
@@ -180,7 +177,6 @@ async def _kill(stub: StubProcess, faults: list[str], seen: Seen, until: float) 
 
 
 async def _recovers(front: Front) -> bool:
-    """Whether all is answered again after the breaker's longest time."""
     client, text = Client(front.up.port, SYSTEM_ONE), texts()[False, False][0]
     body = json.dumps(asked(SYSTEM_ONE, text, NAMES)).encode()
     deadline = time.monotonic() + _LONGEST_OPEN_S

@@ -14,7 +14,7 @@ sys.path.insert(0, str(ROOT / "tests"))
 
 
 def fronting(artifacts: str, upstream: int | None, scratch: Path, *options: str, **environment: str) -> Server:
-    """`kdc serve` of `NAME=PATH,...` in front of a local port, if any."""
+    """`artifacts` are `NAME=PATH,...`."""
     more = [] if upstream is None else ["--upstream", f"http://127.0.0.1:{upstream}/v1", *options]
     # The stub's answers are hashes, which differ from every artifact's.
     audits = {"KDC_AUDIT_BUDGET": "0.99", "KDC_STATE_DIR": str(scratch / "state")}
@@ -31,8 +31,6 @@ def fronting(artifacts: str, upstream: int | None, scratch: Path, *options: str,
 
 
 class StubProcess:
-    """A stub process that can be killed and started again at its port."""
-
     def __init__(self, *arguments: str) -> None:
         self.port = free_port()
         self._arguments, self._starts = arguments, 0

@@ -1,4 +1,4 @@
-"""Attacks on the gRPC port: endless messages, messages that grow, unread replies."""
+"""Attacks on the gRPC port."""
 
 import asyncio
 import contextlib
@@ -58,7 +58,7 @@ async def half_messages(target: Target) -> None:
 
 @again_and_again(100)
 async def half_probes(target: Target) -> None:
-    """The same to the health check, which needs no token."""
+    """The health check needs no token."""
     async with connected(target, target.grpc_port) as (reader, writer):
         streams = range(1, 2 * _STREAMS, 2)
         heads = b"".join(frame(_HEADERS, _END_HEADERS, stream, head(HEALTH)) for stream in streams)
@@ -87,7 +87,6 @@ def _growing(model: str) -> list[bytes]:
 
 
 async def contents(target: Target) -> None:
-    """Messages that grow."""
     growing = _growing(await first_model(target))
 
     async def one(channel: grpc.aio.Channel, place: int) -> None:

@@ -52,7 +52,6 @@ class Figures:
 
 
 def check_wrk() -> None:
-    """Raise `InputError` if wrk is not installed."""
     if shutil.which("wrk") is None:
         raise InputError("the load generator is not installed", given="wrk", remedy="apt install wrk, or brew")
 
@@ -67,15 +66,7 @@ def write_bodies(file: Path, dialect: Dialect, rows: Sequence[Text], rows_a_requ
 
 
 def drive(port: int, path: str, bodies: Path, *, connections: int, rows: int, seconds: float) -> Figures:
-    """Run wrk with one thread.
-
-    Args:
-        bodies: file of `write_bodies`.
-        seconds: rounded, at least 1.
-
-    Raises:
-        KdcError: wrk failed.
-    """
+    """Run wrk with one thread on a file of `write_bodies`; `seconds` are rounded, at least 1."""
     command = [
         "wrk",
         "-t1",

@@ -6,10 +6,9 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Mark:
-    """One bound.
+    """A bound, a minimum if `least`.
 
     Attributes:
-        least: whether the bound is a minimum.
         value: measured, or the median of rounds.
         interval: 95 %, of the median; None with too few rounds.
     """
@@ -22,7 +21,7 @@ class Mark:
 
     @property
     def verdict(self) -> str:
-        """Judged by the whole interval: "not shown" if it holds the bound."""
+        """The verdict is "not shown" if the interval holds the bound."""
         found = {self._keeps(end) for end in self.interval or (self.value,)}
         return "not shown" if len(found) > 1 else "holds" if found == {True} else "fails"
 
@@ -35,7 +34,6 @@ class Mark:
 
 
 def marks_table(marks: Sequence[Mark]) -> str:
-    """Markdown; empty without marks."""
     lines = ["| mark | bound | measured | |", "|---|---:|---:|---|"]
     for mark in marks:
         sign = ">=" if mark.least else "<="

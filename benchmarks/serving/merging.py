@@ -1,6 +1,6 @@
 """Runs the code that merges answers, without sockets, on requests that overlap.
 
-Each answer's number tells its request, question and source, so a swapped, lost or doubled answer is seen.
+Each answer's number tells its request, question and source: a swapped, lost or doubled answer is seen.
 """
 
 import asyncio
@@ -35,7 +35,7 @@ from kdc.serving.http.settings import ServeSettings
 from kdc.serving.upstream.reply import Reply, UpstreamFailed
 
 _AT_ONCE, _TURN = 64, 2000
-_UNSURE, _AUDITED = 0.25, 0.02  # shares of the known questions
+_UNSURE, _AUDITED = 0.25, 0.02  # of known questions
 _FAULTS = ("fails", "refuses", "json", "list", "missing", "type", "range", "option", "more", "busy")
 _FAULT = 0.02  # probability of each
 
@@ -45,8 +45,6 @@ class WrongMerge(Exception):
 
 
 class Pause:
-    """The driver decides which request goes on."""
-
     def __await__(self) -> Generator[None, None, None]:
         yield
 
@@ -77,7 +75,7 @@ class Simulation:
         self._live: dict[int, Simulated] = {}
         self.audits = 0
 
-    # What `Forwarding` asks of the auditor and the upstream.
+    # The auditor and the upstream.
 
     def has_stopped(self, *_: object) -> bool:
         return False
@@ -86,7 +84,6 @@ class Simulation:
         return self._dice.random() < _AUDITED
 
     def submit(self, audit: Any) -> None:
-        """An audit compares both answers to the very question."""
         self.audits += 1
         if audit.body:
             document = orjson.loads(audit.body)
@@ -142,11 +139,7 @@ class Simulation:
         return simulated, answering
 
     async def run(self, requests: int) -> None:
-        """Simulate so many requests.
-
-        Raises:
-            WrongMerge: a reply is wrong.
-        """
+        """Raises `WrongMerge` if a reply is wrong."""
         going: list[tuple[Simulated, Coroutine[Any, Any, Any]]] = []
         started = ended = steps = 0
         try:
@@ -164,7 +157,6 @@ class Simulation:
                 answering.close()
 
     def _step(self, going: list[tuple[Simulated, Coroutine[Any, Any, Any]]], place: int) -> bool:
-        """Resume one request; returns whether it ended."""
         simulated, answering = going[place]
         try:
             answering.send(None)
@@ -177,7 +169,6 @@ class Simulation:
         return False
 
     def _check(self, simulated: Simulated, end: Any) -> None:
-        """One answer to each question, in order, of the right source."""
         shape, fault = simulated.shape, simulated.fault
         sure = set(shape.known) - simulated.unsure
         rest = [key for key in shape.kinds if key not in sure]

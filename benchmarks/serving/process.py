@@ -34,10 +34,9 @@ class Running:
     port: int
     seconds_to_ready: float
     worker: psutil.Process
-    group: Path | None = None  # cgroup, if memory is limited
+    group: Path | None = None  # cgroup
 
     def memory_kills(self) -> int:
-        """Processes killed for memory."""
         assert self.group is not None
         events = next(file for name in ("memory.events", "memory.oom_control") if (file := self.group / name).exists())
         counts = dict(line.split() for line in events.read_text("ascii").splitlines())
@@ -47,11 +46,7 @@ class Running:
         return float(self.worker.memory_info().rss) / 1e6
 
     def ask(self, path: str, body: Any) -> Any:
-        """The decoded reply.
-
-        Raises:
-            KdcError: it is not 200.
-        """
+        """Raises `KdcError` unless the reply is 200."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
         with contextlib.closing(connection):
             connection.request("POST", path, json.dumps(body), {"Content-Type": "application/json"})
@@ -64,7 +59,7 @@ class Running:
 
 @contextlib.contextmanager
 def running(server: Server, log: Path, memory_mb: int | None = None) -> Iterator[Running]:
-    """A started server; stops it after the block.
+    """A server that runs until the block ends.
 
     Args:
         memory_mb: MiB of all its processes (needs root); None: no limit.
@@ -141,7 +136,7 @@ def _when_ready(server: Server, port: int, process: subprocess.Popen[bytes], log
 
 
 def _peer_of(connection: http.client.HTTPConnection, port: int, processes: list[psutil.Process]) -> psutil.Process:
-    """The process at the other end; a supervisor may listen too."""
+    """A supervisor may listen too."""
     own = connection.sock.getsockname()[1]
     for process in processes:
         for other in process.net_connections(kind="tcp"):

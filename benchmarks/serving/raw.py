@@ -1,6 +1,6 @@
 """Forward passes alone, over tokenised rows sorted by length in equal batches: the limit.
 
-Single rows keep their order: repeated shapes are faster in ONNX Runtime, and no service can count on them.
+Single rows keep their order: ONNX Runtime is faster with repeated shapes, which no service can count on.
 """
 
 import json

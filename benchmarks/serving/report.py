@@ -19,7 +19,7 @@ _CONFIDENCE = 0.95
 
 @dataclass
 class Results:
-    """All measurements.
+    """Measurements.
 
     Attributes:
         figures: by load, server and round.
@@ -42,13 +42,13 @@ class Results:
 
 
 def ratios(one: list[Figures], other: list[Figures]) -> list[float]:
-    """Ratios of rows/s within rounds: shared noise cancels."""
+    """Ratios within rounds cancel shared noise."""
     pairs = zip(one, other, strict=False)
     return [mine.rows_per_second / theirs.rows_per_second for mine, theirs in pairs if theirs.rows_per_second]
 
 
 def marks(results: Results) -> list[Mark]:
-    """Marks of what ran, with intervals from six rounds on."""
+    """Intervals need six rounds."""
     found: list[Mark] = []
 
     def judge(least: bool, what: str, bound: float, rounds: Iterable[float]) -> None:

@@ -14,17 +14,13 @@ from kdc.serving.engine.tokenizing import Text
 
 ROOT = Path(__file__).resolve().parents[2]
 PEERS = ROOT / "benchmarks" / "peers"
-# In their order of turns; `raw` is raw.py.
+# In their order of turns.
 NAMES = ("kdc", "uvicorn", "at-once", "raw", "bentoml-batchable", "fastapi-pipeline", "infinity", "bento-empty")
 
 
 @dataclass(frozen=True)
 class Dialect:
-    """How to ask a server.
-
-    Attributes:
-        labels: best labels of a reply.
-    """
+    """How to ask a server; `labels` are a reply's best."""
 
     path: str
     body: Callable[[Sequence[Text]], Any]
@@ -63,12 +59,7 @@ def base_variables() -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Subject:
-    """What is served.
-
-    Attributes:
-        model: the same student for transformers.
-        peers: Python of the peers' environment.
-    """
+    """What is served: `model` is the same student for transformers."""
 
     artifact: Path
     manifest: Manifest
@@ -181,7 +172,6 @@ def _obstacle(python: str, modules: str) -> str:
 
 
 def _same_cut(subject: Subject, model: Path) -> Path:
-    """The model's folder with the artifact's maximum length."""
     folder = subject.scratch / "model"
     folder.mkdir()
     for file in model.iterdir():

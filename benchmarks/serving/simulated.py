@@ -14,7 +14,7 @@ from kdc.serving.http.api.systemone import SystemOneRequest
 
 _MOST_QUESTIONS = 12
 _OPTIONS = ("one", "two", "three")
-_KNOWN = 0.6  # share of the questions
+_KNOWN = 0.6  # share of questions
 _HEADERS = {"authorization": "Bearer key"}
 Json = dict[str, Any]
 
@@ -25,7 +25,7 @@ class Shape:
     document: Json  # without a state
     known: dict[Key, str]  # names of artifacts
     kinds: dict[Key, str]
-    names: dict[Key, str | None]  # of questions in a list
+    names: dict[Key, str | None]  # of listed questions
 
 
 @dataclass
@@ -40,7 +40,7 @@ class Simulated:
     sent: list[Key] = field(default_factory=list)  # upstream
 
     def value(self, key: Key, source: str) -> float:
-        """An answer's number, in [0, 1): no two of one request are equal."""
+        """In [0, 1): no two answers of one request are equal."""
         place = list(self.shape.kinds).index(key)
         return ((self.number * 7919 + place * 104_729 + (source == "local") * 611_953) % 1_000_003) / 1_000_003
 
@@ -68,7 +68,7 @@ def _typesafes(kind: str) -> Json:
 
 
 def _openais(kind: str, name: str | None, place: int) -> Json:
-    """Its instructions tell the place, since names may be missing."""
+    """The instructions tell the place."""
     more: Json = {
         "noul": {},
         "choice": {"choices": [{"value": option} for option in _OPTIONS]},
@@ -92,7 +92,7 @@ def keys_of(document: Json) -> list[Key]:
 
 
 def upstreams_reply(simulated: Simulated, keys: Sequence[Key], fault: str) -> Json:
-    """The upstream's reply, with a fault in its first answer."""
+    """`fault` is in the first answer."""
     is_list = simulated.shape.kind is DecisionRequest
     given = {key: _answer(simulated, key, is_list=is_list) for key in keys}
     first = keys[0]
@@ -145,7 +145,6 @@ def found_number(kind: str, answer: Json) -> float:
 
 
 def said(kind: str, value: float, source: str) -> object:
-    """What an answer with this number says."""
     if kind == "noul":
         return value >= 0.5
     if kind == "choice":

@@ -1,36 +1,35 @@
-"""A stub of a hosted model, which fails on purpose and counts requests.
+"""A stub of two decision APIs and OpenAI's chat completions, which fails on purpose and counts requests.
 
-It speaks two decision APIs, and OpenAI's chat completions.
 Command: `python -m benchmarks.serving.stub --port 9000 [--table answers.json] [--delay 0.1] [--fault 429=0.1 ...]`.
-`GET /stub` tells how often it was asked what, and what it charged. Tests run it in a thread.
+`GET /stub` tells how often it was asked what, and what it charged.
 
-| fault | instead of the answer |
-|---|---|
-| 429, 500, 503, 422 | that status; the first and third have `Retry-After` |
-| redirect | 307 to `/elsewhere` |
-| reset | a reset before a reply |
-| cut | half a body, then a reset |
-| json | a body that is no JSON |
-| missing | an answer is missing |
-| type | an answer has another question's type |
-| slow | the answer after `slow_s` |
-| large | `large_bytes` more in the answer |
-| outside | an answer that is none of the options |
-| absurd | probabilities, or log-probabilities, that cannot be |
-| stale | as reset, on a connection that has served before |
-| chunked | no fault: the right answer in small chunks |
+Instead of the answer, a fault gives:
 
-| `--chat` | what a chat does |
-|---|---|
-| logprobs | right log-probabilities if asked for (default) |
-| logprobs_none, logprobs_missing | null, or no such key |
-| logprobs_zero, logprobs_9999 | each is 0, or -9999 |
-| logprobs_alone | the only candidate is the answer |
-| no_schema, no_tools, no_temperature, no_logprobs | 400 if response_format, tools, temperature, logprobs is sent |
-| think | reasoning in the content, before the answer |
-| order_bias=X | X more in the logit of the first option |
-| outside=P | with probability P an answer outside the list, until corrected |
-| refuse=P | with probability P a refusal |
+- 429, 500, 503, 422: that status; 429 and 503 have `Retry-After`.
+- redirect: 307 to `/elsewhere`.
+- reset: a reset before a reply.
+- stale: as reset, on a connection that has served before.
+- cut: half a body, then a reset.
+- json: a body that is no JSON.
+- missing: an answer is missing.
+- type: an answer has another question's type.
+- slow: the answer after `slow_s`.
+- large: `large_bytes` more in the answer.
+- outside: an answer that is none of the options.
+- absurd: impossible probabilities or log-probabilities.
+- chunked: no fault, the right answer in small chunks.
+
+With `--chat`, a chat gives:
+
+- logprobs: right log-probabilities if asked for (default).
+- logprobs_none, logprobs_missing: null, or no such key.
+- logprobs_zero, logprobs_9999: each is 0, or -9999.
+- logprobs_alone: the only candidate is the answer.
+- no_schema, no_tools, no_temperature, no_logprobs: 400 if response_format, tools, temperature, logprobs is sent.
+- think: reasoning in the content, before the answer.
+- order_bias=X: X more in the logit of the first option.
+- outside=P: with probability P an answer outside the list, until corrected.
+- refuse=P: with probability P a refusal.
 """
 
 import argparse
@@ -55,7 +54,6 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 async def serve(stub: Stub, port: int, stopped: asyncio.Event, started: threading.Event | None = None) -> None:
-    """Serve on this machine until `stopped`."""
     server = await asyncio.get_running_loop().create_server(lambda: Connection(stub), "127.0.0.1", port, backlog=1024)
     stub.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     if started is not None:
@@ -68,7 +66,7 @@ async def serve(stub: Stub, port: int, stopped: asyncio.Event, started: threadin
 
 @contextlib.contextmanager
 def in_a_thread(stub: Stub, port: int = 0) -> Iterator[Stub]:
-    """Serve beside the caller, who may change and read it."""
+    """The caller may change and read it."""
     loop, stopped, started = asyncio.new_event_loop(), asyncio.Event(), threading.Event()
     thread = threading.Thread(target=loop.run_until_complete, args=(serve(stub, port, stopped, started),), daemon=True)
     thread.start()
@@ -82,7 +80,7 @@ def in_a_thread(stub: Stub, port: int = 0) -> Iterator[Stub]:
 
 
 def started_process(port: int, *arguments: str) -> subprocess.Popen[bytes]:
-    """Start a stub process, and wait until it listens."""
+    """Returns once the stub listens."""
     process = subprocess.Popen(
         [sys.executable, "-m", "benchmarks.serving.stub", "--port", str(port), *arguments], cwd=ROOT
     )

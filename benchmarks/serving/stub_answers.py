@@ -1,7 +1,4 @@
-"""The stub's answers: the same for the same text and question, in any request.
-
-It imports nothing of kdc, so it is an independent oracle.
-"""
+"""The stub's answers: the same for the same text and question. Imports nothing of kdc: it is an independent oracle."""
 
 import hashlib
 import math
@@ -13,11 +10,11 @@ import orjson
 
 SYSTEM_ONE, DECISIONS = "/v1/systemone", "/v1/decisions"
 MODEL = "stub-1"
-INPUT_TOKENS, OUTPUT_TOKENS = 100, 7  # of a request, and of each of its questions
+INPUT_TOKENS, OUTPUT_TOKENS = 100, 7  # a request, a question
 OUTSIDE = "none-of-these"
 
 Json = dict[str, Any]
-Table = Mapping[str, Mapping[str, float]]  # text -> option -> probability; of a noul the option is "true"
+Table = Mapping[str, Mapping[str, float]]  # text -> option -> probability; a noul's option is "true"
 
 
 class WrongBody(ValueError):
@@ -25,7 +22,7 @@ class WrongBody(ValueError):
 
 
 def text_of(path: str, body: Json) -> Any:
-    """The state's text: an object's `text`, if any; other JSON as it is."""
+    """An object's `text`, if any; other states as they are."""
     state = body.get("state" if path == SYSTEM_ONE else "input")
     if path == DECISIONS and isinstance(state, list):
         state = _content(state)
@@ -35,7 +32,7 @@ def text_of(path: str, body: Json) -> Any:
 
 
 def identity(path: str, body: Json) -> str:
-    """The `id` in the state, by which requests are counted; without one its text."""
+    """The `id` in the state; without one its text."""
     state = body.get("state" if path == SYSTEM_ONE else "input")
     if path == DECISIONS and isinstance(state, list):
         state = _content(state)
@@ -46,7 +43,7 @@ def identity(path: str, body: Json) -> str:
 
 
 def _content(messages: list[Any]) -> Any:
-    """The only message's text, or the data of its only part; several messages as they are."""
+    """The only message's text or part; several messages as they are."""
     content = messages[0].get("content") if len(messages) == 1 and isinstance(messages[0], dict) else messages
     if isinstance(content, list) and len(content) == 1 and isinstance(content[0], dict):
         return content[0].get("data", content[0].get("text", content))
@@ -54,11 +51,7 @@ def _content(messages: list[Any]) -> Any:
 
 
 def reply(path: str, body: Any, table: Table) -> Json:
-    """The reply to a request.
-
-    Raises:
-        WrongBody: it has no state, or no questions of the API's form.
-    """
+    """Raises `WrongBody` if the request has no state, or no questions of the API's form."""
     key, kind = ("state", dict) if path == SYSTEM_ONE else ("input", list)
     if not isinstance(body, dict) or body.get(key) is None or not isinstance(body.get("questions"), kind):
         raise WrongBody(f"no {key}, or no questions")
@@ -78,7 +71,7 @@ def reply(path: str, body: Any, table: Table) -> Json:
 
 
 def answer(path: str, text: Any, question: Json, table: Table) -> Json:
-    """One answer, from the table if it has the text and all options, else from a hash of both.
+    """By the table if it has the text and all options, else by a hash of both.
 
     Raises:
         WrongBody: the question has not the form of its type.
@@ -92,7 +85,7 @@ def answer(path: str, text: Any, question: Json, table: Table) -> Json:
     except (KeyError, TypeError, AttributeError):
         raise WrongBody(f"a {kind} without options") from None
     if kind not in ("choice", "score") or not names:
-        return _named(question, {"x_stub": _digest(text, question, 4).hex()})  # a type unknown elsewhere
+        return _named(question, {"x_stub": _digest(text, question, 4).hex()})  # of an unknown type
     probabilities = known_probabilities(text, question, names, table)
     best = probabilities.index(max(probabilities))
     measured: Json = {"confidence": (probabilities[best] - 1 / len(names)) / (1 - 1 / len(names) or 1)}
@@ -112,7 +105,7 @@ def answer(path: str, text: Any, question: Json, table: Table) -> Json:
 
 
 def damage(fault: str, content: Json) -> None:
-    """Spoil the first answer of a reply: `missing`, `type`, `outside` (other options), `absurd` (other sums)."""
+    """Spoil the first answer: `missing`, `type`, `outside` (other options), `absurd` (other sums)."""
     answers = content["answers"]
     first = next(iter(answers)) if isinstance(answers, dict) else 0
     if fault == "missing":
@@ -126,7 +119,6 @@ def damage(fault: str, content: Json) -> None:
 
 
 def _spoiled(answered: Json, *, is_outside: bool) -> Json:
-    """An answer whose options or probabilities cannot be."""
     given = answered.get("probabilities")
     if given is None:
         return answered | {key: 1e9 for key in ("noul", "probability") if key in answered}
@@ -144,7 +136,6 @@ def _named(question: Json, answered: Json) -> Json:
 
 
 def _options(path: str, question: Json) -> tuple[list[Any], list[str]]:
-    """Options as the answer names them, and as the table does."""
     if path == SYSTEM_ONE:
         values = list(question.get("criteria") or ())
     elif question.get("type") == "choice":
@@ -155,7 +146,7 @@ def _options(path: str, question: Json) -> tuple[list[Any], list[str]]:
 
 
 def known_probabilities(text: Any, question: Json, names: list[str], table: Table) -> list[float]:
-    """Each name's probability, by the table or else by a hash of text and question."""
+    """By the table, else by a hash of text and question."""
     row = table.get(text) if isinstance(text, str) else None
     if row is not None and names == ["false", "true"] and "true" in row:
         return [1 - row["true"], row["true"]]
@@ -168,6 +159,6 @@ def known_probabilities(text: Any, question: Json, names: list[str], table: Tabl
 
 
 def _digest(text: Any, question: Json, size: int) -> bytes:
-    """A question's name is not part of what it asks."""
+    """Leaves the question's name out."""
     asked = {key: value for key, value in question.items() if key != "name"}
     return hashlib.shake_256(orjson.dumps([text, asked], option=orjson.OPT_SORT_KEYS)).digest(size)

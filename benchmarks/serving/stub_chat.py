@@ -1,7 +1,4 @@
-"""OpenAI's chat completions of the stub, with probabilities that a test knows.
-
-`stub_chat_request` finds the text and the labels. Imports nothing of kdc.
-"""
+"""OpenAI's chat completions of the stub, with probabilities that a test knows. Imports nothing of kdc."""
 
 import dataclasses
 import hashlib
@@ -23,31 +20,27 @@ RESOLVED = "stub-1-2026-11"  # answers every alias
 REFUSAL = "I cannot help with that."
 LOGPROBS = ("exact", "none", "zero", "9999", "missing", "alone")
 _SWITCHES = {"schema": "response_format", "tools": "tools", "temperature": "temperature", "logprobs": "logprobs"}
-_OUTSIDE_SHARE = 0.9  # probability of its token
+_OUTSIDE_SHARE = 0.9  # its token's probability
 _MOST_TOP = 20  # of the API
 
-Token = tuple[str, Mapping[str, float]]  # text, and probabilities of all candidates
+Token = tuple[str, Mapping[str, float]]  # text, candidates' probabilities
 
 
 @dataclass
 class ChatBehaviour:
     logprobs: str = "exact"  # of `LOGPROBS`; "none": null, "missing": no such key, "alone": one candidate
-    no_schema: bool = False  # 400 if the request has a response_format; so for the next three
+    no_schema: bool = False  # 400 if requested, like the next three
     no_tools: bool = False
     no_temperature: bool = False  # such a model samples always
     no_logprobs: bool = False
     think: bool = False
-    order_bias: float = 0.0  # added to the logit of the first option
-    outside: float = 0.0  # probability of an answer outside the list, by the body, until corrected
-    refuse: float = 0.0  # probability of a refusal, by the text
+    order_bias: float = 0.0  # to the first option's logit
+    outside: float = 0.0  # by the body, until corrected
+    refuse: float = 0.0  # by the text
 
 
 def chat_behaviour(names: Iterable[str]) -> ChatBehaviour:
-    """Read names such as `logprobs_zero`, `no_schema`, `think` and `outside=0.1`.
-
-    Raises:
-        ValueError: there is no such name.
-    """
+    """Read names such as `logprobs_zero`, `no_schema`, `think` and `outside=0.1`; others raise `ValueError`."""
     read: dict[str, Any] = {}
     kinds = {field.name: field.type for field in dataclasses.fields(ChatBehaviour)}
     for each in names:
@@ -84,7 +77,7 @@ def reply(body: Any, table: Table, behaviour: ChatBehaviour, dice: random.Random
 
 
 def damage(fault: str, content: Json) -> None:
-    """Spoil a reply: `missing` has no answer, `type` a number, `outside` no option, `absurd` other probabilities."""
+    """`missing` has no answer, `type` a number, `outside` no option, `absurd` other probabilities."""
     if fault == "missing":
         content["choices"] = []
     elif fault == "type":
@@ -147,7 +140,6 @@ def _answer(body: Json, request: Request, behaviour: ChatBehaviour, dice: random
 
 
 def _object(properties: Json, value: str, given: Mapping[str, float]) -> Json:
-    """A schema's object: its enum is `value`, and its numbers are probabilities."""
     if value == OUTSIDE:
         return {next(iter(properties)): OUTSIDE}
     numbers = {name: given.get(name, given[value]) for name, each in properties.items() if each.get("type") == "number"}
@@ -155,7 +147,6 @@ def _object(properties: Json, value: str, given: Mapping[str, float]) -> Json:
 
 
 def _certain(text: str) -> list[Token]:
-    """Words as tokens, each the only candidate."""
     words = [f" {word}" if place else word for place, word in enumerate(text.split(" "))]
     return [(word, {word: 1.0}) for word in words]
 
@@ -165,7 +156,7 @@ def _joined(tokens: list[Token]) -> str:
 
 
 def _logprobs(tokens: list[Token], top: int, form: str) -> Json | None:
-    """A choice's log-probabilities, in a form of `LOGPROBS`."""
+    """`form` is of `LOGPROBS`."""
     if form == "none":
         return None
 
@@ -182,6 +173,6 @@ def _logprobs(tokens: list[Token], top: int, form: str) -> Json | None:
 
 
 def _share(decides: Any) -> float:
-    """A number from 0 to 1, the same for the same JSON."""
+    """From 0 to 1, the same for the same JSON."""
     digest = hashlib.shake_256(orjson.dumps(decides, option=orjson.OPT_SORT_KEYS)).digest(8)
     return int.from_bytes(digest) / 2**64

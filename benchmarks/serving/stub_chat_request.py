@@ -1,8 +1,8 @@
-"""Which text and labels a chat asks the stub for.
+"""Which text and labels a chat asks the stub for. Imports nothing of kdc.
 
-The labels are in a JSON schema, in a tool's parameters, or in lines `CODE: LABEL - DESCRIPTION` of the system message.
-The text is the last user message, or its part in `<text>...</text>` or from `BEGIN N` to `END N`, or the longest key of
-the table in it. Imports nothing of kdc.
+Labels are in a JSON schema, a tool's parameters, or lines `CODE: LABEL - DESCRIPTION` of the system message. The text
+is the last user message, or its part in `<text>...</text>` or from `BEGIN N` to `END N`, or the longest key of the
+table in it.
 """
 
 import re
@@ -23,10 +23,10 @@ class WrongChat(WrongBody):
 @dataclass(frozen=True)
 class Request:
     text: str
-    is_corrected: bool  # the conversation went on after the text
+    is_corrected: bool  # messages follow the text
     properties: Json | None  # of the answer's JSON object; None: a code alone
     tool: str | None
-    given: dict[str, float]  # probabilities by code, or by label
+    given: dict[str, float]  # by code or label
     first: str  # the first option
 
 
@@ -55,7 +55,6 @@ def understood(body: Json, table: Table) -> Request:
 
 
 def content(message: Json) -> str:
-    """A message's text, also from parts."""
     given = message.get("content") or ""
     return given if isinstance(given, str) else "".join(part.get("text", "") for part in given)
 
@@ -85,7 +84,6 @@ def _listed(system: str, row: Mapping[str, float]) -> dict[str, str]:
 
 
 def _schema(body: Json) -> tuple[str | None, Json | None]:
-    """The tool to call, and the properties of its argument, or of the answer."""
     tools = [each["function"] for each in body.get("tools") or ()]
     choice, wanted = body.get("tool_choice"), body.get("response_format") or {}
     if tools and choice != "none":
@@ -105,20 +103,19 @@ def _schema(body: Json) -> tuple[str | None, Json | None]:
 
 
 def _in_words(system: str, listed: Mapping[str, str]) -> Json:
-    """Without a schema: an object with a label, or with each code's probability."""
     if '"label"' in system:
         return {"label": {"enum": list(listed.values())}}
     return {code: {"type": "number"} for code in listed}
 
 
 def _values(properties: Json) -> list[str]:
-    """A schema's labels: the values of an enum, else the names of its numbers."""
+    """An enum's values, else the names of numbers."""
     enums = [each["enum"] for each in properties.values() if "enum" in each]
     return enums[0] if enums else [name for name, each in properties.items() if each.get("type") == "number"]
 
 
 def _probabilities(text: str, labels: list[str], table: Table) -> list[float]:
-    """The labels' probabilities; they sum to 1, whatever the order."""
+    """They sum to 1."""
     is_noul = sorted(labels) == sorted(_NOUL) and not _NOUL.keys() <= table.get(text, {}).keys()
     keys = [_NOUL[label] for label in labels] if is_noul else labels
     found = known_probabilities(text, {"labels": sorted(keys)}, sorted(keys), table)

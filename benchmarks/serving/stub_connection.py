@@ -23,9 +23,9 @@ FAULTS = (
     *("429", "500", "503", "422", "redirect", "reset", "cut", "json", "missing", "type", "slow", "large", "stale"),
     *("outside", "absurd", "chunked"),
 )
-RETRY_AFTER = 7  # seconds; no client computes it by itself
+RETRY_AFTER = 7  # seconds; no client computes it
 _REASONS = {200: "OK", 307: "Temporary Redirect", 401: "Unauthorized", 404: "Not Found", 422: "Unprocessable Content"}
-_RESET = struct.pack("ii", 1, 0)  # SO_LINGER: a reset in place of a proper end
+_RESET = struct.pack("ii", 1, 0)  # SO_LINGER
 _EVENTS = 5  # of a stream
 
 
@@ -34,12 +34,12 @@ class Behaviour:
     """Seconds and probabilities may change while it runs."""
 
     delay_s: float = 0.0
-    spread: float = 0.0  # share of the delay by which it varies, fixed by the request's id
-    faults: dict[str, float] = field(default_factory=dict)  # probability of each; their sum at most 1
+    spread: float = 0.0  # share of the delay, fixed by the request's id
+    faults: dict[str, float] = field(default_factory=dict)  # their sum is at most 1
     slow_s: float = 10.0
     large_bytes: int = 0
     retry_after_s: int | None = None  # None: `RETRY_AFTER`
-    event_s: float = 0.0  # between events of a stream
+    event_s: float = 0.0  # between events
     keys: frozenset[str] | None = None  # accepted `Authorization` headers; None: any, or none
     chat: ChatBehaviour = field(default_factory=ChatBehaviour)
 
@@ -52,7 +52,7 @@ class Asked:
     target: str
     headers: dict[str, str]
     body: bytes
-    connection: int  # number of its connection
+    connection: int  # its number
 
     @property
     def document(self) -> Any:
@@ -69,18 +69,18 @@ class Stub:
         self.forget()
 
     def forget(self) -> None:
-        self.ids: Counter[str] = Counter()  # requests by the `id` in their state; chats by their text
+        self.ids: Counter[str] = Counter()  # chats by their text
         self.keys: Counter[str] = Counter()  # by their `Authorization`
         self.targets: Counter[str] = Counter()
         self.faults: Counter[str] = Counter()  # that were made
-        self.charged: Counter[str] = Counter()  # requests, input_tokens, output_tokens of begun answers
-        self.again = 0  # whole answers to a body that had one already
-        self.answered: set[bytes] = set()  # hashes of the bodies that had one
+        self.charged: Counter[str] = Counter()  # requests, input_tokens, output_tokens
+        self.again = 0  # repeated whole answers
+        self.answered: set[bytes] = set()  # hashes of bodies
         self.asked: deque[Asked] = deque(maxlen=1000)
         self.opened = 0  # connections
 
     def fault(self, has_served: bool) -> str:
-        """Draw the next request's; "" for none."""
+        """Without a fault, "" is drawn."""
         drawn = self.dice.random()
         for name, probability in self.behaviour.faults.items():
             drawn -= probability
@@ -97,7 +97,6 @@ class Stub:
         self.charged["output_tokens"] += usage.get("output_tokens", usage.get("completion_tokens", 0))
 
     def answers_whole(self, body: bytes) -> None:
-        """Note an answer without a fault."""
         key = hashlib.blake2b(body, digest_size=16).digest()
         self.again += key in self.answered
         self.answered.add(key)
@@ -213,11 +212,10 @@ class Connection(asyncio.Protocol):
             self._begin(fault, content)
 
     def _begin(self, fault: str, content: Json) -> None:
-        """An answer of status 200, which may be damaged."""
         if fault == "cut":
             whole = _written(200, orjson.dumps(content), {})
             self._transport.write(whole[: -len(orjson.dumps(content)) // 2])
-            asyncio.get_running_loop().call_later(0.01, self._reset)  # the half must arrive
+            asyncio.get_running_loop().call_later(0.01, self._reset)
         elif fault == "json":
             self._transport.write(_written(200, orjson.dumps(content)[:-1], {}))
         elif fault == "chunked":
@@ -226,7 +224,6 @@ class Connection(asyncio.Protocol):
             self._send(200, _damaged(fault, content, self._stub.behaviour.large_bytes))
 
     def _other(self, path: str, asked: Asked) -> None:
-        """Models; any other route tells what was asked."""
         if path == "/v1/models":
             described = {"name": MODEL, "description": "a stub", "release_date": "2026-01-01"}
             listed = {"id": MODEL, "object": "model", "created": 0, "owned_by": "stub"}
@@ -273,7 +270,6 @@ def _written(status: int, content: bytes, headers: dict[str, str]) -> bytes:
 
 
 def _error(path: str, kind: str, message: str, param: str | None = None) -> Json:
-    """An error in the form of the route's API."""
     if path == CHAT:
         return {"error": {"message": message, "type": kind, "param": param, "code": None}}
     return {"detail": {"error_type": kind, "message": message}}

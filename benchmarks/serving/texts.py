@@ -64,7 +64,7 @@ def _glue(file: Path, columns: tuple[str, ...]) -> list[list[str]]:
 
 
 def made_up_row(dice: random.Random, words: int, first: float, *, is_pair: bool) -> Text:
-    """A row of words, split after `first` if a pair."""
+    """A pair is split after the share `first`."""
     return _shaped([" ".join(dice.choices(_WORDS.split(), k=words))], first, is_pair=is_pair)
 
 

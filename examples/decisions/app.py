@@ -1,6 +1,6 @@
 """An application that asks a decision model by OpenAI's client: `python app.py rows.csv 200`.
 
-`OPENAI_BASE_URL` and `OPENAI_API_KEY` say which model. Nothing here is about kdc.
+`OPENAI_BASE_URL` and `OPENAI_API_KEY` say which model.
 """
 
 import csv

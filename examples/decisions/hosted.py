@@ -24,7 +24,7 @@ DELAY_S = 0.1
 
 
 def sentences() -> dict[str, str]:
-    """Sentence -> topic of the module that has it."""
+    """Sentence -> topic of its module."""
     found: dict[str, str] = {}
     for topic, names in TOPICS.items():
         for name in names.split():
@@ -41,8 +41,6 @@ def sentences() -> dict[str, str]:
 
 
 class Hosted(BaseHTTPRequestHandler):
-    """Answers choices among the topics, and no other question."""
-
     protocol_version = "HTTP/1.1"
     topics = sentences()
 
@@ -64,7 +62,7 @@ class Hosted(BaseHTTPRequestHandler):
         self.wfile.write(reply)
 
     def log_message(self, *_: Any) -> None:
-        """Nothing is told."""
+        """Print nothing."""
 
 
 def answer(question: dict[str, Any], topic: str) -> dict[str, Any]:

@@ -1,7 +1,4 @@
-"""Replace a model call, from its logged answers to a served student: `python run.py [FOLDER]`. See README.md.
-
-The stand-in for the large model sorts sentences of Python's documentation by topic. It errs on 5 % of them.
-"""
+"""Replace a model call, from its logged answers to a served student: `python run.py [FOLDER]`. See README.md."""
 
 import argparse
 import contextlib
@@ -29,9 +26,9 @@ from examples.decisions.hosted import TOPICS, sentences  # noqa: E402
 from kdc.artifact.decision import Abstention  # noqa: E402
 from kdc.pipeline.report.drawing import FIRST, SECOND, SOFT, styled, svg  # noqa: E402
 
-FRESH = 600  # sentences that the student does not learn from
+FRESH = 600  # new to the student
 ERRORS = 0.05  # share of the large model's answers
-BUDGET = 0.05  # share of all texts that the student may answer unlike the large model
+BUDGET = 0.05  # of texts with another answer
 PORT = int(os.environ.get("PORT", "3111"))
 PROMPT = "Which topic is this sentence about? {text}"
 QUESTION = {
@@ -55,7 +52,7 @@ criteria = {{ {", ".join(f'{topic} = ""' for topic in TOPICS)} }}
 
 
 def kdc(*arguments: str | Path, ends: tuple[int, ...] = (0,)) -> None:
-    """Run a command and show it. A verdict other than "pass" ends with 3 or 4."""
+    """A verdict other than "pass" ends with 3 or 4."""
     print("\n$ kdc", *arguments, flush=True)
     done = subprocess.run([sys.executable, "-m", "kdc", *map(str, arguments)], stderr=subprocess.STDOUT)
     if done.returncode not in ends:
@@ -63,7 +60,6 @@ def kdc(*arguments: str | Path, ends: tuple[int, ...] = (0,)) -> None:
 
 
 def answers_of_the_model(people: dict[str, str]) -> dict[str, str]:
-    """The large model's answers: like people's, with some errors."""
     dice = random.Random(1)
     return {text: dice.choice(list(TOPICS)) if dice.random() < ERRORS * 4 / 3 else people[text] for text in people}
 
@@ -79,7 +75,7 @@ def write_log(path: Path, answers: dict[str, str]) -> None:
 
 
 def fill_in(path: Path, people: dict[str, str]) -> None:
-    """What people do with the audit's file: they write a label into the last column of each row.
+    """Write a label into the last column of each row, as people do.
 
     kdc puts ' before a text that a spreadsheet program would run as a formula.
     """
@@ -92,7 +88,6 @@ def fill_in(path: Path, people: dict[str, str]) -> None:
 
 @contextlib.contextmanager
 def served(artifact: Path, upstream: str) -> Iterator[str]:
-    """`kdc serve` before the stand-in."""
     command = ["serve", f"topics={artifact}", "--upstream", f"{upstream}/v1", "--port", str(PORT)]
     print("\n$ kdc", *command, flush=True)
     environment = {**os.environ, "KDC_STATE_DIR": str(artifact.parent / "state")}
@@ -111,7 +106,7 @@ def served(artifact: Path, upstream: str) -> Iterator[str]:
 
 
 def ask(url: str, texts: list[str], answers: dict[str, str]) -> tuple[float, float]:
-    """Ask as an application does, and print who answered. Gives the shares answered locally, and like the model."""
+    """Gives the shares answered locally, and like the model."""
     sources, same = Counter[str](), 0
     with httpx2.Client() as client:
         for text in texts:
@@ -129,8 +124,7 @@ def draw(run: Path, served: tuple[float, float]) -> str:
     """Agreement with the large model over the share that the student answers; deferred texts agree.
 
     Args:
-        run: folder of `kdc compress`; its report has shares and accuracies of the run's held-out texts.
-        served: what `ask` gives.
+        run: folder of `kdc compress`; its report has shares and accuracies of held-out texts.
     """
     report = json.loads((run / "report.json").read_text(encoding="utf-8"))["abstention"]
     curve = [(0.0, 100.0)] + [(100 * share, 100 - 100 * share * (1 - right)) for share, right in report["student"]]

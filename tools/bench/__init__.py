@@ -1,1 +1,1 @@
-"""`kdc bench`: latency, throughput, cold start and memory of models. Models in torch and the plot need `[compress]`."""
+"""`kdc bench`: latency, throughput, cold start and memory of models. Torch and the plot need `[compress]`."""

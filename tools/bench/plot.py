@@ -12,11 +12,7 @@ _FORMATS = (".svg", ".png", ".pdf")
 
 
 def draw(result: BenchResult, path: Path) -> None:
-    """Latency of the smallest batch and throughput of the largest.
-
-    Raises:
-        InputError: the file cannot be written.
-    """
+    """Latency of the smallest batch and throughput of the largest. Raises InputError if the file cannot be written."""
     batches = sorted({case.batch for subject in result.subjects for case in subject.cases})
     figure = Figure(figsize=(10, 4.2), layout="constrained")
     left, right = figure.subplots(1, 2)
@@ -47,11 +43,7 @@ def draw(result: BenchResult, path: Path) -> None:
 
 
 def check_format(path: Path) -> None:
-    """Check the file before anything is measured.
-
-    Raises:
-        InputError: the ending is unknown, or the folder does not exist.
-    """
+    """Raise InputError for an unknown ending or a missing folder, before anything is measured."""
     if path.suffix not in _FORMATS or not path.parent.is_dir():
         remedy = f"name a file that ends in one of {' '.join(_FORMATS)}, in a folder that exists"
         raise InputError("the plot has an unknown ending, or its folder does not exist", given=path, remedy=remedy)

@@ -20,12 +20,12 @@ from kdc.serving.engine.tokenizing import pad
 from kdc.tools.bench.result import BenchResult, Loaded, OperatorTime, PassProfile, SubjectResult
 
 _CALLS, _WARM_UPS = 30, 3
-_LEAST_SHARE = 0.005  # smaller ones are one line
+_LEAST_SHARE = 0.005  # smaller ones share a line
 _TITLES = ("operator", "nodes", "ms", "%")
 
 
 def peak_share(folder: Path, loaded: Loaded, rows: int, tokens: int, seconds: float) -> float | None:
-    """The share, 0 to 1, that a pass of `seconds` reaches. Each call measures the peak: a busy machine slows down both.
+    """The share, 0 to 1. Each call measures the peak: a busy machine slows down both.
 
     Returns:
         None for rows in windows, on a GPU, in torch, for other variants than int8 and fp32, and without onnx.
@@ -53,11 +53,7 @@ def _pass(folder: Path, variant: str, rows: int, tokens: int) -> tuple[Path, dic
 
 
 def profiled(result: BenchResult) -> BenchResult:
-    """Add profiles.
-
-    Raises:
-        InputError: a subject is in torch or on a GPU, or its variant has no graph of its own.
-    """
+    """Raises InputError if a subject is in torch or on a GPU, or its variant has no graph of its own."""
     cases = [(subject, case) for subject in result.subjects for case in subject.cases]
     profiles = tuple(_profile(subject, case.batch, case.tokens) for subject, case in cases)
     return result.model_copy(update={"profiles": profiles})

@@ -11,35 +11,33 @@ _CASE_TITLES = ("tokens", "rows", "subject", "p50 ms", "p95 ms", "p99 ms", "rows
 
 
 class Loaded(Frozen):
-    runtime: str  # "onnxruntime" or "torch"
-    variant: str  # such as int8, or torch's data type
-    on: str  # execution provider, or torch's device
+    runtime: str
+    variant: str  # or torch's data type
+    on: str  # provider, or torch's device
     threads: int
     notes: tuple[str, ...]
-    longest: int  # most tokens of a row
+    longest: int  # tokens of a row
 
 
 class Turn(Frozen):
     tokens: int  # per row
-    ms: tuple[float, ...]  # latency of each timed call
-    peak_share: float | None = None  # see `kdc.tools.bench.profile`
+    ms: tuple[float, ...]  # of each call
+    peak_share: float | None = None
 
     def rows_per_second(self, batch: int) -> float:
         return 1000 * batch * len(self.ms) / sum(self.ms)
 
 
 class CaseResult(Frozen):
-    """A subject at a case, over all rounds."""
-
     batch: int  # rows a call
-    length: int  # tokens a row, as requested
-    tokens: int  # tokens a row, as measured
+    length: int  # tokens, as requested
+    tokens: int  # tokens, as measured
     calls: int
-    p50_ms: float  # median latency of a call
+    p50_ms: float  # median of calls
     p95_ms: float
     p99_ms: float
-    rows_per_second: float  # median of the rounds
-    peak_share: float | None  # median of the turns, 0 to 1
+    rows_per_second: float  # median of rounds
+    peak_share: float | None  # median, 0 to 1
     # rows a second relative to the first subject, median of the rounds; None if rows are too long for it
     against_first: float | None
 
@@ -47,16 +45,16 @@ class CaseResult(Frozen):
 class SubjectResult(Loaded):
     name: str
     path: str
-    cold_start_s: float  # median, from process start to first answer
+    cold_start_s: float  # median, to the first answer
     peak_memory_bytes: int
-    cases: tuple[CaseResult, ...]  # without rows too long for it
+    cases: tuple[CaseResult, ...]  # without too long rows
 
 
 class BenchSettings(Frozen):
     rounds: int
     seconds: float  # of a turn
-    device: str  # "auto", "cpu" or "cuda"
-    starts: int  # process starts per subject, for the cold start
+    device: str
+    starts: int  # per subject
 
 
 class BenchMachine(Frozen):
@@ -67,23 +65,21 @@ class BenchMachine(Frozen):
 
 
 class OperatorTime(Frozen):
-    """All nodes of one operator in a pass."""
-
     operator: str
     nodes: int
     ms: float
 
 
 class PassProfile(Frozen):
-    """One pass. GMAC: a billion multiplications and additions."""
+    """GMAC: a billion multiplications and additions."""
 
     subject: str
     rows: int
     tokens: int  # per row
     threads: int
     operators: tuple[OperatorTime, ...]  # the longest first
-    gmacs_per_second: float  # of the whole pass
-    share_of_products: float  # 0 to 1: of what large products alone reach here, now
+    gmacs_per_second: float  # of the pass
+    share_of_products: float  # 0 to 1, see `kdc.tools.bench.profile`
 
     @property
     def ms(self) -> float:
@@ -93,7 +89,7 @@ class PassProfile(Frozen):
 class BenchResult(Frozen):
     machine: BenchMachine
     settings: BenchSettings
-    subjects: tuple[SubjectResult, ...]  # the first is the reference
+    subjects: tuple[SubjectResult, ...]  # reference first
     profiles: tuple[PassProfile, ...] = ()  # if asked for
 
 

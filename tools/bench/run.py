@@ -26,7 +26,7 @@ _PACKAGES = ("kdc", "onnxruntime-gpu", "onnxruntime", "tokenizers", "torch", "tr
 class Subject:
     name: str
     path: Path
-    variant: str | None = None  # None: the manifest's choice
+    variant: str | None = None
     threads: int | None = None  # None: all usable cores
 
 
@@ -37,11 +37,7 @@ class Case:
 
 
 def parse_subject(text: str) -> Subject:
-    """Read `[NAME=]PATH[@VARIANT]`. The default name is the folder's, or the run's.
-
-    Raises:
-        InputError: there is no such folder.
-    """
+    """Read `[NAME=]PATH[@VARIANT]`; without a folder InputError. The default name is the folder's, or the run's."""
     name, sign, address = text.partition("=")
     if not sign or "/" in name:
         name, address = "", text
@@ -84,7 +80,7 @@ def run_bench(
     running: list[_Running] = []
     starts: dict[Subject, list[float]] = {subject: [] for subject in subjects}
     try:
-        for _ in range(STARTS):  # the last processes stay, to measure
+        for _ in range(STARTS):  # the last processes measure
             for process in running:
                 process.stop()
             running.clear()
@@ -132,13 +128,13 @@ class _Running:
         self._device = device
         self._began = time.perf_counter()
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "kdc.tools.bench.subject_process"],  # -P: no modules from the current folder
+            [sys.executable, "-P", "-m", "kdc.tools.bench.subject_process"],  # no modules from the current folder
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
         )
 
     def start(self) -> float:
-        """Returns seconds from the start to the first answer."""
+        """Returns seconds to the first answer."""
         subject = self.subject
         self.loaded: Loaded = self._ask(
             path=str(subject.path.absolute()), variant=subject.variant, device=self._device, threads=subject.threads
@@ -151,7 +147,7 @@ class _Running:
         self.turns.setdefault(case, []).append(turn.model_copy(update={"peak_share": share}))
 
     def finish(self) -> int:
-        """End the process; returns its peak memory in bytes."""
+        """Returns peak memory in bytes."""
         return int(self._ask())
 
     def stop(self) -> None:
@@ -159,14 +155,13 @@ class _Running:
         self._process.communicate()
 
     def _ask(self, **request: Any) -> Any:
-        """An empty request is an empty line."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         try:
             self._process.stdin.write((json.dumps(request) if request else "").encode() + b"\n")
             self._process.stdin.flush()
             reply = pickle.load(self._process.stdout)
-        except (BrokenPipeError, EOFError, pickle.UnpicklingError):  # killed in the middle of a reply
+        except (BrokenPipeError, EOFError, pickle.UnpicklingError):  # killed
             code, remedy = self._process.wait(), "its last words are above"
             given = f"{self.subject.name}, exit {code}"
             raise KdcError("a subject's process ended", given=given, remedy=remedy) from None
@@ -190,7 +185,6 @@ def _turns(
 
 
 def _summary(case: Case, turns: Sequence[Turn], first: Sequence[Turn]) -> CaseResult:
-    """`first`: the first subject's turns, maybe none."""
     calls = [milliseconds for turn in turns for milliseconds in turn.ms]
     p50, p95, p99 = np.percentile(calls, (50, 95, 99)).tolist()
     speeds = [turn.rows_per_second(case.batch) for turn in turns]

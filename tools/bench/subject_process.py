@@ -27,13 +27,12 @@ _WARM_UPS = 3
 
 @dataclass(frozen=True)
 class Model:
-    answer: Callable[[list[Text]], Any]  # rows to probabilities, tokenising included
+    answer: Callable[[list[Text]], Any]  # to probabilities, with tokenising
     count_tokens: Callable[[Text], int]  # special tokens included
     is_pair: bool
     about: Loaded
 
     def row(self, length: int) -> Text:
-        """Of about `length` tokens."""
         return row_of(length, self.count_tokens, is_pair=self.is_pair)
 
     def time(self, batch: int, length: int, seconds: float) -> Turn:
@@ -48,12 +47,7 @@ class Model:
 
 
 def load(path: Path, *, variant: str | None, device: Any, threads: int | None) -> Model:
-    """An artifact in the serving engine, or a Hugging Face model in torch.
-
-    Raises:
-        InputError: the folder holds neither, or a variant is given for torch.
-        KdcError: the model cannot be loaded.
-    """
+    """An artifact, or a Hugging Face model in torch; InputError for other folders, or a variant for torch."""
     if (path / MANIFEST_NAME).exists():
         return _load_artifact(path, variant, device, threads)
     if not (path / "config.json").exists():

@@ -22,7 +22,7 @@ DEFAULT_ENDPOINT = "https://huggingface.co"
 _RUNTIMES = ("onnxruntime", "onnxruntime-gpu")
 _PROBE_TIMEOUT_S = 90.0
 _PROBES = Path(__file__).with_name("probes.py")
-# Causes in ONNX Runtime's log, the most precise first.
+# In ONNX Runtime's log, the most precise first.
 _CAUSES = (re.compile(r"with error: (.+)"), re.compile(r" FAIL : (.+)"), re.compile(r"(Failed to create .+)"))
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
@@ -89,7 +89,7 @@ def hub(*, check: bool = True) -> Hub:
 
 
 def _probe(*question: str, timeout_s: float = _PROBE_TIMEOUT_S) -> dict[str, Any]:
-    """Ask `probes.py`. Adds stderr as `words`; without an answer there is only an `error`."""
+    """Adds stderr as `words`; without an answer there is only an `error`."""
     command = [sys.executable, "-P", "-W", "ignore", str(_PROBES), *question]
     try:
         done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=timeout_s)

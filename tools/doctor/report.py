@@ -23,7 +23,7 @@ class Torch(Frozen):
     cuda_build: str = ""  # version; "" for CPUs
     cuda: bool = False
     devices: tuple[str, ...] = ()
-    # training steps a second on the CPU; empty with a GPU
+    # training steps a second; empty with a GPU
     training: dict[str, float] = Field(default_factory=dict)
     words: str = ""
     error: str = ""
@@ -31,7 +31,7 @@ class Torch(Frozen):
 
 class Hub(Frozen):
     endpoint: str
-    reachable: bool | None  # None if not asked
+    reachable: bool | None  # None: not asked
     detail: str
 
 
@@ -50,13 +50,13 @@ class Advice(Frozen):
 
 
 class Report(Frozen):
-    kdc: str | None  # None if not installed
+    kdc: str | None  # None: not installed
     python: str
-    system: str  # operating system and architecture
-    # as from `installed_packages`
+    system: str  # with its architecture
+    # `installed_packages`
     packages: dict[str, dict[str, str | None]]
     providers: tuple[Provider, ...]
-    torch: Torch | None  # None if not installed
+    torch: Torch | None  # None: not installed
     nvidia: Nvidia
     cpu: Cpu
     cores: Cores

@@ -21,13 +21,13 @@ from kdc.tools.export.web_page import write_page
 
 FORMS = ("triton", "oci", "mlflow", "web", "hub")
 _OF_ONE_GRAPH = ("triton", "web")
-_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")  # valid for registry tags and Triton models
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")  # registry tags, Triton models
 
 
 class Exported(NamedTuple):
-    place: str  # folder, or MLflow's model address
+    place: str  # folder, or MLflow's address
     sha256: str  # of the manifest
-    bytes: int  # of all files; for MLflow, of the artifact
+    bytes: int  # without MLflow's files
     next: str
 
 
@@ -110,8 +110,7 @@ def _one_graph(manifest: Manifest, variant: str | None) -> str:
 
 @contextmanager
 def _whole_folder(folder: Path, *, beside: Path) -> Iterator[Path]:
-    """A folder that gets its name when the block ends. Until then it lies outside the model repository, because Triton
-    would load a half-written model."""
+    """The folder lies outside the model repository until the block ends: Triton would load a half-written model."""
     if os.path.lexists(folder):
         raise InputError("something is there already", given=folder, remedy="name another place, or remove it")
     folder.parent.mkdir(parents=True, exist_ok=True)

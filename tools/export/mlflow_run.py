@@ -16,7 +16,7 @@ _COSTS = {"size_bytes", "latency_p50_ms", "latency_p95_ms", "rows_per_second", "
 
 
 def log_run(artifact: Path, manifest: Manifest, tracking: str, name: str) -> str:
-    """Log a run in the task's experiment at `tracking`. Returns the model's address.
+    """Log a run in the task's experiment at `tracking`, and return the model's address.
 
     Raises:
         KdcError: MLflow is not installed, or refused.
@@ -29,7 +29,7 @@ def log_run(artifact: Path, manifest: Manifest, tracking: str, name: str) -> str
             warnings.catch_warnings(),
             mlflow.start_run(run_name=f"{name} {manifest.sha256[:12]}", tags=_tags(manifest)),
         ):
-            warnings.filterwarnings("ignore", ".*An input example")  # the signature says the same
+            warnings.filterwarnings("ignore", ".*An input example")  # the signature says it
             mlflow.log_params(
                 manifest.lineage.model_dump(include=_LINEAGE) | {"temperature": manifest.fitted_temperature}
             )
@@ -51,7 +51,7 @@ def _log_model(mlflow: Any, artifact: Path, manifest: Manifest, name: str) -> st
             python_model=str(code),
             artifacts={"artifact": f"{scratch}/artifact"},
             signature=_signature(mlflow, manifest),
-            # kdc is on no package index: the environment must have it.
+            # kdc is on no package index.
             pip_requirements=["pandas"],
         )
     return str(info.model_uri)

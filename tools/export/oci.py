@@ -40,13 +40,12 @@ def write_image(artifact: Path, manifest: Manifest, folder: Path, *, tag: str) -
 def _add_image(
     architecture: str, layer: dict[str, Any], created: str, annotations: dict[str, str], blobs: Path
 ) -> dict[str, Any]:
-    """Returns the descriptor of the image's manifest."""
     config = {
         "created": created,
         "architecture": architecture,
         "os": "linux",
         "config": {"WorkingDir": "/models"},
-        # The layer is not compressed, so its digest is its diff_id.
+        # The uncompressed layer's digest is its diff_id.
         "rootfs": {"type": "layers", "diff_ids": [layer["digest"]]},
         "history": [{"created": created, "created_by": "kdc export"}],
     }

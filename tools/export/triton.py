@@ -12,11 +12,10 @@ from pathlib import Path
 from kdc.artifact.manifest import MANIFEST_NAME, Manifest
 
 _MOST_ROWS = 64  # of a request or a batch
-_WAIT_US = 500  # for further requests of a batch
+_WAIT_US = 500  # for a batch's further requests
 
 
 def model_name(task: str) -> str:
-    """A task's name, valid for models and images."""
     return re.sub(r"[^a-z0-9_.-]", "-", task.lower()).strip("._-") or "model"
 
 
@@ -61,5 +60,5 @@ output [
 
 
 def _text(value: str) -> str:
-    """A protobuf string, which takes JSON's escapes."""
+    """A protobuf string takes JSON's escapes."""
     return json.dumps(value, ensure_ascii=False)

@@ -21,20 +21,20 @@ from kdc.artifact.manifest import Manifest
 from kdc.common.errors import KdcError
 
 _PAGES = Path(__file__).with_name("web")
-_PACKED = ".gzip"  # not .gz, which some servers decompress
-_MOST_BYTES = 256 * 1024 * 1024  # of an archive; a longer one has another hash
-_SECONDS = 60  # without a byte from the registry
+_PACKED = ".gzip"  # servers may decompress .gz
+_MOST_BYTES = 256 * 1024 * 1024  # of an archive
+_SECONDS = 60  # without a byte
 
 
 class Package(NamedTuple):
     name: str
     version: str
-    sha512: str  # of the archive, in base64, as npm's `dist.integrity`
-    files: Mapping[str, str]  # path in the package -> name in the exported folder
+    sha512: str  # in base64, npm's `dist.integrity`
+    files: Mapping[str, str]  # in the package -> exported
 
     @property
     def archive(self) -> str:
-        """The file that `npm pack` writes."""
+        """As `npm pack` names it."""
         return f"{self.name.lstrip('@').replace('/', '-')}-{self.version}.tgz"
 
     @property
@@ -62,14 +62,7 @@ PACKAGES = (
 def write_page(
     artifact: Path, manifest: Manifest, folder: Path, *, title: str, variant: str, assets: Path | None
 ) -> None:
-    """Write the page, its libraries, graph and tokenizer.
-
-    Args:
-        assets: folder with the packages' archives; None fetches them from npm.
-
-    Raises:
-        KdcError: a package is missing, or is not the pinned one.
-    """
+    """Raises KdcError if a package of `assets` (None: npm) is missing, or is not the pinned one."""
     for package in PACKAGES:
         for name, content in _unpacked(package, fetch(package, assets)):
             _write(folder / name, content)
@@ -100,7 +93,6 @@ def _write(path: Path, content: bytes) -> None:
 
 
 def fetch(package: Package, assets: Path | None = None) -> bytes:
-    """A package's archive, from npm or a folder, if its hash is the pinned one."""
     place = package.url if assets is None else str(assets / package.archive)
     try:
         if assets is not None:
@@ -119,7 +111,6 @@ def fetch(package: Package, assets: Path | None = None) -> bytes:
 
 
 def _unpacked(package: Package, archive: bytes) -> Iterator[tuple[str, bytes]]:
-    """Names and contents of the files that the page needs."""
     with tarfile.open(fileobj=io.BytesIO(archive), mode="r:gz") as opened:
         for path, name in package.files.items():
             file = opened.extractfile(f"package/{path}")

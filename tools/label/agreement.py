@@ -15,27 +15,25 @@ from kdc.pipeline.quality.shares import at_least, rate
 from kdc.tools.filled import NO_LABEL, Answered, Ints, quality_by
 
 _MOST_CELLS, _MOST_LABELS = 50, 20  # in the rendering
-_ERROR = 0.025  # at each end of an interval
+_ERROR = 0.025  # at each end
 
 Flags = NDArray[np.bool_]
 
 
 class AuditWritten(Frozen):
-    """What was written."""
-
-    files: tuple[str, ...]  # CSV, Label Studio's tasks, its labeling config
+    files: tuple[str, ...]  # Label Studio's are two
     labels: tuple[str, ...]
     rows: int
-    skipped: int  # rows without a text or an answer
-    differing: int | None  # texts with different answers; None without a student
-    max_drop: float  # points, of the estimate
+    skipped: int  # no text or answer
+    differing: int | None  # None without a student
+    max_drop: float  # points
     # Texts and labels that show, with 80 % power, that an equally good student keeps `max_drop`; None if none would.
     rows_needed: int | None
     labels_needed: int | None
 
 
 class Accuracy(Frozen):
-    """Accuracy over all sampled texts, with its 95 % confidence interval; shares."""
+    """Shares of all sampled texts, with a 95 % confidence interval."""
 
     value: float
     low: float
@@ -45,21 +43,17 @@ class Accuracy(Frozen):
 
 
 class Cell(Frozen):
-    """How often an answer meets a label."""
-
     people: str
     answer: str
     rows: int
 
 
 class Agreement(Frozen):
-    """A model's answers against people's labels."""
-
-    accuracy: Accuracy | None  # None if the labelled texts do not show it
+    accuracy: Accuracy | None  # None: not shown
     kappa: float | None  # Cohen's; weighted as the accuracy
-    confusion: tuple[Cell, ...]  # of labelled texts, unweighted; cells that occur, errors first
-    people: dict[str, int]  # marginals: labelled texts by people's label
-    answers: dict[str, int]  # and by the model's answer
+    confusion: tuple[Cell, ...]  # labelled texts, unweighted, errors first
+    people: dict[str, int]  # labelled texts by label
+    answers: dict[str, int]  # labelled texts by answer
 
 
 class Gap(Frozen):
@@ -73,18 +67,16 @@ class Gap(Frozen):
     unlabelled: int  # of `differing`
     max_drop: float | None
     verdict: Verdict | None
-    is_settled: bool  # no missing label can change the verdict
+    is_settled: bool  # no missing label changes the verdict
     rows_needed: int | None  # see `Quality`
 
 
 class AuditResult(Frozen):
-    """What people's labels say."""
-
     labels: tuple[str, ...]
     rows: int  # sampled texts
     labelled: int
-    tied: int  # texts whose annotations have no majority
-    self_agreement: Rate | None  # texts with several annotations that are all equal
+    tied: int  # texts without a majority
+    self_agreement: Rate | None  # texts with equal annotations
     model: Agreement
     student: Agreement | None
     gap: Gap | None
@@ -119,7 +111,7 @@ def agreement_of(people: Ints, answers: Ints, strata: Ints | None, labels: Seque
 
 
 def _weights(labelled: Flags, strata: Ints) -> NDArray[np.float64] | None:
-    """How many sampled texts each labelled text stands for; None if a stratum has no label."""
+    """Sampled texts that each labelled text stands for; None if a stratum has no label."""
     sizes, counts = np.bincount(strata), np.bincount(strata, weights=labelled)
     if ((sizes > 0) & (counts == 0)).any():
         return None
@@ -127,12 +119,12 @@ def _weights(labelled: Flags, strata: Ints) -> NDArray[np.float64] | None:
 
 
 def accuracy_of(right: Flags, labelled: Flags, strata: Ints) -> Accuracy:
-    """A model's accuracy. Each stratum must have a labelled text.
+    """Each stratum must have a labelled text.
 
-    The sample is random, and so are the labelled texts within a stratum: the variance is the one of double sampling
-    (Cochran 1977, Sampling Techniques, chapter 12). The exact interval then takes the effective number of texts (Korn
-    and Graubard 1998, Survey Methodology 24:193). One right and one wrong text are added to a stratum for the variance,
-    which a few equal texts would make 0.
+    The labelled texts within a stratum are random: the variance is the one of double sampling (Cochran 1977, Sampling
+    Techniques, chapter 12). The exact interval then takes the effective number of texts (Korn and Graubard 1998, Survey
+    Methodology 24:193). For the variance, a stratum gets one more right and one more wrong text: a few equal texts
+    would make it 0.
 
     Args:
         right, labelled, strata: (texts,); `right` counts only where `labelled`.
@@ -169,7 +161,7 @@ def _marginals(numbers: Ints, labels: Sequence[str]) -> dict[str, int]:
 
 
 def self_agreement(votes: Sequence[Sequence[int]]) -> Rate | None:
-    """How many texts with several annotations have equal ones; None without such texts."""
+    """None without texts with several annotations."""
     several = [set(each) for each in votes if len(each) > 1]
     return rate(sum(len(each) == 1 for each in several), len(several)) if several else None
 
@@ -180,10 +172,7 @@ def gap_of(student: Ints, model: Ints, people: Ints, max_drop: float | None) -> 
     Args:
         student, model: (texts,) numbers of labels.
         people: (texts,) numbers of labels, or `NO_LABEL`. Only texts that both answer differently need one.
-        max_drop: points.
-
-    Raises:
-        InputError: `max_drop` is out of range.
+        max_drop: points; InputError if out of range.
     """
     count = len(people)
     answered = Answered(np.arange(count), np.zeros((count, 0), dtype=np.int64), student, model, "", "")
@@ -206,7 +195,6 @@ def gap_of(student: Ints, model: Ints, people: Ints, max_drop: float | None) -> 
 
 
 def render_audit(result: AuditWritten | AuditResult) -> str:
-    """The result as text for people."""
     return _written(result) if isinstance(result, AuditWritten) else _judged(result)
 
 

@@ -20,7 +20,7 @@ from kdc.tools.label.spec import Spec
 
 T = TypeVar("T")
 _TRIES, _FIRST_WAIT_S, _LONGEST_WAIT_S, _LONGEST_RETRY_S = 8, 0.5, 60.0, 600.0
-_MOST_LOST = 3  # calls that failed in all tries, one after the other, before the run ends
+_MOST_LOST = 3  # failed calls in a row, before the run ends
 _MOST_BYTES = 4 << 20  # of a reply
 _MOST_TOKENS = 1 << 40
 _MOST_TOLD = 300  # characters of a refusal
@@ -46,7 +46,7 @@ class Pace:
 
     @contextlib.asynccontextmanager
     async def turn(self) -> AsyncIterator[float]:
-        """Wait for a turn; gives its beginning."""
+        """Yields when the turn began."""
         async with self._free:
             await self._free.wait_for(lambda: self._running < int(self._allowed))
             self._running += 1
@@ -61,20 +61,18 @@ class Pace:
         self._allowed = min(self._most, self._allowed + 1 / self._allowed)
 
     def trouble(self, began: float) -> None:
-        """Halve, once for all calls that were under way."""
+        """Halve once for all calls under way."""
         if began > self._halved:
             self._allowed, self._halved = max(1.0, self._allowed / 2), time.monotonic()
 
 
 class _Again(Exception):
-    """The call may succeed later."""
-
     def __init__(self, why: str, *, status: int | None = None, after_s: float = 0.0, is_paid: bool = True) -> None:
         self.why, self.status, self.after_s, self.is_paid = why, status, after_s, is_paid
 
 
 class Asking:
-    """The `Ask` of a run. Create it in the event loop, and close it.
+    """Create it in the event loop, and close it.
 
     Args:
         max_requests, max_usd: of all runs with this ledger together.
@@ -85,7 +83,7 @@ class Asking:
     ) -> None:
         self._spec, self._ledger, self._max_requests, self._max_usd = spec, ledger, max_requests, max_usd
         spent = ledger.spent()
-        self.requests, self.usd = spent.requests, spent.usd  # with what is reserved for calls under way
+        self.requests, self.usd = spent.requests, spent.usd  # with reserves of calls under way
         self._pace, self._lost, self._draw = Pace(spec.source.concurrency), 0, random.Random()
         key = spec.key()
         headers = {"User-Agent": f"kdc/{__version__}", "Content-Type": "application/json"}
@@ -103,10 +101,9 @@ class Asking:
         await self._session.close()
 
     async def __call__(self, call: Call, read: Callable[[dict[str, Any]], T]) -> T:
-        """Send a call; see `Ask`.
+        """See `Ask`.
 
         Raises:
-            Unusable: as `Ask`.
             LimitReached: the call may pass a limit.
             KdcError: the endpoint refuses all calls, or does not answer.
         """
@@ -121,7 +118,7 @@ class Asking:
             except _Again as again:
                 why = again.why
                 if number < _TRIES - 1:
-                    # "Full jitter", so that calls that failed together do not come together again.
+                    # "Full jitter": calls that failed together do not come together again.
                     jitter = self._draw.uniform(0, min(_LONGEST_WAIT_S, _FIRST_WAIT_S * 2**number))
                     await asyncio.sleep(again.after_s + jitter)
             else:
@@ -180,7 +177,6 @@ class Asking:
         return result
 
     async def _sent(self, path: str, body: bytes) -> str:
-        """The text of a reply with status 2xx."""
         try:
             async with self._session.post(
                 f"{self._url}{path}", data=body, proxy=self._proxy, allow_redirects=False
@@ -233,7 +229,7 @@ def _decoded(text: str) -> dict[str, Any]:
 
 
 def tokens_of(reply: dict[str, Any]) -> tuple[int, int] | None:
-    """Tokens that the reply says were read and written; None if it does not, or says the impossible."""
+    """Read and written tokens; None if the reply says none, or the impossible."""
     usage = reply.get("usage")
     if not isinstance(usage, dict):
         return None

@@ -1,7 +1,7 @@
 """`kdc label --audit`: people label a random sample, and their labels judge the large model and a student.
 
 `write_audit` writes a CSV to fill in, the same texts as Label Studio's tasks, and its labeling config. No file shows a
-model's answer. `read_audit` reads the filled CSV or Label Studio's JSON export.
+model's answer.
 """
 
 import json
@@ -40,15 +40,11 @@ _WRITE_AGAIN = "give back the file that --audit wrote, with labels and nothing e
 
 class Student(NamedTuple):
     name: str
-    answers: Callable[[Sequence[str]], Ints]  # texts to numbers of the spec's labels
+    answers: Callable[[Sequence[str]], Ints]  # numbers of the spec's labels
 
 
 def open_student(folder: Path, spec: Spec) -> Student:
-    """Load an artifact that answers the spec's question.
-
-    Raises:
-        InputError: it answers another question.
-    """
+    """Raises InputError if the artifact answers another question."""
     engine = Engine.load(folder)
     task, manifest = engine.task, engine.manifest
     outputs = spec.question.outputs(task.labels, task.traits) if task.traits.is_exclusive else None
@@ -57,7 +53,7 @@ def open_student(folder: Path, spec: Spec) -> Student:
         remedy = f"a classifier of single texts with the labels {', '.join(spec.labels[:20])}"
         raise InputError("the student answers another question", given=given, remedy=remedy)
     assert manifest is not None
-    is_noul = spec.question.type == "noul"  # its only output is the one of yes, label 1
+    is_noul = spec.question.type == "noul"  # its only output is yes, label 1
     numbers = (np.arange(2) == outputs[0]).astype(np.int64) if is_noul else np.argsort(outputs)
     name = f"{manifest.sha256[:12]}-{engine.variant}"
     return Student(name, lambda texts: numbers[engine.logits(texts).argmax(-1)])
@@ -65,19 +61,17 @@ def open_student(folder: Path, spec: Spec) -> Student:
 
 @dataclass(frozen=True)
 class _Sample:
-    """Distinct texts by rising id, and the model's answers."""
-
     ids: list[str]
     texts: list[str]
-    model: Ints  # (texts,) numbers of labels
-    skipped: int  # rows without a text or an answer
+    model: Ints  # (texts,) label numbers
+    skipped: int  # no text or answer
 
 
 def _draw(out: Path, spec: Spec, *, most: int | None = None, last: str = _AFTER_ALL) -> _Sample:
     """The `most` texts with the lowest ids, or all up to the id `last`.
 
-    Ids are hashes, so the sample is random, always the same, and independent of the rows' order. The question salts
-    them.
+    Ids are hashes, salted by the question, so the sample is random, always the same, and independent of the rows'
+    order.
     """
     number_of, question = label_numbers(spec.labels), spec.question.fingerprint
     lowest: dict[str, tuple[str, int]] = {}
@@ -99,7 +93,6 @@ def _draw(out: Path, spec: Spec, *, most: int | None = None, last: str = _AFTER_
 
 
 def _answered(window: Window, text: str) -> list[tuple[int, str, str]]:
-    """Line, text and the model's label."""
     refuse_bad(window)
     if missing := [name for name in (text, LABEL) if name not in window.names]:
         given = f"{window.file} has {', '.join(window.names[:20]) or 'none'}"
@@ -115,7 +108,6 @@ def write_audit(
 
     Args:
         out: the table that `kdc label` wrote.
-        rows: size of the sample.
         to: a .csv file; the Label Studio files lie beside it.
         student: an artifact's folder. Texts that it answers differently from the model come first.
         max_drop: points of accuracy that the estimate of labels is for.
@@ -159,12 +151,10 @@ def write_audit(
 def read_audit(
     out: Path, spec: Spec, filled: Path, student: Path | None = None, max_drop: float | None = None
 ) -> AuditResult:
-    """Judge the large model, and a student, by people's labels.
+    """Judge the large model, and a student, by people's labels. Further arguments are as in `write_audit`.
 
     Args:
-        out: the table that `kdc label` wrote.
         filled: the CSV with labels, or Label Studio's JSON export.
-        student: an artifact's folder.
         max_drop: points of accuracy that the student may lose against the model; None gives no verdict.
 
     Raises:
@@ -182,7 +172,7 @@ def read_audit(
     opened = None if student is None else open_student(student, spec)
     answers = None if opened is None else opened.answers(sample.texts)
     strata: Ints | None = np.zeros(len(people), dtype=np.int64)
-    if first_by != _NO_STUDENT and (people == NO_LABEL).any():  # labelled in an order that depends on this student
+    if first_by != _NO_STUDENT and (people == NO_LABEL).any():  # the labels' order depends on this student
         strata = None
         if opened is not None and answers is not None and opened.name == first_by:
             strata = (answers != sample.model).astype(np.int64)
@@ -200,7 +190,6 @@ def read_audit(
 
 
 def _lacking(people: Ints, strata: Ints | None) -> str:
-    """What an accuracy needs; "" if there is one."""
     if strata is None:
         return "the labels of all rows, or the student whose differing texts come first in the file"
     of_both = ("of texts that both models answer alike", "of texts that both models answer differently")
@@ -209,7 +198,6 @@ def _lacking(people: Ints, strata: Ints | None) -> str:
 
 
 def _table(path: Path, spec: Spec) -> tuple[str, list[Row]]:
-    """The mark and rows of a filled CSV."""
     mark, rows, number_of = "", [], label_numbers(spec.labels)
     for window in (window for file in find(str(path)) for window in read_windows(file)):
         for line, identity, label in cells(window):
@@ -232,6 +220,6 @@ def _votes(rows: list[Row], known: set[str]) -> dict[str, list[int]]:
 
 
 def _majority(numbers: list[int]) -> int:
-    """The commonest label; `NO_LABEL` if there is none, or a tie."""
+    """`NO_LABEL` without labels, or for a tie."""
     first, *others = Counter(numbers).most_common(2) or [(NO_LABEL, 1)]
     return NO_LABEL if others and others[0][1] == first[1] else first[0]

@@ -1,7 +1,7 @@
 """Files of a batch API instead of calls: OUT.batch.jsonl goes to the endpoint, and its results come back as a file.
 
 The form is OpenAI's: a line holds `custom_id`, `method`, `url` and `body`; a line of the results `custom_id` and
-`response`. A batch may need several rounds, since an answer outside the list is asked again.
+`response`. An answer outside the list needs a further round.
 """
 
 import json
@@ -37,14 +37,12 @@ class Batch:
 
     @property
     def calls(self) -> int:
-        """Calls in the file."""
         return len(self._written)
 
     async def __call__(self, call: Call, read: Callable[[dict[str, Any]], T]) -> T:
         """Read the reply from the ledger; see `Ask`.
 
         Raises:
-            Unusable: `read` did.
             Pending: there is no reply yet.
         """
         key = self._ledger.key(call.path, call.body, call.number)

@@ -10,10 +10,10 @@ from kdc.tools.label.source import Unusable
 
 Json = dict[str, Any]
 
-_MOST_CHARACTERS = 20_000  # of an answer, without its reasoning
-_MOST_ITEMS = 100  # tokens, and candidates for a token; the API gives at most 20 candidates
+_MOST_CHARACTERS = 20_000  # of an answer, without reasoning
+_MOST_ITEMS = 100  # the API gives at most 20 candidates
 _MOST_QUOTED = 200  # characters
-_AROUND = " \t\r\n\"'`\u201c\u201d\u2018\u2019«»"  # white space, and quotes of several languages
+_AROUND = " \t\r\n\"'`\u201c\u201d\u2018\u2019«»"  # white space, and several languages' quotes
 _FENCE = re.compile(r"```\w*\n(.*)```", re.DOTALL)
 
 
@@ -33,12 +33,12 @@ def is_number(value: Any) -> TypeGuard[float]:
 
 
 def shown(text: str) -> str:
-    """The beginning of a hostile text, without control characters and half surrogate pairs."""
+    """A hostile text's beginning, without control characters and half surrogate pairs."""
     return printable(text[:_MOST_QUOTED].encode(errors="replace").decode())
 
 
 def plain(text: str) -> str:
-    """An answer without a code fence, white space, quotes, a final full stop, and case."""
+    """Without a code fence, white space, quotes, a final full stop, and case."""
     return unfenced(text).strip(_AROUND).removesuffix(".").strip(_AROUND).casefold()
 
 
@@ -48,7 +48,7 @@ def unfenced(text: str) -> str:
 
 
 def content(reply: Any, *, may_be_cut: bool = False) -> str:
-    """What the model answered, without its reasoning: the arguments of its tool call, else the message's text.
+    """The arguments of the model's tool call, else the message's text without its reasoning.
 
     Args:
         may_be_cut: an answer that reached the limit of tokens is read.
@@ -90,7 +90,7 @@ def _text(message: Json) -> str:
 
 
 def _without_reasoning(text: str) -> str:
-    """What follows the last `</think>`. Some models write only this end: the beginning is in their template."""
+    """What follows the last `</think>`. Some models write only this end."""
     _, end, after = text.rpartition("</think>")
     if not end and after.lstrip().startswith("<think>"):
         raise Final("the answer is reasoning without an end")
@@ -98,11 +98,7 @@ def _without_reasoning(text: str) -> str:
 
 
 def decoded(answer: str) -> Json:
-    """Read an answer that is a JSON object.
-
-    Raises:
-        Unusable: it is none.
-    """
+    """Raises `Unusable` if the answer is no JSON object."""
     try:
         value = json.loads(unfenced(answer))
     except (ValueError, RecursionError):
@@ -113,11 +109,11 @@ def decoded(answer: str) -> Json:
 
 
 def candidates(reply: Any) -> dict[str, float]:
-    """Read the probabilities of the tokens that may be the answer's first one, after white space and quotes.
+    """The probabilities of the tokens that may be the answer's first one, after white space and quotes. -9999 stands
+    for a token without a probability, which is left out.
 
     Raises:
-        Unusable: the model gives no log-probabilities that can be true: none at all, only one, or ones that sum to more
-            than 1, as zeros do. -9999 stands for a token without a probability, which is left out.
+        Unusable: the log-probabilities cannot be true: none, only one, or ones that sum to more than 1.
     """
     tokens = items(next(iter(items(reply, "choices")), None), "logprobs", "content")
     if not tokens:

@@ -78,11 +78,7 @@ class Decisions(Decision):
 
 
 def answer_of(answer: Any, spec: Spec) -> Answer:
-    """Read either API's answer to the spec's question.
-
-    Raises:
-        Unusable: it lacks a probability.
-    """
+    """Read either API's answer; without a probability it is `Unusable`."""
     if not isinstance(answer, dict):
         raise Unusable("the reply has no answer")
     if answer.get("type") == "refusal":

@@ -1,7 +1,7 @@
 """The ledger beside OUT: each attempt with its cost and outcome, and each text's answer, in one SQLite file.
 
 An attempt is written before it is sent, with the most that it can cost. What is written survives `kill -9`; a power cut
-may take the last seconds. The ledger holds replies, and of prompts and texts only hashes.
+may take the last seconds. Of prompts and texts the ledger holds only hashes.
 """
 
 import hashlib
@@ -17,7 +17,7 @@ from kdc.artifact.question import canonical
 from kdc.common.errors import InputError, printable
 from kdc.tools.label.source import Answer
 
-Outcome = Literal["answered", "unusable", "refused", "failed"]  # of an attempt; until it ends, "in flight"
+Outcome = Literal["answered", "unusable", "refused", "failed"]  # until the attempt ends, "in flight"
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS attempts (
     id INTEGER PRIMARY KEY, key BLOB NOT NULL, endpoint TEXT NOT NULL, requested TEXT NOT NULL, resolved TEXT,
@@ -40,7 +40,7 @@ def ledger_of(output: str) -> Path:
 
 @dataclass(frozen=True)
 class Spent:
-    """What the endpoint was asked, by all runs together."""
+    """Requests and costs of all runs."""
 
     requests: int
     input_tokens: int
@@ -49,13 +49,10 @@ class Spent:
 
 
 class Ledger:
-    """Open it in one process at a time.
+    """Open it in one process at a time. Another file raises InputError.
 
     Args:
         spec: fingerprint of what decides a text's answer.
-
-    Raises:
-        InputError: the file is no ledger.
     """
 
     def __init__(self, path: Path, *, endpoint: str, model: str, spec: bytes) -> None:
@@ -86,7 +83,7 @@ class Ledger:
         return None if row is None else json.loads(row[0])
 
     def begin(self, key: bytes, usd: float) -> int:
-        """Note that a call is sent that costs at most `usd`; gives its number."""
+        """The call costs at most `usd`. Gives its number."""
         statement = "INSERT INTO attempts (key, endpoint, requested, began, outcome, usd) VALUES (?, ?, ?, ?, ?, ?)"
         row = [key, self._endpoint, self._model, time.time(), "in flight", usd]
         number = self._database.execute(statement, row).lastrowid
@@ -104,7 +101,7 @@ class Ledger:
         resolved: str | None = None,
         reply: str | None = None,
     ) -> None:
-        """Note how a call ended. Without `usd` it counts with the most that it could cost."""
+        """Without `usd` the call counts with the most that it could cost."""
         resolved = None if resolved is None else printable(resolved[:200].encode("utf-8", "replace").decode())
         self._database.execute(
             "UPDATE attempts SET outcome = ?, seconds = ? - began, status = ?, usd = coalesce(?, usd), "
@@ -124,7 +121,6 @@ class Ledger:
 
     @property
     def answered(self) -> int:
-        """Texts with an answer."""
         (count,) = self._database.execute("SELECT count(*) FROM answers WHERE spec = ?", [self._spec]).fetchone()
         return int(count)
 
@@ -135,7 +131,7 @@ class Ledger:
         return Spent(*row)
 
     def models(self) -> list[str]:
-        """The models that replied, as they name themselves."""
+        """As the models name themselves."""
         rows = self._database.execute("SELECT DISTINCT resolved FROM attempts WHERE resolved IS NOT NULL ORDER BY 1")
         return [name for (name,) in rows]
 

@@ -4,31 +4,31 @@ from kdc.common.frozen import Frozen
 
 
 class Labelled(Frozen):
-    """What OUT holds, and what it cost: all runs with this ledger together."""
+    """What all runs with this ledger gave and cost."""
 
     output: str
     rows: int  # in OUT
-    people: int  # of them with a person's label
-    texts: int  # distinct, that were to be asked
-    unanswered: int  # of them, without an answer
-    how: dict[str, int]  # texts by the way their probabilities were found
+    people: int  # with a person's label
+    texts: int  # distinct, to be asked
+    unanswered: int  # of the texts
+    how: dict[str, int]  # texts by `How`
     model: str
-    resolved: list[str]  # the models that replied, as they name themselves
+    resolved: list[str]  # as the models name themselves
     requests: int
     input_tokens: int
     output_tokens: int
     usd: float  # calls without a known end at their most
-    p50_ms: float | None  # of a usable reply
+    p50_ms: float | None  # of usable replies
     p95_ms: float | None
-    limit: str | None = None  # that ended the run before all texts were asked
-    maybe_paid: int = 0  # calls that were under way when an earlier run was killed
+    limit: str | None = None  # that ended the run early
+    maybe_paid: int = 0  # calls under way when a run was killed
 
 
 class Estimate(Frozen):
     """What a job would cost, from a sample that stays in the ledger."""
 
     sample: int  # texts
-    texts: int  # distinct, of the whole job
+    texts: int  # of the whole job
     unanswered: int  # of the sample
     requests: float  # of the whole job
     usd: float

@@ -28,9 +28,9 @@ from kdc.tools.label.table import Row, Table, describe
 
 SOURCES: dict[str, type[Source]] = {"systemone": SystemOne, "decisions": Decisions, "chat": Chat}
 _DRY_ROWS = 20
-_PROBES = 5  # texts, until one gets an answer
-_MOST_REASONS = 10_000  # texts without an answer whose reasons are kept
-_MOST_IN_VAIN = 50  # texts without an answer before the run ends, if none got one
+_PROBES = 5  # until one is answered
+_MOST_REASONS = 10_000  # texts without an answer
+_MOST_IN_VAIN = 50  # texts before the run ends, if none got an answer
 
 
 def label_table(
@@ -52,7 +52,6 @@ def label_table(
     Args:
         rows: label a random sample of this many distinct texts.
         max_requests, max_usd: limits of all runs with this ledger together.
-        delimiter, encoding: of the table.
         dry_run: ask a few texts, and estimate the rest; OUT is not written.
         results: of the batch that an earlier run wrote.
 
@@ -101,21 +100,15 @@ def fingerprint(spec: Spec) -> bytes:
 
 
 class Job:
-    """A run of `kdc label` over a table."""
-
     def __init__(self, table: Table, ledger: Ledger, meter: Meter, wanted: Callable[[str], bool]) -> None:
         self.table, self.ledger, self.meter, self.wanted = table, ledger, meter, wanted
         self.spec = table.spec
         self.reasons: dict[str, str] = {}  # why texts have no answer
         self.limit: str | None = None
-        self._asked, self._answered = 0, ledger.answered  # texts of this run, and of all runs
+        self._asked, self._answered = 0, ledger.answered  # this run, all runs
 
     async def ask_all(self, **limits: Any) -> None:
-        """Ask for each text that has no answer yet, until a limit is reached.
-
-        Raises:
-            KdcError: the endpoint refuses all calls, does not answer, or gives no usable answer.
-        """
+        """Ask until a limit is reached. Raises KdcError if the endpoint refuses all calls or gives no usable answer."""
         asking, source = Asking(self.spec, self.ledger, **limits), SOURCES[self.spec.source.kind](self.spec)
         seen: set[bytes] = set()
         rows, began = 0, time.monotonic()
@@ -138,7 +131,7 @@ class Job:
             await asking.close()
 
     async def write_batch(self) -> int:
-        """Keep the answers whose replies are there, and write the calls that are missing; gives their number."""
+        """Keep the answers of known replies, and write the missing calls; gives their number."""
         source, seen = SOURCES[self.spec.source.kind](self.spec), set[bytes]()
         path = batch_of(self.table.output)
         with whole_file(path) as stream:
@@ -157,7 +150,6 @@ class Job:
         return batch.calls
 
     def _to_ask(self, rows: list[Row], seen: set[bytes]) -> list[str]:
-        """Distinct texts without a person's label and without an answer."""
         texts = []
         for row in rows:
             if row.person is not None or (key := text_hash(row.text)) in seen or not self.wanted(row.text):
@@ -168,7 +160,6 @@ class Job:
         return texts
 
     async def _probe(self, source: Source, asking: Asking, texts: list[str]) -> None:
-        """Find the way to probabilities, before calls are made at once."""
         for text in texts:
             try:
                 self.meter.say(f"{self.spec.source.model}: probabilities by {await source.probe(asking, text)}")
@@ -187,7 +178,7 @@ class Job:
                 try:
                     self.ledger.keep(text, await source.answer(asking, text))
                     self._answered += 1
-                except LimitReached as limit:  # the others end what they began
+                except LimitReached as limit:  # calls under way end
                     self.limit = f"{limit.what}: {limit.given}"
                     return
                 except Unusable as reason:
@@ -210,7 +201,7 @@ class Job:
             raise KdcError(what, given=reason, remedy="correct SPEC; answers outside the list are never guessed")
 
     def estimate(self, rows: int | None) -> Estimate:
-        """What all wanted texts would cost at the average of those that the ledger has."""
+        """At the average cost of the texts that the ledger has."""
         spent, answered = self.ledger.spent(), max(1, self.ledger.answered)
         texts = len({text_hash(row.text) for part in self.table.read() for row in part if row.person is None})
         texts = min(texts, rows or texts)
@@ -225,11 +216,7 @@ class Job:
         )
 
     def written(self) -> Labelled:
-        """Write OUT, its description, and the texts without an answer.
-
-        Raises:
-            KdcError: no text has an answer.
-        """
+        """Write OUT, its description, and the texts without an answer. Raises KdcError if no text has one."""
         output, ways, lost = self.table.output, Counter[str](), list[dict[str, Any]]()
         asked: set[bytes] = set()
 

@@ -18,14 +18,14 @@ class Unusable(Exception):
 
 
 class Refused(Unusable):
-    """The endpoint refused the call, with a status of 4xx."""
+    """The endpoint refused the call with 4xx."""
 
 
 @dataclass(frozen=True)
 class Call:
-    """A request to the endpoint. Equal calls have one reply, so repeated samples differ in `number`."""
+    """Equal calls have one reply, so repeated samples differ in `number`."""
 
-    path: str  # after the endpoint's address, such as "/chat/completions"
+    path: str  # such as "/chat/completions"
     body: dict[str, Any]
     number: int = 0
 
@@ -45,9 +45,7 @@ class Ask(Protocol):
 
 @dataclass(frozen=True)
 class Answer:
-    """The model's answer to one text."""
-
-    probabilities: tuple[float, ...]  # (labels,) sum 1, in the order of `Spec.labels`
+    probabilities: tuple[float, ...]  # sum 1, in the order of `Spec.labels`
     how: How
 
     def label(self, labels: tuple[str, ...]) -> str:
@@ -55,11 +53,7 @@ class Answer:
 
 
 async def results_of(calls: Iterable[Coroutine[Any, Any, T]], *, at_once: bool) -> list[T]:
-    """Results of calls.
-
-    Args:
-        at_once: make all calls before the first exception is raised, as a batch needs; else one after the other.
-    """
+    """`at_once` makes all calls before the first exception is raised, as a batch needs; else they follow each other."""
     if not at_once:
         return [await call for call in calls]
     results = await asyncio.gather(*calls, return_exceptions=True)
@@ -76,17 +70,9 @@ class Source(ABC):
         self.spec = spec
 
     async def probe(self, ask: Ask, text: str) -> How:
-        """Find, with a few calls about `text`, the best way to probabilities that the model really gives.
-
-        Raises:
-            Unusable: no way works.
-        """
+        """Find, with a few calls, the best way to probabilities that the model really gives. Raises `Unusable`."""
         return (await self.answer(ask, text)).how
 
     @abstractmethod
     async def answer(self, ask: Ask, text: str) -> Answer:
-        """Label one text.
-
-        Raises:
-            Unusable: the model gave no answer of the list, however often it was asked.
-        """
+        """Raises `Unusable` if the model gave no answer of the list, however often it was asked."""

@@ -13,25 +13,23 @@ from kdc.artifact.question_forms import question_of
 from kdc.common.errors import InputError
 from kdc.common.frozen import Frozen
 
-NOUL = ("false", "true")  # the labels of a yes-or-no question
+NOUL = ("false", "true")  # of a yes-or-no question
 
 
 class Model(Frozen):
-    """Where to ask, and how."""
-
     kind: Literal["systemone", "decisions", "chat"]
     url: str = Field(pattern=r"^https?://[^/\s]+")  # with the version: https://api.example.com/v1
     model: str = Field(min_length=1)
-    key_env: str | None = None  # environment variable that holds the key
+    key_env: str | None = None  # environment variable
     timeout_s: float = Field(60, gt=0, le=3600)
-    batch: bool = False  # write the calls into a file for the endpoint's batch API, and read its results
-    concurrency: int = Field(16, ge=1, le=512)  # most calls at once
+    batch: bool = False  # write calls and read results as files
+    concurrency: int = Field(16, ge=1, le=512)  # calls at once
     tries: int = Field(3, ge=1, le=20)  # of an answer outside the list
-    most_output_tokens: int = Field(1000, ge=1, le=100_000)  # of a reply; for the worst case of `--max-usd`
+    most_output_tokens: int = Field(1000, ge=1, le=100_000)  # for the worst case of `--max-usd`
     # Of a chat model. "auto" takes the first that the model really gives.
     probabilities: Literal["auto", "logprobs", "stated", "votes"] = "auto"
     votes: int = Field(5, ge=1, le=100)  # samples of a text
-    temperature: float | None = Field(1.0, ge=0, le=2)  # of samples; None: the model takes none
+    temperature: float | None = Field(1.0, ge=0, le=2)  # of samples; None: not sent
     more: dict[str, Any] = Field(default_factory=dict)  # further keys of each body, such as reasoning_effort
 
 
@@ -47,22 +45,20 @@ class Prices(Frozen):
 
 
 class Example(Frozen):
-    """A labelled text that a chat model sees before the text in question."""
+    """A chat model sees it before the text in question."""
 
     text: str
     label: str
 
 
 class Spec(Frozen):
-    """What `kdc label` asks, and where."""
-
     source: Model
     question: Question
     examples: tuple[Example, ...] = ()
     prices: Prices = Prices()
     text: str = "text"  # column
-    label: str | None = None  # column with people's labels; a row that has one is not asked
-    prompt: str | None = None  # of logged chats: the user's message as it was sent, with {text} for the text
+    label: str | None = None  # rows with a person's label are not asked
+    prompt: str | None = None  # the user's message in logged chats, with {text} for the text
 
     @field_validator("question", mode="before")
     @classmethod
@@ -88,20 +84,14 @@ class Spec(Frozen):
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """The answers that may be given, in order."""
         return NOUL if self.question.type == "noul" else tuple(option.label for option in self.question.options)
 
     @property
     def options(self) -> tuple[Option, ...]:
-        """The options in the order of `labels`."""
         return self.question.options
 
     def key(self) -> str | None:
-        """The key of the endpoint.
-
-        Raises:
-            InputError: the named variable is empty.
-        """
+        """Raises InputError if the named variable is empty."""
         name = self.source.key_env
         if name is None:
             return None
@@ -152,18 +142,14 @@ other = "anything else"
 
 
 def read_spec(path: Path) -> Spec:
-    """Read a spec.
-
-    Raises:
-        InputError: it cannot be read, or a key is wrong; the error names the line.
-    """
+    """Raises InputError, with the line, if the file cannot be read or a key is wrong."""
     remedy = f"kdc label --init {path} writes one with comments"
     try:
         text = path.read_text(encoding="utf-8")
         document = tomllib.loads(text)
     except OSError as error:
         raise InputError("the spec cannot be read", given=f"{path}: {error.strerror}", remedy=remedy) from None
-    except ValueError as error:  # also bytes that are no UTF-8
+    except ValueError as error:  # also bytes beyond UTF-8
         raise InputError("the spec is no TOML", given=f"{path}: {error}", remedy=remedy) from None
     try:
         return Spec.model_validate(document)
@@ -176,9 +162,8 @@ def read_spec(path: Path) -> Spec:
 
 
 def _line_of(text: str, names: list[str]) -> int | None:
-    """The line of a key, or of the nearest table above it."""
     table: list[str] = []
-    best: tuple[int, int] | None = None  # matching names, line
+    best: tuple[int, int] | None = None  # matches, line
     for number, line in enumerate(text.splitlines(), 1):
         if header := re.match(r"\s*\[\[?([^\]]+)\]", line):
             table = [part.strip().strip('"') for part in header[1].split(".")]
@@ -193,11 +178,7 @@ def _line_of(text: str, names: list[str]) -> int | None:
 
 
 def write_template(path: Path) -> None:
-    """Write a commented spec.
-
-    Raises:
-        InputError: the file is there already.
-    """
+    """Raises InputError if the file is there already."""
     try:
         with path.open("x", encoding="utf-8") as stream:
             stream.write(TEMPLATE)

@@ -12,11 +12,10 @@ from kdc.tools.label.spec import Spec
 
 _MOST_BYTES = 256 << 20  # of an export
 
-Row = tuple[str, str, list[int]]  # id, where it stands, people's labels
+Row = tuple[str, str, list[int]]  # id, place, people's labels
 
 
 def labeling_config(spec: Spec) -> bytes:
-    """Label Studio's labeling config: the question, the text, and one choice."""
     view = ElementTree.Element("View")
     if asked := spec.question.instructions:
         ElementTree.SubElement(view, "Header", value=asked if isinstance(asked, str) else canonical(asked))
@@ -48,14 +47,14 @@ class _Data(BaseModel):
 
 
 class _Task(BaseModel):
-    """A task of Label Studio's JSON export; other keys are ignored."""
+    """Other keys of Label Studio's export are ignored."""
 
     data: _Data
     annotations: list[_Annotation] = []
 
 
 def read_tasks(path: Path, spec: Spec) -> tuple[str, list[Row]]:
-    """The sample's mark, and the rows of Label Studio's JSON export.
+    """The sample's mark, and the rows.
 
     Raises:
         InputError: the file is no export, a label is unknown, or an annotation has two.

@@ -24,7 +24,7 @@ from kdc.tools.label.source import Answer
 from kdc.tools.label.spec import Spec
 
 HOW = "how"
-_BARE = 0.95  # probability of an answer without probabilities, as `--teacher-scores` takes it
+_BARE = 0.95  # a bare answer's probability, as in `--teacher-scores`
 
 
 class _LabelJob(Job):
@@ -41,16 +41,11 @@ class Row(NamedTuple):
 
 
 def person(label: str, labels: Sequence[str]) -> Answer:
-    """A person's label."""
     return Answer(tuple(float(name == label) for name in labels), "people")
 
 
 class Table:
-    """The input and the output of a job.
-
-    Raises:
-        InputError: an option, a file or a column's name cannot be used.
-    """
+    """Raises InputError for options, files and column names that cannot be used."""
 
     def __init__(
         self, spec: Spec, source: str, output: str, *, on_error: str = "stop", dialect: Dialect = USUAL
@@ -105,10 +100,10 @@ class Table:
         return [person(label, self.spec.labels) if label else None for label in people]
 
     def sample(self, rows: int | None) -> Callable[[str], bool]:
-        """A random sample of distinct texts, the same each time: says of each text whether it belongs."""
+        """Says of each text whether it belongs to a random sample, the same each time."""
         if rows is None:
             return lambda _: True
-        heap: list[int] = []  # the lowest hashes, negative
+        heap: list[int] = []  # lowest hashes, negative
         kept: set[int] = set()
         for part in self.read():
             for row in part:
@@ -132,11 +127,7 @@ class Table:
         return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8, salt=self._salt).digest(), "big")
 
     def write(self, find: Callable[[Row], Answer | None], parts: Iterable[list[Row]] | None = None) -> int:
-        """Write OUT: the texts that have an answer. Gives the number of rows.
-
-        Args:
-            parts: the rows, if not those that `read` gives.
-        """
+        """Write the texts of `parts` (None: of `read`) that have an answer; returns their number."""
         writer, count = Writer(self._job), 0
 
         def pieces() -> Iterator[bytes]:
@@ -152,7 +143,6 @@ class Table:
         return count
 
     def _window(self, rows: Sequence[Row]) -> Window:
-        """A window of the text column alone."""
         name, file = self.spec.text, rows[0].file if rows else ""
         return Window(file, [name], [{name: row.text} for row in rows], None, [row.line for row in rows])
 
@@ -165,7 +155,7 @@ class Table:
 
 
 def _softened(answer: Answer) -> tuple[float, ...]:
-    """Probabilities; an answer without any gets those that `--teacher-scores` gives it."""
+    """Without probabilities, those that `--teacher-scores` gives."""
     if answer.how != "bare":
         return answer.probabilities
     others = (1 - _BARE) / (len(answer.probabilities) - 1)
@@ -173,7 +163,7 @@ def _softened(answer: Answer) -> tuple[float, ...]:
 
 
 def describe(output: str, spec: Spec, facts: Frozen) -> None:
-    """Write the file beside OUT. `kdc compress --train OUT` takes the column of texts and the question from it."""
+    """`kdc compress --train OUT` takes the column of texts and the question from this file."""
     document = {
         "endpoint": without_secrets(spec.source.url),
         "kind": spec.source.kind,

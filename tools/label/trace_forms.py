@@ -17,16 +17,14 @@ from kdc.tools.label.decisions import answer_of
 from kdc.tools.label.source import Answer, How, Unusable
 from kdc.tools.label.spec import Spec
 
-_PAIRS = (("request", "response"), ("input", "output"), ("body", "response"))  # a request, and its reply
+_PAIRS = (("request", "response"), ("input", "output"), ("body", "response"))  # a request, its reply
 _REQUESTS = ("questions", "messages", "input")  # each API's key
-_ANSWERS = ("label", "answer", "output")  # columns, and keys of an answer in JSON
-_ROUNDING = 0.02  # by which written probabilities may miss a sum of 1
+_ANSWERS = ("label", "answer", "output")  # columns, and keys in JSON
+_ROUNDING = 0.02  # of written probabilities' sum
 _LEAST_MASS = 0.5  # of the labels among a token's candidates
 
 
 class NoTrace(Exception):
-    """A row has no usable answer."""
-
     def __init__(self, why: Literal["outside", "unreadable", "other"]) -> None:
         super().__init__(why)
         self.why = why
@@ -34,16 +32,12 @@ class NoTrace(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """A text and its logged answer."""
-
     text: str
     answer: Answer
     model: str | None  # as the reply names it
 
 
 class RowReader:
-    """Finds the text and the answer of a row."""
-
     def __init__(self, spec: Spec) -> None:
         self._spec, self._labels = spec, spec.labels
         self._exact = {label: place for place, label in enumerate(spec.labels)}
@@ -56,11 +50,7 @@ class RowReader:
         self._before, self._after = (spec.prompt or "{text}").split("{text}")
 
     def read(self, row: Json) -> Trace:
-        """Read a row, in the form that its keys tell.
-
-        Raises:
-            NoTrace: it has no usable answer.
-        """
+        """Read a row in the form that its keys tell; `NoTrace` without a usable answer."""
         text, answer, model = self._read(row)
         if not isinstance(text, str) or is_blank(text) or not is_utf8(text):
             raise NoTrace("unreadable")
@@ -97,7 +87,6 @@ class RowReader:
             raise NoTrace("unreadable") from None
 
     def _sent(self, messages: Any) -> str:
-        """The text in the user's last message, without the prompt around it."""
         users = [each for each in messages if _is_of(each, "user")] if isinstance(messages, list) else []
         sent = users[-1].get("content") if users else None
         if isinstance(sent, list):
@@ -111,21 +100,20 @@ class RowReader:
         return sent[len(self._before) : end]
 
     def _said(self, reply: Json) -> Answer:
-        """The answer in a chat completion."""
         try:
             label = self._label(content(reply, may_be_cut=True))
         except Unusable:
             raise NoTrace("unreadable") from None
         is_cut = items(reply, "choices")[0].get("finish_reason") == "length"
         if is_cut and sum(name.startswith(self._labels[label]) for name in self._labels) > 1:
-            raise NoTrace("outside")  # it may be the beginning of another label
+            raise NoTrace("outside")  # it may begin another label
         try:
             return self._of_tokens(candidates(reply), label)
         except Unusable:
             return self._bare[label]
 
     def _label(self, answer: str) -> int:
-        """The label that an answer is, or that a JSON object has as its value. A label within prose is none."""
+        """An answer is a label, or a JSON object with a label as its value. A label within prose is none."""
         if (label := self._place(answer)) is not None:
             return label
         try:
@@ -145,7 +133,7 @@ class RowReader:
         return self._plain.get(plain(text)) if place is None else place
 
     def _of_tokens(self, listed: dict[str, float], label: int) -> Answer:
-        """Probabilities from those of the first token, if a token is a label as a whole; else the label alone."""
+        """Gives probabilities only if a first token is a whole label."""
         masses = [0.0] * len(self._labels)
         for token, probability in listed.items():
             if (place := self._place(token)) is not None:
@@ -156,7 +144,6 @@ class RowReader:
         return Answer(tuple(mass / total for mass in masses), "logprobs")
 
     def _cells(self, row: Json) -> tuple[Any, Answer, Any]:
-        """A table's text, and the answer beside it or a probability for each label."""
         answers = [row[key] for key in _ANSWERS if key in row]
         has_probabilities = self._exact.keys() <= row.keys()
         if self._spec.text not in row or not (answers or has_probabilities):
@@ -170,12 +157,12 @@ class RowReader:
 
 
 def _from_json(value: Any) -> Any:
-    """A value; a table holds JSON as text."""
+    """A table holds JSON as text."""
     return next(parse_jsonl([value], finite=True), (0, "", None))[2] if isinstance(value, str) else value
 
 
 def _body(value: Any) -> Json:
-    """A request or a reply, out of the envelopes of OpenAI's batch files; {} if it is none."""
+    """Unwraps OpenAI's batch files; {} without a body."""
     value = _from_json(value)
     for envelope in ("response", "body"):
         if isinstance(value, dict) and envelope in value:
@@ -188,7 +175,7 @@ def _is_of(message: Any, role: str) -> bool:
 
 
 def _as_chat(reply: Json) -> Json:
-    """A reply of OpenAI's Responses in the form of a chat completion."""
+    """OpenAI's Responses as a chat completion."""
     output = [item for item in items(reply, "output") if isinstance(item, dict)]
     calls = [{"function": item} for item in output if item.get("type") == "function_call"]
     messages = [item for item in output if item.get("type") == "message"]
@@ -201,12 +188,12 @@ def _as_chat(reply: Json) -> Json:
 
 
 def _name(value: Any) -> Any:
-    """A label as text; numbers and booleans may be labels."""
+    """Numbers and booleans may be labels."""
     return canonical(value) if isinstance(value, int) else value
 
 
 def _distribution(values: Iterable[Any]) -> tuple[float, ...]:
-    """Probabilities, also as texts, divided by their sum."""
+    """Divided by their sum."""
     try:
         given = [float(value) for value in values]
     except (TypeError, ValueError, OverflowError):

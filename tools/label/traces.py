@@ -1,4 +1,4 @@
-"""`kdc label SPEC.toml OUT --traces FILE`: answers that a model gave already, one for each text. No call is made.
+"""`kdc label SPEC.toml OUT --traces FILE`: answers that a model gave already, one for each text.
 
 Reads requests with their replies, OpenAI's fine-tuning files, and tables of texts with answers.
 """
@@ -23,22 +23,20 @@ from kdc.tools.label.trace_forms import Trace as Trace  # for importers
 
 
 class TraceCounts(Frozen):
-    """What the rows hold. `usable`, `outside`, `unreadable` and `other` sum to `rows`."""
+    """`usable`, `outside`, `unreadable` and `other` sum to `rows`."""
 
     rows: int
-    usable: int  # rows with an answer of the list
-    duplicates: int  # usable rows whose text came before
+    usable: int  # answered from the list
+    duplicates: int  # usable, text came before
     disagreeing: int  # texts with different answers
-    outside: int  # rows whose answer is not in the list
-    unreadable: int  # rows that are broken, or whose model gave no answer
-    other: int  # rows that ask another question, or have no known form
-    self_agreement: float | None  # share of `pairs` with equal answers
-    pairs: int  # two answers to one text
+    outside: int  # answered outside the list
+    unreadable: int  # broken, or without an answer
+    other: int  # another question, or an unknown form
+    self_agreement: float | None  # share of equal answers in `pairs`
+    pairs: int  # pairs of answers to one text
 
 
 class _Repeated:
-    """The answers to a text that occurs more than once."""
-
     def __init__(self, first: Answer, labels: tuple[str, ...]) -> None:
         self._labels, self._sums, self._how = labels, [0.0] * len(labels), first.how
         self.votes: Counter[str] = Counter()
@@ -51,20 +49,17 @@ class _Repeated:
 
     @property
     def mean(self) -> Answer:
-        """The mean of all answers, found in the worst of their ways."""
+        """Its way is the worst of the answers' ways."""
         return Answer(tuple(total / self.votes.total() for total in self._sums), self._how)
 
 
 def read_traces(
     path: Path, spec: Spec, progress: Callable[[int, int], None] | None = None
 ) -> tuple[list[Trace], TraceCounts]:
-    """Read logged answers.
+    """Gives the mean answer to each text, in the order of the texts' first rows.
 
     Args:
         progress: takes bytes and rows read so far.
-
-    Returns:
-        The mean answer to each text, in the order of the texts' first rows.
 
     Raises:
         InputError: the file is missing, of no known format, or not readable as such.
@@ -107,12 +102,10 @@ def _counts(rows: Counter[str], texts: int, votes_of_repeated: list[Counter[str]
 
 
 class FromTraces(TraceCounts):
-    """What OUT holds of logged answers."""
-
     output: str
-    texts: int  # rows of OUT, one for each distinct text
-    how: dict[str, int]  # texts by the way their probabilities were found
-    resolved: list[str]  # the models that replied, as they name themselves
+    texts: int  # distinct texts
+    how: dict[str, int]  # texts by `How`
+    resolved: list[str]  # as the models name themselves
 
 
 def label_traces(spec: Spec, path: Path, output: str) -> FromTraces:
