@@ -17,6 +17,8 @@ from pathlib import Path
 
 import numpy as np
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
 from benchmarks.serving.client import Client
 from benchmarks.serving.load import check_wrk, drive, write_bodies
 from benchmarks.serving.process import running
