@@ -12,7 +12,7 @@ _FEWEST_RESAMPLES, _MOST_RESAMPLES = 2000, 20_000
 _NUMBERS = 1_600_000  # limit of resamples * width for extra resamples
 _IN_A_TAIL = 20  # resamples beyond each end
 _MOST_BLOCKS = 2000  # of the jackknife
-_AT_A_TIME = 250_000  # numbers of a block: 2 MB fit a core's cache
+_AT_A_TIME = 250_000  # numbers in a block: 2 MB fit a core's cache
 
 
 def bca(
@@ -23,7 +23,7 @@ def bca(
     Args:
         statistic: maps draws of units, (samples, units), to values, (samples,).
         counts: (units,) identical rows of each unit; 1 if units are groups.
-        quantile: the upper quantile for an effective number of units.
+        quantile: returns the upper quantile for an effective number of units.
         width: numbers that the statistic holds per sample.
     """
     from scipy.special import ndtr, ndtri
@@ -50,7 +50,7 @@ def bca(
 
 
 def _enough(tail: float, width: int) -> int:
-    """For a share `tail` beyond each end."""
+    """Resamples for a share `tail` beyond each end."""
     for_the_tail = math.ceil(min(_IN_A_TAIL / tail, _MOST_RESAMPLES)) if tail else _MOST_RESAMPLES
     return max(_FEWEST_RESAMPLES, for_the_tail, min(_NUMBERS // width, _MOST_RESAMPLES))
 
@@ -59,7 +59,7 @@ def _drawn(counts: Floats, size: int, generator: np.random.Generator) -> Floats:
     units, total = len(counts), int(counts.sum())
     if total > units:
         return generator.multinomial(total, counts / total, size=size).astype(np.float64)
-    # Faster, if all counts are 1.
+    # Faster, since all counts are 1.
     drawn = generator.integers(0, units, (size, units)) + units * np.arange(size)[:, None]
     return np.bincount(drawn.ravel(), minlength=size * units).reshape(size, units).astype(np.float64)
 

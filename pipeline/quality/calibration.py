@@ -16,7 +16,7 @@ _ERROR = 0.05  # chance of keeping a temperature that does not help
 
 @dataclass(frozen=True)
 class Bin:
-    rows: int  # in multi-label tasks, outputs
+    rows: int  # multi-label: outputs, not rows
     confidence: float  # mean, 0 to 1
     accuracy: float  # 0 to 1
 
@@ -43,7 +43,8 @@ def reliability(probabilities: Outputs, labels: Labels, kind: Kind) -> Reliabili
 def calibrate(logits: Outputs, labels: Labels, kind: Kind, *, groups: Groups | None = None) -> float:
     """The likeliest temperature, 0.05 to 20 (Guo et al. 2017, section 4.2).
 
-    It is 1.0 for regression, and unless a one-sided t-test at 5 % shows a gain in five-fold cross-validation.
+    It is 1.0 for regression. It is also 1.0 unless five-fold cross-validation shows a gain (one-sided t-test over
+    groups, 5 %).
     """
     if not KINDS[kind].has_labels:
         return 1.0

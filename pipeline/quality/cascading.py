@@ -15,7 +15,7 @@ _STEPS = 100
 
 class Going(NamedTuple):
     answered_from: float  # least confidence at which the first model answers
-    share: float  # of rows for the second model
+    share: float  # of rows that the second model answers
     score: float  # points of both models together
 
 
@@ -28,7 +28,7 @@ def curve(
     *,
     thresholds: Sequence[float] | None = None,
 ) -> list[Going]:
-    """Scores by ascending threshold, about a hundred by default.
+    """The scores at ascending `thresholds`, by default about a hundred.
 
     Args:
         first, second: logits on one scale.
@@ -46,13 +46,13 @@ def curve(
 def _thresholds(sure: NDArray[np.floating]) -> list[float]:
     ordered = np.sort(sure).astype(np.float64)
     places = np.unique(np.linspace(0, len(sure), _STEPS + 1).round().astype(int))
-    # Halfway between two rows: rounding moves no row.
+    # Halfway between two rows, so rounding moves no row.
     between = np.concatenate([[0.0], (ordered[:-1] + ordered[1:]) / 2, [np.nextafter(ordered[-1], 2)]])
     return np.unique(between[places]).tolist()
 
 
 def fewest(points: list[Going], wanted: float) -> Going:
-    """The first point from which on all score at least `wanted`, else the last: one alone may be lucky."""
+    """The first point that, like all after it, scores at least `wanted`; else the last. A single point may be lucky."""
     chosen = points[-1]
     for point in reversed(points):
         if point.score < wanted:

@@ -94,7 +94,7 @@ def compare(
     groups: Groups | None = None,
     look: int = 1,
 ) -> Quality:
-    """The contract must have a `max_drop`."""
+    """Compare two models. The contract must have a `max_drop`."""
     max_drop = contract.limits.max_drop
     assert max_drop is not None
     score, other_score = (
@@ -122,13 +122,15 @@ def compare(
 
 
 def rows_needed(gap: float, below: float, observed: Difference, *, max_drop: float, confidence: float) -> float | None:
-    """The factor on the row count that shows `max_drop` with a power of 80 %.
+    """The factor on the row count that would show a pass, with a power of 80 %.
+
+    None if `gap` is at or beyond the limit.
 
     `gap` must exceed -max_drop by z_confidence + z_power standard errors (Lachin 1981, Controlled Clinical Trials
     2:93-113, equation 3), and by what unobserved errors may cost (`unseen`).
 
     Args:
-        gap: student minus teacher, in points; None is returned at or beyond the limit.
+        gap: student minus teacher, in points.
         below: points from the interval's lower end to `gap`.
     """
     room = gap + max_drop

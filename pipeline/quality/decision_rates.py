@@ -20,7 +20,7 @@ from kdc.serving.engine.deciding import answered, decided, in_sets
 def measured(
     task: TaskInfo, slice_name: str, probabilities: Outputs, labels: Labels, *, teacher: Outputs | None = None
 ) -> TaskInfo:
-    """The task with the rates of its decisions on "tuning", or on "evaluation" with label sets."""
+    """The task with the rates of its decisions on "tuning" or "evaluation". The latter adds label sets."""
     changes: dict[str, Any] = {}
     if task.points:
         gets, points = decided(probabilities, task), []
@@ -56,7 +56,7 @@ def _of_label(gets: Flags, has: Flags) -> dict[str, tuple[Flags, Flags]]:
 def answered_rates(
     probabilities: Outputs, labels: Labels, abstain: Abstention, teacher: Outputs | None = None
 ) -> Answered:
-    """A deferral adds shares of all rows."""
+    """A task that defers also gets shares of all rows."""
     is_answered, answers, rows = answered(probabilities, abstain), probabilities.argmax(axis=1), len(labels)
     wrong = is_answered & (answers != labels)
     counted = Answered(
@@ -82,7 +82,7 @@ def covered_rates(probabilities: Outputs, labels: Labels, sets: LabelSets) -> Co
 
 
 def sweep(probabilities: NDArray[np.floating], has_label: Flags, thresholds: Floats) -> tuple[Floats, Floats, Floats]:
-    """Precision (NaN without rows), recall, and share of rows with the label; (thresholds,) each."""
+    """Precision (NaN without rows), recall, and share of rows that get the label; (thresholds,) each."""
     gets = probabilities[:, None] >= thresholds
     hits, given = (gets & has_label[:, None]).sum(axis=0), gets.sum(axis=0)
     with np.errstate(invalid="ignore"):
@@ -101,9 +101,9 @@ def found_rates(
 ) -> tuple[RequiredShare, ...]:
     """Measure the shares that a contract requires.
 
-    A pass needs every share, so its interval ends keep the contract's confidence. One share suffices for a fail: those
-    ends get Bonferroni's correction. Rows of a group count as identical: with the design effect, verdicts err twice as
-    often if few rows of few groups are wrong.
+    A pass needs every share, so its interval ends keep the contract's confidence. One missed share suffices for a
+    fail, so the other ends get Bonferroni's correction. Rows of a group count as identical. With the design effect,
+    verdicts would err twice as often if few rows of few groups are wrong.
     """
     required = contract.limits.require
     if not required:

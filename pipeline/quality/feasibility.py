@@ -1,4 +1,4 @@
-"""Students that can keep a contract, by costs before training."""
+"""Students that can keep a contract, by costs measured before training."""
 
 import math
 from collections.abc import Mapping
@@ -30,7 +30,7 @@ class Stored:
 
 
 def as_stored(student: StudentCosts, contract: Contract) -> Stored:
-    """The own form, or if too large the first smaller one that keeps the contract, else the last."""
+    """The full form, if it is small enough. Otherwise the first smaller form that keeps the contract, or the last."""
     most, forms = contract.limits.max_size_mb, _forms(student)
     if most is None or min((costs.size_mb for costs in costs_of(student).values()), default=0.0) <= most:
         return forms[0]
@@ -74,7 +74,7 @@ def table(measured: Measured, contract: Contract) -> list[str]:
 
 
 def nothing_fits(measured: Measured, contract: Contract, *, has_whole: bool = False) -> InputError:
-    """`has_whole`: students had the whole vocabulary."""
+    """The error. `has_whole`: students had the whole vocabulary."""
     made = sorted(_made(measured, contract), key=lambda form: _worst_miss(form[2], contract))
     if not made:
         return InputError("no candidate could be exported", given=", ".join(measured), remedy="see the lines above")

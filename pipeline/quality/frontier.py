@@ -13,10 +13,10 @@ class Point(Result):
     sha256: str  # of its manifest
     variant: str  # "fp32", "int8", "cascade", ...
     score: float  # points on the evaluation rows
-    interval: Ends
+    interval: Ends  # of `score`
     difference: float  # points above the teacher
     difference_interval: Ends  # paired by row
-    latency_p50_ms: float  # of one row, tokenising included
+    latency_p50_ms: float  # one row, tokenising included
     latency_p95_ms: float
     latency_interval: Ends | None  # of the p50 over rounds
     rows_per_second: float  # in batches of 32
@@ -32,7 +32,7 @@ class Left(Result):
 
 
 class FrontierFacts(Result):
-    """The intervals of all scores and differences hold together with 95 %."""
+    """The intervals of all scores and differences hold jointly, with 95 % confidence."""
 
     schema_version: Literal[1] = 1
     task: str
@@ -53,7 +53,7 @@ class FrontierFacts(Result):
         return same_place and [point.sha256 for point in self.points] == list(sha256s) and self.left == tuple(left)
 
 
-# Less is better.
+# By name. Less is better.
 COSTS: dict[str, tuple[Callable[[Point], float], str]] = {
     "latency": (lambda point: point.latency_p50_ms, "milliseconds for one row (p50)"),
     "throughput": (lambda point: -point.rows_per_second, "rows a second, in batches of 32"),

@@ -30,7 +30,7 @@ class Difference:
     interval: Ends  # in points
     standard_error: float  # in points
     groups: int  # number of groups, or of independent rows
-    # Points that unobserved errors may cost, by a factor on the row count.
+    # Maps a factor on the row count to the points that unobserved errors may cost.
     unseen: Callable[[float], float] = field(compare=False)
 
 
@@ -71,7 +71,7 @@ def difference(
     interval, error, middle = (0.0, 0.0), 0.0, 0.0  # if both models answer alike
     if not np.array_equal(answers, other_answers):
         interval, error, middle = _resampled(gap, truth, (answers, other_answers), groups, confidence)
-    # Few groups have too few different resamples.
+    # A few groups have too few distinct resamples.
     most = unseen_points(1.0) if groups is None or effective >= _FEWEST_GROUPS else scale
     ends = _widened(interval, middle, most, count / effective, -scale, scale)
     return Difference(ends, error, count, unseen_points)
@@ -101,7 +101,7 @@ def score_interval(
 
 
 def _widened(interval: Ends, middle: float, unseen: float, unequal: float, lowest: float, highest: float) -> Ends:
-    """Widen an interval by unobserved changes, in points.
+    """Widen an interval for unobserved changes, in points.
 
     The spread of one unseen event is added in quadrature (Fay and Feuer 1997, Statistics in Medicine 16:791). `unseen`
     is the cost of z^2 (about four) events, so z standard errors of one cost about half.
@@ -161,7 +161,8 @@ def tango(lost: float, won: float, rows: float, *, quantile: float) -> Ends:
     44:323). Counts are discrete, so the corrected end nearer to 0 also moves by up to half a row.
 
     Args:
-        lost, won: rows that only the other, or only this model has right; may be fractions.
+        lost: rows that only the other model has right; may be a fraction.
+        won: the same for this model.
 
     Returns:
         This model's accuracy minus the other's, within [-1, 1].
@@ -198,8 +199,8 @@ def tango(lost: float, won: float, rows: float, *, quantile: float) -> Ends:
 def design_effect(values: Floats, groups: Groups | None, *, correlation: float = 1.0) -> float:
     """Variance of the mean, relative to independent rows (Kish 1965, Survey Sampling, section 5.4); at least 1.
 
-    Few deviating rows show little correlation, so two pseudo-rows with `correlation` are added. `values`, (rows,), must
-    deviate by about 1, as they do.
+    Few deviating rows show little correlation, so two pseudo-rows with `correlation` are added. They deviate by about
+    1, so `values`, (rows,), must too.
     """
     if groups is None:
         return 1.0

@@ -53,7 +53,7 @@ def judged_device(training_device: str) -> Device:
 
 
 def load(artifact: Path, contract: Contract, device: Device, *, variant: str | None = None) -> Engine:
-    """Hashes are not checked."""
+    """Load an artifact without checking hashes."""
     return Engine.load(artifact, variant=variant, device=device, threads=contract.at.threads, verify=False)
 
 
@@ -73,7 +73,7 @@ def judge_artifact(
 
     Args:
         tuning: points by variant, relative to the teacher or better baseline.
-        look: the number of this look, by the judged answers.
+        look: returns the number of this look, given the judged answers.
     """
     tried, most_lost = [], contract.limits.max_drop
     for variant in _in_turn(manifest, device, int8_allowed=int8_allowed):
@@ -135,7 +135,7 @@ def judge_again(
     compared: bool,
     costs: Costs | None = None,
 ) -> Judgement:
-    """`compared`: False if the answers come from an earlier judgement."""
+    """`compared` is False if the answers come from an earlier judgement."""
     costs = costs or _costs(engine, contract, rows)
     quality, required = answers
     verdict, missed = decide(contract, costs, quality, required)
@@ -156,7 +156,7 @@ def judge_again(
 
 
 def _in_turn(manifest: Manifest, device: Device, *, int8_allowed: bool) -> list[str]:
-    """On a GPU, only a cascade has a second variant: its first model."""
+    """Variants to try. On a GPU, only a cascade has a second variant: its first model."""
     if device == "cuda":
         first = manifest.providers[CUDA_PROVIDER]
         is_alone = all(variant.second is None for name, variant in manifest.variants.items() if name == first)

@@ -14,7 +14,9 @@ class LabelErrors(NamedTuple):
 
 
 def confident_classes(probabilities: NDArray[np.floating], labels: Ints) -> Ints:
-    """The most probable class that reaches its mean over the rows with its label, (rows,); -1 for none (section 3.1).
+    """The most probable class that reaches its threshold, (rows,); -1 for none (section 3.1).
+
+    The threshold is the class's mean probability over the rows with its label.
 
     Args:
         probabilities: (rows, classes), by models that did not learn from the row.

@@ -20,7 +20,7 @@ from kdc.serving.engine.tokenizing import Text, row_of
 BATCH = 32  # rows of a throughput batch
 _WARM_UP_CALLS = 5
 _CALLS = 100  # least calls a round
-_CALLS_ABOVE = 5  # least calls a round above the percentile
+_CALLS_ABOVE = 5  # least calls a round slower than the percentile
 _BATCHES = 8  # throughput batches a round
 _ROUNDS = 9  # the 95 % interval leaves out the fastest and the slowest
 _TIMED_ROWS = 100
@@ -44,12 +44,12 @@ def time_in_turns(
     rounds: int,
     warm_up_calls: int = 0,
 ) -> dict[str, Floats]:
-    """Time models in turns, so that the machine's noise hits all alike.
+    """Time models in turns, so that the machine's noise affects all alike.
 
     Args:
         models: include tokenising.
         percentiles: 0 to 100.
-        warm_up_calls: untimed, besides one batch.
+        warm_up_calls: untimed calls, besides one batch.
 
     Returns:
         By model, (rounds, percentiles + 2): percentiles and mean in milliseconds, and rows a second.
@@ -68,7 +68,7 @@ def time_in_turns(
 
 
 def interval_of_median(values: Floats, confidence: float) -> tuple[float, float] | None:
-    """Distribution-free (Conover 1999, Practical Nonparametric Statistics, section 3.2); None for too few values."""
+    """A distribution-free interval (Conover 1999, Practical Nonparametric Statistics, section 3.2); None if too few."""
     count = len(values)
     outside = [sum(math.comb(count, below) for below in range(cut)) / 2**count for cut in range(count // 2 + 1)]
     cut = max(cut for cut, share in enumerate(outside) if 2 * share <= 1 - confidence)
@@ -97,7 +97,7 @@ def in_pieces(rows: Sequence[Text], count: int, size: int) -> list[list[Text]]:
 def measure_costs(
     engine: Engine, rows: Sequence[Text], contract: Contract, *, size_bytes: int, rounds: int = _ROUNDS
 ) -> Costs:
-    """`rows` are from `rows_to_time`."""
+    """`rows` come from `rows_to_time`."""
     batch, percentile = contract.at.batch, contract.at.percentile
     calls = max(_CALLS, math.ceil(_CALLS_ABOVE / (1 - percentile / 100) - 1e-6))
     with Neighbours() as neighbours:
@@ -137,7 +137,7 @@ def check_length(conditions: Conditions, longest: int) -> None:
 
 
 def rows_of(lengths: Sequence[int], engine: Engine) -> list[Text]:
-    """A made-up row of each length in tokens, at most the model's longest. The engine expects these afterwards."""
+    """A made-up row of each length in tokens, at most the model's longest. The engine then expects such rows."""
     engine.expect_made_up_rows()
     is_pair, longest = engine.task.is_pair, engine.tokenizer_info.longest
 

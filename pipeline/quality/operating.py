@@ -27,7 +27,7 @@ _CHANCE = 0.05  # significance level of `_knows`
 class Chosen:
     threshold: float  # from this probability on, rows get the label or an answer
     reached: bool = True
-    note: str = ""  # why not
+    note: str = ""  # why not reached
     proven: str = ""  # bound shown instead; "" if unknown
 
 
@@ -41,9 +41,10 @@ def choose(
 ) -> Chosen:
     """Choose the threshold of a label, from its probabilities (rows,), for an aim.
 
-    A bound on precision or false positive rate takes the highest recall; a bound on recall the fewest false alarms.
-    Ties go to the threshold that keeps the bound best. If none keeps it, `interval` falls back to `point`, and `point`
-    to the nearest. The threshold is one half if rows are too few, or the label's rows do not get higher probabilities.
+    With a bound on precision or false positive rate, the highest recall wins. With one on recall, the fewest false
+    alarms win. Ties go to the threshold that keeps the bound best. If none keeps it, `interval` falls back to `point`,
+    and `point` to the nearest. The threshold is one half if rows are too few, or the label's rows do not get higher
+    probabilities.
 
     With `interval`, other rows must be shown to keep the bound, with an error of 5 %: precision by `surest_right`, the
     others by tolerance limits (Wilks 1941, Ann. Math. Stat. 12:91). With `point`, the rows' share must keep the bound.
@@ -66,14 +67,14 @@ def choose(
 
 def _knows(probabilities: NDArray[np.floating], has_label: Flags, groups: Groups | None) -> bool:
     chance = mannwhitneyu(probabilities[has_label], probabilities[~has_label], alternative="greater").pvalue
-    # Each row's term in the statistic, the covariance of rank and label.
+    # `effect` is of each row's term in the statistic, the covariance of rank and label.
     ranks = 2 * rankdata(probabilities) / len(probabilities) - 1
     effect = design_effect(2 * (has_label - has_label.mean()) * (ranks - ranks.mean()), groups)
     return bool(norm.isf(chance) > norm.isf(_CHANCE) * np.sqrt(effect))
 
 
 def _highest(probabilities: NDArray[np.floating], has_label: Flags, aim: Aim) -> Chosen:
-    """By F1 or the Matthews correlation (1975, Biochim. Biophys. Acta 405:442)."""
+    """Choose by F1 or the Matthews correlation (1975, Biochim. Biophys. Acta 405:442)."""
     thresholds, hits, alarms = by_threshold(probabilities, has_label)
     rows, positives, given = len(has_label), has_label.sum(), hits + alarms
     if aim.measure == "f1":
@@ -120,7 +121,7 @@ def _by_interval(probabilities: NDArray[np.floating], has_label: Flags, aim: Aim
 def _best_shown(
     surest: "_SurestOf", probabilities: NDArray[np.floating], right: Flags, bound: float, groups: Groups | None
 ) -> Surest:
-    """The rows that show `bound`, else the highest bound that is also shown if requested."""
+    """The rows that show `bound`. Otherwise the highest bound that is still shown when requested."""
     best = surest(probabilities, right, bound, groups)
     while best.bound:
         again = surest(probabilities, right, float(floor4(best.bound)), groups)
@@ -138,7 +139,8 @@ def _complement(share: float) -> str:
 def _surest_with_label(
     probabilities: NDArray[np.floating], has_label: Flags, bound: float, groups: Groups | None
 ) -> Surest:
-    """`surest_right` among twice the rows that reach `bound` or 0.5, at least ten: others are right too rarely."""
+    """`surest_right` among twice the rows that reach the lower of `bound` and 0.5, at least ten: others are right too
+    rarely."""
     most = 2 * int((probabilities >= min(HALF, bound)).sum())
     most = min(max(most, _FEWEST), len(has_label))
     return surest_right(probabilities, has_label, bound, most=most, groups=groups)
@@ -176,7 +178,7 @@ def _nearest_half(thresholds: Floats) -> float:
 def choose_answered(
     confidence: NDArray[np.floating], right: Flags, aim: Aim, *, groups: Groups | None = None
 ) -> Chosen:
-    """The least probability whose answers are shown to keep an aim."""
+    """The lowest threshold at which the answers are shown to keep an aim."""
     assert aim.bound is not None
     if aim.measure == "fixed":
         return Chosen(aim.bound)
@@ -219,5 +221,5 @@ def fewest_rows(coverage: float) -> int:
 
 
 def _missed(coverage: float) -> Fraction:
-    """In decimals: in binary, 10 * (1 - 0.9) is less than 1."""
+    """`1 - coverage` in decimals: in binary, 10 * (1 - 0.9) is less than 1."""
     return 1 - Fraction(str(coverage))

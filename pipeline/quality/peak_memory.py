@@ -27,7 +27,7 @@ class ModelFiles(Frozen):
     second: tuple[Second, Path] | None = None  # of a cascade, with its ONNX file
 
     def engine(self, *, temperature: float = 1.0, device: Device = "cpu") -> Engine:
-        from kdc.serving.engine.engine import Engine  # here, to stay out of a torch model's peak
+        from kdc.serving.engine.engine import Engine  # imported here: it would add to a torch model's peak
 
         return Engine.from_files(
             self.model,
@@ -46,7 +46,7 @@ class _Request(Frozen):
 
 
 def peak_memory_bytes(files: ModelFiles, texts: Sequence[Text]) -> int:
-    """Peak resident memory of a fresh process that answers `texts` in one batch; KdcError if it fails."""
+    """Peak resident memory of a fresh process that answers `texts` in one batch. Raises KdcError if it fails."""
     done = subprocess.run(
         [sys.executable, "-P", "-m", "kdc.pipeline.quality.peak_memory"],  # -P: no modules from the current folder
         input=_Request(files=files, texts=tuple(texts)).model_dump_json(),

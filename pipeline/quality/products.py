@@ -19,7 +19,7 @@ from kdc.serving.engine.passes import PASS_TOKENS
 from kdc.serving.engine.providers import SLOW_ON_CPU
 from kdc.serving.engine.tokenizing import pad
 
-# Rows of a square product for one thread; 1,024 are no faster (Intel Xeon with AVX-512 VNNI).
+# Rows of a large square product for one thread; 1,024 are no faster (Intel Xeon with AVX-512 VNNI).
 _SIZE = 768
 _CALLS = 6
 _INT8 = ("DynamicQuantizeMatMul", "MatMulInteger", "MatMulIntegerToFloat", "QGemm", "QLinearMatMul")
@@ -28,7 +28,7 @@ _PRODUCTS = dict.fromkeys(_INT8, "int8") | dict.fromkeys(_FP32, "fp32")
 
 
 def share_of_products(file: Path, feeds: dict[str, np.ndarray], *, threads: int) -> float:
-    """Time of a pass's products at a large product's speed, relative to the fastest of six passes."""
+    """Time of a pass's products at a large product's speed, as a share of the fastest of six passes."""
     events = node_events(file, feeds, threads=threads, calls=_CALLS)
     seconds = np.reshape([event["dur"] for event in events], (_CALLS, -1)).sum(axis=1).min() / 1e6
     return seconds_alone(operations(file, feeds), threads) / float(seconds)
@@ -49,14 +49,14 @@ def operations(file: Path, feeds: dict[str, np.ndarray]) -> dict[str, int]:
     """Operations of a pass's matrix products, by number format."""
     counts: Counter[str] = Counter()
     for node in (event["args"] for event in node_events(file, feeds) if event["args"]["op_name"] in _PRODUCTS):
-        # Two operations per output element and column of the left operand.
+        # Each output element takes two operations per column of the left operand.
         (left,), (output,) = (node[f"{side}_type_shape"][0].values() for side in ("input", "output"))
         counts[_PRODUCTS[node["op_name"]]] += 2 * math.prod(output) * left[-1]
     return dict(counts)
 
 
 def node_events(file: Path, feeds: dict[str, np.ndarray], *, threads: int = 0, calls: int = 1) -> list[dict[str, Any]]:
-    """Profile each node in each call, as the serving engine optimises."""
+    """Profile each node in each call, with the optimisers of the serving engine."""
     with TemporaryDirectory() as folder:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3

@@ -13,7 +13,7 @@ from kdc.pipeline.quality.intervals import Ends, design_effect, independent_rows
 
 ERROR = 0.05  # chance that a chosen threshold breaks its bound
 _STEPS = 50  # sets of surest rows
-_STARTS = np.array([10, 20, 30, 40])  # steps that get a quarter of `ERROR` each
+_STARTS = np.array([10, 20, 30, 40])  # each of these steps gets a quarter of `ERROR`
 
 
 Count = int | np.integer
@@ -22,7 +22,7 @@ Count = int | np.integer
 class Surest(NamedTuple):
     threshold: float  # least probability of these rows
     rows: int
-    bound: float | None  # shown share, if less than requested
+    bound: float | None  # the share shown; None: the requested one
 
     def note(self, rows: int) -> str:
         assert self.bound is not None
@@ -30,7 +30,7 @@ class Surest(NamedTuple):
 
 
 def floor4(share: float) -> str:
-    """A share with four digits, rounded down: still shown if requested."""
+    """A share with four digits, rounded down, so it is still shown when requested."""
     return f"{math.floor(share * 1e4) / 1e4:.4f}"
 
 
@@ -59,7 +59,7 @@ def rate(hits: Count, of: Count, *, independent: float | None = None, confidence
 def effect_of_least(values: NDArray[np.floating], share: float, groups: Groups | None) -> float:
     """The design effect of being among the `share` of rows with the lowest `values`.
 
-    `share` is the error rate that a bound allows: with the observed rate, luck would count twice.
+    `share` is the error rate that a bound allows. With the observed rate, luck would count twice.
     """
     least = np.zeros(len(values))
     least[np.argsort(values, kind="stable")[: math.ceil(share * len(values) - 1e-9)]] = 1
@@ -71,14 +71,14 @@ def surest_right(
 ) -> Surest:
     """The largest set of surest rows whose share of right rows is shown to be at least `bound`.
 
-    Fifty sets are tried, by the fallback procedure (docs/explanation/decisions.md). The tests are exact: given row k +
-    1, the number of right rows among the k surest is binomial. Grouped rows count as fewer, by the design effect of
-    being right.
+    Fifty sets are tried, by the fallback procedure (docs/explanation/decisions.md). The tests are exact: given the
+    row after a set, the number of right rows in the set is binomial. Grouped rows count as fewer, by the design effect
+    of being right.
 
     Args:
         confidence: (rows,) 0 to 1.
         bound: 0 to 1.
-        most: must not depend on which rows are right.
+        most: largest set; must not depend on which rows are right.
     """
     steps = np.ceil(most * np.arange(1, _STEPS + 1) / _STEPS).astype(np.int64)
     rows, thresholds, rights = prefixes(confidence, right, steps)
@@ -135,7 +135,7 @@ def _effects(
 def prefixes(
     confidence: NDArray[np.floating], right: Flags, counts: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], Floats, Floats]:
-    """The `counts` surest rows, with ties of the last: rows, thresholds and right rows, without repeats."""
+    """For each of `counts`, the surest rows with ties: rows, threshold and right rows, without repeats."""
     thresholds, hits, misses = by_threshold(confidence, right)
     rows = (hits + misses).astype(np.int64)
     last = np.unique(np.searchsorted(rows, counts))
@@ -143,7 +143,7 @@ def prefixes(
 
 
 def by_threshold(probabilities: NDArray[np.floating], right: Flags) -> tuple[Floats, Floats, Floats]:
-    """Falling thresholds, halfway between probabilities, with the right and wrong rows above each."""
+    """Falling thresholds (halfway between probabilities, the last 0), with the right and wrong rows above each."""
     distinct, number = np.unique(np.asarray(probabilities, dtype=np.float64), return_inverse=True)
     hits, misses = (np.bincount(number, weights=rows, minlength=len(distinct))[::-1] for rows in (right, ~right))
     falling = distinct[::-1]

@@ -24,7 +24,7 @@ _ENOUGH = 20  # shuffles with so low a score: the slice is not worse
 def slice_figures(
     answers: EvaluationAnswers, variant: str, task: TaskInfo, names: tuple[str, ...], temperature: float
 ) -> tuple[SliceFigures, ...]:
-    """All rows, then the slices, largest first. The first metric of `names` decides."""
+    """All rows, then each column's slices, largest first. The first metric of `names` decides."""
     if not answers.slices:
         return ()
     logits, teacher = answers.students[variant], answers.students.get("teacher")
@@ -69,7 +69,7 @@ def _largest(column: str, values: NDArray[np.object_]) -> Iterator[tuple[str, Fl
 
 
 def chances(score: Scorer, inside: Flags, groups: Groups) -> Floats:
-    """P-values, (slices,), of scores so low in random slices.
+    """P-values, (slices,): the chance that a random slice scores as low.
 
     A permutation test: each group takes another group's share of rows in the slice. It ends early for slices that are
     not worse (Besag and Clifford 1991, Biometrika 78:301). `inside` is (slices, rows).

@@ -15,7 +15,7 @@ _STEPS = 64  # most sets of rare classes (`_Parts`)
 def unseen(
     truth: Labels, answers: Labels, metric: str, *, groups: Groups | None, quantile: float
 ) -> Callable[[float], float]:
-    """How far a score may change on other rows: from a factor on the row count to points.
+    """Returns how far a score may change on other rows, in points, by a factor on the row count.
 
     If n rows or groups show no change, up to `z^2 / (n + z^2)` of others may change (Wilson 1927). The bound is the
     largest change if that share of right (or wrong) answers flips in the rarest class, the two rarest, and so on.
@@ -63,7 +63,7 @@ def _parts(truth: Labels, actual: Floats, unit: NDArray[np.intp], chosen: NDArra
     last = np.unique(np.geomspace(1, len(present), _STEPS).astype(int))[:, None] - 1
     if truth.ndim == 1:
         first, wrong = np.where(chosen, rank[truth], len(present)), 1 / max(1, len(present) - 1)
-    else:  # a failing row gets the most labels of any row, all wrong
+    else:  # a failing row gets as many labels as any row has, all wrong
         first = np.where(chosen & truth.astype(np.bool_), rank, len(present) - 1).min(axis=1)
         labels = truth.sum(axis=1)
         wrong = min(1.0, float(labels.max() / max(1.0, len(present) - labels.mean())))

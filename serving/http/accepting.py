@@ -15,17 +15,17 @@ from kdc.serving.http.settings import ServeSettings
 
 _MOST = 64  # per loop turn
 _SPARE_FILES = 64  # descriptors for other uses
-_FEWEST_GRPC = 64  # with fewer, one client could lock out probes
+_FEWEST_GRPC = 64  # with fewer connections, one client could lock out probes
 _MOST_PROBES = 512
 _TO_REFUSE = 8  # each takes a descriptor until refused
 
 
 class Accepting:
-    """Only for a single worker: with several, it would take connections from idle ones."""
+    """Only for a single worker: with several, a busy one would take connections from idle ones."""
 
     def __init__(self, server: Any, most_connections: int) -> None:
-        self._server, self._most_connections = server, most_connections  # uvicorn's, in this loop
-        self._listeners: list[socket.socket] = []  # copies: uvloop's refuse `accept`
+        self._server, self._most_connections = server, most_connections  # uvicorn's server, in this loop
+        self._listeners: list[socket.socket] = []  # copies: uvloop's sockets refuse `accept`
         self._has_taken = False
         self._handed: set[asyncio.Task[Any]] = set()  # connections without a protocol yet
 
@@ -59,7 +59,7 @@ def listeners_of(server: Any) -> list[socket.socket]:
 
 
 def take_what_waits(listener: socket.socket, server: Any, most: float = math.inf) -> list[asyncio.Task[Any]]:
-    """A task hands each connection to the server's protocol."""
+    """Accept waiting connections. A task hands each one to the server's protocol."""
     loop, config = asyncio.get_running_loop(), server.config
     listener.setblocking(False)
     connections: list[socket.socket] = []
@@ -87,7 +87,7 @@ def most_grpc_connections(settings: ServeSettings) -> int:
 
 
 def most_probes() -> int:
-    """Enough that newer connections replace no probe too soon."""
+    """So many that newer connections replace no probe too soon."""
     return max(_SPARE_FILES // 2, min(_MOST_PROBES, _descriptors() // 16))
 
 

@@ -16,10 +16,10 @@ from kdc.common.errors import InputError
 from kdc.serving.http.accepting import most_probes
 from kdc.serving.http.metrics import CONTENT_TYPE, Metrics
 
-_STUCK_S = 30.0  # event loop's pause that `/livez` reports
+_STUCK_S = 30.0  # event loop pause that fails `/livez`
 _BEAT_S = 0.5
 _WAITING = 4096  # connections in the kernel
-_SECONDS = 5.0  # most of a connection
+_SECONDS = 5.0  # longest connection
 _HEAD_BYTES = 8192
 _TEXT = "text/plain"
 

@@ -45,7 +45,7 @@ class Batcher:
     # Most tokens of a request and of rows before it (`Queue.before`), and seconds for them.
     max_queue_tokens: int = 65536
     max_queue_seconds: float = 1.0
-    # Most seconds for a request, if as many others share passes as waited lately.
+    # Most seconds for a request that shares passes with as many others as waited lately.
     max_seconds: float = math.inf
     has_neighbour: Callable[[], bool] = lambda: False  # if true, no pass gets all threads
     # Runs in the event loop.
@@ -75,7 +75,7 @@ class Batcher:
         return self._running > 0 or len(self.queue) > 0
 
     def check_room(self, tokens: int) -> None:
-        """An empty queue takes any request. Before tokenising, pass a lower bound."""
+        """An empty queue takes any request. Before tokenising, `tokens` is a lower bound."""
         queued, speed, most = self.queue.tokens, self._tokens_per_second, self.max_queue_tokens
         if speed is not None:
             most = min(most, int(speed * self.max_queue_seconds))
@@ -95,7 +95,7 @@ class Batcher:
 
         Raises:
             Overloaded: the queue has no room.
-            InputError: even an empty queue has none.
+            InputError: even an empty queue has no room.
         """
         tokens = sum(map(len, encodings))
         if tokens > self.max_queue_tokens:
@@ -126,7 +126,7 @@ class Batcher:
             raise
 
     async def close(self) -> None:
-        """Answer the queued rows first."""
+        """Answer queued rows, then end the threads."""
         with self._lock:
             self._closing = True
             self._wake(self.lanes)
@@ -136,7 +136,7 @@ class Batcher:
 
     def _work(self) -> None:
         work = threading.Condition(self._lock)
-        free_since: float | None = None  # last pass's end; None: it waited since
+        free_since: float | None = None  # last pass's end; None after waiting
         while True:
             with self._lock:
                 while self._alone or not len(self.queue):
@@ -177,7 +177,7 @@ class Batcher:
         self._averaged = max(ended, self._averaged)
 
     def _wake(self, lanes: int) -> None:
-        """The last idle lane comes first: its core's cache is warm."""
+        """Wake the last idle lane first: its core's cache is warm."""
         for _ in range(min(lanes, len(self._idle))):
             self._idle.pop().notify()
 
@@ -209,7 +209,7 @@ class Batcher:
             self._tokens_per_second = speed if known is None else known + 0.2 * (speed - known)
 
     def _answers(self, batch: list[Row], forward: Forward, failures: list[Exception] | None = None) -> list[Result]:
-        """A bad row fails its batch, so its halves are tried again."""
+        """A bad row fails its whole batch, so both halves are tried again."""
         failures = [] if failures is None else failures
         try:
             results = list(forward([row.encoding for row in batch]))

@@ -23,7 +23,7 @@ _CODES = {
     504: grpc.StatusCode.DEADLINE_EXCEEDED,
 }
 _TRAILING = ("x-artifact", "retry-after")  # reply headers in trailing metadata
-_READ_S, _HURRIED_S = 2.0, 0.1  # for a message; hurried if `_reading` is full
+_READ_S, _HURRIED_S = 2.0, 0.1  # for a message; the latter if `_reading` is full
 _END_S = 0.5  # for the last calls
 _SPARE_CALLS = 128  # above `max_requests`: the gate refuses and counts them
 _METADATA = 16 * 1024  # bytes of a call
@@ -34,7 +34,7 @@ _TOO_MUCH_UNREAD = b'{"error": "clients leave too many bytes of replies unread; 
 
 @contextlib.asynccontextmanager
 async def grpc_port(app: ASGIApp, methods: Collection[str], settings: ServeSettings) -> AsyncIterator[None]:
-    """`app` answers POST at `methods` with a message, or an error of `replies`; others are UNIMPLEMENTED."""
+    """`app` answers POST at `methods` with a message or an error of `replies`. Other calls are UNIMPLEMENTED."""
     assert settings.grpc_address is not None
     server = grpc.aio.server(
         handlers=(_Calls(app, methods, settings),),
@@ -66,7 +66,7 @@ def _options(settings: ServeSettings) -> dict[str, int]:
         "grpc.max_connection_idle_ms": round(1000 * settings.keep_alive_s),
         "grpc.server_handshake_timeout_ms": round(1000 * settings.timeout_s),
         "grpc.max_concurrent_streams": 16,
-        # grpc 1.85 also counts ending calls.
+        # With it, grpc 1.85 also counts ending calls.
         "grpc.http.overload_protection": 0,
         "grpc.max_metadata_size": _METADATA,
         "grpc.absolute_max_metadata_size": _METADATA,

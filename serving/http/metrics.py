@@ -187,7 +187,7 @@ class Metrics(Collector):
         return self.predictions.labels(model, label if label in known else OTHER)
 
     def exposition(self) -> bytes:
-        """The text is kept for 1 s, or ten times what it took to make."""
+        """The metrics as text, kept for 1 s, or longer: ten times what it took."""
         with self._telling:
             if (told := self.told()) is None:
                 began = time.monotonic()
@@ -220,7 +220,7 @@ class Metrics(Collector):
         return generate_latest(together)
 
     def collect(self) -> Iterator[Metric]:
-        """Gauges' files would keep the labels of replaced artifacts. One worker answers for all."""
+        """The loaded artifacts. Gauges' files would keep the labels of replaced ones. One worker answers for all."""
         info = "1 for the artifact that answers: the beginning of its manifest's SHA-256."
         answers = GaugeMetricFamily("kdc_artifact_info", info, labels=["model", "artifact", "variant", "provider"])
         share = "Share of the training rows that carry a label, or of held-out rows that get it if thresholds decide."

@@ -29,15 +29,15 @@ if TYPE_CHECKING:
 _CPU_BATCH, _GPU_BATCH = 256, 4096
 # `Batcher.ahead_tokens`; passes on a GPU are short.
 _CPU_AHEAD = 64
-SECOND = "/second"  # of a cascade
-_SCORE_BYTES = 45  # without its label
+SECOND = "/second"  # cascade's second model
+_SCORE_BYTES = 45  # score without label
 _INLINE_NUMBERS = 100_000  # logits converted in few ms
-_PASS_NUMBERS = 1 << 20  # logits of a pass of several rows
+_PASS_NUMBERS = 1 << 20  # most logits of a pass of several rows
 
 
 @dataclass(frozen=True)
 class Listeners:
-    """Called in the event loop, with a model's name first."""
+    """Functions called in the event loop, with a model's name first."""
 
     batch: Callable[[str, Sequence[Row], Sequence[Result], BatchReport], None] = lambda *_: None  # `Batcher.on_batch`
     left: Callable[[str, int], None] = lambda *_: None  # `Batcher.on_left`
@@ -57,7 +57,7 @@ class Answer:
 
 
 class Model:
-    """Create it in the event loop."""
+    """A loaded artifact. Create it in the event loop."""
 
     def __init__(self, name: str, engine: Engine, settings: ServeSettings, listeners: Listeners = SILENT) -> None:
         self.name, self.engine = name, engine
@@ -85,7 +85,7 @@ class Model:
                 on_left=functools.partial(listeners.left, name),
             )
 
-        # Rows of the first model do not wait for the second model's. A cycle would keep the engine.
+        # Two queues, so rows of the first model do not wait for the second's. A strong reference would keep the engine.
         me = weakref.proxy(self)
         self._second: Batcher | None = None
         self._batcher = batcher(name, engine, lambda: me._second is not None and me._second.is_busy)

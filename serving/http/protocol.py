@@ -29,18 +29,18 @@ MAX_HEAD_BYTES = 16 * 1024  # of a head and trailers
 MAX_FIELDS = 100  # headers and trailers
 _TOO_LARGE = f"the headers are too large; at most {MAX_FIELDS} of {MAX_HEAD_BYTES} bytes together"
 HEAD_S = 10.0  # from a head's first byte or the connection's start
-WRITE_S = 10.0  # until a client has read `LEAST_READ`, or all
+WRITE_S = 10.0  # in which a client must read `LEAST_READ`, or all
 LEAST_READ = 64 * 1024
-IDLE_S = 0.5  # of silence, until another connection may replace it
+IDLE_S = 0.5  # of silence; then another connection may replace this one
 STALL_S = 0.05  # for an incomplete request, if a complete one waits
 LINGER_S = 2.0  # for an answered request's rest
 LINGER_BYTES = 32 * 1024 * 1024  # of that rest, if the connection then closes
 _LINGER_REFUSED = 256 * 1024  # after invalid HTTP or a large head
-_MOST_IN_KERNEL = 64 * 1024  # unsent bytes, which count towards a container's limit
-_PIECE = 4096  # at a time, so few requests come out at once
+_MOST_IN_KERNEL = 64 * 1024  # unsent bytes there, which count towards a container's limit
+_PIECE = 4096  # bytes parsed at a time, so few requests come out at once
 # A body has at most `_MOST_TINY` + bytes / `_CHUNK` chunks: each costs as much as thousands of bytes.
 _CHUNK, _MOST_TINY = 256, 1000
-_MOST_WAITING = 64 * 1024  # behind an unanswered request
+_MOST_WAITING = 64 * 1024  # unparsed bytes behind an unanswered request
 
 
 class _Flow(FlowControl):
@@ -61,7 +61,7 @@ class _Transport:
 
     def write(self, data: bytes) -> None:
         """The head waits for the body's first part, or `pause_writing` would not be called for the body."""
-        running = self._protocol.running  # not kept: that would be a cycle
+        running = self._protocol.running  # not kept: that would be a reference cycle
         if self._head is None and running.response_started and running.scope["method"] != "HEAD":
             self._head = data
         elif self._head:
@@ -93,14 +93,14 @@ class BoundedProtocol(HttpToolsProtocol):
         self._is_between = False  # between two requests
         self._head_bytes = self._fields = 0
         self._left = 0  # body bytes to come
-        self._chunks = self._chunked = 0  # and their bytes
+        self._chunks = self._chunked = 0  # chunks, their bytes
         self._stalled = 0  # bytes since the last head or piece
         self._refusal = (400, "this is not a valid HTTP request")
         self._ending = False  # no answers; input is dropped
         self._deaf = False  # input is dropped; earlier requests are still answered
         self._linger = LINGER_BYTES
         self._is_unsent = False  # the last answer is not sent yet
-        # By last input: connections that await a request or its rest.
+        # Connections that await a request or its rest, the longest idle first.
         self._idle: dict[BoundedProtocol, float] = vars(self.server_state).setdefault("kdc_idle", {})
         self._written = 0  # bytes of the last write
         # Unsent bytes, the longest waiting connection first.
@@ -126,16 +126,16 @@ class BoundedProtocol(HttpToolsProtocol):
             self._ending = True
             self._count("refused")
             self._write(503, "too many connections; try again in 1 s", {"Retry-After": "1"})
-            transport.close()  # refused connections must not keep descriptors
+            transport.close()  # not gently: refused connections must not keep descriptors
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """uvicorn tells only the newest request that its client left."""
+        """Tell the running request that its client left. uvicorn tells only the newest one."""
         self._idle.pop(self, None)
         self._unsent.pop(self, None)
         self._given_up.discard(self)
         _stop(self._clock)
         _stop(self._unread)
-        self._unset_keepalive_if_required()  # uvicorn keeps 8 kB for 75 s
+        self._unset_keepalive_if_required()  # else uvicorn keeps 8 kB for 75 s
         if self.running is not None and not self.running.response_complete:
             self.running.disconnected = True
             self.running.message_event.set()
@@ -267,7 +267,7 @@ class BoundedProtocol(HttpToolsProtocol):
         return self._end(idle for idle in self._idle_for_long(IDLE_S) if not idle.transport.get_write_buffer_size())
 
     def _make_room(self) -> bool:
-        """A complete request waits less, or clients without bodies could hold all places."""
+        """End a connection. A complete request waits less, or clients without bodies could hold all places."""
         candidates = self._idle_for_long(IDLE_S if self.running.more_body else STALL_S)
         return self._end(idle for idle in candidates if idle.cycle and not idle.cycle.response_complete)
 
@@ -308,7 +308,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self._break_off(431, _TOO_LARGE)
 
     def _break_off(self, status: int, message: str) -> NoReturn:
-        """httptools replaces the error by its own."""
+        """Note the answer: httptools replaces the error by its own."""
         self._refusal = (status, message)
         raise ValueError(message)
 
@@ -383,7 +383,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self.close_gently()
 
     def _forget_request(self) -> None:
-        """Thousands of idle connections may stay."""
+        """Free the request. Thousands of idle connections may stay."""
         self._is_between = True
         self.cycle = self.running = self.scope = None  # type: ignore[assignment]
         self.headers = None  # type: ignore[assignment]
@@ -446,6 +446,6 @@ def _stop(clock: asyncio.TimerHandle | None) -> None:
 
 
 def _forget_body(cycle: Any) -> None:
-    """The request's reference cycle may stay for minutes."""
+    """Free the body. The request's reference cycle may stay for minutes."""
     if cycle is not None:
         cycle.body = type(cycle.body)()

@@ -19,7 +19,7 @@ from kdc.serving.engine.long_texts import Part
 Result = np.ndarray | Exception  # outputs or error
 _KEY = attrgetter("key")
 _FEW = 64  # stale rows in the heap
-_FEW_REQUESTS = 4  # more are a crowd (see `Queue.take`)
+_FEW_REQUESTS = 4  # more requests are a crowd (see `Queue.take`)
 _MOST_PADDING = 0.25  # of a batch's real tokens
 
 
@@ -129,7 +129,7 @@ class Queue:
             max_tokens: padding included; one row alone may exceed it.
             ahead: a batch over `ahead` padded tokens takes no row whose turn comes more than `ahead` later. While few
                 requests wait, a batch for a request of at most `ahead` tokens takes no row of a larger request with
-                several waiting rows. In a crowd it does, or it would hold one row.
+                several waiting rows. In a crowd it does, or many batches would hold one row.
         """
         while self._by_turn[0][2].taken:
             heapq.heappop(self._by_turn)

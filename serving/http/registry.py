@@ -35,7 +35,7 @@ T = TypeVar("T")
 def verify(settings: ServeSettings, *, hashes: bool = True) -> ServeSettings:
     """Check settings, artifacts and contracts; returns the settings with local paths.
 
-    `hashes`: compare every file's SHA-256; workers compare the files they load.
+    `hashes`: compare every file's SHA-256. Workers compare only the files they load.
     """
     _ = settings.api_key
     check_upstream(settings)
@@ -111,7 +111,7 @@ class Registry:
         return False
 
     async def _read(self, name: str, function: Callable[[], T]) -> T:
-        """In a daemon thread: the process can end if a volume hangs."""
+        """Call `function` in a daemon thread: the process can end if a volume hangs."""
         loop = asyncio.get_running_loop()
         outcome: asyncio.Future[T] = loop.create_future()
 
@@ -191,7 +191,7 @@ def _warn_of_contract(engine: Engine, judged: Judgement | None) -> None:
 
 
 def _identity(path: Path) -> object:
-    """All files count: a half-copied artifact is tried again with each new file."""
+    """None: no artifact. All files count, so a half-copied artifact is tried again with each new file."""
     try:
         with os.scandir(path) as entries:
             files = {entry.name: entry.stat() for entry in entries}

@@ -37,9 +37,9 @@ ERRORS = {
 # TypeSafe's API answers 422, and OpenAI's 400, to whatever is wrong with a body.
 SYSTEM_ONE, DECISIONS = "/v1/systemone", "/v1/decisions"
 _STATUSES = {SYSTEM_ONE: {400: 422}, DECISIONS: {422: 400}}
-_TYPESAFE = {401: "authentication_error", 404: "not_found", 429: "rate_limit_error"}  # its `error_type`
+_TYPESAFE = {401: "authentication_error", 404: "not_found", 429: "rate_limit_error"}  # TypeSafe's `error_type`
 Steps = tuple[str | int, ...]
-EMPTY = "Empty"  # of a blank text
+EMPTY = "Empty"  # `error_type` of a blank text
 # Keys of a request's scope.
 ARTIFACT, ABSTAINED = "kdc_artifact", "kdc_abstained"
 _AT_ONCE = 1024  # numbers written in a millisecond
@@ -139,14 +139,14 @@ async def on_kdc_error(request: Request, error: Exception) -> Response:
 
 
 def on_unexpected(error: Exception, path: str = "") -> Response:
-    """The error's message may hold a text: the log omits it."""
+    """The log omits the error's message, which may hold a text."""
     *_, (frame, line) = traceback.walk_tb(error.__traceback__)
     log.error("unexpected %s in %s:%s", type(error).__name__, frame.f_code.co_filename, line)
     return error_response(500, "the service failed on this request; see its log", path=path)
 
 
 async def on_no_route(request: Request, error: Exception) -> Response:
-    """The path may hold anything: no message repeats it."""
+    """No message repeats the path, which may hold anything."""
     assert isinstance(error, HTTPException)
     message, headers = "there is no such route; /docs lists them", dict(error.headers or {})
     if error.status_code == 405:

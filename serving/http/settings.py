@@ -29,7 +29,7 @@ def _with_host(address: str) -> str:
 
 
 def _key_places(keys: str | list[str]) -> list[str]:
-    """Workers run in another folder."""
+    """Make paths absolute. Workers run in another folder."""
     places = keys.split(",") if isinstance(keys, str) else keys
     return [place if place.startswith(VARIABLE) else os.path.abspath(place) for place in map(str.strip, places)]
 

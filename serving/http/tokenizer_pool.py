@@ -18,7 +18,7 @@ from kdc.serving.engine.engine import Engine, Text
 from kdc.serving.engine.long_texts import Encoded
 from kdc.serving.http.queue import Overloaded
 
-_INLINE_CHARS = 2000  # fewer are faster than waking a thread
+_INLINE_CHARS = 2000  # tokenising fewer is faster than waking a thread
 _INLINE_WORD = 32  # unless a word has more
 _FIRST_CHARS, _MOST_CHARS = 4000, 8000  # first piece, any piece
 _PIECE_S = 0.002  # most core seconds, estimated from the piece before
@@ -39,7 +39,7 @@ class _Work:
     encodings: list[Encoded] = field(default_factory=list)  # of the first rows
 
     def is_next_row_long(self) -> bool:
-        # A text without words is read whole: count all characters.
+        # All characters count, since a text without words is read whole.
         return _characters(self.rows[len(self.encodings)]) > _MOST_CHARS
 
 
@@ -67,8 +67,8 @@ class TokenizerPool:
         return sum(min(most, 1 + sum(map(_bytes, _texts(row))) // _BYTES_A_TOKEN) for row in rows)
 
     async def encode(self, rows: Sequence[Text], side: str | None) -> list[Encoded]:
-        """As `Engine.encode`; raises `Overloaded` if the texts before it take too long."""
-        # The other side's tokenizer is loaded late.
+        """Like `Engine.encode`. Raises `Overloaded` if the texts before take too long."""
+        # First use loads the other side's tokenizer.
         if sum(map(_characters, rows)) < _INLINE_CHARS and self._engine.has_cut(side) and not _has_a_long_word(rows):
             return self._engine.encode(rows, side=side)
         sizes = self._engine.chars_read(rows)
@@ -101,7 +101,7 @@ class TokenizerPool:
         self._changed.notify()
 
     def _tokenise(self) -> None:
-        """Between pieces a thread holds nothing of a request."""
+        """A thread keeps nothing of a request between two pieces."""
         while self._take_a_turn():
             pass
 
@@ -143,7 +143,7 @@ class TokenizerPool:
         return entry
 
     def _piece(self, work: _Work) -> float:
-        """Returns core seconds."""
+        """Tokenise more rows. Returns core seconds."""
         most = _FIRST_CHARS if work.cost is None else min(_MOST_CHARS, _PIECE_S / work.cost)
         first = len(work.encodings)
         end, chars = first + 1, work.sizes[first]

@@ -45,7 +45,7 @@ class Trace:
         self._span.set_attributes({"kdc.model": model, "kdc.artifact": artifact, "kdc.rows": rows})
 
     def tokenised(self, began: float, tokens: int, truncated: int) -> None:
-        """`began` is by `time.perf_counter`; tokens are counted after the cut."""
+        """`began` is from `time.perf_counter`; tokens are counted after the cut."""
         counts = {"kdc.tokens": tokens, "kdc.truncated_rows": truncated}
         self._span.set_attributes(counts)
         start = _epoch_ns(began, _zero_ns())
@@ -97,7 +97,7 @@ class Tracing:
         return Trace(self._tracer, method, span, set_span_in_context(span, Context())) if span.is_recording() else None
 
     def passed(self, model: str, rows: Sequence[Row], results: Sequence[Result], report: BatchReport) -> None:
-        zero = _zero_ns()  # the clock may be set between
+        zero = _zero_ns()  # read once: the clock may be set
         shares: dict[Trace, _Share] = {}
         for row, result in zip(rows, results, strict=True):
             if isinstance(row.request.trace, Trace):
@@ -119,7 +119,7 @@ class Tracing:
             trace.passed(share, batch, began, ended)
 
     async def close(self) -> None:
-        """Cancelling is safe: the thread ends with the process."""
+        """Send last spans. Cancelling is safe: the thread ends with the process."""
         thread = threading.Thread(target=self._provider.shutdown, name="kdc-traces", daemon=True)
         thread.start()
         while thread.is_alive():  # a collector may hang

@@ -29,7 +29,7 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class Numbers:
-    probabilities: list[float]  # by option, sum 1; a noul's is of yes alone
+    probabilities: list[float]  # by option, with the sum 1; for a noul only of yes
     confidence: float
     more: dict[str, bool]  # {"x_abstained": True} if the artifact abstains
 
@@ -80,7 +80,7 @@ def _known(registry: Registry) -> str:
 
 
 async def answers(request: Request, asked: list[Asked], state: Any) -> Answered:
-    """An artifact's questions with one template share a row."""
+    """Questions of one artifact with the same template share a row."""
     try:
         texts = {template: state_text(state, template) for template in {each.template for each in asked}}
     except ValueError as error:

@@ -28,7 +28,7 @@ REFUSAL = "refusal"  # a declined answer
 
 
 class DecisionBody(Part):
-    """`questions`, and a reply's `answers`, are by name or a list."""
+    """Its `questions`, and a reply's `answers`, are by name or a list."""
 
     model: ModelName = None
 
@@ -47,13 +47,13 @@ class DecisionBody(Part):
 
     @abstractmethod
     def usage(self, tokens: int) -> dict[str, Any]:
-        """Of answers that read so many tokens."""
+        """The usage of answers that read so many tokens."""
 
     def reply(self, given: Sequence[AnswerObject], model: str, tokens: int) -> dict[str, Any]:
         return {"model": model, "answers": self._collected(given), "usage": self.usage(tokens)}
 
     def merged(self, given: Sequence[AnswerObject], reply: dict[str, Any], tokens: int) -> dict[str, Any]:
-        """The upstream's reply, with all answers."""
+        """The upstream's reply, with local answers merged in."""
         usage = _added(self.usage(tokens), reply.get("usage"))
         return reply | {"answers": self._collected(given), "usage": usage}
 
@@ -81,7 +81,7 @@ class DecisionBody(Part):
 
 
 def without(document: dict[str, Any], keys: Iterable[Key]) -> dict[str, Any]:
-    """Keeps only these questions."""
+    """The body with only the questions `keys`."""
     kept: list[Any] = list(keys)
     questions = document["questions"]
     only = [questions[key] for key in kept] if isinstance(questions, list) else {key: questions[key] for key in kept}
@@ -89,7 +89,7 @@ def without(document: dict[str, Any], keys: Iterable[Key]) -> dict[str, Any]:
 
 
 def _answers(answer: AnswerObject, wire: Any) -> bool:
-    """A refusal answers every question."""
+    """Whether it fits. A refusal with the question's name does."""
     name = getattr(wire, "name", None)
     if name is not None and answer.get("name") != name:
         return False
@@ -119,7 +119,7 @@ def verdict(answer: AnswerObject) -> object:
 
 
 def _added(own: dict[str, Any], theirs: object) -> dict[str, Any]:
-    """Numbers of both are added."""
+    """Add the numbers of two usages."""
     if not isinstance(theirs, dict):
         return own
     total: dict[str, Any] = own | theirs

@@ -63,7 +63,7 @@ async def decide(request: Request) -> Response:
 
 
 def _state(given: str | list[dict[str, Any]]) -> Any:
-    """The text or JSON of the only message, else a line `role: text` for each."""
+    """The text or JSON of the only message, else a line `role: text` for each message."""
     if isinstance(given, str):
         return given
     contents = [_content(item) for item in given]

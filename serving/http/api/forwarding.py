@@ -43,9 +43,9 @@ class _Decision:
     raw: bytes
     asked: dict[Any, Asked | None]
     state: Any
-    # Why a question is answered here ("sure") or upstream.
+    # "sure": the question is answered here; else why it goes upstream.
     reasons: dict[Any, str] = field(default_factory=dict)
-    numbers: dict[Any, Numbers] = field(default_factory=dict)  # of those asked here
+    numbers: dict[Any, Numbers] = field(default_factory=dict)  # of the questions asked here
     tokens: int = 0
     models: str = ""
     upstream_failed: bool = False
@@ -132,7 +132,7 @@ class Forwarding:
         return "stopped" if self._auditor.has_stopped(asked.model.name, _manifest(asked)) else "sure"
 
     async def _ask_here(self, request: Request, decision: _Decision, keys: Sequence[Key]) -> None:
-        """If the artifacts fail, as with a full queue, the upstream answers."""
+        """Ask the artifacts. If they fail, as with a full queue, the upstream answers."""
         known = [asked for key in keys if (asked := decision.asked[key]) is not None]
         if not known:
             return

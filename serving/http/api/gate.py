@@ -67,7 +67,7 @@ class Gate:
 
     @contextlib.asynccontextmanager
     async def turn(self, is_large: bool) -> AsyncIterator[None]:
-        """A large request's piece gets a loop turn of its own."""
+        """Give each piece of a large request a loop turn of its own."""
         if not is_large:
             yield
             return
@@ -76,7 +76,7 @@ class Gate:
             await asyncio.sleep(0)
 
     def hold(self, scope: Scope, size: int, *, leave: int = 0) -> None:
-        """Until the request ends, its bytes count. `leave` bytes must stay free."""
+        """Count bytes until the request ends. `leave` more bytes must stay free."""
         if self._bytes + size + leave > self._settings.max_bodies_bytes:
             raise ApiError(
                 429,
@@ -145,7 +145,7 @@ class Gate:
             raise ApiError(429, f"{self._inside} concurrent requests; try again in 1 s", {"Retry-After": "1"})
 
     def _has_room(self, scope: Scope) -> bool:
-        """A stalled request gives way."""
+        """If full, a stalled request gives way."""
         if self._inside < self._settings.max_requests:
             return True
         make_room: Callable[[], bool] | None = scope.get("kdc_make_room")

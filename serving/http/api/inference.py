@@ -17,7 +17,7 @@ from kdc.serving.http.api.request_body import SMALL_BYTES, Body, ModelName, chec
 from kdc.serving.http.model import Answer, Model
 from kdc.serving.http.replies import ABSTAINED, ARTIFACT, ApiError
 
-_OUTPUT_BYTES = 12  # a logit twice, and a probability
+_OUTPUT_BYTES = 12  # an output's logit, twice, and its probability
 _WATCH_S = 0.05  # then a task watches the client; most answers are faster
 
 
@@ -44,7 +44,7 @@ class Question(Body):
 
 
 async def respond(request: Request, *kinds: type[Question]) -> Response:
-    """The key of a body's rows tells its kind."""
+    """Answer a body. The key that holds its rows tells its kind."""
     name = request.path_params.get("name")
     if name is not None:
         model_named(request, name)  # 404 before the body is read
@@ -83,7 +83,7 @@ def model_named(request: Request, name: object) -> Model:
 
 
 async def ask(request: Request, model: Model, rows: list[Text], wanted: Wanted) -> Answer:
-    """The work is cancelled if the client leaves."""
+    """Answer rows. The work is cancelled if the client leaves."""
     state = request.app.state
     request.scope[ARTIFACT] = model.artifact
     if (held := request.scope.get("kdc_bytes", 0)) > SMALL_BYTES:  # an emoji quadruples a text's memory
@@ -122,7 +122,7 @@ def _hold_reply(request: Request, model: Model, rows: int, wanted: Wanted) -> No
 
 @contextlib.contextmanager
 def cancelled_when_gone(request: Request) -> Iterator[None]:
-    """The body must be read."""
+    """Cancel this task if the client leaves. Read the body before."""
     loop, task = asyncio.get_running_loop(), asyncio.current_task()
     watchers: list[asyncio.Task[None]] = []
 

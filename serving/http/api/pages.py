@@ -26,7 +26,7 @@ _ASSETS = {"swagger-ui-bundle.js": "text/javascript", "swagger-ui.css": "text/cs
 
 
 async def home(_: Request) -> Response:
-    """Leads to the playground."""
+    """Redirects to the playground."""
     return RedirectResponse("playground", status_code=307)  # relative: a proxy may add a prefix
 
 

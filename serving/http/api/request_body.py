@@ -24,7 +24,7 @@ from kdc.serving.http.api.gate import Gate
 from kdc.serving.http.replies import EMPTY, ApiError
 from kdc.serving.http.settings import ServeSettings
 
-# Most `Marks`: for each row, and for all else.
+# Most `Marks` of each row, and of all else.
 _MARKS_A_ROW, _OTHER_MARKS = 8, 512
 SMALL_BYTES = 32 * 1024  # smaller bodies take no turns
 MOST_OF_A_KEY = 100  # characters in a message
@@ -45,7 +45,7 @@ class Body(Part):
     @model_validator(mode="before")
     @classmethod
     def _has_known_keys(cls, values: Any) -> Any:
-        """pydantic would make an error for each unknown key, with its name."""
+        """Refuse unknown keys. pydantic would make an error for each, with its name."""
         if isinstance(values, dict) and not values.keys() <= (known := _keys_of(cls)):
             names = ", ".join(sorted(known))
             raise PydanticCustomError("unknown_keys", "Input has unknown keys; known: {names}", {"names": names})
@@ -78,7 +78,7 @@ B = TypeVar("B", bound=Part)
 
 
 def checked(kind: type[B], document: Any) -> B:
-    """The error names the first wrong field, without the document's text."""
+    """Validate a document. The error names the first wrong field, without any text."""
     try:
         return kind.model_validate(document)
     except ValidationError as error:
@@ -89,7 +89,7 @@ def checked(kind: type[B], document: Any) -> B:
 
 
 def within_limits(batch: Sequence[str | list[str]], settings: ServeSettings) -> list[Text]:
-    """Returns texts and pairs."""
+    """Check the texts. Returns texts and pairs."""
     if len(batch) > settings.max_texts:
         raise ApiError(422, f"too many texts; given: {len(batch)}; at most {settings.max_texts} a request")
     rows = [[row] if isinstance(row, str) else row for row in batch]
@@ -105,7 +105,7 @@ def within_limits(batch: Sequence[str | list[str]], settings: ServeSettings) -> 
 class Marks:
     """Counts the characters that make objects, to bound a JSON decoder's memory.
 
-    They are quotes and, outside strings, `[`, `{` and commas. Each makes at most two objects. Invalid JSON is
+    These are quotes and, outside strings, `[`, `{` and commas. Each makes at most two objects. Invalid JSON is
     bounded too: up to its first wrong byte it has the same strings.
     """
 
@@ -189,9 +189,9 @@ async def decode_in_turn(request: Request, body: bytes) -> Any:
 
 
 def decoded(body: bytes) -> Any:
-    """A thread would hold the interpreter's lock too. `Marks` bounds the time to 16 ms."""
+    """Decode JSON here. A thread would hold the interpreter's lock too. `Marks` bounds the time to 16 ms."""
     try:
         return orjson.loads(body)
     except orjson.JSONDecodeError:
         wrong = "is not valid JSON in UTF-8" if body.strip() else 'is empty; send {"inputs": "a text"}'
-    raise ApiError(400, f"the body {wrong}")  # the decoder's error holds the document
+    raise ApiError(400, f"the body {wrong}")  # out here: the decoder's error holds the document

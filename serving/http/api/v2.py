@@ -34,7 +34,7 @@ _HEADER = "inference-header-content-length"
 _NO_LENGTH = "Inference-Header-Content-Length is not a length within the body"
 _OUTPUTS = ("label", "probabilities")
 _MOST_ID = 256  # characters; the reply repeats it
-SCORE_BYTES = 24  # in JSON
+SCORE_BYTES = 24  # per JSON score
 _ANY_VERSION = "1"  # for clients that must name a version
 
 
@@ -117,7 +117,7 @@ async def infer(request: Request) -> Response:
     Binary tensors follow the JSON, whose length is in Inference-Header-Content-Length."""
     _model(request)  # 404 before the body is read
     body, rows = await _read(request)
-    model = _model(request)  # a reload may have replaced it
+    model = _model(request)  # again: a reload may have replaced it
     outputs, request_id = requested_outputs(body, has_labels=bool(model.engine.labels)), id_of(body.id)
     del body  # frees it while waiting
     is_binary = outputs.get("probabilities")
@@ -161,7 +161,7 @@ def id_of(value: object) -> str | None:
 
 
 def read_rows(body: InferRequest, tail: bytes, settings: ServeSettings) -> list[Text]:
-    """`tail` holds the binary tensors."""
+    """Read the rows. `tail` holds the binary tensors."""
     columns: dict[str, list[list[str]]] = {}
     start = 0
     for tensor in body.inputs:
@@ -206,7 +206,7 @@ def _within(values: Iterable[str], settings: ServeSettings) -> list[str]:
 
 
 def _read_bytes_tensor(raw: bytes) -> Iterator[str]:
-    """For each element a little-endian uint32 length, then UTF-8."""
+    """Each element is a little-endian uint32 length, then UTF-8."""
     end = 0
     while end < len(raw):
         start = end + 4
@@ -269,7 +269,7 @@ def _flag(parameters: dict[str, Any] | None, name: str, default: bool = False) -
 
 
 def output(model: Model, name: str, probabilities: np.ndarray) -> tuple[dict[str, Any], np.ndarray | list[str]]:
-    """`probabilities` are (rows, outputs)."""
+    """Describe an output. `probabilities` are (rows, outputs)."""
     if name == "probabilities":
         return {"name": name, "datatype": "FP32", "shape": list(probabilities.shape)}, probabilities
     labels = [model.engine.labels[column] for column in probabilities.argmax(axis=1).tolist()]

@@ -111,7 +111,7 @@ async def _read(request: Request, kind: type[M]) -> M:
 
 
 def _require_few_fields(message: bytes, max_texts: int) -> None:
-    """Protobuf may turn two bytes into fifty.
+    """Refuse many fields. Protobuf may turn two bytes into fifty.
 
     Raises:
         IndexError, KeyError: not a ModelInferRequest.
