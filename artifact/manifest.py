@@ -215,7 +215,7 @@ class Manifest(Frozen):
     task: TaskInfo
     questions: tuple[Question, ...] = ()  # of a multi-label task, one for each label
     lineage: Lineage
-    files: dict[str, FileInfo]  # all but `manifest.json`
+    files: dict[str, FileInfo]  # all but `manifest.json` and `signature.json`
     tokenizer: TokenizerInfo
     input_names: tuple[str, ...]
     variants: dict[VariantName, Variant]

@@ -179,7 +179,7 @@ def _replaced(folder: Path) -> Path:
 
 def _delete(folder: Path) -> None:
     """Delete an artifact, manifest first: `recover` restores no folder without one."""
-    if not folder.is_symlink():  # may be another user's link
+    if not folder.is_symlink():  # perhaps another user's link
         with contextlib.suppress(OSError):
             (folder / MANIFEST_NAME).unlink()
     shutil.rmtree(folder, ignore_errors=True)
