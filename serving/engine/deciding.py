@@ -61,7 +61,7 @@ def in_sets(probabilities: np.ndarray, sets: LabelSets) -> np.ndarray:
 
 
 def sets_in_words(probabilities: np.ndarray, task: TaskInfo) -> list[list[str]]:
-    """Label sets of the rows, most probable label first."""
+    """Label sets, most probable label first."""
     assert task.sets is not None
     sizes = in_sets(probabilities, task.sets).sum(axis=1)
     orders = np.argsort(-probabilities, axis=1, kind="stable")

@@ -159,7 +159,7 @@ class Upstream:
     async def _send(
         self, method: str, path: str, body: bytes, headers: Mapping[str, str], timeout: aiohttp.ClientTimeout | None
     ) -> aiohttp.ClientResponse:
-        """Send, and send again if a kept connection was closed meanwhile."""
+        """Send, and again if a kept connection was closed meanwhile."""
         sent = {name: headers[name] for name in ("content-type", "accept") if name in headers}
         if (key := self._key(headers)) is not None:
             sent["authorization"] = key
