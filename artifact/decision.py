@@ -39,7 +39,7 @@ class Threshold(Frozen):
     threshold: float = Field(ge=0, le=1)
     aim: str  # "f1", "precision>=0.95", ..., or "fixed" by a person
     reached: bool = True  # the tuning set reaches the aim (for an abstention: proves it)
-    note: str = ""  # why not
+    note: str = ""  # why not reached
     variant: str = ""  # whose probabilities chose it; "" if fixed
 
 
@@ -64,7 +64,7 @@ class Abstention(Threshold):
 
 
 class LabelSets(Frozen):
-    """Least probability of a label to join a row's set. The most probable label always does."""
+    """Least probability of a label to join a row's set. The most probable label always joins."""
 
     coverage: float = Field(gt=0, lt=1)  # as requested
     at_least: float = Field(ge=0, le=1)
@@ -77,7 +77,7 @@ class SliceFigures(Frozen):
 
     name: str  # such as "language=de"; "all rows" comes first
     rows: int = Field(ge=0)
-    metric: str  # that decides
+    metric: str  # the deciding metric
     metrics: dict[str, float] = Field(default_factory=dict, max_length=10)  # empty: too few rows
     interval: tuple[float, float] | None = None
     difference: float | None = None  # to the teacher

@@ -1,5 +1,3 @@
-"""Writes, reads and checks an artifact's folder."""
-
 import hashlib
 import json
 import mmap

@@ -72,7 +72,7 @@ def render(manifest: Manifest) -> str:
 
 
 def labels_in_words(labels: str | None) -> str:
-    """What scores mean by `Lineage.labels`."""
+    """What scores mean, given `Lineage.labels`."""
     if labels is None:
         return ""
     if labels == "people":

@@ -65,7 +65,7 @@ class TaskBase(Frozen):
 
     @property
     def can_have_sets(self) -> bool:
-        """For two labels, an abstention says as much."""
+        """Whether rows can have label sets. For two labels, an abstention says as much."""
         return self.traits.is_exclusive and len(self.labels) > 2
 
 
@@ -195,7 +195,7 @@ class Variant(Frozen):
     metrics: dict[str, float] = Field(default_factory=dict)  # points, on the evaluation set
     # Largest absolute difference from its source: of logits for fp32, else of probabilities.
     parity: float | None = None
-    batch_invariance: float | None = None  # largest difference alone and in a batch
+    batch_invariance: float | None = None  # largest difference of a probability, alone and in a batch
     opset: int  # ONNX operator version
     ir: int  # ONNX format version
     candidate: str | None = None  # winning int8 candidate
@@ -213,9 +213,9 @@ class Manifest(Frozen):
     schema_version: int = SCHEMA_VERSION
     kdc_version: str
     task: TaskInfo
-    questions: tuple[Question, ...] = ()  # of a multi-label task one for each label
+    questions: tuple[Question, ...] = ()  # of a multi-label task, one for each label
     lineage: Lineage
-    files: dict[str, FileInfo]  # all but `manifest.json`
+    files: dict[str, FileInfo]  # all but `manifest.json` and `signature.json`
     tokenizer: TokenizerInfo
     input_names: tuple[str, ...]
     variants: dict[VariantName, Variant]

@@ -71,11 +71,11 @@ class Question(Frozen):
     options: tuple[Option, ...] = Field(min_length=2, max_length=MOST_OPTIONS)  # of a score: levels, lowest first
     # See `state_text`. None: canonical JSON.
     template: str | None = None
-    label: str | None = None  # that a noul asks for; None: the one called true, yes or 1
+    label: str | None = None  # the one that a noul asks for; None: the one called true, yes or 1
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256, the same in both APIs. The order counts for levels only. An empty text is none."""
+        """SHA-256, the same in both APIs. The order counts for levels only. An empty text counts as none."""
         options = [[option.name, _told(option.description)] for option in self.options]
         if self.type == "choice":
             options.sort(key=lambda option: (isinstance(option[0], bool), str(option[0])))

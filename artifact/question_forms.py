@@ -203,7 +203,7 @@ def question_of(document: dict[str, Any], label: str | None = None) -> Question:
     """Read one question object.
 
     Raises:
-        ValueError: it is none of either API, or no JSON can hold it.
+        ValueError: it is no question of either API, or no JSON can hold it.
     """
     rest = {key: value for key, value in document.items() if key not in ("template", "label")}
     adapter: TypeAdapter[Any] = _TYPESAFE if "criteria" in rest or rest.get("type") == "noul" else _DECISIONS

@@ -37,7 +37,7 @@ def sign(manifest: Manifest, content: bytes, key: str) -> bytes:
         key: PEM file with the private key, or env:NAME.
 
     Raises:
-        InputError: it is no Ed25519 key, or the package `cryptography` is missing.
+        InputError: the key is no Ed25519 key, or the package `cryptography` is missing.
     """
     private = _key(key, private=True)
     digest = {"sha256": hashlib.sha256(content).hexdigest(), "kdcManifest": manifest.sha256}

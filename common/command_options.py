@@ -18,7 +18,7 @@ class Setting:
     help: str  # effect, unit, default
     section: str = ""
     panel: str | None = None  # heading in `--help`
-    keys: tuple[str, ...] = ()  # settings, if not `section.name`
+    keys: tuple[str, ...] = ()  # settings that it sets, if not `section.name`
     least: float | None = None  # smallest number allowed
 
     @property

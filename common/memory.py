@@ -37,6 +37,6 @@ def release_free_memory() -> None:
 
 
 def share_heaps() -> None:
-    """glibc only: a heap for each thread keeps hundreds of megabytes after large requests."""
+    """glibc only: with a heap for each thread, hundreds of megabytes stay after large requests."""
     with contextlib.suppress(AttributeError, OSError, TypeError):  # another C library
         ctypes.CDLL(None).mallopt(_M_ARENA_MAX, _HEAPS)

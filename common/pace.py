@@ -50,7 +50,7 @@ class Pace:
         self._looked: float | None = None  # last comparison's end
         self._beyond: list[int] = []  # untimed neighbours
         self._steps = 0  # since the last comparison
-        self._settled = 0.0  # after the last comparison
+        self._settled = 0.0  # speed after the last comparison
         self._wait = _LOOK_AGAIN_S  # until the next comparison
 
     def _no_steps(self) -> dict[int, deque[tuple[int, float]]]:
@@ -173,7 +173,7 @@ def seconds_of(call: Callable[[], object]) -> float:
 
 
 def least_seconds(steps: Sequence[Callable[[], object]]) -> list[float]:
-    """Alternating rounds: other processes only slow a step."""
+    """Least seconds in alternating rounds: other processes only slow a step."""
     for step in steps:
         step()
     rounds = [[seconds_of(step) for step in steps] for _ in range(2)]

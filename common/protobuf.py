@@ -9,7 +9,7 @@ def varint(data: bytes | mmap.mmap, at: int) -> tuple[int, int]:
     """The number at an offset, and the offset after it.
 
     Raises:
-        IndexError: the data end early, or it is too long.
+        IndexError: the data end early, or the number is too long.
     """
     value = 0
     for index in range(_MOST_BYTES):

@@ -1,5 +1,3 @@
-"""Tables for a terminal or in Markdown."""
-
 import re
 from collections.abc import Collection, Sequence
 

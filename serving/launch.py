@@ -75,7 +75,7 @@ def _run(settings: ServeSettings, listener: socket.socket, folder: Path, stop: l
 
 
 def _noted_signals() -> list[int]:
-    """A handler that raises could interrupt the stop; one that locks could deadlock."""
+    """Only note signals: a handler that raises could interrupt the stop, one that locks could deadlock."""
     stop: list[int] = []
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda number, _: stop.append(number))

@@ -41,7 +41,7 @@ _SUPERVISOR = int(os.environ.get(runtime.SUPERVISOR) or os.getppid())
 
 
 class FrontDoor:
-    """BentoML's middleware is slower than a small model, and must not see input."""
+    """HTTP requests bypass BentoML's middleware: it is slower than a small model, and must not see input."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._bentoml = app
@@ -56,7 +56,7 @@ class FrontDoor:
     # BentoML's metrics hold raw paths; its access log is slow.
     metrics={"enabled": False},
     logging={"access": {"enabled": False}},
-    # Our timeout fires first. BentoML never cancels its timer, so it must be short.
+    # Our timeout fires first. BentoML never cancels its timer, so the timer must be short.
     traffic={"timeout": _SETTINGS.timeout_s + 1},
     # Our own spans say more.
     tracing={"excluded_urls": ".*"},
@@ -113,7 +113,7 @@ class Classifier:
 
 
 service: Any = Classifier  # a bentoml.Service
-_SCHEMA = JsonResponse(service.schema())  # two milliseconds; anyone may ask
+_SCHEMA = JsonResponse(service.schema())  # takes two milliseconds, and anyone may ask
 
 
 async def _schema(request: Request) -> Response:

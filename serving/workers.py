@@ -46,7 +46,7 @@ class Workers:
                     env=self._environment,
                     stdin=subprocess.DEVNULL,
                     pass_fds=[self._listener.fileno()],
-                    start_new_session=True,  # Ctrl-C must not reach it
+                    start_new_session=True,  # Ctrl-C must not reach the worker
                 )
             )
 

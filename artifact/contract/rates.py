@@ -1,5 +1,3 @@
-"""Shares of rows, and bounds on them."""
-
 import re
 from typing import NamedTuple
 

@@ -116,7 +116,7 @@ class Quality(Frozen):
 class RequiredShare(Frozen):
     requirement: str
     # The end that proves the share has the contract's confidence. At the other end, all shares together may err as
-    # often as one.
+    # often as one alone.
     rate: Rate
     look: int = Field(1, ge=1)  # see `Quality`
 

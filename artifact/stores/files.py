@@ -108,7 +108,7 @@ class FileTarget(FileSource):
                 return None
             self._write(SIGNATURE_NAME, artifact.signature)
             return len(artifact.signature)
-        self._remove([*missing])  # keeps the journal right
+        self._remove([*missing])  # the journal vouches for files that are there
         self._write(JOURNAL_NAME, artifact.content)
         self._remove([MANIFEST_NAME, SIGNATURE_NAME])
         for name in sorted(missing, key=lambda name: missing[name].size):

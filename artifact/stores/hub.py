@@ -26,7 +26,7 @@ from kdc.common.files import sha256_of
 from kdc.common.places import reaching
 from kdc.common.web import leads_inside
 
-# Or each request names torch's version and the coding agent around it.
+# Without it, each request names torch's version and the coding agent around it.
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 _TIMEOUT_S = 30.0
 _TRIES = 4  # attempts in a row that bring no byte

@@ -62,7 +62,7 @@ def prepare(folder: Path, manifest: Manifest) -> Path:
     """Make or reuse the hidden folder. Removes other artifacts' hidden folders.
 
     Raises:
-        InputError: it is another user's, whose links could lead anywhere.
+        InputError: the folder is another user's, whose links could lead anywhere.
     """
     partial = folder.parent / f".{folder.name}.partial-{manifest.sha256[:16]}"
     for old in folder.parent.glob(f".{glob.escape(folder.name)}.partial-*"):
@@ -93,7 +93,7 @@ def _receive_file(source: Source, name: str, info: FileInfo, path: Path, meter: 
     """Complete a file; fetch it again if its hash is wrong."""
     received = 0
     start: int | None = None
-    while start != 0:  # from 0 on all bytes are new: the store is wrong
+    while start != 0:  # a file received from byte 0 is wrong in the store
         start, count = _receive_rest(source, name, info, path, meter)
         received += count
         digest = sha256_of(path)
@@ -179,7 +179,7 @@ def _replaced(folder: Path) -> Path:
 
 def _delete(folder: Path) -> None:
     """Delete an artifact, manifest first: `recover` restores no folder without one."""
-    if not folder.is_symlink():  # another user's link
+    if not folder.is_symlink():  # perhaps another user's link
         with contextlib.suppress(OSError):
             (folder / MANIFEST_NAME).unlink()
     shutil.rmtree(folder, ignore_errors=True)

@@ -10,8 +10,8 @@ from kdc.pipeline.config.metrics import Floats, Scorer
 _SEED = 0  # the same units always have the same interval
 _FEWEST_RESAMPLES, _MOST_RESAMPLES = 2000, 20_000
 _NUMBERS = 1_600_000  # limit of resamples * width for extra resamples
-_IN_A_TAIL = 20  # resamples beyond each end
-_MOST_BLOCKS = 2000  # of the jackknife
+_IN_A_TAIL = 20  # least resamples beyond each end
+_MOST_BLOCKS = 2000  # that the jackknife leaves out
 _AT_A_TIME = 250_000  # numbers in a block: 2 MB fit a core's cache
 
 

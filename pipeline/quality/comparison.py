@@ -19,7 +19,7 @@ from kdc.pipeline.quality.intervals import Difference, difference
 
 _POWER = 0.8
 _MOST_TIMES, _HALVINGS = 1e6, 30  # largest factor on the row count; bisection steps
-_WHOLE = 100.0  # points that equal models' interval reaches down with too few groups
+_WHOLE = 100.0  # points: with too few groups, the interval of equal models reaches down so far
 
 
 @dataclass(frozen=True)

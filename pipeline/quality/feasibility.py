@@ -16,7 +16,7 @@ Measured = Mapping[str, StudentCosts]  # by student, as --student names it
 
 
 def fitting_students(measured: Measured, contract: Contract) -> list[str]:
-    """Students that can keep the contract: with layers first, then larger first."""
+    """Students that can keep the contract. Those with layers come first, then larger ones."""
     # Not a set: the order enters fingerprints.
     fitting = {name: None for name, _, costs in _made(measured, contract) if not missed_costs(contract, costs)}
     return sorted(fitting, key=lambda name: (not kind_of(name).has_layers, -measured[name].parameters))
@@ -24,7 +24,7 @@ def fitting_students(measured: Measured, contract: Contract) -> list[str]:
 
 @dataclass(frozen=True)
 class Stored:
-    costs: StudentCosts  # int8 costs are measured with `bits`
+    costs: StudentCosts  # its int8 costs hold for `bits`
     bits: Literal[8, 4] = 8  # of int8 token embeddings
     has_fewer_pieces: bool = False
 

@@ -15,7 +15,7 @@ class Point(Result):
     score: float  # points on the evaluation rows
     interval: Ends  # of `score`
     difference: float  # points above the teacher
-    difference_interval: Ends  # paired by row
+    difference_interval: Ends  # of `difference`, paired by row
     latency_p50_ms: float  # one row, tokenising included
     latency_p95_ms: float
     latency_interval: Ends | None  # of the p50 over rounds
@@ -43,7 +43,7 @@ class FrontierFacts(Result):
     teacher: float  # points, in torch
     floors: dict[str, float]  # points of baselines, by name
     points: tuple[Point, ...]
-    left: tuple[Left, ...]
+    left: tuple[Left, ...]  # students without a point
     cpu: str
     threads: int  # of a forward pass
     device: str  # "cpu" or "cuda"
@@ -62,7 +62,7 @@ COSTS: dict[str, tuple[Callable[[Point], float], str]] = {
 
 
 def front(points: Sequence[Point], cost: Callable[[Point], float]) -> list[Point]:
-    """Unbeaten points, cheapest first."""
+    """The points that no other beats, cheapest first."""
 
     def is_beaten(point: Point) -> bool:
         return any(

@@ -107,7 +107,7 @@ def _widened(interval: Ends, middle: float, unseen: float, unequal: float, lowes
     is the cost of z^2 (about four) events, so z standard errors of one cost about half.
 
     Args:
-        unequal: sum of squared group sizes, relative to equal groups.
+        unequal: sum of squared group sizes, divided by the sum for equal groups.
     """
     event = unseen / 2 * math.sqrt(unequal)
     low, high = (max(unseen, math.hypot(end - middle, event)) for end in interval)
@@ -115,7 +115,7 @@ def _widened(interval: Ends, middle: float, unseen: float, unequal: float, lowes
 
 
 def widest(logits: Outputs, others: Outputs, labels: Labels, kind: Kind, *, groups: Groups | None = None) -> list[int]:
-    """Classes whose F1 difference covaries with macro F1's, and so widens its interval; widest first."""
+    """Classes whose F1 difference widens the interval of the macro F1 difference, as both covary. Widest first."""
     present, influence = influences(logits, others, labels, kind, groups=groups)
     part = influence.T @ influence.sum(axis=1)
     return [int(present[index]) for index in np.argsort(-part) if part[index] > 0]
@@ -126,7 +126,7 @@ def influences(
 ) -> tuple[NDArray[np.intp], Any]:
     """The classes that occur, and how far each group moves their F1 differences, (groups, classes), sparse.
 
-    Delta method, with F1 as `2 TP / N`: a row that adds tp and n moves F1 by `(2 tp - F1 n) / N`.
+    By the delta method, with F1 as `2 TP / N`: a row that adds tp to TP and n to N moves F1 by `(2 tp - F1 n) / N`.
     """
     from scipy.sparse import csr_array
 

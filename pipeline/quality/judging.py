@@ -72,7 +72,7 @@ def judge_artifact(
     """Choose the variant by costs and the tuning set, so that the evaluation rows judge one model.
 
     Args:
-        tuning: points by variant, relative to the teacher or better baseline.
+        tuning: points on the tuning set by variant, relative to the teacher or better baseline.
         look: returns the number of this look, given the judged answers.
     """
     tried, most_lost = [], contract.limits.max_drop

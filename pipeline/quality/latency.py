@@ -19,9 +19,9 @@ from kdc.serving.engine.tokenizing import Text, row_of
 
 BATCH = 32  # rows of a throughput batch
 _WARM_UP_CALLS = 5
-_CALLS = 100  # least calls a round
-_CALLS_ABOVE = 5  # least calls a round slower than the percentile
-_BATCHES = 8  # throughput batches a round
+_CALLS = 100  # least calls in a round
+_CALLS_ABOVE = 5  # least calls in a round above the percentile
+_BATCHES = 8  # throughput batches in a round
 _ROUNDS = 9  # the 95 % interval leaves out the fastest and the slowest
 _TIMED_ROWS = 100
 
@@ -47,12 +47,12 @@ def time_in_turns(
     """Time models in turns, so that the machine's noise affects all alike.
 
     Args:
-        models: include tokenising.
-        percentiles: 0 to 100.
+        models: functions that tokenise and answer rows.
+        percentiles: of the latencies, 0 to 100.
         warm_up_calls: untimed calls, besides one batch.
 
     Returns:
-        By model, (rounds, percentiles + 2): percentiles and mean in milliseconds, and rows a second.
+        By model, (rounds, percentiles + 2): the percentiles and the mean in milliseconds, then rows a second.
     """
     rows = sum(len(batch) for batch in batches)
     measured: dict[str, list[list[float]]] = {name: [] for name in models}

@@ -27,7 +27,7 @@ _CHANCE = 0.05  # significance level of `_knows`
 class Chosen:
     threshold: float  # from this probability on, rows get the label or an answer
     reached: bool = True
-    note: str = ""  # why not reached
+    note: str = ""  # why the aim was not reached
     proven: str = ""  # bound shown instead; "" if unknown
 
 

@@ -73,7 +73,7 @@ def node_events(file: Path, feeds: dict[str, np.ndarray], *, threads: int = 0, c
 
 
 def speed(number_format: str, threads: int) -> float:
-    """Operations a second of a large product, by the fastest call."""
+    """Operations a second of a large product, in the fastest call."""
     session, left = _product(number_format, threads)
     seconds = min(seconds_of(lambda: session.run(None, {"left": left})) for _ in range(_CALLS))
     return 2 * left.shape[0] ** 3 / seconds

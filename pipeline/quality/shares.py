@@ -44,7 +44,7 @@ def rate(hits: Count, of: Count, *, independent: float | None = None, confidence
     """A share with its exact interval; [0, 1] if `of` is 0.
 
     Args:
-        independent: the effective number of `of` rows.
+        independent: the effective number of the rows that `of` counts.
         confidences: two-sided, for the lower and the upper end.
     """
     hits, of = int(hits), int(of)
@@ -105,7 +105,7 @@ def surest_right(
 
 
 def surest_of_all(confidence: NDArray[np.floating], right: Flags, bound: float, groups: Groups | None) -> Surest:
-    """The largest set of surest rows with at least `bound` of all rows shown to be right or outside it.
+    """The largest set of surest rows for which at least `bound` of all rows are shown to be right or outside the set.
 
     Exact tests go from the strictest threshold to the first that fails. They need no correction, since the share of
     wrong rows inside only grows (Wilks 1941, Ann. Math. Stat. 12:91).
@@ -114,7 +114,7 @@ def surest_of_all(confidence: NDArray[np.floating], right: Flags, bound: float, 
     rows = len(right)
     effect = effect_of_least(np.where(right, confidence, -np.asarray(confidence)), 1 - bound, groups)
     low = at_least(ERROR, (rows - wrong) / effect, wrong / effect)
-    largest = int((low >= bound).sum()) - 1  # `low` falls
+    largest = int((low >= bound).sum()) - 1  # `low` falls with the threshold
     if largest < 0:
         return Surest(float(thresholds[0]), rows, float(low[0]))
     return Surest(float(thresholds[largest]), int(hits[largest] + wrong[largest]), None)
@@ -127,7 +127,7 @@ def _effects(
         return np.ones(len(counts))
     order = np.argsort(-np.asarray(confidence, dtype=np.float64), kind="stable")[: counts[-1]]
     hits, group = np.asarray(right, dtype=np.float64)[order], group_numbers(groups, len(right))[order]
-    alike = len(order) / independent_rows(group, len(order))  # of wholly alike groups
+    alike = len(order) / independent_rows(group, len(order))  # the effect if groups were wholly alike
     correlation = min(1.0, (design_effect(hits, group) - 1) / (alike - 1)) if alike > 1 else 1.0
     return np.array([design_effect(hits[:count], group[:count], correlation=correlation) for count in counts])
 

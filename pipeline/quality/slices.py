@@ -18,7 +18,7 @@ from kdc.serving.engine.engine import activate
 _FEWEST = 30  # independent rows; fewer say too little
 _MOST_SHOWN = 20  # values of a column; the others are one slice
 _SHUFFLES, _SHUFFLES_A_SLICE = 999, 100  # enough for a p-value of 0.05 after Holm's correction
-_ENOUGH = 20  # shuffles with so low a score: the slice is not worse
+_ENOUGH = 20  # after so many shuffles with as low a score, the slice is not worse
 
 
 def slice_figures(

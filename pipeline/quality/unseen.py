@@ -51,7 +51,7 @@ class _Parts:
     """Sets of rows that may change together (parts)."""
 
     classes: NDArray[np.bool_]  # (parts, classes)
-    units: NDArray[np.intp]  # (parts, 1), groups
+    units: NDArray[np.intp]  # (parts, 1), groups with rows of the part
     rows: NDArray[np.intp] | None  # (parts, 1); None unless multi-label
     wrong: float  # chance that a failing row gets a given other class
 

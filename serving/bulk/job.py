@@ -17,7 +17,7 @@ from kdc.serving.bulk.inputs import WINDOW_BYTES, WINDOW_ROWS, Window
 from kdc.serving.bulk.request import PredictRequest
 
 _JOB = "job.json"
-_ERRORS = "errors"  # address of the bad rows
+_ERRORS = "errors"  # address of the list of bad rows
 SUCCESS = "_SUCCESS"
 _START_OVER = "does another process work there? then start over: --force"
 
@@ -29,7 +29,7 @@ class Job:
     request: PredictRequest
     files: list[File]  # empty for JSONL on standard input
     task: TaskInfo
-    identity: dict[str, str]  # decides the answers too
+    identity: dict[str, str]  # of the artifact and device; decides the answers too
 
     def __post_init__(self) -> None:
         text_pair = self.request.text_pair
@@ -154,7 +154,7 @@ class FinishedWindows:
                 raise KdcError("finished rows were changed", given=given, remedy=_START_OVER)
 
     def conclude(self, records: Mapping[str, WindowRecord]) -> None:
-        """The list's address is written first: a killed job knows its list."""
+        """Write the list of bad rows. Its address comes first, so a resumed job knows its list."""
         self._check(records)
         if (address := self.job.request.errors) is None:
             return

@@ -1,5 +1,3 @@
-"""`kdc predict`: answers a table."""
-
 import os
 import sys
 import time

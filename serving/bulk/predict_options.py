@@ -1,5 +1,3 @@
-"""Options of `kdc predict` that set fields of `PredictRequest`."""
-
 from kdc.artifact.artifact_options import ALLOW_FAILED, DIALECT, TEXTS, VARIANT
 from kdc.common.command_options import Setting
 

@@ -28,7 +28,7 @@ def answered(probabilities: np.ndarray, abstain: Abstention) -> np.ndarray:
 
 
 def sureness(probabilities: np.ndarray, task: TaskInfo) -> np.ndarray:
-    """(rows,) in [0, 1]. For multi-label, the lowest max(p, 1 - p) of all labels."""
+    """Highest probability, (rows,). For multi-label, the lowest max(p, 1 - p) of all labels."""
     return task.traits.certainty(probabilities).min(axis=1)
 
 
@@ -56,12 +56,12 @@ def in_words(chosen: np.ndarray, task: TaskInfo) -> list[Any]:
 
 
 def in_sets(probabilities: np.ndarray, sets: LabelSets) -> np.ndarray:
-    """bool (rows, outputs). No set is empty."""
+    """Label sets: bool (rows, outputs). No set is empty."""
     return probabilities >= np.minimum(probabilities.max(axis=1, keepdims=True), np.float64(sets.at_least))
 
 
 def sets_in_words(probabilities: np.ndarray, task: TaskInfo) -> list[list[str]]:
-    """Most probable label first."""
+    """Label sets, most probable label first."""
     assert task.sets is not None
     sizes = in_sets(probabilities, task.sets).sum(axis=1)
     orders = np.argsort(-probabilities, axis=1, kind="stable")

@@ -33,7 +33,7 @@ from kdc.serving.engine.tokenizing import RowTokenizer, Text, checked_rows
 __all__ = ["Engine", "Text", "activate"]
 
 _WARM_ROWS = 8
-_ACTIVATED_AT_ONCE = 65_536  # bounds the float64 copies
+_ACTIVATED_AT_ONCE = 65_536  # numbers: bounds the float64 copies
 _WINDOWS_AT_ONCE = 32
 
 
@@ -108,7 +108,7 @@ class Engine:
                 and `run` times whether all threads or one lane's share is faster.
             verify: check the SHA-256 of each loaded file.
         """
-        folder = Path(path).resolve()  # once: a link may change
+        folder = Path(path).resolve()  # resolved once: a link may change
         manifest = load_manifest(folder, verify=False, expect_sha256=expect_sha256)
         variants: dict[str, Variant] = {str(name): value for name, value in manifest.variants.items()}
         if variant is not None and variant not in variants:
@@ -288,7 +288,7 @@ class Engine:
         return logits
 
     def joined(self, logits: np.ndarray, counts: Sequence[int]) -> np.ndarray:
-        """Logits (parts, outputs) to (rows, outputs)."""
+        """Turn logits (parts, outputs) into (rows, outputs)."""
         long = self.tokenizer_info.long
         return logits if long is None else joined(logits, counts, long.join, self.task.kind)
 
@@ -307,6 +307,7 @@ class Engine:
         self._made_up = (math.floor((row + 1) * share) > math.floor(row * share) for row in itertools.count())
 
     def of_second(self, logits: np.ndarray) -> np.ndarray:
+        """Scale the second model's logits to this model's temperature."""
         assert self.second is not None
         return logits * np.float32(self.temperature / self.second.temperature)
 

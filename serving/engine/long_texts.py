@@ -24,7 +24,7 @@ class Tokens:
 
     ids: list[int]  # (tokens,) special tokens included
     type_ids: list[int]  # (tokens,) 0 for the first text, 1 for the second
-    overflowing: bool = False  # was cut; in an `Encoding`, the pieces
+    overflowing: bool = False  # was cut; in an `Encoding`, the pieces cut off
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -55,7 +55,7 @@ Encoded: TypeAlias = Part | Windows  # a row
 
 
 def row_tokens(row: Encoded) -> int:
-    """Counts each token once, unlike `len`."""
+    """The row's tokens, each counted once, unlike `len`."""
     return row.row_tokens if isinstance(row, Windows) else len(row)
 
 

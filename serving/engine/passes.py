@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     import onnxruntime
 
 _TURN = 16  # timed passes per number of threads
-# Padded tokens of an encoder's pass per thread. Larger passes leave a core's cache. Without layers, more
-# passes cost more.
+# Padded tokens of an encoder's pass per thread: larger passes leave a core's cache. Without layers,
+# more passes cost more.
 PASS_TOKENS = 512
 _LAYERS = b"LayerNormalization"  # an operator of all encoders
 _RETRY = "try again with fewer or shorter texts; `kdc doctor` looks at the device"

@@ -37,7 +37,7 @@ SLOW_ON_CPU = ["SkipLayerNormFusion"]
 @dataclass(frozen=True)
 class OpenSession:
     session: onnxruntime.InferenceSession
-    path: Path  # the ONNX file
+    path: Path
     content: bytes
     provider: str
     threads: int
@@ -153,7 +153,7 @@ def _create(
         session = onnxruntime.InferenceSession(content, options, providers=providers, disabled_optimizers=slow)
     except Exception as error:
         raise _unusable("ONNX Runtime cannot load the model", f"{path}: {error}") from error
-    session._model_bytes = None  # kept by ONNX Runtime for another provider
+    session._model_bytes = None  # ONNX Runtime keeps them to restart on another provider
     return session
 
 

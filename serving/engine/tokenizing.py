@@ -19,16 +19,16 @@ Text = str | tuple[str, str]
 # The library cuts texts of up to this many times the maximum length.
 _FEW_PIECES = 4
 _MOST_TOKENS = 33  # per character: NFKC makes 18 letters, 33 bytes, of U+FDFA
-_SHORT_TEXT = 10  # words
+_SHORT_TEXT = 10  # words, in `row_of`
 # Characters read first per kept token.
 _CHARACTERS = 8
-_MOST_READ = 4  # first parts, if no space is found
-# Most tokens seen at the cut of a part that the whole text lacks.
+_MOST_READ = 4  # times the first part, if no space is found
+# Most tokens at a part's cut that the whole text may lack.
 _MARGIN = 32
 
 
 def is_utf8(text: str) -> bool:
-    """On a lone surrogate the tokenizer fails without naming the row."""
+    """False for a lone surrogate, on which the tokenizer fails without naming the row."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -69,7 +69,7 @@ def checked_rows(texts: Sequence[Text], task: TaskInfo, first: int = 0) -> list[
 
 @contextmanager
 def _library_errors(what: str, path: Path | None = None) -> Iterator[None]:
-    """Rust panics are no `Exception`. Messages about rows may hold texts, so they are dropped."""
+    """Raise `KdcError`. Rust panics are no `Exception`. Messages about rows may hold texts, so they are dropped."""
     try:
         yield
     except (KdcError, KeyboardInterrupt, SystemExit):
@@ -84,7 +84,7 @@ class RowTokenizer:
 
     Results equal the library's truncation ("longest_first"), which takes gigabytes for two texts of 10,000 words. This
     class reads little more than it keeps, if the tokenizer splits texts into words. If both texts of a pair are longer
-    than it reads (32 * (`max_length` + 32) characters), an odd token may stay of the other text.
+    than it reads (32 * (`max_length` + 32) characters), the odd token may come from the shorter text.
 
     Args:
         tokenizer: its settings change, so nothing else may use it.
@@ -180,14 +180,14 @@ class RowTokenizer:
             yield parts, [_MARGIN + (self._word_tokens or 0)] * len(parts)
 
     def _is_enough(self, encoding: Encoding, parts: Sequence[str], texts: Sequence[str], strays: Sequence[int]) -> bool:
-        """An uncut text must be the shorter one."""
+        """Whether all kept tokens are there. An uncut text must be the shorter one."""
         owners = encoding.sequence_ids
         whole = [len(part) == len(text) for part, text in zip(parts, texts, strict=True)]
         least = max([self._longest, *(owners.count(text) for text, is_whole in enumerate(whole) if is_whole)])
         return all(is_whole or owners.count(text) - strays[text] >= least for text, is_whole in enumerate(whole))
 
     def chars_read(self, rows: Sequence[Text]) -> list[int]:
-        """Characters per row, if a first part is enough."""
+        """Characters read of each row, if a first part is enough."""
 
         def of_row(row: Text) -> int:
             shorter, longer = ("", row) if isinstance(row, str) else sorted(row, key=len)
@@ -225,7 +225,7 @@ class RowTokenizer:
         return before is not None and len(before.pre_tokenize_str("word word")) > 1
 
     def encode_and_measure(self, rows: Sequence[Text]) -> tuple[list[Encoded], list[int]]:
-        """Also give each row's number of tokens before the cut."""
+        """Like `encode`, with each row's number of tokens before the cut."""
         whole = self._whole.encode_batch_fast(rows)
         return [self._cut(encoding) for encoding in whole], [len(encoding) for encoding in whole]
 

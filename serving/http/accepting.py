@@ -17,7 +17,7 @@ _MOST = 64  # per loop turn
 _SPARE_FILES = 64  # descriptors for other uses
 _FEWEST_GRPC = 64  # with fewer connections, one client could lock out probes
 _MOST_PROBES = 512
-_TO_REFUSE = 8  # each takes a descriptor until refused
+_TO_REFUSE = 8  # above the limit; each takes a descriptor
 
 
 class Accepting:
@@ -75,13 +75,13 @@ def take_what_waits(listener: socket.socket, server: Any, most: float = math.inf
 
 
 def most_connections(settings: ServeSettings) -> int:
-    """Descriptors may allow fewer than the setting."""
+    """The setting, or fewer if descriptors are few."""
     grpc = 0 if settings.grpc_address is None else most_grpc_connections(settings)
     return max(1, min(settings.max_connections, _descriptors() - _SPARE_FILES - grpc))
 
 
 def most_grpc_connections(settings: ServeSettings) -> int:
-    """Each has up to 16 calls; even a refused one takes 25 kB and 0.3 ms."""
+    """A connection has up to 16 calls. Even a refused call takes 25 kB and 0.3 ms."""
     most = max(_FEWEST_GRPC, settings.max_requests // 16)
     return max(1, min(settings.max_connections, most, (_descriptors() - _SPARE_FILES) // 2))
 

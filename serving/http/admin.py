@@ -18,7 +18,7 @@ from kdc.serving.http.metrics import CONTENT_TYPE, Metrics
 
 _STUCK_S = 30.0  # event loop pause that fails `/livez`
 _BEAT_S = 0.5
-_WAITING = 4096  # connections in the kernel
+_WAITING = 4096  # connections that wait in the kernel
 _SECONDS = 5.0  # longest connection
 _HEAD_BYTES = 8192
 _TEXT = "text/plain"
@@ -78,7 +78,7 @@ class _Server:
                         return
                 head, body = self._answer(head)
                 sent_of_body = connection.sendmsg([head, body]) - len(head)
-                if sent_of_body >= 0:  # a probe takes the head at once
+                if sent_of_body >= 0:  # else no probe: a probe takes the head at once
                     await self._loop.sock_sendall(connection, memoryview(body)[sent_of_body:])
 
     def _answer(self, head: bytes) -> tuple[bytes, bytes]:

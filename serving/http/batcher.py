@@ -24,7 +24,7 @@ log = logging.getLogger("kdc.serve")
 # After so many failures no single row is to blame.
 _MOST_FAILURES = 32
 _AVERAGED_S = 2.0  # seconds that `_others` averages
-# Seconds; longer passes take no rows out of turn.
+# Passes of more seconds take no rows out of turn.
 _AHEAD_S = 0.0025
 
 Forward = Callable[[Sequence[Part]], np.ndarray]
@@ -42,7 +42,7 @@ class Batcher:
     max_batch_rows: int = sys.maxsize
     # Most padded tokens of a batch that takes rows out of turn, unless it takes less than `_AHEAD_S`.
     ahead_tokens: float = math.inf
-    # Most tokens of a request and of rows before it (`Queue.before`), and seconds for them.
+    # Most tokens of a request and the rows before it (`Queue.before`), and most seconds for them.
     max_queue_tokens: int = 65536
     max_queue_seconds: float = 1.0
     # Most seconds for a request that shares passes with as many others as waited lately.
@@ -50,7 +50,7 @@ class Batcher:
     has_neighbour: Callable[[], bool] = lambda: False  # if true, no pass gets all threads
     # Runs in the event loop.
     on_batch: Callable[[Sequence[Row], Sequence[Result], BatchReport], None] = lambda *_: None
-    on_left: Callable[[int], None] = lambda _: None  # gets the waiting tokens
+    on_left: Callable[[int], None] = lambda _: None  # gets the tokens that wait
 
     def __post_init__(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -84,7 +84,7 @@ class Batcher:
             if queued and queued + tokens > most:
                 retry_after = max(1, round(queued / speed)) if speed is not None else 1
                 raise Overloaded(f"{queued} of {most} tokens are queued", retry_after)
-        # Answered clients ask again, so the number of waiting requests stays.
+        # Answered clients ask again, so the number of waiting requests stays the same.
         if speed is not None and (1 + self._others) * tokens > speed * self.max_seconds and len(self.queue):
             seconds = (1 + self._others) * tokens / speed
             why = f"{tokens} tokens would take {seconds:.0f} s beside {self._others:.0f} other requests"
@@ -113,7 +113,7 @@ class Batcher:
                 row = Row(len(encoding), (len(encoding), self._arrivals), encoding, request, index, now)
                 self.queue.add(row)
                 rows.append(row)
-            if not self._alone:  # else that pass wakes them
+            if not self._alone:  # else the lone pass wakes the lanes at its end
                 self._wake(len(rows))
         try:
             return await request.future
@@ -186,7 +186,7 @@ class Batcher:
         results = self._answers(batch, self.forward if alone or self.beside is None else self.beside)
         ended = time.perf_counter()
         tokens = len(batch) * batch[-1].length  # sorted by length
-        # Waits for a core and the interpreter's lock count too.
+        # Waiting for a core and the interpreter's lock counts too.
         busy = ended - (began if free_since is None else free_since)
         if not any(isinstance(result, Exception) for result in results):  # a failed pass says nothing
             self._learn_speed(tokens, busy / (1 if alone else self.lanes))

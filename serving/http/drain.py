@@ -13,13 +13,13 @@ from typing import Any
 from kdc.serving.http import runtime
 from kdc.serving.http.accepting import listeners_of, take_what_waits
 
-_FRESH_S = 0.5  # for a connection's first request
+_FRESH_S = 0.5  # for a new connection's first request
 
 
 @dataclass(eq=False)
 class Drain:
     delay_s: float  # seconds of 503 before listening ends
-    bound_s: float  # most seconds for admitted requests
+    bound_s: float  # then, most seconds for admitted requests
     workers: int  # that share the socket
     _task: asyncio.Task[None] | None = None
 

@@ -80,7 +80,7 @@ class _Calls(grpc.GenericRpcHandler):
 
     def __init__(self, app: ASGIApp, methods: Collection[str], settings: ServeSettings) -> None:
         self._app, self._methods = app, methods
-        # A message is in memory before it is counted.
+        # A message is in memory before the gate counts it.
         self._reading = asyncio.Semaphore(max(1, settings.max_bodies_bytes // settings.max_body_bytes))
         self._most_unsent, self._unsent = settings.max_unsent_bytes, 0  # bytes of unread replies
 
@@ -121,12 +121,12 @@ class _Calls(grpc.GenericRpcHandler):
         context.set_trailing_metadata(tuple((name, value.decode()) for name, value in trailing if value is not None))
         if status != 200:
             code = _CODES.get(status, grpc.StatusCode.INVALID_ARGUMENT if status < 424 else grpc.StatusCode.INTERNAL)
-            context.set_code(code)  # `abort`'s exception would keep the call
+            context.set_code(code)  # `abort`'s exception would keep the call in memory
             context.set_details(orjson.loads(body)["error"] if body else "")
         return body
 
     def _keeps(self, size: int, context: Any) -> bool:
-        """Count a reply until its client read it. False: too much is unread. Large replies get half of the limit."""
+        """Count a reply until it is read. False: too much is unread. Large replies get half of the limit."""
         most = self._most_unsent if size <= self._most_unsent // _SMALL_REPLIES else self._most_unsent // 2
         if self._unsent and self._unsent + size > most:
             return False

@@ -27,13 +27,13 @@ from kdc.serving.http.queue import BatchReport
 from kdc.serving.upstream.record import Standing
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-FRESH_S = 1.0  # anyone may ask
+FRESH_S = 1.0  # the text is kept: anyone may ask
 _SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _TOKENS = (16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
 _ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 # Most characters of a model's label names: the largest manifest fits twice. Series outlive reloads.
-_MOST_NAMES, _A_NAME = 4 << 20, 100  # the latter: for each name
-OTHER = "other"  # all further labels
+_MOST_NAMES, _A_NAME = 4 << 20, 100  # the latter is added for each name
+OTHER = "other"  # stands for all further labels
 Ended = Literal["refused", "idle", "unread"]
 
 log = logging.getLogger("kdc.serve")
@@ -58,7 +58,7 @@ class Metrics(Collector):
         patches.allocate_metrics()
         self.incomplete = False  # a count was lost, as on a full disk
         self.models: Mapping[str, Model] = {}  # read at each `exposition`
-        self._labels: dict[str, tuple[set[str], int]] = {}  # labels with series, their size
+        self._labels: dict[str, tuple[set[str], int]] = {}  # by model: labels with series, their size
         self._told, self._told_at, self._fresh_s = b"", -math.inf, 0.0
         self._telling = threading.Lock()
         self._shared = bool(os.environ.get("PROMETHEUS_MULTIPROC_DIR"))
@@ -152,7 +152,7 @@ class Metrics(Collector):
 
     @_counts
     def decided(self, model: str, source: str, reason: str, price: float = 0.0) -> None:
-        """`price`: the upstream's, in USD."""
+        """`price`: what the upstream would charge, in USD."""
         self.decisions.labels(model, source, reason).inc()
         if source == "local":
             self.saved.inc(price)
@@ -179,7 +179,7 @@ class Metrics(Collector):
         return self._told if time.monotonic() - self._told_at < self._fresh_s else None
 
     def _of_label(self, model: str, label: str) -> Counter:
-        """Reloads with new labels must not make series without end."""
+        """`OTHER` replaces a label beyond the limit, or reloads could make series without end."""
         known, size = self._labels.get(model, (set(), 0))
         if label not in known and (size := size + _A_NAME + len(label)) <= _MOST_NAMES:
             known.add(label)
@@ -250,12 +250,12 @@ def _expected_shares(manifest: Manifest) -> dict[str, float]:
 
 
 def _forget_the_dead(folder: Path) -> None:
-    """Gauges of killed workers would add up for ever."""
+    """Remove the gauges of killed workers, or they would add up for ever."""
     for file in folder.glob("gauge_live*_*.db"):
         pid = int(file.stem.rpartition("_")[2])
         try:
             os.kill(pid, 0)
         except ProcessLookupError:
             multiprocess.mark_process_dead(pid, str(folder))
-        except PermissionError:  # another user's process
+        except PermissionError:  # another user's process has the id
             continue

@@ -27,11 +27,11 @@ if TYPE_CHECKING:
 
 # Most padded tokens of a pass. On a CPU a token costs the same in passes of 64 to 512 (benchmarks/split.py).
 _CPU_BATCH, _GPU_BATCH = 256, 4096
-# `Batcher.ahead_tokens`; passes on a GPU are short.
+# `Batcher.ahead_tokens` on a CPU. Passes on a GPU are short.
 _CPU_AHEAD = 64
 SECOND = "/second"  # cascade's second model
 _SCORE_BYTES = 45  # score without label
-_INLINE_NUMBERS = 100_000  # logits converted in few ms
+_INLINE_NUMBERS = 100_000  # logits that the event loop may convert
 _PASS_NUMBERS = 1 << 20  # most logits of a pass of several rows
 
 
@@ -41,7 +41,7 @@ class Listeners:
 
     batch: Callable[[str, Sequence[Row], Sequence[Result], BatchReport], None] = lambda *_: None  # `Batcher.on_batch`
     left: Callable[[str, int], None] = lambda *_: None  # `Batcher.on_left`
-    # Whether the new artifact is refused, gone or unreadable.
+    # Told whether the new artifact is refused, gone or unreadable.
     reloaded: Callable[[str, bool], None] = lambda *_: None
 
 
@@ -121,7 +121,7 @@ class Model:
                 most = f"{info.longest} tokens" + (f", or its {info.long.windows} windows hold" if info.long else "")
                 remedy = "shorten it, or send truncate: true"
                 raise InputError(f"a text has more than {most}", given=f"row {truncated.index(True)}", remedy=remedy)
-            if self._second is not None:  # before the first model answers
+            if self._second is not None:  # refuse before the first model answers
                 self._second.check_room(round(sum(map(len, encodings)) * self.engine.share_that_goes_on))
             parts, counts = spread(encodings)
             logits = self.engine.joined(await self._batcher.submit(parts, trace), counts)

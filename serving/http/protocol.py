@@ -28,14 +28,14 @@ from kdc.serving.http.settings import ServeSettings
 MAX_HEAD_BYTES = 16 * 1024  # of a head and trailers
 MAX_FIELDS = 100  # headers and trailers
 _TOO_LARGE = f"the headers are too large; at most {MAX_FIELDS} of {MAX_HEAD_BYTES} bytes together"
-HEAD_S = 10.0  # from a head's first byte or the connection's start
+HEAD_S = 10.0  # for a head, from its first byte or the connection's start
 WRITE_S = 10.0  # in which a client must read `LEAST_READ`, or all
 LEAST_READ = 64 * 1024
 IDLE_S = 0.5  # of silence; then another connection may replace this one
-STALL_S = 0.05  # for an incomplete request, if a complete one waits
-LINGER_S = 2.0  # for an answered request's rest
+STALL_S = 0.05  # the same for an incomplete request, if a complete one waits
+LINGER_S = 2.0  # to receive the rest of an answered request
 LINGER_BYTES = 32 * 1024 * 1024  # of that rest, if the connection then closes
-_LINGER_REFUSED = 256 * 1024  # after invalid HTTP or a large head
+_LINGER_REFUSED = 256 * 1024  # the same after invalid HTTP or a large head
 _MOST_IN_KERNEL = 64 * 1024  # unsent bytes there, which count towards a container's limit
 _PIECE = 4096  # bytes parsed at a time, so few requests come out at once
 # A body has at most `_MOST_TINY` + bytes / `_CHUNK` chunks: each costs as much as thousands of bytes.
@@ -92,9 +92,9 @@ class BoundedProtocol(HttpToolsProtocol):
         self._in_head = False
         self._is_between = False  # between two requests
         self._head_bytes = self._fields = 0
-        self._left = 0  # body bytes to come
+        self._left = 0  # body bytes to come, by Content-Length
         self._chunks = self._chunked = 0  # chunks, their bytes
-        self._stalled = 0  # bytes since the last head or piece
+        self._stalled = 0  # bytes since the last head or piece of a body
         self._refusal = (400, "this is not a valid HTTP request")
         self._ending = False  # no answers; input is dropped
         self._deaf = False  # input is dropped; earlier requests are still answered
@@ -144,7 +144,7 @@ class BoundedProtocol(HttpToolsProtocol):
         for cycle in (self.cycle, self.running):
             _forget_body(cycle)
         self.pipeline.clear()
-        self._forget_request()  # a cycle, else collected late
+        self._forget_request()  # a reference cycle, else freed late
         self._count()
 
     def data_received(self, data: bytes) -> None:
@@ -237,7 +237,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def give_up(self) -> None:
         self._unsent.pop(self, None)
         self._given_up.add(self)
-        if (connection := self.transport.get_extra_info("socket")) is not None:  # a reset frees the kernel's part
+        if (connection := self.transport.get_extra_info("socket")) is not None:  # a reset frees the kernel's bytes
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.transport.abort()
         self._count("unread")
@@ -253,7 +253,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self.on_response_complete()
 
     def _now_idle(self) -> None:
-        self._idle.pop(self, None)  # to come last
+        self._idle.pop(self, None)  # so it comes last
         self._idle[self] = self.loop.time()
 
     def _idle_for_long(self, seconds: float) -> "Iterator[BoundedProtocol]":
@@ -414,7 +414,7 @@ class BoundedProtocol(HttpToolsProtocol):
         newest = self.cycle
         if newest is None or newest.response_complete:
             self._write(status, message, {})
-        elif newest.more_body:  # its body is invalid
+        elif newest.more_body:  # this body is invalid
             newest.disconnected = True  # stops its app's writes
             newest.message_event.set()
             if newest is self.running and not newest.response_started:

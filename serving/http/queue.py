@@ -67,7 +67,7 @@ def _is_large(row: Row, ahead: float) -> bool:
 class BatchReport:
     rows: int
     tokens: int  # padding included
-    queued_tokens: int  # when the pass began
+    queued_tokens: int  # left when the pass began
     queued_seconds: float  # of its oldest row
     seconds: float
     began: float  # by `time.perf_counter`

@@ -28,7 +28,7 @@ from kdc.serving.upstream.record import AuditRecord
 log = logging.getLogger("kdc.serve")
 
 MAX_LANES = 4  # more would wait for the interpreter's lock
-PATIENCE_S = 60.0  # then a slow read is logged, and others load beside it
+PATIENCE_S = 60.0  # after it a slow read is logged, and others load beside it
 T = TypeVar("T")
 
 
@@ -155,7 +155,7 @@ class Registry:
         return None
 
     def _open(self, name: str) -> Engine:
-        settings, folder = self._settings, self._paths[name].resolve()  # once: a link may change
+        settings, folder = self._settings, self._paths[name].resolve()  # resolved once: a link may change
         threads = settings.threads or max(1, usable_cores() // settings.workers)
         engine = Engine.load(
             folder,

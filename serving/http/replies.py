@@ -56,7 +56,7 @@ class JsonResponse(Response):
 
 
 async def written(shape: tuple[int, ...], values: Callable[[slice], list[Any]]) -> bytes:
-    """Write a JSON array in pieces, so other requests get turns. `shape`: rows (at least one), numbers of a row."""
+    """Write a JSON array in pieces, so other requests get turns. `shape`: rows (at least one), numbers in a row."""
     rows, width = shape
     step = max(1, _AT_ONCE // width)
     if rows <= step:
@@ -82,7 +82,7 @@ class ApiError(Exception):
     ) -> None:
         super().__init__(message)
         self.status, self.message, self.headers, self.kind = status, message, headers or {}, kind
-        self.where = where  # the body's wrong part
+        self.where = where  # path to the body's wrong part
 
 
 def error_response(

@@ -14,7 +14,7 @@ from kdc.common.files import write_whole
 
 DIRECTORY = "KDC_RUNTIME_DIR"
 SUPERVISOR = "KDC_SUPERVISOR"  # the supervisor's process id
-_STARTED = "started-"  # and a process id
+_STARTED = "started-"  # before a worker's process id
 STOPPING = "stopping"  # the whole service stops
 _FAILED = "failed.json"
 _PREFIX, _LOCK = "kdc-serve-", "lock"

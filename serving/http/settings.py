@@ -186,7 +186,7 @@ def _not_installed(extra: str, what: str, given: str) -> InputError:
 
 
 def _check_otlp(environment: Mapping[str, str]) -> None:
-    """The exporter would only log what is wrong, with every lost batch."""
+    """Without this check the exporter would only log what is wrong, with every lost batch."""
     variable, protocol = _first(environment, "PROTOCOL")
     if protocol not in ("", "http/protobuf"):
         remedy = "set it to http/protobuf; collectors take that on port 4318"

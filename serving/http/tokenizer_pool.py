@@ -20,12 +20,12 @@ from kdc.serving.http.queue import Overloaded
 
 _INLINE_CHARS = 2000  # tokenising fewer is faster than waking a thread
 _INLINE_WORD = 32  # unless a word has more
-_FIRST_CHARS, _MOST_CHARS = 4000, 8000  # first piece, any piece
-_PIECE_S = 0.002  # most core seconds, estimated from the piece before
+_FIRST_CHARS, _MOST_CHARS = 4000, 8000  # of a request's first piece, of later ones
+_PIECE_S = 0.002  # most core seconds of later pieces, estimated from the one before
 _LEAST_S = 1e-6  # some thread clocks stand still
 _MOST_THREADS = 4
-_LONG_S, _MOST_LONG = 0.03, 4  # of a long piece; spare threads
-_BYTES_A_TOKEN = 16  # about the most in any script
+_LONG_S, _MOST_LONG = 0.03, 4  # seconds of a long piece; spare threads
+_BYTES_A_TOKEN = 16  # about the most in any script, in UTF-8
 
 
 @dataclass(slots=True, eq=False)

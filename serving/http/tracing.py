@@ -28,7 +28,7 @@ _W3C = TraceContextTextMapPropagator()
 
 @dataclass(slots=True)
 class _Share:
-    arrived: int  # first row, epoch nanoseconds
+    arrived: int  # of the first row, in epoch nanoseconds
     rows: int = 0
     tokens: int = 0  # without padding
     failure: Exception | None = None
@@ -122,7 +122,7 @@ class Tracing:
         """Send last spans. Cancelling is safe: the thread ends with the process."""
         thread = threading.Thread(target=self._provider.shutdown, name="kdc-traces", daemon=True)
         thread.start()
-        while thread.is_alive():  # a collector may hang
+        while thread.is_alive():  # not joined: a collector may hang
             await asyncio.sleep(0.005)
 
 

@@ -39,10 +39,10 @@ def networks(given: str | None) -> Networks:
 
 
 class PublicResolver(ThreadedResolver):
-    """Resolves names to public addresses, to `allowed` networks, and `localhost` to this machine.
+    """Resolves names only to public addresses and `allowed` networks, and `localhost` to this machine.
 
-    Otherwise whoever controls the name could point it at this network. An IP address in
-    the URL is not resolved: the operator wrote it.
+    Otherwise whoever controls the name could point it at this network. An IP address in the URL is not resolved: the
+    operator wrote it.
     """
 
     def __init__(self, allowed: Networks) -> None:

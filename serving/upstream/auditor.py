@@ -21,7 +21,7 @@ from kdc.serving.upstream.reply import Reply, UpstreamFailed
 log = logging.getLogger("kdc.serve")
 
 Outcome = Literal["agree", "differ", "deferred", "dropped", "failed"]
-_MOST_WAITING, _MOST_BYTES = 64, 8 << 20  # waiting audits, their bodies
+_MOST_WAITING, _MOST_BYTES = 64, 8 << 20  # waiting audits, bytes of their bodies
 _AT_A_TIME = 2  # requests
 _LOOK_S = 1.0  # until another worker's stop is seen
 _BOUND = re.compile(r"(disagreement|error)<=([0-9.e-]+)")
@@ -36,7 +36,7 @@ class Listener(Protocol):
 
 
 def budget_of(manifest: Manifest) -> float | None:
-    """The deferral's bound on disagreement, else on errors, since its labels may be the upstream's."""
+    """The deferral's bound on disagreement, else on errors: the artifact's labels may be the upstream's."""
     abstain = manifest.task.abstain
     bounds = dict(_BOUND.findall("" if abstain is None else abstain.aim))
     bound = bounds.get("disagreement", bounds.get("error"))
@@ -48,7 +48,7 @@ class Audit:
     model: str
     manifest: Manifest
     path: str
-    body: bytes  # with this question alone; b"": deferred
+    body: bytes  # with this question alone; b"" if deferred
     key: str | None  # the caller's `Authorization`
     differs: Callable[[Any], bool]  # of the decoded reply; may raise `UpstreamFailed`
 
@@ -57,8 +57,8 @@ class Auditor:
     """Create it in the event loop, and `start` it.
 
     Args:
-        share: of the known questions, that are drawn.
-        budget: share of the known questions that may be answered here and unlike upstream; None: as `budget_of`.
+        share: of the known questions, drawn for audits.
+        budget: largest share of the known questions answered here and unlike upstream; None: as `budget_of`.
         folder: of the records, shared by workers.
         read: decodes a reply, or raises `UpstreamFailed`.
     """
@@ -104,7 +104,7 @@ class Auditor:
         return self._draw.random() < self._share
 
     def submit(self, audit: Audit) -> None:
-        """Deferred questions may be dropped too, so the counts stay a fair sample."""
+        """Queue or drop an audit: dropping deferred ones too keeps the counts a fair sample."""
         if self._queue.full() or self._bytes + len(audit.body) > _MOST_BYTES:
             self._listener.audited(audit.model, "dropped")
             return
@@ -146,7 +146,7 @@ class Auditor:
         while True:
             await asyncio.sleep(_LOOK_S)
             for sha256, record in list(self._records.items()):
-                with contextlib.suppress(KdcError):  # `add` tells it
+                with contextlib.suppress(KdcError):  # `add` reports the error
                     self._note(self._names[sha256], sha256, await asyncio.to_thread(record.read))
 
     def _note(self, model: str, sha256: str, standing: Standing) -> None:

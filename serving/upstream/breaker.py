@@ -11,12 +11,12 @@ class Breaker:
     """Times are seconds of a monotonic clock."""
 
     failures: int = 0  # in a row
-    opened_s: float = 0.0  # seconds; 0: closed
+    opened_s: float = 0.0  # for how long; 0: closed
     until: float = 0.0
-    trying: bool = False  # with one request
+    trying: bool = False  # one request tries now
 
     def wait_s(self, now: float) -> float:
-        """Seconds until another request may try; 0: this one may go, and must call `ended`."""
+        """Seconds until another request may try; 0: the caller's may go, and must call `ended`."""
         if not self.opened_s:
             return 0.0
         if now < self.until or self.trying:
@@ -25,7 +25,7 @@ class Breaker:
         return 0.0
 
     def ended(self, *, failed: bool | None, now: float) -> None:
-        """`failed` None: it says nothing, as when the client left."""
+        """`failed` None: the end says nothing, as when the client left."""
         if failed is None:
             self.trying = False
         elif not failed:

@@ -22,10 +22,10 @@ from kdc.serving.upstream.breaker import Breaker
 from kdc.serving.upstream.reply import Reply, UpstreamFailed, unusable
 
 KEY = "KDC_UPSTREAM_KEY"
-CONNECT_S = 2.0  # seconds
+CONNECT_S = 2.0
 _LONGEST_RETRY_S = 3600  # of a `Retry-After`
 _ACCEPTED_S, _MOST_KEYS = 3600.0, 10_000
-# Reply headers for its client.
+# Reply headers that the client gets.
 _PASSED, _PASSED_BEGINNINGS = ("x-request-id", "request-id", "content-type"), ("x-ratelimit-", "openai-")
 Observe = Callable[[str, float], None]  # outcome, seconds
 T = TypeVar("T")
@@ -37,7 +37,7 @@ class Options:
     networks: str | None = None
     timeout_s: float = 5.0
     connections: int = 256
-    most_bytes: int = 2 << 20  # of a whole reply
+    most_bytes: int = 2 << 20  # of a reply read whole
     most_streamed_bytes: int = 16 << 20
     forwards_key: bool = False
 
@@ -159,7 +159,7 @@ class Upstream:
     async def _send(
         self, method: str, path: str, body: bytes, headers: Mapping[str, str], timeout: aiohttp.ClientTimeout | None
     ) -> aiohttp.ClientResponse:
-        """Send again if a kept connection was closed meanwhile."""
+        """Send, and again if a kept connection was closed meanwhile."""
         sent = {name: headers[name] for name in ("content-type", "accept") if name in headers}
         if (key := self._key(headers)) is not None:
             sent["authorization"] = key
@@ -213,7 +213,7 @@ async def _note_reuse(_: aiohttp.ClientSession, context: SimpleNamespace, __: ob
 
 
 def _retry_after(response: aiohttp.ClientResponse) -> int:
-    """Seconds; 1 if there are none, or a date."""
+    """Seconds to wait; 1 if the header is missing or a date."""
     given = response.headers.get("Retry-After", "")
     return min(max(1, int(given)), _LONGEST_RETRY_S) if given.isascii() and given.isdigit() and len(given) < 9 else 1
 

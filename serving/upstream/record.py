@@ -15,7 +15,7 @@ from kdc.common.files import write_whole
 from kdc.common.frozen import Frozen
 from kdc.serving.upstream.sequence import CONFIDENCE, EPOCH, interval, is_exceeded
 
-_EXPECTED = 0.02  # without a budget
+_EXPECTED = 0.02  # share without a budget
 _WAIT_S = 10.0  # other workers hold the lock for ms
 _SETTLED_S = 2.0  # a file system's time stamps are coarse
 _FORGET = "remove the file, or start with `kdc serve --resume`: both forget the audits"
@@ -27,9 +27,9 @@ class Standing(Frozen):
     audits: int = Field(le=2**53, strict=True)
     differing: int = Field(ge=0, strict=True)
     epoch: int = Field(1, ge=1, strict=True)  # number of the newest
-    newest: tuple[int, int] = (0, 0)  # of the newest epoch: differing, all
+    newest: tuple[int, int] = (0, 0)  # audits of the newest epoch: differing, all
     stopped: AwareDatetime | None  # when the artifact stopped answering
-    budget: float | None = Field(gt=0, lt=1)  # share of differing answers
+    budget: float | None = Field(gt=0, lt=1)  # largest share of differing answers
 
     @model_validator(mode="after")
     def _is_possible(self) -> Self:
@@ -78,10 +78,10 @@ def _sum(before: Standing, audits: int, differing: int) -> Standing:
 class AuditRecord:
     """One artifact's record. All methods but `read` sync the disk, which may take a tenth of a second.
 
-    Methods raise InputError if the file is damaged (but `resume`), or cannot be read, written or locked.
+    Methods raise InputError if the file is damaged (not `resume`), or cannot be read, written or locked.
 
     Args:
-        artifact_sha256: the manifest's; names the file.
+        artifact_sha256: the manifest's, which names the file.
         budget: largest share of differing answers; None: never stop.
     """
 
@@ -95,7 +95,7 @@ class AuditRecord:
         return self.add(0, 0)
 
     def add(self, audits: int, differing: int) -> Standing:
-        """Stops the artifact if its share of differing answers is shown to exceed the budget."""
+        """Add counts. They stop the artifact if its share of differing answers is shown to exceed the budget."""
         with self._locked():
             after = _sum(self._load(), audits, differing)
             write_whole(self._path, after.model_dump_json() + "\n")

@@ -14,7 +14,7 @@ class UpstreamFailed(Exception):
 
     @property
     def headers(self) -> dict[str, str]:
-        """Of the error's reply."""
+        """Headers of the error's reply."""
         return {} if self.retry_after is None else {"Retry-After": str(self.retry_after)}
 
 
@@ -25,10 +25,10 @@ def unusable(why: str) -> UpstreamFailed:
 
 @dataclass(frozen=True)
 class Reply:
-    """A reply below 500, whole or as its beginning."""
+    """A reply with a status below 500, whole or its beginning."""
 
     status: int
-    headers: dict[str, str]  # for its client
+    headers: dict[str, str]  # for the client
     body: bytes = b""
 
     @property

@@ -44,11 +44,11 @@ def interval(differing: int, audits: int, *, expected: float, confidence: float 
 def is_exceeded(budget: float, counts: tuple[int, int], newest: tuple[int, int], epoch: int) -> bool:
     """Whether all audits, or those of the newest epoch, show that the share exceeds the budget.
 
-    If it never does, the chance that this is ever true is at most 5 %.
+    If the share never does, the chance that the answer is ever true is at most 5 %.
 
     Args:
         counts: differing, and all audits.
-        newest: the same of the epoch.
+        newest: the same, of the newest epoch.
         epoch: its number, from 1. Shares of the chance, 1 / (n (n + 1)), add up to 1.
     """
     return any(

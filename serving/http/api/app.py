@@ -107,7 +107,7 @@ def _guarded(routes: list[Route], gate: Gate, lifespan: Lifespan[Starlette] | No
 
 @contextlib.asynccontextmanager
 async def _grpc(app: Starlette) -> AsyncIterator[None]:
-    from kdc.serving.http.api.v2_grpc import METHODS  # an extra
+    from kdc.serving.http.api.v2_grpc import METHODS  # from an extra
     from kdc.serving.http.grpc_port import grpc_port
 
     calls = _guarded([_route(method, handler, "POST") for method, handler in METHODS.items()], app.state.gate)

@@ -38,7 +38,7 @@ class Numbers:
 class Answered:
     numbers: list[Numbers]  # of each question
     models: str  # names
-    tokens: int  # that they read
+    tokens: int  # that the models read
 
 
 def find(request: Request, name: object, wire: WireQuestion, where: Steps) -> Asked | None:
@@ -115,8 +115,8 @@ def _numbers(asked: Asked, row: np.ndarray) -> Numbers:
 def confidence(kind: str, probabilities: np.ndarray) -> float:
     """TypeSafe's confidence, in [0, 1].
 
-    A choice has (max p - 1/n) / (1 - 1/n). A score has 1 - spread / spread of equal levels. The spread is the mean
-    distance from the most probable level.
+    For a choice it is (max p - 1/n) / (1 - 1/n), for a score 1 - spread / (spread of equally probable levels). The
+    spread is the mean distance from the most probable level.
     """
     count, best = len(probabilities), int(probabilities.argmax())
     if kind == "noul":  # it has none

@@ -16,7 +16,7 @@ from kdc.serving.http.api.inference import require_ready
 from kdc.serving.http.model import Model
 from kdc.serving.http.replies import ApiError, JsonResponse
 
-_CONTENTS = ("content", "output", "input", "arguments")  # of a message, a tool's output, and calls
+_CONTENTS = ("content", "output", "input", "arguments")  # keys of a message, a tool's output, and calls
 _OF_PARTS = ("text", "data", "refusal")
 
 

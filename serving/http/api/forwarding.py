@@ -117,7 +117,7 @@ class Forwarding:
             )
         else:
             response = await self._merged(request, decision)
-        # If the upstream failed, answers below their threshold are not deferred ones.
+        # If the upstream failed, answers below their threshold must not count as deferred.
         if response.status_code == 200 and not decision.upstream_failed:
             self._audit(request, decision)
         return response
@@ -163,7 +163,7 @@ class Forwarding:
             return self._without_upstream(decision, failure)
         if not reply.is_answer:
             return passed(reply)
-        request.scope.pop(ABSTAINED, None)  # the upstream answered those
+        request.scope.pop(ABSTAINED, None)  # the upstream answered the abstentions
         by_key = {key: answer | {"x_source": "upstream"} for key, answer in zip(rest, theirs, strict=True)}
         given = [by_key.get(key) or decision.own(key) for key in decision.asked]
         source = "upstream" if is_whole else "mixed"

@@ -160,7 +160,7 @@ class Gate:
 
 
 def _may_be_cross_site(scope: Scope) -> bool:
-    """Browsers add `Origin`."""
+    """Whether another site's page may have sent it. Browsers add `Origin`."""
     headers = dict(scope["headers"])
     kind = headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
     return kind in _NEVER_JSON or (kind in _PERHAPS_JSON and b"origin" in headers)

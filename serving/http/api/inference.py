@@ -18,7 +18,7 @@ from kdc.serving.http.model import Answer, Model
 from kdc.serving.http.replies import ABSTAINED, ARTIFACT, ApiError
 
 _OUTPUT_BYTES = 12  # an output's logit, twice, and its probability
-_WATCH_S = 0.05  # then a task watches the client; most answers are faster
+_WATCH_S = 0.05  # after it a task watches the client; most answers are faster
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,7 @@ class Wanted:
     truncate: bool | None = None  # None: the setting
     side: str | None = None  # "left" or "right"; None: the artifact's
     top_k: int | None = None  # of each row in the reply; None: all
-    score_bytes: int | None = None  # in the reply; None: JSON with labels
+    score_bytes: int | None = None  # of a score in the reply; None: JSON with labels
 
 
 class Question(Body):
@@ -53,7 +53,7 @@ async def respond(request: Request, *kinds: type[Question]) -> Response:
     question.rows = question.rows[:0]  # only `rows` keeps the texts
     # A reload may have replaced the model.
     model = model_named(request, question.model if name is None else name)
-    question.model = None  # it may be any JSON
+    question.model = None  # freed: it may be any JSON
     answer = await ask(request, model, rows, question.wanted(model))
     return await question.reply(model, answer)
 

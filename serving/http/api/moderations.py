@@ -1,4 +1,4 @@
-"""`POST /v1/moderations` of OpenAI's clients. A label is on from its operating point."""
+"""`POST /v1/moderations` of OpenAI's clients. A label is on if its score reaches its operating point."""
 
 import uuid
 from typing import Annotated, Any

@@ -32,7 +32,7 @@ class Operation:
     method: str = "GET"
     tag: str = "operations"
     media: str = JSON  # of the reply; "" for no content
-    reply: tuple[str, ...] = ()  # schemas; none: any object
+    reply: tuple[str, ...] = ()  # names of schemas; empty: any object
     bodies: tuple[type[BaseModel], ...] = ()
     is_binary: bool = False
     headers: Json = field(default_factory=dict)  # of the reply

@@ -1,4 +1,4 @@
-"""The pages `/playground` and `/docs` (Swagger UI, from BentoML). They ask no other host."""
+"""The pages `/playground` and `/docs` (Swagger UI, from BentoML). They send no request to other hosts."""
 
 from importlib.util import find_spec
 from pathlib import Path

@@ -35,7 +35,7 @@ class Relayed(Response):
         try:
             async with self._upstream.open(request.method, target(request), self._body, request.headers) as opened:
                 reply, parts = opened
-                scope["kdc_deadline"].reschedule(None)  # a chat may last
+                scope["kdc_deadline"].reschedule(None)  # a chat may last longer
                 await StreamingResponse(parts, reply.status, reply.headers | UPSTREAM)(scope, receive, send)
         except UpstreamFailed as failure:
             raise error_of(failure) from None

@@ -26,8 +26,8 @@ from kdc.serving.http.settings import ServeSettings
 
 # Most `Marks` of each row, and of all else.
 _MARKS_A_ROW, _OTHER_MARKS = 8, 512
-SMALL_BYTES = 32 * 1024  # smaller bodies take no turns
-MOST_OF_A_KEY = 100  # characters in a message
+SMALL_BYTES = 32 * 1024  # smaller bodies need no turn
+MOST_OF_A_KEY = 100  # characters in an error message
 _CLOSE = {"Connection": "close"}  # the body's rest stays unread
 
 

@@ -119,7 +119,7 @@ async def infer(request: Request) -> Response:
     body, rows = await _read(request)
     model = _model(request)  # again: a reload may have replaced it
     outputs, request_id = requested_outputs(body, has_labels=bool(model.engine.labels)), id_of(body.id)
-    del body  # frees it while waiting
+    del body  # frees it while the request waits
     is_binary = outputs.get("probabilities")
     wanted = Wanted(top_k=1)
     if is_binary is not None:
@@ -133,7 +133,7 @@ def _model(request: Request) -> Model:
 
 
 def model_of(request: Request, name: str, version: str) -> Model:
-    """Versions "" and "1" are any version."""
+    """The model, if it has this version. "" and "1" match any."""
     model = model_named(request, name)
     if version not in ("", _ANY_VERSION, model.artifact):
         raise ApiError(404, f"there is no such version; it serves {model.artifact}, which also answers to 1")

@@ -22,9 +22,9 @@ SERVICE = "inference.GRPCInferenceService"
 HEALTH = "grpc.health.v1.Health"
 _SERVING, _NOT_SERVING = b"\x08\x01", b"\x08\x02"  # `HealthCheckResponse.status`
 
-_SCORE_BYTES = 16  # four copies of four bytes
-_MOST_TENSORS = 2  # inputs, and outputs
-_OTHER_FIELDS = 512  # besides the texts
+_SCORE_BYTES = 16  # four copies of a score's four bytes
+_MOST_TENSORS = 2  # as inputs, and as outputs
+_OTHER_FIELDS = 512  # besides those of the texts
 # Nested messages, by field.
 _PARTS = {("request", 5): "tensor", ("request", 6): "output", ("tensor", 5): "contents"}
 _SHAPE, _TEXTS = ("tensor", 3), ("contents", 8)
@@ -34,7 +34,7 @@ M = TypeVar("M", bound=Message)
 
 
 async def health(request: Request) -> Response:
-    """It needs no token, so its message stays unread."""
+    """Clients need no token for it, so the message stays unread."""
     return Response(_SERVING if request.app.state.gate.is_ready() else _NOT_SERVING)
 
 
@@ -143,7 +143,7 @@ def _require_few_fields(message: bytes, max_texts: int) -> None:
 
 
 def _inputs(message: Any, most: int) -> list[dict[str, Any]]:
-    """Tensors as in JSON, with at most `most` + 1 texts each."""
+    """The tensors in JSON's form, with at most `most` + 1 texts each."""
     raw, inputs = message.raw_input_contents, []
     if len(message.inputs) > _MOST_TENSORS or len(message.outputs) > _MOST_TENSORS:
         raise ApiError(422, f"a request has at most {_MOST_TENSORS} inputs and {_MOST_TENSORS} outputs")
