@@ -64,6 +64,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "teacher-fp32": {"run.precision": "fp32"},
     "teacher-balanced": {"teacher.class_weights": "balanced"},
     "best": {},
+    "first-token": {"student.pooling": "first"},
     "layers-first": {"student.model": "layers:first-half"},
     "layers-spread": {"student.model": "layers:every-second"},
     "layers-0-3-5": {"student.model": "layers:0,3,5"},

@@ -183,6 +183,11 @@ class StudentSettings(TrainSettings):
     temperature: float = Field(
         2.0, gt=0, description="temperature that softens the distributions of teacher and student"
     )
+    pooling: Literal["same", "first"] = Field(
+        "same",
+        description="what the student's head reads if the teacher's reads the mean of the token vectors: same, or "
+        "first (the first token, by the architecture's own head, which transformers opens)",
+    )
     allow_majority: bool = Field(
         False, description="warn instead of failing if the student is no better than the majority class"
     )

@@ -1,5 +1,6 @@
 """Load teachers and students of any architecture."""
 
+import copy
 import hashlib
 import inspect
 import json
@@ -15,6 +16,7 @@ from huggingface_hub import snapshot_download
 from tokenizers import Tokenizer
 from transformers import (
     MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
+    AutoModelForSequenceClassification,
     AutoTokenizer,
     PretrainedConfig,
     PreTrainedModel,
@@ -29,6 +31,7 @@ from kdc.pipeline.models.configs import check_tokenizer, open_config
 from kdc.pipeline.models.minilm import find_minilm
 from kdc.pipeline.models.opening import class_of, open_classifier
 from kdc.pipeline.models.pooling import SENTENCE_POOLING, Pooling, file_of, mean_pooled_over, reads_the_mean, unread
+from kdc.pipeline.models.units import with_its_heads
 
 # Positions of these architectures start after the padding id.
 COUNTS_FROM_PADDING = ("roberta", "xlm-roberta", "xlm-roberta-xl", "roberta-prelayernorm", "camembert", "mpnet", "xmod")
@@ -172,6 +175,16 @@ def load_model(model: str, task: Task, *, pooling: Pooling = "auto", dropout: fl
             )
             missing = unread(info)
     return Loaded(loaded, _new_modules(loaded, missing, model))
+
+
+def reading_the_first_token(model: Any) -> Loaded:
+    """The encoder of a `MeanPooledClassifier` under the architecture's own head, which is new."""
+    config = copy.deepcopy(model.config)
+    config.kdc_pooling = None
+    classifier = with_its_heads(AutoModelForSequenceClassification.from_config(config))
+    encoder = {f"{classifier.base_model_prefix}.{name}": value for name, value in model.encoder.state_dict().items()}
+    missing = set(classifier.load_state_dict(encoder, strict=False).missing_keys)
+    return Loaded(classifier, _new_modules(classifier, missing, type(model).__name__))
 
 
 def outputs_of(task: Task) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from kdc.pipeline.config.training_settings import StudentSettings
 from kdc.pipeline.data.prepared import PreparedData
 from kdc.pipeline.models import loading
 from kdc.pipeline.models.opening import as_served
+from kdc.pipeline.models.pooling import is_mean_pooled
 from kdc.pipeline.models.units import Importance, Part, first_units
 from kdc.pipeline.models.vocabulary import cut_vectors
 from kdc.pipeline.results.training import ModelResult, TrainingSummary
@@ -150,6 +151,8 @@ def _make_base(
         vocabulary=origin.vocabulary,
         importance=first_units if begun else importance,
     )
+    if settings.pooling == "first" and is_mean_pooled(loaded.model.config):
+        loaded = loading.reading_the_first_token(loaded.model)
     tokenizer = loading.load_tokenizer(source, origin.prefix)
     set_join(loaded.model, origin.join)
     if not begun:

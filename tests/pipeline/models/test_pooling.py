@@ -11,7 +11,7 @@ import pytest
 import tiny_runs
 import torch
 from tiny_models import ARCHITECTURES, build
-from transformers import AutoModel
+from transformers import AutoModel, AutoModelForSequenceClassification
 
 from kdc.common.errors import KdcError
 from kdc.pipeline.config.tasks import custom_task
@@ -125,6 +125,22 @@ def test_an_encoder_whose_weights_have_another_shape_is_refused(tmp_path: Path) 
     file.write_text(json.dumps(json.loads(file.read_text()) | {"intermediate_size": 24}))
     with pytest.raises(KdcError, match="lacks weights of the encoder"):
         loading.load_model(str(tmp_path), TASK, pooling="mean")
+
+
+@pytest.mark.parametrize("architecture", list(ARCHITECTURES))
+def test_a_head_on_the_first_token_keeps_the_encoder_and_opens_by_transformers(
+    architecture: str, tmp_path: Path
+) -> None:
+    mean = mean_pooled(architecture, tmp_path / "encoder")
+    loaded = loading.reading_the_first_token(mean)
+    loaded.model.eval().save_pretrained(tmp_path / "first")
+    opened = AutoModelForSequenceClassification.from_pretrained(tmp_path / "first")
+    assert torch.equal(logits_of(opened), logits_of(loaded.model))
+    kept = {name: value for name, value in opened.base_model.state_dict().items() if not name.startswith("pooler.")}
+    assert kept.keys() == mean.encoder.state_dict().keys()
+    assert all(torch.equal(value, kept[name]) for name, value in mean.encoder.state_dict().items())
+    new = {name.split(".")[0] for name, _ in opened.named_parameters()} - {opened.base_model_prefix}
+    assert new <= set(loaded.new_modules) <= new | {"pooler"}
 
 
 @pytest.mark.parametrize("exporter", ["optimum", "torch"])
