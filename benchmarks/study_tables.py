@@ -56,7 +56,7 @@ class Figures:
     seconds: float | None = None  # of training
     parameters: int | None = None  # with adapters merged
     trainable_parameters: int | None = None
-    peak_memory_bytes: int | None = None  # GPU's, else process's
+    peak_memory_bytes: int | None = None  # of the GPU, else of the process
 
 
 @dataclass(frozen=True)
