@@ -1,9 +1,9 @@
 """How often the audit of `kdc serve --upstream` stops a service wrongly, and how soon rightly.
 
 Command: `python benchmarks/audit.py [--runs 2000] [--requests 10000000] [--audited 0.02] [--budgets 0.01,0.02,0.05]`.
-Services differ from their upstream in a fixed share of questions, or in half of the budget for `--before` audits and
-then in twice the budget. Ends with 1 if more than 5 % of those that use their whole budget are shown to stop.
-`--priors` compares priors of the interval. Columns: docs/benchmarks/audit.md.
+Simulated services differ from their upstream in a fixed share of questions, or in half of the budget for `--before`
+audits and then in twice the budget. Ends with 1 if wrong stops, of services exactly at their budget, are shown to
+exceed 5 %. `--priors` compares priors of the interval. Columns: docs/benchmarks/audit.md.
 """
 
 import argparse
@@ -26,13 +26,13 @@ from kdc.serving.upstream import sequence
 _ALLOWED = 0.05
 _EXCESSES = (1.5, 2.0, 3.0)  # times the budget
 _PRIORS = [(strength, mean) for mean in (1.0, 2.0, 3.0) for strength in (1.0, 4.0, 8.0, 30.0)]
-_AT_ONCE = 100
+_AT_ONCE = 100  # bounds memory
 
 Integers = NDArray[np.int64]
 
 
 def stopping(budget: float, most: int, confidence: float = sequence.CONFIDENCE) -> Integers:
-    """For 0, 1, ... differing audits, the most audits at which a service stops, until `most` stops."""
+    """The most audits at which n differing ones stop a service, for n = 0, 1, ... until `most` audits would."""
 
     def stops(differing: int, audits: int) -> bool:
         return sequence.interval(differing, audits, expected=budget, confidence=confidence)[0] > budget
@@ -48,8 +48,8 @@ def stopping(budget: float, most: int, confidence: float = sequence.CONFIDENCE) 
 
 @dataclass(frozen=True)
 class Rule:
-    whole: Integers
-    epochs: Integers  # (epochs, differing audits)
+    whole: Integers  # `stopping` over all audits
+    epochs: Integers  # `stopping` within each epoch: (epochs, differing audits)
 
     @classmethod
     def of(cls, budget: float, most: int) -> "Rule":
@@ -67,7 +67,8 @@ def audits_until_stop(rule: Rule, share: float, *, earlier: Integers, before: in
     """Audits until each run stops, infinite if it does not. A service can stop only when an audit differs.
 
     Args:
-        earlier: (runs,) differing audits among the first `before`, which fill whole epochs and are not counted.
+        earlier: (runs,) differing audits among the first `before`, which fill whole epochs and which the result leaves
+            out.
     """
     generator, found = np.random.default_rng(seed), []
     for some in np.split(earlier, range(_AT_ONCE, len(earlier), _AT_ONCE)):
@@ -105,7 +106,7 @@ def times(audits: NDArray[np.float64]) -> tuple[float, float]:
 
 
 def rows(options: argparse.Namespace) -> Iterator[tuple[tuple[str, ...], bool]]:
-    """Rows of the table, and whether each breaks the promise."""
+    """Rows of the table, and whether each has too many wrong stops."""
     most = round(options.requests * options.audited)
     for budget in map(float, options.budgets.split(",")):
         rule = Rule.of(budget, most)

@@ -1,5 +1,6 @@
-"""Checks lines of each room, functions that take the whole run or all settings, and files over 300 lines against
-`[tool.kdc.budgets]` in pyproject.toml.
+"""Checks the code's size against `[tool.kdc.budgets]` in pyproject.toml.
+
+Counts lines of each room, functions that take the whole run or all settings, and files over 300 lines.
 """
 
 import ast

@@ -2,8 +2,9 @@
 
     python benchmarks/cascade.py --data GLUE runs/cascade/artifact runs/teacher/artifact runs/student/artifact
 
-The first artifact is the cascade; a subject may be PATH@VARIANT. Factors are medians of the cascade's rows/s divided by
-another's. Latencies, at 16 connections, are of requests that end at the first and at the second model.
+The first artifact is the cascade; each may be PATH@VARIANT. Factors are the cascade's speed divided by another
+artifact's, medians over rounds. The last table compares the cascade with its first model alone: "stay" are rows that
+the first model answers, "go on" the others.
 """
 
 import argparse

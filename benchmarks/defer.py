@@ -1,12 +1,12 @@
-"""How many rows a deferral answers locally, by the recorded logits of finished runs.
+"""How many rows a deferral answers locally, computed from the recorded logits of finished runs.
 
 Command: `python benchmarks/defer.py RUN... [--cascade FIRST,SECOND:SHARE] [--budgets 0.01,0.02,0.05] [--rivals]`.
 
 The teacher's recorded answers stand for the hosted model. The rule of `--defer` chooses the threshold on half of the
 evaluation rows, and the other half measures. With `--tuning` the tuning set chooses, and all evaluation rows measure.
-Means are over 20 splits and over runs whose folders differ by a last number. A cascade's first model sends its least
-sure SHARE of rows to the second. `--rivals` also fits logistic regressions to the teacher's answers on the training
-rows: by TF-IDF, and by the frozen MiniLM if its package is installed. Time is p50 of one row, by the run.
+Means are over 20 splits and over runs whose folders differ only in a last number. A cascade's first model sends its
+least sure SHARE of rows to the second. `--rivals` adds logistic regressions by TF-IDF, and by the frozen MiniLM if its
+package is installed. "ms" is the run's p50 of one row.
 """
 
 import argparse
@@ -84,7 +84,7 @@ def _line(root: Path) -> str:
 
 
 def joined(first: Local, second: Local, share: float) -> Local:
-    """The choice of the other threshold stays valid: the one between the models looks at no answer."""
+    """A cascade. The share is set without looking at answers, so the deferral's threshold stays valid."""
     if not np.array_equal(first.teacher, second.teacher):
         raise SystemExit(f"{first.name} and {second.name} have different teachers")
     goes_on = first.confidence < np.quantile(first.confidence, share)
@@ -133,7 +133,7 @@ def _as_answered(data: PreparedData, split: str, targets: NDArray[np.float32]) -
 
 
 def measure(local: Local, budget: float, seed: int) -> list[float]:
-    """Percent of rows answered locally, of these like the teacher and right, and of all right."""
+    """Percentages: local rows; their agreement and accuracy; accuracy of all rows, and of the teacher."""
     choose, rest = local.halves(seed)
     agrees, aim = np.asarray(local.answers == local.teacher), parse_defer(f"disagreement<={budget}")
     chosen = choose_answered(local.confidence[choose], agrees[choose], aim, groups=local.groups[choose])

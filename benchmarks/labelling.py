@@ -3,15 +3,16 @@
 Command: `python benchmarks/labelling.py [--kinds chat systemone decisions] [--rows 2000] [--kills 10] [--seed 1]
 [--memory-rows 5000 50000]`; 0 rows leave a part out. Linux only. Ends with 1 if a property is broken.
 
-A fifth of the stub's replies are faults (`FAULTS`). Each run has a limit of requests and one of money, doubled if it
-ends the run, and gets `kill -9` at a random moment. The last run is the first that nothing ends. Broken is:
+A fifth of the stub's replies are faults (`FAULTS`). Each run has a limit of requests and one of money, and gets `kill
+-9` at a random moment. A limit that ends a run is doubled. After a kill the command tells how many calls were under
+way: "told" is their sum. A property is broken if:
 
 - lost: a row is neither in OUT nor among the texts without an answer.
 - wrong: a label in OUT is not the stub's.
-- again: more whole answers came twice than the command told calls under way.
-- unseen: the ledger has fewer requests than the stub, or more by more than the command told calls under way.
+- again: more than "told" whole answers came twice.
+- unseen: the ledger has fewer requests than the stub, or over "told" more.
 - over: the stub had more requests, or charged more, than a limit allowed.
-- memory, without faults: the peak grows by more than `--most-bytes` for a distinct text.
+- memory, without faults: the peak grows by more than `--most-bytes` for each distinct text.
 """
 
 import argparse
@@ -42,7 +43,7 @@ FAULTS = ("429", "500", "missing", "cut", "json", "outside", "absurd")
 LABELS = ("refund", "delivery", "other")
 _SHARE = 0.2  # of the replies
 _CONCURRENCY = 16
-_DELAY_S, _RETRY_AFTER_S = 0.05, 1  # beside kills
+_DELAY_S, _RETRY_AFTER_S = 0.05, 1  # in `soak`
 _LATEST_KILL_S = 3.0  # after the start, or the first call
 _USD_FOR_TOKEN = {"input": 1e-6, "output": 2e-6}
 _UNDER_WAY = re.compile(r"(\d+) calls were under way")
@@ -53,11 +54,11 @@ class Soaked(NamedTuple):
     kind: str
     runs: int
     kills: int
-    raised: int  # raised limits
+    raised: int  # times of doubling
     rows: int  # in OUT
     unanswered: int
-    requests: int  # by the stub
-    told: int  # under way at the kills
+    requests: int  # at the stub
+    told: int  # see above
     lost: int
     wrong: int
     again: int
@@ -99,7 +100,7 @@ class Job:
             csv.writer(stream).writerows([["text"], *([text] for text in texts)])
 
     def run(self, *options: str, kill: Callable[[int], None] | None = None) -> "Ended":
-        """`kill` ends the process with this id at its moment, unless it has ended."""
+        """`kill` waits for its moment, then kills the process with this id."""
         command = [sys.executable, "-P", "-m", "kdc", "label", "spec.toml", "in.csv", "out.csv", "--json", *options]
         said, told = self.folder / "stdout", self.folder / "stderr"
         with said.open("w") as out, told.open("w") as err:
@@ -190,7 +191,7 @@ def soak(folder: Path, kind: str, options: argparse.Namespace) -> Soaked:
 
 
 def _killer(port: int, dice: random.Random) -> Callable[[int], None]:
-    """One kill in four counts from the command's start, the others from its first call."""
+    """One kill in four is timed from the command's start, the others from its first call."""
     is_from_start, after_s = dice.random() < 0.25, dice.uniform(0, _LATEST_KILL_S)
     before = sum(counted(port)["targets"].values())
 
@@ -206,7 +207,7 @@ def _killer(port: int, dice: random.Random) -> Callable[[int], None]:
 
 
 def _has_ended(pid: int) -> bool:
-    """The ended child stays to be waited for."""
+    """An ended child stays for `wait4`."""
     return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
 

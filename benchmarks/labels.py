@@ -1,8 +1,8 @@
-"""Error rates of verdicts with labels of differing rows only, and how many labels they need.
+"""Error rates of verdicts with labels of differing rows only, and how many labels verdicts need.
 
-Command: `python benchmarks/labels.py [--simulations 2000]`. `kdc verify` judges simulated sets with the true drop at
-the limit and with none. A second table checks the power of what `kdc verify --to-label` asks for. Ends with 1 if an
-error rate (at most 2.5 %) exceeds 3 % beyond noise.
+Command: `python benchmarks/labels.py [--simulations 2000]`. `kdc verify` judges simulated sets, with the true drop at
+the limit and without a drop. A second table checks the power of what `kdc verify --to-label` asks for. An error rate
+should be at most 2.5 %; the script ends with 1 if one exceeds 3 % beyond noise.
 """
 
 import argparse
@@ -34,7 +34,7 @@ class World:
     rows: int
     differing: float  # answered differently
     limit: float  # points
-    neither: float = 0.0  # both wrong
+    neither: float = 0.0  # and both wrong
     losses_only: bool = False
     group: int = 1  # most rows with one fate
     most: int | None = None  # texts to label

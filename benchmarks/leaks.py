@@ -1,7 +1,7 @@
-"""How much a held-out slice of SST-2's training file shares with the remaining rows, if equal texts stay together, and
-if rows that contain one another do as well (as in `kdc`).
+"""How much a held-out slice of SST-2's training file shares with the remaining rows.
 
-Command: `python benchmarks/leaks.py --data GLUE_FOLDER`.
+Command: `python benchmarks/leaks.py --data GLUE_FOLDER`. Keeps equal texts together; then also rows that contain one
+another, as `kdc` does.
 """
 
 import argparse

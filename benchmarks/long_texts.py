@@ -1,8 +1,8 @@
 """What windows gain on long texts: one sentence with an opinion among neutral ones.
 
 Command: `python benchmarks/long_texts.py [--data GLUE_FOLDER] [--seeds 0 1 2] [--lines cut] [--runs FOLDER]`. Hides a
-labelled SST-2 sentence among seven from QNLI, or without `--data` makes texts up (minutes). Differences to `windows`
-are paired, with 95 % intervals. Runs resume.
+labelled SST-2 sentence among seven from QNLI. Without `--data` it makes texts up, which takes minutes. Differences to
+`windows` are paired, with 95 % intervals. Runs resume.
 """
 
 import argparse

@@ -139,9 +139,9 @@ MODULES = {
     "queue": ("serving/http/queue.py", ["tests/serving/http/test_queue.py"]),
 }
 _KILLED, _LIVES, _LEAST = 1, 0, 0.95
-# Equivalent here (`is` for `==`), or need arguments.
+# Changes that are equivalent here (`is` for `==`), or need arguments.
 _SAME = re.compile(r"Operator_(?!Is)\w+_Is(Not)?$|variable-|VariableReplacer|VariableInserter")
-# A slower mutant counts as endless.
+# A mutant slower than this counts as endless.
 _TIMES, _SECONDS = 3, 20
 _TIMES_WAITING, _SECONDS_WAITING = 6, 60  # waiting for other processes
 _COLLECT = """
@@ -211,7 +211,7 @@ def _inert_lines(code: str) -> set[int]:
 
 
 def outcome(mutant: Mutant, tests: list[str], seconds: Path) -> int:
-    """`_LIVES` if the tests pass. The first run writes times to `seconds`."""
+    """`_LIVES` if the tests pass. The first run writes the tests' times to `seconds`."""
     child = os.fork()
     if child == 0:
         code = _KILLED
@@ -272,7 +272,7 @@ def _load_libraries(tests: list[str]) -> None:
     for name, file in json.loads(done.stdout).items():
         is_library = file and ("site-packages" in file or not Path(file).resolve().is_relative_to(ROOT))
         if is_library:
-            with suppress(Exception):
+            with suppress(Exception):  # some refuse this
                 importlib.import_module(name)
     gc.freeze()  # or pytest's garbage collections take half the time
 

@@ -5,9 +5,9 @@ with `--until teacher`. Its teacher, with normal noise on its logits (one draw a
 RUN's evaluation rows. Files have columns `text` and `label`, and `scores.csv` a probability for each label:
 
 - `OUT/noisy`: the stub's answers are the training labels and the teacher's scores.
-- `OUT/people`: the control, with people's labels as both; on the evaluation rows the stub stays the teacher.
+- `OUT/people`: the control. People's labels are both, but the stub stays the teacher of the evaluation rows.
 
-Next: docs/benchmarks/noisy-upstream.md.
+Continue with docs/benchmarks/noisy-upstream.md.
 """
 
 import argparse
@@ -65,7 +65,7 @@ def logits_of(run: Path, texts: Sequence[str]) -> Floats:
 
 
 def scale_for(accuracy: float, logits: Floats, noise: Floats, labels: Labels) -> float:
-    """The noise's standard deviation; accuracy from 0 to 1."""
+    """The noise's standard deviation that leaves this `accuracy`, 0 to 1."""
     low, high = 0.0, 100.0
     if (logits.argmax(axis=1) == labels).mean() < accuracy:
         raise SystemExit("the teacher is less accurate than the stub should be")

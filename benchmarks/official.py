@@ -7,8 +7,8 @@ fine-tuned once into `--runs`.
 - kdc-paper: recipe `paper-as-described`: rows of similar length, padded to a batch's longest.
 - kdc-best: the default recipe.
 
-The procedure's faults are fixed: rows get their own teacher logits, the head is trained, and the schedule ends with the
-time.
+The procedure's faults are fixed: rows get their own teacher logits, the head is trained, and the schedule ends when the
+time is up.
 """
 
 import argparse

@@ -1,8 +1,8 @@
 """`kdc serve` under several times its capacity: do excess requests end quickly, and the others correctly?
 
 Command: `python benchmarks/overload.py --run RUN [--data GLUE_FOLDER] [--seconds 60] [--times 4]`. 16 connections
-measure the capacity; then requests arrive at `--times` that rate; then as at first. Ends with 1 if a mark fails.
-"waits" is the longest wait in a full queue at capacity.
+measure the capacity; then requests arrive at `--times` that rate; then 16 connections again. Ends with 1 if a mark
+fails. "The longest that the queue waits" is computed from its limits and the capacity.
 """
 
 import argparse
@@ -29,7 +29,7 @@ from kdc.serving.engine.engine import Engine
 from kdc.serving.http.settings import resolve
 
 _QUESTIONS = 300
-_HOLD_S = 10.0  # before and after
+_HOLD_S = 10.0  # each steady phase
 
 
 def main() -> None:
@@ -57,7 +57,7 @@ def main() -> None:
 
 
 async def _phases(options: argparse.Namespace, scratch: Path) -> tuple[dict[str, Phase], float]:
-    """With the longest wait in a full queue, in seconds."""
+    """The phases, and the longest wait in a full queue in seconds."""
     artifact = options.run / "artifact"
     manifest = load_manifest(artifact)
     servers, _ = all_servers(Subject(artifact.resolve(), manifest, None, None, scratch))

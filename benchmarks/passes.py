@@ -1,7 +1,7 @@
 """Forward passes of ONNX files, in turns, one thread: time relative to the first file.
 
-Command: `python benchmarks/passes.py FILE[+fused] [FILE[+fused] ...]`. `+fused`: ONNX Runtime may fuse residual
-connections and LayerNorm. Prints the median of each round's fastest call.
+Command: `python benchmarks/passes.py FILE[+fused] [FILE[+fused] ...]`. With `+fused`, ONNX Runtime may fuse residual
+connections and LayerNorm. Figures are medians over the fastest call of each round.
 """
 
 import argparse

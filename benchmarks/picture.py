@@ -24,10 +24,10 @@ from kdc.pipeline.report.drawing import FIRST, INK, SOFT, styled, svg
 from kdc.pipeline.report.plots import short_name
 
 ROOT = Path(__file__).resolve().parent.parent
-_SAME = "teacher in fp32 by Optimum"
-_STEPS = 60  # points of a line segment
+_SAME = "teacher in fp32 by Optimum"  # the teacher again
+_STEPS = 60  # points of a segment; names avoid them
 _COLUMNS = ("student", "accuracy", "p50 ms")
-# Offsets of names in typographic points. Packages try the right side first.
+# Offsets of names in typographic points, in order. Packages try the right side first.
 _PLACES = (
     (-7, 4, "right", "center"),
     (7, 0, "left", "center"),
@@ -56,7 +56,7 @@ class Point:
 
 
 def points_of(markdown: str) -> list[Point]:
-    """The table without fp32 forms of int8 students."""
+    """The table without students in fp32."""
     lines = iter(markdown.splitlines())
     columns = next(cells for line in lines if set(_COLUMNS) <= set(cells := _cells(line)))
     next(lines)
@@ -137,14 +137,14 @@ def _write_names(figure: Figure, axes: Axes, points: list[Point]) -> None:
 
 
 def _along(axes: Axes, line: Line2D) -> NDArray[np.float64]:
-    """(points, 2) in pixels."""
+    """Points of the line, (points, 2) in pixels."""
     corners = axes.transData.transform(line.get_xydata())
     steps = np.linspace(0, 1, _STEPS)[:, None]
     return np.concatenate([start + (end - start) * steps for start, end in pairwise(corners)])
 
 
 def with_colours(figure: str) -> str:
-    """The figure stands alone, with the page's colours, light and dark."""
+    """Makes the figure stand alone, with the report's light and dark colours."""
     page = (ROOT / "pipeline" / "report" / "page.css").read_text(encoding="utf-8")
     light, dark = re.findall(r"(--ink:.*?)\}", page, flags=re.DOTALL)[:2]
     style = f"svg {{ background: var(--paper); {light} }} @media (prefers-color-scheme: dark) {{ svg {{ {dark} }} }}"

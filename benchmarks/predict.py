@@ -4,12 +4,12 @@ Command: `python benchmarks/predict.py --run RUN [--data GLUE_FOLDER] [--rows 10
 SST-2's (pairs: QNLI's), or are made up with the same lengths. On the first of `--rows`, in turns:
 
 - predict: `kdc predict`, CSV to Parquet, the whole command.
-- raw: tokenised rows of one length in batches of 32, the limit.
+- raw: tokenised rows of similar length in batches of 32, the limit.
 - pipeline: a transformers pipeline over the student in torch, batches of 32.
 - map: `datasets.map` with the student in torch, batches of 32.
 
-Then `kdc predict` for each of `--rows`. With Ray, also 1 and 2 actors of one thread on `--ray-rows`; rows/s count from
-the first actor's start.
+Then `kdc predict` for each of `--rows`. If Ray is installed, also 1 and 2 actors of one thread on `--ray-rows` rows;
+rows/s count from the first actor's start.
 """
 
 import argparse

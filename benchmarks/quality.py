@@ -2,9 +2,11 @@
 
 Command: `python benchmarks/quality.py --data FOLDER [--lines sst2 ...]`. FOLDER has GLUE's TSV layout and
 `QNLI/unlabelled.tsv`. `bank` and `cola` need `--more` with `banking77-train.csv` and `cola-train.tsv`. `sst2-held`
-judges by 3,000 training sentences. `-steps` lines have the steps of `-ul` without its texts; `-long` lines more.
+evaluates on 3,000 sentences of the training file. `-steps` lines train for as many steps as `-ul` without unlabelled
+texts, `-long` lines for more.
 
-Needs the MiniLM weights (requirements-minilm.txt). Runs in `--runs` resume. `--controls` trains `run.controls`.
+Needs the MiniLM weights (requirements-minilm.txt). Runs in `--runs` resume. `--controls` also trains those of
+`run.controls`.
 """
 
 import argparse
@@ -53,7 +55,7 @@ LINES: dict[str, tuple[list[str], str]] = {
     "sst2-ul-conv": ([*SST2, "--student", "conv", "--unlabeled", "{data}/SST-2/train.tsv"], "sst2-ul"),
     "sst2-ul-static": ([*SST2, "--student", "static", "--unlabeled", "{data}/SST-2/train.tsv"], "sst2-ul"),
     "sst2-ul-linear": ([*SST2, "--student", "linear", "--unlabeled", "{data}/SST-2/train.tsv"], "sst2-ul"),
-    # As many steps without these texts; `conv` and `static` always have 3,000.
+    # As many steps as `sst2-ul`, without its texts; `conv` and `static` always have 3,000.
     "sst2-steps": ([*SST2, "--set", "student.min_steps=4888"], "sst2"),
     "sst2-linear-steps": ([*SST2, "--student", "linear", "--set", "student.min_steps=2448"], "sst2"),
     "sst2-conv-long": ([*SST2, "--student", "conv", *LONG], "sst2"),
@@ -138,7 +140,7 @@ def main() -> None:
 
 
 def cut_splits(source: Path, target: Path, *, screen: bool = False) -> None:
-    """With `screen`, cuts other evaluation rows, to choose settings by."""
+    """Cuts fixed evaluation rows; with `screen` other ones, to choose settings by."""
     from sklearn.model_selection import train_test_split
 
     with (source / "banking77-train.csv").open(encoding="utf-8", newline="") as stream:
@@ -190,8 +192,8 @@ def _derive(folder: Path) -> None:
 
 
 def hold_sentences(source: Path, target: Path) -> None:
-    """Write `eval.csv`, sentences of SST-2's training file, and `train.csv`, rows outside them. A sentence has three
-    words or more and is a phrase of no other.
+    """Write `eval.csv`, sentences of SST-2's training file, and `train.csv`, rows that are no part of them. A sentence
+    has three words or more and is part of no other sentence.
     """
     lines = source.read_text(encoding="utf-8").splitlines()[1:]
     labels = {" ".join(text.split()): label for text, label in (line.rsplit("\t", 1) for line in lines)}

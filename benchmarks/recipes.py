@@ -2,12 +2,12 @@
 
 Command: `python benchmarks/recipes.py --data GLUE_FOLDER [--seeds 0] [--only layers-last,rank-64]`; `bank`, `rare` and
 `cola` need `--more FOLDER` (see `quality.py`). Takes hours; runs resume. Each variant changes one thing of `teacher` or
-of its student `best`. Gains have 95 % intervals (by groups of rows, seeds as given). Seconds exclude the search of
+of its student `best`. Gains have 95 % intervals over groups of rows, not over seeds. Seconds exclude the search of
 learning rates.
 
 SST-2 is judged on 3,000 sentences of its training file (at least ten words, like 90 % of dev), without their phrases in
-training. `bank` and `cola` have rows that `quality.py` does not report; `rare` has six training rows of every second
-class. QNLI has none: choose by the tuning set.
+training. `bank` and `cola` have other evaluation rows than `quality.py` reports; `rare` has six training rows of every
+second class. QNLI has no other rows: choose by the tuning set.
 """
 
 import argparse
@@ -71,7 +71,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "layers-last": {"student.model": "layers:3,4,5"},
     "layers-two": {"student.model": "layers:0,5"},
     "layers-two-first": {"student.model": "layers:0,1"},
-    # In int8, 10 % slower than two whole layers, and as fast as three.
+    # In int8, one is 10 % slower than two whole layers, the others as fast as three.
     "narrow-like-two": {"student.model": "layers:0,1,5,ffn=768"},
     "narrow-like-three": {"student.model": "layers:0,1,2,5,ffn=768"},
     "narrow-like-three-all-weights": {
@@ -149,7 +149,7 @@ def _write_screen(source: Path, out: Path) -> None:
     with (source / "train.tsv").open(encoding="utf-8", newline="") as stream:
         header, *rows = csv.reader(stream, delimiter="\t", quoting=csv.QUOTE_NONE)
     random.Random(0).shuffle(rows)
-    parts: set[str] = set()  # of earlier sentences
+    parts: set[str] = set()  # earlier sentences' phrases
     sentences = []
     for row in sorted(rows, key=lambda row: -len(row[0].split())):  # equal lengths stay shuffled
         text = " ".join(row[0].split())
@@ -225,7 +225,7 @@ def _measure(call: dict[str, Any], is_teacher: bool) -> tuple[dict[str, Any], An
 
 
 def _by_threshold(run: dict[str, Any]) -> dict[str, Any]:
-    """The threshold of `--aim matthews`, as a shift of logits."""
+    """Applies the threshold of `--aim matthews`, as a shift of logits."""
     from kdc.pipeline.config import metrics
     from kdc.pipeline.config.aims import parse_aim
     from kdc.pipeline.data.prepared import open_data
@@ -247,7 +247,7 @@ def _by_threshold(run: dict[str, Any]) -> dict[str, Any]:
 
 
 def _gain(metric: str, runs: list[dict[str, Any]], bases: list[dict[str, Any]]) -> tuple[float, float]:
-    """Confidence interval over all seeds, which share evaluation rows."""
+    """The gain's confidence interval over all seeds, which share evaluation rows."""
     from kdc.pipeline.data.prepared import open_data
     from kdc.pipeline.quality.intervals import difference
 

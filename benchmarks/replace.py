@@ -10,8 +10,7 @@ label, else another label at random, whatever the text. Its answer has the proba
 from 0 to 1: r is sqrt(u) for a right answer and 1 - sqrt(u) for a wrong one. The other labels share the rest evenly.
 
 `soft` targets are these probabilities, `hard` targets the answers alone. People's labels only judge: SST-2 on the rows
-of `quality.hold_sentences`, BANKING77 on those of `quality.cut_splits`. A difference is in points, with a paired 95 %
-confidence interval over the evaluation rows, grouped over the seeds.
+of `quality.hold_sentences`, BANKING77 on the rows of `quality.cut_splits`.
 """
 
 import argparse
@@ -89,7 +88,7 @@ def _named(task: str, label: str) -> str:
 
 
 def noisy(split: Split, labels: list[str], accuracy: float, random: np.random.Generator) -> dict[str, dict[str, float]]:
-    """Text -> label -> probability."""
+    """The stub's table: text -> label -> probability."""
     number = {label: place for place, label in enumerate(labels)}
     people = np.array([number[label] for label in split.labels])
     is_right = random.random(len(people)) < accuracy
@@ -105,7 +104,7 @@ def noisy(split: Split, labels: list[str], accuracy: float, random: np.random.Ge
 
 
 def ask(folder: Path, task: str, train: Split, evaluation: Split, accuracy: float, seed: int) -> None:
-    """Write `train.out.csv` and `eval.out.csv` by `kdc label`; both files' answers are in `soft.csv` and `hard.csv`."""
+    """Write `train.out.csv` and `eval.out.csv` by `kdc label`; `soft.csv` and `hard.csv` have the answers of both."""
     folder.mkdir(parents=True, exist_ok=True)
     labels = sorted(set(train.labels))
     random = np.random.default_rng([seed, round(100 * accuracy)])
@@ -133,7 +132,7 @@ def _write(path: Path, rows: list[Any]) -> None:
 
 
 def answers_of(setting: Setting, seed: int, splits: tuple[Split, Split], options: argparse.Namespace) -> Answers:
-    """A finished run is only read."""
+    """A finished run is not trained again."""
     train, evaluation = splits
     drawn = np.random.default_rng(seed).permutation(len(train.texts))[: options.rows]
     drawn_train = Split([train.texts[at] for at in drawn], [train.labels[at] for at in drawn])
@@ -146,7 +145,7 @@ def answers_of(setting: Setting, seed: int, splits: tuple[Split, Split], options
     command += ["--set", f"teacher.scores={folder / setting.targets}.csv", "--student", setting.student]
     command += [part for each in [f"run.seed={seed}", *options.set] for part in ("--set", each)]
     done = subprocess.run(command, stdout=subprocess.DEVNULL)
-    if done.returncode not in (0, 3, 4):  # verdicts
+    if done.returncode not in (0, 3, 4):  # 3, 4: verdicts
         raise SystemExit(f"kdc compress failed: {root}")
     data, split = open_data(root / "data"), "eval"
     logits, labels = read_logits(root / "evaluate", split), np.asarray(data.rows(split)["label"][:])

@@ -1,8 +1,8 @@
 """Does a short training rank students like the full one? The search of `kdc compress` relies on it.
 
 Command: `python benchmarks/search.py RUN [--students layers:0,5 static ...]`, after `kdc compress ... --until targets`.
-Trains for the search's first share, twice that, and in full (`--full-only`). Takes hours; trainings in RUN/search.kept/
-(short) and RUN/search.ranks/ (full) are reused.
+Trains each student for the search's first share of the steps, for twice that, and in full (`--full-only`: in full
+alone). Takes hours; trainings in RUN/search.kept/ (short) and RUN/search.ranks/ (full) are reused.
 """
 
 import argparse

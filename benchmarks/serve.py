@@ -17,9 +17,9 @@ Servers:
 - infinity: infinity-emb.
 - bento-empty: BentoML without a model, start only.
 
-Loads are named by rows, connections and rows a request: `sst2-32`, `qnli-8x32`. "kdc is" is the median ratio within
-rounds. wrk's percentiles include waits hidden by stalled connections ("coordinated omission"). Ends with 1 unless all
-marks hold.
+Loads are named by data set, connections and rows a request: `sst2-32`, `qnli-8x32`. "kdc is" is kdc's rows/s divided by
+the server's, the median over rounds. wrk's percentiles include the waits that a stalled connection hides ("coordinated
+omission"). Ends with 1 unless all marks hold.
 """
 
 import argparse

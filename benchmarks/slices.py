@@ -1,4 +1,4 @@
-"""How often `--slice` calls one of three equally good slices worse: simulated worlds, accuracy, at 5 %.
+"""How often `--slice` calls one of three equally good slices worse, at a level of 5 %: simulated worlds, accuracy.
 
 Command: python benchmarks/slices.py [--worlds 1000]
 """
@@ -23,7 +23,7 @@ def alarms(sizes: list[int], worlds: int, *, whole: bool) -> float:
 
     Args:
         sizes: rows of each group, which are right or wrong together.
-        whole: a group lies in one slice.
+        whole: a group lies in one slice, else each row in any.
     """
     generator, groups = np.random.default_rng(5), np.repeat(np.arange(len(sizes)), sizes)
     found = 0

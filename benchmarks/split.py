@@ -232,7 +232,7 @@ def _growth(engine: Engine) -> str:
             began = time.perf_counter()
             engine.run([row] * size)
             alone[size].append(1e6 * (time.perf_counter() - began) / tokens)
-            count = engine.lanes * max(1, 512 // tokens)  # hides the threads' start
+            count = engine.lanes * max(1, 512 // tokens)  # enough to hide the threads' start
             began = time.perf_counter()
             _side_by_side(engine, [[row] * size] * count)
             beside[size].append(1e6 * (time.perf_counter() - began) / (count * tokens))

@@ -2,7 +2,7 @@
 
 Command: `python benchmarks/study.py --tasks sst2,qnli --families bert,roberta,deberta --seeds 1,2,3 --out study`.
 Writes `study.md`, `.csv`, `.tex` and `.json` into `--out`, and resumes. Each cell has its own process, for its own peak
-memory. `fft` runs first; others copy its stages.
+memory. `fft` runs first; the other methods copy its stages.
 """
 
 import argparse
@@ -33,7 +33,7 @@ from kdc.pipeline.config.tasks import TASKS
 from kdc.pipeline.data.fingerprint import input_fingerprint
 
 Call = dict[str, Any]  # keywords of `kdc.compress`
-Result = dict[str, dict[str, Any]] | str  # or why it failed
+Result = dict[str, dict[str, Any]] | str  # or why the cell failed
 Submit = Callable[..., "Future[Any]"]
 
 METHODS: dict[str, dict[str, Any]] = {
@@ -124,7 +124,7 @@ def _key(call: Call) -> dict[str, Any]:
 
 
 def copy_stages(source: Path, target: Path, stages: Sequence[str]) -> None:
-    """`kdc.compress` reuses finished stages if rows and settings match."""
+    """Copies finished stages. `kdc.compress` reuses them if rows and settings match."""
     for stage in stages:
         if (source / stage).exists() and not (target / stage).exists():
             shutil.copytree(source / stage, target / f"{stage}.copy", dirs_exist_ok=True)
@@ -242,12 +242,7 @@ def in_own_process(function: Callable[..., Any], *given: Any) -> Any:
 
 @contextmanager
 def ray_pool(address: str | None, threads: int, device: str) -> Iterator[Submit]:
-    """Tasks of Ray, each with a process, `threads` cores, and a GPU if allowed and available.
-
-    Raises:
-        InputError: no cluster answers.
-        KdcError: Ray is not installed.
-    """
+    """Tasks of Ray, each with a process, `threads` cores, and a GPU if allowed and available."""
     with connected(address, cores=threads) as ray:
         gpus = int(device != "cpu" and ray.cluster_resources().get("GPU", 0) > 0)
         # Ray would retry without end if memory runs out.

@@ -48,15 +48,15 @@ class Cell:
 
 @dataclass(frozen=True)
 class Figures:
-    """A baseline has no costs."""
+    """Results of one training. A baseline has no costs."""
 
     scores: dict[str, float]  # points by metric
-    collapsed: bool = False  # answers all alike
+    collapsed: bool = False  # all answers alike
     inference_s_per_1000_rows: float | None = None
     seconds: float | None = None  # of training
     parameters: int | None = None  # with adapters merged
     trainable_parameters: int | None = None
-    peak_memory_bytes: int | None = None  # GPU, else process
+    peak_memory_bytes: int | None = None  # of the GPU, else of the process
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Published:
-    points: tuple[float, ...] = ()  # by `_COLUMNS`
+    points: tuple[float, ...] = ()  # for each column
     average: float | None = None  # in points
     memory_mb: float | None = None  # peak while training
     inference_s: float | None = None  # on the paper's GPU
@@ -93,8 +93,8 @@ PUBLISHED = {
 
 @dataclass(frozen=True)
 class Score:
-    values: tuple[float, ...]  # points by seed
-    collapsed: int = 0  # seeds not in `values`
+    values: tuple[float, ...]  # of counted seeds
+    collapsed: int = 0  # seeds with one answer, not in `values`
     failed: int = 0
 
     @property
@@ -122,7 +122,7 @@ class MethodSummary:
 
     @property
     def published(self) -> Published:
-        """Empty at other ranks."""
+        """Empty at ranks that the paper lacks."""
         return PUBLISHED.get((self.family, self.method), Published()) if self.rank in (0, _PAPER_RANK) else Published()
 
     @property
@@ -130,7 +130,7 @@ class MethodSummary:
         return self.published.average if self.scores.keys() == self.published.scores.keys() else None
 
     def cost(self, name: str, of_cells: Callable[[list[float]], float] = mean) -> float | None:
-        """None without values."""
+        """Mean (or `of_cells`) of a field of `Figures`; None without values."""
         known = [value for figures in self.figures if (value := getattr(figures, name)) is not None]
         return of_cells(known) if known else None
 
@@ -174,7 +174,7 @@ def _score(column: str, outcomes: Sequence[Outcome]) -> Score:
 
 
 def kept_percent(summary: MethodSummary, others: Sequence[MethodSummary], method: str) -> float | None:
-    """Percent of another method's average, of the same family and rank."""
+    """The average in percent of another method's, of the same family and rank."""
     for other in others:
         same_rank = not (summary.rank and other.rank) or summary.rank == other.rank
         if (other.family, other.method) == (summary.family, method) and same_rank:

@@ -1,4 +1,5 @@
-"""Latency of single passes with the engine's choice of threads, all, and one; quiet and beside a busy process.
+"""Latency of single passes with the threads that the engine chooses, with all and with one; alone and beside a busy
+process.
 
 Command: `python benchmarks/threads.py ARTIFACT [--rounds 5]`. Prints p50 and p95 in ms, medians over rounds.
 """
@@ -16,7 +17,7 @@ from benchmarks.neighbour import busy_neighbour
 from kdc.serving.engine.engine import Engine
 from kdc.serving.engine.long_texts import Tokens
 
-_PASSES, _BEFORE = 100, 150  # timed; before, the engine chooses
+_PASSES, _BEFORE = 100, 150  # timed passes, passes before
 
 
 def main() -> None:

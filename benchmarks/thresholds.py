@@ -1,8 +1,8 @@
 """How often a threshold shown to keep a bound breaks it on new rows, if rows come in groups.
 
 Command: `python benchmarks/thresholds.py [--simulations 2000] [--rows 500,2000] [--aims 'recall>=0.9'] [--jobs 2]`.
-Prints the percent of simulated tuning sets, judged with and without their groups, that break the bound. Ends with 1 if,
-with groups, more than 5.5 % break beyond noise.
+Prints the percentage of simulated tuning sets whose threshold breaks the bound, if it is chosen with and without
+groups. Ends with 1 if, with groups, more than 5.5 % break it beyond noise.
 """
 
 import argparse
@@ -33,7 +33,7 @@ _AIMS = (
     "disagreement<=0.02 even",
 )
 _ALLOWED = 5.5  # percent
-_HARDEST = 0.7  # right among the least sure rows
+_HARDEST = 0.7  # share of right answers among the least sure rows
 
 Drawn = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]
 
@@ -42,12 +42,12 @@ Drawn = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]
 class Slices:
     aim: str
     rows: int
-    most: int  # rows of a group
-    correlation: float  # within a group
+    most: int  # most rows of a group
+    correlation: float  # of two rows of a group
 
     def draw(self, generator: np.random.Generator) -> Drawn:
         """(rows,) probabilities, numbers that decide labels, and groups. A row copies its group or is drawn alone, so
-        any function of it has this correlation.
+        any function of rows has this correlation.
         """
         sizes = generator.integers(1, self.most + 1, self.rows)
         groups = np.repeat(np.arange(self.rows), sizes)[: self.rows]
@@ -58,8 +58,8 @@ class Slices:
 
 
 def outcome(slices: Slices, drawn: Drawn, *, grouped: bool) -> tuple[float, float]:
-    """Whether the bound breaks, and the share of labelled or answered rows; for sets, both the share without the true
-    label.
+    """Whether the bound breaks, and the share of labelled or answered rows; for label sets, both are the share of rows
+    whose set lacks the true label.
     """
     probabilities, fates, groups = drawn
     known = groups if grouped else None
@@ -86,8 +86,8 @@ def outcome(slices: Slices, drawn: Drawn, *, grouped: bool) -> tuple[float, floa
 
 
 def deferred(aim: str, drawn: Drawn, groups: NDArray[np.int64] | None) -> tuple[float, float]:
-    """`outcome` of a deferral. Teacher and model differ in twice the budget, more on less sure rows; "even": in a hair
-    more than the budget, however sure.
+    """`outcome` of a deferral. Teacher and model differ in twice the budget, more on less sure rows. If the aim is
+    "even", they differ in a hair more than the budget, on sure rows too.
     """
     probabilities, fates, _ = drawn
     aim, _, even = aim.partition(" ")

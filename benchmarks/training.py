@@ -1,9 +1,8 @@
 """Training speed: kdc's measured choices against every fixed setting, alone and beside a busy process.
 
 Command: `python benchmarks/training.py --data GLUE_FOLDER [--rounds 3] [--peer PYTHON]`. QNLI, MiniLM teacher and
-3-layer student, in turns. Prints median rows/s, the share of the machine's peak (matrix product), and the choice
-relative to the best fixed setting and to one thread. Also times torch's dropout, padding to 512 tokens, the Hugging
-Face Trainer, and sentence-transformers' cross-encoder (PYTHON has peers/requirements.txt).
+3-layer student, in turns. Also times torch's dropout, padding to 512 tokens, the Hugging Face Trainer, and
+sentence-transformers' cross-encoder (PYTHON has peers/requirements.txt).
 """
 
 import argparse
@@ -22,13 +21,13 @@ from unittest import mock
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-os.environ.pop("OMP_NUM_THREADS", None)
+os.environ.pop("OMP_NUM_THREADS", None)  # fixes the threads
 from transformers import PrinterCallback, TrainerCallback
 
 from benchmarks.neighbour import busy_neighbour
 
 BATCH = 32
-PADDED_STEPS, CHOSEN_STEPS = 3, 3  # steps; factor if kdc chooses
+PADDED_STEPS, CHOSEN_STEPS = 3, 3  # steps if padded; factor if kdc chooses
 TEACHER, STUDENT = "teacher", "student"
 _TORCHS = "torch's dropout"
 _PEER = "sentence-transformers"
@@ -74,7 +73,7 @@ def main() -> None:
     others = [
         Case(_TORCHS, most, own_dropout=False),
         Case("the plain Trainer", most, own_dropout=False, plain=True),
-        Case("padded to 512", most, pad_to=512),  # a teacher's step takes half a minute
+        Case("padded to 512", most, pad_to=512),  # not the teacher: its step takes half a minute
     ]
     with tempfile.TemporaryDirectory() as scratch:
         tokens = _rows(options.data, Path(scratch))
@@ -150,8 +149,8 @@ def _has_bf16() -> bool:
 
 
 def _flops_of_a_row(who: str, tokens: Any) -> float:
-    """A linear weight takes 2 FLOPs a token forward, 2 for the input's gradient, 2 for its own (not with adapters).
-    Attention takes three times 4 * tokens^2 * width a layer.
+    """FLOPs of a step for a row of mean length. A linear weight takes 2 a token forward, 2 for the input's gradient, 2
+    for its own (not with adapters). Attention takes three times 4 * tokens^2 * width a layer.
     """
     import numpy as np
 
@@ -181,7 +180,7 @@ def _peer_speed(python: Path, run: Path, steps: int) -> float:
 
 
 def _speed(tokens: Any, who: str, case: Case, steps: int) -> float:
-    """Leaves the first step out."""
+    """Rows/s, without the first step."""
     import numpy as np
     import torch
     from transformers import set_seed
@@ -198,7 +197,7 @@ def _speed(tokens: Any, who: str, case: Case, steps: int) -> float:
 
     steps = PADDED_STEPS if case.pad_to else CHOSEN_STEPS * steps if case.threads is None else steps
     set_seed(0)
-    without = who == STUDENT and case.own_dropout  # as in the recipe
+    without = who == STUDENT and case.own_dropout  # as in the student's recipe
     pooling: Any = "first" if case.plain else "auto"
     loaded = loading.load_model("minilm", find_task("qnli"), pooling=pooling, dropout=0.0 if without else None)
     model = loaded.model
@@ -245,7 +244,7 @@ def _ours(model: Any, tokens: Any, logits: Any, case: Case, steps: int, folder: 
 
 
 def _plain(model: Any, tokens: Any, logits: Any, case: Case, steps: int, folder: Path, environment: Any) -> Any:
-    """As in transformers' course: random order, padded to the batch's longest, labels only."""
+    """The Trainer as in transformers' course: random order, padded to the batch's longest, labels only."""
     from transformers import DataCollatorWithPadding, Trainer, TrainingArguments
 
     from kdc.pipeline.models import loading

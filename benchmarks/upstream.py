@@ -6,9 +6,8 @@ Commands (the first needs wrk):
     python benchmarks/upstream.py --faults 60                   seconds of a soak
     python benchmarks/upstream.py --merge 10000000              simulated requests
 
-Latency: local answers with and without `--upstream`, and forwarded and mixed answers beside the stub alone, in turns.
-The stub answers after 50 to 150 ms, the same for one text. The soak asks two services while their upstream fails, dies
-and starts again. Simulated requests go through the merging code alone. Ends with 1 unless all marks hold.
+The stub answers after 50 to 150 ms, always the same for one text. The soak asks two services while their upstream
+fails, dies and starts again. Simulated requests go through the merging code alone. Ends with 1 unless all marks hold.
 """
 
 import argparse
@@ -42,7 +41,7 @@ sys.path.insert(0, str(ROOT / "tests"))
 
 from upstreams import asked, texts, write_artifacts
 
-DELAY_S, SPREAD = 0.1, 0.5  # equal delays synchronise connections
+DELAY_S, SPREAD = 0.1, 0.5  # or connections ask at once
 CONNECTIONS = (1, 32, 256)
 _LOCAL_MS, _FORWARDED_MS = 0.1, 2.0
 _BODIES = 24  # one connection asks all in a round
@@ -73,7 +72,7 @@ class Results:
     figures: dict[tuple[str, int], list[Figures]] = field(default_factory=dict)
 
     def more(self, way: Way, connections: int) -> list[float]:
-        """Median ms above the way beside, in each round."""
+        """Median ms above the way `beside`, in each round."""
         mine, theirs = (self.figures[name, connections] for name in (way.name, way.beside or way.name))
         return [one.p50_ms - other.p50_ms for one, other in zip(mine, theirs, strict=True)]
 
@@ -93,7 +92,7 @@ def latency(rounds: int, seconds: float, scratch: Path) -> Results:
         for number in range(rounds):
             sys.stderr.write(f"round {number + 1} of {rounds}\n")
             for connections in CONNECTIONS:
-                # Growing noise would favour who always comes first.
+                # Growing noise would favour a way that always comes first.
                 for way in WAYS if number % 2 else reversed(WAYS):
                     took = drive(
                         ports[way.asks],
@@ -138,6 +137,7 @@ def latency_table(results: Results) -> str:
 
 
 def merge(requests: int) -> tuple[str, list[Mark]]:
+    """A wrong merge raises `WrongMerge`."""
     lines, began = ["| outcome | requests |", "|---|---:|"], time.perf_counter()
     answers = 0
     for answers_alone in (False, True):

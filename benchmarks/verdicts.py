@@ -5,10 +5,10 @@ Command: `python benchmarks/verdicts.py [--simulations 3000] [--metrics accuracy
 should be at most 2.5 %. Ends with 1 if one exceeds 3.0 % beyond simulation noise. Power is the share of equal students
 that pass, of the first 300 sets. `--metrics many`: macro F1 of 20 to 48 classes or labels.
 
-`clear_verdict` judges many sets without a slow bootstrap. An interval covers the measured difference plus or minus what
-no row shows, so a limit in that range is "not shown". For several labels, groups, or 500 rows and more, a standard
-error decides (delta method for macro F1, else a jackknife over 100 blocks). A drop within the limit cannot fail, so
-equal students' later sets stop there.
+`clear_verdict` judges many sets without a slow bootstrap. An interval covers the measured difference plus or minus the
+term for unseen rows, so a limit in that range is "not shown". For several labels, groups, or 500 rows and more, a
+standard error decides (delta method for macro F1, else a jackknife over 100 blocks). After the first 300 sets of equal
+students, `verdicts` skips a set whose drop is within the limit, which cannot fail.
 """
 
 import argparse
@@ -38,7 +38,7 @@ _ALLOWED = 3.0  # percent
 _CONFIDENCE = 0.95
 _FOR_POWER = 300  # sets
 _MANY_ROWS, _BLOCKS, _CHECKED = 500, 100, 40
-# Standard errors from the limit. A 95 % verdict turns at 1.96; 100 blocks give the error within a tenth.
+# Distances from the limit, in standard errors. A 95 % verdict turns at 1.96; 100 blocks give the error within a tenth.
 _WITHIN, _BEYOND = 1.4, 2.8
 
 
@@ -98,7 +98,7 @@ def _is_slow(world: World) -> bool:
 def clear_verdict(
     world: World, labels: NDArray, teacher: NDArray, student: NDArray, groups: NDArray | None
 ) -> str | None:
-    """None if the set needs a bootstrap."""
+    """The verdict, or None if it needs a bootstrap."""
     if world.metric == "accuracy":
         return None
     answers = list(map(KINDS[world.kind].predictions, (student, teacher)))

@@ -1,10 +1,11 @@
 """How wide the interval of a multi-label difference is, and how often a narrower one would be wrong.
 
-Command: `python benchmarks/width.py [--sets 500] [--texts CSV]`. Students' true drop is the limit. Columns: see
-docs/benchmarks/verdicts.md. Widths are medians of the first 60 sets in which rows differ.
+Command: `python benchmarks/width.py [--sets 500] [--texts CSV]`. Students' true drop is the limit. The last three
+columns have the percentage that passes: with kdc's interval, with half of its term for unseen rows, and without the
+term. Widths are medians of the first 60 sets in which rows differ.
 
 `--texts`: 399 of BANKING77's training rows, with the 48 most frequent words of intents' names as labels. A TF-IDF model
-differs from its noisy copy in single labels. The true drop is unknown, so nothing is counted.
+differs from its noisy copy in single labels. The true drop is unknown, so no passes are counted.
 """
 
 import argparse
@@ -50,7 +51,7 @@ def width_ratio(truth: NDArray, student: NDArray, teacher: NDArray) -> float:
 
 
 def lowest_drops(truth: NDArray, student: NDArray, teacher: NDArray) -> tuple[float, float, float]:
-    """The lower ends of the three intervals, in points."""
+    """Lower ends of the intervals in points: with the whole term for unseen rows, half of it, none."""
     low, _ = intervals.difference(student - 0.5, teacher - 0.5, truth, "multilabel", "macro_f1").interval
     quantile, alone, middle = quantile_of(_CONFIDENCE), 0.0, 0.0
     term = max(unseen(truth, each, "macro_f1", groups=None, quantile=quantile)(1.0) for each in (student, teacher))

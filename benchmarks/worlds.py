@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from kdc.pipeline.config import metrics
 
-_TEACHER = 0.85  # share of right classes
+_TEACHER = 0.85  # share of right classes; for numbers, the correlation
 _POPULATION = 200_000
 _LABELS_A_ROW = (0.5, 0.25, 0.12, 0.08, 0.05)
 _ROUNDING = 1e-12
@@ -29,15 +29,15 @@ class World:
     metric: str
     rows: int
     limit: float  # points
-    disagreement: float = 0.0  # percent of rows; in regression, difference of the models' errors
+    disagreement: float = 0.0  # percent of rows; in regression, of the errors' correlation that is missing
     classes: tuple[float, ...] = (0.5, 0.5)
     losses_only: bool = False
     group: int = 1
     mixed: bool = False  # groups share whether the student differs, not labels
-    labels: tuple[float, ...] = ()  # share of rows
+    labels: tuple[float, ...] = ()  # each one's share
     # How often a row shares its group's fate, with many classes.
     fate: float | None = None
-    rare_only: bool = False  # loses the rarer half
+    rare_only: bool = False  # loses only the rarer half
 
     @property
     def kind(self) -> str:
@@ -52,14 +52,14 @@ class Source(Protocol):
 
 
 def source_of(world: World, drop: float) -> Source:
-    """`drop` is in points; an impossible one raises ValueError."""
+    """A source with this true `drop` in points; an impossible drop raises ValueError."""
     if world.fate is not None:
         return Many(world, drop)
     return (Numbers if world.kind == "regression" else SeveralLabels if world.labels else Classes)(world, drop)
 
 
 def bisected(drop_of: Callable[[float], float], drop: float) -> float:
-    """The share of lost rows; ValueError if none gives this true drop."""
+    """The share of lost rows that gives this true drop; ValueError if none does."""
     low, high = 0.0, 1.0
     for _ in range(60):
         middle = (low + high) / 2
@@ -73,7 +73,7 @@ def bisected(drop_of: Callable[[float], float], drop: float) -> float:
 
 
 def grouped(world: World, random: np.random.Generator) -> NDArray | None:
-    """(rows,); None for single rows."""
+    """Group numbers (rows,); None for single rows."""
     if world.group == 1:
         return None
     sizes = random.integers(1, world.group + 1, world.rows)
@@ -92,7 +92,7 @@ class Classes:
         self.probabilities = self._probabilities(lost) / self._probabilities(lost).sum()
 
     def _probabilities(self, lost: float) -> NDArray[np.float64]:
-        """A share `lost` of differing rows is lost, the rest won if possible."""
+        """A share `lost` of the differing rows is lost; the rest is won if possible."""
         world, count = self._world, len(self._world.classes)
         differing = lost if world.losses_only else world.disagreement / 100
         to_lose = differing * (1.0 if world.losses_only else lost)
@@ -114,7 +114,7 @@ class Classes:
         return 100 * float(scores[0] - scores[1])
 
     def draw(self, random: np.random.Generator) -> Drawn:
-        """Groups copy one row. Rows of a mixed group are drawn from differing cells, or all from equal ones."""
+        """Groups copy one row. All rows of a mixed group are drawn from differing cells, or all from equal cells."""
         rows, groups = self._world.rows, grouped(self._world, random)
         if groups is None or not self._world.mixed:
             cells = random.choice(len(self.truth), rows, p=self.probabilities)
@@ -182,7 +182,7 @@ class SeveralLabels:
 class Many:
     """Many classes, or up to five of many labels a row: draws whole groups from a population.
 
-    Half of a group's rows repeat its labels. In lost rows, random other labels replace the (rare) labels.
+    Half of a group's rows repeat its first row's labels. In lost rows, random other labels replace the (rare) labels.
     """
 
     def __init__(self, world: World, drop: float) -> None:

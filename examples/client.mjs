@@ -1,9 +1,9 @@
-// Classify texts with `kdc serve` from Node 20 or newer, without a package: another try where the service is busy.
+// Classify texts with `kdc serve` from Node 20 or newer, without a package, and retry if the service is busy.
 //
 //     node client.mjs 'a gripping film' dull        # or one text a line on standard input
 //
-// Prints label and score of each; blank lines are left out. A tab parts the two texts of a pair. KDC_URL names the service
-// (default http://localhost:3000), KDC_TOKEN holds its bearer token, if it asks for one.
+// Prints label and score of each; blank lines are left out. A tab separates the two texts of a pair. KDC_URL names the
+// service (default http://localhost:3000), KDC_TOKEN holds its bearer token, if it needs one.
 //
 // 429, 503 and connections that fail are tried again, after `Retry-After` and a random pause that doubles, until the
 // tries or the seconds are used up. Every other answer is final. What is not answered ends the program: exit code 1.
@@ -13,7 +13,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 
 const SERVICE = process.env.KDC_URL ?? "http://localhost:3000";
 const TOKEN = process.env.KDC_TOKEN;
-const BUSY = new Set([429, 503]); // nothing was computed, and it will have room again; a 422 would come again
+const BUSY = new Set([429, 503]); // nothing was computed; a 422 would fail again
 const TRIES = 5;
 const TOTAL_MS = 30_000; // of a request with all its tries and pauses
 const TRY_MS = 12_000; // of one try: longer than the service takes to say 504 (KDC_TIMEOUT_S, 10)

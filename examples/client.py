@@ -21,9 +21,9 @@ import httpx2
 
 BUSY = {429, 503}  # nothing was computed; a 422 would fail again
 TRIES = 5
-TOTAL_S = 30.0  # with all tries and pauses
-# More than the service's own timeout (504, KDC_TIMEOUT_S, 10). httpx2 bounds each wait for bytes, not their sum, which
-# is enough for small replies.
+TOTAL_S = 30.0  # of a whole request
+# Longer than the service's own timeout (KDC_TIMEOUT_S, 10 s; then 504). httpx2 bounds each wait for bytes, not their
+# sum, which is enough for small replies.
 TRY_S = 12.0
 PAUSE_S, LONGEST_PAUSE_S = 0.1, 5.0
 ROWS = 32  # of a request

@@ -22,8 +22,8 @@ import httpx2
 AT_ONCE = 8  # more would wait or be refused
 BUSY = {429, 503}  # nothing was computed; a 422 would fail again
 TRIES = 5
-TOTAL_S = 30.0  # with all tries and pauses
-TRY_S = 12.0  # more than the service's own timeout (504, KDC_TIMEOUT_S, 10)
+TOTAL_S = 30.0  # of a whole request
+TRY_S = 12.0  # longer than the service's own timeout (KDC_TIMEOUT_S, 10 s)
 PAUSE_S, LONGEST_PAUSE_S = 0.1, 5.0
 ROWS = 32  # of a request
 

@@ -9,7 +9,7 @@ import { basename, dirname, resolve } from "node:path";
 import { AutoModelForSequenceClassification, AutoTokenizer, env } from "@huggingface/transformers";
 
 const [folder, text, second] = process.argv.slice(2);
-env.allowRemoteModels = false; // a folder of this machine; the id of a repository goes as well
+env.allowRemoteModels = false; // a local folder; a repository's id works too
 env.localModelPath = dirname(resolve(folder));
 const place = basename(resolve(folder));
 const manifest = JSON.parse(readFileSync(`${folder}/manifest.json`, "utf8"));
@@ -20,7 +20,7 @@ const model = await AutoModelForSequenceClassification.from_pretrained(place, { 
 const options = { truncation: true, return_token_type_ids: manifest.input_names.includes("token_type_ids") };
 const { logits } = await model(tokenizer(text, { text_pair: second ?? null, ...options }));
 
-const scores = Array.from(logits.data, (logit) => logit / manifest.temperature); // by 1, unless the artifact is older
+const scores = Array.from(logits.data, (logit) => logit / manifest.temperature); // 1, unless an older kdc made the artifact
 const greatest = Math.max(...scores);
 const powers = scores.map((score) => Math.exp(score - greatest));
 const sum = powers.reduce((total, power) => total + power);

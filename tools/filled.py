@@ -54,8 +54,8 @@ class Answered:
     def sample(self, most: int | None) -> Self:
         """The largest random sample with at most `most` differing texts.
 
-        Texts are taken by hash up to the first differing one too many, so their share is unbiased (Haldane 1945,
-        Biometrika 33:222).
+        Texts are taken by rising hash, before the first differing text too many: the share stays unbiased (Haldane
+        1945, Biometrika 33:222).
         """
         differing = self.to_label
         if most is None or len(differing) <= most:
@@ -71,7 +71,7 @@ class Answered:
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """Raises KdcError if the file is damaged."""
+        """InputError: no such file. KdcError: it is damaged."""
         file = answers_beside(path)
         if not file.exists():
             remedy = "the filled file needs the name and the folder that --to-label gave it"
@@ -88,12 +88,12 @@ def answers_beside(path: Path) -> Path:
 
 
 def id_of(number: int) -> str:
-    """A letter keeps spreadsheets from reading a number."""
+    """The letter keeps spreadsheets from reading a number."""
     return f"r{number & (2**64 - 1):016x}"
 
 
 def check_task(task: TaskInfo, contract: Contract, given: Mapping[str, Any]) -> None:
-    """Raise InputError for what differing rows alone cannot judge. `given` replaces the artifact's limits."""
+    """Raise InputError for what differing rows alone cannot judge. `given` limits replace the artifact's."""
     if not task.traits.is_exclusive:
         what = "the rows that differ show only accuracy of single labels: other metrics count every row"
         raise InputError(what, given=f"a {task.kind} task", remedy=_ALL_ROWS)
@@ -107,7 +107,7 @@ def check_task(task: TaskInfo, contract: Contract, given: Mapping[str, Any]) -> 
 
 
 def judged_by_labels(path: Path, engine: Engine, contract: Contract, how: Mapping[str, str | None]) -> Quality:
-    """`how` has the filled file's `delimiter` and `encoding`.
+    """Judge by a filled file; `how` has its `delimiter` and `encoding`.
 
     Raises:
         InputError: there is no `max_drop`, the file does not fit, or it lacks labels that the verdict needs.
@@ -138,7 +138,7 @@ def judged_by_labels(path: Path, engine: Engine, contract: Contract, how: Mappin
 
 
 def _read_labels(path: Path, task: TaskInfo, answered: Answered, dialect: Dialect) -> Ints:
-    """(rows,); -1 if missing."""
+    """Label numbers (rows,); `NO_LABEL` if missing."""
     number_of = label_numbers(task.labels)
     numbers = {id_of(number): number for number in answered.to_label.tolist()}
     labels: dict[int, int] = {}
@@ -198,7 +198,7 @@ def refuse_bad(window: Window) -> None:
 
 
 def quality_by(answered: Answered, labels: Ints, contract: Contract, *, empty_is_won: bool) -> Quality:
-    """The difference if the student, else the teacher, wins all unlabelled differing rows."""
+    """Compare the models. Differing rows without a label are won by the student if `empty_is_won`, else by the teacher."""
     empty, alike = answered.differs & (labels == NO_LABEL), ~answered.differs
     student = alike | (answered.student == labels) | (empty & empty_is_won)
     teacher = alike | (answered.teacher == labels) | (empty & (not empty_is_won))
@@ -212,7 +212,7 @@ def quality_by(answered: Answered, labels: Ints, contract: Contract, *, empty_is
         contract=contract,
         groups=groups,
     )
-    return quality.model_copy(update={"student": None, "teacher": None})  # needs labels of all rows
+    return quality.model_copy(update={"student": None, "teacher": None})  # scores need all labels
 
 
 def _as_logits(right: NDArray[np.bool_]) -> NDArray[np.float32]:

@@ -53,7 +53,7 @@ class Evaluation(Frozen):
     abstain: Abstention | None  # likewise
     sets: LabelSets | None  # likewise
     slices: tuple[SliceFigures, ...]
-    promised: dict[str, float]  # on the evaluation set
+    promised: dict[str, float]  # manifest's evaluation metrics
 
 
 def evaluate_artifact(
@@ -133,7 +133,7 @@ def compare_again(
         return texts, (None, ())
     find = kept_reference if has_drop and teacher is None else reference_if_kept
     other, groups, look = find(artifact, engine, texts, contract)
-    if has_drop and teacher is not None:  # evaluation rows keep groups and look
+    if has_drop and teacher is not None:  # known rows keep groups and look
         refuse_better_baseline(artifact, engine, contract)
         other = Other("teacher", teacher_of(task, teacher, engine.tokenizer_info)(texts))
     logits = engine.logits(texts)

@@ -35,7 +35,7 @@ class Reference(NamedTuple):
 
 
 def kept_reference(artifact: Path, engine: Engine, texts: Sequence[Text], contract: Contract) -> Reference:
-    """A variant not judged before is one more look.
+    """The kept answers. A variant not judged before is one more look.
 
     Raises:
         InputError: the artifact was not evaluated on some rows.
@@ -105,7 +105,7 @@ def arrays_of(path: Path, what: str, remedy: str) -> Iterator[Any]:
 
 
 def teacher_of(task: Task, teacher: str, like: TokenizerInfo) -> Callable[[Sequence[Text]], NDArray[np.float32]]:
-    """Gives logits (rows, outputs). Rows are cut as by the artifact, or to the teacher's maximum."""
+    """A function to logits (rows, outputs). It cuts rows as the artifact does, or to the teacher's maximum."""
     from kdc.pipeline.models import loading
     from kdc.pipeline.training.joining import set_join
     from kdc.pipeline.training.predict import answer_texts

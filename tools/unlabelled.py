@@ -44,9 +44,9 @@ class ToLabel(Frozen):
     labels: tuple[str, ...]
     rows: int  # with a text
     skipped: int  # without a text
-    differing: int  # distinct, different answers
+    differing: int  # distinct texts
     to_label: int
-    rows_judged: int  # by the file's labels; all, if it has all differing texts
+    rows_judged: int  # by the file's labels; all if the file has all differing texts
     max_drop: float | None  # points; None: no limit
     # see `rows_for`
     rows_needed: int | None
@@ -172,7 +172,7 @@ def _answers_in(column: str, task: TaskInfo) -> _Answer:
 
 
 def _read(job: Job, engine: Engine, teacher: _Answer, most: int | None) -> tuple[Answered, dict[int, Text], int]:
-    """With differing texts by hash (the `most` lowest), and the count of rows without a text."""
+    """The answers, differing texts by hash (the `most` lowest), and the count of rows without a text."""
     parts: list[tuple[Ints, Ints, Ints, Ints]] = []
     differing: dict[int, Text] = {}
     rows, skipped, began = 0, 0, time.perf_counter()

@@ -28,7 +28,7 @@ def open_artifact(
     expect_sha256: str | None,
 ) -> tuple[Path, Manifest, Engine, Contract]:
     """Check an artifact's hashes and load it, by default on the kind of device where it was judged."""
-    folder = artifact.resolve()  # a link may change
+    folder = artifact.resolve()  # links may change
     manifest = load_manifest(folder, expect_sha256=expect_sha256)
     before = manifest.contract
     if contract is None:
@@ -93,7 +93,7 @@ def verify_artifact(
 
 
 def _answers_of_before(contract: Contract, before: Judgement | None, variant: str) -> Answers:
-    """Other limits, confidence or variants need rows."""
+    """The earlier answers. Other limits, confidence or variants need rows."""
     limits, options = contract.limits, _limits_on_answers(contract)
     if not options:
         return None, ()

@@ -1,7 +1,7 @@
 """The same encoder trained as sentence-transformers' cross-encoder, on the rows of a run of `quality.py`.
 
 `python cross_encoder_trainer.py RUN [--epochs 4] [--rate 1e-4] [--steps N] [--seed 0]`, with requirements.txt. Prints
-scores on the evaluation rows, training seconds and rows/s as JSON. With `--steps` only the speed counts.
+scores on the evaluation rows, training seconds and rows/s as JSON. `--steps` measures the speed alone.
 """
 
 import argparse
@@ -55,7 +55,7 @@ def main() -> None:
         show_progress_bar=False,
     )
     seconds = time.perf_counter() - began
-    # A step begins by reading its rows: this span lacks two steps.
+    # A step begins by reading its rows: this span lacks the first and the last step.
     speed = (len(ends) - 2 * _BATCH) / (ends[-1] - ends[_BATCH])
     told = {"seconds": round(seconds, 1), "rows_per_second": round(speed, 1)}
     if options.steps is None:

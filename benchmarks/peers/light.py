@@ -9,8 +9,8 @@ train as documented, with the tuning set if they can:
 - `setfit`: 500 contrastive steps before that regression, in torch and in ONNX.
 - `optimum`: the uncut teacher in fp32 by `ORTModelForSequenceClassification`.
 
-Prints JSON: training seconds (null if none), and bytes and evaluation probabilities of each form. A line on stdin names
-a form for `take_turn`.
+Prints JSON: training seconds (null if none), and bytes and evaluation probabilities of each form. Each line on stdin
+names a form to time.
 """
 
 import json
@@ -24,7 +24,7 @@ from statistics import median, quantiles
 from typing import Any, TextIO
 
 _BATCH = 32
-_CALLS, _ROWS = 100, 512  # single texts, in batches
+_CALLS, _ROWS = 100, 512  # single texts, texts in batches
 _THREADS = 1
 _SETFIT_STEPS = 500
 _AUTOTUNE_S = 300  # fastText's default
@@ -146,6 +146,7 @@ def _encoder(train: Rows, tune: Rows, scratch: Path) -> Forms:
 
 
 def _in_onnx(model: str, folder: Path) -> tuple[Answer, int]:
+    """Here an answer is vectors."""
     import onnxruntime
     from sentence_transformers import SentenceTransformer
 

@@ -1,4 +1,4 @@
-"""Loads `kdc serve` and checks every reply against the engine."""
+"""Sends load to `kdc serve`, and checks every reply against the engine."""
 
 import asyncio
 import json
@@ -34,6 +34,7 @@ class Phase:
         offered, answered: rows/s.
         accepted, refused: seconds of answered requests, and of 429 replies.
         wrong: replies with other rows' answers.
+        failed: neither 200 nor 429.
         resident: MB, each second.
     """
 
@@ -58,7 +59,7 @@ def make_questions(engine: Engine, dialect: Dialect, rows: Sequence[Text], count
 
 
 class Asker:
-    """`labels` are in column order."""
+    """`labels` are in the order of the probabilities' columns."""
 
     def __init__(self, up: Running, labels: Sequence[str], questions: Sequence[Question]) -> None:
         self._up = up
@@ -130,7 +131,7 @@ class Asker:
 
 
 def _finish(phase: Phase, client: Client, watcher: asyncio.Task[None], *, sent_in: float, began: float) -> None:
-    """Answers come after sending ended."""
+    """Makes rates of sums. Answers come after sending ended."""
     watcher.cancel()
     client.close()
     phase.offered /= sent_in

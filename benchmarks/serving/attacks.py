@@ -32,7 +32,7 @@ class Target:
     admin_port: int | None = None
     grpc_port: int | None = None
     most_connections: int = 1024
-    done: list[float] = field(default_factory=list)
+    done: list[float] = field(default_factory=list)  # times of answers
     others: str = ROW
 
     def goes_on(self) -> bool:
@@ -242,7 +242,7 @@ async def unfinished(target: Target) -> None:
 
 
 async def _hold(target: Target, asked: bytes) -> None:
-    """More than a thousand a second would starve this process's probes."""
+    """Opens a quarter more connections than allowed. Over a thousand a second would starve this process's probes."""
     a_second = min(1000, target.most_connections)
 
     async def one(delay: float) -> None:
@@ -317,14 +317,14 @@ async def long_texts(target: Target) -> None:
 
 
 async def long_words(target: Target) -> None:
-    """Tokenised whole."""
+    """Texts without spaces are tokenised whole."""
     body = json.dumps({"inputs": [target.row("all-of-it-is-text" * 5500)] * (9 if target.is_pair else 18)}).encode()
     await _post_on(target, body, connections=4)
 
 
 @functools.cache
 def nested_bodies() -> tuple[tuple[str, bytes], ...]:
-    """Routes and bodies that decoding grows up to fifty times. `{}` is the model."""
+    """Routes and bodies that decoding grows up to fifty times. `{}` is the model's name."""
 
     def filled(before: bytes, unit: bytes, after: bytes) -> bytes:
         return before + unit * ((2_000_000 - len(before) - len(after)) // len(unit)) + after
@@ -391,14 +391,14 @@ async def many_labels(target: Target) -> None:
 
 
 async def without_spaces(target: Target) -> None:
-    """Characters that normalise to up to eighteen."""
+    """Each character normalises to up to eighteen."""
     texts = ["\ufdfa" * 100_000, "\U0001f600" * 100_000, "\ufdfa" * 500]
     body = json.dumps({"inputs": [target.row(text) for text in texts]}, ensure_ascii=False).encode()
     await _post_on(target, body, connections=12)
 
 
 async def long_words_of_100(target: Target) -> None:
-    """WordPiece's slowest."""
+    """Words of a hundred letters are WordPiece's slowest case."""
     draw = random.Random(0)
     words = ["".join(draw.choices(string.ascii_lowercase, k=100)) for _ in range(200)]
     rows = [target.row(" ".join(draw.choices(words, k=10 if target.is_pair else 20))) for _ in range(1000)]
@@ -411,7 +411,7 @@ async def endless_words(target: Target) -> None:
 
 
 async def long_pairs(target: Target) -> None:
-    """Both texts are read whole to compare lengths."""
+    """The service reads both texts whole, to compare their lengths."""
     draw = random.Random(0)
     text = " ".join("".join(draw.choices(string.ascii_lowercase, k=100)) for _ in range(1970))
     await _post_on(target, json.dumps({"inputs": [target.row(text)] * 5}).encode(), connections=8)
@@ -524,4 +524,4 @@ WITH_THE_TOKEN = (
     "retries",
     "grpc-contents",
 )
-OVERLOADS = ("slow-readers", "retries")  # others are refused too
+OVERLOADS = ("slow-readers", "retries")  # other clients are refused too

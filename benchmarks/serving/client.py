@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """Header names are lower case; `seconds` from sending."""
+    """Header names are lower case; `seconds` count from sending."""
 
     status: int
     headers: dict[str, str]

@@ -1,4 +1,4 @@
-"""Loads services in front of a failing stub, and checks each answer against the stub's rule."""
+"""Sends load to services in front of a failing stub, and checks each answer against the stub's rule."""
 
 import asyncio
 import json
@@ -25,25 +25,25 @@ from upstreams import KNOWN, NAMES, answers, asked, is_error_of, is_sure, texts,
 
 _CONNECTIONS, _TIMEOUT_S, _SLOW_S = 32, 0.5, 1.0
 _FAULT = 0.015  # probability of each
-_ALIVE_S, _DEAD_S = 4.0, 0.7  # seconds up, and down
+_ALIVE_S, _DEAD_S = 4.0, 0.7  # stub up, stub down
 _STATUSES = (422, 429, 502, 503, 504)
 _LONGEST_OPEN_S = 31.0  # of the breaker
 _PATHS = (SYSTEM_ONE, DECISIONS)
-_LEAVING = 0.02  # share that leaves early
-_PAUSE_S = 0.05  # after 503
+_LEAVING = 0.02  # share of leaving clients
+_PAUSE_S = 0.05  # after 503, or most requests meet an open breaker
 GONE = (OSError, EOFError, ValueError)  # no answer
 
 
 @dataclass
 class Seen:
     outcomes: Counter[str] = field(default_factory=Counter)  # by service, status and sources
-    problems: list[str] = field(default_factory=list)  # with what would be right
+    problems: list[str] = field(default_factory=list)  # wrong answers, with what would be right
     lost: int = 0  # requests without an answer
-    refused: int = 0  # although no upstream is needed
-    seconds: list[float] = field(default_factory=list)  # without the upstream
+    refused: int = 0  # requests that need no upstream
+    seconds: list[float] = field(default_factory=list)  # of requests that need no upstream
     left: int = 0
     memory_mb: list[float] = field(default_factory=list)
-    connections: int = 0  # to the upstream
+    connections: int = 0  # most at once
     kills: int = 0
     recovered: bool = False
 
@@ -63,10 +63,10 @@ class Front:
 
 
 def soak(seconds: float, scratch: Path) -> Seen:
-    """One of the two services has `--when-upstream-fails answer`."""
+    """Asks two services while their upstream dies. One has `--when-upstream-fails answer`."""
     artifacts = write_artifacts(scratch)
     settings = {"KDC_UPSTREAM_TIMEOUT_S": str(_TIMEOUT_S), "KDC_AUDIT": "0.1"}
-    # A possible answer is passed on with whatever probabilities.
+    # Not `outside`, `absurd`: services pass on a possible answer, whatever its probabilities.
     names = [name for name in FAULTS if name not in ("outside", "absurd")]
     faults = [part for name in names for part in ("--fault", f"{name}={_FAULT}")]
     with stub_process("--delay", "0.005", "--slow", str(_SLOW_S)) as stub:

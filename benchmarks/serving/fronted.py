@@ -14,9 +14,9 @@ sys.path.insert(0, str(ROOT / "tests"))
 
 
 def fronting(artifacts: str, upstream: int | None, scratch: Path, *options: str, **environment: str) -> Server:
-    """`artifacts` are `NAME=PATH,...`."""
+    """`kdc serve` of `NAME=PATH,...`; `upstream` is a local port."""
     more = [] if upstream is None else ["--upstream", f"http://127.0.0.1:{upstream}/v1", *options]
-    # The stub's answers are hashes, which differ from every artifact's.
+    # The stub answers by a hash, so audits differ.
     audits = {"KDC_AUDIT_BUDGET": "0.99", "KDC_STATE_DIR": str(scratch / "state")}
     return Server(
         "kdc",

@@ -48,7 +48,7 @@ def _calls(*frames: tuple[int, int, bytes], end: int = _STREAMS) -> bytes:
 
 @again_and_again(100)
 async def half_messages(target: Target) -> None:
-    """A hundred begun messages of 2 MB a connection."""
+    """A connection begins a hundred messages of 2 MB, and ends none."""
     async with connected(target, target.grpc_port) as (reader, writer):
         writer.write(_HELLO + _calls((_DATA, 0, _BEGUN + b"x" * 600)))
         await writer.drain()
@@ -58,7 +58,7 @@ async def half_messages(target: Target) -> None:
 
 @again_and_again(100)
 async def half_probes(target: Target) -> None:
-    """The health check needs no token."""
+    """As `half_messages`, to the health check, which needs no token."""
     async with connected(target, target.grpc_port) as (reader, writer):
         streams = range(1, 2 * _STREAMS, 2)
         heads = b"".join(frame(_HEADERS, _END_HEADERS, stream, head(HEALTH)) for stream in streams)
@@ -68,7 +68,7 @@ async def half_probes(target: Target) -> None:
 
 _BYTES = 400_000  # of a message
 _CHANNELS, _CALLS = 8, 16
-_ROWS, _FEW_ROWS = 100, 16  # few: unread replies take memory, work does not
+_ROWS, _FEW_ROWS = 100, 16  # few: `unread` should fill memory, not the CPU
 
 
 def _growing(model: str) -> list[bytes]:
@@ -106,7 +106,7 @@ async def contents(target: Target) -> None:
 
 @again_and_again(16)
 async def unread(target: Target) -> None:
-    """Replies beyond the client's HTTP/2 window."""
+    """The client's HTTP/2 window is 0: no reply can be sent."""
     given = {"name": "text", "datatype": "BYTES", "shape": [_FEW_ROWS]}
     texts = [struct.pack("<I", 2) + b"w1"] * _FEW_ROWS
     asked = messages.ModelInferRequest(

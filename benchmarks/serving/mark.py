@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Mark:
-    """A bound, a minimum if `least`.
+    """A bound: a minimum if `least`, else a maximum.
 
     Attributes:
         value: measured, or the median of rounds.
@@ -21,7 +21,7 @@ class Mark:
 
     @property
     def verdict(self) -> str:
-        """The verdict is "not shown" if the interval holds the bound."""
+        """The verdict is "not shown" if the interval contains the bound."""
         found = {self._keeps(end) for end in self.interval or (self.value,)}
         return "not shown" if len(found) > 1 else "holds" if found == {True} else "fails"
 

@@ -41,10 +41,12 @@ _FAULT = 0.02  # probability of each
 
 
 class WrongMerge(Exception):
-    """A reply has not the right answer to each question."""
+    """A reply lacks the right answer to a question."""
 
 
 class Pause:
+    """The driver decides which request resumes."""
+
     def __await__(self) -> Generator[None, None, None]:
         yield
 
@@ -75,7 +77,7 @@ class Simulation:
         self._live: dict[int, Simulated] = {}
         self.audits = 0
 
-    # The auditor and the upstream.
+    # What `Forwarding` calls of the auditor and the upstream.
 
     def has_stopped(self, *_: object) -> bool:
         return False
@@ -108,7 +110,7 @@ class Simulation:
         return read(Reply(200, {}, content[:-1] if fault == "json" else content))
 
     async def local(self, request: Any, known: Sequence[Asked], state: Any) -> Answered:
-        """In place of `answers`: the artifacts' numbers."""
+        """Replaces `forwarding.answers` by the artifacts' numbers."""
         simulated = self._live[int(state)]
         await Pause()
         keys = {id(asked): key for key, asked in simulated.asked.items() if asked is not None}

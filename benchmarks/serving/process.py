@@ -65,7 +65,7 @@ def running(server: Server, log: Path, memory_mb: int | None = None) -> Iterator
         memory_mb: MiB of all its processes (needs root); None: no limit.
 
     Raises:
-        KdcError: it does not become ready, or memory cannot be limited.
+        KdcError: the server does not become ready, or memory cannot be limited.
     """
     port = free_port()
     with log.open("ab") as output, _cgroup(memory_mb) as group:
@@ -136,7 +136,7 @@ def _when_ready(server: Server, port: int, process: subprocess.Popen[bytes], log
 
 
 def _peer_of(connection: http.client.HTTPConnection, port: int, processes: list[psutil.Process]) -> psutil.Process:
-    """A supervisor may listen too."""
+    """The process at the other end. A supervisor may listen too."""
     own = connection.sock.getsockname()[1]
     for process in processes:
         for other in process.net_connections(kind="tcp"):

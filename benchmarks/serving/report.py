@@ -42,13 +42,13 @@ class Results:
 
 
 def ratios(one: list[Figures], other: list[Figures]) -> list[float]:
-    """Ratios within rounds cancel shared noise."""
+    """Ratios of rows/s in each round, which cancel shared noise."""
     pairs = zip(one, other, strict=False)
     return [mine.rows_per_second / theirs.rows_per_second for mine, theirs in pairs if theirs.rows_per_second]
 
 
 def marks(results: Results) -> list[Mark]:
-    """Intervals need six rounds."""
+    """Marks of what ran. Intervals need six rounds."""
     found: list[Mark] = []
 
     def judge(least: bool, what: str, bound: float, rounds: Iterable[float]) -> None:

@@ -20,7 +20,7 @@ NAMES = ("kdc", "uvicorn", "at-once", "raw", "bentoml-batchable", "fastapi-pipel
 
 @dataclass(frozen=True)
 class Dialect:
-    """How to ask a server; `labels` are a reply's best."""
+    """How to ask a server; `labels` gives a reply's best label of each row."""
 
     path: str
     body: Callable[[Sequence[Text]], Any]
@@ -33,8 +33,8 @@ class Server:
 
     Attributes:
         health: path that answers 200 when ready.
-        dialect: None if it is only started.
-        uses_torch: reads OMP_NUM_THREADS, which is 1 for others.
+        dialect: None if the server is only started.
+        uses_torch: runs without OMP_NUM_THREADS, which is 1 for others.
     """
 
     name: str
@@ -59,7 +59,7 @@ def base_variables() -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Subject:
-    """What is served: `model` is the same student for transformers."""
+    """What is served. `model` is the same student for transformers, `peers` the Python of its servers."""
 
     artifact: Path
     manifest: Manifest
@@ -209,7 +209,7 @@ def _pipeline_body(rows: Sequence[Text]) -> dict[str, Any]:
 
 
 def _infinity_body(rows: Sequence[Text]) -> dict[str, Any]:
-    # No pairs: joined texts differ by one token, and maybe in the answer.
+    # infinity takes no pairs. Joined texts lack a separator, so an answer may differ.
     return {"model": "student", "input": [row if isinstance(row, str) else " ".join(row) for row in rows]}
 
 

@@ -40,7 +40,7 @@ class Simulated:
     sent: list[Key] = field(default_factory=list)  # upstream
 
     def value(self, key: Key, source: str) -> float:
-        """In [0, 1): no two answers of one request are equal."""
+        """An answer's number in [0, 1). No two of one request are equal."""
         place = list(self.shape.kinds).index(key)
         return ((self.number * 7919 + place * 104_729 + (source == "local") * 611_953) % 1_000_003) / 1_000_003
 
@@ -68,7 +68,7 @@ def _typesafes(kind: str) -> Json:
 
 
 def _openais(kind: str, name: str | None, place: int) -> Json:
-    """The instructions tell the place."""
+    """The instructions hold the place, for `keys_of`."""
     more: Json = {
         "noul": {},
         "choice": {"choices": [{"value": option} for option in _OPTIONS]},
@@ -92,7 +92,7 @@ def keys_of(document: Json) -> list[Key]:
 
 
 def upstreams_reply(simulated: Simulated, keys: Sequence[Key], fault: str) -> Json:
-    """`fault` is in the first answer."""
+    """The reply, with `fault` in its first answer."""
     is_list = simulated.shape.kind is DecisionRequest
     given = {key: _answer(simulated, key, is_list=is_list) for key in keys}
     first = keys[0]

@@ -66,7 +66,7 @@ async def serve(stub: Stub, port: int, stopped: asyncio.Event, started: threadin
 
 @contextlib.contextmanager
 def in_a_thread(stub: Stub, port: int = 0) -> Iterator[Stub]:
-    """The caller may change and read it."""
+    """The caller may change and read the stub."""
     loop, stopped, started = asyncio.new_event_loop(), asyncio.Event(), threading.Event()
     thread = threading.Thread(target=loop.run_until_complete, args=(serve(stub, port, stopped, started),), daemon=True)
     thread.start()

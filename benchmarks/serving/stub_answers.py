@@ -10,7 +10,7 @@ import orjson
 
 SYSTEM_ONE, DECISIONS = "/v1/systemone", "/v1/decisions"
 MODEL = "stub-1"
-INPUT_TOKENS, OUTPUT_TOKENS = 100, 7  # a request, a question
+INPUT_TOKENS, OUTPUT_TOKENS = 100, 7  # request, each question
 OUTSIDE = "none-of-these"
 
 Json = dict[str, Any]
@@ -22,7 +22,7 @@ class WrongBody(ValueError):
 
 
 def text_of(path: str, body: Json) -> Any:
-    """An object's `text`, if any; other states as they are."""
+    """The state's `text` if it is an object with one, else the state as it is."""
     state = body.get("state" if path == SYSTEM_ONE else "input")
     if path == DECISIONS and isinstance(state, list):
         state = _content(state)
@@ -32,7 +32,7 @@ def text_of(path: str, body: Json) -> Any:
 
 
 def identity(path: str, body: Json) -> str:
-    """The `id` in the state; without one its text."""
+    """The `id` in the state; without an id the text."""
     state = body.get("state" if path == SYSTEM_ONE else "input")
     if path == DECISIONS and isinstance(state, list):
         state = _content(state)
@@ -43,7 +43,7 @@ def identity(path: str, body: Json) -> str:
 
 
 def _content(messages: list[Any]) -> Any:
-    """The only message's text or part; several messages as they are."""
+    """The content of the only message; several messages as they are."""
     content = messages[0].get("content") if len(messages) == 1 and isinstance(messages[0], dict) else messages
     if isinstance(content, list) and len(content) == 1 and isinstance(content[0], dict):
         return content[0].get("data", content[0].get("text", content))
@@ -71,7 +71,7 @@ def reply(path: str, body: Any, table: Table) -> Json:
 
 
 def answer(path: str, text: Any, question: Json, table: Table) -> Json:
-    """By the table if it has the text and all options, else by a hash of both.
+    """By the table if it has the text and all options, else by a hash of text and question.
 
     Raises:
         WrongBody: the question has not the form of its type.
@@ -105,7 +105,7 @@ def answer(path: str, text: Any, question: Json, table: Table) -> Json:
 
 
 def damage(fault: str, content: Json) -> None:
-    """Spoil the first answer: `missing`, `type`, `outside` (other options), `absurd` (other sums)."""
+    """Spoil the first answer: `missing`, `type`, `outside` (other options), `absurd` (impossible numbers)."""
     answers = content["answers"]
     first = next(iter(answers)) if isinstance(answers, dict) else 0
     if fault == "missing":
@@ -146,7 +146,7 @@ def _options(path: str, question: Json) -> tuple[list[Any], list[str]]:
 
 
 def known_probabilities(text: Any, question: Json, names: list[str], table: Table) -> list[float]:
-    """By the table, else by a hash of text and question."""
+    """Probabilities of `names`: by the table, else by a hash of text and question."""
     row = table.get(text) if isinstance(text, str) else None
     if row is not None and names == ["false", "true"] and "true" in row:
         return [1 - row["true"], row["true"]]
@@ -159,6 +159,6 @@ def known_probabilities(text: Any, question: Json, names: list[str], table: Tabl
 
 
 def _digest(text: Any, question: Json, size: int) -> bytes:
-    """Leaves the question's name out."""
+    """Hash of text and question, without the question's name."""
     asked = {key: value for key, value in question.items() if key != "name"}
     return hashlib.shake_256(orjson.dumps([text, asked], option=orjson.OPT_SORT_KEYS)).digest(size)

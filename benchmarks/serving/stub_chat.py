@@ -20,7 +20,7 @@ RESOLVED = "stub-1-2026-11"  # answers every alias
 REFUSAL = "I cannot help with that."
 LOGPROBS = ("exact", "none", "zero", "9999", "missing", "alone")
 _SWITCHES = {"schema": "response_format", "tools": "tools", "temperature": "temperature", "logprobs": "logprobs"}
-_OUTSIDE_SHARE = 0.9  # its token's probability
+_OUTSIDE_SHARE = 0.9  # of `OUTSIDE`
 _MOST_TOP = 20  # of the API
 
 Token = tuple[str, Mapping[str, float]]  # text, candidates' probabilities
@@ -28,15 +28,17 @@ Token = tuple[str, Mapping[str, float]]  # text, candidates' probabilities
 
 @dataclass
 class ChatBehaviour:
-    logprobs: str = "exact"  # of `LOGPROBS`; "none": null, "missing": no such key, "alone": one candidate
-    no_schema: bool = False  # 400 if requested, like the next three
+    """See `stub.py`."""
+
+    logprobs: str = "exact"  # of `LOGPROBS`
+    no_schema: bool = False
     no_tools: bool = False
     no_temperature: bool = False  # such a model samples always
     no_logprobs: bool = False
     think: bool = False
-    order_bias: float = 0.0  # to the first option's logit
-    outside: float = 0.0  # by the body, until corrected
-    refuse: float = 0.0  # by the text
+    order_bias: float = 0.0
+    outside: float = 0.0  # share of bodies
+    refuse: float = 0.0  # share of texts
 
 
 def chat_behaviour(names: Iterable[str]) -> ChatBehaviour:
@@ -77,7 +79,7 @@ def reply(body: Any, table: Table, behaviour: ChatBehaviour, dice: random.Random
 
 
 def damage(fault: str, content: Json) -> None:
-    """`missing` has no answer, `type` a number, `outside` no option, `absurd` other probabilities."""
+    """`missing` has no answer, `type` a number, `outside` no option, `absurd` impossible probabilities."""
     if fault == "missing":
         content["choices"] = []
     elif fault == "type":
@@ -156,7 +158,7 @@ def _joined(tokens: list[Token]) -> str:
 
 
 def _logprobs(tokens: list[Token], top: int, form: str) -> Json | None:
-    """`form` is of `LOGPROBS`."""
+    """`form` is one of `LOGPROBS`."""
     if form == "none":
         return None
 
@@ -173,6 +175,6 @@ def _logprobs(tokens: list[Token], top: int, form: str) -> Json | None:
 
 
 def _share(decides: Any) -> float:
-    """From 0 to 1, the same for the same JSON."""
+    """A number from 0 to 1, the same for the same JSON."""
     digest = hashlib.shake_256(orjson.dumps(decides, option=orjson.OPT_SORT_KEYS)).digest(8)
     return int.from_bytes(digest) / 2**64

@@ -23,10 +23,10 @@ class WrongChat(WrongBody):
 @dataclass(frozen=True)
 class Request:
     text: str
-    is_corrected: bool  # messages follow the text
+    is_corrected: bool  # messages follow the text's message
     properties: Json | None  # of the answer's JSON object; None: a code alone
     tool: str | None
-    given: dict[str, float]  # by code or label
+    given: dict[str, float]  # probabilities by code or label
     first: str  # the first option
 
 
@@ -34,7 +34,7 @@ def understood(body: Json, table: Table) -> Request:
     """Read a request of the right form.
 
     Raises:
-        WrongChat: it lists no labels, or its strict schema is none.
+        WrongChat: it lists no labels, or its strict schema is not strict.
         AttributeError, IndexError, KeyError, TypeError, ValueError: its form is wrong.
     """
     messages = body["messages"]
@@ -109,13 +109,13 @@ def _in_words(system: str, listed: Mapping[str, str]) -> Json:
 
 
 def _values(properties: Json) -> list[str]:
-    """An enum's values, else the names of numbers."""
+    """Labels: an enum's values, else the names of numbers."""
     enums = [each["enum"] for each in properties.values() if "enum" in each]
     return enums[0] if enums else [name for name, each in properties.items() if each.get("type") == "number"]
 
 
 def _probabilities(text: str, labels: list[str], table: Table) -> list[float]:
-    """They sum to 1."""
+    """The labels' probabilities sum to 1."""
     is_noul = sorted(labels) == sorted(_NOUL) and not _NOUL.keys() <= table.get(text, {}).keys()
     keys = [_NOUL[label] for label in labels] if is_noul else labels
     found = known_probabilities(text, {"labels": sorted(keys)}, sorted(keys), table)

@@ -1,4 +1,4 @@
-"""One connection to the stub, and what all share."""
+"""One connection to the stub, and what all connections share."""
 
 import asyncio
 import contextlib
@@ -23,19 +23,19 @@ FAULTS = (
     *("429", "500", "503", "422", "redirect", "reset", "cut", "json", "missing", "type", "slow", "large", "stale"),
     *("outside", "absurd", "chunked"),
 )
-RETRY_AFTER = 7  # seconds; no client computes it
+RETRY_AFTER = 7  # seconds, which no client would choose
 _REASONS = {200: "OK", 307: "Temporary Redirect", 401: "Unauthorized", 404: "Not Found", 422: "Unprocessable Content"}
-_RESET = struct.pack("ii", 1, 0)  # SO_LINGER
+_RESET = struct.pack("ii", 1, 0)  # SO_LINGER: reset
 _EVENTS = 5  # of a stream
 
 
 @dataclass
 class Behaviour:
-    """Seconds and probabilities may change while it runs."""
+    """Seconds and probabilities may change while the stub runs."""
 
     delay_s: float = 0.0
-    spread: float = 0.0  # share of the delay, fixed by the request's id
-    faults: dict[str, float] = field(default_factory=dict)  # their sum is at most 1
+    spread: float = 0.0  # share by which the delay varies with the request's id
+    faults: dict[str, float] = field(default_factory=dict)  # probabilities; their sum is at most 1
     slow_s: float = 10.0
     large_bytes: int = 0
     retry_after_s: int | None = None  # None: `RETRY_AFTER`
@@ -69,18 +69,18 @@ class Stub:
         self.forget()
 
     def forget(self) -> None:
-        self.ids: Counter[str] = Counter()  # chats by their text
+        self.ids: Counter[str] = Counter()  # by request's id, or chat's text
         self.keys: Counter[str] = Counter()  # by their `Authorization`
         self.targets: Counter[str] = Counter()
         self.faults: Counter[str] = Counter()  # that were made
         self.charged: Counter[str] = Counter()  # requests, input_tokens, output_tokens
-        self.again = 0  # repeated whole answers
-        self.answered: set[bytes] = set()  # hashes of bodies
+        self.again = 0  # whole answers to an answered body
+        self.answered: set[bytes] = set()  # such bodies' hashes
         self.asked: deque[Asked] = deque(maxlen=1000)
         self.opened = 0  # connections
 
     def fault(self, has_served: bool) -> str:
-        """Without a fault, "" is drawn."""
+        """Draws a fault, or ""."""
         drawn = self.dice.random()
         for name, probability in self.behaviour.faults.items():
             drawn -= probability
@@ -117,7 +117,7 @@ class Connection(asyncio.Protocol):
         self._task: asyncio.Task[None] | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)  # uvloop's is none by its class
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's has another class
         self._stub.opened += 1
         self._number = self._stub.opened
         self._stub.connections.add(self)
@@ -215,7 +215,7 @@ class Connection(asyncio.Protocol):
         if fault == "cut":
             whole = _written(200, orjson.dumps(content), {})
             self._transport.write(whole[: -len(orjson.dumps(content)) // 2])
-            asyncio.get_running_loop().call_later(0.01, self._reset)
+            asyncio.get_running_loop().call_later(0.01, self._reset)  # half must arrive
         elif fault == "json":
             self._transport.write(_written(200, orjson.dumps(content)[:-1], {}))
         elif fault == "chunked":

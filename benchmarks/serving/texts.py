@@ -64,7 +64,7 @@ def _glue(file: Path, columns: tuple[str, ...]) -> list[list[str]]:
 
 
 def made_up_row(dice: random.Random, words: int, first: float, *, is_pair: bool) -> Text:
-    """A pair is split after the share `first`."""
+    """A pair is cut after the share `first` of its words."""
     return _shaped([" ".join(dice.choices(_WORDS.split(), k=words))], first, is_pair=is_pair)
 
 

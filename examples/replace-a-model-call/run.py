@@ -28,7 +28,7 @@ from kdc.pipeline.report.drawing import FIRST, SECOND, SOFT, styled, svg  # noqa
 
 FRESH = 600  # new to the student
 ERRORS = 0.05  # share of the large model's answers
-BUDGET = 0.05  # of texts with another answer
+BUDGET = 0.05  # share of differing answers
 PORT = int(os.environ.get("PORT", "3111"))
 PROMPT = "Which topic is this sentence about? {text}"
 QUESTION = {
@@ -52,7 +52,7 @@ criteria = {{ {", ".join(f'{topic} = ""' for topic in TOPICS)} }}
 
 
 def kdc(*arguments: str | Path, ends: tuple[int, ...] = (0,)) -> None:
-    """A verdict other than "pass" ends with 3 or 4."""
+    """Run a command. It ends with 3 or 4 for a verdict other than "pass"."""
     print("\n$ kdc", *arguments, flush=True)
     done = subprocess.run([sys.executable, "-m", "kdc", *map(str, arguments)], stderr=subprocess.STDOUT)
     if done.returncode not in ends:
@@ -106,7 +106,7 @@ def served(artifact: Path, upstream: str) -> Iterator[str]:
 
 
 def ask(url: str, texts: list[str], answers: dict[str, str]) -> tuple[float, float]:
-    """Gives the shares answered locally, and like the model."""
+    """Gives two shares of the texts: answered locally, and answered like the model."""
     sources, same = Counter[str](), 0
     with httpx2.Client() as client:
         for text in texts:

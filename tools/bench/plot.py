@@ -12,7 +12,7 @@ _FORMATS = (".svg", ".png", ".pdf")
 
 
 def draw(result: BenchResult, path: Path) -> None:
-    """Latency of the smallest batch and throughput of the largest. Raises InputError if the file cannot be written."""
+    """Latency of the smallest batch, throughput of the largest. Raises InputError if the file cannot be written."""
     batches = sorted({case.batch for subject in result.subjects for case in subject.cases})
     figure = Figure(figsize=(10, 4.2), layout="constrained")
     left, right = figure.subplots(1, 2)

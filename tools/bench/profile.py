@@ -1,6 +1,6 @@
 """Where the time of a forward pass goes: the share of the CPU's peak, and by operator (`kdc bench --profile`).
 
-The share is the time of the matrix products at the speed of a large one, divided by the time of the pass.
+The share is the time that the pass's matrix products take at a large product's speed, divided by the pass's time.
 """
 
 from collections import Counter
@@ -20,12 +20,12 @@ from kdc.serving.engine.tokenizing import pad
 from kdc.tools.bench.result import BenchResult, Loaded, OperatorTime, PassProfile, SubjectResult
 
 _CALLS, _WARM_UPS = 30, 3
-_LEAST_SHARE = 0.005  # smaller ones share a line
+_LEAST_SHARE = 0.005  # smaller operators share a line
 _TITLES = ("operator", "nodes", "ms", "%")
 
 
 def peak_share(folder: Path, loaded: Loaded, rows: int, tokens: int, seconds: float) -> float | None:
-    """The share, 0 to 1. Each call measures the peak: a busy machine slows down both.
+    """The share that a pass reaches, 0 to 1. Each call measures the peak, which a busy machine lowers too.
 
     Returns:
         None for rows in windows, on a GPU, in torch, for other variants than int8 and fp32, and without onnx.

@@ -16,7 +16,7 @@ class Loaded(Frozen):
     on: str  # provider, or torch's device
     threads: int
     notes: tuple[str, ...]
-    longest: int  # tokens of a row
+    longest: int  # most tokens
 
 
 class Turn(Frozen):
@@ -38,16 +38,16 @@ class CaseResult(Frozen):
     p99_ms: float
     rows_per_second: float  # median of rounds
     peak_share: float | None  # median, 0 to 1
-    # rows a second relative to the first subject, median of the rounds; None if rows are too long for it
+    # rows/s relative to the first subject, median of rounds; None if rows are too long for that one
     against_first: float | None
 
 
 class SubjectResult(Loaded):
     name: str
     path: str
-    cold_start_s: float  # median, to the first answer
+    cold_start_s: float  # median, process start to answer
     peak_memory_bytes: int
-    cases: tuple[CaseResult, ...]  # without too long rows
+    cases: tuple[CaseResult, ...]  # skips longer rows
 
 
 class BenchSettings(Frozen):

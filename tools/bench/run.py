@@ -26,7 +26,7 @@ _PACKAGES = ("kdc", "onnxruntime-gpu", "onnxruntime", "tokenizers", "torch", "tr
 class Subject:
     name: str
     path: Path
-    variant: str | None = None
+    variant: str | None = None  # None: the manifest's choice
     threads: int | None = None  # None: all usable cores
 
 
@@ -37,7 +37,7 @@ class Case:
 
 
 def parse_subject(text: str) -> Subject:
-    """Read `[NAME=]PATH[@VARIANT]`; without a folder InputError. The default name is the folder's, or the run's."""
+    """Read `[NAME=]PATH[@VARIANT]`. The name defaults to the folder's, or the run's. Raises InputError for no folder."""
     name, sign, address = text.partition("=")
     if not sign or "/" in name:
         name, address = "", text
@@ -66,7 +66,6 @@ def run_bench(
 
     Args:
         cases: a subject skips rows too long for it.
-        rounds: turns of each subject at each case.
         threads: each measured with every subject; if empty, all usable cores.
 
     Raises:
@@ -80,7 +79,7 @@ def run_bench(
     running: list[_Running] = []
     starts: dict[Subject, list[float]] = {subject: [] for subject in subjects}
     try:
-        for _ in range(STARTS):  # the last processes measure
+        for _ in range(STARTS):  # the last processes stay, to measure
             for process in running:
                 process.stop()
             running.clear()
@@ -128,7 +127,7 @@ class _Running:
         self._device = device
         self._began = time.perf_counter()
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "kdc.tools.bench.subject_process"],  # no modules from the current folder
+            [sys.executable, "-P", "-m", "kdc.tools.bench.subject_process"],  # -P: no modules from the current folder
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
         )
@@ -147,7 +146,7 @@ class _Running:
         self.turns.setdefault(case, []).append(turn.model_copy(update={"peak_share": share}))
 
     def finish(self) -> int:
-        """Returns peak memory in bytes."""
+        """End the process; returns its peak memory in bytes."""
         return int(self._ask())
 
     def stop(self) -> None:

@@ -1,8 +1,8 @@
 """The process of one subject of `kdc bench`: loads a model, answers made-up rows, and times itself.
 
 Reads JSON lines, and replies with pickled objects on stdout. The first line says what to load; the reply is `Loaded`.
-Each further line asks for a `Turn`. An empty line ends the process; the reply is its peak memory in bytes. After a
-`KdcError` nothing follows.
+Each further line asks for a `Turn`. An empty line ends the process; the reply is its peak memory in bytes. A `KdcError`
+as reply ends it too.
 """
 
 import json
@@ -27,7 +27,7 @@ _WARM_UPS = 3
 
 @dataclass(frozen=True)
 class Model:
-    answer: Callable[[list[Text]], Any]  # to probabilities, with tokenising
+    answer: Callable[[list[Text]], Any]  # rows to probabilities
     count_tokens: Callable[[Text], int]  # special tokens included
     is_pair: bool
     about: Loaded
@@ -47,7 +47,7 @@ class Model:
 
 
 def load(path: Path, *, variant: str | None, device: Any, threads: int | None) -> Model:
-    """An artifact, or a Hugging Face model in torch; InputError for other folders, or a variant for torch."""
+    """Load an artifact, or a model in torch. Other folders, or a variant for torch, raise InputError."""
     if (path / MANIFEST_NAME).exists():
         return _load_artifact(path, variant, device, threads)
     if not (path / "config.json").exists():

@@ -22,7 +22,7 @@ DEFAULT_ENDPOINT = "https://huggingface.co"
 _RUNTIMES = ("onnxruntime", "onnxruntime-gpu")
 _PROBE_TIMEOUT_S = 90.0
 _PROBES = Path(__file__).with_name("probes.py")
-# In ONNX Runtime's log, the most precise first.
+# Causes in ONNX Runtime's log, the most precise first.
 _CAUSES = (re.compile(r"with error: (.+)"), re.compile(r" FAIL : (.+)"), re.compile(r"(Failed to create .+)"))
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
@@ -58,7 +58,7 @@ def installed_packages() -> dict[str, dict[str, str | None]]:
         group = extra.group(1) if extra else ""
         if group in packages:
             packages[group][name] = machine.versions([name]).get(name)
-    # kdc needs one of the two, by platform.
+    # kdc needs only one of the two runtimes.
     if installed := machine.versions(_RUNTIMES):
         others = {name: version for name, version in packages[""].items() if name not in _RUNTIMES}
         packages[""] = {**others, **installed}
@@ -89,7 +89,7 @@ def hub(*, check: bool = True) -> Hub:
 
 
 def _probe(*question: str, timeout_s: float = _PROBE_TIMEOUT_S) -> dict[str, Any]:
-    """Adds stderr as `words`; without an answer there is only an `error`."""
+    """The answer of `probes.py`, with stderr as `words`; or only an `error`."""
     command = [sys.executable, "-P", "-W", "ignore", str(_PROBES), *question]
     try:
         done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=timeout_s)

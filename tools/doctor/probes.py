@@ -23,19 +23,19 @@ TINY_MODEL = (
 
 
 def probe_providers() -> dict[str, Any]:
-    """The listed providers may not work."""
+    """Lists providers, which may not work."""
     import onnxruntime
 
     return {"providers": onnxruntime.get_available_providers()}
 
 
 def probe_provider(name: str) -> dict[str, Any]:
-    """ONNX Runtime falls back to the CPU without an error."""
+    """Runs it: ONNX Runtime falls back to the CPU without an error."""
     import numpy as np
     import onnxruntime
 
     if name == "CUDAExecutionProvider":
-        onnxruntime.preload_dlls()  # only before the first session
+        onnxruntime.preload_dlls()  # works only before the first session
     session = onnxruntime.InferenceSession(TINY_MODEL, providers=[name])
     if (actual := session.get_providers()[0]) != name:
         return {"reason": f"fell back to {actual}"}
@@ -72,7 +72,7 @@ def _training_speeds() -> dict[str, float]:
             with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
                 loss = layer(rows).float().square().mean()
             loss.backward()
-            if round_:  # the first allocates
+            if round_:  # the first allocates memory
                 name = f"{threads} thread{'s' if threads > 1 else ''}, {'bf16' if bf16 else 'fp32'}"
                 seconds.setdefault(name, []).append(time.perf_counter() - began)
     return {name: round(1 / median(times), 1) for name, times in seconds.items()}

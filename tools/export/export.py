@@ -25,9 +25,9 @@ _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")  # registry tags, Trito
 
 
 class Exported(NamedTuple):
-    place: str  # folder, or MLflow's address
+    place: str  # folder, MLflow's address
     sha256: str  # of the manifest
-    bytes: int  # without MLflow's files
+    bytes: int  # of all files; for MLflow of the artifact
     next: str
 
 
@@ -54,7 +54,7 @@ def export_artifact(
 
     Raises:
         InputError: the form, variant or name is impossible, the place is taken, or the contract failed.
-        KdcError: the artifact is damaged, MLflow is missing or refused, or a JavaScript library is not to be had.
+        KdcError: the artifact is damaged, MLflow is missing or refused, or a JavaScript library cannot be read.
     """
     if form not in FORMS:
         raise InputError("no such form", given=form, remedy=f"--to {' or --to '.join(FORMS)}")
@@ -110,7 +110,7 @@ def _one_graph(manifest: Manifest, variant: str | None) -> str:
 
 @contextmanager
 def _whole_folder(folder: Path, *, beside: Path) -> Iterator[Path]:
-    """The folder lies outside the model repository until the block ends: Triton would load a half-written model."""
+    """The folder moves into the model repository when the block ends, because Triton would load a half-written model."""
     if os.path.lexists(folder):
         raise InputError("something is there already", given=folder, remedy="name another place, or remove it")
     folder.parent.mkdir(parents=True, exist_ok=True)

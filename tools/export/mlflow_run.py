@@ -51,7 +51,7 @@ def _log_model(mlflow: Any, artifact: Path, manifest: Manifest, name: str) -> st
             python_model=str(code),
             artifacts={"artifact": f"{scratch}/artifact"},
             signature=_signature(mlflow, manifest),
-            # kdc is on no package index.
+            # kdc is on no package index: install it first.
             pip_requirements=["pandas"],
         )
     return str(info.model_uri)

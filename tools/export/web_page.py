@@ -21,8 +21,8 @@ from kdc.artifact.manifest import Manifest
 from kdc.common.errors import KdcError
 
 _PAGES = Path(__file__).with_name("web")
-_PACKED = ".gzip"  # servers may decompress .gz
-_MOST_BYTES = 256 * 1024 * 1024  # of an archive
+_PACKED = ".gzip"  # some servers decompress .gz
+_MOST_BYTES = 256 * 1024 * 1024  # of an archive; a longer one fails the hash
 _SECONDS = 60  # without a byte
 
 
@@ -30,7 +30,7 @@ class Package(NamedTuple):
     name: str
     version: str
     sha512: str  # in base64, npm's `dist.integrity`
-    files: Mapping[str, str]  # in the package -> exported
+    files: Mapping[str, str]  # package path -> exported
 
     @property
     def archive(self) -> str:
@@ -62,7 +62,7 @@ PACKAGES = (
 def write_page(
     artifact: Path, manifest: Manifest, folder: Path, *, title: str, variant: str, assets: Path | None
 ) -> None:
-    """Raises KdcError if a package of `assets` (None: npm) is missing, or is not the pinned one."""
+    """Raises KdcError if a package is missing in `assets` (None: npm), or is not the pinned one."""
     for package in PACKAGES:
         for name, content in _unpacked(package, fetch(package, assets)):
             _write(folder / name, content)
@@ -88,7 +88,7 @@ def write_page(
 
 
 def _write(path: Path, content: bytes) -> None:
-    """Not all static servers compress, so the page unpacks."""
+    """The page unpacks, because not all static servers compress."""
     path.write_bytes(gzip.compress(content, mtime=0) if path.suffix == _PACKED else content)
 
 

@@ -15,16 +15,16 @@ from kdc.pipeline.quality.shares import at_least, rate
 from kdc.tools.filled import NO_LABEL, Answered, Ints, quality_by
 
 _MOST_CELLS, _MOST_LABELS = 50, 20  # in the rendering
-_ERROR = 0.025  # at each end
+_ERROR = 0.025  # at each end of an interval
 
 Flags = NDArray[np.bool_]
 
 
 class AuditWritten(Frozen):
-    files: tuple[str, ...]  # Label Studio's are two
+    files: tuple[str, ...]  # CSV, Label Studio's tasks, its config
     labels: tuple[str, ...]
     rows: int
-    skipped: int  # no text or answer
+    skipped: int  # lack text or answer
     differing: int | None  # None without a student
     max_drop: float  # points
     # Texts and labels that show, with 80 % power, that an equally good student keeps `max_drop`; None if none would.
@@ -49,7 +49,7 @@ class Cell(Frozen):
 
 
 class Agreement(Frozen):
-    accuracy: Accuracy | None  # None: not shown
+    accuracy: Accuracy | None  # None: not estimable
     kappa: float | None  # Cohen's; weighted as the accuracy
     confusion: tuple[Cell, ...]  # labelled texts, unweighted, errors first
     people: dict[str, int]  # labelled texts by label
@@ -76,20 +76,19 @@ class AuditResult(Frozen):
     rows: int  # sampled texts
     labelled: int
     tied: int  # texts without a majority
-    self_agreement: Rate | None  # texts with equal annotations
+    self_agreement: Rate | None  # all annotations equal
     model: Agreement
     student: Agreement | None
     gap: Gap | None
-    without_labels: str  # what the accuracy lacks
+    without_labels: str  # still needed labels
 
 
 def agreement_of(people: Ints, answers: Ints, strata: Ints | None, labels: Sequence[str]) -> Agreement:
     """Compare answers with people's labels.
 
     Args:
-        people: (texts,) numbers of labels, or `NO_LABEL`.
-        answers: (texts,) numbers of labels.
-        strata: (texts,) numbers of the strata; within a stratum the labelled texts are random. None: they are not.
+        people, answers: (texts,) numbers of labels; of people also `NO_LABEL`.
+        strata: (texts,) numbers of strata, in which the labelled texts are random. None: these are not random.
     """
     labelled = people != NO_LABEL
     truth, given = people[labelled], answers[labelled]
@@ -111,7 +110,7 @@ def agreement_of(people: Ints, answers: Ints, strata: Ints | None, labels: Seque
 
 
 def _weights(labelled: Flags, strata: Ints) -> NDArray[np.float64] | None:
-    """Sampled texts that each labelled text stands for; None if a stratum has no label."""
+    """How many sampled texts each labelled text stands for; None if a stratum has no label."""
     sizes, counts = np.bincount(strata), np.bincount(strata, weights=labelled)
     if ((sizes > 0) & (counts == 0)).any():
         return None
@@ -124,7 +123,7 @@ def accuracy_of(right: Flags, labelled: Flags, strata: Ints) -> Accuracy:
     The labelled texts within a stratum are random: the variance is the one of double sampling (Cochran 1977, Sampling
     Techniques, chapter 12). The exact interval then takes the effective number of texts (Korn and Graubard 1998, Survey
     Methodology 24:193). For the variance, a stratum gets one more right and one more wrong text: a few equal texts
-    would make it 0.
+    would make the variance 0.
 
     Args:
         right, labelled, strata: (texts,); `right` counts only where `labelled`.
@@ -161,7 +160,7 @@ def _marginals(numbers: Ints, labels: Sequence[str]) -> dict[str, int]:
 
 
 def self_agreement(votes: Sequence[Sequence[int]]) -> Rate | None:
-    """None without texts with several annotations."""
+    """Texts whose annotations are equal, of those with several; None without such texts."""
     several = [set(each) for each in votes if len(each) > 1]
     return rate(sum(len(each) == 1 for each in several), len(several)) if several else None
 

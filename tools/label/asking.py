@@ -37,7 +37,7 @@ class LimitReached(KdcError):
 
 
 class Pace:
-    """Most calls at once: one more after a round without trouble, half after trouble (AIMD, Chiu and Jain 1989)."""
+    """Bounds calls at once: one more after a round without trouble, half after trouble (AIMD, Chiu and Jain 1989)."""
 
     def __init__(self, most: int) -> None:
         self._most, self._allowed, self._running = most, float(min(4, most)), 0
@@ -46,7 +46,7 @@ class Pace:
 
     @contextlib.asynccontextmanager
     async def turn(self) -> AsyncIterator[float]:
-        """Yields when the turn began."""
+        """Wait for a turn; yields the time when it began."""
         async with self._free:
             await self._free.wait_for(lambda: self._running < int(self._allowed))
             self._running += 1
@@ -61,7 +61,7 @@ class Pace:
         self._allowed = min(self._most, self._allowed + 1 / self._allowed)
 
     def trouble(self, began: float) -> None:
-        """Halve once for all calls under way."""
+        """Halve, but only once for all calls under way."""
         if began > self._halved:
             self._allowed, self._halved = max(1.0, self._allowed / 2), time.monotonic()
 
@@ -72,7 +72,7 @@ class _Again(Exception):
 
 
 class Asking:
-    """Create it in the event loop, and close it.
+    """The `Ask` of a run. Create it in the event loop, and close it.
 
     Args:
         max_requests, max_usd: of all runs with this ledger together.
@@ -132,7 +132,7 @@ class Asking:
 
     async def _once(self, path: str, key: bytes, body: bytes, read: Callable[[dict[str, Any]], T]) -> T:
         async with self._pace.turn() as began:
-            # A token has at least one byte.
+            # A token has a byte or more: this bounds the tokens.
             most_usd = self._spec.prices.usd(len(body), self._spec.source.most_output_tokens)
             self._reserve(most_usd)
             number = self._ledger.begin(key, most_usd)

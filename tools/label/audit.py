@@ -40,7 +40,7 @@ _WRITE_AGAIN = "give back the file that --audit wrote, with labels and nothing e
 
 class Student(NamedTuple):
     name: str
-    answers: Callable[[Sequence[str]], Ints]  # numbers of the spec's labels
+    answers: Callable[[Sequence[str]], Ints]  # the spec's label numbers
 
 
 def open_student(folder: Path, spec: Spec) -> Student:
@@ -53,7 +53,7 @@ def open_student(folder: Path, spec: Spec) -> Student:
         remedy = f"a classifier of single texts with the labels {', '.join(spec.labels[:20])}"
         raise InputError("the student answers another question", given=given, remedy=remedy)
     assert manifest is not None
-    is_noul = spec.question.type == "noul"  # its only output is yes, label 1
+    is_noul = spec.question.type == "noul"  # its output is for yes, label 1
     numbers = (np.arange(2) == outputs[0]).astype(np.int64) if is_noul else np.argsort(outputs)
     name = f"{manifest.sha256[:12]}-{engine.variant}"
     return Student(name, lambda texts: numbers[engine.logits(texts).argmax(-1)])
@@ -64,7 +64,7 @@ class _Sample:
     ids: list[str]
     texts: list[str]
     model: Ints  # (texts,) label numbers
-    skipped: int  # no text or answer
+    skipped: int  # lack text or answer
 
 
 def _draw(out: Path, spec: Spec, *, most: int | None = None, last: str = _AFTER_ALL) -> _Sample:
@@ -110,7 +110,7 @@ def write_audit(
         out: the table that `kdc label` wrote.
         to: a .csv file; the Label Studio files lie beside it.
         student: an artifact's folder. Texts that it answers differently from the model come first.
-        max_drop: points of accuracy that the estimate of labels is for.
+        max_drop: points of accuracy; the limit for which labels are estimated.
 
     Raises:
         InputError: a file does not fit, or exists already.
@@ -172,7 +172,7 @@ def read_audit(
     opened = None if student is None else open_student(student, spec)
     answers = None if opened is None else opened.answers(sample.texts)
     strata: Ints | None = np.zeros(len(people), dtype=np.int64)
-    if first_by != _NO_STUDENT and (people == NO_LABEL).any():  # the labels' order depends on this student
+    if first_by != _NO_STUDENT and (people == NO_LABEL).any():  # labelled in this student's order
         strata = None
         if opened is not None and answers is not None and opened.name == first_by:
             strata = (answers != sample.model).astype(np.int64)
@@ -220,6 +220,6 @@ def _votes(rows: list[Row], known: set[str]) -> dict[str, list[int]]:
 
 
 def _majority(numbers: list[int]) -> int:
-    """`NO_LABEL` without labels, or for a tie."""
+    """The commonest; `NO_LABEL` without labels, or for a tie."""
     first, *others = Counter(numbers).most_common(2) or [(NO_LABEL, 1)]
     return NO_LABEL if others and others[0][1] == first[1] else first[0]

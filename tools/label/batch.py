@@ -1,7 +1,7 @@
 """Files of a batch API instead of calls: OUT.batch.jsonl goes to the endpoint, and its results come back as a file.
 
 The form is OpenAI's: a line holds `custom_id`, `method`, `url` and `body`; a line of the results `custom_id` and
-`response`. An answer outside the list needs a further round.
+`response`. An answer outside the list is asked again in the next round.
 """
 
 import json

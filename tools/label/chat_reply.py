@@ -11,7 +11,7 @@ from kdc.tools.label.source import Unusable
 Json = dict[str, Any]
 
 _MOST_CHARACTERS = 20_000  # of an answer, without reasoning
-_MOST_ITEMS = 100  # the API gives at most 20 candidates
+_MOST_ITEMS = 100  # of lists; the API gives 20 candidates
 _MOST_QUOTED = 200  # characters
 _AROUND = " \t\r\n\"'`\u201c\u201d\u2018\u2019«»"  # white space, and several languages' quotes
 _FENCE = re.compile(r"```\w*\n(.*)```", re.DOTALL)
@@ -38,7 +38,7 @@ def shown(text: str) -> str:
 
 
 def plain(text: str) -> str:
-    """Without a code fence, white space, quotes, a final full stop, and case."""
+    """The answer without a code fence, white space, quotes, a final full stop, and case."""
     return unfenced(text).strip(_AROUND).removesuffix(".").strip(_AROUND).casefold()
 
 
@@ -51,7 +51,7 @@ def content(reply: Any, *, may_be_cut: bool = False) -> str:
     """The arguments of the model's tool call, else the message's text without its reasoning.
 
     Args:
-        may_be_cut: an answer that reached the limit of tokens is read.
+        may_be_cut: also read an answer that reached the token limit.
 
     Raises:
         Unusable: there is no answer.

@@ -20,7 +20,9 @@ _OPTIONS: dict[str | None, set[str]] = {
 
 
 def label(spec: Path, files: tuple[str, ...], **given: Any) -> tuple[Any, str]:
-    """The result for `--json`, and for people. Raises InputError if options or files do not fit together."""
+    """Do what the options say; gives the result for `--json`, and as text. Raises InputError if options or files do not
+    fit together.
+    """
     mode = next((name for name in _MODES if name in given), None)
     wanted = "IN OUT" if mode is None else "OUT"
     if len(files) != len(wanted.split()):

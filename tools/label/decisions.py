@@ -13,7 +13,7 @@ _SUM_TOLERANCE = 0.02
 
 
 class Decision(Source):
-    """An endpoint of questions."""
+    """An endpoint that answers questions with probabilities."""
 
     async def answer(self, ask: Ask, text: str) -> Answer:
         body = {"model": self.spec.source.model} | self._body(text) | self.spec.source.more
@@ -78,7 +78,7 @@ class Decisions(Decision):
 
 
 def answer_of(answer: Any, spec: Spec) -> Answer:
-    """Read either API's answer; without a probability it is `Unusable`."""
+    """Read either API's answer; `Unusable` if it lacks a probability."""
     if not isinstance(answer, dict):
         raise Unusable("the reply has no answer")
     if answer.get("type") == "refusal":

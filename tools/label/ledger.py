@@ -1,7 +1,7 @@
 """The ledger beside OUT: each attempt with its cost and outcome, and each text's answer, in one SQLite file.
 
 An attempt is written before it is sent, with the most that it can cost. What is written survives `kill -9`; a power cut
-may take the last seconds. Of prompts and texts the ledger holds only hashes.
+may take the last seconds. The ledger holds replies, but only hashes of prompts and texts.
 """
 
 import hashlib
@@ -45,11 +45,11 @@ class Spent:
     requests: int
     input_tokens: int
     output_tokens: int
-    usd: float  # calls without a known end at their most
+    usd: float  # unended calls: their highest cost
 
 
 class Ledger:
-    """Open it in one process at a time. Another file raises InputError.
+    """Open it in one process at a time. Raises InputError for another file.
 
     Args:
         spec: fingerprint of what decides a text's answer.
@@ -83,7 +83,7 @@ class Ledger:
         return None if row is None else json.loads(row[0])
 
     def begin(self, key: bytes, usd: float) -> int:
-        """The call costs at most `usd`. Gives its number."""
+        """Note a call of at most `usd`; gives its number."""
         statement = "INSERT INTO attempts (key, endpoint, requested, began, outcome, usd) VALUES (?, ?, ?, ?, ?, ?)"
         row = [key, self._endpoint, self._model, time.time(), "in flight", usd]
         number = self._database.execute(statement, row).lastrowid
@@ -101,7 +101,7 @@ class Ledger:
         resolved: str | None = None,
         reply: str | None = None,
     ) -> None:
-        """Without `usd` the call counts with the most that it could cost."""
+        """Note a call's end. Without `usd` it counts with its highest cost."""
         resolved = None if resolved is None else printable(resolved[:200].encode("utf-8", "replace").decode())
         self._database.execute(
             "UPDATE attempts SET outcome = ?, seconds = ? - began, status = ?, usd = coalesce(?, usd), "
@@ -131,7 +131,7 @@ class Ledger:
         return Spent(*row)
 
     def models(self) -> list[str]:
-        """As the models name themselves."""
+        """The models that replied, as they name themselves."""
         rows = self._database.execute("SELECT DISTINCT resolved FROM attempts WHERE resolved IS NOT NULL ORDER BY 1")
         return [name for (name,) in rows]
 

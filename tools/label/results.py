@@ -13,11 +13,11 @@ class Labelled(Frozen):
     unanswered: int  # of the texts
     how: dict[str, int]  # texts by `How`
     model: str
-    resolved: list[str]  # as the models name themselves
+    resolved: list[str]  # models' own names
     requests: int
     input_tokens: int
     output_tokens: int
-    usd: float  # calls without a known end at their most
+    usd: float  # see `Spent`
     p50_ms: float | None  # of usable replies
     p95_ms: float | None
     limit: str | None = None  # that ended the run early

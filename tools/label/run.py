@@ -29,7 +29,7 @@ from kdc.tools.label.table import Row, Table, describe
 SOURCES: dict[str, type[Source]] = {"systemone": SystemOne, "decisions": Decisions, "chat": Chat}
 _DRY_ROWS = 20
 _PROBES = 5  # until one is answered
-_MOST_REASONS = 10_000  # texts without an answer
+_MOST_REASONS = 10_000  # reasons that are kept
 _MOST_IN_VAIN = 50  # texts before the run ends, if none got an answer
 
 
@@ -50,10 +50,8 @@ def label_table(
     """Label a table. The same command again resumes.
 
     Args:
-        rows: label a random sample of this many distinct texts.
         max_requests, max_usd: limits of all runs with this ledger together.
         dry_run: ask a few texts, and estimate the rest; OUT is not written.
-        results: of the batch that an earlier run wrote.
 
     Raises:
         InputError: an option, a file or a row cannot be used.
@@ -105,10 +103,12 @@ class Job:
         self.spec = table.spec
         self.reasons: dict[str, str] = {}  # why texts have no answer
         self.limit: str | None = None
-        self._asked, self._answered = 0, ledger.answered  # this run, all runs
+        self._asked, self._answered = 0, ledger.answered  # texts of this run, of all runs
 
     async def ask_all(self, **limits: Any) -> None:
-        """Ask until a limit is reached. Raises KdcError if the endpoint refuses all calls or gives no usable answer."""
+        """Ask for missing answers until a limit is reached. Raises KdcError if the endpoint refuses all calls or gives
+        no usable answer.
+        """
         asking, source = Asking(self.spec, self.ledger, **limits), SOURCES[self.spec.source.kind](self.spec)
         seen: set[bytes] = set()
         rows, began = 0, time.monotonic()
@@ -131,7 +131,7 @@ class Job:
             await asking.close()
 
     async def write_batch(self) -> int:
-        """Keep the answers of known replies, and write the missing calls; gives their number."""
+        """Keep the answers of known replies, and write the missing calls; gives the calls' number."""
         source, seen = SOURCES[self.spec.source.kind](self.spec), set[bytes]()
         path = batch_of(self.table.output)
         with whole_file(path) as stream:
@@ -178,7 +178,7 @@ class Job:
                 try:
                     self.ledger.keep(text, await source.answer(asking, text))
                     self._answered += 1
-                except LimitReached as limit:  # calls under way end
+                except LimitReached as limit:  # the other workers finish their calls
                     self.limit = f"{limit.what}: {limit.given}"
                     return
                 except Unusable as reason:
@@ -201,7 +201,7 @@ class Job:
             raise KdcError(what, given=reason, remedy="correct SPEC; answers outside the list are never guessed")
 
     def estimate(self, rows: int | None) -> Estimate:
-        """At the average cost of the texts that the ledger has."""
+        """The job at the average cost of texts in the ledger."""
         spent, answered = self.ledger.spent(), max(1, self.ledger.answered)
         texts = len({text_hash(row.text) for part in self.table.read() for row in part if row.person is None})
         texts = min(texts, rows or texts)

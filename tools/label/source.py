@@ -14,7 +14,7 @@ How = Literal["endpoint", "logprobs", "stated", "votes", "bare", "people"]
 
 
 class Unusable(Exception):
-    """A reply is no answer. The text says why, in words that the model may read; it quotes no secret."""
+    """A reply is no answer. The exception's text tells the model why, and quotes no secret."""
 
 
 class Refused(Unusable):
@@ -53,7 +53,7 @@ class Answer:
 
 
 async def results_of(calls: Iterable[Coroutine[Any, Any, T]], *, at_once: bool) -> list[T]:
-    """`at_once` makes all calls before the first exception is raised, as a batch needs; else they follow each other."""
+    """`at_once` makes all calls before it raises the first exception, as a batch needs; else one follows the other."""
     if not at_once:
         return [await call for call in calls]
     results = await asyncio.gather(*calls, return_exceptions=True)

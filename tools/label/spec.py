@@ -13,14 +13,14 @@ from kdc.artifact.question_forms import question_of
 from kdc.common.errors import InputError
 from kdc.common.frozen import Frozen
 
-NOUL = ("false", "true")  # of a yes-or-no question
+NOUL = ("false", "true")  # yes-or-no question's labels
 
 
 class Model(Frozen):
     kind: Literal["systemone", "decisions", "chat"]
     url: str = Field(pattern=r"^https?://[^/\s]+")  # with the version: https://api.example.com/v1
     model: str = Field(min_length=1)
-    key_env: str | None = None  # environment variable
+    key_env: str | None = None  # key's environment variable
     timeout_s: float = Field(60, gt=0, le=3600)
     batch: bool = False  # write calls and read results as files
     concurrency: int = Field(16, ge=1, le=512)  # calls at once
@@ -45,7 +45,7 @@ class Prices(Frozen):
 
 
 class Example(Frozen):
-    """A chat model sees it before the text in question."""
+    """A labelled text that a chat model sees before the text in question."""
 
     text: str
     label: str
@@ -57,7 +57,7 @@ class Spec(Frozen):
     examples: tuple[Example, ...] = ()
     prices: Prices = Prices()
     text: str = "text"  # column
-    label: str | None = None  # rows with a person's label are not asked
+    label: str | None = None  # people's labels; rows that have one are not asked
     prompt: str | None = None  # the user's message in logged chats, with {text} for the text
 
     @field_validator("question", mode="before")
@@ -149,7 +149,7 @@ def read_spec(path: Path) -> Spec:
         document = tomllib.loads(text)
     except OSError as error:
         raise InputError("the spec cannot be read", given=f"{path}: {error.strerror}", remedy=remedy) from None
-    except ValueError as error:  # also bytes beyond UTF-8
+    except ValueError as error:  # also bytes that are no UTF-8
         raise InputError("the spec is no TOML", given=f"{path}: {error}", remedy=remedy) from None
     try:
         return Spec.model_validate(document)

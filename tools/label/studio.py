@@ -57,7 +57,7 @@ def read_tasks(path: Path, spec: Spec) -> tuple[str, list[Row]]:
     """The sample's mark, and the rows.
 
     Raises:
-        InputError: the file is no export, a label is unknown, or an annotation has two.
+        InputError: the file is no export, a label is unknown, or an annotation has two labels.
     """
     try:
         if path.stat().st_size > _MOST_BYTES:

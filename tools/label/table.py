@@ -45,7 +45,7 @@ def person(label: str, labels: Sequence[str]) -> Answer:
 
 
 class Table:
-    """Raises InputError for options, files and column names that cannot be used."""
+    """Input and output. Unusable options, files or column names raise InputError."""
 
     def __init__(
         self, spec: Spec, source: str, output: str, *, on_error: str = "stop", dialect: Dialect = USUAL
@@ -74,7 +74,7 @@ class Table:
         """All rows with a text, window by window. `done` tells the bytes read so far.
 
         Raises:
-            InputError: a column is missing, a row has no text (with `on_error` "stop"), or no known label.
+            InputError: a column is missing, a row has no text (with `on_error` "stop"), or a label is unknown.
         """
         seen = False
         for window, done in read_all(self.files):
@@ -100,10 +100,10 @@ class Table:
         return [person(label, self.spec.labels) if label else None for label in people]
 
     def sample(self, rows: int | None) -> Callable[[str], bool]:
-        """Says of each text whether it belongs to a random sample, the same each time."""
+        """Gives a function: whether a text is in a random sample, the same each time."""
         if rows is None:
             return lambda _: True
-        heap: list[int] = []  # lowest hashes, negative
+        heap: list[int] = []  # lowest hashes, negated
         kept: set[int] = set()
         for part in self.read():
             for row in part:
@@ -155,7 +155,7 @@ class Table:
 
 
 def _softened(answer: Answer) -> tuple[float, ...]:
-    """Without probabilities, those that `--teacher-scores` gives."""
+    """A bare answer gets the probabilities that `--teacher-scores` gives."""
     if answer.how != "bare":
         return answer.probabilities
     others = (1 - _BARE) / (len(answer.probabilities) - 1)
@@ -163,7 +163,7 @@ def _softened(answer: Answer) -> tuple[float, ...]:
 
 
 def describe(output: str, spec: Spec, facts: Frozen) -> None:
-    """`kdc compress --train OUT` takes the column of texts and the question from this file."""
+    """Write what `kdc compress --train OUT` reads: the column of texts and the question."""
     document = {
         "endpoint": without_secrets(spec.source.url),
         "kind": spec.source.kind,

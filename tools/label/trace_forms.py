@@ -19,12 +19,14 @@ from kdc.tools.label.spec import Spec
 
 _PAIRS = (("request", "response"), ("input", "output"), ("body", "response"))  # a request, its reply
 _REQUESTS = ("questions", "messages", "input")  # each API's key
-_ANSWERS = ("label", "answer", "output")  # columns, and keys in JSON
-_ROUNDING = 0.02  # of written probabilities' sum
+_ANSWERS = ("label", "answer", "output")  # columns, or keys of JSON
+_ROUNDING = 0.02  # by which a written sum may miss 1
 _LEAST_MASS = 0.5  # of the labels among a token's candidates
 
 
 class NoTrace(Exception):
+    """No usable answer."""
+
     def __init__(self, why: Literal["outside", "unreadable", "other"]) -> None:
         super().__init__(why)
         self.why = why
@@ -113,7 +115,7 @@ class RowReader:
             return self._bare[label]
 
     def _label(self, answer: str) -> int:
-        """An answer is a label, or a JSON object with a label as its value. A label within prose is none."""
+        """An answer is a label, or a JSON object with a label as its value. A label within prose does not count."""
         if (label := self._place(answer)) is not None:
             return label
         try:
@@ -133,7 +135,7 @@ class RowReader:
         return self._plain.get(plain(text)) if place is None else place
 
     def _of_tokens(self, listed: dict[str, float], label: int) -> Answer:
-        """Gives probabilities only if a first token is a whole label."""
+        """Probabilities of first tokens that are whole labels, else the bare label."""
         masses = [0.0] * len(self._labels)
         for token, probability in listed.items():
             if (place := self._place(token)) is not None:
@@ -157,7 +159,7 @@ class RowReader:
 
 
 def _from_json(value: Any) -> Any:
-    """A table holds JSON as text."""
+    """Decode: a table holds JSON as text."""
     return next(parse_jsonl([value], finite=True), (0, "", None))[2] if isinstance(value, str) else value
 
 
@@ -193,7 +195,7 @@ def _name(value: Any) -> Any:
 
 
 def _distribution(values: Iterable[Any]) -> tuple[float, ...]:
-    """Divided by their sum."""
+    """Probabilities, divided by their sum."""
     try:
         given = [float(value) for value in values]
     except (TypeError, ValueError, OverflowError):

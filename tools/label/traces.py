@@ -27,12 +27,12 @@ class TraceCounts(Frozen):
 
     rows: int
     usable: int  # answered from the list
-    duplicates: int  # usable, text came before
+    duplicates: int  # usable; text repeated
     disagreeing: int  # texts with different answers
     outside: int  # answered outside the list
     unreadable: int  # broken, or without an answer
     other: int  # another question, or an unknown form
-    self_agreement: float | None  # share of equal answers in `pairs`
+    self_agreement: float | None  # share of `pairs` with equal answers
     pairs: int  # pairs of answers to one text
 
 
@@ -49,7 +49,7 @@ class _Repeated:
 
     @property
     def mean(self) -> Answer:
-        """Its way is the worst of the answers' ways."""
+        """Its `how` is the worst of the answers'."""
         return Answer(tuple(total / self.votes.total() for total in self._sums), self._how)
 
 
@@ -105,7 +105,7 @@ class FromTraces(TraceCounts):
     output: str
     texts: int  # distinct texts
     how: dict[str, int]  # texts by `How`
-    resolved: list[str]  # as the models name themselves
+    resolved: list[str]  # models' own names
 
 
 def label_traces(spec: Spec, path: Path, output: str) -> FromTraces:
