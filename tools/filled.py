@@ -198,7 +198,7 @@ def refuse_bad(window: Window) -> None:
 
 
 def quality_by(answered: Answered, labels: Ints, contract: Contract, *, empty_is_won: bool) -> Quality:
-    """Compare the models. Differing rows without a label are won by the student if `empty_is_won`, else by the teacher."""
+    """The student wins differing rows without a label if `empty_is_won`, else the teacher does."""
     empty, alike = answered.differs & (labels == NO_LABEL), ~answered.differs
     student = alike | (answered.student == labels) | (empty & empty_is_won)
     teacher = alike | (answered.teacher == labels) | (empty & (not empty_is_won))

@@ -37,7 +37,7 @@ class Case:
 
 
 def parse_subject(text: str) -> Subject:
-    """Read `[NAME=]PATH[@VARIANT]`. The name defaults to the folder's, or the run's. Raises InputError for no folder."""
+    """Read `[NAME=]PATH[@VARIANT]`. The default name is the folder's or run's. Raises InputError without a folder."""
     name, sign, address = text.partition("=")
     if not sign or "/" in name:
         name, address = "", text

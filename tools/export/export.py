@@ -110,7 +110,7 @@ def _one_graph(manifest: Manifest, variant: str | None) -> str:
 
 @contextmanager
 def _whole_folder(folder: Path, *, beside: Path) -> Iterator[Path]:
-    """The folder moves into the model repository when the block ends, because Triton would load a half-written model."""
+    """The folder appears when the block ends: Triton would load a half-written model."""
     if os.path.lexists(folder):
         raise InputError("something is there already", given=folder, remedy="name another place, or remove it")
     folder.parent.mkdir(parents=True, exist_ok=True)
