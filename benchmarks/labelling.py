@@ -207,7 +207,6 @@ def _killer(port: int, dice: random.Random) -> Callable[[int], None]:
 
 
 def _has_ended(pid: int) -> bool:
-    """An ended child stays for `wait4`."""
     return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
 

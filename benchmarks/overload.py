@@ -57,7 +57,6 @@ def main() -> None:
 
 
 async def _phases(options: argparse.Namespace, scratch: Path) -> tuple[dict[str, Phase], float]:
-    """The phases, and the longest wait in a full queue in seconds."""
     artifact = options.run / "artifact"
     manifest = load_manifest(artifact)
     servers, _ = all_servers(Subject(artifact.resolve(), manifest, None, None, scratch))

@@ -137,7 +137,6 @@ def _write_names(figure: Figure, axes: Axes, points: list[Point]) -> None:
 
 
 def _along(axes: Axes, line: Line2D) -> NDArray[np.float64]:
-    """Points of the line, (points, 2) in pixels."""
     corners = axes.transData.transform(line.get_xydata())
     steps = np.linspace(0, 1, _STEPS)[:, None]
     return np.concatenate([start + (end - start) * steps for start, end in pairwise(corners)])

@@ -247,7 +247,6 @@ def _by_threshold(run: dict[str, Any]) -> dict[str, Any]:
 
 
 def _gain(metric: str, runs: list[dict[str, Any]], bases: list[dict[str, Any]]) -> tuple[float, float]:
-    """The gain's confidence interval over all seeds, which share evaluation rows."""
     from kdc.pipeline.data.prepared import open_data
     from kdc.pipeline.quality.intervals import difference
 

@@ -180,7 +180,6 @@ def _peer_speed(python: Path, run: Path, steps: int) -> float:
 
 
 def _speed(tokens: Any, who: str, case: Case, steps: int) -> float:
-    """Rows/s, without the first step."""
     import numpy as np
     import torch
     from transformers import set_seed

@@ -237,7 +237,6 @@ class Many:
 
 
 def _lowest(values: NDArray[np.float64], count: NDArray[np.integer]) -> NDArray[np.bool_]:
-    """(rows, columns) whether a value is among its row's `count` lowest."""
     last = np.sort(values.astype(np.float32), axis=1)[np.arange(len(values)), np.maximum(count, 1) - 1]
     return (values.astype(np.float32) <= last[:, None]) & (count > 0)[:, None]
 

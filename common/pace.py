@@ -142,7 +142,6 @@ class Pace:
         self._looked, self._steps = now, 1
 
     def _speed(self, threads: int) -> float:
-        """Tokens a second."""
         steps = self._speeds[threads]
         return sum(tokens for tokens, _ in steps) / sum(seconds for _, seconds in steps)
 

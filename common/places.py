@@ -105,7 +105,6 @@ def format_of(address: str) -> str:
 
 
 def _ending(address: str) -> str:
-    """The ending `.csv` of `rows.csv.gz`."""
     name = Path(_without_query(address))
     return Path(name.stem if name.suffix in _COMPRESSED else name).suffix.lower()
 

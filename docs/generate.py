@@ -30,7 +30,6 @@ def pages() -> dict[str, str]:
 
 
 def _commands() -> Iterator[str]:
-    """Each command with its usage, its arguments, and its options by panel."""
     group = typer.main.get_command(app)
     yield "# Commands"
     yield ""
@@ -72,7 +71,6 @@ def _cell(text: str | None) -> str:
 
 
 def _settings() -> Iterator[str]:
-    """Each setting with its default and meaning."""
     yield "# Settings of a run"
     yield ""
     yield "`kdc compress --set SECTION.KEY=VALUE` takes any of them, `--config FILE.toml` many. `kdc config` prints"
@@ -85,7 +83,6 @@ def _settings() -> Iterator[str]:
 
 
 def _python() -> Iterator[str]:
-    """Signature and docstring of each public name."""
     yield "# Python API"
     yield ""
     yield "`import kdc` loads nothing heavy. `kdc.__version__` is the version."
@@ -109,7 +106,6 @@ def _python() -> Iterator[str]:
 
 
 def _fields(model: type) -> Iterator[str]:
-    """Names and defaults of a pydantic model's fields."""
     yield from ("", f"| {model.__name__} | default |", "|---|---|")
     for key, field in model.model_fields.items():  # type: ignore[attr-defined]
         default = field.get_default(call_default_factory=True)

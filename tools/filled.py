@@ -138,7 +138,6 @@ def judged_by_labels(path: Path, engine: Engine, contract: Contract, how: Mappin
 
 
 def _read_labels(path: Path, task: TaskInfo, answered: Answered, dialect: Dialect) -> Ints:
-    """Label numbers (rows,); `NO_LABEL` if missing."""
     number_of = label_numbers(task.labels)
     numbers = {id_of(number): number for number in answered.to_label.tolist()}
     labels: dict[int, int] = {}
@@ -216,5 +215,4 @@ def quality_by(answered: Answered, labels: Ints, contract: Contract, *, empty_is
 
 
 def _as_logits(right: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """(rows, 2) logits; class 0 means right."""
     return np.column_stack([right, ~right]).astype(np.float32)

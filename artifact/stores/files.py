@@ -136,7 +136,6 @@ class FileTarget(FileSource):
         return present
 
     def _is_occupied(self) -> bool:
-        """Whether anything is there that kdc did not push."""
         with self._reaching():
             if not self._system.isdir(self._path):
                 return bool(self._system.exists(self._path))

@@ -183,7 +183,6 @@ def push_to_hub(repository: Repository, artifact: Outgoing, *, public: bool) -> 
 
 
 def _files_of(artifact: Outgoing, scratch: Path) -> dict[str, Path]:
-    """Path in the repository -> file."""
     has_layout = is_hugging_face(artifact.manifest)
     files = {name: artifact.folder / name for name in artifact.manifest.files}
     if has_layout:

@@ -163,7 +163,6 @@ def _torch_peers(subject: Subject) -> tuple[dict[str, Server], dict[str, str]]:
 
 
 def _obstacle(python: str, modules: str) -> str:
-    """Why an import fails; "" if it works."""
     try:
         done = subprocess.run([python, "-c", f"import {modules}"], capture_output=True, text=True)
     except OSError as error:

@@ -43,7 +43,6 @@ def identity(path: str, body: Json) -> str:
 
 
 def _content(messages: list[Any]) -> Any:
-    """The content of the only message; several messages as they are."""
     content = messages[0].get("content") if len(messages) == 1 and isinstance(messages[0], dict) else messages
     if isinstance(content, list) and len(content) == 1 and isinstance(content[0], dict):
         return content[0].get("data", content[0].get("text", content))
@@ -159,6 +158,5 @@ def known_probabilities(text: Any, question: Json, names: list[str], table: Tabl
 
 
 def _digest(text: Any, question: Json, size: int) -> bytes:
-    """Hash of text and question, without the question's name."""
     asked = {key: value for key, value in question.items() if key != "name"}
     return hashlib.shake_256(orjson.dumps([text, asked], option=orjson.OPT_SORT_KEYS)).digest(size)

@@ -104,7 +104,6 @@ def _check(body: Json, behaviour: ChatBehaviour) -> None:
 def _choice(
     place: int, body: Json, request: Request, behaviour: ChatBehaviour, dice: random.Random
 ) -> tuple[Json, int]:
-    """One answer, and how many tokens it has."""
     message: Json = {"role": "assistant", "content": None, "refusal": None}
     choice = {"index": place, "message": message, "logprobs": None, "finish_reason": "stop"}
     if _share(request.text) < behaviour.refuse:
@@ -175,6 +174,5 @@ def _logprobs(tokens: list[Token], top: int, form: str) -> Json | None:
 
 
 def _share(decides: Any) -> float:
-    """A number from 0 to 1, the same for the same JSON."""
     digest = hashlib.shake_256(orjson.dumps(decides, option=orjson.OPT_SORT_KEYS)).digest(8)
     return int.from_bytes(digest) / 2**64

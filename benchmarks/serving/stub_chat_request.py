@@ -109,13 +109,11 @@ def _in_words(system: str, listed: Mapping[str, str]) -> Json:
 
 
 def _values(properties: Json) -> list[str]:
-    """Labels: an enum's values, else the names of numbers."""
     enums = [each["enum"] for each in properties.values() if "enum" in each]
     return enums[0] if enums else [name for name, each in properties.items() if each.get("type") == "number"]
 
 
 def _probabilities(text: str, labels: list[str], table: Table) -> list[float]:
-    """The labels' probabilities sum to 1."""
     is_noul = sorted(labels) == sorted(_NOUL) and not _NOUL.keys() <= table.get(text, {}).keys()
     keys = [_NOUL[label] for label in labels] if is_noul else labels
     found = known_probabilities(text, {"labels": sorted(keys)}, sorted(keys), table)

@@ -213,7 +213,6 @@ class RowTokenizer:
 
     @functools.cached_property
     def _word_tokens(self) -> int | None:
-        """Most tokens of a word; None if unbounded."""
         model = self._cutting.model
         is_bert = isinstance(self._cutting.pre_tokenizer, pre_tokenizers.BertPreTokenizer)
         return model.max_input_chars_per_word if is_bert and isinstance(model, models.WordPiece) else None

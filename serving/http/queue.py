@@ -59,7 +59,6 @@ class Row:
 
 
 def _is_large(row: Row, ahead: float) -> bool:
-    """Whether the request has several waiting rows, of more than `ahead` tokens."""
     return row.request.waiting > max(ahead, row.length)
 
 

@@ -159,7 +159,6 @@ class RowReader:
 
 
 def _from_json(value: Any) -> Any:
-    """Decode: a table holds JSON as text."""
     return next(parse_jsonl([value], finite=True), (0, "", None))[2] if isinstance(value, str) else value
 
 
@@ -177,7 +176,6 @@ def _is_of(message: Any, role: str) -> bool:
 
 
 def _as_chat(reply: Json) -> Json:
-    """OpenAI's Responses as a chat completion."""
     output = [item for item in items(reply, "output") if isinstance(item, dict)]
     calls = [{"function": item} for item in output if item.get("type") == "function_call"]
     messages = [item for item in output if item.get("type") == "message"]
@@ -195,7 +193,6 @@ def _name(value: Any) -> Any:
 
 
 def _distribution(values: Iterable[Any]) -> tuple[float, ...]:
-    """Probabilities, divided by their sum."""
     try:
         given = [float(value) for value in values]
     except (TypeError, ValueError, OverflowError):

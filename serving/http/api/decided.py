@@ -119,7 +119,6 @@ def verdict(answer: AnswerObject) -> object:
 
 
 def _added(own: dict[str, Any], theirs: object) -> dict[str, Any]:
-    """Add the numbers of two usages."""
     if not isinstance(theirs, dict):
         return own
     total: dict[str, Any] = own | theirs
