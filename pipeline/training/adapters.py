@@ -73,7 +73,7 @@ def with_adapters(model: PreTrainedModel, new_modules: tuple[str, ...], settings
 
 
 def save_adapters(adapted: Any, folder: Path) -> None:
-    """The adapters load only over the weights they were trained on."""
+    """Save the adapters. They fit only the weights they were trained on."""
     adapted.peft_config["default"].init_lora_weights = True  # else loading would change the base weights
     adapted.save_pretrained(folder)
 

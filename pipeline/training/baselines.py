@@ -18,7 +18,7 @@ from kdc.pipeline.training.predict import predict
 # scikit-learn's C
 _TFIDF_STRENGTHS = (1.0, 10.0)
 _PROBE_STRENGTHS = (0.01, 0.1, 1.0)
-_MOST_FEATURES = 100_000  # of TF-IDF, for each text
+_MOST_FEATURES = 100_000  # of TF-IDF, for each text column
 # Characters serve scripts without spaces: a Japanese sentence is one word.
 _TFIDF_FORMS: dict[str, dict[str, Any]] = {
     "words": {"ngram_range": (1, 2), "token_pattern": r"(?u)\b\w+\b"},
@@ -95,7 +95,7 @@ def _columns(rows: Any) -> list[list[str]]:
 
 
 class Encoder:
-    """Mean-pooled. With `bf16=None` it is fp32 until `settle`."""
+    """The untrained encoder, mean-pooled. With `bf16=None` it computes in fp32 until `settle` chooses."""
 
     def __init__(self, source: str, task: Task, *, environment: Environment, max_length: int, prefix: str = "") -> None:
         import torch
@@ -181,7 +181,7 @@ def with_head(model: Any, head: Linear) -> Any:
 def best_fit(
     train: Sample, features: Any, tune: Sample, tune_features: Any, task: Task, strengths: Iterable[float]
 ) -> tuple[Linear, Logits, float]:
-    """The best on the tuning set by the first metric, its logits and its score."""
+    """The model that scores best on the tuning set by the first metric, its logits and its score."""
     metric, tried = task.metrics[0], []
     for strength in strengths:
         model = fit(features, train.labels, task, strength)

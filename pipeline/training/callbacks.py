@@ -46,7 +46,7 @@ class Deadline(TrainerCallback):
         self._before = 0.0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Interruptions do not count. The new limit replaces the checkpoint's."""
+        """The time of interruptions does not count. A new limit replaces the checkpoint's."""
         self._before, self.rate.seconds = self._clock(), self._seconds
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -66,7 +66,7 @@ class Diverged(KdcError):
 
 
 class Report(TrainerCallback):
-    """Also stops on a non-finite loss, and finds a moved run's best checkpoint."""
+    """Reports progress, stops at a loss that is not finite, and finds the best checkpoint of a moved run."""
 
     def __init__(self, progress: Progress | None, rows: int) -> None:
         self.progress, self.rows = progress, rows

@@ -1,4 +1,4 @@
-"""Train only token embeddings that training rows use. Others miss only weight decay."""
+"""Train only the token embeddings that training rows use. The others would only decay."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -42,7 +42,7 @@ class MetEmbedding(nn.Module):
 
 @contextmanager
 def only_met_tokens(model: Any, rows: Rows) -> Iterator[None]:
-    """Frozen or custom embeddings are left alone."""
+    """Replace the token embedding, unless it is frozen or a custom class."""
     embedding = model.get_input_embeddings()
     if type(embedding) is not nn.Embedding or not embedding.weight.requires_grad:
         yield

@@ -38,7 +38,7 @@ class Environment:
 
 @functools.cache
 def pace() -> Pace:
-    """Tries all usable cores, half, ..., 1. `OMP_NUM_THREADS` (torchrun sets it) fixes the threads."""
+    """Try all usable cores, half, ..., 1. `OMP_NUM_THREADS` (torchrun sets it) fixes the threads."""
     if "OMP_NUM_THREADS" in os.environ:
         return Pace((torch.get_num_threads(),), torch.set_num_threads)
     return Pace(halvings(min(torch.get_num_threads(), usable_cores())), torch.set_num_threads)

@@ -22,7 +22,7 @@ from kdc.pipeline.training.loop import Objective, Plan, train
 from kdc.pipeline.training.predict import predict
 
 _MOST_EVALUATIONS = 40  # with patience
-_LIKELY = 0.05  # a larger p-value may be chance
+_LIKELY = 0.05  # with a larger p-value, a score may be chance
 
 
 def fine_tune(
@@ -94,7 +94,7 @@ def check_class_weights(setting: str | dict[str, float], task: Task) -> None:
 
 
 def class_weights(setting: str | dict[str, float], data: PreparedData) -> tuple[float, ...] | None:
-    """In output order; the average training label weighs 1."""
+    """Class weights in output order; the average training label weighs 1."""
     task = data.task
     if setting == "none":
         return None

@@ -27,7 +27,7 @@ def join_of(config: Any) -> tuple[Join, ...]:
 
 
 def set_join(model: Any, join: tuple[Join, ...] | None) -> None:
-    """None is for cut rows."""
+    """Write the way into the config; None if long rows are cut."""
     if join is not None:
         model.config.kdc_join = list(join)
     elif hasattr(model.config, "kdc_join"):

@@ -28,7 +28,7 @@ class Losses:
         return divergence.sum(-1, keepdim=True) * temperature**2
 
     def weights(self, class_weights: Tensor, labels: Tensor) -> Tensor:
-        """Absent multi-label labels weigh 1."""
+        """Weights of the labels. An absent label of a multi-label row weighs 1."""
         return class_weights[labels][:, None]
 
     def expected_weights(self, class_weights: Tensor, teacher_logits: Tensor) -> Tensor:

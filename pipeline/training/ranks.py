@@ -36,17 +36,17 @@ class Lost(KdcError):
 
 
 def rank() -> int:
-    """0 if alone."""
+    """This process's rank; 0 if alone."""
     return int(os.environ["RANK"]) if is_launched() else 0
 
 
 def size() -> int:
-    """1 after the helpers left."""
+    """The number of processes; 1 after the helpers left."""
     return 1 if _group is None else int(os.environ["WORLD_SIZE"])
 
 
 def is_launched() -> bool:
-    """False after the helpers left."""
+    """Whether there are several processes; False after the helpers left."""
     return all(name in os.environ for name in _VARIABLES) and int(os.environ["WORLD_SIZE"]) > 1
 
 
@@ -55,7 +55,7 @@ def share_of(items: Sequence[T]) -> Sequence[T]:
 
 
 def told_by_leader(number: float) -> float:
-    """All ranks must call it."""
+    """The leader's value. All ranks must call it."""
     return number if _group is None else float(_broadcast(number))
 
 
@@ -142,7 +142,7 @@ def leading() -> Iterator[None]:
 
 
 def dismiss() -> None:
-    """After a failure, helpers may not listen."""
+    """Send the helpers away. After a failure they may not listen."""
     if _group is not None and not _working:
         _broadcast(None)
         _leave()

@@ -17,7 +17,7 @@ _WITHOUT_ADAPTERS = ("albert", "gpt2")
 
 
 def has_graph(config: PretrainedConfig) -> bool:
-    """True for untested architectures."""
+    """Whether the student's graph can be exported; True for untested architectures."""
     # Encoder-decoders read the last end token; some check rows lack it.
     return config.model_type not in _WITHOUT_GRAPH and not getattr(config, "is_encoder_decoder", False)
 

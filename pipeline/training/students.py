@@ -44,9 +44,9 @@ _CHECKPOINTS = "checkpoints"
 class StudentOrigin:
     """Source of weights and tokens."""
 
-    cut_from: str  # unused by a checkpoint
+    cut_from: str  # a checkpoint ignores it
     role: str  # "teacher", "student" or "fewer"
-    vocabulary: Path | None = None  # see `save_smaller`; None keeps the model's
+    vocabulary: Path | None = None  # as `save_smaller` wrote it; None keeps all tokens
     join: tuple[Join, ...] | None = None
     prefix: str = ""
 
@@ -62,7 +62,7 @@ def distil(
     progress: Progress,
     unlabeled: bool = True,
 ) -> ModelResult:
-    """Without `teacher_logits`, train on labels only."""
+    """Make and train a student in `out`. Without `teacher_logits` it learns from labels only."""
     set_seed(environment.seed)
     new_modules, pad_id = _make_base(settings, origin, data, out, environment)
 
@@ -110,7 +110,7 @@ def distil(
 
 
 def _shorter(settings: StudentSettings, training: TrainingSummary) -> StudentSettings | None:
-    """Settings of a whole schedule of twice the best step: at an early one the learning rate has hardly fallen.
+    """Settings for a second training of twice the best step: at an early step the learning rate has hardly fallen.
 
     None for students with layers, which train once.
     """
@@ -129,7 +129,7 @@ def _kept_loss(training: TrainingSummary) -> float:
 def _make_base(
     settings: StudentSettings, origin: StudentOrigin, data: PreparedData, out: Path, environment: Environment
 ) -> tuple[tuple[str, ...], int]:
-    """Resuming keeps `base/`: another machine might choose other neurons."""
+    """Make `base/`. Resuming keeps it: another machine might choose other neurons."""
 
     def importance(model: Any, parts: Sequence[Part]) -> list[torch.Tensor]:
         source = origin.cut_from if origin.vocabulary is None else str(origin.vocabulary)
@@ -193,7 +193,7 @@ def keep_teacher(
 
 
 def load_student(folder: Path) -> Any:
-    """In evaluation mode, fp32, on the CPU."""
+    """The trained student in evaluation mode, fp32, on the CPU."""
     base, full, below, adapter = (folder / name for name in ("base", "full", "below", "adapter"))
     if not adapter.exists():
         return loading.load_plain(full if full.exists() else base)
@@ -203,7 +203,7 @@ def load_student(folder: Path) -> Any:
 
 
 def merged_student(folder: Path) -> Any:
-    """Adapters or projection are merged."""
+    """The trained student, with adapters or projection merged."""
     student = load_student(folder)
     return student.merge_and_unload(safe_merge=True) if (folder / "adapter").exists() else as_served(student)
 

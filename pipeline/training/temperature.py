@@ -48,6 +48,6 @@ def _set(layer: nn.Linear, parameters: dict[str, nn.Parameter]) -> None:
 
 
 def _scales(join: tuple[str, ...], kind: Kind) -> bool:
-    """Log-probabilities of classes do not keep their order across windows, so "max" does not scale there."""
+    """Whether dividing windows' logits divides the row's. By "max" it does not: class log-probabilities change order."""
     traits = KINDS[kind]
     return traits.has_labels and {"mean", "first"}.union(() if traits.is_exclusive else {"max"}).issuperset(join)
