@@ -48,6 +48,6 @@ def _set(layer: nn.Linear, parameters: dict[str, nn.Parameter]) -> None:
 
 
 def _scales(join: tuple[str, ...], kind: Kind) -> bool:
-    """Whether dividing windows' logits divides the row's. By "max" it does not: class log-probabilities change order."""
+    """Whether dividing the windows' logits divides the row's. By "max" of class log-probabilities it does not."""
     traits = KINDS[kind]
     return traits.has_labels and {"mean", "first"}.union(() if traits.is_exclusive else {"max"}).issuperset(join)
