@@ -137,7 +137,6 @@ def _presets(asked: Layer) -> Layer:
 
 
 def _of_labelled(train: Any) -> Layer:
-    """Columns and question of a table that `kdc label` wrote."""
     description = read_description(train)
     if description is None:
         return {}

@@ -46,7 +46,6 @@ def _of_rows(source: SplitSource, columns: Columns, versions: tuple[tuple[int, .
 
 
 def _plain(value: object) -> object:
-    """As in a CSV file: 1 is "1"."""
     if isinstance(value, list):
         return [_plain(item) for item in value]
     if is_missing(value):

@@ -127,8 +127,6 @@ def _tables(*several: Runs) -> list[_Table]:
 
 @dataclass(frozen=True)
 class _Block:
-    """Words of texts, end to end, without the shortest texts."""
-
     rows: int
     words: Hashes  # (words,)
     lengths: Ints  # (texts,)

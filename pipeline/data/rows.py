@@ -254,8 +254,6 @@ def _check_texts(first: object, second: object, columns: Columns) -> tuple[str, 
 
 
 def _batches(rows: Iterator[dict[str, Any]], labels: LabelReader | None) -> Iterator[pa.RecordBatch]:
-    """The last batch may be empty."""
-
     def made() -> pa.RecordBatch:
         # Whether labels are lists is known only now.
         label = pa.list_(pa.string()) if labels is not None and labels.is_list else pa.string()

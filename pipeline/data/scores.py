@@ -112,7 +112,6 @@ class Scores:
         return values.astype(np.int64).tolist()
 
     def _logits(self) -> NDArray[np.float64]:
-        """(rows, outputs)."""
         task = self.task
         if not task.traits.has_labels:
             logits = (self._numbers([self._answer_column()]) - task.center) / task.spread

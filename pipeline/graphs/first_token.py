@@ -56,7 +56,6 @@ def keep_first_tokens(model: ModelProto) -> int:
 
 
 def _shapes(model: ModelProto) -> dict[str, list[int]]:
-    """Unknown sizes are 0."""
     graph = onnx.shape_inference.infer_shapes(model).graph
     types = {value.name: value.type.tensor_type for value in (*graph.value_info, *graph.input)}
     shapes = {

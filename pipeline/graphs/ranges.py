@@ -114,7 +114,6 @@ class Histogram:
 
 
 def _in_steps(counts: np.ndarray, filled: np.ndarray) -> np.ndarray:
-    """Spread each 8-bit step's count evenly over its filled bins."""
     step = np.arange(len(counts)) * (_STEPS + 1) // len(counts)
     total, bins = np.bincount(step, counts), np.bincount(step, filled)
     return np.where(filled, (total / np.maximum(bins, 1))[step], 0.0)

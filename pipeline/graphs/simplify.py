@@ -64,7 +64,6 @@ def _made_up(rows: int, tokens: int, pad_id: int) -> Feeds:
 
 
 def _store_constants(graph: GraphProto) -> None:
-    """Make Optimum's Constant nodes initializers."""
     nodes: list[NodeProto] = []
     for node in graph.node:
         if node.op_type == "Constant" and node.attribute[0].name == "value":

@@ -128,7 +128,6 @@ class ShallowClassifier(PreTrainedModel):
 
 
 def _windows(states: torch.Tensor, window: int) -> torch.Tensor:
-    """Zero-padded: (rows, tokens, window * width)."""
     before = (window - 1) // 2
     padded = functional.pad(states, (0, 0, before, window - 1 - before))
     return torch.cat([padded[:, start : start + states.shape[1]] for start in range(window)], dim=-1)

@@ -58,7 +58,6 @@ def manifest_of(
 
 
 def _variants(folder: Path, table: Table, exported: ExportResult, quantized: QuantizeResult) -> dict[str, Variant]:
-    """Removes dropped files."""
     int8 = quantized.candidates[quantized.winner] if quantized.winner is not None else None
     parity = {
         "fp32": exported.fp32_parity,
@@ -85,7 +84,6 @@ def _variants(folder: Path, table: Table, exported: ExportResult, quantized: Qua
 
 
 def _cascades(made: Variants, table: Table, variants: Mapping[str, Variant], folder: Path) -> dict[str, Variant]:
-    """Versions are the newer graph's."""
     cascades = {}
     for name, pair in made.pairs.items():
         if name not in table or (name == CASCADE_FP32 and f"{name} (cuda)" not in table):  # it could not be run

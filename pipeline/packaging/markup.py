@@ -26,5 +26,4 @@ def render(template: Path, **values: Any) -> str:
 
 
 def _as_it_is(value: Any) -> str:
-    """Tables are Markdown already."""
     return value if isinstance(value, Markup) else plain(str(value))

@@ -50,7 +50,6 @@ def bca(
 
 
 def _enough(tail: float, width: int) -> int:
-    """Resamples for a share `tail` beyond each end."""
     for_the_tail = math.ceil(min(_IN_A_TAIL / tail, _MOST_RESAMPLES)) if tail else _MOST_RESAMPLES
     return max(_FEWEST_RESAMPLES, for_the_tail, min(_NUMBERS // width, _MOST_RESAMPLES))
 

@@ -76,7 +76,6 @@ def _likeliest(logits: Outputs, labels: Labels, kind: Kind) -> float:
 
 
 def _surprise(logits: Outputs, labels: Labels, kind: Kind, temperature: float) -> Floats:
-    """(rows,) negative log-likelihoods of the labels."""
     probabilities = activate(logits, kind, temperature).astype(np.float64)
     if KINDS[kind].is_exclusive:
         likely = probabilities[np.arange(len(labels)), labels.astype(np.int64)]

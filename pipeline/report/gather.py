@@ -203,7 +203,6 @@ def _abstention(evaluation: _Evaluation) -> facts.AbstentionFacts | None:
 
 
 def _cascade(cascade: CascadeResult | None, entry: str, evaluation: _Evaluation) -> facts.CascadeFacts | None:
-    """The second model's table rows begin with `entry`."""
     pair, manifest = None if cascade is None else cascade.best, evaluation.manifest
     if cascade is None or pair is None or f"{entry}_{pair.second}" not in evaluation.logits:
         return None

@@ -117,7 +117,6 @@ def look_at(root: Path, rows: bytes, answers: NDArray[np.generic]) -> int:
 
 
 def _is_run(root: Path, folders: Iterable[Path]) -> bool:
-    """A run has settings, or damaged ones beside a finished stage."""
     try:
         settings = json.loads((root / _CONFIG).read_text(encoding="utf-8"))
     except OSError:

@@ -56,7 +56,6 @@ def resolve_with_rows(held: Mapping[str, Any], flags: Layer, file: Layer) -> Con
 
 
 def _table(rows: Any, task: Task, *, is_labelled: bool) -> Any:
-    """A pyarrow.Table."""
     import pyarrow as pa
 
     if hasattr(rows, "with_format"):  # a datasets.Dataset

@@ -47,7 +47,6 @@ def run(run: Run, out: Path) -> ExportResult:
 
 
 def _make_fp16(out: Path, fp32: LogitsFunction, batches: list[Feeds], kind: Kind) -> float | str:
-    """The largest difference, or why there is none."""
     target = out / FP16_ONNX
 
     def probabilities(logits: LogitsFunction) -> LogitsFunction:

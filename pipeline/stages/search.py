@@ -154,7 +154,6 @@ def short_training(run: Run, out: Path, student: str, steps: int) -> Trial:
 def _uncut(
     teacher: Path, tune: Mapping[str, float], parameters: int, data: PreparedData, origin: StudentOrigin
 ) -> Trial:
-    """`tune` has scores with all pieces."""
     if origin.vocabulary is not None:
         result = keep_teacher(teacher, origin, data)
         tune, parameters = result.tune, result.parameters or parameters
