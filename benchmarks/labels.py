@@ -2,7 +2,7 @@
 
 Command: `python benchmarks/labels.py [--simulations 2000]`. `kdc verify` judges simulated sets, with the true drop at
 the limit and without a drop. A second table checks the power of what `kdc verify --to-label` asks for. An error rate
-should be at most 2.5 %; the script ends with 1 if one exceeds 3 % beyond noise.
+should be at most 2.5 %. Ends with 1 if one exceeds 3 % beyond noise.
 """
 
 import argparse

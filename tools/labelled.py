@@ -53,7 +53,7 @@ class Evaluation(Frozen):
     abstain: Abstention | None  # likewise
     sets: LabelSets | None  # likewise
     slices: tuple[SliceFigures, ...]
-    promised: dict[str, float]  # manifest's evaluation metrics
+    promised: dict[str, float]  # the manifest's, on the evaluation set
 
 
 def evaluate_artifact(

@@ -44,7 +44,7 @@ class ToLabel(Frozen):
     labels: tuple[str, ...]
     rows: int  # with a text
     skipped: int  # without a text
-    differing: int  # distinct texts
+    differing: int  # distinct texts answered differently
     to_label: int
     rows_judged: int  # by the file's labels; all if the file has all differing texts
     max_drop: float | None  # points; None: no limit

@@ -24,7 +24,7 @@ class AuditWritten(Frozen):
     files: tuple[str, ...]  # CSV, Label Studio's tasks, its config
     labels: tuple[str, ...]
     rows: int
-    skipped: int  # lack text or answer
+    skipped: int  # no text or answer
     differing: int | None  # None without a student
     max_drop: float  # points
     # Texts and labels that show, with 80 % power, that an equally good student keeps `max_drop`; None if none would.

@@ -64,7 +64,7 @@ class _Sample:
     ids: list[str]
     texts: list[str]
     model: Ints  # (texts,) label numbers
-    skipped: int  # lack text or answer
+    skipped: int  # no text or answer
 
 
 def _draw(out: Path, spec: Spec, *, most: int | None = None, last: str = _AFTER_ALL) -> _Sample:

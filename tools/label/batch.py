@@ -40,7 +40,7 @@ class Batch:
         return len(self._written)
 
     async def __call__(self, call: Call, read: Callable[[dict[str, Any]], T]) -> T:
-        """Read the reply from the ledger; see `Ask`.
+        """See `Ask`.
 
         Raises:
             Pending: there is no reply yet.

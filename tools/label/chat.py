@@ -17,7 +17,7 @@ from kdc.tools.label.spec import Spec
 
 T = TypeVar("T")
 
-_CODE_TOKENS = 16  # room for quotes
+_CODE_TOKENS = 16  # a code in quotes
 _LEAST = 1e-12  # of a probability, so that its logarithm exists
 _EXAMPLE = 0.9  # of an example's label; 1 would teach to state only 0 and 1
 _DATA = (

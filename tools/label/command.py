@@ -20,9 +20,7 @@ _OPTIONS: dict[str | None, set[str]] = {
 
 
 def label(spec: Path, files: tuple[str, ...], **given: Any) -> tuple[Any, str]:
-    """Do what the options say; gives the result for `--json`, and as text. Raises InputError if options or files do not
-    fit together.
-    """
+    """Gives the result for `--json`, and as text. Raises InputError if options or files do not fit together."""
     mode = next((name for name in _MODES if name in given), None)
     wanted = "IN OUT" if mode is None else "OUT"
     if len(files) != len(wanted.split()):

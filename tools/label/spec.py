@@ -57,7 +57,7 @@ class Spec(Frozen):
     examples: tuple[Example, ...] = ()
     prices: Prices = Prices()
     text: str = "text"  # column
-    label: str | None = None  # people's labels; rows that have one are not asked
+    label: str | None = None  # column of people's labels; rows that have one are not asked
     prompt: str | None = None  # the user's message in logged chats, with {text} for the text
 
     @field_validator("question", mode="before")
