@@ -36,7 +36,7 @@ def attribute(node: NodeProto, name: str, default: int) -> int:
 
 
 def replace_nodes(graph: GraphProto, nodes: Sequence[NodeProto]) -> None:
-    """Drops unread constants."""
+    """Replace a graph's nodes, and drop unread constants."""
     # Clearing the graph empties its nodes.
     copies = [NodeProto.FromString(node.SerializeToString()) for node in nodes]
     del graph.node[:]

@@ -39,7 +39,7 @@ def torch_logits(model_dir: Path) -> LogitsFunction:
 
 
 def onnx_logits(path: Path, *, threads: int | None = None) -> LogitsFunction:
-    """Ignores unknown feeds."""
+    """A function of feeds, which ignores those that the graph lacks."""
     session = open_session(lambda _: path, device="cpu", threads=threads).session
     names = {value.name for value in session.get_inputs()}
 

@@ -238,7 +238,7 @@ def _new_modules(model: PreTrainedModel, missing: set[str], source: str) -> tupl
 
 
 def longest_input(config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase) -> int:
-    """In tokens, special ones included."""
+    """The longest input in tokens, special ones included."""
     limit = int(getattr(config, "max_position_embeddings", None) or 0)
     if limit <= 0:  # XLNet says -1: no limit
         limit = 10**9
@@ -250,5 +250,5 @@ def longest_input(config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase) 
 
 
 def load_plain(folder: Path) -> PreTrainedModel:
-    """In evaluation mode, fp32, on the CPU."""
+    """A saved classifier in evaluation mode, fp32, on the CPU."""
     return open_classifier(folder, dtype=torch.float32).eval()

@@ -78,7 +78,7 @@ def reads_the_mean(place: str, pooling: Pooling) -> bool:
 
 
 def file_of(place: str, name: str) -> Path | None:
-    """From a folder or the hub; None if missing."""
+    """A model's file, from a folder or the hub; None if missing."""
     file = cached_file(
         place,
         name,
@@ -90,7 +90,7 @@ def file_of(place: str, name: str) -> Path | None:
 
 
 def unread(info: dict[str, Any]) -> set[str]:
-    """Weights missing or in another shape."""
+    """Weights that the checkpoint lacks or has in another shape."""
     mismatched = {key if isinstance(key, str) else key[0] for key in info["mismatched_keys"]}
     return mismatched | set(info["missing_keys"])
 

@@ -54,7 +54,7 @@ def encoder_layers(model: PreTrainedModel) -> tuple[str, nn.ModuleList]:
 
 
 def feed_forwards(model: PreTrainedModel) -> list[Part]:
-    """One per layer; raise InputError unless it is two linear layers."""
+    """One part per layer; raise InputError unless it is two linear layers."""
     width = neurons_of(model.config)
     parts = []
     for layer in encoder_layers(model)[1]:
@@ -71,7 +71,7 @@ def feed_forwards(model: PreTrainedModel) -> list[Part]:
 
 
 def attentions(model: PreTrainedModel) -> list[Part]:
-    """One per layer; raise InputError if queries, keys, values or reader are not linear."""
+    """One part per layer; raise InputError if queries, keys, values or reader are not linear."""
     parts = []
     for layer in encoder_layers(model)[1]:
         of_layer = _attentions(layer)
@@ -105,7 +105,7 @@ def _attention(layer: nn.Module, module: nn.Module) -> Part | None:
 
 
 def first_units(_: Any, parts: Sequence[Part]) -> list[torch.Tensor]:
-    """For models whose weights do not matter."""
+    """The importance for models whose weights do not matter."""
     return [-torch.arange(part.units, device="cpu") for part in parts]
 
 
@@ -155,7 +155,7 @@ def class_with_its_heads(config: PretrainedConfig, auto: Any, classes: Any) -> A
 
 
 def heads_of(config: PretrainedConfig) -> int:
-    """Per layer; 0 if unknown."""
+    """Heads per layer; 0 if unknown."""
     heads = getattr(config, HEADS_FIELD, None) or getattr(config, "num_attention_heads", None)
     return heads if isinstance(heads, int) else 0
 
@@ -165,6 +165,6 @@ def neurons_field(config: PretrainedConfig) -> str | None:
 
 
 def neurons_of(config: PretrainedConfig) -> int:
-    """Per layer; 0 if unknown."""
+    """Neurons per layer; 0 if unknown."""
     field = neurons_field(config)
     return 0 if field is None else int(getattr(config, field))
