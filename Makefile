@@ -27,6 +27,9 @@ NEWEST := 'transformers>=5.10'
 # One thread a process: threads of several processes that wait for the same cores take several times as long.
 OFFLINE := HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 OMP_NUM_THREADS=1
 PARALLEL := -n 2 --dist loadfile
+# Python compiles a module when it is first imported. pip would compile all of torch, half the time of an installation.
+export PIP_COMPILE := 0
+export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
