@@ -12,13 +12,15 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import GraphProto, NodeProto, TensorProto, helper, numpy_helper
 
-from kdc.pipeline.graphs.nodes import attribute, float_matrices, replace_nodes
+from kdc.pipeline.graphs.nodes import attribute, float_matrices, moved, replace_nodes
 
 VectorBits = Literal[8, 4]
 
 _LARGEST = 127
+_ZERO = 128  # the uint8 number for 0
 _NARROWEST = 8  # columns of a table; below, scales take as much space
 _RESTORED_AT_LOAD = 1024  # most rows of a table
+_MOVES = ("Where", "Unsqueeze", "Pad", "Slice", "Concat")  # of ids, in shallow students
 _BLOCK, _MIDDLE = 32, 8  # 4-bit numbers per scale, and the number for 0
 _SHRUNK = (1.0, 0.9, 0.8, 0.7)  # scales to try, relative to one that clips nothing
 _SMALLEST_NORMAL_FP16 = 6.2e-5
@@ -28,6 +30,7 @@ def store_tables(graph: GraphProto, vector_bits: VectorBits = 8) -> int:
     """Store embedding tables as int8; token embeddings in `vector_bits`, if 32 divides their width."""
     matrices = float_matrices(graph)
     nodes: list[NodeProto] = []
+    ids = moved(graph, ["input_ids"], _MOVES)
     lookups = 0
     for node in graph.node:
         table = matrices.get(node.input[0]) if node.op_type in ("Gather", "Slice") else None
@@ -35,11 +38,11 @@ def store_tables(graph: GraphProto, vector_bits: VectorBits = 8) -> int:
             nodes.append(node)
             continue
         lookups += 1
-        if node.input[1] != "input_ids" and table.dims[0] <= _RESTORED_AT_LOAD:
+        if node.input[1] not in ids and table.dims[0] <= _RESTORED_AT_LOAD:
             numbers, scales = _add_int8(graph, table, axis=1)
             node.input[0] = f"{node.name}_table"
             nodes += [*_product(numbers, scales, node.input[0], node.name), node]
-        elif vector_bits == 4 and node.input[1] == "input_ids" and table.dims[1] % _BLOCK == 0:
+        elif vector_bits == 4 and node.input[1] in ids and table.dims[1] % _BLOCK == 0:
             nodes += _unpacked_lookup(graph, table, node)
         else:
             nodes += _restored_lookup(graph, table, node)
@@ -82,9 +85,17 @@ def share_with_quantised(graph: GraphProto) -> None:
     replace_nodes(graph, list(graph.node))
 
 
+def exact_ranges(graph: GraphProto) -> dict[str, tuple[np.float32, np.float32]]:
+    """Ranges that leave looked up numbers as they are stored, so that products read them unrestored."""
+    restored = [node.output[0] for node in graph.node if node.op_type == "DequantizeLinear"]
+    return dict.fromkeys(moved(graph, restored, ["Reshape"]), (np.float32(-_ZERO), np.float32(_ZERO - 1)))
+
+
 def _restored_lookup(graph: GraphProto, table: TensorProto, node: NodeProto) -> list[NodeProto]:
-    numbers, scales = _add_int8(graph, table, axis=1)
     rows, output = node.input[1], node.output[0]
+    if set(np.rint(np.abs(numpy_helper.to_array(table)).max(axis=0))) <= {_LARGEST, _LARGEST + 1}:
+        return _rounded_lookup(graph, table, node)
+    numbers, scales = _add_int8(graph, table, axis=1)
     # The quantiser may use `{output}_scale`.
     scale = f"{output}_row_scale"
     return [
@@ -92,6 +103,22 @@ def _restored_lookup(graph: GraphProto, table: TensorProto, node: NodeProto) -> 
         helper.make_node("Gather", [scales, rows], [scale], name=scale),
         *_product(f"{output}_int8", scale, output, node.name),
     ]
+
+
+def _rounded_lookup(graph: GraphProto, table: TensorProto, node: NodeProto) -> list[NodeProto]:
+    """For columns that reach 127 or -128, as folded shallow students have."""
+    numbers = np.rint(numpy_helper.to_array(table))
+    rows, output = node.input[1], node.output[0]
+    parts = [f"{output}_{part}" for part in ("numbers", "step", "zero", "rows")]
+    # ONNX Runtime repeats DequantizeLinear for each reader.
+    if sum(output in other.input for other in graph.node) > 1:
+        constants = [numbers.astype(np.int8)]
+        restoring = helper.make_node("Cast", parts[3:], [output], name=f"{node.name}_float", to=TensorProto.FLOAT)
+    else:
+        constants = [(numbers + _ZERO).astype(np.uint8), np.array(1, np.float32), np.array(_ZERO, np.uint8)]
+        restoring = helper.make_node("DequantizeLinear", [parts[3], *parts[1:3]], [output], name=f"{node.name}_float")
+    graph.initializer.extend(map(numpy_helper.from_array, constants, parts))
+    return [helper.make_node("Gather", [parts[0], rows], parts[3:], name=f"{node.name}_rows"), restoring]
 
 
 def _unpacked_lookup(graph: GraphProto, table: TensorProto, node: NodeProto) -> list[NodeProto]:

@@ -1,6 +1,6 @@
 """ONNX nodes, constants and linear layers."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import onnx
@@ -68,6 +68,15 @@ def readers(linear: Iterable[NodeProto]) -> dict[str, list[NodeProto]]:
     for node in linear:
         groups.setdefault(node.input[0], []).append(node)
     return groups
+
+
+def moved(graph: GraphProto, sources: Iterable[str], operators: Container[str]) -> set[str]:
+    """`sources`, and what these operators make of them."""
+    names = set(sources)
+    for node in graph.node:
+        if node.op_type in operators and not names.isdisjoint(node.input):
+            names.update(node.output)
+    return names
 
 
 def _varying(graph: GraphProto) -> set[str]:

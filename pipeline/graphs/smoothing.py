@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 from onnx import GraphProto, NodeProto, helper, numpy_helper
 
-from kdc.pipeline.graphs.nodes import activations, float_matrices, linear_layers, readers, replace_nodes
+from kdc.pipeline.graphs.nodes import activations, float_matrices, linear_layers, moved, readers, replace_nodes
 from kdc.pipeline.graphs.onnx_graph import save_graph
 from kdc.pipeline.graphs.parity import Feeds
 from kdc.pipeline.graphs.ranges import Ranges, collect_ranges, watch
@@ -111,8 +111,11 @@ def _value_projection(graph: GraphProto, tensor: str) -> list[tuple[NodeProto, i
 
 
 def _groups(graph: GraphProto) -> dict[str, list[NodeProto]]:
-    """MatMul layers: a node before the head's Gemm would keep it from running in 8 bits."""
-    return readers(node for node in linear_layers(graph) if node.op_type == "MatMul")
+    """A node before the head's Gemm, or between a shallow student's lookup and its product, would slow them down."""
+    tables = float_matrices(graph)
+    vectors = (node.output[0] for node in graph.node if node.op_type == "Gather" and node.input[0] in tables)
+    looked_up = moved(graph, vectors, ["Reshape"])
+    return readers(node for node in linear_layers(graph) if node.op_type == "MatMul" and node.input[0] not in looked_up)
 
 
 def _factors(activation: np.ndarray, weights: Sequence[np.ndarray]) -> np.ndarray:
