@@ -38,6 +38,8 @@ def shallow(spec: str, folder: Path, architecture: str = "bert") -> Any:
     for name, weight in model.named_parameters():
         if not name.startswith("vectors"):
             torch.nn.init.normal_(weight, std=0.5)
+    model.vectors.weight.data.abs_()[0] = 1  # [PAD], which no answer may depend on
+    model.projection.weight.data[0] = -1  # a column without a positive number, whose largest padding may exceed
     return model.eval()
 
 
