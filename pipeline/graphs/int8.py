@@ -22,7 +22,7 @@ from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 from kdc.artifact.manifest import CPU_PROVIDER
 from kdc.common.errors import KdcError
 from kdc.common.machine import cpu
-from kdc.pipeline.graphs.int8_storage import VectorBits, exact_ranges, share_with_quantised, store_matrices, store_tables
+from kdc.pipeline.graphs.int8_storage import VectorBits, share_with_quantised, store_matrices, store_tables, unit_ranges
 from kdc.pipeline.graphs.nodes import LINEAR_OPS, attribute, linear_layers, nested_graphs, readers, replace_nodes
 from kdc.pipeline.graphs.onnx_graph import quiet, save_graph
 from kdc.pipeline.graphs.ranges import RangeMethod, Ranges
@@ -177,7 +177,7 @@ def _quantise_linear(model: ModelProto, names: list[str], candidate: Candidate, 
     tensors = {
         name: tuple(np.float32(end) for end in histogram.range(candidate.ranges)) for name, histogram in ranges.items()
     }
-    tensors |= exact_ranges(model.graph)
+    tensors |= unit_ranges(model.graph)
     quantizer = QDQQuantizer(
         model,
         per_channel=candidate.per_channel,

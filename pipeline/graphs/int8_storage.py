@@ -85,8 +85,8 @@ def share_with_quantised(graph: GraphProto) -> None:
     replace_nodes(graph, list(graph.node))
 
 
-def exact_ranges(graph: GraphProto) -> dict[str, tuple[np.float32, np.float32]]:
-    """Ranges that leave looked up numbers as they are stored, so that products read them unrestored."""
+def unit_ranges(graph: GraphProto) -> dict[str, tuple[np.float32, np.float32]]:
+    """Ranges whose step is 1 leave looked up numbers as they are stored, so that products read them unrestored."""
     restored = [node.output[0] for node in graph.node if node.op_type == "DequantizeLinear"]
     return dict.fromkeys(moved(graph, restored, ["Reshape"]), (np.float32(-_ZERO), np.float32(_ZERO - 1)))
 
