@@ -35,8 +35,8 @@ def test_a_shallow_student_ends_as_an_artifact_that_serves(student: str, finishe
     shutil.copytree(finished.folder / "run", run, symlinks=True)
     controls = {"run.controls": student.startswith("static")}  # they take two more trainings
     flags = {"run.out": run, "student.model": student} | ALL_MODELS | controls
-    longer = ("student.min_steps=240",) * student.startswith("linear")  # a sure word is one of many in its mean
-    result = tiny_runs.compress(tiny_runs.config_for(finished.folder, finished.teacher, *longer, flags=flags))
+    longer = "student.min_steps=240"  # with fewer, some seeds end at 73 %
+    result = tiny_runs.compress(tiny_runs.config_for(finished.folder, finished.teacher, longer, flags=flags))
     assert result.stages["teacher"].skipped
     assert not result.stages["student"].skipped
     table: dict[str, Any] = dict(result.metrics)
@@ -44,7 +44,7 @@ def test_a_shallow_student_ends_as_an_artifact_that_serves(student: str, finishe
     assert table["int8"]["accuracy"] > 85
     assert table["student"]["parameters"] == table["merged"]["parameters"] == table["fp32"]["parameters"]
     assert table["fp32"]["parameters"] < 100 * 16 + 3000
-    assert load_file(run / "merge" / "model" / "model.safetensors")["vectors.weight"].shape == (100, 12)
+    assert load_file(run / "merge" / "model" / "model.safetensors")["vectors.weight"].shape == (100 + 1, 12)
     assert result.artifact is not None
     assert "by training all weights" in (result.artifact / "README.md").read_text(encoding="utf-8")
     assert load_manifest(result.artifact).lineage.student == f"{student} of the finetuned teacher"
