@@ -122,18 +122,20 @@ def _rounded_lookup(graph: GraphProto, table: TensorProto, node: NodeProto) -> l
 
 
 def _unpacked_lookup(graph: GraphProto, table: TensorProto, node: NodeProto) -> list[NodeProto]:
-    """A byte holds a number of the row's first half (lower bits) and one of its second."""
-    width, output = table.dims[1], node.output[0]
-    numbers, scales = _four_bits(numpy_helper.to_array(table).tobytes(), width)
-    first, second = np.split(numbers, 2, axis=1)
+    """A byte holds a number of a block's first half (lower bits) and one of its second.
+
+    Windows of ids give one vector each, as a shallow student would make of them next.
+    """
+    output = node.output[0]
+    numbers, scales = _four_bits(numpy_helper.to_array(table).tobytes(), table.dims[1])
+    first, second = np.split(numbers, 2, axis=-1)
     constants = {
         "packed": first | second << 4,
         "block_scales": scales,
         "lower": np.uint8(15),
         "upper": np.uint8(4),
         "middle": np.float32(_MIDDLE),
-        "blocks": np.array([0, 0, width // _BLOCK, _BLOCK]),  # 0 keeps an axis
-        "row": np.array([0, 0, width]),
+        "row": np.array([0, 0, -1]),  # 0 keeps an axis
     }
     graph.initializer.extend(
         numpy_helper.from_array(np.asarray(value), f"{output}_{part}") for part, value in constants.items()
@@ -151,16 +153,15 @@ def _unpacked_lookup(graph: GraphProto, table: TensorProto, node: NodeProto) -> 
         step("Concat", "first second", "numbers", axis=-1),
         step("Cast", "numbers", "float", to=TensorProto.FLOAT),
         step("Sub", "float middle", "centred"),
-        step("Reshape", "centred blocks", "blocked"),
         step("Gather", "block_scales rows", "block_scale"),
-        *_product(f"{output}_blocked", f"{output}_block_scale", restored, node.name),
+        *_product(f"{output}_centred", f"{output}_block_scale", restored, node.name),
         helper.make_node("Reshape", [restored, f"{output}_row"], [output], name=f"{output}_step"),
     ]
 
 
 @lru_cache(maxsize=1)  # shared by all candidates
 def _four_bits(table: bytes, width: int) -> tuple[NDArray[np.uint8], NDArray[np.float16]]:
-    """Numbers 0 to 15 and scales (rows, blocks, 1) with the least squared error among `_SHRUNK`."""
+    """Numbers 0 to 15 (rows, blocks, 32) and scales (rows, blocks, 1) with the least squared error among `_SHRUNK`."""
     blocks = np.frombuffer(table, dtype=np.float32).reshape(-1, width // _BLOCK, _BLOCK)
     reach = np.abs(blocks).max(axis=-1, keepdims=True) / (_MIDDLE - 0.5)
     best = np.full(reach.shape, np.inf, dtype=np.float32)
@@ -173,7 +174,7 @@ def _four_bits(table: bytes, width: int) -> tuple[NDArray[np.uint8], NDArray[np.
         best = np.where(better, error, best)
         scales = np.where(better, tried, scales)
         numbers = np.where(better, (rounded + _MIDDLE).astype(np.uint8), numbers)
-    return numbers.reshape(-1, width), scales
+    return numbers, scales
 
 
 def _product(numbers: str, scales: str, output: str, name: str) -> list[NodeProto]:

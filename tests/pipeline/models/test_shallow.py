@@ -30,9 +30,9 @@ IDS = torch.tensor([[2, 10, 11, 3], [2, 12, 3, 0]])
 MASK = torch.tensor([[1, 1, 1, 1], [1, 1, 1, 0]])
 
 
-def shallow(spec: str, folder: Path, architecture: str = "bert") -> Any:
+def shallow(spec: str, folder: Path, architecture: str = "bert", **sizes: int) -> Any:
     """A shallow classifier over a tiny teacher, whose weights are large enough for its logits to differ."""
-    tiny_runs.base_model(architecture, folder)
+    tiny_runs.base_model(architecture, folder, **sizes)
     model, _ = shallow_over(loading.load_model(str(folder), TASK).model, parse_shape(spec))
     torch.manual_seed(3)
     for name, weight in model.named_parameters():
@@ -110,6 +110,20 @@ def test_the_table_of_its_int8_graph_is_rounded_and_needs_no_scales(spec: str, t
     session = onnxruntime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
     (logits,) = session.run(None, {"input_ids": IDS.numpy(), "attention_mask": MASK.numpy()})
     assert np.allclose(logits, logits_of(folded).numpy(), atol=0.02 if spec is LINEAR else 1e-4)
+
+
+@pytest.mark.parametrize("spec", ["conv:width=32,channels=12,hidden=16", "static:width=64,hidden=16"])
+def test_token_vectors_of_four_bits_answer_nearly_the_same(spec: str, tmp_path: Path) -> None:
+    """Would catch vectors of windows, which have one more axis."""
+    folded = shallow(spec, tmp_path / "teacher", hidden_size=64).folded()
+    folded.save_pretrained(tmp_path / "model")
+    export_onnx(tmp_path / "model", tmp_path / "model.onnx", token_type_ids=False)
+    graph = onnx.load(tmp_path / "model.onnx")
+    store_tables(graph.graph, vector_bits=4)
+    session = onnxruntime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
+    (logits,) = session.run(None, {"input_ids": IDS.numpy(), "attention_mask": MASK.numpy()})
+    right = logits_of(folded).numpy()
+    assert 0 < np.abs(logits - right).max() < 0.2 * np.abs(right).max()
 
 
 @pytest.mark.parametrize("name", ["channel-minmax", "channel-smooth"])
