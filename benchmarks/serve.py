@@ -19,11 +19,13 @@ Servers:
 
 Loads are named by data set, connections and rows a request: `sst2-32`, `qnli-8x32`. "kdc is" is kdc's rows/s divided by
 the server's, the median over rounds. wrk's percentiles include the waits that a stalled connection hides ("coordinated
-omission"). Ends with 1 unless all marks hold.
+omission"). With `--own-core`, wrk has the last core, and servers and forward passes have the others. Ends with 1 unless
+all marks hold.
 """
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -53,6 +55,7 @@ class Bench:
         self._scratch = scratch
         self._seconds: float = options.seconds
         self._loads = _chosen(options.loads)
+        self._load_core = _leave_a_core() if options.own_core else None
         manifest = load_manifest(artifact)
         is_pair = manifest.task.is_pair
         self._subject = Subject(artifact.resolve(), manifest, model if model.exists() else None, options.peers, scratch)
@@ -96,7 +99,13 @@ class Bench:
             write_bodies(bodies, dialect, self._rows[load.texts], load.rows)
         for seconds in (self._seconds / 4, self._seconds):  # warm-up first
             figures = drive(
-                up.port, dialect.path, bodies, connections=load.connections, rows=load.rows, seconds=seconds
+                up.port,
+                dialect.path,
+                bodies,
+                connections=load.connections,
+                rows=load.rows,
+                seconds=seconds,
+                core=self._load_core,
             )
         if not figures.requests_per_second:
             raise KdcError(f"{up.server.name} answered nothing in time", given=load.name, remedy="more --seconds")
@@ -144,6 +153,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument(
         "--seconds", type=float, default=5, help="of each load in each round; requests in work at its end do not count"
     )
+    parser.add_argument("--own-core", action="store_true", help="wrk has a core that the servers do not use (Linux)")
     parser.add_argument("--json", action="store_true", help="one JSON object with every round")
     return parser.parse_args()
 
@@ -158,6 +168,15 @@ def _measure(options: argparse.Namespace) -> report.Results:
     text = report.markdown(bench.results)
     sys.stdout.write(json.dumps(report.as_json(bench.results), indent=2) + "\n" if options.json else text)
     return bench.results
+
+
+def _leave_a_core() -> int:
+    """This process and what it starts leave the last core, which is returned."""
+    *mine, last = sorted(os.sched_getaffinity(0))
+    if not mine:
+        raise InputError("wrk cannot have a core of its own", given="1 core", remedy="leave out --own-core")
+    os.sched_setaffinity(0, mine)
+    return last
 
 
 def _chosen(patterns: list[str]) -> list[Load]:

@@ -65,9 +65,12 @@ def write_bodies(file: Path, dialect: Dialect, rows: Sequence[Text], rows_a_requ
             out.write(json.dumps(dialect.body(chosen)) + "\n")
 
 
-def drive(port: int, path: str, bodies: Path, *, connections: int, rows: int, seconds: float) -> Figures:
+def drive(
+    port: int, path: str, bodies: Path, *, connections: int, rows: int, seconds: float, core: int | None = None
+) -> Figures:
     """Run wrk with one thread on a file of `write_bodies`; `seconds` are rounded, at least 1."""
     command = [
+        *([] if core is None else ["taskset", "-c", str(core)]),
         "wrk",
         "-t1",
         f"-c{connections}",
